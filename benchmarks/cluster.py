@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from pruning.core import storage
-from pruning.launcher.cell_state import State, cell_states
+from pruning.launcher.cell_state import StateName, cell_states
 from pruning.launcher.submission import submissions
 
 ROOT, INSTANT = Path(__file__).parents[1], Path(__file__).with_name("instant.py")
@@ -77,7 +77,7 @@ def wait(results: Path) -> float:
     started = time.perf_counter()
     while any(cell.state.in_flight for cell in cell_states(results).values()):
         time.sleep(2)
-    if bad := [cell for cell in cell_states(results).values() if cell.state is not State.DONE]:
+    if bad := [cell for cell in cell_states(results).values() if cell.state is not StateName.DONE]:
         raise SystemExit(f"{len(bad)} cells are not done, such as {bad[0]}")
     return time.perf_counter() - started
 

@@ -30,8 +30,8 @@ from benchmarks.whole import PUBLISHED
 from pruning.core.records import DoneResult, FailedResult, Point
 from pruning.core.scoring import TraceLine
 from pruning.core.storage import read_json
-from pruning.launcher.submission import JobsRecord, SubmissionRecord
-from pruning.published.library import Entry, entries
+from pruning.launcher.submission import JobsRecord, QueuedCell, SubmissionRecord
+from pruning.published.library import PublishedMask, entries
 
 # The measured tables of docs/engine.md, from the files of the benchmarks.
 
@@ -156,8 +156,8 @@ def keys(record: Any, path: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _records(kind: Any) -> Iterator[Any]:
-    """The TypedDicts in a type: the type itself, or the TypedDicts within a list or an optional type."""
-    if hasattr(kind, "__required_keys__"):
+    """The records in a type: the type itself, or the records within a list or an optional type."""
+    if hasattr(kind, "__required_keys__") or kind is QueuedCell:
         yield kind
     for part in get_args(kind) if get_origin(kind) is not Annotated else ():
         yield from _records(part)
@@ -178,15 +178,17 @@ def listed() -> str:
     return "\n".join([*head, *rows, "", *(_sources(paper, list(part)) for paper, part in papers)])
 
 
-def _collected(groups: Iterable[tuple[Any, Iterable[Entry]]]) -> list[tuple[Any, list[Entry]]]:
+def _collected(
+    groups: Iterable[tuple[Any, Iterable[PublishedMask]]],
+) -> list[tuple[Any, list[PublishedMask]]]:
     """Groups with equal keys as one, although other groups are between them."""
-    found: dict[Any, list[Entry]] = {}
+    found: dict[Any, list[PublishedMask]] = {}
     for key, part in groups:
         found.setdefault(key, []).extend(part)
     return list(found.items())
 
 
-def _row(part: list[Entry]) -> str:
+def _row(part: list[PublishedMask]) -> str:
     masks = [entry for entry in part if entry.mask.dropped]
     methods = dict.fromkeys(entry.method.partition(" (")[0].partition(",")[0] for entry in masks)
     sizes = sorted({_blocks(entry) for entry in masks}, key=float)
@@ -197,12 +199,12 @@ def _row(part: list[Entry]) -> str:
     return f"| {' | '.join(shown)} | {numbers or 'none'} |"
 
 
-def _blocks(entry: Entry) -> str:
+def _blocks(entry: PublishedMask) -> str:
     """The number of removed blocks; of sub-layers, half of their number."""
     return f"{len(entry.mask.dropped) / (1 if entry.mask.unit == 'block' else 2):g}"
 
 
-def _sources(paper: str, part: list[Entry]) -> str:
+def _sources(paper: str, part: list[PublishedMask]) -> str:
     """The places of a paper's masks and numbers, as an item of a list."""
     used = [source for e in part for source in (e.mask_source, *(number.source for number in e.numbers))]
     places = "; ".join(f"{source.address} ({source.place})" for source in dict.fromkeys(used))

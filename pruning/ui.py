@@ -3,4 +3,4 @@
 from pruning.core.terminal import run_command
 
 if __name__ == "__main__":
-    run_command("pruning.tracking.rebuild:main")
+    run_command("pruning.tracking.rebuild:browse")

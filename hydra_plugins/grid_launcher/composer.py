@@ -1,14 +1,13 @@
 """Compose the configurations of a sweep: once for each choice of options, not once for each job.
 
-Most jobs of a grid choose the same options as another job and differ only in values, such as `seed=3`. Hydra sets
-such values last, on the configuration that the options give. So the values are set here on a copy of that
-configuration. A job with any other kind of override is composed by Hydra alone. So is a job whose values are refused:
-the error is then Hydra's own.
+Most jobs of a grid differ from another job only in values, such as `seed=3`. Hydra sets such values last, on the
+configuration that the options give. So they are set here on a copy of that configuration. Hydra alone composes a job
+with another kind of override, and a job whose values are refused: the error is then Hydra's own.
 """
 
 import copy
 from collections.abc import Sequence
-from functools import cache, cached_property
+from functools import cache
 from typing import Any, TypeAlias
 
 from hydra.core.config_loader import ConfigLoader
@@ -30,6 +29,8 @@ class Composer:
         self._loader = loader
         self._master = master
         self._composed: dict[tuple[str, ...], Composed] = {}
+        hydra: Any = OmegaConf.to_container(master.hydra.overrides.hydra)
+        self._groups = loader.get_group_options("", ObjectType.GROUP, master.hydra.job.config_name, hydra)
 
     def compose(self, number: int, words: Sequence[str]) -> Composed:
         """The configuration of job `number` with the overrides `words`. Raises Hydra's errors."""
@@ -72,12 +73,6 @@ class Composer:
             if not option:
                 values.append(override)
         return values
-
-    @cached_property
-    def _groups(self) -> set[str]:
-        hydra = OmegaConf.to_container(self._master.hydra.overrides.hydra)
-        name = self._master.hydra.job.config_name
-        return {*self._loader.get_group_options("", ObjectType.GROUP, name, hydra)}  # type: ignore[arg-type]
 
 
 @cache

@@ -1,14 +1,16 @@
-"""The Hydra launcher of the grid: it passes all cells of a sweep to the study at once.
+"""Hydra's plugins for the grid: a sweeper that splits the arguments into jobs, and a launcher that runs them all.
 
-Hydra's default launcher composes and runs one job after the other. Here, all cells are composed first, so even a
-mistake in the last cell stops the command before the first cell starts. The study also skips finished cells and
-goes on after a failed cell.
+Hydra's own sweeper composes every job to see whether it can; its own launcher then composes and runs one job after
+the other. Here the launcher composes all jobs first, so even a mistake in the last one stops the command before the
+first cell starts. Then it passes them to the study, which skips finished cells and goes on after a failed cell.
 """
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper, BasicSweeperConf
 from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
 from hydra.plugins.launcher import Launcher
@@ -17,17 +19,23 @@ from omegaconf import DictConfig
 
 from hydra_plugins.grid_launcher.composer import Composer
 
-log = logging.getLogger(__name__)
-
 
 @dataclass
 class GridLauncherConf:
-    """The launcher has no settings yet."""
+    """The launcher has no settings."""
 
     _target_: str = "hydra_plugins.grid_launcher.launcher.GridLauncher"
 
 
+@dataclass
+class GridSweeperConf(BasicSweeperConf):
+    """The settings of Hydra's sweeper."""
+
+    _target_: str = "hydra_plugins.grid_launcher.launcher.GridSweeper"
+
+
 ConfigStore.instance().store(group="hydra/launcher", name="grid", node=GridLauncherConf, provider="grid")
+ConfigStore.instance().store(group="hydra/sweeper", name="grid", node=GridSweeperConf, provider="grid")
 
 
 class GridLauncher(Launcher):
@@ -47,7 +55,19 @@ class GridLauncher(Launcher):
         composer = Composer(self.hydra_context.config_loader, self.config)
         numbered = enumerate(job_overrides, start=initial_job_idx)
         execute([composer.compose(number, overrides) for number, overrides in numbered])
-        return [
-            JobReturn(overrides=list(overrides), status=JobStatus.COMPLETED, _return_value=None)
-            for overrides in job_overrides
-        ]
+        return [JobReturn(overrides=list(o), status=JobStatus.COMPLETED) for o in job_overrides]
+
+
+class GridSweeper(BasicSweeper):
+    """Split the arguments into jobs, as Hydra's sweeper does, and pass them to the launcher."""
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Run all jobs; remove a link in place of Hydra's copy of the settings, which Hydra would follow."""
+        assert self.config is not None
+        copy = Path(self.config.hydra.sweep.dir) / "multirun.yaml"
+        if copy.is_symlink():
+            copy.unlink()
+        return super().sweep(arguments)
+
+    def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
+        """Nothing to do: the launcher composes every job first."""

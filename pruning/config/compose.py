@@ -36,7 +36,7 @@ from pruning.models.model import Model
 from pruning.runs.cell import Cell, Choices, ForwardSettings, Protect
 from pruning.search.choice import NearTies, Racing
 
-COMMAND = ("launcher", "guide", "published", "tasks", "router")  # settings of the command, not of its cells
+COMMAND = ("launcher", "guide", "tasks", "router")  # settings of the command, not of its cells
 PARTS = tuple(group for group in BUILT if group != "launcher")  # the groups that a cell is made of
 ADDED = {"heal": {CLASS: "NoHealing"}}  # groups that older results lack, and results that do not use them
 

@@ -144,26 +144,6 @@ class ScoreSettings:
 
 
 @dataclasses.dataclass
-class PublishedSettings:
-    """Score the masks that papers print (`experiment=published`); docs/published.md.
-
-    `only` names papers, models or masks. `models` maps models to directories, and `texts` texts to files. `standin`
-    is a directory or a packaged model that stands in for every model with its number of blocks, on the text
-    `standin_text`. `tolerance` is the relative difference up to which two perplexities agree.
-    """
-
-    run: bool = False
-    only: Any = None
-    dry_run: bool = False
-    steps: bool = True
-    tolerance: float = 0.01
-    models: Any = None
-    texts: Any = None
-    standin: str | None = None
-    standin_text: str = "pydoc"
-
-
-@dataclasses.dataclass
 class Config:
     """The top level of a configuration. Each group is checked by the schema of its option."""
 
@@ -190,7 +170,6 @@ class Config:
     forward: ForwardSettings = dataclasses.field(default_factory=ForwardSettings)
     racing: Racing = dataclasses.field(default_factory=Racing)
     near_ties: NearTies = dataclasses.field(default_factory=NearTies)
-    published: PublishedSettings = dataclasses.field(default_factory=PublishedSettings)
     scores: ScoreSettings = dataclasses.field(default_factory=ScoreSettings)
     tasks: TaskStudy = dataclasses.field(default_factory=TaskStudy)
     router: RouterSettings = dataclasses.field(default_factory=RouterSettings)

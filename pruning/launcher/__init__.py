@@ -1,19 +1,16 @@
 """Launchers: run the cells of a command in this process, in processes beside it, or as jobs of a SLURM cluster.
 
-`conf/launcher/*.yaml` chooses a launcher; each launcher is one module here. The other modules are shared:
-
-- `job.py`: what a job runs; a job holds strings and dicts, and first checks whether its result exists;
-- `submissions.py`: the record of each submission, written before the scheduler is asked for anything;
-- `cell_state.py`: the state of a cell, read from its own files first and then from the scheduler;
-- `code_snapshot.py`: the copy of the code that jobs run, so that later changes do not affect waiting jobs;
-- `submit.py`: submits cells and, if asked, waits for them;
-- `actions.py`: `cancel` and `retry` of `python -m pruning.status`.
+`conf/launcher/*.yaml` chooses a launcher: `local.py` has those of this machine, `slurm.py` that of a cluster. Both
+run `job.py`, a job that holds strings and dicts and first checks whether its result exists. `submission.py` has the
+record of each submission, which is written before anything is started; `scheduler.py` asks for the states of jobs;
+`cell_state.py` combines both with a cell's own files. `submit.py` submits cells, waits for them, and cancels and
+retries them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,11 +23,7 @@ class Launcher(Protocol):
 
     wait: bool
     order: str
-
-    @property
-    def waits(self) -> bool:
-        """True if a command has to keep calling `step` until all cells have started."""
-        ...
+    waits: ClassVar[bool]  # whether a command has to keep calling `step` until all cells have started
 
     def check(self, asked: Mapping[str, Any]) -> None:
         """Raise InputError if the settings or the resources cannot be met; `asked` holds resources by model name."""

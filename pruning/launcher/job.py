@@ -15,9 +15,8 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +47,8 @@ class Job:
         """Run the cell; returns its key. Raises the error that made the cell fail."""
         prepare_process()
         os.chdir(self.folder)
-        _log()
+        logging.basicConfig(format="%(message)s")
+        logging.getLogger("pruning").setLevel(logging.INFO)
         from pruning.config.compose import recorded_cell
 
         cell = recorded_cell(self.config, self.choices)
@@ -91,21 +91,11 @@ def _run(cell: Cell) -> None:
                 raise
             time.sleep(BUSY_PAUSE)
         except Exception as error:
-            _record(partial(record_failure, cell, error))
+            try:
+                record_failure(cell, error)
+            except Exception:  # then only the job's log and the scheduler show the failure
+                log.exception("the failure could not be recorded")
             raise
-
-
-def _record(action: Callable[[], Any]) -> None:
-    """Record a failure; if that fails too, only the job's log and the scheduler show it."""
-    try:
-        action()
-    except Exception:
-        log.exception("the failure could not be recorded")
-
-
-def _log() -> None:
-    logging.basicConfig(format="%(message)s")
-    logging.getLogger("pruning").setLevel(logging.INFO)
 
 
 def specification(cell: Cell) -> tuple[dict[str, Any], dict[str, str]]:
@@ -115,15 +105,13 @@ def specification(cell: Cell) -> tuple[dict[str, Any], dict[str, str]]:
 
 # The copy of the code that jobs run, in the results folder; submissions of the same code share one copy.
 #
-# A job may wait for days while the checkout is edited, so it runs this copy. Only what a job imports is copied:
-# about 1 MB. Jobs run whatever the copy holds, so a copy that is already there is compared with the code before it
-# is used again.
+# A job may wait for days while the checkout is edited, so it runs this copy of about 1 MB. submitit's own snapshot
+# needs rsync and a git checkout; an installed package has neither. Jobs run whatever the copy holds, so a copy that
+# is already there is compared with the code before it is used again.
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("pruning", "conf")
 ANALYSIS = ROOT / "pruning" / "analysis"  # exists only in an installed package; no job needs it
-LEFT_OUT = {".pyc", ".pyo"}
-CACHE = "__pycache__"
 COMMIT = "COMMIT"  # the file that holds the commit: a copy has no git history
 
 
@@ -132,16 +120,24 @@ def snapshot(results: Path) -> Path:
 
     Raises InputError if there is a folder of this name that holds anything but this code.
     """
-    files = list(_files())
-    digest = _digest(ROOT, files)
+    from pruning.core.records import commit
+
+    files = [path for part in PARTS for path in sorted((ROOT / part).rglob("*")) if path.is_file()]
+    names = [
+        path.relative_to(ROOT)
+        for path in files
+        if path.suffix not in (".pyc", ".pyo") and ANALYSIS not in path.parents
+    ]
+    digest = _digest(ROOT, names)
     folder = results / "code" / digest[:12]
     if not os.path.lexists(folder):
-        _copy(files, folder)
-    names = [path.relative_to(ROOT) for path in files]
-    if (
-        not _holds_only(folder, {*names, Path(COMMIT)})
-        or _digest(folder, map(folder.joinpath, names)) != digest
-    ):
+        with staged(folder) as partial:  # another command can be copying the same code at this moment
+            for name in names:
+                (partial / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(ROOT / name, partial / name)
+            (partial / COMMIT).write_text(commit() or "")
+            publish(partial, folder)
+    if not _holds_only(folder, {*names, Path(COMMIT)}) or _digest(folder, names) != digest:
         raise InputError(
             f"{folder} is not the copy of this program's code that its name says, and jobs would run what it holds. "
             "If no job is waiting, remove the folder and run the command again."
@@ -149,50 +145,22 @@ def snapshot(results: Path) -> Path:
     return folder
 
 
-def _digest(root: Path, files: Iterable[Path]) -> str:
+def _digest(root: Path, names: Iterable[Path]) -> str:
     """The digest of the names and the contents of files below `root`."""
     digest = hashlib.sha256()
-    for path in files:
-        digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes() + b"\0")
+    for name in names:
+        digest.update(f"{name}\0".encode() + (root / name).read_bytes() + b"\0")
     return digest.hexdigest()
 
 
 def _holds_only(folder: Path, names: Set[Path]) -> bool:
-    """Whether a folder holds exactly these files and no links.
-
-    Bytecode in it cannot be checked, so it is removed; if that fails, the answer is False.
-    """
-    found: set[Path] = set()
+    """Whether a folder holds exactly these files and no links; removes bytecode, which cannot be checked."""
+    found = [folder]
     for where, folders, files in os.walk(folder):
-        paths = [Path(where, name) for name in files]
-        if any(path.is_symlink() for path in (Path(where), *paths, *(Path(where, name) for name in folders))):
-            return False
-        if Path(where).name == CACHE and not folders:
-            try:
-                for path in paths:
-                    path.unlink(missing_ok=True)  # the next job writes it again
-            except OSError:
-                return False
-        else:
-            found.update(path.relative_to(folder) for path in paths)
-    return found == names
-
-
-def _files() -> Iterator[Path]:
-    for part in PARTS:
-        for path in sorted((ROOT / part).rglob("*")):
-            if path.is_file() and path.suffix not in LEFT_OUT and ANALYSIS not in path.parents:
-                yield path
-
-
-def _copy(files: list[Path], folder: Path) -> None:
-    """Copy all files or none, because another command can be copying the same code at this moment."""
-    from pruning.core.records import commit
-
-    with staged(folder) as partial:
-        for path in files:
-            target = partial / path.relative_to(ROOT)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target)
-        (partial / COMMIT).write_text(commit() or "")
-        publish(partial, folder)
+        found += [Path(where, name) for name in (*folders, *files)]
+    if any(path.is_symlink() for path in found):
+        return False
+    for path in found:
+        if path.name == "__pycache__":
+            shutil.rmtree(path, ignore_errors=True)  # the next job writes it again
+    return {path.relative_to(folder) for path in found if path.is_file()} == names

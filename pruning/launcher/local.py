@@ -1,56 +1,40 @@
-"""Run cells in this process, one after the other; each model is loaded once for all its cells."""
+"""Run cells on this machine: in this process, one after the other, or as processes beside it.
+
+submitit's local executor starts a job at once. So `LocalPool` bounds how many cells run at the same time, and gives
+them separate GPUs. The processes outlive the command, which is needed only to start the next one in a free slot.
+"""
 
 from __future__ import annotations
 
 import os
 import shlex
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from pruning.core.errors import InputError, unknown
+from filelock import FileLock
+
+from pruning.core.errors import InputError
 from pruning.engine.collectives import visible
 from pruning.launcher.job import Job, snapshot
-from pruning.launcher.slurm import check_folder, check_text, job_environment, launcher_record
-from pruning.launcher.submission import (
-    ORDERS,
-    QueuedCell,
-    Submission,
-    is_here,
-    process,
-    process_name,
-    submissions,
-)
+from pruning.launcher.scheduler import is_here, process, process_name
+from pruning.launcher.slurm import check_folder, check_script, job_environment, launcher_record
+from pruning.launcher.submission import QueuedCell, Submission, submissions
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from pruning.models.model import Resources
-
-
-@dataclass(frozen=True)
-class InProcess:
-    """The launcher that runs cells in this process; it has no settings."""
-
-
-# Run cells as processes on this machine: a bounded number at once, each with separate GPUs.
-#
-# The processes outlive the command, which is needed only to start the next process when a slot is free.
 
 OUTLIVE = "trap '' INT HUP"  # Ctrl-C or a closed terminal ends the command but not its processes
 EXIT_SECONDS = 30
 LONGEST = 365 * 24 * 60  # minutes; in effect no time limit
 
 
-@contextmanager
-def starting_lock(results: Path) -> Iterator[None]:
-    """Let one command at a time see which slots are free and start cells there."""
-    from filelock import FileLock
-
-    with FileLock(results / "jobs" / ".starting.lock"):
-        yield
+@dataclass(frozen=True)
+class InProcess:
+    """Runs cells in this process; each model is loaded once for all its cells. It has no settings."""
 
 
 @dataclass
@@ -58,38 +42,28 @@ class _Pool:
     """The waiting cells, and the processes that this command has started."""
 
     record: Submission | None = None
-    code: Path | None = None
     waiting: list[QueuedCell] = field(default_factory=list)
     started: dict[str, Any] = field(default_factory=dict)  # handles of the processes, by name
 
 
 @dataclass(frozen=True)
 class LocalPool:
-    """Runs `parallel` cells at once.
+    """Runs `parallel` cells at once, each in a process of its own.
 
     If `parallel` is null, runs as many cells as the GPUs allow, or two cells if the machine has no GPUs.
     """
 
-    wait: bool = True
     parallel: int | None = None
     order: str = "sharing"
     setup: list[str] = field(default_factory=list)
     _pool: _Pool = field(default_factory=_Pool, init=False, repr=False, compare=False)
 
-    @property
-    def waits(self) -> bool:
-        """True: the command has to keep running to start the next cell."""
-        return True
+    wait: ClassVar[bool] = True  # the command starts each next cell
+    waits: ClassVar[bool] = True
 
     def check(self, asked: Mapping[str, Resources]) -> None:
         """Raise InputError if this machine cannot meet the settings or has too few GPUs."""
-        if self.order not in ORDERS:
-            raise unknown("launcher.order", self.order, ORDERS)
-        check_text(self)
-        if not self.wait:
-            raise InputError(
-                "launcher.wait=false needs launcher=slurm: with launcher=processes, a command starts each next cell."
-            )
+        check_script(self)
         if self.parallel is not None and self.parallel < 1:
             raise InputError(f"launcher.parallel={self.parallel} runs nothing: choose 1 or more.")
         gpus = visible(os.environ)
@@ -109,35 +83,31 @@ class LocalPool:
         Raises InputError if a line break in a setting or in the path of the results folder would add a line to the
         script, or if the copy of the code is not what its name says.
         """
-        check_text(self)  # again: a retry takes the settings from a record
+        check_script(self)  # again: a retry takes the settings from a record
         check_folder(results)
-        pool = self._pool
-        pool.code = snapshot(results)
-        pool.record = Submission.begin(results, self._settings(), tasks, pool.code, where)
-        pool.waiting = list(tasks)
+        settings = launcher_record(self)
+        del settings["_pool"]
+        self._pool.record = Submission.begin(results, settings, tasks, snapshot(results), where)
+        self._pool.waiting = list(tasks)
 
     def step(self) -> bool:
         """Start waiting cells while a slot is free; returns whether any still wait."""
-        pool, started = self._pool, self._pool.started
+        started, waiting, record = self._pool.started, self._pool.waiting, self._pool.record
         for name in [name for name in started if not process(name).active]:
             started.pop(name).poll()
-        if pool.record is not None and not pool.record.complete:
-            results = pool.record.folder.parents[1]
-            with starting_lock(results):
-                self._fill(pool.record, results)
-        return bool(pool.waiting)
-
-    def _fill(self, record: Submission, results: Path) -> None:
-        """Start waiting cells in the slots that no command uses; none if they were cancelled."""
-        waiting = self._pool.waiting
-        if record.cancelled.exists():
-            waiting.clear()
-        used = _used(results) if waiting else {}
-        while waiting and (chosen := self._free_gpus(waiting[0].resources, used)) is not None:
-            used[self._start(record, waiting.pop(0), chosen)] = chosen
-        if not waiting:
-            record.complete = True
-            record.save()
+        if record is None or record.complete:
+            return False
+        results = record.folder.parents[1]
+        with starting_lock(results):
+            if record.cancelled.exists():
+                waiting.clear()
+            used = _used(results) if waiting else {}
+            while waiting and (gpus := self._free_gpus(waiting[0].resources, used)) is not None:
+                used[self._start(record, waiting.pop(0), gpus)] = gpus
+            if not waiting:
+                record.complete = True
+                record.save()
+        return bool(waiting)
 
     def finish(self) -> None:
         """Wait for the last processes to exit; their results are already written."""
@@ -160,11 +130,10 @@ class LocalPool:
         """Start a cell on GPUs; returns the name of its process."""
         import submitit
 
-        code = self._pool.code
-        assert code is not None
         executor = submitit.LocalExecutor(record.folder)
         # submitit sets CUDA_VISIBLE_DEVICES to numbers; this later line of the job's shell restores the GPU names.
         chosen = f"export CUDA_VISIBLE_DEVICES={shlex.quote(','.join(gpus))}"
+        code = record.folder.parents[1] / "code" / record.code
         executor.update_parameters(
             tasks_per_node=task.resources.ranks,
             timeout_min=LONGEST,
@@ -177,10 +146,10 @@ class LocalPool:
         self._pool.started[name] = job._process
         return name
 
-    def _settings(self) -> dict[str, Any]:
-        data = launcher_record(self)
-        del data["_pool"]
-        return data
+
+def starting_lock(results: Path) -> FileLock:
+    """A lock that lets one command at a time see which slots are free and start cells there."""
+    return FileLock(results / "jobs" / ".starting.lock")
 
 
 def _used(results: Path) -> dict[str, list[str]]:

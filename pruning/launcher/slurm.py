@@ -5,21 +5,21 @@ At most `parallel` cells run at once in all arrays of a command together.
 
 from __future__ import annotations
 
+import shlex
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from pruning.core.errors import InputError, first_line, unknown
+from pruning.core.errors import InputError, first_line
 from pruning.core.records import CLASS, texts
-from pruning.launcher import submission
 from pruning.launcher.job import Job, snapshot
-from pruning.launcher.submission import ORDERS, QueuedCell, Submission
+from pruning.launcher.scheduler import largest_array
+from pruning.launcher.submission import QueuedCell, Submission, check_order
 
 if TYPE_CHECKING:
     from pruning.models.model import Resources
-
 
 LEAST = {"parallel": 1, "warning_seconds": 1, "requeues": 0}
 
@@ -42,16 +42,11 @@ class Slurm:
     options: dict[str, Any] = field(default_factory=dict)
     srun: list[str] = field(default_factory=lambda: ["--kill-on-bad-exit=1"])
 
-    @property
-    def waits(self) -> bool:
-        """False: SLURM starts the cells, whether or not the command still runs."""
-        return False
+    waits: ClassVar[bool] = False
 
     def check(self, asked: Mapping[str, Resources]) -> None:
         """Raise InputError if a setting is invalid or SLURM is not installed."""
-        if self.order not in ORDERS:
-            raise unknown("launcher.order", self.order, ORDERS)
-        check_text(self)
+        check_script(self)
         for name, least in LEAST.items():
             if getattr(self, name) < least:
                 raise InputError(f"launcher.{name}={getattr(self, name)} is too few: choose {least} or more.")
@@ -62,7 +57,7 @@ class Slurm:
                     f"model.resources.minutes={resources.minutes} of {model} is no longer than "
                     f"launcher.warning_seconds={self.warning_seconds}: choose more minutes or fewer seconds."
                 )
-        submission.largest_array()
+        largest_array()
 
     def submit(self, results: Path, tasks: Sequence[QueuedCell], where: str) -> None:
         """Submit tasks with equal resources as one array, or as several if the cluster limits the size of arrays.
@@ -70,9 +65,9 @@ class Slurm:
         At most `parallel` cells run at once. Raises InputError if sbatch refuses, or if a line break in a setting or
         in the path of the results folder would add a line to the script.
         """
-        check_text(self)  # again: a retry takes the settings from a record
+        check_script(self)  # again: a retry takes the settings from a record
         check_folder(results)
-        parts = job_arrays(tasks, submission.largest_array())
+        parts = job_arrays(tasks, largest_array())
         shares, code = array_shares([len(part) for part in parts], self.parallel), snapshot(results)
         earlier: list[str] = []
         for number, (part, share) in enumerate(zip(parts, shares, strict=True)):
@@ -93,8 +88,9 @@ class Slurm:
         """Submit one array and record its jobs; returns its job number."""
         import submitit
 
+        asked, options = part[0].resources, dict(self.options)
+        options |= {"dependency": f"afterany:{before}"} if before else {}
         executor = submitit.SlurmExecutor(record.folder, max_num_timeout=self.requeues, python=self.python)
-        options = dict(self.options) | ({"dependency": f"afterany:{before}"} if before else {})
         executor.update_parameters(
             job_name=record.name,
             array_parallelism=share,
@@ -102,40 +98,32 @@ class Slurm:
             setup=[*job_environment(code), *self.setup],
             srun_args=self.srun,
             additional_parameters={"requeue": True, **options},
-            **requested(part[0].resources),
+            nodes=asked.nodes,
+            ntasks_per_node=asked.ranks,
+            cpus_per_task=asked.cpus_per_rank,
+            mem=f"{round(asked.memory_gb * 1024)}MB",
+            time=asked.minutes,
+            **({"gpus_per_node": asked.gpus} if asked.gpus else {}),
             **{name: getattr(self, name) for name in ("partition", "account", "qos", "constraint")},
         )
+        record.complete = True  # whatever comes of it
         try:
             with executor.batch():
                 jobs = [executor.submit(Job(t.key, t.config, t.choices, record.where)) for t in part]
         except Exception as error:
-            record.complete = True
             record.save()
+            lines = [line for line in str(error).splitlines() if "error:" in line]
+            reason = lines[0].partition("error:")[2].strip().rstrip(".") if lines else first_line(error)
             raise InputError(
-                f"sbatch refused {len(part)} cells ({refusal(error)}): none of them is queued."
+                f"sbatch refused {len(part)} cells ({reason}): none of them is queued."
             ) from None
         record.jobs = {task.key: job.job_id for task, job in zip(part, jobs, strict=True)}
-        record.complete = True
         record.save()
         return str(jobs[0].job_id).partition("_")[0]
 
 
-def requested(resources: Resources) -> dict[str, Any]:
-    """Resources as parameters of submitit's SLURM executor."""
-    parameters: dict[str, Any] = {
-        "nodes": resources.nodes,
-        "ntasks_per_node": resources.ranks,
-        "cpus_per_task": resources.cpus_per_rank,
-        "mem": f"{round(resources.memory_gb * 1024)}MB",
-        "time": resources.minutes,
-    }
-    return parameters | ({"gpus_per_node": resources.gpus} if resources.gpus else {})
-
-
 def job_environment(code: Path) -> list[str]:
     """Shell lines that make Python import the copy of the code, not the files in the job's working directory."""
-    import shlex
-
     return [
         f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}",
         "export PYTHONSAFEPATH=1",
@@ -164,28 +152,17 @@ def array_shares(sizes: Sequence[int], most: int) -> list[int]:
 
 def launcher_record(launcher: Any) -> dict[str, Any]:
     """The settings of a launcher, as the record of a submission stores them."""
-    from dataclasses import asdict
-
     return {CLASS: type(launcher).__name__, **asdict(launcher)}
 
 
-def refusal(error: Exception) -> str:
-    """The error message of sbatch, in one line."""
-    lines = [line for line in str(error).splitlines() if "error:" in line]
-    return lines[0].partition("error:")[2].strip().rstrip(".") if lines else first_line(error)
+# Settings become lines of a shell script, so a line break in one of them would add a line of its own: another option
+# of sbatch, or a command.
 
 
-# Refuse text that would change the lines of a job's script.
-
-
-def check_text(launcher: Any) -> None:
-    """Raise InputError if a setting of a launcher holds a control character, such as a line break.
-
-    Settings become lines of a shell script, so a line break in one of them would add a line of its own: another
-    option of sbatch, or a command.
-    """
-    settings = {item.name: getattr(launcher, item.name) for item in fields(launcher) if item.init}
-    _check("launcher", settings)
+def check_script(launcher: Any) -> None:
+    """Raise InputError if the order is unknown, or if a setting holds a control character, such as a line break."""
+    check_order(launcher.order)
+    _check("launcher", {item.name: getattr(launcher, item.name) for item in fields(launcher) if item.init})
 
 
 def check_folder(results: Path) -> None:

@@ -1,4 +1,4 @@
-"""Submit cells as jobs, one command at a time, and wait for cells in flight."""
+"""Submit cells as jobs, one command at a time; wait for cells in flight; cancel and retry cells."""
 
 from __future__ import annotations
 
@@ -13,16 +13,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock
+
 from pruning.config.compose import recorded_launcher
 from pruning.config.groups import class_named
 from pruning.core.errors import DamagedError, InputError
 from pruning.core.records import CLASS, Failure, outward
-from pruning.core.storage import touch
+from pruning.core.storage import digest, touch
 from pruning.evaluation import digests_of
-from pruning.launcher import submission
-from pruning.launcher.cell_state import SLOT, CellState, State, cell_states
+from pruning.launcher import scheduler
+from pruning.launcher.cell_state import SLOT, CellState, StateName, cell_states
+from pruning.launcher.job import specification
 from pruning.launcher.local import starting_lock
-from pruning.launcher.submission import QueuedCell, Submission, end, latest, ordered, process, submissions
+from pruning.launcher.scheduler import PROCESS, end, process
+from pruning.launcher.submission import QueuedCell, Submission, latest, ordered, submissions
 
 if TYPE_CHECKING:
     from pruning.launcher import Launcher
@@ -39,18 +43,14 @@ POLL = (1.0, 15.0)  # limits of the pause between two checks, in seconds; the pa
 @contextmanager
 def submission_lock(results: Path) -> Iterator[None]:
     """Lock out other commands that submit; cancel the SLURM jobs of a command that died while it submitted."""
-    from filelock import FileLock
-
     (results / "jobs").mkdir(parents=True, exist_ok=True)
     with FileLock(results / "jobs" / ".lock"):
         for record in submissions(results):
-            if record.complete:
+            if record.complete or (not record.on_slurm and process(record.driver).active):
                 continue
             if record.on_slurm:
                 log.warning("a command died while it submitted %s: its jobs are cancelled", record.name)
-                submission.cancel_named(record.name)
-            elif process(record.driver).active:
-                continue
+                scheduler.cancel_named(record.name)
             record.complete = True
             record.save()
         yield
@@ -58,18 +58,14 @@ def submission_lock(results: Path) -> Iterator[None]:
 
 def tasks(prepared: Sequence[Prepared], order: str) -> list[QueuedCell]:
     """Prepared cells as tasks, in the order in which they are submitted."""
-    return ordered([_task(ready) for ready in prepared], order)
-
-
-def _task(ready: Prepared) -> QueuedCell:
-    from pruning.core.storage import digest
-    from pruning.launcher.job import specification
-
-    cell, identity = ready.cell, ready.cell.identity()
-    group = digest({name: identity[name] for name in ("model", "objective", "calibration", "seed")})
-    config, choices = specification(cell)
-    files = (digests_of(cell.evaluation.files()), digests_of(cell.heal.files()))
-    return QueuedCell(cell.key, config, choices, cell.model.resources, ready.evaluations, group, *files)
+    made = []
+    for ready in prepared:
+        cell, identity = ready.cell, ready.cell.identity()
+        group = digest({name: identity[name] for name in ("model", "objective", "calibration", "seed")})
+        files = (digests_of(cell.evaluation.files()), digests_of(cell.heal.files()))
+        names = specification(cell)
+        made.append(QueuedCell(cell.key, *names, cell.model.resources, ready.evaluations, group, *files))
+    return ordered(made, order)
 
 
 def settle(launcher: Launcher, results: Path, keys: Sequence[str]) -> dict[str, CellState]:
@@ -90,7 +86,7 @@ def settle(launcher: Launcher, results: Path, keys: Sequence[str]) -> dict[str, 
         for key, cell in states.items():
             if cell.state.in_flight:
                 doubtful.pop(key, None)
-            elif cell.state is State.DONE or now - doubtful.setdefault(key, now) >= SETTLED:
+            elif cell.state is StateName.DONE or now - doubtful.setdefault(key, now) >= SETTLED:
                 ended[key] = cell
         if (line := summary([*ended.values(), *(s for k, s in states.items() if k not in ended)])) != shown:
             log.info("%s", shown := line)
@@ -103,8 +99,8 @@ def settle(launcher: Launcher, results: Path, keys: Sequence[str]) -> dict[str, 
 def summary(cells: Sequence[CellState]) -> str:
     """The number of cells in each state, and every unusual reason for which cells wait."""
     counts = Counter(cell.state for cell in cells)
-    text = ", ".join(f"{counts[state]} {state}" for state in State if counts[state])
-    unusual = {cell.reason for cell in cells if cell.state is State.PENDING} - USUAL
+    text = ", ".join(f"{counts[state]} {state}" for state in StateName if counts[state])
+    unusual = {cell.reason for cell in cells if cell.state is StateName.PENDING} - USUAL
     return f"cells: {text}" + (f" (some wait: {', '.join(sorted(unusual))})" if unusual else "")
 
 
@@ -114,9 +110,6 @@ def failure(cell: CellState) -> Failure:
     if not kind.isidentifier():  # the reason comes from the scheduler, not from an exception of the cell
         kind, message = cell.state.value, cell.reason
     return {"cell": cell.key, "error": {"type": kind, "message": message, "log": cell.log}}
-
-
-# Actions on submitted cells: cancel cells in flight, and submit failed and lost cells again.
 
 
 def cancel(results: Path) -> int:
@@ -134,9 +127,9 @@ def cancel(results: Path) -> int:
         for record in {records[key].name: records[key] for key in flying}.values():
             touch(record.cancelled)
             if record.on_slurm:
-                submission.cancel_named(record.name)
+                scheduler.cancel_named(record.name)
         for cell in flying.values():
-            if cell.job.startswith("process-"):
+            if cell.job.startswith(PROCESS):
                 end(cell.job, results)
     return len(flying)
 
@@ -150,18 +143,26 @@ def retry(results: Path, words: Sequence[str] = ()) -> list[tuple[Launcher, list
     submitted = []
     with submission_lock(results):
         records = latest(results)
-        bad = [key for key, cell in cell_states(results).items() if cell.state in (State.FAILED, State.LOST)]
+        bad = [
+            key
+            for key, cell in cell_states(results).items()
+            if cell.state in (StateName.FAILED, StateName.LOST)
+        ]
         _check_confirmed(results, [(records[key], records[key].task(key)) for key in bad], words)
-        for (settings, where), tasks in _grouped(records, bad).items():
+        # Cells with the same launcher and the same working directory are submitted together.
+        groups: dict[tuple[str, str], list[QueuedCell]] = {}
+        for key in bad:
+            launched = (json.dumps(records[key].launcher, sort_keys=True), records[key].where)
+            groups.setdefault(launched, []).append(_into(results, records[key].task(key), launched[1]))
+        for (settings, where), group in groups.items():
             launcher: Launcher = recorded_launcher(json.loads(settings))
             if not hasattr(launcher, "submit"):
                 raise DamagedError(
                     f"a submission in {results / 'jobs'} names launcher.class={type(launcher).__name__}, which "
                     "submits nothing: move it away."
                 )
-            here = [_into(results, task, where) for task in tasks]
-            launcher.submit(results, ordered(here, launcher.order), where)
-            submitted.append((launcher, [task.key for task in tasks]))
+            launcher.submit(results, ordered(group, launcher.order), where)
+            submitted.append((launcher, [task.key for task in group]))
     return submitted
 
 
@@ -187,8 +188,7 @@ def _check_confirmed(
 
 def _confirmed(launcher: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:
     """Yield the words that a retry must give: texts in the launcher's settings, and places outside of the folder."""
-    cls = class_named("launcher", str(launcher[CLASS]))
-    usual = dataclasses.asdict(cls())
+    usual = dataclasses.asdict(class_named("launcher", str(launcher[CLASS]))())
     for name, value in launcher.items():
         texts = isinstance(value, str | list | dict) and name not in (CLASS, "order")
         if texts and value != usual.get(name):
@@ -202,13 +202,3 @@ def _into(results: Path, task: QueuedCell, where: str) -> QueuedCell:
     if paths is None or (Path(where) / Path(paths["results"]).expanduser()).resolve() == results.resolve():
         return task
     return dataclasses.replace(task, config={**task.config, "paths": {**paths, "results": str(results)}})
-
-
-def _grouped(records: Mapping[str, Submission], keys: list[str]) -> dict[tuple[str, str], list[QueuedCell]]:
-    """Tasks grouped by launcher settings and by the working directory of the command."""
-    groups: dict[tuple[str, str], list[QueuedCell]] = {}
-    for key in keys:
-        record = records[key]
-        group = (json.dumps(record.launcher, sort_keys=True), record.where)
-        groups.setdefault(group, []).append(record.task(key))
-    return groups

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import psutil
 import torch
+from huggingface_hub import constants
 
 from pruning.core import storage
 from pruning.core.errors import InputError, PruningError, UnreachableError, first_line
@@ -21,10 +21,10 @@ from pruning.core.storage import digest
 from pruning.core.wheels import commit_of
 from pruning.evaluation import Data, Measured
 from pruning.evaluation.corpora import corpus_perplexity
-from pruning.models import preflight
+from pruning.models import loader, preflight
 from pruning.models.model import Model
 from pruning.models.products import HALVES, float32_is_faster
-from pruning.published.library import Entry, ModelFacts, Number, Protocol, first_documents
+from pruning.published.library import ModelFacts, Protocol, PublishedMask, PublishedNumber
 from pruning.runs.cell import FORMAT, ForwardSettings
 from pruning.runs.check_data import Reader, check_evaluation
 from pruning.runs.loaded_cell import forward_with
@@ -39,8 +39,103 @@ log = logging.getLogger(__name__)
 FOLDER = "published"
 
 
+# What to measure: for each published number a row, and for each row the measurements that it needs
+
+
 @dataclass(frozen=True)
-class Perplexity:
+class Measurement:
+    """One measurement: a mask of a model in a protocol; `corpus` names the text, for people to read."""
+
+    model: ModelFacts
+    corpus: str
+    protocol: Protocol
+    mask: Mask
+
+
+@dataclass(frozen=True)
+class GapRow:
+    """A published number of a mask, the one protocol, their protocol, and the steps from the one to the other.
+
+    `number` is None if no source prints a number; `one` is None if the one protocol does not have the number's text;
+    `own` is None if the number's protocol cannot be followed. Each step is the name of an aspect and a protocol.
+    """
+
+    entry: PublishedMask
+    corpus: str
+    number: PublishedNumber | None
+    one: Protocol | None
+    own: Protocol | None
+    steps: tuple[tuple[str, Protocol], ...] = ()
+
+    def request(self, protocol: Protocol) -> Measurement:
+        """The measurement of this row's mask in a protocol."""
+        return Measurement(self.entry.model, self.corpus, protocol, self.entry.mask)
+
+    def requests(self) -> list[Measurement]:
+        """The distinct measurements of this row."""
+        protocols = (self.one, *(protocol for _, protocol in self.steps), self.own)
+        return [self.request(protocol) for protocol in dict.fromkeys(protocols) if protocol is not None]
+
+    def changed(self, change: Callable[[Protocol], Protocol]) -> GapRow:
+        """The row with its protocols changed, and the steps between these."""
+        one, own = (None if protocol is None else change(protocol) for protocol in (self.one, self.own))
+        return replace(self, one=one, own=own, steps=_path(one, own, bool(self.steps)))
+
+
+def rows(entries: Sequence[PublishedMask], one: Mapping[str, Protocol], steps: bool = True) -> list[GapRow]:
+    """The rows of entries; `one` is the one protocol of each text. Without `steps`, no aspect is changed alone.
+
+    Settings that a source does not state are those of the one protocol.
+    """
+    found = []
+    for entry in entries:
+        for number in entry.numbers:
+            theirs, ours = number.theirs, one.get(number.theirs.corpus)
+            own = None if theirs.not_reproduced is not None else theirs.protocol
+            if own is not None and ours is not None:
+                own = replace(own, **{name: getattr(ours, name) for name in theirs.unknown})
+            found.append(GapRow(entry, theirs.corpus, number, ours, own, _path(ours, own, steps)))
+        if not entry.numbers and one:
+            corpus, protocol = next(iter(one.items()))
+            found.append(GapRow(entry, corpus, None, protocol, None))
+    return found
+
+
+def _path(one: Protocol | None, own: Protocol | None, steps: bool) -> tuple[tuple[str, Protocol], ...]:
+    return tuple(one.path_to(own)) if steps and one is not None and own is not None else ()
+
+
+def standing_in(
+    rows: Sequence[GapRow], model: ModelFacts, text: Protocol
+) -> tuple[list[GapRow], list[PublishedMask]]:
+    """The rows on a stand-in and on one text for all; and the entries whose models have another number of blocks."""
+    fits = [row for row in rows if row.entry.model.blocks == model.blocks]
+    others = {row.entry.name: row.entry for row in rows if row.entry.model.blocks != model.blocks}
+    moved = [row.changed(lambda protocol: protocol.on(text)) for row in fits]
+    return [replace(row, entry=replace(row.entry, model=model)) for row in moved], list(others.values())
+
+
+def on_file(row: GapRow, file: str) -> GapRow:
+    """The row on a local file in place of its text; how documents are joined and cut stays as it is."""
+    here: dict[str, Any] = {"source": "file", "path": file, "stream": False}
+    here |= {"name": None, "split": "test", "revision": None}
+    return row.changed(lambda protocol: replace(protocol, **here))
+
+
+def requests(rows: Sequence[GapRow]) -> list[Measurement]:
+    """The distinct measurements of all rows; those of one model and precision are adjacent."""
+    distinct = dict.fromkeys(request for row in rows for request in row.requests())
+    models = {name: i for i, name in enumerate(dict.fromkeys(request.model.name for request in distinct))}
+    return sorted(
+        distinct, key=lambda r: (models[r.model.name], r.protocol.dtype != "bfloat16", r.protocol.dtype)
+    )
+
+
+# Measure
+
+
+@dataclass(frozen=True)
+class ProtocolPerplexity:
     """The perplexity in one protocol, in the form of an evaluation."""
 
     protocol: Protocol
@@ -61,9 +156,7 @@ class Perplexity:
     def measure(self, forward: Forward, name: str, data: Data, mask: Mask) -> Measured:
         """The perplexity, with a record of the protocol."""
         measured = corpus_perplexity(forward, name, data, mask, self.protocol.corpus, self.limit)
-        return dataclasses.replace(
-            measured, how={**measured.how, "protocol": dataclasses.asdict(self.protocol)}
-        )
+        return replace(measured, how={**measured.how, "protocol": asdict(self.protocol)})
 
 
 @dataclass
@@ -83,28 +176,15 @@ class Referee:
 
     def settings(self, model: ModelFacts, dtype: str) -> Model:
         """The settings to load a model with, in a precision."""
-        where: dict[str, Any] = {"source": model.source, "path": model.path}
-        if place := self.places.get(model.name):
-            where = {"source": "local", "path": place}
-        return dataclasses.replace(
-            self.base, name=model.name, **where, dtype=dtype, revision=None, gguf_file=None
-        )
+        place = self.places.get(model.name)
+        source, path = ("local", place) if place else (model.source, model.path)
+        where: dict[str, Any] = {"name": model.name, "source": source, "path": path, "dtype": dtype}
+        return replace(self.base, **where, revision=None, gguf_file=None)
 
-    def check_blocks(self, model: ModelFacts) -> None:
-        """Raise InputError if the model has another number of blocks than its published masks were made for."""
-        settings = self.settings(model, "bfloat16")
-        count = settings.n_blocks
-        if count != model.blocks:
-            raise InputError(
-                f"{settings.path} has {count} blocks, and the published masks of {model.name} "
-                f"are for {model.blocks}: give the model that they were made for."
-            )
-
-    def samples(self, request: Request) -> Samples:
+    def samples(self, request: Measurement) -> Samples:
         """The windows of a request. Raises InputError if they are too long for the model, and as `Corpus.draw`."""
         settings = self.settings(request.model, request.protocol.dtype)
-        # Precision changes no token, so it is left out here.
-        text = dataclasses.replace(request.protocol, dtype="bfloat16")
+        text = replace(request.protocol, dtype="bfloat16")  # precision changes no token
         key = (str(settings.path), text)
         if key not in self._drawn:
             tokenizer = settings.tokenizer
@@ -114,74 +194,65 @@ class Referee:
             self._drawn[key] = drawn
         return self._drawn[key]
 
-    def path(self, request: Request) -> Path:
-        """The file of a measurement."""
-        return self._evaluator(request, None).path(self._metric(request), request.mask)
-
-    def known(self, request: Request) -> float | None:
+    def known(self, request: Measurement) -> float | None:
         """The perplexity if it is in its file; else None."""
-        path = self.path(request)
-        return float(storage.read_json(path)["metrics"][self._metric(request)]) if path.exists() else None
+        name = f"ppl/{request.corpus}"
+        path = self._evaluator(request, None).path(name, request.mask)
+        return float(storage.read_json(path)["metrics"][name]) if path.exists() else None
 
-    def measure(self, requests: Sequence[Request]) -> Iterator[tuple[Request, float | PruningError]]:
+    def measure(self, requests: Sequence[Measurement]) -> Iterator[tuple[Measurement, float | PruningError]]:
         """Yield each request with its perplexity or with the error of its measurement.
 
         A model is loaded only if something is missing, and once for each precision.
         """
-        for (_, dtype), part in groupby(requests, key=lambda r: (r.model.name, r.protocol.dtype)):
-            batch = list(part)
-            missing = [request for request in batch if self.known(request) is None]
-            yield from ((r, value) for r in batch if (value := self.known(r)) is not None)
-            if missing:
-                yield from self._measured(missing, dtype)
-
-    def _measured(
-        self, requests: Sequence[Request], dtype: str
-    ) -> Iterator[tuple[Request, float | PruningError]]:
         from pruning.engine.batching import exact
 
-        exact(self.forward.tf32)
-        model = requests[0].model
-        try:
-            forward = forward_with(self.forward, self.settings(model, dtype).load())
-        except PruningError as error:
-            log.error("%s in %s cannot be loaded: %s", model.name, dtype, error)
-            yield from ((request, error) for request in requests)
-            return
-        for number, request in enumerate(requests, start=1):
-            log.info("%s %s: measurement %d of %d", model.name, dtype, number, len(requests))
+        for (_, dtype), part in groupby(requests, key=lambda r: (r.model.name, r.protocol.dtype)):
+            values = {request: self.known(request) for request in part}
+            yield from ((request, value) for request, value in values.items() if value is not None)
+            missing = [request for request, value in values.items() if value is None]
+            if not missing:
+                continue
+            exact(self.forward.tf32)
+            model = missing[0].model
             try:
-                metrics = self._evaluator(request, forward)(request.mask).metrics
-                yield request, float(metrics[self._metric(request)])
+                forward = forward_with(self.forward, self.settings(model, dtype).load())
             except PruningError as error:
-                log.error("%s without %s: %s", model.name, request.mask.described(), error)
-                yield request, error
+                log.error("%s in %s cannot be loaded: %s", model.name, dtype, error)
+                yield from ((request, error) for request in missing)
+                continue
+            for number, request in enumerate(missing, start=1):
+                log.info("%s %s: measurement %d of %d", model.name, dtype, number, len(missing))
+                try:
+                    metrics = self._evaluator(request, forward)(request.mask).metrics
+                    yield request, float(metrics[f"ppl/{request.corpus}"])
+                except PruningError as error:
+                    log.error("%s without %s: %s", model.name, request.mask.described(), error)
+                    yield request, error
+            del forward  # the next model needs its memory
 
-    def _evaluator(self, request: Request, forward: Any) -> Evaluator:
-        name, samples = self._metric(request), self.samples(request)
+    def _evaluator(self, request: Measurement, forward: Any) -> Evaluator:
+        name, samples = f"ppl/{request.corpus}", self.samples(request)
         settings = self.settings(request.model, request.protocol.dtype)
         revision = commit_of(settings.path, settings.revision) if settings.source == "hub" else None
         key = digest([FORMAT, settings.identity(), revision, samples.sha256])
         folder = self.results / FOLDER / request.model.name / f"{name.replace('/', '-')}-{key}"
-        return Evaluator(Perplexity(request.protocol, self.limit), {name: samples}, forward, {name: folder})
-
-    def _metric(self, request: Request) -> str:
-        return f"ppl/{request.corpus}"
+        evaluation = ProtocolPerplexity(request.protocol, self.limit)
+        return Evaluator(evaluation, {name: samples}, forward, {name: folder})
 
 
-# Find out what is missing before anything is measured: models, their weights, and texts.
+# Find out what is missing before anything is measured: models, their weights, and texts
 
 HELP = (
     "What can be done: on a machine with a network, log in with `hf auth login` (Llama is gated) and run the same "
-    "command; or give what is there, 'published.models={NAME: DIR}' and 'published.texts={wikitext2: FILE}'; or "
-    "leave masks out with published.only=NAME,NAME. Without any of these, `python launch.py "
-    "experiment=published_ours` runs the same comparison on this project's own masks, and published.dry_run=true "
-    "prints what would be run."
+    "command; or give what is there, `--model NAME=DIR` and `--text wikitext2=FILE`; or leave masks out with "
+    "`--only NAME,NAME`. Without any of these, `--only ours eval=embedded_windows` runs the same comparison on this "
+    "project's own masks, and `--dry-run` prints what would be run."
 )
 
 
 @dataclass(frozen=True)
-class Found:
+class Presence:
     """Whether a model or a text is there: `missing` says what is wrong, or is None; `state` is for people to read."""
 
     what: str
@@ -189,72 +260,67 @@ class Found:
     missing: str | None = None
 
 
-def models_found(rows: Sequence[Row], referee: Referee) -> list[Found]:
+def models_found(rows: Sequence[GapRow], referee: Referee) -> list[Presence]:
     """For each model of the rows, whether its configuration, tokenizer and weights can be had.
 
     Raises InputError if a model has another number of blocks than its masks.
     """
-    return [_model(model, referee) for model in dict.fromkeys(row.entry.model for row in rows)]
+    found = []
+    for model in dict.fromkeys(row.entry.model for row in rows):
+        settings = referee.settings(model, "bfloat16")
+        what = f"model {model.name} ({settings.path})"
+        try:
+            preflight.check_model(settings)
+            assert settings.tokenizer is not None
+        except InputError:
+            raise
+        except PruningError as error:
+            found.append(Presence(what, "missing", _why(error)))
+            continue
+        if (count := settings.n_blocks) != model.blocks:
+            raise InputError(
+                f"{settings.path} has {count} blocks, and the published masks of {model.name} "
+                f"are for {model.blocks}: give the model that they were made for."
+            )
+        if settings.source != "hub" or loader.stored_folder(settings) is not None:
+            found.append(Presence(what, "here"))
+        elif constants.is_offline_mode():
+            why = "its weights are not in the cache, and the hub cannot be reached"
+            found.append(Presence(what, "missing", why))
+        else:
+            found.append(Presence(what, "to be fetched from the hub"))
+    return found
 
 
-def texts_found(rows: Sequence[Row]) -> list[Found]:
+def texts_found(rows: Sequence[GapRow]) -> list[Presence]:
     """For each text of the rows, whether its first document can be read."""
     texts: dict[Protocol, str] = {}
-    for row in rows:
-        for protocol in row.protocols():
-            texts.setdefault(Protocol().on(replace(protocol, join=None, documents=None)), row.corpus)
-    return [_text(name, protocol) for protocol, name in texts.items()]
-
-
-def check_there(found: Iterable[Found]) -> None:
-    """Raise one InputError for everything that is missing, with what can be done."""
-    if missing := [one for one in found if one.missing is not None]:
-        lines = [f"  {one.what}: {one.missing}" for one in missing]
-        raise InputError("\n".join(["These are missing, so nothing was measured:", *lines, HELP]))
-
-
-def _model(model: ModelFacts, referee: Referee) -> Found:
-    settings = referee.settings(model, "bfloat16")
-    what = f"model {model.name} ({settings.path})"
-    try:
-        preflight.check_model(settings)
-        assert settings.tokenizer is not None
-    except PruningError as error:
-        if isinstance(error, InputError):
-            raise
-        return Found(what, "missing", _why(error))
-    referee.check_blocks(model)
-    return _weights(what, settings)
-
-
-def _weights(what: str, settings: Model) -> Found:
-    if settings.source != "hub" or settings.stored_files is not None:
-        return Found(what, "here")
-    if _offline():
-        return Found(what, "missing", "its weights are not in the cache, and the hub cannot be reached")
-    return Found(what, "to be fetched from the hub")
-
-
-def _text(name: str, protocol: Protocol) -> Found:
-    what = f"text {name} ({protocol.described('text')})"
-    try:
-        first_documents(protocol, f"the text {name}")
-    except PruningError as error:
-        return Found(what, "missing", _why(error))
-    return Found(what, "here")
+    for request in (request for row in rows for request in row.requests()):
+        text = Protocol().on(replace(request.protocol, join=None, documents=None))
+        texts.setdefault(text, request.corpus)
+    found = []
+    for protocol, name in texts.items():
+        what = f"text {name} ({protocol.described('text')})"
+        try:
+            next(iter(protocol.corpus.documents_of(f"the text {name}")), None)
+            found.append(Presence(what, "here"))
+        except PruningError as error:
+            found.append(Presence(what, "missing", _why(error)))
+    return found
 
 
 def _why(error: PruningError) -> str:
     """Why something cannot be had, in a few words."""
-    if isinstance(error, UnreachableError) and _offline():
+    if isinstance(error, UnreachableError) and constants.is_offline_mode():
         return "it is not in the cache, and the hub cannot be reached"
     return first_line(error)
 
 
-def _offline() -> bool:
-    from huggingface_hub import constants
-
-    return bool(constants.is_offline_mode())
+def check_there(found: Iterable[Presence]) -> None:
+    """Raise one InputError for everything that is missing, with what can be done."""
+    if missing := [one for one in found if one.missing is not None]:
+        lines = [f"  {one.what}: {one.missing}" for one in missing]
+        raise InputError("\n".join(["These are missing, so nothing was measured:", *lines, HELP]))
 
 
 # Forecast how long the measurements take here, and how much memory, without loading a model.
@@ -271,7 +337,7 @@ HEAD = 1.15  # weights, plus hidden states and logits of a batch
 
 
 @dataclass(frozen=True)
-class Forecast:
+class CostForecast:
     """Seconds, bytes and tokens of the measurements of one model in one precision."""
 
     model: str
@@ -282,34 +348,28 @@ class Forecast:
     memory: int
 
 
-def forecast(requests: Sequence[Request], tokens_of: Callable[[Request], int | None]) -> list[Forecast]:
+def forecast(
+    requests: Sequence[Measurement], tokens_of: Callable[[Measurement], int | None]
+) -> list[CostForecast]:
     """One forecast for each model and precision. `tokens_of` counts a request's tokens; None if it cannot."""
-    groups: dict[tuple[str, str], list[Request]] = {}
+    groups: dict[tuple[ModelFacts, str], list[Measurement]] = {}
     for request in requests:
-        groups.setdefault((request.model.name, request.protocol.dtype), []).append(request)
+        groups.setdefault((request.model, request.protocol.dtype), []).append(request)
     rates = {dtype: operations_per_second(dtype) for dtype in {dtype for _, dtype in groups}}
-    return [_forecast(part, dtype, rates[dtype], tokens_of) for (_, dtype), part in groups.items()]
-
-
-def _forecast(
-    requests: Sequence[Request], dtype: str, rate: float, tokens_of: Callable[[Request], int | None]
-) -> Forecast:
-    model, work, total = requests[0].model, 0.0, 0
-    for request in requests:
-        tokens = tokens_of(request) or _usual(request)
-        kept = 1 - len(request.mask.dropped) / request.mask.n_units
-        total += tokens
-        work += 2.0 * model.parameters * kept * tokens
-    seconds = EACH * len(requests) + work / (REACHED * rate)
-    memory = int(HEAD * model.parameters * SIZES.get(dtype, 2))
-    return Forecast(model.name, dtype, len(requests), total, seconds, memory)
-
-
-def _usual(request: Request) -> int:
-    """The number of tokens of a text that is not here."""
-    windows = request.protocol.windows
-    most = TOKENS.get(request.corpus, OTHER)
-    return most if windows is None else min(most, windows * request.protocol.window)
+    found = []
+    for (model, dtype), part in groups.items():
+        work, total = 0.0, 0
+        for request in part:
+            most, windows = TOKENS.get(request.corpus, OTHER), request.protocol.windows
+            usual = most if windows is None else min(most, windows * request.protocol.window)
+            tokens = tokens_of(request) or usual
+            kept = 1 - len(request.mask.dropped) / request.mask.n_units
+            total += tokens
+            work += 2.0 * model.parameters * kept * tokens
+        seconds = EACH * len(part) + work / (REACHED * rates[dtype])
+        memory = int(HEAD * model.parameters * SIZES.get(dtype, 2))
+        found.append(CostForecast(model.name, dtype, len(part), total, seconds, memory))
+    return found
 
 
 def operations_per_second(dtype: str, seconds: float = 0.3) -> float:
@@ -320,18 +380,14 @@ def operations_per_second(dtype: str, seconds: float = 0.3) -> float:
     if device == "cpu" and kind in HALVES and float32_is_faster(kind):
         kind = torch.float32
     a, b = (torch.ones(shape, dtype=kind, device=device) for shape in ((rows, width), (width, width)))
-    _product(a, b)
-    started, done = time.perf_counter(), 0
-    while time.perf_counter() - started < seconds or done < 1:
-        _product(a, b)
+    started, done = 0.0, -1  # the first product only warms up
+    while done < 1 or time.perf_counter() - started < seconds:
+        torch.matmul(a, b)
+        if a.is_cuda:
+            torch.cuda.synchronize()
         done += 1
+        started = started or time.perf_counter()
     return done * 2.0 * rows * width * width / (time.perf_counter() - started)
-
-
-def _product(a: torch.Tensor, b: torch.Tensor) -> None:
-    torch.matmul(a, b)
-    if a.is_cuda:
-        torch.cuda.synchronize()
 
 
 def free_bytes() -> int:
@@ -339,105 +395,3 @@ def free_bytes() -> int:
     if torch.cuda.is_available():
         return max(int(torch.cuda.mem_get_info(i)[0]) for i in range(torch.cuda.device_count()))
     return int(psutil.virtual_memory().available)
-
-
-# What to measure: for each published number a row, and for each row the measurements that it needs.
-
-
-@dataclass(frozen=True)
-class Request:
-    """One measurement: a mask of a model in a protocol; `corpus` names the text, for people to read."""
-
-    model: ModelFacts
-    corpus: str
-    protocol: Protocol
-    mask: Mask
-
-
-@dataclass(frozen=True)
-class Row:
-    """A published number of a mask, the one protocol, their protocol, and the steps from the one to the other.
-
-    `number` is None if no source prints a number; `one` is None if the one protocol does not have the number's text;
-    `own` is None if the number's protocol cannot be followed. Each step is the name of an aspect and a protocol.
-    """
-
-    entry: Entry
-    corpus: str
-    number: Number | None
-    one: Protocol | None
-    own: Protocol | None
-    steps: tuple[tuple[str, Protocol], ...] = ()
-
-    def protocols(self) -> Iterator[Protocol]:
-        """All protocols in which this row's mask is measured."""
-        yield from dict.fromkeys(
-            p for p in (self.one, *(p for _, p in self.steps), self.own) if p is not None
-        )
-
-    def requests(self) -> Iterator[Request]:
-        """The measurements of this row."""
-        for protocol in self.protocols():
-            yield Request(self.entry.model, self.corpus, protocol, self.entry.mask)
-
-
-def rows(entries: Sequence[Entry], one: Mapping[str, Protocol], steps: bool = True) -> list[Row]:
-    """The rows of entries; `one` is the one protocol of each text. Without `steps`, no aspect is changed alone."""
-    return [row for entry in entries for row in _rows(entry, one, steps)]
-
-
-def _rows(entry: Entry, one: Mapping[str, Protocol], steps: bool) -> Iterator[Row]:
-    for number in entry.numbers:
-        ours = one.get(number.theirs.corpus)
-        own = _own(number, ours)
-        path = tuple(ours.path_to(own)) if steps and ours is not None and own is not None else ()
-        yield Row(entry, number.theirs.corpus, number, ours, own, path)
-    if not entry.numbers and one:
-        corpus, protocol = next(iter(one.items()))
-        yield Row(entry, corpus, None, protocol, None)
-
-
-def _own(number: Number, one: Protocol | None) -> Protocol | None:
-    """A number's protocol; settings that its source does not state are those of the one protocol."""
-    theirs = number.theirs
-    if theirs.not_reproduced is not None:
-        return None
-    if one is None:
-        return theirs.protocol
-    return replace(theirs.protocol, **{name: getattr(one, name) for name in theirs.unknown})
-
-
-def standing_in(rows: Sequence[Row], model: ModelFacts, text: Protocol) -> tuple[list[Row], list[Entry]]:
-    """The rows on a stand-in and on one text for all; and the entries whose models have another number of blocks."""
-    fits = [row for row in rows if row.entry.model.blocks == model.blocks]
-    others = {row.entry.name: row.entry for row in rows if row.entry.model.blocks != model.blocks}
-    return [_on(row, model, text) for row in fits], list(others.values())
-
-
-def _on(row: Row, model: ModelFacts, text: Protocol) -> Row:
-    one = None if row.one is None else row.one.on(text)
-    own = None if row.own is None else row.own.on(text)
-    path = tuple(one.path_to(own)) if row.steps and one is not None and own is not None else ()
-    return replace(row, entry=replace(row.entry, model=model), one=one, own=own, steps=path)
-
-
-def on_file(row: Row, file: str) -> Row:
-    """The row on a local file in place of its text; how documents are joined and cut stays as it is."""
-    here: dict[str, Any] = {"source": "file", "path": file, "stream": False}
-    here |= {"name": None, "split": "test", "revision": None}
-
-    def moved(protocol: Protocol | None) -> Protocol | None:
-        return None if protocol is None else replace(protocol, **here)
-
-    one, own = moved(row.one), moved(row.own)
-    path = tuple(one.path_to(own)) if row.steps and one is not None and own is not None else ()
-    return replace(row, one=one, own=own, steps=path)
-
-
-def requests(rows: Sequence[Row]) -> list[Request]:
-    """The distinct measurements of all rows; those of one model and precision are adjacent."""
-    distinct = dict.fromkeys(request for row in rows for request in row.requests())
-    models = {name: i for i, name in enumerate(dict.fromkeys(request.model.name for request in distinct))}
-    return sorted(
-        distinct, key=lambda r: (models[r.model.name], r.protocol.dtype != "bfloat16", r.protocol.dtype)
-    )

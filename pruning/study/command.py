@@ -63,10 +63,6 @@ def run_study(configs: Sequence[Composed]) -> int:
     """
     from pruning.config.compose import launcher_of
 
-    if any(config.get("published", {}).get("run") for config, _ in configs):
-        from pruning.study.published_command import run_published
-
-        return run_published(configs)
     if (tasks := task_cells.task_settings(configs)) is not None:
         configs = task_cells.expanded(configs, tasks)
     cells, launcher = distinct_cells(configs), launcher_of([config for config, _ in configs])

@@ -27,7 +27,7 @@ from pruning.core.records import LOG, NAME, DoneResult, Failure, read_done, same
 from pruning.core.terminal import is_disk_full, sentence
 from pruning.engine import collectives
 from pruning.launcher import Launcher
-from pruning.launcher.cell_state import CellState, State, finished
+from pruning.launcher.cell_state import CellState, StateName, finished
 from pruning.launcher.local import InProcess
 from pruning.models.model import directory_name, distinct_names, shared
 from pruning.runs.cell import Cell
@@ -136,7 +136,7 @@ def _run_jobs(cells: Sequence[Cell], pending: Sequence[Cell], launcher: Launcher
         return
     asked, again = {cell.key: cell for cell in pending}, []
     for key, ended in submit.settle(launcher, results, keys).items():
-        if ended.state is not State.DONE:
+        if ended.state is not StateName.DONE:
             outcome.failed[key] = submit.failure(ended)
         elif key not in flying:
             outcome.done[key] = read_done(results / key)

@@ -19,18 +19,24 @@ import logging
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
+from rich import box
 from rich.console import Console
 from rich.live import Live
+from rich.table import Table
 
 from pruning.config.compose import names_folder
-from pruning.core.errors import InputError, PruningError, unknown
+from pruning.core.errors import InputError, PruningError, first_line, unknown
+from pruning.core.scoring import NAME, read_trace
 from pruning.core.terminal import is_terminal
 from pruning.launcher import submit
-from pruning.launcher.cell_state import CellState, State, cell_states, status_table
+from pruning.launcher.cell_state import CellState, StateName, cell_states
+from pruning.launcher.scheduler import PROCESS
 from pruning.tracking.rebuild import asked_store, record_all
 
 ACTIONS = ("cancel", "retry", "collect")
@@ -53,6 +59,7 @@ def main() -> None:
 
 
 def _run(arguments: Sequence[str]) -> int:
+    """Carry out a command; returns its exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m pruning.status",
         usage="%(prog)s [cancel | retry | collect] [RESULTS] [SETTING=VALUE ...]",
@@ -61,15 +68,25 @@ def _run(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
     words = parser.parse_args(arguments).words
-    action, results = _parsed([word for word in words if names_folder(word)])
     settings = [word for word in words if not names_folder(word)]
-    if action == "retry":
-        return _retry(results, settings)
-    if action == "collect":
-        return _collect(results, settings)
-    if settings:
+    action, results = _parsed([word for word in words if names_folder(word)])
+    if settings and action not in ("retry", "collect"):
         raise InputError(f"{settings[0]}: only retry and collect take settings: leave it out.")
-    return _show(results) if action is None else _cancel(results)
+    if action == "cancel":
+        flying = submit.cancel(results)
+        _say(f"{flying} cells were in flight and are cancelled; everything computed so far is kept.")
+    elif action == "collect":
+        _say(f"{record_all(results, asked_store(settings))} cells with a result are recorded.")
+    elif action == "retry":
+        submitted = submit.retry(results, settings)
+        _say(f"{sum(len(keys) for _, keys in submitted)} cells are submitted again.")
+        waiting = [(launcher, keys) for launcher, keys in submitted if launcher.waits]
+        for launcher, keys in waiting:  # only this command can start the cells that wait for a free slot
+            submit.settle(launcher, results, keys)
+        return _status(cell_states(results, [key for _, keys in waiting for key in keys]))
+    else:
+        return _show(results)
+    return 0
 
 
 def _parsed(words: Sequence[str]) -> tuple[str | None, Path]:
@@ -85,6 +102,25 @@ def _parsed(words: Sequence[str]) -> tuple[str | None, Path]:
             f"put one of {', '.join(ACTIONS)} before it, or nothing for a table."
         )
     return action, results
+
+
+def _status(cells: Mapping[str, CellState]) -> int:
+    return int(any(cell.state in (StateName.FAILED, StateName.LOST) for cell in cells.values()))
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)  # noqa: T201 - the command's output
+
+
+# The table: one row per cell; failed, lost and running cells come first.
+
+COLOURS = {
+    StateName.FAILED: "red",
+    StateName.LOST: "red",
+    StateName.RUNNING: "cyan",
+    StateName.PENDING: "",
+    StateName.DONE: "green",
+}
 
 
 def _show(results: Path) -> int:
@@ -111,35 +147,55 @@ def _rows() -> int:
     return max(5, shutil.get_terminal_size().lines - 8)
 
 
-def _status(cells: Mapping[str, CellState]) -> int:
-    return int(any(cell.state in (State.FAILED, State.LOST) for cell in cells.values()))
+def status_table(results: Path, cells: Mapping[str, CellState], rows: int | None = None) -> Table:
+    """The table of some cells; if `rows` is given, only the first `rows` cells and the number of the others."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("cell", "state", "scored", "left", "job"):
+        table.add_column(name, no_wrap=True, justify="right" if name in ("scored", "left") else "left")
+    table.add_column("reason, log", overflow="fold")
+    ranked = sorted(cells.values(), key=lambda cell: list(COLOURS).index(cell.state))
+    for cell in ranked[:rows]:
+        scored = left = ""
+        if cell.state is StateName.RUNNING:
+            progress = advance(results / cell.key, cell.total)
+            scored = f"{progress.scored}/{cell.total}"
+            left = "" if progress.left is None else duration(progress.left)
+        reason = first_line(cell.reason) if cell.reason else ""
+        if cell.state in (StateName.FAILED, StateName.LOST) and cell.log:
+            reason += f": {cell.log}"
+        words = (cell.key, cell.state.value, scored, left, cell.job.removeprefix(PROCESS), reason)
+        table.add_row(*words, style=COLOURS[cell.state])
+    hidden = len(ranked) - len(ranked[:rows])
+    counts = Counter(cell.state for cell in ranked)
+    summary = ", ".join(f"{counts[state]} {state}" for state in StateName if counts[state])
+    table.caption = f"{len(cells)} cells: {summary}" + (f"; {hidden} not shown" if hidden else "")
+    table.caption_justify = "left"
+    return table
 
 
-def _cancel(results: Path) -> int:
-    _say(
-        f"{submit.cancel(results)} cells were in flight and are cancelled; everything computed so far is kept."
-    )
-    return 0
+@dataclass(frozen=True)
+class Advance:
+    """The progress of a search: masks scored, and the estimated seconds left, or None if there is no estimate."""
+
+    scored: int
+    left: float | None
 
 
-def _retry(results: Path, settings: Sequence[str]) -> int:
-    """Submit failed and lost cells again. If they run as processes on this machine, wait until all have ended.
+def advance(folder: Path, total: int) -> Advance:
+    """Read the progress of a cell from its journal; its search asks for `total` masks at most.
 
-    The wait is needed because only this command can start the cells that wait for a free slot.
+    The time left is the mean time of the evaluations that the cell computed itself, times the number of masks left.
+    This estimate is too long if other cells compute some of these masks.
     """
-    submitted = submit.retry(results, settings)
-    _say(f"{sum(len(keys) for _, keys in submitted)} cells are submitted again.")
-    for launcher, keys in submitted:
-        if launcher.waits:
-            submit.settle(launcher, results, keys)
-    keys = [key for launcher, some in submitted if launcher.waits for key in some]
-    return _status(cell_states(results, keys))
+    lines = [entry.line for entry in read_trace(folder / NAME) if entry.line is not None]
+    masks = {tuple(line["dropped"]) for line in lines}
+    paid = [line["seconds"] for line in lines if line["seconds"] > 0]
+    scored = min(len(masks - {()}), total)
+    return Advance(scored, (total - scored) * sum(paid) / len(paid) if paid else None)
 
 
-def _collect(results: Path, settings: Sequence[str]) -> int:
-    _say(f"{record_all(results, asked_store(settings))} cells with a result are recorded.")
-    return 0
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)  # noqa: T201 - the command's output
+def duration(seconds: float) -> str:
+    """Seconds as `3:07` or `12:03:07`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,4 +1,4 @@
-"""A client of an MLflow store; mlflow is imported only when a client is made."""
+"""A client of an MLflow store, checks of the store's address, and its errors in plain words."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ def connect(uri: str, *, create: bool = False) -> Any:
 
     Raises InputError if the address is wrong, or if an SQLite file does not exist and `create` is false.
     """
-    check_uri(uri, setting="")
-    if not create:
-        check_exists(uri)
-    elif (file := sqlite_file(uri)) is not None:
-        file.parent.mkdir(exist_ok=True)
+    check_uri(uri, "the MLflow store ")
+    if (file := sqlite_file(uri)) is not None:
+        if create:
+            file.parent.mkdir(exist_ok=True)
+        else:
+            _check_database(file)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
@@ -38,39 +39,36 @@ def connect(uri: str, *, create: bool = False) -> Any:
     return MlflowClient(tracking_uri=uri)
 
 
-# Check the address of an MLflow store before it is used. No function here creates a database.
+# Addresses. No function here creates a database.
 
 SQLITE = "sqlite"
 SERVERS = ("http", "https")
 DATABASES = ("postgresql", "mysql", "mssql")
 FORMS = "sqlite:///FILE, http://HOST:PORT or postgresql://USER@HOST/NAME"
-# What could change numbers while they are written or read. MLflow's own trigger protects its table of secrets.
-FOREIGN = (
-    "select type, name from sqlite_master where type = 'view' or (type = 'trigger' and tbl_name != 'secrets')"
-)
-HEADER = b"SQLite format 3\0"  # the first bytes of each SQLite database
 
 
-def check_uri(uri: str, setting: str = "tracker.uri") -> None:
-    """Check the form of an address; for SQLite, also that its file can be a database.
+def check_uri(uri: str, setting: str = "tracker.uri=") -> None:
+    """Raise InputError, whose text begins with `setting`, if an address cannot be that of a store.
 
-    Raises InputError, which names `setting` if there is one, if the address cannot be that of a store.
+    The file of an SQLite address must be a database, or there must be a folder for it.
     """
-    named = f"{setting}={uri}" if setting else f"the MLflow store {uri}"
     scheme, colon, rest = uri.partition(":")
     kind = scheme.partition("+")[0]
-    known = [SQLITE, *SERVERS, *DATABASES, "databricks", "uc", *_plugins()]
+    plugins = [point.name for point in entry_points(group="mlflow.tracking_store")]
+    known = [SQLITE, *SERVERS, *DATABASES, "databricks", "uc", *plugins]
+    fault = None
     if not colon and uri not in known:
-        raise InputError(f"{named} is not the address of an MLflow store: give {FORMS}.")
-    if kind not in known:
-        near = near_names(kind, known)
-        raise InputError(f"{named} has the unknown scheme '{scheme}'.{near} Give {FORMS}.")
-    if kind in SERVERS and not _has_host(uri):
-        raise InputError(f"{named} names no server: give http://HOST:PORT.")
-    if kind in DATABASES and len(rest) < len("//x"):
-        raise InputError(f"{named} names no database: give {kind}://USER@HOST/NAME.")
-    if kind == SQLITE:
-        _check_file(uri, named)
+        fault = f"is not the address of an MLflow store: give {FORMS}"
+    elif kind not in known:
+        fault = f"has the unknown scheme '{scheme}'.{near_names(kind, known)} Give {FORMS}"
+    elif kind in SERVERS and not _has_host(uri):
+        fault = "names no server: give http://HOST:PORT"
+    elif kind in DATABASES and len(rest) < len("//x"):
+        fault = f"names no database: give {kind}://USER@HOST/NAME"
+    elif kind == SQLITE:
+        fault = _file_fault(uri.partition(":///")[2].partition("?")[0])
+    if fault is not None:
+        raise InputError(f"{setting}{uri} {fault}.")
 
 
 def sqlite_file(uri: str) -> Path | None:
@@ -80,28 +78,48 @@ def sqlite_file(uri: str) -> Path | None:
     return Path(uri.partition(":///")[2].partition("?")[0]).absolute()
 
 
-def check_exists(uri: str) -> None:
-    """Raise InputError if a checked address names an SQLite file that is missing or that is not MLflow's.
+def _has_host(uri: str) -> bool:
+    try:
+        parts = urlsplit(uri)
+        return bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:  # a port that is no number
+        return False
 
-    Call this before reading: MLflow would create the file.
-    """
-    file = sqlite_file(uri)
-    if file is None:
-        return
-    if not file.exists():
-        near = near_names(file.name, [path.name for path in file.parent.glob("*.db")])
-        raise InputError(
-            f"there is no MLflow database {file}.{near} `make track` builds one from the results files."
+
+def _file_fault(name: str) -> str | None:
+    """Why a name in an address cannot be that of an SQLite file; None if it can."""
+    file = Path(name).absolute()
+    if not name or name.startswith(":memory:"):
+        return "names no file: give sqlite:///FILE with three slashes, or four for an absolute path"
+    if name.startswith("~"):
+        return f"has a ~, which is not expanded: give {SQLITE}:///{Path(name).expanduser()}"
+    if not file.parent.parent.is_dir():
+        return f"cannot be made: there is no folder {file.parent}. Create it or correct the path"
+    if file.is_dir():
+        return f"is a folder: give a file in it, such as {SQLITE}:///{name.rstrip('/')}/mlflow.db"
+    if file.is_file():
+        try:
+            with file.open("rb") as stream:
+                whole = stream.read(16) in (b"", b"SQLite format 3\0")
+        except OSError:  # not readable: using the store reports it
+            return None
+        return None if whole else f"does not fit: {file} is not an SQLite database. Give another file"
+    # A new database with almost the name of one beside it is more likely a slip.
+    others = [path.name for path in file.parent.glob("*.db")]
+    if near := difflib.get_close_matches(file.name, others, n=1, cutoff=0.8):
+        return (
+            f"is not there: there is no database {file.name}, but there is {near[0]}. Correct the name; to start a "
+            f"new database, create an empty file first: touch {file}"
         )
-    if (fault := damage(file)) is not None:
-        raise InputError(
-            f"the MLflow database {file} is damaged ({fault}): `python -m pruning.track` builds the one beside the "
-            "results again; move any other one away first."
-        )
-    with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as database:
-        tables = database.execute("select name from sqlite_master where name = 'experiments'").fetchall()
-    if not tables:
-        raise InputError(f"{file} is not a database of MLflow: give that of the results, RESULTS/mlflow.db.")
+    return None
+
+
+# SQLite files
+
+# What could change numbers while they are written or read. MLflow's own trigger protects its table of secrets.
+FOREIGN = (
+    "select type, name from sqlite_master where type = 'view' or (type = 'trigger' and tbl_name != 'secrets')"
+)
 
 
 def damage(file: Path) -> str | None:
@@ -122,61 +140,27 @@ def damage(file: Path) -> str | None:
         return str(error)
 
 
-def _has_host(uri: str) -> bool:
-    try:
-        parts = urlsplit(uri)
-        return bool(parts.hostname) and (parts.port or 1) > 0
-    except ValueError:  # a port that is no number
-        return False
-
-
-def _check_file(uri: str, named: str) -> None:
-    """Raise InputError unless the address has the form sqlite:///FILE and FILE is, or can become, a database."""
-    name = uri.partition(":///")[2].partition("?")[0]
-    if not name or name.startswith(":memory:"):
+def _check_database(file: Path) -> None:
+    """Raise InputError unless there is a whole database of MLflow, which would create one, or fill another's."""
+    if not file.exists():
+        near = near_names(file.name, [path.name for path in file.parent.glob("*.db")])
         raise InputError(
-            f"{named} names no file: give sqlite:///FILE with three slashes, or four for an absolute path."
+            f"there is no MLflow database {file}.{near} `make track` builds one from the results files."
         )
-    if name.startswith("~"):
+    if (fault := damage(file)) is not None:
         raise InputError(
-            f"{named}: ~ is not expanded in an address: give {SQLITE}:///{Path(name).expanduser()}"
+            f"the MLflow database {file} is damaged ({fault}): `python -m pruning.track` builds the one beside the "
+            "results again; move any other one away first."
         )
-    file = Path(name).absolute()
-    if not file.parent.parent.is_dir():
-        raise InputError(f"{named}: there is no folder {file.parent}. Create it or correct the path.")
-    if file.is_dir():
-        raise InputError(f"{named} is a folder: give a file in it, such as {uri.rstrip('/')}/mlflow.db.")
-    if file.is_file() and _first_bytes(file) not in (b"", HEADER):
-        raise InputError(f"{named}: {file} is not an SQLite database. Give another file.")
-    _refuse_near_name(file, named)
+    with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as database:
+        if not database.execute("select 1 from sqlite_master where name = 'experiments'").fetchone():
+            raise InputError(
+                f"{file} is not a database of MLflow: give that of the results, RESULTS/mlflow.db."
+            )
 
 
-def _first_bytes(file: Path) -> bytes:
-    try:
-        with file.open("rb") as stream:
-            return stream.read(len(HEADER))
-    except OSError:  # not readable: using the store reports it
-        return HEADER
+# Errors of MLflow, its database and its server, of many kinds: a word of the text, and what it means.
 
-
-def _refuse_near_name(file: Path, named: str) -> None:
-    """Raise InputError if a new database would have almost the name of one beside it: a slip is more likely."""
-    others = [path.name for path in file.parent.glob("*.db")]
-    if not file.exists() and (near := difflib.get_close_matches(file.name, others, n=1, cutoff=0.8)):
-        raise InputError(
-            f"{named}: there is no database {file.name}, but there is {near[0]}. Correct the name; to start "
-            f"a new database, create an empty file first: touch {file}"
-        )
-
-
-def _plugins() -> list[str]:
-    """The schemes of stores that installed plugins of MLflow add."""
-    return [point.name for point in entry_points(group="mlflow.tracking_store")]
-
-
-# Turn the exceptions of MLflow and its database into one sentence each.
-
-# A word of the exception's text, and what it means. The first that matches is used.
 MEANINGS = (
     ("Connection refused", "no server answers there"),
     ("Failed to resolve", "its host is unknown"),
@@ -196,11 +180,7 @@ MEANINGS = (
 
 def reason(error: BaseException) -> str:
     """Why a store cannot be used, in a few words on one line."""
-    text = str(error)
-    for word, meaning in MEANINGS:
-        if word in text:
-            return meaning
-    return first_line(error)
+    return next((meaning for word, meaning in MEANINGS if word in str(error)), first_line(error))
 
 
 @contextmanager
@@ -210,5 +190,5 @@ def plain_errors(store: object) -> Iterator[None]:
         yield
     except PruningError:
         raise
-    except Exception as error:  # MLflow, SQLAlchemy and requests raise exceptions of many kinds
+    except Exception as error:
         raise PruningError(f"the MLflow store {store} cannot be used: {reason(error)}") from error

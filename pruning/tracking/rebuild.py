@@ -15,22 +15,80 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import yaml
 
-from pruning.config.compose import names_folder
+from pruning.config.compose import build, names_folder
 from pruning.core.errors import DamagedError, InputError, PruningError, first_line, merged_error
-from pruning.core.records import CLASS, NAME, outward, recorded, without_option
+from pruning.core.records import CLASS, NAME, outward, without_option
 from pruning.runs.cell import Tracker
 from pruning.tracking.client import check_uri, connect, plain_errors
-from pruning.tracking.mlflow_run import FILES, TABLES, address, show_as_training_runs
+from pruning.tracking.mlflow_run import FILES, TABLES
 from pruning.tracking.store import DATABASE, MLflow
 
 log = logging.getLogger(__name__)
 
 
-Grouped = list[tuple[Tracker, list[Path]]]
+def main() -> None:
+    """The command `python -m pruning.track`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pruning.track",
+        usage="%(prog)s [RESULTS] [tracker.uri=URI]",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
+    words = parser.parse_args().words
+    folders = [word for word in words if names_folder(word)]
+    if len(folders) > 1:
+        raise InputError(f"{len(folders)} folders are given ({', '.join(folders)}): give one.")
+    uri = asked_store([word for word in words if not names_folder(word)])
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    results = Path(folders[0] if folders else "results").expanduser().resolve()
+    if not any(results.glob("*/config.yaml")) and not (results / TABLES / FILES[0]).exists():
+        raise InputError(f"no cell found in {results}: give the folder that `paths.results` named.")
+    record_all(results, uri)
+
+
+def asked_store(words: Sequence[str]) -> str | None:
+    """The store that the words of a command name with `tracker.uri=URI`; None if there are no words.
+
+    Raises InputError for another word, or if the address cannot be that of a store.
+    """
+    if not words:
+        return None
+    name, _, uri = words[0].partition("=")
+    if len(words) > 1 or name != "tracker.uri":
+        raise InputError(f"{' '.join(words)}: this command takes one setting, tracker.uri=URI.")
+    check_uri(uri)
+    return uri
+
+
+def record_all(results: Path, uri: str | None = None) -> int:
+    """Record the table of published masks and each cell that has a result; returns the number of these cells.
+
+    `uri` is the store that the command names. Raises PruningError, after all other cells are recorded, if a store or
+    a cell caused an error.
+    """
+    grouped, errors = trackers(results, uri)
+    if (results / TABLES / FILES[0]).exists():
+        (grouped[0][0] if grouped else MLflow(uri)).table(results, results / TABLES)
+        log.info("the table of published masks is recorded")
+    for tracker, folders in grouped:
+        try:
+            tracker.record(results, folders, again=True)
+            log.info(
+                "%d cells recorded in %s", len(folders), getattr(tracker, "uri", None) or results / DATABASE
+            )
+        except PruningError as error:
+            errors.append(error)
+    if errors:
+        raise merged_error(errors)
+    return sum(len(folders) for _, folders in grouped)
+
+
+Grouped: TypeAlias = list[tuple[Tracker, list[Path]]]
 
 
 def trackers(results: Path, uri: str | None = None) -> tuple[Grouped, list[PruningError]]:
@@ -62,26 +120,19 @@ def trackers(results: Path, uri: str | None = None) -> tuple[Grouped, list[Pruni
     return list(grouped.items()), errors
 
 
-def record_all(results: Path, uri: str | None = None) -> int:
-    """Record each cell that has a result; returns the number of these cells.
+def _tracker(settings: Mapping[str, Any], uri: str | None) -> Tracker:
+    """The tracker in a cell's recorded settings, if it writes where this command may write; else the command's own.
 
-    `uri` is the store that the command names. Raises PruningError, after all other cells are recorded, if a store or
-    a cell caused an error.
+    That one writes to `uri`, or to the SQLite file in the results folder.
     """
-    return _record(results, *trackers(results, uri))
-
-
-def _record(results: Path, grouped: Grouped, errors: list[PruningError]) -> int:
-    for tracker, folders in grouped:
-        try:
-            tracker.record(results, folders, again=True)
-        except PruningError as error:
-            errors.append(error)
-            continue
-        log.info("%d cells recorded in %s", len(folders), getattr(tracker, "uri", None) or results / DATABASE)
-    if errors:
-        raise merged_error(errors)
-    return sum(len(folders) for _, folders in grouped)
+    plain = without_option(settings)
+    if not isinstance(plain.get("experiment", ""), str):
+        raise DamagedError(f"tracker.experiment={plain['experiment']} is not text.")
+    usable = plain.get("uri") == uri or (uri is None and not outward({"tracker": plain}))
+    if plain.get(CLASS) not in ("MLflow", "Server") or not usable:
+        return MLflow(uri)
+    tracker: Tracker = build("tracker", plain)
+    return tracker
 
 
 class _Plain(yaml.SafeLoader):
@@ -108,92 +159,16 @@ def _settings(path: Path) -> Mapping[str, Any]:
     return settings
 
 
-def _tracker(settings: Mapping[str, Any], uri: str | None) -> Tracker:
-    """The tracker in a cell's recorded settings, if it writes where this command may write; else the command's own.
-
-    That one writes to `uri`, or to the SQLite file in the results folder.
-    """
-    from pruning.config.compose import build
-
-    plain = without_option(recorded(settings))
-    if not isinstance(plain.get("experiment", ""), str):
-        raise DamagedError(f"tracker.experiment={plain['experiment']} is not text.")
-    usable = plain.get("uri") == uri or (uri is None and not outward({"tracker": plain}))
-    if plain.get(CLASS) not in ("MLflow", "Server") or not usable:
-        return MLflow(uri)
-    tracker: Tracker = build("tracker", plain)
-    return tracker
-
-
-def asked_store(words: Sequence[str]) -> str | None:
-    """The store that the words of a command name with `tracker.uri=URI`; None if there are no words.
-
-    Raises InputError for another word, or if the address cannot be that of a store.
-    """
-    if not words:
-        return None
-    name, _, uri = words[0].partition("=")
-    if len(words) > 1 or name != "tracker.uri":
-        raise InputError(f"{' '.join(words)}: this command takes one setting, tracker.uri=URI.")
-    check_uri(uri)
-    return uri
-
-
-def main() -> None:
-    """The command `python -m pruning.track`."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pruning.track",
-        usage="%(prog)s [RESULTS] [tracker.uri=URI]",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
-    words = parser.parse_args().words
-    folders = [word for word in words if names_folder(word)]
-    if len(folders) > 1:
-        raise InputError(f"{len(folders)} folders are given ({', '.join(folders)}): give one.")
-    uri = asked_store([word for word in words if not names_folder(word)])
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    results = Path(folders[0] if folders else "results").expanduser().resolve()
-    cells = sorted(path.parent for path in results.glob("*/config.yaml"))
-    table = results / TABLES
-    if not cells and not (table / FILES[0]).exists():
-        raise InputError(f"no cell found in {results}: give the folder that `paths.results` named.")
-    grouped, errors = trackers(results, uri)
-    if (table / FILES[0]).exists():
-        (grouped[0][0] if grouped else MLflow(uri)).table(results, table)
-        log.info("the table of published masks is recorded")
-    _record(results, grouped, errors)
-
-
-# Browse the runs of a results folder in MLflow.
-#
-# python -m pruning.ui [RESULTS] [--port 5000]
-#
-# Prints the address of the page that shows the runs, then starts the server of MLflow until Ctrl-C. `make ui` does
-# the same. No database is created: `make track` does that.
-
-
-def page(results: Path, port: int) -> str:
-    """The address of the page with the runs of a results folder; old experiments are set to show them.
-
-    Raises PruningError if there is no database, or if it cannot be used.
-    """
-    database = results / DATABASE
-    if database.is_symlink():
-        raise PruningError(f"{database} is a symbolic link: give the folder that it leads to.")
-    with plain_errors(database):
-        client = connect(f"sqlite:///{database}")
-        experiment = client.get_experiment_by_name(MLflow.experiment)
-        if experiment is None:
-            raise PruningError(f"{database} has no runs: `python -m pruning.track {results}` records them.")
-        show_as_training_runs(client, experiment.experiment_id)
-    return address(f"http://localhost:{port}", experiment.experiment_id)
+# The command `python -m pruning.ui`
 
 
 def browse() -> None:
-    """The command `python -m pruning.ui`."""
-    parser = argparse.ArgumentParser(prog="python -m pruning.ui", description=__doc__)
+    """Print the address of the page that shows the runs, then start the server of MLflow until Ctrl-C.
+
+    No database is created: `make track` does that.
+    """
+    description = "Browse the runs of a results folder in MLflow; `make ui` does the same."
+    parser = argparse.ArgumentParser(prog="python -m pruning.ui", description=description)
     parser.add_argument("results", nargs="?", default="results", help="the folder of the cells")
     parser.add_argument("--port", type=int, default=5000)
     asked = parser.parse_args()
@@ -204,3 +179,20 @@ def browse() -> None:
     store = ["--backend-store-uri", f"sqlite:///{results / DATABASE}"]
     where = ["--host", "127.0.0.1", "--port", str(asked.port)]
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", "ui", *store, *where])  # Ctrl-C reaches MLflow
+
+
+def page(results: Path, port: int) -> str:
+    """The address of the page with the runs of a results folder.
+
+    MLflow 3.17 opens an experiment in its view for GenAI, unless the address asks for model training. Raises
+    PruningError if there is no database, or if it cannot be used.
+    """
+    database = results / DATABASE
+    if database.is_symlink():
+        raise PruningError(f"{database} is a symbolic link: give the folder that it leads to.")
+    with plain_errors(database):
+        experiment = connect(f"sqlite:///{database}").get_experiment_by_name(MLflow.experiment)
+    if experiment is None:
+        raise PruningError(f"{database} has no runs: `python -m pruning.track {results}` records them.")
+    number = experiment.experiment_id
+    return f"http://localhost:{port}/#/experiments/{number}/runs?workflowType=machine_learning"

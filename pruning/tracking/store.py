@@ -3,34 +3,21 @@
 from __future__ import annotations
 
 import logging
-import sqlite3
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
-from pruning.core import records
-from pruning.core.errors import InputError
+from pruning.core import records, storage
+from pruning.core.errors import InputError, PruningError
 from pruning.core.records import NAME
-from pruning.core.storage import staged
 from pruning.runs.cell import Note, silent
 from pruning.tracking.client import check_uri, connect, damage, plain_errors
-from pruning.tracking.mlflow_run import (
-    KIND,
-    NOTED,
-    VERSION,
-    VIEWED,
-    raise_failures,
-    record_runs,
-    record_table,
-    show_as_training_runs,
-    studies_of,
-    version_of,
-)
+from pruning.tracking.mlflow_run import EXPERIMENT_TAGS, record_runs, record_table, studies_of, version_of
 
 if TYPE_CHECKING:
     from pruning.runs.cell import Cell
@@ -39,6 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DATABASE = "mlflow.db"
+HELD = "mlflow.held"  # what the SQLite file holds, to be read without MLflow
 PATIENCE = 60.0  # seconds to wait while another process creates the database
 
 
@@ -75,14 +63,16 @@ class MLflow:
 
         Raises PruningError if the store cannot be used, or after the others are recorded if a cell cannot be.
         """
-        if not again and self._has_all(results, folders):
-            return
         with plain_errors(self._store(results)):
+            if not again and self._wanted(results, folders).items() <= self._held(results).items():
+                return
             client, experiment = self._open(results)
             with self._writing(results):
-                failures = record_runs(client, experiment, folders)
-                records.record_studies(client, experiment, results)
-                show_as_training_runs(client, experiment)
+                held = self._held(results)
+                failures = record_all_runs(client, experiment, results, folders)
+                if self.uri is None and not failures:
+                    lines = sorted(" ".join(item) for item in (held | self._wanted(results, folders)).items())
+                    storage.write_text(results / HELD, "\n".join(lines))
         raise_failures(failures)
 
     def table(self, results: Path, folder: Path) -> None:
@@ -92,162 +82,112 @@ class MLflow:
             with self._writing(results):
                 record_table(client, experiment, folder)
 
-    def _has_all(self, results: Path, folders: Sequence[Path]) -> bool:
-        """Whether the SQLite file beside the results already holds these cells; only that file is read."""
-        if self.uri is not None:
-            return False
-        before = recorded_before(results / DATABASE, self.experiment, _artifacts(results))
-        return before is not None and nothing_new(before, results, folders)
-
     def _store(self, results: Path) -> str:
         return self.uri or str(results / DATABASE)
 
     def _writing(self, results: Path) -> AbstractContextManager[object]:
-        """A lock for writing runs; only the file beside the results has one."""
-        return nullcontext() if self.uri else _writing_lock(results)
+        """A lock for writing runs to the file beside the results.
+
+        Two commands that record one cell would delete each other's unfinished run. Recording many cells takes
+        minutes, so this is another lock than that of a command that only opens the store.
+        """
+        return nullcontext() if self.uri else FileLock(results / "mlflow-writing.lock")
 
     def _open(self, results: Path) -> tuple[Any, str]:
-        if self.uri is None and (database := results / DATABASE).is_symlink():
+        """A client and the id of the experiment, which is created if it is missing."""
+        database = results / DATABASE
+        if self.uri is None and database.is_symlink():
             raise InputError(
                 f"{database} is a symbolic link, and nothing is written through one: remove it, or give the store "
                 f"itself, tracker.uri=sqlite:///{database.resolve()}"
             )
         with FileLock(results / "mlflow.lock", timeout=PATIENCE):
-            damaged = self.uri is None and put_aside_if_damaged(results / DATABASE)
             if self.uri is None:
-                create_store(results / DATABASE)
-            client = connect(self.uri or f"sqlite:///{results / DATABASE}", create=True)
-            experiment = self._experiment(client, results)
-        if damaged:
-            with self._writing(results):
-                failures = record_runs(client, experiment, _done(results))
-            for failure in failures:
-                log.warning(failure)
-        return client, experiment
+                put_aside_if_damaged(database)
+                create_store(database)
+            client = connect(self.uri or f"sqlite:///{database}", create=True)
+            known = client.get_experiment_by_name(self.experiment)
+            location = None if self.uri else _artifacts(results)
+            if known is not None and location in (None, known.artifact_location):
+                return client, str(known.experiment_id)
+            # If the results folder was moved, start a new experiment: MLflow stores absolute paths.
+            if known is not None:
+                client.rename_experiment(known.experiment_id, f"{self.experiment} {known.artifact_location}")
+                client.delete_experiment(known.experiment_id)
+            return client, str(
+                client.create_experiment(self.experiment, artifact_location=location, tags=EXPERIMENT_TAGS)
+            )
 
-    def _experiment(self, client: Any, results: Path) -> str:
-        """The id of the experiment, which is created if it is missing."""
-        known = client.get_experiment_by_name(self.experiment)
-        location = None if self.uri else _artifacts(results)
-        if known is not None and location in (None, known.artifact_location):
-            return str(known.experiment_id)
-        # If the results folder was moved, start a new experiment: MLflow stores absolute paths.
-        if known is not None:
-            client.rename_experiment(known.experiment_id, f"{self.experiment} {known.artifact_location}")
-            client.delete_experiment(known.experiment_id)
-        return str(client.create_experiment(self.experiment, artifact_location=location))
+    # MLflow's import alone takes two seconds. So a file says what the store held after the last recording: the
+    # version of each cell and study, and the state of the database, which any other writer changes.
+
+    def _state(self, results: Path) -> dict[str, str]:
+        try:
+            state = (results / DATABASE).stat()
+        except OSError:
+            return {"no store": ""}
+        return {f"store {self.experiment} {_artifacts(results)}": f"{state.st_size}-{state.st_mtime_ns}"}
+
+    def _wanted(self, results: Path, folders: Sequence[Path]) -> dict[str, str]:
+        """What the store holds if recording these cells changes nothing."""
+        wanted, studies = self._state(results), studies_of(folders)
+        done = [folder for folder in folders if (folder / NAME).exists()]
+        wanted |= {f"cell {folder.name}": version_of(folder, studies[folder]) for folder in done}
+        lists = (results / "studies").glob("*.json")
+        return wanted | {f"study {path.stem}": storage.file_sha256(path) for path in lists}
+
+    def _held(self, results: Path) -> dict[str, str]:
+        """What the file beside the results holds; nothing if it has been written since, or if that is not known."""
+        if self.uri is not None:
+            return {}
+        try:
+            lines = (results / HELD).read_text(encoding="utf-8").splitlines()
+        except (OSError, ValueError):
+            return {}
+        held = {name: value for name, _, value in (line.rpartition(" ") for line in lines)}
+        return held if self._state(results).items() <= held.items() else {}
 
 
-@contextmanager
-def _writing_lock(results: Path) -> Iterator[None]:
-    """Let one command at a time write runs: two that record one cell would delete each other's unfinished run.
+def record_all_runs(client: Any, experiment: str, results: Path, folders: Sequence[Path]) -> list[str]:
+    """Record cells and the studies of their folder; returns a sentence for each cell that could not be recorded."""
+    failures = record_runs(client, experiment, folders)
+    records.record_studies(client, experiment, results)
+    return failures
 
-    Recording many cells takes minutes, so this is another lock than that of a command that only opens the store.
-    """
-    lock = FileLock(results / "mlflow-writing.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        log.info("another command writes to %s: waiting for it", DATABASE)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+
+def raise_failures(failures: Sequence[str]) -> None:
+    """Raise PruningError with the sentences of `record_all_runs`, if there are any."""
+    if failures:
+        raise PruningError(" ".join([*failures, "All other cells are recorded."]))
 
 
 def _artifacts(results: Path) -> str:
     return (results / "mlflow-artifacts").as_uri()
 
 
-def _done(results: Path) -> list[Path]:
-    """The folders of all cells that have a result."""
-    return sorted(path.parent for path in results.glob(f"*/{NAME}"))
-
-
-def put_aside_if_damaged(database: Path) -> bool:
-    """Rename a damaged database, with its journals, so that a new one can be built; whether it was damaged."""
+def put_aside_if_damaged(database: Path) -> None:
+    """Rename a damaged database, with its journals, so that a new one can be built."""
     if not database.exists() or (fault := damage(database)) is None:
-        return False
-    aside = database.with_name(f"{database.name}.damaged-{datetime.now():%Y%m%dT%H%M%S}")
+        return
+    aside = f"{database}.damaged-{datetime.now():%Y%m%dT%H%M%S}"
     for end in ("", "-wal", "-shm", "-journal"):
-        part = database.with_name(database.name + end)
-        if part.exists():
+        if (part := Path(f"{database}{end}")).exists():
             part.rename(f"{aside}{end}")
     log.warning(
-        "%s is damaged (%s): it is now %s, and a new one is built from the results files.",
+        "%s is damaged (%s): it is now %s, and a new one is begun: `python -m pruning.track` fills it.",
         database,
         fault,
-        aside.name,
+        aside,
     )
-    return True
-
-
-# Make a new SQLite store of MLflow in one step: MLflow creates its tables one by one, which takes seconds.
-#
-# MLflow cannot open a store in which a kill has left some of the tables. So a new store is made under a hidden name.
 
 
 def create_store(database: Path) -> None:
-    """Create an empty store in the file `database` unless the file exists. Call this under the store's lock."""
-    if database.exists():
-        return
-    with staged(database) as scratch:
-        client = connect(f"sqlite:///{scratch / database.name}", create=True)
-        client.search_experiments()
-        client._tracking_client.store.engine.dispose()  # closes the file
-        (scratch / database.name).replace(database)
+    """Create an empty store in the file `database` unless the file exists. Call this under the store's lock.
 
-
-# What an SQLite store of MLflow already holds, read without MLflow, whose import alone takes two seconds.
-#
-# Only the tables of experiments, runs and tags are read. If they cannot be read, nothing counts as recorded.
-
-EXPERIMENT = (
-    "select experiment_id, artifact_location from experiments where name = ? and lifecycle_stage = 'active'"
-)
-TAGS = "select key, value from experiment_tags where experiment_id = ?"
-VERSIONS = """
-select cell.value, version.value from runs
-join tags as cell on cell.run_uuid = runs.run_uuid and cell.key = 'cell'
-join tags as version on version.run_uuid = runs.run_uuid and version.key = ?
-where runs.experiment_id = ? and runs.lifecycle_stage = 'active'
-"""
-
-
-@dataclass(frozen=True)
-class Before:
-    """The tags of the experiment, and (cell, version) of each recorded run."""
-
-    tags: dict[str, str]
-    runs: frozenset[tuple[str, str]]
-
-
-def recorded_before(database: Path, experiment: str, location: str) -> Before | None:
-    """What the experiment of a store holds.
-
-    None if there is no such store or experiment, if its artifacts are elsewhere, or if the store is damaged.
+    MLflow creates its tables one by one, which takes seconds, and cannot open a store in which a kill has left some
+    of the tables. So a new store is made under a hidden name.
     """
-    if not database.exists() or damage(database) is not None:
-        return None
-    try:
-        with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True, timeout=5)) as connection:
-            found = connection.execute(EXPERIMENT, (experiment,)).fetchone()
-            if found is None or found[1] != location:
-                return None
-            tags = dict(connection.execute(TAGS, (found[0],)).fetchall())
-            return Before(tags, frozenset(connection.execute(VERSIONS, (VERSION, found[0])).fetchall()))
-    except sqlite3.Error:
-        return None
-
-
-def nothing_new(before: Before, results: Path, folders: Sequence[Path]) -> bool:
-    """Whether recording these cells would change nothing: every run, every study and the view are there."""
-    if before.tags.get(KIND[0]) != KIND[1] or not {VIEWED, NOTED} <= before.tags.keys():
-        return False
-    studies = studies_of(folders)
-    recorded = all(
-        not (folder / NAME).exists() or (folder.name, version_of(folder, studies[folder])) in before.runs
-        for folder in folders
-    )
-    return recorded and records.wanted_tags(before.tags, results).items() <= before.tags.items()
+    if not database.exists():
+        with storage.staged(database) as scratch:
+            connect(f"sqlite:///{scratch / database.name}", create=True).search_experiments()
+            (scratch / database.name).replace(database)

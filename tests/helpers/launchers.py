@@ -21,7 +21,7 @@ LAUNCHER = {"class": "Slurm", "order": "sharing"}
 
 def task(key: str, group: str = "a", evaluations: int = 10, resources: Resources | None = None) -> QueuedCell:
     config = {"eval": {"items": 2}, "tracker": {"class": "NoTracker"}}
-    return QueuedCell(key, config, {"algo": "greedy"}, resources or Resources(), evaluations, group)
+    return QueuedCell(key, config, {"algo": "greedy"}, resources or Resources(), evaluations, group, {}, {})
 
 
 def submission(results: Path, *tasks: QueuedCell, where: str = "/somewhere", **jobs: str) -> Submission:

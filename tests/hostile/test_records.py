@@ -25,7 +25,7 @@ from pruning.export.request import of_cell
 from pruning.healing.healed_files import read_record
 from pruning.launcher import submit
 from pruning.launcher.job import Job
-from pruning.launcher.submission import Submission, SubmissionRecord, read_submission
+from pruning.launcher.submission import Submission, SubmissionRecord
 from pruning.published import library
 from pruning.routing.router_files import read_router
 from pruning.study import heal_command, status
@@ -181,6 +181,7 @@ def test_submissions_and_their_jobs(
     config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = {"key": "a", "config": config, "choices": NAMES, "resources": {}, "evaluations": 1, "group": "g"}
+    task |= {"files": {}, "heal_files": {}}
     names = {"submitted": "2026", "code": "c", "where": str(tmp_path), "driver": "process-a-1-1"}
     record = {"launcher": {"class": "Slurm", "setup": ["echo $HOME"]}, "tasks": [task], **names}
     places = [
@@ -376,7 +377,7 @@ def test_paths_of_a_submission_that_are_none(paths: Any, config: dict[str, Any],
     record |= dict.fromkeys(SubmissionRecord.__required_keys__ - record.keys(), "x")
     path = write(tmp_path / "jobs" / "cells-1" / "submission.json", record)
     with pytest.raises(DamagedError, match=r"submission\.json"):
-        read_submission(path)
+        Submission.load(path)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from pruning.core.errors import InputError, PruningError
 from pruning.tracking import rebuild
 from pruning.tracking import store as store_module
 from pruning.tracking.client import connect
-from pruning.tracking.mlflow_run import KIND, mask_picture, run_name, show_as_training_runs
+from pruning.tracking.mlflow_run import mask_picture, run_name
 from pruning.tracking.mlflow_server import Server
 from pruning.tracking.store import MLflow
 from tests.helpers.analysis_grid import ONE, write
@@ -162,6 +162,7 @@ def test_a_damaged_database_is_put_aside_and_built_again(
     database.write_bytes(whole[:8192] + bytes(8192) + whole[16384 : len(whole) // 2])
     MLflow().start(folder)
     assert "mlflow.db is damaged" in caplog.text
+    assert rebuild.record_all(folder) == len(_cells(folder))
     assert set(runs(f"sqlite:///{database}")) == {cell.name for cell in _cells(folder)}
     (aside,) = folder.glob("mlflow.db.damaged-*")
     assert aside.stat().st_size == 8192 * 2 + len(whole) // 2 - 16384
@@ -194,24 +195,12 @@ def test_a_server_that_is_absent_is_one_line(
     assert not caplog.records
 
 
-def test_an_old_experiment_opens_on_its_training_runs(results: Path) -> None:
-    client = connect(f"sqlite:///{results / 'mlflow.db'}")
-    client.delete_experiment_tag("1", KIND[0])
-    client.set_experiment_tag("1", "mlflow.note.content", "mine")
-    shown = rebuild.page(results, 5001)
-    assert shown == (
-        "http://localhost:5001/#/experiments/1/runs?workflowType=machine_learning&viewStateShareKey=cells"
+def test_a_page_shows_training_runs_and_creates_nothing(results: Path) -> None:
+    before = (results / "mlflow.db").stat().st_mtime_ns
+    assert rebuild.page(results, 5001) == (
+        "http://localhost:5001/#/experiments/1/runs?workflowType=machine_learning"
     )
-    tags = client.get_experiment("1").tags
-    assert tags[KIND[0]] == KIND[1]
-    assert tags["mlflow.note.content"] == "mine"  # a person's own text stays
-    state = json.loads(json.loads(tags["mlflow.sharedViewState.cells"])["state"])
-    assert state["selectedColumns"][:2] == ["tags.`dropped`", "metrics.`calibration/loss`"]
-    assert any(column.startswith("metrics.`pruned/ppl/") for column in state["selectedColumns"])
-    calls: list[Any] = []
-    client.set_experiment_tag = lambda *tag: calls.append(tag)
-    show_as_training_runs(client, "1")
-    assert not calls  # nothing is written if nothing changed
+    assert (results / "mlflow.db").stat().st_mtime_ns == before
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,6 @@ from tests.helpers.evaluations import items_file
 PANEL = {"one_shot", "greedy", "beam", "genetic", "bayesian", "cbo", "fast_block_select"}
 GRIDS = {
     "compress": 1,
-    "published": 1,
-    "published_ours": 1,
     "tasks": 1,
     "units": 32,
     "heal": 12,

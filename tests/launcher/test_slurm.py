@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from pruning.core.errors import InputError
-from pruning.launcher import submission as submission_module
+from pruning.launcher import scheduler
+from pruning.launcher.scheduler import Info
 from pruning.launcher.slurm import Slurm, array_shares, job_arrays
 from pruning.launcher.submission import submissions
 from pruning.models.model import Resources
@@ -47,30 +48,22 @@ def test_one_array_for_each_kind_of_resources(tmp_path: Path, calls: Path) -> No
     small, large = script(tmp_path, 0), script(tmp_path, 1)
     assert "#SBATCH --array=0-2%2" in small
     assert not any("--array" in line for line in large), "one cell is one job"
-    for line in (
-        "nodes=2",
-        "ntasks-per-node=2",
-        "gpus-per-node=8",
-        "cpus-per-task=6",
-        "time=90",
-        "mem=102400MB",
-    ):
-        assert f"#SBATCH --{line}" in large
-    for line in ("partition=gpu", "reservation=day", "requeue", "signal=USR2@120"):
-        assert f"#SBATCH --{line}" in small
+    asked = ("nodes=2", "ntasks-per-node=2", "gpus-per-node=8", "cpus-per-task=6", "time=90", "mem=102400MB")
+    assert {f"#SBATCH --{line}" for line in asked} <= {*large}
+    given = ("partition=gpu", "reservation=day", "requeue", "signal=USR2@120")
+    assert {f"#SBATCH --{line}" for line in given} <= {*small}
     jobs = {key: job for record in submissions(tmp_path) for key, job in record.jobs.items()}
     assert jobs == {"a": "1_0", "b": "1_1", "c": "1_2", "big": "2"}
     assert all(record.complete for record in submissions(tmp_path))
 
 
-def test_a_cell_without_a_gpu_asks_for_none(tmp_path: Path, calls: Path) -> None:
-    Slurm().submit(tmp_path, [task("a", resources=Resources(gpus_per_rank=0))], "/here")
-    assert not any("gpus-per" in line for line in script(tmp_path, 0))
-
-
-def test_jobs_import_the_copy_of_the_code(tmp_path: Path, calls: Path) -> None:
-    Slurm(setup=["module load cuda"]).submit(tmp_path, [task("a")], "/here")
+def test_a_job_imports_the_copy_of_the_code_and_asks_for_no_gpu_without_need(
+    tmp_path: Path, calls: Path
+) -> None:
+    cell = task("a", resources=Resources(gpus_per_rank=0))
+    Slurm(setup=["module load cuda"]).submit(tmp_path, [cell], "/here")
     lines = script(tmp_path, 0)
+    assert not any("gpus-per" in line for line in lines)
     (record,) = submissions(tmp_path)
     assert f"export PYTHONPATH={tmp_path / 'code' / record.code}${{PYTHONPATH:+:$PYTHONPATH}}" in lines
     assert (tmp_path / "code" / record.code / "pruning" / "launcher" / "job.py").exists()
@@ -100,11 +93,8 @@ def test_no_more_cells_run_than_allowed_and_no_slot_is_wasted(sizes: list[int], 
 
 def test_cutting_keeps_all_tasks_in_order() -> None:
     tasks = [task(f"{n}", resources=LARGE if n % 3 else None) for n in range(11)]
-    parts = job_arrays(tasks, 3)
-    assert sorted(int(cell.key) for part in parts for cell in part) == list(range(11))
-    assert all(len({cell.resources for cell in part}) == 1 and len(part) <= 3 for part in parts)
-    small = [int(cell.key) for part in parts for cell in part if cell.resources != LARGE]
-    assert small == sorted(small)
+    parts = [[int(cell.key) for cell in part] for part in job_arrays(tasks, 3)]
+    assert parts == [[0, 3, 6], [9], [1, 2, 4], [5, 7, 8], [10]]
 
 
 def test_a_refusal_is_reported_and_nothing_is_in_flight(
@@ -112,7 +102,7 @@ def test_a_refusal_is_reported_and_nothing_is_in_flight(
 ) -> None:
     refusing = "echo 'sbatch: error: invalid partition specified: gpu' >&2\nexit 1"
     commands(tmp_path, monkeypatch, {"srun": "", "sbatch": refusing, "scontrol": ""})
-    with pytest.raises(InputError, match=r"sbatch refused 1 cells \(invalid partition specified: gpu\)"):
+    with pytest.raises(InputError, match=r"1 cells .*invalid partition specified: gpu"):
         Slurm(partition="gpu").submit(tmp_path, [task("a")], "/here")
     (record,) = submissions(tmp_path)
     assert (record.complete, record.jobs) == (True, {})
@@ -121,11 +111,11 @@ def test_a_refusal_is_reported_and_nothing_is_in_flight(
 @pytest.mark.parametrize(
     ("settings", "asked", "message"),
     [
-        ({"order": "shared"}, {}, "Did you mean sharing"),
-        ({"parallel": 0}, {}, "launcher.parallel=0 is too few"),
-        ({}, {"minutes": 2}, "is no longer than launcher.warning_seconds=120"),
-        ({}, {"ranks": 0}, "model.resources.ranks=0 of tiny is too few: choose 1 or more"),
-        ({}, {"gpus_per_rank": -1}, "choose 0 or more"),
+        ({"order": "shared"}, {}, "launcher.order 'shared'"),
+        ({"parallel": 0}, {}, "launcher.parallel=0"),
+        ({}, {"minutes": 2}, "minutes=2 of tiny .*launcher.warning_seconds=120"),
+        ({}, {"ranks": 0}, "model.resources.ranks=0 of tiny"),
+        ({}, {"gpus_per_rank": -1}, "gpus_per_rank=-1"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(
@@ -137,14 +127,11 @@ def test_settings_that_make_no_sense_are_refused(
 
 def test_a_machine_without_slurm_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(InputError, match="scontrol is not installed here: use a login node"):
+    with pytest.raises(InputError, match="scontrol is not installed"):
         Slurm().check({})
 
 
-SQUEUE = """7_0|RUNNING|None|1-02:03:04|2-00:00:00
-7_1|PENDING|Resources|0:00|10:00
-7_2|FAILED|NonZeroExitCode|0:07|10:00
-7_3|TIMEOUT|TimeLimit|10:00|10:00"""
+SQUEUE = "7_0|RUNNING|None\n7_1|PENDING|Resources\n7_2|FAILED|NonZeroExitCode\n7_3|TIMEOUT|TimeLimit"
 
 
 def test_squeue_is_asked_first_and_sacct_for_the_rest(
@@ -155,38 +142,28 @@ def test_squeue_is_asked_first_and_sacct_for_the_rest(
         "sacct": "echo '5_0|CANCELLED by 0|0:15'\necho '5_1|COMPLETED|0:0'",
     }
     seen = commands(tmp_path, monkeypatch, scripts)
-    infos = submission_module.ask(["x"], {"7_0", "7_1", "7_2", "7_3", "5_0", "6_0"})
-    assert (infos["7_0"].active, infos["7_0"].waiting, infos["7_0"].seconds) == (True, False, 93784.0)
-    assert (infos["7_1"].waiting, infos["7_1"].reason) == (True, "Resources")
-    assert (infos["7_2"].active, infos["7_2"].reason) == (False, "NonZeroExitCode (SLURM: FAILED)")
-    assert infos["7_3"].reason == "it reached its time limit (SLURM: TIMEOUT)"
-    assert infos["5_0"].reason == "cancelled (SLURM: CANCELLED)"
-    assert "6_0" not in infos
+    infos = scheduler.ask(["x"], {"7_0", "7_1", "7_2", "7_3", "5_0", "6_0"})
+    assert infos == {
+        "7_0": Info(active=True),
+        "7_1": Info(active=True, waiting=True, reason="Resources"),
+        "7_2": Info(active=False, reason="NonZeroExitCode (SLURM: FAILED)"),
+        "7_3": Info(active=False, reason="it reached its time limit (SLURM: TIMEOUT)"),
+        "5_0": Info(active=False, reason="cancelled (SLURM: CANCELLED)"),
+    }
     assert [line.split()[0] for line in seen.read_text().splitlines()] == ["squeue", "sacct"]
-
-
-def test_tasks_that_were_cancelled_before_they_started_share_one_row_of_sacct(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    row = """test "$SLURM_BITSTR_LEN" = 0 && echo '7_[0-2,6-10:2%4]|CANCELLED by 0|0:0'"""
-    commands(tmp_path, monkeypatch, {"squeue": "", "sacct": row})
-    asked = {f"7_{number}" for number in range(12)}
-    infos = submission_module.ask(["x"], asked)
-    assert sorted(infos, key=lambda job: int(job[2:])) == ["7_0", "7_1", "7_2", "7_6", "7_8", "7_10"]
-    assert {info.reason for info in infos.values()} == {"cancelled (SLURM: CANCELLED)"}
 
 
 def test_a_cluster_without_accounting_reports_nothing_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commands(tmp_path, monkeypatch, {"squeue": "", "sacct": "echo disabled >&2; exit 1"})
-    assert submission_module.ask(["x"], {"7_0"}) == {}
+    assert scheduler.ask(["x"], {"7_0"}) == {}
 
 
 def test_a_silent_scheduler_stops_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commands(tmp_path, monkeypatch, {"squeue": "echo 'Unable to contact slurm controller' >&2; exit 1"})
-    with pytest.raises(InputError, match=r"squeue failed \(Unable to contact slurm controller\)"):
-        submission_module.ask(["x"], {"7_0"})
+    with pytest.raises(InputError, match=r"squeue .*Unable to contact slurm controller"):
+        scheduler.ask(["x"], {"7_0"})
 
 
 def test_what_a_dead_command_left_is_cancelled_before_anything_is_submitted(

@@ -8,31 +8,34 @@ import pytest
 
 from pruning.core.errors import InputError
 from pruning.core.storage import file_sha256
-from pruning.launcher import submission as submission_module
-from pruning.launcher import submit
-from pruning.launcher.cell_state import CellState, State
+from pruning.launcher import scheduler, submit
+from pruning.launcher.cell_state import CellState, StateName
+from pruning.launcher.scheduler import Info
 from pruning.launcher.slurm import Slurm
-from pruning.launcher.submission import Info, submissions
+from pruning.launcher.submission import submissions
 from tests.conftest import Command
 from tests.helpers.launchers import result, submission, task
 
 
-def test_a_failure_keeps_the_error_of_the_cell_or_the_reason_of_the_scheduler() -> None:
-    failed = submit.failure(CellState("a", State.FAILED, "LossError: it is NaN: 3 of 4", log="launch.log"))
-    assert failed["error"] == {"type": "LossError", "message": "it is NaN: 3 of 4", "log": "launch.log"}
-    killed = submit.failure(CellState("a", State.FAILED, "its node died (SLURM: NODE_FAIL)"))
-    assert (killed["error"]["type"], killed["error"]["message"]) == (
-        "failed",
-        "its node died (SLURM: NODE_FAIL)",
-    )
-    lost = submit.failure(CellState("a", State.LOST, "it was never submitted: its command was stopped"))
-    assert lost["error"]["type"] == "lost"
+@pytest.mark.parametrize(
+    ("state", "reason", "kind", "message"),
+    [
+        (StateName.FAILED, "LossError: it is NaN: 3 of 4", "LossError", "it is NaN: 3 of 4"),
+        (StateName.FAILED, "its node died (SLURM: NODE_FAIL)", "failed", "its node died (SLURM: NODE_FAIL)"),
+        (StateName.LOST, "it was never submitted: so", "lost", "it was never submitted: so"),
+    ],
+)
+def test_a_failure_keeps_the_error_of_the_cell_or_the_reason_of_the_scheduler(
+    state: StateName, reason: str, kind: str, message: str
+) -> None:
+    error = submit.failure(CellState("a", state, reason, log="launch.log"))["error"]
+    assert error == {"type": kind, "message": message, "log": "launch.log"}
 
 
 def test_only_unusual_reasons_to_wait_are_reported() -> None:
-    waiting = [CellState(reason, State.PENDING, reason) for reason in ("Priority", "PartitionTimeLimit")]
+    waiting = [CellState(reason, StateName.PENDING, reason) for reason in ("Priority", "PartitionTimeLimit")]
     assert submit.summary(waiting) == "cells: 2 pending (some wait: PartitionTimeLimit)"
-    assert submit.summary([*waiting[:1], CellState("a", State.DONE)]) == "cells: 1 pending, 1 done"
+    assert submit.summary([*waiting[:1], CellState("a", StateName.DONE)]) == "cells: 1 pending, 1 done"
 
 
 @pytest.fixture
@@ -46,14 +49,14 @@ def slurm(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Info] | InputError]
             raise answer
         return {job: answer[job] for job in jobs if job in answer}
 
-    monkeypatch.setattr(submission_module, "ask", ask)
+    monkeypatch.setattr(scheduler, "ask", ask)
     monkeypatch.setattr(submit, "POLL", (0.0, 0.0))
     monkeypatch.setattr(submit, "SETTLED", 0.0)
     return answers
 
 
-RUNS = {"7_0": Info(active=True, waiting=False, reason="", seconds=1.0)}
-DIED = {"7_0": Info(active=False, waiting=False, reason="it died (SLURM: FAILED)", seconds=1.0)}
+RUNS = {"7_0": Info(active=True)}
+DIED = {"7_0": Info(active=False, reason="it died (SLURM: FAILED)")}
 
 
 def test_waiting_outlives_a_scheduler_that_restarts(
@@ -72,7 +75,7 @@ def test_a_job_that_is_gone_for_a_moment_is_not_given_up(
     monkeypatch.setattr(submit, "SETTLED", 60.0)
     monkeypatch.setattr(submit.time, "sleep", lambda _: len(slurm) > 1 or result(tmp_path, "a"))
     slurm += [RUNS, {}, DIED, RUNS, {}]
-    assert submit.settle(Slurm(), tmp_path, ["a"])["a"].state is State.DONE
+    assert submit.settle(Slurm(), tmp_path, ["a"])["a"].state is StateName.DONE
 
 
 def test_a_task_holds_the_digests_of_the_files_that_it_reads(

@@ -1,35 +1,35 @@
-"""The files of published masks: every entry has sources, fits its model, and keeps to what its source states."""
+"""The files of published masks, which keep to what their sources state, and their protocols."""
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import math
-from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 import pytest
-import yaml
 
+from pruning.calibration.sources import TEXTS
 from pruning.core.errors import InputError
+from pruning.evaluation.corpora import Corpus
+from pruning.evaluation.heldout import Heldout
+from pruning.models.model import DTYPES
 from pruning.published import library
-from pruning.published.library import PAIRINGS, Entry
+from pruning.published.library import ASPECTS, PAIRINGS, Protocol, PublishedMask
+from tests.helpers.tokens import with_bos
 
 ENTRIES = library.entries()
 PAPERS = {"evopress", "ours", "pudding", "quark", "shortened_llama", "shortgpt", "sleb"}
 
 
 def test_every_paper_has_entries() -> None:
-    assert (
-        {entry.paper for entry in ENTRIES}
-        == PAPERS
-        == {p.stem for p in (library.FOLDER / "papers").iterdir()}
-    )
+    files = {path.stem for path in (library.FOLDER / "papers").iterdir()}
+    assert {entry.paper for entry in ENTRIES} == PAPERS == files
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
-def test_an_entry_has_its_sources_and_as_many_blocks_as_they_state(entry: Entry) -> None:
+def test_an_entry_has_its_sources_and_as_many_blocks_as_they_state(entry: PublishedMask) -> None:
     for source in [entry.mask_source, *(number.source for number in entry.numbers)]:
         assert source.address.startswith("https://") or (
             entry.paper == "ours" and source.address.endswith(".md")
@@ -47,10 +47,27 @@ def test_an_entry_has_its_sources_and_as_many_blocks_as_they_state(entry: Entry)
     elif entry.mask.dropped:
         assert entry.paper == "ours", "every paper states how many blocks it removes"
     for number in entry.numbers:
-        assert number.value > 1
+        assert 1 < number.value < math.inf
         assert number.pairing in PAIRINGS
         assert number.pairing != "inferred" or entry.note or entry.paper == "sleb"
-        assert number.theirs.protocol.harness
+        protocol = number.theirs.protocol
+        assert protocol.harness
+        assert (protocol.source in TEXTS, protocol.dtype in DTYPES) == (True, True)
+        if protocol.drawn is None:
+            protocol.corpus.check(entry.name)
+        for value in (number, number.theirs, protocol, number.source):
+            check_types(value)
+    for value in (entry, entry.model, entry.mask_source):
+        check_types(value)
+
+
+def check_types(value: Any) -> None:
+    """Check that each field of a record that was read from a file has its type."""
+    hints = get_type_hints(type(value))
+    for name in hints:
+        kinds = [get_origin(kind) or kind for kind in get_args(hints[name]) or [hints[name]]]
+        kinds = [tuple] if get_origin(hints[name]) is tuple else kinds
+        assert type(getattr(value, name)) in kinds, (value, name)
 
 
 def test_masks_that_two_files_take_from_one_order_agree() -> None:
@@ -99,193 +116,54 @@ def test_entries_are_chosen_by_paper_model_or_name(only: list[str] | None, count
 
 
 def test_an_unknown_name_is_refused_with_similar_ones() -> None:
-    with pytest.raises(InputError, match=r"'slep'.*Did you mean sleb.*Papers and models: evopress.*dry_run"):
+    with pytest.raises(InputError, match=r"'slep'.* sleb.* evopress"):
         library.chosen(["sleb", "slep"])
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"removed": [3, 32]}, "bad.yaml, one: .*32"),
-        ({"removed": "a3 x4"}, "bad.yaml, one: .*not a list of blocks"),
-        ({"mask": "nowhere"}, r"bad\.yaml, one: mask='nowhere'"),
-        (
-            {
-                "numbers": [
-                    {"corpus": "c4", "value": 9.0, "protocol": "p", "source": "s", "pairing": "inferred"}
-                ]
-            },
-            "c4",
-        ),
-        (
-            {
-                "numbers": [
-                    {"corpus": "wikitext2", "value": 9, "protocol": "p", "source": "s", "pairing": "guessed"}
-                ]
-            },
-            r"bad\.yaml, one: numbers\[0\]\.pairing='guessed'",
-        ),
-    ],
-)
-def test_a_mistake_in_a_file_names_file_and_entry(
-    tmp_path: Path, change: dict[str, Any], message: str
-) -> None:
-    entry = {"name": "one", "model": "llama2_7b", "method": "m", "removed": [3], "mask": "s"} | change
-    data = {
-        "sources": {"s": {"address": "https://x", "place": "p", "read": "r"}},
-        "protocols": {"p": {"corpus": "wikitext2", "window": 2048}},
-        "entries": [entry],
-    }
-    path = tmp_path / "bad.yaml"
-    path.write_text(yaml.safe_dump(data))
-    with pytest.raises(InputError, match=message):
-        list(library._paper(path))
-
-
 def test_what_a_source_does_not_state_is_unknown_and_all_means_no_limit() -> None:
-    theirs = library.theirs(
-        {"corpus": "c4", "path": "x", "dtype": None, "windows": "all", "documents": 5, "join": None}
-    )
+    theirs = library.theirs("c4", path="x", dtype=None, windows="all", documents=5, join=None)
     assert theirs.unknown == ("dtype",)
     assert (theirs.protocol.windows, theirs.protocol.documents, theirs.protocol.join) == (None, 5, None)
 
 
-Place = tuple[Any, ...]
-HOSTILE = [
-    math.nan,
-    math.inf,
-    -math.inf,
-    -1,
-    -2.5,
-    10**400,
-    True,
-    [],
-    {},
-    [1],
-    {"a": 1},
-    None,
-    "",
-    "no name of anything",
-]
-NULLABLE = (
-    "arxiv",
-    "join",
-)  # besides the settings of a protocol, of which null says that the source is silent
-FREE = (
-    "title",
-    "numbering",
-    "address",
-    "place",
-    "read",
-    "harness",
-    "not_reproduced",
-    "note",
-    "method",
-    "arxiv",
-)
-FREE += ("path", "name", "split", "join")  # any text will do
-
-
-def scalars(data: Any, path: Place = ()) -> Iterator[tuple[Place, Any]]:
-    """Yield (place, value) of each value in a file, lists and mappings included."""
-    if path:
-        yield path, data
-    items = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
-    for name, value in items:
-        yield from scalars(value, (*path, name))
-
-
-def edited(data: Any, path: Place, value: Any) -> Any:
-    copied = copy.deepcopy(data)
-    inner = copied
-    for step in path[:-1]:
-        inner = inner[step]
-    inner[path[-1]] = value
-    return copied
-
-
-def may_be(path: Place, old: Any, new: Any) -> bool:
-    """Whether an edit leaves a file right."""
-    name, in_protocol = path[-1], path[0] == "protocols" and len(path) == 3
-    if new is None:
-        return name in NULLABLE or (
-            in_protocol and name not in ("corpus", "stated", "not_reproduced", "from")
-        )
-    if isinstance(new, str):
-        return (name in FREE or (in_protocol and name in ("stated", "corpus"))) and (
-            bool(new) or name == "join"
-        )
-    if new == [] and not isinstance(new, str):
-        return name in ("entries", "numbers", "removed")
-    if name == "stated" and new == {}:
-        return False
-    if new is True:
-        return in_protocol and name in ("stream", "tail")
-    return name == "removed" and new == [1]
-
-
-@pytest.mark.parametrize("paper", ["sleb", "quark", "ours"])
-def test_any_edit_of_a_file_is_right_or_refused_with_its_place(
-    paper: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = library.FOLDER / "papers" / f"{paper}.yaml"
-    data = library._read(path)
-    data["entries"] = data["entries"][:3]
-    models = library.models()
-    monkeypatch.setattr(library, "models", lambda: models)
-    for place, old in scalars(data):
-        for new in HOSTILE:
-            if type(old) is type(new) and old == new:
-                continue
-            monkeypatch.setattr(library, "_read", lambda _, new=new, place=place: edited(data, place, new))
-            if may_be(place, old, new):
-                with contextlib.suppress(InputError):  # such as a name that another part of the file uses
-                    list(library._paper(path))
-                continue
-            with pytest.raises(InputError) as error:
-                list(library._paper(path))
-            assert str(error.value).startswith(f"{path.name}, "), (place, new)
+NUMBER = {"corpus": "c4", "value": 9.0, "protocol": "p", "source": "s", "pairing": "inferred"}
+MASK = {"name": "one", "model": "llama2_7b", "method": "m", "removed": [3], "mask": "s"}
+PAPER: dict[str, Any] = {
+    "sources": {"s": {"address": "https://x", "place": "p", "read": "r"}},
+    "protocols": {"p": {"corpus": "c4", "window": 2048}},
+    "entries": [{**MASK, "numbers": [NUMBER]}, {**MASK, "name": "two", "stated": {"blocks": 1}}],
+}
 
 
 @pytest.mark.parametrize(
     ("place", "value"),
     [
-        (("entries", 0, "numbers", 0, "value"), math.nan),
-        (("entries", 0, "numbers", 0, "value"), -5.0),
-        (("entries", 1, "removed"), [3, 3]),
-        (("entries", 1, "removed"), "b3 a3"),
-        (("entries", 1, "removed"), [-1]),
-        (("protocols", "p", "window"), -2048),
-        (("protocols", "p", "windows"), "some"),
-        (("protocols", "p", "dtype"), "float8"),
-        (("entries", 1, "stated"), {"blocks": -1}),
+        (("entries", 0, "numbers", 0, "protocol"), "q"),
+        (("entries", 0, "numbers", 0, "corpus"), "wikitext2"),
+        (("entries", 0, "numbers"), [NUMBER, NUMBER]),
+        *((("entries", 1, "removed"), value) for value in ([3, 3], "b3 a3", [-1], [3, 32], "a3 x4", None)),
+        (("entries", 1, "mask"), "nowhere"),
+        (("entries", 1, "model"), "llama"),
+        (("entries", 1, "name"), "one"),
+        (("entries", 1, "extra"), 1),
+        (("entries",), 1),
+        (("protocols", "p", "widow"), 1),
+        (("sources", "s"), {"address": "a"}),
     ],
 )
-def test_a_wrong_value_is_named_with_its_file_and_field(
-    place: Place, value: Any, monkeypatch: pytest.MonkeyPatch
+def test_a_mistake_is_named_with_its_file_and_entry(
+    place: tuple[Any, ...], value: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    number = {"corpus": "c4", "value": 9.0, "protocol": "p", "source": "s", "pairing": "inferred"}
-    entry = {
-        "name": "one",
-        "model": "llama2_7b",
-        "method": "m",
-        "removed": [3],
-        "mask": "s",
-        "numbers": [number],
-    }
-    data = {
-        "sources": {"s": {"address": "https://x", "place": "p", "read": "r"}},
-        "protocols": {"p": {"corpus": "c4", "window": 2048}},
-        "entries": [entry, {**entry, "name": "two", "stated": {"blocks": 1}}],
-    }
-    wrong: Any = edited(data, place, value)
+    wrong = copy.deepcopy(PAPER)
+    inner = wrong
+    for step in place[:-1]:
+        inner = inner[step]
+    inner[place[-1]] = value
     monkeypatch.setattr(library, "_read", lambda _: wrong)
-    with pytest.raises(InputError) as error:
-        list(library._paper(Path("paper.yaml")))
-    text = str(error.value)
-    assert text.startswith("paper.yaml, ")
-    assert str(place[-1]) in text
-    assert str(next(iter(value.values())) if isinstance(value, dict) else value) in text
+    where = ("one", "two")[place[1]] if place[0] == "entries" and len(place) > 1 else "the file"
+    where = "one" if place[-1] == "name" else where
+    with pytest.raises(InputError, match=rf"^paper\.yaml, {where}: "):
+        library._paper(Path("paper.yaml"))
 
 
 @pytest.mark.parametrize(
@@ -295,16 +173,47 @@ def test_a_wrong_value_is_named_with_its_file_and_field(
 def test_a_file_that_is_no_paper_is_named(text: str, tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text(text)
     with pytest.raises(InputError, match=r"^bad\.yaml"):
-        list(library._paper(tmp_path / "bad.yaml"))
+        library._paper(tmp_path / "bad.yaml")
 
 
-def test_a_number_or_an_entry_that_is_given_twice_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    data = library._read(library.FOLDER / "papers" / "quark.yaml")
-    data["entries"][0]["numbers"] *= 2
-    monkeypatch.setattr(library, "_read", lambda _: data)
-    with pytest.raises(InputError, match="twice"):
-        list(library._paper(Path("paper.yaml")))
-    data["entries"][0]["numbers"] = data["entries"][0]["numbers"][:1]
-    data["entries"].append(data["entries"][0])
-    with pytest.raises(InputError, match=data["entries"][0]["name"]):
-        list(library._paper(Path("paper.yaml")))
+# -- protocols -----------------------------------------------------------------------------------------------
+
+ONE = Protocol(path="Salesforce/wikitext", name="wikitext-2-raw-v1")
+THEIRS = [number.theirs.protocol for entry in ENTRIES for number in entry.numbers]
+
+
+def test_settings_that_change_nothing_make_no_difference() -> None:
+    assert Protocol(window=64, stride=64) == Protocol(window=64)
+    assert Protocol(drawn=4, stride=8, start="none", tail=False) == Protocol(drawn=4)
+    assert Protocol(harness="a") == Protocol(harness="b")
+    assert list(ONE.path_to(replace(ONE, harness="other"))) == []
+
+
+def test_every_setting_but_the_harness_belongs_to_one_aspect() -> None:
+    names = [name for names in ASPECTS.values() for name in names]
+    assert sorted([*names, "harness"]) == sorted(Protocol.__dataclass_fields__)
+
+
+@pytest.mark.parametrize("other", dict.fromkeys(THEIRS), ids=lambda p: f"{p.path or p.source}-{p.window}")
+def test_a_path_ends_at_the_other_protocol_and_changes_one_aspect_at_a_time(other: Protocol) -> None:
+    here = ONE
+    for aspect, protocol in ONE.path_to(other):
+        same = replace(protocol, **{name: getattr(here, name) for name in ASPECTS[aspect]})
+        assert same == here != protocol
+        here = protocol
+    assert here == other
+
+
+def test_a_protocol_draws_what_its_corpus_draws(tokenizer: Any) -> None:
+    corpus = Corpus("pydoc", window=64, windows=3, start="none", tail=False)
+    protocol = Protocol.of(corpus, "float32")
+    assert protocol.corpus == corpus
+    assert protocol.samples(tokenizer, "here").rows == corpus.draw(tokenizer, "here").rows
+    assert protocol.samples(tokenizer, "here", 2).count == 2
+
+
+def test_drawn_windows_are_those_of_the_held_out_evaluation(tokenizer: Any) -> None:
+    tokenizer = with_bos(tokenizer)
+    (drawn, *_) = Heldout(samples=4, length=64).data(tokenizer).values()
+    protocol = Protocol(source="pydoc", drawn=4, window=64)
+    assert protocol.samples(tokenizer, "here").sha256 == drawn.sha256

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pruning.launcher import job as job_module
-from pruning.launcher.cell_state import State, cell_states
+from pruning.launcher.cell_state import StateName, cell_states
 from pruning.launcher.submission import submissions
 from tests.slurm.conftest import Grid, until
 
@@ -57,7 +57,7 @@ def test_a_command_killed_between_sbatch_and_its_record_leaves_no_stray_job(grid
     driver.communicate()
     assert driver.returncode == -signal.SIGKILL
     array = (grid.folder / "answer").read_text().split()[-1]
-    assert {cell.state for cell in cell_states(grid.results).values()} == {State.LOST}
+    assert {cell.state for cell in cell_states(grid.results).values()} == {StateName.LOST}
     grid.go()
     grid.completes(*GRID)
 
@@ -90,7 +90,7 @@ def test_cells_run_the_code_they_were_submitted_with(grid: Grid, project: Path) 
         grid.cluster.call("scontrol", "release", job)
     keys = list(record.jobs)
     until(
-        lambda: all(cell.state is State.DONE for cell in cell_states(grid.results, keys).values()),
+        lambda: all(cell.state is StateName.DONE for cell in cell_states(grid.results, keys).values()),
         "both cells",
     )
     for job in record.jobs.values():

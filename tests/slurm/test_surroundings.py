@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pruning.launcher.cell_state import State, cell_states
+from pruning.launcher.cell_state import StateName, cell_states
 from tests.slurm.conftest import Grid, until
 
 
@@ -27,13 +27,13 @@ def test_a_results_folder_that_cannot_be_written_for_a_moment(grid: Grid) -> Non
     away.rename(grid.results)
     grid.cluster.ends(grid.job("one_shot"), "COMPLETED")
     greedy = next(cell for cell in cell_states(grid.results).values() if "greedy" in cell.key)
-    assert greedy.state is State.FAILED
+    assert greedy.state is StateName.FAILED
     assert "SLURM: FAILED" in greedy.reason
     grid.completes(*words)
 
 
 def done(grid: Grid) -> list[str]:
-    return [key for key, cell in cell_states(grid.results).items() if cell.state is State.DONE]
+    return [key for key, cell in cell_states(grid.results).items() if cell.state is StateName.DONE]
 
 
 @pytest.fixture

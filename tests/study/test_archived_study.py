@@ -20,8 +20,7 @@ from pruning.config.app import launch_words
 from pruning.config.compose import recorded_cell
 from pruning.core.records import CLASS, TARGET, DoneResult, read_done, write_result
 from pruning.export.pipeline import export_cell
-from pruning.launcher.cell_state import State, cell_states, finished
-from pruning.launcher.submission import Submission
+from pruning.launcher.cell_state import finished
 from pruning.runs.cell import Cell
 from pruning.tracking.rebuild import record_all
 from tests.helpers.mlflow_runs import runs
@@ -173,34 +172,6 @@ def as_before(csv: bytes, name: str) -> bytes:
     """The columns that the file had before, as they are written."""
     table = pd.read_csv(io.BytesIO(csv), dtype=str, keep_default_na=False)
     return table.drop(columns=LATER.get(name, [])).to_csv(index=False).encode()
-
-
-def test_the_status_command_reads_a_submission_of_that_time(study: Path) -> None:
-    keys = [folder.name for folder in folders(study)[:2]]
-    resources = {"nodes": 1, "ranks": 1, "gpus_per_rank": 0, "cpus_per_rank": 1, "memory_gb": 1, "minutes": 9}
-    tasks = [
-        {"key": key, "config": raw(study / key), "choices": {}, "resources": resources,
-         "evaluations": 5, "group": "g"}
-        for key in keys
-    ]  # fmt: skip
-    record = {
-        "launcher": {TARGET: "pruning.launcher.slurm.Slurm", "order": "sharing"},
-        "submitted": "2026-01-01T00:00:00+00:00",
-        "code": "c0de",
-        "where": ".",
-        "driver": "process-elsewhere-1-1",
-        "tasks": tasks,
-    }
-    folder = study / "jobs" / "cells-20260101T000000000000-beef"
-    folder.mkdir(parents=True)
-    (folder / "submission.json").write_text(json.dumps(record))
-    try:
-        assert Submission.load(folder / "submission.json").on_slurm
-        assert {key: cell.state for key, cell in cell_states(study).items()} == dict.fromkeys(
-            keys, State.DONE
-        )
-    finally:
-        shutil.rmtree(study / "jobs")
 
 
 def test_mlflow_is_rebuilt_from_such_results(study: Path, tmp_path: Path) -> None:

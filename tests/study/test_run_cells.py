@@ -10,7 +10,7 @@ import pytest
 
 from pruning.config.compose import recorded_cell
 from pruning.core.errors import OutOfReachError
-from pruning.launcher.cell_state import CellState, State
+from pruning.launcher.cell_state import CellState, StateName
 from pruning.launcher.job import Job
 from pruning.launcher.submission import QueuedCell
 from pruning.runs.cell import Cell
@@ -45,7 +45,7 @@ class Jobs:
 
     def states(self, _: Path, keys: Sequence[str] | None = None) -> dict[str, CellState]:
         return {
-            key: CellState(key, State.RUNNING if key in self.others else State.DONE)
+            key: CellState(key, StateName.RUNNING if key in self.others else StateName.DONE)
             for key in keys or ()
             if key in self.others or key in self.submitted or not self.others
         }

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from pruning.launcher import submission as submission_module
-from pruning.launcher.cell_state import CellState, State, advance, cell_states, duration, status_table
-from pruning.launcher.submission import latest, process, process_name
+from pruning.launcher.cell_state import CellState, StateName, cell_states
+from pruning.launcher.scheduler import process, process_name
+from pruning.launcher.submission import latest
 from pruning.launcher.submit import cancel, retry
 from pruning.study import status
+from pruning.study.status import advance, duration, status_table
 from pruning.tracking.rebuild import record_all
 from tests.helpers.launchers import commands, result, submission, task
 
@@ -62,10 +63,10 @@ def shown(results: Path, cells: dict[str, CellState], rows: int | None = None) -
 def test_the_table_begins_with_what_went_wrong(tmp_path: Path) -> None:
     journal(tmp_path / "run", ([1], 30.0))
     cells = {
-        "done": CellState("done", State.DONE),
-        "wait": CellState("wait", State.PENDING, "Priority"),
-        "run": CellState("run", State.RUNNING, job="7_1", total=3),
-        "bad": CellState("bad", State.FAILED, "LossError: it is NaN\nand more", log="/logs/bad"),
+        "done": CellState("done", StateName.DONE),
+        "wait": CellState("wait", StateName.PENDING, "Priority"),
+        "run": CellState("run", StateName.RUNNING, job="7_1", total=3),
+        "bad": CellState("bad", StateName.FAILED, "LossError: it is NaN\nand more", log="/logs/bad"),
     }
     lines = [line.strip() for line in shown(tmp_path, cells).strip().splitlines()]
     names = [line.split()[0] for line in lines if line.split() and line.split()[0] in cells]
@@ -94,7 +95,7 @@ def test_cancelling_asks_once_for_each_submission_that_has_cells_in_flight(
     first = submission(tmp_path, task("a"), task("b"), a="7_0", b="7_1")
     second = submission(tmp_path, task("c"), c="8")
     result(tmp_path, "c")
-    (tmp_path / "queue").write_text("7_0|RUNNING|None|1:00|2:00\n7_1|PENDING|Priority|0:00|2:00\n")
+    (tmp_path / "queue").write_text("7_0|RUNNING|None\n7_1|PENDING|Priority\n")
     assert cancel(tmp_path) == 2
     assert [line for line in slurm.read_text().splitlines() if "scancel" in line] == [
         f"scancel --quiet --name={first.name}"
@@ -112,7 +113,7 @@ def test_processes_are_ended_with_what_they_started(tmp_path: Path) -> None:
     record = submission(tmp_path, task("a"), a=name)
     path = record.folder / "submission.json"
     path.write_text(path.read_text().replace('"Slurm"', '"LocalPool"'))
-    assert cell_states(tmp_path)["a"].state is State.RUNNING
+    assert cell_states(tmp_path)["a"].state is StateName.RUNNING
     assert cancel(tmp_path) == 1
     running.wait(10)
     assert not process(name).active
@@ -121,7 +122,7 @@ def test_processes_are_ended_with_what_they_started(tmp_path: Path) -> None:
 
 def test_only_what_failed_or_is_lost_is_submitted_again_as_it_was(tmp_path: Path, slurm: Path) -> None:
     record = submission(tmp_path, *map(task, "abcd"), a="7_0", b="7_1", c="7_2", d="7_3")
-    (tmp_path / "queue").write_text("7_3|RUNNING|None|1:00|2:00\n")
+    (tmp_path / "queue").write_text("7_3|RUNNING|None\n")
     result(tmp_path, "a")
     result(tmp_path, "b", status="failed", error=BROKEN, environment={"ended": LATER})
     ((launcher, keys),) = retry(tmp_path)
@@ -142,7 +143,7 @@ def test_collecting_records_each_cell_that_has_a_result(
     monkeypatch.setattr(MLflow, "record", lambda *given, **_: seen.extend(one.name for one in given[2]))
     for key in "abc":
         result(tmp_path, key)
-        (tmp_path / key / "config.yaml").write_text("tracker: {_target_: pruning.track.MLflow}\n")
+        (tmp_path / key / "config.yaml").write_text("tracker: {class: MLflow}\n")
     (tmp_path / "b" / "result.json").unlink()
     assert record_all(tmp_path) == 2
     assert seen == ["a", "c"]
@@ -178,10 +179,9 @@ def test_the_exit_status_is_1_if_a_cell_failed(
 ) -> None:
     submission(tmp_path, task("a"), a="7_0")
     monkeypatch.setattr("sys.argv", ["status", str(tmp_path)])
-    for queued, code in (("7_0|RUNNING|None|1:00|2:00\n", 0), ("7_0|NODE_FAIL|None|1:00|2:00\n", 1)):
+    for queued, code in (("7_0|RUNNING|None\n", 0), ("7_0|NODE_FAIL|None\n", 1)):
         (tmp_path / "queue").write_text(queued)
         with pytest.raises(SystemExit) as end:
             status.main()
         assert end.value.code == code
     assert "its node died (SLURM: NODE_FAIL)" in capsys.readouterr().out
-    assert submission_module.MEANINGS["NODE_FAIL"] == "its node died"

@@ -1,0 +1,272 @@
+"""Score published masks: what papers print, what is measured here, and what explains the gap; docs/published.md.
+
+python -m pruning.referee --dry-run             what it would do, what is missing, and how long it takes
+python -m pruning.referee                       all masks: needs GPUs and a hub account
+python -m pruning.referee --only sleb,llama3_8b some: names of files, models or masks
+python -m pruning.referee --only ours eval=embedded_windows     this project's own masks: no hub, minutes on two cores
+
+SETTING=VALUE is a setting of a launch. `eval` names the one protocol, and the other settings that count are those of
+`model`, `forward`, `tracker` and `paths`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pruning.config.app import composed
+from pruning.config.compose import cell_of, check_choices, check_words, explained
+from pruning.core import storage
+from pruning.core.errors import InputError, PruningError, unknown
+from pruning.core.terminal import FAILED, prepare_process
+from pruning.core.units import bytes_text, duration_text
+from pruning.evaluation.corpora import CorpusPerplexity
+from pruning.models.kept_models import PACKAGED
+from pruning.published import explain, library, measure
+from pruning.published.library import ModelFacts, Protocol, PublishedMask
+from pruning.published.measure import GapRow, Measurement, Referee, forecast, free_bytes
+from pruning.runs.cell import Cell
+from pruning.study.grid import record_published, say
+from pruning.study.text_tables import render
+
+log = logging.getLogger(__name__)
+
+STANDIN_TEXT = Protocol("pydoc")  # a stand-in is measured on a text that is always here
+
+
+def main() -> None:
+    """The command `python -m pruning.referee`. Errors are raised, and `run_command` prints them in plain words."""
+    prepare_process()
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("pruning").setLevel(logging.INFO)
+    if status := run_referee(sys.argv[1:]):
+        raise SystemExit(status)
+
+
+def run_referee(words: Sequence[str]) -> int:
+    """Run the command, or with `--dry-run` print what it would do; returns the exit status.
+
+    Raises InputError, before anything is measured, if an argument is wrong or if a model or text is missing.
+    """
+    asked = _parsed(words)
+    cell = _cell(asked.settings)
+    assert isinstance(cell.evaluation, CorpusPerplexity)
+    for name in asked.model:
+        if name not in library.models():
+            raise unknown("model in --model", name, library.models())
+    referee = Referee(cell.results, cell.model, cell.forward, asked.model, cell.evaluation.limit)
+    rows, left_out = _rows(cell, cell.evaluation, asked)
+    if asked.dry_run:
+        say(_dry_run(rows, referee, left_out))
+        return 0
+    storage.check_writable(cell.results)
+    measure.check_there([*measure.models_found(rows, referee), *measure.texts_found(rows)])
+    requests = measure.requests(rows)
+    for request in requests:
+        referee.samples(request)  # raises if its windows are too long
+    known = sum(referee.known(request) is not None for request in requests)
+    log.info("%s; %d of %d measurements are known", _counts(rows), known, len(requests))
+    for line in _left_out(left_out):
+        log.warning("%s", line)
+    values = dict(referee.measure(requests))
+    found = explain.explained(rows, values, asked.tolerance, asked.standin is not None)
+    folder = explain.write(cell.results, found, asked.tolerance)
+    say(_result(found, folder))
+    record_published(cell, folder)
+    return FAILED if any(one.verdict == "failed" for one in found) else 0
+
+
+def _parsed(words: Sequence[str]) -> argparse.Namespace:
+    """The arguments. Raises InputError if one is out of range; argparse itself refuses others."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pruning.referee",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("settings", nargs="*", metavar="SETTING=VALUE", help="settings of a launch")
+    add("--only", metavar="NAME,NAME", help="papers, models or masks")
+    add("--dry-run", action="store_true", help="measure nothing: say what would be done, and what is missing")
+    add("--ends", action="store_true", help="measure the two protocols only, not each aspect between them")
+    add(
+        "--tolerance", type=float, default=0.01, help="relative difference up to which two perplexities agree"
+    )
+    add("--model", action="append", default=[], metavar="NAME=DIR", help="a directory with a model")
+    add("--text", action="append", default=[], metavar="NAME=FILE", help="a file with a text")
+    add("--standin", metavar="DIR", help="a directory or packaged model for all models with its blocks")
+    asked = parser.parse_intermixed_args(list(words))
+    if not 0 <= asked.tolerance < 1:
+        raise InputError(f"--tolerance={asked.tolerance:g} is out of range: choose 0 to 1.")
+    asked.only = asked.only.split(",") if asked.only else None
+    asked.model, asked.text = _pairs("--model", asked.model), _pairs("--text", asked.text)
+    return asked
+
+
+def _pairs(option: str, given: Iterable[str]) -> dict[str, str]:
+    """NAME=PATH as a mapping. Raises InputError for another form."""
+    pairs = {}
+    for word in given:
+        name, equals, path = word.partition("=")
+        if not (equals and path):
+            raise InputError(f"{option} {word}: give {option} NAME=PATH.")
+        pairs[name] = path
+    return pairs
+
+
+def _cell(words: Sequence[str]) -> Cell:
+    """The cell whose evaluation, model settings, tracker and folder the command uses; it is never run."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    chosen = {"eval": "perplexity", **dict(word.split("=", 1) for word in words if "=" in word)}
+    if "launcher" in chosen:
+        raise InputError(
+            f"launcher={chosen['launcher']}: submit this command itself as a job; leave launcher out."
+        )
+    words = [f"eval={chosen['eval']}", *(word for word in words if not word.startswith("eval="))]
+    check_words(words)
+    check_choices(words)
+    names = {"objective": "perplexity", "calibration": "text", "algo": "greedy", **chosen}
+    try:
+        cell = cell_of(composed(words), names)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise explained(error, words) from error
+    if not isinstance(cell.evaluation, CorpusPerplexity):
+        raise InputError(
+            f"eval={chosen['eval']} is not perplexity on texts: give eval=perplexity or eval=embedded_windows, whose "
+            "corpora are the one protocol."
+        )
+    return cell
+
+
+def _rows(
+    cell: Cell, evaluation: CorpusPerplexity, asked: argparse.Namespace
+) -> tuple[list[GapRow], list[PublishedMask]]:
+    """The rows of the command, and the entries that a stand-in leaves out."""
+    one = {
+        name: Protocol.of(corpus, cell.model.dtype, "this project, one protocol")
+        for name, corpus in evaluation.corpora.items()
+    }
+    rows = measure.rows(library.chosen(asked.only), one, not asked.ends)
+    known = {row.corpus for row in rows}
+    for name in asked.text:
+        if name not in known:
+            raise unknown("text in --text", name, known)
+    rows = [measure.on_file(row, asked.text[row.corpus]) if row.corpus in asked.text else row for row in rows]
+    if asked.standin is None:
+        return rows, []
+    rows, left_out = measure.standing_in(rows, _standin(asked.standin, cell), STANDIN_TEXT)
+    if not rows:
+        raise InputError(
+            f"--standin {asked.standin} fits no published mask that is asked for: their models have "
+            f"{', '.join(sorted({str(entry.model.blocks) for entry in left_out}))} blocks."
+        )
+    return rows, left_out
+
+
+def _standin(place: str, cell: Cell) -> ModelFacts:
+    """The facts about a stand-in, from its configuration."""
+    from pruning.models.pruned_config import skeleton
+
+    source = "packaged" if place in PACKAGED else "local"
+    if source == "local" and not Path(place).expanduser().exists():
+        raise InputError(
+            f"--standin {place}: there is no such directory: give a directory that save_pretrained wrote, "
+            f"or one of {', '.join(PACKAGED)}."
+        )
+    where: Mapping[str, Any] = {"name": "standin", "source": source, "path": place}
+    model = dataclasses.replace(cell.model, **where, gguf_file=None, revision=None)
+    parameters = sum(weight.numel() for weight in skeleton(model.config).parameters())
+    return ModelFacts("standin", source, place, model.n_blocks, float(parameters))
+
+
+# What the command prints: its plan, its dry run, and its table
+
+
+def _dry_run(rows: Sequence[GapRow], referee: Referee, left_out: Sequence[PublishedMask]) -> str:
+    """What the command would do: masks, protocols, what is there and what is missing, time and memory."""
+    found = [*measure.models_found(rows, referee), *measure.texts_found(rows)]
+    masks = []
+    for entry in dict.fromkeys(row.entry for row in rows):
+        numbers = [row.number for row in rows if row.entry == entry and row.number is not None]
+        printed = ", ".join(f"{number.theirs.corpus} {number.value:,.2f}" for number in numbers) or "-"
+        removed = " ".join(entry.mask.names()) or "nothing"
+        masks.append((entry.name, entry.model.name, entry.method, removed, printed))
+    lines = [_counts(rows), render(("mask", "model", "method", "removed", "published"), masks)]
+    lines += ["models and texts"]
+    lines += [f"  {one.what}: {one.state}{f' ({one.missing})' if one.missing else ''}" for one in found]
+    lines += [*_left_out(left_out), "", *_forecast(rows, referee)]
+    lines += ["", measure.HELP] if any(one.missing for one in found) else []
+    return "\n".join([*lines, "", "This was a dry run: nothing was measured."])
+
+
+def _result(found: Sequence[explain.Explained], folder: Path) -> str:
+    """The table, the count of each verdict with its meaning, and where the files are."""
+    counts = Counter(one.verdict for one in found)
+    rows = [row[:-1] for row in explain.shown(found)]
+    lines = [render(explain.COLUMNS[:-1], rows, right=explain.COLUMNS[4:7])]
+    lines += [
+        f"{counts[verdict]:4} {verdict}: {meaning}"
+        for verdict, meaning in explain.VERDICTS.items()
+        if counts[verdict]
+    ]
+    lines += [""]
+    lines += [
+        f"{one.row.entry.name}, {one.row.corpus}: {one.verdict}. {one.text}."
+        for one in found
+        if one.text and one.verdict not in ("none", "no number", "stand-in")
+    ]
+    return "\n".join([*lines, f"files    {folder}"])
+
+
+def _counts(rows: Sequence[GapRow]) -> str:
+    """How many masks, numbers and measurements there are."""
+    masks = len({row.entry.name for row in rows})
+    numbers = sum(row.number is not None for row in rows)
+    return f"{masks} published masks with {numbers} numbers, {len(measure.requests(rows))} measurements"
+
+
+def _left_out(entries: Sequence[PublishedMask]) -> list[str]:
+    if not entries:
+        return []
+    counts = Counter((entry.model.name, entry.model.blocks) for entry in entries)
+    parts = [f"{count} of {name} ({blocks} blocks)" for (name, blocks), count in counts.items()]
+    return [f"left out, because the stand-in has another number of blocks: {', '.join(parts)}"]
+
+
+def _forecast(rows: Sequence[GapRow], referee: Referee) -> Iterator[str]:
+    """Lines on time and memory. Measurements whose files are here take no time."""
+
+    def is_known(request: Measurement) -> bool:
+        try:
+            return referee.known(request) is not None
+        except PruningError:  # the model or the text is missing
+            return False
+
+    def tokens(request: Measurement) -> int | None:
+        try:
+            return sum(len(row.input_ids) for row in referee.samples(request).rows)
+        except PruningError:
+            return None
+
+    todo = [request for request in measure.requests(rows) if not is_known(request)]
+    if not todo:
+        yield "every measurement is known: only the table would be made"
+        return
+    parts = forecast(todo, tokens)
+    yield "on this machine, roughly"
+    for part in parts:
+        yield (
+            f"  {part.model} {part.dtype}: {part.count} measurements of {part.tokens:,} tokens, "
+            f"{duration_text(part.seconds)}, {bytes_text(part.memory)}"
+        )
+    free, most = free_bytes(), max(part.memory for part in parts)
+    fits = "" if most <= free else "; weights that do not fit are placed as docs/placement.md says"
+    total = duration_text(sum(part.seconds for part in parts))
+    yield f"  in all {total}; at most {bytes_text(most)} at once, {bytes_text(free)} are free{fits}"

@@ -1,0 +1,76 @@
+"""Records of submissions, written before the scheduler is asked and read by every later command; their order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pruning.core.errors import DamagedError, InputError
+from pruning.launcher.submission import Submission, latest, ordered, submissions
+from pruning.models.model import Resources
+from tests.helpers.launchers import submission, task
+
+
+def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
+    asked = task("a", resources=Resources(nodes=2, ranks=4, memory_gb=1.5))
+    written = submission(tmp_path, asked, task("b"), a="7_0", b="7_1")
+    (read,) = submissions(tmp_path)
+    assert read == written
+    assert (read.task("a"), read.jobs, read.where) == (asked, {"a": "7_0", "b": "7_1"}, "/somewhere")
+
+
+def test_a_record_is_on_disk_before_any_job_has_a_name(tmp_path: Path) -> None:
+    begun = Submission.begin(tmp_path, {"class": "Slurm"}, [task("a")], tmp_path / "c0de", ".")
+    (read,) = submissions(tmp_path)
+    assert (read.name, read.jobs, read.complete) == (begun.name, {}, False)
+
+
+def test_the_last_submission_of_a_cell_counts(tmp_path: Path) -> None:
+    for number in range(20):  # many within one second
+        submission(tmp_path, task("a"), task(f"b{number}"), a=f"{number}_0")
+    records = latest(tmp_path)
+    assert records["a"].jobs["a"] == "19_0"
+    assert len(records) == 21
+
+
+def test_a_log_is_found_for_both_kinds_of_jobs(tmp_path: Path) -> None:
+    process = "process-a-host-with-dashes-4711-1700000000"
+    record = submission(tmp_path, task("a"), task("b"), a="7_1", b=process)
+    assert record.log("a") == record.folder / "7_1_0_log.out"
+    (record.folder / "7_1_0_log.err").write_text("a trace")
+    assert record.log("a") == record.folder / "7_1_0_log.err"
+    assert record.log("b") == record.folder / "4711_0_log.out"
+    assert record.log("c") is None
+
+
+@pytest.mark.parametrize("key", ["group", "launcher", "class", "results", "nodes", "files"])
+def test_a_damaged_record_is_named(key: str, tmp_path: Path) -> None:
+    asked = task("a")
+    asked.config["paths"] = {"results": "here"}  # type: ignore[index]
+    path = submission(tmp_path, asked).folder / "submission.json"
+    path.write_text(path.read_text().replace(f'"{key}"', f'"{key}s"'))
+    with pytest.raises(DamagedError, match=r"submission\.json"):
+        list(submissions(tmp_path))
+
+
+TASKS = [
+    task("a-long", "a", 90),
+    task("a-short", "a", 10),
+    task("b-long", "b", 80),
+    task("a-middle", "a", 50),
+    task("b-short", "b", 20),
+]
+EQUAL = [task(name, "a", 10) for name in ("z", "m", "a")]
+
+
+def test_the_shortest_of_each_group_come_first_then_the_second_of_each() -> None:
+    keys = [cell.key for cell in ordered(TASKS, "sharing")]
+    assert keys == ["a-short", "b-short", "a-middle", "b-long", "a-long"]
+    assert ordered(EQUAL, "sharing") == EQUAL
+    assert ordered(TASKS, "asked") == TASKS
+
+
+def test_another_order_is_refused() -> None:
+    with pytest.raises(InputError, match=r"launcher\.order.*shared.*sharing"):
+        ordered(TASKS, "shared")

@@ -1,0 +1,195 @@
+"""The SQLite file beside the results: made whole, written by one command at a time, left alone if nothing is new."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections import Counter
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from threading import Event, Thread
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pruning.core import records, storage
+from pruning.core.mask import Mask
+from pruning.tracking import mlflow_run, rebuild
+from pruning.tracking.client import connect
+from pruning.tracking.store import DATABASE, HELD, MLflow, create_store
+from tests.helpers.mlflow_runs import described, runs
+
+KEYS = ["a", "b"]
+
+
+def write(results: Path, key: str, loss: float = 1.0) -> Path:
+    """A cell's result as far as it is recorded; returns the cell's folder."""
+    calibration = {"objective": "perplexity", "dense_loss": 0.5, "standard_error": None, "samples": 4}
+    result: dict[str, Any] = {
+        "cell": key,
+        "status": "done",
+        "model": {"name": "tiny"},
+        "mask": Mask(6, (1,)).to_json(),
+        "calibration": {**calibration, "loss": loss, "source": "pydoc"},
+        "search": {"algo": "greedy", "k": 1, "evaluations_asked": 6.0, "evaluations_paid": 6.0, "seconds": 1.0},
+        "evaluation": {"pruned": {"ppl/heldout": 9.0}, "dense": {"ppl/heldout": 8.0}},
+        "config": {"study": "mine", "seed": 0, "model": {"name": "tiny"}, "ratio": None, "k": 1},
+        "environment": {
+            "commit": "0",
+            **{"started": "2026-01-01T00:00:00+00:00", "ended": "2026-01-01T00:00:01+00:00"},
+        },
+    }  # fmt: skip
+    storage.write_json(results / key / "result.json", result)
+    return results / key
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A results folder with two recorded cells of one study."""
+    folder = tmp_path_factory.mktemp("recorded")
+    cells = [write(folder, key) for key in KEYS]
+    records.write_study(folder, "mine", KEYS)
+    MLflow().record(folder, cells)
+    return folder
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The results folders whose store was opened through MLflow."""
+    folders: list[Path] = []
+    original = MLflow._open
+    monkeypatch.setattr(
+        MLflow, "_open", lambda self, folder: (folders.append(folder), original(self, folder))[1]
+    )
+    return folders
+
+
+def record(results: Path, *keys: str) -> Any:
+    """Record cells; returns what the store then says of every run."""
+    MLflow().record(results, [results / key for key in keys or KEYS])
+    uri = f"sqlite:///{results / DATABASE}"
+    return {cell: described(uri, run) for cell, run in runs(uri).items()}
+
+
+def test_what_is_recorded_is_not_recorded_again(results: Path, opened: list[Path]) -> None:
+    short = record(results)
+    assert not opened
+    (results / HELD).unlink()
+    assert record(results) == short, "the plain way changes nothing either"
+    assert opened == [results]
+
+
+def execute(results: Path, statement: str) -> None:
+    with closing(sqlite3.connect(results / DATABASE)) as database:
+        database.execute(statement)
+        database.commit()
+
+
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "a result": lambda results: write(results, "a", loss=2.0),
+    "a study": lambda results: records.write_study(results, "other", ["b"]),
+    "a study of no such cell": lambda results: records.write_study(results, "third", ["c"]),
+    "a deleted run": lambda results: execute(
+        results,
+        "update runs set lifecycle_stage = 'deleted' where run_uuid in "
+        "(select run_uuid from tags where key = 'cell' and value = 'b')",
+    ),
+    "an unfinished run": lambda results: execute(results, "delete from tags where key = 'result_sha256'"),
+    "the name of the experiment": lambda results: execute(
+        results, "update experiments set name = 'x' where experiment_id = 1"
+    ),
+    "a damaged record": lambda results: (results / HELD).write_bytes(b"\xff"),
+    "a lost store": lambda results: (results / DATABASE).unlink(),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
+def test_after_a_change_everything_is_recorded_again(
+    results: Path, opened: list[Path], change: Callable[[Path], object]
+) -> None:
+    record(results)
+    opened.clear()
+    change(results)
+    assert record(results).keys() == {*KEYS}
+    assert opened == [results]
+    record(results)
+    assert opened == [results], "the change is recorded"
+
+
+def test_commands_on_different_cells_of_a_folder_record_nothing_twice(
+    results: Path, opened: list[Path]
+) -> None:
+    write(results, "c")
+    for keys in (["a", "b"], ["c"], ["a"], ["b", "c"]):
+        record(results, *keys)
+    assert opened[1:] == [], "only c was new"
+
+
+def test_two_commands_that_record_the_same_cells_keep_each_others_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = (tmp_path, [write(tmp_path, key) for key in KEYS])
+    original, overtaken, second = mlflow_run._artifacts, Event(), Thread(target=MLflow().record, args=given)
+
+    def artifacts(*written: Any) -> None:
+        if second.ident is None:
+            second.start()  # another command begins while the first run is unfinished
+            overtaken.wait(1)
+        else:
+            overtaken.set()
+        original(*written)
+
+    monkeypatch.setattr(mlflow_run, "_artifacts", artifacts)
+    MLflow().record(*given)
+    second.join()
+    recorded = [run.data.tags for run in connect(f"sqlite:///{tmp_path / DATABASE}").search_runs(["1"])]
+    assert Counter(tags["cell"] for tags in recorded) == Counter(KEYS)
+    assert all(mlflow_run.VERSION in tags for tags in recorded)
+
+
+def test_a_store_whose_tables_are_not_all_made_is_not_put_in_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    def half(uri: str, *, create: bool) -> SimpleNamespace:
+        Path(uri.removeprefix("sqlite:///")).write_text("half of the tables")
+        return SimpleNamespace(search_experiments=interrupt)
+
+    monkeypatch.setattr("pruning.tracking.store.connect", half)
+    with pytest.raises(KeyboardInterrupt):
+        create_store(tmp_path / DATABASE)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / DATABASE).write_text("a store")
+    create_store(tmp_path / DATABASE)
+    assert (tmp_path / DATABASE).read_text() == "a store", "an existing store is left alone"
+
+
+def table(results: Path, own: float) -> Path:
+    folder = results / "published"
+    row = {"mask": "sleb-llama2-7", "text": "c4", "published": 12.32, "one": None, "own": own}
+    data = {"tolerance": 0.01, "rows": [{**row, "verdict": "unexplained"}]}
+    folder.mkdir(exist_ok=True)
+    (folder / "table.json").write_text(json.dumps(data))
+    (folder / "table.csv").write_text("mask\nsleb-llama2-7\n")
+    return folder
+
+
+def test_the_table_of_published_masks_is_one_run_that_a_new_one_replaces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    MLflow().table(tmp_path, table(tmp_path, 20.0))
+    table(tmp_path, 13.5)
+    monkeypatch.setattr("sys.argv", ["track", str(tmp_path)])
+    rebuild.main()
+    client = connect(f"sqlite:///{tmp_path / DATABASE}")
+    (run,) = client.search_runs([client.get_experiment_by_name("depth-pruning").experiment_id])
+    assert run.data.metrics == {"sleb-llama2-7/c4/published": 12.32, "sleb-llama2-7/c4/own": 13.5}
+    assert run.data.params == {"tolerance": "0.01", "rows": "1"}
+    assert run.data.tags["verdict unexplained"] == "1"
+    assert run.info.status == "FINISHED"
+    assert {file.path for file in client.list_artifacts(run.info.run_id)} == {"table.csv", "table.json"}
+    assert "cell" not in run.data.tags, "the analysis reads runs with this tag"
