@@ -493,4 +493,4 @@ def _with(protocol: Protocol, other: Protocol, aspect: str) -> Protocol:
 
 def first_documents(protocol: Protocol, where: str, count: int = 1) -> list[str]:
     """The first documents of a protocol's text. Raises InputError or UnreachableError if it cannot be read."""
-    return list(islice(protocol.corpus.documents_of(where), count))
+    return list(islice(protocol.corpus.text.documents(where), count))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pruning.calibration.items import check_fields, check_template
+from pruning.calibration.items import check_template
 from pruning.core.errors import InputError, unknown
 from pruning.core.storage import file_sha256
 
@@ -42,7 +42,6 @@ class TaskStudy:
         """Raise InputError if the rewording asks no question."""
         if self.rewording is not None:
             check_template("tasks.rewording", self.rewording)
-            check_fields("tasks.rewording", self.rewording)
 
     def files(self) -> list[Path]:
         """The files of the tasks, sorted, without hidden ones, which macOS writes beside each file.
