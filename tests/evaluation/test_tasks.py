@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from pruning.calibration.items import Items
 from pruning.core.errors import InputError, UnreachableError
 from pruning.core.mask import Mask
 from pruning.engine.forward import Forward
-from pruning.evaluation import choices, lm_eval_tasks
+from pruning.evaluation import lm_eval_tasks
 from pruning.evaluation.heldout import LocalFiles
 from pruning.evaluation.lm_eval_tasks import Zeroshot
 from pruning.export.pipeline import export
@@ -97,6 +99,10 @@ def test_numbers_and_answers_are_those_of_lm_eval_on_the_exported_checkpoint(
     assert json.loads(measured.files["lm_eval.json"])["results"]["mine"]["acc,none"] == scores["acc,none"]
     how = {"items": limit or 12, "of": 12, "limit": limit, "metric": "acc_norm"}
     assert measured.how | how == measured.how
+    terms = json.loads(measured.files["terms.json"])
+    assert sum(terms["hits"]) / len(terms["hits"]) == pytest.approx(measured.metrics["acc/mine"])
+    asked = [[float(choice[0][0]) for choice in sample["resps"]] for sample in samples]
+    assert [pytest.approx(one, rel=1e-6) for one in asked] == terms["loglikelihoods"]
 
 
 def test_a_pruned_model_is_never_given_the_dense_one_s_answers(
@@ -134,29 +140,6 @@ def test_a_compensated_mask_is_asked_with_its_factors(folder: Path, tmp_path: Pa
     assert evaluation.measure(forward, "acc/mine", task, Mask(N_BLOCKS, DROPPED)).files != measured.files
 
 
-def test_the_answers_to_single_items_are_kept(folder: Path, tmp_path: Path) -> None:
-    evaluation = LocalFiles(items={"mine": str(items_file(tmp_path / "items.jsonl"))})
-    task = evaluation.data(tokenizer_of(folder))["acc/mine"]
-    measured = evaluation.measure(forward_of(folder), "acc/mine", task, Mask(N_BLOCKS, DROPPED))
-    terms = json.loads(measured.files["terms.json"])
-    assert sum(terms["hits"]) / len(terms["hits"]) == pytest.approx(measured.metrics["acc/mine"])
-    asked = [[choice[0][0] for choice in sample["resps"]] for sample in samples_of(measured.files)]
-    assert len(asked) == len(terms["hits"])
-    for kept, sent in zip(terms["loglikelihoods"], asked, strict=True):
-        assert kept == pytest.approx(list(map(float, sent)), rel=1e-6)
-
-
-def test_results_and_samples_are_kept_beside_the_measurement(folder: Path, tmp_path: Path) -> None:
-    evaluation = LocalFiles(items={"mine": str(items_file(tmp_path / "items.jsonl"))})
-    data = evaluation.data(tokenizer_of(folder))
-    evaluator = Evaluator(evaluation, data, forward_of(folder), {"acc/mine": tmp_path / "kept"})
-    measured = evaluator(Mask(N_BLOCKS, DROPPED))
-    names = sorted(path.name.partition(".")[2] for path in (tmp_path / "kept").iterdir())
-    assert names == ["json", "lm_eval.json", "samples.jsonl.gz", "terms.json"]
-    assert evaluator(Mask(N_BLOCKS, DROPPED)) == measured
-    assert "acc/mean" not in measured.metrics, "one file has no mean"
-
-
 def test_data_are_identified_by_their_requests_not_by_the_file(folder: Path, tmp_path: Path) -> None:
     folder_tokenizer = tokenizer_of(folder)
 
@@ -171,49 +154,31 @@ def test_data_are_identified_by_their_requests_not_by_the_file(folder: Path, tmp
 
 
 @pytest.mark.parametrize(
-    ("record", "message"),
+    ("options", "named"),
     [
-        ({"question": "q", "choices": ["a"], "answer": 0}, "'choices' must list at least two texts"),
-        ({"question": "q", "choices": ["a", " "], "answer": 0}, "none of them empty"),
-        ({"question": "q", "choices": ["a", "b"], "answer": 2}, "an index from 0 to 1, not 2"),
-        ({"question": "q", "choices": ["a", "b"], "answer": True}, "an index from 0 to 1, not True"),
-        ({"choices": ["a", "b"], "answer": 1}, "the field 'question' must be text"),
-        (["q"], "an item must be a JSON object, not ['q']"),
+        ({}, "eval=local"),
+        ({"items": "x.jsonl"}, "eval.items=x.jsonl"),
+        ({"texts": {"a": 3}}, "eval.texts={'a': 3}"),
+        ({"texts": {"mean": "x.txt"}}, "eval.texts: 'mean'"),
+        ({"items": {"a": "x"}, "template": "Q:"}, "eval.template='Q:' .*{question}"),
+        ({"items": {"a": "x"}, "templates": {"b": "{question}"}}, "eval.templates 'b'"),
+        ({"items": {"a": "x"}, "batch_size": 0}, "eval.batch_size=0 .*1"),
+        ({"items": {"a": "x"}, "limit": 0}, "eval.limit=0 .*1"),
+        ({"items": {"a": "x"}, "scorer": "hf"}, "eval.scorer 'hf'.*engine, lm_eval"),
+        ({"texts": {"a": "x"}, "window": 2}, "eval.window=2 .*8"),
+        ({"items": {"mine": "nowhere.jsonl"}}, "eval.items.mine=nowhere.jsonl"),
+        ({"items": {"mine": "blank.jsonl"}}, "blank.jsonl: .*no items"),
+        ({"items": {"mine": "bad.jsonl"}}, "bad.jsonl, line 2: 'choices'"),
     ],
 )
-def test_a_malformed_item_is_named_by_its_line(tmp_path: Path, record: Any, message: str) -> None:
-    (tmp_path / "items.jsonl").write_text("\n" + json.dumps(record))
-    with pytest.raises(InputError) as caught:
-        LocalFiles(items={"mine": str(tmp_path / "items.jsonl")}).data(None)
-    assert "items.jsonl, line 2: " in str(caught.value)
-    assert message in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({}, "eval=local needs a file"),
-        ({"items": "x.jsonl"}, "eval.items=x.jsonl: give names and paths, 'eval.items={NAME: FILE}'"),
-        ({"texts": {"a": 3}}, "eval.texts={'a': 3}: give names and paths"),
-        ({"texts": {"mean": "x.txt"}}, "'mean' cannot name a metric"),
-        ({"items": {"a": "x"}, "template": "Q:"}, "eval.template='Q:' does not contain {question}"),
-        ({"items": {"a": "x"}, "batch_size": 0}, "eval.batch_size=0"),
-        ({"items": {"a": "x"}, "limit": 0}, "eval.limit=0"),
-        ({"texts": {"a": "x"}, "window": 2}, "eval.window=2 is too short"),
-    ],
-)
-def test_settings_that_make_no_sense_are_refused(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(InputError) as caught:
-        LocalFiles(**options)
-    assert message in str(caught.value)
-
-
-def test_a_file_that_is_not_there_or_empty_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"eval.items.mine=nowhere.jsonl: there is no such file"):
-        LocalFiles(items={"mine": "nowhere.jsonl"}).data(None)
+def test_settings_that_make_no_sense_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], named: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "blank.jsonl").write_text("\n\n")
-    with pytest.raises(InputError, match=r"blank.jsonl: the file contains no items"):
-        LocalFiles(items={"mine": str(tmp_path / "blank.jsonl")}).data(None)
+    (tmp_path / "bad.jsonl").write_text("\n" + json.dumps({"question": "q", "choices": ["a"], "answer": 0}))
+    with pytest.raises(InputError, match=named):
+        LocalFiles(**options).data(None)
 
 
 @pytest.fixture
@@ -245,53 +210,41 @@ def test_acc_norm_is_reported_if_a_task_has_it_else_acc_and_their_mean(folder: P
 
 @pytest.mark.usefixtures("index")
 @pytest.mark.parametrize(
-    ("name", "message"),
+    ("name", "error", "named"),
     [
-        ("normd", "'normd' is not a task of lm-eval. Did you mean normed?"),
-        ("both", "'both' is a group of tasks: name its tasks one by one"),
-        ("ai2_arc", "'ai2_arc' is a group of tasks"),
-        ("other", "'other' has no accuracy, only brier_score: choose a task that has acc_norm or acc"),
+        ("normd", InputError, "'normd' .*normed"),
+        ("both", InputError, "'both' is a group"),
+        ("ai2_arc", InputError, "'ai2_arc' is a group"),
+        ("other", InputError, "'other' .*brier_score.*acc_norm or acc"),
+        ("arc_easy", UnreachableError, "the data of task arc_easy"),
     ],
 )
-def test_a_task_that_cannot_be_reported_is_refused(name: str, message: str) -> None:
-    with pytest.raises(InputError) as caught:
+def test_a_task_that_cannot_be_reported_is_refused_in_one_line(
+    name: str, error: type[Exception], named: str
+) -> None:
+    with pytest.raises(error, match=named) as caught:
         Zeroshot([name]).data(None)
-    assert message in str(caught.value)
-
-
-@pytest.mark.usefixtures("index")
-def test_a_task_whose_data_cannot_be_reached_is_reported_in_one_line() -> None:
-    with pytest.raises(UnreachableError) as caught:
-        Zeroshot(["arc_easy"]).data(None)
-    assert str(caught.value).startswith("the data of task arc_easy cannot be read (")
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("code", "message"),
+    ("code", "named"),
     [
-        (
-            "import absent_package.parts",
-            "'needy' needs the package absent_package: pip install absent_package",
-        ),
-        (
-            "raise ImportError('sums need `a`:\\npip install a[sums]')",
-            "'needy' cannot be loaded (sums need `a`: pip install a[sums]): install the packages",
-        ),
+        ("import absent_package.parts", "'needy' .*pip install absent_package"),
+        ("raise ImportError('sums need `a`:\\npip install a[sums]')", "'needy' .*pip install a"),
     ],
 )
 def test_a_task_that_needs_an_absent_package_names_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, message: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, named: str
 ) -> None:
     (tmp_path / "needs.py").write_text(f"{code}\n\n\ndef texts(data):\n    return data\n")
     (tmp_path / "needy.yaml").write_text(
         "task: needy\ndataset_path: json\ntest_split: test\nprocess_docs: !function needs.texts\n"
     )
     own = TaskManager(include_path=str(tmp_path), include_defaults=False)
-    monkeypatch.setattr("pruning.evaluation.lm_eval_tasks.manager", lambda: own)
-    with pytest.raises(InputError) as caught:
+    monkeypatch.setattr(lm_eval_tasks, "manager", lambda: own)
+    with pytest.raises(InputError, match=named):
         Zeroshot(["needy"]).data(None)
-    assert message in str(caught.value)
 
 
 def test_the_paper_s_tasks_are_the_default_and_lm_eval_has_them() -> None:
@@ -320,8 +273,6 @@ def test_answers_on_real_items_are_those_of_lm_eval_on_the_exported_checkpoint(t
 
 
 def test_lm_eval_leaves_model_tokenizer_and_its_logger_as_they_were(folder: Path, tmp_path: Path) -> None:
-    import logging
-
     forward, folder_tokenizer = forward_of(folder), tokenizer_of(folder)
     evaluation = LocalFiles(items={"mine": str(items_file(tmp_path / "items.jsonl"))})
     (task,) = evaluation.data(folder_tokenizer).values()
@@ -331,4 +282,125 @@ def test_lm_eval_leaves_model_tokenizer_and_its_logger_as_they_were(folder: Path
     assert [dict(vars(module)) for module in forward.model.module.modules()] == before
     assert folder_tokenizer.pad_token_id is None
     assert logging.getLogger("lm_eval").level == logging.NOTSET
-    assert choices.METRICS == ("acc_norm", "acc")
+
+
+# The engine gives lm-eval the answers that lm-eval's own model gives.
+
+
+def answered(
+    folder: Path, path: Path, dropped: tuple[int, ...], **settings: Any
+) -> dict[str, tuple[Any, Any]]:
+    """The metrics and the log-likelihoods that each scorer gives for a file of items."""
+    found = {}
+    for scorer in ("lm_eval", "engine"):
+        evaluation = LocalFiles(items={"mine": str(path)}, scorer=scorer, **settings)
+        forward = forward_of(folder)
+        (task,) = evaluation.data(tokenizer_of(folder)).values()
+        measured = evaluation.measure(forward, "acc/mine", task, Mask(forward.n_blocks, dropped))
+        values = [float(x[0]) for one in samples_of(measured.files) for x in one["filtered_resps"]]
+        found[scorer] = measured.metrics, values
+    return found
+
+
+@pytest.mark.parametrize("dropped", [(), (1, 2)])
+@pytest.mark.parametrize("template", ["Question: {question}\nAnswer:", "{question}  "])
+def test_both_scorers_give_the_same_log_likelihoods(
+    folder: Path, tmp_path: Path, dropped: tuple[int, ...], template: str
+) -> None:
+    path = items_file(tmp_path / "items.jsonl")
+    lines = path.read_text().splitlines(keepends=True)
+    del lines[3]  # the item with equal choices, whose order is rounding
+    path.write_text("".join(lines))
+    found = answered(folder, path, dropped, template=template)
+    assert found["engine"][0] == found["lm_eval"][0]
+    assert found["engine"][1] == pytest.approx(found["lm_eval"][1], abs=1e-4)
+    assert len(set(found["engine"][1])) > 10, "all answers are equally likely, so nothing was compared"
+
+
+def test_both_scorers_agree_where_the_choices_are_contexts(folder: Path, tmp_path: Path) -> None:
+    """As in Winogrande: each choice completes another context, and all are judged by the same continuation."""
+    path = tmp_path / "contexts.jsonl"
+    names = [("the cat", "the dog"), ("a stone", "a feather"), ("my house", "your garden")]
+    items = [
+        {
+            "context_options": [f"We saw {name}, since" for name in pair],
+            "continuation": "it was there",
+            "gold": i % 2,
+        }
+        for i, pair in enumerate(names)
+    ]
+    path.write_text("".join(json.dumps(item) + "\n" for item in items))
+    found = answered(folder, path, (1,))
+    assert found["engine"][0] == found["lm_eval"][0]
+    assert found["engine"][1] == pytest.approx(found["lm_eval"][1], abs=1e-4)
+    assert len(set(found["engine"][1])) == 6
+
+
+def test_the_scorer_is_part_of_the_digest_of_the_data(folder: Path, tmp_path: Path) -> None:
+    path = str(items_file(tmp_path / "items.jsonl"))
+    digests = {
+        LocalFiles(items={"mine": path}, scorer=scorer).data(tokenizer_of(folder))["acc/mine"].sha256
+        for scorer in ("lm_eval", "engine")
+    }
+    assert len(digests) == 2
+
+
+@pytest.mark.usefixtures("index")
+def test_tasks_that_need_more_than_log_likelihoods_are_refused(folder: Path) -> None:
+    assert Zeroshot(["normed"], scorer="engine").data(tokenizer_of(folder))
+    with pytest.raises(InputError, match=r"other.*brier_score.*eval\.scorer=lm_eval"):
+        Zeroshot(["other"], scorer="engine").data(tokenizer_of(folder))
+
+
+def promptless(folder: Path, choices: list[list[str]]) -> Any:
+    """An index with a task without prompts, as BLiMP has them: only whole sentences are compared."""
+    path = folder / "sentences.jsonl"
+    path.write_text("".join(json.dumps({"choices": pair, "answer": 0}) + "\n" for pair in choices))
+    task = {
+        "task": "promptless",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(path)}},
+        "test_split": "test",
+        "output_type": "multiple_choice",
+        "doc_to_text": "",
+        "target_delimiter": "",
+        "doc_to_choice": "choices",
+        "doc_to_target": "answer",
+        "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+    }
+    (folder / "promptless.yaml").write_text(yaml.safe_dump(task))
+    return TaskManager(include_path=str(folder), include_defaults=False)
+
+
+@pytest.mark.parametrize("special", ["none", "end", "bos"])
+def test_both_scorers_agree_if_there_are_no_prompts(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, special: str
+) -> None:
+    """Before an empty prompt, lm-eval puts the tokenizer's beginning or end of text, or token 0 (here `!`)."""
+    index = promptless(tmp_path, [["The cat sees.", "The cat see."], ["!Go.", "!Goes."], ["a b", "b"]])
+    monkeypatch.setattr(lm_eval_tasks, "manager", lambda: index)
+    tokenizer, found = copy.deepcopy(tokenizer_of(folder)), {}
+    if special != "none":
+        setattr(
+            tokenizer, f"{'eos' if special == 'end' else 'bos'}_token", tokenizer.convert_ids_to_tokens(7)
+        )
+    for scorer in ("lm_eval", "engine"):
+        evaluation, forward = Zeroshot(["promptless"], scorer=scorer), forward_of(folder)
+        (task,) = evaluation.data(tokenizer).values()
+        measured = evaluation.measure(forward, "acc/promptless", task, Mask(forward.n_blocks, (1,)))
+        found[scorer] = [float(x[0]) for one in samples_of(measured.files) for x in one["filtered_resps"]]
+    assert found["engine"] == pytest.approx(found["lm_eval"], abs=1e-4)
+    assert len(set(found["engine"])) == 6
+    lengths = [len(row.input_ids) for row in task.rows]
+    longest = max(lengths)
+    assert task.too_long(longest - 1) == []
+    assert task.too_long(longest - 2) == [lengths.index(longest) // 2]
+
+
+def test_an_answer_that_cannot_be_scored_is_refused_with_the_task(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = promptless(tmp_path, [["The cat sees.", "The cat see."], ["It is.", ""]])
+    monkeypatch.setattr(lm_eval_tasks, "manager", lambda: index)
+    with pytest.raises(InputError, match="'promptless': the answer '' has no tokens"):
+        Zeroshot(["promptless"], scorer="engine").data(tokenizer_of(folder))
