@@ -116,8 +116,8 @@ class Items:
         if self.source == EMBEDDED:
             return embedded_items(self.part)
         if (file := self.file()) is None:
-            where = (str(self.path), None, self.split, self.revision)
-            records = sources.hub_records(*where, prefix, f"{prefix}.path=FILE")
+            hub = sources.TextSource("hub", self.path, split=self.split, revision=self.revision)
+            records = hub.records(prefix, f"{prefix}.path=FILE")
             return [labelled_item(one, f"{self.path}, item {n}") for n, one in enumerate(records, start=1)]
         path = existing(file, f"{prefix}.path")
         if self.source == "file":

@@ -80,15 +80,35 @@ class TextSource:
         if self.source == "file":
             yield from _file_documents(existing(self.path, f"{prefix}.path"), self.column, f"{prefix}.column")
         elif self.source == "hub":
-            instead = f"{prefix}.source=file {prefix}.path=FILE"
-            where = (str(self.path), self.name, self.split, self.revision)
-            for record in hub_records(*where, prefix, instead, self.stream, self.seed):
+            for record in self.records(prefix, f"{prefix}.source=file {prefix}.path=FILE"):
                 if self.column not in record:
                     raise InputError(f"{prefix}.column={self.column}: {self.label} has no such column.")
                 yield str(record[self.column] or "")
         else:
             for name in PARTED if self.source == "embedded" else (self.source,):
                 yield from embedded_text(name, self.part)
+
+    def records(self, prefix: str, instead: str) -> Iterator[Any]:
+        """The records of a data set of the hub, in order.
+
+        Raises UnreachableError if it cannot be read; `instead` says which settings name a local file.
+        """
+        import datasets
+
+        check_no_folder(str(self.path), f"{prefix}.path")
+        use_hub()
+        where = {"split": self.split, "revision": self.revision, "streaming": self.stream}
+        try:
+            data = datasets.load_dataset(self.path, self.name, **where)
+            if self.stream and self.seed is not None:
+                data = data.shuffle(seed=self.seed, buffer_size=10_000)
+            yield from data
+        except hub_errors() as error:
+            name = f"{self.path}/{self.name}" if self.name else self.path
+            raise UnreachableError(
+                f"the data set {name} cannot be read ({first_line(error)}): check its name and the network, or use a "
+                f"local file: {instead}."
+            ) from error
 
 
 def documents(settings: Any, prefix: str = "calibration") -> Iterator[str]:
@@ -109,9 +129,6 @@ def check_path(source: str, path: str | None, prefix: str) -> None:
             f"{prefix}.path={path} is not read with {prefix}.source={source}: give {prefix}.source=file as well, or "
             "leave the path out."
         )
-
-
-# Local files and data sets of a hub.
 
 
 def _file_documents(path: Path, column: str, setting: str) -> Iterator[str]:
@@ -140,36 +157,6 @@ def hub_errors() -> tuple[type[Exception], ...]:
     from datasets.exceptions import DatasetsError
 
     return (DatasetsError, OSError, ValueError, RuntimeError)
-
-
-def hub_records(
-    path: str,
-    name: str | None,
-    split: str,
-    revision: str | None,
-    prefix: str,
-    instead: str,
-    stream: bool = False,
-    seed: int | None = None,
-) -> Iterator[Any]:
-    """Yield the records of a data set. A seed shuffles a stream.
-
-    Raises UnreachableError if the data set cannot be read; `instead` says which settings name a local file.
-    """
-    import datasets
-
-    check_no_folder(path, f"{prefix}.path")
-    use_hub()
-    try:
-        data = datasets.load_dataset(path, name, split=split, revision=revision, streaming=stream)
-        if stream and seed is not None:
-            data = data.shuffle(seed=seed, buffer_size=10_000)
-        yield from data
-    except hub_errors() as error:
-        raise UnreachableError(
-            f"the data set {path}{'/' + name if name else ''} cannot be read ({first_line(error)}): check its name "
-            f"and the network, or use a local file: {instead}."
-        ) from error
 
 
 # Embedded data.

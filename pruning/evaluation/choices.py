@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 from pruning.calibration.item_files import FIELD, Item
-from pruning.calibration.items import encode_pair
 from pruning.calibration.samples import Row, check_least
+from pruning.calibration.text import start_tokens
 from pruning.core.errors import InputError, RequestError, unknown
 from pruning.core.records import error_of, filtered_of, plain_of
 from pruning.core.storage import text_sha256
@@ -123,29 +123,27 @@ class EvalTask:
 
     @cached_property
     def rows(self) -> tuple[Row, ...]:
-        """The token rows of all requests, as lm-eval makes them, for the engine.
+        """The token rows of all requests, for the engine.
 
-        Raises InputError if an answer has no tokens of its own.
+        Raises InputError if an answer has no tokens of its own after its context, so that nothing can be scored.
         """
-        return tuple(
-            Row(*_encoded(self.tokenizer, *asked), number, choice, choice == request["target"])
-            for number, request in enumerate(self.requests)
-            for choice, asked in enumerate(request["asked"])
-        )
+        tokens = iter(encoded([asked for r in self.requests for asked in r["asked"]], self.tokenizer))
+        rows = []
+        for number, request in enumerate(self.requests):
+            for choice, asked in enumerate(request["asked"]):
+                ids, start = next(tokens)
+                if not 0 < start < len(ids):
+                    raise InputError(
+                        f"{self.source}: the answer {asked[1]!r} has no tokens of its own after the prompt "
+                        f"{asked[0]!r}: change the item or the template."
+                    )
+                rows.append(Row(ids, (start, len(ids)), number, choice, choice == request["target"]))
+        return tuple(rows)
 
     def check_requests(self) -> None:
         """Raise RequestError if lm-eval's requests are not those that the items and the template give."""
         items = self.items[: self.limit]
         check_equal(self.asked, [pair for item in items for pair in item.pairs(self.template)], self.source)
-
-    def check_answers(self) -> None:
-        """Raise InputError if an answer has no tokens of its own after its context, so that nothing can be scored."""
-        for pair, (context, whole) in zip(self.asked, token_counts(self.asked, self.tokenizer), strict=True):
-            if not 0 < context < whole:
-                raise InputError(
-                    f"{self.source}: the answer {pair[1]!r} has no tokens of its own after the prompt {pair[0]!r}: "
-                    "change the item or the template."
-                )
 
     def check_length(self, name: str, most: int) -> None:
         """Raise InputError if a model of `most` tokens has no room for a prompt beside the tokens that it writes."""
@@ -166,8 +164,8 @@ class EvalTask:
         ]
         # Most requests are short, and a token stands for at least one byte.
         long = [(n, pair) for n, pair in pairs if len("".join(pair).encode()) + SPECIAL > room]
-        counts = token_counts([pair for _, pair in long], self.tokenizer)
-        return sorted({n for (n, _), (_, whole) in zip(long, counts, strict=True) if whole > room})
+        whole = encoded([pair for _, pair in long], self.tokenizer)
+        return sorted({n for (n, _), (ids, _) in zip(long, whole, strict=True) if len(ids) > room})
 
     @property
     def pieces(self) -> list[Hashable]:
@@ -422,36 +420,22 @@ def quiet() -> Iterator[None]:
 SPECIAL = 4  # more special tokens than any tokenizer adds to a text
 
 
-def _encoded(tokenizer: Any, context: str, answer: str) -> tuple[tuple[int, ...], tuple[int, int]]:
-    """The token ids of a request, and the span of its answer; spaces at the end of a context belong to the answer."""
-    if context:
-        prompt = context.rstrip()
-        return encode_pair(tokenizer, prompt, context[len(prompt) :] + answer)
-    ids = tokenizer(answer, add_special_tokens=False).input_ids
-    first = _prefix_token(tokenizer)
-    if ids[:1] != [first]:
-        ids = [first, *ids]
-    if len(ids) < 2:
-        raise InputError(f"the answer {answer!r} has no tokens of its own after an empty prompt.")
-    return tuple(ids), (1, len(ids))
-
-
-def token_counts(pairs: Sequence[Sequence[str]], tokenizer: Any) -> list[tuple[int, int]]:
-    """For each context and continuation, the number of tokens of the context, and of both together.
+def encoded(pairs: Sequence[Sequence[str]], tokenizer: Any) -> list[tuple[tuple[int, ...], int]]:
+    """For each context and continuation, the token ids of both together, and how many of them are of the context.
 
     As in lm-eval, spaces at the end of a context belong to the continuation, and an empty context is one token.
     """
-    if not pairs:
-        return []
-    contexts = [pair[0].rstrip() for pair in pairs]
-    distinct = list(dict.fromkeys([*contexts, *(pair[0] + pair[1] for pair in pairs)]))
-    rows = tokenizer(distinct, verbose=False).input_ids
-    counts = {text: len(ids) for text, ids in zip(distinct, rows, strict=True)}
+    first, empty = start_tokens(tokenizer), _prefix_token(tokenizer)
+    texts = list(dict.fromkeys(text for pair in pairs for text in (pair[0].rstrip(), pair[0] + pair[1])))
+    rows = tokenizer(texts, add_special_tokens=False, verbose=False).input_ids if texts else []
+    tokens = dict(zip(texts, map(tuple, rows), strict=True))
     found = []
-    for context, pair in zip(contexts, pairs, strict=True):
-        # A tokenizer that puts a token before every text adds it itself.
-        added = int(not pair[0] and counts[""] == 0)
-        found.append((counts[context] + added, counts[pair[0] + pair[1]] + added))
+    for pair in pairs:
+        whole = tokens[pair[0] + pair[1]]
+        if pair[0]:
+            found.append(((*first, *whole), len(first) + len(tokens[pair[0].rstrip()])))
+        else:
+            found.append((whole if whole[:1] == (empty,) else (empty, *whole), 1))
     return found
 
 
@@ -525,5 +509,5 @@ def item_task(name: str, items: Sequence[Item], template: str, source: str, **op
     task.set_config("dataset_kwargs", {"data_files": {"test": source}})
     found = EvalTask(task, source, items=tuple(items), template=template, **options)
     found.check_requests()
-    found.check_answers()
+    _ = found.rows  # raises InputError if an answer cannot be scored
     return found

@@ -16,13 +16,13 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
+from unittest.mock import patch
 
 from pruning.calibration.samples import Row, Samples, check_least
 from pruning.calibration.sources import PARTED, TextSource
@@ -294,30 +294,16 @@ def _batch(
         pad_token_id=ends[0] if ends else 0,
     )
     devices = [ids.device] if ids.device.type == "cuda" else []
-    with torch.random.fork_rng(devices), _without_own_settings(module):
+    # transformers uses a model's own settings in place of missing ones, and many of them change probabilities, such
+    # as `min_p`, `suppress_tokens` and `sequence_bias`. So the model has none of its own for this time.
+    plain = patch.object(module, "generation_config", GenerationConfig())
+    with torch.random.fork_rng(devices), plain:
         if seed is not None:
             torch.manual_seed(seed)
         output = module.generate(
             input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=settings
         )
     return [until_end(row, ends) for row in output[:, ids.shape[1] :].tolist()]
-
-
-@contextmanager
-def _without_own_settings(module: Any) -> Iterator[None]:
-    """Within this context, the model has no generation settings of its own.
-
-    transformers uses a model's own settings in place of missing ones, and many of them change probabilities, such as
-    `min_p`, `suppress_tokens` and `sequence_bias`.
-    """
-    from transformers import GenerationConfig
-
-    own = module.generation_config
-    module.generation_config = GenerationConfig()
-    try:
-        yield
-    finally:
-        module.generation_config = own
 
 
 def end_tokens(module: Any) -> tuple[int, ...]:

@@ -250,13 +250,6 @@ def test_corpora_can_be_chosen_and_added() -> None:
     assert evaluation.corpora["mine"] == Corpus("file", "x.txt", window=64)
 
 
-@pytest.mark.parametrize(
-    "name", ["heldout", "perplexity", "zeroshot", "full", "speed", "generation", "reasoning"]
-)
-def test_every_evaluation_can_be_composed_with_its_defaults(name: str) -> None:
-    assert built(f"eval={name}").allow_overlap is False
-
-
 def test_both_kinds_of_metrics(model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     index = own_tasks(tmp_path)
     monkeypatch.setattr(lm_eval_tasks, "manager", lambda: index)

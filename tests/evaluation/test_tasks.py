@@ -148,9 +148,10 @@ def test_data_are_identified_by_their_requests_not_by_the_file(folder: Path, tmp
 
     first = digest(items_file(tmp_path / "a.jsonl"))
     assert digest(items_file(tmp_path / "b.jsonl")) == first
-    others = [digest(tmp_path / "a.jsonl", limit=5), digest(tmp_path / "a.jsonl", template="{question}")]
+    changes = ({"limit": 5}, {"template": "{question}"}, {"scorer": "engine"})
+    others = [digest(tmp_path / "a.jsonl", **one) for one in changes]
     others.append(digest(items_file(tmp_path / "c.jsonl", seed=1)))
-    assert len({first, *others}) == 4
+    assert len({first, *others}) == 5
 
 
 @pytest.mark.parametrize(
@@ -287,62 +288,41 @@ def test_lm_eval_leaves_model_tokenizer_and_its_logger_as_they_were(folder: Path
 # The engine gives lm-eval the answers that lm-eval's own model gives.
 
 
-def answered(
-    folder: Path, path: Path, dropped: tuple[int, ...], **settings: Any
-) -> dict[str, tuple[Any, Any]]:
-    """The metrics and the log-likelihoods that each scorer gives for a file of items."""
-    found = {}
-    for scorer in ("lm_eval", "engine"):
-        evaluation = LocalFiles(items={"mine": str(path)}, scorer=scorer, **settings)
-        forward = forward_of(folder)
-        (task,) = evaluation.data(tokenizer_of(folder)).values()
-        measured = evaluation.measure(forward, "acc/mine", task, Mask(forward.n_blocks, dropped))
-        values = [float(x[0]) for one in samples_of(measured.files) for x in one["filtered_resps"]]
-        found[scorer] = measured.metrics, values
-    return found
+def answered(evaluation: Any, tokenizer: Any, forward: Forward, dropped: tuple[int, ...]) -> tuple[Any, Any]:
+    """The metrics and the log-likelihoods that an evaluation gives for its one task."""
+    ((name, task),) = evaluation.data(tokenizer).items()
+    measured = evaluation.measure(forward, name, task, Mask(forward.n_blocks, dropped))
+    values = [float(x[0]) for one in samples_of(measured.files) for x in one["filtered_resps"]]
+    assert len(set(values)) > 5, "all answers are equally likely, so nothing is compared"
+    return measured.metrics, values
+
+
+CONTEXTS = [
+    {
+        "context_options": [f"We saw {name}, since" for name in pair],
+        "continuation": "it was there",
+        "gold": i % 2,
+    }
+    for i, pair in enumerate([("the cat", "the dog"), ("a stone", "a feather"), ("my house", "your garden")])
+]
 
 
 @pytest.mark.parametrize("dropped", [(), (1, 2)])
-@pytest.mark.parametrize("template", ["Question: {question}\nAnswer:", "{question}  "])
+@pytest.mark.parametrize("template", ["Question: {question}\nAnswer:", "{question}  ", "contexts"])
 def test_both_scorers_give_the_same_log_likelihoods(
     folder: Path, tmp_path: Path, dropped: tuple[int, ...], template: str
 ) -> None:
-    path = items_file(tmp_path / "items.jsonl")
-    lines = path.read_text().splitlines(keepends=True)
+    lines = items_file(tmp_path / "items.jsonl").read_text().splitlines()
     del lines[3]  # the item with equal choices, whose order is rounding
-    path.write_text("".join(lines))
-    found = answered(folder, path, dropped, template=template)
-    assert found["engine"][0] == found["lm_eval"][0]
-    assert found["engine"][1] == pytest.approx(found["lm_eval"][1], abs=1e-4)
-    assert len(set(found["engine"][1])) > 10, "all answers are equally likely, so nothing was compared"
-
-
-def test_both_scorers_agree_where_the_choices_are_contexts(folder: Path, tmp_path: Path) -> None:
-    """As in Winogrande: each choice completes another context, and all are judged by the same continuation."""
-    path = tmp_path / "contexts.jsonl"
-    names = [("the cat", "the dog"), ("a stone", "a feather"), ("my house", "your garden")]
-    items = [
-        {
-            "context_options": [f"We saw {name}, since" for name in pair],
-            "continuation": "it was there",
-            "gold": i % 2,
-        }
-        for i, pair in enumerate(names)
-    ]
-    path.write_text("".join(json.dumps(item) + "\n" for item in items))
-    found = answered(folder, path, (1,))
-    assert found["engine"][0] == found["lm_eval"][0]
-    assert found["engine"][1] == pytest.approx(found["lm_eval"][1], abs=1e-4)
-    assert len(set(found["engine"][1])) == 6
-
-
-def test_the_scorer_is_part_of_the_digest_of_the_data(folder: Path, tmp_path: Path) -> None:
-    path = str(items_file(tmp_path / "items.jsonl"))
-    digests = {
-        LocalFiles(items={"mine": path}, scorer=scorer).data(tokenizer_of(folder))["acc/mine"].sha256
-        for scorer in ("lm_eval", "engine")
-    }
-    assert len(digests) == 2
+    if template == "contexts":  # as in Winogrande, all are judged by the same continuation
+        lines, template = list(map(json.dumps, CONTEXTS)), "{question}"
+    (tmp_path / "items.jsonl").write_text("\n".join(lines))
+    own, forward = tokenizer_of(folder), forward_of(folder)
+    settings: dict[str, Any] = {"items": {"mine": str(tmp_path / "items.jsonl")}, "template": template}
+    plain = answered(LocalFiles(**settings), own, forward, dropped)
+    engine = answered(LocalFiles(**settings, scorer="engine"), own, forward, dropped)
+    assert engine[0] == plain[0]
+    assert engine[1] == pytest.approx(plain[1], abs=1e-4)
 
 
 @pytest.mark.usefixtures("index")
@@ -372,25 +352,20 @@ def promptless(folder: Path, choices: list[list[str]]) -> Any:
     return TaskManager(include_path=str(folder), include_defaults=False)
 
 
-@pytest.mark.parametrize("special", ["none", "end", "bos"])
+@pytest.mark.parametrize("special", ["none", "eos", "bos"])
 def test_both_scorers_agree_if_there_are_no_prompts(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, special: str
 ) -> None:
     """Before an empty prompt, lm-eval puts the tokenizer's beginning or end of text, or token 0 (here `!`)."""
     index = promptless(tmp_path, [["The cat sees.", "The cat see."], ["!Go.", "!Goes."], ["a b", "b"]])
     monkeypatch.setattr(lm_eval_tasks, "manager", lambda: index)
-    tokenizer, found = copy.deepcopy(tokenizer_of(folder)), {}
+    own, forward = copy.deepcopy(tokenizer_of(folder)), forward_of(folder)
     if special != "none":
-        setattr(
-            tokenizer, f"{'eos' if special == 'end' else 'bos'}_token", tokenizer.convert_ids_to_tokens(7)
-        )
-    for scorer in ("lm_eval", "engine"):
-        evaluation, forward = Zeroshot(["promptless"], scorer=scorer), forward_of(folder)
-        (task,) = evaluation.data(tokenizer).values()
-        measured = evaluation.measure(forward, "acc/promptless", task, Mask(forward.n_blocks, (1,)))
-        found[scorer] = [float(x[0]) for one in samples_of(measured.files) for x in one["filtered_resps"]]
-    assert found["engine"] == pytest.approx(found["lm_eval"], abs=1e-4)
-    assert len(set(found["engine"])) == 6
+        setattr(own, f"{special}_token", own.convert_ids_to_tokens(7))
+    plain = answered(Zeroshot(["promptless"]), own, forward, (1,))
+    engine = answered(Zeroshot(["promptless"], scorer="engine"), own, forward, (1,))
+    assert engine[1] == pytest.approx(plain[1], abs=1e-4)
+    (task,) = Zeroshot(["promptless"]).data(own).values()
     lengths = [len(row.input_ids) for row in task.rows]
     longest = max(lengths)
     assert task.too_long(longest - 1) == []
@@ -402,5 +377,5 @@ def test_an_answer_that_cannot_be_scored_is_refused_with_the_task(
 ) -> None:
     index = promptless(tmp_path, [["The cat sees.", "The cat see."], ["It is.", ""]])
     monkeypatch.setattr(lm_eval_tasks, "manager", lambda: index)
-    with pytest.raises(InputError, match="'promptless': the answer '' has no tokens"):
+    with pytest.raises(InputError, match=r"'promptless': .*the answer ''"):
         Zeroshot(["promptless"], scorer="engine").data(tokenizer_of(folder))
