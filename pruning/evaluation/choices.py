@@ -97,7 +97,7 @@ class EvalTask:
         self.task.set_fewshot_seed(FEWSHOT_SEED)
         with quiet():
             self.task.build_all_requests(limit=self.limit)
-        found = []
+        found: list[dict[str, Any]] = []
         for _, group in groupby(self.task.instances, key=lambda instance: instance.doc_id):
             instances = list(group)
             doc = instances[0].doc

@@ -21,6 +21,7 @@ from pruning.calibration.items import Items
 from pruning.calibration.sources import PARTED, PARTS, TextSource, embedded_items, pydoc
 from pruning.calibration.text import Text
 from pruning.core.errors import InputError, UnreachableError
+from pruning.core.storage import file_sha256
 from pruning.evaluation.corpora import Corpus
 from pruning.healing.heal_settings import Full
 from tests.helpers.tokens import Numbers, written
@@ -43,7 +44,8 @@ def test_every_class_of_settings_describes_its_source_in_the_same_fields() -> No
     for settings in (Text("hub", 1, 8, 3, **flat), Full(source="hub", seed=3, **flat)):
         assert TextSource.of(settings) == TextSource("hub", **flat, seed=3)
     assert Corpus("hub", **flat).text == TextSource("hub", **flat, part="heldout")
-    assert (wanted.label, wanted.file()) == ("a/b/c/d", None)
+    assert (wanted.label, wanted.file(), wanted.file_sha256) == ("a/b/c/d", None, None)
+    assert TextSource("file", path=__file__).file_sha256 == file_sha256(Path(__file__))
     assert TextSource("file", path="a.txt").file() == Text("file", 1, 8, 0, path="a.txt").file() == "a.txt"
 
 
