@@ -245,9 +245,8 @@ def measure_task(name: str, forward: Forward, task: EvalTask, mask: Mask, batch_
     module, answers = forward.model.module, None
     if task.scorer == "engine" and not task.too_long(context_length_of(module.config) or sys.maxsize):
         ((_, found, _),) = forward.loglikelihoods(task.rows, [mask])
-        answers = [
-            (value, False) for value in found
-        ]  # in lm-eval's form; False: nothing about greedy decoding
+        # In lm-eval's form, which also says whether greedy decoding gives the answer; nothing asks for this.
+        answers = [(value, False) for value in found]
     with generating(forward, mask) if task.generated else masked(module, mask, forward.scales):
         output, shortened = _ask(name, forward, task, batch_size, answers)
     # On each machine, lm-eval returns the output to one rank only.

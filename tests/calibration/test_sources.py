@@ -61,7 +61,7 @@ def test_every_class_of_settings_describes_its_source_in_the_same_fields() -> No
 def test_a_wrong_source_is_refused(settings: dict[str, Any], named: str) -> None:
     with pytest.raises(InputError, match=named):
         TextSource(**settings).check("x")
-    with pytest.raises(InputError, match=named.replace("x", "calibration", 1)):
+    with pytest.raises(InputError, match=named.replace(r"x\.", r"calibration\.")):
         Text(samples=1, length=8, seed=0, **settings)
 
 

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import lm_eval
 import numpy as np
 import pytest
 from lm_eval.api.metrics import pooled_sample_stderr
@@ -26,7 +25,15 @@ from pruning.models.sublayers import masked
 from pruning.runs.prepare import Reader, check_evaluation
 from tests.conftest import N_BLOCKS
 from tests.evaluation.test_generating import plain
-from tests.helpers.evaluations import forward_of, samples_of, settings, tokenizer_of, written_tasks
+from tests.helpers.evaluations import (
+    forward_of,
+    lm_eval_on,
+    measured,
+    samples_of,
+    settings,
+    tokenizer_of,
+    written_tasks,
+)
 
 MASK = Mask(N_BLOCKS, (1, 4))
 
@@ -51,10 +58,9 @@ def task_of(evaluation: Generation, folder: Path) -> Any:
 def test_an_answer_is_greedy_decoding_of_the_masked_model_without_a_cache(folder: Path) -> None:
     evaluation = asking("unfiltered", batch_size=1)
     own, module = tokenizer_of(folder), forward_of(folder).model.module
-    task = task_of(evaluation, folder)
-    measured = evaluation.measure(forward_of(folder), "exact/unfiltered", task, MASK)
+    files = measured(evaluation, folder, MASK).files
     with masked(module, MASK):
-        for sample in samples_of(measured.files):
+        for sample in samples_of(files):
             tokens = plain(module, own(sample["arguments"][0][0]).input_ids, 6)
             assert own.decode(tokens, skip_special_tokens=True).startswith(sample["resps"][0][0])
             assert sample["resps"][0][0]
@@ -64,31 +70,24 @@ def test_answers_are_those_of_lm_eval_on_the_exported_checkpoint(
     folder: Path, tmp_path: Path, index: TaskManager
 ) -> None:
     export(Request(settings(folder), MASK, tmp_path / "smaller"))
-    expected = lm_eval.simple_evaluate(
-        model="hf",
-        model_args={"pretrained": str(tmp_path / "smaller"), "dtype": "float32"},
-        tasks=["filtered"],
-        task_manager=index,
-        batch_size=16,
-        device="cpu",
-        bootstrap_iters=10,
-    )
+    expected = lm_eval_on(tmp_path / "smaller", "filtered", index)
     evaluation, forward = asking("filtered"), forward_of(folder)
-    task = task_of(evaluation, folder)
-    measured = evaluation.measure(forward, "exact/filtered", task, MASK)
-    written = [sample["resps"] for sample in samples_of(measured.files)]
+    found = measured(evaluation, folder, MASK, forward)
+    written = [sample["resps"] for sample in samples_of(found.files)]
     assert written == [sample["resps"] for sample in expected["samples"]["filtered"]]
-    dense = evaluation.measure(forward, "exact/filtered", task, Mask(N_BLOCKS))
+    dense = measured(evaluation, folder, Mask(N_BLOCKS), forward)
     assert [sample["resps"] for sample in samples_of(dense.files)] != written
     scores = expected["results"]["filtered"]
-    assert measured.metrics["exact/filtered"] == scores["exact_match,last-word"]
-    assert measured.metrics["exact_first-letter/filtered"] == scores["exact_match,first-letter"]
+    assert found.metrics["exact/filtered"] == scores["exact_match,last-word"]
+    assert found.metrics["exact_first-letter/filtered"] == scores["exact_match,first-letter"]
     how = {"metric": "exact_match, last-word", "fewshot": 2, "items": 8, "of": 8, "limit": None}
-    assert measured.how == measured.how | how
-    assert measured.how["generation"]["max_gen_toks"] == 6
-    assert task.asked[0][0].count("Answer:") == 3, "the task's own number of examples is two"
-    hits = json.loads(measured.files["terms.json"])["hits"]
-    assert hits == [s["exact_match"] for s in samples_of(measured.files) if s["filter"] == "last-word"]
+    assert found.how == found.how | how
+    assert found.how["generation"]["max_gen_toks"] == 6
+    assert task_of(evaluation, folder).asked[0][0].count("Answer:") == 3, (
+        "the task's own number of examples is two"
+    )
+    hits = json.loads(found.files["terms.json"])["hits"]
+    assert hits == [s["exact_match"] for s in samples_of(found.files) if s["filter"] == "last-word"]
     assert len(hits) == 8
 
 
@@ -96,14 +95,13 @@ def test_right_answers_are_counted_with_their_standard_error(
     folder: Path, tmp_path: Path, index: TaskManager
 ) -> None:
     evaluation, forward = asking("unfiltered"), forward_of(folder)
-    measured = evaluation.measure(forward, "exact/unfiltered", task_of(evaluation, folder), MASK)
+    files = measured(evaluation, folder, MASK, forward).files
     path = tmp_path / "questions.jsonl"
     records = [json.loads(line) for line in path.read_text().splitlines()]
-    for record, sample in list(zip(records, samples_of(measured.files), strict=True))[:3]:
+    for record, sample in list(zip(records, samples_of(files), strict=True))[:3]:
         record["answer"] = sample["resps"][0][0]
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    task = task_of(evaluation, folder)
-    again = evaluation.measure(forward, "exact/unfiltered", task, MASK)
+    again = measured(evaluation, folder, MASK, forward)
     hits = [1.0] * 3 + [0.0] * 5
     assert json.loads(again.files["terms.json"])["hits"] == hits
     assert again.metrics["exact/unfiltered"] == 3 / 8
@@ -120,8 +118,7 @@ def test_examples_and_new_tokens_can_be_chosen_and_identify_the_data(folder: Pat
     assert {asked["max_gen_toks"] for _, asked in written.asked} == {3}
     assert written.new_tokens == 3
     assert chosen.requests[0]["asked"][0][0].count("\n\n") == 1
-    measured = Generation(["normed"], prompts=0).measure(forward_of(folder), "acc/normed", chosen, MASK)
-    assert measured.how["fewshot"] == 1
+    assert measured(asking("normed", num_fewshot=1), folder, MASK).how["fewshot"] == 1
     (none,) = Zeroshot(["normed"]).data(own).values()
     assert none.fewshot == 0
     assert none.sha256 != chosen.sha256
@@ -139,19 +136,19 @@ def test_a_group_is_one_metric_over_all_items(folder: Path, name: str, kind: str
     group = evaluation.data(tokenizer_of(folder))[metric]
     assert isinstance(group, TaskGroup)
     forward = forward_of(folder)
-    measured = evaluation.measure(forward, metric, group, MASK)
+    found = evaluation.measure(forward, metric, group, MASK)
     each = [evaluation.measure(forward, metric, member, MASK) for member in group.members]
     sizes = [one.how["items"] for one in each]
     mean = np.average([one.metrics[metric] for one in each], weights=sizes)
-    assert measured.metrics[metric] == pytest.approx(mean)
+    assert found.metrics[metric] == pytest.approx(mean)
     errors = [one.metrics[f"{metric}/stderr"] for one in each]
-    assert measured.metrics[f"{metric}/stderr"] == pytest.approx(pooled_sample_stderr(errors, sizes))
+    assert found.metrics[f"{metric}/stderr"] == pytest.approx(pooled_sample_stderr(errors, sizes))
     hits = [json.loads(one.files["terms.json"])["hits"] for one in each]
-    assert json.loads(measured.files["terms.json"])["hits"] == [*hits[0], *hits[1]]
-    assert len(samples_of(measured.files)) == sum(len(samples_of(one.files)) for one in each)
+    assert json.loads(found.files["terms.json"])["hits"] == [*hits[0], *hits[1]]
+    assert len(samples_of(found.files)) == sum(len(samples_of(one.files)) for one in each)
     names = [member.task.task_name for member in group.members]
-    assert list(json.loads(measured.files["lm_eval.json"])) == names
-    assert (measured.how["tasks"], measured.how["items"]) == (2, sum(sizes))
+    assert list(json.loads(found.files["lm_eval.json"])) == names
+    assert (found.how["tasks"], found.how["items"]) == (2, sum(sizes))
 
 
 @pytest.mark.parametrize(

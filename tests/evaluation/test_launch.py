@@ -13,7 +13,7 @@ from pruning.core.storage import read_json
 from pruning.evaluation.heldout import Heldout, LocalFiles
 from pruning.runs import run_cell
 from tests.conftest import N_BLOCKS, Command, Ended
-from tests.helpers.evaluations import items_file, samples_of
+from tests.helpers.evaluations import items_file
 
 pytestmark = pytest.mark.usefixtures("without_environment")
 
@@ -247,22 +247,3 @@ def test_an_overlap_is_an_error_that_names_both_unless_it_is_allowed(
     result = allowed.result()
     assert result["evaluation"]["overlap"][metric] > 0
     assert result["config"]["eval"]["allow_overlap"] is True
-
-
-def test_measurements_are_artifacts_of_the_run(launch: Command, local: list[str]) -> None:
-    from mlflow import MlflowClient
-
-    ended = launch("k=1", *local, tracker="mlflow")
-    assert ended.status == 0, ended.err
-    result = ended.result()
-    client = MlflowClient(tracking_uri=f"sqlite:///{ended.results / 'mlflow.db'}")
-    (experiment,) = [e for e in client.search_experiments() if e.name == "depth-pruning"]
-    (mirrored,) = client.search_runs([experiment.experiment_id])
-    for which in ("dense", "pruned"):
-        for name, value in result["evaluation"][which].items():
-            assert mirrored.data.metrics[f"{which}/{name}"] == pytest.approx(value)
-    stem = Path(result["evaluation"]["records"]["acc/first"]["pruned"]).stem
-    listed = client.list_artifacts(mirrored.info.run_id, "evaluation/acc-first")
-    assert {Path(entry.path).name for entry in listed} == {f"{stem}.{end}" for end in ENDINGS}
-    (samples,) = (ended.results / "mlflow-artifacts").rglob(f"acc-first/{stem}.samples.jsonl.gz")
-    assert len(samples_of({"samples.jsonl.gz": samples.read_bytes()})) == 5

@@ -23,7 +23,7 @@ from pruning.evaluation.corpora import Corpus, CorpusPerplexity, strided
 from pruning.evaluation.lm_eval_tasks import Full, Zeroshot
 from pruning.models.sublayers import masked
 from tests.conftest import N_BLOCKS
-from tests.helpers.evaluations import forward_of, own_tasks, shared_data, tokenizer_of, with_end
+from tests.helpers.evaluations import forward_of, measured, own_tasks, shared_data, tokenizer_of, with_end
 from tests.helpers.tokens import Numbers, with_bos, written
 
 PROSE = "The quick brown fox jumps over the lazy dog, and then it sleeps. " * 9
@@ -53,19 +53,17 @@ def sliding_windows(model: Any, ids: list[int], window: int, stride: int) -> flo
 def test_perplexity_equals_the_plain_loop(
     model_folder: Path, tmp_path: Path, window: int, stride: int | None, dropped: tuple[int, ...]
 ) -> None:
-    forward, tokenizer = forward_of(model_folder), tokenizer_of(model_folder)
-    path = written(tmp_path, "prose.txt", PROSE)
+    path, tokenizer = written(tmp_path, "prose.txt", PROSE), tokenizer_of(model_folder)
     corpus = Corpus("file", str(path), window=window, stride=stride)
-    evaluation = CorpusPerplexity({"prose": corpus})
-    (samples,) = evaluation.data(tokenizer).values()
-    measured = evaluation.measure(forward, "ppl/prose", samples, Mask(N_BLOCKS, dropped))
+    found = measured(CorpusPerplexity({"prose": corpus}), model_folder, Mask(N_BLOCKS, dropped))
     model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
     ids = tokenizer(PROSE).input_ids
     with masked(model, Mask(N_BLOCKS, dropped)):
         expected = sliding_windows(model, ids, window, stride or window)
-    assert measured.metrics["ppl/prose"] == pytest.approx(expected, rel=1e-5)
-    assert measured.how["tokens_scored"] == sum(row.span[1] - row.span[0] for row in samples.rows)
-    assert measured.how["corpus"]["stride"] == stride
+    assert found.metrics["ppl/prose"] == pytest.approx(expected, rel=1e-5)
+    rows = corpus.draw(tokenizer, "x").rows
+    assert found.how["tokens_scored"] == sum(row.span[1] - row.span[0] for row in rows)
+    assert found.how["corpus"]["stride"] == stride
 
 
 @given(st.integers(1, 60), st.integers(8, 20), st.integers(1, 20), st.sampled_from([(), (99,)]))
@@ -260,9 +258,9 @@ def test_both_kinds_of_metrics(model_folder: Path, tmp_path: Path, monkeypatch: 
     data = both.data(tokenizer_of(folder))
     assert list(data) == ["ppl/prose", "acc/normed", "acc/plain"]
     forward, mask = forward_of(folder), Mask(N_BLOCKS, (1,))
-    measured = {name: both.measure(forward, name, metric_data, mask) for name, metric_data in data.items()}
-    assert all(name in measurement.metrics for name, measurement in measured.items())
-    assert (measured["ppl/prose"].how["windows"], measured["acc/plain"].how["items"]) == (2, 3)
+    found = {name: both.measure(forward, name, metric_data, mask) for name, metric_data in data.items()}
+    assert all(name in measurement.metrics for name, measurement in found.items())
+    assert (found["ppl/prose"].how["windows"], found["acc/plain"].how["items"]) == (2, 3)
 
 
 @pytest.mark.model
@@ -279,7 +277,7 @@ def test_perplexity_of_real_text_equals_the_plain_loop(tmp_path: Path) -> None:
     )
     (samples,) = evaluation.data(smollm2_tokenizer).values()
     mask = Mask(30, (12, 17))
-    measured = evaluation.measure(Forward(model), "ppl/w", samples, mask).metrics["ppl/w"]
+    value = evaluation.measure(Forward(model), "ppl/w", samples, mask).metrics["ppl/w"]
     ids = smollm2_tokenizer(text).input_ids[: 256 + 2 * 64]
     with masked(model.module, mask):
-        assert measured == pytest.approx(sliding_windows(model.module, ids, 256, 64), rel=1e-4)
+        assert value == pytest.approx(sliding_windows(model.module, ids, 256, 64), rel=1e-4)

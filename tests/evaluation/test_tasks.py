@@ -30,6 +30,8 @@ from tests.conftest import N_BLOCKS
 from tests.helpers.evaluations import (
     forward_of,
     items_file,
+    lm_eval_on,
+    measured,
     own_tasks,
     samples_of,
     settings,
@@ -39,7 +41,7 @@ from tests.helpers.evaluations import (
 
 pytestmark = pytest.mark.usefixtures("without_environment")
 
-DROPPED = (1, 4)
+MASK = Mask(N_BLOCKS, (1, 4))
 
 
 def plain(folder: Path, path: Path, **options: Any) -> Any:
@@ -57,16 +59,7 @@ def plain(folder: Path, path: Path, **options: Any) -> Any:
             {"metric": name, "aggregation": "mean", "higher_is_better": True} for name in ("acc", "acc_norm")
         ],
     }
-    return lm_eval.simple_evaluate(
-        model="hf",
-        model_args={"pretrained": str(folder), "dtype": "float32"},
-        tasks=[task],
-        task_manager=TaskManager(include_defaults=False),
-        batch_size=16,
-        device="cpu",
-        bootstrap_iters=10,
-        **options,
-    )
+    return lm_eval_on(folder, task, **options)
 
 
 def answers(samples: list[dict[str, Any]]) -> list[Any]:
@@ -81,26 +74,24 @@ def test_numbers_and_answers_are_those_of_lm_eval_on_the_exported_checkpoint(
     folder: Path, tmp_path: Path, limit: int | None
 ) -> None:
     path = items_file(tmp_path / "items.jsonl")
-    evaluation = LocalFiles(items={"mine": str(path)}, limit=limit)
-    (task,) = evaluation.data(tokenizer_of(folder)).values()
-    measured = evaluation.measure(forward_of(folder), "acc/mine", task, Mask(N_BLOCKS, DROPPED))
-    export(Request(settings(folder), Mask(N_BLOCKS, DROPPED), tmp_path / "smaller"))
+    found = measured(LocalFiles(items={"mine": str(path)}, limit=limit), folder, MASK)
+    export(Request(settings(folder), MASK, tmp_path / "smaller"))
     expected = plain(tmp_path / "smaller", path, limit=limit)
     scores = expected["results"]["mine"]
-    assert measured.metrics == {
+    assert found.metrics == {
         "acc/mine": scores["acc_norm,none"],
         "acc/mine/stderr": scores["acc_norm_stderr,none"],
         "acc_plain/mine": scores["acc,none"],
         "acc_plain/mine/stderr": scores["acc_stderr,none"],
     }
-    samples = samples_of(measured.files)
+    samples = samples_of(found.files)
     assert len(samples) == (limit or 12)
     assert answers(samples) == answers(expected["samples"]["mine"])
-    assert json.loads(measured.files["lm_eval.json"])["results"]["mine"]["acc,none"] == scores["acc,none"]
+    assert json.loads(found.files["lm_eval.json"])["results"]["mine"]["acc,none"] == scores["acc,none"]
     how = {"items": limit or 12, "of": 12, "limit": limit, "metric": "acc_norm"}
-    assert measured.how | how == measured.how
-    terms = json.loads(measured.files["terms.json"])
-    assert sum(terms["hits"]) / len(terms["hits"]) == pytest.approx(measured.metrics["acc/mine"])
+    assert found.how | how == found.how
+    terms = json.loads(found.files["terms.json"])
+    assert sum(terms["hits"]) / len(terms["hits"]) == pytest.approx(found.metrics["acc/mine"])
     asked = [[float(choice[0][0]) for choice in sample["resps"]] for sample in samples]
     assert [pytest.approx(one, rel=1e-6) for one in asked] == terms["loglikelihoods"]
 
@@ -116,10 +107,9 @@ def test_a_pruned_model_is_never_given_the_dense_one_s_answers(
 
     monkeypatch.setattr(lm_eval, "simple_evaluate", noting)
     evaluation = LocalFiles(items={"mine": str(items_file(tmp_path / "items.jsonl"))})
-    (task,) = evaluation.data(tokenizer_of(folder)).values()
+    masks = [Mask(N_BLOCKS), MASK, Mask(N_BLOCKS), Mask(N_BLOCKS, (0,))]
     forward = forward_of(folder)
-    masks = [Mask(N_BLOCKS), Mask(N_BLOCKS, DROPPED), Mask(N_BLOCKS), Mask(N_BLOCKS, (0,))]
-    results = [samples_of(evaluation.measure(forward, "acc/mine", task, mask).files) for mask in masks]
+    results = [samples_of(measured(evaluation, folder, mask, forward).files) for mask in masks]
     logliks = [[sample["resps"] for sample in samples] for samples in results]
     assert logliks[0] == logliks[2]
     assert len({json.dumps(values) for values in logliks}) == 3
@@ -129,15 +119,14 @@ def test_a_pruned_model_is_never_given_the_dense_one_s_answers(
 def test_a_compensated_mask_is_asked_with_its_factors(folder: Path, tmp_path: Path) -> None:
     path = items_file(tmp_path / "items.jsonl", 4)
     evaluation, forward = LocalFiles(items={"mine": str(path)}), forward_of(folder)
-    (task,) = evaluation.data(tokenizer_of(folder)).values()
     forward.scales = (1.0, 1.7, 1.0, 1.0, 0.6, 1.0)
-    measured = evaluation.measure(forward, "acc/mine", task, Mask(N_BLOCKS, DROPPED))
+    files = measured(evaluation, folder, MASK, forward).files
     samples = Items("file", 3, 0, str(items_file(tmp_path / "distinct.jsonl", 3))).draw(tokenizer_of(folder))
-    ((_, engine, _),) = forward.loglikelihoods(samples.rows, [Mask(N_BLOCKS, DROPPED)])
-    asked = [loglik[0][0] for sample in samples_of(measured.files)[:3] for loglik in sample["resps"]]
+    ((_, engine, _),) = forward.loglikelihoods(samples.rows, [MASK])
+    asked = [loglik[0][0] for sample in samples_of(files)[:3] for loglik in sample["resps"]]
     assert asked == pytest.approx(engine, rel=1e-4)
     forward.scales = None
-    assert evaluation.measure(forward, "acc/mine", task, Mask(N_BLOCKS, DROPPED)).files != measured.files
+    assert measured(evaluation, folder, MASK, forward).files != files
 
 
 def test_data_are_identified_by_their_requests_not_by_the_file(folder: Path, tmp_path: Path) -> None:
@@ -198,15 +187,15 @@ def test_acc_norm_is_reported_if_a_task_has_it_else_acc_and_their_mean(folder: P
         ("acc/plain", "acc"),
     ]
     folders = {name: tmp_path / name for name in data}
-    measured = Evaluator(evaluation, data, forward_of(folder), folders)(Mask(N_BLOCKS, DROPPED))
+    found = Evaluator(evaluation, data, forward_of(folder), folders)(MASK)
     for name, metric in (("normed", "acc_norm"), ("plain", "acc")):
         (path,) = (tmp_path / "acc" / name).glob("*.lm_eval.json")
         scores = json.loads(path.read_text())["results"][name]
-        assert measured.metrics[f"acc/{name}"] == scores[f"{metric},none"]
-        assert measured.metrics[f"acc/{name}/stderr"] == scores[f"{metric}_stderr,none"]
-    mean = (measured.metrics["acc/normed"] + measured.metrics["acc/plain"]) / 2
-    assert measured.metrics["acc/mean"] == pytest.approx(mean)
-    assert measured.how["acc/plain"]["limit"] == 7
+        assert found.metrics[f"acc/{name}"] == scores[f"{metric},none"]
+        assert found.metrics[f"acc/{name}/stderr"] == scores[f"{metric}_stderr,none"]
+    mean = (found.metrics["acc/normed"] + found.metrics["acc/plain"]) / 2
+    assert found.metrics["acc/mean"] == pytest.approx(mean)
+    assert found.how["acc/plain"]["limit"] == 7
 
 
 @pytest.mark.usefixtures("index")
@@ -266,11 +255,11 @@ def test_answers_on_real_items_are_those_of_lm_eval_on_the_exported_checkpoint(t
     evaluation = LocalFiles(items={name: str(path) for name, path in paths.items()}, limit=6)
     data = evaluation.data(tokenizer(wanted))
     forward = Forward(load(wanted))
-    measured = {name: evaluation.measure(forward, name, task, mask) for name, task in data.items()}
+    found = {name: evaluation.measure(forward, name, task, mask) for name, task in data.items()}
     export(Request(wanted, mask, tmp_path / "smaller", verify=False))
     for name, path in paths.items():
         expected = plain(tmp_path / "smaller", path, limit=6)
-        assert answers(samples_of(measured[f"acc/{name}"].files)) == answers(expected["samples"]["mine"])
+        assert answers(samples_of(found[f"acc/{name}"].files)) == answers(expected["samples"]["mine"])
 
 
 def test_lm_eval_leaves_model_tokenizer_and_its_logger_as_they_were(folder: Path, tmp_path: Path) -> None:
@@ -279,7 +268,7 @@ def test_lm_eval_leaves_model_tokenizer_and_its_logger_as_they_were(folder: Path
     (task,) = evaluation.data(folder_tokenizer).values()
     before = [dict(vars(module)) for module in forward.model.module.modules()]
     with masked(forward.model.module, Mask(N_BLOCKS)):
-        evaluation.measure(forward, "acc/mine", task, Mask(N_BLOCKS, DROPPED))
+        evaluation.measure(forward, "acc/mine", task, MASK)
     assert [dict(vars(module)) for module in forward.model.module.modules()] == before
     assert folder_tokenizer.pad_token_id is None
     assert logging.getLogger("lm_eval").level == logging.NOTSET
@@ -291,10 +280,10 @@ def test_lm_eval_leaves_model_tokenizer_and_its_logger_as_they_were(folder: Path
 def answered(evaluation: Any, tokenizer: Any, forward: Forward, dropped: tuple[int, ...]) -> tuple[Any, Any]:
     """The metrics and the log-likelihoods that an evaluation gives for its one task."""
     ((name, task),) = evaluation.data(tokenizer).items()
-    measured = evaluation.measure(forward, name, task, Mask(forward.n_blocks, dropped))
-    values = [float(x[0]) for one in samples_of(measured.files) for x in one["filtered_resps"]]
+    found = evaluation.measure(forward, name, task, Mask(forward.n_blocks, dropped))
+    values = [float(x[0]) for one in samples_of(found.files) for x in one["filtered_resps"]]
     assert len(set(values)) > 5, "all answers are equally likely, so nothing is compared"
-    return measured.metrics, values
+    return found.metrics, values
 
 
 CONTEXTS = [
