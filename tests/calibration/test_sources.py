@@ -6,7 +6,7 @@ import bz2
 import json
 from collections import Counter
 from collections.abc import Iterator
-from itertools import count
+from itertools import count, zip_longest
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -92,7 +92,7 @@ def test_the_embedded_items_are_many_different_and_well_formed() -> None:
     assert len(records) >= 240
     parts = [embedded_items(part) for part in PARTS]
     assert [Items("commonsense", 1, 0, part=part).pool() for part in PARTS] == parts
-    embedded = [item for pair in zip(*parts, strict=False) for item in pair]
+    embedded = [item for pair in zip_longest(*parts) for item in pair if item]
     assert len({item.key for item in embedded}) == len(embedded) == len(records)
     for item, record in zip(embedded, records, strict=True):
         assert 2 <= len(item.choices) <= 4

@@ -162,7 +162,7 @@ PYDOC, ITEMS = Text("pydoc", 5, 16, 3), Items("commonsense", 7, 3)
             r"stream=false, .*disjoint=false",
         ),
         (lambda _: Both(ITEMS, ITEMS), r"calibration\.text .*items"),
-        (lambda _: Both(PYDOC, Items("commonsense", 10**6, 3)), r"lower calibration\.items\.samples"),
+        (lambda f: Both(text(f, 0), Items("commonsense", 10**6, 3)), r"lower calibration\.items\.samples"),
         (lambda _: Mixed(PYDOC, ITEMS, 4, 16, 0), r"calibration\.second .*items"),
         (lambda _: Mixed(PYDOC, PYDOC, 1, 16, 0), r"calibration\.samples=1 .*2"),
         (lambda _: Mixed(PYDOC, PYDOC, 2, 3, 0), r"calibration\.length=3 .*8"),
