@@ -22,7 +22,7 @@ from pruning.api.model import (
     used_by,
 )
 from pruning.calibration.item_files import FIELD, Item
-from pruning.calibration.items import TEMPLATE, ItemDraw, check_fields, check_template
+from pruning.calibration.items import TEMPLATE, ItemDraw, check_template
 from pruning.config.compose import build
 from pruning.core.errors import DamagedError, ForeignError, InputError, shown
 from pruning.core.mask import Mask
@@ -259,7 +259,6 @@ def fit_router(
             raise InputError(f"{name} is {shown(given)}: give a mapping, {{NAME: ...}}.")
     check_text(template, "template")
     check_template("template", template)
-    check_fields("template", template)
     _check_sets(model, sets)
     pools = [_items(items, str(name)) for name, items in tasks.items()]
     every = [item for pool in pools for item in pool]

@@ -1,4 +1,17 @@
-"""Readers of local files: text, JSON lines, multiple-choice items. Every error names the file and the line."""
+"""Read local files: text, JSON records, and multiple-choice items in the forms of common benchmarks.
+
+Every error names the file and the line. These forms of items are read; other fields are ignored:
+
+| form | question | choices | right answer |
+|---|---|---|---|
+| this project's | `question` | `choices`, a list of texts | `answer`: an index, a letter, or the text of a choice |
+| LLM Foundry's, multiple choice | `query` | `choices` | `gold` |
+| LLM Foundry's, schema (Winogrande) | `continuation` | `context_options`: a context per choice | `gold` |
+| the hub's ARC | `question` | `choices`: {"text": [...], "label": [...]} | `answerKey`: a label |
+| Commonsense 170k | `instruction` | labels after "Answer format:" | `answer`: a label |
+
+The names of questions and of answers can be combined freely.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +19,24 @@ import json
 import logging
 import re
 import string
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from pruning.core.errors import InputError, UnreachableError, first_line, shown
+from pruning.core.errors import InputError, first_line, shown
 from pruning.core.storage import text_sha256
-from pruning.core.wheels import check_no_folder, use_hub
+
+log = logging.getLogger(__name__)
 
 FIELD = "{question}"  # what a template fills in
+QUESTIONS = ("question", "query")
+ANSWERS = ("answer", "gold", "answerKey")  # of several, the first counts
+FORMAT = (
+    'An item looks like {"question": "Which animal carries its house?", "choices": ["a horse", "a snail"], '
+    '"answer": 1}. The names query, choices, gold and context_options, continuation, gold are read as well '
+    "(docs/evaluation.md)."
+)
 
 
 @dataclass(frozen=True)
@@ -49,170 +70,16 @@ class Item:
         return [(prompt, f" {choice}") for choice in self.choices]
 
 
-def existing(path: str | None, setting: str = "calibration.path") -> Path:
-    """The path as a `Path`. Raises InputError, which names the setting, unless it is a file that can be read."""
-    if not path:
-        raise InputError(f"{setting} is not set: give {setting}=FILE.")
-    file = Path(path).expanduser()
-    try:
-        if file.is_dir():
-            raise InputError(f"{setting}={path} is a folder, and a file is needed: give the path of a file.")
-        if not file.is_file():
-            raise InputError(f"{setting}={path}: there is no such file.")
-        with file.open("rb") as stream:
-            if not stream.read(1):
-                raise InputError(f"{setting}={path}: the file is empty.")
-    except OSError as error:
-        raise InputError(
-            f"{setting}={path} cannot be read ({first_line(error.strerror or error)}): make it readable, or give "
-            "another file."
-        ) from error
-    return file
-
-
-def read_text(path: Path) -> str:
-    """The text of a UTF-8 file. Raises InputError with the position of the first byte that is not UTF-8."""
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text (byte {error.start}): convert it first.") from error
-
-
-def json_lines(path: Path) -> Iterator[tuple[str, Any]]:
-    """Yield ("FILE, line N", record) for each line of a `.jsonl` file. Raises InputError if a line is not JSON."""
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if line.strip():
-            where = f"{path}, line {number}"
-            yield where, _parsed(line, where)
-
-
-def json_records(path: Path) -> Iterator[tuple[str, Any]]:
-    """Yield (where, record) for each record of a `.jsonl` file or of a file with one JSON array.
-
-    `where` is "FILE, line N" or "FILE, item N". Raises InputError if the file is neither.
-    """
-    text = read_text(path).lstrip()
-    if not _is_array(text):
-        yield from json_lines(path)
-        return
-    for number, record in enumerate(_parsed(text, str(path)), start=1):
-        yield f"{path}, item {number}", record
-
-
-def _is_array(text: str) -> bool:
-    """Whether a text begins an array of objects. A first line such as ["a"] is a wrong line of a `.jsonl` file."""
-    if not text.startswith("["):
-        return False
-    try:
-        first = json.loads(text.partition("\n")[0])
-    except (ValueError, RecursionError):
-        return True
-    return bool(first) and all(isinstance(one, dict) for one in first)
-
-
-def _parsed(text: str, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
-        raise InputError(f"{where}: this is not JSON ({reason}).") from error
-
-
-def check_encodable(text: str, name: str) -> None:
-    """Raise ValueError if a text holds half of a surrogate pair, which JSON can write and no tokenizer can read."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(
-            f"'{name}' holds the character {text[error.start]!r}, which is no Unicode text."
-        ) from error
-
-
-def text_field(record: Any, name: str, where: str) -> str:
-    """The text in a field of a record. Raises InputError if the field is missing or no Unicode text."""
-    if not isinstance(record, dict) or not isinstance(record.get(name), str):
-        raise InputError(f"{where}: the field '{name}' must be text.")
-    try:
-        check_encodable(record[name], name)
-    except ValueError as error:
-        raise InputError(f"{where}: {error}") from error
-    return str(record[name])
-
-
-# The settings of a calibration that locate its data.
-
-
-class Source(Protocol):
-    """The settings that every source needs."""
-
-    @property
-    def source(self) -> str: ...  # noqa: D102 - documented in the classes of settings
-    @property
-    def path(self) -> str | None: ...  # noqa: D102
-    @property
-    def split(self) -> str: ...  # noqa: D102
-    @property
-    def revision(self) -> str | None: ...  # noqa: D102
-    @property
-    def part(self) -> str: ...  # noqa: D102
-
-
-class TextSource(Source, Protocol):
-    """The settings that a text source needs."""
-
-    @property
-    def name(self) -> str | None: ...  # noqa: D102
-    @property
-    def column(self) -> str: ...  # noqa: D102
-    @property
-    def stream(self) -> bool: ...  # noqa: D102
-    @property
-    def seed(self) -> int: ...  # noqa: D102
-
-
-def is_local(settings: Source) -> bool:
-    """Whether `path` is a local file, not the name of a data set."""
-    return settings.source == "file" or bool(settings.path and Path(settings.path).expanduser().is_file())
-
-
-def hub_errors() -> tuple[type[Exception], ...]:
-    """The exceptions that `datasets` raises if a data set cannot be reached or read."""
-    from datasets.exceptions import DatasetsError
-
-    return (DatasetsError, OSError, ValueError, RuntimeError)
-
-
-# Multiple-choice items from records in the forms that common benchmarks use.
-#
-# | form | question | choices | right answer |
-# |---|---|---|---|
-# | this project's | `question` | `choices`, a list of texts | `answer`: an index, a letter, or the text of a choice
-# |
-# | LLM Foundry's, multiple choice | `query` | `choices` | `gold` |
-# | LLM Foundry's, schema (Winogrande) | `continuation` | `context_options`: a context per choice | `gold` |
-# | the hub's ARC | `question` | `choices`: {"text": [...], "label": [...]} | `answerKey`: a label |
-# | Commonsense 170k | `instruction` | labels after "Answer format:" | `answer`: a label |
-#
-# Other fields are ignored. The names of questions and of answers can be combined freely.
-
-log = logging.getLogger(__name__)
-_said: set[Path] = set()  # what is left out of a file is reported once, although many cells read it
-
-QUESTIONS = ("question", "query")
-ANSWERS = ("answer", "gold", "answerKey")  # of several, the first counts
-FORMAT = (
-    'An item looks like {"question": "Which animal carries its house?", "choices": ["a horse", "a snail"], '
-    '"answer": 1}. The names query, choices, gold and context_options, continuation, gold are read as well '
-    "(docs/evaluation.md)."
-)
-
-
 def read_items(path: Path, *, equal_choices: bool = False) -> list[Item]:
     """All items of a file of JSON lines or of a JSON array. Raises InputError if there are none or one is malformed.
 
     The items of a file have either a question each or contexts each, because lm-eval asks them in different ways.
     """
-    items = [read_item(record, where, equal_choices=equal_choices) for where, record in _records(path)]
+    try:
+        records = list(json_records(path))
+    except InputError as error:
+        raise InputError(f"{error} {FORMAT}") from error
+    items = [read_item(record, where, equal_choices=equal_choices) for where, record in records]
     if not items:
         raise InputError(f"{path}: the file contains no items. {FORMAT}")
     if len({item.continuation is None for item in items}) > 1:
@@ -231,20 +98,9 @@ def comparable_items(path: Path) -> list[Item]:
     kept = [item for item in items if len({choice.strip() for choice in item.choices}) == len(item.choices)]
     if not kept:
         raise InputError(f"{path}: every item has equal choices, which no objective can compare. {FORMAT}")
-    if len(kept) < len(items) and path not in _said:
-        _said.add(path)
-        log.info(
-            "%s: %d of %d items have equal choices and are left out",
-            *(path, len(items) - len(kept), len(items)),
-        )
+    if left_out := len(items) - len(kept):
+        log.info("%s: %d of %d items have equal choices and are left out", path, left_out, len(items))
     return kept
-
-
-def _records(path: Path) -> Iterator[tuple[str, Any]]:
-    try:
-        yield from json_records(path)
-    except InputError as error:
-        raise InputError(f"{error} {FORMAT}") from error
 
 
 def read_item(record: Any, where: str, *, equal_choices: bool = False) -> Item:
@@ -257,10 +113,14 @@ def read_item(record: Any, where: str, *, equal_choices: bool = False) -> Item:
         raise InputError(f"{where}: an item must be a JSON object, not {shown(record)}. {FORMAT}")
     if "instruction" in record and "choices" not in record:
         return labelled_item(record, where)
+    contexts = "context_options" in record
     try:
-        return _item(record, equal_choices)
+        question = _text(record, ("continuation",) if contexts else QUESTIONS)
+        choices, labels = _choices(record, "context_options" if contexts else "choices", equal_choices)
+        answer = _answer(record, choices, () if contexts else labels)
     except ValueError as error:
         raise InputError(f"{where}: {error} {FORMAT}") from error
+    return Item("", choices, answer, question) if contexts else Item(question, choices, answer)
 
 
 def checked_item(item: Item, where: str) -> Item:
@@ -271,15 +131,26 @@ def checked_item(item: Item, where: str) -> Item:
     return read_item(record | {"continuation": item.continuation}, where, equal_choices=True)
 
 
-def _item(record: Mapping[str, Any], equal_choices: bool) -> Item:
-    """The item in a record. Raises ValueError, whose text is a sentence, if the record is malformed."""
-    if "context_options" in record:
-        contexts, _ = _choices(record, "context_options", equal_choices)
-        continuation = _text(record, ("continuation",))
-        return Item("", contexts, _answer(record, contexts, ()), continuation)
-    question = _text(record, QUESTIONS)
-    choices, labels = _choices(record, "choices", equal_choices)
-    return Item(question, choices, _answer(record, choices, labels))
+def labelled_item(record: Any, where: str) -> Item:
+    """The item in a record of Commonsense 170k, in which the labels are scored, not the texts of the answers.
+
+    The instruction ends in "Answer format: answer1/answer2/..." (or true/false, solution1/..., ending1/...,
+    option1/...). The wrong choices are the other labels of this list. Raises InputError if the record is malformed.
+    Source: github.com/AGI-Edgerunners/LLM-Adapters, ft-training_set/commonsense_170k.json.
+    """
+    if not isinstance(record, Mapping):
+        raise InputError(f"{where}: an item must be an object with 'instruction' and 'answer'.")
+    instruction, answer = str(record.get("instruction", "")), str(record.get("answer", "")).strip()
+    match = re.search(r"answer format:\s*(?P<labels>\S+)\s*$", instruction, re.IGNORECASE)
+    if not match:
+        raise InputError(f"{where}: the instruction does not end in 'Answer format: label1/label2'.")
+    labels = tuple(match["labels"].split("/"))
+    if len(labels) < 2 or answer not in labels:
+        raise InputError(f"{where}: the answer '{answer}' is not one of the labels {', '.join(labels)}.")
+    return Item(instruction, labels, labels.index(answer))
+
+
+# The fields of an item. Each function raises ValueError, whose text is a sentence, if a field is malformed.
 
 
 def _text(record: Mapping[str, Any], names: Sequence[str]) -> str:
@@ -333,59 +204,79 @@ def _answer(record: Mapping[str, Any], choices: Sequence[str], labels: Sequence[
     )
 
 
-# The items of Commonsense 170k (LLM-Adapters) that the paper uses. Their answers are labels such as "answer2".
-#
-# Source: github.com/AGI-Edgerunners/LLM-Adapters, ft-training_set/commonsense_170k.json. The instruction ends in
-# "Answer format: answer1/answer2/..." (or true/false, solution1/..., ending1/..., option1/...). The wrong choices
-# are the other labels of this list. So the labels are scored, not the texts of the answers.
-
-LABELLED_FORMAT = re.compile(r"answer format:\s*(?P<labels>\S+)\s*$", re.IGNORECASE)
+# Files of text and of records.
 
 
-def load(settings: Source, prefix: str) -> list[Item]:
-    """Load all items from a local copy of the JSON file or from the hub.
-
-    Raises InputError if an item is malformed. Raises UnreachableError if the hub cannot be read.
-    """
-    if is_local(settings):
-        path = existing(settings.path, f"{prefix}.path")
-        try:
-            data = json.loads(read_text(path))
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path}, line {error.lineno}: this is not JSON ({error.msg}).") from error
-        return _items(data, path)
-    return _items(_hub(settings, prefix), Path(str(settings.path)))
-
-
-def _items(data: Any, path: Path) -> list[Item]:
-    if not isinstance(data, Iterable) or isinstance(data, dict):
-        raise InputError(f"{path}: the file must contain a list of items, as commonsense_170k.json does.")
-    return [labelled_item(record, f"{path}, item {number}") for number, record in enumerate(data, start=1)]
-
-
-def labelled_item(record: Any, where: str) -> Item:
-    """The item in a record of Commonsense 170k. Raises InputError if the record is malformed."""
-    if not isinstance(record, Mapping):
-        raise InputError(f"{where}: an item must be an object with 'instruction' and 'answer'.")
-    instruction, answer = str(record.get("instruction", "")), str(record.get("answer", "")).strip()
-    match = LABELLED_FORMAT.search(instruction)
-    if not match:
-        raise InputError(f"{where}: the instruction does not end in 'Answer format: label1/label2'.")
-    labels = tuple(match["labels"].split("/"))
-    if len(labels) < 2 or answer not in labels:
-        raise InputError(f"{where}: the answer '{answer}' is not one of the labels {', '.join(labels)}.")
-    return Item(instruction, labels, labels.index(answer))
-
-
-def _hub(settings: Source, prefix: str) -> Any:
-    import datasets
-
-    check_no_folder(str(settings.path), f"{prefix}.path")
-    use_hub()
+def existing(path: str | None, setting: str = "calibration.path") -> Path:
+    """The path as a `Path`. Raises InputError, which names the setting, unless it is a file that can be read."""
+    if not path:
+        raise InputError(f"{setting} is not set: give {setting}=FILE.")
+    file = Path(path).expanduser()
     try:
-        return datasets.load_dataset(settings.path, split=settings.split, revision=settings.revision)
-    except hub_errors() as error:
-        raise UnreachableError(
-            f"the data set {settings.path} cannot be read ({first_line(error)}): check its name and the network, or "
-            f"give a local copy of commonsense_170k.json: {prefix}.path=FILE."
+        if file.is_dir():
+            raise InputError(f"{setting}={path} is a folder, and a file is needed: give the path of a file.")
+        if not file.is_file():
+            raise InputError(f"{setting}={path}: there is no such file.")
+        with file.open("rb") as stream:
+            if not stream.read(1):
+                raise InputError(f"{setting}={path}: the file is empty.")
+    except OSError as error:
+        raise InputError(
+            f"{setting}={path} cannot be read ({first_line(error.strerror or error)}): make it readable, or give "
+            "another file."
         ) from error
+    return file
+
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file. Raises InputError with the position of the first byte that is not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text (byte {error.start}): convert it first.") from error
+
+
+def json_records(path: Path) -> Iterator[tuple[str, Any]]:
+    """Yield (where, record) for each record of a `.jsonl` file or of a file with one JSON array.
+
+    `where` is "FILE, line N" or "FILE, item N". Raises InputError if the file is neither.
+    """
+    text = read_text(path)
+    if text.lstrip().startswith("["):
+        for number, record in enumerate(_parsed(text, path), start=1):
+            yield f"{path}, item {number}", record
+        return
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            yield f"{path}, line {number}", _parsed(line, path, number)
+
+
+def _parsed(text: str, path: Path, line: int | None = None) -> Any:
+    """The value of a JSON text: one line of a file, or the whole file."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        line = line or getattr(error, "lineno", None)
+        where = f"{path}, line {line}" if line else str(path)
+        raise InputError(f"{where}: this is not JSON ({getattr(error, 'msg', error)}).") from error
+
+
+def check_encodable(text: str, name: str) -> None:
+    """Raise ValueError if a text holds half of a surrogate pair, which JSON can write and no tokenizer can read."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"'{name}' holds the character {text[error.start]!r}, which is no Unicode text."
+        ) from error
+
+
+def text_field(record: Any, name: str, where: str) -> str:
+    """The text in a field of a record. Raises InputError if the field is missing or no Unicode text."""
+    if not isinstance(record, dict) or not isinstance(record.get(name), str):
+        raise InputError(f"{where}: the field '{name}' must be text.")
+    try:
+        check_encodable(record[name], name)
+    except ValueError as error:
+        raise InputError(f"{where}: {error}") from error
+    return str(record[name])

@@ -12,22 +12,31 @@ from typing import Any, ClassVar
 import numpy as np
 
 from pruning.calibration import sources
-from pruning.calibration.item_files import FIELD, Item, comparable_items, existing, is_local
-from pruning.calibration.samples import Drawn, Row, Samples, check_seed
+from pruning.calibration.item_files import (
+    FIELD,
+    Item,
+    comparable_items,
+    existing,
+    json_records,
+    labelled_item,
+)
+from pruning.calibration.samples import Row, Samples, check_least, drawn
 from pruning.calibration.sources import embedded_items
 from pruning.calibration.text import start_tokens
 from pruning.core.errors import InputError, unknown
 
 TEMPLATE = "Question: {question}\nAnswer:"
-OTHERS = re.compile(r"\{\{.*?\}\}|\{%.*?%\}|\{\w+\}", re.DOTALL)  # fields of Python and of Jinja
+EMBEDDED = "commonsense"  # the items that come with this program
+SOURCES = (EMBEDDED, "file", "commonsense170k")
 
 
 @dataclass(frozen=True)
 class ItemDraw:
     """Draws `samples` items with `seed`. Each choice becomes a row; the row's span covers the choice's tokens.
 
-    The prompt is `template` with the question filled in. `setting` is the name of `samples` in error messages, such
-    as `calibration.samples`. If `disjoint`, draws with different seeds have no item in common.
+    The prompt is `template` with the question filled in. A space and the choice follow the prompt, as in
+    lm-evaluation-harness. `setting` is the name of `samples` in error messages, such as `calibration.samples`. If
+    `disjoint`, draws with different seeds have no item in common.
     """
 
     samples: int
@@ -37,43 +46,40 @@ class ItemDraw:
     disjoint: bool = False
 
     def check(self) -> None:
-        """Raise InputError if a number is out of range or the template does not contain {question}."""
-        if self.samples < 1:
-            raise InputError(f"{self.setting}={self.samples} is too few: give at least 1 item.")
-        check_seed(self.seed, self._prefix)
+        """Raise InputError if a number is out of range or the template is wrong."""
+        samples = self.setting.rpartition(".")[2]
+        check_least(self._prefix, **{samples: (self.samples, 1), "seed": (self.seed, 0)})
         check_template(f"{self._prefix}.template", self.template)
 
     def rows(self, pool: Sequence[Item], tokenizer: Any, source: str) -> Samples:
         """Draw items as rows. Raises InputError if there are too few items or if an item cannot be scored."""
-        check_fields(f"{self._prefix}.template", self.template)
         if len(pool) < self.samples:
             raise InputError(
                 f"{source} has {len(pool)} items, fewer than {self.setting}={self.samples}: "
                 f"lower {self.setting}."
             )
-        draw = Drawn(self.samples, self.seed, self.disjoint, self._prefix)
-        drawn = [pool[i] for i in draw.of(len(pool), f"{source} has {len(pool)} items")]
-        rows = [row for number, item in enumerate(drawn) for row in self._rows(tokenizer, number, item)]
-        return Samples("items", source, tuple(rows), self.seed, frozenset(item.key for item in drawn))
+        described = f"{source} has {len(pool)} items"
+        chosen = drawn(len(pool), self.samples, self.seed, self.disjoint, self._prefix, described)
+        items = [pool[i] for i in chosen]
+        rows = tuple(
+            Row(*encode_pair(tokenizer, *pair), number, choice, choice == item.answer)
+            for number, item in enumerate(items)
+            for choice, pair in enumerate(item.pairs(self.template))
+        )
+        return Samples("items", source, rows, self.seed, frozenset(item.key for item in items))
 
     @property
     def _prefix(self) -> str:
         """The settings group in error messages."""
         return self.setting.rpartition(".")[0]
 
-    def _rows(self, tokenizer: Any, number: int, item: Item) -> list[Row]:
-        return [
-            Row(*encode_pair(tokenizer, *pair), number, choice, choice == item.answer)
-            for choice, pair in enumerate(item.pairs(self.template))
-        ]
-
 
 @dataclass(frozen=True)
 class Items:
-    """`samples` items, drawn with a seed. Each choice becomes a row; the row's span covers the choice's tokens.
+    """`samples` items of a source, drawn as `ItemDraw` describes.
 
-    The prompt is `template` with the question filled in. A space and the choice follow the prompt, as in
-    lm-evaluation-harness. If `disjoint`, draws with different seeds have no item in common.
+    `source` is `commonsense` (the items of this program, of which one `part` is read), `file` (the file `path`), or
+    `commonsense170k` (the data set `path` with its `split` and `revision`, or a local copy `path` of its JSON file).
     """
 
     source: str
@@ -89,34 +95,49 @@ class Items:
     kind: ClassVar[str] = "items"
 
     def __post_init__(self) -> None:
-        sources.check_source(self, self.kind, sources.ITEMS)
+        if self.source not in SOURCES:
+            raise unknown("calibration.source", self.source, SOURCES)
+        if self.part not in sources.PARTS:
+            raise unknown("calibration.part", self.part, sources.PARTS)
+        sources.check_path(self.source, self.path, "calibration")
         self._draw("calibration").check()
 
     def file(self) -> str | None:
         """The local file that is read, if any."""
-        return (self.path or "") if is_local(self) else None
+        local = self.source == "file" or bool(self.path and Path(self.path).expanduser().is_file())
+        return (self.path or "") if local else None
 
     def draw(self, tokenizer: Any, prefix: str = "calibration") -> Samples:
         """Draw the items. Raises InputError if there are too few or if an item cannot be scored."""
-        return self._draw(prefix).rows(sources.items(self, prefix), tokenizer, self.path or self.source)
+        return self._draw(prefix).rows(self.pool(prefix), tokenizer, self.path or self.source)
+
+    def pool(self, prefix: str = "calibration") -> list[Item]:
+        """All items of the source. Raises InputError, which names the line, if an item is malformed."""
+        if self.source == EMBEDDED:
+            return embedded_items(self.part)
+        if (file := self.file()) is None:
+            hub = sources.TextSource("hub", self.path, split=self.split, revision=self.revision)
+            records = hub.records(prefix, f"{prefix}.path=FILE")
+            return [labelled_item(one, f"{self.path}, item {n}") for n, one in enumerate(records, start=1)]
+        path = existing(file, f"{prefix}.path")
+        if self.source == "file":
+            return comparable_items(path)
+        return [labelled_item(record, where) for where, record in json_records(path)]
 
     def _draw(self, prefix: str) -> ItemDraw:
         return ItemDraw(self.samples, self.seed, self.template, f"{prefix}.samples", self.disjoint)
 
 
 def check_template(setting: str, template: str) -> None:
-    """Raise InputError if a template does not contain {question}."""
+    """Raise InputError unless a template contains {question} and nothing else that somebody must fill in.
+
+    Every prompt would show another field, or a backslash and an n, as they are: the command line turns no backslash
+    and n into a new line.
+    """
     if FIELD not in template:
         raise InputError(f"{setting}={template!r} does not contain {FIELD}: add it.")
-
-
-def check_fields(setting: str, template: str) -> None:
-    """Raise InputError if a template contains a field that nothing fills in, or a backslash and an n for a new line.
-
-    Every prompt would show them as they are. The command line turns no backslash and n into a new line.
-    This is checked when items are drawn, so that a recorded configuration with such a template can still be read.
-    """
-    if others := sorted({*OTHERS.findall(template)} - {FIELD}):
+    fields = re.findall(r"\{\{.*?\}\}|\{%.*?%\}|\{\w+\}", template, re.DOTALL)  # of Python and of Jinja
+    if others := sorted({*fields} - {FIELD}):
         raise InputError(
             f"{setting}={template!r} contains {', '.join(others)}, but only {FIELD} is filled in: remove the rest, "
             "or put it into the questions of the file."
@@ -134,34 +155,23 @@ def encode_pair(tokenizer: Any, prompt: str, answer: str) -> tuple[tuple[int, ..
     As in lm-evaluation-harness, the text is tokenised as a whole. If the prompt, tokenised alone,
     has n tokens, the answer's span begins at token n.
     """
-    start = len(_encode(tokenizer, prompt))
-    ids = _encode(tokenizer, prompt + answer)
+    first = start_tokens(tokenizer)
+    start = len(first) + len(tokenizer(prompt, add_special_tokens=False).input_ids)
+    ids = (*first, *tokenizer(prompt + answer, add_special_tokens=False).input_ids)
     if not 1 <= start < len(ids):
         raise InputError(f"the answer {answer!r} has no tokens of its own after the prompt {prompt!r}.")
-    return tuple(ids), (start, len(ids))
-
-
-def _encode(tokenizer: Any, text: str) -> Sequence[int]:
-    ids: list[int] = tokenizer(text, add_special_tokens=False).input_ids
-    return [*start_tokens(tokenizer), *ids]
-
-
-# Some items of a task for the search, and other items of the same task held out: `calibration=task_items`.
-#
-# `experiment=tasks` draws the items of each task in this way, and measures on the held-out items.
-
-SOURCES = ("file", "commonsense")
-EMBEDDED = "commonsense"  # the task of the items that come with this program
+    return ids, (start, len(ids))
 
 
 @dataclass(frozen=True)
 class TaskItems:
-    """`samples` items drawn with `seed`; `heldout` other items of the same task, which `split` alone decides.
+    """Some items of a task for the search, and other items of the same task held out (`experiment=tasks`).
 
-    So two draws with different seeds have the same held-out items. Items of more than `length` tokens with their
-    longest answer are left out (None: no limit), and so are items with equal choices. Of equal items, one is used.
-    With `source` "commonsense", the items come with this program, and their two parts are its calibration and
-    held-out parts.
+    `samples` items are drawn with `seed`; `heldout` other items of the same task, which `split` alone decides. So two
+    draws with different seeds have the same held-out items. Items of more than `length` tokens with their longest
+    answer are left out (None: no limit), and so are items with equal choices. Of equal items, one is used. With
+    `source` "commonsense", the items come with this program, and their two parts are its calibration and held-out
+    parts.
     """
 
     source: str
@@ -176,14 +186,11 @@ class TaskItems:
     kind: ClassVar[str] = "items"
 
     def __post_init__(self) -> None:
-        if self.source not in SOURCES:
-            raise unknown("source of items", self.source, SOURCES)
+        if self.source not in (known := ("file", EMBEDDED)):
+            raise unknown("calibration.source", self.source, known)
         check_template("calibration.template", self.template)
-        check_seed(self.seed, "calibration")
-        for name, least in (("samples", 1), ("heldout", 1), ("split", 0), ("length", 2)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise InputError(f"calibration.{name}={value} is too small: choose {least} or more.")
+        least = {"samples": 1, "seed": 0, "heldout": 1, "split": 0, "length": 2}
+        check_least("calibration", **{name: (getattr(self, name), least[name]) for name in least})
 
     @property
     def task(self) -> str:
@@ -210,9 +217,15 @@ class TaskItems:
         taken = {item.key for item in heldout}
         rest = [item for item in first if item.key not in taken]
         order = np.random.default_rng(self.seed).permutation(len(rest))
-        drawn = list(islice(self._fitting([rest[i] for i in order], tokenizer), self.samples))
-        self._check(len(drawn), len(heldout), prefix)
-        return drawn, heldout
+        chosen = list(islice(self._fitting([rest[i] for i in order], tokenizer), self.samples))
+        if len(chosen) < self.samples or len(heldout) < self.heldout:
+            short = "" if self.length is None else f" of at most {self.length} tokens"
+            raise InputError(
+                f"the task {self.task} has {len(chosen) + len(heldout)} distinct items{short}, and {self.samples} "
+                f"for the search and {self.heldout} held out are asked for: lower {prefix}.samples "
+                f"or {prefix}.heldout."
+            )
+        return chosen, heldout
 
     def _pools(self, prefix: str) -> tuple[list[Item], list[Item]]:
         """The items that may be drawn for the search, and those that may be held out, in the order of the split."""
@@ -234,11 +247,3 @@ class TaskItems:
             longest = max(len(encode_pair(tokenizer, *pair)[0]) for pair in item.pairs(self.template))
             if self.length is None or longest <= self.length:
                 yield item
-
-    def _check(self, drawn: int, heldout: int, prefix: str) -> None:
-        if drawn < self.samples or heldout < self.heldout:
-            short = "" if self.length is None else f" of at most {self.length} tokens"
-            raise InputError(
-                f"the task {self.task} has {drawn + heldout} distinct items{short}, and {self.samples} for the "
-                f"search and {self.heldout} held out are asked for: lower {prefix}.samples or {prefix}.heldout."
-            )

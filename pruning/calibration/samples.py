@@ -9,14 +9,13 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from pruning.core import storage
 from pruning.core.errors import InputError
 from pruning.core.scoring import Estimate
-from pruning.core.storage import file_sha256, text_sha256
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +53,7 @@ class Row:
 class Samples:
     """The rows of one draw. `keys` identify the items, so that `shared` can compare two sets of items."""
 
-    kind: str
+    kind: str  # "text", "items" or "both"
     source: str
     rows: tuple[Row, ...]
     seed: int
@@ -63,67 +62,20 @@ class Samples:
     @cached_property
     def sha256(self) -> str:
         """The digest of the exact rows. Equal digests mean equal losses."""
-        return text_sha256(self._text())
+        return storage.text_sha256(self._text())
 
     @cached_property
     def units(self) -> tuple[tuple[Row, ...], ...]:
         """The samples, in order. A text window is one row; an item is one row per choice."""
-        numbered = enumerate(self.rows)
-        groups = groupby(
-            numbered, key=lambda pair: (pair[1].item is None, pair[1].item or 0, *_window_key(*pair))
-        )
+        # Each window has a key of its own, and all rows of an item have the same key.
+        keys = [number if row.item is None else -1 - row.item for number, row in enumerate(self.rows)]
+        groups = groupby(zip(keys, self.rows, strict=True), key=lambda pair: pair[0])
         return tuple(tuple(row for _, row in members) for _, members in groups)
 
     @property
     def count(self) -> int:
         """The number of samples: text windows or items."""
         return len(self.units)
-
-    def part(self, start: int, stop: int) -> Samples:
-        """The samples with numbers `start` to `stop` - 1, counted from 0."""
-        return replace(self, rows=tuple(row for unit in self.units[start:stop] for row in unit))
-
-    def shuffled(self) -> Samples:
-        """The same samples in a random order that the seed determines. Windows and items are shuffled separately.
-
-        Each position keeps its kind of sample, window or item; items are renumbered. Shuffling is needed because
-        races and search stages can use only the first samples. These must be a random part of all samples, but a
-        source can be sorted by topic or task.
-        """
-        rng, rows = np.random.default_rng(self.seed), list[Row]()
-        shuffled = {kind: iter(self._permuted(kind, rng)) for kind in ("text", "items")}
-        for unit in self.units:
-            rows += next(shuffled["text" if unit[0].item is None else "items"])
-        return replace(self, rows=tuple(rows))
-
-    def _permuted(self, kind: str, rng: np.random.Generator) -> list[tuple[Row, ...]]:
-        """The samples of one kind in random order, with the items renumbered."""
-        units = [unit for unit in self.units if (unit[0].item is None) == (kind == "text")]
-        permuted = [units[i] for i in rng.permutation(len(units))]
-        if kind == "text":
-            return permuted
-        return [tuple(replace(row, item=number) for row in unit) for number, unit in enumerate(permuted)]
-
-    def only(self, kind: str) -> Samples:
-        """The samples of one kind: the text windows ("text") or the items ("items")."""
-        rows = tuple(row for row in self.rows if (row.item is None) == (kind == "text"))
-        return replace(self, kind=kind, rows=rows)
-
-    def estimate(self, shares: tuple[float, ...] = (1.0,)) -> Estimate:
-        """How the terms of the samples form a loss.
-
-        If two shares are given, the first is for windows and the second for items.
-        """
-        tokens = [sum(row.span[1] - row.span[0] for row in unit) for unit in self.units]
-        weights = [
-            float(n) if unit[0].item is None else 1.0 for n, unit in zip(tokens, self.units, strict=True)
-        ]
-        parts = [int(len(shares) > 1 and unit[0].item is not None) for unit in self.units]
-        return Estimate(tuple(weights), tuple(parts), shares)
-
-    def labelled(self) -> Samples:
-        """The same samples, whose rows name their source."""
-        return replace(self, rows=tuple(replace(row, source=row.source or self.source) for row in self.rows))
 
     @property
     def length(self) -> int:
@@ -135,21 +87,56 @@ class Samples:
         """The largest token id."""
         return max(max(row.input_ids) for row in self.rows)
 
-    def save(self, folder: Path) -> Path:
-        """Write the rows to `<sha256>.jsonl`, so that any loss can be recomputed.
+    def part(self, start: int, stop: int) -> Samples:
+        """The samples with numbers `start` to `stop` - 1, counted from 0."""
+        return replace(self, rows=tuple(row for unit in self.units[start:stop] for row in unit))
 
-        A file that exists is kept if its contents have this digest. Otherwise it is damaged. The rows that it should
-        hold are known, so it is repaired: it is written again, with a warning.
+    def only(self, kind: str) -> Samples:
+        """The samples of one kind: the text windows ("text") or the items ("items")."""
+        rows = tuple(row for row in self.rows if (row.item is None) == (kind == "text"))
+        return replace(self, kind=kind, rows=rows)
+
+    def labelled(self) -> Samples:
+        """The same samples, whose rows name their source."""
+        return replace(self, rows=tuple(replace(row, source=row.source or self.source) for row in self.rows))
+
+    def shuffled(self) -> Samples:
+        """The same samples in a random order that the seed determines. Windows and items are shuffled separately.
+
+        Each position keeps its kind of sample, window or item; items are renumbered. Shuffling is needed because
+        races and search stages can use only the first samples. These must be a random part of all samples, but a
+        source can be sorted by topic or task.
         """
-        path = folder / f"{self.sha256}.jsonl"
-        if path.exists():
-            if file_sha256(path) == self.sha256:
-                return path
-            log.warning(
-                "%s was damaged: its contents do not have the digest in its name. It is written again", path
-            )
-        storage.write_text(path, self._text())
-        return path
+        rng, rows = np.random.default_rng(self.seed), list[Row]()
+        kinds = {kind: self.only(kind).units for kind in ("text", "items")}
+        orders = {kind: iter(rng.permutation(len(units))) for kind, units in kinds.items()}
+        items = 0
+        for unit in self.units:
+            kind = "text" if unit[0].item is None else "items"
+            taken = kinds[kind][next(orders[kind])]
+            rows += taken if kind == "text" else (replace(row, item=items) for row in taken)
+            items += kind == "items"
+        return replace(self, rows=tuple(rows))
+
+    def estimate(self, shares: tuple[float, ...] = (1.0,)) -> Estimate:
+        """How the terms of the samples form a loss: windows weigh by their tokens, and items equally.
+
+        If two shares are given, the first is for windows and the second for items.
+        """
+        items = [unit[0].item is not None for unit in self.units]
+        weights = [
+            1.0 if item else float(unit[0].span[1] - unit[0].span[0])
+            for item, unit in zip(items, self.units, strict=True)
+        ]
+        parts = [int(item and len(shares) > 1) for item in items]
+        return Estimate(tuple(weights), tuple(parts), shares)
+
+    def per_unit(self, values: Sequence[float]) -> list[list[float]]:
+        """Group the values of all rows by sample."""
+        if len(values) != len(self.rows):
+            raise ValueError(f"{len(values)} values for {len(self.rows)} rows")
+        remaining = iter(values)
+        return [[next(remaining) for _ in unit] for unit in self.units]
 
     def answers(self, logliks: Sequence[float]) -> Iterator[tuple[list[float], int]]:
         """For each item, the length-normalised scores of its choices and the index of the right choice."""
@@ -171,20 +158,24 @@ class Samples:
             return len(self.keys & other.keys)
         return len({run for _, run in shared_runs(self.rows, other.rows)})
 
-    def per_unit(self, values: Sequence[float]) -> list[list[float]]:
-        """Group the values of all rows by sample."""
-        if len(values) != len(self.rows):
-            raise ValueError(f"{len(values)} values for {len(self.rows)} rows")
-        remaining = iter(values)
-        return [[next(remaining) for _ in unit] for unit in self.units]
+    def save(self, folder: Path) -> Path:
+        """Write the rows to `<sha256>.jsonl`, so that any loss can be recomputed.
+
+        A file that exists is kept if its contents have this digest. Otherwise it is damaged. The rows that it should
+        hold are known, so it is repaired: it is written again, with a warning.
+        """
+        path = folder / f"{self.sha256}.jsonl"
+        if path.exists():
+            if storage.file_sha256(path) == self.sha256:
+                return path
+            log.warning(
+                "%s was damaged: its contents do not have the digest in its name. It is written again", path
+            )
+        storage.write_text(path, self._text())
+        return path
 
     def _text(self) -> str:
         return "".join(json.dumps(row.to_json()) + "\n" for row in self.rows)
-
-
-def _window_key(number: int, row: Row) -> tuple[int, ...]:
-    """A key that makes each window its own group: (number,) for a window, () for a row of an item."""
-    return (number,) if row.item is None else ()
 
 
 # Which windows or items of a pool a seed draws.
@@ -192,44 +183,33 @@ def _window_key(number: int, row: Row) -> tuple[int, ...]:
 ORDER = 0  # the seed of the order in which disjoint draws take the pool
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """Draws `samples` of a pool with `seed`. `prefix` is the settings group in error messages.
+def drawn(size: int, samples: int, seed: int, disjoint: bool, prefix: str, pool: str) -> list[int]:
+    """The indices, in order, that a seed draws of a pool of `size`, of which there are at least `samples`.
 
     If `disjoint`, a fixed random order of the pool is cut into groups of `samples`, and the seed is the number of a
-    group: draws with different seeds have nothing in common.
+    group: draws with different seeds have nothing in common. Raises InputError, which quotes the settings group
+    `prefix` and the description `pool`, if the pool has no group of this number.
     """
-
-    samples: int
-    seed: int
-    disjoint: bool = False
-    prefix: str = "calibration"
-
-    def of(self, size: int, pool: str) -> list[int]:
-        """The chosen indices of a pool of at least `samples`, in order.
-
-        Raises InputError, which quotes the description `pool`, if the pool has no group of this number.
-        """
-        if not self.disjoint:
-            rng = np.random.default_rng(self.seed)
-            return sorted(rng.choice(size, size=self.samples, replace=False).tolist())
-        if self.seed >= (groups := size // self.samples):
-            raise InputError(
-                f"{self.prefix}.seed={self.seed} is too high for {self.prefix}.disjoint=true: {pool}, enough for "
-                f"{groups} disjoint draws of {self.samples}, whose seeds are 0 to {groups - 1}. Choose one of these, "
-                f"lower {self.prefix}.samples, or set {self.prefix}.disjoint=false."
-            )
-        order = np.random.default_rng(ORDER).permutation(size)
-        return sorted(order[self.seed * self.samples :][: self.samples].tolist())
+    if not disjoint:
+        return sorted(np.random.default_rng(seed).choice(size, size=samples, replace=False).tolist())
+    if seed >= (groups := size // samples):
+        raise InputError(
+            f"{prefix}.seed={seed} is too high for {prefix}.disjoint=true: {pool}, enough for {groups} disjoint "
+            f"draws of {samples}, whose seeds are 0 to {groups - 1}. Choose one of these, lower {prefix}.samples, or "
+            f"set {prefix}.disjoint=false."
+        )
+    order = np.random.default_rng(ORDER).permutation(size)
+    return sorted(order[seed * samples :][:samples].tolist())
 
 
-def check_seed(seed: int, prefix: str = "calibration") -> None:
-    """Raise InputError if the seed is negative, because numpy's random generator accepts no negative seed."""
-    if seed < 0:
-        raise InputError(f"{prefix}.seed={seed} is negative: choose 0 or more.")
+def check_least(prefix: str, **settings: tuple[int | None, int]) -> None:
+    """Raise InputError if the value of a setting of the group `prefix` is below the least one, given beside it."""
+    for name, (value, least) in settings.items():
+        if value is not None and value < least:
+            raise InputError(f"{prefix}.{name}={value} is too small: give at least {least}.")
 
 
-# Find the runs of tokens that two sets of windows share.
+# The runs of tokens that two sets of windows share.
 #
 # Two windows share text if both contain the same run of `OVERLAP` tokens. If one of them has fewer than twice as
 # many, half of the shorter one is enough. Such a run has at least `SHORTEST` tokens, or is the whole window if that
@@ -241,19 +221,7 @@ OVERLAP, SHORTEST = 32, 20
 Run: TypeAlias = tuple[int, ...]
 
 
-class Window(Protocol):
-    """A row of tokens."""
-
-    @property
-    def input_ids(self) -> tuple[int, ...]:
-        """The tokens."""
-        ...
-
-
-W = TypeVar("W", bound=Window)
-
-
-def shared_runs(rows: Sequence[Window], others: Sequence[Window]) -> Iterator[tuple[int, Run]]:
+def shared_runs(rows: Sequence[Row], others: Sequence[Row]) -> Iterator[tuple[int, Run]]:
     """Yield the number of each row that shares a run of tokens with one of the others, with each such run."""
     needs = [_needed(row) for row in rows]
     for length in sorted({*needs, *map(_needed, others)}):
@@ -267,18 +235,18 @@ def shared_runs(rows: Sequence[Window], others: Sequence[Window]) -> Iterator[tu
                 yield from ((number, run) for run in found)
 
 
-def apart(rows: Sequence[W], others: Sequence[Window]) -> tuple[W, ...]:
+def apart(rows: Sequence[Row], others: Sequence[Row]) -> tuple[Row, ...]:
     """The rows that share no run of tokens with the others."""
     shared = {number for number, _ in shared_runs(rows, others)}
     return tuple(row for number, row in enumerate(rows) if number not in shared)
 
 
-def _needed(row: Window) -> int:
+def _needed(row: Row) -> int:
     """How many tokens a run must have to count as shared with a row that is at least as long."""
     length = len(row.input_ids)
     return min(OVERLAP, length, max(SHORTEST, length // 2))
 
 
-def _runs(rows: Iterable[Window], length: int) -> set[Run]:
+def _runs(rows: Iterable[Row], length: int) -> set[Run]:
     ids = (row.input_ids for row in rows)
     return {row[i : i + length] for row in ids for i in range(len(row) - length + 1)}

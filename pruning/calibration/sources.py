@@ -10,41 +10,116 @@ import hashlib
 import html
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
 from importlib import resources
-from itertools import chain
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
-from pruning.calibration.item_files import (
-    Item,
-    Source,
-    TextSource,
-    comparable_items,
-    existing,
-    hub_errors,
-    json_records,
-    read_items,
-    read_text,
-    text_field,
-)
+from pruning.calibration.item_files import Item, existing, json_records, read_items, read_text, text_field
 from pruning.core.errors import InputError, UnreachableError, first_line, unknown
+from pruning.core.storage import file_sha256
 from pruning.core.wheels import Wheel, check_no_folder, extract, use_hub
 
 PARTED = ("pydoc", "wikipedia_sample")  # embedded texts; `embedded` is all of them together
 EMBEDDED = (*PARTED, "embedded")
 TEXTS = (*EMBEDDED, "file", "hub")
-ITEMS = ("commonsense", "file", "commonsense170k")
 PARTS = ("calibration", "heldout")
 HELDOUT_SHARE = 0.25  # fraction of an embedded text's documents in the part `heldout`
 
 
-def check_source(settings: Source, kind: str, known: Iterable[str]) -> None:
-    """Raise InputError if the source or part is unknown, or if a hub source names no data set."""
-    if settings.source not in known:
-        raise unknown(f"source of {kind}", settings.source, known)
-    if settings.part not in PARTS:
-        raise unknown("calibration.part", settings.part, PARTS)
-    check_named(settings.source, settings.path, "calibration")
+@dataclass(frozen=True)
+class TextSource:
+    """The settings that say where a text is: those of calibrations, of corpora, of prompts and of healing.
+
+    `source` is `hub` (the data set `path`, its configuration `name`, a `split` and `column`), `file` (`.txt`,
+    `.json`, `.jsonl` or `.parquet`), or the name of an embedded text, of which one `part` is read. If a data set is
+    streamed, `seed` shuffles its documents; without a seed, they keep their order.
+    """
+
+    source: str
+    path: str | None = None
+    name: str | None = None
+    split: str = "train"
+    column: str = "text"
+    revision: str | None = None
+    stream: bool = False
+    part: str = "calibration"
+    seed: int | None = None
+
+    @classmethod
+    def of(cls, settings: Any, **others: Any) -> TextSource:
+        """The source that the flat fields of a settings class describe; `others` are further settings."""
+        known = {one.name: getattr(settings, one.name) for one in fields(cls) if hasattr(settings, one.name)}
+        return cls(**known | others)
+
+    @property
+    def label(self) -> str:
+        """The origin of the text, for people to read."""
+        if self.source != "hub":
+            return self.path or self.source
+        return "/".join(one for one in (self.path, self.name, self.split) if one)
+
+    def check(self, prefix: str) -> None:
+        """Raise InputError if a setting is invalid. Messages put `prefix`, the settings group, before its name."""
+        if self.source not in TEXTS:
+            raise unknown(f"{prefix}.source", self.source, TEXTS)
+        if self.part not in PARTS:
+            raise unknown(f"{prefix}.part", self.part, PARTS)
+        check_named(self.source, self.path, prefix)
+        check_path(self.source, self.path, prefix)
+
+    def file(self) -> str | None:
+        """The local file that is read, if any."""
+        return (self.path or "") if self.source == "file" else None
+
+    @property
+    def file_sha256(self) -> str | None:
+        """The digest of the local file that is read, if any."""
+        return None if (file := self.file()) is None else file_sha256(Path(file).expanduser())
+
+    def documents(self, prefix: str) -> Iterator[str]:
+        """The documents, in order.
+
+        Raises InputError if the source is malformed, UnreachableError if a data set cannot be reached.
+        """
+        if self.source == "file":
+            yield from _file_documents(existing(self.path, f"{prefix}.path"), self.column, f"{prefix}.column")
+        elif self.source == "hub":
+            for record in self.records(prefix, f"{prefix}.source=file {prefix}.path=FILE"):
+                if self.column not in record:
+                    raise InputError(f"{prefix}.column={self.column}: {self.label} has no such column.")
+                yield str(record[self.column] or "")
+        else:
+            for name in PARTED if self.source == "embedded" else (self.source,):
+                yield from embedded_text(name, self.part)
+
+    def records(self, prefix: str, instead: str) -> Iterator[Any]:
+        """The records of a data set of the hub, in order.
+
+        Raises UnreachableError if it cannot be read; `instead` says which settings name a local file.
+        """
+        import datasets
+
+        check_no_folder(str(self.path), f"{prefix}.path")
+        use_hub()
+        where = {"split": self.split, "revision": self.revision, "streaming": self.stream}
+        try:
+            data = datasets.load_dataset(self.path, self.name, **where)
+            if self.stream and self.seed is not None:
+                data = data.shuffle(seed=self.seed, buffer_size=10_000)
+            yield from data
+        except hub_errors() as error:
+            name = f"{self.path}/{self.name}" if self.name else self.path
+            raise UnreachableError(
+                f"the data set {name} cannot be read ({first_line(error)}): check its name and the network, or use a "
+                f"local file: {instead}."
+            ) from error
+
+
+def documents(settings: Any, prefix: str = "calibration") -> Iterator[str]:
+    """The documents of the text that flat settings describe; see `TextSource.documents`."""
+    return TextSource.of(settings).documents(prefix)
 
 
 def check_named(source: str, path: str | None, prefix: str) -> None:
@@ -54,82 +129,12 @@ def check_named(source: str, path: str | None, prefix: str) -> None:
 
 
 def check_path(source: str, path: str | None, prefix: str) -> None:
-    """Raise InputError if a path is given that the source does not read.
-
-    This is checked when samples are drawn, so that a recorded configuration with such a path can still be read.
-    """
+    """Raise InputError if a path is given that the source does not read."""
     if path and source in (*EMBEDDED, "commonsense"):
         raise InputError(
             f"{prefix}.path={path} is not read with {prefix}.source={source}: give {prefix}.source=file as well, or "
             "leave the path out."
         )
-
-
-def documents(text: TextSource, prefix: str = "calibration") -> Iterator[str]:
-    """The documents of a text source, in order. If a data set is streamed, the seed determines the order.
-
-    Error messages put `prefix`, the settings group, before a setting's name.
-    Raises InputError if the source is malformed, UnreachableError if a data set cannot be reached.
-    """
-    check_path(text.source, text.path, prefix)
-    if text.source == "embedded":
-        return chain.from_iterable(embedded_text(name, text.part) for name in PARTED)
-    if text.source in PARTED:
-        return embedded_text(text.source, text.part)
-    if text.source == "file":
-        return _file_documents(existing(text.path, f"{prefix}.path"), text.column, f"{prefix}.column")
-    return _hub_documents(text, prefix)
-
-
-def items(settings: Source, prefix: str = "calibration") -> list[Item]:
-    """All items of a source. Raises InputError, which names the line, if an item is malformed."""
-    check_path(settings.source, settings.path, prefix)
-    if settings.source == "commonsense":
-        return embedded_items(settings.part)
-    if settings.source == "file":
-        return comparable_items(existing(settings.path, f"{prefix}.path"))
-    from pruning.calibration.item_files import load
-
-    return load(settings, prefix)
-
-
-def embedded_text(name: str, part: str) -> Iterator[str]:
-    """The documents of one part of an embedded text. Raises UnreachableError if it cannot be fetched."""
-    if name == "pydoc":
-        return pydoc(part)
-
-    return _part(articles(), part)
-
-
-def pydoc(part: str) -> Iterator[str]:
-    """The Python language reference that comes with Python, without repeated paragraphs."""
-    from pydoc_data.topics import topics
-
-    seen: set[str] = set()
-    whole: list[tuple[str, str]] = []
-    for topic in sorted(topics):
-        paragraphs = [p.strip("\n") for p in re.split(r"\n\s*\n", topics[topic])]
-        fresh = [p for p in paragraphs if p and p not in seen]
-        seen.update(fresh)
-        whole.append((topic, "\n\n".join(fresh)))
-    return _part(whole, part)
-
-
-def embedded_items(part: str) -> list[Item]:
-    """One part of the multiple-choice items written for this project (Apache-2.0).
-
-    The lines alternate between the two parts, so that both parts contain every topic of the file.
-    """
-    path = Path(str(resources.files("pruning") / "data" / "commonsense.jsonl"))
-    return read_items(path)[PARTS.index(part) :: 2]
-
-
-def _part(named: Iterable[tuple[str, str]], part: str) -> Iterator[str]:
-    """The documents of one part. A digest of a document's name decides its part, whatever the seed."""
-    for name, document in named:
-        share = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4]) / 2**32
-        if document and (share < HELDOUT_SHARE) == (part == "heldout"):
-            yield document
 
 
 def _file_documents(path: Path, column: str, setting: str) -> Iterator[str]:
@@ -153,30 +158,50 @@ def _file_documents(path: Path, column: str, setting: str) -> Iterator[str]:
         yield read_text(path)
 
 
-def _hub_documents(text: TextSource, prefix: str) -> Iterator[str]:
-    import datasets
+def hub_errors() -> tuple[type[Exception], ...]:
+    """The exceptions that `datasets` raises if a data set cannot be reached or read."""
+    from datasets.exceptions import DatasetsError
 
-    check_no_folder(str(text.path), f"{prefix}.path")
-    use_hub()
-    name = f"{text.path}{'/' + text.name if text.name else ''}"
-    try:
-        data = datasets.load_dataset(
-            text.path, text.name, split=text.split, revision=text.revision, streaming=text.stream
-        )
-        if text.stream:
-            data = data.shuffle(seed=text.seed, buffer_size=10_000)
-        for record in data:
-            if record[text.column]:
-                yield record[text.column]
-    except hub_errors() as error:
-        raise UnreachableError(
-            f"the data set {name} cannot be read ({first_line(error)}): check its name and the network, "
-            "or use local text: calibration=text_file calibration.path=FILE."
-        ) from error
-    except KeyError as error:
-        raise InputError(
-            f"the data set {name} has no column '{text.column}': set {prefix}.column."
-        ) from error
+    return (DatasetsError, OSError, ValueError, RuntimeError)
+
+
+# Embedded data.
+
+
+def embedded_items(part: str) -> list[Item]:
+    """One part of the multiple-choice items written for this project (Apache-2.0).
+
+    The lines alternate between the two parts, so that both parts contain every topic of the file.
+    """
+    path = Path(str(resources.files("pruning") / "data" / "commonsense.jsonl"))
+    return read_items(path)[PARTS.index(part) :: 2]
+
+
+def embedded_text(name: str, part: str) -> Iterator[str]:
+    """The documents of one part of an embedded text. Raises UnreachableError if it cannot be fetched."""
+    return pydoc(part) if name == "pydoc" else _part(articles(), part)
+
+
+def pydoc(part: str) -> Iterator[str]:
+    """The Python language reference that comes with Python, without repeated paragraphs."""
+    from pydoc_data.topics import topics
+
+    seen: set[str] = set()
+    whole: list[tuple[str, str]] = []
+    for topic in sorted(topics):
+        paragraphs = [p.strip("\n") for p in re.split(r"\n\s*\n", topics[topic])]
+        fresh = [p for p in paragraphs if p and p not in seen]
+        seen.update(fresh)
+        whole.append((topic, "\n\n".join(fresh)))
+    return _part(whole, part)
+
+
+def _part(named: Iterable[tuple[str, str]], part: str) -> Iterator[str]:
+    """The documents of one part. A digest of a document's name decides its part, whatever the seed."""
+    for name, document in named:
+        share = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4]) / 2**32
+        if document and (share < HELDOUT_SHARE) == (part == "heldout"):
+            yield document
 
 
 # A sample of the English Wikipedia from the gensim wheel: 206 pages, 97 of them prose (CC BY-SA).

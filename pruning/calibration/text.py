@@ -1,14 +1,14 @@
-"""Text windows for objectives that need text: `calibration=pydoc`, `text_file`, `c4`, ..."""
+"""Text windows for objectives that need text: `calibration=pydoc`, `text_file`, `c4`, `both`, `mixed`, ..."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, ClassVar
 
-from pruning.calibration import sources
-from pruning.calibration.samples import Drawn, Row, Samples, check_seed
+from pruning.calibration.samples import Row, Samples, check_least, drawn
+from pruning.calibration.sources import TextSource
 from pruning.core.errors import InputError
 
 SHORTEST = 8  # the least number of tokens of a window
@@ -31,12 +31,9 @@ class WindowDraw:
 
     def check(self) -> None:
         """Raise InputError if a number is out of range."""
-        samples, length = self._settings
-        if self.samples < 1:
-            raise InputError(f"{samples}={self.samples} is too few: give at least 1 window.")
-        if self.length < SHORTEST:
-            raise InputError(f"{length}={self.length} is too short: give at least {SHORTEST} tokens.")
-        check_seed(self.seed, self.prefix)
+        samples, length = self.names
+        least = {samples: (self.samples, 1), length: (self.length, SHORTEST), "seed": (self.seed, 0)}
+        check_least(self.prefix, **least)
 
     def windows(self, documents: Iterable[str], tokenizer: Any, source: str, stream: bool = False) -> Samples:
         """Draw windows from documents. Raises InputError if the documents are too short.
@@ -50,27 +47,19 @@ class WindowDraw:
         available = len(tokens) // payload
         if available < self.samples:
             raise InputError(
-                f"{source} is too short: it has {len(tokens)} tokens, but {self.samples} windows of "
-                f"{self.length} need {needed}: lower {' or '.join(self._settings)}."
+                f"{source} is too short: it has {len(tokens)} tokens, but {self.samples} windows of {self.length} "
+                f"need {needed}: lower {' or '.join(f'{self.prefix}.{name}' for name in self.names)}."
             )
-        chosen = self._drawn.of(available, f"{source} has {available} windows of {self.length} tokens")
+        pool = f"{source} has {available} windows of {self.length} tokens"
+        chosen = drawn(available, self.samples, self.seed, self.disjoint, self.prefix, pool)
         cuts = (tokens[i * payload : (i + 1) * payload] for i in chosen)
         rows = tuple(Row((*first, *cut), (1, self.length)) for cut in cuts)
         return Samples("text", source, rows, self.seed)
 
-    @property
-    def _settings(self) -> tuple[str, str]:
-        samples, length = self.names
-        return f"{self.prefix}.{samples}", f"{self.prefix}.{length}"
-
-    @property
-    def _drawn(self) -> Drawn:
-        return Drawn(self.samples, self.seed, self.disjoint, self.prefix)
-
 
 @dataclass(frozen=True)
 class Text:
-    """`samples` windows of `length` tokens each, drawn without overlap.
+    """`samples` windows of `length` tokens each, drawn without overlap, from the text of a `TextSource`.
 
     The documents of the source are tokenised one by one and concatenated. The result is cut into consecutive windows,
     and the seed chooses among them. If a hub data set is streamed, its documents are shuffled with the seed and the
@@ -95,8 +84,8 @@ class Text:
     kind: ClassVar[str] = "text"
 
     def __post_init__(self) -> None:
-        sources.check_source(self, self.kind, sources.TEXTS)
-        self._draw("calibration").check()
+        TextSource.of(self).check("calibration")
+        WindowDraw(self.samples, self.length, self.seed).check()
         if self.stream and self.disjoint:
             raise InputError(
                 "calibration.stream=true takes the first windows of a shuffled data set, so draws can overlap: set "
@@ -105,15 +94,13 @@ class Text:
 
     def file(self) -> str | None:
         """The local file that is read, if any."""
-        return (self.path or "") if self.source == "file" else None
+        return TextSource.of(self).file()
 
     def draw(self, tokenizer: Any, prefix: str = "calibration") -> Samples:
         """Draw the windows. Raises InputError if the source is too short for them."""
-        documents = sources.documents(self, prefix)
-        return self._draw(prefix).windows(documents, tokenizer, self.path or self.source, self.stream)
-
-    def _draw(self, prefix: str) -> WindowDraw:
-        return WindowDraw(self.samples, self.length, self.seed, prefix, self.disjoint)
+        draw = WindowDraw(self.samples, self.length, self.seed, prefix, self.disjoint)
+        documents = TextSource.of(self).documents(prefix)
+        return draw.windows(documents, tokenizer, self.path or self.source, self.stream)
 
 
 def start_tokens(tokenizer: Any) -> tuple[int, ...]:
@@ -126,7 +113,8 @@ def start_tokens(tokenizer: Any) -> tuple[int, ...]:
 def token_ids(documents: Iterable[str], tokenizer: Any, most: int | None) -> list[int]:
     """The token ids of the documents, concatenated. If `most` is given, only the first `most` ids are returned."""
     ids: list[int] = []
-    for batch in _batches(documents, 64):
+    remaining = iter(documents)
+    while batch := list(islice(remaining, 64)):
         for document in tokenizer(batch, add_special_tokens=False, verbose=False).input_ids:
             ids.extend(document)
         if most is not None and len(ids) >= most:
@@ -134,20 +122,14 @@ def token_ids(documents: Iterable[str], tokenizer: Any, most: int | None) -> lis
     return ids
 
 
-def _batches(documents: Iterable[str], size: int) -> Iterator[list[str]]:
-    iterator = iter(documents)
-    while batch := list(islice(iterator, size)):
-        yield batch
-
-
-# Text windows together with multiple-choice items, for mixed objectives: `calibration=both`.
+# Two calibrations together.
 
 Unit = tuple[Row, ...]
 
 
 @dataclass(frozen=True)
 class Both:
-    """The samples of a text calibration and of an items calibration, interleaved.
+    """The samples of a text calibration and of an items calibration, interleaved, for mixed objectives.
 
     Windows and items alternate in proportion to their numbers, beginning with one of each. So if n >= 2, the first n
     samples contain both kinds. A search or race that uses a part of the samples therefore uses both kinds.
@@ -159,9 +141,7 @@ class Both:
     kind: ClassVar[str] = "both"
 
     def __post_init__(self) -> None:
-        for name in ("text", "items"):
-            if (kind := getattr(self, name).kind) != name:
-                raise InputError(f"calibration.{name} is a calibration of {kind}: choose one of {name}.")
+        _check_kinds(text=(self.text, "text"), items=(self.items, "items"))
 
     def file(self) -> str | None:
         """None; the methods `file` of `text` and `items` return the files that are read."""
@@ -169,23 +149,9 @@ class Both:
 
     def draw(self, tokenizer: Any, prefix: str = "calibration") -> Samples:
         """Draw the samples of both parts. Raises InputError if either part does."""
-        text: Samples = self.text.draw(tokenizer, f"{prefix}.text").labelled()
-        items: Samples = self.items.draw(tokenizer, f"{prefix}.items").labelled()
-        rows = tuple(row for unit in interleaved(text.units, items.units) for row in unit)
-        return Samples("both", f"{text.source} + {items.source}", rows, text.seed, items.keys)
-
-
-def interleaved(text: Sequence[Unit], items: Sequence[Unit]) -> list[Unit]:
-    """Both kinds of samples in one list, evenly spread and beginning with one of each."""
-    ranked = [(n / len(text), 0, unit) for n, unit in enumerate(text)]
-    ranked += [(n / len(items), 1, unit) for n, unit in enumerate(items)]
-    return [unit for *_, unit in sorted(ranked, key=lambda entry: entry[:2])]
-
-
-# Half of the windows from each of two texts: `calibration=mixed`.
-#
-# A linear map that repairs a mask learns the text that it is fitted on. With half of each text it serves both
-# nearly as well as a map for one of them does (`docs/objectives.md`).
+        text: Samples = self.text.draw(tokenizer, f"{prefix}.text")
+        items: Samples = self.items.draw(tokenizer, f"{prefix}.items")
+        return replace(_alternating(text, items), kind="both", keys=items.keys)
 
 
 @dataclass(frozen=True)
@@ -193,7 +159,9 @@ class Mixed:
     """`samples` windows of `length` tokens, half of them from each of two texts; an odd one is from the first text.
 
     `first` and `second` are calibrations of text. Only what locates their text is used: `samples`, `length` and
-    `seed` here, and `disjoint`, replace theirs. Windows of the two texts alternate.
+    `seed` here, and `disjoint`, replace theirs. Windows of the two texts alternate. A linear map that repairs a mask
+    learns the text that it is fitted on. With half of each text it serves both nearly as well as a map for one of
+    them does (`docs/objectives.md`).
     """
 
     first: Any
@@ -206,14 +174,9 @@ class Mixed:
     kind: ClassVar[str] = "text"
 
     def __post_init__(self) -> None:
-        for name in ("first", "second"):
-            if (kind := getattr(self, name).kind) != "text":
-                raise InputError(f"calibration.{name} is a calibration of {kind}: choose one of text.")
+        _check_kinds(first=(self.first, "text"), second=(self.second, "text"))
+        check_least("calibration", samples=(self.samples, 2))  # one window for each text
         WindowDraw(self.samples, self.length, self.seed).check()
-        if self.samples < 2:
-            raise InputError(
-                f"calibration.samples={self.samples} is too few: give at least 2, one for each text."
-            )
 
     def file(self) -> str | None:
         """None; the methods `file` of `first` and `second` return the files that are read."""
@@ -221,16 +184,34 @@ class Mixed:
 
     def draw(self, tokenizer: Any, prefix: str = "calibration") -> Samples:
         """Draw the windows. Raises InputError if a text is too short, or if both are the same text."""
-        first, second = (
-            replace(part, samples=count, length=self.length, seed=self.seed, disjoint=self.disjoint)
-            .draw(tokenizer, prefix)
-            .labelled()
-            for part, count in ((self.first, -(-self.samples // 2)), (self.second, self.samples // 2))
-        )
-        if shared := first.shared(second):
+        shared = {"length": self.length, "seed": self.seed, "disjoint": self.disjoint}
+        half = self.samples // 2
+        first: Samples = replace(self.first, samples=self.samples - half, **shared).draw(tokenizer, prefix)
+        second: Samples = replace(self.second, samples=half, **shared).draw(tokenizer, prefix)
+        if runs := first.shared(second):
             raise InputError(
-                f"{prefix}.first ({first.source}) and {prefix}.second ({second.source}) share {shared} runs of "
+                f"{prefix}.first ({first.source}) and {prefix}.second ({second.source}) share {runs} runs of "
                 "tokens: choose two different texts, or a calibration of one text."
             )
-        rows = tuple(row for unit in interleaved(first.units, second.units) for row in unit)
-        return Samples("text", f"{first.source} + {second.source}", rows, self.seed)
+        return _alternating(first, second)
+
+
+def _check_kinds(**parts: tuple[Any, str]) -> None:
+    """Raise InputError if a part is not a calibration of the kind beside it."""
+    for name, (part, kind) in parts.items():
+        if part.kind != kind:
+            raise InputError(f"calibration.{name} is a calibration of {part.kind}: choose one of {kind}.")
+
+
+def _alternating(first: Samples, second: Samples) -> Samples:
+    """The samples of two draws, interleaved; each row names its source."""
+    units = interleaved(first.labelled().units, second.labelled().units)
+    rows = tuple(row for unit in units for row in unit)
+    return Samples("text", f"{first.source} + {second.source}", rows, first.seed)
+
+
+def interleaved(text: Sequence[Unit], items: Sequence[Unit]) -> list[Unit]:
+    """Both kinds of samples in one list, evenly spread and beginning with one of each."""
+    ranked = [(n / len(text), 0, unit) for n, unit in enumerate(text)]
+    ranked += [(n / len(items), 1, unit) for n, unit in enumerate(items)]
+    return [unit for *_, unit in sorted(ranked, key=lambda entry: entry[:2])]

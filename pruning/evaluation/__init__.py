@@ -1,4 +1,4 @@
-"""Evaluations: what is measured on the chosen mask and on the dense model. One evaluation per file.
+"""Evaluations: what is measured on the chosen mask and on the dense model.
 
 An evaluation is a frozen dataclass of settings. Its data are drawn before anything expensive starts, so that an
 overlap with the calibration data is found early. Each metric is measured separately, so that a measurement is kept
@@ -7,17 +7,23 @@ even if the next one fails. torch, lm-eval and other large libraries are importe
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
-from pruning.core.storage import file_sha256
+from pruning.core.errors import InputError
+from pruning.core.records import TERMS
+from pruning.core.storage import file_sha256, sealed
 
 if TYPE_CHECKING:
     from pruning.calibration.samples import Samples
     from pruning.core.mask import Mask
     from pruning.engine.forward import Forward
+
+TAKEN = ("heldout", "mean", "continuations")  # names that metrics of other evaluations use
 
 
 class Data(Protocol):
@@ -94,11 +100,30 @@ def digests_of(paths: Iterable[str], folder: Path = Path()) -> dict[str, str | N
 
     Relative paths start in `folder`.
     """
-    return {path: _digest(folder / Path(path).expanduser()) for path in paths}
+    digests: dict[str, str | None] = {}
+    for path in paths:
+        try:
+            digests[path] = file_sha256(folder / Path(path).expanduser())
+        except OSError:
+            digests[path] = None
+    return digests
 
 
-def _digest(file: Path) -> str | None:
-    try:
-        return file_sha256(file)
-    except OSError:
-        return None
+def check_names(setting: str, names: Iterable[str]) -> None:
+    """Raise InputError if a name cannot be used in the names of a metric and a folder."""
+    for name in names:
+        if not re.fullmatch(r"\w[\w.+-]*", str(name)) or name in TAKEN:
+            raise InputError(
+                f"{setting}: {name!r} cannot name a metric: use letters, digits, '.', '_' and '-'; the names "
+                f"{', '.join(TAKEN)} are taken."
+            )
+
+
+def terms_file(terms: dict[str, Any]) -> dict[str, bytes]:
+    """The file with what was measured on each sample, by its ending; see `Measured.files`."""
+    return {TERMS: json.dumps(sealed(terms)).encode()}
+
+
+def short(loss: float) -> float:
+    """A loss or a log-likelihood with the digits that are kept."""
+    return float(f"{float(loss):.9g}")

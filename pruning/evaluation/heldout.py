@@ -1,141 +1,28 @@
-"""Evaluate on local files (`eval=local`): perplexity on text, accuracy on multiple-choice items through lm-eval."""
+"""Evaluations that need no hub: on the held-out parts of the embedded data, and on local files (`eval=local`)."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from pruning.calibration.item_files import existing, read_items
-from pruning.calibration.items import TEMPLATE, ItemDraw, check_fields, check_template
+from pruning.calibration.items import TEMPLATE, ItemDraw, check_template
 from pruning.calibration.samples import Samples
 from pruning.calibration.sources import PARTED, embedded_items, embedded_text
 from pruning.calibration.text import WindowDraw
 from pruning.core.errors import InputError, unknown
 from pruning.core.records import with_error
 from pruning.core.scoring import mean, standard_error
-from pruning.evaluation import Data, Measured
-from pruning.evaluation.choices import EvalTask, accuracy, check_scorer, item_task
-from pruning.evaluation.corpora import (
-    Corpus,
-    check_limit,
-    check_names,
-    corpus_perplexity,
-    perplexity,
-    terms_file,
-)
-from pruning.evaluation.lm_eval_tasks import check_batch_size
+from pruning.evaluation import Data, Measured, check_names, terms_file
+from pruning.evaluation.choices import EvalTask, check_asking, item_task, measure_task
+from pruning.evaluation.corpora import Corpus, corpus_perplexity, perplexity
 
 if TYPE_CHECKING:
     from pruning.core.mask import Mask
     from pruning.engine.forward import Forward
 
-
-@dataclass(frozen=True)
-class LocalFiles:
-    """Metrics: `ppl/<name>` per file of `texts`, `acc/<name>` per file of `items`, `acc/mean` for several such files.
-
-    Texts are `.txt`, `.jsonl` or `.parquet` files, cut into windows as in `Corpus`. Items are files of JSON lines or
-    of a JSON array, in the forms of `calibration.item_records`. Each choice is scored after the filled-in template
-    and a space; `templates` maps the names of files to their own templates. `acc/<name>` is lm-eval's `acc_norm`, and
-    `acc_plain/<name>` its `acc`. For a quick look, `limit` bounds the number of windows and of items. `scorer` is
-    `lm_eval` or `engine`; see `engine_answers`.
-    """
-
-    texts: Any = None  # no type and no default, so that the command line can set a dictionary
-    items: Any = None
-    window: int = 1024
-    stride: int | None = None
-    join: str | None = None
-    column: str = "text"
-    template: str = TEMPLATE
-    templates: Any = None  # as `texts`
-    limit: int | None = None
-    batch_size: int = 16
-    scorer: str = "lm_eval"
-    allow_overlap: bool = False
-
-    compares: ClassVar[bool] = False
-    averages: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        for group in ("texts", "items"):
-            object.__setattr__(self, group, named_paths(group, getattr(self, group)))
-        if not self.texts and not self.items:
-            raise InputError(
-                "eval=local needs a file: give 'eval.texts={NAME: FILE}' or 'eval.items={NAME: FILE}'."
-            )
-        check_limit(self.limit)
-        check_batch_size(self.batch_size)
-        check_scorer(self.scorer)
-        object.__setattr__(self, "templates", named_templates(self.templates, self.items, "items"))
-        check_template("eval.template", self.template)
-        for name in self.texts:
-            self._corpus(name).check("eval")
-
-    def files(self) -> tuple[str, ...]:
-        """The files of texts and of items."""
-        return (*self.texts.values(), *self.items.values())
-
-    def data(self, tokenizer: Any) -> dict[str, Data]:
-        """The windows of each text and the items of each file."""
-        data: dict[str, Data] = {}
-        for name in self.texts:
-            data[f"ppl/{name}"] = self._corpus(name).draw(tokenizer, f"eval.texts.{name}", self.limit)
-        for name in self.items:
-            data[f"acc/{name}"] = self._task(name, tokenizer)
-        return data
-
-    def measure(self, forward: Forward, name: str, data: Data, mask: Mask) -> Measured:
-        """The perplexity on a text, or the accuracy on items."""
-        if isinstance(data, EvalTask):
-            return accuracy(name, forward, data, mask, self.batch_size)
-        return corpus_perplexity(forward, name, data, mask, self._corpus(name.partition("/")[2]), self.limit)
-
-    def _corpus(self, name: str) -> Corpus:
-        cut = {"column": self.column, "join": self.join, "window": self.window, "stride": self.stride}
-        return Corpus("file", self.texts[name], **cast(dict[str, Any], cut))
-
-    def _task(self, name: str, tokenizer: Any) -> EvalTask:
-        path = self.items[name]
-        # Items of ARC can have equal choices, and lm-eval accepts them.
-        pool = read_items(existing(path, f"eval.items.{name}"), equal_choices=True)
-        template = self.templates.get(name, self.template)
-        check_fields(f"eval.templates.{name}" if name in self.templates else "eval.template", template)
-        return item_task(
-            name, pool, template, path, tokenizer=tokenizer, limit=self.limit, scorer=self.scorer
-        )
-
-
-def named_templates(value: Any, files: Mapping[str, str], group: str) -> dict[str, str]:
-    """The templates by name. Raises InputError if a name is not one of `files`, or a template is wrong.
-
-    `group` is the setting of the files, such as `items`.
-    """
-    templates = {} if value is None else value
-    if not isinstance(templates, Mapping) or not all(isinstance(one, str) for one in templates.values()):
-        raise InputError(
-            f"eval.templates={value}: give names of eval.{group} and templates, "
-            "'eval.templates={NAME: \"TEMPLATE\"}'."
-        )
-    for name, template in templates.items():
-        if str(name) not in files:
-            raise unknown("name in eval.templates", str(name), files)
-        check_template(f"eval.templates.{name}", template)
-    return {str(name): template for name, template in templates.items()}
-
-
-def named_paths(group: str, value: Any) -> dict[str, str]:
-    """The paths by name. Raises InputError if `value` is not a mapping of names to paths."""
-    paths = {} if value is None else value
-    if not isinstance(paths, Mapping) or not all(isinstance(path, str) for path in paths.values()):
-        raise InputError(f"eval.{group}={value}: give names and paths, 'eval.{group}={{NAME: FILE}}'.")
-    check_names(f"eval.{group}", paths)
-    return {str(name): path for name, path in paths.items()}
-
-
-# The default evaluation: perplexity and accuracy on the held-out parts of the embedded text and items.
 
 log = logging.getLogger(__name__)
 
@@ -161,10 +48,6 @@ class Heldout:
     compares: ClassVar[bool] = False
     averages: ClassVar[bool] = False
 
-    def files(self) -> tuple[str, ...]:
-        """No files."""
-        return ()
-
     def __post_init__(self) -> None:
         self._windows.check()
         self._items.check()
@@ -172,16 +55,17 @@ class Heldout:
             if name not in (further := PARTED[1:]):
                 raise unknown("text in eval.texts", name, further)
 
+    def files(self) -> tuple[str, ...]:
+        """No files."""
+        return ()
+
     def data(self, tokenizer: Any) -> dict[str, Samples]:
         """The samples of each metric, by its name. Raises InputError if there are too few windows or items."""
-        names = {"ppl/heldout": "pydoc"} | {f"ppl/{name}": name for name in self.texts or ()}
-        windows = {
-            metric: self._windows.windows(embedded_text(name, "heldout"), tokenizer, name)
-            for metric, name in names.items()
-        }
-        return windows | {
-            "acc/heldout": self._items.rows(embedded_items("heldout"), tokenizer, "commonsense")
-        }
+        data = {}
+        for metric, name in [("heldout", "pydoc"), *((name, name) for name in self.texts or ())]:
+            data[f"ppl/{metric}"] = self._windows.windows(embedded_text(name, "heldout"), tokenizer, name)
+        data["acc/heldout"] = self._items.rows(embedded_items("heldout"), tokenizer, "commonsense")
+        return data
 
     @property
     def _windows(self) -> WindowDraw:
@@ -195,19 +79,19 @@ class Heldout:
         """The perplexity on text, or the accuracy on items."""
         samples = cast(Samples, data)
         log.info("evaluating %s with %s removed: %d samples", name, mask, samples.count)
-        if samples.kind == "text":
-            return perplexity(name, forward, samples, mask)
-        return item_accuracy(name, forward, samples, mask)
+        measure = perplexity if samples.kind == "text" else item_accuracy
+        return measure(name, forward, samples, mask)
 
 
 def item_accuracy(name: str, forward: Forward, samples: Samples, mask: Mask) -> Measured:
     """The share of items whose right answer has the highest mean token log-likelihood, and its standard error.
 
-    The log-likelihoods of all choices are kept.
+    If n answers including the right one have the highest, the item counts 1/n. So a collapsed model, which scores
+    all answers equally, gets the accuracy of random guesses. The log-likelihoods of all choices are kept.
     """
     ((_, logliks, _),) = forward.loglikelihoods(samples.rows, [mask])
     answers = list(samples.answers(logliks))
-    hits = [_hit(scores, right) for scores, right in answers]
+    hits = [(scores[right] == max(scores)) / scores.count(max(scores)) for scores, right in answers]
     how = {"source": samples.source, "items": samples.count, "metric": "mean token log-likelihood"}
     kept = {
         "loglikelihoods": [[float(f"{score:.7g}") for score in scores] for scores, _ in answers],
@@ -217,10 +101,82 @@ def item_accuracy(name: str, forward: Forward, samples: Samples, mask: Mask) -> 
     return Measured(metrics, how, terms_file(kept))
 
 
-def _hit(scores: Sequence[float], right: int) -> float:
-    """1 if only the right answer has the highest score, 1/n if n answers including the right one have it, else 0.
+@dataclass(frozen=True)
+class LocalFiles:
+    """Metrics: `ppl/<name>` per file of `texts`, `acc/<name>` per file of `items`, `acc/mean` for several such files.
 
-    So a collapsed model, which scores all answers equally, gets the accuracy of random guesses.
+    Texts are `.txt`, `.jsonl` or `.parquet` files, cut into windows as in `Corpus`. Items are files of JSON lines or
+    of a JSON array, in the forms of `calibration.item_files`. Each choice is scored after the filled-in template
+    and a space; `templates` maps the names of files to their own templates. `acc/<name>` is lm-eval's `acc_norm`, and
+    `acc_plain/<name>` its `acc`. For a quick look, `limit` bounds the number of windows and of items. `scorer` is
+    `lm_eval` or `engine`.
     """
-    best = max(scores)
-    return (scores[right] == best) / scores.count(best)
+
+    texts: Any = None  # no type and no default, so that the command line can set a dictionary
+    items: Any = None
+    window: int = 1024
+    stride: int | None = None
+    join: str | None = None
+    column: str = "text"
+    template: str = TEMPLATE
+    templates: Any = None  # as `texts`
+    limit: int | None = None
+    batch_size: int = 16
+    scorer: str = "lm_eval"
+    allow_overlap: bool = False
+
+    compares: ClassVar[bool] = False
+    averages: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        for group, value in (("texts", "FILE"), ("items", "FILE"), ("templates", "TEMPLATE")):
+            object.__setattr__(self, group, _by_name(group, getattr(self, group), value))
+        if not self.texts and not self.items:
+            raise InputError(
+                "eval=local needs a file: give 'eval.texts={NAME: FILE}' or 'eval.items={NAME: FILE}'."
+            )
+        check_names("eval.texts", self.texts)
+        check_names("eval.items", self.items)
+        check_asking(self)
+        check_template("eval.template", self.template)
+        for name, template in self.templates.items():
+            if name not in self.items:
+                raise unknown("name in eval.templates", name, self.items)
+            check_template(f"eval.templates.{name}", template)
+        for name in self.texts:
+            self._corpus(name).check("eval")
+
+    def files(self) -> tuple[str, ...]:
+        """The files of texts and of items."""
+        return (*self.texts.values(), *self.items.values())
+
+    def data(self, tokenizer: Any) -> dict[str, Data]:
+        """The windows of each text and the items of each file."""
+        data: dict[str, Data] = {}
+        for name in self.texts:
+            data[f"ppl/{name}"] = self._corpus(name).draw(tokenizer, f"eval.texts.{name}", self.limit)
+        for name, path in self.items.items():
+            # Items of ARC can have equal choices, and lm-eval accepts them.
+            pool = read_items(existing(path, f"eval.items.{name}"), equal_choices=True)
+            template = self.templates.get(name, self.template)
+            options = {"tokenizer": tokenizer, "limit": self.limit, "scorer": self.scorer}
+            data[f"acc/{name}"] = item_task(name, pool, template, path, **options)
+        return data
+
+    def measure(self, forward: Forward, name: str, data: Data, mask: Mask) -> Measured:
+        """The perplexity on a text, or the accuracy on items."""
+        if isinstance(data, EvalTask):
+            return measure_task(name, forward, data, mask, self.batch_size)
+        return corpus_perplexity(forward, name, data, mask, self._corpus(name.partition("/")[2]), self.limit)
+
+    def _corpus(self, name: str) -> Corpus:
+        cut: dict[str, Any] = {"join": self.join, "window": self.window, "stride": self.stride}
+        return Corpus("file", self.texts[name], column=self.column, **cut)
+
+
+def _by_name(group: str, value: Any, wanted: str) -> dict[str, str]:
+    """The texts by name. Raises InputError if `value` is not a mapping of names to texts."""
+    texts = {} if value is None else value
+    if not isinstance(texts, Mapping) or not all(isinstance(text, str) for text in texts.values()):
+        raise InputError(f"eval.{group}={value}: give 'eval.{group}={{NAME: {wanted}}}'.")
+    return {str(name): text for name, text in texts.items()}

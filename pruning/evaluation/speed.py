@@ -14,12 +14,13 @@ import json
 import logging
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, cast
 
+from pruning.calibration.samples import check_least
 from pruning.core.errors import InputError
 from pruning.core.records import SpeedRecord, SpreadRecord
 from pruning.core.storage import text_sha256
@@ -38,21 +39,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class Machine:
-    """The settings and the device, in place of data.
-
-    The digest covers the device, so a measurement on one device is not reused for another device.
-    """
-
-    source: str
-    sha256: str
-    length: int  # tokens of the longest sequence: its prompt and its generated tokens
-
-    def shared(self, calibration: Samples, /) -> int:  # noqa: ARG002 - random tokens overlap nothing
-        """Always 0."""
-        return 0
+Values = dict[str, list[float]]
+Contexts: TypeAlias = Mapping[str, Callable[[], AbstractContextManager[None]]]
 
 
 @dataclass(frozen=True)
@@ -60,10 +48,8 @@ class Speed:
     """Settings of the measurement of speed.
 
     For each batch size and prompt length (`prompts`, in tokens), each model generates `new_tokens` tokens greedily,
-    `repeats` times.
-
-    Before that, each model generates them `warmup` times without measurement. The order of the two models alternates
-    between repeats, so that a slowdown of the machine affects both models.
+    `repeats` times. Before that, each model generates them `warmup` times without measurement. The order of the two
+    models alternates between repeats, so that a slowdown of the machine affects both models.
     """
 
     batch_sizes: list[int]
@@ -82,9 +68,9 @@ class Speed:
                 raise InputError(
                     f"eval.{name}={getattr(self, name)}: give one or more numbers of at least 1."
                 )
-        for name, least in (("new_tokens", 2), ("repeats", 1), ("warmup", 0)):
-            if getattr(self, name) < least:
-                raise InputError(f"eval.{name}={getattr(self, name)}: give at least {least}.")
+        check_least(
+            "eval", new_tokens=(self.new_tokens, 2), repeats=(self.repeats, 1), warmup=(self.warmup, 0)
+        )
 
     def files(self) -> tuple[str, ...]:
         """No files."""
@@ -94,8 +80,7 @@ class Speed:
         """The settings and the device, under the metric's name `speed`."""
         device = machine()
         text = json.dumps([asdict(self), device], sort_keys=True)
-        length = max(self.prompts) + self.new_tokens
-        return {"speed": Machine(device, text_sha256(text), length)}
+        return {"speed": Machine(device, text_sha256(text), max(self.prompts) + self.new_tokens)}
 
     def measure(self, forward: Forward, name: str, data: Data, mask: Mask) -> Measured:  # noqa: ARG002
         """Sizes and speeds of both models, under `speed`. If there are several ranks, only the first measures."""
@@ -109,22 +94,37 @@ class Speed:
         model = forward.model.module
         smaller = smaller_config(model, mask)
         contexts: Contexts = {"dense": nullcontext, "pruned": lambda: blocks_removed(model, mask, smaller)}
-        rounds = Rounds(self.new_tokens, self.repeats, self.warmup)
         sizes: dict[str, dict[str, int]] = {}
         for which, context in contexts.items():
             with context():
                 sizes[which] = dict(zip(("parameters", "bytes"), weight(model), strict=True))
-        shapes = [(batch, prompt) for batch in self.batch_sizes for prompt in self.prompts]
         with native_products(model):  # as in the programs that will run the pruned model
             runs = [
                 {"batch": batch, "prompt": prompt, "new_tokens": self.new_tokens}
-                | _compared(alternating(model, contexts, batch, prompt, rounds), sizes)
-                for batch, prompt in shapes
+                | _compared(alternating(model, contexts, batch, prompt, self), sizes)
+                for batch in self.batch_sizes
+                for prompt in self.prompts
             ]
         settings = {"repeats": self.repeats, "warmup": self.warmup, "dtype": forward.model.info.dtype}
         return Measured(
             {name: {"device": device_name(model), **settings, "sizes": sizes, "runs": runs}}, settings
         )
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The settings and the device, in place of data.
+
+    The digest covers the device, so a measurement on one device is not reused for another device.
+    """
+
+    source: str
+    sha256: str
+    length: int  # tokens of the longest sequence: its prompt and its generated tokens
+
+    def shared(self, calibration: Samples, /) -> int:  # noqa: ARG002 - random tokens overlap nothing
+        """Always 0."""
+        return 0
 
 
 def device_name(module: nn.Module) -> str:
@@ -152,12 +152,17 @@ def _processor() -> str:
     """The processor's name as Linux reports it or, on other systems, as Python reports it."""
     import platform
 
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    named = _proc("/proc/cpuinfo", "model name")
+    return named or platform.processor() or platform.machine()
+
+
+def _proc(path: str, field: str) -> str | None:
+    """The first value of a field in a file of Linux's /proc; None if there is none."""
+    with suppress(OSError):
+        for line in Path(path).read_text(encoding="utf-8").splitlines():
+            if line.startswith(field):
+                return line.partition(":")[2].strip()
+    return None
 
 
 def _compared(
@@ -191,33 +196,28 @@ def flat(record: SpeedRecord) -> Iterator[tuple[str, float]]:
         yield f"speed/bytes/{which}", sizes["bytes"]
     for run in record["runs"]:
         shape = f"speed/b{run['batch']}-p{run['prompt']}"
-        ratio = run["ratio"]
-        yield f"{shape}/prefill/ratio", ratio["prefill"]
-        yield f"{shape}/decode/ratio", ratio["decode"]
-        yield f"{shape}/first_token/ratio", ratio["first_token"]
+        for name, ratio in cast(Mapping[str, float], run["ratio"]).items():
+            yield f"{shape}/{name}/ratio", ratio
         for which, timing in (("dense", run["dense"]), ("pruned", run["pruned"])):
             for name, value in cast(Mapping[str, Any], timing).items():
                 if value is not None:
                     yield f"{shape}/{name}/{which}", value["median"] if isinstance(value, Mapping) else value
 
 
-# Measure the size of a model, and the extra memory that it needs to run.
+# The size of a model, and the extra memory that it needs to run.
 
 
 def weight(model: Any) -> tuple[int, int]:
     """The number of parameters, and the bytes of all tensors in the state dict. Tied weights count once."""
-    parameters = sum(p.numel() for p in model.parameters())
-    return parameters, sum(
-        t.numel() * t.itemsize for t in _distinct(model.state_dict(keep_vars=True).values())
-    )
-
-
-def _distinct(tensors: Iterable[Tensor]) -> list[Tensor]:
-    return list({id(tensor): tensor for tensor in tensors}.values())
+    tensors = {id(tensor): tensor for tensor in model.state_dict(keep_vars=True).values()}.values()
+    return sum(p.numel() for p in model.parameters()), sum(t.numel() * t.itemsize for t in tensors)
 
 
 class Peak:
-    """Measures extra memory: the peak memory use after `start`, minus the use at `start`."""
+    """Measures extra memory: the peak memory use after `start`, minus the use at `start`.
+
+    With GPUs, memory is summed over all GPUs. Without GPUs, it is that of the process, known only on Linux.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.cuda = device.type == "cuda"
@@ -230,15 +230,16 @@ class Peak:
             for number in range(torch.cuda.device_count()):
                 torch.cuda.reset_peak_memory_stats(number)
         else:
-            _release_freed_memory()
-            _reset_peak()
+            gc.collect()
+            with suppress(OSError, AttributeError, TypeError):  # no glibc, or not Linux
+                # If the process kept freed memory, using it again would not count as extra.
+                ctypes.CDLL(None).malloc_trim(0)
+            with suppress(OSError):  # not Linux, or a container that forbids the write
+                Path("/proc/self/clear_refs").write_text("5")  # reset Linux's record of the peak
         self.before = self._now("memory_allocated", "VmRSS")
 
     def extra(self) -> int | None:
-        """The peak above the use at `start`, in bytes; None if it is unknown.
-
-        With GPUs, memory is summed over all GPUs. Without GPUs, the peak is that of the process, known only on Linux.
-        """
+        """The peak above the use at `start`, in bytes; None if it is unknown."""
         peak = self._now("max_memory_allocated", "VmHWM")
         return None if peak is None or self.before is None else max(0, peak - self.before)
 
@@ -248,50 +249,18 @@ class Peak:
         if self.cuda:
             devices = range(torch.cuda.device_count())
             return int(sum(getattr(torch.cuda, of_cuda)(number) for number in devices))
-        return _status(of_process)
-
-
-def _release_freed_memory() -> None:
-    """Return freed memory to the system. If the process kept this memory, using it again would not count as extra."""
-    gc.collect()
-    with suppress(OSError, AttributeError, TypeError):  # no glibc, or not Linux
-        ctypes.CDLL(None).malloc_trim(0)
-
-
-def _reset_peak() -> None:
-    """Reset Linux's record of the process's peak memory."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:  # not Linux, or a container that forbids the write
-        return
-
-
-def _status(field: str) -> int | None:
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return None
-    matches = [line.split() for line in lines if line.startswith(f"{field}:")]
-    return int(matches[0][1]) * 1024 if matches else None
+        kilobytes = _proc("/proc/self/status", f"{of_process}:")
+        return int(kilobytes.split()[0]) * 1024 if kilobytes else None
 
 
 # Time the generation of text: the time until the first new token, and the time for all later tokens.
 
-Values = dict[str, list[float]]
-Contexts: TypeAlias = Mapping[str, Callable[[], AbstractContextManager[None]]]
 
+def alternating(model: Any, contexts: Contexts, batch: int, prompt: int, rounds: Speed) -> dict[str, Values]:
+    """The measured values by context and name, one per repeat. The contexts take turns.
 
-@dataclass(frozen=True)
-class Rounds:
-    """First, `warmup` rounds are not measured; then, `repeats` rounds are. Each generates `new_tokens` tokens."""
-
-    new_tokens: int
-    repeats: int
-    warmup: int
-
-
-def alternating(model: Any, contexts: Contexts, batch: int, prompt: int, rounds: Rounds) -> dict[str, Values]:
-    """The measured values by context and name, one per repeat. The contexts take turns."""
+    `warmup` rounds are not measured; then, `repeats` rounds are. Each generates `new_tokens` tokens.
+    """
     import torch
 
     from pruning.models.blocks import input_device
@@ -321,25 +290,28 @@ def _timed(model: Any, ids: Tensor, new_tokens: int) -> dict[str, float]:
 
     times: list[float] = []
 
+    def now() -> float:
+        if ids.device.type == "cuda":
+            torch.cuda.synchronize()  # wait until the device has finished its work
+        return time.perf_counter()
+
     def note(sequences: Tensor, *_: Any, **__: Any) -> Tensor:
-        _wait(ids.device)
-        times.append(time.perf_counter())
+        times.append(now())
         return torch.zeros(len(sequences), dtype=torch.bool, device=sequences.device)
 
-    settings = {
-        "max_new_tokens": new_tokens,
-        "min_new_tokens": new_tokens,
-        "do_sample": False,
-        "pad_token_id": 0,
-    }
     peak = Peak(ids.device)
     peak.start()
-    _wait(ids.device)
-    begun = time.perf_counter()
+    begun = now()
     model.generate(
         input_ids=ids,
         attention_mask=torch.ones_like(ids),
-        generation_config=GenerationConfig(use_cache=True, **settings),
+        generation_config=GenerationConfig(
+            use_cache=True,
+            max_new_tokens=new_tokens,
+            min_new_tokens=new_tokens,
+            do_sample=False,
+            pad_token_id=0,
+        ),
         stopping_criteria=StoppingCriteriaList([note]),
     )
     extra = peak.extra()
@@ -350,11 +322,3 @@ def _timed(model: Any, ids: Tensor, new_tokens: int) -> dict[str, float]:
         "first_token_seconds": first,
         **({} if extra is None else {"extra_memory": extra}),
     }
-
-
-def _wait(device: torch.device) -> None:
-    """Wait until the device has finished its work."""
-    import torch
-
-    if device.type == "cuda":
-        torch.cuda.synchronize()

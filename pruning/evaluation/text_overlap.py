@@ -1,7 +1,4 @@
-"""Find data that calibration and evaluation share.
-
-A mask must not be chosen on the data that it is evaluated on.
-
+"""Find data that calibration and evaluation share: a mask must not be chosen on the data that it is evaluated on.
 
 `Samples.shared` compares the tokens of text windows and the keys of items. The documents of lm-eval's tasks have no
 common format, so the words of each document are searched for in the text of the calibration data.
@@ -28,6 +25,41 @@ UNINFORMATIVE = {"yes", "no", "true", "false", *"abcdefgh"}  # with the letters 
 
 Words = tuple[str, ...]
 
+# (digest of calibration data, digest of evaluation data) -> number of shared pieces.
+# The numbers are cached, because many cells use the same data.
+_known: dict[tuple[str, str], int] = {}
+
+
+def check_disjoint(calibration: Samples, data: Mapping[str, Data]) -> None:
+    """Raise InputError if calibration and evaluation share items or runs of text."""
+    for metric, shared in overlaps(calibration, data).items():
+        evaluated = data[metric]
+        unit = "items" if windows_of(evaluated) is None else "runs of tokens"
+        raise InputError(
+            f"the calibration data ({calibration.source}, {calibration.sha256[:12]}) and the data of {metric} "
+            f"({evaluated.source}, {evaluated.sha256[:12]}) share {shared} {unit}: a mask must not be chosen "
+            "on the data that it is judged by. Choose another calibration.seed or other calibration data, or "
+            "allow the overlap with eval.allow_overlap=true."
+        )
+
+
+def overlaps(calibration: Samples, data: Mapping[str, Data]) -> dict[str, int]:
+    """Map each metric whose data overlap the calibration data to the number of shared pieces."""
+    counts: dict[str, int] = {}
+    for metric, evaluated in data.items():
+        pair = (calibration.sha256, evaluated.sha256)
+        if pair not in _known:
+            _known[pair] = evaluated.shared(calibration)
+        if _known[pair]:
+            counts[metric] = _known[pair]
+    return counts
+
+
+def windows_of(data: Data) -> Samples | None:
+    """The text windows of evaluation data: the data themselves or their prompts; None if they are not text."""
+    windows = getattr(data, "windows", data)
+    return windows if isinstance(windows, Samples) and windows.kind == "text" else None
+
 
 @dataclass(frozen=True)
 class Document:
@@ -36,10 +68,6 @@ class Document:
     questions: tuple[str, ...]
     answers: tuple[str, ...]
     known: tuple[str, ...] = ()
-
-    def keys(self) -> set[str]:
-        """The keys of items: one for each possible question, together with the answers."""
-        return {*self.known, *(Item(question, self.answers, 0).key for question in self.questions)}
 
 
 class Haystack:
@@ -53,7 +81,8 @@ class Haystack:
 
     def holds(self, document: Document) -> bool:
         """Whether a sample contains the document: its question and answers, or `RUN` adjacent question words."""
-        if self.keys & document.keys():
+        keys = {Item(question, document.answers, 0).key for question in document.questions}
+        if self.keys & {*document.known, *keys}:
             return True
         answers = [w for answer in document.answers if (w := words(answer)) and not set(w) <= UNINFORMATIVE]
         return any(self._contains(words(question), answers) for question in document.questions)
@@ -98,39 +127,3 @@ def words(text: str) -> Words:
 
 def _runs(sample: Words, length: int) -> list[Words]:
     return [sample[i : i + length] for i in range(len(sample) - length + 1)]
-
-
-# (digest of calibration data, digest of evaluation data) -> number of shared pieces.
-# The numbers are cached, because many cells use the same data.
-_known: dict[tuple[str, str], int] = {}
-
-
-def windows_of(data: Data) -> Samples | None:
-    """The text windows of evaluation data: the data themselves or their prompts; None if they are not text."""
-    windows = getattr(data, "windows", data)
-    return windows if isinstance(windows, Samples) and windows.kind == "text" else None
-
-
-def overlaps(calibration: Samples, data: Mapping[str, Data]) -> dict[str, int]:
-    """Map each metric whose data overlap the calibration data to the number of shared pieces."""
-    counts: dict[str, int] = {}
-    for metric, evaluated in data.items():
-        pair = (calibration.sha256, evaluated.sha256)
-        if pair not in _known:
-            _known[pair] = evaluated.shared(calibration)
-        if _known[pair]:
-            counts[metric] = _known[pair]
-    return counts
-
-
-def check_disjoint(calibration: Samples, data: Mapping[str, Data]) -> None:
-    """Raise InputError if calibration and evaluation share items or runs of text."""
-    for metric, shared in overlaps(calibration, data).items():
-        evaluated = data[metric]
-        unit = "items" if windows_of(evaluated) is None else "runs of tokens"
-        raise InputError(
-            f"the calibration data ({calibration.source}, {calibration.sha256[:12]}) and the data of {metric} "
-            f"({evaluated.source}, {evaluated.sha256[:12]}) share {shared} {unit}: a mask must not be chosen "
-            "on the data that it is judged by. Choose another calibration.seed or other calibration data, or "
-            "allow the overlap with eval.allow_overlap=true."
-        )

@@ -302,7 +302,7 @@ def texts_found(rows: Sequence[GapRow]) -> list[Presence]:
     for protocol, name in texts.items():
         what = f"text {name} ({protocol.described('text')})"
         try:
-            next(iter(protocol.corpus.documents_of(f"the text {name}")), None)
+            next(iter(protocol.corpus.text.documents(f"the text {name}")), None)
             found.append(Presence(what, "here"))
         except PruningError as error:
             found.append(Presence(what, "missing", _why(error)))

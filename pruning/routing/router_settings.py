@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pruning.calibration.items import EMBEDDED, check_fields, check_template
+from pruning.calibration.items import check_template
 from pruning.core.errors import InputError, unknown
 from pruning.core.storage import file_sha256
 
-ALLOWED = {"encoder": ("states", "hub"), "head": ("ridge", "mlp"), "target": ("loglikelihood", "margin")}
-LEAST = {"blocks": 0, "hidden": 1, "seed": 0}
+ENCODERS = ("states", "hub")
+HEADS = ("ridge", "mlp")
+TARGETS = ("loglikelihood", "margin")
+ENDINGS = (".jsonl", ".json")
 NEEDED = (
     "give tasks.folder=DIR, a folder with a file of items for each task: NAME.jsonl with lines such as "
     '{"question": "...", "choices": ["...", "..."], "answer": 0}'
@@ -39,7 +42,6 @@ class TaskStudy:
         """Raise InputError if the rewording asks no question."""
         if self.rewording is not None:
             check_template("tasks.rewording", self.rewording)
-            check_fields("tasks.rewording", self.rewording)
 
     def files(self) -> list[Path]:
         """The files of the tasks, sorted, without hidden ones, which macOS writes beside each file.
@@ -52,7 +54,7 @@ class TaskStudy:
         if not folder.is_dir():
             raise InputError(f"tasks.folder={self.folder}: there is no such folder; {NEEDED}.")
         shown = (path for path in folder.iterdir() if not path.name.startswith("."))
-        files = sorted(path for path in shown if path.suffix in (".jsonl", ".json") and path.is_file())
+        files = sorted(path for path in shown if path.suffix in ENDINGS and path.is_file())
         if not files:
             raise InputError(f"tasks.folder={self.folder} holds no .jsonl or .json file: {NEEDED}.")
         if len(files) + self.embedded < 2:
@@ -60,16 +62,26 @@ class TaskStudy:
                 f"tasks.folder={self.folder} holds one task, {files[0].name}, and at least two are needed: add a "
                 "file, or give tasks.embedded=true."
             )
-        names, contents = {EMBEDDED} if self.embedded else set[str](), dict[str, Path]()
+        _check_names([path.stem for path in files], self.embedded)
+        self._check_contents(files)
+        return files
+
+    def _check_contents(self, files: Sequence[Path]) -> None:
+        """Raise InputError, which names both, if two files are equal: they would be one cell."""
+        known: dict[str, Path] = {}
         for path in files:
-            if path.stem in names:
-                raise InputError(f"two tasks are named '{path.stem}': give their files different names.")
-            names.add(path.stem)
-            if (other := contents.setdefault(file_sha256(path), path)) != path:  # they would be one cell
+            if (other := known.setdefault(file_sha256(path), path)) != path:
                 raise InputError(
                     f"tasks.folder={self.folder}: {other.name} and {path.name} have the same items: remove one."
                 )
-        return files
+
+
+def _check_names(names: Sequence[str], embedded: bool) -> None:
+    from pruning.calibration.items import EMBEDDED
+
+    for name in names:
+        if names.count(name) > 1 or (embedded and name == EMBEDDED):
+            raise InputError(f"two tasks are named '{name}': give their files different names.")
 
 
 @dataclass
@@ -92,9 +104,15 @@ class RouterSettings:
 
     def check(self) -> None:
         """Raise InputError if a name is unknown or a number is too small."""
-        for name, known in ALLOWED.items():
-            if (value := getattr(self, name)) not in known:
+        named = {"encoder": ENCODERS, "head": HEADS, "target": TARGETS}
+        for name, known in named.items():
+            value = getattr(self, name)
+            if value not in known:
                 raise unknown(f"router.{name}", value, known)
-        for name, least in LEAST.items():
-            if (number := getattr(self, name)) is not None and number < least:
+        for name, number, least in (
+            ("blocks", self.blocks, 0),
+            ("hidden", self.hidden, 1),
+            ("seed", self.seed, 0),
+        ):
+            if number is not None and number < least:
                 raise InputError(f"router.{name}={number} is too small: choose {least} or more.")

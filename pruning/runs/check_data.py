@@ -25,7 +25,7 @@ from pruning.core.records import METRIC as CONTINUATIONS
 from pruning.evaluation import Data
 from pruning.evaluation.choices import EvalTask
 from pruning.evaluation.generation import Prompts
-from pruning.evaluation.lm_eval_tasks import GenerationTask, TaskGroup
+from pruning.evaluation.lm_eval_tasks import TaskGroup
 from pruning.models.architecture import context_length_of, rope_change_of
 
 log = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ def check_evaluation(data: Mapping[str, Data], reader: Reader, evaluation: Any =
         elif isinstance(drawn, TaskGroup):
             for member in drawn.members:
                 _check_task(label, member, reader)
-        elif isinstance(drawn, EvalTask | GenerationTask):
+        elif isinstance(drawn, EvalTask):
             _check_task(label, drawn, reader)
         elif isinstance(drawn, Prompts) and drawn.length <= (reader.most or drawn.length):
             check_samples(label, drawn.windows, reader, "eval.prompt_tokens")
@@ -104,16 +104,14 @@ def check_samples(label: str, samples: Samples, reader: Reader, setting: str) ->
     _check_repeats(label, pieces, "items" if items else "windows")
 
 
-def _check_task(label: str, task: EvalTask | GenerationTask, reader: Reader) -> None:
+def _check_task(label: str, task: EvalTask, reader: Reader) -> None:
     own = getattr(task.tokenizer, "model_max_length", LM_EVAL)
     most = reader.most or (own if own < 10**9 else LM_EVAL)
-    if isinstance(task, GenerationTask):
-        task.check_length(label, most)
+    task.check_length(label, most)
     if task.local and (long := task.too_long(most)):
-        with_answer = f" with {task.new_tokens} new tokens" if isinstance(task, GenerationTask) else ""
         raise InputError(
             f"{label} ({task.source}): {len(long)} of {len(task.requests)} items, the first of them number "
-            f"{long[0] + 1}, are longer{with_answer} than the {most} tokens that {reader.name} reads: remove these "
+            f"{long[0] + 1}, are longer than the {most} tokens that {reader.name} reads: remove these "
             "items."
         )
     _check_repeats(f"{label} ({task.source})", task.pieces, "items")

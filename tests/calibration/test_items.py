@@ -1,13 +1,22 @@
+"""Items as rows: drawn from a file or a benchmark (`Items`), and the two parts of a task (`TaskItems`)."""
+
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
+import datasets
 import pytest
 
-from pruning.calibration.items import Items, encode_pair
-from pruning.calibration.samples import Row
+from pruning.calibration.item_files import Item
+from pruning.calibration.items import Items, TaskItems, encode_pair
+from pruning.calibration.samples import Row, Samples
+from pruning.calibration.sources import embedded_items
 from pruning.core.errors import InputError
+from tests.helpers.evaluations import shared_data
+from tests.helpers.task_files import items_of, task_folder
 from tests.helpers.tokens import Numbers, with_bos, written
 
 
@@ -37,11 +46,11 @@ def test_a_pair_is_tokenised_whole_and_its_span_is_the_answer(
 
 def test_an_answer_that_merges_with_the_prompt_cannot_be_scored() -> None:
     assert encode_pair(Numbers(), "1 2", "+3 4") == ((1, 5, 4), (2, 3))
-    with pytest.raises(InputError, match=r"'\+3' has no tokens of its own after the prompt '1 2'"):
+    with pytest.raises(InputError, match=r"'\+3' .*'1 2'"):
         encode_pair(Numbers(), "1 2", "+3")
 
 
-def test_each_choice_becomes_a_row_and_the_right_one_is_marked(tmp_path: Path) -> None:
+def test_each_choice_becomes_a_row_and_the_right_one_is_marked(tokenizer: Any, tmp_path: Path) -> None:
     path = items_file(tmp_path, ("1 2", ["3", "4 5"], 1), ("6", ["7", "8", "9"], 0))
     samples = Items("file", 2, 0, path=path, template="0 {question}").draw(Numbers())
     assert samples.rows == (
@@ -52,6 +61,10 @@ def test_each_choice_becomes_a_row_and_the_right_one_is_marked(tmp_path: Path) -
         Row((0, 6, 9), (2, 3), 1, 2, False),
     )
     assert (samples.kind, samples.source, samples.count, len(samples.keys)) == ("items", path, 2, 2)
+    path = items_file(tmp_path, ("Which floats?", ["A cork", "A coin"], 0))
+    rows = Items("file", 1, 0, path=path).draw(tokenizer).rows
+    texts = [tokenizer.decode(row.input_ids, clean_up_tokenization_spaces=False) for row in rows]
+    assert texts == [f"Question: Which floats?\nAnswer: {choice}" for choice in ("A cork", "A coin")]
 
 
 def test_a_seed_decides_the_items_and_none_is_drawn_twice(tokenizer: Any) -> None:
@@ -63,30 +76,153 @@ def test_a_seed_decides_the_items_and_none_is_drawn_twice(tokenizer: Any) -> Non
         assert sum(bool(row.right) for row in draws[0].rows if row.item == item) == 1
 
 
-def test_the_default_prompt_is_that_of_the_harness(tokenizer: Any, tmp_path: Path) -> None:
-    path = items_file(tmp_path, ("Which {floats}?", ["A cork", "A coin"], 0))
-    rows = Items("file", 1, 0, path=path).draw(tokenizer).rows
-    texts = [tokenizer.decode(row.input_ids, clean_up_tokenization_spaces=False) for row in rows]
-    assert texts == [f"Question: Which {{floats}}?\nAnswer: {choice}" for choice in ("A cork", "A coin")]
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"samples": -1}, r"calibration\.samples=-1 .*1"),
+        ({"samples": 10_000}, r"lower calibration\.samples"),
+        ({"template": "Q: {}"}, r"calibration\.template='Q: \{\}' .*\{question\}"),
+        ({"template": "{question} {choices}"}, r"calibration\.template=.*contains \{choices\}"),
+        ({"source": "comonsense"}, r"calibration\.source 'comonsense'.*commonsense"),
+        ({"path": "x.jsonl"}, r"calibration\.path=x\.jsonl .*calibration\.source=commonsense"),
+        ({"part": "other"}, r"calibration\.part 'other'"),
+    ],
+)
+def test_wrong_item_settings_are_named(settings: dict[str, Any], named: str) -> None:
+    with pytest.raises(InputError, match=named):
+        Items(**{"source": "commonsense", "samples": 1, "seed": 0} | settings).draw(Numbers())
 
 
-def test_too_few_items_say_how_many_there_are(tmp_path: Path) -> None:
-    path = items_file(tmp_path, ("1", ["2", "3"], 0))
-    with pytest.raises(InputError, match=r"has 1 items, fewer than calibration\.samples=2") as caught:
-        Items("file", 2, 0, path=path).draw(Numbers())
-    assert path in str(caught.value)
+# Commonsense 170k.
+
+BOOLQ = {
+    "instruction": "Please answer with true or false, question: do fish swim?\n\nAnswer format: true/false",
+    "output": "the correct answer is true",
+    "answer": "true",
+}
+PIQA = {
+    "instruction": "Choose: dry hands\n\nSolution1: towel\n\nAnswer format: solution1/solution2/solution3",
+    "answer": "solution3",
+}
+
+
+def test_labels_are_the_choices_of_commonsense170k(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = [
+        Item(BOOLQ["instruction"], ("true", "false"), 0),
+        Item(PIQA["instruction"], ("solution1", "solution2", "solution3"), 2),
+    ]
+    local = Items("commonsense170k", 1, 0, path=str(written(tmp_path, "c.json", [BOOLQ, PIQA])))
+    assert local.pool() == expected
+    assert local.file() == local.path
+    load = Mock(return_value=[BOOLQ, PIQA])
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    hub = Items("commonsense170k", 2, 0, path="zwhe99/commonsense_170k", revision="abc")
+    assert hub.pool() == expected
+    assert load.call_args.args[0] == hub.path
+    assert load.call_args.kwargs["revision"] == "abc"
+    assert hub.file() is None
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("change", "named"),
     [
-        ({"samples": -1}, r"samples=-1 .* at least 1"),
-        ({"template": "Q: {}"}, r"template='Q: \{\}' does not contain \{question\}"),
-        ({"source": "comonsense"}, r"'comonsense'.*Did you mean commonsense"),
+        ({"answer": "maybe"}, "'maybe' .*true, false"),
+        ({"answer": ""}, "'' .*labels"),
+        ({"instruction": "do fish swim?"}, "'Answer format"),
+        ({"instruction": "Answer format: true/false, please"}, "'Answer format"),
     ],
 )
-def test_wrong_item_settings_are_named(settings: dict[str, Any], message: str) -> None:
-    valid: dict[str, Any] = {"source": "commonsense", "samples": 1, "seed": 0}
-    assert Items(**valid)
-    with pytest.raises(InputError, match=message):
-        Items(**valid | settings)
+def test_a_malformed_item_of_commonsense170k_is_named(
+    tmp_path: Path, change: dict[str, str], named: str
+) -> None:
+    path = written(tmp_path, "c.json", [BOOLQ, BOOLQ | change])
+    with pytest.raises(InputError, match=rf"c\.json, item 2: .*{named}"):
+        Items("commonsense170k", 1, 0, path=str(path)).pool()
+
+
+# Items of a task: those for the search and the held-out ones are apart, whatever the seed.
+
+
+def settings(folder: Path, **changed: Any) -> TaskItems:
+    path = str(task_folder(folder) / "animals.jsonl")
+    return TaskItems(**({"source": "file", "samples": 8, "seed": 0, "path": path, "heldout": 12} | changed))
+
+
+def held_out(items: TaskItems, tokenizer: Any, template: str | None = None) -> Samples:
+    return items.rows(items.parts(tokenizer)[1], tokenizer, template)
+
+
+def test_calibration_and_held_out_items_are_apart_for_every_seed(tmp_path: Path, tokenizer: Any) -> None:
+    held, draws = set(), set()
+    for seed in range(5):
+        items = settings(tmp_path, seed=seed)
+        drawn, heldout = items.draw(tokenizer), held_out(items, tokenizer)
+        assert (drawn.count, heldout.count) == (8, 12)
+        assert not drawn.keys & heldout.keys
+        held.add(heldout.sha256)
+        draws.add(drawn.sha256)
+    assert len(held) == 1, "the seed changes what is searched on, not what is measured"
+    assert len(draws) == 5
+    assert held_out(settings(tmp_path, split=1), tokenizer).sha256 not in held
+
+
+def test_a_second_wording_asks_the_same_items(tmp_path: Path, tokenizer: Any) -> None:
+    items = settings(tmp_path)
+    first, second = held_out(items, tokenizer), held_out(items, tokenizer, "Q: {question}\nA:")
+    assert first.keys == second.keys
+    numbered = [[(row.item, row.choice, row.right) for row in one.rows] for one in (first, second)]
+    assert numbered[0] == numbered[1]
+    assert first.sha256 != second.sha256
+
+
+def test_equal_items_long_items_and_items_with_equal_choices_are_left_out(
+    tmp_path: Path, tokenizer: Any
+) -> None:
+    good = items_of("animals", 4)
+    long = {"question": "Why? " * 60, "choices": ["a", "b"], "answer": 0}
+    same = {"question": "Which one?", "choices": ["a", "a"], "answer": 0}
+    path = written(tmp_path, "mixed.jsonl", *good, good[0], long, same)
+    items = TaskItems("file", 2, 0, str(path), heldout=2, length=60)
+    drawn, heldout = items.parts(tokenizer)
+    assert {item.question for item in [*drawn, *heldout]} == {item["question"] for item in good}
+    assert items.task == "mixed"
+
+
+def test_the_items_of_this_program_keep_their_parts(tokenizer: Any) -> None:
+    items = TaskItems("commonsense", 64, 0, heldout=200)
+    assert items.task == "commonsense"
+    assert items.draw(tokenizer).keys <= {item.key for item in embedded_items("calibration")}
+    assert held_out(items, tokenizer).keys <= {item.key for item in embedded_items("heldout")}
+
+
+def test_arc_has_items_with_equal_choices_and_is_read(tokenizer: Any) -> None:
+    items = TaskItems("file", 8, 0, str(shared_data("arc_easy.jsonl")), heldout=20)
+    assert not items.draw(tokenizer).keys & held_out(items, tokenizer).keys
+
+
+CONTEXTS = {
+    "context_options": ["He ran because", "He slept because"],
+    "continuation": "he was tired.",
+    "gold": 1,
+}
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"samples": 13}, "24 distinct items, and 13 for the search and 12 held out"),
+        ({"heldout": 0}, r"calibration\.heldout=0 .*1"),
+        ({"source": "web"}, r"calibration\.source 'web'"),
+        ({"template": "no field"}, r"calibration\.template=.*\{question\}"),
+        ({"length": 5}, "of at most 5 tokens"),
+        ({"path": None}, r"calibration\.path is not set"),
+        ({"path": "contexts.jsonl"}, r"contexts\.jsonl: .*no question"),
+    ],
+)
+def test_tasks_without_enough_items_are_refused(
+    tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch, changed: dict[str, Any], named: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "contexts.jsonl").write_text(json.dumps(CONTEXTS))
+    with pytest.raises(InputError, match=named):
+        settings(tmp_path, **changed).draw(tokenizer)

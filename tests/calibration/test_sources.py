@@ -1,73 +1,113 @@
+"""Where text and items come from: embedded data, local files, data sets of a hub, a dump of Wikipedia."""
+
 from __future__ import annotations
 
+import bz2
 import json
 from collections import Counter
+from collections.abc import Iterator
+from itertools import count, zip_longest
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
+import datasets
 import pandas
 import pytest
 
 from pruning.calibration import sources
+from pruning.calibration.item_files import Item
 from pruning.calibration.items import Items
-from pruning.calibration.sources import Item, documents, embedded_items, items, pydoc
+from pruning.calibration.sources import PARTED, PARTS, TextSource, embedded_items, pydoc
 from pruning.calibration.text import Text
-from pruning.core.errors import InputError
+from pruning.core.errors import InputError, UnreachableError
+from pruning.core.storage import file_sha256
+from pruning.evaluation.corpora import Corpus
+from pruning.healing.heal_settings import Full
 from tests.helpers.tokens import Numbers, written
+from tests.helpers.wikipedia import use_dump
 
 GOOD = {"question": "Which floats?", "choices": ["A cork", "A coin"], "answer": 0}
 
 
 def read(path: Path, column: str = "text") -> list[str]:
-    return list(documents(Text("file", 1, 8, 0, path=str(path), column=column)))
+    return list(TextSource("file", path=str(path), column=column).documents("calibration"))
 
 
 def read_items(path: Path) -> list[Item]:
-    return items(Items("file", 1, 0, path=str(path)))
+    return Items("file", 1, 0, path=str(path)).pool()
+
+
+def test_every_class_of_settings_describes_its_source_in_the_same_fields() -> None:
+    flat = {"path": "a/b", "name": "c", "split": "d", "column": "e", "revision": "f", "stream": True}
+    wanted = TextSource("hub", **flat)
+    for settings in (Text("hub", 1, 8, 3, **flat), Full(source="hub", seed=3, **flat)):
+        assert TextSource.of(settings) == TextSource("hub", **flat, seed=3)
+    assert Corpus("hub", **flat).text == TextSource("hub", **flat, part="heldout")
+    assert (wanted.label, wanted.file(), wanted.file_sha256) == ("a/b/c/d", None, None)
+    assert TextSource("file", path=__file__).file_sha256 == file_sha256(Path(__file__))
+    assert TextSource("file", path="a.txt").file() == Text("file", 1, 8, 0, path="a.txt").file() == "a.txt"
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"source": "pydok"}, r"x\.source 'pydok'.*pydoc"),
+        ({"source": "hub"}, r"x\.path is not set"),
+        ({"source": "pydoc", "path": "notes.txt"}, r"x\.path=notes\.txt .*x\.source=pydoc"),
+        ({"source": "pydoc", "part": "held"}, r"x\.part 'held'.*heldout"),
+    ],
+)
+def test_a_wrong_source_is_refused(settings: dict[str, Any], named: str) -> None:
+    with pytest.raises(InputError, match=named):
+        TextSource(**settings).check("x")
+    with pytest.raises(InputError, match=named.replace(r"x\.", r"calibration\.")):
+        Text(samples=1, length=8, seed=0, **settings)
+
+
+# Embedded data.
 
 
 def test_the_parts_of_pydoc_share_no_paragraph(tokenizer: Any) -> None:
-    calibration, heldout = (list(pydoc(part)) for part in sources.PARTS)
+    calibration, heldout = (list(pydoc(part)) for part in PARTS)
     holders = Counter(p for document in calibration + heldout for p in set(document.split("\n\n")))
     assert max(holders.values()) == 1, "every paragraph is in one document only"
     share = sum(map(len, heldout)) / sum(map(len, calibration + heldout))
     assert 0.1 < share < 0.4
     for seed in range(2):
-        drawn = [Text("pydoc", 40, 64, seed, part=part).draw(tokenizer) for part in sources.PARTS]
+        drawn = [Text("pydoc", 40, 64, seed, part=part).draw(tokenizer) for part in PARTS]
         assert drawn[0].shared(drawn[1]) == 0
 
 
-def test_the_parts_of_commonsense_share_no_item() -> None:
-    calibration, heldout = (
-        {item.key for item in items(Items("commonsense", 1, 0, part=part))} for part in sources.PARTS
-    )
-    assert not calibration & heldout
-    assert len(calibration | heldout) == sum(len(embedded_items(part)) for part in sources.PARTS)
-    assert abs(len(calibration) - len(heldout)) <= 1
+def test_the_embedded_source_is_all_embedded_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_dump(monkeypatch, tmp_path)
+    for part in PARTS:
+        alone = [one for name in PARTED for one in TextSource(name, part=part).documents("x")]
+        assert list(TextSource("embedded", part=part).documents("x")) == alone
 
 
 def test_the_embedded_items_are_many_different_and_well_formed() -> None:
     path = Path(sources.__file__).parent.parent / "data" / "commonsense.jsonl"
     records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     assert len(records) >= 240
-    assert all(set(record) == {"question", "choices", "answer"} for record in records)
-    embedded = [item for part in sources.PARTS for item in embedded_items(part)]
+    parts = [embedded_items(part) for part in PARTS]
+    assert [Items("commonsense", 1, 0, part=part).pool() for part in PARTS] == parts
+    embedded = [item for pair in zip_longest(*parts) for item in pair if item]
     assert len({item.key for item in embedded}) == len(embedded) == len(records)
-    embedded.sort(key=lambda item: [record["question"] for record in records].index(item.question))
     for item, record in zip(embedded, records, strict=True):
         assert 2 <= len(item.choices) <= 4
         assert len({choice.lower() for choice in item.choices}) == len(item.choices), item.question
-        assert (item.question, list(item.choices), item.answer) == tuple(record.values())
+        assert record == {"question": item.question, "choices": list(item.choices), "answer": item.answer}
 
 
-SAME = [
-    ("which  floats", ("A coin", "A cork")),
-    ("WHICH FLOATS?!", ("a cork.", "a coin.")),
-    ("Which floats?", ("A  cork", "A coin")),
-]
-
-
-@pytest.mark.parametrize(("question", "choices"), SAME)
+@pytest.mark.parametrize(
+    ("question", "choices"),
+    [
+        ("which  floats", ("A coin", "A cork")),
+        ("WHICH FLOATS?!", ("a cork.", "a coin.")),
+        ("Which floats?", ("A  cork", "A coin")),
+    ],
+)
 def test_the_key_of_an_item_ignores_spacing_case_and_order(question: str, choices: tuple[str, ...]) -> None:
     item = Item("Which floats?", ("A cork", "A coin"), 0)
     assert Item(question, choices, 1).key == item.key
@@ -75,121 +115,190 @@ def test_the_key_of_an_item_ignores_spacing_case_and_order(question: str, choice
     assert Item(item.question, ("A cork", "A cup"), 0).key != item.key
 
 
-def test_a_text_file_is_one_document(tmp_path: Path) -> None:
-    assert read(written(tmp_path, "a.txt", "Größe", "", "two")) == ["Größe\n\ntwo"]
+PROSE = "Anarchism is a political philosophy that is sceptical of authority, and rejects coercion &amp; hierarchy."
+WIKITEXT = """{{Short description|A {{nested}} template}}
+[[File:Flag.svg|thumb|A [[flag]] of some colours that is described in more than sixty characters]]
+'''Anarchism''' is a [[political philosophy|philosophy]] of {{a|b {{c}} d}}[[authority]]<ref name=b /> and<!-- a
+comment --> of ''hierarchy''<ref name="a">A source.</ref>, as [http://a.org the site] says &mdash; sixty characters.
+
+== A heading that is long enough to be taken for a paragraph, were it not a heading ==
+{| class="wikitable"
+|-
+| A cell of a table that is long enough to be taken for a paragraph, were it not in a table
+
+And another paragraph of the same cell, which does not begin with a sign of the table either.
+|}
+* A point of a list that is long enough to be taken for a paragraph, were it not in a list
+A short line.
+[[Category:Anarchism]]
+The sum is <math>a < b</math> known, <br /> and the paragraph has more than sixty characters in it.
+"""
 
 
-def test_a_jsonl_file_has_one_document_per_line(tmp_path: Path) -> None:
-    path = written(tmp_path, "a.jsonl", {"text": "one"}, "", {"text": "two", "body": "2"})
-    assert read(path) == ["one", "two"]
-    assert read(written(tmp_path, "b.jsonl", {"body": "three"}), column="body") == ["three"]
+def test_wiki_markup_becomes_plain_paragraphs() -> None:
+    assert sources.clean(WIKITEXT).split("\n\n") == [
+        "Anarchism is a philosophy of authority and of hierarchy, as the site says — sixty characters.",
+        "The sum is  known,  and the paragraph has more than sixty characters in it.",
+    ]
 
 
-def test_json_is_read_whatever_the_case_of_its_ending_and_may_be_an_array(tmp_path: Path) -> None:
-    assert read(written(tmp_path, "a.JSONL", {"text": "one"}, {"text": "two"})) == ["one", "two"]
-    array = tmp_path / "b.json"
-    array.write_text(json.dumps([{"text": "one"}, {"text": "two"}], indent=1), encoding="utf-8")
-    assert read(array) == ["one", "two"]
+def test_articles_are_prose_pages_and_their_parts_are_disjoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    titles = [*(f"Article {i}" for i in range(40)), "Wikipedia:Help", "Stub"]
+    texts = {title: f"{title}. {PROSE}\n" * (1 if title == "Stub" else 20) for title in titles}
+    pages = "".join(f"<page><title>{t}</title><text>{texts[t]}</text></page>" for t in titles)
+    dump = tmp_path / "dump.xml.bz2"
+    dump.write_bytes(bz2.compress(f'<mediawiki xmlns="http://x">{pages}</mediawiki>'.encode()))
+    monkeypatch.setattr(sources, "extract", lambda *_: dump)
+    assert [title for title, _ in sources.articles()] == titles[:40]
+    parts = [list(TextSource("wikipedia_sample", part=part).documents("x")) for part in PARTS]
+    assert all(parts)
+    assert len(set(parts[0]) | set(parts[1])) == len(parts[0]) + len(parts[1]) == 40
 
 
-def test_a_line_of_jsonl_ends_at_a_newline_only(tmp_path: Path) -> None:
-    path = tmp_path / "a.jsonl"
-    text = "one\u2028still one\x85and on"  # JSON allows these characters unescaped, but str.splitlines splits at them
-    path.write_text(
-        json.dumps({"text": text}, ensure_ascii=False) + '\r\n{"text": "two"}\n', encoding="utf-8"
-    )
-    assert read(path) == [text, "two"]
+# Local files.
 
 
-def test_a_parquet_file_has_one_document_per_row(tmp_path: Path) -> None:
-    path = tmp_path / "a.parquet"
-    pandas.DataFrame({"id": [1, 2], "body": ["one", "two"]}).to_parquet(path)
-    assert read(path, column="body") == ["one", "two"]
-    with pytest.raises(InputError, match=r"no column 'text': set calibration\.column to one of id, body"):
-        read(path)
-
-
-def test_a_home_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_text_is_one_document_and_each_record_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    written(tmp_path, "a.txt", "at home")
-    assert read(Path("~/a.txt")) == ["at home"]
+    written(tmp_path, "a.txt", "Größe", "", "two")
+    assert read(Path("~/a.txt")) == ["Größe\n\ntwo"]
+    lines = written(tmp_path, "a.JSONL", {"text": "one"}, "", {"text": "two", "body": "2"})
+    assert read(lines) == ["one", "two"]
+    assert read(written(tmp_path, "b.jsonl", {"body": "three"}), column="body") == ["three"]
+    array = written(tmp_path, "b.json", json.dumps([{"text": "one"}, {"text": "two"}], indent=1))
+    assert read(array) == ["one", "two"]
+    odd = "one\u2028still one\x85and on"  # JSON allows these characters unescaped, but str.splitlines splits at them
+    line = json.dumps({"text": odd}, ensure_ascii=False)
+    (tmp_path / "odd.jsonl").write_text(f'{line}\r\n{{"text": "two"}}\n', encoding="utf-8")
+    assert read(tmp_path / "odd.jsonl") == [odd, "two"]
+    pandas.DataFrame({"id": [1, 2], "body": ["one", "two"]}).to_parquet(tmp_path / "a.parquet")
+    assert read(tmp_path / "a.parquet", column="body") == ["one", "two"]
+    with pytest.raises(InputError, match=r"'text'.*calibration\.column.*id, body"):
+        read(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "named"),
+    [
+        ("none.txt", None, r"calibration\.path=.*none\.txt"),
+        (".", None, r"calibration\.path=.*folder"),
+        ("empty.jsonl", b"", r"empty\.jsonl.*empty"),
+        ("latin.txt", b"Gr\xf6\xdfe", r"latin\.txt .*UTF-8.*byte 2"),
+        ("latin.jsonl", b"Gr\xf6\xdfe", r"latin\.jsonl .*UTF-8.*byte 2"),
+        ("a.jsonl", b'{"text": "one"}\n\n{"text": ', r"a\.jsonl, line 3: .*JSON"),
+        ("a.json", b'[{"text": "one"},\n\'a\']', r"a\.json, line 2: .*JSON"),
+        ("a.jsonl", b'{"text": "one"}\n{"body": "x"}', r"a\.jsonl, line 2: .*'text'"),
+        ("a.jsonl", b'{"text": "one"}\n{"text": 3}', r"a\.jsonl, line 2: .*'text'"),
+        ("a.jsonl", b'{"text": "one"}\n[1]', r"a\.jsonl, line 2: .*'text'"),
+        ("a.jsonl", b'{"text": "right"}\n{"text": "a \\ud800 b"}', r"a\.jsonl, line 2: 'text' .*ud800"),
+    ],
+)
+def test_what_is_wrong_in_a_file_of_text_is_named(
+    tmp_path: Path, name: str, content: bytes | None, named: str
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=named):
+        read(tmp_path / name)
 
 
 @pytest.mark.parametrize("source", [Text("file", 1, 8, 0), Items("file", 1, 0), Items("file", 1, 0, path="")])
 def test_a_file_source_needs_a_file(source: Text | Items) -> None:
-    with pytest.raises(InputError, match=r"give calibration\.path=FILE"):
+    with pytest.raises(InputError, match=r"calibration\.path=FILE"):
         source.draw(Numbers())
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    for path in (tmp_path / "none.txt", tmp_path):
-        with pytest.raises(
-            InputError, match=r"calibration\.path=.*(no such file|a file is needed)"
-        ) as caught:
-            read(path)
-        assert str(path) in str(caught.value)
-
-
-def test_an_empty_file_is_named(tmp_path: Path) -> None:
-    for reader in (read, read_items):
-        with pytest.raises(InputError, match=r"empty\.jsonl: the file is empty"):
-            reader(written(tmp_path, "empty.jsonl"))
-
-
-@pytest.mark.parametrize("name", ["latin.txt", "latin.jsonl"])
-def test_a_file_that_is_not_utf8_is_named_with_the_byte(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_bytes(b"Gr\xf6\xdfe")
-    with pytest.raises(InputError, match=rf"{name} is not UTF-8 text \(byte 2\)"):
-        read(tmp_path / name)
-
-
 @pytest.mark.parametrize(
-    ("bad", "message"),
+    ("bad", "named"),
     [
-        ('{"text": ', "this is not JSON"),
-        ({"body": "x"}, "the field 'text' must be text"),
-        ({"text": 3}, "the field 'text' must be text"),
-        ([1], "the field 'text' must be text"),
+        ("{", "JSON"),
+        ({"choices": ["a", "b"], "answer": 0}, "'question'"),
+        ([], r"an item .* \[\]"),
+        (GOOD | {"choices": ["a"]}, "'choices'"),
+        (GOOD | {"choices": "ab"}, "'choices'"),
+        (GOOD | {"choices": ["a", ""]}, "'choices' .*empty"),
+        (GOOD | {"answer": 2}, "'answer' .*0 to 1, not 2"),
+        (GOOD | {"answer": -1}, "'answer' .*0 to 1, not -1"),
+        (GOOD | {"answer": "A cup"}, "'answer' .*, not 'A cup'"),
+        (GOOD | {"answer": True}, "'answer' .*, not True"),
+        ({"question": "?", "choices": ["a", "b"]}, "'answer' .*, not None"),
     ],
 )
-def test_a_malformed_line_of_text_is_named_by_its_number(tmp_path: Path, bad: Any, message: str) -> None:
-    with pytest.raises(InputError, match=rf"a\.jsonl, line 3: {message}"):
-        read(written(tmp_path, "a.jsonl", {"text": "one"}, "", bad, {"text": "four"}))
-
-
-@pytest.mark.parametrize(
-    ("bad", "message"),
-    [
-        ("{", "this is not JSON"),
-        ({"choices": ["a", "b"], "answer": 0}, "the field 'question' must be text"),
-        ([], r"an item must be a JSON object, not \[\]"),
-        (GOOD | {"choices": ["a"]}, "'choices' must list at least two texts"),
-        (GOOD | {"choices": "ab"}, "'choices' must list at least two texts"),
-        (
-            GOOD | {"choices": ["a", ""]},
-            "'choices' must list at least two texts, none of them empty",
-        ),
-        (GOOD | {"answer": 2}, "'answer' must be an index from 0 to 1, not 2"),
-        (GOOD | {"answer": -1}, "'answer' must be an index from 0 to 1, not -1"),
-        (GOOD | {"answer": "A cup"}, "'answer' must be .*, not 'A cup'"),
-        (GOOD | {"answer": True}, "'answer' must be .*, not True"),
-        ({"question": "?", "choices": ["a", "b"]}, "'answer' must be .*, not None"),
-    ],
-)
-def test_a_malformed_item_is_named_by_its_line(tmp_path: Path, bad: Any, message: str) -> None:
-    with pytest.raises(InputError, match=rf"a\.jsonl, line 2: {message}"):
+def test_a_malformed_item_is_named_by_its_line(tmp_path: Path, bad: Any, named: str) -> None:
+    with pytest.raises(InputError, match=rf"a\.jsonl, line 2: .*{named}"):
         read_items(written(tmp_path, "a.jsonl", GOOD, bad, GOOD))
 
 
 def test_items_with_equal_choices_are_left_out_of_a_calibration(tmp_path: Path) -> None:
     path = written(tmp_path, "a.jsonl", GOOD, GOOD | {"question": "Same?", "choices": ["a", "a "]})
     assert [item.question for item in read_items(path)] == [GOOD["question"]]
-    with pytest.raises(InputError, match="every item has equal choices"):
+    with pytest.raises(InputError, match="equal choices"):
         read_items(written(tmp_path, "b.jsonl", GOOD | {"choices": ["a", "a "]}))
 
 
-def test_half_of_a_surrogate_pair_is_no_text(tmp_path: Path) -> None:
-    path = tmp_path / "texts.jsonl"
-    path.write_text('{"text": "right"}\n{"text": "a \\ud800 b"}\n')
-    with pytest.raises(InputError, match=r"texts\.jsonl, line 2: 'text' .*ud800"):
-        read(path)
+# Data sets of a hub.
+
+
+class Stream:
+    """An endless stand-in for what `datasets.load_dataset(streaming=True)` returns."""
+
+    def __init__(self) -> None:
+        self.shuffled: dict[str, int] = {}
+        self.read = 0
+
+    def shuffle(self, **settings: int) -> Stream:
+        self.shuffled = settings
+        return self
+
+    def __iter__(self) -> Iterator[dict[str, str]]:
+        for self.read in count(1):
+            yield {"text": f"{2 * self.read} {2 * self.read + 1}"}
+
+
+def test_a_stream_is_shuffled_with_the_seed_and_read_as_far_as_needed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stream = Stream()
+    load = Mock(return_value=stream)
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    text = Text("hub", 3, 10, seed=7, path="allenai/c4", name="en", revision="abc", stream=True)
+    samples = text.draw(Numbers())
+    load.assert_called_once_with("allenai/c4", "en", split="train", revision="abc", streaming=True)
+    assert stream.shuffled["seed"] == 7
+    assert [row.input_ids[0] for row in samples.rows] == [2, 12, 22], "the first windows, in order"
+    assert stream.read < 200
+
+
+def test_windows_of_a_whole_data_set_are_drawn_without_shuffling(monkeypatch: pytest.MonkeyPatch) -> None:
+    records = [{"body": " ".join(map(str, range(i, i + 10)))} for i in range(0, 200, 10)]
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: records)
+    draws = [Text("hub", 3, 10, seed, path="a/b", column="body").draw(Numbers()).rows for seed in (0, 1)]
+    assert draws[0] != draws[1]
+    with pytest.raises(InputError, match=r"calibration\.column=text.*a/b"):
+        Text("hub", 3, 10, 0, path="a/b").draw(Numbers())
+
+
+@pytest.mark.parametrize("error", [ConnectionError, ValueError, RuntimeError, FileNotFoundError])
+@pytest.mark.parametrize(
+    ("source", "advice"),
+    [
+        (
+            Text("hub", 1, 8, 0, path="a/b", name="en"),
+            r"a/b/en .*calibration\.source=file calibration\.path=",
+        ),
+        (Items("commonsense170k", 1, 0, path="a/b"), r"a/b .*calibration\.path=FILE"),
+    ],
+)
+def test_an_unreachable_data_set_is_reported_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, error: type[Exception], source: Text | Items, advice: str
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error("no route\nto the host")
+
+    monkeypatch.setattr(datasets, "load_dataset", fail)
+    with pytest.raises(UnreachableError, match=advice) as caught:
+        source.draw(Numbers())
+    assert "(no route)" in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -1,25 +1,38 @@
+"""Windows of text, alone (`Text`), from two texts (`Mixed`), and together with items (`Both`)."""
+
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from hydra.utils import instantiate
 
+from pruning.calibration.items import Items
 from pruning.calibration.sources import pydoc
-from pruning.calibration.text import Text, start_tokens
+from pruning.calibration.text import Both, Mixed, Text, start_tokens
+from pruning.config.app import build_named, register
+from pruning.config.groups import CONF
 from pruning.core.errors import InputError
+from pruning.evaluation.heldout import Heldout
+from tests.conftest import Command
 from tests.helpers.tokens import Numbers, with_bos, written
+from tests.helpers.wikipedia import use_dump
 
 
-@pytest.fixture(scope="module")
-def beginning(tokenizer: Any) -> Any:
-    return with_bos(tokenizer)
-
-
-def numbers(folder: Path, *documents: range) -> str:
+def numbers(folder: Path, *documents: range, name: str = "numbers.jsonl") -> str:
     lines = [{"text": " ".join(map(str, document))} for document in documents]
-    return str(written(folder, "numbers.jsonl", *lines))
+    return str(written(folder, name, *lines))
+
+
+def text(folder: Path, first: int) -> Text:
+    """A file of 400 numbers from `first` on, as a calibration whose sizes are not used."""
+    return Text("file", 1, 8, 5, path=numbers(folder, range(first, first + 400), name=f"from{first}.jsonl"))
 
 
 def test_text_is_cut_into_windows_that_do_not_overlap(tmp_path: Path) -> None:
@@ -41,59 +54,129 @@ def test_a_seed_decides_the_windows(tokenizer: Any) -> None:
     assert (draws[2].kind, draws[2].source, draws[2].seed, draws[2].count) == ("text", "pydoc", 1, 6)
 
 
-def test_too_short_a_text_says_what_it_has_and_what_is_needed(tmp_path: Path) -> None:
-    path = numbers(tmp_path, range(39))
-    assert Text("file", 3, 13, 0, path=path).draw(Numbers()).count == 3
-    with pytest.raises(InputError, match=r"has 39 tokens, but 4 windows of 10 need 40: lower") as caught:
-        Text("file", 4, 10, 0, path=path).draw(Numbers())
-    assert path in str(caught.value)
-
-
-def test_each_window_begins_as_the_tokenizer_begins_a_text(tokenizer: Any, beginning: Any) -> None:
-    assert start_tokens(tokenizer) == ()
+def test_each_window_begins_as_the_tokenizer_begins_a_text(tokenizer: Any) -> None:
+    beginning, unused = with_bos(tokenizer), copy.deepcopy(tokenizer)
+    unused.add_special_tokens({"bos_token": "<s>"})
+    assert start_tokens(tokenizer) == start_tokens(unused) == ()
     assert start_tokens(beginning) == (beginning.bos_token_id,)
     samples = Text("pydoc", 4, 16, 0).draw(beginning)
     for row in samples.rows:
         assert row.input_ids[0] == beginning.bos_token_id
         assert row.input_ids.count(beginning.bos_token_id) == 1
-        assert len(row.input_ids) == 16
-        assert row.span == (1, 16)
+        assert (len(row.input_ids), row.span) == (16, (1, 16))
     stream = [t for d in pydoc("calibration") for t in tokenizer(d).input_ids]
     cut = {tuple(stream[i : i + 15]) for i in range(0, len(stream), 15)}
-    assert {row.input_ids[1:] for row in samples.rows} <= cut, (
-        "without BOS, windows begin at multiples of 15 tokens"
-    )
+    assert {row.input_ids[1:] for row in samples.rows} <= cut, "windows begin at multiples of 15 tokens"
 
 
-def test_a_tokenizer_that_has_a_bos_but_does_not_use_it_gets_none(tokenizer: Any) -> None:
-    unused = copy.deepcopy(tokenizer)
-    unused.add_special_tokens({"bos_token": "<s>"})
-    assert start_tokens(unused) == ()
+@pytest.mark.parametrize("samples", [2, 5, 8])
+def test_half_of_the_windows_are_those_of_each_text(tmp_path: Path, samples: int) -> None:
+    first, second = text(tmp_path, 0), text(tmp_path, 1000)
+    drawn = Mixed(first, second, samples, 10, 3).draw(Numbers())
+    assert (drawn.kind, drawn.count, drawn.length, drawn.seed) == ("text", samples, 10, 3)
+    assert drawn.source == f"{first.path} + {second.path}"
+    alone = [
+        replace(part, samples=count, length=10, seed=3).draw(Numbers()).rows
+        for part, count in ((first, (samples + 1) // 2), (second, samples // 2))
+    ]
+    assert (drawn.rows[0::2], drawn.rows[1::2]) == tuple(alone)
+
+
+def test_both_texts_of_a_mixed_draw_are_disjoint(tokenizer: object) -> None:
+    first, second = Text("pydoc", 1, 16, 0), Text("pydoc", 1, 16, 0, part="heldout")
+    draws = [Mixed(first, second, 64, 16, seed, disjoint=True).draw(tokenizer).rows for seed in (0, 1)]
+    windows = [{row.input_ids for row in rows} for rows in draws]
+    assert len(windows[0]) == 64
+    assert windows[0].isdisjoint(windows[1])
+
+
+def test_the_option_draws_the_embedded_texts_and_cells_use_both(
+    launch: Command, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_dump(monkeypatch, tmp_path)
+    drawn = build_named("calibration", "mixed", "seed=1").draw(tokenizer)
+    assert (drawn.count, drawn.length, drawn.seed) == (64, 128, 1)
+    assert drawn.rows[1::2] == Text("wikipedia_sample", 32, 128, 1).draw(tokenizer).rows
+    words = ("algo=one_shot", "k=1", "calibration=mixed")
+    ended = launch(*words, "eval.texts=[wikipedia_sample]")
+    assert ended.status == 0, ended.err
+    result = ended.result()
+    assert result["calibration"]["source"] == "pydoc + wikipedia_sample"
+    assert result["calibration"]["samples"] == 4
+    assert {"ppl/heldout", "ppl/wikipedia_sample", "acc/heldout"} <= set(result["evaluation"]["pruned"])
+    other = launch(*words, "calibration@calibration.second=text_file", f"calibration.second.path={__file__}")
+    assert other.status == 0, other.err
+    assert len({one["cell"] for one in other.all()}) == 2, "the texts are part of the cell's identity"
+
+
+def test_the_held_out_parts_of_all_embedded_texts(
+    tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_dump(monkeypatch, tmp_path)
+    plain = Heldout(4, 32, 6).data(tokenizer)
+    more = Heldout(4, 32, 6, texts=["wikipedia_sample"]).data(tokenizer)
+    assert list(more) == ["ppl/heldout", "ppl/wikipedia_sample", "acc/heldout"]
+    assert {name: more[name].sha256 for name in plain} == {name: one.sha256 for name, one in plain.items()}
+    whole = Text("wikipedia_sample", 4, 32, 0, part="heldout").draw(tokenizer)
+    assert more["ppl/wikipedia_sample"].rows == whole.rows
+    trained = Text("embedded", 60, 32, 0).draw(tokenizer)
+    assert all(data.shared(trained) == 0 for data in more.values())
+    with pytest.raises(InputError, match=r"eval\.texts 'c4'"):
+        Heldout(texts=["c4"])
+
+
+def test_a_calibration_of_both_kinds_draws_both(tokenizer: Any) -> None:
+    windows, items = Text("pydoc", 5, 16, 3), Items("commonsense", 7, 3)
+    drawn = Both(windows, items).draw(tokenizer)
+    assert (drawn.kind, drawn.count, drawn.source, drawn.seed) == ("both", 12, "pydoc + commonsense", 3)
+    assert drawn.only("text").rows == windows.draw(tokenizer).rows
+    assert drawn.only("items").rows == items.draw(tokenizer).rows
+    assert drawn.keys == items.draw(tokenizer).keys
+    assert drawn.part(0, 2).only("text").count == drawn.part(0, 2).only("items").count == 1
+
+
+def test_both_parts_are_chosen_and_set_on_the_command_line() -> None:
+    GlobalHydra.instance().clear()
+    register()
+    words = ["objective=weighted", "calibration@calibration.text=wikitext2", "calibration.items.samples=9"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        settings = compose("config", [*words, "seed=4"]).calibration
+        with pytest.raises(HydraException, match="sampels"):
+            compose("config", ["objective=weighted", "calibration.text.sampels=4"])
+    both = instantiate(settings)
+    assert (both.text.path, both.items.samples, both.text.seed) == ("Salesforce/wikitext", 9, 4)
+    assert hash(both) == hash(instantiate(settings))
+
+
+PYDOC, ITEMS = Text("pydoc", 5, 16, 3), Items("commonsense", 7, 3)
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("make", "named"),
     [
-        ({"samples": 0}, r"samples=0 .* at least 1"),
-        ({"length": 7}, r"length=7 .* at least 8"),
-        ({"source": "pydok"}, r"'pydok'.*Did you mean pydoc"),
+        (lambda _: Text("pydoc", 0, 8, 0), r"calibration\.samples=0 .*1"),
+        (lambda _: Text("pydoc", 1, 7, 0), r"calibration\.length=7 .*8"),
+        (lambda _: Text("pydoc", 1, 8, -1), r"calibration\.seed=-1 .*0"),
+        (
+            lambda _: Text("hub", 4, 8, 0, path="a", stream=True, disjoint=True),
+            r"stream=false, .*disjoint=false",
+        ),
+        (lambda _: Both(ITEMS, ITEMS), r"calibration\.text .*items"),
+        (lambda f: Both(text(f, 0), Items("commonsense", 10**6, 3)), r"lower calibration\.items\.samples"),
+        (lambda _: Mixed(PYDOC, ITEMS, 4, 16, 0), r"calibration\.second .*items"),
+        (lambda _: Mixed(PYDOC, PYDOC, 1, 16, 0), r"calibration\.samples=1 .*2"),
+        (lambda _: Mixed(PYDOC, PYDOC, 2, 3, 0), r"calibration\.length=3 .*8"),
+        (lambda f: Mixed(text(f, 0), text(f, 0), 30, 16, 0), r"share \d+ runs"),
+        (
+            lambda f: Mixed(text(f, 0), text(f, 500), 30, 30, 0),
+            "has 400 tokens, but 15 windows of 30 need 450",
+        ),
+        (
+            lambda f: replace(text(f, 0), samples=51),
+            r"from0\.jsonl .*has 400 tokens, but 51 windows of 8 need 408",
+        ),
     ],
 )
-def test_wrong_text_settings_are_named(settings: dict[str, Any], message: str) -> None:
-    valid: dict[str, Any] = {"source": "pydoc", "samples": 1, "length": 8, "seed": 0}
-    assert Text(**valid)
-    with pytest.raises(InputError, match=message):
-        Text(**valid | settings)
-
-
-def test_only_a_file_is_part_of_a_text_cells_identity() -> None:
-    assert Text("file", 1, 8, 0, path="a.txt").file() == "a.txt"
-    assert Text("hub", 1, 8, 0, path="allenai/c4").file() is None
-
-
-def test_a_path_that_the_source_does_not_read_is_refused(tokenizer: Any) -> None:
-    stray = Text("pydoc", 2, 32, 0, path="notes.txt")  # as an older result may record it
-    with pytest.raises(
-        InputError, match=r"calibration\.path=notes\.txt is not read with calibration\.source=pydoc"
-    ):
-        stray.draw(tokenizer)
+def test_windows_that_cannot_be_drawn_are_refused(tmp_path: Path, make: Any, named: str) -> None:
+    with pytest.raises(InputError, match=named):
+        make(tmp_path).draw(Numbers())

@@ -1,4 +1,7 @@
-"""Generation with a cache equals greedy decoding of the masked model without one; sampling is the model's own."""
+"""Generation with a cache equals greedy decoding of the masked model without one; sampling is the model's own.
+
+Numbers about generated tokens are checked by hand.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,8 @@ import torch
 
 from pruning.core.mask import Mask
 from pruning.engine.forward import Forward
-from pruning.evaluation.generation import continued, end_tokens, generating, until_end
+from pruning.evaluation.choices import generating
+from pruning.evaluation.generation import continued, end_tokens, repeated, same_start, until_end
 from pruning.models.sublayers import masked
 from tests.healing.worlds import tiny
 from tests.helpers.evaluations import forward_of
@@ -144,3 +148,24 @@ def test_progress_is_shown_by_batches(model_folder: Path) -> None:
     module = forward_of(model_folder).model.module
     continued(module, PROMPTS, 2, batch_size=2, watch=lambda done, total: shown.append((done, total)))
     assert shown == [(1, 2), (2, 2)]
+
+
+def test_the_share_of_repeated_runs() -> None:
+    assert repeated([1, 2, 3, 4, 5, 6]) == 0
+    assert repeated([7] * 8) == pytest.approx(4 / 5)  # five runs of four, one of them new
+    assert repeated([1, 2, 1, 2, 1, 2], n=2) == pytest.approx(3 / 5)
+    assert repeated([1, 2, 3]) == 0, "there is no run of four"
+
+
+@pytest.mark.parametrize(
+    ("tokens", "dense", "share"),
+    [
+        ([5, 6, 9, 8], [5, 6, 7, 8], 0.5),
+        ([5, 6], [5, 6], 1),
+        ([5], [5, 6, 7, 8], 0.25),
+        ([5, 6, 7], [5, 6], 1),
+        ([4], [5], 0),
+    ],
+)
+def test_the_share_before_the_first_difference(tokens: list[int], dense: list[int], share: float) -> None:
+    assert same_start(tokens, dense) == share

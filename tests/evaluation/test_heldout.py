@@ -1,3 +1,5 @@
+"""The default evaluation, how its measurements are kept, and that it shares nothing with a calibration."""
+
 from __future__ import annotations
 
 import json
@@ -23,7 +25,7 @@ from pruning.core.scoring import standard_error
 from pruning.engine.forward import Forward
 from pruning.evaluation.heldout import Heldout
 from pruning.evaluation.text_overlap import check_disjoint
-from pruning.runs.measurements import Evaluator, averaged, digests, merged
+from pruning.runs.measurements import Evaluator, averaged, merged
 
 N = 4
 TEXT = Samples("text", "t", (Row((1, 2, 3), (1, 3)), Row((4, 5, 6, 7, 8), (1, 5))), 0)
@@ -73,12 +75,9 @@ def evaluator(folder: Path, forward: Counting) -> Evaluator:
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=30))
 def test_the_standard_error_is_numpys(values: list[float]) -> None:
+    assert standard_error([3.0]) == 0.0
     expected = np.std(values, ddof=1) / math.sqrt(len(values))
     assert standard_error(values) == pytest.approx(float(expected), rel=1e-9, abs=1e-8)
-
-
-def test_the_standard_error_of_one_value_is_zero() -> None:
-    assert standard_error([3.0]) == 0.0
 
 
 def test_perplexity_weighs_tokens_equally(tmp_path: Path) -> None:
@@ -197,18 +196,13 @@ def test_the_mean_accuracy_weighs_tasks_equally() -> None:
     assert averaged({"acc/a": 0.2, "acc/a/stderr": 0.03}) == {}
 
 
-def test_digests_name_the_data_of_each_metric() -> None:
-    assert digests(DATA) == {"ppl/heldout": TEXT.sha256, "acc/heldout": ITEMS.sha256}
-
-
 def test_heldout_data_has_the_requested_size(tokenizer: Any) -> None:
     data = Heldout(samples=3, length=40, items=7).data(tokenizer)
-    assert (data["ppl/heldout"].kind, data["ppl/heldout"].count, data["ppl/heldout"].length) == (
-        "text",
-        3,
-        40,
-    )
-    assert (data["acc/heldout"].kind, data["acc/heldout"].count) == ("items", 7)
+    text, items = data["ppl/heldout"], data["acc/heldout"]
+    assert (text.kind, text.count, text.length, items.kind, items.count) == ("text", 3, 40, "items", 7)
+    for name, value, least in (("samples", 0, 1), ("length", 7, 8), ("items", 0, 1), ("seed", -1, 0)):
+        with pytest.raises(InputError, match=rf"eval\.{name}={value} .*{least}"):
+            Heldout(**{name: value})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -218,22 +212,21 @@ def test_heldout_data_shares_nothing_with_the_embedded_calibration(tokenizer: An
     check_disjoint(Items("commonsense", 100, seed).draw(tokenizer), data)
 
 
-@pytest.mark.parametrize("kind", ["text", "items"])
-def test_calibration_on_the_evaluation_data_is_refused(tokenizer: Any, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("calibration", "metric", "unit"),
+    [
+        (Text("pydoc", 40, 48, 1, part="heldout"), "ppl/heldout", "runs of"),
+        (Items("commonsense", 60, 1, part="heldout"), "acc/heldout", "items"),
+    ],
+)
+def test_calibration_on_the_evaluation_data_is_refused(
+    tokenizer: Any, calibration: Any, metric: str, unit: str
+) -> None:
     data = Heldout(samples=20, length=64, items=100).data(tokenizer)
-    calibration: Samples
-    if kind == "text":
-        calibration = Text("pydoc", 40, 48, 1, part="heldout").draw(tokenizer)
-        metric, shared = "ppl/heldout", "runs of"
-    else:
-        calibration = Items("commonsense", 60, 1, part="heldout").draw(tokenizer)
-        metric, shared = "acc/heldout", f"{calibration.shared(data['acc/heldout'])} items"
-    with pytest.raises(
-        InputError, match=r"Choose another calibration\.seed or other calibration data"
-    ) as caught:
-        check_disjoint(calibration, data)
-    other = data[metric]
-    for samples in (calibration, other):
-        assert f"({samples.source}, {samples.sha256[:12]})" in str(caught.value)
+    samples, other = calibration.draw(tokenizer), data[metric]
+    with pytest.raises(InputError, match=r"calibration\.seed") as caught:
+        check_disjoint(samples, data)
+    for one in (samples, other):
+        assert f"({one.source}, {one.sha256[:12]})" in str(caught.value)
     assert f"{metric} (" in str(caught.value)
-    assert shared in str(caught.value)
+    assert f"share {samples.shared(other)} {unit}" in str(caught.value)

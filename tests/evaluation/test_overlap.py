@@ -88,7 +88,7 @@ def test_a_long_passage_is_found_by_itself(tokenizer: Any, tmp_path: Path) -> No
 )
 def test_documents_of_several_forms_are_found(tokenizer: Any, tmp_path: Path, doc: Any, asked: Any) -> None:
     request = {"doc": doc, "asked": asked, "target": 0}
-    task = EvalTask(SimpleNamespace(), "somewhere", tokenizer)
+    task = EvalTask(SimpleNamespace(OUTPUT_TYPE="multiple_choice"), "somewhere", tokenizer)
     vars(task)["requests"] = [request]
     inside = text_of(
         tokenizer, tmp_path, "x", *(word for pair in asked for word in pair), " ".join(doc.values())

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,6 @@ from pruning.export.model_card import speed_section, speedup_text
 from pruning.export.pipeline import export
 from pruning.export.request import Request
 from pruning.models.removal import blocks_removed, smaller_config
-from pruning.models.sublayers import find_chain
 from tests.conftest import N_BLOCKS, Command
 from tests.helpers.architectures import ARCHITECTURES, build, without
 from tests.helpers.evaluations import forward_of, settings
@@ -49,18 +49,6 @@ def test_the_model_that_is_timed_is_the_smaller_one(name: str, dropped: tuple[in
     assert [dict(vars(module)) for module in model.modules()] == before
     assert torch.equal(logits(model), plain)
     assert not torch.equal(plain, logits(expected)), "the blocks made no difference"
-
-
-def test_everything_is_as_before_after_an_error() -> None:
-    model, mask = build("gemma3"), Mask(N_BLOCKS, (0, 3))
-    plain, depth = logits(model), model.config.num_hidden_layers
-    seen = []
-    with suppress(ZeroDivisionError), blocks_removed(model, mask, smaller_config(model, mask)):
-        seen.append(model.config.num_hidden_layers)
-        raise ZeroDivisionError
-    assert seen == [depth - 2]
-    assert model.config.num_hidden_layers == depth
-    assert torch.equal(logits(model), plain)
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -145,19 +133,18 @@ def test_medians_with_quartiles_and_how_many_times_better() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("name", "value", "least"),
     [
-        ({"batch_sizes": []}, "eval.batch_sizes=[]: give one or more numbers of at least 1"),
-        ({"prompts": [16, 0]}, "eval.prompts=[16, 0]: give one or more numbers of at least 1"),
-        ({"new_tokens": 1}, "eval.new_tokens=1: give at least 2"),
-        ({"repeats": 0}, "eval.repeats=0: give at least 1"),
-        ({"warmup": -1}, "eval.warmup=-1: give at least 0"),
+        ("batch_sizes", [], 1),
+        ("prompts", [16, 0], 1),
+        ("new_tokens", 1, 2),
+        ("repeats", 0, 1),
+        ("warmup", -1, 0),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(InputError) as caught:
-        Speed(**({"batch_sizes": [1], "prompts": [16]} | changes))
-    assert message in str(caught.value)
+def test_settings_that_make_no_sense_are_refused(name: str, value: Any, least: int) -> None:
+    with pytest.raises(InputError, match=rf"{re.escape(f'eval.{name}={value}')}.* {least}"):
+        Speed(**({"batch_sizes": [1], "prompts": [16]} | {name: value}))
 
 
 @pytest.mark.slow
@@ -185,18 +172,6 @@ def test_a_measurement_has_all_documented_values(model_folder: Path) -> None:
         == record["runs"][1]["pruned"]["decode_per_second"]["median"]
     )
     assert names["speed/b1-p16/prefill/ratio"] == record["runs"][0]["ratio"]["prefill"]
-
-
-@pytest.mark.slow
-def test_a_model_without_some_sub_layers_is_timed(model_folder: Path) -> None:
-    forward, mask = forward_of(model_folder), Mask.parse(N_BLOCKS, "a0 a1 m2 b4")
-    ((name, data),) = SMALL.data(None).items()
-    sizes = SMALL.measure(forward, name, data, mask).metrics["speed"]["sizes"]
-    units = find_chain(forward.model.module, "sublayer").sizes()
-    missing = sum(units[unit] for unit in mask.dropped)
-    assert missing
-    assert sizes["pruned"]["parameters"] == sizes["dense"]["parameters"] - missing
-    assert sizes["pruned"]["bytes"] == sizes["dense"]["bytes"] - 4 * missing
 
 
 @pytest.mark.slow

@@ -17,7 +17,9 @@ import yaml
 from lm_eval.tasks import TaskManager
 from transformers import AutoTokenizer
 
+from pruning.core.mask import Mask
 from pruning.engine.forward import Forward
+from pruning.evaluation import Measured
 from pruning.models.model import Model
 
 ROOT = Path(__file__).parents[2]
@@ -33,6 +35,27 @@ def settings(folder: Path) -> Model:
 
 def tokenizer_of(folder: Path) -> Any:
     return settings(folder).tokenizer
+
+
+def measured(evaluation: Any, folder: Path, mask: Mask, forward: Forward | None = None) -> Measured:
+    """The measurement of an evaluation's only metric on a saved model."""
+    ((name, data),) = evaluation.data(tokenizer_of(folder)).items()
+    found: Measured = evaluation.measure(forward or forward_of(folder), name, data, mask)
+    return found
+
+
+def lm_eval_on(folder: Path, task: Any, index: TaskManager | None = None, **options: Any) -> Any:
+    """lm-eval's results for a checkpoint on one task, called as its users call it."""
+    return lm_eval.simple_evaluate(
+        model="hf",
+        model_args={"pretrained": str(folder), "dtype": "float32"},
+        tasks=[task],
+        task_manager=index or TaskManager(include_defaults=False),
+        batch_size=16,
+        device="cpu",
+        bootstrap_iters=10,
+        **options,
+    )
 
 
 def items_file(path: Path, count: int = 12, seed: int = 0) -> Path:

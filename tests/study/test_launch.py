@@ -175,7 +175,7 @@ INPUT_ERRORS: dict[str, tuple[list[str], str]] = {
         ["objective=margin", "calibration.samples=9999"],
         "fewer than calibration.samples=9999",
     ),
-    "seed": (["seed=-1"], "seed=-1 is negative: choose 0 or more"),
+    "seed": (["seed=-1"], "seed=-1 is too small: give at least 0"),
     "neither": (["ratio=null"], "give either ratio or k, not both: neither is given"),
     "study": (["study=../../evil"], "study='../../evil' is no file name"),
     "unknown setting": (["+foo=3"], "unknown setting 'foo'"),
