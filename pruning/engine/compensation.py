@@ -1,4 +1,4 @@
-"""Magnitude compensation: replace a removed block by a factor that makes the hidden state grow as the block did.
+"""Settings of what stands in for removed units, and magnitude compensation: a factor that scales the hidden state.
 
 Source: Prune&Comp (arXiv 2507.18212; code chenxinrui-tsinghua/PruneAndComp). The blocks of a pre-norm model make the
 state grow. If a block is removed, the state is too small relative to what the following blocks add. If h_i is the
@@ -35,10 +35,32 @@ if TYPE_CHECKING:
     from pruning.calibration.samples import Row
     from pruning.engine.forward import Forward
 
+TOWARD = {"identity": 1.0, "zero": 0.0}  # what a large ridge moves a linear map towards
 
-# Settings of the compensations that replace removed runs by linear maps; `repair.py` measures the maps.
 
-TOWARD = {"identity": 1.0, "zero": 0.0}
+@dataclass(frozen=True)
+class NoCompensation:
+    """Units are removed without compensation."""
+
+    search: ClassVar[bool] = False
+
+    def scales(self, forward: Forward, rows: Sequence[Row], unit: str = "block") -> None:
+        """Return None, since no unit has a factor."""
+
+
+@dataclass(frozen=True)
+class Magnitude:
+    """Removed units are replaced by factors.
+
+    If `search` is true, the search scores compensated models, as Prune&Comp's iterative search does. If it is false,
+    the search scores uncompensated models, and only the final mask is compensated.
+    """
+
+    search: bool = True
+
+    def scales(self, forward: Forward, rows: Sequence[Row], unit: str = "block") -> tuple[float, ...]:
+        """One factor per unit."""
+        return magnitudes(forward, rows, unit)
 
 
 @dataclass(frozen=True)
@@ -56,13 +78,12 @@ class Linear:
     heldout: int = 4
     toward: str = "identity"
     sequential: bool = True
-    form: ClassVar[str] = "linear"
 
     def __post_init__(self) -> None:
         if self.search:
             raise InputError(
-                f"compensation.search=true is not possible with compensation={self.form}: a map belongs to one mask, "
-                "so a search would need passes over the samples for every mask. Leave it false: the final mask is "
+                "compensation.search=true is not possible with compensation=linear: a map belongs to one mask, so "
+                "a search would need passes over the samples for every mask. Leave it false: the final mask is "
                 "repaired."
             )
         if not self.ridge or not all(0 < one < math.inf for one in self.ridge):
@@ -78,39 +99,7 @@ class Linear:
         """Return None, since no unit has a factor."""
 
 
-@dataclass(frozen=True)
-class Diagonal(Linear):
-    """The same with a diagonal matrix: one factor for each dimension of the hidden state."""
-
-    form: ClassVar[str] = "diagonal"
-
-
-@dataclass(frozen=True)
-class NoCompensation:
-    """Blocks are removed without compensation."""
-
-    search: ClassVar[bool] = False
-
-    def scales(self, forward: Forward, rows: Sequence[Row], unit: str = "block") -> None:
-        """Return None, since no unit has a factor."""
-
-
-@dataclass(frozen=True)
-class Magnitude:
-    """Removed blocks are replaced by factors.
-
-    If `search` is true, the search scores compensated models, as Prune&Comp's iterative search does. If it is false,
-    the search scores uncompensated models, and only the final mask is compensated.
-    """
-
-    search: bool = True
-
-    def scales(self, forward: Forward, rows: Sequence[Row], unit: str = "block") -> tuple[float, ...]:
-        """One factor per unit."""
-        return magnitudes(forward, rows, unit)
-
-
-Compensation: TypeAlias = NoCompensation | Magnitude | Linear | Diagonal
+Compensation: TypeAlias = NoCompensation | Magnitude | Linear
 
 
 def magnitudes(forward: Forward, rows: Sequence[Row], unit: str = "block") -> tuple[float, ...]:

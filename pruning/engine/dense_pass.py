@@ -1,4 +1,4 @@
-"""Passes through the dense model for objectives: the hidden states at every unit, and their gradients."""
+"""Passes through the dense model: the hidden states at every unit, their gradients, and the time of each unit."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from torch import Tensor, nn
 
 from pruning.core.errors import InputError
 from pruning.engine import collectives
-from pruning.engine.batching import Batch, devices, free_memory, make_batches, single
+from pruning.engine.batching import Batch, make_batches, single
+from pruning.engine.devices import devices, free_memory, offloaded, synchronize
 from pruning.engine.forward import Forward
+from pruning.engine.head import wide
 from pruning.engine.prefix_tree import model_entry
 from pruning.models.blocks import BlockInputs, enter, gradients_kept, head, input_device
 from pruning.models.loader import LanguageModel
@@ -86,7 +88,7 @@ def backward(
 
     Raises InputError if `weights` is true and some weights are not in memory.
     """
-    if weights and any(p.device.type == "meta" for p in forward.model.module.parameters()):
+    if weights and offloaded(forward.model.module):
         raise InputError(
             "gradients of weights need all weights in memory, but some are offloaded: use a larger machine, a "
             "smaller model.dtype, or an objective without such gradients."
@@ -117,6 +119,13 @@ def _batches(rows: Sequence[Row], batch_tokens: int) -> Iterator[tuple[Batch, fl
     tokens = sum(batch.ids.numel() for batch in batches)
     for batch in collectives.share_of(batches):
         yield batch, batch.ids.numel() / tokens
+
+
+def _lines(batch: Batch, rows: Sequence[Row]) -> list[RowInBatch]:
+    """The lines of a batch with one row per line."""
+    width = batch.ids.shape[1]
+    lines = dict(zip(batch.rows.tolist(), (batch.indices // width).tolist(), strict=True))
+    return [RowInBatch(row, line, len(rows[row].input_ids)) for row, line in lines.items()]
 
 
 def _run_forward(
@@ -176,22 +185,11 @@ def _output_gradient(forward: Forward, batch: Batch, hidden: Tensor) -> Tensor:
         chosen = indices[start : start + POSITIONS]
         with torch.enable_grad():
             states = flat[chosen].detach().requires_grad_()
-            logs = torch.log_softmax(head(forward.model.module, states).to(_wide(flat)), -1)
+            logs = torch.log_softmax(head(forward.model.module, states).to(wide(flat)), -1)
             value = logs.gather(-1, targets[start : start + POSITIONS, None].to(logs.device)).sum()
             (slopes,) = torch.autograd.grad(value, states)
         gradient.index_add_(0, chosen, slopes)
     return gradient.view_as(hidden)
-
-
-def _wide(states: Tensor) -> torch.dtype:
-    return torch.float64 if states.dtype == torch.float64 else torch.float32
-
-
-def _lines(batch: Batch, rows: Sequence[Row]) -> list[RowInBatch]:
-    """The lines of a batch with one row per line."""
-    width = batch.ids.shape[1]
-    lines = dict(zip(batch.rows.tolist(), (batch.indices // width).tolist(), strict=True))
-    return [RowInBatch(row, line, len(rows[row].input_ids)) for row, line in lines.items()]
 
 
 @contextmanager
@@ -217,58 +215,41 @@ def in_float32(forward: Forward) -> Forward | None:
     if model.module.dtype not in HALVES or collectives.all_max(float(not _fits(model))):
         return None
     module = copy.deepcopy(model.module).float()
-    single = LanguageModel(module, replace(model.info, dtype="float32"))
-    return Forward(
-        single,
-        forward.batch_tokens,
-        forward.memory,
-        forward.patience,
-        forward.merge,
-        forward.scales,
-        forward.cost,
-    )
+    copied = LanguageModel(module, replace(model.info, dtype="float32"))
+    return Forward(copied, forward.batch_tokens, forward.memory, forward.scales, forward.cost)
 
 
 def _fits(model: LanguageModel) -> bool:
-    parameters = list(model.module.parameters())
-    if any(p.device.type == "meta" for p in parameters) or len(devices(model.module)) > 1:
+    if offloaded(model.module) or len(devices(model.module)) > 1:
         return False
     # Ranks of one machine copy the model at the same time.
     copies = collectives.world_size() if model.device.type == "cpu" else 1
-    return bool(free_memory(model.module) > copies * BYTES * sum(p.numel() for p in parameters))
-
-
-# Measure how long each unit of a model takes on this device, as the costs of a budget.
-#
-# Source: Puzzle (arXiv 2411.19146) measures each sub-block once on the target hardware, in the target scenario, and
-# adds the times up to the time of a model.
+    return bool(
+        free_memory(model.module) > copies * BYTES * sum(p.numel() for p in model.module.parameters())
+    )
 
 
 @torch.inference_mode()
 def unit_times(model: LanguageModel, unit: str, shape: tuple[int, int], repeats: int) -> list[float]:
-    """The median seconds of each unit, on random tokens of a shape (sequences, tokens).
+    """The median seconds of each unit on this device, on random tokens of a shape (sequences, tokens).
 
-    All units are timed in turn, and then again, so that a slowdown of the machine affects all of them.
+    All units are timed in turn, and then again, so that a slowdown of the machine affects all of them. The times are
+    costs of a budget. Source: Puzzle (arXiv 2411.19146) measures each sub-block once on the target hardware, in the
+    target scenario, and adds the times up to the time of a model.
     """
     chain = find_chain(model.module, unit)
     vocabulary = int(model.module.config.get_text_config(decoder=True).vocab_size)
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(3, vocabulary, shape, generator=generator).to(input_device(model.module))
-    entry = enter(model.module, input_ids=ids)
+    entry, used = enter(model.module, input_ids=ids), devices(model.module)
     taken: list[list[float]] = [[] for _ in range(len(chain))]
     for turn in range(repeats + 1):
         hidden = entry.hidden
         for index, seconds in enumerate(taken):
-            _wait()
+            synchronize(used)
             started = time.perf_counter()
             hidden = chain.run(index, hidden, entry)
-            _wait()
+            synchronize(used)
             if turn:  # the first turn only warms up
                 seconds.append(time.perf_counter() - started)
     return [statistics.median(seconds) for seconds in taken]
-
-
-def _wait() -> None:
-    """Wait until a GPU has done its work."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()

@@ -8,122 +8,44 @@ CPU, the logits are normalised in smaller groups, which fit its cache.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache, cached_property
-from itertools import islice
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from pruning.engine import collectives
-from pruning.models.blocks import head
-from pruning.models.products import Float32Linear, compiled_once
-
-if TYPE_CHECKING:
-    from pruning.calibration.samples import Row
-
+from pruning.models.products import compiled_once
 
 # Bytes of float32 logits that are projected at a time, and normalised at a time, for each kind of device. If too
 # few positions are projected, reading the weights takes most of the time. If the logits of too many are normalised,
 # they do not fit a CPU's cache.
 PROJECTED = {"cpu": 1 << 29, "cuda": 1 << 29}
 NORMALISED = {"cpu": 1 << 20, "cuda": 1 << 29}
+# exp(-80) is 1e-35: beside the highest logit, a whole vocabulary of such terms changes no digit. Smaller terms would
+# be denormal numbers, with which a CPU computes 20 times slower.
+NEGLIGIBLE = -80.0
 
 Head = Callable[[Tensor], Tensor]  # maps hidden states (m, D) to logits (m, V), for any m
+Term = Callable[..., Tensor]  # maps log-probabilities (m, V), and tensors of this shape, to terms (m, V)
 
 
 @dataclass(frozen=True)
-class Distributions:
-    """The next-token distributions at m positions, from logits (m, V) in float32 or float64.
+class Projection:
+    """Maps hidden states to logits over `vocabulary` tokens. `limit` bounds the bytes of logits at a time.
 
-    If `fused`, logits may be in half precision, and sums over the vocabulary run compiled in one
-    pass (`pruning/engine/head.py`).
-
-    `torch.log_softmax` adds V float32 exponentials one after the other. With 150,000 tokens it is off by 1e-5 nats,
-    in one direction. `Tensor.sum` adds them pairwise, and the logarithm of the sum is kept in float64. This is off by
-    about 1e-7 nats, and it is faster.
+    If `fuse`, their distributions are fused, provided that the vocabulary can be.
     """
 
-    logits: Tensor
-    fused: bool = False
-
-    @cached_property
-    def highest(self) -> Tensor:
-        """The highest logit of each position (m, 1)."""
-        return self._total[0] if self.fused else self.logits.amax(-1, keepdim=True)
-
-    @cached_property
-    def log_sum(self) -> Tensor:
-        """The logarithm of sum exp(logit - highest logit) of each position (m, 1), in float64."""
-        if self.fused:
-            return self._total[1]
-        return _log_of_sum((self.logits - self.highest).clamp_(min=NEGLIGIBLE))
-
-    def of(self, tokens: Tensor) -> Tensor:
-        """The log-probabilities ln p (m,) of one token per position, in float64."""
-        chosen = self.logits.gather(-1, tokens[:, None]).double()
-        return (chosen - self.highest.double() - self.log_sum)[:, 0]
-
-    def take(self, tokens: Tensor) -> Tensor:
-        """As `of`, but the logits are overwritten, which saves a tensor. The distributions cannot be used again."""
-        if self.fused:
-            return self.of(tokens)
-        chosen, highest = self.logits.gather(-1, tokens[:, None]).double(), self.highest
-        log_sum = _log_of_sum(self.logits.sub_(highest).clamp_(min=NEGLIGIBLE))
-        return (chosen - highest.double() - log_sum)[:, 0]
-
-    @property
-    def log_total(self) -> Tensor:
-        """The logarithm of sum exp(logit) of each position (m,), in float64."""
-        return (self.highest.double() + self.log_sum)[:, 0]
-
-    @cached_property
-    def whole(self) -> Tensor:
-        """The log-probabilities ln p (m, V) of all tokens, in the precision of the logits."""
-        return (self.logits - self.highest).sub_(self.log_sum.to(self.highest.dtype))
-
-    def take_whole(self) -> Tensor:
-        """As `whole`, but the logits are overwritten, as by `take`."""
-        below = self.logits.sub_(self.highest)
-        return below.sub_(_log_of_sum(below.clamp(min=NEGLIGIBLE)).to(below.dtype))
-
-    @cached_property
-    def probabilities(self) -> Tensor:
-        """The probabilities (m, V) of all tokens, except that none is below 1e-35: denormal numbers are slow."""
-        return self.whole.clamp(min=NEGLIGIBLE).exp_()
-
-    @cached_property
-    def entropy(self) -> Tensor:
-        """-(sum over tokens v of p(v) ln p(v)) of each position (m,), in nats."""
-        if self.fused:
-            return -self.token_sum(_weighted_logarithm)
-        return -(self.probabilities * self.whole).sum(-1)
-
-    def token_sum(self, term: Term, *others: Tensor) -> Tensor:
-        """For fused distributions: the sum over tokens (m,) of `term(log-probabilities, *others)`, in float64."""
-        return vocabulary_token_sum(term, self.logits, self._total, *others)
-
-    @cached_property
-    def _total(self) -> tuple[Tensor, Tensor]:
-        return vocabulary_log_sum(self.logits)
-
-
-def _weighted_logarithm(logarithms: Tensor) -> Tensor:
-    return logarithms.clamp(min=NEGLIGIBLE).exp() * logarithms
-
-
-def _log_of_sum(terms: Tensor) -> Tensor:
-    """The logarithm of sum exp(term) over the last axis (m, 1), in float64. The terms (m, V) are overwritten."""
-    return terms.exp_().sum(-1, keepdim=True).double().log_()
+    head: Head
+    vocabulary: int
+    limit: int | None = None
+    fuse: bool = False
 
 
 class Part(Protocol):
-    """A part of the vocabulary; see `partial_head.py`."""
+    """A part of the vocabulary; see `bounds.py`."""
 
     def of(self, whole: Projection) -> Projection:
         """The projection to the tokens of this part."""
@@ -150,19 +72,6 @@ class Readout:
 
 
 LIKELIHOOD = Readout(lambda pruned, _, targets: pruned.take(targets))
-
-
-@dataclass(frozen=True)
-class Projection:
-    """Maps hidden states to logits over `vocabulary` tokens. `limit` bounds the bytes of logits at a time.
-
-    If `fuse`, their distributions are fused, provided that the vocabulary can be.
-    """
-
-    head: Head
-    vocabulary: int
-    limit: int | None = None
-    fuse: bool = False
 
 
 def read_out(
@@ -196,15 +105,20 @@ def log_totals(projection: Projection, hidden: Tensor) -> Tensor:
     return torch.cat([found.log_total.cpu() for _, found in _distributions(projection, hidden)])
 
 
+def positions_at_once(device: str, vocabulary: int, limit: int | None = None) -> int:
+    """How many positions are projected at a time."""
+    size = PROJECTED.get(device, 1 << 25)
+    return max(1, min(size, limit or size) // (4 * vocabulary))
+
+
 def compared_at_once(device: str, vocabulary: int, limit: int | None = None) -> int:
     """At how many positions masks are compared at a time; the dense model's distributions there are kept."""
     return max(1, positions_at_once(device, vocabulary, limit) // 4)
 
 
-def positions_at_once(device: str, vocabulary: int, limit: int | None = None) -> int:
-    """How many positions are projected at a time."""
-    size = PROJECTED.get(device, 1 << 25)
-    return max(1, min(size, limit or size) // (4 * vocabulary))
+def wide(values: Tensor) -> torch.dtype:
+    """The precision in which logits are normalised: float64 stays, all else is float32."""
+    return torch.float64 if values.dtype == torch.float64 else torch.float32
 
 
 def _distributions(projection: Projection, hidden: Tensor) -> Iterator[tuple[int, Distributions]]:
@@ -216,7 +130,7 @@ def _distributions(projection: Projection, hidden: Tensor) -> Iterator[tuple[int
     piece = max(1, NORMALISED.get(device, 1 << 25) // (4 * vocabulary))
     for start in range(0, len(hidden), step):
         logits = projection.head(hidden[start : start + step])
-        if projection.fuse and can_fuse(logits.shape[-1]):
+        if projection.fuse and logits.shape[-1] % SHORT == 0:
             yield start, Distributions(logits, fused=True)
             continue
         dtype = wide(logits)
@@ -224,138 +138,89 @@ def _distributions(projection: Projection, hidden: Tensor) -> Iterator[tuple[int
             yield start + offset, Distributions(logits[offset : offset + piece].to(dtype))
 
 
-# A part of a model's vocabulary, which bounds values of the whole one.
-#
-# The log-likelihood of a token x is ln p(x) = z_x - ln sum over all tokens v of exp z_v, with the logits z. A sum
-# over some of the tokens is smaller. So for every set S of tokens that x is in,
-#
-#     ln p(x)  <=  z_x - ln sum over v in S of exp z_v
-#
-# Let p(S) be the probability that p gives to S, and p_S the distribution of p within S. The chain rule divides the
-# divergence of two distributions p and q into that of the probabilities of S, and those within and outside of S,
-# which are 0 or more. So
-#
-#     KL(p || q)  >=  p(S) * KL(p_S || q_S)
-#
-# The right sides need the projection to S only, and p(S) of the dense model, which is known. They are close if S
-# has the tokens that are likely in the samples. So S has the tokens with most of the dense model's probability,
-# summed over all scored positions, and all that follow.
+@dataclass(frozen=True)
+class Distributions:
+    """The next-token distributions at m positions, from logits (m, V) in float32 or float64.
 
-PROBABILITY = 0.98  # share of the dense model's probability that the part should have
-MOST = 8  # the part has at most one of so many tokens, and those that follow
-MULTIPLE = 1024  # products with other numbers of columns can take twice as long
-PIECE = 64  # positions whose probabilities are computed at a time
+    If `fused`, logits may be in half precision, and sums over the vocabulary run compiled in one pass.
 
+    `torch.log_softmax` adds V float32 exponentials one after the other. With 150,000 tokens it is off by 1e-5 nats,
+    in one direction. `Tensor.sum` adds them pairwise, and the logarithm of the sum is kept in float64. This is off by
+    about 1e-7 nats, and it is faster.
+    """
 
-@dataclass(frozen=True, eq=False)
-class PartialHead:
-    """The projection of a model to some `tokens` (K,), sorted."""
-
-    module: Any
-    tokens: Tensor
+    logits: Tensor
+    fused: bool = False
 
     @cached_property
-    def layer(self) -> nn.Linear:
-        """The rows of these tokens in the model's output layer."""
-        output = self.module.get_output_embeddings()
-        with torch.no_grad():
-            layer = nn.Linear(1, 1, bias=output.bias is not None)
-            layer.weight = nn.Parameter(output.weight[self.tokens], requires_grad=False)
-            if output.bias is not None:
-                layer.bias = nn.Parameter(output.bias[self.tokens], requires_grad=False)
-        layer.in_features, layer.out_features = output.in_features, len(self.tokens)
-        layer.__class__ = type(output)  # multiplies as the whole layer does
-        return layer
+    def highest(self) -> Tensor:
+        """The highest logit of each position (m, 1)."""
+        return self._fused_total[0] if self.fused else self.logits.amax(-1, keepdim=True)
 
-    def release(self) -> None:
-        """Free the memory of `layer`, which is made again if it is needed."""
-        self.__dict__.pop("layer", None)
+    @cached_property
+    def log_sum(self) -> Tensor:
+        """The logarithm of sum exp(logit - highest logit) of each position (m, 1), in float64."""
+        if self.fused:
+            return self._fused_total[1]
+        return _log_of_sum((self.logits - self.highest).clamp_(min=NEGLIGIBLE))
 
-    def of(self, whole: Projection) -> Projection:
-        """The projection to the tokens of this part."""
-        return replace(whole, head=self._logits, vocabulary=len(self.tokens))
+    @property
+    def log_total(self) -> Tensor:
+        """The logarithm of sum exp(logit) of each position (m,), in float64."""
+        return (self.highest.double() + self.log_sum)[:, 0]
 
-    def places(self, targets: Tensor) -> Tensor:
-        """Where tokens stand in this part."""
-        return torch.searchsorted(self.tokens, targets.to(self.tokens.device))
+    def of(self, tokens: Tensor) -> Tensor:
+        """The log-probabilities ln p (m,) of one token per position, in float64."""
+        chosen = self.logits.gather(-1, tokens[:, None]).double()
+        return (chosen - self.highest.double() - self.log_sum)[:, 0]
 
-    def _logits(self, hidden: Tensor) -> Tensor:
-        with _output_layer(self.module, self.layer):
-            return head(self.module, hidden)
+    def take(self, tokens: Tensor) -> Tensor:
+        """As `of`, but the logits are overwritten, which saves a tensor. The distributions cannot be used again."""
+        if self.fused:
+            return self.of(tokens)
+        chosen, highest = self.logits.gather(-1, tokens[:, None]).double(), self.highest
+        log_sum = _log_of_sum(self.logits.sub_(highest).clamp_(min=NEGLIGIBLE))
+        return (chosen - highest.double() - log_sum)[:, 0]
 
+    @cached_property
+    def whole(self) -> Tensor:
+        """The log-probabilities ln p (m, V) of all tokens, in the precision of the logits."""
+        return (self.logits - self.highest).sub_(self.log_sum.to(self.highest.dtype))
 
-@dataclass
-class Parts:
-    """The part of the vocabulary that serves some rows, for each tuple of rows that was asked for.
+    def take_whole(self) -> Tensor:
+        """As `whole`, but the logits are overwritten, as by `take`."""
+        below = self.logits.sub_(self.highest)
+        return below.sub_(_log_of_sum(below.clamp(min=NEGLIGIBLE)).to(below.dtype))
 
-    Only the part that was used last keeps its weights.
-    """
+    @cached_property
+    def probabilities(self) -> Tensor:
+        """The probabilities (m, V) of all tokens, except that none is below 1e-35: denormal numbers are slow."""
+        return self.whole.clamp(min=NEGLIGIBLE).exp_()
 
-    of: dict[tuple[Row, ...], PartialHead | None] = field(default_factory=dict)
-    last: PartialHead | None = None
+    @cached_property
+    def entropy(self) -> Tensor:
+        """-(sum over tokens v of p(v) ln p(v)) of each position (m,), in nats."""
+        if self.fused:
+            return -self.token_sum(_weighted_logarithm)
+        return -(self.probabilities * self.whole).sum(-1)
 
-    def get(self, rows: tuple[Row, ...], make: Callable[[], PartialHead | None]) -> PartialHead | None:
-        """The part for some rows, made at the first use."""
-        if rows not in self.of:
-            self.of[rows] = make()
-        if self.last is not self.of[rows]:
-            self.release()
-        self.last = self.of[rows]
-        return self.last
+    def token_sum(self, term: Term, *others: Tensor) -> Tensor:
+        """For fused distributions: the sum over tokens (m,) of `term(log-probabilities, *others)`, in float64."""
+        highest, logarithm = self._fused_total
+        sums = compiled_once(_summed(term))(self.logits, highest, logarithm.to(highest.dtype), *others)
+        found: Tensor = sums.double().sum(-1)
+        return found
 
-    def release(self) -> None:
-        """Free the memory of weights; they are made again if they are needed."""
-        if self.last is not None:
-            self.last.release()
-
-
-def partial_head(module: Any, rows: Sequence[Row], read: Callable[[Readout], None]) -> PartialHead | None:
-    """The part of a model's vocabulary that matters for some rows; None if its output layer is unusual.
-
-    `read` applies a readout to the dense model at the scored positions of the rows.
-    """
-    output = module.get_output_embeddings()
-    usable = type(output) in (nn.Linear, Float32Linear) and output.weight.device.type != "meta"
-    if not usable or hasattr(output, "_hf_hook"):
-        return None
-    total = torch.zeros(len(output.weight), dtype=torch.float64)
-
-    def add(dense: Distributions, _: Distributions, __: Tensor) -> Tensor:
-        pieces = torch.split(dense.logits, PIECE), torch.split(dense.log_total[:, None], PIECE)
-        for logits, log_total in zip(*pieces, strict=True):
-            probabilities = (logits.float() - log_total.float()).clamp_(min=NEGLIGIBLE).exp_()
-            total.add_(probabilities.sum(0).double().cpu())
-        return dense.log_total
-
-    read(Readout(add))
-    targets = {token for row in rows for token in row.input_ids[row.span[0] : row.span[1]]}
-    tokens = torch.tensor(_chosen(collectives.all_sum(total.numpy()), targets))
-    return PartialHead(module, tokens.to(output.weight.device))
+    @cached_property
+    def _fused_total(self) -> tuple[Tensor, Tensor]:
+        """`highest` and `log_sum`, from compiled code."""
+        highest, sums = compiled_once(_exponentials)(self.logits)
+        return highest, sums.double().sum(-1, keepdim=True).log_()
 
 
-def _chosen(probabilities: NDArray[np.float64], targets: Collection[int]) -> list[int]:
-    """The tokens of the part, sorted: `targets`, and the fewest tokens with the share PROBABILITY, or 1 of MOST.
-
-    More of the likely ones are added to make the number of tokens a multiple of MULTIPLE.
-    """
-    order = np.argsort(-probabilities, kind="stable")
-    shares = np.cumsum(probabilities[order]) / probabilities.sum()
-    count = min(int(np.searchsorted(shares, PROBABILITY)) + 1, len(order) // MOST)
-    tokens = {*targets, *order[:count].tolist()}
-    if len(tokens) > MULTIPLE:
-        others = (token for token in order[count:].tolist() if token not in tokens)
-        tokens |= {*islice(others, -len(tokens) % MULTIPLE)}
-    return sorted(tokens)
-
-
-@contextmanager
-def _output_layer(module: Any, layer: nn.Module) -> Iterator[None]:
-    whole = module.get_output_embeddings()
-    module.set_output_embeddings(layer)
-    try:
-        yield
-    finally:
-        module.set_output_embeddings(whole)
+def _log_of_sum(terms: Tensor) -> Tensor:
+    """The logarithm of sum exp(term) over the last axis (m, 1), in float64. The terms (m, V) are overwritten."""
+    return terms.exp_().sum(-1, keepdim=True).double().log_()
 
 
 # Sums over a vocabulary in one compiled pass over the logits, for `forward.compile=true`.
@@ -366,39 +231,6 @@ def _output_layer(module: Any, layer: nn.Module) -> Iterator[None]:
 # rows.
 
 SHORT = 128
-
-# exp(-80) is 1e-35: beside the highest logit, a whole vocabulary of such terms changes no digit. Smaller terms would
-# be denormal numbers, with which a CPU computes 20 times slower.
-NEGLIGIBLE = -80.0
-
-Term = Callable[..., Tensor]  # maps log-probabilities (m, V), and tensors of this shape, to terms (m, V)
-
-
-def can_fuse(vocabulary: int) -> bool:
-    """Whether a vocabulary can be divided into groups of SHORT tokens."""
-    return vocabulary % SHORT == 0
-
-
-def vocabulary_log_sum(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """The highest logit of each position (m, 1), and ln sum exp(logit - highest logit) (m, 1) in float64."""
-    highest, sums = compiled_once(_exponentials)(logits)
-    return highest, sums.double().sum(-1, keepdim=True).log_()
-
-
-def vocabulary_token_sum(term: Term, logits: Tensor, total: tuple[Tensor, Tensor], *others: Tensor) -> Tensor:
-    """The sum over tokens of `term(log-probabilities, *others)`, for each position (m,), in float64.
-
-    `total` is what `log_sum` returned for the logits (m, V). `others` are tensors (m, V).
-    """
-    highest, logarithm = total
-    sums = compiled_once(_summed(term))(logits, highest, logarithm.to(highest.dtype), *others)
-    found: Tensor = sums.double().sum(-1)
-    return found
-
-
-def wide(logits: Tensor) -> torch.dtype:
-    """The precision in which logits are normalised: float64 stays, all else is float32."""
-    return torch.float64 if logits.dtype == torch.float64 else torch.float32
 
 
 def _exponentials(logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -414,6 +246,10 @@ def _summed(term: Term) -> Callable[..., Tensor]:
         return _short_sums(term(log_probabilities, *others))
 
     return sums
+
+
+def _weighted_logarithm(logarithms: Tensor) -> Tensor:
+    return logarithms.clamp(min=NEGLIGIBLE).exp() * logarithms
 
 
 def _short_sums(terms: Tensor) -> Tensor:

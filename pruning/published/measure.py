@@ -138,7 +138,7 @@ class Referee:
     def _measured(
         self, requests: Sequence[Request], dtype: str
     ) -> Iterator[tuple[Request, float | PruningError]]:
-        from pruning.engine.batching import exact
+        from pruning.engine.devices import exact
 
         exact(self.forward.tf32)
         model = requests[0].model

@@ -30,7 +30,7 @@ def model_of(cell: Cell) -> LanguageModel:
     Raises the same errors as `models.loader.load`, and InputError if a model in a directory is no longer the one that
     the cell's key was computed from.
     """
-    from pruning.engine.batching import exact
+    from pruning.engine.devices import exact
 
     exact(cell.forward.tf32)
     model = load(cell.model)
@@ -49,12 +49,11 @@ def forward_of(cell: Cell, model: LanguageModel) -> Forward:
 
 def forward_with(settings: ForwardSettings, model: LanguageModel) -> Forward:
     """Forward passes of a model with given settings."""
-    from pruning.engine.batching import exact
+    from pruning.engine.devices import exact
     from pruning.engine.forward import Forward
 
     exact(settings.tf32)
-    limits = (settings.batch_tokens, settings.memory, settings.patience)
-    return Forward(model, *limits, settings.merge, compile=settings.compile, bounds=settings.bounds)
+    return Forward(model, memory=settings.memory, compile=settings.compile, bounds=settings.bounds)
 
 
 # What the units of a model cost: their parameters, or the time that they take, which is measured once.
