@@ -14,7 +14,7 @@ import pytest
 from pruning.engine import collectives
 from pruning.launcher.job import Job
 from tests.helpers.evaluations import items_file
-from tests.helpers.jobs import job, journal, result
+from tests.helpers.jobs import job, journal, result, small_batches
 from tests.helpers.processes import meet, started
 
 TEXT = ("perplexity", "divergence", "uncertainty", "block_influence", "relative_magnitude")
@@ -49,6 +49,7 @@ CASES = [
 
 def worker(rank: int, size: int, port: int, jobs: list[Job]) -> None:
     meet(rank, size, port)
+    small_batches(pytest.MonkeyPatch())
     writes: list[str] = []
     for name in ("write_text", "append_line"):
         _record_writes(name, writes)
@@ -94,8 +95,10 @@ def _run_part(part: str, model_folder: Path, folder: Path) -> Both:
         cells["lm_eval"] += measured
     many = {name: job(model_folder, folder / "two" / "results", *words) for name, words in cells.items()}
     started(worker, 2, list(many.values()))
-    for words in cells.values():
-        job(model_folder, folder / "one" / "results", *words)()
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        small_batches(monkeypatch)
+        for words in cells.values():
+            job(model_folder, folder / "one" / "results", *words)()
     os.chdir(here)
     return folder / "one" / "results", folder / "two" / "results", {name: j.key for name, j in many.items()}
 

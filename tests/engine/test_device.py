@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from pruning.engine import batching
+from pruning.engine import devices
 from tests.helpers.jobs import job
 
 
@@ -29,11 +29,11 @@ def flags() -> Iterator[Any]:
 def test_products_are_exact_unless_tf32_is_asked_for(flags: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     flags.allow_tf32 = flags.allow_bf16_reduced_precision_reduction = True
-    batching.exact()
+    devices.exact()
     assert not flags.allow_tf32
     assert not flags.allow_bf16_reduced_precision_reduction
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
-    batching.exact(tf32=True)
+    devices.exact(tf32=True)
     assert flags.allow_tf32
 
 
@@ -41,15 +41,15 @@ def test_only_tf32_among_forward_settings_changes_the_cell_key(model_folder: Pat
     words = ("algo=greedy", "k=2", "calibration.length=24")
     plain = job(model_folder, tmp_path / "results", *words).key
     assert job(model_folder, tmp_path / "results", *words, "forward.tf32=true").key != plain
-    assert job(model_folder, tmp_path / "results", *words, "forward.batch_tokens=512").key == plain
+    assert job(model_folder, tmp_path / "results", *words, "forward.memory=5000000").key == plain
     assert job(model_folder, tmp_path / "results", *words, "model.offload=here").key == plain
 
 
 def test_the_fullest_device_counts_and_disk_is_not_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
     free = {"cpu": 9, "meta": 0}
-    monkeypatch.setattr(batching, "_free", lambda device: free[device.type])
+    monkeypatch.setattr(devices, "_free", lambda device: free[device.type])
     module = nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2, device="meta")])
-    assert batching.devices(module) == [torch.device("cpu")]
-    assert batching.devices(nn.Linear(2, 2, device="meta")) == [torch.device("cpu")]
-    assert batching.free_memory(module) == 9
-    assert batching.peak_memory(module) > 1 << 20
+    assert devices.devices(module) == [torch.device("cpu")]
+    assert devices.devices(nn.Linear(2, 2, device="meta")) == [torch.device("cpu")]
+    assert devices.free_memory(module) == 9
+    assert devices.peak_memory(module) > 1 << 20
