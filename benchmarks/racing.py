@@ -136,7 +136,11 @@ class Drawn:
             self.blocks += block_forwards(masks) * (stop - start)
             self.heads += len(masks) * (stop - start)
             for mask in masks:
-                yield mask, [self.pool[w // PART].scores[mask].samples[w % PART] for w in windows.tolist()], 1.0
+                yield (
+                    mask,
+                    [self.pool[w // PART].scores[mask].samples[w % PART] for w in windows.tolist()],
+                    1.0,
+                )
 
         return Loss(Estimate((1.0,) * (stop - start), (0,) * (stop - start)), terms)
 

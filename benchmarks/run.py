@@ -221,7 +221,7 @@ def _at_peak(side: Side, samples: Samples, peaks: Peaks) -> float:
     text = module.config.get_text_config(decoder=True)
     block = sum(p.numel() for p in find_blocks(module).modules[0].parameters())
     scored = sum(row.span[1] - row.span[0] for row in samples.rows)
-    part = 0 if forward.parts.last is None else len(forward.parts.last.tokens)
+    part = sum(len(part.tokens) for part in forward.parts.values() if part is not None)
     tokens = side.scored * text.vocab_size + side.bounded * part
     head = scored * tokens * text.hidden_size
     return 2 * float(forward.cost.block_tokens * block + head) / peak / 1e9

@@ -254,12 +254,15 @@ def ratio(compared: pd.DataFrame, state: str = "pruned", **chosen: str) -> str:
     rows = compared[compared["state"].str.startswith(state)]
     for column, value in chosen.items():
         rows = rows[rows[column] == value]
-    return "".join(
-        "1, the same masks"
-        if row.value == row.low == row.high == 1
-        else with_interval(row.value, row.low, row.high)
-        for row in each(rows)
-    ) or DASH
+    return (
+        "".join(
+            "1, the same masks"
+            if row.value == row.low == row.high == 1
+            else with_interval(row.value, row.low, row.high)
+            for row in each(rows)
+        )
+        or DASH
+    )
 
 
 def overlap(own: StudyData, comparison: str = "draws") -> str:

@@ -168,14 +168,8 @@ def _batch(lines: Sequence[TokenLine]) -> Batch:
         attention = padded(([1] * len(line.tokens) for line in lines), 0)
         return Batch(ids, attention if bool((attention == 0).any()) else None, None, indices, targets, rows)
     segments = padded((line.segments for line in lines), -1)
-    positions = padded((line.positions for line in lines), 0)
-    return Batch(ids, _visible(segments), positions, indices, targets, rows)
-
-
-def _visible(segments: Tensor) -> Tensor:
-    """The attention mask (B, 1, T, T) of segments (B, T): true if token i attends to j. Padding attends to itself."""
-    length = segments.shape[1]
-    causal = torch.ones(length, length, dtype=torch.bool).tril()
     query, key = segments[:, :, None], segments[:, None, :]
-    visible = causal & ((key == 0) | (key == query)) | torch.eye(length, dtype=torch.bool)
-    return visible[:, None]
+    causal, padding = torch.ones(width, width, dtype=torch.bool).tril(), torch.eye(width, dtype=torch.bool)
+    visible = causal & ((key == 0) | (key == query)) | padding  # padding attends to itself
+    positions = padded((line.positions for line in lines), 0)
+    return Batch(ids, visible[:, None], positions, indices, targets, rows)

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -35,8 +34,7 @@ from torch import Tensor, nn
 from pruning.core.mask import Mask
 from pruning.engine import collectives
 from pruning.engine.batching import Batch
-from pruning.engine.head import NEGLIGIBLE, Distributions, Projection, Readout
-from pruning.models.blocks import head
+from pruning.engine.head import NEGLIGIBLE, Distributions, PartialHead, Readout
 from pruning.models.products import Float32Linear
 
 if TYPE_CHECKING:
@@ -65,8 +63,10 @@ def bounds(
         for _ in forward.sums(rows, [Mask(forward.n_blocks)], readout):
             pass
 
-    part = forward.parts.get(rows, lambda: partial_head(forward.model.module, rows, read_dense))
-    if part is None:
+    if rows not in forward.parts:
+        forward.parts.clear()
+        forward.parts[rows] = partial_head(forward.model.module, rows, read_dense)
+    if (part := forward.parts[rows]) is None:
         return
     _keep_ends(forward, rows, masks, readout)
     complete = False
@@ -123,68 +123,6 @@ class Ends:
         if rows != self.rows or list(map(id, batches)) != list(map(id, self.batches)):
             self.drop()
         return [mask for mask in masks if mask in self.masks]
-
-
-@dataclass
-class Parts:
-    """The part of the vocabulary that serves some rows, for each tuple of rows that was asked for.
-
-    Only the part that was used last keeps its weights.
-    """
-
-    of: dict[tuple[Row, ...], PartialHead | None] = field(default_factory=dict)
-    last: PartialHead | None = None
-
-    def get(self, rows: tuple[Row, ...], make: Callable[[], PartialHead | None]) -> PartialHead | None:
-        """The part for some rows, made at the first use."""
-        if rows not in self.of:
-            self.of[rows] = make()
-        if self.last is not self.of[rows]:
-            self.release()
-        self.last = self.of[rows]
-        return self.last
-
-    def release(self) -> None:
-        """Free the memory of weights; they are made again if they are needed."""
-        if self.last is not None:
-            self.last.__dict__.pop("layer", None)
-
-
-@dataclass(frozen=True, eq=False)
-class PartialHead:
-    """The projection of a model to some `tokens` (K,), sorted."""
-
-    module: Any
-    tokens: Tensor
-
-    @cached_property
-    def layer(self) -> nn.Linear:
-        """The rows of these tokens in the model's output layer."""
-        output = self.module.get_output_embeddings()
-        with torch.no_grad():
-            layer = nn.Linear(1, 1, bias=output.bias is not None)
-            layer.weight = nn.Parameter(output.weight[self.tokens], requires_grad=False)
-            if output.bias is not None:
-                layer.bias = nn.Parameter(output.bias[self.tokens], requires_grad=False)
-        layer.in_features, layer.out_features = output.in_features, len(self.tokens)
-        layer.__class__ = type(output)  # multiplies as the whole layer does
-        return layer
-
-    def of(self, whole: Projection) -> Projection:
-        """The projection to the tokens of this part."""
-        return replace(whole, head=self._logits, vocabulary=len(self.tokens))
-
-    def places(self, targets: Tensor) -> Tensor:
-        """Where tokens stand in this part."""
-        return torch.searchsorted(self.tokens, targets.to(self.tokens.device))
-
-    def _logits(self, hidden: Tensor) -> Tensor:
-        layer, whole = self.layer, self.module.get_output_embeddings()
-        self.module.set_output_embeddings(layer)
-        try:
-            return head(self.module, hidden)
-        finally:
-            self.module.set_output_embeddings(whole)
 
 
 def partial_head(module: Any, rows: Sequence[Row], read: Callable[[Readout], None]) -> PartialHead | None:

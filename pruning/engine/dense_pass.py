@@ -137,7 +137,7 @@ def _run_forward(
     stop: int | None = None,
 ) -> tuple[Chain, BlockInputs, list[Tensor]]:
     chain = find_chain(forward.model.module, unit)
-    entry = model_entry(forward.model, batch, 1, {})
+    entry = model_entry(forward.model, batch)
     hidden = [entry.hidden]
     units = range(len(chain))[:stop]
     for index in units:
@@ -212,21 +212,17 @@ def in_float32(forward: Forward) -> Forward | None:
     the model is not in half precision, or if some rank has no memory for a copy on the model's device.
     """
     model = forward.model
-    if model.module.dtype not in HALVES or collectives.all_max(float(not _fits(model))):
+    if model.module.dtype not in HALVES:
+        return None
+    # Ranks of one machine copy the model at the same time.
+    copies = collectives.world_size() if model.device.type == "cpu" else 1
+    needed = copies * BYTES * sum(p.numel() for p in model.module.parameters())
+    on_one = not offloaded(model.module) and len(devices(model.module)) == 1
+    if collectives.all_max(float(not (on_one and free_memory(model.module) > needed))):
         return None
     module = copy.deepcopy(model.module).float()
     copied = LanguageModel(module, replace(model.info, dtype="float32"))
     return Forward(copied, forward.batch_tokens, forward.memory, forward.scales, forward.cost)
-
-
-def _fits(model: LanguageModel) -> bool:
-    if offloaded(model.module) or len(devices(model.module)) > 1:
-        return False
-    # Ranks of one machine copy the model at the same time.
-    copies = collectives.world_size() if model.device.type == "cpu" else 1
-    return bool(
-        free_memory(model.module) > copies * BYTES * sum(p.numel() for p in model.module.parameters())
-    )
 
 
 @torch.inference_mode()

@@ -11,9 +11,6 @@ import psutil
 import torch
 from torch import nn
 
-# Without this setting, cuBLAS can add numbers in a different order in each run.
-WORKSPACE = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-
 
 def exact(tf32: bool = False) -> None:
     """Make equal batches give bitwise equal losses, and compute float32 products in full float32 precision.
@@ -21,7 +18,8 @@ def exact(tf32: bool = False) -> None:
     If `tf32` is true, a GPU may round the factors of float32 products to 10 mantissa bits, which is faster.
     Operations without a deterministic kernel still run. Call this before the first matrix product on a GPU.
     """
-    os.environ.setdefault(*WORKSPACE)
+    # Without this setting, cuBLAS can add numbers in a different order in each run.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.backends.cuda.matmul.allow_tf32 = tf32
     torch.backends.cudnn.allow_tf32 = tf32
     torch.backends.cudnn.benchmark = False

@@ -32,16 +32,16 @@ from torch import Tensor
 from pruning.core.mask import Mask
 from pruning.engine import collectives
 from pruning.engine.batching import Batch, TokenLine, make_batches, token_lines
-from pruning.engine.bounds import Ends, Parts
+from pruning.engine.bounds import Ends
 from pruning.engine.devices import out_of_memory, peak_memory
 from pruning.engine.head import (
     LIKELIHOOD,
     Distributions,
+    PartialHead,
     Projection,
     Readout,
     compared_at_once,
     distributions,
-    log_totals,
     read_out,
 )
 from pruning.engine.memory import MemoryBudget
@@ -132,7 +132,7 @@ class Forward:
     # What is kept between requests:
     beginnings: Beginnings = field(default_factory=Beginnings)
     ends: Ends = field(default_factory=Ends)
-    parts: Parts = field(default_factory=Parts)
+    parts: dict[tuple[Row, ...], PartialHead | None] = field(default_factory=dict)
     memory_budget: MemoryBudget = field(init=False, repr=False)
     # At a batch's targets, on the CPU: the dense model's states, and the logarithms of its sums over the vocabulary.
     _dense_states: WeakKeyDictionary[Batch, Tensor] = field(default_factory=WeakKeyDictionary)
@@ -180,7 +180,7 @@ class Forward:
         """Free the memory of states and weights that are kept for a search."""
         self.beginnings.clear()
         self.ends.drop()
-        self.parts.release()
+        self.parts.clear()
 
     @property
     def n_blocks(self) -> int:
@@ -309,26 +309,28 @@ class Forward:
         step = compared_at_once(self.model.device.type, projection.vocabulary, projection.limit)
         for start in range(0, len(targets), step):
             at = slice(start, start + step)
-            known = distributions(projection, dense[at].to(states[0](at).device))
-            inside = 1.0 if readout.part is None else self._inside(batch, dense, at, known, whole)
+            known = list(distributions(projection, dense[at].to(states[0](at).device)))
+            inside: float | Array = 1.0
+            if readout.part is not None:  # the dense model's probability of the part
+                if batch not in self._dense_totals:
+                    on_device = dense.to(known[0].logits.device)
+                    self._dense_totals[batch] = _log_totals(distributions(whole, on_device))
+                log_inside = _log_totals(known) - self._dense_totals[batch][at]
+                inside = np.asarray(log_inside.exp().clamp(max=1.0))
             for number, state in enumerate(states):
                 found = read_out(readout, projection, state(at), known, targets[at]).numpy()
                 values[number, at] = inside * found
         return values
 
-    def _inside(
-        self, batch: Batch, dense: Tensor, at: slice, part: Sequence[Distributions], whole: Projection
-    ) -> Array:
-        """The dense model's probability of a part of the vocabulary at some targets, from its distributions there."""
-        if batch not in self._dense_totals:
-            self._dense_totals[batch] = log_totals(whole, dense.to(part[0].logits.device))
-        inside = torch.cat([distribution.log_total.cpu() for distribution in part])
-        return np.asarray((inside - self._dense_totals[batch][at]).exp().clamp(max=1.0))
-
 
 def _at(batch: Batch, hidden: Tensor, at: slice) -> Tensor:
     """The states (n, D) at some of a batch's targets, from states (B, T, D)."""
     return hidden.flatten(0, 1)[batch.indices[at].to(hidden.device)]
+
+
+def _log_totals(found: Iterable[Distributions]) -> Tensor:
+    """The logarithm of the sum over the vocabulary at each position, in float64 on the CPU."""
+    return torch.cat([distribution.log_total.cpu() for distribution in found])
 
 
 @dataclass(frozen=True)

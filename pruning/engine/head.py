@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
-from typing import Protocol
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from pruning.models.blocks import head
 from pruning.models.products import compiled_once
 
 # Bytes of float32 logits that are projected at a time, and normalised at a time, for each kind of device. If too
@@ -44,16 +45,42 @@ class Projection:
     fuse: bool = False
 
 
-class Part(Protocol):
-    """A part of the vocabulary; see `bounds.py`."""
+@dataclass(frozen=True, eq=False)
+class PartialHead:
+    """The projection of a model to a part of the vocabulary: some `tokens` (K,), sorted; see `bounds.py`."""
+
+    module: Any
+    tokens: Tensor
+
+    @cached_property
+    def layer(self) -> nn.Linear:
+        """The rows of these tokens in the model's output layer."""
+        output = self.module.get_output_embeddings()
+        with torch.no_grad():
+            layer = nn.Linear(1, 1, bias=output.bias is not None)
+            layer.weight = nn.Parameter(output.weight[self.tokens], requires_grad=False)
+            if output.bias is not None:
+                layer.bias = nn.Parameter(output.bias[self.tokens], requires_grad=False)
+        layer.in_features, layer.out_features = output.in_features, len(self.tokens)
+        layer.__class__ = type(output)  # multiplies as the whole layer does
+        return layer
 
     def of(self, whole: Projection) -> Projection:
         """The projection to the tokens of this part."""
-        ...
+
+        def project(hidden: Tensor) -> Tensor:
+            layer, output = self.layer, self.module.get_output_embeddings()
+            self.module.set_output_embeddings(layer)
+            try:
+                return head(self.module, hidden)
+            finally:
+                self.module.set_output_embeddings(output)
+
+        return replace(whole, head=project, vocabulary=len(self.tokens))
 
     def places(self, targets: Tensor) -> Tensor:
         """Where tokens stand in this part."""
-        ...
+        return torch.searchsorted(self.tokens, targets.to(self.tokens.device))
 
 
 @dataclass(frozen=True)
@@ -68,7 +95,7 @@ class Readout:
 
     value: Callable[[Distributions, Distributions, Tensor], Tensor]
     compares: bool = False
-    part: Part | None = None
+    part: PartialHead | None = None
 
 
 LIKELIHOOD = Readout(lambda pruned, _, targets: pruned.take(targets))
@@ -86,23 +113,29 @@ def read_out(
     They are computed from hidden states (n, D), the dense model's `distributions` at the same positions or None, and
     token ids (n,).
     """
-    targets, values = targets.to(hidden.device), []
-    for number, (start, pruned) in enumerate(_distributions(projection, hidden)):
+    start, targets, values = 0, targets.to(hidden.device), []
+    for number, pruned in enumerate(distributions(projection, hidden)):
+        following = targets[start : start + len(pruned.logits)]
+        start += len(following)
         reference = pruned if dense is None else dense[number]
-        logits = pruned.logits
-        following = targets[start : start + len(logits)].to(logits.device)  # the head may be on another GPU
+        following = following.to(pruned.logits.device)  # the head may be on another GPU
         values.append(readout.value(pruned, reference, following))
     return torch.cat(values).double().cpu()
 
 
-def distributions(projection: Projection, hidden: Tensor) -> list[Distributions]:
-    """The distributions of hidden states (n, D), in the pieces that `read_out` expects."""
-    return [found for _, found in _distributions(projection, hidden)]
-
-
-def log_totals(projection: Projection, hidden: Tensor) -> Tensor:
-    """The logarithm of the sum over the vocabulary at each of the hidden states (n, D), in float64 on the CPU."""
-    return torch.cat([found.log_total.cpu() for _, found in _distributions(projection, hidden)])
+def distributions(projection: Projection, hidden: Tensor) -> Iterator[Distributions]:
+    """The distributions of hidden states (n, D), a group of positions at a time."""
+    device, vocabulary = hidden.device.type, projection.vocabulary
+    most = positions_at_once(device, vocabulary, projection.limit)
+    groups = max(1, math.ceil(len(hidden) / most))
+    step = max(1, math.ceil(len(hidden) / groups))  # so the groups have nearly equal sizes
+    piece = max(1, NORMALISED.get(device, 1 << 25) // (4 * vocabulary))
+    for states in hidden.split(step):
+        logits = projection.head(states)
+        if projection.fuse and logits.shape[-1] % SHORT == 0:
+            yield Distributions(logits, fused=True)
+        else:
+            yield from (Distributions(part.to(wide(logits))) for part in logits.split(piece))
 
 
 def positions_at_once(device: str, vocabulary: int, limit: int | None = None) -> int:
@@ -119,23 +152,6 @@ def compared_at_once(device: str, vocabulary: int, limit: int | None = None) -> 
 def wide(values: Tensor) -> torch.dtype:
     """The precision in which logits are normalised: float64 stays, all else is float32."""
     return torch.float64 if values.dtype == torch.float64 else torch.float32
-
-
-def _distributions(projection: Projection, hidden: Tensor) -> Iterator[tuple[int, Distributions]]:
-    """For each group of m positions, yield the index of its first position, and its distributions."""
-    device, vocabulary = hidden.device.type, projection.vocabulary
-    most = positions_at_once(device, vocabulary, projection.limit)
-    groups = max(1, math.ceil(len(hidden) / most))
-    step = max(1, math.ceil(len(hidden) / groups))  # so the groups have nearly equal sizes
-    piece = max(1, NORMALISED.get(device, 1 << 25) // (4 * vocabulary))
-    for start in range(0, len(hidden), step):
-        logits = projection.head(hidden[start : start + step])
-        if projection.fuse and logits.shape[-1] % SHORT == 0:
-            yield start, Distributions(logits, fused=True)
-            continue
-        dtype = wide(logits)
-        for offset in range(0, len(logits), piece):
-            yield start + offset, Distributions(logits[offset : offset + piece].to(dtype))
 
 
 @dataclass(frozen=True)

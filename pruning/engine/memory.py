@@ -153,7 +153,7 @@ class MemoryBudget:
     def _overhead(self, rows: tuple[Row, ...], readout: Readout, mask: Mask) -> float:
         """Bytes a pass needs besides the states of masks, measured once; infinite if measuring runs out of memory."""
         batches = self.batches(rows)
-        key = (rows, readout, mask.unit)
+        key = (rows, readout.value, readout.part is None, mask.unit)  # holds no weights of a part
         if key not in self._overheads:
             widest = max(batches, key=lambda b: b.ids.numel()), max(batches, key=lambda b: b.ids.shape[1])
             fullest = max(batches, key=lambda b: len(b.targets) * self.merged(b))
@@ -220,7 +220,7 @@ def _blocks_bytes(model: LanguageModel, batch: Batch, mask: Mask, merged: int) -
     block = _most(lambda: run_masks(model, batch, [alone], 1, lambda *_: None))
     tally = Tally()
     with tally:
-        entry = model_entry(model, batch, 1, {})
+        entry = model_entry(model, batch)
         inputs = tally.live - entry.hidden.nbytes
     return merged * block + (merged * (merged + 1) // 2 - merged) * inputs
 
@@ -238,7 +238,7 @@ def _head_bytes(
     flat, targets = state.expand(step, -1), batch.targets[:1].repeat(step)
 
     def read() -> None:
-        known = distributions(projection, flat) if readout.compares else None
+        known = list(distributions(projection, flat)) if readout.compares else None
         read_out(readout, projection, flat, known, targets)
 
     return _most(read) + (2 + 2 * readout.compares) * count * state.nbytes

@@ -54,10 +54,11 @@ def run_masks(
     deepest state in `kept`, and the walk adds the states that are `wanted`.
     """
     chain, kept = find_chain(model.module, masks[0].unit), {} if kept is None else kept
-    entry = model_entry(model, batch, 1, {})
+    entry = model_entry(model, batch)
     waiting = _starts(kept, masks)
     branches: list[Branch] = [(entry.hidden, waiting.pop(FIRST))] if FIRST in waiting else []
-    entries = {1: _without_state(entry)}
+    nothing = entry.hidden.new_empty(0)
+    entries = {1: replace(entry, hidden=nothing)}  # by the number of branches
     del entry
     for index in range(len(chain)):
         branches += [(kept[at], numbers) for at, numbers in waiting.items() if at[0] == index]
@@ -68,8 +69,9 @@ def run_masks(
         while keeping:  # after the unit has run on a group, the group's old states are freed
             group, keeping[:merged] = keeping[:merged], []
             count(index, len(group))
-            inputs = model_entry(model, batch, len(group), entries)
-            outputs = chain.run(index, concatenated([hidden for hidden, _ in group]), inputs)
+            if len(group) not in entries:
+                entries[len(group)] = replace(model_entry(model, batch, len(group)), hidden=nothing)
+            outputs = chain.run(index, concatenated([hidden for hidden, _ in group]), entries[len(group)])
             split = outputs.tensor_split(len(group)) if len(group) > 1 else (outputs,)
             branches += [(hidden, numbers) for hidden, (_, numbers) in zip(split, group, strict=True)]
             del group, outputs, split
@@ -85,21 +87,9 @@ def concatenated(states: Sequence[Tensor]) -> Tensor:
     return torch.cat([state.to(states[0].device) for state in states])
 
 
-def model_entry(
-    model: LanguageModel, batch: Batch, copies: int, cache: dict[int, BlockInputs]
-) -> BlockInputs:
-    """The inputs of the blocks for `copies` of a batch, computed once for each number of copies.
-
-    If `copies` is more than 1, the result has no hidden state.
-    """
-    if copies not in cache:
-        entry = enter(model.module, **batch.inputs(model.device, model.module.dtype, copies))
-        cache[copies] = entry if copies == 1 else _without_state(entry)
-    return cache[copies]
-
-
-def _without_state(entry: BlockInputs) -> BlockInputs:
-    return replace(entry, hidden=entry.hidden.new_empty(0))
+def model_entry(model: LanguageModel, batch: Batch, copies: int = 1) -> BlockInputs:
+    """The inputs of the blocks for `copies` of a batch."""
+    return enter(model.module, **batch.inputs(model.device, model.module.dtype, copies))
 
 
 def _split(

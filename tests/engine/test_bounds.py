@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable
 from itertools import islice
 from typing import Any
@@ -13,9 +14,9 @@ from torch import Tensor, nn
 
 from pruning.core.mask import Mask
 from pruning.engine import bounds as bounds_module
-from pruning.engine.bounds import MOST, MULTIPLE, PartialHead, bounds, chosen_tokens
+from pruning.engine.bounds import MOST, MULTIPLE, bounds, chosen_tokens
 from pruning.engine.forward import Forward
-from pruning.engine.head import LIKELIHOOD, Readout
+from pruning.engine.head import LIKELIHOOD, PartialHead, Readout
 from tests.helpers.architectures import ARCHITECTURES, N_BLOCKS, build
 from tests.helpers.objectives import plain_distributions
 from tests.helpers.rows import language_model, text_rows
@@ -37,7 +38,7 @@ def forward_of(name: str = "llama", **settings: Any) -> Forward:
 
 
 def part_of(forward: Forward) -> PartialHead:
-    part = forward.parts.of[ROWS]
+    part = forward.parts[ROWS]
     assert part is not None
     return part
 
@@ -202,7 +203,8 @@ def test_nothing_is_kept_after_a_search() -> None:
     forward = forward_of()
     summed(bounds(forward, ROWS, MASKS, LIKELIHOOD))
     assert forward.ends.states
+    weights = weakref.ref(part_of(forward).layer)
     forward.release()
     assert not forward.ends.states
     assert not forward.beginnings.nbytes()
-    assert "layer" not in vars(part_of(forward))
+    assert weights() is None

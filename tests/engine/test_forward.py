@@ -253,7 +253,7 @@ def test_choices_are_packed_unless_the_model_cannot_or_it_changes_the_loss(
     assert sum(batch.ids.numel() for batch in packed) < sum(len(row.input_ids) for row in rows)
     original = type(build("llama")).forward
 
-    def ignoring(self: Any, *, position_ids: Any = None, **rest: Any) -> Any:  # noqa: ARG001
+    def ignoring(self: Any, *, position_ids: Any = None, **rest: Any) -> Any:
         return original(self, **rest)
 
     for name in ("mistral", "gemma3", "llama"):  # two with a sliding window; one that ignores positions

@@ -123,7 +123,9 @@ def test_the_losses_are_those_of_plain_passes_over_each_source() -> None:
                 assert loss == pytest.approx(total / sum(row.span[1] - row.span[0] for row in rows), rel=1e-6)
 
 
-@pytest.mark.parametrize(("name", "count", "warned"), [("llama", 2, True), ("llama", 40, False), ("gemma3", 2, False)])
+@pytest.mark.parametrize(
+    ("name", "count", "warned"), [("llama", 2, True), ("llama", 40, False), ("gemma3", 2, False)]
+)
 def test_fewer_tokens_than_dimensions_are_warned_of_unless_maps_are_diagonal(
     name: str, count: int, warned: bool, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,4 +1,4 @@
-"""Masks start at states that were kept: fewer blocks run, losses are equal to the last bit, and all fits into memory."""
+"""Masks start at states that were kept: fewer blocks run, losses are equal bit for bit, and all fits into memory."""
 
 from __future__ import annotations
 
