@@ -17,9 +17,9 @@ from __future__ import annotations
 
 import argparse
 import logging
-import random
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ import numpy as np
 import torch
 
 from benchmarks.baselines import Plain
-from benchmarks.run import chosen, device_name, heading, line, matmul_peak
+from benchmarks.run import chosen, device_name, heading, line, matmul_peak, tiny_llama, tokens
 from pruning.calibration.samples import Row, Samples
 from pruning.calibration.text import Text
 from pruning.core.errors import PruningError
@@ -37,7 +37,7 @@ from pruning.engine import devices
 from pruning.engine.forward import Forward
 from pruning.models import loader
 from pruning.models.loader import LanguageModel
-from pruning.models.spec import Model, ModelInfo
+from pruning.models.spec import Model
 
 log = logging.getLogger("gpu_check")
 
@@ -47,7 +47,7 @@ Otherwise check `nvidia-smi`, CUDA_VISIBLE_DEVICES, and that PyTorch is built fo
 checks on the CPU: python -m benchmarks.gpu_check --device cpu"""
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}  # relative difference of log-likelihoods
 ONE_BILLION = ("meta-llama/Llama-3.2-1B", "Qwen/Qwen3-1.7B", "Qwen/Qwen3-0.6B")  # tried in this order
-BLOCKS, VOCABULARY = 12, 4096  # of the random model
+BLOCKS = 12  # of the random model
 
 
 class Failure(Exception):  # noqa: N818 - the result of a check, not an error of the program
@@ -202,36 +202,25 @@ def bench(where: torch.device, words: Sequence[str]) -> str:
 
 def llama(where: torch.device, dtype: torch.dtype) -> LanguageModel:
     """A random Llama on the device `where`, in the precision `dtype`. Every call returns the same weights."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 64, "intermediate_size": 170, "num_hidden_layers": BLOCKS}
-    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
-    config = LlamaConfig(vocab_size=VOCABULARY, **sizes, **heads, initializer_range=0.08)
-    module = LlamaForCausalLM(config).to(where, dtype).eval()
-    return LanguageModel(module, ModelInfo("random", "random", "0", BLOCKS, str(dtype)[6:], 0))
+    model = tiny_llama(BLOCKS, where)
+    return replace(model, module=model.module.to(dtype))
 
 
 def windows(count: int, length: int) -> Samples:
     """Windows of random tokens. Their lengths differ slightly."""
-    rng = random.Random(count)
-    rows = (Row(_tokens(rng, length - n % 4), (1, length - n % 4)) for n in range(count))
-    return Samples("text", "random", tuple(rows), 0)
+    rows = tokens(count, length).rows
+    cut = (Row(row.input_ids[: length - n % 4], (1, length - n % 4)) for n, row in enumerate(rows))
+    return Samples("text", "random", tuple(cut), 0)
 
 
 def items(count: int) -> Samples:
     """Random questions with four answers each. The engine packs the answers of a question after its prompt."""
-    rng, rows = random.Random(count), []
-    for item in range(count):
-        prompt = _tokens(rng, 20)
+    rows = []
+    for item, row in enumerate(tokens(count, 50).rows):
         for choice in range(4):
-            ids = prompt + _tokens(rng, 3 + choice)
-            rows.append(Row(ids, (len(prompt), len(ids)), item, choice, choice == 0))
+            ids = row.input_ids[:20] + row.input_ids[20 + 7 * choice : 23 + 8 * choice]
+            rows.append(Row(ids, (20, len(ids)), item, choice, choice == 0))
     return Samples("items", "random", tuple(rows), 0)
-
-
-def _tokens(rng: random.Random, count: int) -> tuple[int, ...]:
-    return tuple(rng.randrange(3, VOCABULARY) for _ in range(count))
 
 
 def masks() -> list[Mask]:

@@ -2,13 +2,11 @@
 
 python -m benchmarks.racing [SEEDS]
 
-The search is greedy on SmolLM2; the objective is perplexity, on windows of 64 tokens. With k = 4, it runs on a
-quarter, a half or the whole of 128 windows: each seed takes one quarter or half (or the whole), and shuffles its
-windows. With k = 6, as in `make bench`, each seed draws half of the 128 windows. The loss terms of a mask are
-computed once and kept in files, one file for each 32 windows. The searches with and without racing read these
-files, so more seeds cost little. The cost of a search is the work that the engine would do. For each sample, this
-work is one block forward for each distinct prefix of the batch's masks that ends in a kept block, and one
-projection to the vocabulary for each mask.
+Greedy search on SmolLM2 by perplexity, on windows of 64 tokens. With k = 4, each seed takes a quarter, a half or the
+whole of 128 windows and shuffles them; with k = 6, it draws half of them. The loss terms of a mask are computed once
+and kept in files, so more seeds cost little. The cost of a search is the work that the engine would do: for each
+sample, one block forward for each distinct prefix of the batch's masks that ends in a kept block, and one projection
+to the vocabulary for each mask.
 Writes benchmarks/racing.json. Rows that it has with at least as many seeds are not run again.
 """
 

@@ -22,7 +22,7 @@ no more than the head.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +33,6 @@ from torch import Tensor, nn
 
 from pruning.core.mask import Mask
 from pruning.engine import collectives
-from pruning.engine.batching import Batch
 from pruning.engine.head import NEGLIGIBLE, Distributions, PartialHead, Readout
 from pruning.models.products import Float32Linear
 
@@ -86,43 +85,6 @@ def _keep_ends(forward: Forward, rows: tuple[Row, ...], masks: Sequence[Mask], r
     scored = sum(len(batch.targets) for batch in batches)
     if (reserved := len(masks) * sizes.kept * scored / tokens) <= SHARE * sizes.room:
         forward.ends.begin(rows, batches, reserved)
-
-
-@dataclass
-class Ends:
-    """States after the last unit, from which the whole head can read a mask without running its blocks.
-
-    They are kept at the scored positions only, for the masks of one request: the states (n, D) at the n targets of
-    each batch, by mask. `masks` are those whose states are all here. On several ranks, each keeps those of its own
-    batches, and `masks` is equal on all. `reserved` is how many bytes all states take, on the rank that has most.
-    """
-
-    rows: tuple[Row, ...] = ()
-    batches: Sequence[Batch] = ()
-    reserved: float = 0.0
-    masks: set[Mask] = field(default_factory=set)
-    states: dict[Batch, dict[Mask, Tensor]] = field(default_factory=dict)
-    open: bool = False
-
-    def begin(self, rows: tuple[Row, ...], batches: Sequence[Batch], reserved: float) -> None:
-        """Forget all states, and keep those of passes over these rows, in these batches, from now on."""
-        self.drop()
-        self.rows, self.batches, self.reserved, self.open = rows, batches, reserved, True
-
-    def drop(self) -> None:
-        """Forget all states, and keep none."""
-        self.rows, self.batches, self.reserved, self.masks, self.states = (), (), 0.0, set(), {}
-        self.open = False
-
-    def finish(self, masks: Sequence[Mask]) -> None:
-        """Keep no more states. Those of `masks` are complete."""
-        self.masks, self.open = set(masks), False
-
-    def known(self, rows: tuple[Row, ...], batches: Sequence[Batch], masks: Sequence[Mask]) -> list[Mask]:
-        """Those of the masks whose states are here. If other rows or batches are asked for, all are forgotten."""
-        if rows != self.rows or list(map(id, batches)) != list(map(id, self.batches)):
-            self.drop()
-        return [mask for mask in masks if mask in self.masks]
 
 
 def partial_head(module: Any, rows: Sequence[Row], read: Callable[[Readout], None]) -> PartialHead | None:

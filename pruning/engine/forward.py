@@ -32,13 +32,11 @@ from torch import Tensor
 from pruning.core.mask import Mask
 from pruning.engine import collectives
 from pruning.engine.batching import Batch, TokenLine, make_batches, token_lines
-from pruning.engine.bounds import Ends
 from pruning.engine.devices import out_of_memory, peak_memory
 from pruning.engine.head import (
     LIKELIHOOD,
     Distributions,
     PartialHead,
-    Projection,
     Readout,
     compared_at_once,
     distributions,
@@ -48,6 +46,7 @@ from pruning.engine.memory import MemoryBudget
 from pruning.engine.prefix_tree import (
     Beginnings,
     Branch,
+    Ends,
     Pace,
     Plan,
     Wanted,
@@ -280,38 +279,24 @@ class Forward:
         self, batch: Batch, states: Sequence[StatesAt], readout: Readout, dense: Tensor | None
     ) -> Iterator[Array]:
         """The readout's values (n,) at a batch's n targets, for each mask whose states are given."""
-        whole, targets = self.memory_budget.projection(self.compile), batch.targets
+        whole, targets, part = self.memory_budget.projection(self.compile), batch.targets, readout.part
         projection = whole
-        if readout.part is not None:
-            projection, targets = readout.part.of(whole), readout.part.places(targets)
-        if dense is not None:
-            yield from self._comparisons(batch, states, readout, dense, whole, projection, targets)
+        if part is not None:
+            projection, targets = part.of(whole), part.places(targets)
+        if dense is None:
+            merged = self.memory_budget.merged(batch)
+            for start in range(0, len(states), merged):
+                group = [state(ALL) for state in states[start : start + merged]]
+                flat, wanted = concatenated(group), targets.repeat(len(group))
+                yield from read_out(readout, projection, flat, None, wanted).numpy().reshape(len(group), -1)
             return
-        merged = self.memory_budget.merged(batch)
-        for start in range(0, len(states), merged):
-            group = [state(ALL) for state in states[start : start + merged]]
-            flat = concatenated(group)
-            values = read_out(readout, projection, flat, None, targets.repeat(len(group))).numpy()
-            yield from values.reshape(len(group), -1)
-
-    def _comparisons(
-        self,
-        batch: Batch,
-        states: Sequence[StatesAt],
-        readout: Readout,
-        dense: Tensor,
-        whole: Projection,
-        projection: Projection,
-        targets: Tensor,
-    ) -> Array:
-        """The values (masks, n) of a readout that compares with the dense model, which is projected only once."""
         values = np.zeros((len(states), len(targets)))
         step = compared_at_once(self.model.device.type, projection.vocabulary, projection.limit)
-        for start in range(0, len(targets), step):
+        for start in range(0, len(targets), step):  # the dense model is projected once for all masks
             at = slice(start, start + step)
             known = list(distributions(projection, dense[at].to(states[0](at).device)))
             inside: float | Array = 1.0
-            if readout.part is not None:  # the dense model's probability of the part
+            if part is not None:  # the dense model's probability of the part
                 if batch not in self._dense_totals:
                     on_device = dense.to(known[0].logits.device)
                     self._dense_totals[batch] = _log_totals(distributions(whole, on_device))
@@ -320,7 +305,7 @@ class Forward:
             for number, state in enumerate(states):
                 found = read_out(readout, projection, state(at), known, targets[at]).numpy()
                 values[number, at] = inside * found
-        return values
+        yield from values
 
 
 def _at(batch: Batch, hidden: Tensor, at: slice) -> Tensor:

@@ -27,6 +27,7 @@ from pruning.models.blocks import BlockInputs, enter
 from pruning.models.sublayers import find_chain
 
 if TYPE_CHECKING:
+    from pruning.calibration.samples import Row
     from pruning.models.loader import LanguageModel
 
 # A hidden state (B, T, D), and the indices of the masks that share it: those with the same decisions up to here.
@@ -123,15 +124,12 @@ def _is_view(hidden: Tensor) -> bool:
 
 # Hidden states that later masks can start from: the states after common beginnings of masks.
 #
-# Two kinds of states are kept, so that no block runs twice on the same state:
-#
 # - If masks are walked in several groups, those of a later group start where they leave the path of the last mask
 #   before them. These states are always kept.
-# - The next request of a search often has the same beginnings. After greedy search has dropped block c, it asks for
-#   masks that drop a block j as well. For j < c, each begins as a mask of the round before, down to block c. If c
-#   is in the middle, this saves a quarter of a round's block forwards. These states are kept at every s-th depth,
-#   with the smallest s for which they fit into memory, unless the request is so large that no related one is likely
-#   to follow.
+# - The next request of a search often has the same beginnings: if greedy search has dropped block c, its next masks
+#   that drop a block j < c begin as masks of the round before, down to block c. If c is in the middle, this saves a
+#   quarter of a round's block forwards. States for it are kept at every s-th depth, with the smallest s for which
+#   they fit into memory, unless the request is so large that no related one is likely to follow.
 #
 # All states are exact, so losses do not depend on what is kept.
 
@@ -206,6 +204,43 @@ class Beginnings:
         """Forget all states, except those of the batches `but`."""
         for batch in [batch for batch in self._states if batch not in but]:
             del self._states[batch]
+
+
+@dataclass
+class Ends:
+    """States after the last unit, from which the whole head can read a mask without running its blocks.
+
+    They are kept at the scored positions only, for the masks of one request: the states (n, D) at the n targets of
+    each batch, by mask. `masks` are those whose states are all here. On several ranks, each keeps those of its own
+    batches, and `masks` is equal on all. `reserved` is how many bytes all states take, on the rank that has most.
+    """
+
+    rows: tuple[Row, ...] = ()
+    batches: Sequence[Batch] = ()
+    reserved: float = 0.0
+    masks: set[Mask] = field(default_factory=set)
+    states: dict[Batch, dict[Mask, Tensor]] = field(default_factory=dict)
+    open: bool = False
+
+    def begin(self, rows: tuple[Row, ...], batches: Sequence[Batch], reserved: float) -> None:
+        """Forget all states, and keep those of passes over these rows, in these batches, from now on."""
+        self.drop()
+        self.rows, self.batches, self.reserved, self.open = rows, batches, reserved, True
+
+    def drop(self) -> None:
+        """Forget all states, and keep none."""
+        self.rows, self.batches, self.reserved, self.masks, self.states = (), (), 0.0, set(), {}
+        self.open = False
+
+    def finish(self, masks: Sequence[Mask]) -> None:
+        """Keep no more states. Those of `masks` are complete."""
+        self.masks, self.open = set(masks), False
+
+    def known(self, rows: tuple[Row, ...], batches: Sequence[Batch], masks: Sequence[Mask]) -> list[Mask]:
+        """Those of the masks whose states are here. If other rows or batches are asked for, all are forgotten."""
+        if rows != self.rows or list(map(id, batches)) != list(map(id, self.batches)):
+            self.drop()
+        return [mask for mask in masks if mask in self.masks]
 
 
 # Decide how the masks of one request are walked: how many at a time, and which states are kept between walks.

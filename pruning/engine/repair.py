@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -71,6 +71,9 @@ class Run:
         return list(unit_names("sublayer", range(self.first, self.last + 1)))
 
 
+Outputs = dict[Run, Tensor]  # what the module before a run returned
+
+
 def runs_of(mask: Mask) -> list[Run]:
     """The maximal runs of removed sub-layers, in order."""
     runs: list[Run] = []
@@ -111,7 +114,11 @@ def measure(forward: Forward, samples: Samples, mask: Mask, fit: Linear) -> tupl
     Raises InputError as `check` does.
     """
     runs, samples = runs_of(mask), samples.labelled()
-    folds = _folds(forward.model.module, runs)
+    folds = {run: find_fold(forward.model.module, run.writer, FORM) for run in runs if run.writer >= 0}
+    for run in (run for run in runs if run not in folds):
+        log.warning("%s come first in the model: nothing before them can be repaired", " ".join(run.names()))
+    for fold in (fold for fold in folds.values() if fold.form != FORM):
+        log.warning("only a diagonal map is folded into %s: %s", _name(fold.unit), fold.why)
     judge = _Judge(forward, samples, mask, fit)
     maps: dict[int, Tensor] = {}
     found: dict[Run, RepairRun] = {}
@@ -131,17 +138,6 @@ def measure(forward: Forward, samples: Samples, mask: Mask, fit: Linear) -> tupl
         "runs": [found.get(run) or {"removed": run.names(), "folded": None} for run in runs],
         "sha256": repair.sha256,
     }
-
-
-def _folds(module: Any, runs: Sequence[Run]) -> dict[Run, Fold]:
-    """Where the maps of runs are folded in; a run at the beginning is left out, and the log says so."""
-    folds = {run: find_fold(module, run.writer, FORM) for run in runs if run.writer >= 0}
-    for run in (run for run in runs if run not in folds):
-        log.warning("%s come first in the model: nothing before them can be repaired", " ".join(run.names()))
-    for fold in folds.values():
-        if fold.form != FORM:
-            log.warning("only a diagonal map is folded into %s: %s", _name(fold.unit), fold.why)
-    return folds
 
 
 class _Judge:
@@ -183,12 +179,8 @@ class _Judge:
                 *(" ".join(run.names()), ridge, best),
             )
         self.kept, self.losses = trial, losses
-        record |= {
-            "folded": _name(fold.unit),
-            "form": fold.form,
-            "ridge": ridge,
-            "error_after": errors[ridge],
-        }
+        record |= {"folded": _name(fold.unit), "form": fold.form, "ridge": ridge}
+        record["error_after"] = errors[ridge]
         if fold.why is not None and fold.form != FORM:
             record["reason"] = fold.why
         return record, ridge
@@ -244,12 +236,11 @@ def heldout_rows(samples: Samples, every: int) -> set[int]:
 
 @dataclass
 class Sums:
-    """G (D, D) and C (D, D), or their diagonals (D,), the sum of |r_t|^2, and the number of tokens."""
+    """G (D, D) and C (D, D), or their diagonals (D,), and the sum of |r_t|^2."""
 
     gram: Tensor
     cross: Tensor
     square: float = 0.0
-    tokens: int = 0
 
     @classmethod
     def empty(cls, width: int, diagonal: bool) -> Sums:
@@ -267,19 +258,16 @@ class Sums:
             self.gram.addmm_(inputs.T, inputs)
             self.cross.addmm_(inputs.T, targets)
         self.square += float((targets * targets).sum())
-        self.tokens += len(inputs)
 
     def over_ranks(self) -> Sums:
         """The sums over the tokens of all ranks, on the CPU."""
         gram, cross = (
             torch.from_numpy(collectives.all_sum(x.cpu().numpy())) for x in (self.gram, self.cross)
         )
-        square, tokens = collectives.all_sum(np.array([self.square, float(self.tokens)])).tolist()
-        return Sums(gram, cross, square, int(tokens))
+        return Sums(gram, cross, float(collectives.all_sum(np.array([self.square]))[0]))
 
     def __add__(self, other: Sums) -> Sums:
-        gram, cross = self.gram + other.gram, self.cross + other.cross
-        return Sums(gram, cross, self.square + other.square, self.tokens + other.tokens)
+        return Sums(self.gram + other.gram, self.cross + other.cross, self.square + other.square)
 
     def solve(self, ridge: float, toward: float) -> Tensor:
         """The map T in float64; `ridge` is a, and P is `toward` times the identity."""
@@ -321,76 +309,60 @@ def _run_sums(
 
     With `fit.sequential`, M and Y are those of the model without the earlier of all `runs`, repaired by `before`.
     """
+    module, held = forward.model.module, heldout_rows(samples, fit.heldout)
+    diagonal = {run: fold.form != FORM for run, fold in folds.items()}
+    empty = {run: [Sums.empty(fold.width, diagonal[run]) for _ in range(2)] for run, fold in folds.items()}
+    sums = {run: (fitted, heldout) for run, (fitted, heldout) in empty.items()}
 
-    def empty(fold: Fold) -> Sums:
-        return Sums.empty(fold.width, fold.form != FORM)
+    def add(lines: list[RowInBatch], dense: list[Tensor], current: list[Tensor], outputs: Outputs) -> None:
+        added = _added(folds, outputs, dense[0])
+        for run in folds:
+            start, target = current[run.writer], dense[run.last + 1]
+            for line in lines:
+                part = line.index, slice(line.length)
+                inputs, rest = added[run][part].double(), target[part].double() - start[part].double()
+                sums[run][line.row in held].add(inputs, rest)
 
-    sums = {run: (empty(fold), empty(fold)) for run, fold in folds.items()}
-    held = heldout_rows(samples, fit.heldout)
-    with torch.inference_mode():
-        for lines, dense, current, added in _passes(forward, samples, folds, runs, before, fit.sequential):
-            for run in folds:
-                start, target = current[run.writer], dense[run.last + 1]
-                for line in lines:
-                    part = line.index, slice(line.length)
-                    wanted = target[part].double()
-                    inputs, rest = added[run][part].double(), wanted - start[part].double()
-                    sums[run][line.row in held].add(inputs, rest)
-    return {run: (a.over_ranks(), b.over_ranks()) for run, (a, b) in sums.items()}
-
-
-def _passes(
-    forward: Forward,
-    samples: Samples,
-    folds: Mapping[Run, Fold],
-    runs: Sequence[Run],
-    before: Repair,
-    sequential: bool,
-) -> Iterator[tuple[list[RowInBatch], list[Tensor], list[Tensor], dict[Run, Tensor]]]:
-    """Yield each batch: its lines, the dense model's states, the current model's, and what units add to these."""
     first = min((run.first for run in folds), default=0)
     dropped = [u for run in runs if run.first < first for u in range(run.first, run.last + 1)]
     last = max((run.last for run in folds), default=-1)
-    dense = states(forward, samples.rows, "sublayer", stop=last + 1)
-    if not sequential or not dropped:
-        with _Added(folds) as added:
-            for lines, hidden in dense:
-                yield lines, hidden, hidden, added.of(hidden[0])
-        return
-    pruned = states(forward, samples.rows, "sublayer", dropped, stop=first)
-    weights = folded_weights(forward.model.module, before)
-    for lines, hidden in dense:
-        with replaced(forward.model.module, weights), _Added(folds) as added:
-            _, current = next(pruned)
-        yield lines, hidden, current, added.of(hidden[0])
+    with torch.inference_mode():
+        passes = states(forward, samples.rows, "sublayer", stop=last + 1)
+        if fit.sequential and dropped:
+            pruned = states(forward, samples.rows, "sublayer", dropped, stop=first)
+            weights = folded_weights(module, before)
+            for lines, dense in passes:
+                with replaced(module, weights), _noted_outputs(folds) as outputs:
+                    _, current = next(pruned)
+                add(lines, dense, current, outputs)
+        else:
+            with _noted_outputs(folds) as outputs:
+                for lines, dense in passes:
+                    add(lines, dense, dense, outputs)
+    return {run: (a.over_ranks(), b.over_ranks()) for run, (a, b) in sums.items()}
 
 
-class _Added(ExitStack):
-    """Within this context, notes what the sub-layers before some runs add to the state."""
+@contextmanager
+def _noted_outputs(folds: Mapping[Run, Fold]) -> Iterator[Outputs]:
+    """A context in which the outputs of the modules before some runs are noted."""
+    outputs: Outputs = {}
 
-    def __init__(self, folds: Mapping[Run, Fold]) -> None:
-        super().__init__()
-        self.folds = folds
-        self.outputs: dict[Run, Tensor] = {}
-        for run, fold in folds.items():
-            self.callback(fold.adder.register_forward_hook(self._noting(run)).remove)
-
-    def _noting(self, run: Run) -> Any:
+    def note(run: Run, _module: Any, _args: Any, output: Any) -> None:
         # Both parts of a block are run one after the other, and the part that is not run returns something, too.
-        first = run.writer % 2 == 0
+        if run.writer % 2 or run not in outputs:
+            outputs[run] = output[0] if isinstance(output, tuple) else output
 
-        def hook(_module: Any, _args: Any, output: Any) -> None:
-            if not first or run not in self.outputs:
-                self.outputs[run] = output[0] if isinstance(output, tuple) else output
+    with ExitStack() as stack:
+        for run, fold in folds.items():
+            stack.callback(fold.adder.register_forward_hook(partial(note, run)).remove)
+        yield outputs
 
-        return hook
 
-    def of(self, like: Tensor) -> dict[Run, Tensor]:
-        """What each sub-layer has added in the last pass, (B, T, D) as the states."""
-        found = {}
-        for run, output in self.outputs.items():
-            factor = self.folds[run].factor
-            values = output.to(like.device).view_as(like)
-            found[run] = values if factor == 1.0 else values.double() * factor
-        self.outputs.clear()
-        return found
+def _added(folds: Mapping[Run, Fold], outputs: Outputs, like: Tensor) -> dict[Run, Tensor]:
+    """What the units before runs have added in the last pass, (B, T, D) as the states. The outputs are forgotten."""
+    found = {}
+    for run, output in outputs.items():
+        values, factor = output.to(like.device).view_as(like), folds[run].factor
+        found[run] = values if factor == 1.0 else values.double() * factor
+    outputs.clear()
+    return found

@@ -59,11 +59,11 @@ def test_without_the_program_or_a_model_it_says_what_to_do(
     monkeypatch.setattr(serve_check, "_installed", lambda _: False)
     status, text = run(monkeypatch, caplog, "--model", str(tmp_path), "--engine", "sglang")
     assert status == 2
-    assert "sglang is not installed: on a GPU node, run `pip install sglang`" in text
+    assert "pip install sglang" in text
     monkeypatch.setattr(serve_check, "_installed", lambda _: True)
     status, text = run(monkeypatch, caplog, "--model", str(tmp_path))
     assert status == 2
-    assert "holds no config.json" in text
+    assert str(tmp_path) in text
 
 
 def answers(rows: Any) -> list[list[float]]:

@@ -55,11 +55,11 @@ def _search(folder: Path, name: str, forward: Forward) -> None:
 class Starved(Forward):
     """A forward pass that runs out of memory once, on rank 1 only."""
 
-    def _chunk(self, *work: Any) -> np.ndarray:
+    def read(self, *work: Any, **named: Any) -> Any:
         if collectives._world()[0] == 1 and not hasattr(self, "starved"):
             self.starved = True
             raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
-        return super()._chunk(*work)
+        return super().read(*work, **named)
 
 
 def exchange(rank: int, size: int, port: int, folder: Path) -> None:

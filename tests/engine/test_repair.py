@@ -15,7 +15,7 @@ from pruning.engine import repair as repairs
 from pruning.engine.compensation import Linear
 from pruning.engine.dense_pass import states
 from pruning.engine.forward import Forward
-from pruning.engine.repair import heldout_rows
+from pruning.engine.repair import Sums, heldout_rows
 from pruning.models.output_maps import repaired
 from tests.helpers.architectures import N_BLOCKS
 from tests.helpers.objectives import model, plain_states, samples
@@ -212,3 +212,46 @@ def test_the_choices_of_an_item_are_held_out_together() -> None:
 def test_impossible_settings_are_refused(setting: str, value: Any) -> None:
     with pytest.raises(InputError, match=f"compensation.{setting}"):
         Linear(**{setting: value})
+
+
+# Maps from sums over tokens.
+
+WIDTH = 7
+M, R = torch.randn(2, 40, WIDTH, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def sums_of(diagonal: bool, m: torch.Tensor = M, r: torch.Tensor = R) -> Sums:
+    found = Sums.empty(WIDTH, diagonal)
+    for inputs, targets in zip(m.split(9), r.split(9), strict=True):
+        found.add(inputs, targets)
+    return found
+
+
+@pytest.mark.parametrize("toward", [0.0, 1.0])
+@pytest.mark.parametrize("ridge", [1e-12, 0.1, 10.0])
+def test_maps_are_solutions_of_lstsq(ridge: float, toward: float) -> None:
+    """Ridge regression is least squares with a row sqrt(a) e_i, whose target is sqrt(a) P e_i, per dimension."""
+    penalty = (ridge * (M * M).sum(0).mean()) ** 0.5
+    weight = penalty * torch.eye(WIDTH, dtype=torch.float64)
+    expected = torch.linalg.lstsq(torch.cat([M, weight]), torch.cat([R, toward * weight])).solution
+    torch.testing.assert_close(sums_of(False).solve(ridge, toward), expected, rtol=1e-9, atol=1e-9)
+    factors = []
+    for m, r in zip(M.T, R.T, strict=True):
+        inputs, targets = torch.cat([m, penalty[None]]), torch.cat([r, toward * penalty[None]])
+        factors.append(float(torch.linalg.lstsq(inputs[:, None], targets[:, None]).solution))
+    assert sums_of(True).solve(ridge, toward).tolist() == pytest.approx(factors, rel=1e-9)
+
+
+@pytest.mark.parametrize("diagonal", [False, True])
+def test_errors_are_those_over_the_tokens_and_sums_add_up(diagonal: bool) -> None:
+    found = sums_of(diagonal, M[:13], R[:13]) + sums_of(diagonal, M[13:], R[13:])
+    change = sums_of(diagonal).solve(0.1, 1.0)
+    torch.testing.assert_close(found.solve(0.1, 1.0), change)
+    mapped = M * change if diagonal else M @ change
+    assert found.error(change) == pytest.approx(float(((mapped - R) ** 2).sum() / (R**2).sum()))
+    assert found.error(1.0) == pytest.approx(float(((M - R) ** 2).sum() / (R**2).sum()))
+
+
+def test_inputs_that_are_all_zero_give_the_map_that_is_known() -> None:
+    nothing = sums_of(True, torch.zeros_like(M))
+    assert torch.equal(nothing.solve(0.1, 1.0), torch.ones(WIDTH, dtype=torch.float64))
