@@ -75,8 +75,17 @@ Likelihoods = Callable[[Sequence["Row"], Sequence[TokenLine]], np.ndarray[Any, A
 
 
 def token_lines(module: Any, rows: Sequence[Row], likelihoods: Likelihoods) -> list[TokenLine]:
-    """Make lines from rows. Choices are packed if this does not change the losses of the first items."""
-    if all(row.item is None for row in rows) or not _supports_packing(module, packed(rows)):
+    """Make lines from rows. Choices are packed if this does not change the losses of the first items.
+
+    The model must accept positions and a mask of token pairs, and its attention window must cover every line.
+    """
+    if all(row.item is None for row in rows):
+        return single(rows)
+    config = module.config.get_text_config(decoder=True)
+    window = getattr(config, "sliding_window", None) or float("inf")
+    accepts = "position_ids" in inspect.signature(module.forward).parameters
+    fits = max(len(line.tokens) for line in packed(rows)) <= window
+    if not (accepts and fits and config._attn_implementation in ("eager", "sdpa")):
         return single(rows)
     first = tuple(row for row in rows if row.item in {r.item for r in rows[:TRIED]})
 
@@ -117,15 +126,6 @@ def make_batches(lines: Sequence[TokenLine], batch_tokens: int) -> list[Batch]:
             batches.append([])
         batches[-1].append(line)
     return [_batch(members) for members in batches]
-
-
-def _supports_packing(module: Any, candidates: Sequence[TokenLine]) -> bool:
-    """Whether a model accepts positions and a mask of token pairs, and its attention window covers every line."""
-    config = module.config.get_text_config(decoder=True)
-    window = getattr(config, "sliding_window", None) or float("inf")
-    longest = max(len(line.tokens) for line in candidates)
-    accepts = "position_ids" in inspect.signature(module.forward).parameters
-    return accepts and longest <= window and config._attn_implementation in ("eager", "sdpa")
 
 
 def _common(rows: Iterable[Row]) -> int:

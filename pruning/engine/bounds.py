@@ -67,17 +67,7 @@ def bounds(
         forward.parts[rows] = partial_head(forward.model.module, rows, read_dense)
     if (part := forward.parts[rows]) is None:
         return
-    _keep_ends(forward, rows, masks, readout)
-    complete = False
-    try:
-        yield from forward.sums(rows, masks, replace(readout, part=part))
-        complete = forward.ends.open
-    finally:
-        forward.ends.finish(masks) if complete else forward.ends.drop()
-
-
-def _keep_ends(forward: Forward, rows: tuple[Row, ...], masks: Sequence[Mask], readout: Readout) -> None:
-    """Keep states at the scored positions if those of all masks take at most SHARE of the room for states."""
+    # Keep states at the scored positions if those of all masks take at most SHARE of the room for states.
     forward.ends.drop()
     sizes = forward.memory_budget.sizes(rows, readout, masks[0], forward.beginnings.nbytes())
     batches = forward.batches(rows)  # `sizes` can make them smaller
@@ -85,6 +75,12 @@ def _keep_ends(forward: Forward, rows: tuple[Row, ...], masks: Sequence[Mask], r
     scored = sum(len(batch.targets) for batch in batches)
     if (reserved := len(masks) * sizes.kept * scored / tokens) <= SHARE * sizes.room:
         forward.ends.begin(rows, batches, reserved)
+    complete = False
+    try:
+        yield from forward.sums(rows, masks, replace(readout, part=part))
+        complete = forward.ends.open
+    finally:
+        forward.ends.finish(masks) if complete else forward.ends.drop()
 
 
 def partial_head(module: Any, rows: Sequence[Row], read: Callable[[Readout], None]) -> PartialHead | None:

@@ -216,30 +216,23 @@ class Rendezvous:
 
 def find_rendezvous() -> Rendezvous | None:
     """This process's rank and where to meet the other ranks; None if there is only one rank."""
-    rendezvous = _of_torchrun(os.environ) or _of_submitit()
-    return rendezvous if rendezvous is not None and rendezvous.size > 1 else None
+    given = os.environ
+    if all(name in given for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")):  # of torchrun
+        rank, size = int(given["RANK"]), int(given["WORLD_SIZE"])
+        local = int(given.get("LOCAL_RANK", rank)), int(given.get("LOCAL_WORLD_SIZE", size))
+        place = Rendezvous(rank, size, *local, "env://")
+    elif "SUBMITIT_EXECUTOR" in given:
+        from submitit.helpers import TorchDistributedEnvironment
 
-
-def _of_torchrun(environment: Mapping[str, str]) -> Rendezvous | None:
-    names = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-    if any(name not in environment for name in names):
+        # Only read this: its method `export` would replace the scheduler's CUDA_VISIBLE_DEVICES by the local rank.
+        found = TorchDistributedEnvironment()
+        # A laptop cannot always resolve its own host name.
+        host = "127.0.0.1" if found.local_world_size == found.world_size else found.master_addr
+        local = found.local_rank, found.local_world_size
+        place = Rendezvous(found.rank, found.world_size, *local, f"tcp://{host}:{found.master_port}")
+    else:
         return None
-    rank, size = int(environment["RANK"]), int(environment["WORLD_SIZE"])
-    local = int(environment.get("LOCAL_RANK", rank)), int(environment.get("LOCAL_WORLD_SIZE", size))
-    return Rendezvous(rank, size, *local, "env://")
-
-
-def _of_submitit() -> Rendezvous | None:
-    if "SUBMITIT_EXECUTOR" not in os.environ:
-        return None
-    from submitit.helpers import TorchDistributedEnvironment
-
-    # Only read this object: its method `export` would replace the scheduler's CUDA_VISIBLE_DEVICES by the local rank.
-    found = TorchDistributedEnvironment()
-    # A laptop cannot always resolve its own host name.
-    host = "127.0.0.1" if found.local_world_size == found.world_size else found.master_addr
-    local = found.local_rank, found.local_world_size
-    return Rendezvous(found.rank, found.world_size, *local, f"tcp://{host}:{found.master_port}")
+    return place if place.size > 1 else None
 
 
 def visible(environment: Mapping[str, str]) -> list[str]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pruning.core.errors import InputError
 from pruning.engine import collectives
@@ -158,7 +158,9 @@ def _run_backward(forward: Forward, batch: Batch, share: float, weights: bool, u
         gradient = _output_gradient(forward, batch, hidden[-1])
     for index in reversed(range(len(chain))):
         chosen = [weight for weight in chain.weights(index) if weights and weight.is_floating_point()]
-        with _differentiable(chosen), torch.enable_grad(), _timed(forward):
+        with gradients_kept(chosen), torch.enable_grad(), _timed(forward):
+            for weight in chosen:  # also those that their owner has frozen
+                weight.requires_grad_(True)
             before = hidden.pop(index).detach().requires_grad_()
             after = chain.run(index, before, entry)
             grads = torch.autograd.grad(after, [before, *chosen], gradient, allow_unused=True)
@@ -166,15 +168,6 @@ def _run_backward(forward: Forward, batch: Batch, share: float, weights: bool, u
         pairs = ((w, g) for w, g in zip(chosen, grads[1:], strict=True) if g is not None)
         yield Step(index, before.detach().to(after.device), after.detach(), gradient, tuple(pairs))
         gradient = grads[0]
-
-
-@contextmanager
-def _differentiable(weights: Sequence[nn.Parameter]) -> Iterator[None]:
-    """Within this context, weights have gradients, also those that their owner has frozen."""
-    with gradients_kept(weights):
-        for weight in weights:
-            weight.requires_grad_(True)
-        yield
 
 
 def _output_gradient(forward: Forward, batch: Batch, hidden: Tensor) -> Tensor:

@@ -74,12 +74,9 @@ class MemoryBudget:
         In half precision, and on a GPU, the last bit of a matrix product depends on the number of its rows. A mask's
         loss would then depend on the other masks, so branches are merged in full precision on a CPU only.
         """
-        tokens = batch.ids.numel()
-        if self._offloaded:
-            return max(1, self.batch_tokens // tokens)
-        exact = self.model.device.type == "cpu" and self.model.module.dtype in (torch.float32, torch.float64)
-        small = tokens < MERGE_TOKENS or 2 * tokens * self._block_parameters < MERGE_OPERATIONS
-        return max(1, self.batch_tokens // tokens) if exact and small else 1
+        tokens, (on_disk, exact, parameters) = batch.ids.numel(), self._merging
+        small = tokens < MERGE_TOKENS or 2 * tokens * parameters < MERGE_OPERATIONS
+        return max(1, self.batch_tokens // tokens) if on_disk or (exact and small) else 1
 
     def sizes(self, rows: tuple[Row, ...], readout: Readout, mask: Mask, held: int) -> Sizes:
         """The room for hidden states, and the size of a state; equal on all ranks.
@@ -143,12 +140,12 @@ class MemoryBudget:
         return tokens * width * int(self.model.module.dtype.itemsize)
 
     @cached_property
-    def _block_parameters(self) -> int:
-        return sum(p.numel() for p in find_blocks(self.model.module).modules[0].parameters())
-
-    @cached_property
-    def _offloaded(self) -> bool:
-        return offloaded(self.model.module)
+    def _merging(self) -> tuple[bool, bool, int]:
+        """Whether weights are on disk, whether products are exact for any rows, and the parameters of a block."""
+        module = self.model.module
+        exact = self.model.device.type == "cpu" and module.dtype in (torch.float32, torch.float64)
+        parameters = sum(p.numel() for p in find_blocks(module).modules[0].parameters())
+        return offloaded(module), exact, parameters
 
     def _overhead(self, rows: tuple[Row, ...], readout: Readout, mask: Mask) -> float:
         """Bytes a pass needs besides the states of masks, measured once; infinite if measuring runs out of memory."""

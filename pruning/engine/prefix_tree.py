@@ -66,7 +66,13 @@ def run_masks(
         if wanted is not None:
             wanted.keep(kept, index, branches, masks)
         keeping, branches = _split(branches, masks, index)
-        _skip_unit(branches, 1.0 if scales is None else scales[index])
+        scale = 1.0 if scales is None else scales[index]
+        for i, (hidden, numbers) in enumerate(branches):  # these skip the unit
+            if scale != 1.0:
+                branches[i] = (hidden * scale, numbers)
+            elif _is_view(hidden):  # so that the merged batch can be freed
+                branches[i] = (hidden.clone(), numbers)
+            del hidden
         while keeping:  # after the unit has run on a group, the group's old states are freed
             group, keeping[:merged] = keeping[:merged], []
             count(index, len(group))
@@ -106,15 +112,6 @@ def _split(
         if dropped:
             dropping.append((hidden, dropped))
     return keeping, dropping
-
-
-def _skip_unit(branches: list[Branch], scale: float) -> None:
-    """Skip a dropped unit; clone views so that the merged batch can be freed."""
-    for i, (hidden, numbers) in enumerate(branches):
-        if scale != 1.0:
-            branches[i] = (hidden * scale, numbers)
-        elif _is_view(hidden):
-            branches[i] = (hidden.clone(), numbers)
 
 
 def _is_view(hidden: Tensor) -> bool:

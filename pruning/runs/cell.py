@@ -321,9 +321,9 @@ class Protect:
 class ForwardSettings:
     """How forward passes are run. Apart from `tf32`, no setting changes more than the rounding of losses.
 
-    `memory` is the number of bytes that can be used besides the weights (None: a quarter of the free memory). `tf32` lets a
-    GPU round the factors of float32 products to 10 bits. Because this changes losses, `tf32` is part of the cell's key
-    if it is on. `compile` runs whole blocks through torch.compile. With `bounds`, a search for perplexity or
+    `memory` is the number of bytes that can be used besides the weights (None: a quarter of the free memory).
+    `tf32` lets a GPU round the factors of float32 products to 10 bits. Because this changes losses, it is part of the
+    cell's key if it is on. `compile` runs whole blocks through torch.compile. With `bounds`, a search for perplexity or
     divergence does not compute losses that a bound shows to be too high.
     """
 

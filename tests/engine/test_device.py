@@ -1,37 +1,28 @@
-"""The memory of devices, and that they compute exactly by default."""
+"""The memory of devices, that they compute exactly by default, and which settings of passes a cell is known by."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from pruning.config.compose import recorded_cell
 from pruning.engine import devices
 from tests.helpers.jobs import job
 
-
-@pytest.fixture
-def flags() -> Iterator[Any]:
-    """PyTorch's flags for products, restored afterwards."""
-    owner = torch.backends.cuda.matmul
-    names = ("allow_tf32", "allow_bf16_reduced_precision_reduction", "allow_fp16_reduced_precision_reduction")
-    saved = {name: getattr(owner, name) for name in names}
-    yield owner
-    for name, value in saved.items():
-        setattr(owner, name, value)
+FLAGS = ("allow_tf32", "allow_bf16_reduced_precision_reduction", "allow_fp16_reduced_precision_reduction")
 
 
-def test_products_are_exact_unless_tf32_is_asked_for(flags: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_products_are_exact_unless_tf32_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
-    flags.allow_tf32 = flags.allow_bf16_reduced_precision_reduction = True
+    flags = torch.backends.cuda.matmul
+    for name in FLAGS:
+        monkeypatch.setattr(flags, name, True)  # and restored at the end
     devices.exact()
-    assert not flags.allow_tf32
-    assert not flags.allow_bf16_reduced_precision_reduction
+    assert not any(getattr(flags, name) for name in FLAGS)
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
     devices.exact(tf32=True)
     assert flags.allow_tf32
@@ -39,10 +30,13 @@ def test_products_are_exact_unless_tf32_is_asked_for(flags: Any, monkeypatch: py
 
 def test_only_tf32_among_forward_settings_changes_the_cell_key(model_folder: Path, tmp_path: Path) -> None:
     words = ("algo=greedy", "k=2", "calibration.length=24")
-    plain = job(model_folder, tmp_path / "results", *words).key
-    assert job(model_folder, tmp_path / "results", *words, "forward.tf32=true").key != plain
-    assert job(model_folder, tmp_path / "results", *words, "forward.memory=5000000").key == plain
-    assert job(model_folder, tmp_path / "results", *words, "model.offload=here").key == plain
+    plain = job(model_folder, tmp_path / "results", *words)
+    assert job(model_folder, tmp_path / "results", *words, "forward.tf32=true").key != plain.key
+    assert job(model_folder, tmp_path / "results", *words, "forward.memory=5000000").key == plain.key
+    assert job(model_folder, tmp_path / "results", *words, "model.offload=here").key == plain.key
+    decided = {"batch_tokens": 512, "patience": 1.0, "merge": True}  # recorded when these were settings
+    recorded = {**plain.config, "forward": {**plain.config["forward"], **decided}}
+    assert recorded_cell(recorded, plain.choices).key == plain.key
 
 
 def test_the_fullest_device_counts_and_disk_is_not_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
