@@ -193,7 +193,7 @@ _ran: dict[str, Side] = {}  # works with the same baseline, or the same engine s
 def run(work: Work, plain: bool, where: torch.device) -> Side:
     """Run the searches of a work with the baseline or with the engine."""
     searches = (work.plain_searches if plain else None) or work.searches
-    settings = {} if plain else {"compile": work.compile, "bounds": work.bounds}
+    settings: dict[str, Any] = {} if plain else {"compile": work.compile, "bounds": work.bounds}
     how = (work.baseline, work.baseline_tokens) if plain else (work.shared, work.racing, settings)
     key = repr((where, work.model, work.objective, work.samples, searches, work.unit, how))
     if key not in _ran:

@@ -130,12 +130,12 @@ def distributions(projection: Projection, hidden: Tensor) -> Iterator[Distributi
     groups = max(1, math.ceil(len(hidden) / most))
     step = max(1, math.ceil(len(hidden) / groups))  # so the groups have nearly equal sizes
     piece = max(1, NORMALISED.get(device, 1 << 25) // (4 * vocabulary))
-    for states in hidden.split(step):
+    for states in torch.split(hidden, step):
         logits = projection.head(states)
         if projection.fuse and logits.shape[-1] % SHORT == 0:
             yield Distributions(logits, fused=True)
         else:
-            yield from (Distributions(part.to(wide(logits))) for part in logits.split(piece))
+            yield from (Distributions(part.to(wide(logits))) for part in torch.split(logits, piece))
 
 
 def positions_at_once(device: str, vocabulary: int, limit: int | None = None) -> int:

@@ -323,8 +323,8 @@ class ForwardSettings:
 
     `memory` is the number of bytes that can be used besides the weights (None: a quarter of the free memory).
     `tf32` lets a GPU round the factors of float32 products to 10 bits. Because this changes losses, it is part of the
-    cell's key if it is on. `compile` runs whole blocks through torch.compile. With `bounds`, a search for perplexity or
-    divergence does not compute losses that a bound shows to be too high.
+    cell's key if it is on. `compile` runs whole blocks through torch.compile. With `bounds`, a search for perplexity
+    or divergence does not compute losses that a bound shows to be too high.
     """
 
     memory: int | None = None
