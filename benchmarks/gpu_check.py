@@ -50,7 +50,7 @@ ONE_BILLION = ("meta-llama/Llama-3.2-1B", "Qwen/Qwen3-1.7B", "Qwen/Qwen3-0.6B") 
 BLOCKS = 12  # of the random model
 
 
-class Failure(Exception):  # noqa: N818 - the result of a check, not an error of the program
+class FailedCheck(Exception):  # noqa: N818 - the result of a check, not an error of the program
     """A check has failed; the text says why."""
 
 
@@ -95,7 +95,7 @@ def passes(name: str, check: Callable[[], str]) -> bool:
     started = time.perf_counter()
     try:
         finding, good = check(), True
-    except Failure as failure:
+    except FailedCheck as failure:
         finding, good = str(failure), False
     except Exception as error:
         log.exception("%s", name)
@@ -119,7 +119,7 @@ def equal(where: torch.device, dtype: torch.dtype) -> str:
         engine, plain = (losses(kind(model, 512), samples, masks()) for kind in (Forward, Plain))
         worst = max(worst, float(np.max(np.abs(engine - plain) / np.abs(plain))))
     if worst > TOLERANCE[dtype]:
-        raise Failure(f"they differ by {worst:.1e}, more than {TOLERANCE[dtype]:.0e}")
+        raise FailedCheck(f"they differ by {worst:.1e}, more than {TOLERANCE[dtype]:.0e}")
     return f"relative difference at most {worst:.1e}"
 
 
@@ -129,9 +129,11 @@ def repeats(where: torch.device, dtype: torch.dtype) -> str:
     first, again = (losses(Forward(model, 512), samples, masks()) for _ in range(2))
     alone = np.concatenate([losses(Forward(model, 512), samples, [mask]) for mask in masks()])
     if not np.array_equal(first, again):
-        raise Failure(f"the same losses differ by {np.max(np.abs(first - again)):.1e} the second time")
+        raise FailedCheck(f"the same losses differ by {np.max(np.abs(first - again)):.1e} the second time")
     if not np.array_equal(first, alone):
-        raise Failure(f"a mask's losses depend on the other masks, by {np.max(np.abs(first - alone)):.1e}")
+        raise FailedCheck(
+            f"a mask's losses depend on the other masks, by {np.max(np.abs(first - alone)):.1e}"
+        )
     return f"{first.size} log-likelihoods, bit by bit"
 
 
@@ -140,7 +142,7 @@ def exactness(where: torch.device) -> str:
     factor = torch.full((256, 256), 1 + 2.0**-12, device=where)
     error = float(((factor @ factor).double() - 256 * (1 + 2.0**-12) ** 2).abs().max())
     if error > 1e-2:
-        raise Failure(f"products of float32 are off by {error:.1e}: is NVIDIA_TF32_OVERRIDE set?")
+        raise FailedCheck(f"products of float32 are off by {error:.1e}: is NVIDIA_TF32_OVERRIDE set?")
     return f"error {error:.1e}"
 
 
@@ -155,7 +157,7 @@ def spread() -> str:
     spread_out = LanguageModel(dispatch_model(parts.module, device_map=layers | ends), parts.info)
     single, several = (losses(Forward(model, 512), windows(6, 48), masks()) for model in (whole, spread_out))
     if not np.allclose(single, several, rtol=TOLERANCE[torch.float32]):
-        raise Failure(f"losses differ by {np.max(np.abs(single - several)):.1e}")
+        raise FailedCheck(f"losses differ by {np.max(np.abs(single - several)):.1e}")
     return f"{count} GPUs, the same losses as on one"
 
 
@@ -173,7 +175,7 @@ def smoke(where: torch.device, given: str | None) -> str:
         perplexity("ppl", forward, samples, mask).metrics["ppl"] for mask in (Mask(best.n_blocks), best)
     )
     if not np.isfinite([dense, pruned]).all():
-        raise Failure(f"{spec.path}: perplexities {dense} and {pruned}")
+        raise FailedCheck(f"{spec.path}: perplexities {dense} and {pruned}")
     lost = f"perplexity {dense:.2f}, {pruned:.2f} without block {best.dropped[0]}"
     return f"{spec.path}: {lost}; peak {devices.peak_memory(model.module) / 1e9:.1f} GB"
 
@@ -192,7 +194,7 @@ def bench(where: torch.device, words: Sequence[str]) -> str:
             reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
             log.warning("not measured: %s (%s)", work.name, reason)
     if not rows:
-        raise Failure(f"none of {len(works)} works could be measured")
+        raise FailedCheck(f"none of {len(works)} works could be measured")
     different = sum(row["masks_equal"] is False for row in rows)
     return f"{len(rows)} of {len(works)} measured; masks differ in {different}"
 

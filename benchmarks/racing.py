@@ -90,7 +90,7 @@ def measure(
     equal, rows = 0, []
     space, racing = Space(30, row["k"]), Racing(row["delta"])
     for seed in range(row["seeds"]):
-        full, part = (Drawn(parts, choose(row["samples"], seed)) for _ in range(2))
+        full, part = (DrawnWindows(parts, choose(row["samples"], seed)) for _ in range(2))
         equal += full.search(space, Racing(), None) == part.search(space, racing, row["lazy"])
         work = [cost.blocks + HEAD * cost.heads for cost in (full, part)]
         rows.append((part.heads / full.heads, full.blocks / part.blocks, work[0] / work[1]))
@@ -104,7 +104,7 @@ def measure(
 
 
 @dataclass
-class Drawn:
+class DrawnWindows:
     """The windows of one seed, and the cost of a search on them so far. `pool` has a journal for each part."""
 
     pool: Sequence[Journal]

@@ -44,7 +44,7 @@ class RowInBatch:
 
 
 @dataclass(frozen=True)
-class Step:
+class BackwardStep:
     """One unit of a backward pass.
 
     It has the states (B, T, D) before and after the unit, the gradient with respect to the state after the unit,
@@ -79,7 +79,7 @@ def states(
 
 def backward(
     forward: Forward, rows: Sequence[Row], batch_tokens: int, weights: bool = False, unit: str = "block"
-) -> Iterator[tuple[list[RowInBatch], Iterator[Step]]]:
+) -> Iterator[tuple[list[RowInBatch], Iterator[BackwardStep]]]:
     """Yield each of this rank's batches: its lines, and the backward steps from the last unit to the first.
 
     The steps give gradients of the sum of the rows' log-likelihoods with respect to the states and, if `weights` is
@@ -151,7 +151,9 @@ def _run_forward(
     return chain, entry, hidden
 
 
-def _run_backward(forward: Forward, batch: Batch, share: float, weights: bool, unit: str) -> Iterator[Step]:
+def _run_backward(
+    forward: Forward, batch: Batch, share: float, weights: bool, unit: str
+) -> Iterator[BackwardStep]:
     with torch.no_grad(), _timed(forward):
         chain, entry, hidden = _run_forward(forward, batch, share, unit)
         shares = chain.block_shares()
@@ -166,7 +168,7 @@ def _run_backward(forward: Forward, batch: Batch, share: float, weights: bool, u
             grads = torch.autograd.grad(after, [before, *chosen], gradient, allow_unused=True)
         forward.cost.block_forwards += BACKWARD * share * shares[index]
         pairs = ((w, g) for w, g in zip(chosen, grads[1:], strict=True) if g is not None)
-        yield Step(index, before.detach().to(after.device), after.detach(), gradient, tuple(pairs))
+        yield BackwardStep(index, before.detach().to(after.device), after.detach(), gradient, tuple(pairs))
         gradient = grads[0]
 
 

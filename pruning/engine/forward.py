@@ -3,7 +3,7 @@
 A mask decides for each unit, a block or a sub-layer of a block, whether to keep or drop it. The results equal those
 of a separate masked forward pass for each mask, and do not depend on which masks are evaluated together. On the way:
 
-    request    rows, masks and what to read (`Readout`)                                  `Request`
+    request    rows, masks and what to read (`Readout`)                                  `WalkRequest`
     plan       how many masks are walked at a time, which states are kept between walks  `prefix_tree.make_plan`
     batches    the rows as padded or packed tokens                                       `batching`
     blocks     a walk of one batch through the tree of the masks' decisions              `prefix_tree.run_masks`
@@ -48,7 +48,7 @@ from pruning.engine.prefix_tree import (
     Branch,
     Ends,
     Pace,
-    Plan,
+    WalkPlan,
     Wanted,
     concatenated,
     edges,
@@ -155,7 +155,7 @@ class Forward:
         self, rows: Sequence[Row], masks: Iterable[Mask], readout: Readout
     ) -> Iterator[tuple[Mask, list[float], float]]:
         """Like `loglikelihoods`, but for any readout, whose values are summed over each row's scored positions."""
-        return Request(self, tuple(rows), readout).run(masks)
+        return WalkRequest(self, tuple(rows), readout).run(masks)
 
     def with_scales(self, scales: tuple[float, ...] | None) -> Forward:
         """The same forward passes with other factors for dropped units. Batches, caches and the cost are shared."""
@@ -319,7 +319,7 @@ def _log_totals(found: Iterable[Distributions]) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Request:
+class WalkRequest:
     """Values of a readout, summed over the scored positions of each row, for many masks.
 
     The masks are walked in groups. If memory runs out, the request goes on with less at a time.
@@ -361,7 +361,7 @@ class Request:
             for mask, values in zip(chunk, sums, strict=True):
                 yield mask, values.tolist(), seconds / len(chunk)
 
-    def _plan(self, masks: Sequence[Mask]) -> Plan:
+    def _plan(self, masks: Sequence[Mask]) -> WalkPlan:
         """Decide how many masks are walked at a time; keep only those states that can be used again."""
         budget, beginnings = self.forward.memory_budget, self.forward.beginnings
         self.forward.batches(self.rows)

@@ -31,7 +31,7 @@ from pruning.engine.head import (
     positions_at_once,
     read_out,
 )
-from pruning.engine.prefix_tree import Sizes, model_entry, run_masks
+from pruning.engine.prefix_tree import StateBytes, model_entry, run_masks
 from pruning.models.blocks import find_blocks, head
 from pruning.models.loader import LanguageModel
 from pruning.models.sublayers import find_chain
@@ -78,7 +78,7 @@ class MemoryBudget:
         small = tokens < MERGE_TOKENS or 2 * tokens * parameters < MERGE_OPERATIONS
         return max(1, self.batch_tokens // tokens) if on_disk or (exact and small) else 1
 
-    def sizes(self, rows: tuple[Row, ...], readout: Readout, mask: Mask, held: int) -> Sizes:
+    def sizes(self, rows: tuple[Row, ...], readout: Readout, mask: Mask, held: int) -> StateBytes:
         """The room for hidden states, and the size of a state; equal on all ranks.
 
         `held` is the size in bytes of states that exist already and may be replaced.
@@ -94,7 +94,7 @@ class MemoryBudget:
             return self.sizes(rows, readout, mask, held)
         mine = sum(batch.ids.numel() for batch in collectives.share_of(self.batches(rows)))
         kept = int(collectives.all_max(self._state_bytes(mine)))
-        return Sizes(min(max(0.0, memory - overhead), self._state_limit), state, kept)
+        return StateBytes(min(max(0.0, memory - overhead), self._state_limit), state, kept)
 
     def shrink(self, error: Exception, masks: int) -> None:
         """Halve the number of masks or of tokens per pass, after memory ran out.

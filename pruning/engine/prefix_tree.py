@@ -277,7 +277,7 @@ class Pace:
 
 
 @dataclass(frozen=True)
-class Sizes:
+class StateBytes:
     """Bytes: `room` for all states, `walked` for one mask's state in a walk, `kept` for a state on all batches."""
 
     room: float
@@ -286,7 +286,7 @@ class Sizes:
 
 
 @dataclass(frozen=True)
-class Plan:
+class WalkPlan:
     """At most `capacity` masks per walk. States at `depths` are kept for the next request.
 
     If `continues` is true, a walk starts at states of the one before. Its number of masks then changes no cost.
@@ -301,7 +301,7 @@ class Plan:
         return min(self.capacity, pace.size() if self.continues else ALONE)
 
 
-def make_plan(leaving: Sequence[int], n_units: int, sizes: Sizes) -> Plan:
+def make_plan(leaving: Sequence[int], n_units: int, sizes: StateBytes) -> WalkPlan:
     """The plan for masks in order, of which `leaving` are the forks. Half of the room is for states that are kept."""
     edge = most_edges(leaving) * (sizes.kept + sizes.walked)
     continues = edge <= sizes.room / 2
@@ -310,7 +310,7 @@ def make_plan(leaving: Sequence[int], n_units: int, sizes: Sizes) -> Plan:
         depths = affordable_depths(leaving, n_units, sizes.kept, sizes.room / 2 - edge)
     held = (edge if continues else 0) + sizes.kept * _count_states(leaving, depths)
     capacity = max(1, int(max(0.0, sizes.room - held) // sizes.walked))
-    return Plan(capacity, depths, continues)
+    return WalkPlan(capacity, depths, continues)
 
 
 def forks(masks: Sequence[Mask]) -> list[int]:

@@ -16,7 +16,7 @@ from pruning.engine.prefix_tree import (
     UNKNOWN_PACE,
     Beginning,
     Pace,
-    Sizes,
+    StateBytes,
     Wanted,
     affordable_depths,
     beginning,
@@ -145,7 +145,7 @@ def test_states_are_kept_at_as_many_depths_as_fit(room: float, depths: list[int]
 
 @pytest.mark.parametrize("room", [0, 10, 39, 40, 100, 250, 500, 10_000])
 def test_what_is_held_and_walked_fits_into_the_room(room: int) -> None:
-    plan = make_plan(SINGLES, 6, Sizes(room, walked=5, kept=10))
+    plan = make_plan(SINGLES, 6, StateBytes(room, walked=5, kept=10))
     held = 10 * sum(depth + 1 for depth in plan.depths) + (15 if plan.continues else 0)
     assert held <= room / 2
     assert plan.capacity == 1 or held + 5 * plan.capacity <= room
@@ -156,14 +156,14 @@ def test_without_room_the_size_of_a_walk_does_not_follow_the_clock() -> None:
     slow, fast = Pace(), Pace()
     slow.note(4, 100.0)
     fast.note(4, 0.0001)
-    alone, going_on = (make_plan(SINGLES, 6, Sizes(room, 1, 1000)) for room in (900, 10_000))
+    alone, going_on = (make_plan(SINGLES, 6, StateBytes(room, 1, 1000)) for room in (900, 10_000))
     assert alone.size(slow) == alone.size(fast) == ALONE
     assert going_on.size(slow) == 1 < going_on.size(fast)
 
 
 def test_states_of_a_large_request_are_not_kept_for_the_next_one() -> None:
     todo = in_order([Mask(30, (a, b)) for a in range(30) for b in range(a)])
-    few, many = (make_plan(forks(some), 30, Sizes(1e9, 1, 1)) for some in (todo[:200], todo))
+    few, many = (make_plan(forks(some), 30, StateBytes(1e9, 1, 1)) for some in (todo[:200], todo))
     assert (len(few.depths), len(many.depths)) == (29, 0)
     assert few.continues
     assert many.continues
