@@ -243,9 +243,9 @@ class Sums:
     square: float = 0.0
 
     @classmethod
-    def empty(cls, width: int, diagonal: bool) -> Sums:
-        """Sums over no tokens."""
-        shape = (width,) if diagonal else (width, width)
+    def empty(cls, fold: Fold) -> Sums:
+        """Sums over no tokens, for the map of a fold."""
+        shape = (fold.width, fold.width) if fold.form == FORM else (fold.width,)
         return cls(torch.zeros(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.float64))
 
     def add(self, inputs: Tensor, targets: Tensor) -> None:
@@ -310,9 +310,7 @@ def _run_sums(
     With `fit.sequential`, M and Y are those of the model without the earlier of all `runs`, repaired by `before`.
     """
     module, held = forward.model.module, heldout_rows(samples, fit.heldout)
-    diagonal = {run: fold.form != FORM for run, fold in folds.items()}
-    empty = {run: [Sums.empty(fold.width, diagonal[run]) for _ in range(2)] for run, fold in folds.items()}
-    sums = {run: (fitted, heldout) for run, (fitted, heldout) in empty.items()}
+    sums = {run: (Sums.empty(fold), Sums.empty(fold)) for run, fold in folds.items()}
 
     def add(lines: list[RowInBatch], dense: list[Tensor], current: list[Tensor], outputs: Outputs) -> None:
         added = _added(folds, outputs, dense[0])

@@ -221,7 +221,8 @@ M, R = torch.randn(2, 40, WIDTH, generator=torch.Generator().manual_seed(0), dty
 
 
 def sums_of(diagonal: bool, m: torch.Tensor = M, r: torch.Tensor = R) -> Sums:
-    found = Sums.empty(WIDTH, diagonal)
+    shape = (WIDTH,) if diagonal else (WIDTH, WIDTH)
+    found = Sums(*torch.zeros(2, *shape, dtype=torch.float64))
     for inputs, targets in zip(m.split(9), r.split(9), strict=True):
         found.add(inputs, targets)
     return found
