@@ -631,9 +631,7 @@ class RepairRun(TypedDict):
         "The sub-layer into whose weights the map is folded; null if nothing comes before, or if no map helps.",
     ]
     form: NotRequired[Annotated[str, "`linear` for a matrix, `diagonal` for one factor per dimension."]]
-    reason: NotRequired[
-        Annotated[str, "Why no map was folded, or a diagonal one and not a matrix."]
-    ]
+    reason: NotRequired[Annotated[str, "Why no map was folded, or a diagonal one and not a matrix."]]
     ridge: NotRequired[Annotated[float, "The ridge of the map."]]
     error_before: NotRequired[
         Annotated[
