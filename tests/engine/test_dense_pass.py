@@ -65,6 +65,10 @@ def gated(module: Any, index: int, gate: float, row: Row) -> float:
         del block.forward
 
 
+def gates_of(module: Any, rows: tuple[Row, ...] = ROWS["text"], batch_tokens: int = 2048) -> np.ndarray:
+    return gate_gradients(Forward(language_model(module), batch_tokens), rows)
+
+
 def differences(module: Any, rows: tuple[Row, ...]) -> np.ndarray:
     """Central differences at gate 1, (rows, N)."""
 
@@ -94,8 +98,7 @@ def test_states_are_those_at_the_blocks(name: str, kind: str, batch_tokens: int)
 @pytest.mark.parametrize("name", ["llama", "gemma3", "gpt2", "gpt_neox", "opt", "qwen3"])
 def test_gate_gradients_equal_finite_differences(name: str, kind: str) -> None:
     module, rows = exact(name), ROWS[kind][:5]
-    actual = gate_gradients(Forward(language_model(module)), rows)
-    np.testing.assert_allclose(actual, differences(module, rows), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(gates_of(module, rows), differences(module, rows), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt_neox"])
@@ -118,29 +121,31 @@ def test_the_gates_of_perplexity_and_margin_are_those_of_their_terms(name: str) 
         np.testing.assert_allclose(actual, wrong - right, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_in_lower_precision_gates_are_about_the_same(dtype: torch.dtype) -> None:
-    expected = gate_gradients(Forward(language_model(model())), ROWS["text"])
-    rough = gate_gradients(Forward(language_model(model(dtype=dtype))), ROWS["text"])
-    tolerance = 1e-4 if dtype == torch.float32 else 0.3
-    np.testing.assert_allclose(rough, expected, atol=tolerance * np.abs(expected).max())
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.3)])
+def test_in_lower_precision_gates_are_about_the_same(dtype: torch.dtype, tolerance: float) -> None:
+    expected = gates_of(model())
+    np.testing.assert_allclose(
+        gates_of(model(dtype=dtype)), expected, atol=tolerance * np.abs(expected).max()
+    )
 
 
-def test_a_mixture_of_experts_has_gates() -> None:
-    module = model("qwen3_moe", torch.float32)
-    actual = gate_gradients(Forward(language_model(module)), ROWS["text"][:2])
+def test_a_mixture_of_experts_has_gates_and_weights_can_be_on_disk() -> None:
+    from accelerate import cpu_offload
+
+    actual = gates_of(model("qwen3_moe", torch.float32), ROWS["text"][:2])
     assert actual.shape == (2, N_BLOCKS)
     assert np.isfinite(actual).all()
     assert (np.abs(actual) > 1e-6).all()
+    offloaded = cpu_offload(model(), execution_device=torch.device("cpu"))
+    np.testing.assert_allclose(gates_of(offloaded), gates_of(model()), rtol=1e-9)
 
 
 def test_neither_batches_nor_the_positions_at_once_change_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     module, rows = model("qwen3"), ROWS["items"]
-    expected = gate_gradients(Forward(language_model(module), 1), rows)
+    expected = gates_of(module, rows, 1)
     for positions in (dense_pass.POSITIONS, 1, 3):
         monkeypatch.setattr(dense_pass, "POSITIONS", positions)
-        actual = gate_gradients(Forward(language_model(module), 4000), rows)
-        np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(gates_of(module, rows, 4000), expected, rtol=1e-9, atol=1e-12)
 
 
 def test_steps_go_back_from_the_last_block_and_leave_no_gradients() -> None:
@@ -162,15 +167,6 @@ def test_passes_are_counted_in_block_forwards() -> None:
     assert forward.cost.forward_seconds > 0
     gate_gradients(forward, ROWS["text"])
     assert forward.cost.block_forwards == pytest.approx(N_BLOCKS + N_BLOCKS + 3 * N_BLOCKS)
-
-
-def test_gates_need_no_weights_in_memory() -> None:
-    from accelerate import cpu_offload
-
-    rows = ROWS["text"]
-    expected = gate_gradients(Forward(language_model(model())), rows)
-    module = cpu_offload(model(), execution_device=torch.device("cpu"))
-    np.testing.assert_allclose(gate_gradients(Forward(language_model(module)), rows), expected, rtol=1e-9)
 
 
 # Losses in float32 of a model in half precision: the same weights, another rounding.
