@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,11 +18,20 @@ from tests.helpers.jobs import job
 FLAGS = ("allow_tf32", "allow_bf16_reduced_precision_reduction", "allow_fp16_reduced_precision_reduction")
 
 
-def test_products_are_exact_unless_tf32_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def flags() -> Iterator[Any]:
+    """PyTorch's flags for products, restored afterwards."""
+    owner = torch.backends.cuda.matmul
+    saved = {name: getattr(owner, name) for name in FLAGS}
+    yield owner
+    for name, value in saved.items():
+        setattr(owner, name, value)
+
+
+def test_products_are_exact_unless_tf32_is_asked_for(flags: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
-    flags = torch.backends.cuda.matmul
     for name in FLAGS:
-        monkeypatch.setattr(flags, name, True)  # and restored at the end
+        setattr(flags, name, True)
     devices.exact()
     assert not any(getattr(flags, name) for name in FLAGS)
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
