@@ -166,8 +166,7 @@ bench: $(VENV)/installed
 
 # Both halves of a study: launching and storing, then figures and report.
 bench-growth: $(VENV)/installed
-	@for part in $(sort $(wildcard benchmarks/growth_*.py)); do \
-	  $(BIN)/python -m benchmarks.$$(basename $$part .py) || exit; done
+	$(BIN)/python -m benchmarks.growth
 
 gpu-check: $(VENV)/installed
 	$(BIN)/python -m benchmarks.gpu_check $(FLAGS)

@@ -1,12 +1,7 @@
-"""Check a machine's GPUs once, before you send a grid to the machine. `make gpu-check` runs this check.
+"""Check the engine on a GPU node, and measure its speed there; `make gpu-check` runs it.
 
-The checks run the same code as cells. Each check prints one line. If no check fails, the exit status is 0.
-The checks are:
-
-- the device, its free memory, and the speed of its matrix products;
-- the engine's losses equal those of one masked forward pass per mask, in float32 and in bfloat16;
+- log-likelihoods are equal to those of one masked forward pass per mask, in float32 and in bfloat16;
 - equal batches give losses that are equal to the last bit;
-- losses of merged branches (`forward.merge=true`) do not depend on the other masks, and how much faster they are;
 - the factors of float32 products are not rounded to TF32;
 - if there are several GPUs, a model that is split over all of them gives the same losses as on one GPU;
 - if this machine holds the weights of a model of about 1B parameters: several of its blocks are removed, one at a
@@ -22,22 +17,25 @@ from __future__ import annotations
 
 import argparse
 import logging
-import random
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.run import Plain, chosen, device_name, heading, line, matmul_peak, seconds
+from benchmarks.baselines import Plain
+from benchmarks.run import chosen, device_name, heading, line, matmul_peak, tiny_llama, tokens
 from pruning.calibration.samples import Row, Samples
+from pruning.calibration.text import Text
 from pruning.core.errors import PruningError
 from pruning.core.mask import Mask
-from pruning.engine import batching
+from pruning.engine import devices
 from pruning.engine.forward import Forward
-from pruning.models.model import LanguageModel, Model, ModelInfo
+from pruning.models.model import LanguageModel, Model
 
 log = logging.getLogger("gpu_check")
 
@@ -46,9 +44,11 @@ NO_GPU = """no GPU is visible to PyTorch ({why}). On a cluster, run this on a GP
 Otherwise check `nvidia-smi`, CUDA_VISIBLE_DEVICES, and that PyTorch is built for CUDA (pip install torch). To run the
 checks on the CPU: python -m benchmarks.gpu_check --device cpu"""
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}  # relative difference of log-likelihoods
+ONE_BILLION = ("meta-llama/Llama-3.2-1B", "Qwen/Qwen3-1.7B", "Qwen/Qwen3-0.6B")  # tried in this order
+BLOCKS = 12  # of the random model
 
 
-class Failure(Exception):  # noqa: N818 - the result of a check, not an error of the program
+class FailedCheck(Exception):  # noqa: N818 - the result of a check, not an error of the program
     """A check has failed; the text says why."""
 
 
@@ -62,15 +62,11 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if asked.device == "cuda" and not torch.cuda.is_available():
         built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
-        why = f"PyTorch {torch.__version__}, {built}"
-        log.error(NO_GPU.format(why=why))
+        log.error(NO_GPU.format(why=f"PyTorch {torch.__version__}, {built}"))
         raise SystemExit(2)
-    batching.exact()
-    failed = [
-        name
-        for name, check in checks(torch.device(asked.device), asked.model, asked.works)
-        if not passes(name, check)
-    ]
+    devices.exact()
+    found = checks(torch.device(asked.device), asked.model, asked.works)
+    failed = [name for name, check in found if not passes(name, check)]
     log.info("%s", f"FAILED: {', '.join(failed)}" if failed else "all checks passed")
     raise SystemExit(1 if failed else 0)
 
@@ -81,17 +77,15 @@ def checks(
     """Yield the name and action of every check that this machine can run."""
     for dtype in (torch.float32, torch.bfloat16):
         name = str(dtype).removeprefix("torch.")
-        yield f"speed of products, {name}", lambda dtype=dtype: speed(where, dtype)  # type: ignore[misc]
-        yield f"engine equals plain passes, {name}", lambda dtype=dtype: equal(where, dtype)  # type: ignore[misc]
-        yield f"equal batches, equal losses, {name}", lambda dtype=dtype: repeats(where, dtype)  # type: ignore[misc]
-        yield f"merged branches, {name}", lambda dtype=dtype: merged(where, dtype)  # type: ignore[misc]
-    yield "float32 stays float32", lambda: exactness(where)
+        yield f"speed of products, {name}", partial(speed, where, dtype)
+        yield f"engine equals plain passes, {name}", partial(equal, where, dtype)
+        yield f"equal batches, equal losses, {name}", partial(repeats, where, dtype)
+    yield "float32 stays float32", partial(exactness, where)
     if where.type == "cuda" and torch.cuda.device_count() > 1:
         yield "a model spread over GPUs", spread
-    yield "a model of about 1B parameters", lambda: smoke(where, model)
-    timed = where.type == "cuda" if works is None else list(works) != ["none"]
-    if timed:
-        yield "the works of make bench", lambda: bench(where, works or ())
+    yield "a model of about 1B parameters", partial(smoke, where, model)
+    if where.type == "cuda" if works is None else list(works) != ["none"]:
+        yield "the works of make bench", partial(bench, where, works or ())
 
 
 def passes(name: str, check: Callable[[], str]) -> bool:
@@ -99,34 +93,31 @@ def passes(name: str, check: Callable[[], str]) -> bool:
     started = time.perf_counter()
     try:
         finding, good = check(), True
-    except Failure as failure:
+    except FailedCheck as failure:
         finding, good = str(failure), False
     except Exception as error:
         log.exception("%s", name)
         finding, good = f"{type(error).__name__}: {error}", False
-    log.info(
-        "%-6s %-42s %6.1f s  %s", "ok" if good else "FAILED", name, time.perf_counter() - started, finding
-    )
+    taken = time.perf_counter() - started
+    log.info("%-6s %-42s %6.1f s  %s", "ok" if good else "FAILED", name, taken, finding)
     return good
 
 
 def speed(where: torch.device, dtype: torch.dtype) -> str:
     """The operations per second of a device in one large matrix product, and its free memory."""
     peak = matmul_peak(where, dtype) / 1e3
-    memory = batching.free_memory(torch.nn.Linear(1, 1).to(where)) / 1e9
+    memory = devices.free_memory(torch.nn.Linear(1, 1).to(where)) / 1e9
     return f"{peak:.1f} TFLOP/s, {memory:.0f} GB free, {device_name(where)}"
 
 
 def equal(where: torch.device, dtype: torch.dtype) -> str:
     """Compare the log-likelihoods of the engine with those of plain passes, for texts and items under many masks."""
-    worst = 0.0
-    model = llama(where, dtype)
+    worst, model = 0.0, llama(where, dtype)
     for samples in (windows(6, 48), items(6)):
-        engine = losses(Forward(model, 512), samples, masks())
-        plain = losses(Plain(model, 512), samples, masks())
+        engine, plain = (losses(kind(model, 512), samples, masks()) for kind in (Forward, Plain))
         worst = max(worst, float(np.max(np.abs(engine - plain) / np.abs(plain))))
     if worst > TOLERANCE[dtype]:
-        raise Failure(f"they differ by {worst:.1e}, more than {TOLERANCE[dtype]:.0e}")
+        raise FailedCheck(f"they differ by {worst:.1e}, more than {TOLERANCE[dtype]:.0e}")
     return f"relative difference at most {worst:.1e}"
 
 
@@ -136,31 +127,12 @@ def repeats(where: torch.device, dtype: torch.dtype) -> str:
     first, again = (losses(Forward(model, 512), samples, masks()) for _ in range(2))
     alone = np.concatenate([losses(Forward(model, 512), samples, [mask]) for mask in masks()])
     if not np.array_equal(first, again):
-        raise Failure(f"the same losses differ by {np.max(np.abs(first - again)):.1e} the second time")
+        raise FailedCheck(f"the same losses differ by {np.max(np.abs(first - again)):.1e} the second time")
     if not np.array_equal(first, alone):
-        raise Failure(f"a mask's losses depend on the other masks, by {np.max(np.abs(first - alone)):.1e}")
+        raise FailedCheck(
+            f"a mask's losses depend on the other masks, by {np.max(np.abs(first - alone)):.1e}"
+        )
     return f"{first.size} log-likelihoods, bit by bit"
-
-
-def merged(where: torch.device, dtype: torch.dtype) -> str:
-    """Score masks with merged branches, together and one by one, and compare the time with that of separate ones."""
-    model, samples = llama(where, dtype, 576 if where.type == "cuda" else 64), windows(1, 64)
-    singles = [Mask(BLOCKS, (block,)) for block in range(BLOCKS)]
-    forward, apart = Forward(model, merge=True), Forward(model, merge=False)
-    together, budget = losses(forward, samples, singles), forward.memory_budget
-    if (branches := budget.merged(budget.batches(samples.rows)[0], "block")) == 1:
-        return "not merged: the kernels do not treat all branches alike"
-    alone = np.concatenate([losses(forward.fresh(), samples, [mask]) for mask in singles])
-    if budget.merging.filled and not np.array_equal(together, alone):
-        raise Failure(f"a mask's losses depend on the other masks, by {np.max(np.abs(together - alone)):.1e}")
-    losses(apart, samples, singles)  # warm up
-    for passes in (apart, forward):
-        passes.release()  # forgets states, but not that the kernels are checked
-    slow, fast = (
-        seconds(where, lambda passes=passes: losses(passes, samples, singles))  # type: ignore[misc]
-        for passes in (apart, forward)
-    )
-    return f"{branches} branches of 64 tokens, {slow / fast:.1f}x"
 
 
 def exactness(where: torch.device) -> str:
@@ -168,7 +140,7 @@ def exactness(where: torch.device) -> str:
     factor = torch.full((256, 256), 1 + 2.0**-12, device=where)
     error = float(((factor @ factor).double() - 256 * (1 + 2.0**-12) ** 2).abs().max())
     if error > 1e-2:
-        raise Failure(f"products of float32 are off by {error:.1e}: is NVIDIA_TF32_OVERRIDE set?")
+        raise FailedCheck(f"products of float32 are off by {error:.1e}: is NVIDIA_TF32_OVERRIDE set?")
     return f"error {error:.1e}"
 
 
@@ -183,29 +155,8 @@ def spread() -> str:
     spread_out = LanguageModel(dispatch_model(parts.module, device_map=layers | ends), parts.info)
     single, several = (losses(Forward(model, 512), windows(6, 48), masks()) for model in (whole, spread_out))
     if not np.allclose(single, several, rtol=TOLERANCE[torch.float32]):
-        raise Failure(f"losses differ by {np.max(np.abs(single - several)):.1e}")
+        raise FailedCheck(f"losses differ by {np.max(np.abs(single - several)):.1e}")
     return f"{count} GPUs, the same losses as on one"
-
-
-def bench(where: torch.device, words: Sequence[str]) -> str:
-    """Print the table of `make bench` for this device. Masks can differ: half precision rounds both ways of work.
-
-    A work that cannot be measured, for example compiled ones without a compiler, is named with the reason.
-    """
-    rows: list[dict[str, Any]] = []
-    works = chosen(words)
-    peaks = heading(where)
-    for work in works:
-        try:
-            rows.append(line(work, peaks, where))
-        except Exception as error:
-            log.warning(
-                "not measured: %s (%s: %s)", work.name, type(error).__name__, str(error).partition("\n")[0]
-            )
-    if not rows:
-        raise Failure(f"none of {len(works)} works could be measured")
-    different = sum(row["masks_equal"] is False for row in rows)
-    return f"{len(rows)} of {len(works)} measured; masks differ in {different}"
 
 
 def smoke(where: torch.device, given: str | None) -> str:
@@ -214,75 +165,62 @@ def smoke(where: torch.device, given: str | None) -> str:
 
     if (spec := weights(given, where)) is None:
         return "skipped: no weights here. Download some (hf download Qwen/Qwen3-0.6B), or give --model DIR"
-    model = spec.load()
-    samples = text(spec)
+    model, samples = spec.load(), Text("pydoc", 8, 256, 0).draw(spec.tokenizer)
     singles = [Mask(model.info.n_blocks, (block,)) for block in range(0, model.info.n_blocks, 4)]
     forward = Forward(model, 4096)
     best = singles[int(np.argmax(losses(forward, samples, singles).sum(1)))]
     dense, pruned = (
         perplexity("ppl", forward, samples, mask).metrics["ppl"] for mask in (Mask(best.n_blocks), best)
     )
-    peak = batching.peak_memory(model.module) / 1e9
     if not np.isfinite([dense, pruned]).all():
-        raise Failure(f"{spec.path}: perplexities {dense} and {pruned}")
+        raise FailedCheck(f"{spec.path}: perplexities {dense} and {pruned}")
     lost = f"perplexity {dense:.2f}, {pruned:.2f} without block {best.dropped[0]}"
-    return f"{spec.path}: {lost}; peak {peak:.1f} GB"
+    return f"{spec.path}: {lost}; peak {devices.peak_memory(model.module) / 1e9:.1f} GB"
 
 
-if __name__ == "__main__":
-    try:
-        main()
-    except PruningError as problem:
-        raise SystemExit(str(problem)) from None
+def bench(where: torch.device, words: Sequence[str]) -> str:
+    """Print the table of `make bench` for this device. Masks can differ: half precision rounds both ways of work.
+
+    A work that cannot be measured, for example compiled ones without a compiler, is named with the reason.
+    """
+    rows: list[dict[str, Any]] = []
+    works, peaks = chosen(words), heading(where)
+    for work in works:
+        try:
+            rows.append(line(work, peaks, where))
+        except Exception as error:
+            reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            log.warning("not measured: %s (%s)", work.name, reason)
+    if not rows:
+        raise FailedCheck(f"none of {len(works)} works could be measured")
+    different = sum(row["masks_equal"] is False for row in rows)
+    return f"{len(rows)} of {len(works)} measured; masks differ in {different}"
 
 
-# Models and samples for `gpu_check`. Random ones need no files; a real model is used only if it is found.
-
-ONE_BILLION = ("meta-llama/Llama-3.2-1B", "Qwen/Qwen3-1.7B", "Qwen/Qwen3-0.6B")  # tried in this order
-BLOCKS, VOCABULARY = 12, 4096
+# Models and samples. Random ones need no files; a real model is used only if it is found.
 
 
-def llama(where: torch.device, dtype: torch.dtype, width: int = 64) -> LanguageModel:
+def llama(where: torch.device, dtype: torch.dtype) -> LanguageModel:
     """A random Llama on the device `where`, in the precision `dtype`. Every call returns the same weights."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=width,
-        intermediate_size=width * 8 // 3,
-        num_hidden_layers=BLOCKS,
-        num_attention_heads=width // 16,
-        num_key_value_heads=width // 32,
-        initializer_range=0.02 * (1024 / width) ** 0.5,
-    )
-    module = LlamaForCausalLM(config).to(where, dtype).eval()
-    return LanguageModel(module, ModelInfo("random", "random", "0", BLOCKS, str(dtype)[6:], 0))
+    model = tiny_llama(BLOCKS, where)
+    return replace(model, module=model.module.to(dtype))
 
 
 def windows(count: int, length: int) -> Samples:
     """Windows of random tokens. Their lengths differ slightly."""
-    rng = random.Random(count)
-    rows = (Row(_tokens(rng, length - n % 4), (1, length - n % 4)) for n in range(count))
-    return Samples("text", "random", tuple(rows), 0)
+    rows = tokens(count, length).rows
+    cut = (Row(row.input_ids[: length - n % 4], (1, length - n % 4)) for n, row in enumerate(rows))
+    return Samples("text", "random", tuple(cut), 0)
 
 
 def items(count: int) -> Samples:
     """Random questions with four answers each. The engine packs the answers of a question after its prompt."""
-    rng, rows = random.Random(count), []
-    for item in range(count):
-        prompt = _tokens(rng, 20)
+    rows = []
+    for item, row in enumerate(tokens(count, 50).rows):
         for choice in range(4):
-            ids = prompt + _tokens(rng, 3 + choice)
-            rows.append(Row(ids, (len(prompt), len(ids)), item, choice, choice == 0))
+            ids = row.input_ids[:20] + row.input_ids[20 + 7 * choice : 23 + 8 * choice]
+            rows.append(Row(ids, (20, len(ids)), item, choice, choice == 0))
     return Samples("items", "random", tuple(rows), 0)
-
-
-def text(model: Model) -> Samples:
-    """Windows of the embedded text."""
-    from pruning.calibration.text import Text
-
-    return Text("pydoc", 8, 256, 0).draw(model.tokenizer)
 
 
 def masks() -> list[Mask]:
@@ -312,5 +250,8 @@ def weights(given: str | None, where: torch.device) -> Model | None:
     return None
 
 
-def _tokens(rng: random.Random, count: int) -> tuple[int, ...]:
-    return tuple(rng.randrange(3, VOCABULARY) for _ in range(count))
+if __name__ == "__main__":
+    try:
+        main()
+    except PruningError as problem:
+        raise SystemExit(str(problem)) from None

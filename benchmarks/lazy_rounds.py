@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,39 +33,6 @@ RESULTS = Path(__file__).parent / "lazy.json"
 log = logging.getLogger("benchmarks")
 
 
-def search(losses: Calibrated, known: KnownScores, space: Space, lazy: float | None) -> tuple[str, float]:
-    """The blocks that greedy search removes, and the number of losses that it asks for."""
-    solution = solve(Problem(Greedy(lazy=lazy), space, 0, Racing()), losses, known, lambda *_: None)
-    return " ".join(map(str, solution.score.mask.dropped)), solution.asked
-
-
-def draw(model: LanguageModel, spec: Model, k: int, seed: int) -> dict[str, Any]:
-    """Search one draw with and without lazy rounds. Returns its row of results."""
-    samples = Text("pydoc", 2, 64, seed).draw(spec.tokenizer)
-    forward = Forward(model)
-    losses, space = Calibrated(Perplexity(), forward, samples), Space(model.info.n_blocks, k)
-    known = KnownScores(Journal(None, space.n_blocks))  # the searches use each other's scores
-    mask, asked = search(losses, known, space, None)
-    row: dict[str, Any] = {"model": spec.name, "k": k, "seed": seed, "mask": mask, "asked": asked, "lazy": {}}
-    for risk in RISKS:
-        other, fewer = search(losses, known, space, risk)
-        row["lazy"][str(risk)] = {"mask": other, "asked": fewer}
-    forward.release()
-    return row
-
-
-def summary(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """A line for each model and each risk."""
-    for model in BLOCKS:
-        chosen = [row for row in rows if row["model"] == model]
-        for risk in map(str, RISKS):
-            same = sum(row["mask"] == row["lazy"][risk]["mask"] for row in chosen)
-            fewer = sum(row["asked"] for row in chosen) / max(
-                1, sum(row["lazy"][risk]["asked"] for row in chosen)
-            )
-            yield f"{model:12s} risk {risk:4s}  same mask {same} of {len(chosen)}  {fewer:.2f}x fewer losses"
-
-
 def main() -> None:
     """Run the draws that are missing, and print a line for each model and each risk."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -74,16 +40,40 @@ def main() -> None:
     draws = int(sys.argv[1]) if len(sys.argv) > 1 else 50
     rows = storage.read_json(RESULTS) if RESULTS.exists() else []
     done = {(row["model"], row["seed"]) for row in rows}
-    for name, k in BLOCKS.items():
+    for name in BLOCKS:
         spec = Model(name, "packaged", name)
         todo = [seed for seed in range(FIRST, FIRST + draws) if (name, seed) not in done]
-        model = spec.load() if todo else None
         for seed in todo:
-            assert model is not None
-            rows.append(draw(model, spec, k, seed))
+            rows.append(draw(spec.load(), spec, seed))
             log.info("%s", rows[-1])
             storage.write_json(RESULTS, rows)
-    log.info("%s", "\n".join(summary(rows)))
+    for model in BLOCKS:
+        chosen = [row for row in rows if row["model"] == model]
+        for risk in map(str, RISKS):
+            same = sum(row["mask"] == row["lazy"][risk]["mask"] for row in chosen)
+            asked = [sum(row["asked"] for row in chosen), sum(row["lazy"][risk]["asked"] for row in chosen)]
+            fewer = asked[0] / max(1, asked[1])
+            log.info(
+                "%-12s risk %-4s  same mask %d of %d  %.2fx fewer losses",
+                *(model, risk, same, len(chosen), fewer),
+            )
+
+
+def draw(model: LanguageModel, spec: Model, seed: int) -> dict[str, Any]:
+    """Search one draw with and without lazy rounds. Returns its row of results."""
+    samples = Text("pydoc", 2, 64, seed).draw(spec.tokenizer)
+    losses = Calibrated(Perplexity(), Forward(model), samples)
+    space = Space(model.info.n_blocks, BLOCKS[spec.name])
+    known = KnownScores(Journal(None, space.n_blocks))  # the searches use each other's scores
+
+    def search(lazy: float | None) -> dict[str, Any]:
+        solution = solve(Problem(Greedy(lazy=lazy), space, 0, Racing()), losses, known, lambda *_: None)
+        return {"mask": " ".join(map(str, solution.score.mask.dropped)), "asked": solution.asked}
+
+    row = {"model": spec.name, "k": space.k, "seed": seed, **search(None)}
+    row["lazy"] = {str(risk): search(risk) for risk in RISKS}
+    losses.forward.release()
+    return row
 
 
 if __name__ == "__main__":

@@ -2,13 +2,11 @@
 
 python -m benchmarks.racing [SEEDS]
 
-The search is greedy on SmolLM2; the objective is perplexity, on windows of 64 tokens. With k = 4, it runs on a
-quarter, a half or the whole of 128 windows: each seed takes one quarter or half (or the whole), and shuffles its
-windows. With k = 6, as in `make bench`, each seed draws half of the 128 windows. The loss terms of a mask are
-computed once and kept in files, one file for each 32 windows. The searches with and without racing read these
-files, so more seeds cost little. The cost of a search is the work that the engine would do. For each sample, this
-work is one block forward for each distinct prefix of the batch's masks that ends in a kept block, and one
-projection to the vocabulary for each mask.
+Greedy search on SmolLM2 by perplexity, on windows of 64 tokens. With k = 4, each seed takes a quarter, a half or the
+whole of 128 windows and shuffles them; with k = 6, it draws half of them. The loss terms of a mask are computed once
+and kept in files, so more seeds cost little. The cost of a search is the work that the engine would do: for each
+sample, one block forward for each distinct prefix of the batch's masks that ends in a kept block, and one projection
+to the vocabulary for each mask.
 Writes benchmarks/racing.json. Rows that it has with at least as many seeds are not run again.
 """
 
@@ -39,7 +37,9 @@ from pruning.search.driver import Problem, solve
 from pruning.search.journal import Journal, KnownScores
 
 HEAD = 8.0  # SmolLM2's projection to its vocabulary has as many weights as 8 blocks
+POOL, PART, LENGTH = 128, 32, 64  # windows of the pool, and of a file; tokens of a window
 RESULTS = Path(__file__).parent / "racing.json"
+Windows = np.ndarray[Any, Any]  # their numbers in the pool
 log = logging.getLogger("benchmarks")
 
 
@@ -63,47 +63,13 @@ DESIGNS: tuple[tuple[int, Callable[[int, int], Windows], int], ...] = (
 )
 
 
-def search(
-    pool: Pool, space: Space, windows: Windows, racing: Racing, lazy: float | None
-) -> tuple[Mask, Drawn]:
-    """Run one search on some windows. Returns the chosen mask and the windows with the search's cost."""
-    losses = Drawn(pool, windows)
-    known = KnownScores(Journal(None, space.n_blocks))
-    solution = solve(Problem(Greedy(lazy=lazy), space, 0, racing), losses, known, lambda *_: None)
-    return solution.score.mask, losses
-
-
-def measure(pool: Pool, row: dict[str, Any], choose: Callable[[int, int], Windows]) -> dict[str, Any]:
-    """Search each seed's windows without both, and as a row of results says. Returns the row with its results."""
-    equal, rows = 0, []
-    space, racing = Space(30, row["k"]), Racing(row["delta"])
-    for seed in range(row["seeds"]):
-        windows = choose(row["samples"], seed)
-        plain, full = search(pool, space, windows, Racing(), None)
-        raced, part = search(pool, space, windows, racing, row["lazy"])
-        equal += plain == raced
-        rows.append((part.heads / full.heads, full.blocks / part.blocks, _work(full) / _work(part)))
-    paid, blocks, work = np.mean(rows, axis=0)
-    return row | {
-        "masks_equal": equal / row["seeds"],
-        "evaluations_paid": round(float(paid), 3),
-        "block_forwards_ratio": round(float(blocks), 2),
-        "work_ratio": round(float(work), 2),
-    }
-
-
-def _work(cost: Drawn) -> float:
-    return cost.blocks + HEAD * cost.heads
-
-
 def main() -> None:
     """Measure and print a row for each number of samples and each risk, with and without lazy rounds."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     seeds = int(sys.argv[1]) if len(sys.argv) > 1 else 20
     folder = Path("results") / "benchmarks"
     folder.mkdir(parents=True, exist_ok=True)
-    names = [folder / f"racing_{number}.jsonl" for number in range(POOL // PART)]
-    pool = Pool([Journal.open(name, 30) for name in names])
+    parts = [Journal.open(folder / f"racing_{number}.jsonl", 30) for number in range(POOL // PART)]
     rows = storage.read_json(RESULTS) if RESULTS.exists() else []
     for (samples, choose, k), delta, lazy in product(DESIGNS, (0.01, 0.05), (None, 0.05)):
         row: dict[str, Any] = {"samples": samples, "windows": choose.__name__, "k": k}
@@ -111,58 +77,46 @@ def main() -> None:
         if any(row.items() <= old.items() and old["seeds"] >= seeds for old in rows):
             continue
         rows = [old for old in rows if not row.items() <= old.items()]
-        rows.append(measure(pool, row | {"seeds": seeds}, choose))
+        rows.append(measure(parts, row | {"seeds": seeds}, choose))
         log.info("%s", rows[-1])
         storage.write_json(RESULTS, rows)
 
 
-if __name__ == "__main__":
-    main()
-
-
-# The windows that `benchmarks.racing` searches on. Their loss terms are computed once; every search reads them.
-
-POOL, PART, LENGTH = 128, 32, 64  # windows of the pool, and of a file; tokens of a window
-Windows = np.ndarray[Any, Any]  # their numbers in the pool
-
-
-@dataclass
-class Pool:
-    """The loss terms of masks on windows, computed on first use and kept in a file for each part of the pool."""
-
-    parts: Sequence[Journal]
-
-    def terms(self, masks: Sequence[Mask], windows: Windows) -> list[list[float]]:
-        """The loss terms of each mask on some windows."""
-        for part in np.unique(windows // PART):
-            self._complete(int(part), masks)
-        slots = [(self.parts[w // PART], w % PART) for w in windows.tolist()]
-        return [[journal.scores[mask].samples[index] for journal, index in slots] for mask in masks]
-
-    def _complete(self, number: int, masks: Sequence[Mask]) -> None:
-        journal = self.parts[number]
-        if missing := [mask for mask in masks if mask not in journal.scores]:
-            samples = Text("pydoc", POOL, LENGTH, 0).draw(SMOLLM2.tokenizer)
-            part = samples.part(number * PART, (number + 1) * PART)
-            for score in Perplexity().bind(_engine(), part)(missing):
-                journal.add(score)
-                log.info("part %d of the pool: %d masks", number, len(journal.scores))
-
-
-@cache
-def _engine() -> Forward:
-    return Forward(smollm2(), compile=True)
+def measure(
+    parts: Sequence[Journal], row: dict[str, Any], choose: Callable[[int, int], Windows]
+) -> dict[str, Any]:
+    """Search each seed's windows without both, and as a row of results says. Returns the row with its results."""
+    equal, rows = 0, []
+    space, racing = Space(30, row["k"]), Racing(row["delta"])
+    for seed in range(row["seeds"]):
+        full, part = (DrawnWindows(parts, choose(row["samples"], seed)) for _ in range(2))
+        equal += full.search(space, Racing(), None) == part.search(space, racing, row["lazy"])
+        work = [cost.blocks + HEAD * cost.heads for cost in (full, part)]
+        rows.append((part.heads / full.heads, full.blocks / part.blocks, work[0] / work[1]))
+    paid, blocks, saved = np.mean(rows, axis=0)
+    return row | {
+        "masks_equal": equal / row["seeds"],
+        "evaluations_paid": round(float(paid), 3),
+        "block_forwards_ratio": round(float(blocks), 2),
+        "work_ratio": round(float(saved), 2),
+    }
 
 
 @dataclass
-class Drawn:
-    """The windows of one seed, and the cost of a search on them so far."""
+class DrawnWindows:
+    """The windows of one seed, and the cost of a search on them so far. `pool` has a journal for each part."""
 
-    pool: Pool
+    pool: Sequence[Journal]
     windows: Windows
     blocks: float = 0.0
     heads: float = 0.0
     _parts: dict[tuple[int, int], Loss] = field(default_factory=dict)
+
+    def search(self, space: Space, racing: Racing, lazy: float | None) -> Mask:
+        """Run one search on the windows."""
+        known = KnownScores(Journal(None, space.n_blocks))
+        problem = Problem(Greedy(lazy=lazy), space, 0, racing)
+        return solve(problem, self, known, lambda *_: None).score.mask
 
     @property
     def whole(self) -> Loss:
@@ -173,10 +127,17 @@ class Drawn:
         """The loss over the windows from `start` to `stop`, in the order of the seed."""
 
         def terms(masks: Sequence[Mask]) -> Iterator[tuple[Mask, Sequence[float], float]]:
+            windows = self.windows[start:stop]
+            for number in np.unique(windows // PART).tolist():
+                _complete(self.pool[number], number, masks)
             self.blocks += block_forwards(masks) * (stop - start)
             self.heads += len(masks) * (stop - start)
-            for mask, values in zip(masks, self.pool.terms(masks, self.windows[start:stop]), strict=True):
-                yield mask, values, 1.0
+            for mask in masks:
+                yield (
+                    mask,
+                    [self.pool[w // PART].scores[mask].samples[w % PART] for w in windows.tolist()],
+                    1.0,
+                )
 
         return Loss(Estimate((1.0,) * (stop - start), (0,) * (stop - start)), terms)
 
@@ -185,3 +146,22 @@ def block_forwards(masks: Sequence[Mask]) -> int:
     """The number of block forwards that the engine runs on each sample for a batch of masks."""
     prefixes = {(index, tuple(i for i in mask.dropped if i < index)) for mask in masks for index in mask.kept}
     return len(prefixes)
+
+
+def _complete(journal: Journal, number: int, masks: Sequence[Mask]) -> None:
+    """Compute the loss terms that a part's journal does not have."""
+    if missing := [mask for mask in masks if mask not in journal.scores]:
+        samples = Text("pydoc", POOL, LENGTH, 0).draw(SMOLLM2.tokenizer)
+        part = samples.part(number * PART, (number + 1) * PART)
+        for score in Perplexity().bind(_engine(), part)(missing):
+            journal.add(score)
+            log.info("part %d of the pool: %d masks", number, len(journal.scores))
+
+
+@cache
+def _engine() -> Forward:
+    return Forward(smollm2(), compile=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -13,7 +13,6 @@ import argparse
 import importlib.util
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -24,68 +23,60 @@ log = logging.getLogger("serve_check")
 TEXTS, LENGTH = 4, 800  # tokens of each text
 # Largest mean absolute difference of a token's log-probability, in nats.
 TOLERANCE = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 5e-2}
-
 Rows = Sequence[Sequence[int]]
-Engine = Callable[[str, str, Rows], list[list[float]]]
+Engine = Callable[[str, str, Rows], list[list[float]]]  # model, dtype, rows of token ids
 
 
-@dataclass(frozen=True)
-class Agreement:
-    """How far two programs' log-probabilities of the same tokens are apart, in nats."""
-
-    mean: float
-    largest: float
-    loss: float  # mean negative log-probability, by transformers
-    tokens: int
-
-    def __str__(self) -> str:
-        return (
-            f"{self.tokens} tokens, loss {self.loss:.4f} nats per token; the log-probabilities differ by "
-            f"{self.mean:.1e} on average and {self.largest:.1e} at most"
+def main() -> None:
+    """Exit with 0 if the programs agree, with 1 if they do not, and with 2 if the program is not installed."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.serve_check")
+    parser.add_argument("--model", required=True, help="the directory of an export")
+    parser.add_argument("--engine", choices=sorted(ENGINES), help="by default the one that is installed")
+    parser.add_argument("--dtype", default="bfloat16", choices=sorted(TOLERANCE))
+    asked = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    name = asked.engine or next(filter(_installed, ENGINES), "vllm")
+    if not _installed(name):
+        log.error(
+            "%s is not installed: on a GPU node, run `pip install %s` in an environment of its own.",
+            *(name, name),
         )
-
-
-def vllm(model: str, dtype: str, rows: Rows) -> list[list[float]]:
-    """The log-probability of each token but the first, by vLLM."""
-    from vllm import LLM, SamplingParams
-
-    engine = LLM(
-        model=model,
-        dtype=dtype,
-        enforce_eager=True,
-        max_model_len=max(map(len, rows)) + 1,
-        trust_remote_code=False,
+        raise SystemExit(2)
+    if not (Path(asked.model) / "config.json").is_file():
+        log.error("--model %s holds no config.json: give the directory of an export.", asked.model)
+        raise SystemExit(2)
+    rows = token_rows(asked.model)
+    ours, theirs = (
+        np.concatenate([np.asarray(row) for row in engine(asked.model, asked.dtype, rows)])
+        for engine in (transformers, ENGINES[name])
     )
-    wanted = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0)
-    outputs = engine.generate([{"prompt_token_ids": list(row)} for row in rows], wanted)
-    return [
-        [place[token].logprob for token, place in zip(row[1:], output.prompt_logprobs[1:], strict=True)]
-        for row, output in zip(rows, outputs, strict=True)
-    ]
+    gap = np.abs(ours - theirs)
+    good = gap.mean() <= TOLERANCE[asked.dtype]
+    log.info(
+        "%s: %s against transformers, %s: %d tokens, loss %.4f nats per token; the log-probabilities differ by %.1e "
+        "on average and %.1e at most",
+        *("ok" if good else "FAILED", name, asked.dtype, len(gap), -ours.mean(), gap.mean(), gap.max()),
+    )
+    raise SystemExit(0 if good else 1)
 
 
-def sglang(model: str, dtype: str, rows: Rows) -> list[list[float]]:
-    """The log-probability of each token but the first, by SGLang."""
-    import sglang as program
+def token_rows(model: str) -> list[list[int]]:
+    """Token ids of a few texts that come with Python."""
+    from transformers import AutoTokenizer
 
-    engine = program.Engine(model_path=model, dtype=dtype, disable_cuda_graph=True, trust_remote_code=False)
-    try:
-        outputs = engine.generate(
-            input_ids=[list(row) for row in rows],
-            sampling_params={"max_new_tokens": 1, "temperature": 0.0},
-            return_logprob=True,
-            logprob_start_len=0,
-        )
-    finally:
-        engine.shutdown()
-    return [[entry[0] for entry in output["meta_info"]["input_token_logprobs"][1:]] for output in outputs]
+    from pruning.calibration.sources import pydoc
+
+    tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+    text = "\n\n".join(islice(pydoc("evaluation"), 200))
+    ids = tokenizer(text).input_ids[: TEXTS * LENGTH]
+    return [ids[start : start + LENGTH] for start in range(0, len(ids), LENGTH)]
 
 
-ENGINES: dict[str, Engine] = {"vllm": vllm, "sglang": sglang}
+# Each program gives the log-probability of each token but the first.
 
 
 def transformers(model: str, dtype: str, rows: Rows) -> list[list[float]]:
-    """The log-probability of each token but the first, by transformers; on a GPU if there is one."""
+    """By transformers; on a GPU if there is one."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -104,49 +95,38 @@ def transformers(model: str, dtype: str, rows: Rows) -> list[list[float]]:
     return found
 
 
-def compare(model: str, dtype: str, engine: Engine, rows: Rows) -> Agreement:
-    """Compute the log-probabilities of rows of token ids with both programs."""
-    ours = np.concatenate([np.asarray(row) for row in transformers(model, dtype, rows)])
-    theirs = np.concatenate([np.asarray(row) for row in engine(model, dtype, rows)])
-    gap = np.abs(ours - theirs)
-    return Agreement(float(gap.mean()), float(gap.max()), float(-ours.mean()), len(gap))
+def vllm(model: str, dtype: str, rows: Rows) -> list[list[float]]:
+    """By vLLM."""
+    from vllm import LLM, SamplingParams
+
+    longest = max(map(len, rows)) + 1
+    engine = LLM(model=model, dtype=dtype, enforce_eager=True, max_model_len=longest, trust_remote_code=False)
+    wanted = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0)
+    outputs = engine.generate([{"prompt_token_ids": list(row)} for row in rows], wanted)
+    return [
+        [place[token].logprob for token, place in zip(row[1:], output.prompt_logprobs[1:], strict=True)]
+        for row, output in zip(rows, outputs, strict=True)
+    ]
 
 
-def token_rows(model: str) -> list[list[int]]:
-    """Token ids of a few texts that come with Python."""
-    from transformers import AutoTokenizer
+def sglang(model: str, dtype: str, rows: Rows) -> list[list[float]]:
+    """By SGLang."""
+    import sglang as program
 
-    from pruning.calibration.sources import pydoc
-
-    tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
-    text = "\n\n".join(islice(pydoc("evaluation"), 200))
-    ids = tokenizer(text).input_ids[: TEXTS * LENGTH]
-    return [ids[start : start + LENGTH] for start in range(0, len(ids), LENGTH)]
-
-
-def main() -> None:
-    """Exit with 0 if the programs agree, with 1 if they do not, and with 2 if the program is not installed."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.serve_check")
-    parser.add_argument("--model", required=True, help="the directory of an export")
-    parser.add_argument("--engine", choices=sorted(ENGINES), help="by default the one that is installed")
-    parser.add_argument("--dtype", default="bfloat16", choices=sorted(TOLERANCE))
-    asked = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    name = asked.engine or next(filter(_installed, ENGINES), "vllm")
-    if not _installed(name):
-        log.error(
-            "%s is not installed: on a GPU node, run `pip install %s` in an environment of its own.",
-            name,
-            name,
+    engine = program.Engine(model_path=model, dtype=dtype, disable_cuda_graph=True, trust_remote_code=False)
+    try:
+        outputs = engine.generate(
+            input_ids=[list(row) for row in rows],
+            sampling_params={"max_new_tokens": 1, "temperature": 0.0},
+            return_logprob=True,
+            logprob_start_len=0,
         )
-        raise SystemExit(2)
-    if not (Path(asked.model) / "config.json").is_file():
-        log.error("--model %s holds no config.json: give the directory of an export.", asked.model)
-        raise SystemExit(2)
-    found = compare(asked.model, asked.dtype, ENGINES[name], token_rows(asked.model))
-    good = found.mean <= TOLERANCE[asked.dtype]
-    log.info("%s: %s against transformers, %s: %s", "ok" if good else "FAILED", name, asked.dtype, found)
-    raise SystemExit(0 if good else 1)
+    finally:
+        engine.shutdown()
+    return [[entry[0] for entry in output["meta_info"]["input_token_logprobs"][1:]] for output in outputs]
+
+
+ENGINES: dict[str, Engine] = {"vllm": vllm, "sglang": sglang}
 
 
 def _installed(name: str) -> bool:

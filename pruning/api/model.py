@@ -161,7 +161,7 @@ def load_model(name: str | Path, **settings: Any) -> PrunableModel:
     if the model's blocks cannot be removed one by one.
     """
     let_threads_wait()
-    from pruning.engine.batching import exact
+    from pruning.engine.devices import exact
 
     path_of("name", name)
     check_settings(Model, settings, "setting of a model")
@@ -178,7 +178,7 @@ def wrap_model(module: Any, tokenizer: Any, name: str = "model") -> PrunableMode
     Raises UnskippableError if the model's blocks cannot be removed one by one, and InputError if another call uses
     the model.
     """
-    from pruning.engine.batching import exact
+    from pruning.engine.devices import exact
 
     _check_parts(module, tokenizer)
     check_type("name", name, str)

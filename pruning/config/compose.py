@@ -39,6 +39,7 @@ from pruning.search.choice import NearTies, Racing
 COMMAND = ("launcher", "guide", "tasks", "router")  # settings of the command, not of its cells
 PARTS = tuple(group for group in BUILT if group != "launcher")  # the groups that a cell is made of
 ADDED = {"heal": {CLASS: "NoHealing"}}  # groups that older results lack, and results that do not use them
+DECIDED = ("batch_tokens", "patience", "merge")  # recorded settings of `forward` that the program now decides
 
 
 def cell_of(config: DictConfig, choices: Mapping[str, Any]) -> Cell:
@@ -105,6 +106,8 @@ def recorded_cell(config: Mapping[str, Any], choices: Mapping[str, str]) -> Cell
         whole[group] = without_option(settings)
         if isinstance(settings, Mapping) and OPTION in settings:  # results of older versions name no options
             names.setdefault(group, settings[OPTION])
+    if isinstance(forward := whole.get("forward"), Mapping):
+        whole["forward"] = {name: value for name, value in forward.items() if name not in DECIDED}
     try:
         return _cell(whole, names)
     except (AttributeError, KeyError, TypeError, ValueError) as error:

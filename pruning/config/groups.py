@@ -48,7 +48,6 @@ NAMED = {
         "none": "pruning.engine.compensation:NoCompensation",
         "magnitude": "pruning.engine.compensation:Magnitude",
         "linear": "pruning.engine.compensation:Linear",
-        "diagonal": "pruning.engine.compensation:Diagonal",
     },
     "heal": {
         "none": "pruning.healing.heal_settings:NoHealing",

@@ -631,9 +631,7 @@ class RepairRun(TypedDict):
         "The sub-layer into whose weights the map is folded; null if nothing comes before, or if no map helps.",
     ]
     form: NotRequired[Annotated[str, "`linear` for a matrix, `diagonal` for one factor per dimension."]]
-    reason: NotRequired[
-        Annotated[str, "Why no map was folded, or a diagonal one although a linear one was asked for."]
-    ]
+    reason: NotRequired[Annotated[str, "Why no map was folded, or a diagonal one and not a matrix."]]
     ridge: NotRequired[Annotated[float, "The ridge of the map."]]
     error_before: NotRequired[
         Annotated[
@@ -651,9 +649,9 @@ class RepairRun(TypedDict):
 
 
 class RepairRecord(TypedDict):
-    """How removed runs were repaired; only with `compensation=linear` and `compensation=diagonal`."""
+    """How removed runs were repaired; only with `compensation=linear`."""
 
-    form: Annotated[str, "What was asked for: `linear` or `diagonal`."]
+    form: Annotated[str, "What was asked for: `linear`."]
     samples: Annotated[int, "Number of calibration samples."]
     tokens: Annotated[int, "Their tokens."]
     sequential: Annotated[bool, "Whether each map was measured on the model that is repaired before it."]

@@ -11,27 +11,23 @@ to the prompt and itself but not to the other choices, and its positions continu
 from __future__ import annotations
 
 import inspect
-import logging
-import os
-import resource
-import warnings
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import psutil
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pruning.engine import collectives
-from pruning.models.blocks import find_blocks
 
 if TYPE_CHECKING:
     from pruning.calibration.samples import Row
-    from pruning.models.model import LanguageModel
+
+# If packing changes losses by more than this (relative and absolute), choices are not packed. Other dtypes: 0.05.
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
+TRIED = 8  # the items of the first rows that are run both ways
 
 
 @dataclass(frozen=True)
@@ -74,6 +70,36 @@ class Batch:
         return {name: tensor.repeat(copies, *[1] * (tensor.dim() - 1)) for name, tensor in arguments.items()}
 
 
+# Computes log-likelihoods (rows,) under the dense model, from rows and their lines.
+Likelihoods = Callable[[Sequence["Row"], Sequence[TokenLine]], np.ndarray[Any, Any]]
+
+
+def token_lines(module: Any, rows: Sequence[Row], likelihoods: Likelihoods) -> list[TokenLine]:
+    """Make lines from rows. Choices are packed if this does not change the losses of the first items.
+
+    The model must accept positions and a mask of token pairs, and its attention window must cover every line.
+    """
+    if all(row.item is None for row in rows):
+        return single(rows)
+    config = module.config.get_text_config(decoder=True)
+    window = getattr(config, "sliding_window", None) or float("inf")
+    accepts = "position_ids" in inspect.signature(module.forward).parameters
+    fits = max(len(line.tokens) for line in packed(rows)) <= window
+    if not (accepts and fits and config._attn_implementation in ("eager", "sdpa")):
+        return single(rows)
+    first = tuple(row for row in rows if row.item in {r.item for r in rows[:TRIED]})
+
+    def agree() -> bool:
+        try:
+            joined, apart = (likelihoods(first, make(first)) for make in (packed, single))
+        except (RuntimeError, TypeError, ValueError):  # the model does not accept such a mask or positions
+            return False
+        tolerance = TOLERANCE.get(module.dtype, 0.05)
+        return bool(np.allclose(joined, apart, rtol=tolerance, atol=tolerance))
+
+    return packed(rows) if collectives.on_first(agree) else single(rows)
+
+
 def single(rows: Sequence[Row]) -> list[TokenLine]:
     """One line per row."""
     return [_line([(number, row)], len(row.input_ids)) for number, row in enumerate(rows)]
@@ -81,9 +107,8 @@ def single(rows: Sequence[Row]) -> list[TokenLine]:
 
 def packed(rows: Sequence[Row]) -> list[TokenLine]:
     """For items, one line per item: the common prompt, then the choices. For texts, one line per row."""
-    numbered = enumerate(rows)
     groups = groupby(
-        numbered, key=lambda pair: ("row", pair[0]) if pair[1].item is None else ("item", pair[1].item)
+        enumerate(rows), key=lambda pair: ("row", pair[0]) if pair[1].item is None else ("item", pair[1].item)
     )
     return [_line(members, _common(row for _, row in members)) for members in (list(g) for _, g in groups)]
 
@@ -130,274 +155,21 @@ def _line(members: Sequence[tuple[int, Row]], prompt: int) -> TokenLine:
 
 def _batch(lines: Sequence[TokenLine]) -> Batch:
     width = max(len(line.tokens) for line in lines)
-    ids = torch.tensor([_filled(line.tokens, width, 0) for line in lines])
+
+    def padded(rows: Iterable[Sequence[int]], filler: int) -> Tensor:
+        return torch.tensor([[*row, *[filler] * (width - len(row))] for row in rows])
+
+    ids = padded((line.tokens for line in lines), 0)
     flat = [
         (b * width + index, token, row) for b, line in enumerate(lines) for index, token, row in line.targets
     ]
     indices, targets, rows = (torch.tensor(column) for column in zip(*flat, strict=True))
     if all(max(line.segments) <= 1 for line in lines):
-        attention = torch.tensor([_filled((1,) * len(line.tokens), width, 0) for line in lines])
-        padded = bool((attention == 0).any())
-        return Batch(ids, attention if padded else None, None, indices, targets, rows)
-    positions = torch.tensor([_filled(line.positions, width, 0) for line in lines])
-    segments = torch.tensor([_filled(line.segments, width, -1) for line in lines])
-    return Batch(ids, _visible(segments), positions, indices, targets, rows)
-
-
-def _visible(segments: Tensor) -> Tensor:
-    """The attention mask (B, 1, T, T) of segments (B, T): true if token i attends to j. Padding attends to itself."""
-    length = segments.shape[1]
-    causal = torch.ones(length, length, dtype=torch.bool).tril()
+        attention = padded(([1] * len(line.tokens) for line in lines), 0)
+        return Batch(ids, attention if bool((attention == 0).any()) else None, None, indices, targets, rows)
+    segments = padded((line.segments for line in lines), -1)
     query, key = segments[:, :, None], segments[:, None, :]
-    visible = causal & ((key == 0) | (key == query)) | torch.eye(length, dtype=torch.bool)
-    return visible[:, None]
-
-
-def _filled(values: Sequence[int], width: int, filler: int) -> list[int]:
-    return [*values, *[filler] * (width - len(values))]
-
-
-# Decide whether the choices of an item may share one line of tokens, by running the model on a few items.
-
-# Relative and absolute tolerance of losses. For other dtypes, the tolerance is 0.05.
-TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
-# The items of the first TRIED rows are run twice, packed and unpacked, and the losses are compared.
-TRIED = 8
-
-# Computes log-likelihoods (rows,) under the dense model, from rows and their lines.
-Likelihoods = Callable[[Sequence["Row"], Sequence[TokenLine]], np.ndarray[Any, Any]]
-
-
-def lines(module: Any, rows: Sequence[Row], likelihoods: Likelihoods) -> list[TokenLine]:
-    """Make lines from rows. Choices are packed if packing does not change this model's losses."""
-    if all(row.item is None for row in rows) or not _supports_packing(module, packed(rows)):
-        return single(rows)
-    first = tuple(row for row in rows if row.item in {r.item for r in rows[:TRIED]})
-    same = collectives.on_first(lambda: _agree(first, likelihoods, TOLERANCE.get(module.dtype, 0.05)))
-    return packed(rows) if same else single(rows)
-
-
-def _supports_packing(module: Any, candidates: Sequence[TokenLine]) -> bool:
-    """Whether a model accepts positions and a mask of token pairs, and its attention window covers every line."""
-    config = module.config.get_text_config(decoder=True)
-    window = getattr(config, "sliding_window", None) or float("inf")
-    longest = max(len(line.tokens) for line in candidates)
-    accepts = "position_ids" in inspect.signature(module.forward).parameters
-    return accepts and longest <= window and config._attn_implementation in ("eager", "sdpa")
-
-
-def _agree(first: Sequence[Row], likelihoods: Likelihoods, tolerance: float) -> bool:
-    """Whether rows of items have the same losses, within the tolerance, if they are packed and if they are not."""
-    try:
-        joined, apart = (likelihoods(first, make_lines(first)) for make_lines in (packed, single))
-    except (RuntimeError, TypeError, ValueError):  # the model does not accept such a mask or positions
-        return False
-    return bool(np.allclose(joined, apart, rtol=tolerance, atol=tolerance))
-
-
-# Decide which branches of a walk run as one batch, because one branch alone would leave the device idle.
-
-log = logging.getLogger(__name__)
-
-# Branches run as one batch if a single branch would leave the device idle. With fewer than MERGE_OPERATIONS
-# operations per block, starting kernels takes longer than running them. With fewer than MERGE_TOKENS tokens,
-# reading the weights takes longer than computing with them.
-MERGE_OPERATIONS = {"cpu": 1e8, "cuda": 1e11}
-MERGE_TOKENS = 32
-# Tokens that are merged on request in half precision on a CPU: with more, products become no faster.
-FULL_TOKENS = 512
-
-
-@dataclass
-class Merging:
-    """How many branches of a model run as one batch.
-
-    `merge` is as in `Forward`. `alike` says whether a number of branches of a batch of units can be merged so that no
-    branch depends on the others. `most` is the number of tokens that a pass may have.
-    """
-
-    model: LanguageModel
-    merge: bool | None
-    alike: Callable[[Batch, str, int], bool]
-    _alike: dict[tuple[object, ...], bool] = field(default_factory=dict)
-
-    def branches(self, batch: Batch, unit: str, most: int) -> int:
-        """How many branches of a batch run as one: several if one branch alone would leave the device idle.
-
-        With merging, the weights are read once for all branches, which also saves time if they are on disk.
-        """
-        tokens = batch.ids.numel()
-        if self.filled:
-            return self._copies(tokens, most) if self._alike.get(self._shape(batch, unit, most)) else 1
-        if self.merge is False or not (self._exact or self._offloaded):
-            return 1
-        return max(1, most // tokens) if self._small(tokens) or self._offloaded else 1
-
-    def check(self, batches: Sequence[Batch], unit: str, most: int) -> None:
-        """Check which batches can be merged. All ranks must call it."""
-        for batch in batches if self.filled else ():
-            copies, shape = self._copies(batch.ids.numel(), most), self._shape(batch, unit, most)
-            if copies < 2 or shape in self._alike:
-                continue
-            self._alike[shape] = not collectives.all_max(float(not self._fits(batch, unit, copies)))
-            if not self._alike[shape]:
-                log.warning(
-                    "forward.merge: batches of %d tokens are not merged, because not all branches are treated alike, "
-                    "or memory ran out in the check",
-                    batch.ids.numel(),
-                )
-
-    @property
-    def filled(self) -> bool:
-        """Whether merged passes are filled up to one shape (`equal_shapes.py`).
-
-        In half precision, and on a GPU, the last bit of a matrix product depends on the number of its rows. A mask's
-        loss would depend on the other masks, and a search that is interrupted and continued could end differently.
-        """
-        return bool(self.merge) and not self._exact and not self._offloaded
-
-    def _fits(self, batch: Batch, unit: str, copies: int) -> bool:
-        try:
-            return self.alike(batch, unit, copies)
-        except RuntimeError as error:
-            if not out_of_memory(error):
-                raise
-            return False
-
-    def _shape(self, batch: Batch, unit: str, most: int) -> tuple[object, ...]:
-        """All that the kernels of a merged pass can depend on."""
-        attention = None if batch.attention is None else batch.attention.dim()
-        return (
-            unit, *batch.ids.shape, len(batch.targets), attention, batch.positions is None,
-            self._copies(batch.ids.numel(), most),
-        )  # fmt: skip
-
-    def _copies(self, tokens: int, most: int) -> int:
-        if self.model.device.type == "cpu":
-            return max(1, min(most, FULL_TOKENS) // tokens)
-        return max(1, most // tokens) if self._small(tokens) else 1
-
-    def _small(self, tokens: int) -> bool:
-        """Whether a batch with this many tokens would leave the device idle."""
-        block = find_blocks(self.model.module).modules[0]
-        operations = 2 * tokens * sum(p.numel() for p in block.parameters())
-        return tokens < MERGE_TOKENS or operations < MERGE_OPERATIONS.get(self.model.device.type, 1e8)
-
-    @property
-    def _exact(self) -> bool:
-        wide = self.model.module.dtype in (torch.float32, torch.float64)
-        return wide and self.model.device.type == "cpu"
-
-    @property
-    def _offloaded(self) -> bool:
-        return any(p.device.type == "meta" for p in self.model.module.parameters())
-
-
-# How many masks are scored before their losses are journaled: about as many as the user's patience allows.
-
-FIRST = 4  # masks in the first group, after which the time of a mask is known
-
-
-@dataclass
-class Pace:
-    """Group sizes such that a group takes about `patience` seconds.
-
-    A group of n masks takes about a + b * n seconds. Reading weights from a disk, for example, takes the same time
-    for any number of masks. If a alone exceeds the patience, at most half of a group's time is a.
-    """
-
-    patience: float
-    _seen: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=8))
-
-    def size(self) -> int:
-        """The number of masks in the next group."""
-        if not self._seen:
-            return FIRST
-        fixed, each = self._fitted()
-        return max(1, round(max(self.patience - fixed, fixed) / each))
-
-    def note(self, masks: int, seconds: float) -> None:
-        """Note how long a group took."""
-        self._seen.append((masks, max(seconds, 1e-9)))
-
-    def _fitted(self) -> tuple[float, float]:
-        """The seconds per group and per mask, by least squares over the last groups; neither is negative."""
-        count = len(self._seen)
-        mean_masks = sum(masks for masks, _ in self._seen) / count
-        mean_seconds = sum(seconds for _, seconds in self._seen) / count
-        spread = sum((masks - mean_masks) ** 2 for masks, _ in self._seen)
-        if spread:
-            each = (
-                sum((masks - mean_masks) * (seconds - mean_seconds) for masks, seconds in self._seen) / spread
-            )
-            fixed = mean_seconds - each * mean_masks
-            if each > 0 and fixed > 0:
-                return fixed, each
-        return 0.0, mean_seconds / mean_masks
-
-
-# The devices of a model: their free memory, their peak use, and how precisely they compute.
-
-WORKSPACE = (
-    "CUBLAS_WORKSPACE_CONFIG",
-    ":4096:8",
-)  # without this setting, cuBLAS can add numbers in a different order in each run
-
-
-def exact(tf32: bool = False) -> None:
-    """Make equal batches give bitwise equal losses, and compute float32 products in full float32 precision.
-
-    If `tf32` is true, a GPU may round the factors of float32 products to 10 mantissa bits, which is faster.
-    Operations without a deterministic kernel still run. Call this before the first matrix product on a GPU.
-    """
-    os.environ.setdefault(*WORKSPACE)
-    torch.backends.cuda.matmul.allow_tf32 = tf32
-    torch.backends.cudnn.allow_tf32 = tf32
-    torch.backends.cudnn.benchmark = False
-    # Sums of half-precision products stay in float32 until they are complete.
-    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
-    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
-    if torch.cuda.is_available():
-        # Deterministic mode also fills new memory by default, which costs a second write per result: turn that off.
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-        warnings.filterwarnings("ignore", ".*does not have a deterministic implementation")
-
-
-def devices(module: nn.Module) -> list[torch.device]:
-    """The devices that hold a model's weights; the CPU if all weights are on disk."""
-    occupied = {parameter.device for parameter in module.parameters() if parameter.device.type != "meta"}
-    return sorted(occupied, key=str) or [torch.device("cpu")]
-
-
-def free_memory(module: nn.Module) -> int:
-    """The bytes that are free now on the model's device with the least free memory."""
-    return min(map(_free, devices(module)))
-
-
-def _free(device: torch.device) -> int:
-    if device.type != "cuda":
-        return int(psutil.virtual_memory().available)
-    # Memory that PyTorch has reserved but does not use is free, too.
-    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return int(torch.cuda.mem_get_info(device)[0]) + unused
-
-
-def peak_memory(module: nn.Module) -> int:
-    """The peak memory so far, in bytes, summed over the model's GPUs; without GPUs, that of the whole process."""
-    gpus = [device for device in devices(module) if device.type == "cuda"]
-    if gpus:
-        return sum(int(torch.cuda.max_memory_allocated(device)) for device in gpus)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def synchronize(used: Iterable[torch.device]) -> None:
-    """Wait until these devices have finished their queued work, so that a clock can be read."""
-    for device in used:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-
-
-def out_of_memory(error: Exception) -> bool:
-    """Whether an error reports that memory ran out, on a device or the CPU."""
-    return "memory" in str(error).lower()
+    causal, padding = torch.ones(width, width, dtype=torch.bool).tril(), torch.eye(width, dtype=torch.bool)
+    visible = causal & ((key == 0) | (key == query)) | padding  # padding attends to itself
+    positions = padded((line.positions for line in lines), 0)
+    return Batch(ids, visible[:, None], positions, indices, targets, rows)

@@ -1,23 +1,50 @@
 """Bounds of sums over rows, from a part of the vocabulary.
 
+The log-likelihood of a token x is ln p(x) = z_x - ln sum over all tokens v of exp z_v, with the logits z. A sum over
+some of the tokens is smaller. So for every set S of tokens that x is in,
+
+    ln p(x)  <=  z_x - ln sum over v in S of exp z_v
+
+Let p(S) be the probability that p gives to S, and p_S the distribution of p within S. The chain rule divides the
+divergence of two distributions p and q into that of the probabilities of S, and those within and outside of S, which
+are 0 or more. So
+
+    KL(p || q)  >=  p(S) * KL(p_S || q_S)
+
+The right sides need the projection to S only, and p(S) of the dense model, which is known. They are close if S has
+the tokens that are likely in the samples. So S has the tokens with most of the dense model's probability, summed over
+all scored positions, and all that follow.
+
 The states after the last unit are kept if there is room. So the exact sums of the masks that are not ruled out cost
 no more than the head.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from pruning.core.mask import Mask
-from pruning.engine.head import PartialHead, partial_head
-from pruning.engine.prefix_tree import SHARE
+from pruning.engine import collectives
+from pruning.engine.head import NEGLIGIBLE, Distributions, PartialHead, Readout
+from pruning.models.products import Float32Linear
 
 if TYPE_CHECKING:
     from pruning.calibration.samples import Row
     from pruning.engine.forward import Forward
-    from pruning.engine.head import Readout
+
+PROBABILITY = 0.98  # share of the dense model's probability that the part should have
+MOST = 8  # the part has at most 1 / MOST of all tokens, and those that follow
+MULTIPLE = 1024  # products with other numbers of columns can take twice as long
+PIECE = 64  # positions whose probabilities are computed at a time
+SHARE = 0.5  # of the room for hidden states that kept last states may take
 
 
 def bounds(
@@ -25,13 +52,29 @@ def bounds(
 ) -> Iterator[tuple[Mask, list[float], float]]:
     """Like `forward.sums`, but from a part of the vocabulary; nothing if the model's head cannot be divided.
 
-    The sums are at least as high if `readout` gives log-likelihoods, and at most as high if it gives the divergence
-    from the dense model; see `partial_head.py`.
+    The sums are at least as high as the exact ones if `readout` gives log-likelihoods, and at most as high if it
+    gives the divergence from the dense model.
     """
     rows = tuple(rows)
-    if (part := _part(forward, rows)) is None:
+
+    # After running out of memory, some positions are read again. They then count twice in the choice.
+    def read_dense(readout: Readout) -> None:
+        for _ in forward.sums(rows, [Mask(forward.n_blocks)], readout):
+            pass
+
+    if rows not in forward.parts:
+        forward.parts.clear()
+        forward.parts[rows] = partial_head(forward.model.module, rows, read_dense)
+    if (part := forward.parts[rows]) is None:
         return
-    _keep_ends(forward, rows, masks, readout)
+    # Keep states at the scored positions if those of all masks take at most SHARE of the room for states.
+    forward.ends.drop()
+    sizes = forward.memory_budget.sizes(rows, readout, masks[0], forward.beginnings.nbytes())
+    batches = forward.batches(rows)  # `sizes` can make them smaller
+    tokens = sum(batch.ids.numel() for batch in batches)
+    scored = sum(len(batch.targets) for batch in batches)
+    if (reserved := len(masks) * sizes.kept * scored / tokens) <= SHARE * sizes.room:
+        forward.ends.begin(rows, batches, reserved)
     complete = False
     try:
         yield from forward.sums(rows, masks, replace(readout, part=part))
@@ -40,24 +83,40 @@ def bounds(
         forward.ends.finish(masks) if complete else forward.ends.drop()
 
 
-def _part(forward: Forward, rows: tuple[Row, ...]) -> PartialHead | None:
-    """The part of the vocabulary that serves some rows; None if the model's head cannot be divided."""
-    dense = [Mask(forward.n_blocks)]
+def partial_head(module: Any, rows: Sequence[Row], read: Callable[[Readout], None]) -> PartialHead | None:
+    """The part of a model's vocabulary that matters for some rows; None if its output layer is unusual.
 
-    # After running out of memory, some positions are read again. They then count twice in the choice.
-    def read(readout: Readout) -> None:
-        for _ in forward.sums(rows, dense, readout):
-            pass
+    `read` applies a readout to the dense model at the scored positions of the rows.
+    """
+    output = module.get_output_embeddings()
+    usable = type(output) in (nn.Linear, Float32Linear) and output.weight.device.type != "meta"
+    if not usable or hasattr(output, "_hf_hook"):
+        return None
+    total = torch.zeros(len(output.weight), dtype=torch.float64)
 
-    return forward.parts.get(rows, lambda: partial_head(forward.model.module, rows, read))
+    def add(dense: Distributions, _: Distributions, __: Tensor) -> Tensor:
+        pieces = torch.split(dense.logits, PIECE), torch.split(dense.log_total[:, None], PIECE)
+        for logits, log_total in zip(*pieces, strict=True):
+            probabilities = (logits.float() - log_total.float()).clamp_(min=NEGLIGIBLE).exp_()
+            total.add_(probabilities.sum(0).double().cpu())
+        return dense.log_total
+
+    read(Readout(add))
+    targets = {token for row in rows for token in row.input_ids[row.span[0] : row.span[1]]}
+    tokens = torch.tensor(chosen_tokens(collectives.all_sum(total.numpy()), targets))
+    return PartialHead(module, tokens.to(output.weight.device))
 
 
-def _keep_ends(forward: Forward, rows: tuple[Row, ...], masks: Sequence[Mask], readout: Readout) -> None:
-    """Keep states at the scored positions if those of all masks take at most half of the room for states."""
-    forward.ends.drop()
-    sizes = forward.memory_budget.sizes(rows, readout, masks[0], forward.beginnings.nbytes())
-    batches = forward.memory_budget.batches(rows)
-    tokens = sum(batch.ids.numel() for batch in batches)
-    scored = sum(len(batch.targets) for batch in batches)
-    if (reserved := len(masks) * sizes.kept * scored / tokens) <= SHARE * sizes.room:
-        forward.ends.begin(rows, batches, reserved)
+def chosen_tokens(probabilities: NDArray[np.float64], targets: Collection[int]) -> list[int]:
+    """The tokens of the part, sorted: `targets`, and the fewest tokens with the share PROBABILITY, or 1 of MOST.
+
+    More of the likely ones are added to make the number of tokens a multiple of MULTIPLE.
+    """
+    order = np.argsort(-probabilities, kind="stable")
+    shares = np.cumsum(probabilities[order]) / probabilities.sum()
+    count = min(int(np.searchsorted(shares, PROBABILITY)) + 1, len(order) // MOST)
+    tokens = {*targets, *order[:count].tolist()}
+    if len(tokens) > MULTIPLE:
+        others = (token for token in order[count:].tolist() if token not in tokens)
+        tokens |= {*islice(others, -len(tokens) % MULTIPLE)}
+    return sorted(tokens)

@@ -2,6 +2,7 @@
 
 Each rank holds the whole model and takes its share of the samples. Ranks exchange only losses: kilobytes of float64
 in CPU memory. So the gloo backend is enough on every machine, with or without GPUs, and no GPU waits for another.
+Torch is imported only if ranks need it, because a command that only submits jobs does not.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -25,7 +26,7 @@ T = TypeVar("T")
 PATIENCE, ARRIVAL = timedelta(hours=2), timedelta(minutes=10)
 FAILURE = "failure"  # the key under which a rank that fails stores its error
 
-_store: Any = None
+_store: Any = None  # what the joined ranks share
 
 
 @contextmanager
@@ -35,24 +36,26 @@ def joined_ranks() -> Iterator[None]:
     Each rank sees its share of the GPUs. Raises RankError if a rank does not arrive, or if a rank ends while
     another still exchanges data with it. If the error of the rank that ended is known, the RankError quotes it.
     """
+    global _store
     rendezvous = find_rendezvous()
-    if rendezvous is None or _world()[1] > 1:
+    if rendezvous is None or world_size() > 1:
         yield
         return
     rendezvous.take_share()
-    _join(rendezvous)
+    import torch.distributed as dist
+
     try:
+        _store = rendezvous.join()
         yield
     except BaseException as error:
-        _report_failure(error)
+        if _store is not None and not isinstance(error, RankError):
+            with suppress(RuntimeError):  # the rank that serves the store may have ended
+                _store.set(FAILURE, f"{type(error).__name__}: {error}")  # other ranks quote it
         raise
     finally:
-        _leave()
-
-
-def world_size() -> int:
-    """The number of ranks."""
-    return _world()[1]
+        _store = None
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 def rank() -> int:
@@ -60,9 +63,14 @@ def rank() -> int:
     return _world()[0]
 
 
+def world_size() -> int:
+    """The number of ranks."""
+    return _world()[1]
+
+
 def is_first() -> bool:
     """Whether this is the first rank, which is the one that writes files."""
-    return _world()[0] == 0
+    return rank() == 0
 
 
 def share_of(tasks: Sequence[T]) -> Sequence[T]:
@@ -73,49 +81,36 @@ def share_of(tasks: Sequence[T]) -> Sequence[T]:
 
 def gather(results: Sequence[T]) -> list[T]:
     """Collect, on every rank, the results of all tasks that `share_of` divided, in the order of the tasks."""
-    import torch.distributed as dist
-
-    size = world_size()
-    if size == 1:
+    if (size := world_size()) == 1:
         return list(results)
     shares: list[Any] = [None] * size
-    _exchange(lambda: dist.all_gather_object(shares, list(results)))
+    _exchange(lambda dist: dist.all_gather_object(shares, list(results)))
     return [shares[number % size][number // size] for number in range(sum(map(len, shares)))]
 
 
 def all_sum(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """The sum of `values` over the ranks, in float64, on every rank."""
-    import torch
-    import torch.distributed as dist
-
     if world_size() == 1:
         return values
+    import torch
+
     tensor = torch.from_numpy(values.copy())
-    _exchange(lambda: dist.all_reduce(tensor))
+    _exchange(lambda dist: dist.all_reduce(tensor))
     summed: np.ndarray[Any, Any] = tensor.numpy()
     return summed
 
 
 def all_max(value: float) -> float:
     """The maximum of `value` over the ranks, on every rank, so that all ranks make the same plan."""
-    import torch
-    import torch.distributed as dist
-
-    if world_size() == 1:
-        return value
-    tensor = torch.tensor(value, dtype=torch.float64)
-    _exchange(lambda: dist.all_reduce(tensor, dist.ReduceOp.MAX))
-    return float(tensor)
+    return value if world_size() == 1 else max(gather([value]))
 
 
 def broadcast(value: T) -> T:
     """The `value` of the first rank, on every rank."""
-    import torch.distributed as dist
-
     if world_size() == 1:
         return value
     box = [value]
-    _exchange(lambda: dist.broadcast_object_list(box))
+    _exchange(lambda dist: dist.broadcast_object_list(box))
     return box[0]
 
 
@@ -140,12 +135,9 @@ def any_failure(error: Exception | None) -> Exception | None:
     if world_size() == 1:
         return error
     texts = gather([None if error is None else f"{type(error).__name__}: {error}"])
-    others = [text for text in texts if text is not None]
-    return (
-        error
-        if error is not None or not others
-        else RankError(f"another rank of this cell failed: {others[0]}")
-    )
+    if error is not None or not any(texts):
+        return error
+    return RankError(f"another rank of this cell failed: {next(filter(None, texts))}")
 
 
 def _world() -> tuple[int, int]:
@@ -156,61 +148,20 @@ def _world() -> tuple[int, int]:
     return dist.get_rank(), dist.get_world_size()
 
 
-def _join(joining: Rendezvous) -> None:
-    global _store
-    import torch.distributed as dist
-    from torch.distributed.distributed_c10d import PrefixStore
-    from torch.distributed.rendezvous import rendezvous
-
-    try:
-        stores = rendezvous(joining.address, joining.rank, joining.size, timeout=ARRIVAL)
-        store, rank, size = next(iter(stores))
-        _store = PrefixStore("pruning", store)
-        dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=PATIENCE)
-    except (RuntimeError, ValueError) as error:
-        rank_text = f"rank {joining.rank} of {joining.size}"
-        raise RankError(
-            f"{rank_text} could not join the other ranks at {joining.address} ({error}): check that all have started."
-        ) from error
-
-
-def _leave() -> None:
-    global _store
-    import torch.distributed as dist
-
-    _store = None
-    if dist.is_initialized():
-        dist.destroy_process_group()
-
-
-def _report_failure(error: BaseException) -> None:
-    """Store the error of this rank, so that the other ranks can quote it."""
-    if _store is None or isinstance(error, RankError):
-        return
-    try:
-        _store.set(FAILURE, f"{type(error).__name__}: {error}")
-    except RuntimeError:  # the rank that serves the store has ended
-        return
-
-
-def _exchange(operation: Callable[[], Any]) -> None:
+def _exchange(operation: Callable[[Any], Any]) -> None:
     """Run a collective operation. If a rank is gone, raises RankError and quotes its stored error, if any."""
+    import torch.distributed as dist
+
     try:
-        operation()
+        operation(dist)
     except RuntimeError as error:
-        reason = f" ({text})" if (text := _reported_failure()) else ""
+        reason = ""
+        with suppress(RuntimeError):  # the rank that serves the store may have ended
+            if _store is not None and _store.check([FAILURE]):
+                reason = f" ({_store.get(FAILURE).decode()})"
         raise RankError(
             f"another rank of this cell ended or did not answer{reason}: see the log of that rank."
         ) from error
-
-
-def _reported_failure() -> str:
-    """The error that another rank has stored; empty if there is none."""
-    try:
-        known = _store is not None and _store.check([FAILURE])
-        return str(_store.get(FAILURE).decode()) if known else ""
-    except RuntimeError:
-        return ""
 
 
 # Find, in the environment of torchrun or submitit, where a job's ranks meet and which GPUs each rank uses.
@@ -237,13 +188,51 @@ class Rendezvous:
         gpus = share(os.environ, visible(os.environ), self.local_rank, self.local_size)
         if gpus is not None:
             os.environ[VISIBLE] = gpus
-        _set_threads(self.local_size)
+        if "OMP_NUM_THREADS" in os.environ:
+            return
+        import torch
+
+        # Two ranks that both use all cores are slower than one rank.
+        cores = os.environ.get("SLURM_CPUS_PER_TASK")
+        available = len(os.sched_getaffinity(0)) // self.local_size
+        torch.set_num_threads(int(cores) if cores else max(1, available))
+
+    def join(self) -> Any:
+        """Join the other ranks. Returns a store that all ranks share."""
+        import torch.distributed as dist
+        from torch.distributed.distributed_c10d import PrefixStore
+        from torch.distributed.rendezvous import rendezvous
+
+        try:
+            store, rank, size = next(iter(rendezvous(self.address, self.rank, self.size, timeout=ARRIVAL)))
+            dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=PATIENCE)
+        except (RuntimeError, ValueError) as error:
+            raise RankError(
+                f"rank {self.rank} of {self.size} could not join the other ranks at {self.address} ({error}): check "
+                "that all have started."
+            ) from error
+        return PrefixStore("pruning", store)
 
 
 def find_rendezvous() -> Rendezvous | None:
     """This process's rank and where to meet the other ranks; None if there is only one rank."""
-    rendezvous = _of_torchrun(os.environ) or _of_submitit()
-    return rendezvous if rendezvous is not None and rendezvous.size > 1 else None
+    given = os.environ
+    if all(name in given for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")):  # of torchrun
+        rank, size = int(given["RANK"]), int(given["WORLD_SIZE"])
+        local = int(given.get("LOCAL_RANK", rank)), int(given.get("LOCAL_WORLD_SIZE", size))
+        place = Rendezvous(rank, size, *local, "env://")
+    elif "SUBMITIT_EXECUTOR" in given:
+        from submitit.helpers import TorchDistributedEnvironment
+
+        # Only read this: its method `export` would replace the scheduler's CUDA_VISIBLE_DEVICES by the local rank.
+        found = TorchDistributedEnvironment()
+        # A laptop cannot always resolve its own host name.
+        host = "127.0.0.1" if found.local_world_size == found.world_size else found.master_addr
+        local = found.local_rank, found.local_world_size
+        place = Rendezvous(found.rank, found.world_size, *local, f"tcp://{host}:{found.master_port}")
+    else:
+        return None
+    return place if place.size > 1 else None
 
 
 def visible(environment: Mapping[str, str]) -> list[str]:
@@ -262,8 +251,11 @@ def share(environment: Mapping[str, str], gpus: list[str], rank: int, size: int)
     Each rank gets neighbours in `gpus`, because neighbouring GPUs are likely to be well connected. Raises
     InputError if there are fewer GPUs than ranks on this machine.
     """
-    if not gpus or _bound(environment):
-        return None
+    given = (environment.get(name, "") for name in ("SLURM_GPUS_PER_TASK", "SLURM_GPU_BIND"))
+    # SLURM_TRES_PER_TASK can list only cores.
+    bound = any(value not in ("", "none") for value in given)
+    if not gpus or bound or "gpu" in environment.get("SLURM_TRES_PER_TASK", ""):
+        return None  # there are none, or SLURM has already given each task its own
     if len(gpus) < size:
         raise InputError(
             f"{size} ranks on one machine share {len(gpus)} GPUs ({VISIBLE}={','.join(gpus)}), but each needs at "
@@ -271,46 +263,3 @@ def share(environment: Mapping[str, str], gpus: list[str], rank: int, size: int)
         )
     each = len(gpus) // size
     return ",".join(gpus[rank * each : (rank + 1) * each])
-
-
-def _bound(environment: Mapping[str, str]) -> bool:
-    """Whether SLURM has already given each task separate GPUs. SLURM_TRES_PER_TASK can list only cores."""
-    given = (environment.get(name, "") for name in ("SLURM_GPUS_PER_TASK", "SLURM_GPU_BIND"))
-    return any(value not in ("", "none") for value in given) or "gpu" in environment.get(
-        "SLURM_TRES_PER_TASK", ""
-    )
-
-
-def _of_torchrun(environment: Mapping[str, str]) -> Rendezvous | None:
-    names = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-    if any(name not in environment for name in names):
-        return None
-    rank, size = int(environment["RANK"]), int(environment["WORLD_SIZE"])
-    local = int(environment.get("LOCAL_RANK", rank)), int(environment.get("LOCAL_WORLD_SIZE", size))
-    return Rendezvous(rank, size, *local, "env://")
-
-
-def _of_submitit() -> Rendezvous | None:
-    if "SUBMITIT_EXECUTOR" not in os.environ:
-        return None
-    from submitit.helpers import TorchDistributedEnvironment
-
-    # Only read this object: its method `export` would replace the scheduler's CUDA_VISIBLE_DEVICES by the local rank.
-    environment = TorchDistributedEnvironment()
-    one_machine = environment.local_world_size == environment.world_size
-    # A laptop cannot always resolve its own host name.
-    host = "127.0.0.1" if one_machine else environment.master_addr
-    local = environment.local_rank, environment.local_world_size
-    return Rendezvous(
-        environment.rank, environment.world_size, *local, f"tcp://{host}:{environment.master_port}"
-    )
-
-
-def _set_threads(ranks: int) -> None:
-    """Limit the threads to this rank's cores: two ranks that both use all cores are slower than one rank."""
-    import torch
-
-    if "OMP_NUM_THREADS" in os.environ:
-        return
-    cores = os.environ.get("SLURM_CPUS_PER_TASK")
-    torch.set_num_threads(int(cores) if cores else max(1, len(os.sched_getaffinity(0)) // ranks))

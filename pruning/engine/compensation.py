@@ -1,4 +1,4 @@
-"""Magnitude compensation: replace a removed block by a factor that makes the hidden state grow as the block did.
+"""Settings of what stands in for removed units, and magnitude compensation: a factor that scales the hidden state.
 
 Source: Prune&Comp (arXiv 2507.18212; code chenxinrui-tsinghua/PruneAndComp). The blocks of a pre-norm model make the
 state grow. If a block is removed, the state is too small relative to what the following blocks add. If h_i is the
@@ -7,16 +7,13 @@ state before block i, the factor of block i is
     s_i = mean over samples of  (mean |h_{i+1}|) / (mean |h_i|)        inner means over tokens and width
 
 and removing block i replaces F_i(h) by s_i * h. Prune&Comp instead multiplies the embeddings and the output
-projections of all earlier blocks by s_i. Every norm that reads the state cancels such a factor, so both methods
-give the same function, up to the norms' epsilon. Multiplying the state changes no weights, so it also works if
-embeddings are tied.
+projections of all earlier blocks by s_i. Every norm that reads the state cancels such a factor, so both give the same
+function, up to the norms' epsilon. Multiplying the state changes no weights, so embeddings can be tied.
 
-Prune&Comp removes one block at a time. It measures the block's factor on the current model, in which earlier
-removals are already compensated. Here the factors are measured once, on the dense model, for all masks. If
-blocks are removed from the last to the first, both methods are exactly the same, since all blocks before a removed
-block are still in place when its factor is measured. Otherwise, a block after a removed block receives a state with
-the same magnitude as in the dense model but a slightly different direction, so the block can add a different amount.
-On random pre-norm models of six blocks, the two methods differ by at most 2 percent.
+Prune&Comp measures a block's factor on the current model, in which earlier removals are already compensated. Here the
+factors are measured once, on the dense model, for all masks. If blocks are removed from the last to the first, both
+are exactly the same. Otherwise, a block after a removed one receives a state of the same magnitude but a slightly
+different direction. On random pre-norm models of six blocks, the factors differ by at most 2 percent.
 """
 
 from __future__ import annotations
@@ -35,10 +32,32 @@ if TYPE_CHECKING:
     from pruning.calibration.samples import Row
     from pruning.engine.forward import Forward
 
+TOWARD = {"identity": 1.0, "zero": 0.0}  # what a large ridge moves a linear map towards
 
-# Settings of the compensations that replace removed runs by linear maps; `repair.py` measures the maps.
 
-TOWARD = {"identity": 1.0, "zero": 0.0}
+@dataclass(frozen=True)
+class NoCompensation:
+    """Units are removed without compensation."""
+
+    search: ClassVar[bool] = False
+
+    def scales(self, forward: Forward, rows: Sequence[Row], unit: str = "block") -> None:
+        """Return None, since no unit has a factor."""
+
+
+@dataclass(frozen=True)
+class Magnitude:
+    """Removed units are replaced by factors.
+
+    If `search` is true, the search scores compensated models, as Prune&Comp's iterative search does. If it is false,
+    the search scores uncompensated models, and only the final mask is compensated.
+    """
+
+    search: bool = True
+
+    def scales(self, forward: Forward, rows: Sequence[Row], unit: str = "block") -> tuple[float, ...]:
+        """One factor per unit."""
+        return magnitudes(forward, rows, unit)
 
 
 @dataclass(frozen=True)
@@ -56,13 +75,12 @@ class Linear:
     heldout: int = 4
     toward: str = "identity"
     sequential: bool = True
-    form: ClassVar[str] = "linear"
 
     def __post_init__(self) -> None:
         if self.search:
             raise InputError(
-                f"compensation.search=true is not possible with compensation={self.form}: a map belongs to one mask, "
-                "so a search would need passes over the samples for every mask. Leave it false: the final mask is "
+                "compensation.search=true is not possible with compensation=linear: a map belongs to one mask, so "
+                "a search would need passes over the samples for every mask. Leave it false: the final mask is "
                 "repaired."
             )
         if not self.ridge or not all(0 < one < math.inf for one in self.ridge):
@@ -78,39 +96,7 @@ class Linear:
         """Return None, since no unit has a factor."""
 
 
-@dataclass(frozen=True)
-class Diagonal(Linear):
-    """The same with a diagonal matrix: one factor for each dimension of the hidden state."""
-
-    form: ClassVar[str] = "diagonal"
-
-
-@dataclass(frozen=True)
-class NoCompensation:
-    """Blocks are removed without compensation."""
-
-    search: ClassVar[bool] = False
-
-    def scales(self, forward: Forward, rows: Sequence[Row], unit: str = "block") -> None:
-        """Return None, since no unit has a factor."""
-
-
-@dataclass(frozen=True)
-class Magnitude:
-    """Removed blocks are replaced by factors.
-
-    If `search` is true, the search scores compensated models, as Prune&Comp's iterative search does. If it is false,
-    the search scores uncompensated models, and only the final mask is compensated.
-    """
-
-    search: bool = True
-
-    def scales(self, forward: Forward, rows: Sequence[Row], unit: str = "block") -> tuple[float, ...]:
-        """One factor per unit."""
-        return magnitudes(forward, rows, unit)
-
-
-Compensation: TypeAlias = NoCompensation | Magnitude | Linear | Diagonal
+Compensation: TypeAlias = NoCompensation | Magnitude | Linear
 
 
 def magnitudes(forward: Forward, rows: Sequence[Row], unit: str = "block") -> tuple[float, ...]:

@@ -1,4 +1,4 @@
-"""Passes through the dense model for objectives: the hidden states at every unit, and their gradients."""
+"""Passes through the dense model: the hidden states at every unit, their gradients, and the time of each unit."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pruning.core.errors import InputError
 from pruning.engine import collectives
-from pruning.engine.batching import Batch, devices, free_memory, make_batches, single
+from pruning.engine.batching import Batch, make_batches, single
+from pruning.engine.devices import devices, free_memory, offloaded, synchronize
 from pruning.engine.forward import Forward
+from pruning.engine.head import wide
 from pruning.engine.prefix_tree import model_entry
 from pruning.models.blocks import BlockInputs, enter, gradients_kept, head, input_device
 from pruning.models.model import LanguageModel
@@ -42,7 +44,7 @@ class RowInBatch:
 
 
 @dataclass(frozen=True)
-class Step:
+class BackwardStep:
     """One unit of a backward pass.
 
     It has the states (B, T, D) before and after the unit, the gradient with respect to the state after the unit,
@@ -77,7 +79,7 @@ def states(
 
 def backward(
     forward: Forward, rows: Sequence[Row], batch_tokens: int, weights: bool = False, unit: str = "block"
-) -> Iterator[tuple[list[RowInBatch], Iterator[Step]]]:
+) -> Iterator[tuple[list[RowInBatch], Iterator[BackwardStep]]]:
     """Yield each of this rank's batches: its lines, and the backward steps from the last unit to the first.
 
     The steps give gradients of the sum of the rows' log-likelihoods with respect to the states and, if `weights` is
@@ -86,7 +88,7 @@ def backward(
 
     Raises InputError if `weights` is true and some weights are not in memory.
     """
-    if weights and any(p.device.type == "meta" for p in forward.model.module.parameters()):
+    if weights and offloaded(forward.model.module):
         raise InputError(
             "gradients of weights need all weights in memory, but some are offloaded: use a larger machine, a "
             "smaller model.dtype, or an objective without such gradients."
@@ -119,6 +121,13 @@ def _batches(rows: Sequence[Row], batch_tokens: int) -> Iterator[tuple[Batch, fl
         yield batch, batch.ids.numel() / tokens
 
 
+def _lines(batch: Batch, rows: Sequence[Row]) -> list[RowInBatch]:
+    """The lines of a batch with one row per line."""
+    width = batch.ids.shape[1]
+    lines = dict(zip(batch.rows.tolist(), (batch.indices // width).tolist(), strict=True))
+    return [RowInBatch(row, line, len(rows[row].input_ids)) for row, line in lines.items()]
+
+
 def _run_forward(
     forward: Forward,
     batch: Batch,
@@ -128,7 +137,7 @@ def _run_forward(
     stop: int | None = None,
 ) -> tuple[Chain, BlockInputs, list[Tensor]]:
     chain = find_chain(forward.model.module, unit)
-    entry = model_entry(forward.model, batch, 1, {})
+    entry = model_entry(forward.model, batch)
     hidden = [entry.hidden]
     units = range(len(chain))[:stop]
     for index in units:
@@ -142,30 +151,25 @@ def _run_forward(
     return chain, entry, hidden
 
 
-def _run_backward(forward: Forward, batch: Batch, share: float, weights: bool, unit: str) -> Iterator[Step]:
+def _run_backward(
+    forward: Forward, batch: Batch, share: float, weights: bool, unit: str
+) -> Iterator[BackwardStep]:
     with torch.no_grad(), _timed(forward):
         chain, entry, hidden = _run_forward(forward, batch, share, unit)
         shares = chain.block_shares()
         gradient = _output_gradient(forward, batch, hidden[-1])
     for index in reversed(range(len(chain))):
         chosen = [weight for weight in chain.weights(index) if weights and weight.is_floating_point()]
-        with _differentiable(chosen), torch.enable_grad(), _timed(forward):
+        with gradients_kept(chosen), torch.enable_grad(), _timed(forward):
+            for weight in chosen:  # also those that their owner has frozen
+                weight.requires_grad_(True)
             before = hidden.pop(index).detach().requires_grad_()
             after = chain.run(index, before, entry)
             grads = torch.autograd.grad(after, [before, *chosen], gradient, allow_unused=True)
         forward.cost.block_forwards += BACKWARD * share * shares[index]
         pairs = ((w, g) for w, g in zip(chosen, grads[1:], strict=True) if g is not None)
-        yield Step(index, before.detach().to(after.device), after.detach(), gradient, tuple(pairs))
+        yield BackwardStep(index, before.detach().to(after.device), after.detach(), gradient, tuple(pairs))
         gradient = grads[0]
-
-
-@contextmanager
-def _differentiable(weights: Sequence[nn.Parameter]) -> Iterator[None]:
-    """Within this context, weights have gradients, also those that their owner has frozen."""
-    with gradients_kept(weights):
-        for weight in weights:
-            weight.requires_grad_(True)
-        yield
 
 
 def _output_gradient(forward: Forward, batch: Batch, hidden: Tensor) -> Tensor:
@@ -176,22 +180,11 @@ def _output_gradient(forward: Forward, batch: Batch, hidden: Tensor) -> Tensor:
         chosen = indices[start : start + POSITIONS]
         with torch.enable_grad():
             states = flat[chosen].detach().requires_grad_()
-            logs = torch.log_softmax(head(forward.model.module, states).to(_wide(flat)), -1)
+            logs = torch.log_softmax(head(forward.model.module, states).to(wide(flat)), -1)
             value = logs.gather(-1, targets[start : start + POSITIONS, None].to(logs.device)).sum()
             (slopes,) = torch.autograd.grad(value, states)
         gradient.index_add_(0, chosen, slopes)
     return gradient.view_as(hidden)
-
-
-def _wide(states: Tensor) -> torch.dtype:
-    return torch.float64 if states.dtype == torch.float64 else torch.float32
-
-
-def _lines(batch: Batch, rows: Sequence[Row]) -> list[RowInBatch]:
-    """The lines of a batch with one row per line."""
-    width = batch.ids.shape[1]
-    lines = dict(zip(batch.rows.tolist(), (batch.indices // width).tolist(), strict=True))
-    return [RowInBatch(row, line, len(rows[row].input_ids)) for row, line in lines.items()]
 
 
 @contextmanager
@@ -214,61 +207,40 @@ def in_float32(forward: Forward) -> Forward | None:
     the model is not in half precision, or if some rank has no memory for a copy on the model's device.
     """
     model = forward.model
-    if model.module.dtype not in HALVES or collectives.all_max(float(not _fits(model))):
+    if model.module.dtype not in HALVES:
         return None
-    module = copy.deepcopy(model.module).float()
-    single = LanguageModel(module, replace(model.info, dtype="float32"))
-    return Forward(
-        single,
-        forward.batch_tokens,
-        forward.memory,
-        forward.patience,
-        forward.merge,
-        forward.scales,
-        forward.cost,
-    )
-
-
-def _fits(model: LanguageModel) -> bool:
-    parameters = list(model.module.parameters())
-    if any(p.device.type == "meta" for p in parameters) or len(devices(model.module)) > 1:
-        return False
     # Ranks of one machine copy the model at the same time.
     copies = collectives.world_size() if model.device.type == "cpu" else 1
-    return bool(free_memory(model.module) > copies * BYTES * sum(p.numel() for p in parameters))
-
-
-# Measure how long each unit of a model takes on this device, as the costs of a budget.
-#
-# Source: Puzzle (arXiv 2411.19146) measures each sub-block once on the target hardware, in the target scenario, and
-# adds the times up to the time of a model.
+    needed = copies * BYTES * sum(p.numel() for p in model.module.parameters())
+    on_one = not offloaded(model.module) and len(devices(model.module)) == 1
+    if collectives.all_max(float(not (on_one and free_memory(model.module) > needed))):
+        return None
+    module = copy.deepcopy(model.module).float()
+    copied = LanguageModel(module, replace(model.info, dtype="float32"))
+    return Forward(copied, forward.batch_tokens, forward.memory, forward.scales, forward.cost)
 
 
 @torch.inference_mode()
 def unit_times(model: LanguageModel, unit: str, shape: tuple[int, int], repeats: int) -> list[float]:
-    """The median seconds of each unit, on random tokens of a shape (sequences, tokens).
+    """The median seconds of each unit on this device, on random tokens of a shape (sequences, tokens).
 
-    All units are timed in turn, and then again, so that a slowdown of the machine affects all of them.
+    All units are timed in turn, and then again, so that a slowdown of the machine affects all of them. The times are
+    costs of a budget. Source: Puzzle (arXiv 2411.19146) measures each sub-block once on the target hardware, in the
+    target scenario, and adds the times up to the time of a model.
     """
     chain = find_chain(model.module, unit)
     vocabulary = int(model.module.config.get_text_config(decoder=True).vocab_size)
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(3, vocabulary, shape, generator=generator).to(input_device(model.module))
-    entry = enter(model.module, input_ids=ids)
+    entry, used = enter(model.module, input_ids=ids), devices(model.module)
     taken: list[list[float]] = [[] for _ in range(len(chain))]
     for turn in range(repeats + 1):
         hidden = entry.hidden
         for index, seconds in enumerate(taken):
-            _wait()
+            synchronize(used)
             started = time.perf_counter()
             hidden = chain.run(index, hidden, entry)
-            _wait()
+            synchronize(used)
             if turn:  # the first turn only warms up
                 seconds.append(time.perf_counter() - started)
     return [statistics.median(seconds) for seconds in taken]
-
-
-def _wait() -> None:
-    """Wait until a GPU has done its work."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()

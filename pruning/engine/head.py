@@ -8,41 +8,157 @@ CPU, the logits are normalised in smaller groups, which fit its cache.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
-from itertools import islice
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pruning.engine import collectives
 from pruning.models.blocks import head
-from pruning.models.products import Float32Linear, compiled_once
-
-if TYPE_CHECKING:
-    from pruning.calibration.samples import Row
-
+from pruning.models.products import compiled_once
 
 # Bytes of float32 logits that are projected at a time, and normalised at a time, for each kind of device. If too
 # few positions are projected, reading the weights takes most of the time. If the logits of too many are normalised,
 # they do not fit a CPU's cache.
 PROJECTED = {"cpu": 1 << 29, "cuda": 1 << 29}
 NORMALISED = {"cpu": 1 << 20, "cuda": 1 << 29}
+# exp(-80) is 1e-35: beside the highest logit, a whole vocabulary of such terms changes no digit. Smaller terms would
+# be denormal numbers, with which a CPU computes 20 times slower.
+NEGLIGIBLE = -80.0
 
 Head = Callable[[Tensor], Tensor]  # maps hidden states (m, D) to logits (m, V), for any m
+Term = Callable[..., Tensor]  # maps log-probabilities (m, V), and tensors of this shape, to terms (m, V)
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Maps hidden states to logits over `vocabulary` tokens. `limit` bounds the bytes of logits at a time.
+
+    If `fuse`, their distributions are fused, provided that the vocabulary can be.
+    """
+
+    head: Head
+    vocabulary: int
+    limit: int | None = None
+    fuse: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class PartialHead:
+    """The projection of a model to a part of the vocabulary: some `tokens` (K,), sorted; see `bounds.py`."""
+
+    module: Any
+    tokens: Tensor
+
+    @cached_property
+    def layer(self) -> nn.Linear:
+        """The rows of these tokens in the model's output layer."""
+        output = self.module.get_output_embeddings()
+        with torch.no_grad():
+            layer = nn.Linear(1, 1, bias=output.bias is not None)
+            layer.weight = nn.Parameter(output.weight[self.tokens], requires_grad=False)
+            if output.bias is not None:
+                layer.bias = nn.Parameter(output.bias[self.tokens], requires_grad=False)
+        layer.in_features, layer.out_features = output.in_features, len(self.tokens)
+        layer.__class__ = type(output)  # multiplies as the whole layer does
+        return layer
+
+    def of(self, whole: Projection) -> Projection:
+        """The projection to the tokens of this part."""
+
+        def project(hidden: Tensor) -> Tensor:
+            layer, output = self.layer, self.module.get_output_embeddings()
+            self.module.set_output_embeddings(layer)
+            try:
+                return head(self.module, hidden)
+            finally:
+                self.module.set_output_embeddings(output)
+
+        return replace(whole, head=project, vocabulary=len(self.tokens))
+
+    def places(self, targets: Tensor) -> Tensor:
+        """Where tokens stand in this part."""
+        return torch.searchsorted(self.tokens, targets.to(self.tokens.device))
+
+
+@dataclass(frozen=True)
+class Readout:
+    """One value per position, computed from the next-token distributions at m positions.
+
+    `value` is called with the distributions of the pruned model, those of the dense model, and the next tokens (m,).
+    If `compares` is false, no dense model is needed, and `value` gets the pruned model's distributions twice. If
+    `part` is given, distributions are over this part of the vocabulary, and if the readout compares, its values are
+    multiplied by the dense model's probability of the part.
+    """
+
+    value: Callable[[Distributions, Distributions, Tensor], Tensor]
+    compares: bool = False
+    part: PartialHead | None = None
+
+
+LIKELIHOOD = Readout(lambda pruned, _, targets: pruned.take(targets))
+
+
+def read_out(
+    readout: Readout,
+    projection: Projection,
+    hidden: Tensor,
+    dense: Sequence[Distributions] | None,
+    targets: Tensor,
+) -> Tensor:
+    """The values (n,) of a readout, in float64 on the CPU.
+
+    They are computed from hidden states (n, D), the dense model's `distributions` at the same positions or None, and
+    token ids (n,).
+    """
+    start, targets, values = 0, targets.to(hidden.device), []
+    for number, pruned in enumerate(distributions(projection, hidden)):
+        following = targets[start : start + len(pruned.logits)]
+        start += len(following)
+        reference = pruned if dense is None else dense[number]
+        following = following.to(pruned.logits.device)  # the head may be on another GPU
+        values.append(readout.value(pruned, reference, following))
+    return torch.cat(values).double().cpu()
+
+
+def distributions(projection: Projection, hidden: Tensor) -> Iterator[Distributions]:
+    """The distributions of hidden states (n, D), a group of positions at a time."""
+    device, vocabulary = hidden.device.type, projection.vocabulary
+    most = positions_at_once(device, vocabulary, projection.limit)
+    groups = max(1, math.ceil(len(hidden) / most))
+    step = max(1, math.ceil(len(hidden) / groups))  # so the groups have nearly equal sizes
+    piece = max(1, NORMALISED.get(device, 1 << 25) // (4 * vocabulary))
+    for states in torch.split(hidden, step):
+        logits = projection.head(states)
+        if projection.fuse and logits.shape[-1] % SHORT == 0:
+            yield Distributions(logits, fused=True)
+        else:
+            yield from (Distributions(part.to(wide(logits))) for part in torch.split(logits, piece))
+
+
+def positions_at_once(device: str, vocabulary: int, limit: int | None = None) -> int:
+    """How many positions are projected at a time."""
+    size = PROJECTED.get(device, 1 << 25)
+    return max(1, min(size, limit or size) // (4 * vocabulary))
+
+
+def compared_at_once(device: str, vocabulary: int, limit: int | None = None) -> int:
+    """At how many positions masks are compared at a time; the dense model's distributions there are kept."""
+    return max(1, positions_at_once(device, vocabulary, limit) // 4)
+
+
+def wide(values: Tensor) -> torch.dtype:
+    """The precision in which logits are normalised: float64 stays, all else is float32."""
+    return torch.float64 if values.dtype == torch.float64 else torch.float32
 
 
 @dataclass(frozen=True)
 class Distributions:
     """The next-token distributions at m positions, from logits (m, V) in float32 or float64.
 
-    If `fused`, logits may be in half precision, and sums over the vocabulary run compiled in one
-    pass (`pruning/engine/head.py`).
+    If `fused`, logits may be in half precision, and sums over the vocabulary run compiled in one pass.
 
     `torch.log_softmax` adds V float32 exponentials one after the other. With 150,000 tokens it is off by 1e-5 nats,
     in one direction. `Tensor.sum` adds them pairwise, and the logarithm of the sum is kept in float64. This is off by
@@ -55,14 +171,19 @@ class Distributions:
     @cached_property
     def highest(self) -> Tensor:
         """The highest logit of each position (m, 1)."""
-        return self._total[0] if self.fused else self.logits.amax(-1, keepdim=True)
+        return self._fused_total[0] if self.fused else self.logits.amax(-1, keepdim=True)
 
     @cached_property
     def log_sum(self) -> Tensor:
         """The logarithm of sum exp(logit - highest logit) of each position (m, 1), in float64."""
         if self.fused:
-            return self._total[1]
+            return self._fused_total[1]
         return _log_of_sum((self.logits - self.highest).clamp_(min=NEGLIGIBLE))
+
+    @property
+    def log_total(self) -> Tensor:
+        """The logarithm of sum exp(logit) of each position (m,), in float64."""
+        return (self.highest.double() + self.log_sum)[:, 0]
 
     def of(self, tokens: Tensor) -> Tensor:
         """The log-probabilities ln p (m,) of one token per position, in float64."""
@@ -76,11 +197,6 @@ class Distributions:
         chosen, highest = self.logits.gather(-1, tokens[:, None]).double(), self.highest
         log_sum = _log_of_sum(self.logits.sub_(highest).clamp_(min=NEGLIGIBLE))
         return (chosen - highest.double() - log_sum)[:, 0]
-
-    @property
-    def log_total(self) -> Tensor:
-        """The logarithm of sum exp(logit) of each position (m,), in float64."""
-        return (self.highest.double() + self.log_sum)[:, 0]
 
     @cached_property
     def whole(self) -> Tensor:
@@ -106,256 +222,21 @@ class Distributions:
 
     def token_sum(self, term: Term, *others: Tensor) -> Tensor:
         """For fused distributions: the sum over tokens (m,) of `term(log-probabilities, *others)`, in float64."""
-        return vocabulary_token_sum(term, self.logits, self._total, *others)
+        highest, logarithm = self._fused_total
+        sums = compiled_once(_summed(term))(self.logits, highest, logarithm.to(highest.dtype), *others)
+        found: Tensor = sums.double().sum(-1)
+        return found
 
     @cached_property
-    def _total(self) -> tuple[Tensor, Tensor]:
-        return vocabulary_log_sum(self.logits)
-
-
-def _weighted_logarithm(logarithms: Tensor) -> Tensor:
-    return logarithms.clamp(min=NEGLIGIBLE).exp() * logarithms
+    def _fused_total(self) -> tuple[Tensor, Tensor]:
+        """`highest` and `log_sum`, from compiled code."""
+        highest, sums = compiled_once(_exponentials)(self.logits)
+        return highest, sums.double().sum(-1, keepdim=True).log_()
 
 
 def _log_of_sum(terms: Tensor) -> Tensor:
     """The logarithm of sum exp(term) over the last axis (m, 1), in float64. The terms (m, V) are overwritten."""
     return terms.exp_().sum(-1, keepdim=True).double().log_()
-
-
-class Part(Protocol):
-    """A part of the vocabulary; see `partial_head.py`."""
-
-    def of(self, whole: Projection) -> Projection:
-        """The projection to the tokens of this part."""
-        ...
-
-    def places(self, targets: Tensor) -> Tensor:
-        """Where tokens stand in this part."""
-        ...
-
-
-@dataclass(frozen=True)
-class Readout:
-    """One value per position, computed from the next-token distributions at m positions.
-
-    `value` is called with the distributions of the pruned model, those of the dense model, and the next tokens (m,).
-    If `compares` is false, no dense model is needed, and `value` gets the pruned model's distributions twice. If
-    `part` is given, distributions are over this part of the vocabulary, and if the readout compares, its values are
-    multiplied by the dense model's probability of the part.
-    """
-
-    value: Callable[[Distributions, Distributions, Tensor], Tensor]
-    compares: bool = False
-    part: Part | None = None
-
-
-LIKELIHOOD = Readout(lambda pruned, _, targets: pruned.take(targets))
-
-
-@dataclass(frozen=True)
-class Projection:
-    """Maps hidden states to logits over `vocabulary` tokens. `limit` bounds the bytes of logits at a time.
-
-    If `fuse`, their distributions are fused, provided that the vocabulary can be.
-    """
-
-    head: Head
-    vocabulary: int
-    limit: int | None = None
-    fuse: bool = False
-
-
-def read_out(
-    readout: Readout,
-    projection: Projection,
-    hidden: Tensor,
-    dense: Sequence[Distributions] | None,
-    targets: Tensor,
-) -> Tensor:
-    """The values (n,) of a readout, in float64 on the CPU.
-
-    They are computed from hidden states (n, D), the dense model's `distributions` at the same positions or None, and
-    token ids (n,).
-    """
-    targets, values = targets.to(hidden.device), []
-    for number, (start, pruned) in enumerate(_distributions(projection, hidden)):
-        reference = pruned if dense is None else dense[number]
-        logits = pruned.logits
-        following = targets[start : start + len(logits)].to(logits.device)  # the head may be on another GPU
-        values.append(readout.value(pruned, reference, following))
-    return torch.cat(values).double().cpu()
-
-
-def distributions(projection: Projection, hidden: Tensor) -> list[Distributions]:
-    """The distributions of hidden states (n, D), in the pieces that `read_out` expects."""
-    return [found for _, found in _distributions(projection, hidden)]
-
-
-def log_totals(projection: Projection, hidden: Tensor) -> Tensor:
-    """The logarithm of the sum over the vocabulary at each of the hidden states (n, D), in float64 on the CPU."""
-    return torch.cat([found.log_total.cpu() for _, found in _distributions(projection, hidden)])
-
-
-def compared_at_once(device: str, vocabulary: int, limit: int | None = None) -> int:
-    """At how many positions masks are compared at a time; the dense model's distributions there are kept."""
-    return max(1, positions_at_once(device, vocabulary, limit) // 4)
-
-
-def positions_at_once(device: str, vocabulary: int, limit: int | None = None) -> int:
-    """How many positions are projected at a time."""
-    size = PROJECTED.get(device, 1 << 25)
-    return max(1, min(size, limit or size) // (4 * vocabulary))
-
-
-def _distributions(projection: Projection, hidden: Tensor) -> Iterator[tuple[int, Distributions]]:
-    """For each group of m positions, yield the index of its first position, and its distributions."""
-    device, vocabulary = hidden.device.type, projection.vocabulary
-    most = positions_at_once(device, vocabulary, projection.limit)
-    groups = max(1, math.ceil(len(hidden) / most))
-    step = max(1, math.ceil(len(hidden) / groups))  # so the groups have nearly equal sizes
-    piece = max(1, NORMALISED.get(device, 1 << 25) // (4 * vocabulary))
-    for start in range(0, len(hidden), step):
-        logits = projection.head(hidden[start : start + step])
-        if projection.fuse and can_fuse(logits.shape[-1]):
-            yield start, Distributions(logits, fused=True)
-            continue
-        dtype = wide(logits)
-        for offset in range(0, len(logits), piece):
-            yield start + offset, Distributions(logits[offset : offset + piece].to(dtype))
-
-
-# A part of a model's vocabulary, which bounds values of the whole one.
-#
-# The log-likelihood of a token x is ln p(x) = z_x - ln sum over all tokens v of exp z_v, with the logits z. A sum
-# over some of the tokens is smaller. So for every set S of tokens that x is in,
-#
-#     ln p(x)  <=  z_x - ln sum over v in S of exp z_v
-#
-# Let p(S) be the probability that p gives to S, and p_S the distribution of p within S. The chain rule divides the
-# divergence of two distributions p and q into that of the probabilities of S, and those within and outside of S,
-# which are 0 or more. So
-#
-#     KL(p || q)  >=  p(S) * KL(p_S || q_S)
-#
-# The right sides need the projection to S only, and p(S) of the dense model, which is known. They are close if S
-# has the tokens that are likely in the samples. So S has the tokens with most of the dense model's probability,
-# summed over all scored positions, and all that follow.
-
-PROBABILITY = 0.98  # share of the dense model's probability that the part should have
-MOST = 8  # the part has at most one of so many tokens, and those that follow
-MULTIPLE = 1024  # products with other numbers of columns can take twice as long
-PIECE = 64  # positions whose probabilities are computed at a time
-
-
-@dataclass(frozen=True, eq=False)
-class PartialHead:
-    """The projection of a model to some `tokens` (K,), sorted."""
-
-    module: Any
-    tokens: Tensor
-
-    @cached_property
-    def layer(self) -> nn.Linear:
-        """The rows of these tokens in the model's output layer."""
-        output = self.module.get_output_embeddings()
-        with torch.no_grad():
-            layer = nn.Linear(1, 1, bias=output.bias is not None)
-            layer.weight = nn.Parameter(output.weight[self.tokens], requires_grad=False)
-            if output.bias is not None:
-                layer.bias = nn.Parameter(output.bias[self.tokens], requires_grad=False)
-        layer.in_features, layer.out_features = output.in_features, len(self.tokens)
-        layer.__class__ = type(output)  # multiplies as the whole layer does
-        return layer
-
-    def release(self) -> None:
-        """Free the memory of `layer`, which is made again if it is needed."""
-        self.__dict__.pop("layer", None)
-
-    def of(self, whole: Projection) -> Projection:
-        """The projection to the tokens of this part."""
-        return replace(whole, head=self._logits, vocabulary=len(self.tokens))
-
-    def places(self, targets: Tensor) -> Tensor:
-        """Where tokens stand in this part."""
-        return torch.searchsorted(self.tokens, targets.to(self.tokens.device))
-
-    def _logits(self, hidden: Tensor) -> Tensor:
-        with _output_layer(self.module, self.layer):
-            return head(self.module, hidden)
-
-
-@dataclass
-class Parts:
-    """The part of the vocabulary that serves some rows, for each tuple of rows that was asked for.
-
-    Only the part that was used last keeps its weights.
-    """
-
-    of: dict[tuple[Row, ...], PartialHead | None] = field(default_factory=dict)
-    last: PartialHead | None = None
-
-    def get(self, rows: tuple[Row, ...], make: Callable[[], PartialHead | None]) -> PartialHead | None:
-        """The part for some rows, made at the first use."""
-        if rows not in self.of:
-            self.of[rows] = make()
-        if self.last is not self.of[rows]:
-            self.release()
-        self.last = self.of[rows]
-        return self.last
-
-    def release(self) -> None:
-        """Free the memory of weights; they are made again if they are needed."""
-        if self.last is not None:
-            self.last.release()
-
-
-def partial_head(module: Any, rows: Sequence[Row], read: Callable[[Readout], None]) -> PartialHead | None:
-    """The part of a model's vocabulary that matters for some rows; None if its output layer is unusual.
-
-    `read` applies a readout to the dense model at the scored positions of the rows.
-    """
-    output = module.get_output_embeddings()
-    usable = type(output) in (nn.Linear, Float32Linear) and output.weight.device.type != "meta"
-    if not usable or hasattr(output, "_hf_hook"):
-        return None
-    total = torch.zeros(len(output.weight), dtype=torch.float64)
-
-    def add(dense: Distributions, _: Distributions, __: Tensor) -> Tensor:
-        pieces = torch.split(dense.logits, PIECE), torch.split(dense.log_total[:, None], PIECE)
-        for logits, log_total in zip(*pieces, strict=True):
-            probabilities = (logits.float() - log_total.float()).clamp_(min=NEGLIGIBLE).exp_()
-            total.add_(probabilities.sum(0).double().cpu())
-        return dense.log_total
-
-    read(Readout(add))
-    targets = {token for row in rows for token in row.input_ids[row.span[0] : row.span[1]]}
-    tokens = torch.tensor(_chosen(collectives.all_sum(total.numpy()), targets))
-    return PartialHead(module, tokens.to(output.weight.device))
-
-
-def _chosen(probabilities: NDArray[np.float64], targets: Collection[int]) -> list[int]:
-    """The tokens of the part, sorted: `targets`, and the fewest tokens with the share PROBABILITY, or 1 of MOST.
-
-    More of the likely ones are added to make the number of tokens a multiple of MULTIPLE.
-    """
-    order = np.argsort(-probabilities, kind="stable")
-    shares = np.cumsum(probabilities[order]) / probabilities.sum()
-    count = min(int(np.searchsorted(shares, PROBABILITY)) + 1, len(order) // MOST)
-    tokens = {*targets, *order[:count].tolist()}
-    if len(tokens) > MULTIPLE:
-        others = (token for token in order[count:].tolist() if token not in tokens)
-        tokens |= {*islice(others, -len(tokens) % MULTIPLE)}
-    return sorted(tokens)
-
-
-@contextmanager
-def _output_layer(module: Any, layer: nn.Module) -> Iterator[None]:
-    whole = module.get_output_embeddings()
-    module.set_output_embeddings(layer)
-    try:
-        yield
-    finally:
-        module.set_output_embeddings(whole)
 
 
 # Sums over a vocabulary in one compiled pass over the logits, for `forward.compile=true`.
@@ -366,39 +247,6 @@ def _output_layer(module: Any, layer: nn.Module) -> Iterator[None]:
 # rows.
 
 SHORT = 128
-
-# exp(-80) is 1e-35: beside the highest logit, a whole vocabulary of such terms changes no digit. Smaller terms would
-# be denormal numbers, with which a CPU computes 20 times slower.
-NEGLIGIBLE = -80.0
-
-Term = Callable[..., Tensor]  # maps log-probabilities (m, V), and tensors of this shape, to terms (m, V)
-
-
-def can_fuse(vocabulary: int) -> bool:
-    """Whether a vocabulary can be divided into groups of SHORT tokens."""
-    return vocabulary % SHORT == 0
-
-
-def vocabulary_log_sum(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """The highest logit of each position (m, 1), and ln sum exp(logit - highest logit) (m, 1) in float64."""
-    highest, sums = compiled_once(_exponentials)(logits)
-    return highest, sums.double().sum(-1, keepdim=True).log_()
-
-
-def vocabulary_token_sum(term: Term, logits: Tensor, total: tuple[Tensor, Tensor], *others: Tensor) -> Tensor:
-    """The sum over tokens of `term(log-probabilities, *others)`, for each position (m,), in float64.
-
-    `total` is what `log_sum` returned for the logits (m, V). `others` are tensors (m, V).
-    """
-    highest, logarithm = total
-    sums = compiled_once(_summed(term))(logits, highest, logarithm.to(highest.dtype), *others)
-    found: Tensor = sums.double().sum(-1)
-    return found
-
-
-def wide(logits: Tensor) -> torch.dtype:
-    """The precision in which logits are normalised: float64 stays, all else is float32."""
-    return torch.float64 if logits.dtype == torch.float64 else torch.float32
 
 
 def _exponentials(logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -414,6 +262,10 @@ def _summed(term: Term) -> Callable[..., Tensor]:
         return _short_sums(term(log_probabilities, *others))
 
     return sums
+
+
+def _weighted_logarithm(logarithms: Tensor) -> Tensor:
+    return logarithms.clamp(min=NEGLIGIBLE).exp() * logarithms
 
 
 def _short_sums(terms: Tensor) -> Tensor:

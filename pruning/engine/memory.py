@@ -1,4 +1,4 @@
-"""Limit how much is computed at a time: tokens per batch, branches per pass, masks per walk of the tree.
+"""Limit how much is computed at a time: tokens per batch, branches per pass, bytes of hidden states.
 
 The batches do not depend on the amount of free memory, since other batches would change the last bits of losses. Free
 memory only limits how many masks are walked at a time. If a memory budget is given, batches can also become smaller.
@@ -21,7 +21,8 @@ from torch.utils._pytree import tree_leaves
 
 from pruning.core.mask import Mask
 from pruning.engine import collectives
-from pruning.engine.batching import Batch, Merging, TokenLine, free_memory, make_batches, out_of_memory
+from pruning.engine.batching import Batch, TokenLine, make_batches
+from pruning.engine.devices import free_memory, offloaded, out_of_memory
 from pruning.engine.head import (
     Projection,
     Readout,
@@ -30,78 +31,70 @@ from pruning.engine.head import (
     positions_at_once,
     read_out,
 )
-from pruning.engine.prefix_tree import Sizes, model_entry, run_masks
-from pruning.models.blocks import head
+from pruning.engine.prefix_tree import StateBytes, model_entry, run_masks
+from pruning.models.blocks import find_blocks, head
 from pruning.models.model import LanguageModel
 from pruning.models.sublayers import find_chain
 
 if TYPE_CHECKING:
     from pruning.calibration.samples import Row
 
-
 log = logging.getLogger(__name__)
+
+# Branches run as one batch if a single branch would leave the CPU idle. With fewer than MERGE_OPERATIONS operations
+# per block, starting kernels takes longer than running them. With fewer than MERGE_TOKENS tokens, reading the
+# weights takes longer than computing with them.
+MERGE_OPERATIONS, MERGE_TOKENS = 1e8, 32
 
 
 @dataclass
 class MemoryBudget:
     """How much `Forward` computes at a time on one model.
 
-    `batch_tokens`, `memory` and `merge` are as in `Forward`. `lines` makes token lines from rows. `alike` says
-    whether a number of branches of a batch of units can be merged so that no branch depends on the others.
+    `batch_tokens` and `memory` are as in `Forward`. `lines` holds the token lines of all rows that were asked for.
     """
 
     model: LanguageModel
     batch_tokens: int
     memory: int | None
-    merge: bool | None
-    lines: Callable[[tuple[Row, ...]], Sequence[TokenLine]]
-    alike: Callable[[Batch, str, int], bool]
+    lines: dict[tuple[Row, ...], Sequence[TokenLine]] = field(default_factory=dict)
     _state_limit: float = math.inf  # limit on the bytes of hidden states; lowered after running out of memory
     _batches: dict[tuple[Row, ...], list[Batch]] = field(default_factory=dict)
     _overheads: dict[tuple[object, ...], float] = field(default_factory=dict)
 
     def batches(self, rows: tuple[Row, ...]) -> list[Batch]:
-        """The batches of some rows, cached."""
+        """The batches of some rows, made once from their `lines`."""
         if rows not in self._batches:
-            self._batches[rows] = make_batches(self.lines(rows), self.batch_tokens)
+            self._batches[rows] = make_batches(self.lines[rows], self.batch_tokens)
         return self._batches[rows]
 
-    @cached_property
-    def merging(self) -> Merging:
-        """Which branches run as one batch."""
-        return Merging(self.model, self.merge, self.alike)
+    def merged(self, batch: Batch) -> int:
+        """How many branches run as one batch: several if one alone would leave the CPU idle, or to read weights once.
 
-    def merged(self, batch: Batch, unit: str) -> int:
-        """How many branches run as one batch; 1 if branches run one at a time."""
-        return self.merging.branches(batch, unit, self.batch_tokens)
+        In half precision, and on a GPU, the last bit of a matrix product depends on the number of its rows. A mask's
+        loss would then depend on the other masks, so branches are merged in full precision on a CPU only.
+        """
+        tokens, (on_disk, exact, parameters) = batch.ids.numel(), self._merging
+        small = tokens < MERGE_TOKENS or 2 * tokens * parameters < MERGE_OPERATIONS
+        return max(1, self.batch_tokens // tokens) if on_disk or (exact and small) else 1
 
-    def check(self, rows: tuple[Row, ...], unit: str) -> None:
-        """Check which batches of some rows can be merged. All ranks must call it; they agree on the result."""
-        self.merging.check(self.batches(rows), unit, self.batch_tokens)
-
-    def sizes(self, rows: tuple[Row, ...], readout: Readout, mask: Mask, held: int) -> Sizes:
+    def sizes(self, rows: tuple[Row, ...], readout: Readout, mask: Mask, held: int) -> StateBytes:
         """The room for hidden states, and the size of a state; equal on all ranks.
 
         `held` is the size in bytes of states that exist already and may be replaced.
         """
-        # The dense model, with which a readout may compare, is a mask of blocks.
-        for unit in (mask.unit, "block") if readout.compares else (mask.unit,):
-            self.check(rows, unit)
         overhead = collectives.all_max(self._overhead(rows, readout, mask))
         memory = self.memory if self.memory is not None else (free_memory(self.model.module) + held) // 4
         memory = int(-collectives.all_max(-memory))  # the least over all ranks
         # States count twice after a merged pass, since a branch's state can keep other branches' states in memory.
-        walked = (b.ids.numel() * (2 if self.merged(b, mask.unit) > 1 else 1) for b in self.batches(rows))
+        walked = (b.ids.numel() * (2 if self.merged(b) > 1 else 1) for b in self.batches(rows))
         state = self._state_bytes(max(walked))
         if (self.memory is not None or overhead == math.inf) and overhead + state > memory and self._halve():
             log.warning("forward.memory: continuing with %d tokens at a time", self.batch_tokens)
             return self.sizes(rows, readout, mask, held)
         mine = sum(batch.ids.numel() for batch in collectives.share_of(self.batches(rows)))
         kept = int(collectives.all_max(self._state_bytes(mine)))
-        room, filled = min(max(0.0, memory - overhead), self._state_limit), 1
-        if self.merging.filled:
-            filled = max(self.merged(batch, mask.unit) for batch in self.batches(rows))
-        return Sizes(room, state, kept, filled)
+        return StateBytes(min(max(0.0, memory - overhead), self._state_limit), state, kept)
 
     def shrink(self, error: Exception, masks: int) -> None:
         """Halve the number of masks or of tokens per pass, after memory ran out.
@@ -112,11 +105,7 @@ class MemoryBudget:
             raise error
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        # A pass that is filled up to one shape is as large for few masks as for many.
-        filled = self.merging.filled and any(
-            self._widest(b) > 1 for batches in self._batches.values() for b in batches
-        )
-        if masks > 1 and not filled:
+        if masks > 1:
             largest = max(batch.ids.numel() for batches in self._batches.values() for batch in batches)
             self._state_limit = (masks // 2) * self._state_bytes(largest)
             log.warning("out of memory: continuing with %d masks at a time", masks // 2)
@@ -125,47 +114,18 @@ class MemoryBudget:
         else:
             raise error
 
-    @property
-    def projection(self) -> Projection:
+    def projection(self, fuse: bool = False) -> Projection:
         """The model's head.
 
         If `memory` is set, logits are limited to 1/8 of it, because several tensors of their size exist at once.
         """
         vocabulary = int(self.model.module.config.get_text_config(decoder=True).vocab_size)
         limit = None if self.memory is None else max(1, self.memory // 8)
-        return Projection(partial(head, self.model.module), vocabulary, limit)
-
-    def _state_bytes(self, tokens: int) -> int:
-        """Bytes of the hidden state of `tokens` tokens."""
-        width = int(self.model.module.config.get_text_config(decoder=True).hidden_size)
-        return tokens * width * int(self.model.module.dtype.itemsize)
-
-    def _overhead(self, rows: tuple[Row, ...], readout: Readout, mask: Mask) -> float:
-        """Bytes a pass needs besides the states of masks, measured once; infinite if measuring runs out of memory."""
-        batches = self.batches(rows)
-        key = (rows, readout, mask.unit, *(self.merged(b, mask.unit) for b in batches))
-        if key not in self._overheads:
-            widest = max(batches, key=lambda b: b.ids.numel()), max(batches, key=lambda b: b.ids.shape[1])
-            fullest = max(batches, key=lambda b: len(b.targets) * self.merged(b, mask.unit))
-            most = max(self.merged(b, mask.unit) * b.ids.numel() for b in batches)
-            try:
-                walks = [blocks_bytes(self.model, b, mask, -(-most // b.ids.numel())) for b in {*widest}]
-                last = head_bytes(
-                    self.model, fullest, readout, self.projection, self.merged(fullest, mask.unit)
-                )
-                self._overheads[key] = max(*walks, 0, last)
-            except RuntimeError as error:
-                if not out_of_memory(error):
-                    raise
-                self._overheads[key] = math.inf
-        return self._overheads[key]
-
-    def _widest(self, batch: Batch) -> int:
-        return max(self.merged(batch, unit) for unit in ("block", "sublayer"))
+        return Projection(partial(head, self.model.module), vocabulary, limit, fuse)
 
     def _halve(self) -> bool:
         """Halve the tokens of a pass. Returns False if every pass already runs a single line of a single branch."""
-        passes = [(b, self._widest(b)) for batches in self._batches.values() for b in batches]
+        passes = [(b, self.merged(b)) for batches in self._batches.values() for b in batches]
         if self.batch_tokens == 1 or all(len(b.ids) == merged == 1 for b, merged in passes):
             return False
         most = min(self.batch_tokens, max(b.ids.numel() * merged for b, merged in passes))
@@ -173,6 +133,37 @@ class MemoryBudget:
         self._batches.clear()
         self._overheads.clear()
         return True
+
+    def _state_bytes(self, tokens: int) -> int:
+        """Bytes of the hidden state of `tokens` tokens."""
+        width = int(self.model.module.config.get_text_config(decoder=True).hidden_size)
+        return tokens * width * int(self.model.module.dtype.itemsize)
+
+    @cached_property
+    def _merging(self) -> tuple[bool, bool, int]:
+        """Whether weights are on disk, whether products are exact for any rows, and the parameters of a block."""
+        module = self.model.module
+        exact = self.model.device.type == "cpu" and module.dtype in (torch.float32, torch.float64)
+        parameters = sum(p.numel() for p in find_blocks(module).modules[0].parameters())
+        return offloaded(module), exact, parameters
+
+    def _overhead(self, rows: tuple[Row, ...], readout: Readout, mask: Mask) -> float:
+        """Bytes a pass needs besides the states of masks, measured once; infinite if measuring runs out of memory."""
+        batches = self.batches(rows)
+        key = (rows, readout.value, readout.part is None, mask.unit)  # holds no weights of a part
+        if key not in self._overheads:
+            widest = max(batches, key=lambda b: b.ids.numel()), max(batches, key=lambda b: b.ids.shape[1])
+            fullest = max(batches, key=lambda b: len(b.targets) * self.merged(b))
+            most = max(self.merged(b) * b.ids.numel() for b in batches)
+            try:
+                walks = [_blocks_bytes(self.model, b, mask, -(-most // b.ids.numel())) for b in {*widest}]
+                last = _head_bytes(self.model, fullest, readout, self.projection(), self.merged(fullest))
+                self._overheads[key] = max(*walks, 0, last)
+            except RuntimeError as error:
+                if not out_of_memory(error):
+                    raise
+                self._overheads[key] = math.inf
+        return self._overheads[key]
 
 
 # Measure the memory that a pass needs besides the hidden states it keeps, by running one block and the head.
@@ -200,18 +191,13 @@ class Tally(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for tensor in tree_leaves(result):
             if not isinstance(tensor, Tensor) or tensor.device.type == "meta":
                 continue
-            if tensor.untyped_storage()._cdata not in inputs:
-                self._count(tensor.untyped_storage())
+            storage = tensor.untyped_storage()
+            if storage._cdata not in inputs and storage._cdata not in self._counted:
+                self._counted.add(storage._cdata)
+                self.live += storage.nbytes()
+                self.most = max(self.most, self.live)
+                weakref.finalize(storage, self._forget, storage._cdata, storage.nbytes())
         return result
-
-    def _count(self, storage: torch.UntypedStorage) -> None:
-        number, size = storage._cdata, storage.nbytes()
-        if number in self._counted:
-            return
-        self._counted.add(number)
-        self.live += size
-        self.most = max(self.most, self.live)
-        weakref.finalize(storage, self._forget, number, size)
 
     def _forget(self, number: int, size: int) -> None:
         self._counted.discard(number)
@@ -219,7 +205,7 @@ class Tally(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 @torch.inference_mode()
-def blocks_bytes(model: LanguageModel, batch: Batch, mask: Mask, merged: int) -> int:
+def _blocks_bytes(model: LanguageModel, batch: Batch, mask: Mask, merged: int) -> int:
     """The bytes needed to run a unit on `merged` branches of a batch at once, and to hold the inputs of all blocks.
 
     Of the units that the mask keeps, the one with the most parameters is run. Inputs are cached for each number of
@@ -231,13 +217,13 @@ def blocks_bytes(model: LanguageModel, batch: Batch, mask: Mask, merged: int) ->
     block = _most(lambda: run_masks(model, batch, [alone], 1, lambda *_: None))
     tally = Tally()
     with tally:
-        entry = model_entry(model, batch, 1, {})
+        entry = model_entry(model, batch)
         inputs = tally.live - entry.hidden.nbytes
     return merged * block + (merged * (merged + 1) // 2 - merged) * inputs
 
 
 @torch.inference_mode()
-def head_bytes(
+def _head_bytes(
     model: LanguageModel, batch: Batch, readout: Readout, projection: Projection, merged: int
 ) -> int:
     """Bytes for computing the readout of `merged` branches of a batch at its targets."""
@@ -249,11 +235,10 @@ def head_bytes(
     flat, targets = state.expand(step, -1), batch.targets[:1].repeat(step)
 
     def read() -> None:
-        known = distributions(projection, flat) if readout.compares else None
+        known = list(distributions(projection, flat)) if readout.compares else None
         read_out(readout, projection, flat, known, targets)
 
-    most = _most(read)
-    return most + (2 + 2 * readout.compares) * count * state.nbytes
+    return _most(read) + (2 + 2 * readout.compares) * count * state.nbytes
 
 
 def _most(run: Callable[[], object]) -> int:

@@ -1,10 +1,11 @@
-"""Measure the maps that stand in for removed runs of units (compensation=linear and compensation=diagonal).
+"""Measure the linear maps that stand in for removed runs of units (compensation=linear).
 
 Source: ReplaceMe (arXiv 2505.02819). A run of units i..j-1 is removed, and unit u = i - 1 before it stays. If y is
 the state before unit u, m what the unit adds, and h_j the dense model's state after the run, then the map T is chosen
 so that y + m T is close to h_j, by least squares over the tokens of the calibration samples. T is folded into the
 weights of unit u. Units are sub-layers: before a run of whole blocks, u is the MLP of the last block before it, as in
-ReplaceMe. Nothing comes before a run at the beginning of the model, so such a run has no map.
+ReplaceMe. Nothing comes before a run at the beginning of the model, so such a run has no map. If unit u normalises
+what it adds, only a diagonal T can be folded in.
 
 A map is kept only if it helps: on samples that it was not fitted on, the loss of the pruned model must not rise in
 any source of the samples. If it does, maps with a larger ridge are tried, which change less, and then none.
@@ -19,7 +20,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -49,11 +50,42 @@ if TYPE_CHECKING:
     from pruning.engine.compensation import Linear
     from pruning.engine.forward import Forward
 
-
+FORM = "linear"
 log = logging.getLogger(__name__)
 
 
-def check(module: Any, form: str, unit: str, samples: Samples) -> None:
+@dataclass(frozen=True)
+class Run:
+    """Removed sub-layers `first` to `last`, between kept ones."""
+
+    first: int
+    last: int
+
+    @property
+    def writer(self) -> int:
+        """The sub-layer before the run, into which its map is folded; -1 if there is none."""
+        return self.first - 1
+
+    def names(self) -> list[str]:
+        """The short notation of the removed units."""
+        return list(unit_names("sublayer", range(self.first, self.last + 1)))
+
+
+Outputs = dict[Run, Tensor]  # what the module before a run returned
+
+
+def runs_of(mask: Mask) -> list[Run]:
+    """The maximal runs of removed sub-layers, in order."""
+    runs: list[Run] = []
+    for unit in mask.as_sublayers().dropped:
+        if runs and runs[-1].last == unit - 1:
+            runs[-1] = Run(runs[-1].first, unit)
+        else:
+            runs.append(Run(unit, unit))
+    return runs
+
+
+def check(module: Any, unit: str, samples: Samples) -> None:
     """Raise InputError if a mask over such units could not be repaired on these samples.
 
     That is so if no map can be folded into the first block of the model (the other blocks are as a rule like it), if
@@ -64,11 +96,11 @@ def check(module: Any, form: str, unit: str, samples: Samples) -> None:
             "maps need 2 calibration samples or more, one of them held out: raise calibration.samples."
         )
     for number in (1,) if unit == "block" else (0, 1):
-        fold = find_fold(module, number, form)
+        fold = find_fold(module, number, FORM)
         for name in fold.axes.names():
             check_in_memory(module.get_parameter(name))
     tokens = sum(len(row.input_ids) for row in samples.rows)
-    if fold.form == "linear" and tokens < fold.width:
+    if fold.form == FORM and tokens < fold.width:
         log.warning(
             "a linear map of %d dimensions is fitted to only %d tokens, so the map may overfit: raise "
             "calibration.samples or calibration.length",
@@ -82,12 +114,16 @@ def measure(forward: Forward, samples: Samples, mask: Mask, fit: Linear) -> tupl
     Raises InputError as `check` does.
     """
     runs, samples = runs_of(mask), samples.labelled()
-    folds = _folds(forward.model.module, runs, fit.form)
+    folds = {run: find_fold(forward.model.module, run.writer, FORM) for run in runs if run.writer >= 0}
+    for run in (run for run in runs if run not in folds):
+        log.warning("%s come first in the model: nothing before them can be repaired", " ".join(run.names()))
+    for fold in (fold for fold in folds.values() if fold.form != FORM):
+        log.warning("only a diagonal map is folded into %s: %s", _name(fold.unit), fold.why)
     judge = _Judge(forward, samples, mask, fit)
     maps: dict[int, Tensor] = {}
     found: dict[Run, RepairRun] = {}
     for group in [[run] for run in folds] if fit.sequential else [list(folds)]:
-        sums = run_sums(forward, samples, {run: folds[run] for run in group}, runs, Repair(dict(maps)), fit)
+        sums = _run_sums(forward, samples, {run: folds[run] for run in group}, runs, Repair(dict(maps)), fit)
         for run in group:
             found[run], ridge = judge.record(run, folds[run], *sums[run])
             if ridge is not None:
@@ -95,24 +131,13 @@ def measure(forward: Forward, samples: Samples, mask: Mask, fit: Linear) -> tupl
                 maps[run.writer] = collectives.on_first(whole)
     repair = Repair(maps)
     return repair, {
-        "form": fit.form,
+        "form": FORM,
         "samples": samples.count,
         "tokens": sum(len(row.input_ids) for row in samples.rows),
         "sequential": fit.sequential,
         "runs": [found.get(run) or {"removed": run.names(), "folded": None} for run in runs],
         "sha256": repair.sha256,
     }
-
-
-def _folds(module: Any, runs: Sequence[Run], form: str) -> dict[Run, Fold]:
-    """Where the maps of runs are folded in; a run at the beginning is left out, and the log says so."""
-    folds = {run: find_fold(module, run.writer, form) for run in runs if run.writer >= 0}
-    for run in (run for run in runs if run not in folds):
-        log.warning("%s come first in the model: nothing before them can be repaired", " ".join(run.names()))
-    for fold in folds.values():
-        if fold.form != form:
-            log.warning("only a diagonal map is folded into %s: %s", _name(fold.unit), fold.why)
-    return folds
 
 
 class _Judge:
@@ -154,13 +179,9 @@ class _Judge:
                 *(" ".join(run.names()), ridge, best),
             )
         self.kept, self.losses = trial, losses
-        record |= {
-            "folded": _name(fold.unit),
-            "form": fold.form,
-            "ridge": ridge,
-            "error_after": errors[ridge],
-        }
-        if fold.why is not None and fold.form != self.fit.form:
+        record |= {"folded": _name(fold.unit), "form": fold.form, "ridge": ridge}
+        record["error_after"] = errors[ridge]
+        if fold.why is not None and fold.form != FORM:
             record["reason"] = fold.why
         return record, ridge
 
@@ -185,11 +206,29 @@ def _name(unit: int) -> str:
     return unit_names("sublayer", [unit])[0]
 
 
+def heldout_rows(samples: Samples, every: int) -> set[int]:
+    """The numbers of the rows of every n-th sample of each source (n = `every`), at least of one.
+
+    A source with a single sample keeps it for the fit, unless all sources have a single one.
+    """
+    sources = [unit[0].source for unit in samples.units]
+    counts = {source: sources.count(source) for source in sources}
+    if max(counts.values()) < 2:
+        sources, counts = [""] * len(sources), {"": len(sources)}
+    rows, row, seen = set[int](), 0, dict.fromkeys(counts, 0)
+    for source, unit in zip(sources, samples.units, strict=True):
+        seen[source] += 1
+        if counts[source] > 1 and seen[source] % min(every, counts[source]) == 0:
+            rows |= set(range(row, row + len(unit)))
+        row += len(unit)
+    return rows
+
+
 # Least squares from sums over tokens: the map T, near the identity or near 0, that brings M T closest to R.
 #
 # With rows m_t of M and r_t of R, one row per token, T minimises
 #
-#     sum over t of w_t |m_t T - r_t|^2  +  a mean(diag G) |T - P|^2        G = M' W M,  C = M' W R
+#     sum over t of |m_t T - r_t|^2  +  a mean(diag G) |T - P|^2        G = M' M,  C = M' R
 #
 # so T = P + (G + a mean(diag G) I)^-1 (C - G P), in which P is the identity or 0. Only G and C are kept, in float64.
 # They take 16 D^2 bytes (D = 4096: 270 MB), or 16 D bytes for a diagonal T, however many tokens there are.
@@ -197,17 +236,16 @@ def _name(unit: int) -> str:
 
 @dataclass
 class Sums:
-    """G (D, D) and C (D, D), or their diagonals (D,), the weighted sum of |r_t|^2, and the number of tokens."""
+    """G (D, D) and C (D, D), or their diagonals (D,), and the sum of |r_t|^2."""
 
     gram: Tensor
     cross: Tensor
     square: float = 0.0
-    tokens: int = 0
 
     @classmethod
-    def empty(cls, width: int, diagonal: bool) -> Sums:
-        """Sums over no tokens."""
-        shape = (width,) if diagonal else (width, width)
+    def empty(cls, fold: Fold) -> Sums:
+        """Sums over no tokens, for the map of a fold."""
+        shape = (fold.width, fold.width) if fold.form == FORM else (fold.width,)
         return cls(torch.zeros(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.float64))
 
     def add(self, inputs: Tensor, targets: Tensor) -> None:
@@ -220,23 +258,16 @@ class Sums:
             self.gram.addmm_(inputs.T, inputs)
             self.cross.addmm_(inputs.T, targets)
         self.square += float((targets * targets).sum())
-        self.tokens += len(inputs)
 
     def over_ranks(self) -> Sums:
         """The sums over the tokens of all ranks, on the CPU."""
         gram, cross = (
             torch.from_numpy(collectives.all_sum(x.cpu().numpy())) for x in (self.gram, self.cross)
         )
-        square, tokens = collectives.all_sum(np.array([self.square, float(self.tokens)])).tolist()
-        return Sums(gram, cross, square, int(tokens))
+        return Sums(gram, cross, float(collectives.all_sum(np.array([self.square]))[0]))
 
     def __add__(self, other: Sums) -> Sums:
-        return Sums(
-            self.gram + other.gram,
-            self.cross + other.cross,
-            self.square + other.square,
-            self.tokens + other.tokens,
-        )
+        return Sums(self.gram + other.gram, self.cross + other.cross, self.square + other.square)
 
     def solve(self, ridge: float, toward: float) -> Tensor:
         """The map T in float64; `ridge` is a, and P is `toward` times the identity."""
@@ -253,9 +284,11 @@ class Sums:
         return solved
 
     def error(self, change: Tensor | float) -> float:
-        """The sum of w_t |m_t T - r_t|^2, divided by the sum of w_t |r_t|^2; T is a map, or a factor for all."""
+        """The sum of |m_t T - r_t|^2, divided by the sum of |r_t|^2; T is a map, or a factor for all."""
         if isinstance(change, float):
-            gram, cross = self._traces()
+            gram, cross = (
+                float(sums.sum() if sums.dim() == 1 else sums.trace()) for sums in (self.gram, self.cross)
+            )
             loss = self.square - 2 * change * cross + change * change * gram
         elif self.gram.dim() == 1:
             loss = self.square - float((change * (2 * self.cross - change * self.gram)).sum())
@@ -263,44 +296,8 @@ class Sums:
             loss = self.square - float((change * (2 * self.cross - self.gram @ change)).sum())
         return max(0.0, loss) / self.square if self.square else 0.0
 
-    def _traces(self) -> tuple[float, float]:
-        if self.gram.dim() == 1:
-            return float(self.gram.sum()), float(self.cross.sum())
-        return float(self.gram.trace()), float(self.cross.trace())
 
-
-# Passes over calibration samples that sum up what the maps of removed runs are fitted to; see `repair.py`.
-
-
-@dataclass(frozen=True)
-class Run:
-    """Removed sub-layers `first` to `last`, between kept ones."""
-
-    first: int
-    last: int
-
-    @property
-    def writer(self) -> int:
-        """The sub-layer before the run, into which its map is folded; -1 if there is none."""
-        return self.first - 1
-
-    def names(self) -> list[str]:
-        """The short notation of the removed units."""
-        return list(unit_names("sublayer", range(self.first, self.last + 1)))
-
-
-def runs_of(mask: Mask) -> list[Run]:
-    """The maximal runs of removed sub-layers, in order."""
-    runs: list[Run] = []
-    for unit in mask.as_sublayers().dropped:
-        if runs and runs[-1].last == unit - 1:
-            runs[-1] = Run(runs[-1].first, unit)
-        else:
-            runs.append(Run(unit, unit))
-    return runs
-
-
-def run_sums(
+def _run_sums(
     forward: Forward,
     samples: Samples,
     folds: Mapping[Run, Fold],
@@ -312,94 +309,58 @@ def run_sums(
 
     With `fit.sequential`, M and Y are those of the model without the earlier of all `runs`, repaired by `before`.
     """
-    sums = {run: (_empty(fold), _empty(fold)) for run, fold in folds.items()}
-    held = heldout_rows(samples, fit.heldout)
-    with torch.inference_mode():
-        for lines, dense, current, added in _passes(forward, samples, folds, runs, before, fit.sequential):
-            for run in folds:
-                start, target = current[run.writer], dense[run.last + 1]
-                for line in lines:
-                    part = line.index, slice(line.length)
-                    wanted = target[part].double()
-                    inputs, rest = added[run][part].double(), wanted - start[part].double()
-                    sums[run][line.row in held].add(inputs, rest)
-    return {run: (a.over_ranks(), b.over_ranks()) for run, (a, b) in sums.items()}
+    module, held = forward.model.module, heldout_rows(samples, fit.heldout)
+    sums = {run: (Sums.empty(fold), Sums.empty(fold)) for run, fold in folds.items()}
 
+    def add(lines: list[RowInBatch], dense: list[Tensor], current: list[Tensor], outputs: Outputs) -> None:
+        added = _added(folds, outputs, dense[0])
+        for run in folds:
+            start, target = current[run.writer], dense[run.last + 1]
+            for line in lines:
+                part = line.index, slice(line.length)
+                inputs, rest = added[run][part].double(), target[part].double() - start[part].double()
+                sums[run][line.row in held].add(inputs, rest)
 
-def _empty(fold: Fold) -> Sums:
-    return Sums.empty(fold.width, fold.form == "diagonal")
-
-
-def _passes(
-    forward: Forward,
-    samples: Samples,
-    folds: Mapping[Run, Fold],
-    runs: Sequence[Run],
-    before: Repair,
-    sequential: bool,
-) -> Iterator[tuple[list[RowInBatch], list[Tensor], list[Tensor], dict[Run, Tensor]]]:
-    """Yield each batch: its lines, the dense model's states, the current model's, and what units add to these."""
     first = min((run.first for run in folds), default=0)
     dropped = [u for run in runs if run.first < first for u in range(run.first, run.last + 1)]
     last = max((run.last for run in folds), default=-1)
-    dense = states(forward, samples.rows, "sublayer", stop=last + 1)
-    if not sequential or not dropped:
-        with _Added(folds) as added:
-            for lines, hidden in dense:
-                yield lines, hidden, hidden, added.of(hidden[0])
-        return
-    pruned = states(forward, samples.rows, "sublayer", dropped, stop=first)
-    weights = folded_weights(forward.model.module, before)
-    for lines, hidden in dense:
-        with replaced(forward.model.module, weights), _Added(folds) as added:
-            _, current = next(pruned)
-        yield lines, hidden, current, added.of(hidden[0])
+    with torch.inference_mode():
+        passes = states(forward, samples.rows, "sublayer", stop=last + 1)
+        if fit.sequential and dropped:
+            pruned = states(forward, samples.rows, "sublayer", dropped, stop=first)
+            weights = folded_weights(module, before)
+            for lines, dense in passes:
+                with replaced(module, weights), _noted_outputs(folds) as outputs:
+                    _, current = next(pruned)
+                add(lines, dense, current, outputs)
+        else:
+            with _noted_outputs(folds) as outputs:
+                for lines, dense in passes:
+                    add(lines, dense, dense, outputs)
+    return {run: (a.over_ranks(), b.over_ranks()) for run, (a, b) in sums.items()}
 
 
-class _Added(ExitStack):
-    """Within this context, notes what the sub-layers before some runs add to the state."""
+@contextmanager
+def _noted_outputs(folds: Mapping[Run, Fold]) -> Iterator[Outputs]:
+    """A context in which the outputs of the modules before some runs are noted."""
+    outputs: Outputs = {}
 
-    def __init__(self, folds: Mapping[Run, Fold]) -> None:
-        super().__init__()
-        self.folds = folds
-        self.outputs: dict[Run, Tensor] = {}
-        for run, fold in folds.items():
-            self.callback(fold.adder.register_forward_hook(self._noting(run)).remove)
-
-    def _noting(self, run: Run) -> Any:
+    def note(run: Run, _module: Any, _args: Any, output: Any) -> None:
         # Both parts of a block are run one after the other, and the part that is not run returns something, too.
-        first = run.writer % 2 == 0
+        if run.writer % 2 or run not in outputs:
+            outputs[run] = output[0] if isinstance(output, tuple) else output
 
-        def hook(_module: Any, _args: Any, output: Any) -> None:
-            if not first or run not in self.outputs:
-                self.outputs[run] = output[0] if isinstance(output, tuple) else output
-
-        return hook
-
-    def of(self, like: Tensor) -> dict[Run, Tensor]:
-        """What each sub-layer has added in the last pass, (B, T, D) as the states."""
-        found = {}
-        for run, output in self.outputs.items():
-            factor = self.folds[run].factor
-            values = output.to(like.device).view_as(like)
-            found[run] = values if factor == 1.0 else values.double() * factor
-        self.outputs.clear()
-        return found
+    with ExitStack() as stack:
+        for run, fold in folds.items():
+            stack.callback(fold.adder.register_forward_hook(partial(note, run)).remove)
+        yield outputs
 
 
-def heldout_rows(samples: Samples, every: int) -> set[int]:
-    """The numbers of the rows of every so many samples of each source, at least of one.
-
-    A source with a single sample keeps it for the fit, unless all sources have a single one.
-    """
-    sources = [unit[0].source for unit in samples.units]
-    counts = {source: sources.count(source) for source in sources}
-    if max(counts.values()) < 2:
-        sources, counts = [""] * len(sources), {"": len(sources)}
-    rows, row, seen = set[int](), 0, dict.fromkeys(counts, 0)
-    for source, unit in zip(sources, samples.units, strict=True):
-        seen[source] += 1
-        if counts[source] > 1 and seen[source] % min(every, counts[source]) == 0:
-            rows |= set(range(row, row + len(unit)))
-        row += len(unit)
-    return rows
+def _added(folds: Mapping[Run, Fold], outputs: Outputs, like: Tensor) -> dict[Run, Tensor]:
+    """What the units before runs have added in the last pass, (B, T, D) as the states. The outputs are forgotten."""
+    found = {}
+    for run, output in outputs.items():
+        values, factor = output.to(like.device).view_as(like), folds[run].factor
+        found[run] = values if factor == 1.0 else values.double() * factor
+    outputs.clear()
+    return found

@@ -129,7 +129,7 @@ class Machine:
 
 def device_name(module: nn.Module) -> str:
     """The device that runs a model, as `machine` names it: a model can be on the CPU of a machine with GPUs."""
-    from pruning.engine.batching import devices
+    from pruning.engine.devices import devices
 
     return machine(gpus=any(device.type == "cuda" for device in devices(module)))
 

@@ -72,7 +72,7 @@ class Calibrated:
         return self.forward.model.module.dtype in HALVES
 
     def in_float32(self) -> Loss | None:
-        """The loss over all samples in float32, or None; see `engine.single_precision.in_float32`."""
+        """The loss over all samples in float32, or None; see `engine.dense_pass.in_float32`."""
         from pruning.engine.dense_pass import in_float32
 
         single = in_float32(self.forward)

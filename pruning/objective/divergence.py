@@ -50,7 +50,7 @@ def between_distributions(
     """The mean of `value(pruned, dense)` over scored positions; `value` maps distributions at m positions to (m,).
 
     The term of a sample is the mean over its scored positions: those of a window, or of all answers of an item. If
-    `bounded`, `value` is the divergence, and the loss has bounds (`engine/partial_head.py`).
+    `bounded`, `value` is the divergence, and the loss has bounds (`engine/bounds.py`).
     """
     from pruning.engine.bounds import bounds
     from pruning.engine.head import Readout

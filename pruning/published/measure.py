@@ -21,7 +21,7 @@ from pruning.core.storage import digest
 from pruning.core.wheels import commit_of
 from pruning.evaluation import Data, Measured
 from pruning.evaluation.corpora import corpus_perplexity
-from pruning.models import loader, preflight
+from pruning.models import preflight
 from pruning.models.model import Model
 from pruning.models.products import HALVES, float32_is_faster
 from pruning.published.library import ModelFacts, Protocol, PublishedMask, PublishedNumber
@@ -205,7 +205,7 @@ class Referee:
 
         A model is loaded only if something is missing, and once for each precision.
         """
-        from pruning.engine.batching import exact
+        from pruning.engine.devices import exact
 
         for (_, dtype), part in groupby(requests, key=lambda r: (r.model.name, r.protocol.dtype)):
             values = {request: self.known(request) for request in part}
@@ -282,7 +282,7 @@ def models_found(rows: Sequence[GapRow], referee: Referee) -> list[Presence]:
                 f"{settings.path} has {count} blocks, and the published masks of {model.name} "
                 f"are for {model.blocks}: give the model that they were made for."
             )
-        if settings.source != "hub" or loader.stored_folder(settings) is not None:
+        if settings.source != "hub" or settings.stored_files is not None:
             found.append(Presence(what, "here"))
         elif constants.is_offline_mode():
             why = "its weights are not in the cache, and the hub cannot be reached"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -265,19 +264,13 @@ class Protect:
 class ForwardSettings:
     """How forward passes are run. Apart from `tf32`, no setting changes more than the rounding of losses.
 
-    `batch_tokens` is the number of tokens that a block processes at once. `memory` is the number of bytes that can
-    be used besides the weights (None: a quarter of the free memory). If the process is killed, about `patience`
-    seconds of work are lost. `merge` says whether several masks can run as one batch (None: only in full precision
-    on a CPU, or if weights are on disk). `tf32` lets a GPU round the factors of float32 products to 10 bits.
-    Because this changes losses, `tf32` is part of the cell's key if it is on. `compile` runs whole blocks through
-    torch.compile. With `bounds`, a search for perplexity or divergence does not compute losses that a bound shows
-    to be too high.
+    `memory` is the number of bytes that can be used besides the weights (None: a quarter of the free memory).
+    `tf32` lets a GPU round the factors of float32 products to 10 bits. Because this changes losses, it is part of the
+    cell's key if it is on. `compile` runs whole blocks through torch.compile. With `bounds`, a search for perplexity
+    or divergence does not compute losses that a bound shows to be too high.
     """
 
-    batch_tokens: int = 2048
     memory: int | None = None
-    patience: float = 20.0
-    merge: bool | None = None
     tf32: bool = False
     compile: bool = False
     bounds: bool = False
@@ -287,12 +280,8 @@ class ForwardSettings:
 
         This is a separate method because OmegaConf does not call __init__.
         """
-        for name, least in (("batch_tokens", 1), ("memory", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise InputError(f"forward.{name}={value} is too small: choose {least} or more.")
-        if not 0 < self.patience < math.inf:
-            raise InputError(f"forward.patience={self.patience:g} is out of range: choose seconds above 0.")
+        if self.memory is not None and self.memory < 1:
+            raise InputError(f"forward.memory={self.memory} is too small: choose 1 or more.")
         if self.compile:
             from pruning.models.products import check_compiler
 

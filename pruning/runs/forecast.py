@@ -21,9 +21,9 @@ from pruning.calibration.samples import Samples
 from pruning.core import scoring
 from pruning.core.mask import Mask, Space
 from pruning.core.records import FOLDER, DoneResult
-from pruning.engine.batching import devices, free_memory, synchronize
 from pruning.engine.compensation import Linear
 from pruning.engine.dense_pass import HALVES, unit_times
+from pruning.engine.devices import devices, free_memory, synchronize
 from pruning.engine.memory import Tally
 from pruning.healing.heal_settings import LossWeights, Training
 from pruning.healing.healed_files import read_record

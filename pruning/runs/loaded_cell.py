@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 def model_of(cell: Cell) -> LanguageModel:
     """The model of a cell, loaded once for consecutive cells with this model. Raises as `Model.load` does."""
-    from pruning.engine.batching import exact
+    from pruning.engine.devices import exact
 
     exact(cell.forward.tf32)
     return cell.model.load()
@@ -39,12 +39,11 @@ def forward_of(cell: Cell, model: LanguageModel) -> Forward:
 
 def forward_with(settings: ForwardSettings, model: LanguageModel) -> Forward:
     """Forward passes of a model with given settings."""
-    from pruning.engine.batching import exact
+    from pruning.engine.devices import exact
     from pruning.engine.forward import Forward
 
     exact(settings.tf32)
-    limits = (settings.batch_tokens, settings.memory, settings.patience)
-    return Forward(model, *limits, settings.merge, compile=settings.compile, bounds=settings.bounds)
+    return Forward(model, memory=settings.memory, compile=settings.compile, bounds=settings.bounds)
 
 
 # What the units of a model cost: their parameters, or the time that they take, which is measured once.

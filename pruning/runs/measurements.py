@@ -407,9 +407,8 @@ def check_repair(prepared: Prepared, forward: Forward, unit: str) -> None:
     """Raise InputError before a search if its mask could not be repaired as the cell asks for."""
     from pruning.engine.repair import check
 
-    compensation = prepared.cell.compensation
-    if isinstance(compensation, Linear):
-        check(forward.model.module, compensation.form, unit, prepared.samples)
+    if isinstance(prepared.cell.compensation, Linear):
+        check(forward.model.module, unit, prepared.samples)
 
 
 def new_repair(prepared: Prepared, forward: Forward, mask: Mask) -> tuple[Repair | None, RepairRecord] | None:

@@ -224,7 +224,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "seed": ({"seed": 1.5}, r"seed=1\.5 has the wrong type: give a whole number"),
     "truth": ({"seed": True}, "seed=True has the wrong type"),
     "racing": ({"racing": 0.01}, r"racing=0\.01 has the wrong type: give a Racing"),
-    "forward": ({"forward": ForwardSettings(batch_tokens="many")}, "batch_tokens='many' has the wrong type"),  # type: ignore[arg-type]
+    "forward": ({"forward": ForwardSettings(memory="many")}, "memory='many' has the wrong type"),  # type: ignore[arg-type]
 }
 
 

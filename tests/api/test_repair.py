@@ -40,12 +40,9 @@ def test_a_repair_is_that_of_the_command_line(launch: Command, model: pruning.Pr
     assert measured["ppl/heldout"] != cell["evaluation"]["uncompensated"]["ppl/heldout"]
 
 
-@pytest.mark.parametrize("how", ["linear", "diagonal"])
-def test_a_repaired_mask_is_exported_as_it_is_measured(
-    model: pruning.PrunableModel, how: str, tmp_path: Path
-) -> None:
+def test_a_repaired_mask_is_exported_as_it_is_measured(model: pruning.PrunableModel, tmp_path: Path) -> None:
     found = pruning.search_mask(model, TEXTS, k=2, algo="one_shot", progress=False, **FIT)
-    repaired = pruning.repair_mask(model, found.mask, found.samples, how=how)
+    repaired = pruning.repair_mask(model, found.mask, found.samples)
     folder = pruning.export_model(repaired, found.mask, tmp_path / "out")
     loaded = pruning.load_model(folder, dtype="float32")
     assert loaded.n_blocks == model.n_blocks - 2
@@ -110,7 +107,7 @@ def test_a_mask_of_another_size_and_windows_beyond_the_context_are_refused(
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"how": "magnitude"}, "how='magnitude' measures no maps: choose linear or diagonal"),
+        ({"how": "magnitude"}, "how='magnitude' measures no maps: choose linear"),
         ({"how": "lineer"}, "unknown compensation 'lineer'. Did you mean linear"),
         ({"ridges": [1.0]}, "unknown setting of a repair 'ridges'. Did you mean ridge"),
         ({"samples": 0}, "repair_mask.samples=0 "),

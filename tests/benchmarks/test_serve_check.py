@@ -59,15 +59,14 @@ def test_without_the_program_or_a_model_it_says_what_to_do(
     monkeypatch.setattr(serve_check, "_installed", lambda _: False)
     status, text = run(monkeypatch, caplog, "--model", str(tmp_path), "--engine", "sglang")
     assert status == 2
-    assert "sglang is not installed: on a GPU node, run `pip install sglang`" in text
+    assert "pip install sglang" in text
     monkeypatch.setattr(serve_check, "_installed", lambda _: True)
     status, text = run(monkeypatch, caplog, "--model", str(tmp_path))
     assert status == 2
-    assert "holds no config.json" in text
+    assert str(tmp_path) in text
 
 
-def answers(rows: Any) -> list[list[float]]:
-    return [[-float(token) / 10 for token in row[1:]] for row in rows]
+ANSWERS = [[-float(token) / 10 for token in row[1:]] for row in ROWS]
 
 
 def test_the_answers_of_vllm_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,22 +74,17 @@ def test_the_answers_of_vllm_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def generate(prompts: Any, wanted: Any) -> Any:
         assert wanted == {"max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0}
-        rows = [prompt["prompt_token_ids"] for prompt in prompts]
         best = SimpleNamespace(logprob=0.0)  # the most likely token is listed too
-        return [
-            SimpleNamespace(
-                prompt_logprobs=[
-                    None,
-                    *({-1: best, token: SimpleNamespace(logprob=-token / 10)} for token in row[1:]),
-                ]
-            )
-            for row in rows
-        ]
+        for prompt in prompts:
+            tokens = prompt["prompt_token_ids"][1:]
+            found = [{-1: best, token: SimpleNamespace(logprob=-token / 10)} for token in tokens]
+            yield SimpleNamespace(prompt_logprobs=[None, *found])
 
     module = ModuleType("vllm")
-    module.__dict__.update(LLM=lambda **_: SimpleNamespace(generate=generate), SamplingParams=dict)
+    engine = SimpleNamespace(generate=lambda *given: list(generate(*given)))
+    module.__dict__.update(LLM=lambda **_: engine, SamplingParams=dict)
     monkeypatch.setitem(sys.modules, "vllm", module)
-    assert serve_check.vllm("m", "float32", ROWS) == answers(ROWS)
+    assert serve_check.vllm("m", "float32", ROWS) == ANSWERS
 
 
 def test_the_answers_of_sglang_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,18 +93,12 @@ def test_the_answers_of_sglang_are_read(monkeypatch: pytest.MonkeyPatch) -> None
     def generate(input_ids: Any, **settings: Any) -> Any:
         assert settings["return_logprob"] is True
         assert settings["logprob_start_len"] == 0
-        return [
-            {
-                "meta_info": {
-                    "input_token_logprobs": [(None, row[0], None), *((-t / 10, t, None) for t in row[1:])]
-                }
-            }
-            for row in input_ids
-        ]
+        rows = [[(None, row[0], None), *((-t / 10, t, None) for t in row[1:])] for row in input_ids]
+        return [{"meta_info": {"input_token_logprobs": row}} for row in rows]
 
     module, ended = ModuleType("sglang"), []
     engine = SimpleNamespace(generate=generate, shutdown=lambda: ended.append(True))
     module.__dict__.update(Engine=lambda **_: engine)
     monkeypatch.setitem(sys.modules, "sglang", module)
-    assert serve_check.sglang("m", "float32", ROWS) == answers(ROWS)
+    assert serve_check.sglang("m", "float32", ROWS) == ANSWERS
     assert ended == [True]

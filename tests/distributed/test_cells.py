@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pruning.core import storage
 from pruning.engine import collectives
 from pruning.launcher.job import Job
 from tests.helpers.evaluations import items_file
-from tests.helpers.jobs import job, journal, result
+from tests.helpers.jobs import job, journal, result, small_batches
 from tests.helpers.processes import meet, started
 
 TEXT = ("perplexity", "divergence", "uncertainty", "block_influence", "relative_magnitude")
@@ -49,9 +50,11 @@ CASES = [
 
 def worker(rank: int, size: int, port: int, jobs: list[Job]) -> None:
     meet(rank, size, port)
+    small_batches(pytest.MonkeyPatch())
     writes: list[str] = []
     for name in ("write_text", "append_line"):
-        _record_writes(name, writes)
+        write = getattr(storage, name)
+        setattr(storage, name, partial(_recording, writes, write))
     with collectives.joined_ranks():
         assert collectives.world_size() == 2
         for run in jobs:
@@ -59,17 +62,9 @@ def worker(rank: int, size: int, port: int, jobs: list[Job]) -> None:
     assert bool(writes) == (rank == 0), writes
 
 
-def _record_writes(name: str, writes: list[str]) -> None:
-    """Make a function of `atomic_files` add each path that it writes to `writes`."""
-    from pruning.core import storage
-
-    write = getattr(storage, name)
-
-    def recording(path: Path, content: Any) -> None:
-        writes.append(str(path))
-        write(path, content)
-
-    setattr(storage, name, recording)
+def _recording(writes: list[str], write: Callable[[Path, Any], None], path: Path, content: Any) -> None:
+    writes.append(str(path))
+    write(path, content)
 
 
 Both = tuple[Path, Path, dict[str, str]]
@@ -94,8 +89,10 @@ def _run_part(part: str, model_folder: Path, folder: Path) -> Both:
         cells["lm_eval"] += measured
     many = {name: job(model_folder, folder / "two" / "results", *words) for name, words in cells.items()}
     started(worker, 2, list(many.values()))
-    for words in cells.values():
-        job(model_folder, folder / "one" / "results", *words)()
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        small_batches(monkeypatch)
+        for words in cells.values():
+            job(model_folder, folder / "one" / "results", *words)()
     os.chdir(here)
     return folder / "one" / "results", folder / "two" / "results", {name: j.key for name, j in many.items()}
 
@@ -105,21 +102,19 @@ def test_two_ranks_give_the_losses_the_mask_and_the_measurements_of_one_process(
     run_part: Callable[[str], Both], part: str, name: str
 ) -> None:
     one, two, keys = run_part(part)
+    near = {"rel": 1e-9, "abs": 1e-12}
     expected, lines = (journal(results, keys[name]) for results in (one, two))
     assert [line["dropped"] for line in lines] == [line["dropped"] for line in expected]
     for a, b in zip(lines, expected, strict=True):
-        assert a["loss"] == pytest.approx(b["loss"], rel=1e-9, abs=1e-12)
-        assert a["samples"] == pytest.approx(b["samples"], rel=1e-9, abs=1e-12)
+        assert a["loss"] == pytest.approx(b["loss"], **near)
+        assert a["samples"] == pytest.approx(b["samples"], **near)
     expected, actual = (result(results, keys[name]) for results in (one, two))
     assert actual["mask"] == expected["mask"]
     for number in ("loss", "dense_loss", "standard_error"):
-        assert actual["calibration"][number] == pytest.approx(
-            expected["calibration"][number], rel=1e-9, abs=1e-12
-        )
+        assert actual["calibration"][number] == pytest.approx(expected["calibration"][number], **near)
     for which in ("dense", "pruned", "uncompensated"):
-        assert actual["evaluation"].get(which, {}) == pytest.approx(
-            expected["evaluation"].get(which, {}), rel=1e-6
-        )
+        found, wanted = (one["evaluation"].get(which, {}) for one in (actual, expected))
+        assert found == pytest.approx(wanted, rel=1e-6)
     for cost in (
         "evaluations_asked",
         "evaluations_paid",

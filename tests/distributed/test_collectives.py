@@ -33,33 +33,27 @@ OBJECTIVES: dict[str, tuple[Objective, Samples]] = {
 
 def search(folder: Path, kind: type[Forward] = Forward) -> None:
     """One greedy search for each objective on the calling rank; the first rank writes the journals."""
-    for name in OBJECTIVES:
-        _search(folder / name, name, kind(language_model(build("llama")), batch_tokens=30))
-
-
-def _search(folder: Path, name: str, forward: Forward) -> None:
-    objective, samples = OBJECTIVES[name]
-    losses = Calibrated(objective, forward, samples)
-    folder.mkdir(parents=True, exist_ok=True)
-    journal, store = Journal.open(folder / "trace.jsonl", N_BLOCKS), Store(folder, "key", "cell", N_BLOCKS)
-    solution = solve(
-        Problem(Greedy(), Space(N_BLOCKS, 3), 0, Racing()),
-        losses,
-        KnownScores(journal, store),
-        lambda *_: None,
-    )
-    rank = dist.get_rank() if dist.is_initialized() else 0
-    (folder / f"mask{rank}.json").write_text(json.dumps(solution.score.mask.dropped))
+    for name, (objective, samples) in OBJECTIVES.items():
+        place = folder / name
+        place.mkdir(parents=True, exist_ok=True)
+        forward = kind(language_model(build("llama")), batch_tokens=30)
+        known = KnownScores(
+            Journal.open(place / "trace.jsonl", N_BLOCKS), Store(place, "key", "cell", N_BLOCKS)
+        )
+        problem = Problem(Greedy(), Space(N_BLOCKS, 3), 0, Racing())
+        solution = solve(problem, Calibrated(objective, forward, samples), known, lambda *_: None)
+        dropped = json.dumps(solution.score.mask.dropped)
+        (place / f"mask{collectives.rank()}.json").write_text(dropped)
 
 
 class Starved(Forward):
     """A forward pass that runs out of memory once, on rank 1 only."""
 
-    def _chunk(self, *work: Any) -> np.ndarray:
+    def read(self, *work: Any, **named: Any) -> Any:
         if collectives._world()[0] == 1 and not hasattr(self, "starved"):
             self.starved = True
             raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
-        return super()._chunk(*work)
+        return super().read(*work, **named)
 
 
 def exchange(rank: int, size: int, port: int, folder: Path) -> None:

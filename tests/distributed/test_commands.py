@@ -13,7 +13,7 @@ from tests.conftest import Command
 from tests.helpers.jobs import journal
 
 ROOT = Path(__file__).parents[2]
-CELL = ("algo=greedy", "k=2", "forward.batch_tokens=48", "scores.share=false")
+CELL = ("algo=greedy", "k=2", "scores.share=false", "calibration.samples=5", "calibration.length=700")
 
 
 @pytest.mark.slow

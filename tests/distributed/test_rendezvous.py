@@ -19,6 +19,7 @@ LOCAL = {"SUBMITIT_EXECUTOR": "local", "SUBMITIT_LOCAL_JOB_ID": "77", "SUBMITIT_
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [*TORCHRUN, *(n for n in os.environ if n.startswith(("SLURM_", "SUBMITIT_", "CUDA_")))]:
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
 
 
 @pytest.mark.parametrize(
@@ -29,23 +30,22 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
         ("3,1,2,0", 2, ["3,1", "2,0"]),
         ("0,1,2", 2, ["0", "1"]),  # GPU 2 is left over
         ("4, 5,6,7", 1, ["4,5,6,7"]),
+        ("", 2, [None, None]),
+        (None, 1, [None]),
     ],
 )
-def test_each_rank_gets_its_part_of_the_visible_gpus(given: str, size: int, shares: list[str]) -> None:
-    environment = {"CUDA_VISIBLE_DEVICES": given}
-    assert [share(environment, visible(environment), rank, size) for rank in range(size)] == shares
-
-
-@pytest.mark.parametrize("given", ["", None])
-def test_without_gpus_nothing_is_set(given: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_rank_gets_its_part_of_the_visible_gpus(
+    given: str | None, size: int, shares: list[str | None]
+) -> None:
     environment = {} if given is None else {"CUDA_VISIBLE_DEVICES": given}
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
-    assert share(environment, visible(environment), 0, 2) is None
+    assert [share(environment, visible(environment), rank, size) for rank in range(size)] == shares
 
 
 def test_without_a_list_of_gpus_all_gpus_of_the_machine_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
     assert share({}, visible({}), 1, 2) == "2,3"
+    with pytest.raises(InputError, match=r"2 ranks .* 1 GPUs \(CUDA_VISIBLE_DEVICES=7\)"):
+        share({}, ["7"], 1, 2)
 
 
 @pytest.mark.parametrize(
@@ -62,37 +62,27 @@ def test_gpus_that_slurm_has_bound_are_left_unchanged(name: str, value: str, bou
     assert (share({name: value}, ["0", "1"], 1, 2) is None) == bound
 
 
-def test_fewer_gpus_than_ranks_are_refused() -> None:
-    with pytest.raises(InputError, match=r"2 ranks on one machine share 1 GPUs \(CUDA_VISIBLE_DEVICES=7\)"):
-        share({}, ["7"], 1, 2)
-
-
-def test_a_process_alone_has_no_rendezvous(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert find_rendezvous() is None
-    for name, value in (TORCHRUN | {"WORLD_SIZE": "1", "RANK": "0"}).items():
-        monkeypatch.setenv(name, value)
-    assert find_rendezvous() is None
-
-
-def test_an_allocation_of_slurm_without_submitit_starts_no_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SLURM_JOB_ID", "1")
-    monkeypatch.setenv("SLURM_NTASKS", "4")
-    assert find_rendezvous() is None
-
-
-def test_the_environments_of_torchrun_and_submitit_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in TORCHRUN.items():
-        monkeypatch.setenv(name, value)
-    assert find_rendezvous() == Rendezvous(3, 4, 1, 2, "env://")
-    for name in TORCHRUN:
-        monkeypatch.delenv(name)
-    for name, value in LOCAL.items():
+@pytest.mark.parametrize(
+    ("environment", "found"),
+    [
+        ({}, None),
+        (TORCHRUN | {"WORLD_SIZE": "1", "RANK": "0"}, None),
+        ({"SLURM_JOB_ID": "1", "SLURM_NTASKS": "4"}, None),  # an allocation without submitit
+        (TORCHRUN, (3, 4, 1, 2, "env://")),
+        (LOCAL, (1, 2, 1, 2, "tcp://127.0.0.1:")),
+    ],
+)
+def test_the_environments_of_torchrun_and_submitit_are_read(
+    environment: dict[str, str], found: tuple[int, int, int, int, str] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
         monkeypatch.setenv(name, value)
     meeting = find_rendezvous()
-    assert meeting is not None
-    assert (meeting.rank, meeting.size, meeting.local_rank, meeting.local_size) == (1, 2, 1, 2)
-    assert meeting.address.startswith("tcp://127.0.0.1:")
-    assert "RANK" not in os.environ
+    if meeting is None or found is None:
+        assert meeting is found
+        return
+    assert (meeting.rank, meeting.size, meeting.local_rank, meeting.local_size) == found[:4]
+    assert meeting.address.startswith(found[4])
 
 
 def test_a_rank_takes_its_share_and_its_threads(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from analysis.data.load import of_windows
 from analysis.figures import fig10_healing
 from analysis.report.summary import claims
 from docs import described
-from docs.described import ALL, GEMMA, MAIN, SMOLLM2, STUDY_ARCHIVES_ROOT, overlap, path, study
+from docs.described import ALL, GEMMA, MAIN, ROOT, SMOLLM2, overlap, path, study
 from docs.described import TEXT as OF_TEXT
 
 TEXT = path("results.md").read_text(encoding="utf-8")
@@ -43,7 +43,7 @@ def test_the_page_is_short_and_each_finding_has_a_sentence_a_table_and_a_picture
         assert ESTIMATE.search(" ".join(bold[1].split())), "no finding in bold with its interval"
         assert rows(finding)
         (picture,) = re.findall(r"!\[.+\]\((.+)\)", finding)
-        assert (STUDY_ARCHIVES_ROOT / "docs" / picture).is_file()
+        assert (ROOT / "docs" / picture).is_file()
 
 
 @pytest.mark.slow
@@ -184,5 +184,5 @@ def test_nothing_of_the_first_part_is_missing() -> None:
 
 
 def test_the_archives_of_the_study_are_small() -> None:
-    archives = (STUDY_ARCHIVES_ROOT / "analysis").glob("study*/study*.tar.xz")
+    archives = (ROOT / "analysis").glob("study*/study*.tar.xz")
     assert sum(archive.stat().st_size for archive in archives) < 40e6

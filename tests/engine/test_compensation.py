@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from pruning.calibration.samples import Row
 from pruning.core.mask import Mask
 from pruning.engine.compensation import magnitudes
 from pruning.engine.forward import Forward
 from pruning.models.blocks import find_blocks
 from tests.helpers.architectures import N_BLOCKS
 from tests.helpers.objectives import MASKS, model, plain_states
-from tests.helpers.rows import item_rows, language_model, text_rows
+from tests.helpers.rows import item_rows, language_model, loglik, text_rows
 
 ROWS = {"text": text_rows(9), "items": item_rows(5)}
 SCALES = (1.7, 0.8, 1.2, 1.05, 2.5, 1.0)
@@ -35,11 +34,8 @@ def scaled(module: Any, factors: dict[int, float]) -> Any:
     return changed
 
 
-def loglik(module: Any, row: Row) -> float:
-    with torch.no_grad():
-        logits = module(input_ids=torch.tensor([row.input_ids]), use_cache=False).logits[0].double()
-    logs = torch.log_softmax(logits, -1)
-    return sum(float(logs[t - 1, row.input_ids[t]]) for t in range(*row.span))
+def factors_of(module: Any, rows: Any = ROWS["text"], batch_tokens: int = 2048) -> tuple[float, ...]:
+    return magnitudes(Forward(language_model(module), batch_tokens), rows)
 
 
 @pytest.mark.parametrize("kind", ROWS)
@@ -53,6 +49,15 @@ def test_losses_are_those_of_a_model_with_factors_for_blocks(name: str, kind: st
         assert actual == pytest.approx([loglik(changed, row) for row in rows], rel=1e-9)
 
 
+def test_the_dense_model_is_never_scaled() -> None:
+    model_, dense = language_model(model()), [Mask(N_BLOCKS)]
+    plain, compensated = (
+        next(Forward(model_, scales=scales).loglikelihoods(ROWS["text"], dense))[1]
+        for scales in (None, SCALES)
+    )
+    assert plain == compensated
+
+
 @pytest.mark.parametrize("kind", ROWS)
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
 def test_factors_are_mean_ratios_of_magnitudes(name: str, kind: str) -> None:
@@ -62,16 +67,8 @@ def test_factors_are_mean_ratios_of_magnitudes(name: str, kind: str) -> None:
         sizes = [np.abs(state).mean() for state in plain_states(module, row)]
         ratios.append([b / a for a, b in pairwise(sizes)])
     for batch_tokens in (20, 4000):
-        actual = magnitudes(Forward(language_model(module), batch_tokens), rows)
-        assert actual == pytest.approx(np.mean(ratios, axis=0).tolist(), rel=1e-9)
-
-
-def fold(module: Any, index: int, factor: float) -> None:
-    """As in Prune&Comp: scale everything that is added to the state before block `index`."""
-    module.model.embed_tokens.weight.mul_(factor)
-    for block in module.model.layers[:index]:
-        block.self_attn.o_proj.weight.mul_(factor)
-        block.mlp.down_proj.weight.mul_(factor)
+        expected = np.mean(ratios, axis=0).tolist()
+        assert factors_of(module, rows, batch_tokens) == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("dropped", [(3,), (1, 4), (0, 2, 5)])
@@ -79,28 +76,29 @@ def test_folding_the_factors_into_earlier_weights_is_the_same_model(dropped: tup
     module = model()
     for norm in (part for part in module.modules() if hasattr(part, "variance_epsilon")):
         norm.variance_epsilon = 1e-10  # the only difference between the two forms
-    factors = magnitudes(Forward(language_model(module)), ROWS["text"])
-    folded = copy.deepcopy(module)
+    factors, folded = factors_of(module), copy.deepcopy(module)
     folded.lm_head.weight = torch.nn.Parameter(folded.lm_head.weight.detach().clone())
     with torch.no_grad():
-        for index in dropped:
-            fold(folded, index, factors[index])
+        for index in dropped:  # as Prune&Comp: scale everything that is added to the state before the block
+            folded.model.embed_tokens.weight.mul_(factors[index])
+            for block in folded.model.layers[:index]:
+                block.self_attn.o_proj.weight.mul_(factors[index])
+                block.mlp.down_proj.weight.mul_(factors[index])
         ids = torch.tensor([ROWS["text"][0].input_ids])
         expected = scaled(module, {i: factors[i] for i in dropped})(input_ids=ids, use_cache=False).logits
         actual = scaled(folded, dict.fromkeys(dropped, 1.0))(input_ids=ids, use_cache=False).logits
     torch.testing.assert_close(actual, expected, rtol=1e-6, atol=1e-6 * float(expected.abs().max()))
 
 
-@pytest.mark.parametrize("dropped", [(1, 4), (4, 1), (2, 3), (3, 2)])
+@pytest.mark.parametrize(("first", "second"), [(1, 4), (4, 1), (2, 3), (3, 2)])
 def test_the_dense_models_factors_are_about_those_of_the_pruned_and_compensated_model(
-    dropped: tuple[int, int],
+    first: int, second: int
 ) -> None:
     """Prune&Comp measures the second factor on a model whose first block is already replaced by its factor."""
     for name in ("llama", "qwen3"):
-        module, rows = model(name), ROWS["text"]
-        dense = magnitudes(Forward(language_model(module)), rows)
-        first, second = dropped
-        current = magnitudes(Forward(language_model(scaled(module, {first: dense[first]}))), rows)
+        module = model(name)
+        dense = factors_of(module)
+        current = factors_of(scaled(module, {first: dense[first]}))
         assert current[first] == pytest.approx(dense[first])
         assert current[second] == pytest.approx(dense[second], rel=0.03)
 
@@ -108,7 +106,7 @@ def test_the_dense_models_factors_are_about_those_of_the_pruned_and_compensated_
 @pytest.mark.parametrize("index", [0, 1, 3])
 def test_compensation_restores_the_magnitude_that_the_next_block_sees(index: int) -> None:
     module, rows = model(), text_rows(30)
-    factor = magnitudes(Forward(language_model(module)), rows)[index]
+    factor = factors_of(module, rows)[index]
     sizes = []
     for row in rows:
         dense = plain_states(module, row)[index + 1]
@@ -116,12 +114,3 @@ def test_compensation_restores_the_magnitude_that_the_next_block_sees(index: int
         sizes.append([np.abs(state).mean() / np.abs(dense).mean() for state in changed])
     without, restored = np.mean(sizes, axis=0)
     assert abs(restored - 1) < 0.2 * abs(without - 1)
-
-
-def test_the_dense_model_is_never_scaled() -> None:
-    module, rows = model(), ROWS["text"]
-    (_, plain, _), (_, compensated, _) = (
-        next(Forward(language_model(module), scales=scales).loglikelihoods(rows, [Mask(N_BLOCKS)]))
-        for scales in (None, SCALES)
-    )
-    assert plain == compensated

@@ -1,8 +1,12 @@
-"""Forward and backward passes give the same as hooks and ordinary autograd on the plain model."""
+"""Passes through the dense model give the same as hooks and ordinary autograd; losses in float32; times of units."""
 
 from __future__ import annotations
 
+import copy
+import gc
+import weakref
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,14 +14,15 @@ import pytest
 import torch
 
 from pruning.calibration.samples import Row
-from pruning.engine.dense_pass import backward, gate_gradients, states
+from pruning.engine import dense_pass
+from pruning.engine.dense_pass import backward, gate_gradients, in_float32, states, unit_times
 from pruning.engine.forward import Forward
 from pruning.models.blocks import find_blocks
 from pruning.objective.margin import Margin
 from pruning.objective.perplexity import Perplexity
-from tests.helpers.architectures import N_BLOCKS
-from tests.helpers.objectives import bound, model, plain_states, samples
-from tests.helpers.rows import item_rows, language_model, text_rows
+from tests.helpers.architectures import N_BLOCKS, build
+from tests.helpers.objectives import MASKS, bound, model, plain_states, samples
+from tests.helpers.rows import item_rows, language_model, loglik, text_rows
 
 ROWS = {"text": text_rows(9), "items": item_rows(6)}
 STEP = 1e-5
@@ -55,25 +60,22 @@ def gated(module: Any, index: int, gate: float, row: Row) -> float:
 
     block.forward = forward  # type: ignore[method-assign]
     try:
-        with torch.no_grad():
-            logits = module(input_ids=torch.tensor([row.input_ids]), use_cache=False).logits[0]
+        return loglik(module, row)
     finally:
         del block.forward
-    logs = torch.log_softmax(logits, -1)
-    return sum(float(logs[t - 1, row.input_ids[t]]) for t in range(*row.span))
+
+
+def gates_of(module: Any, rows: tuple[Row, ...] = ROWS["text"], batch_tokens: int = 2048) -> np.ndarray:
+    return gate_gradients(Forward(language_model(module), batch_tokens), rows)
 
 
 def differences(module: Any, rows: tuple[Row, ...]) -> np.ndarray:
     """Central differences at gate 1, (rows, N)."""
-    return np.array(
-        [
-            [
-                (gated(module, i, 1 + STEP, row) - gated(module, i, 1 - STEP, row)) / (2 * STEP)
-                for i in range(N_BLOCKS)
-            ]
-            for row in rows
-        ]
-    )
+
+    def slope(index: int, row: Row) -> float:
+        return (gated(module, index, 1 + STEP, row) - gated(module, index, 1 - STEP, row)) / (2 * STEP)
+
+    return np.array([[slope(index, row) for index in range(N_BLOCKS)] for row in rows])
 
 
 @pytest.mark.parametrize("kind", ROWS)
@@ -96,8 +98,7 @@ def test_states_are_those_at_the_blocks(name: str, kind: str, batch_tokens: int)
 @pytest.mark.parametrize("name", ["llama", "gemma3", "gpt2", "gpt_neox", "opt", "qwen3"])
 def test_gate_gradients_equal_finite_differences(name: str, kind: str) -> None:
     module, rows = exact(name), ROWS[kind][:5]
-    actual = gate_gradients(Forward(language_model(module)), rows)
-    np.testing.assert_allclose(actual, differences(module, rows), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(gates_of(module, rows), differences(module, rows), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt_neox"])
@@ -120,37 +121,31 @@ def test_the_gates_of_perplexity_and_margin_are_those_of_their_terms(name: str) 
         np.testing.assert_allclose(actual, wrong - right, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_in_lower_precision_gates_are_about_the_same(dtype: torch.dtype) -> None:
-    exact = gate_gradients(Forward(language_model(model())), ROWS["text"])
-    rough = gate_gradients(Forward(language_model(model(dtype=dtype))), ROWS["text"])
-    tolerance = 1e-4 if dtype == torch.float32 else 0.3
-    np.testing.assert_allclose(rough, exact, atol=tolerance * np.abs(exact).max())
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.3)])
+def test_in_lower_precision_gates_are_about_the_same(dtype: torch.dtype, tolerance: float) -> None:
+    expected = gates_of(model())
+    np.testing.assert_allclose(
+        gates_of(model(dtype=dtype)), expected, atol=tolerance * np.abs(expected).max()
+    )
 
 
-def test_a_mixture_of_experts_has_gates() -> None:
-    module = model("qwen3_moe", torch.float32)
-    actual = gate_gradients(Forward(language_model(module)), ROWS["text"][:2])
+def test_a_mixture_of_experts_has_gates_and_weights_can_be_on_disk() -> None:
+    from accelerate import cpu_offload
+
+    actual = gates_of(model("qwen3_moe", torch.float32), ROWS["text"][:2])
     assert actual.shape == (2, N_BLOCKS)
     assert np.isfinite(actual).all()
     assert (np.abs(actual) > 1e-6).all()
+    offloaded = cpu_offload(model(), execution_device=torch.device("cpu"))
+    np.testing.assert_allclose(gates_of(offloaded), gates_of(model()), rtol=1e-9)
 
 
-def test_batching_does_not_change_gradients() -> None:
+def test_neither_batches_nor_the_positions_at_once_change_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     module, rows = model("qwen3"), ROWS["items"]
-    small, large = (gate_gradients(Forward(language_model(module), size), rows) for size in (1, 4000))
-    np.testing.assert_allclose(small, large, rtol=1e-9, atol=1e-12)
-
-
-@pytest.mark.parametrize("positions", [1, 3])
-def test_the_head_is_differentiated_a_few_positions_at_a_time(
-    positions: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    module, rows = model(), ROWS["text"]
-    expected = gate_gradients(Forward(language_model(module)), rows)
-    monkeypatch.setattr("pruning.engine.dense_pass.POSITIONS", positions)
-    actual = gate_gradients(Forward(language_model(module)), rows)
-    np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-12)
+    expected = gates_of(module, rows, 1)
+    for positions in (dense_pass.POSITIONS, 1, 3):
+        monkeypatch.setattr(dense_pass, "POSITIONS", positions)
+        np.testing.assert_allclose(gates_of(module, rows, 4000), expected, rtol=1e-9, atol=1e-12)
 
 
 def test_steps_go_back_from_the_last_block_and_leave_no_gradients() -> None:
@@ -165,20 +160,6 @@ def test_steps_go_back_from_the_last_block_and_leave_no_gradients() -> None:
     assert all(p.grad is None for p in module.parameters())
 
 
-def test_a_forward_pass_after_a_backward_pass_is_as_before() -> None:
-    forward = Forward(language_model(model()))
-    before = list(bound(Perplexity(), forward.model.module, samples("text"))([_mask()]))
-    gate_gradients(forward, ROWS["text"])
-    after = list(bound(Perplexity(), forward.model.module, samples("text"))([_mask()]))
-    assert before[0].samples == after[0].samples
-
-
-def _mask() -> Any:
-    from pruning.core.mask import Mask
-
-    return Mask(N_BLOCKS, (1,))
-
-
 def test_passes_are_counted_in_block_forwards() -> None:
     forward = Forward(language_model(model()), batch_tokens=30)
     list(states(forward, ROWS["text"]))
@@ -188,10 +169,96 @@ def test_passes_are_counted_in_block_forwards() -> None:
     assert forward.cost.block_forwards == pytest.approx(N_BLOCKS + N_BLOCKS + 3 * N_BLOCKS)
 
 
-def test_gates_need_no_weights_in_memory() -> None:
-    from accelerate import cpu_offload
+# Losses in float32 of a model in half precision: the same weights, another rounding.
 
-    rows = ROWS["text"]
-    expected = gate_gradients(Forward(language_model(model())), rows)
-    module = cpu_offload(model(), execution_device=torch.device("cpu"))
-    np.testing.assert_allclose(gate_gradients(Forward(language_model(module)), rows), expected, rtol=1e-9)
+SCALES = (1.7, 0.8, 1.2, 1.05, 2.5, 1.0)
+
+
+def half(scales: tuple[float, ...] | None = None) -> Forward:
+    return Forward(language_model(build("llama").bfloat16()), scales=scales)
+
+
+@pytest.mark.parametrize("scales", [None, SCALES])
+def test_the_copy_has_the_rounded_weights_and_computes_in_float32(scales: tuple[float, ...] | None) -> None:
+    forward = half(scales)
+    single = in_float32(forward)
+    assert single is not None
+    exact = copy.deepcopy(forward.model.module).double()
+    plain = Forward(language_model(exact), scales=scales)
+    near, far = ({m: t for m, t, _ in f.loglikelihoods(ROWS["text"], MASKS)} for f in (single, plain))
+    for mask in MASKS:
+        np.testing.assert_allclose(near[mask], far[mask], rtol=1e-5)
+    assert forward.model.module.dtype == torch.bfloat16
+    assert single.cost is forward.cost
+
+
+def test_in_full_precision_or_without_memory_there_is_no_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert in_float32(Forward(language_model(build("llama")))) is None
+    monkeypatch.setattr(dense_pass, "free_memory", lambda _: 1000)
+    assert in_float32(half()) is None
+
+
+def test_a_copy_that_no_one_uses_is_freed_without_the_garbage_collector() -> None:
+    single = in_float32(half())
+    assert single is not None
+    gc.disable()
+    try:
+        list(single.loglikelihoods(ROWS["text"], MASKS))
+        copied = weakref.ref(single.model.module)
+        view = single.with_scales(None)
+        del single
+        # A view shares the memory budget of the passes that it comes from.
+        list(view.loglikelihoods(ROWS["text"], MASKS))
+        assert copied() is not None
+        del view
+        assert copied() is None
+    finally:
+        gc.enable()
+
+
+# Seconds of units, on a clock that the layers of a tiny model turn.
+
+SHAPE = (2, 7)
+
+
+class Clock:
+    """Sub-layer i of the model takes i + 1 seconds, ten times as many in the first turn and in the third."""
+
+    def __init__(self, model: Any, units: int) -> None:
+        self.now, self.reads, self.units, self.shapes = 0.0, 0, units, set[tuple[int, ...]]()
+        layers = [
+            part for block in model.model.layers for part in (block.self_attn.q_proj, block.mlp.up_proj)
+        ]
+        for number, layer in enumerate(layers):
+            layer.register_forward_pre_hook(self.hook(number + 1))
+
+    def hook(self, seconds: float) -> Any:
+        def ran(_: Any, inputs: tuple[torch.Tensor]) -> None:
+            if self.reads:
+                # The clock is read before each unit, and after the first turn also behind it.
+                turn = (self.reads + self.units - 1) // (2 * self.units)
+                self.now += seconds * (10 if turn in (0, 2) else 1)
+                self.shapes.add(tuple(inputs[0].shape[:2]))
+
+        return ran
+
+    def read(self) -> float:
+        self.reads += 1
+        return self.now
+
+
+@pytest.mark.parametrize(
+    ("unit", "expected"),
+    [
+        ("sublayer", [float(i) for i in range(1, 2 * N_BLOCKS + 1)]),
+        ("block", [float(4 * i + 3) for i in range(N_BLOCKS)]),
+    ],
+)
+def test_each_unit_gets_its_median_without_the_first_turn(
+    unit: str, expected: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = build("llama")
+    clock = Clock(model, len(expected))
+    monkeypatch.setattr(dense_pass, "time", SimpleNamespace(perf_counter=clock.read))
+    assert unit_times(language_model(model), unit, SHAPE, repeats=3) == pytest.approx(expected)
+    assert clock.shapes == {SHAPE}

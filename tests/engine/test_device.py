@@ -1,4 +1,4 @@
-"""The memory of devices, and that they compute exactly by default."""
+"""The memory of devices, that they compute exactly by default, and which settings of passes a cell is known by."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ import pytest
 import torch
 from torch import nn
 
-from pruning.engine import batching
+from pruning.config.compose import recorded_cell
+from pruning.engine import devices
 from tests.helpers.jobs import job
+
+FLAGS = ("allow_tf32", "allow_bf16_reduced_precision_reduction", "allow_fp16_reduced_precision_reduction")
 
 
 @pytest.fixture
 def flags() -> Iterator[Any]:
     """PyTorch's flags for products, restored afterwards."""
     owner = torch.backends.cuda.matmul
-    names = ("allow_tf32", "allow_bf16_reduced_precision_reduction", "allow_fp16_reduced_precision_reduction")
-    saved = {name: getattr(owner, name) for name in names}
+    saved = {name: getattr(owner, name) for name in FLAGS}
     yield owner
     for name, value in saved.items():
         setattr(owner, name, value)
@@ -28,28 +30,31 @@ def flags() -> Iterator[Any]:
 
 def test_products_are_exact_unless_tf32_is_asked_for(flags: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
-    flags.allow_tf32 = flags.allow_bf16_reduced_precision_reduction = True
-    batching.exact()
-    assert not flags.allow_tf32
-    assert not flags.allow_bf16_reduced_precision_reduction
+    for name in FLAGS:
+        setattr(flags, name, True)
+    devices.exact()
+    assert not any(getattr(flags, name) for name in FLAGS)
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
-    batching.exact(tf32=True)
+    devices.exact(tf32=True)
     assert flags.allow_tf32
 
 
 def test_only_tf32_among_forward_settings_changes_the_cell_key(model_folder: Path, tmp_path: Path) -> None:
     words = ("algo=greedy", "k=2", "calibration.length=24")
-    plain = job(model_folder, tmp_path / "results", *words).key
-    assert job(model_folder, tmp_path / "results", *words, "forward.tf32=true").key != plain
-    assert job(model_folder, tmp_path / "results", *words, "forward.batch_tokens=512").key == plain
-    assert job(model_folder, tmp_path / "results", *words, "model.offload=here").key == plain
+    plain = job(model_folder, tmp_path / "results", *words)
+    assert job(model_folder, tmp_path / "results", *words, "forward.tf32=true").key != plain.key
+    assert job(model_folder, tmp_path / "results", *words, "forward.memory=5000000").key == plain.key
+    assert job(model_folder, tmp_path / "results", *words, "model.offload=here").key == plain.key
+    decided = {"batch_tokens": 512, "patience": 1.0, "merge": True}  # recorded when these were settings
+    recorded = {**plain.config, "forward": {**plain.config["forward"], **decided}}
+    assert recorded_cell(recorded, plain.choices).key == plain.key
 
 
 def test_the_fullest_device_counts_and_disk_is_not_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
     free = {"cpu": 9, "meta": 0}
-    monkeypatch.setattr(batching, "_free", lambda device: free[device.type])
+    monkeypatch.setattr(devices, "_free", lambda device: free[device.type])
     module = nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2, device="meta")])
-    assert batching.devices(module) == [torch.device("cpu")]
-    assert batching.devices(nn.Linear(2, 2, device="meta")) == [torch.device("cpu")]
-    assert batching.free_memory(module) == 9
-    assert batching.peak_memory(module) > 1 << 20
+    assert devices.devices(module) == [torch.device("cpu")]
+    assert devices.devices(nn.Linear(2, 2, device="meta")) == [torch.device("cpu")]
+    assert devices.free_memory(module) == 9
+    assert devices.peak_memory(module) > 1 << 20

@@ -13,7 +13,7 @@ from pruning.calibration.samples import Samples
 from pruning.core.mask import Mask
 from pruning.core.records import is_repaired
 from pruning.engine import repair as repairs
-from pruning.engine.compensation import Diagonal, Linear
+from pruning.engine.compensation import Linear
 from pruning.engine.forward import Forward
 from pruning.engine.repair import heldout_rows
 from pruning.models.output_maps import Repair, folded_weights, replaced
@@ -23,19 +23,16 @@ from tests.helpers.rows import language_model, plain
 
 MASK = Mask(N_BLOCKS, (1, 4))
 RIDGES = [1.0, 10.0, 100.0, 1000.0]
+# Windows of two texts in turn.
+ROWS = [replace(row, source="ab"[number % 2]) for number, row in enumerate(samples("text", 24).rows)]
+DATA = replace(samples("text", 24), rows=tuple(ROWS), source="a + b")
 
 
-def two_sources(count: int = 24) -> Samples:
-    """Windows of two texts in turn."""
-    data = samples("text", count)
-    rows = tuple(replace(row, source="ab"[number % 2]) for number, row in enumerate(data.rows))
-    return replace(data, rows=rows, source="a + b")
-
-
-def measured(monkeypatch: pytest.MonkeyPatch, losses: Any, fit: Linear | None = None) -> Any:
+def measured(monkeypatch: pytest.MonkeyPatch, losses: Any, toward: str = "identity") -> Any:
     """The repair of a mask if `losses(maps)` are the losses of the model with some maps, by source."""
     monkeypatch.setattr(repairs._Judge, "_losses", lambda _, maps: losses(maps))
-    return repairs.measure(Forward(language_model(model())), two_sources(), MASK, fit or Linear(ridge=RIDGES))
+    fit = Linear(ridge=RIDGES, toward=toward)
+    return repairs.measure(Forward(language_model(model())), DATA, MASK, fit)
 
 
 def change(maps: dict[int, torch.Tensor]) -> float:
@@ -44,15 +41,14 @@ def change(maps: dict[int, torch.Tensor]) -> float:
 
 
 def test_each_source_has_held_out_samples() -> None:
-    data = two_sources()
-    held = heldout_rows(data, 4)
-    assert {source: sum(data.rows[row].source == source for row in held) for source in "ab"} == {
-        "a": 3,
-        "b": 3,
-    }
-    few = replace(data, rows=data.rows[:3])
-    assert heldout_rows(few, 4) == {2}, "the only sample of b is fitted on"
-    assert heldout_rows(replace(data, rows=data.rows[:2]), 4) == {1}
+    held = [DATA.rows[row].source for row in heldout_rows(DATA, 4)]
+    assert (held.count("a"), held.count("b")) == (3, 3)
+
+    def of_first(count: int) -> Samples:
+        return replace(DATA, rows=DATA.rows[:count])
+
+    assert heldout_rows(of_first(3), 4) == {2}, "the only sample of b is fitted on"
+    assert heldout_rows(of_first(2), 4) == {1}
 
 
 def test_a_map_that_helps_on_all_sources_is_the_best_fit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,21 +60,19 @@ def test_a_map_that_helps_on_all_sources_is_the_best_fit(monkeypatch: pytest.Mon
 
 
 def test_a_map_that_harms_one_source_gives_way_to_a_weaker_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes: list[float] = []
+    sizes, limit = list[float](), float("inf")
 
     def losses(maps: dict[int, torch.Tensor]) -> dict[str, float]:
         sizes.append(change(maps))
         return {"a": -change(maps), "b": max(0.0, change(maps) - limit)}
 
-    limit = float("inf")
     measured(monkeypatch, losses)
     strongest = sizes[1]
     limit = 0.7 * strongest
     sizes.clear()
     repair, record = measured(monkeypatch, losses)
     first = record["runs"][0]
-    tried = [size for size in sizes[1:] if size > 0]
-    assert tried[0] == pytest.approx(strongest)
+    assert next(size for size in sizes[1:] if size > 0) == pytest.approx(strongest)
     assert change({1: repair.maps[1]}) < strongest
     assert first["ridge"] > min(RIDGES)
     assert first["loss_after"]["b"] <= first["loss_before"]["b"]
@@ -94,42 +88,37 @@ def test_if_all_maps_harm_there_is_none_and_the_log_says_so(
     assert all("b" in run["reason"] for run in record["runs"])
     warned = [entry.getMessage() for entry in caplog.records if entry.levelno == logging.WARNING]
     assert [next(name for name in ("b1", "b4") if name in text) for text in warned] == ["b1", "b4"]
-
-
-def test_a_loss_that_is_not_a_number_is_worse(monkeypatch: pytest.MonkeyPatch) -> None:
     repair, _ = measured(monkeypatch, lambda maps: {"a": float("nan") if maps else 1.0})
-    assert repair.maps == {}
+    assert repair.maps == {}, "a loss that is not a number is worse"
 
 
 def test_a_larger_ridge_towards_zero_is_no_weaker_map(monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[int] = []
-    fit = Linear(ridge=RIDGES, toward="zero")
-    measured(monkeypatch, lambda maps: tried.append(len(maps)) or {"a": float(len(maps))}, fit)
+    measured(monkeypatch, lambda maps: tried.append(len(maps)) or {"a": float(len(maps))}, "zero")
     assert tried == [0, 1, 1], "one map for each run"
 
 
 def test_the_losses_are_those_of_plain_passes_over_each_source() -> None:
-    module, data = model(), two_sources()
-    judge = repairs._Judge(Forward(language_model(module)), data, MASK, Linear())
+    module = model()
+    judge = repairs._Judge(Forward(language_model(module)), DATA, MASK, Linear())
     maps = {1: torch.eye(32) + 0.1 * torch.randn(32, 32, generator=torch.Generator().manual_seed(0))}
-    held = heldout_rows(data, 4)
+    held = heldout_rows(DATA, 4)
     for given in ({}, maps):
         found = judge._losses(given)
         assert set(found) == {"a", "b"}
         with replaced(module, folded_weights(module, Repair(given))):
             for source, loss in found.items():
-                rows = [row for n, row in enumerate(data.rows) if n in held and row.source == source]
+                rows = [row for n, row in enumerate(DATA.rows) if n in held and row.source == source]
                 total = -sum(plain(module, MASK.dropped, rows))
                 assert loss == pytest.approx(total / sum(row.span[1] - row.span[0] for row in rows), rel=1e-6)
 
 
-def test_fewer_tokens_than_dimensions_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
-    module, few = model(), samples("text", 2)
-    tokens = sum(len(row.input_ids) for row in few.rows)
-    assert tokens < 32
-    repairs.check(module, "linear", "block", few)
-    assert f"only {tokens} tokens" in caplog.text
-    caplog.clear()
-    repairs.check(module, Diagonal.form, "block", few)
-    repairs.check(module, "linear", "block", samples("text", 40))
-    assert caplog.text == ""
+@pytest.mark.parametrize(
+    ("name", "count", "warned"), [("llama", 2, True), ("llama", 40, False), ("gemma3", 2, False)]
+)
+def test_fewer_tokens_than_dimensions_are_warned_of_unless_maps_are_diagonal(
+    name: str, count: int, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    few = samples("text", count)
+    repairs.check(model(name), "block", few)
+    assert (f"{sum(len(row.input_ids) for row in few.rows)} tokens" in caplog.text) == warned

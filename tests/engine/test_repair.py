@@ -12,10 +12,10 @@ from pruning.calibration.samples import Samples
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
 from pruning.engine import repair as repairs
-from pruning.engine.compensation import Diagonal, Linear
+from pruning.engine.compensation import Linear
 from pruning.engine.dense_pass import states
 from pruning.engine.forward import Forward
-from pruning.engine.repair import heldout_rows
+from pruning.engine.repair import Sums, heldout_rows
 from pruning.models.output_maps import repaired
 from tests.helpers.architectures import N_BLOCKS
 from tests.helpers.objectives import model, plain_states, samples
@@ -89,7 +89,7 @@ def distances(module: Any, mask: Mask, rows: Any, repair: Any) -> tuple[float, f
     return found[0], found[1]
 
 
-@pytest.mark.parametrize("fit", [FIT, Linear(), Diagonal(ridge=[RIDGE])], ids=["best", "default", "diagonal"])
+@pytest.mark.parametrize("fit", [FIT, Linear()], ids=["best", "default"])
 @pytest.mark.parametrize("name", ["llama", "gemma3", "gpt2", "opt", "mixtral"])
 @pytest.mark.parametrize("text", ["b1 b2", "m1 a2", "a3", "m4 b5"])
 def test_a_repaired_model_is_as_close_as_the_map_says(name: str, text: str, fit: Linear) -> None:
@@ -182,7 +182,7 @@ def test_a_run_at_the_beginning_has_no_map(caplog: pytest.LogCaptureFixture) -> 
     repair, record = measured(model(), Mask(N_BLOCKS, (0, 1, 4)))
     assert list(repair.maps) == [7]
     assert record["runs"][0] == {"removed": ["b0", "b1"], "folded": None}
-    assert "b0 b1 come first in the model" in caplog.text
+    assert "b0 b1" in caplog.text
 
 
 def test_a_diagonal_takes_the_place_of_a_matrix_where_that_cannot_be_folded(
@@ -192,7 +192,7 @@ def test_a_diagonal_takes_the_place_of_a_matrix_where_that_cannot_be_folded(
     (run,) = record["runs"]
     assert (record["form"], run["form"], repair.maps[3].dim()) == ("linear", "diagonal", 1)
     assert "normalises" in run["reason"]
-    assert "only a diagonal map is folded into m1" in caplog.text
+    assert "m1" in caplog.text
 
 
 def test_the_choices_of_an_item_are_held_out_together() -> None:
@@ -201,20 +201,58 @@ def test_the_choices_of_an_item_are_held_out_together() -> None:
     assert {data.rows[row].item for row in held} == {3, 7}
     assert len(held) == sum(len(unit) for number, unit in enumerate(data.units) if number in (3, 7))
     assert heldout_rows(samples("text", 2), 4) == {1}
-    with pytest.raises(InputError, match="maps need 2 calibration samples or more"):
-        repairs.check(model(), "linear", "block", samples("text", 1))
+    with pytest.raises(InputError, match=r"calibration\.samples"):
+        repairs.check(model(), "block", samples("text", 1))
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"search": True}, "compensation.search=true is not possible with compensation=diagonal"),
-        ({"ridge": []}, "give one or more numbers above 0"),
-        ({"ridge": [0.0]}, "give one or more numbers above 0"),
-        ({"heldout": 1}, "choose 2 or more"),
-        ({"toward": "one"}, "unknown compensation.toward 'one'"),
-    ],
+    ("setting", "value"),
+    [("search", True), ("ridge", []), ("ridge", [0.0]), ("heldout", 1), ("toward", "one")],
 )
-def test_impossible_settings_are_refused(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        Diagonal(**settings)
+def test_impossible_settings_are_refused(setting: str, value: Any) -> None:
+    with pytest.raises(InputError, match=f"compensation.{setting}"):
+        Linear(**{setting: value})
+
+
+# Maps from sums over tokens.
+
+WIDTH = 7
+M, R = torch.randn(2, 40, WIDTH, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def sums_of(diagonal: bool, m: torch.Tensor = M, r: torch.Tensor = R) -> Sums:
+    shape = (WIDTH,) if diagonal else (WIDTH, WIDTH)
+    found = Sums(*torch.zeros(2, *shape, dtype=torch.float64))
+    for inputs, targets in zip(m.split(9), r.split(9), strict=True):
+        found.add(inputs, targets)
+    return found
+
+
+@pytest.mark.parametrize("toward", [0.0, 1.0])
+@pytest.mark.parametrize("ridge", [1e-12, 0.1, 10.0])
+def test_maps_are_solutions_of_lstsq(ridge: float, toward: float) -> None:
+    """Ridge regression is least squares with a row sqrt(a) e_i, whose target is sqrt(a) P e_i, per dimension."""
+    penalty = (ridge * (M * M).sum(0).mean()) ** 0.5
+    weight = penalty * torch.eye(WIDTH, dtype=torch.float64)
+    expected = torch.linalg.lstsq(torch.cat([M, weight]), torch.cat([R, toward * weight])).solution
+    torch.testing.assert_close(sums_of(False).solve(ridge, toward), expected, rtol=1e-9, atol=1e-9)
+    factors = []
+    for m, r in zip(M.T, R.T, strict=True):
+        inputs, targets = torch.cat([m, penalty[None]]), torch.cat([r, toward * penalty[None]])
+        factors.append(float(torch.linalg.lstsq(inputs[:, None], targets[:, None]).solution))
+    assert sums_of(True).solve(ridge, toward).tolist() == pytest.approx(factors, rel=1e-9)
+
+
+@pytest.mark.parametrize("diagonal", [False, True])
+def test_errors_are_those_over_the_tokens_and_sums_add_up(diagonal: bool) -> None:
+    found = sums_of(diagonal, M[:13], R[:13]) + sums_of(diagonal, M[13:], R[13:])
+    change = sums_of(diagonal).solve(0.1, 1.0)
+    torch.testing.assert_close(found.solve(0.1, 1.0), change)
+    mapped = M * change if diagonal else M @ change
+    assert found.error(change) == pytest.approx(float(((mapped - R) ** 2).sum() / (R**2).sum()))
+    assert found.error(1.0) == pytest.approx(float(((M - R) ** 2).sum() / (R**2).sum()))
+
+
+def test_inputs_that_are_all_zero_give_the_map_that_is_known() -> None:
+    nothing = sums_of(True, torch.zeros_like(M))
+    assert torch.equal(nothing.solve(0.1, 1.0), torch.ones(WIDTH, dtype=torch.float64))

@@ -6,11 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import open_dict
 
 from pruning.config import app, groups
 from pruning.config.compose import cell_of
+from pruning.engine.forward import Forward
+from pruning.engine.memory import MemoryBudget
 from pruning.launcher.job import Job, specification
 
 SMALL = (
@@ -21,7 +24,6 @@ SMALL = (
     "eval.samples=2",
     "eval.length=32",
     "eval.items=6",
-    "forward.batch_tokens=64",  # several batches, to have some for every rank
     "forward.memory=100000000",  # enough to keep all states, so that two ranks keep as many as one
     "tracker=none",
 )
@@ -40,6 +42,15 @@ def job(model: Path, results: Path, *words: str) -> Job:
         del composed["hydra"]
     cell = cell_of(composed, choices)
     return Job(cell.key, *specification(cell), str(results.parent))
+
+
+def small_batches(monkeypatch: pytest.MonkeyPatch, tokens: int = 64) -> None:
+    """Let forward passes have batches of few tokens, so that every rank has some."""
+
+    def made(forward: Forward) -> None:
+        forward.memory_budget = MemoryBudget(forward.model, tokens, forward.memory)
+
+    monkeypatch.setattr(Forward, "__post_init__", made)
 
 
 def result(results: Path, key: str) -> dict[str, Any]:

@@ -28,20 +28,28 @@ needs_compiler = pytest.mark.skipif(
 )
 
 
+@pytest.fixture
+def apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Branches run one at a time."""
+    monkeypatch.setattr("pruning.engine.memory.MERGE_OPERATIONS", 0)
+    monkeypatch.setattr("pruning.engine.memory.MERGE_TOKENS", 0)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("apart")
 @needs_compiler
 def test_compiled_blocks_give_the_losses_of_plain_passes_and_compile_once_for_all_shapes() -> None:
     torch._dynamo.reset()
     module, rows = build("llama"), text_rows(9)
     counters.clear()
-    forward = Forward(language_model(module), batch_tokens=30, merge=False, compile=True)
+    forward = Forward(language_model(module), batch_tokens=30, compile=True)
     together = {mask: sums for mask, sums, _ in forward.loglikelihoods(rows, MASKS)}
-    assert len({batch.ids.shape for batch in forward.memory_budget.batches(rows)}) > 1
+    assert len({batch.ids.shape for batch in forward.batches(rows)}) > 1
     forms = counters["stats"]["unique_graphs"]
     assert 1 <= forms <= 3, f"{forms} forms were compiled: one for batches of one row, one for others"
     for mask in MASKS:
         assert together[mask] == pytest.approx(plain(module, mask.dropped, rows), rel=1e-6, abs=2e-5)
-        again = Forward(language_model(module), batch_tokens=30, merge=False, compile=True)
+        again = Forward(language_model(module), batch_tokens=30, compile=True)
         ((_, alone, _),) = again.loglikelihoods(rows, [mask])
         assert alone == together[mask], "a loss depends on the other masks"
     assert counters["stats"]["unique_graphs"] == forms, "something was compiled twice"
@@ -56,7 +64,7 @@ def test_compiled_blocks_multiply_in_float32_as_uncompiled_ones_do(monkeypatch: 
     assert use_faster_products(module)
 
     def sums(*masks: Mask, fused: bool) -> dict[Mask, list[float]]:
-        forward = Forward(language_model(module), merge=False, compile=fused)
+        forward = Forward(language_model(module), compile=fused)
         return {mask: values for mask, values, _ in forward.loglikelihoods(rows, masks)}
 
     together = sums(*MASKS, fused=True)

@@ -91,9 +91,10 @@ def test_gates_are_mixed_if_both_have_them() -> None:
     assert bound(Weighted("perplexity", "divergence"), module, text).gates is None
 
 
-def test_masks_are_yielded_as_soon_as_both_have_scored_them() -> None:
+def test_masks_are_yielded_as_soon_as_both_have_scored_them(monkeypatch: pytest.MonkeyPatch) -> None:
     """If the process is killed, only one group of masks is lost, not all masks of the first objective."""
-    loss = bound(Weighted("perplexity", "divergence"), model(), samples("text"), patience=1e-6)
+    monkeypatch.setattr("pruning.engine.prefix_tree.PATIENCE", 1e-6)
+    loss = bound(Weighted("perplexity", "divergence"), model(), samples("text"))
     terms = loss.terms(MASKS)
     assert next(terms)[0] in MASKS
     assert len(list(terms)) == len(MASKS) - 1

@@ -37,5 +37,5 @@ def test_compiling_keeps_scores_and_measurements_apart_but_not_cells(
     assert score_key(compiled, info) != score_key(plain, info)
     for metric in plain.data:
         assert evaluation_key(compiled, info, metric) != evaluation_key(plain, info, metric)
-    other = replace(plain, cell=replace(plain.cell, forward=ForwardSettings(batch_tokens=8, patience=1.0)))
+    other = replace(plain, cell=replace(plain.cell, forward=ForwardSettings(memory=9_000_000)))
     assert score_key(other, info) == score_key(plain, info)

@@ -12,8 +12,8 @@ GRID = (
     "-m",
     "algo=one_shot,greedy",
     "k=2",
-    "forward.batch_tokens=48",
-)  # several batches, so that each rank gets some
+    *("calibration.samples=5", "calibration.length=700"),  # several batches, so that each rank gets some
+)
 
 
 @pytest.mark.parametrize(("nodes", "ranks"), [(1, 2), (2, 1)])

@@ -124,7 +124,7 @@ def test_the_same_configuration_is_the_same_cell_wherever_it_is_asked_from(
     first = launch(*arguments, "calibration.path=text.txt").result()["cell"]
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "copy.txt").write_bytes((tmp_path / "text.txt").read_bytes())
-    ended = launch(*arguments, f"calibration.path={tmp_path}/elsewhere/copy.txt", "forward.batch_tokens=64")
+    ended = launch(*arguments, f"calibration.path={tmp_path}/elsewhere/copy.txt", "forward.memory=9000000")
     assert "every cell was done" in ended.err
     assert ended.result()["cell"] == first
     (tmp_path / "elsewhere" / "copy.txt").write_text("pack my box with five dozen liquor jugs. " * 60)
@@ -179,7 +179,6 @@ INPUT_ERRORS: dict[str, tuple[list[str], str]] = {
     "neither": (["ratio=null"], "give either ratio or k, not both: neither is given"),
     "study": (["study=../../evil"], "study='../../evil' is no file name"),
     "unknown setting": (["+foo=3"], "unknown setting 'foo'"),
-    "batch": (["forward.batch_tokens=0"], "forward.batch_tokens=0 is too small: choose 1 or more"),
     "attention": (["model.attention=speedy"], "unknown model.attention 'speedy'"),
     "results": (["paths.results=/proc/nowhere"], "the results folder /proc/nowhere cannot be written"),
     "algo": (["algo=gredy"], "unknown algo 'gredy'. Did you mean greedy? Available: annealing, "),

@@ -1,0 +1,89 @@
+"""What the engine is compared with: one masked forward pass for each mask, as in every public tool."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from pruning.core.mask import Mask
+from pruning.engine.batching import Batch, make_batches, single
+from pruning.engine.forward import Forward
+from pruning.engine.head import LIKELIHOOD, Distributions, Readout
+from pruning.models.sublayers import find_chain, masked
+
+if TYPE_CHECKING:
+    from pruning.calibration.samples import Row
+
+
+@dataclass
+class Plain(Forward):
+    """For each mask, run all kept blocks and the whole head on all rows, batched as in the engine."""
+
+    _dense_logits: dict[int, Tensor] = field(default_factory=dict)  # by the number of the batch
+
+    def sums(
+        self, rows: Sequence[Row], masks: Iterable[Mask], readout: Readout
+    ) -> Iterator[tuple[Mask, list[float], float]]:
+        """See `Forward.sums`. The logits of the dense model are computed once."""
+        batches, masks = make_batches(single(rows), self.batch_tokens), list(masks)
+        shares = find_chain(self.model.module, masks[0].unit).block_shares()
+        tokens = sum(batch.ids.numel() for batch in batches)
+        for mask in masks:
+            started, sums = time.perf_counter(), torch.zeros(len(rows), dtype=torch.float64)
+            for number, batch in enumerate(batches):
+                sums.index_add_(0, batch.rows, self._read_values(number, batch, mask, readout))
+            self.cost.block_tokens += round(tokens * sum(shares[i] for i in mask.kept))
+            yield mask, sums.tolist(), time.perf_counter() - started
+
+    @torch.inference_mode()
+    def _read_values(self, number: int, batch: Batch, mask: Mask, readout: Readout) -> Tensor:
+        logits, targets = self._logits(batch, mask), batch.targets.to(self.model.device)
+        if readout is LIKELIHOOD:
+            return -cross_entropy(logits, targets, reduction="none").double().cpu()
+        if number not in self._dense_logits:
+            self._dense_logits[number] = self._logits(batch, Mask(mask.n_blocks))
+        dense = Distributions(self._dense_logits[number])
+        return readout.value(Distributions(logits), dense, targets).double().cpu()
+
+    def _logits(self, batch: Batch, mask: Mask) -> Tensor:
+        """The logits (n, V) at the batch's targets, in float32."""
+        inputs = batch.inputs(self.model.device, self.model.module.dtype)
+        with masked(self.model.module, mask):
+            logits: Tensor = self.model.module(**inputs, use_cache=False).logits.flatten(0, 1)
+        return logits[batch.indices.to(logits.device)].float()
+
+
+@dataclass
+class Published(Forward):
+    """As SLEB's published code does it: one window at a time, the whole head, one pass per candidate.
+
+    Source: SLEB (arXiv 2402.09025) scores each candidate by the loss of the whole model on one window after the
+    other. This is our own reimplementation, with what costs it nothing: no cache, inference mode, and the engine's
+    precision. Logits are copied without the last position and normalised in float32, since bfloat16 would change
+    the masks.
+    """
+
+    def sums(
+        self, rows: Sequence[Row], masks: Iterable[Mask], readout: Readout
+    ) -> Iterator[tuple[Mask, list[float], float]]:
+        """See `Forward.sums`; only for log-likelihoods of windows of text."""
+        assert readout is LIKELIHOOD
+        for mask in masks:
+            started = time.perf_counter()
+            with torch.inference_mode(), masked(self.model.module, mask):
+                sums = [self._window(row) for row in rows]
+            self.cost.block_tokens += len(mask.kept) * sum(len(row.input_ids) for row in rows)
+            yield mask, sums, time.perf_counter() - started
+
+    def _window(self, row: Row) -> float:
+        ids = torch.tensor([row.input_ids], device=self.model.device)
+        logits = self.model.module(input_ids=ids, use_cache=False).logits
+        shifted, following = logits[:, :-1].contiguous().float(), ids[:, 1:]
+        losses = cross_entropy(shifted.flatten(0, 1), following.flatten(), reduction="none")
+        return -float(losses[row.span[0] - 1 : row.span[1] - 1].double().sum())
