@@ -121,7 +121,7 @@ Tensors: TypeAlias = Checkpoint | Loaded
 
 
 @dataclass(frozen=True)
-class Plan:
+class TensorPlan:
     """The new name, precision and values of each tensor of a checkpoint.
 
     `prefix` is the part of names before a block's number. `keep` are names of modules whose tensors keep their stored
@@ -186,7 +186,7 @@ def block_prefix(names: Iterable[str], path: str, n_blocks: int) -> str:
     return best[0]
 
 
-def write_shards(tensors: Tensors, plan: Plan, folder: Path, max_shard_size: str) -> dict[str, str]:
+def write_shards(tensors: Tensors, plan: TensorPlan, folder: Path, max_shard_size: str) -> dict[str, str]:
     """Write the safetensors files of the smaller checkpoint, with an index if there are several.
 
     Returns the SHA-256 of each safetensors file, by name. One tensor is in memory at a time.

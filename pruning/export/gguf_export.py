@@ -30,10 +30,10 @@ from pruning.core.mask import Mask
 from pruning.core.storage import file_sha256, sweep, text_sha256
 from pruning.core.units import bytes_text
 from pruning.export import verify
-from pruning.export.model_card import CutFile, Facts, Sizes, facts, model_card
+from pruning.export.model_card import CutFile, Facts, ModelSizes, facts, model_card
 from pruning.export.output_dir import (
     check_place,
-    check_record,
+    check_same,
     check_space,
     check_writable,
     staging_directory,
@@ -109,7 +109,7 @@ def _facts(wanted: Request, cut: GgufCut, changes: Changes, proof: str, file: Cu
         source=f"the GGUF file of the SHA-256 `{digest}` ({directory_name(source.path)})",
         dtype=", ".join(dict.fromkeys(tensor.kind_name for tensor in largest)),
         hybrid=False,
-        sizes=Sizes(*parameters, *sizes),
+        sizes=ModelSizes(*parameters, *sizes),
         idle=changes.idle,
         proof=proof,
         inherited={"license": licence} if (licence := source.value("general.license")) else {},
@@ -366,7 +366,7 @@ def check_gguf_target(out: Path, record: Mapping[str, Any], force: bool) -> None
             f"{out} exists, and is no GGUF file that this command wrote: move it away, or choose another file "
             "(force=true does not replace it)."
         )
-    check_record(out, earlier, record, force)
+    check_same(out, earlier, record, force)
     if not force and (changed := _changed(out)):
         raise InputError(
             f"{' and '.join(map(str, changed))} changed after the cut was written: move the files away, choose "

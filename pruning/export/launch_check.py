@@ -11,7 +11,7 @@ from pruning.core.mask import Mask
 from pruning.core.records import DoneResult, same_settings
 from pruning.engine.compensation import Linear, Magnitude
 from pruning.export.gguf_export import check_gguf_target, find_gguf
-from pruning.export.output_dir import check_place, check_same, check_target, written_by
+from pruning.export.output_dir import check_place, check_same, check_target
 from pruning.export.plan import SANDWICHED, check_fold
 from pruning.export.request import is_gguf
 from pruning.models import loader
@@ -50,8 +50,8 @@ def check_export(cell: Cell) -> None:
         )
     elif (earlier := check_target(out)) is not None:
         # A refusal after the training would waste it.
-        known = _expected_record(cell, done, written_by(earlier, cell.key))
-        check_same(out, earlier, known, force=False, launched=cell.key)
+        known = _expected_record(cell, done, own=earlier.record.get("cell") == cell.key)
+        check_same(out, earlier.record, known, force=False, launched=cell.key)
     if isinstance(cell.compensation, Magnitude):
         check_fold(cell.model, mask or _earliest(cell))
 

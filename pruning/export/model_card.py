@@ -36,7 +36,7 @@ Which = Literal["pruned", "healed"]
 
 
 @dataclass(frozen=True)
-class Sizes:
+class ModelSizes:
     """Parameters and bytes of the weights of both models, in the precision of the export."""
 
     dense_parameters: int
@@ -75,7 +75,7 @@ class Facts:
     dtype: str
     hybrid: bool
     mask: Mask
-    sizes: Sizes
+    sizes: ModelSizes
     commands: Sequence[str]
     proof: str
     result: DoneResult | None = None
@@ -92,9 +92,9 @@ def facts(wanted: Request, **known: Any) -> Facts:
     mask, settings = wanted.mask, wanted.model
     hub = {"hub": settings.path, "packaged": PACKAGED.get(settings.path, ("",))[0]}.get(settings.source)
     named = hub if hub and not settings.in_directory else spec.directory_name(settings.location)
-    base = wanted.in_memory or named
+    base, unit = wanted.in_memory or named, unit_noun(mask.unit).replace("-", "")
     return Facts(
-        name=f"{base.rpartition('/')[2]}-{len(mask.kept)}-of-{mask.n_units}-{noun(mask).replace('-', '')}",
+        name=f"{base.rpartition('/')[2]}-{len(mask.kept)}-of-{mask.n_units}-{unit}s",
         base=base,
         mask=mask,
         commands=list(_commands(wanted)),
@@ -104,11 +104,6 @@ def facts(wanted: Request, **known: Any) -> Facts:
         healed=wanted.heal_record,
         **known,
     )
-
-
-def noun(mask: Mask) -> str:
-    """What the units of a mask are called."""
-    return f"{unit_noun(mask.unit)}s"
 
 
 def inherit(folder: Path | None) -> dict[str, Any]:
@@ -221,7 +216,7 @@ def summary(facts: Facts, out: Path) -> str:
     return "\n".join(
         [
             f"lost    {lost or f'not measured: {unmeasured(facts.result)}'}",
-            f"gained  {len(mask.dropped)} of {mask.n_units} {noun(mask)} removed ({' '.join(mask.names())}), "
+            f"gained  {mask} removed ({' '.join(mask.names())}), "
             f"{sizes.dense_parameters:,} -> {used:,} parameters{' in use' if facts.idle else ''} "
             f"({1 - used / sizes.dense_parameters:.1%} fewer), {bytes_text(sizes.dense_bytes)} -> "
             f"{bytes_text(sizes.bytes)} in {facts.dtype}{speedup_text(facts.result)}",

@@ -7,9 +7,10 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,9 @@ from pruning.core.units import bytes_text
 from pruning.models.spec import Model
 
 RECORD = "depth_pruning.json"
-FORMAT = 2
 OWN = "sha256"  # the key of the record's own digest
 TEMPLATES = (
-    "additional_chat_templates"  # the one folder in an export: transformers keeps further templates there
+    "additional_chat_templates"  # transformers' folder for further templates, the only one in an export
 )
 CHANGED_BY_LAUNCH = ("healed", "compensation")  # what a launch of the same cell can change in its record
 SAME = ("model", "mask", "source_sha256")  # what is never replaced by another one
@@ -92,10 +92,7 @@ def check_writable(out: Path) -> None:
 
 
 def check_space(out: Path, needed: int) -> None:
-    """Raise InputError if the disk of a directory has too little space for `needed` bytes plus 5%.
-
-    The directory need not exist yet.
-    """
+    """Raise InputError if the disk of a directory, which need not exist yet, lacks room for `needed` bytes and 5%."""
     free = shutil.disk_usage(next(folder for folder in out.parents if folder.exists())).free
     if free < needed * 1.05:
         raise InputError(
@@ -165,32 +162,20 @@ def _earlier_export(out: Path) -> EarlierExport | None:
 
 def check_same(
     out: Path,
-    earlier: EarlierExport | None,
+    earlier: Mapping[str, Any] | None,
     wanted: Mapping[str, Any],
     force: bool,
     launched: str | None = None,
 ) -> None:
-    """Raise InputError unless an earlier export may be replaced by one that records `wanted`, as `check_record` does.
+    """Raise InputError unless the record of an earlier export, if there is one, has the wanted entries.
 
-    `launched` is the key of the cell whose launch exports. If this cell wrote the earlier export, it may differ in
-    what a launch changes.
+    With `force`, all but the model and the mask may differ. `launched` is the key of the cell whose launch exports:
+    its own earlier export may differ in what a launch changes.
     """
-    if earlier is not None:
-        changing = CHANGED_BY_LAUNCH if written_by(earlier, launched) else ()
-        check_record(out, earlier.record, wanted, force, changing)
-
-
-def check_record(
-    out: Path,
-    earlier: Mapping[str, Any],
-    wanted: Mapping[str, Any],
-    force: bool,
-    changing: Sequence[str] = (),
-) -> None:
-    """Raise InputError unless the record of an earlier export has the wanted entries.
-
-    With `force`, all but the model and the mask may differ; those in `changing` always may.
-    """
+    if earlier is None:
+        return
+    own = launched is not None and earlier.get("cell") == launched
+    changing = CHANGED_BY_LAUNCH if own else ()
     other = [name for name, value in wanted.items() if earlier.get(name) != value]
     if foreign := [name for name in other if name in SAME]:
         raise InputError(
@@ -205,16 +190,11 @@ def check_record(
         )
 
 
-def written_by(earlier: EarlierExport, cell: str | None) -> bool:
-    """Whether this cell wrote an earlier export; False if `cell` is None."""
-    return cell is not None and earlier.record.get("cell") == cell
-
-
 def write_record(folder: Path, record: Mapping[str, Any], known: Mapping[str, str]) -> None:
     """Write the record of an export, with the digests of all other files in `folder`; `known` holds some of them."""
     names = [str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if path.is_file()]
     files = {name: known.get(name) or file_sha256(folder / name) for name in names}
-    whole = {"format": FORMAT, **record, "files": files}
+    whole = {"format": 2, **record, "files": files}
     storage.write_json(folder / RECORD, whole | {OWN: _own_digest(whole)})
 
 
@@ -230,11 +210,8 @@ def _stamps(folder: Path) -> Stamps:
     paths, templates = sorted(folder.iterdir()), folder / TEMPLATES
     if templates.is_dir() and not templates.is_symlink():
         paths += sorted(templates.iterdir())
-    states = {str(path.relative_to(folder)): path.lstat() for path in paths}
-    return {
-        name: (found.st_mode, found.st_size, found.st_mtime_ns, found.st_ino)
-        for name, found in states.items()
-    }
+    state = attrgetter("st_mode", "st_size", "st_mtime_ns", "st_ino")
+    return {str(path.relative_to(folder)): state(path.lstat()) for path in paths}
 
 
 def _names(names: Iterable[str]) -> str:
@@ -266,14 +243,14 @@ def staging_directory(out: Path) -> Iterator[Path]:
 
 
 def put_in_place(
-    partial: Path, out: Path, earlier: EarlierExport | None, check: Callable[[EarlierExport | None], None]
+    partial: Path, out: Path, earlier: EarlierExport | None, check: Callable[[Mapping[str, Any] | None], None]
 ) -> None:
     """Rename a complete export to `out`, which replaces `earlier`, the export that was there at the start.
 
-    If `out` has changed meanwhile, it is checked again. `check` raises InputError if what is there must stay.
+    If `out` has changed meanwhile, it is checked again: `check` raises InputError if what has this record must stay.
     """
     if (_stamps(out) if out.exists() else {}) != ({} if earlier is None else earlier.stamps):
         earlier = check_target(out)
-        check(earlier)
+        check(None if earlier is None else earlier.record)
     expected = {} if earlier is None else earlier.stamps
     storage.replace(partial, out, lambda folder: _stamps(folder) == expected)

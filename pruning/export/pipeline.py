@@ -75,7 +75,7 @@ def export(wanted: Request) -> Facts:
     identity = _identity(wanted)
     launched = wanted.cell if wanted.launched else None
     check = partial(output_dir.check_same, wanted.out, wanted=identity, force=wanted.force, launched=launched)
-    check(earlier)
+    check(None if earlier is None else earlier.record)
     output_dir.check_space(wanted.out, cut.sizes.bytes)
     cut, goal = plan.changed(wanted, cut)
     with output_dir.staging_directory(wanted.out) as staged:

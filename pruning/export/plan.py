@@ -16,8 +16,8 @@ from torch import Tensor
 from pruning.core.errors import InputError, UnreachableError, first_line
 from pruning.core.mask import Mask
 from pruning.export import verify
-from pruning.export.checkpoint import BESIDE, Checkpoint, Loaded, Plan, Tensors, block_prefix
-from pruning.export.model_card import Sizes
+from pruning.export.checkpoint import BESIDE, Checkpoint, Loaded, TensorPlan, Tensors, block_prefix
+from pruning.export.model_card import ModelSizes
 from pruning.export.request import Request
 from pruning.models import directory, loader, preflight, pruned_config, spec
 from pruning.models.blocks import find_blocks
@@ -41,9 +41,9 @@ class Cut:
     dense: Any
     folder: Path | None
     config: Any
-    plan: Plan
+    plan: TensorPlan
     tensors: Tensors | None
-    sizes: Sizes
+    sizes: ModelSizes
     idle: int = 0
 
 
@@ -74,14 +74,14 @@ def plan_cut(wanted: Request) -> Cut:
     keep = {"float16": {*strict, *usual}, "bfloat16": {*strict}}.get(wanted.model.dtype, set())
     path, _ = pruned_config.blocks_of(dense, blocks.n_blocks)
     prefix = block_prefix(shapes, path, blocks.n_blocks)
-    plan = Plan(blocks, prefix, dtype, tuple(sorted(keep)))
+    plan = TensorPlan(blocks, prefix, dtype, tuple(sorted(keep)))
     if wanted.scales is not None:
         plan = replace(plan, change=_fold(source, shapes, plan, wanted.scales))
     stored = {old: shape.numel() * plan.precision(old, shape.dtype).itemsize for old, shape in shapes.items()}
     after = sum(size for old, size in stored.items() if plan.rename(old) is not None)
     before, now = (sum(p.numel() for p in model.parameters()) for model in (dense, smaller))
     return Cut(
-        settings, source, folder, config, plan, tensors, Sizes(before, now, sum(stored.values()), after)
+        settings, source, folder, config, plan, tensors, ModelSizes(before, now, sum(stored.values()), after)
     )
 
 
@@ -206,7 +206,7 @@ def zeroed(model: Any, removed: Sequence[int]) -> tuple[dict[str, Tensor], int]:
 
 
 def _stored_values(
-    plan: Plan, model: Any, changed: Mapping[str, Tensor], tensors: Tensors
+    plan: TensorPlan, model: Any, changed: Mapping[str, Tensor], tensors: Tensors
 ) -> dict[tuple[int, str], Tensor]:
     """The tensors that a checkpoint stores for changed weights, by block and rest of the name.
 
@@ -255,7 +255,7 @@ def by_tail(path: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _why_not(
-    plan: Plan,
+    plan: TensorPlan,
     converted: Mapping[str, Tensor],
     marked: Mapping[str, Tensor],
     stored: Mapping[str, str],
@@ -301,7 +301,7 @@ ADD_TO_NORM = ("minimax",)  # each block adds to the output of its norm, not to 
 
 
 @dataclass(frozen=True)
-class Fold:
+class FactorFold:
     """The factor on the output of each block; 1 leaves the block unchanged. `factors` has one entry per block."""
 
     factors: tuple[float, ...]
@@ -326,11 +326,11 @@ def check_fold(settings: spec.Model, mask: Mask) -> None:
     dense = pruned_config.skeleton(config)
     path, _ = pruned_config.blocks_of(dense, mask.n_blocks)
     shapes = (Loaded(dense) if folder is None else Checkpoint(folder)).shapes()
-    plan = Plan(mask, block_prefix(shapes, path, mask.n_blocks), getattr(torch, settings.dtype))
+    plan = TensorPlan(mask, block_prefix(shapes, path, mask.n_blocks), getattr(torch, settings.dtype))
     _fold(config, shapes, plan, [2.0] * mask.n_blocks)  # any factor but 1 changes weights
 
 
-def _fold(config: Any, names: Iterable[str], plan: Plan, scales: Sequence[float]) -> Fold:
+def _fold(config: Any, names: Iterable[str], plan: TensorPlan, scales: Sequence[float]) -> FactorFold:
     places = {name: plan.block_and_tail(name) for name in names}
     inside = [place for place in places.values() if place is not None]
     return plan_fold(config, inside, [n for n, place in places.items() if place is None], plan.mask, scales)
@@ -338,7 +338,7 @@ def _fold(config: Any, names: Iterable[str], plan: Plan, scales: Sequence[float]
 
 def plan_fold(
     config: Any, names: Iterable[tuple[int, str]], others: Iterable[str], mask: Mask, scales: Sequence[float]
-) -> Fold:
+) -> FactorFold:
     """The fold of `scales`, which has one entry for each block; only the entries of dropped blocks have an effect.
 
     `names` has (block, tail) for each tensor of a block, and `others` has the names of all other tensors. Raises
@@ -360,7 +360,7 @@ def plan_fold(
         tails.setdefault(block, []).append(tail)
     if why := _why_not_folded(text, tails, list(others), [i for i in mask.kept if factors[i] != 1.0]):
         raise InputError(f"the compensation cannot be folded into a {text.model_type} model: {why}.")
-    return Fold(tuple(factors), text.model_type in SANDWICHED)
+    return FactorFold(tuple(factors), text.model_type in SANDWICHED)
 
 
 def _why_not_folded(

@@ -33,7 +33,7 @@ RECORD = "depth_pruning.record"
 
 
 @dataclass(frozen=True)
-class Entry:
+class KeyValue:
     """A key with its value, as stored: `raw` holds the bytes of both.
 
     `item` is the type of a list's items, else None. `payload` is where the value starts in `raw`, or the first item
@@ -88,7 +88,7 @@ class GgufFile:
     version: int
     order: str
     alignment: int
-    entries: Mapping[str, Entry]
+    entries: Mapping[str, KeyValue]
     tensors: Mapping[str, Stored]
 
     @cached_property
@@ -231,7 +231,7 @@ class _Header:
         self.data_start = padded(self.at, self.alignment)
         del self.data
 
-    def _of(self, entry: Entry) -> Any:
+    def _of(self, entry: KeyValue) -> Any:
         """The number of a key."""
         return struct.unpack_from(self.order + FORMATS[entry.kind], entry.raw, entry.payload)[0]
 
@@ -252,14 +252,14 @@ class _Header:
         self.at += length
         return self.data[self.at - length : self.at].decode("utf-8", "replace")
 
-    def _entry(self) -> Entry:
+    def _entry(self) -> KeyValue:
         start, name, kind = self.at, self._text("a key's name"), self._number("I")
         payload, item, length = self.at, None, 1
         if kind == ARRAY:
             item, length = struct.unpack_from(f"{self.order}IQ", self.data, self.at)
             payload += 12
         self._skip(name, kind, 0)
-        return Entry(name, self.data[start : self.at], kind, item, payload - start, length)
+        return KeyValue(name, self.data[start : self.at], kind, item, payload - start, length)
 
     def _skip(self, name: str, kind: int, depth: int) -> None:
         """Pass a value."""
@@ -474,7 +474,7 @@ def _entries(cut: GgufCut) -> Iterator[bytes]:
     file, mask, prefix = cut.file, cut.mask, f"{cut.file.architecture}."
     order = file.order
 
-    def scalar(entry: Entry, value: int) -> bytes:
+    def scalar(entry: KeyValue, value: int) -> bytes:
         return entry.raw[: entry.payload] + struct.pack(order + FORMATS[entry.kind], value)
 
     def key(name: str, kind: int) -> bytes:
@@ -499,7 +499,7 @@ def _entries(cut: GgufCut) -> Iterator[bytes]:
     yield key(RECORD, STRING) + struct.pack(f"{order}Q", len(text)) + text
 
 
-def _filtered(file: GgufFile, entry: Entry, mask: Mask) -> bytes:
+def _filtered(file: GgufFile, entry: KeyValue, mask: Mask) -> bytes:
     """A list without the entries of removed blocks; the bytes of each kept entry are copied."""
     if (size := SIZES_OF.get(entry.item or 0)) is None:
         raise InputError(

@@ -14,7 +14,7 @@ from torch import Tensor
 from pruning.core.errors import InputError, UnskippableError
 from pruning.core.mask import Mask
 from pruning.core.storage import file_sha256
-from pruning.export.checkpoint import Checkpoint, Plan, block_prefix, write_shards
+from pruning.export.checkpoint import Checkpoint, TensorPlan, block_prefix, write_shards
 
 KB = 1000
 
@@ -49,8 +49,8 @@ def test_a_checkpoint_without_these_blocks_is_refused() -> None:
         block_prefix([*names("a.layers"), *names("b.layers")], "c.layers", 4)
 
 
-def plan(dtype: torch.dtype = torch.float32, keep: tuple[str, ...] = ()) -> Plan:
-    return Plan(Mask(4, (0, 2)), "model.layers", dtype, keep)
+def plan(dtype: torch.dtype = torch.float32, keep: tuple[str, ...] = ()) -> TensorPlan:
+    return TensorPlan(Mask(4, (0, 2)), "model.layers", dtype, keep)
 
 
 @pytest.mark.parametrize(

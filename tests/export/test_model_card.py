@@ -11,7 +11,16 @@ import yaml
 from huggingface_hub import ModelCard
 
 from pruning.core.mask import Mask
-from pruning.export.model_card import CutFile, Facts, Sizes, mergekit, metrics, model_card, ranges, summary
+from pruning.export.model_card import (
+    CutFile,
+    Facts,
+    ModelSizes,
+    mergekit,
+    metrics,
+    model_card,
+    ranges,
+    summary,
+)
 
 CARDS = Path(__file__).with_name("cards")
 RESULT: dict[str, Any] = {
@@ -48,7 +57,7 @@ FACTS = Facts(
     dtype="bfloat16",
     hybrid=False,
     mask=Mask(6, (0, 3)),
-    sizes=Sizes(1_000_000, 800_000, 2_000_000, 1_600_000),
+    sizes=ModelSizes(1_000_000, 800_000, 2_000_000, 1_600_000),
     commands=["python launch.py k=2 export=DIR"],
     proof="reloaded and found equal",
     result=RESULT,

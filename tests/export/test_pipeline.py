@@ -193,9 +193,11 @@ def test_a_failed_check_leaves_everything_as_it_was(
 ) -> None:
     export(wanted(dense, (2,)))
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
-    rename = checkpoint.Plan.rename
+    rename = checkpoint.TensorPlan.rename
     monkeypatch.setattr(  # a cut that removes block 3 instead of 2
-        checkpoint.Plan, "rename", lambda plan, name: rename(replace(plan, mask=Mask(N_BLOCKS, (3,))), name)
+        checkpoint.TensorPlan,
+        "rename",
+        lambda plan, name: rename(replace(plan, mask=Mask(N_BLOCKS, (3,))), name),
     )
     with pytest.raises(
         MismatchError, match=r"its logits differ .* by [\d.]+ at most, first at token 0 of 64"
