@@ -135,12 +135,12 @@ def open_gguf(path: Path) -> GgufFile:
         tensors = {}
         for name, (shape, kind, offset) in header.tensors.items():
             block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType(kind)]
-            start, length = header.data_start + offset, math.prod(shape) // block * size
+            start, length = header.data_start + offset, math.prod(shape) * size // block
             if start + length > len(whole):
                 raise ValueError(f"tensor {name} ends after the end of the file")
             tensors[name] = Stored(name, shape, kind, whole[start : start + length])
     opened = GgufFile(path, header.version, header.order, header.alignment, header.entries, tensors)
-    if (count := opened.value("split.count", 1)) != 1:
+    if isinstance(count := opened.value("split.count"), int) and count > 1:
         raise InputError(
             f"{path} is one of {count} parts of a model: join them first, with llama.cpp's "
             "`llama-gguf-split --merge`."

@@ -21,7 +21,6 @@ from pruning.models import directory, spec
 from pruning.models import gguf as cutting
 from pruning.models.gguf import open_gguf
 from pruning.models.sublayers import masked
-from tests.conftest import Command
 from tests.helpers import exports, gguf_models
 from tests.helpers.exports import wanted
 
@@ -140,19 +139,6 @@ def test_the_command_cuts_a_file(
     for part in ("license: apache-2.0", "weights in Q8_0, F32", "FROM ./cut.gguf", "out=FILE.gguf", digest):
         assert part in card
     assert str(tmp_path) not in card
-
-
-def test_a_search_on_a_file_ends_with_a_file(launch: Command, tmp_path: Path) -> None:
-    path = gguf_models.write(tmp_path / "models" / "tiny.gguf", "llama", "Q8_0")
-    words = ["k=1", f"model.path={path}", "eval=heldout", "export=smaller.gguf", "eval.items=2"]
-    ended = launch(*words, "eval.samples=2", "eval.length=16")
-    assert ended.status == 0, ended.err
-    (dropped,) = ended.result()["mask"]["dropped"]
-    record = open_gguf(tmp_path / "smaller.gguf").record()
-    assert record is not None
-    assert record["mask"]["dropped"] == [dropped]
-    assert f"blocks removed ({dropped})" in ended.out
-    assert "export=FILE.gguf" in (tmp_path / "smaller.gguf.md").read_text()
 
 
 def test_python_writes_a_file_too(tmp_path: Path) -> None:

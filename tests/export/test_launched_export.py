@@ -119,6 +119,10 @@ def test_a_cut_file_is_replaced_only_if_the_finished_cell_has_its_mask(
         ended = launch(*words)
         assert ended.status == 0, ended.err
     assert "every cell was done" in ended.err
+    record = open_gguf(out).record()
+    assert record is not None
+    assert record["mask"] == ended.result()["mask"]
+    assert "export=FILE.gguf" in card_of(out).read_text()
 
 
 @pytest.mark.parametrize(

@@ -154,9 +154,10 @@ def test_generation_settings_in_the_configuration_are_kept(
     assert after == before
 
 
+@pytest.mark.parametrize("dropped", ["2", "a2 m3"])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
-def test_the_precision_is_that_of_the_setting(dense: Path, tmp_path: Path, dtype: str) -> None:
-    assert "equal bit for bit" in export(wanted(dense, (2,), dtype=dtype)).proof
+def test_the_precision_is_that_of_the_setting(dense: Path, tmp_path: Path, dtype: str, dropped: str) -> None:
+    assert "equal bit for bit" in export(wanted(dense, Mask.parse(N_BLOCKS, dropped), dtype=dtype)).proof
     assert load(tmp_path / "out").dtype == getattr(torch, dtype)
     tensors = load_file(tmp_path / "out" / "model.safetensors")
     assert {tensor.dtype for tensor in tensors.values()} == {getattr(torch, dtype)}

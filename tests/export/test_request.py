@@ -52,14 +52,9 @@ def test_words(model_folder: Path, tmp_path: Path) -> None:
     assert wanted.model == spec.Model(model_folder.name, "local", str(model_folder), dtype="float16")
     assert (wanted.out, wanted.force, wanted.verify) == (tmp_path / "out", False, False)
     assert wanted.max_shard_size == "10MB"
-
-
-@pytest.mark.parametrize("text", ["a4,m1,b2", "a4 m1 b2", "b2, m1, a4"])
-def test_words_that_name_sub_layers(model_folder: Path, tmp_path: Path, text: str) -> None:
-    words = [f"out={tmp_path / 'out'}", "form=zeros", "model=local", f"model.path={model_folder}"]
-    wanted = parse(["--drop", text, *words])
-    assert wanted.mask == Mask(6, (3, 4, 5, 8), "sublayer")
-    assert wanted.form == "zeros"
+    for text in ("a4,m1,b2", "a4 m1 b2", "b2, m1, a4"):
+        named = parse(["--drop", text, "form=zeros", *words, f"model.path={model_folder}"])
+        assert (named.mask, named.form) == (Mask(6, (3, 4, 5, 8), "sublayer"), "zeros")
 
 
 # By case: the words, and what the message names. `@` stands for a model, `@folder` for a folder without a result.

@@ -151,12 +151,6 @@ def test_a_checkpoint_whose_names_are_unknown_is_refused(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_the_precision_is_that_of_the_setting(tmp_path: Path, dtype: str) -> None:
-    assert "equal bit for bit" in export(wanted(saved("gpt2", tmp_path)[1], MASK, dtype=dtype)).proof
-    assert load(tmp_path / "out").dtype == getattr(torch, dtype)
-
-
 @pytest.mark.parametrize("verified", [True, False])
 def test_a_gguf_file(tmp_path: Path, verified: bool) -> None:
     (tmp_path / "dense").mkdir()
