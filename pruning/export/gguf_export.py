@@ -15,7 +15,7 @@ import logging
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,15 +29,8 @@ from pruning.core.errors import InputError
 from pruning.core.mask import Mask
 from pruning.core.storage import file_sha256, sweep, text_sha256
 from pruning.core.units import bytes_text
-from pruning.export import verify
+from pruning.export import output_dir, verify
 from pruning.export.model_card import CutFile, Facts, ModelSizes, facts, model_card
-from pruning.export.output_dir import (
-    check_place,
-    check_same,
-    check_space,
-    check_writable,
-    staging_directory,
-)
 from pruning.export.plan import parts, plan_fold, zeroed
 from pruning.export.request import Request, reference, settled
 from pruning.models import gguf, loader, pruned_config
@@ -59,7 +52,7 @@ def export_gguf(wanted: Request) -> Facts:
     wanted = settled(wanted)
     if wanted.healed is not None:
         raise InputError(f"healed=true changes all weights of a model, and {CONVERT}.")
-    check_place(wanted.out, wanted.model)
+    output_dir.check_place(wanted.out, wanted.model)
     path, settings = find_gguf(wanted.model)
     if wanted.out == path.resolve():
         raise InputError(f"out={wanted.out} is the file that is to be cut: choose another file.")
@@ -70,10 +63,9 @@ def export_gguf(wanted: Request) -> Facts:
     cut = gguf.plan_gguf(gguf.open_gguf(path), blocks, record)
     size = gguf.size_of(cut)
     check_gguf_target(wanted.out, record, wanted.force)
-    check_space(wanted.out, size)
-    changes, goal = _computed(wanted, cut, settings)
-    cut = replace(cut, changes=changes.tensors)
-    with staging_directory(wanted.out) as partial:
+    output_dir.check_space(wanted.out, size)
+    cut, idle, tolerance, goal = _changed_cut(wanted, cut, settings)
+    with output_dir.staging_directory(wanted.out) as partial:
         smaller = partial / wanted.out.name
         log.info("writing %s", bytes_text(size))
         with smaller.open("wb") as stream:
@@ -83,11 +75,11 @@ def export_gguf(wanted: Request) -> Facts:
         proof, moved = verify.UNPROVEN, False
         if goal is not None:
             log.info("reloading and comparing")
-            proof, moved = _proven(smaller, goal, settings, wanted, changes.tolerance)
+            proof, moved = _proven(smaller, goal, settings, wanted, tolerance)
         check_gguf_target(wanted.out, record, wanted.force)  # it can have changed meanwhile
         new, old = file_sha256(smaller), file_sha256(wanted.out) if wanted.out.exists() else None
         listed = f"{cut.file.architecture}.{gguf.PATTERN}" if moved or cut.lists else None
-        found = _facts(wanted, cut, changes, proof, CutFile(wanted.out.name, new, len(cut.changes), listed))
+        found = _facts(wanted, cut, idle, proof, CutFile(wanted.out.name, new, len(cut.changes), listed))
         card = model_card(found)
         # The card names both files for a moment, so a kill between the steps does not look like a change by hand.
         storage.write_text(card_of(wanted.out), _sealed(card, new, old))
@@ -97,7 +89,7 @@ def export_gguf(wanted: Request) -> Facts:
     return found
 
 
-def _facts(wanted: Request, cut: GgufCut, changes: Changes, proof: str, file: CutFile) -> Facts:
+def _facts(wanted: Request, cut: GgufCut, idle: int, proof: str, file: CutFile) -> Facts:
     source, kept = cut.file, cut.kept
     largest = sorted(kept, key=lambda tensor: -len(tensor.data))
     every = list(source.tensors.values())
@@ -110,7 +102,7 @@ def _facts(wanted: Request, cut: GgufCut, changes: Changes, proof: str, file: Cu
         dtype=", ".join(dict.fromkeys(tensor.kind_name for tensor in largest)),
         hybrid=False,
         sizes=ModelSizes(*parameters, *sizes),
-        idle=changes.idle,
+        idle=idle,
         proof=proof,
         inherited={"license": licence} if (licence := source.value("general.license")) else {},
         file=file,
@@ -151,27 +143,16 @@ def find_gguf(settings: Model) -> tuple[Path, Model]:
 # scales. Other values are written only into floating-point tensors; quantised ones are refused, with the reason.
 
 
-@dataclass(frozen=True)
-class Changes:
-    """Changes to the bytes of tensors, by their names in the file.
+def _changed_cut(
+    wanted: Request, cut: GgufCut, settings: Model
+) -> tuple[GgufCut, int, float, verify.Expected | None]:
+    """The cut with its changes of tensors, what `zeroed` counts, and the logits with their relative tolerance.
 
-    `tolerance` is the largest relative difference of the logits, and `idle` counts the parameters of parts that
-    became zeros.
-    """
-
-    tensors: Mapping[str, Change] = field(default_factory=dict)
-    tolerance: float = 0.0
-    idle: int = 0
-
-
-def _computed(wanted: Request, cut: GgufCut, settings: Model) -> tuple[Changes, verify.Expected | None]:
-    """The changes of tensors, and the logits that the written file must give (None with verify=false).
-
-    `settings` load the whole file with transformers; that is done only if one of the two needs it.
+    `settings` load the whole file with transformers. If nothing changes and verify=false, it is not loaded.
     """
     removed = parts(wanted.mask)
     if not (wanted.verify or removed or wanted.repair is not None or wanted.scales is not None):
-        return Changes(), None
+        return cut, 0, 0.0, None
     model, names, order = load_dense(settings), WeightNames(cut.file), cut.file.order
     own = dict(model.named_parameters())
     tensors, weights, tolerance = dict[str, Change](), dict[str, Tensor](), 0.0
@@ -189,7 +170,7 @@ def _computed(wanted: Request, cut: GgufCut, settings: Model) -> tuple[Changes, 
     tensors |= {names.tensor(name).name: np.zeros_like for name in zeros}
     with replaced(model, weights):
         goal = verify.expected(model, wanted.mask, wanted.scales) if wanted.verify else None
-    return Changes(tensors, tolerance, idle), goal
+    return replace(cut, changes=tensors), idle, tolerance, goal
 
 
 def _scaled(names: WeightNames, model: Any, wanted: Request) -> tuple[dict[str, Change], float]:
@@ -350,7 +331,7 @@ def check_gguf_target(out: Path, record: Mapping[str, Any], force: bool) -> None
             raise InputError(
                 f"{out} is a directory: give a file, or a directory whose name has another ending."
             )
-        check_writable(out)
+        output_dir.check_writable(out)
     except OSError as error:
         raise InputError(f"{out} cannot be written ({error.strerror}): choose another file.") from error
     card = card_of(out)
@@ -366,7 +347,7 @@ def check_gguf_target(out: Path, record: Mapping[str, Any], force: bool) -> None
             f"{out} exists, and is no GGUF file that this command wrote: move it away, or choose another file "
             "(force=true does not replace it)."
         )
-    check_same(out, earlier, record, force)
+    output_dir.check_same(out, earlier, record, force)
     if not force and (changed := _changed(out)):
         raise InputError(
             f"{' and '.join(map(str, changed))} changed after the cut was written: move the files away, choose "
