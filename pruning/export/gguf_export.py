@@ -133,8 +133,9 @@ def find_gguf(settings: Model) -> tuple[Path, Model]:
         path = loader.hub_gguf(settings)
     if path is None:
         raise InputError(f"model {settings.name} ({settings.path}) is stored as safetensors: {CONVERT}.")
-    place = {"source": "local", "path": str(path.parent), "gguf_file": path.name, "revision": None}
-    return path, replace(settings, **place, dtype="float32")
+    return path, replace(
+        settings, source="local", path=str(path.parent), gguf_file=path.name, revision=None, dtype="float32"
+    )
 
 
 # The values of a few tensors that change while a file is cut: zeros for removed parts, and folded compensations.

@@ -221,7 +221,7 @@ def _stored_values(
         marks = {name: torch.full_like(weight, name not in changed) for name, weight in own.items()}
         stored = {tail: name for (number, tail), name in names.items() if number == block}
         reasons = []
-        for convert in (_converted_back, lambda _, state: state):
+        for convert in (_converted_back, _as_they_are):
             old, mark, values = (by_tail(path, convert(model, state)) for state in (own, marks, new))
             if (reason := _why_not(plan, old, mark, stored, tensors)) is None:
                 found |= {(block, tail): values[tail].cpu() for tail in mark if not mark[tail].any()}
@@ -242,6 +242,10 @@ def _converted_back(model: Any, state: Mapping[str, Tensor]) -> Mapping[str, Ten
 
     converted: Mapping[str, Tensor] = revert_weight_conversion(model, dict(state))
     return converted
+
+
+def _as_they_are(_model: Any, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    return state
 
 
 def by_tail(path: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
