@@ -131,10 +131,13 @@ def test_a_cell_is_exported_with_its_card(
     folder, result = cell
     status, out, err = command(str(folder), "out=smaller")
     assert status == 0, err
-    dense = result["evaluation"]["dense"]["ppl/heldout"]
+    dense, start = result["evaluation"]["dense"]["ppl/heldout"], result["calibration"]["dense_loss"]
     assert out.startswith(f"lost    ppl/heldout {dense:,.2f} ± ")
     card = (tmp_path / "smaller" / "README.md").read_text()
-    assert {"`greedy`", "`perplexity`", f"`{result['cell']}`"} <= set(card.replace(".", "").split())
+    assert (
+        f"By the search `greedy` with the objective `perplexity`, whose loss went from {start:.4f} " in card
+    )
+    assert f"Cell `{result['cell']}`." in card
     assert f"| ppl/heldout | {dense:,.2f} ± " in card
     assert "export=DIR" in card
     assert str(tmp_path) not in card.replace(f"model.path={result['config']['model']['path']}", "")
