@@ -101,7 +101,7 @@ class Loaded:
     def __init__(self, model: Any) -> None:
         tied = getattr(model, "all_tied_weights_keys", None) or {}
         self.state = {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
-        self.generation = getattr(model, "generation_config", None)
+        self.generation: Any = getattr(model, "generation_config", None)
 
     def shapes(self) -> Mapping[str, Tensor]:
         """Tensors on the meta device by name."""

@@ -165,7 +165,7 @@ def _changed_cut(
         for name, values in precise.items():
             tensor, layout = names.tensor(name), names.layout(name, own[name])
             data = encoded(layout.stored(values.cpu().float()), tensor, order)
-            tensors[tensor.name] = lambda _, data=data: data
+            tensors[tensor.name] = _constant(data)
             weights[name] = layout.weight(decoded(replace(tensor, data=data), order)).to(own[name])
     zeros, idle = zeroed(model, removed)
     tensors |= {names.tensor(name).name: np.zeros_like for name in zeros}
@@ -193,6 +193,10 @@ def _scaled(names: WeightNames, model: Any, wanted: Request) -> tuple[dict[str, 
             tensors[tensor.name] = _times(tensor, names.file.order, factor)
             tolerance = max(tolerance, verify.TOLERANCE[dtype_of(tensor)])
     return tensors, tolerance
+
+
+def _constant(data: Any) -> Change:
+    return lambda _: data
 
 
 def _times(tensor: Stored, order: str, factor: float) -> Change:

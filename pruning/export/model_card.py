@@ -162,7 +162,8 @@ def _measurements(facts: Facts) -> dict[str, Any]:
     }
     if result is None:
         return found
-    evaluation, chosen = result["evaluation"], (facts.healed or {}).get("selection")
+    evaluation = result["evaluation"]
+    chosen = None if facts.healed is None else facts.healed.get("selection")
     if chosen is not None and chosen["changed"]:
         trials = [trial["dropped"] for trial in chosen["rounds"][0]]
         loss = chosen["losses"][trials.index(Mask.from_json(chosen["mask"]).listed())]
@@ -198,7 +199,7 @@ def mergekit(facts: Facts) -> str:
     ]
     body = {"slices": slices, "merge_method": "passthrough", "dtype": facts.dtype}
     text = yaml.safe_dump(body, sort_keys=False, default_flow_style=None).strip()
-    return _templates().get_template("mergekit.yaml.jinja").render(**vars(facts), body=text)
+    return str(_templates().get_template("mergekit.yaml.jinja").render(**vars(facts), body=text))
 
 
 def ranges(mask: Mask) -> list[tuple[int, int]]:

@@ -137,7 +137,8 @@ def _earlier_export(out: Path) -> EarlierExport | None:
     """The export in the directory `out`; None if the directory is empty. All files are read."""
     if not (before := _stamps(out)):
         return None
-    path, record = out / RECORD, None
+    path = out / RECORD
+    record: Any = None
     with suppress(DamagedError, OSError):
         record = storage.read_json(path) if path.is_file() and not path.is_symlink() else None
     known = isinstance(record, dict) and isinstance(record.get("files"), dict)
