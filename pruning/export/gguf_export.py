@@ -175,10 +175,7 @@ def _changed_cut(
 
 
 def _scaled(names: WeightNames, model: Any, wanted: Request) -> tuple[dict[str, Change], float]:
-    """The factors of removed blocks, folded into the blocks after them, and the tolerance of the logits.
-
-    Raises InputError if the architecture does not allow that, or if a tensor to scale is quantised.
-    """
+    """The factors of removed blocks, folded into the blocks after them, and the tolerance of the logits."""
     path, weights = f"{find_blocks(model).path}.", dict(model.named_parameters())
     split = {name: name.removeprefix(path).partition(".") for name in weights if name.startswith(path)}
     inside = {name: (int(block), tail) for name, (block, _, tail) in split.items()}
@@ -361,10 +358,7 @@ def check_gguf_target(out: Path, record: Mapping[str, Any], force: bool) -> None
 
 
 def _changed(out: Path) -> list[Path]:
-    """The file and its card, as far as they are not as they were written; the card if it has no digests at its end.
-
-    The whole file is read.
-    """
+    """The file and its card, as far as they are not as they were written; the card if it has no digests at its end."""
     card, match = card_of(out), None
     with contextlib.suppress(OSError, UnicodeDecodeError):
         match = SEALED.fullmatch(card.read_text(encoding="utf-8"))

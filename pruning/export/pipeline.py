@@ -39,10 +39,7 @@ def main() -> None:
 
 
 def export_cell(folder: Path, out: Path, healed: bool = False) -> str:
-    """Export a finished cell, or its healed model, as a launch does; returns the three lines of `summary`.
-
-    Raises as `written` does.
-    """
+    """Export a finished cell, or its healed model, as a launch does; returns the three lines of `summary`."""
     wanted = dataclasses.replace(request.of_cell(folder, output_dir.directory(out)), launched=True)
     if healed:
         wanted = request.of_healed(folder, wanted)

@@ -50,8 +50,8 @@ def comparison_dtype(dtype: str) -> str:
 def load_rounded(settings: spec.Model, precision: Callable[[str, torch.dtype], torch.dtype]) -> Any:
     """The dense model in the precision of the comparison, with its weights rounded as in the export.
 
-    `precision` gives the dtype in which a tensor is written, from its name and stored dtype. Raises the errors of
-    `loader.load_uncached`, and InputError if the weights do not fit into memory.
+    `precision` gives the dtype in which a tensor is written, from its name and stored dtype. Raises InputError if the
+    weights do not fit into memory.
     """
     module = loader.load_uncached(replace(settings, dtype=comparison_dtype(settings.dtype))).module
     with torch.no_grad():

@@ -467,10 +467,7 @@ STALE = ("general.size_label", "general.parameter_count")  # they describe the s
 
 
 def _entries(cut: GgufCut) -> Iterator[bytes]:
-    """Yield each key of the smaller file with its value, as bytes.
-
-    Raises InputError if a list of texts has an entry for each block.
-    """
+    """Yield each key of the smaller file with its value, as bytes."""
     file, mask, prefix = cut.file, cut.mask, f"{cut.file.architecture}."
     order = file.order
 
@@ -528,15 +525,15 @@ def dtype_of(tensor: Stored) -> torch.dtype:
     return found
 
 
-def decoded(tensor: Stored, order: str, data: Any = None) -> torch.Tensor:
-    """The values of a tensor, or of other bytes of its size: a copy in its precision, the slowest axis first.
+def decoded(tensor: Stored, order: str) -> torch.Tensor:
+    """The values of a tensor: a copy in its precision, the slowest axis first.
 
     `order` is the byte order of the file, `<` or `>`. Raises InputError if the tensor is quantised.
     """
     import torch
 
     dtype = dtype_of(tensor)
-    raw = np.frombuffer(bytes(tensor.data if data is None else data), f"{order}i{dtype.itemsize}")
+    raw = np.frombuffer(bytes(tensor.data), f"{order}i{dtype.itemsize}")
     values = torch.from_numpy(raw.astype(f"i{dtype.itemsize}")).view(dtype)
     return values.reshape(tensor.shape[::-1])
 
