@@ -358,7 +358,7 @@ def check_gguf_target(out: Path, record: Mapping[str, Any], force: bool) -> None
 
 
 def _changed(out: Path) -> list[Path]:
-    """The file and its card, as far as they are not as they were written; the card if it has no digests at its end."""
+    """The file and its card, as far as they are not as they were written. All bytes are read."""
     card, match = card_of(out), None
     with contextlib.suppress(OSError, UnicodeDecodeError):
         match = SEALED.fullmatch(card.read_text(encoding="utf-8"))
