@@ -40,10 +40,10 @@ from pruning.core.storage import digest
 from pruning.engine.compensation import Linear
 from pruning.evaluation.corpora import perplexity, strided
 from pruning.evaluation.heldout import item_accuracy
-from pruning.export.gguf_export import CONVERT, is_gguf
+from pruning.export.gguf_export import CONVERT
 from pruning.export.output_dir import check_target, directory, staging_directory
 from pruning.export.pipeline import written
-from pruning.export.request import Request
+from pruning.export.request import Request, is_gguf
 from pruning.healing.heal_settings import Training
 from pruning.healing.training_text import check_length
 from pruning.models.architecture import context_length_of

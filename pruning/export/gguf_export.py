@@ -10,16 +10,15 @@ loads both files and dequantises them in the same way.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import io
 import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,44 +29,19 @@ from pruning.core.errors import InputError
 from pruning.core.mask import Mask
 from pruning.core.storage import file_sha256, sweep, text_sha256
 from pruning.core.units import bytes_text
-from pruning.export import model_card as model_card_module
-from pruning.export import verify
-from pruning.export.model_card import Facts, Sizes, code_block, model_card, noun
-from pruning.export.output_dir import check_place, check_space, check_writable, staging_directory
-from pruning.export.plan import plan_fold
+from pruning.export import output_dir, verify
+from pruning.export.model_card import CutFile, Facts, ModelSizes, facts, model_card
+from pruning.export.plan import parts, plan_fold, zeroed
 from pruning.export.request import Request, reference, settled
-from pruning.export.verify import TOLERANCE
-from pruning.models import pruned_config
-from pruning.models.architecture import attention_kernel
+from pruning.models import gguf, pruned_config
 from pruning.models.blocks import find_blocks
-from pruning.models.gguf import (
-    PATTERN,
-    Change,
-    GgufCut,
-    GgufFile,
-    Stored,
-    decoded,
-    dtype_of,
-    encoded,
-    open_gguf,
-    plan_gguf,
-    record_of,
-    size_of,
-    write_gguf,
-)
-from pruning.models.kept_models import gguf_of_package, quiet
+from pruning.models.gguf import Change, GgufCut, GgufFile, Stored, decoded, dtype_of, encoded
+from pruning.models.kept_models import gguf_of_package
 from pruning.models.model import Model, directory_name
 from pruning.models.model_files import find_files, in_gguf
-from pruning.models.output_maps import Repair, folded_weights, output_weights
-from pruning.models.sublayers import find_chain
-
-if TYPE_CHECKING:
-    from pruning.export.verify import Expected
-
+from pruning.models.output_maps import folded_weights, replaced
 
 log = logging.getLogger(__name__)
-
-UNPROVEN = "not compared with the masked model (verify=false)"
 
 
 def export_gguf(wanted: Request) -> Facts:
@@ -77,243 +51,146 @@ def export_gguf(wanted: Request) -> Facts:
     Raises MismatchError if the written file does not give the logits of the masked model.
     """
     wanted = settled(wanted)
-    _check_request(wanted)
-    check_place(wanted.out, wanted.model)
-    source = find_gguf(wanted.model)
-    cut = _planned(wanted, source.path)
-    changes, goal = _computed(wanted, cut, source.settings)
-    cut = dataclasses.replace(cut, changes=changes.tensors)
-    with staging_directory(wanted.out) as partial:
-        written = partial / wanted.out.name
-        log.info("writing %s", bytes_text(size_of(cut)))
-        _write(cut, written)
-        proof, moved = _proven(written, goal, source.settings, wanted, changes.tolerance)
-        check_gguf_target(wanted.out, cut.record, wanted.force)  # it can have changed meanwhile
-        digest, replaced = file_sha256(written), file_sha256(wanted.out) if wanted.out.exists() else None
-        found = _facts(wanted, cut, changes, proof)
-        card = model_card(with_use(found, wanted.out, digest, cut, moved))
+    if wanted.healed is not None:
+        raise InputError(f"healed=true changes all weights of a model, and {CONVERT}.")
+    output_dir.check_place(wanted.out, wanted.model)
+    path, settings = find_gguf(wanted.model)
+    if wanted.out == path.resolve():
+        raise InputError(f"out={wanted.out} is the file that is to be cut: choose another file.")
+    # What the file says about itself; an earlier file is replaced only if it says the same.
+    digest = file_sha256(path)
+    record = {"mask": wanted.mask.to_json(), "source_sha256": digest, "compensation": wanted.compensation}
+    blocks = Mask(wanted.mask.n_blocks, wanted.mask.gone)
+    cut = gguf.plan_gguf(gguf.open_gguf(path), blocks, record)
+    size = gguf.size_of(cut)
+    check_gguf_target(wanted.out, record, wanted.force)
+    output_dir.check_space(wanted.out, size)
+    cut, idle, tolerance, goal = _changed_cut(wanted, cut, settings)
+    with output_dir.staging_directory(wanted.out) as partial:
+        smaller = partial / wanted.out.name
+        log.info("writing %s", bytes_text(size))
+        with smaller.open("wb") as stream:
+            gguf.write_gguf(cut, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        proof, moved = verify.UNPROVEN, False
+        if goal is not None:
+            log.info("reloading and comparing")
+            proof, moved = _proven(smaller, goal, settings, wanted, tolerance)
+        check_gguf_target(wanted.out, record, wanted.force)  # it can have changed meanwhile
+        new, old = file_sha256(smaller), file_sha256(wanted.out) if wanted.out.exists() else None
+        listed = f"{cut.file.architecture}.{gguf.PATTERN}" if moved or cut.lists else None
+        found = _facts(wanted, cut, idle, proof, CutFile(wanted.out.name, new, len(cut.changes), listed))
+        card = model_card(found)
         # The card names both files for a moment, so a kill between the steps does not look like a change by hand.
-        storage.write_text(card_of(wanted.out), sealed(card, digest, replaced))
-        written.replace(wanted.out)
-        if replaced is not None:
-            storage.write_text(card_of(wanted.out), sealed(card, digest))
+        storage.write_text(card_of(wanted.out), _sealed(card, new, old))
+        smaller.replace(wanted.out)
+        if old is not None:
+            storage.write_text(card_of(wanted.out), _sealed(card, new))
     return found
 
 
-def _planned(wanted: Request, path: Path) -> GgufCut:
-    """The plan for the smaller file; no weights are read."""
-    if wanted.out == path.resolve():
-        raise InputError(f"out={wanted.out} is the file that is to be cut: choose another file.")
-    record = _record(wanted, path)
-    cut = plan_gguf(open_gguf(path), Mask(wanted.mask.n_blocks, wanted.mask.gone), record)
-    check_gguf_target(wanted.out, record, wanted.force)
-    check_space(wanted.out, size_of(cut))
-    return cut
-
-
-def _proven(
-    written: Path, goal: Expected | None, settings: Model, wanted: Request, tolerance: float
-) -> tuple[str, bool]:
-    """How a written file was checked, and whether transformers' rule for the kinds of blocks no longer holds."""
-    if goal is None:
-        return UNPROVEN, False
-    log.info("reloading and comparing")
-    return prove(written, goal, settings, wanted, tolerance)
-
-
-def _check_request(wanted: Request) -> None:
-    mask = wanted.mask
-    if not mask.dropped or not mask.kept:
-        raise InputError(
-            f"{len(mask.dropped)} of {mask.n_units} {noun(mask)} removed leaves nothing to export: drop 1 to "
-            f"{mask.n_units - 1}."
-        )
-    if wanted.healed is not None:
-        raise InputError(f"healed=true changes all weights of a model, and {CONVERT}.")
-
-
-def _record(wanted: Request, path: Path) -> dict[str, Any]:
-    """What the file says about itself; an earlier file is replaced only if it says the same."""
-    changes: Any = None if wanted.scales is None else list(wanted.scales)
-    if wanted.repair is not None:
-        changes = {"repair": wanted.repair.sha256}
-    mask: Mapping[str, Any] = wanted.mask.to_json()
-    return {"mask": mask, "source_sha256": file_sha256(path), "compensation": changes}
-
-
-def _computed(wanted: Request, cut: GgufCut, settings: Model) -> tuple[Changes, Expected | None]:
-    """The changes of tensors, and the logits that the written file must give (None with verify=false).
-
-    `settings` load the whole file with transformers; that is done only if one of the two needs it.
-    """
-    from pruning.export import verify
-    from pruning.export.changed_model import parts
-    from pruning.models.output_maps import replaced
-
-    removed, changes = parts(wanted.mask), Changes()
-    if not wanted.verify and not removed and wanted.repair is None and wanted.scales is None:
-        return changes, None
-    model, names = load_dense(settings), WeightNames(cut.file)
-    if wanted.scales is not None:
-        changes = scaled(names, model, cut.mask, wanted.scales)
-    if wanted.repair is not None:
-        changes = repaired(names, model, wanted.repair)
-    if removed:
-        zeros = zeroed_tensors(names, model, removed)
-        changes = dataclasses.replace(changes, tensors={**changes.tensors, **zeros.tensors}, idle=zeros.idle)
-    with replaced(model, changes.weights):
-        return changes, verify.expected(model, wanted.mask, wanted.scales) if wanted.verify else None
-
-
-def _write(cut: GgufCut, path: Path) -> None:
-    with path.open("wb") as stream:
-        write_gguf(cut, stream)
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def _facts(wanted: Request, cut: GgufCut, changes: Changes, proof: str) -> Facts:
-    file, kept = cut.file, cut.kept
-    return model_card_module.facts(
+def _facts(wanted: Request, cut: GgufCut, idle: int, proof: str, file: CutFile) -> Facts:
+    source, kept = cut.file, cut.kept
+    largest = sorted(kept, key=lambda tensor: -len(tensor.data))
+    every = list(source.tensors.values())
+    parameters = [sum(tensor.parameters for tensor in tensors) for tensors in (every, kept)]
+    sizes = [sum(len(tensor.data) for tensor in tensors) for tensors in (every, kept)]
+    digest = cut.record["source_sha256"][:16]
+    return facts(
         wanted,
-        source=f"the GGUF file of the SHA-256 `{cut.record['source_sha256'][:16]}` ({directory_name(file.path)})",
-        dtype=", ".join(
-            dict.fromkeys(tensor.kind_name for tensor in sorted(kept, key=lambda t: -len(t.data)))
-        ),
+        source=f"the GGUF file of the SHA-256 `{digest}` ({directory_name(source.path)})",
+        dtype=", ".join(dict.fromkeys(tensor.kind_name for tensor in largest)),
         hybrid=False,
-        sizes=_sizes(file, cut),
-        idle=changes.idle,
+        sizes=ModelSizes(*parameters, *sizes),
+        idle=idle,
         proof=proof,
-        inherited={"license": licence} if (licence := file.value("general.license")) else {},
-        library="gguf",
+        inherited={"license": licence} if (licence := source.value("general.license")) else {},
+        file=file,
     )
 
 
-def _sizes(file: GgufFile, cut: GgufCut) -> Sizes:
-    before, after = (sum(tensor.parameters for tensor in tensors) for tensors in (file.tensors, cut.kept))
-    return Sizes(before, after, *(sum(len(t.data) for t in tensors) for tensors in (file.tensors, cut.kept)))
+# The GGUF file of a model: given by its path, on a hub, or in a package of the Python index.
 
-
-# What the card of a cut GGUF file says about running it: with llama.cpp, with Ollama, and with transformers.
-
-COPIED = (
-    "The weights were copied byte by byte from the original file: nothing was quantised or dequantised. The blocks "
-    "were renumbered, and the number of blocks and all lists with one entry per block were corrected. The tokenizer "
-    "and the chat template are those of the original file."
+CONVERT = (
+    "blocks are cut out of a GGUF file only if the model is one. Export a directory (out=DIR) and convert that with "
+    "llama.cpp's convert_hf_to_gguf.py (docs/gguf.md has the commands); or give a GGUF file of the model, with "
+    "model=local model.path=FILE.gguf and the cell's mask.json"
 )
 
 
-MOVED = (
-    "The kinds of the blocks that are left (sliding window or full attention) no longer follow the rule by which "
-    "the architecture derives them from a block's number. The file lists them (`{key}`). llama.cpp reads this list; "
-    "programs that only know the rule, such as transformers' loader for GGUF files and old releases of llama.cpp, "
-    "compute something else."
-)
+def find_gguf(settings: Model) -> tuple[Path, Model]:
+    """The GGUF file of a model, and the settings with which transformers loads it.
 
-
-def with_use(facts: Facts, out: Path, sha256: str, cut: GgufCut, moved: bool) -> Facts:
-    """The same facts with the text on how the file is run.
-
-    `moved` says that the kinds of the blocks do not follow from their numbers in transformers; the cut says whether
-    that is so in llama.cpp.
+    A file on a hub or in a package is downloaded unless it is in a cache. Raises InputError if the model is not a
+    GGUF file, and UnreachableError if it cannot be fetched.
     """
-    changed = len(cut.changes)
-    lines = [COPIED if not changed else f"{COPIED} Only {changed} tensors have other values, as said above."]
-    lines += _commands(out.name)
-    if moved or cut.lists:
-        lines.append(MOVED.format(key=f"{cut.file.architecture}.{PATTERN}"))
-    else:
-        load = code_block(f'AutoModelForCausalLM.from_pretrained(".", gguf_file="{out.name}")')
-        lines += ["With transformers, which dequantises it:", load]
-    lines.append(f"SHA-256 of the file: `{sha256}`.")
-    return dataclasses.replace(facts, use="\n\n".join(lines))
+    path: Path | None = None
+    if settings.source == "packaged":
+        path = gguf_of_package(settings.path)
+    elif settings.in_directory:
+        path = find_files(settings.path, settings.gguf_file).gguf
+    elif settings.gguf_file:
+        path = settings._hub_gguf()
+    if path is None:
+        raise InputError(f"model {settings.name} ({settings.path}) is stored as safetensors: {CONVERT}.")
+    return path, replace(
+        settings, source="local", path=str(path.parent), gguf_file=path.name, revision=None, dtype="float32"
+    )
 
 
-def _commands(name: str) -> list[str]:
-    model = name.removesuffix(".gguf").lower()
-    return [
-        "With llama.cpp:",
-        code_block(f'llama-cli -m {name} -p "Once upon a time"'),
-        "With Ollama, a file `Modelfile` beside it:",
-        code_block(f"FROM ./{name}"),
-        code_block(f"ollama create {model} -f Modelfile\nollama run {model}"),
-    ]
-
-
-# Change the values of a few tensors while a GGUF file is cut: zeros for removed parts, and folded compensations.
+# The values of a few tensors that change while a file is cut: zeros for removed parts, and folded compensations.
 #
 # Zero bytes are zero weights in every type of the format, because each group of quantised weights is multiplied by
 # scales. Other values are written only into floating-point tensors; quantised ones are refused, with the reason.
 
 
-@dataclass(frozen=True)
-class Changes:
-    """Changes to the bytes of tensors, by their names in the file.
+def _changed_cut(
+    wanted: Request, cut: GgufCut, settings: Model
+) -> tuple[GgufCut, int, float, verify.Expected | None]:
+    """The cut with its changes of tensors, what `zeroed` counts, and the logits with their relative tolerance.
 
-    `weights` are the values that the changed file gives to weights of the model, by name. `tolerance` is the largest
-    relative difference of the logits, and `idle` counts the parameters of parts that became zeros.
+    `settings` load the whole file with transformers. If nothing changes and verify=false, it is not loaded.
     """
+    removed = parts(wanted.mask)
+    if not (wanted.verify or removed or wanted.repair is not None or wanted.scales is not None):
+        return cut, 0, 0.0, None
+    model, names, order = load_dense(settings), WeightNames(cut.file), cut.file.order
+    own = dict(model.named_parameters())
+    tensors, weights, tolerance = dict[str, Change](), dict[str, Tensor](), 0.0
+    if wanted.scales is not None:
+        tensors, tolerance = _scaled(names, model, wanted)
+    if wanted.repair is not None:
+        # Equal bit for bit after loading: the model gets what transformers makes of the written values.
+        precise = folded_weights(model, wanted.repair, lambda name, _: dtype_of(names.tensor(name)))
+        for name, values in precise.items():
+            tensor, layout = names.tensor(name), names.layout(name, own[name])
+            data = encoded(layout.stored(values.cpu().float()), tensor, order)
+            tensors[tensor.name] = _constant(data)
+            weights[name] = layout.weight(decoded(replace(tensor, data=data), order)).to(own[name])
+    zeros, idle = zeroed(model, removed)
+    tensors |= {names.tensor(name).name: np.zeros_like for name in zeros}
+    with replaced(model, weights):
+        goal = verify.expected(model, wanted.mask, wanted.scales) if wanted.verify else None
+    return replace(cut, changes=tensors), idle, tolerance, goal
 
-    tensors: Mapping[str, Change] = field(default_factory=dict)
-    weights: Mapping[str, Tensor] = field(default_factory=dict)
-    tolerance: float = 0.0
-    idle: int = 0
 
-
-def zeroed_tensors(names: WeightNames, model: Any, removed: Sequence[int]) -> Changes:
-    """Zeros for the last weights of removed sub-layers whose block stays; unit 2i is the attention of block i.
-
-    Raises UnskippableError if a sub-layer cannot be switched off by weights, InputError if the file lacks a weight.
-    """
-    path, found = find_blocks(model).path, output_weights(model, removed)
-    tensors = {
-        names.tensor(f"{path}.{unit // 2}.{name}").name: np.zeros_like
-        for unit in removed
-        for name in found[unit]
-    }
-    sizes = find_chain(model, "sublayer").sizes()
-    return Changes(tensors, idle=sum(sizes[unit] for unit in removed))
-
-
-def scaled(names: WeightNames, model: Any, mask: Mask, scales: Sequence[float]) -> Changes:
-    """The factors of removed blocks, folded into the blocks after them (`fold_scales.py`).
-
-    Raises InputError if the architecture does not allow that, or if a tensor to scale is quantised.
-    """
-    path, order = f"{find_blocks(model).path}.", names.file.order
-    weights = dict(model.named_parameters())
-    parts = {name: name.removeprefix(path).partition(".") for name in weights if name.startswith(path)}
-    inside = {name: (int(block), tail) for name, (block, _, tail) in parts.items()}
-    fold = plan_fold(model.config, inside.values(), [n for n in weights if n not in inside], mask, scales)
-    tensors: dict[str, Change] = {}
-    tolerance = 0.0
+def _scaled(names: WeightNames, model: Any, wanted: Request) -> tuple[dict[str, Change], float]:
+    """The factors of removed blocks, folded into the blocks after them, and the tolerance of the logits."""
+    path, weights = f"{find_blocks(model).path}.", dict(model.named_parameters())
+    split = {name: name.removeprefix(path).partition(".") for name in weights if name.startswith(path)}
+    inside = {name: (int(block), tail) for name, (block, _, tail) in split.items()}
+    others = [name for name in weights if name not in inside]
+    assert wanted.scales is not None
+    fold = plan_fold(model.config, inside.values(), others, wanted.mask, wanted.scales)
+    tensors, tolerance = dict[str, Change](), 0.0
     for name, place in inside.items():
         if (factor := fold.factor(*place)) != 1.0:
             tensor = names.tensor(name)
             names.layout(name, weights[name])  # so the factor reaches the weight, or 1 + the weight of a norm
-            tensors[tensor.name] = _times(tensor, order, factor)
-            tolerance = max(tolerance, TOLERANCE[dtype_of(tensor)])
-    return Changes(tensors, tolerance=tolerance)
-
-
-def repaired(names: WeightNames, model: Any, repair: Repair) -> Changes:
-    """The maps of a repair, folded into weights (`models/repaired_weights.py`); equal bit for bit after loading.
-
-    Raises InputError if a map cannot be folded, or if a tensor to change is quantised.
-    """
-    order, own = names.file.order, dict(model.named_parameters())
-
-    def precision(name: str, _: torch.dtype) -> torch.dtype:
-        return dtype_of(names.tensor(name))
-
-    tensors: dict[str, Change] = {}
-    weights = {}
-    for name, values in folded_weights(model, repair, precision).items():
-        tensor, layout = names.tensor(name), names.layout(name, own[name])
-        data = encoded(layout.stored(values.cpu().float()), tensor, order)
-        tensors[tensor.name] = _constant(data)
-        weights[name] = layout.weight(decoded(tensor, order, data)).to(own[name])
-    return Changes(tensors, weights)
+            tensors[tensor.name] = _times(tensor, names.file.order, factor)
+            tolerance = max(tolerance, verify.TOLERANCE[dtype_of(tensor)])
+    return tensors, tolerance
 
 
 def _constant(data: Any) -> Change:
@@ -322,7 +199,7 @@ def _constant(data: Any) -> Change:
 
 def _times(tensor: Stored, order: str, factor: float) -> Change:
     """The product is computed when the tensor is written, so that one tensor is in memory at a time."""
-    return lambda data: encoded(decoded(tensor, order, data).float() * factor, tensor, order)
+    return lambda _: encoded(decoded(tensor, order).float() * factor, tensor, order)
 
 
 # Find the tensor of a GGUF file that holds a weight of the model, and how its values are laid out there.
@@ -354,16 +231,18 @@ class WeightNames:
     file: GgufFile
 
     @cached_property
-    def _map(self) -> Any:
-        import gguf
+    def _find(self) -> Callable[..., str | None]:
+        from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
 
-        kinds = {name: kind for kind, name in gguf.MODEL_ARCH_NAMES.items()}
-        return gguf.get_tensor_name_map(kinds[self.file.architecture], self.file.n_blocks)
+        kinds = {name: kind for kind, name in MODEL_ARCH_NAMES.items()}
+        found: Callable[..., str | None]
+        found = get_tensor_name_map(kinds[self.file.architecture], self.file.n_blocks).get_name
+        return found
 
     def tensor(self, name: str) -> Stored:
         """The tensor for the weight `name`. Raises InputError if there is none."""
-        found = self._map.get_name(name, try_suffixes=(".weight", ".bias")) or ""
-        tensor = self.file.tensor(found) or self.file.tensor(f"{found}.weight")
+        found = self._find(name, try_suffixes=(".weight", ".bias")) or ""
+        tensor = self.file.tensors.get(found) or self.file.tensors.get(f"{found}.weight")
         if tensor is None:
             raise InputError(f"{self.file.path}: no tensor is found for the weight {name}. {SAFER}")
         return tensor
@@ -382,12 +261,7 @@ class WeightNames:
         raise InputError(f"{self.file.path}: {tensor.name} does not hold the values of {name}. {SAFER}")
 
 
-# Prove a cut GGUF file with transformers: it must give the logits of the masked model that the whole file gives.
-
-UNSUPPORTED = (
-    "With verify=false the file is cut without a comparison; a mask.json is then needed, because transformers cannot "
-    "load the file."
-)
+# The proof with transformers: the cut file must give the logits of the masked model that the whole file gives.
 
 
 def load_dense(settings: Model) -> Any:
@@ -397,11 +271,14 @@ def load_dense(settings: Model) -> Any:
             return settings.load_anew().module
     except InputError as error:
         if "not supported" in str(error):
-            raise InputError(f"{error} {UNSUPPORTED}") from error
+            raise InputError(
+                f"{error} With verify=false the file is cut without a comparison; a mask.json is then needed, "
+                "because transformers cannot load the file."
+            ) from error
         raise
 
 
-def prove(
+def _proven(
     path: Path, goal: verify.Expected, settings: Model, wanted: Request, tolerance: float
 ) -> tuple[str, bool]:
     """How the file was checked, and whether the kinds of its blocks no longer follow from their numbers.
@@ -416,80 +293,16 @@ def prove(
     where, options = in_gguf(path)
     own = AutoConfig.from_pretrained(where, **options, trust_remote_code=False)
     moved = _kinds(own) != _kinds(config)
-    of = reference(wanted)
-    model, lacking = _load(path, settings, config if moved else own)
-    return str(verify.compare(model, lacking, goal, tolerance, of)), moved
+    loaded = verify.reload(where, settings, config if moved else own, **options)
+    return verify.compare(*loaded, goal, tolerance, reference(wanted)), moved
 
 
 def _kinds(config: Any) -> Any:
     return getattr(config.get_text_config(decoder=True), "layer_types", None)
 
 
-def _load(path: Path, settings: Model, config: Any) -> tuple[Any, list[str]]:
-    """The model of the cut file, and complaints about missing weights."""
-    import torch
-    from transformers import AutoModelForCausalLM
+# What a GGUF file may replace. Its card, a text beside it, ends with digests in a comment that nobody sees.
 
-    where, options = in_gguf(path)
-    with quiet(), contextlib.redirect_stderr(io.StringIO()):
-        model, info = AutoModelForCausalLM.from_pretrained(
-            where,
-            **options,
-            config=config,
-            dtype=torch.float32,
-            attn_implementation=attention_kernel(settings.attention, config, settings.name),
-            output_loading_info=True,
-            trust_remote_code=False,
-            **settings.device_options,  # the same device as the whole file, for equal bits
-        )
-    lacking = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
-    return model.eval(), [f"{len(lacking)} weights are missing, for example {lacking[0]}"] if lacking else []
-
-
-# Find the GGUF file of a model: given by its path, on a hub, or in a package of the Python index.
-
-CONVERT = (
-    "blocks are cut out of a GGUF file only if the model is one. Export a directory (out=DIR) and convert that with "
-    "llama.cpp's convert_hf_to_gguf.py (docs/gguf.md has the commands); or give a GGUF file of the model, with "
-    "model=local model.path=FILE.gguf and the cell's mask.json"
-)
-
-
-@dataclass(frozen=True)
-class GgufSource:
-    """The GGUF file of a model, and the settings with which transformers loads it."""
-
-    path: Path
-    settings: Model
-
-
-def find_gguf(settings: Model) -> GgufSource:
-    """The GGUF file of a model; one on a hub or in a package is downloaded unless it is in a cache.
-
-    Raises InputError if the model is not a GGUF file, and UnreachableError if it cannot be fetched.
-    """
-    if settings.source == "packaged":
-        path = gguf_of_package(settings.path)
-    elif settings.in_directory:
-        found = find_files(settings.path, settings.gguf_file).gguf
-        if found is None:
-            raise InputError(f"model {settings.name} ({settings.path}) is stored as safetensors: {CONVERT}.")
-        path = found
-    elif settings.gguf_file:
-        path = settings._hub_gguf()
-    else:
-        raise InputError(f"model {settings.name} ({settings.path}) is stored as safetensors: {CONVERT}.")
-    local = replace(
-        settings, source="local", path=str(path.parent), gguf_file=path.name, revision=None, dtype="float32"
-    )
-    return GgufSource(path, local)
-
-
-# The GGUF file that an export writes: where, and what it may replace.
-
-ENDING = ".gguf"
-SAME = ("mask", "source_sha256")  # what an earlier file must share with a new one to be replaced
-# A card and its last line, which `sealed` adds.
 SEALED = re.compile(
     r"(.*)\n<!-- SHA-256 of the file ([0-9a-f]{64})(?:, of the file before ([0-9a-f]{64}))?, "
     r"of the text above ([0-9a-f]{64}) -->\n",
@@ -497,21 +310,13 @@ SEALED = re.compile(
 )
 
 
-def is_gguf(out: Path) -> bool:
-    """Whether an export to this path writes a GGUF file, and not a directory."""
-    return out.suffix.lower() == ENDING
-
-
 def card_of(out: Path) -> Path:
-    """The card of a GGUF file: a text beside it."""
+    """The card of a GGUF file."""
     return out.with_name(f"{out.name}.md")
 
 
-def sealed(card: str, sha256: str, replaced: str | None = None) -> str:
-    """The text of a card, with the digests of the GGUF file and of the text itself in a comment that nobody sees.
-
-    `replaced` is the digest of the file whose place the GGUF file takes.
-    """
+def _sealed(card: str, sha256: str, replaced: str | None = None) -> str:
+    """The text of a card with its seal. `replaced` is the digest of the file whose place the GGUF file takes."""
     before = "" if replaced is None else f", of the file before {replaced}"
     return f"{card}\n<!-- SHA-256 of the file {sha256}{before}, of the text above {text_sha256(card)} -->\n"
 
@@ -529,33 +334,24 @@ def check_gguf_target(out: Path, record: Mapping[str, Any], force: bool) -> None
             raise InputError(
                 f"{out} is a directory: give a file, or a directory whose name has another ending."
             )
-        check_writable(out)
+        output_dir.check_writable(out)
     except OSError as error:
         raise InputError(f"{out} cannot be written ({error.strerror}): choose another file.") from error
+    card = card_of(out)
     if not out.exists():
-        if card_of(out).exists() and card_of(out) in _changed(out):
-            raise InputError(
-                f"{card_of(out)}, where the card goes, exists: move it away, or choose another file."
-            )
+        if card.exists() and card in _changed(out):
+            raise InputError(f"{card}, where the card goes, exists: move it away, or choose another file.")
         return
-    earlier = _target_record(out)
+    earlier = None
+    with contextlib.suppress(InputError):
+        earlier = gguf.open_gguf(out).record()
     if earlier is None:
         raise InputError(
             f"{out} exists, and is no GGUF file that this command wrote: move it away, or choose another file "
             "(force=true does not replace it)."
         )
-    other = [name for name, value in record.items() if earlier.get(name) != value]
-    if foreign := [name for name in other if name in SAME]:
-        raise InputError(
-            f"{out} holds another cut (of another {' and another '.join(foreign)}): move it away, or choose another "
-            "file."
-        )
-    if other and not force:
-        raise InputError(
-            f"{out} holds a cut of this model and mask with another {' and another '.join(other)}: choose another "
-            "file, or replace it with force=true."
-        )
-    if (changed := _changed(out)) and not force:
+    output_dir.check_same(out, earlier, record, force)
+    if not force and (changed := _changed(out)):
         raise InputError(
             f"{' and '.join(map(str, changed))} changed after the cut was written: move the files away, choose "
             "another file, or replace them with force=true."
@@ -563,24 +359,12 @@ def check_gguf_target(out: Path, record: Mapping[str, Any], force: bool) -> None
 
 
 def _changed(out: Path) -> list[Path]:
-    """The file and its card, as far as they are not as they were written; the card if it has no digests at its end.
-
-    The whole file is read.
-    """
-    card = card_of(out)
-    try:
+    """The file and its card, as far as they are not as they were written. All bytes are read."""
+    card, match = card_of(out), None
+    with contextlib.suppress(OSError, UnicodeDecodeError):
         match = SEALED.fullmatch(card.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError):
-        match = None
     if match is None:
         return [card]
     text, *digests, of_text = match.groups()
     changed = [out] if out.exists() and file_sha256(out) not in digests else []
     return [*changed, *([] if text_sha256(text) == of_text else [card])]
-
-
-def _target_record(out: Path) -> Mapping[str, Any] | None:
-    try:
-        return record_of(open_gguf(out))
-    except InputError:
-        return None

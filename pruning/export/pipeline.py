@@ -1,8 +1,8 @@
-"""Write a checkpoint without the removed blocks, and prove that it equals the masked model.
+"""Write a model without the removed blocks, and prove that it equals the masked model.
 
 python -m pruning.export CELL_OR_MASK out=DIR                  a finished cell's folder, or a mask.json and model=NAME
 python -m pruning.export --drop 3,7,12 out=DIR model=local model.path=MODEL
-python -m pruning.export CELL_OR_MASK out=FILE.gguf            the same for a GGUF file (gguf_pipeline.py)
+python -m pruning.export CELL_OR_MASK out=FILE.gguf            the same for a GGUF file (gguf_export.py)
 """
 
 from __future__ import annotations
@@ -12,98 +12,37 @@ import logging
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pruning.core.terminal import guarded, prepare_process
 from pruning.core.units import bytes_text
-from pruning.export import changed_model, request
-from pruning.export.changed_model import summary
-from pruning.export.gguf_export import is_gguf
+from pruning.export import model_card, output_dir, request
 from pruning.export.model_card import Facts
-from pruning.export.output_dir import (
-    check_place,
-    check_same,
-    check_space,
-    check_target,
-    put_in_place,
-    staging_directory,
-    write_record,
-)
-from pruning.export.output_dir import directory as output_directory
-from pruning.export.request import Request, settled
+from pruning.export.request import Request, is_gguf
+from pruning.models.kept_models import PACKAGED
 
 if TYPE_CHECKING:
-    from pruning.export.changed_model import Changed
-    from pruning.export.verify import Expected
+    from pruning.export.plan import Cut
 
 log = logging.getLogger(__name__)
 
-UNPROVEN = "not compared with the masked model (verify=false)"
 
-
-def export(wanted: Request) -> Facts:
-    """Write the directory `wanted.out`. An earlier export is replaced in the last step, and kept if a step fails.
-
-    If the request cannot be met, raises InputError, UnreachableError or UnskippableError before anything is written.
-    If the disk is full, raises InputError and leaves nothing behind. Raises MismatchError if the written model does
-    not equal the masked model.
-    """
-    from pruning.export.changed_model import changed
-    from pruning.export.plan import plan_cut
-
-    wanted = settled(wanted)
-    check_place(wanted.out, wanted.model)
-    earlier = check_target(wanted.out)
-    cut = plan_cut(wanted)
-    identity = changed_model.identity(wanted, cut)
-    launched = wanted.cell if wanted.launched else None
-    check = partial(check_same, wanted.out, wanted=identity, force=wanted.force, launched=launched)
-    check(earlier)
-    check_space(wanted.out, cut.sizes.bytes)
-    wanted = dataclasses.replace(wanted, model=cut.source.settings)
-    new = changed(wanted, cut)
-    del cut  # of the model, only what is still read stays in memory
-    with staging_directory(wanted.out) as staged:
-        digests = _write_model(new, wanted, staged)
-        cut, goal = new.cut, new.goal
-        del new
-        proof = UNPROVEN if goal is None else _proof(wanted, staged, goal)
-        found = changed_model.facts_of(wanted, cut, proof)
-        changed_model.write_texts(found, staged)
-        write_record(staged, {**changed_model.record(wanted, found), **identity}, digests)
-        put_in_place(staged, wanted.out, earlier, check)
-    return found
-
-
-def _write_model(new: Changed, wanted: Request, folder: Path) -> dict[str, str]:
-    """Write weights, tokenizer and configuration; the digest of each file of weights."""
-    from pruning.export.plan import write_config, write_shards
-
-    log.info("writing %s", bytes_text(new.cut.sizes.bytes))
-    digests = write_shards(new.tensors, new.cut.plan, folder, wanted.max_shard_size)
-    new.cut.source.copy_beside(folder, new.model)
-    write_config(new.cut.config, folder)
-    return digests
-
-
-def _proof(wanted: Request, folder: Path, goal: Expected) -> str:
-    """The comparison of the written model with the masked one, in words."""
-    from pruning.export import verify
-
-    log.info("reloading and comparing")
-    of = request.reference(wanted)
-    return str(verify.compare_export(folder, goal, wanted.model, wanted.scales is None, of))
+def main() -> None:
+    """The entry point of `python -m pruning.export` and of `depth-pruning-export`."""
+    with guarded():
+        prepare_process()
+        logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+        logging.getLogger("pruning").setLevel(logging.INFO)
+        wanted = request.parse(sys.argv[1:])
+        print(model_card.summary(written(wanted), wanted.out))  # noqa: T201 - the command's output
 
 
 def export_cell(folder: Path, out: Path, healed: bool = False) -> str:
-    """Export a finished cell, or its healed model, as a launch does; returns the three lines of `summary`.
-
-    Raises as `export` does.
-    """
-    wanted = dataclasses.replace(request.of_cell(folder, output_directory(out)), launched=True)
+    """Export a finished cell, or its healed model, as a launch does; returns the three lines of `summary`."""
+    wanted = dataclasses.replace(request.of_cell(folder, output_dir.directory(out)), launched=True)
     if healed:
         wanted = request.of_healed(folder, wanted)
-    return summary(written(wanted), wanted.out)
+    return model_card.summary(written(wanted), wanted.out)
 
 
 def written(wanted: Request) -> Facts:
@@ -115,15 +54,103 @@ def written(wanted: Request) -> Facts:
     return export(wanted)
 
 
-def main() -> None:
-    """The entry point of `python -m pruning.export` and of `depth-pruning-export`."""
-    with guarded():
-        _run()
+def export(wanted: Request) -> Facts:
+    """Write the directory `wanted.out`. An earlier export is replaced in the last step, and kept if a step fails.
+
+    If the request cannot be met, raises InputError, UnreachableError or UnskippableError before anything is written.
+    If the disk is full, raises InputError and leaves nothing behind. Raises MismatchError if the written model does
+    not equal the masked model.
+    """
+    from pruning.export import checkpoint, plan, verify
+
+    wanted = request.settled(wanted)
+    output_dir.check_place(wanted.out, wanted.model)
+    earlier = output_dir.check_target(wanted.out)
+    cut = plan.plan_cut(wanted)
+    wanted = dataclasses.replace(wanted, model=cut.settings)
+    identity = _identity(wanted)
+    launched = wanted.cell if wanted.launched else None
+    check = partial(output_dir.check_same, wanted.out, wanted=identity, force=wanted.force, launched=launched)
+    check(None if earlier is None else earlier.record)
+    output_dir.check_space(wanted.out, cut.sizes.bytes)
+    cut, goal = plan.changed(wanted, cut)
+    with output_dir.staging_directory(wanted.out) as staged:
+        log.info("writing %s", bytes_text(cut.sizes.bytes))
+        assert cut.tensors is not None
+        digests = checkpoint.write_shards(cut.tensors, cut.plan, staged, wanted.max_shard_size)
+        if cut.folder is not None:
+            checkpoint.copy_beside(cut.folder, staged)
+        else:
+            assert isinstance(cut.tensors, checkpoint.Loaded)
+            wanted.model.tokenizer.save_pretrained(staged)
+            cut.tensors.generation.save_pretrained(staged)
+        checkpoint.write_config(cut.config, staged)
+        # The model must not be in memory twice when the written one is loaded.
+        cut = dataclasses.replace(cut, tensors=None, plan=dataclasses.replace(cut.plan, change=None))
+        proof = verify.UNPROVEN
+        if goal is not None:
+            log.info("reloading and comparing")
+            of = request.reference(wanted)
+            proof = verify.compare_export(staged, goal, wanted.model, wanted.scales is None, of)
+        found = _facts(wanted, cut, proof)
+        (staged / "README.md").write_text(model_card.model_card(found), encoding="utf-8")
+        if found.mask.unit == "block":  # mergekit copies whole layers
+            (staged / "mergekit.yaml").write_text(model_card.mergekit(found), encoding="utf-8")
+        output_dir.write_record(staged, {**_record(wanted, found), **identity}, digests)
+        output_dir.put_in_place(staged, wanted.out, earlier, check)
+    return found
 
 
-def _run() -> None:
-    prepare_process()
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("pruning").setLevel(logging.INFO)
-    wanted = request.parse(sys.argv[1:])
-    print(summary(written(wanted), wanted.out))  # noqa: T201 - the command's output
+def _identity(wanted: Request) -> dict[str, Any]:
+    """What an earlier export must share with this one to be replaced: model and mask, and unless forced the rest."""
+    settings, heal = wanted.model, wanted.heal_record
+    weights = {"source": settings.source, "revision": settings.recorded_revision}
+    if settings.source == "hub":
+        weights["path"] = settings.path
+    return {
+        "mask": wanted.mask.to_json(),
+        "model": weights,
+        "precision": settings.dtype,
+        "compensation": wanted.compensation,
+        "healed": None if heal is None else heal["weights_sha256"],
+    }
+
+
+def _facts(wanted: Request, cut: Cut, proof: str) -> Facts:
+    """Everything that the texts say; `proof` is the comparison with the masked model, in words."""
+    settings = wanted.model
+    if wanted.in_memory is not None:
+        source = "a model in memory"
+    elif settings.files is not None:
+        kind = "a GGUF file" if settings.gguf_file else "a directory"
+        merged = ", with its adapter merged" if settings.files.has_adapter else ""
+        source = f"{kind} of the digest `{settings.files.digest[:16]}`{merged}"
+    else:
+        source = settings.origin
+        if settings.revision:
+            source += f" at {settings.revision}"
+        elif settings.source == "packaged":
+            source += f", whose GGUF ({PACKAGED[settings.path].file}) is dequantised"
+    text = cut.dense.get_text_config(decoder=True)
+    return model_card.facts(
+        wanted,
+        source=source,
+        dtype=settings.dtype,
+        hybrid=len(set(getattr(text, "layer_types", None) or ())) > 1,
+        sizes=cut.sizes,
+        idle=cut.idle,
+        proof=proof,
+        inherited=model_card.inherit(cut.folder),
+    )
+
+
+def _record(wanted: Request, found: Facts) -> dict[str, Any]:
+    """What the record says about the export, besides its identity."""
+    return {
+        "cell": wanted.cell,
+        "settings": model_card.portable(dataclasses.asdict(wanted.model) | {"path": found.base}),
+        "sizes": dataclasses.asdict(found.sizes),
+        "proof": found.proof,
+        **({} if found.repair is None else {"repaired": list(found.repair)}),
+        **({"form": wanted.form, "idle_parameters": found.idle} if found.mask.unit == "sublayer" else {}),
+    }

@@ -1,12 +1,14 @@
-"""Prove that an exported directory is the masked model: same logits, and the same tokens with and without a cache.
+"""Prove that a written model is the masked model: same logits, and the same tokens with and without a cache.
 
-The masked model runs first and is freed; then the directory is loaded as a user would load it. Both models compute in
-float32 (float64 for a float64 export) with the exported weights, so their logits must be equal bit for bit. For a
+The masked model runs first and is freed; then the written one is loaded as a user would load it. Both models compute
+in float32 (float64 for a float64 export) with the exported weights, so their logits must be equal bit for bit. For a
 compensated model, the relative difference must be at most TOLERANCE.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -24,14 +26,7 @@ from pruning.models.kept_models import quiet
 from pruning.models.model import Model
 from pruning.models.sublayers import masked
 
-UNFIT = (
-    "the model does not fit into memory, so the export cannot be compared: give verify=false to skip the "
-    "comparison."
-)
-UNFIT_PARTS = (
-    "the model does not fit into memory, so the weights of its attentions and MLPs cannot be found: remove whole "
-    "blocks, or use a machine with more memory."
-)
+UNPROVEN = "not compared with the masked model (verify=false)"
 NEW_TOKENS = 8
 MASKED = "masked model"  # what an export must equal, if nothing else was done to the model
 # SHORT tokens are compared; for a sliding window shorter than LONG, at least NEW_TOKENS more than its length.
@@ -48,81 +43,84 @@ class Expected:
     logits: Tensor
 
 
-@dataclass(frozen=True)
-class Proof:
-    """The comparison that was made: logits at `tokens` positions, and `generated` tokens with and without a cache.
-
-    `difference` is the largest absolute difference of the logits; `relative` is the norm of all differences, divided
-    by the norm of the expected logits. `of` is the model that was expected.
-    """
-
-    tokens: int
-    difference: float
-    relative: float
-    generated: int
-    of: str = MASKED
-
-    def __str__(self) -> str:
-        same = f"equal bit for bit to those of the {self.of}"
-        near = f"within {self.relative:.1e} (relative) of the masked and compensated model's"
-        return (
-            f"reloaded: logits of {self.tokens} tokens are {same if self.difference == 0 else near}, "
-            f"{self.generated} tokens generated with the cache equal those without it"
-        )
-
-
 def comparison_dtype(dtype: str) -> str:
     """The precision in which an export in `dtype` is compared."""
     return "float64" if dtype == "float64" else "float32"
 
 
-def load_rounded(
-    settings: Model, precision: Callable[[str, torch.dtype], torch.dtype], needed: bool = False
-) -> Any:
+def load_rounded(settings: Model, precision: Callable[[str, torch.dtype], torch.dtype]) -> Any:
     """The dense model in the precision of the comparison, with its weights rounded as in the export.
 
-    `precision` gives the dtype in which a tensor is written, from its name and stored dtype. `needed` says whether
-    the export needs the model also without a comparison. Raises the errors of `Model.load_anew`, and InputError
-    if the weights do not fit into memory.
+    `precision` gives the dtype in which a tensor is written, from its name and stored dtype. Raises InputError if the
+    weights do not fit into memory.
     """
     module = replace(settings, dtype=comparison_dtype(settings.dtype)).load_anew().module
     with torch.no_grad():
         for name, tensor in module.state_dict().items():
             if tensor.device.type == "meta":
-                raise InputError(UNFIT_PARTS if needed else UNFIT)
+                raise InputError(
+                    "the model does not fit into memory: to cut whole blocks, give verify=false; to remove parts of "
+                    "blocks, or to write a healed or repaired model, use a machine with more memory."
+                )
             tensor.copy_(tensor.to(precision(name, tensor.dtype)))
     return module
 
 
 def expected(model: Any, mask: Mask, scales: Sequence[float] | None = None) -> Expected:
     """Logits of the masked model; with scales, dropped block i multiplies the residual stream by scales[i]."""
-    blocks = find_blocks(model)
-    ids = _ids(model)
+    blocks, ids = find_blocks(model), _ids(model)
+
+    def scaling(factor: float) -> Callable[..., Any]:
+        def hook(_module: Any, _args: Any, output: Any) -> Any:
+            return (output[0] * factor, *output[1:]) if isinstance(output, tuple) else output * factor
+
+        return hook
+
     with ExitStack() as stack:
         stack.enter_context(masked(model, mask))
         for index in mask.dropped if scales is not None else ():
             assert scales is not None
-            hook = blocks.modules[index].register_forward_hook(_scaling(scales[index]))
-            stack.callback(hook.remove)
+            stack.callback(blocks.modules[index].register_forward_hook(scaling(scales[index])).remove)
         return Expected(ids, _logits(model, ids))
 
 
-def compare_export(folder: Path, wanted: Expected, settings: Model, exact: bool, of: str = MASKED) -> Proof:
-    """Load a directory and compare its model with `wanted`; with `exact`, bit for bit. Raises MismatchError.
+def compare_export(folder: Path, wanted: Expected, settings: Model, exact: bool, of: str = MASKED) -> str:
+    """Load a directory and compare its model with `wanted`; with `exact`, bit for bit. As `compare`."""
+    from transformers import AutoConfig
 
-    `of` says in messages what the wanted model is.
-    """
-    model, wrong = _reload(folder, settings)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    loaded = reload(folder, replace(settings, dtype=comparison_dtype(settings.dtype)), config)
     tolerance = 0.0 if exact else TOLERANCE[getattr(torch, settings.dtype)]
-    return compare(model, wrong, wanted, tolerance, of)
+    return compare(*loaded, wanted, tolerance, of)
 
 
-def compare(model: Any, wrong: list[str], wanted: Expected, tolerance: float, of: str = MASKED) -> Proof:
-    """Compare a loaded model with `wanted`. Raises MismatchError, also for each complaint in `wrong`.
+def reload(place: Path | str, settings: Model, config: Any, **options: Any) -> tuple[Any, list[str]]:
+    """A written model with this configuration, on the devices that the settings ask for; and what it lacks."""
+    from transformers import AutoModelForCausalLM
 
-    `tolerance` is the largest relative difference of the logits: 0 means bit for bit.
+    # The progress bar of GGUF files ignores transformers' settings.
+    with quiet(), contextlib.redirect_stderr(io.StringIO()):
+        model, info = AutoModelForCausalLM.from_pretrained(
+            place,
+            config=config,
+            dtype=getattr(torch, settings.dtype),
+            attn_implementation=attention_kernel(settings.attention, config, settings.name),
+            output_loading_info=True,
+            trust_remote_code=False,
+            **options,
+            **settings.device_options,  # the same device as the whole model, for equal bits
+        )
+    lacking = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
+    return model.eval(), [f"{len(lacking)} weights are missing, for example {lacking[0]}"] if lacking else []
+
+
+def compare(model: Any, wrong: Sequence[str], wanted: Expected, tolerance: float, of: str = MASKED) -> str:
+    """Compare a loaded model with `wanted`; returns how, in words. Raises MismatchError, also for complaints `wrong`.
+
+    `tolerance` is the largest relative difference of the logits (the norm of all differences, divided by the norm of
+    the expected logits): 0 means bit for bit. `of` says what the wanted model is.
     """
-    logits = _logits(model, wanted.ids)
+    logits, wrong = _logits(model, wanted.ids), [*wrong]
     if logits.shape != wanted.logits.shape:
         raise MismatchError(f"the export has logits {tuple(logits.shape)}, not {tuple(wanted.logits.shape)}.")
     gap = (logits - wanted.logits).abs()
@@ -142,27 +140,12 @@ def compare(model: Any, wrong: list[str], wanted: Expected, tolerance: float, of
         wrong.append(f"generated token {first} is {cached[first]} with the cache and {plain[first]} without")
     if wrong:
         raise MismatchError(f"the exported model is not the masked model: {'; '.join(wrong)}.")
-    return Proof(len(gap), float(gap.max()), relative, len(plain), of)
-
-
-def _reload(folder: Path, settings: Model) -> tuple[Any, list[str]]:
-    """The model of a directory, and complaints about missing weights."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    compared = replace(settings, dtype=comparison_dtype(settings.dtype))
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    options = compared.device_options
-    with quiet():
-        model, info = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=getattr(torch, compared.dtype),
-            attn_implementation=attention_kernel(settings.attention, config, settings.name),
-            output_loading_info=True,
-            trust_remote_code=False,
-            **options,
-        )
-    lacking = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
-    return model.eval(), [f"{len(lacking)} weights are missing, for example {lacking[0]}"] if lacking else []
+    equal = f"equal bit for bit to those of the {of}"
+    near = f"within {relative:.1e} (relative) of the masked and compensated model's"
+    return (
+        f"reloaded: logits of {len(gap)} tokens are {near if gap.any() else equal}, {len(plain)} tokens generated "
+        "with the cache equal those without it"
+    )
 
 
 def _ids(model: Any) -> Tensor:
@@ -191,23 +174,11 @@ def _generate(model: Any, ids: Tensor, use_cache: bool) -> list[int]:
     from transformers import GenerationConfig
 
     prompt = ids[:, :-NEW_TOKENS].to(input_device(model))
-    config = GenerationConfig(
-        max_new_tokens=NEW_TOKENS,
-        min_new_tokens=NEW_TOKENS,
-        do_sample=False,
-        use_cache=use_cache,
-        pad_token_id=0,
-    )
+    lengths = {"max_new_tokens": NEW_TOKENS, "min_new_tokens": NEW_TOKENS}
+    config = GenerationConfig(**lengths, do_sample=False, use_cache=use_cache, pad_token_id=0)
     with quiet():
         row = model.generate(
             input_ids=prompt, attention_mask=torch.ones_like(prompt), generation_config=config
         )
     tokens: list[int] = row[0, prompt.shape[1] :].tolist()
     return tokens
-
-
-def _scaling(factor: float) -> Callable[..., Any]:
-    def hook(_module: Any, _args: Any, output: Any) -> Any:
-        return (output[0] * factor, *output[1:]) if isinstance(output, tuple) else output * factor
-
-    return hook

@@ -16,12 +16,12 @@ FIRST, SECOND, SPEED = {"class": "Heldout"}, {"class": "LocalFiles"}, {"class": 
 QUICK = ("eval=speed", "eval.batch_sizes=[1]", "eval.prompts=[8]", "eval.new_tokens=2", "eval.repeats=1")
 
 
-def result(latest: Any, healed: tuple[str, ...], source: str = "pydoc", **heal: Any) -> Any:
+def result(latest: Any, healed: tuple[str, ...], **heal: Any) -> Any:
     """A healed result with three evaluations, of which `healed` measured the healed model."""
     metrics = {"a": FIRST, "b": SECOND, "speed": SPEED}
     return {
         "config": {"seed": 0, "heal": HEAL, "eval": latest},
-        "heal": {"settings": {"source": source}, **heal},
+        "heal": heal,
         "evaluation": {
             "settings": metrics,
             "records": {name: {"healed": "path"} if name in healed else {} for name in metrics},
@@ -46,10 +46,9 @@ def test_the_first_launch_that_heals_has_the_evaluation_that_the_text_depends_on
     assert evaluations(SECOND, ("a", "b"), evaluation=SECOND) == again
 
 
-def test_if_it_is_not_recorded_only_the_last_launch_heals() -> None:
-    assert evaluations(SECOND, ("a", "b")) == [(FIRST, False), (SPEED, False), (SECOND, True)]
-    own_text = evaluations(SECOND, ("a", "b"), source="file")
-    assert own_text == [(SPEED, False), (FIRST, True), (SECOND, True)], "the same for every evaluation"
+def test_without_left_out_windows_the_text_is_the_same_for_every_evaluation() -> None:
+    own_text = evaluations(SECOND, ("a", "b"))
+    assert own_text == [(SPEED, False), (FIRST, True), (SECOND, True)]
 
 
 def test_the_pruned_model_of_a_healed_cell_needs_no_healing() -> None:

@@ -8,44 +8,42 @@ from pathlib import Path
 import pytest
 
 from pruning.core.errors import InputError
-from pruning.core.mask import Mask
-from pruning.export.gguf_export import card_of, check_gguf_target, export_gguf, is_gguf
-from pruning.export.request import Request
-from pruning.models.model import Model
+from pruning.export.gguf_export import card_of, check_gguf_target, export_gguf
+from pruning.export.request import Request, is_gguf
 from tests.helpers import gguf_models
+from tests.helpers.exports import wanted
+
+
+@pytest.fixture
+def given(tmp_path: Path) -> Request:
+    """A request for `out.gguf`."""
+    return wanted(gguf_models.write(tmp_path / "tiny.gguf"), (1,), verify=False)
 
 
 def test_the_ending_decides() -> None:
-    assert is_gguf(Path("a.gguf"))
-    assert is_gguf(Path("a.GGUF"))
-    assert not is_gguf(Path("gguf"))
+    assert [is_gguf(Path(name)) for name in ("a.gguf", "a.GGUF", "gguf")] == [True, True, False]
     assert card_of(Path("x/a.gguf")) == Path("x/a.gguf.md")
 
 
-def test_only_a_cut_of_the_same_file_and_mask_is_replaced(tmp_path: Path) -> None:
-    path, out = gguf_models.write(tmp_path / "tiny.gguf"), tmp_path / "out.gguf"
-    model = Model("tiny", "local", str(path))
-    given = Request(model, Mask(6, (1,)), out, verify=False)
+def test_only_a_cut_of_the_same_file_and_mask_is_replaced(given: Request) -> None:
     export_gguf(given)
-    first = out.read_bytes()
+    first = given.out.read_bytes()
     export_gguf(given)
-    assert out.read_bytes() == first
-    for other in (True, False):
-        with pytest.raises(InputError, match=r"holds another cut \(of another mask\)"):
-            export_gguf(Request(model, Mask(6, (2,)), out, verify=False, force=other))
-    scaled = Request(model, Mask(6, (1,)), out, verify=False, scales=[2.0] * 6)
-    with pytest.raises(
-        InputError, match="with another compensation: choose another file, or replace it with force"
-    ):
+    assert given.out.read_bytes() == first
+    for force in (True, False):
+        other = dataclasses.replace(given, mask=given.mask.dense.drop(2), force=force)
+        with pytest.raises(InputError, match="another mask"):
+            export_gguf(other)
+    scaled = dataclasses.replace(given, scales=[2.0] * 6)
+    with pytest.raises(InputError, match=r"another compensation.*force=true"):
         export_gguf(scaled)
-    assert out.read_bytes() == first
-    export_gguf(Request(model, Mask(6, (1,)), out, verify=False, scales=[2.0] * 6, force=True))
-    assert out.read_bytes() != first
+    assert given.out.read_bytes() == first
+    export_gguf(dataclasses.replace(scaled, force=True))
+    assert given.out.read_bytes() != first
 
 
-def test_a_cut_or_a_card_that_has_changed_is_replaced_with_force_only(tmp_path: Path) -> None:
-    path, out = gguf_models.write(tmp_path / "tiny.gguf"), tmp_path / "out.gguf"
-    given = Request(Model("tiny", "local", str(path)), Mask(6, (1,)), out, verify=False)
+def test_a_cut_or_a_card_that_has_changed_is_replaced_with_force_only(given: Request) -> None:
+    out = given.out
     export_gguf(given)
     first, card = out.read_bytes(), card_of(out).read_text()
     changes = {
@@ -67,15 +65,13 @@ def test_a_cut_or_a_card_that_has_changed_is_replaced_with_force_only(tmp_path: 
 
 
 def test_an_export_that_was_killed_between_the_card_and_the_file_continues(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    given: Request, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, out = gguf_models.write(tmp_path / "tiny.gguf"), tmp_path / "out.gguf"
-    given = Request(Model("tiny", "local", str(path)), Mask(6, (1,)), out, verify=False)
     scaled = dataclasses.replace(given, scales=[2.0] * 6, force=True)
     replace = Path.replace
 
     def killed(source: Path, target: Path) -> Path:
-        if Path(target) == out:
+        if Path(target) == given.out:
             raise KeyboardInterrupt
         return replace(source, target)
 
@@ -84,9 +80,9 @@ def test_an_export_that_was_killed_between_the_card_and_the_file_continues(
         with pytest.raises(KeyboardInterrupt):
             export_gguf(request)
         monkeypatch.setattr(Path, "replace", replace)
-        assert card_of(out).exists()
+        assert card_of(given.out).exists()
         export_gguf(dataclasses.replace(request, force=request is scaled))
-        assert out.exists()
+        assert given.out.exists()
     export_gguf(dataclasses.replace(scaled, force=False))
 
 
@@ -95,12 +91,13 @@ def test_foreign_files_stay(tmp_path: Path) -> None:
     (tmp_path / "text.gguf").write_text("mine")
     (tmp_path / "folder.gguf").mkdir()
     (tmp_path / "new.gguf.md").write_text("mine")
-    for name, message in {
+    before = path.read_bytes()
+    for name, reason in {
         "tiny.gguf": "is no GGUF file that this command wrote",
         "text.gguf": "is no GGUF file that this command wrote",
-        "folder.gguf": "is a directory: give a file",
-        "new.gguf": "where the card goes, exists",
+        "folder.gguf": "is a directory",
+        "new.gguf": "new.gguf.md, where the card goes",
     }.items():
-        with pytest.raises(InputError, match=message):
+        with pytest.raises(InputError, match=reason):
             check_gguf_target(tmp_path / name, {"mask": 1}, force=True)
-    assert path.read_bytes()[:4] == b"GGUF"
+    assert path.read_bytes() == before

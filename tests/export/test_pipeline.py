@@ -18,32 +18,28 @@ import transformers
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from pruning.core.errors import InputError, PruningError
+from pruning.core.errors import InputError, MismatchError, PruningError
 from pruning.core.mask import Mask
-from pruning.export import pipeline as program
-from pruning.export import verify
+from pruning.export import checkpoint
 from pruning.export.pipeline import export
 from pruning.export.request import Request
 from pruning.models.model import Model
 from tests.helpers import gguf_file
-from tests.helpers.architectures import ARCHITECTURES, N_BLOCKS, build, without
+from tests.helpers.architectures import ARCHITECTURES, N_BLOCKS, without
+from tests.helpers.exports import caches, load, logits, saved, wanted
 
-IDS = torch.tensor([[3, 14, 15, 9, 26, 5, 35, 8, 9, 79]])
 ROOT = Path(__file__).parents[2]
 
 
-def request(folder: Path, *dropped: int, **settings: Any) -> Request:
-    model = Model("tiny", "local", str(folder), dtype=settings.pop("dtype", "float32"))
-    return Request(model, Mask(N_BLOCKS, dropped), folder.parent / "out", **settings)
+@pytest.fixture
+def dense(model_folder: Path, tmp_path: Path) -> Path:
+    """A copy of the tests' model."""
+    return Path(shutil.copytree(model_folder, tmp_path / "dense"))
 
 
-def load(folder: Path) -> Any:
-    return AutoModelForCausalLM.from_pretrained(folder).eval()
-
-
-def logits(model: Any) -> torch.Tensor:
-    with torch.no_grad():
-        return model(input_ids=IDS, use_cache=False).logits
+def set_config(folder: Path, **settings: Any) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | settings))
 
 
 @pytest.mark.parametrize("dropped", [(1, 4), (0, 5)], ids=str)
@@ -51,22 +47,13 @@ def logits(model: Any) -> torch.Tensor:
 def test_an_export_is_the_model_without_the_blocks(
     name: str, dropped: tuple[int, ...], tmp_path: Path
 ) -> None:
-    model = build(name)
-    model.save_pretrained(tmp_path / "dense")
-    facts = export(request(tmp_path / "dense", *dropped, max_shard_size="40KB"))
+    model, dense = saved(name, tmp_path)
+    facts = export(wanted(dense, dropped, max_shard_size="40KB"))
     smaller = load(tmp_path / "out")
     assert smaller.dtype == torch.float32
     assert len(list((tmp_path / "out").glob("model-*.safetensors"))) > 1
     assert torch.equal(logits(smaller), logits(without(model, dropped)))
-    prompt = {
-        "input_ids": IDS,
-        "attention_mask": torch.ones_like(IDS),
-        "max_new_tokens": 6,
-        "do_sample": False,
-    }
-    assert torch.equal(
-        smaller.generate(**prompt, use_cache=True), smaller.generate(**prompt, use_cache=False)
-    )
+    assert caches(smaller)
     assert "equal bit for bit" in facts.proof
     assert facts.sizes.parameters == sum(p.numel() for p in smaller.parameters())
     names = {path.name for path in tmp_path.iterdir()}
@@ -105,7 +92,7 @@ def test_further_architectures(kind: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     config = getattr(transformers, kind)(**FURTHER[kind])
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "dense")
-    assert "equal bit for bit" in export(request(tmp_path / "dense", 1, 4)).proof
+    assert "equal bit for bit" in export(wanted(tmp_path / "dense", (1, 4))).proof
 
 
 def test_a_hub_model_is_cut_from_the_cache(model_folder: Path, tmp_path: Path) -> None:
@@ -114,78 +101,63 @@ def test_a_hub_model_is_cut_from_the_cache(model_folder: Path, tmp_path: Path) -
     (snapshot.parents[1] / "refs").mkdir()
     (snapshot.parents[1] / "refs" / "main").write_text(snapshot.name)
     words = ["--drop", "2,3", "out=out", "model=qwen3", "model.name=tiny", "model.path=someone/tiny"]
-    environment = {**os.environ, "HF_HUB_CACHE": str(snapshot.parents[2]), "HF_HUB_OFFLINE": "1"}
+    cache = {"HF_HUB_CACHE": str(snapshot.parents[2]), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "pruning.export", *words]
     ended = subprocess.run(
-        command,
-        cwd=tmp_path,
-        env={**environment, "PYTHONPATH": str(ROOT)},
-        check=False,
-        capture_output=True,
-        text=True,
+        command, cwd=tmp_path, env=os.environ | cache, check=False, capture_output=True, text=True
     )
     assert ended.returncode == 0, ended.stderr
-    assert "equal bit for bit" in ended.stdout
+    lost, gained, where = ended.stdout.splitlines()
+    assert lost.startswith("lost    not measured")
+    assert gained.startswith("gained  2 of 6 blocks removed (2 3), ")
+    assert where.startswith(f"model   {tmp_path / 'out'} (reloaded: ")
+    assert "equal bit for bit" in where
     card = (tmp_path / "out" / "README.md").read_text()
     assert "base_model: someone/tiny" in card
     assert f"model.revision={snapshot.name}" in card
     assert AutoTokenizer.from_pretrained(tmp_path / "out")("a").input_ids
 
 
-def test_files_beside_the_weights_come_along(model_folder: Path, tmp_path: Path) -> None:
-    dense = tmp_path / "dense"
-    shutil.copytree(model_folder, dense)
+def test_files_beside_the_weights_come_along(dense: Path, tmp_path: Path) -> None:
     (dense / "LICENSE").write_text("terms")
+    (dense / "tekken.json").write_text("{}")
     (dense / "modeling_tiny.py").write_text("raise SystemExit")
     (dense / "README.md").write_text("---\nlicense: mit\nlanguage: en\n---\n")
-    config = json.loads((dense / "config.json").read_text())
-    (dense / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModel": "modeling_tiny.Tiny"}}))
-    export(request(dense, 2))
-    out = tmp_path / "out"
-    for name in ("LICENSE", "tokenizer.json", "generation_config.json"):
+    set_config(dense, auto_map={"AutoModel": "modeling_tiny.Tiny"})
+    tokenizer, templates = AutoTokenizer.from_pretrained(dense), {"default": "{{ 1 }}", "tool_use": "{{ 2 }}"}
+    tokenizer.chat_template = templates
+    tokenizer.save_pretrained(dense)
+    out, text = tmp_path / "out", "which blocks can go"
+    for _ in range(2):  # an export with a folder in it is replaced, too
+        export(wanted(dense, (2,)))
+        written = AutoTokenizer.from_pretrained(out)
+        assert written.chat_template == templates
+        assert written(text).input_ids == tokenizer(text).input_ids
+    for name in ("LICENSE", "tokenizer.json", "generation_config.json", "tekken.json"):
         assert (out / name).read_bytes() == (dense / name).read_bytes()
     assert not list(out.glob("*.py"))
     assert "auto_map" not in json.loads((out / "config.json").read_text())
     assert "license: mit" in (out / "README.md").read_text()
-    text = "which blocks can go"
-    assert (
-        AutoTokenizer.from_pretrained(out)(text).input_ids
-        == AutoTokenizer.from_pretrained(dense)(text).input_ids
-    )
-
-
-def test_further_chat_templates_come_along(model_folder: Path, tmp_path: Path) -> None:
-    dense = shutil.copytree(model_folder, tmp_path / "dense")
-    tokenizer, templates = AutoTokenizer.from_pretrained(dense), {"default": "{{ 1 }}", "tool_use": "{{ 2 }}"}
-    tokenizer.chat_template = templates
-    tokenizer.save_pretrained(dense)
-    (dense / "tekken.json").write_text("{}")
-    for _ in range(2):  # an export with a folder in it is replaced, too
-        export(request(dense, 2, verify=False))
-        assert AutoTokenizer.from_pretrained(tmp_path / "out").chat_template == templates
-        assert (tmp_path / "out" / "tekken.json").exists()
-    files = json.loads((tmp_path / "out" / "depth_pruning.json").read_text())["files"]
+    files = json.loads((out / "depth_pruning.json").read_text())["files"]
     assert "additional_chat_templates/tool_use.jinja" in files
 
 
 @pytest.mark.parametrize("more", [{"do_sample": True, "temperature": 0.3}, {"temperature": 0.3}])
 def test_generation_settings_in_the_configuration_are_kept(
-    model_folder: Path, tmp_path: Path, more: dict[str, Any]
+    dense: Path, tmp_path: Path, more: dict[str, Any]
 ) -> None:
-    dense = shutil.copytree(model_folder, tmp_path / "dense")
     (dense / "generation_config.json").unlink()
-    config = json.loads((dense / "config.json").read_text())
-    (dense / "config.json").write_text(json.dumps(config | {"eos_token_id": [1, 2], "max_length": 77} | more))
-    export(request(dense, 2, verify=False))
+    set_config(dense, eos_token_id=[1, 2], max_length=77, **more)
+    export(wanted(dense, (2,), verify=False))
     before, after = (load(folder).generation_config for folder in (dense, tmp_path / "out"))
     assert (after.max_length, after.temperature) == (77, 0.3)
     assert after == before
 
 
+@pytest.mark.parametrize("dropped", ["2", "a2 m3"])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
-def test_the_precision_is_that_of_the_setting(model_folder: Path, tmp_path: Path, dtype: str) -> None:
-    shutil.copytree(model_folder, tmp_path / "dense")
-    assert "equal bit for bit" in export(request(tmp_path / "dense", 2, dtype=dtype)).proof
+def test_the_precision_is_that_of_the_setting(dense: Path, tmp_path: Path, dtype: str, dropped: str) -> None:
+    assert "equal bit for bit" in export(wanted(dense, Mask.parse(N_BLOCKS, dropped), dtype=dtype)).proof
     assert load(tmp_path / "out").dtype == getattr(torch, dtype)
     tensors = load_file(tmp_path / "out" / "model.safetensors")
     assert {tensor.dtype for tensor in tensors.values()} == {getattr(torch, dtype)}
@@ -195,13 +167,10 @@ def test_the_precision_is_that_of_the_setting(model_folder: Path, tmp_path: Path
 def test_a_gguf_file_is_dequantised(tmp_path: Path, verified: bool) -> None:
     (tmp_path / "dense").mkdir()
     gguf_file.write(tmp_path / "dense" / "tiny.gguf")
-    facts = export(request(tmp_path / "dense", 1, 4, verify=verified))
+    facts = export(wanted(tmp_path / "dense", (1, 4), verify=verified))
     assert ("equal bit for bit" in facts.proof) == verified
     out = tmp_path / "out"
-    dense = AutoModelForCausalLM.from_pretrained(
-        tmp_path / "dense", gguf_file="tiny.gguf", dtype=torch.float32
-    )
-    smaller = load(out)
+    dense, smaller = load(tmp_path / "dense", gguf_file="tiny.gguf", dtype=torch.float32), load(out)
     for new, old in enumerate((0, 2, 3, 5)):
         for name, tensor in dense.model.layers[old].state_dict().items():
             assert torch.equal(smaller.model.layers[new].state_dict()[name], tensor)
@@ -213,179 +182,117 @@ def test_a_gguf_file_is_dequantised(tmp_path: Path, verified: bool) -> None:
 
 
 def test_without_the_comparison_no_model_is_loaded(
-    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.copytree(model_folder, tmp_path / "dense")
     monkeypatch.setattr(Model, "load_anew", lambda *_: pytest.fail("the model was loaded"))
-    facts = export(request(tmp_path / "dense", 2, verify=False))
-    assert facts.proof == "not compared with the masked model (verify=false)"
-    assert "Not compared with the masked model" in (tmp_path / "out" / "README.md").read_text()
+    assert "verify=false" in export(wanted(dense, (2,), verify=False)).proof
     assert load(tmp_path / "out").config.num_hidden_layers == 5
 
 
 def test_a_failed_check_leaves_everything_as_it_was(
-    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.copytree(model_folder, tmp_path / "dense")
-    export(request(tmp_path / "dense", 2))
+    export(wanted(dense, (2,)))
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
-    rename = program_rename()
-    monkeypatch.setattr("pruning.export.plan.Plan.rename", rename)
+    rename = checkpoint.TensorPlan.rename
+    monkeypatch.setattr(  # a cut that removes block 3 instead of 2
+        checkpoint.TensorPlan,
+        "rename",
+        lambda plan, name: rename(replace(plan, mask=Mask(N_BLOCKS, (3,))), name),
+    )
     with pytest.raises(
-        verify.MismatchError, match=r"its logits differ .* by [\d.]+ at most, first at token 0 of 64"
+        MismatchError, match=r"its logits differ .* by [\d.]+ at most, first at token 0 of 64"
     ):
-        export(request(tmp_path / "dense", 2))
+        export(wanted(dense, (2,)))
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
     assert {path.name for path in tmp_path.iterdir()} == {"dense", "out"}
 
 
-def program_rename() -> Any:
-    """A cut that removes the wrong block: 3 instead of 2."""
-    from pruning.export.plan import Plan
-
-    original = Plan.rename
-
-    def rename(plan: Plan, name: str) -> str | None:
-        wrong = Plan(Mask(N_BLOCKS, (3,)), plan.prefix, plan.dtype)
-        return original(wrong, name)
-
-    return rename
-
-
 def test_layer_types_left_alone_would_be_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    build("gemma3").save_pretrained(tmp_path / "dense")
+    _, dense = saved("gemma3", tmp_path)
 
     def truncated(config: Any, mask: Mask) -> Any:
-        new = AutoConfig.from_pretrained(tmp_path / "dense")
+        new = AutoConfig.from_pretrained(dense)
         new.num_hidden_layers = len(mask.kept)
         new.layer_types = config.layer_types[: len(mask.kept)]
         return new
 
     monkeypatch.setattr("pruning.models.pruned_config.pruned_config", truncated)
     with pytest.raises(InputError, match=r"block 2 cannot become block .*sliding"):
-        export(request(tmp_path / "dense", 1))
+        export(wanted(dense, (1,)))
     monkeypatch.setattr("pruning.models.pruned_config._traits", lambda _: [])
-    with pytest.raises(verify.MismatchError, match="its logits differ"):
-        export(request(tmp_path / "dense", 1))
+    with pytest.raises(MismatchError, match="its logits differ"):
+        export(wanted(dense, (1,)))
 
 
-def filled(folder: Path) -> Path:
-    folder.mkdir()
-    (folder / "notes.txt").write_text("precious")
-    return folder
-
-
-def test_a_directory_with_other_things_in_it_is_refused(model_folder: Path, tmp_path: Path) -> None:
-    shutil.copytree(model_folder, tmp_path / "dense")
-    out = filled(tmp_path / "out")
-    for force in (False, True):
-        with pytest.raises(InputError, match=r"out holds notes.txt, and no export of this version"):
-            export(request(tmp_path / "dense", 2, force=force))
-    assert (out / "notes.txt").read_text() == "precious"
-
-
-def test_an_earlier_export_of_the_same_mask_is_replaced(model_folder: Path, tmp_path: Path) -> None:
-    shutil.copytree(model_folder, tmp_path / "dense")
-    export(request(tmp_path / "dense", 2))
-    export(request(tmp_path / "dense", 2))
-    with pytest.raises(
-        InputError, match=r"of this model and mask with another precision: .* with force=true"
-    ):
-        export(request(tmp_path / "dense", 2, dtype="bfloat16"))
-    export(request(tmp_path / "dense", 2, dtype="bfloat16", force=True))
+def test_an_earlier_export_of_the_same_mask_is_replaced(dense: Path, tmp_path: Path) -> None:
+    export(wanted(dense, (2,)))
+    export(wanted(dense, (2,)))
+    with pytest.raises(InputError, match=r"another precision: .* force=true"):
+        export(wanted(dense, (2,), dtype="bfloat16"))
+    export(wanted(dense, (2,), dtype="bfloat16", force=True))
     assert load(tmp_path / "out").dtype == torch.bfloat16
     for force in (False, True):
-        with pytest.raises(InputError, match=r"holds another export \(of another mask\): choose another dir"):
-            export(request(tmp_path / "dense", 3, force=force))
+        with pytest.raises(InputError, match="another mask"):
+            export(wanted(dense, (3,), force=force))
 
 
 def test_the_model_that_is_cut_is_never_replaced(model_folder: Path, tmp_path: Path) -> None:
     shutil.copytree(model_folder, tmp_path / "out" / "dense")
     shutil.copytree(model_folder, tmp_path / "out", dirs_exist_ok=True)
-    inner = Request(Model("tiny", "local", str(tmp_path / "out" / "dense")), Mask(6, (1,)), tmp_path / "out")
-    with pytest.raises(InputError, match=r"holds config\.json, dense, .* and no export of this version"):
-        export(replace(inner, force=True))
+    inner = wanted(tmp_path / "out" / "dense", (1,), out=tmp_path / "out", force=True)
+    with pytest.raises(InputError, match=r"config\.json, dense, "):
+        export(inner)
     export(replace(inner, out=tmp_path / "again", verify=False))
-    smaller = Model("t", "local", str(tmp_path / "again"))
     with pytest.raises(InputError, match=r"again is inside .*again"):
-        export(Request(smaller, Mask(5, (1,)), tmp_path / "again", force=True))
+        export(wanted(tmp_path / "again", Mask(5, (1,)), out=tmp_path / "again", force=True))
 
 
-BAD: dict[str, tuple[dict[str, Any], tuple[int, ...], str]] = {
-    "none": ({}, (), "0 of 6 blocks removed leaves nothing to export: drop 1 to 5"),
-    "all": ({}, tuple(range(6)), "6 of 6 blocks removed leaves nothing"),
-    "shards": (
-        {"max_shard_size": "5 elephants"},
-        (1,),
-        "max_shard_size=5 elephants is not a size: give one such as 5GB",
-    ),
+QUANTISED = {"quantization_config": {"quant_method": "fp8"}}
+# By case: settings of the request, settings of the model's configuration, and what the message names.
+BAD: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "none": ({"mask": ()}, {}, "0 of 6 blocks"),
+    "all": ({"mask": tuple(range(6))}, {}, "6 of 6 blocks"),
+    "shards": ({"max_shard_size": "5 elephants"}, {}, "max_shard_size=5 elephants"),
+    "another model": ({"mask": Mask(7, (1,))}, {}, "7 blocks and model tiny has 6"),
+    "quantised": ({}, QUANTISED, r"quantised \(fp8\)"),
+    "shared keys": ({}, {"num_kv_shared_layers": 2}, "its last 2 blocks"),
 }
 
 
 @pytest.mark.parametrize("case", BAD)
 def test_bad_requests_end_before_a_model_is_loaded(
-    case: str, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    case: str, dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.copytree(model_folder, tmp_path / "dense")
     monkeypatch.setattr(Model, "load_anew", lambda *_: pytest.fail("the model was loaded"))
-    settings, dropped, message = BAD[case]
-    with pytest.raises(InputError, match=message):
-        export(request(tmp_path / "dense", *dropped, **settings))
+    settings, config, message = BAD[case]
+    set_config(dense, **config)
+    with pytest.raises(PruningError, match=message):
+        export(wanted(dense, **{"mask": (1,), **settings}))
     assert not (tmp_path / "out").exists()
 
 
-def test_a_mask_of_another_model_is_refused(model_folder: Path, tmp_path: Path) -> None:
-    model = Model("tiny", "local", str(model_folder))
-    with pytest.raises(InputError, match="the mask is over 7 blocks and model tiny has 6"):
-        export(Request(model, Mask(7, (1,)), tmp_path / "out"))
-
-
-def test_a_quantised_checkpoint_is_refused(model_folder: Path, tmp_path: Path) -> None:
-    shutil.copytree(model_folder, tmp_path / "dense")
-    config = json.loads((tmp_path / "dense" / "config.json").read_text())
-    quantised = config | {"quantization_config": {"quant_method": "fp8"}}
-    (tmp_path / "dense" / "config.json").write_text(json.dumps(quantised))
-    with pytest.raises(PruningError, match=r"its weights are quantised \(fp8\)"):
-        export(request(tmp_path / "dense", 2))
-
-
-def test_blocks_that_share_keys_and_values_are_refused(model_folder: Path, tmp_path: Path) -> None:
-    shutil.copytree(model_folder, tmp_path / "dense")
-    config = json.loads((tmp_path / "dense" / "config.json").read_text())
-    (tmp_path / "dense" / "config.json").write_text(json.dumps(config | {"num_kv_shared_layers": 2}))
-    with pytest.raises(InputError, match="its last 2 blocks reuse keys"):
-        export(request(tmp_path / "dense", 2, verify=False))
-
-
-def test_a_full_disk_is_noticed_before(
-    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shutil.copytree(model_folder, tmp_path / "dense")
+def test_a_full_disk_is_noticed_before(dense: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 10, 1000))
-    with pytest.raises(InputError, match=r"has 0.0 MB free and 0\.\d MB are needed"):
-        export(request(tmp_path / "dense", 2))
+    with pytest.raises(InputError, match=r"0.0 MB free and 0\.\d MB are needed"):
+        export(wanted(dense, (2,)))
 
 
-def test_ctrl_c_leaves_nothing_behind(
-    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shutil.copytree(model_folder, tmp_path / "dense")
-
+def test_ctrl_c_leaves_nothing_behind(dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pruning.export.plan.SourceModel.copy_beside", interrupt)
+    monkeypatch.setattr(checkpoint, "copy_beside", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        export(request(tmp_path / "dense", 2))
+        export(wanted(dense, (2,)))
     assert {path.name for path in tmp_path.iterdir()} == {"dense"}
 
 
-def test_kill_9_leaves_no_directory_of_that_name(model_folder: Path, tmp_path: Path) -> None:
-    shutil.copytree(model_folder, tmp_path / "dense")
+def test_kill_9_leaves_no_directory_of_that_name(dense: Path, tmp_path: Path) -> None:
     code = (
         "import os, signal, sys\n"
-        "import pruning.export.plan\n"
-        "pruning.export.plan.write_config = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "import pruning.export.checkpoint\n"
+        "pruning.export.checkpoint.write_config = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         "from pruning.export import pipeline\n"
         "pipeline.main()\n"
     )
@@ -396,7 +303,7 @@ def test_kill_9_leaves_no_directory_of_that_name(model_folder: Path, tmp_path: P
     partial, _ = sorted(tmp_path.glob(".out.*"))
     assert not (partial / "config.json").exists(), "what is left could be taken for a model"
     assert not (tmp_path / "out").exists()
-    export(request(tmp_path / "dense", 2, verify=False))
+    export(wanted(dense, (2,), verify=False))
     assert {path.name for path in tmp_path.iterdir()} == {"dense", "out"}, "the next export removes it"
 
 
@@ -417,23 +324,5 @@ def test_packaged_models(name: str, n_blocks: int, dropped: tuple[int, ...], tmp
         full = [i for i, kind in enumerate(smaller.config.layer_types) if kind == "full_attention"]
         assert full == [8, 14]  # blocks 5, 11 and 17 of the whole model; 5 is dropped
     words = AutoTokenizer.from_pretrained(tmp_path / "out")("The capital of France is", return_tensors="pt")
-    assert (
-        smaller.generate(**words, max_new_tokens=4, do_sample=False).shape[1] == words.input_ids.shape[1] + 4
-    )
-
-
-def test_the_module_is_a_command(
-    model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    argv = ["export", "--drop", "1,4", f"out={tmp_path / 'out'}", "model=local", f"model.path={model_folder}"]
-    sys.argv, before = argv, sys.argv
-    try:
-        program.main()
-    finally:
-        sys.argv = before
-    lost, gained, where = capsys.readouterr().out.splitlines()
-    assert lost == "lost    not measured: the mask does not come from a cell"
-    assert gained.startswith("gained  2 of 6 blocks removed (1 4), ")
-    assert where.startswith(
-        f"model   {tmp_path / 'out'} (reloaded: logits of 64 tokens are equal bit for bit"
-    )
+    longer = smaller.generate(**words, max_new_tokens=4, do_sample=False)
+    assert longer.shape[1] == words.input_ids.shape[1] + 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,94 +11,82 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from pruning.core.errors import MismatchError
 from pruning.core.mask import Mask
 from pruning.export import verify
 from pruning.export.pipeline import export
-from pruning.export.request import Request
 from pruning.models.model import Model
 from tests.helpers.architectures import N_BLOCKS, build
+from tests.helpers.exports import saved, wanted
 
 MASK = Mask(N_BLOCKS, (1, 4))
+Exported = tuple[Model, Path, verify.Expected]
 
 
 @pytest.fixture
-def exported(tmp_path: Path) -> tuple[Model, Path, verify.Expected]:
+def exported(tmp_path: Path) -> Exported:
     """Settings, an export, and its required output."""
-    build("qwen3").save_pretrained(tmp_path / "dense")
-    settings = Model("tiny", "local", str(tmp_path / "dense"), dtype="float32")
-    export(Request(settings, MASK, tmp_path / "out", verify=False))
-    model = verify.load_rounded(settings, lambda _, dtype: dtype)
-    return settings, tmp_path / "out", verify.expected(model, MASK)
+    request = wanted(saved("qwen3", tmp_path)[1], MASK, verify=False)
+    export(request)
+    model = verify.load_rounded(request.model, lambda _, dtype: dtype)
+    return request.model, request.out, verify.expected(model, MASK)
 
 
-def test_an_export_passes(exported: tuple[Model, Path, verify.Expected]) -> None:
+def test_an_export_passes(exported: Exported) -> None:
     settings, folder, goal = exported
-    assert verify.compare_export(folder, goal, settings, exact=True) == verify.Proof(
-        64, 0.0, 0.0, verify.NEW_TOKENS
-    )
-
-
-def test_one_changed_bit_is_found(exported: tuple[Model, Path, verify.Expected]) -> None:
-    settings, folder, goal = exported
+    proof = verify.compare_export(folder, goal, settings, exact=True)
+    assert proof.startswith("reloaded: logits of 64 tokens are equal bit for bit")
+    assert f"{verify.NEW_TOKENS} tokens generated" in proof
+    record = json.loads((folder / "depth_pruning.json").read_text())
     tensors = load_file(folder / "model.safetensors")
+    assert record["sizes"]["bytes"] == sum(tensor.nbytes for tensor in tensors.values())
+    assert record["mask"] == MASK.to_json()
+
+
+def one_bit(tensors: dict[str, torch.Tensor]) -> None:
     weight = tensors["model.layers.3.mlp.down_proj.weight"]
     weight[0, 0] = torch.nextafter(weight[0, 0], torch.tensor(10.0))
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(
-        verify.MismatchError, match=r"differ .* by \d(\.\d+)?e-\d+ at most, .*\(100% of the most"
-    ):
-        verify.compare_export(folder, goal, settings, exact=True)
 
 
-def test_missing_weights_are_found(exported: tuple[Model, Path, verify.Expected]) -> None:
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (one_bit, r"differ .* by \d(\.\d+)?e-\d+ at most, .*\(100%"),
+        (lambda tensors: tensors.pop("model.layers.2.mlp.up_proj.weight"), r"model.layers.2.mlp.up_proj"),
+    ],
+)
+def test_changed_and_missing_weights_are_found(
+    exported: Exported, change: Callable[[Any], Any], message: str
+) -> None:
     settings, folder, goal = exported
     tensors = load_file(folder / "model.safetensors")
-    del tensors["model.layers.2.mlp.up_proj.weight"]
+    change(tensors)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(
-        verify.MismatchError, match=r"1 weights are missing, for example model.layers.2.mlp.up_proj.weight"
-    ):
+    with pytest.raises(MismatchError, match=message):
         verify.compare_export(folder, goal, settings, exact=True)
 
 
 def test_a_cache_that_changes_the_answer_is_found(
-    exported: tuple[Model, Path, verify.Expected], monkeypatch: pytest.MonkeyPatch
+    exported: Exported, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings, folder, goal = exported
     generate = verify._generate
     monkeypatch.setattr(
         verify, "_generate", lambda model, ids, cached: generate(model, ids[:, int(cached) :], cached)
     )
-    with pytest.raises(
-        verify.MismatchError, match=r"generated token \d is \d+ with the cache and \d+ without"
-    ):
+    with pytest.raises(MismatchError, match=r"generated token \d is \d+ with the cache and \d+ without"):
         verify.compare_export(folder, goal, settings, exact=True)
 
 
 def test_weights_are_compared_as_they_are_written(tmp_path: Path) -> None:
-    build("qwen3").save_pretrained(tmp_path / "dense")
-    settings = Model("tiny", "local", str(tmp_path / "dense"), dtype="bfloat16")
-    model = verify.load_rounded(settings, lambda *_: torch.bfloat16)
-    state: dict[str, Any] = model.state_dict()
+    settings = wanted(saved("qwen3", tmp_path)[1], MASK, dtype="bfloat16").model
+    state = verify.load_rounded(settings, lambda *_: torch.bfloat16).state_dict()
     assert {tensor.dtype for tensor in state.values()} == {torch.float32}
     assert all(torch.equal(tensor, tensor.bfloat16().float()) for tensor in state.values())
 
 
-def test_ids_are_longer_than_a_sliding_window() -> None:
+@pytest.mark.parametrize(("window", "context", "length"), [(100, 8192, 108), (100, 50, 50), (4096, 8192, 64)])
+def test_ids_are_longer_than_a_sliding_window(window: int, context: int, length: int) -> None:
     model = build("mistral")
-    model.config.sliding_window = 100
-    assert verify._ids(model).shape == (1, 108)
-    model.config.max_position_embeddings = 50
-    assert verify._ids(model).shape == (1, 50)
-    model.config.sliding_window, model.config.max_position_embeddings = 4096, 8192
-    assert verify._ids(model).shape == (1, 64)
-
-
-def test_the_record_describes_the_written_files(
-    exported: tuple[Model, Path, verify.Expected],
-) -> None:
-    _, folder, _ = exported
-    record = json.loads((folder / "depth_pruning.json").read_text())
-    tensors = load_file(folder / "model.safetensors")
-    assert record["sizes"]["bytes"] == sum(tensor.nbytes for tensor in tensors.values())
-    assert record["mask"] == MASK.to_json()
+    model.config.sliding_window, model.config.max_position_embeddings = window, context
+    assert verify._ids(model).shape == (1, length)

@@ -18,8 +18,7 @@ NAME = "blk.0.attn_k.weight"
 
 @pytest.mark.parametrize("type_", ["F32", "F16", "BF16"])
 def test_values_survive(tmp_path: Path, type_: str) -> None:
-    tensor = open_gguf(gguf_models.write(tmp_path / "a.gguf", type_=type_)).tensor(NAME)
-    assert tensor is not None
+    tensor = open_gguf(gguf_models.write(tmp_path / "a.gguf", type_=type_)).tensors[NAME]
     values = decoded(tensor, "<")
     reference = gguf.dequantize(tensor.data.view({"F32": "f4", "F16": "f2"}.get(type_, "u1")), tensor.kind)
     assert torch.equal(values.float().reshape(-1), torch.from_numpy(np.array(reference, "f4").reshape(-1)))
@@ -40,8 +39,7 @@ def test_values_that_do_not_fit_are_refused() -> None:
 
 
 def test_a_quantised_tensor_is_refused(tmp_path: Path) -> None:
-    tensor = open_gguf(gguf_models.write(tmp_path / "a.gguf", type_="Q4_0")).tensor(NAME)
-    assert tensor is not None
+    tensor = open_gguf(gguf_models.write(tmp_path / "a.gguf", type_="Q4_0")).tensors[NAME]
     with pytest.raises(InputError, match=r"attn_k\.weight is quantised \(Q4_0\)"):
         decoded(tensor, "<")
 

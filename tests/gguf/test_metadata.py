@@ -10,7 +10,7 @@ import pytest
 
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
-from pruning.models.gguf import GgufFile, open_gguf, plan_gguf, record_of, write_gguf
+from pruning.models.gguf import GgufFile, open_gguf, plan_gguf, write_gguf
 from tests.helpers import gguf_models
 
 MASK = Mask(6, (1, 4))
@@ -103,13 +103,13 @@ def test_everything_else_keeps_its_bytes(lists: Path) -> None:
 
 def test_the_record_can_be_read_and_is_replaced(tmp_path: Path) -> None:
     path = gguf_models.write(tmp_path / "a.gguf")
-    assert record_of(open_gguf(path)) is None
+    assert open_gguf(path).record() is None
     once = cut(path, record={"mask": {"dropped": [1, 4]}})
-    assert record_of(once) == {"mask": {"dropped": [1, 4]}}
+    assert once.record() == {"mask": {"dropped": [1, 4]}}
     (tmp_path / "again").mkdir()
     once.path.replace(tmp_path / "again" / "a.gguf")
     twice = cut(tmp_path / "again" / "a.gguf", Mask(4, (3,)), {"mask": 2})
-    assert record_of(twice) == {"mask": 2}
+    assert twice.record() == {"mask": 2}
 
 
 def test_a_list_of_texts_per_block_is_refused(tmp_path: Path) -> None:
@@ -134,4 +134,4 @@ def test_a_file_of_the_other_byte_order(tmp_path: Path) -> None:
     writer.close()
     after = cut(path)
     assert (after.order, after.n_blocks) == (">", 4)
-    assert [float(t.data.view(">f4")[0]) for t in after.tensors] == [0, 2, 3, 5]
+    assert [float(t.data.view(">f4")[0]) for t in after.tensors.values()] == [0, 2, 3, 5]

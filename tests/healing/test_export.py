@@ -16,7 +16,7 @@ import pruning
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
 from pruning.core.storage import file_sha256, read_json
-from pruning.export import changed_model, model_card, request
+from pruning.export import model_card, request
 from pruning.export.pipeline import export
 from pruning.export.request import Request
 from pruning.healing.healed_files import WEIGHTS
@@ -122,7 +122,8 @@ def test_experts_that_are_stored_one_by_one_are_found(tmp_path: Path) -> None:
     result: Any = {"cell": "cell", "heal": record, "evaluation": {"dense": {}, "pruned": {}}}
     wanted = Request(settings, mask, tmp_path / "out", result, healed=tmp_path / "cell")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(changed_model, "write_texts", lambda *_: None)
+        patch.setattr(model_card, "model_card", lambda _: "")
+        patch.setattr(model_card, "mergekit", lambda _: "")
         patch.setattr(model_card, "_commands", lambda *_: [])
         assert "bit for bit" in export(wanted).proof
     written = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()

@@ -19,7 +19,8 @@ from safetensors.torch import load_file, save_file
 import pruning
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
-from pruning.export import plan
+from pruning.export import checkpoint
+from pruning.export import model_card as card_module
 from pruning.export.model_card import code, code_block, escaped, mergekit, model_card, portable
 from pruning.export.output_dir import check_target, directory
 from pruning.export.pipeline import export, written
@@ -140,15 +141,13 @@ def test_a_lost_file_of_an_export_does_not_stop_its_replacement(dense: Path, mad
 def test_what_appears_during_an_export_is_kept(
     dense: Path, made: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pruning.export import changed_model
+    write = card_module.mergekit
 
-    write = changed_model.write_texts
-
-    def late(*given: Any) -> None:
-        write(*given)
+    def late(*given: Any) -> str:
         (made / "NOTES.md").write_text("precious")
+        return write(*given)
 
-    monkeypatch.setattr(changed_model, "write_texts", late)
+    monkeypatch.setattr(card_module, "mergekit", late)
     with pytest.raises(InputError, match=r"holds NOTES\.md"):
         export(request(dense, made, force=True))
     assert (made / "NOTES.md").read_text() == "precious"
@@ -159,16 +158,14 @@ def test_what_appears_during_an_export_is_kept(
 def test_of_two_exports_at_once_the_second_replaces_only_its_own(
     second: tuple[int, ...], wins: bool, dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pruning.export import changed_model
+    out, write = tmp_path / "out", card_module.mergekit
 
-    out, write = tmp_path / "out", changed_model.write_texts
-
-    def meanwhile(*given: Any) -> None:
-        monkeypatch.setattr(changed_model, "write_texts", write)
+    def meanwhile(*given: Any) -> str:
+        monkeypatch.setattr(card_module, "mergekit", write)
         export(request(dense, out, 2))
-        write(*given)
+        return write(*given)
 
-    monkeypatch.setattr(changed_model, "write_texts", meanwhile)
+    monkeypatch.setattr(card_module, "mergekit", meanwhile)
     if wins:
         export(request(dense, out, *second))
     else:
@@ -287,7 +284,9 @@ FULL: dict[str, Exception] = {
 
 
 @pytest.mark.parametrize("case", FULL)
-@pytest.mark.parametrize("step", ["plan.write_shards", "pipeline.write_record", "plan.write_config"])
+@pytest.mark.parametrize(
+    "step", ["checkpoint.write_shards", "output_dir.write_record", "checkpoint.write_config"]
+)
 def test_a_full_disk_leaves_nothing_over(
     case: str, step: str, dense: Path, made: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -354,12 +353,12 @@ def test_a_local_export_names_no_local_path(made: Path) -> None:
 
 def test_the_written_tensors_are_those_of_the_library(tmp_path: Path) -> None:
     from pruning.core.storage import file_sha256
-    from pruning.export.plan import DTYPES
+    from pruning.export.checkpoint import DTYPES
 
     tensors = {name: torch.arange(7).to(getattr(torch, name)) for name in DTYPES.values()}
     tensors |= {"scalar": torch.tensor(2.5), "empty": torch.zeros(0, 3), "ü": torch.ones(2, 2).bfloat16()}
     shapes = {name: tensor.to("meta") for name, tensor in tensors.items()}
-    digest = plan.write_tensors(tmp_path / "a", shapes, tensors.__getitem__)
+    digest = checkpoint.write_tensors(tmp_path / "a", shapes, tensors.__getitem__)
     assert digest == file_sha256(tmp_path / "a")
     read = load_file(tmp_path / "a")
     assert read.keys() == tensors.keys()

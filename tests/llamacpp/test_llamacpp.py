@@ -16,14 +16,14 @@ import pytest
 import torch
 
 from pruning.core.mask import Mask
-from pruning.export import gguf_export
-from pruning.export.gguf_export import export_gguf, find_gguf
+from pruning.export.gguf_export import export_gguf, find_gguf, load_dense
 from pruning.export.request import Request
 from pruning.export.verify import expected
 from pruning.models import gguf as cutting
 from pruning.models.model import Model
-from pruning.models.output_maps import Repair
+from pruning.models.output_maps import Repair, repaired
 from tests.helpers import gguf_models
+from tests.helpers.exports import wanted
 
 pytestmark = [
     pytest.mark.llamacpp,
@@ -65,17 +65,14 @@ def log_probabilities(path: Path, ids: list[int]) -> torch.Tensor:
 
 def differences(request: Request) -> tuple[float, float]:
     """Export, and compare llama.cpp with transformers: the new file with the mask, and the whole file without."""
-    from pruning.export.gguf_export import load_dense
-    from pruning.models.output_maps import repaired
-
     export_gguf(request)
-    source = find_gguf(request.model)
-    dense = load_dense(source.settings)
+    path, settings = find_gguf(request.model)
+    dense = load_dense(settings)
     whole = expected(dense, request.mask.dense)
     with repaired(dense, request.repair):
         goal = expected(dense, request.mask, request.scales)
-    found = _gap(request.out, goal), _gap(source.path, whole)
-    print(f"{source.path.name} {found[0]:.1e}, the whole file {found[1]:.1e}")  # noqa: T201 - shown with -s
+    found = _gap(request.out, goal), _gap(path, whole)
+    print(f"{path.name} {found[0]:.1e}, the whole file {found[1]:.1e}")  # noqa: T201 - shown with -s
     return found
 
 
@@ -87,10 +84,6 @@ def _gap(path: Path, goal: Any) -> float:
 def check(request: Request) -> None:
     cut, whole = differences(request)
     assert cut < max(1e-3, FACTOR * whole)
-
-
-def wanted(path: Path, mask: Mask, **settings: Any) -> Request:
-    return Request(Model("tiny", "local", str(path)), mask, path.with_name("out.gguf"), **settings)
 
 
 @pytest.mark.parametrize(("kind", "type_"), CASES)
@@ -111,7 +104,7 @@ def test_without_the_list_llama_cpp_computes_something_else(
 
 def test_another_mask_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, plan = gguf_models.write(tmp_path / "tiny.gguf"), cutting.plan_gguf
-    monkeypatch.setattr(gguf_export, "plan_gguf", lambda file, _, record: plan(file, Mask(6, (1, 3)), record))
+    monkeypatch.setattr(cutting, "plan_gguf", lambda file, _, record: plan(file, Mask(6, (1, 3)), record))
     assert differences(wanted(path, Mask(6, (1, 4)), verify=False))[0] > 0.1
 
 
@@ -142,16 +135,14 @@ def test_packaged_models(tmp_path: Path, name: str, dropped: tuple[int, ...]) ->
 @pytest.mark.model
 def test_text_of_a_cut_smollm2_is_fluent(tmp_path: Path) -> None:
     """The whole model finds the continuation of the cut one about as likely as its own."""
-    from pruning.export.gguf_export import load_dense
-
     settings = Model("smollm2", "packaged", "smollm2")
     export_gguf(Request(settings, Mask(30, (5, 14, 25)), tmp_path / "out.gguf", verify=False))
-    source = find_gguf(settings)
-    tokenizer = source.settings.tokenizer
+    whole, settings = find_gguf(settings)
+    tokenizer = settings.tokenizer
     prompt = "The capital of France is Paris. The city is known for"
     losses = []
-    dense = load_dense(source.settings)
-    for path in (source.path, tmp_path / "out.gguf"):
+    dense = load_dense(settings)
+    for path in (whole, tmp_path / "out.gguf"):
         model = llama(path)
         text = model(prompt, max_tokens=40, temperature=0.0)["choices"][0]["text"]
         model.close()

@@ -12,7 +12,7 @@ import pytest
 
 from pruning.core.storage import read_json
 from pruning.core.terminal import run_command
-from pruning.models import loader
+from pruning.models.model import Model
 from pruning.published import library
 from tests.conftest import Ended
 
@@ -151,7 +151,7 @@ def test_real_masks_run_on_a_stand_in_and_a_second_run_loads_nothing(
     def refuse(*_: Any) -> Any:
         raise AssertionError("every measurement is in a file")
 
-    monkeypatch.setattr(loader, "load", refuse)
+    monkeypatch.setattr(Model, "load", refuse)
     assert rows(referee(standing(deep_folder, MASKS))) == list(table.values())
     assert {file: file.stat().st_mtime_ns for file in files} == times
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import weakref
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from torch import Tensor
 from pruning.core.errors import InputError, UnskippableError
 from pruning.core.mask import Mask
 from pruning.core.storage import file_sha256
-from pruning.export.plan import Checkpoint, Plan, block_prefix, write_shards
+from pruning.export.checkpoint import Checkpoint, TensorPlan, block_prefix, write_shards
 
 KB = 1000
 
@@ -50,8 +49,8 @@ def test_a_checkpoint_without_these_blocks_is_refused() -> None:
         block_prefix([*names("a.layers"), *names("b.layers")], "c.layers", 4)
 
 
-def plan(dtype: torch.dtype = torch.float32, keep: tuple[str, ...] = ()) -> Plan:
-    return Plan(Mask(4, (0, 2)), "model.layers", dtype, keep)
+def plan(dtype: torch.dtype = torch.float32, keep: tuple[str, ...] = ()) -> TensorPlan:
+    return TensorPlan(Mask(4, (0, 2)), "model.layers", dtype, keep)
 
 
 @pytest.mark.parametrize(
@@ -93,17 +92,15 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-class Counting:
+class Counting(Checkpoint):
     """A checkpoint that counts how many bytes of its tensors are alive, and their peak."""
 
-    def __init__(self, inner: Checkpoint) -> None:
-        self.inner, self.alive, self.peak, self.read_names = inner, 0, 0, list[str]()
-
-    def shapes(self) -> Mapping[str, Tensor]:
-        return self.inner.shapes()
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.alive, self.peak, self.read_names = 0, 0, list[str]()
 
     def read(self, name: str) -> Tensor:
-        tensor = self.inner.read(name).clone()
+        tensor = super().read(name).clone()
         self.alive += tensor.nbytes
         self.peak = max(self.peak, self.alive)
         self.read_names.append(name)
@@ -116,7 +113,7 @@ class Counting:
 
 @pytest.mark.parametrize("shard", [8, 40, 400])
 def test_one_tensor_is_in_memory_at_a_time(folder: Path, tmp_path: Path, shard: int) -> None:
-    tensors, out = Counting(Checkpoint(folder)), tmp_path / "out"
+    tensors, out = Counting(folder), tmp_path / "out"
     out.mkdir()
     digests = write_shards(tensors, plan(), out, f"{shard}KB")
     assert digests == {path.name: file_sha256(path) for path in out.glob("*.safetensors")}
@@ -140,7 +137,7 @@ def test_one_tensor_is_in_memory_at_a_time(folder: Path, tmp_path: Path, shard: 
 
 
 def test_one_tensor_is_alive_at_a_time_if_the_precision_changes(folder: Path, tmp_path: Path) -> None:
-    tensors, out = Counting(Checkpoint(folder)), tmp_path / "out"
+    tensors, out = Counting(folder), tmp_path / "out"
     out.mkdir()
     write_shards(tensors, plan(torch.bfloat16), out, "1GB")
     assert sum(t.nbytes for t in load_file(out / "model.safetensors").values()) == 52 * 2 * KB

@@ -1,0 +1,299 @@
+"""Read the tensors of a checkpoint one at a time, and write a smaller one with the files that belong to it.
+
+The model is never in memory as a whole, unless only transformers can read its weights (GGUF).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from pruning.core import storage
+from pruning.core.errors import InputError, UnskippableError, first_line
+from pruning.core.mask import Mask
+from pruning.export.output_dir import TEMPLATES
+from pruning.models.model_files import INDEX, SINGLE, weight_files
+
+DTYPES = {
+    **{f"F{n}": f"float{n}" for n in (16, 32, 64)},
+    **{f"I{n}": f"int{n}" for n in (8, 16, 32, 64)},
+    **{f"U{n}": f"uint{n}" for n in (8, 16, 32, 64)},
+    "BF16": "bfloat16",
+    "BOOL": "bool",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+}
+NAMES = {getattr(torch, name): code for code, name in DTYPES.items()}
+
+
+class Checkpoint:
+    """The tensors in the safetensors files of a directory: `shapes` lists them, and `read` reads one.
+
+    One file is open at a time. Raises InputError if there are no weights, or if a file is missing.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        from safetensors import safe_open
+
+        self._open: tuple[Path, Any] | None = None
+        files = weight_files(folder)
+        if not files:
+            raise InputError(f"{folder} holds neither {SINGLE} nor {INDEX}.")
+        if (single := files.get("")) is not None:
+            with _reading(single), safe_open(single, framework="pt") as stream:
+                files = dict.fromkeys(stream.keys(), single)
+        self.files = dict(sorted(files.items(), key=lambda item: item[1]))
+
+    def shapes(self) -> Mapping[str, Tensor]:
+        """Tensors on the meta device by name, in the best order for reading; only headers are read."""
+        shapes = {}
+        for name, path in self.files.items():
+            with _reading(path):
+                part = self._handle(path).get_slice(name)
+            if (dtype := DTYPES.get(part.get_dtype())) is None:
+                raise InputError(
+                    f"tensor {name} of {path} is stored in {part.get_dtype()}, which cannot be cut: give a "
+                    f"checkpoint in one of {', '.join(DTYPES)}."
+                )
+            shapes[name] = torch.empty(part.get_shape(), dtype=getattr(torch, dtype), device="meta")
+        return shapes
+
+    def read(self, name: str) -> Tensor:
+        """One tensor, on the CPU."""
+        with _reading(self.files[name]):
+            tensor: Tensor = self._handle(self.files[name]).get_tensor(name)
+        return tensor
+
+    def _handle(self, path: Path) -> Any:
+        from safetensors import safe_open
+
+        if self._open is None or self._open[0] != path:
+            self._open = (path, safe_open(path, framework="pt"))
+        return self._open[1]
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn an error of reading a weight file into an InputError that names the file."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (SafetensorError, OSError) as error:
+        raise InputError(
+            f"{path} cannot be read ({first_line(error)}). It may be truncated: copy or download it again."
+        ) from error
+
+
+class Loaded:
+    """The tensors of a model in memory, without tied copies, and its generation settings."""
+
+    def __init__(self, model: Any) -> None:
+        tied = getattr(model, "all_tied_weights_keys", None) or {}
+        self.state = {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
+        self.generation: Any = getattr(model, "generation_config", None)
+
+    def shapes(self) -> Mapping[str, Tensor]:
+        """Tensors on the meta device by name."""
+        return {name: tensor.to("meta") for name, tensor in self.state.items()}
+
+    def read(self, name: str) -> Tensor:
+        """One tensor, on the CPU."""
+        tensor: Tensor = self.state[name].cpu()
+        return tensor
+
+
+Tensors: TypeAlias = Checkpoint | Loaded
+
+
+# Cut blocks out of a checkpoint. Tensors keep the names that they have in the checkpoint, even if an old release of
+# transformers wrote it; only block numbers change.
+
+
+@dataclass(frozen=True)
+class TensorPlan:
+    """The new name, precision and values of each tensor of a checkpoint.
+
+    `prefix` is the part of names before a block's number. `keep` are names of modules whose tensors keep their stored
+    precision, as in transformers. `change` is called with (block, tail, tensor) for each tensor in a block, by the
+    old number and the rest of the name.
+    """
+
+    mask: Mask
+    prefix: str
+    dtype: torch.dtype
+    keep: tuple[str, ...] = ()
+    change: Callable[[int, str, Tensor], Tensor] | None = field(default=None)
+
+    def block_and_tail(self, name: str) -> tuple[int, str] | None:
+        """The block number in a tensor's name, and the rest of the name; None if the tensor is in no block."""
+        match = re.match(rf"{re.escape(self.prefix)}\.(\d+)\.(.*)", name)
+        return (int(match[1]), match[2]) if match else None
+
+    def rename(self, name: str) -> str | None:
+        """The name in the smaller checkpoint; None for a tensor of a dropped block."""
+        if (parts := self.block_and_tail(name)) is None:
+            return name
+        block, tail = parts
+        if block in self.mask.dropped:
+            return None
+        # Heads that predict further tokens are numbered after the last block; their numbers are lowered too.
+        return f"{self.prefix}.{block - sum(gone < block for gone in self.mask.dropped)}.{tail}"
+
+    def precision(self, name: str, dtype: torch.dtype) -> torch.dtype:
+        """The precision in which a tensor is written if it is stored in `dtype`."""
+        kept = any(re.search(rf"(^|\.){re.escape(pattern)}(\.|$)", name) for pattern in self.keep)
+        return dtype if kept or not dtype.is_floating_point else self.dtype
+
+    def tensor(self, name: str, tensor: Tensor) -> Tensor:
+        """The tensor to write for the stored tensor `name`."""
+        precision = self.precision(name, tensor.dtype)
+        if self.change is not None and (parts := self.block_and_tail(name)) is not None:
+            tensor = self.change(*parts, tensor)
+        return tensor.to(precision).contiguous()
+
+
+def block_prefix(names: Iterable[str], path: str, n_blocks: int) -> str:
+    """The part of a checkpoint's tensor names before the block number, for example `model.layers`.
+
+    `path` is the path of the blocks in the model; the checkpoint's prefix has the same last part, but the parts
+    before it can be missing or differ. If several prefixes have all block numbers, the one that shares the most parts
+    with `path` is returned. Raises UnskippableError if no prefix has all numbers, or if several share the most.
+    """
+    last = path.rpartition(".")[2]
+    numbers: dict[str, set[int]] = {}
+    for name in names:
+        if match := re.match(rf"((?:[^.\d][^.]*\.)*?{re.escape(last)})\.(\d+)\.", name):
+            numbers.setdefault(match[1], set()).add(int(match[2]))
+    whole = [prefix for prefix, seen in numbers.items() if seen >= set(range(n_blocks))]
+    likeness = {prefix: len(set(prefix.split(".")) & set(path.split("."))) for prefix in whole}
+    best = [prefix for prefix in whole if likeness[prefix] == max(likeness.values())]
+    if len(best) != 1:
+        reason = (
+            f"several prefixes fit, {sorted(best)}" if best else f"no names like {path}.0. number all of them"
+        )
+        raise UnskippableError(f"the {n_blocks} blocks are not found in the checkpoint: {reason}.")
+    return best[0]
+
+
+def write_shards(tensors: Tensors, plan: TensorPlan, folder: Path, max_shard_size: str) -> dict[str, str]:
+    """Write the safetensors files of the smaller checkpoint, with an index if there are several.
+
+    Returns the SHA-256 of each safetensors file, by name. One tensor is in memory at a time.
+    """
+    from huggingface_hub import split_torch_state_dict_into_shards
+
+    def written(new: str) -> Tensor:
+        return plan.tensor(names[new], tensors.read(names[new]))
+
+    names: dict[str, str] = {}
+    shapes: dict[str, Tensor] = {}
+    for old, shape in tensors.shapes().items():
+        if (new := plan.rename(old)) is not None:
+            names[new], shapes[new] = old, shape.to(plan.precision(old, shape.dtype))
+    split = split_torch_state_dict_into_shards(shapes, max_shard_size=max_shard_size)
+    digests = {
+        file: write_tensors(folder / file, {new: shapes[new] for new in members}, written)
+        for file, members in split.filename_to_tensors.items()
+    }
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        storage.write_json(folder / INDEX, index)
+    return digests
+
+
+def write_tensors(path: Path, shapes: Mapping[str, Tensor], tensor: Callable[[str], Tensor]) -> str:
+    """Write a safetensors file and return its SHA-256. One tensor is in memory at a time.
+
+    Raises InputError if a precision has no name in the format.
+    """
+    # The values are mapped into memory by readers, so the widest come first: then all of them are aligned.
+    names = sorted(shapes, key=lambda name: -shapes[name].dtype.itemsize)
+    table: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    start = 0
+    for name in names:
+        shape = shapes[name]
+        if shape.dtype not in NAMES:
+            raise InputError(
+                f"tensor {name} is stored in {shape.dtype}, which safetensors files cannot hold."
+            )
+        end = start + shape.numel() * shape.dtype.itemsize
+        table[name] = {"dtype": NAMES[shape.dtype], "shape": list(shape.shape), "data_offsets": [start, end]}
+        start = end
+    text = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    header, digest = len(text).to_bytes(8, "little") + text, hashlib.sha256()
+    with path.open("wb") as stream:
+        stream.write(header)
+        digest.update(header)
+        for name in names:
+            # The bytes of a contiguous tensor on the CPU, without a copy.
+            values = tensor(name).detach().reshape(-1).view(torch.uint8).numpy().data
+            stream.write(values)
+            digest.update(values)
+    return digest.hexdigest()
+
+
+# The files beside the weights.
+
+GENERATION = "generation_config.json"
+# Files that a user of the weights needs too; licences are copied with the weights that they cover.
+BESIDE = (
+    "tokenizer*", "*.model", "*.tiktoken", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json",
+    "tekken.json",  # the tokenizer of Mistral's own tools
+    "chat_template*", f"{TEMPLATES}/*.jinja", "*processor_config.json", GENERATION,
+    "LICENSE*", "NOTICE*", "USE_POLICY*",
+)  # fmt: skip
+
+
+def copy_beside(folder: Path, target: Path) -> None:
+    """Copy tokenizer, generation settings and licences from the folder of a model."""
+    from transformers import GenerationConfig
+
+    for path in (path for pattern in BESIDE for path in sorted(folder.glob(pattern)) if path.is_file()):
+        copy = target / path.relative_to(folder)
+        copy.parent.mkdir(exist_ok=True)
+        shutil.copyfile(path, copy)
+    if not (target / GENERATION).exists():
+        # From the file: a configuration that transformers has read does not hold these settings any more.
+        found = GenerationConfig.from_model_config(storage.read_json(folder / "config.json"))
+        # `save_pretrained` would refuse what loading accepts, such as a temperature without sampling.
+        found.to_json_file(target / GENERATION)
+
+
+def write_config(config: Any, folder: Path) -> None:
+    """Write config.json so that it is read back unchanged. Raises InputError if that is impossible."""
+    from transformers import AutoConfig
+
+    def lost() -> list[str]:
+        read = AutoConfig.from_pretrained(folder, trust_remote_code=False).to_dict()
+        return list(_changed(config.to_dict(), read))
+
+    config.save_pretrained(folder)
+    if lost():
+        # `save_pretrained` omits settings equal to a default, but a default can depend on another setting.
+        config.to_json_file(folder / "config.json", use_diff=False)
+    if names := lost():
+        raise InputError(
+            f"a {config.model_type} configuration loses {', '.join(names)} when it is saved: it cannot be exported."
+        )
+
+
+def _changed(wanted: Mapping[str, Any], read: Mapping[str, Any]) -> Iterator[str]:
+    """The names of settings whose values changed between writing and reading."""
+    for name, value in wanted.items():
+        other = read.get(name, value)
+        if isinstance(value, Mapping) and isinstance(other, Mapping):
+            yield from (f"{name}.{inner}" for inner in _changed(value, other))
+        elif name not in ("transformers_version", "_name_or_path") and other != value:
+            yield name

@@ -1,0 +1,60 @@
+"""Requests for exports of tiny models, and what the written models compute."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from pruning.core.mask import Mask
+from pruning.export.request import Request
+from pruning.models.model import Model
+from tests.helpers.architectures import N_BLOCKS, build
+
+IDS = torch.tensor([[3, 14, 15, 9, 26, 5, 35, 8, 9, 79]])
+
+
+def wanted(path: Path, mask: Mask | tuple[int, ...], **settings: Any) -> Request:
+    """An export of the folder or GGUF file `path` to `out` or `out.gguf` beside it."""
+    model = Model("tiny", "local", str(path), dtype=settings.pop("dtype", "float32"))
+    chosen = mask if isinstance(mask, Mask) else Mask(N_BLOCKS, mask)
+    return Request(model, chosen, **{"out": path.with_name(f"out{path.suffix}"), **settings})
+
+
+def saved(name: str, folder: Path) -> tuple[Any, Path]:
+    """A tiny model of an architecture, and the folder `dense` in which it is saved."""
+    model = build(name)
+    model.save_pretrained(folder / "dense")
+    return model, folder / "dense"
+
+
+def load(folder: Path, **options: Any) -> Any:
+    """A model as a user loads it."""
+    return AutoModelForCausalLM.from_pretrained(folder, **options).eval()
+
+
+def logits(model: Any) -> torch.Tensor:
+    """Logits (1, T, V) for IDS."""
+    with torch.no_grad():
+        found: torch.Tensor = model(input_ids=IDS, use_cache=False).logits
+    return found
+
+
+def caches(model: Any) -> bool:
+    """Whether a model generates the same tokens with and without its cache."""
+    options = {"attention_mask": torch.ones_like(IDS), "max_new_tokens": 6, "do_sample": False}
+    first, second = (model.generate(input_ids=IDS, **options, use_cache=use) for use in (True, False))
+    return torch.equal(first, second)
+
+
+def changed_tensors(model: Any, state: dict[str, torch.Tensor], mask: Mask) -> set[tuple[int, str]]:
+    """The tensors of a written Llama that differ from those of the dense model: old number of the block, and name."""
+    kept = [block for block in range(N_BLOCKS) if block not in mask.gone]
+    return {
+        (old, name)
+        for new, old in enumerate(kept)
+        for name, tensor in model.model.layers[old].state_dict().items()
+        if not torch.equal(state[f"model.layers.{new}.{name}"], tensor)
+    }
