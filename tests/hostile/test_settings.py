@@ -26,7 +26,7 @@ CASES: dict[str, tuple[str, list[str], str]] = {
     "patience": ("", ["forward.patience=nan"], "forward.patience=nan is not a finite number"),
     "no patience": ("", ["forward.patience=0"], "forward.patience=0 is out of range: choose seconds above 0."),
     "memory": ("", ["forward.memory=0"], "forward.memory=0 is too small: choose 1 or more."),
-    "added": ("", ["+algo.foo=1"], "algo=greedy has no setting 'foo'. Its settings: blocks, lazy, max_evaluations,"),
+    "added": ("", ["+algo.foo=1"], "algo=greedy has no setting 'foo'. Its settings: blocks, lazy, rank"),
     "added below": ("", ["+forward.foo=1"], "forward has no setting 'foo'. Its settings: batch_tokens, bounds,"),
     "added deep": ("", ["+model.resources.foo=1"], "model.resources has no setting 'foo'"),
     "top": ("", ["algos=greedy"], "unknown setting 'algos'. Did you mean algo? Available: algo, budget, calibration"),
