@@ -55,7 +55,7 @@ def minima(
     return masks, "of all sets" if exact else "that annealing found"
 
 
-def energies(q: Array, rows: Rows) -> Array:
+def energies(q: Array, rows: Rows | Array) -> Array:
     """x^T Q x for each row x."""
     x = rows.astype(float)
     found: Array = np.einsum("ij,ij->i", x @ q, x)

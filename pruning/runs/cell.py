@@ -135,7 +135,8 @@ class Cell:
         units: dict[str, Any] = {} if self.unit == "block" else {"unit": self.unit}
         if self.budget != "parameters":
             units |= {"budget": self.budget, "latency": dataclasses.asdict(self.latency)}
-        bounds, limit = self.forward.bounds and getattr(self.objective, "bounded", False), self.max_evaluations
+        bounds = self.forward.bounds and getattr(self.objective, "bounded", False)
+        limit = self.max_evaluations
         return (
             units
             | deciding_settings(self.algo, self.racing, self.near_ties, bounds, limit)

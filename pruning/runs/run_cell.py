@@ -160,9 +160,7 @@ def _search(
             note(evaluations, best)
             ledger.save()
 
-        problem = Problem(
-            cell.algo, space, cell.seed, cell.racing, cell.near_ties, cell.max_evaluations
-        )
+        problem = Problem(cell.algo, space, cell.seed, cell.racing, cell.near_ties, cell.max_evaluations)
         single = None
         if losses.in_half:
             path, estimate = cell.folder / scoring.FLOAT32, losses.whole.estimate
