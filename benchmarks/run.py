@@ -271,8 +271,6 @@ def device_name(where: torch.device = CPU) -> str:
 class Every:
     """A search that scores all masks of the space in one batch."""
 
-    max_evaluations: int | None = None
-
     def propose(self, space: Space, rng: np.random.Generator) -> Proposals:  # noqa: ARG002
         """Ask for all masks once."""
         masks = [space.drop(*chosen) for chosen in combinations(space.free(), space.k)]

@@ -1,8 +1,8 @@
 """Searches, one per file: a frozen dataclass of hyper-parameters with a `propose` generator.
 
-A search yields masks and receives their losses in the same order. It imports only masks and numpy, and it has no
-access to a model, an objective or a clock. All randomness comes from `rng`. So a search is a pure function of (seed,
-losses), and replaying the losses of a journal restores the state of the search.
+A search yields masks and receives their losses in the same order. It knows no model, no objective and no clock, and
+all randomness comes from `rng`. So it is a pure function of (seed, losses), and replaying the losses of a journal
+restores its state.
 """
 
 from __future__ import annotations
@@ -14,7 +14,23 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
+from pruning.core.errors import InputError
 from pruning.core.mask import Mask, Space
+
+
+class Algo(Protocol):
+    """The interface of every search."""
+
+    def propose(self, space: Space, rng: np.random.Generator) -> Proposals:
+        """Yield requests, receive answers, return one mask of `space`."""
+        ...
+
+    def evaluations(self, space: Space) -> int:
+        """An upper bound on the number of losses that the search asks for. Progress bars and cost tables use it.
+
+        Raises OutOfReachError, which names that bound, if the search needs too many losses in this space.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -34,10 +50,10 @@ class Ask:
     """A request for the losses of masks. The answer is a list of floats in the same order.
 
     If `best` is given, the search uses only the `best` lowest losses; with `rise`, those of least rise per cost. If a
-    race or a bound rules a mask out, the answer for this mask is an infinite loss. If `estimates`, which is for a
-    search that predicts later losses from the answer, it is an estimated loss above those of the `best`. If `samples`
-    (at least 1) is given, losses are computed on the first `samples` samples, or on all samples if there are fewer.
-    A search never asks twice for the same mask on the same number of samples, unless rises per cost are compared.
+    race or a bound rules a mask out, the answer for this mask is an infinite loss. With `estimates`, for a search
+    that predicts later losses from the answer, it is an estimated loss above those of the `best`. If `samples` (at
+    least 1) is given, losses are computed on the first `samples` samples, or on all if there are fewer. A search
+    never asks twice for the same mask on the same number of samples, unless rises per cost are compared.
 
     With `best`, a search can ask for its candidates in several requests. The `best` are then chosen from the masks
     `known`, whose losses were asked for before, and from `masks`; the answer has the losses of both, in this order.
@@ -76,26 +92,6 @@ Request: TypeAlias = Ask | Gates
 Proposals: TypeAlias = Generator[Request, Any, Found]
 
 
-class Algo(Protocol):
-    """The interface of every search."""
-
-    @property
-    def max_evaluations(self) -> int | None:
-        """The number of distinct masks after which the search stops and returns its best mask; None: no limit."""
-        ...
-
-    def propose(self, space: Space, rng: np.random.Generator) -> Proposals:
-        """Yield requests, receive answers, return one mask of `space`."""
-        ...
-
-    def evaluations(self, space: Space) -> int:
-        """An upper bound on the number of losses that the search asks for. Progress bars and cost tables use it.
-
-        Raises OutOfReachError, which names that bound, if the search needs too many losses in this space.
-        """
-        ...
-
-
 @dataclass
 class Known:
     """The losses that a search has received, kept so that it does not ask for them again."""
@@ -107,7 +103,7 @@ class Known:
     ) -> Generator[Request, Any, list[float]]:
         """Return the losses of all masks, asking only for new ones: `losses = yield from known.ask(masks)`.
 
-        With `rise`, all are asked for. A mask that its rise rules out can have the lowest loss, or the least rise
+        With `rise`, all are asked for: a mask that its rise rules out can have the lowest loss, or the least rise
         since another mask.
         """
         masks = list(masks)
@@ -119,3 +115,16 @@ class Known:
     def best(self, space: Space) -> Mask:
         """The mask of least loss among those that are in the space. Ties go to the mask that was asked for first."""
         return min((mask for mask in self.losses if mask in space), key=self.losses.__getitem__)
+
+
+def check_above(algo: Algo, **bounds: float) -> None:
+    """Raise InputError unless each setting is above its bound."""
+    for name, bound in bounds.items():
+        if not (value := getattr(algo, name)) > bound:
+            raise InputError(f"algo.{name}={value:g} is too small: choose a number above {bound:g}.")
+
+
+def check_choice(algo: Algo, name: str, known: Sequence[str]) -> None:
+    """Raise InputError unless a setting has one of the known values."""
+    if (value := getattr(algo, name)) not in known:
+        raise InputError(f"algo.{name}={value} is unknown: choose {' or '.join(known)}.")

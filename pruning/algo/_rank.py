@@ -1,29 +1,22 @@
 """How one_shot, greedy and beam rank units: by the rise of the loss per cost of the unit, or by the loss alone.
 
-Units of a budget differ in cost, so the unit whose removal raises the loss least need not be the one that brings the
+On a budget, units differ in cost, so the unit whose removal raises the loss least need not be the one that brings the
 budget closest for this rise. `rank=cost` divides the rise by the unit's cost, as the greedy method for knapsacks does
 (Dantzig, Operations Research 5, 1957). `rank=loss` takes the least loss whatever a unit costs, as BlockPruner does
-(arXiv 2406.10594). Without a budget, all units cost the same, and both rank by the loss.
+(arXiv 2406.10594). Without a budget, both rank by the loss.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Generator, Iterable
 from typing import Any
 
 from pruning.algo import Known, Request, Rise
 from pruning.algo.lazy import Lazy
-from pruning.core.errors import InputError
 from pruning.core.mask import Mask, Space, unit_noun
 
 RANKS = ("cost", "loss")
-
-
-def check_rank(rank: str) -> None:
-    """Raise InputError if the setting `rank` is unknown."""
-    if rank not in RANKS:
-        raise InputError(f"algo.rank={rank} is unknown: choose {' or '.join(RANKS)}.")
 
 
 def per_cost(space: Space, rank: str) -> bool:
@@ -43,24 +36,39 @@ def done(space: Space) -> str:
     return f"k {unit_noun(space.unit)}s were removed"
 
 
-# Greedy on a budget: each round takes the step with the least rise of the loss per cost.
-#
-# A step removes one unit. Greedy over sub-layers can pass by a mask of whole blocks that is better than all it
-# finds, because removing one part of a block can cost much where removing both costs little. So a second path
-# removes whole blocks while they fit, and then single units; it is never worse than greedy over blocks at the same
-# budget.
+def both_paths(
+    space: Space, known: Known, rounds: Lazy | None = None, blocks: bool = True
+) -> Generator[Request, Any, list[Mask]]:
+    """The mask that steps of single units lead to and, with `blocks`, the one of whole blocks, if any fits.
 
-Steps = Callable[[Space, Mask], list[Mask]]
+    Greedy over sub-layers can miss a mask of whole blocks that is better than all it finds, because removing one part
+    of a block can cost much where removing both costs little. The second path removes whole blocks while they fit,
+    and then single units; it is never worse than greedy over blocks at the same budget.
+    """
+    found = [(yield from _path(space, known, rounds, blocks=False))]
+    if blocks and fitting_blocks(space, space.dense):
+        found.append((yield from _path(space, known, None, blocks=True)))
+    return found
 
 
-def single_units(space: Space, mask: Mask) -> list[Mask]:
-    """The masks that remove one unit more and can be extended to a mask of the space."""
-    return [mask.drop(i) for i in space.fitting(mask.dropped)]
-
-
-def whole_blocks(space: Space, mask: Mask) -> list[Mask]:
-    """The same for both parts of a block; single units if no whole block fits."""
-    return fitting_blocks(space, mask) or single_units(space, mask)
+def _path(space: Space, known: Known, rounds: Lazy | None, blocks: bool) -> Generator[Request, Any, Mask]:
+    """The mask of the space to which the steps of least rise of the loss per cost lead."""
+    best = space.dense
+    (before,) = yield from known.ask([best])
+    if rounds is not None:
+        rounds.know(best, before)
+    while not space.complete(best):
+        masks = fitting_blocks(space, best) if blocks else []
+        masks = masks or [best.drop(i) for i in space.fitting(best.dropped)]
+        rise = rise_since(best, masks, space)
+        if rounds is None:
+            losses = dict(zip(masks, (yield from known.ask(masks, 1, rise)), strict=True))
+        else:
+            losses = yield from rounds.scored(dict.fromkeys(masks, best), 1, rise)
+        rates = {mask: rise.rate(mask, losses.get(mask, math.inf), before) for mask in masks}
+        best = min(masks, key=rates.__getitem__)
+        before = known.losses[best] = losses[best]
+    return best
 
 
 def fitting_blocks(space: Space, mask: Mask) -> list[Mask]:
@@ -71,37 +79,6 @@ def fitting_blocks(space: Space, mask: Mask) -> list[Mask]:
     pairs = [(2 * block, 2 * block + 1) for block in range(space.n_blocks)]
     larger = [mask.drop(*pair) for pair in pairs if free.issuperset(pair)]
     return [candidate for candidate in larger if space.extendable(candidate)]
-
-
-def both_paths(
-    space: Space, known: Known, rounds: Lazy | None = None, blocks: bool = True
-) -> Generator[Request, Any, list[Mask]]:
-    """The mask that single units lead to and, with `blocks`, the one that whole blocks lead to, if any fits."""
-    found = [(yield from by_cost(space, known, rounds))]
-    if blocks and fitting_blocks(space, space.dense):
-        found.append((yield from by_cost(space, known, steps=whole_blocks)))
-    return found
-
-
-def by_cost(
-    space: Space, known: Known, rounds: Lazy | None = None, steps: Steps = single_units
-) -> Generator[Request, Any, Mask]:
-    """The mask of the space that `steps` lead to if each round takes the one of least rise of the loss per cost."""
-    best = space.dense
-    (before,) = yield from known.ask([best])
-    if rounds is not None:
-        rounds.know(best, before)
-    while not space.complete(best):
-        masks = steps(space, best)
-        rise = rise_since(best, masks, space)
-        if rounds is None:
-            losses = dict(zip(masks, (yield from known.ask(masks, 1, rise)), strict=True))
-        else:
-            losses = yield from rounds.scored(dict.fromkeys(masks, best), 1, rise)
-        rates = {mask: rise.rate(mask, losses.get(mask, math.inf), before) for mask in masks}
-        best = min(masks, key=rates.__getitem__)
-        before = known.losses[best] = losses[best]
-    return best
 
 
 def evaluations_by_blocks(space: Space) -> int:

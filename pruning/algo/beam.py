@@ -1,26 +1,25 @@
 """Beam: like greedy, but keeps the `width` best sets of each size instead of one.
 
-Source: the paper's search (3), B = 5. A set that is reached in two ways is scored once. Ties go to the set that was
-reached first. With width 1, beam is greedy. If the width is large enough to keep all sets, beam is exhaustive.
-
-On a budget, sets that meet it are set aside, and the one of least loss is the answer. The other sets of a round are
-compared by the rise of the loss since the dense model, divided by what they cost (`_rank.py`). Greedy divides the
-rise since the set of the round before, so beam with width 1 can differ from it.
+Source: the paper's search (3), B = 5. Ties go to the set that was reached first. With width 1, beam is greedy; if all
+sets are kept, it is exhaustive. On a budget, sets that meet it are set aside, and the one of least loss is the
+answer. The other sets of a round are compared by the rise of the loss since the dense model, divided by what they
+cost (`_rank.py`). Greedy divides the rise since the set of the round before, so beam with width 1 can differ from it
+there.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from pruning.algo import Found, Known, Proposals, Request
-from pruning.algo._rank import check_rank, done, per_cost, rise_since
+from pruning.algo import Found, Known, Proposals, Request, check_choice
+from pruning.algo._rank import RANKS, done, per_cost, rise_since
 from pruning.algo.lazy import Lazy, check_risk
-from pruning.core.errors import InputError
+from pruning.core.errors import check_least
 from pruning.core.mask import Mask, Space
 
 
@@ -33,31 +32,33 @@ class Beam:
     """
 
     width: int = 5
-    max_evaluations: int | None = None
     lazy: float | None = None
     rank: str = "cost"
 
     def __post_init__(self) -> None:
         check_risk(self.lazy)
-        check_rank(self.rank)
-        if self.width < 1:
-            raise InputError(f"algo.width={self.width} is too small: choose at least 1.")
+        check_choice(self, "rank", RANKS)
+        check_least("algo", self, width=1)
 
     def propose(self, space: Space, rng: np.random.Generator) -> Proposals:  # noqa: ARG002
         """Ask for one batch per set size: the distinct sets that are one unit larger than the kept sets."""
-        known, kept = Known(), [space.dense]
-        rounds = None if self.lazy is None else Lazy(self.lazy, space.k)
-        if per_cost(space, self.rank):
+        known, kept, rounds = Known(), [space.dense], Lazy.of(self.lazy, space)
+        by_cost, dense = per_cost(space, self.rank), 0.0
+        if by_cost:
             (dense,) = yield from known.ask([space.dense])
             if rounds is not None:
                 rounds.know(space.dense, dense)
+
+        def value(mask: Mask) -> float:
+            loss = known.losses.get(mask, math.inf)  # a mask that is ruled out has no loss
+            return (loss - dense) / space.cost(*mask.dropped) if by_cost else loss
+
         while kept:
             parents: dict[Mask, Mask] = {}
             for best in kept:
                 for i in space.fitting(best.dropped):
                     parents.setdefault(best.drop(i), best)
             yield from self._scored(parents, space, known, rounds)
-            value = self._value(space, known)
             partial = [mask for mask in parents if not space.complete(mask)]
             kept = sorted(partial, key=value)[: self.width]
         return Found(known.best(space), done(space))
@@ -76,17 +77,6 @@ class Beam:
             known.losses |= yield from rounds.scored(parents, wanted, rise)
         else:
             yield from known.ask(parents, None if mixed else wanted, rise)
-
-    def _value(self, space: Space, known: Known) -> Callable[[Mask], float]:
-        """What partial sets are compared by: the loss, or its rise since the dense model per cost."""
-
-        def loss(mask: Mask) -> float:
-            return known.losses.get(mask, math.inf)  # a mask that is ruled out has no loss
-
-        if not per_cost(space, self.rank):
-            return loss
-        dense = known.losses[space.dense]
-        return lambda mask: (loss(mask) - dense) / space.cost(*mask.dropped)
 
     def evaluations(self, space: Space) -> int:
         """The sum over set sizes of min(width, number of sets of that size) * (number of units left).

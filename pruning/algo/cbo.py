@@ -1,18 +1,16 @@
 """CBO: score all single blocks and pairs of blocks, then minimise the quadratic model that fits these losses.
 
 Source: "Block removal through constrained binary optimisation" (arXiv 2602.00161) with measured coefficients. The
-running time of the paper's search (6) suggests the same method: 30 single removals and 435 pairs would take 8,276
-seconds, and the paper reports 8,172. x_i is 1 if block i is removed and 0 otherwise. D(S) is the loss of the model
-without the blocks S minus the loss of the dense model:
+running time of the paper's search (6), 8,172 seconds, suggests the same method: 30 single removals and 435 pairs
+would take 8,276. x_i is 1 if block i is removed and 0 otherwise. D(S) is the loss of the model without the blocks S
+minus the loss of the dense model:
 
     D(S) ~ x^T Q x     Q_ii = D(i)     Q_ij = 1/2 [D(ij) - D(i) - D(j)]     sum x = k
 
-This is exact if the loss has only single and pairwise terms. Losses are in the units of the objective. For
-`perplexity`, this is the NLL and not its exponential: with the exponential, one vital block would have large negative
-couplings with all others. The dense loss changes the energy of all sets of k blocks equally, so the search asks for
-it only on a budget, where sets differ in size. As 2602.00161 advises, the `rescore` sets of least energy ("excited
-states") are scored. The one-shot set is scored too. With `rescore=0`, the minimum of the quadratic model is returned
-unscored.
+This is exact if the loss has only single and pairwise terms. For `perplexity`, the loss is the NLL: under its
+exponential, one vital block would have large negative couplings with all others. The dense loss changes the energy of
+all sets of k blocks equally, so it is asked for only on a budget. As 2602.00161 advises, the `rescore` sets of least
+energy ("excited states") are scored, and the one-shot set too; `rescore=0` returns the minimum unscored.
 """
 
 from __future__ import annotations
@@ -23,9 +21,9 @@ from itertools import combinations
 import numpy as np
 
 from pruning.algo import Found, Known, Proposals
+from pruning.algo._moves import n_singles, one_shot
 from pruning.algo._quadratic import minima
-from pruning.algo._surrogate import n_singles, one_shot
-from pruning.core.errors import InputError
+from pruning.core.errors import check_least
 from pruning.core.mask import Space
 
 
@@ -35,12 +33,9 @@ class Cbo:
 
     rescore: int = 16
     exact: int = 100_000_000
-    max_evaluations: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("rescore", "exact"):
-            if getattr(self, name) < 0:
-                raise InputError(f"algo.{name}={getattr(self, name)} is negative: choose 0 or more.")
+        check_least("algo", self, rescore=0, exact=0)
 
     def propose(self, space: Space, rng: np.random.Generator) -> Proposals:
         """Ask for one batch of single removals and pairs, then for a second batch: the sets of least energy."""
@@ -55,18 +50,16 @@ class Cbo:
         q = np.diag(alone)
         for (a, b), loss in zip(pairs, together, strict=True):
             q[a, b] = q[b, a] = (loss - alone[a] - alone[b]) / 2
-        best, exact = minima(q, space, max(1, self.rescore), self.exact, rng)
-        how = "of all sets" if exact else "that annealing found"
+        best, how = minima(q, space, max(1, self.rescore), self.exact, rng)
         if not self.rescore:
             return Found(best[0], f"least energy {how}, unscored")
         yield from known.ask([*best, one_shot(space, alone)], best=1)
         return Found(known.best(space), f"the {len(best)} least energies {how} were scored")
 
     def evaluations(self, space: Space) -> int:
-        """N if k = 1; N + N (N - 1) / 2 if k = 2.
+        """N if k = 1; N + N (N - 1) / 2 if k = 2, and the rescored sets and the one-shot set if k > 2.
 
-        If k > 2, the rescored sets and the one-shot set are added to the number for k = 2. On a budget, the dense
-        model is added.
+        On a budget, the dense model is added.
         """
         units = len(space.fitting())
         pairs = units * (units - 1) // 2 if space.k > 1 else 0

@@ -8,10 +8,9 @@ around the dense model is
     D(S) ~ -g^T x + 1/2 x^T H x       g = mean over s of A_s       H = A^T A / m       sum x = k
 
 H is the empirical Fisher matrix, used in place of the Hessian. The source assumes that the first-order term is zero,
-as for a trained model, and minimises x^T H x. By default, this search does the same. `linear=true` keeps the
-first-order term and minimises 1/2 x^T H x - g^T x. As the source advises, the `rescore` sets of least energy are
-scored and the set of least loss is returned. (In the source, the set with the 17th lowest energy was better than the
-set with the lowest.) With `rescore=0`, the minimum is returned unscored.
+as for a trained model, and minimises x^T H x; `linear=true` minimises 1/2 x^T H x - g^T x. The `rescore` sets of
+least energy are scored (in the source, the 17th was better than the first), and `rescore=0` returns the minimum
+unscored.
 """
 
 from __future__ import annotations
@@ -22,27 +21,20 @@ import numpy as np
 
 from pruning.algo import Ask, Found, Gates, Proposals
 from pruning.algo._quadratic import minima
-from pruning.core.errors import InputError
+from pruning.core.errors import check_least
 from pruning.core.mask import Space
 
 
 @dataclass(frozen=True)
 class CboHessian:
-    """Minimises the quadratic model exactly if there are at most `exact` sets, otherwise by swap annealing.
-
-    Before it rescores sets, the search uses only gradients of the dense model, or secants if the objective has no
-    gradient.
-    """
+    """Minimises the quadratic model exactly if there are at most `exact` sets, otherwise by swap annealing."""
 
     linear: bool = False
     rescore: int = 16
     exact: int = 100_000_000
-    max_evaluations: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("rescore", "exact"):
-            if getattr(self, name) < 0:
-                raise InputError(f"algo.{name}={getattr(self, name)} is negative: choose 0 or more.")
+        check_least("algo", self, rescore=0, exact=0)
 
     def propose(self, space: Space, rng: np.random.Generator) -> Proposals:
         """Ask for the gradients, then for one batch of the sets of least energy."""
@@ -50,8 +42,7 @@ class CboHessian:
         q = a.T @ a / len(a)
         if self.linear:
             q = q / 2 - np.diag(a.mean(axis=0))  # x_i^2 = x_i, so the diagonal holds the linear term
-        best, exact = minima(q, space, max(1, self.rescore), self.exact, rng)
-        how = "of all sets" if exact else "that annealing found"
+        best, how = minima(q, space, max(1, self.rescore), self.exact, rng)
         if not self.rescore:
             return Found(best[0], f"least energy {how}, unscored")
         losses = yield Ask(best, best=1)

@@ -1,13 +1,9 @@
-"""Contiguous: the best window of k neighbouring blocks.
+"""Contiguous: the best window of k neighbouring blocks, by any loss.
 
-Source: "The Unreasonable Ineffectiveness of the Deeper Layers" (arXiv 2403.17887, section 3.2) removes the window
-l..l+n-1 whose input and output are most alike, by the angular distance of hidden states. LLM-Streamline (arXiv
-2403.19135) does the same with another similarity. Here the objective defines the criterion, and this search works
-with any loss. Ties go to the earlier window. Protected blocks are skipped: two unprotected blocks with only protected
-blocks between them count as neighbours.
-
-On a budget, a window takes neighbouring units in order, from its first unit on, until it meets the budget. A unit
-that does not fit is left out, so a window can have a gap near its end.
+Source: "The Unreasonable Ineffectiveness of the Deeper Layers" (arXiv 2403.17887, section 3.2), by the angular
+distance of hidden states; LLM-Streamline (arXiv 2403.19135), by another similarity. Ties go to the earlier window.
+Unprotected blocks with only protected blocks between them are neighbours. On a budget, a window takes neighbouring
+units in order until it meets the budget, and leaves out a unit that does not fit.
 """
 
 from __future__ import annotations
@@ -24,20 +20,18 @@ from pruning.core.mask import Mask, Space
 class Contiguous:
     """Scores each window once. Blocks that do not lie in one window are never removed together."""
 
-    max_evaluations: int | None = None
-
     def propose(self, space: Space, rng: np.random.Generator) -> Proposals:  # noqa: ARG002
         """Ask for one batch of all windows."""
-        masks = windows(space)
+        masks = _windows(space)
         losses = yield Ask(masks, best=1)
         return Found(masks[int(np.argmin(losses))], "every window was scored")
 
     def evaluations(self, space: Space) -> int:
         """The number of windows: N - k + 1 without a budget."""
-        return len(windows(space))
+        return len(_windows(space))
 
 
-def windows(space: Space) -> list[Mask]:
+def _windows(space: Space) -> list[Mask]:
     """The masks of the space that remove neighbouring units, in the order of their first units."""
     units = space.fitting()
     runs = (space.filled((), units[start:]) for start in range(len(units)))

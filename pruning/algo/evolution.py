@@ -2,18 +2,14 @@
 
 Source: EvoPress (arXiv 2410.14649, algorithm 1, and its script for depth pruning), a (1 + lambda) search. 64 random
 sets are scored on few samples and the best becomes the parent. There are k (N - k) / 1.5 generations. Each makes 32
-distinct offspring. An offspring is the parent after min(u, v) swaps, with u and v uniform on 1..3. The offspring are
-scored on 2,048 tokens. The best 2 are then compared with the parent on 32,768 tokens, and the best of the three is
-the next parent.
+distinct offspring: the parent after min(u, v) swaps, with u and v uniform on 1..3. They are scored on 2,048 tokens,
+the best 2 are compared with the parent on 32,768, and the best of the three is the next parent.
 
-Deviations: EvoPress draws fresh samples for each selection. Here a stage uses the same first samples in every
-generation. So losses of different generations can be compared, and scores can be reused and extended to more samples.
-(EvoPress used most of its tokens on sets that it had scored before.) EvoPress counts tokens; `samples` counts
-samples. By default EvoPress swaps attention and MLP separately and drops as many of one as of the other. With
-sub-layers, `within=kind` makes such swaps, so the first parent decides how many of each kind are dropped; a swap of
-blocks is one of whole blocks. The first parent is the better of the best random set and the one-shot set; the
-one-shot set costs N losses. The objective is the fitness (in EvoPress, KL divergence or loss). On a budget, N and k
-are the numbers of units that can be removed at all and at most.
+Deviations: a stage uses the same first samples in every generation, where EvoPress draws fresh ones, so that scores
+can be compared, reused and extended. `samples` counts samples, not tokens. The first parent is the better of the best
+random set and the one-shot set, which costs N losses. EvoPress drops as many attention layers as MLPs; with
+`within=kind`, sub-layers are swapped within their kind, so the first parent decides how many of each are dropped. On
+a budget, N and k are the numbers of units that can be removed at all and at most.
 """
 
 from __future__ import annotations
@@ -26,10 +22,9 @@ from typing import Any
 
 import numpy as np
 
-from pruning.algo import Ask, Found, Known, Proposals, Request
-from pruning.algo._exchange import within_kind
-from pruning.algo._surrogate import draw, fresh, n_singles, one_shot, scored_all, singles, swapped
-from pruning.core.errors import InputError
+from pruning.algo import Ask, Found, Known, Proposals, Request, check_choice
+from pruning.algo._moves import extended, n_singles, one_shot, scored_all, singles, swapped, within_kind
+from pruning.core.errors import InputError, check_least
 from pruning.core.mask import Mask, Space
 
 TRIES = 20  # mutations tried per offspring if the number of different ones is not known
@@ -51,17 +46,13 @@ class Evolution:
     initial: int = 64
     generations: int | None = None  # None means k (N - k) / 1.5
     swaps: int = 3
-    max_evaluations: int | None = None
     within: str = "any"  # or "kind": swap attention for attention and MLP for MLP only
 
     def __post_init__(self) -> None:
-        if self.within not in ("any", "kind"):
-            raise InputError(f"algo.within={self.within} is unknown: choose any or kind.")
-        for name in ("offspring", "initial", "swaps"):
-            if getattr(self, name) < 1:
-                raise InputError(f"algo.{name}={getattr(self, name)} is too few: choose at least 1.")
-        if self.generations is not None and self.generations < 0:
-            raise InputError(f"algo.generations={self.generations} is negative: choose 0 or more, or null.")
+        check_choice(self, "within", ("any", "kind"))
+        check_least("algo", self, offspring=1, initial=1, swaps=1)
+        if self.generations is not None:
+            check_least("algo", self, generations=0)
         if len(self.samples) != len(self.survivors):
             raise InputError(
                 f"algo.samples={self.samples} and algo.survivors={self.survivors} differ in length: "
@@ -83,11 +74,9 @@ class Evolution:
         losses = yield from singles(space, known)
         if scored_all(space, known):
             return Found(known.best(space), "every mask of the space was scored")
-        initial: list[Mask] = []
-        while len(initial) < min(self.initial, space.size):
-            initial.append(fresh(draw(space, rng), initial, space, rng))
+        initial = extended([], self.initial, space, rng)
         stages = list(zip(self.samples, self.survivors, strict=True))
-        starts = yield from selected(initial, [(samples, 1) for samples, _ in stages[:1]], partial)
+        starts = yield from _selected(initial, [(samples, 1) for samples, _ in stages[:1]], partial)
         yield from known.ask([*starts, one_shot(space, losses)], best=1)
         for _ in range(generations := self._generations(space)):
             if scored_all(space, known):
@@ -95,7 +84,7 @@ class Evolution:
             if not (offspring := self.mutants(known.best(space), space, rng)):
                 return Found(known.best(space), "no swap stays in the space")
             # The parent is the best mask so far, so a mask that a race rules out could never become the parent.
-            yield from known.ask((yield from selected(offspring, stages, partial)), best=1)
+            yield from known.ask((yield from _selected(offspring, stages, partial)), best=1)
         return Found(known.best(space), f"{generations} generations were bred")
 
     def mutants(self, parent: Mask, space: Space, rng: np.random.Generator) -> list[Mask]:
@@ -106,12 +95,12 @@ class Evolution:
         kept, counted = len(space.fitting()) - space.k, space.budget is None and self.within == "any"
         reach = sum(math.comb(space.k, d) * math.comb(kept, d) for d in range(1, self.swaps + 1))
         most = min(self.offspring, reach) if counted else self.offspring
+        swap = swapped if self.within == "any" else within_kind
         masks: dict[Mask, None] = {}
         for _ in count() if counted else range(TRIES * self.offspring):
             if len(masks) == most:
                 break
             swaps = int(rng.integers(1, self.swaps, size=2, endpoint=True).min())
-            swap = swapped if self.within == "any" else within_kind
             if (mutant := swap(parent, space, rng, swaps)) != parent:
                 masks[mutant] = None
         return list(masks)
@@ -131,13 +120,10 @@ class Evolution:
         return n_singles(space) + min(start + bred, space.size * (1 + len(self.samples)))
 
 
-def selected(
+def _selected(
     masks: list[Mask], stages: Sequence[tuple[int, int]], partial: Partial
 ) -> Generator[Request, Any, list[Mask]]:
-    """The masks that survive all stages; a stage is a pair (samples, survivors).
-
-    No mask is asked for twice on the same samples.
-    """
+    """The masks that survive all stages (samples, survivors). No mask is asked for twice on the same samples."""
     for samples, survivors in stages:
         losses = partial.setdefault(samples, {})
         if new := [mask for mask in masks if mask not in losses]:

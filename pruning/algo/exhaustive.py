@@ -1,8 +1,7 @@
 """Exhaustive: score every mask of a small space to find the true optimum.
 
-The paper's panel does not include this search. It shows whether another search missed a better mask. Masks are asked
-for in lexicographic order and in batches of `batch`. So the masks of a batch share their first blocks, and the shared
-part is computed once. Ties go to the mask that comes first.
+It shows whether another search missed a better mask. Masks are asked for in lexicographic order and in batches of
+`batch`, so the masks of a batch share their first blocks, which are computed once. Ties go to the first mask.
 """
 
 from __future__ import annotations
@@ -14,8 +13,8 @@ from itertools import islice
 import numpy as np
 
 from pruning.algo import Ask, Found, Proposals
-from pruning.core.errors import InputError, OutOfReachError
-from pruning.core.mask import Mask, Space
+from pruning.core.errors import OutOfReachError, check_least
+from pruning.core.mask import Mask, Space, unit_noun
 
 
 @dataclass(frozen=True)
@@ -24,13 +23,9 @@ class Exhaustive:
 
     limit: int = 50_000
     batch: int = 256
-    max_evaluations: int | None = None
 
     def __post_init__(self) -> None:
-        if self.limit < 1:
-            raise InputError(f"algo.limit={self.limit} is too small: choose at least 1.")
-        if self.batch < 1:
-            raise InputError(f"algo.batch={self.batch} is too small: choose at least 1.")
+        check_least("algo", self, limit=1, batch=1)
 
     def propose(self, space: Space, rng: np.random.Generator) -> Proposals:  # noqa: ARG002
         """Ask for batch after batch, keeping only the best mask."""
@@ -45,10 +40,10 @@ class Exhaustive:
     def evaluations(self, space: Space) -> int:
         """The size of the space: N choose k without a budget. Raises OutOfReachError if that is more than `limit`."""
         if space.size > self.limit:
-            units = f"{len(space.free())} {'blocks' if space.unit == 'block' else 'sub-layers'}"
             asked, lower = (f", k = {space.k}", "k") if space.budget is None else (" on a budget", "ratio")
             raise OutOfReachError(
-                f"algo=exhaustive would score {space.size:,} masks ({units}{asked}), "
-                f"more than algo.limit={self.limit}: raise the limit, lower {lower}, or choose another search."
+                f"algo=exhaustive would score {space.size:,} masks ({len(space.free())} "
+                f"{unit_noun(space.unit)}s{asked}), more than algo.limit={self.limit}: raise the limit, lower "
+                f"{lower}, or choose another search."
             )
         return space.size

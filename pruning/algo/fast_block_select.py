@@ -1,36 +1,33 @@
 """Fast-Block-Select: replace runs of neighbouring blocks by runs of the same length with a lower joint loss.
 
-Source: MI-PRUN (arXiv 2601.07212, algorithm 1). The paper's search (7) uses the paper's loss in place of mutual
-information; here the loss of the objective is used. The set P starts as the one-shot set. The runs of neighbours in P
-compete with other runs of the same length. All runs are ranked by the sum of their blocks' single-removal losses. The
-loss of removing a whole run is measured for the runs of P and for the first few of all runs. Measured runs are called
-groups. The next P consists of groups that do not conflict. The steps are repeated until P is unchanged or equals an
-earlier P.
+Source: MI-PRUN (arXiv 2601.07212, algorithm 1), in the paper's search (7) with the loss in place of mutual
+information. The set P starts as the one-shot set. The runs of neighbours in P compete with other runs of the same
+length. All runs are ranked by the sum of their blocks' single-removal losses. The loss of removing a whole run is
+measured for the runs of P and for the first few of all runs; these are called groups. The next P consists of groups
+that do not conflict. The steps are repeated until P is unchanged or equals an earlier P.
 
-No code is public, and the text leaves three points open: how many runs are measured (here: `candidates` per length),
-what a conflict is (here: a block in common), and which groups are chosen (here: the groups with the least sum of
-losses, found exactly; ties keep P). As in the paper, P as a whole is never scored, so the result can be worse than
-the one-shot set. On a budget, only runs of the same length and the same cost compete.
+The text leaves three points open: how many runs are measured (here: `candidates` per length), what a conflict is (a
+block in common), and which groups are chosen (those with the least sum of losses, found exactly; ties keep P). P as a
+whole is never scored, so the result can be worse than the one-shot set. On a budget, only runs of the same length and
+the same cost compete.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
-from typing import TypeVar
 
 import numpy as np
 
 from pruning.algo import Found, Known, Proposals
-from pruning.algo._surrogate import one_shot, singles
-from pruning.core.errors import InputError
+from pruning.algo._moves import one_shot, singles
+from pruning.core.errors import check_least
 from pruning.core.mask import Mask, Space
 
 Run = tuple[int, ...]
 Size = tuple[int, int]  # the number of units of a run, and their cost
-S = TypeVar("S", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -38,11 +35,9 @@ class FastBlockSelect:
     """Starts from the one-shot set and uses the joint losses of neighbouring blocks, but no other interactions."""
 
     candidates: int = 5
-    max_evaluations: int | None = None
 
     def __post_init__(self) -> None:
-        if self.candidates < 1:
-            raise InputError(f"algo.candidates={self.candidates} is too few: choose at least 1.")
+        check_least("algo", self, candidates=1)
 
     def propose(self, space: Space, rng: np.random.Generator) -> Proposals:  # noqa: ARG002
         """Ask for one batch of single removals, then one batch of groups for each new P."""
@@ -60,9 +55,8 @@ class FastBlockSelect:
             best = disjoint(sizes, pools, dict(zip(groups, group_losses, strict=True)))
             chosen = space.drop(*(i for run in best for i in run))
         same = chosen == before[-1]
-        return Found(
-            chosen, "the set no longer changed" if same else "the search came back to an earlier set"
-        )
+        why = "the set no longer changed" if same else "the search came back to an earlier set"
+        return Found(chosen, why)
 
     def _pool(self, size: Size, current: Sequence[Run], alone: dict[int, float], space: Space) -> list[Run]:
         """The current runs of this size, and the `candidates` runs with the least sum of single-removal losses."""
@@ -93,7 +87,7 @@ def _size(run: Run, space: Space) -> Size:
     return len(run), space.cost(*run)
 
 
-def disjoint(sizes: Sequence[S], pools: dict[S, list[Run]], losses: dict[Run, float]) -> list[Run]:
+def disjoint(sizes: Sequence[Size], pools: dict[Size, list[Run]], losses: dict[Run, float]) -> list[Run]:
     """The disjoint runs of these sizes with the least total loss. Equal sizes must be next to each other in `sizes`.
 
     Branch and bound: runs of equal size are chosen in order of rising loss, so the n-th run of a size costs at

@@ -1,14 +1,12 @@
 """Genetic: a population of sets with selection, crossover and mutation.
 
-Source: the paper's search (4), "prior-guided GA: population 16, elitism 0.2, mutation 0.15, 10 generations". The
-paper says no more. Choices made here: the first population is the one-shot set and random sets from the prior
-(`_prior.py`). Parents are the winners of a `tournament`. A child removes the blocks that both parents remove; the
-rest of its k blocks are drawn from those that only one parent removes (respectful recombination, Radcliffe 1991).
-`mutation` is the probability that one block of a child is swapped. With `mutates=block`, this is the probability of a
-swap for each removed block: about one swap per child at k = 7. In 10 generations, `mutates=block` finds worse sets
-than `mutates=set`. The best int(elitism * population) sets survive unchanged. A generation has no duplicates: if a
-child is already in the generation, swaps change the child until it is new. A set that was scored before is not scored
-again.
+Source: the paper's search (4), "prior-guided GA: population 16, elitism 0.2, mutation 0.15, 10 generations", and no
+more. Here the first population is the one-shot set and random sets from the prior (`_moves.py`). Parents are the
+winners of a `tournament`. A child removes the blocks that both parents remove, and draws the others from those that
+one parent removes (respectful recombination, Radcliffe 1991). `mutation` is the probability that one block of a child
+is swapped; with `mutates=block`, that of a swap for each removed block, which finds worse sets in 10 generations. The
+best int(elitism * population) sets survive unchanged. A child that the generation has already is swapped until it is
+new.
 """
 
 from __future__ import annotations
@@ -17,19 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pruning.algo import Found, Known, Proposals
-from pruning.algo._surrogate import (
-    draw,
-    fresh,
-    log_weights,
-    n_singles,
-    one_shot,
-    rates,
-    scored_all,
-    singles,
-    swapped,
-)
-from pruning.core.errors import InputError
+from pruning.algo import Found, Known, Proposals, _moves, check_above, check_choice
+from pruning.core.errors import InputError, check_least
 from pruning.core.mask import Mask, Space
 
 
@@ -44,33 +31,24 @@ class Genetic:
     mutates: str = "set"  # or "block"
     tournament: int = 3
     temperature: float = 1.0
-    max_evaluations: int | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (("population", 2), ("generations", 0), ("tournament", 1)):
-            if getattr(self, name) < least:
-                raise InputError(f"algo.{name}={getattr(self, name)} is too few: choose at least {least}.")
-        if not 0 <= self.elitism < 1:
-            raise InputError(
-                f"algo.elitism={self.elitism:g} is out of range: choose 0 or more, and less than 1."
-            )
-        if not 0 <= self.mutation <= 1:
+        check_least("algo", self, population=2, generations=0, tournament=1, elitism=0, mutation=0)
+        check_above(self, temperature=0)
+        check_choice(self, "mutates", ("block", "set"))
+        if self.elitism >= 1:
+            raise InputError(f"algo.elitism={self.elitism:g} is too large: choose a number below 1.")
+        if self.mutation > 1:
             raise InputError(f"algo.mutation={self.mutation:g} is not a probability: choose from 0 to 1.")
-        if self.mutates not in ("block", "set"):
-            raise InputError(f"algo.mutates={self.mutates} is unknown: choose block or set.")
-        if not self.temperature > 0:
-            raise InputError(f"algo.temperature={self.temperature:g} is too small: choose a number above 0.")
 
     def propose(self, space: Space, rng: np.random.Generator) -> Proposals:
         """Ask for one batch of single removals, then one per generation."""
         known = Known()
-        losses = yield from singles(space, known)
-        weights, population = log_weights(rates(space, losses), self.temperature), [one_shot(space, losses)]
-        while len(population) < min(self.population, space.size):
-            population.append(fresh(draw(space, rng, weights), population, space, rng))
+        losses = yield from _moves.singles(space, known)
+        population, _ = _moves.first_masks(space, losses, self.temperature, self.population, rng)
         fitness = yield from known.ask(population)
         for _ in range(self.generations):
-            if scored_all(space, known):
+            if _moves.scored_all(space, known):
                 return Found(known.best(space), "every mask of the space was scored")
             population = self.breed(population, fitness, space, rng)
             fitness = yield from known.ask(population)
@@ -85,19 +63,19 @@ class Genetic:
         while len(following) < len(ranked):
             a, b = (ranked[rng.integers(len(ranked), size=self.tournament).min()] for _ in range(2))
             child = self.mutate(crossed(a, b, space, rng), space, rng)
-            following.append(fresh(child, following, space, rng))
+            following.append(_moves.fresh(child, following, space, rng))
         return following
 
     def mutate(self, mask: Mask, space: Space, rng: np.random.Generator) -> Mask:
         """The mask after a random number of swaps. This number is often 0."""
         chances = len(mask.dropped) if self.mutates == "block" else 1
-        return swapped(mask, space, rng, int(rng.binomial(chances, self.mutation)))
+        return _moves.swapped(mask, space, rng, int(rng.binomial(chances, self.mutation)))
 
     def evaluations(self, space: Space) -> int:
         """N single removals, the first population, and the children; at most N plus the size of the space."""
         size = min(self.population, space.size)
         bred = size + self.generations * (size - int(self.elitism * size))
-        return n_singles(space) + min(bred, space.size)
+        return _moves.n_singles(space) + min(bred, space.size)
 
 
 def crossed(a: Mask, b: Mask, space: Space, rng: np.random.Generator) -> Mask:

@@ -1,10 +1,9 @@
 """Greedy: in each of k rounds, score the removal of every remaining block and make the removal of lowest loss.
 
-Source: SLEB (arXiv 2402.09025, algorithm 1); the paper's search (2). SLEB protects the first and the last block; to
-do the same here, set `protect.first=1 protect.last=1`. Ties go to the lower index. On a budget, a round scores the
-units that still fit and removes the one with the least rise of the loss per cost (`_rank.py`), measured from the mask
-of the round before; the last round ends within the budget. Over sub-layers, a second path removes whole blocks, and
-the better of the two masks is the answer (`_by_cost.py`).
+Source: SLEB (arXiv 2402.09025, algorithm 1), which protects the first and the last block (`protect.first=1
+protect.last=1`); the paper's search (2). Ties go to the lower index. On a budget, a round removes the unit with the
+least rise of the loss per cost (`_rank.py`) since the mask of the round before. Over sub-layers, a second path
+removes whole blocks, and the better of the two masks is the answer.
 """
 
 from __future__ import annotations
@@ -14,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pruning.algo import Ask, Found, Known, Proposals
-from pruning.algo._rank import both_paths, check_rank, done, evaluations_by_blocks, per_cost
+from pruning.algo import Ask, Found, Known, Proposals, check_choice
+from pruning.algo._rank import RANKS, both_paths, done, evaluations_by_blocks, per_cost
 from pruning.algo.lazy import Lazy, check_risk
 from pruning.core.mask import Mask, Space
 
@@ -29,21 +28,22 @@ class Greedy:
     cost also follows the path of whole blocks.
     """
 
-    max_evaluations: int | None = None
     lazy: float | None = None
     rank: str = "cost"
     blocks: bool = True
 
     def __post_init__(self) -> None:
         check_risk(self.lazy)
-        check_rank(self.rank)
+        check_choice(self, "rank", RANKS)
 
     def propose(self, space: Space, rng: np.random.Generator) -> Proposals:  # noqa: ARG002
         """Ask for one batch per round; each mask removes the previous winner's units and one more."""
+        rounds = Lazy.of(self.lazy, space)
         if per_cost(space, self.rank):
-            return (yield from self._on_budget(space))
+            known = Known()
+            found = yield from both_paths(space, known, rounds, self.blocks)
+            return Found(min(found, key=known.losses.__getitem__), done(space))
         best: Mask = space.dense
-        rounds = self._rounds(space)
         while not space.complete(best):
             masks = [best.drop(i) for i in space.fitting(best.dropped)]
             if rounds is not None:
@@ -52,14 +52,6 @@ class Greedy:
             else:
                 best = masks[int(np.argmin((yield Ask(masks, best=1))))]
         return Found(best, done(space))
-
-    def _on_budget(self, space: Space) -> Proposals:
-        known = Known()
-        found = yield from both_paths(space, known, self._rounds(space), self.blocks)
-        return Found(min(found, key=known.losses.__getitem__), done(space))
-
-    def _rounds(self, space: Space) -> Lazy | None:
-        return None if self.lazy is None else Lazy(self.lazy, space.k)
 
     def evaluations(self, space: Space) -> int:
         """N + (N - 1) + ..., one term for each of the k rounds.

@@ -1,45 +1,34 @@
-"""Ask for the most promising candidates of a round first, and stop when no other is likely to be chosen.
+"""Lazy rounds: ask for the most promising candidates first, and stop when no other is likely to be chosen.
 
-A round of greedy scores each mask that drops one more block. The increase of the loss by this block, its increment,
-is much the same as in the round before. So the increment of the round before predicts the loss of each candidate.
-Candidates are scored from the lowest prediction upwards. The others are skipped as soon as this holds for each:
+The increase of the loss by one more block, its increment, is much the same in each round of greedy. So the increment
+of the round before predicts the loss of each candidate. Candidates are scored from the lowest prediction upwards, and
+the others are skipped as soon as this holds for each:
 
     prediction + mean(e) - q * sd(e) * sqrt(1 + 1 / n)  >  the loss of the worst candidate that would be chosen
 
-The errors e are actual minus predicted losses; if a race or a bound has ruled a candidate out, its loss is estimated.
-Their mean is that of the n candidates asked for in this round, and their standard deviation is pooled over all rounds
-of this search, with a mean of its own for each round. If m candidates are left and the search has r rounds, q is the
-1 - risk / ((r - 1) * m) quantile of Student's t. So the probability that the search skips a candidate that it would
-have chosen is about `risk`, if errors are normally distributed. They are only roughly so; docs/algorithms.md has the
-share of searches that kept their mask.
-
-If masks are compared by the rise of the loss per cost, both sides of the inequality are rises per cost.
+The errors e are actual (or, of candidates that a race or a bound has ruled out, estimated) minus predicted losses.
+Their mean is that of the n candidates asked for in this round, and their standard deviation is pooled over all
+rounds, with a mean of its own for each round. If m candidates are left and the search has r rounds, q is the 1 - risk
+/ ((r - 1) * m) quantile of Student's t. So the probability that the search skips a candidate that it would have
+chosen is about `risk`, if errors are normally distributed. They are only roughly so; docs/algorithms.md has the share
+of searches that kept their mask. If masks are compared by the rise of the loss per cost, so are both sides.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from pruning.algo import Ask, Request, Rise
 from pruning.core.errors import InputError
-from pruning.core.mask import Mask
+from pruning.core.mask import Mask, Space
 
 FIRST = 6  # candidates that are scored before any can be skipped
 MORE = 3  # candidates that are scored at a time from then on
 log = logging.getLogger(__name__)
-
-
-def warn_on(kind: str, algo: object) -> None:
-    """Log a warning if a search is lazy on this kind of samples, and often loses its mask there."""
-    if getattr(algo, "lazy", None) is not None and kind != "text":
-        log.warning(
-            "algo.lazy is meant for losses on text: on items, increments change much from round to round, so the "
-            "search is likely to lose the mask that it would find with algo.lazy=null."
-        )
 
 
 @dataclass
@@ -56,6 +45,11 @@ class Lazy:
     _squares: float = 0.0  # of the errors in earlier rounds, about the mean of their round
     _freedom: int = 0
 
+    @classmethod
+    def of(cls, risk: float | None, space: Space) -> Lazy | None:
+        """The rounds of a search in a space; None if the search is not lazy."""
+        return None if risk is None else cls(risk, space.k)
+
     def know(self, dense: Mask, loss: float) -> None:
         """Note the loss of the dense model; without it, losses can be compared, but not their rises per cost."""
         self._losses[dense] = loss
@@ -68,6 +62,10 @@ class Lazy:
         `children` maps each candidate to its parent, the mask without the new block. If `rise` is given, the `best`
         are those of least rise per cost.
         """
+
+        def value(mask: Mask, loss: float) -> float:
+            return loss if rise is None else rise.rate(mask, loss, self._losses[rise.base])
+
         increments = {mask: self._increment(mask, parent) for mask, parent in children.items()}
         new = None in increments.values()  # as in the first round, nothing is known
         predicted = {
@@ -75,7 +73,6 @@ class Lazy:
             for mask, more in increments.items()
         }
         order, size = list(children), len(children)
-        value = self._value(rise)
         if not new:
             order, size = sorted(order, key=lambda mask: value(mask, predicted[mask])), FIRST + best - 1
         losses: dict[Mask, float] = {}
@@ -95,15 +92,10 @@ class Lazy:
         if not new:
             self._squares += _spread(errors, centre)
             self._freedom += len(errors) - 1
-        self._note(children, predicted, losses, centre)
+        for mask in children:  # a skipped candidate has the mean error of the others
+            self._losses[mask] = losses.get(mask, predicted[mask] + centre)
+        self._parents |= children
         return losses
-
-    def _value(self, rise: Rise | None) -> Callable[[Mask, float], float]:
-        """What masks are compared by, as a function of the mask and its loss."""
-        if rise is None:
-            return lambda _, loss: loss
-        before = self._losses[rise.base]
-        return lambda mask, loss: rise.rate(mask, loss, before)
 
     def _increment(self, mask: Mask, parent: Mask) -> float | None:
         """The increment of the new units in the round before; None if they were no candidate there.
@@ -128,26 +120,23 @@ class Lazy:
         quantile = float(t.isf(self.risk / (max(1, self.rounds - 1) * left), freedom))
         return centre - quantile * math.sqrt(squares / freedom * (1 + 1 / count))
 
-    def _note(
-        self,
-        children: Mapping[Mask, Mask],
-        predicted: Mapping[Mask, float],
-        losses: Mapping[Mask, float],
-        error: float,
-    ) -> None:
-        """Keep what the next round needs. A skipped candidate has the mean error of the others."""
-        for mask in children:
-            self._losses[mask] = losses.get(mask, predicted[mask] + error)
-        self._parents |= children
-
 
 def _spread(errors: Sequence[float], centre: float) -> float:
     return math.fsum((error - centre) ** 2 for error in errors)
 
 
 def check_risk(risk: float | None) -> None:
-    """Raise InputError if the setting `lazy` is no probability."""
+    """Raise InputError if the setting `lazy` is not a probability."""
     if risk is not None and not 0 < risk < 1:
         raise InputError(
             f"algo.lazy={risk:g} is not between 0 and 1: choose a probability such as 0.05, or null."
+        )
+
+
+def warn_on(kind: str, algo: object) -> None:
+    """Log a warning if a search is lazy on this kind of samples, and often loses its mask there."""
+    if getattr(algo, "lazy", None) is not None and kind != "text":
+        log.warning(
+            "algo.lazy is meant for losses on text: on items, increments change much from round to round, so the "
+            "search is likely to lose the mask that it would find with algo.lazy=null."
         )

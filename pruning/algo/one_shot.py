@@ -1,8 +1,8 @@
 """One-shot: score the removal of every single block, then remove the k blocks that cost least.
 
-Source: the paper's search (1), "top-k selection"; the perplexity criterion of Shortened LLaMA
-(arXiv 2402.02834, section 2.2). Ties go to the lower index. On a budget, units are ranked by the rise of the loss per
-cost (`_rank.py`) and removed in this order if they fit.
+Source: the paper's search (1), "top-k selection"; the perplexity criterion of Shortened LLaMA (arXiv 2402.02834,
+section 2.2). Ties go to the lower index. On a budget, units are ranked by the rise of the loss per cost (`_rank.py`)
+and removed in this order if they fit.
 """
 
 from __future__ import annotations
@@ -11,24 +11,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pruning.algo import Ask, Found, Known, Proposals
-from pruning.algo._rank import check_rank, per_cost
-from pruning.algo._surrogate import ranked, rates, singles
+from pruning.algo import Ask, Found, Known, Proposals, check_choice
+from pruning.algo._moves import ranked, rates, singles
+from pruning.algo._rank import RANKS, per_cost
 from pruning.core.mask import Space, unit_noun
 
 
 @dataclass(frozen=True)
 class OneShot:
-    """Ranks units by the losses of their single removals. This ignores interactions between units.
+    """Ranks units by the losses of their single removals. This ignores interactions between units."""
 
-    `rank` is `cost` or `loss`; see `_rank.py`.
-    """
-
-    max_evaluations: int | None = None
-    rank: str = "cost"
+    rank: str = "cost"  # or "loss"
 
     def __post_init__(self) -> None:
-        check_rank(self.rank)
+        check_choice(self, "rank", RANKS)
 
     def propose(self, space: Space, rng: np.random.Generator) -> Proposals:  # noqa: ARG002
         """Ask for one batch of single removals."""

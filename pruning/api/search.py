@@ -56,7 +56,7 @@ def search_mask(
     "sublayer" for attention and MLP apart, "attention" or "mlp"; a ratio is then one of parameters), `samples` and
     `length` (how much of the data is drawn), `seed`, `protect_first` and `protect_last` (how many of the first and of
     the last blocks are never removed), `racing` (a `Racing`), `near_ties` (a `NearTies`), `forward` (a
-    `ForwardSettings`), `progress` (False hides the bar).
+    `ForwardSettings`), `max_evaluations` (masks after which the search is stopped), `progress` (False hides the bar).
 
     If a value is wrong, or if another call uses the model, raises InputError before anything is computed. Raises
     OutOfReachError if the search would need far too many evaluations, and LossError if a loss is NaN or infinite.
@@ -66,7 +66,7 @@ def search_mask(
     for part in (options, options.forward, options.racing, options.near_ties):
         check_types(part)
     chosen_objective, chosen_algo = _built("objective", objective), _built("algo", algo)
-    driver.check_budget(chosen_algo)
+    driver.check_limit(options.max_evaluations)
     options.forward.check()
     options.racing.check()
     options.near_ties.check()
@@ -83,7 +83,9 @@ def search_mask(
     check_calibration(samples, Reader.of(model.name, model.module.config, model.tokenizer), "search_mask")
     losses = Calibrated(chosen_objective, forward_with(options.forward, model.language_model), samples)
     journal = Journal(None, space.n_blocks, space.unit)
-    problem = Problem(chosen_algo, space, options.seed, options.racing, options.near_ties)
+    problem = Problem(
+        chosen_algo, space, options.seed, options.racing, options.near_ties, options.max_evaluations
+    )
     try:
         solution = _search(problem, losses, journal, options.progress)
     finally:
@@ -106,6 +108,7 @@ class Settings:
     near_ties: NearTies = field(default_factory=NearTies)
     forward: ForwardSettings = field(default_factory=ForwardSettings)
     progress: bool = True
+    max_evaluations: int | None = None
 
 
 def _sizes(model: PrunableModel, unit: str) -> list[int]:
@@ -117,7 +120,7 @@ def _sizes(model: PrunableModel, unit: str) -> list[int]:
 
 def _search(problem: Problem, losses: Calibrated, journal: Journal, shown: bool) -> Solution:
     """Run the search, with a progress bar if `shown` is true."""
-    most = driver.evaluations(problem.algo, problem.space)
+    most = driver.evaluations(problem.algo, problem.space, problem.max_evaluations)
     title = f"{losses.forward.model.info.name} {type(problem.algo).__name__}"
     with Progress(title, most, hidden=not shown, unit=problem.space.unit) as progress:
         empty = Journal(None, problem.space.n_blocks, problem.space.unit)

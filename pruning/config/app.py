@@ -137,7 +137,10 @@ def build_option(group: str, words: Sequence[str]) -> Any:
 # The command that runs a recorded configuration again: its options, and the settings that differ from them.
 
 GROUPS = ("model", "objective", "calibration", "algo", "compensation", "heal", "eval")
-OTHERS = ("ratio", "k", "unit", "budget", "latency", "protect", "racing", "near_ties", "seed", "forward")
+OTHERS = (
+    *("ratio", "k", "unit", "budget", "latency", "protect", "racing", "near_ties", "seed", "max_evaluations"),
+    "forward",
+)
 DECIDING = ("tf32", "compile", "bounds")  # settings of `forward` that can change a mask or its losses
 RESOURCES = "model.resources."  # left out: these settings only affect where a cell runs
 

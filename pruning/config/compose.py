@@ -92,6 +92,7 @@ def _cell(plain: Mapping[str, Any], choices: Mapping[str, Any]) -> Cell:
         budget=plain.get("budget", "parameters"),
         latency=Latency(**plain.get("latency", {})),
         heal=built["heal"],
+        max_evaluations=plain.get("max_evaluations"),
     )
     _check_calibration(cell)
     return cell

@@ -160,6 +160,7 @@ class Config:
     unit: str = "block"
     budget: str = "parameters"
     seed: int = 0
+    max_evaluations: int | None = None
     protect: Protect = dataclasses.field(default_factory=Protect)
     export: str | None = None
     guide: bool = False

@@ -111,6 +111,13 @@ def unknown(what: str, name: object, known: Iterable[str]) -> InputError:
     )
 
 
+def check_least(group: str, settings: object, **least: float) -> None:
+    """Raise InputError if a setting of a group is below its least value."""
+    for name, bound in least.items():
+        if (value := getattr(settings, name)) < bound:
+            raise InputError(f"{group}.{name}={value:g} is too small: choose {bound:g} or more.")
+
+
 def near_names(name: str, known: Sequence[str]) -> str:
     """The text ` Did you mean a or b?`; empty if no known name is similar."""
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)

@@ -153,7 +153,9 @@ def read_result(folder: Path) -> Result | None:
         return None
     if not isinstance(data, dict) or not {"cell", "status", "config"} <= data.keys():
         raise DamagedError(f"{path} is damaged: it holds no result. Move it away and run the cell again.")
-    data["config"] = recorded(data["config"])
+    data["config"] = config = recorded(data["config"])
+    if isinstance(config, dict) and isinstance(config.get("algo"), dict):  # archived results have it there
+        config.setdefault("max_evaluations", config["algo"].pop("max_evaluations", None))
     check_literal(data["config"], f"{path} is not to be trusted: ")
     try:
         measured = [

@@ -1,11 +1,11 @@
 """Objectives, one per file: settings that turn a model and samples into a loss of masks.
 
-Lower is always better. torch is imported inside `bind`, so that composing a configuration stays fast.
+Lower is always better. torch is imported inside functions, so that composing a configuration stays fast.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
@@ -15,14 +15,33 @@ import numpy as np
 from pruning.core.mask import Mask
 from pruning.core.scoring import Estimate, Score
 
-if TYPE_CHECKING:
-    from pruning.calibration.samples import Samples
-    from pruning.engine.forward import Forward
+if TYPE_CHECKING:  # re-exported, so that each objective has the types of its annotations from here
+    from torch import Tensor as Tensor
 
-# Yields (mask, one term per sample, seconds to score the mask) as soon as a mask is scored, in any order.
-Terms: TypeAlias = Callable[[Sequence[Mask]], Iterator[tuple[Mask, Sequence[float], float]]]
+    from pruning.calibration.samples import Samples as Samples
+    from pruning.engine.forward import Forward as Forward
+    from pruning.engine.head import Distributions as Distributions
+else:
+    Distributions = Forward = Samples = Tensor = Any
+
+# (mask, one term per sample, seconds to score the mask), as soon as a mask is scored, in any order.
+Scored: TypeAlias = Iterator[tuple[Mask, Sequence[float], float]]
+Terms: TypeAlias = Callable[[Sequence[Mask]], Scored]
 # Maps a kind of units to the answer to `pruning.algo.Gates`, (samples, N).
 Gradient: TypeAlias = Callable[[str], np.ndarray[Any, Any]]
+
+
+class Objective(Protocol):
+    """The interface of every objective."""
+
+    @property
+    def needs(self) -> str:
+        """The kind of calibration that the objective needs: "text", "items", "any" (either kind), or "both"."""
+        ...
+
+    def bind(self, forward: Forward, samples: Samples) -> Loss:
+        """The loss of masks of this model on these samples. Nothing is computed before the loss is called."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -41,6 +60,14 @@ class Loss:
         """Yield one score per mask, in any order."""
         for mask, terms, seconds in self.terms(masks):
             yield Score(mask, self.estimate.mean(terms), tuple(terms), seconds)
+
+
+def mapped(
+    rows: Iterable[tuple[Mask, list[float], float]], terms: Callable[[list[float]], Sequence[float]]
+) -> Scored:
+    """For each mask, the terms of the samples, which `terms` computes from the values of the rows."""
+    for mask, values, seconds in rows:
+        yield mask, terms(values), seconds
 
 
 @dataclass(frozen=True)
@@ -64,6 +91,10 @@ class Calibrated:
             self._parts[start, stop] = self.objective.bind(self.forward, self.samples.part(start, stop))
         return self._parts[start, stop]
 
+    @cached_property
+    def _parts(self) -> dict[tuple[int, int], Loss]:
+        return {}
+
     @property
     def in_half(self) -> bool:
         """Whether the model is in half precision, so that rounding can decide between two masks."""
@@ -72,25 +103,8 @@ class Calibrated:
         return self.forward.model.module.dtype in HALVES
 
     def in_float32(self) -> Loss | None:
-        """The loss over all samples in float32, or None; see `engine.dense_pass.in_float32`."""
+        """The loss over all samples in float32, or None if the model cannot be held in float32 as well."""
         from pruning.engine.dense_pass import in_float32
 
         single = in_float32(self.forward)
         return None if single is None else self.objective.bind(single, self.samples)
-
-    @cached_property
-    def _parts(self) -> dict[tuple[int, int], Loss]:
-        return {}
-
-
-class Objective(Protocol):
-    """The interface of every objective."""
-
-    @property
-    def needs(self) -> str:
-        """The kind of calibration that the objective needs: "text", "items", "any" (either kind), or "both"."""
-        ...
-
-    def bind(self, forward: Forward, samples: Samples) -> Loss:
-        """The loss of masks of this model on these samples. Nothing is computed before the loss is called."""
-        ...

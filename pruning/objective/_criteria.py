@@ -11,25 +11,19 @@ norm. Removing a run of units i..j-1 joins depth i to depth j. The loss of a mas
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from pruning.core.errors import unknown
 from pruning.core.mask import Mask
-from pruning.objective import Loss
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from pruning.calibration.samples import Samples
-    from pruning.engine.forward import Forward
+from pruning.objective import Forward, Loss, Samples, Scored, Tensor
 
 Array: TypeAlias = np.ndarray[Any, Any]
 # Maps the states (T, D) of one row at two depths, the earlier depth first, to a distance.
-Distance: TypeAlias = Callable[["Tensor", "Tensor"], float]
+Distance: TypeAlias = Callable[[Tensor, Tensor], float]
 BY = ("block", "run")
 
 
@@ -53,7 +47,20 @@ def between_states(forward: Forward, samples: Samples, distance: Distance, by: s
 
     @cache
     def distances(unit: str) -> Array:
-        return by_sample(samples, _distances(forward, samples, distance, by, unit))
+        """(samples, N + 1, N + 1) for depths i < j; if `by` is "block", only j = i + 1 is filled."""
+        from pruning.engine import collectives
+        from pruning.engine.dense_pass import states
+
+        depths = forward.n_units(unit) + 1
+        found = np.zeros((len(samples.rows), depths, depths))
+        reach = depths if by == "run" else 2
+        for lines, hidden in states(forward, samples.rows, unit):
+            for line in lines:
+                row_states = [state[line.index, : line.length] for state in hidden]
+                for i in range(depths):
+                    for j in range(i + 1, min(depths, i + reach)):
+                        found[line.row, i, j] = distance(row_states[i], row_states[j])
+        return by_sample(samples, collectives.all_sum(found))
 
     return between_depths(samples, lambda unit, i, j: distances(unit)[:, i, j], by)
 
@@ -78,32 +85,14 @@ def runs(mask: Mask) -> list[tuple[int, int]]:
 def by_sample(samples: Samples, rows: Array) -> Array:
     """The mean over the rows of each sample. A window has one row; an item has one row per choice."""
     ends = np.cumsum([len(unit) for unit in samples.units])
-    starts = [0, *ends[:-1]]
-    return np.array([rows[start:end].mean(0) for start, end in zip(starts, ends, strict=True)])
+    return np.array([rows[a:b].mean(0) for a, b in zip([0, *ends[:-1]], ends, strict=True)])
 
 
 def _loss(samples: Samples, value: Callable[[Mask], Array]) -> Loss:
-    def terms(masks: Sequence[Mask]) -> Iterator[tuple[Mask, Sequence[float], float]]:
+    def terms(masks: Sequence[Mask]) -> Scored:
         for mask in masks:
             started = time.perf_counter()
             values = value(mask).tolist()
             yield mask, values, time.perf_counter() - started
 
     return Loss(samples.estimate(), terms)
-
-
-def _distances(forward: Forward, samples: Samples, distance: Distance, by: str, unit: str) -> Array:
-    """Distances between depths i < j, (rows, N + 1, N + 1). If `by` is "block", only j = i + 1 is filled."""
-    from pruning.engine import collectives
-    from pruning.engine.dense_pass import states
-
-    depths = forward.n_units(unit) + 1
-    distances = np.zeros((len(samples.rows), depths, depths))
-    reach = depths if by == "run" else 2
-    for lines, hidden in states(forward, samples.rows, unit):
-        for line in lines:
-            row_states = [state[line.index, : line.length] for state in hidden]
-            for i in range(depths):
-                for j in range(i + 1, min(depths, i + reach)):
-                    distances[line.row, i, j] = distance(row_states[i], row_states[j])
-    return collectives.all_sum(distances)

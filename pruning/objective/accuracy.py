@@ -1,23 +1,17 @@
 """Accuracy: the fraction of items that the pruned model answers wrongly.
 
-Source: the accuracy of zero-shot benchmarks (lm-evaluation-harness). Here the error, 1 - accuracy, is used, so that
-lower is better. The paper evaluates masks by accuracy and searches with a smooth substitute, the margin
-(`margin.py`).
+Source: the accuracy of zero-shot benchmarks (lm-evaluation-harness), as the error, 1 - accuracy. The paper evaluates
+masks by accuracy and searches with a smooth substitute, the margin (`margin.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from pruning.core.mask import Mask
-from pruning.objective import Loss
+from pruning.objective import Forward, Loss, Samples, mapped
 from pruning.objective.margin import gap
-
-if TYPE_CHECKING:
-    from pruning.calibration.samples import Samples
-    from pruning.engine.forward import Forward
 
 TIE_BREAK = 1e-6  # weight of the margin: one nat counts as this fraction of a wrong answer
 TIES = 1e-3  # if two terms differ by at most this, they differ only in the margin
@@ -32,9 +26,9 @@ class Accuracy:
         1 - [s(r) is highest] / (number of answers that score highest)  +  1e-6 * margin
 
     Answers that tie for the highest score share the point for a right answer, so a model that scores all answers
-    equally gets the accuracy of guessing. The margin ranks masks with the same number of right answers; such ties are
-    common on a small calibration set. The margin is not part of any reported accuracy. With fewer than about 50,000
-    items, the margin cannot outweigh one item.
+    equally gets the accuracy of guessing. The margin ranks masks with as many right answers, which are common on a
+    small calibration set; no reported accuracy includes it. With fewer than about 50,000 items, it cannot outweigh
+    one.
     """
 
     needs: ClassVar[str] = "items"
@@ -42,12 +36,11 @@ class Accuracy:
     def bind(self, forward: Forward, samples: Samples) -> Loss:
         """The loss over multiple-choice items, with one term per item."""
 
-        def terms(masks: Sequence[Mask]) -> Iterator[tuple[Mask, Sequence[float], float]]:
-            for mask, logliks, seconds in forward.loglikelihoods(samples.rows, masks):
-                answers = samples.answers(logliks)
-                yield mask, [miss(s, right) + TIE_BREAK * gap(s, right) for s, right in answers], seconds
+        def terms(logliks: list[float]) -> list[float]:
+            return [miss(s, right) + TIE_BREAK * gap(s, right) for s, right in samples.answers(logliks)]
 
-        return Loss(replace(samples.estimate(), ties=TIES), terms)
+        estimate = replace(samples.estimate(), ties=TIES)
+        return Loss(estimate, lambda masks: mapped(forward.loglikelihoods(samples.rows, masks), terms))
 
 
 def miss(scores: Sequence[float], right: int) -> float:

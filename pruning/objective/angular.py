@@ -5,16 +5,11 @@ Source: Gromov et al., The Unreasonable Ineffectiveness of the Deeper Layers (ar
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from pruning.objective import Loss, _criteria
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from pruning.calibration.samples import Samples
-    from pruning.engine.forward import Forward
+from pruning.objective import Forward, Loss, Samples, Tensor, _criteria
 
 
 @dataclass(frozen=True)
@@ -25,9 +20,8 @@ class Angular:
 
         d(i, j) = arccos( <h_i(T), h_j(T)> / (|h_i(T)| |h_j(T)|) ) / pi
 
-    The loss of a mask is the sum over its runs, averaged over rows. For a mask of one run, the loss is exactly the
-    d(l, l + n) of Gromov et al. They remove the best single run and consider no other masks; here masks of several
-    runs are compared by the sum. With `by="block"`, each removed block counts as a separate run.
+    The loss of a mask is the sum over its runs, averaged over rows: for one run, the d(l, l + n) of Gromov et al.,
+    who consider no other masks. With `by="block"`, each removed block counts as a separate run.
     """
 
     needs: ClassVar[str] = "any"
@@ -43,8 +37,6 @@ class Angular:
 
 def _angle(a: Tensor, b: Tensor) -> float:
     """The angle, divided by pi, between the final tokens of two states (T, D)."""
-    import math
-
     from torch.nn.functional import cosine_similarity
 
     cosine = float(cosine_similarity(a[-1].double(), b[-1].double(), dim=0))

@@ -1,21 +1,15 @@
 """Block Influence: how much a block changes the direction of the hidden state.
 
-Source: ShortGPT (arXiv 2403.03853, equation 1). ShortGPT's code takes the last block's output after the final norm.
-This makes the last block look more important than it is. Here the output is taken before the final norm.
+Source: ShortGPT (arXiv 2403.03853, equation 1). ShortGPT's code takes the last block's output after the final norm,
+which makes this block look more important than it is. Here the output is taken before the final norm.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from pruning.objective import Loss, _criteria
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from pruning.calibration.samples import Samples
-    from pruning.engine.forward import Forward
+from pruning.objective import Forward, Loss, Samples, Tensor, _criteria
 
 
 @dataclass(frozen=True)

@@ -5,19 +5,11 @@ Source: EvoPress (arXiv 2410.14649), which uses this divergence as the fitness o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from pruning.core.mask import Mask
-from pruning.objective import Loss
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from pruning.calibration.samples import Samples
-    from pruning.engine.forward import Forward
-    from pruning.engine.head import Distributions
+from pruning.objective import Distributions, Forward, Loss, Samples, Tensor, mapped
 
 
 @dataclass(frozen=True)
@@ -50,25 +42,21 @@ def between_distributions(
     """The mean of `value(pruned, dense)` over scored positions; `value` maps distributions at m positions to (m,).
 
     The term of a sample is the mean over its scored positions: those of a window, or of all answers of an item. If
-    `bounded`, `value` is the divergence, and the loss has bounds (`engine/bounds.py`).
+    `bounded`, `value` is the divergence, and the loss has bounds.
     """
     from pruning.engine.bounds import bounds
     from pruning.engine.head import Readout
 
-    readout = Readout(lambda pruned, dense, _: value(pruned, dense), compares=True)
+    rows, readout = samples.rows, Readout(lambda pruned, dense, _: value(pruned, dense), compares=True)
     tokens = [sum(row.span[1] - row.span[0] for row in unit) for unit in samples.units]
 
-    def means(
-        found: Iterator[tuple[Mask, list[float], float]],
-    ) -> Iterator[tuple[Mask, Sequence[float], float]]:
-        for mask, sums, seconds in found:
-            gathered = samples.per_unit(sums)
-            yield mask, [sum(values) / n for values, n in zip(gathered, tokens, strict=True)], seconds
+    def means(sums: list[float]) -> list[float]:
+        return [sum(values) / n for values, n in zip(samples.per_unit(sums), tokens, strict=True)]
 
     return Loss(
         samples.estimate(),
-        lambda masks: means(forward.sums(samples.rows, masks, readout)),
-        bounds=(lambda masks: means(bounds(forward, samples.rows, masks, readout))) if bounded else None,
+        lambda masks: mapped(forward.sums(rows, masks, readout), means),
+        bounds=(lambda masks: mapped(bounds(forward, rows, masks, readout), means)) if bounded else None,
     )
 
 

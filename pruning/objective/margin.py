@@ -6,19 +6,14 @@ PuDDing (arXiv 2502.04348, section 3.2).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
-from pruning.core.mask import Mask
 from pruning.core.scoring import mean
-from pruning.objective import Loss
-
-if TYPE_CHECKING:
-    from pruning.calibration.samples import Samples
-    from pruning.engine.forward import Forward
+from pruning.objective import Forward, Loss, Samples, mapped
 
 
 @dataclass(frozen=True)
@@ -34,9 +29,8 @@ class Margin:
         (1 / |W|) * sum over w in W of s(w)  -  s(r)
 
     A negative value means that right answers are preferred, so lower is better, as for every objective. PuDDing's
-    code sums the scores of the wrong answers and multiplies the score of the right answer by |W|. The result is |W|
-    times the term above, so items with many choices count more. The paper says "average", so the average is used
-    here.
+    code computes |W| times this term, so that items with many choices count more. The paper says "average", so the
+    average is used here.
     """
 
     needs: ClassVar[str] = "items"
@@ -44,12 +38,8 @@ class Margin:
     def bind(self, forward: Forward, samples: Samples) -> Loss:
         """The loss over multiple-choice items, with one term per item."""
 
-        def gaps(logliks: Sequence[float]) -> list[float]:
+        def gaps(logliks: list[float]) -> list[float]:
             return [gap(scores, right) for scores, right in samples.answers(logliks)]
-
-        def terms(masks: Sequence[Mask]) -> Iterator[tuple[Mask, Sequence[float], float]]:
-            for mask, logliks, seconds in forward.loglikelihoods(samples.rows, masks):
-                yield mask, gaps(logliks), seconds
 
         def gates(unit: str) -> np.ndarray[Any, Any]:
             """A gap is linear in the log-likelihoods, so the gradient of a gap is the gap of the gradients."""
@@ -58,7 +48,11 @@ class Margin:
             gradients = gate_gradients(forward, samples.rows, unit)
             return np.array([gaps(column) for column in gradients.T.tolist()]).T
 
-        return Loss(samples.estimate(), terms, gates)
+        return Loss(
+            samples.estimate(),
+            lambda masks: mapped(forward.loglikelihoods(samples.rows, masks), gaps),
+            gates,
+        )
 
 
 def gap(scores: Sequence[float], right: int) -> float:

@@ -1,7 +1,7 @@
 """Mutual information: how much information the states before and after a block share.
 
-Source: MI-PRUN (arXiv 2601.07212). In it, the importance of a block is -MI(state before, state after). We do not
-know MI-PRUN's estimator. Here we estimate the sliced mutual information of Goldfeld and Greenewald (2110.05279), with
+Source: MI-PRUN (arXiv 2601.07212), where the importance of a block is -MI(state before, state after). We do not know
+its estimator. Here we estimate the sliced mutual information of Goldfeld and Greenewald (2110.05279), with
 scikit-learn's implementation of the nearest-neighbour estimator of Kraskov et al. (2004).
 """
 
@@ -9,18 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
-from pruning.core.errors import InputError
-from pruning.objective import Loss, _criteria
-
-if TYPE_CHECKING:
-    from pruning.calibration.samples import Samples
-    from pruning.engine.forward import Forward
-
-Array = np.ndarray[Any, Any]
+from pruning.core.errors import check_least
+from pruning.objective import Forward, Loss, Samples, _criteria
+from pruning.objective._criteria import Array
 
 
 @dataclass(frozen=True)
@@ -28,9 +23,8 @@ class MutualInformation:
     """The negative mutual information, in nats, of the two states that a removal joins, summed over removed blocks.
 
     The mutual information of states of hundreds of dimensions cannot be estimated from hundreds of tokens. So both
-    states of each token are projected on a random direction. The direction is the same for both states, because a
-    residual stream has the same coordinates at every block. The mutual information of the two projections is
-    estimated over the tokens of a row:
+    states of each token are projected on a random direction u, the same for both, because a residual stream has the
+    same coordinates at every block. The mutual information of the projections is estimated over the tokens of a row:
 
         I(i, j) = mean over rows, mean over directions u of  MI( <u, h_i>, <u, h_j> )
         loss    = sum over runs i..j-1 of removed blocks of  -(j - i) * I(i, j)           by="run"
@@ -40,8 +34,8 @@ class MutualInformation:
     would be lower for many short runs than for one long run. By the data processing inequality, a run preserves no
     more information than any of its blocks.
 
-    `projections` is the number of directions. `tokens` is the maximal number of tokens that are used per row.
-    Directions and tokens are drawn with `seed`. For a row of fewer than three tokens, the information is set to 0.
+    `projections` is the number of directions, and `tokens` the maximal number of tokens that are used per row; both
+    are drawn with `seed`. For a row of fewer than three tokens, the information is set to 0.
     """
 
     needs: ClassVar[str] = "any"
@@ -53,9 +47,7 @@ class MutualInformation:
 
     def __post_init__(self) -> None:
         _criteria.check_by(self.by)
-        for name, least in (("projections", 1), ("tokens", 8), ("neighbors", 1), ("seed", 0)):
-            if (value := getattr(self, name)) < least:
-                raise InputError(f"objective.{name}={value} is too small: choose at least {least}.")
+        check_least("objective", self, projections=1, tokens=8, neighbors=1, seed=0)
 
     def bind(self, forward: Forward, samples: Samples) -> Loss:
         """The loss as a sum over removed blocks or runs, from one dense pass, with one term per sample."""
@@ -78,8 +70,8 @@ class MutualInformation:
         from pruning.engine import collectives
         from pruning.engine.dense_pass import states
 
-        shape = len(samples.rows), forward.n_units(unit) + 1, self.tokens, self.projections
-        projected = np.zeros(shape)
+        depths = forward.n_units(unit) + 1
+        projected = np.zeros((len(samples.rows), depths, self.tokens, self.projections))
         for lines, hidden in states(forward, samples.rows, unit):
             directions = torch.from_numpy(self._directions(hidden[0].shape[-1])).to(hidden[0].device)
             for line in lines:
@@ -109,8 +101,6 @@ class MutualInformation:
         neighbors = min(self.neighbors, len(a) - 2)
         if neighbors < 1:
             return 0.0
-        columns = ((a[:, [p]], b[:, p]) for p in range(self.projections))
-        information = [
-            mutual_info_regression(x, y, n_neighbors=neighbors, random_state=self.seed) for x, y in columns
-        ]
-        return float(np.mean(information))
+        settings = {"n_neighbors": neighbors, "random_state": self.seed}
+        columns = range(self.projections)
+        return float(np.mean([mutual_info_regression(a[:, [p]], b[:, p], **settings) for p in columns]))

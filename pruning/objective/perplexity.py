@@ -5,18 +5,14 @@ Source: the paper's objective A; SLEB (arXiv 2402.09025, section 3.2); Shortened
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from pruning.core.mask import Mask
-from pruning.objective import Loss
-
-if TYPE_CHECKING:
-    from pruning.calibration.samples import Samples
-    from pruning.engine.forward import Forward
+from pruning.objective import Forward, Loss, Samples, Scored, mapped
 
 
 @dataclass(frozen=True)
@@ -39,24 +35,22 @@ class Perplexity:
         from pruning.engine.bounds import bounds
         from pruning.engine.head import LIKELIHOOD
 
-        tokens = np.array([row.span[1] - row.span[0] for row in samples.rows])
+        rows = samples.rows
+        tokens = np.array([row.span[1] - row.span[0] for row in rows])
 
-        def means(
-            found: Iterator[tuple[Mask, list[float], float]],
-        ) -> Iterator[tuple[Mask, Sequence[float], float]]:
-            for mask, logliks, seconds in found:
-                yield mask, (-np.array(logliks) / tokens).tolist(), seconds
+        def means(logliks: list[float]) -> list[float]:
+            negative: list[float] = (-np.array(logliks) / tokens).tolist()
+            return negative
+
+        def terms(masks: Sequence[Mask]) -> Scored:
+            return mapped(forward.loglikelihoods(rows, masks), means)
 
         def gates(unit: str) -> np.ndarray[Any, Any]:
             from pruning.engine.dense_pass import gate_gradients
 
-            return np.asarray(-gate_gradients(forward, samples.rows, unit) / tokens[:, None])
+            return np.asarray(-gate_gradients(forward, rows, unit) / tokens[:, None])
 
-        return Loss(
-            samples.estimate(),
-            lambda masks: means(forward.loglikelihoods(samples.rows, masks)),
-            gates,
-            (lambda masks: means(bounds(forward, samples.rows, masks, LIKELIHOOD)))
-            if forward.bounds
-            else None,
-        )
+        def lower(masks: Sequence[Mask]) -> Scored:
+            return mapped(bounds(forward, rows, masks, LIKELIHOOD), means)
+
+        return Loss(samples.estimate(), terms, gates, lower if forward.bounds else None)

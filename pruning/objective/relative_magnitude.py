@@ -7,25 +7,18 @@ name. The importance of a residual block x + f(x) is ||f(x)|| / ||x + f(x)||. On
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from pruning.core.errors import InputError
-from pruning.objective import Loss, _criteria
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from pruning.calibration.samples import Samples
-    from pruning.engine.forward import Forward
+from pruning.objective import Forward, Loss, Samples, Tensor, _criteria
 
 
 @dataclass(frozen=True)
 class RelativeMagnitude:
     """Mean over tokens of ||F(h) - h|| / ||F(h)||, for the states h before a block and F(h) after it.
 
-    The residual f(h) = F(h) - h includes attention and MLP, because a block is removed as a whole. `norm` is the
-    order p of the norm over the state's width: 2 or 1 (2407.16286 compares both). `by="run"` compares the states
-    before and after each run of removed blocks.
+    `norm` is the order p of the norm over the state's width: 2 or 1 (2407.16286 compares both). `by="run"` compares
+    the states before and after each run of removed blocks.
     """
 
     needs: ClassVar[str] = "any"

@@ -7,15 +7,12 @@ Source: Shortened LLaMA (arXiv 2402.02834; code Nota-NetsPresso/shortened-llm), 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
-from pruning.objective import Loss, _criteria
-
-if TYPE_CHECKING:
-    from pruning.calibration.samples import Samples
-    from pruning.engine.forward import Forward
+from pruning.objective import Forward, Loss, Samples, _criteria
+from pruning.objective._criteria import Array
 
 
 @dataclass(frozen=True)
@@ -28,10 +25,9 @@ class Taylor:
         score of i = mean over samples s of  sum over w in W_i of | w * dL_s / dw |
         loss       = sum over removed blocks of their scores
 
-    Deviation: the published code takes the absolute value of w * dL/dw with L the mean loss of its ten samples. Here
-    the absolute value is taken for each sample, so that each sample has a term and the loss has a standard error. As
-    a result, opposite signs in different samples do not cancel. Biases are included; the published code leaves them
-    out.
+    Deviation: the published code takes the absolute value of w * dL/dw with L the mean loss of its ten samples, and
+    leaves biases out. Here it is taken for each sample, so that the loss has a standard error; opposite signs in
+    different samples do not cancel.
     """
 
     needs: ClassVar[str] = "any"
@@ -41,7 +37,7 @@ class Taylor:
         return _criteria.additive(samples, lambda unit: _saliences(forward, samples, unit))
 
 
-def _saliences(forward: Forward, samples: Samples, unit: str) -> np.ndarray[Any, Any]:
+def _saliences(forward: Forward, samples: Samples, unit: str) -> Array:
     """The score of each unit from the gradient of each sample, (samples, N)."""
     import torch
 

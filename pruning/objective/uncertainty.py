@@ -1,24 +1,16 @@
 """Uncertainty: how much the pruned model's uncertainty about the next token differs from the dense model's.
 
 Source: the paper's reviewers asked for a local, token-level objective in addition to the two global ones. No formula
-is published. The usual measure of a token's uncertainty is predictive entropy. The change of this entropy is used
-here.
+is published. The usual measure of a token's uncertainty is predictive entropy, whose change is used here.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from pruning.objective import Loss
+from pruning.objective import Distributions, Forward, Loss, Samples, Tensor
 from pruning.objective.divergence import between_distributions
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from pruning.calibration.samples import Samples
-    from pruning.engine.forward import Forward
-    from pruning.engine.head import Distributions
 
 
 @dataclass(frozen=True)
@@ -30,9 +22,8 @@ class Uncertainty:
 
         loss = mean over t of  | H(q_t) - H(p_t) |
 
-    The absolute value is taken at each position, so that increases and decreases of entropy do not cancel. The loss
-    does not depend on which tokens are predicted: if the pruned model predicts other tokens with the same entropy,
-    the loss is 0. `Divergence` measures changes of the predicted tokens.
+    The absolute value is taken at each position, so that increases and decreases of entropy do not cancel. If the
+    pruned model predicts other tokens with the same entropy, the loss is 0; `Divergence` measures such changes.
     """
 
     needs: ClassVar[str] = "any"

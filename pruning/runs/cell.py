@@ -38,7 +38,7 @@ from pruning.evaluation import Evaluation
 from pruning.healing.heal_settings import NoHealing
 from pruning.models.model import PLACING, Model, same_attention
 from pruning.objective import Objective
-from pruning.search.choice import NearTies, Racing
+from pruning.search.choice import NearTies, Racing, deciding_settings
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,7 @@ class Cell:
     latency: Latency = dataclasses.field(default_factory=Latency)
     # Training of the pruned model. Like the evaluation, it is not part of the key.
     heal: Any = dataclasses.field(default_factory=NoHealing)
+    max_evaluations: int | None = None  # distinct masks after which the search is stopped
 
     @cached_property
     def key(self) -> str:
@@ -121,24 +122,20 @@ class Cell:
     def identity(self) -> dict[str, Any]:
         """The settings that the result of the search depends on. Files are represented by their digests."""
         # Results of versions without these settings are found done, so defaults are not part of the key.
-        ties = {} if self.near_ties == NearTies() else {"near_ties": dataclasses.asdict(self.near_ties)}
         units: dict[str, Any] = {} if self.unit == "block" else {"unit": self.unit}
         if self.budget != "parameters":
             units |= {"budget": self.budget, "latency": dataclasses.asdict(self.latency)}
-        # Bounds change what a lazy search predicts. Other searches find the same mask, and a race uses no bounds.
-        lazy = getattr(self.algo, "lazy", None) is not None and self.algo.max_evaluations is None
-        bounded = lazy and self.racing.delta is None and getattr(self.objective, "bounded", False)
-        bounds = {"bounds": True} if self.forward.bounds and bounded else {}
+        bounds = self.forward.bounds and getattr(self.objective, "bounded", False)
+        limit = self.max_evaluations
         return (
-            ties
-            | units
-            | bounds
+            units
+            | deciding_settings(self.algo, self.racing, self.near_ties, bounds, limit)
             | {
                 "format": FORMAT,
                 "model": self.weights(),
                 "objective": settings_record(self.objective),
                 "calibration": calibration_record(self.calibration),
-                "algo": without_new(settings_record(self.algo)),
+                "algo": without_new(settings_record(self.algo)) | {"max_evaluations": limit},
                 "compensation": None
                 if self.compensation == NoCompensation()
                 else settings_record(self.compensation),
@@ -146,7 +143,6 @@ class Cell:
                 "k": self.k,
                 "protect": dataclasses.asdict(self.protect),
                 "seed": self.seed,
-                "racing": dataclasses.asdict(self.racing) if self.racing.delta is not None else None,
             }
         )
 
@@ -213,7 +209,7 @@ def _deciding(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
                 continue  # results of earlier versions do not have it
             if last not in (OPTION, *LOCATING) and name.split(".")[1] not in PLACING:
                 yield name, same_attention(value) if name == "model.attention" else value
-    for name in ("ratio", "k", "seed"):
+    for name in ("ratio", "k", "seed", "max_evaluations"):
         yield name, config.get(name)
     racing = config.get("racing") or {}
     yield "racing", racing if racing.get("delta") is not None else None

@@ -115,7 +115,7 @@ def _parts(work: _Work) -> Iterator[tuple[str, float]]:
     tokens = sum(len(row.input_ids) for row in work.prepared.samples.rows)
     repairs = isinstance(cell.compensation, Linear)
     if done is None:
-        asked = driver.evaluations(cell.algo, work.space)
+        asked = driver.evaluations(cell.algo, work.space, cell.max_evaluations)
         left = max(0, asked - _lines(work)) * (rates.loss - rates.blocks + SHARED * rates.blocks)
         raced = 1.0 if cell.racing.delta is None else RACED
         yield "search", tokens * (rates.first + raced * left)

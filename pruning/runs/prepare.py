@@ -57,7 +57,7 @@ class Prepared:
             count, removal = self.cell.model.n_blocks, self.cell.removal
             units = count if removal.mask_unit == "block" else 2 * count
             space = removal.space(count, [1.0] * units)
-        return driver.evaluations(self.cell.algo, space)
+        return driver.evaluations(self.cell.algo, space, self.cell.max_evaluations)
 
 
 def check_cell(cell: Cell) -> None:
@@ -67,7 +67,7 @@ def check_cell(cell: Cell) -> None:
     configuration.
     """
     cell.removal.check()
-    driver.check_budget(cell.algo)
+    driver.check_limit(cell.max_evaluations)
     cell.heal.check()
     _check_candidates(cell)
     if (file := cell.calibration.file()) is not None:

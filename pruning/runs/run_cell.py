@@ -151,7 +151,7 @@ def _search(
     cell: Cell, space: Space, losses: Calibrated, known: KnownScores, note: Note
 ) -> tuple[Solution, Cost, CostLedger]:
     """Run the search with a progress bar. Returns the solution, the cost, and the ledger, which is still open."""
-    most = driver.evaluations(cell.algo, space)
+    most = driver.evaluations(cell.algo, space, cell.max_evaluations)
     with Progress(cell.title, most, known=len(known.journal.scores), unit=space.unit) as progress:
         ledger = CostLedger.open(cell.folder / "cost.json", losses.forward.cost)
 
@@ -160,7 +160,7 @@ def _search(
             note(evaluations, best)
             ledger.save()
 
-        problem = Problem(cell.algo, space, cell.seed, cell.racing, cell.near_ties)
+        problem = Problem(cell.algo, space, cell.seed, cell.racing, cell.near_ties, cell.max_evaluations)
         single = None
         if losses.in_half:
             path, estimate = cell.folder / scoring.FLOAT32, losses.whole.estimate

@@ -15,30 +15,34 @@ from typing import Any
 
 import numpy as np
 
-from pruning.algo import Algo, Ask, Found, Gates, Proposals, Request
+from pruning.algo import Algo, Ask, Found, Gates, Proposals
 from pruning.core import storage
 from pruning.core.errors import DamagedError, InputError, LossError, first_line
 from pruning.core.mask import Mask, Space
 from pruning.core.records import MarginsRecord
 from pruning.core.scoring import Score
 from pruning.engine import collectives
-from pruning.objective import Gradient
-from pruning.search.choice import Choice, FloatLoss, NearTies, Racing, Settler
+from pruning.search.choice import Decider, FloatLoss, NearTies, Racing, Settler, uses_bounds
 from pruning.search.journal import KnownScores, Losses, ScoreBook, Watch
 from pruning.search.significance import margins
 
 LAST = 32  # a result keeps at most this many decisions: the most recent ones
+GATES = "gates.json"  # beside the journal, so that a resumed search gets the same gradients
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A search problem: find a mask of `space` with `algo`; all randomness comes from `seed`."""
+    """A search problem: find a mask of `space` with `algo`; all randomness comes from `seed`.
+
+    After `max_evaluations` distinct masks, the search is stopped (None: no limit).
+    """
 
     algo: Algo
     space: Space
     seed: int
     racing: Racing
     near_ties: NearTies = field(default_factory=lambda: NearTies(most=0))
+    max_evaluations: int | None = None
 
 
 @dataclass(frozen=True)
@@ -69,52 +73,37 @@ def solve(
 
     Raises LossError if a loss is NaN or infinite; the journal keeps earlier scores.
     """
-    started = time.perf_counter()
-    settler = Settler(problem.near_ties, single, losses.whole.estimate)
-    # A search that is cut short completes its best mask by the losses of single blocks.
-    whole = problem.algo.max_evaluations is None
-    book = ScoreBook(losses, known, watch)
-    choice = Choice(book, problem.racing, settler, bounding=whole)
+    started, space = time.perf_counter(), problem.space
+    estimate, book = losses.whole.estimate, ScoreBook(losses, known, watch)
+    settler = Settler(problem.near_ties, single, estimate)
+    bounding = uses_bounds(problem.racing, problem.max_evaluations)
+    decider = Decider(book, problem.racing, settler, bounding)
     journals = [known.journal, known.bounds, *([] if single is None else [single.journal])]
     before = sum(score.seconds for journal in journals for score in journal.scores.values())
-    settler.begin(problem.space.dense, resumed=bool(known.journal.scores))
-    dense = book.scores([problem.space.dense])[0]
-    outcome = _search(problem, choice)
-    score = book.whole(outcome.mask)
-    paid, shared = book.paid()
-    seconds = before + time.perf_counter() - started
-    return Solution(
-        score, dense, outcome.why, book.count, paid, shared, seconds, _margins(score, choice, problem.space)
-    )
-
-
-def _search(problem: Problem, choice: Choice) -> Found:
-    """Run the search's generator to its end and return its outcome."""
-    space = problem.space
-    proposals = counted_proposals(problem.algo, space, np.random.default_rng(problem.seed))
+    settler.begin(space.dense, resumed=bool(known.journal.scores))
+    dense = book.scores([space.dense])[0]
+    requests = proposals(problem.algo, space, np.random.default_rng(problem.seed), problem.max_evaluations)
     answer: Any = None
     while True:
         try:
-            request = proposals.send(answer)
+            request = requests.send(answer)
         except StopIteration as end:
-            return _checked(end.value, space)
-        answer = choice.answer(request) if isinstance(request, Ask) else gated_answer(space, choice.book)
-
-
-def _margins(winner: Score, choice: Choice, space: Space) -> MarginsRecord:
-    """The runner-up, the masks tied with the winner, and the last decisions of the search."""
-    book = choice.book
-    others = [
-        score
-        for mask in book.asked
-        if space.complete(mask) and (score := book.journal.scores.get(mask)) is not None
-    ]
-    choice.settler.end(winner, [score for score in others if score.of is None])
-    record = margins(winner, others, book.losses.whole.estimate)
-    record["decisions"] = choice.decisions[-LAST:]
-    if (near := choice.settler.record()) is not None:
+            found: Found = end.value
+            break
+        answer = decider.answer(request) if isinstance(request, Ask) else gate_gradients(space, book)
+    if found.mask not in space:
+        raise AssertionError(f"the search returned {found.mask}, which is not in {space}")
+    score = book.whole(found.mask)
+    complete = [m for m in book.asked if space.complete(m) and m in book.journal.scores]
+    others = [book.journal.scores[mask] for mask in complete]
+    settler.end(score, [other for other in others if other.of is None])
+    record = margins(score, others, estimate)
+    record["decisions"] = decider.decisions[-LAST:]
+    if (near := settler.record()) is not None:
         record["near_ties"] = near
-    return record
+    paid, shared = book.paid()
+    seconds = before + time.perf_counter() - started
+    return Solution(score, dense, found.why, book.count, paid, shared, seconds, record)
 
 
 def best_so_far(scores: Sequence[Score], complete: Callable[[Mask], bool]) -> Iterator[tuple[int, float]]:
@@ -130,75 +119,58 @@ def best_so_far(scores: Sequence[Score], complete: Callable[[Mask], bool]) -> It
             yield number, best
 
 
-def _checked(outcome: Found, space: Space) -> Found:
-    if outcome.mask not in space:
-        raise AssertionError(f"the search returned {outcome.mask}, which is not in {space}")
-    return outcome
-
-
 # Stop a search after `max_evaluations` distinct masks; even then, return a mask of the space.
 
 
-def check_budget(algo: Algo) -> None:
+def check_limit(max_evaluations: int | None) -> None:
     """Raise InputError if `max_evaluations` is below 1."""
-    if algo.max_evaluations is not None and algo.max_evaluations < 1:
+    if max_evaluations is not None and max_evaluations < 1:
         raise InputError(
-            f"algo.max_evaluations={algo.max_evaluations} allows no evaluation: "
-            "choose at least 1, or null for no limit."
+            f"max_evaluations={max_evaluations} allows no evaluation: choose at least 1, or null for no limit."
         )
 
 
-def evaluations(algo: Algo, space: Space) -> int:
-    """An upper bound on the number of losses that a search asks for within its budget."""
+def evaluations(algo: Algo, space: Space, max_evaluations: int | None) -> int:
+    """An upper bound on the number of losses that a search asks for."""
     most = algo.evaluations(space)
-    return most if algo.max_evaluations is None else min(most, algo.max_evaluations)
+    return most if max_evaluations is None else min(most, max_evaluations)
 
 
-@dataclass
-class _Spent:
-    """The distinct masks that a search has asked for, and their losses.
+def proposals(algo: Algo, space: Space, rng: np.random.Generator, max_evaluations: int | None) -> Proposals:
+    """Yield the requests of a search until it ends, or would ask for more distinct masks than it may.
 
-    `masks` includes masks that were scored on a part of the samples; `losses` contains only losses over all samples.
+    Gates count as the single removals that they score if the objective has no gradient.
     """
-
-    limit: float
-    masks: dict[Mask, None] = field(default_factory=dict)
-    losses: dict[Mask, float] = field(default_factory=dict)
+    limit = math.inf if max_evaluations is None else max_evaluations
+    search, answer = algo.propose(space, rng), None
+    spent: dict[Mask, None] = {}  # also masks that were scored on a part of the samples
+    losses: dict[Mask, float] = {}  # over all samples
     gates: np.ndarray[Any, Any] | None = None
-
-    def affordable(self, request: Ask) -> list[Mask]:
-        """Add masks of a request to `masks`, in order, until the budget is spent. Returns the allowed masks."""
-        chosen = []
-        for mask in request.masks:
-            if mask not in self.masks and len(self.masks) >= self.limit:
-                break
-            self.masks[mask] = None
-            chosen.append(mask)
-        return chosen
-
-
-def counted_proposals(algo: Algo, space: Space, rng: np.random.Generator) -> Proposals:
-    """Yield the requests of a search until the search ends or its budget is spent."""
-    limit = math.inf if algo.max_evaluations is None else algo.max_evaluations
-    search, spent, answer = algo.propose(space, rng), _Spent(limit), None
     while True:
         try:
-            request: Request = search.send(answer)
+            request = search.send(answer)
         except StopIteration as end:
             outcome: Found = end.value
             return outcome
-        masks = _singles(space) if isinstance(request, Gates) else request.masks
-        chosen = spent.affordable(Ask(masks))
-        if len(chosen) < len(masks):
-            part = Ask(chosen, None, request.samples if isinstance(request, Ask) else None)
-            if chosen and part.samples is None:
-                spent.losses.update(zip(chosen, (yield part), strict=True))
-            return Found(completed(space, spent.losses, spent.gates), f"max_evaluations={limit} was reached")
+        if isinstance(request, Gates):
+            masks, whole = _single_removals(space), True
+        else:
+            masks, whole = request.masks, request.samples is None
+        affordable = []
+        for mask in masks:
+            if mask not in spent and len(spent) >= limit:
+                break
+            spent[mask] = None
+            affordable.append(mask)
+        if len(affordable) < len(masks):
+            if affordable and whole:
+                losses.update(zip(affordable, (yield Ask(affordable)), strict=True))
+            return Found(completed(space, losses, gates), f"max_evaluations={limit} was reached")
         answer = yield request
         if isinstance(request, Gates):
-            spent.gates = answer
-        elif request.samples is None:
-            spent.losses.update(zip([*request.known, *request.masks], answer, strict=True))
+            gates = answer
+        elif whole:
+            losses.update(zip([*request.known, *request.masks], answer, strict=True))
 
 
 def completed(space: Space, losses: Mapping[Mask, float], gates: np.ndarray[Any, Any] | None = None) -> Mask:
@@ -231,36 +203,30 @@ def completed(space: Space, losses: Mapping[Mask, float], gates: np.ndarray[Any,
     return space.filled(best.dropped, sorted(space.free(best.dropped), key=alone))
 
 
-def _singles(space: Space) -> list[Mask]:
-    """The masks that `Gates` scores if the objective has no gradient: each removes one unprotected unit."""
-    return [space.drop(i) for i in space.free()]
+# Answer the request `Gates`.
 
 
-# Answer the request `Gates` with the gradients of the loss at the gates, or with secants if there are none.
+def gate_gradients(space: Space, book: ScoreBook) -> np.ndarray[Any, Any]:
+    """The gradients of the loss at the gates, or secants if there are none, shape (samples, N), float64.
 
-NAME = "gates.json"
-
-
-def gated_answer(space: Space, book: ScoreBook) -> np.ndarray[Any, Any]:
-    """The gate gradients or secants, shape (samples, N), float64. Raises LossError if a gradient is NaN or infinite.
-
-    Gradients are kept in a file beside the journal, so that a resumed search gets the same gradients.
+    Raises LossError if a gradient is NaN or infinite, DamagedError if the file of an earlier run holds none.
     """
     gradient = book.losses.whole.gates
     if gradient is None:
-        return _secant(space, book)
-    if book.journal.path is None:
-        return _finite(gradient, space.unit)
-    path = book.journal.path.with_name(NAME)
+        return _secants(space, book)
+    path = None if book.journal.path is None else book.journal.path.with_name(GATES)
     shape = book.samples, space.n_units
     known: np.ndarray[Any, Any] | None = collectives.on_first(
-        lambda: _read(path, shape) if path.exists() else None
+        lambda: _read(path, shape) if path is not None and path.exists() else None
     )
-    if known is None:
-        known = _finite(gradient, space.unit)
-        if collectives.is_first():
-            storage.write_json(path, known.tolist())
-    return known
+    if known is not None:
+        return known
+    values = gradient(space.unit)
+    if not np.isfinite(values).all():
+        raise LossError("the gradient at the gates is NaN or infinite: try model.dtype=float32.")
+    if path is not None and collectives.is_first():
+        storage.write_json(path, values.tolist())
+    return values
 
 
 def _read(path: Path, shape: tuple[int, int]) -> np.ndarray[Any, Any]:
@@ -277,20 +243,16 @@ def _read(path: Path, shape: tuple[int, int]) -> np.ndarray[Any, Any]:
     return known
 
 
-def _finite(gradient: Gradient, unit: str) -> np.ndarray[Any, Any]:
-    values = gradient(unit)
-    if not np.isfinite(values).all():
-        raise LossError("the gradient at the gates is NaN or infinite: try model.dtype=float32.")
-    return values
-
-
-def _secant(space: Space, book: ScoreBook) -> np.ndarray[Any, Any]:
+def _secants(space: Space, book: ScoreBook) -> np.ndarray[Any, Any]:
     """For each sample and block, the dense model's term minus the term without the block. Protected blocks get 0."""
-    masks = [space.drop(i) for i in space.free()]
-    book.asked.update(dict.fromkeys(masks))
-    book.count += len(masks)
+    masks = _single_removals(space)
+    book.count_asked(masks)
     dense, *singles = book.scores([space.dense, *masks])
     rises = np.zeros((book.samples, space.n_units))
     for mask, score in zip(masks, singles, strict=True):
         rises[:, mask.dropped[0]] = np.subtract(dense.samples, score.samples)
     return rises
+
+
+def _single_removals(space: Space) -> Sequence[Mask]:
+    return [space.drop(i) for i in space.free()]

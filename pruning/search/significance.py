@@ -21,8 +21,8 @@ LISTED = 100  # a result lists at most this many ties, but always states the exa
 class Comparison:
     """A mask compared with a better one over `samples` samples.
 
-    `difference` is the mean paired difference of their terms (this mask minus the better one). `error` is the
-    standard error of `difference`, and `freedom` is the number of degrees of freedom of `error`.
+    `difference` is the mean paired difference of their terms (this mask minus the better one), `error` its standard
+    error, and `freedom` the number of degrees of freedom of `error`.
     """
 
     score: Score
@@ -57,22 +57,17 @@ class Comparison:
 
 def compare(better: Score, score: Score, estimate: Estimate) -> Comparison:
     """Compare a mask with a better mask over the samples on which both were scored."""
-    terms = _differences(better, score, estimate)
-    return Comparison(score, estimate.mean(terms), estimate.error(terms), estimate.freedom(terms), len(terms))
-
-
-def _differences(better: Score, score: Score, estimate: Estimate) -> list[float]:
-    samples = min(len(better.samples), len(score.samples))
-    return estimate.differences(score.samples[:samples], better.samples[:samples])
+    count = min(len(better.samples), len(score.samples))
+    terms = estimate.differences(score.samples[:count], better.samples[:count])
+    return Comparison(score, estimate.mean(terms), estimate.error(terms), estimate.freedom(terms), count)
 
 
 def margins(winner: Score, others: Sequence[Score], estimate: Estimate) -> MarginsRecord:
     """Find the runner-up and the ties of a winner among `others`, which remove the same number of blocks.
 
-    A tie is a mask that is not significantly worse at 0.05, after Holm's correction for the number of masks compared.
-    The runner-up is the mask whose loss exceeds the winner's loss least, among the masks scored on all samples. If
-    there are none, it is chosen in the same way among the masks that a race or a search stage scored on a part of the
-    samples.
+    A tie is a mask that is not significantly worse at LEVEL, after Holm's correction for the number of masks
+    compared. The runner-up is the mask whose loss exceeds the winner's loss least, among the masks scored on all
+    samples or, if there are none, among those that a race or a search stage scored on a part of the samples.
     """
     compared = [compare(winner, score, estimate) for score in others if score.mask != winner.mask]
     compared.sort(key=lambda comparison: (comparison.score.of is not None, comparison.difference))
@@ -91,18 +86,19 @@ def margins(winner: Score, others: Sequence[Score], estimate: Estimate) -> Margi
 def decision(
     finished: Sequence[Score], out: Sequence[Score], best: int, estimate: Estimate
 ) -> DecisionRecord | None:
-    """Compare the worst chosen mask with the rejected mask whose loss exceeds it least.
+    """Compare the worst of the `best` chosen masks with the rejected mask whose loss exceeds it least.
 
-    A search chooses the `best` masks of lowest loss and rejects the others. The masks in `finished` were scored in
-    full; the masks in `out` were ruled out by a race. Returns None if all masks are chosen.
+    The masks in `finished` were scored in full; the masks in `out` were ruled out by a race. Returns None if all
+    masks are chosen.
     """
-    if not best < len(finished) + len(out):
+    count = len(finished) + len(out)
+    if best >= count:
         return None
     ranked = sorted(finished, key=lambda score: score.loss)
-    chosen, others = ranked[best - 1], [*ranked[best:], *out]
-    nearest = min(others, key=lambda score: estimate.mean(_differences(chosen, score, estimate)))
-    of, following = len(finished) + len(out), compare(chosen, nearest, estimate)
-    return {"best": best, "of": of, "chosen": chosen.mask.listed(), "next": following.to_json()}
+    chosen = ranked[best - 1]
+    rejected = (compare(chosen, score, estimate) for score in [*ranked[best:], *out])
+    following = min(rejected, key=lambda comparison: comparison.difference)
+    return {"best": best, "of": count, "chosen": chosen.mask.listed(), "next": following.to_json()}
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -1,17 +1,15 @@
+"""The surrogate of the Bayesian search predicts losses, and its choices form diverse batches."""
+
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 import pytest
 
-from pruning.algo._surrogate import Surrogate, promising
-from pruning.algo.bayesian import Bayesian, indicators
-from pruning.core.errors import InputError
+from pruning.algo.bayesian import Bayesian, Surrogate, indicators, promising
 from pruning.core.mask import Mask, Space
-from tests.algo.test_contract import drive, optimum, pairwise
+from tests.helpers.searches import drive, pairwise
 
 SPACE = Space(12, 4)
 
@@ -21,24 +19,10 @@ def sets(count: int, seed: int = 0) -> list[Mask]:
     return [every[i] for i in np.random.default_rng(seed).permutation(len(every))[:count]]
 
 
-def test_the_optimum_of_most_small_pairwise_losses_is_found() -> None:
-    losses = [pairwise(12, seed, 2.0) for seed in range(10)]
-    algo = Bayesian(trials=100)
-    answers = [drive(algo, SPACE, loss, seed).answer for seed, loss in enumerate(losses)]
-    assert sum(mask == optimum(SPACE, loss) for mask, loss in zip(answers, losses, strict=True)) >= 9
-
-
 def test_it_asks_in_batches_and_for_no_more_than_its_trials() -> None:
     run = drive(Bayesian(trials=60, random=10, batch=8), SPACE, pairwise(12, 0))
     assert [len(batch) for batch in run.batches] == [12, 11, 8, 8, 8, 8, 8, 8, 1]
     assert run.why == "60 trials were made"
-
-
-def test_a_small_space_is_exhausted_and_the_reason_is_reported() -> None:
-    loss = pairwise(7, 0, 3.0)
-    run = drive(Bayesian(), Space(7, 3), loss)
-    assert run.why == "every mask of the space was scored"
-    assert run.answer == optimum(Space(7, 3), loss)
 
 
 def test_the_surrogate_learns_pairs_that_single_losses_do_not_show() -> None:
@@ -79,26 +63,3 @@ def test_a_batch_is_diverse() -> None:
     assert promising(mean, alike, 1e-6, 2, kappa=1.0) == [0, 2]
     assert promising(mean, alike, 1e-6, 2, kappa=0.0) == [0, 1]
     assert sorted(promising(mean, alike, 1e-6, 9, kappa=1.0)) == [0, 1, 2, 3]
-
-
-def test_equal_losses_are_handled() -> None:
-    def loss(mask: Mask) -> float:
-        return 3.0
-
-    assert drive(Bayesian(trials=40), SPACE, loss).answer.dropped == (0, 1, 2, 3)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"trials": 0}, "algo.trials=0 is too few"),
-        ({"random": 0}, "algo.random=0 is too few"),
-        ({"batch": 0}, "algo.batch=0 is too few"),
-        ({"elite": 0}, "algo.elite=0 is too few"),
-        ({"kappa": -1.0}, "algo.kappa=-1 is negative: choose 0 or more"),
-        ({"temperature": 0.0}, "algo.temperature=0 is too small: choose a number above 0"),
-    ],
-)
-def test_invalid_settings_are_refused(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        replace(Bayesian(), **settings)

@@ -11,16 +11,15 @@ from pruning.algo import Algo, Ask, Rise
 from pruning.algo.beam import Beam
 from pruning.algo.greedy import Greedy
 from pruning.algo.lazy import FIRST, Lazy
-from pruning.core.errors import InputError
 from pruning.core.mask import Mask, Space
-from tests.algo.test_contract import Loss, drive, pairwise
+from tests.helpers.searches import LossOf, drive, pairwise
 from tests.helpers.spaces import sublayer_space
 
 SPACE = Space(24, 5)
 PLAIN: list[tuple[Algo, Algo]] = [(Greedy(), Greedy(lazy=0.05)), (Beam(3), Beam(3, lazy=0.05))]
 
 
-def noisy(seed: int, noise: float) -> Loss:
+def noisy(seed: int, noise: float) -> LossOf:
     """Increments that are those of the first round, plus normal noise for each mask."""
     numbers = random.Random(seed)
     single = [numbers.random() for _ in range(SPACE.n_blocks)]
@@ -88,13 +87,6 @@ def test_the_bound_is_the_one_of_the_formula() -> None:
     expected = 0.2 - quantile * (squares / 9 * (1 + 1 / 3)) ** 0.5
     assert lazy._least_error(errors, 6) == pytest.approx(expected)
     assert Lazy(0.1, 5)._least_error([0.1], 6) == float("-inf")
-
-
-@pytest.mark.parametrize("risk", [0.0, 1.0, -0.1])
-@pytest.mark.parametrize("kind", [Greedy, Beam])
-def test_a_risk_that_is_no_probability_is_refused(kind: type, risk: float) -> None:
-    with pytest.raises(InputError, match=r"algo\.lazy=.* is not between 0 and 1"):
-        kind(lazy=risk)
 
 
 BUDGET = sublayer_space(12, 0.2, None, (1, 3) * 12)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,22 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.utils import instantiate
 
-from pruning.algo import Algo
 from pruning.calibration.samples import Row, Samples
-from pruning.config.app import register
-from pruning.config.groups import CONF, options
 from pruning.core.mask import Space
 from pruning.engine.forward import Forward
 from pruning.models.model import LanguageModel, ModelInfo
 from pruning.objective import Calibrated
 from pruning.objective.perplexity import Perplexity
-from pruning.search.choice import Racing
-from pruning.search.driver import Problem, Solution, solve
-from pruning.search.journal import Journal, KnownScores, Store
+from tests.helpers.searches import configured, solved
 
 N, TOKENS, LENGTH = 8, 24, 32
 SPACE = Space(N, 3)
@@ -67,34 +58,14 @@ def losses(model: LanguageModel) -> Calibrated:
     return Calibrated(Perplexity(), Forward(model), Samples("text", "trained", rows, 0))
 
 
-@pytest.fixture(scope="module")
-def algos() -> Iterator[dict[str, Algo]]:
-    GlobalHydra.instance().clear()
-    register()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        found = {name: instantiate(compose("config", [f"algo={name}"]).algo) for name in options("algo")}
-        yield found | {"bayesian": replace(found["bayesian"], trials=56)}
-
-
 @pytest.mark.slow
-def test_no_search_beats_exhaustive_and_regrets_are_printed(
-    algos: dict[str, Algo], losses: Calibrated, tmp_path: Path
-) -> None:
-    solutions: dict[str, Solution] = {}
-    for name, algo in algos.items():
-        store = Store(tmp_path, "key", name, N)
-        store.claim()
-        (tmp_path / name).mkdir()
-        journal = Journal.open(tmp_path / name / "trace.jsonl", N)
-        solutions[name] = solve(
-            Problem(algo, SPACE, 0, Racing()), losses, KnownScores(journal, store), lambda *_: None
-        )
-    best = solutions["exhaustive"].score.loss
-    for name, solution in sorted(solutions.items(), key=lambda pair: pair[1].score.loss):
-        regret = solution.score.loss - best
-        print(f"{name:18} regret {regret:.4f} nats  asked {solution.asked:6.1f}  {solution.why}")  # noqa: T201
-        assert regret >= 0, f"{name} beat the true optimum"
-    one_shot = solutions["one_shot"].score.loss
+def test_no_search_beats_exhaustive(losses: Calibrated, tmp_path: Path) -> None:
+    algos = configured()
+    algos["bayesian"] = replace(algos["bayesian"], trials=56)  # type: ignore[type-var]
+    found = {name: solved(tmp_path, losses, algo, SPACE, cell=name)[0] for name, algo in algos.items()}
+    loss = {name: solution.score.loss for name, solution in found.items()}
+    assert min(loss.values()) == loss["exhaustive"] == loss["bayesian"], (
+        "56 trials are enough for all 56 masks"
+    )
     for name in ("genetic", "bayesian", "annealing", "evolution", "local_search", "cbo"):
-        assert solutions[name].score.loss <= one_shot, f"{name} ended worse than its start, the one-shot set"
-    assert solutions["bayesian"].score.loss == best, "56 trials are enough for all 56 masks"
+        assert loss[name] <= loss["one_shot"], f"{name} ended worse than its start, the one-shot set"

@@ -10,7 +10,7 @@ import pytest
 from pruning.config.groups import options
 from pruning.core.errors import OutOfReachError
 from pruning.core.mask import Space
-from tests.algo.test_contract import configured
+from tests.helpers.searches import configured
 
 DOCS = Path(__file__).parents[2] / "docs"
 ROW = re.compile(r"^\| `(?P<name>\w+)` \|[^|]*\| (?P<most>[\d,]+)", re.MULTILINE)

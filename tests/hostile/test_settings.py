@@ -24,7 +24,7 @@ CASES: dict[str, tuple[str, list[str], str]] = {
     "huge": ("", ["forward.memory=99999999999999999999"], "forward.memory=99999999999999999999 is out of range"),
     "exponent": ("", ["calibration.length=1e9"], "calibration.length=1e9 is not valid: give a whole number"),
     "memory": ("", ["forward.memory=0"], "forward.memory=0 is too small: choose 1 or more."),
-    "added": ("", ["+algo.foo=1"], "algo=greedy has no setting 'foo'. Its settings: blocks, lazy, max_evaluations,"),
+    "added": ("", ["+algo.foo=1"], "algo=greedy has no setting 'foo'. Its settings: blocks, lazy, rank"),
     "added below": ("", ["+forward.foo=1"], "forward has no setting 'foo'. Its settings: bounds, compile,"),
     "added deep": ("", ["+model.resources.foo=1"], "model.resources has no setting 'foo'"),
     "top": ("", ["algos=greedy"], "unknown setting 'algos'. Did you mean algo? Available: algo, budget, calibration"),

@@ -1,20 +1,102 @@
+"""Criteria equal those computed from the states of a plain forward pass, over blocks and over sub-layers."""
+
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
+from pruning.engine.dense_pass import gate_gradients
 from pruning.engine.forward import Forward
-from pruning.objective import _criteria
+from pruning.objective import Objective, _criteria
+from pruning.objective.angular import Angular, _angle
 from pruning.objective.block_influence import BlockInfluence
+from pruning.objective.mutual_information import MutualInformation
+from pruning.objective.relative_magnitude import RelativeMagnitude
+from pruning.objective.taylor import Taylor
 from tests.helpers.architectures import N_BLOCKS
-from tests.helpers.objectives import bound, model, samples, scores
+from tests.helpers.objectives import SINGLES, bound, model, plain_states, samples, scores
 from tests.helpers.rows import language_model
 
 ALL = [Mask(N_BLOCKS, d) for k in range(N_BLOCKS + 1) for d in itertools.combinations(range(N_BLOCKS), k)]
+PARTS = [Mask(N_BLOCKS, (unit,), "sublayer") for unit in range(2 * N_BLOCKS)]
+Distance = Callable[[np.ndarray, np.ndarray], float]
+
+
+def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.asarray((a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1))
+
+
+def angle(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.arccos(cosines(a, b)[-1]) / np.pi)
+
+
+def influence(a: np.ndarray, b: np.ndarray) -> float:
+    return float(1 - cosines(a, b).mean())
+
+
+def magnitude(norm: int) -> Distance:
+    return lambda a, b: float((np.linalg.norm(b - a, norm, -1) / np.linalg.norm(b, norm, -1)).mean())
+
+
+PLAIN: list[tuple[Objective, Distance]] = [
+    (Angular(), angle),
+    (Angular(by="block"), angle),
+    (BlockInfluence(), influence),
+    (BlockInfluence(by="run"), influence),
+    (RelativeMagnitude(), magnitude(2)),
+    (RelativeMagnitude(norm=1), magnitude(1)),
+]
+
+
+@pytest.mark.parametrize(("objective", "distance"), PLAIN, ids=[repr(objective) for objective, _ in PLAIN])
+@pytest.mark.parametrize(
+    ("name", "kind"), [("llama", "text"), ("mistral", "items"), ("gemma3", "text"), ("gpt_neox", "items")]
+)
+def test_terms_are_sums_of_distances_between_states(
+    objective: Any, distance: Distance, name: str, kind: str
+) -> None:
+    module, data = model(name), samples(kind)
+    masks = [*SINGLES[1::2], *(Mask(N_BLOCKS, d) for d in ((0, 1, 2, 3), (1, 2, 5), (0, 3)))]
+    results = scores(bound(objective, module, data), masks)
+    for number, unit in enumerate(data.units):
+        states = [plain_states(module, row) for row in unit]
+        for mask in masks:
+            pairs = _criteria.runs(mask) if objective.by == "run" else [(i, i + 1) for i in mask.dropped]
+            expected = np.mean([sum(distance(state[i], state[j]) for i, j in pairs) for state in states])
+            assert results[mask].samples[number] == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize(("objective", "distance"), PLAIN[::2], ids=[repr(o) for o, _ in PLAIN[::2]])
+def test_over_sub_layers_the_states_are_those_around_them(objective: Objective, distance: Distance) -> None:
+    module, data = model(), samples("text", 3)
+    found = scores(bound(objective, module, data), PARTS)
+    for sample, row in enumerate(data.rows):
+        h = sublayer_states(module, row.input_ids)
+        expected = [distance(h[mask.dropped[0]], h[mask.dropped[0] + 1]) for mask in PARTS]
+        np.testing.assert_allclose([found[mask].samples[sample] for mask in PARTS], expected, atol=1e-10)
+
+
+def sublayer_states(module: Any, ids: tuple[int, ...]) -> list[np.ndarray]:
+    """The states before, between and after all sub-layers, by hooks: h, h + attention, h + attention + MLP, ..."""
+    parts: list[torch.Tensor] = []
+    handles = [module.model.layers[0].register_forward_pre_hook(lambda _m, args: parts.append(args[0]))]
+    for layer in module.model.layers:
+        handles += [
+            layer.self_attn.register_forward_hook(lambda _m, _a, out: parts.append(out[0])),
+            layer.mlp.register_forward_hook(lambda _m, _a, out: parts.append(out)),
+        ]
+    with torch.no_grad():
+        module(input_ids=torch.tensor([ids]), use_cache=False)
+    for handle in handles:
+        handle.remove()
+    return [part[0].numpy() for part in torch.stack(parts).cumsum(0)]
 
 
 @pytest.mark.parametrize(
@@ -25,12 +107,6 @@ def test_runs_are_maximal(dropped: tuple[int, ...], expected: list[tuple[int, in
     assert _criteria.runs(Mask(N_BLOCKS, dropped)) == expected
 
 
-@pytest.mark.parametrize("mask", ALL)
-def test_runs_cover_a_mask_and_touch_nothing_else(mask: Mask) -> None:
-    covered = [i for start, stop in _criteria.runs(mask) for i in range(start, stop)]
-    assert tuple(covered) == mask.dropped
-
-
 def test_by_block_a_loss_is_additive_and_by_run_it_is_not() -> None:
     module, data = model(), samples("text")
     block = scores(bound(BlockInfluence(), module, data), ALL)
@@ -38,20 +114,33 @@ def test_by_block_a_loss_is_additive_and_by_run_it_is_not() -> None:
     for mask in ALL:
         single = sum(np.array(block[Mask(N_BLOCKS, (i,))].samples) for i in mask.dropped)
         np.testing.assert_allclose(block[mask].samples, single, atol=1e-12)
+        covered = [i for start, stop in _criteria.runs(mask) for i in range(start, stop)]
+        assert tuple(covered) == mask.dropped
         if all(stop - start == 1 for start, stop in _criteria.runs(mask)):
             np.testing.assert_allclose(run[mask].samples, block[mask].samples, atol=1e-12)
     joined = Mask(N_BLOCKS, (2, 3))
     assert abs(run[joined].loss - block[joined].loss) > 1e-3
 
 
-def test_the_distance_receives_the_earlier_state_first() -> None:
-    data, module = samples("text", 2), model()
-    loss = _criteria.between_states(
-        Forward(language_model(module)), data, lambda a, b: float(b.norm() - a.norm()), "run"
-    )
-    mask = Mask(N_BLOCKS, tuple(range(N_BLOCKS)))
-    (score,) = loss([mask])
-    assert score.loss > 0, "the norm of the state grows from block to block"
+@pytest.mark.parametrize(("sign", "expected"), [(1.0, 0.0), (-1.0, 1.0)])
+def test_collinear_states_are_handled(sign: float, expected: float) -> None:
+    """Rounding can make the absolute value of their cosine greater than 1."""
+    state = torch.full((1, 3), 0.1)
+    assert _angle(state, sign * 7 * state) == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_last_block_is_measured_before_the_final_norm() -> None:
+    """`output_hidden_states` ends with the normed state, which is easily mistaken for the block's output."""
+    module, data = model(), samples("text", 1)
+    with torch.no_grad():
+        module.model.norm.weight.copy_(torch.linspace(-1, 3, 32))
+    (row,) = data.rows
+    loss = scores(bound(BlockInfluence(), module, data), SINGLES)[SINGLES[-1]].loss
+    with torch.no_grad():
+        hidden = module(input_ids=torch.tensor([row.input_ids]), output_hidden_states=True).hidden_states
+    states = plain_states(module, row)
+    assert loss == pytest.approx(influence(states[-2], states[-1]), rel=1e-9)
+    assert abs(loss - influence(hidden[-2][0].numpy(), hidden[-1][0].numpy())) > 0.05
 
 
 def test_one_dense_pass_is_made_for_all_masks_when_the_first_is_asked_for() -> None:
@@ -67,24 +156,72 @@ def test_scores_of_blocks_are_computed_once() -> None:
     calls = []
 
     def table(unit: str) -> np.ndarray:
-        calls.append(1)
+        calls.append(unit)
         return np.arange(12.0).reshape(2, 6)
 
     loss = _criteria.additive(samples("text", 2), table)
     assert not calls
     results = scores(loss, [Mask(6), Mask(6, (1, 4)), Mask(6, (5,))])
     assert [score.samples for score in results.values()] == [(0.0, 0.0), (5.0, 17.0), (5.0, 11.0)]
-    assert len(calls) == 1
+    assert calls == ["block"]
 
 
-def test_an_item_is_the_mean_of_its_choices() -> None:
-    data = samples("items", 3)
-    rows = np.arange(float(len(data.rows)))
-    means = _criteria.by_sample(data, rows)
-    remaining = iter(rows)
-    assert means.tolist() == [np.mean([next(remaining) for _ in unit]) for unit in data.units]
+@pytest.mark.parametrize("objective", [MutualInformation(), BlockInfluence(by="run")], ids=repr)
+def test_the_same_objective_serves_blocks_and_sub_layers(objective: Objective) -> None:
+    """Depths of blocks and of sub-layers are different states, so nothing of one may be used for the other."""
+    module, data = model(), samples("text", 3)
+    together = bound(objective, module, data)
+    mixed = scores(together, SINGLES) | scores(together, PARTS)
+    apart = scores(bound(objective, module, data), SINGLES) | scores(bound(objective, module, data), PARTS)
+    for mask, score in mixed.items():
+        assert score.samples == pytest.approx(apart[mask].samples, abs=1e-12)
 
 
-def test_an_unknown_by_is_refused() -> None:
-    with pytest.raises(InputError, match=r"unknown objective.by 'runs'. Did you mean run"):
-        BlockInfluence(by="runs")
+def test_taylor_divides_the_score_of_a_block_between_its_parts() -> None:
+    module, data = model(dtype=torch.float32), samples("text", 3)
+    parts = scores(bound(Taylor(), module, data), PARTS)
+    blocks = scores(bound(Taylor(), module, data), SINGLES)
+    for i in range(N_BLOCKS):
+        both = np.add(parts[PARTS[2 * i]].samples, parts[PARTS[2 * i + 1]].samples)
+        np.testing.assert_allclose(both, blocks[SINGLES[i]].samples, rtol=1e-4)
+        assert min(parts[PARTS[2 * i]].loss, parts[PARTS[2 * i + 1]].loss) > 0
+
+
+def test_gates_of_sub_layers_are_derivatives() -> None:
+    """Scaling what a sub-layer adds by 1 + e changes the log-likelihood by e times the gate's derivative."""
+    module, data = model(), samples("text", 2)
+    gradients = gate_gradients(Forward(language_model(module)), data.rows, "sublayer")
+    step = 2e-3  # norms compute in float32, so a smaller step would measure rounding
+    for unit in (0, 3, 6, 11):
+        layer = module.model.layers[unit // 2]
+        last = layer.mlp.down_proj if unit % 2 else layer.self_attn.o_proj
+        values = []
+        for factor in (1 + step, 1 - step):
+            kept = last.weight.data.clone()
+            last.weight.data = kept * factor
+            forward = Forward(language_model(module))
+            values += [sums for _, sums, _ in forward.loglikelihoods(data.rows, [Mask(N_BLOCKS)])]
+            last.weight.data = kept
+        slope = (np.array(values[0]) - np.array(values[1])) / (2 * step)
+        np.testing.assert_allclose(gradients[:, unit], slope, rtol=5e-3, atol=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "named"),
+    [
+        *(
+            (kind, {"by": "runs"}, "objective.by 'runs'")
+            for kind in (Angular, BlockInfluence, MutualInformation)
+        ),
+        (RelativeMagnitude, {"norm": 3}, "objective.norm=3"),
+        *(
+            (MutualInformation, {name: 0}, f"objective.{name}=0")
+            for name in ("projections", "neighbors", "tokens")
+        ),
+        (MutualInformation, {"seed": -1}, "objective.seed=-1"),
+    ],
+)
+def test_invalid_settings_are_refused(kind: type, settings: dict[str, Any], named: str) -> None:
+    with pytest.raises(InputError) as caught:
+        kind(**settings)
+    assert named in str(caught.value)

@@ -8,7 +8,7 @@ from pruning.core.mask import Mask
 from pruning.objective.divergence import Divergence
 from pruning.objective.margin import Margin
 from pruning.objective.perplexity import Perplexity
-from pruning.objective.weighted import Weighted, named, names
+from pruning.objective.weighted import Weighted, parts
 from tests.helpers.architectures import N_BLOCKS
 from tests.helpers.objectives import MASKS, bound, model, samples, scores
 
@@ -47,10 +47,10 @@ def test_terms_on_the_same_samples_are_mixed_sample_by_sample(name: str, weight:
 def test_losses_on_both_kinds_of_samples_are_mixed(order: tuple[str, str], weight: float) -> None:
     module, data = model(), samples("both")
     mixed = scores(bound(Weighted(*order, weight), module, data), MASKS)
-    parts = {"perplexity": (Perplexity(), "text"), "margin": (Margin(), "items")}
+    kinds = {"perplexity": (Perplexity(), "text"), "margin": (Margin(), "items")}
     single = {
         name: scores(bound(objective, module, data.only(kind)), MASKS)
-        for name, (objective, kind) in parts.items()
+        for name, (objective, kind) in kinds.items()
     }
     for mask in MASKS:
         a, b = (single[name][mask] for name in order)
@@ -101,19 +101,20 @@ def test_masks_are_yielded_as_soon_as_both_have_scored_them(monkeypatch: pytest.
 
 
 def test_every_other_objective_can_be_a_part() -> None:
-    assert "weighted" not in names()
-    assert {"perplexity", "margin", "taylor"} <= set(names())
-    assert all(named(name).needs in ("text", "items", "any") for name in names())
+    assert "weighted" not in parts()
+    assert {"perplexity", "margin", "taylor"} <= parts().keys()
+    assert all(part().needs in ("text", "items", "any") for part in parts().values())
 
 
 @pytest.mark.parametrize(
-    ("wrong", "message"),
+    ("wrong", "named"),
     [
-        ({"first": "perplexty"}, r"unknown objective.first 'perplexty'. Did you mean perplexity"),
-        ({"second": "weighted"}, r"unknown objective.second 'weighted'"),
-        ({"weight": 1.5}, r"objective.weight=1.5 is out of range"),
+        ({"first": "perplexty"}, "objective.first 'perplexty'"),
+        ({"second": "weighted"}, "objective.second 'weighted'"),
+        ({"weight": 1.5}, "objective.weight=1.5"),
     ],
 )
-def test_invalid_settings_are_refused(wrong: dict[str, object], message: str) -> None:
-    with pytest.raises(InputError, match=message):
+def test_invalid_settings_are_refused(wrong: dict[str, object], named: str) -> None:
+    with pytest.raises(InputError) as caught:
         Weighted(**wrong)  # type: ignore[arg-type]
+    assert named in str(caught.value)

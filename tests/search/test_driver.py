@@ -1,31 +1,38 @@
+"""A search as a cell runs it: what it asks for and pays for, how it is resumed, and how it is stopped."""
+
 from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pruning.algo import Algo, Ask, Found, Proposals
+from pruning.algo import Algo, Ask, Found, Known, Proposals
+from pruning.algo.beam import Beam
+from pruning.algo.cbo_hessian import CboHessian
 from pruning.algo.exhaustive import Exhaustive
 from pruning.algo.greedy import Greedy
 from pruning.algo.one_shot import OneShot
-from pruning.core.errors import LossError
+from pruning.algo.random import Random
+from pruning.core.errors import InputError, LossError
 from pruning.core.mask import Mask, Space
-from pruning.core.scoring import Estimate, Score
-from pruning.objective import Loss
+from pruning.core.scoring import Score
+from pruning.search import driver
 from pruning.search.choice import Racing
-from pruning.search.driver import Problem, Solution, _checked, best_so_far, solve
-from pruning.search.journal import Journal, KnownScores, Store
+from pruning.search.driver import best_so_far
+from pruning.search.journal import Journal
+from tests.helpers.searches import TermLosses, drive, pairwise, solved
 from tests.helpers.spaces import sublayer_space
 
-N, K = 6, 3
+N = 6
 SINGLE = (0.9, 0.2, 0.5, 0.25, 0.7, 0.4)
 PAIRS = {(1, 3): 2.0, (1, 5): -0.1, (2, 5): 0.3}  # the extra loss if both blocks are removed
-SPACE = Space(N, K)
+SPACE = Space(N, 3)
+LIMITED = Space(8, 3, frozenset({7}))
 
 
 def additive(mask: Mask) -> float:
@@ -36,33 +43,13 @@ def quadratic(mask: Mask) -> float:
     return additive(mask) + sum(PAIRS.get(pair, 0.0) for pair in combinations(mask.dropped, 2))
 
 
-class Losses:
-    """Losses of one sample each, from a dict; `computed` lists the masks in the order computed."""
-
-    def __init__(self, loss: Callable[[Mask], float] = quadratic, backwards: bool = False) -> None:
-        every = (Mask(N, d) for k in range(N + 1) for d in combinations(range(N), k))
-        self.table = {mask: loss(mask) for mask in every}
-        self.backwards = backwards
-        self.computed: list[Mask] = []
-
-    @property
-    def whole(self) -> Loss:
-        return Loss(Estimate((1.0,), (0,)), self.terms)
-
-    def part(self, start: int, stop: int) -> Loss:
-        assert (start, stop) == (0, 1)
-        return self.whole
-
-    def terms(self, masks: Sequence[Mask]) -> Iterator[tuple[Mask, Sequence[float], float]]:
-        for mask in reversed(masks) if self.backwards else masks:
-            self.computed.append(mask)
-            yield mask, (self.table[mask],), 0.25
+def losses(loss: Callable[[Mask], float] = quadratic, backwards: bool = False) -> TermLosses:
+    """Losses of one sample each."""
+    return TermLosses(lambda mask: np.array([loss(mask)]), 1, backwards=backwards)
 
 
 class Fixed:
     """A search that asks for given batches, whatever their losses, and returns a given answer."""
-
-    max_evaluations = None
 
     def __init__(self, batches: Sequence[Sequence[Mask]], answer: Mask) -> None:
         self.batches, self.answer = batches, answer
@@ -77,161 +64,129 @@ class Fixed:
         return sum(map(len, self.batches))
 
 
-def search(
-    folder: Path, losses: Losses, algo: Algo, cell: str = "cell", share: bool = True
-) -> tuple[Solution, Journal]:
-    store = Store(folder, "key", cell, N, share)
-    store.claim()
-    (folder / cell).mkdir(exist_ok=True)
-    journal = Journal.open(folder / cell / "trace.jsonl", N)
-    return solve(
-        Problem(algo, SPACE, 0, Racing()), losses, KnownScores(journal, store), lambda *_: None
-    ), journal
-
-
 ALGOS = [pytest.param(Greedy(), id="greedy"), pytest.param(OneShot(), id="one_shot")]
 
 
+@pytest.mark.parametrize("loss", [additive, quadratic])
 @pytest.mark.parametrize(
-    ("algo", "loss"), [(a, f) for a in (Greedy(), OneShot()) for f in (additive, quadratic)]
+    ("algo", "paid", "extra", "answer"),
+    [(OneShot(), N, 2, (1, 3, 5)), (Greedy(), N + (N - 1) + (N - 2), 1, (1, 4, 5))],
+    ids=["one_shot", "greedy"],
 )
-def test_the_answer_is_scored_and_nothing_is_computed_twice(
-    tmp_path: Path, algo: Algo, loss: Callable[[Mask], float]
+def test_nothing_is_computed_twice_and_all_is_counted(
+    tmp_path: Path, algo: Algo, paid: int, extra: int, answer: tuple[int, ...], loss: Callable[[Mask], float]
 ) -> None:
-    losses = Losses(loss)
-    solution, journal = search(tmp_path, losses, algo)
-    assert len(solution.score.mask.dropped) == K
+    table = losses(loss)
+    solution, journal = solved(tmp_path, table, algo, SPACE)
+    assert solution.score.mask.dropped == (answer if loss is quadratic else (1, 3, 5))
     assert solution.score.loss == loss(solution.score.mask)
     assert solution.dense.loss == loss(Mask(N)) == 3.0
-    assert len(losses.computed) == len(set(losses.computed))
-    assert list(journal.scores) == losses.computed
-
-
-def test_one_shot_asks_and_pays_for_each_block(tmp_path: Path) -> None:
-    losses = Losses()
-    solution, _ = search(tmp_path, losses, OneShot())
-    assert (solution.asked, solution.paid) == (N, N)
-    assert len(losses.computed) == N + 2, "also computed: the dense model and the answer"
-    assert solution.score.mask.dropped == (1, 3, 5), "the cheapest three, whatever they cost together"
-
-
-def test_greedy_asks_and_pays_for_a_round_a_block(tmp_path: Path) -> None:
-    losses = Losses()
-    solution, _ = search(tmp_path, losses, Greedy())
-    assert solution.asked == solution.paid == N + (N - 1) + (N - 2)
-    assert len(losses.computed) == solution.asked + 1, "also computed: the dense model"
-    assert solution.score.mask.dropped == (1, 4, 5)
+    assert (solution.asked, solution.paid) == (paid, paid)
+    assert len(table.masks) == len({*table.masks}) == paid + extra, "also the dense model and the answer"
+    assert list(journal.scores) == table.masks
 
 
 @pytest.mark.parametrize("algo", ALGOS)
 def test_resuming_from_any_part_of_the_journal_ends_the_same_and_pays_the_rest(
     tmp_path: Path, algo: Algo
 ) -> None:
-    whole, journal = search(tmp_path, Losses(), algo)
+    whole, journal = solved(tmp_path, losses(), algo, SPACE)
+    assert journal.path is not None
     data = journal.path.read_bytes()
-    for length in range(len(data) + 1):
-        folder = tmp_path / f"cut{length}"
+    for length in range(0, len(data) + 1, 7):
+        folder, rest = tmp_path / f"cut{length}", losses()
         shutil.copytree(tmp_path / "scores", folder / "scores")
         (folder / "cell").mkdir()
         (folder / "cell" / "trace.jsonl").write_bytes(data[:length])
-        losses = Losses()
-        resumed, again = search(folder, losses, algo)
+        resumed, again = solved(folder, rest, algo, SPACE)
         assert resumed.score == whole.score
         assert (resumed.asked, resumed.paid) == (whole.asked, whole.paid)
-        assert len(losses.computed) == data.count(b"\n") - data[:length].count(b"\n")
+        assert len(rest.computed) == data.count(b"\n") - data[:length].count(b"\n")
         assert list(again.scores.values()) == list(journal.scores.values())
+        assert again.path is not None
         assert again.path.read_bytes() == data
+    rest = losses()
+    resumed, _ = solved(tmp_path, rest, algo, SPACE)
+    assert rest.computed == []
+    assert resumed.seconds >= len(journal.scores) * 0.5, "seconds add up over the runs"
 
 
-def test_seconds_add_up_over_a_resumed_search(tmp_path: Path) -> None:
-    search(tmp_path, Losses(), Greedy())
-    losses = Losses()
-    resumed, _ = search(tmp_path, losses, Greedy())
-    assert losses.computed == []
-    assert resumed.seconds >= 16 * 0.25
+def test_all_randomness_comes_from_the_seed(tmp_path: Path) -> None:
+    space, loss = Space(14, 5), pairwise(14, 0)
+    found = [
+        solved(tmp_path / str(run), losses(loss), Random(3), space, seed=seed)[0].score.mask
+        for run, seed in enumerate((0, 0, 1, 2))
+    ]
+    assert found[0] == found[1]
+    assert len({*found}) == 3
 
 
-def test_what_another_cell_paid_for_is_not_paid_again(tmp_path: Path) -> None:
-    search(tmp_path, Losses(), OneShot(), "first")
-    losses = Losses()
-    solution, journal = search(tmp_path, losses, Greedy(), "second")
-    assert solution.asked == 15
-    assert solution.paid == len(losses.computed) == 8, (
-        "known: the dense model, the first round, and (1, 3, 5)"
-    )
-    assert sum(score.seconds == 0 for score in journal.scores.values()) == 1 + N + 1
-    again, _ = search(tmp_path, Losses(), Greedy(), "second")
-    assert again.paid == 8, "a resumed search still does not count the other cell's scores as paid"
-
-
-def test_a_cell_that_does_not_share_pays_for_everything(tmp_path: Path) -> None:
-    search(tmp_path, Losses(), OneShot(), "first")
-    solution, _ = search(tmp_path, Losses(), Greedy(), "second", share=False)
-    assert solution.paid == solution.asked == 15
+@pytest.mark.parametrize(("share", "paid"), [(True, 8), (False, 15)])
+def test_what_another_cell_paid_for_is_not_paid_again_if_cells_share(
+    tmp_path: Path, share: bool, paid: int
+) -> None:
+    solved(tmp_path, losses(), OneShot(), SPACE, cell="first")
+    table = losses()
+    solution, journal = solved(tmp_path, table, Greedy(), SPACE, cell="second", share=share)
+    assert (solution.asked, solution.paid) == (15, paid)
+    known = 1 + N + 1 if share else 0  # the dense model, the first round, and (1, 3, 5)
+    assert sum(score.seconds == 0 for score in journal.scores.values()) == known
+    assert len(table.computed) == 16 - known
+    again, _ = solved(tmp_path, losses(), Greedy(), SPACE, cell="second", share=share)
+    assert again.paid == paid, "a resumed search still does not count the other cell's scores as paid"
 
 
 def test_a_mask_that_is_asked_for_again_is_answered_but_not_computed(tmp_path: Path) -> None:
-    losses, a, b = Losses(), Mask(N, (0, 1, 2)), Mask(N, (3, 4, 5))
+    table, a, b = losses(), Mask(N, (0, 1, 2)), Mask(N, (3, 4, 5))
     algo = Fixed([[a, b, a], [b]], answer=b)
-    solution, _ = search(tmp_path, losses, algo)
+    solution, _ = solved(tmp_path, table, algo, SPACE)
     assert (solution.asked, solution.paid) == (4, 2)
-    assert losses.computed == [Mask(N), a, b]
+    assert table.masks == [Mask(N), a, b]
     first, second = quadratic(a), quadratic(b)
     assert algo.received == [[first, second, first], [second]]
 
 
 @pytest.mark.parametrize("algo", ALGOS)
 def test_losses_may_come_in_any_order(tmp_path: Path, algo: Algo) -> None:
-    forwards, _ = search(tmp_path, Losses(), algo, "a", share=False)
-    backwards, _ = search(tmp_path, Losses(backwards=True), algo, "b", share=False)
+    forwards, backwards = (
+        solved(tmp_path / str(back), losses(backwards=back), algo, SPACE)[0] for back in (False, True)
+    )
     assert backwards.score == forwards.score
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_stops_the_search_and_keeps_the_rest(tmp_path: Path, bad: float) -> None:
-    losses = Losses()
-    losses.table[Mask(N, (1, 4))] = bad
+    wrong = Mask(N, (1, 4))
+    table = losses(lambda mask: bad if mask == wrong else quadratic(mask))
     with pytest.raises(LossError, match=r"\[1, 4\]"):
-        search(tmp_path, losses, Greedy())
+        solved(tmp_path, table, Greedy(), SPACE)
     kept = Journal.open(tmp_path / "cell" / "trace.jsonl", N)
-    assert list(kept.scores) == losses.computed[:-1]
-    assert losses.computed[-1] == Mask(N, (1, 4))
-    mended = Losses()
-    solution, _ = search(tmp_path, mended, Greedy())
-    assert mended.computed[0] == Mask(N, (1, 4))
+    assert list(kept.scores) == table.masks[:-1]
+    assert table.masks[-1] == wrong
+    mended = losses()
+    solution, _ = solved(tmp_path, mended, Greedy(), SPACE)
+    assert mended.masks[0] == wrong
     assert solution.score.mask.dropped == (1, 4, 5)
 
 
 @pytest.mark.parametrize("answer", [(0, 1), (0, 1, 2, 3), (0, 1, 5)])
 def test_an_answer_outside_of_the_space_is_refused(tmp_path: Path, answer: tuple[int, ...]) -> None:
     algo = Fixed([[Mask(N, (0,))]], Mask(N, answer))
-    store, journal = Store(tmp_path, "key", "cell", N, share=False), Journal.open(tmp_path / "t.jsonl", N)
     with pytest.raises(AssertionError, match="is not in"):
-        solve(
-            Problem(algo, Space(N, K, frozenset({5})), 0, Racing()),
-            Losses(),
-            KnownScores(journal, store),
-            lambda *_: None,
-        )
+        solved(tmp_path, losses(), algo, Space(N, 3, frozenset({5})))
 
 
 def test_the_watch_gets_each_score_and_the_best_of_the_largest_masks(tmp_path: Path) -> None:
     calls: list[tuple[int, float, int]] = []
-    store, journal = Store(tmp_path, "key", "cell", N, share=False), Journal.open(tmp_path / "t.jsonl", N)
-    solve(
-        Problem(OneShot(), SPACE, 0, Racing()),
-        Losses(additive),
-        KnownScores(journal, store),
-        lambda *call: calls.append(call),
-    )
+    solved(tmp_path, losses(additive), OneShot(), SPACE, watch=lambda *call: calls.append(call))
     assert [number for number, *_ in calls] == list(range(1, N + 3))
     assert [best for _, best, _ in calls] == pytest.approx([3.0, 3.9, 3.2, 3.2, 3.2, 3.2, 3.2, 3.85])
-    assert [size for *_, size in calls] == [0, *[1] * N, SPACE.k]
+    assert [size for *_, size in calls] == [0, *[1] * N, 3]
 
 
 def test_best_so_far_falls_and_counts_all_scores() -> None:
-    losses = {(0,): 0.1, (0, 1): 5.0, (0, 2): 6.0, (1, 2): 4.0, (2,): 0.2, (2, 3): 4.5}
-    scores = [Score(Mask(N, d), loss, (loss,), 1.0) for d, loss in losses.items()]
+    table = {(0,): 0.1, (0, 1): 5.0, (0, 2): 6.0, (1, 2): 4.0, (2,): 0.2, (2, 3): 4.5}
+    scores = [Score(Mask(N, d), loss, (loss,), 1.0) for d, loss in table.items()]
     assert list(best_so_far(scores, Space(N, 2).complete)) == [(2, 5.0), (3, 5.0), (4, 4.0), (6, 4.0)]
     assert list(best_so_far(scores, Space(N, 3).complete)) == []
 
@@ -239,33 +194,13 @@ def test_best_so_far_falls_and_counts_all_scores() -> None:
 def test_on_a_budget_masks_of_other_numbers_of_units_are_compared(tmp_path: Path) -> None:
     space = sublayer_space(3, 1 / 3, None, (1, 3) * 3)  # an attention and an MLP
     rises = (0.1, 0.9, 0.2, 0.6, 0.3, 0.8)
-    every = [Mask(3, d, "sublayer") for n in range(7) for d in combinations(range(6), n)]
-    losses = Losses()
-    losses.table = {mask: 2.0 + sum(rises[u] for u in mask.dropped) for mask in every}
-    journal = Journal.open(tmp_path / "t.jsonl", 3)
-    store = Store(tmp_path, "key", "cell", 3, share=False)
-    solution = solve(
-        Problem(Exhaustive(), space, 0, Racing()), losses, KnownScores(journal, store), lambda *_: None
-    )
+    table = losses(lambda mask: 2.0 + sum(rises[u] for u in mask.dropped))
+    solution, journal = solved(tmp_path, table, Exhaustive(), space)
     assert solution.score.mask.names() == ("a0", "m1")
     assert solution.margins["compared"] == space.size - 1 == 8
     curve = [loss for _, loss in best_so_far(list(journal.scores.values()), space.complete)]
     assert curve[-1] == pytest.approx(2.7)
     assert len(curve) == space.size, "the dense model is not counted"
-
-
-@pytest.mark.parametrize(
-    "mask",
-    [Mask(3, (0,), "sublayer"), Mask(3, (0, 1), "sublayer"), Mask(6, (0, 3)), Mask(3, (2, 3), "sublayer")],
-)
-def test_a_mask_outside_of_the_space_is_never_a_result(mask: Mask) -> None:
-    space = sublayer_space(3, 1 / 3, None, (1, 3) * 3, first=1)
-    if mask in space:
-        assert _checked(Found(mask, "why"), space).mask == mask
-    else:
-        with pytest.raises(AssertionError, match="which is not in"):
-            _checked(Found(mask, "why"), space)
-    assert (mask in space) == (mask.dropped == (2, 3))
 
 
 @pytest.mark.parametrize("racing", [Racing(), Racing(delta=0.5, first=2)], ids=["whole", "race"])
@@ -283,12 +218,103 @@ def test_a_choice_in_several_requests_counts_each_mask_once_and_is_one_decision(
             assert len(both) == 5
             return Found(space.drop(1, 3, 5), "there was no more to ask")
 
-    losses = Losses()
-    store = Store(tmp_path, "key", "cell", N, share=False)
-    (tmp_path / "cell").mkdir()
-    known = KnownScores(Journal.open(tmp_path / "cell" / "trace.jsonl", N), store)
-    problem = Problem(Parts([], SPACE.dense), SPACE, 0, racing)
-    solution = solve(problem, losses, known, lambda *_: None)
+    solution, _ = solved(tmp_path, losses(), Parts([], SPACE.dense), SPACE, racing)
     assert solution.asked == 5
     (decided,) = solution.margins["decisions"]
     assert (decided["of"], decided["chosen"], decided["skipped"]) == (5, [1], 1)
+
+
+# Searches that are stopped after `max_evaluations` masks.
+
+
+@pytest.mark.parametrize("limit", range(1, 25, 2))
+@pytest.mark.parametrize("algo", [Greedy(), OneShot(), Beam()], ids=["greedy", "one_shot", "beam"])
+def test_a_search_stops_at_its_limit_with_a_mask_of_its_space(algo: Algo, limit: int) -> None:
+    loss = pairwise(8, 3)
+    whole, run = drive(algo, LIMITED, loss), drive(algo, LIMITED, loss, most=limit)
+    assert run.asked == whole.asked[:limit], "the first requests are the same"
+    assert run.answer in LIMITED
+    if limit >= len(whole.asked):
+        assert run == whole
+    else:
+        assert run.why == f"max_evaluations={limit} was reached"
+
+
+def test_a_cell_stops_at_its_limit(tmp_path: Path) -> None:
+    table = losses()
+    solution, _ = solved(tmp_path, table, Greedy(), SPACE, most=N + 2)
+    assert (solution.asked, solution.why) == (N + 2, "max_evaluations=8 was reached")
+
+
+def test_a_greedy_round_that_is_cut_off_ends_with_the_best_mask_scored() -> None:
+    loss = pairwise(8, 1)
+    run = drive(Greedy(), LIMITED, loss, most=7 + 6 + 3)
+    assert run.answer == min(run.batches[-1], key=loss)
+
+
+def test_the_best_mask_is_completed_by_the_cheapest_blocks() -> None:
+    singles = {Mask(8, (i,)): loss for i, loss in enumerate((5.0, 1.0, 4.0, 2.0))}
+    assert driver.completed(LIMITED, singles).dropped == (1, 2, 3)
+    assert driver.completed(LIMITED, {}).dropped == (0, 1, 2)
+    larger = singles | {Mask(8, (0, 2)): 9.0}
+    assert driver.completed(LIMITED, larger).dropped == (0, 1, 2), "the largest mask, and the cheapest block"
+    ruled_out = {Mask(8, (0, 1, 2)): math.inf, Mask(8, (1, 2, 3)): 4.0}
+    assert driver.completed(LIMITED, ruled_out).dropped == (1, 2, 3)
+
+
+def test_on_a_budget_the_largest_mask_costs_most_and_is_filled_by_rise_per_cost() -> None:
+    small, space = (sublayer_space(4, ratio, None, (1, 3) * 4) for ratio in (0.25, 0.5))
+    dense, mask = {space.dense: 1.0}, space.drop
+    singles = {mask(u): 1 + rise for u, rise in enumerate((0.9, 0.6, 0.3, 0.3, 0.8, 0.9, 0.1, 0.9))}
+    assert driver.completed(small, dense | singles).names() == ("m1", "a3")
+    by_loss = driver.completed(small, singles).names()
+    assert by_loss == ("a0", "a1", "a2", "a3"), "by loss, without the dense loss"
+    larger = dense | singles | {mask(1, 7): 9.0, mask(0, 2, 4): 1.1}
+    assert driver.completed(space, larger).names() == ("m0", "a1", "b3"), "6 units of cost are more than 3"
+    done = larger | {mask(0, 1, 2, 7): 8.0, mask(0, 1, 2, 5): 7.0}
+    assert driver.completed(space, done) == mask(0, 1, 2, 5), "the least loss of those that meet the budget"
+
+
+def test_a_limit_bounds_the_evaluations_and_is_at_least_1() -> None:
+    assert [driver.evaluations(Greedy(), LIMITED, most) for most in (None, 5, 100)] == [18, 5, 18]
+    for limit in (0, -3):
+        with pytest.raises(InputError, match=f"^max_evaluations={limit} "):
+            driver.check_limit(limit)
+
+
+@pytest.mark.parametrize("limit", [7, 8])
+def test_a_limit_spent_on_gates_ends_with_the_mask_that_the_gates_rank_best(limit: int) -> None:
+    loss, one_shot = pairwise(8, 4, strength=0.1), drive(OneShot(), LIMITED, pairwise(8, 4, strength=0.1))
+    run = drive(CboHessian(), LIMITED, loss, most=limit)
+    assert len(run.asked) == limit - 7, "the gates count as the losses of the seven single removals"
+    assert one_shot.answer.dropped != (0, 1, 2), "(0, 1, 2) would be the default without any information"
+    assert run.answer == (run.asked[0] if run.asked else one_shot.answer)
+
+
+def test_a_mask_counts_once_however_many_samples_it_is_asked_on() -> None:
+    class Staged(Fixed):
+        """A search that asks for all pairs on two samples, then for the best pair on all samples."""
+
+        def propose(self, space: Space, rng: np.random.Generator) -> Proposals:  # noqa: ARG002
+            masks, known = list(space.masks()), Known()
+            few = yield Ask(masks, samples=2)
+            yield from known.ask([masks[int(np.argmin(few))]])
+            return Found(known.best(space), "both stages were run")
+
+    run = drive(Staged([], SPACE.dense), Space(7, 2), pairwise(7, 0), most=21)
+    assert run.why == "both stages were run"
+
+
+def test_known_losses_are_not_asked_for_again() -> None:
+    known, masks = Known(), [LIMITED.drop(i) for i in range(3)]
+    asking = known.ask([masks[0], masks[1], masks[0]])
+    request = next(asking)
+    assert isinstance(request, Ask)
+    assert list(request.masks) == masks[:2]
+    with pytest.raises(StopIteration) as stop:
+        asking.send([2.0, 1.0])
+    assert stop.value.value == [2.0, 1.0, 2.0]
+    with pytest.raises(StopIteration) as stop:
+        next(known.ask(masks[:2]))
+    assert stop.value.value == [2.0, 1.0]
+    assert known.best(Space(8, 1)) == masks[1]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pruning.algo import Ask, Rise
@@ -13,10 +13,9 @@ from pruning.algo.beam import Beam
 from pruning.algo.greedy import Greedy
 from pruning.core.mask import Mask
 from pruning.core.scoring import Estimate, Score
-from pruning.objective import Loss
-from pruning.search.choice import Choice, FloatLoss, NearTies, Racing, Rising, Settler
-from pruning.search.driver import Problem, Solution, solve
-from pruning.search.journal import Journal, KnownScores, ScoreBook, Store
+from pruning.search.choice import Decider, FloatLoss, NearTies, Racing, Rising, Settler
+from pruning.search.journal import Journal, KnownScores, ScoreBook
+from tests.helpers.searches import TermLosses, solved
 from tests.helpers.spaces import sublayer_space
 
 N, S = 8, 64
@@ -25,58 +24,43 @@ SPACE = sublayer_space(N, 0.3, None, COSTS)
 ESTIMATE = Estimate((1.0,) * S, (0,) * S)
 
 
-class Noisy:
-    """Losses with terms that differ much between samples and little between masks; MLPs raise them more."""
-
-    def __init__(self, seed: int) -> None:
-        numbers = random.Random(seed)
-        self.base = [numbers.gauss(3.0, 1.0) for _ in range(S)]
-        self.rise = [numbers.uniform(0.05, 1.0) * cost for cost in COSTS]
-        self.paid = 0
-
-    @property
-    def whole(self) -> Loss:
-        return self.part(0, S)
-
-    def part(self, start: int, stop: int) -> Loss:
-        def terms(masks: Sequence[Mask]) -> Iterator[tuple[Mask, Sequence[float], float]]:
-            for mask in masks:
-                self.paid += stop - start
-                yield mask, [self.term(mask, s) for s in range(start, stop)], 0.1
-
-        return Loss(Estimate((1.0,) * (stop - start), (0,) * (stop - start)), terms)
-
-    def term(self, mask: Mask, sample: int) -> float:
-        own = random.Random(f"{mask.dropped} {sample}").gauss(0.0, 0.1)
-        return self.base[sample] + sum(self.rise[unit] for unit in mask.dropped) + own
+BASE = np.random.default_rng(0).normal(3.0, 1.0, S)
 
 
-def solved(folder: Path, losses: Noisy, algo: Greedy | Beam, racing: Racing) -> Solution:
-    journal = Journal.open(folder / f"{len(list(folder.iterdir()))}.jsonl", N, unit="sublayer")
-    store = Store(folder, "key", "cell", N, share=False, unit="sublayer")
-    return solve(Problem(algo, SPACE, 0, racing), losses, KnownScores(journal, store), lambda *_: None)
+def rises(seed: int) -> np.ndarray:
+    """How much each unit raises the loss; MLPs raise it more."""
+    return np.random.default_rng(seed).uniform(0.05, 1.0, 2 * N) * COSTS
+
+
+def noisy(seed: int) -> TermLosses:
+    """Losses with terms that differ much between samples and little between masks."""
+
+    def term(mask: Mask) -> np.ndarray:
+        own = np.random.default_rng([1, *mask.dropped]).normal(0.0, 0.1, S)
+        return np.asarray(BASE + rises(seed)[list(mask.dropped)].sum() + own)
+
+    return TermLosses(term, S)
 
 
 @pytest.mark.parametrize("algo", [Greedy(), Beam(2), Greedy(lazy=0.05)], ids=["greedy", "beam", "lazy"])
 @pytest.mark.parametrize("seed", range(3))
 def test_a_race_keeps_the_mask_and_scores_less(tmp_path: Path, algo: Greedy | Beam, seed: int) -> None:
-    whole, raced = Noisy(seed), Noisy(seed)
-    expected = solved(tmp_path, whole, algo, Racing())
-    actual = solved(tmp_path, raced, algo, Racing(delta=0.01))
+    whole, raced = noisy(seed), noisy(seed)
+    expected, _ = solved(tmp_path / "whole", whole, algo, SPACE)
+    actual, _ = solved(tmp_path / "raced", raced, algo, SPACE, Racing(delta=0.01))
     assert actual.score.mask == expected.score.mask
     assert actual.score.loss == pytest.approx(expected.score.loss)
-    assert raced.paid < 0.8 * whole.paid
+    assert raced.terms_paid < 0.8 * whole.terms_paid
 
 
 def test_a_decision_compares_rises_and_not_losses(tmp_path: Path) -> None:
-    solution = solved(tmp_path, Noisy(0), Greedy(), Racing())
-    single = {unit: rise / cost for unit, (rise, cost) in enumerate(zip(Noisy(0).rise, COSTS, strict=True))}
-    order = sorted(single, key=single.__getitem__)
-    first = solution.margins["decisions"][0]
-    assert [first["chosen"], first["next"]["dropped"]] == [
-        Mask(N, (u,), "sublayer").listed() for u in order[:2]
-    ]
-    assert first["next"]["difference"] == pytest.approx(single[order[1]] - single[order[0]], abs=0.1)
+    solution, _ = solved(tmp_path, noisy(0), Greedy(), SPACE)
+    single = rises(0) / COSTS
+    first, second = np.argsort(single)[:2]
+    decided = solution.margins["decisions"][0]
+    named = [Mask(N, (int(u),), "sublayer").listed() for u in (first, second)]
+    assert [decided["chosen"], decided["next"]["dropped"]] == named
+    assert decided["next"]["difference"] == pytest.approx(single[second] - single[first], abs=0.1)
 
 
 DENSE, A0, M0, A1 = (Mask(N, d, "sublayer") for d in ((), (0,), (1,), (2,)))
@@ -87,19 +71,15 @@ def score(mask: Mask, loss: float, spread: float) -> Score:
     return Score(mask, loss, tuple(loss + spread * (-1) ** s for s in range(S)), 0.1)
 
 
-def choice(half: Mapping[Mask, float], single: Mapping[Mask, float], spread: float) -> Choice:
-    """A choice that knows masks in half precision; terms of masks are off by `spread`, with alternating signs."""
+def decider(half: Mapping[Mask, float], single: Mapping[Mask, float], spread: float) -> Decider:
+    """A decider that knows masks in half precision; terms of masks are off by `spread`, with alternating signs."""
     journal = Journal(None, N, unit="sublayer")
     for mask, loss in half.items():
         journal.add(score(mask, loss, spread if mask.dropped else 0.0))
-
-    def terms(masks: Sequence[Mask]) -> Iterator[tuple[Mask, Sequence[float], float]]:
-        yield from ((mask, [single[mask]] * S, 0.1) for mask in masks)
-
-    floats = FloatLoss(lambda: Loss(ESTIMATE, terms), Journal(None, N, unit="sublayer"))
-    known = KnownScores(journal, Store(Path("none"), "key", "cell", N, share=False, unit="sublayer"))
-    settler = Settler(NearTies(), floats, ESTIMATE)
-    return Choice(ScoreBook(Noisy(0), known, lambda *_: None), Racing(), settler)
+    exact = TermLosses(lambda mask: np.full(S, single[mask]), S)
+    floats = FloatLoss(lambda: exact.whole, Journal(None, N, unit="sublayer"))
+    book = ScoreBook(noisy(0), KnownScores(journal), lambda *_: None)
+    return Decider(book, Racing(), Settler(NearTies(), floats, ESTIMATE))
 
 
 def test_near_rises_per_cost_are_settled_in_float32() -> None:
@@ -107,7 +87,7 @@ def test_near_rises_per_cost_are_settled_in_float32() -> None:
     single = {DENSE: 2.0, A0: 2.1, M0: 2.303, A1: 2.5}  # 0.1, 0.101
     for spread, chosen in ((0.02, A0), (1e-7, M0)):  # rounding that can swap them, and rounding that cannot
         masks = [A0, M0, A1]
-        losses = choice(half, single, spread).answer(Ask(masks, best=1, rise=RISE))
+        losses = decider(half, single, spread).answer(Ask(masks, best=1, rise=RISE))
         rates = {m: RISE.rate(m, loss, 2.0) for m, loss in zip(masks, losses, strict=True)}
         assert min(rates, key=rates.__getitem__) == chosen
         assert all(loss >= half[mask] for mask, loss in zip(masks, losses, strict=True))

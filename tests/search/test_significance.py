@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -59,13 +61,13 @@ def test_a_mask_that_differs_in_every_sample_alike_is_no_tie() -> None:
 
 
 def test_many_comparisons_are_corrected_for() -> None:
-    winner = score(0, 1.0, 0.2, 0)
-    second = score(1, 1.075, 0.2, 1)
-    alone = margins(winner, [second], EVEN)
-    assert alone["tied"] == 0
-    crowd = [score(2, 1.08, 0.2, seed) for seed in range(2, 60)]
-    distinct = [Score(Mask(80, (i,)), s.loss, s.samples, 1.0) for i, s in enumerate(crowd)]
-    assert margins(winner, [second, *distinct], EVEN)["tied"] > 0
+    winner, second = score(0, 1.0, 0.2, 0), score(1, 1.075, 0.2, 1)
+    assert margins(winner, [second], EVEN)["tied"] == 0
+    crowd = [replace(score(2, 1.02, 0.2, seed), mask=Mask(9, (2, seed))) for seed in range(3, 9)]
+    p_values = [compare(winner, other, EVEN).p_value for other in (second, *crowd)]
+    assert p_values[0] < 0.05 < 7 * p_values[0]
+    assert min(p_values[1:]) > 0.05
+    assert margins(winner, [second, *crowd], EVEN)["tied"] == 7, "the difference is no longer significant"
 
 
 def test_a_mask_alone_has_no_runner_up() -> None:

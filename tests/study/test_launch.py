@@ -186,7 +186,7 @@ INPUT_ERRORS: dict[str, tuple[list[str], str]] = {
     "objective": (["objective=magin"], "unknown objective 'magin'. Did you mean margin?"),
     "typo": (
         ["algo.baem=3"],
-        "algo=greedy has no setting 'baem'. Its settings: blocks, lazy, max_evaluations",
+        "algo=greedy has no setting 'baem'. Its settings: blocks, lazy, rank",
     ),
     "type": (["calibration.samples=many"], "calibration.samples=many is not valid: give a whole number"),
 }

@@ -130,13 +130,13 @@ def test_racing_makes_another_cell_and_is_checked(launch: Command) -> None:
 
 
 def test_a_budget_stops_a_search_and_is_checked(launch: Command) -> None:
-    result = launch("k=3", "algo=beam", "algo.max_evaluations=9").result()
+    result = launch("k=3", "algo=beam", "max_evaluations=9").result()
     assert result["search"]["evaluations_asked"] == 9
     assert result["search"]["stopped"] == "max_evaluations=9 was reached"
     assert len(result["mask"]["dropped"]) == 3
-    ended = launch("k=3", "algo.max_evaluations=0")
+    ended = launch("k=3", "max_evaluations=0")
     assert ended.status == 2
-    assert "algo.max_evaluations=0 allows no evaluation" in ended.err
+    assert "max_evaluations=0 allows no evaluation" in ended.err
 
 
 def test_the_study_of_a_grid_does_not_count_what_was_left_out(launch: Command) -> None:

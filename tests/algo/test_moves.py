@@ -1,4 +1,4 @@
-"""Exchanges on a budget: an MLP against attentions and back, always within the space, and every mask is reached."""
+"""The prior, random masks, and moves: always within the space, and every mask is reached."""
 
 from __future__ import annotations
 
@@ -7,19 +7,29 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from pruning.algo._exchange import exchanged, neighbours, walked, within_kind
-from pruning.algo._surrogate import draw, fresh, swapped
+from pruning.algo import _moves
+from pruning.algo._moves import (
+    draw,
+    exchanged,
+    fresh,
+    log_weights,
+    neighbours,
+    scale,
+    swapped,
+    within_kind,
+)
 from pruning.algo.genetic import crossed
 from pruning.core.mask import Budget, Mask, Space
 from tests.helpers.spaces import sublayer_space
 
 RNG = np.random.default_rng
-SPACES = {
-    "uniform": sublayer_space(6, 0.25, None, (1, 3) * 6),
+BUDGETS = {
+    "uniform": sublayer_space(5, 0.3, None, (1, 3) * 5),
     "unequal": sublayer_space(4, 0.4, None, (2, 3, 1, 5, 2, 3, 1.5, 4), first=1),
     "nested masks": Space(3, 3, frozenset(), "sublayer", Budget((1, 3, 1, 3, 1, 3), 4, 5)),
 }
-UNIFORM = SPACES["uniform"]
+SPACES = BUDGETS | {"count": Space(7, 3, frozenset({6}))}
+UNIFORM = sublayer_space(6, 0.25, None, (1, 3) * 6)
 
 
 @pytest.fixture(params=list(SPACES.values()), ids=list(SPACES))
@@ -28,28 +38,29 @@ def space(request: pytest.FixtureRequest) -> Space:
     return found
 
 
-def test_an_exchange_stays_in_the_space_and_changes_the_mask(space: Space) -> None:
-    rng = RNG(0)
-    for mask in space.masks():
-        for _ in range(5):
-            after = exchanged(mask, space, rng)
-            assert after in space
-            assert after != mask
+def swaps(mask: Mask, space: Space) -> set[Mask]:
+    found = {
+        space.drop(*({*mask.dropped} - {back}), new)
+        for back in mask.dropped
+        for new in space.free(mask.dropped)
+    }
+    return {swap for swap in found if swap in space}
 
 
-def test_a_walk_of_exchanges_reaches_every_mask(space: Space) -> None:
+def test_a_walk_changes_the_mask_at_each_step_and_reaches_every_mask(space: Space) -> None:
     rng, every = RNG(1), list(space.masks())
-    for start in (every[0], every[-1]):
-        seen, mask = {start}, start
-        for _ in range(200 * len(every)):
-            seen.add(mask := exchanged(mask, space, rng))
-        assert seen == {*every}
+    seen, mask = {every[0]}, every[0]
+    for _ in range(100 * len(every)):
+        after = swapped(mask, space, rng)
+        assert after in space
+        assert after != mask
+        seen.add(mask := after)
+    assert seen == {*every}
 
 
 def test_an_mlp_is_exchanged_for_attentions_and_back() -> None:
     rng = RNG(2)
-    mlps = UNIFORM.drop(1, 3)
-    counts = Counter(len(exchanged(mlps, UNIFORM, rng).dropped) for _ in range(200))
+    counts = Counter(len(exchanged(UNIFORM.drop(1, 3), UNIFORM, rng).dropped) for _ in range(200))
     assert counts[2] > 20, "one MLP for another"
     assert counts[4] > 20, "one MLP for three attentions"
     attentions = UNIFORM.drop(0, 2, 4, 7)
@@ -63,18 +74,14 @@ def test_a_space_of_one_mask_has_no_exchange() -> None:
     assert neighbours(mask, single) == ()
 
 
-def test_neighbours_are_distinct_masks_with_each_pair_exchanged(space: Space) -> None:
+def test_neighbours_are_distinct_masks_and_include_each_swap(space: Space) -> None:
     for mask in space.masks():
         found = neighbours(mask, space)
         assert len({*found}) == len(found)
         assert mask not in found
         assert all(other in space for other in found)
-        swaps = {
-            space.drop(*({*mask.dropped} - {back}), new)
-            for back in mask.dropped
-            for new in space.free(mask.dropped)
-        }
-        assert {swap for swap in swaps if swap in space} <= {*found}
+        assert swaps(mask, space) <= {*found}
+        assert space.budget is not None or swaps(mask, space) == {*found}
 
 
 def test_neighbours_are_repaired_in_the_order_of_units() -> None:
@@ -83,38 +90,50 @@ def test_neighbours_are_repaired_in_the_order_of_units() -> None:
     assert UNIFORM.drop(0, 1, 2, 10) in neighbours(mask, UNIFORM), "m1 given back, a5 removed, then a0 and a1"
 
 
-@pytest.mark.parametrize("name", SPACES)
-def test_a_mask_that_is_not_taken_is_found_even_if_only_one_is_left(name: str) -> None:
-    space = SPACES[name]
+def test_a_mask_that_is_not_taken_is_found_even_if_only_one_is_left(space: Space) -> None:
     every, rng = list(space.masks()), RNG(3)
-    for left in every:
-        taken = [mask for mask in every if mask != left]
-        assert walked(every[0], taken, space, rng) == left
-        assert fresh(every[-1], taken, space, rng) == left
+    for left in every[::7]:
+        assert fresh(every[-1], [mask for mask in every if mask != left], space, rng) == left
 
 
 def test_without_steps_the_first_mask_in_order_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pruning.algo._exchange.STEPS", 1)
+    monkeypatch.setattr(_moves, "STEPS", 1)
     every = list(UNIFORM.masks())
-    assert walked(every[0], every[:7], UNIFORM, RNG(0)) == every[7]
+    assert fresh(every[0], every[:7], UNIFORM, RNG(0)) == every[7]
 
 
-def test_several_swaps_are_exchanges_one_after_the_other() -> None:
-    mask = UNIFORM.drop(1, 3)
-    rng = RNG(4)
+def test_several_swaps_of_a_budget_are_exchanges_one_after_the_other() -> None:
+    mask, rng = UNIFORM.drop(1, 3), RNG(4)
     expected = exchanged(exchanged(mask, UNIFORM, rng), UNIFORM, rng)
     assert swapped(mask, UNIFORM, RNG(4), swaps=2) == expected
     assert swapped(mask, UNIFORM, RNG(4), swaps=0) == mask
 
 
+def test_a_swap_of_too_many_blocks_swaps_as_many_as_possible() -> None:
+    space, rng = Space(6, 4), RNG(0)
+    assert {4, 5} <= {*swapped(space.drop(0, 1, 2, 3), space, rng, swaps=9).dropped}
+    full = Space(3, 2, frozenset({1}))
+    assert swapped(full.drop(0, 2), full, rng).dropped == (0, 2)
+
+
 def test_draws_are_in_the_space_and_follow_the_weights(space: Space) -> None:
-    rng = RNG(5)
+    rng, units = RNG(5), space.fitting()
     drawn = Counter(draw(space, rng) for _ in range(200))
     assert all(mask in space for mask in drawn)
     assert len(drawn) > 2
-    units = space.fitting()
     heavy = np.where(np.arange(len(units)) == len(units) - 1, 50.0, 0.0)
     assert all(units[-1] in draw(space, rng, heavy).dropped for _ in range(20))
+
+
+def test_the_prior_is_exponential_in_the_losses_and_never_fails() -> None:
+    losses = np.array([0.0, 1.0, 2.0, 1e9])
+    assert scale(losses) == 1.5
+    assert scale(np.ones(4)) == 1.0
+    weights, rng = log_weights(losses, temperature=1.0), RNG(0)
+    counts = np.bincount([draw(Space(4, 1), rng, weights).dropped[0] for _ in range(4000)], minlength=4)
+    expected = np.exp(-losses / 1.5) / np.exp(-losses / 1.5).sum()
+    assert counts / 4000 == pytest.approx(expected, abs=0.03)
+    assert draw(Space(5, 4, frozenset({0})), rng, weights).dropped == (1, 2, 3, 4)
 
 
 def test_a_child_keeps_what_both_parents_remove_and_takes_from_one_parent_first(space: Space) -> None:
@@ -125,33 +144,26 @@ def test_a_child_keeps_what_both_parents_remove_and_takes_from_one_parent_first(
         assert child in space
         assert {*a.dropped} & {*b.dropped} <= {*child.dropped}
         others = {*child.dropped} - {*a.dropped} - {*b.dropped}
-        inherited = {*child.dropped} - others
-        assert not others or not any(
-            u not in child.dropped and u in space.fitting(tuple(inherited)) for u in a.dropped
-        )
+        inherited = tuple({*child.dropped} - others)
+        assert not others or space.budget is not None
+        assert not others or not {*a.dropped} & {*space.fitting(inherited)} - {*child.dropped}
 
 
 @pytest.mark.parametrize("space", [UNIFORM, Space(6, 4, frozenset({0}), "sublayer")], ids=["budget", "k"])
 def test_within_a_kind_attention_is_swapped_for_attention_only(space: Space) -> None:
-    rng, found = RNG(7), set[Mask]()
+    rng, kinds = RNG(7), set[int]()
     start = next(mask for mask in space.masks() if len({u % 2 for u in mask.dropped}) == 2)
     for _ in range(100):
         mask = within_kind(start, space, rng, 1)
         (back,), (new,) = ({*start.dropped} - {*mask.dropped}, {*mask.dropped} - {*start.dropped})
         assert back % 2 == new % 2
         assert mask in space
-        found.add(mask)
-    assert {len({*mask.dropped} - {*start.dropped}) for mask in found} == {1}
-    assert len({u % 2 for mask in found for u in {*mask.dropped} - {*start.dropped}}) == 2
+        kinds.add(new % 2)
+    assert kinds == {0, 1}
 
 
-def test_a_swap_within_a_kind_respects_the_budget() -> None:
-    unequal, rng = SPACES["unequal"], RNG(8)
-    for mask in unequal.masks():
-        assert within_kind(mask, unequal, rng, 3) in unequal
-    assert within_kind(
-        Space(2, 2, frozenset(), "sublayer").drop(0, 2), Space(2, 2, unit="sublayer"), rng, 2
-    ).dropped == (
-        0,
-        2,
-    )
+def test_a_swap_within_a_kind_stays_in_the_space_or_is_not_made() -> None:
+    unequal = BUDGETS["unequal"]
+    assert all(within_kind(mask, unequal, RNG(8), 3) in unequal for mask in unequal.masks())
+    small = Space(2, 2, unit="sublayer")
+    assert within_kind(small.drop(0, 2), small, RNG(8), 2).dropped == (0, 2)

@@ -1,0 +1,206 @@
+"""The prior that favours cheap units, random masks that are drawn from it, and moves from mask to mask.
+
+The paper calls its genetic and Bayesian searches "prior-guided" without saying what the prior is. Here unit i has the
+weight exp(-(s_i - min s) / (T * scale)): s_i is the loss if only unit i is removed (on a budget, its rise divided by
+the unit's cost), T is the setting `temperature`, and scale is the median of s_i - min s.
+
+Without a budget, a move swaps units. On a budget, it exchanges: it removes a kept unit, gives back removed units
+until the budget can be met again, and removes other units until it is met. So an MLP can take the place of three
+attention layers, and the other way round. Random exchanges can lead from any mask to any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Generator, Iterable
+from functools import lru_cache
+from itertools import count
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from pruning.algo import Known, Request
+from pruning.core.mask import Mask, Space
+
+Array: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
+
+STEPS = 200  # exchanges of a random walk, after which a new mask is taken from the list of all masks
+
+
+# Losses of single removals, and the one-shot set.
+
+
+def singles(space: Space, known: Known) -> Generator[Request, Any, Array]:
+    """The losses of removing each unit of `space.fitting()` alone. Use it with `yield from`.
+
+    On a budget, these are the rises of the loss since the dense model, whose loss is asked for, too.
+    """
+    masks = [space.drop(i) for i in space.fitting()]
+    if space.budget is None:
+        return np.array((yield from known.ask(masks)))
+    dense, *losses = yield from known.ask([space.dense, *masks])
+    return np.array(losses) - dense
+
+
+def n_singles(space: Space) -> int:
+    """The number of losses that `singles` asks for."""
+    return len(space.fitting()) + (space.budget is not None)
+
+
+def rates(space: Space, losses: Array) -> Array:
+    """What units are ranked by: the losses of `singles`, on a budget divided by the costs of the units."""
+    return np.array([space.per_cost(loss, unit) for loss, unit in zip(losses, space.fitting(), strict=True)])
+
+
+def one_shot(space: Space, losses: Array) -> Mask:
+    """The mask of the units with the least `rates` that fit. Ties go to the lower index."""
+    return ranked(space, rates(space, losses))
+
+
+def ranked(space: Space, values: Array) -> Mask:
+    """The mask of the units of `space.fitting()` with the least values that fit. Ties go to the lower index."""
+    units = space.fitting()
+    return space.filled((), (units[r] for r in np.argsort(values, kind="stable")))
+
+
+def scale(losses: Array) -> float:
+    """The spread of the losses: the median minus the minimum, or 1 if this difference is 0."""
+    return float(np.median(losses) - losses.min()) or 1.0
+
+
+def scored_all(space: Space, known: Known) -> bool:
+    """Whether every mask of the space has been scored."""
+    size = space.size
+    return len(known.losses) >= size and sum(mask in space for mask in known.losses) == size
+
+
+# Random masks.
+
+
+def first_masks(
+    space: Space, losses: Array, temperature: float, size: int, rng: np.random.Generator
+) -> tuple[list[Mask], Array]:
+    """The one-shot set and draws from the prior, `size` distinct masks in all, and the prior's log-weights."""
+    weights = log_weights(rates(space, losses), temperature)
+    return extended([one_shot(space, losses)], size, space, rng, weights), weights
+
+
+def log_weights(values: Array, temperature: float) -> Array:
+    """Logarithms of the prior's weights for the `rates` of units, up to a constant."""
+    weights: Array = (values.min() - values) / (temperature * scale(values))
+    return weights
+
+
+def draw(space: Space, rng: np.random.Generator, weights: Array | None = None) -> Mask:
+    """A random mask of the space. Without log-weights, all masks are equally likely if there is no budget.
+
+    Gumbel noise is added to each log-weight. The k units with the largest sums are a draw without replacement in
+    proportion to the weights (Kool, van Hoof and Welling, arXiv 1903.06059). Unlike `rng.choice`, this also works
+    with very small weights. On a budget, units are taken in the order of the sums if they fit.
+    """
+    units = space.fitting()
+    keys = rng.gumbel(size=len(units)) + (0.0 if weights is None else weights)
+    return space.filled((), (units[r] for r in np.argsort(-keys)))
+
+
+def extended(
+    masks: list[Mask], size: int, space: Space, rng: np.random.Generator, weights: Array | None = None
+) -> list[Mask]:
+    """The masks and new random ones, `size` distinct masks in all, or as many as the space has."""
+    masks = list(masks)
+    while len(masks) < min(size, space.size):
+        masks.append(fresh(draw(space, rng, weights), masks, space, rng))
+    return masks
+
+
+def fresh(mask: Mask, taken: Collection[Mask], space: Space, rng: np.random.Generator) -> Mask:
+    """The mask, or the first mask outside `taken` on a random walk; the space must contain such a mask.
+
+    On a budget, it is the first in the order of units if STEPS steps find none.
+    """
+    for _ in count() if space.budget is None else range(STEPS):
+        if mask not in taken:
+            return mask
+        mask = swapped(mask, space, rng)
+    return next(mask for mask in space.masks() if mask not in taken)
+
+
+# Moves.
+
+
+def swapped(mask: Mask, space: Space, rng: np.random.Generator, swaps: int = 1) -> Mask:
+    """The mask after `swaps` random units were given back and as many others removed; k is unchanged.
+
+    If the mask removes or keeps fewer than `swaps` units, as many as possible are swapped. On a budget, these are
+    `swaps` exchanges, one after the other.
+    """
+    if space.budget is not None:
+        for _ in range(swaps):
+            mask = exchanged(mask, space, rng)
+        return mask
+    kept = space.free(mask.dropped)
+    swaps = min(swaps, len(mask.dropped), len(kept))
+    back = rng.choice(mask.dropped, swaps, replace=False)
+    gone = rng.choice(kept, swaps, replace=False) if swaps else ()
+    return space.drop(*(set(mask.dropped) - {int(i) for i in back}), *(int(i) for i in gone))
+
+
+def exchanged(mask: Mask, space: Space, rng: np.random.Generator) -> Mask:
+    """The mask after one random exchange. It differs from the mask unless the space has no other unit."""
+    kept = _others(mask, space)
+    if not kept:
+        return mask
+    new = int(rng.choice(kept))
+    back, order = rng.permutation(mask.dropped).tolist(), rng.permutation(kept).tolist()
+    return _repaired(mask.drop(new), back, order, space)
+
+
+@lru_cache(maxsize=64)
+def neighbours(mask: Mask, space: Space) -> tuple[Mask, ...]:
+    """The distinct masks after an exchange of each removed unit for each kept one, repaired in the order of units.
+
+    Without a budget, these are all k * (N - k) masks that differ from this one by one swap.
+    """
+    kept, found = _others(mask, space), dict[Mask, None]()
+    for back in mask.dropped:
+        rest = [unit for unit in mask.dropped if unit != back]
+        for new in kept:
+            found[_repaired(space.drop(*rest, new), rest, [*kept, back], space)] = None
+    return tuple(found)
+
+
+def within_kind(mask: Mask, space: Space, rng: np.random.Generator, swaps: int) -> Mask:
+    """The mask after `swaps` random swaps of two units of the same kind; fewer if no such swap stays in the space."""
+    for _ in range(swaps):
+        pairs = [
+            (back, new)
+            for back in mask.dropped
+            for new in _others(mask, space)
+            if space.kind(back) == space.kind(new) and _swap(mask, back, new, space) in space
+        ]
+        if not pairs:
+            break
+        mask = _swap(mask, *pairs[int(rng.integers(len(pairs)))], space)
+    return mask
+
+
+def _swap(mask: Mask, back: int, new: int, space: Space) -> Mask:
+    return space.drop(*(set(mask.dropped) - {back}), new)
+
+
+def _repaired(mask: Mask, back: Iterable[int], order: Iterable[int], space: Space) -> Mask:
+    """A mask of the space: give back the first units of `back` until the rest fits, then remove the first of `order`.
+
+    Units that were given back are removed again only if no unit of `order` fits.
+    """
+    removed, given = set(mask.dropped), list[int]()
+    for unit in back:
+        if space.extendable(space.drop(*removed)):
+            break
+        removed.discard(unit)
+        given.append(unit)
+    return space.filled(removed, [*order, *given])
+
+
+def _others(mask: Mask, space: Space) -> list[int]:
+    """The kept units that some mask of the space removes."""
+    return [unit for unit in space.fitting() if unit not in mask.dropped]

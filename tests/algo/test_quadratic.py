@@ -1,0 +1,144 @@
+"""Masks of least energy: enumeration equals a look at every mask, annealing finds the same."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from pruning.algo import _quadratic
+from pruning.algo._quadratic import (
+    CHAINS,
+    Array,
+    Rows,
+    descended,
+    energies,
+    exchanged_chains,
+    exchanges,
+    minima,
+    swapped_chains,
+)
+from pruning.core.mask import Budget, Mask, Space
+from tests.helpers.spaces import sublayer_space
+
+UNEQUAL = sublayer_space(6, 0.3, None, (2, 3, 1, 5, 2, 3, 1.5, 4, 2, 2.5, 3, 7))
+SPACES = {
+    "uniform": sublayer_space(6, 0.4, None, (1, 3) * 6, first=1),
+    "unequal": UNEQUAL,
+    "one of two": Space(2, 1),
+    "all but one": Space(6, 5),
+    "few": Space(9, 4),
+    "many": Space(11, 8),
+    "protected": Space(13, 5, frozenset({0, 7})),
+    "half": Space(14, 6),
+}
+
+
+@pytest.fixture(params=list(SPACES.values()), ids=list(SPACES))
+def space(request: pytest.FixtureRequest) -> Space:
+    found: Space = request.param
+    return found
+
+
+def random_q(n: int, seed: int) -> Array:
+    q = np.random.default_rng(seed).standard_normal((n, n))
+    return (q + q.T) / 2
+
+
+def energy(q: Array, space: Space, mask: Mask) -> float:
+    chosen = [space.fitting().index(unit) for unit in mask.dropped]
+    return float(q[np.ix_(chosen, chosen)].sum())
+
+
+def own(space: Space) -> tuple[Budget, Rows]:
+    """The budget of the units that can be removed, and the masks of the space as rows."""
+    units, budget = space.fitting(), space.budget
+    assert budget is not None
+    costs = tuple(budget.costs[u] for u in units)
+    rows = np.array([[u in mask.dropped for u in units] for mask in space.masks()])
+    return Budget(costs, budget.least, budget.most), rows
+
+
+@pytest.mark.parametrize("chunk", [7, 8_192])
+def test_enumeration_gives_the_least_energies_in_order(
+    space: Space, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_quadratic, "CHUNK", chunk)
+    monkeypatch.setattr(_quadratic, "BUDGET_CHUNK", chunk)
+    for seed in range(3):
+        q = random_q(len(space.fitting()), seed)
+        best, how = minima(q, space, 20, 10**9, np.random.default_rng(0))
+        assert how == "of all sets"
+        assert best == sorted(space.masks(), key=lambda mask: energy(q, space, mask))[:20]
+
+
+def test_equal_energies_are_in_lexicographic_order(space: Space) -> None:
+    q = np.zeros_like(random_q(len(space.fitting()), 0))
+    if space.budget is not None:
+        assert minima(q, space, 5, 10**9, np.random.default_rng(0))[0] == list(space.masks())[:5]
+
+
+def test_annealing_finds_the_exact_optimum_if_that_is_known(space: Space) -> None:
+    for seed in range(3):
+        q = random_q(len(space.fitting()), seed)
+        best, how = minima(q, space, 5, 1, np.random.default_rng(seed))
+        assert how == "that annealing found"
+        assert best[0] == min(space.masks(), key=lambda mask: energy(q, space, mask))
+        assert all(mask in space for mask in best)
+        assert len({*best}) == min(5, space.size)
+        found = [energy(q, space, mask) for mask in best]
+        assert found == sorted(found)
+
+
+def test_spaces_up_to_the_limit_are_enumerated() -> None:
+    q, rng = random_q(10, 1), np.random.default_rng(0)
+    assert [minima(q, Space(10, 4), 3, limit, rng)[1] for limit in (210, 209)] == [
+        "of all sets",
+        "that annealing found",
+    ]
+
+
+def test_annealing_finds_an_optimum_that_is_planted_in_a_large_space() -> None:
+    space = sublayer_space(24, 0.25, None, (1, 3) * 24)
+    assert space.size > 10**9
+    planted, n = space.filled((), [1, 0, 7, 8, 13, 20, 22, 30, 41, *range(48)]), space.n_units
+    inside = np.isin(np.arange(n), planted.dropped)
+    q = np.where(np.outer(inside, inside), -1.0, 1.0) + 0.01 * random_q(n, 1)
+    assert minima((q + q.T) / 2, space, 3, 10**9, np.random.default_rng(0))[0][0] == planted
+
+
+def test_chains_of_swaps_end_lower_than_random_sets_and_keep_their_size() -> None:
+    q, rng = random_q(40, 0), np.random.default_rng(0)
+    ends = swapped_chains(q, 10, rng)
+    assert ends.shape == (CHAINS, 40)
+    assert set(ends.sum(axis=1).tolist()) == {10}
+    random_sets = np.array([np.isin(np.arange(40), rng.choice(40, 10, replace=False)) for _ in range(100)])
+    assert energies(q, ends).max() < energies(q, random_sets).min()
+
+
+def test_exchanges_meet_the_budget_and_change_numbers_of_units() -> None:
+    space = SPACES["uniform"]
+    (budget, rows), units = own(space), space.fitting()
+    moved, valid = exchanges(rows, budget, np.random.default_rng(0))
+    for before, after, good in zip(rows, moved, valid, strict=True):
+        assert (space.drop(*(units[r] for r in np.flatnonzero(after))) in space) == good
+        assert not (before == after).all()
+    assert valid.mean() > 0.3
+    assert len(set((moved.sum(1) - rows.sum(1))[valid].tolist())) > 1
+
+
+def test_chains_end_lower_than_they_start_and_descent_ends_in_local_minima() -> None:
+    q, (budget, rows), units = random_q(12, 3), own(UNEQUAL), UNEQUAL.fitting()
+    start = rows[:30]
+    ends = exchanged_chains(q, budget, start, np.random.default_rng(0))
+    assert energies(q, ends).mean() < energies(q, start).mean()
+    for row in descended(q, budget, start):
+        mask = UNEQUAL.drop(*(units[r] for r in np.flatnonzero(row)))
+        swaps = [
+            UNEQUAL.drop(*({*mask.dropped} - {a}), b)
+            for a in mask.dropped
+            for b in UNEQUAL.free(mask.dropped)
+        ]
+        least = min((energy(q, UNEQUAL, swap) for swap in swaps if swap in UNEQUAL), default=math.inf)
+        assert energy(q, UNEQUAL, mask) <= least + 1e-9

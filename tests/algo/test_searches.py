@@ -1,0 +1,586 @@
+"""What each search does in its own way."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter
+from collections.abc import Callable
+from itertools import combinations, product
+
+import numpy as np
+import pytest
+
+from pruning.algo import Algo, Ask, Gates
+from pruning.algo._rank import evaluations_by_blocks, fitting_blocks
+from pruning.algo.annealing import Annealing, accepts
+from pruning.algo.bayesian import Bayesian
+from pruning.algo.beam import Beam
+from pruning.algo.cbo import Cbo
+from pruning.algo.cbo_hessian import CboHessian
+from pruning.algo.contiguous import Contiguous
+from pruning.algo.evolution import Evolution
+from pruning.algo.exhaustive import Exhaustive
+from pruning.algo.fast_block_select import FastBlockSelect, Run, disjoint, runs
+from pruning.algo.genetic import Genetic
+from pruning.algo.greedy import Greedy
+from pruning.algo.local_search import LocalSearch
+from pruning.algo.one_shot import OneShot
+from pruning.algo.random import Random
+from pruning.core.errors import OutOfReachError
+from pruning.core.mask import Mask, Space, cost_space
+from tests.helpers import searches
+from tests.helpers.searches import LossOf, deviation, drive, optimum, pairwise
+from tests.helpers.spaces import sublayer_space
+
+SPACE = Space(12, 4)
+ENDS = Space(14, 5, frozenset({0, 13}))
+N = 6
+COSTS = (1.0, 3.0) * N  # an attention and an MLP
+HALF = sublayer_space(N, 0.5, None, COSTS)
+UNEQUAL = sublayer_space(N, 0.3, None, (2, 3, 1, 5, 2, 3, 1.5, 4, 2, 2.5, 3, 7))
+
+
+def additive(*single: float) -> LossOf:
+    return lambda mask: sum(single[i] for i in mask.dropped)
+
+
+def equal(_: Mask) -> float:
+    return 3.0
+
+
+def swaps(mask: Mask, space: Space) -> set[Mask]:
+    """The masks of the space that differ by one swap."""
+    found = {
+        space.drop(*({*mask.dropped} - {back}), new)
+        for back in mask.dropped
+        for new in space.free(mask.dropped)
+    }
+    return {swap for swap in found if swap in space}
+
+
+@pytest.mark.parametrize(
+    "algo",
+    [
+        *(Annealing(steps=10_000), Bayesian(), Genetic(generations=1000)),
+        Evolution(samples=(), survivors=(), generations=100),
+    ],
+    ids=str,
+)
+def test_a_small_space_is_exhausted_and_the_reason_is_reported(algo: Algo) -> None:
+    space, loss = Space(7, 3), pairwise(7, 0, 3.0)
+    run = drive(algo, space, loss)
+    assert run.why == "every mask of the space was scored"
+    assert run.answer == optimum(space, loss)
+
+
+@pytest.mark.parametrize(
+    "algo", [Annealing(), Bayesian(trials=40), LocalSearch(), Exhaustive(batch=3)], ids=str
+)
+def test_equal_losses_lead_to_the_first_mask(algo: Algo) -> None:
+    assert drive(algo, SPACE, equal).answer.dropped == (0, 1, 2, 3)
+
+
+# One-shot, greedy and beam.
+
+
+def test_greedy_sees_an_interaction_that_one_shot_does_not() -> None:
+    single, space = additive(0.1, 0.2, 0.9, 0.3), Space(4, 2)
+    together: dict[tuple[int, ...], float] = {(0, 1): 2.0, (0, 3): 0.1}
+
+    def loss(mask: Mask) -> float:
+        return single(mask) + together.get(mask.dropped, 0.0)
+
+    assert drive(Greedy(), space, loss).answer == optimum(space, loss) == space.drop(0, 3)
+    assert drive(OneShot(), space, loss).answer == space.drop(0, 1)
+
+
+@pytest.mark.parametrize("algo", [Greedy(), OneShot()], ids=["greedy", "one_shot"])
+def test_ties_go_to_the_lower_index(algo: Algo) -> None:
+    space = Space(50, 5, frozenset({2}))  # an unstable sort keeps the order of short arrays only
+    assert drive(algo, space, lambda mask: sum(i % 2 for i in mask.dropped)).answer.dropped == (
+        0,
+        4,
+        6,
+        8,
+        10,
+    )
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_beam_of_width_one_is_greedy_and_of_unlimited_width_exhaustive(seed: int) -> None:
+    space, loss = Space(9, 4), pairwise(9, seed, strength=3.0)
+    assert drive(Beam(1), space, loss) == drive(Greedy(), space, loss)
+    assert drive(Beam(10_000), space, loss).answer == optimum(space, loss)
+
+
+def test_some_losses_need_the_width() -> None:
+    space, losses = Space(9, 4), [pairwise(9, seed, 3.0) for seed in range(20)]
+    narrow, wide = ([loss(drive(Beam(width), space, loss).answer) for loss in losses] for width in (1, 5))
+    assert sum(np.less(wide, narrow)) > sum(np.greater(wide, narrow))
+
+
+def test_by_loss_the_cheapest_units_are_taken_whatever_they_cost() -> None:
+    loss = additive(0.2, 0.5, 0.2, 0.5, 0.25, 0.9, 0.3, 0.9, 0.3, 0.9, 0.3, 0.9)
+    space = sublayer_space(N, 1 / 6, None, COSTS)  # an attention and an MLP, or four attentions
+    for kind in (OneShot, Greedy):
+        by_cost, by_loss = (drive(kind(rank=rank), space, loss) for rank in ("cost", "loss"))
+        assert by_cost.answer.names() == ("b0",)
+        assert by_loss.answer.names() == ("a0", "a1", "a2", "a3")
+        assert space.dense in by_cost.asked
+        assert space.dense not in by_loss.asked
+
+
+@pytest.mark.parametrize("kind", [OneShot, Greedy, Beam])
+def test_without_a_budget_both_ranks_are_the_same(kind: type) -> None:
+    space, loss = Space(9, 4), pairwise(9, 3, 2.0)
+    assert drive(kind(), space, loss) == drive(kind(rank="loss"), space, loss)
+
+
+@pytest.mark.parametrize(
+    "algo",
+    [OneShot(), Greedy(), Beam(), LocalSearch(), Annealing(), Evolution()],
+    ids=lambda a: type(a).__name__,
+)
+@pytest.mark.parametrize("seed", range(3))
+def test_blocks_whose_parts_have_the_same_rise_per_cost_go_as_a_whole(algo: Algo, seed: int) -> None:
+    rates = random.Random(seed).sample([0.1, 0.2, 0.3, 0.5, 0.7, 0.9], N)
+    assert HALF.budget is not None
+    costs = HALF.budget.costs
+
+    def loss(mask: Mask) -> float:
+        return 2.0 + sum(rates[u // 2] * costs[u] for u in mask.dropped)
+
+    best = optimum(HALF, loss)
+    assert drive(algo, HALF, loss).answer == best
+    assert len(best.dropped) == 2 * len(best.gone) == N
+
+
+# Greedy over sub-layers on a budget also follows the path of whole blocks.
+
+THIRD = sublayer_space(N, 1 / 3, None, COSTS)  # two blocks
+
+
+def by_blocks(loss: LossOf) -> Mask:
+    """Greedy over blocks of equal cost, in terms of sub-layers."""
+    return drive(Greedy(), Space(N, 2), lambda mask: loss(mask.as_sublayers())).answer.as_sublayers()
+
+
+def paired(mask: Mask) -> float:
+    """Each part costs much alone, and nothing if its other part goes too; m0 is cheap and leads away from that."""
+    gone = set(mask.dropped)
+    broken = sum((2 * block in gone) != (2 * block + 1 in gone) for block in range(N))
+    return 1.0 + 0.5 * broken + 0.01 * len(gone) - 0.45 * (1 in gone) + 0.6 * ({0, 1} <= gone)
+
+
+@pytest.mark.parametrize(
+    "algo", [Greedy(), Greedy(lazy=0.05), LocalSearch()], ids=["greedy", "lazy", "local"]
+)
+@pytest.mark.parametrize("seed", range(8))
+def test_it_is_never_worse_than_greedy_over_blocks(algo: Algo, seed: int) -> None:
+    loss = pairwise(2 * N, seed, strength=3.0)
+    run = drive(algo, THIRD, loss)
+    assert loss(run.answer) <= loss(by_blocks(loss))
+    assert run.answer in THIRD
+    assert len(run.scores) <= algo.evaluations(THIRD)
+
+
+def test_without_the_path_of_blocks_greedy_passes_by_a_better_mask() -> None:
+    alone, both = (drive(Greedy(blocks=blocks), THIRD, paired).answer for blocks in (False, True))
+    assert paired(both) < paired(alone)
+    assert both == by_blocks(paired)
+    assert paired(both) == min(map(paired, THIRD.masks()))
+
+
+def test_blocks_that_fit_are_whole_and_unprotected() -> None:
+    quarter = sublayer_space(N, 0.25, None, COSTS)  # a block and a half
+    first = fitting_blocks(quarter, quarter.dense)
+    assert [mask.names() for mask in first] == [(f"b{block}",) for block in range(N)]
+    assert not fitting_blocks(quarter, first[0])
+    assert drive(Greedy(), quarter, paired).answer in quarter, "single units fill the rest"
+    ends = sublayer_space(N, 1 / 3, None, COSTS, first=1, last=1)
+    assert [mask.names() for mask in fitting_blocks(ends, ends.dense)] == [
+        (f"b{b}",) for b in range(1, N - 1)
+    ]
+    blocks = cost_space(N, 1 / 3, (1.0,) * N, frozenset(), "block")
+    for space in (sublayer_space(N, 0.2, None, COSTS, "a"), blocks):
+        assert fitting_blocks(space, space.dense) == []
+        assert evaluations_by_blocks(space) == 0
+
+
+# Local search.
+
+
+@pytest.mark.parametrize("space", [Space(12, 5, frozenset({0})), HALF], ids=["count", "budget"])
+@pytest.mark.parametrize("seed", range(6))
+def test_local_search_ends_when_no_swap_helps_and_is_not_worse_than_its_starts(
+    space: Space, seed: int
+) -> None:
+    loss = pairwise(12, seed, 3.0, dense=3.0)
+    run = drive(LocalSearch(), space, loss)
+    assert all(loss(run.answer) <= loss(other) for other in swaps(run.answer, space))
+    assert swaps(run.answer, space) <= {*run.asked}, "all swaps were scored"
+    assert run.why == "no swap lowers the loss"
+    assert loss(run.answer) <= min(loss(drive(start, space, loss).answer) for start in (OneShot(), Greedy()))
+
+
+@pytest.mark.parametrize(("pair", "better"), [(-3.0, "one_shot"), (1.0, "greedy")])
+def test_local_search_starts_from_greedy_or_one_shot_whichever_is_better(pair: float, better: str) -> None:
+    single, space = additive(0.1, 0.2, 0.3, 0.5, 0.6, 0.9, 0.9), Space(7, 3)
+
+    def loss(mask: Mask) -> float:
+        gone = {*mask.dropped}
+        return single(mask) + ({0, 1} <= gone) + ({0, 2} <= gone) + pair * ({1, 2} <= gone)
+
+    starts = {"one_shot": drive(OneShot(), space, loss).answer, "greedy": drive(Greedy(), space, loss).answer}
+    assert min(starts, key=lambda name: loss(starts[name])) == better
+    run = drive(LocalSearch(), space, loss)
+    before = 7 + 6 + 5 + 1  # the rounds of greedy, and the one-shot set
+    assert starts["one_shot"] == run.asked[before - 1]
+    assert swaps(starts[better], space) <= {*run.asked[13:]}
+
+
+# Exhaustive, random and contiguous.
+
+
+@pytest.mark.parametrize("batch", [1, 50, 256])
+def test_exhaustive_asks_for_every_mask_in_lexicographic_order_and_small_batches(batch: int) -> None:
+    space, loss = Space(10, 4), pairwise(10, 0, 3.0)
+    run = drive(Exhaustive(batch=batch), space, loss)
+    assert run.asked == list(space.masks())
+    assert {len(asked) for asked in run.batches[:-1]} <= {batch}
+    assert run.answer == optimum(space, loss)
+
+
+def test_a_space_that_is_too_large_is_refused_with_its_count() -> None:
+    for ask in (Exhaustive().evaluations, lambda space: drive(Exhaustive(), space, equal)):
+        with pytest.raises(OutOfReachError) as caught:
+            ask(Space(30, 6))
+        assert all(
+            text in str(caught.value) for text in ("593,775", "30 blocks", "k = 6", "algo.limit=50000")
+        )
+    assert Exhaustive(limit=600_000).evaluations(Space(30, 6)) == 593_775
+    assert Exhaustive().evaluations(Space(32, 6, frozenset(range(16)))) == 8008
+
+
+@pytest.mark.parametrize("trials", [50, 495, 10_000])
+def test_random_scores_distinct_masks_in_one_batch_and_takes_the_best(trials: int) -> None:
+    loss = pairwise(12, 0, 3.0)
+    run = drive(Random(trials), SPACE, loss)
+    assert len(run.batches) == 1
+    assert len(run.asked) == len({*run.asked}) == min(trials, SPACE.size)
+    assert run.answer == min(run.asked, key=loss)
+    assert run.why == ("50 masks were drawn" if trials == 50 else "every mask of the space was scored")
+
+
+def test_random_draws_all_blocks_equally_often_and_on_a_budget_distinct_masks() -> None:
+    quarter = sublayer_space(N, 0.25, None, COSTS)
+    assert len({*drive(Random(quarter.size - 1), quarter, equal).asked}) == quarter.size - 1
+    masks = [mask for seed in range(20) for mask in drive(Random(60), SPACE, equal, seed).asked]
+    drawn = Counter(i for mask in masks for i in mask.dropped)
+    assert len(drawn) == 12
+    assert all(count == pytest.approx(20 * 60 * 4 / 12, rel=0.2) for count in drawn.values())
+
+
+@pytest.mark.parametrize(
+    ("space", "windows"),
+    [
+        (Space(9, 4), [tuple(range(start, start + 4)) for start in range(6)]),
+        (Space(9, 3, frozenset({0, 1, 8})), [(2, 3, 4), (3, 4, 5), (4, 5, 6), (5, 6, 7)]),
+        (Space(6, 3, frozenset({3})), [(0, 1, 2), (1, 2, 4), (2, 4, 5)]),
+    ],
+)
+def test_contiguous_takes_the_best_window_of_unprotected_neighbours(
+    space: Space, windows: list[tuple[int, ...]]
+) -> None:
+    for seed in range(4):
+        loss = pairwise(space.n_units, seed, 3.0)
+        run = drive(Contiguous(), space, loss)
+        assert [mask.dropped for mask in run.asked] == windows
+        assert run.answer == min(run.asked, key=loss)
+
+
+# Annealing and genetic.
+
+
+def test_chains_share_their_batches() -> None:
+    run = drive(Annealing(chains=5, steps=7), SPACE, pairwise(12, 0))
+    assert [len(batch) for batch in run.batches[:2]] == [12, 5]
+    assert all(len(batch) <= 5 for batch in run.batches[1:])
+    assert len(run.batches) <= 1 + 1 + 7
+    assert run.why == "each chain took 7 steps"
+
+
+def test_a_step_swaps_one_block_of_the_current_set() -> None:
+    loss = pairwise(12, 0, 2.0)
+    run = drive(Annealing(chains=1, steps=60, heat=1e-9), SPACE, loss)
+    at = run.batches[1][0]
+    for (move,) in run.batches[2:]:  # so cold that only better sets are accepted
+        assert len({*move.dropped} - {*at.dropped}) == 1
+        at = min(at, move, key=loss)
+    assert run.answer == at
+
+
+def test_worse_sets_are_accepted_less_often_as_it_cools() -> None:
+    assert accepts(-1.0, 0.1) == accepts(0.0, 0.1) == 1.0
+    assert accepts(0.2, 0.1) == pytest.approx(math.exp(-2))
+    assert accepts(0.2, 0.01) < accepts(0.2, 0.1)
+    assert (accepts(0.2, 0.0), accepts(0.0, 0.0)) == (0.0, 1.0), "a power of the cooling becomes 0"
+
+
+@pytest.mark.parametrize(("mutates", "swapped_blocks"), [("block", 0.3 * 5), ("set", 0.3)])
+def test_mutation_swaps_as_many_blocks_as_its_rate_says(mutates: str, swapped_blocks: float) -> None:
+    algo, rng, parent = (
+        Genetic(mutation=0.3, mutates=mutates),
+        np.random.default_rng(0),
+        ENDS.drop(*range(1, 6)),
+    )
+    mutants = [algo.mutate(parent, ENDS, rng) for _ in range(2000)]
+    assert all(mutant in ENDS for mutant in mutants)
+    lost = [len({*parent.dropped} - {*mutant.dropped}) for mutant in mutants]
+    assert np.mean(lost) == pytest.approx(swapped_blocks, abs=0.1)
+
+
+def test_the_elite_survives_and_a_generation_has_no_duplicates() -> None:
+    rng = np.random.default_rng(1)
+    population = [*ENDS.masks()][::40][:16]
+    fitness = list(rng.permutation(16).astype(float))
+    following = Genetic().breed(population, fitness, ENDS, rng)
+    assert following[:3] == [population[i] for i in np.argsort(fitness)][:3], "int(0.2 * 16)"
+    assert len({*following}) == len(following) == 16
+    assert all(mask in ENDS for mask in following)
+
+
+def test_children_are_made_of_two_winners_of_tournaments() -> None:
+    rng = np.random.default_rng(2)
+    first, *others = (ENDS.drop(*c) for c in ((1, 2, 3, 4, 5), (8, 9, 10, 11, 12), (6, 7, 8, 9, 10)))
+    algo = Genetic(population=2, mutation=0, tournament=1, elitism=0)
+    bred = [mask for _ in range(50) for mask in algo.breed([first, others[0]], [1.0, 2.0], ENDS, rng)]
+    mixed = [0 < len({*first.dropped} & {*mask.dropped}) < 5 and 6 not in mask.dropped for mask in bred]
+    assert sum(mixed) > 30, "half of the pairs are two different sets"
+    algo = Genetic(population=3, mutation=0, tournament=60)
+    bred = [m for _ in range(100) for m in algo.breed([first, *others], [1.0, 2.0, 3.0], ENDS, rng)]
+    # The best set wins every tournament and crosses with itself; one swap makes its child a new set.
+    assert all(len({*mask.dropped} & {*first.dropped}) >= 3 for mask in bred)
+
+
+def test_the_first_population_is_the_one_shot_set_and_draws() -> None:
+    loss = pairwise(14, 0)
+    run = drive(Genetic(), ENDS, loss)
+    assert [len(batch) for batch in run.batches[:2]] == [12, 16]
+    assert run.batches[1][0] == drive(OneShot(), ENDS, loss).answer
+    assert run.why == "10 generations were bred"
+
+
+# Evolution.
+
+
+def by_samples(run: searches.Run, samples: int | None) -> list[list[Mask]]:
+    return [list(request.masks) for request in run.requests if request.samples == samples]
+
+
+def test_most_mutants_are_one_swap_away_and_none_more_than_three() -> None:
+    parent, rng = ENDS.drop(*range(1, 6)), np.random.default_rng(1)
+    mutants = [m for _ in range(200) for m in Evolution(offspring=2).mutants(parent, ENDS, rng)]
+    assert all(mutant in ENDS for mutant in mutants)
+    share = {d: n / 400 for d, n in Counter(len({*parent.dropped} - {*m.dropped}) for m in mutants).items()}
+    assert share == pytest.approx({1: 5 / 9, 2: 3 / 9, 3: 1 / 9}, abs=0.07)
+
+
+@pytest.mark.parametrize(
+    ("algo", "space", "count"),
+    [(Evolution(), ENDS, 32), (Evolution(swaps=1), Space(5, 2), 2 * 3), (Evolution(), Space(5, 2), 9)],
+)
+def test_mutants_are_distinct_and_all_that_are_within_reach_if_these_are_few(
+    algo: Evolution, space: Space, count: int
+) -> None:
+    parent = space.drop(*space.free()[: space.k])
+    mutants = algo.mutants(parent, space, np.random.default_rng(0))
+    assert len({*mutants} - {parent}) == len(mutants) == count
+
+
+def test_later_stages_ask_only_for_survivors() -> None:
+    algo = Evolution(offspring=20, samples=(2, 5), survivors=(6, 2), initial=10, generations=8)
+    loss = pairwise(14, 3, 2.0)
+    run = drive(algo, ENDS, loss, seed=4)
+    seen: dict[int | None, set[Mask]] = {2: set(), 5: set(), None: set()}
+    assert len(by_samples(run, 2)[0]) == 10, "the first parent is selected on the samples of the first stage"
+    for request in run.requests[1:]:
+        before = {5: seen[2], None: seen[5]}.get(request.samples)
+        if before is not None and len(seen[None]) > 1:
+            assert {*request.masks} <= before
+        seen[request.samples] |= {*request.masks}
+    assert len(seen[2]) > len(seen[5]) > len(seen[None]) > 8
+    assert all(len(batch) <= 6 for batch in by_samples(run, 5))
+    assert all(len(batch) <= 2 for batch in by_samples(run, None)[1:])
+    survivors = sorted(by_samples(run, 2)[1], key=lambda mask: loss(mask) + deviation(mask, 2))[:6]
+    assert by_samples(run, 5)[0] == survivors
+    full = [mask for batch in by_samples(run, None) for mask in batch if mask in ENDS]
+    assert run.answer == min(full, key=loss), "the parent is the best so far on all samples"
+
+
+def test_the_number_of_generations_is_evopress_s_unless_it_is_given() -> None:
+    assert drive(Evolution(initial=4, offspring=4), ENDS, pairwise(14, 0)).why == "23 generations were bred"
+    assert round(5 * (12 - 5) / 1.5) == 23
+    run = drive(Evolution(samples=(), survivors=(), generations=3), ENDS, pairwise(14, 0))
+    assert run.why == "3 generations were bred"
+    assert {request.samples for request in run.requests} == {None}, "without stages, all samples are used"
+    assert len(drive(Evolution(), Space(6, 1), pairwise(6, 0)).asked) == 6
+
+
+def test_within_a_kind_the_number_of_attentions_and_mlps_is_kept() -> None:
+    space, loss = Space(6, 4, frozenset(), "sublayer"), pairwise(12, 2, 2.0)
+
+    def mlps(algo: Evolution) -> tuple[set[int], set[int]]:
+        run = drive(algo, space, loss, seed=3)
+        counts = [{sum(u % 2 for u in m.dropped) for m in request.masks} for request in run.requests]
+        return counts[2], set().union(*counts[3:])
+
+    parents, later = mlps(Evolution(within="kind", initial=1, generations=6))
+    assert later <= parents
+    parents, later = mlps(Evolution(initial=1, generations=6))
+    assert not later <= parents
+
+
+def test_if_no_swap_of_a_kind_is_possible_the_search_says_so() -> None:
+    stuck = Space(2, 2, frozenset({3}), "sublayer")  # a0, m0 and a1: {a0, a1} has no other attention to swap
+    loss = lambda mask: float(mask.dropped != (0, 2)) + 0.1 * (1 in mask.dropped)  # noqa: E731
+    run = drive(Evolution(within="kind", initial=1), stuck, loss, seed=1)
+    assert (run.why, run.answer) == ("no swap stays in the space", stuck.drop(0, 2))
+
+
+# CBO: `test_quadratic.py` tests how energies are minimised.
+
+
+@pytest.mark.parametrize("offset", [-7.0, 0.0, 30.0])
+@pytest.mark.parametrize("algo", [Cbo(rescore=0), Cbo(rescore=0, exact=0)], ids=["exact", "annealed"])
+def test_the_quadratic_model_is_exact_for_pairwise_losses_whatever_the_dense_loss(
+    algo: Cbo, offset: float
+) -> None:
+    for seed in range(3):
+        loss = pairwise(12, seed, 3.0, dense=offset)
+        for space in (Space(12, 5, frozenset({3})), UNEQUAL):
+            run = drive(algo, space, loss)
+            assert run.answer == optimum(space, loss)
+            assert (space.dense in run.asked) == (space.budget is not None), "only there, sets differ in size"
+
+
+def test_singles_and_pairs_are_one_batch_and_the_best_are_scored_after_them() -> None:
+    space, loss = Space(10, 4), pairwise(10, 2)
+    run = drive(Cbo(rescore=6), space, loss)
+    assert [len(mask.dropped) for mask in run.batches[0]] == [1] * 10 + [2] * 45
+    assert list(run.batches[1][:6]) == sorted(space.masks(), key=loss)[:6]
+    assert {*run.batches[1]} - {drive(OneShot(), space, loss).answer} <= {*run.batches[1][:6]}
+    assert len(drive(Cbo(), Space(9, 1), pairwise(9, 0)).asked) == 9 == Cbo().evaluations(Space(9, 1))
+
+
+def test_rescoring_finds_what_the_model_ranks_a_little_lower() -> None:
+    space, plain = Space(10, 4), pairwise(10, 3, 3.0)
+    third = sorted(space.masks(), key=plain)[2]
+
+    def loss(mask: Mask) -> float:  # pairs do not show that these four are cheap together
+        return plain(mask) - 5.0 * (mask == third)
+
+    assert drive(Cbo(rescore=2), space, loss).answer == optimum(space, plain)
+    assert drive(Cbo(rescore=3), space, loss).answer == third
+
+
+GATED = Space(9, 4, frozenset({0, 7}))
+
+
+def gradients(seed: int) -> np.ndarray:
+    """Gradients of 6 samples with respect to the gates of 9 blocks; those of protected blocks must not matter."""
+    rng = np.random.default_rng(seed)
+    return rng.standard_normal((6, 9)) + rng.standard_normal(9) / 2
+
+
+def gated(algo: CboHessian, a: np.ndarray, loss: Callable[[Mask], float] = equal) -> tuple[Mask, list[Mask]]:
+    """The answer, and the masks that were asked for."""
+    search = algo.propose(GATED, np.random.default_rng(0))
+    assert isinstance(next(search), Gates)
+    asked: list[Mask] = []
+    try:
+        request = search.send(a)
+        assert isinstance(request, Ask)
+        assert request.best == 1
+        asked = list(request.masks)
+        search.send([loss(mask) for mask in asked])
+    except StopIteration as end:
+        return end.value.mask, asked
+    raise AssertionError("asked for more")
+
+
+def energy(a: np.ndarray, chosen: tuple[int, ...], linear: bool) -> float:
+    """The mean over samples of the expansion with d = -x: g^T d + 1/2 (A_s d)^2, or without the linear term."""
+    d = np.zeros(9)
+    d[list(chosen)] = -1
+    return float(np.mean(a @ d * linear + (a @ d) ** 2 / 2))
+
+
+def test_the_least_of_the_expansion_is_found_and_the_linear_term_matters() -> None:
+    found: dict[bool, list[Mask]] = {True: [], False: []}
+    for seed, linear in product(range(8), (True, False)):
+        a = gradients(seed)
+        best = min(combinations(GATED.free(), 4), key=lambda c: energy(a, c, linear))
+        answer, asked = gated(CboHessian(linear=linear, rescore=0), a)
+        assert (answer.dropped, asked) == (best, [])
+        found[linear].append(answer)
+    assert found[True] != found[False]
+
+
+@pytest.mark.parametrize("rescore", [1, 5, 35, 500])
+def test_the_least_energies_are_scored_and_the_best_of_them_is_taken(rescore: int) -> None:
+    a = gradients(1)
+    ranked = sorted(combinations(GATED.free(), 4), key=lambda c: energy(a, c, False))
+    answer, asked = gated(
+        CboHessian(rescore=rescore), a, loss=lambda mask: -float(ranked.index(mask.dropped))
+    )
+    assert [mask.dropped for mask in asked] == ranked[:rescore]
+    assert answer == asked[-1]
+    assert CboHessian(rescore=rescore).evaluations(GATED) == 7 + 1 + min(rescore, 35), "as without a gradient"
+
+
+# Fast-Block-Select.
+
+
+def test_a_run_that_is_expensive_as_a_group_is_replaced() -> None:
+    single = additive(0.9, 0.1, 0.2, 0.9, 0.3, 0.4, 0.9, 0.9)
+    run = drive(FastBlockSelect(), Space(8, 2), lambda mask: single(mask) + 2.0 * ({1, 2} <= {*mask.dropped}))
+    assert run.answer.dropped == (4, 5), "1 and 2 are cheapest alone and expensive together"
+    assert run.why == "the set no longer changed"
+    assert len(run.batches) == 2, "after the first replacement, every group is known"
+
+
+def test_only_runs_are_measured_and_only_the_best_candidates_of_each_length() -> None:
+    assert runs((0, 3, 4, 5, 8, 9)) == [(3, 4, 5), (8, 9), (0,)]
+    asked = drive(
+        FastBlockSelect(candidates=3), Space(8, 2), additive(0.1, 0.2, *np.linspace(0.5, 1, 6))
+    ).batches
+    assert [mask.dropped for mask in asked[1]] == [(0, 1), (1, 2), (2, 3)]
+    found = [drive(FastBlockSelect(), Space(14, 6), pairwise(14, seed, 4.0)) for seed in range(40)]
+    assert all(len(runs(mask.dropped)) == 1 for run in found for mask in run.asked)
+    whys = {"the set no longer changed", "the search came back to an earlier set"}
+    assert {run.why for run in found} <= whys
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_the_choice_of_groups_is_the_best_without_conflict(seed: int) -> None:
+    rng, sizes = np.random.default_rng(seed), [(3, 3), (2, 2), (2, 2), (1, 1), (1, 1)]
+    pools = {
+        (n, n): [tuple(range(s, s + n)) for s in rng.permutation(12 - n)[:6].tolist()] for n in (3, 2, 1)
+    }
+    pools[3, 3].append((20, 21, 22))  # so that at least one choice has no conflict
+    pools[2, 2] += [(23, 24), (25, 26)]
+    losses: dict[Run, float] = {
+        group: float(rng.standard_normal()) for pool in pools.values() for group in pool
+    }
+    chosen = disjoint(sizes, pools, losses)
+
+    def free(groups: tuple[Run, ...]) -> bool:
+        return all(not {*a} & {*b} for a, b in combinations(groups, 2))
+
+    choices = product(pools[3, 3], combinations(pools[2, 2], 2), combinations(pools[1, 1], 2))
+    least = min(sum(losses[g] for g in c) for a, b, d in choices if free(c := (a, *b, *d)))
+    assert free(tuple(chosen))
+    assert [len(group) for group in chosen] == [size for size, _ in sizes]
+    assert sum(losses[g] for g in chosen) == pytest.approx(least)

@@ -1,0 +1,225 @@
+"""Searches on losses that are known: run one alone, or with journals and a store as a cell does."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.utils import instantiate
+
+from pruning.algo import Algo, Ask, Gates
+from pruning.config.app import register
+from pruning.config.groups import CONF, options
+from pruning.core import scoring
+from pruning.core.mask import Mask, Space
+from pruning.core.scoring import Estimate
+from pruning.objective import Loss, Scored
+from pruning.search import driver
+from pruning.search.choice import Racing
+from pruning.search.driver import Problem, Solution, solve
+from pruning.search.journal import Journal, KnownScores, Losses, Store, Watch
+
+LossOf = Callable[[Mask], float]
+
+
+def configured() -> dict[str, Algo]:
+    """Every search with the settings of its YAML file."""
+    GlobalHydra.instance().clear()
+    register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return {name: instantiate(compose("config", [f"algo={name}"]).algo) for name in options("algo")}
+
+
+@cache
+def pairwise(n_units: int, seed: int, strength: float = 1.0, dense: float = 0.0) -> LossOf:
+    """A loss with a term for each unit and each pair. `random.Random` gives the same numbers on every platform."""
+    numbers = random.Random(seed)
+    single = [numbers.random() for _ in range(n_units)]
+    pair = {both: strength * (numbers.random() - 0.5) for both in combinations(range(n_units), 2)}
+
+    def loss(mask: Mask) -> float:
+        pairs = sum(pair[p] for p in combinations(mask.dropped, 2))
+        return dense + sum(single[i] for i in mask.dropped) + pairs
+
+    return loss
+
+
+def optimum(space: Space, loss: LossOf) -> Mask:
+    return min(space.masks(), key=loss)
+
+
+# A search alone.
+
+
+@dataclass(frozen=True)
+class Run:
+    """The requests of a search, the losses that it received, its answer, and why it stopped."""
+
+    requests: tuple[Ask, ...]
+    losses: tuple[tuple[float, ...], ...]
+    answer: Mask
+    why: str
+
+    @property
+    def batches(self) -> list[tuple[Mask, ...]]:
+        return [tuple(request.masks) for request in self.requests]
+
+    @property
+    def asked(self) -> list[Mask]:
+        return [mask for batch in self.batches for mask in batch]
+
+    @property
+    def scores(self) -> list[tuple[Mask, int | None]]:
+        """The mask and the number of samples of each loss that was asked for."""
+        return [(mask, request.samples) for request in self.requests for mask in request.masks]
+
+
+def drive(
+    algo: Algo,
+    space: Space,
+    loss: LossOf,
+    seed: int = 0,
+    known: Sequence[Sequence[float]] = (),
+    gradient: LossOf | None = None,
+    racing: bool = False,
+    most: int | None = None,
+) -> Run:
+    """Run a search for at most `most` masks. `known` gives the losses of the first batches, as a journal would.
+
+    Gates are those of `gradient`, by default of the loss. With `racing`, losses that do not matter are infinite.
+    """
+    requests: list[Ask] = []
+    losses: list[tuple[float, ...]] = []
+    proposals = driver.proposals(algo, space, np.random.default_rng(seed), most)
+    try:
+        request = next(proposals)
+        while True:
+            if isinstance(request, Gates):
+                request = proposals.send(gates(space, gradient or loss))
+                continue
+            requests.append(replace(request, masks=tuple(request.masks)))
+            replayed = len(losses) < len(known)
+            losses.append(tuple(known[len(losses)]) if replayed else answer(request, loss, racing))
+            request = proposals.send(list(losses[-1]))
+    except StopIteration as end:
+        return Run(tuple(requests), tuple(losses), end.value.mask, end.value.why)
+
+
+def answer(request: Ask, loss: LossOf, racing: bool) -> tuple[float, ...]:
+    """Losses over all samples, or over some of them: then each has a small, reproducible deviation."""
+    candidates = [*request.known, *request.masks]
+    losses = [loss(mask) + deviation(mask, request.samples) for mask in candidates]
+    if racing and request.best is not None:
+        rise, values = request.rise, losses
+        if rise is not None:
+            values = [rise.rate(m, v, loss(rise.base)) for m, v in zip(candidates, losses, strict=True)]
+        last = sorted(values)[: request.best][-1]
+        losses = [found if value <= last else math.inf for value, found in zip(values, losses, strict=True)]
+    return tuple(losses)
+
+
+def deviation(mask: Mask, samples: int | None) -> float:
+    if samples is None:
+        return 0.0
+    return 0.1 * (random.Random(f"{samples} {mask.dropped}").random() - 0.5) / samples
+
+
+def gates(space: Space, loss: LossOf, samples: int = 8) -> np.ndarray:
+    """The secant of a loss, with a little noise for each sample."""
+    falls = np.array([loss(space.dense) - loss(space.drop(i)) for i in range(space.n_units)])
+    return falls * (1 + 0.01 * np.random.default_rng(0).standard_normal((samples, space.n_units)))
+
+
+# A search as a cell runs it.
+
+
+class TermLosses:
+    """Losses whose terms are `term(mask)` (samples,), with lower bounds `bound(mask)` and a gradient if given.
+
+    `computed` lists the parts (mask, start, stop) that a search needed, `again` what its result needed, and
+    `bounded` the masks whose bounds were computed. Masks come `backwards` if asked for.
+    """
+
+    def __init__(
+        self,
+        term: Callable[[Mask], np.ndarray],
+        samples: int,
+        bound: Callable[[Mask], np.ndarray] | None = None,
+        gradient: np.ndarray | None = None,
+        backwards: bool = False,
+    ) -> None:
+        self.term, self.samples, self.bound = term, samples, bound
+        self.gradient, self.gradients, self.backwards = gradient, 0, backwards
+        self.computed: list[tuple[Mask, int, int]] = []
+        self.again: list[tuple[Mask, int, int]] = []
+        self.bounded: list[Mask] = []
+
+    @property
+    def whole(self) -> Loss:
+        return self.loss(0, self.samples, self.again)
+
+    def part(self, start: int, stop: int) -> Loss:
+        return self.loss(start, stop, self.computed)
+
+    def loss(self, start: int, stop: int, computed: list[tuple[Mask, int, int]]) -> Loss:
+        def terms(masks: Sequence[Mask]) -> Scored:
+            for mask in reversed(masks) if self.backwards else masks:
+                computed.append((mask, start, stop))
+                yield mask, self.term(mask)[start:stop].tolist(), 0.5
+
+        def bounds(masks: Sequence[Mask]) -> Iterator[tuple[Mask, Sequence[float], float]]:
+            assert self.bound is not None
+            for mask in reversed(masks):
+                self.bounded.append(mask)
+                yield mask, self.bound(mask)[start:stop].tolist(), 0.1
+
+        def gates(_: str) -> np.ndarray:
+            self.gradients += 1
+            assert self.gradient is not None
+            return self.gradient
+
+        count = stop - start
+        estimate = Estimate((1.0,) * count, (0,) * count)
+        return Loss(
+            estimate, terms, None if self.gradient is None else gates, None if self.bound is None else bounds
+        )
+
+    @property
+    def masks(self) -> list[Mask]:
+        """The masks that were computed for the search, in order."""
+        return [mask for mask, *_ in self.computed]
+
+    @property
+    def terms_paid(self) -> int:
+        return sum(stop - start for _, start, stop in self.computed)
+
+
+def solved(
+    folder: Path,
+    losses: Losses,
+    algo: Algo,
+    space: Space,
+    racing: Racing | None = None,
+    cell: str = "cell",
+    share: bool = True,
+    watch: Watch = lambda *_: None,
+    most: int | None = None,
+    seed: int = 0,
+) -> tuple[Solution, Journal]:
+    """Run a search with the journals of a cell and the store of a results folder."""
+    (folder / cell).mkdir(parents=True, exist_ok=True)
+    store = Store(folder, "key", cell, space.n_blocks, share, space.unit)
+    store.claim()
+    names = (scoring.NAME, scoring.BOUNDS)
+    scores, bounds = (Journal.open(folder / cell / n, space.n_blocks, unit=space.unit) for n in names)
+    known = KnownScores(scores, store, bounds, store.of(scoring.BOUNDS))
+    problem = Problem(algo, space, seed, racing or Racing(), max_evaluations=most)
+    return solve(problem, losses, known, watch), scores

@@ -1,0 +1,342 @@
+"""Bounds rule masks out: the same masks for fewer losses, also in lazy rounds, by rises per cost and after a kill."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, field
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pruning.algo import Algo, Ask, Found, Proposals
+from pruning.algo.beam import Beam
+from pruning.algo.greedy import Greedy
+from pruning.algo.local_search import LocalSearch
+from pruning.algo.one_shot import OneShot
+from pruning.core import scoring
+from pruning.core.errors import LossError
+from pruning.core.mask import Mask, Space
+from pruning.search.choice import SLACK, FloatLoss, NearTies, Racing, deciding_settings
+from pruning.search.driver import Problem, Solution, solve
+from pruning.search.journal import Journal, KnownScores
+from tests.helpers.searches import TermLosses, solved
+from tests.helpers.spaces import sublayer_space
+
+N, K, S = 10, 4, 64
+SPACE, LARGE = Space(N, K), Space(12, K)
+RACING = Racing(0.01)
+
+
+class Alone(TermLosses):
+    """Losses of two samples with interactions of blocks, with bounds below them; `wrong` raises the bounds above."""
+
+    def __init__(self, seed: int, bounded: bool = True, wrong: float = 0.0) -> None:
+        rng = np.random.default_rng(seed)
+        single, pairs = rng.exponential(0.3, 12), np.triu(rng.normal(0, 0.15, (12, 12)), 1)
+        self.table, self.lower = {}, {}
+        for mask in (Mask(12, d) for k in range(K + 1) for d in combinations(range(12), k)):
+            at = list(mask.dropped)
+            self.table[mask] = 3.0 + single[at].sum() + pairs[np.ix_(at, at)].sum() + np.array([-0.5, 0.5])
+            self.lower[mask] = self.table[mask] - rng.exponential(0.05) + wrong * rng.random()
+        bound = (lambda mask: self.lower[mask]) if bounded else None
+        super().__init__(lambda mask: self.table[mask], 2, bound)
+
+
+@pytest.mark.parametrize(
+    ("algo", "most"),
+    [
+        *((algo, None) for algo in (Greedy(), OneShot(), Beam(3), LocalSearch())),
+        *((Greedy(), 15), (Beam(3), 20)),
+    ],
+    ids=str,
+)
+def test_the_mask_is_that_of_a_search_without_bounds_and_fewer_losses_are_computed(
+    algo: Algo, most: int | None, tmp_path: Path
+) -> None:
+    computed = {True: 0, False: 0}
+    for seed in range(25):
+        found = {}
+        for bounded in (True, False):
+            losses, folder = Alone(seed, bounded), tmp_path / f"{seed}-{bounded}"
+            found[bounded], _ = solved(folder, losses, algo, LARGE, share=False, most=most)
+            assert len({*losses.masks}) == len(losses.masks), "a loss was computed twice"
+            computed[bounded] += len(losses.masks)
+        assert found[True].score == found[False].score
+    assert computed[True] <= (0.8 if most is None else 1.0) * computed[False]
+
+
+def test_a_bound_above_the_loss_would_be_noticed(tmp_path: Path) -> None:
+    """The test above can fail: with bounds that are wrong, some masks differ."""
+    masks = [
+        solved(tmp_path / f"{seed}-{wrong}", Alone(seed, wrong=wrong), Greedy(), LARGE)[0].score.mask
+        for seed in range(20)
+        for wrong in (0.0, 3.0)
+    ]
+    assert masks[::2] != masks[1::2]
+
+
+def test_near_ties_are_scored(tmp_path: Path) -> None:
+    losses = Alone(0)
+    near = [Mask(12, (block,)) for block in (2, 7, 9)]
+    losses.table = dict.fromkeys(losses.table, np.array([5.0, 5.0]))
+    losses.table |= {mask: np.array([3.0, 3.0]) + 0.45 * SLACK * i for i, mask in enumerate(near)}
+    losses.lower = {mask: terms - 1e-9 for mask, terms in losses.table.items()}
+    solved(tmp_path, losses, Greedy(), LARGE)
+    assert {mask for mask in losses.masks if len(mask.dropped) == 1} == {*near}
+
+
+def test_a_loss_that_is_not_a_number_is_refused_as_without_bounds(tmp_path: Path) -> None:
+    losses, broken = Alone(0), Mask(12, (5,))
+    losses.table[broken] = losses.lower[broken] = np.array([np.nan, np.nan])
+    with pytest.raises(LossError):
+        solved(tmp_path, losses, Greedy(), LARGE)
+
+
+def test_a_decision_says_how_many_masks_were_not_scored(tmp_path: Path) -> None:
+    losses = Alone(1)
+    solution, _ = solved(tmp_path, losses, OneShot(), LARGE)
+    scored = sum(len(mask.dropped) == 1 for mask in losses.masks)
+    assert K < scored < 12
+    assert [decision["skipped"] for decision in solution.margins["decisions"]] == [12 - scored]
+
+
+# Losses of samples that differ much, with noise for each mask and sample; bounds are about `gap` below them.
+
+
+class Noisy(TermLosses):
+    def __init__(self, seed: int, bounded: bool = True, gap: float = 0.1) -> None:
+        rng = np.random.default_rng(seed)
+        self.seed, self.gap = seed, gap
+        self.common, self.rise = rng.normal(3, 1, S), rng.exponential(0.4, 2 * N) + 0.02
+        super().__init__(self.terms_of, S, self.bound_of if bounded else None)
+
+    def terms_of(self, mask: Mask) -> np.ndarray:
+        rng = np.random.default_rng([self.seed, *mask.dropped])
+        grown = 1 + 0.1 * len(mask.dropped)
+        rise = grown * self.rise[list(mask.dropped)].sum() + rng.normal(0, 0.03)
+        return np.asarray(self.common + rise + rng.normal(0, 0.15, S))
+
+    def bound_of(self, mask: Mask) -> np.ndarray:
+        return self.terms_of(mask) - np.random.default_rng([7, *mask.dropped]).exponential(self.gap, S)
+
+
+class Blocks(Noisy):
+    """Losses over sub-layers in which whole blocks interact."""
+
+    def terms_of(self, mask: Mask) -> np.ndarray:
+        rng, dropped = np.random.default_rng(self.seed + 5), set(mask.dropped)
+        rise, pairs = rng.exponential(0.4, 2 * N) + 0.02, rng.normal(-0.3, 0.5, (N, N))
+        whole = [i for i in range(N) if {2 * i, 2 * i + 1} <= dropped]
+        more = sum(pairs[i, j] for i in whole for j in whole if i < j)
+        return np.asarray(self.common + rise[list(mask.dropped)].sum() + more)
+
+
+def test_a_race_uses_no_bounds(tmp_path: Path) -> None:
+    bounded = Noisy(0)
+    expected, _ = solved(tmp_path / "plain", Noisy(0, bounded=False), Greedy(), SPACE, RACING)
+    found, _ = solved(tmp_path / "bounded", bounded, Greedy(), SPACE, RACING)
+    assert found.score == expected.score
+    assert not bounded.bounded
+
+
+def test_lazy_rounds_with_bounds_keep_the_mask_and_score_less(tmp_path: Path) -> None:
+    lost, paid = 0, {True: 0, False: 0}
+    for seed in range(12):
+        whole, _ = solved(tmp_path / f"{seed}-whole", Noisy(seed, bounded=False), Greedy(), SPACE)
+        for bounded in (True, False):
+            losses = Noisy(seed, bounded)
+            lazy, _ = solved(tmp_path / f"{seed}-{bounded}", losses, Greedy(lazy=0.05), SPACE)
+            paid[bounded] += losses.terms_paid
+            lost += bounded and lazy.score.mask != whole.score.mask
+    assert lost <= 1, f"{lost} of 12 lazy searches lost the mask at a risk of 0.05"
+    assert paid[True] < 0.6 * paid[False]
+
+
+@dataclass
+class Singles:
+    """A search that asks for all single blocks, with or without estimates."""
+
+    estimates: bool
+    received: list[float] = field(default_factory=list)
+
+    def propose(self, space: Space, rng: np.random.Generator) -> Proposals:  # noqa: ARG002
+        masks = list(space.masks())
+        self.received += yield Ask(masks, best=1, estimates=self.estimates)
+        return Found(masks[int(np.argmin(self.received))], "all were asked for")
+
+    def evaluations(self, space: Space) -> int:
+        return space.size
+
+
+@pytest.mark.parametrize("racing", [Racing(), RACING], ids=["no race", "race"])
+def test_the_losses_of_masks_that_are_ruled_out_are_estimated(racing: Racing, tmp_path: Path) -> None:
+    losses, algo, plain, space = Noisy(0), Singles(True), Singles(False), Space(N, 1)
+    best = solved(tmp_path / "estimates", losses, algo, space, racing)[0].score
+    solved(tmp_path / "infinite", Noisy(0), plain, space, racing)
+    assert np.inf in plain.received, "nothing was ruled out"
+    for mask, loss, other in zip(space.masks(), algo.received, plain.received, strict=True):
+        own = losses.term(mask)
+        difference = own - losses.term(best.mask)
+        if other != np.inf:
+            assert loss == pytest.approx(own.mean())
+        elif racing.delta is None:
+            assert loss == pytest.approx(own.mean(), abs=0.05), "the bound and the mean gap"
+        else:
+            seen = [best.loss + difference[:n].mean() for n in racing.looks(S)]
+            assert any(loss == pytest.approx(estimate) for estimate in seen)
+
+
+def late(mask: Mask) -> np.ndarray:
+    """Block 0 leads the first look, block 1 is 0.1 worse on all samples, and block 2 is best over all samples."""
+    plain = 3.0 + np.linspace(0, 1, S)
+    if not mask.dropped:
+        return plain - 1
+    last = np.full(S, -0.4)
+    last[:8] = [4, -2.5, 3, -2, 4, -3, 3, -2]
+    return np.asarray(plain + {0: 0.0, 1: 0.1, 2: last}.get(mask.dropped[0], 5.0))
+
+
+def test_an_estimate_is_never_below_the_loss_of_a_chosen_mask(tmp_path: Path) -> None:
+    algo, space = Singles(True), Space(N, 1)
+    solved(tmp_path / "received", TermLosses(late, S), algo, space, RACING)
+    assert int(np.argmin(algo.received)) == 2, "block 1 was ruled out"
+    lazy, _ = solved(tmp_path / "lazy", TermLosses(late, S), Greedy(lazy=0.05), space, RACING)
+    assert lazy.score.mask.dropped == (2,)
+
+
+@pytest.mark.parametrize(
+    ("algo", "kind", "space", "saved"),
+    [
+        (Greedy(), Noisy, sublayer_space(N, 0.3, None, (1, 3) * N), 0.8),
+        (Beam(2), Noisy, sublayer_space(N, 0.3, None, (1, 3) * N), 0.8),
+        # The path of whole blocks needs masks that single units have ruled out by their rise per cost.
+        (Greedy(), Blocks, sublayer_space(N, 0.3, None, (1, 1) * N), 1.0),
+        (LocalSearch(), Blocks, sublayer_space(N, 0.3, None, (1, 1) * N), 1.0),
+    ],
+    ids=["greedy", "beam", "greedy of blocks", "local search of blocks"],
+)
+def test_rises_per_cost_are_bounded_too(
+    algo: Algo, kind: type[Noisy], space: Space, saved: float, tmp_path: Path
+) -> None:
+    paid = {True: 0, False: 0}
+    for seed in range(8):
+        found = {}
+        for bounded in (True, False):
+            losses = kind(seed, bounded, gap=0.1 if kind is Noisy else 0.05)
+            found[bounded], _ = solved(tmp_path / f"{seed}-{bounded}", losses, algo, space)
+            paid[bounded] += losses.terms_paid
+        assert found[True].score == found[False].score
+    assert paid[True] <= saved * paid[False]
+
+
+@pytest.mark.parametrize("algo", [Greedy(), Greedy(lazy=0.05), Beam(3)], ids=["greedy", "lazy", "beam"])
+def test_a_search_that_was_killed_ends_in_the_same_way(algo: Algo, tmp_path: Path) -> None:
+    whole, _ = solved(tmp_path / "whole", Noisy(3), algo, SPACE)
+    names = (scoring.NAME, scoring.BOUNDS)
+    lines = {name: (tmp_path / "whole/cell" / name).read_text().splitlines(keepends=True) for name in names}
+    for part in (0.25, 0.5, 0.75):
+        cell, losses = tmp_path / f"cut-{part}" / "cell", Noisy(3)
+        shutil.copytree(tmp_path / "whole" / "scores", cell.parent / "scores")
+        cell.mkdir()
+        for name in names:
+            (cell / name).write_text("".join(lines[name][: int(len(lines[name]) * part)]))
+        again, _ = solved(cell.parent, losses, algo, SPACE)
+        assert (again.score, again.margins) == (whole.score, whole.margins)
+        assert 0 < len(losses.bounded) < len(lines[scoring.BOUNDS]), "no bound was taken from the journal"
+        assert len(losses.computed) < len(lines[scoring.NAME]), "no loss was taken from the journal"
+
+
+@pytest.mark.parametrize("algo", [Greedy(), Greedy(lazy=0.05)], ids=["greedy", "lazy"])
+@pytest.mark.parametrize("racing", [Racing(), RACING], ids=["no race", "race"])
+def test_scores_of_other_cells_do_not_change_what_is_found(
+    algo: Algo, racing: Racing, tmp_path: Path
+) -> None:
+    paid = {"alone": 0, "beside": 0}
+    for seed in range(5):
+        alone, beside, folder = Noisy(seed), Noisy(seed), tmp_path / f"shared{seed}"
+        expected, _ = solved(tmp_path / f"alone{seed}", alone, algo, SPACE, racing)
+        solved(folder, Noisy(seed, bounded=False), Beam(3), SPACE, cell="other")
+        found, _ = solved(folder, beside, algo, SPACE, racing)
+        assert found.score.mask == expected.score.mask
+        paid["alone"] += alone.terms_paid
+        paid["beside"] += beside.terms_paid
+    assert paid["beside"] < 0.2 * paid["alone"], "most of greedy's masks are among those of beam"
+
+
+def test_bounds_of_other_cells_are_not_computed_again(tmp_path: Path) -> None:
+    alone, beside = Noisy(0), Noisy(0)
+    solved(tmp_path / "alone", alone, Greedy(), SPACE)
+    solved(tmp_path / "both", Noisy(0), Greedy(), Space(N, K - 1), cell="other")
+    solved(tmp_path / "both", beside, Greedy(), SPACE)
+    assert 0 < len(beside.bounded) < 0.4 * len(alone.bounded), "only the last round is new"
+
+
+# Bounds beside near ties.
+
+
+@dataclass
+class Ties:
+    """Losses of single blocks in half precision and in float32; the dense model's is 0.5, those of others 4.0.
+
+    Each term of block b is rounded by `rounding[b]`, up or down, or else by 0.01.
+    """
+
+    half: dict[int, float]
+    single: dict[int, float]
+    bounds: dict[int, float]
+    rounding: dict[int, float] = field(default_factory=dict)
+
+    def solved(self, bounded: bool) -> Solution:
+        base = np.random.default_rng(0).permutation(np.repeat([1.0, -1.0], S // 2))
+
+        def block(mask: Mask) -> int:
+            return mask.dropped[0] if mask.dropped else -1
+
+        def rounded(mask: Mask) -> np.ndarray:
+            return (self.half | {-1: 0.5}).get(block(mask), 4.0) + self.rounding.get(block(mask), 0.01) * base
+
+        bound = (lambda mask: np.full(S, self.bounds.get(block(mask), 3.0))) if bounded else None
+        exact = TermLosses(lambda mask: np.full(S, (self.single | {-1: 0.5}).get(block(mask), 4.0)), S)
+        problem = Problem(Greedy(), Space(N, 1), 0, Racing(), NearTies())
+        floats = FloatLoss(lambda: exact.whole, Journal(None, N))
+        known = KnownScores(Journal(None, N))
+        return solve(problem, TermLosses(rounded, S, bound), known, lambda *_: None, floats)
+
+
+def test_near_ties_of_the_first_choice_are_settled_although_rounding_is_not_measured_yet() -> None:
+    half, bounds = {0: 1.00, 1: 1.2, 2: 1.03}, {0: 0.995, 1: 1.0, 2: 1.025}
+    ties = Ties(half, {0: 1.06, 1: 1.2, 2: 1.00}, bounds, dict.fromkeys(range(-1, N), 0.1))
+    assert [ties.solved(bounded).score.mask.dropped for bounded in (False, True)] == [(2,), (2,)]
+
+
+def test_the_rounding_of_a_mask_that_is_not_chosen_makes_no_tie() -> None:
+    half, bounds = {0: 1.00, 1: 1.5, 2: 1.05, 3: 1.6}, {0: 0.9, 1: 0.5, 2: 0.95, 3: 0.6}
+    ties = Ties(half, {0: 1.06, 1: 1.5, 2: 1.00, 3: 1.6}, bounds, {1: 0.3})
+    plain, bounded = ties.solved(False), ties.solved(True)
+    assert bounded.score == plain.score
+    assert bounded.margins["near_ties"] == plain.margins["near_ties"]
+
+
+@pytest.mark.parametrize(
+    ("algo", "racing", "near_ties", "bounds", "most", "expected"),
+    [
+        (Greedy(), Racing(), NearTies(), True, None, {"racing": None}),
+        (Greedy(lazy=0.1), Racing(), NearTies(), True, None, {"racing": None, "bounds": True}),
+        (Greedy(lazy=0.1), Racing(), NearTies(), False, None, {"racing": None}),
+        (Greedy(lazy=0.1), Racing(), NearTies(), True, 9, {"racing": None}),
+        (Greedy(lazy=0.1), RACING, NearTies(), True, None, {"racing": {"delta": 0.01, "first": 8}}),
+        (OneShot(), Racing(), NearTies(0), True, None, {"racing": None, "near_ties": {"most": 0}}),
+    ],
+    ids=["plain", "lazy with bounds", "lazy", "limited", "race", "ties"],
+)
+def test_bounds_are_part_of_a_cell_only_if_they_can_change_its_mask(
+    algo: Algo,
+    racing: Racing,
+    near_ties: NearTies,
+    bounds: bool,
+    most: int | None,
+    expected: dict[str, object],
+) -> None:
+    assert deciding_settings(algo, racing, near_ties, bounds, most) == expected
