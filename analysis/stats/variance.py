@@ -150,10 +150,7 @@ def _intervals(shares: Matrix, drawn: Matrix, draws: int) -> list[tuple[float, f
 
 
 def _shares(
-    moved: Sequence[Moves],
-    added: Sequence[Sequence[Addition]],
-    whole: Sequence[Addition],
-    weights: Matrix,
+    moved: Sequence[Moves], added: Sequence[Sequence[Addition]], whole: Sequence[Addition], weights: Matrix
 ) -> Matrix:
     """The shares (resamples, sources) of the sum of squares that the sources explain in resamples."""
 

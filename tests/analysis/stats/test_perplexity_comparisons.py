@@ -36,10 +36,7 @@ def test_objectives_are_relative_to_divergence() -> None:
     for name, paired in (("margin", False), ("perplexity", True)):
         part = grid[grid["objective"] == name]
         expected = relative(part, base)
-        assert (expected.value, expected.low, expected.paired) == (
-            *rows.loc[name, ["value", "low"]],
-            paired,
-        )
+        assert (expected.value, expected.low, expected.paired) == (*rows.loc[name, ["value", "low"]], paired)
         assert rows.loc[name, "ppl"] == pytest.approx(np.exp(np.log(part["ppl"]).mean()))
 
 
