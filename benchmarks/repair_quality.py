@@ -20,7 +20,7 @@ import torch
 
 from analysis.stats.components import IntervalEstimate
 from analysis.stats.healed import PRUNED, HealedMask, State, regained
-from analysis.stats.stability import WindowPairsLosses
+from analysis.stats.same_samples import WindowPairsLosses
 from pruning.api.changes import repair_mask
 from pruning.api.model import Draw, PrunableModel, draw_samples, load_model
 from pruning.calibration.samples import Samples

@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.stats import components, variance
-from analysis.stats.components import SOURCES, Shares, Spans, shares
+from analysis.stats import variance
+from analysis.stats.components import SOURCES
 from analysis.stats.grid import STRATUM, labels
+from analysis.stats.projections import Subspaces, of_distances, of_values
 from analysis.stats.variance import between
 from tests.helpers.analysis_grid import effect, frame, with_masks
 
@@ -36,9 +37,9 @@ UNEQUAL = [
 def test_pseudo_f_of_permanova_as_scikit_bio_and_vegan_have_it(
     distances: list[list[float]], groups: str, published: float
 ) -> None:
-    of = components.of_distances(distances)
+    of = of_distances(distances)
     cells = pd.DataFrame({"group": list(groups)})
-    added = Spans(cells).addition(["group"], ())
+    added = Subspaces(cells).addition(["group"], ())
     ss, df = added.squares(of), added.df
     rest = of.total - ss
     assert ss / df / (rest / (len(groups) - 1 - df)) == pytest.approx(published, abs=1e-6)
@@ -67,184 +68,13 @@ def test_sums_of_squares_equal_statsmodels_on_an_unbalanced_grid() -> None:
         fit = ols(f"y ~ {terms}", cells).fit()
         smaller = ols("y ~ C(setting) + C(algo)", cells).fit()
         first = anova_lm(ols("y ~ C(objective)", cells).fit())
-    g = [components.of_values(y)]
+    g = [of_values(y)]
     table = variance.table(cells, g, permutations=9).set_index("source")
     assert table.loc["draw x algorithm, rest", "ss"] == pytest.approx(fit.ssr)
     assert table.loc["draw x algorithm, rest", "df"] == fit.df_resid
     assert table.loc["objective", "ss"] == pytest.approx(first.loc["C(objective)", "sum_sq"])
     assert table.loc["objective x algorithm", "marginal_ss"] == pytest.approx(smaller.ssr - fit.ssr)
     assert table["ss"].sum() == pytest.approx(np.sum((y - y.mean()) ** 2))
-
-
-def test_variance_components_of_a_balanced_grid_are_the_textbook_ones() -> None:
-    rng = np.random.default_rng(0)
-    cells = frame(objectives=1, data=1, draws=6, algos=5)
-    y = effect(cells, ["draw"], 1, rng) + effect(cells, ["algo"], 1, rng) + rng.normal(size=30)
-    table = y.reshape(6, 5)
-    rest = table - table.mean(0) - table.mean(1, keepdims=True) + table.mean()
-    error = np.sum(rest**2) / 20
-    by_source = shares(cells, [components.of_values(y)], resamples=20).sources.set_index("source")[
-        "component"
-    ]
-    assert by_source["algorithm"] == pytest.approx(np.var(table.mean(0), ddof=1) - error / 6)
-    assert by_source["draw (seed)"] == pytest.approx(np.var(table.mean(1), ddof=1) - error / 5)
-    assert by_source["draw x algorithm, rest"] == pytest.approx(error)
-
-
-@pytest.mark.slow
-def test_components_are_unbiased_where_cells_are_missing() -> None:
-    values = []
-    for seed in range(100):
-        rng = np.random.default_rng(seed)
-        cells = frame(objectives=1, data=2, draws=4, algos=4)
-        cells = cells[rng.random(len(cells)) > 0.25].reset_index(drop=True)
-        y = effect(cells, ["draw", "calibration"], 2.0, rng) + effect(cells, ["algo"], 1.0, rng)
-        y = y + rng.normal(size=len(cells))
-        table = shares(cells, [components.of_values(y)], resamples=2).sources.set_index("source")["component"]
-        values.append([table["draw (seed)"], table["algorithm"], table["draw x algorithm, rest"]])
-    means, errors = np.mean(values, axis=0), np.std(values, axis=0) / np.sqrt(len(values))
-    np.testing.assert_array_less(np.abs(means - [4.0, 1.0, 1.0]), 3 * errors)
-
-
-# -- grids with known effects -----------------------------------------------------------------------------------
-
-
-def shares_of(cells: pd.DataFrame, y: Any) -> Shares:
-    return shares(cells, variance.outcome(cells, y), resamples=300)
-
-
-def masked(columns: Sequence[str], size: float, seed: int) -> pd.DataFrame:
-    """Masks from block importances that depend on some columns, plus noise per cell."""
-    rng = np.random.default_rng(seed)
-    cells = frame(models=("a", "b"), ks=(3, 6))
-    importance = np.column_stack([effect(cells, ["model", *columns], size, rng) for _ in range(30)])
-    return with_masks(cells, importance + rng.normal(0, 0.5, (len(cells), 30)))
-
-
-def covers(estimate: components.Estimate, value: float) -> bool:
-    return estimate.low <= value <= estimate.high
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_only_objectives_matter_then_the_search_share_covers_zero(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    cells = frame(models=("a", "b"), ks=(3, 6))
-    y = effect(cells, ["objective"], 1.0, rng) + rng.normal(0, 0.3, len(cells))
-    numbers = shares_of(cells, y)
-    masks = shares(
-        by_objective := masked(["objective"], 1.0, seed), variance.outcome(by_objective, None), resamples=300
-    )
-    for estimated in (numbers, masks):
-        assert covers(estimated.parts["search"], 0.0)
-        assert estimated.parts["calibration"].low > 0
-        assert estimated.ratio.low > 5
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_only_algorithms_matter_then_the_calibration_share_covers_zero(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    cells = frame(models=("a", "b"), ks=(3, 6))
-    y = effect(cells, ["algo"], 1.0, rng) + rng.normal(0, 0.3, len(cells))
-    numbers = shares_of(cells, y)
-    masks = shares_of(masked(["algo"], 1.0, seed), None)
-    for estimated in (numbers, masks):
-        assert covers(estimated.parts["calibration"], 0.0)
-        assert estimated.parts["search"].low > 0
-        assert estimated.ratio.high < 0.2
-
-
-def test_both_matter_then_the_ratio_is_near_the_truth() -> None:
-    rng = np.random.default_rng(0)
-    cells = frame(objectives=6, data=2, draws=3, algos=8, models=("a", "b", "c"))
-    y = effect(cells, ["model", "objective"], 2.0, rng) + effect(cells, ["model", "algo"], 1.0, rng)
-    estimated = shares_of(cells, y + rng.normal(0, 0.3, len(cells)))
-    assert 2.0 < estimated.ratio.value < 8.0  # the effects were drawn with a ratio of 4
-    assert estimated.ratio.low < estimated.ratio.value < estimated.ratio.high
-    assert estimated.total_ratio.value < estimated.ratio.value
-
-
-def test_no_ratio_is_infinite() -> None:
-    """If the search explains nothing, its share has an upper end and the ratio a lower one, and no value."""
-    rng = np.random.default_rng(0)
-    cells = frame(models=("a", "b"))
-    y = effect(cells, ["objective"], 1.0, rng) + 1e-9 * rng.normal(size=len(cells))
-    shares = [shares_of(cells, y + 0.2 * rng.normal(size=len(cells))) for _ in range(6)]
-    assert any(math.isinf(s.ratio.high) for s in shares)
-    for s in shares:
-        for ratio in (s.ratio, s.total_ratio, s.objective_ratio, s.objective_draw):
-            assert not math.isinf(ratio.value)
-            assert not math.isinf(ratio.low)
-    for s in shares:
-        for e in (*s.parts.values(),):
-            assert 0 <= e.low <= e.value <= e.high <= 1, "cut off at 0 and 1"
-
-
-def test_shares_do_not_depend_on_the_units_of_a_stratum() -> None:
-    rng = np.random.default_rng(2)
-    cells = frame(models=("a", "b"))
-    y = effect(cells, ["objective"], 1.0, rng) + rng.normal(size=len(cells))
-    other = np.where(cells["model"] == "a", 1000.0 * y, y)
-    first, second = (shares(cells, variance.plain(cells, v), resamples=50) for v in (y, other))
-    for name, part in first.parts.items():
-        assert second.parts[name].value == pytest.approx(part.value)
-        assert second.parts[name].high == pytest.approx(part.high)
-
-
-def test_the_objective_is_compared_with_search_and_draw() -> None:
-    rng = np.random.default_rng(3)
-    cells = frame(models=("a", "b"), draws=4)
-    y = effect(cells, ["objective"], 2.0, rng) + effect(cells, ["calibration", "draw"], 0.5, rng)
-    found = shares_of(cells, y + 0.3 * rng.normal(size=len(cells)))
-    rows = found.sources.set_index("source")["share"]
-    assert found.objective_draw.value == pytest.approx(rows["objective"] / rows["draw (seed)"], rel=0.02)
-    both = (
-        rows["objective"] + found.parts["interaction"].value,
-        found.parts["search"].value + found.parts["interaction"].value,
-    )
-    assert found.objective_ratio.value == pytest.approx(both[0] / both[1], rel=0.1)
-    one = shares_of(cells[cells["objective"] == "o0"].reset_index(drop=True), y[cells["objective"] == "o0"])
-    assert math.isnan(one.objective_ratio.value), "one objective has nothing to be compared with"
-
-
-def test_missing_cells_change_little_and_are_counted() -> None:
-    rng = np.random.default_rng(1)
-    cells = frame(models=("a", "b"))
-    y = effect(cells, ["objective"], 1.0, rng) + rng.normal(0, 0.3, len(cells))
-    kept = rng.random(len(cells)) > 0.1
-    fewer = cells[kept].reset_index(drop=True)
-    whole, part = shares_of(cells, y), shares_of(fewer, y[kept])
-    assert part.cells == int(kept.sum())
-    assert part.parts["calibration"].value == pytest.approx(whole.parts["calibration"].value, abs=0.1)
-
-
-# -- refusals --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("sizes", "reason"),
-    [
-        ({"algos": 1}, "one algorithm only"),
-        ({"objectives": 1, "data": 1, "draws": 1}, "one calibration only"),
-        ({"objectives": 2, "data": 1, "draws": 1, "algos": 2}, "degrees of freedom"),
-    ],
-)
-def test_too_few_cells_for_any_share(sizes: dict[str, int], reason: str) -> None:
-    cells = frame(**sizes)  # type: ignore[arg-type]
-    estimated = shares_of(cells, np.random.default_rng(0).normal(size=len(cells)))
-    assert reason in estimated.note
-    assert math.isnan(estimated.ratio.value)
-
-
-@pytest.mark.parametrize(
-    ("sizes", "reason"),
-    [({"draws": 1, "data": 8}, "drawn once"), ({"draws": 2, "data": 2}, "4 draws; at least 6")],
-)
-def test_too_few_draws_for_an_interval(sizes: dict[str, int], reason: str) -> None:
-    cells = frame(**sizes)  # type: ignore[arg-type]
-    estimated = shares_of(cells, np.random.default_rng(0).normal(size=len(cells)))
-    assert reason in estimated.note
-    assert not math.isnan(estimated.parts["search"].value)
-    assert math.isnan(estimated.parts["search"].low)
 
 
 # -- permutation tests -----------------------------------------------------------------------------------------
@@ -256,7 +86,7 @@ def p_values(effects: Sequence[Sequence[str]], runs: int = 40) -> dict[str, list
         rng = np.random.default_rng(seed)
         cells = frame(objectives=2, data=2, draws=3, algos=3)
         y = sum((effect(cells, columns, 2.0, rng) for columns in effects), rng.normal(size=len(cells)))
-        g = [components.of_values(y)]
+        g = [of_values(y)]
         for source in SOURCES:
             if source.name not in ("samples", "length"):
                 results[source.name].append(variance.p_value(cells, g, source, STRATUM, 99, seed)[0])

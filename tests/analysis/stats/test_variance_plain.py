@@ -10,8 +10,9 @@ import pytest
 from scipy import stats
 
 from analysis.stats import components, mask_overlap, variance
-from analysis.stats.components import RESIDUAL, SOURCES, Spans, adjusted, sequential, shares, strata
+from analysis.stats.components import RESIDUAL, SOURCES, adjusted, sequential, shares, strata
 from analysis.stats.grid import STRATUM, labels
+from analysis.stats.projections import Subspaces, of_masks
 from analysis.stats.variance import BETWEEN, Shuffle, between
 from tests.helpers import plain_variance
 from tests.helpers.analysis_grid import effect, frame, with_masks
@@ -51,7 +52,7 @@ def test_coordinates_are_those_of_all_pairs_of_cells(outcome: tuple[pd.DataFrame
 def test_repeated_masks_need_no_more_coordinates() -> None:
     cells, _ = study(0)
     masks = mask_overlap.masks(cells[cells["k"] == 3].iloc[:8])
-    few, many = components.of_masks(masks), components.of_masks(masks * 50)
+    few, many = of_masks(masks), of_masks(masks * 50)
     assert many.x.shape[1] == few.x.shape[1] < 8
     assert many.total == pytest.approx(50 * few.total)
 
@@ -61,7 +62,7 @@ def test_spans_are_the_projections_onto_dense_bases(seed: int) -> None:
     cells, _ = study(seed)
     for source in (*SOURCES, *BETWEEN):
         plain = plain_variance.projection(cells, source.columns, source.given)
-        added = Spans(cells).addition(source.columns, source.given)
+        added = Subspaces(cells).addition(source.columns, source.given)
         assert added.df == round(float(np.trace(plain))), source.name
         np.testing.assert_allclose(added.fit(np.eye(len(cells))), plain, atol=1e-10, err_msg=source.name)
         q = added.span.along(np.eye(len(cells)))
@@ -71,10 +72,10 @@ def test_spans_are_the_projections_onto_dense_bases(seed: int) -> None:
 def test_sources_add_up_and_are_adjusted_for_each_other() -> None:
     cells, _ = study(2)
     part = cells.iloc[strata(cells)[0]]
-    together = sum(added.fit(np.eye(len(part))) for added in sequential(Spans(part)).values())
+    together = sum(added.fit(np.eye(len(part))) for added in sequential(Subspaces(part)).values())
     np.testing.assert_allclose(together, np.eye(len(part)) - 1 / len(part), atol=1e-10)
     plain = plain_variance.marginal(part)
-    for name, added in adjusted(Spans(part)).items():
+    for name, added in adjusted(Subspaces(part)).items():
         np.testing.assert_allclose(added.fit(np.eye(len(part))), plain[name], atol=1e-10, err_msg=name)
 
 
@@ -95,13 +96,10 @@ def test_a_form_gives_the_sums_of_squares_of_each_resample(outcome: tuple[pd.Dat
     for i, rows in enumerate(strata(cells)):
         part = cells.iloc[rows]
         plain = plain_variance.marginal(part)
-        for name, added in adjusted(Spans(part)).items():
+        for name, added in adjusted(Subspaces(part)).items():
             form = moved[i].added_form(added)
             expected = [np.sum(plain[name] * each[i]) for each in resampled]
             assert components.explained(weights, form) == pytest.approx(expected, **EXACT), name
-            by_coordinates = [added.squares(components.Coordinates(moved[i].resampled(w), moved[i].observed.signs))
-                              for w in weights]  # fmt: skip
-            assert by_coordinates == pytest.approx(expected, **EXACT), name
 
 
 def test_shares_with_intervals(outcome: tuple[pd.DataFrame, Any]) -> None:

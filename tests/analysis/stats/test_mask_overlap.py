@@ -1,14 +1,22 @@
+"""Overlap of masks: against enumeration, pair by pair, and in cases whose answer is known."""
+
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from analysis.figures import fig4_overlap
-from analysis.stats import mask_overlap
-from analysis.stats.grid import CELL, COMPARISONS
+from analysis.stats import components, mask_overlap
+from analysis.stats.components import shares
+from analysis.stats.grid import CELL, COMPARISONS, several_sizes
+from analysis.stats.mask_overlap import difference
+from analysis.stats.means import CellDraws, over_draws
+from analysis.stats.outcome_errors import differences
+from analysis.stats.variance import plain
 from pruning.core.mask import Mask
 from tests.helpers.analysis_grid import frame, with_masks
 
@@ -108,12 +116,9 @@ def test_pairs_with_other_protected_blocks_are_left_out() -> None:
     assert heats["pairs"].sum() == 1, "the same holds in the heat map"
 
 
-def test_an_interval_ends_at_the_largest_overlap_that_there_can_be() -> None:
+def test_an_interval_ends_at_the_largest_and_smallest_overlaps_that_there_can_be() -> None:
     found = mask_overlap.mean(of_four_draws([1.0, 1.0, 0.7, 1.0, 1.0, 1.0]))
     assert found.mean + (found.mean - found.low) > found.high == 1.0
-
-
-def test_an_interval_starts_at_the_smallest_overlap_that_there_can_be() -> None:
     found = mask_overlap.mean(of_four_draws([-0.2, -0.2, 0.3, -0.2, -0.2, -0.2]))
     assert found.low == pytest.approx(-0.2)
     assert found.mean - (found.high - found.mean) < found.low
@@ -275,3 +280,64 @@ def test_a_sample_of_pairs_has_the_mean_of_all_pairs_and_is_announced(
     assert mask_overlap.note(cells) == ""
     assert len(every) == 400 * 399 // 2
     assert sampled.mean() == pytest.approx(every.mean(), abs=0.01)
+
+
+# -- draws of several sizes from the same data contain each other ------------------------------------------------
+
+
+def of_sizes(*sizes: int, draws: int = 6) -> pd.DataFrame:
+    """Two objectives that find the same mask on the same samples; every size of samples gives other masks."""
+    one = frame(objectives=2, data=1, draws=draws, algos=2)
+    whole = pd.concat([one.assign(samples=size) for size in sizes], ignore_index=True).assign(budget=None)
+    importance = np.random.default_rng(0).random((len(sizes) * draws, 30))
+    return with_masks(whole, importance[whole.groupby(["samples", "draw"]).ngroup().to_numpy()])
+
+
+def test_objectives_are_compared_on_the_same_samples_only() -> None:
+    pairs = mask_overlap.pairs(of_sizes(8, 32, 128, draws=3), "objectives")
+    assert len(pairs) == 3 * 3 * 2
+    assert (pairs["corrected"] == 1.0).all()
+    both = of_sizes(8, 32)
+    both.loc[both["objective"] == "o1", "calibration"] = "items"
+    assert mask_overlap.pairs(both, "objectives").empty, "data sets share only the numbers of their draws"
+    assert difference(both, "objectives", "draws") is None
+
+
+def test_only_draws_of_one_size_give_an_interval() -> None:
+    several, one = of_sizes(8, 32), of_sizes(8)
+    assert (several_sizes(several), several_sizes(one)) == (True, False)
+    assert "--only samples=N" in components.refusal(several)
+    assert components.refusal(one) == ""
+    values = np.random.default_rng(1).normal(size=len(several))
+    found = shares(several, plain(several, None))
+    assert "several sizes contain each other" in found.note
+    assert math.isnan(found.total_ratio.low)
+    for given, interval in ((several, False), (one, True)):
+        of_cells = values[: len(given)]
+        apart = difference(given, "objectives", "draws")
+        assert apart is not None
+        worse = differences(given, {"ppl": pd.Series(of_cells)}).query("worse != 0")["errors"]
+        assert len(worse) == 1
+        mean = mask_overlap.mean(mask_overlap.pairs(given, "draws"))
+        ends = [over_draws(of_cells, CellDraws.of(given)).low, apart.low, mean.low, worse.iloc[0]]
+        assert [math.isnan(end) for end in ends] == [not interval] * 4
+
+
+def by_draw_and_search(by_draw: float, by_algo: float, seed: int) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    cells = frame(objectives=1, draws=3, algos=4)
+    setting = cells.groupby(["calibration", "draw"]).ngroup()
+    base = rng.normal(size=30)
+    own = rng.normal(0, by_draw, (setting.max() + 1, 30))[setting]
+    return with_masks(cells, base + own + rng.normal(0, by_algo, (len(cells), 30)))
+
+
+def test_overlaps_of_draws_and_searches_are_told_apart_only_if_they_differ() -> None:
+    clear = difference(by_draw_and_search(2.0, 0.1, 0), "algorithms", "draws")
+    assert clear is not None
+    assert clear.low > 0
+    assert clear.draws == 6
+    doubtful = [difference(by_draw_and_search(0.0, 1.0, seed), "algorithms", "draws") for seed in range(40)]
+    assert np.mean([d is not None and d.low <= 0 <= d.high for d in doubtful]) >= 0.9
+    one = by_draw_and_search(1.0, 1.0, 0).query("algo == 'algo0'")
+    assert difference(one, "algorithms", "draws") is None
