@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -29,7 +28,7 @@ from analysis.stats.components import (
 )
 from analysis.stats.grid import DRAW, labels
 from analysis.stats.projections import of_values
-from tests.helpers.analysis_grid import effect, frame, with_masks
+from tests.helpers.analysis_grid import effect, frame
 from tests.helpers.known_shares import MASKS, NULL_OBJECTIVE, SCENARIOS, Coverage, coverage, scenario
 from tests.helpers.noisy_answers import answers, noisy_cells
 
@@ -72,42 +71,6 @@ def test_components_are_unbiased_where_cells_are_missing() -> None:
     np.testing.assert_array_less(np.abs(means - [4.0, 1.0, 1.0]), 3 * errors)
 
 
-# -- grids with known effects ------------------------------------------------------------------------------------
-
-
-def masked(columns: Sequence[str], size: float, seed: int) -> pd.DataFrame:
-    """Masks from block importances that depend on some columns, plus noise per cell."""
-    rng = np.random.default_rng(seed)
-    cells = frame(models=("a", "b"), ks=(3, 6))
-    importance = np.column_stack([effect(cells, ["model", *columns], size, rng) for _ in range(30)])
-    return with_masks(cells, importance + rng.normal(0, 0.5, (len(cells), 30)))
-
-
-@pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize(("column", "other"), [("objective", "search"), ("algo", "calibration")])
-def test_if_only_one_side_matters_the_share_of_the_other_covers_zero(
-    column: str, other: str, seed: int
-) -> None:
-    rng = np.random.default_rng(seed)
-    cells = frame(models=("a", "b"), ks=(3, 6))
-    y = effect(cells, [column], 1.0, rng) + rng.normal(0, 0.3, len(cells))
-    for found in (shares_of(cells, y), shares_of(masked([column], 1.0, seed), None)):
-        own = {"search": "calibration", "calibration": "search"}[other]
-        assert found.parts[other].low <= 0.0 <= found.parts[other].high
-        assert found.parts[own].low > 0
-        assert found.ratio.low > 5 if own == "calibration" else found.ratio.high < 0.2
-
-
-def test_both_matter_then_the_ratio_is_near_the_truth() -> None:
-    rng = np.random.default_rng(0)
-    cells = frame(objectives=6, data=2, draws=3, algos=8, models=("a", "b", "c"))
-    y = effect(cells, ["model", "objective"], 2.0, rng) + effect(cells, ["model", "algo"], 1.0, rng)
-    estimated = shares_of(cells, y + rng.normal(0, 0.3, len(cells)))
-    assert 2.0 < estimated.ratio.value < 8.0  # the effects were drawn with a ratio of 4
-    assert estimated.ratio.low < estimated.ratio.value < estimated.ratio.high
-    assert estimated.total_ratio.value < estimated.ratio.value
-
-
 def test_no_ratio_is_infinite() -> None:
     """If the search explains nothing, its share has an upper end and the ratio a lower one, and no value."""
     rng = np.random.default_rng(0)
@@ -145,16 +108,6 @@ def test_the_objective_is_compared_with_search_and_draw() -> None:
     assert found.objective_ratio.value == pytest.approx(expected, rel=0.1)
     one = shares_of(cells[cells["objective"] == "o0"].reset_index(drop=True), y[cells["objective"] == "o0"])
     assert math.isnan(one.objective_ratio.value), "one objective has nothing to be compared with"
-
-
-def test_missing_cells_change_little_and_are_counted() -> None:
-    rng = np.random.default_rng(1)
-    cells = frame(models=("a", "b"))
-    y = effect(cells, ["objective"], 1.0, rng) + rng.normal(0, 0.3, len(cells))
-    kept = rng.random(len(cells)) > 0.1
-    whole, part = shares_of(cells, y), shares_of(cells[kept].reset_index(drop=True), y[kept])
-    assert part.cells == int(kept.sum())
-    assert part.parts["calibration"].value == pytest.approx(whole.parts["calibration"].value, abs=0.1)
 
 
 @pytest.mark.parametrize(

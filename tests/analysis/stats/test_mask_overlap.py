@@ -42,19 +42,11 @@ def test_corrected_overlap_is_zero_by_chance_and_one_at_most() -> None:
     assert mask_overlap.corrected(every[0], every[0], 7) == 1.0
     # A mask that contains another one has the maximal overlap for their sizes.
     assert mask_overlap.corrected(Mask(30, (1, 2, 3)), Mask(30, (1, 2, 3, 4, 5, 6)), 30) == pytest.approx(1.0)
-
-
-def test_protected_blocks_raise_what_chance_explains() -> None:
-    first, second = Mask(10, (3, 4, 5)), Mask(10, (4, 5, 6))
+    first, second = Mask(10, (3, 4, 5)), Mask(10, (4, 5, 6))  # protected blocks raise what chance explains
     assert mask_overlap.corrected(first, second, 5) < mask_overlap.corrected(first, second, 10)
     assert np.isnan(mask_overlap.corrected(Mask(5, (1, 2, 3)), Mask(5, (1, 2, 3)), 3))
-
-
-def test_overlap_of_two_published_masks() -> None:
-    # One-shot by perplexity on Llama-3-8B, first seven: FineWeb-Edu and BookCorpus share six.
-    first, second = Mask(32, (10, 8, 9, 11, 26, 25, 12)), Mask(32, (8, 23, 9, 11, 10, 25, 26))
-    assert first.jaccard(second) == 6 / 8
-    assert mask_overlap.p_value(first, second, 32) < 1e-4
+    empty = mask_overlap.MaskSet.of(frame(objectives=1, data=1, draws=1, algos=2).assign(dropped=[(), ()]))
+    assert empty.pairs(np.array([0]), np.array([1])).jaccard.tolist() == [Mask(30).jaccard(Mask(30))]
 
 
 def test_a_group_of_random_masks_is_not_significant() -> None:
@@ -66,9 +58,7 @@ def test_a_group_of_random_masks_is_not_significant() -> None:
     assert 0.3 < np.mean(p_values) < 0.7
     alike = [Mask(20, (1, 2, 3, 4, n)) for n in (5, 6, 7)]
     assert mask_overlap.group_p(alike, 20) < 0.01
-
-
-def test_masks_of_a_group_are_compared_with_random_masks_of_their_own_sizes() -> None:
+    # Masks are compared with random masks of their own sizes.
     first, second = Mask(6, (0, 1), "sublayer"), Mask(6, (0, 1, 2), "sublayer")
     shared = [len({0, 1} & set(c)) for c in itertools.combinations(range(12), 3)]
     assert mask_overlap.group_p([first, second], 12, draws=20_000) == pytest.approx(
@@ -218,12 +208,6 @@ def test_pairs_at_once_equal_pair_by_pair(comparison: str, seed: int) -> None:
     at_once = at_once[list(plain)]
     assert len(plain)
     pd.testing.assert_frame_equal(at_once, plain, check_exact=True, check_dtype=False)
-
-
-def test_two_empty_masks_are_equal() -> None:
-    cells = frame(objectives=1, data=1, draws=1, algos=2).assign(dropped=[(), ()])
-    one = np.array([0])
-    assert mask_overlap.MaskSet.of(cells).pairs(one, one + 1).jaccard.tolist() == [Mask(30).jaccard(Mask(30))]
 
 
 @pytest.mark.parametrize("seed", range(4))
