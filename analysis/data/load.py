@@ -298,7 +298,7 @@ def _with_units(frame: pd.DataFrame) -> pd.DataFrame:
     for model, kind in zip(frame["model"], given, strict=True):
         if kind[0] is not None:
             known.setdefault(model, set()).add(kind)
-    kinds = []
+    kinds: list[Kind] = []
     for model, ratio, kind in zip(frame["model"], frame["ratio"], given, strict=True):
         if kind[0] is None:
             of_model, counted = known.get(model, {BLOCKS}), pd.isna(ratio)

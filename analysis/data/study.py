@@ -100,7 +100,7 @@ LISTED = 12  # more values than these are not listed
 def describe(frame: pd.DataFrame, study: str | None, only: Only = MappingProxyType({})) -> str:
     """The title line of every figure: study, models, seeds, commits, and how many cells are missing or failed."""
     finished = done(frame)
-    named = {
+    named: dict[str, Iterable[Any]] = {
         "model": finished["model"].map(bare),
         "unit": column(finished, "unit", "block"),
         "compensation": column(finished, "compensation", NO_COMPENSATION),

@@ -518,7 +518,7 @@ def plausible(
     right = widened(observed[noise], whole[:, noise]) - items[noise]
     true = np.zeros((len(right), len(noise)))
     true[:, noise] = np.linalg.solve(between_noise, right.T).T
-    estimate = np.linalg.solve(coefficients, observed - items)
+    estimate = np.asarray(np.linalg.solve(coefficients, observed - items), np.float64)
     expected, likely = (stratum.expected_noise(c) + items for c in (estimate, true))
     square = np.maximum(np.where(expected > 0, likely / np.where(expected > 0, expected, 1.0), 0.0), 0.0)
     moved = np.sqrt(square) * linear + square * (quadratic - quadratic.mean(axis=0))

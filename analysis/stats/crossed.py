@@ -111,6 +111,8 @@ def pareto(cost: Sequence[float], quality: Sequence[float]) -> list[bool]:
     Lower is better in both. A point with a NaN is never on the front. Of equal points, all or none are on it.
     """
     points = np.column_stack([np.asarray(cost, float), np.asarray(quality, float)])
-    no_worse = (points[:, None] >= points).all(axis=2)
-    better = (points[:, None] > points).any(axis=2)
-    return [bool(on) for on in ~(no_worse & better).any(axis=1) & ~np.isnan(points).any(axis=1)]
+    front = []
+    for point in points:
+        no_worse, better = (points <= point).all(axis=1), (points < point).any(axis=1)
+        front.append(not np.isnan(point).any() and not bool((no_worse & better).any()))
+    return front
