@@ -45,10 +45,9 @@ class Shares:
     """The variance of one outcome, divided among its sources.
 
     `sources` has a row for each source: its df, its component (mean over strata), and its share with an interval.
-    `parts` has the shares of calibration, search and their interaction. Shares and their intervals are cut off at 0,
-    so they can add up to more than 1. Four ratios: `total_ratio` is calibration : search with the interaction on both
-    sides, `objective_ratio` is objective : search in the same way, `objective_draw` is objective : draw, and `ratio`
-    is calibration : search without the interaction. `note` says what could not be computed, and why.
+    `parts` has the shares of calibration, search and their interaction. Shares are cut off at 0, so their sum can be
+    above 1. `ratio` is calibration : search; `total_ratio` (calibration : search) and `objective_ratio`
+    (objective : search) have the interaction on both sides. `note` says what could not be computed, and why.
     """
 
     sources: pd.DataFrame
@@ -561,11 +560,13 @@ def report(
         value = float(of(central))
         if not sets:
             return IntervalEstimate(value)
-        ends = [_ends(of(each)) for each in sets]
-        low, high = min(low for low, _ in ends), max(high for _, high in ends)
-        if np.isfinite(value):
-            low, high = min(low, value), max(high, value)
-        return IntervalEstimate(value, low, high)
+        lows, highs = ([value], [value]) if np.isfinite(value) else ([], [])
+        for values in map(of, sets):  # NaN counts as any value
+            unknown, last = np.isnan(values), len(values) - 1
+            lows.append(float(np.sort(np.where(unknown, 0.0, values))[int(TAIL * last)]))
+            high = np.sort(np.where(unknown, np.inf, values))[int(np.ceil((1 - TAIL) * last))]
+            highs.append(float(high))
+        return IntervalEstimate(value, min(lows), max(highs))
 
     def share(names: Sequence[str]) -> IntervalEstimate:
         return interval(lambda shares: np.clip(_sum(shares, names), 0.0, 1.0))
@@ -632,14 +633,6 @@ def shares_of(components: Matrix) -> Matrix:
 def _sum(values: Matrix, names: Sequence[str]) -> Matrix:
     """Add up the values (last axis) of some sources."""
     return np.asarray(values[..., [EVERY.index(name) for name in names]].sum(axis=-1))
-
-
-def _ends(values: Matrix) -> tuple[float, float]:
-    """The ends of an interval, from plausible values (resamples,); NaN counts as any value."""
-    unknown, last = np.isnan(values), len(values) - 1
-    low = np.sort(np.where(unknown, 0.0, values))[int(TAIL * last)]
-    high = np.sort(np.where(unknown, np.inf, values))[int(np.ceil((1 - TAIL) * last))]
-    return float(low), float(high)
 
 
 # The noise of an accuracy: other items of the same kind would give every mask another accuracy.

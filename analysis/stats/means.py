@@ -77,7 +77,11 @@ def over_pairs(values: ArrayLike, first: CellDraws, second: CellDraws) -> DrawMe
     data[a], data[b] = first.data, second.data
     mean = float(numbers.mean())
     without = _without(numbers, np.array([a, b]), np.array([first.data, second.data]), len(draws))
-    if np.isnan(without).any() or _nested(first, second):
+    nested = False  # draws of several sizes from the same data contain each other
+    if first.source is not None and second.source is not None:
+        of_data = {*zip(first.source, first.data, strict=True), *zip(second.source, second.data, strict=True)}
+        nested = len(of_data) > len({source for source, _ in of_data})
+    if np.isnan(without).any() or nested:
         return DrawMean(mean, NAN, NAN, NAN, len(draws))
     variance, every = 0.0, np.unique(data)
     for group in every:
@@ -111,14 +115,6 @@ def _in_group(weights: NDArray[Any], a: Labels, b: Labels, groups: int) -> NDArr
     """For each draw, the sum of the weights of the pairs that it is in. A pair within one counts once."""
     both = np.bincount(a, weights, groups) + np.bincount(b, weights, groups)
     return np.asarray(both - np.bincount(a[a == b], weights[a == b], groups))
-
-
-def _nested(first: CellDraws, second: CellDraws) -> bool:
-    """Whether the draws are of several sizes from the same data, so that they contain each other."""
-    if first.source is None or second.source is None:
-        return False
-    pairs = {*zip(first.source, first.data, strict=True), *zip(second.source, second.data, strict=True)}
-    return len(pairs) > len({source for source, _ in pairs})
 
 
 # Mean outcomes of the searches of one panel, over the same calibration draws.

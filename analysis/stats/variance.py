@@ -113,7 +113,11 @@ def between(
         whole = _explained_of(moves, [Addition(part.whole, part.of(())) for part in parts], weights)
         drawn = np.column_stack([_explained_of(moves, each, weights) for each in added])
         drawn = np.where(whole[:, None] != 0, drawn / np.where(whole == 0, 1.0, whole)[:, None], np.nan)
-        ends = _intervals(shares, drawn, components.count(frame))
+        # The error of a share is taken to be a resample minus the mean of all resamples (Hall's basic interval).
+        # Few draws give intervals that are too short, so it is multiplied by t / z (Cameron and Miller 2015, VI).
+        wider = stats.t.ppf(0.975, components.count(frame) - 1) / stats.norm.ppf(0.975)
+        likely = shares - wider * (drawn - drawn.mean(axis=0))
+        ends = np.clip(np.quantile(likely, [0.025, 0.975], axis=0), 0.0, 1.0)
     rows = []
     for source, (ss, df), share, low, high in zip(BETWEEN, sums, shares, *ends, strict=True):
         p, note = p_value(frame, of, source, by, permutations, seed) if df else (np.nan, "one level")
@@ -126,18 +130,6 @@ def _explained_of(moves: Sequence[Moves], added: Sequence[Addition], weights: Ma
     """The sums of squares (resamples,) over all strata that a source explains in resamples."""
     forms = [m.added_form(a) for m, a in zip(moves, added, strict=True)]
     return components.explained(weights, np.sum(forms, axis=0))
-
-
-def _intervals(shares: Matrix, drawn: Matrix, draws: int) -> Matrix:
-    """95 percent intervals (2, sources) of the share of each source, from resampled shares (resamples, sources).
-
-    The error of a share is taken to be a resample minus the mean of all resamples (Hall's basic interval). It is
-    multiplied by t / z, because few draws give intervals that are too short (Cameron and Miller 2015, section VI): t
-    and z are the 97.5 percent quantiles of Student's distribution with draws - 1 degrees of freedom and the normal.
-    """
-    wider = stats.t.ppf(0.975, draws - 1) / stats.norm.ppf(0.975)
-    likely = shares - wider * (drawn - drawn.mean(axis=0))
-    return np.asarray(np.clip(np.quantile(likely, [0.025, 0.975], axis=0), 0.0, 1.0))
 
 
 # Permutation tests of the sources of variation. Labels are exchanged only as the null hypothesis allows.
