@@ -532,6 +532,7 @@ def plausible(
 
 # Shares and ratios of variance components with their intervals, as figure 5 and the report show them.
 
+SHARES_COLUMNS = ["source", "df", "component", "share", "low", "high"]
 TAIL = 0.02  # on each side; with 0.025, intervals that claim 95 percent covered 93 percent in some simulated studies
 
 
@@ -606,9 +607,6 @@ def report(
         return found
     against_search = ratio([OBJECTIVE, INTERACTION], [SEARCH, INTERACTION])
     return replace(found, objective_ratio=against_search, objective_draw=ratio([OBJECTIVE], [[DRAWN]]))
-
-
-SHARES_COLUMNS = ["source", "df", "component", "share", "low", "high"]
 
 
 def refused(cells: int, draws: int, note: str) -> Shares:

@@ -54,18 +54,6 @@ def test_one_value_per_draw_has_students_interval_whatever_the_number_of_its_cel
     assert (many.low, many.high) == pytest.approx((found.low, found.high)), "cells of a draw are alike"
 
 
-@pytest.mark.parametrize("data", [1, 2, 4])
-def test_the_interval_covers_the_mean_of_all_draws_but_not_the_differences_of_data(data: int) -> None:
-    rng = np.random.default_rng(0)
-    cells = frame(objectives=1, data=data, draws=3, algos=4)
-    drawn, covered = CellDraws.of(cells), 0
-    for _ in range(2000):
-        effects = rng.normal(size=3 * data)[drawn.draw] + 10 * drawn.data + 0.3 * rng.normal(size=len(cells))
-        found = over_draws(effects, drawn)
-        covered += found.low <= 5 * (data - 1) <= found.high
-    assert 0.935 <= covered / 2000 <= 0.97
-
-
 def test_pairs_of_two_draws_have_no_interval() -> None:
     """All pairs of one of the data are of the same two draws, so leaving out either says nothing about that data."""
     cells = frame(objectives=1, data=2, draws=3, algos=3)

@@ -88,11 +88,3 @@ def test_a_span_is_placed_only_if_noise_cannot_move_it(
     span: float, noise: float, expected: bool | None
 ) -> None:
     assert Span(span, noise).between(1.0, 3.0) is expected
-
-
-def test_noise_moves_a_span_by_more_than_stated_in_five_percent_of_cases_at_most() -> None:
-    rng = np.random.default_rng(0)
-    alone = stats.studentized_range.ppf(0.95, 5, np.inf)
-    for truth in (np.zeros(5), np.linspace(0, 2, 5), np.array([0.0, 0.0, 0.0, 0.0, 6.0])):
-        measured = np.ptp(truth + rng.normal(size=(4000, 5)), axis=1)
-        assert np.mean(np.abs(measured - np.ptp(truth)) <= alone) >= 0.945

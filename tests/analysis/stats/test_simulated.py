@@ -196,16 +196,6 @@ def _shares(cells: pd.DataFrame, seed: int = 0) -> Shares:
     return shares(cells, [of_values(y)], resamples=49)
 
 
-def test_the_shares_of_simulated_studies_are_those_of_the_pilot() -> None:
-    cells = frame(objectives=3, data=1, draws=6, algos=5)
-    of = [of_values(Scenario(Design(cells), CLEAR).study(1)[:, 0])]
-    own = shares(cells, of, resamples=99)
-    again = Pilot.of(cells, of, STRATUM, own).scenario(12)
-    parts = [again.shares(seed, 49).parts for seed in range(20)]
-    for part, share in own.parts.items():
-        assert np.mean([each[part].value for each in parts]) == pytest.approx(share.value, abs=0.05)
-
-
 def test_studies_that_are_no_pilot_say_why() -> None:
     once = frame(objectives=3, data=1, draws=1, algos=5)
     assert power_refusal(once, _shares(once)).startswith("0 degrees of freedom are left for noise")
