@@ -36,9 +36,10 @@ from .archive import NothingToRead, folder
 log = logging.getLogger(__name__)
 
 # `unit` is block, sublayer, attention or mlp. With a budget, `k` is as many whole blocks as the removed share, and
-# `cost` is what a ratio is a share of; it is None if units are counted. `compensation` stands in for removed units:
-# none, magnitude, linear or diagonal. `healing` has the settings of the last healing of the cell's mask, or None.
-# `damage` says what is wrong with the cell's result.json, if anything is.
+# `cost` is what a ratio is a share of; it is None if units are counted. `draw` is the seed of the calibration draw.
+# `dropped` are unit numbers, as in `Mask`. `compensation` stands in for removed units: none, magnitude, linear or
+# diagonal. `healing` has the settings of the last healing of the cell's mask. `damage` says what is wrong with the
+# cell's result.json.
 COLUMNS = (
     "cell", "status", "model", "n_blocks", "unit", "n_units", "objective", "calibration", "samples", "length", "draw",
     "algo", "k", "ratio", "cost", "budget", "compensation", "seed", "protect_first", "protect_last", "dropped",
@@ -52,14 +53,12 @@ Only = Mapping[str, Sequence[str]]
 def load(results: Path | str, study: str | None = None, only: Only = MappingProxyType({})) -> pd.DataFrame:
     """One row for each cell of a study, or of the whole folder. `status` is done, failed, missing or damaged.
 
-    `results` is a results folder, an archive, or the URI of an MLflow store (`sqlite:///...`, `http://...`).
-
-    The columns are those of COLUMNS and, for every metric of the evaluation, `dense/<metric>` and
-    `pruned/<metric>`; if a cell was healed, also `healed/<metric>`. `draw` is the seed of the calibration draw. If a
-    cell has no result, its row is filled from the cell's name. Values on other held-out data than those of most cells
-    are left out (see `on_same_data`). `dropped` are unit numbers, as in `Mask`. `model` names the unit, the budget
-    and the compensation, unless k whole blocks are removed without any (see `stats.grid`). `only` selects cells by
-    the values of columns. Raises NothingToRead if the study does not exist or no cell is done.
+    `results` is a results folder, an archive, or the URI of an MLflow store. `only` selects cells by the values of
+    columns. The columns are those of COLUMNS and, for every metric, `dense/<metric>` and `pruned/<metric>`; if a cell
+    was healed, also `healed/<metric>`. If a cell has no result, its row is filled from the cell's name. Values on
+    other held-out data than those of most cells are left out (`on_same_data`). `model` names the unit, the budget and
+    the compensation, unless k whole blocks are removed without any (`stats.grid`).
+    Raises NothingToRead if the study does not exist or no cell is done.
     """
     results = folder(results)
     frame = _distinct_names(pd.DataFrame([row_of(results / key) for key in cells_of(results, study)]))
@@ -498,10 +497,9 @@ def measured(frame: pd.DataFrame) -> dict[str, Metric]:
 def choose(frame: pd.DataFrame, kind: str, name: str | None = None) -> Metric:
     """The metric `name`, with or without its prefix; by default, a mean over common metrics.
 
-    This mean is over the metrics that nearly every cell has. Thus the means of most cells stay the same if a few
-    cells were measured on more or fewer corpora or tasks. Cells without any metric of the kind are not counted. If no
-    metric reaches the share COMMON, the mean is over all metrics. If no cell has all metrics of the mean, the metric
-    that most cells have is chosen. Raises NothingToRead if the metric was not measured.
+    This mean is over the metrics that nearly every cell (with any metric of the kind) has, or over all if there is no
+    such metric. If no cell has all metrics of the mean, the metric that most cells have is chosen.
+    Raises NothingToRead if the metric was not measured.
     """
     known = names(frame, kind)
     if not known:

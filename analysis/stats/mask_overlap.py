@@ -243,9 +243,8 @@ def difference(frame: pd.DataFrame, first: str, second: str) -> OverlapDifferenc
     """Compare the overlap of cells that differ only in `first` with that of cells that differ only in `second`.
 
     Both are keys of COMPARISONS. None if there are no pairs of one kind. If one is "objectives", both means are over
-    the cells whose samples several objectives have read. Pairs share masks, and masks share draws. So
-    the interval comes from the jackknife: each draw is left out in turn, with all pairs of its masks. If draws are of
-    several sizes from the same data, there is no interval, because these draws contain each other.
+    the cells whose samples several objectives have read. Pairs share masks, and masks share draws. So each draw is
+    left out in turn, with all pairs of its masks (jackknife). Draws that contain each other give no interval.
     """
     frame = on_common_samples(frame) if "objectives" in (first, second) else frame
     draw, every = labels(frame, DRAW), MaskSet.of(frame)
@@ -279,10 +278,9 @@ CHUNK = 4_000_000  # numbers in the largest array
 def groups_of(frame: pd.DataFrame) -> pd.DataFrame:
     """Groups of masks that differ only in the algorithm, or only in the draw, compared with groups of random masks.
 
-    One row per group, and per seed if searches of several seeds read the same samples: masks of several seeds on the
-    same samples are alike because of the samples, which random masks are not. Its mean corrected overlap; p, the
-    probability that random masks overlap at least as much; and q, which is p adjusted for the false discovery rate
-    over all groups.
+    One row per group, and per seed if searches of several seeds read the same samples, because these make their masks
+    alike. `p` is the probability that random masks overlap at least as much, and `q` is p adjusted for the false
+    discovery rate over all groups.
     """
     rows = []
     for comparison in ("algorithms", "draws"):
@@ -311,8 +309,7 @@ def group_p(group: Sequence[Mask], open_blocks: int, draws: int = 2000, seed: in
     """Monte Carlo probability that a group of random sets has at least the mean Jaccard overlap of `group`.
 
     A random group has as many sets, and its sets are as large. Pairs share masks, so the p-values of pairs are not
-    independent and cannot be combined. Instead, whole groups are drawn at random. With a budget, the masks of a group
-    can differ in size.
+    independent and cannot be combined.
     """
     sizes = tuple(len(mask.dropped) for mask in group)
     observed = _mean_jaccard(bit_words(group)[None], sizes)[0]

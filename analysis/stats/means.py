@@ -95,8 +95,7 @@ def over_pairs(values: ArrayLike, first: CellDraws, second: CellDraws) -> DrawMe
 def _without(values: NDArray[np.float64], draw: Labels, data: Labels, draws: int) -> NDArray[np.float64]:
     """The means (draws,) without each draw; NaN if some data would have no pair. `draw` and `data` are (2, pairs).
 
-    Data keep their weights, since only their draws are random. If they did not, means without a draw would differ
-    too little: with two data of three draws each, the error would be a fifth too small.
+    Data keep their weights, since only their draws are random. Without this, errors would be too small.
     """
     low, high = np.sort(data, axis=0)
     kind = np.unique(low * (data.max() + 1) + high, return_inverse=True)[1]
@@ -125,8 +124,7 @@ REFERENCE = "exhaustive"
 def rivals(cells: pd.DataFrame) -> pd.DataFrame:
     """The cells of all searches except the exhaustive search, if there are any.
 
-    The exhaustive search gives the best mask (`regret.best_known`). It is run in few settings only. If it were
-    compared with the others, all means would be restricted to those settings.
+    The exhaustive search is run in few settings only. All means would be restricted to those settings.
     """
     competing = cells[cells["algo"] != REFERENCE]
     return competing if len(competing) else cells

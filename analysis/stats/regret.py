@@ -49,10 +49,9 @@ def best_known(
 
     `exact` is true if some cell of the problem scored every mask; an exhaustive search with a budget can score fewer.
     `mask_loss` is the loss of the cell's mask in `mask_losses`. `regret` is `mask_loss` minus `best`.
-    `relative_regret` is regret / (`best` - dense loss). It is NaN if this divisor is not positive (pruning can
-    improve a margin). `regret_se` is the regret in standard errors of the paired difference between the cell's mask
-    and the best known mask, on the same calibration samples. It is 0 if a cell has no regret, and NaN if samples
-    cannot be paired (`sample_losses`) or if there is only one. `losses` are those of `mask_losses`, if known already.
+    `relative_regret` is regret / (`best` - dense loss); NaN if this divisor is not positive (pruning can improve a
+    margin). `regret_se` is the regret in standard errors of the paired difference from the best known mask; NaN if
+    samples cannot be paired (`sample_losses`) or if there is only one. `losses` are those of `mask_losses`, if known.
     """
     scored, known = frame.copy(), losses or mask_losses(frame, traces)
     cells = list(zip(frame["cell"].astype(str), frame["dropped"], strict=True))

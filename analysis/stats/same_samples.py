@@ -57,9 +57,9 @@ def sample_losses(
 ) -> dict[Removed, NDArray[np.float64]]:
     """The losses (samples,) of the complete masks that some cell of a problem has scored on all samples.
 
-    `masks` are the masks to look for; by default, all. If several cells have scored a mask, its losses are means over
-    these cells, as in `regret.mask_losses`. Nothing is returned if the loss of a mask is not the plain mean of its
-    samples, or if cells have different numbers of samples: then samples cannot be paired.
+    `masks` are the masks to look for; by default, all. If several cells have scored a mask, their mean counts.
+    Nothing is returned if the loss of a mask is not the plain mean of its samples, or if cells have different numbers
+    of samples: then samples cannot be paired.
     """
     known: dict[Removed, list[NDArray[np.float64]]] = {}
     for cell, k, budget in zip(problem["cell"], problem["k"], budgets(problem), strict=True):

@@ -161,10 +161,9 @@ def with_draws(frame: pd.DataFrame, draws: int) -> pd.DataFrame:
 class Scenario:
     """True components by the names of sources, the same in every stratum. A source that is not named has no effect.
 
-    Cells with equal values in the columns `draw` have the same effect of their draw. By default these are the cells
-    of all strata, and of all objectives that read the same samples. `noise` has, for DRAWN and RESIDUAL, the
-    variances of objectives relative to each other, if they differ. `dimensions` is the number of independent
-    coordinates of an outcome: 1 for a number, more for a mask.
+    Cells with equal values in the columns `draw` share the effect of their draw: by default in all strata, for all
+    objectives that read the same samples. `noise` has, for DRAWN and RESIDUAL, the variances of objectives relative
+    to each other, if they differ. `dimensions` is the number of independent coordinates of an outcome.
     """
 
     design: Design
@@ -251,8 +250,8 @@ def noise_alone(
     """How often the symmetric ratio of calibration to search would be decided if accuracies were only noise.
 
     `answers` maps each task to the answers (cells, items), from 0 to 1. Items are then drawn anew and their noise is
-    subtracted, as in the study. Without answers, the accuracies of distinct masks are independent normal numbers, and
-    no noise can be subtracted. The simulation ends early if it is certain that the verdict comes too often.
+    subtracted, as in the study. Without answers, the accuracies of distinct masks are independent normal numbers. The
+    simulation ends early if it is certain that the verdict comes too often.
     """
     design, rng = Design(frame), np.random.default_rng(seed)
     mask = labels(frame.assign(dropped=frame["dropped"].map(str)), ["model", "dropped"])

@@ -109,9 +109,8 @@ def resampled(decision: Decision, resamples: int = 1000, seed: int = 0) -> tuple
 def curve(decision: Decision, resamples: int = 500, seed: int = 0) -> pd.DataFrame:
     """How often subsets of n samples choose the same mask as all N samples, for n up to N / 2.
 
-    Subsets are drawn without replacement. `pair` is how often two disjoint subsets of n samples choose the
-    same mask. Two such subsets resemble two studies with different samples. A subset agrees more often with all N
-    samples, because it is a part of them.
+    Subsets are drawn without replacement. `pair` is how often two disjoint subsets choose the same mask, as two
+    studies with different samples would. A subset agrees more often with all samples, because it is a part of them.
     """
     n_all = decision.losses.shape[1]
     half = n_all // 2
@@ -149,11 +148,10 @@ def by_size(
 ) -> pd.DataFrame:
     """One row for each number of samples in a family of cells that has several.
 
-    Only searches and draws with a cell at every number of samples count, so that rows differ in nothing else. A
-    number of samples is left out if it has fewer than two draws in common with the larger part of the family.
+    Only searches and draws with a cell at every number of samples count, so that rows differ in nothing else.
     `corrected` is the mean chance-corrected overlap of the masks of two draws, with its 95 percent interval over
-    draws (`low`, `high`). Each of the `outcomes`, one value per cell, has a column with its mean; those in
-    `geometric` (perplexities) have the geometric mean. A mean is NaN if a cell lacks the outcome.
+    draws. Each of the `outcomes`, one value per cell, has a column with its mean; those in `geometric` (perplexities)
+    have the geometric mean. A mean is NaN if a cell lacks the outcome.
     """
     rows = []
     for where, family in groups(cells, FAMILY):
@@ -172,7 +170,8 @@ def by_size(
 def _at_every_size(family: pd.DataFrame) -> pd.DataFrame:
     """The cells of searches and draws that have a cell at every number of samples; none if there is one number.
 
-    Numbers of samples are taken from the one with most cells to the one with fewest.
+    Numbers of samples are taken from the one with most cells to the one with fewest. One is left out if it has fewer
+    than two draws in common with those before.
     """
     search = pd.Series(list(zip(family["algo"], family["draw"], family["seed"], strict=True)), family.index)
     sizes, shared = list[float](), set(search)
