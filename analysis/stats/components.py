@@ -561,7 +561,8 @@ def report(
         value = float(of(central))
         if not sets:
             return IntervalEstimate(value)
-        lows, highs = ([value], [value]) if np.isfinite(value) else ([], [])
+        lows = [value] if np.isfinite(value) else []
+        highs = list(lows)
         for values in map(of, sets):  # NaN counts as any value
             unknown, last = np.isnan(values), len(values) - 1
             lows.append(float(np.sort(np.where(unknown, 0.0, values))[int(TAIL * last)]))

@@ -106,7 +106,7 @@ def between(
     total = sum(c.total for c in of)
     sums = [squares(of, source_added) for source_added in added]
     shares = np.array([ss for ss, _ in sums]) / total if total else np.full(len(added), np.nan)
-    ends = np.full((2, len(added)), np.nan)
+    ends: Matrix = np.full((2, len(added)), np.nan)
     if not components.refusal(frame):
         moves = components.Draws(frame, by).moves(of)
         weights = components.bootstrap_weights(moves[0].columns, permutations, seed)
@@ -117,7 +117,7 @@ def between(
         # Few draws give intervals that are too short, so it is multiplied by t / z (Cameron and Miller 2015, VI).
         wider = stats.t.ppf(0.975, components.count(frame) - 1) / stats.norm.ppf(0.975)
         likely = shares - wider * (drawn - drawn.mean(axis=0))
-        ends = np.clip(np.quantile(likely, [0.025, 0.975], axis=0), 0.0, 1.0)
+        ends = np.asarray(np.clip(np.quantile(likely, [0.025, 0.975], axis=0), 0.0, 1.0))
     rows = []
     for source, (ss, df), share, low, high in zip(BETWEEN, sums, shares, *ends, strict=True):
         p, note = p_value(frame, of, source, by, permutations, seed) if df else (np.nan, "one level")
