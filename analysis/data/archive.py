@@ -21,15 +21,15 @@ import re
 import tarfile
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import cache
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import Any
 
 from pruning.core import records, scoring
 from pruning.core.errors import DamagedError, InputError, PruningError, unknown
 from pruning.core.records import NAME
-from pruning.core.storage import SEAL, read_json, sealed, staged
+from pruning.core.storage import SEAL, file_sha256, read_json, sealed, staged
 from pruning.core.units import MEBIBYTE
 from pruning.tracking.client import connect, reason
 
@@ -38,127 +38,8 @@ SUFFIX = ".tar.xz"
 log = logging.getLogger(__name__)
 
 
-def pack(results: Path, study: str, archive: Path) -> int:
-    """Pack a study's files and return its number of finished cells. Equal files give an identical archive.
-
-    The last entry holds the digests of the files. An earlier archive of that name is replaced only when the new one
-    is complete. Raises InputError if there is no such study, or if a file cannot be read or the archive not written.
-    """
-    _check(results, study, archive)
-    listed = records.read_study(results, study)
-    if strange := [cell for cell in listed if not is_data(f"{cell}/{NAME}")]:
-        raise DamagedError(
-            f"{records.path_of(results, study)} is damaged ({strange[0]!r} is no cell's key): move it away, and "
-            "run the study's command again."
-        )
-    try:
-        with staged(archive) as scratch:
-            _write(results, [*_shared(results, study), *_files(results, listed)], scratch / archive.name)
-            (scratch / archive.name).replace(archive)
-    except OSError as error:
-        reason = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        raise InputError(
-            f"{archive} was not packed ({reason}): check the permissions and the free space."
-        ) from error
-    return sum((results / cell / NAME).exists() for cell in listed)
-
-
-def _check(results: Path, study: str, archive: Path) -> None:
-    """Raise InputError if there is nothing to pack, or if the archive's name is unusable."""
-    if not results.is_dir():
-        raise InputError(f"there is no results folder {results}: give the folder of paths.results.")
-    if study not in (known := records.names(results)):
-        raise unknown(f"study in {results}:", study, known)
-    if not archive.name.endswith(SUFFIX):
-        raise InputError(
-            f"{archive} does not end in {SUFFIX}: the analysis commands know archives by that ending."
-        )
-    if archive.exists() and not archive.is_file():
-        raise InputError(f"{archive} is not a file: give the archive another name.")
-
-
-def _write(results: Path, paths: list[Path], archive: Path) -> None:
-    for path in paths:
-        inside = [
-            place for place in (path, *path.parents) if place != results and place.is_relative_to(results)
-        ]
-        if linked := next((place for place in inside if place.is_symlink()), None):
-            raise InputError(
-                f"{linked} is a symbolic link, and an archive holds only files of the results folder: replace the "
-                "link by what it leads to, or remove it."
-            )
-    digests = {}
-    with tarfile.open(archive, "w:xz", preset=9) as tar:
-        for path in sorted({path for path in paths if is_data(path.relative_to(results).as_posix())}):
-            content = _portable(path, results)
-            name = path.relative_to(results).as_posix()
-            digests[name] = hashlib.sha256(content).hexdigest()
-            tar.addfile(_plain(name, len(content)), io.BytesIO(content))
-        content = json.dumps({"sha256": digests}, indent=0).encode()
-        tar.addfile(_plain(MANIFEST, len(content)), io.BytesIO(content))
-
-
-def _portable(path: Path, results: Path) -> bytes:
-    """The content of a file, in which the absolute path of the results folder, which is private, is replaced.
-
-    A record gets a new seal. Raises DamagedError if its own does not fit.
-    """
-    content = path.read_bytes()
-    changed = content.replace(bytes(results.resolve()), b"results")
-    if changed == content or path.suffix != ".json" or SEAL.encode() not in content:
-        return changed
-    read_json(path)
-    return json.dumps(sealed(json.loads(changed)), indent=2, ensure_ascii=False).encode() + b"\n"
-
-
-def _files(results: Path, cells: list[str]) -> Iterator[Path]:
-    """The files of all cells. Those of unfinished cells are included, so that their scores are not computed again."""
-    for cell in cells:
-        yield from (path for name in CELL if (path := results / cell / name).exists())
-        yield from (results / cell / "healed").rglob("*.json*")
-
-
-def _shared(results: Path, study: str) -> Iterator[Path]:
-    """The files that cells share: the study's list of cells, scores, measurements, samples, records of routing."""
-    yield records.path_of(results, study)
-    yield from (path for path in (results / "scores").rglob("*") if path.is_file())
-    yield from (results / "evaluation").rglob("*.json")
-    yield from (results / "calibration").rglob("*.jsonl")
-    yield from (results / "routing").glob("*/routing.json")
-
-
-def _plain(name: str, size: int) -> tarfile.TarInfo:
-    """An entry without times and owners, which differ between machines."""
-    member = tarfile.TarInfo(name)
-    member.size, member.mode = size, 0o644
-    return member
-
-
-def _path(text: str) -> Path:
-    return Path(text).expanduser()
-
-
-def main() -> None:
-    """Pack or unpack, and log the number of finished cells or of new files; on an error, print one sentence."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    parser = argparse.ArgumentParser(
-        prog="python -m analysis archive",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    actions = parser.add_subparsers(dest="action", required=True)
-    packing = actions.add_parser("pack", help="write the files of a study into one archive")
-    for name, kind in (("results", _path), ("study", str), ("archive", _path)):
-        packing.add_argument(name, type=kind)
-    unpacking = actions.add_parser("unpack", help="write the files of an archive into a results folder")
-    for name in ("archive", "results"):
-        unpacking.add_argument(name, type=_path)
-    asked = parser.parse_args()
-    if asked.action == "pack":
-        done = pack(asked.results, asked.study, asked.archive)
-        log.info("%s: %d finished cells, %.1f MB", asked.archive, done, asked.archive.stat().st_size / 1e6)
-    else:
-        log.info("%s: %d files were new", asked.results, unpack(asked.archive, asked.results))
+class NothingToRead(SystemExit):
+    """The requested cells or measurements do not exist or cannot be read. The message says why and what to do."""
 
 
 # The names that an archive may hold: the files of a results folder that are data.
@@ -196,42 +77,263 @@ def is_data(name: str) -> bool:
             return True
         case ("evaluation", _, file):
             return file.endswith(".json") and not file.endswith(PRIVATE)
-        case (cell, file):
-            return cell not in _FOLDERS and file in CELL
         case ("routing", _, file):
             return file == "routing.json"
-        case (cell, "healed", file):
-            return cell not in _FOLDERS and file.startswith(("rates-", "trials-")) and file.endswith(".jsonl")
-        case (cell, "healed", _, file):
-            return cell not in _FOLDERS and file in HEALED
-        case (cell, "healed", candidate, _, file):
-            return cell not in _FOLDERS and candidate.startswith("mask-") and file in HEALED
+        case (folder, *_) if folder in _FOLDERS:
+            return False
+        case (_, file):
+            return file in CELL
+        case (_, "healed", file):
+            return file.startswith(("rates-", "trials-")) and file.endswith(".jsonl")
+        case (_, "healed", _, file):
+            return file in HEALED
+        case (_, "healed", candidate, _, file):
+            return candidate.startswith("mask-") and file in HEALED
     return False
 
 
-def written_last(name: str) -> tuple[int, str]:
-    """A sort key that puts results after the other files, and studies after results.
+# Pack.
 
-    A result says that its cell is finished, so the cell's other files must be there before it.
+
+def pack(results: Path, study: str, archive: Path) -> int:
+    """Pack a study's files and return its number of finished cells. Equal files give an identical archive.
+
+    The last entry holds the digests of the files. An earlier archive of that name is replaced only when the new one
+    is complete. Raises InputError if there is no such study, or if a file cannot be read or the archive not written.
     """
-    return (2 if name.startswith("studies/") else int(name.endswith(f"/{NAME}"))), name
+    if not results.is_dir():
+        raise InputError(f"there is no results folder {results}: give the folder of paths.results.")
+    if study not in (known := records.names(results)):
+        raise unknown(f"study in {results}:", study, known)
+    if not archive.name.endswith(SUFFIX):
+        raise InputError(
+            f"{archive} does not end in {SUFFIX}: the analysis commands know archives by that ending."
+        )
+    if archive.exists() and not archive.is_file():
+        raise InputError(f"{archive} is not a file: give the archive another name.")
+    cells = records.read_study(results, study)
+    if strange := [cell for cell in cells if not is_data(f"{cell}/{NAME}")]:
+        raise DamagedError(
+            f"{records.path_of(results, study)} is damaged ({strange[0]!r} is no cell's key): move it away, and "
+            "run the study's command again."
+        )
+    try:
+        with staged(archive) as scratch:
+            _write(results, {*_shared(results, study), *_own(results, cells)}, scratch / archive.name)
+            (scratch / archive.name).replace(archive)
+    except OSError as error:
+        reason = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        raise InputError(
+            f"{archive} was not packed ({reason}): check the permissions and the free space."
+        ) from error
+    return sum((results / cell / NAME).exists() for cell in cells)
 
 
-# Turn an MLflow store or an archive into a temporary results folder, so that figures can be drawn from it.
+def _shared(results: Path, study: str) -> Iterator[Path]:
+    """The files that cells share: the study's list of cells, scores, measurements, samples, records of routing."""
+    yield records.path_of(results, study)
+    yield from (path for path in (results / "scores").rglob("*") if path.is_file())
+    yield from (results / "evaluation").rglob("*.json")
+    yield from (results / "calibration").rglob("*.jsonl")
+    yield from (results / "routing").glob("*/routing.json")
+
+
+def _own(results: Path, cells: list[str]) -> Iterator[Path]:
+    """The files of all cells. Those of unfinished cells are included, so that their scores are not computed again."""
+    for cell in cells:
+        yield from (path for name in CELL if (path := results / cell / name).exists())
+        yield from (results / cell / "healed").rglob("*.json*")
+
+
+def _write(results: Path, paths: set[Path], archive: Path) -> None:
+    for place in sorted({p for path in paths for p in (path, *path.parents) if results in p.parents}):
+        if place.is_symlink():
+            raise InputError(
+                f"{place} is a symbolic link, and an archive holds only files of the results folder: replace the "
+                "link by what it leads to, or remove it."
+            )
+    named = {path.relative_to(results).as_posix(): path for path in sorted(paths)}
+    digests = {}
+    with tarfile.open(archive, "w:xz", preset=9) as tar:
+
+        def add(name: str, content: bytes) -> None:
+            member = tarfile.TarInfo(name)  # without times and owners, which differ between machines
+            member.size, member.mode = len(content), 0o644
+            tar.addfile(member, io.BytesIO(content))
+
+        for name, path in named.items():
+            if is_data(name):
+                content = _portable(path, results)
+                digests[name] = hashlib.sha256(content).hexdigest()
+                add(name, content)
+        add(MANIFEST, json.dumps({"sha256": digests}, indent=0).encode())
+
+
+def _portable(path: Path, results: Path) -> bytes:
+    """The content of a file, in which the absolute path of the results folder, which is private, is replaced.
+
+    A record gets a new seal. Raises DamagedError if its own does not fit.
+    """
+    content = path.read_bytes()
+    changed = content.replace(bytes(results.resolve()), b"results")
+    if changed == content or path.suffix != ".json" or SEAL.encode() not in content:
+        return changed
+    read_json(path)
+    return json.dumps(sealed(json.loads(changed)), indent=2, ensure_ascii=False).encode() + b"\n"
+
+
+# Unpack an archive into a results folder: all of it is checked before the first file is put in place.
+#
+# The files are unpacked into a hidden folder inside the results folder, which is on the same disk, and compared with
+# the digests that the archive holds. Then each file is linked to its place in one step. So a kill leaves whole files
+# only, and unpacking again adds the rest.
+
+SHOWN = 5  # how many names a message lists
+
+
+def unpack(archive: Path, results: Path) -> int:
+    """Unpack an archive into a results folder and return the number of new files.
+
+    Existing files are kept; a warning names those whose content differs from the archive. Raises InputError if the
+    archive cannot be read, is damaged or holds anything but data of a study, if a link in the results folder is in
+    the way, or if the folder cannot be written.
+    """
+    if not archive.exists():
+        raise InputError(f"there is no archive {archive}: check its path.")
+    if not archive.is_file():
+        raise InputError(
+            f"{archive} is not a file: give an archive that `python -m analysis archive pack` wrote."
+        )
+    new = not results.exists()
+    try:
+        stream = archive.open("rb")
+    except OSError as error:
+        raise InputError(f"{archive} cannot be read ({error.strerror}): change its permissions.") from error
+    try:
+        with (
+            stream,
+            tarfile.open(fileobj=stream, mode="r:xz") as tar,
+            staged(results / "unpacked") as scratch,
+        ):
+            digests = _extract(archive, tar, scratch)
+            _check_folders(results, digests)
+            return _put(scratch, results, digests)
+    except (tarfile.TarError, lzma.LZMAError, EOFError) as error:
+        raise InputError(
+            f"{archive} is damaged, or `python -m analysis archive pack` did not write it: copy or pack it again. "
+            "Nothing was unpacked."
+        ) from error
+    except OSError as error:
+        raise InputError(
+            f"{results} cannot be written ({error.strerror or error}): choose another folder, or free some space."
+        ) from error
+    finally:
+        if new:
+            with suppress(OSError):  # the folder is removed only if it is still empty
+                results.rmdir()
+
+
+def _extract(archive: Path, tar: tarfile.TarFile, scratch: Path) -> dict[str, str]:
+    """Write the files of an archive into `scratch`; returns their SHA-256 by name, without the manifest."""
+    digests: dict[str, str] = {}
+    manifest = None
+    for member in tar:
+        name = member.name
+        if not member.isreg() or name in digests or not (is_data(name) or name == MANIFEST):
+            raise InputError(
+                f"{archive} holds {name!r}, which is no data of a study, so `pack` did not "
+                "write it. Nothing was unpacked: do not use this archive."
+            )
+        tar.extract(member, scratch, set_attrs=False, filter="data")
+        if name == MANIFEST:
+            manifest = (scratch / MANIFEST).read_bytes()
+        else:
+            digests[name] = file_sha256(scratch / name)
+    while tar.fileobj is not None and tar.fileobj.read(MEBIBYTE):
+        pass  # the checksum of the compressed data is verified at its end
+    try:
+        if manifest is not None and json.loads(manifest)["sha256"] != digests:
+            raise tarfile.ReadError("files and digests differ")
+    except (ValueError, KeyError, TypeError) as error:
+        raise tarfile.ReadError("the manifest is damaged") from error
+    return digests
+
+
+def _check_folders(results: Path, names: Mapping[str, str]) -> None:
+    """Raise InputError if a folder that files are to be put in is a link or a file."""
+    for inside in sorted({parent for name in names for parent in Path(name).parents}):
+        folder = results / inside
+        if inside.parts and (folder.is_symlink() or (folder.exists() and not folder.is_dir())):
+            what = "a symbolic link" if folder.is_symlink() else "a file"
+            raise InputError(
+                f"{folder} is {what}, and files are unpacked into real folders only: move it away, or unpack "
+                "into another folder. Nothing was unpacked."
+            )
+
+
+def _put(scratch: Path, results: Path, digests: Mapping[str, str]) -> int:
+    """Put each file in its place unless there is one already; returns the number of new files.
+
+    A result says that its cell is finished, so the cell's other files must be there before it: results come after
+    the other files, and lists of studies after results.
+    """
+    new, kept = 0, []
+    for name in sorted(digests, key=lambda n: (n.startswith("studies/"), n.endswith(f"/{NAME}"), n)):
+        target = results / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if _link(scratch / name, target):
+            new += 1
+        elif not _continues(target, scratch / name, digests[name]):
+            kept.append(name)
+    if kept:
+        log.warning(
+            "%s: %d files differ from the archive and were kept: %s%s. To take the archive's, remove them and unpack "
+            "again.", results, len(kept), ", ".join(kept[:SHOWN]), ", ..." if len(kept) > SHOWN else "",
+        )  # fmt: skip
+    return new
+
+
+def _link(source: Path, target: Path) -> bool:
+    """Give a file the name `target` in one step unless something has that name; returns whether it was given."""
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        return False
+    except OSError:  # a disk without hard links
+        if os.path.lexists(target):
+            return False
+        source.rename(target)
+    return True
+
+
+def _continues(existing: Path, packed: Path, digest: str) -> bool:
+    """Whether an existing file begins with all bytes of the packed one: it is equal, or a journal that grew."""
+    if existing.is_symlink() or not existing.is_file():
+        return False
+    size = packed.stat().st_size
+    grown = existing.suffix == ".jsonl" or existing.stat().st_size == size
+    with existing.open("rb") as stream:
+        return grown and hashlib.sha256(stream.read(size)).hexdigest() == digest
+
+
+# An archive or an MLflow store as a temporary results folder, so that figures can be drawn from it.
 #
 # python -m analysis fig1 --results sqlite:////data/results/mlflow.db --study demo
 # python -m analysis report --results http://tracking.example.org:5000 --study demo
-# python -m analysis report --results small.tar.xz --study small
 #
-# The tracker records each cell's files as artifacts (`pruning.tracking`). These files are downloaded into a
-# temporary folder, which is read like any other results folder. If a study lists a cell that has no run, the status
-# of the cell is missing. The calibration samples are not in MLflow.
+# The tracker records each cell's files as artifacts (`pruning.tracking`). If a study lists a cell that has no run,
+# the status of the cell is missing. The calibration samples are not in MLflow.
 
 FILES = ("result.json", "mask.json", "trace.jsonl", "launch.log")
 EXPERIMENT = "depth-pruning"
 
 _URI = re.compile(r"[a-z][a-z0-9+]+://")  # at least two letters, so that no Windows drive matches
 _folders: list[tempfile.TemporaryDirectory[str]] = []  # deleted when the program ends
+
+
+def is_archive(results: Path | str) -> bool:
+    """Whether the name has the suffix of the archives that `analysis archive` packs."""
+    return str(results).endswith(SUFFIX)
 
 
 def is_store(results: Path | str) -> bool:
@@ -244,11 +346,6 @@ def expanded(results: str) -> str:
     return str(Path(results).expanduser()) if results.startswith("~") else results
 
 
-def is_archive(results: Path | str) -> bool:
-    """Whether the name has the suffix of the archives that `analysis archive` packs."""
-    return str(results).endswith(SUFFIX)
-
-
 @cache
 def folder(results: Path | str) -> Path:
     """The results folder itself, or a temporary folder with the contents of an MLflow store or an archive.
@@ -259,18 +356,14 @@ def folder(results: Path | str) -> Path:
         return Path(results)
     _folders.append(tempfile.TemporaryDirectory(prefix="depth-pruning-"))
     target = Path(_folders[-1].name)
-    if is_archive(results):
-        _lay_out(Path(results), target)
-    else:
+    if not is_archive(results):
         copy(str(results), target)
-    return target
-
-
-def _lay_out(packed: Path, target: Path) -> None:
+        return target
     try:
-        unpack(packed, target)
+        unpack(Path(results), target)
     except InputError as error:
         raise NothingToRead(str(error)) from error
+    return target
 
 
 def copy(uri: str, target: Path, experiment: str = EXPERIMENT) -> None:
@@ -318,161 +411,23 @@ def _download(client: Any, run: str, target: Path) -> None:
         log.warning("%s: its run in MLflow has no result.json; the cell is shown as missing", target.name)
 
 
-# Unpack an archive into a results folder: all of it is checked before the first file is put in place.
-#
-# The files are unpacked into a hidden folder inside the results folder, which is on the same disk, and compared with
-# the digests that the archive holds. Then each file is linked to its place in one step. So a kill leaves whole files
-# only, and unpacking again adds the rest.
-
-SHOWN = 5  # how many names a message lists
-
-
-def unpack(archive: Path, results: Path) -> int:
-    """Unpack an archive into a results folder and return the number of new files.
-
-    Existing files are kept; a warning names those whose content differs from the archive. Raises InputError if the
-    archive cannot be read, is damaged or holds anything but data of a study, if a link in the results folder is in
-    the way, or if the folder cannot be written.
-    """
-    new = not results.exists()
-    try:
-        with _opened(archive) as tar, staged(results / "unpacked") as scratch:
-            digests = _extract(archive, tar, scratch)
-            _check_folders(results, digests)
-            return _put(scratch, results, digests)
-    except (tarfile.TarError, lzma.LZMAError, EOFError) as error:
-        raise InputError(
-            f"{archive} is damaged, or `python -m analysis archive pack` did not write it: copy or pack it again. "
-            "Nothing was unpacked."
-        ) from error
-    except OSError as error:
-        raise InputError(
-            f"{results} cannot be written ({error.strerror or error}): choose another folder, or free some space."
-        ) from error
-    finally:
-        if new:
-            with suppress(OSError):  # the folder is removed only if it is still empty
-                results.rmdir()
-
-
-@contextmanager
-def _opened(archive: Path) -> Iterator[tarfile.TarFile]:
-    """The archive, open for reading. Raises InputError if there is no such file or it cannot be read."""
-    if not archive.exists():
-        raise InputError(f"there is no archive {archive}: check its path.")
-    if not archive.is_file():
-        raise InputError(
-            f"{archive} is not a file: give an archive that `python -m analysis archive pack` wrote."
-        )
-    try:
-        stream = archive.open("rb")
-    except OSError as error:
-        raise InputError(f"{archive} cannot be read ({error.strerror}): change its permissions.") from error
-    with stream, tarfile.open(fileobj=stream, mode="r:xz") as tar:
-        yield tar
-
-
-def _extract(archive: Path, tar: tarfile.TarFile, scratch: Path) -> dict[str, str]:
-    """Write the files of an archive into `scratch`; returns their SHA-256 by name, without the manifest."""
-    digests: dict[str, str] = {}
-    manifest: bytes | None = None
-    for member in tar:
-        source = tar.extractfile(member) if member.type in (tarfile.REGTYPE, tarfile.AREGTYPE) else None
-        if source is None or member.name in digests or not (is_data(member.name) or member.name == MANIFEST):
-            raise InputError(
-                f"{archive} holds {member.name!r}, which is no data of a study, so `pack` did not "
-                "write it. Nothing was unpacked: do not use this archive."
-            )
-        if member.name == MANIFEST:
-            manifest = source.read()
-        else:
-            digests[member.name] = _copy(source, scratch / member.name, member.size)
-    while tar.fileobj is not None and tar.fileobj.read(MEBIBYTE):
-        pass  # the checksum of the compressed data is verified at its end
-    if manifest is not None and _recorded(manifest) != digests:
-        raise tarfile.ReadError("files and digests differ")
-    return digests
-
-
-def _copy(source: IO[bytes], target: Path, size: int) -> str:
-    """Copy a stream of `size` bytes into a new file; returns the SHA-256. Raises ReadError if bytes are missing."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    digest, written = hashlib.sha256(), 0
-    with target.open("xb") as stream:
-        while piece := source.read(MEBIBYTE):
-            digest.update(piece)
-            written += stream.write(piece)
-    if written != size:
-        raise tarfile.ReadError("a file is shorter than its entry says")
-    return digest.hexdigest()
-
-
-def _recorded(manifest: bytes) -> dict[str, str]:
-    """The digests in a manifest. Raises ReadError if it is not a manifest."""
-    try:
-        digests: dict[str, str] = json.loads(manifest)["sha256"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise tarfile.ReadError("the manifest is damaged") from error
-    return digests
-
-
-def _check_folders(results: Path, names: Mapping[str, str]) -> None:
-    """Raise InputError if a folder that files are to be put in is a link or a file."""
-    for name in names:
-        folder = results
-        for part in Path(name).parent.parts:
-            folder /= part
-            if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-                what = "a symbolic link" if folder.is_symlink() else "a file"
-                raise InputError(
-                    f"{folder} is {what}, and files are unpacked into real folders only: move it away, or unpack "
-                    "into another folder. Nothing was unpacked."
-                )
-
-
-def _put(scratch: Path, results: Path, digests: Mapping[str, str]) -> int:
-    """Put each file in its place unless there is one already; returns the number of new files."""
-    new, kept = 0, []
-    for name in sorted(digests, key=written_last):
-        target = results / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if _link(scratch / name, target):
-            new += 1
-        elif not _continues(target, scratch / name, digests[name]):
-            kept.append(name)
-    if kept:
-        log.warning(
-            "%s: %d files differ from the archive and were kept: %s%s. To take the archive's, remove them and unpack "
-            "again.", results, len(kept), ", ".join(kept[:SHOWN]), ", ..." if len(kept) > SHOWN else "",
-        )  # fmt: skip
-    return new
-
-
-def _link(source: Path, target: Path) -> bool:
-    """Give a file the name `target` in one step unless something has that name; returns whether it was given."""
-    try:
-        os.link(source, target)
-    except FileExistsError:
-        return False
-    except OSError:  # a disk without hard links
-        if os.path.lexists(target):
-            return False
-        source.rename(target)
-    return True
-
-
-def _continues(existing: Path, packed: Path, digest: str) -> bool:
-    """Whether an existing file begins with all bytes of the packed one: it is equal, or a journal that grew."""
-    if existing.is_symlink() or not existing.is_file():
-        return False
-    size = packed.stat().st_size
-    grown = existing.suffix == ".jsonl" or existing.stat().st_size == size
-    with existing.open("rb") as stream:
-        return grown and hashlib.sha256(stream.read(size)).hexdigest() == digest
-
-
-# The error that ends an analysis command with a one-sentence message.
-
-
-class NothingToRead(SystemExit):
-    """The requested cells or measurements do not exist or cannot be read. The message says why and what to do."""
+def main() -> None:
+    """Pack or unpack, and log the number of finished cells or of new files; on an error, print one sentence."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    parser = argparse.ArgumentParser(
+        prog="python -m analysis archive",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    actions = parser.add_subparsers(dest="action", required=True)
+    packing = actions.add_parser("pack", help="write the files of a study into one archive")
+    unpacking = actions.add_parser("unpack", help="write the files of an archive into a results folder")
+    for action, names in ((packing, ("results", "study", "archive")), (unpacking, ("archive", "results"))):
+        for name in names:
+            action.add_argument(name, type=str if name == "study" else lambda text: Path(text).expanduser())
+    asked = parser.parse_args()
+    if asked.action == "pack":
+        done = pack(asked.results, asked.study, asked.archive)
+        log.info("%s: %d finished cells, %.1f MB", asked.archive, done, asked.archive.stat().st_size / 1e6)
+    else:
+        log.info("%s: %d files were new", asked.results, unpack(asked.archive, asked.results))

@@ -11,7 +11,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 
@@ -22,7 +22,6 @@ from pruning.core.records import (
     LABELS,
     NAME,
     DoneResult,
-    MarginsRecord,
     Result,
     error_of,
     main_of,
@@ -36,82 +35,46 @@ from .archive import NothingToRead, folder
 
 log = logging.getLogger(__name__)
 
+# `unit` is block, sublayer, attention or mlp. With a budget, `k` is as many whole blocks as the removed share, and
+# `cost` is what a ratio is a share of; it is None if units are counted. `draw` is the seed of the calibration draw.
+# `dropped` are unit numbers, as in `Mask`. `compensation` stands in for removed units: none, magnitude, linear or
+# diagonal. `healing` has the settings of the last healing of the cell's mask. `damage` says what is wrong with the
+# cell's result.json.
 COLUMNS = (
-    "cell",
-    "status",
-    "model",
-    "n_blocks",
-    "unit",  # block, sublayer, attention or mlp
-    "n_units",
-    "objective",
-    "calibration",
-    "samples",
-    "length",
-    "draw",
-    "algo",
-    "k",  # with a budget, as many whole blocks as the removed share
-    "ratio",
-    "cost",  # what a ratio is a share of; None if units are counted
-    "budget",
-    "compensation",  # what stands in for removed units: none, magnitude, linear or diagonal
-    "seed",
-    "protect_first",
-    "protect_last",
-    "dropped",
-    "loss",
-    "dense_loss",
-    "standard_error",
-    "compared",
-    "tied",
-    "runner_up",
-    "runner_up_error",
-    "asked",
-    "paid",
-    "shared",
-    "seconds",
-    "block_forwards",
-    "block_forwards_alone",
-    "block_tokens",
-    "forward_seconds",
-    "peak_memory",
-    "commit",
-    "healing",  # the settings of the last healing of the cell's mask; None without one
-    "damage",  # what is wrong with the cell's result.json, if anything is
-)
+    "cell", "status", "model", "n_blocks", "unit", "n_units", "objective", "calibration", "samples", "length", "draw",
+    "algo", "k", "ratio", "cost", "budget", "compensation", "seed", "protect_first", "protect_last", "dropped",
+    "loss", "dense_loss", "standard_error", "compared", "tied", "runner_up", "runner_up_error", "asked", "paid",
+    "shared", "seconds", "block_forwards", "block_forwards_alone", "block_tokens", "forward_seconds", "peak_memory",
+    "commit", "healing", "damage",
+)  # fmt: skip
+Only = Mapping[str, Sequence[str]]
 
 
 def load(results: Path | str, study: str | None = None, only: Only = MappingProxyType({})) -> pd.DataFrame:
     """One row for each cell of a study, or of the whole folder. `status` is done, failed, missing or damaged.
 
-    `results` is a results folder or the URI of an MLflow store (`sqlite:///...`, `http://...`).
-
-    The columns are those of COLUMNS and, for every metric of the evaluation, `dense/<metric>` and
-    `pruned/<metric>`; if a cell was healed, also `healed/<metric>`. `draw` is the seed of the calibration draw. If a
-    cell has no result, its row is filled from the cell's name. Values on other held-out data than those of most cells
-    are left out (see `same_data`). `dropped` are unit numbers, as in `Mask`. `model` names the unit, the budget and
-    the compensation, unless k whole blocks are removed without any (see `labels`). `only` selects cells by the values
-    of columns (see `cell_filter`).
+    `results` is a results folder, an archive, or the URI of an MLflow store. `only` selects cells by the values of
+    columns. The columns are those of COLUMNS and, for every metric, `dense/<metric>` and `pruned/<metric>`; if a cell
+    was healed, also `healed/<metric>`. If a cell has no result, its row is filled from the cell's name. Values on
+    other held-out data than those of most cells are left out (`on_same_data`). `model` names the unit, the budget and
+    the compensation, unless k whole blocks are removed without any (`stats.grid`).
     Raises NothingToRead if the study does not exist or no cell is done.
     """
     results = folder(results)
-    keys = cells_of(results, study)
-    frame = _distinct_names(pd.DataFrame([row_of(results / key) for key in keys]))
+    frame = _distinct_names(pd.DataFrame([row_of(results / key) for key in cells_of(results, study)]))
     if frame.empty or not (frame["status"] == "done").any():
-        raise NothingToRead(f"no finished cell in {results}: {_cure(frame)}.")
-    frame = _sized(_filled(frame))
+        damages = [] if frame.empty else list(frame.get("damage", pd.Series(dtype=object)).dropna())
+        cure = damages[0] if damages else "run `python launch.py` first"
+        raise NothingToRead(f"no finished cell in {results}: {cure}.")
+    frame = frame.reindex(columns=[*COLUMNS, *(c for c in frame if c not in COLUMNS)])
+    frame = _with_sizes(_with_compensation(_with_units(frame)))
     try:
-        frame = select(frame, only)
+        frame = _select(frame, only)
     except ValueError as error:
         raise NothingToRead(f"--only: {error}.") from error
     if not (frame["status"] == "done").any():
         raise NothingToRead(f"no finished cell of {'; '.join(words(only))} in {results}.")
-    return labelled(on_same_data(frame))
-
-
-def _cure(frame: pd.DataFrame) -> str:
-    """What to do if no cell is finished."""
-    damages = [] if frame.empty else list(frame.get("damage", pd.Series(dtype=object)).dropna())
-    return damages[0] if damages else "run `python launch.py` first"
+    return _labelled(on_same_data(frame))
 
 
 def cells_of(results: Path, study: str | None) -> list[str]:
@@ -139,69 +102,134 @@ def done(frame: pd.DataFrame) -> pd.DataFrame:
     return frame[frame["status"] == "done"].reset_index(drop=True)
 
 
-def _filled(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame with all of COLUMNS, and with units and compensation of cells without a readable result."""
-    frame = frame.reindex(columns=[*COLUMNS, *(c for c in frame if c not in COLUMNS)])
-    return with_compensation(with_units(frame))
+# One row of the frame: what a cell's `result.json` says, or why the file cannot be used.
 
-
-def _distinct_names(frame: pd.DataFrame) -> pd.DataFrame:
-    """Name data by their paths, and models by their weights, if different ones share a short name.
-
-    The columns `path` and `revision` are dropped.
-    """
-    if "revision" in frame:
-        several = frame.groupby("model")["revision"].transform("nunique") > 1
-        if shared := sorted(frame.loc[several, "model"].unique()):
-            log.warning(
-                "models of other weights have one name (%s): names show the digests", ", ".join(shared)
-            )
-        named = frame["model"] + "@" + frame["revision"].map(lambda one: str(one)[:6])
-        frame = frame.assign(model=frame["model"].mask(several, named)).drop(columns="revision")
-    if "path" not in frame:
-        return frame
-    paths = frame.groupby("calibration")["path"].transform("nunique")
-    alike = frame["path"].notna() & (paths > 1)
-    return frame.assign(calibration=frame["calibration"].mask(alike, frame["path"])).drop(columns="path")
-
-
-def _sized(frame: pd.DataFrame) -> pd.DataFrame:
-    """Fill in k of unfinished cells from their ratio and from the block count of finished cells of the same model."""
-    blocks = frame.dropna(subset="n_blocks").groupby("model")["n_blocks"].first()
-    n_blocks = frame["n_blocks"].fillna(frame["model"].map(blocks))
-    # round() as in `Removal.space`, so that a missing cell appears in the same panel as finished ones.
-    return frame.assign(n_blocks=n_blocks, k=frame["k"].fillna((frame["ratio"] * n_blocks).round()))
-
-
-# What a result says about the unit, the budget and the compensation of its cell.
-
+NUMBERS = ("n_blocks", "k", "loss", "dense_loss", "standard_error", "asked", "paid", "seconds")
+COST = ("block_forwards", "block_forwards_alone", "block_tokens", "forward_seconds", "peak_memory")
 NONE = "NoCompensation"  # a class of pruning.engine.compensation; the analysis must not import torch
 
+# The form of the folder names that pruning.runs.cell gives. If a cell left no result, only its name is known.
+_KEY = re.compile(
+    r"(?P<model>.+)-(?P<objective>\w+)-(?P<algo>\w+)-(?P<size>[rk])(?P<number>[\d.e+-]+)-s(?P<seed>-?\d+)-[0-9a-f]{8}"
+)
 
-def removal_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The unit that is removed, and what a ratio is a share of (`cost`); None if units are counted.
 
-    Raises ValueError if there is no such unit.
-    """
+def row_of(cell_folder: Path) -> dict[str, Any]:
+    """The row of a cell. `status` is done, failed, missing, or damaged; then `damage` says what is wrong."""
+    key, path = cell_folder.name, cell_folder / NAME
+    named: dict[str, Any] = {}
+    if match := _KEY.fullmatch(key):
+        size = {"k": int(match["number"])} if match["size"] == "k" else {"ratio": float(match["number"])}
+        named = {name: match[name] for name in ("model", "objective", "algo")} | size
+        named |= {"seed": int(match["seed"])}
+    try:
+        result = read_result(cell_folder)
+        if result is None:
+            return {"cell": key, "status": "missing", **named}
+        if result["cell"] != key:
+            raise DamagedError(f"{path} holds the result of another cell, {result['cell']}.")
+        return _checked(result, named)
+    except DamagedError as error:
+        damage = first_line(error)
+    except OSError as error:
+        damage = f"{path} cannot be read ({error.strerror})"
+    except (KeyError, TypeError, ValueError, AttributeError, InputError) as error:
+        lacking = f"it lacks {error}" if isinstance(error, KeyError) else first_line(error)
+        damage = first_line(f"{path} is damaged: {lacking}.")
+    # Paths are relative: if the study comes from an archive, its folder is temporary.
+    damage = damage.replace(f"{cell_folder.parent}/", "")
+    return {"cell": key, "status": "damaged", **named, "damage": damage}
+
+
+def _checked(result: Result, named: Mapping[str, Any]) -> dict[str, Any]:
+    """The row of a result. Raises KeyError, TypeError or ValueError if it lacks something or has unusable values."""
+    if result["status"] not in ("done", "failed"):
+        raise ValueError(f"its status is {result['status']!r}")
+    config = result["config"]
     ratio, k = config.get("ratio"), config.get("k")
     removal = Removal(ratio, k, config.get("unit", "block"), config.get("budget", "parameters"))
     if removal.unit not in KINDS:
         raise ValueError(f"its unit is {removal.unit!r}")
-    return {"unit": removal.unit, "cost": None if removal.counted else removal.budget}
+    repair = str((config.get("compensation") or {}).get("class", NONE))
+    drawn = config.get("calibration", {})
+    row = {
+        "cell": result["cell"],
+        "status": result["status"],
+        **named,
+        "seed": config["seed"],
+        "revision": result["model"].get("revision") if result["status"] == "done" else None,
+        **{f"protect_{end}": config.get("protect", {}).get(end, 0) for end in ("first", "last")},
+        "unit": removal.unit,
+        "cost": None if removal.counted else removal.budget,
+        "compensation": NO_COMPENSATION if repair == NONE else repair.lower(),
+        "calibration": _data(drawn),
+        "path": _long_name(drawn),
+        "samples": drawn.get("samples"),
+        "draw": drawn.get("seed"),
+        # For items, the recorded length is the length of the longest drawn item. That is not a setting, so the
+        # configuration is read instead.
+        "length": drawn.get("text", drawn).get("length"),
+    }
+    if result["status"] == "failed":
+        if not {"type", "message"} <= result["error"].keys():
+            raise ValueError("it does not say why the cell failed")
+        return row
+    row |= _measured(result, removal)
+    may_lack = {"standard_error"} if row["standard_error"] is None else set()  # a single sample has none
+    for name in {*NUMBERS, *(name for name in row if "/" in name)} - may_lack:
+        if row[name] is None or isinstance(row[name], bool) or not isinstance(row[name], int | float):
+            raise TypeError(f"{name} is {row[name]!r} and not a number")
+    return row
 
 
-def compensation_of(config: Mapping[str, Any]) -> str:
-    """What stands in for removed units: none, magnitude, linear or diagonal."""
-    name = str((config.get("compensation") or {}).get("class", NONE))
-    return NO_COMPENSATION if name == NONE else name.lower()
+def _measured(result: DoneResult, removal: Removal) -> dict[str, Any]:
+    calibration, search, evaluation = result["calibration"], result["search"], result["evaluation"]
+    n_blocks, mask = result["mask"]["n_blocks"], Mask.from_json(result["mask"])
+    ratio, budget = result["config"].get("ratio") or search["ratio"], _budget(result, mask, removal)
+    margins = result.get("margins")
+    nearest = None if margins is None else margins["runner_up"]
+    heal = result.get("heal")
+    # A healing may select another mask, which is not that cell's.
+    own = heal is not None and not heal.get("selection", {}).get("changed")
+    return {
+        "model": result["model"]["name"],
+        "n_blocks": n_blocks,
+        "n_units": mask.n_units,
+        "objective": calibration["objective"],
+        "samples": calibration["samples"],
+        "draw": calibration["seed"],
+        "algo": search["algo"],
+        # With a budget, masks of one problem differ in their number of units, so that it cannot be their size.
+        "k": search["k"] if budget is None else round(ratio * n_blocks),
+        "ratio": ratio,
+        "dropped": mask.dropped,
+        "budget": budget,
+        "loss": calibration["loss"],
+        "dense_loss": calibration["dense_loss"],
+        "standard_error": calibration["standard_error"],
+        "compared": None if margins is None else margins["compared"],
+        "tied": None if margins is None else margins["tied"],
+        "runner_up": None if nearest is None else nearest["difference"],
+        "runner_up_error": None if nearest is None else nearest["standard_error"],
+        "asked": search["evaluations_asked"],
+        "paid": search["evaluations_paid"],
+        "shared": search.get("evaluations_shared"),
+        "seconds": search["seconds"],
+        **{name: search.get(name) for name in COST},
+        "commit": result["environment"]["commit"],
+        "data": evaluation.get("data"),
+        "healing": heal["settings"] if heal is not None and own else None,
+        **{f"dense/{name}": value for name, value in evaluation.get("dense", {}).items()},
+        **{f"pruned/{name}": value for name, value in evaluation.get("pruned", {}).items()},
+        **{f"healed/{name}": value for name, value in evaluation.get("healed", {}).items()},
+    }
 
 
-def budget_of(result: DoneResult, mask: Mask) -> BudgetRecord | None:
+def _budget(result: DoneResult, mask: Mask, removal: Removal) -> BudgetRecord | None:
     """The budget of a cell; None if its units are counted. Raises ValueError if mask and settings disagree."""
-    removal = removal_of(result["config"])
-    if mask.unit != Removal(None, None, removal["unit"]).mask_unit:
-        raise ValueError(f"its mask is over units ({mask.unit}) that are not those of unit={removal['unit']}")
-    if removal["cost"] is None:
+    if mask.unit != removal.mask_unit:
+        raise ValueError(f"its mask is over units ({mask.unit}) that are not those of unit={removal.unit}")
+    if removal.counted:
         return None
     budget = result["search"]["budget"]
     if len(budget["costs"]) != mask.n_units or not budget["least"] <= budget["most"]:
@@ -209,23 +237,153 @@ def budget_of(result: DoneResult, mask: Mask) -> BudgetRecord | None:
     return budget
 
 
+def _parts(drawn: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The parts of a calibration that is made of several; a part can have parts, too."""
+    nested = (part for part in drawn.values() if isinstance(part, Mapping))
+    return [part for part in nested if "source" in part or _parts(part)]
+
+
+def _data(drawn: Mapping[str, Any]) -> str | None:
+    """A short name of calibration data: the name of its source, of its file, or of its data set on the hub."""
+    if parts := _parts(drawn):
+        return " + ".join(str(_data(part)) for part in parts)
+    if drawn.get("source") in ("file", "hub") and drawn.get("path"):
+        path = Path(drawn["path"])
+        return path.stem if drawn["source"] == "file" else path.name
+    return drawn.get("source")
+
+
+def _long_name(drawn: Mapping[str, Any]) -> str | None:
+    """As `_data`, with paths instead of short names; None if the data have no path."""
+    if parts := _parts(drawn):
+        names = [_long_name(part) for part in parts]
+        known = zip(names, parts, strict=True)
+        return " + ".join(name or str(_data(part)) for name, part in known) if any(names) else None
+    return drawn.get("path")
+
+
+# What cells without a readable result lack, and names that keep apart what nothing compares.
+
+Kind = tuple[Any, Any]  # the unit, and what a ratio is a share of; None if units are counted
+BLOCKS: Kind = ("block", None)
+
+
+def _distinct_names(frame: pd.DataFrame) -> pd.DataFrame:
+    """Name data by their paths, and models by their weights, if different ones share a short name.
+
+    The columns `path` and `revision` are dropped.
+    """
+    if "revision" not in frame:  # no cell has a result
+        return frame
+    several = frame.groupby("model")["revision"].transform("nunique") > 1
+    if shared := sorted(frame.loc[several, "model"].unique()):
+        log.warning("models of other weights have one name (%s): names show the digests", ", ".join(shared))
+    named = frame["model"] + "@" + frame["revision"].map(lambda one: str(one)[:6])
+    paths = frame.groupby("calibration")["path"].transform("nunique")
+    alike = frame["path"].notna() & (paths > 1)
+    return frame.assign(
+        model=frame["model"].mask(several, named),
+        calibration=frame["calibration"].mask(alike, frame["path"]),
+    ).drop(columns=["revision", "path"])
+
+
+def _with_units(frame: pd.DataFrame) -> pd.DataFrame:
+    """Fill in the units of cells without a readable result, because their names do not hold them.
+
+    If all cells of the model that can have such a name have the same unit, this unit is taken.
+    """
+    given: list[Kind] = list(zip(column(frame, "unit", None), column(frame, "cost", None), strict=True))
+    known: dict[Any, set[Kind]] = {}
+    for model, kind in zip(frame["model"], given, strict=True):
+        if kind[0] is not None:
+            known.setdefault(model, set()).add(kind)
+    kinds: list[Kind] = []
+    for model, ratio, kind in zip(frame["model"], frame["ratio"], given, strict=True):
+        if kind[0] is None:
+            of_model, counted = known.get(model, {BLOCKS}), pd.isna(ratio)
+            fitting = [one for one in of_model if one == BLOCKS or (one[1] is None) == counted]
+            kind = fitting[0] if len(fitting) == 1 else (UNKNOWN, None)
+        kinds.append(kind)
+    return frame.assign(unit=[unit for unit, _ in kinds], cost=[cost for _, cost in kinds])
+
+
+def _with_compensation(frame: pd.DataFrame) -> pd.DataFrame:
+    """Fill in the compensation of cells without a readable result, if all others of the model have the same."""
+    given = frame["compensation"]
+    known = {str(model): {*cells.dropna()} for model, cells in given.groupby(frame["model"])}
+    likely = [known.get(str(model)) or {*given.dropna()} for model in frame["model"]]
+    filled = [next(iter(names)) if len(names) == 1 else UNKNOWN_COMPENSATION for names in likely]
+    return frame.assign(compensation=given.fillna(pd.Series(filled, frame.index)))
+
+
+def _with_sizes(frame: pd.DataFrame) -> pd.DataFrame:
+    """Fill in k of unfinished cells from their ratio and from the block count of finished cells of the same model."""
+    blocks = frame.dropna(subset="n_blocks").groupby("model")["n_blocks"].first()
+    n_blocks = frame["n_blocks"].fillna(frame["model"].map(blocks))
+    # round() as in core.spaces.block_count, so that a missing cell appears in the same panel as finished ones.
+    return frame.assign(n_blocks=n_blocks, k=frame["k"].fillna((frame["ratio"] * n_blocks).round()))
+
+
+def _labelled(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with labels as models. Budgets that share a label and a size are distinguished in the label.
+
+    From `smollm2`, whole blocks are removed; from `smollm2 (sublayer)`, a share of the parameters, in sub-layers; in
+    `smollm2 (linear)`, linear maps stand in for the removed blocks.
+    """
+    models, units, of = list(frame["model"]), list(frame["unit"]), column(frame, "cost", None)
+    compensations = column(frame, "compensation", NO_COMPENSATION)
+
+    def name(i: int, more: tuple[str, ...] = ()) -> Any:
+        own = () if compensations[i] == NO_COMPENSATION else (compensations[i],)
+        return label(models[i], units[i], of[i], (*own, *more)) if isinstance(models[i], str) else models[i]
+
+    names = [name(i) for i in range(len(frame))]
+    costs = [None if budget is None else tuple(budget["costs"]) for budget in budgets(frame)]
+    named = frame.assign(model=names, position=range(len(frame)))
+    for _, cells in groups(named[named["cost"].notna()], ["model", "k"]):
+        ratios = cells["ratio"].nunique()
+        distinct = list(dict.fromkeys(c for i in cells["position"] if (c := costs[i]) is not None))
+        for i, ratio in zip(cells["position"], cells["ratio"], strict=True):
+            more = [f"{100 * ratio:g} %"] if ratios > 1 else []
+            if len(distinct) > 1 and (own := costs[i]) is not None:
+                more.append(f"costs {distinct.index(own) + 1}")
+            names[i] = name(i, tuple(more))
+    return frame.assign(model=names)
+
+
+# The column with the metrics of a cell that were measured on other data than those of most cells.
+OTHER = "other_data"
+
+
+def on_same_data(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame without values on other data: for each model and metric, those of most cells are kept.
+
+    A cell can be evaluated again on other data, and the new value counts. The column `data` of the frame, which maps
+    metrics to the digests of their data, is replaced by `other_data`: a text with the metrics whose values were left
+    out. Cells without digests are kept.
+    """
+    values = [(str(c), main_of(without_error(str(c).partition("/")[2]))) for c in frame if "/" in str(c)]
+    left: dict[Hashable, list[str]] = {}
+    kept = frame.drop(columns="data").astype({name: float for name, _ in values}).copy()
+    for _, cells in frame.dropna(subset="data").groupby("model"):
+        for metric in sorted({metric for data in cells["data"] for metric in data}):
+            digests = {row: data[metric] for row, data in cells["data"].items() if metric in data}
+            counts = Counter(digests.values())
+            usual = max(counts, key=lambda digest: (counts[digest], digest))
+            others = [row for row, digest in digests.items() if digest != usual]
+            kept.loc[others, [name for name, of in values if of == metric]] = float("nan")
+            for row in others:
+                left.setdefault(row, []).append(metric)
+    texts = {row: ", ".join(names) for row, names in left.items()}
+    return kept.assign(**{OTHER: pd.Series(texts, dtype=object)})
+
+
 # Select some cells of a study: `--only objective=perplexity,divergence --only k=3`.
 
 FILTERED = (
-    "model",
-    "objective",
-    "calibration",
-    "samples",
-    "length",
-    "draw",
-    "algo",
-    "k",
-    "ratio",
-    "unit",
-    "compensation",
-    "seed",
+    *("model", "objective", "calibration", "samples", "length", "draw"),
+    *("algo", "k", "ratio", "unit", "compensation", "seed"),
 )
-Only = Mapping[str, Sequence[str]]
 
 
 def filter_column(text: str) -> tuple[str, list[str]]:
@@ -248,14 +406,19 @@ def merged(filters: Iterable[tuple[str, Sequence[str]]]) -> dict[str, list[str]]
     return only
 
 
-def select(frame: pd.DataFrame, only: Only) -> pd.DataFrame:
+def _select(frame: pd.DataFrame, only: Only) -> pd.DataFrame:
     """The cells with one of the listed values in each column of `only`.
 
     An unfinished cell is also kept if its value in a column is unknown.
     Raises ValueError if a listed value occurs in no cell.
     """
+
+    def text(value: Any) -> str | None:
+        """A value as a user writes it: 3 and not 3.0. None if the value is missing."""
+        return None if pd.isna(value) else str(value).removesuffix(".0")
+
     for name, kept in only.items():
-        values = frame[name].map(_text)
+        values = frame[name].map(text)
         if unknown := sorted({*kept} - {*values}):
             known = ", ".join(sorted({*values.dropna()}))
             raise ValueError(f"no cell has {name}={','.join(unknown)}; the values are: {known}")
@@ -272,280 +435,6 @@ def words(only: Only) -> list[str]:
 def subfolder(only: Only) -> str:
     """A subfolder for the figures of selected cells, so that those of all cells stay; empty without a filter."""
     return "__".join(f"{name}={','.join(kept)}" for name, kept in only.items())
-
-
-def _text(value: object) -> str | None:
-    """A value as a user writes it: 3 and not 3.0. None if the value is missing."""
-    return None if pd.isna(value) else str(value).removesuffix(".0")  # type: ignore[call-overload]
-
-
-# Labels of models: they keep cells apart that nothing compares, those of other units, budgets or compensations.
-#
-# From `smollm2`, whole blocks are removed; from `smollm2 (sublayer)`, a share of the parameters, in sub-layers; in
-# `smollm2 (linear)`, linear maps stand in for the removed blocks.
-
-Kind = tuple[str, str | None]  # the unit, and what a ratio is a share of; None if units are counted
-BLOCKS: Kind = ("block", None)
-
-
-def with_units(frame: pd.DataFrame) -> pd.DataFrame:
-    """Fill in the units of cells without a readable result, because their names do not hold them.
-
-    If all cells of the model that can have such a name have the same unit, this unit is taken.
-    """
-    given: list[tuple[Any, Any]] = list(
-        zip(column(frame, "unit", None), column(frame, "cost", None), strict=True)
-    )
-    known: dict[Any, set[Kind]] = {}
-    for model, (unit, cost) in zip(frame["model"], given, strict=True):
-        if unit is not None:
-            known.setdefault(model, set()).add((unit, cost))
-    kinds: list[tuple[Any, Any]] = [
-        _likely(known.get(model, {BLOCKS}), counted=pd.isna(ratio)) if unit is None else (unit, cost)
-        for model, ratio, (unit, cost) in zip(frame["model"], frame["ratio"], given, strict=True)
-    ]
-    return frame.assign(unit=[unit for unit, _ in kinds], cost=[cost for _, cost in kinds])
-
-
-def _likely(known: set[Kind], counted: bool) -> Kind:
-    """The kind of a cell of which only the name is known, among the kinds of the model's other cells."""
-    fitting = {kind for kind in known if kind == BLOCKS or (kind[1] is None) == counted}
-    return fitting.pop() if len(fitting) == 1 else (UNKNOWN, None)
-
-
-def with_compensation(frame: pd.DataFrame) -> pd.DataFrame:
-    """Fill in the compensation of cells without a readable result, if all others of the model have the same."""
-    given = frame["compensation"]
-    known = {str(model): {*cells.dropna()} for model, cells in given.groupby(frame["model"])}
-    likely = [known.get(str(model)) or {*given.dropna()} for model in frame["model"]]
-    filled = [next(iter(names)) if len(names) == 1 else UNKNOWN_COMPENSATION for names in likely]
-    return frame.assign(compensation=given.fillna(pd.Series(filled, frame.index)))
-
-
-def labelled(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame with labels as models. Budgets that share a label and a size are distinguished in the label."""
-    models, units, of = list(frame["model"]), list(frame["unit"]), column(frame, "cost", None)
-    compensations = column(frame, "compensation", NO_COMPENSATION)
-
-    def name(i: int, more: tuple[str, ...] = ()) -> Any:
-        own = () if compensations[i] == NO_COMPENSATION else (compensations[i],)
-        return label(models[i], units[i], of[i], (*own, *more)) if isinstance(models[i], str) else models[i]
-
-    names = [name(i) for i in range(len(frame))]
-    if names == models:
-        return frame
-    costs = [None if budget is None else tuple(budget["costs"]) for budget in budgets(frame)]
-    named = frame.assign(model=names, position=range(len(frame)))
-    for _, cells in groups(named[named["cost"].notna()], ["model", "k"]):
-        ratios = cells["ratio"].nunique()
-        distinct = list(dict.fromkeys(c for i in cells["position"] if (c := costs[i]) is not None))
-        for i, ratio in zip(cells["position"], cells["ratio"], strict=True):
-            more = [f"{100 * ratio:g} %"] if ratios > 1 else []
-            if len(distinct) > 1 and (own := costs[i]) is not None:
-                more.append(f"costs {distinct.index(own) + 1}")
-            names[i] = name(i, tuple(more))
-    return frame.assign(model=names)
-
-
-# One row of the frame of results: what a cell's `result.json` says, or why the file cannot be used.
-
-NUMBERS = ("n_blocks", "k", "loss", "dense_loss", "standard_error", "asked", "paid", "seconds")
-MEASURED: tuple[Literal["dense", "pruned", "healed"], ...] = ("dense", "pruned", "healed")
-COST = ("block_forwards", "block_forwards_alone", "block_tokens", "forward_seconds", "peak_memory")
-
-# The form of the folder names that pruning.runs.cell gives. If a cell left no result, only its name is known.
-_KEY = re.compile(
-    r"(?P<model>.+)-(?P<objective>\w+)-(?P<algo>\w+)-(?P<size>[rk])(?P<number>[\d.e+-]+)-s(?P<seed>-?\d+)-[0-9a-f]{8}"
-)
-
-
-def row_of(cell_folder: Path) -> dict[str, Any]:
-    """The row of a cell. `status` is done, failed, missing, or damaged; then `damage` says what is wrong."""
-    key = cell_folder.name
-    named = _named(key)
-    try:
-        result = result_of(cell_folder)
-        return {"cell": key, "status": "missing", **named} if result is None else _row(result, named)
-    except DamagedError as error:
-        # Paths are relative: if the study comes from an archive, its folder is temporary.
-        damage = first_line(error).replace(f"{cell_folder.parent}/", "")
-        return {"cell": key, "status": "damaged", **named, "damage": damage}
-
-
-def result_of(cell_folder: Path) -> Result | None:
-    """The result in a cell's folder, checked as far as the analysis uses it; None if there is none.
-
-    Raises DamagedError, whose text names the file, if the file cannot be read or lacks something.
-    """
-    path = cell_folder / NAME
-    try:
-        result = read_result(cell_folder)
-        if result is None:
-            return None
-        if result["cell"] != cell_folder.name:
-            raise DamagedError(f"{path} holds the result of another cell, {result['cell']}.")
-        _check(result)
-    except OSError as error:
-        raise DamagedError(f"{path} cannot be read ({error.strerror}).") from error
-    except (KeyError, TypeError, ValueError, AttributeError, InputError) as error:
-        lacking = f"it lacks {error}" if isinstance(error, KeyError) else first_line(error)
-        raise DamagedError(f"{path} is damaged: {lacking}.") from error
-    return result
-
-
-def _check(result: Result) -> None:
-    """Raise KeyError, TypeError or ValueError if the row of a result cannot be built or holds unusable values."""
-    if result["status"] not in ("done", "failed"):
-        raise ValueError(f"its status is {result['status']!r}")
-    row = _row(result, {})
-    if result["status"] == "failed":
-        if not {"type", "message"} <= result["error"].keys():
-            raise ValueError("it does not say why the cell failed")
-        return
-    Mask.from_json(result["mask"])
-    may_lack = {"standard_error"} if row["standard_error"] is None else set()  # a single sample has none
-    for name in {*NUMBERS, *(name for name in row if "/" in name)} - may_lack:
-        if row[name] is None or isinstance(row[name], bool) or not isinstance(row[name], int | float):
-            raise TypeError(f"{name} is {row[name]!r} and not a number")
-
-
-def _row(result: Result, named: Mapping[str, Any]) -> dict[str, Any]:
-    config = result["config"]
-    row = {"cell": result["cell"], "status": result["status"], **named, "seed": config["seed"]}
-    row["revision"] = result["model"].get("revision") if result["status"] == "done" else None
-    row |= {f"protect_{end}": config.get("protect", {}).get(end, 0) for end in ("first", "last")}
-    row |= removal_of(config) | {"compensation": compensation_of(config)}
-    drawn = config.get("calibration", {})
-    row |= {
-        "calibration": _data(drawn),
-        "path": _long_name(drawn),
-        "samples": drawn.get("samples"),
-        "draw": drawn.get("seed"),
-    }
-    # For items, the recorded length is the length of the longest drawn item. That is not a setting, so read the
-    # configuration instead.
-    row["length"] = drawn.get("text", drawn).get("length")
-    return row | (_measured(result) if result["status"] == "done" else {})
-
-
-def _data(drawn: Mapping[str, Any]) -> str | None:
-    """A short name of calibration data: the name of its source, of its file, or of its data set on the hub."""
-    if parts := _parts(drawn):
-        return " + ".join(str(_data(part)) for part in parts)
-    if drawn.get("source") in ("file", "hub") and drawn.get("path"):
-        path = Path(drawn["path"])
-        return path.stem if drawn["source"] == "file" else path.name
-    return drawn.get("source")
-
-
-def _parts(drawn: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The parts of a calibration that is made of several; a part can have parts, too."""
-    nested = (part for part in drawn.values() if isinstance(part, Mapping))
-    return [part for part in nested if "source" in part or _parts(part)]
-
-
-def _long_name(drawn: Mapping[str, Any]) -> str | None:
-    """As `_data`, with paths instead of short names; None if the data have no path."""
-    if parts := _parts(drawn):
-        names = [_long_name(part) for part in parts]
-        known = zip(names, parts, strict=True)
-        return " + ".join(name or str(_data(part)) for name, part in known) if any(names) else None
-    return drawn.get("path")
-
-
-def _named(key: str) -> dict[str, Any]:
-    """Model, objective, algo, k or ratio, and seed from the name of a cell; empty if the name has another form."""
-    match = _KEY.fullmatch(key)
-    if match is None:
-        return {}
-    size = {"k": int(match["number"])} if match["size"] == "k" else {"ratio": float(match["number"])}
-    return (
-        {name: match[name] for name in ("model", "objective", "algo")} | size | {"seed": int(match["seed"])}
-    )
-
-
-def _measured(result: DoneResult) -> dict[str, Any]:
-    calibration, search = result["calibration"], result["search"]
-    n_blocks, mask = result["mask"]["n_blocks"], Mask.from_json(result["mask"])
-    ratio, budget = result["config"].get("ratio") or search["ratio"], budget_of(result, mask)
-    metrics = {
-        f"{which}/{name}": value
-        for which in MEASURED
-        for name, value in result["evaluation"].get(which, {}).items()
-    }
-    return {
-        "model": result["model"]["name"],
-        "n_blocks": n_blocks,
-        "n_units": mask.n_units,
-        "objective": calibration["objective"],
-        "samples": calibration["samples"],
-        "draw": calibration["seed"],
-        "algo": search["algo"],
-        # With a budget, masks of one problem differ in their number of units, so that it cannot be their size.
-        "k": search["k"] if budget is None else round(ratio * n_blocks),
-        "ratio": ratio,
-        "dropped": mask.dropped,
-        "budget": budget,
-        "loss": calibration["loss"],
-        "dense_loss": calibration["dense_loss"],
-        "standard_error": calibration["standard_error"],
-        **_margins(result.get("margins")),
-        "asked": search["evaluations_asked"],
-        "paid": search["evaluations_paid"],
-        "shared": search.get("evaluations_shared"),
-        "seconds": search["seconds"],
-        **{name: search.get(name) for name in COST},
-        "commit": result["environment"]["commit"],
-        "data": result["evaluation"].get("data"),
-        "healing": _healing(result),
-        **metrics,
-    }
-
-
-def _healing(result: DoneResult) -> dict[str, Any] | None:
-    """The settings of a healing of the search's mask. A healing may select another mask, which is not that cell's."""
-    heal = result.get("heal")
-    return None if heal is None or heal.get("selection", {}).get("changed") else heal["settings"]
-
-
-def _margins(margins: MarginsRecord | None) -> dict[str, Any]:
-    """Numbers of masks compared and tied with the chosen mask; difference of the runner-up and its standard error."""
-    nearest = None if margins is None else margins["runner_up"]
-    return {
-        "compared": None if margins is None else margins["compared"],
-        "tied": None if margins is None else margins["tied"],
-        "runner_up": None if nearest is None else nearest["difference"],
-        "runner_up_error": None if nearest is None else nearest["standard_error"],
-    }
-
-
-# Compare cells on the same held-out data: a cell can be evaluated again on other data, and the new value counts.
-
-# The column with the metrics of a cell that were measured on other data than those of most cells.
-OTHER = "other_data"
-
-
-def on_same_data(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame without values on other data: for each model and metric, those of most cells are kept.
-
-    The column `data` of the frame, which maps metrics to the digests of their data, is replaced by `other_data`: a
-    text with the metrics whose values were left out. Cells of older versions have no digests; they are kept.
-    """
-    values = [(str(c), main_of(without_error(str(c).partition("/")[2]))) for c in frame if "/" in str(c)]
-    left: dict[Hashable, list[str]] = {}
-    kept = frame.drop(columns="data").astype({name: float for name, _ in values}).copy()
-    for _, cells in frame.dropna(subset="data").groupby("model"):
-        for metric in sorted({metric for data in cells["data"] for metric in data}):
-            digests = {row: data[metric] for row, data in cells["data"].items() if metric in data}
-            counts = Counter(digests.values())
-            usual = max(counts, key=lambda digest: (counts[digest], digest))
-            others = [row for row, digest in digests.items() if digest != usual]
-            kept.loc[others, [name for name, of in values if of == metric]] = float("nan")
-            for row in others:
-                left.setdefault(row, []).append(metric)
-    return kept.assign(
-        **{OTHER: pd.Series({row: ", ".join(names) for row, names in left.items()}, dtype=object)}
-    )
 
 
 # Choose the metric that a figure shows: one metric by name, or the mean over the metrics of a kind.
@@ -576,7 +465,7 @@ class Metric:
         of_all = f" of {len(self.names) + len(self.others)}" if self.others else ""
         if len(self.names) == 1:
             only = f", 1{of_all} {sets}" if of_all else ""
-            return f"{WORDS[self.kind]} ({self.names[0].partition('/')[2]}{only})"
+            return f"{WORDS[self.kind]} ({self.sets}{only})"
         return f"mean {WORDS[self.kind]} ({len(self.names)}{of_all} {sets})"
 
     @property
@@ -608,10 +497,8 @@ def measured(frame: pd.DataFrame) -> dict[str, Metric]:
 def choose(frame: pd.DataFrame, kind: str, name: str | None = None) -> Metric:
     """The metric `name`, with or without its prefix; by default, a mean over common metrics.
 
-    This mean is over the metrics that nearly every cell has. Thus the means of most cells stay the same if a few
-    cells were measured on more or fewer corpora or tasks. Cells without any metric of the kind are not counted. If no
-    metric reaches the share COMMON, the mean is over all metrics. If no cell has all metrics of the mean, the metric
-    that most cells have is chosen.
+    This mean is over the metrics that nearly every cell (with any metric of the kind) has, or over all if there is no
+    such metric. If no cell has all metrics of the mean, the metric that most cells have is chosen.
     Raises NothingToRead if the metric was not measured.
     """
     known = names(frame, kind)

@@ -8,10 +8,10 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 from pruning.core import records as records_module
 from pruning.core import storage
 from pruning.core.errors import DamagedError
-from pruning.core.records import ENDING, EVALUATION, FOLDER, NAME, RECORD, TERMS, DoneResult, read_result
+from pruning.core.records import ENDING, EVALUATION, FOLDER, NAME, RECORD, TERMS, read_done
 from pruning.core.scoring import NAME as TRACE
 from pruning.core.scoring import TraceEntry, TraceLine, read_trace
-from pruning.core.storage import read_json
 
-from ..stats.grid import NO_COMPENSATION, bare, column, hits, kept_terms, uncompensated
+from ..stats.grid import NO_COMPENSATION, bare, column, uncompensated
 from ..stats.healed import PRUNED, comparable
+from ..stats.same_samples import hits, kept_terms
 from .archive import NothingToRead, folder
 from .load import OTHER, Metric, Only, done, load, words
 
@@ -78,7 +78,7 @@ class AskedStudy:
 
     def answers(self, tasks: Sequence[str]) -> ItemAnswers:
         """The answers of the finished cells to the items of tasks (`acc/<task>`)."""
-        return of_frame(folder(self.results), done(self.frame), tasks)
+        return answers(folder(self.results), list(map(str, done(self.frame)["cell"])), tasks)
 
     @property
     def damages(self) -> list[str]:
@@ -92,60 +92,43 @@ class AskedStudy:
         return damaged(folder(self.results), done(self.frame)["cell"])
 
 
-# The answers of every cell's mask to every item of an accuracy, so that item noise can be computed.
+# The title line of every figure.
 
-Answers = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class ItemAnswers:
-    """For each task, how right each cell answered each item (cells, items). `note` says why there are none."""
-
-    tasks: dict[str, Answers] = field(default_factory=dict)
-    note: str = ""
-
-    def take(self, rows: NDArray[np.int64]) -> ItemAnswers:
-        """The answers of some cells."""
-        return ItemAnswers({name: answers[rows] for name, answers in self.tasks.items()}, self.note)
+LISTED = 12  # more values than these are not listed
 
 
-def answers(results: Path, cells: Sequence[str], tasks: Sequence[str]) -> ItemAnswers:
-    """The answers of finished cells to the items of tasks (`acc/<task>`), in the order of the cells.
-
-    There are none if some cell's answers were not kept, or if the cells of a task were measured on different items.
-    """
-    read = cache(lambda cell: cast(DoneResult, read_result(results / cell)))
-    found = {}
-    for task in tasks:
-        every = [_hits(results, read(cell), task) for cell in cells]
-        if lacking := sum(each is None for each in every):
-            return ItemAnswers(
-                note=f"the answers to single items were not kept in {lacking:,} of {len(cells):,} cells"
-            )
-        digests = {read(cell)["evaluation"]["data"].get(task) for cell in cells}
-        known = [each for each in every if each is not None]
-        if len(digests) > 1 or len({len(each) for each in known}) > 1:
-            return ItemAnswers(note=f"cells were measured on different items of {task}")
-        found[task] = np.array(known)
-    return ItemAnswers(found)
-
-
-def _hits(results: Path, result: DoneResult, task: str) -> Answers | None:
-    terms = kept_terms(results, result, task)
-    return None if terms is None else hits(terms)
+def describe(frame: pd.DataFrame, study: str | None, only: Only = MappingProxyType({})) -> str:
+    """The title line of every figure: study, models, seeds, commits, and how many cells are missing or failed."""
+    finished = done(frame)
+    named: dict[str, Iterable[Any]] = {
+        "model": finished["model"].map(bare),
+        "unit": column(finished, "unit", "block"),
+        "compensation": column(finished, "compensation", NO_COMPENSATION),
+        "seed": finished["seed"],
+        "commit": finished["commit"].fillna("unknown"),
+    }
+    usual = {"unit": {"block"}, "compensation": {NO_COMPENSATION}}
+    shown = {n: values for n, values in named.items() if n not in only and set(values) != usual.get(n)}
+    parts = [f"study {study or 'all'}", *words(only), *(_listed(*each) for each in shown.items())]
+    if lacking := len(frame) - len(finished):
+        names = "missing, failed or damaged" if (frame["status"] == "damaged").any() else "missing or failed"
+        parts.append(f"{lacking} of {len(frame)} cells {names}")
+    if others := sum(text != "" for text in column(finished, OTHER, "")):
+        parts.append(f"{others} of {len(finished)} cells measured on other held-out data, which is left out")
+    return " · ".join(parts)
 
 
-def of_frame(results: Path, frame: pd.DataFrame, tasks: Sequence[str]) -> ItemAnswers:
-    """The answers of the cells of a frame, row by row."""
-    return answers(results, [str(cell) for cell in frame["cell"]], tasks)
+def _listed(name: str, values: Iterable[Any]) -> str:
+    distinct = sorted({str(value).removesuffix(".0") for value in values})
+    if len(distinct) <= LISTED:
+        return f"{name}{'s' if len(distinct) > 1 else ''} {', '.join(distinct)}"
+    if all(value.lstrip("-").isdigit() for value in distinct):
+        numbers = [int(value) for value in distinct]
+        return f"{len(distinct)} {name}s between {min(numbers)} and {max(numbers)}"
+    return f"{len(distinct)} {name}s: {', '.join(distinct[:3])}, \N{HORIZONTAL ELLIPSIS}"
 
 
 # The journals of finished cells: which masks were scored, and what is wrong with files that are not whole.
-
-
-def trace(results: Path | str, cell: str) -> list[TraceLine]:
-    """The scored masks of a cell in order: dropped, loss, samples, seconds. Partial scores are omitted."""
-    return _whole(_lines(read_trace(folder(results) / cell / TRACE)))
 
 
 @dataclass(frozen=True)
@@ -171,29 +154,17 @@ def journals(results: Path | str, finished: pd.DataFrame) -> Journals:
         path = folder(results) / str(cell) / TRACE
         try:
             entries = list(read_trace(path))
-            lines[cell] = _lines(entries)
-            reason = _lacking(path, entries, _whole(lines[cell]), dropped)
-            lines[cell] = _of_usual_length(lines[cell])
+            known = [entry.line for entry in entries if entry.line is not None]
+            counts = Counter(len(line["samples"]) for line in _whole(known))
+            reason = _lacking(path, entries, _whole(known), dropped)
+            # Without whole scores that have another number of samples than most.
+            usual = counts.most_common(1)[0][0] if counts else 0
+            lines[cell] = [line for line in known if "of" in line or len(line["samples"]) == usual]
         except OSError as error:
             lines[cell], reason = [], f"cannot be read ({error.strerror})"
         if reason:
             damages.append(f"{cell}/{TRACE} {reason}")
     return Journals(lines, damages)
-
-
-def _lines(entries: Iterable[TraceEntry]) -> list[TraceLine]:
-    return [entry.line for entry in entries if entry.line is not None]
-
-
-def _whole(lines: Iterable[TraceLine]) -> list[TraceLine]:
-    return [line for line in lines if "of" not in line]
-
-
-def _of_usual_length(lines: list[TraceLine]) -> list[TraceLine]:
-    """The lines without whole scores that have another number of samples than most of the cell's."""
-    counts = Counter(len(line["samples"]) for line in _whole(lines))
-    usual = counts.most_common(1)[0][0] if counts else 0
-    return [line for line in lines if "of" in line or len(line["samples"]) == usual]
 
 
 def _lacking(path: Path, entries: list[TraceEntry], scores: list[TraceLine], dropped: tuple[int, ...]) -> str:
@@ -211,6 +182,52 @@ def _lacking(path: Path, entries: list[TraceEntry], scores: list[TraceLine], dro
     return ""
 
 
+def trace(results: Path | str, cell: str) -> list[TraceLine]:
+    """The scored masks of a cell in order: dropped, loss, samples, seconds. Partial scores are omitted."""
+    entries = read_trace(folder(results) / cell / TRACE)
+    return _whole(entry.line for entry in entries if entry.line is not None)
+
+
+def _whole(lines: Iterable[TraceLine]) -> list[TraceLine]:
+    return [line for line in lines if "of" not in line]
+
+
+# The answers of every cell's mask to every item of an accuracy, so that item noise can be computed.
+
+
+@dataclass(frozen=True)
+class ItemAnswers:
+    """For each task, how right each cell answered each item (cells, items). `note` says why there are none."""
+
+    tasks: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    note: str = ""
+
+    def take(self, rows: NDArray[np.int64]) -> ItemAnswers:
+        """The answers of some cells."""
+        return ItemAnswers({name: answers[rows] for name, answers in self.tasks.items()}, self.note)
+
+
+def answers(results: Path, cells: Sequence[str], tasks: Sequence[str]) -> ItemAnswers:
+    """The answers of finished cells to the items of tasks (`acc/<task>`), in the order of the cells.
+
+    There are none if some cell's answers were not kept, or if the cells of a task were measured on different items.
+    """
+    found = {}
+    read = [read_done(results / cell) for cell in cells] if tasks else []
+    for task in tasks:
+        kept = [kept_terms(results, result, task) for result in read]
+        known = [right for terms in kept if terms is not None and (right := hits(terms)) is not None]
+        if lacking := len(cells) - len(known):
+            return ItemAnswers(
+                note=f"the answers to single items were not kept in {lacking:,} of {len(cells):,} cells"
+            )
+        digests = {result["evaluation"]["data"].get(task) for result in read}
+        if len(digests) > 1 or len({len(right) for right in known}) > 1:
+            return ItemAnswers(note=f"cells were measured on different items of {task}")
+        found[task] = np.array(known)
+    return ItemAnswers(found)
+
+
 # The held-out outcomes of masks in each of their states: pruned, repaired, or healed on a number of tokens.
 
 
@@ -221,29 +238,22 @@ def by_state(cells: pd.DataFrame, metrics: Mapping[str, Metric]) -> pd.DataFrame
     are in one stratum. Of healings, those with the most frequent settings count; tokens and seed may differ. Rows are
     in the order of the states: pruned, repaired, then healed by tokens.
     """
+    plain = cells[[name for name in cells if "/" not in str(name)]]
     repair = pd.Series(column(cells, "compensation", NO_COMPENSATION), cells.index)
     before = repair.map(lambda name: PRUNED.label if name == NO_COMPENSATION else f"repaired ({name})")
+    parts = [plain.assign(**{kind: one.of(cells) for kind, one in metrics.items()}, state=before, tokens=0)]
     tokens = _tokens(cells)
-    healed = tokens[tokens > 0]
-    names = [f"healed on {n:,} tokens" for n in healed]
-    both = [
-        name if first == PRUNED.label else f"{first}, {name}"
-        for first, name in zip(before[healed.index], names, strict=True)
-    ]
-    parts = [_measured(cells, metrics, "pruned").assign(state=before, tokens=0)]
-    if len(healed):
-        after = _measured(cells.loc[healed.index], metrics, "healed")
-        parts.append(after.assign(state=both, tokens=healed))
+    if len(healed := tokens[tokens > 0]):
+        names = healed.map(lambda n: f"healed on {n:,} tokens")
+        first = before[healed.index]
+        states = names.where(first == PRUNED.label, first + ", " + names)
+        means = {kind: one.of(cells.loc[healed.index], "healed") for kind, one in metrics.items()}
+        parts.append(plain.loc[healed.index].assign(**means, state=states, tokens=healed))
     table = pd.concat(parts)
     table = table.assign(
         repaired=repair[table.index] != NO_COMPENSATION, model=table["model"].map(uncompensated)
     )
     return table.sort_values(["tokens", "repaired"], kind="stable").reset_index(drop=True)
-
-
-def _measured(cells: pd.DataFrame, metrics: Mapping[str, Metric], which: str) -> pd.DataFrame:
-    means = {kind: metric.of(cells, which) for kind, metric in metrics.items()}
-    return cells[[name for name in cells if "/" not in str(name)]].assign(**means)
 
 
 def _tokens(cells: pd.DataFrame) -> pd.Series[int]:
@@ -252,95 +262,48 @@ def _tokens(cells: pd.DataFrame) -> pd.Series[int]:
     kinds = [None if one is None else comparable(one) for one in settings]
     counts = Counter(kind for kind in kinds if kind is not None)
     usual = max(counts, key=lambda kind: (counts[kind], kind), default=None)
-    tokens = [
-        one["tokens"] if one is not None and kind == usual else 0
-        for one, kind in zip(settings, kinds, strict=True)
-    ]
+    known = zip(settings, kinds, strict=True)
+    tokens = [one["tokens"] if one is not None and kind == usual else 0 for one, kind in known]
     return pd.Series(tokens, cells.index, dtype=int)
-
-
-# The routing records of a study: sets for tasks, all tasks under all sets, and the router's numbers.
-
-
-def read_routing(results: Path, cells: set[str]) -> list[dict[str, Any]]:
-    """The records whose cells are all among `cells`, in the order of their folders; without damaged ones."""
-    records = []
-    for path in sorted(results.glob(ROUTING)):
-        with suppress(DamagedError):  # the command names the file at its end (`side_files`)
-            records.append(storage.read_json(path))
-    return [record for record in records if {*record["cells"].values()} <= cells]
 
 
 # The files beside the results that figures also read: terms of measurements, healings, routing between sets.
 
 # A record names a measurement by its path, such as "evaluation/ppl-heldout-2c92f300/af51004c7b7a339c.json".
-MEASURED = re.compile(rb'"(evaluation/[^"]+)\.json"')
-HEALING = (RECORD, records_module.CURVE, EVALUATION)
+_NAMED = re.compile(rb'"(evaluation/[^"]+)\.json"')
 ROUTING = "routing/*/routing.json"
+
+
+def read_routing(results: Path, cells: set[str]) -> list[dict[str, Any]]:
+    """The records of routing whose cells are all among `cells`, in the order of their folders; no damaged ones."""
+    records = []
+    for path in sorted(results.glob(ROUTING)):
+        with suppress(DamagedError):  # the command names the file at its end
+            records.append(storage.read_json(path))
+    return [record for record in records if {*record["cells"].values()} <= cells]
 
 
 def side_files(root: Path, cell: str) -> Iterator[Path]:
     """The files beside a cell's result, those of its healings, and the terms of its measurements, if they exist."""
     healings = sorted((root / cell / FOLDER).glob("*"))
-    own = [folder / name for folder in healings for name in HEALING]
+    own = [folder / name for folder in healings for name in (RECORD, records_module.CURVE, EVALUATION)]
     records = [root / cell / NAME, *(folder / EVALUATION for folder in healings)]
-    known = [record.read_bytes() for record in records if record.exists()]
-    measured = {path.decode() for content in known for path in MEASURED.findall(content)}
-    own += [root / f"{path}.{ending}" for path in sorted(measured) for ending in (TERMS, ENDING)]
+    named = {path for record in records if record.exists() for path in _NAMED.findall(record.read_bytes())}
+    own += [root / f"{path.decode()}.{ending}" for path in sorted(named) for ending in (TERMS, ENDING)]
     yield from (path for path in own if path.exists())
 
 
 def damaged(root: Path, cells: Iterable[str]) -> list[str]:
     """A text for each of these files, and for each record of routing, that cannot be read."""
-    paths = {path for cell in cells for path in side_files(root, cell)}
-    return [text for path in sorted({*paths, *root.glob(ROUTING)}) if (text := _damage(path, root))]
-
-
-def _damage(path: Path, root: Path) -> str:
-    try:
-        if path.name == records_module.CURVE:
-            records_module.read(path)
-        else:
-            read_json(path)
-    except (DamagedError, json.JSONDecodeError, UnicodeDecodeError):
-        return f"{path.relative_to(root)} is damaged"
-    except OSError as error:
-        return f"{path.relative_to(root)} cannot be read ({error.strerror})"
-    return ""
-
-
-# The title line of every figure.
-
-LISTED = 12  # more values than these are not listed
-
-
-def describe(frame: pd.DataFrame, study: str | None, only: Only = MappingProxyType({})) -> str:
-    """The title line of every figure: study, models, seeds, commits, and how many cells are missing or failed."""
-    finished = frame[frame["status"] == "done"]
-    named: dict[str, pd.Series[Any]] = {
-        "model": finished["model"].map(bare),
-        "unit": pd.Series(column(finished, "unit", "block")),
-        "compensation": pd.Series(column(finished, "compensation", NO_COMPENSATION)),
-        "seed": finished["seed"],
-        "commit": finished["commit"].fillna("unknown"),
-    }
-    told = {name: values for name, values in named.items() if name not in only}
-    usual = {"unit": {"block"}, "compensation": {NO_COMPENSATION}}
-    listed = [_listed(name, values) for name, values in told.items() if set(values) != usual.get(name)]
-    parts = [f"study {study or 'all'}", *words(only), *listed]
-    if lacking := len(frame) - len(finished):
-        names = "missing, failed or damaged" if (frame["status"] == "damaged").any() else "missing or failed"
-        parts.append(f"{lacking} of {len(frame)} cells {names}")
-    if others := sum(text != "" for text in column(finished, OTHER, "")):
-        parts.append(f"{others} of {len(finished)} cells measured on other held-out data, which is left out")
-    return " · ".join(parts)
-
-
-def _listed(name: str, values: pd.Series[Any]) -> str:
-    distinct = sorted({str(value).removesuffix(".0") for value in values})
-    if len(distinct) > LISTED:
-        numbers = [int(value) for value in distinct if value.lstrip("-").isdigit()]
-        if len(numbers) == len(distinct):
-            return f"{len(distinct)} {name}s between {min(numbers)} and {max(numbers)}"
-        return f"{len(distinct)} {name}s: {', '.join(distinct[:3])}, \N{HORIZONTAL ELLIPSIS}"
-    return f"{name}{'s' if len(distinct) > 1 else ''} {', '.join(distinct)}"
+    texts = []
+    for path in sorted({path for cell in cells for path in side_files(root, cell)} | {*root.glob(ROUTING)}):
+        try:
+            if path.name == records_module.CURVE:
+                records_module.read(path)
+            else:
+                storage.read_json(path)
+        except (DamagedError, json.JSONDecodeError, UnicodeDecodeError):
+            texts.append(f"{path.relative_to(root)} is damaged")
+        except OSError as error:
+            texts.append(f"{path.relative_to(root)} cannot be read ({error.strerror})")
+    return texts

@@ -27,24 +27,20 @@ from numpy.typing import NDArray
 from ..data.archive import NothingToRead, expanded
 from ..data.load import choose, done, filter_column, merged, names
 from ..data.study import AskedStudy, ItemAnswers
-from ..stats import components, variance
+from ..stats import components, simulated, variance
 from ..stats.agreement import controlled
 from ..stats.components import (
     CALIBRATION,
     DRAWN,
-    RATIOS,
     RESIDUAL,
     SOURCES,
-    Decided,
     IntervalEstimate,
-    NoiseAlone,
-    Pilot,
     Shares,
     item_noise,
-    noise_alone,
 )
 from ..stats.grid import STRATUM, at, bare
 from ..stats.means import rivals
+from ..stats.simulated import RATIOS, Decided, NoiseAlone, Pilot, noise_alone
 from ..stats.variance import between
 from .cli import arguments, run
 from .style import COLOURS, GREY, SMALL, TITLE, legend, line_key, number, panels, save, wrapped
@@ -216,7 +212,7 @@ def lines(study: AskedStudy, draws: Sequence[int], studies: int) -> list[Line]:
             log.info("power    %d of %d: %s, %d draws", len(found) + 1, total, label, n)
             scenario = pilot.scenario(n)
             note = scenario.design.no_interval
-            found.append(Line(label, str(n), {} if note else components.power(scenario, studies), note))
+            found.append(Line(label, str(n), {} if note else simulated.power(scenario, studies), note))
     return found + refused
 
 
@@ -231,7 +227,7 @@ def _pilots(study: AskedStudy) -> tuple[dict[str, Pilot], list[Line]]:
     for label, (values, by) in named.items():
         use = rivals(cells)
         use = use if values is None else use[values.loc[use.index].notna()]
-        if note := components.power_refusal(use, shares[label]):
+        if note := simulated.power_refusal(use, shares[label]):
             refused.append(Line(label, "", note=note))
             continue
         of = variance.plain(use, None if values is None else values.loc[use.index], by)

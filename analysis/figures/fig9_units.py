@@ -27,7 +27,7 @@ from ..data.archive import NothingToRead, folder
 from ..data.load import Metric, done, of_windows
 from ..data.study import AskedStudy
 from ..stats.grid import LATENCY, bare, compensated, groups
-from ..stats.stability import paired, window_losses
+from ..stats.same_samples import paired, window_losses
 from .cli import arguments, run
 from .style import GREY, LABEL, SMALL, TITLE, empty, legend, line_key, looks, panels, save
 

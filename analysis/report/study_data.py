@@ -21,11 +21,13 @@ from ..figures import fig2_ranks, fig4_overlap, fig5_variance_shares, fig6_cross
 from ..figures.style import number
 from ..stats import crossed, perplexity_comparisons, regret
 from ..stats import stability as stability_module
-from ..stats.components import NoiseAlone, Shares
-from ..stats.grid import CONFIGURATION, STRATUM, exact_by_construction
+from ..stats.components import Shares
+from ..stats.grid import CONFIGURATION, STRATUM
 from ..stats.mask_overlap import OverlapDifference, difference
 from ..stats.perplexity_comparisons import Comparisons
-from ..stats.stability import damages
+from ..stats.regret import exact_by_construction
+from ..stats.same_samples import damages
+from ..stats.simulated import NoiseAlone
 
 Frames = tuple[pd.DataFrame, pd.DataFrame]
 

@@ -10,48 +10,14 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 EXACT = 8  # up to this number of pairs, all n! pairings are tried; above it, RESAMPLES random pairings
 RESAMPLES = 9999
+BOOTSTRAP = 2000
 LEAST = 4  # the fewest pairs accepted; with three, the smallest possible two-sided p-value is 1/3
-
-# The wrapper that scipy puts around the function takes three quarters of its time. It handles NaN and axes, and no
-# call here has either.
-_weighted_tau: Callable[..., Any] = inspect.unwrap(stats.weightedtau)
-
-Statistic = Callable[..., Any]
-
-
-def spearman(x: NDArray[Any], y: NDArray[Any]) -> Any:
-    """Pearson's correlation of the ranks, with tied ranks averaged; NaN if x or y is constant."""
-    a, b = (stats.rankdata(values, axis=-1) for values in (x, y))
-    a, b = (ranks - ranks.mean(axis=-1, keepdims=True) for ranks in (a, b))
-    below = np.sqrt((a**2).sum(axis=-1) * (b**2).sum(axis=-1))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return (a * b).sum(axis=-1) / below
-
-
-def kendall(x: NDArray[Any], y: NDArray[Any]) -> Any:
-    """Kendall's tau-b: concordant minus discordant pairs, corrected for ties."""
-    a, b = (np.sign(np.expand_dims(v, -1) - np.expand_dims(v, -2)) for v in (x, y))  # (..., n, n)
-    below = np.sqrt((a**2).sum(axis=(-1, -2)) * (b**2).sum(axis=(-1, -2)))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return (a * b).sum(axis=(-1, -2)) / below
-
-
-def weighted(x: NDArray[Any], y: NDArray[Any]) -> float:
-    """Vigna's weighted tau: exchanges among the highest values count most. The highest value has the first rank."""
-    return float(_weighted_tau(x, y).statistic)
-
-
-STATISTICS: dict[str, tuple[Statistic, bool]] = {
-    "spearman": (spearman, True),
-    "kendall": (kendall, True),
-    "weighted": (weighted, False),
-}
+NAN = float("nan")
 
 
 @dataclass(frozen=True)
@@ -71,7 +37,7 @@ def agree(x: ArrayLike, y: ArrayLike, method: str = "spearman", seed: int = 0) -
     """The rank agreement of two outcomes over the same cells. Pairs with a NaN are omitted and not counted.
 
     The two-sided p-value comes from permuted pairings; it is exact for up to EXACT pairs. The 95 percent interval
-    comes from the percentile bootstrap over pairs.
+    comes from the percentile bootstrap over pairs; resamples in which one side is constant are omitted.
     """
     pairs = np.column_stack([np.asarray(x, float), np.asarray(y, float)])
     a, b = pairs[~np.isnan(pairs).any(axis=1)].T
@@ -82,45 +48,67 @@ def agree(x: ArrayLike, y: ArrayLike, method: str = "spearman", seed: int = 0) -
 def _agree(x: tuple[float, ...], y: tuple[float, ...], method: str, seed: int) -> Agreement:
     """`agree` for pairs without NaN. The seed decides every draw, so equal arguments give equal results."""
     a, b = np.array(x), np.array(y)
-    n, nan = len(a), float("nan")
+    n = len(a)
     if n < LEAST:
-        return Agreement(
-            nan, nan, nan, nan, n, False, f"{n} pair{'s' * (n != 1)}; at least {LEAST} are needed"
-        )
+        note = f"{n} pair{'s' * (n != 1)}; at least {LEAST} are needed"
+        return Agreement(NAN, NAN, NAN, NAN, n, False, note)
     if np.ptp(a) == 0 or np.ptp(b) == 0:
-        return Agreement(nan, nan, nan, nan, n, False, "one of the rankings is constant")
+        return Agreement(NAN, NAN, NAN, NAN, n, False, "one of the rankings is constant")
     statistic, vectorized = STATISTICS[method]
-    resamples = math.factorial(n) if n <= EXACT else RESAMPLES
     tested = stats.permutation_test(
         (a,),
         lambda moved, **_: statistic(moved, b),
         permutation_type="pairings",
         vectorized=vectorized,
-        n_resamples=resamples,
+        n_resamples=math.factorial(n) if n <= EXACT else RESAMPLES,
         rng=np.random.default_rng(seed),
     )
-    low, high = bootstrap(a, b, statistic, vectorized, seed)
+    low = high = NAN
+    if n > LEAST:
+        drawn = np.random.default_rng(seed).integers(n, size=(BOOTSTRAP, n))
+        if vectorized:
+            values = statistic(a[drawn], b[drawn])
+        else:
+            values = [statistic(a[i], b[i]) for i in drawn if np.ptp(a[i]) and np.ptp(b[i])]
+        low, high = map(float, np.nanquantile(values, [0.025, 0.975]))
     return Agreement(float(tested.statistic), float(tested.pvalue), low, high, n, n <= EXACT)
 
 
-def bootstrap(
-    a: NDArray[Any], b: NDArray[Any], statistic: Statistic, vectorized: bool, seed: int, resamples: int = 2000
-) -> tuple[float, float]:
-    """95 percent percentile interval over resampled pairs. Resamples in which a or b is constant are omitted."""
-    if len(a) <= LEAST:
-        return float("nan"), float("nan")
-    drawn = np.random.default_rng(seed).integers(len(a), size=(resamples, len(a)))
-    if vectorized:
-        values = np.asarray(statistic(a[drawn], b[drawn]))
-    else:
-        values = np.array([statistic(a[i], b[i]) for i in drawn if np.ptp(a[i]) and np.ptp(b[i])])
-    low, high = np.nanquantile(values, [0.025, 0.975])
-    return float(low), float(high)
+# Spearman and Kendall work on many rankings at once, which scipy's do only in a loop. The wrapper that scipy puts
+# around its weighted tau takes three quarters of its time. It handles NaN and axes, and no call here has either.
+_weighted_tau: Callable[..., Any] = inspect.unwrap(stats.weightedtau)
 
 
-def distinct(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row for each mask: algorithms that found the same mask count as one observation."""
-    return frame.drop_duplicates(["model", "k", "dropped"])
+def spearman(x: NDArray[Any], y: NDArray[Any]) -> Any:
+    """Pearson's correlation of the ranks, with tied ranks averaged; NaN if x or y is constant."""
+    a, b = (stats.rankdata(values, axis=-1) for values in (x, y))
+    a, b = (ranks - ranks.mean(axis=-1, keepdims=True) for ranks in (a, b))
+    return _correlation(a, b, -1)
+
+
+def kendall(x: NDArray[Any], y: NDArray[Any]) -> Any:
+    """Kendall's tau-b: concordant minus discordant pairs, corrected for ties."""
+    a, b = (np.sign(np.expand_dims(v, -1) - np.expand_dims(v, -2)) for v in (x, y))  # (..., n, n)
+    return _correlation(a, b, (-1, -2))
+
+
+def _correlation(a: NDArray[Any], b: NDArray[Any], axis: int | tuple[int, int]) -> Any:
+    below = np.sqrt((a**2).sum(axis=axis) * (b**2).sum(axis=axis))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (a * b).sum(axis=axis) / below
+
+
+def weighted(x: NDArray[Any], y: NDArray[Any]) -> float:
+    """Vigna's weighted tau: exchanges among the highest values count most. The highest value has the first rank."""
+    return float(_weighted_tau(x, y).statistic)
+
+
+# For each method: the statistic, and whether it works on many rankings at once.
+STATISTICS: dict[str, tuple[Callable[..., Any], bool]] = {
+    "spearman": (spearman, True),
+    "kendall": (kendall, True),
+    "weighted": (weighted, False),
+}
 
 
 @dataclass(frozen=True)
@@ -144,10 +132,9 @@ def concordance(values: ArrayLike, resamples: int = 4999, seed: int = 0) -> Conc
     table = table[~np.isnan(table).any(axis=1)] if table.size else table.reshape(0, 0)
     m, n = table.shape
     if m < 2 or n < 3:
-        note = f"{m} rankings of {n} items; at least 2 rankings of 3 are needed"
-        return Concordance(float("nan"), float("nan"), m, n, note)
+        return Concordance(NAN, NAN, m, n, f"{m} rankings of {n} items; at least 2 rankings of 3 are needed")
     if np.all(np.ptp(table, axis=1) == 0):
-        return Concordance(float("nan"), float("nan"), m, n, "every rating is constant")
+        return Concordance(NAN, NAN, m, n, "every rating is constant")
     q = stats.friedmanchisquare(*table.T).statistic
     ranks = stats.rankdata(table, axis=1)
     rng = np.random.default_rng(seed)
@@ -165,10 +152,8 @@ def controlled(p_values: Sequence[float]) -> list[float]:
     return [float(value) for value in p]
 
 
-# Rules that make one verdict of several results. The paper gives none, so these are ours.
-#
-# `make paper-check` and the verdicts on a study use the same rules for the same statement. True: the statement
-# holds; False: it does not; None: the results do not decide.
+# Rules that make one verdict of several results: True, False, or None if the results do not decide. The paper gives
+# none, so these are ours. `paper-check` and the verdicts on a study use the same rules for the same statement.
 
 LEVEL = 0.05  # ours: a p-value, or a q-value, of at most this is significant
 
@@ -176,10 +161,7 @@ LEVEL = 0.05  # ours: a p-value, or a q-value, of at most this is significant
 def most(decided: Iterable[bool | None]) -> bool | None:
     """What more than half of all panels or cells say; None if neither side has more than half."""
     every = list(decided)
-    for side in (True, False):
-        if 2 * every.count(side) > len(every):
-            return side
-    return None
+    return next((side for side in (True, False) if 2 * every.count(side) > len(every)), None)
 
 
 def all_negative(correlations: Sequence[float], adjusted: Sequence[float]) -> bool | None:

@@ -22,38 +22,31 @@ def matrix(
 ) -> pd.DataFrame:
     """One row for each model, k, objective and outcome: mean over cells, its interval, standard deviation, and cost.
 
-    Objectives are compared over the searches that all have (`common_searches`); `note` says what that leaves out.
-    `outcomes` maps a label to one value per cell; lower is better. `cost` is the mean minus the lowest mean
-    that any objective has on this outcome. An objective has cost 0 on its own outcome if no other is
-    better. Outcomes in `geometric` (perplexities) get the geometric mean, so that one broken mask does not
-    dominate it. Their `sd` is the factor exp(sd of the logarithm), and the column `geometric` is true. `low` and
-    `high` are the ends of the 95 percent interval of the mean over calibration draws (`draw_means.py`).
+    Objectives are compared over the searches that all have (`grid.compared`); `note` says what that leaves out.
+    `outcomes` maps a label to one value per cell; lower is better. `cost` is the mean minus the lowest mean that any
+    objective has. Outcomes in `geometric` (perplexities) get the geometric mean, so that one broken mask does not
+    dominate it; their `sd` is the factor exp(sd of the logarithm). The interval is over calibration draws.
     """
     rows = []
     for (model, k), stratum in groups(frame, STRATUM):
         cells, note = grid.compared(stratum)
         for label, values in outcomes.items():
-            outcome, logs = values.loc[cells.index].astype(float), label in geometric
+            logs = label in geometric
+            outcome = values.loc[cells.index].astype(float)
             outcome = outcome.map(np.log) if logs else outcome
-            by_objective = outcome.groupby(cells["objective"]).agg(["mean", "std", "count"])
-            by_objective[["low", "high"]] = [
-                _ends(outcome[part.index], part) for _, part in groups(cells, "objective")
-            ]
+            table = outcome.groupby(cells["objective"]).agg(["mean", "std", "count"])
+            parts = [part for _, part in groups(cells, "objective")]
+            found = [over_draws(outcome[part.index], CellDraws.of(part)) for part in parts]
+            table[["low", "high"]] = [(mean.low, mean.high) for mean in found]
             if logs:
                 columns = ["mean", "std", "low", "high"]
-                by_objective[columns] = np.exp(by_objective[columns])
-            by_objective["cost"] = by_objective["mean"] - by_objective["mean"].min()
-            for objective, row in by_objective.iterrows():
+                table[columns] = np.exp(table[columns])
+            table["cost"] = table["mean"] - table["mean"].min()
+            for objective, row in table.iterrows():
                 spread = [*row[["mean", "low", "high", "std"]], logs, int(row["count"]), row["cost"], note]
                 rows.append([model, k, objective, label, *spread])
     names = ["model", "k", "objective", "outcome", "mean", "low", "high", "sd", "geometric", "cells", "cost"]
     return pd.DataFrame(rows, columns=[*names, "note"])
-
-
-def _ends(values: pd.Series[Any], cells: pd.DataFrame) -> tuple[float, float]:
-    """The interval of a mean over calibration draws."""
-    found = over_draws(values, CellDraws.of(cells))
-    return found.low, found.high
 
 
 def complete_scores(
@@ -67,8 +60,7 @@ def complete_scores(
 def seconds(traces: Iterable[Trace]) -> dict[tuple[int, ...], float]:
     """Seconds per sample to score each mask of a problem.
 
-    A reused score has 0 seconds, so the line with most seconds counts. In a race, a mask has several lines; each has
-    the seconds of all its samples, and the first ones are noisy.
+    A reused score has 0 seconds, so the line with most seconds counts. In a race, a mask has several lines.
     """
     longest: dict[tuple[int, ...], tuple[float, int]] = {}
     for trace in traces:
@@ -88,10 +80,9 @@ def anytime(
 ) -> pd.DataFrame:
     """One row whenever a complete mask was scored: the number of masks, the seconds, and the lowest loss so far.
 
-    `paid` are seconds per sample (see `seconds`), which are counted even if another cell computed the score. The
-    evaluation of the dense model is not counted. Partial scores of a race count as masks and cost their share, but
-    cannot be the lowest. If several rows have the same number of masks, the last is kept. The losses of the trace say
-    which mask is the best; its loss is then read from `losses`, if given.
+    `paid` are seconds per sample (see `seconds`), which are counted even if another cell computed the score; the
+    dense model costs nothing. Partial scores of a race count as masks and cost their share, but cannot be the lowest.
+    The losses of the trace say which mask is the best; its loss is then read from `losses`, if given.
     """
     rows, spent, lowest, best = [], 0.0, float("inf"), float("inf")
     scored: dict[tuple[int, ...], int] = {}
@@ -111,10 +102,7 @@ def anytime(
 
 
 def pareto(cost: Sequence[float], quality: Sequence[float]) -> list[bool]:
-    """Whether each point is on the Pareto front: no other point is at least as good in both values and better in one.
-
-    Lower is better in both. A point with a NaN is never on the front. Of equal points, all or none are on it.
-    """
+    """Whether each point is on the Pareto front; lower is better in both values. A point with a NaN never is."""
     points = np.column_stack([np.asarray(cost, float), np.asarray(quality, float)])
     front = []
     for point in points:

@@ -1,20 +1,16 @@
-"""Which columns of the frame define a stratum, a configuration, a draw and a cell."""
+"""Which columns of the frame define a stratum, a configuration, a draw and a cell; what a cell removes, in words."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, cast
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pruning.core.errors import DamagedError
 from pruning.core.mask import KINDS, BudgetRecord, Mask
-from pruning.core.records import TERMS, DoneResult
-from pruning.core.storage import read_json
 
 Labels = NDArray[np.int64]
 
@@ -32,6 +28,7 @@ DRAW = [
     "draw",
 ]  # identifies the samples, which several objectives can share
 SETTING = [*CONFIGURATION, "draw"]  # a calibration with the draw of its samples; the search is not included
+CELL = [*STRATUM, *SETTING, "algo"]
 
 # For each comparison, the columns in which its two masks may differ. All other columns of CELL are equal. So
 # objectives are compared on the same samples only: on others, masks would differ because of the samples, too.
@@ -44,7 +41,6 @@ COMPARISONS = {
     "ratios": ["k"],
     "seeds": ["seed"],  # of the search, on the same samples
 }
-CELL = [*STRATUM, *SETTING, "algo"]
 
 
 def several_sizes(frame: pd.DataFrame) -> bool:
@@ -69,47 +65,11 @@ def indicator(groups: Labels) -> NDArray[np.float64]:
     return np.eye(len(levels))[inverse]
 
 
-# Which objectives make one-shot search exact by construction: those whose loss is a sum over the removed units.
-#
-# For such an objective every sensible search finds the same mask. That is arithmetic and no finding, so verdicts
-# leave these objectives out. They are recognised by the scores themselves.
+def strata_of(frame: pd.DataFrame) -> list[tuple[str, int]]:
+    """The distinct pairs (model, number of removed blocks) in a frame, sorted."""
+    strata = frame[["model", "k"]].dropna().drop_duplicates()
+    return sorted((str(model), int(k)) for model, k in zip(strata["model"], strata["k"], strict=True))
 
-# The largest error of a sum, relative to the largest rise. Cells compute the states of the model in bfloat16, each
-# with its own rounding: in the archived studies, sums of `block_influence` are off by up to 3.8e-4. No cell of an
-# objective that does not add up is below 3.8e-3 there. This threshold is between the two.
-EXACT = 1e-3
-Trace = Sequence[Mapping[str, Any]]
-
-
-def additive(traces: Iterable[Trace]) -> bool | None:
-    """Whether, in all traces, a mask's rise is the sum of its units' rises. None if no mask can be compared."""
-    compared = False
-    for trace in traces:
-        losses = {tuple(score["dropped"]): float(score["loss"]) for score in trace}
-        dense = losses.get(())
-        if dense is None:
-            continue
-        single = {mask[0]: loss - dense for mask, loss in losses.items() if len(mask) == 1}
-        larger = [mask for mask in losses if len(mask) > 1 and all(unit in single for unit in mask)]
-        if larger:
-            compared = True
-            rises = np.array([losses[mask] - dense for mask in larger])
-            sums = np.array([sum(single[unit] for unit in mask) for mask in larger])
-            if np.abs(rises - sums).max() > EXACT * np.abs(rises).max():
-                return False
-    return True if compared else None
-
-
-def exact_by_construction(cells: pd.DataFrame, traces: Mapping[str, Trace]) -> frozenset[str]:
-    """The objectives with additive losses among finished cells."""
-    found = set()
-    for objective, part in groups(cells, "objective"):
-        if additive(traces.get(str(cell), ()) for cell in part["cell"]):
-            found.add(str(objective))
-    return frozenset(found)
-
-
-# Compare objectives over the same searches: one that only some objectives have is no effect of the objective.
 
 DIFFERENT = "over different searches"
 
@@ -117,9 +77,10 @@ DIFFERENT = "over different searches"
 def compared(stratum: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     """The cells of one model and k over which objectives are compared, and a note if cells are left out.
 
-    These are the cells of searches that every objective has finished, in settings where all of these searches are
-    finished. An objective without such a setting keeps all its cells of these searches. If no search is common, all
-    cells are returned, and the note is `DIFFERENT`.
+    A search that only some objectives have is no effect of the objective. So these are the cells of searches that
+    every objective has finished, in settings where all of these searches are finished. An objective without such a
+    setting keeps all its cells of these searches. If no search is common, all cells are returned, and the note is
+    `DIFFERENT`.
     """
     objectives = stratum["objective"].nunique()
     having = stratum.groupby("algo")["objective"].nunique()
@@ -165,52 +126,48 @@ def at(frame: pd.DataFrame, row: Any, column: str) -> float:
     return float(value)
 
 
-def strata_of(frame: pd.DataFrame) -> list[tuple[str, int]]:
-    """The distinct pairs (model, number of removed blocks) in a frame, sorted."""
-    strata = frame[["model", "k"]].dropna().drop_duplicates()
-    return sorted((str(model), int(k)) for model, k in zip(strata["model"], strata["k"], strict=True))
+def column(frame: pd.DataFrame, name: str, default: Any) -> list[Any]:
+    """The values of a column; `default` for a missing value, and for each row of a frame without this column."""
+    if name not in frame:
+        return [default] * len(frame)
+    return [value if isinstance(value, str | dict) else default for value in frame[name]]
 
 
-# What a measurement keeps beside its value: the loss of each window, or the answer to each item.
+def budgets(frame: pd.DataFrame) -> list[BudgetRecord | None]:
+    """The budget of each cell; None if units are counted."""
+    return column(frame, "budget", None)
 
 
-def kept_terms(
-    results: Path, result: DoneResult, metric: str, which: str = "pruned"
-) -> Mapping[str, Any] | None:
-    """The terms of a cell's mask, or of the dense model; None if they were not kept, or are damaged."""
-    records = cast(Mapping[str, Any], result["evaluation"]).get("records", {})
-    if (path := records.get(metric, {}).get(which)) is None:
-        return None
-    return terms_beside(results / path)
+# What a cell removes, as masks and sets of units.
 
 
-def terms_beside(measured: Path) -> Mapping[str, Any] | None:
-    """The terms that were kept beside the file of a measurement; None if there are none, or if it is damaged."""
-    kept = measured.with_name(f"{measured.stem}.{TERMS}")
-    if not kept.exists():
-        return None
-    try:
-        return cast(Mapping[str, Any], read_json(kept))
-    except DamagedError:  # the command names the file at its end (`data.side_files`)
-        return None
+def masks(frame: pd.DataFrame) -> list[Mask]:
+    """The masks of finished cells."""
+    rows = zip(frame["n_blocks"], frame["dropped"], column(frame, "unit", "block"), strict=True)
+    return [Mask(int(n), dropped, "sublayer" if KINDS[unit] else "block") for n, dropped, unit in rows]
 
 
-def hits(terms: Mapping[str, Any]) -> NDArray[np.float64] | None:
-    """How right each item was answered (items,), from 0 to 1; None if the terms are not those of items.
-
-    If n choices including the right one have the highest log-likelihood, it is 1 / n.
-    """
-    if "hits" in terms:
-        return np.array(terms["hits"], float)
-    if "loglikelihoods" not in terms:
-        return None
-    each = zip(terms["loglikelihoods"], terms["right"], strict=True)
-    return np.array(
-        [(scores[right] == max(scores)) / scores.count(max(scores)) for scores, right in each], float
-    )
+def mask_of(row: pd.Series[Any]) -> Mask:
+    """The mask of a finished cell."""
+    return masks(row.to_frame().T)[0]
 
 
-# What a cell removes, in words, and as masks and sets of units.
+def n_open(frame: pd.DataFrame) -> pd.Series[int]:
+    """The number of units that each finished cell could remove."""
+    protected = frame[["protect_first", "protect_last"]].fillna(0).sum(axis=1)
+    of_block = [len(KINDS[unit]) or 1 for unit in column(frame, "unit", "block")]
+    return ((frame["n_blocks"] - protected) * of_block).astype(int)
+
+
+def free(n_blocks: int, unit: str, first: int, last: int) -> list[int]:
+    """The units that a cell could remove, by number; nothing of its `first` and `last` blocks."""
+    blocks = range(first, n_blocks - last)
+    if not KINDS[unit]:
+        return list(blocks)
+    return [2 * block + "am".index(kind) for block in blocks for kind in KINDS[unit]]
+
+
+# What a cell removes, in words.
 #
 # Blocks and sub-layers are not comparable, nor are k units and a share of the parameters, nor a mask with and
 # without repair. So the `model` of the frame also names what is removed and what stands in for it, unless k whole
@@ -228,10 +185,7 @@ UNKNOWN_COMPENSATION = "unknown compensation"  # of an unfinished cell, in a stu
 COMPENSATIONS = ("magnitude", "linear", "diagonal", UNKNOWN_COMPENSATION)
 COUNTED, LATENCY = "counted", "latency"
 _SHARE = {"sublayer", "attention", "mlp", LATENCY}  # with one of these in its label, a size is a share
-_PART = re.compile(
-    rf"{UNKNOWN}|sublayer|attention|mlp|{COUNTED}|{LATENCY}|"
-    rf"{'|'.join(COMPENSATIONS)}|[\d.]+ %|costs \d+"
-)
+_PART = re.compile("|".join([*_SHARE, UNKNOWN, COUNTED, *COMPENSATIONS, r"[\d.]+ %", r"costs \d+"]))
 
 
 def label(model: str, unit: str, cost: str | None, more: tuple[str, ...] = ()) -> str:
@@ -243,6 +197,13 @@ def label(model: str, unit: str, cost: str | None, more: tuple[str, ...] = ()) -
     return f"{model} ({', '.join([*parts, *more])})" if parts or more else model
 
 
+def _parts(model: str) -> list[str]:
+    """What a label says in parentheses; nothing if a model's own name ends in parentheses."""
+    name, _, rest = model.rpartition(" (")
+    parts = rest.removesuffix(")").split(", ")
+    return parts if name and rest.endswith(")") and all(map(_PART.fullmatch, parts)) else []
+
+
 def bare(model: str) -> str:
     """The model of a label, without what is removed from it."""
     return model.rpartition(" (")[0] if _parts(model) else model
@@ -252,13 +213,6 @@ def uncompensated(model: str) -> str:
     """A label without the compensation: the model of the same masks before their repair."""
     name, parts = bare(model), [part for part in _parts(model) if part not in COMPENSATIONS]
     return f"{name} ({', '.join(parts)})" if parts else name
-
-
-def _parts(model: str) -> list[str]:
-    """What a label says in parentheses; nothing if a model's own name ends in parentheses."""
-    name, _, rest = model.rpartition(" (")
-    parts = rest.removesuffix(")").split(", ")
-    return parts if name and rest.endswith(")") and all(map(_PART.fullmatch, parts)) else []
 
 
 def size(model: str, k: float) -> str:
@@ -282,12 +236,21 @@ def removed(row: pd.Series[Any]) -> str:
     if cost is None:
         if pd.isna(k):
             return ""
-        return f"{int(k):,} {WORDS.get(unit, 'unit')}{'' if k == 1 else 's'} removed{_compensated(row)}"
+        return f"{int(k):,} {WORDS.get(unit, 'unit')}{'' if k == 1 else 's'} removed{_repair(row)}"
     only = {"attention": ", only attention", "mlp": ", only MLPs"}.get(unit, "")
-    return f"{100 * row['ratio']:g} % of the {cost} removed{only}{_compensated(row)}"
+    return f"{100 * row['ratio']:g} % of the {cost} removed{only}{_repair(row)}"
 
 
-def _compensated(row: pd.Series[Any]) -> str:
+def removed_of(row: pd.Series[Any]) -> str:
+    """What a finished cell removes, and of how many: `3 of 30 blocks removed`. For a budget, as `removed`."""
+    unit = _value(row, "unit", "block")
+    if _value(row, "cost", None) is not None:
+        return removed(row)
+    among = int(row["n_blocks"]) * (len(KINDS[unit]) or 1)
+    return f"{int(row['k'])} of {among} {WORDS[unit]}s removed{_repair(row)}"
+
+
+def _repair(row: pd.Series[Any]) -> str:
     return compensated(_value(row, "compensation", NO_COMPENSATION))
 
 
@@ -298,61 +261,10 @@ def compensated(found: str) -> str:
     return f", compensation={found}"
 
 
-def removed_of(row: pd.Series[Any]) -> str:
-    """What a finished cell removes, and of how many: `3 of 30 blocks removed`. For a budget, as `removed`."""
-    unit = _value(row, "unit", "block")
-    if _value(row, "cost", None) is not None:
-        return removed(row)
-    among = int(row["n_blocks"]) * (len(KINDS[unit]) or 1)
-    return f"{int(row['k'])} of {among} {WORDS[unit]}s removed{_compensated(row)}"
-
-
 def noun(frame: pd.DataFrame) -> str:
     """What the masks of finished cells are over: `blocks`, `sub-layers`, or `units` if it is both."""
     units = {KINDS.get(unit, "") == "" for unit in column(frame, "unit", "block")}
     return "units" if len(units) > 1 else "blocks" if units == {True} else "sub-layers"
-
-
-def mask_of(row: pd.Series[Any]) -> Mask:
-    """The mask of a finished cell."""
-    return _mask(row["n_blocks"], row["dropped"], _value(row, "unit", "block"))
-
-
-def masks(frame: pd.DataFrame) -> list[Mask]:
-    """The masks of finished cells."""
-    rows = zip(frame["n_blocks"], frame["dropped"], column(frame, "unit", "block"), strict=True)
-    return [_mask(*row) for row in rows]
-
-
-def _mask(n_blocks: float, dropped: tuple[int, ...], unit: str) -> Mask:
-    return Mask(int(n_blocks), dropped, "sublayer" if KINDS[unit] else "block")
-
-
-def n_open(frame: pd.DataFrame) -> pd.Series[int]:
-    """The number of units that each finished cell could remove."""
-    protected = frame[["protect_first", "protect_last"]].fillna(0).sum(axis=1)
-    each = [len(KINDS[unit]) or 1 for unit in column(frame, "unit", "block")]
-    return ((frame["n_blocks"] - protected) * each).astype(int)
-
-
-def free(n_blocks: int, unit: str, first: int, last: int) -> list[int]:
-    """The units that a cell could remove, by number; nothing of its `first` and `last` blocks."""
-    blocks = range(first, n_blocks - last)
-    if not KINDS[unit]:
-        return list(blocks)
-    return [2 * block + "am".index(kind) for block in blocks for kind in KINDS[unit]]
-
-
-def budgets(frame: pd.DataFrame) -> list[BudgetRecord | None]:
-    """The budget of each cell; None if units are counted."""
-    return column(frame, "budget", None)
-
-
-def column(frame: pd.DataFrame, name: str, default: Any) -> list[Any]:
-    """The values of a column; `default` for a missing value, and for each row of a frame without this column."""
-    if name not in frame:
-        return [default] * len(frame)
-    return [value if isinstance(value, str | dict) else default for value in frame[name]]
 
 
 def _value(row: pd.Series[Any], name: str, default: Any) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from pruning.core import storage
 from pruning.core.errors import DamagedError
@@ -26,12 +25,14 @@ from pruning.core.mask import Mask
 from pruning.core.records import EVALUATION, FOLDER, RECORD, is_repaired, read_done
 from pruning.healing.heal_settings import RUNNING
 
+from .agreement import spearman
 from .components import IntervalEstimate
 from .grid import NO_COMPENSATION, bare
-from .stability import WindowPairsLosses, joined, losses_of, window_losses
+from .same_samples import WindowPairsLosses, joined, losses_of, window_losses
 
 REPAIRS = ("linear", "diagonal")
 VARIED = ("tokens", "seed", *RUNNING)  # settings of a healing that may differ within a comparison
+Matrix = NDArray[np.float64]
 
 
 @dataclass(frozen=True, order=True)
@@ -85,11 +86,14 @@ def healed_masks(
     """
     values = [f"pruned/{metric}" for metric in metrics if f"pruned/{metric}" in cells]
     cells = cells.dropna(subset=values)  # without cells that were measured on other windows than most
-    chosen, repair = _settings(results, cells), _repair(cells)
+    healings = {cell: list(_healings(results / str(cell))) for cell in cells["cell"]}
+    settings = Counter(comparable(one) for known in healings.values() for one, _ in known)
+    chosen = max(settings, key=lambda text: (settings[text], text), default=None)
+    repairs = Counter(cells.loc[cells["compensation"].isin(REPAIRS), "compensation"])
+    repair = max(sorted(repairs), key=lambda name: repairs[name], default=None)
     found: dict[tuple[str, float], dict[Mask, HealedMask]] = defaultdict(dict)
     for row in cells.to_dict("records"):
-        folder = results / str(row["cell"])
-        result: Any = read_done(folder)
+        result: Any = read_done(results / str(row["cell"]))
         mask = Mask.from_json(result["mask"])
         one = found[bare(str(row["model"])), float(row["ratio"])].setdefault(mask, HealedMask(mask))
         one.found_by.append(f"{row['objective']} {row['algo']}" if row["algo"] != "random" else "random")
@@ -98,34 +102,18 @@ def healed_masks(
         plain = compensation == NO_COMPENSATION
         rejected = "repair" in result and not is_repaired(result["repair"])  # no map helped
         changed = not plain and not rejected
-        one.add(
-            PRUNED, window_losses(results, result, metrics, "uncompensated" if changed else "pruned"), samples
-        )
+        before = window_losses(results, result, metrics, "uncompensated" if changed else "pruned")
+        one.add(PRUNED, before, samples)
         if compensation == repair and changed:
             one.add(REPAIRED, window_losses(results, result, metrics), samples)
-        if plain:  # healings of repaired masks are another question
-            for settings, path in _healings(folder):
-                if comparable(settings) == chosen:
-                    losses = joined([_healed_losses(results, path, result, metric) for metric in metrics])
-                    one.add(State(settings["tokens"], "healed"), losses, samples, settings["seed"])
+        for of, path in healings[row["cell"]] if plain else ():  # of repaired masks is another question
+            if comparable(of) == chosen:
+                losses = joined([_healed_losses(results, path, result, metric) for metric in metrics])
+                one.add(State(of["tokens"], "healed"), losses, samples, of["seed"])
     return {
         stratum: [one for one in masks.values() if one.dense is not None and PRUNED in one.states]
         for stratum, masks in found.items()
     }
-
-
-def _healed_losses(results: Path, healing: Path, result: Any, metric: str) -> WindowPairsLosses | None:
-    """The losses of a healed mask; None if they are not of the same windows as those of the mask itself."""
-    kept = _read(healing / EVALUATION).get("records", {}).get(metric)
-    of_mask = Path(result["evaluation"].get("records", {}).get(metric, {}).get("pruned", ""))
-    same = kept is not None and Path(kept).parent.name.startswith(f"{of_mask.parent.name}-healed-")
-    return losses_of(results / kept) if same else None
-
-
-def _repair(cells: pd.DataFrame) -> str | None:
-    """The most frequent repair by maps; None if no cell is repaired."""
-    counts = Counter(cells.loc[cells["compensation"].isin(REPAIRS), "compensation"])
-    return max(sorted(counts), key=lambda name: counts[name]) if counts else None
 
 
 def _healings(cell: Path) -> Iterator[tuple[dict[str, Any], Path]]:
@@ -135,11 +123,12 @@ def _healings(cell: Path) -> Iterator[tuple[dict[str, Any], Path]]:
             yield record["settings"], path.parent
 
 
-def _settings(results: Path, cells: pd.DataFrame) -> str | None:
-    """The most frequent settings of the healings of a study, apart from tokens and seed."""
-    folders = [results / str(cell) for cell in cells["cell"]]
-    counts = Counter(comparable(settings) for folder in folders for settings, _ in _healings(folder))
-    return max(counts, key=lambda text: (counts[text], text)) if counts else None
+def _healed_losses(results: Path, healing: Path, result: Any, metric: str) -> WindowPairsLosses | None:
+    """The losses of a healed mask; None if they are not of the same windows as those of the mask itself."""
+    kept = _read(healing / EVALUATION).get("records", {}).get(metric)
+    of_mask = Path(result["evaluation"].get("records", {}).get(metric, {}).get("pruned", ""))
+    same = kept is not None and Path(kept).parent.name.startswith(f"{of_mask.parent.name}-healed-")
+    return losses_of(results / kept) if same else None
 
 
 def comparable(settings: dict[str, Any]) -> str:
@@ -156,12 +145,6 @@ def _read(path: Path) -> dict[str, Any]:
 
 # Does the choice of the mask still matter after repair and healing? Statistics with bootstrap intervals.
 #
-# For each state (pruned, repaired, healed on n tokens), over the masks that have it:
-#
-# - the rank correlation (Spearman) of the held-out losses before and in this state,
-# - the spread: the standard deviation of the losses over masks, in nats, and its share of the spread before,
-# - the regret: how far the mask that was best before is above the best one in this state, in nats.
-#
 # Masks and windows are both a sample. A resample draws masks and windows with replacement, the same windows for all
 # masks and states, because a window that is hard for one mask is hard for the others. The interval is from the 2.5
 # to the 97.5 percentile of resamples (Efron and Tibshirani 1993, section 13.3). With a dozen masks it is
@@ -171,12 +154,15 @@ RESAMPLES = 2000
 FEWEST = 4  # masks; fewer give no correlation
 NEAR = 2.0  # masks near the best one cost at most this many times its loss
 
-Matrix = NDArray[np.float64]
-
 
 @dataclass(frozen=True)
 class StateStatistics:
-    """What a state does to the differences between masks; `masks` have it."""
+    """What a state (repaired, or healed on n tokens) does to the differences between the `masks` that have it.
+
+    `correlation` is Spearman's, of the held-out losses before and in this state. `spread` is the standard deviation
+    of the losses over masks, in nats, and `share` its share of the spread before. `regret` is how far the mask that
+    was best before is above the best one in this state, in nats.
+    """
 
     state: State
     masks: int
@@ -190,7 +176,31 @@ class StateStatistics:
 def statistics(masks: Sequence[HealedMask], resamples: int = RESAMPLES) -> list[StateStatistics]:
     """The statistics of each state but the first that at least four masks have."""
     states = sorted({state for one in masks for state in one.states if state != PRUNED})
-    return [_of_state(masks, state, resamples) for state in states if _count(masks, state) >= FEWEST]
+    having = {state: [one for one in masks if state in one.states] for state in states}
+    return [_of_state(some, state, resamples) for state, some in having.items() if len(some) >= FEWEST]
+
+
+def _of_state(masks: Sequence[HealedMask], state: State, resamples: int) -> StateStatistics:
+    before, after = (np.stack([one.losses(which) for one in masks]) for which in (PRUNED, state))
+    rng = np.random.default_rng(0)
+    first, second = [before.mean(1)], [after.mean(1)]  # of the study, then of its resamples
+    for _ in range(resamples):
+        rows = rng.integers(0, len(masks), len(masks))
+        windows = rng.integers(0, before.shape[1], before.shape[1])
+        first.append(before[rows][:, windows].mean(1))
+        second.append(after[rows][:, windows].mean(1))
+    old, new = np.array(first), np.array(second)
+    spread_before, spread = old.std(axis=1, ddof=1), new.std(axis=1, ddof=1)
+    share = np.divide(spread, spread_before, out=np.full(len(old), np.nan), where=spread_before > 0)
+    regret = new[np.arange(len(new)), old.argmin(axis=1)] - new.min(axis=1)
+    found = [_interval(of) for of in (spearman(old, new), spread_before, spread, share, regret)]
+    return StateStatistics(state, len(masks), *found)
+
+
+def _interval(values: Matrix) -> IntervalEstimate:
+    """The first value, with an interval from the others."""
+    low, high = np.nanpercentile(values[1:], [2.5, 97.5])
+    return IntervalEstimate(float(values[0]), float(low), float(high))
 
 
 def near_best(masks: Sequence[HealedMask]) -> list[HealedMask]:
@@ -210,54 +220,6 @@ def regained(one: HealedMask, state: State, resamples: int = RESAMPLES) -> Inter
     """The share of the loss that the mask had cost which is regained in a state, with an interval over windows."""
     assert one.dense is not None
     rows = np.stack([one.losses(PRUNED), one.losses(state), one.dense])
-
-    def share(means: Matrix) -> Any:
-        return (means[0] - means[1]) / (means[0] - means[2])
-
     windows = np.random.default_rng(0).integers(0, rows.shape[1], (resamples, rows.shape[1]))
-    drawn = share(rows[:, windows].mean(-1))
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    return IntervalEstimate(float(share(rows.mean(-1))), float(low), float(high))
-
-
-def spearman(first: Matrix, second: Matrix) -> float:
-    """The correlation of the ranks; equal values have the mean of their ranks. NaN if all values of one are equal."""
-    a, b = (rankdata(values) - (len(values) + 1) / 2 for values in (first, second))
-    size = float(np.sqrt((a @ a) * (b @ b)))
-    return float(a @ b) / size if size > 0 else float("nan")
-
-
-def _count(masks: Sequence[HealedMask], state: State) -> int:
-    return sum(state in one.states for one in masks)
-
-
-def _of_state(masks: Sequence[HealedMask], state: State, resamples: int) -> StateStatistics:
-    having = [one for one in masks if state in one.states]
-    before, after = (np.stack([one.losses(which) for one in having]) for which in (PRUNED, state))
-    rng = np.random.default_rng(0)
-    draws = [
-        (rng.integers(0, len(having), len(having)), rng.integers(0, before.shape[1], before.shape[1]))
-        for _ in range(resamples)
-    ]
-
-    def interval(statistic: Callable[[Matrix, Matrix], float]) -> IntervalEstimate:
-        drawn = [
-            statistic(before[rows][:, windows].mean(1), after[rows][:, windows].mean(1))
-            for rows, windows in draws
-        ]
-        low, high = np.nanpercentile(drawn, [2.5, 97.5])
-        return IntervalEstimate(statistic(before.mean(1), after.mean(1)), float(low), float(high))
-
-    return StateStatistics(
-        state,
-        len(having),
-        interval(spearman),
-        interval(lambda first, _: float(first.std(ddof=1))),
-        interval(lambda _, second: float(second.std(ddof=1))),
-        interval(lambda first, second: _ratio(float(second.std(ddof=1)), float(first.std(ddof=1)))),
-        interval(lambda first, second: float(second[first.argmin()] - second.min())),
-    )
-
-
-def _ratio(value: float, whole: float) -> float:
-    return value / whole if whole > 0 else float("nan")
+    pruned, after, dense = np.column_stack([rows.mean(-1), rows[:, windows].mean(-1)])
+    return _interval((pruned - after) / (pruned - dense))

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from scipy import stats
 
 from pruning.core.mask import Mask
@@ -23,6 +23,8 @@ from pruning.core.mask import Mask
 from .agreement import controlled
 from .grid import CELL, COMPARISONS, DRAW, STRATUM, Labels, groups, labels, masks, n_open, several_sizes
 from .means import CellDraws, DrawMean, over_pairs
+
+NAN = float("nan")
 
 
 @cache
@@ -39,7 +41,7 @@ def corrected(first: Mask, second: Mask, n_open: int) -> float:
     """
     a, b = sorted((len(first.dropped), len(second.dropped)))
     chance, most = expected(n_open, a, b), a / b
-    return (first.jaccard(second) - chance) / (most - chance) if most - chance > 1e-12 else float("nan")
+    return (first.jaccard(second) - chance) / (most - chance) if most - chance > 1e-12 else NAN
 
 
 def p_value(first: Mask, second: Mask, n_open: int) -> float:
@@ -66,10 +68,6 @@ class MaskSet:
         """The masks of finished cells."""
         words = bit_words(masks(frame))
         return cls(words, bit_sizes(words), n_open(frame).to_numpy().astype(np.int64))
-
-    def part(self, rows: Labels) -> MaskSet:
-        """The masks in some rows."""
-        return MaskSet(self.words[rows], self.sizes[rows], self.open[rows])
 
     def pairs(self, first: Labels, second: Labels, others: MaskSet | None = None) -> Pairs:
         """The pairs of rows `first` with rows `second`. If `others` is given, `second` are its rows."""
@@ -113,9 +111,9 @@ class Pairs:
         return _each(_tail, self.shared, self.open, self.a, self.b)
 
 
-def _each(function: Callable[..., float], *numbers: ArrayLike) -> NDArray[np.float64]:
+def _each(function: Callable[..., float], *numbers: Labels) -> NDArray[np.float64]:
     """A function of whole numbers, elementwise. It is called once for each combination of values that occurs."""
-    rows, where = np.unique(np.stack([np.asarray(n) for n in numbers], axis=1), axis=0, return_inverse=True)
+    rows, where = np.unique(np.stack(numbers, axis=1), axis=0, return_inverse=True)
     return np.array([function(*row) for row in rows.tolist()], dtype=float)[where.reshape(-1)]
 
 
@@ -149,9 +147,85 @@ def bit_sizes(masks: Words) -> NDArray[np.int64]:
     return shared_bits(masks, masks)
 
 
-# Are masks more alike if they differ in one factor than if they differ in another? With an interval over draws.
+# The overlap of all pairs of masks whose cells differ in one factor only.
 
-NAN = float("nan")
+OF_DRAWS = ("draw", "data", "source")  # the fields of CellDraws
+
+
+def pairs(frame: pd.DataFrame, comparison: str) -> pd.DataFrame:
+    """Overlap, corrected overlap and p of pairs of cells that differ only in the columns COMPARISONS[comparison].
+
+    `lowest` is the lowest corrected overlap that masks of these sizes can have. All pairs are compared, except in
+    very large groups (see `positions`). `draw_a`, `data_a` and `source_a` are those of the first cell (see
+    `CellDraws`), `draw_b`, `data_b` and `source_b` those of the second.
+    """
+    name = COMPARISONS[comparison][0]
+    i, j = compared(frame, comparison)
+    overlaps, drawn = MaskSet.of(frame).pairs(i, j), CellDraws.of(frame)
+    columns = {column: frame[column].to_numpy() for column in ("model", "k", "objective", "algo")}
+    shown = {c: v[i] if c != name else np.full(len(i), "", dtype=object) for c, v in columns.items()}
+    shown |= {"a": frame[name].to_numpy()[i], "b": frame[name].to_numpy()[j]}
+    for end, rows in (("a", i), ("b", j)):
+        shown |= {f"{name}_{end}": getattr(drawn, name)[rows] for name in OF_DRAWS}
+    shown |= {name: getattr(overlaps, name) for name in ("jaccard", "corrected", "lowest", "p")}
+    return pd.DataFrame(shown)
+
+
+def compared(frame: pd.DataFrame, comparison: str) -> tuple[Labels, Labels]:
+    """The rows (pairs,) and (pairs,) of the pairs of a comparison."""
+    return within(_alike(frame, comparison), labels(frame, [COMPARISONS[comparison][0]]))
+
+
+def _alike(frame: pd.DataFrame, comparison: str) -> Labels:
+    """The group (cells,) of each cell. Cells of a group are equal except in the columns of the comparison.
+
+    Cells with different protected blocks are apart, because two masks need the same open blocks in the null model.
+    """
+    fixed = [column for column in CELL if column not in COMPARISONS[comparison]]
+    return labels(frame, [*fixed, "protect_first", "protect_last"])
+
+
+def mean(pairs: pd.DataFrame) -> DrawMean:
+    """The mean corrected overlap of pairs, with its interval over calibration draws.
+
+    The interval is cut to what overlaps of such masks can be: from the mean of `lowest` to 1.
+    """
+    ends = [CellDraws(*(pairs[f"{name}_{end}"].to_numpy() for name in OF_DRAWS)) for end in "ab"]
+    mean = over_pairs(pairs["corrected"], *ends)
+    low = float(np.maximum(pairs["lowest"].mean(), mean.low))
+    return replace(mean, low=low, high=float(np.minimum(1.0, mean.high)))
+
+
+def on_common_samples(frame: pd.DataFrame) -> pd.DataFrame:
+    """The cells whose samples, for the same model and size, several objectives have read."""
+    samples = labels(frame, [*STRATUM, *DRAW, "protect_first", "protect_last"])
+    return frame[frame["objective"].groupby(samples).transform("nunique").to_numpy() > 1]
+
+
+def apart(frame: pd.DataFrame) -> str:
+    """Which objectives have no samples in common with another one, as a clause; empty if there are none.
+
+    They are compared with no other. For example, a margin needs items, and a perplexity needs text.
+    """
+    every = set(frame["objective"])
+    names = sorted(every - set(on_common_samples(frame)["objective"]))
+    if not names or len(every) == 1:
+        return ""
+    have = "has" if len(names) == 1 else "have"
+    return f"without {' and '.join(names)}, which {have} no samples in common with another objective"
+
+
+def note(frame: pd.DataFrame) -> str:
+    """What is left out of the pairs of a study; empty if every pair is compared."""
+    of_pairs = [_alike(frame, comparison) for comparison in COMPARISONS]
+    of_pairs.append(labels(frame, ["model", "k", "objective", "algo"]))  # the diagonal of figure 4
+    sampled = any(np.bincount(group).max(initial=0) > FULL for group in of_pairs)
+    parts = [SAMPLED] if sampled else []
+    parts += [f"pairs of objectives are on the same samples, {left}"] if (left := apart(frame)) else []
+    return "; ".join(parts)
+
+
+# Are masks more alike if they differ in one factor than if they differ in another? With an interval over draws.
 
 
 @dataclass(frozen=True)
@@ -169,51 +243,31 @@ def difference(frame: pd.DataFrame, first: str, second: str) -> OverlapDifferenc
     """Compare the overlap of cells that differ only in `first` with that of cells that differ only in `second`.
 
     Both are keys of COMPARISONS. None if there are no pairs of one kind. If one is "objectives", both means are over
-    the cells whose samples several objectives have read. Pairs share masks, and masks share draws. So
-    the interval comes from the jackknife: each draw is left out in turn, with all pairs of its masks. If draws are of
-    several sizes from the same data, there is no interval, because these draws contain each other.
+    the cells whose samples several objectives have read. Pairs share masks, and masks share draws. So each draw is
+    left out in turn, with all pairs of its masks (jackknife). Draws that contain each other give no interval.
     """
     frame = on_common_samples(frame) if "objectives" in (first, second) else frame
-    draw = labels(frame, DRAW)
-    both = [_Overlaps.of(frame, name, draw) for name in (first, second)]
-    if any(not len(each.corrected) for each in both):
-        return None
-    first_mean, second_mean = (each.mean() for each in both)
-    left = np.array([[each.without(d).mean() for each in both] for d in np.unique(draw)])
-    left = left[~np.isnan(left).any(axis=1)]
-    n = len(left)
-    if n < 3 or several_sizes(frame):
-        return OverlapDifference(first_mean, second_mean)
-    apart = left[:, 0] - left[:, 1]
-    error = np.sqrt((n - 1) / n * ((apart - apart.mean()) ** 2).sum())
-    half = float(stats.t.ppf(0.975, n - 1) * error)
-    middle = first_mean - second_mean
-    return OverlapDifference(first_mean, second_mean, middle - half, middle + half, n)
-
-
-@dataclass(frozen=True)
-class _Overlaps:
-    """The corrected overlap of each pair, and the draws of its two masks."""
-
-    corrected: NDArray[np.float64]
-    a: Labels
-    b: Labels
-
-    @classmethod
-    def of(cls, frame: pd.DataFrame, comparison: str, draw: Labels) -> _Overlaps:
+    draw, every = labels(frame, DRAW), MaskSet.of(frame)
+    sides = []
+    for comparison in (first, second):
         i, j = compared(frame, comparison)
-        corrected = MaskSet.of(frame).pairs(i, j).corrected
-        known = ~np.isnan(corrected)
-        return cls(corrected[known], draw[i][known], draw[j][known])
-
-    def without(self, draw: int) -> _Overlaps:
-        """The pairs of which no mask is from a draw."""
-        kept = (self.a != draw) & (self.b != draw)
-        return _Overlaps(self.corrected[kept], self.a[kept], self.b[kept])
-
-    def mean(self) -> float:
-        """The mean overlap; NaN if there are no pairs."""
-        return float(self.corrected.mean()) if len(self.corrected) else NAN
+        overlaps = every.pairs(i, j).corrected
+        known = ~np.isnan(overlaps)
+        if not known.any():
+            return None
+        sides.append((overlaps[known], draw[i][known], draw[j][known]))
+    one, two = (float(overlaps.mean()) for overlaps, _, _ in sides)
+    left = []
+    for number in np.unique(draw):
+        kept = [overlaps[(a != number) & (b != number)] for overlaps, a, b in sides]
+        if all(len(overlaps) for overlaps in kept):
+            left.append(float(kept[0].mean()) - float(kept[1].mean()))
+    n, differences = len(left), np.array(left)
+    if n < 3 or several_sizes(frame):
+        return OverlapDifference(one, two)
+    error = np.sqrt((n - 1) / n * ((differences - differences.mean()) ** 2).sum())
+    half = float(stats.t.ppf(0.975, n - 1) * error)
+    return OverlapDifference(one, two, one - two - half, one - two + half, n)
 
 
 # Groups of masks: their mean overlap, compared with that of groups of random masks.
@@ -221,8 +275,31 @@ class _Overlaps:
 CHUNK = 4_000_000  # numbers in the largest array
 
 
+def groups_of(frame: pd.DataFrame) -> pd.DataFrame:
+    """Groups of masks that differ only in the algorithm, or only in the draw, compared with groups of random masks.
+
+    One row per group, and per seed if searches of several seeds read the same samples, because these make their masks
+    alike. `p` is the probability that random masks overlap at least as much, and `q` is p adjusted for the false
+    discovery rate over all groups.
+    """
+    rows = []
+    for comparison in ("algorithms", "draws"):
+        varied = COMPARISONS[comparison]
+        fixed = [c for c in CELL if c not in varied]
+        for _, whole in groups(frame, [*fixed, "protect_first", "protect_last"]):
+            crossed = whole[varied].duplicated().any()
+            for cells in [part for _, part in groups(whole, "seed")] if crossed else [whole]:
+                if len(cells) > 1:
+                    group, free = masks(cells), int(n_open(cells).iloc[0])
+                    where = [cells[c].iloc[0] if c in fixed else "" for c in CELL]
+                    tested = [mean_corrected(group, free), group_p(group, free)]
+                    rows.append([comparison, *where, len(cells), *tested])
+    table = pd.DataFrame(rows, columns=["differ", *CELL, "masks", "corrected", "p"])
+    return table.assign(q=controlled(list(table["p"])))
+
+
 def mean_corrected(group: Sequence[Mask], open_blocks: int) -> float:
-    """Mean chance-corrected overlap over the compared pairs of a group (see `pairing`)."""
+    """Mean chance-corrected overlap over the compared pairs of a group (see `positions`)."""
     words = bit_words(group)
     members = MaskSet(words, bit_sizes(words), np.full(len(group), open_blocks))
     return float(np.mean(members.pairs(*positions(len(group))).corrected))
@@ -232,8 +309,7 @@ def group_p(group: Sequence[Mask], open_blocks: int, draws: int = 2000, seed: in
     """Monte Carlo probability that a group of random sets has at least the mean Jaccard overlap of `group`.
 
     A random group has as many sets, and its sets are as large. Pairs share masks, so the p-values of pairs are not
-    independent and cannot be combined. Instead, whole groups are drawn at random. With a budget, the masks of a group
-    can differ in size.
+    independent and cannot be combined.
     """
     sizes = tuple(len(mask.dropped) for mask in group)
     observed = _mean_jaccard(bit_words(group)[None], sizes)[0]
@@ -260,114 +336,6 @@ def _mean_jaccard(words: Words, sizes: tuple[int, ...]) -> NDArray[np.float64]:
     shared = shared_bits(words[:, first], words[:, second])
     both = np.array(sizes)[first] + np.array(sizes)[second]
     return np.asarray((shared / np.maximum(both - shared, 1)).mean(axis=1))
-
-
-def groups_of(frame: pd.DataFrame) -> pd.DataFrame:
-    """Groups of masks that differ only in the algorithm, or only in the draw, compared with groups of random masks.
-
-    One row per group, and per seed if searches of several seeds read the same samples: its mean corrected overlap; p,
-    the probability that random masks overlap at least as much; and q, which is p adjusted for the false discovery
-    rate over all groups.
-    """
-    rows = []
-    for comparison in ("algorithms", "draws"):
-        fixed = [c for c in CELL if c not in COMPARISONS[comparison]]
-        for cells in _panels(frame, fixed, COMPARISONS[comparison]):
-            if len(cells) > 1:
-                group, free = masks(cells), int(n_open(cells).iloc[0])
-                where = [cells[c].iloc[0] if c in fixed else "" for c in CELL]
-                tested = [mean_corrected(group, free), group_p(group, free)]
-                rows.append([comparison, *where, len(cells), *tested])
-    table = pd.DataFrame(rows, columns=["differ", *CELL, "masks", "corrected", "p"])
-    return table.assign(q=controlled(list(table["p"])))
-
-
-def _panels(frame: pd.DataFrame, fixed: list[str], differing: list[str]) -> Iterator[pd.DataFrame]:
-    """Cells that are equal in `fixed`; those of one seed of the search, if seeds are crossed with what differs.
-
-    Masks of several seeds on the same samples are alike because of the samples, which random masks are not.
-    """
-    for _, cells in groups(frame, [*fixed, "protect_first", "protect_last"]):
-        if cells[differing].duplicated().any():
-            yield from (part for _, part in groups(cells, "seed"))
-        else:
-            yield cells
-
-
-# The overlap of all pairs of masks whose cells differ in one factor only.
-
-OF_DRAWS = ("draw", "data", "source")  # the fields of CellDraws
-
-
-def compared(frame: pd.DataFrame, comparison: str) -> tuple[Labels, Labels]:
-    """The rows (pairs,) and (pairs,) of the pairs of a comparison."""
-    return within(panels(frame, comparison), labels(frame, [COMPARISONS[comparison][0]]))
-
-
-def panels(frame: pd.DataFrame, comparison: str) -> Labels:
-    """The group (cells,) of each cell. Cells of a group are equal except in the columns of the comparison."""
-    fixed = [column for column in CELL if column not in COMPARISONS[comparison]]
-    return labels(frame, [*fixed, "protect_first", "protect_last"])
-
-
-def pairs(frame: pd.DataFrame, comparison: str) -> pd.DataFrame:
-    """Overlap, corrected overlap and p of pairs of cells that differ only in the columns COMPARISONS[comparison].
-
-    `lowest` is the lowest corrected overlap that masks of these sizes can have.
-
-    Pairs with different protected blocks are omitted, because both masks need the same open blocks in the null model.
-    All other pairs are compared, except in very large groups (see `pairing`). `draw_a`, `data_a` and `source_a` are
-    those of the first cell (see `CellDraws`), `draw_b`, `data_b` and `source_b` those of the second.
-    """
-    name = COMPARISONS[comparison][0]
-    i, j = compared(frame, comparison)
-    overlaps, drawn = MaskSet.of(frame).pairs(i, j), CellDraws.of(frame)
-    columns = {column: frame[column].to_numpy() for column in ("model", "k", "objective", "algo")}
-    shown = {c: v[i] if c != name else np.full(len(i), "", dtype=object) for c, v in columns.items()}
-    shown |= {"a": frame[name].to_numpy()[i], "b": frame[name].to_numpy()[j]}
-    for end, rows in (("a", i), ("b", j)):
-        shown |= {f"{name}_{end}": getattr(drawn, name)[rows] for name in OF_DRAWS}
-    shown |= {name: getattr(overlaps, name) for name in ("jaccard", "corrected", "lowest", "p")}
-    return pd.DataFrame(shown)
-
-
-def on_common_samples(frame: pd.DataFrame) -> pd.DataFrame:
-    """The cells whose samples, for the same model and size, several objectives have read."""
-    samples = labels(frame, [*STRATUM, *DRAW, "protect_first", "protect_last"])
-    return frame[frame["objective"].groupby(samples).transform("nunique").to_numpy() > 1]
-
-
-def apart(frame: pd.DataFrame) -> str:
-    """Which objectives have no samples in common with another one, as a clause; empty if there are none.
-
-    They are compared with no other. For example, a margin needs items, and a perplexity needs text.
-    """
-    every = set(frame["objective"])
-    names = sorted(every - set(on_common_samples(frame)["objective"]))
-    if not names or len(every) == 1:
-        return ""
-    have = "has" if len(names) == 1 else "have"
-    return f"without {' and '.join(names)}, which {have} no samples in common with another objective"
-
-
-def mean(pairs: pd.DataFrame) -> DrawMean:
-    """The mean corrected overlap of pairs, with its interval over calibration draws.
-
-    The interval is cut to what overlaps of such masks can be: from the mean of `lowest` to 1.
-    """
-    ends = [CellDraws(*(pairs[f"{name}_{end}"].to_numpy() for name in OF_DRAWS)) for end in "ab"]
-    mean = over_pairs(pairs["corrected"], *ends)
-    low = float(np.maximum(pairs["lowest"].mean(), mean.low))
-    return replace(mean, low=low, high=float(np.minimum(1.0, mean.high)))
-
-
-def note(frame: pd.DataFrame) -> str:
-    """What is left out of the pairs of a study; empty if every pair is compared."""
-    groups = [panels(frame, comparison) for comparison in COMPARISONS]
-    groups.append(labels(frame, ["model", "k", "objective", "algo"]))  # the diagonal of figure 4
-    parts = [SAMPLED] if any(sampled(group) for group in groups) else []
-    parts += [f"pairs of objectives are on the same samples, {left}"] if (left := apart(frame)) else []
-    return "; ".join(parts)
 
 
 # Which pairs of a group are compared: all of them, or in a large group a sample that grows with the group only.
@@ -398,22 +366,12 @@ def positions(m: int) -> tuple[Labels, Labels]:
 def members(group: Labels) -> Iterator[Labels]:
     """The rows of each group, in the order of the labels."""
     order = np.argsort(group, kind="stable")
-    starts = np.flatnonzero(np.diff(group[order])) + 1
-    yield from np.split(order, starts)
+    yield from np.split(order, np.flatnonzero(np.diff(group[order])) + 1)
 
 
 def within(group: Labels, level: NDArray[Any]) -> tuple[Labels, Labels]:
     """The rows (pairs,) and (pairs,) of all compared pairs of a group, except pairs of equal `level`."""
-    pairs = [
-        (rows[first], rows[second]) for rows in members(group) for first, second in [positions(len(rows))]
-    ]
-    if not pairs:
-        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+    pairs = [(rows[i], rows[j]) for rows in members(group) for i, j in [positions(len(rows))]]
     first, second = (np.concatenate(rows) for rows in zip(*pairs, strict=True))
     other = level[first] != level[second]
     return first[other], second[other]
-
-
-def sampled(group: Labels) -> bool:
-    """Whether some group has more pairs than are compared."""
-    return bool(len(group)) and int(np.unique(group, return_counts=True)[1].max()) > FULL

@@ -77,18 +77,25 @@ def over_pairs(values: ArrayLike, first: CellDraws, second: CellDraws) -> DrawMe
     data[a], data[b] = first.data, second.data
     mean = float(numbers.mean())
     without = _without(numbers, np.array([a, b]), np.array([first.data, second.data]), len(draws))
-    if np.isnan(without).any() or _nested(first, second):
+    nested = False  # draws of several sizes from the same data contain each other
+    if first.source is not None and second.source is not None:
+        of_data = {*zip(first.source, first.data, strict=True), *zip(second.source, second.data, strict=True)}
+        nested = len(of_data) > len({source for source, _ in of_data})
+    if np.isnan(without).any() or nested:
         return DrawMean(mean, NAN, NAN, NAN, len(draws))
-    error, freedom = _jackknife(without, data)
-    half = float(stats.t.ppf(0.975, freedom)) * error
+    variance, every = 0.0, np.unique(data)
+    for group in every:
+        left = without[data == group]
+        variance += (len(left) - 1) / len(left) * float(((left - left.mean()) ** 2).sum())
+    error = float(np.sqrt(variance))
+    half = float(stats.t.ppf(0.975, len(draws) - len(every))) * error
     return DrawMean(mean, error, mean - half, mean + half, len(draws))
 
 
 def _without(values: NDArray[np.float64], draw: Labels, data: Labels, draws: int) -> NDArray[np.float64]:
     """The means (draws,) without each draw; NaN if some data would have no pair. `draw` and `data` are (2, pairs).
 
-    Data keep their weights, since only their draws are random. If they did not, means without a draw would differ
-    too little: with two data of three draws each, the error would be a fifth too small.
+    Data keep their weights, since only their draws are random. Without this, errors would be too small.
     """
     low, high = np.sort(data, axis=0)
     kind = np.unique(low * (data.max() + 1) + high, return_inverse=True)[1]
@@ -103,28 +110,10 @@ def _without(values: NDArray[np.float64], draw: Labels, data: Labels, draws: int
     return means / len(values)
 
 
-def _nested(first: CellDraws, second: CellDraws) -> bool:
-    """Whether the draws are of several sizes from the same data, so that they contain each other."""
-    if first.source is None or second.source is None:
-        return False
-    pairs = {*zip(first.source, first.data, strict=True), *zip(second.source, second.data, strict=True)}
-    return len(pairs) > len({source for source, _ in pairs})
-
-
 def _in_group(weights: NDArray[Any], a: Labels, b: Labels, groups: int) -> NDArray[np.float64]:
     """For each draw, the sum of the weights of the pairs that it is in. A pair within one counts once."""
     both = np.bincount(a, weights, groups) + np.bincount(b, weights, groups)
     return np.asarray(both - np.bincount(a[a == b], weights[a == b], groups))
-
-
-def _jackknife(without: NDArray[np.float64], data: Labels) -> tuple[float, int]:
-    """The standard error from the means without each draw, and the degrees of freedom."""
-    variance = 0.0
-    groups = np.unique(data)
-    for group in groups:
-        values = without[data == group]
-        variance += (len(values) - 1) / len(values) * float(((values - values.mean()) ** 2).sum())
-    return float(np.sqrt(variance)), len(without) - len(groups)
 
 
 # Mean outcomes of the searches of one panel, over the same calibration draws.
@@ -133,12 +122,9 @@ REFERENCE = "exhaustive"
 
 
 def rivals(cells: pd.DataFrame) -> pd.DataFrame:
-    """The cells of all searches except the exhaustive search, which is the reference.
+    """The cells of all searches except the exhaustive search, if there are any.
 
-    If only the exhaustive search was run, all cells are returned.
-
-    The exhaustive search gives the best mask (`regret.best_known`). This search is run in few settings only. If
-    it were compared with the others, all means would be restricted to those settings.
+    The exhaustive search is run in few settings only. All means would be restricted to those settings.
     """
     competing = cells[cells["algo"] != REFERENCE]
     return competing if len(competing) else cells
@@ -153,17 +139,16 @@ def compared(panel: pd.DataFrame, outcomes: Sequence[str] = ()) -> tuple[pd.Data
     """
     panel = rivals(panel)
     setting = labels(panel, SETTING)
-    searches, total = panel["algo"].nunique(), len(set(setting))
     having = pd.Series(True, panel.index)
     for outcome in outcomes:
         known = panel[outcome].notna()
         having &= known | ~known.groupby(panel["algo"]).transform("any")
     counted = panel["algo"].where(having).groupby(setting).transform("nunique")
-    whole = panel[having & (counted == searches)]
-    if whole.empty:
+    whole = having & (counted == panel["algo"].nunique())
+    if not whole.any():
         return panel, "unequal draws"
-    kept = int(pd.Series(setting, index=panel.index)[whole.index].nunique())
-    return whole, "" if kept == total else f"{kept} of {total} draws"
+    kept, total = len(set(setting[whole])), len(set(setting))
+    return panel[whole], "" if kept == total else f"{kept} of {total} draws"
 
 
 def means(panel: pd.DataFrame, outcomes: list[str]) -> pd.DataFrame:

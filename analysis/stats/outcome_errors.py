@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from pruning.core.records import error_of
 
 from . import grid
-from .components import Matrix, item_noise
+from .components import item_noise
 from .grid import STRATUM, groups, labels, several_sizes
 from .means import CellDraws, compared, over_draws
+from .projections import Matrix
 
 
 def differences(
@@ -32,7 +33,7 @@ def differences(
     `outcomes` maps a metric to one value per finished cell, lower is better; those in `geometric` are compared by
     their logarithms. `errors` is the standard error of the difference from the best objective; it is NaN for the best
     one, if there are fewer than two draws of each data, if draws of several sizes contain each other, and if the
-    objectives have no search in common (`common_searches`).
+    objectives have no search in common (`grid.compared`).
     """
     rows = []
     drawn = CellDraws.of(cells)
@@ -62,29 +63,23 @@ def _held_out(cells: pd.DataFrame, name: str, logs: bool) -> pd.Series[Any]:
 def _against_best(
     stratum: pd.DataFrame, outcome: pd.Series[Any], held_out: pd.Series[Any]
 ) -> list[list[Any]]:
-    parts = {str(name): part for name, part in groups(stratum, "objective")}
-    known = {name: outcome[part.index].dropna() for name, part in parts.items()}
+    """For each objective: its name, the standard error of the difference, the difference in these errors, draws."""
+    known = {str(name): outcome[part.index].dropna() for name, part in groups(stratum, "objective")}
     means = {name: float(values.mean()) for name, values in known.items() if len(values)}
     best = min(means, key=lambda name: means[name], default="")
     rows: list[list[Any]] = []
-    for name, part in parts.items():
-        draws = part.loc[known[name].index, "draw_number"].nunique()
+    for name, values in known.items():
+        draws = stratum.loc[values.index, "draw_number"].nunique()
         if name not in means or name == best:
             rows.append([name, np.nan, 0.0 if name == best else np.nan, draws])
             continue
-        pair = stratum.loc[[*known[name].index, *known[best].index]]
-        items = np.hypot(held_out[known[name].index].mean(), held_out[known[best].index].mean())
+        pair = stratum.loc[[*values.index, *known[best].index]]
+        items = np.hypot(held_out[values.index].mean(), held_out[known[best].index].mean())
         error = float(np.hypot(_over_draws(pair, outcome, name, best), items))
         difference = means[name] - means[best]
-        rows.append([name, error, _ratio(difference, error), draws])
+        certain = float("inf") if difference > 0 else 0.0  # no error, but a difference
+        rows.append([name, error, certain if error == 0 else difference / error, draws])
     return rows
-
-
-def _ratio(difference: float, error: float) -> float:
-    """A difference in standard errors; NaN if the error is unknown, infinite if there is none but a difference."""
-    if error == 0:
-        return float("inf") if difference > 0 else 0.0
-    return difference / error
 
 
 def _over_draws(pair: pd.DataFrame, outcome: pd.Series[Any], name: str, best: str) -> float:
@@ -106,7 +101,6 @@ def _error(by_draw: pd.Series[Any]) -> float:
 # The highest minus the lowest mean accuracy of the searches of a panel, and what noise alone would give.
 
 SIMULATED = 400
-PANEL = [*STRATUM, "objective"]
 
 
 @dataclass(frozen=True)
@@ -141,10 +135,14 @@ def spans(
     noise, and that of distinct masks is independent with the standard error `error`, in points.
     """
     rng = np.random.default_rng(seed)
-    noise = _noise(frame, error, answers, rng)
-    table = frame.assign(accuracy=accuracy, row=np.arange(len(frame)))
+    if answers:
+        items = item_noise(answers)
+        noise = np.asarray(items @ rng.normal(size=(items.shape[1], SIMULATED)))
+    else:
+        mask = labels(frame.assign(dropped=frame["dropped"].map(str)), ["model", "dropped"])
+        noise = np.asarray(error * rng.normal(size=(mask.max() + 1, SIMULATED))[mask])
     found = []
-    for _, panel in groups(table, PANEL):
+    for _, panel in groups(frame.assign(accuracy=accuracy, row=range(len(frame))), [*STRATUM, "objective"]):
         kept, _ = compared(panel, ["accuracy"])
         if kept["algo"].nunique() < 2:
             continue
@@ -154,14 +152,3 @@ def spans(
         alone = np.ptp(weights.T @ noise[kept["row"].to_numpy()], axis=0)
         found.append(Span(float(means.max() - means.min()), float(np.quantile(alone, 0.95))))
     return found
-
-
-def _noise(
-    frame: pd.DataFrame, error: float, answers: Mapping[str, Matrix], rng: np.random.Generator
-) -> Matrix:
-    """Simulated errors (cells, SIMULATED) of the accuracies, in points."""
-    if answers:
-        items = item_noise(answers)
-        return np.asarray(items @ rng.normal(size=(items.shape[1], SIMULATED)))
-    mask = labels(frame.assign(dropped=frame["dropped"].map(str)), ["model", "dropped"])
-    return np.asarray(error * rng.normal(size=(mask.max() + 1, SIMULATED))[mask])

@@ -1,6 +1,9 @@
 """Held-out perplexity of objectives, of searches, and of repaired and healed masks, relative to others of a study.
 
-What has fewer than two draws in common with its reference is left out, because nothing is known of its noise.
+Perplexities are averaged geometrically, so the logarithm of a ratio is a difference of means. Masks of the same
+samples are compared draw by draw, because samples that are hard for one search can be hard for the other. Masks
+without common samples are compared as independent ones (Welch 1947). What has fewer than two draws in common with its
+reference is left out, because nothing is known of its noise.
 """
 
 from __future__ import annotations
@@ -18,19 +21,12 @@ from .grid import DRAW, STRATUM, groups, several_sizes
 from .healed import PRUNED
 from .means import CellDraws, DrawMean, over_draws
 
-# The held-out perplexity of some masks relative to that of others, with a 95 percent interval over draws.
-#
-# Perplexities are averaged geometrically, so the logarithm of a ratio is a difference of means. Masks that were
-# found on the same samples are compared draw by draw, because samples that are hard for one search or objective can
-# be hard for the other. Masks without common samples are compared as independent ones (Welch 1947). The draws of
-# the cells decide which of the two it is.
-
 NAN = float("nan")
 
 
 @dataclass(frozen=True)
 class RelativePerplexity:
-    """A ratio of two mean perplexities, with its interval over draws. The ends are NaN if there is no interval.
+    """A ratio of two mean perplexities, with its 95 percent interval over draws; NaN if there is no interval.
 
     `draws` counts the common draws if masks are `paired`; otherwise it is the smaller number of both sides.
     """
@@ -42,31 +38,29 @@ class RelativePerplexity:
     paired: bool
 
 
-def logs(cells: pd.DataFrame) -> NDArray[np.float64]:
-    """The logarithm of the perplexity (`ppl`) of each cell."""
-    return np.asarray(np.log(cells["ppl"].to_numpy(float)))
-
-
 def relative(first: pd.DataFrame, second: pd.DataFrame) -> RelativePerplexity:
     """The perplexity (`ppl`) of some cells relative to that of others.
 
     A draw counts by the mean over its cells. If both sides have draws in common, only these are compared, in pairs.
     There is no interval if some data were drawn once, or if draws of several sizes contain each other.
     """
-    sides = [cells[DRAW].assign(side=side, log=logs(cells)) for side, cells in enumerate((first, second))]
+    sides = [cells[DRAW].assign(side=i, log=_logs(cells)) for i, cells in enumerate((first, second))]
     both = pd.concat(sides, ignore_index=True)
     drawn = vars(CellDraws.of(both))
     by_draw = both.assign(**drawn).pivot_table(index=list(drawn), columns="side", values="log")
     by_draw = by_draw.reindex(columns=[0, 1])
     common = by_draw.dropna()
-    paired = len(common) > 0
-    if paired:
+    if len(common):
         found = _mean(common[0] - common[1])
     else:
         found = _apart(by_draw[0].dropna(), by_draw[1].dropna(), several_sizes(both))
     with np.errstate(over="ignore"):
         value, low, high = (float(np.exp(x)) for x in (found.mean, found.low, found.high))
-    return RelativePerplexity(value, low, high, found.draws, paired)
+    return RelativePerplexity(value, low, high, found.draws, len(common) > 0)
+
+
+def _logs(cells: pd.DataFrame) -> NDArray[np.float64]:
+    return np.asarray(np.log(cells["ppl"].to_numpy(float)))
 
 
 def _mean(by_draw: pd.Series[float]) -> DrawMean:
@@ -91,10 +85,9 @@ def _apart(first: pd.Series[float], second: pd.Series[float], nested: bool) -> D
 
 
 FEWEST = 2
-OBJECTIVE = "divergence"  # what objectives are compared with, if a study has it
+DIVERGENCE = "divergence"  # what objectives are compared with, if a study has it
 SEARCH = "one_shot"
 FIELDS = list(RelativePerplexity.__dataclass_fields__)
-Row = list[Any]
 
 
 @dataclass(frozen=True)
@@ -113,71 +106,52 @@ class Comparisons:
 
 
 def measure(cells: pd.DataFrame) -> Comparisons:
-    """All comparisons of cells with the columns `state` and `ppl`. Cells without a perplexity are left out."""
+    """All comparisons of cells with the columns `state` and `ppl`. Cells without a perplexity are left out.
+
+    Objectives are compared over the searches that all of them have (`grid.compared`), or not at all if there is none.
+    Their reference is divergence, because it measures what pruning changes in the model. If it was not run, it is the
+    objective with the lowest mean perplexity when pruned. It has the ratio 1 and no interval.
+    """
     known = cells.dropna(subset="ppl") if "ppl" in cells else cells.head(0)
+    objectives, extremes = list[list[Any]](), list[list[Any]]()
+    for stratum, part in groups(known, STRATUM):
+        reference = ""
+        for state, every in groups(part, "state", sort=False):
+            fair, note = grid.compared(every)
+            if note == grid.DIFFERENT:
+                continue
+            means = pd.Series(_logs(fair)).groupby(fair["objective"].to_numpy()).mean()
+            reference = reference or (DIVERGENCE if DIVERGENCE in means else str(means.idxmin()))
+            objectives += [[*stratum, state, *row] for row in _against(fair, reference)]
+            names = list(means.sort_values().index)
+            if state == PRUNED.label and len(names) > 1:
+                best, worst = (fair[fair["objective"] == names[end]] for end in (0, -1))
+                extremes.append([*stratum, names[0], names[-1], *vars(relative(worst, best)).values()])
+    columns = [*STRATUM, "state", "objective", "reference", "ppl", *FIELDS]
     return Comparisons(
-        _objectives(known),
-        _extremes(known),
+        pd.DataFrame(objectives, columns=columns),
+        pd.DataFrame(extremes, columns=[*STRATUM, "best", "worst", *FIELDS]),
         _pairs(known, ["state", "objective"], "algo", SEARCH),
         _pairs(known, ["objective", "algo"], "state", PRUNED.label),
     )
 
 
-def _objectives(cells: pd.DataFrame) -> pd.DataFrame:
-    """The mean perplexity of each objective, and its ratio to that of the reference of its model and k.
-
-    The reference is divergence, because it measures what pruning changes in the model. If it was not run, it is the
-    objective with the lowest mean perplexity when pruned. It has the ratio 1 and no interval. Objectives are compared
-    over the searches that all of them have (`common_searches`), and not at all if there is none.
-    """
-    rows: list[Row] = []
-    for stratum, part in groups(cells, STRATUM):
-        reference = ""
-        for state, every in groups(part, "state", sort=False):
-            fair, note = grid.compared(every)
-            if note != grid.DIFFERENT:
-                reference = reference or _reference(fair)
-                rows += [[*stratum, state, *row] for row in _against(fair, reference)]
-    return pd.DataFrame(rows, columns=[*STRATUM, "state", "objective", "reference", "ppl", *FIELDS])
-
-
-def _extremes(cells: pd.DataFrame) -> pd.DataFrame:
-    """The worst objective relative to the best one, over the searches that all objectives have."""
-    rows: list[Row] = []
-    for stratum, part in groups(cells[cells["state"] == PRUNED.label], STRATUM):
-        fair, note = grid.compared(part)
-        names = list(_means(fair).sort_values().index)
-        if note != grid.DIFFERENT and len(names) > 1:
-            best, worst = (fair[fair["objective"] == names[end]] for end in (0, -1))
-            rows.append([*stratum, names[0], names[-1], *vars(relative(worst, best)).values()])
-    return pd.DataFrame(rows, columns=[*STRATUM, "best", "worst", *FIELDS])
-
-
-def _reference(cells: pd.DataFrame) -> str:
-    means = _means(cells)
-    return OBJECTIVE if OBJECTIVE in means else str(means.idxmin())
-
-
-def _means(cells: pd.DataFrame) -> pd.Series[float]:
-    """The mean logarithm of the perplexity of each objective."""
-    return pd.Series(logs(cells)).groupby(cells["objective"].to_numpy()).mean()
-
-
-def _against(cells: pd.DataFrame, reference: str) -> list[Row]:
+def _against(cells: pd.DataFrame, reference: str) -> list[list[Any]]:
     """The row of each objective; none if no other objective can be compared with the reference."""
-    base, rows = cells[cells["objective"] == reference], list[Row]()
+    base, rows = cells[cells["objective"] == reference], list[list[Any]]()
     for objective, part in groups(cells, "objective"):
         found = relative(part, base)
         if objective == reference:
             found = RelativePerplexity(1.0, NAN, NAN, found.draws, found.paired)
         if found.draws >= FEWEST:
-            rows.append([objective, reference, float(np.exp(logs(part).mean())), *vars(found).values()])
+            mean = float(np.exp(_logs(part).mean()))
+            rows.append([objective, reference, mean, *vars(found).values()])
     return rows if len(rows) > 1 else []
 
 
 def _pairs(cells: pd.DataFrame, within: list[str], column: str, reference: str) -> pd.DataFrame:
     """The ratio of each value of a column to its reference."""
-    rows: list[Row] = []
+    rows: list[list[Any]] = []
     for where, part in groups(cells, [*STRATUM, *within], sort=False):
         base = part[part[column] == reference]
         for name, other in groups(part, column, sort=False) if len(base) else ():

@@ -12,8 +12,9 @@ from functools import cache
 
 import numpy as np
 
-from analysis.stats.components import DRAWN, RESIDUAL, Design, IntervalEstimate, Scenario, Shares
+from analysis.stats.components import DRAWN, RESIDUAL, Design, IntervalEstimate, Shares
 from analysis.stats.grid import DRAW, SETTING, STRATUM
+from analysis.stats.simulated import Scenario
 from tests.helpers.analysis_grid import frame
 
 DATA, SEARCH, BOTH = "calibration data", "algorithm", "objective x algorithm"
@@ -53,7 +54,7 @@ def truth(of: Scenario) -> dict[str, float]:
     both = (calibration + interaction) / (search + interaction)
     known = {"calibration": calibration, "search": search, "interaction": interaction}
     known |= {"draw": share[DRAWN], "ratio": plain, "ratio with interaction": both}
-    if not of.design.solvers[0].df["objective"]:
+    if not of.design.strata[0].df["objective"]:
         return known
     objective = share["objective"]
     against = (objective + interaction) / (search + interaction)

@@ -14,12 +14,11 @@ from analysis.stats.components import (
     PANEL,
     RESIDUAL,
     SOURCES,
-    Rows,
     VarianceSource,
     bootstrap_weights,
     strata,
 )
-from analysis.stats.grid import DRAW, indicator, labels
+from analysis.stats.grid import DRAW, Labels, indicator, labels
 
 Matrix = Any
 
@@ -97,7 +96,7 @@ def drawn_weights(frame: pd.DataFrame, count: int, seed: int) -> Matrix:
     return bootstrap_weights((int(cluster.max()) + 1) * partners, count, seed)
 
 
-def explained(part: pd.DataFrame, levels: Rows, source: VarianceSource, g: Matrix) -> float:
+def explained(part: pd.DataFrame, levels: Labels, source: VarianceSource, g: Matrix) -> float:
     """The sum of squares that levels (n,) add to the columns that a source is adjusted for."""
     q = fitted(part, source.given)
     u, sizes, _ = linalg.svd(np.hstack([q, indicator(levels)]), full_matrices=False)

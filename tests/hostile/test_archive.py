@@ -255,10 +255,10 @@ def test_a_kill_while_packing_leaves_the_earlier_archive(
 def test_a_full_disk_is_said_and_leaves_nothing(
     packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: Any) -> str:
+    def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(archive, "_copy", full)
+    monkeypatch.setattr(tarfile.TarFile, "extract", full)
     with pytest.raises(InputError, match=r"cannot be written \(No space left on device\)"):
         archive.unpack(packed, tmp_path / "new")
     assert not (tmp_path / "new").exists()

@@ -19,14 +19,7 @@ from pruning.core import records
 from pruning.tracking.store import MLflow
 from tests.helpers.analysis_grid import Study, write
 
-SMALL = Study(
-    models=("smollm2",),
-    ratios=(0.1,),
-    objectives=("perplexity", "margin"),
-    algos=("one_shot", "greedy"),
-    seeds=(0, 1),
-    lost=2,
-)
+SMALL = Study(("smollm2",), (0.1,), ("perplexity", "margin"), ("one_shot", "greedy"), (0, 1), lost=2)
 
 
 @pytest.fixture(scope="module")
@@ -57,14 +50,13 @@ def test_both_give_the_same_frame(results: Path, uri: str, study: str | None) ->
     assert (stored["status"] == "missing").any() == (study == "small")  # such cells have no run
 
 
-def test_both_give_the_same_traces(results: Path, uri: str) -> None:
-    for cell in done(load(results, "small"))["cell"]:
-        assert trace(uri, cell) == trace(results, cell) != []
-
-
-def test_a_figure_is_drawn_from_a_store(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_give_the_same_traces_and_figures(
+    results: Path, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from analysis.figures import fig1_masks
 
+    for cell in done(load(results, "small"))["cell"]:
+        assert trace(uri, cell) == trace(results, cell) != []
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["fig1_masks", "--results", uri, "--study", "small"])
     fig1_masks.main()
@@ -86,31 +78,26 @@ def test_a_run_that_lost_its_result_is_shown_as_missing(
 
     monkeypatch.setattr(MlflowClient, "list_artifacts", lacking)
     archive.copy(uri, tmp_path)
-    frame = load(tmp_path, "small")
-    before = load(results, "small")
+    frame, before = load(tmp_path, "small"), load(results, "small")
     assert len(frame) == len(before)
-    gone = set(frame["cell"][frame["status"] == "missing"]) - set(
-        before["cell"][before["status"] == "missing"]
-    )
-    assert gone == {lost}
+    gone, never = (set(cells["cell"][cells["status"] == "missing"]) for cells in (frame, before))
+    assert gone - never == {lost}
 
 
-def test_an_unreadable_store_is_an_error_with_a_sentence(tmp_path: Path, uri: str) -> None:
-    with pytest.raises(NothingToRead, match="no run of an experiment 'other'"):
-        archive.copy(uri, tmp_path / "a", "other")
-    empty = f"sqlite:///{tmp_path / 'empty.db'}"
-    with pytest.raises(NothingToRead, match="there is no MLflow database"):
-        archive.copy(empty, tmp_path / "b")
-    with pytest.raises(NothingToRead, match="unknown scheme 'nosuch'"):
-        archive.copy("nosuch://host", tmp_path / "c")
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [("sqlite:///{}/empty.db", "there is no MLflow database"), ("nosuch://host", "unknown scheme 'nosuch'")],
+)
+def test_an_unreadable_store_is_named(address: str, reason: str, tmp_path: Path, uri: str) -> None:
+    with pytest.raises(NothingToRead, match=reason):
+        archive.copy(address.format(tmp_path), tmp_path / "a")
+    with pytest.raises(NothingToRead, match="'other'"):
+        archive.copy(uri, tmp_path / "b", "other")
 
 
 def test_which_names_are_stores() -> None:
-    assert archive.is_store("sqlite:////data/mlflow.db")
-    assert archive.is_store("http://host:5000")
-    assert not archive.is_store("results")
-    assert not archive.is_store("C:/results")
-    assert not archive.is_store(Path("sqlite:///x"))
+    names = ["sqlite:////data/mlflow.db", "http://host:5000", "results", "C:/results", Path("sqlite:///x")]
+    assert [archive.is_store(name) for name in names] == [True, True, False, False, False]
 
 
 def test_the_analysis_imports_neither_torch_nor_mlflow() -> None:
@@ -139,19 +126,13 @@ class Experiment:
 
 
 def test_a_long_list_of_cells_is_recorded_in_several_tags_and_grows(tmp_path: Path) -> None:
-    client, cells = (
-        Experiment(),
-        [f"smollm2-perplexity-fast_block_select-r0.1-s{i}-{i:08x}" for i in range(600)],
-    )
+    client = Experiment()
+    cells = [f"smollm2-perplexity-fast_block_select-r0.1-s{i}-{i:08x}" for i in range(600)]
     path = tmp_path / "studies" / "a study.of-mine.json"
     path.parent.mkdir()
-    path.write_text(json.dumps({"cells": cells[:300]}), encoding="utf-8")
-    records.record_studies(client, "1", tmp_path)
-    path.write_text(
-        json.dumps({"cells": cells[200:]}), encoding="utf-8"
-    )  # another folder lists another part of the cells
-    records.record_studies(client, "1", tmp_path)
-    assert records.read_studies(client.tags | {"mlflow.note": "text", "study": "plain"}) == {
-        "a study.of-mine": cells
-    }
+    for part in (cells[:300], cells[200:]):  # another folder lists another part of the cells
+        path.write_text(json.dumps({"cells": part}), encoding="utf-8")
+        records.record_studies(client, "1", tmp_path)
+    found = records.read_studies(client.tags | {"mlflow.note": "text", "study": "plain"})
+    assert found == {"a study.of-mine": cells}
     assert len(client.tags) > 5

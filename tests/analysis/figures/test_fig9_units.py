@@ -11,7 +11,7 @@ import pytest
 from analysis.data.archive import NothingToRead
 from analysis.data.load import Metric, load, of_windows
 from analysis.figures.fig9_units import compared, draw
-from analysis.stats.stability import paired, window_losses
+from analysis.stats.same_samples import paired, window_losses
 from pruning.core.records import read_done
 from tests.conftest import Command
 

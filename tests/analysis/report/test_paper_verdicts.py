@@ -15,8 +15,9 @@ from analysis.data.study import ItemAnswers
 from analysis.figures.fig5_variance_shares import LOSS, MASKS
 from analysis.report.study_data import FAILS, HOLDS, OPEN, judged
 from analysis.report.summary import claims
-from analysis.stats.components import IntervalEstimate, NoiseAlone, Shares
+from analysis.stats.components import IntervalEstimate, Shares
 from analysis.stats.mask_overlap import OverlapDifference
+from analysis.stats.simulated import NoiseAlone
 
 PPL, ACC = "log mean perplexity (2 corpora)", "mean accuracy (4 tasks)"
 NOT = float("nan")

@@ -1,35 +1,52 @@
+"""Regret, gains over one-shot, objectives that add up, and what a search costs alone."""
+
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
+from analysis.data.archive import folder
+from analysis.data.study import AskedStudy
 from analysis.stats import regret
+from analysis.stats.regret import EXACT, additive, exact_by_construction, gains, mean_gain
 from tests.helpers.analysis_grid import frame
 from tests.helpers.traces import BUDGET, score
 
 
+def problem(
+    draws: int, masks: Sequence[tuple[int, ...]], losses: Sequence[float], k: int = 2
+) -> pd.DataFrame:
+    """Cells a, b, ... of one objective, with a mask and a loss for each."""
+    cells = frame(objectives=1, data=1, draws=draws, algos=len(masks) // draws, ks=(k,))
+    named = cells.assign(cell=list("abcdefgh")[: len(cells)], dense_loss=1.0, standard_error=0.5)
+    return named.assign(dropped=list(masks), loss=list(losses))
+
+
 def test_regret_is_over_all_that_any_cell_of_the_problem_scored() -> None:
-    cells = frame(objectives=1, data=1, draws=2, algos=2, ks=(2,))
-    cells = cells.assign(cell=list("abcd"), loss=[2.0, 1.5, 9.0, 8.0], dense_loss=1.0, standard_error=0.5)
-    cells = cells.assign(dropped=[(1, 3), (2, 3), (1, 3), (2, 3)])
+    cells = problem(2, [(1, 3), (2, 3)] * 2, [2.0, 1.5, 9.0, 8.0])
     traces = {"a": [score([], [1.0]), score([1], [0.1]), score([1, 2], [1.25])]}
     regrets = regret.best_known(cells, traces)
     assert list(regrets["best"]) == [1.25, 1.25, 8.0, 8.0]  # a mask of another size does not count
     assert list(regrets["relative_regret"]) == pytest.approx([3.0, 1.0, 1 / 7, 0.0])
     assert not regrets["exact"].any()
+    better = regret.best_known(problem(1, [(1, 3), (2, 3)], [0.5, 0.6]), {})  # than the dense model
+    assert better["relative_regret"].isna().all()
+    assert list(better["regret"]) == pytest.approx([0.0, 0.1])
 
 
 def test_regret_is_in_standard_errors_of_the_paired_difference_from_the_best_known_mask() -> None:
-    cells = frame(objectives=1, data=1, draws=1, algos=4, ks=(2,))
     rng = np.random.default_rng(0)
     hard = rng.normal(3.0, 1.0, 20)  # samples differ much more than masks
     losses = {(1, 2): hard, (1, 3): hard + rng.normal(0.1, 0.05, 20), (2, 3): hard + rng.normal(0.2, 0.3, 20)}
     masks = [(1, 3), (2, 3), (1, 2), (4, 5)]
-    means = [float(losses[mask].mean()) if mask in losses else 9.0 for mask in masks]
-    cells = cells.assign(cell=list("abcd"), loss=means, dense_loss=1.0, dropped=masks, standard_error=0.5)
+    cells = problem(1, masks, [float(losses[mask].mean()) if mask in losses else 9.0 for mask in masks])
     traces = {cell: [score(list(mask), list(losses[mask]))] for cell, mask in zip("abc", masks, strict=False)}
     found = regret.best_known(cells, traces)["regret_se"]
     for mask, value in zip(masks[:2], found, strict=False):
@@ -41,24 +58,16 @@ def test_regret_is_in_standard_errors_of_the_paired_difference_from_the_best_kno
 
 @pytest.mark.parametrize("samples", [[2.0], [2.0, 2.1, 2.3]])
 def test_regret_has_no_errors_if_samples_cannot_be_paired(samples: list[float]) -> None:
-    cells = frame(objectives=1, data=1, draws=1, algos=2, ks=(2,))
-    cells = cells.assign(cell=list("ab"), loss=[2.0, 3.0], dense_loss=1.0, dropped=[(1, 2), (1, 3)])
+    cells = problem(1, [(1, 2), (1, 3)], [2.0, 3.0])
     weighted = score([1, 3], [*np.array(samples) + 1]) | {"loss": 3.3}  # no plain mean
-    found = regret.best_known(
-        cells.assign(standard_error=0.5), {"a": [score([1, 2], samples)], "b": [weighted]}
-    )
-    assert found["regret_se"][0] == 0
-    assert np.isnan(found["regret_se"][1])
-    alone = regret.best_known(
-        cells.assign(standard_error=0.5), {"a": [score([1, 2], [2.0])], "b": [score([1, 3], [3.0])]}
-    )
+    found = regret.best_known(cells, {"a": [score([1, 2], samples)], "b": [weighted]})
+    assert found["regret_se"].tolist() == pytest.approx([0, np.nan], nan_ok=True)
+    alone = regret.best_known(cells, {"a": [score([1, 2], [2.0])], "b": [score([1, 3], [3.0])]})
     assert np.isnan(alone["regret_se"][1]), "one sample has no error"
 
 
 def test_two_cells_with_the_same_mask_have_the_same_regret_however_their_losses_were_rounded() -> None:
-    cells = frame(objectives=1, data=1, draws=1, algos=3, ks=(2,))
-    cells = cells.assign(cell=list("abc"), loss=[2.0, 2.002, 2.4], dense_loss=1.0, standard_error=0.5)
-    cells = cells.assign(dropped=[(1, 2), (1, 2), (1, 3)])
+    cells = problem(1, [(1, 2), (1, 2), (1, 3)], [2.0, 2.002, 2.4])
     traces = {"a": [score([1, 2], [2.0])], "b": [score([1, 2], [2.002])], "c": [score([1, 3], [2.4])]}
     regrets = regret.best_known(cells, traces)
     assert list(regrets["best"]) == pytest.approx([2.001] * 3)
@@ -67,9 +76,7 @@ def test_two_cells_with_the_same_mask_have_the_same_regret_however_their_losses_
 
 
 def test_regret_is_exact_only_if_every_mask_was_scored() -> None:
-    cells = frame(objectives=1, data=1, draws=2, algos=2, ks=(2,)).assign(algo="exhaustive", n_blocks=4)
-    cells = cells.assign(cell=list("abcd"), loss=2.0, dense_loss=1.0, standard_error=0.5)
-    cells = cells.assign(dropped=[(2, 3)] * 4)
+    cells = problem(2, [(2, 3)] * 4, [2.0] * 4).assign(algo="exhaustive", n_blocks=4)
     every = [score(list(mask), [2.0]) for mask in itertools.combinations(range(4), 2)]
     regrets = regret.best_known(cells, {"a": [score([], [1.0]), *every, every[0]], "c": every[:-1]})
     assert list(regrets["exact"]) == [True, True, False, False]
@@ -78,33 +85,158 @@ def test_regret_is_exact_only_if_every_mask_was_scored() -> None:
 
 
 def test_regret_with_a_budget_is_over_masks_of_that_cost() -> None:
-    cells = frame(objectives=1, data=1, draws=1, algos=2, ks=(1,))
-    cells = cells.assign(cell=list("ab"), loss=[2.5, 3.0], dense_loss=1.0, standard_error=0.5)
-    cells = cells.assign(n_blocks=2, unit="sublayer", budget=[BUDGET, BUDGET], dropped=[(0, 1), (1, 2)])
+    cells = problem(1, [(0, 1), (1, 2)], [2.5, 3.0], k=1)
+    cells = cells.assign(n_blocks=2, unit="sublayer", budget=[BUDGET, BUDGET])
     every = [score(list(mask), [5.0 - sum(mask)]) for mask in itertools.combinations(range(4), 2)]
-    traces = {"a": [score([], [1.0]), score([3], [0.1]), *every[1:5]]}
-    regrets = regret.best_known(cells, traces)
+    regrets = regret.best_known(cells, {"a": [score([], [1.0]), score([3], [0.1]), *every[1:5]]})
     assert list(regrets["best"]) == [2.0, 2.0]  # of units 0 and 3; 1 and 3 cost too much
     assert not regrets["exact"].any()
-    whole = regret.best_known(cells, {"b": every})
-    assert whole["exact"].all()
+    assert regret.best_known(cells, {"b": every})["exact"].all()
+    for unit, exact in (("attention", True), ("sublayer", False)):  # of sub-layers, also 1 alone and 3 alone
+        one = problem(1, [(0, 2)], [2.0], k=1).assign(n_blocks=2, unit=unit)
+        one = one.assign(budget=[BUDGET | {"least": 2, "most": 3}])
+        assert list(regret.best_known(one, {"a": [score([0, 2], [2.0])]})["exact"]) == [exact]
 
 
-@pytest.mark.parametrize(("unit", "exact"), [("attention", True), ("sublayer", False)])
-def test_regret_with_a_budget_is_exact_if_all_masks_of_the_unit_were_scored(unit: str, exact: bool) -> None:
-    cells = frame(objectives=1, data=1, draws=1, algos=1, ks=(1,))
-    cells = cells.assign(cell="a", loss=2.0, dense_loss=1.0, standard_error=0.5, n_blocks=2, unit=unit)
-    cells = cells.assign(budget=[BUDGET | {"least": 2, "most": 3}], dropped=[(0, 2)])
-    traces = {"a": [score([0, 2], [2.0])]}
-    assert list(regret.best_known(cells, traces)["exact"]) == [
-        exact
-    ]  # of sub-layers, also 1 alone and 3 alone
+# -- losses that add up ------------------------------------------------------------------------------------------
 
 
-def test_regret_relative_to_no_damage_is_nan() -> None:
-    cells = frame(objectives=1, data=1, draws=1, algos=2)
-    cells = cells.assign(cell=list("ab"), loss=[0.5, 0.6], dense_loss=1.0, standard_error=0.1)
-    cells = cells.assign(dropped=[(1, 2, 3), (2, 3, 4)])
-    regrets = regret.best_known(cells, {})
-    assert regrets["relative_regret"].isna().all()
-    assert list(regrets["regret"]) == pytest.approx([0.0, 0.1])
+def test_losses_that_add_up_make_one_shot_exact() -> None:
+    singles = [score([], [1.0]), *(score([i], [1.0 + i]) for i in range(4))]
+    assert additive([[*singles, score([1, 2], [4.0])]])
+    assert not additive([[*singles, score([1, 2], [4.1])]])
+    assert additive([[*singles, score([1, 2], [4.001])]]), "bfloat16 rounds"
+    assert additive([singles]) is None, "nothing to compare"
+    cells = pd.DataFrame({"cell": ["a", "b"], "objective": ["sum", "other"]})
+    traces = {"a": [*singles, score([1, 2], [4.0])], "b": [*singles, score([1, 2], [9.0])]}
+    assert exact_by_construction(cells, traces) == {"sum"}
+
+
+ARCHIVES = Path(__file__).parents[3] / "analysis"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["study", "small", "study_healing"])
+def test_additive_losses_are_recognised_in_the_archived_studies(name: str) -> None:
+    study = AskedStudy(folder(ARCHIVES / f"{name}/{name}.tar.xz"), name)
+    cells = study.frame[study.frame["status"] == "done"]
+    errors: dict[str, list[float]] = {}
+    for cell, objective in zip(cells["cell"], cells["objective"], strict=True):
+        losses = {tuple(line["dropped"]): line["loss"] for line in study.traces[cell]}
+        rises = {mask: loss - losses[()] for mask, loss in losses.items()}
+        larger = [mask for mask in rises if len(mask) > 1 and all((unit,) in rises for unit in mask)]
+        if larger:
+            off = max(abs(rises[mask] - sum(rises[unit,] for unit in mask)) for mask in larger)
+            errors.setdefault(objective, []).append(off / max(abs(rises[mask]) for mask in larger))
+    others = [error for objective, of in errors.items() if objective != "block_influence" for error in of]
+    assert max(errors["block_influence"]) < EXACT / 2
+    assert min(others) > 3 * EXACT, "no cell alone would be taken for one that adds up"
+    assert exact_by_construction(cells, study.traces) == {"block_influence"}
+
+
+# -- gains over one-shot -----------------------------------------------------------------------------------------
+
+
+def two_draws() -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Two draws of one problem. One-shot's mask is worse by about 0.1, with losses that vary by 1."""
+    masks = {"one_shot": (0, 1, 2), "beam": (0, 1, 3)}
+    rng, traces, losses = np.random.default_rng(0), {}, []
+    for i, (cell, mask) in enumerate(zip("abcd", [*masks.values()] * 2, strict=True)):
+        hard = np.random.default_rng(i // 2).normal(3.0, 1.0, 30)
+        worse = hard + rng.normal(0.1, 0.05, 30)
+        traces[cell] = [score(list(mask), list(hard if i % 2 else worse))]
+        losses.append(float(np.mean(hard if i % 2 else worse)))
+    cells = problem(2, [*masks.values()] * 2, losses, k=3).assign(budget=None)
+    return cells.assign(algo=[*masks] * 2), traces
+
+
+def test_gains_are_paired_on_the_same_samples() -> None:
+    cells, traces = two_draws()
+    found = gains(cells, traces)
+    assert len(found) == 2
+    for cell, row in zip(("ab", "cd"), found.itertuples(), strict=True):
+        first, second = (np.array(traces[one][0]["samples"]) for one in cell)
+        interval = stats.ttest_rel(first, second).confidence_interval(0.95)
+        assert (row.low, row.high) == pytest.approx((interval.low, interval.high))
+        assert row.low > 0, "clear, although a loss has a standard error of 0.2"
+        assert row.relative == pytest.approx((first - second).mean() / (first.mean() - 1.0))
+
+
+def test_a_gain_over_draws_is_that_of_their_means() -> None:
+    drawn = [(n, 0, 0) for n in (0, 0, 1, 1, 2, 2)]
+    problems = pd.DataFrame({"drawn": drawn, "relative": [0.1, 0.3, 0.3, 0.5, 0.5, 0.7]})
+    found = mean_gain(problems)
+    expected = stats.ttest_1samp([0.2, 0.4, 0.6], 0).confidence_interval(0.95)
+    assert (found.mean, found.low, found.high) == pytest.approx((0.4, expected.low, expected.high))
+    assert np.isnan(mean_gain(problems.iloc[:2]).low)
+    apart = problems.assign(drawn=[(n, n, n) for n, *_ in drawn])
+    assert np.isnan(mean_gain(apart).low), "each of the data was drawn once"
+
+
+# -- what a search costs alone does not depend on which cell computed a score that several asked for -------------
+
+SECONDS = {(): 4.0, (0,): 2.0, (1,): 3.0, (0, 1): 1.0, (0, 2): 1.5}
+ASKED = {"first": [(), (0,), (1,)], "second": [(), (0,), (1,), (0, 1), (0, 2), (0, 2)]}
+
+
+def ran(order: Sequence[str], own: float = 0.25) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Cells that ran in this order and share their scores, with their journals. Each computes for `own` seconds."""
+    known = set[tuple[int, ...]]()
+    rows, traces = [], {}
+    for cell in order:
+        trace = []
+        for mask in ASKED[cell]:
+            paid = 0.0 if mask in known else SECONDS[mask]
+            trace.append({"dropped": list(mask), "samples": [1.0, 1.0], "seconds": paid})
+            known.add(mask)
+        traces[cell] = trace
+        spent = sum(score["seconds"] for score in trace)
+        rows.append({"cell": cell, "model": "m", "k": len(rows), "seconds": spent + own})
+    cells = pd.DataFrame(rows).assign(n_blocks=4, n_units=4, block_forwards=1.0, block_forwards_alone=1.0)
+    shared = {"objective": "o", "calibration": "c", "samples": 2, "length": 8, "draw": 0}
+    return cells.assign(**shared), traces
+
+
+@pytest.mark.parametrize("order", [("first", "second"), ("second", "first")])
+def test_the_order_of_the_cells_does_not_matter(order: tuple[str, str]) -> None:
+    cells, traces = ran(order)
+    alone = regret.alone(cells, traces).set_index(cells["cell"])
+    assert alone["seconds_alone"].to_dict() == pytest.approx({"first": 9.25, "second": 11.75})
+    assert alone["forwards_alone"].to_dict() == {"first": 4 + 3 + 3, "second": 4 + 3 + 3 + 2 + 2}
+    assert cells.set_index("cell")["seconds"].to_dict() != alone["seconds_alone"].to_dict()
+    costs = regret.shared_costs(cells.assign(draw=[0, 1]), traces)
+    assert costs[order[0]] is not costs[order[1]], "scores of other draws are not shared"
+    assert (0, 1) not in costs["first"].masks
+
+
+def test_a_score_that_another_study_computed_costs_the_mean_of_the_others() -> None:
+    cells, traces = ran(["first"])
+    traces["first"][1]["seconds"] = 0.0
+    assert regret.shared_costs(cells, traces)["first"].masks[0,] == pytest.approx((4 + 3) / 2 / 2)
+
+
+def test_a_criterion_costs_one_pass_however_many_masks_are_asked_for() -> None:
+    cells, traces = ran(["first", "second"])
+    for trace in traces.values():
+        for line in trace[1:]:
+            line["seconds"] = 0.0
+        trace[0]["seconds"] = 0.5
+    cells = cells.assign(block_forwards=[4.0, 4.0], block_forwards_alone=0.0, seconds=[0.6, 0.7])
+    alone = regret.alone(cells, traces)
+    assert list(alone["seconds_alone"]) == pytest.approx([0.6, 0.7])
+    assert list(alone["forwards_alone"]) == pytest.approx([4.0, 4.0])
+
+
+def test_sub_layers_and_masks_on_a_part_of_the_samples_cost_their_part() -> None:
+    cells, traces = ran(["first"])
+    assert list(regret.alone(cells.assign(n_units=8), traces)["forwards_alone"]) == [4 + 3.5 + 3.5]
+    cells, traces = ran(["second"])
+    race = traces["second"]
+    part = {"dropped": [1], "samples": [1.0], "seconds": 1.5, "of": 2}
+    race[2] = part  # and not the 3 seconds of both samples
+    # Two lines of one mask: a part, then all samples with the seconds of both.
+    race[5:] = [part | {"dropped": [0, 2], "seconds": 0.75}, race[4]]
+    cells = cells.assign(seconds=4 + 2 + 1.5 + 1 + 1.5 + 0.25)
+    alone = regret.alone(cells, traces)
+    assert list(alone["seconds_alone"]) == pytest.approx([4 + 2 + 1.5 + 1 + 1.5 + 0.25])
+    assert list(alone["forwards_alone"]) == pytest.approx([4 + 3 + 3 / 2 + 2 + 2])

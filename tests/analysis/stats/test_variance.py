@@ -1,3 +1,5 @@
+"""Sums of squares and permutation tests: against published values, statsmodels, and their plain form."""
+
 from __future__ import annotations
 
 import math
@@ -8,11 +10,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
-from analysis.stats import components, variance
-from analysis.stats.components import SOURCES, Shares, Spans, shares
+from analysis.stats import components, mask_overlap, variance
+from analysis.stats.components import RESIDUAL, SOURCES, adjusted, sequential, shares, strata
 from analysis.stats.grid import STRATUM, labels
-from analysis.stats.variance import between
+from analysis.stats.projections import Subspaces, of_distances, of_masks, of_values
+from analysis.stats.variance import BETWEEN, Shuffle, between
+from tests.helpers import plain_variance
 from tests.helpers.analysis_grid import effect, frame, with_masks
 
 # -- the algebra, against published values and a second library ----------------------------------------------
@@ -36,9 +41,9 @@ UNEQUAL = [
 def test_pseudo_f_of_permanova_as_scikit_bio_and_vegan_have_it(
     distances: list[list[float]], groups: str, published: float
 ) -> None:
-    of = components.of_distances(distances)
+    of = of_distances(distances)
     cells = pd.DataFrame({"group": list(groups)})
-    added = Spans(cells).addition(["group"], ())
+    added = Subspaces(cells).addition(["group"], ())
     ss, df = added.squares(of), added.df
     rest = of.total - ss
     assert ss / df / (rest / (len(groups) - 1 - df)) == pytest.approx(published, abs=1e-6)
@@ -67,184 +72,13 @@ def test_sums_of_squares_equal_statsmodels_on_an_unbalanced_grid() -> None:
         fit = ols(f"y ~ {terms}", cells).fit()
         smaller = ols("y ~ C(setting) + C(algo)", cells).fit()
         first = anova_lm(ols("y ~ C(objective)", cells).fit())
-    g = [components.of_values(y)]
+    g = [of_values(y)]
     table = variance.table(cells, g, permutations=9).set_index("source")
     assert table.loc["draw x algorithm, rest", "ss"] == pytest.approx(fit.ssr)
     assert table.loc["draw x algorithm, rest", "df"] == fit.df_resid
     assert table.loc["objective", "ss"] == pytest.approx(first.loc["C(objective)", "sum_sq"])
     assert table.loc["objective x algorithm", "marginal_ss"] == pytest.approx(smaller.ssr - fit.ssr)
     assert table["ss"].sum() == pytest.approx(np.sum((y - y.mean()) ** 2))
-
-
-def test_variance_components_of_a_balanced_grid_are_the_textbook_ones() -> None:
-    rng = np.random.default_rng(0)
-    cells = frame(objectives=1, data=1, draws=6, algos=5)
-    y = effect(cells, ["draw"], 1, rng) + effect(cells, ["algo"], 1, rng) + rng.normal(size=30)
-    table = y.reshape(6, 5)
-    rest = table - table.mean(0) - table.mean(1, keepdims=True) + table.mean()
-    error = np.sum(rest**2) / 20
-    by_source = shares(cells, [components.of_values(y)], resamples=20).sources.set_index("source")[
-        "component"
-    ]
-    assert by_source["algorithm"] == pytest.approx(np.var(table.mean(0), ddof=1) - error / 6)
-    assert by_source["draw (seed)"] == pytest.approx(np.var(table.mean(1), ddof=1) - error / 5)
-    assert by_source["draw x algorithm, rest"] == pytest.approx(error)
-
-
-@pytest.mark.slow
-def test_components_are_unbiased_where_cells_are_missing() -> None:
-    values = []
-    for seed in range(100):
-        rng = np.random.default_rng(seed)
-        cells = frame(objectives=1, data=2, draws=4, algos=4)
-        cells = cells[rng.random(len(cells)) > 0.25].reset_index(drop=True)
-        y = effect(cells, ["draw", "calibration"], 2.0, rng) + effect(cells, ["algo"], 1.0, rng)
-        y = y + rng.normal(size=len(cells))
-        table = shares(cells, [components.of_values(y)], resamples=2).sources.set_index("source")["component"]
-        values.append([table["draw (seed)"], table["algorithm"], table["draw x algorithm, rest"]])
-    means, errors = np.mean(values, axis=0), np.std(values, axis=0) / np.sqrt(len(values))
-    np.testing.assert_array_less(np.abs(means - [4.0, 1.0, 1.0]), 3 * errors)
-
-
-# -- grids with known effects -----------------------------------------------------------------------------------
-
-
-def shares_of(cells: pd.DataFrame, y: Any) -> Shares:
-    return shares(cells, variance.outcome(cells, y), resamples=300)
-
-
-def masked(columns: Sequence[str], size: float, seed: int) -> pd.DataFrame:
-    """Masks from block importances that depend on some columns, plus noise per cell."""
-    rng = np.random.default_rng(seed)
-    cells = frame(models=("a", "b"), ks=(3, 6))
-    importance = np.column_stack([effect(cells, ["model", *columns], size, rng) for _ in range(30)])
-    return with_masks(cells, importance + rng.normal(0, 0.5, (len(cells), 30)))
-
-
-def covers(estimate: components.Estimate, value: float) -> bool:
-    return estimate.low <= value <= estimate.high
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_only_objectives_matter_then_the_search_share_covers_zero(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    cells = frame(models=("a", "b"), ks=(3, 6))
-    y = effect(cells, ["objective"], 1.0, rng) + rng.normal(0, 0.3, len(cells))
-    numbers = shares_of(cells, y)
-    masks = shares(
-        by_objective := masked(["objective"], 1.0, seed), variance.outcome(by_objective, None), resamples=300
-    )
-    for estimated in (numbers, masks):
-        assert covers(estimated.parts["search"], 0.0)
-        assert estimated.parts["calibration"].low > 0
-        assert estimated.ratio.low > 5
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_only_algorithms_matter_then_the_calibration_share_covers_zero(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    cells = frame(models=("a", "b"), ks=(3, 6))
-    y = effect(cells, ["algo"], 1.0, rng) + rng.normal(0, 0.3, len(cells))
-    numbers = shares_of(cells, y)
-    masks = shares_of(masked(["algo"], 1.0, seed), None)
-    for estimated in (numbers, masks):
-        assert covers(estimated.parts["calibration"], 0.0)
-        assert estimated.parts["search"].low > 0
-        assert estimated.ratio.high < 0.2
-
-
-def test_both_matter_then_the_ratio_is_near_the_truth() -> None:
-    rng = np.random.default_rng(0)
-    cells = frame(objectives=6, data=2, draws=3, algos=8, models=("a", "b", "c"))
-    y = effect(cells, ["model", "objective"], 2.0, rng) + effect(cells, ["model", "algo"], 1.0, rng)
-    estimated = shares_of(cells, y + rng.normal(0, 0.3, len(cells)))
-    assert 2.0 < estimated.ratio.value < 8.0  # the effects were drawn with a ratio of 4
-    assert estimated.ratio.low < estimated.ratio.value < estimated.ratio.high
-    assert estimated.total_ratio.value < estimated.ratio.value
-
-
-def test_no_ratio_is_infinite() -> None:
-    """If the search explains nothing, its share has an upper end and the ratio a lower one, and no value."""
-    rng = np.random.default_rng(0)
-    cells = frame(models=("a", "b"))
-    y = effect(cells, ["objective"], 1.0, rng) + 1e-9 * rng.normal(size=len(cells))
-    shares = [shares_of(cells, y + 0.2 * rng.normal(size=len(cells))) for _ in range(6)]
-    assert any(math.isinf(s.ratio.high) for s in shares)
-    for s in shares:
-        for ratio in (s.ratio, s.total_ratio, s.objective_ratio, s.objective_draw):
-            assert not math.isinf(ratio.value)
-            assert not math.isinf(ratio.low)
-    for s in shares:
-        for e in (*s.parts.values(),):
-            assert 0 <= e.low <= e.value <= e.high <= 1, "cut off at 0 and 1"
-
-
-def test_shares_do_not_depend_on_the_units_of_a_stratum() -> None:
-    rng = np.random.default_rng(2)
-    cells = frame(models=("a", "b"))
-    y = effect(cells, ["objective"], 1.0, rng) + rng.normal(size=len(cells))
-    other = np.where(cells["model"] == "a", 1000.0 * y, y)
-    first, second = (shares(cells, variance.plain(cells, v), resamples=50) for v in (y, other))
-    for name, part in first.parts.items():
-        assert second.parts[name].value == pytest.approx(part.value)
-        assert second.parts[name].high == pytest.approx(part.high)
-
-
-def test_the_objective_is_compared_with_search_and_draw() -> None:
-    rng = np.random.default_rng(3)
-    cells = frame(models=("a", "b"), draws=4)
-    y = effect(cells, ["objective"], 2.0, rng) + effect(cells, ["calibration", "draw"], 0.5, rng)
-    found = shares_of(cells, y + 0.3 * rng.normal(size=len(cells)))
-    rows = found.sources.set_index("source")["share"]
-    assert found.objective_draw.value == pytest.approx(rows["objective"] / rows["draw (seed)"], rel=0.02)
-    both = (
-        rows["objective"] + found.parts["interaction"].value,
-        found.parts["search"].value + found.parts["interaction"].value,
-    )
-    assert found.objective_ratio.value == pytest.approx(both[0] / both[1], rel=0.1)
-    one = shares_of(cells[cells["objective"] == "o0"].reset_index(drop=True), y[cells["objective"] == "o0"])
-    assert math.isnan(one.objective_ratio.value), "one objective has nothing to be compared with"
-
-
-def test_missing_cells_change_little_and_are_counted() -> None:
-    rng = np.random.default_rng(1)
-    cells = frame(models=("a", "b"))
-    y = effect(cells, ["objective"], 1.0, rng) + rng.normal(0, 0.3, len(cells))
-    kept = rng.random(len(cells)) > 0.1
-    fewer = cells[kept].reset_index(drop=True)
-    whole, part = shares_of(cells, y), shares_of(fewer, y[kept])
-    assert part.cells == int(kept.sum())
-    assert part.parts["calibration"].value == pytest.approx(whole.parts["calibration"].value, abs=0.1)
-
-
-# -- refusals --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("sizes", "reason"),
-    [
-        ({"algos": 1}, "one algorithm only"),
-        ({"objectives": 1, "data": 1, "draws": 1}, "one calibration only"),
-        ({"objectives": 2, "data": 1, "draws": 1, "algos": 2}, "degrees of freedom"),
-    ],
-)
-def test_too_few_cells_for_any_share(sizes: dict[str, int], reason: str) -> None:
-    cells = frame(**sizes)  # type: ignore[arg-type]
-    estimated = shares_of(cells, np.random.default_rng(0).normal(size=len(cells)))
-    assert reason in estimated.note
-    assert math.isnan(estimated.ratio.value)
-
-
-@pytest.mark.parametrize(
-    ("sizes", "reason"),
-    [({"draws": 1, "data": 8}, "drawn once"), ({"draws": 2, "data": 2}, "4 draws; at least 6")],
-)
-def test_too_few_draws_for_an_interval(sizes: dict[str, int], reason: str) -> None:
-    cells = frame(**sizes)  # type: ignore[arg-type]
-    estimated = shares_of(cells, np.random.default_rng(0).normal(size=len(cells)))
-    assert reason in estimated.note
-    assert not math.isnan(estimated.parts["search"].value)
-    assert math.isnan(estimated.parts["search"].low)
 
 
 # -- permutation tests -----------------------------------------------------------------------------------------
@@ -256,7 +90,7 @@ def p_values(effects: Sequence[Sequence[str]], runs: int = 40) -> dict[str, list
         rng = np.random.default_rng(seed)
         cells = frame(objectives=2, data=2, draws=3, algos=3)
         y = sum((effect(cells, columns, 2.0, rng) for columns in effects), rng.normal(size=len(cells)))
-        g = [components.of_values(y)]
+        g = [of_values(y)]
         for source in SOURCES:
             if source.name not in ("samples", "length"):
                 results[source.name].append(variance.p_value(cells, g, source, STRATUM, 99, seed)[0])
@@ -388,3 +222,169 @@ def test_models_and_ratios_have_no_interval_with_too_few_draws() -> None:
     table = between(cells, np.random.default_rng(0).normal(size=len(cells)), permutations=20)
     assert table["low"].isna().all()
     assert table["share"].notna().any()
+
+
+# -- equal to their plain form, on random grids with missing cells -------------------------------------------------
+
+EXACT: dict[str, Any] = {"rel": 1e-10, "abs": 1e-12}
+
+
+def study(seed: int) -> tuple[pd.DataFrame, Any]:
+    """A grid of two models and ratios with a sixth of its cells missing, and a number for each cell."""
+    rng = np.random.default_rng(seed)
+    cells = frame(objectives=2, data=2, draws=4, algos=3, models=("a", "b"), ks=(3, 6))
+    cells = with_masks(cells, np.arange(30) + rng.normal(0, 4, (len(cells), 30)))
+    cells = cells[rng.random(len(cells)) > 1 / 6].reset_index(drop=True)
+    sizes = (["objective"], ["algo"], ["model", "draw", "calibration"])
+    return cells, rng.normal(size=len(cells)) + sum(effect(cells, c, 0.7, rng) for c in sizes)
+
+
+@pytest.fixture(params=[(0, False), (1, False), (0, True), (1, True)], ids=lambda p: f"{p[0]}-{p[1]}")
+def outcome(request: pytest.FixtureRequest) -> tuple[pd.DataFrame, Any]:
+    """A study and its numbers, or None for its masks."""
+    seed, masks = request.param
+    cells, y = study(seed)
+    return cells, None if masks else y
+
+
+def grams(cells: pd.DataFrame, y: Any, by: Any = STRATUM) -> list[Any]:
+    return [
+        plain_variance.gram(cells.iloc[rows], None if y is None else y[rows]) for rows in strata(cells, by)
+    ]
+
+
+def test_coordinates_are_those_of_all_pairs_of_cells(outcome: tuple[pd.DataFrame, Any]) -> None:
+    for c, g in zip(variance.outcome(*outcome), grams(*outcome), strict=True):
+        np.testing.assert_allclose((c.x * c.signs) @ c.x.T, g, atol=1e-11)
+
+
+def test_repeated_masks_need_no_more_coordinates() -> None:
+    cells, _ = study(0)
+    masks = mask_overlap.masks(cells[cells["k"] == 3].iloc[:8])
+    few, many = of_masks(masks), of_masks(masks * 50)
+    assert many.x.shape[1] == few.x.shape[1] < 8
+    assert many.total == pytest.approx(50 * few.total)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_spans_are_the_projections_onto_dense_bases(seed: int) -> None:
+    cells, _ = study(seed)
+    for source in (*SOURCES, *BETWEEN):
+        plain = plain_variance.projection(cells, source.columns, source.given)
+        added = Subspaces(cells).addition(source.columns, source.given)
+        assert added.df == round(float(np.trace(plain))), source.name
+        np.testing.assert_allclose(added.fit(np.eye(len(cells))), plain, atol=1e-10, err_msg=source.name)
+        q = added.span.along(np.eye(len(cells)))
+        np.testing.assert_allclose(q @ q.T, np.eye(added.span.df), atol=1e-10)
+
+
+def test_sources_add_up_and_are_adjusted_for_each_other() -> None:
+    cells, _ = study(2)
+    part = cells.iloc[strata(cells)[0]]
+    together = sum(added.fit(np.eye(len(part))) for added in sequential(Subspaces(part)).values())
+    np.testing.assert_allclose(together, np.eye(len(part)) - 1 / len(part), atol=1e-10)
+    plain = plain_variance.marginal(part)
+    for name, added in adjusted(Subspaces(part)).items():
+        np.testing.assert_allclose(added.fit(np.eye(len(part))), plain[name], atol=1e-10, err_msg=name)
+
+
+def test_sums_of_squares(outcome: tuple[pd.DataFrame, Any]) -> None:
+    cells, _ = outcome
+    table = variance.table(cells, variance.outcome(*outcome), permutations=1).set_index("source")
+    parts = [plain_variance.marginal(cells.iloc[rows]) for rows in strata(cells)]
+    for name in (*(s.name for s in SOURCES), RESIDUAL):
+        plain = sum(np.sum(part[name] * g) for part, g in zip(parts, grams(*outcome), strict=True))
+        assert table.loc[name, "marginal_ss"] == pytest.approx(plain, **EXACT)
+
+
+def test_a_form_gives_the_sums_of_squares_of_each_resample(outcome: tuple[pd.DataFrame, Any]) -> None:
+    cells, _ = outcome
+    weights = plain_variance.drawn_weights(cells, 5, seed=3)
+    resampled = plain_variance.resamples(cells, grams(*outcome), STRATUM, weights)
+    moved = components.Draws(cells, STRATUM).moves(variance.outcome(*outcome))
+    for i, rows in enumerate(strata(cells)):
+        part = cells.iloc[rows]
+        plain = plain_variance.marginal(part)
+        for name, added in adjusted(Subspaces(part)).items():
+            form = moved[i].added_form(added)
+            expected = [np.sum(plain[name] * each[i]) for each in resampled]
+            assert components.explained(weights, form) == pytest.approx(expected, **EXACT), name
+
+
+def test_shares_with_intervals(outcome: tuple[pd.DataFrame, Any]) -> None:
+    cells, _ = outcome
+    estimated = shares(cells, variance.outcome(*outcome), resamples=40, seed=1)
+    parts = [plain_variance.marginal(cells.iloc[rows]) for rows in strata(cells)]
+    # The equation of the residual has no other component: in each stratum, its component is its mean square.
+    means = [
+        np.sum(p[RESIDUAL] * g) / np.trace(p[RESIDUAL]) for p, g in zip(parts, grams(*outcome), strict=True)
+    ]
+    component = estimated.sources.set_index("source").loc[RESIDUAL, "component"]
+    assert component == pytest.approx(np.mean(means), **EXACT)
+    assert not np.isnan(estimated.parts["search"].low)
+
+
+@pytest.mark.parametrize("masks", [False, True])
+def test_between_models_and_ratios(masks: bool) -> None:
+    cells, y = study(3)
+    by = ["model"] if masks else []
+    table = between(cells, None if masks else y, by, permutations=30).set_index("source")
+    of = grams(cells, None if masks else y, by)
+    weights = plain_variance.drawn_weights(cells, 30, seed=0)
+    every = [of, *plain_variance.resamples(cells, of, by, weights)]
+    total = np.array([sum(float(np.trace(g - g.mean(0))) for g in gs) for gs in every])
+    for source in BETWEEN:
+        added = [
+            plain_variance.projection(cells.iloc[rows], source.columns, source.given)
+            for rows in strata(cells, by)
+        ]
+        if table.loc[source.name, "df"] == 0:
+            continue
+        plain = [sum(float(np.sum(p * g)) for p, g in zip(added, gs, strict=True)) for gs in every] / total
+        assert table.loc[source.name, "share"] == pytest.approx(plain[0], **EXACT)
+        wider = stats.t.ppf(0.975, components.count(cells) - 1) / stats.norm.ppf(0.975)
+        likely = plain[0] - wider * (plain[1:] - plain[1:].mean())
+        ends = np.clip(np.quantile(likely, [0.025, 0.975]), 0, 1)
+        assert table.loc[source.name, ["low", "high"]].tolist() == pytest.approx(ends.tolist(), **EXACT)
+
+
+@pytest.mark.parametrize("source", [s for s in (*SOURCES, *BETWEEN) if s.moved], ids=lambda s: s.name)
+def test_permuted_labels_explain_what_dense_bases_say(source: Any) -> None:
+    cells, y = study(5)
+    for values in (y, None):
+        by = ["model"] if values is None or source not in BETWEEN else []
+        of, plain = variance.outcome(cells, values, by), grams(cells, values, by)
+        shuffle = Shuffle(cells, source)
+        moved = np.vstack([shuffle.values, shuffle.draws(np.random.default_rng(0), 4)])
+        parts = variance.exchanges(cells, of, source, by)
+        fast = sum(variance._explained(shuffle.levels(moved, p.rows), p.given, p.rest) for p in parts)
+        slow = [
+            sum(plain_variance.explained(cells.iloc[rows], shuffle.levels(moved, rows)[draw], source, g)
+                for rows, g in zip(strata(cells, by), plain, strict=True))
+            for draw in range(len(moved))
+        ]  # fmt: skip
+        assert fast == pytest.approx(slow, rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.parametrize("algos", [1, 2, 9])
+def test_levels_can_be_fitted_before_or_after_the_given_columns(algos: int) -> None:
+    """Draws: 5 levels and `algos` given columns in each configuration. The smaller of the two is inverted."""
+    cells = frame(objectives=1, data=1, draws=5, algos=algos, models=("a", "b"))
+    rng = np.random.default_rng(algos)
+    cells = cells[rng.random(len(cells)) > (0.2 if algos > 1 else 0)].reset_index(drop=True)
+    y, source = rng.normal(size=len(cells)), next(s for s in SOURCES if s.moved == "draw")
+    (a, b), (first, second) = (
+        strata(cells),
+        variance.exchanges(cells, variance.outcome(cells, y), source, STRATUM),
+    )
+    for rows, part, g in zip((a, b), (first, second), grams(cells, y), strict=True):
+        levels = np.array([rng.permutation(cells["draw"].to_numpy()[rows]) for _ in range(6)])
+        slow = [plain_variance.explained(cells.iloc[rows], draw, source, g) for draw in levels]
+        assert variance._explained(levels, part.given, part.rest) == pytest.approx(slow, rel=1e-9, abs=1e-9)
+
+
+def test_a_draw_is_tested_apart_for_each_configuration_and_an_algorithm_is_not() -> None:
+    apart = {source.name: source.apart for source in SOURCES}
+    assert apart["draw (seed)"] == ["objective", "calibration", "samples", "length"]
+    assert [name for name, columns in apart.items() if columns] == ["draw (seed)"]
+    assert not any(source.apart for source in BETWEEN)

@@ -1,14 +1,22 @@
+"""Overlap of masks: against enumeration, pair by pair, and in cases whose answer is known."""
+
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from analysis.figures import fig4_overlap
-from analysis.stats import mask_overlap
-from analysis.stats.grid import CELL, COMPARISONS
+from analysis.stats import components, mask_overlap
+from analysis.stats.components import shares
+from analysis.stats.grid import CELL, COMPARISONS, several_sizes
+from analysis.stats.mask_overlap import difference
+from analysis.stats.means import CellDraws, over_draws
+from analysis.stats.outcome_errors import differences
+from analysis.stats.variance import plain
 from pruning.core.mask import Mask
 from tests.helpers.analysis_grid import frame, with_masks
 
@@ -34,30 +42,11 @@ def test_corrected_overlap_is_zero_by_chance_and_one_at_most() -> None:
     assert mask_overlap.corrected(every[0], every[0], 7) == 1.0
     # A mask that contains another one has the maximal overlap for their sizes.
     assert mask_overlap.corrected(Mask(30, (1, 2, 3)), Mask(30, (1, 2, 3, 4, 5, 6)), 30) == pytest.approx(1.0)
-
-
-def test_protected_blocks_raise_what_chance_explains() -> None:
-    first, second = Mask(10, (3, 4, 5)), Mask(10, (4, 5, 6))
+    first, second = Mask(10, (3, 4, 5)), Mask(10, (4, 5, 6))  # protected blocks raise what chance explains
     assert mask_overlap.corrected(first, second, 5) < mask_overlap.corrected(first, second, 10)
     assert np.isnan(mask_overlap.corrected(Mask(5, (1, 2, 3)), Mask(5, (1, 2, 3)), 3))
-
-
-def test_overlap_of_two_published_masks() -> None:
-    # One-shot by perplexity on Llama-3-8B, first seven: FineWeb-Edu and BookCorpus share six.
-    first, second = Mask(32, (10, 8, 9, 11, 26, 25, 12)), Mask(32, (8, 23, 9, 11, 10, 25, 26))
-    assert first.jaccard(second) == 6 / 8
-    assert mask_overlap.p_value(first, second, 32) < 1e-4
-
-
-def test_a_group_of_random_masks_is_not_significant() -> None:
-    rng = np.random.default_rng(3)
-    p_values = []
-    for trial in range(40):
-        masks = [Mask(20, tuple(map(int, rng.choice(20, 5, replace=False)))) for _ in range(4)]
-        p_values.append(mask_overlap.group_p(masks, 20, draws=400, seed=trial))
-    assert 0.3 < np.mean(p_values) < 0.7
-    alike = [Mask(20, (1, 2, 3, 4, n)) for n in (5, 6, 7)]
-    assert mask_overlap.group_p(alike, 20) < 0.01
+    empty = mask_overlap.MaskSet.of(frame(objectives=1, data=1, draws=1, algos=2).assign(dropped=[(), ()]))
+    assert empty.pairs(np.array([0]), np.array([1])).jaccard.tolist() == [Mask(30).jaccard(Mask(30))]
 
 
 def test_masks_of_a_group_are_compared_with_random_masks_of_their_own_sizes() -> None:
@@ -108,12 +97,9 @@ def test_pairs_with_other_protected_blocks_are_left_out() -> None:
     assert heats["pairs"].sum() == 1, "the same holds in the heat map"
 
 
-def test_an_interval_ends_at_the_largest_overlap_that_there_can_be() -> None:
+def test_an_interval_ends_at_the_largest_and_smallest_overlaps_that_there_can_be() -> None:
     found = mask_overlap.mean(of_four_draws([1.0, 1.0, 0.7, 1.0, 1.0, 1.0]))
     assert found.mean + (found.mean - found.low) > found.high == 1.0
-
-
-def test_an_interval_starts_at_the_smallest_overlap_that_there_can_be() -> None:
     found = mask_overlap.mean(of_four_draws([-0.2, -0.2, 0.3, -0.2, -0.2, -0.2]))
     assert found.low == pytest.approx(-0.2)
     assert found.mean - (found.high - found.mean) < found.low
@@ -135,15 +121,6 @@ def test_the_lowest_overlap_is_that_of_the_masks_that_share_least() -> None:
         found = [mask_overlap.pairs(pair, "algorithms").iloc[0] for pair in both]
         lowest = min(row["corrected"] for row in found)
         np.testing.assert_allclose([row["lowest"] for row in found], lowest)
-
-
-def test_overlaps_distinguish_objectives_from_chance() -> None:
-    cells = frame(objectives=2, data=1, draws=2, algos=3)
-    per_objective = {name: np.random.default_rng(i).random(30) for i, name in enumerate(("o0", "o1"))}
-    cells = with_masks(cells, np.array([per_objective[o] for o in cells["objective"]]))
-    assert mask_overlap.pairs(cells, "algorithms")["corrected"].mean() == 1.0
-    assert mask_overlap.pairs(cells, "objectives")["corrected"].mean() < 0.5
-    assert mask_overlap.pairs(cells, "ratios").empty
 
 
 def test_groups_are_tested_as_a_whole_and_controlled_together() -> None:
@@ -215,12 +192,6 @@ def test_pairs_at_once_equal_pair_by_pair(comparison: str, seed: int) -> None:
     pd.testing.assert_frame_equal(at_once, plain, check_exact=True, check_dtype=False)
 
 
-def test_two_empty_masks_are_equal() -> None:
-    cells = frame(objectives=1, data=1, draws=1, algos=2).assign(dropped=[(), ()])
-    one = np.array([0])
-    assert mask_overlap.MaskSet.of(cells).pairs(one, one + 1).jaccard.tolist() == [Mask(30).jaccard(Mask(30))]
-
-
 @pytest.mark.parametrize("seed", range(4))
 def test_a_group_at_once_equals_pair_by_pair(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -275,3 +246,64 @@ def test_a_sample_of_pairs_has_the_mean_of_all_pairs_and_is_announced(
     assert mask_overlap.note(cells) == ""
     assert len(every) == 400 * 399 // 2
     assert sampled.mean() == pytest.approx(every.mean(), abs=0.01)
+
+
+# -- draws of several sizes from the same data contain each other ------------------------------------------------
+
+
+def of_sizes(*sizes: int, draws: int = 6) -> pd.DataFrame:
+    """Two objectives that find the same mask on the same samples; every size of samples gives other masks."""
+    one = frame(objectives=2, data=1, draws=draws, algos=2)
+    whole = pd.concat([one.assign(samples=size) for size in sizes], ignore_index=True).assign(budget=None)
+    importance = np.random.default_rng(0).random((len(sizes) * draws, 30))
+    return with_masks(whole, importance[whole.groupby(["samples", "draw"]).ngroup().to_numpy()])
+
+
+def test_objectives_are_compared_on_the_same_samples_only() -> None:
+    pairs = mask_overlap.pairs(of_sizes(8, 32, 128, draws=3), "objectives")
+    assert len(pairs) == 3 * 3 * 2
+    assert (pairs["corrected"] == 1.0).all()
+    both = of_sizes(8, 32)
+    both.loc[both["objective"] == "o1", "calibration"] = "items"
+    assert mask_overlap.pairs(both, "objectives").empty, "data sets share only the numbers of their draws"
+    assert difference(both, "objectives", "draws") is None
+
+
+def test_only_draws_of_one_size_give_an_interval() -> None:
+    several, one = of_sizes(8, 32), of_sizes(8)
+    assert (several_sizes(several), several_sizes(one)) == (True, False)
+    assert "--only samples=N" in components.refusal(several)
+    assert components.refusal(one) == ""
+    values = np.random.default_rng(1).normal(size=len(several))
+    found = shares(several, plain(several, None))
+    assert "several sizes contain each other" in found.note
+    assert math.isnan(found.total_ratio.low)
+    for given, interval in ((several, False), (one, True)):
+        of_cells = values[: len(given)]
+        apart = difference(given, "objectives", "draws")
+        assert apart is not None
+        worse = differences(given, {"ppl": pd.Series(of_cells)}).query("worse != 0")["errors"]
+        assert len(worse) == 1
+        mean = mask_overlap.mean(mask_overlap.pairs(given, "draws"))
+        ends = [over_draws(of_cells, CellDraws.of(given)).low, apart.low, mean.low, worse.iloc[0]]
+        assert [math.isnan(end) for end in ends] == [not interval] * 4
+
+
+def by_draw_and_search(by_draw: float, by_algo: float, seed: int) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    cells = frame(objectives=1, draws=3, algos=4)
+    setting = cells.groupby(["calibration", "draw"]).ngroup()
+    base = rng.normal(size=30)
+    own = rng.normal(0, by_draw, (setting.max() + 1, 30))[setting]
+    return with_masks(cells, base + own + rng.normal(0, by_algo, (len(cells), 30)))
+
+
+def test_overlaps_of_draws_and_searches_are_told_apart_only_if_they_differ() -> None:
+    clear = difference(by_draw_and_search(2.0, 0.1, 0), "algorithms", "draws")
+    assert clear is not None
+    assert clear.low > 0
+    assert clear.draws == 6
+    doubtful = [difference(by_draw_and_search(0.0, 1.0, seed), "algorithms", "draws") for seed in range(40)]
+    assert np.mean([d is not None and d.low <= 0 <= d.high for d in doubtful]) >= 0.9
+    one = by_draw_and_search(1.0, 1.0, 0).query("algo == 'algo0'")
+    assert difference(one, "algorithms", "draws") is None

@@ -1,22 +1,99 @@
-"""Cells of different units and budgets are loaded into one frame, and kept apart in it."""
+"""The frame of results: names of data and models, units and budgets, one kind of held-out data, and metrics."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 
-from analysis.data.load import load
+from analysis.data.archive import NothingToRead
+from analysis.data.load import choose, done, filter_column, load, merged, of_windows, on_same_data
 from analysis.data.study import describe, journals
+from analysis.report import summary
+from analysis.report.study_data import StudyData
 from analysis.stats import mask_overlap
 from analysis.stats.grid import strata_of
 from analysis.stats.regret import PROBLEM
 from pruning.core.mask import Mask
 from tests.helpers import analysis_grid, sublayer_grid
+from tests.helpers.analysis_grid import ONE, Study, write
 from tests.helpers.sublayer_grid import SublayerStudy
+
+
+def changed(path: Path, *where: str, to: Any) -> None:
+    record = json.loads(path.read_text())
+    part = record
+    for name in where[:-1]:
+        part = part[name]
+    part[where[-1]] = to
+    path.write_text(json.dumps(record))
+
+
+def test_values_that_are_given_for_one_column_several_times_are_put_together() -> None:
+    given = ["objective=perplexity", "k=3", "objective=margin,perplexity"]
+    assert merged(map(filter_column, given)) == {"objective": ["perplexity", "margin"], "k": ["3"]}
+
+
+# -- names -------------------------------------------------------------------------------------------------------
+
+PYDOC = {"class": "Text", "source": "pydoc", "path": None, "samples": 16, "length": 128, "seed": 0}
+ITEMS = {"class": "Items", "source": "commonsense", "samples": 4}
+
+
+def hub(path: str) -> dict[str, Any]:
+    return PYDOC | {"source": "hub", "path": path}
+
+
+@pytest.mark.parametrize(
+    ("parts", "name"),
+    [
+        ({"first": PYDOC, "second": hub("allenai/c4")}, "pydoc + c4"),
+        ({"first": hub("a/books"), "second": PYDOC}, "books + pydoc"),
+        ({"text": PYDOC, "items": ITEMS}, "pydoc + commonsense"),
+        ({"text": {"first": PYDOC, "second": hub("allenai/c4")}, "items": ITEMS}, "pydoc + c4 + commonsense"),
+        (PYDOC, "pydoc"),
+    ],
+)
+def test_data_of_several_parts_are_named_by_their_parts(
+    parts: dict[str, Any], name: str, tmp_path: Path
+) -> None:
+    (key,) = write(tmp_path, ONE)
+    drawn = {"option": "mixed", "samples": 32, "length": 128, "seed": 0} | parts
+    changed(tmp_path / key / "result.json", "config", "calibration", to=drawn)
+    assert load(tmp_path)["calibration"].item() == name
+
+
+def test_parts_of_one_name_are_told_apart_by_their_paths(tmp_path: Path) -> None:
+    (key,) = write(tmp_path, ONE)
+    result = json.loads((tmp_path / key / "result.json").read_text())
+    mixed = [{"option": "mixed", "first": PYDOC, "second": hub(path)} for path in ("a/books", "b/books")]
+    for number, drawn in enumerate([*mixed, hub("a/books"), hub("b/books")]):
+        result["config"]["calibration"] = drawn | {"samples": 4, "length": 128, "seed": 0}
+        cell = f"{key[:-8]}{number:08x}"
+        (tmp_path / cell).mkdir()
+        (tmp_path / cell / "result.json").write_text(json.dumps(result | {"cell": cell}))
+    (tmp_path / key / "result.json").unlink()
+    assert list(load(tmp_path)["calibration"]) == ["pydoc + a/books", "pydoc + b/books", "a/books", "b/books"]
+
+
+def test_models_of_one_name_with_other_weights_are_not_pooled(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    keys = write(tmp_path, replace(ONE, seeds=(0, 1), cells=[]))
+    for key, revision in zip(keys, ("aaaaaaaa", "bbbbbbbb"), strict=False):
+        changed(tmp_path / key / "result.json", "model", "revision", to=revision)
+    name = ONE.models[0]
+    assert set(load(tmp_path)["model"]) >= {f"{name}@aaaaaa", f"{name}@bbbbbb"}
+    assert name in caplog.text
+
+
+# -- units, budgets and compensations --------------------------------------------------------------------------
 
 FEW = SublayerStudy(algos=("one_shot", "greedy"), seeds=(0,))
 BLOCKS = analysis_grid.Study(
@@ -28,15 +105,6 @@ BLOCKS = analysis_grid.Study(
 def listed(results: Path, keys: list[str]) -> None:
     (results / "studies").mkdir(exist_ok=True)
     (results / "studies" / "mine.json").write_text(json.dumps({"study": "mine", "cells": keys}))
-
-
-def changed(path: Path, *where: str, to: Any) -> None:
-    record = json.loads(path.read_text())
-    part = record
-    for name in where[:-1]:
-        part = part[name]
-    part[where[-1]] = to
-    path.write_text(json.dumps(record))
 
 
 def test_the_frame_holds_units_and_what_was_removed(tmp_path: Path) -> None:
@@ -165,3 +233,76 @@ def test_a_missing_cell_has_the_compensation_of_all_others(tmp_path: Path) -> No
     keys += compensated(tmp_path, None)
     listed(tmp_path, keys)
     assert load(tmp_path, "mine").set_index("cell")["model"][gone.name] == "smollm2 (unknown compensation)"
+
+
+# -- the same held-out data ------------------------------------------------------------------------------------
+
+
+def test_values_on_other_data_are_left_out_for_each_model() -> None:
+    cells = pd.DataFrame(
+        {
+            "model": ["a", "a", "a", "b", "a"],
+            "data": [
+                {"ppl/x": "1", "acc/y": "7"},
+                {"ppl/x": "1"},
+                {"ppl/x": "2", "acc/y": "7"},
+                {"ppl/x": "2"},
+                None,
+            ],
+            "pruned/ppl/x": [10.0, 11.0, 99.0, 12.0, 13.0],
+            "pruned/ppl/x/stderr": [1.0, 1.0, 9.0, 1.0, 1.0],
+            "pruned/acc/y": [0.5, np.nan, 0.6, np.nan, 0.4],
+            "pruned/acc_plain/y": [0.5, np.nan, 0.6, np.nan, 0.4],
+        }
+    )
+    kept = on_same_data(cells)
+    assert kept["other_data"].fillna("").tolist() == ["", "", "ppl/x", "", ""]
+    assert kept["pruned/ppl/x"].fillna(-1).tolist() == [10.0, 11.0, -1.0, 12.0, 13.0]
+    assert kept["pruned/ppl/x/stderr"].isna().tolist() == [False, False, True, False, False]
+    assert kept["pruned/acc/y"].tolist()[2] == 0.6
+    other = cells.assign(data=[{"acc/y": "7"}, None, {"acc/y": "8"}, None, {"acc/y": "8"}])
+    assert np.isnan(on_same_data(other)["pruned/acc_plain/y"].iloc[0]), "it is measured on the items of acc/y"
+
+
+def test_the_report_and_the_title_say_what_is_left_out(tmp_path: Path) -> None:
+    write(tmp_path, Study(("smollm2",), (0.1,), algos=("one_shot", "greedy"), seeds=(0, 1)))
+    cells = done(load(tmp_path, "small"))["cell"]
+    for cell in cells:
+        digest = "new" if cell == cells.iloc[0] else "old"
+        changed(tmp_path / str(cell) / "result.json", "evaluation", "data", to={"ppl/heldout": digest})
+    frame = load(tmp_path, "small")
+    assert f"1 of {len(cells)} cells measured on other held-out data" in describe(frame, "small")
+    assert frame["pruned/ppl/heldout"].notna().sum() == len(cells) - 1
+    refused = " ".join(summary.refusals(StudyData(tmp_path, "small")))
+    assert "ppl/heldout of 1 cell was measured on other data" in refused.lower()
+
+
+# -- metrics ---------------------------------------------------------------------------------------------------
+
+
+def of_metrics(*names: str) -> pd.DataFrame:
+    return pd.DataFrame({f"pruned/{name}": [1.0, 2.0] for name in names})
+
+
+def test_windows_are_those_of_the_embedded_text_or_of_what_was_measured() -> None:
+    assert of_windows(of_metrics("ppl/a", "ppl/heldout")).names == ("ppl/heldout",)
+    assert of_windows(of_metrics("ppl/wikitext2", "ppl/lambada", "acc/a")).sets == "lambada, wikitext2"
+    assert of_windows(of_metrics("ppl/wikitext2", "ppl/lambada"), "wikitext2").names == ("ppl/wikitext2",)
+
+
+def test_a_metric_that_was_not_measured_is_named() -> None:
+    with pytest.raises(NothingToRead, match="heldout"):
+        of_windows(of_metrics("ppl/wikitext2"), "heldout")
+    with pytest.raises(NothingToRead, match="was measured"):
+        of_windows(of_metrics("acc/a"))
+
+
+def test_cells_that_were_measured_on_different_texts_are_not_averaged_over_nothing() -> None:
+    cells = pd.DataFrame(
+        {"pruned/ppl/a": [1.0, 2.0, 3.0, None, None], "pruned/ppl/b": [None, None, None, 4.0, 5.0]}
+    )
+    chosen = choose(cells, "ppl")
+    assert (chosen.names, chosen.others) == (("ppl/a",), ("ppl/b",))
+    both = cells.fillna({"pruned/ppl/b": 1.0})
+    assert choose(both, "ppl").names == ("ppl/b",)
+    assert choose(both.iloc[[0, 3]].assign(**{"pruned/ppl/a": 1.0}), "ppl").names == ("ppl/a", "ppl/b")

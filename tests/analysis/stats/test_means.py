@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis.stats.means import CellDraws, over_draws, over_pairs
-from tests.helpers.analysis_grid import frame
+from analysis.stats.means import CellDraws, compared, means, over_draws, over_pairs
+from tests.helpers.analysis_grid import frame, with_masks
 
 
 def plain_mean(values: np.ndarray, first: CellDraws, second: CellDraws, left_out: int) -> float:
     """The mean without a draw; data keep their weights."""
     kept = (first.draw != left_out) & (second.draw != left_out)
-    return sum(
-        (first.data == d).mean() * values[kept & (first.data == d)].mean() for d in np.unique(first.data)
-    )
+    of_data = {d: first.data == d for d in np.unique(first.data)}
+    return sum(own.mean() * values[kept & own].mean() for own in of_data.values())
 
 
 def plain_error(values: np.ndarray, first: CellDraws, second: CellDraws) -> float:
@@ -43,32 +43,15 @@ def test_the_error_is_that_of_leaving_out_one_draw_after_another(seed: int) -> N
     assert (found.mean, found.draws) == (pytest.approx(overlaps.mean()), 8)
 
 
-def test_one_value_per_draw_has_students_interval() -> None:
+def test_one_value_per_draw_has_students_interval_whatever_the_number_of_its_cells() -> None:
     values = np.array([1.0, 4.0, 2.0, 7.0, 5.0])
-    drawn = CellDraws(np.arange(5), np.zeros(5, dtype=np.int64))
-    found = over_draws(values, drawn)
-    expected = stats.t.interval(0.95, 4, values.mean(), stats.sem(values))
-    assert (found.low, found.high) == pytest.approx(expected)
-
-
-def test_cells_of_one_draw_are_not_independent() -> None:
-    cells = frame(objectives=1, data=1, draws=4, algos=50)
-    by_draw = np.array([0.0, 1.0, 2.0, 3.0])
-    many = over_draws(by_draw[cells["draw"]], CellDraws.of(cells))
-    one = over_draws(by_draw, CellDraws(np.arange(4), np.zeros(4, dtype=np.int64)))
-    assert (many.low, many.high) == pytest.approx((one.low, one.high))
-
-
-@pytest.mark.parametrize("data", [1, 2, 4])
-def test_the_interval_covers_the_mean_of_all_draws_but_not_the_differences_of_data(data: int) -> None:
-    rng = np.random.default_rng(0)
-    cells = frame(objectives=1, data=data, draws=3, algos=4)
-    drawn, covered = CellDraws.of(cells), 0
-    for _ in range(2000):
-        effects = rng.normal(size=3 * data)[drawn.draw] + 10 * drawn.data + 0.3 * rng.normal(size=len(cells))
-        found = over_draws(effects, drawn)
-        covered += found.low <= 5 * (data - 1) <= found.high
-    assert 0.935 <= covered / 2000 <= 0.97
+    found = over_draws(values, CellDraws(np.arange(5), np.zeros(5, dtype=np.int64)))
+    assert (found.low, found.high) == pytest.approx(
+        stats.t.interval(0.95, 4, values.mean(), stats.sem(values))
+    )
+    cells = frame(objectives=1, data=1, draws=5, algos=50)
+    many = over_draws(values[cells["draw"]], CellDraws.of(cells))
+    assert (many.low, many.high) == pytest.approx((found.low, found.high)), "cells of a draw are alike"
 
 
 def test_pairs_of_two_draws_have_no_interval() -> None:
@@ -92,3 +75,33 @@ def test_without_two_draws_of_each_data_there_is_no_interval() -> None:
     nothing = over_draws(np.full(len(cells), np.nan), CellDraws.of(cells))
     assert np.isnan(nothing.mean)
     assert nothing.draws == 0
+
+
+# -- means of searches are over the same draws, also if a cell lacks an outcome ----------------------------------
+
+
+def panel() -> pd.DataFrame:
+    """Three searches; outcome `a` of a draw is the same for all of them, and no cell has `b`."""
+    cells = frame(objectives=1, data=1, draws=4, algos=3)
+    cells = with_masks(cells, np.random.default_rng(0).random((len(cells), 30)))
+    return cells.assign(a=cells["draw"] * 10.0, b=np.nan)
+
+
+def test_a_cell_without_the_outcome_removes_its_draw() -> None:
+    cells = panel()
+    cells.loc[(cells["algo"] == "algo1") & (cells["draw"] == 3), "a"] = np.nan
+    found = means(cells, ["a"])
+    assert (list(found["a"]), list(found["cells"])) == ([10.0, 10.0, 10.0], [3, 3, 3])
+    assert set(found["draws_note"]) == {"3 of 4 draws"}
+
+
+def test_a_search_or_an_outcome_that_was_never_measured_removes_nothing() -> None:
+    assert len(compared(panel(), ["a", "b"])[0]) == 12
+    assert set(means(panel(), ["a", "b"])["draws_note"]) == {""}
+    cells = panel()
+    cells.loc[cells["algo"] == "algo1", "a"] = np.nan
+    cells = cells[~((cells["algo"] == "algo2") & (cells["draw"] == 3))]
+    found = means(cells, ["a"]).set_index("algo")
+    assert list(found.loc[["algo0", "algo2"], "a"]) == [10.0, 10.0]
+    assert np.isnan(found.loc["algo1", "a"])
+    assert set(found["draws_note"]) == {"3 of 4 draws"}

@@ -1,0 +1,159 @@
+"""Compare two masks by their losses on the same samples: held-out windows, or the samples of the calibration.
+
+The difference of two losses has an error that is much smaller than that of each, because a sample that is hard for
+one mask is hard for the other. Journals keep the loss of each
+calibration sample, and measurements that of each window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import stats
+
+from pruning.core.errors import DamagedError
+from pruning.core.records import TERMS, DoneResult
+from pruning.core.storage import read_json
+
+from .agreement import LEVEL
+from .crossed import Trace, complete_scores
+from .grid import budgets
+
+WindowPairsLosses = NDArray[np.float64]
+Removed = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """The mean of first minus second (nats per token), its 95 % interval, and its standard error, over `windows`."""
+
+    mean: float
+    low: float
+    high: float
+    windows: int
+    error: float
+
+
+def paired(first: WindowPairsLosses, second: WindowPairsLosses) -> PairedDifference:
+    """The mean difference over windows (windows,), with a Student interval. With one window, there is no error."""
+    differences = np.asarray(first, float) - np.asarray(second, float)
+    n, mean = len(differences), float(differences.mean())
+    if n < 2:
+        return PairedDifference(mean, float("nan"), float("nan"), n, float("nan"))
+    error = float(differences.std(ddof=1) / np.sqrt(n))
+    half = float(stats.t.ppf(0.975, n - 1)) * error
+    return PairedDifference(mean, mean - half, mean + half, n, error)
+
+
+def sample_losses(
+    problem: pd.DataFrame, traces: Mapping[str, Trace], masks: Set[Removed] | None = None
+) -> dict[Removed, NDArray[np.float64]]:
+    """The losses (samples,) of the complete masks that some cell of a problem has scored on all samples.
+
+    `masks` are the masks to look for; by default, all. If several cells have scored a mask, their mean counts.
+    Nothing is returned if the loss of a mask is not the plain mean of its samples, or if cells have different numbers
+    of samples: then samples cannot be paired.
+    """
+    known: dict[Removed, list[NDArray[np.float64]]] = {}
+    for cell, k, budget in zip(problem["cell"], problem["k"], budgets(problem), strict=True):
+        for mask, score in complete_scores(traces.get(cell, ()), int(k), budget).items():
+            if masks is not None and mask not in masks:
+                continue
+            samples, loss = np.array(score["samples"], float), float(score["loss"])
+            if abs(samples.mean() - loss) > 1e-6 + 1e-3 * abs(loss):
+                return {}
+            known.setdefault(mask, []).append(samples)
+    if len({len(samples) for samples in chain.from_iterable(known.values())}) > 1:
+        return {}
+    return {mask: np.mean(losses, axis=0) for mask, losses in known.items()}
+
+
+def damages(cells: pd.DataFrame, traces: Mapping[str, Trace]) -> pd.DataFrame:
+    """One row per cell: `objective`, `lower` (the pruned model's loss is lower), and `worse`.
+
+    `worse` is True if the loss of the pruned model is clearly higher, False if it is clearly lower, and None if noise
+    can explain the difference, or if the trace lacks the losses of samples. Losses are paired by sample (one-sided
+    Student's t tests). A search chose the mask on these samples, which flatters the mask: so the p-value of a lower
+    loss is multiplied by the number of scores that the search asked for.
+    """
+    rows = []
+    columns = ("cell", "objective", "dropped", "asked", "loss", "dense_loss")
+    for cell, objective, dropped, asked, loss, dense in zip(*(cells[c] for c in columns), strict=True):
+        tests = 1.0 if pd.isna(asked) else max(1.0, float(asked))
+        rows.append([objective, loss < dense, _worse(traces.get(str(cell), ()), dropped, tests)])
+    return pd.DataFrame(rows, columns=["objective", "lower", "worse"], dtype=object)
+
+
+def _worse(trace: Trace, dropped: Removed, tests: float) -> bool | None:
+    scores = {tuple(score["dropped"]): np.array(score["samples"], float) for score in trace}
+    own, dense = scores.get(dropped), scores.get(())
+    if own is None or dense is None or len(own) != len(dense) or len(own) < 2:
+        return None
+    found = paired(own, dense)
+    if found.error == 0:
+        return None
+    t = found.mean / found.error
+    higher, lower = (float(stats.t.sf(side * t, len(own) - 1)) for side in (1, -1))
+    return True if higher <= LEVEL else False if tests * lower <= LEVEL else None
+
+
+# What a measurement keeps beside its value: the loss of each window, or the answer to each item.
+
+
+def window_losses(
+    results: Path, result: DoneResult, metrics: Sequence[str], which: str = "pruned"
+) -> WindowPairsLosses | None:
+    """The losses of a cell's mask on the windows of all metrics; None if they were not kept."""
+    return joined([_losses(kept_terms(results, result, metric, which)) for metric in metrics])
+
+
+def joined(parts: Sequence[WindowPairsLosses | None]) -> WindowPairsLosses | None:
+    """The losses of several metrics, one after the other; None if some are not known."""
+    known = [part for part in parts if part is not None]
+    return np.concatenate(known) if known and len(known) == len(parts) else None
+
+
+def losses_of(measured: Path) -> WindowPairsLosses | None:
+    """The losses of windows that were kept beside the file of a measurement; None if there are none."""
+    return _losses(terms_beside(measured))
+
+
+def _losses(terms: Mapping[str, Any] | None) -> WindowPairsLosses | None:
+    return np.array(terms["losses"], float) if terms and "losses" in terms else None
+
+
+def kept_terms(
+    results: Path, result: DoneResult, metric: str, which: str = "pruned"
+) -> Mapping[str, Any] | None:
+    """The terms of a cell's mask, or of the dense model; None if they were not kept, or are damaged."""
+    records = cast(Mapping[str, Any], result["evaluation"]).get("records", {})
+    path = records.get(metric, {}).get(which)
+    return None if path is None else terms_beside(results / path)
+
+
+def terms_beside(measured: Path) -> Mapping[str, Any] | None:
+    """The terms that were kept beside the file of a measurement; None if there are none, or if they are damaged."""
+    try:
+        return cast(Mapping[str, Any], read_json(measured.with_name(f"{measured.stem}.{TERMS}")))
+    except (FileNotFoundError, DamagedError):
+        return None  # the command names damaged files at its end
+
+
+def hits(terms: Mapping[str, Any]) -> NDArray[np.float64] | None:
+    """How right each item was answered (items,), from 0 to 1; None if the terms are not those of items.
+
+    If n choices including the right one have the highest log-likelihood, it is 1 / n.
+    """
+    if "hits" in terms:
+        return np.array(terms["hits"], float)
+    if "loglikelihoods" not in terms:
+        return None
+    items = zip(terms["loglikelihoods"], terms["right"], strict=True)
+    return np.array([(of[right] == max(of)) / of.count(max(of)) for of, right in items], float)

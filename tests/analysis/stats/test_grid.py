@@ -1,0 +1,141 @@
+"""Which cells are compared, and what a cell removes in words and in numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.stats import grid
+from analysis.stats.crossed import matrix
+from analysis.stats.grid import DIFFERENT, compared, labels
+from analysis.stats.mask_overlap import MaskSet
+from analysis.stats.outcome_errors import differences
+from pruning.core.mask import KINDS, Mask, Removal
+from tests.helpers.analysis_grid import frame
+
+CELL: dict[str, Any] = {
+    "n_blocks": 6, "protect_first": 1, "protect_last": 0, "k": 2, "ratio": 0.2, "dropped": (2, 5),
+}  # fmt: skip
+
+
+def test_labels_are_those_of_a_plain_group_number() -> None:
+    cells = frame(objectives=2, data=2, draws=2, algos=2)
+    cells.loc[::3, "length"] = np.nan
+    columns = ["objective", "calibration", "samples", "length", "draw"]
+    plain = cells.groupby(columns, dropna=False, sort=True).ngroup().to_numpy()
+    np.testing.assert_array_equal(labels(cells, columns), plain)
+
+
+# -- objectives are compared over the searches that all of them have finished ------------------------------------
+
+
+def objectives() -> pd.DataFrame:
+    return frame(objectives=2, data=1, draws=3, algos=2)
+
+
+def test_a_search_that_one_objective_lacks_is_no_effect_of_the_objective() -> None:
+    cells = objectives()
+    pd.testing.assert_frame_equal(compared(cells)[0], cells)
+    cells = cells[~((cells["objective"] == "o0") & (cells["algo"] == "algo1"))].reset_index(drop=True)
+    values = 20.0 + 4.0 * (cells["algo"] == "algo1") + 0.01 * cells["draw"]
+    found = matrix(cells, {"ppl/a": values}).set_index("objective")
+    assert found["mean"].tolist() == pytest.approx([20.01, 20.01])
+    assert set(found["note"]) == {"without algo1, which not every objective has"}
+    assert differences(cells, {"ppl/a": values})["worse"].abs().max() == 0.0
+
+
+def test_draws_that_lack_a_search_are_left_out_unless_no_draw_is_complete() -> None:
+    cells = objectives()
+    lacking = (cells["objective"] == "o0") & (cells["algo"] == "algo1") & (cells["draw"] == 2)
+    kept, note = compared(cells[~lacking])
+    assert note == "without draws that some search lacks"
+    assert sorted(kept.loc[kept["objective"] == "o0", "draw"]) == [0, 0, 1, 1]
+    assert (kept["objective"] == "o1").sum() == 6
+    apart = (cells["objective"] == "o0") & ((cells["algo"] == "algo1") == (cells["draw"] == 0))
+    assert len(compared(cells[~apart])[0]) == len(cells[~apart])
+
+
+def test_without_a_common_search_nothing_is_judged() -> None:
+    cells = objectives()
+    cells = cells[(cells["objective"] == "o0") == (cells["algo"] == "algo0")].reset_index(drop=True)
+    assert compared(cells)[1] == DIFFERENT
+    table = differences(cells, {"acc/a": pd.Series(np.arange(len(cells)), dtype=float)})
+    assert table["worse"].isna().all()
+
+
+# -- what a cell removes -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("unit", KINDS)
+def test_open_units_are_those_of_the_space(unit: str) -> None:
+    space = Removal(None, 2, unit, first=1).space(6)
+    cells = pd.DataFrame([CELL | {"unit": unit}])
+    assert grid.free(6, unit, 1, 0) == space.free()
+    assert list(grid.n_open(cells)) == [len(space.free())]
+    assert grid.masks(cells) == [Mask(6, (2, 5), space.unit)] == [grid.mask_of(cells.iloc[0])]
+
+
+def test_a_frame_without_units_is_of_blocks() -> None:
+    cells = pd.DataFrame([CELL])
+    assert grid.masks(cells) == [Mask(6, (2, 5))]
+    assert list(grid.n_open(cells)) == [5]
+    assert grid.budgets(cells) == [None]
+    last = CELL | {"unit": "sublayer", "dropped": (2, 11)}
+    masks = MaskSet.of(pd.DataFrame([last, last | {"dropped": (3, 11)}]))
+    assert (list(masks.sizes), list(masks.open)) == ([2, 2], [10, 10]), "units beyond the number of blocks"
+
+
+@pytest.mark.parametrize(
+    ("unit", "cost", "more", "label", "size", "removed"),
+    [
+        ("block", None, (), "m", "k = 2", "2 blocks removed"),
+        ("block", "latency", (), "m (latency)", "≈ 2 blocks", "20 % of the latency removed"),
+        ("sublayer", "parameters", (), "m (sublayer)", "≈ 2 blocks", "20 % of the parameters removed"),
+        ("sublayer", None, (), "m (sublayer, counted)", "k = 2", "2 sub-layers removed"),
+        ("mlp", "latency", (), "m (mlp, latency)", "≈ 2 blocks", "20 % of the latency removed, only MLPs"),
+        ("attention", None, (), "m (attention, counted)", "k = 2", "2 attention sub-layers removed"),
+        (grid.UNKNOWN, None, (), "m (unknown unit)", "k = 2", "2 units removed"),
+        ("block", None, ("linear",), "m (linear)", "k = 2", "2 blocks removed"),
+        ("sublayer", "parameters", ("linear", "10 %"), "m (sublayer, linear, 10 %)", "≈ 2 blocks",
+         "20 % of the parameters removed"),
+        ("block", None, (grid.UNKNOWN_COMPENSATION,), "m (unknown compensation)", "k = 2", "2 blocks removed"),
+    ],
+)  # fmt: skip
+def test_labels_and_words(
+    unit: str, cost: str | None, more: tuple[str, ...], label: str, size: str, removed: str
+) -> None:
+    assert grid.label("m", unit, cost, more) == label
+    assert grid.bare(label) == "m"
+    assert grid.size(label, 2) == size
+    assert grid.removed(pd.Series(CELL | {"unit": unit, "cost": cost})) == removed
+
+
+def test_a_label_with_more_is_still_one_and_other_brackets_are_a_name() -> None:
+    label = grid.label("m", "sublayer", "parameters", ("11 %", "costs 2"))
+    assert label == "m (sublayer, 11 %, costs 2)"
+    assert grid.bare(label) == "m"
+    assert grid.heading(label, 1) == "m · ≈ 1 block\n(sublayer, 11 %, costs 2)"
+    for name in ("m (mine)", "m (sublayer) x", "m", "m (my linear one)"):
+        assert grid.bare(name) == name
+        assert grid.heading(name, 3) == f"{name} · k = 3"
+    assert grid.bare("m (v2) (linear)") == "m (v2)"
+
+
+def test_a_finished_cell_says_of_how_many() -> None:
+    units = {"block": "2 of 6 blocks", "sublayer": "2 of 12 sub-layers", "mlp": "2 of 6 MLP sub-layers"}
+    for unit, words in units.items():
+        assert grid.removed_of(pd.Series(CELL | {"unit": unit, "cost": None})) == f"{words} removed"
+    row = pd.Series(CELL | {"unit": "block", "compensation": "linear"})
+    assert grid.removed(row) == "2 blocks removed, compensation=linear"
+    assert grid.removed_of(row) == "2 of 6 blocks removed, compensation=linear"
+    unknown = pd.Series(CELL | {"unit": "block", "compensation": grid.UNKNOWN_COMPENSATION})
+    assert grid.removed(unknown) == "2 blocks removed, unknown compensation"
+    assert grid.removed(pd.Series(CELL | {"unit": "block", "k": float("nan")})) == ""
+
+
+def test_the_noun_is_what_all_masks_are_over() -> None:
+    frames = [pd.DataFrame({"unit": units}) for units in (["block"], ["mlp", "sublayer"], ["block", "mlp"])]
+    assert [grid.noun(frame) for frame in frames] == ["blocks", "sub-layers", "units"]

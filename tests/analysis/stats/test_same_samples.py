@@ -1,0 +1,65 @@
+"""Differences of losses that are paired by sample."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from analysis.stats.same_samples import damages, hits, joined, paired
+from tests.helpers.traces import score
+
+
+def test_the_interval_is_that_of_a_paired_t_test() -> None:
+    rng = np.random.default_rng(0)
+    hard = rng.normal(3.0, 1.0, 40)  # windows differ much more than masks
+    first, second = hard + rng.normal(0.05, 0.02, 40), hard + rng.normal(0.0, 0.02, 40)
+    found, expected = paired(first, second), stats.ttest_rel(first, second)
+    interval = expected.confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
+    assert found.mean == pytest.approx(float((first - second).mean()))
+    assert found.low > 0, "the small difference is certain, although single losses vary by 1"
+    assert found.windows == 40
+    assert found.mean / found.error == pytest.approx(expected.statistic)
+    one = paired(np.array([2.0]), np.array([1.5]))
+    assert one.mean == pytest.approx(0.5)
+    assert np.isnan([one.low, one.high]).all()
+
+
+def test_windows_of_several_corpora_are_joined_unless_one_was_not_kept() -> None:
+    both = joined([np.array([1.0, 2.0]), np.array([3.0])])
+    assert both is not None
+    assert both.tolist() == [1.0, 2.0, 3.0]
+    assert joined([np.array([1.0]), None]) is None
+    assert joined([]) is None
+
+
+def test_hits_are_those_of_the_evaluation() -> None:
+    terms: dict[str, Any] = {"loglikelihoods": [[-1.0, -2.0], [-2.0, -1.0], [-1.0, -1.0]], "right": [0, 0, 0]}
+    assert hits(terms) == pytest.approx([1.0, 0.0, 0.5])
+    assert hits({"hits": [1.0, 0.0], "loglikelihoods": [[-1.0], [-2.0]]}) == pytest.approx([1.0, 0.0])
+    assert hits({"losses": [2.0]}) is None
+
+
+def test_a_pruned_model_is_clearly_worse_or_better_only_beyond_the_noise_of_the_samples() -> None:
+    rng = np.random.default_rng(0)
+    dense = rng.normal(3.0, 1.0, 30)  # samples differ much more than models
+    noise = rng.normal(0, 0.1, 30)
+    noise -= noise.mean()
+    error = noise.std(ddof=1) / np.sqrt(30)
+    steps = {"worse": 3 * error, "better": -3 * error, "equal": 0.5 * error}
+    traces = {
+        n: [score([], list(dense)), score([1], list(dense + noise + step))] for n, step in steps.items()
+    }
+    traces["alone"] = [score([1], list(dense))]
+    cells = pd.DataFrame({"cell": list(traces), "dropped": [(1,)] * 4})
+    cells = cells.assign(objective="o", asked=1, loss=2.9, dense_loss=3.0)
+    assert list(damages(cells, traces)["worse"]) == [True, False, None, None]
+    assert list(damages(cells, traces)["lower"]) == [True] * 4
+    p = stats.t.cdf(-3, 29)
+    for asked, expected in ((int(0.05 / p), False), (int(0.05 / p) + 1, None)):
+        chosen = damages(cells.assign(asked=asked), traces)["worse"]
+        assert list(chosen) == [True, expected, None, None], "the best of many masks is better by chance"

@@ -1,0 +1,131 @@
+"""Whether other calibration samples would give another mask, and how masks change with their number."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from analysis.stats import stability
+from analysis.stats.stability import Decision, by_size
+from tests.helpers.analysis_grid import frame
+from tests.helpers.traces import BUDGET, score
+
+
+def trace_of(losses: np.ndarray, masks: list[list[int]]) -> list[dict[str, object]]:  # type: ignore[type-arg]
+    return [score(mask, list(row)) for mask, row in zip(masks, losses, strict=True)]
+
+
+def decided(losses: np.ndarray, masks: list[list[int]], k: int, budget: object = None) -> Decision:  # type: ignore[type-arg]
+    decision = stability.last_decision(trace_of(losses, masks), k, budget)  # type: ignore[arg-type]
+    assert decision is not None
+    return decision
+
+
+def test_a_clear_decision_is_stable_and_a_tie_is_a_coin() -> None:
+    noise = np.random.default_rng(0).normal(size=(2, 64))
+    clear = decided(noise + np.array([[0.0], [5.0]]), [[1, 2], [1, 3]], 2)
+    assert stability.resampled(clear) == (0.0, 1.0)
+    noise[1] += noise[0].mean() - noise[1].mean() + 1e-6
+    other, overlap = stability.resampled(decided(noise, [[1, 2], [1, 3]], 2))
+    assert 0.4 < other < 0.6
+    assert overlap == pytest.approx(1 - other * (2 / 3))
+
+
+def test_one_shot_is_decided_by_single_blocks() -> None:
+    losses = np.array([[3.0, 3.1], [1.0, 1.1], [2.0, 2.1], [1.0, 2.1]])
+    masks = [[0], [1], [2], [1, 2]]
+    decision = decided(losses, masks, 2)
+    assert decision.size == 2
+    assert np.flatnonzero(decision.chosen).tolist() == [1, 2]
+    trace = trace_of(losses, masks)
+    weighted = [{**line, "loss": 9.0 * n} for n, line in enumerate(trace)]
+    for refused, reason in ((trace[:2], "no rival"), ([], "missing"), (weighted, "not a plain mean")):
+        assert stability.last_decision(refused, 2) is None
+        assert reason in stability.refusal(refused)
+
+
+def test_a_decision_with_a_budget_is_among_masks_of_that_cost_or_units_of_one_cost() -> None:
+    losses = np.array([[1.0, 1.0], [2.0, 2.0], [0.0, 0.0]])
+    decision = decided(losses, [[0, 1], [2, 3], [1, 3]], 1, BUDGET)
+    assert decision.candidates == ((0, 1), (2, 3))
+    assert list(np.flatnonzero(decision.chosen)) == [0, 1]
+    alike = BUDGET | {"costs": [1, 3, 1, 3, 1, 3], "least": 2, "most": 2}
+    assert list(np.flatnonzero(decided(losses, [[0], [2], [4]], 1, alike).chosen)) == [0, 4]
+    unlike = alike | {"costs": [1, 3, 2, 3, 1, 3]}
+    assert stability.last_decision(trace_of(losses, [[0], [2], [4]]), 1, unlike) is None  # type: ignore[arg-type]
+
+
+def test_resampling_agrees_with_the_normal_theory() -> None:
+    """With two candidates, P(other) is about the normal tail at the paired z of their difference."""
+    rng = np.random.default_rng(2)
+    a = rng.normal(size=200)
+    b = a + rng.normal(0.05, 0.5, size=200)
+    z = abs(np.mean(b - a)) / (np.std(b - a) / np.sqrt(200))
+    decision = decided(np.array([a, b]), [[1], [2]], 1)
+    assert stability.resampled(decision, 4000)[0] == pytest.approx(stats.norm.sf(z), abs=0.03)
+
+
+def test_agreement_grows_with_samples_and_disjoint_halves_agree_least() -> None:
+    rng = np.random.default_rng(1)
+    losses = rng.normal(size=(6, 64)) + np.arange(6)[:, None] * 0.4
+    curve = stability.curve(decided(losses, [[i] for i in range(6)], 1))
+    assert list(curve["n"]) == [1, 2, 4, 8, 16, 32]
+    assert curve["same"].is_monotonic_increasing
+    assert (curve["pair"] <= curve["same"] + 0.05).all()
+    assert stability.enough(curve) in (16, 32)
+
+
+def test_enough_is_where_agreement_stays() -> None:
+    curve = pd.DataFrame({"n": [1, 2, 4, 8], "same": [0.95, 0.5, 0.9, 0.99]})
+    assert stability.enough(curve) == 4
+    assert stability.enough(curve.assign(same=0.5)) is None
+    assert stability.enough(curve.assign(same=1.0)) == 1
+
+
+# -- numbers of samples ------------------------------------------------------------------------------------------
+
+
+def cells() -> pd.DataFrame:
+    """Two sizes: three draws of two searches agree with many samples, and have nothing in common with few."""
+    one = frame(objectives=1, data=1, draws=3, algos=2)
+    at = [(int(row.draw), int(row.algo[-1])) for row in one.itertuples()]
+    few = one.assign(samples=8, dropped=[tuple(range(9 * d + 3 * a, 9 * d + 3 * a + 3)) for d, a in at])
+    many = one.assign(samples=64, dropped=[(1, 2, 3 + a) for _, a in at])
+    return pd.concat([few, many], ignore_index=True)
+
+
+def test_masks_of_two_draws_are_compared_at_each_number_of_samples() -> None:
+    table = by_size(cells(), {})
+    assert list(table["samples"]) == [8, 64]
+    assert table["corrected"].iloc[0] < 0
+    assert table["corrected"].iloc[1] == pytest.approx(1.0)
+    assert (list(table["cells"]), list(table["draws"])) == ([6, 6], [3, 3])
+    assert by_size(cells().query("samples == 8"), {}).empty
+    apart = cells().assign(protect_first=(cells()["samples"] == 8).astype(int))
+    assert by_size(apart, {}).empty, "cells with protected blocks are compared among themselves"
+
+
+def test_only_searches_and_draws_with_every_size_count() -> None:
+    grid = cells()
+    lone = grid[(grid["samples"] == 64)].assign(algo="algo9", dropped=[(20 + i, 26, 27) for i in range(6)])
+    table = by_size(pd.concat([grid, lone], ignore_index=True), {})
+    assert list(table["cells"]) == [6, 6]
+    assert table["corrected"].iloc[1] == pytest.approx(1.0)
+    incomplete = grid[(grid["samples"] == 8) | (grid["draw"] > 0) | (grid["algo"] == "algo0")]
+    assert list(by_size(incomplete, {})["cells"]) == [5, 5]
+    # A number with one draw does not take the draws of the others away.
+    first = grid[(grid["samples"] == 64) & (grid["draw"] == 0)].assign(samples=256)
+    table = by_size(pd.concat([grid, first], ignore_index=True), {})
+    assert (list(table["samples"]), list(table["cells"])) == ([8, 64], [6, 6])
+
+
+def test_outcomes_are_means_and_perplexities_are_geometric_means() -> None:
+    grid = cells()
+    values = pd.Series(np.where(grid["draw"] == 0, 100.0, 10.0), grid.index)
+    table = by_size(grid, {"ppl": values, "acc": values}, ["ppl"])
+    assert table["ppl"].tolist() == pytest.approx([10 ** (4 / 3)] * 2)
+    assert table["acc"].tolist() == pytest.approx([40.0] * 2)
+    lacking = values.where(grid["samples"] == 64)
+    assert by_size(grid, {"acc": lacking})["acc"].isna().tolist() == [True, False]
