@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from pruning.core.mask import count_masks
+from pruning.core.mask import Budget
 
 from .crossed import Trace, complete_scores, seconds
 from .grid import DRAW, SETTING, STRATUM, bare, budgets, column, free, groups, labels, n_open
@@ -88,7 +88,7 @@ def _enumerated(frame: pd.DataFrame, traces: Mapping[str, Trace]) -> Iterator[bo
         else:
             key = (tuple(budget["costs"]), budget["least"], budget["most"], unit, n_blocks, first, last)
             if key not in counted:
-                counted[key] = count_masks(budget, free(n_blocks, unit, first, last))
+                counted[key] = Budget.recorded(budget).count(free(n_blocks, unit, first, last))
             size = counted[key]
         yield len(complete_scores(traces.get(cell, ()), int(k), budget)) == size
 
