@@ -43,6 +43,7 @@ def test_an_installation_has_options_pages_and_types(installed: Path) -> None:
         "analysis/figures/style.mplstyle",
         "analysis/paper/table1_accuracy.csv",
         "data/commonsense.jsonl",
+        "export/card.md.jinja",
     )
     assert [name for name in files if not (installed / "pruning" / name).is_file()] == []
 
