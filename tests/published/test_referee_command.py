@@ -22,7 +22,12 @@ Referee = Callable[[str], Ended]
 
 
 @pytest.fixture
-def referee(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Referee:
+def referee(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> Referee:
     """The command in this process, on the arguments of a line."""
     monkeypatch.chdir(tmp_path)
 
@@ -30,13 +35,14 @@ def referee(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captu
         words = ["tracker=none", f"paths.results={tmp_path / 'results'}", *line.split()]
         monkeypatch.setattr("sys.argv", ["referee", *words])
         capfd.readouterr()
+        caplog.clear()
         status: Any = 0
         try:
             run_command("pruning.study.referee_command:main")
         except SystemExit as end:
             status = end.code
         out, err = capfd.readouterr()
-        return Ended(int(status or 0), out, err, tmp_path / "results")
+        return Ended(int(status or 0), out, err + caplog.text, tmp_path / "results")
 
     return command
 
