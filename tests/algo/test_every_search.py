@@ -223,7 +223,7 @@ def test_the_optimum_of_most_small_pairwise_losses_is_found(algos: dict[str, Alg
     found = sum(mask == optimum(space, loss) for mask, loss in zip(answers, losses, strict=True))
     starts = [drive(algos["one_shot"], space, loss).answer for loss in losses]
     gained = [loss(a) <= loss(b) for a, b, loss in zip(answers, starts, losses, strict=True)]
-    assert found >= {"annealing": 6, "bayesian": 7, "beam": 7, "evolution": 5, "genetic": 3}.get(name, 5)
+    assert found >= {"annealing": 6, "bayesian": 7, "beam": 7, "evolution": 5, "genetic": 3}.get(name, 4)
     assert all(gained)
 
 

@@ -68,7 +68,7 @@ def swaps(mask: Mask, space: Space) -> set[Mask]:
     ids=str,
 )
 def test_a_small_space_is_exhausted_and_the_reason_is_reported(algo: Algo) -> None:
-    space, loss = Space(7, 3), pairwise(7, 0, 3.0)
+    space, loss = Space(6, 2), pairwise(6, 0)
     run = drive(algo, space, loss)
     assert run.why == "every mask of the space was scored"
     assert run.answer == optimum(space, loss)
