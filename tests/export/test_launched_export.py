@@ -129,7 +129,7 @@ def test_a_cut_file_is_replaced_only_if_the_finished_cell_has_its_mask(
     ("kind", "type_", "compensation"),
     [
         ("llama", "F16", "magnitude"),
-        *(("gemma2", "Q8_0", name) for name in ("linear", "diagonal", "magnitude")),  # its norms are F32
+        *(("gemma2", "Q8_0", name) for name in ("linear", "magnitude")),  # its norms are F32
         ("", "", "magnitude"),  # a directory
     ],
 )

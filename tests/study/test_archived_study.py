@@ -66,7 +66,7 @@ def cell_of(folder: Path, results: Path) -> Cell:
         "algo": done["search"]["algo"],
         "calibration": "-",
     }
-    return recorded_cell(raw(folder) | {"paths": {"results": str(results)}}, names)
+    return recorded_cell({**done["config"], "paths": {"results": str(results)}}, names)
 
 
 def test_results_hold_import_paths_of_modules_that_are_gone(study: Path) -> None:
