@@ -174,10 +174,13 @@ def _regrets(
                 axes.plot(values, [height] * len(values), marker, color=colour, **small)
                 axes.plot(values.mean(), height, marker, color=colour, ms=4.8, mec="white", mew=0.5)
     style.name_rows(axes, algos, named)
-    # Whether the best known mask is the best of all masks, or only the best of the scored masks.
-    exact = cells["exact"]
-    known = "exact" if exact.all() else "exact in part" if exact.any() else "best known"
+    known = _known(cells["exact"])
     axes.set_xlabel(f"regret, SE of the paired difference ({known})", fontsize=style.LABEL - 0.5)
+
+
+def _known(exact: pd.Series[Any]) -> str:
+    """Whether the best known mask is the best of all masks, or only the best of the scored masks."""
+    return "exact" if exact.all() else "exact in part" if exact.any() else "best known"
 
 
 def _build(study: AskedStudy, _: Namespace) -> Drawing:

@@ -25,7 +25,7 @@ from ..figures.fig5_variance_shares import percent_text, ratio_text, upper_ends
 from ..figures.style import counted, number, signed
 from ..stats import crossed, perplexity_comparisons, regret, stability
 from ..stats.components import NoiseAlone, Shares
-from ..stats.grid import CONFIGURATION, STRATUM, bare, exact_by_construction, removed_of, size
+from ..stats.grid import CONFIGURATION, STRATUM, exact_by_construction
 from ..stats.mask_overlap import OverlapDifference, difference
 from ..stats.perplexity_comparisons import Comparisons
 
@@ -245,8 +245,7 @@ def templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    words = (bare, counted, listed, math.isnan, number, percent, percents, ratio_words, reasons, removed_of, signed, size,
-             with_interval)  # fmt: skip
+    words = (counted, listed, math.isnan, number, percent, percents, ratio_words, signed, with_interval)
     environment.globals.update({word.__name__: word for word in words})
     return environment
 

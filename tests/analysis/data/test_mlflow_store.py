@@ -67,7 +67,7 @@ def test_a_figure_is_drawn_from_a_store(uri: str, tmp_path: Path, monkeypatch: p
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["fig1_masks", "--results", uri, "--study", "small"])
-    fig1_masks.main()
+    fig1_masks.FIGURE()
     assert (tmp_path / "figures" / "fig1_masks.png").exists()
 
 

@@ -127,7 +127,7 @@ def test_panels_with_a_constant_ranking_are_not_drawn_and_the_note_names_them() 
 
 def test_the_counts_of_searches_draws_and_distinct_masks_are_printed(study: AskedStudy) -> None:
     both = choose(study.frame, "ppl"), choose(study.frame, "acc")
-    ranked, _ = fig2_ranks._comparable(fig2_ranks.ranks(study.frame, *both))
+    ranked, _ = fig2_ranks.comparable(fig2_ranks.ranks(study.frame, *both))
     rows = ranked[(ranked["objective"] == ranked["objective"].iloc[0]) & (ranked["k"] == ranked["k"].iloc[0])]
     cells = done(study.frame)
     cells = cells[(cells["objective"] == rows["objective"].iloc[0]) & (cells["k"] == rows["k"].iloc[0])]
@@ -345,7 +345,7 @@ def test_names_of_columns_do_not_touch() -> None:
 
 
 def test_shades_of_the_matrix_are_steps_in_standard_errors(study: AskedStudy) -> None:
-    matrix, regrets = fig6_crossed.measure(study.frame, study.traces)
+    matrix, regrets = fig6_crossed.matrix_of(study), fig6_crossed.regrets_of(study)
     axes = fig6_crossed.draw(study.frame, matrix, regrets, "t").axes[0]
     (mesh,) = [c for c in axes.collections if isinstance(c, QuadMesh)]
     stratum = matrix[matrix["k"] == matrix["k"].min()]
@@ -359,7 +359,7 @@ def test_shades_of_the_matrix_are_steps_in_standard_errors(study: AskedStudy) ->
 
 
 def test_regret_is_drawn_in_errors_of_the_paired_difference(study: AskedStudy) -> None:
-    matrix, regrets = fig6_crossed.measure(study.frame, study.traces)
+    matrix, regrets = fig6_crossed.matrix_of(study), fig6_crossed.regrets_of(study)
     figure = fig6_crossed.draw(study.frame, matrix, regrets, "t")
     labels = [axes.get_xlabel() for axes in figure.axes if axes.get_xlabel()]
     assert all(label.startswith("regret, SE of the paired difference (") for label in labels)
@@ -370,11 +370,11 @@ def test_regret_is_drawn_in_errors_of_the_paired_difference(study: AskedStudy) -
 
 
 def test_the_matrix_prints_the_number_of_draws_and_names_its_shades(study: AskedStudy) -> None:
-    matrix, regrets = fig6_crossed.measure(study.frame, study.traces)
+    matrix, regrets = fig6_crossed.matrix_of(study), fig6_crossed.regrets_of(study)
     figure = fig6_crossed.draw(study.frame, matrix, regrets, "t")
     shown = [text.get_text() for text in figure.axes[0].texts if text.get_position()[0] > 3]
     assert shown == ["6", "3", "6"]  # divergence, margin (items: one source), perplexity
-    assert set(fig6_crossed.WORDS) <= set(keys(figure))
+    assert set(fig6_crossed.SHADES) <= set(keys(figure))
 
 
 # -- figures 7 and 8 ---------------------------------------------------------------------------------------
@@ -451,11 +451,11 @@ def test_table_2_has_geometric_means_with_a_factor(study: AskedStudy) -> None:
     broken = study.frame.copy()
     cell = broken.query("objective == 'margin' and k == 4 and algo == 'greedy'").index
     broken.loc[cell, "pruned/ppl/wikitext2"] = [1e2, 1e4, 1e12]
-    rows = outcome_tables.aggregate(broken, metric, "table2_perplexity", "perplexity")
+    rows = outcome_tables.aggregate(broken, metric)
     row = rows.query("objective == 'margin' and k == 4 and algo == 'greedy'").iloc[0]
     assert row["geometric"] == pytest.approx(1e6)
     assert row["factor"] == pytest.approx(np.exp(np.std(np.log([1e2, 1e4, 1e12]), ddof=1)))
-    shown = outcome_tables.typeset(rows, metric, "t", 2)
+    shown = outcome_tables.typeset(rows, metric, "t")
     assert not [text for text in texts(shown) if "±" in text]
     assert any("geometric mean" in text and "n = 3 to 6 cells" in text for text in texts(shown))
 

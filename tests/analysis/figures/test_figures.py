@@ -278,13 +278,11 @@ def test_tables_count_cells_and_show_the_papers_numbers(tmp_path: Path) -> None:
     )
     write(tmp_path, study)
     frame = load(tmp_path, "small")
-    rows = outcome_tables.aggregate(
-        frame, load_module.choose(frame, "acc"), "table1_accuracy", "margin"
-    ).set_index("algo")
+    rows = outcome_tables.aggregate(frame, load_module.choose(frame, "acc")).set_index("algo")
     assert rows.loc["greedy", "paper"] == 60.69
     assert rows["cells"].sum() == len(frame) - 1
     assert rows["asked"].sum() == len(frame)
-    lines = outcome_tables.typeset(rows.reset_index(), load_module.choose(frame, "acc"), "title", 1)
+    lines = outcome_tables.typeset(rows.reset_index(), load_module.choose(frame, "acc"), "title")
     texts = [text.get_text() for text in lines.texts]
     assert {"60.69", "74.58"} <= set(texts)  # greedy, and nothing removed
     assert any("paper: its mean over six tasks" in text for text in texts)
@@ -294,19 +292,19 @@ def test_tables_count_cells_and_show_the_papers_numbers(tmp_path: Path) -> None:
 def test_numbers_of_broken_models_are_short() -> None:
     shown = [style.number(value) for value in (0.123, 40.57, 21_622.0, 1.36e8, -2e6, 1e15)]
     assert shown == ["0.12", "40.6", "21,622", "1.4e8", "-2e6", "1e15"]
-    assert outcome_tables.spread(1.36e8, 2.79e8, 5, 6, 0) == "1.4e8 ± 2.8e8 (5/6)"
-    assert outcome_tables.times(1.36e8, 1.162, 5, 6).split() == [
-        "1.4e8",
-        outcome_tables.TIMES,
-        "1.16",
-        "(5/6)",
-    ]
-    assert outcome_tables.spread(53.24, 1.06, 6, 6, 1) == "53.2 ± 1.1"
+    counts = {"cells": 5, "asked": 6}
+    for row, text in (
+        (counts | {"mean": 1.36e8, "sd": 2.79e8}, "1.4e8 ± 2.8e8 (5/6)"),
+        (counts | {"geometric": 1.36e8, "factor": 1.162}, f"1.4e8 {outcome_tables.SPREAD} 1.16 (5/6)"),
+        ({"mean": 53.24, "sd": 1.06, "cells": 6, "asked": 6}, "53.2 ± 1.1"),
+        ({"mean": np.nan, "sd": np.nan, "cells": 0, "asked": 6}, f"{style.DASH} (0/6)"),
+    ):
+        assert outcome_tables.shown_value(pd.Series(row)) == text
 
 
 def test_a_legend_has_equally_long_rows() -> None:
     drawn, _ = style.panels(1, 1, 8.0, 1.0, "title")
-    style.legend(drawn, style.looks(["fast_block_select"] * 6 + list("abcde")))
+    style.legend(drawn, style.looks(["fast_block_select"] * 6 + list("abcde")), "a note")
     assert [legend._ncols for legend in drawn.legends] == [3]
 
 
@@ -343,7 +341,7 @@ def _recalibrated(path: Path, drawn: dict[str, object]) -> None:
 def test_figures_of_a_part_go_to_a_subfolder(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flags = ("--only", "objective=margin", "--only", "algo=greedy,genetic")
     monkeypatch.setattr(sys, "argv", ["fig1_masks", "--results", str(results), "--study", "small", *flags])
-    fig1_masks.main()
+    fig1_masks.FIGURE()
     part = pd.read_csv(results / "figures" / "objective=margin__algo=greedy,genetic" / "fig1_masks.csv")
     assert set(part["objective"]) == {"margin"}
     assert set(part["algo"]) == {"greedy", "genetic"}

@@ -61,8 +61,8 @@ def test_the_number_of_draws_is_in_words() -> None:
     grid = cells(draws=3)
     assert fig1_masks.draw(grid, "t").axes[0].get_title(loc="left").endswith("3 blocks removed · 6 draws")
     twice = pd.concat([grid, grid.assign(seed=9)], ignore_index=True)
-    assert fig1_masks.counted(twice) == "12 cells of 6 draws"
-    assert fig1_masks.counted(grid[grid["draw"] == 0].query("calibration == 'text0'")) == "1 draw"
+    assert fig1_masks.draws_of(twice) == "12 cells of 6 draws"
+    assert fig1_masks.draws_of(grid[grid["draw"] == 0].query("calibration == 'text0'")) == "1 draw"
 
 
 def test_a_search_that_is_not_finished_says_so_in_its_label() -> None:
