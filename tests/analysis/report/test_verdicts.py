@@ -131,80 +131,62 @@ SURE = _cells()[CELLS["objective"] == "perplexity"]
 DOUBTFUL = [False, None, None, None]
 
 
-@pytest.mark.parametrize(
-    ("name", "replaced", "expected", "numbers"),
-    [
-        ("masks", {}, HOLDS, "calibration : search 9.00 (2.00 to 50.0), with their interaction"),
-        ("masks", {"masks": shares(9, 0.5, 50)}, OPEN, "calibration : search 9.00 (0.50 to 50.0)"),
-        ("masks", {"masks": shares(9, NOT, NOT)}, OPEN, "no interval: 3 draws."),
-        (
-            "masks",
-            {"masks": shares(9, 2, 50, **OBJECTIVE)},
-            HOLDS,
-            "objective : search 1.50 (0.80 to 2.00); objective : draw 0.70 (0.10 to 3.00)",
-        ),
-        # Held-out perplexity would say: holds.
-        ("calibration_perplexity", {}, FAILS, "calibration : search 0.20 (0.10 to 0.80)"),
-        # An interval that contains 1 does not decide "comparable".
-        ("accuracy", {}, OPEN, "calibration : search 2.00 (0.50 to 9.00)"),
-        ("accuracy", {"accuracy": shares(9, 3, 20)}, FAILS, "1 of 60 simulated studies"),
-        (
-            "accuracy",
-            {"accuracy": shares(9, 3, 20), "noise_alone": NoiseAlone(4, 12)},
-            OPEN,
-            "4 of 12 simulated studies would be decided; no answers were kept",
-        ),
-        ("objectives", {}, HOLDS, "0.10 between objectives on the same samples, 0.45 between draws"),
-        (
-            "objectives",
-            {"overlaps": _overlap("objectives", None, 0.1, 0.2, -0.3, 0.1)},
-            OPEN,
-            f"(difference {MINUS}0.10",
-        ),
-        (
-            "objectives",
-            {"cells": _cells(calibration=np.repeat(["items", "text"], 4))},
-            HOLDS,
-            "without margin and perplexity, which have no samples in common with another objective",
-        ),
-        # One objective says so, another the opposite.
-        (
-            "searches",
-            {},
-            OPEN,
-            f"margin 0.20 and 0.40 (difference {MINUS}0.20, {MINUS}0.30 to {MINUS}0.10), perplexity",
-        ),
-        ("searches", {"overlaps": {}}, OPEN, "are needed"),
-        (
-            "searches",
-            {"overlaps": _overlap("algorithms", "margin", 0.3, 0.35, -0.2, 0.1)},
-            SOME,
-            "margin 0.30",
-        ),
-        ("one_shot", {}, FAILS, "perplexity 34 percent (26 to 41), clearly better in 3 of 4 problems; our"),
-        ("one_shot", {"gains": GAINS.assign(relative=[0.01, 0.02, 0.01, 0.02])}, HOLDS, "1 percent"),
-        ("one_shot", {"gains": GAINS.assign(relative=[0.01, 0.3, 0.0, 0.1])}, OPEN, "percent"),
-        ("one_shot", {"gains": GAINS.assign(relative=[0.3, 0.4, NOT, 0.3])}, OPEN, "no share"),
-        # Highest minus lowest is 2 points in one panel and 10 in the other; standard errors are 0.1 points, then 2.
-        ("points", {}, OPEN, "2.0 to 10.0 points in 2 panels, median 6.0; noise"),
-        ("points", {}, OPEN, "between 1 and 3 in 1 and outside in 1"),
-        ("points", {"cells": MARGIN}, HOLDS, "2.0 to 2.0 points in 1 panel"),
-        ("points", {"cells": SURE}, FAILS, "10.0 to 10.0 points"),
-        ("points", {"cells": _cells(**{"pruned/acc/a/stderr": 0.02})}, OPEN, "in 0 and outside in 0"),
-        ("points", {"metrics": {}}, OPEN, "no accuracy was measured"),
-        ("ranks", {}, HOLDS, "1 of 2 correlations are negative, 1 are significant; our level is 0.05"),
-        ("ranks", {"agreements": AGREEMENTS.assign(q=0.5)}, OPEN, "0 are significant"),
-        ("ranks", {"agreements": AGREEMENTS.assign(q=0.01)}, OPEN, "2 are significant"),
-        ("damage", {}, FAILS, "margin 0, 3, 3 of 4; perplexity 4, 0, 0 of 4; a difference is clear"),
-        ("damage", {"against_dense": AGAINST_DENSE.assign(worse=DOUBTFUL + [True] * 4)}, SOME, "margin 0, 1"),
-        (
-            "damage",
-            {"against_dense": AGAINST_DENSE.assign(worse=[*DOUBTFUL, True, True, None, None])},
-            OPEN,
-            "perplexity 2, 0",
-        ),
-    ],
-)
+NOISY = {"accuracy": shares(9, 3, 20), "noise_alone": NoiseAlone(4, 12)}
+UNSURE = {"overlaps": _overlap("objectives", None, 0.1, 0.2, -0.3, 0.1)}
+MOSTLY = {"overlaps": _overlap("algorithms", "margin", 0.3, 0.35, -0.2, 0.1)}
+APART = {"cells": _cells(calibration=np.repeat(["items", "text"], 4))}
+WITHOUT = "without margin and perplexity, which have no samples in common with another objective"
+BETWEEN = f"margin 0.20 and 0.40 (difference {MINUS}0.20, {MINUS}0.30 to {MINUS}0.10), perplexity"
+SOME_WORSE = {"against_dense": AGAINST_DENSE.assign(worse=DOUBTFUL + [True] * 4)}
+FEW_WORSE = {"against_dense": AGAINST_DENSE.assign(worse=[*DOUBTFUL, True, True, None, None])}
+DRAW = "objective : search 1.50 (0.80 to 2.00); objective : draw 0.70 (0.10 to 3.00)"
+
+
+def _relative(*values: float) -> dict[str, pd.DataFrame]:
+    return {"gains": GAINS.assign(relative=values)}
+
+
+# fmt: off
+JUDGED = [
+    ("masks", {}, HOLDS, "calibration : search 9.00 (2.00 to 50.0), with their interaction"),
+    ("masks", {"masks": shares(9, 0.5, 50)}, OPEN, "calibration : search 9.00 (0.50 to 50.0)"),
+    ("masks", {"masks": shares(9, NOT, NOT)}, OPEN, "no interval: 3 draws."),
+    ("masks", {"masks": shares(9, 2, 50, **OBJECTIVE)}, HOLDS, DRAW),
+    # Held-out perplexity would say: holds.
+    ("calibration_perplexity", {}, FAILS, "calibration : search 0.20 (0.10 to 0.80)"),
+    # An interval that contains 1 does not decide "comparable".
+    ("accuracy", {}, OPEN, "calibration : search 2.00 (0.50 to 9.00)"),
+    ("accuracy", {"accuracy": shares(9, 3, 20)}, FAILS, "1 of 60 simulated studies"),
+    ("accuracy", NOISY, OPEN, "4 of 12 simulated studies would be decided; no answers were kept"),
+    ("objectives", {}, HOLDS, "0.10 between objectives on the same samples, 0.45 between draws"),
+    ("objectives", UNSURE, OPEN, f"(difference {MINUS}0.10"),
+    ("objectives", APART, HOLDS, WITHOUT),
+    # One objective says so, another the opposite.
+    ("searches", {}, OPEN, BETWEEN),
+    ("searches", {"overlaps": {}}, OPEN, "are needed"),
+    ("searches", MOSTLY, SOME, "margin 0.30"),
+    ("one_shot", {}, FAILS, "perplexity 34 percent (26 to 41), clearly better in 3 of 4 problems; our"),
+    ("one_shot", _relative(0.01, 0.02, 0.01, 0.02), HOLDS, "perplexity 1 percent"),
+    ("one_shot", _relative(0.01, 0.3, 0.0, 0.1), OPEN, "perplexity 10 percent"),
+    ("one_shot", _relative(0.3, 0.4, NOT, 0.3), OPEN, "no share"),
+    # Highest minus lowest is 2 points in one panel and 10 in the other; standard errors are 0.1 points, then 2.
+    ("points", {}, OPEN, "2.0 to 10.0 points in 2 panels, median 6.0; noise"),
+    ("points", {}, OPEN, "between 1 and 3 in 1 and outside in 1"),
+    ("points", {"cells": MARGIN}, HOLDS, "2.0 to 2.0 points in 1 panel"),
+    ("points", {"cells": SURE}, FAILS, "10.0 to 10.0 points"),
+    ("points", {"cells": _cells(**{"pruned/acc/a/stderr": 0.02})}, OPEN, "in 0 and outside in 0"),
+    ("points", {"metrics": {}}, OPEN, "no accuracy was measured"),
+    ("ranks", {}, HOLDS, "1 of 2 correlations are negative, 1 are significant; our level is 0.05"),
+    ("ranks", {"agreements": AGREEMENTS.assign(q=0.5)}, OPEN, "0 are significant"),
+    ("ranks", {"agreements": AGREEMENTS.assign(q=0.01)}, OPEN, "2 are significant"),
+    ("damage", {}, FAILS, "margin 0, 3, 3 of 4; perplexity 4, 0, 0 of 4; a difference is clear"),
+    ("damage", SOME_WORSE, SOME, "margin 0, 1"),
+    ("damage", FEW_WORSE, OPEN, "perplexity 2, 0"),
+]
+# fmt: on
+
+
+@pytest.mark.parametrize(("name", "replaced", "expected", "numbers"), JUDGED)
 def test_a_statement_is_judged_by_its_numbers(
     name: str, replaced: dict[str, Any], expected: str, numbers: str
 ) -> None:
