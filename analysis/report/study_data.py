@@ -71,14 +71,19 @@ class StudyData:
         return shown_cells(self.frame)
 
     @property
+    def traces(self) -> dict[str, list[TraceLine]]:
+        """The scored masks of each finished cell."""
+        return self.asked.traces
+
+    @property
     def lines(self) -> dict[str, list[TraceLine]]:
-        """The scored masks of each finished cell, with the partial scores of races."""
+        """As `traces`, with the partial scores of races."""
         return self.asked.lines
 
     @property
     def damages(self) -> list[str]:
         """A text for each damaged file of the study."""
-        _ = self.asked.traces  # the journals count only after they have been read
+        _ = self.traces  # the journals count only after they have been read
         return self.asked.damages
 
     @cached_property
@@ -152,7 +157,7 @@ class StudyData:
     @cached_property
     def by_construction(self) -> frozenset[str]:
         """The objectives for which one-shot search is exact by construction."""
-        return exact_by_construction(self.cells, self.asked.traces)
+        return exact_by_construction(self.cells, self.traces)
 
     @cached_property
     def judged(self) -> StudyData:
@@ -173,12 +178,12 @@ class StudyData:
     @cached_property
     def gains(self) -> pd.DataFrame:
         """For each problem, how much better than one-shot's mask the best known mask is, on the same samples."""
-        return regret.gains(self.cells, self.asked.traces)
+        return regret.gains(self.cells, self.traces)
 
     @cached_property
     def against_dense(self) -> pd.DataFrame:
         """Whether each cell's objective rates its mask clearly worse than the whole model, on the same samples."""
-        return stability.damages(self.cells, self.asked.traces)
+        return stability.damages(self.cells, self.traces)
 
     def overlap_difference(
         self, first: str, second: str, objective: str | None = None
