@@ -63,11 +63,12 @@ class StudyFigure:
     section: str = ""
     asked: Callable[[AskedStudy], bool] = lambda _: True
     metrics: bool = False
-    cost: Sequence[str] = (None,)  # type: ignore[assignment]
+    cost: Sequence[str] = ()
 
     def of(self, study: AskedStudy) -> Figure:
         """The figure with default options."""
-        return self.build(study, Namespace(perplexity=None, accuracy=None, cost=self.cost[0])).figure
+        options = Namespace(perplexity=None, accuracy=None, cost=next(iter(self.cost), None))
+        return self.build(study, options).figure
 
     def __call__(self) -> None:
         """Run the command."""
@@ -76,7 +77,7 @@ class StudyFigure:
             every = "default: the mean over all that nearly every cell has"
             parser.add_argument("--perplexity", metavar="NAME", help=f"the corpus, as in ppl/NAME; {every}")
             parser.add_argument("--accuracy", metavar="NAME", help=f"the task, as in acc/NAME; {every}")
-        if len(self.cost) > 1:
+        if self.cost:
             parser.add_argument("--cost", choices=self.cost, default=self.cost[0], help="the unit of cost")
         given = parsed(parser)
         run(self.name, given, lambda study: save(self.build(study, given), given.out, self.name))

@@ -83,7 +83,8 @@ def draw(by_outcome: dict[str, Shares], table: pd.DataFrame, title: str) -> Figu
 
 def _heading(label: str, shares: Shares) -> str:
     first, *rest = wrapped(label, 22, " (").split("\n")
-    lines, ends = ["\n".join([first, *(f"({line}" for line in rest)]) if rest else f"{first}\n"], {}
+    lines = ["\n".join([first, *(f"({line}" for line in rest)]) if rest else f"{first}\n"]
+    ends: dict[str, float] = {}
     for pair, name in HEADED.items():
         ratio = getattr(shares, name)
         if not np.isnan([ratio.low, ratio.value]).all():

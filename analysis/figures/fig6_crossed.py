@@ -50,7 +50,8 @@ def matrix_of(study: AskedStudy) -> pd.DataFrame:
 
     Accuracies are negated, so that lower is better. See `crossed.matrix` and `outcome_errors.differences`.
     """
-    cells, measured = done(study.frame), {}
+    cells = done(study.frame)
+    measured: dict[str, pd.Series[Any]] = {}
     perplexities = names(cells, "ppl")
     for name in (*perplexities, *names(cells, "acc")):
         values = Metric(name[:3], (name,)).of(cells)

@@ -108,8 +108,15 @@ def interval(
     colour, symbol = look
     along = ([x, x], list(ends)) if not sideways else (list(ends), [y, y])
     axes.plot(*along, color=colour, lw=1.2, alpha=0.7)
-    symbol_style = {"color": colour, "marker": symbol, "ms": 4.5, "mec": "white", "mew": 0.5, "ls": ""}
-    axes.plot(x, y, **(symbol_style | marker))
+    look_of: dict[str, Any] = {
+        "color": colour,
+        "marker": symbol,
+        "ms": 4.5,
+        "mec": "white",
+        "mew": 0.5,
+        "ls": "",
+    }
+    axes.plot(x, y, **(look_of | marker))
 
 
 def name_rows(axes: Axes, names: Sequence[str], named: bool = True) -> None:
@@ -148,7 +155,7 @@ def legend(figure: Figure, look: Mapping[str, Look], note: str, keys: Iterable[A
     parts = [part for part in (names, list(keys)) if part]
     longest = 0.42 + 0.062 * max(len(_label(entry)) for part in parts for entry in part)  # inches
     most = max(1, int((width - 0.2) / longest))
-    rows = []  # about equally long; short ones end with blank entries
+    rows: list[list[Any]] = []  # about equally long; short ones end with blank entries
     for part in parts:
         length = math.ceil(len(part) / math.ceil(len(part) / most))
         rows += [part[i : i + length] for i in range(0, len(part), length)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -294,7 +294,7 @@ def _environment(record: Result) -> dict[str, Any]:
     return {name: given[name] for name in ("commit", "device", "cpus") if name in given} | given["packages"]
 
 
-def _counted(cells: Iterator[dict[str, Any]]) -> list[ShownSetting]:
+def _counted(cells: Iterable[dict[str, Any]]) -> list[ShownSetting]:
     """Each key that some cell has, with its distinct values."""
     values: dict[str, dict[str, int]] = {}
     for cell in cells:

@@ -36,7 +36,7 @@ def claims(m: StudyData) -> list[str]:
 
     If verdicts leave out an objective because of what holds by construction, a sentence before them says so.
     """
-    found = {}
+    found = dict[str, Judgement]()
     for name, judge in JUDGES.items():
         try:
             found[name] = {"reason": ""} | judge(m.judged)
