@@ -79,8 +79,10 @@ class StudyFigure:
             parser.add_argument("--accuracy", metavar="NAME", help=f"the task, as in acc/NAME; {every}")
         if self.cost:
             parser.add_argument("--cost", choices=self.cost, default=self.cost[0], help="the unit of cost")
-        given = parsed(parser)
-        run(self.name, given, lambda study: save(self.build(study, given), given.out, self.name))
+        run(self.name, parsed(parser), self._draw)
+
+    def _draw(self, study: AskedStudy, given: Namespace) -> list[Path]:
+        return save(self.build(study, given), given.out, self.name)
 
 
 def once(measure: Callable[Concatenate[AskedStudy, P], T]) -> Callable[Concatenate[AskedStudy, P], T]:
@@ -139,7 +141,7 @@ def parsed(parser: argparse.ArgumentParser) -> Namespace:
     return given
 
 
-def run(name: str, given: Namespace, draw: Callable[[AskedStudy], list[Path]]) -> None:
+def run(name: str, given: Namespace, draw: Callable[[AskedStudy, Namespace], list[Path]]) -> None:
     """Draw NAME, unless its inputs and files are those of the last run.
 
     `draw` returns the files that it wrote, the one to look at first. If files of the study are damaged, `draw` uses
@@ -151,7 +153,7 @@ def run(name: str, given: Namespace, draw: Callable[[AskedStudy], list[Path]]) -
     if not files:
         _check_out(given.out)
         study = AskedStudy(given.results, given.study, given.only)
-        files, damages = draw(study), study.damages
+        files, damages = draw(study, given), study.damages
         digests = {path.name: file_sha256(path) for path in files}
         record = {"inputs": inputs, "files": digests, "damages": damages}
         storage.write_json(given.out / FOLDER / f"{name}.json", record)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import io
 import logging
+from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -38,12 +39,11 @@ log = logging.getLogger(__name__)
 
 def main() -> None:
     """Write the page for a results folder."""
-    given = parsed(study_arguments("One self-contained HTML page of a study.", out=True))
+    run("report", parsed(study_arguments("One self-contained HTML page of a study.", out=True)), _draw)
 
-    def draw(study: AskedStudy) -> list[Path]:
-        return [_write(StudyData(folder(given.results), given.study, given.only, study), given.out)]
 
-    run("report", given, draw)
+def _draw(study: AskedStudy, given: Namespace) -> list[Path]:
+    return [_write(StudyData(folder(given.results), given.study, given.only, study), given.out)]
 
 
 def write(results: Path, study: str | None, out: Path, only: Only = MappingProxyType({})) -> Path:
