@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import wraps
 from importlib.metadata import version
+from inspect import signature
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -72,7 +73,7 @@ class StudyFigure:
 
     def __call__(self) -> None:
         """Run the command."""
-        parser = study_arguments(f"{self.heading}.", out=True)
+        parser = study_arguments(self.heading, out=True)
         if self.metrics:
             every = "default: the mean over all that nearly every cell has"
             parser.add_argument("--perplexity", metavar="NAME", help=f"the corpus, as in ppl/NAME; {every}")
@@ -86,11 +87,13 @@ class StudyFigure:
 
 
 def once(measure: Callable[Concatenate[AskedStudy, P], T]) -> Callable[Concatenate[AskedStudy, P], T]:
-    """Compute a statistic once for a study, as figures and sentences of the report share it."""
+    """Compute a statistic once for a study and options, as figures and sentences of the report share it."""
 
     @wraps(measure)
     def known(study: AskedStudy, *args: P.args, **kwargs: P.kwargs) -> T:
-        name = f"{measure.__module__}.{measure.__name__}{args}{kwargs}"
+        given = signature(measure).bind(study, *args, **kwargs)
+        given.apply_defaults()
+        name = f"{measure.__module__}.{measure.__name__}{given.args[1:]}"
         if name not in vars(study):
             vars(study)[name] = measure(study, *args, **kwargs)
         found: T = vars(study)[name]
