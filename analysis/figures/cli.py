@@ -36,7 +36,8 @@ from ..data.study import ROUTING, AskedStudy, side_files
 from .style import use_style
 
 log = logging.getLogger(__name__)
-P, T = ParamSpec("P"), TypeVar("T")
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)

@@ -244,8 +244,8 @@ def measure(
         tested = variance.table(use, variance.outcome(use, known, by), by)
         merged = tested.rename(columns={"share": "ss_share", "note": "p_note"})
         merged = merged.merge(shares.sources.drop(columns="df"), on="source", how="left")
-        for record in [*first, *merged.to_dict("records")]:
-            records.append({"outcome": label, **record, "note": shares.note})
+        both: list[dict[Any, Any]] = [*first, *merged.to_dict("records")]
+        records += [{"outcome": label, **record, "note": shares.note} for record in both]
     table = pd.DataFrame(records)
     table["q"] = controlled(list(table["p"]))
     first_columns = ["outcome", "source", "share", "low", "high"]

@@ -119,11 +119,11 @@ def measure(
             curves.append(_mean_curve([steps[cell] for cell in searched["cell"]]).assign(**where))
             ends.append(where | _end(searched) | {"draws_note": note})
     table = pd.DataFrame(ends)
-    for cost in COSTS:
-        table[f"front_{cost}"] = False
+    for unit in COSTS:
+        table[f"front_{unit}"] = False
         for _, panel in groups(table, GROUP):
-            front = crossed.pareto(list(panel[cost]), list(panel["excess"]))
-            table.loc[panel.index, f"front_{cost}"] = front
+            front = crossed.pareto(list(panel[unit]), list(panel["excess"]))
+            table.loc[panel.index, f"front_{unit}"] = front
     return pd.concat(curves, ignore_index=True), table
 
 

@@ -291,7 +291,8 @@ def environments(m: StudyData) -> list[ShownSetting]:
 
 def _environment(record: Result) -> dict[str, Any]:
     given: Any = record["environment"]
-    return {name: given[name] for name in ("commit", "device", "cpus") if name in given} | given["packages"]
+    known = {name: given[name] for name in ("commit", "device", "cpus") if name in given}
+    return {**known, **given["packages"]}
 
 
 def _counted(cells: Iterable[dict[str, Any]]) -> list[ShownSetting]:

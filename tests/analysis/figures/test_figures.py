@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from pkgutil import resolve_name
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -55,6 +56,19 @@ def test_every_file_of_a_figure_is_a_command_of_its_name() -> None:
         figure = resolve_name(f"analysis.{COMMANDS[name.partition('_')[0]]}")
         assert figure.name == name
         assert bool(figure.section) == bool(figure.caption)
+
+
+def test_the_figure_of_the_page_on_extending_is_drawn(
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "extending.md").read_text(encoding="utf-8")
+    code = page.partition("## Add a figure")[2].partition("```python\n")[2].partition("```")[0]
+    module: dict[str, Any] = {"__name__": "analysis.figures.fig11_seconds", "__package__": "analysis.figures"}
+    exec(code, module)
+    flags = ["--results", str(results), "--study", "small", "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["fig11", *flags])
+    module["FIGURE"]()
+    assert len(pd.read_csv(tmp_path / "fig11_seconds.csv")) == len(SMALL.algos)
 
 
 @pytest.mark.parametrize("name", DRAWN)
