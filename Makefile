@@ -5,7 +5,7 @@
 # make bench-growth   how costs grow with the cells and scores of a study
 # make small   the paper's question on two small models: hours on two CPU cores; skips finished cells, then draws
 # make paper   the paper's grid, three 8B models: needs GPUs and a hub account
-# make figures draw all: fig1 to fig8, table1 to table3    make paper-check   the paper's numbers from its tables
+# make figures draw all but fig9 and fig10                 make paper-check   the paper's numbers from its tables
 # make fig9    sub-layers against blocks; STUDY=units, after `python launch.py experiment=units`
 # make fig10   masks before and after repair and healing; STUDY=heal, after `make heal-study` or from its archive
 # make heal-study   does the choice of the mask matter after healing? a small model, hours on two CPU cores
@@ -32,9 +32,12 @@ OF_STUDY = $(if $(STUDY),--study $(STUDY))
 SHOWN := $(if $(HAS_RESULTS),$(RESULTS),$(call packed,$(STUDY)))
 export MLFLOW_DISABLE_TELEMETRY = true
 
-FIGURES := fig1 fig2 fig3 fig4 fig5 fig6 fig7 fig8 table1 table2 table3
+# Every file analysis/figures/figN_NAME.py is a figure. Figures 9 and 10 need a study of their own, so `make figures`
+# leaves them out.
+EVERY := $(foreach file,$(wildcard analysis/figures/fig*.py),$(firstword $(subst _, ,$(notdir $(file))))) table1 table2 table3
+FIGURES := $(filter-out fig9 fig10,$(EVERY))
 
-.PHONY: demo small study paper heal-study test test-slow test-slurm test-gguf soak ui bench bench-growth gpu-check serve-check check lint types figures $(FIGURES) fig9 fig10 report paper-check track wings describe tour constraints clean
+.PHONY: demo small study paper heal-study test test-slow test-slurm test-gguf soak ui bench bench-growth gpu-check serve-check check lint types figures $(EVERY) report paper-check track wings describe tour constraints clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
@@ -145,9 +148,9 @@ soak: $(VENV)/installed-dev
 ui: $(VENV)/installed
 	@$(BIN)/python -m pruning.ui $(RESULTS)
 
-# One file per figure: `make fig2` runs analysis/figures/fig2_ranks.py. FLAGS="--accuracy piqa" chooses a metric,
+# `make fig2` runs analysis/figures/fig2_ranks.py. FLAGS="--accuracy piqa" chooses a metric,
 # FLAGS="--only objective=perplexity,divergence" chooses some of the cells.
-$(FIGURES) fig9 fig10: $(VENV)/installed
+$(EVERY): $(VENV)/installed
 	@$(BIN)/python -m analysis $@ --results $(SHOWN) $(OF_STUDY) $(FLAGS)
 
 # If one figure fails, the others are drawn all the same, and then make ends with an error.

@@ -6,23 +6,15 @@ import sys
 
 from pruning.core.terminal import run_command
 
-COMMANDS = {
-    "fig1": "figures.fig1_masks:main",
-    "fig2": "figures.fig2_ranks:main",
-    "fig3": "figures.fig3_variance:main",
-    "fig4": "figures.fig4_overlap:main",
-    "fig5": "figures.fig5_variance_shares:main",
-    "fig6": "figures.fig6_crossed:main",
-    "fig7": "figures.fig7_cost:main",
-    "fig8": "figures.fig8_stability:main",
-    "fig9": "figures.fig9_units:main",
-    "fig10": "figures.fig10_healing:main",
-    "table1": "figures.outcome_tables:table1",
-    "table2": "figures.outcome_tables:table2",
-    "table3": "figures.outcome_tables:table3",
+from .figures import names
+
+COMMANDS = {name.partition("_")[0]: f"figures.{name}:FIGURE" for name in names()} | {
+    "table1": "figures.outcome_tables:TABLE1",
+    "table2": "figures.outcome_tables:TABLE2",
+    "table3": "figures.outcome_tables:TABLE3",
     "report": "report.page:main",
     "paper-check": "paper.check:main",
-    "power": "figures.fig5_variance_shares:power",
+    "power": "figures.power:main",
     "archive": "data.archive:main",
 }
 

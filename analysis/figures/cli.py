@@ -1,26 +1,34 @@
-"""The command line of the figures, the tables and the report. Its arguments select the cells.
+"""The commands of figures, tables and the report: their arguments, and what is drawn again.
 
-`run` draws only what has changed since the last run (see `drawn_before`).
+A figure's file ends with a `StudyFigure`. The command measures and draws it, unless its inputs and files are those of
+the last run, and writes NAME.png, NAME.pdf, NAME.csv and further tables.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import logging
 import platform
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import wraps
 from importlib.metadata import version
+from inspect import signature
 from pathlib import Path
-from typing import TypeAlias
+from typing import Concatenate, ParamSpec, TypeVar
+
+import pandas as pd
+from matplotlib.figure import Figure
 
 from pruning.core import records, storage
 from pruning.core.errors import DamagedError
 from pruning.core.records import LOG, NAME
 from pruning.core.scoring import NAME as TRACE
-from pruning.core.storage import file_sha256, text_sha256
+from pruning.core.storage import file_sha256, text_sha256, write_bytes, write_text
 
 from ..data.archive import NothingToRead, expanded, folder, is_archive, is_store
 from ..data.load import cells_of, filter_column, merged, subfolder
@@ -28,67 +36,141 @@ from ..data.study import ROUTING, AskedStudy, side_files
 from .style import use_style
 
 log = logging.getLogger(__name__)
+P = ParamSpec("P")
+T = TypeVar("T")
 
-Draw: TypeAlias = Callable[[argparse.Namespace, AskedStudy], list[Path]]
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure, the numbers drawn, and further tables by the names of their files."""
+
+    figure: Figure
+    numbers: pd.DataFrame
+    others: Mapping[str, pd.DataFrame] = field(default_factory=dict)
 
 
-def arguments(description: str, metrics: bool = False, cost: Sequence[str] = ()) -> argparse.Namespace:
-    """Parse `--results DIR --study NAME --only COLUMN=VALUES --out DIR`.
+@dataclass(frozen=True)
+class StudyFigure:
+    """A figure or table of a study; calling it runs its command.
 
-    `metrics` adds `--perplexity NAME` and `--accuracy NAME`. If `cost` is not
-    empty, the option `--cost` is added, with these choices.
+    `build` gets the study and the options of the command. With a `caption`, the figure is in the report's `section`
+    (an id in `report/page.py`), if the study is `asked` about it. `metrics` adds the options `--perplexity NAME` and
+    `--accuracy NAME`, and `cost` adds `--cost` with these choices.
     """
-    parser = argparse.ArgumentParser(description=description)
+
+    name: str
+    heading: str
+    build: Callable[[AskedStudy, Namespace], Drawing]
+    caption: str = ""
+    section: str = ""
+    asked: Callable[[AskedStudy], bool] = lambda _: True
+    metrics: bool = False
+    cost: Sequence[str] = ()
+
+    def of(self, study: AskedStudy) -> Figure:
+        """The figure with default options."""
+        options = Namespace(perplexity=None, accuracy=None, cost=next(iter(self.cost), None))
+        return self.build(study, options).figure
+
+    def __call__(self) -> None:
+        """Run the command."""
+        parser = study_arguments(self.heading, out=True)
+        if self.metrics:
+            every = "default: the mean over all that nearly every cell has"
+            parser.add_argument("--perplexity", metavar="NAME", help=f"the corpus, as in ppl/NAME; {every}")
+            parser.add_argument("--accuracy", metavar="NAME", help=f"the task, as in acc/NAME; {every}")
+        if self.cost:
+            parser.add_argument("--cost", choices=self.cost, default=self.cost[0], help="the unit of cost")
+        run(self.name, parsed(parser), self._draw)
+
+    def _draw(self, study: AskedStudy, given: Namespace) -> list[Path]:
+        return save(self.build(study, given), given.out, self.name)
+
+
+def once(measure: Callable[Concatenate[AskedStudy, P], T]) -> Callable[Concatenate[AskedStudy, P], T]:
+    """Compute a statistic once for a study and options, as figures and sentences of the report share it."""
+
+    @wraps(measure)
+    def known(study: AskedStudy, *args: P.args, **kwargs: P.kwargs) -> T:
+        given = signature(measure).bind(study, *args, **kwargs)
+        given.apply_defaults()
+        name = f"{measure.__module__}.{measure.__name__}{given.args[1:]}"
+        if name not in vars(study):
+            vars(study)[name] = measure(study, *args, **kwargs)
+        found: T = vars(study)[name]
+        return found
+
+    return known  # type: ignore[return-value] # mypy gives the first parameter its name
+
+
+def save(drawing: Drawing, out: Path, name: str) -> list[Path]:
+    """Write a drawing to NAME.png, NAME.pdf, NAME.csv and its other tables to files of their names; returns them."""
+    for ending in ("pdf", "png"):
+        # The file gets no date, so that the same results give the same bytes.
+        metadata = {"CreationDate": None} if ending == "pdf" else {"Software": None}
+        stream = io.BytesIO()
+        drawing.figure.savefig(stream, format=ending, metadata=metadata)
+        write_bytes(out / f"{name}.{ending}", stream.getvalue())
+    tables = {name: drawing.numbers, **drawing.others}
+    for title, table in tables.items():
+        write_text(out / f"{title}.csv", table.to_csv(index=False))
+    return [out / f"{name}.png", out / f"{name}.pdf", *(out / f"{title}.csv" for title in tables)]
+
+
+def study_arguments(about: str, out: bool) -> argparse.ArgumentParser:
+    """A parser of `--results DIR --study NAME --only COLUMN=VALUES`, and of `--out DIR`."""
+    parser = argparse.ArgumentParser(description=about)
     where = "a results folder, an archive (*.tar.xz), or an MLflow store: sqlite:///FILE, http://HOST:PORT"
     parser.add_argument("--results", default="results", type=expanded, help=where)
-    parser.add_argument("--study", default=None, help="use the cells of this study only; default: all cells")
-    parser.add_argument(
-        "--only",
-        type=filter_column,
-        action="append",
-        default=[],
-        metavar="COLUMN=VALUE,VALUE",
-        help="use only cells that have one of these values; may be repeated, also with one column",
-    )
-    parser.add_argument(
-        "--out",
-        type=lambda text: Path(text).expanduser(),
-        help="the folder to write to; default: RESULTS/figures, or figures for a store or archive",
-    )
-    if metrics:
-        every = "default: the mean over all that nearly every cell has"
-        parser.add_argument("--perplexity", metavar="NAME", help=f"the corpus, as in ppl/NAME; {every}")
-        parser.add_argument("--accuracy", metavar="NAME", help=f"the task, as in acc/NAME; {every}")
-    if cost:
-        parser.add_argument("--cost", choices=cost, default=cost[0], help="the unit of cost")
+    parser.add_argument("--study", help="use the cells of this study only; default: all cells")
+    kept = "use only cells that have one of these values; may be repeated, also with one column"
+    form = "COLUMN=VALUE,VALUE"
+    parser.add_argument("--only", type=filter_column, action="append", default=[], metavar=form, help=kept)
+    if out:
+        home = "the folder to write to; default: RESULTS/figures, or figures for a store or archive"
+        parser.add_argument("--out", type=lambda text: Path(text).expanduser(), help=home)
+    return parser
+
+
+def parsed(parser: argparse.ArgumentParser) -> Namespace:
+    """The arguments of a command. Also sets the style of the figures, and the form of the log."""
     given = parser.parse_args()
     given.only = merged(given.only)
-    home = Path() if is_store(given.results) else Path(given.results)
-    given.out = given.out or home / "figures" / subfolder(given.only)
+    if hasattr(given, "out"):
+        home = Path() if is_store(given.results) else Path(given.results)
+        given.out = given.out or home / "figures" / subfolder(given.only)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger(__name__.partition(".figures")[0]).setLevel(logging.INFO)
     use_style()
     return given
 
 
-def run(name: str, given: argparse.Namespace, draw: Draw) -> None:
-    """Draw the figure `name`, unless its inputs and files are those of the last run.
+def run(name: str, given: Namespace, draw: Callable[[AskedStudy, Namespace], list[Path]]) -> None:
+    """Draw NAME, unless its inputs and files are those of the last run.
 
     `draw` returns the files that it wrote, the one to look at first. If files of the study are damaged, `draw` uses
     what can be read; then this function names the files and ends the command with exit code 1.
     """
-    inputs = figure_inputs(given)
-    if (record := read(given.out, name, inputs)) is None:
+    inputs = _inputs(given)
+    files, damages = _recorded(given.out, name, inputs)
+    unchanged = " (unchanged)" if files else ""
+    if not files:
         _check_out(given.out)
         study = AskedStudy(given.results, given.study, given.only)
-        files = draw(given, study)
-        record = write(given.out, name, inputs, files, study.damages)
-        log.info("%-8s %s", record.kind, files[0].resolve())
-    else:
-        log.info("%-8s %s (unchanged)", record.kind, record.first.resolve())
-    for damage in record.damages:
+        files, damages = draw(study, given), study.damages
+        digests = {path.name: file_sha256(path) for path in files}
+        record = {"inputs": inputs, "files": digests, "damages": damages}
+        storage.write_json(given.out / FOLDER / f"{name}.json", record)
+    kind = "report" if files[0].suffix == ".html" else "figure"
+    log.info("%-8s %s%s", kind, files[0].resolve(), unchanged)
+    end_with(damages)
+
+
+def end_with(damages: Sequence[str]) -> None:
+    """Name the damaged files, if there are any, and end the command with exit code 1."""
+    for damage in damages:
         log.warning("damaged  %s", damage)
-    if record.damages:
+    if damages:
         raise SystemExit(1)
 
 
@@ -99,14 +181,10 @@ def _check_out(out: Path) -> None:
         with tempfile.TemporaryFile(dir=out):
             pass
     except OSError as error:
-        reason = (
-            "there is a file in its place"
-            if isinstance(error, FileExistsError | NotADirectoryError)
-            else error.strerror
-        )
-        raise NothingToRead(
-            f"the folder {out} cannot be written ({reason}): choose another with --out DIR."
-        ) from error
+        is_file = isinstance(error, FileExistsError | NotADirectoryError)
+        reason = "there is a file in its place" if is_file else error.strerror
+        message = f"the folder {out} cannot be written ({reason}): choose another with --out DIR."
+        raise NothingToRead(message) from error
 
 
 # Whether a figure must be drawn again: a record beside the files has the digests of its inputs and of the files.
@@ -119,26 +197,31 @@ LIBRARIES = ("jinja2", "matplotlib", "numpy", "pandas", "scipy")
 CODE = (".py", ".css", ".js", ".j2", ".csv", ".mplstyle")
 
 
-@dataclass(frozen=True)
-class Record:
-    """The files of a figure, and the damaged files of the study it was drawn from."""
+def _recorded(out: Path, name: str, inputs: str) -> tuple[list[Path], list[str]]:
+    """The files that were drawn from these inputs, and the damages then; no files if one of them has changed."""
+    try:
+        record = storage.read_json(out / FOLDER / f"{name}.json")
+        files = {out / file: sha256 for file, sha256 in record["files"].items()}
+        if record["inputs"] != inputs or any(file_sha256(path) != digest for path, digest in files.items()):
+            return [], []
+        return list(files), list(record["damages"])
+    except (DamagedError, OSError, KeyError, TypeError, AttributeError):
+        return [], []
 
-    first: Path
-    damages: list[str]
 
-    @property
-    def kind(self) -> str:
-        """`report` or `figure`."""
-        return "report" if self.first.suffix == ".html" else "figure"
-
-
-def figure_inputs(given: argparse.Namespace) -> str:
+def _inputs(given: Namespace) -> str:
     """The digest of everything that decides what is drawn. Raises NothingToRead if the study cannot be read."""
     flags = {name: value for name, value in vars(given).items() if name not in ("results", "out")}
     parts = [json.dumps(flags, sort_keys=True), platform.python_version()]
     parts += [f"{name} {version(name)}" for name in LIBRARIES]
     parts += [*_code(), *_study(given.results, given.study)]
     return text_sha256("\n".join(parts))
+
+
+def _code() -> Iterator[str]:
+    """A line for each file of the analysis, and for those of `pruning.core`, which reads the results."""
+    for root in (Path(__file__).parents[1], Path(storage.__file__).parent):
+        yield from (_line(path, root) for path in sorted(root.rglob("*")) if path.suffix in CODE)
 
 
 def _study(results: str, study: str | None) -> Iterator[str]:
@@ -164,29 +247,3 @@ def _line(path: Path, root: Path) -> str:
         return f"{path.relative_to(root)} {file_sha256(path)}"
     except OSError as error:
         return f"{path.relative_to(root)} {type(error).__name__}"
-
-
-def _code() -> Iterator[str]:
-    """A line for each file of the analysis, and for those of `pruning.core`, which reads the results."""
-    for root in (Path(__file__).parents[1], Path(storage.__file__).parent):
-        yield from (_line(path, root) for path in sorted(root.rglob("*")) if path.suffix in CODE)
-
-
-def read(out: Path, name: str, digest: str) -> Record | None:
-    """What was drawn from inputs with this digest; None if nothing was, or if a file of it has changed since."""
-    try:
-        data = storage.read_json(out / FOLDER / f"{name}.json")
-        files = {out / file: sha256 for file, sha256 in data["files"].items()}
-        if data["inputs"] != digest or any(file_sha256(path) != sha256 for path, sha256 in files.items()):
-            return None
-        return Record(next(iter(files)), list(data["damages"]))
-    except (DamagedError, OSError, KeyError, TypeError, AttributeError, StopIteration):
-        return None
-
-
-def write(out: Path, name: str, digest: str, files: Sequence[Path], damages: Sequence[str]) -> Record:
-    """Record what was drawn. `files` are in `out`, the one to look at first."""
-    digests = {path.name: file_sha256(path) for path in files}
-    record = {"inputs": digest, "files": digests, "damages": list(damages)}
-    storage.write_json(out / FOLDER / f"{name}.json", record)
-    return Record(files[0], list(damages))

@@ -10,14 +10,16 @@ are 95 % intervals: in the middle over masks and windows, on the right over wind
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from pruning.core.records import read_result
 
 from ..data.archive import NothingToRead, folder
 from ..data.load import Metric, done, of_windows
@@ -26,7 +28,6 @@ from ..stats.healed import (
     PRUNED,
     REPAIRED,
     HealedMask,
-    State,
     StateStatistics,
     healed_masks,
     lost,
@@ -34,8 +35,9 @@ from ..stats.healed import (
     regained,
     statistics,
 )
-from .cli import arguments, run
-from .style import empty, legend, looks, panels, plain_log, save, signed
+from . import style
+from .cli import Drawing, StudyFigure
+from .style import LABEL, Look
 
 KINDS = ("search", "single scores", "sub-layers", "random")
 LINEAR = 0.1  # nats; with masks that are better than the dense model, losses below this are drawn linearly
@@ -61,8 +63,7 @@ def kind(one: HealedMask) -> str:
     names = [name for name in one.found_by if name != "random"]
     if not names:
         return "random"
-    additive = [name for name in names if name.endswith("one_shot")]
-    return "single scores" if len(additive) == len(names) else "search"
+    return "single scores" if all(name.endswith("one_shot") for name in names) else "search"
 
 
 def table(masks: Masks) -> pd.DataFrame:
@@ -75,7 +76,7 @@ def table(masks: Masks) -> pd.DataFrame:
         for one in sorted(some, key=lambda one: float(one.losses(PRUNED).mean())):
             assert one.dense is not None
             for state in sorted(one.states):
-                share = regained(one, state)
+                share, loss = regained(one, state), one.losses(state).mean()
                 rows.append(
                     {
                         "model": model,
@@ -87,8 +88,8 @@ def table(masks: Masks) -> pd.DataFrame:
                         "tokens": state.tokens,
                         "runs": len(one.states[state]),
                         "windows": len(one.dense),
-                        "loss": float(one.losses(state).mean()),
-                        "ppl": float(np.exp(one.losses(state).mean())),
+                        "loss": float(loss),
+                        "ppl": float(np.exp(loss)),
                         "dense_ppl": float(np.exp(one.dense.mean())),
                         "regained": share.value,
                         "low": share.low,
@@ -121,35 +122,31 @@ def _both(masks: Sequence[HealedMask]) -> list[tuple[str, StateStatistics]]:
 
 def draw(masks: Masks, title: str, metric: Metric) -> Figure:
     """A row of three panels for each model and ratio."""
-    figure, grid = panels(len(masks), 3, 2.9, 2.7, title)
+    figure, grid = style.panels(len(masks), 3, 2.9, 2.7, title)
     present = {kind(one) for some in masks.values() for one in some}
-    look = looks(KINDS)
-    look = {name: look[name] for name in KINDS if name in present}
+    look = {name: pair for name, pair in style.looks(KINDS).items() if name in present}
     for axes, ((model, ratio), some) in zip(grid, masks.items(), strict=True):
         _curves(axes[0], some, look)
         _correlations(axes[1], _both(some))
         _shares(axes[2], some, look)
-        axes[0].set_title(f"{model} · {100 * ratio:g} % removed", fontsize=8.5, loc="left")
+        axes[0].set_title(f"{model} · {100 * ratio:g} % removed", fontsize=style.TITLE, loc="left")
     windows = max(len(one.losses(PRUNED)) for some in masks.values() for one in some)
     note = "a line is a mask, a cross the repaired mask"
     if any(len(near_best(some)) < len(some) for some in masks.values()):
         note += "; open circles: masks that cost at most twice the best one"
-    legend(figure, look, f"{note}; {windows} windows of {metric.sets}; intervals: 95 %")
+    style.legend(figure, look, f"{note}; {windows} windows of {metric.sets}; intervals: 95 %")
     return figure
 
 
-def _curves(axes: Axes, masks: Sequence[HealedMask], look: dict[str, tuple[str, str]]) -> None:
+def _curves(axes: Axes, masks: Sequence[HealedMask], look: Mapping[str, Look]) -> None:
     states = sorted({state for one in masks for state in one.states if state != REPAIRED})
-    place = {state: x for x, state in enumerate(states)}
     for one in masks:
         colour, marker = look[kind(one)]
-        own = [state for state in states if state in one.states]
-        values = [lost(one, state) for state in own]
-        axes.plot([place[state] for state in own], values, marker=marker, color=colour, lw=0.9, ms=3.5, mew=0)
+        own = {x: lost(one, state) for x, state in enumerate(states) if state in one.states}
+        axes.plot([*own], [*own.values()], marker=marker, color=colour, lw=0.9, ms=3.5, mew=0)
         if REPAIRED in one.states:
             axes.plot(-0.3, lost(one, REPAIRED), "x", color=colour, ms=4.5, mew=1.1)
-    above = [lost(one, state) for one in masks for state in one.states]
-    if min(above) > 0:
+    if min(lost(one, state) for one in masks for state in one.states) > 0:
         axes.set_yscale("log")
     else:  # a healed mask can be better than the dense model
         axes.set_yscale("symlog", linthresh=LINEAR)
@@ -157,60 +154,72 @@ def _curves(axes: Axes, masks: Sequence[HealedMask], look: dict[str, tuple[str, 
     axes.set_xlim(-0.6, len(states) - 0.5)
     axes.set_ylim(*axes.get_ylim())
     if axes.get_yscale() == "log":
-        plain_log(axes.yaxis)
-    axes.set_xticks(range(len(states)), [_short(state) for state in states], fontsize=7.5)
-    axes.set_ylabel("held-out loss above the dense\nmodel's (nats per token)", fontsize=8)
-    axes.set_xlabel("tokens of healing", fontsize=8)
+        style.plain_log(axes.yaxis)
+    tokens = ["0" if not state.tokens else f"{state.tokens / 1000:.3g}k" for state in states]
+    axes.set_xticks(range(len(states)), tokens)
+    axes.set_ylabel("held-out loss above the dense\nmodel's (nats per token)", fontsize=LABEL)
+    axes.set_xlabel("tokens of healing", fontsize=LABEL)
 
 
 def _correlations(axes: Axes, found: Sequence[tuple[str, StateStatistics]]) -> None:
     if not found:
-        empty(axes, "fewer than four masks\nwere repaired or healed")
+        style.empty(axes, "fewer than four masks\nwere repaired or healed")
         return
     for y, (which, one) in enumerate(found):
-        value = one.correlation
-        axes.plot([value.low, value.high], [y, y], color="0.35", lw=1.4)
-        axes.plot(value.value, y, "o", color="0.1", mfc="0.1" if which == "all" else "white", ms=5)
-        axes.text(value.value, y - 0.14, signed(value.value), fontsize=7.5, ha="center", va="bottom")
+        value, fill = one.correlation, "0.1" if which == "all" else "white"
+        ends = [value.low, value.high]
+        style.interval(axes, value.value, y, ends, ("0.1", "o"), sideways=True, mec="0.1", mfc=fill)
+        text = style.signed(value.value)
+        axes.text(value.value, y - 0.14, text, fontsize=style.SMALL, ha="center", va="bottom")
     axes.axvline(0, color="0.7", lw=0.8, zorder=0)
     axes.set_xlim(min(-0.05, *(one.correlation.low - 0.05 for _, one in found)), 1.05)
     axes.set_ylim(len(found) - 0.4, -0.6)
     names = [f"{one.state.label}\n{one.masks} {'masks' if which == 'all' else which}" for which, one in found]
-    axes.set_yticks(range(len(found)), names, fontsize=7)
-    axes.set_xlabel("rank correlation with the pruned masks", fontsize=8)
+    axes.set_yticks(range(len(found)), names)
+    axes.set_xlabel("rank correlation with the pruned masks", fontsize=LABEL)
 
 
-def _shares(axes: Axes, masks: Sequence[HealedMask], look: dict[str, tuple[str, str]]) -> None:
+def _shares(axes: Axes, masks: Sequence[HealedMask], look: Mapping[str, Look]) -> None:
     healings = sorted({state for one in masks for state in one.states if state.tokens})
     if not healings:
-        empty(axes, "no mask was healed")
+        style.empty(axes, "no mask was healed")
         return
     last = max(healings, key=lambda state: (sum(state in one.states for one in masks), state.tokens))
-    shown = [one for one in masks if last in one.states]
-    for one in shown:
-        colour, marker = look[kind(one)]
-        x, share = lost(one, PRUNED), regained(one, last)
-        axes.plot([x, x], [100 * share.low, 100 * share.high], color=colour, lw=1.1)
-        axes.plot(x, 100 * share.value, marker, color=colour, ms=4.5, mec="white", mew=0.5)
+    for one in masks:
+        if last in one.states:
+            share = regained(one, last)
+            ends = [100 * share.low, 100 * share.high]
+            style.interval(axes, lost(one, PRUNED), 100 * share.value, ends, look[kind(one)])
     axes.axhline(0, color="0.7", lw=0.8, zorder=0)
     axes.set_xscale("log")
     axes.set_xlim(*axes.get_xlim())
-    plain_log(axes.xaxis)
-    axes.set_xlabel("nats above dense before healing", fontsize=8)
-    axes.set_ylabel(f"% of the lost loss regained\nby {last.label}", fontsize=8)
+    style.plain_log(axes.xaxis)
+    axes.set_xlabel("nats above dense before healing", fontsize=LABEL)
+    axes.set_ylabel(f"% of the lost loss regained\nby {last.label}", fontsize=LABEL)
 
 
-def _short(state: State) -> str:
-    return "0" if not state.tokens else f"{state.tokens / 1000:.3g}k"
+def _asked(study: AskedStudy) -> bool:
+    """Whether some finished cell was repaired or healed."""
+    results = folder(study.results)
+    read = (read_result(results / str(cell)) for cell in done(study.frame)["cell"])
+    return any({"heal", "repair"} & {*(record or {})} for record in read)
 
 
-def _write(given: argparse.Namespace, study: AskedStudy) -> list[Path]:
+def _build(study: AskedStudy, given: Namespace) -> Drawing:
     metric = of_windows(study.frame, given.perplexity)
-    masks = healed(folder(given.results), study.frame, metric)
+    masks = healed(folder(study.results), study.frame, metric)
     others = {"fig10_healing_summary": summary(masks)}
-    return save(draw(masks, study.title, metric), table(masks), given.out, "fig10_healing", others)
+    return Drawing(draw(masks, study.title, metric), table(masks), others)
 
 
-def main() -> None:
-    """Draw the figure for a results folder."""
-    run("fig10_healing", arguments("Masks before and after repair and healing.", metrics=True), _write)
+FIGURE = StudyFigure(
+    name="fig10_healing",
+    heading="Do masks still differ after repair and healing?",
+    build=_build,
+    metrics=True,
+    section="costs",
+    asked=_asked,
+    caption="Left: held-out loss of each mask above the dense model's, pruned and after each budget of healing; "
+    "crosses are repaired. Middle: rank correlation with the pruned masks. Right: share of the lost loss that each "
+    "mask regains.",
+)

@@ -10,9 +10,8 @@ masks are counted once. As in the paper, the variances in the CSV are those of a
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Mapping
-from pathlib import Path
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,49 +24,42 @@ from ..data.study import AskedStudy
 from ..paper.check import MODELS, read
 from ..stats.grid import STRATUM, bare, each, groups, size, strata_of
 from ..stats.means import CellDraws, compared, means, over_draws
-from .cli import arguments, run
-from .style import (
-    LABEL,
-    SMALL,
-    TITLE,
-    empty,
-    factor,
-    legend,
-    line_key,
-    looks,
-    number,
-    ordered,
-    panels,
-    plain_log,
-    save,
-)
+from . import style
+from .cli import Drawing, StudyFigure
+from .style import TIMES, Look, rows_of
 
-TIMES = "\N{MULTIPLICATION SIGN}"
+OUTCOMES = ("accuracy", "perplexity")
 
 
 def draw(frame: pd.DataFrame, searches: pd.DataFrame, title: str, metrics: Mapping[str, Metric]) -> Figure:
     """One row of panels per outcome with one scale, one column per objective; in each panel, a group per stratum."""
-    objectives = sorted(frame["objective"].dropna().unique())
-    strips = strata_of(frame)
-    look = looks(ordered(searches["algo"]))
+    objectives, strips = sorted(frame["objective"].dropna().unique()), strata_of(frame)
+    look = style.looks(style.ordered(searches["algo"]))
     width = max(2.05 if len(objectives) > 3 else 2.4, 0.5 * len(strips))
-    figure, grid = panels(2, len(objectives), width, 2.5, title)
-    for i, outcome in enumerate(OUTCOMES):
-        rows = searches[searches["outcome"] == outcome]
-        limits = _limits(rows, outcome == "perplexity")
-        for j, objective in enumerate(objectives):
-            axes = grid[i][j]
-            axes.set_title(f"pruned for {objective}" if i == 0 else "", fontsize=TITLE)
-            _panel(axes, rows[rows["objective"] == objective], strips, look)
-            _scale(axes, limits, outcome == "perplexity", named=j == 0)
+    figure, grid = style.panels(2, len(objectives), width, 2.5, title)
+    for line, outcome in zip(grid, OUTCOMES, strict=True):
+        rows, logarithmic = rows_of(searches, outcome=outcome), outcome == "perplexity"
+        limits = _limits(rows, logarithmic)
+        for axes, objective in zip(line, objectives, strict=True):
+            _panel(axes, rows_of(rows, objective=objective), strips, look)
+            axes.set_yscale("log" if logarithmic else "linear")
+            axes.set_ylim(*limits)
+            if logarithmic:
+                style.plain_log(axes.yaxis)
+            axes.tick_params(axis="y", labelleft=axes is line[0])
+            axes.grid(axis="y", color="0.92", lw=0.6)
+            axes.set_axisbelow(True)
             axes.set_xticks(range(len(strips)), [""] * len(strips))
-            if i == len(OUTCOMES) - 1:
-                _names(axes, strips)
         unit = ", %" if outcome == "accuracy" else ""
-        grid[i][0].set_ylabel(metrics[outcome].label + unit, fontsize=LABEL)
+        line[0].set_ylabel(metrics[outcome].label + unit, fontsize=style.LABEL)
+    for above, below, objective in zip(*grid, objectives, strict=True):
+        above.set_title(f"pruned for {objective}", fontsize=style.TITLE)
+        _names(below, strips)
     note = f"above: standard deviation over searches (accuracy: points; perplexity: {TIMES} a factor); "
     note += "in brackets: searches with equal masks counted once; perplexities: geometric means; "
-    legend(figure, look, note + "bars: over calibration draws", [line_key("95 % interval", lw=1.2)])
+    style.legend(
+        figure, look, note + "bars: over calibration draws", [style.line_key("95 % interval", lw=1.2)]
+    )
     return figure
 
 
@@ -82,47 +74,34 @@ def _limits(rows: pd.DataFrame, logarithmic: bool) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _scale(axes: Axes, limits: tuple[float, float], logarithmic: bool, named: bool) -> None:
-    axes.set_yscale("log" if logarithmic else "linear")
-    axes.set_ylim(*limits)
-    if logarithmic:
-        plain_log(axes.yaxis)
-    axes.tick_params(axis="y", labelleft=named)
-    axes.grid(axis="y", color="0.92", lw=0.6)
-    axes.set_axisbelow(True)
-
-
 def _panel(
-    axes: Axes, chosen: pd.DataFrame, strips: list[tuple[str, int]], look: dict[str, tuple[str, str]]
+    axes: Axes, chosen: pd.DataFrame, strips: Sequence[tuple[str, int]], look: Mapping[str, Look]
 ) -> None:
     if chosen.empty:
-        empty(axes, "no finished cell")
+        style.empty(axes, "no finished cell")
         return
     offsets = dict(zip(look, np.linspace(-0.36, 0.36, len(look)) if len(look) > 1 else [0.0], strict=True))
     for x, (model, k) in enumerate(strips):
-        strip = chosen[(chosen["model"] == model) & (chosen["k"] == k)]
+        strip = rows_of(chosen, model=model, k=k)
         for point in each(strip):
-            colour, marker = look[str(point.algo)]
-            place = x + offsets[str(point.algo)]
-            axes.plot([place, place], [point.low, point.high], color=colour, lw=1.0, alpha=0.7)
-            axes.plot(place, point.mean, marker, color=colour, ms=4, mec="white", mew=0.4)
-        above: dict[str, Any] = {"ha": "center", "va": "top", "fontsize": SMALL - 0.5, "linespacing": 1.15}
-        axes.text(x, 1.0, _words(strip), transform=axes.get_xaxis_transform(), **above)
+            style.interval(
+                axes, x + offsets[point.algo], point.mean, [point.low, point.high], look[point.algo], ms=4
+            )
+        above: dict[str, Any] = {"ha": "center", "va": "top", "fontsize": style.SMALL - 0.5}
+        axes.text(x, 1.0, _words(strip), transform=axes.get_xaxis_transform(), linespacing=1.15, **above)
     axes.set_xlim(-0.6, len(strips) - 0.4)
 
 
-def _names(axes: Axes, strips: list[tuple[str, int]]) -> None:
+def _names(axes: Axes, strips: Sequence[tuple[str, int]]) -> None:
     """Write the size below each group, and the model once below its groups."""
     axes.set_xticklabels([size(model, k).replace("≈ ", "≈") for model, k in strips])
     for model in dict.fromkeys(model for model, _ in strips):
         middle = float(np.mean([x for x, (other, _) in enumerate(strips) if other == model]))
         name = model if bare(model) == model else model.replace(" (", "\n(").replace(", ", ",\n")
-        below: dict[str, Any] = {
-            "xycoords": axes.get_xaxis_transform(),
-            "textcoords": "offset points",
-            "ha": "center",
-        }
-        axes.annotate(name, (middle, 0), (0, -15), va="top", fontsize=SMALL, annotation_clip=False, **below)
+        below = axes.annotate(
+            name, (middle, 0), (0, -15), xycoords=axes.get_xaxis_transform(), textcoords="offset points"
+        )
+        below.set(ha="center", va="top", fontsize=style.SMALL, annotation_clip=False)
 
 
 def _words(strip: pd.DataFrame) -> str:
@@ -132,35 +111,18 @@ def _words(strip: pd.DataFrame) -> str:
     row = strip.iloc[0]
     if np.isnan(row["sd"]):
         return "one\nsearch"
-    text = "all\nequal" if row["distinct"] == 1 else f"{_shown(row, 'sd')}\n({_shown(row, 'distinct_sd')})"
+    logs = row["outcome"] == "perplexity"
+    every, once = (
+        f"{TIMES}{style.factor(v)}" if logs else style.number(v) for v in (row["sd"], row["distinct_sd"])
+    )
+    text = "all\nequal" if row["distinct"] == 1 else f"{every}\n({once})"
     if row["draws_note"]:
         text += "\n" + str(row["draws_note"]).replace(" draws", "\ndraws")  # two lines: a group is narrow
     paper = row["published_variance"]
-    return text if np.isnan(paper) else f"{text}\nvar {number(row['variance'])}\npaper {paper:.1f}"
+    return text if np.isnan(paper) else f"{text}\nvar {style.number(row['variance'])}\npaper {paper:.1f}"
 
 
-def _shown(row: pd.Series[Any], name: str) -> str:
-    return f"{TIMES}{factor(row[name])}" if row["outcome"] == "perplexity" else number(row[name])
-
-
-def _write(given: argparse.Namespace, study: AskedStudy) -> list[Path]:
-    frame, title = study.frame, study.title
-    metrics = {
-        "perplexity": choose(frame, "ppl", given.perplexity),
-        "accuracy": choose(frame, "acc", given.accuracy),
-    }
-    searches = spread(frame, metrics)
-    return save(draw(frame, searches, title, metrics), searches, given.out, "fig3_variance")
-
-
-def main() -> None:
-    """Draw the figure for a results folder."""
-    run("fig3_variance", arguments("Spread and variance across searches.", metrics=True), _write)
-
-
-# The numbers of figure 3: means of each search with intervals over draws, and how much the searches differ.
-
-OUTCOMES = ("accuracy", "perplexity")
+# The numbers of the figure: means of each search with intervals over draws, and how much the searches differ.
 
 
 def spread(frame: pd.DataFrame, metrics: Mapping[str, Metric]) -> pd.DataFrame:
@@ -189,15 +151,15 @@ def _of_panel(panel: pd.DataFrame, outcome: str, where: Mapping[str, Any]) -> pd
     drawn = [over_draws(values[algo.index], CellDraws.of(algo)) for _, algo in groups(whole, "algo")]
     shown = pd.DataFrame([[d.mean, d.low, d.high] for d in drawn], columns=["mean", "low", "high"])
     once = ~searches["masks"].duplicated()
-    sds = {"sd": _sd(shown["mean"]), "distinct_sd": _sd(shown["mean"][once])}
-    variances = {
-        "variance": _sd(searches["value"]) ** 2,
-        "distinct_variance": _sd(searches["value"][once]) ** 2,
-    }
-    paper = published_variance(outcome, where["objective"], where["model"], where["k"])
-    rows = searches.drop(columns="masks").assign(outcome=outcome, **where, **variances)
-    rows = rows.assign(distinct=int(once.sum()), published_variance=paper)
-    numbers = shown.assign(**sds)
+    rows = searches.drop(columns="masks").assign(
+        outcome=outcome,
+        **where,
+        variance=_sd(searches["value"]) ** 2,
+        distinct_variance=_sd(searches["value"][once]) ** 2,
+        distinct=int(once.sum()),
+        published_variance=published_variance(outcome, **where),
+    )
+    numbers = shown.assign(sd=_sd(shown["mean"]), distinct_sd=_sd(shown["mean"][once]))
     return pd.concat([rows, numbers.map(np.exp) if logs else numbers], axis=1)
 
 
@@ -208,7 +170,24 @@ def _sd(values: pd.Series[float]) -> float:
 
 def published_variance(outcome: str, objective: str, model: str, k: int) -> float:
     """The variance in figure 3 of the paper; NaN if the paper has none."""
-    table = read("figure3_variance")
-    same = (table["model"] == MODELS.get(model)) & (table["k"] == k) & (table["objective"] == objective)
-    rows = table[same & (table["outcome"] == f"average_{outcome}")]
+    named = {"objective": objective, "model": MODELS.get(model), "k": k, "outcome": f"average_{outcome}"}
+    rows = rows_of(read("figure3_variance"), **named)
     return float(rows["published_variance"].iloc[0]) if len(rows) else float("nan")
+
+
+def _build(study: AskedStudy, given: Namespace) -> Drawing:
+    perplexity = choose(study.frame, "ppl", given.perplexity)
+    metrics = {"perplexity": perplexity, "accuracy": choose(study.frame, "acc", given.accuracy)}
+    searches = spread(study.frame, metrics)
+    return Drawing(draw(study.frame, searches, study.title, metrics), searches)
+
+
+FIGURE = StudyFigure(
+    name="fig3_variance",
+    heading="How much the searches differ",
+    build=_build,
+    metrics=True,
+    section="searches",
+    caption="Each point is the mean of a search over calibration draws, with its 95 percent interval; perplexities "
+    "are averaged geometrically. Above each group: the standard deviation over searches.",
+)

@@ -11,14 +11,12 @@ search found the best known mask are not drawn, and the note names them.
 
 from __future__ import annotations
 
-import argparse
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -28,109 +26,71 @@ from ..stats import crossed, regret
 from ..stats.crossed import Trace
 from ..stats.grid import STRATUM, budgets, each, groups, heading, strata_of
 from ..stats.means import CellDraws, compared, over_draws
-from .cli import arguments, run
-from .style import GREY, LABEL, SMALL, TITLE, empty, legend, line_key, looks, ordered, panels, plain_log, save
+from . import style
+from .cli import Drawing, StudyFigure
+from .style import GREY, Look, line_key, rows_of
 
 # Units of losses; others have none, or depend on their parts.
-UNITS = {
-    "perplexity": "nats per token",
-    "divergence": "nats per token",
-    "margin": "nats per token",
-    "uncertainty": "nats per token",
-    "accuracy": "share of items",
-    "angular": "share of \N{GREEK SMALL LETTER PI}",
-}
+UNITS = dict.fromkeys(("perplexity", "divergence", "margin", "uncertainty"), "nats per token")
+UNITS |= {"accuracy": "share of items", "angular": "share of \N{GREEK SMALL LETTER PI}"}
+COSTS = {"scores": "masks scored", "seconds": "seconds of a search alone", "forwards": "block forwards"}
+GROUP = ["objective", *STRATUM]
 
 
 def draw(curves: pd.DataFrame, ends: pd.DataFrame, title: str, cost: str) -> Figure:
     """One row of panels per objective, one column per model and k."""
     flat = ends.groupby("objective")["excess"].max()
     gone = sorted(flat.index[flat <= 0]) if (flat > 0).any() else []
-    objectives = sorted(set(ends["objective"]) - set(gone))
-    strata = strata_of(ends)
-    look = looks(ordered(ends["algo"]))
-    figure, grid = panels(len(objectives), len(strata), 2.08, 1.75, title)
-    for i, objective in enumerate(objectives):
-        for j, (model, k) in enumerate(strata):
-            axes = grid[i][j]
-            axes.set_title(heading(model, k) if i == 0 else "", fontsize=TITLE)
-            panel_ends, lines = (_of(frame, objective, model, k) for frame in (ends, curves))
-            _panel(axes, panel_ends, lines, look, cost)
-            unit = f"\nexcess loss{f', {UNITS[objective]}' if objective in UNITS else ''}"
-            axes.set_ylabel(f"pruned for {objective}{unit}" if j == 0 else "", fontsize=LABEL - 0.5)
-            axes.set_xlabel(COSTS[cost] if i == len(objectives) - 1 else "", fontsize=LABEL)
+    objectives, strata = sorted(set(ends["objective"]) - set(gone)), strata_of(ends)
+    look = style.looks(style.ordered(ends["algo"]))
+    figure, grid = style.panels(len(objectives), len(strata), 2.08, 1.75, title)
+    for line, objective in zip(grid, objectives, strict=True):
+        for axes, (model, k) in zip(line, strata, strict=True):
+            where = {"objective": objective, "model": model, "k": k}
+            _panel(axes, rows_of(ends, **where), rows_of(curves, **where), look, cost)
+        unit = f"\nexcess loss{f', {UNITS[objective]}' if objective in UNITS else ''}"
+        line[0].set_ylabel(f"pruned for {objective}{unit}", fontsize=style.LABEL - 0.5)
+    for above, below, (model, k) in zip(grid[0], grid[-1], strata, strict=True):
+        above.set_title(heading(model, k), fontsize=style.TITLE)
+        below.set_xlabel(COSTS[cost], fontsize=style.LABEL)
     note = "excess: calibration loss above that of the best known mask; means and intervals over calibration draws"
     note += f"; not drawn, because every search found the best known mask: {', '.join(gone)}" if gone else ""
-    legend(figure, look, note, _keys())
-    return figure
-
-
-def _keys() -> list[Artist]:
-    return [
+    keys = [
         line_key("best so far", lw=0.9, alpha=0.6),
         line_key("end, 95 % interval", lw=1.6, marker="o", ms=5, mec="white", mew=0.5),
         line_key("Pareto front", ls="", marker="o", mfc="none", mec="black", ms=9, mew=0.7),
     ]
+    style.legend(figure, look, note, keys)
+    return figure
 
 
-def _of(frame: pd.DataFrame, objective: str, model: str, k: float) -> pd.DataFrame:
-    return frame[(frame["objective"] == objective) & (frame["model"] == model) & (frame["k"] == k)]
-
-
-def _panel(
-    axes: Axes, ends: pd.DataFrame, curves: pd.DataFrame, look: Mapping[str, tuple[str, str]], cost: str
-) -> None:
+def _panel(axes: Axes, ends: pd.DataFrame, curves: pd.DataFrame, look: Mapping[str, Look], cost: str) -> None:
     shown = ends.dropna(subset=[cost, "excess"])
     if shown.empty:
-        empty(axes, "no finished cell" if ends.empty else f"no {COSTS[cost]}\nwere recorded")
+        style.empty(axes, "no finished cell" if ends.empty else f"no {COSTS[cost]}\nwere recorded")
         return
-    for row, apart in zip(each(shown), _apart(shown, cost), strict=True):
-        colour, marker = look[str(row.algo)]
+    # Searches with equal ends are drawn side by side and not on top of each other.
+    ties = shown.groupby([shown[cost].round(6), shown["excess"].round(9)])
+    order = ties.cumcount() - (ties["algo"].transform("size") - 1) / 2
+    width = np.log(shown[cost].max() / shown[cost].min() + 1.0) * 0.06
+    for row, x in zip(each(shown), shown[cost] * np.exp(width * order), strict=True):
         if cost in curves:
-            line = curves[curves["algo"] == row.algo]
-            axes.step(line[cost], line["excess"], color=colour, lw=0.9, alpha=0.6, where="post")
-        x, y = float(getattr(row, cost)) * apart, float(str(row.excess))
-        axes.plot([x, x], [row.low, row.high], color=colour, lw=1.6, zorder=2)
-        axes.plot(x, y, marker, color=colour, ms=5, mec="white", mew=0.5, zorder=3)
+            line = rows_of(curves, algo=row.algo)
+            axes.step(line[cost], line["excess"], color=look[row.algo][0], lw=0.9, alpha=0.6, where="post")
+        style.interval(axes, x, row.excess, [row.low, row.high], look[row.algo], zorder=3)
         if getattr(row, f"front_{cost}"):
-            axes.plot(x, y, "o", mfc="none", mec="black", ms=9, mew=0.7, zorder=4)
+            axes.plot(x, row.excess, "o", mfc="none", mec="black", ms=9, mew=0.7, zorder=4)
     axes.set_xscale("log")
     axes.margins(x=0.12)
-    plain_log(axes.xaxis)
+    style.plain_log(axes.xaxis)
     # The ends of the searches and their bars set the limits, because a curve can start far above them.
     top = max(1.12 * float(np.nanmax(shown[["excess", "high"]])), 2 * float(shown["excess"].max()), 1e-3)
     axes.set_ylim(-0.08 * top, top)
-    if note := str(shown["draws_note"].iloc[0]):
-        axes.text(
-            0.97, 0.95, note, transform=axes.transAxes, ha="right", va="top", fontsize=SMALL, color=GREY
-        )
+    note = axes.text(0.97, 0.95, str(shown["draws_note"].iloc[0]), transform=axes.transAxes)
+    note.set(ha="right", va="top", fontsize=style.SMALL, color=GREY)
 
 
-def _apart(shown: pd.DataFrame, cost: str) -> list[float]:
-    """Factors on the cost, so that searches with equal ends are drawn side by side and not on top of each other."""
-    ties = shown.groupby([shown[cost].round(6), shown["excess"].round(9)])
-    order, size = ties.cumcount(), ties["algo"].transform("size")
-    width = np.log(shown[cost].max() / shown[cost].min() + 1.0) * 0.06
-    return [float(value) for value in np.exp(width * (order - (size - 1) / 2))]
-
-
-def _write(given: argparse.Namespace, study: AskedStudy) -> list[Path]:
-    frame, title = study.frame, study.title
-    curves, ends = measure(frame, study.traces, study.lines)
-    return save(
-        draw(curves, ends, title, given.cost), ends, given.out, "fig7_cost", {"fig7_cost_curves": curves}
-    )
-
-
-def main() -> None:
-    """Draw the figure for a results folder."""
-    run("fig7_cost", arguments("Quality against cost.", cost=tuple(COSTS)), _write)
-
-
-# The numbers of figure 7: the loss of each search above that of the best known mask, on its way and at its end.
-
-COSTS = {"scores": "masks scored", "seconds": "seconds of a search alone", "forwards": "block forwards"}
-GROUP = ["objective", *STRATUM]
+# The numbers of the figure: the loss of each search above that of the best known mask, on its way and at its end.
 
 
 def measure(
@@ -147,11 +107,10 @@ def measure(
     costs = regret.shared_costs(known, lines)
     steps = {}
     for row, budget in zip(each(known), budgets(known), strict=True):
-        cost = costs[str(row.cell)]
-        trace, k = lines[str(row.cell)], int(float(str(row.k)))
-        curve = crossed.anytime(trace, k, cost.masks, budget, losses[str(row.cell)])
+        cost = costs[row.cell]
+        curve = crossed.anytime(lines[row.cell], int(row.k), cost.masks, budget, losses[row.cell])
         excess = {"excess": curve["best"] - row.best, "seconds": curve["seconds"] + cost.start}
-        steps[str(row.cell)] = curve.assign(**excess)
+        steps[row.cell] = curve.assign(**excess)
     curves, ends = [], []
     for keys, panel in groups(known, GROUP):
         whole, note = compared(panel)
@@ -159,7 +118,13 @@ def measure(
             where = dict(zip(GROUP, keys, strict=True)) | {"algo": algo}
             curves.append(_mean_curve([steps[cell] for cell in searched["cell"]]).assign(**where))
             ends.append(where | _end(searched) | {"draws_note": note})
-    return pd.concat(curves, ignore_index=True), _fronts(pd.DataFrame(ends))
+    table = pd.DataFrame(ends)
+    for unit in COSTS:
+        table[f"front_{unit}"] = False
+        for _, panel in groups(table, GROUP):
+            front = crossed.pareto(list(panel[unit]), list(panel["excess"]))
+            table.loc[panel.index, f"front_{unit}"] = front
+    return pd.concat(curves, ignore_index=True), table
 
 
 def _mean_curve(curves: Sequence[pd.DataFrame]) -> pd.DataFrame:
@@ -179,18 +144,21 @@ def _end(cells: pd.DataFrame) -> dict[str, Any]:
     named = {"scores": "asked", "seconds": "seconds_alone", "forwards": "forwards_alone"}
     costs = {cost: float(cells[column].astype(float).mean()) for cost, column in named.items()}
     excess = over_draws(cells["regret"], CellDraws.of(cells))
-    ends = {
-        "excess": excess.mean,
-        "low": float(np.maximum(0.0, excess.low)),
-        "high": excess.high,
-        "draws": excess.draws,
-    }
-    return {"cells": len(cells), **costs, **ends}
+    ends = {"low": float(np.maximum(0.0, excess.low)), "high": excess.high, "draws": excess.draws}
+    return {"cells": len(cells), **costs, "excess": excess.mean, **ends}
 
 
-def _fronts(ends: pd.DataFrame) -> pd.DataFrame:
-    for cost in COSTS:
-        ends[f"front_{cost}"] = False
-        for _, panel in groups(ends, GROUP):
-            ends.loc[panel.index, f"front_{cost}"] = crossed.pareto(list(panel[cost]), list(panel["excess"]))
-    return ends
+def _build(study: AskedStudy, given: Namespace) -> Drawing:
+    curves, ends = measure(study.frame, study.traces, study.lines)
+    return Drawing(draw(curves, ends, study.title, given.cost), ends, {"fig7_cost_curves": curves})
+
+
+FIGURE = StudyFigure(
+    name="fig7_cost",
+    heading="Quality against cost",
+    build=_build,
+    cost=tuple(COSTS),
+    section="searches",
+    caption="Calibration loss above the best known mask against the number of masks scored, with 95 percent "
+    "intervals over calibration draws. Rings mark the Pareto front.",
+)

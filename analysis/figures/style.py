@@ -1,8 +1,7 @@
-"""The common style of all figures, and the function that writes the three files of a figure."""
+"""The common style of all figures: colours, panels, points, legends, and numbers as text."""
 
 from __future__ import annotations
 
-import io
 import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,13 +15,12 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.legend import Legend
-from matplotlib.legend_handler import HandlerBase
+from matplotlib.legend_handler import HandlerTuple
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch, Rectangle
+from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from pruning.core.storage import write_bytes, write_text
+Look = tuple[str, str]  # a colour and a marker
 
 # Okabe and Ito's colours. Readers with any kind of colour blindness can distinguish them.
 # If there are more than seven names, colours repeat and markers distinguish the names.
@@ -34,19 +32,11 @@ GREY = "0.35"
 TITLE, LABEL, SMALL = 8.5, 8.0, 7.0
 PAGE = 8.6  # width in inches of the widest figure
 DASH = "\N{EN DASH}"  # stands for a missing number
+TIMES = "\N{MULTIPLICATION SIGN}"
 LARGE = 1e6  # numbers of at least this size are shown with an exponent
 
 # The paper's algorithms, in the order of the paper; others are listed after them. All figures use this order.
-ORDER = (
-    "one_shot",
-    "greedy",
-    "beam",
-    "genetic",
-    "bayesian",
-    "cbo",
-    "fast_block_select",
-    "exhaustive",
-)
+ORDER = ("one_shot", "greedy", "beam", "genetic", "bayesian", "cbo", "fast_block_select", "exhaustive")
 
 
 def use_style() -> None:
@@ -61,10 +51,18 @@ def ordered(names: Iterable[str]) -> list[str]:
     return [n for n in ORDER if n in distinct] + sorted(distinct - set(ORDER))
 
 
-def looks(names: Sequence[str]) -> dict[str, tuple[str, str]]:
+def looks(names: Sequence[str]) -> dict[str, Look]:
     """A colour and a marker for each name. No two names have the same pair of colour and marker."""
     pairs = [(COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i in range(len(names))]
     return dict(zip(names, pairs, strict=True))
+
+
+def rows_of(frame: pd.DataFrame, **values: Any) -> pd.DataFrame:
+    """The rows that have these values in the named columns."""
+    chosen = pd.Series(True, frame.index)
+    for name, value in values.items():
+        chosen &= frame[name] == value
+    return frame[chosen]
 
 
 def panels(
@@ -72,16 +70,16 @@ def panels(
 ) -> tuple[Figure, list[list[Axes]]]:
     """A figure with a title line and equal panels of `width` by `height` inches (wider if the title needs room)."""
     width = max(width, 5.5 / columns)  # leaves room for the title line and the legend
-    size = (0.3 + width * columns, 0.5 + height * rows)
-    figure = Figure(figsize=size, layout="constrained")
-    head(figure, title, size[0])
+    figure = sheet(0.3 + width * columns, 0.5 + height * rows, title)
     return figure, [list(line) for line in figure.subplots(rows, columns, squeeze=False)]
 
 
-def head(figure: Figure, title: str, width: float) -> None:
-    """Draw the title line in grey at the left edge, wrapped to the width of the figure."""
+def sheet(width: float, height: float, title: str) -> Figure:
+    """An empty figure, in inches, with a title line in grey at the left edge."""
+    figure = Figure(figsize=(width, height), layout="constrained")
     text = wrapped(title, int(width * 17))
     figure.suptitle(text, x=0.012, ha="left", fontsize=SMALL + 0.5, color=GREY)
+    return figure
 
 
 def wrapped(text: str, limit: int, mark: str = " · ") -> str:
@@ -103,6 +101,38 @@ def empty(axes: Axes, text: str) -> None:
     shown.set(ha="center", va="center")
 
 
+def interval(
+    axes: Axes, x: float, y: float, ends: Sequence[float], look: Look, sideways: bool = False, **marker: Any
+) -> None:
+    """Draw a point and the two `ends` of its interval: above and below it or, `sideways`, left and right of it."""
+    colour, symbol = look
+    along = ([x, x], list(ends)) if not sideways else (list(ends), [y, y])
+    axes.plot(*along, color=colour, lw=1.2, alpha=0.7)
+    look_of: dict[str, Any] = {
+        "color": colour,
+        "marker": symbol,
+        "ms": 4.5,
+        "mec": "white",
+        "mew": 0.5,
+        "ls": "",
+    }
+    axes.plot(x, y, **(look_of | marker))
+
+
+def name_rows(axes: Axes, names: Sequence[str], named: bool = True) -> None:
+    """Make room for a row for each name, from top to bottom. Without `named`, a panel to the left has the names."""
+    axes.set(ylim=(len(names) - 0.5, -0.5))
+    axes.set_yticks(range(len(names)), names if named else [""] * len(names), fontsize=SMALL + 0.5)
+    axes.tick_params(axis="y", length=0)
+
+
+def hide_frame(axes: Axes) -> None:
+    """Hide the lines around a panel and the marks of its ticks."""
+    axes.tick_params(length=0, pad=2)
+    for side in axes.spines.values():
+        side.set_visible(False)
+
+
 def plain_log(axis: Axis) -> None:
     """Label a log axis with plain numbers: 20, 50, 1,000. Set axis limits first. A wide range gets fewer labels."""
     low, high = axis.get_view_interval()
@@ -110,6 +140,61 @@ def plain_log(axis: Axis) -> None:
     axis.set_major_locator(LogLocator(subs=subs))
     axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.6g}" if v < LARGE else large(v)))
     axis.set_minor_formatter(NullFormatter())
+
+
+# The legend below the panels of a figure: how to read it, the names, and further keys such as lines and bars.
+
+
+def legend(figure: Figure, look: Mapping[str, Look], note: str, keys: Iterable[Any] = ()) -> None:
+    """Add a legend under the panels, below a note on how to read the figure.
+
+    `keys` are further entries, such as lines, bars and shades. They start a new row after the names.
+    """
+    names = [Line2D([], [], color=c, marker=m, ls="", ms=5.5, label=name) for name, (c, m) in look.items()]
+    width, blank = figure.get_figwidth(), Line2D([], [], ls="", label=" ")
+    parts = [part for part in (names, list(keys)) if part]
+    longest = 0.42 + 0.062 * max(len(_label(entry)) for part in parts for entry in part)  # inches
+    most = max(1, int((width - 0.2) / longest))
+    rows: list[list[Any]] = []  # about equally long; short ones end with blank entries
+    for part in parts:
+        length = math.ceil(len(part) / math.ceil(len(part) / most))
+        rows += [part[i : i + length] for i in range(0, len(part), length)]
+    columns = max(map(len, rows))
+    rows = [[*row, *[blank] * (columns - len(row))] for row in rows]
+    entries = [row[column] for column in range(columns) for row in rows]  # a legend is filled by columns
+    text = wrapped(note, int(width * 18), "; ")
+    lines = len(rows) + 0.75 * (text.count("\n") + 1)
+    figure.set_figheight(figure.get_figheight() + 0.17 * lines)  # the panels keep their height
+    shown = figure.legend(
+        handles=entries,
+        labels=[_label(entry) for entry in entries],
+        loc="outside lower center",
+        ncols=columns,
+        title=text,
+        title_fontproperties={"size": SMALL},
+        handletextpad=0.4,
+        columnspacing=1.4,
+        handler_map={tuple: HandlerTuple(ndivide=None, pad=0)},
+    )
+    shown.get_title().set_color(GREY)
+
+
+def _label(entry: Any) -> str:
+    return str((entry[0] if isinstance(entry, tuple) else entry).get_label())
+
+
+def line_key(label: str, **style: Any) -> Artist:
+    """A legend entry for a line, a bar or a marker of the figure; in grey, unless `style` has a colour."""
+    return Line2D([], [], label=label, **{"color": GREY, **style})
+
+
+def shade_key(label: str, *colours: str) -> Patch | tuple[Patch, ...]:
+    """A legend entry for a shade; with several colours, for the same shade of each, side by side."""
+    patches = tuple(Patch(facecolor=colour, edgecolor="0.7", lw=0.5, label=label) for colour in colours)
+    return patches if len(patches) > 1 else patches[0]
+
+
+# Numbers as text.
 
 
 def probability(name: str, value: float) -> str:
@@ -143,107 +228,6 @@ def factor(value: float) -> str:
     return f"{value:.2f}" if value < 10 else f"{value:.0f}"
 
 
-def save(
-    figure: Figure,
-    drawn: pd.DataFrame,
-    out: Path,
-    name: str,
-    others: Mapping[str, pd.DataFrame] | None = None,
-) -> list[Path]:
-    """Write the figure to NAME.png and NAME.pdf, the numbers drawn to NAME.csv, and `others` to files of their names.
-
-    Returns the files.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    for ending in ("pdf", "png"):
-        # The file gets no date, so that the same results give the same bytes.
-        metadata = {"CreationDate": None} if ending == "pdf" else {"Software": None}
-        stream = io.BytesIO()
-        figure.savefig(stream, format=ending, metadata=metadata)
-        write_bytes(out / f"{name}.{ending}", stream.getvalue())
-    tables = {name: drawn, **(others or {})}
-    for title, table in tables.items():
-        write_text(out / f"{title}.csv", table.to_csv(index=False))
-    return [out / f"{name}.png", out / f"{name}.pdf", *(out / f"{title}.csv" for title in tables)]
-
-
-# The legend below the panels of a figure: how to read it, the names, and further keys such as lines and bars.
-
-
-def legend(
-    figure: Figure, look: Mapping[str, tuple[str, str]], note: str = "", keys: Sequence[Artist] = ()
-) -> None:
-    """Add a legend under the panels, below a note on how to read the figure.
-
-    `keys` are further entries, such as lines and bars. They start a new row after the names.
-    """
-    names: list[Artist] = [
-        Line2D([], [], color=c, marker=m, ls="", ms=5.5, label=name) for name, (c, m) in look.items()
-    ]
-    columns, rows = _table([part for part in (names, list(keys)) if part], figure.get_figwidth())
-    text = wrapped(note, int(figure.get_figwidth() * 18), "; ")
-    lines = len(rows) + 0.75 * (text.count("\n") + 1 if text else 0)
-    figure.set_figheight(figure.get_figheight() + 0.17 * lines)  # the panels keep their height
-    shown = figure.legend(
-        handles=[row[column] for column in range(columns) for row in rows],  # a legend is filled by columns
-        loc="outside lower center",
-        ncols=columns,
-        title=text or None,
-        title_fontproperties={"size": SMALL},
-        handletextpad=0.4,
-        columnspacing=1.4,
-        handler_map={_Shades: _ShadesHandler()},
-    )
-    shown.get_title().set_color(GREY)
-
-
-def _table(parts: Sequence[list[Artist]], width: float) -> tuple[int, list[list[Artist]]]:
-    """The number of columns and the rows of entries, about equally long; short rows end with empty entries."""
-    longest = 0.42 + 0.062 * max(len(str(entry.get_label())) for part in parts for entry in part)  # inches
-    most = max(1, int((width - 0.2) / longest))
-    lengths = [math.ceil(len(part) / math.ceil(len(part) / most)) for part in parts]
-    rows = [part[i : i + n] for part, n in zip(parts, lengths, strict=True) for i in range(0, len(part), n)]
-    columns = max(map(len, rows))
-    return columns, [[*row, *(_blank() for _ in range(columns - len(row)))] for row in rows]
-
-
-def _blank() -> Artist:
-    return Line2D([], [], ls="", label=" ")
-
-
-def line_key(label: str, **style: Any) -> Artist:
-    """A legend entry for a line, a bar or a marker of the figure; in grey, unless `style` has a colour."""
-    return Line2D([], [], label=label, **{"color": GREY, **style})
-
-
-def shade_key(label: str, *colours: Any) -> Artist:
-    """A legend entry for a shade; with several colours, for the same shade of each, side by side."""
-    return _Shades(colours, label)
-
-
-class _Shades(Patch):
-    """A legend entry with one rectangle for each colour."""
-
-    def __init__(self, colours: Sequence[Any], label: str) -> None:
-        super().__init__(label=label)
-        self.colours = colours
-
-
-class _ShadesHandler(HandlerBase):
-    def create_artists(
-        self,
-        legend: Legend,  # noqa: ARG002 (matplotlib passes it)
-        orig_handle: Any,
-        xdescent: float,
-        ydescent: float,
-        width: float,
-        height: float,
-        fontsize: float,  # noqa: ARG002
-        trans: Any,
-    ) -> list[Artist]:
-        part = width / len(orig_handle.colours)
-        look: dict[str, Any] = {"edgecolor": "0.7", "linewidth": 0.5, "transform": trans}
-        return [
-            Rectangle((i * part - xdescent, -ydescent), part, height, facecolor=colour, **look)
-            for i, colour in enumerate(orig_handle.colours)
-        ]
+def counted(n: int, noun: str) -> str:
+    """A number and its noun, as in `1 cell` or `1,200 cells`."""
+    return f"{n:,} {noun}{'s' * (n != 1)}"

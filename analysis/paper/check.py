@@ -2,13 +2,16 @@
 
 python -m analysis paper-check        exit status 1 if a published number is not reproduced
 
-Source: arXiv 2604.24938 v1; its tables are in analysis/paper/.
+Source: arXiv 2604.24938 v1; its tables are in analysis/paper/. Statements of v3 are not tested: its tables are not
+public, and those of v1 were not made for them. *Implied* marks a statement that v1 relies on without writing it; that
+reading is ours. So are thresholds and rules that the paper does not give; each is named as ours. A statement that is
+also tested on studies (`report/verdicts.py`) is judged by the same rule here. What noise can explain is inconclusive.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +23,72 @@ from ..stats.agreement import LEVEL, Agreement, agree, all_negative, controlled,
 from ..stats.grid import at, each, groups
 from ..stats.outcome_errors import Span
 
+
+def main() -> None:
+    """Print the report."""
+    text, status = report()
+    print("\n".join(text))  # noqa: T201
+    sys.exit(status)
+
+
+def report() -> tuple[list[str], int]:
+    """The lines to print, and the exit status."""
+    numbers = [*correlations(), *variances(), *averages()]
+    failed = sum(not number.reproduced for number in numbers)
+    text = ["Numbers, recomputed from the paper's tables", "", f"{'':<52}{'published':>11}{'computed':>11}"]
+    for n in numbers:
+        mark = "" if n.reproduced else "   not reproduced"
+        text.append(f"{n.what:<52}{n.published:>11.{n.digits}f}{n.computed:>11.{n.digits + 2}f}{mark}")
+    text += ["", f"{len(numbers) - failed} of {len(numbers)} reproduced", ""]
+    text.append("Statements of v1, tested on its tables")
+    for statement in statements():
+        text += ["", f"[{statement.verdict}] {statement.claim}", *(f"    {fact}" for fact in statement.facts)]
+    return text, int(failed > 0)
+
+
+# The numbers that the paper prints, as frames, and the names of its models in a study.
+
+FOLDER = Path(__file__).parent
 CELL = ["model", "k"]
+TASKS = ("hellaswag", "winogrande", "arc_easy", "arc_challenge", "piqa", "boolq")
+CORPORA = ("wikitext2", "c4", "lambada")
+# Items of the whole test sets. Each accuracy in the paper's table 1 is a whole number of these items.
+ITEMS = dict(zip(TASKS, (10_042, 1_267, 2_376, 1_172, 1_838, 3_270), strict=True))
+# The paper's models: name in this project -> name in the paper's tables.
+MODELS = {"llama3": "llama3", "llama3_1": "llama3.1", "qwen3": "qwen3"}
+
+
+def read(name: str) -> pd.DataFrame:
+    """One of the published tables: table1_accuracy, table2_perplexity, table3_search_seconds, ..."""
+    return pd.read_csv(FOLDER / f"{name}.csv")
+
+
+def pruned(name: str) -> pd.DataFrame:
+    """A published table without the rows of the whole models."""
+    table = read(name)
+    return table[table["algo"] != "dense"].reset_index(drop=True)
+
+
+def dense(name: str, model: str) -> float:
+    """The published average of the dense model. `model` is its name in a study."""
+    table = read(name)
+    rows = table[(table["algo"] == "dense") & (table["model"] == MODELS.get(model))]
+    return float(rows["average"].iloc[0])
+
+
+def value(table: pd.DataFrame, column: str, model: str, k: int, algo: str) -> float:
+    """The published number of a model, or NaN if the paper has none. `model` is its name in a study."""
+    rows = table[(table["model"] == MODELS.get(model)) & (table["k"] == k) & (table["algo"] == algo)]
+    return float(rows[column].iloc[0]) if len(rows) else float("nan")
+
+
+def cells(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Each model and k of a published table, such as `llama3 M7`, and its rows by search."""
+    for (model, k), cell in groups(table, CELL):
+        yield f"{model} M{k}", cell.set_index("algo")
+
+
+# Published numbers, and the same numbers recomputed from the paper's tables.
 
 
 @dataclass(frozen=True)
@@ -38,90 +106,66 @@ class Recomputed:
         return bool(abs(self.computed - self.published) <= 0.5 * 10**-self.digits + 1e-9)
 
 
-def correlations() -> list[Recomputed]:
+def correlations() -> Iterator[Recomputed]:
     """Recompute Spearman's rho of figure 2 from the printed ranks; tied ranks are averaged."""
-    numbers = []
-    for (model, k), cell in groups(read("figure2_ranks"), CELL):
+    for name, cell in cells(read("figure2_ranks")):
         rho = float(spearman(cell["perplexity_rank"].to_numpy(), cell["accuracy_rank"].to_numpy()))
-        numbers.append(Recomputed(f"figure 2, rho, {model} M{k}", cell["published_spearman"].iloc[0], rho, 2))
-    return numbers
+        yield Recomputed(f"figure 2, rho, {name}", cell["published_spearman"].iloc[0], rho, 2)
 
 
-def variances() -> list[Recomputed]:
+def variances() -> Iterator[Recomputed]:
     """Recompute the variances of figure 3 over the seven searches, with ddof 0 and duplicates included."""
-    outcomes = {
+    tables = {
         "average_accuracy": pruned("table1_accuracy"),
         "average_perplexity": pruned("table2_perplexity"),
     }
-    numbers = []
     for row in each(read("figure3_variance")):
-        table = outcomes[str(row.outcome)]
+        table = tables[row.outcome]
         values = table.loc[(table["model"] == row.model) & (table["k"] == row.k), "average"]
-        what = f"figure 3, variance of {str(row.outcome).replace('_', ' ')}, {row.model} M{row.k}"
-        numbers.append(Recomputed(what, float(str(row.published_variance)), float(np.var(values, ddof=0)), 1))
-    return numbers
+        what = f"figure 3, variance of {row.outcome.replace('_', ' ')}, {row.model} M{row.k}"
+        yield Recomputed(what, float(row.published_variance), float(np.var(values, ddof=0)), 1)
 
 
-def averages() -> list[Recomputed]:
+def averages() -> Iterator[Recomputed]:
     """Count the averages printed in tables 1 and 2 that differ from the mean of their row by more than rounding."""
-    numbers = []
     for name, columns in (("table1_accuracy", TASKS), ("table2_perplexity", CORPORA)):
         table = read(name)
         means = table[list(columns)].mean(axis=1)
         off = (means - table["average"]).abs() > 0.0101  # columns and averages are rounded to two digits
-        numbers.append(Recomputed(f"{name.replace('_', ', ')}: averages off", 0, float(off.sum()), 0))
-    return numbers
-
-
-def lines(numbers: Iterable[Recomputed]) -> Iterable[str]:
-    """The lines of a table with a row for each number."""
-    yield f"{'':<52}{'published':>11}{'computed':>11}"
-    for n in numbers:
-        mark = "" if n.reproduced else "   not reproduced"
-        yield f"{n.what:<52}{n.published:>11.{n.digits}f}{n.computed:>11.{n.digits + 2}f}{mark}"
-
-
-def report() -> tuple[list[str], int]:
-    """The lines to print, and the exit status."""
-    numbers = [*correlations(), *variances(), *averages()]
-    failed = sum(not number.reproduced for number in numbers)
-    text = ["Numbers, recomputed from the paper's tables", "", *lines(numbers), ""]
-    text += [
-        f"{len(numbers) - failed} of {len(numbers)} reproduced",
-        "",
-        "Statements of v1, tested on its tables",
-    ]
-    for statement in statements():
-        text += ["", f"[{statement.verdict}] {statement.claim}", *(f"    {fact}" for fact in statement.facts)]
-    return text, int(failed > 0)
-
-
-def main() -> None:
-    """Print the report."""
-    text, status = report()
-    print("\n".join(text))  # noqa: T201
-    sys.exit(status)
+        yield Recomputed(f"{name.replace('_', ', ')}: averages off", 0, float(off.sum()), 0)
 
 
 # Statements of the paper's v1, each tested on the tables of v1. Every number is computed here.
-#
-# Statements of v3 are not tested: its tables are not public, and those of v1 were not made for them. *Implied*
-# marks a statement that v1 relies on without writing it; that reading is ours. So are thresholds and rules that the
-# paper does not give; each is named as ours. A statement that is also tested on studies
-# (`report/paper_verdicts.py`) is judged by the same rule here (`stats/rules.py`). What noise can explain is
-# inconclusive.
 
-NEAR, ALIKE, MATCH = (
-    0.03,
-    1.25,
-    0.1,
-)  # ours: near ties in C4, equally good on LAMBADA, and a match of two times
+OURS = f"our level is {LEVEL}"
+AGREES, DISAGREES, OPEN = "the tables agree", "the tables do not agree", "inconclusive"
+# Ours: near ties in C4, equally good on LAMBADA, and a match of two times.
+NEAR, ALIKE, MATCH = 0.03, 1.25, 0.1
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A statement, the verdict of the tables (AGREES, DISAGREES or OPEN), and the numbers that decide it."""
+
+    claim: str
+    verdict: str
+    facts: tuple[str, ...]
 
 
 def statements() -> list[Statement]:
     """All statements, in the order of the paper."""
     checks = (ranges, five_of_six, anticorrelated, near_ties, elitist, proxy)
     return [check() for check in (*checks, better_than_dense, seven, duplicates, closed_form)]
+
+
+def of(decided: bool | None) -> str:
+    """The verdict of a rule; a rule that only counts always decides."""
+    return OPEN if decided is None else AGREES if decided else DISAGREES
+
+
+def listed(values: Sequence[tuple[str, float]], digits: int = 2) -> str:
+    """Names with their values."""
+    return ", ".join(f"{name} {value:.{digits}f}" for name, value in values)
 
 
 def ranges() -> Statement:
@@ -149,42 +193,42 @@ def _span(cell: pd.DataFrame) -> Span:
 
     The paper gives no standard errors. Equal masks have equal noise, so only distinct results count.
     """
-    variances = [cell[task] / 100 * (1 - cell[task] / 100) / n for task, n in ITEMS.items()]
-    error = 100 * float(np.sqrt(np.mean(np.sum(variances, axis=0)))) / len(ITEMS)
+    squares = [cell[task] / 100 * (1 - cell[task] / 100) / n for task, n in ITEMS.items()]
+    error = 100 * float(np.sqrt(np.mean(np.sum(squares, axis=0)))) / len(ITEMS)
     distinct = len(cell.drop_duplicates(["average", "margin"]))
-    return Span(
-        float(np.ptp(cell["average"])), error * float(stats.studentized_range.ppf(0.95, distinct, np.inf))
-    )
+    quantile = float(stats.studentized_range.ppf(0.95, distinct, np.inf))
+    return Span(float(np.ptp(cell["average"])), error * quantile)
+
+
+def _of_ranks() -> list[tuple[str, Agreement]]:
+    ranked = cells(read("figure2_ranks"))
+    return [(name, agree(cell["perplexity_rank"], cell["accuracy_rank"])) for name, cell in ranked]
 
 
 def five_of_six() -> Statement:
     """Check claim (ii) literally: count the negative correlations."""
-    ranked = cells(read("figure2_ranks"))
-    correlations = [
-        (name, agree(cell["perplexity_rank"], cell["accuracy_rank"]).statistic) for name, cell in ranked
-    ]
-    negative = sum(rho < 0 for _, rho in correlations)
+    rhos = [(name, found.statistic) for name, found in _of_ranks()]
+    negative = sum(rho < 0 for _, rho in rhos)
     return Statement(
         "'five of six' Spearman correlations of perplexity with accuracy are negative (v1)",
-        literal(negative == 5),
-        (f"negative: {negative} of {len(correlations)}: {listed(correlations)}",),
+        of(negative == 5),
+        (f"negative: {negative} of {len(rhos)}: {listed(rhos)}",),
     )
 
 
 def anticorrelated() -> Statement:
     """Check claim (ii) as evidence: test whether the correlations, each over seven points, differ from chance."""
-    ranked = cells(read("figure2_ranks"))
-    correlations = [(name, agree(cell["perplexity_rank"], cell["accuracy_rank"])) for name, cell in ranked]
-    adjusted = controlled([a.p for _, a in correlations])
-    negative = sum(a.statistic < 0 for _, a in correlations)
-    coin = float(stats.binom.sf(negative - 1, len(correlations), 0.5))
+    found = _of_ranks()
+    adjusted = controlled([a.p for _, a in found])
+    rhos = [a.statistic for _, a in found]
+    coin = float(stats.binom.sf(sum(rho < 0 for rho in rhos) - 1, len(rhos), 0.5))
     return Statement(
         "implied: these correlations show that ranks by perplexity and by accuracy disagree",
-        of(all_negative([a.statistic for _, a in correlations], adjusted)),
+        of(all_negative(rhos, adjusted)),
         (
             f"probability that a fair coin gives at least as many negative signs: {coin:.2f}",
-            f"exact two-sided permutation p: {listed([(n, a.p) for n, a in correlations], 3)}",
-            f"at most {LEVEL}: {sum(a.p <= LEVEL for _, a in correlations)} of {len(correlations)}; "
+            f"exact two-sided permutation p: {listed([(n, a.p) for n, a in found], 3)}",
+            f"at most {LEVEL}: {sum(a.p <= LEVEL for _, a in found)} of {len(found)}; "
             f"with the false discovery rate controlled: {sum(p <= LEVEL for p in adjusted)}; {OURS}",
             "our reading: only correlations that chance does not explain decide",
         ),
@@ -201,7 +245,7 @@ def seven() -> Statement:
     counts = [(name, float(len(cell.drop_duplicates(columns)))) for name, cell in margins]
     return Statement(
         "implied: seven distinct results are compared in each margin cell (v1)",
-        literal(same == 0),
+        of(same == 0),
         (
             "our reading: a search whose numbers equal one-shot's adds no comparison",
             f"fast-block-select equals one-shot in {same} of {len(margins)} cells",
@@ -216,7 +260,7 @@ def duplicates() -> Statement:
     for table, word in (("table1_accuracy", "accuracy"), ("table2_perplexity", "perplexity")):
         pairs = []
         for name, cell in cells(pruned(table)):
-            once = cell.drop_duplicates([c for c in cell if c not in STATEMENT])
+            once = cell.drop_duplicates([c for c in cell if c not in CELL])
             pairs.append((name, float(np.var(cell["average"])), float(np.var(once["average"]))))
         smaller += sum(a < b - 1e-9 for _, a, b in pairs)
         larger += sum(a > b + 1e-9 for _, a, b in pairs)
@@ -227,14 +271,11 @@ def duplicates() -> Statement:
     facts.append(f"of {n} cells, duplicates lower the variance in {smaller} and raise it in {larger}")
     facts.append("our reading: any change of the variance counts")
     claim = "implied: the variance between searches does not depend on duplicate masks"
-    return Statement(claim, literal(smaller + larger == 0), tuple(facts))
+    return Statement(claim, of(smaller + larger == 0), tuple(facts))
 
 
 def near_ties() -> Statement:
-    """Whether masks that are near ties on C4 are equally good on LAMBADA.
-
-    The pair that differs most on LAMBADA decides.
-    """
+    """Whether masks that are near ties on C4 are equally good on LAMBADA. The pair that differs most decides."""
     worst = (0.0, "")
     for name, cell in cells(pruned("table2_perplexity")):
         for a, first in cell.iterrows():
@@ -245,7 +286,7 @@ def near_ties() -> Statement:
                     worst = max(worst, (factor, f"{text}{first['lambada']:.2f} and {second['lambada']:.2f}"))
     return Statement(
         "implied: masks that are near ties on C4 are equally good elsewhere",
-        literal(worst[0] <= ALIKE),
+        of(worst[0] <= ALIKE),
         (
             worst[1],
             f"a factor of {worst[0]:.2f}",
@@ -256,10 +297,7 @@ def near_ties() -> Statement:
 
 
 def closed_form() -> Statement:
-    """Infer from CBO's time in table 3 what CBO evaluated.
-
-    Evaluation time is proportional to the number of blocks left.
-    """
+    """Infer from CBO's time in table 3 what CBO evaluated. Time is proportional to the number of blocks left."""
     time = read("table3_search_seconds").set_index("algo")["seconds"]
     n, k, open_blocks = 32, 7, 30
     per_pass = float(time["one_shot"]) / open_blocks / (n - 1)  # seconds to run one block on the data
@@ -276,9 +314,6 @@ def closed_form() -> Statement:
             f"the cost model is ours, and so is the threshold: {100 * MATCH:.0f} percent",
         ),
     )
-
-
-# Implied statements of v1 on what objectives measure and how far searches get, tested on the tables of v1.
 
 
 def elitist() -> Statement:
@@ -362,75 +397,3 @@ def _of_signs(correlations: Sequence[Agreement]) -> str:
     if any(a.statistic < 0 for a in sure):
         return DISAGREES
     return AGREES if len(sure) == len(correlations) else OPEN
-
-
-# The numbers that arXiv 2604.24938 prints, as frames, and the names of its models in a study.
-
-FOLDER = Path(__file__).parent
-TASKS = ("hellaswag", "winogrande", "arc_easy", "arc_challenge", "piqa", "boolq")
-CORPORA = ("wikitext2", "c4", "lambada")
-# Items of the whole test sets. Each accuracy in the paper's table 1 is a whole number of these items.
-ITEMS = dict(zip(TASKS, (10_042, 1_267, 2_376, 1_172, 1_838, 3_270), strict=True))
-# The paper's models: name in this project -> name in the paper's tables.
-MODELS = {"llama3": "llama3", "llama3_1": "llama3.1", "qwen3": "qwen3"}
-
-
-def read(name: str) -> pd.DataFrame:
-    """One of the published tables: table1_accuracy, table2_perplexity, table3_search_seconds, ..."""
-    return pd.read_csv(FOLDER / f"{name}.csv")
-
-
-def pruned(name: str) -> pd.DataFrame:
-    """A published table without the rows of the whole models."""
-    table = read(name)
-    return table[table["algo"] != "dense"].reset_index(drop=True)
-
-
-def dense(name: str, model: str) -> float:
-    """The published average of the dense model. `model` is its name in a study."""
-    table = read(name)
-    rows = table[(table["algo"] == "dense") & (table["model"] == MODELS.get(model))]
-    return float(rows["average"].iloc[0])
-
-
-def value(table: pd.DataFrame, column: str, model: str, k: int, algo: str) -> float:
-    """The published number of a model, or NaN if the paper has none. `model` is its name in a study."""
-    rows = table[(table["model"] == MODELS.get(model)) & (table["k"] == k) & (table["algo"] == algo)]
-    return float(rows[column].iloc[0]) if len(rows) else float("nan")
-
-
-# What the tables of v1 say of a statement, and how numbers of their cells are listed.
-
-STATEMENT = ["model", "k"]
-OURS = f"our level is {LEVEL}"
-AGREES, DISAGREES, OPEN = "the tables agree", "the tables do not agree", "inconclusive"
-
-
-@dataclass(frozen=True)
-class Statement:
-    """A statement, the verdict of the tables (AGREES, DISAGREES or OPEN), and the numbers that decide it."""
-
-    claim: str
-    verdict: str
-    facts: tuple[str, ...]
-
-
-def literal(holds: bool) -> str:
-    """The verdict on a statement that the tables decide by counting."""
-    return AGREES if holds else DISAGREES
-
-
-def of(decided: bool | None) -> str:
-    """The verdict of a rule in `stats.rules`."""
-    return OPEN if decided is None else literal(decided)
-
-
-def cells(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Each model and k of a published table, such as `llama3 M7`, and its rows by search."""
-    for (model, k), cell in groups(table, STATEMENT):
-        yield f"{model} M{k}", cell.set_index("algo")
-
-
-def listed(values: Sequence[tuple[str, float]], digits: int = 2) -> str:
-    """Names with their values."""
-    return ", ".join(f"{name} {value:.{digits}f}" for name, value in values)

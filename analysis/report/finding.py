@@ -9,23 +9,19 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
 
 import pandas as pd
 from markupsafe import Markup
 
 from pruning.core.mask import unit_noun
 
-from ..data.archive import NothingToRead
-from ..figures.fig5_variance_shares import MASKS, NO_SHARE, ratio_words, unbounded
-from ..figures.style import number, ordered
+from ..figures.fig5_variance_shares import MASKS, NO_SHARE, unbounded
+from ..figures.style import TIMES, counted, number, ordered
 from ..stats.components import DRAWN, IntervalEstimate, Shares
 from ..stats.grid import STRATUM, at, bare, groups, mask_of, noun, removed, removed_of
 from .cells import strip
-from .study_data import FAILS, HOLDS, OPEN, StudyData, count, judged, listed, percents, sentence
-
-T = TypeVar("T")
-LOW, HIGH = 0.0, 1.0  # the ends of the picture's axis
+from .study_data import StudyData, listed, percents, ratio_words, say, tried
+from .verdicts import larger
 
 
 @dataclass(frozen=True)
@@ -40,92 +36,89 @@ class Bar:
 
 
 @dataclass(frozen=True)
+class HeadlineNumber:
+    """A number, what it is, and how sure it is or what it is taken over."""
+
+    value: str
+    label: str
+    note: str
+
+
+@dataclass(frozen=True)
 class Finding:
     """The top of the page. `bars` are the picture if shares of variance are known; otherwise `strips` are."""
 
     headline: str
     detail: str
-    numbers: list[Number]
+    numbers: list[HeadlineNumber]
     bars: list[tuple[str, list[Bar]]] = field(default_factory=list)
     strips: list[tuple[str, Markup, str]] = field(default_factory=list)
     strips_of: str = ""  # the model, size and objective of the strips
     squares: str = ""  # what their squares are
-    zero: float = 100 * -LOW / (HIGH - LOW)
 
 
 def finding(m: StudyData) -> Finding:
     """The top of the page for a study."""
+    sides = (_variance, _objectives, _damage, _finished)
+    headline, detail = next(said for say_it in sides if (said := tried(say_it, m)))
     numbers = known_numbers(m)[:3]
-    bars = tried(_bars, m) or []
-    for say in (_variance, _objectives, _damage):
-        if said := tried(say, m):
-            return Finding(*said, numbers, bars) if bars else _with_strips(m, *said, numbers)
-    done = f"{len(m.cells):,} of {count(len(m.frame), 'cell')} are finished"
-    return _with_strips(m, done, "The study has no held-out measurements.", numbers)
+    if bars := tried(_bars, m):
+        return Finding(headline, detail, numbers, bars)
+    # One mask of each search of the first model, size and objective.
+    where = ["model", "k", "objective"]
+    first = m.cells.sort_values(where).iloc[0]
+    same = m.cells[(m.cells[where] == first[where]).all(axis=1)]
+    words = f"{bare(first['model'])}, {removed(first)}, pruned for {first['objective']}"
+    strips = list(_strips(m, same.drop_duplicates("algo").set_index("algo", drop=False)))
+    return Finding(headline, detail, numbers, [], strips, words, unit_noun(mask_of(first).unit))
 
 
-def _variance(m: StudyData) -> tuple[str, str] | None:
+def _variance(m: StudyData) -> list[str] | None:
     """Whether calibration or search decides the mask, if the symmetric ratio of their variances has an interval."""
-    shares = m.judged.shares[0][MASKS]
-    ratio, calibration, search = shares.total_ratio, shares.parts["calibration"], shares.parts["search"]
-    if math.isnan(ratio.low):
+    shares = _masks(m)
+    if math.isnan(shares.total_ratio.low):
         return None
-    units = noun(m.cells)
-    text = {
-        HOLDS: f"Which {units} are removed depends more on the calibration than on the search",
-        FAILS: f"Which {units} are removed depends more on the search than on the calibration",
-        OPEN: f"This study does not show whether calibration or search matters more for the choice of {units}",
-    }[judged(ratio.low, ratio.high, 1.0)]
-    parts = [percents(e.value, e.low, e.high) for e in (calibration, search)]
-    detail = (
-        "Calibration means the objective, its data and the draw of the samples. Within one model and size, it "
-        f"explains {parts[0]} of the variance of masks, and the search algorithm explains {parts[1]}."
-    )
-    left = f" Shares are cut off at 0; they are {m.left_out}." if m.left_out else " Shares are cut off at 0."
-    return text, detail + _inside(shares) + left
+    inside = None
+    if not math.isnan(shares.objective_draw.low):
+        rows = shares.sources.set_index("source")
+        names = ("objective", DRAWN)
+        inside = [
+            percents(*(at(rows, name, column) for column in ("share", "low", "high"))) for name in names
+        ]
+    parts = [_percents(shares.parts[name]) for name in ("calibration", "search")]
+    numbers = {"units": noun(m.cells), "parts": parts, "inside": inside, "left_out": m.left_out}
+    return say("finding", kind=larger(shares), **numbers)
 
 
-def _inside(shares: Shares) -> str:
-    """What the calibration's share is made of: objective and draw."""
-    if math.isnan(shares.objective_draw.low):
-        return ""
-    rows = shares.sources.set_index("source")
-    objective, draw = (
-        percents(*(at(rows, name, column) for column in ("share", "low", "high")))
-        for name in ("objective", DRAWN)
-    )
-    return f" Of the calibration, the objective explains {objective} and the draw {draw}."
+def _percents(share: IntervalEstimate) -> str:
+    return percents(share.value, share.low, share.high)
 
 
-def _objectives(m: StudyData) -> tuple[str, str] | None:
+def _objectives(m: StudyData) -> list[str] | None:
     """Which objective gives the lowest perplexity."""
     costs = m.costs[m.costs["outcome"] == "ppl"].dropna(subset="mean")
     costs = costs[costs.groupby(STRATUM)["objective"].transform("nunique") > 1]
     if costs.empty:
         return None
     best = {str(part.sort_values("mean")["objective"].iloc[0]) for _, part in groups(costs, STRATUM)}
-    strata = count(costs.groupby(STRATUM).ngroups, "combination")
-    detail = sentence([f"means over all finished cells, in {strata} of model and size; no test was made"])
-    if len(best) > 1:
-        return "No objective gives the lowest perplexity everywhere", detail
-    return f"Masks that were pruned for {best.pop()} have the lowest perplexity", detail
+    return say("finding", kind="objectives", best=sorted(best), strata=costs.groupby(STRATUM).ngroups)
 
 
-def _damage(m: StudyData) -> tuple[str, str] | None:
+def _damage(m: StudyData) -> list[str] | None:
     """What removing blocks does to perplexity or to accuracy."""
-    which = sorted(
-        {re.sub(r" removed(, (.*))?", _in_parentheses, removed_of(row)) for _, row in m.cells.iterrows()}
-    )
+    words = {removed_of(row) for _, row in m.cells.iterrows()}
+    which = {re.sub(r" removed(, (.*))?", lambda f: f" ({f[2]})" if f[2] else "", text) for text in words}
     found = perplexity(m) or accuracy(m)
     if found is None:
         return None
-    what = "multiplies perplexity by" if "ppl" in m.metrics else "changes accuracy by"
-    value = found.value.removeprefix("× ")  # noqa: RUF001
-    return f"Removing {which[0] if len(which) == 1 else noun(m.cells)} {what} {value}", sentence([found.note])
+    what = which.pop() if len(which) == 1 else noun(m.cells)
+    value = found.value.removeprefix(f"{TIMES} ")
+    kind = "multiplied" if "ppl" in m.metrics else "changed"
+    return say("finding", kind=kind, what=what, value=value, note=found.note)
 
 
-def _in_parentheses(found: re.Match[str]) -> str:
-    return f" ({found[2]})" if found[2] else ""
+def _finished(m: StudyData) -> list[str]:
+    return say("finding", kind="finished", done=len(m.cells), asked=len(m.frame))
 
 
 def _bars(m: StudyData) -> list[tuple[str, list[Bar]]]:
@@ -138,66 +131,41 @@ def _bars(m: StudyData) -> list[tuple[str, list[Bar]]]:
 
 
 def _bar(name: str, share: IntervalEstimate) -> Bar:
-    at, low, high = (_position(v) for v in (share.value, share.low, share.high))
-    width = 0.0 if math.isnan(share.low) else high - low
-    return Bar(name, percents(share.value, share.low, share.high), at, low if width else at, width)
+    at, low, high = (round(100 * min(max(v, 0.0), 1.0), 2) for v in (share.value, share.low, share.high))
+    known = not math.isnan(share.low)
+    width = high - low if known else 0.0
+    return Bar(name, _percents(share), at, low if width else at, width)
 
 
-def _position(value: float) -> float:
-    return round(100 * (min(max(value, LOW), HIGH) - LOW) / (HIGH - LOW), 2)
-
-
-def _with_strips(m: StudyData, headline: str, detail: str, numbers: list[Number]) -> Finding:
-    """The top of the page with one mask of each search of the first model, size and objective."""
-    where = ["model", "k", "objective"]
-    first = m.cells.sort_values(where).iloc[0]
-    same = m.cells[(m.cells[where] == first[where]).all(axis=1)]
-    words = f"{bare(first['model'])}, {removed(first)}, pruned for {first['objective']}"
-    unit = unit_noun(mask_of(first).unit)
-    strips = list(_rows(m, same.drop_duplicates("algo").set_index("algo", drop=False)))
-    return Finding(headline, detail, numbers, [], strips, words, unit)
-
-
-def _rows(m: StudyData, cells: pd.DataFrame) -> Iterator[tuple[str, Markup, str]]:
+def _strips(m: StudyData, cells: pd.DataFrame) -> Iterator[tuple[str, Markup, str]]:
     for algo in ordered(cells["algo"])[:8]:
         row = cells.loc[[algo]]
         values = [f"{metric.label} {number(float(metric.of(row).iloc[0]))}" for metric in m.metrics.values()]
         yield algo, strip(mask_of(row.iloc[0])), ", ".join(values)
 
 
-# The numbers beside the finding at the top of the page.
+# The numbers beside the finding.
 
-Known = TypeVar("Known")
-
-
-@dataclass(frozen=True)
-class Number:
-    """A number, what it is, and how sure it is or what it is taken over."""
-
-    value: str
-    label: str
-    note: str
+INTERVAL = "95 percent interval"
 
 
-def known_numbers(m: StudyData) -> list[Number]:
+def known_numbers(m: StudyData) -> list[HeadlineNumber]:
     """The numbers that the study has the data for, the most telling first."""
-    return [found for measure in NUMBERS if (found := tried(measure, m)) is not None]
+    measures: tuple[Callable[[StudyData], HeadlineNumber | None], ...]
+    measures = (_calibration, _objective, _cost, _one_shot, perplexity, accuracy, _count)
+    return [found for measure in measures if (found := tried(measure, m)) is not None]
 
 
-def tried(measure: Callable[[StudyData], Known | None], m: StudyData) -> Known | None:
-    """What `measure` finds; None if the study lacks the data for it."""
-    try:
-        return measure(m)
-    except NothingToRead:
-        return None
+def _masks(m: StudyData) -> Shares:
+    return m.judged.shares[0][MASKS]
 
 
-def _calibration(m: StudyData) -> Number | None:
+def _calibration(m: StudyData) -> HeadlineNumber | None:
     """Calibration against the search, in masks."""
     return _against_search(m, "total_ratio", "calibration")
 
 
-def _objective(m: StudyData) -> Number | None:
+def _objective(m: StudyData) -> HeadlineNumber | None:
     """The objective alone against the search, and against the draw of the samples, in masks."""
     found = _against_search(m, "objective_ratio", "objective")
     if found is None:
@@ -205,93 +173,77 @@ def _objective(m: StudyData) -> Number | None:
     return replace(found, note=f"{found.note}; objective : draw {ratio_words(_masks(m), 'objective_draw')}")
 
 
-def _masks(m: StudyData) -> Shares:
-    return m.judged.shares[0][MASKS]
-
-
-def _against_search(m: StudyData, name: str, first: str) -> Number | None:
+def _against_search(m: StudyData, name: str, first: str) -> HeadlineNumber | None:
     """A ratio with the search on its second side, if it has an interval, over the cells that verdicts are about."""
     shares = _masks(m)
     ratio: IntervalEstimate = getattr(shares, name)
     if math.isnan(ratio.low):
         return None
-    label = f"{first} to search: ratio of their shares in the variance of masks, interaction on both sides"
-    value, note = (
-        f"{number(ratio.value)} : 1",
-        f"95 percent interval {number(ratio.low)} to {number(ratio.high)}",
-    )
+    value, note = f"{number(ratio.value)} : 1", f"{INTERVAL} {number(ratio.low)} to {number(ratio.high)}"
     if ratio.low > NO_SHARE:
         value, note = "no ratio", "all searches find the same masks"
     elif unbounded(ratio):
         value, _, bounds = ratio_words(shares, name).partition(" (")
-        note = f"lower end of the 95 percent interval; {bounds.removesuffix(')')}"
-    return Number(value, label, note + _without(m))
+        note = f"lower end of the {INTERVAL}; {bounds.removesuffix(')')}"
+    label = f"{first} to search: ratio of their shares in the variance of masks, interaction on both sides"
+    return HeadlineNumber(value, label, note + _without(m))
 
 
 def _without(m: StudyData) -> str:
     return f"; without {listed(sorted(m.by_construction))}" if m.by_construction else ""
 
 
-def _cost(m: StudyData) -> Number | None:
+def _cost(m: StudyData) -> HeadlineNumber | None:
     """The perplexity of the worst objective divided by that of the best one."""
     found = m.relative.extremes
     if found.empty:
         return None
     values, first = found["value"], found.iloc[0]
     if len(found) > 1:
-        where = f"median over {count(len(found), 'combination')} of model and size"
+        where = f"median over {counted(len(found), 'combination')} of model and size"
         note = f"{where}; range {number(values.min())} to {number(values.max())}"
     else:
-        ends = f"95 percent interval {number(first['low'])} to {number(first['high'])}"
-        interval = "no interval" if math.isnan(first["low"]) else ends
-        note = f"{first['worst']} instead of {first['best']}; {interval}"
+        ends = f"{INTERVAL} {number(first['low'])} to {number(first['high'])}"
+        known = not math.isnan(first["low"])
+        note = f"{first['worst']} instead of {first['best']}; {ends if known else 'no interval'}"
     label = "perplexity if pruned for the worst objective instead of the best"
-    return Number(f"× {number(float(values.median()))}", label, note)  # noqa: RUF001
+    return HeadlineNumber(f"{TIMES} {number(float(values.median()))}", label, note)
 
 
-def _one_shot(m: StudyData) -> Number | None:
+def _one_shot(m: StudyData) -> HeadlineNumber | None:
     """In how many problems the best known mask is clearly better than one-shot's, on the same samples."""
     gains = m.judged.gains
     if gains.empty:
         return None
-    clear = int((gains["low"] > 0).sum())
+    value = f"{int((gains['low'] > 0).sum())} of {len(gains)}"
     label = "problems in which the best known mask is clearly better than one-shot's"
-    return Number(f"{clear} of {len(gains)}", label, f"paired on the calibration samples{_without(m)}")
+    return HeadlineNumber(value, label, f"paired on the calibration samples{_without(m)}")
 
 
-def perplexity(m: StudyData) -> Number | None:
+def perplexity(m: StudyData) -> HeadlineNumber | None:
     """How many times higher the perplexity of the pruned models is than that of the dense ones."""
-    if "ppl" not in m.metrics:
+    if (metric := m.metrics.get("ppl")) is None:
         return None
-    metric = m.metrics["ppl"]
     ratios = (metric.of(m.cells) / metric.of(m.cells, "dense")).dropna()
-    return _over(ratios, f"× {number(float(ratios.median()))}", metric.label) if len(ratios) else None  # noqa: RUF001
+    return _over(ratios, f"{TIMES} {number(float(ratios.median()))}", metric.label)
 
 
-def accuracy(m: StudyData) -> Number | None:
+def accuracy(m: StudyData) -> HeadlineNumber | None:
     """By how many points the accuracy of the pruned models differs from that of the dense ones."""
-    if "acc" not in m.metrics:
+    if (metric := m.metrics.get("acc")) is None:
         return None
-    metric = m.metrics["acc"]
     change = (metric.of(m.cells) - metric.of(m.cells, "dense")).dropna()
-    value = f"{float(change.median()):+.1f} points".replace("-", "−")  # noqa: RUF001
-    return _over(change, value, metric.label) if len(change) else None
+    return _over(change, f"{float(change.median()):+.1f} points".replace("-", "−"), metric.label)  # noqa: RUF001
 
 
-def _over(known: pd.Series[float], value: str, label: str) -> Number:
-    note = f"one cell, on {label}"
-    if len(known) > 1:
-        note = (
-            f"median over {count(len(known), 'cell')}; range {number(known.min())} to {number(known.max())}"
-        )
-    return Number(value, f"{label}, pruned against dense", note)
+def _over(known: pd.Series[float], value: str, label: str) -> HeadlineNumber | None:
+    if known.empty:
+        return None
+    ends = f"range {number(known.min())} to {number(known.max())}"
+    note = f"median over {counted(len(known), 'cell')}; {ends}" if len(known) > 1 else f"one cell, on {label}"
+    return HeadlineNumber(value, f"{label}, pruned against dense", note)
 
 
-def _finished(m: StudyData) -> Number:
+def _count(m: StudyData) -> HeadlineNumber:
     note = "nothing is missing" if len(m.cells) == len(m.frame) else "the others are in the list of cells"
-    return Number(f"{len(m.cells):,} of {len(m.frame):,}", "cells are finished", note)
-
-
-NUMBERS: tuple[Callable[[StudyData], Number | None], ...] = (
-    _calibration, _objective, _cost, _one_shot, perplexity, accuracy, _finished,
-)  # fmt: skip
+    return HeadlineNumber(f"{len(m.cells):,} of {len(m.frame):,}", "cells are finished", note)

@@ -1,8 +1,10 @@
-"""The sortable tables of the report."""
+"""The sortable tables of the report. Each value has a sort key."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -10,205 +12,322 @@ from markupsafe import Markup
 
 from ..data.archive import NothingToRead
 from ..figures import fig4_overlap, outcome_tables
-from ..figures.outcome_tables import aggregate, shown_value
-from ..stats.grid import COMPARISONS, STRATUM, mask_of, noun
-from . import summary
-from .cells import LAST, Built, Column, Table, Value, anchor, built, numeric, shown, sorted_by, strip, word
-from .study_data import StudyData
+from ..figures.outcome_tables import MEASURES, aggregate, shown_value
+from ..figures.style import DASH, TIMES, number
+from ..stats.grid import COMPARISONS, STRATUM, each, groups, mask_of, noun
+from ..stats.perplexity_comparisons import SEARCH
+from .cells import anchor, strip
+from .study_data import StudyData, with_interval
+from .summary import routed
 
-# The report's tables of statistics: outcomes by objective, variance shares, overlap, rank agreement, stability.
-
-
-def _columns(
-    names: list[str], whole: tuple[str, ...] = ("k", "pairs", "cells", "df", "samples", "length", "draws")
-) -> list[Column]:
-    """Columns of whole numbers for the names in `whole`, and columns of text for the other names."""
-    return [(name, name in whole, shown(name, "{:,.0f}")) for name in names]
+LAST = "~"  # a sort key after those of all numbers and names
 
 
-def _numbers(names: list[str], digits: int) -> list[Column]:
-    return [(name.replace("_", " "), True, shown(name, f"{{:,.{digits}f}}")) for name in names]
+@dataclass(frozen=True)
+class Value:
+    """A cell of a table: its text, its sort key, and the id it links to."""
+
+    text: str | Markup
+    key: str
+    link: str = ""
 
 
-def crossed(m: StudyData) -> Built:
-    """The mean of each outcome for each objective; accuracies are in percent."""
-    matrix = m.crossed[0]
-    ends = matrix[["low", "high"]].abs()  # accuracies are negative in the matrix and positive in the table
-    matrix = matrix.assign(mean=matrix["mean"].abs(), low=ends.min(axis=1), high=ends.max(axis=1))
-    names, means = ["outcome", *STRATUM, "objective", "cells"], ["mean", "low", "high"]
-    return built(
-        matrix, [*_columns(names), *_numbers(means, 2), ("sd", True, _spread), *_numbers(["cost"], 2)]
-    )
+@dataclass(frozen=True)
+class ReportTable:
+    """A table. If it is empty, `reason` says why. Each heading has a flag: whether its column has numbers."""
+
+    name: str
+    caption: str
+    headings: Sequence[tuple[str, bool]] = ()
+    rows: Sequence[Sequence[Value]] = ()
+    reason: str = ""
 
 
-def _spread(row: Any) -> Value:
-    """The standard deviation. Its unit is percentage points for an accuracy; for a perplexity, it is a factor."""
-    return numeric(row.sd, "\N{MULTIPLICATION SIGN} {:,.2f}" if row.geometric else "{:.2f}")
+# A heading, whether the column has numbers, and a function that returns the column's value in a row.
+Column = tuple[str, bool, Callable[[Any], Value]]
+Built = tuple[list[tuple[str, bool]], list[list[Value]]]  # headings and rows
 
 
-def shares(m: StudyData) -> Built:
-    """Shares of variance, with the reason if there is no p-value."""
-    columns = [
-        *_columns(["outcome", "source"]),
-        *_numbers(["share", "low", "high"], 2),
-        *_numbers(["p", "q"], 3),
-    ]
-    return built(m.shares[1], [*columns, ("reason if missing", False, shown("p_note", None))])
-
-
-def across(m: StudyData) -> Built:
-    """Shares of the sum of squares for model, ratio and their interactions."""
-    columns = [*_columns(["outcome", "source", "df"]), *_numbers(["share", "p", "q"], 3)]
-    return built(m.across, [*columns, ("reason if missing", False, shown("note", None))])
-
-
-def overlap(m: StudyData) -> Built:
-    """Mean overlap of pairs of masks, by model and by the factor in which they differ."""
-    rows = fig4_overlap.means(m.overlaps).rename(columns={"comparison": "differ"})
-    names = _columns(["differ", "model", "pairs", "draws"])
-    return built(rows, [*names, *_numbers(["jaccard", "corrected", "low", "high"], 2)])
-
-
-def overlap_by_objective(m: StudyData) -> Built:
-    """As `overlap`, for each model, k and objective. Pairs that differ in one of these are left out."""
-    within = [name for name, columns in COMPARISONS.items() if not {"objective", "k"} & {*columns}]
-    pairs = m.overlaps[m.overlaps["comparison"].isin(within)]
-    rows = fig4_overlap.means(pairs, ["comparison", *STRATUM, "objective"])
-    names = _columns(["differ", *STRATUM, "objective", "pairs", "draws"])
-    return built(
-        rows.rename(columns={"comparison": "differ"}),
-        [*names, *_numbers(["jaccard", "corrected", "low", "high"], 2)],
-    )
-
-
-def agreement(m: StudyData) -> Built:
-    """Every statistic of rank agreement, for every panel."""
-    columns = _columns(["objective", *STRATUM, "statistic", "of", "masks"])
-    columns += [*_numbers(["value", "low", "high"], 2), *_numbers(["p", "q"], 3)]
-    return built(m.agreements, [*columns, ("reason if missing", False, shown("note", None))])
-
-
-def stability(m: StudyData) -> Built:
-    """Means over the cells whose last decision can be resampled.
-
-    The mean number of samples needed is over the cells in which this number is known.
-    """
-    where = ["objective", *STRATUM, "samples", "algo"]
-    measured = ["other_mask", "overlap", "enough_pair"]
-    rows = m.stability[0].astype(dict.fromkeys(measured, float))
-    by = rows.groupby(where, dropna=False)
-    means = by[measured].mean().assign(cells=by["other_mask"].count(), enough_in=by["enough_pair"].count())
-    columns = [*_columns([*where, "cells"]), *_numbers(["other_mask", "overlap"], 2)]
-    columns += [
-        ("samples needed", True, shown("enough_pair", "{:.0f}")),
-        ("cells with this number", True, shown("enough_in", "{:.0f}")),
-    ]
-    return built(pd.DataFrame(means).reset_index(), columns)
-
-
-def sizes(m: StudyData) -> Built:
-    """Overlap of two draws and mean outcomes at each number of samples."""
-    names = ["objective", *STRATUM, "calibration", "length", "samples", "cells", "draws"]
-    columns = [*_columns(names), *_numbers(["corrected", "low", "high"], 2)]
-    digits = {"ppl": 2, "acc": 1}
-    for kind, metric in m.metrics.items():
-        columns.append((metric.label, True, shown(kind, f"{{:,.{digits[kind]}f}}")))
-    return built(m.sizes, columns)
-
-
-def tables(m: StudyData) -> Iterator[Table]:
+def tables(m: StudyData) -> Iterator[ReportTable]:
     """All tables except the table of cells. If the study lacks the data for a table, the table says so."""
-    for name, (caption, build) in (
-        TABLES | (SIZES if len(m.sizes) else {}) | (ROUTING if m.routing else {})
-    ).items():
+    for name, (caption, build) in TABLES.items():
+        if (name == "sizes" and not len(m.sizes)) or (name == "routing" and not m.routing):
+            continue
         try:
-            headings, rows = build(m)
-            yield Table(name, caption, headings, rows)
+            yield ReportTable(name, caption, *build(m))
         except NothingToRead as nothing:
-            yield Table(name, caption, reason=str(nothing))
-    yield from summary.tables(m)
+            yield ReportTable(name, caption, reason=str(nothing))
+    found, over = m.relative, "with 95 percent intervals over calibration draws"
+    for name, frame, caption, relative in (
+        ("objectives", found.objectives, OBJECTIVES, _objective_ratios),
+        ("searches", found.searches, f"Held-out perplexity of each search relative to {SEARCH}", _searches),
+        ("states", found.states, STATES, _states),
+    ):
+        for place, (model, rows) in enumerate(groups(frame, "model"), start=1):
+            yield ReportTable(f"{name}-{place}", f"{caption}, {over}: {model}", *relative(rows))
 
 
-def cells(m: StudyData) -> Table:
-    """A table of all cells of the study, finished or not. Each row has a link to the cell's entry."""
-    shown = {kind: metric.of(m.frame) for kind, metric in m.metrics.items()}
-    named = {"ppl": "perplexity", "acc": "accuracy, %"}
-    rows = []
-    for i, (_, row) in enumerate(m.frame.iterrows()):
-        done = row["status"] == "done"
-        mask = strip(mask_of(row)) if done else Markup("")
-        first = [word(row[name]) for name in ("model", "objective", "algo")]
-        rows.append(
-            [
-                Value(
-                    str(row["status"]),
-                    str(row["status"]),
-                    anchor(str(row["cell"])) if row["cell"] in m.shown else "",
-                ),
-                *first,
-                numeric(_size(row), "{:.0f}"),
-                word(row["calibration"]),
-                numeric(row["seed"], "{:.0f}"),
-                Value(mask, " ".join(f"{b:03d}" for b in row["dropped"]) if done else LAST),
-                numeric(row["loss"] - row["dense_loss"], "{:+.3f}"),
-                *(numeric(values.iloc[i], None) for values in shown.values()),
-                numeric(row["asked"], "{:,.0f}"),
-                numeric(row["seconds"], "{:,.0f}"),
-            ]
-        )
-    headings = [("cell", False), ("model", False), ("objective", False), ("search", False), ("k", True)]
-    headings += [("data", False), ("seed", True), (f"{noun(m.cells)} removed", False), ("loss added", True)]
-    headings += [*((named[kind], True) for kind in shown), ("asked", True), ("seconds", True)]
-    return Table("cells", "Every cell of the study; the first column links to its entry", headings, rows)
+# Values and columns.
 
 
-def _size(row: pd.Series[Any]) -> float | None:
-    """How many units a cell removes. With a budget, only the mask shows it."""
-    if not isinstance(row["cost"], str):
-        return None if pd.isna(row["k"]) else float(row["k"])
-    return len(row["dropped"]) if row["status"] == "done" else None
+def word(value: Any) -> Value:
+    """A name as a value. If the name is missing, the text is empty."""
+    known = isinstance(value, str) and value
+    return Value(str(value), str(value)) if known else Value("", LAST)
+
+
+def numeric(value: Any, form: str | None) -> Value:
+    """A number as a value; if it is missing, the text is a dash. Without `form`, it has about three digits."""
+    parsed = float(value) if value is not None else math.nan
+    if math.isnan(parsed):
+        return Value(DASH, LAST)
+    if math.isinf(parsed):
+        return Value("∞", repr(parsed))
+    return Value(number(parsed) if form is None else form.format(parsed), repr(parsed))
+
+
+def _column(heading: str, numbers: bool, name: str, form: str | None) -> Column:
+    def value(row: Any) -> Value:
+        content = getattr(row, name)
+        return word(content) if isinstance(content, str) or content is None else numeric(content, form)
+
+    return heading, numbers, value
+
+
+WHOLE = ("k", "pairs", "cells", "df", "samples", "length", "draws")
+
+
+def _columns(names: Sequence[str], digits: int | None = None) -> list[Column]:
+    """A column for each name: of numbers with some digits, or of names and whole numbers."""
+    form = f"{{:,.{digits or 0}f}}"
+    spaced = digits is not None
+    return [
+        _column(name.replace("_", " ") if spaced else name, spaced or name in WHOLE, name, form)
+        for name in names
+    ]
+
+
+def _built(frame: pd.DataFrame, columns: Sequence[Column]) -> Built:
+    rows = [[value(row) for _, _, value in columns] for row in each(frame)]
+    return [(heading, numbers) for heading, numbers, _ in columns], rows
+
+
+# Outcomes and costs of the searches.
 
 
 def _accuracy(m: StudyData) -> Built:
-    return _outcome(m, "acc", "table1_accuracy", "margin")
+    return _outcome(m, "acc", "accuracy")
 
 
 def _perplexity(m: StudyData) -> Built:
-    return _outcome(m, "ppl", "table2_perplexity", "perplexity")
+    return _outcome(m, "ppl", "perplexity")
 
 
-def _outcome(m: StudyData, kind: str, paper: str, objective: str) -> Built:
+def _outcome(m: StudyData, kind: str, name: str) -> Built:
     if kind not in m.metrics:
-        raise NothingToRead(f"no {'accuracy' if kind == 'acc' else 'perplexity'} was measured in this study.")
-    rows = aggregate(m.frame, m.metrics[kind], paper, objective)
-    digits = 1 if kind == "acc" else 2
+        raise NothingToRead(f"no {name} was measured in this study.")
+    rows = aggregate(m.frame, m.metrics[kind])
 
     def value(row: Any) -> Value:
-        return Value(shown_value(pd.Series(row._asdict()), digits), sorted_by(row.mean))
+        key = LAST if math.isnan(row.mean) else repr(float(row.mean))
+        return Value(shown_value(pd.Series(row._asdict())), key)
 
     names = {"objective": "pruned for", "model": "model", "k": "k", "algo": "search"}
-    columns: list[Column] = [
-        *((text, name == "k", shown(name, "{:.0f}")) for name, text in names.items()),
-        (m.metrics[kind].label, True, value),
-        ("nothing removed", True, shown("dense", f"{{:.{digits}f}}")),
-    ]
+    columns = [_column(text, name == "k", name, "{:.0f}") for name, text in names.items()]
+    columns.append((m.metrics[kind].label, True, value))
+    columns.append(_column("nothing removed", True, "dense", "{:.1f}" if kind == "acc" else "{:.2f}"))
     if rows["paper"].notna().any():
-        columns.append(("paper", True, shown("paper", "{:.2f}")))
-    return built(rows, columns)
+        columns.append(_column("paper", True, "paper", "{:.2f}"))
+    return _built(rows, columns)
 
 
 def _search(m: StudyData) -> Built:
     rows = outcome_tables.search_means(m.frame, m.lines)
-    plain = [("model", "model"), ("k", "k"), ("algo", "search"), ("cells", "cells")]
-    columns = [(text, name in ("k", "cells"), shown(name, "{:.0f}")) for name, text in plain]
-    alone = dict.fromkeys(("seconds_alone", "forwards_alone"), " alone")
-    columns += [
-        (text + alone.get(name, ""), True, shown(name, None))
-        for name, text in outcome_tables.MEASURES.items()
-    ]
+    names = {"model": "model", "k": "k", "algo": "search", "cells": "cells"}
+    columns = [_column(text, name in WHOLE, name, "{:.0f}") for name, text in names.items()]
+    for name, text in MEASURES.items():
+        columns.append(_column(f"{text} alone" if name.endswith("_alone") else text, True, name, None))
     if rows["paper_seconds"].notna().any():
-        columns.append(("paper, seconds", True, shown("paper_seconds", "{:,.0f}")))
-    return built(rows, columns)
+        columns.append(_column("paper, seconds", True, "paper_seconds", "{:,.0f}"))
+    return _built(rows, columns)
+
+
+def _crossed(m: StudyData) -> Built:
+    """The mean of each outcome for each objective; accuracies are in percent.
+
+    The standard deviation of an accuracy is in percentage points; that of a perplexity is a factor.
+    """
+    ends = m.crossed[["low", "high"]].abs()  # accuracies are negative in the matrix and positive in the table
+    matrix = m.crossed.assign(mean=m.crossed["mean"].abs(), low=ends.min(axis=1), high=ends.max(axis=1))
+
+    def spread(row: Any) -> Value:
+        return numeric(row.sd, f"{TIMES} {{:,.2f}}" if row.geometric else "{:.2f}")
+
+    columns = [*_columns(["outcome", *STRATUM, "objective", "cells"]), *_columns(["mean", "low", "high"], 2)]
+    return _built(matrix, [*columns, ("sd", True, spread), *_columns(["cost"], 2)])
+
+
+# Shares of variance, overlap of masks, agreement of ranks, stability.
+
+
+def _reason(name: str) -> Column:
+    return _column("reason if missing", False, name, None)
+
+
+def _shares(m: StudyData) -> Built:
+    columns = [*_columns(["outcome", "source"]), *_columns(["share", "low", "high"], 2)]
+    return _built(m.shares[1], [*columns, *_columns(["p", "q"], 3), _reason("p_note")])
+
+
+def _across(m: StudyData) -> Built:
+    columns = [*_columns(["outcome", "source", "df"]), *_columns(["share", "p", "q"], 3), _reason("note")]
+    return _built(m.across, columns)
+
+
+def _overlap(m: StudyData) -> Built:
+    return _overlaps(fig4_overlap.means(m.overlaps), ["differ", "model", "pairs", "draws"])
+
+
+def _overlap_by_objective(m: StudyData) -> Built:
+    """As `_overlap`, for each model, k and objective. Pairs that differ in one of these are left out."""
+    within = [name for name, columns in COMPARISONS.items() if not {"objective", "k"} & {*columns}]
+    pairs = m.overlaps[m.overlaps["comparison"].isin(within)]
+    rows = fig4_overlap.means(pairs, ["comparison", *STRATUM, "objective"])
+    return _overlaps(rows, ["differ", *STRATUM, "objective", "pairs", "draws"])
+
+
+def _overlaps(rows: pd.DataFrame, names: Sequence[str]) -> Built:
+    columns = [*_columns(names), *_columns(["jaccard", "corrected", "low", "high"], 2)]
+    return _built(rows.rename(columns={"comparison": "differ"}), columns)
+
+
+def _agreement(m: StudyData) -> Built:
+    columns = _columns(["objective", *STRATUM, "statistic", "of", "masks"])
+    columns += [*_columns(["value", "low", "high"], 2), *_columns(["p", "q"], 3)]
+    return _built(m.agreements, [*columns, _reason("note")])
+
+
+def _stability(m: StudyData) -> Built:
+    """Means over the cells whose last decision can be resampled; of the samples needed, over those that have it."""
+    where = ["objective", *STRATUM, "samples", "algo"]
+    measured = ["other_mask", "overlap", "enough_pair"]
+    by = m.stability.astype(dict.fromkeys(measured, float)).groupby(where, dropna=False)
+    means = by[measured].mean().assign(cells=by["other_mask"].count(), enough_in=by["enough_pair"].count())
+    columns = [*_columns([*where, "cells"]), *_columns(["other_mask", "overlap"], 2)]
+    columns.append(_column("samples needed", True, "enough_pair", "{:.0f}"))
+    columns.append(_column("cells with this number", True, "enough_in", "{:.0f}"))
+    return _built(pd.DataFrame(means).reset_index(), columns)
+
+
+def _sizes(m: StudyData) -> Built:
+    """Overlap of two draws and mean outcomes at each number of samples."""
+    columns = _columns(["objective", *STRATUM, "calibration", "length", "samples", "cells", "draws"])
+    columns += _columns(["corrected", "low", "high"], 2)
+    for kind, metric in m.metrics.items():
+        columns.append(_column(metric.label, True, kind, "{:,.2f}" if kind == "ppl" else "{:,.1f}"))
+    return _built(m.sizes, columns)
+
+
+def _routing(m: StudyData) -> Built:
+    """A row for each group of cells and policy: accuracy, gain over the static set, margin."""
+    headings = [("cells", False), ("policy", False), ("accuracy, %", True), ("95 percent interval", False)]
+    headings += [("gain over static, points", True), ("95 percent interval", False), ("margin", True)]
+    rows = []
+    for record in m.routing:
+        for name in ("dense", "static", "own", "random", "router", "likeliest", "oracle"):
+            policy = record["policies"][name]
+            row = [word(routed(record)), word(name)]
+            for found, form in ((policy["accuracy"], "{:.1f}"), (policy["gain"], "{:+.1f}")):
+                ends = f"{100 * found['low']:.1f} to {100 * found['high']:.1f}"
+                row += [numeric(100 * found["value"], form), word(ends)]
+            rows.append([*row, numeric(policy["margin"], "{:.3f}")])
+    return headings, rows
+
+
+# Perplexity relative to another objective, search or state; a table for each model.
+
+OBJECTIVES = (
+    "Held-out perplexity relative to another objective (divergence; if it was not run, the one with the lowest mean "
+    "perplexity)"
+)
+STATES = "Held-out perplexity after repair and healing relative to pruned masks"
+
+
+def _objective_ratios(rows: pd.DataFrame) -> Built:
+    def pairing(row: Any) -> Value:
+        return word("on the same samples" if row.paired else "as independent samples")
+
+    columns = [*_named(rows, "k", "state", "objective"), _column("perplexity", True, "ppl", None)]
+    columns += [("relative to the reference", True, _ratio), _column("draws", True, "draws", "{:.0f}")]
+    return _built(rows, [*columns, ("compared", False, pairing)])
+
+
+def _searches(rows: pd.DataFrame) -> Built:
+    return _by(rows, ["k", "state", "algo"], "objective", _named(rows, "k", "state", "algo"))
+
+
+def _states(rows: pd.DataFrame) -> Built:
+    return _by(rows, ["k", "objective", "algo"], "state", _named(rows, "k", "objective", "algo"))
+
+
+def _named(rows: pd.DataFrame, *names: str) -> list[Column]:
+    """Columns of names. That of the state is left out if there is one state only."""
+    words = {"k": "k", "state": "state", "objective": "pruned for", "algo": "search"}
+    several = rows["state"].nunique() > 1
+    return [_column(words[name], name == "k", name, "{:.0f}") for name in names if name != "state" or several]
+
+
+def _by(rows: pd.DataFrame, index: list[str], column: str, first: list[Column]) -> Built:
+    """One row for each combination of the values in `index`, and one column of ratios for each value of `column`."""
+    names = list(dict.fromkeys(rows[column]))
+    known = {(*(getattr(row, n) for n in index), getattr(row, column)): _ratio(row) for row in each(rows)}
+    combinations = rows.drop_duplicates(index)
+    headings, table = _built(combinations, first)
+    for line, row in zip(table, each(combinations), strict=True):
+        key = tuple(getattr(row, name) for name in index)
+        line += [known.get((*key, name), Value(DASH, LAST)) for name in names]
+    return [*headings, *((str(name), True) for name in names)], table
+
+
+def _ratio(row: Any) -> Value:
+    reference = getattr(row, "reference", None) == row.objective
+    text = "1, the reference" if reference else with_interval(row.value, row.low, row.high)
+    return Value(text, LAST if math.isnan(row.value) else repr(float(row.value)))
+
+
+# The table of all cells, finished or not. Each row has a link to the cell's entry.
+
+
+def cells(m: StudyData) -> ReportTable:
+    """A row for each cell of the study."""
+    metrics = {kind: metric.of(m.frame) for kind, metric in m.metrics.items()}
+    rows = []
+    for i, (_, row) in enumerate(m.frame.iterrows()):
+        done, name = row["status"] == "done", str(row["cell"])
+        mask = Value(strip(mask_of(row)), " ".join(f"{b:03d}" for b in row["dropped"])) if done else word("")
+        # With a budget, only the mask shows how many units a cell removes.
+        budget = isinstance(row["cost"], str)
+        size = (len(row["dropped"]) if done else None) if budget else row["k"]
+        rows.append(
+            [
+                Value(row["status"], row["status"], anchor(name) if name in m.shown else ""),
+                *(word(row[column]) for column in ("model", "objective", "algo")),
+                numeric(size, "{:.0f}"),
+                word(row["calibration"]),
+                numeric(row["seed"], "{:.0f}"),
+                mask,
+                numeric(row["loss"] - row["dense_loss"], "{:+.3f}"),
+                *(numeric(values.iloc[i], None) for values in metrics.values()),
+                numeric(row["asked"], "{:,.0f}"),
+                numeric(row["seconds"], "{:,.0f}"),
+            ]
+        )
+    named = {"ppl": "perplexity", "acc": "accuracy, %"}
+    headings = [("cell", False), ("model", False), ("objective", False), ("search", False), ("k", True)]
+    headings += [("data", False), ("seed", True), (f"{noun(m.cells)} removed", False), ("loss added", True)]
+    headings += [*((named[kind], True) for kind in metrics), ("asked", True), ("seconds", True)]
+    caption = "Every cell of the study; the first column links to its entry"
+    return ReportTable("cells", caption, headings, rows)
 
 
 TABLES: dict[str, tuple[str, Callable[[StudyData], Built]]] = {
@@ -222,7 +341,7 @@ TABLES: dict[str, tuple[str, Callable[[StudyData], Built]]] = {
     ),
     "crossed": (
         "Outcomes by objective: means over cells (geometric for perplexities, whose sd is a factor), and cost",
-        crossed,
+        _crossed,
     ),
     "search": (
         "Cost of each search: means over objectives, calibration data and draws; alone: as if no other cell had "
@@ -232,39 +351,32 @@ TABLES: dict[str, tuple[str, Callable[[StudyData], Built]]] = {
     "shares": (
         "Shares of variance within model and k, with 95 percent intervals and permutation tests; shares below 0 are "
         "shown as 0",
-        shares,
+        _shares,
     ),
     "across": (
         "Shares of the sum of squares over all cells: model, ratio and their interactions",
-        across,
+        _across,
     ),
     "overlap": (
         "Overlap of masks that differ in one factor only: means over pairs; corrected: 0 is chance, 1 the maximum",
-        overlap,
+        _overlap,
     ),
     "overlap_by_objective": (
         "The same overlaps for each objective, with 95 percent intervals over calibration draws",
-        overlap_by_objective,
+        _overlap_by_objective,
     ),
-    "agreement": (
-        "Agreement of rankings of the searches, by panel and statistic",
-        agreement,
-    ),
+    "agreement": ("Agreement of rankings of the searches, by panel and statistic", _agreement),
     "stability": (
         "How often other samples would choose another mask: means over cells, and the number of samples needed",
-        stability,
+        _stability,
     ),
-}
-SIZES: dict[str, tuple[str, Callable[[StudyData], Built]]] = {
     "sizes": (
         "Fewer and more calibration samples, for the same searches and draws: corrected overlap of the masks of two "
         "draws with its 95 percent interval, and mean outcomes (geometric for perplexity)",
-        sizes,
-    )
-}
-ROUTING: dict[str, tuple[str, Callable[[StudyData], Built]]] = {
+        _sizes,
+    ),
     "routing": (
         "Accuracy on held-out items, as a mean over tasks, if a policy chooses the set for each prompt",
-        summary.table,
-    )
+        _routing,
+    ),
 }

@@ -1,35 +1,39 @@
-"""The data of a study, computed once and shared by the report's figures, tables and sentences."""
+"""The statistics of a study, each computed once, and the words in which the report's sentences show them."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pruning.core.records import Result, read_result
 from pruning.core.scoring import TraceLine
 
+from ..data.archive import NothingToRead
 from ..data.load import Metric, Only, choose, done, measured
 from ..data.study import AskedStudy, ItemAnswers, by_state, read_routing
 from ..figures import fig2_ranks, fig4_overlap, fig5_variance_shares, fig6_crossed, fig8_stability
-from ..figures.style import number
-from ..stats import crossed, perplexity_comparisons, regret
-from ..stats import stability as stability_module
+from ..figures.fig5_variance_shares import percent_text, ratio_text, upper_ends
+from ..figures.style import counted, number, signed
+from ..stats import crossed, perplexity_comparisons, regret, same_samples, stability
 from ..stats.components import Shares
 from ..stats.grid import CONFIGURATION, STRATUM
 from ..stats.mask_overlap import OverlapDifference, difference
 from ..stats.perplexity_comparisons import Comparisons
 from ..stats.regret import exact_by_construction
-from ..stats.same_samples import damages
 from ..stats.simulated import NoiseAlone
 
+T = TypeVar("T")
 Frames = tuple[pd.DataFrame, pd.DataFrame]
+TEMPLATES = Path(__file__).parent / "templates"
 
 
 @dataclass(frozen=True)
@@ -55,11 +59,6 @@ class StudyData:
     def cells(self) -> pd.DataFrame:
         """The finished cells."""
         return done(self.frame)
-
-    @cached_property
-    def title(self) -> str:
-        """The title line of every figure."""
-        return self.asked.title
 
     @cached_property
     def records(self) -> dict[str, Result]:
@@ -96,16 +95,13 @@ class StudyData:
 
     @cached_property
     def costs(self) -> pd.DataFrame:
-        """What pruning for each objective costs in mean perplexity and mean accuracy.
-
-        Accuracies are negated, so that lower is better.
-        """
-        signed = {kind: m.of(self.cells) * (-1 if kind == "acc" else 1) for kind, m in self.metrics.items()}
-        return crossed.matrix(self.cells, signed, ["ppl"])
+        """What pruning for each objective costs in mean perplexity and in mean accuracy, which is negated."""
+        values = {kind: m.of(self.cells) * (-1 if kind == "acc" else 1) for kind, m in self.metrics.items()}
+        return crossed.matrix(self.cells, values, ["ppl"])
 
     @cached_property
     def states(self) -> pd.DataFrame:
-        """The finished cells with their mean metrics, one row for each state of a mask (see `mask_states`)."""
+        """The finished cells with their mean metrics, one row for each state of a mask (see `by_state`)."""
         return by_state(self.cells, self.metrics)
 
     @cached_property
@@ -117,38 +113,43 @@ class StudyData:
     def sizes(self) -> pd.DataFrame:
         """How masks and outcomes change with the number of samples; empty if the study has one number."""
         outcomes = {kind: metric.of(self.cells) for kind, metric in self.metrics.items()}
-        return stability_module.by_size(self.cells, outcomes, ["ppl"])
+        return stability.by_size(self.cells, outcomes, ["ppl"])
 
     @cached_property
-    def crossed(self) -> Frames:
-        """The matrix of objectives and outcomes, and every cell with its regret."""
-        return fig6_crossed.matrix_of(self.cells), self.regrets
+    def crossed(self) -> pd.DataFrame:
+        """The matrix of objectives and outcomes."""
+        return fig6_crossed.matrix_of(self.asked)
 
     @cached_property
     def regrets(self) -> pd.DataFrame:
-        """Every finished cell with its regret. Regret is the loss of its mask minus that of the best known mask."""
-        return regret.best_known(self.cells, self.traces)
+        """Every finished cell with its regret."""
+        return fig6_crossed.regrets_of(self.asked)
 
     @cached_property
     def agreements(self) -> pd.DataFrame:
         """Rank agreement of perplexity and accuracy, for every statistic."""
-        return fig2_ranks.table(self.frame, choose(self.frame, "ppl"), choose(self.frame, "acc"))
+        return fig2_ranks.agreements(self.asked)
 
     @cached_property
     def answers(self) -> ItemAnswers:
         """The answers of the finished cells to every item of the accuracy."""
-        return self.asked.answers(self.metrics["acc"].names if "acc" in self.metrics else ())
+        return fig5_variance_shares.answers(self.asked)
 
     @cached_property
     def shares(self) -> tuple[dict[str, Shares], pd.DataFrame]:
         """Shares of variance for each outcome, and the same shares in one table."""
-        named = fig5_variance_shares.outcomes(self.cells, None, None)
-        return fig5_variance_shares.measure(self.cells, named, self.answers)
+        return fig5_variance_shares.shares_of(self.asked)
+
+    @cached_property
+    def across(self) -> pd.DataFrame:
+        """For each outcome, the shares of model, ratio and their interactions in the sum of squares."""
+        return fig5_variance_shares.across_of(self.asked)
 
     @cached_property
     def noise_alone(self) -> NoiseAlone:
         """How often noise alone would decide between calibration and search in accuracy."""
-        return fig5_variance_shares.alone(self.cells, choose(self.frame, "acc").of(self.cells), self.answers)
+        accuracy = choose(self.frame, "acc").of(self.cells)
+        return fig5_variance_shares.noise_of_accuracy(self.cells, accuracy, self.answers)
 
     @cached_property
     def calibration_perplexity(self) -> Shares:
@@ -173,7 +174,7 @@ class StudyData:
         if not self.by_construction:
             return ""
         cells = int(self.cells["objective"].isin(self.by_construction).sum())
-        names = f"{listed(sorted(self.by_construction))} ({cells:,} of {count(len(self.cells), 'cell')})"
+        names = f"{listed(sorted(self.by_construction))} ({cells:,} of {counted(len(self.cells), 'cell')})"
         return f"without {names}, for which one-shot is exact by construction"
 
     @cached_property
@@ -184,7 +185,7 @@ class StudyData:
     @cached_property
     def against_dense(self) -> pd.DataFrame:
         """Whether each cell's objective rates its mask clearly worse than the whole model, on the same samples."""
-        return damages(self.cells, self.traces)
+        return same_samples.damages(self.cells, self.traces)
 
     def overlap_difference(
         self, first: str, second: str, objective: str | None = None
@@ -194,14 +195,9 @@ class StudyData:
         return difference(cells, first, second)
 
     @cached_property
-    def across(self) -> pd.DataFrame:
-        """For each outcome, the shares of model, ratio and their interactions in the sum of squares."""
-        return fig5_variance_shares.across(self.cells, fig5_variance_shares.outcomes(self.cells, None, None))
-
-    @cached_property
     def overlaps(self) -> pd.DataFrame:
         """The overlap of all pairs of masks whose cells differ in one factor."""
-        return fig4_overlap.comparisons(self.frame)
+        return fig4_overlap.comparisons_of(self.asked)
 
     @cached_property
     def routing(self) -> list[dict[str, Any]]:
@@ -209,9 +205,17 @@ class StudyData:
         return read_routing(self.results, set(map(str, self.frame["cell"])))
 
     @cached_property
-    def stability(self) -> Frames:
-        """How often other samples would give another mask, and the agreement of masks for each number of samples."""
-        return fig8_stability.measure(self.frame, self.traces)
+    def stability(self) -> pd.DataFrame:
+        """For each finished cell, how often other samples would give another mask."""
+        return fig8_stability.stability_of(self.asked)[0]
+
+
+def tried(measure: Callable[[StudyData], T], m: StudyData) -> T | None:
+    """What `measure` finds; None if the study lacks the data for it."""
+    try:
+        return measure(m)
+    except NothingToRead:
+        return None
 
 
 # Which cells the page shows in full. The table has every cell, but a browser bears only so many whole entries.
@@ -227,23 +231,30 @@ def shown_cells(frame: pd.DataFrame) -> frozenset[str]:
     return frozenset(map(str, chosen["cell"]))
 
 
-def left_out(frame: pd.DataFrame) -> str:
-    """What the page leaves out; empty if it shows every cell in full."""
-    if len(frame) <= MOST:
-        return ""
-    return (
-        f"Below, {MOST:,} of the {len(frame):,} cells are shown in full: first those that are not finished, then the "
-        "first draws of every search. For a page of fewer cells, which shows all of them, add --only to the command, "
-        "as in --only seed=0,1."
+# Sentences: templates with numbers. A blank line of a template ends a sentence.
+
+
+def say(part: str, **numbers: Any) -> list[str]:
+    """The sentences of the template `sentences/PART.j2`, each with a capital letter."""
+    text = templates().get_template(f"sentences/{part}.j2").render(numbers)
+    sentences = (" ".join(sentence.split()) for sentence in re.split(r"\n\s*\n", text))
+    closed = (re.sub(r" ([;,.])(?= |$)", r"\1", sentence) for sentence in sentences if sentence)
+    return [sentence[:1].upper() + sentence[1:] for sentence in closed]
+
+
+@cache
+def templates() -> Environment:
+    """The environment of the templates: the page escapes what it shows, sentences are plain text."""
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=lambda name: name is not None and name.endswith(".html.j2"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-
-
-# Functions that write the numbers and lists in the report's sentences.
-
-
-def count(n: int, noun: str) -> str:
-    """A number and its noun, as in `1 cell` or `1,200 cells`."""
-    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+    words = (counted, listed, math.isnan, number, percent, percents, ratio_words, signed, with_interval)
+    environment.globals.update({word.__name__: word for word in words})
+    return environment
 
 
 def listed(words: Iterable[str]) -> str:
@@ -269,28 +280,18 @@ def with_interval(value: float, low: float, high: float) -> str:
     return f"{number(value)} ({interval})"
 
 
+def ratio_words(shares: Shares, name: str) -> str:
+    """A ratio of `shares` for a sentence: `above 45 (the search explains at most 1 percent)`."""
+    text, most = ratio_text(getattr(shares, name)), upper_ends(shares, name)
+    if not most:
+        return text
+    (first, share), *others = most.items()
+    words = [f"the {first} explains at most {percent_text(share)} percent"]
+    words += [f"the {other} at most {percent_text(share)}" for other, share in others]
+    return f"{text} ({', '.join(words)})"
+
+
 def reasons(notes: Iterable[str]) -> str:
     """Distinct reasons with their counts, the most frequent first."""
     counts = Counter(note for note in notes if note)
     return "; ".join(f"{note} ({n} times)" if n > 1 else note for note, n in counts.most_common())
-
-
-def sentence(parts: Sequence[str]) -> str:
-    """Clauses joined by semicolons, with a capital letter and a full stop."""
-    text = "; ".join(part for part in parts if part)
-    return text[:1].upper() + text[1:] + "."
-
-
-# The three verdicts on a statement, and when an interval decides between them.
-
-HOLDS, FAILS, OPEN = "holds here", "does not hold here", "inconclusive"
-
-
-def of(decided: bool | None) -> str:
-    """The verdict of a rule in `stats.rules`."""
-    return OPEN if decided is None else HOLDS if decided else FAILS
-
-
-def judged(low: float, high: float, limit: float) -> str:
-    """Whether a quantity is above `limit`, given the ends of its interval. If the interval contains it: OPEN."""
-    return HOLDS if low > limit else FAILS if high < limit else OPEN

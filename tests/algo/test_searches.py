@@ -28,7 +28,7 @@ from pruning.algo.local_search import LocalSearch
 from pruning.algo.one_shot import OneShot
 from pruning.algo.random import Random
 from pruning.core.errors import OutOfReachError
-from pruning.core.mask import Mask, Space, cost_space
+from pruning.core.mask import Mask, Removal, Space
 from tests.helpers import searches
 from tests.helpers.searches import LossOf, deviation, drive, optimum, pairwise
 from tests.helpers.spaces import sublayer_space
@@ -202,7 +202,7 @@ def test_blocks_that_fit_are_whole_and_unprotected() -> None:
     assert [mask.names() for mask in fitting_blocks(ends, ends.dense)] == [
         (f"b{b}",) for b in range(1, N - 1)
     ]
-    blocks = cost_space(N, 1 / 3, (1.0,) * N, frozenset(), "block")
+    blocks = Removal(1 / 3, None, budget="latency").space(N, (1.0,) * N)
     for space in (sublayer_space(N, 0.2, None, COSTS, "a"), blocks):
         assert fitting_blocks(space, space.dense) == []
         assert evaluations_by_blocks(space) == 0

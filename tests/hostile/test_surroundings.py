@@ -342,13 +342,13 @@ def test_a_figure_replaces_a_link(tmp_path: Path) -> None:
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
-    from analysis.figures import style
+    from analysis.figures.cli import Drawing, save
 
     names = [f"fig1.{ending}" for ending in ("png", "pdf", "csv")]
     (tmp_path / "victim").write_text("precious")
     for name in names:
         (tmp_path / name).symlink_to(tmp_path / "victim")
-    style.save(Figure(), DataFrame({"a": [1]}), tmp_path, "fig1")
+    save(Drawing(Figure(), DataFrame({"a": [1]})), tmp_path, "fig1")
     assert (tmp_path / "victim").read_text() == "precious"
     assert not any((tmp_path / name).is_symlink() for name in names)
 

@@ -53,7 +53,7 @@ def test_divergence_is_positive_if_anything_changed_and_weights_windows_by_their
 
 def test_the_dense_model_is_projected_once_for_all_masks_of_a_walk(monkeypatch: pytest.MonkeyPatch) -> None:
     from pruning.engine import forward
-    from pruning.engine.batching import Pace
+    from pruning.engine.prefix_tree import Pace
 
     counted: list[int] = []
     original = forward.distributions

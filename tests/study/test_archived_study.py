@@ -16,6 +16,7 @@ import yaml
 
 from analysis.data import archive
 from analysis.figures import fig1_masks, fig6_crossed, outcome_tables
+from analysis.figures.cli import StudyFigure
 from pruning.config.app import launch_words
 from pruning.config.compose import recorded_cell
 from pruning.core.records import CLASS, TARGET, DoneResult, read_done, write_result
@@ -116,7 +117,8 @@ def rewritten(study: Path, target: Path) -> Path:
     return target
 
 
-FIGURES = (fig1_masks, fig6_crossed, outcome_tables, outcome_tables, outcome_tables)
+TABLES = (outcome_tables.TABLE1, outcome_tables.TABLE2, outcome_tables.TABLE3)
+FIGURES = (fig1_masks.FIGURE, fig6_crossed.FIGURE, *TABLES)
 # The CSV files of the whole study as commit 6485913 drew them, when results held import paths and nothing else was
 # read. Figures whose numbers are logarithms or permutations are left out: their last digit depends on the CPU.
 BEFORE = {
@@ -131,14 +133,14 @@ def draw(
     results: Path,
     out: Path,
     monkeypatch: pytest.MonkeyPatch,
-    modules: Sequence[Any] = FIGURES,
+    figures: Sequence[StudyFigure] = FIGURES,
     part: str = "seed=0",
 ) -> dict[str, bytes]:
     words = ["--results", str(results), "--study", "small", "--out", str(out)]
     words += ["--only", part] if part else []
-    for module in modules:
+    for figure in figures:
         monkeypatch.setattr("sys.argv", ["figure", *words])
-        module.main()
+        figure()
     return {path.name: path.read_bytes() for path in sorted(out.glob("[!.]*"))}
 
 
@@ -156,8 +158,7 @@ def test_figures_are_the_same_bytes_from_either_form(
 def test_numbers_are_those_that_were_drawn_before(
     study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    modules = (fig1_masks, outcome_tables, outcome_tables, outcome_tables)
-    drawn = draw(study, tmp_path / "now", monkeypatch, modules, part="")
+    drawn = draw(study, tmp_path / "now", monkeypatch, (fig1_masks.FIGURE, *TABLES), part="")
     assert {name: hashlib.sha256(as_before(drawn[name], name)).hexdigest() for name in BEFORE} == BEFORE
 
 

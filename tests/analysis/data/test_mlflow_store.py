@@ -59,7 +59,7 @@ def test_both_give_the_same_traces_and_figures(
         assert trace(uri, cell) == trace(results, cell) != []
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["fig1_masks", "--results", uri, "--study", "small"])
-    fig1_masks.main()
+    fig1_masks.FIGURE()
     assert (tmp_path / "figures" / "fig1_masks.png").exists()
 
 

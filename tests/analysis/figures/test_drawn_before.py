@@ -25,7 +25,7 @@ def drawings(monkeypatch: pytest.MonkeyPatch, results: Path, *flags: str) -> int
     with monkeypatch.context() as patched:
         patched.setattr(outcome_tables, "search_means", lambda *of: computed.append(1) or aggregate(*of))
         patched.setattr(sys, "argv", ["figure", "--results", str(results), "--study", "small", *flags])
-        outcome_tables.table3()
+        outcome_tables.TABLE3()
     return len(computed)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from analysis.data.archive import NothingToRead
-from analysis.figures import fig5_variance_shares
+from analysis.figures import power
 from tests.helpers.analysis_grid import ONE, Study, write
 
 ROOT = Path(__file__).parents[3]
@@ -26,7 +26,7 @@ COUNT = re.compile(r"(\d+) of (\d+)")
 
 def run(monkeypatch: pytest.MonkeyPatch, results: Path, *flags: str) -> None:
     monkeypatch.setattr(sys, "argv", ["power", "--results", str(results), "--study", "small", *flags])
-    fig5_variance_shares.power()
+    power.main()
 
 
 def test_the_command_prints_counts_for_each_outcome_and_number_of_draws(

@@ -115,9 +115,13 @@ def test_an_error_would_be_seen(page: Path) -> None:
     assert any("nothing is not defined" in message for message in console(browse(broken, "--dump-dom")))
 
 
-def test_figures_are_shown(probed_page: dict[str, Any]) -> None:
+def test_figures_are_shown_and_the_top_of_the_page_is_on_the_first_screen(
+    probed_page: dict[str, Any],
+) -> None:
     assert len(probed_page["images"]) == 8
     assert all(width > 100 for width in probed_page["images"])
+    assert probed_page["wide"], "something sticks out at the side"
+    assert all(0 < bottom <= 800 for bottom in probed_page["first"])
 
 
 def test_a_table_sorts_by_its_numbers_and_back(probed_page: dict[str, Any]) -> None:
@@ -131,18 +135,9 @@ def test_a_table_sorts_by_its_numbers_and_back(probed_page: dict[str, Any]) -> N
         assert missing == sorted(missing)
 
 
-def test_rows_are_filtered_by_words(probed_page: dict[str, Any]) -> None:
+def test_rows_are_filtered_by_words_and_a_link_opens_the_entry_of_its_cell(
+    probed_page: dict[str, Any],
+) -> None:
     assert 0 < len(probed_page["kept"]) < probed_page["all"]
     assert all("margin" in row and "greedy" in row for row in probed_page["kept"])
-
-
-def test_a_link_opens_the_entry_of_its_cell(probed_page: dict[str, Any]) -> None:
     assert (probed_page["shut"], probed_page["open"]) == (False, True)
-
-
-def test_nothing_sticks_out_at_the_side(probed_page: dict[str, Any]) -> None:
-    assert probed_page["wide"]
-
-
-def test_finding_numbers_picture_and_contents_are_on_the_first_screen(probed_page: dict[str, Any]) -> None:
-    assert all(0 < bottom <= 800 for bottom in probed_page["first"])

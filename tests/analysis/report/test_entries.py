@@ -1,0 +1,145 @@
+"""The report's entries: drawings of masks and losses, facts of a cell, continuations."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from analysis.report import cells, page_tables
+from analysis.report.cells import ContinuationTable, continuations, facts, figure, healing, strip
+from analysis.report.study_data import StudyData
+from pruning.core import records
+from pruning.core.mask import Mask
+from pruning.core.records import METRIC, SHOWN
+from tests.helpers import sublayer_grid
+from tests.helpers.sublayer_grid import SublayerStudy
+from tests.helpers.traces import score
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> StudyData:
+    folder = tmp_path_factory.mktemp("results")
+    sublayer_grid.write(folder, SublayerStudy(units=("sublayer",), algos=("one_shot", "greedy"), seeds=(0,)))
+    return StudyData(folder, None)
+
+
+def test_a_strip_has_attention_above_and_mlps_below() -> None:
+    drawn = strip(Mask.parse(3, "a0,b1"), numbered=True)
+    assert 'aria-label="sub-layers a0, b1 of 6 removed"' in drawn
+    assert 'viewBox="0 0 30 32"' in drawn
+    gone = re.search(r'class="gone" d="([^"]*)"', drawn)
+    assert gone is not None
+    expected = [("0.75", "0.75"), ("10.75", "0.75"), ("10.75", "10.75")]
+    assert re.findall(r"M([\d.]+) ([\d.]+)h", gone[1]) == expected
+    assert drawn.count("M") == 6
+    assert 'aria-label="no sub-layer removed"' in strip(Mask(3, (), "sublayer"))
+
+
+def test_an_entry_names_the_sublayers_and_their_share(study: StudyData) -> None:
+    (group,) = cells.groups(study)
+    assert group.heading == "smollm2, 10 % of the parameters removed, pruned for perplexity"
+    for entry in group.entries:
+        record = study.records[entry.cell]
+        assert record["status"] == "done"
+        known, mask = dict(entry.facts), Mask.from_json(record["mask"])
+        assert known["sub-layers removed"] == ", ".join(mask.names())
+        share = 100 * record["search"]["budget"]["removed"]
+        assert known["removed"] == f"{mask}, {share:.1f} % of the parameters (10 % asked for)"
+        assert known["runner-up"].startswith(", ".join(mask.names()))
+        assert entry.curve
+
+
+def test_the_table_of_cells_counts_the_units_of_each_mask(study: StudyData) -> None:
+    table = page_tables.cells(study)
+    headings = [heading for heading, _ in table.headings]
+    assert "sub-layers removed" in headings
+    shown = [row[headings.index("k")].text for row in table.rows]
+    assert shown == [str(len(dropped)) for dropped in study.frame["dropped"]]
+
+
+def test_an_entry_counts_masks_and_not_the_lines_of_a_race() -> None:
+    part = score([1], [2.0], 1.0) | {"of": 2}
+    race = [score([], [1.0] * 2), part, score([2], [3.0], 1.0) | {"of": 2}, score([1], [2.5] * 2, 2.0)]
+    assert cells._steps(race, 1, None) == ([(2, 2.5)], 2)  # type: ignore[arg-type]
+
+
+# Healings.
+
+POINTS: Any = [
+    {"step": 0, "tokens": 0, "seconds": 0.0, "heldout_loss": 4.0},
+    {"step": 1, "tokens": 100, "seconds": 1.0, "loss": 4.5, "lr": 1e-3},
+    {"step": 2, "tokens": 200, "seconds": 2.0, "loss": 4.25, "lr": 1e-3, "heldout_loss": 3.5},
+]
+
+
+def test_a_line_of_held_out_losses_and_a_dot_per_step() -> None:
+    drawn = healing(POINTS)
+    assert "4.0000 before, 3.5000 at best, over 200 tokens" in drawn
+    assert drawn.count("<circle") == 2
+    top, bottom = 8.0, 88.0  # the highest loss of all and the lowest
+    assert f'd="M8.0 {top + 0.5 * 80:.1f}L312.0 {bottom:.1f}"' in drawn
+    assert healing([]) == ""
+
+
+def test_a_healing_is_read_from_its_folder(tmp_path: Path) -> None:
+    record: Any = {"folder": "healed/key"}
+    assert figure(tmp_path, record) == ""
+    records.write(tmp_path / "healed" / "key" / records.CURVE, POINTS)
+    assert figure(tmp_path, record) == healing(POINTS)
+
+
+def test_facts_name_cost_and_gain() -> None:
+    heal = {"settings": {"class": "Lora"}, "tokens": 2048, "seconds": 3.2}
+    record = {"heal": heal, "evaluation": {"healed": {"ppl/heldout": 20.5, "ppl/heldout/stderr": 1.0}}}
+    assert list(facts(record)) == [("healing", "lora, 2,048 tokens in 3 s"), ("ppl/heldout healed", "20.5")]
+    assert list(facts({"evaluation": {}})) == []
+    selection = {
+        "changed": True,
+        "losses": [3.0, 3.1, 3.2],
+        "rounds": [[], []],
+        "tokens": 4096,
+        "seconds": 7.0,
+    }
+    said = dict(facts({**record, "heal": {**heal, "selection": selection}}))["selection by healing"]
+    assert said == "another mask than the search's, of 3 in 2 rounds: 4,096 tokens in 7 s"
+
+
+# Continuations.
+
+
+def kept(results: Path, name: str, count: int = SHOWN + 3) -> str:
+    numbers = range(count)
+    record = {"prompts": [f"prompt {n}" for n in numbers], "texts": [f"{name} {n}" for n in numbers]}
+    record["greedy"] = [[n] for n in numbers]  # type: ignore[misc]
+    (results / f"{name}.continuations.json").write_text(json.dumps(record))
+    return f"{name}.json"
+
+
+def record(**paths: str) -> Any:
+    return {"evaluation": {"records": {METRIC: paths}}}
+
+
+def test_ten_prompts_with_a_column_for_each_model(tmp_path: Path) -> None:
+    paths = {which: kept(tmp_path, which) for which in ("healed", "dense", "pruned")}
+    table = continuations(tmp_path, record(**paths))
+    assert table is not None
+    assert table.heads == ["prompt", "nothing removed", "pruned", "healed"]
+    assert len(table.rows) == SHOWN
+    assert table.rows[2] == ("prompt 2", "dense 2", "pruned 2", "healed 2")
+    (tmp_path / "pruned.continuations.json").write_text("{")
+    damaged = continuations(tmp_path, record(**paths))
+    assert damaged is not None
+    assert "pruned.continuations.json is damaged" in damaged.note
+    assert damaged.rows == []
+
+
+def test_cells_without_continuations_have_no_table(tmp_path: Path) -> None:
+    lost = continuations(tmp_path, record())
+    assert lost == ContinuationTable(note=lost.note if lost else "")
+    without: Any = {"evaluation": {"records": {"ppl/heldout": {"dense": "a.json"}}}}
+    assert continuations(tmp_path, without) is None
+    assert continuations(tmp_path, {"evaluation": {}}) is None  # type: ignore[typeddict-item]

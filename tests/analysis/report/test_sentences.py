@@ -1,0 +1,271 @@
+"""The report's sentences: their texts are in golden files, and their numbers follow from the results."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from analysis.data.archive import NothingToRead
+from analysis.data.load import load
+from analysis.report import finding, summary, verdicts
+from analysis.report.study_data import StudyData, listed, percents, reasons, say, with_interval
+from analysis.stats.components import IntervalEstimate, Shares
+from analysis.stats.grid import compared
+from analysis.stats.simulated import NoiseAlone
+from tests.helpers import sublayer_grid
+from tests.helpers.analysis_grid import ONE, Study, write
+from tests.helpers.sublayer_grid import SublayerStudy
+
+GOLDEN = Path(__file__).parent / "golden"
+SMALL = Study(
+    models=("smollm2",),
+    ratios=(0.1,),
+    objectives=("perplexity", "margin"),
+    algos=("one_shot", "greedy", "genetic", "bayesian"),
+    lost=1,
+)
+NOT = float("nan")
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("results")
+    write(folder, SMALL)
+    return folder
+
+
+@pytest.fixture
+def study(results: Path) -> StudyData:
+    return StudyData(results, "small")
+
+
+def sizes(folder: Path) -> str | None:
+    few = Study(
+        models=("smollm2",), ratios=(0.1,), objectives=("divergence",), algos=("greedy",), lost=0, broken=0
+    )
+    for samples in (4, 64):
+        write(folder, replace(few, samples=samples))
+    return None
+
+
+def one(folder: Path) -> str | None:
+    write(folder, ONE)
+    return "small"
+
+
+def unmeasured(folder: Path) -> str | None:
+    write(folder, replace(ONE, metrics=(), cells=[]))
+    return "small"
+
+
+def sublayers(folder: Path) -> str | None:
+    sublayer_grid.write(folder, SublayerStudy(units=("sublayer",), algos=("one_shot", "greedy"), seeds=(0,)))
+    return None
+
+
+def small(folder: Path) -> str | None:
+    write(folder, SMALL)
+    return "small"
+
+
+@pytest.mark.parametrize("written", [small, sizes, one, unmeasured, sublayers])
+def test_the_sentences_of_a_study_are_those_of_the_golden_file(written: Any, tmp_path: Path) -> None:
+    """If a change is meant, delete the file and run the test twice: the first run writes it and fails."""
+    m = StudyData(tmp_path, written(tmp_path))
+    top = finding.finding(m)
+    said = [top.headline, top.detail, *(f"{n.value} | {n.label} | {n.note}" for n in top.numbers)]
+    for part in summary.parts(m).values():
+        assert part.sentences, part.heading
+        assert not any("nan" in text.lower().split() for text in part.sentences)
+        said += ["", f"# {part.heading}", *part.sentences]
+    path = GOLDEN / f"{written.__name__}.txt"
+    if not path.exists():
+        path.write_text("\n".join(said) + "\n", encoding="utf-8")
+        pytest.fail(f"{path} was written")
+    assert said == path.read_text(encoding="utf-8").splitlines()
+
+
+def test_sentences_follow_the_numbers(results: Path, study: StudyData, tmp_path: Path) -> None:
+    """If the perplexity of the margin's masks is made ten times as large, the sentence on its cost changes."""
+    before = load(results, "small").query("status == 'done'")
+    logs = np.log(before["pruned/ppl/heldout"])
+    expected = np.exp(logs.groupby(compared(before)[0]["objective"]).mean())
+    costs = " ".join(summary.costs(study))
+    assert f"perplexity, {expected['perplexity']:.1f}" in costs
+    assert f"margin gives {expected['margin']:.1f}" in costs
+    for cell in before["cell"]:
+        (tmp_path / cell).mkdir(parents=True)
+        record = json.loads((results / cell / "result.json").read_text(encoding="utf-8"))
+        if record["calibration"]["objective"] == "margin":
+            record["evaluation"]["pruned"]["ppl/heldout"] *= 10
+        (tmp_path / cell / "result.json").write_text(json.dumps(record), encoding="utf-8")
+    changed = " ".join(summary.costs(StudyData(tmp_path, None)))
+    assert f"margin gives {10 * expected['margin']:,.0f}" in changed
+
+
+def outcome(shares: Any, judge: Any = None, without: str = "", noise: Any = None) -> str:
+    """What the sentence on an outcome with these shares says."""
+    judge = judge or shares
+    known = {"label": "o", "shares": shares, "known": True, "judge": judge, "without": without}
+    known |= {"verdict": verdicts.larger(judge), "noise": noise, "note": "", "significant": [], "others": []}
+    return say("variance", outcomes=[known | {"tested": False}], across=[], left_out="")[1]
+
+
+def shares(ratio: IntervalEstimate, note: str = "", **more: Any) -> Any:
+    part = IntervalEstimate(0.01, 0.0, 0.02)
+    parts = dict.fromkeys(("calibration", "search", "interaction"), part)
+    return Shares(None, parts, ratio, ratio, 10, 3, note, **more)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("ratio", "words"),
+    [
+        (IntervalEstimate(4.0, 2.0, 9.0), "calibration explains more"),
+        (IntervalEstimate(0.2, 0.1, 0.6), "the search explains more"),
+        (IntervalEstimate(2.0, 0.5, 9.0), "inconclusive"),
+        (IntervalEstimate(2.0, NOT, NOT), "3 draws are too few"),
+        (IntervalEstimate(NOT, NOT, NOT), "no ratio"),
+        (IntervalEstimate(NOT, 3.0, float("inf")), "calibration : search above 3.00"),
+        (IntervalEstimate(9.0, 0.0, float("inf")), "calibration : search not determined"),
+    ],
+)
+def test_a_verdict_says_no_more_than_its_interval(ratio: IntervalEstimate, words: str) -> None:
+    found = shares(ratio, "3 draws are too few" if ratio.low != ratio.low else "")
+    said = outcome(found)
+    assert words in said
+    assert "inf" not in said.replace("inconclusive", "")
+    assert ("the search explains at most 2 percent" in said) == (ratio.high == float("inf"))
+    doubted = outcome(found, noise=NoiseAlone(9, 60))
+    assert ("explains more here" in said) == ("9 of 60 simulated studies" in doubted)
+
+
+def test_what_shares_say_is_judged_without_what_holds_by_construction() -> None:
+    every, others = (shares(IntervalEstimate(*ends)) for ends in ((4.0, 2.0, 9.0), (1.5, 0.8, 3.0)))
+    said = outcome(every, others, "block_influence")
+    assert "calibration : search 4.00 (2.00 to 9.00)" in said
+    assert "without block_influence, it is 1.50 (0.80 to 3.00)" in said
+    assert "inconclusive" in said
+
+
+def test_verdicts_finding_and_searches_leave_out_what_holds_by_construction(
+    results: Path, study: StudyData
+) -> None:
+    """If one-shot were exact for the margin, all of these would be over the cells of the other objective."""
+    other = StudyData(results, "small", {"objective": ("perplexity",)})
+    study.__dict__["by_construction"] = frozenset({"margin"})
+    margin = int((study.cells["objective"] == "margin").sum())
+    left = f"without margin ({margin} of {len(study.cells)} cells), for which one-shot is exact"
+    assert study.left_out.startswith(left)
+    for said, expected in (
+        (verdicts.claims, verdicts.claims(other)),
+        (summary.searches, summary.searches(other)),
+    ):
+        first, *rest = said(study)
+        assert left in first
+        assert rest == expected
+    assert any(left in text for text in summary.variance(study))
+    assert study.shares[0]["masks"].cells > study.judged.shares[0]["masks"].cells
+    top, alone = finding.finding(study), finding.finding(other)
+    assert (top.headline, top.bars) == (alone.headline, alone.bars)
+    assert left in top.detail
+
+
+def test_nothing_is_judged_if_all_holds_by_construction(study: StudyData) -> None:
+    study.__dict__["by_construction"] = frozenset({"margin", "perplexity"})
+    with pytest.raises(NothingToRead, match="margin, perplexity"):
+        _ = study.judged
+    said = verdicts.claims(study)
+    assert all(f": {verdicts.OPEN}; there are no finished cells" in text for text in said[1:])
+    assert finding.finding(study).numbers
+    assert not any("explains more here" in text for text in summary.variance(study))
+
+
+RATIOS = {
+    "more on the calibration": IntervalEstimate(4.0, 2.0, 9.0),
+    "more on the search": IntervalEstimate(0.2, 0.1, 0.6),
+    "does not show": IntervalEstimate(2.0, 0.5, 9.0),
+    "Masks that were pruned for": IntervalEstimate(2.0, NOT, NOT),  # no interval: the next finding is taken
+}
+
+
+@pytest.mark.parametrize("words", RATIOS)
+def test_the_headline_says_no_more_than_the_interval(words: str, study: StudyData) -> None:
+    study.__dict__["shares"] = ({"masks": shares(RATIOS[words])}, None)
+    top = finding.finding(study)
+    assert words in top.headline
+    assert len(top.numbers) == 3
+    assert [bar.text for bar in top.bars[0][1]] == ["1 percent (0 to 2)"] * 2
+
+
+def test_objective_against_search_and_draw_stands_beside_calibration_against_search(study: StudyData) -> None:
+    more = {
+        "objective_ratio": IntervalEstimate(3.0, 1.5, 7.0),
+        "objective_draw": IntervalEstimate(0.7, 0.2, 3.0),
+    }
+    study.__dict__["shares"] = ({"masks": shares(IntervalEstimate(4.0, 2.0, 9.0), **more)}, None)
+    first, second = finding.known_numbers(study)[:2]
+    assert (first.value, second.value) == ("4.00 : 1", "3.00 : 1")
+    assert first.note.endswith("2.00 to 9.00")
+    assert second.note.endswith("1.50 to 7.00; objective : draw 0.70 (0.20 to 3.00)")
+
+
+@pytest.mark.parametrize(
+    ("low", "value"), [(45.0, "above 45.0"), (0.0, "not determined"), (8.8e44, "no ratio")]
+)
+def test_the_top_number_is_never_infinite_and_says_how_small_the_search_is(
+    low: float, value: str, study: StudyData
+) -> None:
+    study.__dict__["shares"] = ({"masks": shares(IntervalEstimate(NOT, low, float("inf")))}, None)
+    number = finding.known_numbers(study)[0]
+    assert number.value == value
+    assert ("at most 2 percent" in number.note) == (low < 1e9)
+
+
+def test_the_report_says_which_measurement_is_in_no_mean(results: Path, study: StudyData) -> None:
+    frame = study.frame.copy()
+    column = f"pruned/{study.metrics['ppl'].names[0]}"
+    frame["pruned/ppl/another"] = frame[column].where(frame.index % 2 == 0)
+    later = StudyData(results, "small")
+    later.__dict__["frame"] = frame
+    done = frame[frame["status"] == "done"]
+    having = int(done["pruned/ppl/another"].notna().sum())
+    (said,) = [text for text in summary.refusals(later) if "ppl/another" in text]
+    assert f"{having} of {len(done)} cells" in said
+
+
+def test_an_objective_that_is_alone_is_not_the_best(tmp_path: Path) -> None:
+    single = Study(models=("smollm2",), ratios=(0.1,), algos=("greedy",), seeds=(0,), lost=0, broken=0)
+    write(tmp_path, replace(single, objectives=("perplexity",)))
+    write(tmp_path, replace(single, ratios=(0.2,), objectives=("margin", "divergence")))
+    m = StudyData(tmp_path, None)
+    found = finding._objectives(m)
+    assert found is not None
+    costs = m.costs[(m.costs["outcome"] == "ppl") & (m.costs["k"] == 6)]
+    assert costs.sort_values("mean")["objective"].iloc[0] in found[0]
+    assert "1 combination" in found[1]
+
+
+@pytest.mark.parametrize("kind", ["ppl", "acc"])
+def test_shares_of_masks_need_no_measurement(kind: str, tmp_path: Path) -> None:
+    metrics = tuple(name for name in Study().metrics if not name.startswith(kind))
+    write(tmp_path, Study(models=("smollm2",), ratios=(0.1,), lost=0, broken=0, metrics=metrics))
+    m = StudyData(tmp_path, "small")
+    assert list(m.shares[0])[:2] == ["masks", "calibration loss"]
+    assert len(m.shares[0]) == 3
+    said = verdicts.claims(m)
+    assert m.shares[0]["masks"].note in said[0]
+    if kind == "acc":
+        assert said[2].endswith(f"{verdicts.OPEN}; no accuracy was measured.")
+
+
+def test_words() -> None:
+    assert [listed([]), listed("a"), listed("ab"), listed("abc")] == ["", "a", "a and b", "a, b and c"]
+    assert percents(0.62, 0.5, 0.7) == "62 percent (50 to 70)"
+    assert percents(0.62, NOT, NOT) == "62 percent"
+    assert with_interval(8.96, NOT, NOT) == "8.96 (no interval)"
+    assert reasons(["b", "a", "", "a"]) == "a (2 times); b"

@@ -1,0 +1,163 @@
+"""The report's tables show the numbers of the statistics, and ratios of perplexities with their intervals."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from analysis.report import page_tables, summary
+from analysis.report.page_tables import ReportTable, tables
+from analysis.report.study_data import StudyData, with_interval
+from tests.helpers.analysis_grid import ONE, Study, write
+
+STUDY = Study(
+    ratios=(0.2,),
+    objectives=("divergence", "block_influence", "margin"),
+    algos=("one_shot", "greedy", "beam"),
+    lost=0,
+    broken=0,
+)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> StudyData:
+    """Two models, and three objectives, of which two read the same texts and the margin reads items."""
+    folder = tmp_path_factory.mktemp("results")
+    write(folder, STUDY)
+    return StudyData(folder, "small")
+
+
+def texts(table: ReportTable) -> list[list[str]]:
+    return [[str(value.text) for value in row] for row in table.rows]
+
+
+def named(study: StudyData, name: str) -> list[ReportTable]:
+    return [table for table in tables(study) if table.name.partition("-")[0] == name]
+
+
+def test_tables_show_the_numbers_of_the_statistics(study: StudyData) -> None:
+    found = {table.name: table for table in tables(study)}
+    assert not [table.reason for table in found.values() if table.reason]
+    assert all(len(row) == len(table.headings) for table in found.values() for row in table.rows)
+    pairs = study.overlaps.query("comparison == 'draws' and model == 'smollm2'")
+    (row,) = [row for row in texts(found["overlap"]) if row[:2] == ["draws", "smollm2"]]
+    draws = len({*pairs["draw_a"], *pairs["draw_b"]})
+    means = [f"{pairs[name].mean():.2f}" for name in ("jaccard", "corrected")]
+    assert row[2:6] == [str(len(pairs)), str(draws), *means]
+    accuracies = [row for row in texts(found["crossed"]) if row[0] == "acc/heldout"]
+    assert all(20 < float(row[5]) < 80 for row in accuracies)  # in percent, and not negative
+    by_objective = pairs.query("objective == 'margin'")
+    (row,) = [row for row in texts(found["overlap_by_objective"])
+              if row[:4] == ["draws", "smollm2", "6", "margin"]]  # fmt: skip
+    assert row[4] == str(len(by_objective)) == "9"
+    assert row[7] == f"{by_objective['corrected'].mean():.2f}"
+
+
+def test_tables_show_the_papers_numbers_for_its_models(tmp_path: Path) -> None:
+    """For LLaMA3 without 7 of 32 blocks, tables 1 to 3 of arXiv 2604.24938 v1 have averages and seconds."""
+    paper = Study(
+        models=("llama3",),
+        ratios=(7 / 32,),
+        objectives=("perplexity", "margin"),
+        algos=("one_shot", "greedy", "cbo"),
+        seeds=(0,),
+        metrics=("ppl/wikitext2", "ppl/c4", "ppl/lambada", "acc/piqa"),
+        lost=0,
+        broken=0,
+    )
+    write(tmp_path, paper)
+    found = {table.name: table for table in tables(StudyData(tmp_path, "small"))}
+
+    def column(name: str, heading: str, objective: str | None = None) -> list[str]:
+        headings = [text for text, _ in found[name].headings]
+        rows = {
+            row[headings.index("search")]: row for row in texts(found[name]) if objective in (None, row[0])
+        }
+        return [rows[algo][headings.index(heading)] for algo in paper.algos]
+
+    assert column("perplexity", "paper", "perplexity") == ["19.35", "19.90", "19.61"]
+    assert column("perplexity", "paper", "margin") == ["–"] * 3  # noqa: RUF001 - the paper does not print these
+    assert column("accuracy", "paper", "margin") == ["57.99", "60.69", "59.93"]
+    assert column("search", "paper, seconds") == ["551", "3,223", "8,173"]
+
+
+def test_a_table_of_sizes_is_there_if_the_study_has_several(tmp_path: Path) -> None:
+    few = Study(models=("smollm2",), ratios=(0.1,), objectives=("divergence",), algos=("greedy",), lost=0)
+    for samples in (4, 64):
+        write(tmp_path, replace(few, samples=samples, broken=0))
+    m = StudyData(tmp_path, None)
+    (sizes,), (stability,) = named(m, "sizes"), named(m, "stability")
+    assert len(sizes.rows) == 4  # two texts, two numbers
+    assert [row[3] for row in texts(stability)] == ["4", "64"]
+    assert not named(StudyData(tmp_path, "small"), "sizes")
+
+
+def logs(study: StudyData, model: str) -> pd.DataFrame:
+    """The cells of a model, with the logarithm of perplexity."""
+    cells = study.cells[study.cells["model"] == model]
+    return cells.assign(log=np.log(cells["pruned/ppl/heldout"].astype(float)))
+
+
+def test_each_model_has_a_table_of_objectives_with_intervals(study: StudyData) -> None:
+    found = named(study, "objectives")
+    assert [table.caption.rpartition(": ")[2] for table in found] == ["gemma3_270m", "smollm2"]
+    for table, model in zip(found, ("gemma3_270m", "smollm2"), strict=True):
+        means = logs(study, model).groupby(["objective", "calibration", "draw"])["log"].mean()
+        rows = {row[1]: row for row in texts(table)}
+        assert rows["divergence"][3:] == ["1, the reference", "6", "on the same samples"]
+        apart = (means["block_influence"] - means["divergence"]).to_numpy()
+        expected = with_interval(*np.exp([apart.mean(), *jackknifed(apart)]))
+        assert rows["block_influence"][3:] == [expected, "6", "on the same samples"]
+        ratio = np.exp(means["margin"].mean() - means["divergence"].mean())
+        assert rows["margin"][3].split()[0] == with_interval(ratio, 0, 0).split()[0]
+        assert rows["margin"][4:] == ["3", "as independent samples"]
+
+
+def jackknifed(apart: np.ndarray) -> tuple[float, float]:
+    """Ends over two texts of three draws each, as docs/statistics.md says."""
+    error = np.sqrt((apart.reshape(2, 3).var(axis=1, ddof=1) / 3).sum()) / 2  # of the mean of two means
+    half = float(stats.t.ppf(0.975, 4) * error)
+    return float(apart.mean() - half), float(apart.mean() + half)
+
+
+def test_searches_are_compared_with_one_shot(study: StudyData) -> None:
+    (table,) = [table for table in named(study, "searches") if table.caption.endswith("smollm2")]
+    assert [heading for heading, _ in table.headings] == ["k", "search", *STUDY.objectives]
+    margin = logs(study, "smollm2").query("objective == 'margin'")
+    by = margin.pivot(index="draw", columns="algo", values="log")
+    expected = stats.ttest_rel(by["beam"], by["one_shot"]).confidence_interval()
+    value = np.exp((by["beam"] - by["one_shot"]).mean())
+    rows = {row[1]: row for row in texts(table)}
+    assert rows["beam"][4] == with_interval(value, np.exp(expected.low), np.exp(expected.high))
+    assert set(rows) == {"greedy", "beam"}
+    said = summary.relative(study)
+    assert any(rows["beam"][4] in text for text in said)
+    assert sum("relative to divergence" in text for text in said) == 2
+
+
+def test_ratios_are_shown_if_two_draws_can_be_compared(study: StudyData, tmp_path: Path) -> None:
+    assert "relative" in summary.parts(study)
+    write(tmp_path, replace(ONE, objectives=("divergence", "margin")))
+    single = StudyData(tmp_path, "small")
+    assert "relative" not in summary.parts(single)
+    assert not named(single, "objectives")
+
+
+def test_draws_of_several_sizes_have_no_interval(tmp_path: Path) -> None:
+    for samples in (8, 16):
+        write(tmp_path, replace(STUDY, models=("smollm2",), objectives=("divergence",), samples=samples))
+    m = StudyData(tmp_path, None)
+    ((_, _, ratio), *_) = texts(*named(m, "searches"))
+    assert ratio.endswith("(no interval)")
+    assert "--only samples=N" in summary.relative(m)[-1]
+
+
+def test_the_table_of_cells_has_every_cell(study: StudyData) -> None:
+    table = page_tables.cells(study)
+    assert len(table.rows) == len(study.frame)
+    assert all(len(row) == len(table.headings) for row in table.rows)
