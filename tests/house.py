@@ -34,7 +34,7 @@ WAYS = {
     "a run": ("pruning.runs.run_cell", "run", "prepared", 25),
     "the cells of a command": ("pruning.study.grid", "run_cells", "cells", 35),
     "an export": ("pruning.export.pipeline", "export", "wanted", 25),
-    "the report": ("analysis.report.page", "page", "data", 12),
+    "the report": ("analysis.report.page", "page", "m", 12),
 }
 LIMITS = {"lines": 35_000, "files": 220, "lines of tests": 28_000, "floors": 20, "settings": 180}
 
