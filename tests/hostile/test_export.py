@@ -284,7 +284,9 @@ FULL: dict[str, Exception] = {
 
 
 @pytest.mark.parametrize("case", FULL)
-@pytest.mark.parametrize("step", ["checkpoint.write_shards", "output_dir.write_record", "checkpoint.write_config"])
+@pytest.mark.parametrize(
+    "step", ["checkpoint.write_shards", "output_dir.write_record", "checkpoint.write_config"]
+)
 def test_a_full_disk_leaves_nothing_over(
     case: str, step: str, dense: Path, made: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
