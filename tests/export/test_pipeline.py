@@ -24,7 +24,7 @@ from pruning.export import checkpoint
 from pruning.export.pipeline import export
 from pruning.export.request import Request
 from pruning.models.model import Model
-from pruning.models.output_maps import Repair
+from pruning.models.model import Model
 from tests.helpers import gguf_file
 from tests.helpers.architectures import ARCHITECTURES, N_BLOCKS, without
 from tests.helpers.exports import caches, load, logits, saved, wanted
@@ -180,28 +180,6 @@ def test_a_gguf_file_is_dequantised(tmp_path: Path, verified: bool) -> None:
     assert not any("quant" in name or "gguf" in name for name in config)
     assert AutoTokenizer.from_pretrained(out).vocab_size == gguf_file.VOCABULARY
     smaller.save_pretrained(tmp_path / "again")  # a model loaded from GGUF refuses this
-
-
-@pytest.mark.parametrize("verified", [True, False])
-def test_parts_and_repairs_of_a_gguf_file(tmp_path: Path, verified: bool) -> None:
-    (tmp_path / "dense").mkdir()
-    gguf_file.write(tmp_path / "dense" / "tiny.gguf")
-    plain = wanted(tmp_path / "dense", (1, 4), verify=verified)
-    states = {}
-    for name, request in {
-        "plain": plain,
-        "parts": replace(plain, mask=Mask.parse(N_BLOCKS, "a1 m4")),
-        "repaired": replace(plain, repair=Repair({1: 2 * torch.eye(gguf_file.WIDTH)})),
-    }.items():
-        facts = export(replace(request, out=tmp_path / name))
-        assert ("equal bit for bit" in facts.proof) == verified
-        states[name] = load_file(tmp_path / name / "model.safetensors")
-    zeros = {name for name, tensor in states["parts"].items() if not tensor.any()}
-    assert zeros == {"model.layers.1.self_attn.o_proj.weight", "model.layers.4.mlp.down_proj.weight"}
-    before, after = states["plain"], states["repaired"]
-    different = {name for name in before if not torch.equal(before[name], after[name])}
-    assert different == {"model.layers.0.mlp.down_proj.weight"}
-    assert torch.equal(after[different.pop()], 2 * before["model.layers.0.mlp.down_proj.weight"])
 
 
 def test_without_the_comparison_no_model_is_loaded(

@@ -18,6 +18,7 @@ from pruning.export.pipeline import export
 from pruning.export.request import Request
 from pruning.models.output_maps import Repair, find_fold, repaired
 from pruning.models.sublayers import masked
+from tests.helpers import gguf_file
 from tests.helpers.architectures import GROUPED, N_BLOCKS, SEQUENTIAL
 from tests.helpers.exports import changed_tensors, load, logits, saved, wanted
 
@@ -73,6 +74,23 @@ def test_only_the_weights_before_a_run_are_changed(tmp_path: Path) -> None:
     assert given.repair is not None
     expected = given.repair.maps[1].T @ model.model.layers[0].mlp.down_proj.weight
     assert torch.allclose(state["model.layers.0.mlp.down_proj.weight"], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("verified", [True, False])
+def test_a_gguf_file(tmp_path: Path, verified: bool) -> None:
+    (tmp_path / "dense").mkdir()
+    gguf_file.write(tmp_path / "dense" / "tiny.gguf")
+    given = wanted(tmp_path / "dense", (1, 4), verify=verified)
+    export(given)
+    before = load_file(tmp_path / "out" / "model.safetensors")
+    width = before["model.layers.0.mlp.down_proj.weight"].shape[0]
+    repair = Repair({1: 2 * torch.eye(width)})
+    facts = export(dataclasses.replace(given, repair=repair, force=True))
+    assert ("equal bit for bit" in facts.proof) == verified
+    after = load_file(tmp_path / "out" / "model.safetensors")
+    different = {name for name in before if not torch.equal(before[name], after[name])}
+    assert different == {"model.layers.0.mlp.down_proj.weight"}
+    assert torch.equal(after[different.pop()], 2 * before["model.layers.0.mlp.down_proj.weight"])
 
 
 def test_a_wrong_value_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
