@@ -71,7 +71,7 @@ def compose(project: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    ("group", "least"), [("algo", 75), pytest.param("objective", 12, marks=pytest.mark.slow)]
+    ("group", "least"), [("algo", 75), pytest.param("objective", 10, marks=pytest.mark.slow)]
 )
 def test_the_example_of_the_page_passes_every_test_of_its_group(
     project: Path, group: str, least: int
