@@ -30,7 +30,16 @@ from pruning.config.groups import (
 )
 from pruning.core.errors import InputError, PruningError, first_line, merged_error, near_names, unknown
 from pruning.core.mask import Latency
-from pruning.core.records import CLASS, OPTION, TARGET, check_literal, leaves, recorded, without_option
+from pruning.core.records import (
+    CLASS,
+    OPTION,
+    TARGET,
+    check_literal,
+    leaves,
+    recorded,
+    with_limit,
+    without_option,
+)
 from pruning.healing.heal_settings import SELECTING
 from pruning.models.model import Model
 from pruning.runs.cell import Cell, Choices, ForwardSettings, Protect
@@ -101,6 +110,7 @@ def _cell(plain: Mapping[str, Any], choices: Mapping[str, Any]) -> Cell:
 def recorded_cell(config: Mapping[str, Any], choices: Mapping[str, str]) -> Cell:
     """The cell of a recorded configuration, from a job or an old result. Raises InputError as `cell_of` does."""
     check_literal(config)
+    config = with_limit(dict(config))
     whole, names = {**config, "launcher": None}, dict(choices)
     for group in PARTS:
         settings = recorded(config[group] if group in config else ADDED.get(group))

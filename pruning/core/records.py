@@ -153,9 +153,7 @@ def read_result(folder: Path) -> Result | None:
         return None
     if not isinstance(data, dict) or not {"cell", "status", "config"} <= data.keys():
         raise DamagedError(f"{path} is damaged: it holds no result. Move it away and run the cell again.")
-    data["config"] = config = recorded(data["config"])
-    if isinstance(config, dict) and isinstance(config.get("algo"), dict):  # archived results have it there
-        config.setdefault("max_evaluations", config["algo"].pop("max_evaluations", None))
+    data["config"] = with_limit(recorded(data["config"]))
     check_literal(data["config"], f"{path} is not to be trusted: ")
     try:
         measured = [
@@ -562,6 +560,15 @@ def _item(key: str, value: Any) -> tuple[str, Any]:
     if key == TARGET and isinstance(value, str):
         return CLASS, RENAMED.get(value, value.rpartition(".")[2])
     return key, recorded(value)
+
+
+def with_limit(config: Any) -> Any:
+    """A recorded configuration with `max_evaluations` at the top; archived results have it in the search."""
+    algo = config.get("algo") if isinstance(config, dict) else None
+    if not isinstance(algo, dict) or "max_evaluations" not in algo:
+        return config
+    own = {name: value for name, value in algo.items() if name != "max_evaluations"}
+    return config | {"algo": own, "max_evaluations": algo["max_evaluations"]}
 
 
 def check_literal(settings: Any, where: str = "") -> None:

