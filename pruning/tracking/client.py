@@ -106,7 +106,7 @@ def _file_fault(name: str) -> str | None:
         return None if whole else f"does not fit: {file} is not an SQLite database. Give another file"
     # A new database with almost the name of one beside it is more likely a slip.
     others = [path.name for path in file.parent.glob("*.db")]
-    if near := difflib.get_close_matches(file.name, others, n=1, cutoff=0.8):
+    if not file.exists() and (near := difflib.get_close_matches(file.name, others, n=1, cutoff=0.8)):
         return (
             f"is not there: there is no database {file.name}, but there is {near[0]}. Correct the name; to start a "
             f"new database, create an empty file first: touch {file}"

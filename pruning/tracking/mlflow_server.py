@@ -201,6 +201,8 @@ def close_dead_runs(client: Any, experiment: str, results: Path) -> None:
     running = f"tags.{LIVE} = 'true' and attributes.status = 'RUNNING'"
     live = client.search_runs([experiment], running, max_results=50_000)
     runs = [run for run in live if run.data.tags.get("results") == str(results)]
+    if not runs:
+        return
     try:
         cells = cell_states(results, [run.data.tags["cell"] for run in runs])
     except PruningError as error:

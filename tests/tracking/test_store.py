@@ -101,7 +101,6 @@ CHANGES: dict[str, Callable[[Path], object]] = {
         results, "update experiments set name = 'x' where experiment_id = 1"
     ),
     "a damaged record": lambda results: (results / HELD).write_bytes(b"\xff"),
-    "a lost store": lambda results: (results / DATABASE).unlink(),
 }
 
 
