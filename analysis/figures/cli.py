@@ -91,7 +91,7 @@ def once(measure: Callable[Concatenate[AskedStudy, P], T]) -> Callable[Concatena
     """Compute a statistic once for a study and options, as figures and sentences of the report share it."""
 
     @wraps(measure)
-    def known(study: AskedStudy, *args: P.args, **kwargs: P.kwargs) -> T:
+    def known(study: AskedStudy, /, *args: P.args, **kwargs: P.kwargs) -> T:
         given = signature(measure).bind(study, *args, **kwargs)
         given.apply_defaults()
         name = f"{measure.__module__}.{measure.__name__}{given.args[1:]}"

@@ -222,8 +222,8 @@ def table(
         return 1 - (above + ROW * row) / height
 
     def text(x: float, row: float, words: str, **look: Any) -> None:
-        usual: dict[str, Any] = {"fontsize": SIZE, "va": "center"}
-        figure.text(x / total, y(row), words, **usual | look)
+        own: dict[str, Any] = {"fontsize": SIZE, "va": "center", **look}
+        figure.text(x / total, y(row), words, **own)
 
     def rule(row: float, weight: float, start: float = 0.05, end: float = total - 0.05) -> None:
         figure.add_artist(Line2D([start / total, end / total], [y(row)] * 2, color="black", lw=weight))
