@@ -100,7 +100,7 @@ def once(measure: Callable[Concatenate[AskedStudy, P], T]) -> Callable[Concatena
         found: T = vars(study)[name]
         return found
 
-    return known  # type: ignore[return-value] # mypy gives the first parameter its name
+    return known
 
 
 def save(drawing: Drawing, out: Path, name: str) -> list[Path]:
