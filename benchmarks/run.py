@@ -9,7 +9,7 @@ docs/engine.md.
 "At peak" is the engine's time, divided by the time of its matrix products at the speed of one large product. No exact
 method avoids these products, so it says how far the engine is from the best that is possible on this machine. Memory
 of freed tensors is kept for both methods (`pruning/core/terminal.py`). The baseline multiplies in the model's
-precision, as other programs do, and the engine in float32 where that is faster (`pruning/models/loader.py`). Their
+precision, as other programs do, and the engine in float32 where that is faster (`pruning/models/products.py`). Their
 losses are rounded differently, so both settle near ties in float32; the seconds for this are counted for neither.
 """
 

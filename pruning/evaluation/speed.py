@@ -1,7 +1,7 @@
 """Measure how much faster and smaller the pruned model is than the dense model (`eval=speed`).
 
 The two models take turns to generate text, with a KV cache. The pruned model equals a model that is loaded from an
-export of the mask (`models/physical_removal.py`); of a block that loses one sub-layer, it has only the other one,
+export of the mask (`models/removal.py`); of a block that loses one sub-layer, it has only the other one,
 although an export keeps both. The pruned model uses the dense model's weights. So no weights are loaded twice, and
 the two models differ only in the removed units.
 """

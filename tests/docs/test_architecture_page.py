@@ -25,7 +25,11 @@ def test_every_file_that_a_page_names_exists() -> None:
         r"`((?:pruning|analysis|conf|tests|docs|benchmarks)/[\w/.]+\.(?:py|yaml|md|csv|ipynb|xz))`"
     )
     shown_to_be_written = {"pruning/algo/deepest.py", "pruning/objective/disagreement.py"}
-    shown_to_be_written |= {"conf/algo/deepest.yaml", "conf/objective/disagreement.yaml"}
+    shown_to_be_written |= {
+        "analysis/figures/fig11_seconds.py",
+        "conf/algo/deepest.yaml",
+        "conf/objective/disagreement.yaml",
+    }
     shown_to_be_written |= {"conf/model/tiny_llama.yaml", "conf/model/NAME.yaml", "conf/launcher/ours.yaml"}
     gone = [
         f"{page.name}: {name}"

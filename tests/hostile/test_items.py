@@ -92,7 +92,7 @@ def test_items_in_common_forms_are_read_as_they_are(tmp_path: Path, form: str, l
     ("text", "message"),
     [
         ('{"question": "q"}', "'choices' must list at least two texts, not None"),
-        ("[1, 2]", "an item must be a JSON object, not [1, 2]"),
+        ("[1, 2]", "item 1: an item must be a JSON object, not 1"),
         ('[{"question": ', "this is not JSON"),
         ("[" * 100_000, "this is not JSON"),
         (json.dumps(SNAIL | {"answer": "snail"}), "not 'snail'; the letter or the exact text"),
@@ -189,7 +189,7 @@ def test_each_file_can_have_its_own_template(folder: Path, tmp_path: Path) -> No
     for templates, message in (
         ({"c": "{question}"}, "unknown name in eval.templates 'c'"),
         ({"a": "x"}, "eval.templates.a='x' does not contain"),
-        ("{question}", "eval.templates={question}: give names"),
+        ("{question}", "eval.templates={question}: give"),
     ):
         with pytest.raises(InputError) as caught:
             LocalFiles(items={"a": path}, templates=templates)
