@@ -1,10 +1,12 @@
 """Put `conf` and `analysis` inside `pruning` in a wheel, so that an installation does not take their names.
 
-An editable installation reads them from the checkout, so it needs no copies.
+An editable installation reads them from the checkout, so it needs no copies. The archives of studies stay in the
+repository: they are fifty times as large as the program.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
@@ -18,4 +20,9 @@ class InstallInside(BuildHookInterface[Any]):
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Called by hatchling before it builds."""
         if version == "standard":
-            build_data["force_include"] |= {f"{self.root}/{name}": f"pruning/{name}" for name in INSIDE}
+            for name in INSIDE:
+                files = (path for path in (Path(self.root) / name).rglob("*") if path.is_file())
+                for path in files:
+                    inside = path.relative_to(self.root).as_posix()
+                    if not inside.endswith((".tar.xz", ".pyc")):
+                        build_data["force_include"][str(path)] = f"pruning/{inside}"

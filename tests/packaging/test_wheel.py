@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -30,6 +31,21 @@ def run(installed: Path, folder: Path, *words: str) -> subprocess.CompletedProce
     environment = {**os.environ, "PYTHONPATH": str(installed), "PYTHONSAFEPATH": "1"}
     command = [sys.executable, *words]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(("kind", "most"), [("wheel", 2_000_000), ("sdist", 4_000_000)])
+def test_a_package_is_small_because_it_has_no_archives(kind: str, most: int, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "hatchling", "build", "-t", kind, "-d", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    (package,) = tmp_path.iterdir()
+    assert package.stat().st_size < most
+    if kind == "wheel":
+        names = zipfile.ZipFile(package).namelist()
+    else:
+        with tarfile.open(package) as archive:
+            names = archive.getnames()
+    assert any(name.endswith("core/mask.py") for name in names)
+    assert [name for name in names if name.endswith(".xz")] == []
 
 
 def test_an_installation_takes_no_common_names(installed: Path) -> None:
