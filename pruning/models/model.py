@@ -335,6 +335,11 @@ class Model:
 
     # Its weights.
 
+    @property
+    def placing(self) -> Placement:
+        """The settings that decide where the weights go."""
+        return Placement(self.name, self.dtype, self.device_map, self.max_memory, self.offload)
+
     def placement(self) -> dict[str, Any]:
         """The settings that decide where weights are, if they are not the defaults. Times depend on them."""
         placed = (self.device_map, self.max_memory, self.offload is not None)
@@ -345,9 +350,7 @@ class Model:
     @property
     def device_options(self) -> dict[str, Any]:
         """Device options for `from_pretrained`. Raises InputError if the model does not fit."""
-        options = Placement(self.name, self.dtype, self.device_map, self.max_memory, self.offload).options(
-            self.config
-        )
+        options = self.placing.options(self.config)
         if "offload_folder" in options and self.is_gguf:
             raise InputError(
                 f"model {self.name} does not fit one device, and GGUF weights cannot be offloaded: use safetensors."

@@ -39,13 +39,7 @@ ADAPTER_CONFIG = "adapter_config.json"
 GGUF = ".gguf"
 # Endings of files that decide no loss: text for people, and weights in formats that are never read.
 UNUSED = {".md", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".ot", ".pkl", GGUF}
-TEXTS = (
-    "LICENSE",
-    "LICENCE",
-    "NOTICE",
-    "README",
-    "USE_POLICY",
-)  # files without an ending that decide no loss
+TEXTS = ("LICENSE", "LICENCE", "NOTICE", "README", "USE_POLICY")  # without an ending; they decide no loss
 TOKENIZERS, OTHER_WEIGHTS = "fast_tokenizer_files", "transformers_weights"
 BLOCK_COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 FEW = 1000  # blocks that are built within seconds, whatever the weights are
@@ -141,7 +135,9 @@ def find_files(path: str, gguf_file: str | None = None) -> ModelFiles:
     _check_config(folder, len(shapes_in(folder, weights)))
     if gguf_file is None and (folder / CONFIG).exists() and stored:
         return ModelFiles(folder, None, weights)
-    file = folder / (gguf_file or _only_gguf(folder, ggufs))
+    if gguf_file is None and len(ggufs) > 1:
+        raise InputError(f"{folder} holds {len(ggufs)} GGUF files: choose one, e.g. model.path={ggufs[0]}.")
+    file = folder / (gguf_file or ggufs[0].name)
     if not file.is_file():
         raise InputError(f"model.gguf_file={gguf_file}: there is no such file in {folder}.")
     check_header(file)
@@ -179,16 +175,6 @@ def gguf_files(folder: Path) -> list[Path]:
     )
 
 
-def _only_gguf(folder: Path, files: Sequence[Path]) -> str:
-    if not files:
-        raise InputError(
-            f"{folder} holds no GGUF file: leave model.gguf_file out, or give a file of the folder."
-        )
-    if len(files) > 1:
-        raise InputError(f"{folder} holds {len(files)} GGUF files: choose one, e.g. model.path={files[0]}.")
-    return files[0].name
-
-
 def in_gguf(file: Path) -> tuple[str, dict[str, Any]]:
     """The arguments for `from_pretrained` that read a GGUF file.
 
@@ -222,9 +208,8 @@ def _check_tokenizer_files(folder: Path, used: Set[str]) -> None:
 
 def _check_readable(folder: Path, weights: Mapping[str, Path]) -> None:
     files = [path for path in folder.iterdir() if not path.name.startswith(".")]
-    for file in sorted(
-        {*files, *weights.values()}
-    ):  # an index can also name hidden files, and files in folders
+    # An index can also name hidden files, and files in folders.
+    for file in sorted({*files, *weights.values()}):
         if file.is_symlink() and not file.exists():
             if file.suffix.lower() == GGUF:  # another of the folder's models: this one may be whole
                 continue
@@ -348,7 +333,7 @@ def file_digests(paths: Sequence[Path]) -> dict[Path, str]:
     """
     files = {path: path.resolve() for path in paths}
     states = {file: _state(file) for file in files.values()}
-    total = sum(state[0] for file, state in states.items() if _kept(_entry_path(file), state) is None)
+    total = sum(state[0] for file, state in states.items() if _kept(_entry(file), state) is None)
     if total >= LARGE:
         log.info("reading %s of weights once, to identify the model", bytes_text(total))
     with _bar(total) as advance:
@@ -356,14 +341,22 @@ def file_digests(paths: Sequence[Path]) -> dict[Path, str]:
 
 
 def _digest(file: Path, state: State, advance: Callable[[int], object]) -> str:
+    """The digest of a file; its entry in the cache is locked against other processes while it is computed."""
     if state[0] < SMALL:
         return _read(file, state, advance)
-    with _entry(file) as entry:
-        if entry is not None and (kept := _kept(entry, state)) is not None:
+    entry = _entry(file)
+    try:
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(f"{entry}.lock").acquire()
+    except (OSError, NotImplementedError) as error:
+        _cannot_keep(entry, error)
+        return _read(file, state, advance)
+    with lock:
+        if (kept := _kept(entry, state)) is not None:
             return kept
         started = time.time_ns()
         digest = _read(file, state, advance)
-        if entry is not None and settled(state, started):
+        if settled(state, started):
             try:
                 storage.write_json(entry, {"path": str(file), "state": state, "sha256": digest})
             except OSError as error:
@@ -400,7 +393,8 @@ def _unreadable(file: Path, error: OSError) -> InputError:
     )
 
 
-def _entry_path(file: Path) -> Path:
+def _entry(file: Path) -> Path:
+    """The path of a file's entry in the cache."""
     return cache_folder() / "digests" / f"{text_sha256(str(file))[:32]}.json"
 
 
@@ -415,24 +409,6 @@ def _kept(entry: Path, state: State) -> str | None:
     digest = record.get("sha256")
     whole = isinstance(digest, str) and len(digest) == 64 and set(digest) <= set("0123456789abcdef")
     return str(digest) if whole else None
-
-
-@contextmanager
-def _entry(file: Path) -> Iterator[Path | None]:
-    """The path of a file's entry, locked against other processes; None if the cache cannot be written."""
-    entry = _entry_path(file)
-    lock = FileLock(f"{entry}.lock")
-    try:
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except (OSError, NotImplementedError) as error:
-        _cannot_keep(entry, error)
-        yield None
-        return
-    try:
-        yield entry
-    finally:
-        lock.release()
 
 
 def _cannot_keep(entry: Path, error: Exception) -> None:
