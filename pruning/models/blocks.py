@@ -167,7 +167,7 @@ def add_scales(blocks: Sequence[nn.Module], mask: Mask, scales: Sequence[float])
     `scales` has one factor per unit of the dense model.
     """
     numbers = [index for index in range(mask.n_blocks) if index not in mask.gone]
-    before, after = dict.fromkeys(range(len(blocks) + 1), 1.0), dict.fromkeys(range(len(blocks)), 1.0)
+    before, after = [1.0] * (len(blocks) + 1), [1.0] * len(blocks)
     for unit in mask.dropped:
         block = unit if mask.unit == "block" else unit // 2
         place = sum(number < block for number in numbers)  # the first kept block that is not before this one
@@ -175,17 +175,20 @@ def add_scales(blocks: Sequence[nn.Module], mask: Mask, scales: Sequence[float])
             after[place] *= scales[unit]
         else:
             before[place] *= scales[unit]
-    after[len(blocks) - 1] *= before.pop(len(blocks))
+    after[-1] *= before.pop()
+
+    def scale_input(factor: float) -> Any:
+        return lambda _, args, kwargs: with_scaled_state(args, kwargs, factor)
+
+    def scale_output(factor: float) -> Any:
+        return lambda _, __, output: scaled_output(output, factor)
+
     handles = []
-    for place, block in enumerate(blocks):
-        if (first := before[place]) != 1.0:
-            handles.append(
-                block.register_forward_pre_hook(
-                    lambda _, args, kwargs, by=first: with_scaled_state(args, kwargs, by), with_kwargs=True
-                )
-            )
-        if (last := after[place]) != 1.0:
-            handles.append(block.register_forward_hook(lambda _, __, out, by=last: scaled_output(out, by)))
+    for module, first, last in zip(blocks, before, after, strict=True):
+        if first != 1.0:
+            handles.append(module.register_forward_pre_hook(scale_input(first), with_kwargs=True))
+        if last != 1.0:
+            handles.append(module.register_forward_hook(scale_output(last)))
     return handles
 
 

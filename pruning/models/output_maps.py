@@ -402,7 +402,8 @@ def _first_fitting(
 
 
 def _name_of(model: nn.Module, wanted: nn.Module) -> str:
-    return next(name for name, module in model.named_modules() if module is wanted)
+    name: str = next(name for name, module in model.named_modules() if module is wanted)
+    return name
 
 
 def _pattern(module: nn.Module, name: str) -> str:
