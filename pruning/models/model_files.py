@@ -13,8 +13,7 @@ import struct
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -53,17 +52,14 @@ class ModelFiles:
     """The files of a model in a directory.
 
     `gguf` is the GGUF file that the model is read from, or None. `weights` has the safetensors file of each tensor
-    that an index names; without an index, the only file, under the empty name.
+    that an index names; without an index, the only file, under the empty name. `shapes` has the shape of each tensor
+    that transformers would read; it is empty if there are no safetensors.
     """
 
     folder: Path
     gguf: Path | None
     weights: Mapping[str, Path]
-
-    @cached_property
-    def shapes(self) -> Shapes:
-        """The shape of each tensor that transformers would read; empty if there are no safetensors."""
-        return shapes_in(self.folder, self.weights)
+    shapes: Shapes
 
     @cached_property
     def digest(self) -> str:
@@ -121,7 +117,10 @@ def find_files(path: str, gguf_file: str | None = None) -> ModelFiles:
     or the safetensors files that an index names. Raises InputError if several GGUF files could be meant.
     """
     folder = _folder(path)
-    weights, ggufs = weight_files(folder), gguf_files(folder)
+    weights = weight_files(folder)
+    ggufs = sorted(
+        file for file in folder.glob(f"*{GGUF}") if file.is_file() and not file.name.startswith(".")
+    )
     stored = any(folder.glob("*.safetensors")) or bool(weights)
     if not stored and not ggufs:
         lost = [file.name for file in folder.glob(f"*{GGUF}") if file.is_symlink()]
@@ -132,16 +131,17 @@ def find_files(path: str, gguf_file: str | None = None) -> ModelFiles:
             f"model.path={path}: no {CONFIG} there; give a directory that save_pretrained wrote."
         )
     _check_readable(folder, weights)
-    _check_config(folder, len(shapes_in(folder, weights)))
+    shapes = _shapes_in(folder, weights)
+    _check_config(folder, len(shapes))
     if gguf_file is None and (folder / CONFIG).exists() and stored:
-        return ModelFiles(folder, None, weights)
+        return ModelFiles(folder, None, weights, shapes)
     if gguf_file is None and len(ggufs) > 1:
         raise InputError(f"{folder} holds {len(ggufs)} GGUF files: choose one, e.g. model.path={ggufs[0]}.")
     file = folder / (gguf_file or ggufs[0].name)
     if not file.is_file():
         raise InputError(f"model.gguf_file={gguf_file}: there is no such file in {folder}.")
     check_header(file)
-    return ModelFiles(folder, file, weights)
+    return ModelFiles(folder, file, weights, shapes)
 
 
 def model_digest(path: str, gguf_file: str | None = None) -> str:
@@ -166,13 +166,6 @@ def _folder(path: str) -> Path:
     if not folder.is_dir():
         raise InputError(f"model.path={path}: there is no such directory.")
     return folder
-
-
-def gguf_files(folder: Path) -> list[Path]:
-    """The GGUF files of a directory, sorted; without hidden files, and without links to files that do not exist."""
-    return sorted(
-        file for file in folder.glob(f"*{GGUF}") if file.is_file() and not file.name.startswith(".")
-    )
 
 
 def in_gguf(file: Path) -> tuple[str, dict[str, Any]]:
@@ -268,7 +261,7 @@ def weight_files(folder: Path) -> dict[str, Path]:
     return {name: folder / file for name, file in where.items()}
 
 
-def shapes_in(folder: Path, weights: Mapping[str, Path]) -> Shapes:
+def _shapes_in(folder: Path, weights: Mapping[str, Path]) -> Shapes:
     """The shape of each tensor in some safetensors files. Raises InputError if one is truncated or lacks a tensor."""
     headers = {file: _header(file) for file in dict.fromkeys(weights.values())}
     if lacking := sorted(name for name, file in weights.items() if name and name not in headers[file]):
@@ -334,10 +327,13 @@ def file_digests(paths: Sequence[Path]) -> dict[Path, str]:
     files = {path: path.resolve() for path in paths}
     states = {file: _state(file) for file in files.values()}
     total = sum(state[0] for file, state in states.items() if _kept(_entry(file), state) is None)
+    shown: dict[str, Any] = {"disable": True}
     if total >= LARGE:
         log.info("reading %s of weights once, to identify the model", bytes_text(total))
-    with _bar(total) as advance:
-        return {path: _digest(file, states[file], advance) for path, file in files.items()}
+        if sys.stderr is not None:  # a log file gets a new line every 20 seconds at most
+            shown = {"mininterval": 0.2 if is_terminal(sys.stderr) else 20.0}
+    with tqdm(desc="weights", total=total, unit="B", unit_scale=True, unit_divisor=1024, **shown) as bar:
+        return {path: _digest(file, states[file], bar.update) for path, file in files.items()}
 
 
 def _digest(file: Path, state: State, advance: Callable[[int], object]) -> str:
@@ -418,16 +414,3 @@ def _cannot_keep(entry: Path, error: Exception) -> None:
         entry.parent,
         getattr(error, "strerror", None) or type(error).__name__,
     )
-
-
-@contextmanager
-def _bar(total: int) -> Iterator[Callable[[int], object]]:
-    """A function that counts bytes; for large files, a progress bar shows them."""
-    if total < LARGE or sys.stderr is None:
-        yield lambda _: None
-        return
-    interval = 0.2 if is_terminal(sys.stderr) else 20.0  # a log file gets a new line every 20 seconds at most
-    with tqdm(
-        desc="weights", total=total, unit="B", unit_scale=True, unit_divisor=1024, mininterval=interval
-    ) as bar:
-        yield bar.update

@@ -251,7 +251,8 @@ class _BlockProbe:
             parts.append(_Part({child: _Zeros(call.output)}))
             parts += [_Part({child: _given(place, call.output)}) for place in _states(call)]
         best, parallel = self._pair(parts, whole)
-        if not parallel and (best is None or self._left_over(best, calls)):
+        used = {module for part in best or () for module, _ in self._others(part, calls)}
+        if not parallel and (best is None or any(_weighted(child) for child in calls.keys() - used)):
             pairs = [(a, b) for a, b in combinations(parts, 2) if not a.off.keys() & b.off.keys()]
             groups = [_Part({**a.off, **b.off}) for a, b in pairs]
             best = self._pair([*groups, *parts], whole)[0] or best
@@ -279,33 +280,28 @@ class _BlockProbe:
             after = self._with(first.off, alone[second])
             if after is None or not _equal(after, whole):
                 parallel = True
-            elif best is None or _preferred((first, second), best):
+            # Parts that do more of the work are preferred, or later ones: a norm before or behind a sub-layer can
+            # pass the test, too, but has far fewer weights.
+            elif best is None or (2 * first.size >= best[0].size and 2 * second.size >= best[1].size):
                 best = first, second
         return best, parallel
 
-    def _left_over(self, pair: Sequence[_Part], calls: Mapping[nn.Module, Call]) -> bool:
-        """Whether a child with weights belongs to neither part."""
-        used = {module for part in pair for module, _ in self._others(part, calls)}
-        return any(_weighted(child) for child in calls.keys() - used)
-
     def _mains(self, part: _Part) -> tuple[nn.Module, ...]:
         """The modules whose outputs a part adds: its children, or the last module in a child that adds the state."""
-        off = self._with(part.off, self.hidden)
         return tuple(
-            child if isinstance(forward, _Zeros) else self._writer(child, part, off)
+            child if isinstance(forward, _Zeros) else self._writer(child, part)
             for child, forward in part.off.items()
         )
 
-    def _writer(self, child: nn.Module, part: _Part, off: Tensor | None) -> nn.Module:
+    def _writer(self, child: nn.Module, part: _Part) -> nn.Module:
         """The last module in a child that, if it returns zeros, switches a part off; the child if there is none."""
+        off = self._with(part.off, self.hidden)
         with calls_of(m for m in child.modules() if m is not child and _weighted(m)) as calls:
             self.run(self.hidden)
-        outputs = {call.module: call.output for call in calls}
-        rest = {module: forward for module, forward in part.off.items() if module is not child}
+        outputs = {call.module: call.output for call in calls if _tensor(call.output) is not None}
         for module, output in reversed(outputs.items()):
-            if _tensor(output) is not None and _equal(
-                self._with({**rest, module: _Zeros(output)}, self.hidden), off
-            ):
+            zeros = {m: f for m, f in part.off.items() if m is not child} | {module: _Zeros(output)}
+            if _equal(self._with(zeros, self.hidden), off):
                 return module
         return child
 
@@ -413,11 +409,3 @@ def _weighted(module: nn.Module) -> bool:
 
 def _equal(a: Tensor | None, b: Tensor | None) -> bool:
     return a is not None and b is not None and torch.equal(a, b.to(a.device))
-
-
-def _preferred(pair: Sequence[_Part], other: Sequence[_Part]) -> bool:
-    """Whether two parts do more of the work, or as much and later.
-
-    A norm before or behind a sub-layer can pass the test, too, but has far fewer weights.
-    """
-    return all(2 * mine.size >= theirs.size for mine, theirs in zip(pair, other, strict=True))
