@@ -159,10 +159,7 @@ SIZES_OF = {kind: struct.calcsize(form) for kind, form in FORMATS.items()}
 # The most that is read, even if a file has room for more: far above every model, and read in seconds.
 KEYS, TENSORS, ITEMS, AXES, DEPTH = 1 << 16, 1 << 20, 1 << 24, 8, 4
 VALUES_PER_BYTE = 8  # the smallest weights have more than one bit
-COUNTED = (
-    ".block_count",
-    ".expert_count",
-)  # keys whose numbers are loops over tensors, or over an axis of one
+COUNTED = (".block_count", ".expert_count")  # their numbers are loops over tensors, or over an axis of one
 
 
 def check_header(path: Path) -> None:

@@ -129,15 +129,16 @@ class Model:
             put(resources=Resources(**given))
         if self.source not in SOURCES:
             raise unknown("model.source", self.source, SOURCES)
-        file = Path(self.path).expanduser()
-        if self.source == "local" and self.path.lower().endswith(GGUF) and not file.is_dir():
-            if not file.is_file():
+        if self.source == "local" and self.path.lower().endswith(GGUF):
+            file = Path(self.path).expanduser()
+            if not file.exists():
                 raise InputError(f"model.path={self.path}: there is no such file.")
-            if self.gguf_file not in (None, file.name):
+            if not file.is_dir() and self.gguf_file not in (None, file.name):
                 raise InputError(
                     f"model.path={self.path} and model.gguf_file={self.gguf_file} name two files: leave one out."
                 )
-            put(path=str(file.parent), gguf_file=file.name)
+            if not file.is_dir():
+                put(path=str(file.parent), gguf_file=file.name)
         if self.source == "hub":
             check_no_folder(self.path, "model.path")
         if not self.name and self.source == "local":

@@ -30,13 +30,12 @@ from pruning.models.blocks import (
     calls_of,
     enter,
     few_tokens,
-    find_blocks,
     hidden_state,
     logits_of,
     once_per_model,
     with_state,
 )
-from pruning.models.sublayers import Chain, find_chain, find_sublayers
+from pruning.models.sublayers import Chain, find_chain
 
 # Largest relative difference that is still rounding, by the bytes of a number; other structures differ by about 1.
 ROUNDING = {8: 1e-6, 4: 1e-3, 2: 0.05}
@@ -360,7 +359,7 @@ class _Twin:
 
 def _output_axes(model: nn.Module, main: nn.Module, names: Sequence[str]) -> tuple[Axis, ...] | None:
     """The axes of the last weights of a main module; None if its output is not linear in them."""
-    own, twin = _name_of(model, main), _Twin(main, *module_inputs(model, [main])[main])
+    own, twin = _name_of(model, main), _Twin(main, *_module_inputs(model, [main])[main])
     return _first_fitting(own, twin, twin.groups([name.removeprefix(f"{own}.") for name in names]), (0.0,))
 
 
@@ -369,7 +368,7 @@ def _norm_axes(model: nn.Module, norm: nn.Module) -> tuple[Axis, ...] | None:
 
     Norms take diagonal maps only.
     """
-    twin = _Twin(norm, *module_inputs(model, [norm])[norm])
+    twin = _Twin(norm, *_module_inputs(model, [norm])[norm])
     return _first_fitting(_name_of(model, norm), twin, [[name] for name in twin.weights], (0.0, 1.0), True)
 
 
@@ -428,8 +427,9 @@ def output_weights(model: nn.Module, units: Sequence[int]) -> dict[int, tuple[st
     The model is run once on four tokens. Raises UnskippableError if the blocks have no two sub-layers, or if zero
     weights do not make a sub-layer's main module return zeros.
     """
-    blocks, sublayers = find_blocks(model).modules, find_sublayers(model)
-    inputs = module_inputs(model, [main for unit in units for main in sublayers[unit].mains])
+    chain = find_chain(model, "sublayer")
+    blocks, sublayers = chain.blocks.modules, chain.sublayers
+    inputs = _module_inputs(model, [main for unit in units for main in sublayers[unit].mains])
     found: dict[int, tuple[str, ...]] = {}
     for unit in units:
         for main in sublayers[unit].mains:
@@ -445,7 +445,7 @@ def output_weights(model: nn.Module, units: Sequence[int]) -> dict[int, tuple[st
     return found
 
 
-def module_inputs(model: nn.Module, modules: Sequence[nn.Module]) -> dict[nn.Module, Arguments]:
+def _module_inputs(model: nn.Module, modules: Sequence[nn.Module]) -> dict[nn.Module, Arguments]:
     """The arguments with which the model calls some of its modules, for four tokens."""
     with calls_of(modules) as calls, torch.no_grad():
         logits_of(model, few_tokens(model))

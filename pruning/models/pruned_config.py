@@ -25,15 +25,8 @@ if TYPE_CHECKING:
 # Settings that are lists of block numbers. In a model of N blocks, any other list with N entries holds one entry for
 # each block.
 NUMBERS = (
-    "attn_layer_indices",
-    "cross_attention_layers",
-    "full_attn_idxs",
-    "hybrid_layer_ids",
-    "kv_source_layers",
-    "local_layer_ids",
-    "mlp_only_layers",
-    "moe_layers",
-    "ple_layer_ids",
+    *("attn_layer_indices", "cross_attention_layers", "full_attn_idxs", "hybrid_layer_ids"),
+    *("kv_source_layers", "local_layer_ids", "mlp_only_layers", "moe_layers", "ple_layer_ids"),
     "rope_scaling_layers",
 )
 # Settings that say how many blocks at the beginning differ from the others.

@@ -21,7 +21,7 @@ from pruning.core.errors import InputError
 from pruning.core.mask import Mask
 from pruning.models.blocks import few_tokens, find_blocks
 from pruning.models.pruned_config import cache_layers, check_same_blocks, pruned_config, set_kinds
-from pruning.models.sublayers import Forward, Sublayer, find_sublayers
+from pruning.models.sublayers import Forward, Sublayer, find_chain
 
 # Attributes that hold the number of a block.
 NUMBER = re.compile(r"(layer_idx|layer_index|layer_id|layer_number)$")
@@ -98,14 +98,15 @@ def _parts_removed(model: Any, mask: Mask) -> Iterator[Mapping[nn.Module, int]]:
 
     Yields the cache layer of each attention layer that is left, for all its modules.
     """
-    blocks, sublayers = find_blocks(model).modules, find_sublayers(model)
+    chain = find_chain(model, "sublayer")
     with ExitStack() as stack:
         for unit in mask.dropped:
             if unit // 2 not in mask.gone:
-                modules, others = blocks[unit // 2]._modules, dict(sublayers[unit ^ 1].others)
+                modules = chain.blocks.modules[unit // 2]._modules
+                others = dict(chain.sublayers[unit ^ 1].others)
                 hollow = {n: _hollow(m, others[m]) for n, m in modules.items() if m in others}
                 stack.enter_context(_replaced(modules, modules | hollow))
-        yield _numbers(model.config, mask, sublayers)
+        yield _numbers(model.config, mask, chain.sublayers)
 
 
 def _hollow(module: nn.Module, forward: Forward) -> nn.Module:
