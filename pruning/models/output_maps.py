@@ -221,14 +221,14 @@ def _found(model: nn.Module, unit: int) -> Fold:
         why = f"{1 + len(others)} modules compute it"
     elif (factor := probe.factor(main, diagonal=False)) is not None:
         path = f"{chain.blocks.path}.{unit // 2}."
-        if (axes := _output_axes(model, main, [path + name for name in names])) is not None:
+        if (axes := _axes(model, main, [path + name for name in names])) is not None:
             return Fold(unit, "linear", main, factor, probe.width, axes)
         why = "its output is not linear in its last weights"
     else:
         why = "the block normalises what the sub-layer returns before it is added"
         for norm in probe.later():
             factor = probe.factor(norm, diagonal=True)
-            if factor is not None and (axes := _norm_axes(model, norm)) is not None:
+            if factor is not None and (axes := _axes(model, norm)) is not None:
                 return Fold(unit, "diagonal", norm, factor, probe.width, axes, why)
     raise InputError(
         f"no map can be folded into the {('attention', 'MLP')[unit % 2]} of block {unit // 2} "
@@ -357,38 +357,22 @@ class _Twin:
         return [groups[pattern] for pattern in sorted(groups, key=lambda one: latest[one])]
 
 
-def _output_axes(model: nn.Module, main: nn.Module, names: Sequence[str]) -> tuple[Axis, ...] | None:
-    """The axes of the last weights of a main module; None if its output is not linear in them."""
-    own, twin = _name_of(model, main), _Twin(main, *_module_inputs(model, [main])[main])
-    return _first_fitting(own, twin, twin.groups([name.removeprefix(f"{own}.") for name in names]), (0.0,))
+def _axes(model: nn.Module, module: nn.Module, names: Sequence[str] = ()) -> tuple[Axis, ...] | None:
+    """The axes along which a map of a module's output is folded into its weights; None if the output is not linear.
 
-
-def _norm_axes(model: nn.Module, norm: nn.Module) -> tuple[Axis, ...] | None:
-    """The weights of a norm, if its output is linear in all of them or in 1 + weight; None otherwise.
-
-    Norms take diagonal maps only.
+    `names` are the last weights of a main module; those of a group have the same axis. Without names, the module is a
+    norm: all its weights take part, each may have the offset 1, and the map is diagonal.
     """
-    twin = _Twin(norm, *_module_inputs(model, [norm])[norm])
-    return _first_fitting(_name_of(model, norm), twin, [[name] for name in twin.weights], (0.0, 1.0), True)
-
-
-def _first_fitting(
-    own: str,
-    twin: _Twin,
-    groups: Sequence[Sequence[str]],
-    offsets: Sequence[float],
-    diagonal: bool = False,
-) -> tuple[Axis, ...] | None:
-    """The first choice of axes and offsets with which a random map of the weights is that map of the output.
-
-    The weights of a group have the same axis and offset. `own` is the name of the twin's original in the model.
-    """
+    own, twin = _name_of(model, module), _Twin(module, *_module_inputs(model, [module])[module])
+    groups = twin.groups([name.removeprefix(f"{own}.") for name in names]) or [
+        [name] for name in twin.weights
+    ]
     plain = twin.output().double().cpu()
-    change = _random_map(width := plain.shape[-1], diagonal, twin.generator)
+    change = _random_map(width := plain.shape[-1], not names, twin.generator)
     first = next(value for value in (*twin.args, *twin.kwargs.values()) if isinstance(value, Tensor))
     possible = [
-        [(axis, offset) for axis, size in enumerate(twin.weights[group[0]].shape) for offset in offsets
-         if size == width]
+        [(axis, offset) for axis, size in enumerate(twin.weights[group[0]].shape)
+         for offset in ((0.0,) if names else (0.0, 1.0)) if size == width]
         for group in groups
     ]  # fmt: skip
     for chosen in product(*possible) if groups else ():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -116,72 +115,46 @@ def test_the_identity_ignores_where_weights_are_stored() -> None:
     assert llama3(offload="/scratch", max_memory={"0": "9GiB"}).identity() == llama3().identity()
 
 
-@pytest.fixture(scope="module")
-def offload(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("offload")
-
-
-@pytest.fixture(scope="module")
-def spread(model_folder: Path, offload: Path) -> Any:
+def test_a_model_on_disk_gives_the_same_and_skipped_blocks_are_not_read(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The tiny model with room for a part of it in memory and the rest on disk."""
-    whole = Model("tiny", "local", str(model_folder), dtype="float32")
-    size, _ = whole.placing.sizes(whole.placing.empty(whole.config))
-    half = replace(whole, max_memory={"cpu": str(int(size * 0.75))}, offload=str(offload))
-    return half.load_anew(), whole.load_anew()
-
-
-@pytest.fixture
-def reads(spread: Any) -> Iterator[Counter[int]]:
-    """How often a weight of each block is read from disk."""
     from accelerate.utils import OffloadedWeightsLoader
 
-    counts: Counter[int] = Counter()
-    read = OffloadedWeightsLoader.__getitem__
+    whole = Model("tiny", "local", str(model_folder), dtype="float32")
+    size, _ = whole.placing.sizes(whole.placing.empty(whole.config))
+    half = replace(whole, max_memory={"cpu": str(int(size * 0.75))}, offload=str(tmp_path))
+    models = half.load_anew(), whole.load_anew()
+    read, reads = OffloadedWeightsLoader.__getitem__, Counter[int]()
 
     def counting(self: Any, key: str) -> Any:
         if match := re.search(r"layers\.(\d+)\.", key):
-            counts[int(match[1])] += 1
+            reads[int(match[1])] += 1
         return read(self, key)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(OffloadedWeightsLoader, "__getitem__", counting)
-        yield counts
-
-
-def on_disk(module: Any) -> list[int]:
-    blocks = find_blocks(module).modules
-    return [i for i, block in enumerate(blocks) if any(p.device.type == "meta" for p in block.parameters())]
-
-
-def test_a_model_on_disk_has_the_losses_of_one_in_memory_and_skipped_blocks_are_not_read(
-    spread: Any, reads: Counter[int], offload: Path
-) -> None:
-    partial, whole = spread
-    offloaded = on_disk(partial.module)
-    assert 2 <= len(offloaded) < N_BLOCKS
-    assert not list(offload.iterdir())  # the checkpoint is read where it is
-    assert not on_disk(whole.module)
-    skipped, kept = offloaded[0], offloaded[1:]
+    monkeypatch.setattr(OffloadedWeightsLoader, "__getitem__", counting)
+    on_disk, in_memory = (
+        [i for i, block in enumerate(find_blocks(model.module).modules)
+         if any(p.device.type == "meta" for p in block.parameters())]
+        for model in models
+    )  # fmt: skip
+    assert 2 <= len(on_disk) < N_BLOCKS
+    assert not in_memory
+    assert not list(tmp_path.iterdir())  # the checkpoint is read where it is
+    reads.clear()
+    skipped, *kept = on_disk
     masks = [Mask(N_BLOCKS, (0, skipped)), Mask(N_BLOCKS, (skipped,))]
-    expected, actual = (
-        {m: v for m, v, _ in Forward(model, 64).loglikelihoods(text_rows(5), masks)} for model in spread
+    actual, expected = (
+        {m: v for m, v, _ in Forward(model, 64).loglikelihoods(text_rows(5), masks)} for model in models
     )
     assert all(actual[mask] == pytest.approx(expected[mask], rel=1e-5) for mask in masks)
+    logits = []
+    for model in models:
+        with torch.no_grad(), masked(model.module, masks[1]):
+            logits.append(model.module(input_ids=torch.tensor([[5, 6, 7, 8]])).logits)
+    assert torch.allclose(*logits, rtol=1e-5, atol=1e-5)
     assert reads[skipped] == 0
     assert all(reads[block] > 0 for block in kept)
-
-
-def test_a_masked_model_on_disk_does_not_read_what_it_skips(spread: Any, reads: Counter[int]) -> None:
-    partial, whole = spread
-    offloaded, ids = on_disk(partial.module), torch.tensor([[5, 6, 7, 8]])
-    mask = Mask(N_BLOCKS, (offloaded[-1],))
-    logits = []
-    for model in (partial, whole):
-        with torch.no_grad(), masked(model.module, mask):
-            logits.append(model.module(input_ids=ids).logits)
-    assert torch.allclose(*logits, rtol=1e-5, atol=1e-5)
-    assert reads[offloaded[-1]] == 0
-    assert reads[offloaded[0]] > 0
 
 
 def test_a_cell_on_disk_has_the_result_of_one_in_memory(launch: Command, tmp_path: Path) -> None:
