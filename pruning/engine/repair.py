@@ -97,7 +97,7 @@ def check(module: Any, unit: str, samples: Samples) -> None:
         )
     for number in (1,) if unit == "block" else (0, 1):
         fold = find_fold(module, number, FORM)
-        for name in fold.axes.names():
+        for name, _, _ in fold.axes:
             check_in_memory(module.get_parameter(name))
     tokens = sum(len(row.input_ids) for row in samples.rows)
     if fold.form == FORM and tokens < fold.width:

@@ -18,8 +18,7 @@ def check_config(config: Any) -> None:
         raise UnskippableError(
             "it is an encoder-decoder model: only decoder-only language models can be pruned."
         )
-    shared = getattr(config.get_text_config(decoder=True), "num_kv_shared_layers", 0)
-    if shared:
+    if shared := getattr(config.get_text_config(decoder=True), "num_kv_shared_layers", 0):
         raise UnskippableError(
             f"its last {shared} blocks reuse keys and values of earlier blocks, so no block can be removed alone."
         )
@@ -32,24 +31,29 @@ def check_stored(config: Any) -> None:
     masked language model, which the transformers library would load as a decoder.
     """
     check_config(config)
-    for part in (config, config.get_text_config(decoder=True)):
+    text = config.get_text_config(decoder=True)
+    for part in (config, text):
         if "/" in str(kernel := getattr(part, "_attn_implementation", None)):
             raise UnskippableError(
                 f"its configuration names the attention kernel {kernel} of a hub, whose code would be fetched and "
                 "run: remove attn_implementation from config.json, and choose one with model.attention."
             )
-    if (method := quantisation(config)) is not None:
-        raise UnskippableError(
-            f"its weights are quantised ({method}): only full-precision checkpoints and GGUF files can be pruned. "
-            "Give the checkpoint that it was quantised from."
-        )
+    for part in (config, text):
+        settings = getattr(part, "quantization_config", None) or getattr(part, "compression_config", None)
+        if settings:
+            found = settings if isinstance(settings, dict) else vars(settings)
+            raise UnskippableError(
+                f"its weights are quantised ({found.get('quant_method') or 'of an unnamed method'}): only "
+                "full-precision checkpoints and GGUF files can be pruned. Give the checkpoint that it was quantised "
+                "from."
+            )
     if causal_class(config) is None:
         raise UnskippableError(
             f"a {config.model_type} model is no causal language model of transformers (its classes: "
             f"{', '.join(config.architectures or ['unknown'])}): only decoder-only language models can be pruned. "
             "If it reads images or sound too, save its language model by itself."
         )
-    if not isinstance(getattr(config.get_text_config(decoder=True), "num_hidden_layers", None), int):
+    if not isinstance(getattr(text, "num_hidden_layers", None), int):
         raise UnskippableError(
             f"the configuration of a {config.model_type} model does not give the number of its blocks "
             "(num_hidden_layers), so they cannot be found."
@@ -67,16 +71,6 @@ def causal_class(config: Any) -> Any:
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
     return MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
-
-
-def quantisation(config: Any) -> str | None:
-    """The method by which the stored weights are quantised, such as `gptq`; None if they are not quantised."""
-    for part in (config, config.get_text_config(decoder=True)):
-        settings = getattr(part, "quantization_config", None) or getattr(part, "compression_config", None)
-        if settings:
-            found = settings if isinstance(settings, dict) else vars(settings)
-            return str(found.get("quant_method") or "of an unnamed method")
-    return None
 
 
 def block_count(config: Any) -> int:
@@ -101,10 +95,10 @@ def rope_change_of(config: Any) -> int | None:
     return min((kind["original_max_position_embeddings"] for kind in long), default=None)
 
 
-# Choose the attention kernel of a model among those that its class supports.
+# The attention kernel of a model, among those that its class supports.
 
 # For each kernel but "eager", which every class supports: the attribute by which a class of transformers says that it
-# supports the kernel. The first one that a class supports is its default.
+# supports the kernel.
 FLAGS = {
     "sdpa": "_supports_sdpa",
     "flash_attention_2": "_supports_flash_attn",

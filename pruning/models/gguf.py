@@ -159,10 +159,7 @@ SIZES_OF = {kind: struct.calcsize(form) for kind, form in FORMATS.items()}
 # The most that is read, even if a file has room for more: far above every model, and read in seconds.
 KEYS, TENSORS, ITEMS, AXES, DEPTH = 1 << 16, 1 << 20, 1 << 24, 8, 4
 VALUES_PER_BYTE = 8  # the smallest weights have more than one bit
-COUNTED = (
-    ".block_count",
-    ".expert_count",
-)  # keys whose numbers are loops over tensors, or over an axis of one
+COUNTED = (".block_count", ".expert_count")  # their numbers are loops over tensors, or over an axis of one
 
 
 def check_header(path: Path) -> None:
@@ -341,10 +338,8 @@ def check_known(file: GgufFile) -> None:
             f"{', '.join(sorted(known))}; or export a directory (out=DIR) and convert it."
         )
     for key in (key.format(name) for key in TIED):
-        if key in file.entries and file.value(key, True):
-            raise InputError(
-                f"{file.path} has {key}={file.value(key, 'a list')}: such blocks cannot be cut apart."
-            )
+        if key in file.entries and (value := file.value(key, "a list")):
+            raise InputError(f"{file.path} has {key}={value}: such blocks cannot be cut apart.")
 
 
 def pattern(n_blocks: int, period: int) -> list[bool]:
@@ -468,11 +463,8 @@ STALE = ("general.size_label", "general.parameter_count")  # they describe the s
 
 def _entries(cut: GgufCut) -> Iterator[bytes]:
     """Yield each key of the smaller file with its value, as bytes."""
-    file, mask, prefix = cut.file, cut.mask, f"{cut.file.architecture}."
-    order = file.order
-
-    def scalar(entry: KeyValue, value: int) -> bytes:
-        return entry.raw[: entry.payload] + struct.pack(order + FORMATS[entry.kind], value)
+    file, mask, order = cut.file, cut.mask, cut.file.order
+    prefix = f"{file.architecture}."
 
     def key(name: str, kind: int) -> bytes:
         return struct.pack(f"{order}Q", len(name)) + name.encode() + struct.pack(f"{order}I", kind)
@@ -482,28 +474,24 @@ def _entries(cut: GgufCut) -> Iterator[bytes]:
         listed = entry.kind == ARRAY and entry.length == mask.n_blocks and own not in NOT_PER_BLOCK
         if name == RECORD or name in STALE or own in cut.lists:
             continue
-        if own == "block_count":
-            yield scalar(entry, len(mask.kept))
-        elif own in COUNTS:
-            yield scalar(entry, sum(block < int(file.value(name)) for block in mask.kept))
+        if own == "block_count" or own in COUNTS:
+            most = mask.n_blocks if own == "block_count" else int(file.value(name))
+            kept = sum(block < most for block in mask.kept)
+            yield entry.raw[: entry.payload] + struct.pack(order + FORMATS[entry.kind], kept)
         elif listed and (own is not None or name.startswith(BARE)):
-            yield _filtered(file, entry, mask)
+            if (size := SIZES_OF.get(entry.item or 0)) is None:
+                raise InputError(
+                    f"{file.path}: {name} is a list of texts or lists with one entry per block, which cannot be cut."
+                )
+            starts = [entry.payload + size * block for block in mask.kept]
+            items = [entry.raw[start : start + size] for start in starts]
+            yield entry.raw[: entry.payload - 8] + struct.pack(f"{order}Q", len(items)) + b"".join(items)
         else:
             yield entry.raw
     for name, flags in cut.lists.items():
         yield key(prefix + name, ARRAY) + struct.pack(f"{order}IQ{len(flags)}?", BOOL, len(flags), *flags)
     text = json.dumps(cut.record, sort_keys=True).encode()
     yield key(RECORD, STRING) + struct.pack(f"{order}Q", len(text)) + text
-
-
-def _filtered(file: GgufFile, entry: KeyValue, mask: Mask) -> bytes:
-    """A list without the entries of removed blocks; the bytes of each kept entry are copied."""
-    if (size := SIZES_OF.get(entry.item or 0)) is None:
-        raise InputError(
-            f"{file.path}: {entry.name} is a list of texts or lists with one entry per block, which cannot be cut."
-        )
-    items = [entry.raw[entry.payload + size * i : entry.payload + size * (i + 1)] for i in mask.kept]
-    return entry.raw[: entry.payload - 8] + struct.pack(f"{file.order}Q", len(items)) + b"".join(items)
 
 
 # The values of tensors that are stored as floating-point numbers.

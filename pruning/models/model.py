@@ -29,7 +29,7 @@ from pruning.models.architecture import (
 from pruning.models.gguf import check_header
 from pruning.models.kept_models import PACKAGED, quiet
 from pruning.models.model_files import GGUF, INDEX, SINGLE, ModelFiles, find_files, in_gguf
-from pruning.models.placement import Placement, device_options
+from pruning.models.placement import Placement
 from pruning.models.pruned_config import without_rescaling
 
 if TYPE_CHECKING:
@@ -38,13 +38,26 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SOURCES = ("hub", "local", "packaged")
-DEVICE_MAPS = ("auto", "cpu")
 DTYPES = ("float32", "bfloat16", "float16", "float64")
-PRODUCTS = (AUTO, "native")
+ALLOWED = {
+    "dtype": DTYPES,
+    "attention": ATTENTIONS,
+    "products": (AUTO, "native"),
+    "device_map": (AUTO, "cpu"),
+}
 # Settings that decide where weights are stored and how they are multiplied. They change no more of a loss than its
 # rounding.
 PLACING = ("device_map", "max_memory", "offload", "products")
 LEAST = {"gpus_per_rank": 0, "memory_gb": 0.1}
+LIBRARY_ERRORS = (
+    "SafetensorError",
+    "StrictDataclassFieldValidationError",
+    "StrictDataclassClassValidationError",
+)
+NO_TOKENIZER = (
+    "model {} ({}) has no tokenizer that transformers can read: add its tokenizer.json. A tokenizer.model alone is "
+    "read only with the package sentencepiece."
+)
 
 
 @dataclass(unsafe_hash=True)  # not frozen, since OmegaConf makes frozen dataclasses read-only
@@ -107,42 +120,40 @@ class Model:
     resources: Resources = field(default=Resources(), compare=False)
 
     def __post_init__(self) -> None:
+        def put(**settings: Any) -> None:
+            for name, value in settings.items():
+                object.__setattr__(self, name, value)
+
         given: Any = self.resources
         if not isinstance(given, Resources):  # a mapping, as in configurations
-            object.__setattr__(self, "resources", Resources(**given))
+            put(resources=Resources(**given))
         if self.source not in SOURCES:
             raise unknown("model.source", self.source, SOURCES)
-        self._take_gguf_file()
+        if self.source == "local" and self.path.lower().endswith(GGUF):
+            file = Path(self.path).expanduser()
+            if not file.exists():
+                raise InputError(f"model.path={self.path}: there is no such file.")
+            if not file.is_dir() and self.gguf_file not in (None, file.name):
+                raise InputError(
+                    f"model.path={self.path} and model.gguf_file={self.gguf_file} name two files: leave one out."
+                )
+            if not file.is_dir():
+                put(path=str(file.parent), gguf_file=file.name)
         if self.source == "hub":
             check_no_folder(self.path, "model.path")
         if not self.name and self.source == "local":
-            object.__setattr__(self, "name", directory_name(self.location))
+            put(name=directory_name(self.location))
         check_name("model.name", self.name)
-        for name, allowed in (
-            ("dtype", DTYPES),
-            ("attention", ATTENTIONS),
-            ("products", PRODUCTS),
-            ("device_map", DEVICE_MAPS),
-        ):
+        for name, allowed in ALLOWED.items():
             if (value := getattr(self, name)) not in allowed:
                 raise unknown(f"model.{name}", value, allowed)
-        object.__setattr__(self, "max_memory", _memory_limits(self.max_memory))
-
-    def _take_gguf_file(self) -> None:
-        """Read `path=DIR/FILE.gguf` as `path=DIR gguf_file=FILE.gguf`."""
-        if self.source != "local" or not self.path.lower().endswith(GGUF):
-            return
-        file = Path(self.path).expanduser()
-        if file.is_dir():
-            return
-        if not file.is_file():
-            raise InputError(f"model.path={self.path}: there is no such file.")
-        if self.gguf_file not in (None, file.name):
-            raise InputError(
-                f"model.path={self.path} and model.gguf_file={self.gguf_file} name two files: leave one out."
-            )
-        object.__setattr__(self, "path", str(file.parent))
-        object.__setattr__(self, "gguf_file", file.name)
+        if self.max_memory is not None:
+            if not isinstance(self.max_memory, Mapping):
+                raise InputError(
+                    f"model.max_memory={self.max_memory} is not a mapping: write "
+                    "model.max_memory={0: 20GiB, cpu: 50GiB}."
+                )
+            put(max_memory={str(device): str(size) for device, size in self.max_memory.items()})
 
     # Where the model is.
 
@@ -297,14 +308,8 @@ class Model:
 
         found = self.read_with(transformers.AutoTokenizer, *self.place)
         if len(found.get_vocab()) <= len(found.get_added_vocab()):
-            raise self._no_tokenizer()
+            raise InputError(NO_TOKENIZER.format(self.name, self.place[0]))
         return found
-
-    def _no_tokenizer(self) -> InputError:
-        return InputError(
-            f"model {self.name} ({self.place[0]}) has no tokenizer that transformers can read: add its "
-            "tokenizer.json. A tokenizer.model alone is read only with the package sentencepiece."
-        )
 
     def read_with(self, kind: Any, place: str, options: Mapping[str, Any]) -> Any:
         """What `kind.from_pretrained` reads. If it fails, raises UnreachableError or InputError with a short text."""
@@ -317,7 +322,7 @@ class Model:
                     "the configuration and the weights of one model."
                 ) from error
             if "backend tokenizer" in str(error):
-                raise self._no_tokenizer() from error
+                raise InputError(NO_TOKENIZER.format(self.name, place)) from error
             known = isinstance(error, (OSError, ValueError)) or type(error).__name__ in LIBRARY_ERRORS
             if not known and "gguf_file" not in options:  # the reader of GGUF files checks nothing itself
                 raise
@@ -338,18 +343,15 @@ class Model:
 
     def placement(self) -> dict[str, Any]:
         """The settings that decide where weights are, if they are not the defaults. Times depend on them."""
-        placed = {
-            "device_map": self.device_map,
-            "max_memory": self.max_memory,
-            "offload": self.offload is not None,
-        }
+        placed = (self.device_map, self.max_memory, self.offload is not None)
         usual = {"device_map": AUTO, "max_memory": None, "offload": False}
-        return {name: value for name, value in placed.items() if value != usual[name]}
+        pairs = zip(usual.items(), placed, strict=True)
+        return {name: value for (name, default), value in pairs if value != default}
 
     @property
     def device_options(self) -> dict[str, Any]:
         """Device options for `from_pretrained`. Raises InputError if the model does not fit."""
-        options = device_options(self.placing, self.config)
+        options = self.placing.options(self.config)
         if "offload_folder" in options and self.is_gguf:
             raise InputError(
                 f"model {self.name} does not fit one device, and GGUF weights cannot be offloaded: use safetensors."
@@ -358,7 +360,7 @@ class Model:
 
     def load(self) -> LanguageModel:
         """The loaded model. It stays in memory until another model is loaded. Raises as `load_anew` does."""
-        key = (self, str(self.max_memory), self.offload, self.products, self.files and self.files.digest)
+        key = (*_key(self), self.files and self.files.digest)
         if not _loaded or _loaded[0][0] != key:
             _loaded.clear()
             _loaded.append((key, self.load_anew()))
@@ -377,11 +379,8 @@ class Model:
         from pruning.models.stored_tensors import check_extra
 
         place, located = self.weights_place
-        options = located | {
-            "dtype": getattr(torch, self.dtype),
-            "attn_implementation": self.attention_kernel,
-        }
-        options |= self.device_options | {"output_loading_info": True}
+        options = located | self.device_options | {"output_loading_info": True}
+        options |= {"dtype": getattr(torch, self.dtype), "attn_implementation": self.attention_kernel}
         if not self.is_gguf:
             options["use_safetensors"] = True
         if self.files is not None:
@@ -390,9 +389,8 @@ class Model:
         with quiet():
             module, loading = self.read_with(transformers.AutoModelForCausalLM, place, options)
         what = f"model {self.name} ({place})"
-        if getattr(
-            module, "_hf_peft_config_loaded", False
-        ):  # an adapter on a hub; one in a directory is merged
+        # An adapter on a hub. One in a directory is merged.
+        if getattr(module, "_hf_peft_config_loaded", False):
             raise InputError(f"{what} is an adapter: {kept_models.MERGE} and model=local.")
         if lacking := sorted(map(str, [*loading["missing_keys"], *loading["mismatched_keys"]])):
             # transformers fills missing weights with random numbers and raises no error.
@@ -402,47 +400,32 @@ class Model:
         without_rescaling(module.config)
         try:
             loaded = _described(module, self.name, self.origin, self.recorded_revision, self.dtype)
-            if self.products == AUTO and use_faster_products(module):
-                log.info(
-                    "products run in float32, which this processor multiplies faster than %s", self.dtype
-                )
-                loaded = replace(loaded, info=replace(loaded.info, products="float32"))
             check_extra(what, loading["unexpected_keys"], find_blocks(module).path, module)
         except UnskippableError as error:
             raise UnskippableError(f"model {self.name} ({self.path}): {error}") from error
+        if self.products == AUTO and use_faster_products(module):
+            log.info("products run in float32, which this processor multiplies faster than %s", self.dtype)
+            loaded = replace(loaded, info=replace(loaded.info, products="float32"))
         return loaded
 
 
 _loaded: list[tuple[Any, LanguageModel]] = []  # at most one model: it is freed before another one is loaded
 
-LIBRARY_ERRORS = (
-    "SafetensorError",
-    "StrictDataclassFieldValidationError",
-    "StrictDataclassClassValidationError",
-)
-
 
 def shared(models: Iterable[Model]) -> list[Model]:
     """The models, in which equal ones are one object, so that each answers its questions once."""
     first: dict[Any, Model] = {}
-    keys = [(model, str(model.max_memory), model.offload, model.products) for model in models]
-    return [first.setdefault(key, key[0]) for key in keys]
+    return [first.setdefault(_key(model), model) for model in models]
+
+
+def _key(model: Model) -> tuple[Any, ...]:
+    """Equal for models that are loaded in the same way."""
+    return model, str(model.max_memory), model.offload, model.products
 
 
 def same_attention(attention: str) -> str:
     """The setting of `model.attention` that has the same key: sdpa for auto."""
     return "sdpa" if attention == AUTO else attention
-
-
-def _memory_limits(given: Any) -> dict[str, str] | None:
-    """`model.max_memory` as a mapping from device names to sizes."""
-    if given is None:
-        return None
-    if not isinstance(given, Mapping):
-        raise InputError(
-            f"model.max_memory={given} is not a mapping: write model.max_memory={{0: 20GiB, cpu: 50GiB}}."
-        )
-    return {str(device): str(size) for device, size in given.items()}
 
 
 # The name of a model: a legal part of a folder name, which a directory gives by its path.

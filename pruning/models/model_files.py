@@ -13,8 +13,7 @@ import struct
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -39,13 +38,7 @@ ADAPTER_CONFIG = "adapter_config.json"
 GGUF = ".gguf"
 # Endings of files that decide no loss: text for people, and weights in formats that are never read.
 UNUSED = {".md", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".ot", ".pkl", GGUF}
-TEXTS = (
-    "LICENSE",
-    "LICENCE",
-    "NOTICE",
-    "README",
-    "USE_POLICY",
-)  # files without an ending that decide no loss
+TEXTS = ("LICENSE", "LICENCE", "NOTICE", "README", "USE_POLICY")  # without an ending; they decide no loss
 TOKENIZERS, OTHER_WEIGHTS = "fast_tokenizer_files", "transformers_weights"
 BLOCK_COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 FEW = 1000  # blocks that are built within seconds, whatever the weights are
@@ -59,17 +52,14 @@ class ModelFiles:
     """The files of a model in a directory.
 
     `gguf` is the GGUF file that the model is read from, or None. `weights` has the safetensors file of each tensor
-    that an index names; without an index, the only file, under the empty name.
+    that an index names; without an index, the only file, under the empty name. `shapes` has the shape of each tensor
+    that transformers would read; it is empty if there are no safetensors.
     """
 
     folder: Path
     gguf: Path | None
     weights: Mapping[str, Path]
-
-    @cached_property
-    def shapes(self) -> Shapes:
-        """The shape of each tensor that transformers would read; empty if there are no safetensors."""
-        return shapes_in(self.folder, self.weights)
+    shapes: Shapes
 
     @cached_property
     def digest(self) -> str:
@@ -127,7 +117,10 @@ def find_files(path: str, gguf_file: str | None = None) -> ModelFiles:
     or the safetensors files that an index names. Raises InputError if several GGUF files could be meant.
     """
     folder = _folder(path)
-    weights, ggufs = weight_files(folder), gguf_files(folder)
+    weights = weight_files(folder)
+    ggufs = sorted(
+        file for file in folder.glob(f"*{GGUF}") if file.is_file() and not file.name.startswith(".")
+    )
     stored = any(folder.glob("*.safetensors")) or bool(weights)
     if not stored and not ggufs:
         lost = [file.name for file in folder.glob(f"*{GGUF}") if file.is_symlink()]
@@ -138,14 +131,17 @@ def find_files(path: str, gguf_file: str | None = None) -> ModelFiles:
             f"model.path={path}: no {CONFIG} there; give a directory that save_pretrained wrote."
         )
     _check_readable(folder, weights)
-    _check_config(folder, len(shapes_in(folder, weights)))
+    shapes = _shapes_in(folder, weights)
+    _check_config(folder, len(shapes))
     if gguf_file is None and (folder / CONFIG).exists() and stored:
-        return ModelFiles(folder, None, weights)
-    file = folder / (gguf_file or _only_gguf(folder, ggufs))
+        return ModelFiles(folder, None, weights, shapes)
+    if gguf_file is None and len(ggufs) > 1:
+        raise InputError(f"{folder} holds {len(ggufs)} GGUF files: choose one, e.g. model.path={ggufs[0]}.")
+    file = folder / (gguf_file or ggufs[0].name)
     if not file.is_file():
         raise InputError(f"model.gguf_file={gguf_file}: there is no such file in {folder}.")
     check_header(file)
-    return ModelFiles(folder, file, weights)
+    return ModelFiles(folder, file, weights, shapes)
 
 
 def model_digest(path: str, gguf_file: str | None = None) -> str:
@@ -170,23 +166,6 @@ def _folder(path: str) -> Path:
     if not folder.is_dir():
         raise InputError(f"model.path={path}: there is no such directory.")
     return folder
-
-
-def gguf_files(folder: Path) -> list[Path]:
-    """The GGUF files of a directory, sorted; without hidden files, and without links to files that do not exist."""
-    return sorted(
-        file for file in folder.glob(f"*{GGUF}") if file.is_file() and not file.name.startswith(".")
-    )
-
-
-def _only_gguf(folder: Path, files: Sequence[Path]) -> str:
-    if not files:
-        raise InputError(
-            f"{folder} holds no GGUF file: leave model.gguf_file out, or give a file of the folder."
-        )
-    if len(files) > 1:
-        raise InputError(f"{folder} holds {len(files)} GGUF files: choose one, e.g. model.path={files[0]}.")
-    return files[0].name
 
 
 def in_gguf(file: Path) -> tuple[str, dict[str, Any]]:
@@ -222,9 +201,8 @@ def _check_tokenizer_files(folder: Path, used: Set[str]) -> None:
 
 def _check_readable(folder: Path, weights: Mapping[str, Path]) -> None:
     files = [path for path in folder.iterdir() if not path.name.startswith(".")]
-    for file in sorted(
-        {*files, *weights.values()}
-    ):  # an index can also name hidden files, and files in folders
+    # An index can also name hidden files, and files in folders.
+    for file in sorted({*files, *weights.values()}):
         if file.is_symlink() and not file.exists():
             if file.suffix.lower() == GGUF:  # another of the folder's models: this one may be whole
                 continue
@@ -283,7 +261,7 @@ def weight_files(folder: Path) -> dict[str, Path]:
     return {name: folder / file for name, file in where.items()}
 
 
-def shapes_in(folder: Path, weights: Mapping[str, Path]) -> Shapes:
+def _shapes_in(folder: Path, weights: Mapping[str, Path]) -> Shapes:
     """The shape of each tensor in some safetensors files. Raises InputError if one is truncated or lacks a tensor."""
     headers = {file: _header(file) for file in dict.fromkeys(weights.values())}
     if lacking := sorted(name for name, file in weights.items() if name and name not in headers[file]):
@@ -348,22 +326,33 @@ def file_digests(paths: Sequence[Path]) -> dict[Path, str]:
     """
     files = {path: path.resolve() for path in paths}
     states = {file: _state(file) for file in files.values()}
-    total = sum(state[0] for file, state in states.items() if _kept(_entry_path(file), state) is None)
+    total = sum(state[0] for file, state in states.items() if _kept(_entry(file), state) is None)
+    shown: dict[str, Any] = {"disable": True}
     if total >= LARGE:
         log.info("reading %s of weights once, to identify the model", bytes_text(total))
-    with _bar(total) as advance:
-        return {path: _digest(file, states[file], advance) for path, file in files.items()}
+        if sys.stderr is not None:  # a log file gets a new line every 20 seconds at most
+            shown = {"mininterval": 0.2 if is_terminal(sys.stderr) else 20.0}
+    with tqdm(desc="weights", total=total, unit="B", unit_scale=True, unit_divisor=1024, **shown) as bar:
+        return {path: _digest(file, states[file], bar.update) for path, file in files.items()}
 
 
 def _digest(file: Path, state: State, advance: Callable[[int], object]) -> str:
+    """The digest of a file; its entry in the cache is locked against other processes while it is computed."""
     if state[0] < SMALL:
         return _read(file, state, advance)
-    with _entry(file) as entry:
-        if entry is not None and (kept := _kept(entry, state)) is not None:
+    entry = _entry(file)
+    try:
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(f"{entry}.lock").acquire()
+    except (OSError, NotImplementedError) as error:
+        _cannot_keep(entry, error)
+        return _read(file, state, advance)
+    with lock:
+        if (kept := _kept(entry, state)) is not None:
             return kept
         started = time.time_ns()
         digest = _read(file, state, advance)
-        if entry is not None and settled(state, started):
+        if settled(state, started):
             try:
                 storage.write_json(entry, {"path": str(file), "state": state, "sha256": digest})
             except OSError as error:
@@ -400,7 +389,8 @@ def _unreadable(file: Path, error: OSError) -> InputError:
     )
 
 
-def _entry_path(file: Path) -> Path:
+def _entry(file: Path) -> Path:
+    """The path of a file's entry in the cache."""
     return cache_folder() / "digests" / f"{text_sha256(str(file))[:32]}.json"
 
 
@@ -417,24 +407,6 @@ def _kept(entry: Path, state: State) -> str | None:
     return str(digest) if whole else None
 
 
-@contextmanager
-def _entry(file: Path) -> Iterator[Path | None]:
-    """The path of a file's entry, locked against other processes; None if the cache cannot be written."""
-    entry = _entry_path(file)
-    lock = FileLock(f"{entry}.lock")
-    try:
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except (OSError, NotImplementedError) as error:
-        _cannot_keep(entry, error)
-        yield None
-        return
-    try:
-        yield entry
-    finally:
-        lock.release()
-
-
 def _cannot_keep(entry: Path, error: Exception) -> None:
     log.warning(
         "%s cannot be written (%s), so large weights are read again by each command: name another folder with "
@@ -442,16 +414,3 @@ def _cannot_keep(entry: Path, error: Exception) -> None:
         entry.parent,
         getattr(error, "strerror", None) or type(error).__name__,
     )
-
-
-@contextmanager
-def _bar(total: int) -> Iterator[Callable[[int], object]]:
-    """A function that counts bytes; for large files, a progress bar shows them."""
-    if total < LARGE or sys.stderr is None:
-        yield lambda _: None
-        return
-    interval = 0.2 if is_terminal(sys.stderr) else 20.0  # a log file gets a new line every 20 seconds at most
-    with tqdm(
-        desc="weights", total=total, unit="B", unit_scale=True, unit_divisor=1024, mininterval=interval
-    ) as bar:
-        yield bar.update

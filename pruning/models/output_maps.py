@@ -1,13 +1,10 @@
-"""Find out how a linear map of what a sub-layer adds to the hidden state can be folded into its weights.
+"""Repairs: linear maps of what sub-layers add to the hidden state, folded into the weights of the sub-layers.
 
 A sub-layer adds c * o, in which o is the output of its main module and c is 1 in most models. To add c * o T instead,
 with a matrix T (D, D), the last weights are multiplied by T along the axis of the outputs: exact if o is linear in
 these weights, so also for a sum over experts. If the block normalises o before it is added (Gemma), only a diagonal T
 can be folded, into the weight of that norm, which multiplies by w or by 1 + w. Which case it is, is found by probes
-with random values, and not by names:
-
-- the main module's output is replaced by random z, then by z T; what is added must change from c * z to c * z T;
-- a copy of the main module gets random weights; its last weights, multiplied by T, must change its output to o T.
+with random values, and not by names.
 """
 
 from __future__ import annotations
@@ -15,13 +12,12 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -29,421 +25,24 @@ from torch import Tensor, nn
 from pruning.core import storage
 from pruning.core.errors import DamagedError, InputError, UnskippableError
 from pruning.core.mask import unit_names
-from pruning.models.blocks import IDS, BlockInputs, enter, find_blocks, hidden_state, input_device
-from pruning.models.sublayers import Chain, find_chain, find_sublayers
+from pruning.models.blocks import (
+    Arguments,
+    calls_of,
+    enter,
+    few_tokens,
+    hidden_state,
+    logits_of,
+    once_per_model,
+    with_state,
+)
+from pruning.models.sublayers import Chain, find_chain
 
-FORMS = ("linear", "diagonal")
-# Largest relative difference that is still rounding; any other structure gives differences of about 1.
-ROUNDING = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.05}
+# Largest relative difference that is still rounding, by the bytes of a number; other structures differ by about 1.
+ROUNDING = {8: 1e-6, 4: 1e-3, 2: 0.05}
 ADVICE = "Choose compensation=magnitude or compensation=none."
 WRONG_ADVICE = " Remove whole blocks with unit=block."  # what helps against masks over sub-layers
 LARGE = 30.0  # size of a random output relative to the hidden state, so that rounding of their sum is small
-
-
-@dataclass(frozen=True)
-class Fold:
-    """Where a map of what sub-layer `unit` adds is folded in.
-
-    `form` says which maps can be: `linear` or `diagonal`. `adder` is the module whose output, times `factor`, is
-    added; it has the width D = `width`. `axes` are the weights, and how they are multiplied. `why` is the reason if a
-    full map cannot be folded.
-    """
-
-    unit: int
-    form: str
-    adder: nn.Module
-    factor: float
-    width: int
-    axes: Axes
-    why: str | None = None
-
-
-_cache: WeakKeyDictionary[nn.Module, dict[int, Fold]] = WeakKeyDictionary()
-
-
-def find_fold(model: nn.Module, unit: int, form: str) -> Fold:
-    """How a map of the given form is folded into sub-layer `unit`; if only a diagonal one can be, its form says so.
-
-    The block is run on four tokens. Raises InputError, with the reason, if no map can be folded.
-    """
-    known = _cache.setdefault(model, {})
-    if unit not in known:
-        known[unit] = _found(model, unit)
-    return replace(known[unit], form="diagonal") if form == "diagonal" else known[unit]
-
-
-def _found(model: nn.Module, unit: int) -> Fold:
-    """How a map is folded into a sub-layer: a full one if that is possible, else a diagonal one."""
-    try:
-        chain = find_chain(model, "sublayer")
-        names = output_weights(model, [unit])[unit]
-    except UnskippableError as error:
-        raise InputError(f"{str(error).removesuffix(WRONG_ADVICE)} {ADVICE}") from error
-    probe, (main, *others) = _Probe(model, chain, unit), chain.sublayers[unit].mains
-    if others:
-        why = f"{1 + len(others)} modules compute it"
-    elif (factor := probe.factor(main, diagonal=False)) is not None:
-        path = f"{chain.blocks.path}.{unit // 2}."
-        if (axes := output_axes(model, main, names, path)) is not None:
-            return Fold(unit, "linear", main, factor, probe.width, axes)
-        why = "its output is not linear in its last weights"
-    else:
-        why = "the block normalises what the sub-layer returns before it is added"
-        for norm in probe.later():
-            factor = probe.factor(norm, diagonal=True)
-            if factor is not None and (axes := norm_axes(model, norm)) is not None:
-                return Fold(unit, "diagonal", norm, factor, probe.width, axes, why)
-    raise InputError(
-        f"no map can be folded into the {('attention', 'MLP')[unit % 2]} of block {unit // 2} "
-        f"({type(main).__name__}): {why}. {ADVICE}"
-    )
-
-
-class _Probe:
-    """Runs one sub-layer on four tokens, with the outputs of a module replaced."""
-
-    def __init__(self, model: nn.Module, chain: Chain, unit: int) -> None:
-        self.chain, self.unit = chain, unit
-        self.block = chain.blocks.modules[unit // 2]
-        self.entry: BlockInputs
-        with torch.no_grad():
-            self.entry = enter(model, input_ids=torch.tensor(IDS, device=input_device(model)))
-
-        self.width = self.entry.hidden.shape[-1]
-
-    def added(self, module: nn.Module, change: Callable[[Tensor], Tensor]) -> Tensor:
-        """What the sub-layer adds (1, 4, D), in float64, if `change` changes the output of a module."""
-
-        def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
-            if isinstance(output, tuple):
-                return (change(output[0]), *output[1:])
-            return change(output)
-
-        handle = module.register_forward_hook(hook)
-        try:
-            with torch.no_grad():
-                after = self.chain.run(self.unit, self.entry.hidden, self.entry)
-        finally:
-            handle.remove()
-        return after.double() - self.entry.hidden.to(after.device).double()
-
-    def factor(self, module: nn.Module, diagonal: bool) -> float | None:
-        """The c of what is added, c * o, if o is the output of this module; None if something else is added."""
-        hidden, generator = self.entry.hidden, torch.Generator().manual_seed(0)
-        width = hidden.shape[-1]
-        noise = torch.randn(4, width, generator=generator, dtype=torch.float64)
-        noise *= LARGE * float(hidden.double().pow(2).mean().sqrt() + 0.1)
-        change = random_map(width, diagonal, generator)
-
-        def given(values: Tensor) -> Callable[[Tensor], Tensor]:
-            return lambda output: values.to(output).view_as(output)
-
-        try:
-            plain, mapped = (self.added(module, given(v)).cpu() for v in (noise, mapped_by(noise, change)))
-        except (RuntimeError, TypeError, ValueError):
-            return None
-        known = noise.to(hidden.dtype).double().view_as(plain)
-        factor = float((plain * known).sum() / (known * known).sum())
-        tolerance = ROUNDING[hidden.dtype]
-        if factor == 0 or not close(plain, factor * known, tolerance):
-            return None
-        if not close(mapped, factor * mapped_by(known, change), tolerance):
-            return None
-        return 1.0 if abs(factor - 1) < tolerance / 10 else factor
-
-    def later(self) -> Iterator[nn.Module]:
-        """The children of the block that run in this sub-layer after its main module."""
-        ran: list[nn.Module] = []
-        handles = [
-            child.register_forward_hook(lambda m, *_: ran.append(m)) for child in self.block.children()
-        ]
-        try:
-            with torch.no_grad():
-                self.chain.run(self.unit, self.entry.hidden, self.entry)
-        finally:
-            for handle in handles:
-                handle.remove()
-        last = self.chain.sublayers[self.unit].children[-1]
-        yield from ran[ran.index(last) + 1 :]
-
-
-def random_map(width: int, diagonal: bool, generator: torch.Generator) -> Tensor:
-    """A random map in float64: a matrix (D, D), or the diagonal (D,) of one."""
-    if diagonal:
-        return torch.rand(width, generator=generator, dtype=torch.float64) + 0.5
-    matrix: Tensor = torch.randn(width, width, generator=generator, dtype=torch.float64) / width**0.5
-    return matrix
-
-
-def mapped_by(values: Tensor, change: Tensor) -> Tensor:
-    """Values (..., D), multiplied by a matrix (D, D) from the right, or by a diagonal (D,)."""
-    return values * change if change.dim() == 1 else values @ change
-
-
-def close(actual: Tensor, expected: Tensor, tolerance: float) -> bool:
-    """Whether the norm of a difference is at most `tolerance` times the norm of what is expected."""
-    return bool((actual - expected).norm() <= tolerance * expected.norm())
-
-
-# Find the axis of a weight along which a linear map of a module's output is folded in, by probes with random values.
-#
-# The last weights of a sub-layer can be stored as (out, in), as (in, out), or as one tensor of all experts, and
-# biases have one axis. Which axis holds the outputs cannot be read off a square matrix. So each choice is tried on
-# a copy of the module with random weights: with the right one, the output is multiplied by the map.
-
-# Largest relative difference that is still rounding, by the bytes of a number.
-AXES_ROUNDING = {8: 1e-6, 4: 1e-3, 2: 0.05}
-
-
-@dataclass(frozen=True)
-class Axes:
-    """Weights by their names in the model: the axis of the outputs, and an offset.
-
-    A map multiplies (offset + weight) along the axis. The offset is 1 for a norm that multiplies by 1 + weight, and 0
-    for everything else.
-    """
-
-    axes: tuple[tuple[str, int, float], ...]
-
-    def names(self) -> tuple[str, ...]:
-        """The names of the weights."""
-        return tuple(name for name, _, _ in self.axes)
-
-
-def folded(weight: Tensor, axis: int, offset: float, change: Tensor) -> Tensor:
-    """A weight whose outputs, along an axis, are multiplied by a matrix (D, D) or a diagonal (D,); in float64."""
-    last = weight.double().movedim(axis, -1) + offset
-    change = change.double().to(last.device)
-    mapped = last * change if change.dim() == 1 else last @ change
-    return (mapped - offset).movedim(-1, axis)
-
-
-def output_axes(model: nn.Module, main: nn.Module, names: Sequence[str], path: str) -> Axes | None:
-    """The axes of the last weights of a main module; None if its output is not linear in them.
-
-    `names` are their names in the block, and `path` is the name of the block with a dot.
-    """
-    own = _name_of(model, main)
-    inside = [f"{path}{name}".removeprefix(f"{own}.") for name in names]
-    twin = _Twin(model, main)
-    groups = [group for group in weight_groups(twin.module, inside, twin.args, twin.kwargs) if group]
-    return _first_fitting(own, twin, groups, (0.0,))
-
-
-def norm_axes(model: nn.Module, norm: nn.Module) -> Axes | None:
-    """The weights of a norm, if its output is linear in all of them or in 1 + weight; None otherwise.
-
-    Norms take diagonal maps only.
-    """
-    twin = _Twin(model, norm, diagonal=True)
-    groups = [[name] for name, _ in twin.module.named_parameters()]
-    return _first_fitting(_name_of(model, norm), twin, groups, (0.0, 1.0))
-
-
-class _Twin:
-    """A copy of a module with random weights, its random input, and a random map of its output."""
-
-    def __init__(self, model: nn.Module, module: nn.Module, diagonal: bool = False) -> None:
-        generator = torch.Generator().manual_seed(0)
-        self.args, self.kwargs = random_state(*module_inputs(model, [module])[module], generator)
-        self.module = copy.deepcopy(module)
-        _randomise(self.module, generator)
-        plain = self.output()
-        width = plain.shape[-1]
-        if diagonal:
-            self.change = torch.rand(width, generator=generator, dtype=torch.float64) + 0.5
-        else:
-            self.change = torch.randn(width, width, generator=generator, dtype=torch.float64) / width**0.5
-        self.expected = plain * self.change if diagonal else plain @ self.change
-        self.weights = dict(self.module.named_parameters())
-        self.saved = {name: weight.detach().clone() for name, weight in self.weights.items()}
-
-    def output(self) -> Tensor:
-        """The module's output, in float64."""
-        with torch.no_grad():
-            output = self.module(*self.args, **self.kwargs)
-        state: Tensor = output[0] if isinstance(output, tuple) else output
-        return state.double().cpu()
-
-    def fits(self, axes: Sequence[tuple[str, int, float]]) -> bool:
-        """Whether the output is multiplied by the map if these weights are, along these axes."""
-        with torch.no_grad():
-            for name, axis, offset in axes:
-                self.weights[name].copy_(folded(self.saved[name], axis, offset, self.change))
-        tolerance = AXES_ROUNDING[hidden_of(self.args, self.kwargs).element_size()]
-        return bool((self.output() - self.expected).norm() <= tolerance * self.expected.norm())
-
-
-def _first_fitting(
-    own: str, twin: _Twin, groups: Sequence[Sequence[str]], offsets: Sequence[float]
-) -> Axes | None:
-    """The first choice of axes and offsets that fits; the weights of a group have the same."""
-    width = len(twin.change)
-    possible = [
-        [(axis, offset) for axis, size in enumerate(twin.weights[group[0]].shape) for offset in offsets
-         if size == width]
-        for group in groups
-    ]  # fmt: skip
-    for chosen in product(*possible) if groups else ():
-        pairs = zip(groups, chosen, strict=True)
-        axes = [(name, axis, offset) for group, (axis, offset) in pairs for name in group]
-        if twin.fits(axes):
-            return Axes(tuple((f"{own}.{name}", axis, offset) for name, axis, offset in axes))
-    return None
-
-
-def _name_of(model: nn.Module, wanted: nn.Module) -> str:
-    name: str = next(name for name, module in model.named_modules() if module is wanted)
-    return name
-
-
-def _randomise(module: nn.Module, generator: torch.Generator) -> None:
-    with torch.no_grad():
-        for weight in module.parameters():
-            if weight.is_floating_point():
-                weight.copy_((torch.randn(weight.shape, generator=generator) * STD).to(weight))
-
-
-# Find the weights through which a sub-layer writes: if they are zeros, the sub-layer adds exactly nothing.
-#
-# These are the output projection of attention, or the last projection of an MLP or of all its experts, with biases.
-# They are found by structure. The sub-layer's main module is copied and gets random weights and a random state, so
-# that nothing is zero by accident. With all weights zero, it must return zeros. Then weights get their random
-# values back, one by one in the order in which modules return; if the output is no longer zero, they become zeros
-# again. What stays zero is a smallest set of weights, the last that are used. The weights of the experts in a list
-# go together, because not every expert sees one of the few tokens.
-
-STD = 0.5  # of the random weights
-
-
-def output_weights(model: nn.Module, units: Sequence[int]) -> dict[int, tuple[str, ...]]:
-    """For each sub-layer of `units`, the names of its output weights in its block, such as `mlp.down_proj.weight`.
-
-    The model is run once on four tokens. Raises UnskippableError if the blocks have no two sub-layers, or if zero
-    weights do not make a sub-layer's main module return zeros.
-    """
-    blocks, sublayers = find_blocks(model).modules, find_sublayers(model)
-    inputs = module_inputs(model, [main for unit in units for main in sublayers[unit].mains])
-    found: dict[int, tuple[str, ...]] = {}
-    for unit in units:
-        for main in sublayers[unit].mains:
-            names = _last(main, *inputs[main])
-            if not names:
-                kind = "attention" if unit % 2 == 0 else "MLP"
-                raise UnskippableError(
-                    f"the {kind} of block {unit // 2} ({type(main).__name__}) does not return zeros if all its "
-                    "weights are zeros, so it cannot be switched off by weights. Remove whole blocks with unit=block."
-                )
-            prefix = next(name for name, module in blocks[unit // 2].named_modules() if module is main)
-            found[unit] = (*found.get(unit, ()), *(f"{prefix}.{name}" for name in names))
-    return found
-
-
-def module_inputs(
-    model: nn.Module, mains: Sequence[nn.Module]
-) -> dict[nn.Module, tuple[tuple[Any, ...], dict[str, Any]]]:
-    """The arguments with which the model calls some of its modules, for four tokens."""
-    inputs: dict[nn.Module, tuple[tuple[Any, ...], dict[str, Any]]] = {}
-
-    def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        inputs[module] = args, kwargs
-
-    handles = [main.register_forward_pre_hook(note, with_kwargs=True) for main in mains]
-    try:
-        with torch.no_grad():
-            model(input_ids=torch.tensor(IDS, device=input_device(model)), use_cache=False)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return inputs
-
-
-def _last(main: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[str]:
-    """The names of a smallest set of weights that decide whether a module returns zeros; empty if there is none."""
-    twin = copy.deepcopy(main)
-    generator = torch.Generator().manual_seed(0)
-    args, kwargs = random_state(args, kwargs, generator)
-    weights = {name: weight for name, weight in twin.named_parameters() if weight.is_floating_point()}
-    values = {
-        name: (torch.randn(weight.shape, generator=generator) * STD).to(weight)
-        for name, weight in weights.items()
-    }
-
-    def zero(names: Sequence[str], back: bool = False) -> bool:
-        """Make weights zeros, or give them their values back; whether the module then returns zeros."""
-        with torch.no_grad():
-            for name in names:
-                weights[name].copy_(values[name] if back else torch.zeros_like(values[name]))
-            output = twin(*args, **kwargs)
-        state: Tensor = output[0] if isinstance(output, tuple) else output
-        return not state.any()
-
-    with torch.no_grad():
-        for name, weight in weights.items():
-            weight.copy_(values[name])
-    groups = weight_groups(twin, list(weights), args, kwargs)
-    if not zero(list(weights)):
-        return []
-    last = []
-    for names in groups:
-        if not zero(names, back=True):
-            zero(names)
-            last += names
-    return last
-
-
-def hidden_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    """The first tensor among the arguments of a module; for a block's part, its hidden state."""
-    return next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
-
-
-def random_state(
-    args: tuple[Any, ...], kwargs: dict[str, Any], generator: torch.Generator
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Arguments of a module with a random hidden state of the same shape."""
-    state = hidden_state(args, kwargs)
-    if state is None:
-        return args, kwargs
-    noise = torch.randn(state.shape, generator=generator).to(state)
-    return ((noise, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": noise})
-
-
-def weight_groups(
-    module: nn.Module, names: Sequence[str], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> list[list[str]]:
-    """Names of weights, in the order in which their modules return; those of the members of a list go together."""
-    returned: list[nn.Module] = []
-    handles = [m.register_forward_hook(lambda m, *_: returned.append(m)) for m in module.modules()]
-    try:
-        with torch.no_grad():
-            module(*args, **kwargs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    order = {id(one): number for number, one in enumerate(returned)}
-    groups: dict[str, list[str]] = {}
-    latest: dict[str, int] = {}
-    for name in names:
-        pattern = _pattern(module, name)
-        owner = module.get_submodule(name.rpartition(".")[0])
-        groups.setdefault(pattern, []).append(name)
-        latest[pattern] = max(latest.get(pattern, -1), order.get(id(owner), -1))
-    return [groups[pattern] for pattern in sorted(groups, key=lambda one: latest[one])]
-
-
-def _pattern(module: nn.Module, name: str) -> str:
-    """The name of a weight without its numbers in lists of modules."""
-    parts = name.split(".")
-    owners = [module.get_submodule(".".join(parts[:depth])) for depth in range(len(parts))]
-    in_list = [isinstance(owner, nn.ModuleList | nn.ParameterList) for owner in owners]
-    return ".".join("*" if listed else part for part, listed in zip(parts, in_list, strict=True))
-
-
-# Repairs: linear maps that stand in for removed units, folded into the weights of the units before them.
-#
-# A repair holds a map T for some sub-layers: what the sub-layer adds to the hidden state is multiplied by T. The
-# file `repair.safetensors` holds one float32 tensor for each, (D, D) or, for a diagonal, (D,), named by its sub-
-# layer, such as `m3`. The folded weights are not stored, because they follow from the maps and the dense model.
+STD = 0.5  # of random weights
 
 NAME = "repair.safetensors"
 Precision = Callable[[str, torch.dtype], torch.dtype]
@@ -451,7 +50,11 @@ Precision = Callable[[str, torch.dtype], torch.dtype]
 
 @dataclass(frozen=True)
 class Repair:
-    """The map (D, D) or (D,), in float32, of each repaired sub-layer: unit 2i is attention of block i, 2i + 1 MLP."""
+    """The map (D, D) or (D,), in float32, of each repaired sub-layer: unit 2i is attention of block i, 2i + 1 MLP.
+
+    What a sub-layer adds is multiplied by its map. The file `repair.safetensors` holds a tensor for each, named by
+    its sub-layer, such as `m3`. Folded weights are not stored: they follow from the maps and the dense model.
+    """
 
     maps: Mapping[int, Tensor]
 
@@ -466,16 +69,13 @@ class Repair:
 
     def names(self) -> tuple[str, ...]:
         """The repaired sub-layers in short notation, such as `m3`."""
-        return tuple(unit_names("sublayer", [unit])[0] for unit in sorted(self.maps))
+        return tuple(_short(unit) for unit in sorted(self.maps))
 
     def save(self, folder: Path) -> None:
         """Write `repair.safetensors` atomically."""
         from safetensors.torch import save
 
-        tensors = {
-            name: self.maps[unit].contiguous()
-            for name, unit in zip(self.names(), sorted(self.maps), strict=True)
-        }
+        tensors = {_short(unit): self.maps[unit].contiguous() for unit in sorted(self.maps)}
         storage.write_bytes(folder / NAME, save(tensors))
 
 
@@ -499,6 +99,30 @@ def read_repair(folder: Path, sha256: str) -> Repair:
     return repair
 
 
+@contextmanager
+def repaired(model: Any, repair: Repair | None) -> Iterator[None]:
+    """Within this context the model has the folded weights of a repair, if there is one; see `replaced`."""
+    with replaced(model, {} if repair is None else folded_weights(model, repair)):
+        yield
+
+
+@contextmanager
+def replaced(model: Any, weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """Within this context the model has other values for some weights; on exit the old ones are back, bit for bit.
+
+    A state that was computed outside must not be used inside: use a new `Forward`.
+    """
+    parameters = {name: model.get_parameter(name) for name in weights}
+    saved = {name: parameter.data for name, parameter in parameters.items()}
+    try:
+        for name, parameter in parameters.items():
+            parameter.data = weights[name]
+        yield
+    finally:
+        for name, parameter in parameters.items():
+            parameter.data = saved[name]
+
+
 def folded_weights(model: Any, repair: Repair, precision: Precision | None = None) -> dict[str, Tensor]:
     """The weights into which maps are folded, by their names in the model.
 
@@ -509,11 +133,11 @@ def folded_weights(model: Any, repair: Repair, precision: Precision | None = Non
     for unit, change in sorted(repair.maps.items()):
         fold = find_fold(model, unit, "diagonal" if change.dim() == 1 else "linear")
         if fold.form == "diagonal" and change.dim() == 2:
-            raise InputError(f"the map of {unit_names('sublayer', [unit])[0]} cannot be folded: {fold.why}.")
-        for name, axis, offset in fold.axes.axes:
+            raise InputError(f"the map of {_short(unit)} cannot be folded: {fold.why}.")
+        for name, axis, offset in fold.axes:
             weight = model.get_parameter(name)
             check_in_memory(weight)
-            values = folded(weight.detach(), axis, offset, change)
+            values = _folded(weight.detach(), axis, offset, change)
             rounded = values.to(weight.dtype if precision is None else precision(name, weight.dtype))
             found[name] = rounded.to(weight.dtype).contiguous()
     return found
@@ -528,30 +152,301 @@ def check_in_memory(weight: Tensor) -> None:
         )
 
 
-@contextmanager
-def replaced(model: Any, weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """Within this context the model has other values for some weights; on exit the old ones are back, bit for bit.
+def _short(unit: int) -> str:
+    return unit_names("sublayer", [unit])[0]
 
-    A state that was computed outside must not be used inside: use a new `Forward`.
+
+def _folded(weight: Tensor, axis: int, offset: float, change: Tensor) -> Tensor:
+    """A weight whose outputs, along an axis, are multiplied by a matrix (D, D) or a diagonal (D,); in float64."""
+    last = weight.double().movedim(axis, -1) + offset
+    return (_mapped(last, change.double().to(last.device)) - offset).movedim(-1, axis)
+
+
+def _mapped(values: Tensor, change: Tensor) -> Tensor:
+    """Values (..., D), multiplied by a matrix (D, D) from the right, or by a diagonal (D,)."""
+    return values * change if change.dim() == 1 else values @ change
+
+
+# Where a map is folded in.
+
+# A weight's name in the model, the axis of its outputs, and an offset: a map multiplies (offset + weight) along the
+# axis. The offset is 1 for a norm that multiplies by 1 + weight, and 0 for everything else.
+Axis = tuple[str, int, float]
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Where a map of what sub-layer `unit` adds is folded in.
+
+    `form` says which maps can be: `linear` or `diagonal`. `adder` is the module whose output, times `factor`, is
+    added; it has the width D = `width`. `axes` are the weights, and how they are multiplied. `why` is the reason if a
+    full map cannot be folded.
     """
-    with ExitStack() as stack:
-        for name, values in weights.items():
-            stack.enter_context(_replaced(model.get_parameter(name), values))
-        yield
+
+    unit: int
+    form: str
+    adder: nn.Module
+    factor: float
+    width: int
+    axes: tuple[Axis, ...]
+    why: str | None = None
 
 
-@contextmanager
-def repaired(model: Any, repair: Repair | None) -> Iterator[None]:
-    """Within this context the model has the folded weights of a repair, if there is one; see `replaced`."""
-    with replaced(model, {} if repair is None else folded_weights(model, repair)):
-        yield
+def find_fold(model: nn.Module, unit: int, form: str) -> Fold:
+    """How a map of the given form is folded into sub-layer `unit`; if only a diagonal one can be, its form says so.
+
+    The block is run on four tokens. Raises InputError, with the reason, if no map can be folded.
+    """
+    folds = _folds(model)
+    if unit not in folds:
+        folds[unit] = _found(model, unit)
+    return replace(folds[unit], form="diagonal") if form == "diagonal" else folds[unit]
 
 
-@contextmanager
-def _replaced(parameter: Any, values: Tensor) -> Iterator[None]:
-    saved = parameter.data
-    parameter.data = values
+@once_per_model
+def _folds(_model: nn.Module) -> dict[int, Fold]:
+    """The folds of a model that have been found, by unit."""
+    return {}
+
+
+def _found(model: nn.Module, unit: int) -> Fold:
+    """How a map is folded into a sub-layer: a full one if that is possible, else a diagonal one."""
     try:
-        yield
-    finally:
-        parameter.data = saved
+        chain = find_chain(model, "sublayer")
+        names = output_weights(model, [unit])[unit]
+    except UnskippableError as error:
+        raise InputError(f"{str(error).removesuffix(WRONG_ADVICE)} {ADVICE}") from error
+    probe, (main, *others) = _UnitProbe(model, chain, unit), chain.sublayers[unit].mains
+    if others:
+        why = f"{1 + len(others)} modules compute it"
+    elif (factor := probe.factor(main, diagonal=False)) is not None:
+        path = f"{chain.blocks.path}.{unit // 2}."
+        if (axes := _axes(model, main, [path + name for name in names])) is not None:
+            return Fold(unit, "linear", main, factor, probe.width, axes)
+        why = "its output is not linear in its last weights"
+    else:
+        why = "the block normalises what the sub-layer returns before it is added"
+        for norm in probe.later():
+            factor = probe.factor(norm, diagonal=True)
+            if factor is not None and (axes := _axes(model, norm)) is not None:
+                return Fold(unit, "diagonal", norm, factor, probe.width, axes, why)
+    raise InputError(
+        f"no map can be folded into the {('attention', 'MLP')[unit % 2]} of block {unit // 2} "
+        f"({type(main).__name__}): {why}. {ADVICE}"
+    )
+
+
+class _UnitProbe:
+    """Runs one sub-layer on four tokens, with the outputs of a module replaced."""
+
+    def __init__(self, model: nn.Module, chain: Chain, unit: int) -> None:
+        self.chain, self.unit = chain, unit
+        with torch.no_grad():
+            self.entry = enter(model, input_ids=few_tokens(model))
+        self.hidden = self.entry.hidden
+        self.width = self.hidden.shape[-1]
+
+    def factor(self, module: nn.Module, diagonal: bool) -> float | None:
+        """The c of what is added, c * o, if o is the output of this module; None if something else is added.
+
+        The output is replaced by random z, then by z T: what is added must change from c * z to c * z T.
+        """
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.randn(4, self.width, generator=generator, dtype=torch.float64)
+        noise *= LARGE * float(self.hidden.double().pow(2).mean().sqrt() + 0.1)
+        change = _random_map(self.width, diagonal, generator)
+        try:
+            plain, mapped = (self._added(module, values) for values in (noise, _mapped(noise, change)))
+        except (RuntimeError, TypeError, ValueError):
+            return None
+        known = noise.to(self.hidden.dtype).double().view_as(plain)
+        factor = float((plain * known).sum() / (known * known).sum())
+        tolerance = ROUNDING[self.hidden.element_size()]
+        if factor == 0 or not _close(plain, factor * known, tolerance):
+            return None
+        if not _close(mapped, factor * _mapped(known, change), tolerance):
+            return None
+        return 1.0 if abs(factor - 1) < tolerance / 10 else factor
+
+    def _added(self, module: nn.Module, values: Tensor) -> Tensor:
+        """What the sub-layer adds (1, 4, D), in float64, if a module returns these values (4, D)."""
+
+        def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
+            if isinstance(output, tuple):
+                return (values.to(output[0]).view_as(output[0]), *output[1:])
+            return values.to(output).view_as(output)
+
+        handle = module.register_forward_hook(hook)
+        try:
+            with torch.no_grad():
+                after = self.chain.run(self.unit, self.hidden, self.entry)
+        finally:
+            handle.remove()
+        return (after.double() - self.hidden.to(after.device).double()).cpu()
+
+    def later(self) -> Sequence[nn.Module]:
+        """The children of the block that run in this sub-layer after its main module."""
+        block = self.chain.blocks.modules[self.unit // 2]
+        with calls_of(block.children()) as calls, torch.no_grad():
+            self.chain.run(self.unit, self.hidden, self.entry)
+        ran = [call.module for call in calls]
+        return ran[ran.index(self.chain.sublayers[self.unit].children[-1]) + 1 :]
+
+
+def _random_map(width: int, diagonal: bool, generator: torch.Generator) -> Tensor:
+    """A random map in float64: a matrix (D, D), or the diagonal (D,) of one."""
+    if diagonal:
+        return torch.rand(width, generator=generator, dtype=torch.float64) + 0.5
+    matrix: Tensor = torch.randn(width, width, generator=generator, dtype=torch.float64) / width**0.5
+    return matrix
+
+
+def _close(actual: Tensor, expected: Tensor, tolerance: float) -> bool:
+    return bool((actual - expected).norm() <= tolerance * expected.norm())
+
+
+# The axes of weights. The last weights of a sub-layer can be stored as (out, in), as (in, out), or as one tensor of
+# all experts, and biases have one axis. Which axis holds the outputs cannot be read off a square matrix. So each
+# choice is tried on a copy of the module with random weights: the right one multiplies the output by the map.
+
+
+class _Twin:
+    """A copy of a module with random weights, and random arguments for it. `saved` are the random weights."""
+
+    def __init__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.generator = torch.Generator().manual_seed(0)
+        if (state := hidden_state(args, kwargs)) is not None:
+            noise = torch.randn(state.shape, generator=self.generator).to(state)
+            args, kwargs = with_state(args, kwargs, noise)
+        self.args, self.kwargs = args, kwargs
+        self.module = copy.deepcopy(module)
+        self.weights = {n: w for n, w in self.module.named_parameters() if w.is_floating_point()}
+        self.saved = {
+            name: (torch.randn(weight.shape, generator=self.generator) * STD).to(weight.detach())
+            for name, weight in self.weights.items()
+        }
+        self.set(self.saved)
+
+    def set(self, values: Mapping[str, Tensor]) -> None:
+        """Give weights other values."""
+        with torch.no_grad():
+            for name, value in values.items():
+                self.weights[name].copy_(value)
+
+    def output(self) -> Tensor:
+        """The module's output."""
+        with torch.no_grad():
+            output = self.module(*self.args, **self.kwargs)
+        state: Tensor = output[0] if isinstance(output, tuple) else output
+        return state
+
+    def groups(self, names: Sequence[str]) -> list[list[str]]:
+        """Names of weights, in the order in which their modules return; those of a list's members go together.
+
+        Not every expert in a list sees one of the few tokens.
+        """
+        with calls_of(self.module.modules()) as calls:
+            self.output()
+        order = {call.module: number for number, call in enumerate(calls)}
+        groups: dict[str, list[str]] = {}
+        latest: dict[str, int] = {}
+        for name in names:
+            pattern, owner = _pattern(self.module, name), self.module.get_submodule(name.rpartition(".")[0])
+            groups.setdefault(pattern, []).append(name)
+            latest[pattern] = max(latest.get(pattern, -1), order.get(owner, -1))
+        return [groups[pattern] for pattern in sorted(groups, key=lambda one: latest[one])]
+
+
+def _axes(model: nn.Module, module: nn.Module, names: Sequence[str] = ()) -> tuple[Axis, ...] | None:
+    """The axes along which a map of a module's output is folded into its weights; None if the output is not linear.
+
+    `names` are the last weights of a main module; those of a group have the same axis. Without names, the module is a
+    norm: all its weights take part, each may have the offset 1, and the map is diagonal.
+    """
+    own, twin = _name_of(model, module), _Twin(module, *_module_inputs(model, [module])[module])
+    groups = twin.groups([name.removeprefix(f"{own}.") for name in names]) or [
+        [name] for name in twin.weights
+    ]
+    plain = twin.output().double().cpu()
+    change = _random_map(width := plain.shape[-1], not names, twin.generator)
+    first = next(value for value in (*twin.args, *twin.kwargs.values()) if isinstance(value, Tensor))
+    possible = [
+        [(axis, offset) for axis, size in enumerate(twin.weights[group[0]].shape)
+         for offset in ((0.0,) if names else (0.0, 1.0)) if size == width]
+        for group in groups
+    ]  # fmt: skip
+    for chosen in product(*possible) if groups else ():
+        pairs = zip(groups, chosen, strict=True)
+        axes = [(name, axis, offset) for group, (axis, offset) in pairs for name in group]
+        twin.set({name: _folded(twin.saved[name], axis, offset, change) for name, axis, offset in axes})
+        if _close(twin.output().double().cpu(), _mapped(plain, change), ROUNDING[first.element_size()]):
+            return tuple((f"{own}.{name}", axis, offset) for name, axis, offset in axes)
+    return None
+
+
+def _name_of(model: nn.Module, wanted: nn.Module) -> str:
+    name: str = next(name for name, module in model.named_modules() if module is wanted)
+    return name
+
+
+def _pattern(module: nn.Module, name: str) -> str:
+    """The name of a weight without its numbers in lists of modules."""
+    parts = name.split(".")
+    owners = [module.get_submodule(".".join(parts[:depth])) for depth in range(len(parts))]
+    in_list = [isinstance(owner, nn.ModuleList | nn.ParameterList) for owner in owners]
+    return ".".join("*" if listed else part for part, listed in zip(parts, in_list, strict=True))
+
+
+# The weights through which a sub-layer writes: if they are zeros, the sub-layer adds exactly nothing.
+#
+# These are the output projection of attention, or the last projection of an MLP or of all its experts, with biases.
+# With all weights zero, a copy of the main module with random weights must return zeros. Then weights get their
+# random values back, one by one in the order in which modules return; if the output is no longer zero, they become
+# zeros again. What stays zero is a smallest set of weights, the last that are used.
+
+
+def output_weights(model: nn.Module, units: Sequence[int]) -> dict[int, tuple[str, ...]]:
+    """For each sub-layer of `units`, the names of its output weights in its block, such as `mlp.down_proj.weight`.
+
+    The model is run once on four tokens. Raises UnskippableError if the blocks have no two sub-layers, or if zero
+    weights do not make a sub-layer's main module return zeros.
+    """
+    chain = find_chain(model, "sublayer")
+    blocks, sublayers = chain.blocks.modules, chain.sublayers
+    inputs = _module_inputs(model, [main for unit in units for main in sublayers[unit].mains])
+    found: dict[int, tuple[str, ...]] = {}
+    for unit in units:
+        for main in sublayers[unit].mains:
+            names = _last(main, *inputs[main])
+            if not names:
+                kind = "attention" if unit % 2 == 0 else "MLP"
+                raise UnskippableError(
+                    f"the {kind} of block {unit // 2} ({type(main).__name__}) does not return zeros if all its "
+                    f"weights are zeros, so it cannot be switched off by weights.{WRONG_ADVICE}"
+                )
+            prefix = _name_of(blocks[unit // 2], main)
+            found[unit] = (*found.get(unit, ()), *(f"{prefix}.{name}" for name in names))
+    return found
+
+
+def _module_inputs(model: nn.Module, modules: Sequence[nn.Module]) -> dict[nn.Module, Arguments]:
+    """The arguments with which the model calls some of its modules, for four tokens."""
+    with calls_of(modules) as calls, torch.no_grad():
+        logits_of(model, few_tokens(model))
+    return {call.module: (call.args, call.kwargs) for call in calls}
+
+
+def _last(main: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[str]:
+    """The names of a smallest set of weights that decide whether a module returns zeros; empty if there is none."""
+    twin = _Twin(main, args, kwargs)
+    groups, zeros = twin.groups([*twin.weights]), {n: torch.zeros_like(w) for n, w in twin.saved.items()}
+    twin.set(zeros)
+    if twin.output().any():
+        return []
+    last = []
+    for names in groups:
+        twin.set({name: twin.saved[name] for name in names})
+        if twin.output().any():
+            twin.set({name: zeros[name] for name in names})
+            last += names
+    return last

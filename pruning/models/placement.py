@@ -30,17 +30,6 @@ Device: TypeAlias = int | str  # a GPU's number, "cpu" or "disk"
 
 
 @dataclass(frozen=True)
-class Needs:
-    """Sizes in bytes: of all weights, and of the largest part that is never split.
-
-    This part is usually a block or the embeddings.
-    """
-
-    total: int
-    largest: int
-
-
-@dataclass(frozen=True)
 class Placement:
     """The settings of a model that decide where its weights go; `dtype` is the name of their precision."""
 
@@ -50,63 +39,83 @@ class Placement:
     max_memory: Mapping[str, str] | None
     offload: str | None
 
+    def options(self, config: Any) -> dict[str, Any]:
+        """Device options for `from_pretrained`; empty if there are no GPUs and the model fits main memory.
 
-def device_options(placing: Placement, config: Any) -> dict[str, Any]:
-    """Device options for `from_pretrained`; empty if there are no GPUs and the model fits main memory.
+        Raises InputError, with all sizes, if the model does not fit.
+        """
+        import torch
 
-    Raises InputError, with all sizes, if the model does not fit.
-    """
-    gpus = [] if placing.device_map == CPU else _gpus()
-    if (empty := _empty(placing, config)) is None:
-        return {"device_map": "auto"} if gpus else {}
-    needs = Needs(*_sizes(empty, placing))
-    available = _available(gpus, placing.max_memory or {})
-    devices = dict(available) if placing.offload is not None else _without_offloading(available, gpus)
-    if needs.total <= devices[next(iter(devices))]:
-        return {"device_map": {"": gpus[0]}} if gpus else {}
-    if len(devices) == 1 and placing.offload is None:
-        raise _too_large(placing, needs, available)
-    chosen = _spread(empty, devices, placing)
-    if placing.offload is None and "disk" in chosen.values():
-        raise _too_large(placing, needs, available)
-    _log_plan(placing, needs, chosen)
-    options: dict[str, Any] = {"device_map": chosen}
-    if placing.offload is None:
-        return options
-    return options | {"offload_folder": str(Path(placing.offload).expanduser())}
-
-
-def _gpus() -> list[int]:
-    import torch
-
-    return list(range(torch.cuda.device_count()))
-
-
-def _empty(placing: Placement, config: Any) -> Any:
-    """The model without its weights. None if transformers cannot build it; loading then raises a clearer error."""
-    import torch
-    import transformers
-    from accelerate import init_empty_weights
-
-    try:
-        with init_empty_weights(include_buffers=False):
-            kind, dtype = transformers.AutoModelForCausalLM, getattr(torch, placing.dtype)
-            # A kernel that the configuration names is not fetched.
-            return kind.from_config(
-                copy.deepcopy(config), dtype=dtype, attn_implementation="eager", trust_remote_code=False
+        gpus = [] if self.device_map == CPU else list(range(torch.cuda.device_count()))
+        if (empty := self.empty(config)) is None:
+            return {"device_map": "auto"} if gpus else {}
+        total, largest = self.sizes(empty)
+        available = _available(gpus, self.max_memory or {})
+        devices = available
+        if self.offload is None:  # only the GPUs hold weights, or main memory if there are none
+            devices = {device: size for device, size in available.items() if device != CPU or not gpus}
+        if total <= devices[next(iter(devices))]:
+            return {"device_map": {"": gpus[0]}} if gpus else {}
+        chosen = {} if self.offload is None and len(devices) == 1 else self._spread(empty, devices)
+        if not chosen or (self.offload is None and "disk" in chosen.values()):
+            sizes = ", ".join(f"{_name(device)} {bytes_text(size)}" for device, size in available.items())
+            raise InputError(
+                f"model {self.name} needs {bytes_text(total)} for its weights in {self.dtype} (largest part "
+                f"{bytes_text(largest)}), but the memory available is: {sizes}. Give each rank more GPUs "
+                "(model.resources.gpus_per_rank), choose a smaller model.dtype, or set model.offload=DIR: weights "
+                "that do not fit are then read from disk each time they are used, which is slow."
             )
-    except (ValueError, KeyError, AttributeError, RuntimeError, ArithmeticError, TypeError):
-        return None
+        parts = ", ".join(f"{_name(device)} {n}" for device, n in Counter(chosen.values()).items())
+        log.info("%s (%s) is spread over devices; parts on each: %s", self.name, bytes_text(total), parts)
+        if self.offload is None:
+            return {"device_map": chosen}
+        return {"device_map": chosen, "offload_folder": str(Path(self.offload).expanduser())}
 
+    def empty(self, config: Any) -> Any:
+        """The model without weights. None if transformers cannot build it; loading then raises a clearer error."""
+        import torch
+        import transformers
+        from accelerate import init_empty_weights
 
-def _sizes(empty: Any, placing: Placement) -> tuple[int, int]:
-    import torch
-    from accelerate.utils import compute_module_sizes, get_max_layer_size
+        try:
+            with init_empty_weights(include_buffers=False):
+                kind, dtype = transformers.AutoModelForCausalLM, getattr(torch, self.dtype)
+                # A kernel that the configuration names is not fetched.
+                return kind.from_config(
+                    copy.deepcopy(config), dtype=dtype, attn_implementation="eager", trust_remote_code=False
+                )
+        except (ValueError, KeyError, AttributeError, RuntimeError, ArithmeticError, TypeError):
+            return None
 
-    sizes = compute_module_sizes(empty, dtype=getattr(torch, placing.dtype))
-    parts = [*empty.named_parameters(recurse=False), *empty.named_children()]
-    largest, _ = get_max_layer_size(parts, sizes, list(empty._no_split_modules or ()))
-    return int(sizes[""]), int(largest)
+    def sizes(self, empty: Any) -> tuple[int, int]:
+        """Bytes of all weights, and of the largest part that is never split, usually a block or the embeddings."""
+        import torch
+        from accelerate.utils import compute_module_sizes, get_max_layer_size
+
+        sizes = compute_module_sizes(empty, dtype=getattr(torch, self.dtype))
+        parts = [*empty.named_parameters(recurse=False), *empty.named_children()]
+        largest, _ = get_max_layer_size(parts, sizes, list(empty._no_split_modules or ()))
+        return int(sizes[""]), int(largest)
+
+    def _spread(self, empty: Any, devices: Mapping[Device, int]) -> dict[str, Device]:
+        """The device of each part, or "disk" if a part fits no device.
+
+        If `model.offload` is not set, parts are spread evenly over the GPUs if possible.
+        """
+        import torch
+        from accelerate import infer_auto_device_map
+        from accelerate.utils import get_balanced_memory
+
+        split = {
+            "no_split_module_classes": list(empty._no_split_modules or ()),
+            "dtype": getattr(torch, self.dtype),
+        }
+        if self.offload is None:
+            even = get_balanced_memory(empty, max_memory=dict(devices), **split)
+            chosen = infer_auto_device_map(empty, max_memory=even, **split)
+            if "disk" not in chosen.values():
+                return dict(chosen)
+        return dict(infer_auto_device_map(empty, max_memory=dict(devices), **split))
 
 
 def _available(gpus: list[int], limits: Mapping[str, str]) -> dict[Device, int]:
@@ -140,50 +149,6 @@ def _free(device: Device) -> int:
         return int(psutil.virtual_memory().available * (1 - SHARE))
     free, whole = torch.cuda.mem_get_info(device)
     return max(0, int(free - max(SHARE * whole, LEAST)))
-
-
-def _without_offloading(available: Mapping[Device, int], gpus: list[int]) -> dict[Device, int]:
-    """The devices that hold weights if nothing is offloaded: the GPUs, or main memory if there are none."""
-    return {device: size for device, size in available.items() if device != CPU or not gpus}
-
-
-def _spread(empty: Any, devices: dict[Device, int], placing: Placement) -> dict[str, Device]:
-    """The device of each part, or "disk" if a part fits no device.
-
-    If `model.offload` is not set, parts are spread evenly over the GPUs if possible.
-    """
-    import torch
-    from accelerate import infer_auto_device_map
-    from accelerate.utils import get_balanced_memory
-
-    split = {
-        "no_split_module_classes": list(empty._no_split_modules or ()),
-        "dtype": getattr(torch, placing.dtype),
-    }
-    if placing.offload is None:
-        even = get_balanced_memory(empty, max_memory=dict(devices), **split)
-        chosen = infer_auto_device_map(empty, max_memory=even, **split)
-        if "disk" not in chosen.values():
-            return dict(chosen)
-    return dict(infer_auto_device_map(empty, max_memory=dict(devices), **split))
-
-
-def _log_plan(placing: Placement, needs: Needs, chosen: Mapping[str, Device]) -> None:
-    counts = Counter(chosen.values())
-    parts = ", ".join(f"{_name(device)} {count}" for device, count in counts.items())
-    log.info(
-        "%s (%s) is spread over devices; parts on each: %s", placing.name, bytes_text(needs.total), parts
-    )
-
-
-def _too_large(placing: Placement, needs: Needs, available: Mapping[Device, int]) -> InputError:
-    sizes = ", ".join(f"{_name(device)} {bytes_text(size)}" for device, size in available.items())
-    return InputError(
-        f"model {placing.name} needs {bytes_text(needs.total)} for its weights in {placing.dtype} (largest part "
-        f"{bytes_text(needs.largest)}), but the memory available is: {sizes}. Give each rank more GPUs "
-        "(model.resources.gpus_per_rank), choose a smaller model.dtype, or set model.offload=DIR: weights that do "
-        "not fit are then read from disk each time they are used, which is slow."
-    )
 
 
 def _name(device: Device) -> str:

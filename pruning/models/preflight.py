@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any
 
 from pruning.core.errors import InputError, PruningError, UnskippableError, first_line
 from pruning.core.mask import Mask
@@ -44,26 +43,22 @@ def check_model(model: Model) -> None:
     except UnskippableError as error:
         raise InputError(f"model {model.name} ({model.path}): {error}") from error
     assert model.attention_kernel  # raises InputError if the class does not support it
-    empty, files = _skeleton(model), model.stored_files
-    if empty is None or files is None:
-        return
-    if not files.shapes:
-        raise InputError(
-            f"{files.folder} holds neither {SINGLE} nor {INDEX}: give a directory that save_pretrained wrote."
-        )
-    check_stored_tensors(f"model {model.name} ({files.folder})", empty, files.shapes)
-
-
-def _skeleton(model: Model) -> Any:
     try:
-        return pruned_config.skeleton(model.config)
+        empty = pruned_config.skeleton(model.config)
     except INVALID as error:
         raise InputError(
             f"model {model.name} ({model.path}): transformers cannot build a model from its config.json "
             f"({first_line(error)}): correct it, or fetch the model again."
         ) from error
     except UNBUILDABLE:
-        return None
+        return
+    if (files := model.stored_files) is None:
+        return
+    if not files.shapes:
+        raise InputError(
+            f"{files.folder} holds neither {SINGLE} nor {INDEX}: give a directory that save_pretrained wrote."
+        )
+    check_stored_tensors(f"model {model.name} ({files.folder})", empty, files.shapes)
 
 
 def check_renumbering(model: Model, exported: bool) -> None:

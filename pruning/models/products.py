@@ -30,7 +30,6 @@ OUTPUTS = 8192
 # float32 must be this many times as fast: near 1, measurements of one machine could differ.
 FASTER = 1.25
 
-
 _guard, _within = Lock(), 0  # how many contexts of `for_any_rows` there are, in all threads
 
 
@@ -162,10 +161,9 @@ def float32_is_faster(dtype: torch.dtype) -> bool:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        native, single = (_seconds(precision) for precision in (dtype, torch.float32))
+        return _seconds(dtype) > FASTER * _seconds(torch.float32)
     finally:
         torch.set_num_threads(threads)
-    return native > FASTER * single
 
 
 def _seconds(dtype: torch.dtype) -> float:
@@ -195,17 +193,16 @@ def compiled(blocks: Blocks) -> Iterator[None]:
 
     Raises InputError if a block's method `forward` has been replaced, as accelerate does to move weights.
     """
+    if any("forward" in vars(module) for module in blocks.modules):
+        raise InputError(
+            "forward.compile=true is for models on one device, but this one is spread over several devices, or has "
+            "weights on disk: set forward.compile=false."
+        )
     with ExitStack() as stack:
         stack.enter_context(torch._dynamo.config.patch(recompile_limit=MOST_FORMS))
         for module in blocks.modules:
-            if "forward" in vars(module):
-                raise InputError(
-                    "forward.compile=true is for models on one device, but this one is spread over several devices, "
-                    "or has weights on disk: set forward.compile=false."
-                )
-            stack.enter_context(
-                swapped(module, "forward", partial(compiled_once(type(module).forward), module))
-            )
+            fused = partial(compiled_once(type(module).forward), module)
+            stack.enter_context(swapped(module, "forward", fused))
         yield
 
 

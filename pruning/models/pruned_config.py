@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -25,15 +25,8 @@ if TYPE_CHECKING:
 # Settings that are lists of block numbers. In a model of N blocks, any other list with N entries holds one entry for
 # each block.
 NUMBERS = (
-    "attn_layer_indices",
-    "cross_attention_layers",
-    "full_attn_idxs",
-    "hybrid_layer_ids",
-    "kv_source_layers",
-    "local_layer_ids",
-    "mlp_only_layers",
-    "moe_layers",
-    "ple_layer_ids",
+    *("attn_layer_indices", "cross_attention_layers", "full_attn_idxs", "hybrid_layer_ids"),
+    *("kv_source_layers", "local_layer_ids", "mlp_only_layers", "moe_layers", "ple_layer_ids"),
     "rope_scaling_layers",
 )
 # Settings that say how many blocks at the beginning differ from the others.
@@ -52,22 +45,37 @@ def pruned_config(config: Any, mask: Mask) -> Any:
     Raises InputError if the configuration overrides settings block by block.
     """
     new = copy.deepcopy(config)
-    text = new.get_text_config(decoder=True)
+    old, text = config.get_text_config(decoder=True), new.get_text_config(decoder=True)
     if getattr(text, "is_heterogeneous", False):
         raise InputError(
             "its configuration overrides settings block by block (per_layer_config), which is not supported."
         )
-    for name, value in [
-        item for item in vars(text).items() if not item[0].endswith(("_token_id", "_token_ids"))
-    ]:
+    for name, value in list(vars(text).items()):
+        if name.endswith(("_token_id", "_token_ids")):
+            continue
         if name in NUMBERS and value is not None:
             setattr(text, name, [new for new, old in enumerate(mask.kept) if old in value])
-        elif isinstance(value, (list, tuple)) and name not in NOT_PER_BLOCK:
-            _set_filtered(text, name, value, mask)
+            continue
+        if not isinstance(value, list | tuple) or name in NOT_PER_BLOCK:
+            continue
+        # Llama 4 and SmolLM3 allow `no_rope_layers` to have more entries than the model has blocks.
+        if len(value) == mask.n_blocks or (name == "no_rope_layers" and len(value) > mask.n_blocks):
+            kept = [value[i] for i in mask.kept]
+            setattr(text, name, tuple(kept) if isinstance(value, tuple) else kept)
     for name in COUNTS:
         if isinstance(count := vars(text).get(name), int):
             setattr(text, name, sum(old < count for old in mask.kept))
-    _spell_out(config.get_text_config(decoder=True), text, mask)
+    # Rules that depend on a block's number become lists, for architectures that accept both.
+    if vars(text).get("layer_types") is not None:
+        for name in [rule for rule in RULES if rule not in getattr(type(text), "__annotations__", {})]:
+            vars(text).pop(name, None)
+    step = vars(old).get("decoder_sparse_step", 1)
+    if step != 1 and "mlp_only_layers" in vars(old):
+        dense = {i for i in mask.kept if i in old.mlp_only_layers or (i + 1) % step != 0}
+        text.mlp_only_layers = [new for new, i in enumerate(mask.kept) if i in dense]
+        text.decoder_sparse_step = 1
+    if "attention_types" in vars(old):  # GPT-Neo: a pattern and its number of repeats
+        text.attention_types = [[list(text.attention_layers), 1]]
     text.num_hidden_layers = len(mask.kept)
     without_rescaling(text)
     return new
@@ -80,27 +88,6 @@ def without_rescaling(config: Any) -> None:
     """
     if getattr(config, "rescale_every", 0):
         config.rescale_every = 0
-
-
-def _set_filtered(text: Any, name: str, value: Sequence[Any], mask: Mask) -> None:
-    # Llama 4 and SmolLM3 allow `no_rope_layers` to have more entries than the model has blocks.
-    if len(value) == mask.n_blocks or (name == "no_rope_layers" and len(value) > mask.n_blocks):
-        kept = [value[i] for i in mask.kept]
-        setattr(text, name, tuple(kept) if isinstance(value, tuple) else kept)
-
-
-def _spell_out(old: Any, text: Any, mask: Mask) -> None:
-    """Replace rules that depend on a block's number by lists, for architectures that accept both."""
-    if vars(text).get("layer_types") is not None:
-        for name in [rule for rule in RULES if rule not in getattr(type(text), "__annotations__", {})]:
-            vars(text).pop(name, None)
-    step = vars(old).get("decoder_sparse_step", 1)
-    if step != 1 and "mlp_only_layers" in vars(old):
-        dense = {i for i in mask.kept if i in old.mlp_only_layers or (i + 1) % step != 0}
-        text.mlp_only_layers = [new for new, i in enumerate(mask.kept) if i in dense]
-        text.decoder_sparse_step = 1
-    if "attention_types" in vars(old):  # GPT-Neo: a pattern and its number of repeats
-        text.attention_types = [[list(text.attention_layers), 1]]
 
 
 def skeleton(config: Any) -> Any:
@@ -142,7 +129,7 @@ def check_same_blocks(config: Any, smaller: Any, mask: Mask) -> tuple[Any, Any]:
     For each module of a block, the class, the names and shapes of parameters, and all attributes that are numbers
     or text are compared. Only the block's number and the number of blocks may differ.
     """
-    check_attention_left(config, smaller)
+    _check_attention_left(config, smaller)
     dense = skeleton(config)
     old = blocks_of(dense, mask.n_blocks)[1]
     try:
@@ -168,38 +155,33 @@ def check_same_blocks(config: Any, smaller: Any, mask: Mask) -> tuple[Any, Any]:
 
 def _traits(block: nn.Module) -> Iterator[tuple[str, Any]]:
     """Yield the name and value of everything that determines what a block computes, except the values of weights."""
-    plain = (bool, int, float, str)
     for path, module in block.named_modules():
         yield f"{path} class".lstrip(), type(module).__name__
         for name, value in vars(module).items():
-            if isinstance(value, plain) and name != "training":
+            if isinstance(value, bool | int | float | str) and name != "training":
                 yield f"{path}.{name}".lstrip("."), value
     for name, tensor in block.state_dict().items():
         yield f"{name} shape", tuple(tensor.shape)
 
 
-def check_attention_left(config: Any, smaller: Any) -> None:
+def _check_attention_left(config: Any, smaller: Any) -> None:
     """Raise InputError if the smaller configuration has only blocks without attention, and the other one has some.
 
-    Such a model cannot generate with a cache: transformers counts the tokens in the cache of an attention block.
+    Such a model cannot generate with a cache: transformers counts the tokens in the cache of an attention layer.
     """
-    before, after = (_kinds(one) for one in (config, smaller))
-    if any(map(_attends, before)) and after and not any(map(_attends, after)):
+
+    def attending(config: Any) -> list[bool]:
+        """Whether each block of a hybrid model attends; empty if the configuration does not list the kinds."""
+        text = config.get_text_config(decoder=True)
+        kinds = getattr(text, "layer_types", None) or getattr(text, "layers_block_type", None) or ()
+        return [k == "hybrid" or ("attention" in k and "linear" not in k) for k in map(str, kinds)]
+
+    before, after = attending(config), attending(smaller)
+    if any(before) and after and not any(after):
         raise InputError(
-            f"no attention block would be left (of {sum(map(_attends, before))}), and a {config.model_type} model "
-            "needs at least one: keep one of them."
+            f"no attention block would be left (of {sum(before)}), and a {config.model_type} model needs at least "
+            "one: keep one of them."
         )
-
-
-def _kinds(config: Any) -> list[str]:
-    """The kind of each block of a hybrid model; empty if the configuration does not list the kinds."""
-    text = config.get_text_config(decoder=True)
-    kinds = getattr(text, "layer_types", None) or getattr(text, "layers_block_type", None) or ()
-    return [str(kind) for kind in kinds]
-
-
-def _attends(kind: str) -> bool:
-    return kind == "hybrid" or ("attention" in kind and "linear" not in kind)
 
 
 # Give every attention that is left a layer of the KV cache, if some blocks have no attention.
@@ -239,14 +221,14 @@ def cache_layers(config: Any, mask: Mask) -> CacheLayers:
 
     Raises InputError if no attention is left.
     """
-    text = config.get_text_config(decoder=True)
-    listed = getattr(text, "layer_types", None)
+    listed = getattr(config.get_text_config(decoder=True), "layer_types", None)
     kept = [block for block in range(mask.n_blocks) if block not in mask.gone]
     kinds = [listed[block] if listed else PLAIN for block in kept]
     has = [2 * block not in mask.dropped for block in kept]
-    first = next((i for i, kind in enumerate(kinds) if has[i] and kind in ATTENDING), None)
+    layers = [i if attends else None for i, attends in enumerate(has)]
     if all(has):
-        return CacheLayers(tuple(kinds), tuple(range(len(kept))), bool(listed))
+        return CacheLayers(tuple(kinds), tuple(layers), bool(listed))
+    first = next((i for i, kind in enumerate(kinds) if has[i] and kind in ATTENDING), None)
     if first is None and "hybrid" in kinds:
         raise InputError(
             f"a {config.model_type} model cannot be built without the attention of some blocks: attention and "
@@ -258,12 +240,6 @@ def cache_layers(config: Any, mask: Mask) -> CacheLayers:
             f"no attention with keys and values would be left (of {mask.n_blocks} blocks): a {config.model_type} "
             "model needs at least one to count its tokens when it generates with a cache. Keep one of them."
         )
-    return _filled(kinds, has, first, bool(listed))
-
-
-def _filled(kinds: list[str], has: list[bool], first: int, listed: bool) -> CacheLayers:
-    """Give the blocks without attention a kind; `first` is the first block whose attention is left."""
-    layers: list[int | None] = [i if has[i] else None for i in range(len(kinds))]
     layers[first] = next((i for i in range(first) if not has[i]), first)
     last = kinds[first]
     for i, kind in enumerate(kinds):
@@ -271,7 +247,7 @@ def _filled(kinds: list[str], has: list[bool], first: int, listed: bool) -> Cach
             kinds[i] = last
         elif kind in ATTENDING:
             last = kind
-    return CacheLayers(tuple(kinds), tuple(layers), listed)
+    return CacheLayers(tuple(kinds), tuple(layers), bool(listed))
 
 
 def set_kinds(config: Any, layers: CacheLayers) -> None:
@@ -280,10 +256,11 @@ def set_kinds(config: Any, layers: CacheLayers) -> None:
     Raises InputError if the configuration computes the kinds, so that they cannot be written.
     """
     text = config.get_text_config(decoder=True)
-    if not layers.listed or list(text.layer_types) == list(layers.kinds):
+    if not layers.listed:
         return
     with suppress(AttributeError):  # a property without a setter
-        text.layer_types = list(layers.kinds)
+        if list(text.layer_types) != list(layers.kinds):
+            text.layer_types = list(layers.kinds)
     if list(text.layer_types) != list(layers.kinds):
         raise InputError(
             f"a {config.model_type} model cannot be built without these parts: its configuration computes the "

@@ -23,7 +23,15 @@ def check_stored_tensors(model: str, empty: Any, stored: Shapes) -> None:
 
     Raises InputError if a block is missing or left over, if a shape differs, or if a tensor is missing.
     """
-    _check_depth(model, empty, stored)
+    count = empty.config.get_text_config(decoder=True).num_hidden_layers
+    try:
+        path, _ = pruned_config.blocks_of(empty, count)
+    except (UnskippableError, AttributeError):  # the loaded model is checked by a forward pass
+        path = ""
+    if path and (seen := _block_numbers(stored, path)):
+        if lacking := sorted({*range(count)} - seen):
+            raise _other_depth(model, count, f"lack block {lacking[0]}")
+        check_extra(model, stored, path, empty)
     wanted = {name: tuple(tensor.shape) for name, tensor in empty.state_dict().items()}
     order = sorted if _transposes(empty) else list
     for name, shape in stored.items():
@@ -32,23 +40,15 @@ def check_stored_tensors(model: str, empty: Any, stored: Shapes) -> None:
                 f"{model}: the tensor {name} has the shape {shape}, and config.json asks for {wanted[name]}: use the "
                 "configuration and the weights of one model."
             )
-    if not _unknown(empty, wanted, stored) and (lacking_names := _lacking(empty, wanted, stored)):
+    if _unmatched(stored.keys() - wanted.keys(), *BUFFERS, *(empty._keys_to_ignore_on_load_unexpected or ())):
+        return  # the model may have them under other names
+    # Tied copies need not be stored, nor what the class initialises itself.
+    tied = getattr(empty, "all_tied_weights_keys", None) or {}
+    needed = wanted.keys() - stored.keys() - {*tied, *tied.values()}
+    if absent := sorted(_unmatched(needed, *(empty._keys_to_ignore_on_load_missing or ()))):
         raise InputError(
-            f"{model} lacks {len(lacking_names)} weights, for example {lacking_names[0]}: use a complete checkpoint."
+            f"{model} lacks {len(absent)} weights, for example {absent[0]}: use a complete checkpoint."
         )
-
-
-def _check_depth(model: str, empty: Any, stored: Shapes) -> None:
-    """Raise InputError unless the stored tensors number all blocks, and no others."""
-    count = empty.config.get_text_config(decoder=True).num_hidden_layers
-    try:
-        path, _ = pruned_config.blocks_of(empty, count)
-    except (UnskippableError, AttributeError):  # the loaded model is checked by a forward pass
-        return
-    seen = block_numbers(stored, path)
-    if seen and (lacking := sorted({*range(count)} - seen)):
-        raise _other_depth(model, count, f"lack block {lacking[0]}")
-    check_extra(model, stored, path, empty)
 
 
 def check_extra(model: str, names: Collection[str], path: str, empty: Any) -> None:
@@ -65,17 +65,20 @@ def extra_blocks(names: Collection[str], path: str, model: Any) -> list[int]:
     those for the prediction of several tokens.
     """
     config = model.config.get_text_config(decoder=True)
-    ignored = tuple(model._keys_to_ignore_on_load_unexpected or ())
-    counted = [name for name in names if not any(re.search(pattern, name) for pattern in ignored)]
+    counted = _unmatched(names, *(model._keys_to_ignore_on_load_unexpected or ()))
     most = config.num_hidden_layers + (getattr(config, "num_nextn_predict_layers", None) or 0)
-    return sorted(number for number in block_numbers(counted, path) if number >= most)
+    return sorted(number for number in _block_numbers(counted, path) if number >= most)
 
 
-def block_numbers(names: Collection[str], path: str) -> set[int]:
+def _block_numbers(names: Collection[str], path: str) -> set[int]:
     """The block numbers in names of tensors. The first part of `path` can be missing, as in a base model."""
     short = path.partition(".")[2] or path
     matches = (re.match(rf"(?:{re.escape(path)}|{re.escape(short)})\.(\d+)\.", name) for name in names)
     return {int(match[1]) for match in matches if match}
+
+
+def _unmatched(names: Collection[str], *patterns: str) -> list[str]:
+    return [name for name in names if not any(re.search(pattern, name) for pattern in patterns)]
 
 
 def _transposes(empty: Any) -> bool:
@@ -85,23 +88,6 @@ def _transposes(empty: Any) -> bool:
     changes = get_checkpoint_conversion_mapping(empty.config.model_type) or ()
     steps = [step for change in changes for step in getattr(change, "operations", None) or ()]
     return any(type(step).__name__ == "Transpose" for step in steps)
-
-
-def _unknown(empty: Any, wanted: Shapes, stored: Shapes) -> list[str]:
-    """Stored tensors that the model may have under other names. Those that are ignored on purpose are not."""
-    patterns = (*BUFFERS, *(empty._keys_to_ignore_on_load_unexpected or ()))
-    return [name for name in stored.keys() - wanted.keys() if not any(re.search(p, name) for p in patterns)]
-
-
-def _lacking(empty: Any, wanted: Shapes, stored: Shapes) -> list[str]:
-    """Tensors that are needed and not stored. Tied copies, and those that the class initialises itself, are not."""
-    tied = getattr(empty, "all_tied_weights_keys", None) or {}
-    patterns = tuple(empty._keys_to_ignore_on_load_missing or ())
-    return [
-        name
-        for name in sorted(wanted.keys() - stored.keys() - {*tied, *tied.values()})
-        if not any(re.search(pattern, name) for pattern in patterns)
-    ]
 
 
 def _other_depth(model: str, count: int, why: str) -> InputError:

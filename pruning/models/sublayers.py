@@ -1,9 +1,10 @@
-"""Find the two sub-layers of each block, attention and MLP, by its structure.
+"""Find the units of a model (blocks, or the two sub-layers of each block), run them one by one, and skip them.
 
-A block with two sub-layers computes h1 = h + A(h), and then h1 + M(h1). A and M include their norms. A child module
-of the block can be switched off in two ways. If the block adds what the child returns, at once or through a norm, the
-child returns zeros. If the child itself adds the state (Bloom, the MLP of MPT), it returns the state that it gets. A
-block can be split if two children, one called before the other, pass this test on the block's input for four tokens:
+A block with two sub-layers, attention and MLP, computes h1 = h + A(h), and then h1 + M(h1). A and M include their
+norms. A child module of the block can be switched off in two ways. If the block adds what the child returns, at once
+or through a norm, the child returns zeros. If the child itself adds the state (Bloom, the MLP of MPT), it returns the
+state that it gets. A block can be split if two children, one called before the other, pass this test on the block's
+input for four tokens:
 
 - if both are off, the block returns its input;
 - if only one of them is, the block computes something else than its input, and something else than before;
@@ -17,12 +18,12 @@ block are one MLP. Names are not used.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -30,19 +31,26 @@ from torch import Tensor, nn
 from pruning.core.errors import InputError, UnskippableError
 from pruning.core.mask import Mask
 from pruning.models.blocks import (
-    IDS,
     BlockInputs,
     Blocks,
+    Call,
     apply,
+    calls_of,
     enter,
+    extra_of,
+    few_tokens,
     find_blocks,
     hidden_state,
     identity,
-    input_device,
+    once_per_model,
+    returned,
+    scaled_output,
     swapped,
+    with_scaled_state,
 )
 
 Forward = Callable[..., Any]
+CACHES = ("past_key_values", "cache", "cache_params", "state")  # arguments of models that hold a cache
 
 
 @dataclass(frozen=True)
@@ -67,282 +75,8 @@ class Sublayer:
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Within this context, the block runs only this sub-layer."""
-        with ExitStack() as stack:
-            for module, forward in self.others:
-                stack.enter_context(swapped(module, "forward", forward))
+        with _replaced(dict(self.others)):
             yield
-
-
-_cache: WeakKeyDictionary[nn.Module, tuple[Sublayer, ...]] = WeakKeyDictionary()
-
-
-def find_sublayers(model: nn.Module) -> tuple[Sublayer, ...]:
-    """The 2N sub-layers of a model of N blocks, in the order in which they run: attention and MLP of each block.
-
-    Raises UnskippableError, with the reason, if a block does not consist of two sub-layers one after the other.
-    """
-    if model not in _cache:
-        blocks, found = find_blocks(model), list[Sublayer]()
-        with torch.no_grad():
-            entry = enter(model, input_ids=torch.tensor(IDS, device=input_device(model)))
-            hidden = entry.hidden
-            for index, block in enumerate(blocks.modules):
-
-                def run(state: Tensor, index: int = index) -> Tensor:
-                    return apply(blocks, index, state, entry)
-
-                found += _Probe(block, run, hidden).sublayers(index)
-                hidden = run(hidden)
-        _cache[model] = tuple(found)
-    return _cache[model]
-
-
-@dataclass(frozen=True)
-class _Call:
-    """How a block calls one of its children."""
-
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
-    output: Any
-
-    def states(self) -> Iterator[int | str]:
-        """The places of further arguments that could be the state that the child adds its result to."""
-        found = _tensor(self.output)
-        further: dict[int | str, Any] = dict(enumerate(self.args)) | dict(self.kwargs)
-        for place, value in further.items():
-            if place in (0, "hidden_states"):
-                continue
-            if (state := _tensor(value)) is not None and found is not None and state.shape == found.shape:
-                yield place
-
-
-@dataclass(frozen=True, eq=False)
-class _Part:
-    """Children that may be a sub-layer, and the methods that switch them off."""
-
-    off: Mapping[nn.Module, Forward]
-
-    @property
-    def size(self) -> int:
-        """The number of weights."""
-        return sum(p.numel() for module in self.off for p in module.parameters())
-
-
-@dataclass
-class _Probe:
-    """Runs one block on one hidden state with some of its child modules replaced."""
-
-    block: nn.Module
-    run: Callable[[Tensor], Tensor]
-    hidden: Tensor
-
-    def sublayers(self, index: int) -> list[Sublayer]:
-        """The block's two sub-layers. Raises UnskippableError if there are not exactly two, one after the other."""
-        whole, calls = self._traced()
-        parts = [_Part({child: _Zeros(call.output)}) for child, call in calls.items()]
-        parts += [
-            _Part({child: _given(place, call.output)})
-            for child, call in calls.items()
-            for place in call.states()
-        ]
-        order = {child: number for number, child in enumerate(calls)}
-        parts.sort(key=lambda part: order[next(iter(part.off))])
-        best, parallel = self._pair(parts, whole)
-        if not parallel and (best is None or self._left_over(best, calls)):
-            groups = [
-                _Part({**a.off, **b.off})
-                for a, b in combinations(parts, 2)
-                if not a.off.keys() & b.off.keys()
-            ]
-            best = self._pair([*groups, *parts], whole)[0] or best
-        if best is None:
-            raise UnskippableError(_reason(index, self.block, parallel, self._silent(calls)))
-        return [
-            Sublayer(index, tuple(part.off), self._mains(part), self._others(other, calls))
-            for part, other in (best, best[::-1])
-        ]
-
-    def _left_over(self, pair: Sequence[_Part], calls: Mapping[nn.Module, _Call]) -> bool:
-        """Whether a child with weights belongs to neither part."""
-        used = {module for part in pair for module, _ in self._others(part, calls)}
-        return any(_weighted(child) for child in calls.keys() - used)
-
-    def _pair(self, parts: Sequence[_Part], whole: Tensor) -> tuple[tuple[_Part, _Part] | None, bool]:
-        """The best two parts that are added one after the other, and whether two are added to the same state."""
-        alone = {part: self._with(part.off, self.hidden) for part in parts}
-        adding = [part for part, out in alone.items() if out is not None and not _equal(out, whole)]
-        best: tuple[_Part, _Part] | None = None
-        parallel = False
-        for first, second in combinations(adding, 2):
-            if first.off.keys() & second.off.keys():
-                continue
-            both = self._with({**first.off, **second.off}, self.hidden)
-            if both is None or not _equal(both, self.hidden):
-                continue
-            if _equal(alone[first], self.hidden) or _equal(alone[second], self.hidden):
-                continue
-            after = self._with(first.off, alone[second])
-            if after is None or not _equal(after, whole):
-                parallel = True
-            elif best is None or _preferred((first, second), best):
-                best = first, second
-        return best, parallel
-
-    def _mains(self, part: _Part) -> tuple[nn.Module, ...]:
-        """The modules whose outputs a part adds: its children, or the last module in a child that adds the state."""
-        off = self._with(part.off, self.hidden)
-        return tuple(
-            child if isinstance(forward, _Zeros) else self._writer(child, part, off)
-            for child, forward in part.off.items()
-        )
-
-    def _writer(self, child: nn.Module, part: _Part, off: Tensor | None) -> nn.Module:
-        """The last module in a child that, if it returns zeros, switches a part off; the child if there is none."""
-        outputs: dict[nn.Module, Any] = {}
-        inside = [module for module in child.modules() if module is not child and _weighted(module)]
-        handles = [m.register_forward_hook(lambda m, _, output: outputs.update({m: output})) for m in inside]
-        try:
-            self.run(self.hidden)
-        finally:
-            for handle in handles:
-                handle.remove()
-        rest = {module: forward for module, forward in part.off.items() if module is not child}
-        for module, output in reversed(outputs.items()):
-            if _tensor(output) is not None and _equal(
-                self._with({**rest, module: _Zeros(output)}, self.hidden), off
-            ):
-                return module
-        return child
-
-    def _silent(self, calls: Mapping[nn.Module, _Call]) -> list[str]:
-        """The names of the child modules with weights that return zeros, such as an MLP that an export removed."""
-        children = ((name, child) for name, child in self.block.named_children() if child in calls)
-        weighted = ((name, child) for name, child in children if _weighted(child))
-        return [
-            name
-            for name, child in weighted
-            if (found := _tensor(calls[child].output)) is not None and not found.any()
-        ]
-
-    def _traced(self) -> tuple[Tensor, dict[nn.Module, _Call]]:
-        """The block's output, and its calls of those children that it calls once, in their order."""
-        seen: dict[nn.Module, list[_Call]] = {}
-
-        def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            seen.setdefault(module, []).append(_Call(args, dict(kwargs), output))
-
-        handles = [child.register_forward_hook(note, with_kwargs=True) for child in self.block.children()]
-        try:
-            whole = self.run(self.hidden)
-        finally:
-            for handle in handles:
-                handle.remove()
-        once = {child: calls[0] for child, calls in seen.items() if len(calls) == 1}
-        return whole, {child: call for child, call in once.items() if _tensor(call.output) is not None}
-
-    def _with(self, forwards: Mapping[nn.Module, Forward], state: Tensor | None) -> Tensor | None:
-        """The block's output with some methods replaced; None if the block cannot be run that way."""
-        if state is None:
-            return None
-        try:
-            with ExitStack() as stack:
-                for module, forward in forwards.items():
-                    stack.enter_context(swapped(module, "forward", forward))
-                return self.run(state)
-        except (RuntimeError, TypeError, ValueError, IndexError, AttributeError):
-            return None
-
-    def _others(
-        self, other: _Part, calls: Mapping[nn.Module, _Call]
-    ) -> tuple[tuple[nn.Module, Forward], ...]:
-        """The replaced methods that switch off a part: its own, and for its norms a method without work."""
-        chosen, wanted = dict(other.off), self._with(other.off, self.hidden)
-        idle = [child for child in calls if child not in chosen and _weighted(child)]
-        cheaper: list[tuple[nn.Module, Forward]] = [(child, _first) for child in idle]
-        cheaper += [
-            (m, _Zeros(calls[m].output, scalar=True)) for m, f in other.off.items() if isinstance(f, _Zeros)
-        ]
-        for module, forward in cheaper:
-            if _equal(self._with(chosen | {module: forward}, self.hidden), wanted):
-                chosen[module] = forward
-        return tuple(chosen.items())
-
-
-class _Zeros:
-    """A method that returns zeros in the place of the hidden state; everything else that it returns is None.
-
-    A scalar zero is added to a state as zeros are, but costs nothing.
-    """
-
-    def __init__(self, output: Any, scalar: bool = False) -> None:
-        found = _tensor(output)
-        assert found is not None
-        self.width, self.scalar = found.shape[-1], scalar
-        self.extra = len(output) - 1 if isinstance(output, tuple) else None
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        given = hidden_state(args, kwargs)
-        if given is None:
-            given = next(v for v in (*args, *kwargs.values()) if isinstance(v, Tensor))
-        zeros = given.new_zeros(() if self.scalar else (*given.shape[:-1], self.width))
-        return zeros if self.extra is None else (zeros, *[None] * self.extra)
-
-
-def _given(place: int | str, output: Any) -> Forward:
-    """A method that returns one of its arguments, such as the state that a module would add its result to."""
-
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        state = args[place] if isinstance(place, int) else kwargs[place]
-        return state if not isinstance(output, tuple) else (state, *[None] * (len(output) - 1))
-
-    return forward
-
-
-def _first(*args: Any, **kwargs: Any) -> Any:
-    """The method of a module that returns its input."""
-    return hidden_state(args, kwargs)
-
-
-def _tensor(output: Any) -> Tensor | None:
-    first = output[0] if isinstance(output, tuple) and output else output
-    return first if isinstance(first, Tensor) and first.is_floating_point() and first.dim() else None
-
-
-def _weighted(module: nn.Module) -> bool:
-    return next(module.parameters(), None) is not None
-
-
-def _equal(a: Tensor | None, b: Tensor | None) -> bool:
-    return a is not None and b is not None and torch.equal(a, b.to(a.device))
-
-
-def _preferred(pair: Sequence[_Part], other: Sequence[_Part]) -> bool:
-    """Whether two parts do more of the work, or as much and later.
-
-    A norm before or behind a sub-layer can pass the test, too, but has far fewer weights.
-    """
-    return all(2 * mine.size >= theirs.size for mine, theirs in zip(pair, other, strict=True))
-
-
-def _reason(index: int, block: nn.Module, parallel: bool, silent: Sequence[str]) -> str:
-    what = "has no two parts that are added to the state one after the other"
-    if parallel:
-        what = "adds attention and MLP to the same state, so neither comes after the other"
-    elif silent:
-        what = f"adds nothing with its {' and '.join(silent)}, as after an export that removed this sub-layer"
-    return (
-        f"block {index} ({type(block).__name__}) cannot be split into attention and MLP: it {what}. "
-        "Remove whole blocks with unit=block."
-    )
-
-
-# Skip units of a model, or run them one by one; a unit is a block or a sub-layer of a block.
-#
-# Skipping replaces methods `forward` within a context, so a skipped unit is not run and its weights are not read.
-# If a forward hook overrode the output instead, the unit would still run. The block's class, the model's loop over
-# blocks and its attention masks do not change.
-
-CACHES = ("past_key_values", "cache", "cache_params", "state")  # arguments of models that hold a cache
 
 
 @dataclass(frozen=True)
@@ -390,41 +124,64 @@ def find_chain(model: nn.Module, unit: str = "block") -> Chain:
     return Chain(find_blocks(model), find_sublayers(model) if unit == "sublayer" else ())
 
 
+@once_per_model
+def find_sublayers(model: nn.Module) -> tuple[Sublayer, ...]:
+    """The 2N sub-layers of a model of N blocks, in the order in which they run: attention and MLP of each block.
+
+    Raises UnskippableError, with the reason, if a block does not consist of two sub-layers one after the other.
+    """
+    blocks, found = find_blocks(model), list[Sublayer]()
+    with torch.no_grad():
+        entry = enter(model, input_ids=few_tokens(model))
+        hidden = entry.hidden
+        for index in range(len(blocks.modules)):
+            probe = _BlockProbe(blocks, index, entry, hidden)
+            found += probe.sublayers()
+            hidden = probe.run(hidden)
+    return tuple(found)
+
+
 @contextmanager
 def masked(model: nn.Module, mask: Mask, scales: Sequence[float] | None = None) -> Iterator[None]:
     """Within this context, each dropped unit adds nothing to the hidden state that it receives.
 
-    If `scales` is given (one factor per unit), dropped unit i multiplies the hidden state by `scales[i]`.
+    If `scales` is given (one factor per unit), dropped unit i multiplies the hidden state by `scales[i]`. Methods
+    `forward` are replaced, so a dropped unit is not run and its weights are not read; with a hook that overrides the
+    output, the unit would still run. On exit everything is restored, including the device hooks of accelerate, which
+    also replace `forward`. Contexts can be nested. Raises UnskippableError as `find_chain` does.
+
     Caching is off within the context: if block 0 were skipped while a cache is used, the model would count the
-    positions of new tokens from 0 again. So a forward pass that is given a cache raises InputError. On exit
-    everything is restored, including the device hooks of accelerate, which also replace `forward`. Contexts can be
-    nested. Raises UnskippableError as `find_chain` does.
+    positions of new tokens from 0 again. So a forward pass that is given a cache raises InputError.
     """
     chain = find_chain(model, mask.unit)
+    blocks = chain.blocks
     if mask.n_units != len(chain):
         raise UnskippableError(
-            f"the mask is for {mask.n_blocks} blocks, but the model has {len(chain.blocks.modules)}."
+            f"the mask is for {mask.n_blocks} blocks, but the model has {len(blocks.modules)}."
         )
+    factors = [1.0] * len(chain) if scales is None else scales
     with ExitStack() as stack:
         for config in (model.config, getattr(model, "generation_config", None)):
             if config is not None:
                 stack.enter_context(swapped(config, "use_cache", False))
         for module in {model, getattr(model, "base_model", model)}:
             stack.callback(module.register_forward_pre_hook(_without_cache, with_kwargs=True).remove)
-        for block in mask.gone:
-            factor = 1.0 if scales is None else _factor(mask, block, scales)
-            skip = identity(chain.blocks.extra, factor)
-            stack.enter_context(swapped(chain.blocks.modules[block], "forward", skip))
+        for index in mask.gone:
+            factor = factors[index] if mask.unit == "block" else factors[2 * index] * factors[2 * index + 1]
+            skip = identity(blocks.extra, factor)
+            stack.enter_context(swapped(blocks.modules[index], "forward", skip))
         for unit in mask.dropped if chain.sublayers else ():
-            if unit // 2 not in mask.gone:
-                factor = 1.0 if scales is None else scales[unit]
-                stack.enter_context(_part_skipped(chain, unit, factor))
+            block, factor = blocks.modules[unit // 2], factors[unit]
+            if unit // 2 in mask.gone:
+                continue
+            stack.enter_context(chain.sublayers[unit ^ 1].alone())
+            if factor != 1.0:
+                scaled = _scaled(block.forward, factor, first=unit % 2 == 0)
+                stack.enter_context(swapped(block, "forward", scaled))
         yield
 
 
-def _without_cache(
-    _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _without_cache(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """The arguments of a forward pass that keeps no cache. Raises InputError if it is given one."""
     from transformers import Cache
 
@@ -437,36 +194,218 @@ def _without_cache(
     return args, kwargs | {"use_cache": False} if kwargs.get("use_cache") else kwargs
 
 
-def _factor(mask: Mask, block: int, scales: Sequence[float]) -> float:
-    return scales[block] if mask.unit == "block" else scales[2 * block] * scales[2 * block + 1]
-
-
-@contextmanager
-def _part_skipped(chain: Chain, unit: int, factor: float) -> Iterator[None]:
-    """Skip one sub-layer of a block of which the other stays."""
-    kept = chain.sublayers[unit ^ 1]
-    block = chain.blocks.modules[kept.block]
-    with kept.alone(), ExitStack() as stack:
-        if factor != 1.0:
-            stack.enter_context(swapped(block, "forward", _scaled(block, factor, first=unit % 2 == 0)))
-        yield
-
-
-def _scaled(block: nn.Module, factor: float, first: bool) -> Any:
-    """The block's method, which multiplies the state by a factor before the rest of the block, or after it."""
-    run = block.forward
+def _scaled(run: Forward, factor: float, first: bool) -> Forward:
+    """A block's method that multiplies the state by a factor before the rest of the block, or after it."""
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         if first:
-            hidden = hidden_state(args, kwargs)
-            assert hidden is not None
-            args, kwargs = (
-                ((hidden * factor, *args[1:]), kwargs)
-                if args
-                else (args, kwargs | {"hidden_states": hidden * factor})
-            )
+            args, kwargs = with_scaled_state(args, kwargs, factor)
             return run(*args, **kwargs)
-        output = run(*args, **kwargs)
-        return (output[0] * factor, *output[1:]) if isinstance(output, tuple) else output * factor
+        return scaled_output(run(*args, **kwargs), factor)
 
     return forward
+
+
+# How the two sub-layers of a block are found.
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """Children that may be a sub-layer, and the methods that switch them off."""
+
+    off: Mapping[nn.Module, Forward]
+
+    @property
+    def size(self) -> int:
+        """The number of weights."""
+        return sum(p.numel() for module in self.off for p in module.parameters())
+
+
+@dataclass
+class _BlockProbe:
+    """Runs one block on one hidden state with some of its child modules replaced."""
+
+    blocks: Blocks
+    index: int
+    entry: BlockInputs
+    hidden: Tensor
+
+    @property
+    def block(self) -> nn.Module:
+        """The block."""
+        return self.blocks.modules[self.index]
+
+    def run(self, state: Tensor) -> Tensor:
+        """The block's output for a hidden state."""
+        return apply(self.blocks, self.index, state, self.entry)
+
+    def sublayers(self) -> list[Sublayer]:
+        """The block's two sub-layers. Raises UnskippableError if there are not exactly two, one after the other."""
+        with calls_of(self.block.children()) as made:
+            whole = self.run(self.hidden)
+        counts = Counter(call.module for call in made)
+        # The children that are called once and return a tensor, in order.
+        calls = {c.module: c for c in made if counts[c.module] == 1 and _tensor(c.output) is not None}
+        parts = []
+        for child, call in calls.items():
+            parts.append(_Part({child: _Zeros(call.output)}))
+            parts += [_Part({child: _given(place, call.output)}) for place in _states(call)]
+        best, parallel = self._pair(parts, whole)
+        used = {module for part in best or () for module, _ in self._others(part, calls)}
+        if not parallel and (best is None or any(_weighted(child) for child in calls.keys() - used)):
+            pairs = [(a, b) for a, b in combinations(parts, 2) if not a.off.keys() & b.off.keys()]
+            groups = [_Part({**a.off, **b.off}) for a, b in pairs]
+            best = self._pair([*groups, *parts], whole)[0] or best
+        if best is None:
+            raise self._refusal(parallel, calls)
+        return [
+            Sublayer(self.index, tuple(part.off), self._mains(part), self._others(other, calls))
+            for part, other in (best, best[::-1])
+        ]
+
+    def _pair(self, parts: Sequence[_Part], whole: Tensor) -> tuple[tuple[_Part, _Part] | None, bool]:
+        """The best two parts that are added one after the other, and whether two are added to the same state."""
+        alone = {part: self._with(part.off, self.hidden) for part in parts}
+        adding = [part for part, out in alone.items() if out is not None and not _equal(out, whole)]
+        best: tuple[_Part, _Part] | None = None
+        parallel = False
+        for first, second in combinations(adding, 2):
+            if first.off.keys() & second.off.keys():
+                continue
+            both = self._with({**first.off, **second.off}, self.hidden)
+            if both is None or not _equal(both, self.hidden):
+                continue
+            if _equal(alone[first], self.hidden) or _equal(alone[second], self.hidden):
+                continue
+            after = self._with(first.off, alone[second])
+            if after is None or not _equal(after, whole):
+                parallel = True
+            # Parts that do more of the work are preferred, or later ones: a norm before or behind a sub-layer can
+            # pass the test, too, but has far fewer weights.
+            elif best is None or (2 * first.size >= best[0].size and 2 * second.size >= best[1].size):
+                best = first, second
+        return best, parallel
+
+    def _mains(self, part: _Part) -> tuple[nn.Module, ...]:
+        """The modules whose outputs a part adds: its children, or the last module in a child that adds the state."""
+        return tuple(
+            child if isinstance(forward, _Zeros) else self._writer(child, part)
+            for child, forward in part.off.items()
+        )
+
+    def _writer(self, child: nn.Module, part: _Part) -> nn.Module:
+        """The last module in a child that, if it returns zeros, switches a part off; the child if there is none."""
+        off = self._with(part.off, self.hidden)
+        with calls_of(m for m in child.modules() if m is not child and _weighted(m)) as calls:
+            self.run(self.hidden)
+        outputs = {call.module: call.output for call in calls if _tensor(call.output) is not None}
+        for module, output in reversed(outputs.items()):
+            zeros = {m: f for m, f in part.off.items() if m is not child} | {module: _Zeros(output)}
+            if _equal(self._with(zeros, self.hidden), off):
+                return module
+        return child
+
+    def _others(self, other: _Part, calls: Mapping[nn.Module, Call]) -> tuple[tuple[nn.Module, Forward], ...]:
+        """The replaced methods that switch off a part: its own, and for its norms a method without work."""
+        chosen, wanted = dict(other.off), self._with(other.off, self.hidden)
+        idle = [child for child in calls if child not in chosen and _weighted(child)]
+        cheaper: list[tuple[nn.Module, Forward]] = [(child, _first) for child in idle]
+        cheaper += [
+            (m, _Zeros(calls[m].output, scalar=True)) for m, f in other.off.items() if isinstance(f, _Zeros)
+        ]
+        for module, forward in cheaper:
+            if _equal(self._with(chosen | {module: forward}, self.hidden), wanted):
+                chosen[module] = forward
+        return tuple(chosen.items())
+
+    def _with(self, forwards: Mapping[nn.Module, Forward], state: Tensor | None) -> Tensor | None:
+        """The block's output with some methods replaced; None if the block cannot be run that way."""
+        if state is None:
+            return None
+        try:
+            with _replaced(forwards):
+                return self.run(state)
+        except (RuntimeError, TypeError, ValueError, IndexError, AttributeError):
+            return None
+
+    def _refusal(self, parallel: bool, calls: Mapping[nn.Module, Call]) -> UnskippableError:
+        silent = [  # children with weights that return zeros, such as an MLP that an export removed
+            name
+            for name, child in self.block.named_children()
+            if child in calls and _weighted(child)
+            if (found := _tensor(calls[child].output)) is not None and not found.any()
+        ]
+        what = "has no two parts that are added to the state one after the other"
+        if parallel:
+            what = "adds attention and MLP to the same state, so neither comes after the other"
+        elif silent:
+            what = f"adds nothing with its {' and '.join(silent)}, as after an export that removed this sub-layer"
+        return UnskippableError(
+            f"block {self.index} ({type(self.block).__name__}) cannot be split into attention and MLP: it {what}. "
+            "Remove whole blocks with unit=block."
+        )
+
+
+class _Zeros:
+    """A method that returns zeros in the place of the hidden state; everything else that it returns is None.
+
+    A scalar zero is added to a state as zeros are, but costs nothing.
+    """
+
+    def __init__(self, output: Any, scalar: bool = False) -> None:
+        found = _tensor(output)
+        assert found is not None
+        self.width, self.scalar, self.extra = found.shape[-1], scalar, extra_of(output)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        given = hidden_state(args, kwargs)
+        if given is None:
+            given = next(v for v in (*args, *kwargs.values()) if isinstance(v, Tensor))
+        shape = () if self.scalar else (*given.shape[:-1], self.width)
+        return returned(given.new_zeros(shape), self.extra)
+
+
+def _given(place: int | str, output: Any) -> Forward:
+    """A method that returns one of its arguments, such as the state that a module would add its result to."""
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        return returned(args[place] if isinstance(place, int) else kwargs[place], extra_of(output))
+
+    return forward
+
+
+def _states(call: Call) -> Iterator[int | str]:
+    """The places of further arguments that could be the state that a child adds its result to."""
+    found = _tensor(call.output)
+    further: dict[int | str, Any] = dict(enumerate(call.args)) | dict(call.kwargs)
+    for place, value in further.items():
+        state = None if place in (0, "hidden_states") else _tensor(value)
+        if state is not None and found is not None and state.shape == found.shape:
+            yield place
+
+
+@contextmanager
+def _replaced(forwards: Mapping[nn.Module, Forward]) -> Iterator[None]:
+    """Within this context, modules have other methods `forward`."""
+    with ExitStack() as stack:
+        for module, forward in forwards.items():
+            stack.enter_context(swapped(module, "forward", forward))
+        yield
+
+
+def _first(*args: Any, **kwargs: Any) -> Any:
+    """The method of a module that returns its input."""
+    return hidden_state(args, kwargs)
+
+
+def _tensor(output: Any) -> Tensor | None:
+    first = output[0] if isinstance(output, tuple) and output else output
+    return first if isinstance(first, Tensor) and first.is_floating_point() and first.dim() else None
+
+
+def _weighted(module: nn.Module) -> bool:
+    return next(module.parameters(), None) is not None
+
+
+def _equal(a: Tensor | None, b: Tensor | None) -> bool:
+    return a is not None and b is not None and torch.equal(a, b.to(a.device))

@@ -1,20 +1,44 @@
-"""A cut file holds the kept tensors byte by byte, under new numbers and with the alignment of the original."""
+"""A cut file holds the kept tensors byte by byte under new numbers, and its lists per block are cut."""
 
 from __future__ import annotations
 
 import dataclasses
-import io
 from pathlib import Path
+from typing import Any
 
+import gguf
 import numpy as np
 import pytest
-from gguf import GGUFReader
 
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
 from pruning.models import gguf as module
-from pruning.models.gguf import open_gguf, plan_gguf, size_of, write_gguf
+from pruning.models.gguf import (
+    PLAIN,
+    WINDOWS,
+    GgufFile,
+    open_gguf,
+    pattern,
+    plan_gguf,
+    size_of,
+    window_lists,
+    write_gguf,
+)
 from tests.helpers import gguf_models
+
+PATTERN = "attention.sliding_window_pattern"
+
+
+def cut(path: Path, mask: Mask | None = None, record: Any = None) -> GgufFile:
+    plan = plan_gguf(open_gguf(path), mask or Mask(6, (1, 4)), record or {})
+    out = path.with_name("out.gguf")
+    with out.open("wb") as stream:
+        write_gguf(plan, stream)
+    assert out.stat().st_size == size_of(plan)
+    return open_gguf(out)
+
+
+# Tensors.
 
 
 @pytest.mark.parametrize("alignment", [32, 128])
@@ -23,58 +47,198 @@ def test_tensors_are_copied_and_renumbered(tmp_path: Path, type_: str, alignment
     path = gguf_models.write(
         tmp_path / "a.gguf", "qwen2", type_, extra=lambda writer: writer.add_custom_alignment(alignment)
     )
-    cut = plan_gguf(open_gguf(path), Mask(6, (0, 4)), {})
-    with (tmp_path / "out.gguf").open("wb") as stream:
-        write_gguf(cut, stream)
-    assert (tmp_path / "out.gguf").stat().st_size == size_of(cut)
-    before = {t.name: t for t in GGUFReader(path).tensors}
-    after = {t.name: t for t in GGUFReader(tmp_path / "out.gguf").tensors}
+    after = gguf.GGUFReader(cut(path, Mask(6, (0, 4))).path).tensors
     numbers = {1: 0, 2: 1, 3: 2, 5: 3}
     expected = {}
-    for name, tensor in before.items():
-        head, number, tail = (*name.split(".", 2), "", "")[:3] if name.startswith("blk.") else ("", "", "")
-        if not number or int(number) in numbers:
-            expected[f"{head}.{numbers[int(number)]}.{tail}" if number else name] = tensor
-    assert list(after) == list(expected)
-    for name, tensor in after.items():
-        assert tensor.tensor_type == expected[name].tensor_type, name
-        assert tensor.shape.tolist() == expected[name].shape.tolist(), name
-        assert tensor.data_offset % alignment == 0, name
-        assert tensor.data.tobytes() == expected[name].data.tobytes(), name
+    for tensor in gguf.GGUFReader(path).tensors:
+        if not tensor.name.startswith("blk."):
+            expected[tensor.name] = tensor
+        elif (number := int(tensor.name.split(".")[1])) in numbers:
+            expected[f"blk.{numbers[number]}.{tensor.name.split('.', 2)[2]}"] = tensor
+    assert [tensor.name for tensor in after] == list(expected)
+    for tensor in after:
+        before = expected[tensor.name]
+        assert tensor.tensor_type == before.tensor_type, tensor.name
+        assert tensor.shape.tolist() == before.shape.tolist(), tensor.name
+        assert tensor.data_offset % alignment == 0, tensor.name
+        assert tensor.data.tobytes() == before.data.tobytes(), tensor.name
 
 
 def test_large_tensors_are_copied_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cut = plan_gguf(open_gguf(gguf_models.write(tmp_path / "a.gguf")), Mask(6, (2,)), {})
-    whole, pieces = io.BytesIO(), io.BytesIO()
-    write_gguf(cut, whole)
+    path = gguf_models.write(tmp_path / "a.gguf")
+    whole = cut(path).path.read_bytes()
     monkeypatch.setattr(module, "PIECE", 1000)
-    write_gguf(cut, pieces)
-    assert whole.getvalue() == pieces.getvalue()
+    assert cut(path).path.read_bytes() == whole
 
 
 def test_a_changed_tensor_keeps_its_size(tmp_path: Path) -> None:
-    file = open_gguf(gguf_models.write(tmp_path / "a.gguf"))
-    plan = plan_gguf(file, Mask(6, (2,)), {})
-    changed = dataclasses.replace(plan, changes={"blk.3.ffn_down.weight": np.zeros_like})
-    with (tmp_path / "out.gguf").open("wb") as stream:
-        write_gguf(changed, stream)
-    after = open_gguf(tmp_path / "out.gguf")
-    zero = [name for name, tensor in after.tensors.items() if not tensor.data.any()]
+    plan = plan_gguf(open_gguf(gguf_models.write(tmp_path / "a.gguf")), Mask(6, (2,)), {})
+
+    def write(change: Any) -> GgufFile:
+        with (tmp_path / "out.gguf").open("wb") as stream:
+            write_gguf(dataclasses.replace(plan, changes={"blk.3.ffn_down.weight": change}), stream)
+        return open_gguf(tmp_path / "out.gguf")
+
+    zero = [name for name, tensor in write(np.zeros_like).tensors.items() if not tensor.data.any()]
     assert zero == ["blk.2.ffn_down.weight"]
-    with pytest.raises(ValueError, match="would change its size"):
-        write_gguf(
-            dataclasses.replace(plan, changes={"blk.3.ffn_down.weight": lambda data: data[1:]}), io.BytesIO()
-        )
+    with pytest.raises(ValueError, match="size"):
+        write(lambda data: data[1:])
 
 
-def test_a_mask_for_another_model_is_refused(tmp_path: Path) -> None:
-    file = open_gguf(gguf_models.write(tmp_path / "a.gguf"))
-    with pytest.raises(InputError, match=r"the mask is over 7 blocks and .* has 6"):
-        plan_gguf(file, Mask(7, (1,)), {})
-
-
-def test_a_file_without_some_blocks_is_refused(tmp_path: Path) -> None:
+def test_a_file_with_other_blocks_than_the_mask_is_refused(tmp_path: Path) -> None:
     path = gguf_models.write(tmp_path / "a.gguf")
+    with pytest.raises(InputError, match=r"7 blocks.* 6"):
+        cut(path, Mask(7, (1,)))
     path.write_bytes(path.read_bytes().replace(b"blk.5.", b"blk.6."))
-    with pytest.raises(InputError, match=r"tensors for the blocks \[0, 1, 2, 3, 4, 6\], not for 0 to 5"):
-        plan_gguf(open_gguf(path), Mask(6, (1,)), {})
+    with pytest.raises(InputError, match=r"blocks \[0, 1, 2, 3, 4, 6\]"):
+        cut(path)
+
+
+# Keys.
+
+
+def per_block(writer: Any) -> None:
+    """A list per block of each kind that llama.cpp reads, and lists of the same length that are something else."""
+    for key in ("head_count", "head_count_kv"):  # the numbers of the tests' models become lists
+        writer.kv_data[0].pop(f"llama.attention.{key}")
+    writer.kv_data[0].pop("llama.feed_forward_length")
+    writer.add_array("llama.attention.head_count", [4, 8, 4, 4, 8, 2])
+    writer.add_array("llama.attention.head_count_kv", [2, 4, 2, 0, 4, 1])
+    writer.add_array("llama.feed_forward_length", [96, 1, 97, 98, 2, 99])
+    writer.add_array("llama.expert_used_count", [1, 2, 3, 4, 5, 6])
+    writer.add_array("llama.attention.sliding_window_pattern", [True, False, True, False, True, False])
+    writer.add_key_value(
+        "llama.wide", [2**40 + i for i in range(6)], gguf.GGUFValueType.ARRAY, gguf.GGUFValueType.INT64
+    )
+    for kind in ("alpha_p", "alpha_n", "beta", "eps"):  # Apertus: the keys do not name the architecture
+        getattr(writer, f"add_xielu_{kind}")([0.5 + block for block in range(6)])
+    writer.add_array("llama.rope.dimension_sections", [1, 2, 3, 4, 5, 6])
+    writer.add_array("llama.other", [7, 8])
+    writer.add_array("tokenizer.ggml.six", [1, 2, 3, 4, 5, 6])
+    writer.add_uint32("llama.leading_dense_block_count", 2)
+    writer.add_string("general.size_label", "8B")
+
+
+CUT = {
+    "llama.block_count": 4,
+    "llama.attention.head_count": [4, 4, 4, 2],
+    "llama.attention.head_count_kv": [2, 2, 0, 1],
+    "llama.feed_forward_length": [96, 97, 98, 99],
+    "llama.expert_used_count": [1, 3, 4, 6],
+    "llama.attention.sliding_window_pattern": [True, True, False, False],
+    "llama.wide": [2**40 + i for i in (0, 2, 3, 5)],
+    "llama.leading_dense_block_count": 1,  # of blocks 0 and 1, block 0 is left
+    "general.size_label": None,  # it describes the original model
+}
+
+
+def test_lists_per_block_are_cut_and_everything_else_keeps_its_bytes(tmp_path: Path) -> None:
+    path = gguf_models.write(tmp_path / "a.gguf", extra=per_block)
+    before, after = open_gguf(path), cut(path)
+    activations = [name for name in before.entries if "xielu" in name]
+    assert len(activations) == 4
+    expected = CUT | {name: [0.5, 2.5, 3.5, 5.5] for name in activations}
+    assert {name: after.value(name) for name in expected} == expected
+    changed = {name for name, entry in before.entries.items() if after.entries.get(name) != entry}
+    assert changed == set(expected)
+    assert set(after.entries) - set(before.entries) == {"depth_pruning.record"}
+    order = [name for name in before.entries if name in after.entries]
+    assert [name for name in after.entries if name in before.entries] == order
+
+
+def test_the_record_can_be_read_and_is_replaced(tmp_path: Path) -> None:
+    path = gguf_models.write(tmp_path / "a.gguf")
+    assert open_gguf(path).record() is None
+    once = cut(path, record={"mask": {"dropped": [1, 4]}})
+    assert once.record() == {"mask": {"dropped": [1, 4]}}
+    again = once.path.rename(tmp_path / "again.gguf")
+    assert cut(again, Mask(4, (3,)), {"mask": 2}).record() == {"mask": 2}
+
+
+def test_a_list_of_texts_per_block_is_refused(tmp_path: Path) -> None:
+    path = gguf_models.write(
+        tmp_path / "a.gguf", extra=lambda writer: writer.add_array("llama.kinds", ["a"] * 6)
+    )
+    with pytest.raises(InputError, match=r"llama\.kinds"):
+        cut(path)
+
+
+def test_a_file_of_the_other_byte_order(tmp_path: Path) -> None:
+    path = tmp_path / "big.gguf"
+    writer = gguf.GGUFWriter(path, "llama", endianess=gguf.GGUFEndian.BIG)
+    gguf_models._settings(writer, 6, 16)
+    for block in range(6):
+        writer.add_tensor(f"blk.{block}.attn_norm.weight", np.full(4, block, "f4"))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    after = cut(path)
+    assert (after.order, after.n_blocks) == (">", 4)
+    assert [float(t.data.view(">f4")[0]) for t in after.tensors.values()] == [0, 2, 3, 5]
+
+
+# What llama.cpp derives from the numbers of blocks: lists are written where it reads them, the rest is refused.
+
+
+def test_the_rule_of_llama_cpp() -> None:
+    assert not PLAIN & set(WINDOWS), "an architecture is in two tables"
+    assert pattern(6, 2) == [True, False] * 3
+    assert pattern(7, 6) == [True] * 5 + [False, True]
+    assert pattern(2, 0) == [True, True]
+    assert pattern(2, 1) == [False, False]
+
+
+FLAGS = [False, True, True, True, False, True]
+PERIOD = [True, False, True, True, False]  # of [True, True, False] * 2, without the first
+
+
+@pytest.mark.parametrize(
+    ("kind", "stored", "dropped", "listed"),
+    [
+        ("gemma2", None, (1, 4), {PATTERN: [True, True, False, False]}),
+        ("gemma2", None, (2, 3), {}),  # the rule gives the same kinds
+        ("gemma3", 3, (0,), {PATTERN: PERIOD}),  # a period in the file replaces the rule
+        ("gemma3", FLAGS, (0,), {}),  # a list in the file is cut as any other
+        ("gemma3 without windows", None, (0,), {}),
+        ("llama", None, (0,), {}),
+    ],
+)
+def test_kinds_that_no_longer_follow_the_rule_are_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, stored: Any, dropped: tuple[int, ...], listed: Any
+) -> None:  # fmt: skip
+    name, _, without = kind.partition(" ")
+    if without:
+        monkeypatch.setitem(gguf_models.KINDS, name, (*gguf_models.KINDS[name][:3], None))
+
+    def extra(writer: Any) -> None:
+        if stored is not None:
+            writer.add_sliding_window_pattern(stored)
+
+    file = open_gguf(gguf_models.write(tmp_path / "a.gguf", name, n_blocks=6, extra=extra))
+    assert window_lists(file, Mask(6, dropped)) == listed
+
+
+@pytest.mark.parametrize(
+    ("kind", "n_blocks", "key", "value", "message"),
+    [
+        ("smollm3", 6, "", 0, "architecture smollm3"),
+        ("mamba2", 6, "", 0, "architecture mamba2"),
+        ("gemma2", 46, "", 0, "46 blocks cannot become 45"),
+        ("qwen3", 6, "qwen3.attention.shared_kv_layers", 2, "shared_kv_layers=2"),
+        ("qwen3", 6, "qwen3.nextn_predict_layers", 2, "nextn_predict_layers=2"),
+        ("llama", 6, "general.tensor_extra.name", ["blk.0.x"], r"general\.tensor_extra\.name"),
+    ],
+)
+def test_what_is_not_certain_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, n_blocks: int, key: str, value: Any, message: str
+) -> None:  # fmt: skip
+    monkeypatch.setitem(gguf_models.KINDS, kind, gguf_models.KINDS.get(kind, gguf_models.KINDS["llama"]))
+
+    def extra(writer: Any) -> None:
+        if key:
+            (writer.add_array if isinstance(value, list) else writer.add_uint32)(key, value)
+
+    path = gguf_models.write(tmp_path / "a.gguf", kind, n_blocks=n_blocks, extra=extra)
+    with pytest.raises(InputError, match=message):
+        plan_gguf(open_gguf(path), Mask(n_blocks, (1,)), {})

@@ -107,3 +107,18 @@ def _renumbered(weights: dict[str, Any], kept: list[int]) -> Any:
             yield name, tensor
         elif int(found[2]) in kept:
             yield f"{found[1]}{kept.index(int(found[2]))}{found[3]}", tensor
+
+
+IDS = torch.tensor([[3, 14, 15, 9, 26, 5, 35, 8, 9, 79], [2, 71, 82, 81, 82, 84, 5, 9, 4, 5]])
+
+
+def logits(model: Any, ids: torch.Tensor = IDS, **options: Any) -> torch.Tensor:
+    """The logits (B, T, V) of token ids."""
+    with torch.no_grad():
+        result: torch.Tensor = model(input_ids=ids, **options).logits
+    return result
+
+
+def attributes(model: Any) -> list[dict[str, Any]]:
+    """The attributes of all modules, to compare them before and after a context."""
+    return [dict(vars(module)) for module in model.modules()]

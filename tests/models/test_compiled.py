@@ -12,7 +12,6 @@ from pruning.core.errors import InputError
 from pruning.core.mask import Mask
 from pruning.engine.forward import Forward
 from pruning.models import products
-from pruning.models import products as compiled_module
 from pruning.models.blocks import find_blocks, swapped
 from pruning.models.products import check_compiler, compiled, use_faster_products
 from pruning.runs.cell import ForwardSettings
@@ -28,17 +27,13 @@ needs_compiler = pytest.mark.skipif(
 )
 
 
-@pytest.fixture
-def apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Branches run one at a time."""
-    monkeypatch.setattr("pruning.engine.memory.MERGE_OPERATIONS", 0)
-    monkeypatch.setattr("pruning.engine.memory.MERGE_TOKENS", 0)
-
-
 @pytest.mark.slow
-@pytest.mark.usefixtures("apart")
 @needs_compiler
-def test_compiled_blocks_give_the_losses_of_plain_passes_and_compile_once_for_all_shapes() -> None:
+def test_compiled_blocks_give_the_losses_of_plain_passes_and_compile_once_for_all_shapes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pruning.engine.memory.MERGE_OPERATIONS", 0)  # branches run one at a time
+    monkeypatch.setattr("pruning.engine.memory.MERGE_TOKENS", 0)
     torch._dynamo.reset()
     module, rows = build("llama"), text_rows(9)
     counters.clear()
@@ -91,4 +86,4 @@ def test_without_a_compiler_the_setting_is_refused(monkeypatch: pytest.MonkeyPat
         check_compiler()
     with pytest.raises(InputError, match=r"forward\.compile=false"):
         ForwardSettings(compile=True).check()
-    assert compiled_module.MOST_FORMS > 8, "torch's own limit would leave some blocks uncompiled"
+    assert products.MOST_FORMS > 8, "torch's own limit would leave some blocks uncompiled"

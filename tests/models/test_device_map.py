@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, LlamaConfig
+from transformers import LlamaConfig
 
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
 from pruning.engine.forward import Forward
-from pruning.models import placement
 from pruning.models.blocks import find_blocks
 from pruning.models.model import Model
 from pruning.models.sublayers import masked
@@ -47,140 +46,115 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
     return pretend
 
 
-def options(settings: Model) -> dict[str, Any]:
-    return placement.device_options(settings.placing, LLAMA3)
+def options(**settings: Any) -> dict[str, Any]:
+    return llama3(**settings).placing.options(LLAMA3)
 
 
-def test_what_fits_one_gpu_goes_there_whole(machine: Any) -> None:
-    machine(30, 80)
-    assert options(llama3()) == {"device_map": {"": 0}}
-
-
-def test_a_machine_without_gpus_that_holds_the_model_needs_no_map(machine: Any) -> None:
-    machine()
-    assert options(llama3()) == {}
-    machine(80)
-    assert options(llama3(device_map="cpu")) == {}
+@pytest.mark.parametrize(
+    ("gpus", "settings", "expected"),
+    [
+        ((30, 80), {}, {"device_map": {"": 0}}),
+        ((), {}, {}),
+        ((80,), {"device_map": "cpu"}, {}),
+        ((80,), {"offload": "/scratch"}, {"device_map": {"": 0}}),  # not used if it is not needed
+    ],
+)
+def test_what_fits_one_device_goes_there_whole(
+    machine: Any, gpus: tuple[float, ...], settings: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    machine(*gpus)
+    assert options(**settings) == expected
 
 
 def test_what_does_not_fit_one_gpu_is_spread_over_several(machine: Any) -> None:
     machine(19, 19, 19)  # 11 GiB for weights each
-    chosen = options(llama3())["device_map"]
+    chosen = options()["device_map"]
     assert set(chosen.values()) == {0, 1, 2}
     blocks = {name: device for name, device in chosen.items() if re.fullmatch(r"model\.layers\.\d+", name)}
     assert len(blocks) == 32  # no block is split
     assert list(blocks.values()) == sorted(blocks.values())
 
 
+def test_what_does_not_fit_goes_to_memory_and_disk_if_offload_is_set(machine: Any) -> None:
+    machine(16, memory=7)
+    chosen = options(offload="/scratch")
+    assert chosen["offload_folder"] == "/scratch"
+    assert set(chosen["device_map"].values()) == {0, "cpu", "disk"}
+
+
 def test_what_fits_nowhere_is_refused_with_all_sizes_and_what_to_do(machine: Any) -> None:
     machine(12, 12.5)
     with pytest.raises(InputError) as refused:
-        options(llama3())
+        options()
     text = str(refused.value)
     sizes = ("needs 16.06 GB", "(largest part 1.05 GB)", "GPU 0 4.29 GB, GPU 1 4.83 GB", "main memory 61.8")
     for part in (*sizes, "bfloat16", "model.resources.gpus_per_rank", "model.dtype", "model.offload=DIR"):
         assert part in text
     machine(memory=10)
-    with pytest.raises(InputError, match=r"available is: main memory 9\.66 GB"):
-        options(llama3())
+    with pytest.raises(InputError, match=r"main memory 9\.66 GB"):
+        options()
 
 
-def test_what_does_not_fit_goes_to_memory_and_disk_if_offload_is_set(machine: Any) -> None:
-    machine(16, memory=7)
-    chosen = options(llama3(offload="/scratch"))
-    assert chosen["offload_folder"] == "/scratch"
-    assert set(chosen["device_map"].values()) == {0, "cpu", "disk"}
-    machine(80)
-    assert options(llama3(offload="/scratch")) == {"device_map": {"": 0}}  # not used if it is not needed
-
-
-def test_bounds_are_heeded_and_checked(machine: Any) -> None:
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_memory": {"7": "9GiB"}}, r"names 7, but .* 0, 1, cpu"),
+        ({"max_memory": {"0": "much"}}, r"model\.max_memory\.0=much"),
+        ({"max_memory": "9GiB"}, r"model\.max_memory=9GiB"),
+        ({"device_map": "cude"}, r"model\.device_map 'cude'"),
+    ],
+)
+def test_limits_are_heeded_and_checked(machine: Any, settings: dict[str, Any], message: str) -> None:
     machine(80, 80)
-    chosen = options(llama3(max_memory={"0": "9GiB"}))["device_map"]
-    assert set(chosen.values()) == {0, 1}
-    with pytest.raises(InputError, match=r"names 7, but there are only 0, 1, cpu"):
-        options(llama3(max_memory={"7": "9GiB"}))
-    with pytest.raises(InputError, match=r"model\.max_memory\.0=much is not a size"):
-        options(llama3(max_memory={"0": "much"}))
-    with pytest.raises(InputError, match=r"model\.max_memory=9GiB is not a mapping"):
-        llama3(max_memory="9GiB")
-    with pytest.raises(InputError, match=r"unknown model\.device_map 'cude'"):
-        llama3(device_map="cude")
+    assert set(options(max_memory={"0": "9GiB"})["device_map"].values()) == {0, 1}
+    with pytest.raises(InputError, match=message):
+        options(**settings)
 
 
 def test_the_identity_ignores_where_weights_are_stored() -> None:
     assert llama3(offload="/scratch", max_memory={"0": "9GiB"}).identity() == llama3().identity()
 
 
-@pytest.fixture(scope="module")
-def offload(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("offload")
-
-
-@pytest.fixture(scope="module")
-def spread(model_folder: Path, offload: Path) -> Any:
+def test_a_model_on_disk_gives_the_same_and_skipped_blocks_are_not_read(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The tiny model with room for a part of it in memory and the rest on disk."""
-    whole = Model("tiny", "local", str(model_folder), dtype="float32")
-    size, _ = placement._sizes(
-        placement._empty(whole.placing, AutoConfig.from_pretrained(model_folder)), whole.placing
-    )
-    half = Model("tiny", "local", str(model_folder), dtype="float32", max_memory={"cpu": str(int(size * 0.75))},
-                 offload=str(offload))  # fmt: skip
-    return half.load_anew(), whole.load_anew()
-
-
-@pytest.fixture
-def reads(spread: Any) -> Iterator[Counter[int]]:
-    """How often a weight of each block is read from disk."""
     from accelerate.utils import OffloadedWeightsLoader
 
-    counts: Counter[int] = Counter()
-    read = OffloadedWeightsLoader.__getitem__
+    whole = Model("tiny", "local", str(model_folder), dtype="float32")
+    size, _ = whole.placing.sizes(whole.placing.empty(whole.config))
+    half = replace(whole, max_memory={"cpu": str(int(size * 0.75))}, offload=str(tmp_path))
+    models = half.load_anew(), whole.load_anew()
+    read, reads = OffloadedWeightsLoader.__getitem__, Counter[int]()
 
     def counting(self: Any, key: str) -> Any:
         if match := re.search(r"layers\.(\d+)\.", key):
-            counts[int(match[1])] += 1
+            reads[int(match[1])] += 1
         return read(self, key)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(OffloadedWeightsLoader, "__getitem__", counting)
-        yield counts
-
-
-def on_disk(module: Any) -> list[int]:
-    blocks = find_blocks(module).modules
-    return [i for i, block in enumerate(blocks) if any(p.device.type == "meta" for p in block.parameters())]
-
-
-def test_a_model_on_disk_has_the_losses_of_one_in_memory_and_skipped_blocks_are_not_read(
-    spread: Any, reads: Counter[int], offload: Path
-) -> None:
-    partial, whole = spread
-    offloaded = on_disk(partial.module)
-    assert 2 <= len(offloaded) < N_BLOCKS
-    assert not list(offload.iterdir())  # the checkpoint is read where it is
-    assert not on_disk(whole.module)
-    skipped, kept = offloaded[0], offloaded[1:]
+    monkeypatch.setattr(OffloadedWeightsLoader, "__getitem__", counting)
+    on_disk, in_memory = (
+        [i for i, block in enumerate(find_blocks(model.module).modules)
+         if any(p.device.type == "meta" for p in block.parameters())]
+        for model in models
+    )  # fmt: skip
+    assert 2 <= len(on_disk) < N_BLOCKS
+    assert not in_memory
+    assert not list(tmp_path.iterdir())  # the checkpoint is read where it is
+    reads.clear()
+    skipped, *kept = on_disk
     masks = [Mask(N_BLOCKS, (0, skipped)), Mask(N_BLOCKS, (skipped,))]
-    expected, actual = (
-        {m: v for m, v, _ in Forward(model, 64).loglikelihoods(text_rows(5), masks)} for model in spread
+    actual, expected = (
+        {m: v for m, v, _ in Forward(model, 64).loglikelihoods(text_rows(5), masks)} for model in models
     )
     assert all(actual[mask] == pytest.approx(expected[mask], rel=1e-5) for mask in masks)
+    logits = []
+    for model in models:
+        with torch.no_grad(), masked(model.module, masks[1]):
+            logits.append(model.module(input_ids=torch.tensor([[5, 6, 7, 8]])).logits)
+    assert torch.allclose(*logits, rtol=1e-5, atol=1e-5)
     assert reads[skipped] == 0
     assert all(reads[block] > 0 for block in kept)
-
-
-def test_a_masked_model_on_disk_does_not_read_what_it_skips(spread: Any, reads: Counter[int]) -> None:
-    partial, whole = spread
-    offloaded, ids = on_disk(partial.module), torch.tensor([[5, 6, 7, 8]])
-    mask = Mask(N_BLOCKS, (offloaded[-1],))
-    logits = []
-    for model in (partial, whole):
-        with torch.no_grad(), masked(model.module, mask):
-            logits.append(model.module(input_ids=ids).logits)
-    assert torch.allclose(*logits, rtol=1e-5, atol=1e-5)
-    assert reads[offloaded[-1]] == 0
-    assert reads[offloaded[0]] > 0
 
 
 def test_a_cell_on_disk_has_the_result_of_one_in_memory(launch: Command, tmp_path: Path) -> None:

@@ -128,28 +128,34 @@ def test_what_needs_no_gradient_gets_none(counted: Counter[str]) -> None:
 
 
 @pytest.mark.parametrize("rows", [2, FEWEST_ROWS - 2])
-def test_few_rows_are_multiplied_in_their_own_precision(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    def called(*_: object) -> Tensor:
-        raise AssertionError("converting the weights takes longer than this product")
-
-    monkeypatch.setattr(products, "product", called)
+def test_few_rows_are_multiplied_in_their_own_precision(rows: int, counted: Counter[str]) -> None:
     one, x = layer(torch.bfloat16), inputs(torch.bfloat16, rows)
     assert torch.equal(one(x), nn.functional.linear(x, one.weight, one.bias))
-    single = one.float()
-    assert single(inputs(torch.float32)).dtype == torch.float32
+    assert one.float()(inputs(torch.float32)).dtype == torch.float32
+    assert not counted
 
 
 @pytest.mark.parametrize("rows", [0, 1, 2])
 def test_few_rows_are_multiplied_in_float32_if_asked(rows: int, counted: Counter[str]) -> None:
     one = layer(torch.bfloat16)
     x = inputs(torch.bfloat16).flatten(0, 1)
-    with torch.no_grad(), for_any_rows():
-        few, all_rows = one(x[:rows]), one(x)
-    assert counted == {"product": 2}
-    assert torch.allclose(few, all_rows[:rows], rtol=ULP[torch.bfloat16], atol=1e-6)
     with torch.no_grad():
+        with for_any_rows():
+            few, all_rows = one(x[:rows]), one(x)
+        assert counted == {"product": 2}
+        assert torch.allclose(few, all_rows[:rows], rtol=ULP[torch.bfloat16], atol=1e-6)
         one(x[:rows])
     assert counted == {"product": 2}, "the context did not end"
+
+
+def test_contexts_that_overlap_in_threads_leave_nothing_behind() -> None:
+    first, second = for_any_rows(), for_any_rows()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert Float32Linear.fewest == 0
+    second.__exit__(None, None, None)
+    assert Float32Linear.fewest == FEWEST_ROWS
 
 
 @pytest.mark.usefixtures("faster")
@@ -231,13 +237,3 @@ def test_the_measurement_leaves_the_number_of_threads(monkeypatch: pytest.Monkey
     finally:
         float32_is_faster.cache_clear()
     assert torch.get_num_threads() == threads
-
-
-def test_contexts_that_overlap_in_threads_leave_nothing_behind() -> None:
-    first, second = for_any_rows(), for_any_rows()
-    first.__enter__()
-    second.__enter__()
-    first.__exit__(None, None, None)
-    assert Float32Linear.fewest == 0
-    second.__exit__(None, None, None)
-    assert Float32Linear.fewest == FEWEST_ROWS

@@ -1,31 +1,28 @@
-"""A map that is folded into weights equals the map applied to what a sub-layer adds to the state."""
+"""Folding a map into weights equals applying it to what a sub-layer adds; the last weights are found by structure."""
 
 from __future__ import annotations
 
+import re
+from contextlib import suppress
 from typing import Any
 
 import pytest
 import torch
 import transformers
-from torch import nn
+from torch import Tensor, nn
 
-from pruning.core.errors import InputError
+from pruning.core.errors import InputError, UnskippableError
+from pruning.models import output_maps as maps_module
 from pruning.models.blocks import enter
-from pruning.models.output_maps import Repair, find_fold, read_repair, repaired
+from pruning.models.output_maps import Repair, find_fold, output_weights, read_repair, repaired
 from pruning.models.sublayers import find_chain
-from tests.helpers.architectures import ARCHITECTURES, GROUPED, PARALLEL, SEQUENTIAL, WIDE, build
-
-IDS = torch.tensor([[3, 14, 15, 9, 26, 5, 35, 8, 9, 79], [2, 71, 82, 81, 82, 84, 5, 9, 4, 5]])
-UNITS = (2, 3, 8, 11)
+from tests.helpers.architectures import ARCHITECTURES, GROUPED, IDS, LAST, PARALLEL, SEQUENTIAL, WIDE, build
 
 
 @pytest.fixture(scope="module", params=[name for name in SEQUENTIAL if name not in GROUPED])
 def model(request: pytest.FixtureRequest) -> Any:
-    return prepared(build(request.param))
-
-
-def prepared(module: Any) -> Any:
     """In float64 unless its experts cannot be, with random biases and norms, so that none is 0 or 1."""
+    module = build(request.param)
     torch.manual_seed(1)
     for name, parameter in module.named_parameters():
         if parameter.dim() == 1:
@@ -44,7 +41,7 @@ def change(form: str, width: int = 32) -> torch.Tensor:
     return torch.randn((width, width) if form == "linear" else (width,), generator=generator)
 
 
-@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("unit", [2, 3, 8, 11])
 @pytest.mark.parametrize("form", ["linear", "diagonal"])
 def test_folding_equals_applying_the_map(model: Any, unit: int, form: str) -> None:
     fold = find_fold(model, unit, form)
@@ -64,7 +61,7 @@ def test_only_a_diagonal_map_fits_behind_a_norm() -> None:
     fold = find_fold(build("gemma3"), 3, "linear")
     assert fold.form == "diagonal"
     assert "normalises" in (fold.why or "")
-    assert fold.axes.axes == (("model.layers.1.post_feedforward_layernorm.weight", 0, 1.0),)
+    assert fold.axes == (("model.layers.1.post_feedforward_layernorm.weight", 0, 1.0),)
     with pytest.raises(InputError, match="the map of m1 cannot be folded: the block normalises"):
         repaired(build("gemma3"), Repair({3: change("linear")})).__enter__()
 
@@ -90,37 +87,29 @@ def test_the_same_weights_are_found_in_every_precision(name: str, dtype: torch.d
     assert (found.form, found.factor, found.axes) == (expected.form, expected.factor, expected.axes)
 
 
-def test_a_sub_layer_of_two_modules_takes_no_map() -> None:
-    with pytest.raises(
-        InputError, match=r"attention of block 1 \(FalconH1Mixer\): 2 modules.*compensation=none"
-    ):
-        find_fold(build("falcon_h1"), 2, "linear")
-    assert find_fold(build("falcon_h1"), 3, "linear").form == "linear"
-
-
-@pytest.mark.parametrize("name", PARALLEL)
-def test_parallel_parts_are_refused(name: str) -> None:
-    with pytest.raises(
-        InputError, match=r"adds attention and MLP to the same state.*Choose compensation=magn"
-    ):
-        find_fold(build(name), 3, "linear")
+@pytest.mark.parametrize(
+    ("name", "unit", "reason"),
+    [
+        ("falcon_h1", 2, r"attention of block 1 \(FalconH1Mixer\): 2 modules.*compensation=none"),
+        *((name, 3, r"to the same state.*compensation=magnitude") for name in PARALLEL),
+    ],
+)
+def test_sub_layers_that_take_no_map_are_refused(name: str, unit: int, reason: str) -> None:
+    with pytest.raises(InputError, match=reason):
+        find_fold(build(name), unit, "linear")
 
 
 def test_weights_are_restored_after_an_error() -> None:
     module = build("llama")
-    before = {name: value.clone() for name, value in module.state_dict().items()}
-    pointers = {name: value.data_ptr() for name, value in module.state_dict().items()}
-    name = "model.layers.1.mlp.down_proj.weight"
-
-    def fail() -> None:
-        with repaired(module, Repair({3: change("linear"), 8: change("linear")})):
-            assert not torch.equal(module.get_parameter(name), before[name])
-            raise KeyError
-
-    with pytest.raises(KeyError):
-        fail()
-    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
-    assert {name: value.data_ptr() for name, value in module.state_dict().items()} == pointers
+    before = {name: (value.clone(), value.data_ptr()) for name, value in module.state_dict().items()}
+    maps = Repair({3: change("linear"), 8: change("linear")})
+    with suppress(ZeroDivisionError), repaired(module, maps):
+        name = "model.layers.1.mlp.down_proj.weight"
+        assert not torch.equal(module.get_parameter(name), before[name][0])
+        raise ZeroDivisionError
+    for name, value in module.state_dict().items():
+        assert torch.equal(value, before[name][0])
+        assert value.data_ptr() == before[name][1]
 
 
 def test_a_repair_is_read_as_it_was_saved(tmp_path: Any) -> None:
@@ -130,3 +119,83 @@ def test_a_repair_is_read_as_it_was_saved(tmp_path: Any) -> None:
     assert read.names() == ("m1", "a4")
     assert all(torch.equal(read.maps[unit], repair.maps[unit]) for unit in (3, 8))
     assert Repair({3: change("linear")}).sha256 != repair.sha256 != Repair({9: change("diagonal")}).sha256
+
+
+# The weights through which a sub-layer writes.
+
+
+@pytest.mark.parametrize("name", SEQUENTIAL)
+def test_the_output_projections_are_found(name: str) -> None:
+    model = build(name)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    found = output_weights(model, [2, 3])
+    block = next(b for path, b in model.named_modules() if re.search(r"\.(layers|h|blocks)\.1$", path))
+    for unit, pattern in zip((2, 3), LAST.values(), strict=True):
+        wanted = {key for key, _ in block.named_parameters() if re.search(pattern, f".{key}")}
+        assert set(found[unit]) == wanted
+        assert wanted
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_dead_units_do_not_matter() -> None:
+    """With these values, the output is zero already if the bias alone is zero."""
+    model = build("opt")
+    with torch.no_grad():
+        for layer in model.model.decoder.layers:
+            layer.fc1.weight.zero_()
+            layer.fc1.bias.fill_(-1.0)  # the units are dead
+            layer.fc2.bias.fill_(1.0)
+    assert output_weights(model, [3])[3] == ("fc2.weight", "fc2.bias")
+
+
+class Expert(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(4, 8)  # defined before the weights that are used first
+        self.first = nn.Linear(8, 4)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        output: Tensor = self.last(self.first(hidden))
+        return output
+
+
+class Experts(nn.Module):
+    """A router that sends every token to one of sixteen experts, and an expert for all of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shared = Expert()
+        self.experts = nn.ModuleList(Expert() for _ in range(16))
+        self.gate = nn.Linear(8, 16)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        chosen = self.gate(hidden).argmax(-1)
+        parts = [self.experts[int(i)](row) for i, row in zip(chosen, hidden, strict=True)]
+        return torch.stack(parts) + self.shared(hidden)
+
+
+class Constant(nn.Linear):
+    """A module that adds more than its weights give."""
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return super().forward(hidden) + 1
+
+
+@pytest.mark.parametrize(
+    ("module", "width", "owners"),
+    [
+        (Experts(), 8, ["shared.last", *(f"experts.{i}.last" for i in range(16))]),  # some saw no token
+        (nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)), 4, ["2"]),
+        (Constant(4, 4), 4, []),
+    ],
+    ids=["experts", "several layers", "constant"],
+)
+def test_the_fewest_and_last_weights_are_found(module: nn.Module, width: int, owners: list[str]) -> None:
+    last = maps_module._last(module, (torch.randn(3, width),), {})
+    assert set(last) == {f"{owner}.{kind}" for owner in owners for kind in ("weight", "bias")}
+
+
+def test_a_module_that_no_zeros_switch_off_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(maps_module, "_last", lambda *_: [])
+    with pytest.raises(UnskippableError, match=r"attention of block 1 \(LlamaAttention\)"):
+        output_weights(build("llama"), [2])

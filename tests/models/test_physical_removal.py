@@ -18,9 +18,11 @@ from pruning.models import removal
 from pruning.models.pruned_config import cache_layers
 from pruning.models.removal import blocks_removed, smaller_config
 from pruning.models.sublayers import find_chain, masked
-from tests.helpers.architectures import ARCHITECTURES, N_BLOCKS, PARALLEL, build
+from tests.helpers.architectures import ARCHITECTURES, N_BLOCKS, PARALLEL, attributes, build
+from tests.helpers.architectures import IDS as TWO
+from tests.helpers.architectures import logits as logits_of
 
-IDS = torch.tensor([[3, 14, 15, 9, 26, 5, 35, 8, 9, 79]])
+IDS = TWO[:1]
 PROMPT = {"input_ids": IDS, "attention_mask": torch.ones_like(IDS), "max_new_tokens": 12, "do_sample": False}
 # One part; both parts of block 0; the first attentions; all attentions of one kind; all but one attention.
 MASKS = ["a2", "m3", "a0", "b0 a1 m4", "a0 a1 a2 m2 b4", "a0 a2 a4", "a1 a3 a5", "a0 a1 a2 a4 a5 m3"]
@@ -28,13 +30,7 @@ SEQUENTIAL = [name for name in ARCHITECTURES if name not in PARALLEL]
 
 
 def logits(model: nn.Module) -> torch.Tensor:
-    with torch.no_grad():
-        return model(input_ids=IDS, use_cache=False).logits
-
-
-def cache_name(model: Any) -> str:
-    """The name of the argument for the cache, which differs between releases of transformers."""
-    return next(name for name in ("cache", "past_key_values") if name in signature(model.forward).parameters)
+    return logits_of(model, IDS, use_cache=False)
 
 
 @pytest.fixture(scope="module", params=SEQUENTIAL)
@@ -45,7 +41,9 @@ def model(request: pytest.FixtureRequest) -> Any:
 @pytest.mark.parametrize("text", MASKS)
 def test_the_model_without_the_parts_is_the_masked_one(model: Any, text: str) -> None:
     mask = Mask.parse(N_BLOCKS, text)
-    plain, before = logits(model), [dict(vars(module)) for module in model.modules()]
+    plain, before = logits(model), attributes(model)
+    parameters, size = speed.weight(model)
+    missing = sum(find_chain(model, "sublayer").sizes()[unit] for unit in mask.dropped)
     with masked(model, mask):
         expected, tokens = logits(model), model.generate(**PROMPT)
     with blocks_removed(model, mask, smaller_config(model, mask)):
@@ -53,7 +51,9 @@ def test_the_model_without_the_parts_is_the_masked_one(model: Any, text: str) ->
         assert torch.equal(model.generate(**PROMPT, use_cache=True), tokens)
         assert torch.equal(model.generate(**PROMPT, use_cache=False), tokens)
         assert ("without weights" in repr(model)) == (mask.as_blocks() is None)
-    assert [dict(vars(module)) for module in model.modules()] == before
+        assert speed.weight(model) == (parameters - missing, size - 4 * missing)
+    assert attributes(model) == before
+    assert speed.weight(model) == (parameters, size)
     assert torch.equal(logits(model), plain)
     assert not torch.equal(plain, expected), "the parts made no difference"
 
@@ -61,21 +61,13 @@ def test_the_model_without_the_parts_is_the_masked_one(model: Any, text: str) ->
 @pytest.mark.parametrize("text", MASKS)
 def test_every_step_with_the_cache_equals_the_step_without_it(model: Any, text: str) -> None:
     mask = Mask.parse(N_BLOCKS, text)
+    # The argument for the cache differs between releases of transformers.
+    name = "cache" if "cache" in signature(model.forward).parameters else "past_key_values"
     with blocks_removed(model, mask, smaller_config(model, mask)), torch.no_grad():
-        whole, cache = logits(model), {cache_name(model): transformers.DynamicCache(config=model.config)}
+        whole, cache = logits(model), {name: transformers.DynamicCache(config=model.config)}
         steps = [(0, 4), (4, 5), (5, 8), (8, 9), (9, 10)]
         parts = [model(input_ids=IDS[:, a:b], **cache, use_cache=True).logits for a, b in steps]
     torch.testing.assert_close(torch.cat(parts, dim=1), whole, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("text", MASKS)
-def test_weights_of_missing_parts_are_not_counted(model: Any, text: str) -> None:
-    mask = Mask.parse(N_BLOCKS, text)
-    parameters, size = speed.weight(model)
-    missing = sum(find_chain(model, "sublayer").sizes()[unit] for unit in mask.dropped)
-    with blocks_removed(model, mask, smaller_config(model, mask)):
-        assert speed.weight(model) == (parameters - missing, size - 4 * missing)
-    assert speed.weight(model) == (parameters, size)
 
 
 def test_whole_blocks_in_a_mask_of_parts_are_whole_blocks() -> None:
@@ -90,41 +82,38 @@ def test_whole_blocks_in_a_mask_of_parts_are_whole_blocks() -> None:
 
 def test_missing_modules_keep_their_class_and_are_restored_after_an_error() -> None:
     model, mask = build("opt"), Mask.parse(N_BLOCKS, "a0 m3")
-    before = [dict(vars(module)) for module in model.modules()]
+    before = attributes(model)
     with suppress(ZeroDivisionError), blocks_removed(model, mask, smaller_config(model, mask)):
         attention = model.get_submodule("model.decoder.layers.0.self_attn")
         assert type(attention).__name__ == "OPTAttention"
         assert not list(attention.parameters())
         raise ZeroDivisionError
-    assert [dict(vars(module)) for module in model.modules()] == before
+    assert attributes(model) == before
 
 
-def test_a_model_without_any_attention_is_refused() -> None:
+def test_models_that_cannot_use_a_cache_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     model = build("llama")
-    with pytest.raises(InputError, match=r"no attention with keys and values would be left \(of 6 blocks\)"):
+    with pytest.raises(InputError, match=r"no attention .*of 6 blocks"):
         smaller_config(model, Mask.parse(N_BLOCKS, "b0 a1 a2 a3 a4 a5"))
+    monkeypatch.setattr(removal, "_numbers", lambda *_: {})  # then the first layer of the cache stays empty
+    with pytest.raises(InputError, match="0 tokens after 4"):
+        smaller_config(model, Mask.parse(N_BLOCKS, "a0"))
 
 
-def test_a_cache_that_counts_wrongly_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without new numbers, the first layer of the cache stays empty."""
-    monkeypatch.setattr(removal, "_numbers", lambda *_: {})
-    with pytest.raises(InputError, match=r"llama model .* its cache counts 0 tokens after 4"):
-        smaller_config(build("llama"), Mask.parse(N_BLOCKS, "a0"))
-
-
-def test_no_rule_of_the_cache_meets_an_empty_layer() -> None:
-    s, f, r = "sliding_attention", "full_attention", "linear_attention"
+@pytest.mark.parametrize(
+    ("mask", "kinds", "layers"),
+    [
+        ("a0 a1 a2 a4", "ffffff", (None, None, None, 0, None, 5)),
+        ("a2 b5", "rssfs", (0, 1, None, 3, 4)),
+        ("a1 a3", "rsrssf", (0, None, 2, None, 1, 5)),
+    ],
+)
+def test_no_rule_of_the_cache_meets_an_empty_layer(mask: str, kinds: str, layers: tuple[Any, ...]) -> None:
+    names = {"s": "sliding_attention", "f": "full_attention", "r": "linear_attention"}
     config = build("gemma3").config
-    config.layer_types = [r, s, r, f, s, f]
-    layers = cache_layers(config, Mask.parse(6, "a0 a1 a2 a4"))
-    assert layers.kinds == (f, f, f, f, f, f)
-    assert layers.layers == (None, None, None, 0, None, 5)
-    layers = cache_layers(config, Mask.parse(6, "a2 b5"))
-    assert layers.kinds == (r, s, s, f, s)
-    assert layers.layers == (0, 1, None, 3, 4)
-    layers = cache_layers(config, Mask.parse(6, "a1 a3"))
-    assert layers.kinds == (r, s, r, s, s, f)
-    assert layers.layers == (0, None, 2, None, 1, 5)
+    config.layer_types = [names[kind] for kind in "rsrfsf"]
+    found = cache_layers(config, Mask.parse(6, mask))
+    assert (found.kinds, found.layers) == (tuple(names[kind] for kind in kinds), layers)
 
 
 def test_mixers_of_a_hybrid_model_keep_their_layers() -> None:

@@ -37,54 +37,36 @@ def test_the_blocks_of_every_architecture_stay_what_they_were(name: str) -> None
     cut(kind, **settings, pad_token_id=0)
 
 
-def test_layer_types_are_filtered() -> None:
-    types = ["sliding_attention", "full_attention", "sliding_attention"] * 2
-    config = cut("Gemma3TextConfig", **LLAMA, head_dim=8, layer_types=types)
-    assert config.layer_types == [types[i] for i in (0, 2, 3, 5)]
+S, F = "sliding_attention", "full_attention"
+DEEPSEEK = LLAMA | MOE | {"q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4}
+DEEPSEEK |= {"v_head_dim": 8, "n_routed_experts": 4, "n_group": 1, "topk_group": 1}
+GEMMA, SLIDING = LLAMA | {"head_dim": 8}, LLAMA | {"use_sliding_window": True, "sliding_window": 4}
 
 
-def test_a_pattern_becomes_a_list() -> None:
-    config = cut("Gemma3TextConfig", **LLAMA, head_dim=8, sliding_window_pattern=2)
-    assert config.layer_types == [
-        "sliding_attention",
-        "sliding_attention",
-        "full_attention",
-        "full_attention",
-    ]
+@pytest.mark.parametrize(
+    ("kind", "settings", "expected"),  # blocks 0 2 3 5 are kept
+    [
+        ("Gemma3TextConfig", GEMMA | {"layer_types": [S, F, S] * 2}, {"layer_types": [S, S, S, S]}),
+        ("Gemma3TextConfig", GEMMA | {"layer_types": [F, F, S, S, F, F]}, {"layer_types": [F, S, S, F]}),
+        ("Gemma3TextConfig", GEMMA | {"sliding_window_pattern": 2}, {"layer_types": [S, S, F, F]}),
+        ("Qwen2Config", SLIDING | {"max_window_layers": 3}, {"layer_types": [F, F, S, S], "max_window_layers": 2}),
+        (
+            "SmolLM3Config",
+            LLAMA | {"no_rope_layers": [1, 0, 1, 1, 0, 0], "eos_token_id": [1, 2, 3, 4, 5, 6]},
+            {"no_rope_layers": [1, 1, 1, 0], "eos_token_id": [1, 2, 3, 4, 5, 6]},
+        ),
+        ("Qwen3MoeConfig", MOE | {"mlp_only_layers": [0, 1, 5]}, {"mlp_only_layers": [0, 3]}),
+        # Of the dense blocks 0, 2 and 4, blocks 0 and 2 are kept.
+        ("Qwen3MoeConfig", MOE | {"decoder_sparse_step": 2}, {"mlp_only_layers": [0, 1], "decoder_sparse_step": 1}),
+        ("DeepseekV3Config", DEEPSEEK | {"first_k_dense_replace": 3}, {"first_k_dense_replace": 2}),
+    ],
+)  # fmt: skip
+def test_settings_per_block_are_filtered_and_renumbered(
+    kind: str, settings: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    config = cut(kind, **settings)
+    assert {name: getattr(config, name) for name in expected} == expected
     assert "_sliding_window_pattern" not in vars(config)
-    config = cut("Qwen2Config", **LLAMA, use_sliding_window=True, sliding_window=4, max_window_layers=3)
-    assert config.layer_types == ["full_attention"] * 2 + ["sliding_attention"] * 2
-    assert config.max_window_layers == 2
-
-
-def test_every_list_with_an_entry_for_each_block_is_filtered() -> None:
-    config = cut("SmolLM3Config", **LLAMA, no_rope_layers=[1, 0, 1, 1, 0, 0], eos_token_id=[1, 2, 3, 4, 5, 6])
-    assert config.no_rope_layers == [1, 1, 1, 0]
-    assert config.eos_token_id == [1, 2, 3, 4, 5, 6]
-
-
-def test_lists_of_block_numbers_are_renumbered() -> None:
-    assert cut("Qwen3MoeConfig", **MOE, mlp_only_layers=[0, 1, 5]).mlp_only_layers == [0, 3]
-
-
-def test_every_second_block_with_experts_becomes_a_list() -> None:
-    config = cut("Qwen3MoeConfig", **MOE, decoder_sparse_step=2)
-    assert (config.mlp_only_layers, config.decoder_sparse_step) == ([0, 1], 1)  # kept 0 2 3 5; dense 0 2
-
-
-def test_a_number_of_first_blocks_is_counted_again() -> None:
-    ranks = {
-        "q_lora_rank": 8,
-        "kv_lora_rank": 8,
-        "qk_rope_head_dim": 4,
-        "qk_nope_head_dim": 4,
-        "v_head_dim": 8,
-    }
-    experts = {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1}
-    config = cut(
-        "DeepseekV3Config", **LLAMA, **ranks, **experts, moe_intermediate_size=16, first_k_dense_replace=3
-    )
-    assert config.first_k_dense_replace == 2
 
 
 def test_gpt_neo_alternates_by_a_nested_list() -> None:

@@ -48,15 +48,9 @@ def test_resources_are_not_part_of_a_cell(launch: Command) -> None:
 
 def test_the_gpus_of_a_node_are_those_of_its_ranks() -> None:
     assert Resources(nodes=3, ranks=2, gpus_per_rank=4).gpus == 8
-    assert Resources(gpus_per_rank=0).gpus == 0
-
-
-@pytest.mark.parametrize(
-    ("name", "value"), [("nodes", 0), ("memory_gb", 0), ("minutes", 0), ("gpus_per_rank", -1)]
-)
-def test_numbers_that_no_machine_has_are_refused(name: str, value: int) -> None:
-    with pytest.raises(InputError, match=f"model.resources.{name}={value} of tiny is too few"):
-        Resources(**{name: value}).check("tiny")
+    for name, value in {"nodes": 0, "memory_gb": 0, "minutes": 0, "gpus_per_rank": -1}.items():
+        with pytest.raises(InputError, match=f"model.resources.{name}={value} of tiny"):
+            Resources(**{name: value}).check("tiny")
 
 
 def test_a_command_has_one_launcher() -> None:

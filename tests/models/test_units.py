@@ -1,3 +1,5 @@
+"""Blocks and sub-layers are found by structure, and skipping one equals a model without it."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -9,12 +11,21 @@ from torch import nn
 
 from pruning.core.errors import UnskippableError
 from pruning.core.mask import Mask
-from pruning.models.blocks import find_blocks
-from pruning.models.sublayers import masked
-from tests.helpers.architectures import ARCHITECTURES, N_BLOCKS, build, without
-
-IDS = torch.tensor([[3, 14, 15, 9, 26, 5, 35, 8, 9, 79], [2, 71, 82, 81, 82, 84, 5, 9, 4, 5]])
-MASKS = [(2, 4), (0, 1), (5,), (0, 2, 3, 5)]
+from pruning.models.blocks import apply, enter, find_blocks
+from pruning.models.sublayers import find_chain, find_sublayers, masked
+from tests.helpers.architectures import (
+    ARCHITECTURES,
+    IDS,
+    N_BLOCKS,
+    PARALLEL,
+    SEQUENTIAL,
+    WIDE,
+    attributes,
+    build,
+    logits,
+    without,
+    zeroed,
+)
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
@@ -22,51 +33,65 @@ def model(request: pytest.FixtureRequest) -> Any:
     return build(request.param)
 
 
-def logits(model: nn.Module, **options: Any) -> torch.Tensor:
-    with torch.no_grad():
-        return model(input_ids=IDS, **options).logits
+@pytest.fixture(scope="module", params=SEQUENTIAL)
+def split(request: pytest.FixtureRequest) -> Any:
+    module = with_biases(build(request.param))
+    return module if request.param in WIDE else module.double()
 
 
-def test_blocks_are_found_by_structure(model: Any) -> None:
-    blocks = find_blocks(model)
-    assert len(blocks.modules) == N_BLOCKS
-    assert blocks.path.rpartition(".")[2] in ("layers", "h")
+def with_biases(module: Any) -> Any:
+    """Random biases: a bias behind a removed sub-layer would still be added if too little were skipped."""
+    torch.manual_seed(1)
+    for name, parameter in module.named_parameters():
+        if name.endswith("bias"):
+            nn.init.normal_(parameter, std=0.1)
+    return module
 
 
-def test_an_empty_mask_leaves_the_logits_untouched(model: Any) -> None:
+def blocks(*dropped: int) -> Mask:
+    return Mask(N_BLOCKS, dropped)
+
+
+def sublayers(*dropped: int) -> Mask:
+    return Mask(N_BLOCKS, dropped, "sublayer")
+
+
+# Blocks.
+
+
+def test_blocks_are_found_by_structure_and_an_empty_mask_changes_nothing(model: Any) -> None:
+    found = find_blocks(model)
+    assert len(found.modules) == N_BLOCKS
+    assert found.path.rpartition(".")[2] in ("layers", "h")
     plain = logits(model)
-    with masked(model, Mask(N_BLOCKS)):
+    with masked(model, blocks()):
         assert torch.equal(logits(model), plain)
 
 
-@pytest.mark.parametrize("dropped", MASKS, ids=str)
+@pytest.mark.parametrize("dropped", [(2, 4), (0, 1), (5,), (0, 2, 3, 5)], ids=str)
 def test_skipping_equals_physical_removal(model: Any, dropped: tuple[int, ...]) -> None:
     expected = logits(without(model, dropped), use_cache=False)
-    with masked(model, Mask(N_BLOCKS, dropped)):
+    with masked(model, blocks(*dropped)):
         skipped = logits(model)
     assert torch.allclose(skipped, expected, atol=1e-5, rtol=1e-5)
     assert not torch.allclose(skipped, logits(model), atol=1e-3), "the blocks made no difference"
 
 
 def test_everything_is_restored(model: Any) -> None:
-    plain, before = logits(model), [dict(vars(module)) for module in model.modules()]
-    with masked(model, Mask(N_BLOCKS, (1, 3))), masked(model, Mask(N_BLOCKS, (3, 4))):
+    plain, before = logits(model), attributes(model)
+    with masked(model, blocks(1, 3)), masked(model, blocks(3, 4)):
         assert "forward" in vars(find_blocks(model).modules[3])
-    assert [dict(vars(module)) for module in model.modules()] == before
-    assert torch.equal(logits(model), plain)
-
-
-def test_restored_after_an_exception(model: Any) -> None:
-    with pytest.raises(ZeroDivisionError), masked(model, Mask(N_BLOCKS, (1,))):
+    with pytest.raises(ZeroDivisionError), masked(model, blocks(1)):
         raise ZeroDivisionError
-    assert all("forward" not in vars(module) for module in find_blocks(model).modules)
+    assert attributes(model) == before
+    assert torch.equal(logits(model), plain)
 
 
 def test_skipped_blocks_are_not_run(model: Any) -> None:
     ran: list[int] = []
     parts = [next(child for child in block.children()) for block in find_blocks(model).modules]
     handles = [part.register_forward_hook(lambda *_, i=i: ran.append(i)) for i, part in enumerate(parts)]
-    with masked(model, Mask(N_BLOCKS, (0, 4))):
+    with masked(model, blocks(0, 4)):
         logits(model)
     for handle in handles:
         handle.remove()
@@ -74,78 +99,35 @@ def test_skipped_blocks_are_not_run(model: Any) -> None:
 
 
 def test_generation_in_a_context_equals_that_of_the_smaller_model(model: Any) -> None:
-    def generate(which: Any) -> torch.Tensor:
-        return which.generate(
-            input_ids=IDS, attention_mask=torch.ones_like(IDS), max_new_tokens=6, do_sample=False
-        )
-
-    expected = generate(without(model, (0, 3)))
-    with masked(model, Mask(N_BLOCKS, (0, 3))):
-        assert torch.equal(generate(model), expected)
+    prompt = {"input_ids": IDS, "attention_mask": torch.ones_like(IDS)}
+    settings = {"max_new_tokens": 6, "do_sample": False}
+    expected = without(model, (0, 3)).generate(**prompt, **settings)
+    with masked(model, blocks(0, 3)):
+        assert torch.equal(model.generate(**prompt, **settings), expected)
 
 
 def test_device_hooks_of_accelerate_survive(model: Any) -> None:
     from accelerate import dispatch_model
 
     plain = logits(model)
-    with masked(model, Mask(N_BLOCKS, (0, 3))):
+    with masked(model, blocks(0, 3)):
         skipped = logits(model)
     path = f"{find_blocks(model).path}."
     leaves = [name for name, module in model.named_modules() if name and not list(module.children())]
-    names = [
-        *(name for name in leaves if not name.startswith(path)),
-        *(f"{path}{i}" for i in range(N_BLOCKS)),
-    ]
-    devices = dict.fromkeys(names, "cpu")
-    hooked = dispatch_model(build_again(model), devices, main_device="cpu", force_hooks=True)
+    names = [name for name in leaves if not name.startswith(path)] + [f"{path}{i}" for i in range(N_BLOCKS)]
+    twin: Any = transformers.AutoModelForCausalLM.from_config(model.config).eval()
+    twin.load_state_dict(model.state_dict())
+    hooked = dispatch_model(twin, dict.fromkeys(names, "cpu"), main_device="cpu", force_hooks=True)
     forwards = [module.forward for module in find_blocks(hooked).modules]
-    with masked(hooked, Mask(N_BLOCKS, (0, 3))):
+    with masked(hooked, blocks(0, 3)):
         assert torch.equal(logits(hooked), skipped)
     assert [module.forward for module in find_blocks(hooked).modules] == forwards
     assert torch.equal(logits(hooked), plain)
 
 
-def build_again(model: Any) -> Any:
-    twin = transformers.AutoModelForCausalLM.from_config(model.config).eval()
-    twin.load_state_dict(model.state_dict())
-    return twin
-
-
 def test_a_mask_of_another_size_is_refused(model: Any) -> None:
-    with (
-        pytest.raises(UnskippableError, match="for 7 blocks, but the model has 6"),
-        masked(model, Mask(7, (1,))),
-    ):
+    with pytest.raises(UnskippableError, match=r"7 blocks.* 6"), masked(model, Mask(7, (1,))):
         pass
-
-
-def test_an_encoder_decoder_is_refused() -> None:
-    config = transformers.T5Config(d_model=16, d_ff=16, num_layers=2, num_heads=2, d_kv=8, vocab_size=50)
-    with pytest.raises(UnskippableError, match="encoder-decoder"):
-        find_blocks(transformers.T5ForConditionalGeneration(config))
-
-
-def test_blocks_that_share_keys_and_values_are_refused() -> None:
-    model = build("llama")
-    model.config.num_kv_shared_layers = 2
-    with pytest.raises(UnskippableError, match="reuse keys and values"):
-        find_blocks(model)
-
-
-class Chain(nn.Module):
-    """A minimal model for `find_blocks`: each block gets all values that the one before returned."""
-
-    def __init__(self, *blocks: nn.Module) -> None:
-        super().__init__()
-        self.config = transformers.LlamaConfig(num_hidden_layers=len(blocks))
-        self.embed = nn.Embedding(10, 4)
-        self.layers = nn.ModuleList(blocks)
-
-    def forward(self, input_ids: torch.Tensor, use_cache: bool) -> torch.Tensor:  # noqa: ARG002
-        state: tuple[torch.Tensor, ...] = (self.embed(input_ids),)
-        for layer in self.layers:
-            state = layer(*state)
-        return state[0]
 
 
 class Passing(nn.Module):
@@ -160,24 +142,177 @@ class Narrowing(nn.Module):
         return (hidden[..., :-1],)
 
 
-def test_blocks_that_pass_on_more_than_the_hidden_state_are_refused() -> None:
-    with pytest.raises(UnskippableError, match="block 0 passes more than the hidden state on to block 1"):
-        find_blocks(Chain(Passing(), Passing()))
+class Line(nn.Module):
+    """A minimal model for `find_blocks`: each block gets all values that the one before returned."""
+
+    def __init__(self, *members: nn.Module, count: int = 2) -> None:
+        super().__init__()
+        self.config = transformers.LlamaConfig(num_hidden_layers=count)
+        self.embed = nn.Embedding(10, 4)
+        self.layers = nn.ModuleList(members)
+
+    def forward(self, input_ids: torch.Tensor, use_cache: bool) -> torch.Tensor:  # noqa: ARG002
+        state: tuple[torch.Tensor, ...] = (self.embed(input_ids),)
+        for layer in self.layers:
+            state = layer(*state)
+        return state[0]
 
 
-def test_blocks_that_change_the_width_are_refused() -> None:
-    with pytest.raises(UnskippableError, match="block 0 does not return a hidden state of the shape"):
-        find_blocks(Chain(Narrowing(), Narrowing()))
+def encoder_decoder() -> Any:
+    config = transformers.T5Config(d_model=16, d_ff=16, num_layers=2, num_heads=2, d_kv=8, vocab_size=50)
+    return transformers.T5ForConditionalGeneration(config)
 
 
-def test_a_module_called_twice_is_refused() -> None:
-    block = Passing()
-    with pytest.raises(UnskippableError, match="not called once each"):
-        find_blocks(Chain(block, block))
+def shared_keys() -> Any:
+    model = build("llama")
+    model.config.num_kv_shared_layers = 2
+    return model
 
 
-def test_a_model_without_a_list_of_blocks_is_refused() -> None:
-    model = Chain(Passing(), Passing())
-    model.config.num_hidden_layers = 3
-    with pytest.raises(UnskippableError, match="no list of 3 blocks found in Chain"):
-        find_blocks(model)
+REFUSED = {
+    "encoder-decoder": encoder_decoder,
+    "reuse keys and values": shared_keys,
+    "block 0 passes more than the hidden state on": lambda: Line(Passing(), Passing()),
+    "block 0 does not return a hidden state": lambda: Line(Narrowing(), Narrowing()),
+    "not called once each": lambda: Line(*[Passing()] * 2),
+    "no list of 3 blocks": lambda: Line(Passing(), Passing(), count=3),
+}
+
+
+@pytest.mark.parametrize("reason", REFUSED)
+def test_blocks_that_cannot_be_skipped_are_refused(reason: str) -> None:
+    with pytest.raises(UnskippableError, match=reason):
+        find_blocks(REFUSED[reason]())
+
+
+# Sub-layers.
+
+
+@pytest.mark.parametrize("dropped", [(2,), (3,), (0, 1), (0, 3, 4, 5, 11), (1, 3, 5, 7, 9, 11)], ids=str)
+def test_skipping_equals_zero_output_weights(split: Any, dropped: tuple[int, ...]) -> None:
+    expected, dense = logits(zeroed(split, dropped), use_cache=False), logits(split, use_cache=False)
+    with masked(split, sublayers(*dropped)):
+        skipped = logits(split)
+    tolerance = 1e-12 if skipped.dtype == torch.float64 else 1e-5
+    torch.testing.assert_close(skipped, expected, rtol=tolerance, atol=tolerance)
+    assert (skipped - dense).abs().max() > 1e-3, "the sub-layers made no difference"
+
+
+def test_a_block_without_both_parts_is_a_removed_block(split: Any) -> None:
+    expected = logits(without(split, (1, 4)).to(split.dtype), use_cache=False)
+    with masked(split, sublayers(2, 3, 8, 9)):
+        assert torch.allclose(logits(split), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_two_sub_layers_make_the_block_to_the_last_bit(split: Any) -> None:
+    chain = find_chain(split, "sublayer")
+    with torch.no_grad():
+        entry = enter(split, input_ids=IDS)
+        state = entry.hidden
+        for index in range(N_BLOCKS):
+            half = chain.run(2 * index, state, entry)
+            whole = apply(chain.blocks, index, state, entry)
+            assert torch.equal(chain.run(2 * index + 1, half, entry), whole)
+            state = whole
+
+
+def test_the_weights_of_a_block_are_divided_without_remainder(split: Any) -> None:
+    chain = find_chain(split, "sublayer")
+    for index, block in enumerate(chain.blocks.modules):
+        attention, mlp = ({id(p) for p in chain.weights(2 * index + part)} for part in (0, 1))
+        assert not attention & mlp
+        assert attention | mlp == {id(p) for p in block.parameters()}
+        assert min(len(attention), len(mlp)) > 1, "a norm belongs to each part"
+
+
+def test_a_skipped_sub_layer_is_not_run_and_everything_is_restored(split: Any) -> None:
+    plain, ran = logits(split), list[nn.Module]()
+    found = find_sublayers(split)
+    inside = [m for unit in (2, 5) for child in found[unit].children for m in list(child.modules())[1:]]
+    handles = [module.register_forward_hook(lambda m, *_: ran.append(m)) for module in inside]
+    before = attributes(split)
+    with masked(split, sublayers(2, 5)), masked(split, sublayers(4, 5)):
+        logits(split)
+    assert attributes(split) == before
+    assert not ran
+    for handle in handles:
+        handle.remove()
+    assert torch.equal(logits(split), plain)
+
+
+def test_a_factor_multiplies_the_state_where_a_sub_layer_is_missing(split: Any) -> None:
+    scales = [1.0 + unit / 20 for unit in range(2 * N_BLOCKS)]
+    chain, dropped = find_chain(split, "sublayer"), (2, 5, 8, 9)
+    seen: list[Any] = []
+    handle = chain.blocks.modules[-1].register_forward_hook(lambda _m, _a, out: seen.append(out))
+    with torch.no_grad():
+        entry = enter(split, input_ids=IDS)
+        state = entry.hidden
+        for unit in range(2 * N_BLOCKS):
+            state = state * scales[unit] if unit in dropped else chain.run(unit, state, entry)
+        with masked(split, sublayers(*dropped), scales):
+            logits(split)
+    handle.remove()
+    torch.testing.assert_close(seen[-1][0] if isinstance(seen[-1], tuple) else seen[-1], state)
+
+
+def test_a_mixer_takes_the_place_of_attention() -> None:
+    """Jamba: Mamba mixers, attention and experts in one model."""
+    torch.manual_seed(0)
+    config = transformers.JambaConfig(
+        vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=4, num_attention_heads=4,
+        num_key_value_heads=2, attn_layer_period=4, attn_layer_offset=1, expert_layer_period=2, expert_layer_offset=1,
+        num_experts=2, use_mamba_kernels=False, mamba_d_state=4, mamba_dt_rank=4,
+    )  # fmt: skip
+    module = transformers.AutoModelForCausalLM.from_config(config).eval()
+    names = {child: name.rpartition(".")[2] for name, child in module.named_modules()}
+    mains = [names[part.mains[0]] for part in find_sublayers(module)]
+    assert mains[::2] == ["mamba", "self_attn", "mamba", "mamba"]
+    assert mains[1::2] == ["feed_forward"] * 4
+
+
+@pytest.mark.parametrize(
+    ("name", "attention", "mlp"),
+    [
+        ("bloom", ["self_attention.dense"], ["mlp.dense_4h_to_h"]),
+        ("mpt", ["attn"], ["ffn.down_proj"]),
+        ("falcon", ["self_attention"], ["mlp"]),
+        ("falcon_h1", ["mamba", "self_attn"], ["feed_forward"]),
+    ],
+)
+@pytest.mark.parametrize("change", [with_biases, lambda module: module], ids=["biases", "plain"])
+def test_the_modules_that_add_to_the_state(
+    name: str, attention: list[str], mlp: list[str], change: Any
+) -> None:
+    module = change(build(name))
+    names = {child: name for name, child in find_blocks(module).modules[1].named_modules()}
+    parts = [part for part in find_sublayers(module) if part.block == 1]
+    assert [[names[main] for main in part.mains] for part in parts] == [attention, mlp]
+
+
+def mamba() -> Any:
+    config = transformers.MambaConfig(vocab_size=97, hidden_size=32, num_hidden_layers=2, state_size=4)
+    return transformers.AutoModelForCausalLM.from_config(config).eval()
+
+
+def without_an_mlp() -> Any:
+    module = build("llama")
+    nn.init.zeros_(find_blocks(module).modules[3].mlp.down_proj.weight)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        *(
+            (lambda name=name: with_biases(build(name)), r"to the same state.*unit=block")
+            for name in PARALLEL
+        ),
+        (mamba, r"block 0 .* has no two parts"),
+        (without_an_mlp, r"block 3 .* adds nothing with its mlp"),
+    ],
+)
+def test_blocks_that_cannot_be_split_are_refused(make: Any, reason: str) -> None:
+    torch.manual_seed(0)
+    with pytest.raises(UnskippableError, match=reason):
+        find_sublayers(make())
