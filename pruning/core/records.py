@@ -533,16 +533,6 @@ def now() -> str:
 
 TARGET, CLASS, OPTION = "_target_", "class", "option"
 
-# Classes that were renamed: the import path in older results, and the name today.
-RENAMED = {
-    "pruning.compensation.Nothing": "NoCompensation",
-    "pruning.track.Nothing": "NoTracker",
-    "pruning.evaluation.perplexity.Perplexity": "CorpusPerplexity",
-    "pruning.evaluation.local.Local": "LocalFiles",
-    "pruning.launcher.local.Local": "InProcess",
-    "pruning.launcher.processes.Processes": "LocalPool",
-}
-
 
 def recorded(settings: Any) -> Any:
     """Settings with each `_target_`, at any depth, replaced by the name of its class.
@@ -560,15 +550,6 @@ def _item(key: str, value: Any) -> tuple[str, Any]:
     if key == TARGET and isinstance(value, str):
         return CLASS, RENAMED.get(value, value.rpartition(".")[2])
     return key, recorded(value)
-
-
-def with_limit(config: Any) -> Any:
-    """A recorded configuration with `max_evaluations` at the top; archived results have it in the search."""
-    algo = config.get("algo") if isinstance(config, dict) else None
-    if not isinstance(algo, dict) or "max_evaluations" not in algo:
-        return config
-    own = {name: value for name, value in algo.items() if name != "max_evaluations"}
-    return config | {"algo": own, "max_evaluations": algo["max_evaluations"]}
 
 
 def check_literal(settings: Any, where: str = "") -> None:
@@ -626,6 +607,74 @@ def _given(settings: Any) -> Any:
     """The settings that have a value, without the name of the option."""
     known = without_option(settings)
     return {key: v for key, v in known.items() if v is not None} if isinstance(known, Mapping) else known
+
+
+# Configurations of archived results, which lack what was added since they were recorded.
+#
+# Once all archives are written anew, this section can be deleted with its calls; `NO_HEALING` stays.
+
+NO_HEALING = {CLASS: "NoHealing"}  # results do not record `heal` unless the cell is healed
+# Classes that were renamed: the import path in such a result, and the name today.
+RENAMED = {
+    "pruning.compensation.Nothing": "NoCompensation",
+    "pruning.track.Nothing": "NoTracker",
+    "pruning.evaluation.perplexity.Perplexity": "CorpusPerplexity",
+    "pruning.evaluation.local.Local": "LocalFiles",
+    "pruning.launcher.local.Local": "InProcess",
+    "pruning.launcher.processes.Processes": "LocalPool",
+}
+ADDED = {
+    "heal": NO_HEALING,
+    "unit": "block",
+    "budget": "parameters",
+    "latency": {},
+    "near_ties": {},
+    "max_evaluations": None,
+}
+DECIDED = ("batch_tokens", "patience", "merge")  # settings of `forward` that the program now decides
+# Settings of calibrations and searches that were added, and their defaults: a cell's key leaves these out.
+NEW = {"disjoint": False, "lazy": None, "rank": "cost", "within": "any", "blocks": True}
+
+
+def with_limit(config: Any) -> Any:
+    """A recorded configuration with `max_evaluations` at the top; archived results have it in the search."""
+    algo = config.get("algo") if isinstance(config, dict) else None
+    if not isinstance(algo, dict) or "max_evaluations" not in algo:
+        return config
+    own = {name: value for name, value in algo.items() if name != "max_evaluations"}
+    return config | {"algo": own, "max_evaluations": algo["max_evaluations"]}
+
+
+def with_added(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A recorded configuration with what was added since, at its defaults, and without what is now decided."""
+    whole = {**ADDED, **config}
+    if isinstance(forward := whole.get("forward"), Mapping):
+        whole["forward"] = {name: value for name, value in forward.items() if name not in DECIDED}
+    return whole
+
+
+def without_new(record: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a calibration or a search without those that were added, if these have their defaults."""
+    return {name: value for name, value in record.items() if (name, value) not in NEW.items()}
+
+
+def nearest_option(settings: Mapping[str, Any], contents: Mapping[str, Mapping[str, Any]]) -> str:
+    """The option whose content is most like recorded settings that do not name their option."""
+
+    def distance(name: str) -> tuple[bool, int, int]:
+        """Whether the class differs, how many settings do, and, against ties, how alike nested settings are."""
+        content = contents[name]
+        given = {
+            key: value
+            for key, value in content.items()
+            if key not in (CLASS, "defaults") and not str(value).startswith(("???", "${"))
+        }
+        wrong = sum(settings.get(key) != value for key, value in given.items())
+        nested, known = list(leaves(given)), dict(leaves(settings))
+        alike = sum(known.get(key) == value for key, value in nested)
+        return content[CLASS] != settings.get(CLASS), wrong, len(nested) - 2 * alike
+
+    return min(contents, key=distance)
 
 
 # What `result.json` says about the maps that stand in for removed units.

@@ -24,11 +24,13 @@ from pruning.core.records import (
     LOG,
     MASK,
     NAME,
+    NEW,
     OPTION,
     Result,
     leaves,
     read_result,
     recorded,
+    without_new,
     write_result,
 )
 from pruning.core.storage import appending, check_links, digest, file_sha256
@@ -182,13 +184,6 @@ class Cell:
 # The settings that decide a cell's result: they make its key, and they tell two configurations apart.
 
 LOCATING = ("path", "gguf_file", "name")  # settings that a cell's key represents by contents, or not at all
-NEW = {
-    "disjoint": False,
-    "lazy": None,
-    "rank": "cost",
-    "within": "any",
-    "blocks": True,
-}  # settings of calibrations and searches that came later, and their defaults
 FORMAT = 1  # version of a cell's files and of its losses; increase it if old results must not be reused
 
 
@@ -230,11 +225,6 @@ def calibration_record(calibration: Any) -> dict[str, Any]:
 def settings_record(settings: Any) -> dict[str, Any]:
     """The type and the fields of a frozen dataclass of settings."""
     return {"type": type(settings).__name__, **dataclasses.asdict(settings)}
-
-
-def without_new(record: dict[str, Any]) -> dict[str, Any]:
-    """The record of settings without settings that earlier versions did not have, if these have their defaults."""
-    return {name: value for name, value in record.items() if (name, value) not in NEW.items()}
 
 
 def _file_digest(path: str) -> str:

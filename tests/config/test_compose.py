@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from pruning.config import groups
 from pruning.config.app import composed
-from pruning.config.compose import build, cell_of, recorded_cell, recorded_launcher
+from pruning.config.compose import build, cell_of, recorded_cell
 from pruning.core.errors import InputError
 from pruning.core.records import CLASS, OPTION, TARGET, recorded
 from pruning.launcher.local import InProcess, LocalPool
@@ -71,7 +71,7 @@ def test_both_forms_of_a_record_give_the_same_cell(cell: Cell) -> None:
     ],
 )
 def test_launchers_of_any_age_are_built(settings: dict[str, Any], kind: type) -> None:
-    assert isinstance(recorded_launcher(settings), kind)
+    assert isinstance(build("launcher", settings), kind)
 
 
 def test_classes_within_classes_are_built() -> None:

@@ -25,7 +25,7 @@ from tests.conftest import Command, Ended
 from tests.helpers.architectures import N_BLOCKS
 from tests.helpers.objectives import model, samples
 from tests.helpers.rows import language_model
-from tests.hydra_app.test_experiments import PANEL
+from tests.config.test_experiments import PANEL
 
 
 @pytest.fixture(scope="module")
