@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import cast
 
 from pruning.core import scoring, storage
-from pruning.core.errors import RankError
+from pruning.core.errors import RankError, sentence
 from pruning.core.mask import SearchRecord, Space
 from pruning.core.records import (
     LOG,
@@ -22,7 +22,6 @@ from pruning.core.records import (
 )
 from pruning.core.scoring import Estimate
 from pruning.core.storage import appending, digest
-from pruning.core.terminal import sentence
 from pruning.engine import collectives
 from pruning.engine.forward import Cost
 from pruning.evaluation.corpora import HIGHEST

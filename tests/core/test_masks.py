@@ -112,7 +112,9 @@ def parsed(text: str) -> Callable[[], object]:
     return lambda: Mask.parse(4, text)
 
 
-def spaced(n_blocks: int, *given: Any, costs: Sequence[float] | None = None, **more: Any) -> Callable[[], object]:
+def spaced(
+    n_blocks: int, *given: Any, costs: Sequence[float] | None = None, **more: Any
+) -> Callable[[], object]:
     return lambda: Removal(*given, **more).space(n_blocks, costs)
 
 
