@@ -30,7 +30,7 @@ from pruning.launcher.submission import QueuedCell, Submission, latest, ordered,
 
 if TYPE_CHECKING:
     from pruning.launcher import Launcher
-    from pruning.runs.prepare import Prepared
+    from pruning.runs.cell import Prepared
 
 
 log = logging.getLogger(__name__)

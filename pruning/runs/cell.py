@@ -17,9 +17,10 @@ from filelock import FileLock, Timeout
 
 from pruning.algo import Algo
 from pruning.calibration import Calibration
+from pruning.calibration.samples import Samples
 from pruning.core import storage
 from pruning.core.errors import BusyError, ForeignError, InputError, PruningError
-from pruning.core.mask import Latency, Mask, Removal
+from pruning.core.mask import Latency, Mask, Removal, Space
 from pruning.core.records import (
     LOG,
     MASK,
@@ -36,8 +37,9 @@ from pruning.core.records import (
 from pruning.core.storage import appending, check_links, digest, file_sha256
 from pruning.engine import collectives
 from pruning.engine.compensation import Compensation, NoCompensation
-from pruning.evaluation import Evaluation
+from pruning.evaluation import Data, Evaluation
 from pruning.healing.heal_settings import NoHealing
+from pruning.healing.training_text import HealingText
 from pruning.models.model import PLACING, Model, same_attention
 from pruning.objective import Objective
 from pruning.search.choice import NearTies, Racing, deciding_settings
@@ -108,7 +110,7 @@ class Cell:
 
     def weights(self) -> dict[str, Any]:
         """The model settings that a loss depends on: weights, precision, attention kernel, and TF32 if it is on."""
-        return self._with_tf32(self.model.identity())
+        return self.model.identity() | ({"tf32": True} if self.forward.tf32 else {})
 
     def arithmetic(self) -> dict[str, Any]:
         """What losses and measurements are computed with: `weights`, and whether blocks are compiled.
@@ -117,9 +119,6 @@ class Cell:
         other must be rounded alike.
         """
         return self.weights() | ({"compile": True} if self.forward.compile else {})
-
-    def _with_tf32(self, model: dict[str, Any]) -> dict[str, Any]:
-        return model | ({"tf32": True} if self.forward.tf32 else {})
 
     def identity(self) -> dict[str, Any]:
         """The settings that the result of the search depends on. Files are represented by their digests."""
@@ -154,6 +153,11 @@ class Cell:
         protect = self.protect
         return Removal(self.ratio, self.k, self.unit, self.budget, protect.first, protect.last)
 
+    def evaluations(self, space: Space) -> int:
+        """An upper bound on the number of losses that the search asks for in a space."""
+        most = self.algo.evaluations(space)
+        return most if self.max_evaluations is None else min(most, self.max_evaluations)
+
     @property
     def folder(self) -> Path:
         """The folder of this cell's files."""
@@ -179,6 +183,31 @@ class Cell:
                 f"{self.folder} away, or choose another with paths.results=DIR."
             )
         return result
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A cell whose input is valid, with its samples, evaluation data and search space. No weights are loaded.
+
+    The space is None if it depends on what units cost, which is known only when the model is loaded.
+    """
+
+    cell: Cell
+    samples: Samples
+    data: Mapping[str, Data]
+    space: Space | None
+    text: HealingText | None = None  # what the pruned model is trained on
+    overlap: Mapping[str, int] = dataclasses.field(default_factory=dict)  # with eval.allow_overlap, by metric
+
+    @property
+    def evaluations(self) -> int:
+        """About how many losses the search asks for, at most; if units have costs, as if these were equal."""
+        space = self.space
+        if space is None:
+            count, removal = self.cell.model.n_blocks, self.cell.removal
+            units = count if removal.mask_unit == "block" else 2 * count
+            space = removal.space(count, [1.0] * units)
+        return self.cell.evaluations(space)
 
 
 # The settings that decide a cell's result: they make its key, and they tell two configurations apart.

@@ -320,15 +320,14 @@ def test_a_ratio_is_rounded_to_the_nearest_number_of_blocks(n_blocks: int, ratio
     assert Removal(ratio, None).space(n_blocks).k == k
 
 
-@given(st.integers(1, 200), st.floats(0.001, 0.999))
+@given(st.integers(2, 200), st.floats(0.001, 0.999))
 def test_a_ratio_means_round_of_ratio_times_blocks_or_an_error(n_blocks: int, ratio: float) -> None:
     removal, expected = Removal(ratio, None), round(ratio * n_blocks)
-    if expected == 0 or expected == n_blocks > 1:
+    if expected in (0, n_blocks):
         with pytest.raises(InputError, match=f"ratio={ratio:g} of {n_blocks} blocks .*k=") as refused:
             removal.space(n_blocks)
-        if n_blocks > 1:
-            offered = float(str(refused.value).partition("choose at ")[2].split()[1].rstrip(","))
-            assert Removal(offered, None).space(n_blocks).k == (n_blocks - 1 if expected else 1)
+        offered = float(str(refused.value).partition("choose at ")[2].split()[1].rstrip(","))
+        assert Removal(offered, None).space(n_blocks).k == (n_blocks - 1 if expected else 1)
     else:
         assert removal.space(n_blocks).k == expected
 
