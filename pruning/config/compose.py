@@ -80,7 +80,7 @@ def recorded_cell(config: Mapping[str, Any], choices: Mapping[str, str]) -> Cell
     }
     plain = config | {group: without_option(config[group]) for group in PARTS if group in config}
     try:
-        return _cell(plain | {"launcher": None}, names | choices)
+        return _cell(plain | {"launcher": None}, {**names, **choices})
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"the recorded configuration is damaged ({error!r}): run the cell again.") from error
 

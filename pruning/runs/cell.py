@@ -27,6 +27,7 @@ from pruning.core.records import (
     NAME,
     NEW,
     OPTION,
+    DoneResult,
     Result,
     leaves,
     read_result,
@@ -121,31 +122,29 @@ class Cell:
         return self.weights() | ({"compile": True} if self.forward.compile else {})
 
     def identity(self) -> dict[str, Any]:
-        """The settings that the result of the search depends on. Files are represented by their digests."""
-        # Results of versions without these settings are found done, so defaults are not part of the key.
-        units: dict[str, Any] = {} if self.unit == "block" else {"unit": self.unit}
-        if self.budget != "parameters":
-            units |= {"budget": self.budget, "latency": dataclasses.asdict(self.latency)}
+        """The settings that the result of the search depends on. Files are represented by their digests.
+
+        Settings that a cell does not use are left out, so that a setting that is added later changes no key.
+        """
         bounds = self.forward.bounds and getattr(self.objective, "bounded", False)
-        limit = self.max_evaluations
-        return (
-            units
-            | deciding_settings(self.algo, self.racing, self.near_ties, bounds, limit)
-            | {
-                "format": FORMAT,
-                "model": self.weights(),
-                "objective": settings_record(self.objective),
-                "calibration": calibration_record(self.calibration),
-                "algo": without_new(settings_record(self.algo)) | {"max_evaluations": limit},
-                "compensation": None
-                if self.compensation == NoCompensation()
-                else settings_record(self.compensation),
-                "ratio": self.ratio,
-                "k": self.k,
-                "protect": dataclasses.asdict(self.protect),
-                "seed": self.seed,
-            }
-        )
+        limit, compensation = self.max_evaluations, self.compensation
+        record = deciding_settings(self.algo, self.racing, self.near_ties, bounds, limit)
+        if self.unit != "block":
+            record |= {"unit": self.unit}
+        if self.budget != "parameters":
+            record |= {"budget": self.budget, "latency": dataclasses.asdict(self.latency)}
+        return record | {
+            "format": FORMAT,
+            "model": self.weights(),
+            "objective": settings_record(self.objective),
+            "calibration": calibration_record(self.calibration),
+            "algo": without_new(settings_record(self.algo)) | {"max_evaluations": limit},
+            "compensation": None if compensation == NoCompensation() else settings_record(compensation),
+            "ratio": self.ratio,
+            "k": self.k,
+            "protect": dataclasses.asdict(self.protect),
+            "seed": self.seed,
+        }
 
     @property
     def removal(self) -> Removal:
@@ -167,10 +166,9 @@ class Cell:
     def finished(self) -> bool:
         """Whether the folder holds a result that must stay: finished, damaged, or of another cell."""
         try:
-            result = self.result()
+            return self.done() is not None
         except PruningError:
             return True
-        return result is not None and result["status"] == "done"
 
     def result(self) -> Result | None:
         """The recorded result, or None. Raises ForeignError if the folder holds a result of another configuration."""
@@ -183,6 +181,11 @@ class Cell:
                 f"{self.folder} away, or choose another with paths.results=DIR."
             )
         return result
+
+    def done(self) -> DoneResult | None:
+        """The recorded result if the cell is finished. Raises ForeignError as `result` does."""
+        result = self.result()
+        return result if result is not None and result["status"] == "done" else None
 
 
 @dataclass(frozen=True)
@@ -230,7 +233,7 @@ def _deciding(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         for name, value in leaves(recorded(config.get(group, {})), f"{group}."):
             last = name.rpartition(".")[2]
             if group in ("algo", "calibration") and (last, value) in NEW.items():
-                continue  # results of earlier versions do not have it
+                continue  # archived results do not have it
             if last not in (OPTION, *LOCATING) and name.split(".")[1] not in PLACING:
                 yield name, same_attention(value) if name == "model.attention" else value
     for name in ("ratio", "k", "seed", "max_evaluations"):

@@ -84,16 +84,15 @@ def forecast(prepared: Prepared, speed: Speed | None, export: bool) -> Forecast:
     used, free = psutil.Process().memory_info().rss, free_memory(model.module)
     losses = Calibrated(cell.objective, forward, prepared.samples)
     rates = measured_rates(losses, space.drop(space.free()[0]), cell.heal)
-    result = cell.result()
-    done = result if result and result["status"] == "done" else None
+    done = cell.done()
     tokens, repairs = _tokens(prepared.samples.rows), isinstance(cell.compensation, Linear)
     parts: dict[str, float] = {}
     if done is None:
         journal = scoring.read_trace(cell.folder / scoring.NAME)  # of a cell that was stopped
         left = max(0, cell.evaluations(space) - sum(1 for _ in journal))
-        left *= rates.loss - rates.blocks + SHARED * rates.blocks
+        each = rates.loss - rates.blocks + SHARED * rates.blocks
         raced = 1.0 if cell.racing.delta is None else RACED
-        parts["search"] = tokens * (rates.first + raced * left)
+        parts["search"] = tokens * (rates.first + raced * left * each)
         count = round((1 - kept) * space.n_units)
         parts["repair"] = repairs * MAPS * count * tokens * rates.blocks
     measured = 0 if done is not None else 3 if repairs else 2
@@ -152,7 +151,7 @@ def _healing(prepared: Prepared, text: HealingText, rates: Rates) -> float:
     return heal.length * (left * heal.windows * rates.train + judged * rates.dense)
 
 
-def _training_memory(module: nn.Module, heal: Training, rates: Rates) -> float:
+def _training_memory(module: nn.Module, heal: Any, rates: Rates) -> float:
     """The bytes of a training run of the whole model: its copy, gradients, the optimizer, and a pass."""
     blocks = find_blocks(module).modules
     inside = [weight for block in blocks for weight in block.parameters()]

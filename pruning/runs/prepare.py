@@ -147,9 +147,8 @@ def _trained_text(cell: Cell, drawn: HealingText, data: Mapping[str, Data]) -> H
         places = [FOLDER, *([f"{FOLDER}/mask-*"] if cell.heal.candidates > 1 else ())]
         paths = [path for place in places for path in sorted(cell.folder.glob(f"{place}/*/{RECORD}"))]
         records: list[HealRecord] = [storage.read_json(path) for path in paths]
-        result = cell.result()
-        done = result is not None and result["status"] == "done"
-        last = cast(Any, result).get("heal", {}).get("folder") if done else None
+        done = cell.done()
+        last = done["heal"]["folder"] if done is not None and "heal" in done else None
         return sorted(records, key=lambda record: record["folder"] != last)
 
     for record in collectives.on_first(read):

@@ -56,11 +56,11 @@ def run(prepared: Prepared) -> DoneResult:
     """
     cell = prepared.cell
     with cell_lock(cell):
-        done = collectives.on_first(cell.result)
+        done = collectives.on_first(cell.done)
         drawn = [prepared.samples.sha256, digests(prepared.data)]
         if collectives.broadcast(drawn) != drawn:  # for example, because of other versions of libraries
             raise RankError("ranks have drawn different samples: install the same packages on all nodes.")
-        if done is None or done["status"] != "done":
+        if done is None:
             with cell.tracker.live(cell) if collectives.is_first() else silent() as note:
                 result = _run(prepared, note)
         else:
