@@ -14,7 +14,7 @@ from omegaconf import MISSING
 
 from pruning.core.errors import unknown
 from pruning.core.mask import Latency
-from pruning.core.terminal import settings_classes
+from pruning.core.records import settings_classes
 from pruning.routing.router_settings import RouterSettings, TaskStudy
 from pruning.runs.cell import ForwardSettings, Protect
 from pruning.search.choice import NearTies, Racing

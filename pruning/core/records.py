@@ -6,10 +6,13 @@ Keys marked `NotRequired` are absent from results of cells to which they do not 
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
+import inspect
 import json
 import logging
 import os
+import pkgutil
 import platform
 import subprocess
 import textwrap
@@ -523,6 +526,20 @@ def now() -> str:
 # `_target_`; `recorded` converts both forms to the recorded form.
 
 TARGET, CLASS, OPTION = "_target_", "class", "option"
+
+
+def settings_classes(package: str, method: str) -> Iterator[tuple[str, type]]:
+    """Yield (module name, class) for each dataclass with the method `method` in a package's modules.
+
+    These are the classes that settings can choose. Private modules (such as `_prior`) are searched too. A class is
+    yielded only for the module that defines it, not for a module that imports it.
+    """
+    path = importlib.import_module(package).__path__
+    for info in pkgutil.iter_modules(path):
+        module = importlib.import_module(f"{package}.{info.name}")
+        for _, cls in inspect.getmembers(module, inspect.isclass):
+            if cls.__module__ == module.__name__ and dataclasses.is_dataclass(cls) and hasattr(cls, method):
+                yield info.name, cls
 
 
 def recorded(settings: Any) -> Any:
