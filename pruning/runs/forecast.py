@@ -161,7 +161,7 @@ def _training_memory(module: nn.Module, heal: Any, rates: Rates) -> float:
         layers = [one for block in blocks for one in block.modules() if isinstance(one, nn.Linear)]
         trained = sum(heal.rank * (one.in_features + one.out_features) for one in layers)
         gradients = 0
-    return size + TRAINED * trained + gradients + heal.micro_tokens * rates.train_bytes
+    return float(size + TRAINED * trained + gradients + heal.micro_tokens * rates.train_bytes)
 
 
 # Measure how fast this machine scores, trains and runs a model, on a few tokens, to forecast what a cell takes.
