@@ -16,23 +16,29 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import yaml
+from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from pruning.config.compose import ADDED, build, check_choices, check_settings, check_words, explained
-from pruning.config.groups import BUILT, CONF, Config, class_named, members, options
+from pruning.config.compose import build, check_choices, check_settings, check_words, chosen_option, explained
+from pruning.config.groups import BUILT, CONF, Config, class_named, members, option_classes, options
 from pruning.core.errors import InputError, unknown
 from pruning.core.records import (
     CLASS,
+    NO_HEALING,
     OPTION,
     TARGET,
     check_literal,
-    leaves,
+    nearest_option,
     recorded,
     same_settings,
     without_option,
 )
+from pruning.core.storage import check_writable
 
 
 @cache
@@ -53,7 +59,8 @@ def register() -> None:
                     "because scores and cells are identified by that name."
                 )
             store.store(group=f"schema/{group}", name=name, node=schema(cls))
-    OmegaConf.register_new_resolver("unless", _unless, replace=True)
+    # `${unless:${k},0.2}` is 0.2 if k is null, else null.
+    OmegaConf.register_new_resolver("unless", lambda one, other: other if one is None else None, replace=True)
     OmegaConf.register_new_resolver("options", lambda group: ", ".join(options(group)), replace=True)
 
 
@@ -63,20 +70,14 @@ def schema(cls: type) -> type:
     hints = get_type_hints(cls)
     fields: list[Any] = [("_target_", str, dataclasses.field(default=f"{cls.__module__}.{cls.__qualname__}"))]
     for item in dataclasses.fields(cls):
+        if not item.init:
+            continue
+        default = MISSING if item.default is dataclasses.MISSING else item.default
+        own: Any = dataclasses.field(default=default)
         if item.default_factory is not dataclasses.MISSING:
-            default: Any = dataclasses.field(default_factory=item.default_factory)
-        else:
-            default = dataclasses.field(
-                default=MISSING if item.default is dataclasses.MISSING else item.default
-            )
-        if item.init:
-            fields.append((item.name, hints[item.name], default))
+            own = dataclasses.field(default_factory=item.default_factory)
+        fields.append((item.name, hints[item.name], own))
     return dataclasses.make_dataclass(f"{cls.__name__}Conf", fields)
-
-
-def _unless(value: Any, other: Any) -> Any:
-    """`${unless:${k},0.2}`: 0.2 if k is null, else null."""
-    return other if value is None else None
 
 
 # The callback that Hydra runs before it starts a sweep.
@@ -87,8 +88,6 @@ class CheckResults(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Exit with a plain message if the folder is unusable; Hydra would only warn of an InputError and go on."""
-        from pruning.core.storage import check_writable
-
         try:
             check_writable(Path(config.paths.results).expanduser().resolve())
         except InputError as error:
@@ -96,7 +95,22 @@ class CheckResults(Callback):
             raise SystemExit(2) from None
 
 
-# Build the object of one option in the way a launch does; exports and the Python interface use this.
+# Compose a configuration and build the object of one option, as a launch does; commands and Python use this.
+
+
+def composed(words: Sequence[str]) -> Any:
+    """The configuration of a launch with these arguments, as an OmegaConf object; works inside a running launch.
+
+    Raises the errors of Hydra and OmegaConf if an argument is invalid.
+    """
+    register()
+    running = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return compose("config", list(words))
+    finally:
+        GlobalHydra.instance().hydra = running
 
 
 def build_named(group: str, name: str, *words: str) -> Any:
@@ -115,22 +129,17 @@ def build_option(group: str, words: Sequence[str]) -> Any:
     Raises InputError if an option or a setting does not exist, a value is missing, or the constructor refuses a
     value.
     """
-    from hydra.errors import HydraException
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
     check_words(words)
     check_choices(words)
+    option = chosen_option(group, words)
     try:
         chosen = composed(words)[group]
         if missing := [name for name in chosen if str(chosen._get_node(name)) == "???"]:
-            option = next((word.partition("=")[2] for word in words if word.startswith(f"{group}=")), None)
             raise InputError(f"{group}={option} needs a value: give {group}.{missing[0]}=...")
         plain = recorded(OmegaConf.to_container(chosen, resolve=True))
-        names = dict(word.split("=", 1) for word in words if word.startswith(f"{group}="))
     except (HydraException, OmegaConfBaseException) as error:
         raise explained(error, words) from error
-    check_settings({group: plain}, names)
+    check_settings({group: plain}, {group: option})
     return build(group, plain)
 
 
@@ -153,11 +162,11 @@ def launch_words(config: Mapping[str, Any]) -> list[str]:
     """
     check_literal(config)
     config = recorded(config)
-    if config.get("heal", {}).get(CLASS) == ADDED["heal"][CLASS]:
+    if config.get("heal", {}).get(CLASS) == NO_HEALING[CLASS]:
         config = {name: value for name, value in config.items() if name != "heal"}  # as results leave it out
     words = [f"{group}={_option(group, config[group])}" for group in GROUPS if group in config]
     if config.get("seed"):
-        words.append(f"seed={config['seed']}")  # `_plain` needs the seed, because other settings refer to it
+        words.append(f"seed={config['seed']}")  # before `_plain`, because other settings refer to the seed
     # If `calibration=` is left out, the objective chooses the calibration.
     shorter = [word for word in words if not word.startswith("calibration=")]
     base = _plain(shorter)
@@ -172,55 +181,19 @@ def launch_words(config: Mapping[str, Any]) -> list[str]:
     return [*words, *(w for w in _changes(wanted, base) if not w.startswith(RESOURCES))]
 
 
-def composed(words: Sequence[str]) -> Any:
-    """The configuration of a launch with these arguments, as an OmegaConf object; works inside a running launch.
-
-    Raises the errors of Hydra and OmegaConf if an argument is invalid.
-    """
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-
-    register()
-    running = GlobalHydra.instance().hydra
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            return compose("config", list(words))
-    finally:
-        GlobalHydra.instance().hydra = running
-
-
 def _plain(words: Sequence[str]) -> dict[str, Any]:
-    from omegaconf import OmegaConf
-
-    plain = OmegaConf.to_container(composed(words), resolve=True)
-    assert isinstance(plain, dict)
-    return {str(name): recorded(value) for name, value in plain.items()}
+    return dict(recorded(OmegaConf.to_container(composed(words), resolve=True)))
 
 
 def _option(group: str, settings: Mapping[str, Any]) -> str:
-    """The option that recorded settings come from; if an older result names no option, the most similar one."""
+    """The option that recorded settings come from."""
     if settings.get(OPTION) in options(group):
         return str(settings[OPTION])
-
-    def distance(name: str) -> tuple[bool, int, int]:
-        """Whether the class differs, how many settings do, and, against ties, how alike nested settings are."""
+    classes, contents = option_classes(group), dict[str, dict[str, Any]]()
+    for name in options(group):
         content = yaml.safe_load((CONF / group / f"{name}.yaml").read_text(encoding="utf-8"))
-        defaults = content.pop("defaults", [])
-        given = {key: value for key, value in content.items() if not str(value).startswith(("???", "${"))}
-        wrong = sum(settings.get(key) != value for key, value in given.items())
-        nested, known = list(leaves(given)), dict(leaves(settings))
-        alike = sum(known.get(key) == value for key, value in nested)
-        return _class(group, defaults) != settings.get(CLASS), wrong, len(nested) - 2 * alike
-
-    return min(options(group), key=distance)
-
-
-def _class(group: str, defaults: list[Any]) -> str | None:
-    """The name of the class that an option configures, from the schema in the option's defaults."""
-    names = {name: cls.__name__ for name, cls in members(group)}
-    matches = (re.match(rf"/schema/{group}/(\w+)@", entry) for entry in defaults if isinstance(entry, str))
-    return next((names.get(match[1]) for match in matches if match), None)
+        contents[name] = {CLASS: classes[name].__name__ if name in classes else None, **content}
+    return nearest_option(settings, contents)
 
 
 def _changes(wanted: Mapping[str, Any], base: Mapping[str, Any], path: str = "") -> Iterator[str]:
@@ -245,10 +218,7 @@ def _hydra(value: Any) -> str:
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{key}: {_hydra(item)}" for key, item in value.items()) + "}"
     if isinstance(value, str):
-        plain = re.fullmatch(r"[A-Za-z_/.][\w./:@+-]*", value) and value.lower() not in (
-            "null",
-            "true",
-            "false",
-        )
-        return value if plain else "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+        if re.fullmatch(r"[A-Za-z_/.][\w./:@+-]*", value) and value.lower() not in ("null", "true", "false"):
+            return value
+        return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
     return json.dumps(value)

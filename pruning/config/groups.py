@@ -12,27 +12,19 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from pruning.calibration import kinds_for
 from pruning.core.errors import unknown
 from pruning.core.mask import Latency
-from pruning.core.terminal import settings_classes
+from pruning.core.records import settings_classes
 from pruning.routing.router_settings import RouterSettings, TaskStudy
 from pruning.runs.cell import ForwardSettings, Protect
 from pruning.search.choice import NearTies, Racing
 
-GROUPS = (
-    "model",
-    "objective",
-    "calibration",
-    "algo",
-    "compensation",
-    "heal",
-    "eval",
-    "tracker",
-    "launcher",
-    "experiment",
+# The groups whose options configure a class.
+BUILT = (
+    *("model", "objective", "calibration", "algo", "compensation"),
+    *("heal", "eval", "tracker", "launcher"),
 )
-BUILT = GROUPS[:-1]  # an experiment is a set of choices, not a class
+GROUPS = (*BUILT, "experiment")  # an experiment is a set of choices
 
 # Groups with one class per file: the group's package, and a method that each class has. A new file adds a class.
 PACKAGES = {
@@ -68,20 +60,25 @@ NAMED = {
 }
 
 
-def conf_folder() -> Path:
-    """The folder of the YAML files: beside the package in a checkout, inside the package if it is installed."""
-    package = Path(__file__).parents[1]
-    return next(
-        folder for folder in (package / "conf", package.parent / "conf") if (folder / "config.yaml").exists()
-    )
-
-
-CONF = conf_folder()
+# The folder of the YAML files: beside the package in a checkout, inside the package if it is installed.
+CONF = next(
+    folder / "conf" for folder in Path(__file__).parents[1:3] if (folder / "conf" / "config.yaml").exists()
+)
 
 
 def options(group: str) -> list[str]:
     """The names that `group=NAME` accepts, sorted."""
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def option_classes(group: str) -> dict[str, Any]:
+    """The class that each option of a group configures, from the schema that its file names."""
+    classes, found = dict(members(group)), {}
+    for name in options(group):
+        text = (CONF / group / f"{name}.yaml").read_text(encoding="utf-8")
+        if match := re.search(rf"/schema/{group}/(\w+)@_here_", text):
+            found[name] = classes[match[1]]
+    return found
 
 
 def members(group: str) -> Iterator[tuple[str, Any]]:
@@ -111,15 +108,6 @@ def class_named(group: str, name: str) -> Any:
     if name not in _by_name(group):
         raise unknown(f"class of {group}", name, _by_name(group))
     return _by_name(group)[name]
-
-
-def calibrations(kind: str) -> list[str]:
-    """The options of `calibration` that draw samples of this kind; "any" means text or items."""
-    schemas = [
-        f"/schema/calibration/{name}@" for name, cls in members("calibration") if cls.kind in kinds_for(kind)
-    ]
-    texts = {name: (CONF / "calibration" / f"{name}.yaml").read_text() for name in options("calibration")}
-    return [name for name, text in texts.items() if any(schema in text for schema in schemas)]
 
 
 # The types of the top level of a configuration.

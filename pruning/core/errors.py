@@ -11,6 +11,9 @@ import errno
 import os
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import platformdirs
 
 
 class PruningError(Exception):
@@ -61,31 +64,6 @@ class RankError(PruningError):
     """Several processes run this cell together, and another of them has ended or does not answer."""
 
 
-UNWRITABLE = (
-    *("EACCES", "EPERM", "EROFS", "ENOSPC", "EDQUOT", "EFBIG", "EIO", "EBUSY", "EXDEV"),
-    *("ENOENT", "ENOTDIR", "EEXIST", "ENOTEMPTY", "ENAMETOOLONG"),
-)
-
-
-def os_error(error: BaseException) -> OSError | None:
-    """The error of the operating system that an exception is, or that it names; None if there is none.
-
-    Libraries written in Rust (safetensors, tokenizers) raise exceptions of their own, which name the error's number.
-    """
-    if isinstance(error, OSError):
-        return error
-    match = None if isinstance(error, PruningError) else re.search(r"\(os error (\d+)\)", str(error))
-    return OSError(int(match[1]), os.strerror(int(match[1]))) if match else None
-
-
-def unwritable(error: BaseException) -> str | None:
-    """Why a file could not be written, such as `No space left on device`; None if the error has another cause."""
-    found = os_error(error)
-    if found is None or found.errno is None or errno.errorcode.get(found.errno) not in UNWRITABLE:
-        return None
-    return os.strerror(found.errno)
-
-
 def first_line(error: object) -> str:
     """The first line of an error's text, to quote in another message; if the text is empty, the type of the error.
 
@@ -128,3 +106,93 @@ def merged_error(errors: Sequence[PruningError]) -> InputError:
     """One error with the texts of all `errors`, so that the user can correct everything at once."""
     texts = list(dict.fromkeys(str(error) for error in errors))
     return InputError("\n".join(texts))
+
+
+# Errors of the operating system (a full disk, no permission, a directory instead of a file) as plain sentences.
+
+NO_SPACE = {errno.ENOSPC, errno.EDQUOT}  # if one of these occurs, every later write fails too
+DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
+UNWRITABLE = {
+    *NO_SPACE,
+    *DENIED,
+    *(errno.EFBIG, errno.EIO, errno.EBUSY, errno.EXDEV),
+    *(errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG),
+}
+REASONS = {
+    errno.ENOENT: "it does not exist: check the path",
+    errno.ENOTDIR: "a part of the path is a file, not a folder: check the path",
+    errno.EISDIR: "it is a folder, and a file is needed: give the path of a file",
+    errno.ENAMETOOLONG: "the path is too long: choose a shorter one",
+    errno.ELOOP: "it is a symbolic link or no ordinary file: remove it",
+    errno.ENXIO: "it is a symbolic link or no ordinary file: remove it",
+    errno.EMFILE: "too many files are open: raise the limit with `ulimit -n`",
+    errno.ESTALE: "the network file system has lost the file: run the same command again",
+    errno.EIO: "the disk reports a fault: check it, or use another disk",
+}
+
+
+def os_error(error: BaseException) -> OSError | None:
+    """The error of the operating system that an exception is, or that it names; None if there is none.
+
+    Libraries written in Rust (safetensors, tokenizers) raise exceptions of their own, which name the error's number.
+    """
+    if isinstance(error, OSError):
+        return error
+    match = None if isinstance(error, PruningError) else re.search(r"\(os error (\d+)\)", str(error))
+    return OSError(int(match[1]), os.strerror(int(match[1]))) if match else None
+
+
+def unwritable(error: BaseException) -> str | None:
+    """Why a file could not be written, such as `No space left on device`; None if the error has another cause."""
+    found = os_error(error)
+    return os.strerror(found.errno) if found is not None and found.errno in UNWRITABLE else None
+
+
+def cache_folder() -> Path:
+    """The folder for fetched and converted files, which the environment variable DEPTH_PRUNING_CACHE can name."""
+    folder = os.environ.get("DEPTH_PRUNING_CACHE") or platformdirs.user_cache_dir("depth-pruning")
+    return Path(folder).expanduser()
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error means that the disk is full or that a quota is used up."""
+    return isinstance(error, OSError) and error.errno in NO_SPACE
+
+
+def sentence(error: OSError) -> str:
+    """One or two sentences for the user: the path, what is wrong with it, and what to do."""
+    path = _path(error)
+    if error.errno in NO_SPACE:
+        return (
+            f"{path or 'a file'} cannot be written, because the disk is full or a quota is used up: free some space "
+            "and run the same command again. Everything finished so far is kept."
+        )
+    if path and _is_cache(Path(path)):
+        return (
+            f"{path}, a folder for fetched models and texts, cannot be used ({_reason(error)}): choose another with "
+            "the environment variable DEPTH_PRUNING_CACHE=DIR."
+        )
+    if error.errno in DENIED:
+        return (
+            f"{path or 'a file'} is not accessible ({_reason(error)}): ask its owner for permission, or choose "
+            "another path (paths.results=DIR for results)."
+        )
+    if path and error.errno in REASONS:
+        return f"{path} cannot be used: {REASONS[error.errno]}."
+    return f"{path + ': ' if path else ''}{_reason(error)}."
+
+
+def _reason(error: OSError) -> str:
+    text = error.strerror or str(error).strip() or type(error).__name__
+    return (text[:1].lower() + text[1:]).splitlines()[0].rstrip(".")
+
+
+def _path(error: OSError) -> str:
+    name = error.filename2 or error.filename
+    return "" if name is None or isinstance(name, int) else os.fsdecode(name)
+
+
+def _is_cache(path: Path) -> bool:
+    """Whether a path is the cache folder, is within it, or is a folder that the cache folder needs."""
+    cache = cache_folder().absolute()
+    return path.is_relative_to(cache) or (path != Path(path.anchor) and cache.is_relative_to(path))

@@ -133,9 +133,8 @@ class Mask:
 
     def to_json(self) -> MaskRecord:
         """The form that mask.json and result.json hold."""
-        if self.unit == "block":
-            return {"n_blocks": self.n_blocks, "dropped": self.listed()}
-        return {"n_blocks": self.n_blocks, "dropped": self.listed(), "unit": self.unit}
+        record: MaskRecord = {"n_blocks": self.n_blocks, "dropped": self.listed()}
+        return record if self.unit == "block" else {**record, "unit": self.unit}
 
     def __str__(self) -> str:
         """How much is removed, in words: `6 of 30 blocks` or `9 of 60 sub-layers`."""
@@ -399,24 +398,24 @@ class Space:
             self._check_count()
 
     def _check_count(self) -> None:
-        noun = unit_noun(self.unit)
-        open_units = self.n_units - len(self.protected)
-        most = min(self.n_units - 1, open_units)
+        noun, count = unit_noun(self.unit), self.n_units
+        free = count - len(self.protected)
+        most = min(count - 1, free)
         if most < 1:
             raise InputError(
-                f"no {noun} can be removed: the model has {self.n_units}, {len(self.protected)} of them "
-                "protected, and at least one must stay. Protect fewer blocks (protect.first, protect.last), or "
-                "choose a model of more blocks."
+                f"no {noun} can be removed: the model has {count}, {len(self.protected)} of them protected, and at "
+                "least one must stay. Protect fewer blocks (protect.first, protect.last), or choose a model of more "
+                "blocks."
             )
-        if not 1 <= self.k < self.n_units:
+        if not 1 <= self.k < count:
             raise InputError(
-                f"k = {self.k} {noun}s cannot be removed from a model of {self.n_units}: "
+                f"k = {self.k} {noun}s cannot be removed from a model of {count}: "
                 f"choose {f'k from 1 to {most}' if most > 1 else 'k=1'}."
             )
-        if self.k > open_units:
+        if self.k > free:
             raise InputError(
-                f"k = {self.k} is more than the {open_units} unprotected {noun}s of {self.n_units}: "
-                "lower k or ratio, or protect fewer blocks (protect.first, protect.last)."
+                f"k = {self.k} is more than the {free} unprotected {noun}s of {count}: lower k or ratio, or protect "
+                "fewer blocks (protect.first, protect.last)."
             )
 
     @property
@@ -557,15 +556,32 @@ class Removal:
 
     def check(self) -> None:
         """Raise InputError if a value is impossible for every model."""
+        ratio, k = self.ratio, self.k
         if self.unit not in KINDS:
             raise unknown("unit", self.unit, KINDS)
         if self.budget not in COSTS:
             raise unknown("budget", self.budget, COSTS)
-        self._check_size()
-        if self.k is not None and self.budget != "parameters":
+        if ratio is None and k is None:
+            raise InputError("give either ratio or k, not both: neither is given.")
+        if ratio is not None and k is not None:
             raise InputError(
-                f"budget={self.budget} and k={self.k} contradict each other, because k counts units whatever they "
-                "cost: give ratio instead of k."
+                f"give either ratio or k, not both: both are given (ratio={ratio}, k={k}). If an experiment sets the "
+                "ratio, ratio=null removes it."
+            )
+        if ratio is not None and not 0 < ratio < 1:
+            raise InputError(
+                f"ratio={ratio:g} is not a fraction of the blocks: choose one above 0 and below 1."
+            )
+        if k is not None and k < 1:
+            raise InputError(f"k={k} removes no block: choose 1 or more.")
+        if k is not None and self.budget != "parameters":
+            raise InputError(
+                f"budget={self.budget} and k={k} contradict each other, because k counts units whatever they cost: "
+                "give ratio instead of k."
+            )
+        if self.first < 0 or self.last < 0:
+            raise InputError(
+                f"protect.first={self.first} and protect.last={self.last}: neither may be negative."
             )
 
     @property
@@ -584,7 +600,14 @@ class Removal:
         With a ratio of costs, the removed units have this share of the costs of all units, as close as these allow.
         With k, k units are removed, whatever they cost. Raises InputError if the model has no such masks.
         """
-        protected, kinds = self._protected_blocks(n_blocks), KINDS[self.unit]
+        self.check()
+        first, last, kinds = self.first, self.last, KINDS[self.unit]
+        if first + last >= n_blocks > 0:
+            raise InputError(
+                f"protect.first={first} and protect.last={last} protect all of {n_blocks} blocks: "
+                f"choose numbers with a sum below {n_blocks}."
+            )
+        protected = frozenset(range(first)) | frozenset(range(n_blocks - last, n_blocks))
         if kinds:
             units = range(2 * n_blocks)
             protected = frozenset(u for u in units if u // 2 in protected or "am"[u % 2] not in kinds)
@@ -598,52 +621,17 @@ class Removal:
 
     def _count(self, n_blocks: int) -> int:
         """How many units to remove: k, or round(ratio * n_blocks); the latter is neither 0 nor all of several."""
-        self._check_size()
         if self.k is not None:
             return self.k
         assert self.ratio is not None
-        rounded = round(self.ratio * n_blocks)
-        if rounded == 0:
-            raise InputError(
-                f"ratio={self.ratio:g} of {n_blocks} blocks rounds to no block: choose at least {1 / n_blocks:.3f}, "
-                "or give k=1."
-            )
-        if rounded == n_blocks > 1:
-            raise InputError(
-                f"ratio={self.ratio:g} of {n_blocks} blocks rounds to all of them: choose at most "
-                f"{(n_blocks - 1) / n_blocks:.3f}, or give k={n_blocks - 1}."
-            )
-        return rounded
-
-    def _check_size(self) -> None:
-        """Raise InputError unless exactly one of ratio and k is given and its value is possible for some model."""
-        ratio, k = self.ratio, self.k
-        if (ratio is None) == (k is None):
-            given = (
-                "neither is given."
-                if k is None
-                else (
-                    f"both are given (ratio={ratio}, k={k}). If an experiment sets the ratio, ratio=null removes it."
-                )
-            )
-            raise InputError(f"give either ratio or k, not both: {given}")
-        if ratio is not None and not 0 < ratio < 1:
-            raise InputError(
-                f"ratio={ratio:g} is not a fraction of the blocks: choose one above 0 and below 1."
-            )
-        if k is not None and k < 1:
-            raise InputError(f"k={k} removes no block: choose 1 or more.")
-
-    def _protected_blocks(self, n_blocks: int) -> frozenset[int]:
-        first, last = self.first, self.last
-        if first < 0 or last < 0:
-            raise InputError(f"protect.first={first} and protect.last={last}: neither may be negative.")
-        if first + last >= n_blocks > 0:
-            raise InputError(
-                f"protect.first={first} and protect.last={last} protect all of {n_blocks} blocks: "
-                f"choose numbers with a sum below {n_blocks}."
-            )
-        return frozenset(range(first)) | frozenset(range(n_blocks - last, n_blocks))
+        count = round(self.ratio * n_blocks)
+        if count and (count < n_blocks or n_blocks == 1):
+            return count
+        least, most = f"at least {1 / n_blocks:.3f}", f"at most {(n_blocks - 1) / n_blocks:.3f}"
+        wrong, choose, k = ("all of them", most, n_blocks - 1) if count else ("no block", least, 1)
+        raise InputError(
+            f"ratio={self.ratio:g} of {n_blocks} blocks rounds to {wrong}: choose {choose}, or give k={k}."
+        )
 
     def record(self, space: Space, mask: Mask) -> BudgetRecord | None:
         """How much of the costs a mask removes; None if units are counted."""

@@ -1,19 +1,23 @@
-"""`result.json`: this module and the `..._record` modules define its keys; its only reader and writer are here.
+"""`result.json` and the records beside it: their keys, and their only readers and writers.
 
 `docs/results_folder.md` prints the sentence that is beside each key. A test checks that document and modules agree.
-Keys marked `NotRequired` are absent from results of older versions and of cells to which they do not apply.
+Keys marked `NotRequired` are absent from results of cells to which they do not apply, and from archived ones.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
+import inspect
 import json
 import logging
 import os
+import pkgutil
 import platform
 import subprocess
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -142,7 +146,7 @@ Result = DoneResult | FailedResult
 
 
 def read_result(folder: Path) -> Result | None:
-    """The result in a cell's folder; None if there is none. Results of older versions are converted to today's form.
+    """The result in a cell's folder, with its configuration in today's form; None if there is none.
 
     Raises DamagedError if the file does not hold a result, InputError if its configuration is not literal.
     """
@@ -153,20 +157,19 @@ def read_result(folder: Path) -> Result | None:
         return None
     if not isinstance(data, dict) or not {"cell", "status", "config"} <= data.keys():
         raise DamagedError(f"{path} is damaged: it holds no result. Move it away and run the cell again.")
+    distrusted = f"{path} is not to be trusted: "
     data["config"] = with_limit(recorded(data["config"]))
-    check_literal(data["config"], f"{path} is not to be trusted: ")
+    check_literal(data["config"], distrusted)
     try:
-        measured = [
-            p for paths in data.get("evaluation", {}).get("records", {}).values() for p in paths.values()
-        ]
-        healings = [data["heal"]["folder"]] if "folder" in data.get("heal", {}) else []
-        settings = data.get("evaluation", {}).get("settings")
+        evaluation = data.get("evaluation", {})
+        named = [p for paths in evaluation.get("records", {}).values() for p in paths.values()]
+        named += [data["heal"]["folder"]] if "folder" in data.get("heal", {}) else []
+        if "settings" in evaluation:
+            evaluation["settings"] = recorded(evaluation["settings"])
     except (AttributeError, KeyError, TypeError) as error:
         raise DamagedError(f"{path} is damaged ({error!r}): move it away and run the cell again.") from error
-    for named in (*measured, *healings):
-        check_inside(named, f"{path} is not to be trusted: it")
-    if settings is not None:
-        data["evaluation"]["settings"] = recorded(settings)
+    for one in named:
+        check_inside(one, f"{distrusted}it")
     return cast(Result, data)
 
 
@@ -383,14 +386,9 @@ LABELS = {
     "same": "tokens before the first difference",
     "repeated": "repeated tokens",
 }
-_ERROR = "/stderr"
-_PLAIN = "acc_plain"
-_EXACT = "exact"
-_MAIN = {
-    _PLAIN: "acc",
-    "same": "self_ppl",
-    "repeated": "self_ppl",
-}  # kinds that are measured with another kind
+_ERROR, _PLAIN, _EXACT = "/stderr", "acc_plain", "exact"
+# Kinds that are measured with another kind.
+_MAIN = {_PLAIN: "acc", "same": "self_ppl", "repeated": "self_ppl"}
 
 
 def error_of(metric: str) -> str:
@@ -486,22 +484,18 @@ class EnvironmentRecord(TypedDict):
 
 def provenance(started: str, device: str | None) -> EnvironmentRecord:
     """Versions, commit, device and times of a run."""
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES if _installed(name)}
+    versions = {"python": platform.python_version()}
+    for name in PACKAGES:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
     return {
-        "packages": {"python": platform.python_version(), **versions},
+        "packages": versions,
         "commit": commit(),
         "device": device,
         "cpus": os.cpu_count(),
         "started": started,
         "ended": now(),
     }
-
-
-def _installed(name: str) -> bool:
-    try:
-        return bool(importlib.metadata.version(name))
-    except importlib.metadata.PackageNotFoundError:
-        return False
 
 
 @lru_cache(maxsize=1)
@@ -533,15 +527,19 @@ def now() -> str:
 
 TARGET, CLASS, OPTION = "_target_", "class", "option"
 
-# Classes that were renamed: the import path in older results, and the name today.
-RENAMED = {
-    "pruning.compensation.Nothing": "NoCompensation",
-    "pruning.track.Nothing": "NoTracker",
-    "pruning.evaluation.perplexity.Perplexity": "CorpusPerplexity",
-    "pruning.evaluation.local.Local": "LocalFiles",
-    "pruning.launcher.local.Local": "InProcess",
-    "pruning.launcher.processes.Processes": "LocalPool",
-}
+
+def settings_classes(package: str, method: str) -> Iterator[tuple[str, type]]:
+    """Yield (module name, class) for each dataclass with the method `method` in a package's modules.
+
+    These are the classes that settings can choose. Private modules (such as `_prior`) are searched too. A class is
+    yielded only for the module that defines it, not for a module that imports it.
+    """
+    path = importlib.import_module(package).__path__
+    for info in pkgutil.iter_modules(path):
+        module = importlib.import_module(f"{package}.{info.name}")
+        for _, cls in inspect.getmembers(module, inspect.isclass):
+            if cls.__module__ == module.__name__ and dataclasses.is_dataclass(cls) and hasattr(cls, method):
+                yield info.name, cls
 
 
 def recorded(settings: Any) -> Any:
@@ -549,26 +547,17 @@ def recorded(settings: Any) -> Any:
 
     Settings that are already in the recorded form are unchanged.
     """
-    if isinstance(settings, Mapping):
-        return dict(_item(str(key), value) for key, value in settings.items())
     if isinstance(settings, list | tuple):
         return [recorded(item) for item in settings]
-    return settings
-
-
-def _item(key: str, value: Any) -> tuple[str, Any]:
-    if key == TARGET and isinstance(value, str):
-        return CLASS, RENAMED.get(value, value.rpartition(".")[2])
-    return key, recorded(value)
-
-
-def with_limit(config: Any) -> Any:
-    """A recorded configuration with `max_evaluations` at the top; archived results have it in the search."""
-    algo = config.get("algo") if isinstance(config, dict) else None
-    if not isinstance(algo, dict) or "max_evaluations" not in algo:
-        return config
-    own = {name: value for name, value in algo.items() if name != "max_evaluations"}
-    return config | {"algo": own, "max_evaluations": algo["max_evaluations"]}
+    if not isinstance(settings, Mapping):
+        return settings
+    made: dict[str, Any] = {}
+    for key, value in settings.items():
+        if key == TARGET and isinstance(value, str):
+            made[CLASS] = RENAMED.get(value, value.rpartition(".")[2])
+        else:
+            made[str(key)] = recorded(value)
+    return made
 
 
 def check_literal(settings: Any, where: str = "") -> None:
@@ -617,15 +606,82 @@ def same_settings(first: Any, second: Any) -> bool:
     """Whether two settings of one group are equal, apart from the names of their options.
 
     Each can be in the recorded form or in Hydra's form. A setting that is null equals one that is absent, because
-    results of earlier versions lack settings that were added since.
+    archived results lack settings that were added since.
     """
-    return bool(_given(recorded(first)) == _given(recorded(second)))
+
+    def given(settings: Any) -> Any:
+        known = without_option(recorded(settings))
+        return {key: v for key, v in known.items() if v is not None} if isinstance(known, Mapping) else known
+
+    return bool(given(first) == given(second))
 
 
-def _given(settings: Any) -> Any:
-    """The settings that have a value, without the name of the option."""
-    known = without_option(settings)
-    return {key: v for key, v in known.items() if v is not None} if isinstance(known, Mapping) else known
+# Configurations of archived results, which lack what was added since they were recorded.
+#
+# Once all archives are written anew, this section can be deleted with its calls; `NO_HEALING` stays.
+
+NO_HEALING = {CLASS: "NoHealing"}  # results do not record `heal` unless the cell is healed
+# Classes that were renamed: the import path in such a result, and the name today.
+RENAMED = {
+    "pruning.compensation.Nothing": "NoCompensation",
+    "pruning.track.Nothing": "NoTracker",
+    "pruning.evaluation.perplexity.Perplexity": "CorpusPerplexity",
+    "pruning.evaluation.local.Local": "LocalFiles",
+    "pruning.launcher.local.Local": "InProcess",
+    "pruning.launcher.processes.Processes": "LocalPool",
+}
+ADDED = {
+    "heal": NO_HEALING,
+    "unit": "block",
+    "budget": "parameters",
+    "latency": {},
+    "near_ties": {},
+    "max_evaluations": None,
+}
+DECIDED = ("batch_tokens", "patience", "merge")  # settings of `forward` that the program now decides
+# Settings of calibrations and searches that were added, and their defaults: a cell's key leaves these out.
+NEW = {"disjoint": False, "lazy": None, "rank": "cost", "within": "any", "blocks": True}
+
+
+def with_limit(config: Any) -> Any:
+    """A recorded configuration with `max_evaluations` at the top; archived results have it in the search."""
+    algo = config.get("algo") if isinstance(config, dict) else None
+    if not isinstance(algo, dict) or "max_evaluations" not in algo:
+        return config
+    own = {name: value for name, value in algo.items() if name != "max_evaluations"}
+    return config | {"algo": own, "max_evaluations": algo["max_evaluations"]}
+
+
+def with_added(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A recorded configuration with what was added since, at its defaults, and without what is now decided."""
+    whole = {**ADDED, **config}
+    if isinstance(forward := whole.get("forward"), Mapping):
+        whole["forward"] = {name: value for name, value in forward.items() if name not in DECIDED}
+    return whole
+
+
+def without_new(record: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a calibration or a search without those that were added, if these have their defaults."""
+    return {name: value for name, value in record.items() if (name, value) not in NEW.items()}
+
+
+def nearest_option(settings: Mapping[str, Any], contents: Mapping[str, Mapping[str, Any]]) -> str:
+    """The option whose content is most like recorded settings that do not name their option."""
+
+    def distance(name: str) -> tuple[bool, int, int]:
+        """Whether the class differs, how many settings do, and, against ties, how alike nested settings are."""
+        content = contents[name]
+        given = {
+            key: value
+            for key, value in content.items()
+            if key not in (CLASS, "defaults") and not str(value).startswith(("???", "${"))
+        }
+        wrong = sum(settings.get(key) != value for key, value in given.items())
+        nested, known = list(leaves(given)), dict(leaves(settings))
+        alike = sum(known.get(key) == value for key, value in nested)
+        return content[CLASS] != settings.get(CLASS), wrong, len(nested) - 2 * alike
+
+    return min(contents, key=distance)
 
 
 # What `result.json` says about the maps that stand in for removed units.

@@ -123,12 +123,9 @@ class Estimate:
         loss over all `whole` samples. The error is then multiplied by sqrt(1 - n / whole), so it is 0 if n = whole.
         """
         rest = 1.0 if whole is None else max(0.0, 1 - len(terms) / whole)
-        return math.sqrt(
-            rest
-            * math.fsum(
-                share**2 * _variance(values, weights) for share, values, weights in self._by_part(terms)
-            )
-        )
+        parts = self._by_part(terms)
+        variance = math.fsum(share**2 * _variance(values, weights) for share, values, weights in parts)
+        return math.sqrt(rest * variance)
 
     def stated_error(self, terms: Sequence[float]) -> float | None:
         """`error` as results state it: None if a part with a share above 0 has one sample, whose error is unknown."""

@@ -43,12 +43,6 @@ def write_bytes(path: Path, content: bytes) -> None:
             temporary.replace(path)
 
 
-@lru_cache(maxsize=1024)
-def _sweep_once(folder: Path) -> None:
-    """Remove what killed processes left in a folder, when this process first writes there."""
-    sweep(folder)
-
-
 def write_json(path: Path, data: Any) -> None:
     """Write JSON atomically. Raises ValueError for NaN and infinity, which JSON does not have."""
     write_text(path, json.dumps(data, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
@@ -61,12 +55,18 @@ def write_record(path: Path, data: Mapping[str, Any]) -> None:
 
 def sealed(data: Mapping[str, Any]) -> dict[str, Any]:
     """A JSON object with its seal: the beginning of the SHA-256 of its other entries."""
-    return {**data, SEAL: _seal(data)}
+    own = {name: value for name, value in data.items() if name != SEAL}
+    return {**data, SEAL: text_sha256(json.dumps(own, sort_keys=True))[:16]}
 
 
-def _seal(data: Mapping[str, Any]) -> str:
-    text = json.dumps({name: value for name, value in data.items() if name != SEAL}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def unsealed(data: dict[str, Any], path: Path) -> dict[str, Any]:
+    """A JSON object of a file without its seal. Raises DamagedError if it has a seal of other contents."""
+    if SEAL in data and data != sealed(data):
+        raise DamagedError(
+            f"{path} was changed after it was written: its contents do not have the digest in its entry '{SEAL}'. "
+            "Restore it, or move it away and run again."
+        )
+    return {name: value for name, value in data.items() if name != SEAL}
 
 
 def read_json(path: Path) -> Any:
@@ -74,32 +74,20 @@ def read_json(path: Path) -> Any:
 
     Raises DamagedError, which names the file, if the content is not JSON or does not have the digest of its seal.
     """
+
+    def without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        """The object of some entries. Raises ValueError if two have one name: the first would be lost."""
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            names = [name for name, _ in pairs]
+            raise ValueError(f"it has {next(name for name in names if names.count(name) > 1)!r} twice")
+        return found
+
     try:
-        data = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_without_twins)
+        data = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=without_twins)
     except (ValueError, RecursionError) as error:  # such as a number of 5,000 digits, or too many brackets
         raise DamagedError(f"{path} is damaged ({error}): move it away and run again.") from error
     return unsealed(data, path) if isinstance(data, dict) else data
-
-
-def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The object of some entries. Raises ValueError if two have one name: the first would be lost."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"it has {next(name for name in names if names.count(name) > 1)!r} twice")
-    return found
-
-
-def unsealed(data: dict[str, Any], path: Path) -> dict[str, Any]:
-    """A JSON object of a file without its seal. Raises DamagedError if it has a seal of other contents."""
-    if SEAL not in data:
-        return data
-    if data[SEAL] != _seal(data):
-        raise DamagedError(
-            f"{path} was changed after it was written: its contents do not have the digest in its entry '{SEAL}'. "
-            "Restore it, or move it away and run again."
-        )
-    return {name: value for name, value in data.items() if name != SEAL}
 
 
 @contextmanager
@@ -119,6 +107,9 @@ def naming(path: Path) -> Iterator[None]:
         raise found from error
 
 
+# Journals: files to which lines are appended.
+
+
 def append_line(path: Path, data: Any) -> None:
     """Append one JSON line in a single write, so that a kill can tear at most the last line.
 
@@ -126,7 +117,12 @@ def append_line(path: Path, data: Any) -> None:
     """
     line = (json.dumps(data, allow_nan=False) + "\n").encode()
     with naming(path):
-        _append(path, line)
+        descriptor = opened(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        try:
+            if os.write(descriptor, line) < len(line):
+                raise OSError(errno.ENOSPC, "the disk is full, or a quota is used up", str(path))
+        finally:
+            os.close(descriptor)
 
 
 def opened(path: Path, flags: int) -> int:
@@ -150,15 +146,6 @@ def appending(path: Path) -> IO[str]:
 def touch(path: Path) -> None:
     """Create an empty file unless the file exists. Raises OSError as `opened` does."""
     os.close(opened(path, os.O_WRONLY | os.O_CREAT))
-
-
-def _append(path: Path, line: bytes) -> None:
-    descriptor = opened(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    try:
-        if os.write(descriptor, line) < len(line):
-            raise OSError(errno.ENOSPC, "the disk is full, or a quota is used up", str(path))
-    finally:
-        os.close(descriptor)
 
 
 def mend(path: Path) -> None:
@@ -256,34 +243,31 @@ def file_sha256(path: Path) -> str:
     return sha256
 
 
-def settled(state: State, now: int) -> bool:
-    """Whether a digest may be kept until the state changes; `now` is the time before the file was read."""
-    return now - state[3] > WRITTEN_BACK and is_stamped(state)
-
-
 def file_state(path: Path) -> State:
     """What changes if a file changes. A program can set the time of modification back, but not the time of change."""
     stat = path.stat()
     return [stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_dev]
 
 
-def is_stamped(state: State) -> bool:
-    """Whether each write changes the times of a file. In memory (tmpfs), a write through a mapping does not."""
-    return _file_systems().get(state[4]) not in ("tmpfs", "ramfs", "hugetlbfs")
+def settled(state: State, now: int) -> bool:
+    """Whether a digest may be kept until the state changes; `now` is the time before the file was read.
+
+    In memory (tmpfs), a write through a mapping does not change the times of a file.
+    """
+    return now - state[3] > WRITTEN_BACK and state[4] not in _in_memory()
 
 
 @lru_cache(maxsize=1)
-def _file_systems() -> dict[int, str]:
-    """The kind of the file system of each device, as far as Linux names it."""
-    found: dict[int, str] = {}
-    try:
+def _in_memory() -> set[int]:
+    """The devices whose file systems are in memory, as far as Linux names them."""
+    found = set[int]()
+    with suppress(OSError):
         lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return found
-    for line in lines:  # such as `36 35 0:25 / /dev/shm rw,nosuid - tmpfs tmpfs rw`
-        before, _, after = line.partition(" - ")
-        major, _, minor = before.split()[2].partition(":")
-        found[os.makedev(int(major), int(minor))] = after.split()[0]
+        for line in lines:  # such as `36 35 0:25 / /dev/shm rw,nosuid - tmpfs tmpfs rw`
+            before, _, after = line.partition(" - ")
+            major, _, minor = before.split()[2].partition(":")
+            if after.split()[0] in ("tmpfs", "ramfs", "hugetlbfs"):
+                found.add(os.makedev(int(major), int(minor)))
     return found
 
 
@@ -371,20 +355,40 @@ def temporary_file(target: Path) -> Iterator[tuple[IO[bytes], Path]]:
 def temporary_folder(target: Path) -> Iterator[Path]:
     """Yield a new folder beside `target`. It is removed afterwards unless it was renamed."""
     descriptor, lock = _claim(target, LOCK)
-    try:
-        os.write(descriptor, os.fsencode(target.name))  # `_settle` reads this name
+    with os.fdopen(descriptor, "wb", buffering=0) as stream:
+        stream.write(os.fsencode(target.name))  # `_remove_abandoned` reads this name
         folder = lock.with_name(lock.name.removesuffix(LOCK))
         try:
             folder.mkdir()
             yield folder
         finally:
-            if not _beside(
-                folder, BEFORE
-            ).exists():  # else a replacement was not finished: `sweep` puts it right
+            if not _beside(folder, BEFORE).exists():  # else `sweep` finishes a replacement that failed
                 shutil.rmtree(folder, ignore_errors=True)
                 lock.unlink(missing_ok=True)
-    finally:
-        os.close(descriptor)
+
+
+def _claim(target: Path, ending: str = "") -> tuple[int, Path]:
+    """A new locked file beside `target`: its descriptor and its path."""
+    stem = os.fsencode(target.name)[:LONGEST].decode(errors="ignore")
+    while True:
+        path = target.with_name(f".{stem}.part-{_machine()}-{secrets.token_hex(4)}{ending}")
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        locked = True
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            locked = False
+        except OSError:
+            pass  # a file system without locks: no other process can lock this file either, so it is not removed
+        if locked and path.exists():
+            return descriptor, path
+        os.close(descriptor)  # another process took the file for an abandoned one before it was locked
+
+
+@lru_cache(maxsize=1024)
+def _sweep_once(folder: Path) -> None:
+    """Sweep a folder when this process first writes there."""
+    sweep(folder)
 
 
 def sweep(folder: Path) -> None:
@@ -399,53 +403,30 @@ def sweep(folder: Path) -> None:
                 _remove_abandoned(folder / name)
 
 
-def _claim(target: Path, ending: str = "") -> tuple[int, Path]:
-    """A new locked file beside `target`: its descriptor and its path."""
-    stem = os.fsencode(target.name)[:LONGEST].decode(errors="ignore")
-    while True:
-        path = target.with_name(f".{stem}.part-{_machine()}-{secrets.token_hex(4)}{ending}")
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-        if _locked(descriptor) and path.exists():
-            return descriptor, path
-        os.close(descriptor)  # another process took the file for an abandoned one before it was locked
-
-
-def _locked(descriptor: int) -> bool:
-    """Lock a new file; returns False if another process has locked it. A file system may have no locks at all."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True  # then no other process can lock this file either, so it is not removed
-    return True
-
-
 def _remove_abandoned(path: Path) -> None:
-    """Remove a temporary file or folder, unless a living process has its lock. Raises OSError if that is so."""
-    lock = path if path.is_file() else _beside(path, LOCK)
-    if not lock.is_file():  # the owner removed its lock last, so it has ended
-        _settle(path, None)
-        return
-    descriptor = os.open(lock, os.O_RDWR)
+    """Remove a temporary file or folder, unless a living process has its lock: then raises OSError.
+
+    If the folder was about to replace its target, first puts the target back.
+    """
+    lock, before = path if path.is_file() else _beside(path, LOCK), _beside(path, BEFORE)
+    descriptor = os.open(lock, os.O_RDWR) if lock.is_file() else None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if lock != path:
-            _settle(path, os.fsdecode(os.pread(descriptor, 255, 0)))
+        name = ""  # without a lock: the owner removed it last, so it has ended
+        if descriptor is not None:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            name = os.fsdecode(os.pread(descriptor, 255, 0)) if lock != path else ""
+        if not path.exists():
+            shutil.rmtree(before, ignore_errors=True)  # the new folder has taken its place
+        elif before.exists() and name:
+            before.rename(
+                path.with_name(name)
+            )  # raises OSError if another folder is there: then both are kept
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
         lock.unlink(missing_ok=True)
     finally:
-        os.close(descriptor)
-
-
-def _settle(path: Path, name: str | None) -> None:
-    """Remove an abandoned folder. If it was about to replace its target `name`, put the target back first."""
-    before = _beside(path, BEFORE)
-    if not path.exists():
-        shutil.rmtree(before, ignore_errors=True)  # the new folder has taken its place
-    elif before.exists() and name:
-        before.rename(path.with_name(name))  # raises OSError if another folder is there: then both are kept
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def _beside(path: Path, ending: str) -> Path:
@@ -465,4 +446,4 @@ def _machine() -> str:
         name = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
     except OSError:
         name = platform.node()
-    return hashlib.sha256(name.encode()).hexdigest()[:8]
+    return text_sha256(name)[:8]

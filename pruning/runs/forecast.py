@@ -19,7 +19,7 @@ from torch import nn
 
 from pruning.calibration.samples import Samples
 from pruning.core import scoring
-from pruning.core.mask import Mask, Space
+from pruning.core.mask import Mask
 from pruning.core.records import FOLDER, DoneResult
 from pruning.engine.compensation import Linear
 from pruning.engine.dense_pass import HALVES, unit_times
@@ -33,16 +33,15 @@ from pruning.healing.rate import known, settled
 from pruning.models.blocks import find_blocks, gradients_kept, input_device
 from pruning.models.products import native_products
 from pruning.objective import Calibrated
+from pruning.runs.cell import Prepared
 from pruning.runs.loaded_cell import cell_space, forward_of, model_of
 from pruning.runs.measurements import check_repair
-from pruning.runs.prepare import Prepared
-from pruning.search import driver
 
 if TYPE_CHECKING:
     from pruning.calibration.samples import Row
     from pruning.engine.forward import Forward
     from pruning.evaluation.speed import Speed
-    from pruning.models.model import LanguageModel
+    from pruning.healing.training_text import HealingText
 
 
 SHARED = 0.4  # the part of a search's block forwards that is left when masks share their beginnings
@@ -70,17 +69,6 @@ class Forecast:
         return sum(self.parts.values())
 
 
-@dataclass(frozen=True)
-class _Work:
-    """A cell, its space, the share of its units that is removed, its result if it is done, and the rates."""
-
-    prepared: Prepared
-    space: Space
-    removed: float
-    done: DoneResult | None
-    rates: Rates
-
-
 def forecast(prepared: Prepared, speed: Speed | None, export: bool) -> Forecast:
     """What the rest of a cell takes, without what earlier runs have finished. The model is loaded.
 
@@ -92,63 +80,65 @@ def forecast(prepared: Prepared, speed: Speed | None, export: bool) -> Forecast:
     loading = time.perf_counter() - started
     forward, space = forward_of(cell, model), cell_space(cell, model)
     check_repair(prepared, forward, space.unit)
-    removed = cell.ratio if cell.ratio is not None else (cell.k or 0) / space.n_units
+    kept = 1 - (cell.ratio if cell.ratio is not None else (cell.k or 0) / space.n_units)
     used, free = psutil.Process().memory_info().rss, free_memory(model.module)
     losses = Calibrated(cell.objective, forward, prepared.samples)
     rates = measured_rates(losses, space.drop(space.free()[0]), cell.heal)
-    result = cell.result()
-    work = _Work(prepared, space, removed, result if result and result["status"] == "done" else None, rates)
-    parts = {name: seconds for name, seconds in _parts(work) if seconds > 0}
-    if speed is not None and (work.done is None or "speed" not in work.done["evaluation"]):
+    done = cell.done()
+    tokens, repairs = _tokens(prepared.samples.rows), isinstance(cell.compensation, Linear)
+    parts: dict[str, float] = {}
+    if done is None:
+        journal = scoring.read_trace(cell.folder / scoring.NAME)  # of a cell that was stopped
+        left = max(0, cell.evaluations(space) - sum(1 for _ in journal))
+        each = rates.loss - rates.blocks + SHARED * rates.blocks
+        raced = 1.0 if cell.racing.delta is None else RACED
+        parts["search"] = tokens * (rates.first + raced * left * each)
+        count = round((1 - kept) * space.n_units)
+        parts["repair"] = repairs * MAPS * count * tokens * rates.blocks
+    measured = 0 if done is not None else 3 if repairs else 2
+    if prepared.text is not None and not _healed(prepared, prepared.text, done):
+        parts["healing"] = kept * _healing(prepared, prepared.text, rates)
+        measured += 1
+    rows = [row for data in prepared.data.values() if isinstance(data, Samples) for row in data.rows]
+    parts["evaluation"] = measured * rates.dense * _tokens(rows)
+    if speed is not None and (done is None or "speed" not in done["evaluation"]):
         shapes = [(batch, prompt) for batch in speed.batch_sizes for prompt in speed.prompts]
         once = sum(b * p * rates.dense + b * speed.new_tokens * rates.generated for b, p in shapes)
         parts["speed"] = 2 * (speed.repeats + speed.warmup) * once
     if export:
         parts["export"] = LOADS * loading
-    single = _single_bytes(work, model)
-    return Forecast(parts, used + _extra_memory(work, model, single), used + free, single)
+    module, single = model.module, 0
+    if done is None and cell.near_ties.most and module.dtype in HALVES:
+        single = sum(4 * weight.numel() for weight in module.parameters())
+    # The most bytes besides the loaded model: of the search's states, of the training, or of the export.
+    width = int(module.config.get_text_config(decoder=True).hidden_size)
+    states = single + model.info.n_blocks * tokens * width * int(module.dtype.itemsize)
+    weights = sum(weight.numel() * weight.itemsize for weight in module.parameters())
+    extra = max(states, 2 * weights)
+    if cell.heal.trains:
+        extra = max(extra, int(kept * _training_memory(module, cell.heal, rates)))
+    left_over = {name: seconds for name, seconds in parts.items() if seconds > 0}
+    return Forecast(left_over, used + extra, used + free, single)
 
 
-def _parts(work: _Work) -> Iterator[tuple[str, float]]:
-    """Seconds of the search, the repair, the evaluation and the healing, as far as they are not done."""
-    cell, rates, done = work.prepared.cell, work.rates, work.done
-    tokens = sum(len(row.input_ids) for row in work.prepared.samples.rows)
-    repairs = isinstance(cell.compensation, Linear)
-    if done is None:
-        asked = driver.evaluations(cell.algo, work.space, cell.max_evaluations)
-        left = max(0, asked - _lines(work)) * (rates.loss - rates.blocks + SHARED * rates.blocks)
-        raced = 1.0 if cell.racing.delta is None else RACED
-        yield "search", tokens * (rates.first + raced * left)
-        count = round(work.removed * work.space.n_units)
-        yield "repair", repairs * MAPS * count * tokens * rates.blocks
-    measured = 0 if done is not None else 3 if repairs else 2
-    if cell.heal.trains and not _healed(work):
-        yield "healing", _healing(work)
-        measured += 1
-    rows = [row for data in work.prepared.data.values() if isinstance(data, Samples) for row in data.rows]
-    yield "evaluation", measured * rates.dense * sum(len(row.input_ids) for row in rows)
-
-
-def _healed(work: _Work) -> bool:
+def _healed(prepared: Prepared, text: HealingText, done: DoneResult | None) -> bool:
     """Whether the cell's folder has the finished healing that is asked for, and not only another one."""
-    cell, text = work.prepared.cell, work.prepared.text
-    assert text is not None
+    cell = prepared.cell
     heal = settled(cell.heal, known(cell.heal, text, cell.folder / FOLDER))
     if heal is None:
         return False
     place = FOLDER
     if cell.heal.candidates > 1:
-        if work.done is None or "selection" not in work.done.get("heal", {}):
+        if done is None or "selection" not in done.get("heal", {}):
             return False  # which candidate is healed is not known yet
-        place = str(Path(work.done["heal"]["folder"]).parent)
+        place = str(Path(done["heal"]["folder"]).parent)
     return read_record(cell.folder / place / heal.key(text.sha256)) is not None
 
 
-def _healing(work: _Work) -> float:
-    """Seconds of the steps that no checkpoint has, and of the losses on held-out windows."""
-    asked: Training = work.prepared.cell.heal
-    text, rates, folder = work.prepared.text, work.rates, work.prepared.cell.folder / FOLDER
-    assert text is not None
+def _healing(prepared: Prepared, text: HealingText, rates: Rates) -> float:
+    """Seconds, for the whole model, of the steps that no checkpoint has, and of the losses on held-out windows."""
+    asked: Training = prepared.cell.heal
+    folder = prepared.cell.folder / FOLDER
     tried = known(asked, text, folder)
     heal = settled(asked, tried)
     # Trials that are still to come: all rates, of which the best one's steps are those of the healing itself.
@@ -158,43 +148,20 @@ def _healing(work: _Work) -> float:
     left = heal.steps if saved is None else max(0, heal.steps - step_of(saved))
     judged = heal.heldout * (1 + left // heal.eval_every + 2 * trials)
     left += max(0, trials) * (heal.trial_tokens // (heal.windows * heal.length))
-    kept = 1 - work.removed
-    return kept * heal.length * (left * heal.windows * rates.train + judged * rates.dense)
+    return heal.length * (left * heal.windows * rates.train + judged * rates.dense)
 
 
-def _lines(work: _Work) -> int:
-    """The number of losses in the journal of a cell that was stopped."""
-    return sum(1 for _ in scoring.read_trace(work.prepared.cell.folder / scoring.NAME))
-
-
-def _single_bytes(work: _Work, model: LanguageModel) -> int:
-    """The bytes of the float32 copy of the model with which a search settles near ties; 0 if it needs none."""
-    if work.done is not None or not work.prepared.cell.near_ties.most or model.module.dtype not in HALVES:
-        return 0
-    return sum(4 * weight.numel() for weight in model.module.parameters())
-
-
-def _extra_memory(work: _Work, model: LanguageModel, single: int) -> int:
-    """The most bytes besides the loaded model: of the search's states, of the training, or of the export."""
-    module: nn.Module = model.module
-    heal = work.prepared.cell.heal
-    width = int(model.module.config.get_text_config(decoder=True).hidden_size)
-    tokens = sum(len(row.input_ids) for row in work.prepared.samples.rows)
-    states = single + model.info.n_blocks * tokens * width * int(model.module.dtype.itemsize)
-    weights = sum(weight.numel() * weight.itemsize for weight in module.parameters())
-    if not heal.trains:
-        return max(states, 2 * weights)
+def _training_memory(module: nn.Module, heal: Any, rates: Rates) -> float:
+    """The bytes of a training run of the whole model: its copy, gradients, the optimizer, and a pass."""
     blocks = find_blocks(module).modules
     inside = [weight for block in blocks for weight in block.parameters()]
-    count, size = sum(w.numel() for w in inside), sum(w.numel() * w.itemsize for w in inside)
-    trained = float(count)
+    size, trained = sum(w.numel() * w.itemsize for w in inside), sum(w.numel() for w in inside)
+    gradients = size
     if heal.adapter:
         layers = [one for block in blocks for one in block.modules() if isinstance(one, nn.Linear)]
         trained = sum(heal.rank * (one.in_features + one.out_features) for one in layers)
-    kept = 1 - work.removed
-    gradients = 0 if heal.adapter else size
-    training = kept * (size + TRAINED * trained + gradients + heal.micro_tokens * work.rates.train_bytes)
-    return int(max(states, 2 * weights, training))
+        gradients = 0
+    return float(size + TRAINED * trained + gradients + heal.micro_tokens * rates.train_bytes)
 
 
 # Measure how fast this machine scores, trains and runs a model, on a few tokens, to forecast what a cell takes.
@@ -225,7 +192,9 @@ def measured_rates(losses: Calibrated, mask: Mask, heal: Any) -> Rates:
     `heal` are the settings of a healing, or settings that do not train.
     """
     forward, samples = losses.forward, losses.samples
-    count = _count(samples, forward)
+    alone, count = samples.part(0, 1), 1
+    if _seconds(lambda: _score(forward, alone.rows)) <= QUICK:  # as many as one batch has
+        count = max(1, min(samples.count, forward.batch_tokens // _tokens(alone.rows)))
     part, some = losses.part(0, count), samples.part(0, count)
     tokens = _tokens(some.rows)
     first = _seconds(lambda: list(part([Mask(forward.n_blocks, unit=mask.unit)]))) / tokens
@@ -238,14 +207,6 @@ def measured_rates(losses: Calibrated, mask: Mask, heal: Any) -> Rates:
     generated = sum(unit_times(forward.model, "block", (1, 1), 3))
     train, used = _training(forward.model.module, some.rows, heal) if heal.trains else (0.0, 0.0)
     return Rates(first, loss, min(blocks, loss), dense, generated, train, used)
-
-
-def _count(samples: Samples, forward: Forward) -> int:
-    """How many samples are timed: one if it takes long, else as many as one batch has."""
-    alone = samples.part(0, 1)
-    if _seconds(lambda: _score(forward, alone.rows)) > QUICK:
-        return 1
-    return max(1, min(samples.count, forward.batch_tokens // _tokens(alone.rows)))
 
 
 def _tokens(rows: Sequence[Row]) -> int:

@@ -27,10 +27,9 @@ from pruning.healing.healed_files import read_record, read_weights, write_evalua
 from pruning.healing.rate import warn_if_useless, with_rate
 from pruning.models.model import ModelInfo
 from pruning.runs import measurements
-from pruning.runs.cell import Cell, Note, save_config, save_result, silent
+from pruning.runs.cell import Cell, Note, Prepared, save_config, save_result, silent
 from pruning.runs.loaded_cell import forward_of
 from pruning.runs.measurements import Evaluator
-from pruning.runs.prepare import Prepared
 
 if TYPE_CHECKING:
     from pruning.engine.forward import Forward

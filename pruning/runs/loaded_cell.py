@@ -70,38 +70,33 @@ def cell_space(cell: Cell, model: LanguageModel) -> Space:
 
 def _times(cell: Cell, model: LanguageModel) -> list[float]:
     """The seconds of each unit: those that this cell began with, or else those of this device."""
-    unit = cell.removal.mask_unit
+    unit, here = cell.removal.mask_unit, device_name(model.module)
 
     def table() -> list[float]:
         begun = cell.folder / NAME
         if not begun.exists():
-            storage.write_record(begun, _measured(cell, model))
+            storage.write_record(begun, _measured(cell, model, here))
         kept = storage.read_json(begun)
-        if kept["device"] != (here := device_name(model.module)):
+        if kept["device"] != here:
             log.warning(
                 "%s began on %s, and this is %s: it goes on with the times of its units there.",
-                cell.key,
-                kept["device"],
-                here,
+                *(cell.key, kept["device"], here),
             )
         seconds = list(map(float, kept["seconds"]))
-        if not all(0 < one < math.inf for one in seconds) or len(seconds) != len(
-            find_chain(model.module, unit)
-        ):
+        if len(seconds) != len(find_chain(model.module, unit)) or not all(0 < s < math.inf for s in seconds):
             raise DamagedError(f"{begun} is damaged (seconds={seconds}): move it away and run again.")
         return seconds
 
     return collectives.on_first(table)
 
 
-def _measured(cell: Cell, model: LanguageModel) -> dict[str, Any]:
+def _measured(cell: Cell, model: LanguageModel, device: str) -> dict[str, Any]:
     """The times of the units on this device, from `latency/` in the results folder, or measured and kept there."""
     from pruning.engine.dense_pass import unit_times
     from pruning.models.products import native_products
 
     shape, unit = cell.latency, cell.removal.mask_unit
-    what = {"model": cell.weights(), "unit": unit, "device": device_name(model.module)}
-    what |= cell.model.placement()
+    what = {"model": cell.weights(), "unit": unit, "device": device, **cell.model.placement()}
     what |= {"latency": asdict(shape), "revision": model.info.revision}
     path = cell.results / "latency" / f"{digest(what)}.json"
     lock = path.parent / ".locks" / path.name

@@ -11,7 +11,7 @@ import io
 import json
 import math
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Set
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +24,7 @@ from pruning.core import storage
 from pruning.core.errors import DamagedError, InputError, LossError, PruningError, first_line
 from pruning.core.mask import Mask, unit_noun
 from pruning.core.records import (
+    MODELS,
     DoneResult,
     EvaluationRecord,
     RepairRecord,
@@ -41,44 +42,16 @@ from pruning.core.terminal import is_terminal
 from pruning.engine import collectives
 from pruning.engine.compensation import Linear
 from pruning.evaluation import Data, DataBesideDense, Evaluation, Measured, digests_of
-from pruning.evaluation.text_overlap import overlaps
-from pruning.runs.cell import FORMAT, Cell, save_config, save_result
+from pruning.runs.cell import FORMAT, Cell, Prepared, save_config, save_result
 from pruning.runs.loaded_cell import forward_of, model_of
-from pruning.runs.prepare import Prepared
 
 if TYPE_CHECKING:
     from pruning.engine.forward import Forward
     from pruning.models.model import LanguageModel, ModelInfo
     from pruning.models.output_maps import Repair
 
-
-MEASURED = {
-    "dense",
-    "pruned",
-    "uncompensated",
-    "healed",
-}  # parts of a result's `evaluation` that contain metrics
 # Parts of a result's `evaluation` to which each evaluation adds its own metrics.
-GROWING = (
-    "dense",
-    "pruned",
-    "uncompensated",
-    "healed",
-    "data",
-    "how",
-    "records",
-    "overlap",
-    "files",
-    "settings",
-)
-
-
-@dataclass(frozen=True)
-class MaskMetrics:
-    """The metrics of a mask and, for each metric, how it was measured."""
-
-    metrics: dict[str, Any]
-    how: dict[str, Any]
+GROWING = (*MODELS, "data", "how", "records", "overlap", "files", "settings")
 
 
 @dataclass(frozen=True)
@@ -96,15 +69,15 @@ class Evaluator:
     whole: str = "the dense model"  # what the mask that removes nothing stands for
     dense: Mapping[str, Path] = field(default_factory=dict)
 
-    def __call__(self, mask: Mask) -> MaskMetrics:
-        """The metrics of a mask. A measurement that is already in a file is read and not repeated."""
+    def __call__(self, mask: Mask) -> Measured:
+        """All metrics of a mask, and how each was measured. What is already in a file is read and not repeated."""
         measurements = {name: self._once(name, mask) for name in self.data}
         metrics = {name: value for m in measurements.values() for name, value in m.metrics.items()}
         how = {name: measured.how for name, measured in measurements.items()}
         if self.evaluation.averages and (mean := averaged(metrics)):
             metrics |= mean
             how["acc/mean"] = {"of": [name for name in measurements if name.startswith("acc/")]}
-        return MaskMetrics(metrics, how)
+        return Measured(metrics, how)
 
     def path(self, name: str, mask: Mask) -> Path:
         """The JSON file of a measurement. The other files of the measurement have the same stem."""
@@ -119,34 +92,42 @@ class Evaluator:
         path = self.path(name, mask)
         with _alone(path):
             known = collectives.on_first(lambda: _read(path, mask) if path.exists() else None)
-            return self._measured(name, mask) if known is None else known
-
-    def _measured(self, name: str, mask: Mask) -> Measured:
-        data = self.data[name]
-        if name in self.dense and isinstance(data, DataBesideDense):
-            data = data.beside(self.dense[name])
-        title = f"{name} {f'without {mask}' if mask.dropped else f'of {self.whole}'}"
-        with batches_shown(title) as watch:
-            forward = self.forward.watched(watch)
-            measured = self.evaluation.measure(forward, name, data, mask)
-        if not all(math.isfinite(value) for value in measured.metrics.values() if isinstance(value, float)):
-            raise LossError(
-                f"the evaluation with {mask.described()} removed is not finite: {measured.metrics}. "
-                "Try model.dtype=float32."
-            )
-        path = self.path(name, mask)
-        if collectives.is_first():
-            for ending, content in measured.files.items():
-                storage.write_bytes(path.with_name(f"{path.stem}.{ending}"), content)
-            storage.write_record(
-                path, {"mask": mask.to_json(), "metrics": measured.metrics, "how": measured.how}
-            )
-        return measured
+            if known is not None:
+                return known
+            data = self.data[name]
+            if name in self.dense and isinstance(data, DataBesideDense):
+                data = data.beside(self.dense[name])
+            title = f"{name} {f'without {mask}' if mask.dropped else f'of {self.whole}'}"
+            with batches_shown(title) as watch:
+                measured = self.evaluation.measure(self.forward.watched(watch), name, data, mask)
+            if _not_finite(measured.metrics):
+                raise LossError(
+                    f"the evaluation with {mask.described()} removed is not finite: {measured.metrics}. "
+                    "Try model.dtype=float32."
+                )
+            if collectives.is_first():
+                for ending, content in measured.files.items():
+                    storage.write_bytes(path.with_name(f"{path.stem}.{ending}"), content)
+                record = {"mask": mask.to_json(), "metrics": measured.metrics, "how": measured.how}
+                storage.write_record(path, record)
+            return measured
 
 
 def measurement_path(folder: Path, mask: Mask) -> Path:
     """The JSON file of a mask's measurement in the folder of a metric."""
     return folder / f"{text_sha256(json.dumps(mask.to_json()))[:16]}.json"
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Within this context, no other process makes this measurement; the first rank takes the lock for all ranks."""
+    if not collectives.is_first():
+        yield
+        return
+    locks = path.parent.parent / ".locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    with FileLock(locks / f"{path.parent.name}-{path.stem}.lock"):
+        yield
 
 
 def _read(path: Path, mask: Mask) -> Measured:
@@ -156,17 +137,17 @@ def _read(path: Path, mask: Mask) -> Measured:
         found = Measured(dict(known["metrics"]), dict(known["how"]))
         if Mask.from_json(known["mask"]) != mask:
             raise ValueError(f"it is of mask={known['mask']}")
-        if wrong := [
-            name
-            for name, value in found.metrics.items()
-            if isinstance(value, float) and not math.isfinite(value)
-        ]:
+        if wrong := _not_finite(found.metrics):
             raise ValueError(f"{wrong[0]}={found.metrics[wrong[0]]}")
     except (KeyError, TypeError, ValueError, PruningError) as error:
         raise DamagedError(
             f"{path} is not the measurement of {mask.described()} ({first_line(error)}): move it away and run again."
         ) from error
     return found
+
+
+def _not_finite(metrics: Mapping[str, Any]) -> list[str]:
+    return [name for name, one in metrics.items() if isinstance(one, float) and not math.isfinite(one)]
 
 
 def averaged(metrics: Mapping[str, float]) -> dict[str, float]:
@@ -184,133 +165,55 @@ def averaged(metrics: Mapping[str, float]) -> dict[str, float]:
     return mean | {error_of("acc/mean"): math.sqrt(math.fsum(error**2 for error in errors)) / len(names)}
 
 
-def mean_of(evaluation: EvaluationRecord, names: Collection[str]) -> dict[str, Any]:
-    """For each model of a result, the mean of the accuracies among the metrics `names`, if all were measured.
-
-    This mean replaces the mean of an earlier evaluation.
-    """
-    accuracies = [name for name in names if name.startswith("acc/")]
-    means = {}
-    for which in MEASURED & evaluation.keys():
-        known = cast(Mapping[str, Any], evaluation)[which]
-        if known.keys() >= set(accuracies):
-            means[which] = averaged({k: v for k, v in known.items() if without_error(k) in accuracies})
-    return {**means, "how": {"acc/mean": {"of": accuracies}}} if any(means.values()) else {}
-
-
-def digests(data: Mapping[str, Data]) -> dict[str, str]:
-    """The identity of the evaluation data: for each metric, the SHA-256 of its samples or documents."""
-    return {metric: evaluated.sha256 for metric, evaluated in data.items()}
-
-
-def merged(earlier: EvaluationRecord, new: Mapping[str, Any]) -> EvaluationRecord:
-    """Add a new evaluation to the `evaluation` of a result. If both contain a metric, the new value is kept.
-
-    A new evaluation is of the dense and the pruned model. What was measured of a healed model is kept, except on data
-    that have changed.
-    """
-    old = _without_stale(cast(Mapping[str, Any], earlier), new)
-    both = {**old, **new}
-    for part in GROWING:
-        if part in both:
-            both[part] = {**old.get(part, {}), **new.get(part, {})}
-    for metric, paths in old.get("records", {}).items():
-        if "healed" in paths:
-            both["records"][metric] = {"healed": paths["healed"], **both["records"][metric]}
-    clean = new.get("data", {}).keys() - new.get("overlap", {}).keys()
-    if "overlap" in both and not (both := both | {"overlap": _without(both["overlap"], clean)})["overlap"]:
-        del both["overlap"]
-    return cast(EvaluationRecord, both)
-
-
-def _without_stale(old: Mapping[str, Any], new: Mapping[str, Any]) -> Mapping[str, Any]:
-    """An evaluation without the healed model's metrics on data that differ in a new one, and without such a mean."""
-    data, how = old.get("data", {}), old.get("how", {})
-    stale = {metric for metric, sha256 in new.get("data", {}).items() if data.get(metric, sha256) != sha256}
-    if (mean := new.get("how", {}).get("acc/mean")) is not None and mean != how.get("acc/mean"):
-        stale.add("acc/mean")
-    if not stale or "healed" not in old:
-        return old
-    if any(kind_of(metric) == "acc" for metric in stale):
-        stale.add("acc/mean")
-    gone = {name for name in old["healed"] if main_of(without_error(name)) in stale}
-    records = {
-        metric: _without(paths, {"healed"} if metric in stale else set())
-        for metric, paths in old.get("records", {}).items()
-    }
-    return {**old, "healed": _without(old["healed"], gone), "records": records}
-
-
-def _without(values: Mapping[str, Any], names: Set[str]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if name not in names}
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Within this context, no other process makes this measurement.
-
-    If there are several ranks, the first rank takes the lock for all.
-    """
-    if not collectives.is_first():
-        yield
-        return
-    locks = path.parent.parent / ".locks"
-    locks.mkdir(parents=True, exist_ok=True)
-    with FileLock(locks / f"{path.parent.name}-{path.stem}.lock"):
-        yield
-
-
 # Measure the mask of a cell, and the dense model, with the cell's evaluation.
 
-Scales = tuple[float, ...] | None  # a factor for each block of the model
+Scales = tuple[float, ...] | None  # a factor for each unit of the model
 
 
 def evaluate_mask(
     prepared: Prepared, mask: Mask, forward: Forward, scales: Scales, repair: Repair | None = None
 ) -> EvaluationRecord:
     """Metrics of the dense and the pruned model; with compensation, also of the pruned model without it."""
-    cell, data = prepared.cell, prepared.data
-    measure = _Measure(prepared, forward, {name: {} for name in data})
+    from pruning.models.output_maps import repaired
+
+    cell, data, info = prepared.cell, prepared.data, forward.model.info
+    records: dict[str, dict[str, str]] = {name: {} for name in data}
+
+    def measure(kind: str, one: Mask, scales: Scales = None, repair: Repair | None = None) -> Measured:
+        factors = None if scales is None else [scales[i] for i in one.dropped]
+        maps = None if repair is None else repair.sha256
+        folders = {
+            name: cell.results / "evaluation" / evaluation_key(prepared, info, name, factors, maps)
+            for name in data
+        }
+        dense = {} if kind == "dense" else dense_files(prepared, info)
+        plain = forward.with_scales(scales)
+        passes = plain if repair is None else plain.fresh()
+        evaluator = Evaluator(cell.evaluation, data, passes, folders, dense=dense)
+        for name in data:
+            records[name][kind] = evaluator.path(name, one).relative_to(cell.results).as_posix()
+        with repaired(forward.model.module, repair):
+            return evaluator(one)
+
     new: dict[str, Any] = {"dense": {}, "pruned": {}}
     if not cell.evaluation.compares:
-        new["dense"] = measure("dense", Mask(mask.n_blocks), None).metrics
+        new["dense"] = measure("dense", Mask(mask.n_blocks)).metrics
     pruned = measure("pruned", mask, scales, repair)
     new |= pruned.metrics if cell.evaluation.compares else {"pruned": pruned.metrics}
     if (scales is not None or repair is not None) and not cell.evaluation.compares:
-        new["uncompensated"] = measure("uncompensated", mask, None).metrics
-    new |= {"data": digests(data), "how": pruned.how, "records": measure.records}
+        new["uncompensated"] = measure("uncompensated", mask).metrics
+    new |= {"data": digests(data), "how": pruned.how, "records": records}
     new["settings"] = dict.fromkeys(data, cell.config["eval"])
     if local := digests_of(cell.evaluation.files()):
         new["files"] = local
-    if shared := overlaps(prepared.samples, data):  # only with eval.allow_overlap
-        new["overlap"] = shared
+    if prepared.overlap:
+        new["overlap"] = dict(prepared.overlap)
     return cast(EvaluationRecord, new)
 
 
-@dataclass(frozen=True)
-class _Measure:
-    """Measures masks of a cell. The path of each measurement is added to `records[metric][kind of model]`."""
-
-    prepared: Prepared
-    forward: Forward
-    records: dict[str, dict[str, str]]
-
-    def __call__(self, kind: str, mask: Mask, scales: Scales, repair: Repair | None = None) -> MaskMetrics:
-        from pruning.models.output_maps import repaired
-
-        cell, data = self.prepared.cell, self.prepared.data
-        factors = None if scales is None else [scales[i] for i in mask.dropped]
-        digest_of_maps = None if repair is None else repair.sha256
-        info, plain = self.forward.model.info, self.forward.with_scales(scales)
-        keys = {name: evaluation_key(self.prepared, info, name, factors, digest_of_maps) for name in data}
-        folders = {name: cell.results / "evaluation" / key for name, key in keys.items()}
-        forward = plain if repair is None else plain.fresh()
-        dense = {} if kind == "dense" else dense_files(self.prepared, info)
-        evaluator = Evaluator(cell.evaluation, data, forward, folders, dense=dense)
-        for name in data:
-            self.records[name][kind] = evaluator.path(name, mask).relative_to(cell.results).as_posix()
-        with repaired(self.forward.model.module, repair):
-            return evaluator(mask)
+def digests(data: Mapping[str, Data]) -> dict[str, str]:
+    """The identity of the evaluation data: for each metric, the SHA-256 of its samples or documents."""
+    return {metric: evaluated.sha256 for metric, evaluated in data.items()}
 
 
 def dense_files(prepared: Prepared, info: ModelInfo) -> Mapping[str, Path]:
@@ -349,15 +252,80 @@ def reevaluate(prepared: Prepared, done: DoneResult) -> DoneResult:
     Only metrics that are not yet in a file are measured. If the result already contains all metrics, the model is not
     loaded. Raises InputError if the mask was found for another revision of the model, or for other weights.
     """
-    if not missing(prepared, done):
-        return _with_evaluation(prepared, done)
-    cell, started = prepared.cell, now()
-    model, mask = recorded_model(cell, done), Mask.from_json(done["mask"])
-    scales, repair = recorded_scales(done), recorded_repair(cell, done)
-    new: dict[str, Any] = dict(evaluate_mask(prepared, mask, forward_of(cell, model), scales, repair))
-    new["environment"] = provenance(started, str(model.device))
-    evaluated = {**done, "evaluation": merged(done["evaluation"], new)}
-    return _with_evaluation(prepared, cast(DoneResult, evaluated), grown=True)
+    cell, evaluation, started = prepared.cell, done["evaluation"], now()
+    if missing := not digests(prepared.data).items() <= evaluation.get("data", {}).items():
+        model, mask = recorded_model(cell, done), Mask.from_json(done["mask"])
+        scales, repair = recorded_scales(done), recorded_repair(cell, done)
+        new: dict[str, Any] = dict(evaluate_mask(prepared, mask, forward_of(cell, model), scales, repair))
+        new["environment"] = provenance(started, str(model.device))
+        evaluation = merged(evaluation, new)
+    measured = evaluation
+    if local := digests_of(cell.evaluation.files()):
+        evaluation = merged(evaluation, {"files": local})
+    if cell.evaluation.averages and (mean := _mean_of(measured, prepared.data)):
+        evaluation = merged(evaluation, mean)
+    config = {**done["config"], "eval": cell.config["eval"]}
+    result = cast(DoneResult, {**done, "evaluation": evaluation, "config": config})
+    if missing or result != done:
+        save_config(cell, result["config"])
+        save_result(cell, result)
+    return result
+
+
+def merged(earlier: EvaluationRecord, new: Mapping[str, Any]) -> EvaluationRecord:
+    """Add a new evaluation to the `evaluation` of a result. If both contain a metric, the new value is kept.
+
+    A new evaluation is of the dense and the pruned model. What was measured of a healed model is kept, except on data
+    that have changed.
+    """
+    old = _without_stale(cast(Mapping[str, Any], earlier), new)
+    both = {**old, **new}
+    for part in GROWING:
+        if part in both:
+            both[part] = {**old.get(part, {}), **new.get(part, {})}
+    for metric, paths in old.get("records", {}).items():
+        if "healed" in paths:
+            both["records"][metric] = {"healed": paths["healed"], **both["records"][metric]}
+    clean = new.get("data", {}).keys() - new.get("overlap", {}).keys()
+    if "overlap" in both and not (both := both | {"overlap": _without(both["overlap"], clean)})["overlap"]:
+        del both["overlap"]
+    return cast(EvaluationRecord, both)
+
+
+def _without_stale(old: Mapping[str, Any], new: Mapping[str, Any]) -> Mapping[str, Any]:
+    """An evaluation without the healed model's metrics on data that differ in a new one, and without such a mean."""
+    data, how = old.get("data", {}), old.get("how", {})
+    stale = {metric for metric, sha256 in new.get("data", {}).items() if data.get(metric, sha256) != sha256}
+    if (mean := new.get("how", {}).get("acc/mean")) is not None and mean != how.get("acc/mean"):
+        stale.add("acc/mean")
+    if not stale or "healed" not in old:
+        return old
+    if any(kind_of(metric) == "acc" for metric in stale):
+        stale.add("acc/mean")
+    gone = {name for name in old["healed"] if main_of(without_error(name)) in stale}
+    records = {
+        metric: _without(paths, ["healed"] if metric in stale else [])
+        for metric, paths in old.get("records", {}).items()
+    }
+    return {**old, "healed": _without(old["healed"], gone), "records": records}
+
+
+def _without(values: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name not in names}
+
+
+def _mean_of(evaluation: EvaluationRecord, names: Collection[str]) -> dict[str, Any]:
+    """For each model of a result, the mean of the accuracies among the metrics `names`, if all were measured.
+
+    This mean replaces the mean of an earlier evaluation.
+    """
+    accuracies = [name for name in names if name.startswith("acc/")]
+    means: dict[str, Any] = {}
+    for which in MODELS:
+        known = evaluation.get(which)
+        if known is not None and known.keys() >= set(accuracies):
+            means[which] = averaged({k: v for k, v in known.items() if without_error(k) in accuracies})
+    return {**means, "how": {"acc/mean": {"of": accuracies}}} if any(means.values()) else {}
 
 
 def recorded_model(cell: Cell, done: DoneResult) -> LanguageModel:
@@ -378,26 +346,6 @@ def recorded_scales(done: DoneResult) -> tuple[float, ...] | None:
     """The factors of a result's compensation, one per unit; None without compensation."""
     mask, factors = Mask.from_json(done["mask"]), done.get("compensation")
     return tuple(factors.get(str(unit), 1.0) for unit in range(mask.n_units)) if factors else None
-
-
-def missing(prepared: Prepared, result: DoneResult) -> bool:
-    """Whether a finished cell lacks measurements that are now requested."""
-    measured: Mapping[str, str] = result["evaluation"].get("data", {})
-    return not digests(prepared.data).items() <= measured.items()
-
-
-def _with_evaluation(prepared: Prepared, done: DoneResult, grown: bool = False) -> DoneResult:
-    """Put the current evaluation into the configuration of a result; write the result if anything has changed."""
-    cell = prepared.cell
-    result = cast(DoneResult, {**done, "config": {**done["config"], "eval": cell.config["eval"]}})
-    if local := digests_of(cell.evaluation.files()):
-        result["evaluation"] = merged(done["evaluation"], {"files": local})
-    if cell.evaluation.averages and (mean := mean_of(done["evaluation"], prepared.data)):
-        result["evaluation"] = merged(result["evaluation"], mean)
-    if grown or result != done:
-        save_config(cell, result["config"])
-        save_result(cell, result)
-    return result
 
 
 # The maps that repair the mask of a cell: measure them and keep them in the cell's folder, or read them.
@@ -442,6 +390,16 @@ def recorded_repair(cell: Cell, done: DoneResult) -> Repair | None:
 OPEN = 100_000
 BAR = "{desc} {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} evaluations{postfix} [{elapsed}<{remaining}]"
 COUNT = "{desc} {n_fmt} evaluations{postfix} [{elapsed}]"
+PART = "{desc} {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} batches [{elapsed}<{remaining}]"
+
+
+def _bar(title: str, form: str, hidden: bool = False, **settings: Any) -> Any:
+    """A bar on standard error, unless another rank shows it or there is no such stream."""
+    hidden = hidden or sys.stderr is None or not collectives.is_first()
+    # On a terminal, the bar moves. A log file gets a new line every 20 seconds at most.
+    interval = 0.2 if is_terminal(sys.stderr) else 20.0
+    file = io.StringIO() if hidden else None
+    return tqdm(desc=title, bar_format=form, file=file, dynamic_ncols=True, mininterval=interval, **settings)
 
 
 class Progress:
@@ -453,19 +411,9 @@ class Progress:
     def __init__(
         self, title: str, total: int, known: int = 0, hidden: bool = False, unit: str = "block"
     ) -> None:
-        self.total = total
-        self.word = unit_noun(unit)
-        self.bar = tqdm(
-            desc=title,
-            total=total if total <= OPEN else None,
-            initial=min(known, total),
-            unit="eval",
-            file=io.StringIO() if hidden or _silent() else None,
-            dynamic_ncols=True,
-            # On a terminal, the bar moves. A log file gets a new line every 20 seconds at most.
-            mininterval=0.2 if is_terminal(sys.stderr) else 20.0,
-            bar_format=BAR if total <= OPEN else COUNT,
-        )
+        self.total, self.word = total, unit_noun(unit)
+        shown, form = (total, BAR) if total <= OPEN else (None, COUNT)
+        self.bar = _bar(title, form, hidden, total=shown, initial=min(known, total), unit="eval")
 
     def __enter__(self) -> Progress:
         return self
@@ -486,29 +434,13 @@ class Progress:
         self.bar.update(min(evaluations, self.total) - self.bar.n)
 
 
-def _silent() -> bool:
-    """Whether nothing is shown: another rank shows it, or there is no stream for it."""
-    return sys.stderr is None or not collectives.is_first()
-
-
-PART = "{desc} {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} batches [{elapsed}<{remaining}]"
-
-
 @contextmanager
 def batches_shown(title: str) -> Iterator[Callable[[int, int], None]]:
     """Yield a function that shows how many batches of a measurement are done, of how many.
 
     The bar appears after a second, so short measurements show nothing. It disappears at the end.
     """
-    with tqdm(
-        desc=title,
-        file=io.StringIO() if _silent() else None,
-        dynamic_ncols=True,
-        leave=False,
-        delay=1.0,
-        mininterval=0.2 if is_terminal(sys.stderr) else 20.0,
-        bar_format=PART,
-    ) as bar:
+    with _bar(title, PART, leave=False, delay=1.0) as bar:
 
         def show(done: int, total: int) -> None:
             bar.total = total

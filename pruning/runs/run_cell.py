@@ -6,10 +6,10 @@ import math
 import traceback
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from pruning.core import scoring, storage
-from pruning.core.errors import RankError
+from pruning.core.errors import RankError, sentence
 from pruning.core.mask import SearchRecord, Space
 from pruning.core.records import (
     LOG,
@@ -22,7 +22,6 @@ from pruning.core.records import (
 )
 from pruning.core.scoring import Estimate
 from pruning.core.storage import appending, digest
-from pruning.core.terminal import sentence
 from pruning.engine import collectives
 from pruning.engine.forward import Cost
 from pruning.evaluation.corpora import HIGHEST
@@ -32,6 +31,7 @@ from pruning.runs.cell import (
     FORMAT,
     Cell,
     Note,
+    Prepared,
     cell_lock,
     check_folder,
     save_config,
@@ -43,8 +43,6 @@ from pruning.runs.cell import (
 from pruning.runs.heal_cell import healed_cell
 from pruning.runs.loaded_cell import cell_space, forward_of, model_of
 from pruning.runs.measurements import Progress, check_repair, digests, evaluate_mask, new_repair, reevaluate
-from pruning.runs.prepare import Prepared
-from pruning.search import driver
 from pruning.search.choice import FloatLoss
 from pruning.search.driver import Problem, Solution, solve
 from pruning.search.journal import Journal, KnownScores, Store
@@ -58,9 +56,11 @@ def run(prepared: Prepared) -> DoneResult:
     """
     cell = prepared.cell
     with cell_lock(cell):
-        done = collectives.on_first(cell.result)
-        _check_samples(prepared)
-        if done is None or done["status"] != "done":
+        done = collectives.on_first(cell.done)
+        drawn = [prepared.samples.sha256, digests(prepared.data)]
+        if collectives.broadcast(drawn) != drawn:  # for example, because of other versions of libraries
+            raise RankError("ranks have drawn different samples: install the same packages on all nodes.")
+        if done is None:
             with cell.tracker.live(cell) if collectives.is_first() else silent() as note:
                 result = _run(prepared, note)
         else:
@@ -74,10 +74,23 @@ def run(prepared: Prepared) -> DoneResult:
 def record_failure(cell: Cell, error: BaseException) -> FailedResult:
     """Write the result of a cell that failed. The next run of the same command runs the cell again.
 
-    If an earlier run has finished the cell, the earlier result is kept, and the failure is only logged and returned.
+    The traceback is appended to the cell's log. If an earlier run has finished the cell, the earlier result is kept,
+    and the failure is only logged and returned.
     """
     check_folder(cell)
-    result = failed_result(cell, error)
+    log_path = cell.folder / LOG
+    message = sentence(error) if isinstance(error, OSError) else str(error)
+    cell.folder.mkdir(parents=True, exist_ok=True)
+    if collectives.is_first():
+        with appending(log_path) as stream:
+            traceback.print_exception(error, file=stream)
+    result: FailedResult = {
+        "cell": cell.key,
+        "status": "failed",
+        "error": {"type": type(error).__name__, "message": message, "log": str(log_path)},
+        "config": dict(cell.config),
+        "environment": provenance(now(), None),
+    }
     if not cell.finished:
         save_result(cell, result)
     if collectives.is_first():
@@ -85,39 +98,23 @@ def record_failure(cell: Cell, error: BaseException) -> FailedResult:
     return result
 
 
-def score_key(prepared: Prepared, info: ModelInfo, unit: str = "block") -> str:
-    """A digest of everything that a loss depends on: format, model, revision, arithmetic, objective, exact samples.
-
-    `unit` is what the masks are over, because journals number units.
-    """
-    cell = prepared.cell
-    data = [
-        FORMAT,
-        cell.arithmetic(),
-        info.revision,
-        settings_record(cell.objective),
-        prepared.samples.sha256,
-    ]
-    data += [settings_record(cell.compensation)] if cell.compensation.search else []
-    return digest([*data, unit] if unit != "block" else data)
-
-
 def _run(prepared: Prepared, note: Note) -> DoneResult:
-    cell, started = prepared.cell, now()
+    cell, samples, started = prepared.cell, prepared.samples, now()
     save_config(cell, cell.config)
     if collectives.is_first():
-        prepared.samples.save(cell.results / "calibration")
+        samples.save(cell.results / "calibration")
     model = model_of(cell)
     forward = forward_of(cell, model)
     space = cell_space(cell, model)
     check_repair(prepared, forward, space.unit)
-    store = _store(prepared, model.info, space)
-    scales = cell.compensation.scales(forward, prepared.samples.rows, space.unit)
+    key = score_key(prepared, model.info, space.unit)
+    store = Store(cell.results, key, cell.key, space.n_blocks, cell.share, space.unit)
+    store.claim()  # raises ForeignError if the cell's journal belongs to other samples or weights
+    scales = cell.compensation.scales(forward, samples.rows, space.unit)
     searched = forward.with_scales(scales if cell.compensation.search else None)
-    losses = Calibrated(cell.objective, searched, prepared.samples)
-    known = _known_scores(store, cell.folder, losses.whole.estimate)
+    losses = Calibrated(cell.objective, searched, samples)
     try:
-        solution, cost, ledger = _search(cell, space, losses, known, note)
+        solution, cost, ledger = _search(cell, space, losses, store, note)
     finally:
         searched.release()
     mask = solution.score.mask
@@ -127,12 +124,10 @@ def _run(prepared: Prepared, note: Note) -> DoneResult:
         "cell": cell.key,
         "status": "done",
         "error": None,
-        "model": model_record(model.info),
+        "model": cast(ModelRecord, asdict(model.info)),
         "mask": mask.to_json(),
-        "calibration": calibration_record(
-            prepared, solution, losses.whole.estimate.stated_error(solution.score.samples)
-        ),
-        "search": search_record(cell, space, solution, cost),
+        "calibration": _calibration_record(prepared, solution, losses.whole.estimate),
+        "search": _search_record(cell, space, solution, cost),
         "margins": solution.margins,
         "config": dict(cell.config),
         "evaluation": evaluate_mask(prepared, mask, forward, scales, repair),
@@ -147,12 +142,35 @@ def _run(prepared: Prepared, note: Note) -> DoneResult:
     return result
 
 
+def score_key(prepared: Prepared, info: ModelInfo, unit: str = "block") -> str:
+    """A digest of everything that a loss depends on: format, model, revision, arithmetic, objective, exact samples.
+
+    `unit` is what the masks are over, because journals number units.
+    """
+    cell = prepared.cell
+    data: list[Any] = [FORMAT, cell.arithmetic(), info.revision]
+    data += [settings_record(cell.objective), prepared.samples.sha256]
+    data += [settings_record(cell.compensation)] if cell.compensation.search else []
+    return digest([*data, unit] if unit != "block" else data)
+
+
 def _search(
-    cell: Cell, space: Space, losses: Calibrated, known: KnownScores, note: Note
+    cell: Cell, space: Space, losses: Calibrated, store: Store, note: Note
 ) -> tuple[Solution, Cost, CostLedger]:
-    """Run the search with a progress bar. Returns the solution, the cost, and the ledger, which is still open."""
-    most = driver.evaluations(cell.algo, space, cell.max_evaluations)
-    with Progress(cell.title, most, known=len(known.journal.scores), unit=space.unit) as progress:
+    """Run the search with a progress bar. Returns the solution, the cost, and the ledger, which is still open.
+
+    Raises DamagedError if a line of a journal contradicts itself.
+    """
+    estimate = losses.whole.estimate
+
+    def journal(name: str) -> Journal:
+        return Journal.open(cell.folder / name, space.n_blocks, estimate, space.unit)
+
+    own, bounds = journal(scoring.NAME), journal(scoring.BOUNDS)
+    known = KnownScores(own, store.of(scoring.NAME, estimate), bounds, store.of(scoring.BOUNDS, estimate))
+    single = FloatLoss(losses.in_float32, journal(scoring.FLOAT32)) if losses.in_half else None
+    problem = Problem(cell.algo, space, cell.seed, cell.racing, cell.near_ties, cell.max_evaluations)
+    with Progress(cell.title, cell.evaluations(space), known=len(own.scores), unit=space.unit) as progress:
         ledger = CostLedger.open(cell.folder / "cost.json", losses.forward.cost)
 
         def watch(evaluations: int, best: float, size: int) -> None:
@@ -160,43 +178,49 @@ def _search(
             note(evaluations, best)
             ledger.save()
 
-        problem = Problem(cell.algo, space, cell.seed, cell.racing, cell.near_ties, cell.max_evaluations)
-        single = None
-        if losses.in_half:
-            path, estimate = cell.folder / scoring.FLOAT32, losses.whole.estimate
-            single = FloatLoss(losses.in_float32, Journal.open(path, space.n_blocks, estimate, space.unit))
-        solution = solve(problem, losses, known, watch, single)
-        return solution, ledger.total(), ledger
+        return solve(problem, losses, known, watch, single), ledger.total(), ledger
 
 
-def _store(prepared: Prepared, info: ModelInfo, space: Space) -> Store:
-    """The scores of other cells. Raises ForeignError if the cell's journal belongs to other samples or weights."""
-    cell, key = prepared.cell, score_key(prepared, info, space.unit)
-    store = Store(cell.results, key, cell.key, space.n_blocks, cell.share, space.unit)
-    store.claim()
-    return store
+def _calibration_record(prepared: Prepared, solution: Solution, estimate: Estimate) -> CalibrationRecord:
+    """The record of the samples and of the loss that was minimised on them."""
+    samples, score, objective = prepared.samples, solution.score, prepared.cell.choices.objective
+    record: CalibrationRecord = {
+        "objective": objective,
+        "source": samples.source,
+        "samples": samples.count,
+        "length": samples.length,
+        "seed": samples.seed,
+        "sha256": samples.sha256,
+        "loss": score.loss,
+        "dense_loss": solution.dense.loss,
+        "standard_error": estimate.stated_error(score.samples),
+    }
+    if objective == "perplexity":
+        record["perplexity"] = math.exp(min(score.loss, HIGHEST))
+    return record
 
 
-def _known_scores(store: Store, folder: Path, estimate: Estimate) -> KnownScores:
-    """The cell's journals and the store. Raises DamagedError if a line of a journal contradicts itself."""
-    own, others = [], []
-    for name in (scoring.NAME, scoring.BOUNDS):
-        own.append(Journal.open(folder / name, store.n_blocks, estimate, store.unit))
-        others.append(store.of(name, estimate))
-    return KnownScores(own[0], others[0], own[1], others[1])
+def _search_record(cell: Cell, space: Space, solution: Solution, cost: Cost) -> SearchRecord:
+    """The record of the search and of its cost."""
 
+    def count(evaluations: float) -> float:
+        """A fraction if some masks were evaluated on a fraction of the samples."""
+        return int(evaluations) if float(evaluations).is_integer() else round(evaluations, 3)
 
-def _check_samples(prepared: Prepared) -> None:
-    """Raise RankError if the samples of a rank differ from those of the first rank.
-
-    This happens, for example, if the library versions differ.
-    """
-    drawn = [prepared.samples.sha256, digests(prepared.data)]
-    if collectives.broadcast(drawn) != drawn:
-        raise RankError("ranks have drawn different samples: install the same packages on all nodes.")
-
-
-# The cost of a cell's forward passes, summed over all its runs, including killed ones.
+    mask = solution.score.mask
+    record: SearchRecord = {
+        "algo": cell.choices.algo,
+        "k": len(mask.dropped),
+        "ratio": mask.ratio,
+        "stopped": solution.why,
+        "evaluations_asked": count(solution.asked),
+        "evaluations_paid": count(solution.paid),
+        "evaluations_shared": count(solution.shared),
+        "seconds": round(solution.seconds, 3),
+    }
+    if (spent := cell.removal.record(space, mask)) is not None:
+        record["budget"] = spent
+    return cast(SearchRecord, record | asdict(cost))
 
 
 @dataclass
@@ -229,74 +253,3 @@ class CostLedger:
         """Delete the file, because the result now contains the cost."""
         if collectives.is_first():
             self.path.unlink(missing_ok=True)
-
-
-# Build the records of `result.json` from a search's solution.
-
-
-def model_record(info: ModelInfo) -> ModelRecord:
-    """The record of the model."""
-    return cast(ModelRecord, asdict(info))
-
-
-def calibration_record(
-    prepared: Prepared, solution: Solution, standard_error: float | None
-) -> CalibrationRecord:
-    """The record of the samples and of the loss that was minimised on them."""
-    samples, loss = prepared.samples, solution.score.loss
-    record: CalibrationRecord = {
-        "objective": prepared.cell.choices.objective,
-        "source": samples.source,
-        "samples": samples.count,
-        "length": samples.length,
-        "seed": samples.seed,
-        "sha256": samples.sha256,
-        "loss": loss,
-        "dense_loss": solution.dense.loss,
-        "standard_error": standard_error,
-    }
-    if prepared.cell.choices.objective == "perplexity":
-        record["perplexity"] = math.exp(min(loss, HIGHEST))
-    return record
-
-
-def search_record(cell: Cell, space: Space, solution: Solution, cost: Cost) -> SearchRecord:
-    """The record of the search and of its cost."""
-    record: SearchRecord = {
-        "algo": cell.choices.algo,
-        "k": len(solution.score.mask.dropped),
-        "ratio": solution.score.mask.ratio,
-        "stopped": solution.why,
-        "evaluations_asked": _count(solution.asked),
-        "evaluations_paid": _count(solution.paid),
-        "evaluations_shared": _count(solution.shared),
-        "seconds": round(solution.seconds, 3),
-    }
-    if (spent := cell.removal.record(space, solution.score.mask)) is not None:
-        record["budget"] = spent
-    return cast(SearchRecord, record | asdict(cost))
-
-
-def failed_result(cell: Cell, error: BaseException) -> FailedResult:
-    """Return the result of a cell that failed, and append the error's traceback to the cell's log."""
-    log_path = cell.folder / LOG
-    message = sentence(error) if isinstance(error, OSError) else str(error)
-    cell.folder.mkdir(parents=True, exist_ok=True)
-    if collectives.is_first():
-        with appending(log_path) as stream:
-            traceback.print_exception(error, file=stream)
-    return {
-        "cell": cell.key,
-        "status": "failed",
-        "error": {"type": type(error).__name__, "message": message, "log": str(log_path)},
-        "config": dict(cell.config),
-        "environment": provenance(now(), None),
-    }
-
-
-def _count(evaluations: float) -> float:
-    """A number of evaluations, rounded for a result.
-
-    It can be a fraction, because an evaluation on a fraction of the samples counts as that fraction.
-    """
-    return int(evaluations) if float(evaluations).is_integer() else round(evaluations, 3)

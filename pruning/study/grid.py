@@ -21,10 +21,11 @@ from pruning.core.errors import (
     PruningError,
     RankError,
     UnreachableError,
+    is_disk_full,
     merged_error,
+    sentence,
 )
 from pruning.core.records import LOG, NAME, DoneResult, Failure, read_done, same_settings
-from pruning.core.terminal import is_disk_full, sentence
 from pruning.engine import collectives
 from pruning.launcher import Launcher
 from pruning.launcher.cell_state import CellState, StateName, finished

@@ -13,20 +13,18 @@ from pruning.core.scoring import Estimate, mean, plus_minus, standard_error, wei
 TERMS = st.lists(st.floats(-50, 50), min_size=2, max_size=20)
 
 
-@given(TERMS)
-def test_with_equal_weights_it_is_the_plain_mean_and_its_error(terms: list[float]) -> None:
-    estimate = Estimate((3.0,) * len(terms), (0,) * len(terms))
+@given(TERMS, st.integers(0, 99))
+def test_the_mean_is_weighted_and_with_equal_weights_it_has_the_plain_error(
+    terms: list[float], seed: int
+) -> None:
+    parts = (0,) * len(terms)
+    weights = tuple(np.random.default_rng(seed).uniform(1, 9, len(terms)).tolist())
+    assert Estimate(weights, parts).mean(terms) == pytest.approx(np.average(terms, weights=weights), abs=1e-9)
+    estimate = Estimate((3.0,) * len(terms), parts)
     assert estimate.mean(terms) == pytest.approx(np.mean(terms), abs=1e-9)
+    assert mean(terms) == pytest.approx(estimate.mean(terms), abs=1e-12)
     assert estimate.error(terms) == pytest.approx(np.std(terms, ddof=1) / math.sqrt(len(terms)), abs=1e-9)
     assert standard_error(terms) == pytest.approx(estimate.error(terms), abs=1e-12)
-    assert mean(terms) == pytest.approx(estimate.mean(terms), abs=1e-12)
-
-
-@given(TERMS, st.integers(0, 99))
-def test_the_mean_is_weighted(terms: list[float], seed: int) -> None:
-    weights = tuple(np.random.default_rng(seed).uniform(1, 9, len(terms)).tolist())
-    loss = Estimate(weights, (0,) * len(terms)).mean(terms)
-    assert loss == pytest.approx(np.average(terms, weights=weights), abs=1e-9)
 
 
 def test_the_mean_does_not_depend_on_the_order() -> None:
@@ -46,14 +44,9 @@ def test_parts_have_their_shares_however_many_samples_they_have() -> None:
 
 def test_fewer_terms_are_those_of_the_first_samples() -> None:
     estimate = Estimate((1.0, 3.0, 5.0), (0, 0, 0))
-    assert estimate.mean([2.0, 6.0]) == 5.0
-    assert estimate.error([2.0]) == 0.0
-
-
-def test_a_part_without_samples_has_no_mean_unless_it_has_no_share() -> None:
-    weights, parts = (1.0, 1.0), (0, 0)
-    assert math.isnan(Estimate(weights, parts, (0.5, 0.5)).mean([1.0, 2.0]))
-    assert Estimate(weights, parts, (1.0, 0.0)).mean([1.0, 2.0]) == 1.5
+    assert (estimate.mean([2.0, 6.0]), estimate.error([2.0])) == (5.0, 0.0)
+    assert math.isnan(Estimate((1.0, 1.0), (0, 0), (0.5, 0.5)).mean([1.0, 2.0])), "a part without samples"
+    assert Estimate((1.0, 1.0), (0, 0), (1.0, 0.0)).mean([1.0, 2.0]) == 1.5, "a part without a share"
 
 
 @pytest.mark.parametrize("wrong", [math.inf, -math.inf, math.nan])
@@ -83,24 +76,26 @@ def test_the_error_of_a_weighted_mean_covers() -> None:
     assert 0.91 < hits / 400 < 0.985
 
 
-def test_one_part_has_a_degree_of_freedom_less_than_samples_and_a_mixture_welch_s() -> None:
+def test_degrees_of_freedom_are_those_of_one_part_or_of_welch() -> None:
     assert Estimate((2.0, 3.0, 1.0), (0, 0, 0)).freedom([1.0, 2.0, 4.0]) == pytest.approx(2)
     a, b = [1.0, 4.0, 2.0], [10.0, 10.5, 9.0, 10.2, 10.1]
     apart = Estimate((1.0,) * 8, (0,) * 3 + (1,) * 5, (0.5, 0.5))
     assert apart.freedom([*a, *b]) == pytest.approx(stats.ttest_ind(a, b, equal_var=False).df)
 
 
-def test_a_part_of_one_sample_leaves_no_degree_of_freedom() -> None:
-    apart = Estimate((1.0, 1.0, 1.0), (0, 1, 1), (0.5, 0.5))
-    assert Estimate((1.0,), (0,)).freedom([3.0]) == 0
-    assert apart.freedom([1.0, 7.0, 8.0]) == 0
-    assert Estimate((1.0, 1.0, 1.0), (0, 1, 1), (0.0, 1.0)).freedom([1.0, 7.0, 8.0]) == pytest.approx(1)
-
-
-def test_the_error_of_one_sample_is_unknown() -> None:
-    one, two = Estimate((1.0,), (0,)), Estimate((1.0, 1.0), (0, 0))
-    assert one.stated_error([3.0]) is None
-    assert two.stated_error([3.0, 5.0]) == pytest.approx(1.0)
-    single_of_a_kind = Estimate((1.0, 1.0, 1.0), (0, 0, 1), (0.5, 0.5))
-    assert single_of_a_kind.stated_error([3.0, 5.0, 1.0]) is None
+@pytest.mark.parametrize(
+    ("parts", "shares", "terms", "freedom", "error"),
+    [
+        ((0,), (1.0,), [3.0], 0, None),
+        ((0, 0), (1.0,), [3.0, 5.0], 1, 1.0),
+        ((0, 1, 1), (0.5, 0.5), [1.0, 7.0, 8.0], 0, None),
+        ((0, 1, 1), (0.0, 1.0), [1.0, 7.0, 8.0], 1, 0.5),
+    ],
+)
+def test_the_error_of_a_part_of_one_sample_is_unknown(
+    parts: tuple[int, ...], shares: tuple[float, ...], terms: list[float], freedom: int, error: float | None
+) -> None:
+    estimate = Estimate((1.0,) * len(parts), parts, shares)
+    assert estimate.freedom(terms) == pytest.approx(freedom)
+    assert estimate.stated_error(terms) == (None if error is None else pytest.approx(error))
     assert (plus_minus(None), plus_minus(0.5)) == ("± unknown", "± 0.5000")

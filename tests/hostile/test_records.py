@@ -17,7 +17,7 @@ import yaml
 
 from analysis.data import archive
 from pruning.config.app import build_option, composed, launch_words
-from pruning.config.compose import cell_of, recorded_cell, recorded_launcher
+from pruning.config.compose import build, cell_of, recorded_cell
 from pruning.core.errors import DamagedError, InputError, PruningError
 from pruning.core.records import read_result
 from pruning.core.storage import file_sha256
@@ -197,7 +197,7 @@ def test_submissions_and_their_jobs(
     def read(edited: Any) -> Any:
         loaded = Submission.load(write(tmp_path / "jobs" / "cells-1" / "submission.json", edited))
         made = [Job(one.key, one.config, one.choices, loaded.where) for one in loaded.tasks]
-        return recorded_launcher(loaded.launcher), [recorded_cell(job.config, job.choices) for job in made]
+        return build("launcher", loaded.launcher), [recorded_cell(job.config, job.choices) for job in made]
 
     read(record)
     for place, edited in hostile:

@@ -18,8 +18,8 @@ import pytest
 from filelock import FileLock
 
 from pruning.core import storage
-from pruning.core.errors import InputError, PruningError
-from pruning.core.terminal import guarded, run_command, sentence
+from pruning.core.errors import InputError, PruningError, sentence
+from pruning.core.terminal import guarded, run_command
 from pruning.study import text_tables
 from tests.conftest import Command
 

@@ -10,7 +10,7 @@ from hydra import initialize_config_dir
 
 from pruning.config import app, groups
 from pruning.study import guide
-from tests.hydra_app.test_experiments import cell
+from tests.config.test_experiments import cell
 
 
 @pytest.fixture(autouse=True)

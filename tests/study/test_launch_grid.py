@@ -21,11 +21,11 @@ from pruning.objective import Calibrated
 from pruning.search.choice import Racing
 from pruning.search.driver import Problem, solve
 from pruning.search.journal import Journal, KnownScores, Store
+from tests.config.test_experiments import PANEL
 from tests.conftest import Command, Ended
 from tests.helpers.architectures import N_BLOCKS
 from tests.helpers.objectives import model, samples
 from tests.helpers.rows import language_model
-from tests.hydra_app.test_experiments import PANEL
 
 
 @pytest.fixture(scope="module")

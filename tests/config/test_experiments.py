@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import OmegaConf, open_dict
 
 from pruning.config import app, groups
 from pruning.config.compose import cell_of
-from pruning.core.mask import Removal
 from pruning.runs.cell import Cell
 from pruning.runs.prepare import check_cell
 from tests.helpers.evaluations import items_file
@@ -55,11 +54,9 @@ def _hydra() -> Iterator[None]:
 
 
 def axes(experiment: str) -> dict[str, list[str]]:
-    """The axes of a grid: each setting, with its values."""
+    """The axes of a grid: each setting, with its values; an experiment of one cell has none."""
     loaded = OmegaConf.load(groups.CONF / "experiment" / f"{experiment}.yaml")
-    params = (
-        OmegaConf.select(loaded, "hydra.sweeper.params") or {}
-    )  # an experiment of one cell sweeps nothing
+    params = OmegaConf.select(loaded, "hydra.sweeper.params") or {}
     return {str(name): str(values).split(",") for name, values in params.items()}
 
 
@@ -70,7 +67,6 @@ def cell(*words: str) -> Cell:
     OmegaConf.set_readonly(composed, False)
     with open_dict(composed):
         del composed["hydra"]
-    assert isinstance(composed, DictConfig)
     return cell_of(composed, choices)
 
 
@@ -93,44 +89,40 @@ def test_every_cell_of_a_grid_is_valid(experiment: str, tmp_path: Path) -> None:
 
 
 def test_small_and_its_margin_are_one_study_with_the_panel() -> None:
-    both = [cell(f"experiment={name}") for name in ("small", "small_margin")]
-    assert {part.study for part in both} == {"small"}
-    for name in ("small", "small_margin"):
-        grid = axes(name)
+    grids = [axes(name) for name in ("small", "small_margin")]
+    assert {cell(f"experiment={name}").study for name in ("small", "small_margin")} == {"small"}
+    for grid in grids:
         assert set(grid["algo"]) == PANEL
         assert grid["model"] == ["smollm2", "gemma3_270m"]
         assert (grid["ratio"], grid["seed"]) == (["0.1", "0.2"], ["0", "1", "2"])
-    objectives = {*axes("small")["objective"], *axes("small_margin")["objective"]}
+    objectives = {name for grid in grids for name in grid["objective"]}
     assert objectives == {"perplexity", "margin", "divergence", "block_influence"}
-    assert len(axes("small")["calibration"]) == 2
-    assert [Removal(0.1, None).space(30).k, Removal(0.2, None).space(18).k] == [3, 4]
+    assert len(grids[0]["calibration"]) == 2
 
 
-def test_the_papers_settings() -> None:
-    text, items = (
-        cell("experiment=paper", "objective=perplexity", "calibration=c4", "k=7"),
-        cell("experiment=paper_margin", "objective=margin", "calibration=commonsense170k", "k=9"),
-    )
-    assert text.study == items.study == "paper"
-    described = text.config["calibration"]
-    assert (described["path"], described["samples"], described["length"]) == ("allenai/c4", 64, 2048)
-    assert (items.config["calibration"]["source"], items.config["calibration"]["samples"]) == (
-        "commonsense170k",
-        128,
-    )
-    for part in (text, items):
-        assert (part.protect.first, part.protect.last) == (1, 1)
-        assert {"perplexity", "zeroshot"} <= set(part.config["eval"])
-        assert part.config["model"]["dtype"] == "bfloat16"
-    assert axes("paper")["k"] == axes("paper_margin")["k"] == ["7", "9"]
-    assert axes("paper")["model"] == ["llama3", "llama3_1", "qwen3"]
+@pytest.mark.parametrize(
+    ("experiment", "objective", "calibration", "settings"),
+    [
+        ("paper", "perplexity", "c4", {"path": "allenai/c4", "samples": 64, "length": 2048}),
+        ("paper_margin", "margin", "commonsense170k", {"source": "commonsense170k", "samples": 128}),
+    ],
+)
+def test_the_papers_settings(
+    experiment: str, objective: str, calibration: str, settings: dict[str, object]
+) -> None:
+    made = cell(f"experiment={experiment}", f"objective={objective}", f"calibration={calibration}", "k=7")
+    assert settings.items() <= made.config["calibration"].items()
+    assert (made.study, made.protect.first, made.protect.last) == ("paper", 1, 1)
+    assert {"perplexity", "zeroshot"} <= set(made.config["eval"])
+    assert made.config["model"]["dtype"] == "bfloat16"
+    assert axes(experiment)["k"] == ["7", "9"]
+    assert axes(experiment)["model"] == ["llama3", "llama3_1", "qwen3"]
 
 
 def test_compress_is_one_cell_that_every_setting_can_change() -> None:
     plain = cell("experiment=compress")
     assert (plain.study, plain.ratio, plain.unit, plain.heal.source) == ("compress", 0.2, "block", "embedded")
-    assert plain.calibration.samples == 64
-    assert plain.evaluation.texts == ["wikipedia_sample"]
+    assert (plain.calibration.samples, plain.evaluation.texts) == (64, ["wikipedia_sample"])
     assert not plain.heal.adapter, "it needs no package that `make demo` does not install"
     words = ("unit=sublayer", "heal=none", "eval=heldout", "calibration=pydoc", "compensation=none", "k=3")
     changed = cell("experiment=compress", *words)

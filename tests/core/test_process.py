@@ -1,0 +1,106 @@
+"""How a command treats its process: errors in words, how threads wait, and memory that is kept."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from pruning.core import errors
+from pruning.core.errors import InputError, PruningError, UnreachableError, merged_error, unknown
+from pruning.core.terminal import BLAS_THREADS, SPINS, THREADS_DECIDED, let_threads_wait, use_one_blas_thread
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "near", "available"),
+    [
+        ("gredy", ["one_shot", "greedy", "evopress"], " Did you mean greedy?", "evopress, greedy, one_shot"),
+        ("llama", ["llama3_2_1b", "llama3"], " Did you mean llama3 or llama3_2_1b?", "llama3, llama3_2_1b"),
+        ("zzz", ["greedy", "one_shot"], "", "greedy, one_shot"),
+        ("greedy", [], "", "none"),
+    ],
+)
+def test_a_misspelt_name_is_shown_with_the_near_and_all_known_names(
+    name: str, known: list[str], near: str, available: str
+) -> None:
+    error = unknown("algo", name, iter(known))
+    assert isinstance(error, InputError)
+    assert str(error) == f"unknown algo '{name}'.{near} Available: {available}."
+
+
+def test_a_merged_error_keeps_the_order_and_has_each_text_once() -> None:
+    wrong = [InputError("ratio is wrong"), UnreachableError("no network"), InputError("ratio is wrong")]
+    assert isinstance(merged_error(wrong), InputError)
+    assert str(merged_error(wrong)).splitlines() == ["ratio is wrong", "no network"]
+
+
+def test_all_errors_derive_from_one_class() -> None:
+    raised = [c for _, c in inspect.getmembers(errors, inspect.isclass) if issubclass(c, Exception)]
+    assert len(raised) > 5
+    assert all(issubclass(cls, PruningError) for cls in raised)
+
+
+@pytest.fixture
+def undecided(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    for name in (*THREADS_DECIDED, *BLAS_THREADS):
+        monkeypatch.setenv(name, "")  # so that what the test sets is undone
+        monkeypatch.delenv(name)
+    return monkeypatch
+
+
+def test_threads_wait_as_the_user_says_or_else_without_spinning_long(undecided: pytest.MonkeyPatch) -> None:
+    let_threads_wait()
+    assert os.environ[SPINS[0]] == SPINS[1]
+    for name in THREADS_DECIDED:
+        undecided.delenv(SPINS[0], raising=False)
+        undecided.setenv(name, "7")
+        let_threads_wait()
+        assert {other: os.environ[other] for other in THREADS_DECIDED if other in os.environ} == {name: "7"}
+        undecided.delenv(name)
+
+
+def test_numpy_gets_one_thread_unless_the_user_has_set_a_number(undecided: pytest.MonkeyPatch) -> None:
+    undecided.setenv(BLAS_THREADS[0], "3")
+    use_one_blas_thread()
+    assert [os.environ[name] for name in BLAS_THREADS] == ["3", "1"]
+
+
+PROGRAM = """
+import resource, sys
+from pruning.core.terminal import keep_pages
+kept = keep_pages() if sys.argv[1] == "keep" else False
+import torch
+size = int(sys.argv[2])
+torch.ones(size)  # the first one needs new pages in any case
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(3):
+    torch.ones(size)
+print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+SMALL, LARGE = 1 << 24, 9 << 26  # numbers of 4 bytes: 64 MiB, and more than 2 GiB
+
+
+def faults(how: str, size: int = SMALL, **settings: str) -> tuple[bool, int]:
+    environment = {name: value for name, value in os.environ.items() if "MALLOC" not in name} | settings
+    command = [sys.executable, "-c", PROGRAM, how, str(size)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    kept, number = done.stdout.split()
+    return kept == "True", int(number)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc returns pages")
+def test_the_second_tensor_needs_no_new_pages() -> None:
+    (kept, few), (_, many) = faults("keep"), faults("leave")
+    assert kept
+    assert few < 1000 < many
+    assert faults("keep", LARGE)[1] < 1000
+
+
+@pytest.mark.parametrize("name", ["MALLOC_MMAP_THRESHOLD_", "MALLOC_ARENA_MAX", "GLIBC_TUNABLES"])
+def test_what_the_user_has_set_for_memory_stays(name: str) -> None:
+    value = "glibc.malloc.mmap_max=9" if name == "GLIBC_TUNABLES" else "65536"
+    assert faults("keep", **{name: value})[0] is False

@@ -1,0 +1,350 @@
+"""Files are there whole or not at all, whatever fails: texts, journals, directories; and digests are of contents."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pruning.core import storage
+from pruning.core.errors import DamagedError, InputError, sentence
+from pruning.core.storage import (
+    MEBIBYTE,
+    append_line,
+    appending,
+    check_writable,
+    mend,
+    publish,
+    read_json,
+    read_lines,
+    replace,
+    staged,
+    sweep,
+    temporary_file,
+    temporary_folder,
+    touch,
+    write_json,
+    write_text,
+)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+# Whole files.
+
+
+@pytest.mark.parametrize("name", ["mask.json", "ü" * 120])
+def test_write_text_makes_folders_and_replaces_what_was_there(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "a" / "b" / name
+    write_text(path, "old")
+    write_text(path, "größer\n")
+    assert path.read_bytes() == "größer\n".encode()
+    assert names(path.parent) == [name]
+
+
+@pytest.mark.parametrize(("umask", "file", "folder"), [(0o077, 0o600, 0o700), (0o002, 0o664, 0o775)])
+def test_all_that_is_written_has_the_permissions_that_the_umask_leaves(
+    tmp_path: Path, umask: int, file: int, folder: int
+) -> None:
+    before = os.umask(umask)
+    try:
+        write_text(tmp_path / "result.json", "x")
+        append_line(tmp_path / "trace.jsonl", {})
+        touch(tmp_path / "cancelled")
+        with appending(tmp_path / "launch.log") as log:
+            log.write("x")
+        with staged(tmp_path / "out") as partial:
+            publish(partial, tmp_path / "out")
+    finally:
+        os.umask(before)
+    found = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert found.pop("out") == folder
+    assert found == dict.fromkeys(("result.json", "trace.jsonl", "cancelled", "launch.log"), file)
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling", "fifo"])
+def test_nothing_is_written_through_a_link_or_a_pipe(tmp_path: Path, kind: str) -> None:
+    target, path = tmp_path / "target", tmp_path / "file"
+    if kind == "fifo":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(target)
+    if kind == "link":
+        target.write_text("whole\ntorn")
+    content = target.read_text() if target.exists() else None
+    writers: list[Callable[[Path], object]] = [lambda path: append_line(path, {}), appending, touch]
+    for write in [*writers, mend] if kind == "link" else writers:
+        with pytest.raises(OSError, match=r"file") as error:
+            write(path)
+        assert "symbolic link" in sentence(error.value)
+    assert (target.read_text() if target.exists() else None) == content
+    write_text(path, "new")
+    assert path.read_text() == "new"
+    assert not path.is_symlink()
+    assert (target.read_text() if target.exists() else None) == content
+
+
+@pytest.mark.parametrize("step", ["fsync", "interrupt", "replace", "encode"])
+def test_a_failing_write_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise KeyboardInterrupt if step == "interrupt" else OSError("disk full")
+
+    path, text = tmp_path / "result.json", "new"
+    path.write_text("old")
+    if step == "encode":
+        text = "\ud800"  # a lone surrogate has no UTF-8
+    elif step == "replace":
+        monkeypatch.setattr(Path, "replace", fail)
+    else:
+        monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises((OSError, UnicodeEncodeError, KeyboardInterrupt)):
+        write_text(path, text)
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["result.json"]
+
+
+def test_json_comes_back_and_what_is_not_json_is_refused_before_the_file_is_touched(tmp_path: Path) -> None:
+    data = {"loss": 0.1 + 0.2, "name": "Größe", "dropped": [1, 2], "nothing": None}
+    write_json(tmp_path / "a.json", data)
+    for bad in (math.nan, math.inf, -math.inf):
+        with pytest.raises(ValueError):
+            write_json(tmp_path / "a.json", {"loss": bad})
+        with pytest.raises(ValueError):
+            append_line(tmp_path / "trace.jsonl", {"loss": bad})
+    assert read_json(tmp_path / "a.json") == data
+    assert (tmp_path / "a.json").read_text(encoding="utf-8").endswith("}\n")
+    assert names(tmp_path) == ["a.json"]
+
+
+@pytest.mark.parametrize("content", [b"", b'{"a": 1', b"\xff\xfe", b"{'a': 1}"])
+def test_a_damaged_json_file_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "result.json"
+    path.write_bytes(content)
+    with pytest.raises(DamagedError, match=str(path)):
+        read_json(path)
+
+
+# Journals.
+
+
+def test_appended_lines_are_read_with_the_offsets_after_them(tmp_path: Path) -> None:
+    path = tmp_path / "trace.jsonl"
+    for number in range(3):
+        append_line(path, {"n": number})
+    read = list(read_lines(path))
+    assert [json.loads(line)["n"] for _, line in read] == [0, 1, 2]
+    assert read[-1][0] == path.stat().st_size
+    assert list(read_lines(path, start=read[0][0])) == read[1:]
+    assert list(read_lines(path, start=path.stat().st_size)) == []
+
+
+@pytest.mark.parametrize("cut", range(1, 9))
+def test_a_torn_last_line_is_left_out_and_mended_at_every_cut(tmp_path: Path, cut: int) -> None:
+    path = tmp_path / "trace.jsonl"
+    append_line(path, {"n": 0})
+    whole = path.read_bytes()
+    append_line(path, {"n": 1})
+    assert path.stat().st_size == 2 * len(whole) == 18
+    os.truncate(path, path.stat().st_size - cut)
+    assert [line for _, line in read_lines(path)] == [whole]
+    mend(path)
+    append_line(path, {"n": 2})
+    assert [json.loads(line)["n"] for _, line in read_lines(path)] == [0, 2]
+
+
+@pytest.mark.parametrize(("before", "after"), [(b"torn", b""), (b"", b""), (b"a\nb\n", b"a\nb\n")])
+def test_mend_cuts_nothing_but_the_torn_line(tmp_path: Path, before: bytes, after: bytes) -> None:
+    path = tmp_path / "trace.jsonl"
+    mend(path)
+    assert names(tmp_path) == []
+    path.write_bytes(before)
+    mend(path)
+    assert path.read_bytes() == after
+
+
+# Folders that can be written.
+
+
+@pytest.mark.parametrize("below", ["", "deeper/results"])
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path, below: str) -> None:
+    check_writable(tmp_path / "a" / "results", needed=1)
+    assert names(tmp_path / "a" / "results") == []
+    (tmp_path / "file").write_text("")
+    folder = tmp_path / "file" / below
+    with pytest.raises(InputError, match=rf"{folder} .*paths\.results=DIR"):
+        check_writable(folder)
+
+
+def test_a_full_disk_is_reported_in_mebibytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=5 * MEBIBYTE))
+    check_writable(tmp_path, needed=5 * MEBIBYTE)
+    with pytest.raises(InputError, match=r"5 MiB .* 64 MiB .*paths\.results=DIR"):
+        check_writable(tmp_path)
+
+
+# Whole directories.
+
+
+def test_a_published_directory_is_whole_and_the_first_of_two_publishers_wins(tmp_path: Path) -> None:
+    target = tmp_path / "model"
+    for text in ("first", "second"):
+        with staged(target) as partial:
+            (partial / "weights").write_text(text)
+            assert target.exists() == (text == "second")
+            publish(partial, target)
+    assert (target / "weights").read_text() == "first"
+    with pytest.raises(ZeroDivisionError), staged(tmp_path / "other") as partial:
+        (partial / "weights").write_text(f"half {1 / 0}")
+    assert names(tmp_path) == ["model"]
+
+
+@pytest.mark.parametrize("fault", ["disk", "just changed"])
+def test_a_replacement_that_fails_puts_the_old_directory_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    target = tmp_path / "model"
+    target.mkdir()
+    (target / "weights").write_text("old")
+    honest, calls = Path.rename, []
+
+    def second_fails(path: Path, to: Path) -> Path:
+        calls.append(path)
+        if len(calls) == 2:
+            raise OSError("disk")
+        return honest(path, to)
+
+    with staged(target) as partial:
+        (partial / "weights").write_text("new")
+        if fault == "disk":
+            monkeypatch.setattr(Path, "rename", second_fails)
+        with pytest.raises(OSError, match=fault):
+            replace(partial, target, lambda _: fault == "disk")
+    assert (target / "weights").read_text() == "old"
+    assert names(tmp_path) == ["model"]
+
+
+# What a killed process leaves is removed; what a living process or another machine uses is kept.
+
+
+def killed(folder: Path, step: str = "staged") -> None:
+    """Let a child process be killed in the middle of a step."""
+    if (child := os.fork()) == 0:
+        try:
+            with staged(folder / "model") as partial, temporary_file(folder / "file.json"):
+                (partial / "weights").write_text("new")
+                if step == "swap":
+                    replace(partial, folder / "model", lambda _: bool(os.kill(os.getpid(), signal.SIGKILL)))
+                os.kill(os.getpid(), signal.SIGKILL)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+
+def test_what_a_kill_leaves_is_removed_by_the_next_writer(tmp_path: Path) -> None:
+    killed(tmp_path)
+    assert len(names(tmp_path)) == 3
+    write_text(tmp_path / "other.json", "x")
+    assert names(tmp_path) == ["other.json"]
+
+
+def test_what_a_living_process_uses_is_kept(tmp_path: Path) -> None:
+    with temporary_folder(tmp_path / "model") as folder, temporary_file(tmp_path / "a") as (_, path):
+        sweep(tmp_path)
+        assert folder.is_dir()
+        assert path.is_file()
+    assert names(tmp_path) == []
+
+
+def test_a_kill_between_two_renames_loses_no_directory(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "weights").write_text("old")
+    killed(tmp_path, "swap")
+    assert not (tmp_path / "model").exists()
+    sweep(tmp_path)
+    assert (tmp_path / "model" / "weights").read_text() == "old"
+    assert names(tmp_path) == ["model"]
+
+
+def test_another_machines_files_are_kept_for_a_week(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    killed(tmp_path)
+    monkeypatch.setattr(storage, "_machine", lambda: "0" * 8)
+    sweep(tmp_path)
+    assert len(names(tmp_path)) == 3
+    for path in (*tmp_path.rglob("*/*"), *tmp_path.iterdir()):
+        os.utime(path, (0, 0))
+    sweep(tmp_path)
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "name", [".model.settings", ".model.part-xyz", "model.part-00000000-00000000", ".lock"]
+)
+def test_a_users_hidden_files_are_kept(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    os.utime(tmp_path / name, (0, 0))
+    sweep(tmp_path)
+    assert names(tmp_path) == [name]
+
+
+# Digests: a large file is read once, and again after each change.
+
+SIZE = storage.SMALL + 1
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files that are read."""
+    read: list[str] = []
+    original: Any = hashlib.file_digest
+
+    def noted(stream: Any, name: str) -> Any:
+        read.append(stream.name)
+        return original(stream, name)
+
+    monkeypatch.setattr(hashlib, "file_digest", noted)
+    monkeypatch.setattr(storage, "_memory", {})
+    return read
+
+
+@pytest.mark.parametrize("change", ["none", "content", "content and time", "other file", "size"])
+def test_a_file_is_read_again_only_after_a_change(
+    tmp_path: Path, reads: list[str], change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "WRITTEN_BACK", -1)
+    path = tmp_path / "text"
+    path.write_bytes(b"a" * SIZE)
+    os.utime(path, ns=(1, 1))
+    storage.file_sha256(path)
+    if change == "other file":
+        (tmp_path / "new").write_bytes(b"b" * SIZE)
+        (tmp_path / "new").replace(path)
+    elif change != "none":
+        path.write_bytes(b"b" * (SIZE + (change == "size")))
+    if change == "content and time":
+        os.utime(path, ns=(1, 1))
+    assert storage.file_sha256(path) == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert len(reads) == (1 if change == "none" else 2)
+
+
+def test_a_file_that_has_just_been_written_is_read_each_time(tmp_path: Path, reads: list[str]) -> None:
+    path = tmp_path / "text"
+    for letter in (b"a", b"b", b"c"):
+        path.write_bytes(letter * SIZE)
+        assert storage.file_sha256(path) == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert len(reads) == 3
+    for path in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(OSError, match=path.name):
+            storage.file_sha256(path)

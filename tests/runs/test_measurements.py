@@ -1,0 +1,76 @@
+"""What identifies scores and measurements, and the bar that shows a search."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tqdm import tqdm
+
+from pruning.config.compose import recorded_cell
+from pruning.runs.cell import ForwardSettings, Prepared
+from pruning.runs.measurements import Progress, evaluation_key
+from pruning.runs.prepare import prepare
+from pruning.runs.run_cell import score_key
+from tests.helpers.jobs import job
+
+
+def prepared(model_folder: Path, tmp_path: Path, *words: str) -> Prepared:
+    asked = job(model_folder, tmp_path, "k=1", "calibration.length=24", *words)
+    return prepare(recorded_cell(asked.config, asked.choices))
+
+
+def changed(ready: Prepared, **changes: Any) -> Prepared:
+    return replace(ready, cell=replace(ready.cell, **changes))
+
+
+def test_times_are_of_where_the_weights_are(model_folder: Path, tmp_path: Path) -> None:
+    usual = prepared(model_folder, tmp_path, "eval=speed", "eval.samples=", "eval.length=", "eval.items=")
+    info = usual.cell.model.load().info
+    keys = {evaluation_key(usual, info, "speed")}
+    for placed in ({"device_map": "cpu"}, {"max_memory": {"cpu": "1GB"}}, {"offload": str(tmp_path)}):
+        keys.add(evaluation_key(changed(usual, model=replace(usual.cell.model, **placed)), info, "speed"))
+    assert len(keys) == 4
+    assert usual.cell.model.placement() == {}
+
+
+def test_compiling_keeps_scores_and_measurements_apart_but_not_cells(
+    model_folder: Path, tmp_path: Path
+) -> None:
+    plain = prepared(model_folder, tmp_path)
+    compiled = changed(plain, forward=ForwardSettings(compile=True))
+    info = plain.cell.model.load().info
+    assert compiled.cell.key == plain.cell.key
+    assert score_key(compiled, info) != score_key(plain, info)
+    for metric in plain.data:
+        assert evaluation_key(compiled, info, metric) != evaluation_key(plain, info, metric)
+    other = changed(plain, forward=ForwardSettings(memory=9_000_000))
+    assert score_key(other, info) == score_key(plain, info)
+
+
+@pytest.mark.parametrize(
+    ("total", "known", "done", "shown", "hidden"),
+    [
+        (11, 4, 12, ["tiny margin greedy  36%", "| 11/11 evaluations, best loss 3.2500 without 2 blocks ["], ""),
+        (593_920, 0, 310, ["tiny margin greedy 310 evaluations, best loss 3.2500 without 2 blocks ["], "%/<"),
+    ],
+    ids=["with a total", "with an unknown end"],
+)  # fmt: skip
+def test_a_bar_counts_up_to_its_total_and_no_further(
+    total: int,
+    known: int,
+    done: int,
+    shown: list[str],
+    hidden: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("pruning.runs.measurements.tqdm", partial(tqdm, disable=False))
+    with Progress("tiny margin greedy", total, known=known) as progress:
+        progress.update(done, 3.25, 2)
+    printed = capsys.readouterr().err
+    assert all(text in printed for text in shown)
+    assert not {*hidden} & {*printed}
