@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.helpers import gguf_file
+from tests.helpers import gguf_models
 
 PAGE = Path(__file__).parents[2] / "docs" / "footguns.md"
 PREPARATION, *SECTIONS = PAGE.read_text(encoding="utf-8").split("\n## ")
@@ -29,7 +29,7 @@ def same(result: Any, truth: Any) -> bool:
 def test_a_pair(section: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "gguf").mkdir()
-    gguf_file.write(tmp_path / "gguf" / "tiny.gguf")
+    gguf_models.write(tmp_path / "gguf" / "tiny.gguf", type_="Q8_0")
     names: dict[str, Any] = {}
     exec(compile(blocks(PREPARATION)[0], str(PAGE), "exec"), names)
     names["ids"] = names["ids"] % 60  # the vocabulary of the GGUF file is smaller

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -47,6 +48,21 @@ DIVIDED: dict[str, tuple[str, dict[str, Any]]] = {
         | {"mamba_d_state": 8, "mamba_n_groups": 1},
     ),
 }  # fmt: skip
+
+
+def tiny_llama(**changes: Any) -> Any:
+    """A random Llama in evaluation mode; `changes` are settings of its configuration."""
+    torch.manual_seed(0)
+    settings = _WIDTH | {"vocab_size": 512, "intermediate_size": 64, "num_key_value_heads": 2}
+    settings |= {"initializer_range": 0.3, "bos_token_id": 0, "eos_token_id": 0} | changes
+    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**settings)).eval()
+
+
+def saved_llama(folder: Path, tokenizer: Any, **changes: Any) -> Path:
+    """A tiny Llama with its tokenizer in a folder, as `model=local` reads it."""
+    tiny_llama(**changes).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 def build(name: str) -> Any:

@@ -21,7 +21,7 @@ from pruning.core.storage import read_json, write_json
 from pruning.export import request
 from pruning.routing import router_files
 from tests.conftest import Command
-from tests.helpers import gguf_file
+from tests.helpers import gguf_models
 from tests.helpers.task_files import items_of
 
 TEXTS = list(pydoc("calibration"))[:6]
@@ -239,7 +239,7 @@ def test_weights_that_changed_since_they_were_loaded_are_not_exported(
 
 
 def test_weights_that_changed_are_not_those_of_a_gguf_file(tmp_path: Path) -> None:
-    gguf_file.write(tmp_path / "tiny.gguf")
+    gguf_models.write(tmp_path / "tiny.gguf", type_="Q8_0")
     model = pruning.load_model(tmp_path / "tiny.gguf", dtype="float32")
     assert pruning.export_model(model, MASK, tmp_path / "out.gguf").is_file()
     model.module.lm_head.weight.data.mul_(2)

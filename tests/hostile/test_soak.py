@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from analysis.data import archive
-from tests.helpers import gguf_file, soak_operations
+from tests.helpers import gguf_models, soak_operations
 from tests.helpers.soak_operations import cells, digests, healings, leftovers, runs
 from tests.helpers.warm_process import Warm
 
@@ -78,7 +78,7 @@ def start(tmp_path: Path, model_folder: Path) -> Path:
     folder = tmp_path / "work" / "start" / "run"
     (folder / "soak_gguf").mkdir(parents=True)
     (folder / "soak_gguf" / "__init__.py").touch()
-    gguf_file.write(folder / "soak_gguf" / "tiny.gguf")
+    gguf_models.write(folder / "soak_gguf" / "tiny.gguf", type_="Q8_0")
     many = tmp_path / "many"
     (many / "studies").mkdir(parents=True)
     (many / "studies" / "many.json").write_text('{"study": "many", "cells": []}')
