@@ -44,38 +44,23 @@ def measured(evaluation: Any, folder: Path, mask: Mask, forward: Forward | None 
     return found
 
 
-def lm_eval_on(folder: Path, task: Any, index: TaskManager | None = None, **options: Any) -> Any:
+def lm_eval_on(
+    folder: Path, task: Any, index: TaskManager | None = None, dtype: str = "float32", **options: Any
+) -> Any:
     """lm-eval's results for a checkpoint on one task, called as its users call it."""
     return lm_eval.simple_evaluate(
         model="hf",
-        model_args={"pretrained": str(folder), "dtype": "float32"},
+        model_args={"pretrained": str(folder), "dtype": dtype},
         tasks=[task],
         task_manager=index or TaskManager(include_defaults=False),
-        batch_size=16,
-        device="cpu",
-        bootstrap_iters=10,
-        **options,
+        **{"batch_size": 16, "device": "cpu", "bootstrap_iters": 10, **options},
     )
 
 
 def items_file(path: Path, count: int = 12, seed: int = 0) -> Path:
     """Questions of made-up sentences, some with equal choices, as benchmarks have them."""
     rng = random.Random(seed)
-    words = [
-        "the",
-        "a",
-        "red",
-        "stone",
-        "river",
-        "quick",
-        "slow",
-        "bird",
-        "over",
-        "under",
-        "sees",
-        "makes",
-        "and",
-    ]
+    words = ["the", "a", "red", "stone", "river", "quick", "slow", "bird", "over", "under", "sees", "makes", "and"]
 
     def sentence(length: int) -> str:
         return " ".join(rng.choices(words, k=length))
