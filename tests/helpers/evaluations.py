@@ -60,7 +60,21 @@ def lm_eval_on(
 def items_file(path: Path, count: int = 12, seed: int = 0) -> Path:
     """Questions of made-up sentences, some with equal choices, as benchmarks have them."""
     rng = random.Random(seed)
-    words = ["the", "a", "red", "stone", "river", "quick", "slow", "bird", "over", "under", "sees", "makes", "and"]
+    words = [
+        "the",
+        "a",
+        "red",
+        "stone",
+        "river",
+        "quick",
+        "slow",
+        "bird",
+        "over",
+        "under",
+        "sees",
+        "makes",
+        "and",
+    ]
 
     def sentence(length: int) -> str:
         return " ".join(rng.choices(words, k=length))
