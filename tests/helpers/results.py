@@ -27,7 +27,7 @@ def a_result(**changes: Any) -> dict[str, Any]:
             "study": "small",
             "protect": {"first": 0, "last": 0},
         },
-        "model": {"name": "smollm2", "n_blocks": 30, "revision": "0"},
+        "model": {"name": "smollm2", "n_blocks": 30},
         "mask": {"n_blocks": 30, "dropped": [1, 2]},
         "calibration": {
             "objective": "perplexity",
@@ -36,7 +36,7 @@ def a_result(**changes: Any) -> dict[str, Any]:
         },
         "search": {
             **{"algo": "greedy", "k": 2, "ratio": 2 / 30, "stopped": "k blocks were removed", "seconds": 9.0},
-            **{"evaluations_asked": 60, "evaluations_paid": 60, "evaluations_shared": 0},
+            **{"evaluations_asked": 60, "evaluations_paid": 60},
         },
         "margins": {"compared": 0, "runner_up": None, "tied": 0, "ties": []},
         "evaluation": {"dense": {"ppl/heldout": 17.0}, "pruned": {"ppl/heldout": 18.0}, "data": {}},

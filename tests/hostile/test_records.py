@@ -112,7 +112,7 @@ def config() -> dict[str, Any]:
 
 
 def result_of(config: Any) -> dict[str, Any]:
-    return {**a_result(cell="a"), "config": config}
+    return {**a_result(cell="a", model={"revision": "0"}), "config": config}
 
 
 def write(path: Path, data: Any) -> Path:
