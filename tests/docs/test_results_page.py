@@ -16,6 +16,8 @@ from docs.described import ALL, GEMMA, MAIN, ROOT, SMOLLM2, overlap, path, study
 from docs.described import TEXT as OF_TEXT
 
 TEXT = path("results.md").read_text(encoding="utf-8")
+WRITTEN = " ".join(TEXT.split())
+FURTHER = " ".join(path("study_tables.md").read_text(encoding="utf-8").split())
 FINDINGS = re.split(r"^## ", TEXT, flags=re.MULTILINE)[1:6]
 ESTIMATE = re.compile(r"(?<![\d.])([\d.,]+)(?: percent)? \(([\d.]+) to ([\d.,]+)\)")
 
@@ -48,13 +50,12 @@ def test_the_page_is_short_and_each_finding_has_a_sentence_a_table_and_a_picture
 
 @pytest.mark.slow
 def test_estimates_in_sentences_are_in_a_table_or_in_a_verdict(said: str) -> None:
-    further = path("study_tables.md").read_text(encoding="utf-8")
     for finding in FINDINGS:
         prose = " ".join(line for line in finding.splitlines() if not line.startswith("|"))
         table = " ".join(cell for row in rows(finding) for cell in row)
         for value, low, high in ESTIMATE.findall(prose):
             known = rf"(?<![\d.]){re.escape(value)}(?: percent)? \({re.escape(low)} to {re.escape(high)}\)"
-            assert re.search(known, table + further + said), f"{value} ({low} to {high})"
+            assert re.search(known, table + FURTHER + said), f"{value} ({low} to {high})"
 
 
 def halved(sublayers: tuple[int, ...]) -> tuple[int, ...]:
@@ -64,45 +65,42 @@ def halved(sublayers: tuple[int, ...]) -> tuple[int, ...]:
 
 @pytest.mark.slow
 def test_counts_in_sentences_are_those_of_the_archive() -> None:
-    written = " ".join(TEXT.split())
     cells = study("study", ALL).cells
     gemma = study("study", ALL, model=GEMMA).cells
-    assert f"{len(cells) + len(gemma)} cells" in written
+    assert f"{len(cells) + len(gemma)} cells" in WRITTEN
     found = cells[cells["objective"].isin(OF_TEXT)]
     middle = found["dropped"].map(lambda mask: mask == (13, 14, 15, 16, 17, 18)).groupby(found["algo"]).sum()
     assert (middle["beam"], middle["bayesian"], middle["greedy"]) == (12, 12, 11)
-    assert "Beam and bayesian search remove blocks 13 to 18, counted from 0, in all twelve cells" in written
-    assert "Greedy does so in eleven; over sub-layers (three draws), it ends with the same masks." in written
+    assert "Beam and bayesian search remove blocks 13 to 18, counted from 0, in all twelve cells" in WRITTEN
+    assert "Greedy does so in eleven; over sub-layers (three draws), it ends with the same masks." in WRITTEN
     units = study("study_units", OF_TEXT).cells
     blocks = units["dropped"].where(units["unit"] == "block", units["dropped"].map(halved))
     assert (blocks.groupby([units["objective"], units["draw"]]).nunique() == 1).all()
     assert len(units) == 12
     same, other = (overlap(study("study", OF_TEXT, model=model), "objectives") for model in (SMOLLM2, GEMMA))
-    assert f"whose masks overlap by {same}, it has" in written
-    assert f"on Gemma, where they overlap by {other}, " in written
+    assert f"whose masks overlap by {same}, it has" in WRITTEN
+    assert f"on Gemma, where they overlap by {other}, " in WRITTEN
 
 
 @pytest.mark.slow
 def test_sentences_on_the_margin_are_those_of_the_archive() -> None:
-    written, own = " ".join(TEXT.split()), study("study", ("margin",))
+    own = study("study", ("margin",))
     cells = own.cells.assign(log=np.log(own.metrics["ppl"].of(own.cells).astype(float)))
     better = cells[cells["algo"].isin(("greedy", "beam", "genetic", "bayesian"))]
     assert len(better) == (better["loss"] < better["dense_loss"]).sum() == 24
-    assert "all 24 masks of greedy, beam, genetic and bayesian search have a lower margin loss" in written
+    assert "all 24 masks of greedy, beam, genetic and bayesian search have a lower margin loss" in WRITTEN
     least, most = -cells["dense_loss"].max(), -cells["dense_loss"].min()
-    assert f"prefers right answers by {least:.2f} to {most:.2f} nats per token" in written
+    assert f"prefers right answers by {least:.2f} to {most:.2f} nats per token" in WRITTEN
     ranks = [stats.spearmanr(draw["loss"], draw["log"]).statistic for _, draw in cells.groupby("draw")]
-    further = " ".join(path("study_tables.md").read_text(encoding="utf-8").split())
-    assert f"the rank correlation over searches is between {min(ranks):.2f} and {max(ranks):.2f}" in further
+    assert f"the rank correlation over searches is between {min(ranks):.2f} and {max(ranks):.2f}" in FURTHER
     chance = -study("study_labels", ("margin",), calibration="commonsense170k").cells["dense_loss"]
-    assert f"it prefers the right one by {chance.min():.2f} to {chance.max():.2f}, by draw" in further
+    assert f"it prefers the right one by {chance.min():.2f} to {chance.max():.2f}, by draw" in FURTHER
     dense = {kind: metric.of(cells, "dense").iloc[0] for kind, metric in own.metrics.items()}
-    assert f"unpruned: perplexity {dense['ppl']:.1f}, accuracy {dense['acc']:.1f} percent" in written
+    assert f"unpruned: perplexity {dense['ppl']:.1f}, accuracy {dense['acc']:.1f} percent" in WRITTEN
 
 
 @pytest.mark.slow
 def test_sentences_on_gemma_are_those_of_the_archive() -> None:
-    written = " ".join(TEXT.split())
     optima = study("study_all", OF_TEXT, model=GEMMA)
     assert set(optima.frame["status"]) == {"done"}
     best = optima.cells[optima.cells["algo"] == "exhaustive"].set_index(["objective", "draw"])["dropped"]
@@ -111,27 +109,24 @@ def test_sentences_on_gemma_are_those_of_the_archive() -> None:
     assert len(best) == 6
     assert list(counts[counts == 6].index) == ["bayesian", "beam", "cbo", "exhaustive", "genetic"]
     scored = described.pairs_scored(optima)
-    assert [name for name in ("bayesian", "beam", "cbo", "genetic") if scored[name] != "153"] == [
-        "beam",
-        "genetic",
-    ]
+    few = [name for name in ("bayesian", "beam", "cbo", "genetic") if scored[name] != "153"]
+    assert few == ["beam", "genetic"]
     assert all(int(scored[name].split()[-1]) < 153 / 2 for name in ("beam", "genetic"))
     assert (
         "beam and genetic search find the best in three of three draws for both objectives, and score less "
-        "than half of them; greedy never does" in written
+        "than half of them; greedy never does" in WRITTEN
     )
     assert counts["greedy"] == 0
     own = study("study", ALL, model=GEMMA)
     margin, divergence = (described.accuracy(own, name) for name in ("margin", "divergence"))
-    assert f"{margin} percent for the margin, {divergence.split(',')[0]} for divergence" in written
+    assert f"{margin} percent for the margin, {divergence.split(',')[0]} for divergence" in WRITTEN
     dense = [
         study("study", ("margin",), model=model).cells["dense/acc/arc_easy"] for model in (SMOLLM2, GEMMA)
     ]
     small, large = (100 * values.iloc[0] for values in dense)
-    assert f"SmolLM2 answers {small:.0f} percent, Gemma {large:.0f}" in written
-    further = " ".join(path("study_tables.md").read_text(encoding="utf-8").split())
+    assert f"SmolLM2 answers {small:.0f} percent, Gemma {large:.0f}" in WRITTEN
     unpruned = {kind: one.of(own.cells, "dense").iloc[0] for kind, one in own.metrics.items()}
-    assert f"unpruned: perplexity {unpruned['ppl']:.1f}, accuracy {unpruned['acc']:.1f} percent" in further
+    assert f"unpruned: perplexity {unpruned['ppl']:.1f}, accuracy {unpruned['acc']:.1f} percent" in FURTHER
 
 
 @pytest.mark.slow
@@ -139,7 +134,7 @@ def test_sentences_on_seeds_are_those_of_the_archive() -> None:
     own = study("study_seeds", OF_TEXT, ("genetic",))
     seeds, draws = (overlap(own, name) for name in ("seeds", "draws"))
     expected = f"with an overlap of {seeds}, about as another draw does, with {draws}, and none of `bayesian`"
-    assert expected in " ".join(TEXT.split())
+    assert expected in WRITTEN
     assert overlap(study("study_seeds", OF_TEXT, ("bayesian",)), "seeds") == "1.00, all equal"
 
 
@@ -156,31 +151,24 @@ def test_sentences_on_healing_are_those_of_the_archive() -> None:
         f"Repair by linear maps lowers perplexity by {min(repaired):.0f} to {max(repaired):.0f} percent, "
         f"healing by {min(healed):.0f} to {max(healed):.0f} percent."
     )
-    written = " ".join(TEXT.split())
-    assert expected in written
+    assert expected in WRITTEN
     masks = own.cells.groupby("objective")["dropped"].nunique()
     assert (masks["block_influence"], own.cells["dropped"].nunique()) == (1, 5)
-    assert "The mask for block_influence" in written
-    assert "the order of the five masks survives is open" in written
+    assert "The mask for block_influence" in WRITTEN
+    assert "the order of the five masks survives is open" in WRITTEN
     found = fig10_healing.summary(fig10_healing.healed(own.results, own.frame, of_windows(own.frame)))
     ranks = found[found["state"] == "16,384 tokens"].iloc[0]
     ends = " to ".join(f"{ranks[f'correlation_{end}']:.2f}" for end in ("low", "high"))
-    assert f"the rank correlation is {ranks['correlation']:.2f} ({ends})" in written
+    assert f"the rank correlation is {ranks['correlation']:.2f} ({ends})" in WRITTEN
 
 
 @pytest.mark.slow
 def test_nothing_of_the_first_part_is_missing() -> None:
-    parts = {
-        "study": ALL,
-        "study_sizes": MAIN,
-        "study_seeds": OF_TEXT,
-        "study_labels": ("margin",),
-        "study_units": OF_TEXT,
-    }
-    for name, objectives in (parts | {"study_healing": described.OBJECTIVES}).items():
-        frame = study(name, objectives).frame
+    parts = {"study": ALL, "study_sizes": MAIN, "study_seeds": OF_TEXT, "study_labels": ("margin",)}
+    parts |= {"study_units": OF_TEXT, "study_healing": described.OBJECTIVES}
+    frames = [study(name, objectives).frame for name, objectives in parts.items()]
+    for frame in (*frames, study("study", ALL, model=GEMMA).frame):
         assert set(frame["status"]) == {"done"}
-    assert set(study("study", ALL, model=GEMMA).frame["status"]) == {"done"}
 
 
 def test_the_archives_of_the_study_are_small() -> None:

@@ -19,11 +19,15 @@ from typing import Any
 
 import pytest
 from filelock import FileLock
+from matplotlib.figure import Figure
+from pandas import DataFrame
 
+from analysis.figures.cli import Drawing, save
 from pruning.core import storage
 from pruning.core.errors import InputError, PruningError
-from pruning.core.terminal import guarded, run_command, sentence
+from pruning.core.terminal import guarded, sentence
 from pruning.study import text_tables
+from pruning.tracking.store import MLflow
 from tests.conftest import Command
 from tests.helpers.results import a_result
 
@@ -129,18 +133,6 @@ def test_each_fault_of_a_file_is_a_sentence(
 ) -> None:
     monkeypatch.setenv("DEPTH_PRUNING_CACHE", "/cache/deep")
     assert text in sentence(error)
-
-
-def test_an_unwritable_home_names_the_variable_that_replaces_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "home").write_text("a file, so that no folder can be made in it")
-    monkeypatch.setenv("DEPTH_PRUNING_CACHE", str(tmp_path / "home" / "cache"))
-    monkeypatch.setattr("sys.argv", ["packaged", "smollm2"])
-    with pytest.raises(SystemExit) as end:
-        run_command("pruning.models.kept_models:main")
-    assert end.value.code == 2
-    assert "DEPTH_PRUNING_CACHE" in capsys.readouterr().err
 
 
 FULL = OSError(errno.ENOSPC, "No space left")
@@ -332,39 +324,22 @@ def test_a_copied_cell_with_a_link_writes_nothing_through_it(
     assert name or not (victim / "result.json").exists()
 
 
-def test_the_copy_of_a_grids_settings_replaces_a_link(launch: Command, tmp_path: Path) -> None:
-    (tmp_path / "victim").write_text("precious")
-    (tmp_path / "results").mkdir()
-    (tmp_path / "results" / "multirun.yaml").symlink_to(tmp_path / "victim")
+def test_a_grid_and_a_figure_replace_links_and_a_database_that_is_one_is_not_written(
+    launch: Command, tmp_path: Path
+) -> None:
+    (victim := tmp_path / "victim").write_text("precious")
+    results = tmp_path / "results"
+    results.mkdir()
+    links = [results / name for name in ("multirun.yaml", "fig1.png", "fig1.pdf", "fig1.csv")]
+    for link in (*links, results / "mlflow.db"):
+        link.symlink_to(victim)
     ended = launch("-m", "algo=one_shot", "k=1,2")
     assert ended.status == 0, ended.err
-    assert (tmp_path / "victim").read_text() == "precious"
-    assert not (ended.results / "multirun.yaml").is_symlink()
-
-
-def test_a_database_that_is_a_link_is_not_written(launch: Command, tmp_path: Path) -> None:
-    from pruning.tracking.store import MLflow
-
-    ended = launch("algo=one_shot", "k=1")
-    (ended.results / "mlflow.db").symlink_to(tmp_path / "other.db")
+    save(Drawing(Figure(), DataFrame({"a": [1]})), results, "fig1")
+    assert not any(link.is_symlink() for link in links)
     with pytest.raises(PruningError, match=r"mlflow\.db"):
-        MLflow().record(ended.results, [path.parent for path in ended.results.glob("*/result.json")])
-    assert not (tmp_path / "other.db").exists()
-
-
-def test_a_figure_replaces_a_link(tmp_path: Path) -> None:
-    from matplotlib.figure import Figure
-    from pandas import DataFrame
-
-    from analysis.figures.cli import Drawing, save
-
-    names = [f"fig1.{ending}" for ending in ("png", "pdf", "csv")]
-    (tmp_path / "victim").write_text("precious")
-    for name in names:
-        (tmp_path / name).symlink_to(tmp_path / "victim")
-    save(Drawing(Figure(), DataFrame({"a": [1]})), tmp_path, "fig1")
-    assert (tmp_path / "victim").read_text() == "precious"
-    assert not any((tmp_path / name).is_symlink() for name in names)
+        MLflow().record(results, [path.parent for path in results.glob("*/result.json")])
+    assert victim.read_text() == "precious"
 
 
 @pytest.mark.parametrize("closing", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
@@ -456,18 +431,18 @@ def test_a_results_folder_that_no_record_could_name_is_refused_before_a_cell_sta
     assert not list(tmp_path.rglob("result.json"))
 
 
-@pytest.mark.parametrize("door", ["pruning.status", "analysis"])
-def test_a_command_imports_nothing_of_the_current_folder(door: str, tmp_path: Path) -> None:
+def test_a_command_imports_nothing_of_the_current_folder_and_a_script_what_is_beside_it(
+    tmp_path: Path,
+) -> None:
     for name in ("yaml", "numpy", "filelock", "pandas", "submitit"):
         (tmp_path / f"{name}.py").write_text("open('ran', 'w').close()")
-    command = [sys.executable, "-m", door, "--help"]
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    for door in ("pruning.status", "analysis"):
+        command = [sys.executable, "-m", door, "--help"]
+        subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
     assert not (tmp_path / "ran").exists()
-
-
-def test_a_script_still_imports_what_is_beside_it(tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text("VALUE = 7")
-    (tmp_path / "script.py").write_text("import pruning, mine; print(mine.VALUE)")
+    (folder := tmp_path / "mine").mkdir()
+    (folder / "mine.py").write_text("VALUE = 7")
+    (folder / "script.py").write_text("import pruning, mine; print(mine.VALUE)")
     command = [sys.executable, "script.py"]
-    done = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "7"
