@@ -16,8 +16,7 @@ from typing import Any
 import pytest
 
 from analysis.data import archive
-from analysis.data.archive import MANIFEST, NothingToRead, is_data
-from analysis.data.load import load
+from analysis.data.archive import MANIFEST, is_data
 from pruning.core.errors import InputError, PruningError
 from pruning.core.terminal import run_command
 from pruning.launcher import job
@@ -274,12 +273,6 @@ def test_the_command_says_what_is_wrong_in_a_sentence(
     assert not Path("a.tar.xz").exists()
     assert not Path("new").exists()
     assert not [path for path in tmp_path.rglob(".*") if path.is_dir()]
-
-
-def test_figures_name_a_damaged_archive(tmp_path: Path) -> None:
-    (tmp_path / "bad.tar.xz").write_text("text")
-    with pytest.raises(NothingToRead, match="is damaged"):
-        load(str(tmp_path / "bad.tar.xz"))
 
 
 # -- the copy of the code ------------------------------------------------------------------------------------

@@ -84,19 +84,6 @@ def test_a_disk_that_fills_up_in_a_conversion_leaves_nothing(
     assert [path.name for path in (cache / "models").iterdir() if path.suffix != ".lock"] == []
 
 
-def test_killed_conversions_are_removed(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    name = f"smollm2-{PACKAGED['smollm2'].sha256[:8]}"
-    machine = "0" * 8
-    monkeypatch.setattr("pruning.core.storage._machine", lambda: machine)
-    models = cache / "models"
-    for left in (f".{name}.part-{machine}-0123abcd", f".other.part-{machine}-0123abcd"):
-        (models / left / "converted").mkdir(parents=True)
-    (models / ".settings").mkdir()
-    converted(models / name)
-    fetch("smollm2")
-    assert sorted(path.name for path in models.iterdir()) == [".settings", name, f"{name}.json"]
-
-
 def test_a_damaged_file_is_fetched_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (cache / "files").mkdir(parents=True)
     (cache / "files" / "text").write_text("dam")

@@ -16,7 +16,6 @@ from pruning.calibration.items import Items
 from pruning.calibration.samples import Row, Samples
 from pruning.core.errors import DamagedError, InputError, RequestError
 from pruning.core.mask import Mask
-from pruning.core.records import same_settings
 from pruning.core.scoring import Estimate, Score
 from pruning.engine.forward import Forward
 from pruning.evaluation.choices import check_equal
@@ -394,13 +393,6 @@ def test_a_damaged_file_of_samples_is_repaired(tmp_path: Path) -> None:
     for damage in (b"", b"{", b"untouched\n"):
         path.write_bytes(damage)
         assert samples.save(tmp_path).read_bytes() == whole
-
-
-def test_a_result_from_before_a_setting_existed_is_done() -> None:
-    old = {"class": "LocalFiles", "items": {"a": "x"}, "limit": None}
-    assert same_settings(old, old | {"option": "local", "templates": None})
-    assert not same_settings(old, old | {"templates": {"a": "{question}"}})
-    assert not same_settings(old | {"limit": 5}, old)
 
 
 FILES = ["arc_easy.jsonl", "arc_challenge.jsonl", "piqa.jsonl", "boolq.jsonl", "commonsense170k_part.json"]

@@ -21,7 +21,7 @@ import pytest
 
 from analysis.data import archive
 from tests.helpers import gguf_models, processes, soak_operations
-from tests.helpers.soak_operations import cells, digests, healings, leftovers, runs
+from tests.helpers.soak_operations import cells, files, healings, leftovers, recorded
 
 KILLS = int(os.environ.get("TEST_SOAK", "5"))  # in all
 SEED = int(os.environ.get("SOAK_SEED", "0"))
@@ -49,13 +49,13 @@ class Operation:
 OPERATIONS = (
     Operation("search", None, cells),
     Operation("evaluation", "search", cells),
-    Operation("tracking", "search", runs),
-    Operation("export", "search", lambda folder: digests(folder / "out"), "out"),
+    Operation("tracking", "search", recorded),
+    Operation("export", "search", lambda folder: files(folder / "out"), "out"),
     Operation("healing", "search", healings),
-    Operation("packing", "search", lambda folder: digests(folder / "packed"), "packed"),
-    Operation("cutting", None, lambda folder: digests(folder / "cut")),
-    Operation("conversion", None, lambda folder: digests(folder / "cache" / "models"), "cache/models"),
-    Operation("unpacking", None, lambda folder: digests(folder / "unpacked"), "unpacked"),
+    Operation("packing", "search", lambda folder: files(folder / "packed"), "packed"),
+    Operation("cutting", None, lambda folder: files(folder / "cut")),
+    Operation("conversion", None, lambda folder: files(folder / "cache" / "models"), "cache/models"),
+    Operation("unpacking", None, lambda folder: files(folder / "unpacked"), "unpacked"),
 )
 LONG = ("tracking", "healing")  # a new store takes seconds to make, and a healing many steps
 USUAL = [item.name for item in OPERATIONS if "TEST_SOAK" in os.environ or item.name not in LONG]
@@ -86,7 +86,7 @@ def killed(output: Path, operation: Operation, folder: Path, wanted: Any, delay:
     status, _ = operation.run(output, folder, kill_after=delay)
     assert status in (0, -signal.SIGKILL), output.read_text()[-3000:]
     if operation.whole is not None:
-        assert digests(folder / operation.whole).items() <= wanted.items(), "a file is not whole"
+        assert files(folder / operation.whole).items() <= wanted.items(), "a file is not whole"
     return status != 0
 
 
