@@ -27,19 +27,10 @@ from pruning.models.model import Model
 from pruning.models.preflight import check_model, check_renumbering, check_vocabulary
 from pruning.models.stored_tensors import extra_blocks
 from tests.conftest import N_BLOCKS
-from tests.helpers.architectures import DIVIDED, build
+from tests.helpers.architectures import DIVIDED, LLAMA, TOKENS, WIDTH, build, random_model
 from tests.helpers.damage import content, edit_config, edit_json, edit_weights, half, tree
 
-WIDTH = {"hidden_size": 32, "num_hidden_layers": N_BLOCKS, "num_attention_heads": 4, "vocab_size": 97}
-TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-LLAMA = WIDTH | TOKENS | {"intermediate_size": 48, "num_key_value_heads": 2}
-
-
-def random_model(kind: str, **settings: Any) -> Any:
-    torch.manual_seed(0)
-    config = getattr(transformers, kind)(**settings)
-    config.initializer_range = 0.2
-    return transformers.AutoModelForCausalLM.from_config(config).eval()
+CAUSAL = LLAMA | TOKENS
 
 
 def transposed(weights: dict[str, Any]) -> dict[str, Any]:
@@ -192,10 +183,10 @@ def test_a_bidirectional_model_is_refused(
 # Classes without sdpa, and one without a pad token.
 SMALL = {"hidden_size": 32, "vocab_size": 97}
 OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "gemma2": ("Gemma2Config", LLAMA | {"head_dim": 8}),
+    "gemma2": ("Gemma2Config", CAUSAL | {"head_dim": 8}),
     "bloom": DIVIDED["bloom"],
     "mamba": ("MambaConfig", SMALL | {"num_hidden_layers": N_BLOCKS, "state_size": 4}),
-    "gpt_oss": ("GptOssConfig", LLAMA | {"head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2}),
+    "gpt_oss": ("GptOssConfig", CAUSAL | {"head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2}),
     "rwkv": ("RwkvConfig", SMALL | {"num_hidden_layers": N_BLOCKS, "context_length": 64}),
 }
 
@@ -242,7 +233,7 @@ def test_auto_is_sdpa_and_has_its_key(model_folder: Path) -> None:
 
 
 def test_a_hybrid_without_attention_is_refused() -> None:
-    config = transformers.Lfm2Config(**LLAMA, layer_types=["conv", "full_attention"] * 3)
+    config = transformers.Lfm2Config(**CAUSAL, layer_types=["conv", "full_attention"] * 3)
     mask = Mask(N_BLOCKS, (1, 3, 5))
     with pytest.raises(InputError, match="attention"):
         pruned_config.check_same_blocks(config, pruned_config.pruned_config(config, mask), mask)
@@ -259,7 +250,7 @@ def test_blocks_for_several_tokens_are_not_left_over() -> None:
 def test_blocks_that_change_with_their_number_are_announced(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    random_model("DiffLlamaConfig", **LLAMA).save_pretrained(tmp_path)
+    random_model("DiffLlamaConfig", **CAUSAL).save_pretrained(tmp_path)
     chosen = Model("diff", "local", str(tmp_path))
     check_renumbering(chosen, exported=False)
     assert "not every choice of blocks can be exported" in caplog.text
