@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import inspect
 import io
+import itertools
 import os
 import shutil
 import signal
@@ -22,11 +23,16 @@ from filelock import FileLock
 from matplotlib.figure import Figure
 from pandas import DataFrame
 
+from analysis.data import archive
 from analysis.figures.cli import Drawing, save
 from pruning.core import storage
 from pruning.core.errors import InputError, PruningError
 from pruning.core.terminal import guarded, sentence
+from pruning.routing.encoders import encoder_revision, load_part
+from pruning.runs.measurements import Progress, batches_shown
 from pruning.study import text_tables
+from pruning.tracking import rebuild
+from pruning.tracking.client import check_uri
 from pruning.tracking.store import MLflow
 from tests.conftest import Command
 from tests.helpers.results import a_result
@@ -37,13 +43,10 @@ DENIED = errno.EACCES, "Permission denied"
 
 def full_after(lines: int, torn: bool) -> Callable[[int, bytes], int]:
     """A replacement for `os.write`: after some lines the disk is full, or takes a part of a line if `torn`."""
-    written = 0
-    honest = os.write
+    calls, honest = itertools.count(), os.write
 
     def write(descriptor: int, data: bytes) -> int:
-        nonlocal written
-        written += 1
-        if written <= lines:
+        if next(calls) < lines:
             return honest(descriptor, data)
         if torn:
             return honest(descriptor, data[:9])
@@ -281,21 +284,19 @@ def test_progress_names_the_size_of_its_masks_and_a_measurement_shows_its_batche
     shown: list[tuple[int, float]] = []
     batches: dict[str, list[tuple[int, int]]] = {}
 
-    def update(_: Any, __: int, best: float, size: int) -> None:
-        shown.append((size, best))
-
     @contextmanager
     def bar(title: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: batches.setdefault(title, []).append((done, total))
 
-    monkeypatch.setattr("pruning.runs.measurements.Progress.update", update)
+    monkeypatch.setattr(
+        "pruning.runs.measurements.Progress.update", lambda _, __, best, size: shown.append((size, best))
+    )
     monkeypatch.setattr("pruning.runs.measurements.batches_shown", bar)
     assert launch("k=2").status == 0
-    assert [size for size, _ in shown] == sorted(size for size, _ in shown)
-    for size in (0, 1, 2):
-        losses = [best for number, best in shown if number == size]
-        assert losses == sorted(losses, reverse=True), "within one size, the best loss only falls"
-        assert losses
+    assert {size for size, _ in shown} == {0, 1, 2}
+    assert shown == sorted(shown, key=lambda one: (one[0], -one[1])), (
+        "within one size, the best loss only falls"
+    )
     assert {title.partition(" ")[0] for title in batches} == {"ppl/heldout", "acc/heldout"}
     assert len(batches) == 4
     assert all(steps[-1][0] == steps[-1][1] for steps in batches.values())
@@ -376,8 +377,6 @@ def test_an_export_is_made_although_standard_output_is_closed(
 
 
 def test_the_python_interface_needs_no_standard_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pruning.runs.measurements import Progress, batches_shown
-
     monkeypatch.setattr(sys, "stderr", None)
     with Progress("search", 3) as bar, batches_shown("measure") as show:
         bar.update(1, 0.5, 1)
@@ -388,20 +387,18 @@ def test_the_python_interface_needs_no_standard_error(monkeypatch: pytest.Monkey
 def test_a_home_folder_in_quotes_is_expanded_everywhere(
     launch: Command, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from analysis.data import archive
-    from pruning.routing.encoders import encoder_revision, load_part
-    from pruning.tracking import rebuild
-    from pruning.tracking.client import check_uri
-
     home = tmp_path / "home"
     home.mkdir()
     (home / "model").symlink_to(model_folder)
     (home / "text.txt").write_text("Some words of a text. " * 900)
     monkeypatch.setenv("HOME", str(home))
-    text = ["calibration=text_file", "calibration.path='~/text.txt'"]
-    ended = launch(
-        "algo=one_shot", "k=1", "paths.results='~/out'", "model.path='~/model'", "export='~/less'", *text
-    )
+    words = [
+        "paths.results='~/out'",
+        "model.path='~/model'",
+        "export='~/less'",
+        "calibration.path='~/text.txt'",
+    ]
+    ended = launch("algo=one_shot", "k=1", "calibration=text_file", *words)
     assert ended.status == 0, ended.err
     assert len(list((home / "out").glob("*/result.json"))) == 1
     assert (home / "less" / "config.json").exists()
