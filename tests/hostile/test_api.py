@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 import pruning
 from pruning.calibration.sources import pydoc
 from pruning.core.errors import DamagedError, ForeignError, InputError
-from pruning.core.storage import read_json, write_json
+from pruning.core.storage import file_sha256, read_json, write_json
 from pruning.export import request
 from pruning.routing import router_files
 from tests.conftest import Command
@@ -275,7 +275,8 @@ def _arrays(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
     def edit(folder: Path) -> None:
         arrays = router_files.read_arrays(folder / router_files.HEAD)
         change(arrays)
-        router_files.save_arrays(folder / router_files.HEAD, arrays)
+        router_files.save_arrays(head := folder / router_files.HEAD, arrays)
+        _record(head_sha256=file_sha256(head))(folder)
 
     return edit
 
