@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import is_dataclass
 from functools import cache, partial
 from itertools import groupby
 from pathlib import Path
@@ -186,8 +187,12 @@ def keys(record: Any, path: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _records(kind: Any) -> Iterator[Any]:
-    """The TypedDicts in a type: the type itself, or the TypedDicts within a list or an optional type."""
-    if hasattr(kind, "__required_keys__"):
+    """The records in a type: the type itself or those within a list or an optional type.
+
+    A record is a TypedDict, or a dataclass whose fields are all described.
+    """
+    hints = get_type_hints(kind, include_extras=True).values() if is_dataclass(kind) else ()
+    if hasattr(kind, "__required_keys__") or (hints and all(get_origin(hint) is Annotated for hint in hints)):
         yield kind
     for part in get_args(kind) if get_origin(kind) is not Annotated else ():
         yield from _records(part)

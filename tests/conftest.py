@@ -38,25 +38,9 @@ def tokenizer() -> Any:
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
     """A random Llama of six blocks, saved as `model=local` reads it."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from tests.helpers.architectures import saved_llama
 
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=512,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=N_BLOCKS,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        initializer_range=0.3,
-        bos_token_id=0,
-        eos_token_id=0,
-    )
-    folder = tmp_path_factory.mktemp("model")
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return saved_llama(tmp_path_factory.mktemp("model"), tokenizer, num_hidden_layers=N_BLOCKS)
 
 
 @dataclass

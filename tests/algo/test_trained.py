@@ -16,6 +16,7 @@ from pruning.engine.forward import Forward
 from pruning.models.model import LanguageModel, ModelInfo
 from pruning.objective import Calibrated
 from pruning.objective.perplexity import Perplexity
+from tests.helpers.architectures import tiny_llama
 from tests.helpers.searches import configured, solved
 
 N, TOKENS, LENGTH = 8, 24, 32
@@ -36,11 +37,8 @@ def texts(count: int, seed: int) -> torch.Tensor:
 @pytest.fixture(scope="module")
 def model() -> Any:
     """A Llama of eight blocks after 100 training steps: not converged, but far better than chance."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 48, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 4}
-    module = LlamaForCausalLM(LlamaConfig(vocab_size=TOKENS, num_hidden_layers=N, **sizes))
+    sizes = {"hidden_size": 48, "intermediate_size": 96, "num_key_value_heads": 4, "num_hidden_layers": N}
+    module = tiny_llama(vocab_size=TOKENS, initializer_range=0.02, **sizes)
     optimizer = torch.optim.AdamW(module.parameters(), lr=5e-3)
     for step in range(100):
         batch = texts(32, seed=step + 1)

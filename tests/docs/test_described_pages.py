@@ -1,23 +1,213 @@
-"""The tables that `make describe` writes into pages are those of the code, the archives and the benchmarks."""
+"""Pages agree with the code: their tables, the names and files that they list, and the code that they print."""
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+from typing import Any
+
 import pytest
+import torch
 
-from docs.described import BLOCK, PAGES, filled, path
+import pruning
+from docs import described
+from docs.described import BLOCK, PAGES, filled, keys
+from docs.draw_wings import facts, recorded
+from docs.run_tour import TOUR, executed, outputs
+from pruning.calibration.sources import pydoc
+from pruning.config.groups import options
+from pruning.core.errors import OutOfReachError
+from pruning.core.mask import Space
+from pruning.core.records import DoneResult
+from pruning.published import library
+from pruning.published.explain import VERDICTS
+from tests.helpers import gguf_models
+from tests.helpers.searches import configured
 
-SLOW = ("results.md", "study_tables.md")  # they are computed from archives
+ROOT = Path(__file__).parents[2]
+SLOW = ("results.md", "study_tables.md")  # their tables are computed from archives
+
+
+def page(name: str) -> str:
+    return described.path(name).read_text(encoding="utf-8")
+
+
+def blocks(text: str) -> list[str]:
+    """The blocks of Python in a text."""
+    return re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+
+
+# -- tables that `make describe` and `make wings` write
 
 
 @pytest.mark.parametrize(
-    "page", [pytest.param(p, marks=pytest.mark.slow if p in SLOW else ()) for p in PAGES]
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in PAGES]
 )
-def test_a_page_has_its_tables_as_they_are_today(page: str) -> None:
-    text = path(page).read_text(encoding="utf-8")
-    assert {match["name"] for match in BLOCK.finditer(text)} == set(PAGES[page])
-    assert filled(text, PAGES[page]) == text, f"{page} is out of date: run `make describe`"
+def test_a_page_has_its_tables_as_they_are_today(name: str) -> None:
+    text = page(name)
+    assert {match["name"] for match in BLOCK.finditer(text)} == set(PAGES[name])
+    assert filled(text, PAGES[name]) == text, f"{name} is out of date: run `make describe`"
 
 
 def test_no_other_page_has_a_mark() -> None:
-    marked = {page.name for page in path("").glob("*.md") if BLOCK.search(page.read_text(encoding="utf-8"))}
+    marked = {path.name for path in described.path("").glob("*.md") if BLOCK.search(page(path.name))}
     assert marked == set(PAGES)
+
+
+def test_nested_keys_of_a_result_and_optional_ones_are_described() -> None:
+    table = dict(keys(DoneResult))
+    assert table["mask.dropped"].startswith("The removed blocks, sorted, counted from 0.")
+    assert table["margins.runner_up.difference"].startswith("Mean difference of the two losses")
+    assert table["search.block_forwards"].endswith("May be absent.")
+
+
+def test_the_sentence_on_the_engine_has_the_lowest_and_the_highest_ratio_of_each_baseline() -> None:
+    row = {"work": "greedy", "baseline_cpu_seconds": 30.0, "cpu_seconds": 10.0, "ratio": 3.0}
+    row |= {"tokens_ratio": 2.0, "at_peak": 1.5, "masks_equal": True, "device": "Intel Xeon"}
+    row |= {"peak_gflops": {"bfloat16": 1000, "float32": 180}}
+    slower = row | {"ratio": 2.0, "peak_gflops": {"bfloat16": 1200, "float32": 180}}
+    published = row | {"work": f"{described.PUBLISHED}, exact", "ratio": 5.0, "masks_equal": False}
+    said, table = described.written([row, slower, published]).split("\n\n")
+    numbers = re.findall(r"\d[\d,.]*\d", said.replace("bfloat16", "").replace("float32", ""))
+    assert numbers == ["1,000", "1,200", "180", "2.0", "3.0", "5.0", "5.0"]
+    assert "Intel Xeon" in said
+    assert table.splitlines()[2] == "| greedy | 30.0 | 10.0 | 3.00x | 2.00x fewer | 1.50 | yes |"
+    assert table.splitlines()[4].endswith("| no |")
+
+
+def test_the_picture_shows_the_packages_and_imports_of_today() -> None:
+    assert recorded() == facts(), "the picture is out of date: run `make wings`"
+
+
+# -- what a page lists
+
+
+def test_the_page_on_the_architecture_has_a_row_for_every_package() -> None:
+    for package in sorted(path.parent.name for path in (ROOT / "pruning").glob("*/__init__.py")):
+        assert f"`{package}/`" in page("architecture.md"), package
+
+
+def test_every_file_that_a_page_names_exists() -> None:
+    names = re.compile(
+        r"`((?:pruning|analysis|conf|tests|docs|benchmarks)/[\w/.]+\.(?:py|yaml|md|csv|ipynb|xz))`"
+    )
+    shown_to_be_written = {
+        *(
+            "pruning/algo/deepest.py",
+            "pruning/objective/disagreement.py",
+            "analysis/figures/fig11_seconds.py",
+        ),
+        *("conf/algo/deepest.yaml", "conf/objective/disagreement.yaml", "conf/launcher/ours.yaml"),
+        *("conf/model/tiny_llama.yaml", "conf/model/NAME.yaml"),
+    }
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+    named = {(path.name, name) for path in pages for name in names.findall(path.read_text("utf-8"))}
+    gone = [(path, name) for path, name in sorted(named) if not (ROOT / name).exists()]
+    assert {name for _, name in gone} <= shown_to_be_written, gone
+
+
+def test_the_page_on_searches_states_their_bounds() -> None:
+    row = re.compile(r"^\| `(?P<name>\w+)` \|[^|]*\| (?P<most>[\d,]+)", re.MULTILINE)
+    space, algos = Space(30, 6), configured()
+    bounds = {m["name"]: int(m["most"].replace(",", "")) for m in row.finditer(page("algorithms.md"))}
+    assert bounds.keys() == algos.keys()
+    assert bounds.pop("local_search") == 165 + 1 + 6 * 24, "its swaps have no bound"
+    with pytest.raises(OutOfReachError, match=f"{bounds.pop('exhaustive'):,} masks"):
+        algos["exhaustive"].evaluations(space)
+    assert {name: algos[name].evaluations(space) for name in bounds} == bounds
+
+
+@pytest.mark.parametrize("name", options("algo"))
+def test_every_search_is_described_with_its_source(name: str) -> None:
+    section = re.search(rf"^\*\*{name}\.\*\*(.*?)\n\n", page("algorithms.md"), re.M | re.S)
+    assert section
+    assert "*Source:*" in section[1]
+
+
+@pytest.mark.parametrize("name", options("objective"))
+def test_every_objective_is_described_with_its_source_and_deviations(name: str) -> None:
+    section = re.search(rf"^## (?:\w+, )*{name}\b.*?\n(.*?)(?=^## )", page("objectives.md"), re.M | re.S)
+    assert section
+    assert re.search(r"\bsource\b", section[1], re.I)
+    assert re.search(r"deviat|decision on a silent point", section[1], re.I)
+    assert "    loss = " in section[1]
+
+
+def test_the_page_on_published_masks_names_every_paper_and_explains_every_verdict() -> None:
+    for entry in library.entries():
+        assert f"`{entry.paper}`" in page("published.md")
+    for verdict in VERDICTS.keys() - {"stand-in"}:
+        assert f"| `{verdict}` |" in page("published.md")
+
+
+# -- code that a page prints
+
+
+def test_the_ten_lines_do_the_main_job(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ten, *_ = blocks((ROOT / "README.md").read_text(encoding="utf-8"))
+    assert ten == blocks(page("python.md"))[0]
+    assert len([line for line in ten.splitlines() if line.strip()]) <= 10
+    monkeypatch.chdir(tmp_path)
+    tiny = pruning.load_model(model_folder, dtype="float32")
+    monkeypatch.setattr(pruning, "load_model", lambda _: tiny)
+    names: dict[str, Any] = {"texts": list(pydoc("calibration")), "heldout": list(pydoc("heldout"))[:2]}
+    monkeypatch.setattr("pruning.api.model.LENGTH", 32)
+    monkeypatch.setattr(tiny.module.generation_config, "max_new_tokens", 4)
+    exec(compile(ten, "README.md", "exec"), names)
+    assert len(names["found"].dropped) == 3
+    assert "3 of 6 blocks removed" in capsys.readouterr().out
+    assert (tmp_path / "smaller-model" / "config.json").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.model
+def test_the_notebook_runs_and_its_outputs_are_of_this_code() -> None:
+    import nbformat
+
+    committed = nbformat.read(TOUR, as_version=4)
+    again = executed()
+    assert [cell.source for cell in again.cells] == [cell.source for cell in committed.cells]
+    sources = [cell.source for cell in committed.cells if cell.cell_type == "code"]
+    for source, shown, now in zip(sources, outputs(committed), outputs(again), strict=True):
+        # Another kind of CPU rounds bfloat16 differently: other digits, other blocks, other generated text.
+        if "generate" not in source and "in common" not in source:
+            assert re.sub(r"[-\d.,]+", "#", now) == re.sub(r"[-\d.,]+", "#", shown), source
+    every = [output for cell in committed.cells for output in cell.get("outputs", [])]
+    assert sum("image/png" in output.get("data", {}) for output in every) == 1
+
+
+PREPARATION, *PAIRS = page("footguns.md").split("\n## ")
+
+
+@pytest.mark.parametrize("section", PAIRS, ids=lambda text: text.partition("\n")[0].replace("`", ""))
+def test_wrong_code_fails_as_stated_and_right_code_gives_the_truth(
+    section: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(code: str) -> None:
+        exec(compile(code, "footguns.md", "exec"), names)
+
+    monkeypatch.chdir(tmp_path)
+    gguf_models.write(tmp_path / "gguf" / "tiny.gguf", type_="Q8_0")
+    names: dict[str, Any] = {}
+    run(blocks(PREPARATION)[0])
+    names["ids"] = names["ids"] % 60  # the vocabulary of the GGUF file is smaller
+    wrong, right = blocks(section)
+    assert wrong.startswith("# wrong")
+    assert right.startswith("# right")
+    for code in (wrong, right):
+        names.pop("result", None)
+        if error := re.match(r"# \w+: raises (\w+)", code):
+            with pytest.raises(Exception) as raised:
+                run(code)
+            assert raised.type.__name__ == error[1], raised.value
+        else:
+            run(code)
+            assert same(names["result"], names["truth"]) == (code is right)
+
+
+def same(result: Any, truth: Any) -> bool:
+    if isinstance(truth, torch.Tensor):
+        return result.shape == truth.shape and torch.allclose(result, truth, rtol=1e-4, atol=1e-4)
+    return bool(result == truth)

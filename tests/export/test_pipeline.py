@@ -24,7 +24,7 @@ from pruning.export import checkpoint
 from pruning.export.pipeline import export
 from pruning.export.request import Request
 from pruning.models.model import Model
-from tests.helpers import gguf_file
+from tests.helpers import gguf_models
 from tests.helpers.architectures import ARCHITECTURES, N_BLOCKS, without
 from tests.helpers.exports import caches, load, logits, saved, wanted
 
@@ -166,7 +166,7 @@ def test_the_precision_is_that_of_the_setting(dense: Path, tmp_path: Path, dtype
 @pytest.mark.parametrize("verified", [True, False])
 def test_a_gguf_file_is_dequantised(tmp_path: Path, verified: bool) -> None:
     (tmp_path / "dense").mkdir()
-    gguf_file.write(tmp_path / "dense" / "tiny.gguf")
+    gguf_models.write(tmp_path / "dense" / "tiny.gguf", type_="Q8_0")
     facts = export(wanted(tmp_path / "dense", (1, 4), verify=verified))
     assert ("equal bit for bit" in facts.proof) == verified
     out = tmp_path / "out"
@@ -177,7 +177,7 @@ def test_a_gguf_file_is_dequantised(tmp_path: Path, verified: bool) -> None:
     config = json.loads((out / "config.json").read_text())
     assert config["architectures"] == ["LlamaForCausalLM"]
     assert not any("quant" in name or "gguf" in name for name in config)
-    assert AutoTokenizer.from_pretrained(out).vocab_size == gguf_file.VOCABULARY
+    assert AutoTokenizer.from_pretrained(out).vocab_size == gguf_models.VOCABULARY
     smaller.save_pretrained(tmp_path / "again")  # a model loaded from GGUF refuses this
 
 

@@ -18,7 +18,7 @@ from pruning.export.pipeline import export
 from pruning.export.request import Request
 from pruning.models.output_maps import Repair, find_fold, repaired
 from pruning.models.sublayers import masked
-from tests.helpers import gguf_file
+from tests.helpers import gguf_models
 from tests.helpers.architectures import GROUPED, N_BLOCKS, SEQUENTIAL
 from tests.helpers.exports import changed_tensors, load, logits, saved, wanted
 
@@ -79,7 +79,7 @@ def test_only_the_weights_before_a_run_are_changed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("verified", [True, False])
 def test_a_gguf_file(tmp_path: Path, verified: bool) -> None:
     (tmp_path / "dense").mkdir()
-    gguf_file.write(tmp_path / "dense" / "tiny.gguf")
+    gguf_models.write(tmp_path / "dense" / "tiny.gguf", type_="Q8_0")
     given = wanted(tmp_path / "dense", (1, 4), verify=verified)
     export(given)
     before = load_file(tmp_path / "out" / "model.safetensors")

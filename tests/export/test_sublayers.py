@@ -20,7 +20,7 @@ from pruning.export.model_card import summary
 from pruning.export.pipeline import export
 from pruning.models.removal import blocks_removed, smaller_config
 from pruning.models.sublayers import masked
-from tests.helpers import gguf_file
+from tests.helpers import gguf_models
 from tests.helpers.architectures import GROUPED, N_BLOCKS, PARALLEL, SEQUENTIAL, without, zeroed
 from tests.helpers.exports import caches, load, logits, saved, wanted
 
@@ -154,7 +154,7 @@ def test_a_checkpoint_whose_names_are_unknown_is_refused(
 @pytest.mark.parametrize("verified", [True, False])
 def test_a_gguf_file(tmp_path: Path, verified: bool) -> None:
     (tmp_path / "dense").mkdir()
-    gguf_file.write(tmp_path / "dense" / "tiny.gguf")
+    gguf_models.write(tmp_path / "dense" / "tiny.gguf", type_="Q8_0")
     facts = export(wanted(tmp_path / "dense", Mask.parse(N_BLOCKS, "a1 m4"), verify=verified))
     assert ("equal bit for bit" in facts.proof) == verified
     tensors = load_file(tmp_path / "out" / "model.safetensors")

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+
+from tests.helpers.results import a_result
 
 # -- frames ----------------------------------------------------------------------------------------------
 
@@ -64,6 +66,7 @@ def with_masks(cells: pd.DataFrame, importance: np.ndarray[Any, Any]) -> pd.Data
 # -- folders ---------------------------------------------------------------------------------------------
 
 BLOCKS = {"smollm2": 30, "gemma3_270m": 18, "llama3": 32}
+MEASURED = ("model", "mask", "calibration", "search", "margins", "evaluation")  # parts of a finished result
 NEEDS = {
     "perplexity": ("pydoc", "wikipedia_sample"),
     "divergence": ("pydoc", "wikipedia_sample"),
@@ -137,15 +140,12 @@ def _cells(study: Study) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _cell(results: Path, study: Study, cell: str, config: dict[str, Any], broken: bool) -> None:
-    folder = results / cell
-    folder.mkdir(parents=True)
-    times = {"started": "2026-05-01T10:00:00+00:00", "ended": "2026-05-01T10:01:00+00:00"}
-    environment = {"commit": "0123456789ab", "device": "cpu", "packages": {"torch": "2.9.0"}} | times
-    result: dict[str, Any] = {"cell": cell, "status": "failed", "config": config, "environment": environment}
+    (folder := results / cell).mkdir(parents=True)
     if broken:
-        result["error"] = {"type": "LossError", "message": "the loss is not finite", "log": "launch.log"}
+        error = {"type": "LossError", "message": "the loss is not finite", "log": "launch.log"}
+        result = a_result(cell=cell, config=config, status="failed", error=error, **dict.fromkeys(MEASURED))
     else:
-        result |= _measured(folder, study, cell, config)
+        result = a_result(cell=cell, config=config, **_measured(folder, study, cell, config))
     (folder / "result.json").write_text(json.dumps(result, indent=2), encoding="utf-8")
 
 
@@ -161,32 +161,20 @@ def _measured(folder: Path, study: Study, cell: str, config: dict[str, Any]) -> 
     (folder / "trace.jsonl").write_text("\n".join([lines[0], partial, *lines[1:]]) + "\n", encoding="utf-8")
     mask = {"n_blocks": n, "dropped": dropped}
     (folder / "mask.json").write_text(json.dumps(mask), encoding="utf-8")
-    losses = world.losses(dropped)
-    dense, pruned = (_evaluated(study, model, m) for m in ([], dropped))
     asked = len(trace) - 1
     return {
-        "status": "done",
-        "error": None,
         "model": {"name": model, "n_blocks": n},
         "mask": mask,
         "calibration": {
+            **calibration,
             "objective": objective,
-            **{name: calibration[name] for name in ("source", "samples", "seed")},
             "length": calibration["length"] or 60 + 7 * calibration["seed"],  # of items: the longest drawn
-            "sha256": "0" * 64,
-            "loss": float(losses.mean()),
-            "dense_loss": float(world.losses([]).mean()),
-            "standard_error": float(losses.std(ddof=1) / len(losses) ** 0.5),
+            **world.measured(dropped),
         },
         "search": {
-            "algo": algo,
-            "k": k,
-            "ratio": k / n,
-            "stopped": "k blocks were removed",
-            "evaluations_asked": asked,
-            "evaluations_paid": asked // 2,
+            **{"algo": algo, "k": k, "ratio": k / n, "seconds": round(0.31 * asked, 3)},
+            **{"evaluations_asked": asked, "evaluations_paid": asked // 2},
             "evaluations_shared": asked - asked // 2,
-            "seconds": round(0.31 * asked, 3),
             "block_forwards": asked * n * 0.4,
             "block_forwards_alone": asked * (n - k),
             "block_tokens": asked * n * 2048,
@@ -194,7 +182,7 @@ def _measured(folder: Path, study: Study, cell: str, config: dict[str, Any]) -> 
             "peak_memory": 10**9,
         },
         "margins": _margins(trace, dropped),
-        "evaluation": {"dense": dense, "pruned": pruned, "data": {}},
+        "evaluation": {name: _evaluated(study, model, m) for name, m in (("dense", []), ("pruned", dropped))},
     }
 
 
@@ -236,17 +224,30 @@ class World:
         gaps = np.diff(sorted(dropped))
         return self.dense + self.cost[:, list(dropped)].sum(1) + 0.05 * np.sum(gaps == 1)
 
+    def measured(self, dropped: Sequence[int]) -> dict[str, float]:
+        """The loss of a mask as a result states it."""
+        losses = self.losses(dropped)
+        error = float(losses.std(ddof=1) / len(losses) ** 0.5)
+        return {
+            "loss": float(losses.mean()),
+            "dense_loss": float(self.losses([]).mean()),
+            "standard_error": error,
+        }
+
+    def score(self, dropped: Iterable[int], seconds: float) -> dict[str, Any]:
+        """A line of a trace."""
+        losses = self.losses(sorted(dropped))
+        score = {"dropped": sorted(dropped), "loss": float(losses.mean()), "samples": losses.tolist()}
+        return score | {"seconds": seconds}
+
 
 def search(world: World, algo: str, k: int, seed: int) -> tuple[list[dict[str, Any]], list[int]]:
     """The trace of a search and the mask that it returned."""
     trace: list[dict[str, Any]] = []
 
     def ask(*dropped: int) -> float:
-        losses = world.losses(dropped)
-        seconds = 0.3 * (1 - len(dropped) / world.n) * (len(trace) % 3 > 0)
-        score = {"dropped": sorted(dropped), "loss": float(losses.mean()), "samples": losses.tolist()}
-        trace.append(score | {"seconds": seconds})
-        return float(losses.mean())
+        trace.append(world.score(dropped, 0.3 * (1 - len(dropped) / world.n) * (len(trace) % 3 > 0)))
+        return float(trace[-1]["loss"])
 
     ask()
     singles = [ask(i) for i in range(world.n)]
@@ -258,10 +259,8 @@ def search(world: World, algo: str, k: int, seed: int) -> tuple[list[dict[str, A
             best = [*best, free[int(np.argmin([ask(*best, i) for i in free]))]]
     elif algo not in ("one_shot", "fast_block_select"):
         rng = _rng(algo, seed)
-        masks = [
-            best,
-            *(sorted(rng.choice(np.argsort(singles)[: k + 4], k, False).tolist()) for _ in range(40)),
-        ]
+        others = (rng.choice(np.argsort(singles)[: k + 4], k, False).tolist() for _ in range(40))
+        masks = [best, *map(sorted, others)]
         best = masks[int(np.argmin([ask(*mask) for mask in masks]))]
     ask(*best)
     return trace, sorted(best)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,26 +13,27 @@ import transformers
 N_BLOCKS = 6
 
 # config class, settings; the model class follows from AutoModelForCausalLM
-_WIDTH = {"hidden_size": 32, "num_hidden_layers": N_BLOCKS, "num_attention_heads": 4, "vocab_size": 97}
-_LLAMA = _WIDTH | {"intermediate_size": 48, "num_key_value_heads": 2}
-_HYBRID = ["sliding_attention", "full_attention"] * (N_BLOCKS // 2)
+WIDTH = {"hidden_size": 32, "num_hidden_layers": N_BLOCKS, "num_attention_heads": 4, "vocab_size": 97}
+TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+LLAMA = WIDTH | {"intermediate_size": 48, "num_key_value_heads": 2}
+HYBRID = ["sliding_attention", "full_attention"] * (N_BLOCKS // 2)
 
 ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
-    "llama": ("LlamaConfig", _LLAMA),
-    "mistral": ("MistralConfig", _LLAMA | {"sliding_window": 5}),
-    "qwen3": ("Qwen3Config", _LLAMA | {"head_dim": 8}),
-    "gemma3": ("Gemma3TextConfig", _LLAMA | {"head_dim": 8, "sliding_window": 5, "layer_types": _HYBRID}),
-    "gpt_neox": ("GPTNeoXConfig", _WIDTH | {"intermediate_size": 48}),
+    "llama": ("LlamaConfig", LLAMA),
+    "mistral": ("MistralConfig", LLAMA | {"sliding_window": 5}),
+    "qwen3": ("Qwen3Config", LLAMA | {"head_dim": 8}),
+    "gemma3": ("Gemma3TextConfig", LLAMA | {"head_dim": 8, "sliding_window": 5, "layer_types": HYBRID}),
+    "gpt_neox": ("GPTNeoXConfig", WIDTH | {"intermediate_size": 48}),
     "gpt2": (
         "GPT2Config",
         {"n_embd": 32, "n_layer": N_BLOCKS, "n_head": 4, "vocab_size": 97, "n_positions": 64},
     ),
-    "opt": ("OPTConfig", _WIDTH | {"ffn_dim": 48, "word_embed_proj_dim": 32, "max_position_embeddings": 64}),
-    "phi": ("PhiConfig", _WIDTH | {"intermediate_size": 48}),
-    "mixtral": ("MixtralConfig", _LLAMA | {"num_local_experts": 4, "num_experts_per_tok": 2}),
+    "opt": ("OPTConfig", WIDTH | {"ffn_dim": 48, "word_embed_proj_dim": 32, "max_position_embeddings": 64}),
+    "phi": ("PhiConfig", WIDTH | {"intermediate_size": 48}),
+    "mixtral": ("MixtralConfig", LLAMA | {"num_local_experts": 4, "num_experts_per_tok": 2}),
     "qwen3_moe": (
         "Qwen3MoeConfig",
-        _LLAMA
+        LLAMA
         | {"head_dim": 8, "num_experts": N_BLOCKS, "num_experts_per_tok": 2, "moe_intermediate_size": 16},
     ),
 }
@@ -40,22 +42,39 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
 DIVIDED: dict[str, tuple[str, dict[str, Any]]] = {
     "bloom": ("BloomConfig", {"hidden_size": 32, "n_layer": N_BLOCKS, "n_head": 4, "vocab_size": 97}),
     "mpt": ("MptConfig", {"d_model": 32, "n_layers": N_BLOCKS, "n_heads": 4, "vocab_size": 97}),
-    "falcon": ("FalconConfig", _WIDTH | {"parallel_attn": False, "bias": True}),
+    "falcon": ("FalconConfig", WIDTH | {"parallel_attn": False, "bias": True}),
     "falcon_h1": (
         "FalconH1Config",
-        _LLAMA | {"head_dim": 8, "mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8}
+        LLAMA | {"head_dim": 8, "mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8}
         | {"mamba_d_state": 8, "mamba_n_groups": 1},
     ),
 }  # fmt: skip
 
 
-def build(name: str) -> Any:
-    """A random model in evaluation mode, its weights large enough that every block matters."""
+def random_model(kind: str, **settings: Any) -> Any:
+    """A random model in evaluation mode whose every block matters; `kind` is the class of its configuration."""
     torch.manual_seed(0)
-    kind, settings = (ARCHITECTURES | DIVIDED)[name]
-    tokens = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-    config = getattr(transformers, kind)(**settings, **tokens, initializer_range=0.2)
+    config = getattr(transformers, kind)(**{"initializer_range": 0.2, **settings})
     return transformers.AutoModelForCausalLM.from_config(config).eval()
+
+
+def tiny_llama(**changes: Any) -> Any:
+    """A random Llama; `changes` are settings of its configuration."""
+    settings = LLAMA | {"vocab_size": 512, "intermediate_size": 64, "initializer_range": 0.3}
+    return random_model("LlamaConfig", **{**settings, "bos_token_id": 0, "eos_token_id": 0, **changes})
+
+
+def saved_llama(folder: Path, tokenizer: Any, **changes: Any) -> Path:
+    """A tiny Llama with its tokenizer in a folder, as `model=local` reads it."""
+    tiny_llama(**changes).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def build(name: str) -> Any:
+    """A random model of an architecture."""
+    kind, settings = (ARCHITECTURES | DIVIDED)[name]
+    return random_model(kind, **settings, **TOKENS)
 
 
 def without(model: Any, dropped: tuple[int, ...]) -> Any:

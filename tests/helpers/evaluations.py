@@ -44,17 +44,16 @@ def measured(evaluation: Any, folder: Path, mask: Mask, forward: Forward | None 
     return found
 
 
-def lm_eval_on(folder: Path, task: Any, index: TaskManager | None = None, **options: Any) -> Any:
+def lm_eval_on(
+    folder: Path, task: Any, index: TaskManager | None = None, dtype: str = "float32", **options: Any
+) -> Any:
     """lm-eval's results for a checkpoint on one task, called as its users call it."""
     return lm_eval.simple_evaluate(
         model="hf",
-        model_args={"pretrained": str(folder), "dtype": "float32"},
+        model_args={"pretrained": str(folder), "dtype": dtype},
         tasks=[task],
         task_manager=index or TaskManager(include_defaults=False),
-        batch_size=16,
-        device="cpu",
-        bootstrap_iters=10,
-        **options,
+        **{"batch_size": 16, "device": "cpu", "bootstrap_iters": 10, **options},
     )
 
 
@@ -85,9 +84,8 @@ def items_file(path: Path, count: int = 12, seed: int = 0) -> Path:
         choices = [sentence(rng.randint(1, 5)) + f" {n}" for n in range(rng.randint(2, 4))]
         if number == 3:
             choices = [*choices[:2], choices[0]]
-        lines.append(
-            {"question": sentence(9), "choices": choices, "answer": rng.randrange(len(choices)), "id": number}
-        )
+        line = {"question": sentence(9), "choices": choices, "answer": rng.randrange(len(choices))}
+        lines.append(line | {"id": number})
     path.write_text("".join(json.dumps(line) + "\n" for line in lines) + "\n")
     return path
 
@@ -164,15 +162,14 @@ def written_tasks(folder: Path) -> TaskManager:
     }
     last = {"name": "last-word", "filter": [_regex(r"(\S+)\s*$"), {"function": "take_first"}]}
     first = {"name": "first-letter", "filter": [_regex(r"(\w)"), {"function": "take_first"}]}
-    for name, more in {
-        "filtered": {"filter_list": [last, first], "num_fewshot": 2},
-        "unfiltered": {},
-    }.items():
-        (folder / f"{name}.yaml").write_text(yaml.safe_dump(common | {"task": name} | more))
-    (folder / "writing.yaml").write_text(
-        yaml.safe_dump({"group": "writing", "task": ["filtered", "unfiltered"]})
-    )
-    (folder / "mixed.yaml").write_text(yaml.safe_dump({"group": "mixed", "task": ["normed", "unfiltered"]}))
+    written = [
+        common | {"task": "filtered", "filter_list": [last, first], "num_fewshot": 2},
+        common | {"task": "unfiltered"},
+        {"group": "writing", "task": ["filtered", "unfiltered"]},
+        {"group": "mixed", "task": ["normed", "unfiltered"]},
+    ]
+    for one in written:
+        (folder / f"{one.get('group', one['task'])}.yaml").write_text(yaml.safe_dump(one))
     builtin = [str(Path(lm_eval.__file__).parent / "tasks" / name) for name in ("gsm8k", "arc")]
     return TaskManager(include_path=[str(folder), *builtin], include_defaults=False)
 

@@ -83,6 +83,7 @@ def write(
     kind: str = "llama",
     type_: str = "F32",
     n_blocks: int = N_BLOCKS,
+    seed: int = 0,
     extra: Callable[[Any], None] | None = None,
 ) -> Path:
     """Write a model; `type_` is the type of its matrices. `extra` may add keys to the writer."""
@@ -93,7 +94,7 @@ def write(
     for more in (own, extra):
         if more is not None:
             more(writer)
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     _matrix(writer, "token_embd", rng.normal(0, 0.5, (VOCABULARY, WIDTH)), type_)
     for block in range(n_blocks):
         for name, shape in weights.items():

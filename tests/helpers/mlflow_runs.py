@@ -12,7 +12,10 @@ def runs(uri: str) -> dict[str, Any]:
     client = connect(uri)
     if (experiment := client.get_experiment_by_name("depth-pruning")) is None:
         return {}
-    return {run.data.tags["cell"]: run for run in client.search_runs([experiment.experiment_id])}
+    found = client.search_runs([experiment.experiment_id])
+    by_cell = {run.data.tags["cell"]: run for run in found}
+    assert len(by_cell) == len(found), "a cell has two runs"
+    return by_cell
 
 
 def described(uri: str, run: Any) -> dict[str, Any]:

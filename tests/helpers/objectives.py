@@ -76,12 +76,6 @@ def plain_distributions(module: Any, dropped: tuple[int, ...], row: Row) -> np.n
     return torch.log_softmax(logits, -1)[start - 1 : stop - 1].numpy()
 
 
-def per_sample(data: Samples, rows: Sequence[Any]) -> list[np.ndarray]:
-    """Arrays of rows, gathered by sample, along the first axis."""
-    remaining = iter(rows)
-    return [np.array([next(remaining) for _ in unit]) for unit in data.units]
-
-
 def idle(module: Any, index: int) -> Any:
     """A Llama whose block `index` adds nothing."""
     block = find_blocks(module).modules[index]

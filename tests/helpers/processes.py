@@ -1,11 +1,14 @@
-"""Several processes that meet, for tests of ranks."""
+"""Processes that have imported everything: several that meet, for tests of ranks, and one that can be killed."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
 import socket
-from collections.abc import Callable
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,3 +40,36 @@ def meet(rank: int, size: int, port: int) -> None:
     torch.set_num_threads(1)
     place = {"RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in place.items()})
+
+
+def killed(
+    function: Callable[..., None],
+    *arguments: str,
+    log: Path,
+    modules: Sequence[str] = PRELOADED,
+    kill_after: float | None = None,
+) -> tuple[int, float]:
+    """Call a function in a process that has imported these modules, and kill it after these seconds.
+
+    Returns the exit status, -9 if it was killed, and the seconds that it ran. Its output is added to `log`.
+    """
+    multiprocessing.set_forkserver_preload([*modules])
+    process = multiprocessing.get_context("forkserver").Process(
+        target=_logged, args=(log, function, arguments)
+    )
+    begun = time.monotonic()
+    process.start()
+    process.join(kill_after)
+    process.kill()
+    process.join()
+    assert process.exitcode is not None
+    return process.exitcode, time.monotonic() - begun
+
+
+def _logged(log: Path, function: Callable[..., None], arguments: Sequence[str]) -> None:
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    sys.argv = sys.argv[:1]
+    function(*arguments)

@@ -6,12 +6,13 @@ import hashlib
 import json
 import os
 import re
-import sqlite3
 import sys
 from pathlib import Path
 from typing import Any
 
 from pruning.models.kept_models import PACKAGED, Packaged, fetch
+from tests.helpers.damage import tree
+from tests.helpers.mlflow_runs import runs
 
 MODULES = (
     "launch", "torch", "transformers.models.llama.modeling_llama", "transformers.models.auto.tokenization_auto",
@@ -139,38 +140,20 @@ def healings(folder: Path) -> dict[str, Any]:
     return found
 
 
-def runs(folder: Path) -> dict[str, Any]:
-    """The metrics and the number of parameters of each run in the store; each cell has one run.
-
-    A recording that was interrupted is in the store as a deleted run, which MLflow does not show.
-    """
-    with sqlite3.connect(folder / "results" / "mlflow.db") as store:
-        active = "(select run_uuid from runs where lifecycle_stage = 'active')"
-        (count,) = store.execute(f"select count(*) from {active}").fetchone()
-        query = f"select run_uuid, value from tags where key = 'cell' and run_uuid in {active}"
-        named = store.execute(query).fetchall()
-        assert len({cell for _, cell in named}) == len(named) == count, (
-            "a run too many, or one without a cell"
-        )
-        ask = "select key, value from latest_metrics where run_uuid = ? and key != 'search/seconds' order by key"
-        number = "select count(*) from params where run_uuid = ?"
-        found = {
-            cell: (store.execute(ask, [run]).fetchall(), store.execute(number, [run]).fetchone())
-            for run, cell in named
-        }
-    store.close()
-    return found
-
-
-def digests(folder: Path) -> dict[str, str]:
-    """The digest of each file that is not hidden and no lock, by its path."""
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-        and path.suffix != ".lock"
-        and not any(p.startswith(".") for p in path.relative_to(folder).parts)
+def recorded(folder: Path) -> dict[str, Any]:
+    """The metrics and the number of parameters of each run in the store."""
+    stored = runs(f"sqlite:///{folder / 'results' / 'mlflow.db'}")
+    metrics = {
+        cell: {k: v for k, v in run.data.metrics.items() if k != "search/seconds"}
+        for cell, run in stored.items()
     }
+    return {cell: (metrics[cell], len(run.data.params)) for cell, run in stored.items()}
+
+
+def files(folder: Path) -> dict[str, bytes | str]:
+    """The contents of the files of a folder, without locks and hidden files."""
+    every = tree(folder)
+    return {name: every[name] for name in every if not re.search(r"(^|/)\.|\.lock$", name)}
 
 
 def leftovers(folder: Path, reference: Path) -> set[str]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from pruning.core.mask import Mask, Removal, Space
 from tests.helpers.analysis_grid import BLOCKS, World
+from tests.helpers.results import a_result
 
 BLOCKS["deep"] = 64
 COSTS = (83, 250)  # of an attention and of an MLP of SmolLM2
@@ -71,53 +72,25 @@ def _cell(folder: Path, study: SublayerStudy, config: dict[str, Any], algo: str)
     trace, mask = search(world, space, algo, seed)
     (folder / "trace.jsonl").write_text("".join(f"{json.dumps(score)}\n" for score in trace))
     (folder / "mask.json").write_text(json.dumps(mask.to_json()))
-    losses = world.losses(mask.dropped)
-    measured = {
-        "dense": {"ppl/heldout": 17.0},
-        "pruned": {"ppl/heldout": 17 * float(np.exp(losses.mean() - 3))},
-    }
+    loss = world.measured(mask.dropped)
     spent = removal.record(space, mask)
     asked = len(trace) - 1
-    result = {
-        "cell": folder.name,
-        "status": "done",
-        "error": None,
-        "config": config,
-        "model": {"name": model, "n_blocks": n_blocks},
-        "mask": mask.to_json(),
-        "calibration": {
-            "objective": "perplexity",
-            **config["calibration"],
-            "sha256": "0" * 64,
-            "loss": float(losses.mean()),
-            "dense_loss": float(world.losses([]).mean()),
-            "standard_error": float(losses.std(ddof=1) / 4),
-        },
-        "search": {
-            "algo": algo,
-            "k": len(mask.dropped),
-            "ratio": mask.ratio,
-            "stopped": "the budget was spent",
-            "evaluations_asked": asked,
-            "evaluations_paid": asked,
-            "seconds": 0.3 * asked,
+    runner_up = {"dropped": mask.listed(), "difference": 0.1, "standard_error": 0.05, "samples": 16}
+    result = a_result(
+        cell=folder.name,
+        config=config,
+        model={"name": model, "n_blocks": n_blocks},
+        mask=mask.to_json(),
+        calibration={**config["calibration"], **loss},
+        search={
+            **{"algo": algo, "k": len(mask.dropped), "ratio": mask.ratio, "seconds": 0.3 * asked},
+            **{"evaluations_asked": asked, "evaluations_paid": asked},
             **({} if spent is None else {"budget": spent}),
         },
-        "margins": {"compared": 1, "runner_up": _runner_up(mask), "tied": 0, "ties": []},
-        "evaluation": {**measured, "data": {}},
-        "environment": {
-            "commit": "0123456789ab",
-            "device": "cpu",
-            "packages": {},
-            "started": "2026-05-01T10:00:00+00:00",
-            "ended": "2026-05-01T10:01:00+00:00",
-        },
-    }
+        margins={"compared": 1, "runner_up": runner_up},
+        evaluation={"pruned": {"ppl/heldout": 17 * float(np.exp(loss["loss"] - 3))}},
+    )
     (folder / "result.json").write_text(json.dumps(result))
-
-
-def _runner_up(mask: Mask) -> dict[str, Any]:
-    return {"dropped": mask.listed(), "difference": 0.1, "standard_error": 0.05, "samples": 16}
 
 
 def search(world: World, space: Space, algo: str, seed: int) -> tuple[list[dict[str, Any]], Mask]:
@@ -125,10 +98,8 @@ def search(world: World, space: Space, algo: str, seed: int) -> tuple[list[dict[
     trace: list[dict[str, Any]] = []
 
     def ask(dropped: Sequence[int]) -> float:
-        losses = world.losses(sorted(dropped))
-        score = {"dropped": sorted(dropped), "loss": float(losses.mean()), "samples": losses.tolist()}
-        trace.append(score | {"seconds": 0.3})
-        return float(losses.mean())
+        trace.append(world.score(dropped, 0.3))
+        return float(trace[-1]["loss"])
 
     dense = ask([])
     singles = {unit: space.per_cost(ask([unit]) - dense, unit) for unit in space.free()}

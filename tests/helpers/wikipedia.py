@@ -10,20 +10,7 @@ import pytest
 
 from pruning.calibration import sources
 
-WORDS = [
-    "river",
-    "stone",
-    "window",
-    "music",
-    "number",
-    "garden",
-    "letter",
-    "winter",
-    "market",
-    "silver",
-    "teacher",
-    "engine",
-]
+WORDS = "river stone window music number garden letter winter market silver teacher engine"
 
 
 def write_dump(folder: Path, articles: int = 40, sentences: int = 40) -> Path:
@@ -31,7 +18,9 @@ def write_dump(folder: Path, articles: int = 40, sentences: int = 40) -> Path:
     rng = np.random.default_rng(0)
     pages = []
     for number in range(articles):
-        lines = (" ".join([*rng.choice(WORDS, 12), str(rng.integers(10**6))]) for _ in range(sentences))
+        lines = (
+            " ".join([*rng.choice(WORDS.split(), 12), str(rng.integers(10**6))]) for _ in range(sentences)
+        )
         text = ".\n\n".join(lines)
         pages.append(f"<page><title>Article {number}</title><text>{text}</text></page>")
     path = folder / "dump.xml.bz2"

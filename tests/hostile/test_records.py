@@ -31,9 +31,10 @@ from pruning.routing.router_files import read_router
 from pruning.study import heal_command, status
 from pruning.tracking.rebuild import trackers
 from tests.conftest import Command
+from tests.helpers.damage import edit_json
 from tests.helpers.launchers import commands, submission, task
+from tests.helpers.results import a_result
 
-QUEUE = {"squeue": "", "sacct": "", "scancel": ""}  # a scheduler that knows no job
 SECRET = "a secret of this machine"
 NAMES = {"objective": "perplexity", "calibration": "mixed", "algo": "beam"}
 TEXTS = (
@@ -54,8 +55,7 @@ def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A module that nothing may import, and a secret that nothing may read."""
     (tmp_path / "modules").mkdir()
     (tmp_path / "modules" / "planted.py").write_text(
-        "from pathlib import Path\n"
-        "Path(__file__).with_suffix('.imported').touch()\n"
+        "from pathlib import Path\nPath(__file__).with_suffix('.imported').touch()\n"
         "def run(*words, **named): Path(__file__).with_suffix('.ran').touch(); return 'ran'\n"
     )
     monkeypatch.syspath_prepend(tmp_path / "modules")
@@ -112,15 +112,7 @@ def config() -> dict[str, Any]:
 
 
 def result_of(config: Any) -> dict[str, Any]:
-    mask = {"n_blocks": 30, "dropped": [1, 2]}
-    return {
-        "cell": "a",
-        "status": "done",
-        "config": config,
-        "error": None,
-        "mask": mask,
-        "environment": {},
-    } | {"model": {"revision": "0"}}
+    return {**a_result(cell="a", model={"revision": "0"}), "config": config}
 
 
 def write(path: Path, data: Any) -> Path:
@@ -154,27 +146,19 @@ def some(config: dict[str, Any]) -> Iterator[tuple[str, Any, bool]]:
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_healing_a_cell_and_the_command_of_its_card(
+def test_healing_a_cell_that_came_in_an_archive_and_the_command_of_its_card(
     config: dict[str, Any], text: str, tmp_path: Path, launch: Command
 ) -> None:
     edited = changed(config, ("calibration", "first", "source"), text)
-    write(tmp_path / "a" / "result.json", result_of(edited))
-    with pytest.raises(InputError, match=r"calibration\.first\.source"):
-        heal_command.cell_of([str(tmp_path / "a"), "heal=full"])
-    with pytest.raises(InputError, match=r"calibration\.first\.source"):
-        launch_words(edited)
-
-
-def test_archives_bring_nothing_that_a_reader_interprets(config: dict[str, Any], tmp_path: Path) -> None:
-    edited = changed(config, ("calibration", "first", "source"), TEXTS[0])
-    source = tmp_path / "source"
+    source, new = tmp_path / "source", tmp_path / "new"
     write(source / "studies" / "small.json", {"study": "small", "cells": ["a"]})
     write(source / "a" / "result.json", result_of(edited))
     write(source / "a" / "config.yaml", edited)
     archive.pack(source, "small", tmp_path / "small.tar.xz")
-    archive.unpack(tmp_path / "small.tar.xz", tmp_path / "new")
-    with pytest.raises(InputError, match=r"calibration\.first\.source"):
-        heal_command.cell_of([str(tmp_path / "new" / "a"), "heal=full"])
+    archive.unpack(tmp_path / "small.tar.xz", new)
+    for read in (lambda: heal_command.cell_of([str(new / "a"), "heal=full"]), lambda: launch_words(edited)):
+        with pytest.raises(InputError, match=r"calibration\.first\.source"):
+            read()
 
 
 def test_submissions_and_their_jobs(
@@ -255,7 +239,7 @@ def test_published_masks(monkeypatch: pytest.MonkeyPatch) -> None:
         refused(lambda: library._paper(path), place, False)
 
 
-def test_a_file_of_published_masks_makes_no_object_and_runs_nothing(tmp_path: Path) -> None:
+def test_files_of_yaml_make_no_object_and_run_nothing(tmp_path: Path) -> None:
     (tmp_path / "p.yaml").write_text("title: !!python/object/apply:planted.run [ran]\n")
     with pytest.raises(InputError, match=r"^p\.yaml"):
         library._paper(tmp_path / "p.yaml")
@@ -265,12 +249,13 @@ def test_a_file_of_published_masks_makes_no_object_and_runs_nothing(tmp_path: Pa
 def test_a_path_that_a_record_could_not_hold_is_refused_before_a_cell_starts(
     name: str, tmp_path: Path, launch: Command
 ) -> None:
-    (tmp_path / name).mkdir()
-    (tmp_path / name / "text.txt").write_text("some words. " * 900)
-    path = str(tmp_path / name).replace("${", "\\${")
-    ended = launch("calibration=text_file", f"calibration.path='{path}/text.txt'", "algo=one_shot", "k=1")
+    text = tmp_path / name / "text.txt"
+    text.parent.mkdir()
+    text.write_text("some words. " * 900)
+    path = str(text).replace("${", "\\${")
+    ended = launch("calibration=text_file", f"calibration.path='{path}'", "algo=one_shot", "k=1")
     assert ended.status == 2
-    assert f"calibration.path={tmp_path / name}" in ended.err
+    assert f"calibration.path={text}" in ended.err
     assert not list(ended.results.glob("*/config.yaml"))
     with pytest.raises(InputError, match=r"model\.path="):
         build_option("model", ["model=local", f"model.path='{path}'"])
@@ -278,38 +263,47 @@ def test_a_path_that_a_record_could_not_hold_is_refused_before_a_cell_starts(
 
 def lost(results: Path, launcher: dict[str, Any], **config: Any) -> None:
     """A cell that was submitted, and that no scheduler knows any more."""
-    record = submission(results, task("a"), a="7_0")
-    path = record.folder / "submission.json"
-    data = json.loads(path.read_text())
-    data["launcher"] |= launcher
-    data["tasks"][0]["config"] |= config
-    path.write_text(json.dumps(data))
+
+    def change(data: Any) -> None:
+        data["launcher"] |= launcher
+        data["tasks"][0]["config"] |= config
+
+    edit_json(submission(results, task("a"), a="7_0").folder / "submission.json", change)
 
 
-@pytest.mark.parametrize(
-    ("launcher", "config", "word"),
-    [
-        ({"setup": ["touch /tmp/planted"]}, {}, 'launcher.setup=["touch /tmp/planted"]'),
-        ({"python": "/planted/python"}, {}, "launcher.python=/planted/python"),
-        ({"options": {"output": "/x"}}, {}, 'launcher.options={"output": "/x"}'),
-        ({"srun": []}, {}, "launcher.srun=[]"),
-        ({"parallel": "9 --output=/x"}, {}, "launcher.parallel=9 --output=/x"),
-        ({}, {"export": "/home/me"}, "export=/home/me"),
-        ({}, {"tracker": {"class": "MLflow", "uri": "http://far:1"}}, "tracker.uri=http://far:1"),
-        ({}, {"model": {"offload": "/home/me"}}, "model.offload=/home/me"),
-    ],
-)
+@pytest.fixture
+def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What would be submitted to a scheduler, which knows no job."""
+    found: list[Any] = []
+    monkeypatch.setattr("pruning.launcher.slurm.Slurm.submit", lambda *given: found.append(given))
+    commands(tmp_path, monkeypatch, {"squeue": "", "sacct": "", "scancel": ""})
+    return found
+
+
+FAR = {"class": "MLflow", "uri": "http://far:1"}
+# What the record of a copied folder names, and the word that allows it.
+FOREIGN: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+    ({"setup": ["touch /tmp/planted"]}, {}, 'launcher.setup=["touch /tmp/planted"]'),
+    ({"python": "/planted/python"}, {}, "launcher.python=/planted/python"),
+    ({"options": {"output": "/x"}}, {}, 'launcher.options={"output": "/x"}'),
+    ({"srun": []}, {}, "launcher.srun=[]"),
+    ({"parallel": "9 --output=/x"}, {}, "launcher.parallel=9 --output=/x"),
+    ({}, {"export": "/home/me"}, "export=/home/me"),
+    ({}, {"tracker": FAR}, "tracker.uri=http://far:1"),
+    ({}, {"model": {"offload": "/home/me"}}, "model.offload=/home/me"),
+]
+
+
+@pytest.mark.parametrize(("launcher", "config", "word"), FOREIGN)
 def test_a_retry_of_a_copied_folder_runs_and_writes_what_the_command_names(
     launcher: dict[str, Any],
     config: dict[str, Any],
     word: str,
     tmp_path: Path,
+    asked: list[Any],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    asked: list[Any] = []
-    monkeypatch.setattr("pruning.launcher.slurm.Slurm.submit", lambda *given: asked.append(given))
-    commands(tmp_path, monkeypatch, QUEUE)
     lost(tmp_path, launcher, **config)
 
     def run(*words: str) -> int:
@@ -327,12 +321,7 @@ def test_a_retry_of_a_copied_folder_runs_and_writes_what_the_command_names(
     assert len(asked) == 1
 
 
-def test_a_retried_cell_of_a_copied_folder_writes_into_that_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[Any] = []
-    monkeypatch.setattr("pruning.launcher.slurm.Slurm.submit", lambda *given: asked.append(given))
-    commands(tmp_path, monkeypatch, QUEUE)
+def test_a_retried_cell_of_a_copied_folder_writes_into_that_folder(tmp_path: Path, asked: list[Any]) -> None:
     lost(tmp_path, {}, paths={"results": "/home/me"})
     submit.retry(tmp_path)
     ((_, _, (one,), _),) = asked
@@ -342,24 +331,19 @@ def test_a_retried_cell_of_a_copied_folder_writes_into_that_folder(
 @pytest.mark.parametrize(
     ("place", "value", "enough"),
     [
-        (("tracker",), {"class": "MLflow", "uri": "http://far:1"}, ["tracker=none"]),
-        (("tracker",), {"class": "MLflow", "uri": "http://far:1"}, ["tracker.uri=http://far:1"]),
-        (("model", "offload"), "/home/me", ["model.offload=null"]),
+        (("tracker",), FAR, "tracker=none"),
+        (("tracker",), FAR, "tracker.uri=http://far:1"),
+        (("model", "offload"), "/home/me", "model.offload=null"),
     ],
 )
 def test_healing_a_copied_cell_writes_what_the_command_names(
-    place: tuple[str, ...],
-    value: Any,
-    enough: list[str],
-    config: dict[str, Any],
-    tmp_path: Path,
-    launch: Command,
+    place: tuple[str, ...], value: Any, enough: str, config: dict[str, Any], tmp_path: Path, launch: Command
 ) -> None:
     folder = tmp_path / recorded_cell(config, {}).key
     write(folder / "result.json", result_of(changed(config, place, value)))
     with pytest.raises(InputError, match=r"(tracker\.uri|model\.offload)="):
         heal_command.cell_of([str(folder), "heal=full"])
-    heal_command.cell_of([str(folder), "heal=full", *enough])
+    heal_command.cell_of([str(folder), "heal=full", enough])
 
 
 def test_resources_of_a_record_are_numbers(tmp_path: Path) -> None:
@@ -380,13 +364,13 @@ def test_paths_of_a_submission_that_are_none(paths: Any, config: dict[str, Any],
         Submission.load(path)
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "a: &a [x, x]\nb: &b [*a, *a]\ntracker: {class: MLflow}",
-        "tracker: &t {class: MLflow, experiment: *t}",
-    ],
+LOOPS = (
+    "a: &a [x, x]\nb: &b [*a, *a]\ntracker: {class: MLflow}",
+    "tracker: &t {class: MLflow, experiment: *t}",
 )
+
+
+@pytest.mark.parametrize("text", LOOPS)
 def test_aliases_in_a_configuration_are_not_followed(text: str, tmp_path: Path) -> None:
     (tmp_path / "results" / "a").mkdir(parents=True)
     (tmp_path / "results" / "a" / "config.yaml").write_text(text)

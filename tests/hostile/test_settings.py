@@ -7,69 +7,62 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
+from pruning.config.app import composed
 from pruning.config.compose import check_settings, check_words, ordered
+from pruning.config.groups import options
 from pruning.core.errors import InputError, first_line
 from pruning.core.mask import Removal
 from pruning.launcher.slurm import Slurm
 from pruning.models.model import Resources
 from tests.conftest import Command
 
-CASES: dict[str, tuple[str, list[str], str]] = {
-    "nan": ("", ["ratio=nan"], "ratio=nan is not a finite number: give one that is."),
-    "inf": ("", ["ratio=inf"], "ratio=inf is not a finite number"),
-    "negative": ("", ["ratio=-1"], "ratio=-1 is not a fraction of the blocks"),
-    "text": ("", ["ratio=abc"], "ratio=abc is not valid: give a number."),
-    "whole": ("", ["k=1.5"], "k=1.5 is not valid: give a whole number"),
-    "huge": ("", ["forward.memory=99999999999999999999"], "forward.memory=99999999999999999999 is out of range"),
-    "exponent": ("", ["calibration.length=1e9"], "calibration.length=1e9 is not valid: give a whole number"),
-    "memory": ("", ["forward.memory=0"], "forward.memory=0 is too small: choose 1 or more."),
-    "added": ("", ["+algo.foo=1"], "algo=greedy has no setting 'foo'. Its settings: blocks, lazy, rank"),
-    "added below": ("", ["+forward.foo=1"], "forward has no setting 'foo'. Its settings: bounds, compile,"),
-    "added deep": ("", ["+model.resources.foo=1"], "model.resources has no setting 'foo'"),
-    "top": ("", ["algos=greedy"], "unknown setting 'algos'. Did you mean algo? Available: algo, budget, calibration"),
-    "other option": ("", ["launcher.requeues=-1"], "launcher.requeues is a setting of launcher=slurm."),
-    "own option": ("", ["algo=genetic", "algo.width=2"], "algo=genetic has no setting 'width'"),
-    "sweep after flag": ("-m", ["algo=a,b"], "unknown algo 'a'"),
-    "null": ("", ["algo=null"], "unknown algo 'null'. Available: annealing"),
-    "number": ("", ["algo=1"], "unknown algo '1'. Available: annealing"),
-    "list": ("", ["algo=[greedy,beam]"], "unknown algo '['greedy', 'beam']'"),
-    "removed": ("", ["~forward"], "~forward would remove settings that every cell has: leave it out."),
-    "protect": ("", ["protect=null"], "protect takes two numbers of blocks: give protect.first=N and"),
-    "no protect": ("", ["~protect"], "~protect would remove settings that every cell has"),
-    "missing": ("", ["~algo"], "algo is missing: give algo=..."),
-    "comma": ("", ["model.path=a,b"], "model.path=a,b holds a comma. Add -m to run one cell for each value"),
-    "folder": (
-        "",
-        ["calibration=text_file", "calibration.path=/tmp"],
-        "calibration.path=/tmp is a folder, and a file is needed",
-    ),
-    "eval folder": ("", ["eval=local", "eval.items={a: /tmp}"], "eval.items.a=/tmp is a folder, and a file"),
-    "window": (
-        "",
-        ["eval=perplexity", "+eval.corpora.a={source: file, path: /etc/hosts, window: 1e9}"],
-        "eval.corpora.a.window=1000000000.0 is not valid: give a whole number",
-    ),
-    "window of text": (
-        "",
-        ["eval=perplexity", "+eval.corpora.a={source: file, path: /etc/hosts, window: abc}"],
-        "eval.corpora.a.window='abc' is not valid: give a whole number",
-    ),
-}  # fmt: skip
+CORPUS = ["eval=perplexity", "+eval.corpora.a={source: file, path: /etc/hosts, window: %s}"]
+# A flag, words, and what the refusal names: the setting, the value, what is allowed.
+CASES: list[tuple[str, list[str], str]] = [
+    ("", ["ratio=nan"], "ratio=nan is not a finite number"),
+    ("", ["ratio=inf"], "ratio=inf is not a finite number"),
+    ("", ["ratio=-1"], "ratio=-1 "),
+    ("", ["ratio=abc"], "ratio=abc is not valid: give a number"),
+    ("", ["k=1.5"], "k=1.5 is not valid: give a whole number"),
+    ("", ["forward.memory=99999999999999999999"], "forward.memory=99999999999999999999 is out of range"),
+    ("", ["calibration.length=1e9"], "calibration.length=1e9 is not valid: give a whole number"),
+    ("", ["forward.memory=0"], "forward.memory=0 is too small: choose 1 or more"),
+    ("", ["+algo.foo=1"], "algo=greedy has no setting 'foo'. Its settings: blocks, lazy, rank"),
+    ("", ["+forward.foo=1"], "forward has no setting 'foo'. Its settings: bounds, compile,"),
+    ("", ["+model.resources.foo=1"], "model.resources has no setting 'foo'"),
+    ("", ["algos=greedy"], "'algos'. Did you mean algo? Available: algo, budget, calibration"),
+    ("", ["launcher.requeues=-1"], "launcher.requeues is a setting of launcher=slurm"),
+    ("", ["algo=genetic", "algo.width=2"], "algo=genetic has no setting 'width'"),
+    ("-m", ["algo=a,b"], "unknown algo 'a'"),
+    ("", ["algo=null"], "unknown algo 'null'. Available: annealing"),
+    ("", ["algo=1"], "unknown algo '1'. Available: annealing"),
+    ("", ["algo=[greedy,beam]"], "unknown algo '['greedy', 'beam']'"),
+    ("", ["~forward"], "~forward would remove settings"),
+    ("", ["protect=null"], "protect.first=N"),
+    ("", ["~protect"], "~protect would remove settings"),
+    ("", ["~algo"], "algo=..."),
+    ("", ["model.path=a,b"], "model.path=a,b holds a comma. Add -m"),
+    ("", ["calibration=text_file", "calibration.path=/tmp"], "calibration.path=/tmp is a folder"),
+    ("", ["eval=local", "eval.items={a: /tmp}"], "eval.items.a=/tmp is a folder"),
+    ("", [CORPUS[0], CORPUS[1] % "1e9"], "eval.corpora.a.window=1000000000.0 is not valid"),
+    ("", [CORPUS[0], CORPUS[1] % "abc"], "eval.corpora.a.window='abc' is not valid"),
+]
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_a_wrong_word_gets_one_sentence(launch: Command, case: str) -> None:
-    flag, words, message = CASES[case]
+@pytest.mark.parametrize(("flag", "words", "named"), CASES, ids=[" ".join(words) for _, words, _ in CASES])
+def test_a_wrong_word_is_named_in_one_sentence(
+    launch: Command, flag: str, words: list[str], named: str
+) -> None:
     calibrated = not any(word.startswith("calibration") for word in words)
     ended = launch(*filter(None, [flag]), *words, calibrated=calibrated)
-    lines = ended.err.splitlines()
-    assert lines[0] == "reading the settings"
-    assert message in ended.err
-    assert ended.status == 2
-    assert "HYDRA_FULL_ERROR" not in ended.err
-    assert not {"append", "Traceback", "Conf'"} & set(ended.err.split())
-    assert ended.all() == []
+    assert (ended.status, ended.all()) == (2, [])
+    assert ended.err.splitlines()[0] == "reading the settings"
+    assert named in ended.err
+    assert not {"append", "Traceback", "Conf'", "HYDRA_FULL_ERROR=1"} & set(ended.err.split())
 
 
 @pytest.mark.parametrize(
@@ -102,26 +95,20 @@ def test_settings_may_stand_on_both_sides_of_a_flag() -> None:
 
 @pytest.mark.parametrize("launcher", [Slurm(requeues=-1), Slurm(parallel=0), Slurm(warning_seconds=0)])
 def test_each_number_of_a_launcher_has_its_range(launcher: Slurm) -> None:
-    with pytest.raises(InputError, match=r"launcher\.\w+=-?\d is too few: choose [01] or more\."):
+    with pytest.raises(InputError, match=r"launcher\.\w+=-?\d .* [01] or more"):
         launcher.check({"tiny": Resources()})
 
 
-OPTIONS = ["algo=annealing", "algo=bayesian", "algo=beam", "algo=cbo", "algo=evolution", "algo=exhaustive"]
-OPTIONS += ["algo=fast_block_select", "algo=genetic", "algo=random", "objective=mutual_information"]
-OPTIONS += ["calibration=pydoc", "calibration=commonsense", "eval=heldout", "eval=speed"]
-OPTIONS += ["objective=relative_magnitude", "objective=weighted", "eval=zeroshot", "algo=cbo_hessian"]
+GROUPS = ("algo", "objective", "calibration", "eval")
+OPTIONS = [f"{group}={name}" for group in GROUPS for name in options(group)]
 
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_no_numeric_setting_of_an_option_accepts_nan_or_minus_one(option: str) -> None:
-    from hydra.errors import InstantiationException
-    from hydra.utils import instantiate
-    from omegaconf import OmegaConf
-
-    from pruning.config.app import composed
-
     group = option.partition("=")[0]
     plain: Any = OmegaConf.to_container(composed([option])[group], resolve=True)
+    if option == "eval=local":
+        plain["texts"] = {"a": "/etc/hosts"}
     numbers = {name: value for name, value in plain.items() if type(value) in (int, float)}
     for name in numbers:
         with pytest.raises(InstantiationException) as error:
@@ -141,10 +128,8 @@ def test_no_message_offers_an_empty_range(n_blocks: int, first: int) -> None:
 
 
 def test_the_first_line_of_an_error_never_ends_in_a_list_that_is_cut_off() -> None:
-    error = OSError(
-        "Couldn't instantiate the tokenizer from one of: \n(1) a serialization file, \n(2) a slow one"
-    )
-    assert first_line(error) == "Couldn't instantiate the tokenizer from one of: (1) a serialization file"
+    error = OSError("Couldn't read one of: \n(1) a serialization file, \n(2) a slow one")
+    assert first_line(error) == "Couldn't read one of: (1) a serialization file"
     assert first_line(ValueError("two things:")) == "two things"
 
 
@@ -162,5 +147,5 @@ def test_a_file_without_permission_is_named(
 
     monkeypatch.setattr(Path, "open", closed)
     ended = launch("calibration=text_file", f"calibration.path={file}")
-    assert f"calibration.path={file} cannot be read (Permission denied): make it readable" in ended.err
+    assert f"calibration.path={file} cannot be read (Permission denied)" in ended.err
     assert ended.status == 2

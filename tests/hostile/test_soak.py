@@ -12,7 +12,7 @@ import os
 import random
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,8 @@ from typing import Any
 import pytest
 
 from analysis.data import archive
-from tests.helpers import gguf_file, soak_operations
-from tests.helpers.soak_operations import cells, digests, healings, leftovers, runs
-from tests.helpers.warm_process import Warm
+from tests.helpers import gguf_models, processes, soak_operations
+from tests.helpers.soak_operations import cells, files, healings, leftovers, recorded
 
 KILLS = int(os.environ.get("TEST_SOAK", "5"))  # in all
 SEED = int(os.environ.get("SOAK_SEED", "0"))
@@ -41,34 +40,27 @@ class Operation:
     made: Callable[[Path], Any]
     whole: str | None = None  # a folder in which each file is whole at any time
 
-    def run(self, warm: Warm, folder: Path, kill_after: float | None = None) -> tuple[int, float]:
+    def run(self, log: Path, folder: Path, kill_after: float | None = None) -> tuple[int, float]:
         """Run the operation in a folder; returns its exit status and its seconds."""
-        name = f"{soak_operations.__name__}.{self.name}"
-        return warm.run(name, str(folder), kill_after=kill_after)
+        work, modules = getattr(soak_operations, self.name), soak_operations.MODULES
+        return processes.killed(work, str(folder), log=log, modules=modules, kill_after=kill_after)
 
 
 OPERATIONS = (
     Operation("search", None, cells),
     Operation("evaluation", "search", cells),
-    Operation("tracking", "search", runs),
-    Operation("export", "search", lambda folder: digests(folder / "out"), "out"),
+    Operation("tracking", "search", recorded),
+    Operation("export", "search", lambda folder: files(folder / "out"), "out"),
     Operation("healing", "search", healings),
-    Operation("packing", "search", lambda folder: digests(folder / "packed"), "packed"),
-    Operation("cutting", None, lambda folder: digests(folder / "cut")),
-    Operation("conversion", None, lambda folder: digests(folder / "cache" / "models"), "cache/models"),
-    Operation("unpacking", None, lambda folder: digests(folder / "unpacked"), "unpacked"),
+    Operation("packing", "search", lambda folder: files(folder / "packed"), "packed"),
+    Operation("cutting", None, lambda folder: files(folder / "cut")),
+    Operation("conversion", None, lambda folder: files(folder / "cache" / "models"), "cache/models"),
+    Operation("unpacking", None, lambda folder: files(folder / "unpacked"), "unpacked"),
 )
 LONG = ("tracking", "healing")  # a new store takes seconds to make, and a healing many steps
 USUAL = [item.name for item in OPERATIONS if "TEST_SOAK" in os.environ or item.name not in LONG]
 CHOSEN = os.environ.get("SOAK_ONLY", ",".join(USUAL)).split(",")
 EACH = -(-KILLS // len(USUAL))  # kills of each operation
-
-
-@pytest.fixture
-def warm(tmp_path: Path) -> Iterator[Warm]:
-    process = Warm(soak_operations.MODULES, tmp_path / "log")
-    yield process
-    process.close()
 
 
 @pytest.fixture
@@ -78,7 +70,7 @@ def start(tmp_path: Path, model_folder: Path) -> Path:
     folder = tmp_path / "work" / "start" / "run"
     (folder / "soak_gguf").mkdir(parents=True)
     (folder / "soak_gguf" / "__init__.py").touch()
-    gguf_file.write(folder / "soak_gguf" / "tiny.gguf")
+    gguf_models.write(folder / "soak_gguf" / "tiny.gguf", type_="Q8_0")
     many = tmp_path / "many"
     (many / "studies").mkdir(parents=True)
     (many / "studies" / "many.json").write_text('{"study": "many", "cells": []}')
@@ -89,24 +81,25 @@ def start(tmp_path: Path, model_folder: Path) -> Path:
     return folder
 
 
-def killed(warm: Warm, operation: Operation, folder: Path, wanted: Any, delay: float) -> bool:
+def killed(output: Path, operation: Operation, folder: Path, wanted: Any, delay: float) -> bool:
     """Kill a run after a delay; returns whether it was killed before it ended. What is there is checked."""
-    status, _ = operation.run(warm, folder, kill_after=delay)
-    assert status in (0, -signal.SIGKILL), warm.log.read_text()[-3000:]
+    status, _ = operation.run(output, folder, kill_after=delay)
+    assert status in (0, -signal.SIGKILL), output.read_text()[-3000:]
     if operation.whole is not None:
-        assert digests(folder / operation.whole).items() <= wanted.items(), "a file is not whole"
+        assert files(folder / operation.whole).items() <= wanted.items(), "a file is not whole"
     return status != 0
 
 
 @pytest.mark.slow
-def test_a_killed_command_ends_as_if_nothing_had_happened(warm: Warm, start: Path, tmp_path: Path) -> None:
+def test_a_killed_command_ends_as_if_nothing_had_happened(start: Path, tmp_path: Path) -> None:
     done: dict[str | None, Path] = {None: start}
     table: dict[str, list[int]] = {}
+    output = tmp_path / "log"
     for operation in (item for item in OPERATIONS if item.name in (*CHOSEN, "search")):
         reference = tmp_path / "work" / operation.name / "reference"
         shutil.copytree(done[operation.after], reference)
-        status, seconds = operation.run(warm, reference)
-        assert status == 0, warm.log.read_text()[-3000:]
+        status, seconds = operation.run(output, reference)
+        assert status == 0, output.read_text()[-3000:]
         done[operation.name], wanted = reference, operation.made(reference)
         assert wanted
         kills = table[f"{operation.name} ({seconds:.2f} s)"] = [0] * PARTS
@@ -118,12 +111,12 @@ def test_a_killed_command_ends_as_if_nothing_had_happened(warm: Warm, start: Pat
             shutil.copytree(done[operation.after], folder)
             for _ in range(chance.randint(1, min(MOST, EACH))):
                 share = chance.random()
-                if not killed(warm, operation, folder, wanted, share * seconds):
+                if not killed(output, operation, folder, wanted, share * seconds):
                     break
                 kills[int(share * PARTS)] += 1
-            status, _ = operation.run(warm, folder)
+            status, _ = operation.run(output, folder)
             what = f"{operation.name}, trial {trial}, SOAK_SEED={SEED}"
-            assert status == 0, f"{what}: {warm.log.read_text()[-3000:]}"
+            assert status == 0, f"{what}: {output.read_text()[-3000:]}"
             assert operation.made(folder) == wanted, what
             left = leftovers(folder, reference)
             log.info("%s: %s, left over: %s", what, kills, sorted(left) or "nothing")

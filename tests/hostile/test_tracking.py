@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import sqlite3
 from contextlib import closing
 from dataclasses import replace
@@ -12,6 +13,7 @@ from typing import Any
 
 import matplotlib.image
 import pytest
+from filelock import FileLock
 
 from analysis.data import archive
 from analysis.data.archive import NothingToRead
@@ -19,10 +21,11 @@ from pruning.core.errors import InputError, PruningError
 from pruning.tracking import rebuild
 from pruning.tracking import store as store_module
 from pruning.tracking.client import connect
-from pruning.tracking.mlflow_run import mask_picture, run_name
+from pruning.tracking.mlflow_run import run_name
 from pruning.tracking.mlflow_server import Server
 from pruning.tracking.store import MLflow
 from tests.helpers.analysis_grid import ONE, write
+from tests.helpers.damage import edit_json, half
 from tests.helpers.mlflow_runs import runs
 
 TINY = replace(ONE, objectives=("perplexity",), cells=[])
@@ -34,9 +37,8 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("results")
     write(folder, TINY)
     for cell in _cells(folder):
-        (cell / "config.yaml").write_text(
-            json.dumps(json.loads((cell / "result.json").read_text())["config"])
-        )
+        config = json.loads((cell / "result.json").read_text())["config"]
+        (cell / "config.yaml").write_text(json.dumps(config))
     rebuild.record_all(folder)
     return folder
 
@@ -44,89 +46,69 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def folder(results: Path, tmp_path: Path) -> Path:
     """A copy of these cells and of their database: it was moved, so all cells are recorded again."""
-    (tmp_path / "mlflow.db").write_bytes((results / "mlflow.db").read_bytes())
-    for cell in [*_cells(results), results / "studies"]:
-        (tmp_path / cell.name).mkdir()
-        for file in filter(Path.is_file, cell.iterdir()):
-            (tmp_path / cell.name / file.name).write_bytes(file.read_bytes())
+    shutil.copyfile(results / "mlflow.db", tmp_path / "mlflow.db")
+    for place in [*_cells(results), results / "studies"]:
+        shutil.copytree(place, tmp_path / place.name)
     return tmp_path
 
 
-@pytest.mark.parametrize(
-    ("uri", "message"),
-    [
-        ("mlruns", "not the address of an MLflow store: give sqlite:///FILE"),
-        ("", "not the address of an MLflow store"),
-        ("sqllite:///runs.db", r"unknown scheme 'sqllite'. Did you mean sqlite"),
-        ("file:///tmp/mlruns", "unknown scheme 'file'"),
-        ("htp://host:5000", "unknown scheme 'htp'. Did you mean http"),
-        ("sqlite:", "names no file"),
-        ("sqlite:///", "names no file"),
-        ("sqlite:/runs.db", "with three slashes"),
-        ("sqlite://runs.db", "with three slashes"),
-        ("sqlite:///:memory:", "names no file"),
-        ("sqlite:///no/such/folder/runs.db", "there is no folder .*/no/such/folder. Create it"),
-        ("sqlite:///sub", "is a folder: give a file in it, such as sqlite:///sub/mlflow.db"),
-        ("sqlite:///text.db", "is not an SQLite database"),
-        ("sqlite:///mlflw.db", "there is no database mlflw.db, but there is mlflow.db"),
-        ("http://", "names no server"),
-        ("http://host:port", "names no server"),
-        ("postgresql://", "names no database"),
-    ],
-)
+# An address, and what its refusal names.
+WRONG = {
+    "mlruns": "sqlite:///FILE",
+    "": "sqlite:///FILE",
+    "sqllite:///runs.db": "'sqllite'.*sqlite",
+    "file:///tmp/mlruns": "'file'",
+    "htp://host:5000": "'htp'.*http",
+    **dict.fromkeys(("sqlite:", "sqlite:///", "sqlite:///:memory:"), "names no file"),
+    **dict.fromkeys(("sqlite:/runs.db", "sqlite://runs.db"), "three slashes"),
+    "sqlite:///no/such/folder/runs.db": "/no/such/folder",
+    "sqlite:///sub": "sqlite:///sub/mlflow.db",
+    "sqlite:///text.db": "text.db",
+    "sqlite:///mlflw.db": "mlflw.db.* mlflow.db",
+    **dict.fromkeys(("http://", "http://host:port"), "names no server"),
+    "postgresql://": "names no database",
+}
+RIGHT = ["sqlite:///new.db", "sqlite:///results/mlflow.db", "sqlite+pysqlite:///new.db", "http://host:5000"]
+RIGHT += ["https://host/mlflow", "postgresql+psycopg2://user@localhost/mlflow", "databricks://profile"]
+RIGHT += ["mysql+pymysql://user@localhost/mlflow", "databricks"]
+
+
+@pytest.mark.parametrize("uri", WRONG)
 def test_a_wrong_address_is_refused_before_anything_is_created(
-    uri: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("sub").mkdir()
     Path("text.db").write_text("not a database at all")
     Path("mlflow.db").touch()
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(InputError, match=message):
-        MLflow(uri)
-    if uri.startswith("http"):
-        with pytest.raises(InputError, match=message):
-            Server(uri)
+    for store in (MLflow, Server) if uri.startswith("http") else (MLflow,):
+        with pytest.raises(InputError, match=WRONG[uri]):
+            store(uri)
     assert sorted(tmp_path.rglob("*")) == before
 
 
-@pytest.mark.parametrize(
-    "uri",
-    [
-        "sqlite:///new.db",
-        "sqlite:///results/mlflow.db",
-        "sqlite+pysqlite:///new.db",
-        "http://host:5000",
-        "https://host/mlflow",
-        "postgresql+psycopg2://user@localhost/mlflow",
-        "mysql+pymysql://user@localhost/mlflow",
-        "databricks",
-        "databricks://profile",
-    ],
-)
-def test_the_address_of_a_store_is_accepted(
-    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_address_of_a_store_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert MLflow(uri).uri == uri
+    assert [MLflow(uri).uri for uri in RIGHT] == RIGHT
 
 
 def test_a_wrong_address_stops_a_command_before_a_cell_is_made(launch: Any) -> None:
     ended = launch("algo=one_shot", "k=1", "tracker.uri=sqllite:///runs.db", tracker="mlflow")
     assert ended.status != 0
-    assert "unknown scheme 'sqllite'" in ended.err
+    assert "'sqllite'" in ended.err
     assert not ended.results.exists() or not list(ended.results.glob("*/result.json"))
 
 
 def test_commands_that_read_create_no_database(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path / 'mlflw.db'}"
-    with pytest.raises(NothingToRead, match=r"there is no MLflow database .*mlflw\.db"):
+    with pytest.raises(NothingToRead, match=r"mlflw\.db"):
         archive.copy(uri, tmp_path / "copy")
-    with pytest.raises(InputError, match="there is no MLflow database"):
+    with pytest.raises(InputError, match=r"mlflow\.db"):
         rebuild.page(tmp_path, 5000)
     with closing(sqlite3.connect(tmp_path / "other.db")) as other:
         other.execute("create table cells (name)")
-    with pytest.raises(InputError, match="not a database of MLflow"):
+    with pytest.raises(InputError, match=r"other\.db"):
         connect(f"sqlite:///{tmp_path / 'other.db'}")
     assert not list(tmp_path.glob("ml*.db"))
 
@@ -136,8 +118,7 @@ def test_a_damaged_cell_is_named_and_the_others_are_recorded(
     file: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bad, good, *_ = _cells(folder)
-    text = (bad / file).read_text()
-    (bad / file).write_text(text[: len(text) // 2])
+    half(bad / file)
     monkeypatch.setattr("sys.argv", ["track", str(folder)])
     with pytest.raises(PruningError) as ended:
         rebuild.main()
@@ -150,7 +131,7 @@ def test_a_damaged_cell_is_named_and_the_others_are_recorded(
 def test_a_damaged_study_keeps_no_cell_out(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     (folder / "studies" / "small.json").write_text('{"cells": [')
     assert rebuild.record_all(folder) == len(_cells(folder))
-    assert "the study 'small' is not recorded" in caplog.text
+    assert "'small'" in caplog.text
 
 
 @pytest.mark.slow
@@ -169,19 +150,14 @@ def test_a_damaged_database_is_put_aside_and_built_again(
 
 
 def test_a_busy_database_is_one_sentence(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from filelock import FileLock
-
     monkeypatch.setattr(store_module, "PATIENCE", 0.1)
-    with (
-        FileLock(folder / "mlflow.lock"),
-        pytest.raises(PruningError, match="another process is writing to it"),
-    ):
+    with FileLock(folder / "mlflow.lock"), pytest.raises(PruningError, match="another process"):
         MLflow().start(folder)
 
 
 def test_an_unwritable_store_is_one_sentence(folder: Path) -> None:
     (folder / "mlflow.lock").mkdir()
-    with pytest.raises(PruningError, match=r"^the MLflow store .*mlflow\.db cannot be used: [^\n]*$"):
+    with pytest.raises(PruningError, match=r"^the MLflow store .*mlflow\.db[^\n]*$"):
         MLflow().record(folder, _cells(folder))
 
 
@@ -191,40 +167,31 @@ def test_a_server_that_is_absent_is_one_line(
     monkeypatch.setattr("sys.argv", ["track", str(folder), "tracker.uri=http://127.0.0.1:9"])
     with caplog.at_level(logging.INFO), pytest.raises(PruningError) as ended:
         rebuild.main()
-    assert str(ended.value) == ("the MLflow store http://127.0.0.1:9 cannot be used: no server answers there")
+    assert "http://127.0.0.1:9 " in str(ended.value)
     assert not caplog.records
 
 
 def test_a_page_shows_training_runs_and_creates_nothing(results: Path) -> None:
     before = (results / "mlflow.db").stat().st_mtime_ns
-    assert rebuild.page(results, 5001) == (
-        "http://localhost:5001/#/experiments/1/runs?workflowType=machine_learning"
-    )
+    address = "http://localhost:5001/#/experiments/1/runs?workflowType=machine_learning"
+    assert rebuild.page(results, 5001) == address
     assert (results / "mlflow.db").stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize(
-    ("cell", "k", "name"),
-    [
-        ("m-loss-greedy-k6-s0-0a1b2c3d", None, "m · loss · greedy · k=6 · seed 0 · 8 of pydoc"),
-        ("my-own-a_b-one-r0.2-s11-0a1b2c3d", None, "my-own · a_b · one · ratio=0.2 · seed 11 · 8 of pydoc"),
-        ("a-margin-beam-r0.2-s1-0a1b2c3d", 6, "a · margin · beam · k=6 · seed 1 · 8 of pydoc"),
-        ("a-loss-one-r1e-05-s-1-0a1b2c3d", None, "a · loss · one · ratio=1e-05 · seed -1 · 8 of pydoc"),
-        ("watched", None, "watched"),
-    ],
-)  # fmt: skip
-def test_a_person_knows_a_run_by_its_name(cell: str, k: int | None, name: str) -> None:
-    assert run_name(cell, {"calibration": {"source": "data/pydoc", "samples": 8}}, k) == name
+NAMES = {
+    ("m-loss-greedy-k6-s0-0a1b2c3d", None): "m · loss · greedy · k=6 · seed 0 · 8 of pydoc",
+    ("my-own-a_b-one-r0.2-s11-0a1b2c3d", None): "my-own · a_b · one · ratio=0.2 · seed 11 · 8 of pydoc",
+    ("a-margin-beam-r0.2-s1-0a1b2c3d", 6): "a · margin · beam · k=6 · seed 1 · 8 of pydoc",
+    ("a-loss-one-r1e-05-s-1-0a1b2c3d", None): "a · loss · one · ratio=1e-05 · seed -1 · 8 of pydoc",
+    ("watched", None): "watched",
+}
 
 
-def test_the_picture_of_a_mask_can_be_read(results: Path) -> None:
+def test_a_person_knows_a_run_by_its_name_and_can_read_the_picture_of_its_mask(results: Path) -> None:
+    config = {"calibration": {"source": "data/pydoc", "samples": 8}}
+    assert {(cell, k): run_name(cell, config, k) for cell, k in NAMES} == NAMES
     pictures = [matplotlib.image.imread(path) for path in results.glob("mlflow-artifacts/**/mask.png")]
     assert {picture.shape[1] for picture in pictures} == {1200}
-    from pruning.core.mask import Mask
-
-    drawn = mask_picture(Mask(80, frozenset({3, 41})), "a name")
-    assert {"0", "41", "79"} <= {text.get_text() for text in drawn.axes[0].texts}
-    assert [text.get_text() for text in drawn.texts] == ["a name", "2 of 80 blocks removed: 3, 41"]
 
 
 def _cells(folder: Path) -> list[Path]:
@@ -236,20 +203,23 @@ def losses(folder: Path) -> list[float]:
     return sorted(run.data.metrics["calibration/loss"] for run in stored)
 
 
+def execute(folder: Path, command: str) -> None:
+    with closing(sqlite3.connect(folder / "mlflow.db")) as store:
+        store.execute(command)
+        store.commit()
+
+
 @pytest.mark.slow
 def test_a_trigger_of_somebody_else_changes_no_number(folder: Path) -> None:
-    with closing(sqlite3.connect(folder / "mlflow.db")) as store:
-        store.execute(
-            "create trigger planted after insert on latest_metrics begin "
-            "update latest_metrics set value = 1.25 where key = new.key; end"
-        )
-        store.commit()
-    with pytest.raises(InputError, match=r"trigger planted"):
+    execute(
+        folder,
+        "create trigger planted after insert on latest_metrics begin "
+        "update latest_metrics set value = 1.25 where key = new.key; end",
+    )
+    with pytest.raises(InputError, match="planted"):
         connect(f"sqlite:///{folder / 'mlflow.db'}")
     rebuild.record_all(folder)
-    values = {
-        run.data.metrics["calibration/loss"] for run in runs(f"sqlite:///{folder / 'mlflow.db'}").values()
-    }
+    values = set(losses(folder))
     assert 1.25 not in values
     assert len(values) > 1
 
@@ -257,9 +227,7 @@ def test_a_trigger_of_somebody_else_changes_no_number(folder: Path) -> None:
 def test_metrics_that_were_edited_in_the_store_are_recorded_again(folder: Path) -> None:
     rebuild.record_all(folder)
     before = losses(folder)
-    with closing(sqlite3.connect(folder / "mlflow.db")) as store:
-        store.execute("update latest_metrics set value = 0.5 where key = 'calibration/loss'")
-        store.commit()
+    execute(folder, "update latest_metrics set value = 0.5 where key = 'calibration/loss'")
     rebuild.record_all(folder)
     assert losses(folder) == before
 
@@ -272,9 +240,8 @@ def test_files_that_links_lead_to_are_not_recorded(
     (cell, _) = _cells(folder)
     (cell / "launch.log").unlink(missing_ok=True)
     (cell / "launch.log").symlink_to(private)
-    data = json.loads((cell / "result.json").read_text())
-    data["evaluation"]["records"] = {"ppl/x": {"pruned": "evaluation/x/*.json"}}
-    (cell / "result.json").write_text(json.dumps(data))
+    star = {"ppl/x": {"pruned": "evaluation/x/*.json"}}
+    edit_json(cell / "result.json", lambda data: data["evaluation"].update(records=star))
     (folder / "evaluation" / "x").mkdir(parents=True)
     (folder / "evaluation" / "x" / "a.json").symlink_to(private)
     (folder / "evaluation" / "x" / "b.json").write_text("{}")

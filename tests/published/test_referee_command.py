@@ -15,6 +15,7 @@ from pruning.core.terminal import run_command
 from pruning.models.model import Model
 from pruning.published import library
 from tests.conftest import Ended
+from tests.helpers.architectures import saved_llama
 
 MASKS = "sleb-llama2-dense,sleb-llama2-7-march13,evopress-mistral-4,evopress-llama3-8,pudding-mathqa"
 WINDOW = "eval.corpora.wikitext2.window={0} eval.corpora.wikitext2.stride={0}"
@@ -50,26 +51,9 @@ def referee(
 @pytest.fixture(scope="module")
 def deep_folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
     """A random Llama of 32 blocks, as many as the published 7B and 8B models have, that reads 8,192 tokens."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=512,
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=32,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=8192,
-        initializer_range=0.2,
-        bos_token_id=0,
-        eos_token_id=0,
-    )
-    folder = tmp_path_factory.mktemp("deep")
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2, "num_key_value_heads": 1}
+    more = {"num_hidden_layers": 32, "max_position_embeddings": 8192, "initializer_range": 0.2}
+    return saved_llama(tmp_path_factory.mktemp("deep"), tokenizer, **sizes, **more)
 
 
 def rows(ended: Ended) -> list[dict[str, Any]]:

@@ -20,27 +20,22 @@ from pruning.tracking import mlflow_run, rebuild
 from pruning.tracking.client import connect
 from pruning.tracking.store import DATABASE, HELD, MLflow, create_store
 from tests.helpers.mlflow_runs import described, runs
+from tests.helpers.results import a_result
 
 KEYS = ["a", "b"]
 
 
 def write(results: Path, key: str, loss: float = 1.0) -> Path:
     """A cell's result as far as it is recorded; returns the cell's folder."""
-    calibration = {"objective": "perplexity", "dense_loss": 0.5, "standard_error": None, "samples": 4}
-    result: dict[str, Any] = {
-        "cell": key,
-        "status": "done",
-        "model": {"name": "tiny"},
-        "mask": Mask(6, (1,)).to_json(),
-        "calibration": {**calibration, "loss": loss, "source": "pydoc"},
-        "search": {"algo": "greedy", "k": 1, "evaluations_asked": 6.0, "evaluations_paid": 6.0, "seconds": 1.0},
-        "evaluation": {"pruned": {"ppl/heldout": 9.0}, "dense": {"ppl/heldout": 8.0}},
-        "config": {"study": "mine", "seed": 0, "model": {"name": "tiny"}, "ratio": None, "k": 1},
-        "environment": {
-            "commit": "0",
-            **{"started": "2026-01-01T00:00:00+00:00", "ended": "2026-01-01T00:00:01+00:00"},
-        },
-    }  # fmt: skip
+    calibration = {"dense_loss": 0.5, "standard_error": None, "samples": 4, "loss": loss}
+    result = a_result(
+        cell=key,
+        model={"name": "tiny"},
+        mask=Mask(6, (1,)).to_json(),
+        calibration=calibration,
+        search={"k": 1, "evaluations_asked": 6.0, "evaluations_paid": 6.0, "seconds": 1.0},
+        config={"study": "mine", "model": {"name": "tiny"}, "k": 1},
+    )
     storage.write_json(results / key / "result.json", result)
     return results / key
 
