@@ -4,19 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from pruning.algo import Algo, lazy
-from pruning.api.model import (
-    Calibration,
-    Draw,
-    PrunableModel,
-    check_settings,
-    check_types,
-    draw_samples,
-    exclusive,
-)
+from pruning.api.arguments import check_settings
+from pruning.api.calibration_data import Calibration, draw_samples
+from pruning.api.measures import Measurements, draw_data, measured
+from pruning.api.model import PrunableModel, exclusive
 from pruning.calibration import kinds_for
 from pruning.calibration.samples import Samples
 from pruning.core.errors import InputError, shown
@@ -24,18 +19,15 @@ from pruning.core.mask import Mask, Removal
 from pruning.core.records import MarginsRecord
 from pruning.core.scoring import Score, plus_minus
 from pruning.evaluation.text_overlap import check_disjoint
+from pruning.models.sublayers import find_chain
 from pruning.objective import Calibrated, Objective
 from pruning.runs.cell import ForwardSettings
-from pruning.runs.check_data import Reader, check_calibration
 from pruning.runs.loaded_cell import forward_with
 from pruning.runs.measurements import Progress
 from pruning.search import driver
 from pruning.search.choice import FloatLoss, NearTies, Racing
-from pruning.search.driver import Problem, Solution, solve
+from pruning.search.driver import Problem, solve
 from pruning.search.journal import Journal, KnownScores
-
-if TYPE_CHECKING:
-    from pruning.api.changes import Measurements
 
 
 @exclusive
@@ -44,91 +36,67 @@ def search_mask(
     calibration: Calibration = None,
     *,
     k: int | None = None,
+    ratio: float | None = None,
+    unit: str = "block",
     objective: str | Objective | type[Objective] = "perplexity",
     algo: str | Algo | type[Algo] = "greedy",
-    **settings: Any,
+    samples: int | None = None,
+    length: int | None = None,
+    seed: int = 0,
+    protect_first: int = 0,
+    protect_last: int = 0,
+    racing: Racing | None = None,
+    near_ties: NearTies | None = None,
+    forward: ForwardSettings | None = None,
+    max_evaluations: int | None = None,
+    progress: bool = True,
 ) -> SearchResult:
     """Search for the `k` blocks, or the fraction `ratio=0.2` of all blocks, whose removal raises the loss least.
 
     `calibration` is a list of texts, a list of items (question, choices, answer), the name of an option such as
     "pydoc", or samples that an earlier search has drawn. If it is None, the objective chooses the option.
-    `objective` and `algo` are names of options, classes, or instances of classes. Settings: `ratio`, `unit` ("block",
-    "sublayer" for attention and MLP apart, "attention" or "mlp"; a ratio is then one of parameters), `samples` and
-    `length` (how much of the data is drawn), `seed`, `protect_first` and `protect_last` (how many of the first and of
-    the last blocks are never removed), `racing` (a `Racing`), `near_ties` (a `NearTies`), `forward` (a
-    `ForwardSettings`), `max_evaluations` (masks after which the search is stopped), `progress` (False hides the bar).
+    `objective` and `algo` are names of options, classes, or instances of classes. `unit` is "block", "sublayer" (for
+    attention and MLP apart), "attention" or "mlp"; a ratio is then one of parameters. `samples` and `length` say how
+    much of the data is drawn. The first `protect_first` and the last `protect_last` blocks are never removed. After
+    `max_evaluations` masks, the search is stopped. `progress=False` hides the bar.
 
     If a value is wrong, or if another call uses the model, raises InputError before anything is computed. Raises
     OutOfReachError if the search would need far too many evaluations, and LossError if a loss is NaN or infinite.
     """
-    check_settings(Settings, settings, "setting of search_mask")
-    options = Settings(**settings)
-    for part in (options, options.forward, options.racing, options.near_ties):
-        check_types(part)
+    race, ties, how = racing or Racing(), near_ties or NearTies(), forward or ForwardSettings()
+    for part in (race, ties, how):
+        check_settings(type(part), {f.name: getattr(part, f.name) for f in fields(part)}, "setting")
+        part.check()
     chosen_objective, chosen_algo = _built("objective", objective), _built("algo", algo)
-    driver.check_limit(options.max_evaluations)
-    options.forward.check()
-    options.racing.check()
-    options.near_ties.check()
-    removal = Removal(options.ratio, k, options.unit, first=options.protect_first, last=options.protect_last)
+    driver.check_limit(max_evaluations)
+    removal = Removal(ratio, k, unit, first=protect_first, last=protect_last)
     removal.check()
-    space = removal.space(model.n_blocks, None if removal.counted else _sizes(model, removal.mask_unit))
+    sizes = None if removal.counted else find_chain(model.module, removal.mask_unit).sizes()
+    space = removal.space(model.n_blocks, sizes)
     chosen_algo.evaluations(space)  # raises OutOfReachError if the search needs too many evaluations
-    draw = Draw(options.samples, options.length, options.seed)
-    samples = draw_samples(
-        model, calibration, draw, objective if isinstance(objective, str) else chosen_objective
-    )
-    _check_kind(chosen_objective, samples)
-    lazy.warn_on(samples.kind, chosen_algo)
-    check_calibration(samples, Reader.of(model.name, model.module.config, model.tokenizer), "search_mask")
-    losses = Calibrated(chosen_objective, forward_with(options.forward, model.language_model), samples)
+    asked = objective if isinstance(objective, str) else chosen_objective
+    drawn = draw_samples(model, calibration, asked, samples=samples, length=length, seed=seed)
+    if drawn.kind not in kinds_for(needs := chosen_objective.needs):
+        raise InputError(
+            f"the objective {type(chosen_objective).__name__} needs {needs}, and the calibration gives "
+            f"{drawn.kind}: give a list of texts for text, a list of items for items, or calibration='both' for "
+            "both."
+        )
+    lazy.warn_on(drawn.kind, chosen_algo)
+
+    losses = Calibrated(chosen_objective, forward_with(how, model.language_model), drawn)
     journal = Journal(None, space.n_blocks, space.unit)
-    problem = Problem(
-        chosen_algo, space, options.seed, options.racing, options.near_ties, options.max_evaluations
+    single = (
+        FloatLoss(losses.in_float32, Journal(None, space.n_blocks, space.unit)) if losses.in_half else None
     )
+    problem = Problem(chosen_algo, space, seed, race, ties, max_evaluations)
+    most = driver.evaluations(chosen_algo, space, max_evaluations)
+    title = f"{model.name} {type(chosen_algo).__name__}"
     try:
-        solution = _search(problem, losses, journal, options.progress)
+        with Progress(title, most, hidden=not progress, unit=space.unit) as bar:
+            solution = solve(problem, losses, KnownScores(journal), bar.update, single)
     finally:
         losses.forward.release()
-    return _result(model, solution, losses, journal)
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The less used settings of a search, with their defaults."""
-
-    ratio: float | None = None
-    samples: int | None = None
-    length: int | None = None
-    seed: int = 0
-    unit: str = "block"
-    protect_first: int = 0
-    protect_last: int = 0
-    racing: Racing = field(default_factory=Racing)
-    near_ties: NearTies = field(default_factory=NearTies)
-    forward: ForwardSettings = field(default_factory=ForwardSettings)
-    progress: bool = True
-    max_evaluations: int | None = None
-
-
-def _sizes(model: PrunableModel, unit: str) -> list[int]:
-    """The number of parameters of each unit."""
-    from pruning.models.sublayers import find_chain
-
-    return find_chain(model.module, unit).sizes()
-
-
-def _search(problem: Problem, losses: Calibrated, journal: Journal, shown: bool) -> Solution:
-    """Run the search, with a progress bar if `shown` is true."""
-    most = driver.evaluations(problem.algo, problem.space, problem.max_evaluations)
-    title = f"{losses.forward.model.info.name} {type(problem.algo).__name__}"
-    with Progress(title, most, hidden=not shown, unit=problem.space.unit) as progress:
-        empty = Journal(None, problem.space.n_blocks, problem.space.unit)
-        single = FloatLoss(losses.in_float32, empty) if losses.in_half else None
-        return solve(problem, losses, KnownScores(journal), progress.update, single)
-
-
-def _result(model: PrunableModel, solution: Solution, losses: Calibrated, journal: Journal) -> SearchResult:
     score = solution.score
     return SearchResult(
         model=model,
@@ -157,15 +125,6 @@ def _built(group: str, chosen: Any) -> Any:
     if not hasattr(chosen, PACKAGES[group][1]):
         raise InputError(f"{group}={shown(chosen)}: give the name of an option, or an instance of its class.")
     return chosen
-
-
-def _check_kind(objective: Objective, samples: Samples) -> None:
-    needs = objective.needs
-    if samples.kind not in kinds_for(needs):
-        raise InputError(
-            f"the objective {type(objective).__name__} needs {needs}, and the calibration gives {samples.kind}: "
-            "give a list of texts for text, a list of items for items, or calibration='both' for both."
-        )
 
 
 # What a search found, and what can be done with it.
@@ -214,8 +173,6 @@ class SearchResult:
 
         Raises InputError if the data share text or items with the calibration samples.
         """
-        from pruning.api.changes import draw_data, measured
-
         with self.model.evaluated_by("measure"):
             data = draw_data(self.model, **settings)
             check_disjoint(self.samples, data)
