@@ -1,4 +1,4 @@
-"""The tables that a command prints at its end: one row per cell, or one row per failure."""
+"""What a command prints: text, pages from templates, and tables with one row per cell or per failure."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from rich import box
@@ -17,6 +18,7 @@ from rich.table import Table
 from pruning.core.mask import Mask
 from pruning.core.records import LABELS, DoneResult, Failure, kind_of, label_of, metrics_among
 from pruning.core.terminal import is_terminal
+from pruning.engine import collectives
 
 FIRST, LAST = ("cell", "blocks dropped", "loss"), ("asked", "paid", "s")
 UNITS = ("cell", "dropped (a: attention, m: MLP, b: both)", "loss")  # if a mask is over sub-layers
@@ -31,10 +33,28 @@ TITLES = {
 Show: TypeAlias = Callable[[DoneResult], str]  # returns the entry of a result in one column
 
 
+def say(text: str) -> None:
+    """Print a part of the command's output, on the first rank only."""
+    if collectives.is_first():
+        print(text, flush=True)  # noqa: T201 - the table is the command's output; logs go to stderr
+
+
+def page(template: str, **values: Any) -> str:
+    """The text of a template beside this file."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    loader = FileSystemLoader(Path(__file__).parent)
+    templates = Environment(loader=loader, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+    return templates.get_template(template).render(**values).rstrip("\n")
+
+
 def results(done: Iterable[DoneResult]) -> str:
     """The table of finished cells, with a column `dense -> pruned` for every metric that any of these cells has."""
     rows = list(done)
-    middle: list[tuple[str, Show]] = [(title(name), partial(_change, name)) for name in _metrics(rows)]
+    metrics = dict.fromkeys(name for row in rows for name in metrics_among(row["evaluation"]["pruned"]))
+    kinds = [*LABELS, *map(kind_of, metrics)]  # first perplexities, then accuracies, then the mean accuracy
+    names = sorted(metrics, key=lambda name: (name == "acc/mean", kinds.index(kind_of(name))))
+    middle: list[tuple[str, Show]] = [(title(name), partial(_change, name)) for name in names]
     if any(map(_speed, rows)):
         middle.append(("speed", _speed))
     first = FIRST if all(row["mask"].get("unit", "block") == "block" for row in rows) else UNITS
@@ -70,13 +90,6 @@ def _settings(result: DoneResult) -> Iterator[tuple[str, Any]]:
     # These differ between objectives anyway, so they are compared only between results of the same objective.
     for name in ("source", "samples", "length"):
         yield f"{calibration['objective']} {name}", calibration[name]
-
-
-def _metrics(rows: Sequence[DoneResult]) -> list[str]:
-    """The metrics of some results, sorted: first perplexities, then accuracies, then the mean accuracy."""
-    names = dict.fromkeys(name for row in rows for name in metrics_among(row["evaluation"]["pruned"]))
-    kinds = [*LABELS, *map(kind_of, names)]
-    return sorted(names, key=lambda name: (name == "acc/mean", kinds.index(kind_of(name))))
 
 
 def title(name: str) -> str:
@@ -180,6 +193,3 @@ def render(
     stream = console.file
     assert isinstance(stream, io.StringIO)
     return "\n".join(line.rstrip() for line in stream.getvalue().strip("\n").splitlines())
-
-
-__all__ = ["failures", "render", "results", "title"]
