@@ -47,11 +47,10 @@ def heal_mask(
     """Train the model without the units of a mask. Returns a copy of the dense model with the healed weights.
 
     Run, measure or export the copy with the same mask: the units that the mask removes are not healed. `how` is an
-    option of `heal`, `lora`, `full` or `distill`, and `settings` are its settings, such as `lr=1e-4`. If no
-    `lr` is given, short trials choose it. If training does not help, the log says so. Without texts,
-    the embedded text is used (`source="pydoc"`). With a folder, a call that was stopped continues when it is
-    repeated; other masks and other weights can use the same folder. The model itself is not changed. Raises
-    InputError if the mask or a setting is wrong or the texts are too short, and LossError if a loss is not finite.
+    option of `heal`, `lora`, `full` or `distill`, and `settings` are its settings, such as `lr=1e-4`; without `lr`,
+    short trials choose it. Without texts, the embedded text is used (`source="pydoc"`). With a folder, a call that
+    was stopped continues when it is repeated; other masks and weights can use the same folder. Raises InputError if
+    the mask or a setting is wrong or the texts are too short, and LossError if a loss is not finite.
     """
     from pruning.config.app import build_named
     from pruning.healing.loop import heal
@@ -104,11 +103,10 @@ def repair_mask(
     """Let linear maps stand in for the removed runs of a mask (ReplaceMe, arXiv 2505.02819).
 
     Returns a copy of the dense model in which the maps are folded into the weights before the runs. A map that does
-    not help on samples that were held out is left out, and the log says so. Run, measure, heal or export the
-    copy with the same mask. `calibration`, `samples`, `length` and `seed` are as in `search_mask`, and
-    `found.samples` are the samples of a search. `how` is `linear`, and `settings` are the settings of this option of
-    `compensation`, such as `sequential=False`. The model itself is not changed. Raises InputError if a
-    setting is wrong, or if the model takes no maps.
+    not help on samples that were held out is left out, and the log says so. Run, measure, heal or export the copy
+    with the same mask. `calibration`, `samples`, `length` and `seed` are as in `search_mask`; `settings` are those of
+    the option `how` of `compensation`, such as `sequential=False`. Raises InputError if a setting is wrong, or if the
+    model takes no maps.
     """
     from pruning.config.app import build_named
     from pruning.engine.repair import check, measure
@@ -149,16 +147,12 @@ def export_model(
 ) -> Path:
     """Write a directory that `from_pretrained` loads, with a model card; returns the directory's path.
 
+    If `out` ends in `.gguf`, the blocks are cut out of the GGUF file that the model was loaded from (docs/gguf.md).
     Of a block that loses only one sub-layer, the last weights of this sub-layer become zeros; they keep their size.
     Unless `verify` is False, the written model is loaded, and its logits must equal those of the masked model bit
     for bit. An earlier export of the same model and mask is replaced; if its precision differs, only with `force`.
-    A directory that holds anything else, or a changed file, is never replaced. A wrapped model is first written to a
-    hidden folder beside the directory, because an export copies weights from files. Raises InputError if the
-    directory cannot be used or if weights in memory have changed since `load_model`, and MismatchError if the written
-    model does not equal the masked model.
-
-    If `out` ends in `.gguf`, the blocks are cut out of the model's GGUF file (docs/gguf.md), and the path of the new
-    file is returned. The model must have been loaded from such a file.
+    A directory that holds anything else, or a changed file, is never replaced. Raises InputError if the directory
+    cannot be used or if weights in memory have changed since `load_model`, and MismatchError if the models differ.
     """
     model.check_mask(mask)
     target = directory(path_of("out", out))
@@ -182,15 +176,11 @@ def export_model(
 
 
 def _check_unchanged(model: PrunableModel, settings: Model) -> None:
-    """Raise InputError if weights in memory are not those of the model's files, from which an export is made.
-
-    The files are loaded once more and all weights are compared. So `load_model` needs no digest of its weights, which
-    few programs would use.
-    """
-    offloaded = any(weight.device.type == "meta" for weight in model.module.parameters())
+    """Raise InputError if weights in memory are not those of the model's files, from which an export is made."""
+    offloaded = any(weight.is_meta for weight in model.module.parameters())
     placed = settings if offloaded else dataclasses.replace(settings, device_map="cpu", max_memory=None)
     stored = dataclasses.replace(placed, products="native").load_anew().module.state_dict()
-    now = {name: weight for name, weight in model.module.state_dict().items() if weight.device.type != "meta"}
+    now = {name: weight for name, weight in model.module.state_dict().items() if not weight.is_meta}
     names = now.keys() if offloaded else now.keys() | stored.keys()
     changed = sorted(name for name in names if not _same(now.get(name), stored.get(name)))
     if changed:

@@ -109,15 +109,10 @@ class Router:
         started = time.perf_counter()
         with self.model.evaluated_by("route"):
             predicted = self.fitted.predict(self.encoder, [self.wording(prompt) if question else prompt])
-        (number,) = routes(predicted)
-        names = list(self.fitted.sets)
-        return Route(
-            names[number],
-            self.fitted.sets[names[number]],
-            dict(zip(names, predicted[:, 0].tolist(), strict=True)),
-            time.perf_counter() - started,
-            PREDICTED[self.fitted.settings.target],
-        )
+        sets, seconds = self.fitted.sets, time.perf_counter() - started
+        chosen = list(sets)[routes(predicted)[0]]
+        values = dict(zip(sets, predicted[:, 0].tolist(), strict=True))
+        return Route(chosen, sets[chosen], values, seconds, PREDICTED[self.fitted.settings.target])
 
     def wording(self, question: str) -> str:
         """A question in the wording that the router was fitted to."""
@@ -150,27 +145,6 @@ class Router:
         return str(tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
 
 
-def _check_weights(record: Mapping[str, Any], model: PrunableModel, folder: str | Path) -> None:
-    """Raise ForeignError unless a router was fitted to the weights of a model.
-
-    Models from files must come from the same files. In equal precision, all weights in memory are compared as well;
-    in another precision they cannot be, so a model that was in memory is refused.
-    """
-    info, revisions = model.language_model.info, {model.language_model.info.revision, record["revision"]}
-    same = record["n_blocks"] == info.n_blocks and (len(revisions) == 1 or "memory" in revisions)
-    if same and record["dtype"] == info.dtype:
-        digests = {record["weights_sha256"], model.language_model.weights_sha256()}
-        same = len(digests) == 1 or None in digests
-    elif same:
-        same = "memory" not in revisions
-    if not same:
-        raise ForeignError(
-            f"the router in {folder} was fitted to other weights ({record['n_blocks']} blocks, {record['dtype']}, "
-            f"revision {record['revision']}) than those of {info.name} ({info.n_blocks} blocks, {info.dtype}, "
-            f"revision {info.revision}): give the model that it was fitted to, or fit a new router."
-        )
-
-
 def _recorded_model(record: Mapping[str, Any], folder: str | Path) -> PrunableModel:
     if record.get("settings") is None:
         raise InputError(
@@ -184,6 +158,28 @@ def _recorded_model(record: Mapping[str, Any], folder: str | Path) -> PrunableMo
             "give the model."
         ) from error
     return loaded(settings)
+
+
+def _check_weights(record: Mapping[str, Any], model: PrunableModel, folder: str | Path) -> None:
+    """Raise ForeignError unless a router was fitted to the weights of a model.
+
+    Models from files must come from the same files. In equal precision, all weights in memory are compared as well;
+    in another precision they cannot be, so a model that was in memory is refused.
+    """
+    info = model.language_model.info
+    revisions = {info.revision, record["revision"]}
+    same = record["n_blocks"] == info.n_blocks and (len(revisions) == 1 or "memory" in revisions)
+    if same and record["dtype"] == info.dtype:
+        digests = {record["weights_sha256"], model.language_model.weights_sha256()}
+        same = len(digests) == 1 or None in digests
+    elif same:
+        same = "memory" not in revisions
+    if not same:
+        raise ForeignError(
+            f"the router in {folder} was fitted to other weights ({record['n_blocks']} blocks, {record['dtype']}, "
+            f"revision {record['revision']}) than those of {info.name} ({info.n_blocks} blocks, {info.dtype}, "
+            f"revision {info.revision}): give the model that it was fitted to, or fit a new router."
+        )
 
 
 # Fit a router between sets of units to the items of tasks, without a study.

@@ -96,17 +96,11 @@ def speed_cell(cell: Cell) -> Cell:
 
     most = cell.model.context_length or 2 * PROMPT
     words = [*SPEED, f"eval.prompts=[{min(PROMPT, most // 2)}]", "heal=none"]
-    made = composed(words)
-    settings = {
-        group: {OPTION: option, **recorded(OmegaConf.to_container(made[group], resolve=True))}
-        for group, option in (("eval", "speed"), ("heal", "none"))
-    }
-    return dataclasses.replace(
-        cell,
-        evaluation=build_option("eval", words),
-        heal=build_option("heal", words),
-        config={**cell.config, **settings},
-    )
+    made, config = composed(words), dict(cell.config)
+    for group, option in (("eval", "speed"), ("heal", "none")):
+        config[group] = {OPTION: option, **recorded(OmegaConf.to_container(made[group], resolve=True))}
+    evaluation, heal = build_option("eval", words), build_option("heal", words)
+    return dataclasses.replace(cell, evaluation=evaluation, heal=heal, config=config)
 
 
 # The table of one cell: its dense, pruned, repaired and healed model side by side.
