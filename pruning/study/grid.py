@@ -24,7 +24,7 @@ from pruning.core.errors import (
     UnreachableError,
     merged_error,
 )
-from pruning.core.records import LOG, NAME, DoneResult, Failure, read_done, same_settings
+from pruning.core.records import LOG, NAME, DoneResult, ErrorRecord, Failure, read_done, same_settings
 from pruning.core.terminal import is_disk_full, sentence
 from pruning.engine import collectives
 from pruning.launcher import Launcher
@@ -240,7 +240,7 @@ def _recorded(cell: Cell, error: Exception, text: str) -> Failure:
         if is_disk_full(unwritable):
             raise
         log.warning("the failure of %s is not recorded: %s", cell.key, sentence(unwritable))
-        entry = {"type": type(error).__name__, "message": text, "log": str(cell.folder / LOG)}
+        entry: ErrorRecord = {"type": type(error).__name__, "message": text, "log": str(cell.folder / LOG)}
         return {"cell": cell.key, "error": entry}
 
 

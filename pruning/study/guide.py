@@ -140,9 +140,9 @@ def table(result: DoneResult) -> str:
         row += [number(name, values) for name in names]
         if speed is not None:
             timed = "dense" if which == "dense" else "pruned"
-            rates: Any = speed["runs"][0][timed]  # with the first shape of input
+            first: Any = speed["runs"][0]  # the first shape of input
             sizes: Any = speed["sizes"][timed]
-            row += [rate_text(rates[stage]["median"]) for stage in SPEED_STAGE]
+            row += [rate_text(first[timed][stage]["median"]) for stage in SPEED_STAGE]
             row += [f"{sizes['parameters']:,}", bytes_text(sizes["bytes"])]
         rows.append(row)
     return render(columns, rows, right=columns[1:])

@@ -67,7 +67,9 @@ def test_every_cell_keeps_its_key_and_is_found_done(study: Path, monkeypatch: py
     for folder in cells:
         done = read_done(folder)
         files = done["evaluation"].get("files", {})
-        monkeypatch.setattr("pruning.launcher.cell_state.digests_of", lambda _, files=files: files)
+        monkeypatch.setattr(
+            "pruning.launcher.cell_state.digests_of", lambda asked, files=files: files if asked else {}
+        )
         cell = cell_of(folder, study)
         assert cell.key == folder.name
         assert finished(cell) == done
