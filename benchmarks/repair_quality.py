@@ -19,8 +19,9 @@ import numpy as np
 import torch
 
 from analysis.stats.healed import PRUNED, HealedMask, State, regained
+from pruning.api.calibration_data import draw_samples
 from pruning.api.changes import repair_mask
-from pruning.api.model import Draw, draw_samples, load_model
+from pruning.api.model import load_model
 from pruning.calibration.samples import Samples
 from pruning.core import storage
 from pruning.core.mask import Mask
@@ -67,7 +68,7 @@ def measured(name: str, text: str) -> Iterator[dict[str, object]]:
     model = load_model(name)
     mask = Mask.parse(model.n_blocks, text)
     heldout = Heldout(32, 128, texts=["wikipedia_sample"]).data(model.tokenizer)
-    calibration = draw_samples(model, "mixed", Draw(SAMPLES, LENGTH, 0, "repair_mask"), Perplexity())
+    calibration = draw_samples(model, "mixed", Perplexity(), samples=SAMPLES, length=LENGTH)
     forward = Forward(model.language_model)
     repaired = {
         "none": forward,

@@ -19,17 +19,17 @@ if (
     del sys.path[0]
 
 if TYPE_CHECKING:
-    from pruning.api.changes import Measurements as Measurements
     from pruning.api.changes import export_model as export_model
     from pruning.api.changes import heal_mask as heal_mask
-    from pruning.api.changes import measure_mask as measure_mask
     from pruning.api.changes import repair_mask as repair_mask
     from pruning.api.model import PrunableModel as PrunableModel
     from pruning.api.model import load_model as load_model
     from pruning.api.model import wrap_model as wrap_model
     from pruning.api.router import Router as Router
     from pruning.api.router import fit_router as fit_router
+    from pruning.api.search import Measurements as Measurements
     from pruning.api.search import SearchResult as SearchResult
+    from pruning.api.search import measure_mask as measure_mask
     from pruning.api.search import search_mask as search_mask
     from pruning.calibration.item_files import Item as Item
     from pruning.core.errors import InputError as InputError
@@ -42,8 +42,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "export_model": "pruning.api.changes",
     "heal_mask": "pruning.api.changes",
-    "Measurements": "pruning.api.changes",
-    "measure_mask": "pruning.api.changes",
+    "Measurements": "pruning.api.search",
+    "measure_mask": "pruning.api.search",
     "PrunableModel": "pruning.api.model",
     "load_model": "pruning.api.model",
     "wrap_model": "pruning.api.model",

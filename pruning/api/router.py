@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pruning.api.model import (
-    ItemList,
-    PrunableModel,
-    check_model,
-    check_settings,
-    check_text,
-    check_type,
-    exclusive,
-    item_list,
-    path_of,
-    used_by,
-)
+from pruning.api.arguments import check_settings, check_text, check_type, path_of
+from pruning.api.calibration_data import ItemList, item_list
+from pruning.api.model import PrunableModel, exclusive, loaded, used_by
 from pruning.calibration.item_files import FIELD, Item
 from pruning.calibration.items import TEMPLATE, ItemDraw, check_template
 from pruning.config.compose import build
@@ -31,7 +21,6 @@ from pruning.models.model import Model
 from pruning.routing import router_files
 from pruning.routing.encoders import Encoder, encoder_of, first_blocks, prompts
 from pruning.routing.fitted_router import FittedRouter, fit_head
-from pruning.routing.router_files import model_record
 from pruning.routing.router_settings import RouterSettings
 from pruning.routing.set_scores import routes, score_items
 from pruning.runs.cell import ForwardSettings
@@ -82,15 +71,25 @@ class Router:
         Raises InputError if the folder holds no router or if its model is not recorded, DamagedError if a file cannot
         be read, and ForeignError if the model or the encoder is another one than the router was fitted to.
         """
-        if model is not None:
-            check_model(model)
         router, record = router_files.read_router(path_of("folder", folder))
         if model is None:
             model = _recorded_model(record, folder)
+        check_type("model", model, PrunableModel)
         _check_weights(record, model, folder)
-        encoder = encoder_for(model, router.settings, router.blocks)
-        _check_width(router, model, folder)
-        _check_encoder(router, encoder, folder)
+        forward = forward_with(ForwardSettings(), model.language_model)
+        encoder = encoder_of(router.settings, forward, model.tokenizer, router.blocks)
+        width = 2 * model.module.get_input_embeddings().embedding_dim
+        if router.settings.encoder == "states" and router.head.width != width:
+            raise DamagedError(
+                f"{Path(folder) / router_files.HEAD} reads {router.head.width} features, and {model.name} gives "
+                f"{width}: restore the file, or fit a new router."
+            )
+        if encoder.revision != router.encoder_revision:
+            raise ForeignError(
+                f"the router in {folder} was fitted to another encoder (revision {router.encoder_revision}) than "
+                f"router.path={router.settings.path} (revision {encoder.revision}): restore the encoder, or fit a "
+                "new router."
+            )
         return cls(model, router, encoder, record)
 
     def save(self, folder: str | Path) -> Path:
@@ -110,15 +109,10 @@ class Router:
         started = time.perf_counter()
         with self.model.evaluated_by("route"):
             predicted = self.fitted.predict(self.encoder, [self.wording(prompt) if question else prompt])
-        (number,) = routes(predicted)
-        names = list(self.fitted.sets)
-        return Route(
-            names[number],
-            self.fitted.sets[names[number]],
-            dict(zip(names, predicted[:, 0].tolist(), strict=True)),
-            time.perf_counter() - started,
-            PREDICTED[self.fitted.settings.target],
-        )
+        sets, seconds = self.fitted.sets, time.perf_counter() - started
+        chosen = list(sets)[routes(predicted)[0]]
+        values = dict(zip(sets, predicted[:, 0].tolist(), strict=True))
+        return Route(chosen, sets[chosen], values, seconds, PREDICTED[self.fitted.settings.target])
 
     def wording(self, question: str) -> str:
         """A question in the wording that the router was fitted to."""
@@ -132,35 +126,38 @@ class Router:
 
         `settings` are those of `generate` in transformers; without any, the likeliest token is taken each time.
         """
-        from pruning.models.blocks import evaluating
+        from pruning.models.blocks import evaluating, input_device
+        from pruning.models.kept_models import quiet
+        from pruning.models.removal import blocks_removed, smaller_config
 
         check_type("max_new_tokens", max_new_tokens, int)
         if max_new_tokens < 1:
             raise InputError(f"max_new_tokens={max_new_tokens} is too few: give at least 1.")
         chosen = self.route(prompt, question=question)
         asked = self.wording(prompt) if question else prompt
-        with self.without(chosen.mask) as module, evaluating(module):
-            return _continued(module, self.model.tokenizer, asked, max_new_tokens, settings)
-
-    @contextmanager
-    def without(self, mask: Mask) -> Iterator[Any]:
-        """Within this context, the transformers model has only the units that a mask keeps; it can use its cache."""
-        from pruning.models.removal import blocks_removed, smaller_config
-
-        module = self.model.module
-        self.model.check_mask(mask)
-        with (
-            used_by("without", module, self.model.name),
-            blocks_removed(module, mask, smaller_config(module, mask)),
-        ):
-            yield module
+        tokenizer, module = self.model.tokenizer, self.model.module
+        inputs = tokenizer(asked, return_tensors="pt").to(input_device(module))
+        inputs.pop("token_type_ids", None)
+        settings = {"do_sample": False, "pad_token_id": tokenizer.eos_token_id, **settings}
+        removed = blocks_removed(module, chosen.mask, smaller_config(module, chosen.mask))
+        with used_by("generate", module, self.model.name), evaluating(module), removed, quiet():
+            ids = module.generate(**inputs, max_new_tokens=max_new_tokens, **settings)
+        return str(tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
 
 
-def encoder_for(model: PrunableModel, settings: RouterSettings, blocks: int) -> Encoder:
-    """The encoder that the settings of a router choose, for this model."""
-    return encoder_of(
-        settings, forward_with(ForwardSettings(), model.language_model), model.tokenizer, blocks
-    )
+def _recorded_model(record: Mapping[str, Any], folder: str | Path) -> PrunableModel:
+    if record.get("settings") is None:
+        raise InputError(
+            f"the model of the router in {folder} was in memory: load the model, and give it as well."
+        )
+    try:
+        settings: Model = build("model", {CLASS: Model.__name__, **record["settings"], "offload": None})
+    except (InputError, TypeError) as error:
+        raise DamagedError(
+            f"the router in {folder} does not describe its model ({error}): restore {router_files.ROUTER}, or "
+            "give the model."
+        ) from error
+    return loaded(settings)
 
 
 def _check_weights(record: Mapping[str, Any], model: PrunableModel, folder: str | Path) -> None:
@@ -169,7 +166,8 @@ def _check_weights(record: Mapping[str, Any], model: PrunableModel, folder: str 
     Models from files must come from the same files. In equal precision, all weights in memory are compared as well;
     in another precision they cannot be, so a model that was in memory is refused.
     """
-    info, revisions = model.language_model.info, {model.language_model.info.revision, record["revision"]}
+    info = model.language_model.info
+    revisions = {info.revision, record["revision"]}
     same = record["n_blocks"] == info.n_blocks and (len(revisions) == 1 or "memory" in revisions)
     if same and record["dtype"] == info.dtype:
         digests = {record["weights_sha256"], model.language_model.weights_sha256()}
@@ -182,57 +180,6 @@ def _check_weights(record: Mapping[str, Any], model: PrunableModel, folder: str 
             f"revision {record['revision']}) than those of {info.name} ({info.n_blocks} blocks, {info.dtype}, "
             f"revision {info.revision}): give the model that it was fitted to, or fit a new router."
         )
-
-
-def _check_width(router: FittedRouter, model: PrunableModel, folder: str | Path) -> None:
-    """Raise DamagedError if a router reads features of another width than those of the model's states."""
-    width = 2 * model.module.get_input_embeddings().embedding_dim
-    if router.settings.encoder == "states" and router.head.width != width:
-        raise DamagedError(
-            f"{Path(folder) / router_files.HEAD} reads {router.head.width} features, and {model.name} gives {width}: "
-            "restore the file, or fit a new router."
-        )
-
-
-def _check_encoder(router: FittedRouter, encoder: Encoder, folder: str | Path) -> None:
-    """Raise ForeignError if the files of a hub encoder have changed."""
-    if encoder.revision != router.encoder_revision:
-        raise ForeignError(
-            f"the router in {folder} was fitted to another encoder (revision {router.encoder_revision}) than "
-            f"router.path={router.settings.path} (revision {encoder.revision}): restore the encoder, or fit a new "
-            "router."
-        )
-
-
-def _recorded_model(record: Mapping[str, Any], folder: str | Path) -> PrunableModel:
-    if record.get("settings") is None:
-        raise InputError(
-            f"the model of the router in {folder} was in memory: load the model, and give it as well."
-        )
-    from pruning.models import preflight
-
-    try:
-        settings: Model = build("model", {CLASS: Model.__name__, **record["settings"], "offload": None})
-    except (InputError, TypeError) as error:
-        raise DamagedError(
-            f"the router in {folder} does not describe its model ({error}): restore {router_files.ROUTER}, or "
-            "give the model."
-        ) from error
-    preflight.check_model(settings)
-    return PrunableModel(settings.load_anew(), settings.tokenizer, settings)
-
-
-def _continued(module: Any, tokenizer: Any, prompt: str, most: int, settings: Mapping[str, Any]) -> str:
-    """The text that a model writes after a prompt."""
-    from pruning.models.blocks import input_device
-    from pruning.models.kept_models import quiet
-
-    inputs = tokenizer(prompt, return_tensors="pt").to(input_device(module))
-    inputs.pop("token_type_ids", None)
-    options = {"max_new_tokens": most, "do_sample": False, "pad_token_id": tokenizer.eos_token_id, **settings}
-    with quiet():
-        ids = module.generate(**inputs, **options)
-    return str(tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
 
 
 # Fit a router between sets of units to the items of tasks, without a study.
@@ -253,35 +200,14 @@ def fit_router(
     the same names. `settings` are those of `router` on the command line, such as `head="mlp"`. Raises InputError if
     an item, a mask or a setting is wrong.
     """
-    chosen = _settings(settings)
+    check_settings(RouterSettings, settings, "setting of a router")
+    chosen = RouterSettings(**settings)
+    chosen.check()
     for name, given in (("tasks", tasks), ("sets", sets)):
         if not isinstance(given, Mapping):
             raise InputError(f"{name} is {shown(given)}: give a mapping, {{NAME: ...}}.")
     check_text(template, "template")
     check_template("template", template)
-    _check_sets(model, sets)
-    pools = [_items(items, str(name)) for name, items in tasks.items()]
-    every = [item for pool in pools for item in pool]
-    if len(every) < 2:
-        raise InputError(f"{len(every)} items are given: give two or more.")
-    blocks = first_blocks(list(sets.values()), chosen.blocks)
-    encoder = encoder_for(model, chosen, blocks)
-    samples = ItemDraw(len(every), 0, template).rows(every, model.tokenizer, "items")
-    scores = score_items(forward_with(ForwardSettings(), model.language_model), samples, list(sets.values()))
-    features = encoder.encode(prompts(template, every))
-    head = fit_head(features, scores.target(chosen.target).T, chosen)
-    router = FittedRouter(sets, head, blocks, template, chosen, encoder.revision)
-    return Router(model, router, encoder, model_record(model.language_model, model.settings))
-
-
-def _items(items: ItemList, name: str) -> list[Item]:
-    found = item_list(items, name, f"{name}, item")
-    if any(item.continuation is not None for item in found):
-        raise InputError(f"{name}: an item without a question has no prompt: give items with a question.")
-    return found
-
-
-def _check_sets(model: PrunableModel, sets: Mapping[str, Mask]) -> None:
     if not sets:
         raise InputError("sets is empty: give a mask for each set, {NAME: MASK}.")
     for name, mask in sets.items():
@@ -290,10 +216,19 @@ def _check_sets(model: PrunableModel, sets: Mapping[str, Mask]) -> None:
         raise InputError(
             "some sets are of blocks and others of sub-layers: use `mask.as_sublayers()` for all."
         )
-
-
-def _settings(settings: dict[str, Any]) -> RouterSettings:
-    check_settings(RouterSettings, settings, "setting of a router")
-    chosen = RouterSettings(**settings)
-    chosen.check()
-    return chosen
+    items: list[Item] = []
+    for name, task in tasks.items():
+        items += item_list(task, str(name), f"{name}, item")
+        if any(item.continuation is not None for item in items):
+            raise InputError(f"{name}: an item without a question has no prompt: give items with a question.")
+    if len(items) < 2:
+        raise InputError(f"{len(items)} items are given: give two or more.")
+    blocks = first_blocks(list(sets.values()), chosen.blocks)
+    forward = forward_with(ForwardSettings(), model.language_model)
+    encoder = encoder_of(chosen, forward, model.tokenizer, blocks)
+    samples = ItemDraw(len(items), 0, template).rows(items, model.tokenizer, "items")
+    scores = score_items(forward, samples, list(sets.values()))
+    head = fit_head(encoder.encode(prompts(template, items)), scores.target(chosen.target).T, chosen)
+    router = FittedRouter(sets, head, blocks, template, chosen, encoder.revision)
+    facts = router_files.model_record(model.language_model, model.settings)
+    return Router(model, router, encoder, facts)

@@ -1,41 +1,38 @@
-"""Search a mask: `search_mask`, the same search that a cell of the command line runs."""
+"""Search a mask, as a cell of the command line does, and measure perplexity and accuracy of a mask."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, fields
+from itertools import islice
+from typing import Any, TypeAlias
 
 from pruning.algo import Algo, lazy
-from pruning.api.model import (
-    Calibration,
-    Draw,
-    PrunableModel,
-    check_settings,
-    check_types,
-    draw_samples,
-    exclusive,
-)
+from pruning.api.arguments import check_settings, check_type, list_of_texts, listed
+from pruning.api.calibration_data import Calibration, ItemList, check_ids, draw_samples, item_rows
+from pruning.api.model import PrunableModel, exclusive
 from pruning.calibration import kinds_for
 from pruning.calibration.samples import Samples
+from pruning.calibration.text import SHORTEST, start_tokens
 from pruning.core.errors import InputError, shown
 from pruning.core.mask import Mask, Removal
-from pruning.core.records import MarginsRecord
+from pruning.core.records import MarginsRecord, error_of, metrics_among
 from pruning.core.scoring import Score, plus_minus
+from pruning.evaluation.corpora import perplexity, strided
+from pruning.evaluation.heldout import item_accuracy
 from pruning.evaluation.text_overlap import check_disjoint
+from pruning.models.sublayers import find_chain
 from pruning.objective import Calibrated, Objective
 from pruning.runs.cell import ForwardSettings
-from pruning.runs.check_data import Reader, check_calibration
+from pruning.runs.check_data import Reader, check_evaluation
 from pruning.runs.loaded_cell import forward_with
 from pruning.runs.measurements import Progress
 from pruning.search import driver
 from pruning.search.choice import FloatLoss, NearTies, Racing
-from pruning.search.driver import Problem, Solution, solve
+from pruning.search.driver import Problem, solve
 from pruning.search.journal import Journal, KnownScores
-
-if TYPE_CHECKING:
-    from pruning.api.changes import Measurements
 
 
 @exclusive
@@ -44,91 +41,67 @@ def search_mask(
     calibration: Calibration = None,
     *,
     k: int | None = None,
+    ratio: float | None = None,
+    unit: str = "block",
     objective: str | Objective | type[Objective] = "perplexity",
     algo: str | Algo | type[Algo] = "greedy",
-    **settings: Any,
+    samples: int | None = None,
+    length: int | None = None,
+    seed: int = 0,
+    protect_first: int = 0,
+    protect_last: int = 0,
+    racing: Racing | None = None,
+    near_ties: NearTies | None = None,
+    forward: ForwardSettings | None = None,
+    max_evaluations: int | None = None,
+    progress: bool = True,
 ) -> SearchResult:
     """Search for the `k` blocks, or the fraction `ratio=0.2` of all blocks, whose removal raises the loss least.
 
     `calibration` is a list of texts, a list of items (question, choices, answer), the name of an option such as
     "pydoc", or samples that an earlier search has drawn. If it is None, the objective chooses the option.
-    `objective` and `algo` are names of options, classes, or instances of classes. Settings: `ratio`, `unit` ("block",
-    "sublayer" for attention and MLP apart, "attention" or "mlp"; a ratio is then one of parameters), `samples` and
-    `length` (how much of the data is drawn), `seed`, `protect_first` and `protect_last` (how many of the first and of
-    the last blocks are never removed), `racing` (a `Racing`), `near_ties` (a `NearTies`), `forward` (a
-    `ForwardSettings`), `max_evaluations` (masks after which the search is stopped), `progress` (False hides the bar).
+    `objective` and `algo` are names of options, classes, or instances of classes. `unit` is "block", "sublayer" (for
+    attention and MLP apart), "attention" or "mlp"; a ratio is then one of parameters. `samples` and `length` say how
+    much of the data is drawn. The first `protect_first` and the last `protect_last` blocks are never removed. After
+    `max_evaluations` masks, the search is stopped. `progress=False` hides the bar.
 
     If a value is wrong, or if another call uses the model, raises InputError before anything is computed. Raises
     OutOfReachError if the search would need far too many evaluations, and LossError if a loss is NaN or infinite.
     """
-    check_settings(Settings, settings, "setting of search_mask")
-    options = Settings(**settings)
-    for part in (options, options.forward, options.racing, options.near_ties):
-        check_types(part)
+    race, ties, how = racing or Racing(), near_ties or NearTies(), forward or ForwardSettings()
+    for part in (race, ties, how):
+        check_settings(type(part), {f.name: getattr(part, f.name) for f in fields(part)}, "setting")
+        part.check()
     chosen_objective, chosen_algo = _built("objective", objective), _built("algo", algo)
-    driver.check_limit(options.max_evaluations)
-    options.forward.check()
-    options.racing.check()
-    options.near_ties.check()
-    removal = Removal(options.ratio, k, options.unit, first=options.protect_first, last=options.protect_last)
+    driver.check_limit(max_evaluations)
+    removal = Removal(ratio, k, unit, first=protect_first, last=protect_last)
     removal.check()
-    space = removal.space(model.n_blocks, None if removal.counted else _sizes(model, removal.mask_unit))
+    sizes = None if removal.counted else find_chain(model.module, removal.mask_unit).sizes()
+    space = removal.space(model.n_blocks, sizes)
     chosen_algo.evaluations(space)  # raises OutOfReachError if the search needs too many evaluations
-    draw = Draw(options.samples, options.length, options.seed)
-    samples = draw_samples(
-        model, calibration, draw, objective if isinstance(objective, str) else chosen_objective
-    )
-    _check_kind(chosen_objective, samples)
-    lazy.warn_on(samples.kind, chosen_algo)
-    check_calibration(samples, Reader.of(model.name, model.module.config, model.tokenizer), "search_mask")
-    losses = Calibrated(chosen_objective, forward_with(options.forward, model.language_model), samples)
+    asked = objective if isinstance(objective, str) else chosen_objective
+    drawn = draw_samples(model, calibration, asked, samples=samples, length=length, seed=seed)
+    if drawn.kind not in kinds_for(needs := chosen_objective.needs):
+        raise InputError(
+            f"the objective {type(chosen_objective).__name__} needs {needs}, and the calibration gives "
+            f"{drawn.kind}: give a list of texts for text, a list of items for items, or calibration='both' for "
+            "both."
+        )
+    lazy.warn_on(drawn.kind, chosen_algo)
+
+    losses = Calibrated(chosen_objective, forward_with(how, model.language_model), drawn)
     journal = Journal(None, space.n_blocks, space.unit)
-    problem = Problem(
-        chosen_algo, space, options.seed, options.racing, options.near_ties, options.max_evaluations
+    single = (
+        FloatLoss(losses.in_float32, Journal(None, space.n_blocks, space.unit)) if losses.in_half else None
     )
+    problem = Problem(chosen_algo, space, seed, race, ties, max_evaluations)
+    most = driver.evaluations(chosen_algo, space, max_evaluations)
+    title = f"{model.name} {type(chosen_algo).__name__}"
     try:
-        solution = _search(problem, losses, journal, options.progress)
+        with Progress(title, most, hidden=not progress, unit=space.unit) as bar:
+            solution = solve(problem, losses, KnownScores(journal), bar.update, single)
     finally:
         losses.forward.release()
-    return _result(model, solution, losses, journal)
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The less used settings of a search, with their defaults."""
-
-    ratio: float | None = None
-    samples: int | None = None
-    length: int | None = None
-    seed: int = 0
-    unit: str = "block"
-    protect_first: int = 0
-    protect_last: int = 0
-    racing: Racing = field(default_factory=Racing)
-    near_ties: NearTies = field(default_factory=NearTies)
-    forward: ForwardSettings = field(default_factory=ForwardSettings)
-    progress: bool = True
-    max_evaluations: int | None = None
-
-
-def _sizes(model: PrunableModel, unit: str) -> list[int]:
-    """The number of parameters of each unit."""
-    from pruning.models.sublayers import find_chain
-
-    return find_chain(model.module, unit).sizes()
-
-
-def _search(problem: Problem, losses: Calibrated, journal: Journal, shown: bool) -> Solution:
-    """Run the search, with a progress bar if `shown` is true."""
-    most = driver.evaluations(problem.algo, problem.space, problem.max_evaluations)
-    title = f"{losses.forward.model.info.name} {type(problem.algo).__name__}"
-    with Progress(title, most, hidden=not shown, unit=problem.space.unit) as progress:
-        empty = Journal(None, problem.space.n_blocks, problem.space.unit)
-        single = FloatLoss(losses.in_float32, empty) if losses.in_half else None
-        return solve(problem, losses, KnownScores(journal), progress.update, single)
-
-
-def _result(model: PrunableModel, solution: Solution, losses: Calibrated, journal: Journal) -> SearchResult:
     score = solution.score
     return SearchResult(
         model=model,
@@ -157,15 +130,6 @@ def _built(group: str, chosen: Any) -> Any:
     if not hasattr(chosen, PACKAGES[group][1]):
         raise InputError(f"{group}={shown(chosen)}: give the name of an option, or an instance of its class.")
     return chosen
-
-
-def _check_kind(objective: Objective, samples: Samples) -> None:
-    needs = objective.needs
-    if samples.kind not in kinds_for(needs):
-        raise InputError(
-            f"the objective {type(objective).__name__} needs {needs}, and the calibration gives {samples.kind}: "
-            "give a list of texts for text, a list of items for items, or calibration='both' for both."
-        )
 
 
 # What a search found, and what can be done with it.
@@ -214,8 +178,6 @@ class SearchResult:
 
         Raises InputError if the data share text or items with the calibration samples.
         """
-        from pruning.api.changes import draw_data, measured
-
         with self.model.evaluated_by("measure"):
             data = draw_data(self.model, **settings)
             check_disjoint(self.samples, data)
@@ -233,3 +195,106 @@ class SearchResult:
             f"{self.mask} removed: {' '.join(self.mask.names())}\n"
             f"loss {self.dense_loss:.4f} -> {self.loss:.4f} {plus_minus(self.standard_error)}; {nearest}"
         )
+
+
+# Measure perplexity on texts and accuracy on items, for the dense and for the pruned model.
+
+TextSets: TypeAlias = Sequence[str] | Mapping[str, Sequence[str]]
+ItemSets: TypeAlias = ItemList | Mapping[str, ItemList]
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """Metrics by name, `ppl/NAME` and `acc/NAME`, of the dense and of the pruned model.
+
+    `NAME/stderr` is the standard error of a metric over windows or items; one window or item has none.
+    """
+
+    dense: dict[str, float]
+    pruned: dict[str, float]
+
+    def __str__(self) -> str:
+        def shown(values: Mapping[str, float], name: str) -> str:
+            error = values.get(error_of(name))
+            return f"{values[name]:,.3f}" + ("" if error is None else f" ± {error:,.3f}")
+
+        return "\n".join(
+            f"{name:<20} {shown(self.dense, name):>18} -> {shown(self.pruned, name)}"
+            for name in metrics_among(self.pruned)
+        )
+
+
+@exclusive
+def measure_mask(
+    model: PrunableModel,
+    mask: Mask,
+    *,
+    texts: TextSets | None = None,
+    items: ItemSets | None = None,
+    window: int = 1024,
+    limit: int | None = None,
+) -> Measurements:
+    """Perplexity on texts and accuracy on items, of the dense model and of the model without the dropped blocks.
+
+    `texts` and `items` are lists, or mappings from names to lists. Each text is cut into windows of `window` tokens,
+    without overlap; at most `limit` windows or items of each set are used. Accuracy is the share of items whose
+    right answer has the highest mean token log-likelihood among the choices.
+
+    Raises InputError if there is nothing to measure, or a set is malformed. `SearchResult.measure` also refuses data
+    that share text or items with the calibration samples.
+    """
+    return measured(model, mask, draw_data(model, texts, items, window, limit))
+
+
+def measured(model: PrunableModel, mask: Mask, data: Mapping[str, Samples]) -> Measurements:
+    """The metrics of a mask and of the dense model on data that `draw_data` has drawn."""
+    model.check_mask(mask)
+    forward = forward_with(ForwardSettings(), model.language_model)
+    found = Measurements({}, {})
+    for name, samples in data.items():
+        measure = perplexity if samples.kind == "text" else item_accuracy
+        found.dense.update(measure(name, forward, samples, Mask(model.n_blocks)).metrics)
+        found.pruned.update(measure(name, forward, samples, mask).metrics)
+    return found
+
+
+def draw_data(
+    model: PrunableModel,
+    texts: TextSets | None = None,
+    items: ItemSets | None = None,
+    window: int = 1024,
+    limit: int | None = None,
+) -> dict[str, Samples]:
+    """The samples of each metric. Raises InputError if there is nothing to measure, or a set is malformed."""
+    check_type("window", window, int)
+    check_type("limit", limit, int | None)
+    if window < SHORTEST:
+        raise InputError(f"window={window} is too short: give at least {SHORTEST} tokens.")
+    if limit is not None and limit < 1:
+        raise InputError(f"limit={limit}: give at least 1, or leave it out.")
+    named_texts, named_items = _named(texts, "texts"), _named(items, "items")
+    if not named_texts and not named_items:
+        raise InputError("there is nothing to measure on: give texts=[...], items=[...], or both.")
+    data: dict[str, Samples] = {}
+    first = start_tokens(model.tokenizer)
+    for name, members in named_texts.items():
+        given = list_of_texts(members, "texts" if name == "texts" else f"texts['{name}']")
+        ids = (model.tokenizer(text, add_special_tokens=False, verbose=False).input_ids for text in given)
+        windows = (row for text in ids for row in strided(text, first, window, None))
+        rows = tuple(islice(windows, None if limit is None else min(limit, sys.maxsize)))
+        if not rows:
+            raise InputError(f"the texts of '{name}' hold nothing to predict: give at least two tokens.")
+        data[f"ppl/{name}"] = Samples("text", name, rows, 0)
+    for name, pool in named_items.items():
+        chosen = listed(pool, "items" if name == "items" else f"items['{name}']", "items")[:limit]
+        data[f"acc/{name}"] = item_rows(model, chosen, len(chosen), 0, "measure_mask")
+    check_ids(model, data)
+    check_evaluation(data, Reader.of(model.name, model.module.config, model.tokenizer))
+    return data
+
+
+def _named(sets: Any, name: str) -> dict[str, Any]:
+    """Sets by name; a plain list gets the name of its argument, and there are none in an empty list."""
+    if sets is None or (isinstance(sets, Sized) and not len(sets)):
+        return {}
+    return {str(key): value for key, value in sets.items()} if isinstance(sets, Mapping) else {name: sets}

@@ -39,6 +39,23 @@ def run_command(path: str) -> None:
         pkgutil.resolve_name(path)()
 
 
+def command_words(usage: str | None = None) -> list[str]:
+    """The words of a command, after its process is prepared and its log goes to stderr as plain text.
+
+    With a `usage`, the command needs words: if there are none, or they ask for help, prints the usage and exits.
+    """
+    import logging
+
+    prepare_process()
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("pruning").setLevel(logging.INFO)
+    words = sys.argv[1:]
+    if usage is not None and (not words or {"-h", "--help"} & {*words}):
+        print(usage)  # noqa: T201 - the command's output
+        raise SystemExit(0)
+    return words
+
+
 @contextmanager
 def guarded() -> Iterator[None]:
     """Within this context, turn ordinary faults into one line and an exit status; text never stops the work.

@@ -1,1 +1,7 @@
-"""A study as a command: the cells that it asks for, how they run, and what it prints."""
+"""The commands of the command line: compose cells, check them all, run them, and sum up."""
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+# A composed configuration, and the chosen option of each Hydra group.
+Composed: TypeAlias = tuple[Any, Mapping[str, Any]]

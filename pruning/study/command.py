@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -15,30 +14,29 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from pruning.config.app import register
-from pruning.config.compose import check_choices, check_words, explained, ordered
+from pruning.config.compose import check_choices, check_words, explained, launcher_of, ordered
 from pruning.config.groups import CONF
 from pruning.core import storage
 from pruning.core.errors import InputError
 from pruning.core.terminal import FAILED, INTERRUPTED, guarded
 from pruning.engine import collectives
 from pruning.launcher import Launcher
+from pruning.launcher.cell_state import finished
 from pruning.launcher.local import InProcess
 from pruning.runs.cell import Cell
-from pruning.study import task_cells
+from pruning.study import Composed, task_cells
 from pruning.study.grid import (
-    Composed,
     Outcome,
     distinct_cells,
+    joined_ranks,
     record_cells,
     run_cells,
     run_checks,
-    say,
     say_how_to_resume,
     sum_up,
 )
-from pruning.study.guide import check_guided, run_guided, say_result, say_where
-
-log = logging.getLogger(__name__)
+from pruning.study.guide import check_guided, say_forecast, say_result, say_where, speed_cell
+from pruning.study.text_tables import say
 
 BUSY = 75  # nothing failed, but another process still runs some of the cells; the value is EX_TEMPFAIL of sysexits
 
@@ -48,12 +46,9 @@ def execute(configs: Sequence[Composed]) -> None:
 
     Under torchrun, all processes run each cell together and only the first one prints.
     """
-    with guarded(), collectives.joined_ranks():
-        if not collectives.is_first():
-            log.parent.setLevel(logging.WARNING)  # type: ignore[union-attr]
-        status = run_study(configs)
-    if status:
-        raise SystemExit(status)
+    with guarded(), joined_ranks():
+        if status := run_study(configs):
+            raise SystemExit(status)
 
 
 def run_study(configs: Sequence[Composed]) -> int:
@@ -61,25 +56,21 @@ def run_study(configs: Sequence[Composed]) -> int:
 
     If anything is wrong, raises one InputError that lists all errors, before the first cell starts.
     """
-    from pruning.config.compose import launcher_of
-
     if (tasks := task_cells.task_settings(configs)) is not None:
         configs = task_cells.expanded(configs, tasks)
     cells, launcher = distinct_cells(configs), launcher_of([config for config, _ in configs])
     guided = any(config.get("guide") for config, _ in configs)
     if guided:
         cells = [check_guided(cells, launcher)]
-    results = cells[0].results
-    checks = [] if isinstance(launcher, InProcess) else [partial(_check_jobs, launcher, cells)]
-    run_checks([*(partial(_check, cell) for cell in cells), *checks])
+    _check(cells, launcher)
     if tasks is not None:
         task_cells.check(cells, launcher, tasks)
-    storage.check_writable(results)
+    storage.check_writable(cells[0].results)
     _check_export(cells)
     outcome = Outcome()
     try:
         if guided:
-            run_guided(cells[0], launcher, outcome)
+            _run_guided(cells[0], launcher, outcome)
         else:
             run_cells(cells, launcher, outcome)
     except KeyboardInterrupt:
@@ -98,35 +89,40 @@ def run_study(configs: Sequence[Composed]) -> int:
     return FAILED if outcome.failed else BUSY if outcome.busy else 0
 
 
-def _route(cells: Sequence[Cell], outcome: Outcome, settings: task_cells.TaskSettings) -> None:
-    """Cross the tasks of each group of cells with their sets, and print the tables."""
-    from pruning.study.task_routing import route_group, routing_text
-
-    for group in task_cells.groups(cells):
-        if waiting := [cell.key for cell in group if cell.key not in outcome.done]:
-            say(
-                f"\nThe tasks are not crossed before all their sets are found; missing: {', '.join(waiting)}."
-            )
-            continue
-        say(f"\n{routing_text(route_group(group, [outcome.done[cell.key] for cell in group], settings))}")
-
-
-def _check(cell: Cell) -> None:
+def _check(cells: Sequence[Cell], launcher: Launcher) -> None:
+    """Raise one InputError with everything that is wrong with the cells, or if the launcher cannot run them."""
     from pruning.runs.prepare import check_cell
 
-    check_cell(cell)
+    def check_jobs() -> None:
+        if isinstance(launcher, InProcess):
+            return
+        if collectives.world_size() > 1:
+            raise InputError(
+                "torchrun works with launcher=local only: the other launchers start the ranks of each job "
+                "themselves; set model.resources.ranks."
+            )
+        launcher.check({cell.model.name: cell.model.resources for cell in cells})
+        if not launcher.wait and any(cell.export is not None for cell in cells):
+            raise InputError(
+                "export=DIR needs the finished cell: leave launcher.wait=true, or export it later."
+            )
+
+    run_checks([*(partial(check_cell, cell) for cell in cells), check_jobs])
 
 
-def _check_jobs(launcher: Launcher, cells: Sequence[Cell]) -> None:
-    """Raise InputError if the launcher cannot run these cells."""
-    if collectives.world_size() > 1:
-        raise InputError(
-            "torchrun works with launcher=local only: the other launchers start the ranks of each job themselves; "
-            "set model.resources.ranks."
-        )
-    launcher.check({cell.model.name: cell.model.resources for cell in cells})
-    if not launcher.wait and any(cell.export is not None for cell in cells):
-        raise InputError("export=DIR needs the finished cell: leave launcher.wait=true, or export it later.")
+def _run_guided(cell: Cell, launcher: Launcher, outcome: Outcome) -> None:
+    """Print the forecast, run the cell, and then measure how fast its models are.
+
+    Raises the errors of `prepare` and of `forecast` before anything expensive starts.
+    """
+    timed, done = speed_cell(cell), finished(cell)
+    if done is None or "speed" not in done["evaluation"]:
+        say_forecast(cell, timed)
+    run_cells([cell], launcher, outcome)
+    if cell.key in outcome.done and "speed" not in outcome.done[cell.key]["evaluation"]:
+        run_cells([timed], launcher, second := Outcome())
+        run_cells([cell], launcher, outcome)  # so that the result names the settings that were asked for
+        outcome.failed |= second.failed
 
 
 def _check_export(cells: Sequence[Cell]) -> None:
@@ -152,6 +148,19 @@ def _export(cells: Sequence[Cell], outcome: Outcome) -> None:
             say(f"\n{export_cell(cell.folder, cell.export, cell.heal.trains)}")
 
 
+def _route(cells: Sequence[Cell], outcome: Outcome, settings: task_cells.TaskSettings) -> None:
+    """Cross the tasks of each group of cells with their sets, and print the tables."""
+    from pruning.study.task_routing import route_group, routing_text
+
+    for group in task_cells.groups(cells):
+        if waiting := [cell.key for cell in group if cell.key not in outcome.done]:
+            say(
+                f"\nThe tasks are not crossed before all their sets are found; missing: {', '.join(waiting)}."
+            )
+            continue
+        say(f"\n{routing_text(route_group(group, [outcome.done[cell.key] for cell in group], settings))}")
+
+
 # Start Hydra for a command, and give its errors in this project's words.
 
 RAISE = "HYDRA_FULL_ERROR"  # if this variable is set, Hydra raises its errors instead of printing them
@@ -159,7 +168,6 @@ RAISE = "HYDRA_FULL_ERROR"  # if this variable is set, Hydra raises its errors i
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def _launch(composed: DictConfig) -> None:
-
     execute([(composed, HydraConfig.get().runtime.choices)])
 
 

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pruning.core.errors import InputError
-from pruning.core.terminal import guarded
+from pruning.core.terminal import command_words, guarded
+from pruning.study import launch
 
 USAGE = "depth-pruning-compress MODEL [OUT] [ratio=0.2] [NAME=VALUE ...]"
 
@@ -22,44 +23,33 @@ USAGE = "depth-pruning-compress MODEL [OUT] [ratio=0.2] [NAME=VALUE ...]"
 def main() -> None:
     """The command `depth-pruning-compress`. If anything is wrong, prints it in plain words."""
     with guarded():
-        words = sys.argv[1:]
-        if not words or {"-h", "--help"} & {*words}:
-            print(__doc__)  # noqa: T201 - the command's output
-            return
-        from pruning.study import launch
-
-        sys.argv[1:] = launch_words(words)
+        sys.argv[1:] = launch_words(command_words(__doc__))
         launch.main()
 
 
 def launch_words(words: Sequence[str]) -> list[str]:
     """The words of `launch.py` for words of this command. Raises InputError if the model is missing or unknown."""
     from pruning.config.compose import is_setting
+    from pruning.config.groups import options
 
     places = [word for word in words if not is_setting(word) and not word.startswith("-")]
-    rest = [word for word in words if word not in places]
     if not 1 <= len(places) <= 2:
         raise InputError(
             f"{len(places)} places are given: give a model, and then a directory for the smaller one. {USAGE}"
         )
-    out = [f"export={quoted(places[1])}"] if len(places) > 1 else []
-    return ["experiment=compress", *_model(places[0]), *out, *rest]
-
-
-def _model(place: str) -> list[str]:
-    """The settings of a model: an option of `conf/model`, or a directory or file."""
-    from pruning.config.groups import options
-
+    place, known = places[0], [name for name in options("model") if name != "local"]
     if Path(place).expanduser().exists():
-        return ["model=local", f"model.path={quoted(place)}"]
-    known = [name for name in options("model") if name != "local"]
-    if place in known:
-        return [f"model={place}"]
-    raise InputError(
-        f"there is no model '{place}': give a directory, a GGUF file, or one of {', '.join(known)}."
-    )
+        model = ["model=local", f"model.path={_quoted(place)}"]
+    elif place in known:
+        model = [f"model={place}"]
+    else:
+        raise InputError(
+            f"there is no model '{place}': give a directory, a GGUF file, or one of {', '.join(known)}."
+        )
+    out = [f"export={_quoted(folder)}" for folder in places[1:]]
+    return ["experiment=compress", *model, *out, *(word for word in words if word not in places)]
 
 
-def quoted(path: str) -> str:
+def _quoted(path: str) -> str:
     """A path as a value in Hydra's grammar, which reserves some characters."""
     return '"' + path.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -1,4 +1,4 @@
-"""The cells of a command: find the distinct ones, order them, and record them in the study's list."""
+"""The cells of a command: find the distinct ones, run those that are not done, record them, and sum up."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import dataclasses
 import logging
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from pruning.config.compose import cell_of
 from pruning.core import records
@@ -25,17 +26,40 @@ from pruning.core.errors import (
     merged_error,
     sentence,
 )
-from pruning.core.records import LOG, NAME, DoneResult, Failure, read_done, same_settings
+from pruning.core.records import LOG, NAME, DoneResult, ErrorRecord, Failure, read_done, same_settings
 from pruning.engine import collectives
 from pruning.launcher import Launcher
 from pruning.launcher.cell_state import CellState, StateName, finished
 from pruning.launcher.local import InProcess
 from pruning.models.model import directory_name, distinct_names, shared
 from pruning.runs.cell import Cell
-from pruning.study import text_tables
+from pruning.study import Composed, text_tables
+from pruning.study.text_tables import say
 
-# A composed configuration, and the chosen option of each Hydra group.
-Composed: TypeAlias = tuple[Any, Mapping[str, Any]]
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Outcome:
+    """The outcome of each cell of a command, by the key of the cell."""
+
+    done: dict[str, DoneResult] = field(default_factory=dict)
+    failed: dict[str, Failure] = field(default_factory=dict)
+    busy: dict[str, BusyError] = field(default_factory=dict)
+    left_out: dict[str, OutOfReachError] = field(default_factory=dict)
+    in_flight: dict[str, CellState] = field(default_factory=dict)
+
+
+@contextmanager
+def joined_ranks() -> Iterator[None]:
+    """Within this context, the ranks are joined, and only the first one logs its progress."""
+    with collectives.joined_ranks():
+        if not collectives.is_first():
+            logging.getLogger("pruning").setLevel(logging.WARNING)
+        yield
+
+
+# Find the distinct cells, and list them in the file of their study.
 
 
 def distinct_cells(configs: Sequence[Composed]) -> list[Cell]:
@@ -43,7 +67,7 @@ def distinct_cells(configs: Sequence[Composed]) -> list[Cell]:
 
     Raises one InputError that lists everything that is wrong.
     """
-    cells = named_apart(run_checks([partial(cell_of, *config) for config in configs]))
+    cells = _named_apart(run_checks([partial(cell_of, *config) for config in configs]))
     models = shared(cell.model for cell in cells)
     cells = [dataclasses.replace(cell, model=model) for cell, model in zip(cells, models, strict=True)]
     if not cells:
@@ -78,6 +102,34 @@ def run_checks(steps: Sequence[Callable[[], Any]]) -> list[Any]:
     return values
 
 
+def _named_apart(cells: Sequence[Cell]) -> list[Cell]:
+    """The cells, in which different directories have different names.
+
+    If directories with the same last part meet in one command, more parts of their paths make the names. Raises
+    InputError if the user has given one name to several directories.
+    """
+    places: dict[str, dict[Path, None]] = {}
+    for cell in cells:
+        if cell.model.in_directory:
+            places.setdefault(cell.model.name, {})[cell.model.location] = None
+    names: dict[Path, str] = {}
+    for name, several in places.items():
+        if len(several) > 1:
+            if any(directory_name(place) != name for place in several):
+                raise InputError(
+                    f"model.name={name} names {len(several)} different models ({', '.join(map(str, several))}): "
+                    "leave model.name out, so that each is named after its directory."
+                )
+            names |= dict(zip(several, distinct_names(list(several)), strict=True))
+    named = []
+    for cell in cells:
+        if cell.model.in_directory and (new := names.get(cell.model.location)) is not None:
+            config = {**cell.config, "model": {**cell.config["model"], "name": new}}
+            cell = dataclasses.replace(cell, model=dataclasses.replace(cell.model, name=new), config=config)
+        named.append(cell)
+    return named
+
+
 def note_study(cells: Sequence[Cell]) -> None:
     """Add cells to the list of their study, so that figures can report cells that are still missing."""
     if not (cells and collectives.is_first()):
@@ -94,9 +146,7 @@ def note_study(cells: Sequence[Cell]) -> None:
             records.write_study(results, name, [*records.read_study(results, name), *keys])
 
 
-# Run the cells of a study that are not done: in this process, or as jobs.
-
-log = logging.getLogger(__name__)
+# Run the cells that are not done: in this process, or as jobs.
 
 
 def run_cells(cells: Sequence[Cell], launcher: Any, outcome: Outcome) -> None:
@@ -105,7 +155,7 @@ def run_cells(cells: Sequence[Cell], launcher: Any, outcome: Outcome) -> None:
     if pending and not isinstance(launcher, InProcess):
         _run_jobs(cells, pending, launcher, outcome)
         return
-    prepared = _prepare(pending, outcome) if pending else []
+    prepared = _prepare(pending, outcome)
     note_study([cell for cell in cells if cell.key not in outcome.left_out])
     if not pending:
         log.info("every cell was done: %d of %d; nothing to run", len(outcome.done), len(cells))
@@ -113,6 +163,86 @@ def run_cells(cells: Sequence[Cell], launcher: Any, outcome: Outcome) -> None:
     log.info("cells: %d asked for, %d done, %d to run", len(cells), len(outcome.done), len(pending))
     start_tracker(cells)
     _run_here(prepared, outcome)
+
+
+def _is_done(cell: Cell, outcome: Outcome) -> bool:
+    """Whether the cell's files hold a result with the requested evaluation; if so, adds it to `outcome`."""
+    if (result := collectives.on_first(lambda: finished(cell))) is None:
+        return False
+    outcome.done[cell.key] = result
+    return True
+
+
+def _prepare(cells: Sequence[Cell], outcome: Outcome, in_flight: bool = False) -> list[Any]:
+    """Draw and check the samples of all cells before the first search starts.
+
+    Raises one InputError for all bad input. If a model or data set cannot be reached, only the cells that use it
+    fail. A cell whose search would need too many evaluations is left out; if no other cell remains, and none is in
+    flight, raises InputError.
+    """
+    if not cells:
+        return []
+    from pruning.runs.prepare import Drawn, prepare
+    from pruning.runs.run_cell import record_failure
+
+    drawn, ready, errors = Drawn(), [], []
+    for cell in cells:
+        try:
+            ready.append(prepare(cell, drawn))
+        except OutOfReachError as error:
+            outcome.left_out[cell.key] = error
+        except InputError as error:
+            errors.append(error)
+        except UnreachableError as error:
+            outcome.failed[cell.key] = record_failure(cell, error)
+    if not (ready or errors or outcome.done or outcome.failed or in_flight):
+        errors += outcome.left_out.values()
+    if errors:
+        raise merged_error(errors)
+    return ready
+
+
+def _run_here(prepared: Sequence[Any], outcome: Outcome) -> None:
+    """Run prepared cells in this process, one after the other."""
+    from pruning.runs.run_cell import run
+
+    ranks = max((ready.cell.model.resources.ranks for ready in prepared), default=1)
+    if ranks > 1 and collectives.world_size() == 1:
+        log.warning(
+            "model.resources.ranks=%d is a request to launcher=processes and launcher=slurm: with launcher=local, "
+            "this is one process, unless torchrun starts more",
+            ranks,
+        )
+    for number, ready in enumerate(prepared, start=1):
+        log.info("cell %d of %d: %s", number, len(prepared), ready.cell.key)
+        try:
+            outcome.done[ready.cell.key] = run(ready)
+        except BusyError as error:
+            log.warning("%s", error)
+            outcome.busy[ready.cell.key] = error
+        except Exception as error:
+            if is_disk_full(error):
+                raise  # no other cell could write either, and a failure could not be recorded
+            text = sentence(error) if isinstance(error, OSError) else str(error)
+            log.error("cell %s failed: %s: %s", ready.cell.key, type(error).__name__, text)
+            outcome.failed[ready.cell.key] = _recorded(ready.cell, error, text)
+            common = isinstance(error, PruningError) and not isinstance(error, RankError)
+            if collectives.world_size() > 1 and not common:
+                raise  # the ranks are out of step: collectives would hang
+
+
+def _recorded(cell: Cell, error: Exception, text: str) -> Failure:
+    """Record a failure in the cell's files. If these cannot be written, only return the failure."""
+    from pruning.runs.run_cell import record_failure
+
+    try:
+        return record_failure(cell, error)
+    except OSError as unwritable:
+        if is_disk_full(unwritable):
+            raise
+        log.warning("the failure of %s is not recorded: %s", cell.key, sentence(unwritable))
+        entry: ErrorRecord = {"type": type(error).__name__, "message": text, "log": str(cell.folder / LOG)}
+        return {"cell": cell.key, "error": entry}
 
 
 def _run_jobs(cells: Sequence[Cell], pending: Sequence[Cell], launcher: Launcher, outcome: Outcome) -> None:
@@ -148,153 +278,28 @@ def _run_jobs(cells: Sequence[Cell], pending: Sequence[Cell], launcher: Launcher
         _run_jobs(cells, again, launcher, outcome)
 
 
-def _warn_about_ranks(cells: Sequence[Cell]) -> None:
-    """Log a warning if a model asks for ranks that nobody has started."""
-    ranks = max((cell.model.resources.ranks for cell in cells), default=1)
-    if ranks > 1 and collectives.world_size() == 1:
-        log.warning(
-            "model.resources.ranks=%d is a request to launcher=processes and launcher=slurm: with launcher=local, "
-            "this is one process, unless torchrun starts more",
-            ranks,
-        )
-
-
-def _run_here(prepared: Sequence[Any], outcome: Outcome) -> None:
-    """Run prepared cells in this process, one after the other."""
-    from pruning.runs.run_cell import run
-
-    _warn_about_ranks([ready.cell for ready in prepared])
-    for number, ready in enumerate(prepared, start=1):
-        log.info("cell %d of %d: %s", number, len(prepared), ready.cell.key)
-        try:
-            outcome.done[ready.cell.key] = run(ready)
-        except BusyError as error:
-            log.warning("%s", error)
-            outcome.busy[ready.cell.key] = error
-        except Exception as error:
-            if is_disk_full(error):
-                raise  # no other cell could write either, and a failure could not be recorded
-            text = sentence(error) if isinstance(error, OSError) else error
-            log.error("cell %s failed: %s: %s", ready.cell.key, type(error).__name__, text)
-            outcome.failed[ready.cell.key] = _recorded(ready.cell, error)
-            common = isinstance(error, PruningError) and not isinstance(error, RankError)
-            if collectives.world_size() > 1 and not common:
-                raise  # the ranks are out of step: collectives would hang
-
-
-def _is_done(cell: Cell, outcome: Outcome) -> bool:
-    """Whether the cell's files hold a result with the requested evaluation; if so, adds it to `outcome`."""
-    if (result := collectives.on_first(lambda: finished(cell))) is None:
-        return False
-    outcome.done[cell.key] = result
-    return True
-
-
-def _prepare(cells: Sequence[Cell], outcome: Outcome, in_flight: bool = False) -> list[Any]:
-    """Draw and check the samples of all cells before the first search starts.
-
-    Raises one InputError for all bad input. If a model or data set cannot be reached, only the cells that use it
-    fail. A cell whose search would need too many evaluations is left out; if no other cell remains, and none is in
-    flight, raises InputError.
-    """
-    from pruning.runs.prepare import Drawn, prepare
-    from pruning.runs.run_cell import record_failure
-
-    drawn, ready, errors = Drawn(), [], []
-    for cell in cells:
-        try:
-            ready.append(prepare(cell, drawn))
-        except OutOfReachError as error:
-            outcome.left_out[cell.key] = error
-        except InputError as error:
-            errors.append(error)
-        except UnreachableError as error:
-            outcome.failed[cell.key] = record_failure(cell, error)
-    if not (ready or errors or outcome.done or outcome.failed or in_flight):
-        errors += outcome.left_out.values()
-    if errors:
-        raise merged_error(errors)
-    return ready
-
-
-def _recorded(cell: Cell, error: Exception) -> Failure:
-    """Record a failure in the cell's files. If these cannot be written, only return the failure."""
-    from pruning.runs.run_cell import record_failure
-
-    try:
-        return record_failure(cell, error)
-    except OSError as unwritable:
-        if is_disk_full(unwritable):
-            raise
-        log.warning("the failure of %s is not recorded: %s", cell.key, sentence(unwritable))
-        text = sentence(error) if isinstance(error, OSError) else str(error)
-        log_path = str(cell.folder / LOG)
-        return {"cell": cell.key, "error": {"type": type(error).__name__, "message": text, "log": log_path}}
-
-
-# Give the models of a command, if they are in directories, names that tell them apart.
-
-
-def named_apart(cells: Sequence[Cell]) -> list[Cell]:
-    """The cells, in which different directories have different names.
-
-    If directories with the same last part meet in one command, more parts of their paths make the names. Raises
-    InputError if the user has given one name to several directories.
-    """
-    places: dict[str, dict[Path, None]] = {}
-    for cell in cells:
-        if cell.model.in_directory:
-            places.setdefault(cell.model.name, {})[cell.model.location] = None
-    names: dict[Path, str] = {}
-    for name, several in places.items():
-        if len(several) > 1:
-            _check_derived(name, list(several))
-            names |= dict(zip(several, distinct_names(list(several)), strict=True))
-    return [
-        _renamed(cell, names[cell.model.location])
-        if cell.model.in_directory and cell.model.location in names
-        else cell
-        for cell in cells
-    ]
-
-
-def _check_derived(name: str, places: Sequence[Path]) -> None:
-    if any(directory_name(place) != name for place in places):
-        raise InputError(
-            f"model.name={name} names {len(places)} different models ({', '.join(map(str, places))}): leave "
-            "model.name out, so that each is named after its directory."
-        )
-
-
-def _renamed(cell: Cell, name: str) -> Cell:
-    model = dataclasses.replace(cell.model, name=name)
-    return dataclasses.replace(
-        cell, model=model, config={**cell.config, "model": {**cell.config["model"], "name": name}}
-    )
-
-
 # Call the tracker of a study. If the tracker fails, only warn: the results are in files.
 
 
 def start_tracker(cells: Sequence[Cell]) -> None:
     """Create what the tracker needs, once, before any cell runs. If that fails, warn."""
-    _guarded("start", lambda: cells[0].tracker.start(cells[0].results))
+    _tracked("start", lambda: cells[0].tracker.start(cells[0].results))
 
 
 def record_cells(cells: Sequence[Cell], outcome: Outcome) -> None:
     """If any cell of this command is done, record all of the command's cells that have a result."""
     folders = [cell.folder for cell in cells if (cell.folder / NAME).exists()]
     if folders and outcome.done:
-        _guarded("record", lambda: cells[0].tracker.record(cells[0].results, folders))
+        _tracked("record", lambda: cells[0].tracker.record(cells[0].results, folders))
 
 
 def record_published(cell: Cell, folder: Path) -> None:
     """Record the table of published masks. If that fails, warn: the table is in files."""
-    _guarded("start", lambda: cell.tracker.start(cell.results))
-    _guarded("record the table", lambda: cell.tracker.table(cell.results, folder))
+    start_tracker([cell])
+    _tracked("record the table", lambda: cell.tracker.table(cell.results, folder))
 
 
-def _guarded(step: str, action: Callable[[], None]) -> None:
+def _tracked(step: str, action: Callable[[], None]) -> None:
     if not collectives.is_first():
         return
     try:
@@ -308,53 +313,26 @@ def _guarded(step: str, action: Callable[[], None]) -> None:
         )
 
 
-# The outcome of each cell of a command, and the text that the command prints at its end.
+# What the command prints at its end.
 
 # Errors that a second try of the same command does not cure.
 FINAL = ("InputError", "UnskippableError", "DamagedError", "ForeignError")
 
 
-@dataclass
-class Outcome:
-    """The outcome of each cell of a command, by the key of the cell."""
-
-    done: dict[str, DoneResult] = field(default_factory=dict)
-    failed: dict[str, Failure] = field(default_factory=dict)
-    busy: dict[str, BusyError] = field(default_factory=dict)
-    left_out: dict[str, OutOfReachError] = field(default_factory=dict)
-    in_flight: dict[str, CellState] = field(default_factory=dict)
-
-
 def sum_up(cells: Sequence[Cell], outcome: Outcome) -> None:
     """Print the table of finished cells, and the reasons why the other cells are not finished."""
-    keys = [cell.key for cell in cells]
-    done = [outcome.done[key] for key in keys if key in outcome.done]
-    if done:
-        say(text_tables.results(done))
-    if outcome.left_out:
-        reasons = dict.fromkeys(map(str, outcome.left_out.values()))
-        say(f"\n{len(outcome.left_out)} of {len(cells)} cells were left out:\n" + "\n".join(reasons))
-    if outcome.failed:
-        say(
-            f"\n{len(outcome.failed)} of {len(cells)} cells failed:\n{text_tables.failures(outcome.failed.values())}"
-        )
-    if outcome.busy:
-        say(
-            f"\n{len(outcome.busy)} of {len(cells)} cells are being run by another process, which records their "
-            f"results:\n{chr(10).join(outcome.busy)}\nOnce it has ended, run the same command again."
-        )
-    if outcome.in_flight:
-        say(
-            f"\n{len(outcome.in_flight)} of {len(cells)} cells are in flight. `python -m pruning.status "
-            f"{cells[0].results}` shows them; the same command with launcher.wait=true waits for them."
-        )
-    say(f"\nresults  {cells[0].results}")
-    if any(failure["error"]["type"] not in FINAL for failure in outcome.failed.values()):
-        say("Run the same command again to retry the failed cells; finished cells are not run again.")
-    elif outcome.failed:
-        say(
-            "The failed cells would fail again: change what their messages name. Finished cells are not run again."
-        )
+    done = [outcome.done[cell.key] for cell in cells if cell.key in outcome.done]
+    text = text_tables.page(
+        "outcome.txt.jinja",
+        outcome=outcome,
+        count=len(cells),
+        results=cells[0].results,
+        done=text_tables.results(done) if done else "",
+        failures=text_tables.failures(outcome.failed.values()),
+        reasons=dict.fromkeys(map(str, outcome.left_out.values())),
+        retry=any(failure["error"]["type"] not in FINAL for failure in outcome.failed.values()),
+    )
+    say(text if done else f"\n{text}")
 
 
 def say_how_to_resume(cells: Sequence[Cell], outcome: Outcome) -> None:
@@ -365,9 +343,3 @@ def say_how_to_resume(cells: Sequence[Cell], outcome: Outcome) -> None:
         f"in {cells[0].results}. Submitted jobs keep running.\n"
         f"To resume, run the same command again:\n    {command}"
     )
-
-
-def say(text: str) -> None:
-    """Print a part of the command's output, on the first rank only."""
-    if collectives.is_first():
-        print(text, flush=True)  # noqa: T201 - the table is the command's output; logs go to stderr

@@ -14,12 +14,10 @@ from pruning.core.units import bytes_text, duration_text, rate_text
 from pruning.export.model_card import number
 from pruning.launcher.local import InProcess
 from pruning.runs.cell import Cell
-from pruning.study.grid import Outcome, run_cells, say
-from pruning.study.text_tables import about_healing, render, title
+from pruning.study.text_tables import about_healing, render, say, title
 
 if TYPE_CHECKING:
     from pruning.evaluation.speed import Speed
-    from pruning.runs.forecast import Forecast
 
 
 log = logging.getLogger(__name__)
@@ -45,24 +43,6 @@ def check_guided(cells: Sequence[Cell], launcher: Any) -> Cell:
     return cell if cell.export is not None else dataclasses.replace(cell, export=cell.folder / SMALLER)
 
 
-def run_guided(cell: Cell, launcher: Any, outcome: Outcome) -> None:
-    """Print the forecast, run the cell, and then measure how fast its models are.
-
-    Raises the errors of `prepare` and of `forecast` before anything expensive starts.
-    """
-    from pruning.launcher.cell_state import finished
-
-    timed = _speed_cell(cell)
-    done = finished(cell)
-    if done is None or "speed" not in done["evaluation"]:
-        say_forecast(cell, timed)
-    run_cells([cell], launcher, outcome)
-    if cell.key in outcome.done and "speed" not in outcome.done[cell.key]["evaluation"]:
-        run_cells([timed], launcher, second := Outcome())
-        run_cells([cell], launcher, outcome)  # so that the result names the settings that were asked for
-        outcome.failed |= second.failed
-
-
 def say_forecast(cell: Cell, timed: Cell) -> None:
     """Measure the machine for a few seconds, and print how long the cell takes, its memory, and its directory."""
     from pruning.evaluation.speed import machine
@@ -83,7 +63,12 @@ def say_forecast(cell: Cell, timed: Cell) -> None:
         f"writes   {cell.export}\n"
         "It can be stopped at any moment; the same command continues."
     )
-    _warn(cell, found)
+    if found.memory > found.available:
+        log.warning(
+            "this may not fit into memory: lower heal.micro_tokens (%s), or train adapters with heal=lora "
+            "(pip install peft), or leave the training out with heal=none",
+            getattr(cell.heal, "micro_tokens", "-"),
+        )
 
 
 def say_result(result: DoneResult) -> None:
@@ -95,23 +80,12 @@ def say_result(result: DoneResult) -> None:
 def say_where(cell: Cell) -> None:
     """Print where the model's card and the files of its cell are, and how to look at them."""
     assert cell.export is not None
-    say(
-        f"card    {cell.export / 'README.md'}\n"
-        f"cell    {cell.folder}\n"
-        f"look    python -m pruning.ui {_shown(cell.results)}"
-    )
+    folder, here = cell.results, Path.cwd()
+    shown = folder.relative_to(here) if folder.is_relative_to(here) else folder
+    say(f"card    {cell.export / 'README.md'}\ncell    {cell.folder}\nlook    python -m pruning.ui {shown}")
 
 
-def _warn(cell: Cell, found: Forecast) -> None:
-    if found.memory > found.available:
-        log.warning(
-            "this may not fit into memory: lower heal.micro_tokens (%s), or train adapters with heal=lora "
-            "(pip install peft), or leave the training out with heal=none",
-            getattr(cell.heal, "micro_tokens", "-"),
-        )
-
-
-def _speed_cell(cell: Cell) -> Cell:
+def speed_cell(cell: Cell) -> Cell:
     """The same cell with an evaluation of its speed, for a prompt that the model can read.
 
     It asks for no healing: training changes weights and not their number, so the speed does not depend on it.
@@ -122,22 +96,11 @@ def _speed_cell(cell: Cell) -> Cell:
 
     most = cell.model.context_length or 2 * PROMPT
     words = [*SPEED, f"eval.prompts=[{min(PROMPT, most // 2)}]", "heal=none"]
-    made = composed(words)
-    settings = {
-        group: {OPTION: option, **recorded(OmegaConf.to_container(made[group], resolve=True))}
-        for group, option in (("eval", "speed"), ("heal", "none"))
-    }
-    return dataclasses.replace(
-        cell,
-        evaluation=build_option("eval", words),
-        heal=build_option("heal", words),
-        config={**cell.config, **settings},
-    )
-
-
-def _shown(folder: Path) -> Path:
-    """A folder relative to the current one, if it is in it."""
-    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+    made, config = composed(words), dict(cell.config)
+    for group, option in (("eval", "speed"), ("heal", "none")):
+        config[group] = {OPTION: option, **recorded(OmegaConf.to_container(made[group], resolve=True))}
+    evaluation, heal = build_option("eval", words), build_option("heal", words)
+    return dataclasses.replace(cell, evaluation=evaluation, heal=heal, config=config)
 
 
 # The table of one cell: its dense, pruned, repaired and healed model side by side.
@@ -168,28 +131,18 @@ def table(result: DoneResult) -> str:
     found = list(stages(result))
     names = [name for name in metrics_among(found[0][1]) if isinstance(found[0][1][name], int | float)]
     names.sort(key=lambda name: kind_of(name).startswith("acc"))
-    speed = result["evaluation"].get("speed")
-    gained = {} if speed is None else {which: list(_gained(speed, which)) for which in ("dense", "pruned")}
-    columns = ["model", *map(title, names), *(SPEED_STAGE.values() if gained else ())]
-    columns += ["parameters", "size"] if gained else []
-    rows = [
-        [_named(result, which), *(number(name, values) for name in names), *gained.get(_timed(which), ())]
-        for which, values in found
-    ]
+    columns, speed = ["model", *map(title, names)], result["evaluation"].get("speed")
+    if speed is not None:
+        columns += [*SPEED_STAGE.values(), "parameters", "size"]
+    rows = []
+    for which, values in found:
+        row = [which + (about_healing(result) if which == "healed" else "")]
+        row += [number(name, values) for name in names]
+        if speed is not None:
+            timed = "dense" if which == "dense" else "pruned"
+            first: Any = speed["runs"][0]  # the first shape of input
+            sizes: Any = speed["sizes"][timed]
+            row += [rate_text(first[timed][stage]["median"]) for stage in SPEED_STAGE]
+            row += [f"{sizes['parameters']:,}", bytes_text(sizes["bytes"])]
+        rows.append(row)
     return render(columns, rows, right=columns[1:])
-
-
-def _named(result: DoneResult, which: str) -> str:
-    return which + (about_healing(result) if which == "healed" else "")
-
-
-def _timed(which: str) -> str:
-    return "dense" if which == "dense" else "pruned"
-
-
-def _gained(speed: Mapping[str, Any], which: str) -> Iterator[str]:
-    """Tokens per second with the first shape of input, parameters, and bytes of a model, as text."""
-    for name in SPEED_STAGE:
-        yield rate_text(speed["runs"][0][which][name]["median"])
-    yield f"{speed['sizes'][which]['parameters']:,}"
-    yield bytes_text(speed["sizes"][which]["bytes"])

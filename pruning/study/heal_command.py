@@ -10,19 +10,17 @@ A command that was stopped continues if it is given again. Several budgets of on
 
 from __future__ import annotations
 
-import logging
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from pruning.config.compose import names_folder
 from pruning.core.errors import InputError
 from pruning.core.records import NAME, OPTION, outward, read_result, recorded
-from pruning.core.terminal import prepare_process
-from pruning.engine import collectives
+from pruning.core.terminal import command_words
 from pruning.runs.cell import Cell
 from pruning.study import text_tables
-from pruning.study.grid import Outcome, record_cells, say, start_tracker
+from pruning.study.grid import Outcome, joined_ranks, record_cells, start_tracker
+from pruning.study.text_tables import say
 
 USAGE = "python -m pruning.heal CELL [heal=lora|full|distill] [heal.SETTING=VALUE ...]"
 ALLOWED = tuple(f"{name}{end}" for name in ("heal", "tracker", "model.offload") for end in "=.")
@@ -30,14 +28,8 @@ ALLOWED = tuple(f"{name}{end}" for name in ("heal", "tracker", "model.offload") 
 
 def main() -> None:
     """The command `python -m pruning.heal`. Errors are raised, and `run_command` prints them in plain words."""
-    prepare_process()
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    words = sys.argv[1:]
-    if not words or {"-h", "--help"} & set(words):
-        say(f"usage: {USAGE}\n\n{__doc__}")
-        return
-    with collectives.joined_ranks():
-        logging.getLogger("pruning").setLevel(logging.INFO if collectives.is_first() else logging.WARNING)
+    words = command_words(f"usage: {USAGE}\n\n{__doc__}")
+    with joined_ranks():
         heal_folder(cell_of(words))
 
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import sys
 
-from pruning.core.terminal import guarded, prepare_process
+from pruning.core.terminal import guarded, prepare_process, run_command
 
 # With these flags of Hydra, the command only prints something.
-SHOWING = (
+SHOWING = {
     "--help",
     "-h",
     "--hydra-help",
@@ -21,15 +21,13 @@ SHOWING = (
     "-i",
     "--shell-completion",
     "-sc",
-)
+}
 
 
 def main() -> None:
     """Run one cell or, with `-m`, a grid. If anything is wrong, prints it in plain words."""
     with guarded():
         prepare_process()
-        if not any(word.partition("=")[0] in SHOWING for word in sys.argv[1:]):
+        if not SHOWING & {word.partition("=")[0] for word in sys.argv[1:]}:
             print("reading the settings", file=sys.stderr, flush=True)  # noqa: T201
-        from pruning.study.command import launch
-
-        launch()
+        run_command("pruning.study.command:launch")

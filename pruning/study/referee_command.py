@@ -14,9 +14,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import logging
-import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from pruning.config.app import composed
 from pruning.config.compose import cell_of, check_choices, check_words, explained
 from pruning.core import storage
 from pruning.core.errors import InputError, PruningError, unknown
-from pruning.core.terminal import FAILED, prepare_process
+from pruning.core.terminal import FAILED, command_words
 from pruning.core.units import bytes_text, duration_text
 from pruning.evaluation.corpora import CorpusPerplexity
 from pruning.models.kept_models import PACKAGED
@@ -32,8 +31,8 @@ from pruning.published import explain, library, measure
 from pruning.published.library import ModelFacts, Protocol, PublishedMask
 from pruning.published.measure import GapRow, Measurement, Referee, forecast, free_bytes
 from pruning.runs.cell import Cell
-from pruning.study.grid import record_published, say
-from pruning.study.text_tables import render
+from pruning.study.grid import record_published
+from pruning.study.text_tables import page, render, say
 
 log = logging.getLogger(__name__)
 
@@ -42,10 +41,7 @@ STANDIN_TEXT = Protocol("pydoc")  # a stand-in is measured on a text that is alw
 
 def main() -> None:
     """The command `python -m pruning.referee`. Errors are raised, and `run_command` prints them in plain words."""
-    prepare_process()
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("pruning").setLevel(logging.INFO)
-    if status := run_referee(sys.argv[1:]):
+    if status := run_referee(command_words()):
         raise SystemExit(status)
 
 
@@ -55,13 +51,12 @@ def run_referee(words: Sequence[str]) -> int:
     Raises InputError, before anything is measured, if an argument is wrong or if a model or text is missing.
     """
     asked = _parsed(words)
-    cell = _cell(asked.settings)
-    assert isinstance(cell.evaluation, CorpusPerplexity)
+    cell, evaluation = _cell(asked.settings)
     for name in asked.model:
         if name not in library.models():
             raise unknown("model in --model", name, library.models())
-    referee = Referee(cell.results, cell.model, cell.forward, asked.model, cell.evaluation.limit)
-    rows, left_out = _rows(cell, cell.evaluation, asked)
+    referee = Referee(cell.results, cell.model, cell.forward, asked.model, evaluation.limit)
+    rows, left_out = _rows(cell, evaluation, asked)
     if asked.dry_run:
         say(_dry_run(rows, referee, left_out))
         return 0
@@ -72,8 +67,8 @@ def run_referee(words: Sequence[str]) -> int:
         referee.samples(request)  # raises if its windows are too long
     known = sum(referee.known(request) is not None for request in requests)
     log.info("%s; %d of %d measurements are known", _counts(rows), known, len(requests))
-    for line in _left_out(left_out):
-        log.warning("%s", line)
+    if left_out:
+        log.warning("%s", _left_out(left_out))
     values = dict(referee.measure(requests))
     found = explain.explained(rows, values, asked.tolerance, asked.standin is not None)
     folder = explain.write(cell.results, found, asked.tolerance)
@@ -104,23 +99,16 @@ def _parsed(words: Sequence[str]) -> argparse.Namespace:
     if not 0 <= asked.tolerance < 1:
         raise InputError(f"--tolerance={asked.tolerance:g} is out of range: choose 0 to 1.")
     asked.only = asked.only.split(",") if asked.only else None
-    asked.model, asked.text = _pairs("--model", asked.model), _pairs("--text", asked.text)
+    for option in ("model", "text"):
+        given = getattr(asked, option)
+        if wrong := [word for word in given if not all(word.partition("=")[1:])]:
+            raise InputError(f"--{option} {wrong[0]}: give --{option} NAME=PATH.")
+        setattr(asked, option, dict(word.split("=", 1) for word in given))
     return asked
 
 
-def _pairs(option: str, given: Iterable[str]) -> dict[str, str]:
-    """NAME=PATH as a mapping. Raises InputError for another form."""
-    pairs = {}
-    for word in given:
-        name, equals, path = word.partition("=")
-        if not (equals and path):
-            raise InputError(f"{option} {word}: give {option} NAME=PATH.")
-        pairs[name] = path
-    return pairs
-
-
-def _cell(words: Sequence[str]) -> Cell:
-    """The cell whose evaluation, model settings, tracker and folder the command uses; it is never run."""
+def _cell(words: Sequence[str]) -> tuple[Cell, CorpusPerplexity]:
+    """The cell whose model settings, tracker and folder the command uses, and its evaluation; it is never run."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
@@ -142,7 +130,7 @@ def _cell(words: Sequence[str]) -> Cell:
             f"eval={chosen['eval']} is not perplexity on texts: give eval=perplexity or eval=embedded_windows, whose "
             "corpora are the one protocol."
         )
-    return cell
+    return cell, cell.evaluation
 
 
 def _rows(
@@ -186,62 +174,17 @@ def _standin(place: str, cell: Cell) -> ModelFacts:
     return ModelFacts("standin", source, place, model.n_blocks, float(parameters))
 
 
-# What the command prints: its plan, its dry run, and its table
+# What the command prints: its dry run, and its table.
 
 
 def _dry_run(rows: Sequence[GapRow], referee: Referee, left_out: Sequence[PublishedMask]) -> str:
     """What the command would do: masks, protocols, what is there and what is missing, time and memory."""
-    found = [*measure.models_found(rows, referee), *measure.texts_found(rows)]
     masks = []
     for entry in dict.fromkeys(row.entry for row in rows):
         numbers = [row.number for row in rows if row.entry == entry and row.number is not None]
         printed = ", ".join(f"{number.theirs.corpus} {number.value:,.2f}" for number in numbers) or "-"
         removed = " ".join(entry.mask.names()) or "nothing"
         masks.append((entry.name, entry.model.name, entry.method, removed, printed))
-    lines = [_counts(rows), render(("mask", "model", "method", "removed", "published"), masks)]
-    lines += ["models and texts"]
-    lines += [f"  {one.what}: {one.state}{f' ({one.missing})' if one.missing else ''}" for one in found]
-    lines += [*_left_out(left_out), "", *_forecast(rows, referee)]
-    lines += ["", measure.HELP] if any(one.missing for one in found) else []
-    return "\n".join([*lines, "", "This was a dry run: nothing was measured."])
-
-
-def _result(found: Sequence[explain.Explained], folder: Path) -> str:
-    """The table, the count of each verdict with its meaning, and where the files are."""
-    counts = Counter(one.verdict for one in found)
-    rows = [row[:-1] for row in explain.shown(found)]
-    lines = [render(explain.COLUMNS[:-1], rows, right=explain.COLUMNS[4:7])]
-    lines += [
-        f"{counts[verdict]:4} {verdict}: {meaning}"
-        for verdict, meaning in explain.VERDICTS.items()
-        if counts[verdict]
-    ]
-    lines += [""]
-    lines += [
-        f"{one.row.entry.name}, {one.row.corpus}: {one.verdict}. {one.text}."
-        for one in found
-        if one.text and one.verdict not in ("none", "no number", "stand-in")
-    ]
-    return "\n".join([*lines, f"files    {folder}"])
-
-
-def _counts(rows: Sequence[GapRow]) -> str:
-    """How many masks, numbers and measurements there are."""
-    masks = len({row.entry.name for row in rows})
-    numbers = sum(row.number is not None for row in rows)
-    return f"{masks} published masks with {numbers} numbers, {len(measure.requests(rows))} measurements"
-
-
-def _left_out(entries: Sequence[PublishedMask]) -> list[str]:
-    if not entries:
-        return []
-    counts = Counter((entry.model.name, entry.model.blocks) for entry in entries)
-    parts = [f"{count} of {name} ({blocks} blocks)" for (name, blocks), count in counts.items()]
-    return [f"left out, because the stand-in has another number of blocks: {', '.join(parts)}"]
-
-
-def _forecast(rows: Sequence[GapRow], referee: Referee) -> Iterator[str]:
-    """Lines on time and memory. Measurements whose files are here take no time."""
 
     def is_known(request: Measurement) -> bool:
         try:
@@ -256,17 +199,44 @@ def _forecast(rows: Sequence[GapRow], referee: Referee) -> Iterator[str]:
             return None
 
     todo = [request for request in measure.requests(rows) if not is_known(request)]
-    if not todo:
-        yield "every measurement is known: only the table would be made"
-        return
-    parts = forecast(todo, tokens)
-    yield "on this machine, roughly"
-    for part in parts:
-        yield (
-            f"  {part.model} {part.dtype}: {part.count} measurements of {part.tokens:,} tokens, "
-            f"{duration_text(part.seconds)}, {bytes_text(part.memory)}"
-        )
-    free, most = free_bytes(), max(part.memory for part in parts)
-    fits = "" if most <= free else "; weights that do not fit are placed as docs/placement.md says"
-    total = duration_text(sum(part.seconds for part in parts))
-    yield f"  in all {total}; at most {bytes_text(most)} at once, {bytes_text(free)} are free{fits}"
+    parts = forecast(todo, tokens) if todo else []
+    return page(
+        "dry_run.txt.jinja",
+        counts=_counts(rows),
+        masks=render(("mask", "model", "method", "removed", "published"), masks),
+        found=[*measure.models_found(rows, referee), *measure.texts_found(rows)],
+        left_out=_left_out(left_out) if left_out else "",
+        parts=parts,
+        seconds=sum(part.seconds for part in parts),
+        most=max((part.memory for part in parts), default=0),
+        free=free_bytes(),
+        help=measure.HELP,
+        duration=duration_text,
+        bytes=bytes_text,
+    )
+
+
+def _result(found: Sequence[explain.Explained], folder: Path) -> str:
+    """The table, the count of each verdict with its meaning, and where the files are."""
+    counts = Counter(one.verdict for one in found)
+    rows = [row[:-1] for row in explain.shown(found)]
+    lines = [render(explain.COLUMNS[:-1], rows, right=explain.COLUMNS[4:7])]
+    lines += [f"{counts[name]:4} {name}: {text}" for name, text in explain.VERDICTS.items() if counts[name]]
+    lines += [""]
+    for one in found:
+        if one.text and one.verdict not in ("none", "no number", "stand-in"):
+            lines.append(f"{one.row.entry.name}, {one.row.corpus}: {one.verdict}. {one.text}.")
+    return "\n".join([*lines, f"files    {folder}"])
+
+
+def _counts(rows: Sequence[GapRow]) -> str:
+    """How many masks, numbers and measurements there are."""
+    masks = len({row.entry.name for row in rows})
+    numbers = sum(row.number is not None for row in rows)
+    return f"{masks} published masks with {numbers} numbers, {len(measure.requests(rows))} measurements"
+
+
+def _left_out(entries: Sequence[PublishedMask]) -> str:
+    counts = Counter((entry.model.name, entry.model.blocks) for entry in entries)
+    parts = [f"{count} of {name} ({blocks} blocks)" for (name, blocks), count in counts.items()]
+    return f"left out, because the stand-in has another number of blocks: {', '.join(parts)}"

@@ -8,15 +8,13 @@ question=true puts a bare question into the wording that the router was fitted t
 
 from __future__ import annotations
 
-import logging
-import sys
 from pathlib import Path
 
 from pruning.core import storage
 from pruning.core.errors import InputError, unknown
-from pruning.core.terminal import prepare_process
+from pruning.core.terminal import command_words
 from pruning.routing import router_files
-from pruning.study.grid import say
+from pruning.study.text_tables import say
 
 USAGE = 'python -m pruning.route WHERE "PROMPT" [question=true] [max_new_tokens=64] [results=results]'
 DEFAULTS = {"question": "false", "max_new_tokens": "64", "results": "results"}
@@ -24,34 +22,24 @@ DEFAULTS = {"question": "false", "max_new_tokens": "64", "results": "results"}
 
 def main() -> None:
     """The command `python -m pruning.route`. Errors are raised, and `run_command` prints them in plain words."""
-    prepare_process()
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    words = sys.argv[1:]
-    if not words or {"-h", "--help"} & set(words):
-        say(f"usage: {USAGE}\n\n{__doc__}")
-        return
+    words = command_words(f"usage: {USAGE}\n\n{__doc__}")
     if len(words) < 2:
         raise InputError(f"{len(words)} words are given: give a folder or a study, and a prompt. {USAGE}")
     where, prompt, *settings = words
-    given = dict(DEFAULTS)
-    for word in settings:
-        name, _, value = word.partition("=")
-        if name not in DEFAULTS:
-            raise unknown("setting of pruning.route", name, DEFAULTS)
-        given[name] = value
+    given = DEFAULTS | dict(word.partition("=")[::2] for word in settings)
+    for name in given.keys() - DEFAULTS:
+        raise unknown("setting of pruning.route", name, DEFAULTS)
     if given["question"] not in ("true", "false"):
         raise InputError(f"question={given['question']} is not valid: give true or false.")
-    if not given["max_new_tokens"].isdecimal():
-        raise InputError(
-            f"max_new_tokens={given['max_new_tokens']} is not valid: give a whole number, 0 or more."
-        )
+    if not (count := given["max_new_tokens"]).isdecimal():
+        raise InputError(f"max_new_tokens={count} is not valid: give a whole number, 0 or more.")
     folder = folder_of(where, Path(given["results"]).expanduser())
     from pruning.api.router import Router
 
     router, question = Router.load(folder), given["question"] == "true"
     chosen = router.route(prompt, question=question)
     say(f"{chosen}\nthe router took {1000 * chosen.seconds:.0f} ms")
-    if most := int(given["max_new_tokens"]):
+    if most := int(count):
         say(f"\n{router.generate(prompt, question=question, max_new_tokens=most).strip()}")
 
 

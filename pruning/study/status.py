@@ -14,8 +14,6 @@ failed or is lost.
 
 from __future__ import annotations
 
-import argparse
-import logging
 import shutil
 import sys
 import time
@@ -29,91 +27,22 @@ from rich import box
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from tqdm import tqdm
 
 from pruning.config.compose import names_folder
-from pruning.core.errors import InputError, PruningError, first_line, unknown
+from pruning.core.errors import InputError, first_line, unknown
 from pruning.core.scoring import NAME, read_trace
-from pruning.core.terminal import is_terminal
+from pruning.core.terminal import command_words, is_terminal
 from pruning.launcher import submit
 from pruning.launcher.cell_state import CellState, StateName, cell_states
 from pruning.launcher.scheduler import PROCESS
+from pruning.study.text_tables import say
 from pruning.tracking.rebuild import asked_store, record_all
 
 ACTIONS = ("cancel", "retry", "collect")
 PAUSE = 5.0  # seconds between two updates of the table
 WIDE = 4000  # characters per row if the output is a pipe, so that no row is cut
-
-
-def main() -> None:
-    """The command `python -m pruning.status`; if the request cannot be met, prints why and exits with status 2."""
-    logging.basicConfig(format="%(message)s")
-    logging.getLogger("pruning").setLevel(logging.INFO)
-    try:
-        status = _run(sys.argv[1:])
-    except PruningError as error:
-        print(error, file=sys.stderr)  # noqa: T201
-        status = 2
-    except KeyboardInterrupt:
-        status = 130
-    raise SystemExit(status)
-
-
-def _run(arguments: Sequence[str]) -> int:
-    """Carry out a command; returns its exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pruning.status",
-        usage="%(prog)s [cancel | retry | collect] [RESULTS] [SETTING=VALUE ...]",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
-    words = parser.parse_args(arguments).words
-    settings = [word for word in words if not names_folder(word)]
-    action, results = _parsed([word for word in words if names_folder(word)])
-    if settings and action not in ("retry", "collect"):
-        raise InputError(f"{settings[0]}: only retry and collect take settings: leave it out.")
-    if action == "cancel":
-        flying = submit.cancel(results)
-        _say(f"{flying} cells were in flight and are cancelled; everything computed so far is kept.")
-    elif action == "collect":
-        _say(f"{record_all(results, asked_store(settings))} cells with a result are recorded.")
-    elif action == "retry":
-        submitted = submit.retry(results, settings)
-        _say(f"{sum(len(keys) for _, keys in submitted)} cells are submitted again.")
-        waiting = [(launcher, keys) for launcher, keys in submitted if launcher.waits]
-        for launcher, keys in waiting:  # only this command can start the cells that wait for a free slot
-            submit.settle(launcher, results, keys)
-        return _status(cell_states(results, [key for _, keys in waiting for key in keys]))
-    else:
-        return _show(results)
-    return 0
-
-
-def _parsed(words: Sequence[str]) -> tuple[str | None, Path]:
-    """The action (None: show the table) and the results folder. Raises InputError if the words are invalid."""
-    action = words[0] if words and words[0] in ACTIONS else None
-    rest = list(words[1:] if action else words)
-    if len(rest) > 1:
-        raise unknown("action", rest[0], ACTIONS)
-    results = Path(rest[0] if rest else "results").expanduser().resolve()
-    if not results.is_dir():
-        raise InputError(
-            f"the folder {results} does not exist. Give the folder that cells were submitted with (paths.results); "
-            f"put one of {', '.join(ACTIONS)} before it, or nothing for a table."
-        )
-    return action, results
-
-
-def _status(cells: Mapping[str, CellState]) -> int:
-    return int(any(cell.state in (StateName.FAILED, StateName.LOST) for cell in cells.values()))
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)  # noqa: T201 - the command's output
-
-
-# The table: one row per cell; failed, lost and running cells come first.
-
+# The states as the table orders them, with their colours: what went wrong comes first.
 COLOURS = {
     StateName.FAILED: "red",
     StateName.LOST: "red",
@@ -121,6 +50,52 @@ COLOURS = {
     StateName.PENDING: "",
     StateName.DONE: "green",
 }
+BAD = (StateName.FAILED, StateName.LOST)
+
+
+def main() -> None:
+    """The command `python -m pruning.status`. Errors are raised, and `run_command` prints them in plain words."""
+    words = command_words()
+    if {"-h", "--help"} & {*words}:
+        say(str(__doc__))
+        return
+    raise SystemExit(run_status(words))
+
+
+def run_status(words: Sequence[str]) -> int:
+    """Carry out a command; returns its exit status. Raises InputError if the words are invalid."""
+    settings = [word for word in words if not names_folder(word)]
+    places = [word for word in words if names_folder(word)]
+    action = places.pop(0) if places and places[0] in ACTIONS else None
+    if len(places) > 1:
+        raise unknown("action", places[0], ACTIONS)
+    results = Path(places[0] if places else "results").expanduser().resolve()
+    if not results.is_dir():
+        raise InputError(
+            f"the folder {results} does not exist. Give the folder that cells were submitted with (paths.results); "
+            f"put one of {', '.join(ACTIONS)} before it, or nothing for a table."
+        )
+    if settings and action not in ("retry", "collect"):
+        raise InputError(f"{settings[0]}: only retry and collect take settings: leave it out.")
+    if action is None:
+        return _show(results)
+    if action == "cancel":
+        flying = submit.cancel(results)
+        say(f"{flying} cells were in flight and are cancelled; everything computed so far is kept.")
+    elif action == "collect":
+        say(f"{record_all(results, asked_store(settings))} cells with a result are recorded.")
+    elif action == "retry":
+        submitted = submit.retry(results, settings)
+        say(f"{sum(len(keys) for _, keys in submitted)} cells are submitted again.")
+        waiting = [(launcher, keys) for launcher, keys in submitted if launcher.waits]
+        for launcher, keys in waiting:  # only this command can start the cells that wait for a free slot
+            submit.settle(launcher, results, keys)
+        return _status(cell_states(results, [key for _, keys in waiting for key in keys]))
+    return 0
+
+
+def _status(cells: Mapping[str, CellState]) -> int:
+    return int(any(cell.state in BAD for cell in cells.values()))
 
 
 def _show(results: Path) -> int:
@@ -133,18 +108,17 @@ def _show(results: Path) -> int:
     if not is_terminal(sys.stdout):
         Console(width=WIDE).print(status_table(results, cells))
         return _status(cells)
-    with Live(status_table(results, cells, _rows()), auto_refresh=False) as live:
+
+    def fitting() -> Table:
+        return status_table(results, cells, max(5, shutil.get_terminal_size().lines - 8))
+
+    with Live(fitting(), auto_refresh=False) as live:
         while any(cell.state.in_flight for cell in cells.values()):
             time.sleep(PAUSE)
             with suppress(InputError):  # the scheduler may be restarting: the next update tries again
                 cells = cell_states(results)
-            live.update(status_table(results, cells, _rows()), refresh=True)
+            live.update(fitting(), refresh=True)
     return _status(cells)
-
-
-def _rows() -> int:
-    """How many cells fit on the screen."""
-    return max(5, shutil.get_terminal_size().lines - 8)
 
 
 def status_table(results: Path, cells: Mapping[str, CellState], rows: int | None = None) -> Table:
@@ -159,9 +133,9 @@ def status_table(results: Path, cells: Mapping[str, CellState], rows: int | None
         if cell.state is StateName.RUNNING:
             progress = advance(results / cell.key, cell.total)
             scored = f"{progress.scored}/{cell.total}"
-            left = "" if progress.left is None else duration(progress.left)
+            left = "" if progress.left is None else tqdm.format_interval(progress.left)
         reason = first_line(cell.reason) if cell.reason else ""
-        if cell.state in (StateName.FAILED, StateName.LOST) and cell.log:
+        if cell.state in BAD and cell.log:
             reason += f": {cell.log}"
         words = (cell.key, cell.state.value, scored, left, cell.job.removeprefix(PROCESS), reason)
         table.add_row(*words, style=COLOURS[cell.state])
@@ -192,10 +166,3 @@ def advance(folder: Path, total: int) -> Advance:
     paid = [line["seconds"] for line in lines if line["seconds"] > 0]
     scored = min(len(masks - {()}), total)
     return Advance(scored, (total - scored) * sum(paid) / len(paid) if paid else None)
-
-
-def duration(seconds: float) -> str:
-    """Seconds as `3:07` or `12:03:07`."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations, permutations
+from itertools import combinations, permutations, product
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
@@ -21,7 +21,7 @@ from pruning.routing.encoders import check_encoder, prompts
 from pruning.routing.router_settings import RouterSettings, TaskStudy
 from pruning.runs.cell import Cell
 from pruning.runs.check_data import Reader, check_samples
-from pruning.study.grid import Composed
+from pruning.study import Composed
 
 
 @dataclass(frozen=True)
@@ -56,17 +56,17 @@ def expanded(configs: Sequence[Composed], settings: TaskSettings) -> list[Compos
     sources: list[dict[str, Any]] = [{"source": "file", "path": str(path)} for path in settings.tasks.files()]
     if settings.tasks.embedded:
         sources.append({"source": EMBEDDED, "path": None})
-    found: list[Composed] = []
-    for config, choices in configs:
+    for config, _ in configs:
         if not str(config.calibration.get("_target_", "")).endswith(f".{TaskItems.__name__}"):
             raise InputError(
                 "a study of tasks needs calibration=task_items: leave calibration out, or give it so."
             )
-        for source in sources:
-            copied: DictConfig = copy.deepcopy(config)
-            with read_write(copied), open_dict(copied):
-                copied.calibration.update(source)
-            found.append((copied, choices))
+    found: list[Composed] = []
+    for (config, choices), source in product(configs, sources):
+        copied: DictConfig = copy.deepcopy(config)
+        with read_write(copied), open_dict(copied):
+            copied.calibration.update(source)
+        found.append((copied, choices))
     return found
 
 
@@ -94,9 +94,8 @@ def check(cells: Sequence[Cell], launcher: Any, settings: TaskSettings) -> None:
         if cell.compensation != NoCompensation() or cell.heal.trains:
             raise InputError("a study of tasks measures sets as they are: use compensation=none heal=none.")
     for group in groups(cells):
-        tasks = data_of(group, settings)
-        check_apart(tasks)
-        model = group[0].model
+        tasks, model = data_of(group, settings), group[0].model
+        _check_apart(tasks)
         check_encoder(settings.router, model.n_blocks)
         reader = Reader.of(model.name, model.config, model.tokenizer)
         for task in tasks:
@@ -138,7 +137,7 @@ def data_of(group: Sequence[Cell], settings: TaskSettings) -> list[TaskData]:
     return found
 
 
-def check_apart(tasks: Sequence[TaskData]) -> None:
+def _check_apart(tasks: Sequence[TaskData]) -> None:
     """Raise InputError if two tasks have the same items, or if one is chosen on items that another one holds out."""
     for one, other in combinations(tasks, 2):
         if all(one.parts[name].keys == other.parts[name].keys for name in one.prompts):

@@ -10,8 +10,6 @@ import inspect
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -31,7 +29,7 @@ from pruning.runs.cell import Cell
 from pruning.runs.loaded_cell import forward_of, model_of
 from pruning.runs.measurements import batches_shown
 from pruning.study.task_cells import TaskData, TaskSettings, data_of
-from pruning.study.text_tables import render
+from pruning.study.text_tables import page, render
 
 if TYPE_CHECKING:
     from pruning.engine.forward import Forward
@@ -47,119 +45,108 @@ def route_group(
     cells: Sequence[Cell], results: Sequence[DoneResult], settings: TaskSettings
 ) -> dict[str, Any]:
     """The record of a group of finished cells, which is also in `routing.json`; computed unless it is there."""
-    group = Crossing(cells, results, data_of(cells, settings), settings)
-    path, chosen = group.folder / router_files.RECORD, settings.router
+    cell, chosen, tasks = cells[0], settings.router, data_of(cells, settings)
+    sets = {task.name: Mask.from_json(result["mask"]) for task, result in zip(tasks, results, strict=True)}
+    described = _described(cells, tasks, sets, settings)
+    folder = _folder(cell, tasks, described["sets"])
+    path = folder / router_files.RECORD
     # The digest of the router's settings and of the files of a hub encoder.
     plain = dataclasses.asdict(chosen)
     request = digest([plain, encoder_revision(chosen.path)] if chosen.encoder == "hub" else plain)
     earlier: dict[str, Any] = storage.read_json(path) if path.is_file() else {}
     known = earlier.get("studies", [])
-    studies = sorted({*known, cells[0].study})
+    studies = sorted({*known, cell.study})
     if earlier.get("request") == request:
         if studies != known:
             storage.write_json(path, earlier := {**earlier, "studies": studies})
-        return earlier | {"folder": str(group.folder)}
+        return earlier | {"folder": str(folder)}
     started = now()
-    model = model_of(cells[0])
-    forward = forward_of(cells[0], model)
-    scores = {part: _scores(group, forward, part) for part in group.tasks[0].parts}
-    names = list(group.sets)
+    model = model_of(cell)
+    forward = forward_of(cell, model)
+    masks = list(sets.values())
+    scores = {part: _scores(folder, tasks, masks, forward, part) for part in tasks[0].parts}
+    names = list(sets)
     crossed = Crossed(scores["calibration"], scores["heldout"], {name: i for i, name in enumerate(names)})
 
     # The router is fitted to the calibration items, and predicts for the held-out ones.
-    blocks = first_blocks(list(group.sets.values()), chosen.blocks)
-    tokenizer = cells[0].model.tokenizer
-    encoder = encoder_of(chosen, forward, tokenizer, blocks)
-    states = _states(group, encoder, blocks)
+    blocks = first_blocks(masks, chosen.blocks)
+    encoder = encoder_of(chosen, forward, cell.model.tokenizer, blocks)
+    read = [chosen.path, encoder.revision] if chosen.encoder == "hub" else [blocks]
+    states = _states(folder / f"states-{digest([chosen.encoder, *read])}.npz", tasks, encoder)
     targets = np.hstack([scores["calibration"][name].target(chosen.target)[1:] for name in names])
     head = fit_head(states["calibration"], targets.T, chosen)
-    template = cast(TaskItems, cells[0].calibration).template
-    router = FittedRouter(group.sets, head, blocks, template, chosen, encoder.revision)
+    template = cast(TaskItems, cell.calibration).template
+    router = FittedRouter(sets, head, blocks, template, chosen, encoder.revision)
     predicted = {name: head.predict(states[name]).T for name in names}
     path.unlink(missing_ok=True)  # it describes the router that is now replaced
-    router_files.save_router(group.folder, router, router_files.model_record(model, cells[0].model))
+    router_files.save_router(folder, router, router_files.model_record(model, cell.model))
 
     numbers = set_scores.summary(crossed, scores.get("reworded"), predicted, names, chosen.target)
-    record = {"request": request, "study": cells[0].study, "studies": studies, **group.described(), **numbers}
+    record = {"request": request, "study": cell.study, "studies": studies, **described, **numbers}
     strengths = {"common": head.common.strength, "relative": head.relative.strength}
     record["router"] |= {"settings": plain, "blocks": blocks, "strengths": strengths}
     each = max(1, TIMED // len(names))
-    prompts = [prompt for task in group.tasks for prompt in task.prompts["heldout"][:each]]
+    prompts = [prompt for task in tasks for prompt in task.prompts["heldout"][:each]]
     log.info("timing the prefill of %d prompts", len(prompts))
     try:
-        record["prefill"] = prefill(model.module, tokenizer, router, encoder, prompts)
+        record["prefill"] = prefill(model.module, cell.model.tokenizer, router, encoder, prompts)
     except PruningError as error:  # a smaller model of this kind cannot be made in memory
         log.warning("the prefill is not timed: %s", error)
         record["prefill"] = None
     record["environment"] = provenance(started, str(model.device))
     storage.write_json(path, record)
-    return record | {"folder": str(group.folder)}
+    return record | {"folder": str(folder)}
 
 
-@dataclass(frozen=True)
-class Crossing:
-    """The cells of one model and search, one per task, with their results and the items of their tasks."""
-
-    cells: Sequence[Cell]
-    results: Sequence[DoneResult]
-    tasks: Sequence[TaskData]
-    settings: TaskSettings
-
-    @cached_property
-    def sets(self) -> dict[str, Mask]:
-        """The set of each task."""
-        pairs = zip(self.tasks, self.results, strict=True)
-        return {task.name: Mask.from_json(result["mask"]) for task, result in pairs}
-
-    @cached_property
-    def folder(self) -> Path:
-        """The folder of the group's files; its name has a digest of the weights, the sets and the items."""
-        cell = self.cells[0]
-        data = [samples.sha256 for task in self.tasks for samples in task.parts.values()]
-        masks = {name: mask.to_json() for name, mask in self.sets.items()}
-        size = f"k{cell.k}" if cell.ratio is None else f"r{cell.ratio:g}"
-        unit = "" if cell.unit == "block" else f"-{cell.unit}"
-        stem = f"{cell.model.name}-{cell.choices.objective}-{cell.choices.algo}-{size}{unit}-s{cell.seed}"
-        return cell.results / router_files.FOLDER / f"{stem}-{digest([cell.weights(), masks, data])}"
-
-    def described(self) -> dict[str, Any]:
-        """What was searched, and the items of each task."""
-        cell = self.cells[0]
-        return {
-            "model": cell.model.name,
-            "objective": cell.choices.objective,
-            "algo": cell.choices.algo,
-            "unit": cell.unit,
-            "k": cell.k,
-            "ratio": cell.ratio,
-            "seed": cell.seed,
-            "rewording": self.settings.tasks.rewording,
-            "cells": {task.name: one.key for task, one in zip(self.tasks, self.cells, strict=True)},
-            "sets": {name: mask.to_json() for name, mask in self.sets.items()},
-            "items": {
-                task.name: {
-                    part: {"items": samples.count, "sha256": samples.sha256}
-                    for part, samples in task.parts.items()
-                }
-                for task in self.tasks
-            },
-        }
+def _described(
+    cells: Sequence[Cell], tasks: Sequence[TaskData], sets: Mapping[str, Mask], settings: TaskSettings
+) -> dict[str, Any]:
+    """What was searched, and the items of each task."""
+    cell = cells[0]
+    return {
+        "model": cell.model.name,
+        "objective": cell.choices.objective,
+        "algo": cell.choices.algo,
+        "unit": cell.unit,
+        "k": cell.k,
+        "ratio": cell.ratio,
+        "seed": cell.seed,
+        "rewording": settings.tasks.rewording,
+        "cells": {task.name: one.key for task, one in zip(tasks, cells, strict=True)},
+        "sets": {name: mask.to_json() for name, mask in sets.items()},
+        "items": {
+            task.name: {
+                part: {"items": samples.count, "sha256": samples.sha256}
+                for part, samples in task.parts.items()
+            }
+            for task in tasks
+        },
+    }
 
 
-def _scores(group: Crossing, forward: Forward, part: str) -> dict[str, ItemScores]:
+def _folder(cell: Cell, tasks: Sequence[TaskData], sets: Mapping[str, Any]) -> Path:
+    """The folder of a group's files; its name has a digest of the weights, the sets and the items."""
+    data = [samples.sha256 for task in tasks for samples in task.parts.values()]
+    size = f"k{cell.k}" if cell.ratio is None else f"r{cell.ratio:g}"
+    unit = "" if cell.unit == "block" else f"-{cell.unit}"
+    stem = f"{cell.model.name}-{cell.choices.objective}-{cell.choices.algo}-{size}{unit}-s{cell.seed}"
+    return cell.results / router_files.FOLDER / f"{stem}-{digest([cell.weights(), sets, data])}"
+
+
+def _scores(
+    folder: Path, tasks: Sequence[TaskData], masks: Sequence[Mask], forward: Forward, part: str
+) -> dict[str, ItemScores]:
     """The scores of a part of each task under the dense model and all sets; each task is a file."""
     found = {}
-    masks = [*group.sets.values()]
-    for number, task in enumerate(group.tasks, start=1):
-        path = group.folder / "scores" / f"{task.name}-{part}.npz"
+    for number, task in enumerate(tasks, start=1):
+        path = folder / "scores" / f"{task.name}-{part}.npz"
         if not path.is_file():
-            samples = task.parts[part]
-            log.info(
-                "task %d of %d, %s: %d %s items under %d sets",
-                *(number, len(group.tasks), task.name, samples.count, part, len(masks)),
-            )
+            counts = (number, len(tasks), task.name, task.parts[part].count, part, len(masks))
+            log.info("task %d of %d, %s: %d %s items under %d sets", *counts)
             with batches_shown(f"{task.name} {part}") as show:
-                scored = set_scores.score_items(forward.watched(show), samples, [masks[0].dense, *masks])
+                scored = set_scores.score_items(
+                    forward.watched(show), task.parts[part], [masks[0].dense, *masks]
+                )
             fields = [field.name for field in dataclasses.fields(scored)]
             router_files.save_arrays(path, {name: getattr(scored, name) for name in fields})
         try:
@@ -171,17 +158,14 @@ def _scores(group: Crossing, forward: Forward, part: str) -> dict[str, ItemScore
     return found
 
 
-def _states(group: Crossing, encoder: Encoder, blocks: int) -> dict[str, Floats]:
+def _states(path: Path, tasks: Sequence[TaskData], encoder: Encoder) -> dict[str, Floats]:
     """The features of the calibration prompts of all tasks, and of each task's held-out ones by its name.
 
     They are kept in a file for each encoder.
     """
-    settings = group.settings.router
-    read = [settings.path, encoder.revision] if settings.encoder == "hub" else [blocks]
-    path = group.folder / f"states-{digest([settings.encoder, *read])}.npz"
     if not path.is_file():
-        prompts = {"calibration": [p for task in group.tasks for p in task.prompts["calibration"]]}
-        prompts |= {task.name: list(task.prompts["heldout"]) for task in group.tasks}
+        prompts = {"calibration": [p for task in tasks for p in task.prompts["calibration"]]}
+        prompts |= {task.name: list(task.prompts["heldout"]) for task in tasks}
         log.info("reading %d prompts for the router", sum(map(len, prompts.values())))
         router_files.save_arrays(path, {f"of_{name}": encoder.encode(some) for name, some in prompts.items()})
     return {name.removeprefix("of_"): value for name, value in router_files.read_arrays(path).items()}
@@ -208,62 +192,66 @@ def prefill(
     masks, rows = list(router.sets.values()), prompt_rows(tokenizer, prompts)
     chosen = [masks[number] for number in set_scores.routes(router.predict(encoder, prompts))]
     smaller = {mask: smaller_config(module, mask) for mask in set(chosen)}
+
+    @torch.inference_mode()
+    def read(ids: torch.Tensor) -> None:
+        module(input_ids=ids, use_cache=True, **last)
+
     times = []
     for prompt, row, mask in zip(prompts, rows, chosen, strict=True):
         ids = torch.tensor([row.input_ids]).to(input_device(module))
-
-        def read(ids: Any = ids) -> None:
-            with torch.inference_mode():
-                module(input_ids=ids, use_cache=True, **last)
-
-        def route(prompt: str = prompt) -> None:
-            router.predict(encoder, [prompt])
-
         rounds = []
         for _ in range(1 + REPEATS):  # the first is not counted
-            dense = _seconds(read)
+            dense = _seconds(read, ids)
             with blocks_removed(module, mask, smaller[mask]):
-                pruned = _seconds(read)
-            rounds.append((dense, pruned, _seconds(route)))
+                pruned = _seconds(read, ids)
+            rounds.append((dense, pruned, _seconds(router.predict, encoder, [prompt])))
         times.append(np.median(rounds[1:], axis=0))
     lengths = [len(row.input_ids) for row in rows]
     means = dict(zip(("dense", "pruned", "router"), np.mean(times, axis=0).tolist(), strict=True))
     return {"prompts": len(prompts), "tokens": float(np.mean(lengths)), **means}
 
 
-def _seconds(run: Callable[[], None]) -> float:
+def _seconds(run: Callable[..., Any], *given: Any) -> float:
     import torch
 
     started = time.perf_counter()
-    run()
+    run(*given)
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter() - started
 
 
-# The tables that a study of tasks prints: all tasks under all sets, and what each policy gains.
+# What a study of tasks prints: all tasks under all sets, and what each policy gains.
 
 
 def routing_text(record: Mapping[str, Any]) -> str:
     """Everything about one group of cells, in the order in which it is read."""
-    size = f"k={record['k']}" if record["ratio"] is None else f"{record['ratio']:g}"
-    title = (
-        f"{record['model']} {record['objective']} {record['algo']} {size} {record['unit']}: sets and tasks"
-    )
-    parts = [title, _cross(record, "accuracy"), _cross(record, "margin"), _policies(record), _oracle(record)]
-    parts += [_router_text(record), _prefill(record), f"routing  {record['folder']}"]
-    return "\n\n".join(part for part in parts if part)
+    cross, policies, chosen = record["cross"], record["policies"], record["router"]["chosen"]
+    drops = {name: " ".join(Mask.from_json(mask).names()) for name, mask in record["sets"].items()}
 
+    def crossed(what: str) -> str:
+        """A row per set, a column per task; with the difference from the task's own set and its standard error."""
+        rows = [
+            [name, text, *(_entry(cross[task][name], what, name == task) for task in cross)]
+            for name, text in {DENSE: "", **drops}.items()
+        ]
+        return render(("set", "drops", *cross), rows)
 
-def _cross(record: Mapping[str, Any], what: str) -> str:
-    """A row per set and a column per task; each set's difference from the task's own set, with its standard error."""
-    cross = record["cross"]
     rows = []
-    for name in [DENSE, *record["sets"]]:
-        mask = "" if name == DENSE else " ".join(Mask.from_json(record["sets"][name]).names())
-        rows.append([name, mask, *(_entry(cross[task][name], what, name == task) for task in cross)])
-    wanted = "accuracy on held-out items" if what == "accuracy" else "margin (lower is better)"
-    return f"{wanted}; in brackets: minus the task's own set\n" + render(("set", "drops", *cross), rows)
+    for name, policy in policies.items():
+        gain = "" if name == "static" else _interval(policy["gain"], "+")
+        rows.append([name, POLICIES[name], _interval(policy["accuracy"]), gain, f"{policy['margin']:.3f}"])
+    columns = ("policy", "chooses", "accuracy, mean over tasks", "gain over static", "margin")
+    return page(
+        "routing.txt.jinja",
+        record=record,
+        accuracy=crossed("accuracy"),
+        margin=crossed("margin"),
+        policies=render(columns, rows),
+        chosen=render(("prompts of", *drops), [[task, *map(str, n.values())] for task, n in chosen.items()]),
+        interval=_interval,
+    )
 
 
 def _entry(entry: Mapping[str, Any], what: str, own: bool) -> str:
@@ -275,50 +263,6 @@ def _entry(entry: Mapping[str, Any], what: str, own: bool) -> str:
     return f"{text} ({gap['value']:+.3f}{error})"
 
 
-def _policies(record: Mapping[str, Any]) -> str:
-    rows = []
-    for name, policy in record["policies"].items():
-        gain = "" if name == "static" else _interval(policy["gain"], signed=True)
-        rows.append([name, POLICIES[name], _interval(policy["accuracy"]), gain, f"{policy['margin']:.3f}"])
-    columns = ("policy", "chooses", "accuracy, mean over tasks", "gain over static", "margin")
-    return render(columns, rows)
-
-
-def _oracle(record: Mapping[str, Any]) -> str:
-    if (oracle := record.get("oracle")) is None:
-        return ""
-    gains = {name: _interval(oracle[name], signed=True) for name in ("apparent", "surviving", "chance")}
-    return (
-        f"oracle   gain over the best static set {gains['apparent']}; after a second wording {gains['surviving']}; "
-        f"that with random labels {gains['chance']}\n         {oracle['verdict']}"
-    )
-
-
-def _router_text(record: Mapping[str, Any]) -> str:
-    router = record["router"]
-    shares = router["explained"]
-    rows = [[task, *map(str, counts.values())] for task, counts in router["chosen"].items()]
-    table = render(("prompts of", *record["sets"]), rows)
-    return (
-        f"router   predicts the {router['settings']['target']}; it explains {shares['common']:.2f} of the variance "
-        f"of its mean over sets, and {shares['relative']:.2f} of that of the differences between sets; it chooses\n"
-        f"{table}"
-    )
-
-
-def _prefill(record: Mapping[str, Any]) -> str:
-    if (times := record["prefill"]) is None:
-        return ""
-    dense, pruned, router = times["dense"], times["pruned"], times["router"]
-    saved = 1 - (pruned + router) / dense
-    return (
-        f"prefill  {1000 * dense:.1f} ms per prompt of {times['tokens']:.0f} tokens dense; "
-        f"{1000 * pruned:.1f} pruned + {1000 * router:.1f} router: {100 * saved:.0f} % saved, "
-        f"{100 * (1 - pruned / dense):.0f} % without the router's time"
-    )
-
-
-def _interval(found: Interval, signed: bool = False) -> str:
+def _interval(found: Interval, sign: str = "") -> str:
     """`0.512 [0.498, 0.527]`."""
-    sign = "+" if signed else ""
     return f"{found['value']:{sign}.3f} [{found['low']:{sign}.3f}, {found['high']:{sign}.3f}]"

@@ -1,4 +1,4 @@
-"""The tables that a command prints at its end: one row per cell, or one row per failure."""
+"""What a command prints: text, pages from templates, and tables with one row per cell or per failure."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import io
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
-from typing import Any, TypeAlias
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -17,9 +17,10 @@ from rich.table import Table
 from pruning.core.mask import Mask
 from pruning.core.records import LABELS, DoneResult, Failure, kind_of, label_of, metrics_among
 from pruning.core.terminal import is_terminal
+from pruning.engine import collectives
 
-FIRST, LAST = ("cell", "blocks dropped", "loss"), ("asked", "paid", "s")
-UNITS = ("cell", "dropped (a: attention, m: MLP, b: both)", "loss")  # if a mask is over sub-layers
+LAST = ("asked", "paid", "s")
+UNITS = "dropped (a: attention, m: MLP, b: both)"  # if a mask is over sub-layers
 TITLES = {
     "ppl/heldout": "held-out perplexity",
     "acc/heldout": "held-out accuracy",
@@ -28,27 +29,54 @@ TITLES = {
     "repeated/continuations": "repeated 4-grams",
 }
 
-Show: TypeAlias = Callable[[DoneResult], str]  # returns the entry of a result in one column
+
+def say(text: str) -> None:
+    """Print a part of the command's output, on the first rank only."""
+    if collectives.is_first():
+        print(text, flush=True)  # noqa: T201 - the table is the command's output; logs go to stderr
 
 
-def results(done: Iterable[DoneResult]) -> str:
-    """The table of finished cells, with a column `dense -> pruned` for every metric that any of these cells has."""
-    rows = list(done)
-    middle: list[tuple[str, Show]] = [(title(name), partial(_change, name)) for name in _metrics(rows)]
-    if any(map(_speed, rows)):
-        middle.append(("speed", _speed))
-    first = FIRST if all(row["mask"].get("unit", "block") == "block" for row in rows) else UNITS
-    columns = (*first, *(title for title, _ in middle), *LAST)
-    shown = [show for _, show in middle]
-    differences = differing([dict(_settings(row)) for row in rows])
-    entries = [_row(result, text, shown) for result, text in zip(rows, differences, strict=True)]
-    return _fitted(columns, entries, render(columns, entries, right=LAST))
+def page(template: str, **values: Any) -> str:
+    """The text of a template beside this file."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    loader = FileSystemLoader(Path(__file__).parent)
+    templates = Environment(loader=loader, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+    return templates.get_template(template).render(**values).rstrip("\n")
 
 
 def failures(failed: Iterable[Failure]) -> str:
     """The table of failed cells: error, message and log."""
     rows = [(r["cell"], r["error"]["type"], r["error"]["message"], r["error"]["log"]) for r in failed]
     return render(("failed cell", "error", "message", "log"), rows, wrap=True)
+
+
+# The table of finished cells.
+
+
+def results(done: Iterable[DoneResult]) -> str:
+    """The table of finished cells, with a column `dense -> pruned` for every metric that any of these cells has."""
+    found = list(done)
+    metrics = dict.fromkeys(name for one in found for name in metrics_among(one["evaluation"]["pruned"]))
+    kinds = [*LABELS, *map(kind_of, metrics)]  # first perplexities, then accuracies, then the mean accuracy
+    names = sorted(metrics, key=lambda name: (name == "acc/mean", kinds.index(kind_of(name))))
+    timed = any("speed" in one["evaluation"] for one in found)
+    plain = all(one["mask"].get("unit", "block") == "block" for one in found)
+    columns = ["cell", "blocks dropped" if plain else UNITS, "loss", *map(title, names)]
+    columns += ["speed", *LAST] if timed else LAST
+    rows = []
+    for one, differences in zip(found, differing([dict(_settings(one)) for one in found]), strict=True):
+        calibration, search = one["calibration"], one["search"]
+        row = [
+            _name(one) + differences,
+            " ".join(map(str, one["mask"]["dropped"])),
+            f"{calibration['dense_loss']:.3f} -> {calibration['loss']:.3f}{_near_tie(one)}",
+            *(_change(name, one) for name in names),
+        ]
+        row += [_speed(one)] if timed else []
+        paid = (search["evaluations_asked"], search["evaluations_paid"])
+        rows.append([*row, *map(str, paid), f"{search['seconds']:.0f}"])
+    return _fitted(columns, rows, render(columns, rows, right=LAST))
 
 
 def differing(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -62,7 +90,7 @@ def differing(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _settings(result: DoneResult) -> Iterator[tuple[str, Any]]:
-    """The settings by which a row is named; without objective, algorithm and size, which `_row` shows."""
+    """The settings by which a row is named; without objective, algorithm and size, which `_name` has."""
     config, calibration = result["config"], result["calibration"]
     yield "seed", config["seed"]
     yield from ((name, config["model"][name]) for name in ("dtype", "attention"))
@@ -72,34 +100,18 @@ def _settings(result: DoneResult) -> Iterator[tuple[str, Any]]:
         yield f"{calibration['objective']} {name}", calibration[name]
 
 
-def _metrics(rows: Sequence[DoneResult]) -> list[str]:
-    """The metrics of some results, sorted: first perplexities, then accuracies, then the mean accuracy."""
-    names = dict.fromkeys(name for row in rows for name in metrics_among(row["evaluation"]["pruned"]))
-    kinds = [*LABELS, *map(kind_of, names)]
-    return sorted(names, key=lambda name: (name == "acc/mean", kinds.index(kind_of(name))))
+def _name(result: DoneResult) -> str:
+    config, ratio = result["config"], result["config"]["ratio"]
+    unit, cost = config.get("unit", "block"), config.get("budget", "parameters")
+    parts = [result["model"]["name"], result["calibration"]["objective"], result["search"]["algo"]]
+    parts.append(f"k={result['search']['k']}" if ratio is None else f"{ratio:g}")
+    parts += [] if unit == "block" else [unit]
+    return " ".join(parts + ([] if cost == "parameters" else [f"by {cost}"]))
 
 
 def title(name: str) -> str:
     """The title of a metric's column."""
     return TITLES.get(name, f"{name.partition('/')[2]} {label_of(name)}")
-
-
-def _row(result: DoneResult, differences: str, shown: Sequence[Show]) -> tuple[str, ...]:
-    calibration, search = result["calibration"], result["search"]
-    config, k = result["config"], search["k"]
-    unit, cost = config.get("unit", "block"), config.get("budget", "parameters")
-    ratio, removed = config["ratio"], "" if unit == "block" else f" {unit}"
-    removed += "" if cost == "parameters" else f" by {cost}"
-    name = f"{result['model']['name']} {calibration['objective']} {search['algo']} "
-    return (
-        name + (f"k={k}" if ratio is None else f"{ratio:g}") + removed + differences,
-        " ".join(map(str, result["mask"]["dropped"])),
-        f"{calibration['dense_loss']:.3f} -> {calibration['loss']:.3f}{_near_tie(result)}",
-        *(show(result) or "-" for show in shown),
-        str(search["evaluations_asked"]),
-        str(search["evaluations_paid"]),
-        f"{search['seconds']:.0f}",
-    )
 
 
 def _near_tie(result: DoneResult) -> str:
@@ -111,12 +123,12 @@ def _near_tie(result: DoneResult) -> str:
 
 
 def _change(metric: str, result: DoneResult) -> str:
-    """A metric as `dense -> pruned`; empty if it was not measured."""
+    """A metric as `dense -> pruned`; `-` if it was not measured."""
     decimals = 2 if kind_of(metric).endswith("ppl") else 3
     evaluation = result["evaluation"]
     values = [evaluation["dense"].get(metric), evaluation["pruned"].get(metric)]
     if None in values:
-        return ""
+        return "-"
     text = " -> ".join(f"{value:.{decimals}f}" for value in values)
     healed = evaluation.get("healed", {}).get(metric)
     return text if healed is None else f"{text}, healed {healed:.{decimals}f}{about_healing(result)}"
@@ -136,30 +148,12 @@ def about_healing(result: DoneResult) -> str:
 def _speed(result: DoneResult) -> str:
     """The speedup over the dense model (ratio of tokens per second) for the first measured batch and prompt."""
     if (speed := result["evaluation"].get("speed")) is None:
-        return ""
+        return "-"
     ratio = speed["runs"][0]["ratio"]
     return f"{ratio['prefill']:.2f}x prefill, {ratio['decode']:.2f}x decode"
 
 
-def _fitted(columns: Sequence[str], rows: Iterable[Sequence[str]], table: str) -> str:
-    """The table; if the terminal is too narrow for it, one entry per line instead. A pipe gets the whole table."""
-    width = shutil.get_terminal_size().columns
-    if not is_terminal(sys.stdout) or max(map(len, table.splitlines()), default=0) <= width:
-        return table
-    label = max(map(len, columns[1:])) + 2
-    lines: list[str] = []
-    for first, *entries in rows:
-        lines += ["", *textwrap.wrap(first, max(20, width))]
-        for column, entry in zip(columns[1:], entries, strict=True):
-            lines += _entry(f"  {column}", entry, label + 2, width)
-    return "\n".join(lines[1:])
-
-
-def _entry(label: str, entry: str, indent: int, width: int) -> list[str]:
-    """A label and its entry within `width` characters; the entry starts on the next line if it must."""
-    if indent + 12 > width:
-        return [label, *textwrap.wrap(entry, max(20, width), initial_indent="    ", subsequent_indent="    ")]
-    return textwrap.wrap(entry, width, initial_indent=label.ljust(indent), subsequent_indent=" " * indent)
+# Draw a table as text.
 
 
 def render(
@@ -175,11 +169,26 @@ def render(
         table.add_row(*row)
     # Rows are never cut here: `_fitted` arranges them for a narrow terminal. Only long messages are folded.
     width = shutil.get_terminal_size().columns if wrap and is_terminal(sys.stdout) else 4000
-    console = Console(file=io.StringIO(), width=width)
-    console.print(table)
-    stream = console.file
-    assert isinstance(stream, io.StringIO)
+    stream = io.StringIO()
+    Console(file=stream, width=width).print(table)
     return "\n".join(line.rstrip() for line in stream.getvalue().strip("\n").splitlines())
 
 
-__all__ = ["failures", "render", "results", "title"]
+def _fitted(columns: Sequence[str], rows: Iterable[Sequence[str]], table: str) -> str:
+    """The table; if the terminal is too narrow for it, one entry per line instead. A pipe gets the whole table."""
+    width = shutil.get_terminal_size().columns
+    if not is_terminal(sys.stdout) or max(map(len, table.splitlines()), default=0) <= width:
+        return table
+    indent = max(map(len, columns[1:])) + 4
+    lines: list[str] = []
+    for first, *entries in rows:
+        lines += ["", *textwrap.wrap(first, max(20, width))]
+        for column, entry in zip(columns[1:], entries, strict=True):
+            label, left = f"  {column}", " " * indent
+            if indent + 12 > width:  # the entry starts on the next line
+                lines.append(label)
+                label = left = "    "
+            lines += textwrap.wrap(
+                entry, max(20, width), initial_indent=label.ljust(len(left)), subsequent_indent=left
+            )
+    return "\n".join(lines[1:])

@@ -37,11 +37,6 @@ def wrapped(model_folder: Path) -> pruning.PrunableModel:
     return pruning.wrap_model(module, AutoTokenizer.from_pretrained(model_folder), name="mine")
 
 
-def lines(path: Path, records: list[Any]) -> Path:
-    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
-    return path
-
-
 def test_a_lazy_search_warns_on_items_only(
     wrapped: pruning.PrunableModel, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -54,85 +49,62 @@ def test_a_lazy_search_warns_on_items_only(
         assert ("algo.lazy is meant for losses on text" in caplog.text) is warned
 
 
-def test_sub_layers_are_those_of_the_command_line(
-    launch: Command, wrapped: pruning.PrunableModel, tmp_path: Path
+SAME: dict[str, tuple[list[str], Any, dict[str, Any]]] = {
+    "sub-layers": (
+        ["unit=sublayer", "ratio=0.34"],
+        TEXTS,
+        {"unit": "sublayer", "ratio": 0.34, "samples": 3, "length": 32},
+    ),
+    "greedy": (["algo=greedy", "k=2", "seed=3"], TEXTS, {"k": 2, "seed": 3, "samples": 5, "length": 32}),
+    "bayesian": (
+        ["algo=bayesian", "k=2", "seed=3"],
+        TEXTS,
+        {"algo": "bayesian", "k": 2, "seed": 3, "samples": 5, "length": 32},
+    ),
+    "items": (
+        ["objective=margin", "algo=beam", "k=2"],
+        ITEMS,
+        {"objective": Margin(), "algo": Beam, "k": 2, "samples": 9},
+    ),
+    "a named calibration": (
+        ["algo=one_shot", "k=1", "calibration=pydoc"],
+        "pydoc",
+        {"algo": "one_shot", "k": 1, "samples": 4, "length": 24},
+    ),
+    "the calibration of the objective": (
+        ["algo=one_shot", "k=1", "objective=margin"],
+        None,
+        {"algo": "one_shot", "k": 1, "objective": "margin", "samples": 5},
+    ),
+    "both kinds": (
+        ["algo=one_shot", "k=1", "objective=weighted", "calibration=both", "seed=3"],
+        None,
+        {"algo": "one_shot", "k": 1, "objective": "weighted", "seed": 3},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SAME)
+def test_a_search_gives_what_the_command_line_gives(
+    launch: Command, model: pruning.PrunableModel, tmp_path: Path, case: str
 ) -> None:
-    path = lines(tmp_path / "texts.jsonl", [{"text": text} for text in TEXTS])
-    data = (
-        "calibration=text_file",
-        f"calibration.path={path}",
-        "calibration.samples=3",
-        "calibration.length=32",
-    )
-    words = ("unit=sublayer", "ratio=0.34", *data)
+    words, data, settings = SAME[case]
+    words = words + [
+        f"calibration.{name}={settings[name]}" for name in ("samples", "length") if name in settings
+    ]
+    if isinstance(data, list):
+        records = [{"text": text} for text in TEXTS] if data is TEXTS else ITEMS
+        path = tmp_path / "data.jsonl"
+        path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+        words += [f"calibration={'text_file' if data is TEXTS else 'items_file'}", f"calibration.path={path}"]
     cell = launch(*words, calibrated=False).result()
-    found = pruning.search_mask(wrapped, TEXTS, ratio=0.34, unit="sublayer", samples=3, length=32, **QUIET)
+    found = pruning.search_mask(model, data, **settings, **QUIET)
     assert found.mask.to_json() == cell["mask"]
-    assert found.loss == cell["calibration"]["loss"]
+    recorded = cell["calibration"]
+    assert (found.loss, found.dense_loss) == (recorded["loss"], recorded["dense_loss"])
+    assert found.samples.sha256 == recorded["sha256"]
     assert found.margins == cell["margins"]
-    assert "sub-layers removed" in str(found)
-    assert all(tie.unit == "sublayer" for tie in found.ties)
-
-
-@pytest.mark.parametrize("algo", ["greedy", "bayesian"])
-def test_texts_give_the_mask_and_losses_of_the_command_line(
-    launch: Command, wrapped: pruning.PrunableModel, tmp_path: Path, algo: str
-) -> None:
-    path = lines(tmp_path / "texts.jsonl", [{"text": text} for text in TEXTS])
-    words = (
-        "calibration=text_file",
-        f"calibration.path={path}",
-        "calibration.samples=5",
-        "calibration.length=32",
-    )
-    cell = launch(f"algo={algo}", "k=2", "seed=3", *words, calibrated=False).result()
-    found = pruning.search_mask(wrapped, TEXTS, k=2, algo=algo, seed=3, samples=5, length=32, **QUIET)
-    assert list(found.dropped) == cell["mask"]["dropped"]
-    assert found.loss == cell["calibration"]["loss"]
-    assert found.dense_loss == cell["calibration"]["dense_loss"]
-    assert found.samples.sha256 == cell["calibration"]["sha256"]
-    assert found.margins == cell["margins"]
-
-
-def test_items_give_the_mask_and_losses_of_the_command_line(
-    launch: Command, model: pruning.PrunableModel, tmp_path: Path
-) -> None:
-    path = lines(tmp_path / "items.jsonl", ITEMS)
-    words = ("calibration=items_file", f"calibration.path={path}", "calibration.samples=9")
-    cell = launch("objective=margin", "algo=beam", "k=2", *words, calibrated=False).result()
-    found = pruning.search_mask(model, ITEMS, k=2, objective=Margin(), algo=Beam, samples=9, **QUIET)
-    assert list(found.dropped) == cell["mask"]["dropped"]
-    assert (found.loss, found.dense_loss) == (cell["calibration"]["loss"], cell["calibration"]["dense_loss"])
-
-
-def test_a_named_calibration_is_that_of_the_command_line(
-    launch: Command, model: pruning.PrunableModel
-) -> None:
-    cell = launch("algo=one_shot", "k=1", "calibration=pydoc").result()
-    found = pruning.search_mask(model, "pydoc", k=1, algo="one_shot", samples=4, length=24, **QUIET)
-    assert (found.loss, list(found.dropped)) == (cell["calibration"]["loss"], cell["mask"]["dropped"])
-
-
-def test_without_data_the_calibration_is_the_one_of_the_objective(
-    launch: Command, model: pruning.PrunableModel
-) -> None:
-    cell = launch(
-        "algo=one_shot", "k=1", "objective=margin", "calibration.samples=5", calibrated=False
-    ).result()
-    found = pruning.search_mask(model, k=1, algo="one_shot", objective="margin", samples=5, **QUIET)
-    assert (found.loss, list(found.dropped)) == (cell["calibration"]["loss"], cell["mask"]["dropped"])
-
-
-def test_both_kinds_of_samples_follow_the_seed_as_on_the_command_line(
-    launch: Command, model: pruning.PrunableModel
-) -> None:
-    words = ("objective=weighted", "calibration=both", "seed=3")
-    cell = launch("algo=one_shot", "k=1", *words, calibrated=False).result()
-    found = pruning.search_mask(model, k=1, algo="one_shot", objective="weighted", seed=3, **QUIET)
-    assert found.samples.sha256 == cell["calibration"]["sha256"]
-    assert found.loss == cell["calibration"]["loss"]
-    with pytest.raises(pruning.InputError, match="has no samples"):
-        pruning.search_mask(model, k=1, objective="weighted", samples=3, **QUIET)
+    assert all(tie.unit == found.mask.unit for tie in found.ties)
 
 
 def test_an_instance_of_an_objective_gets_data_that_it_reads(model: pruning.PrunableModel) -> None:
@@ -207,117 +179,99 @@ def test_a_wrapped_model_is_exported_as_the_masked_model(
         pruning.export_model(wrapped, pruning.Mask(N_BLOCKS, (1,)), folder)
 
 
+# Settings of a search, and what its error names: the setting, the value and what is allowed.
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
-    "algo": ({"algo": "greedi"}, "Did you mean greedy"),
-    "objective": ({"objective": "perplexit"}, "Did you mean perplexity"),
-    "class": ({"algo": Margin()}, "give the name of an option, or an instance"),
-    "setting": ({"sample": 3}, "Did you mean samples"),
-    "size": ({"k": None}, "neither is given"),
-    "both sizes": ({"ratio": 0.2}, "both are given"),
-    "too many": ({"k": N_BLOCKS}, "cannot be removed"),
-    "too short": ({"samples": 10_000_000}, "lower search_mask.samples"),
-    "kind": ({"objective": "margin"}, "needs items"),
-    "k": ({"k": 2.0}, r"k=2\.0 has the wrong type: give a whole number or None"),
-    "k as text": ({"k": "2"}, "k='2' has the wrong type"),
-    "ratio": ({"k": None, "ratio": "0.2"}, "ratio='0.2' has the wrong type: give a number or None"),
-    "samples": ({"samples": "4"}, "samples='4' has the wrong type"),
-    "seed": ({"seed": 1.5}, r"seed=1\.5 has the wrong type: give a whole number"),
-    "truth": ({"seed": True}, "seed=True has the wrong type"),
-    "racing": ({"racing": 0.01}, r"racing=0\.01 has the wrong type: give a Racing"),
-    "forward": ({"forward": ForwardSettings(memory="many")}, "memory='many' has the wrong type"),  # type: ignore[arg-type]
+    "algo": ({"algo": "greedi"}, "greedi.*greedy"),
+    "objective": ({"objective": "perplexit"}, "perplexit.*perplexity"),
+    "class": ({"algo": Margin()}, "algo=.*option"),
+    "setting": ({"sample": 3}, "sample.*samples"),
+    "size": ({"k": None}, "ratio or k"),
+    "both sizes": ({"ratio": 0.2}, "both"),
+    "too many": ({"k": N_BLOCKS}, str(N_BLOCKS)),
+    "too short": ({"samples": 10_000_000}, "search_mask.samples"),
+    "kind": ({"objective": "margin"}, "Margin.*items"),
+    "k": ({"k": 2.0}, r"k=2\.0 .*whole number or None"),
+    "k as text": ({"k": "2"}, "k='2'"),
+    "ratio": ({"k": None, "ratio": "0.2"}, "ratio='0.2' .*number or None"),
+    "samples": ({"samples": "4"}, "samples='4'"),
+    "seed": ({"seed": 1.5}, r"seed=1\.5 .*whole number"),
+    "truth": ({"seed": True}, "seed=True"),
+    "racing": ({"racing": 0.01}, r"racing=0\.01 .*Racing"),
+    "forward": ({"forward": ForwardSettings(memory="many")}, "memory='many'"),  # type: ignore[arg-type]
+    "sizes": ({"objective": "weighted", "calibration": None, "samples": 3}, "samples.*has no such setting"),
+    "length of items": ({"objective": "margin", "calibration": ITEMS, "length": 8}, "length.*items"),
+    "no data": ({"calibration": []}, "calibration is an empty list"),
+    "blank data": ({"calibration": [" ", "\n"]}, "white space"),
+    "one choice": ({"calibration": [{"question": "?", "choices": ["a"], "answer": 0}]}, "item 0"),
 }
 
 
-@pytest.mark.parametrize(("settings", "text"), WRONG.values(), ids=WRONG.keys())
+@pytest.mark.parametrize("case", WRONG)
 def test_bad_input_is_refused_before_anything_is_computed(
-    model: pruning.PrunableModel, settings: dict[str, Any], text: str, monkeypatch: pytest.MonkeyPatch
+    model: pruning.PrunableModel, case: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    settings, named = WRONG[case]
     monkeypatch.setattr("pruning.api.search.solve", lambda *_: pytest.fail("the search was started"))
-    with pytest.raises(pruning.InputError, match=text):
-        pruning.search_mask(model, TEXTS, **({"k": 2} | settings | QUIET))
+    with pytest.raises(pruning.InputError, match=named):
+        pruning.search_mask(model, **({"calibration": TEXTS, "k": 2} | settings | QUIET))
 
 
-def test_one_text_is_no_list_of_texts(model: pruning.PrunableModel) -> None:
-    mask = pruning.Mask(N_BLOCKS, (1,))
-    for texts in (TEXTS[0], {"a": TEXTS[0]}):
-        with pytest.raises(pruning.InputError, match="is one text: give a list of texts"):
-            pruning.measure_mask(model, mask, texts=texts)  # type: ignore[arg-type]
-    with pytest.raises(pruning.InputError, match="texts is one text"):
-        pruning.heal_mask(model, mask, texts=TEXTS[0])
-    with pytest.raises(pruning.InputError, match=r"texts\[1\] is 3"):
-        pruning.measure_mask(model, mask, texts=["a text", 3])  # type: ignore[list-item]
+MASK = pruning.Mask(N_BLOCKS, (1,))
+REFUSED: dict[str, tuple[Any, str]] = {
+    "one text": (lambda model: pruning.measure_mask(model, MASK, texts=TEXTS[0]), "texts .*list"),
+    "one named text": (lambda model: pruning.measure_mask(model, MASK, texts={"a": TEXTS[0]}), "'a'.*list"),
+    "one text to heal": (lambda model: pruning.heal_mask(model, MASK, texts=TEXTS[0]), "texts .*list"),
+    "no text": (lambda model: pruning.measure_mask(model, MASK, texts=["a text", 3]), r"texts\[1\] is 3"),
+    "no mask": (
+        lambda model: pruning.measure_mask(model, [2, 3], texts=TEXTS[:2]),
+        r"\[2, 3\].*pruning\.Mask",
+    ),
+    "no mask to export": (
+        lambda model: pruning.export_model(model, [2, 3], "out"),
+        r"\[2, 3\].*pruning\.Mask",
+    ),
+    "no mask to use": (lambda model: model.masked([2, 3]).__enter__(), r"\[2, 3\].*pruning\.Mask"),
+    "search": (lambda _: pruning.search_mask("smollm2", TEXTS, k=1), "smollm2.*load_model"),
+    "measure": (lambda _: pruning.measure_mask("smollm2", MASK, texts=TEXTS), "smollm2.*load_model"),
+    "heal": (lambda _: pruning.heal_mask("smollm2", MASK), "smollm2.*load_model"),
+    "repair": (lambda _: pruning.repair_mask("smollm2", MASK), "smollm2.*load_model"),
+    "export": (lambda _: pruning.export_model("smollm2", MASK, "out"), "smollm2.*load_model"),
+    "fit": (lambda _: pruning.fit_router("smollm2", {"a": ITEMS}, {"a": MASK}), "smollm2.*load_model"),
+    "load": (lambda _: pruning.load_model("smolm"), "smolm.*smollm2"),
+    "setting of a model": (lambda _: pruning.load_model("smollm2", dtpye="float32"), "dtpye.*dtype"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_no_model_mask_or_text_is_refused(model: pruning.PrunableModel, case: str) -> None:
+    use, named = REFUSED[case]
+    with pytest.raises(pruning.InputError, match=named):
+        use(model)
 
 
 def test_texts_and_items_can_be_any_iterable(model: pruning.PrunableModel) -> None:
-    mask = pruning.Mask(N_BLOCKS, (1,))
     given: dict[str, Any] = {"texts": TEXTS[:5], "items": ITEMS[:4]}
     once: dict[str, Any] = {name: iter(values) for name, values in given.items()}
-    assert pruning.measure_mask(model, mask, **once) == pruning.measure_mask(model, mask, **given)
+    assert pruning.measure_mask(model, MASK, **once) == pruning.measure_mask(model, MASK, **given)
     found = pruning.search_mask(model, iter(TEXTS), k=1, algo="one_shot", samples=2, length=16, **QUIET)  # type: ignore[arg-type]
     assert found.samples.count == 2
-
-
-def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
-    mask: Any = pruning.Mask(N_BLOCKS, (1,))
-    name: Any = "smollm2"
-    for use in (
-        lambda: pruning.search_mask(name, TEXTS, k=1),
-        lambda: pruning.measure_mask(name, mask, texts=TEXTS),
-        lambda: pruning.heal_mask(name, mask),
-        lambda: pruning.repair_mask(name, mask),
-        lambda: pruning.export_model(name, mask, tmp_path / "out"),
-        lambda: pruning.fit_router(name, {"a": ITEMS}, {"a": mask}),
-    ):
-        with pytest.raises(pruning.InputError, match=r"model is 'smollm2': give what pruning\.load_model"):
-            use()
-
-
-def test_what_is_no_mask_is_refused(model: pruning.PrunableModel, tmp_path: Path) -> None:
-    for use in (
-        lambda: pruning.measure_mask(model, [2, 3], texts=TEXTS[:2]),  # type: ignore[arg-type]
-        lambda: pruning.export_model(model, [2, 3], tmp_path / "out"),  # type: ignore[arg-type]
-        lambda: model.masked([2, 3]).__enter__(),  # type: ignore[arg-type]
-    ):
-        with pytest.raises(
-            pruning.InputError, match=r"the mask is \[2, 3\]: give a mask, such as pruning.Mask"
-        ):
-            use()
-
-
-def test_sizes_that_would_change_nothing_are_refused(model: pruning.PrunableModel) -> None:
-    found = pruning.search_mask(model, TEXTS, k=1, algo="one_shot", samples=2, length=16, **QUIET)
-    with pytest.raises(pruning.InputError, match="samples=1, but these samples were drawn already"):
+    with pytest.raises(pruning.InputError, match=r"samples.*drawn already"):
         pruning.search_mask(model, found.samples, k=1, samples=1, **QUIET)
-    with pytest.raises(pruning.InputError, match="repair_mask got length=8, but these samples"):
+    with pytest.raises(pruning.InputError, match=r"repair_mask.*length.*drawn already"):
         pruning.repair_mask(model, found.mask, found.samples, length=8)
-    with pytest.raises(pruning.InputError, match="length=8, but items have the length that they have"):
-        pruning.search_mask(model, ITEMS, k=1, objective="margin", length=8, **QUIET)
 
 
 def test_a_tokenizer_of_another_model_is_refused(wrapped: pruning.PrunableModel, model_folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
     tokenizer.add_tokens(["garden"])
     other = pruning.wrap_model(wrapped.module, tokenizer)
-    with pytest.raises(pruning.InputError, match="ppl/texts has the token id 512, and the model's"):
-        pruning.measure_mask(other, pruning.Mask(N_BLOCKS, (1,)), texts=["a garden"])
+    with pytest.raises(pruning.InputError, match="ppl/texts has the token id 512"):
+        pruning.measure_mask(other, MASK, texts=["a garden"])
     with pytest.raises(pruning.InputError, match="calibration has the token id 512"):
         pruning.search_mask(other, ["a garden " * 50], k=1, samples=1, length=16, **QUIET)
 
 
-@pytest.mark.parametrize("data", [[], [" ", "\n"], [{"question": "?", "choices": ["a"], "answer": 0}]])
-def test_bad_calibration_data_are_refused(model: pruning.PrunableModel, data: list[Any]) -> None:
-    with pytest.raises(pruning.InputError):
-        pruning.search_mask(model, data, k=1, **QUIET)
-
-
-def test_an_unknown_model_or_setting_is_refused(model_folder: Path) -> None:
-    with pytest.raises(pruning.InputError, match=r"no model 'smolm'.*smollm2"):
-        pruning.load_model("smolm")
-    with pytest.raises(pruning.InputError, match=r"dtpye.* Did you mean dtype"):
-        pruning.load_model(model_folder, dtpye="float32")
-
-
 def test_unknown_names_of_the_package_are_attribute_errors() -> None:
-    with pytest.raises(AttributeError, match="no attribute 'serch_mask'"):
+    with pytest.raises(AttributeError, match="serch_mask"):
         pruning.serch_mask  # type: ignore[attr-defined]  # noqa: B018
     assert {"load_model", "search_mask", "export_model"} <= set(dir(pruning))

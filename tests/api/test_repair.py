@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -84,43 +85,31 @@ def equal(one: pruning.PrunableModel, other: pruning.PrunableModel) -> bool:
     return all(torch.equal(a, b) for a, b in pairs)
 
 
-def test_a_mask_of_another_size_and_windows_beyond_the_context_are_refused(
-    model: pruning.PrunableModel,
-) -> None:
-    other = pruning.Mask.parse(4, "1")
-    for call in (pruning.measure_mask, pruning.repair_mask, pruning.heal_mask):
-        with pytest.raises(pruning.InputError, match=r"the mask is for 4 blocks, and .* has 6"):
-            call(model, other, texts=HELDOUT) if call is not pruning.repair_mask else call(
-                model, other, TEXTS
-            )
-    limit = model.module.config.max_position_embeddings
-    with pytest.raises(pruning.InputError, match=f"reads at most {limit} tokens"):
-        pruning.heal_mask(model, pruning.Mask(6, (1,)), texts=TEXTS, how="full", length=limit + 1)
-    for settings, said in (
-        ({"window": 0}, "window=0 is too short"),
-        ({"limit": -1}, "limit=-1: give at least 1"),
-    ):
-        with pytest.raises(pruning.InputError, match=said):
-            pruning.measure_mask(model, pruning.Mask(6, (1,)), texts=HELDOUT, **settings)
+MASK, OTHER = pruning.Mask(6, (2,)), pruning.Mask(4, (1,))
+REFUSED: dict[str, tuple[Any, str]] = {
+    "measure another": (lambda model: pruning.measure_mask(model, OTHER, texts=HELDOUT), "4 blocks.* 6"),
+    "repair another": (lambda model: pruning.repair_mask(model, OTHER, TEXTS), "4 blocks.* 6"),
+    "heal another": (lambda model: pruning.heal_mask(model, OTHER, texts=HELDOUT), "4 blocks.* 6"),
+    "length": (
+        lambda model: pruning.heal_mask(model, MASK, texts=TEXTS, how="full", length=2049),
+        "2048 tokens",
+    ),
+    "window": (lambda model: pruning.measure_mask(model, MASK, texts=HELDOUT, window=0), "window=0"),
+    "limit": (lambda model: pruning.measure_mask(model, MASK, texts=HELDOUT, limit=-1), "limit=-1"),
+    "magnitude": (
+        lambda model: pruning.repair_mask(model, MASK, TEXTS, how="magnitude"),
+        "how='magnitude'.*linear",
+    ),
+    "how": (lambda model: pruning.repair_mask(model, MASK, TEXTS, how="lineer"), "lineer.*linear"),
+    "setting": (lambda model: pruning.repair_mask(model, MASK, TEXTS, ridges=[1.0]), "ridges.*ridge"),
+    "samples": (lambda model: pruning.repair_mask(model, MASK, TEXTS, samples=0), "repair_mask.samples=0"),
+    "one sample": (lambda model: pruning.repair_mask(model, MASK, TEXTS, samples=1), "2 calibration samples"),
+    "nothing": (lambda model: pruning.repair_mask(model, pruning.Mask(6), TEXTS), "removes nothing"),
+}
 
 
-@pytest.mark.parametrize(
-    ("settings", "said"),
-    [
-        ({"how": "magnitude"}, "how='magnitude' measures no maps: choose linear"),
-        ({"how": "lineer"}, "unknown compensation 'lineer'. Did you mean linear"),
-        ({"ridges": [1.0]}, "unknown setting of a repair 'ridges'. Did you mean ridge"),
-        ({"samples": 0}, "repair_mask.samples=0 "),
-        ({"samples": 1}, "maps need 2 calibration samples or more"),
-    ],
-)
-def test_wrong_settings_are_named(
-    model: pruning.PrunableModel, settings: dict[str, object], said: str
-) -> None:
-    with pytest.raises(pruning.InputError, match=said):
-        pruning.repair_mask(model, pruning.Mask.parse(6, "2"), TEXTS, **settings)
-
-
-def test_a_mask_that_removes_nothing_is_refused(model: pruning.PrunableModel) -> None:
-    with pytest.raises(pruning.InputError, match="there is nothing to repair"):
-        pruning.repair_mask(model, pruning.Mask(6), TEXTS)
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_impossible_is_refused(model: pruning.PrunableModel, case: str) -> None:
+    use, named = REFUSED[case]
+    with pytest.raises(pruning.InputError, match=named):
+        use(model)

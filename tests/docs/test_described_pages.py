@@ -153,7 +153,7 @@ def test_the_ten_lines_do_the_main_job(
     tiny = pruning.load_model(model_folder, dtype="float32")
     monkeypatch.setattr(pruning, "load_model", lambda _: tiny)
     names: dict[str, Any] = {"texts": list(pydoc("calibration")), "heldout": list(pydoc("heldout"))[:2]}
-    monkeypatch.setattr("pruning.api.model.LENGTH", 32)
+    monkeypatch.setattr("pruning.api.calibration_data.LENGTH", 32)
     monkeypatch.setattr(tiny.module.generation_config, "max_new_tokens", 4)
     exec(compile(ten, "README.md", "exec"), names)
     assert len(names["found"].dropped) == 3

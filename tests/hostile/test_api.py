@@ -102,10 +102,6 @@ def test_nor_a_router_a_model_that_is_used(router: pruning.Router) -> None:
             router.route("Why?")
         with pytest.raises(InputError, match=r"route .*masked"):
             router.generate("Why?", max_new_tokens=2)
-        with pytest.raises(InputError, match=r"without .*masked"), router.without(OTHER):
-            pass
-    with router.without(MASK), pytest.raises(InputError, match=r"search_mask .*without"):
-        search(router.model)
 
 
 def test_nor_two_calls_in_two_threads(loaded: pruning.PrunableModel) -> None:

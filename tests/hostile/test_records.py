@@ -21,6 +21,7 @@ from pruning.config.compose import build, cell_of, recorded_cell
 from pruning.core.errors import DamagedError, InputError, PruningError
 from pruning.core.records import read_result
 from pruning.core.storage import file_sha256
+from pruning.core.terminal import run_command
 from pruning.export.request import of_cell
 from pruning.healing.healed_files import read_record
 from pruning.launcher import submit
@@ -28,7 +29,7 @@ from pruning.launcher.job import Job
 from pruning.launcher.submission import Submission, SubmissionRecord
 from pruning.published import library
 from pruning.routing.router_files import read_router
-from pruning.study import heal_command, status
+from pruning.study import heal_command
 from pruning.tracking.rebuild import trackers
 from tests.conftest import Command
 from tests.helpers.damage import edit_json
@@ -309,7 +310,7 @@ def test_a_retry_of_a_copied_folder_runs_and_writes_what_the_command_names(
     def run(*words: str) -> int:
         monkeypatch.setattr("sys.argv", ["status", "retry", str(tmp_path), *words])
         with pytest.raises(SystemExit) as end:
-            status.main()
+            run_command("pruning.study.status:main")
         return int(str(end.value.code))
 
     assert run() == 2

@@ -60,6 +60,7 @@ def test_an_installation_has_options_pages_and_types(installed: Path) -> None:
         "analysis/paper/table1_accuracy.csv",
         "data/commonsense.jsonl",
         "export/card.md.jinja",
+        "study/outcome.txt.jinja",
     )
     assert [name for name in files if not (installed / "pruning" / name).is_file()] == []
 

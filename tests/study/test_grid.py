@@ -13,7 +13,6 @@ import pytest
 from pruning.core import storage
 from pruning.runs.cell import Cell
 from pruning.study.grid import note_study
-from tests.conftest import Command
 
 
 def cell(results: Path, key: str, study: str = "test") -> Cell:
@@ -53,14 +52,3 @@ def test_what_is_noted_already_needs_no_lock(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr("filelock.FileLock", None)  # another user's folder may be read-only
     note_study([cell(tmp_path, "b")])
     assert listed(tmp_path) == ["a", "b"]
-
-
-def test_nothing_is_noted_of_no_cell() -> None:
-    note_study([])
-
-
-@pytest.mark.parametrize("values", ["none,lora", "lora,none"])
-def test_a_sweep_over_healing_and_none_is_refused(values: str, launch: Command) -> None:
-    ended = launch("-m", f"heal={values}", "k=1")
-    assert ended.status == 2
-    assert "differ only in heal, which is not part of a cell's key" in ended.err

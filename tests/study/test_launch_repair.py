@@ -139,36 +139,6 @@ def test_lost_maps_are_reported(launch: Command) -> None:
         of_cell(folder, folder.parent / "out")
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (("compensation.search=true",), "compensation.search=true is not possible with compensation=linear"),
-        (("compensation.ridge=[0]",), "compensation.ridge=[0.0]: give one or more numbers above 0"),
-        (("calibration.samples=1",), "maps need 2 calibration samples or more"),
-    ],
-)
-def test_what_is_impossible_is_refused(launch: Command, words: tuple[str, ...], message: str) -> None:
-    ended = launch(*WORDS, *words)
-    assert ended.status != 0
-    assert message in ended.err + ended.out
-
-
-def test_a_model_with_parallel_parts_is_refused_before_the_search(launch: Command, tmp_path: Path) -> None:
-    from transformers import AutoTokenizer
-
-    from tests.helpers.architectures import build
-
-    path = launch("k=1", "algo=one_shot").result()["config"]["model"]["path"]
-    model = build("gpt_neox")
-    model.resize_token_embeddings(512)
-    model.save_pretrained(tmp_path / "parallel")
-    AutoTokenizer.from_pretrained(path).save_pretrained(tmp_path / "parallel")
-    ended = launch(*WORDS, f"model.path={tmp_path / 'parallel'}", "model.name=parallel")
-    assert ended.status != 0
-    assert "Choose compensation=magnitude or compensation=none." in ended.err + ended.out
-    assert not list(ended.results.glob("parallel*/trace.jsonl"))
-
-
 def test_a_cell_whose_maps_all_harm_is_a_pruned_cell(
     launch: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

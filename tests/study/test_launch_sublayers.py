@@ -76,37 +76,3 @@ def test_a_cell_of_blocks_keeps_its_key(launch: Command) -> None:
     plain, named = launch("k=1"), launch("k=1", "unit=block", "budget=parameters")
     assert plain.result()["cell"] == named.result()["cell"]
     assert "every cell was done" in named.err + named.out
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (("unit=layers", "k=1"), "unknown unit 'layers'"),
-        (("unit=attention", "ratio=0.9"), "units that can be removed are only"),
-        (("unit=sublayer", "k=40"), "k = 40 sub-layers cannot be removed from a model of 12"),
-        (("unit=sublayer", "budget=latency", "k=2"), "contradict each other"),
-        (
-            ("budget=latency", "ratio=0.34", "latency.tokens=4096"),
-            "latency.tokens=4096 is more than the 2048 tokens that tiny reads: lower it.",
-        ),
-    ],
-)
-def test_what_is_impossible_is_refused(launch: Command, words: tuple[str, ...], message: str) -> None:
-    ended = launch(*words)
-    assert ended.status != 0
-    assert message in ended.err + ended.out
-
-
-def test_a_model_with_parallel_parts_is_refused(launch: Command, tmp_path: object) -> None:
-    from transformers import AutoTokenizer
-
-    from tests.helpers.architectures import build
-
-    folder = f"{tmp_path}/parallel"
-    model = build("gpt_neox")
-    model.resize_token_embeddings(512)
-    model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(launch("k=1").result()["config"]["model"]["path"]).save_pretrained(folder)
-    ended = launch(f"model.path={folder}", "unit=sublayer", "k=1")
-    assert ended.status != 0
-    assert "adds attention and MLP to the same state" in ended.err + ended.out

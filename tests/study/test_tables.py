@@ -1,14 +1,20 @@
-"""The table of finished cells: which settings it names."""
+"""The tables that a command prints: of finished cells, and of the models of one cell."""
 
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 from typing import Any
 
+import pytest
+from hydra import initialize_config_dir
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pruning.study import text_tables
+from pruning.config import app, groups
+from pruning.core.units import rate_text
+from pruning.study import guide, text_tables
+from tests.hydra_app.test_experiments import cell
 
 settings_of = st.dictionaries(
     st.sampled_from(["seed", "dtype", "first", "margin samples"]), st.sampled_from([0, 1, None, "a"])
@@ -82,3 +88,47 @@ def test_the_table_of_blocks_is_as_before() -> None:
         "1",
         "1",
     ]
+
+
+@pytest.mark.parametrize("changed", [True, False])
+def test_the_healed_row_names_its_mask_if_it_is_not_the_one_of_the_search(changed: bool) -> None:
+    mask = {"n_blocks": 6, "dropped": [0, 5] if changed else [1, 4]}
+    result: Any = {
+        "mask": {"n_blocks": 6, "dropped": [1, 4]},
+        "heal": {"selection": {"mask": mask, "changed": changed}, "best_step": 8},
+        "evaluation": {which: {"ppl/heldout": 9.0} for which in ("dense", "pruned", "healed")},
+    }
+    rows = [line.strip().split("  ")[0] for line in guide.table(result).splitlines()[-3:]]
+    assert rows == ["dense", "pruned", "healed (without 0 5)" if changed else "healed"]
+
+
+def test_a_difference_between_slow_rates_shows() -> None:
+    def run(rate: float) -> dict[str, Any]:
+        return {name: {"median": rate} for name in guide.SPEED_STAGE}
+
+    sizes = {which: {"parameters": 2000, "bytes": 10**7} for which in ("dense", "pruned")}
+    result: Any = {
+        "evaluation": {
+            **{which: {"ppl/heldout": 9.0} for which in ("dense", "pruned")},
+            "speed": {"runs": [{"dense": run(0.61), "pruned": run(0.732)}], "sizes": sizes},
+        }
+    }
+    assert [line.split()[2:4] for line in guide.table(result).splitlines()[-2:]] == [
+        ["0.610", "0.610"],
+        ["0.732", "0.732"],
+    ]
+    numbers = {0.0: "0.00", 0.0499: "0.0499", 1.2: "1.20", 26.14: "26.1", 999.4: "999", 1133.0: "1,133"}
+    assert {value: rate_text(value) for value in numbers} == numbers
+
+
+def test_the_measurement_of_the_speed_heals_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    app.register()
+    monkeypatch.setattr("pruning.models.model.Model.context_length", 2048)
+    with initialize_config_dir(str(groups.CONF), version_base="1.3"):
+        asked = cell("experiment=compress", f"paths.results={tmp_path}")
+        timed = guide.speed_cell(asked)
+    assert asked.heal.trains
+    assert not timed.heal.trains
+    assert timed.config["heal"] == {"option": "none", "class": "NoHealing"}
+    assert timed.config["eval"]["option"] == "speed"
+    assert (timed.algo, timed.compensation, timed.ratio) == (asked.algo, asked.compensation, asked.ratio)

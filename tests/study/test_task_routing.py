@@ -114,12 +114,8 @@ def test_a_sweep_over_files_of_items_gives_a_set_for_each(launch: Command, tmp_p
 
 
 def test_sublayers_have_sets_too(launch: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    words = (
-        *SMALL,
-        "unit=sublayer",
-        "tasks.rewording=null",
-        f"tasks.folder={task_folder(tmp_path / 'tasks')}",
-    )
+    tasks = f"tasks.folder={task_folder(tmp_path / 'tasks')}"
+    words = (*SMALL, "unit=sublayer", "tasks.rewording=null", tasks)
     ended = launch(*words, calibrated=False)
     assert ended.status == 0, ended.err
     folder, record = record_of(ended)
@@ -178,13 +174,8 @@ def test_a_changed_encoder_is_read_again(launch: Command, tmp_path: Path, tokeni
 def test_what_cannot_be_crossed_is_refused_before_a_search(
     launch: Command, tmp_path: Path, words: list[str], named: str
 ) -> None:
-    made: dict[str, tuple[str, ...]] = {
-        "two": ("animals", "tools"),
-        "one": ("tools",),
-        "empty": (),
-        "lacking": ("animals", "tools"),
-    }
-    made |= {"shared": ("animals",), "listed": ("animals",)}
+    both, one = ("animals", "tools"), ("animals",)
+    made = {"two": both, "lacking": both, "one": one, "shared": one, "listed": one, "empty": ()}
     places = {name: task_folder(tmp_path / name, tasks=tasks) for name, tasks in made.items()}
     lines = [json.dumps(item) + "\n" for item in reversed(items_of("animals", 23))]
     (places["shared"] / "again.jsonl").write_text("".join(lines))

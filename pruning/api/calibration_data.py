@@ -1,0 +1,107 @@
+"""Calibration samples for the Python interface: from lists of texts or items, or from a named option."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from pruning.api.arguments import list_of_texts, listed
+from pruning.api.model import PrunableModel
+from pruning.calibration.item_files import Item, checked_item, read_item
+from pruning.calibration.items import ItemDraw
+from pruning.calibration.samples import Samples
+from pruning.calibration.text import WindowDraw
+from pruning.core.errors import InputError
+from pruning.models import preflight
+from pruning.runs.check_data import Reader, check_calibration
+
+ItemList: TypeAlias = Sequence[Item | Mapping[str, Any]]
+Calibration: TypeAlias = str | Sequence[str] | ItemList | Samples | None  # None: the objective chooses
+
+# Defaults, as in the options of `calibration`: 16 windows of 256 tokens (`text_file`), 64 items (`items_file`).
+SAMPLES, LENGTH, ITEMS = 16, 256, 64
+# The calibration option for each kind of data; used if no data are given and the objective is an instance.
+DEFAULTS = {"text": "pydoc", "any": "pydoc", "items": "commonsense", "both": "both"}
+
+
+def draw_samples(
+    model: PrunableModel,
+    data: Calibration,
+    objective: Any,
+    *,
+    samples: int | None = None,
+    length: int | None = None,
+    seed: int = 0,
+    call: str = "search_mask",
+) -> Samples:
+    """Samples in random order, as a cell draws them; errors name `call`, the function of the Python interface.
+
+    A size of None is the default for the kind of data. Raises InputError if the data are too few or malformed, or if
+    a size would change nothing.
+    """
+    sizes = {name: size for name, size in (("samples", samples), ("length", length)) if size is not None}
+    if isinstance(data, Samples):
+        _refuse(call, sizes, "these samples were drawn already")
+        drawn = data
+    elif data is None or isinstance(data, str):
+        option = _option(data, objective, seed)
+        fields = {field.name for field in dataclasses.fields(option)}
+        unused = {name: size for name, size in sizes.items() if name not in fields}
+        _refuse(call, unused, f"the calibration {data or type(option).__name__} has no such setting")
+        drawn = dataclasses.replace(option, **sizes).draw(model.tokenizer).shuffled()
+    else:
+        given = listed(data, "calibration", "texts or items")
+        if not given:
+            raise InputError(
+                "calibration is an empty list: give texts (str) or items (question, choices, answer)."
+            )
+        if all(isinstance(one, str) for one in given):
+            texts = list_of_texts(given, "calibration")
+            if not any(text.strip() for text in texts):
+                raise InputError("the texts hold nothing but white space: give text to predict.")
+            windows = WindowDraw(sizes.get("samples", SAMPLES), sizes.get("length", LENGTH), seed, call)
+            windows.check()
+            drawn = windows.windows(texts, model.tokenizer, "texts").shuffled()
+        else:
+            _refuse(call, sizes.keys() & {"length"}, "items have the length that they have")
+            drawn = item_rows(
+                model, given, sizes.get("samples", min(ITEMS, len(given))), seed, call
+            ).shuffled()
+    check_ids(model, {"calibration": drawn})
+    check_calibration(drawn, Reader.of(model.name, model.module.config, model.tokenizer), call)
+    return drawn
+
+
+def _refuse(call: str, names: Collection[str], why: str) -> None:
+    """Raise InputError if there are sizes that would change nothing."""
+    if names:
+        raise InputError(f"{call} got {' and '.join(names)}, but {why}: leave it out.")
+
+
+def _option(name: str | None, objective: Any, seed: int) -> Any:
+    """The option `name` of `conf/calibration`; if `name` is None, the objective chooses."""
+    from pruning.config.app import build_named, build_option
+
+    if name is None and isinstance(objective, str):
+        return build_option("calibration", [f"objective={objective}", f"seed={seed}"])
+    return build_named("calibration", DEFAULTS[objective.needs] if name is None else name, f"seed={seed}")
+
+
+def item_rows(model: PrunableModel, items: ItemList, samples: int, seed: int, call: str) -> Samples:
+    """Rows of multiple-choice items, in the order of the list; an item is an `Item` or a mapping of its fields."""
+    rows = ItemDraw(samples, seed, setting=f"{call}.samples")
+    rows.check()
+    return rows.rows(item_list(items, "items", "item"), model.tokenizer, "items")
+
+
+def item_list(items: Any, name: str, where: str) -> list[Item]:
+    """Items from a list of `Item`s and mappings. Raises InputError, which begins with `where`, if one is wrong."""
+    given = enumerate(listed(items, name, "items"))
+    return [(checked_item if isinstance(one, Item) else read_item)(one, f"{where} {i}") for i, one in given]
+
+
+def check_ids(model: PrunableModel, data: Mapping[str, Samples]) -> None:
+    """Raise InputError if a token of some data has no embedding: the tokenizer then belongs to another model."""
+    rows = model.module.get_input_embeddings().num_embeddings
+    preflight.check_ids(rows, {name: samples.largest_id for name, samples in data.items()})
