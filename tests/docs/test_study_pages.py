@@ -261,14 +261,14 @@ def test_sentences_on_seeds_are_those_of_the_archive() -> None:
 def test_sentences_on_healing_are_those_of_the_archive() -> None:
     own = archived("study_healing", described.OBJECTIVES)
     ratios = own.relative.states
-    repaired, healed = (
+    by_maps, by_training = (
         100 * (1 - ratios.loc[ratios["state"].str.startswith(state), "value"])
         for state in described.STATES[1:]
     )
-    assert len(repaired) == len(healed) == 6
+    assert len(by_maps) == len(by_training) == 6
     expected = (
-        f"Repair by linear maps lowers perplexity by {min(repaired):.0f} to {max(repaired):.0f} percent, "
-        f"healing by {min(healed):.0f} to {max(healed):.0f} percent."
+        f"Repair by linear maps lowers perplexity by {min(by_maps):.0f} to {max(by_maps):.0f} percent, "
+        f"healing by {min(by_training):.0f} to {max(by_training):.0f} percent."
     )
     assert expected in WRITTEN
     masks = own.cells.groupby("objective")["dropped"].nunique()

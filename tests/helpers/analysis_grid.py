@@ -60,7 +60,7 @@ def with_masks(cells: pd.DataFrame, importance: np.ndarray[Any, Any]) -> pd.Data
     """The cells with the k blocks of least importance (cells, n_blocks) removed in each."""
     order = importance.argsort(axis=1)
     dropped = [tuple(sorted(map(int, row[:k]))) for row, k in zip(order, cells["k"], strict=True)]
-    return cells.assign(dropped=dropped)
+    return cells.assign(dropped=pd.Series(dropped, index=cells.index, dtype=object))
 
 
 # -- folders ---------------------------------------------------------------------------------------------
@@ -267,7 +267,8 @@ def search(world: World, algo: str, k: int, seed: int) -> tuple[list[dict[str, A
 
 
 def _evaluated(study: Study, model: str, dropped: Sequence[int]) -> dict[str, float]:
-    n, found = BLOCKS[model], {}
+    n = BLOCKS[model]
+    found: dict[str, float] = {}
     for name in study.metrics:
         like = "perplexity" if name.startswith("ppl") else "margin"
         world = World(n, model, like, name, 9, 64)
