@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pruning.config import app, groups
 from pruning.core.units import rate_text
 from pruning.study import guide, text_tables
-from tests.hydra_app.test_experiments import cell
+from tests.config.test_experiments import cell
 
 settings_of = st.dictionaries(
     st.sampled_from(["seed", "dtype", "first", "margin samples"]), st.sampled_from([0, 1, None, "a"])
