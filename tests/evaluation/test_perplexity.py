@@ -57,7 +57,7 @@ def test_perplexity_equals_the_plain_loop(
     corpus = Corpus("file", str(path), window=window, stride=stride)
     found = measured(CorpusPerplexity({"prose": corpus}), model_folder, Mask(N_BLOCKS, dropped))
     model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
-    ids = PROSE.tokenizer.input_ids
+    ids = tokenizer(PROSE).input_ids
     with masked(model, Mask(N_BLOCKS, dropped)):
         expected = sliding_windows(model, ids, window, stride or window)
     assert found.metrics["ppl/prose"] == pytest.approx(expected, rel=1e-5)
@@ -149,7 +149,7 @@ def test_windows_begin_as_the_tokenizer_begins_texts(tokenizer: Any, tmp_path: P
     rows = Corpus("file", str(path), window=16, stride=16).draw(bos, "x").rows
     assert {row.input_ids[0] for row in rows} == {bos.bos_token_id}
     scored = [row.input_ids[t] for row in rows for t in range(*row.span)]
-    assert scored == PROSE.tokenizer.input_ids
+    assert scored == tokenizer(PROSE).input_ids
 
 
 def corpora(**settings: Any) -> dict[str, Any]:
