@@ -1,5 +1,5 @@
 # make demo    the main job on the embedded model          make test    the tests
-# make ui      browse the runs in MLflow                   make check   lint, types, layers
+# make ui      browse the runs in MLflow                   make check   lint, types, layers, size
 # make fig1    draw figure 1 again                         make track   rebuild the MLflow store from the files
 # make bench   time the engine against one forward pass per mask, and the whole command against a script; hours
 # make bench-growth   how costs grow with the cells and scores of a study
@@ -37,7 +37,7 @@ export MLFLOW_DISABLE_TELEMETRY = true
 EVERY := $(foreach file,$(wildcard analysis/figures/fig*.py),$(firstword $(subst _, ,$(notdir $(file))))) table1 table2 table3
 FIGURES := $(filter-out fig9 fig10,$(EVERY))
 
-.PHONY: demo small study paper heal-study test test-slow test-slurm test-gguf soak ui bench bench-growth gpu-check serve-check check lint types figures $(EVERY) report paper-check track wings describe tour constraints clean
+.PHONY: demo small study paper heal-study test test-slow test-slurm test-gguf soak ui bench bench-growth gpu-check serve-check check lint types house figures $(EVERY) report paper-check track wings describe tour constraints clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
@@ -190,12 +190,16 @@ tour: $(VENV)/installed-dev
 track: $(VENV)/installed
 	$(BIN)/python -m pruning.track $(RESULTS)
 
-check: lint types
+check: lint types house
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
+
+# Lines, files, floors and ways of values, each below its limit.
+house: $(VENV)/installed-dev
+	$(BIN)/python -m tests.house
 
 types: $(VENV)/installed-dev
 	$(BIN)/mypy
