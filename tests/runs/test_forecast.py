@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from pruning.study import guide
+from pruning.study import command, guide
 from tests.conftest import Command, Ended
 from tests.healing.test_launch import SEARCH, SHORT
 from tests.study.test_compress import QUICK
@@ -39,7 +39,7 @@ def test_the_training_counts_unless_it_is_the_one_that_is_done(
 def test_memory_names_the_float32_copy_of_near_ties(
     launch: Command, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], copied: bool
 ) -> None:
-    monkeypatch.setattr(guide, "run_cells", lambda *_: None)
+    monkeypatch.setattr(command, "run_cells", lambda *_: None)
     ended = launch(*SEARCH, *words, "guide=true")
     (line,) = [line for line in ended.out.splitlines() if line.startswith("memory ")]
     assert ("float32 copy" in line) == copied
