@@ -66,7 +66,8 @@ class TextSource:
             raise unknown(f"{prefix}.source", self.source, TEXTS)
         if self.part not in PARTS:
             raise unknown(f"{prefix}.part", self.part, PARTS)
-        check_named(self.source, self.path, prefix)
+        if self.source == "hub" and not self.path:
+            raise InputError(f"{prefix}.path is not set: give the name of a data set, {prefix}.path=NAME.")
         check_path(self.source, self.path, prefix)
 
     def file(self) -> str | None:
@@ -115,17 +116,6 @@ class TextSource:
                 f"the data set {name} cannot be read ({first_line(error)}): check its name and the network, or use a "
                 f"local file: {instead}."
             ) from error
-
-
-def documents(settings: Any, prefix: str = "calibration") -> Iterator[str]:
-    """The documents of the text that flat settings describe; see `TextSource.documents`."""
-    return TextSource.of(settings).documents(prefix)
-
-
-def check_named(source: str, path: str | None, prefix: str) -> None:
-    """Raise InputError if a hub source names no data set."""
-    if source == "hub" and not path:
-        raise InputError(f"{prefix}.path is not set: give the name of a data set, {prefix}.path=NAME.")
 
 
 def check_path(source: str, path: str | None, prefix: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from pruning.calibration.item_files import existing
-from pruning.calibration.sources import TEXTS, check_named, check_path
+from pruning.calibration.sources import TextSource
 from pruning.core.errors import InputError, unknown
 from pruning.core.storage import digest, file_sha256
 
@@ -118,12 +118,9 @@ class Training:
         for name, most in (("decay", 1.0), ("weight_decay", math.inf)):
             if not 0 <= (value := getattr(self, name)) <= most:
                 raise InputError(f"heal.{name}={value:g} is out of range: choose 0 to {most:g}.")
-        if self.source not in TEXTS:
-            raise unknown("source of text", self.source, TEXTS)
         if self.schedule not in SCHEDULES:
             raise unknown("heal.schedule", self.schedule, SCHEDULES)
-        check_named(self.source, self.path, "heal")
-        check_path(self.source, self.path, "heal")
+        self.text.check("heal")
         for file in self.files():
             existing(file, "heal.path")
         if self.candidates > 1:
@@ -148,6 +145,11 @@ class Training:
                 f"{rounds[-1]} tokens, which is more than heal.tokens={self.tokens}: lower heal.round_tokens, or "
                 "raise heal.tokens."
             )
+
+    @property
+    def text(self) -> TextSource:
+        """Where the text is."""
+        return TextSource.of(self)
 
     @property
     def adapter(self) -> bool:

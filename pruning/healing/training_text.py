@@ -12,16 +12,14 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pruning.calibration import sources
 from pruning.calibration.samples import Row, Samples, apart, shared_runs
 from pruning.calibration.text import start_tokens, token_ids
 from pruning.core.errors import InputError
-from pruning.core.storage import file_sha256, text_sha256
+from pruning.core.storage import text_sha256
 from pruning.evaluation import Data
 from pruning.evaluation.text_overlap import overlaps, windows_of
 from pruning.healing.heal_settings import Training
@@ -85,13 +83,13 @@ def draw_text(settings: Training, tokenizer: Any, calibration: Samples | None = 
 
     Documents are tokenised and concatenated. Raises InputError as `packed` does.
     """
-    files = [file_sha256(Path(file).expanduser()) for file in settings.files()]
+    sha256 = settings.text.file_sha256  # before the text is read
     needed = (settings.steps * settings.windows + settings.heldout) * settings.length
-    documents = sources.documents(settings, "heal")
+    documents = settings.text.documents("heal")
     ids = token_ids(documents, tokenizer, 2 * needed if settings.stream else None)
     name = settings.path or settings.source
     text = packed(ids, start_tokens(tokenizer), settings, name, calibration)
-    return replace(text, file_sha256=files[0] if files else None)
+    return replace(text, file_sha256=sha256)
 
 
 def packed(

@@ -271,7 +271,7 @@ def models_found(rows: Sequence[GapRow], referee: Referee) -> list[Presence]:
         what = f"model {model.name} ({settings.path})"
         try:
             preflight.check_model(settings)
-            assert settings.tokenizer is not None
+            _ = settings.tokenizer  # raises PruningError if it cannot be read
         except InputError:
             raise
         except PruningError as error:

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from pruning.calibration import sources
 from pruning.core import records
 from pruning.core.errors import InputError
 from pruning.core.storage import file_sha256, read_json, write_json
@@ -108,7 +107,7 @@ def test_a_second_evaluation_keeps_what_the_healed_model_reached_on_the_first(la
 
 def passage(folder: Path, number: int) -> tuple[str, ...]:
     """An evaluation on a passage of the text that is healed on; its windows are left out of the healing."""
-    documents = list(sources.documents(Full(), "heal"))
+    documents = list(Full().text.documents("heal"))
     file = folder / f"passage{number}.txt"
     file.write_text(documents[number][1000:1600])
     return ("eval=local", f"eval.texts={{prose: {file}}}", "eval.window=32")

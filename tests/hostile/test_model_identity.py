@@ -24,7 +24,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from pruning.calibration import sources
+from pruning.calibration.sources import TextSource
 from pruning.calibration.text import Text
 from pruning.config.app import build_option
 from pruning.core import storage
@@ -293,7 +293,7 @@ def test_nor_a_folder_with_the_name_of_a_data_set(tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path)
     text = Text("hub", 2, 16, 0, path="Salesforce/wikitext", name=None)
     with pytest.raises(InputError, match=r"calibration\.path=Salesforce/wikitext "):
-        next(sources.documents(text))
+        next(TextSource.of(text).documents("calibration"))
 
 
 NAMES = {
