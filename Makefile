@@ -71,10 +71,11 @@ small: $(VENV)/installed
 # PARTS=study runs one part. DATA has wikitext2.txt, lambada.jsonl and python.txt; items for the evaluation (.jsonl), see
 # TASKS (python and commonsense: the held-out parts of the embedded data); for the margin arc_easy_train.jsonl, labels.json.
 PARTS ?= study study_margin study_gemma study_gemma_margin study_all study_seeds study_sizes study_items study_labels \
-	study_units study_healing
+	study_units study_healing study_losses
 ITEMS_study_margin = calibration.path=$(DATA)/arc_easy_train.jsonl
 ITEMS_study_gemma_margin = $(ITEMS_study_margin)
 ITEMS_study_items = $(ITEMS_study_margin)
+ITEMS_study_losses = $(ITEMS_study_margin)
 ITEMS_study_labels = calibration.path=$(DATA)/labels.json
 TASKS := arc_easy arc_challenge piqa boolq openbookqa commonsense
 comma := ,
@@ -85,7 +86,7 @@ HELDOUT = eval=local eval.scorer=engine eval.window=128 eval.limit=200 \
 # Parts that a reader compares with each other share a study, so that each report is about one comparison. The report of
 # `study` is RESULTS/figures/report.html, those of the other studies are RESULTS/figures/NAME/report.html. A study that has
 # been run has an archive in analysis. study_labels compares labels with the items of study_margin and uses its cells.
-STUDIES := study study_all study_seeds study_sizes study_labels study_units study_healing
+STUDIES := study study_all study_seeds study_sizes study_labels study_units study_healing study_losses
 study: $(VENV)/installed
 	@test -d "$(DATA)" || { echo "make study needs DATA=DIR, a folder of texts and items: the Makefile names its files."; exit 2; }
 	@for name in $(STUDIES); do archive=analysis/$$name/$$name.tar.xz; \

@@ -18,11 +18,12 @@ from pruning.core.scoring import Estimate, Score
 if TYPE_CHECKING:  # re-exported, so that each objective has the types of its annotations from here
     from torch import Tensor as Tensor
 
+    from pruning.calibration.samples import Row as Row
     from pruning.calibration.samples import Samples as Samples
     from pruning.engine.forward import Forward as Forward
     from pruning.engine.head import Distributions as Distributions
 else:
-    Distributions = Forward = Samples = Tensor = Any
+    Distributions = Forward = Row = Samples = Tensor = Any
 
 # (mask, one term per sample, seconds to score the mask), as soon as a mask is scored, in any order.
 Scored: TypeAlias = Iterator[tuple[Mask, Sequence[float], float]]

@@ -12,7 +12,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from pruning.core.mask import Mask
-from pruning.objective import Forward, Loss, Samples, Scored, mapped
+from pruning.core.scoring import Estimate
+from pruning.objective import Forward, Loss, Row, Samples, Scored, mapped
 
 
 @dataclass(frozen=True)
@@ -32,25 +33,29 @@ class Perplexity:
 
     def bind(self, forward: Forward, samples: Samples) -> Loss:
         """The loss over text windows, with one term per window."""
-        from pruning.engine.bounds import bounds
-        from pruning.engine.head import LIKELIHOOD
+        return of_rows(forward, samples.rows, samples.estimate())
 
-        rows = samples.rows
-        tokens = np.array([row.span[1] - row.span[0] for row in rows])
 
-        def means(logliks: list[float]) -> list[float]:
-            negative: list[float] = (-np.array(logliks) / tokens).tolist()
-            return negative
+def of_rows(forward: Forward, rows: Sequence[Row], estimate: Estimate) -> Loss:
+    """The token-mean negative log-likelihood of rows, with one term per row."""
+    from pruning.engine.bounds import bounds
+    from pruning.engine.head import LIKELIHOOD
 
-        def terms(masks: Sequence[Mask]) -> Scored:
-            return mapped(forward.loglikelihoods(rows, masks), means)
+    tokens = np.array([row.span[1] - row.span[0] for row in rows])
 
-        def gates(unit: str) -> np.ndarray[Any, Any]:
-            from pruning.engine.dense_pass import gate_gradients
+    def means(logliks: list[float]) -> list[float]:
+        negative: list[float] = (-np.array(logliks) / tokens).tolist()
+        return negative
 
-            return np.asarray(-gate_gradients(forward, rows, unit) / tokens[:, None])
+    def gates(unit: str) -> np.ndarray[Any, Any]:
+        from pruning.engine.dense_pass import gate_gradients
 
-        def lower(masks: Sequence[Mask]) -> Scored:
-            return mapped(bounds(forward, rows, masks, LIKELIHOOD), means)
+        return np.asarray(-gate_gradients(forward, rows, unit) / tokens[:, None])
 
-        return Loss(samples.estimate(), terms, gates, lower if forward.bounds else None)
+    def lower(masks: Sequence[Mask]) -> Scored:
+        return mapped(bounds(forward, rows, masks, LIKELIHOOD), means)
+
+    def terms(masks: Sequence[Mask]) -> Scored:
+        return mapped(forward.loglikelihoods(rows, masks), means)
+
+    return Loss(estimate, terms, gates, lower if forward.bounds else None)

@@ -35,6 +35,7 @@ GRIDS = {
     "study_healing": 36,
     "study_items": 18,
     "study_labels": 18,
+    "study_losses": 240,
     "study_margin": 42,
     "study_seeds": 48,
     "study_sizes": 36,
