@@ -111,12 +111,10 @@ def _worst_to_best(cells: pd.DataFrame, factor: str, i: Labels, j: Labels, drawn
     first = np.unique(group[known], return_index=True)[1]
     spread = cells["log"][known].groupby(group[known]).agg(lambda own: own.max() - own.min()).to_numpy()
     mean = over_draws(spread, drawn.take(known).take(first))
-    nan = float("nan")
-    return _exp(
-        replace(mean, error=nan, low=nan, high=nan, draws=len({*drawn.draw[i], *drawn.draw[j]}))
-        if factor == DRAWN
-        else mean
-    )
+    if factor == DRAWN:
+        nan, draws = float("nan"), len({*drawn.draw[i], *drawn.draw[j]})
+        mean = replace(mean, error=nan, low=nan, high=nan, draws=draws)
+    return _exp(mean)
 
 
 def _exp(mean: DrawMean) -> DrawMean:
