@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -23,9 +22,9 @@ from matplotlib.figure import Figure
 from ..data.load import Metric, choose, done
 from ..data.study import AskedStudy
 from ..paper.check import MODELS, read
-from ..stats.agreement import STATISTICS, agree, concordance, controlled
-from ..stats.grid import SETTING, STRATUM, groups, heading, labels, strata_of
-from ..stats.means import compared, means
+from ..stats.agreement import agree, controlled
+from ..stats.grid import STRATUM, groups, heading, strata_of
+from ..stats.means import means
 from . import style
 from .cli import Drawing, StudyFigure, once
 from .fig1_masks import of_draws
@@ -163,64 +162,17 @@ def _ranked(panel: pd.DataFrame) -> pd.DataFrame:
     return searches
 
 
-# The table that accompanies the figure, with several statistics of rank agreement.
-#
-# For each objective, model and k, the table has three correlations of perplexity and accuracy over searches:
-# Spearman's rho, Kendall's tau and weighted tau. A search is ranked by its mean over draws, geometric for
-# perplexities; rank 1 is best. Each correlation is computed twice: over all searches, and with searches that found
-# the same masks counted as one. Kendall's W measures whether different draws rank the searches alike.
-
-OUTCOMES = ("loss", "perplexity", "accuracy")
-
-
 @once
-def agreements(study: AskedStudy, perplexity: str | None = None, accuracy: str | None = None) -> pd.DataFrame:
-    """One row per statistic and panel. q controls the false discovery rate over panels."""
-    cells = done(study.frame)
-    ppl, acc = choose(study.frame, "ppl", perplexity), choose(study.frame, "acc", accuracy)
-    cells = cells.assign(perplexity=np.log(ppl.of(cells)), accuracy=-acc.of(cells))
-    rows = []
-    for where, panel in groups(cells, PANEL):
-        found = [*_correlations(panel), *_concordances(panel)]
-        rows += [dict(zip(PANEL, where, strict=True)) | row for row in found]
-    table = pd.DataFrame(rows)
-    for _, same in groups(table, ["statistic", "of", "masks"]):
-        table.loc[same.index, "q"] = controlled(list(same["p"]))
-    return table
-
-
-def _correlations(panel: pd.DataFrame) -> list[dict[str, object]]:
-    rows = []
-    every = means(panel, ["perplexity", "accuracy"])
-    for masks, searches in (("all", every), ("distinct", every.drop_duplicates("masks"))):
-        # Weighted tau ranks high values first. Here low values are best, so all values change sign.
-        a, b = (-searches[outcome].round(9) for outcome in ("perplexity", "accuracy"))
-        for name in STATISTICS:
-            found = asdict(agree(a, b, name))
-            first = {"statistic": name, "of": "perplexity, accuracy", "masks": masks}
-            rows.append(first | {"value": found.pop("statistic")} | found)
-    return rows
-
-
-def _concordances(panel: pd.DataFrame) -> list[dict[str, object]]:
-    """Kendall's W for each outcome. The draws are the raters, and the searches are the items."""
-    cells, _ = compared(panel)
-    rows = []
-    for outcome in OUTCOMES:
-        rated = cells.assign(setting=labels(cells, SETTING), value=cells[outcome].round(9))
-        ratings = rated.pivot_table(index="setting", columns="algo", values="value").to_numpy()
-        found = concordance(ratings if ratings.size else np.empty((0, 0)))
-        first = {"statistic": "kendall_w", "of": outcome, "masks": "all", "value": found.w, "p": found.p}
-        rows.append(first | {"n": found.items, "raters": found.raters, "exact": False, "note": found.note})
-    return rows
+def ranks_of(study: AskedStudy, perplexity: str | None = None, accuracy: str | None = None) -> pd.DataFrame:
+    """The ranks of the searches of a study (see `ranks`)."""
+    both = choose(study.frame, "ppl", perplexity), choose(study.frame, "acc", accuracy)
+    return ranks(study.frame, *both)
 
 
 def _build(study: AskedStudy, given: Namespace) -> Drawing:
     both = choose(study.frame, "ppl", given.perplexity), choose(study.frame, "acc", given.accuracy)
-    searches = ranks(study.frame, *both)
-    figure = draw(searches, study.title, (both[0].label, both[1].label))
-    others = {"fig2_agreement": agreements(study, given.perplexity, given.accuracy)}
-    return Drawing(figure, searches, others)
+    searches = ranks_of(study, given.perplexity, given.accuracy)
+    return Drawing(draw(searches, study.title, (both[0].label, both[1].label)), searches)
 
 
 FIGURE = StudyFigure(

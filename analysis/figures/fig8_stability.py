@@ -130,9 +130,8 @@ def measure(frame: pd.DataFrame, traces: Mapping[str, Trace]) -> tuple[pd.DataFr
         curve = stability.curve(decision)
         curves.append(curve.assign(**where))
         sizes = {"candidates": len(decision.candidates), "resampled": decision.losses.shape[1]}
-        enough = {"enough": stability.enough(curve), "enough_pair": stability.enough(curve, "pair")}
-        rows.append(where | sizes | {"other_mask": other, "overlap": overlap} | enough | {"note": ""})
-    first = [*WHERE, "candidates", "resampled", "other_mask", "overlap", "enough", "enough_pair", "note"]
+        rows.append(where | sizes | {"other_mask": other, "overlap": overlap, "note": ""})
+    first = [*WHERE, "candidates", "resampled", "other_mask", "overlap", "note"]
     agreement = pd.concat(curves, ignore_index=True) if curves else pd.DataFrame()
     return pd.DataFrame(rows).reindex(columns=first), agreement
 
