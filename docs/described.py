@@ -21,10 +21,10 @@ import numpy as np
 import pandas as pd
 
 from analysis.data.archive import folder
-from analysis.figures.fig4_overlap import means
 from analysis.figures.fig5_variance_shares import ratio_text
 from analysis.figures.style import DASH, number, ordered
 from analysis.report.study_data import StudyData, percent, with_interval
+from analysis.stats import mask_overlap
 from analysis.stats.components import IntervalEstimate
 from analysis.stats.grid import at, each
 from analysis.stats.perplexity_comparisons import relative
@@ -272,13 +272,12 @@ def ratio(compared: pd.DataFrame, state: str = "pruned", **chosen: str) -> str:
 
 def overlap(own: StudyData, comparison: str = "draws") -> str:
     """The mean corrected overlap of masks that differ only in the draw (or another factor), with its interval."""
-    rows = own.overlaps[own.overlaps["comparison"] == comparison]
-    return "".join(corrected(row) for row in each(means(rows, ["comparison"])))
+    found = mask_overlap.overlap(own.cells, comparison)
+    return corrected(found.mean, found.low, found.high)
 
 
-def corrected(row: object) -> str:
-    """The corrected overlap in a row with its interval. Equal masks show no spread, so they have none."""
-    mean, low, high = (getattr(row, name) for name in ("corrected", "low", "high"))
+def corrected(mean: float, low: float, high: float) -> str:
+    """A corrected overlap with its interval. Equal masks show no spread, so they have none."""
     return f"{mean:.2f}, all equal" if low == high else f"{mean:.2f} ({low:.2f} to {high:.2f})"
 
 
@@ -450,7 +449,9 @@ def objectives() -> str:
 def sizes() -> str:
     """The overlap of the masks of two draws by number of samples."""
     found = study("study_sizes", MAIN).sizes
-    rows = [[name, *map(corrected, each(found[found["objective"] == name]))] for name in MAIN]
+    ends = [found[name] for name in ("corrected", "low", "high")]
+    texts = pd.Series(map(corrected, *ends), found.index)
+    rows = [[name, *texts[found["objective"] == name]] for name in MAIN]
     return table(["objective", "8 windows, 16 items", "32, 64", "128, 256"], rows)
 
 

@@ -20,11 +20,11 @@ from matplotlib.figure import Figure
 from ..data.load import Metric, choose, done
 from ..data.study import AskedStudy
 from ..paper.check import MODELS, read
-from ..stats.agreement import agree
+from ..stats.agreement import agree, controlled
 from ..stats.grid import STRATUM, groups, strata_of
 from ..stats.means import means
 from . import style
-from .cli import Drawing, StudyFigure
+from .cli import Drawing, StudyFigure, once
 from .style import named, rows_of, signed
 
 PANEL = ["objective", *STRATUM]
@@ -100,7 +100,7 @@ def _words(row: pd.Series[Any]) -> str:
 
 
 def ranks(frame: pd.DataFrame, perplexity: Metric, accuracy: Metric) -> pd.DataFrame:
-    """One row per algorithm and panel: means, ranks, and the panel's Spearman correlation (interval, note).
+    """One row per algorithm and panel: means, ranks, and the panel's Spearman correlation (p, q, interval, note).
 
     The mean of a perplexity is geometric: in an arithmetic mean, one broken mask would outweigh all other draws.
     `searches` counts the algorithms of the panel, and `distinct_masks` the masks that they found in all draws. If
@@ -108,11 +108,12 @@ def ranks(frame: pd.DataFrame, perplexity: Metric, accuracy: Metric) -> pd.DataF
     """
     cells = done(frame)
     cells = cells.assign(perplexity=perplexity.of(cells), accuracy=accuracy.of(cells))
-    parts = []
+    parts, p_values = [], []
     for (objective, model, k), panel in groups(cells, PANEL):
         ranked = _ranked(panel)
         distinct = ranked.drop_duplicates("masks")
         found = agree(ranked["perplexity_rank"], ranked["accuracy_rank"])
+        p_values.append(found.p)
         parts.append(
             ranked.drop(columns="masks").assign(
                 objective=objective,
@@ -122,12 +123,16 @@ def ranks(frame: pd.DataFrame, perplexity: Metric, accuracy: Metric) -> pd.DataF
                 distinct=len(distinct),
                 distinct_masks=len({dropped for masks in ranked["masks"] for *_, dropped in masks}),
                 spearman=found.statistic,
+                p=found.p,
+                q=np.nan,
                 low=found.low,
                 high=found.high,
                 distinct_spearman=agree(distinct["perplexity_rank"], distinct["accuracy_rank"]).statistic,
                 note=found.note,
             )
         )
+    for part, q in zip(parts, controlled(p_values), strict=True):
+        part["q"] = q
     table = pd.concat(parts, ignore_index=True)
     first = [*PANEL, "algo"]
     return table[[*first, *(c for c in table if c not in first)]]
@@ -143,9 +148,16 @@ def _ranked(panel: pd.DataFrame) -> pd.DataFrame:
     return searches
 
 
+@once
+def ranks_of(study: AskedStudy, perplexity: str | None = None, accuracy: str | None = None) -> pd.DataFrame:
+    """The ranks of the searches of a study (see `ranks`)."""
+    both = choose(study.frame, "ppl", perplexity), choose(study.frame, "acc", accuracy)
+    return ranks(study.frame, *both)
+
+
 def _build(study: AskedStudy, given: Namespace) -> Drawing:
     both = choose(study.frame, "ppl", given.perplexity), choose(study.frame, "acc", given.accuracy)
-    searches = ranks(study.frame, *both)
+    searches = ranks_of(study, given.perplexity, given.accuracy)
     return Drawing(draw(searches, (both[0].label, both[1].label)), searches)
 
 

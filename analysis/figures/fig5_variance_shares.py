@@ -23,10 +23,9 @@ from numpy.typing import NDArray
 from ..data.archive import NothingToRead
 from ..data.load import choose, done, names
 from ..data.study import AskedStudy, ItemAnswers
-from ..stats import components, variance
-from ..stats.agreement import controlled
+from ..stats import components
 from ..stats.components import DRAWN, IntervalEstimate, Shares, item_noise
-from ..stats.grid import STRATUM, at, bare
+from ..stats.grid import STRATUM, at
 from ..stats.means import rivals
 from ..stats.simulated import NoiseAlone, noise_alone
 from ..stats.variance import between
@@ -36,24 +35,22 @@ from .style import GREY, INK, LINE, Rows, number, rows_of
 
 BLUE = style.OBJECTIVES["perplexity"]
 
-# The ratios of `Shares` that are drawn, and the parts on the second side of every ratio.
-RATIOS = {"calibration : search": "total_ratio", "objective : search": "objective_ratio"}
+# The parts on the second side of every ratio of `Shares`.
 SECOND = {
     "total_ratio": ("search", "interaction"),
     "objective_ratio": ("search", "interaction"),
-    "ratio": ("search",),
     "objective_draw": ("draw",),
 }
 Ratios = Mapping[str, Mapping[str, IntervalEstimate]]
 
 
 def ratios(by_outcome: Mapping[str, Shares]) -> Ratios:
-    """The ratios of each outcome that are known."""
-    named = {label: {n: getattr(shares, r) for n, r in RATIOS.items()} for label, shares in by_outcome.items()}
-    return {
-        label: {n: one for n, one in found.items() if not np.isnan([one.low, one.value]).all()}
-        for label, found in named.items()
-    }
+    """The ratios to the search of each outcome, if they are known."""
+    found = {}
+    for label, one in by_outcome.items():
+        both = {"calibration : search": one.total_ratio, f"{one.objective} : search": one.objective_ratio}
+        found[label] = {name: r for name, r in both.items() if not np.isnan([r.low, r.value]).all()}
+    return found
 
 
 def draw(found: Ratios, title: str = "How much more calibration decides than the search", note: str = "") -> Figure:
@@ -127,11 +124,10 @@ def percent_text(share: float) -> str:
     return f"{100 * share:.1g}" if 0 < share < 0.01 else f"{100 * share:.0f}"
 
 
-# The numbers of the figure: shares of variance of four outcomes, with intervals and permutation p-values.
+# The numbers of the figure: shares of variance of four outcomes, with intervals.
 
 LOSS, MASKS = "calibration loss", "masks"
 UNKNOWN = ItemAnswers(note="the answers to single items were not asked for")
-WITHIN = {MASKS: ("model",), LOSS: ("objective",)}
 
 
 def outcomes(
@@ -179,35 +175,34 @@ def shares_of(
 def measure(
     frame: pd.DataFrame, named: dict[str, Any], answers: ItemAnswers = UNKNOWN
 ) -> tuple[dict[str, Shares], pd.DataFrame]:
-    """The shares of each outcome, and one table of all numbers. The table has permutation p-values with their q.
+    """The shares of each outcome, and one table of all numbers.
 
-    `answers` are those of the frame's cells, row by row. If there are any, the noise of the items is subtracted from
-    the accuracy's sums of squares.
+    `answers` are those of the frame's cells, row by row. The noise of the items is subtracted from the sums of
+    squares of an accuracy. Without answers it looks like an effect of the setting, so its shares are refused.
     """
-    by_outcome, records = {}, list[dict[Any, Any]]()
+    by_outcome, parts = {}, []
     for label, (values, by) in named.items():
         use, known, rows = used(frame, values)
         tasks = answers.take(rows).tasks if is_accuracy(label) else {}
-        noise = item_noise(tasks) if tasks else None
-        shares = components.shares(use, variance.plain(use, known, by), by, items=noise)
+        if is_accuracy(label) and not tasks:
+            shares = components.refused(len(use), components.count(use), answers.note)
+        else:
+            noise = item_noise(tasks) if tasks else None
+            shares = components.shares(use, components.coordinates(use, known, by), by, items=noise)
         by_outcome[label] = shares
         totals: dict[str, IntervalEstimate] = {
             **shares.parts,
             "calibration : search": shares.total_ratio,
-            "objective : search": shares.objective_ratio,
-            "objective : draw": shares.objective_draw,
-            "calibration : search, without interaction": shares.ratio,
+            f"{shares.objective} : search": shares.objective_ratio,
+            f"{shares.objective} : draw": shares.objective_draw,
         }
         first = [{"source": n, "share": e.value, "low": e.low, "high": e.high} for n, e in totals.items()]
-        tested = variance.table(use, variance.outcome(use, known, by), by)
-        merged = tested.rename(columns={"share": "ss_share", "note": "p_note"})
-        merged = merged.merge(shares.sources.drop(columns="df"), on="source", how="left")
-        both: list[dict[Any, Any]] = [*first, *merged.to_dict("records")]
-        records += [{"outcome": label, **record, "note": shares.note} for record in both]
-    table = pd.DataFrame(records)
-    table["q"] = controlled(list(table["p"]))
-    first_columns = ["outcome", "source", "share", "low", "high"]
-    return by_outcome, table[[*first_columns, *(c for c in table if c not in first_columns)]]
+        both = pd.DataFrame([*first, *shares.sources.to_dict("records")])
+        parts.append(both.assign(outcome=label, note=shares.note))
+    return by_outcome, pd.concat(parts, ignore_index=True)[["outcome", *TABLE]]
+
+
+TABLE = ["source", "share", "low", "high", "df", "component", "note"]
 
 
 def calibration_perplexity(frame: pd.DataFrame) -> Shares:
@@ -220,13 +215,7 @@ def calibration_perplexity(frame: pd.DataFrame) -> Shares:
     if cells.empty:
         raise NothingToRead("no cell was pruned for perplexity.")
     use, known, _ = used(cells, cells["loss"] - cells["dense_loss"])
-    return components.shares(use, variance.plain(use, known))
-
-
-def noise_of_accuracy(frame: pd.DataFrame, values: pd.Series[float], answers: ItemAnswers) -> NoiseAlone:
-    """How often noise alone would decide whether calibration or search matters more for an accuracy."""
-    use, _, rows = used(frame, values)
-    return noise_alone(use, answers.take(rows).tasks or None)
+    return components.shares(use, components.coordinates(use, known))
 
 
 def used(
@@ -244,41 +233,9 @@ def used(
     return use.reset_index(drop=True), None if known is None else np.asarray(known, np.float64), rows
 
 
-def across(frame: pd.DataFrame, named: dict[str, Any]) -> pd.DataFrame:
-    """Shares of the sum of squares for model, ratio and their interactions.
-
-    q controls the false discovery rate over all tests. Masks of different models are not compared,
-    because no distance between such masks is defined. For the same reason, losses of different objectives are not
-    compared. Cells with other units, budgets or compensations are never compared: each kind counts by itself.
-    """
-    kinds = frame["model"].map(bare)
-    removal = [m.removeprefix(k) for m, k in zip(frame["model"], kinds, strict=True)]
-    frame = frame.assign(model=kinds, removal=removal)
-    parts = []
-    for label, (values, _) in named.items():
-        use, known, _ = used(frame, values)
-        within = WITHIN.get(label, ())
-        sources = between(use, known, (*within, "removal"))
-        undefined = sources["source"].map(lambda name, w=within: any(column in name for column in w))
-        sources.loc[undefined, "note"] = f"not defined: compared within one {' and '.join(within)} only"
-        parts.append(sources.assign(outcome=label))
-    table = pd.concat(parts, ignore_index=True)
-    table["q"] = controlled(list(table["p"]))
-    first = ["outcome", "source", "share", "low", "high", "p", "q"]
-    return table[[*first, *(c for c in table if c not in first)]]
-
-
-@once
-def across_of(study: AskedStudy, perplexity: str | None = None, accuracy: str | None = None) -> pd.DataFrame:
-    """The shares of model and ratio in a study (see `across`)."""
-    finished = done(study.frame)
-    return across(finished, outcomes(finished, perplexity, accuracy))
-
-
 def _build(study: AskedStudy, given: Namespace) -> Drawing:
     by_outcome, table = shares_of(study, given.perplexity, given.accuracy)
-    others = {"fig5_between": across_of(study, given.perplexity, given.accuracy)}
-    return Drawing(draw(ratios(by_outcome)), table, others)
+    return Drawing(draw(ratios(by_outcome)), table)
 
 
 FIGURE = StudyFigure(
