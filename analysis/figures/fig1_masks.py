@@ -1,6 +1,6 @@
 """Figure 1: which blocks each search removed. One panel for each model, objective and k.
 
-python -m analysis fig1 --results results --study demo
+depth-pruning figure fig1 --results results --study demo
 
 Source: figure 1 of arXiv 2604.24938. In addition, each row shows the held-out metrics of its masks. If a search has
 several cells (from several draws or data sets), each is a thin line; if it has very many, the shade of a block is the

@@ -1,6 +1,6 @@
 """Figure 2: rank by perplexity against rank by accuracy, one panel for each objective, model and k.
 
-python -m analysis fig2 --results results --study small
+depth-pruning figure fig2 --results results --study small
 
 Source: figure 2 of arXiv 2604.24938, which has only the objective perplexity. Each point is an algorithm. For
 each metric, algorithms are ranked by their means over calibration data and draws. Rank 1 is best; tied algorithms get

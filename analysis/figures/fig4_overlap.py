@@ -1,6 +1,6 @@
 """Figure 4: how far searches and objectives remove the same blocks, corrected for overlap by chance.
 
-python -m analysis fig4 --results results --study small
+depth-pruning figure fig4 --results results --study small
 
 The paper has no such figure; it compares masks by eye. The upper part has a heat map for each model and k.
 It shows the mean corrected Jaccard overlap of the masks that two searches found on the same samples. Its diagonal

@@ -1,6 +1,6 @@
 """Figure 6: what pruning for one objective costs in other outcomes, and the regret of each search.
 
-python -m analysis fig6 --results results --study small
+depth-pruning figure fig6 --results results --study small
 
 The paper has no such figure; it evaluates each mask only on tasks that match its objective. The upper part shows, for
 each objective, the mean of each outcome over algorithms and draws (the geometric mean for perplexities). Its shades

@@ -1,6 +1,6 @@
 """Figure 7: how near the loss of each search gets to that of the best known mask, and at what cost.
 
-python -m analysis fig7 --results results --study small [--cost seconds]
+depth-pruning figure fig7 --results results --study small [--cost seconds]
 
 A thin line shows the progress of a search (mean over data and draws); the marker shows the end of the search, and its
 bar the 95 percent interval over draws. A ring marks a search on the Pareto front: no other search has both a lower

@@ -1,6 +1,6 @@
 """Figure 8: how often other calibration samples would lead to another mask, and how many samples are enough.
 
-python -m analysis fig8 --results results --study small
+depth-pruning figure fig8 --results results --study small
 
 The figure is computed from the per-sample losses in the traces; no model is run. The left panel shows how often the
 final decision of a search gives another mask if the calibration data are bootstrapped. The others show how often two

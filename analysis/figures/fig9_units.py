@@ -1,6 +1,6 @@
 """Figure 9: what is gained by removing sub-layers instead of whole blocks, at the same share of the parameters.
 
-python -m analysis fig9 --results results --study units
+depth-pruning figure fig9 --results results --study units
 
 Each point is the mean difference of the held-out loss between the mask over sub-layers (or attentions, or MLPs) and
 the mask over blocks of the same search, objective and samples, over the same windows; the line is its 95 % interval.

@@ -1,6 +1,6 @@
 """How many calibration draws does a study need? In how many simulated studies each number of draws would decide.
 
-python -m analysis power --results results --study small --draws 3,6,12 --studies 40
+depth-pruning power --results results --study small --draws 3,6,12 --studies 40
 
 The simulated studies have the shares of variance that figure 5 shows for a study that was run, and its objectives,
 data and searches, with the given numbers of draws of each data set. docs/statistics.md ("How many draws?") says what
