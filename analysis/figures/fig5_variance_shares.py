@@ -1,6 +1,6 @@
-"""Figure 5: how much of each outcome's variance is due to the calibration, and how much to the search.
+"""Figure 5: how many times as much of each outcome's variance is due to the calibration as to the search.
 
-python -m analysis fig5 --results results --study small
+depth-pruning figure fig5 --results results --study small
 
 The four outcomes are the mask (Jaccard distance), the calibration loss minus that of the dense model, the logarithm
 of held-out perplexity, and accuracy. Variance components are computed within one model and one k. For the loss, they
@@ -12,12 +12,11 @@ components, which can be negative. Sources that the study did not vary have no r
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -25,82 +24,63 @@ from ..data.archive import NothingToRead
 from ..data.load import choose, done, names
 from ..data.study import AskedStudy, ItemAnswers
 from ..stats import components
-from ..stats.components import CALIBRATION, DRAWN, RESIDUAL, SOURCES, IntervalEstimate, Shares, item_noise
+from ..stats.components import DRAWN, IntervalEstimate, Shares, item_noise
 from ..stats.grid import STRATUM, at
 from ..stats.means import rivals
 from . import style
 from .cli import Drawing, StudyFigure, once
-from .style import COLOURS, SMALL, line_key, number, rows_of, wrapped
+from .style import GREY, INK, LINE, Rows, number, rows_of
 
-PARTS = {"calibration": COLOURS[0], "search": COLOURS[1], "interaction": COLOURS[2]}
-# The ratios of `Shares` in the headings, and the parts on the second side of every ratio.
-HEADED = {"cal : search": "total_ratio", "obj : search": "objective_ratio", "obj : draw": "objective_draw"}
+BLUE = style.OBJECTIVES["perplexity"]
+
+# The parts on the second side of every ratio of `Shares`.
 SECOND = {
     "total_ratio": ("search", "interaction"),
     "objective_ratio": ("search", "interaction"),
     "objective_draw": ("draw",),
 }
+Ratios = Mapping[str, Mapping[str, IntervalEstimate]]
 
 
-def draw(by_outcome: dict[str, Shares], table: pd.DataFrame, title: str) -> Figure:
-    """A panel for each outcome, with one row for each part and each source that some outcome has."""
-    known = set(table.loc[table["share"].notna(), "source"])
-    rows = [*PARTS, "", *(name for name in (*SOURCES, RESIDUAL) if name in known)]
-    figure, (line,) = style.panels(1, len(by_outcome), 2.1, 1.15 + 0.235 * len(rows), title)
-    for axes, (label, shares) in zip(line, by_outcome.items(), strict=True):
-        axes.set_title(_heading(label, shares), fontsize=SMALL + 0.5, linespacing=1.35, loc="left")
-        _panel(axes, rows, rows_of(table, outcome=label).set_index("source"), shares.note, label == LOSS)
-        shown = rows if axes is line[0] else [""] * len(rows)
-        axes.set_yticks(range(len(rows)), shown, fontsize=style.TITLE - 1)
-        axes.set_xlabel("share of variance, %", fontsize=SMALL + 0.5)
-    keys = [
-        line_key("sum of sources", marker="s", ls="", ms=5.5),
-        line_key("one source", marker="o", ls="", ms=5),
-        line_key("95 % interval", lw=1.3),
+def ratios(by_outcome: Mapping[str, Shares]) -> Ratios:
+    """The ratios to the search of each outcome, if they are known."""
+    found = {}
+    for label, one in by_outcome.items():
+        both = {"calibration : search": one.total_ratio, f"{one.objective} : search": one.objective_ratio}
+        found[label] = {name: r for name, r in both.items() if not np.isnan([r.low, r.value]).all()}
+    return found
+
+
+def draw(found: Ratios, title: str = "How much more calibration decides than the search") -> Figure:
+    """A forest plot: a line for each ratio of each group, with its interval, on a log axis with a line at 1."""
+    rows = Rows.of({group: [*ratios] or ["no ratio"] for group, ratios in found.items()})
+    note = "ratio of shares of variance within model and size, with interactions on both sides; lines: 95 % intervals; "
+    note += "an arrow: no upper end, since the second share may be 0"
+    figure, ((axes,),) = style.page(1, 1, rows.height * LINE * 1.2 + 0.6, title, note)
+    known = [
+        (rows.lines[group, name], one) for group, ratios in found.items() for name, one in ratios.items()
     ]
-    note = "share of the variance within model and k; intervals over calibration draws; shares are cut off at 0 and "
-    note += "100 %; "
-    note += "ratios: calibration (cal), objective (obj), with interactions on both sides of ': search'"
-    style.legend(figure, {}, note, keys)
+    ends = [end for _, one in known for end in (one.low, one.value, one.high) if 1e-3 < end < NO_SHARE]
+    low, high = min([0.5, *ends]) / 1.3, max([2.0, *ends]) * 1.3
+    axes.set_xscale("log")
+    axes.set_xlim(low, high)
+    axes.axvline(1, color=INK, lw=0.8, zorder=0)
+    at = axes.get_yaxis_transform()
+    for y, one in known:
+        left, right = max(one.low, low) if one.low > 0 else low, min(one.high, high)
+        if one.value < NO_SHARE:
+            style.dots(axes, one.value, y, (left, right), BLUE)
+        elif one.low < NO_SHARE:
+            axes.hlines(y, left, high, color=BLUE, lw=1.1, alpha=0.6)
+        if unbounded(one) and one.low < NO_SHARE:
+            axes.plot(high, y, ">", color=BLUE, ms=4, clip_on=False)
+        axes.text(1.03, y, ratio_text(one), transform=at, va="center_baseline")
+    rows.name(axes)
+    axes.text(0.94, -0.9, "the search decides more", ha="right", color=GREY)
+    axes.text(1.06, -0.9, "calibration decides more", color=GREY)
+    style.plain_log(axes.xaxis)
+    axes.set_xlabel("ratio")
     return figure
-
-
-def _heading(label: str, shares: Shares) -> str:
-    first, *rest = wrapped(label, 22, " (").split("\n")
-    lines = ["\n".join([first, *(f"({line}" for line in rest)]) if rest else f"{first}\n"]
-    ends: dict[str, float] = {}
-    for pair, name in HEADED.items():
-        ratio = getattr(shares, name)
-        if not np.isnan([ratio.low, ratio.value]).all():
-            lines.append(f"{pair} {ratio_text(ratio)}")
-            ends |= upper_ends(shares, name)
-    return "\n".join([*lines, *(f"{part} at most {percent_text(end)} %" for part, end in ends.items())])
-
-
-def _panel(axes: Axes, names: Sequence[str], rows: pd.DataFrame, note: str, loss: bool) -> None:
-    axes.axhline(len(PARTS), color="0.9", lw=0.8)
-    for y, name in enumerate(names):
-        row: Any = rows.loc[name] if name in rows.index else {"share": np.nan, "df": 0}
-        if name and np.isnan(row["share"]):
-            reason = "not varied" if row["df"] == 0 else "refused"
-            reason = "no common unit" if loss and name.startswith("objective") else reason
-            axes.text(2, y, reason, fontsize=SMALL, color="0.5", va="center")
-        elif name:
-            share, low, high = (100 * row[column] for column in ("share", "low", "high"))
-            marker = {"marker": "s" if name in PARTS else "o", "clip_on": False, "mec": None}
-            style.interval(axes, share, y, [low, high], (_colour(name), "o"), sideways=True, **marker)
-    axes.set(xlim=(-3, 106), ylim=(len(names) - 0.4, -0.6), xticks=[0, 25, 50, 75, 100])
-    axes.grid(axis="x", color="0.93", lw=0.6)
-    axes.set_axisbelow(True)
-    axes.tick_params(axis="y", length=0)
-    if note:
-        text = axes.text(0.5, 0.75, wrapped(note, 30, " "), fontsize=SMALL, color=style.GREY)
-        text.set(ha="center", va="center", transform=axes.transAxes)
-
-
-def _colour(name: str) -> str:
-    part = "calibration" if name in CALIBRATION else "search" if name == "algorithm" else "interaction"
-    return PARTS.get(name, PARTS[part])
 
 
 # Ratios of shares as text. A ratio without an upper end shows how small its second side is.
@@ -255,7 +235,7 @@ def used(
 
 def _build(study: AskedStudy, given: Namespace) -> Drawing:
     by_outcome, table = shares_of(study, given.perplexity, given.accuracy)
-    return Drawing(draw(by_outcome, table, study.title), table)
+    return Drawing(draw(ratios(by_outcome)), table)
 
 
 FIGURE = StudyFigure(
@@ -264,6 +244,6 @@ FIGURE = StudyFigure(
     build=_build,
     metrics=True,
     section="variance",
-    caption="Shares of the variance of four outcomes, with intervals, within one model and one number of removed "
-    "blocks.",
+    caption="Ratios of the shares of variance of four outcomes, with intervals, within one model and one number of "
+    "removed blocks. Right of 1, calibration or the objective decides more than the search.",
 )
