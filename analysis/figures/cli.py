@@ -130,13 +130,14 @@ def save(drawing: Drawing, out: Path, name: str, title: str = "", provenance: st
     """
     # The files get no date, so that the same results give the same bytes.
     about: dict[str, dict[str, str | None]] = {
-        "pdf": {"CreationDate": None, "Title": title, "Subject": provenance},
         "png": {"Software": None, "Title": title, "Description": provenance},
+        "pdf": {"CreationDate": None, "Title": title, "Subject": provenance},
     }
     for ending, metadata in about.items():
         stream = io.BytesIO()
         drawing.figure.savefig(stream, format=ending, metadata=metadata)
         write_bytes(out / f"{name}.{ending}", stream.getvalue())
+        drawing.figure.set_layout_engine("none")  # the second picture is laid out as the first
     tables = {name: drawing.numbers, **drawing.others}
     for file, table in tables.items():
         write_text(out / f"{file}.csv", table.to_csv(index=False))

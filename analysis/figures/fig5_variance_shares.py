@@ -54,8 +54,8 @@ def ratios(by_outcome: Mapping[str, Shares]) -> Ratios:
 def draw(found: Ratios, title: str = "How much more calibration decides than the search") -> Figure:
     """A forest plot: a line for each ratio of each group, with its interval, on a log axis with a line at 1."""
     rows = Rows.of({group: [*ratios] or ["no ratio"] for group, ratios in found.items()})
-    note = "ratio of shares of variance within model and size, with interactions on both sides; lines: 95 % intervals; "
-    note += "an arrow: no upper end, since the second share may be 0"
+    note = "ratio of shares of variance within model and size, with interactions on both sides; lines: 95 % "
+    note += "intervals; an arrow: no upper end, since the second share may be 0"
     figure, ((axes,),) = style.page(1, 1, rows.height * LINE * 1.2 + 0.6, title, note)
     known = [
         (rows.lines[group, name], one) for group, ratios in found.items() for name, one in ratios.items()
