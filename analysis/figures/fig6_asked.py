@@ -36,7 +36,9 @@ def draw(lines: Sequence[SearchLine], perplexity: str) -> Figure:
     every = style.objectives(line.objective for line in lines)
     shown = [name for name in every if any(gain(one) is not None for one in lines if one.objective == name)]
     note = f"{perplexity}; a thick line joins one-shot, at 0, to the search of lowest own loss on the same draw; "
-    note += f"thin: the searches between; {TIMES}: held-out perplexity along the thick line, median over draws"
+    note += (
+        f"thin: the searches between; {TIMES}: held-out perplexity along the thick line, median over draws"
+    )
     if gone := [named(name) for name in every if name not in shown]:
         note += f"; no search improves on one-shot: {', '.join(gone)}"
     height = max(1.4, min(2.3, 8.4 / len(strata)))

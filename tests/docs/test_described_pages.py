@@ -12,7 +12,6 @@ import torch
 import pruning
 from docs import described
 from docs.described import BLOCK, PAGES, filled, keys
-from docs.draw_wings import facts, recorded
 from docs.run_tour import TOUR, executed, outputs
 from pruning.calibration.sources import pydoc
 from pruning.config.groups import options
@@ -37,7 +36,7 @@ def blocks(text: str) -> list[str]:
     return re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
 
 
-# -- tables that `make describe` and `make wings` write
+# -- tables that `make describe` writes
 
 
 @pytest.mark.parametrize(
@@ -73,10 +72,6 @@ def test_the_sentence_on_the_engine_has_the_lowest_and_the_highest_ratio_of_each
     assert "Intel Xeon" in said
     assert table.splitlines()[2] == "| greedy | 30.0 | 10.0 | 3.00x | 2.00x fewer | 1.50 | yes |"
     assert table.splitlines()[4].endswith("| no |")
-
-
-def test_the_picture_shows_the_packages_and_imports_of_today() -> None:
-    assert recorded() == facts(), "the picture is out of date: run `make wings`"
 
 
 # -- what a page lists
