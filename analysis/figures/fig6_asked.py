@@ -56,8 +56,10 @@ def draw(lines: Sequence[SearchLine], perplexity: str) -> Figure:
             _finish(axes, named(name), verdict(of_name), style.colour(name))
             if all(gain(one) is None for one in of_name):
                 style.empty(axes, "")
-    for axes in grid[-1]:
-        axes.set_xlabel("own loss below\none-shot's, nats")
+    units = [style.UNITS.get(name, "") for name in shown]
+    common = units[0] if len({*units}) == 1 else ""
+    for axes, unit in zip(grid[-1], [common, *units], strict=True):
+        axes.set_xlabel(f"own loss below\none-shot's{',' * bool(unit)}{unit}")
     return figure
 
 
