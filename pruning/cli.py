@@ -58,9 +58,7 @@ SUBCOMMANDS = {
     "archive": Subcommand(
         "pack a study into one file, or unpack it", f"{ANALYSIS}.data.archive:main", own_help=True
     ),
-    "ui": Subcommand(
-        "browse the runs of a folder in MLflow", "pruning.tracking.rebuild:browse", own_help=True
-    ),
+    "ui": Subcommand("browse the runs of a folder in MLflow", "pruning.tracking.browse:main"),
     "track": Subcommand("record a folder in MLflow again, from its files", "pruning.tracking.rebuild:main"),
     "referee": Subcommand(
         "score published masks beside their papers' numbers",

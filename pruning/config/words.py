@@ -25,8 +25,8 @@ from pruning.config.groups import (
 )
 from pruning.core.errors import InputError, PruningError, first_line, merged_error, near_names, unknown
 
-# The settings that every cell has.
-KEPT = {
+# The settings that every cell has. `protect` is an empty group by default, so it is not in the file.
+KEPT = {"protect"} | {
     setting.name.partition(".")[0]
     for setting in settings_in((CONF / "config.yaml").read_text(encoding="utf-8"))
 }

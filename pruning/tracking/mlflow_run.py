@@ -10,13 +10,24 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from pruning.core import records, scoring
 from pruning.core.errors import DamagedError
 from pruning.core.mask import Mask, space_of, unit_noun
-from pruning.core.records import LOG, MASK, MODELS, NAME, DoneResult, Result, leaves, read_result
+from pruning.core.records import (
+    LOG,
+    MASK,
+    MODELS,
+    NAME,
+    DoneResult,
+    Result,
+    kind_of,
+    leaves,
+    metrics_among,
+    read_result,
+)
 from pruning.core.storage import read_json
 from pruning.evaluation.speed import flat
 from pruning.search.driver import best_so_far
@@ -24,7 +35,7 @@ from pruning.search.journal import Journal
 from pruning.tracking.client import reason
 
 VERSION = "result_sha256"  # the tag of a complete run; it identifies the result that was recorded
-LAYOUT = "2"  # part of this tag: the names and pictures of runs; a change records all runs again
+LAYOUT = "3"  # part of this tag: the names and pictures of runs; a change records all runs again
 BATCH = 1000  # MLflow's limit for the metrics of one message
 LONGEST = 6000  # MLflow's limit for the text of a parameter
 # Tags of an experiment: MLflow shows training runs and this description.
@@ -139,9 +150,10 @@ def _tags(result: Result, studies: Sequence[str]) -> Iterator[tuple[str, Any]]:
 
 def _metrics(result: Result, folder: Path) -> Iterator[tuple[str, float, int]]:
     """Yield (name, value, step) for each number of a result, and for the best loss after each evaluation."""
-    yield from _numbers(result)
     if result["status"] != "done":
         return
+    yield from summary(result["evaluation"])
+    yield from _numbers(result)
     if (record := result.get("heal")) is not None:  # the curve of the healing; a step is a number of tokens
         yield "heal/tokens", record["tokens"], 0
         yield "heal/seconds", record["seconds"], 0
@@ -263,19 +275,20 @@ def mask_picture(mask: Mask, title: str) -> Any:
     return figure
 
 
-# The name by which a person knows a run: what was searched, not a digest
+# The name by which a person knows a run, and its columns in the list of runs
 
 _KEY = re.compile(r"(?P<names>.+-.+-.+)-(?P<size>[kr])(?P<value>[0-9.e+-]+)-s(?P<seed>-?\d+)-[0-9a-f]+")
 _UNITS = {"block": "blocks", "sublayer": "sub-layers", "attention": "attention", "mlp": "MLPs"}
+# What the list of runs shows first; MLflow's own choice ends before the first number.
+COLUMNS = ("metrics.`ppl`", "metrics.`acc`", "tags.`dropped`")
 
 
 def run_name(cell: str, config: Mapping[str, Any], k: int | None = None) -> str:
-    """The name of a cell's run, such as `smollm2 · perplexity · greedy · k=6 · seed 0 · 8 of pydoc`.
+    """The name of a cell's run, such as `greedy · perplexity · k=6 · smollm2 · seed 0`.
 
-    The end says how many samples of which data the loss was measured on. `k` replaces a ratio if it is known. A key
-    of another form is its own name. If anything but k whole blocks is removed, the name says what: `6 sub-layers`, or
-    `sub-layers, 20 % of parameters`. Cells that differ in other settings have equal names; the tag `cell` holds the
-    key, which differs.
+    `k` replaces a ratio if it is known. A key of another form is its own name. If anything but k whole blocks is
+    removed, the name says what: `6 sub-layers`, or `sub-layers, 20 % of parameters`. Cells that differ in other
+    settings have equal names; the tag `cell` holds the key, which differs.
     """
     if (key := _KEY.fullmatch(cell)) is None:
         return cell
@@ -287,10 +300,17 @@ def run_name(cell: str, config: Mapping[str, Any], k: int | None = None) -> str:
     else:
         kind = {"attention": "attention ", "mlp": "MLP "}.get(unit, "")
         size = f"{value} {kind}sub-layer{'' if value == '1' else 's'}"
-    data = config.get("calibration") or {}
-    source, samples = data.get("source"), data.get("samples")
-    drawn = (f"{samples} of {PurePath(str(source)).name}",) if source and samples else ()
-    return " · ".join((*key["names"].rsplit("-", 2), size, f"seed {key['seed']}", *drawn))
+    model, objective, algo = key["names"].rsplit("-", 2)
+    return " · ".join((algo, objective, size, model, f"seed {key['seed']}"))
+
+
+def summary(evaluation: Mapping[str, Any]) -> Iterator[tuple[str, float, int]]:
+    """Yield `ppl` and `acc` of a cell's last model, rounded: its first perplexity and the mean of its accuracies."""
+    measured = evaluation.get("healed") or evaluation.get("pruned", {})
+    for kind, decimals in (("ppl", 2), ("acc", 3)):
+        values = [measured[name] for name in metrics_among(measured) if kind_of(name) == kind]
+        if values:
+            yield kind, round(values[0] if kind == "ppl" else sum(values) / len(values), decimals), 0
 
 
 # The table of published masks as one run: a metric for each measurement, and the files

@@ -9,9 +9,7 @@ are closed. The table of published masks is recorded, too.
 
 from __future__ import annotations
 
-import argparse
 import logging
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,7 +22,7 @@ from pruning.config.words import names_folder
 from pruning.core.errors import DamagedError, InputError, PruningError, first_line, merged_error
 from pruning.core.records import CLASS, NAME, outward, without_option
 from pruning.runs.cell import Tracker
-from pruning.tracking.client import check_uri, connect, plain_errors
+from pruning.tracking.client import check_uri
 from pruning.tracking.mlflow_run import FILES, TABLES
 from pruning.tracking.store import DATABASE, MLflow
 
@@ -33,14 +31,7 @@ log = logging.getLogger(__name__)
 
 def main() -> None:
     """The command `depth-pruning track`."""
-    parser = argparse.ArgumentParser(
-        prog="depth-pruning track",
-        usage="%(prog)s [RESULTS] [tracker.uri=URI]",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
-    words = parser.parse_args().words
+    words = sys.argv[1:]
     folders = [word for word in words if names_folder(word)]
     if len(folders) > 1:
         raise InputError(f"{len(folders)} folders are given ({', '.join(folders)}): give one.")
@@ -158,42 +149,3 @@ def _settings(path: Path) -> Mapping[str, Any]:
     if not isinstance(settings, dict):
         raise DamagedError(f"{path} is damaged (no configuration of a cell): move the cell's folder away.")
     return settings
-
-
-# The command `depth-pruning ui`
-
-
-def browse() -> None:
-    """Print the address of the page that shows the runs, then start the server of MLflow until Ctrl-C.
-
-    No database is created: `make track` does that.
-    """
-    description = "Browse the runs of a results folder in MLflow; `make ui` does the same."
-    parser = argparse.ArgumentParser(prog="depth-pruning ui", description=description)
-    parser.add_argument("results", nargs="?", default="results", help="the folder of the cells")
-    parser.add_argument("--port", type=int, default=5000)
-    asked = parser.parse_args()
-    results = Path(asked.results).expanduser().resolve()
-    shown = page(results, asked.port)
-    print(f"When MLflow has started, the runs are at\n  {shown}", flush=True)  # noqa: T201 - the command's output
-    os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
-    store = ["--backend-store-uri", f"sqlite:///{results / DATABASE}"]
-    where = ["--host", "127.0.0.1", "--port", str(asked.port)]
-    os.execv(sys.executable, [sys.executable, "-m", "mlflow", "ui", *store, *where])  # Ctrl-C reaches MLflow
-
-
-def page(results: Path, port: int) -> str:
-    """The address of the page with the runs of a results folder.
-
-    MLflow 3.17 opens an experiment in its view for GenAI, unless the address asks for model training. Raises
-    PruningError if there is no database, or if it cannot be used.
-    """
-    database = results / DATABASE
-    if database.is_symlink():
-        raise PruningError(f"{database} is a symbolic link: give the folder that it leads to.")
-    with plain_errors(database):
-        experiment = connect(f"sqlite:///{database}").get_experiment_by_name(MLflow.experiment)
-    if experiment is None:
-        raise PruningError(f"{database} has no runs: `depth-pruning track {results}` records them.")
-    number = experiment.experiment_id
-    return f"http://localhost:{port}/#/experiments/{number}/runs?workflowType=machine_learning"

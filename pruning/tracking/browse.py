@@ -1,0 +1,123 @@
+"""Browse the runs of a results folder in MLflow.
+
+depth-pruning ui [RESULTS] [port=5000]
+
+RESULTS is the folder of the cells; the default is `results`. If the port is taken, the next free one is used. No
+database is created: `depth-pruning track` does that.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pruning.core.errors import InputError, PruningError, first_line
+from pruning.core.terminal import command_words
+from pruning.launcher.scheduler import end_family
+from pruning.tracking.client import connect, plain_errors
+from pruning.tracking.mlflow_run import COLUMNS
+from pruning.tracking.store import DATABASE, MLflow
+
+PORTS = 100  # how many are tried
+VIEW = "columns"  # the name of the shared view of the experiment that shows COLUMNS
+
+
+def main() -> None:
+    """The command `depth-pruning ui`: start the server of MLflow, print its address once it answers, until Ctrl-C."""
+    results, wanted = asked(command_words())
+    number = shared_view(results)
+    port = free_port(wanted)
+    store = ["--backend-store-uri", f"sqlite:///{results / DATABASE}"]
+    where = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "PYTHONWARNINGS": "ignore"}
+    _say("starting MLflow")
+    with tempfile.TemporaryFile("w+") as log:
+        command = [sys.executable, "-m", "mlflow", "ui", *store, *where]
+        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        try:
+            while not answers(port):
+                if server.poll() is not None:
+                    log.seek(0)
+                    raise PruningError(
+                        f"MLflow has ended ({first_line(log.read().strip().rpartition(chr(10))[2])})."
+                    )
+                time.sleep(0.2)
+            _say(f"ready    {address(port, number)}\nCtrl-C ends it.")
+            server.wait()
+        except KeyboardInterrupt:
+            pass
+        finally:
+            end_family(server.pid)
+            server.wait()
+
+
+def asked(words: Sequence[str]) -> tuple[Path, int]:
+    """The results folder and the port of a command line. Raises InputError if a word is neither."""
+    ports = [word.removeprefix("port=") for word in words if word.startswith("port=")] or ["5000"]
+    folders = [word for word in words if not word.startswith("port=")] or ["results"]
+    if len(folders) > 1 or folders[0].startswith("-"):
+        raise InputError(f"{' '.join(words)}: give one folder of results, and port=5000 for another port.")
+    if not ports[-1].isdecimal() or not 0 < int(ports[-1]) < 65536:
+        raise InputError(f"port={ports[-1]} is not valid: choose 1 to 65535.")
+    return Path(folders[0]).expanduser().resolve(), int(ports[-1])
+
+
+def free_port(wanted: int) -> int:
+    """The first port from `wanted` on that no program uses. Raises InputError if the next ones are taken, too."""
+    for port in range(wanted, min(wanted + PORTS, 65536)):
+        with socket.socket() as tried:
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                tried.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        if port != wanted:
+            _say(f"port {wanted} is taken: using {port}")
+        return port
+    raise InputError(f"port={wanted} and the {PORTS - 1} after it are taken: choose another.")
+
+
+def answers(port: int) -> bool:
+    """Whether a server accepts connections on a port of this machine."""
+    with socket.socket() as tried:
+        return tried.connect_ex(("127.0.0.1", port)) == 0
+
+
+def address(port: int, experiment: str) -> str:
+    """The address of the list of runs.
+
+    MLflow 3.17 opens an experiment in its view for GenAI, unless the address asks for model training.
+    """
+    words = f"workflowType=machine_learning&viewStateShareKey={VIEW}"
+    return f"http://localhost:{port}/#/experiments/{experiment}/runs?{words}"
+
+
+def shared_view(results: Path) -> str:
+    """Let the experiment have a view that shows `COLUMNS`; returns the experiment's id.
+
+    Raises PruningError if there is no database, or if it cannot be used.
+    """
+    database = results / DATABASE
+    if database.is_symlink():
+        raise PruningError(f"{database} is a symbolic link: give the folder that it leads to.")
+    with plain_errors(database):
+        client = connect(f"sqlite:///{database}")
+        experiment = client.get_experiment_by_name(MLflow.experiment)
+        if experiment is None:
+            raise PruningError(f"{database} has no runs: `depth-pruning track {results}` records them.")
+        name, view = f"mlflow.sharedViewState.{VIEW}", json.dumps({"selectedColumns": COLUMNS})
+        if experiment.tags.get(name) != view:
+            client.set_experiment_tag(experiment.experiment_id, name, view)
+    return str(experiment.experiment_id)
+
+
+def _say(text: Any) -> None:
+    print(text, flush=True)  # noqa: T201 - the command's output
