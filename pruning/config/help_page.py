@@ -51,7 +51,8 @@ def grid_help(program: str, everything: bool = False) -> str:
     parts = [USAGE.format(program=program), "Groups, as GROUP=OPTION; * is the default:\n"]
     for group in GROUPS:
         classes = option_classes(group) if everything and group in BUILT else {}
-        parts += [f"  {group}", *_options(group, defaults.get(group), everything, classes), ""]
+        chosen = ": the objective chooses one that fits" if group == "calibration" else ""
+        parts += [f"  {group}{chosen}", *_options(group, defaults.get(group), everything, classes), ""]
     parts += ["Settings, as NAME=VALUE, with their defaults:\n"]
     known = [*settings_in((CONF / "config.yaml").read_text(encoding="utf-8"))]
     for group, option in SHOWN.items():

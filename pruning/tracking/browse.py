@@ -8,8 +8,8 @@ database is created: `depth-pruning track` does that.
 
 from __future__ import annotations
 
-import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -23,21 +23,21 @@ from pruning.core.errors import InputError, PruningError, first_line
 from pruning.core.terminal import command_words
 from pruning.launcher.scheduler import end_family
 from pruning.tracking.client import connect, plain_errors
-from pruning.tracking.mlflow_run import COLUMNS
+from pruning.tracking.mlflow_run import EXPERIMENT_TAGS, VIEW
 from pruning.tracking.store import DATABASE, MLflow
 
 PORTS = 100  # how many are tried
-VIEW = "columns"  # the name of the shared view of the experiment that shows COLUMNS
 
 
 def main() -> None:
     """The command `depth-pruning ui`: start the server of MLflow, print its address once it answers, until Ctrl-C."""
     results, wanted = asked(command_words())
-    number = shared_view(results)
+    number = experiment_of(results)
     port = free_port(wanted)
     store = ["--backend-store-uri", f"sqlite:///{results / DATABASE}"]
     where = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "PYTHONWARNINGS": "ignore"}
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # MLflow must not outlive this command
     _say("starting MLflow")
     with tempfile.TemporaryFile("w+") as log:
         command = [sys.executable, "-m", "mlflow", "ui", *store, *where]
@@ -100,8 +100,8 @@ def address(port: int, experiment: str) -> str:
     return f"http://localhost:{port}/#/experiments/{experiment}/runs?{words}"
 
 
-def shared_view(results: Path) -> str:
-    """Let the experiment have a view that shows `COLUMNS`; returns the experiment's id.
+def experiment_of(results: Path) -> str:
+    """The id of the experiment, which gets its tags if an earlier version of this program has made it.
 
     Raises PruningError if there is no database, or if it cannot be used.
     """
@@ -113,9 +113,9 @@ def shared_view(results: Path) -> str:
         experiment = client.get_experiment_by_name(MLflow.experiment)
         if experiment is None:
             raise PruningError(f"{database} has no runs: `depth-pruning track {results}` records them.")
-        name, view = f"mlflow.sharedViewState.{VIEW}", json.dumps({"selectedColumns": COLUMNS})
-        if experiment.tags.get(name) != view:
-            client.set_experiment_tag(experiment.experiment_id, name, view)
+        for name, value in EXPERIMENT_TAGS.items():
+            if experiment.tags.get(name) != value:
+                client.set_experiment_tag(experiment.experiment_id, name, value)
     return str(experiment.experiment_id)
 
 

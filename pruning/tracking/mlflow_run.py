@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import json
 import math
 import re
 from collections import Counter
@@ -38,10 +39,14 @@ VERSION = "result_sha256"  # the tag of a complete run; it identifies the result
 LAYOUT = "3"  # part of this tag: the names and pictures of runs; a change records all runs again
 BATCH = 1000  # MLflow's limit for the metrics of one message
 LONGEST = 6000  # MLflow's limit for the text of a parameter
+# What the list of runs shows; the columns that MLflow chooses itself end before the first number.
+COLUMNS = ("metrics.`ppl`", "metrics.`acc`", "tags.`dropped`")
+VIEW = "columns"  # the name of the experiment's shared view with these columns
 # Tags of an experiment: MLflow shows training runs and this description.
 EXPERIMENT_TAGS = {
     "mlflow.experimentKind": "custom_model_development",
     "mlflow.note.content": "One run per cell. The tag `cell` names the cell's folder.",
+    f"mlflow.sharedViewState.{VIEW}": json.dumps({"selectedColumns": COLUMNS}),
 }
 
 
@@ -275,12 +280,10 @@ def mask_picture(mask: Mask, title: str) -> Any:
     return figure
 
 
-# The name by which a person knows a run, and its columns in the list of runs
+# The name by which a person knows a run, and the numbers beside it in the list of runs
 
 _KEY = re.compile(r"(?P<names>.+-.+-.+)-(?P<size>[kr])(?P<value>[0-9.e+-]+)-s(?P<seed>-?\d+)-[0-9a-f]+")
 _UNITS = {"block": "blocks", "sublayer": "sub-layers", "attention": "attention", "mlp": "MLPs"}
-# What the list of runs shows first; MLflow's own choice ends before the first number.
-COLUMNS = ("metrics.`ppl`", "metrics.`acc`", "tags.`dropped`")
 
 
 def run_name(cell: str, config: Mapping[str, Any], k: int | None = None) -> str:

@@ -167,14 +167,12 @@ def test_a_defect_keeps_its_traceback() -> None:
 def test_every_door_is_guarded() -> None:
     """A door is a file that runs as a program, or a function that becomes a command when the package is installed."""
     files = [ROOT / "launch.py", *ROOT.glob("pruning/**/*.py"), *ROOT.glob("analysis/**/*.py")]
-    doors = {path: text for path in files if '__name__ == "__main__"' in (text := path.read_text("utf-8"))}
-    assert {ROOT / "launch.py", *(ROOT.glob("*/*/__main__.py"))} <= doors.keys()
-    launched = doors.pop(ROOT / "launch.py")
-    assert [path for path, text in doors.items() if "    run_command(" not in text] == []
+    doors = {path for path in files if '__name__ == "__main__"' in path.read_text("utf-8")}
+    assert doors == {ROOT / "launch.py", ROOT / "pruning" / "cli.py"}
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
-    assert "from pruning.study.launch import main\n" in launched
-    assert "pruning.study.launch:main" in scripts.values()
-    for script in scripts.values():
+    assert "from pruning.study.launch import main\n" in (ROOT / "launch.py").read_text("utf-8")
+    assert scripts == {"depth-pruning": "pruning.cli:main"}
+    for script in (*scripts.values(), "pruning.study.launch:main"):
         assert "    with guarded():\n" in inspect.getsource(resolve_name(script)), script
 
 

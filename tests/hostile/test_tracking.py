@@ -18,7 +18,7 @@ from filelock import FileLock
 from analysis.data import archive
 from analysis.data.archive import NothingToRead
 from pruning.core.errors import InputError, PruningError
-from pruning.tracking import rebuild
+from pruning.tracking import browse, rebuild
 from pruning.tracking import store as store_module
 from pruning.tracking.client import connect
 from pruning.tracking.mlflow_run import run_name
@@ -105,7 +105,7 @@ def test_commands_that_read_create_no_database(tmp_path: Path) -> None:
     with pytest.raises(NothingToRead, match=r"mlflw\.db"):
         archive.copy(uri, tmp_path / "copy")
     with pytest.raises(InputError, match=r"mlflow\.db"):
-        rebuild.page(tmp_path, 5000)
+        browse.experiment_of(tmp_path)
     with closing(sqlite3.connect(tmp_path / "other.db")) as other:
         other.execute("create table cells (name)")
     with pytest.raises(InputError, match=r"other\.db"):
@@ -173,23 +173,21 @@ def test_a_server_that_is_absent_is_one_line(
 
 def test_a_page_shows_training_runs_and_creates_nothing(results: Path) -> None:
     before = (results / "mlflow.db").stat().st_mtime_ns
-    address = "http://localhost:5001/#/experiments/1/runs?workflowType=machine_learning"
-    assert rebuild.page(results, 5001) == address
+    assert browse.experiment_of(results) == "1"
     assert (results / "mlflow.db").stat().st_mtime_ns == before
 
 
 NAMES = {
-    ("m-loss-greedy-k6-s0-0a1b2c3d", None): "m · loss · greedy · k=6 · seed 0 · 8 of pydoc",
-    ("my-own-a_b-one-r0.2-s11-0a1b2c3d", None): "my-own · a_b · one · ratio=0.2 · seed 11 · 8 of pydoc",
-    ("a-margin-beam-r0.2-s1-0a1b2c3d", 6): "a · margin · beam · k=6 · seed 1 · 8 of pydoc",
-    ("a-loss-one-r1e-05-s-1-0a1b2c3d", None): "a · loss · one · ratio=1e-05 · seed -1 · 8 of pydoc",
+    ("m-loss-greedy-k6-s0-0a1b2c3d", None): "greedy · loss · k=6 · m · seed 0",
+    ("my-own-a_b-one-r0.2-s11-0a1b2c3d", None): "one · a_b · ratio=0.2 · my-own · seed 11",
+    ("a-margin-beam-r0.2-s1-0a1b2c3d", 6): "beam · margin · k=6 · a · seed 1",
+    ("a-loss-one-r1e-05-s-1-0a1b2c3d", None): "one · loss · ratio=1e-05 · a · seed -1",
     ("watched", None): "watched",
 }
 
 
 def test_a_person_knows_a_run_by_its_name_and_can_read_the_picture_of_its_mask(results: Path) -> None:
-    config = {"calibration": {"source": "data/pydoc", "samples": 8}}
-    assert {(cell, k): run_name(cell, config, k) for cell, k in NAMES} == NAMES
+    assert {(cell, k): run_name(cell, {}, k) for cell, k in NAMES} == NAMES
     pictures = [matplotlib.image.imread(path) for path in results.glob("mlflow-artifacts/**/mask.png")]
     assert {picture.shape[1] for picture in pictures} == {1200}
 

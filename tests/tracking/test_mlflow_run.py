@@ -30,7 +30,7 @@ KEY = "smollm2-perplexity-greedy-{}-s0-0a1b2c3d"
     ],
 )
 def test_a_run_names_the_unit(size: str, config: dict[str, Any], words: str) -> None:
-    assert run_name(KEY.format(size), config, 6) == f"smollm2 · perplexity · greedy · {words} · seed 0"
+    assert run_name(KEY.format(size), config, 6) == f"greedy · perplexity · {words} · smollm2 · seed 0"
 
 
 def test_the_picture_has_a_line_of_attention_above_a_line_of_mlps() -> None:
