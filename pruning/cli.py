@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from pkgutil import resolve_name
 
-from pruning import __version__
+from pruning.core import VERSION
 from pruning.core.errors import InputError, unknown
 from pruning.core.terminal import HELP, guarded, prepare_process
 
@@ -70,7 +70,7 @@ SUBCOMMANDS = {
 }
 
 WELCOME = f"""\
-depth-pruning {__version__}: make a language model smaller by removing whole transformer blocks.
+depth-pruning {VERSION}: make a language model smaller by removing whole transformer blocks.
 
 It searches for the blocks whose loss costs least, repairs and trains what is left, measures it on held-out data,
 and writes a model that loads like the first one. A grid compares models, objectives, calibration data and searches.
@@ -96,7 +96,7 @@ def run(words: Sequence[str]) -> None:
     elif name in HELP:
         _print(usage())
     elif name == "--version":
-        _print(f"depth-pruning {__version__}")
+        _print(f"depth-pruning {VERSION}")
     elif name not in SUBCOMMANDS:
         if name.startswith("-") or "=" in name:
             raise InputError(

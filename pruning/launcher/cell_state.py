@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Mapping
+import fcntl
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pruning.core.errors import PruningError
-from pruning.core.records import LOG, DoneResult, read_result, same_settings
+from pruning.core.records import LOG, DoneResult, names, read_result, read_study, same_settings
 from pruning.evaluation import digests_of
 from pruning.launcher import scheduler
 from pruning.launcher.scheduler import PROCESS, Info, process
@@ -79,6 +81,70 @@ def cell_states(results: Path, keys: Iterable[str] | None = None) -> dict[str, C
     return {key: _state(results, key, record, infos.get(jobs.get(key, ""))) for key, record in chosen.items()}
 
 
+# Cells that a command computes in its own process have no submission: their studies list them.
+
+RUNNING = (
+    Path("studies") / ".running"
+)  # locked by all commands that compute cells of the folder in their process
+
+
+@contextmanager
+def shown_as_running(results: Path) -> Iterator[None]:
+    """Within this context, `all_states` knows that a command computes cells of the folder in its own process."""
+    (results / RUNNING).parent.mkdir(parents=True, exist_ok=True)
+    with (results / RUNNING).open("a") as stream:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(stream, fcntl.LOCK_SH)
+        yield
+
+
+def all_states(results: Path) -> dict[str, CellState]:
+    """States of the submitted cells, and of all others that the studies of a results folder list, by key.
+
+    Raises InputError as `cell_states` does.
+    """
+    states, alive = cell_states(results), _locked(results / RUNNING, fcntl.LOCK_EX)
+    listed = (key for name in names(results) for key in read_study(results, name))
+    return states | {key: _local_state(results / key, alive) for key in listed if key not in states}
+
+
+def _local_state(folder: Path, alive: bool) -> CellState:
+    key, log = folder.name, str(folder / LOG)
+    if alive and _locked(folder / ".lock", fcntl.LOCK_SH):
+        return CellState(key, StateName.RUNNING, log=log)
+    status, reason = _recorded(folder)
+    if status is not None:
+        return CellState(key, status, reason, log=log)
+    if alive:
+        return CellState(key, StateName.PENDING, "waits for its turn")
+    return CellState(key, StateName.LOST, "its command has ended: the same command continues")
+
+
+def _locked(path: Path, kind: int) -> bool:
+    """Whether a process holds a lock of a file that a lock of this kind would have to wait for."""
+    try:
+        with path.open() as stream:
+            fcntl.flock(stream, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # no such file, or a file system without locks
+        return False
+    return False
+
+
+def _recorded(folder: Path, since: str = "") -> tuple[StateName | None, str]:
+    """How a cell has ended and why it failed, as its result says; (None, "") without a result after `since`."""
+    try:
+        result = read_result(folder)
+    except (OSError, PruningError) as error:
+        return StateName.FAILED, f"{type(error).__name__}: {error}"
+    if result is not None and result["status"] == "done":
+        return StateName.DONE, ""
+    if result is None or result["environment"]["ended"] < since:
+        return None, ""
+    return StateName.FAILED, f"{result['error']['type']}: {result['error']['message']}"
+
+
 def _is_done(folder: Path, record: Submission, key: str) -> bool:
     """Whether a cell has the result that its submission asked for; False if the result cannot be read."""
     try:
@@ -124,8 +190,9 @@ def _state(results: Path, key: str, record: Submission, info: Info | None) -> Ce
         return CellState(key, state, info.reason, job, log, total)
     if not (job or record.complete) and process(record.driver).active:
         return CellState(key, StateName.PENDING, SLOT, total=total)
-    if (reason := _failure(results / key, record)) is not None:
-        return CellState(key, StateName.FAILED, reason, job, str(results / key / LOG), total)
+    status, reason = _recorded(results / key, record.submitted)
+    if status is StateName.FAILED:
+        return CellState(key, status, reason, job, str(results / key / LOG), total)
     if info is not None and info.reason:
         return CellState(key, StateName.FAILED, info.reason, job, log, total)
     if record.cancelled.exists():
@@ -134,14 +201,3 @@ def _state(results: Path, key: str, record: Submission, info: Info | None) -> Ce
         "its job is gone, for no known reason" if job else "it was never submitted: its command was stopped"
     )
     return CellState(key, StateName.LOST, reason, job, log, total)
-
-
-def _failure(folder: Path, record: Submission) -> str | None:
-    """The failure that the cell itself recorded; None if it has recorded none since this submission."""
-    try:
-        result = read_result(folder)
-    except (OSError, PruningError) as error:
-        return f"{type(error).__name__}: {error}"
-    if result is None or result["status"] == "done" or result["environment"]["ended"] < record.submitted:
-        return None
-    return f"{result['error']['type']}: {result['error']['message']}"

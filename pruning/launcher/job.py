@@ -8,19 +8,21 @@ resumes from the cell's files.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import logging
 import os
+import shlex
 import shutil
 import signal
 import time
+import unicodedata
 from collections.abc import Iterable, Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pruning.core.errors import InputError
+from pruning.core.errors import BusyError, InputError
+from pruning.core.records import CLASS, commit, texts
 from pruning.core.storage import publish, staged
 from pruning.core.terminal import prepare_process
 
@@ -77,7 +79,6 @@ class Job:
 
 
 def _run(cell: Cell) -> None:
-    from pruning.core.errors import BusyError
     from pruning.runs.prepare import prepare
     from pruning.runs.run_cell import record_failure, run
 
@@ -98,11 +99,6 @@ def _run(cell: Cell) -> None:
             raise
 
 
-def specification(cell: Cell) -> tuple[dict[str, Any], dict[str, str]]:
-    """What a job needs to know about a cell: its configuration and the names of the chosen options."""
-    return dict(cell.config), dataclasses.asdict(cell.choices)
-
-
 # The copy of the code that jobs run, in the results folder; submissions of the same code share one copy.
 #
 # A job may wait for days while the checkout is edited, so it runs this copy of about 1 MB. submitit's own snapshot
@@ -120,8 +116,6 @@ def snapshot(results: Path) -> Path:
 
     Raises InputError if there is a folder of this name that holds anything but this code.
     """
-    from pruning.core.records import commit
-
     files = [path for part in PARTS for path in sorted((ROOT / part).rglob("*")) if path.is_file()]
     names = [
         path.relative_to(ROOT)
@@ -164,3 +158,36 @@ def _holds_only(folder: Path, names: Set[Path]) -> bool:
         if path.name == "__pycache__":
             shutil.rmtree(path, ignore_errors=True)  # the next job writes it again
     return {path.relative_to(folder) for path in found if path.is_file()} == names
+
+
+def job_environment(code: Path) -> list[str]:
+    """Shell lines that make Python import the copy of the code, not the files in the job's working directory."""
+    return [
+        f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}",
+        "export PYTHONSAFEPATH=1",
+    ]
+
+
+# Settings of a launcher. They become lines of a shell script, so a line break in one of them would add a line of its
+# own: another option of sbatch, or a command.
+
+
+def launcher_record(launcher: Any) -> dict[str, Any]:
+    """The settings of a launcher, as the record of a submission stores them."""
+    settings = {item.name: getattr(launcher, item.name) for item in fields(launcher) if item.init}
+    return {CLASS: type(launcher).__name__, **settings}
+
+
+def check_script(launcher: Any) -> None:
+    """Raise InputError if a setting holds a control character, such as a line break."""
+    check_texts("launcher", launcher_record(launcher))
+
+
+def check_texts(name: str, value: Any) -> None:
+    """Raise InputError if a text in `value`, the setting `name`, holds a control character."""
+    for where, text in texts(value, name):
+        if found := [character for character in text if unicodedata.category(character) == "Cc"]:
+            raise InputError(
+                f"{where}={text!r} holds the control character {found[0]!r}, which would break a line of the job's "
+                "script: remove it. In launcher.setup, give each line as an item of its own."
+            )

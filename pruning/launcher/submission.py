@@ -16,8 +16,10 @@ from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias, TypedDict
 
+from filelock import FileLock
+
 from pruning.core import storage
-from pruning.core.errors import DamagedError, unknown
+from pruning.core.errors import DamagedError
 from pruning.core.records import CLASS, check_literal
 from pruning.launcher.scheduler import process_name, process_number
 from pruning.models.model import Resources
@@ -144,27 +146,18 @@ def latest(results: Path) -> dict[str, Submission]:
     return {task.key: record for record in submissions(results) for task in record.tasks}
 
 
-# The order in which cells are submitted, so that they can share losses.
-
-ORDERS = ("sharing", "asked")
-
-
-def check_order(order: str) -> None:
-    """Raise InputError if there is no such order."""
-    if order not in ORDERS:
-        raise unknown("launcher.order", order, ORDERS)
+def starting_lock(results: Path) -> FileLock:
+    """A lock that lets one command at a time see which slots of this machine are free and start cells there."""
+    return FileLock(results / "jobs" / ".starting.lock")
 
 
-def ordered(tasks: Sequence[QueuedCell], order: str) -> list[QueuedCell]:
-    """Tasks in the given order (`asked`), or rearranged to share losses (`sharing`).
+def ordered(tasks: Sequence[QueuedCell]) -> list[QueuedCell]:
+    """Tasks in the order in which they are submitted, so that they can share losses.
 
     Cells of one model, objective and set of samples form a group, and share losses. If two cells of a group start
     together, both compute the same losses. So the shortest search of each group comes first, because the longer
     searches begin with the same losses; then comes the second shortest of each group, and so on.
     """
-    check_order(order)
-    if order == "asked":
-        return list(tasks)
     groups: dict[str, list[QueuedCell]] = {}
     for task in sorted(tasks, key=lambda task: task.evaluations):
         groups.setdefault(task.group, []).append(task)

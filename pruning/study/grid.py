@@ -27,9 +27,8 @@ from pruning.core.errors import (
 from pruning.core.records import LOG, NAME, DoneResult, ErrorRecord, Failure, read_done, same_settings
 from pruning.core.terminal import typed_command
 from pruning.engine import collectives
-from pruning.launcher import Launcher
-from pruning.launcher.cell_state import CellState, StateName, finished
-from pruning.launcher.local import InProcess
+from pruning.launcher import InProcess, Launcher
+from pruning.launcher.cell_state import CellState, StateName, finished, shown_as_running
 from pruning.models.model import directory_name, distinct_names, shared
 from pruning.runs.cell import Cell
 from pruning.study import Composed, text_tables
@@ -162,7 +161,8 @@ def run_cells(cells: Sequence[Cell], launcher: Any, outcome: Outcome) -> None:
         return
     log.info("cells: %d asked for, %d done, %d to run", len(cells), len(outcome.done), len(pending))
     start_tracker(cells)
-    _run_here(prepared, outcome)
+    with shown_as_running(cells[0].results):
+        _run_here(prepared, outcome)
 
 
 def _is_done(cell: Cell, outcome: Outcome) -> bool:
@@ -256,7 +256,7 @@ def _run_jobs(cells: Sequence[Cell], pending: Sequence[Cell], launcher: Launcher
         log.info("cells: %d asked for, %d done, %d in flight, %d to submit", *counts)
         start_tracker(cells)
         if prepared:
-            launcher.submit(results, submit.tasks(prepared, launcher.order), str(Path.cwd()))
+            launcher.submit(results, submit.tasks(prepared), str(Path.cwd()))
     keys = [*flying, *(ready.cell.key for ready in prepared)]
     if not launcher.wait:
         outcome.in_flight = cell_states(results, keys)

@@ -2,7 +2,7 @@
 
 depth-pruning heal CELL heal=lora heal.tokens=200000
 
-CELL is the folder of a finished cell. Settings are those of `heal` in a launch (conf/heal); the default is heal=lora.
+CELL is the folder of a finished cell. Settings are those of `heal` in a grid, listed below; the default is heal=lora.
 Settings of `tracker`, and model.offload, are taken from the command if it gives them. Because a folder can come from
 somebody else, it has to give them if the cell's own would write outside of the folder.
 A command that was stopped continues if it is given again. Several budgets of one cell share their beginning.
@@ -27,10 +27,9 @@ ALLOWED = tuple(f"{name}{end}" for name in ("heal", "tracker", "model.offload") 
 
 
 def main() -> None:
-    """The command `depth-pruning heal`. Errors are raised, and `run_command` prints them in plain words."""
-    words = command_words(f"usage: {USAGE}\n\n{__doc__}")
+    """The command `depth-pruning heal`."""
     with joined_ranks():
-        heal_folder(cell_of(words))
+        heal_folder(cell_of(command_words()))
 
 
 def heal_folder(cell: Cell) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pkgutil import resolve_name
 
-from pruning import __version__
+from pruning.core import VERSION
 from pruning.core.terminal import HELP, guarded, prepare_process
 
 # With these flags of Hydra, the command only prints something.
@@ -25,7 +25,7 @@ def main() -> None:
             print(grid_help(_program(), "--help=all" in words))  # noqa: T201
             return
         if "--version" in words:
-            print(f"depth-pruning {__version__}")  # noqa: T201
+            print(f"depth-pruning {VERSION}")  # noqa: T201
             return
         prepare_process()
         if not SHOWING & {word.partition("=")[0] for word in words}:

@@ -1,4 +1,4 @@
-"""Score published masks: what papers print, what is measured here, and what explains the gap; docs/published.md.
+"""Score published masks: what papers print, what is measured here, and what explains the gap.
 
 depth-pruning referee --dry-run             what it would do, what is missing, and how long it takes
 depth-pruning referee                       all masks: needs GPUs and a hub account
@@ -41,7 +41,7 @@ STANDIN_TEXT = Protocol("pydoc")  # a stand-in is measured on a text that is alw
 
 
 def main() -> None:
-    """The command `depth-pruning referee`. Errors are raised, and `run_command` prints them in plain words."""
+    """The command `depth-pruning referee`."""
     if status := run_referee(command_words()):
         raise SystemExit(status)
 

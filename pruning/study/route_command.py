@@ -21,8 +21,8 @@ DEFAULTS = {"question": "false", "max_new_tokens": "64", "results": "results"}
 
 
 def main() -> None:
-    """The command `depth-pruning route`. Errors are raised, and `run_command` prints them in plain words."""
-    words = command_words(f"usage: {USAGE}\n\n{__doc__}")
+    """The command `depth-pruning route`."""
+    words = command_words()
     if len(words) < 2:
         raise InputError(f"{len(words)} words are given: give a folder or a study, and a prompt. {USAGE}")
     where, prompt, *settings = words

@@ -1,4 +1,4 @@
-"""Show the cells that were submitted as jobs; cancel, retry or collect them.
+"""Show the cells of a results folder; cancel, retry or collect those that were submitted as jobs.
 
 depth-pruning status [RESULTS]           a table; on a terminal it is live until all cells have ended
 depth-pruning status cancel [RESULTS]    cancel waiting cells, stop running ones
@@ -8,8 +8,7 @@ depth-pruning status collect [RESULTS]   record finished cells in MLflow; tracke
 Because a folder can come from somebody else, retry asks for recorded settings that run commands or write outside of
 it: it prints the command that gives them.
 
-RESULTS is the folder that the cells were submitted with; the default is `results`. The exit status is 1 if a cell has
-failed or is lost.
+RESULTS is the folder of the cells; the default is `results`. The exit status is 1 if a cell has failed or is lost.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ from pruning.core.errors import InputError, first_line, unknown
 from pruning.core.scoring import NAME, read_trace
 from pruning.core.terminal import command_words, is_terminal
 from pruning.launcher import submit
-from pruning.launcher.cell_state import CellState, StateName, cell_states
+from pruning.launcher.cell_state import CellState, StateName, all_states, cell_states
 from pruning.launcher.scheduler import PROCESS
 from pruning.study.text_tables import say
 from pruning.tracking.rebuild import asked_store, record_all
@@ -54,12 +53,8 @@ BAD = (StateName.FAILED, StateName.LOST)
 
 
 def main() -> None:
-    """The command `depth-pruning status`. Errors are raised, and `run_command` prints them in plain words."""
-    words = command_words()
-    if {"-h", "--help"} & {*words}:
-        say(str(__doc__))
-        return
-    raise SystemExit(run_status(words))
+    """The command `depth-pruning status`."""
+    raise SystemExit(run_status(command_words()))
 
 
 def run_status(words: Sequence[str]) -> int:
@@ -100,11 +95,9 @@ def _status(cells: Mapping[str, CellState]) -> int:
 
 def _show(results: Path) -> int:
     """Print the table; on a terminal, update it until all cells have ended."""
-    cells = cell_states(results)
+    cells = all_states(results)
     if not cells:
-        raise InputError(
-            f"no cell in {results} was submitted as a job: launcher=slurm and launcher=processes submit jobs."
-        )
+        raise InputError(f"there is no cell in {results}: give the folder that paths.results named.")
     if not is_terminal(sys.stdout):
         Console(width=WIDE).print(status_table(results, cells))
         return _status(cells)
@@ -116,7 +109,7 @@ def _show(results: Path) -> int:
         while any(cell.state.in_flight for cell in cells.values()):
             time.sleep(PAUSE)
             with suppress(InputError):  # the scheduler may be restarting: the next update tries again
-                cells = cell_states(results)
+                cells = all_states(results)
             live.update(fitting(), refresh=True)
     return _status(cells)
 
@@ -132,7 +125,7 @@ def status_table(results: Path, cells: Mapping[str, CellState], rows: int | None
         scored = left = ""
         if cell.state is StateName.RUNNING:
             progress = advance(results / cell.key, cell.total)
-            scored = f"{progress.scored}/{cell.total}"
+            scored = f"{progress.scored}/{cell.total}" if cell.total else str(progress.scored)
             left = "" if progress.left is None else tqdm.format_interval(progress.left)
         reason = first_line(cell.reason) if cell.reason else ""
         if cell.state in BAD and cell.log:
@@ -156,7 +149,7 @@ class Advance:
 
 
 def advance(folder: Path, total: int) -> Advance:
-    """Read the progress of a cell from its journal; its search asks for `total` masks at most.
+    """Read the progress of a cell from its journal; its search asks for `total` masks at most, or 0 if not known.
 
     The time left is the mean time of the evaluations that the cell computed itself, times the number of masks left.
     This estimate is too long if other cells compute some of these masks.
@@ -164,5 +157,8 @@ def advance(folder: Path, total: int) -> Advance:
     lines = [entry.line for entry in read_trace(folder / NAME) if entry.line is not None]
     masks = {tuple(line["dropped"]) for line in lines}
     paid = [line["seconds"] for line in lines if line["seconds"] > 0]
-    scored = min(len(masks - {()}), total)
+    scored = len(masks - {()})
+    if not total:
+        return Advance(scored, None)
+    scored = min(scored, total)
     return Advance(scored, (total - scored) * sum(paid) / len(paid) if paid else None)

@@ -12,7 +12,8 @@ from pruning.config.app import build, composed
 from pruning.config.compose import cell_of, recorded_cell
 from pruning.core.errors import InputError
 from pruning.core.records import CLASS, OPTION, TARGET, recorded
-from pruning.launcher.local import InProcess, LocalPool
+from pruning.launcher import InProcess
+from pruning.launcher.local import LocalPool
 from pruning.launcher.slurm import Slurm
 from pruning.runs.cell import Cell
 

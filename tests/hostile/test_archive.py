@@ -21,7 +21,7 @@ from pruning.core.errors import InputError, PruningError
 from pruning.core.terminal import run_command
 from pruning.launcher import job
 from pruning.launcher.local import LocalPool
-from pruning.launcher.slurm import Slurm, check_folder
+from pruning.launcher.slurm import Slurm
 from tests.helpers.damage import tree
 from tests.helpers.launchers import commands, task
 
@@ -350,4 +350,4 @@ def test_a_setting_cannot_add_a_line_to_a_script(
 
 def test_a_line_break_in_the_results_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^paths.results=.*control character"):
-        check_folder(tmp_path / "a\n#SBATCH --b")
+        job.check_texts("paths.results", str(tmp_path / "a\n#SBATCH --b"))

@@ -10,7 +10,7 @@ import pytest
 
 from pruning.core.records import commit
 from pruning.launcher import job
-from pruning.launcher.slurm import job_environment
+from pruning.launcher.job import job_environment
 
 
 @pytest.fixture

@@ -106,7 +106,6 @@ def test_each_cell_gets_a_slot_and_gpus_of_its_own(
         (LocalPool(parallel=0), Resources(), "launcher.parallel=0"),
         (LocalPool(), Resources(nodes=2), "nodes=2 of tiny"),
         (LocalPool(), Resources(ranks=2, gpus_per_rank=2), "tiny .*4 GPUs"),
-        (LocalPool(order="no"), Resources(), "launcher.order 'no'"),
     ],
 )
 def test_what_this_machine_cannot_do_is_refused(

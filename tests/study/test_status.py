@@ -7,10 +7,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from rich.console import Console
 
 from pruning.core.errors import InputError
-from pruning.launcher.cell_state import CellState, StateName, cell_states
+from pruning.core.records import write_study
+from pruning.launcher.cell_state import CellState, StateName, all_states, cell_states, shown_as_running
 from pruning.launcher.scheduler import process, process_name
 from pruning.launcher.submission import latest
 from pruning.launcher.submit import cancel, retry
@@ -145,7 +147,7 @@ def test_collecting_records_each_cell_that_has_a_result(
     [
         (["nowhere"], "nowhere"),
         (["cancl", "."], "cancl.*cancel"),
-        (["."], "submitted as a job"),
+        (["."], "paths.results"),
         (["cancel", ".", "tracker.uri=x"], "tracker.uri=x"),
     ],
 )
@@ -155,6 +157,20 @@ def test_invalid_words_are_refused(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=named):
         run_status(words)
+
+
+def test_cells_that_a_command_computes_itself_are_shown_too(tmp_path: Path) -> None:
+    write_study(tmp_path, "mine", ["done", "bad", "runs", "waits"])
+    result(tmp_path, "done")
+    result(tmp_path, "bad", status="failed", error=BROKEN, environment={"ended": LATER})
+    (tmp_path / "runs").mkdir()
+    ended = ["done", "failed", "lost", "lost"]
+    assert [cell.state.value for cell in all_states(tmp_path).values()] == ended
+    with shown_as_running(tmp_path), FileLock(tmp_path / "runs" / ".lock"):
+        states = all_states(tmp_path)
+    assert [cell.state.value for cell in states.values()] == ["done", "failed", "running", "pending"]
+    assert "it is NaN" in shown(tmp_path, states)
+    assert [cell.state.value for cell in all_states(tmp_path).values()] == ended
 
 
 def test_the_exit_status_is_1_if_a_cell_failed(
