@@ -181,7 +181,7 @@ def _check_confirmed(
             f"Give {shlex.join(needed) or 'no setting'}, or repeat the launch with other settings."
         )
     if missing := [word for word in needed if word not in words]:
-        command = ["python", "-m", "pruning.status", "retry", str(results), *needed]
+        command = ["depth-pruning", "status", "retry", str(results), *needed]
         raise InputError(
             f"{', '.join(missing)}: recorded settings that run commands or write outside of {results} are used only "
             f"if the command gives them too, because the folder can come from somebody else. If they are right:\n"

@@ -17,8 +17,8 @@ import pytest
 
 from analysis.data import archive
 from analysis.data.archive import MANIFEST, is_data
+from pruning import cli
 from pruning.core.errors import InputError, PruningError
-from pruning.core.terminal import run_command
 from pruning.launcher import job
 from pruning.launcher.local import LocalPool
 from pruning.launcher.slurm import Slurm
@@ -264,9 +264,9 @@ def test_the_command_says_what_is_wrong_in_a_sentence(
     filled(tmp_path / "source" / "studies", {f"{name}.json": data for name, data in ODD.items()})
     Path("folder.tar.xz").mkdir()
     Path("dangling").symlink_to("nowhere")
-    monkeypatch.setattr(sys, "argv", ["archive", *words.split()])
+    monkeypatch.setattr(sys, "argv", ["depth-pruning", "archive", *words.split()])
     with pytest.raises(SystemExit) as ended:
-        run_command("analysis.data.archive:main")
+        cli.main()
     assert ended.value.code == 2
     assert named in (said := capsys.readouterr().err)
     assert said.count("\n") == 1

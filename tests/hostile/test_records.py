@@ -16,12 +16,12 @@ import pytest
 import yaml
 
 from analysis.data import archive
+from pruning import cli
 from pruning.config.app import build, build_option, composed, launch_words
 from pruning.config.compose import cell_of, recorded_cell
 from pruning.core.errors import DamagedError, InputError, PruningError
 from pruning.core.records import read_result
 from pruning.core.storage import file_sha256
-from pruning.core.terminal import run_command
 from pruning.export.request import of_cell
 from pruning.healing.healed_files import read_record
 from pruning.launcher import submit
@@ -308,9 +308,9 @@ def test_a_retry_of_a_copied_folder_runs_and_writes_what_the_command_names(
     lost(tmp_path, launcher, **config)
 
     def run(*words: str) -> int:
-        monkeypatch.setattr("sys.argv", ["status", "retry", str(tmp_path), *words])
+        monkeypatch.setattr("sys.argv", ["depth-pruning", "status", "retry", str(tmp_path), *words])
         with pytest.raises(SystemExit) as end:
-            run_command("pruning.study.status:main")
+            cli.main()
         return int(str(end.value.code))
 
     assert run() == 2
