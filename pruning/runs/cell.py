@@ -413,10 +413,6 @@ class Tracker(Protocol):
         """
         ...
 
-    def table(self, results: Path, folder: Path) -> None:
-        """Record the table of published masks in `folder`; an earlier record of it is replaced."""
-        ...
-
 
 @contextmanager
 def silent() -> Iterator[Note]:
@@ -439,7 +435,4 @@ class NoTracker:
         """Nothing to do."""
 
     def record(self, results: Path, folders: Sequence[Path], again: bool = False) -> None:
-        """Nothing to do."""
-
-    def table(self, results: Path, folder: Path) -> None:
         """Nothing to do."""

@@ -290,12 +290,6 @@ def record_cells(cells: Sequence[Cell], outcome: Outcome) -> None:
         _tracked("record", lambda: cells[0].tracker.record(cells[0].results, folders))
 
 
-def record_published(cell: Cell, folder: Path) -> None:
-    """Record the table of published masks. If that fails, warn: the table is in files."""
-    start_tracker([cell])
-    _tracked("record the table", lambda: cell.tracker.table(cell.results, folder))
-
-
 def _tracked(step: str, action: Callable[[], None]) -> None:
     if not collectives.is_first():
         return

@@ -32,7 +32,6 @@ from pruning.published import explain, library, measure
 from pruning.published.library import ModelFacts, Protocol, PublishedMask
 from pruning.published.measure import GapRow, Measurement, Referee, forecast, free_bytes
 from pruning.runs.cell import Cell
-from pruning.study.grid import record_published
 from pruning.study.text_tables import page, render, say
 
 log = logging.getLogger(__name__)
@@ -74,7 +73,6 @@ def run_referee(words: Sequence[str]) -> int:
     found = explain.explained(rows, values, asked.tolerance, asked.standin is not None)
     folder = explain.write(cell.results, found, asked.tolerance)
     say(_result(found, folder))
-    record_published(cell, folder)
     return FAILED if any(one.verdict == "failed" for one in found) else 0
 
 

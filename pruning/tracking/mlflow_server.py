@@ -29,7 +29,6 @@ from pruning.tracking.mlflow_run import (
     log_metrics,
     parameters,
     record_run,
-    record_table,
     run_name,
     studies_of,
 )
@@ -106,11 +105,6 @@ class Server:
             failures = record_all_runs(client, experiment, results, folders)
             close_dead_runs(client, experiment, results)
         raise_failures(failures)
-
-    def table(self, results: Path, folder: Path) -> None:  # noqa: ARG002 - a server stores its runs itself
-        """Record the table of published masks as one run."""
-        with plain_errors(self.uri):
-            record_table(*self.open(), folder)
 
     def open(self) -> tuple[Any, str]:
         """A client and the id of the experiment, which is created if it is missing."""

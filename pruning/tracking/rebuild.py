@@ -4,7 +4,7 @@ depth-pruning track [RESULTS] [tracker.uri=URI]
 
 Cells go to the SQLite file in RESULTS, or to the store URI. A recorded tracker.uri is used only if the command or
 MLFLOW_TRACKING_URI names it too, because RESULTS can come from somebody else. For tracker=server, runs of dead jobs
-are closed. The table of published masks is recorded, too.
+are closed.
 """
 
 from __future__ import annotations
@@ -15,15 +15,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import yaml
-
 from pruning.config.app import build
 from pruning.config.words import names_folder
-from pruning.core.errors import DamagedError, InputError, PruningError, first_line, merged_error
-from pruning.core.records import CLASS, NAME, outward, without_option
+from pruning.core.errors import DamagedError, InputError, PruningError, merged_error
+from pruning.core.records import CLASS, NAME, outward, read_result, without_option
 from pruning.runs.cell import Tracker
 from pruning.tracking.client import check_uri
-from pruning.tracking.mlflow_run import FILES, TABLES
 from pruning.tracking.store import DATABASE, MLflow
 
 log = logging.getLogger(__name__)
@@ -38,7 +35,7 @@ def main() -> None:
     uri = asked_store([word for word in words if not names_folder(word)])
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     results = Path(folders[0] if folders else "results").expanduser().resolve()
-    if not any(results.glob("*/config.yaml")) and not (results / TABLES / FILES[0]).exists():
+    if not any(results.glob(f"*/{NAME}")):
         raise InputError(f"no cell found in {results}: give the folder that `paths.results` named.")
     record_all(results, uri)
 
@@ -58,15 +55,12 @@ def asked_store(words: Sequence[str]) -> str | None:
 
 
 def record_all(results: Path, uri: str | None = None) -> int:
-    """Record the table of published masks and each cell that has a result; returns the number of these cells.
+    """Record each cell that has a result; returns their number.
 
     `uri` is the store that the command names. Raises PruningError, after all other cells are recorded, if a store or
     a cell caused an error.
     """
     grouped, errors = trackers(results, uri)
-    if (results / TABLES / FILES[0]).exists():
-        (grouped[0][0] if grouped else MLflow(uri)).table(results, results / TABLES)
-        log.info("the table of published masks is recorded")
     for tracker, folders in grouped:
         try:
             tracker.record(results, folders, again=True)
@@ -84,23 +78,22 @@ Grouped: TypeAlias = list[tuple[Tracker, list[Path]]]
 
 
 def trackers(results: Path, uri: str | None = None) -> tuple[Grouped, list[PruningError]]:
-    """Each tracker for cells of a results folder, with the folders of those cells that have a result.
+    """Each tracker for cells of a results folder that have a result, with the folders of its cells.
 
-    `uri` is the store that the command names. Cells whose configuration cannot be read are left out; the second list
-    has an error for each.
+    `uri` is the store that the command names. Cells whose result cannot be read are left out; the second list has an
+    error for each.
     """
     grouped: dict[Tracker, list[Path]] = {}
     errors: list[PruningError] = []
     elsewhere: dict[str, None] = {}
-    for path in sorted(results.glob("*/config.yaml")):
+    for folder in sorted(path.parent for path in results.glob(f"*/{NAME}")):
         try:
-            settings = _settings(path)
+            settings = _settings(folder)
             tracker = _tracker(settings, uri)
         except PruningError as error:
-            errors.append(PruningError(f"{path.parent.name} is not recorded: {error}"))
+            errors.append(PruningError(f"{folder.name} is not recorded: {error}"))
             continue
-        done = (path.parent / NAME).exists()
-        grouped.setdefault(tracker, []).extend([path.parent] if done else [])
+        grouped.setdefault(tracker, []).append(folder)
         if uri is None:
             elsewhere |= dict.fromkeys(outward({"tracker": settings}).values())
     for store in elsewhere:
@@ -110,6 +103,14 @@ def trackers(results: Path, uri: str | None = None) -> tuple[Grouped, list[Pruni
             store,
         )
     return list(grouped.items()), errors
+
+
+def _settings(folder: Path) -> Mapping[str, Any]:
+    """The tracker's settings in a cell's result. Raises DamagedError if they cannot be read."""
+    settings = (read_result(folder) or {"config": {}})["config"].get("tracker", {})
+    if not isinstance(settings, Mapping):
+        raise DamagedError(f"{folder / NAME} is damaged (tracker={settings!r}): move the cell's folder away.")
+    return settings
 
 
 def _tracker(settings: Mapping[str, Any], uri: str | None) -> Tracker:
@@ -125,27 +126,3 @@ def _tracker(settings: Mapping[str, Any], uri: str | None) -> Tracker:
         return MLflow(uri)
     tracker: Tracker = build("tracker", plain)
     return tracker
-
-
-class _Plain(yaml.SafeLoader):
-    """Reads YAML without aliases, which let a short file stand for a text without end; no configuration has them."""
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """The next node. Raises YAMLError for an alias."""
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("it has an alias")
-        return super().compose_node(parent, index)
-
-
-def _settings(path: Path) -> Mapping[str, Any]:
-    """The tracker's settings in a cell's configuration. Raises DamagedError if the file cannot be read."""
-    try:
-        config = yaml.load(path.read_text(encoding="utf-8"), _Plain)
-    except (OSError, UnicodeDecodeError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise DamagedError(
-            f"{path} is damaged ({first_line(error)}): move the cell's folder away."
-        ) from error
-    settings = config.get("tracker", {}) if isinstance(config, dict) else None
-    if not isinstance(settings, dict):
-        raise DamagedError(f"{path} is damaged (no configuration of a cell): move the cell's folder away.")
-    return settings

@@ -17,7 +17,7 @@ from pruning.core.errors import InputError, PruningError
 from pruning.core.records import NAME
 from pruning.runs.cell import Note, silent
 from pruning.tracking.client import check_uri, connect, damage, plain_errors
-from pruning.tracking.mlflow_run import EXPERIMENT_TAGS, record_runs, record_table, studies_of, version_of
+from pruning.tracking.mlflow_run import EXPERIMENT_TAGS, record_runs, studies_of, version_of
 
 if TYPE_CHECKING:
     from pruning.runs.cell import Cell
@@ -74,13 +74,6 @@ class MLflow:
                     lines = sorted(" ".join(item) for item in (held | self._wanted(results, folders)).items())
                     storage.write_text(results / HELD, "\n".join(lines))
         raise_failures(failures)
-
-    def table(self, results: Path, folder: Path) -> None:
-        """Record the table of published masks as one run."""
-        with plain_errors(self._store(results)):
-            client, experiment = self._open(results)
-            with self._writing(results):
-                record_table(client, experiment, folder)
 
     def _store(self, results: Path) -> str:
         return self.uri or str(results / DATABASE)

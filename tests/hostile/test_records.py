@@ -369,12 +369,3 @@ LOOPS = (
     "a: &a [x, x]\nb: &b [*a, *a]\ntracker: {class: MLflow}",
     "tracker: &t {class: MLflow, experiment: *t}",
 )
-
-
-@pytest.mark.parametrize("text", LOOPS)
-def test_aliases_in_a_configuration_are_not_followed(text: str, tmp_path: Path) -> None:
-    (tmp_path / "results" / "a").mkdir(parents=True)
-    (tmp_path / "results" / "a" / "config.yaml").write_text(text)
-    found, errors = trackers(tmp_path / "results")
-    assert found == []
-    assert "alias" in str(errors[0])

@@ -344,7 +344,7 @@ def mlflow_runs(ended: Ended) -> list[Any]:
     assert experiment.artifact_location == (ended.results / "mlflow-artifacts").as_uri()
     runs = client.search_runs([experiment.experiment_id])
     names = {artifact.path for run in runs for artifact in client.list_artifacts(run.info.run_id)}
-    files = {"config.yaml", "launch.log", "mask.json", "mask.png", "result.json", "trace.jsonl"}
+    files = {"config.yaml", "launch.log", "mask.json", "result.json", "trace.jsonl"}
     assert names == files | {"evaluation"}
     curve = client.get_metric_history(runs[0].info.run_id, "search/best_loss")
     assert [m.value for m in curve] == sorted((m.value for m in curve), reverse=True)

@@ -135,8 +135,7 @@ def test_collecting_records_each_cell_that_has_a_result(
     seen: list[str] = []
     monkeypatch.setattr(MLflow, "record", lambda *given, **_: seen.extend(one.name for one in given[2]))
     for key in "abc":
-        result(tmp_path, key)
-        (tmp_path / key / "config.yaml").write_text("tracker: {class: MLflow}\n")
+        result(tmp_path, key, config={"tracker": {"class": "MLflow"}})
     (tmp_path / "b" / "result.json").unlink()
     assert record_all(tmp_path) == 2
     assert seen == ["a", "c"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import threading
@@ -22,6 +21,7 @@ from pruning.tracking.client import connect
 from pruning.tracking.mlflow_server import Server
 from pruning.tracking.store import MLflow
 from tests.conftest import Command
+from tests.helpers.launchers import result
 from tests.helpers.mlflow_runs import described, runs
 
 
@@ -175,9 +175,8 @@ def test_each_cell_is_recorded_where_its_configuration_says_if_the_command_agree
     }
     for name, (tracker, done) in cells.items():
         (tmp_path / name).mkdir()
-        (tmp_path / name / "config.yaml").write_text(json.dumps({"tracker": tracker}))
         if done:
-            (tmp_path / name / "result.json").write_text("{}")
+            result(tmp_path, name, config={"tracker": tracker})
 
     def names(given: str | None = None) -> dict[Any, list[str]]:
         grouped, errors = rebuild.trackers(tmp_path, given)
