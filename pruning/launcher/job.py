@@ -8,22 +8,22 @@ resumes from the cell's files.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import shlex
 import shutil
 import signal
+import tempfile
 import time
 import unicodedata
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pruning.core.errors import BusyError, InputError
 from pruning.core.records import CLASS, commit, texts
-from pruning.core.storage import publish, staged
 from pruning.core.terminal import prepare_process
 
 if TYPE_CHECKING:
@@ -99,11 +99,11 @@ def _run(cell: Cell) -> None:
             raise
 
 
-# The copy of the code that jobs run, in the results folder; submissions of the same code share one copy.
+# The copy of the code that the jobs of one command run, in the results folder.
 #
 # A job may wait for days while the checkout is edited, so it runs this copy of about 1 MB. submitit's own snapshot
-# needs rsync and a git checkout; an installed package has neither. Jobs run whatever the copy holds, so a copy that
-# is already there is compared with the code before it is used again.
+# needs rsync and a git checkout; an installed package has neither. Each command makes a copy of its own, so that no
+# job runs what somebody else has put into a folder.
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("pruning", "conf")
@@ -112,52 +112,16 @@ COMMIT = "COMMIT"  # the file that holds the commit: a copy has no git history
 
 
 def snapshot(results: Path) -> Path:
-    """Copy the code unless the same code is there already; returns the folder of the copy.
-
-    Raises InputError if there is a folder of this name that holds anything but this code.
-    """
-    files = [path for part in PARTS for path in sorted((ROOT / part).rglob("*")) if path.is_file()]
-    names = [
-        path.relative_to(ROOT)
-        for path in files
-        if path.suffix not in (".pyc", ".pyo") and ANALYSIS not in path.parents
-    ]
-    digest = _digest(ROOT, names)
-    folder = results / "code" / digest[:12]
-    if not os.path.lexists(folder):
-        with staged(folder) as partial:  # another command can be copying the same code at this moment
-            for name in names:
-                (partial / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(ROOT / name, partial / name)
-            (partial / COMMIT).write_text(commit() or "")
-            publish(partial, folder)
-    if not _holds_only(folder, {*names, Path(COMMIT)}) or _digest(folder, names) != digest:
-        raise InputError(
-            f"{folder} is not the copy of this program's code that its name says, and jobs would run what it holds. "
-            "If no job is waiting, remove the folder and run the command again."
-        )
+    """Copy the code into a new folder; returns the folder."""
+    (results / "code").mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"{datetime.now(UTC):%Y%m%dT%H%M%S}-", dir=results / "code"))
+    for path in (path for part in PARTS for path in (ROOT / part).rglob("*") if path.is_file()):
+        if path.suffix not in (".pyc", ".pyo") and ANALYSIS not in path.parents:
+            copy = folder / path.relative_to(ROOT)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
+    (folder / COMMIT).write_text(commit() or "")
     return folder
-
-
-def _digest(root: Path, names: Iterable[Path]) -> str:
-    """The digest of the names and the contents of files below `root`."""
-    digest = hashlib.sha256()
-    for name in names:
-        digest.update(f"{name}\0".encode() + (root / name).read_bytes() + b"\0")
-    return digest.hexdigest()
-
-
-def _holds_only(folder: Path, names: Set[Path]) -> bool:
-    """Whether a folder holds exactly these files and no links; removes bytecode, which cannot be checked."""
-    found = [folder]
-    for where, folders, files in os.walk(folder):
-        found += [Path(where, name) for name in (*folders, *files)]
-    if any(path.is_symlink() for path in found):
-        return False
-    for path in found:
-        if path.name == "__pycache__":
-            shutil.rmtree(path, ignore_errors=True)  # the next job writes it again
-    return {path.relative_to(folder) for path in found if path.is_file()} == names
 
 
 def job_environment(code: Path) -> list[str]:

@@ -179,9 +179,6 @@ def launch() -> None:
     add_hub_models(words)
     check_words(words)
     check_choices(words)
-    if RAISE in os.environ:  # the user wants Hydra's own words
-        _launch()
-        return
     os.environ[RAISE] = "1"
     try:
         _launch()

@@ -19,7 +19,6 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from rich import box
@@ -124,9 +123,9 @@ def status_table(results: Path, cells: Mapping[str, CellState], rows: int | None
     for cell in ranked[:rows]:
         scored = left = ""
         if cell.state is StateName.RUNNING:
-            progress = advance(results / cell.key, cell.total)
-            scored = f"{progress.scored}/{cell.total}" if cell.total else str(progress.scored)
-            left = "" if progress.left is None else tqdm.format_interval(progress.left)
+            count, seconds = advance(results / cell.key, cell.total)
+            scored = f"{count}/{cell.total}" if cell.total else str(count)
+            left = "" if seconds is None else tqdm.format_interval(seconds)
         reason = first_line(cell.reason) if cell.reason else ""
         if cell.state in BAD and cell.log:
             reason += f": {cell.log}"
@@ -140,16 +139,10 @@ def status_table(results: Path, cells: Mapping[str, CellState], rows: int | None
     return table
 
 
-@dataclass(frozen=True)
-class Advance:
-    """The progress of a search: masks scored, and the estimated seconds left, or None if there is no estimate."""
+def advance(folder: Path, total: int) -> tuple[int, float | None]:
+    """The number of masks that a cell has scored, and the estimated seconds left; None if there is no estimate.
 
-    scored: int
-    left: float | None
-
-
-def advance(folder: Path, total: int) -> Advance:
-    """Read the progress of a cell from its journal; its search asks for `total` masks at most, or 0 if not known.
+    Its search asks for `total` masks at most; 0 if that is not known.
 
     The time left is the mean time of the evaluations that the cell computed itself, times the number of masks left.
     This estimate is too long if other cells compute some of these masks.
@@ -159,6 +152,6 @@ def advance(folder: Path, total: int) -> Advance:
     paid = [line["seconds"] for line in lines if line["seconds"] > 0]
     scored = len(masks - {()})
     if not total:
-        return Advance(scored, None)
+        return scored, None
     scored = min(scored, total)
-    return Advance(scored, (total - scored) * sum(paid) / len(paid) if paid else None)
+    return scored, (total - scored) * sum(paid) / len(paid) if paid else None

@@ -150,8 +150,8 @@ def _check_database(file: Path) -> None:
         )
     if (fault := damage(file)) is not None:
         raise InputError(
-            f"the MLflow database {file} is damaged ({fault}): `depth-pruning track RESULTS` builds the one "
-            "beside the results again; move any other one away first."
+            f"the MLflow database {file} is damaged ({fault}): move it away, and "
+            "`depth-pruning track RESULTS` builds the one beside the results again."
         )
     with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as database:
         if not database.execute("select 1 from sqlite_master where name = 'experiments'").fetchone():

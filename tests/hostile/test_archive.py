@@ -275,49 +275,6 @@ def test_the_command_says_what_is_wrong_in_a_sentence(
     assert not [path for path in tmp_path.rglob(".*") if path.is_dir()]
 
 
-# -- the copy of the code ------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The copy of a small project."""
-    filled(tmp_path / "project", {"pruning/__init__.py": b"", "conf/a.yaml": b""})
-    monkeypatch.setattr(job, "ROOT", tmp_path / "project")
-    return job.snapshot(tmp_path)
-
-
-def moved(copy: Path) -> None:
-    copy.rename(copy.with_name("elsewhere"))
-    copy.symlink_to("elsewhere")
-
-
-PLANTED: dict[str, Callable[[Path], object]] = {
-    "code": lambda copy: (copy / "pruning" / "__init__.py").write_text("import os"),
-    "a module": lambda copy: (copy / "torch.py").touch(),
-    "a start-up module": lambda copy: (copy / "sitecustomize.py").touch(),
-    "bytecode without a source": lambda copy: (copy / "pruning" / "one.pyc").touch(),
-    "a file is gone": lambda copy: (copy / "conf" / "a.yaml").unlink(),
-    "a link": lambda copy: (copy / "conf" / "b").symlink_to("/etc"),
-    "the folder is a link": moved,
-}
-
-
-@pytest.mark.parametrize("plant", PLANTED.values(), ids=PLANTED)
-def test_a_copy_of_the_code_is_checked_before_jobs_run_it(
-    plant: Callable[[Path], object], copy: Path, tmp_path: Path
-) -> None:
-    plant(copy)
-    with pytest.raises(InputError, match=str(copy)):
-        job.snapshot(tmp_path)
-
-
-def test_bytecode_in_the_copy_is_not_trusted(copy: Path, tmp_path: Path) -> None:
-    (copy / "pruning" / "__pycache__").mkdir()
-    (copy / "pruning" / "__pycache__" / "__init__.cpython-311.pyc").write_text("planted")
-    assert job.snapshot(tmp_path) == copy
-    assert not list(copy.rglob("*.pyc"))
-
-
 # -- scripts of jobs -----------------------------------------------------------------------------------------
 
 BREAKS = [

@@ -363,9 +363,3 @@ def test_paths_of_a_submission_that_are_none(paths: Any, config: dict[str, Any],
     path = write(tmp_path / "jobs" / "cells-1" / "submission.json", record)
     with pytest.raises(DamagedError, match=r"submission\.json"):
         Submission.load(path)
-
-
-LOOPS = (
-    "a: &a [x, x]\nb: &b [*a, *a]\ntracker: {class: MLflow}",
-    "tracker: &t {class: MLflow, experiment: *t}",
-)

@@ -129,18 +129,15 @@ def test_a_damaged_study_keeps_no_cell_out(folder: Path, caplog: pytest.LogCaptu
 
 
 @pytest.mark.slow
-def test_a_damaged_database_is_put_aside_and_built_again(
-    results: Path, folder: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_damaged_database_is_refused_and_can_be_built_again(results: Path, folder: Path) -> None:
     whole = (results / "mlflow.db").read_bytes()
     database = folder / "mlflow.db"
     database.write_bytes(whole[:8192] + bytes(8192) + whole[16384 : len(whole) // 2])
-    MLflow().start(folder)
-    assert "mlflow.db is damaged" in caplog.text
+    with pytest.raises(InputError, match=r"mlflow\.db"):
+        MLflow().start(folder)
+    database.rename(folder / "damaged.db")
     assert rebuild.record_all(folder) == len(_cells(folder))
     assert set(runs(f"sqlite:///{database}")) == {cell.name for cell in _cells(folder)}
-    (aside,) = folder.glob("mlflow.db.damaged-*")
-    assert aside.stat().st_size == 8192 * 2 + len(whole) // 2 - 16384
 
 
 def test_a_busy_database_is_one_sentence(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,11 +204,7 @@ def test_a_trigger_of_somebody_else_changes_no_number(folder: Path) -> None:
         "update latest_metrics set value = 1.25 where key = new.key; end",
     )
     with pytest.raises(InputError, match="planted"):
-        connect(f"sqlite:///{folder / 'mlflow.db'}")
-    rebuild.record_all(folder)
-    values = set(losses(folder))
-    assert 1.25 not in values
-    assert len(values) > 1
+        rebuild.record_all(folder)
 
 
 def test_metrics_that_were_edited_in_the_store_are_recorded_again(folder: Path) -> None:

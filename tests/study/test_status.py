@@ -35,19 +35,15 @@ def journal(folder: Path, *scores: tuple[list[int], float]) -> None:
 
 def test_progress_counts_masks_once_and_time_by_paid_evaluations(tmp_path: Path) -> None:
     journal(tmp_path / "a", ([], 9.0), ([1], 2.0), ([1], 4.0), ([2], 0.0), ([3], 1.0))
-    progress = advance(tmp_path / "a", 10)
-    assert progress.scored == 3, "the dense model does not count: no search asks for it"
-    assert progress.left == pytest.approx(7 * (9 + 2 + 4 + 1) / 4)
-
-
-def test_progress_of_a_cell_that_has_just_begun_or_goes_beyond_its_total(tmp_path: Path) -> None:
-    assert advance(tmp_path, 10).left is None
-    journal(tmp_path / "a", ([1], 1.0), ([2], 1.0))
-    assert advance(tmp_path / "a", 1) == advance(tmp_path / "a", 1)
-    assert (advance(tmp_path / "a", 1).scored, advance(tmp_path / "a", 1).left) == (1, 0.0)
+    assert advance(tmp_path / "a", 10) == (3, pytest.approx(7 * (9 + 2 + 4 + 1) / 4)), (
+        "the dense model does not count"
+    )
+    assert advance(tmp_path / "a", 2) == (2, 0.0)
+    assert advance(tmp_path / "a", 0) == (3, None)
+    assert advance(tmp_path, 10) == (0, None)
     with (tmp_path / "a" / "trace.jsonl").open("a") as stream:
-        stream.write('{"dropped": [3]\n')
-    assert advance(tmp_path / "a", 9).scored == 2
+        stream.write('{"dropped": [4]\n')
+    assert advance(tmp_path / "a", 9)[0] == 3
 
 
 def shown(results: Path, cells: dict[str, CellState], rows: int | None = None) -> str:
