@@ -15,7 +15,7 @@ from pkgutil import resolve_name
 
 from pruning.core import VERSION
 from pruning.core.errors import InputError, unknown
-from pruning.core.terminal import HELP, guarded, prepare_process
+from pruning.core.terminal import HELP, guarded, prepare_process, show
 
 # Beside this package in a checkout, and inside of it if it is installed.
 ANALYSIS = "pruning.analysis" if (Path(__file__).parent / "analysis").is_dir() else "analysis"
@@ -66,11 +66,11 @@ def run(words: Sequence[str]) -> None:
     """Run a subcommand, or print what is asked for. Raises InputError if there is no such subcommand."""
     name, *rest = words or [""]
     if not name:
-        _print(WELCOME)
+        show(WELCOME)
     elif name in HELP:
-        _print(usage())
+        show(usage())
     elif name == "--version":
-        _print(f"depth-pruning {VERSION}")
+        show(f"depth-pruning {VERSION}")
     elif name not in SUBCOMMANDS:
         if name.startswith("-") or "=" in name:
             raise InputError(
@@ -78,7 +78,7 @@ def run(words: Sequence[str]) -> None:
             )
         raise unknown("command", name, SUBCOMMANDS)
     elif name in DESCRIBED and HELP & {*rest}:
-        _print(described(name))
+        show(described(name))
     else:
         sys.argv = [f"depth-pruning {name}", *rest]
         prepare_process()
@@ -103,10 +103,6 @@ def described(name: str) -> str:
     from pruning.config.help_page import group_help
 
     return f"{text}\n{group_help(name)}"
-
-
-def _print(text: str) -> None:
-    print(text)  # noqa: T201 - the command's output
 
 
 if __name__ == "__main__":

@@ -51,6 +51,11 @@ def command_words(usage: str | None = None) -> list[str]:
     return words
 
 
+def show(text: str) -> None:
+    """Print a part of a command's output."""
+    print(text, flush=True)  # noqa: T201
+
+
 def progress_bar(title: str, form: str, hidden: bool = False, **settings: Any) -> Any:
     """A tqdm bar on standard error. On a terminal it moves; in a file it is a line at most every 20 seconds."""
     from tqdm import tqdm

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import enum
 import fcntl
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,52 +83,36 @@ def cell_states(results: Path, keys: Iterable[str] | None = None) -> dict[str, C
 
 # Cells that a command computes in its own process have no submission: their studies list them.
 
-RUNNING = (
-    Path("studies") / ".running"
-)  # locked by all commands that compute cells of the folder in their process
-
-
-@contextmanager
-def shown_as_running(results: Path) -> Iterator[None]:
-    """Within this context, `all_states` knows that a command computes cells of the folder in its own process."""
-    (results / RUNNING).parent.mkdir(parents=True, exist_ok=True)
-    with (results / RUNNING).open("a") as stream:
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(stream, fcntl.LOCK_SH)
-        yield
-
 
 def all_states(results: Path) -> dict[str, CellState]:
     """States of the submitted cells, and of all others that the studies of a results folder list, by key.
 
-    Raises InputError as `cell_states` does.
+    As long as one of the others runs, those without a result wait for their turn. Raises InputError as `cell_states`
+    does.
     """
-    states, alive = cell_states(results), _locked(results / RUNNING, fcntl.LOCK_EX)
+    states = cell_states(results)
     listed = (key for name in names(results) for key in read_study(results, name))
-    return states | {key: _local_state(results / key, alive) for key in listed if key not in states}
+    others = [key for key in dict.fromkeys(listed) if key not in states]
+    running = {key for key in others if _is_locked(results / key / ".lock")}
+    for key in others:
+        state, reason = _recorded(results / key)
+        if key in running:
+            state, reason = StateName.RUNNING, ""
+        elif state is None and running:
+            state, reason = StateName.PENDING, "waits for its turn"
+        elif state is None:
+            state, reason = StateName.LOST, "its command has ended: the same command continues"
+        states[key] = CellState(key, state, reason, log=str(results / key / LOG))
+    return states
 
 
-def _local_state(folder: Path, alive: bool) -> CellState:
-    key, log = folder.name, str(folder / LOG)
-    if alive and _locked(folder / ".lock", fcntl.LOCK_SH):
-        return CellState(key, StateName.RUNNING, log=log)
-    status, reason = _recorded(folder)
-    if status is not None:
-        return CellState(key, status, reason, log=log)
-    if alive:
-        return CellState(key, StateName.PENDING, "waits for its turn")
-    return CellState(key, StateName.LOST, "its command has ended: the same command continues")
-
-
-def _locked(path: Path, kind: int) -> bool:
-    """Whether a process holds a lock of a file that a lock of this kind would have to wait for."""
-    try:
-        with path.open() as stream:
-            fcntl.flock(stream, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # no such file, or a file system without locks
-        return False
+def _is_locked(path: Path) -> bool:
+    """Whether a process holds the lock of a file; False if that cannot be known."""
+    with suppress(OSError), path.open() as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
     return False
 
 

@@ -28,7 +28,7 @@ from pruning.core.records import LOG, NAME, DoneResult, ErrorRecord, Failure, re
 from pruning.core.terminal import typed_command
 from pruning.engine import collectives
 from pruning.launcher import InProcess, Launcher
-from pruning.launcher.cell_state import CellState, StateName, finished, shown_as_running
+from pruning.launcher.cell_state import CellState, StateName, finished
 from pruning.models.model import directory_name, distinct_names, shared
 from pruning.runs.cell import Cell
 from pruning.study import Composed, text_tables
@@ -161,8 +161,7 @@ def run_cells(cells: Sequence[Cell], launcher: Any, outcome: Outcome) -> None:
         return
     log.info("cells: %d asked for, %d done, %d to run", len(cells), len(outcome.done), len(pending))
     start_tracker(cells)
-    with shown_as_running(cells[0].results):
-        _run_here(prepared, outcome)
+    _run_here(prepared, outcome)
 
 
 def _is_done(cell: Cell, outcome: Outcome) -> bool:

@@ -17,10 +17,9 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from pruning.core.errors import InputError, PruningError, first_line
-from pruning.core.terminal import command_words
+from pruning.core.terminal import command_words, show
 from pruning.launcher.scheduler import end_family
 from pruning.tracking.client import connect, plain_errors
 from pruning.tracking.mlflow_run import EXPERIMENT_TAGS, VIEW
@@ -38,19 +37,21 @@ def main() -> None:
     where = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "PYTHONWARNINGS": "ignore"}
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # MLflow must not outlive this command
-    _say("starting MLflow")
+    show("starting MLflow")
     with tempfile.TemporaryFile("w+") as log:
         command = [sys.executable, "-m", "mlflow", "ui", *store, *where]
         server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         try:
-            while not answers(port):
+            while not _is_open(port):
                 if server.poll() is not None:
                     log.seek(0)
                     raise PruningError(
                         f"MLflow has ended ({first_line(log.read().strip().rpartition(chr(10))[2])})."
                     )
                 time.sleep(0.2)
-            _say(f"ready    {address(port, number)}\nCtrl-C ends it.")
+            # MLflow 3.17 opens an experiment in its view for GenAI, unless the address asks for model training.
+            words = f"workflowType=machine_learning&viewStateShareKey={VIEW}"
+            show(f"ready    http://localhost:{port}/#/experiments/{number}/runs?{words}\nCtrl-C ends it.")
             server.wait()
         except KeyboardInterrupt:
             pass
@@ -72,32 +73,19 @@ def asked(words: Sequence[str]) -> tuple[Path, int]:
 
 def free_port(wanted: int) -> int:
     """The first port from `wanted` on that no program uses. Raises InputError if the next ones are taken, too."""
-    for port in range(wanted, min(wanted + PORTS, 65536)):
-        with socket.socket() as tried:
-            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                tried.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        if port != wanted:
-            _say(f"port {wanted} is taken: using {port}")
-        return port
-    raise InputError(f"port={wanted} and the {PORTS - 1} after it are taken: choose another.")
+    ports = range(wanted, min(wanted + PORTS, 65536))
+    port = next((port for port in ports if not _is_open(port)), None)
+    if port is None:
+        raise InputError(f"port={wanted} and the {PORTS - 1} after it are taken: choose another.")
+    if port != wanted:
+        show(f"port {wanted} is taken: using {port}")
+    return port
 
 
-def answers(port: int) -> bool:
-    """Whether a server accepts connections on a port of this machine."""
+def _is_open(port: int) -> bool:
+    """Whether a program of this machine answers on a port."""
     with socket.socket() as tried:
         return tried.connect_ex(("127.0.0.1", port)) == 0
-
-
-def address(port: int, experiment: str) -> str:
-    """The address of the list of runs.
-
-    MLflow 3.17 opens an experiment in its view for GenAI, unless the address asks for model training.
-    """
-    words = f"workflowType=machine_learning&viewStateShareKey={VIEW}"
-    return f"http://localhost:{port}/#/experiments/{experiment}/runs?{words}"
 
 
 def experiment_of(results: Path) -> str:
@@ -117,7 +105,3 @@ def experiment_of(results: Path) -> str:
             if experiment.tags.get(name) != value:
                 client.set_experiment_tag(experiment.experiment_id, name, value)
     return str(experiment.experiment_id)
-
-
-def _say(text: Any) -> None:
-    print(text, flush=True)  # noqa: T201 - the command's output

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 import os
 import sqlite3
@@ -104,13 +103,6 @@ def _file_fault(name: str) -> str | None:
         except OSError:  # not readable: using the store reports it
             return None
         return None if whole else f"does not fit: {file} is not an SQLite database. Give another file"
-    # A new database with almost the name of one beside it is more likely a slip.
-    others = [path.name for path in file.parent.glob("*.db")]
-    if not file.exists() and (near := difflib.get_close_matches(file.name, others, n=1, cutoff=0.8)):
-        return (
-            f"is not there: there is no database {file.name}, but there is {near[0]}. Correct the name; to start a "
-            f"new database, create an empty file first: touch {file}"
-        )
     return None
 
 

@@ -229,26 +229,22 @@ def _milliseconds(time: str) -> int:
 # The name by which a person knows a run, and the numbers beside it in the list of runs
 
 _KEY = re.compile(r"(?P<names>.+-.+-.+)-(?P<size>[kr])(?P<value>[0-9.e+-]+)-s(?P<seed>-?\d+)-[0-9a-f]+")
-_UNITS = {"block": "blocks", "sublayer": "sub-layers", "attention": "attention", "mlp": "MLPs"}
 
 
 def run_name(cell: str, config: Mapping[str, Any], k: int | None = None) -> str:
     """The name of a cell's run, such as `greedy · perplexity · k=6 · smollm2 · seed 0`.
 
-    `k` replaces a ratio if it is known. A key of another form is its own name. If anything but k whole blocks is
-    removed, the name says what: `6 sub-layers`, or `sub-layers, 20 % of parameters`. Cells that differ in other
-    settings have equal names; the tag `cell` holds the key, which differs.
+    `k` replaces a ratio of blocks if it is known. A key of another form is its own name. If anything but whole blocks
+    is removed, the name says what: `k=6 sublayer`, or `ratio=0.2 of latency`. Cells that differ in other settings have
+    equal names; the tag `cell` holds the key, which differs.
     """
     if (key := _KEY.fullmatch(cell)) is None:
         return cell
-    value, unit, budget = key["value"], config.get("unit", "block"), config.get("budget", "parameters")
-    if (unit, budget) == ("block", "parameters"):
-        size = f"k={k}" if k is not None else f"k={value}" if key["size"] == "k" else f"ratio={value}"
-    elif key["size"] == "r":
-        size = f"{_UNITS.get(unit, unit)}, {100 * float(value):g} % of {budget}"
-    else:
-        kind = {"attention": "attention ", "mlp": "MLP "}.get(unit, "")
-        size = f"{value} {kind}sub-layer{'' if value == '1' else 's'}"
+    unit, budget = config.get("unit", "block"), config.get("budget", "parameters")
+    size = f"{'k' if key['size'] == 'k' else 'ratio'}={key['value']}"
+    if (unit, budget) == ("block", "parameters") and k is not None:
+        size = f"k={k}"
+    size += f" {unit}" * (unit != "block") + f" of {budget}" * (budget != "parameters")
     model, objective, algo = key["names"].rsplit("-", 2)
     return " · ".join((algo, objective, size, model, f"seed {key['seed']}"))
 

@@ -59,7 +59,6 @@ WRONG = {
     "sqlite:///no/such/folder/runs.db": "/no/such/folder",
     "sqlite:///sub": "sqlite:///sub/mlflow.db",
     "sqlite:///text.db": "text.db",
-    "sqlite:///mlflw.db": "mlflw.db.* mlflow.db",
     **dict.fromkeys(("http://", "http://host:port"), "names no server"),
     "postgresql://": "names no database",
 }

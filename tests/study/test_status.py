@@ -12,7 +12,7 @@ from rich.console import Console
 
 from pruning.core.errors import InputError
 from pruning.core.records import write_study
-from pruning.launcher.cell_state import CellState, StateName, all_states, cell_states, shown_as_running
+from pruning.launcher.cell_state import CellState, StateName, all_states, cell_states
 from pruning.launcher.scheduler import process, process_name
 from pruning.launcher.submission import latest
 from pruning.launcher.submit import cancel, retry
@@ -161,7 +161,7 @@ def test_cells_that_a_command_computes_itself_are_shown_too(tmp_path: Path) -> N
     (tmp_path / "runs").mkdir()
     ended = ["done", "failed", "lost", "lost"]
     assert [cell.state.value for cell in all_states(tmp_path).values()] == ended
-    with shown_as_running(tmp_path), FileLock(tmp_path / "runs" / ".lock"):
+    with FileLock(tmp_path / "runs" / ".lock"):
         states = all_states(tmp_path)
     assert [cell.state.value for cell in states.values()] == ["done", "failed", "running", "pending"]
     assert "it is NaN" in shown(tmp_path, states)

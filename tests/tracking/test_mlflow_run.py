@@ -20,11 +20,11 @@ KEY = "smollm2-perplexity-greedy-{}-s0-0a1b2c3d"
 @pytest.mark.parametrize(
     ("size", "config", "words"),
     [
-        ("r0.2", {"unit": "sublayer"}, "sub-layers, 20 % of parameters"),
-        ("r0.2", {"unit": "attention", "budget": "latency"}, "attention, 20 % of latency"),
-        ("r0.2", {"unit": "block", "budget": "latency"}, "blocks, 20 % of latency"),
-        ("k6", {"unit": "sublayer"}, "6 sub-layers"),
-        ("k1", {"unit": "mlp"}, "1 MLP sub-layer"),
+        ("r0.2", {"unit": "sublayer"}, "ratio=0.2 sublayer"),
+        ("r0.2", {"unit": "attention", "budget": "latency"}, "ratio=0.2 attention of latency"),
+        ("r0.2", {"unit": "block", "budget": "latency"}, "ratio=0.2 of latency"),
+        ("k6", {"unit": "sublayer"}, "k=6 sublayer"),
+        ("k1", {"unit": "mlp"}, "k=1 mlp"),
         ("k6", {"unit": "block", "budget": "parameters"}, "k=6"),
         ("r0.2", {}, "k=6"),
     ],
