@@ -234,8 +234,8 @@ _KEY = re.compile(r"(?P<names>.+-.+-.+)-(?P<size>[kr])(?P<value>[0-9.e+-]+)-s(?P
 def run_name(cell: str, config: Mapping[str, Any], k: int | None = None) -> str:
     """The name of a cell's run, such as `greedy · perplexity · k=6 · smollm2 · seed 0`.
 
-    `k` replaces a ratio of blocks if it is known. A key of another form is its own name. If anything but whole blocks
-    is removed, the name says what: `k=6 sublayer`, or `ratio=0.2 of latency`. Cells that differ in other settings have
+    `k` replaces a ratio of blocks if it is known. A key of another form is its own name. If anything but blocks is
+    removed, the name says what: `k=6 sublayer`, or `ratio=0.2 of latency`. Cells that differ in other settings have
     equal names; the tag `cell` holds the key, which differs.
     """
     if (key := _KEY.fullmatch(cell)) is None:

@@ -424,20 +424,3 @@ def test_a_results_folder_that_no_record_could_name_is_refused_before_a_cell_sta
         assert named in ended.err
         monkeypatch.chdir(tmp_path / "${HOME}")
     assert not list(tmp_path.rglob("result.json"))
-
-
-def test_a_command_imports_nothing_of_the_current_folder_and_a_script_what_is_beside_it(
-    tmp_path: Path,
-) -> None:
-    for name in ("yaml", "numpy", "filelock", "pandas", "submitit"):
-        (tmp_path / f"{name}.py").write_text("open('ran', 'w').close()")
-    for door in ("pruning.status", "analysis"):
-        command = [sys.executable, "-m", door, "--help"]
-        subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
-    assert not (tmp_path / "ran").exists()
-    (folder := tmp_path / "mine").mkdir()
-    (folder / "mine.py").write_text("VALUE = 7")
-    (folder / "script.py").write_text("import pruning, mine; print(mine.VALUE)")
-    command = [sys.executable, "script.py"]
-    done = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
-    assert done.stdout.strip() == "7"

@@ -221,14 +221,15 @@ def test_an_infinite_loss_names_the_blocks(launch: Command, monkeypatch: pytest.
     assert "the loss of the whole model is inf: try model.dtype=float32" in ended.out
 
 
-def test_an_unreachable_model_fails_its_own_cells_only(launch: Command, model_folder: Path) -> None:
+def test_an_unreachable_model_is_refused_before_the_first_cell(launch: Command, model_folder: Path) -> None:
     ended = launch("-m", "model=local,qwen3", f"++model.path={model_folder}", "k=1", "model.name=x")
     assert ended.status == 0, "a path overrides the hub id"
-    ended = launch("model=qwen3", "model.path=Qwen/Qwen3-8B", "k=1", "model.name=qwen3")
-    assert ended.status == 1
-    message = ended.result("qwen3")["error"]["message"]
-    assert message.startswith("model qwen3 (Qwen/Qwen3-8B) cannot be loaded")
-    assert "\n" not in message
+    for asked in ("model=qwen3", "model=Some/Where"):
+        ended = launch("-m", asked, "model.path=Qwen/Qwen3-8B", "k=2,3", "model.name=x", f"seed={len(asked)}")
+        assert ended.status == 2
+        assert len(ended.all()) == 1, "nothing has run"
+        assert "Qwen/Qwen3-8B" in ended.err
+        assert "hf auth login" in ended.err
 
 
 def test_ctrl_c_leaves_everything_resumable_and_prints_how(
@@ -250,6 +251,7 @@ def test_ctrl_c_leaves_everything_resumable_and_prints_how(
         ended = launch("k=2")
     assert ended.status == 130
     assert "run the same command again" in ended.out
+    assert "jobs keep running" not in ended.out
     (folder,) = [p.parent for p in ended.results.glob("*/trace.jsonl")]
     kept = (folder / "trace.jsonl").read_bytes()
     assert kept.count(b"\n") == 5
@@ -325,6 +327,7 @@ def test_mlflow_mirrors_the_files_and_can_be_rebuilt(
         assert run.data.params["algo.class"] in ("OneShot", "Greedy")
         measured = result["evaluation"]["pruned"]["ppl/heldout"]
         assert run.data.metrics["pruned/ppl/heldout"] == pytest.approx(measured)
+        assert run.data.metrics["ppl"] == round(measured, 2)
     moved = ended.results.rename(ended.results.with_name("moved"))
     ended = Ended(0, "", "", moved)
     from pruning.tracking import rebuild
