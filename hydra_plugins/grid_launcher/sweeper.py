@@ -41,11 +41,16 @@ class GridSweeper(BasicSweeper):
     """Split the arguments into jobs, as Hydra's sweeper does, compose them all, and run the study."""
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Run all cells in this process. Exits with the study's status if a cell is not done."""
+        """Run all cells as one study, unless `hydra/launcher=` chooses a launcher of Hydra, which gets single jobs.
+
+        Exits with the study's status if a cell is not done.
+        """
         from pruning.study.command import execute
 
         assert self.config is not None
         assert self.hydra_context is not None
+        if not self.config.hydra.launcher._target_.endswith("BasicLauncher"):
+            return super().sweep(arguments)
         loader = self.hydra_context.config_loader
         overrides = OverridesParser.create(config_loader=loader).parse_overrides(
             [*self._parse_config(), *arguments]
@@ -55,6 +60,7 @@ class GridSweeper(BasicSweeper):
         configure_log(self.config.hydra.job_logging, self.config.hydra.verbose)
         composer = Composer(loader, self.config)
         execute([composer.compose(number, words) for number, words in enumerate(jobs)])
+        return None
 
 
 # A cell's configuration, without Hydra's own, and the chosen option of each group.

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import shlex
 import subprocess
-import sys
 
 from pruning.launcher.submission import submissions
+from tests.helpers.commands import depth_pruning
 from tests.slurm.conftest import Grid
 
 GRID = ("-m", "algo=one_shot,greedy,beam", "k=2", "launcher.parallel=2")
 
 
 def status(grid: Grid, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pruning.status", *words, str(grid.results)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return depth_pruning(grid.folder, "status", *words, str(grid.results))
 
 
 def test_cells_are_shown_cancelled_and_submitted_again(grid: Grid) -> None:
