@@ -46,8 +46,8 @@ Run one cell, or with -m a grid. One cell = model x objective x calibration x al
 Groups, as GROUP=OPTION; * is the default, and an objective chooses a calibration that suits it:
 """
 END = """
---help=all lists every option with its settings. --cfg job prints the composed settings, --hydra-help the flags of
-Hydra, and -sc install=bash says how the tab key completes names. Finished cells are not run again."""
+--help=all lists every option with its settings, --cfg job prints the composed settings, and --hydra-help the flags of
+Hydra. Finished cells are not run again."""
 
 
 def grid_help(program: str, everything: bool = False) -> str:

@@ -1,9 +1,8 @@
-"""Show the cells of a results folder; cancel, retry or collect those that were submitted as jobs.
+"""Show the cells of a results folder; cancel or retry those that were submitted as jobs.
 
 depth-pruning status [RESULTS]           a table; on a terminal it is live until all cells have ended
 depth-pruning status cancel [RESULTS]    cancel waiting cells, stop running ones
 depth-pruning status retry [RESULTS]     submit failed and lost cells again with the current code
-depth-pruning status collect [RESULTS]   record finished cells in MLflow; tracker.uri=URI for another store
 
 Because a folder can come from somebody else, retry asks for recorded settings that run commands or write outside of
 it: it prints the command that gives them.
@@ -35,9 +34,8 @@ from pruning.launcher import submit
 from pruning.launcher.cell_state import CellState, StateName, all_states, cell_states
 from pruning.launcher.scheduler import PROCESS
 from pruning.study.text_tables import say
-from pruning.tracking.rebuild import asked_store, record_all
 
-ACTIONS = ("cancel", "retry", "collect")
+ACTIONS = ("cancel", "retry")
 PAUSE = 5.0  # seconds between two updates of the table
 WIDE = 4000  # characters per row if the output is a pipe, so that no row is cut
 # The states as the table orders them, with their colours: what went wrong comes first.
@@ -69,15 +67,13 @@ def run_status(words: Sequence[str]) -> int:
             f"the folder {results} does not exist. Give the folder that cells were submitted with (paths.results); "
             f"put one of {', '.join(ACTIONS)} before it, or nothing for a table."
         )
-    if settings and action not in ("retry", "collect"):
-        raise InputError(f"{settings[0]}: only retry and collect take settings: leave it out.")
+    if settings and action != "retry":
+        raise InputError(f"{settings[0]}: only retry takes settings: leave it out.")
     if action is None:
         return _show(results)
     if action == "cancel":
         flying = submit.cancel(results)
         say(f"{flying} cells were in flight and are cancelled; everything computed so far is kept.")
-    elif action == "collect":
-        say(f"{record_all(results, asked_store(settings))} cells with a result are recorded.")
     elif action == "retry":
         submitted = submit.retry(results, settings)
         say(f"{sum(len(keys) for _, keys in submitted)} cells are submitted again.")

@@ -17,7 +17,6 @@ from pruning.launcher.scheduler import process, process_name
 from pruning.launcher.submission import latest
 from pruning.launcher.submit import cancel, retry
 from pruning.study.status import advance, run_status, status_table
-from pruning.tracking.rebuild import record_all
 from tests.helpers.launchers import commands, result, submission, task
 
 BROKEN = {"type": "LossError", "message": "it is NaN", "log": "launch.log"}
@@ -121,20 +120,6 @@ def test_only_what_failed_or_is_lost_is_submitted_again_as_it_was(tmp_path: Path
     assert {key: records[key].jobs[key] for key in "abcd"} == {"a": "7_0", "b": "9_0", "c": "9_1", "d": "7_3"}
     assert records["b"].where == record.where
     assert records["b"].task("b") == record.task("b")
-
-
-def test_collecting_records_each_cell_that_has_a_result(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from pruning.tracking.store import MLflow
-
-    seen: list[str] = []
-    monkeypatch.setattr(MLflow, "record", lambda *given, **_: seen.extend(one.name for one in given[2]))
-    for key in "abc":
-        result(tmp_path, key, config={"tracker": {"class": "MLflow"}})
-    (tmp_path / "b" / "result.json").unlink()
-    assert record_all(tmp_path) == 2
-    assert seen == ["a", "c"]
 
 
 @pytest.mark.parametrize(
