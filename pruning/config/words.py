@@ -71,19 +71,7 @@ def hub_names(words: Sequence[str]) -> list[str]:
 
 
 # Flags of Hydra whose next word is their value.
-VALUED = (
-    "--cfg",
-    "-c",
-    "--package",
-    "-p",
-    "--config-path",
-    "-cp",
-    "--config-name",
-    "-cn",
-    "--config-dir",
-    "-cd",
-)
-VALUED += ("--info", "-i", "--shell-completion", "-sc")
+VALUED = "--cfg -c --package -p --config-path -cp --config-name -cn --config-dir -cd --info -i -sc".split()
 
 
 def check_line(words: Sequence[str]) -> None:

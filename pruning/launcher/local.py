@@ -30,15 +30,6 @@ LONGEST = 365 * 24 * 60  # minutes; in effect no time limit
 
 
 @dataclass
-class _Pool:
-    """The waiting cells, and the processes that this command has started."""
-
-    record: Submission | None = None
-    waiting: list[QueuedCell] = field(default_factory=list)
-    started: dict[str, Any] = field(default_factory=dict)  # handles of the processes, by name
-
-
-@dataclass(frozen=True)
 class LocalPool:
     """Runs `parallel` cells at once, each in a process of its own.
 
@@ -47,7 +38,9 @@ class LocalPool:
 
     parallel: int | None = None
     setup: list[str] = field(default_factory=list)
-    _pool: _Pool = field(default_factory=_Pool, init=False, repr=False, compare=False)
+    _record: Submission | None = field(default=None, init=False)
+    _waiting: list[QueuedCell] = field(default_factory=list, init=False)
+    _started: dict[str, Any] = field(default_factory=dict, init=False)  # handles of the processes, by name
 
     wait: ClassVar[bool] = True  # the command starts each next cell
     waits: ClassVar[bool] = True
@@ -76,12 +69,12 @@ class LocalPool:
         """
         check_script(self)  # again: a retry takes the settings from a record
         check_texts("paths.results", str(results))
-        self._pool.record = Submission.begin(results, launcher_record(self), tasks, snapshot(results), where)
-        self._pool.waiting = list(tasks)
+        self._record = Submission.begin(results, launcher_record(self), tasks, snapshot(results), where)
+        self._waiting = list(tasks)
 
     def step(self) -> bool:
         """Start waiting cells while a slot is free; returns whether any still wait."""
-        started, waiting, record = self._pool.started, self._pool.waiting, self._pool.record
+        started, waiting, record = self._started, self._waiting, self._record
         for name in [name for name in started if not process(name).active]:
             started.pop(name).poll()
         if record is None or record.complete:
@@ -100,7 +93,7 @@ class LocalPool:
 
     def finish(self) -> None:
         """Wait for the last processes to exit; their results are already written."""
-        for running in self._pool.started.values():
+        for running in self._started.values():
             with suppress(subprocess.TimeoutExpired):
                 running.wait(EXIT_SECONDS)
 
@@ -132,7 +125,7 @@ class LocalPool:
         name = process_name(int(job.job_id))
         record.jobs[task.key], record.devices[name] = name, list(gpus)
         record.save()
-        self._pool.started[name] = job._process
+        self._started[name] = job._process
         return name
 
 

@@ -22,7 +22,6 @@ from pruning.study import text_tables
 from pruning.study.grid import Outcome, joined_ranks, record_cells, start_tracker
 from pruning.study.text_tables import say
 
-USAGE = "depth-pruning heal CELL [heal=lora|full|distill] [heal.SETTING=VALUE ...]"
 ALLOWED = tuple(f"{name}{end}" for name in ("heal", "tracker", "model.offload") for end in "=.")
 
 
@@ -60,11 +59,9 @@ def cell_of(words: Sequence[str]) -> Cell:
     folders = [word for word in words if names_folder(word)]
     settings = [word for word in words if not names_folder(word)]
     if len(folders) != 1:
-        raise InputError(f"{len(folders)} folders are given: give the folder of one finished cell. {USAGE}")
+        raise InputError(f"{len(folders)} folders are given: give the folder of one finished cell.")
     if other := [word for word in settings if not word.startswith(ALLOWED)]:
-        raise InputError(
-            f"{other[0]} is no setting of a healing: give heal=OPTION or heal.SETTING=VALUE. {USAGE}"
-        )
+        raise InputError(f"{other[0]} is no setting of a healing: give heal=OPTION or heal.SETTING=VALUE.")
     folder = Path(folders[0]).expanduser().resolve()
     result = read_result(folder)
     if result is None or result["status"] != "done":

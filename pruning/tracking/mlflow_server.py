@@ -98,7 +98,7 @@ class Server:
             if thread.is_alive():
                 log.warning("%s is not recorded yet (the server is slow): run `%s` later", folder.name, LATER)
 
-    def record(self, results: Path, folders: Sequence[Path], again: bool = False) -> None:  # noqa: ARG002 - always compared
+    def record(self, results: Path, folders: Sequence[Path]) -> None:
         """Record each cell unless the server already has its current result; close runs whose jobs have ended."""
         with plain_errors(self.uri):
             client, experiment = self.open()

@@ -18,7 +18,7 @@ from pruning.core.records import NAME
 from pruning.runs.cell import Tracker
 from pruning.tracking.client import SERVERS, check_uri
 from pruning.tracking.mlflow_server import Server
-from pruning.tracking.store import DATABASE, MLflow
+from pruning.tracking.store import DATABASE, HELD, MLflow
 
 log = logging.getLogger(__name__)
 
@@ -42,14 +42,16 @@ def main() -> None:
 
 
 def record_all(results: Path, uri: str | None = None) -> int:
-    """Record each cell that has a result in the store `uri`, or in the SQLite file of the folder; returns their number.
+    """Record the cells that have a result, in the store `uri` or the SQLite file of the folder; returns their number.
 
-    What a cell's settings say of its store is not followed: the folder can come from somebody else. Raises
-    PruningError if the store cannot be used, or after the others are recorded if a cell cannot be.
+    All numbers are compared with those of the store. What a cell's settings say of its store is not followed: the
+    folder can come from somebody else. Raises PruningError if the store cannot be used, or after the others are
+    recorded if a cell cannot be.
     """
     folders = sorted(path.parent for path in results.glob(f"*/{NAME}"))
     on_server = uri is not None and uri.partition(":")[0] in SERVERS
     tracker: Tracker = Server(uri) if on_server else MLflow(uri)
-    tracker.record(results, folders, again=True)
+    (results / HELD).unlink(missing_ok=True)
+    tracker.record(results, folders)
     log.info("%d cells recorded in %s", len(folders), uri or results / DATABASE)
     return len(folders)

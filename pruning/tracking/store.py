@@ -57,13 +57,13 @@ class MLflow:
     def finished(self, folder: Path) -> None:
         """Does nothing: `record` records the cell."""
 
-    def record(self, results: Path, folders: Sequence[Path], again: bool = False) -> None:
-        """Record each cell unless the store already has its current result; `again` also compares the numbers.
+    def record(self, results: Path, folders: Sequence[Path]) -> None:
+        """Record each cell unless the store already has its current result.
 
         Raises PruningError if the store cannot be used, or after the others are recorded if a cell cannot be.
         """
         with plain_errors(self._store(results)):
-            if not again and self._wanted(results, folders).items() <= self._held(results).items():
+            if self._wanted(results, folders).items() <= self._held(results).items():
                 return
             client, experiment = self._open(results)
             with self._writing(results):

@@ -193,12 +193,6 @@ def test_submissions_and_their_jobs(
                 Job("a", edited, NAMES, str(tmp_path))()
 
 
-def test_trackers_of_configurations(config: dict[str, Any], tmp_path: Path) -> None:
-    tracker = {"class": "MLflow", "option": "mlflow", "uri": None, "experiment": "depth-pruning"}
-    for _, edited, _ in edits(tracker):
-        write(tmp_path / "results" / "a" / "config.yaml", {**config, "tracker": edited})
-
-
 def test_routers_and_healings(tmp_path: Path) -> None:
     settings = {"encoder": "states", "path": "p", "blocks": None, "head": "ridge", "hidden": 4, "seed": 0}
     record = {

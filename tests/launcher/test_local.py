@@ -143,7 +143,7 @@ def test_running_cells_of_an_earlier_command_keep_their_slots(
     launcher = LocalPool()
     launcher.submit(tmp_path, [task("d"), task("e"), task("f")], str(tmp_path))
     assert launcher.step(), "two GPUs are free"
-    assert list(launcher._pool.record.devices.values()) == [["GPU-b"], ["GPU-c"]]  # type: ignore[union-attr]
+    assert list(launcher._record.devices.values()) == [["GPU-b"], ["GPU-c"]]  # type: ignore[union-attr]
 
 
 def test_two_commands_share_the_slots_of_a_machine(
