@@ -45,6 +45,7 @@ class GridSweeper(BasicSweeper):
 
         Exits with the study's status if a cell is not done.
         """
+        from pruning.config.app import add_hub_models
         from pruning.study.command import execute
 
         assert self.config is not None
@@ -56,6 +57,7 @@ class GridSweeper(BasicSweeper):
             [*self._parse_config(), *arguments]
         )
         (jobs,) = self.split_arguments(overrides, None)
+        add_hub_models([word for job in jobs for word in job])
         setup_globals()
         configure_log(self.config.hydra.job_logging, self.config.hydra.verbose)
         composer = Composer(loader, self.config)

@@ -71,7 +71,7 @@ def hub_names(words: Sequence[str]) -> list[str]:
 
 
 # Flags of Hydra whose next word is their value.
-VALUED = "--cfg -c --package -p --config-path -cp --config-name -cn --config-dir -cd --info -i -sc".split()
+VALUED = {"-c", "-p", "-cp", "-cn", "-cd", "-i", "-sc", "--cfg", "--package", "--info"}  # and --config-*
 
 
 def check_line(words: Sequence[str]) -> None:
@@ -81,7 +81,9 @@ def check_line(words: Sequence[str]) -> None:
         name, _, value = word.lstrip("-").partition("=")
         if word.startswith("--") and name.partition(".")[0] in known:
             raise InputError(f"{word}: settings have no dashes. Write {name}={value or after or 'VALUE'}.")
-        if word.startswith("-") or (is_setting(word) and name) or before in VALUED:
+        if word.startswith("-") or (is_setting(word) and name):
+            continue
+        if before in VALUED or before.startswith("--config-"):
             continue
         if spaced := re.search(r"(\S+)(?: = ?| ?= )(\S+)", " ".join((before, word, after, *words[-1:]))):
             raise InputError(f"{word}: there are spaces beside an =. Write {spaced[1]}={spaced[2]}.")
