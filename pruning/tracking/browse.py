@@ -51,7 +51,7 @@ def main() -> None:
                 time.sleep(0.2)
             # MLflow 3.17 opens an experiment in its view for GenAI, unless the address asks for model training.
             words = f"workflowType=machine_learning&viewStateShareKey={VIEW}"
-            show(f"ready    http://localhost:{port}/#/experiments/{number}/runs?{words}\nCtrl-C ends it.")
+            show(f"ready    http://127.0.0.1:{port}/#/experiments/{number}/runs?{words}\nCtrl-C ends it.")
             server.wait()
         except KeyboardInterrupt:
             pass

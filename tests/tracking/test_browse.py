@@ -71,7 +71,7 @@ def test_the_address_answers_when_it_is_printed_and_the_server_ends_with_the_com
             line = ui.stdout.readline()
             assert line, printed
             printed += line
-        found = re.search(r"http://localhost:(\d+)/", printed)
+        found = re.search(r"http://127.0.0.1:(\d+)/", printed)
         assert found, printed
         address = f"http://127.0.0.1:{found[1]}/health"
         assert urllib.request.urlopen(address, timeout=60).status == 200
