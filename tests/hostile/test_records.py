@@ -26,7 +26,7 @@ from pruning.export.request import of_cell
 from pruning.healing.healed_files import read_record
 from pruning.launcher import submit
 from pruning.launcher.job import Job
-from pruning.launcher.submission import Submission, SubmissionRecord
+from pruning.launcher.submission import Submission
 from pruning.published import library
 from pruning.routing.router_files import read_router
 from pruning.study import heal_command
@@ -351,7 +351,7 @@ def test_resources_of_a_record_are_numbers(tmp_path: Path) -> None:
 def test_paths_of_a_submission_that_are_none(paths: Any, config: dict[str, Any], tmp_path: Path) -> None:
     task = {"key": "a", "config": {**config, "paths": paths}, "choices": NAMES, "resources": {}}
     record = {"kind": "slurm", "launcher": {}, "code": "c", "where": "/", "driver": "d", "tasks": [task]}
-    record |= dict.fromkeys(SubmissionRecord.__required_keys__ - record.keys(), "x")
+    record |= dict.fromkeys(set(Submission.STARTED) - record.keys(), "x")
     path = write(tmp_path / "jobs" / "cells-1" / "submission.json", record)
     with pytest.raises(DamagedError, match=r"submission\.json"):
         Submission.load(path)
