@@ -10,7 +10,7 @@ import sys
 from pkgutil import resolve_name
 
 from pruning.core.errors import unknown
-from pruning.core.terminal import HELP
+from pruning.core.terminal import HELP, show
 
 from .figures import names
 from .figures.cli import StudyFigure, draw_all
@@ -24,7 +24,7 @@ def main() -> None:
     """Draw the figure that the first word names. Raises InputError if there is none of that name."""
     name, *words = sys.argv[1:] or ["--help"]
     if name in HELP:
-        print(f"{__doc__}\nNAME is one of: {', '.join([*FIGURES, ALL])}")  # noqa: T201 - the command's output
+        show(f"{__doc__}\nNAME is one of: {', '.join([*FIGURES, ALL])}")
         return
     if name not in (*FIGURES, ALL):
         raise unknown("figure", name, [*FIGURES, ALL])

@@ -54,7 +54,7 @@ def measure(folder: Path, cells: int, real: bool) -> dict[str, Any]:
     submitting = python("launch.py", "-m", *grid, "launcher.wait=false")
     running = wait(results)
     again = python("launch.py", "-m", *grid, "tracker=none")
-    collecting = python("-m", "pruning.status", "collect", str(results))
+    collecting = python("-m", "pruning.cli", "track", str(results))
     records = list(submissions(results))
     # The seconds from the write of a submission's record to that of its job names.
     times = [

@@ -32,7 +32,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
 from benchmarks.command_cost import ROOT, python
-from hydra_plugins.grid_launcher.composer import Composer
+from hydra_plugins.grid_launcher.sweeper import Composer
 from pruning.config.app import register
 from pruning.config.compose import cell_of
 from pruning.config.groups import CONF

@@ -33,7 +33,6 @@ from benchmarks.whole import PUBLISHED
 from pruning.core.records import DoneResult, FailedResult, Point
 from pruning.core.scoring import TraceLine
 from pruning.core.storage import read_json
-from pruning.launcher.submission import JobsRecord, SubmissionRecord
 from pruning.published.library import PublishedMask, entries
 
 ROOT = Path(__file__).parents[1]
@@ -165,8 +164,6 @@ FILES = {
     "result.json of a failed cell": FailedResult,
     "heal.jsonl": Point,
     "trace.jsonl": TraceLine,
-    "submission.json": SubmissionRecord,
-    "jobs.json": JobsRecord,
 }
 
 

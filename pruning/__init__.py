@@ -7,6 +7,8 @@ used, so that `import pruning` needs neither torch nor Hydra.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from pruning.core import VERSION
+
 if TYPE_CHECKING:
     from pruning.api.changes import export_model as export_model
     from pruning.api.changes import heal_mask as heal_mask
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from pruning.core.mask import Mask as Mask
     from pruning.core.mask import Space as Space
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 _HOMES = {
     "export_model": "pruning.api.changes",

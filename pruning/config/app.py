@@ -10,10 +10,8 @@ import dataclasses
 import json
 import math
 import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any, get_type_hints
 
 import yaml
@@ -21,8 +19,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from hydra.experimental.callback import Callback
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pruning.config.groups import (
@@ -58,7 +55,6 @@ from pruning.core.records import (
     same_settings,
     without_option,
 )
-from pruning.core.storage import check_writable
 from pruning.routing.router_settings import RouterSettings, TaskStudy
 from pruning.runs.cell import ForwardSettings, Protect
 from pruning.search.choice import NearTies, Racing
@@ -158,21 +154,6 @@ def schema(cls: type) -> type:
             own = dataclasses.field(default_factory=item.default_factory)
         fields.append((item.name, hints[item.name], own))
     return dataclasses.make_dataclass(f"{cls.__name__}Conf", fields)
-
-
-# The callback that Hydra runs before it starts a sweep.
-
-
-class CheckResults(Callback):
-    """Refuse a results folder that cannot be written, before Hydra writes its multirun.yaml there."""
-
-    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Exit with a plain message if the folder is unusable; Hydra would only warn of an InputError and go on."""
-        try:
-            check_writable(Path(config.paths.results).expanduser().resolve())
-        except InputError as error:
-            print(error, file=sys.stderr)  # noqa: T201
-            raise SystemExit(2) from None
 
 
 # Compose a configuration and build the object of one option, as a launch does; commands and Python use this.

@@ -25,8 +25,8 @@ from pruning.config.groups import (
 )
 from pruning.core.errors import InputError, PruningError, first_line, merged_error, near_names, unknown
 
-# The settings that every cell has.
-KEPT = {
+# The settings that every cell has. `protect` is an empty group by default, so it is not in the file.
+KEPT = {"protect"} | {
     setting.name.partition(".")[0]
     for setting in settings_in((CONF / "config.yaml").read_text(encoding="utf-8"))
 }
@@ -71,19 +71,7 @@ def hub_names(words: Sequence[str]) -> list[str]:
 
 
 # Flags of Hydra whose next word is their value.
-VALUED = (
-    "--cfg",
-    "-c",
-    "--package",
-    "-p",
-    "--config-path",
-    "-cp",
-    "--config-name",
-    "-cn",
-    "--config-dir",
-    "-cd",
-)
-VALUED += ("--info", "-i", "--shell-completion", "-sc")
+VALUED = {"-c", "-p", "-cp", "-cn", "-cd", "-i", "-sc", "--cfg", "--package", "--info"}  # and --config-*
 
 
 def check_line(words: Sequence[str]) -> None:
@@ -93,7 +81,9 @@ def check_line(words: Sequence[str]) -> None:
         name, _, value = word.lstrip("-").partition("=")
         if word.startswith("--") and name.partition(".")[0] in known:
             raise InputError(f"{word}: settings have no dashes. Write {name}={value or after or 'VALUE'}.")
-        if word.startswith("-") or (is_setting(word) and name) or before in VALUED:
+        if word.startswith("-") or (is_setting(word) and name):
+            continue
+        if before in VALUED or before.startswith("--config-"):
             continue
         if spaced := re.search(r"(\S+)(?: = ?| ?= )(\S+)", " ".join((before, word, after, *words[-1:]))):
             raise InputError(f"{word}: there are spaces beside an =. Write {spaced[1]}={spaced[2]}.")

@@ -51,6 +51,11 @@ def command_words(usage: str | None = None) -> list[str]:
     return words
 
 
+def show(text: str) -> None:
+    """Print a part of a command's output."""
+    print(text, flush=True)  # noqa: T201
+
+
 def progress_bar(title: str, form: str, hidden: bool = False, **settings: Any) -> Any:
     """A tqdm bar on standard error. On a terminal it moves; in a file it is a line at most every 20 seconds."""
     from tqdm import tqdm
@@ -61,10 +66,9 @@ def progress_bar(title: str, form: str, hidden: bool = False, **settings: Any) -
         how["file"] = io.StringIO()
     elif not is_terminal(stream):
         how = {"file": _Lines(stream), "mininterval": 20.0}
-    elif not shutil.get_terminal_size(
-        fallback=(0, 0)
-    ).columns:  # tqdm shows nothing on a terminal of no width
-        how |= {"dynamic_ncols": False, "ncols": shutil.get_terminal_size().columns}
+    elif 0 in shutil.get_terminal_size(fallback=(0, 0)):  # of an unknown size: tqdm would show nothing
+        columns, lines = shutil.get_terminal_size()
+        how |= {"dynamic_ncols": False, "ncols": columns, "nrows": lines}
     return tqdm(desc=title, bar_format=form, **how, **settings)
 
 

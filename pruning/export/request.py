@@ -39,14 +39,14 @@ USAGE = """depth-pruning export CELL_OR_MASK out=DIR [model=NAME] [model.SETTING
        depth-pruning export --drop 3,7,12 out=DIR [model=NAME] [model.SETTING=VALUE ...]
        depth-pruning export --drop "a3 m7 b12" out=DIR [model=NAME] [model.SETTING=VALUE ...]
        depth-pruning export ... out=FILE.gguf [...]"""
-MORE = """CELL_OR_MASK is the folder of a finished cell, or a mask.json. model=NAME is an option of conf/model
+MORE = """CELL_OR_MASK is the folder of a finished cell, or a mask.json. model=NAME is an option of the group model
 (default smollm2); for any other directory or a GGUF file, give model=local model.path=PATH. For a cell, leave the
 model out. out=FILE.gguf cuts the blocks out of the GGUF file of a model, without dequantising it. --drop a3,m7,b12
 removes the attention of block 3, the MLP of block 7, and block 12; parts of blocks become zeros (form=zeros), whole
-blocks are cut out. healed=true writes the weights of the cell's healing (`depth-pruning heal`). verify=false
-skips the comparison with the masked model; max_shard_size=5GB. An export replaces an earlier export of the same
-model and mask; force=true replaces it even if its precision, compensation or healing differs. A directory that holds
-anything else, or a changed file, is never replaced."""
+blocks are cut out. healed=true writes the weights of the cell's healing (`depth-pruning heal`). verify=false skips
+the comparison with the masked model; max_shard_size=5GB. An export replaces an earlier export of the same model and
+mask; force=true replaces it even if its precision, compensation or healing differs. A directory that holds anything
+else, or a changed file, is never replaced."""
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,15 @@
 """Launchers: run the cells of a command in this process, in processes beside it, or as jobs of a SLURM cluster.
 
-`conf/launcher/*.yaml` chooses a launcher: `local.py` has those of this machine, `slurm.py` that of a cluster. Both
-run `job.py`, a job that holds strings and dicts and first checks whether its result exists. `submission.py` has the
+`conf/launcher/*.yaml` chooses a launcher: `local.py` has that of processes, `slurm.py` that of a cluster. Both run
+`job.py`, a job that holds strings and dicts and first checks whether its result exists. `submission.py` has the
 record of each submission, which is written before anything is started; `scheduler.py` asks for the states of jobs;
-`cell_state.py` combines both with a cell's own files. `submit.py` submits cells, waits for them, and cancels and
-retries them.
+`cell_state.py` combines both with a cell's own files. `submit.py` waits for cells, and cancels and retries them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 if TYPE_CHECKING:
@@ -18,11 +18,15 @@ if TYPE_CHECKING:
     from pruning.launcher.submission import QueuedCell
 
 
+@dataclass(frozen=True)
+class InProcess:
+    """Runs cells in this process; each model is loaded once for all its cells. It has no settings."""
+
+
 class Launcher(Protocol):
     """The interface of every launcher except `local`."""
 
     wait: bool
-    order: str
     waits: ClassVar[bool]  # whether a command has to keep calling `step` until all cells have started
 
     def check(self, asked: Mapping[str, Any]) -> None:

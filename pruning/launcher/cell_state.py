@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import enum
+import fcntl
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pruning.core.errors import PruningError
-from pruning.core.records import LOG, DoneResult, read_result, same_settings
+from pruning.core.records import LOG, DoneResult, names, read_result, read_study, same_settings
 from pruning.evaluation import digests_of
 from pruning.launcher import scheduler
 from pruning.launcher.scheduler import PROCESS, Info, process
@@ -79,6 +81,54 @@ def cell_states(results: Path, keys: Iterable[str] | None = None) -> dict[str, C
     return {key: _state(results, key, record, infos.get(jobs.get(key, ""))) for key, record in chosen.items()}
 
 
+# Cells that a command computes in its own process have no submission: their studies list them.
+
+
+def all_states(results: Path) -> dict[str, CellState]:
+    """States of the submitted cells, and of all others that the studies of a results folder list, by key.
+
+    As long as one of the others runs, those without a result wait for their turn. Raises InputError as `cell_states`
+    does.
+    """
+    states = cell_states(results)
+    listed = (key for name in names(results) for key in read_study(results, name))
+    others = [key for key in dict.fromkeys(listed) if key not in states]
+    running = {key for key in others if _is_locked(results / key / ".lock")}
+    for key in others:
+        state, reason = _recorded(results / key)
+        if key in running:
+            state, reason = StateName.RUNNING, ""
+        elif state is None and running:
+            state, reason = StateName.PENDING, "waits for its turn"
+        elif state is None:
+            state, reason = StateName.LOST, "its command has ended: the same command continues"
+        states[key] = CellState(key, state, reason, log=str(results / key / LOG))
+    return states
+
+
+def _is_locked(path: Path) -> bool:
+    """Whether a process holds the lock of a file; False if that cannot be known."""
+    with suppress(OSError), path.open() as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def _recorded(folder: Path, since: str = "") -> tuple[StateName | None, str]:
+    """How a cell has ended and why it failed, as its result says; (None, "") without a result after `since`."""
+    try:
+        result = read_result(folder)
+    except (OSError, PruningError) as error:
+        return StateName.FAILED, f"{type(error).__name__}: {error}"
+    if result is not None and result["status"] == "done":
+        return StateName.DONE, ""
+    if result is None or result["environment"]["ended"] < since:
+        return None, ""
+    return StateName.FAILED, f"{result['error']['type']}: {result['error']['message']}"
+
+
 def _is_done(folder: Path, record: Submission, key: str) -> bool:
     """Whether a cell has the result that its submission asked for; False if the result cannot be read."""
     try:
@@ -124,8 +174,9 @@ def _state(results: Path, key: str, record: Submission, info: Info | None) -> Ce
         return CellState(key, state, info.reason, job, log, total)
     if not (job or record.complete) and process(record.driver).active:
         return CellState(key, StateName.PENDING, SLOT, total=total)
-    if (reason := _failure(results / key, record)) is not None:
-        return CellState(key, StateName.FAILED, reason, job, str(results / key / LOG), total)
+    status, reason = _recorded(results / key, record.submitted)
+    if status is StateName.FAILED:
+        return CellState(key, status, reason, job, str(results / key / LOG), total)
     if info is not None and info.reason:
         return CellState(key, StateName.FAILED, info.reason, job, log, total)
     if record.cancelled.exists():
@@ -134,14 +185,3 @@ def _state(results: Path, key: str, record: Submission, info: Info | None) -> Ce
         "its job is gone, for no known reason" if job else "it was never submitted: its command was stopped"
     )
     return CellState(key, StateName.LOST, reason, job, log, total)
-
-
-def _failure(folder: Path, record: Submission) -> str | None:
-    """The failure that the cell itself recorded; None if it has recorded none since this submission."""
-    try:
-        result = read_result(folder)
-    except (OSError, PruningError) as error:
-        return f"{type(error).__name__}: {error}"
-    if result is None or result["status"] == "done" or result["environment"]["ended"] < record.submitted:
-        return None
-    return f"{result['error']['type']}: {result['error']['message']}"

@@ -8,20 +8,22 @@ resumes from the cell's files.
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import logging
 import os
+import shlex
 import shutil
 import signal
+import tempfile
 import time
-from collections.abc import Iterable, Mapping, Set
-from dataclasses import dataclass
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pruning.core.errors import InputError
-from pruning.core.storage import publish, staged
+from pruning.core.errors import BusyError, InputError
+from pruning.core.records import CLASS, commit, texts
 from pruning.core.terminal import prepare_process
 
 if TYPE_CHECKING:
@@ -77,7 +79,6 @@ class Job:
 
 
 def _run(cell: Cell) -> None:
-    from pruning.core.errors import BusyError
     from pruning.runs.prepare import prepare
     from pruning.runs.run_cell import record_failure, run
 
@@ -98,16 +99,11 @@ def _run(cell: Cell) -> None:
             raise
 
 
-def specification(cell: Cell) -> tuple[dict[str, Any], dict[str, str]]:
-    """What a job needs to know about a cell: its configuration and the names of the chosen options."""
-    return dict(cell.config), dataclasses.asdict(cell.choices)
-
-
-# The copy of the code that jobs run, in the results folder; submissions of the same code share one copy.
+# The copy of the code that the jobs of one command run, in the results folder.
 #
 # A job may wait for days while the checkout is edited, so it runs this copy of about 1 MB. submitit's own snapshot
-# needs rsync and a git checkout; an installed package has neither. Jobs run whatever the copy holds, so a copy that
-# is already there is compared with the code before it is used again.
+# needs rsync and a git checkout; an installed package has neither. Each command makes a copy of its own, so that no
+# job runs what somebody else has put into a folder.
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("pruning", "conf")
@@ -116,51 +112,46 @@ COMMIT = "COMMIT"  # the file that holds the commit: a copy has no git history
 
 
 def snapshot(results: Path) -> Path:
-    """Copy the code unless the same code is there already; returns the folder of the copy.
-
-    Raises InputError if there is a folder of this name that holds anything but this code.
-    """
-    from pruning.core.records import commit
-
-    files = [path for part in PARTS for path in sorted((ROOT / part).rglob("*")) if path.is_file()]
-    names = [
-        path.relative_to(ROOT)
-        for path in files
-        if path.suffix not in (".pyc", ".pyo") and ANALYSIS not in path.parents
-    ]
-    digest = _digest(ROOT, names)
-    folder = results / "code" / digest[:12]
-    if not os.path.lexists(folder):
-        with staged(folder) as partial:  # another command can be copying the same code at this moment
-            for name in names:
-                (partial / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(ROOT / name, partial / name)
-            (partial / COMMIT).write_text(commit() or "")
-            publish(partial, folder)
-    if not _holds_only(folder, {*names, Path(COMMIT)}) or _digest(folder, names) != digest:
-        raise InputError(
-            f"{folder} is not the copy of this program's code that its name says, and jobs would run what it holds. "
-            "If no job is waiting, remove the folder and run the command again."
-        )
+    """Copy the code into a new folder; returns the folder."""
+    (results / "code").mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"{datetime.now(UTC):%Y%m%dT%H%M%S}-", dir=results / "code"))
+    for path in (path for part in PARTS for path in (ROOT / part).rglob("*") if path.is_file()):
+        if path.suffix not in (".pyc", ".pyo") and ANALYSIS not in path.parents:
+            copy = folder / path.relative_to(ROOT)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
+    (folder / COMMIT).write_text(commit() or "")
     return folder
 
 
-def _digest(root: Path, names: Iterable[Path]) -> str:
-    """The digest of the names and the contents of files below `root`."""
-    digest = hashlib.sha256()
-    for name in names:
-        digest.update(f"{name}\0".encode() + (root / name).read_bytes() + b"\0")
-    return digest.hexdigest()
+def job_environment(code: Path) -> list[str]:
+    """Shell lines that make Python import the copy of the code, not the files in the job's working directory."""
+    return [
+        f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}",
+        "export PYTHONSAFEPATH=1",
+    ]
 
 
-def _holds_only(folder: Path, names: Set[Path]) -> bool:
-    """Whether a folder holds exactly these files and no links; removes bytecode, which cannot be checked."""
-    found = [folder]
-    for where, folders, files in os.walk(folder):
-        found += [Path(where, name) for name in (*folders, *files)]
-    if any(path.is_symlink() for path in found):
-        return False
-    for path in found:
-        if path.name == "__pycache__":
-            shutil.rmtree(path, ignore_errors=True)  # the next job writes it again
-    return {path.relative_to(folder) for path in found if path.is_file()} == names
+# Settings of a launcher. They become lines of a shell script, so a line break in one of them would add a line of its
+# own: another option of sbatch, or a command.
+
+
+def launcher_record(launcher: Any) -> dict[str, Any]:
+    """The settings of a launcher, as the record of a submission stores them."""
+    settings = {item.name: getattr(launcher, item.name) for item in fields(launcher) if item.init}
+    return {CLASS: type(launcher).__name__, **settings}
+
+
+def check_script(launcher: Any) -> None:
+    """Raise InputError if a setting holds a control character, such as a line break."""
+    check_texts("launcher", launcher_record(launcher))
+
+
+def check_texts(name: str, value: Any) -> None:
+    """Raise InputError if a text in `value`, the setting `name`, holds a control character."""
+    for where, text in texts(value, name):
+        if found := [character for character in text if unicodedata.category(character) == "Cc"]:
+            raise InputError(
+                f"{where}={text!r} holds the control character {found[0]!r}, which would break a line of the job's "
+                "script: remove it. In launcher.setup, give each line as an item of its own."
+            )

@@ -1,4 +1,4 @@
-"""Run cells on this machine: in this process, one after the other, or as processes beside it.
+"""Run cells as processes of this machine.
 
 submitit's local executor starts a job at once. So `LocalPool` bounds how many cells run at the same time, and gives
 them separate GPUs. The processes outlive the command, which is needed only to start the next one in a free slot.
@@ -15,14 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from filelock import FileLock
-
 from pruning.core.errors import InputError
 from pruning.engine.collectives import visible
-from pruning.launcher.job import Job, snapshot
+from pruning.launcher.job import Job, check_script, check_texts, job_environment, launcher_record, snapshot
 from pruning.launcher.scheduler import is_here, process, process_name
-from pruning.launcher.slurm import check_folder, check_script, job_environment, launcher_record
-from pruning.launcher.submission import QueuedCell, Submission, submissions
+from pruning.launcher.submission import QueuedCell, Submission, starting_lock, submissions
 
 if TYPE_CHECKING:
     from pruning.models.model import Resources
@@ -32,21 +29,7 @@ EXIT_SECONDS = 30
 LONGEST = 365 * 24 * 60  # minutes; in effect no time limit
 
 
-@dataclass(frozen=True)
-class InProcess:
-    """Runs cells in this process; each model is loaded once for all its cells. It has no settings."""
-
-
 @dataclass
-class _Pool:
-    """The waiting cells, and the processes that this command has started."""
-
-    record: Submission | None = None
-    waiting: list[QueuedCell] = field(default_factory=list)
-    started: dict[str, Any] = field(default_factory=dict)  # handles of the processes, by name
-
-
-@dataclass(frozen=True)
 class LocalPool:
     """Runs `parallel` cells at once, each in a process of its own.
 
@@ -54,9 +37,10 @@ class LocalPool:
     """
 
     parallel: int | None = None
-    order: str = "sharing"
     setup: list[str] = field(default_factory=list)
-    _pool: _Pool = field(default_factory=_Pool, init=False, repr=False, compare=False)
+    _record: Submission | None = field(default=None, init=False)
+    _waiting: list[QueuedCell] = field(default_factory=list, init=False)
+    _started: dict[str, Any] = field(default_factory=dict, init=False)  # handles of the processes, by name
 
     wait: ClassVar[bool] = True  # the command starts each next cell
     waits: ClassVar[bool] = True
@@ -84,15 +68,13 @@ class LocalPool:
         script, or if the copy of the code is not what its name says.
         """
         check_script(self)  # again: a retry takes the settings from a record
-        check_folder(results)
-        settings = launcher_record(self)
-        del settings["_pool"]
-        self._pool.record = Submission.begin(results, settings, tasks, snapshot(results), where)
-        self._pool.waiting = list(tasks)
+        check_texts("paths.results", str(results))
+        self._record = Submission.begin(results, launcher_record(self), tasks, snapshot(results), where)
+        self._waiting = list(tasks)
 
     def step(self) -> bool:
         """Start waiting cells while a slot is free; returns whether any still wait."""
-        started, waiting, record = self._pool.started, self._pool.waiting, self._pool.record
+        started, waiting, record = self._started, self._waiting, self._record
         for name in [name for name in started if not process(name).active]:
             started.pop(name).poll()
         if record is None or record.complete:
@@ -111,7 +93,7 @@ class LocalPool:
 
     def finish(self) -> None:
         """Wait for the last processes to exit; their results are already written."""
-        for running in self._pool.started.values():
+        for running in self._started.values():
             with suppress(subprocess.TimeoutExpired):
                 running.wait(EXIT_SECONDS)
 
@@ -143,13 +125,8 @@ class LocalPool:
         name = process_name(int(job.job_id))
         record.jobs[task.key], record.devices[name] = name, list(gpus)
         record.save()
-        self._pool.started[name] = job._process
+        self._started[name] = job._process
         return name
-
-
-def starting_lock(results: Path) -> FileLock:
-    """A lock that lets one command at a time see which slots are free and start cells there."""
-    return FileLock(results / "jobs" / ".starting.lock")
 
 
 def _used(results: Path) -> dict[str, list[str]]:

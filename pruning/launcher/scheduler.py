@@ -66,8 +66,14 @@ def end(name: str, results: Path) -> None:
         if not any(place in word for word in first.cmdline() for place in places):
             log.warning("process %d is not a job of %s, and is not stopped", first.pid, results)
             return
+    end_family(first.pid)
+
+
+def end_family(number: int) -> None:
+    """Stop the process with a number, and all its descendants."""
     family: list[psutil.Process] = []
     with suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+        first = psutil.Process(number)
         family = [first, *first.children(recursive=True)]
     for member in family:
         with suppress(psutil.NoSuchProcess):

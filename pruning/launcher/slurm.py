@@ -1,22 +1,19 @@
 """Run cells as jobs of a SLURM cluster, through submitit: one job array for each kind of resources.
 
-At most `parallel` cells run at once in all arrays of a command together.
+At most `parallel` cells run at once in all arrays of a command together, but at least one of each array.
 """
 
 from __future__ import annotations
 
-import shlex
-import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pruning.core.errors import InputError, first_line
-from pruning.core.records import CLASS, texts
-from pruning.launcher.job import Job, snapshot
+from pruning.launcher.job import Job, check_script, check_texts, job_environment, launcher_record, snapshot
 from pruning.launcher.scheduler import largest_array
-from pruning.launcher.submission import QueuedCell, Submission, check_order
+from pruning.launcher.submission import QueuedCell, Submission
 
 if TYPE_CHECKING:
     from pruning.models.model import Resources
@@ -30,7 +27,6 @@ class Slurm:
 
     wait: bool = True
     parallel: int = 256
-    order: str = "sharing"
     partition: str | None = None
     account: str | None = None
     qos: str | None = None
@@ -62,18 +58,17 @@ class Slurm:
     def submit(self, results: Path, tasks: Sequence[QueuedCell], where: str) -> None:
         """Submit tasks with equal resources as one array, or as several if the cluster limits the size of arrays.
 
-        At most `parallel` cells run at once. Raises InputError if sbatch refuses, or if a line break in a setting or
+        Raises InputError if sbatch refuses, or if a line break in a setting or
         in the path of the results folder would add a line to the script.
         """
         check_script(self)  # again: a retry takes the settings from a record
-        check_folder(results)
+        check_texts("paths.results", str(results))
         parts = job_arrays(tasks, largest_array())
         shares, code = array_shares([len(part) for part in parts], self.parallel), snapshot(results)
-        earlier: list[str] = []
-        for number, (part, share) in enumerate(zip(parts, shares, strict=True)):
-            before = earlier[number - self.parallel] if number >= self.parallel else None
-            record = Submission.begin(results, launcher_record(self), part, code, where)
-            earlier.append(self._array(record, part, share, before, code))
+        for part, share in zip(parts, shares, strict=True):
+            self._array(
+                Submission.begin(results, launcher_record(self), part, code, where), part, share, code
+            )
 
     def step(self) -> bool:
         """Does nothing and returns False: SLURM holds the queue."""
@@ -82,14 +77,11 @@ class Slurm:
     def finish(self) -> None:
         """Does nothing."""
 
-    def _array(
-        self, record: Submission, part: Sequence[QueuedCell], share: int, before: str | None, code: Path
-    ) -> str:
-        """Submit one array and record its jobs; returns its job number."""
+    def _array(self, record: Submission, part: Sequence[QueuedCell], share: int, code: Path) -> None:
+        """Submit one array and record its jobs."""
         import submitit
 
-        asked, options = part[0].resources, dict(self.options)
-        options |= {"dependency": f"afterany:{before}"} if before else {}
+        asked = part[0].resources
         executor = submitit.SlurmExecutor(record.folder, max_num_timeout=self.requeues, python=self.python)
         executor.update_parameters(
             job_name=record.name,
@@ -97,7 +89,7 @@ class Slurm:
             signal_delay_s=self.warning_seconds,
             setup=[*job_environment(code), *self.setup],
             srun_args=self.srun,
-            additional_parameters={"requeue": True, **options},
+            additional_parameters={"requeue": True, **self.options},
             nodes=asked.nodes,
             ntasks_per_node=asked.ranks,
             cpus_per_task=asked.cpus_per_rank,
@@ -119,15 +111,6 @@ class Slurm:
             ) from None
         record.jobs = {task.key: job.job_id for task, job in zip(part, jobs, strict=True)}
         record.save()
-        return str(jobs[0].job_id).partition("_")[0]
-
-
-def job_environment(code: Path) -> list[str]:
-    """Shell lines that make Python import the copy of the code, not the files in the job's working directory."""
-    return [
-        f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}",
-        "export PYTHONSAFEPATH=1",
-    ]
 
 
 def job_arrays(tasks: Sequence[QueuedCell], most: int) -> list[list[QueuedCell]]:
@@ -139,41 +122,9 @@ def job_arrays(tasks: Sequence[QueuedCell], most: int) -> list[list[QueuedCell]]
 
 
 def array_shares(sizes: Sequence[int], most: int) -> list[int]:
-    """How many tasks of each array may run at once: at most `most` in all; larger arrays get more.
-
-    If there are more than `most` arrays, each gets 1, and `submit` makes array n wait for array n - `most`.
-    """
+    """How many tasks of each array may run at once: at least 1, and at most `most` in all; larger arrays get more."""
     whole, shares = sum(sizes), []
     spare = max(0, min(most, whole) - len(sizes))
     for size in sizes:
         shares.append(min(size, 1 + spare * (size - 1) // max(1, whole - len(sizes))))
     return shares
-
-
-def launcher_record(launcher: Any) -> dict[str, Any]:
-    """The settings of a launcher, as the record of a submission stores them."""
-    return {CLASS: type(launcher).__name__, **asdict(launcher)}
-
-
-# Settings become lines of a shell script, so a line break in one of them would add a line of its own: another option
-# of sbatch, or a command.
-
-
-def check_script(launcher: Any) -> None:
-    """Raise InputError if the order is unknown, or if a setting holds a control character, such as a line break."""
-    check_order(launcher.order)
-    _check("launcher", {item.name: getattr(launcher, item.name) for item in fields(launcher) if item.init})
-
-
-def check_folder(results: Path) -> None:
-    """Raise InputError if the path of the results folder, which is in each script, holds a control character."""
-    _check("paths.results", str(results))
-
-
-def _check(name: str, value: Any) -> None:
-    for where, text in texts(value, name):
-        if found := [character for character in text if unicodedata.category(character) == "Cc"]:
-            raise InputError(
-                f"{where}={text!r} holds the control character {found[0]!r}, which would break a line of the job's "
-                "script: remove it. In launcher.setup, give each line as an item of its own."
-            )

@@ -14,10 +14,12 @@ from datetime import UTC, datetime
 from functools import cached_property
 from itertools import chain, zip_longest
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias, TypedDict
+from typing import Any, ClassVar, TypeAlias
+
+from filelock import FileLock
 
 from pruning.core import storage
-from pruning.core.errors import DamagedError, unknown
+from pruning.core.errors import DamagedError
 from pruning.core.records import CLASS, check_literal
 from pruning.launcher.scheduler import process_name, process_number
 from pruning.models.model import Resources
@@ -28,32 +30,35 @@ Digests: TypeAlias = Mapping[str, str | None]  # of files; None if a file cannot
 
 @dataclass(frozen=True)
 class QueuedCell:
-    """A cell that is to run as a job."""
+    """A cell that is to run as a job. Cells with equal digests `group` share scores."""
 
-    key: Annotated[str, "The cell's key."]
-    config: Annotated[Mapping[str, Any], "Its configuration, with options and classes by name."]
-    choices: Annotated[Mapping[str, str], "The options of `objective`, `calibration` and `algo`."]
-    resources: Annotated[Resources, "The resources that its job requests: `model.resources`."]
-    evaluations: Annotated[int, "The most losses that its search will ask for."]
-    group: Annotated[str, "A digest; cells with equal digests share scores."]
-    files: Annotated[Digests, "Digest of each local file that its evaluation reads."]
-    heal_files: Annotated[Digests, "Digest of the local file that its healing reads."]
+    key: str
+    config: Mapping[str, Any]  # with options and classes by name
+    choices: Mapping[str, str]  # the options of `objective`, `calibration` and `algo`
+    resources: Resources
+    evaluations: int  # the most losses that its search will ask for
+    group: str
+    files: Digests  # of each local file that its evaluation reads
+    heal_files: Digests  # of the local file that its healing reads
 
 
 @dataclass
 class Submission:
-    """Tasks that were submitted together; `SubmissionRecord` and `JobsRecord` explain its parts."""
+    """Tasks that were submitted together. `STARTED` and `LATER` are what its two files hold."""
+
+    STARTED: ClassVar = ("launcher", "tasks", "submitted", "code", "where", "driver")
+    LATER: ClassVar = ("jobs", "complete", "devices")
 
     folder: Path
-    launcher: Mapping[str, Any]
+    launcher: Mapping[str, Any]  # its class and settings
     tasks: list[QueuedCell]
-    submitted: str
-    code: str
-    where: str
-    driver: str
-    jobs: dict[str, str] = field(default_factory=dict)
-    complete: bool = False
-    devices: dict[str, list[str]] = field(default_factory=dict)
+    submitted: str  # when, in UTC
+    code: str  # the folder in `code` with the copy that the jobs run
+    where: str  # the working directory of the command; relative paths start there
+    driver: str  # the process that submits
+    jobs: dict[str, str] = field(default_factory=dict)  # names in the scheduler, by the keys of cells
+    complete: bool = False  # whether no further job will be added
+    devices: dict[str, list[str]] = field(default_factory=dict)  # GPUs, by the name of each local process
 
     @property
     def name(self) -> str:
@@ -70,14 +75,12 @@ class Submission:
         driver = process_name(os.getpid())
         begun = cls(folder, launcher, list(tasks), now.isoformat(), code.name, where, driver)
         data = asdict(begun)
-        storage.write_json(folder / NAME, {key: data[key] for key in SubmissionRecord.__annotations__})
+        storage.write_json(folder / NAME, {key: data[key] for key in cls.STARTED})
         return begun
 
     def save(self) -> None:
         """Write `jobs.json`."""
-        storage.write_json(
-            self.folder / JOBS, {key: getattr(self, key) for key in JobsRecord.__annotations__}
-        )
+        storage.write_json(self.folder / JOBS, {key: getattr(self, key) for key in self.LATER})
 
     @classmethod
     def load(cls, path: Path) -> Submission:
@@ -88,7 +91,7 @@ class Submission:
         data, jobs = storage.read_json(path), path.with_name(JOBS)
         try:
             check_literal({"tasks": data["tasks"]}, f"{path} is not to be trusted: ")
-            record = {key: data[key] for key in SubmissionRecord.__annotations__}
+            record = {key: data[key] for key in cls.STARTED}
             record |= storage.read_json(jobs) if jobs.exists() else {}
             str(record["launcher"][CLASS])
             return cls(path.parent, **{**record, "tasks": [_task(task) for task in record["tasks"]]})
@@ -144,51 +147,20 @@ def latest(results: Path) -> dict[str, Submission]:
     return {task.key: record for record in submissions(results) for task in record.tasks}
 
 
-# The order in which cells are submitted, so that they can share losses.
-
-ORDERS = ("sharing", "asked")
-
-
-def check_order(order: str) -> None:
-    """Raise InputError if there is no such order."""
-    if order not in ORDERS:
-        raise unknown("launcher.order", order, ORDERS)
+def starting_lock(results: Path) -> FileLock:
+    """A lock that lets one command at a time see which slots of this machine are free and start cells there."""
+    return FileLock(results / "jobs" / ".starting.lock")
 
 
-def ordered(tasks: Sequence[QueuedCell], order: str) -> list[QueuedCell]:
-    """Tasks in the given order (`asked`), or rearranged to share losses (`sharing`).
+def ordered(tasks: Sequence[QueuedCell]) -> list[QueuedCell]:
+    """Tasks in the order in which they are submitted, so that they can share losses.
 
     Cells of one model, objective and set of samples form a group, and share losses. If two cells of a group start
     together, both compute the same losses. So the shortest search of each group comes first, because the longer
     searches begin with the same losses; then comes the second shortest of each group, and so on.
     """
-    check_order(order)
-    if order == "asked":
-        return list(tasks)
     groups: dict[str, list[QueuedCell]] = {}
     for task in sorted(tasks, key=lambda task: task.evaluations):
         groups.setdefault(task.group, []).append(task)
     rounds: Iterable[tuple[QueuedCell | None, ...]] = zip_longest(*groups.values())
     return [task for task in chain.from_iterable(rounds) if task is not None]
-
-
-# The files. `docs/results_folder.md` prints the sentence beside each key, and a test compares them.
-
-
-class SubmissionRecord(TypedDict):
-    """What is submitted; this file is written before the scheduler is asked to start anything."""
-
-    launcher: Annotated[dict[str, Any], "The launcher's class and settings."]
-    submitted: Annotated[str, "When, in UTC."]
-    code: Annotated[str, "The folder in `code/` with the copy of the code that the jobs run."]
-    where: Annotated[str, "The working directory of the command; relative paths start there."]
-    driver: Annotated[str, "The process that submits."]
-    tasks: Annotated[list[QueuedCell], "The cells."]
-
-
-class JobsRecord(TypedDict):
-    """What is known about the jobs of a submission; the file is written again after each new job."""
-
-    jobs: Annotated[dict[str, str], "The name of each cell's job in the scheduler, by the cell's key."]
-    complete: Annotated[bool, "Whether no further job will be added."]
-    devices: Annotated[dict[str, list[str]], "The GPUs of each local process, by the process's name."]

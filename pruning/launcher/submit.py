@@ -23,14 +23,12 @@ from pruning.core.storage import digest, touch
 from pruning.evaluation import digests_of
 from pruning.launcher import scheduler
 from pruning.launcher.cell_state import SLOT, CellState, StateName, cell_states
-from pruning.launcher.job import specification
-from pruning.launcher.local import starting_lock
 from pruning.launcher.scheduler import PROCESS, end, process
-from pruning.launcher.submission import QueuedCell, Submission, latest, ordered, submissions
+from pruning.launcher.submission import QueuedCell, Submission, latest, ordered, starting_lock, submissions
 
 if TYPE_CHECKING:
     from pruning.launcher import Launcher
-    from pruning.runs.cell import Prepared
+    from pruning.runs.cell import Cell, Prepared
 
 
 log = logging.getLogger(__name__)
@@ -56,16 +54,21 @@ def submission_lock(results: Path) -> Iterator[None]:
         yield
 
 
-def tasks(prepared: Sequence[Prepared], order: str) -> list[QueuedCell]:
+def tasks(prepared: Sequence[Prepared]) -> list[QueuedCell]:
     """Prepared cells as tasks, in the order in which they are submitted."""
     made = []
     for ready in prepared:
         cell, identity = ready.cell, ready.cell.identity()
         group = digest({name: identity[name] for name in ("model", "objective", "calibration", "seed")})
         files = (digests_of(cell.evaluation.files()), digests_of(cell.heal.files()))
-        names = specification(cell)
-        made.append(QueuedCell(cell.key, *names, cell.model.resources, ready.evaluations, group, *files))
-    return ordered(made, order)
+        names, resources = specification(cell), cell.model.resources
+        made.append(QueuedCell(cell.key, *names, resources, ready.evaluations, group, *files))
+    return ordered(made)
+
+
+def specification(cell: Cell) -> tuple[dict[str, Any], dict[str, str]]:
+    """What a job needs to know about a cell: its configuration and the names of the chosen options."""
+    return dict(cell.config), dataclasses.asdict(cell.choices)
 
 
 def settle(launcher: Launcher, results: Path, keys: Sequence[str]) -> dict[str, CellState]:
@@ -161,7 +164,7 @@ def retry(results: Path, words: Sequence[str] = ()) -> list[tuple[Launcher, list
                     f"a submission in {results / 'jobs'} names launcher.class={type(launcher).__name__}, which "
                     "submits nothing: move it away."
                 )
-            launcher.submit(results, ordered(group, launcher.order), where)
+            launcher.submit(results, ordered(group), where)
             submitted.append((launcher, [task.key for task in group]))
     return submitted
 
@@ -178,7 +181,7 @@ def _check_confirmed(
             f"Give {shlex.join(needed) or 'no setting'}, or repeat the launch with other settings."
         )
     if missing := [word for word in needed if word not in words]:
-        command = ["python", "-m", "pruning.status", "retry", str(results), *needed]
+        command = ["depth-pruning", "status", "retry", str(results), *needed]
         raise InputError(
             f"{', '.join(missing)}: recorded settings that run commands or write outside of {results} are used only "
             f"if the command gives them too, because the folder can come from somebody else. If they are right:\n"
@@ -190,7 +193,7 @@ def _confirmed(launcher: Mapping[str, Any], config: Mapping[str, Any]) -> Iterat
     """Yield the words that a retry must give: texts in the launcher's settings, and places outside of the folder."""
     usual = dataclasses.asdict(class_named("launcher", str(launcher[CLASS]))())
     for name, value in launcher.items():
-        texts = isinstance(value, str | list | dict) and name not in (CLASS, "order")
+        texts = isinstance(value, str | list | dict) and name != CLASS
         if texts and value != usual.get(name):
             yield f"launcher.{name}={value if isinstance(value, str) else json.dumps(value)}"
     yield from (f"{name}={value}" for name, value in outward(config).items())

@@ -406,15 +406,8 @@ class Tracker(Protocol):
         """Called after each run of a cell. Its folder then contains a result or a failure."""
         ...
 
-    def record(self, results: Path, folders: Sequence[Path], again: bool = False) -> None:
-        """Record the cells in these folders. A cell that is already recorded is not recorded again.
-
-        With `again`, it is if the store has other numbers than its result.
-        """
-        ...
-
-    def table(self, results: Path, folder: Path) -> None:
-        """Record the table of published masks in `folder`; an earlier record of it is replaced."""
+    def record(self, results: Path, folders: Sequence[Path]) -> None:
+        """Record the cells in these folders. A cell that is already recorded is not recorded again."""
         ...
 
 
@@ -438,8 +431,5 @@ class NoTracker:
     def finished(self, folder: Path) -> None:
         """Nothing to do."""
 
-    def record(self, results: Path, folders: Sequence[Path], again: bool = False) -> None:
-        """Nothing to do."""
-
-    def table(self, results: Path, folder: Path) -> None:
+    def record(self, results: Path, folders: Sequence[Path]) -> None:
         """Nothing to do."""

@@ -21,9 +21,8 @@ from pruning.core import storage
 from pruning.core.errors import InputError
 from pruning.core.terminal import FAILED, INTERRUPTED, guarded
 from pruning.engine import collectives
-from pruning.launcher import Launcher
+from pruning.launcher import InProcess, Launcher
 from pruning.launcher.cell_state import finished
-from pruning.launcher.local import InProcess
 from pruning.runs.cell import Cell
 from pruning.study import Composed, task_cells
 from pruning.study.grid import (
@@ -180,9 +179,6 @@ def launch() -> None:
     add_hub_models(words)
     check_words(words)
     check_choices(words)
-    if RAISE in os.environ:  # the user wants Hydra's own words
-        _launch()
-        return
     os.environ[RAISE] = "1"
     try:
         _launch()

@@ -27,9 +27,8 @@ from pruning.core.errors import (
 from pruning.core.records import LOG, NAME, DoneResult, ErrorRecord, Failure, read_done, same_settings
 from pruning.core.terminal import typed_command
 from pruning.engine import collectives
-from pruning.launcher import Launcher
+from pruning.launcher import InProcess, Launcher
 from pruning.launcher.cell_state import CellState, StateName, finished
-from pruning.launcher.local import InProcess
 from pruning.models.model import directory_name, distinct_names, shared
 from pruning.runs.cell import Cell
 from pruning.study import Composed, text_tables
@@ -256,7 +255,7 @@ def _run_jobs(cells: Sequence[Cell], pending: Sequence[Cell], launcher: Launcher
         log.info("cells: %d asked for, %d done, %d in flight, %d to submit", *counts)
         start_tracker(cells)
         if prepared:
-            launcher.submit(results, submit.tasks(prepared, launcher.order), str(Path.cwd()))
+            launcher.submit(results, submit.tasks(prepared), str(Path.cwd()))
     keys = [*flying, *(ready.cell.key for ready in prepared)]
     if not launcher.wait:
         outcome.in_flight = cell_states(results, keys)
@@ -288,12 +287,6 @@ def record_cells(cells: Sequence[Cell], outcome: Outcome) -> None:
     folders = [cell.folder for cell in cells if (cell.folder / NAME).exists()]
     if folders and outcome.done:
         _tracked("record", lambda: cells[0].tracker.record(cells[0].results, folders))
-
-
-def record_published(cell: Cell, folder: Path) -> None:
-    """Record the table of published masks. If that fails, warn: the table is in files."""
-    start_tracker([cell])
-    _tracked("record the table", lambda: cell.tracker.table(cell.results, folder))
 
 
 def _tracked(step: str, action: Callable[[], None]) -> None:

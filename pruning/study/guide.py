@@ -12,7 +12,7 @@ from pruning.core.errors import InputError, UnreachableError
 from pruning.core.records import OPTION, SMALLER, DoneResult, kind_of, metrics_among, recorded
 from pruning.core.units import bytes_text, duration_text, rate_text
 from pruning.export.model_card import number
-from pruning.launcher.local import InProcess
+from pruning.launcher import InProcess
 from pruning.runs.cell import Cell
 from pruning.study.text_tables import about_healing, render, say, title
 

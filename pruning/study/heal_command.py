@@ -2,7 +2,7 @@
 
 depth-pruning heal CELL heal=lora heal.tokens=200000
 
-CELL is the folder of a finished cell. Settings are those of `heal` in a launch (conf/heal); the default is heal=lora.
+CELL is the folder of a finished cell. Settings are those of `heal` in a grid, listed below; the default is heal=lora.
 Settings of `tracker`, and model.offload, are taken from the command if it gives them. Because a folder can come from
 somebody else, it has to give them if the cell's own would write outside of the folder.
 A command that was stopped continues if it is given again. Several budgets of one cell share their beginning.
@@ -22,15 +22,13 @@ from pruning.study import text_tables
 from pruning.study.grid import Outcome, joined_ranks, record_cells, start_tracker
 from pruning.study.text_tables import say
 
-USAGE = "depth-pruning heal CELL [heal=lora|full|distill] [heal.SETTING=VALUE ...]"
 ALLOWED = tuple(f"{name}{end}" for name in ("heal", "tracker", "model.offload") for end in "=.")
 
 
 def main() -> None:
-    """The command `depth-pruning heal`. Errors are raised, and `run_command` prints them in plain words."""
-    words = command_words(f"usage: {USAGE}\n\n{__doc__}")
+    """The command `depth-pruning heal`."""
     with joined_ranks():
-        heal_folder(cell_of(words))
+        heal_folder(cell_of(command_words()))
 
 
 def heal_folder(cell: Cell) -> None:
@@ -61,11 +59,9 @@ def cell_of(words: Sequence[str]) -> Cell:
     folders = [word for word in words if names_folder(word)]
     settings = [word for word in words if not names_folder(word)]
     if len(folders) != 1:
-        raise InputError(f"{len(folders)} folders are given: give the folder of one finished cell. {USAGE}")
+        raise InputError(f"{len(folders)} folders are given: give the folder of one finished cell.")
     if other := [word for word in settings if not word.startswith(ALLOWED)]:
-        raise InputError(
-            f"{other[0]} is no setting of a healing: give heal=OPTION or heal.SETTING=VALUE. {USAGE}"
-        )
+        raise InputError(f"{other[0]} is no setting of a healing: give heal=OPTION or heal.SETTING=VALUE.")
     folder = Path(folders[0]).expanduser().resolve()
     result = read_result(folder)
     if result is None or result["status"] != "done":

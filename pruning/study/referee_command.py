@@ -1,4 +1,4 @@
-"""Score published masks: what papers print, what is measured here, and what explains the gap; docs/published.md.
+"""Score published masks: what papers print, what is measured here, and what explains the gap.
 
 depth-pruning referee --dry-run             what it would do, what is missing, and how long it takes
 depth-pruning referee                       all masks: needs GPUs and a hub account
@@ -32,7 +32,6 @@ from pruning.published import explain, library, measure
 from pruning.published.library import ModelFacts, Protocol, PublishedMask
 from pruning.published.measure import GapRow, Measurement, Referee, forecast, free_bytes
 from pruning.runs.cell import Cell
-from pruning.study.grid import record_published
 from pruning.study.text_tables import page, render, say
 
 log = logging.getLogger(__name__)
@@ -41,7 +40,7 @@ STANDIN_TEXT = Protocol("pydoc")  # a stand-in is measured on a text that is alw
 
 
 def main() -> None:
-    """The command `depth-pruning referee`. Errors are raised, and `run_command` prints them in plain words."""
+    """The command `depth-pruning referee`."""
     if status := run_referee(command_words()):
         raise SystemExit(status)
 
@@ -74,7 +73,6 @@ def run_referee(words: Sequence[str]) -> int:
     found = explain.explained(rows, values, asked.tolerance, asked.standin is not None)
     folder = explain.write(cell.results, found, asked.tolerance)
     say(_result(found, folder))
-    record_published(cell, folder)
     return FAILED if any(one.verdict == "failed" for one in found) else 0
 
 

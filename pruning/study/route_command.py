@@ -16,15 +16,14 @@ from pruning.core.terminal import command_words
 from pruning.routing import router_files
 from pruning.study.text_tables import say
 
-USAGE = 'depth-pruning route WHERE "PROMPT" [question=true] [max_new_tokens=64] [results=results]'
 DEFAULTS = {"question": "false", "max_new_tokens": "64", "results": "results"}
 
 
 def main() -> None:
-    """The command `depth-pruning route`. Errors are raised, and `run_command` prints them in plain words."""
-    words = command_words(f"usage: {USAGE}\n\n{__doc__}")
+    """The command `depth-pruning route`."""
+    words = command_words()
     if len(words) < 2:
-        raise InputError(f"{len(words)} words are given: give a folder or a study, and a prompt. {USAGE}")
+        raise InputError(f"{len(words)} words are given: give a folder or a study, and a prompt.")
     where, prompt, *settings = words
     given = DEFAULTS | dict(word.partition("=")[::2] for word in settings)
     for name in given.keys() - DEFAULTS:

@@ -1,15 +1,13 @@
-"""Show the cells that were submitted as jobs; cancel, retry or collect them.
+"""Show the cells of a results folder; cancel or retry those that were submitted as jobs.
 
 depth-pruning status [RESULTS]           a table; on a terminal it is live until all cells have ended
 depth-pruning status cancel [RESULTS]    cancel waiting cells, stop running ones
 depth-pruning status retry [RESULTS]     submit failed and lost cells again with the current code
-depth-pruning status collect [RESULTS]   record finished cells in MLflow; tracker.uri=URI for another store
 
 Because a folder can come from somebody else, retry asks for recorded settings that run commands or write outside of
 it: it prints the command that gives them.
 
-RESULTS is the folder that the cells were submitted with; the default is `results`. The exit status is 1 if a cell has
-failed or is lost.
+RESULTS is the folder of the cells; the default is `results`. The exit status is 1 if a cell has failed or is lost.
 """
 
 from __future__ import annotations
@@ -20,7 +18,6 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from rich import box
@@ -34,12 +31,11 @@ from pruning.core.errors import InputError, first_line, unknown
 from pruning.core.scoring import NAME, read_trace
 from pruning.core.terminal import command_words, is_terminal
 from pruning.launcher import submit
-from pruning.launcher.cell_state import CellState, StateName, cell_states
+from pruning.launcher.cell_state import CellState, StateName, all_states, cell_states
 from pruning.launcher.scheduler import PROCESS
 from pruning.study.text_tables import say
-from pruning.tracking.rebuild import asked_store, record_all
 
-ACTIONS = ("cancel", "retry", "collect")
+ACTIONS = ("cancel", "retry")
 PAUSE = 5.0  # seconds between two updates of the table
 WIDE = 4000  # characters per row if the output is a pipe, so that no row is cut
 # The states as the table orders them, with their colours: what went wrong comes first.
@@ -54,12 +50,8 @@ BAD = (StateName.FAILED, StateName.LOST)
 
 
 def main() -> None:
-    """The command `depth-pruning status`. Errors are raised, and `run_command` prints them in plain words."""
-    words = command_words()
-    if {"-h", "--help"} & {*words}:
-        say(str(__doc__))
-        return
-    raise SystemExit(run_status(words))
+    """The command `depth-pruning status`."""
+    raise SystemExit(run_status(command_words()))
 
 
 def run_status(words: Sequence[str]) -> int:
@@ -75,15 +67,13 @@ def run_status(words: Sequence[str]) -> int:
             f"the folder {results} does not exist. Give the folder that cells were submitted with (paths.results); "
             f"put one of {', '.join(ACTIONS)} before it, or nothing for a table."
         )
-    if settings and action not in ("retry", "collect"):
-        raise InputError(f"{settings[0]}: only retry and collect take settings: leave it out.")
+    if settings and action != "retry":
+        raise InputError(f"{settings[0]}: only retry takes settings: leave it out.")
     if action is None:
         return _show(results)
     if action == "cancel":
         flying = submit.cancel(results)
         say(f"{flying} cells were in flight and are cancelled; everything computed so far is kept.")
-    elif action == "collect":
-        say(f"{record_all(results, asked_store(settings))} cells with a result are recorded.")
     elif action == "retry":
         submitted = submit.retry(results, settings)
         say(f"{sum(len(keys) for _, keys in submitted)} cells are submitted again.")
@@ -100,11 +90,9 @@ def _status(cells: Mapping[str, CellState]) -> int:
 
 def _show(results: Path) -> int:
     """Print the table; on a terminal, update it until all cells have ended."""
-    cells = cell_states(results)
+    cells = all_states(results)
     if not cells:
-        raise InputError(
-            f"no cell in {results} was submitted as a job: launcher=slurm and launcher=processes submit jobs."
-        )
+        raise InputError(f"there is no cell in {results}: give the folder that paths.results named.")
     if not is_terminal(sys.stdout):
         Console(width=WIDE).print(status_table(results, cells))
         return _status(cells)
@@ -116,7 +104,7 @@ def _show(results: Path) -> int:
         while any(cell.state.in_flight for cell in cells.values()):
             time.sleep(PAUSE)
             with suppress(InputError):  # the scheduler may be restarting: the next update tries again
-                cells = cell_states(results)
+                cells = all_states(results)
             live.update(fitting(), refresh=True)
     return _status(cells)
 
@@ -131,9 +119,9 @@ def status_table(results: Path, cells: Mapping[str, CellState], rows: int | None
     for cell in ranked[:rows]:
         scored = left = ""
         if cell.state is StateName.RUNNING:
-            progress = advance(results / cell.key, cell.total)
-            scored = f"{progress.scored}/{cell.total}"
-            left = "" if progress.left is None else tqdm.format_interval(progress.left)
+            count, seconds = advance(results / cell.key, cell.total)
+            scored = f"{count}/{cell.total}" if cell.total else str(count)
+            left = "" if seconds is None else tqdm.format_interval(seconds)
         reason = first_line(cell.reason) if cell.reason else ""
         if cell.state in BAD and cell.log:
             reason += f": {cell.log}"
@@ -147,16 +135,10 @@ def status_table(results: Path, cells: Mapping[str, CellState], rows: int | None
     return table
 
 
-@dataclass(frozen=True)
-class Advance:
-    """The progress of a search: masks scored, and the estimated seconds left, or None if there is no estimate."""
+def advance(folder: Path, total: int) -> tuple[int, float | None]:
+    """The number of masks that a cell has scored, and the estimated seconds left; None if there is no estimate.
 
-    scored: int
-    left: float | None
-
-
-def advance(folder: Path, total: int) -> Advance:
-    """Read the progress of a cell from its journal; its search asks for `total` masks at most.
+    Its search asks for `total` masks at most; 0 if that is not known.
 
     The time left is the mean time of the evaluations that the cell computed itself, times the number of masks left.
     This estimate is too long if other cells compute some of these masks.
@@ -164,5 +146,8 @@ def advance(folder: Path, total: int) -> Advance:
     lines = [entry.line for entry in read_trace(folder / NAME) if entry.line is not None]
     masks = {tuple(line["dropped"]) for line in lines}
     paid = [line["seconds"] for line in lines if line["seconds"] > 0]
-    scored = min(len(masks - {()}), total)
-    return Advance(scored, (total - scored) * sum(paid) / len(paid) if paid else None)
+    scored = len(masks - {()})
+    if not total:
+        return scored, None
+    scored = min(scored, total)
+    return scored, (total - scored) * sum(paid) / len(paid) if paid else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 import os
 import sqlite3
@@ -104,13 +103,6 @@ def _file_fault(name: str) -> str | None:
         except OSError:  # not readable: using the store reports it
             return None
         return None if whole else f"does not fit: {file} is not an SQLite database. Give another file"
-    # A new database with almost the name of one beside it is more likely a slip.
-    others = [path.name for path in file.parent.glob("*.db")]
-    if not file.exists() and (near := difflib.get_close_matches(file.name, others, n=1, cutoff=0.8)):
-        return (
-            f"is not there: there is no database {file.name}, but there is {near[0]}. Correct the name; to start a "
-            f"new database, create an empty file first: touch {file}"
-        )
     return None
 
 
@@ -150,8 +142,8 @@ def _check_database(file: Path) -> None:
         )
     if (fault := damage(file)) is not None:
         raise InputError(
-            f"the MLflow database {file} is damaged ({fault}): `depth-pruning track RESULTS` builds the one "
-            "beside the results again; move any other one away first."
+            f"the MLflow database {file} is damaged ({fault}): move it away, and "
+            "`depth-pruning track RESULTS` builds the one beside the results again."
         )
     with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as database:
         if not database.execute("select 1 from sqlite_master where name = 'experiments'").fetchone():

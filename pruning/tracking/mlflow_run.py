@@ -4,33 +4,46 @@ from __future__ import annotations
 
 import glob
 import hashlib
-import math
+import json
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from pruning.core import records, scoring
 from pruning.core.errors import DamagedError
-from pruning.core.mask import Mask, space_of, unit_noun
-from pruning.core.records import LOG, MASK, MODELS, NAME, DoneResult, Result, leaves, read_result
-from pruning.core.storage import read_json
+from pruning.core.mask import Mask, space_of
+from pruning.core.records import (
+    LOG,
+    MASK,
+    MODELS,
+    NAME,
+    DoneResult,
+    Result,
+    kind_of,
+    leaves,
+    metrics_among,
+    read_result,
+)
 from pruning.evaluation.speed import flat
 from pruning.search.driver import best_so_far
 from pruning.search.journal import Journal
 from pruning.tracking.client import reason
 
 VERSION = "result_sha256"  # the tag of a complete run; it identifies the result that was recorded
-LAYOUT = "2"  # part of this tag: the names and pictures of runs; a change records all runs again
+LAYOUT = "3"  # part of this tag: the names and pictures of runs; a change records all runs again
 BATCH = 1000  # MLflow's limit for the metrics of one message
 LONGEST = 6000  # MLflow's limit for the text of a parameter
+# What the list of runs shows; the columns that MLflow chooses itself end before the first number.
+COLUMNS = ("metrics.`ppl`", "metrics.`acc`", "tags.`dropped`")
+VIEW = "columns"  # the name of the experiment's shared view with these columns
 # Tags of an experiment: MLflow shows training runs and this description.
 EXPERIMENT_TAGS = {
     "mlflow.experimentKind": "custom_model_development",
     "mlflow.note.content": "One run per cell. The tag `cell` names the cell's folder.",
+    f"mlflow.sharedViewState.{VIEW}": json.dumps({"selectedColumns": COLUMNS}),
 }
 
 
@@ -139,9 +152,10 @@ def _tags(result: Result, studies: Sequence[str]) -> Iterator[tuple[str, Any]]:
 
 def _metrics(result: Result, folder: Path) -> Iterator[tuple[str, float, int]]:
     """Yield (name, value, step) for each number of a result, and for the best loss after each evaluation."""
-    yield from _numbers(result)
     if result["status"] != "done":
         return
+    yield from summary(result["evaluation"])
+    yield from _numbers(result)
     if (record := result.get("heal")) is not None:  # the curve of the healing; a step is a number of tokens
         yield "heal/tokens", record["tokens"], 0
         yield "heal/seconds", record["seconds"], 0
@@ -184,8 +198,6 @@ def _artifacts(client: Any, run: str, folder: Path, result: Result) -> None:
         if _is_own(folder / name):
             client.log_artifact(run, str(folder / name))
     if result["status"] == "done":
-        picture = mask_picture(Mask.from_json(result["mask"]), _title(result))
-        client.log_figure(run, picture, "mask.png", save_kwargs={"dpi": DPI})
         for place, path in _measurements(folder.parent, result):
             client.log_artifact(run, str(path), place)
 
@@ -214,117 +226,33 @@ def _milliseconds(time: str) -> int:
     return int(datetime.fromisoformat(time).timestamp() * 1000)
 
 
-# The picture of a mask among the files of its run
-
-WIDTH = 12.0  # inches
-DPI = 100  # pixels per inch, given when the picture is saved: the style of the figures changes the default
-ROW = 40  # blocks in a row at most
-REMOVED, KEPT = "#b2182b", "#e8eef4"
-
-
-def mask_picture(mask: Mask, title: str) -> Any:
-    """A matplotlib figure, 1200 pixels wide at `DPI`: all units with their names, the removed ones filled.
-
-    Sub-layers are in two lines for each row of blocks: attention above, MLPs below.
-    """
-    from matplotlib.figure import Figure
-    from matplotlib.patches import Rectangle
-
-    parts = mask.n_units // mask.n_blocks
-    rows = math.ceil(mask.n_blocks / ROW)
-    columns = math.ceil(mask.n_blocks / rows)
-    boxes = 0.5 * rows * parts
-    figure = Figure(figsize=(WIDTH, 0.85 + boxes))
-    axes = figure.add_axes((0.01, 0.02, 0.98, boxes / (0.85 + boxes)))
-    axes.set(xlim=(0, columns), ylim=(rows * parts, 0))
-    axes.axis("off")
-    for unit in range(mask.n_units):
-        block, part = divmod(unit, parts)
-        row, column = divmod(block, columns)
-        # The two sub-layers of a block touch, and a gap divides rows of blocks.
-        top = row * parts + part + (0.08 if parts == 1 else (0.14, 0.02)[part])
-        out = unit in mask.dropped
-        axes.add_patch(Rectangle((column + 0.04, top), 0.92, 0.84, facecolor=REMOVED if out else KEPT))
-        axes.text(
-            column + 0.5,
-            top + 0.42,
-            str(block) if parts == 1 else f"{'am'[part]}{block}",
-            color="white" if out else "#33475b",
-            weight="bold" if out else "normal",
-            fontsize=11 if parts == 1 else 9,
-            ha="center",
-            va="center",
-        )
-    names = mask.names()
-    listed = ", ".join(names) if len(names) <= ROW else "in red below"
-    said = f"{mask} removed: {listed}" if names else f"no {unit_noun(mask.unit)} of {mask.n_units} is removed"
-    figure.text(0.012, 0.98, title, fontsize=13, weight="bold", va="top")
-    figure.text(0.012, 1 - 0.40 / (0.85 + boxes), said, fontsize=11, color=REMOVED, va="top")
-    return figure
-
-
-# The name by which a person knows a run: what was searched, not a digest
+# The name by which a person knows a run, and the numbers beside it in the list of runs
 
 _KEY = re.compile(r"(?P<names>.+-.+-.+)-(?P<size>[kr])(?P<value>[0-9.e+-]+)-s(?P<seed>-?\d+)-[0-9a-f]+")
-_UNITS = {"block": "blocks", "sublayer": "sub-layers", "attention": "attention", "mlp": "MLPs"}
 
 
 def run_name(cell: str, config: Mapping[str, Any], k: int | None = None) -> str:
-    """The name of a cell's run, such as `smollm2 · perplexity · greedy · k=6 · seed 0 · 8 of pydoc`.
+    """The name of a cell's run, such as `greedy · perplexity · k=6 · smollm2 · seed 0`.
 
-    The end says how many samples of which data the loss was measured on. `k` replaces a ratio if it is known. A key
-    of another form is its own name. If anything but k whole blocks is removed, the name says what: `6 sub-layers`, or
-    `sub-layers, 20 % of parameters`. Cells that differ in other settings have equal names; the tag `cell` holds the
-    key, which differs.
+    `k` replaces a ratio of blocks if it is known. A key of another form is its own name. If anything but blocks is
+    removed, the name says what: `k=6 sublayer`, or `ratio=0.2 of latency`. Cells that differ in other settings have
+    equal names; the tag `cell` holds the key, which differs.
     """
     if (key := _KEY.fullmatch(cell)) is None:
         return cell
-    value, unit, budget = key["value"], config.get("unit", "block"), config.get("budget", "parameters")
-    if (unit, budget) == ("block", "parameters"):
-        size = f"k={k}" if k is not None else f"k={value}" if key["size"] == "k" else f"ratio={value}"
-    elif key["size"] == "r":
-        size = f"{_UNITS.get(unit, unit)}, {100 * float(value):g} % of {budget}"
-    else:
-        kind = {"attention": "attention ", "mlp": "MLP "}.get(unit, "")
-        size = f"{value} {kind}sub-layer{'' if value == '1' else 's'}"
-    data = config.get("calibration") or {}
-    source, samples = data.get("source"), data.get("samples")
-    drawn = (f"{samples} of {PurePath(str(source)).name}",) if source and samples else ()
-    return " · ".join((*key["names"].rsplit("-", 2), size, f"seed {key['seed']}", *drawn))
+    unit, budget = config.get("unit", "block"), config.get("budget", "parameters")
+    size = f"{'k' if key['size'] == 'k' else 'ratio'}={key['value']}"
+    if (unit, budget) == ("block", "parameters") and k is not None:
+        size = f"k={k}"
+    size += f" {unit}" * (unit != "block") + f" of {budget}" * (budget != "parameters")
+    model, objective, algo = key["names"].rsplit("-", 2)
+    return " · ".join((algo, objective, size, model, f"seed {key['seed']}"))
 
 
-# The table of published masks as one run: a metric for each measurement, and the files
-
-TAG = "table"  # the tag of such a run; the runs of cells have the tag `cell`
-TABLES = "published"  # the folder of the table in a results folder
-FILES = ("table.json", "table.csv")
-
-
-def record_table(client: Any, experiment: str, folder: Path) -> None:
-    """Record the table in `folder` as one run and delete the run of an earlier table of the same folder."""
-    from mlflow.entities import Param, RunTag
-
-    data = read_json(folder / FILES[0])
-    for run in client.search_runs([experiment], f"tags.{TAG} = 'published'"):
-        if run.data.tags.get("folder") == str(folder):
-            client.delete_run(run.info.run_id)
-    run = client.create_run(
-        experiment, run_name="published masks", tags={TAG: "published", "folder": str(folder)}
-    )
-    params = [Param("tolerance", str(data["tolerance"])), Param("rows", str(len(data["rows"])))]
-    verdicts = Counter(str(row["verdict"]) for row in data["rows"])
-    tags = [RunTag(f"verdict {name}", str(count)) for name, count in verdicts.items()]
-    client.log_batch(run.info.run_id, params=params, tags=tags)
-    log_metrics(client, run.info.run_id, [*_table_metrics(data["rows"], run.info.start_time)])
-    for name in FILES:
-        client.log_artifact(run.info.run_id, str(folder / name))
-    client.set_terminated(run.info.run_id, "FINISHED")
-
-
-def _table_metrics(rows: Iterable[Mapping[str, Any]], when: int) -> Iterator[tuple[str, float, int, int]]:
-    """The numbers of each row. A name in MLflow has no characters but letters, digits and a few signs."""
-    for row in rows:
-        for kind in ("published", "one", "own"):
-            if row[kind] is not None:
-                name = re.sub(r"[^\w./ -]", "_", f"{row['mask']}/{row['text']}/{kind}")
-                yield name, float(row[kind]), 0, when
+def summary(evaluation: Mapping[str, Any]) -> Iterator[tuple[str, float, int]]:
+    """Yield `ppl` and `acc` of a cell's last model, rounded: its first perplexity and the mean of its accuracies."""
+    measured = evaluation.get("healed") or evaluation.get("pruned", {})
+    for kind, decimals in (("ppl", 2), ("acc", 3)):
+        values = [measured[name] for name in metrics_among(measured) if kind_of(name) == kind]
+        if values:
+            yield kind, round(values[0] if kind == "ppl" else sum(values) / len(values), decimals), 0

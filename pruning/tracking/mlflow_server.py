@@ -29,7 +29,6 @@ from pruning.tracking.mlflow_run import (
     log_metrics,
     parameters,
     record_run,
-    record_table,
     run_name,
     studies_of,
 )
@@ -99,18 +98,13 @@ class Server:
             if thread.is_alive():
                 log.warning("%s is not recorded yet (the server is slow): run `%s` later", folder.name, LATER)
 
-    def record(self, results: Path, folders: Sequence[Path], again: bool = False) -> None:  # noqa: ARG002 - always compared
+    def record(self, results: Path, folders: Sequence[Path]) -> None:
         """Record each cell unless the server already has its current result; close runs whose jobs have ended."""
         with plain_errors(self.uri):
             client, experiment = self.open()
             failures = record_all_runs(client, experiment, results, folders)
             close_dead_runs(client, experiment, results)
         raise_failures(failures)
-
-    def table(self, results: Path, folder: Path) -> None:  # noqa: ARG002 - a server stores its runs itself
-        """Record the table of published masks as one run."""
-        with plain_errors(self.uri):
-            record_table(*self.open(), folder)
 
     def open(self) -> tuple[Any, str]:
         """A client and the id of the experiment, which is created if it is missing."""

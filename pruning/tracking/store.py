@@ -6,7 +6,6 @@ import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +15,8 @@ from pruning.core import records, storage
 from pruning.core.errors import InputError, PruningError
 from pruning.core.records import NAME
 from pruning.runs.cell import Note, silent
-from pruning.tracking.client import check_uri, connect, damage, plain_errors
-from pruning.tracking.mlflow_run import EXPERIMENT_TAGS, record_runs, record_table, studies_of, version_of
+from pruning.tracking.client import check_uri, connect, plain_errors
+from pruning.tracking.mlflow_run import EXPERIMENT_TAGS, record_runs, studies_of, version_of
 
 if TYPE_CHECKING:
     from pruning.runs.cell import Cell
@@ -58,13 +57,13 @@ class MLflow:
     def finished(self, folder: Path) -> None:
         """Does nothing: `record` records the cell."""
 
-    def record(self, results: Path, folders: Sequence[Path], again: bool = False) -> None:
-        """Record each cell unless the store already has its current result; `again` also compares the numbers.
+    def record(self, results: Path, folders: Sequence[Path]) -> None:
+        """Record each cell unless the store already has its current result.
 
         Raises PruningError if the store cannot be used, or after the others are recorded if a cell cannot be.
         """
         with plain_errors(self._store(results)):
-            if not again and self._wanted(results, folders).items() <= self._held(results).items():
+            if self._wanted(results, folders).items() <= self._held(results).items():
                 return
             client, experiment = self._open(results)
             with self._writing(results):
@@ -74,13 +73,6 @@ class MLflow:
                     lines = sorted(" ".join(item) for item in (held | self._wanted(results, folders)).items())
                     storage.write_text(results / HELD, "\n".join(lines))
         raise_failures(failures)
-
-    def table(self, results: Path, folder: Path) -> None:
-        """Record the table of published masks as one run."""
-        with plain_errors(self._store(results)):
-            client, experiment = self._open(results)
-            with self._writing(results):
-                record_table(client, experiment, folder)
 
     def _store(self, results: Path) -> str:
         return self.uri or str(results / DATABASE)
@@ -103,9 +95,8 @@ class MLflow:
             )
         with FileLock(results / "mlflow.lock", timeout=PATIENCE):
             if self.uri is None:
-                put_aside_if_damaged(database)
                 create_store(database)
-            client = connect(self.uri or f"sqlite:///{database}", create=True)
+            client = connect(self.uri or f"sqlite:///{database}", create=self.uri is not None)
             known = client.get_experiment_by_name(self.experiment)
             location = None if self.uri else _artifacts(results)
             if known is not None and location in (None, known.artifact_location):
@@ -163,22 +154,6 @@ def raise_failures(failures: Sequence[str]) -> None:
 
 def _artifacts(results: Path) -> str:
     return (results / "mlflow-artifacts").as_uri()
-
-
-def put_aside_if_damaged(database: Path) -> None:
-    """Rename a damaged database, with its journals, so that a new one can be built."""
-    if not database.exists() or (fault := damage(database)) is None:
-        return
-    aside = f"{database}.damaged-{datetime.now():%Y%m%dT%H%M%S}"
-    for end in ("", "-wal", "-shm", "-journal"):
-        if (part := Path(f"{database}{end}")).exists():
-            part.rename(f"{aside}{end}")
-    log.warning(
-        "%s is damaged (%s): it is now %s, and a new one is begun: `depth-pruning track` fills it.",
-        database,
-        fault,
-        aside,
-    )
 
 
 def create_store(database: Path) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 from analysis.__main__ import COMMANDS as ALL_COMMANDS
+
 from analysis.data.load import Metric, done, load
 from analysis.figures import fig9_units, fig10_healing
 from benchmarks.growth import COMMANDS, row, write_copies

@@ -1,8 +1,6 @@
-"""From configurations to cells: recorded forms of any age give the same cell, and what is recorded names classes."""
+"""From configurations to cells: recorded forms give the same cell, and what is recorded names classes."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
@@ -12,35 +10,14 @@ from pruning.config.app import build, composed
 from pruning.config.compose import cell_of, recorded_cell
 from pruning.core.errors import InputError
 from pruning.core.records import CLASS, OPTION, TARGET, recorded
-from pruning.launcher.local import InProcess, LocalPool
-from pruning.launcher.slurm import Slurm
 from pruning.runs.cell import Cell
 
 NAMES = {"objective": "perplexity", "calibration": "pydoc", "algo": "beam"}
-# As results of before the move hold them.
-OLD = {
-    "model": "pruning.models.Model",
-    "objective": "pruning.objective.perplexity.Perplexity",
-    "calibration": "pruning.calibration.text.Text",
-    "algo": "pruning.algo.beam.Beam",
-    "compensation": "pruning.compensation.Nothing",
-    "eval": "pruning.evaluation.heldout.Heldout",
-    "tracker": "pruning.track.Nothing",
-}
 
 
 @pytest.fixture(scope="module")
 def cell() -> Cell:
     return cell_of(composed(["algo=beam", "k=2", "tracker=none"]), {**NAMES, "model": "smollm2"})
-
-
-def old_form(config: Any) -> dict[str, Any]:
-    """A recorded configuration as older versions wrote it."""
-    old = dict(config)
-    for group, target in OLD.items():
-        settings = {key: value for key, value in config[group].items() if key not in (CLASS, OPTION)}
-        old[group] = {TARGET: target, **settings}
-    return old
 
 
 def test_a_record_names_options_and_classes_only(cell: Cell) -> None:
@@ -53,25 +30,10 @@ def test_a_record_names_options_and_classes_only(cell: Cell) -> None:
     assert "resources" not in cell.config["model"]
 
 
-def test_both_forms_of_a_record_give_the_same_cell(cell: Cell) -> None:
-    again, old = (recorded_cell(config, NAMES) for config in (cell.config, old_form(cell.config)))
-    assert again.key == old.key == cell.key
-    assert again.config == cell.config, "a job's cell records the names of all options, too"
+def test_a_record_gives_the_same_cell(cell: Cell) -> None:
+    again = recorded_cell(cell.config, NAMES)
+    assert (again.key, again.config) == (cell.key, cell.config), "with the names of all options"
     assert (again.algo, again.evaluation, again.tracker) == (cell.algo, cell.evaluation, cell.tracker)
-    assert (old.algo, old.evaluation, old.tracker) == (cell.algo, cell.evaluation, cell.tracker)
-
-
-@pytest.mark.parametrize(
-    ("settings", "kind"),
-    [
-        ({TARGET: "pruning.launcher.processes.Processes", "parallel": 1}, LocalPool),
-        ({TARGET: "pruning.launcher.local.Local"}, InProcess),
-        ({TARGET: "pruning.launcher.slurm.Slurm", "partition": "gpu"}, Slurm),
-        ({CLASS: "LocalPool", "parallel": 1}, LocalPool),
-    ],
-)
-def test_launchers_of_any_age_are_built(settings: dict[str, Any], kind: type) -> None:
-    assert isinstance(build("launcher", settings), kind)
 
 
 def test_classes_within_classes_are_built() -> None:

@@ -12,7 +12,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from hydra_plugins.grid_launcher.composer import Composer
+from hydra_plugins.grid_launcher.sweeper import Composer
 from pruning.config.app import register
 from pruning.config.groups import CONF
 

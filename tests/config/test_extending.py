@@ -83,30 +83,19 @@ def test_the_example_of_the_page_passes_every_test_of_its_group(
     assert int(passed[1]) >= least, "the tests did not run on the new option"
 
 
-@pytest.mark.parametrize(
-    ("group", "right", "wrong"),
-    [
-        ("algo", "if space.complete(mask)]", "]"),  # on a budget, some masks remove too little
-        ("algo", "units[: len(units) - kept]", "units[: len(units) - kept - 1]"),
-        ("algo", "yield Ask(masks, best=1)", "yield masks"),
-        (
-            "objective",
-            "(pruned.logits.argmax(-1) != dense.logits.argmax(-1)).double()",
-            "pruned.logits.argmax(-1) != dense.logits.argmax()",
-        ),
-    ],
-)
-@pytest.mark.slow
-def test_a_mistake_on_the_page_would_be_noticed(project: Path, group: str, right: str, wrong: str) -> None:
-    assert PAGE.count(right) == 1
-    assert every_test(project, follow(PAGE.replace(right, wrong), project, group), group).returncode == 1
-
-
 def test_its_settings_can_be_given_and_a_typo_is_refused(project: Path) -> None:
     follow(PAGE, project)
     assert "Deepest(keep=4)" in compose(project, "algo=deepest", "algo.keep=4").stdout
     assert "algo.keep=-1" in compose(project, "algo=deepest", "algo.keep=-1").stderr
     assert "kept" in compose(project, "algo=deepest", "algo.kept=4").stderr
+
+
+def test_its_first_line_is_its_description_in_the_help(project: Path) -> None:
+    for group in SECTIONS:
+        name = follow(PAGE, project, group)
+        text = (project / "conf" / group / f"{name}.yaml").read_text().splitlines()[0].removeprefix("# ")
+        shown = run(project, "-m", "pruning.cli", "grid", "--help").stdout
+        assert re.search(rf"^    {name} +{re.escape(text)}$", shown, re.MULTILINE)
 
 
 def test_a_copy_of_an_objective_must_have_another_name(project: Path) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import inspect
 import os
 import platform
+import pty
+import struct
 import subprocess
 import sys
+import termios
 
 import pytest
 
@@ -67,6 +71,35 @@ def test_numpy_gets_one_thread_unless_the_user_has_set_a_number(undecided: pytes
     undecided.setenv(BLAS_THREADS[0], "3")
     use_one_blas_thread()
     assert [os.environ[name] for name in BLAS_THREADS] == ["3", "1"]
+
+
+BAR = """
+from pruning.core.terminal import guarded, progress_bar
+with guarded(), progress_bar("a long name of a cell", "{n_fmt}/{total_fmt} done [{elapsed}]  {desc}", total=9) as bar:
+    bar.update(4), bar.refresh(), bar.update(5)
+"""
+SHOWN = {name: value for name, value in os.environ.items() if name not in ("TQDM_DISABLE", "COLUMNS")}
+
+
+@pytest.mark.parametrize("columns", [0, 20, 100])
+def test_a_terminal_of_any_width_shows_progress(columns: int) -> None:
+    terminal, inner = pty.openpty()
+    fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", min(columns, 24), columns, 0, 0))
+    subprocess.run(
+        [sys.executable, "-c", BAR], stdin=inner, stdout=inner, stderr=inner, env=SHOWN, check=True
+    )
+    os.close(inner)
+    shown = os.read(terminal, 1 << 16).decode()
+    os.close(terminal)
+    assert "\r4/9 done [00:00]" in shown
+    assert ("a long name of a cell" in shown) == (columns != 20), "what does not fit is cut off"
+
+
+def test_in_a_file_each_state_of_a_bar_is_a_line() -> None:
+    ended = subprocess.run([sys.executable, "-c", BAR], env=SHOWN, check=True, capture_output=True, text=True)
+    lines = [line.partition(" ")[0] for line in ended.stderr.splitlines()]
+    assert lines == ["0/9", "4/9", "9/9"]
+    assert "\r" not in ended.stderr
 
 
 PROGRAM = """

@@ -14,7 +14,8 @@ from pruning.config import app, groups
 from pruning.config.compose import cell_of
 from pruning.engine.forward import Forward
 from pruning.engine.memory import MemoryBudget
-from pruning.launcher.job import Job, specification
+from pruning.launcher.job import Job
+from pruning.launcher.submit import specification
 
 SMALL = (
     "model=local",

@@ -16,7 +16,7 @@ from pruning.core import storage
 from pruning.launcher.submission import QueuedCell, Submission
 from pruning.models.model import Resources
 
-LAUNCHER = {"class": "Slurm", "order": "sharing"}
+LAUNCHER = {"class": "Slurm"}
 
 
 def task(key: str, group: str = "a", evaluations: int = 10, resources: Resources | None = None) -> QueuedCell:

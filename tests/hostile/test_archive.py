@@ -17,11 +17,11 @@ import pytest
 
 from analysis.data import archive
 from analysis.data.archive import MANIFEST, is_data
+from pruning import cli
 from pruning.core.errors import InputError, PruningError
-from pruning.core.terminal import run_command
 from pruning.launcher import job
 from pruning.launcher.local import LocalPool
-from pruning.launcher.slurm import Slurm, check_folder
+from pruning.launcher.slurm import Slurm
 from tests.helpers.damage import tree
 from tests.helpers.launchers import commands, task
 
@@ -264,58 +264,15 @@ def test_the_command_says_what_is_wrong_in_a_sentence(
     filled(tmp_path / "source" / "studies", {f"{name}.json": data for name, data in ODD.items()})
     Path("folder.tar.xz").mkdir()
     Path("dangling").symlink_to("nowhere")
-    monkeypatch.setattr(sys, "argv", ["archive", *words.split()])
+    monkeypatch.setattr(sys, "argv", ["depth-pruning", "archive", *words.split()])
     with pytest.raises(SystemExit) as ended:
-        run_command("analysis.data.archive:main")
+        cli.main()
     assert ended.value.code == 2
     assert named in (said := capsys.readouterr().err)
     assert said.count("\n") == 1
     assert not Path("a.tar.xz").exists()
     assert not Path("new").exists()
     assert not [path for path in tmp_path.rglob(".*") if path.is_dir()]
-
-
-# -- the copy of the code ------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The copy of a small project."""
-    filled(tmp_path / "project", {"pruning/__init__.py": b"", "conf/a.yaml": b""})
-    monkeypatch.setattr(job, "ROOT", tmp_path / "project")
-    return job.snapshot(tmp_path)
-
-
-def moved(copy: Path) -> None:
-    copy.rename(copy.with_name("elsewhere"))
-    copy.symlink_to("elsewhere")
-
-
-PLANTED: dict[str, Callable[[Path], object]] = {
-    "code": lambda copy: (copy / "pruning" / "__init__.py").write_text("import os"),
-    "a module": lambda copy: (copy / "torch.py").touch(),
-    "a start-up module": lambda copy: (copy / "sitecustomize.py").touch(),
-    "bytecode without a source": lambda copy: (copy / "pruning" / "one.pyc").touch(),
-    "a file is gone": lambda copy: (copy / "conf" / "a.yaml").unlink(),
-    "a link": lambda copy: (copy / "conf" / "b").symlink_to("/etc"),
-    "the folder is a link": moved,
-}
-
-
-@pytest.mark.parametrize("plant", PLANTED.values(), ids=PLANTED)
-def test_a_copy_of_the_code_is_checked_before_jobs_run_it(
-    plant: Callable[[Path], object], copy: Path, tmp_path: Path
-) -> None:
-    plant(copy)
-    with pytest.raises(InputError, match=str(copy)):
-        job.snapshot(tmp_path)
-
-
-def test_bytecode_in_the_copy_is_not_trusted(copy: Path, tmp_path: Path) -> None:
-    (copy / "pruning" / "__pycache__").mkdir()
-    (copy / "pruning" / "__pycache__" / "__init__.cpython-311.pyc").write_text("planted")
-    assert job.snapshot(tmp_path) == copy
-    assert not list(copy.rglob("*.pyc"))
 
 
 # -- scripts of jobs -----------------------------------------------------------------------------------------
@@ -350,4 +307,4 @@ def test_a_setting_cannot_add_a_line_to_a_script(
 
 def test_a_line_break_in_the_results_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^paths.results=.*control character"):
-        check_folder(tmp_path / "a\n#SBATCH --b")
+        job.check_texts("paths.results", str(tmp_path / "a\n#SBATCH --b"))

@@ -16,21 +16,20 @@ import pytest
 import yaml
 
 from analysis.data import archive
+from pruning import cli
 from pruning.config.app import build, build_option, composed, launch_words
 from pruning.config.compose import cell_of, recorded_cell
 from pruning.core.errors import DamagedError, InputError, PruningError
 from pruning.core.records import read_result
 from pruning.core.storage import file_sha256
-from pruning.core.terminal import run_command
 from pruning.export.request import of_cell
 from pruning.healing.healed_files import read_record
 from pruning.launcher import submit
 from pruning.launcher.job import Job
-from pruning.launcher.submission import Submission, SubmissionRecord
+from pruning.launcher.submission import Submission
 from pruning.published import library
 from pruning.routing.router_files import read_router
 from pruning.study import heal_command
-from pruning.tracking.rebuild import trackers
 from tests.conftest import Command
 from tests.helpers.damage import edit_json
 from tests.helpers.launchers import commands, submission, task
@@ -194,13 +193,6 @@ def test_submissions_and_their_jobs(
                 Job("a", edited, NAMES, str(tmp_path))()
 
 
-def test_trackers_of_configurations(config: dict[str, Any], tmp_path: Path) -> None:
-    tracker = {"class": "MLflow", "option": "mlflow", "uri": None, "experiment": "depth-pruning"}
-    for _, edited, _ in edits(tracker):
-        write(tmp_path / "results" / "a" / "config.yaml", {**config, "tracker": edited})
-        assert SECRET not in repr(trackers(tmp_path / "results"))
-
-
 def test_routers_and_healings(tmp_path: Path) -> None:
     settings = {"encoder": "states", "path": "p", "blocks": None, "head": "ridge", "hidden": 4, "seed": 0}
     record = {
@@ -308,9 +300,9 @@ def test_a_retry_of_a_copied_folder_runs_and_writes_what_the_command_names(
     lost(tmp_path, launcher, **config)
 
     def run(*words: str) -> int:
-        monkeypatch.setattr("sys.argv", ["status", "retry", str(tmp_path), *words])
+        monkeypatch.setattr("sys.argv", ["depth-pruning", "status", "retry", str(tmp_path), *words])
         with pytest.raises(SystemExit) as end:
-            run_command("pruning.study.status:main")
+            cli.main()
         return int(str(end.value.code))
 
     assert run() == 2
@@ -359,22 +351,7 @@ def test_resources_of_a_record_are_numbers(tmp_path: Path) -> None:
 def test_paths_of_a_submission_that_are_none(paths: Any, config: dict[str, Any], tmp_path: Path) -> None:
     task = {"key": "a", "config": {**config, "paths": paths}, "choices": NAMES, "resources": {}}
     record = {"kind": "slurm", "launcher": {}, "code": "c", "where": "/", "driver": "d", "tasks": [task]}
-    record |= dict.fromkeys(SubmissionRecord.__required_keys__ - record.keys(), "x")
+    record |= dict.fromkeys(set(Submission.STARTED) - record.keys(), "x")
     path = write(tmp_path / "jobs" / "cells-1" / "submission.json", record)
     with pytest.raises(DamagedError, match=r"submission\.json"):
         Submission.load(path)
-
-
-LOOPS = (
-    "a: &a [x, x]\nb: &b [*a, *a]\ntracker: {class: MLflow}",
-    "tracker: &t {class: MLflow, experiment: *t}",
-)
-
-
-@pytest.mark.parametrize("text", LOOPS)
-def test_aliases_in_a_configuration_are_not_followed(text: str, tmp_path: Path) -> None:
-    (tmp_path / "results" / "a").mkdir(parents=True)
-    (tmp_path / "results" / "a" / "config.yaml").write_text(text)
-    found, errors = trackers(tmp_path / "results")
-    assert found == []
-    assert "alias" in str(errors[0])

@@ -12,8 +12,8 @@ from pkgutil import resolve_name
 from typing import Any
 
 import pytest
-
 from analysis.__main__ import COMMANDS
+
 from analysis.data.archive import NothingToRead
 from analysis.data.load import done, load
 from analysis.data.study import journals

@@ -167,14 +167,12 @@ def test_a_defect_keeps_its_traceback() -> None:
 def test_every_door_is_guarded() -> None:
     """A door is a file that runs as a program, or a function that becomes a command when the package is installed."""
     files = [ROOT / "launch.py", *ROOT.glob("pruning/**/*.py"), *ROOT.glob("analysis/**/*.py")]
-    doors = {path: text for path in files if '__name__ == "__main__"' in (text := path.read_text("utf-8"))}
-    assert {ROOT / "launch.py", *(ROOT.glob("*/*/__main__.py"))} <= doors.keys()
-    launched = doors.pop(ROOT / "launch.py")
-    assert [path for path, text in doors.items() if "    run_command(" not in text] == []
+    doors = {path for path in files if '__name__ == "__main__"' in path.read_text("utf-8")}
+    assert doors == {ROOT / "launch.py", ROOT / "pruning" / "cli.py"}
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
-    assert "from pruning.study.launch import main\n" in launched
-    assert "pruning.study.launch:main" in scripts.values()
-    for script in scripts.values():
+    assert "from pruning.study.launch import main\n" in (ROOT / "launch.py").read_text("utf-8")
+    assert scripts == {"depth-pruning": "pruning.cli:main"}
+    for script in (*scripts.values(), "pruning.study.launch:main"):
         assert "    with guarded():\n" in inspect.getsource(resolve_name(script)), script
 
 
@@ -325,13 +323,13 @@ def test_a_copied_cell_with_a_link_writes_nothing_through_it(
     assert name or not (victim / "result.json").exists()
 
 
-def test_a_grid_and_a_figure_replace_links_and_a_database_that_is_one_is_not_written(
+def test_a_figure_replaces_links_and_a_database_that_is_one_is_not_written(
     launch: Command, tmp_path: Path
 ) -> None:
     (victim := tmp_path / "victim").write_text("precious")
     results = tmp_path / "results"
     results.mkdir()
-    links = [results / name for name in ("multirun.yaml", "fig1.png", "fig1.pdf", "fig1.csv")]
+    links = [results / name for name in ("fig1.png", "fig1.pdf", "fig1.csv")]
     for link in (*links, results / "mlflow.db"):
         link.symlink_to(victim)
     ended = launch("-m", "algo=one_shot", "k=1,2")
@@ -426,20 +424,3 @@ def test_a_results_folder_that_no_record_could_name_is_refused_before_a_cell_sta
         assert named in ended.err
         monkeypatch.chdir(tmp_path / "${HOME}")
     assert not list(tmp_path.rglob("result.json"))
-
-
-def test_a_command_imports_nothing_of_the_current_folder_and_a_script_what_is_beside_it(
-    tmp_path: Path,
-) -> None:
-    for name in ("yaml", "numpy", "filelock", "pandas", "submitit"):
-        (tmp_path / f"{name}.py").write_text("open('ran', 'w').close()")
-    for door in ("pruning.status", "analysis"):
-        command = [sys.executable, "-m", door, "--help"]
-        subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
-    assert not (tmp_path / "ran").exists()
-    (folder := tmp_path / "mine").mkdir()
-    (folder / "mine.py").write_text("VALUE = 7")
-    (folder / "script.py").write_text("import pruning, mine; print(mine.VALUE)")
-    command = [sys.executable, "script.py"]
-    done = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
-    assert done.stdout.strip() == "7"

@@ -10,30 +10,24 @@ import pytest
 
 from pruning.core.records import commit
 from pruning.launcher import job
-from pruning.launcher.slurm import job_environment
+from pruning.launcher.job import job_environment
 
 
-@pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A small project instead of this one."""
-    for name in ("pruning/__init__.py", "pruning/one.py", "conf/a.yaml"):
+def test_each_command_has_a_copy_of_its_own_that_later_changes_do_not_reach(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("pruning/one.py", "pruning/__pycache__/one.pyc", "pruning/analysis/page.py", "conf/a.yaml"):
         (tmp_path / "project" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "project" / name).write_text(f"# {name}\n")
+        (tmp_path / "project" / name).write_text("# first\n")
     monkeypatch.setattr(job, "ROOT", tmp_path / "project")
-    return tmp_path / "project"
-
-
-def test_the_same_code_is_copied_once_and_a_change_makes_another_copy(root: Path, tmp_path: Path) -> None:
+    monkeypatch.setattr(job, "ANALYSIS", tmp_path / "project" / "pruning" / "analysis")
     first = job.snapshot(tmp_path)
-    before = {path: path.stat().st_mtime_ns for path in first.rglob("*")}
-    assert job.snapshot(tmp_path) == first
-    assert {path: path.stat().st_mtime_ns for path in first.rglob("*")} == before
-    assert [path.name for path in (tmp_path / "code").iterdir()] == [first.name], "no incomplete copy is left"
-    (root / "pruning" / "one.py").write_text("raise SystemExit\n")
+    (tmp_path / "project" / "pruning" / "one.py").write_text("# second\n")
     second = job.snapshot(tmp_path)
-    assert (first / "pruning" / "one.py").read_text() == "# pruning/one.py\n"
-    (root / "pruning" / "one.py").rename(root / "pruning" / "two.py")
-    assert len({first, second, job.snapshot(tmp_path)}) == 3
+    copied = [folder / "pruning" / "one.py" for folder in (first, second)]
+    assert [path.read_text() for path in copied] == ["# first\n", "# second\n"]
+    files = {str(path.relative_to(first)) for path in first.rglob("*") if path.is_file()}
+    assert files == {"COMMIT", "conf/a.yaml", "pruning/one.py"}
 
 
 def test_a_job_imports_the_copy_though_the_project_is_installed(tmp_path: Path) -> None:

@@ -106,7 +106,6 @@ def test_each_cell_gets_a_slot_and_gpus_of_its_own(
         (LocalPool(parallel=0), Resources(), "launcher.parallel=0"),
         (LocalPool(), Resources(nodes=2), "nodes=2 of tiny"),
         (LocalPool(), Resources(ranks=2, gpus_per_rank=2), "tiny .*4 GPUs"),
-        (LocalPool(order="no"), Resources(), "launcher.order 'no'"),
     ],
 )
 def test_what_this_machine_cannot_do_is_refused(
@@ -144,7 +143,7 @@ def test_running_cells_of_an_earlier_command_keep_their_slots(
     launcher = LocalPool()
     launcher.submit(tmp_path, [task("d"), task("e"), task("f")], str(tmp_path))
     assert launcher.step(), "two GPUs are free"
-    assert list(launcher._pool.record.devices.values()) == [["GPU-b"], ["GPU-c"]]  # type: ignore[union-attr]
+    assert list(launcher._record.devices.values()) == [["GPU-b"], ["GPU-c"]]  # type: ignore[union-attr]
 
 
 def test_two_commands_share_the_slots_of_a_machine(

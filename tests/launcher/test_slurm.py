@@ -75,10 +75,6 @@ def test_arrays_are_cut_to_what_the_cluster_takes_and_bounded_together(tmp_path:
     assert len(sbatch(calls)) == 3
     arrays = [next(line for line in script(tmp_path, n) if "--array" in line) for n in range(3)]
     assert arrays == ["#SBATCH --array=0-3%1", "#SBATCH --array=0-3%1", "#SBATCH --array=0-1%1"]
-    waits = [[line for line in script(tmp_path, n) if "--dependency" in line] for n in range(3)]
-    assert waits == [[], [], ["#SBATCH --dependency=afterany:1"]], (
-        "with a third array, three cells would run at once"
-    )
 
 
 @pytest.mark.parametrize("sizes", [[5], [4, 4, 2], [1, 1, 1, 1], [1000, 1, 300]])
@@ -111,7 +107,6 @@ def test_a_refusal_is_reported_and_nothing_is_in_flight(
 @pytest.mark.parametrize(
     ("settings", "asked", "message"),
     [
-        ({"order": "shared"}, {}, "launcher.order 'shared'"),
         ({"parallel": 0}, {}, "launcher.parallel=0"),
         ({}, {"minutes": 2}, "minutes=2 of tiny .*launcher.warning_seconds=120"),
         ({}, {"ranks": 0}, "model.resources.ranks=0 of tiny"),

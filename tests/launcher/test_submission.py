@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pruning.core.errors import DamagedError, InputError
+from pruning.core.errors import DamagedError
 from pruning.launcher.submission import Submission, latest, ordered, submissions
 from pruning.models.model import Resources
 from tests.helpers.launchers import submission, task
@@ -65,12 +65,6 @@ EQUAL = [task(name, "a", 10) for name in ("z", "m", "a")]
 
 
 def test_the_shortest_of_each_group_come_first_then_the_second_of_each() -> None:
-    keys = [cell.key for cell in ordered(TASKS, "sharing")]
+    keys = [cell.key for cell in ordered(TASKS)]
     assert keys == ["a-short", "b-short", "a-middle", "b-long", "a-long"]
-    assert ordered(EQUAL, "sharing") == EQUAL
-    assert ordered(TASKS, "asked") == TASKS
-
-
-def test_another_order_is_refused() -> None:
-    with pytest.raises(InputError, match=r"launcher\.order.*shared.*sharing"):
-        ordered(TASKS, "shared")
+    assert ordered(EQUAL) == EQUAL

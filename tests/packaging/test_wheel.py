@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -10,6 +11,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
+from pruning.cli import SUBCOMMANDS
 
 ROOT = Path(__file__).parents[2]
 
@@ -33,19 +36,18 @@ def run(installed: Path, folder: Path, *words: str) -> subprocess.CompletedProce
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize(("kind", "most"), [("wheel", 2_000_000), ("sdist", 4_000_000)])
-def test_a_package_is_small_because_it_has_no_archives(kind: str, most: int, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "hatchling", "build", "-t", kind, "-d", str(tmp_path)]
+def test_packages_are_small_because_they_have_no_archives(installed: Path, tmp_path: Path) -> None:
+    (wheel,) = installed.parent.glob("*.whl")
+    assert wheel.stat().st_size < 2_000_000
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", str(tmp_path)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    (package,) = tmp_path.iterdir()
-    assert package.stat().st_size < most
-    if kind == "wheel":
-        names = zipfile.ZipFile(package).namelist()
-    else:
-        with tarfile.open(package) as archive:
-            names = archive.getnames()
-    assert any(name.endswith("core/mask.py") for name in names)
-    assert [name for name in names if name.endswith(".xz")] == []
+    (source,) = tmp_path.iterdir()
+    assert source.stat().st_size < 4_000_000
+    with tarfile.open(source) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    needed = {"pruning/core/mask.py", "conf/config.yaml", "analysis/paper/check.py", "launch.py", "LICENSE"}
+    assert needed | {"hatch_build.py", "CHANGELOG.md", "README.md", "pyproject.toml"} <= names
+    assert not [name for name in names if name.endswith(".xz")]
 
 
 def test_an_installation_takes_no_common_names(installed: Path) -> None:
@@ -65,26 +67,43 @@ def test_an_installation_has_options_pages_and_types(installed: Path) -> None:
     assert [name for name in files if not (installed / "pruning" / name).is_file()] == []
 
 
-def test_the_command_line_runs_from_an_installation(installed: Path, tmp_path: Path) -> None:
-    code = "import sys; sys.argv = ['depth-pruning', 'algo=greedi']; from pruning.study.launch import main; main()"
-    ended = run(installed, tmp_path, "-c", code)
+def test_the_command_is_installed(installed: Path) -> None:
+    (points,) = installed.glob("*.dist-info/entry_points.txt")
+    assert "depth-pruning = pruning.cli:main" in points.read_text()
+
+
+@pytest.mark.parametrize("name", [*SUBCOMMANDS])
+def test_help_names_nothing_that_an_installation_lacks(installed: Path, tmp_path: Path, name: str) -> None:
+    ended = run(installed, tmp_path, "-m", "pruning.cli", name, "--help")
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.strip()
+    assert re.findall(r"launch\.py|\bmake \w+|docs/|python -m|conf/", ended.stdout) == []
+
+
+def test_settings_are_checked_and_composed(installed: Path, tmp_path: Path) -> None:
+    ended = run(installed, tmp_path, "-m", "pruning.cli", "grid", "algo=greedi")
     assert ended.returncode == 2
     assert "Did you mean greedy" in ended.stderr
-    composed = run(
-        installed,
-        tmp_path,
-        "-c",
-        code.replace("algo=greedi", "algo=beam").replace("'algo", "'--cfg', 'job', 'algo"),
-    )
+    composed = run(installed, tmp_path, "-m", "pruning.cli", "grid", "--cfg", "job", "algo=beam")
     assert "pruning.algo.beam.Beam" in composed.stdout, composed.stderr
+    assert run(installed, tmp_path, "-m", "pruning.cli", "check-paper").returncode == 0
 
 
-@pytest.mark.parametrize("command", ["report", "fig1", "table3", "paper-check"])
-def test_the_analysis_runs_from_an_installation(installed: Path, tmp_path: Path, command: str) -> None:
-    words = [] if command == "paper-check" else ["--help"]
-    ended = run(installed, tmp_path, "-m", "pruning.analysis", command, *words)
-    assert ended.returncode == 0, ended.stderr
-    assert ended.stdout
+@pytest.mark.slow
+def test_a_grid_its_report_and_a_figure(installed: Path, tmp_path: Path, model_folder: Path) -> None:
+    small = "model=local model.dtype=float32 eval.samples=2 eval.length=32 eval.items=6 calibration.samples=4"
+    words = [*small.split(), "calibration.length=24", f"model.path={model_folder}", "k=1,2", "algo=one_shot"]
+    for command in (["grid", "-m", *words], ["report"], ["figure", "fig1"], ["status"], ["archive", "pack"]):
+        name = ["results", "default", "one.tar.xz"] if command[0] == "archive" else []
+        ended = run(installed, tmp_path, "-m", "pruning.cli", *command, *name)
+        assert ended.returncode == 0, ended.stderr
+    made = (
+        "results/mlflow.db",
+        "results/figures/report.html",
+        "results/figures/fig1_masks.png",
+        "one.tar.xz",
+    )
+    assert [name for name in made if not (tmp_path / name).is_file()] == []
 
 
 def test_importing_the_package_imports_nothing_heavy(installed: Path, tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from pruning import cli
 from pruning.core.storage import read_json
-from pruning.core.terminal import run_command
 from pruning.models.model import Model
 from pruning.published import library
 from tests.conftest import Ended
@@ -34,12 +34,12 @@ def referee(
 
     def command(line: str) -> Ended:
         words = ["tracker=none", f"paths.results={tmp_path / 'results'}", *line.split()]
-        monkeypatch.setattr("sys.argv", ["referee", *words])
+        monkeypatch.setattr("sys.argv", ["depth-pruning", "referee", *words])
         capfd.readouterr()
         caplog.clear()
         status: Any = 0
         try:
-            run_command("pruning.study.referee_command:main")
+            cli.main()
         except SystemExit as end:
             status = end.code
         out, err = capfd.readouterr()

@@ -1,20 +1,19 @@
-"""`depth-pruning status` on a real cluster: show, cancel, retry, collect."""
+"""`depth-pruning status` on a real cluster: show, cancel, retry."""
 
 from __future__ import annotations
 
 import shlex
 import subprocess
-import sys
 
 from pruning.launcher.submission import submissions
+from tests.helpers.commands import depth_pruning
 from tests.slurm.conftest import Grid
 
 GRID = ("-m", "algo=one_shot,greedy,beam", "k=2", "launcher.parallel=2")
 
 
 def status(grid: Grid, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pruning.status", *words, str(grid.results)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return depth_pruning(grid.folder, "status", *words, str(grid.results))
 
 
 def test_cells_are_shown_cancelled_and_submitted_again(grid: Grid) -> None:
@@ -48,4 +47,4 @@ def test_cells_are_shown_cancelled_and_submitted_again(grid: Grid) -> None:
     assert "3 in flight, 0 to submit" in ended.err, "the same command waits for what is in flight"
     grid.completes(*GRID)
     assert status(grid).returncode == 0
-    assert "3 cells with a result are recorded" in status(grid, "collect").stdout
+    assert "3 cells recorded" in depth_pruning(grid.folder, "track", str(grid.results)).stderr

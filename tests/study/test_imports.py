@@ -11,7 +11,13 @@ SLOW = ("torch", "transformers", "mlflow", "scipy", "pandas")
 
 
 @pytest.mark.parametrize(
-    "module", ["pruning.study.command", "pruning.runs.prepare", "pruning.tracking.store"]
+    "module",
+    [
+        "pruning.study.command",
+        "pruning.runs.prepare",
+        "pruning.tracking.store",
+        "pruning.config.app; pruning.config.app.composed(['k=2'])",
+    ],
 )
 def test_checking_and_listing_cells_imports_no_large_library(module: str) -> None:
     code = f"import sys, {module}; print([name for name in {SLOW} if name in sys.modules])"

@@ -221,14 +221,15 @@ def test_an_infinite_loss_names_the_blocks(launch: Command, monkeypatch: pytest.
     assert "the loss of the whole model is inf: try model.dtype=float32" in ended.out
 
 
-def test_an_unreachable_model_fails_its_own_cells_only(launch: Command, model_folder: Path) -> None:
+def test_an_unreachable_model_is_refused_before_the_first_cell(launch: Command, model_folder: Path) -> None:
     ended = launch("-m", "model=local,qwen3", f"++model.path={model_folder}", "k=1", "model.name=x")
     assert ended.status == 0, "a path overrides the hub id"
-    ended = launch("model=qwen3", "model.path=Qwen/Qwen3-8B", "k=1", "model.name=qwen3")
-    assert ended.status == 1
-    message = ended.result("qwen3")["error"]["message"]
-    assert message.startswith("model qwen3 (Qwen/Qwen3-8B) cannot be loaded")
-    assert "\n" not in message
+    for asked in ("model=qwen3", "model=Some/Where"):
+        ended = launch("-m", asked, "model.path=Qwen/Qwen3-8B", "k=2,3", "model.name=x", f"seed={len(asked)}")
+        assert ended.status == 2
+        assert len(ended.all()) == 1, "nothing has run"
+        assert "Qwen/Qwen3-8B" in ended.err
+        assert "hf auth login" in ended.err
 
 
 def test_ctrl_c_leaves_everything_resumable_and_prints_how(
@@ -250,6 +251,7 @@ def test_ctrl_c_leaves_everything_resumable_and_prints_how(
         ended = launch("k=2")
     assert ended.status == 130
     assert "run the same command again" in ended.out
+    assert "jobs keep running" not in ended.out
     (folder,) = [p.parent for p in ended.results.glob("*/trace.jsonl")]
     kept = (folder / "trace.jsonl").read_bytes()
     assert kept.count(b"\n") == 5
@@ -295,21 +297,6 @@ def test_kill_9_costs_nothing_that_was_computed(launch: Command, model_folder: P
     assert scores(journal) == scores(whole.results / whole.result()["cell"] / "trace.jsonl")
 
 
-@pytest.mark.parametrize("flag", ["--help", "--cfg=job"])
-def test_help_and_composition_are_fast_because_nothing_heavy_is_imported(tmp_path: Path, flag: str) -> None:
-    code = (
-        "import sys, launch; sys.argv = ['launch.py', *sys.argv[1:]]\n"
-        "try: launch.main()\n"
-        "except SystemExit as end: assert not end.code, end.code\n"
-        "heavy = {'torch', 'transformers', 'mlflow', 'datasets', 'pandas', 'matplotlib'} & set(sys.modules)\n"
-        "assert not heavy, heavy"
-    )
-    command = [sys.executable, "-c", code, *flag.replace("=", " ").split()]
-    done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "perplexity" in done.stdout
-
-
 def test_mlflow_mirrors_the_files_and_can_be_rebuilt(
     launch: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -325,6 +312,7 @@ def test_mlflow_mirrors_the_files_and_can_be_rebuilt(
         assert run.data.params["algo.class"] in ("OneShot", "Greedy")
         measured = result["evaluation"]["pruned"]["ppl/heldout"]
         assert run.data.metrics["pruned/ppl/heldout"] == pytest.approx(measured)
+        assert run.data.metrics["ppl"] == round(measured, 2)
     moved = ended.results.rename(ended.results.with_name("moved"))
     ended = Ended(0, "", "", moved)
     from pruning.tracking import rebuild
@@ -344,7 +332,7 @@ def mlflow_runs(ended: Ended) -> list[Any]:
     assert experiment.artifact_location == (ended.results / "mlflow-artifacts").as_uri()
     runs = client.search_runs([experiment.experiment_id])
     names = {artifact.path for run in runs for artifact in client.list_artifacts(run.info.run_id)}
-    files = {"config.yaml", "launch.log", "mask.json", "mask.png", "result.json", "trace.jsonl"}
+    files = {"config.yaml", "launch.log", "mask.json", "result.json", "trace.jsonl"}
     assert names == files | {"evaluation"}
     curve = client.get_metric_history(runs[0].info.run_id, "search/best_loss")
     assert [m.value for m in curve] == sorted((m.value for m in curve), reverse=True)

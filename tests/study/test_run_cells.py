@@ -26,7 +26,6 @@ class Jobs:
     own: dict[str, Job]
     submitted: list[str] = field(default_factory=list)
     wait = True
-    order = "sharing"
 
     def step(self) -> bool:
         """One look at the queue: the other command's jobs end."""

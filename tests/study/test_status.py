@@ -7,15 +7,16 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from rich.console import Console
 
 from pruning.core.errors import InputError
-from pruning.launcher.cell_state import CellState, StateName, cell_states
+from pruning.core.records import write_study
+from pruning.launcher.cell_state import CellState, StateName, all_states, cell_states
 from pruning.launcher.scheduler import process, process_name
 from pruning.launcher.submission import latest
 from pruning.launcher.submit import cancel, retry
 from pruning.study.status import advance, run_status, status_table
-from pruning.tracking.rebuild import record_all
 from tests.helpers.launchers import commands, result, submission, task
 
 BROKEN = {"type": "LossError", "message": "it is NaN", "log": "launch.log"}
@@ -33,19 +34,15 @@ def journal(folder: Path, *scores: tuple[list[int], float]) -> None:
 
 def test_progress_counts_masks_once_and_time_by_paid_evaluations(tmp_path: Path) -> None:
     journal(tmp_path / "a", ([], 9.0), ([1], 2.0), ([1], 4.0), ([2], 0.0), ([3], 1.0))
-    progress = advance(tmp_path / "a", 10)
-    assert progress.scored == 3, "the dense model does not count: no search asks for it"
-    assert progress.left == pytest.approx(7 * (9 + 2 + 4 + 1) / 4)
-
-
-def test_progress_of_a_cell_that_has_just_begun_or_goes_beyond_its_total(tmp_path: Path) -> None:
-    assert advance(tmp_path, 10).left is None
-    journal(tmp_path / "a", ([1], 1.0), ([2], 1.0))
-    assert advance(tmp_path / "a", 1) == advance(tmp_path / "a", 1)
-    assert (advance(tmp_path / "a", 1).scored, advance(tmp_path / "a", 1).left) == (1, 0.0)
+    assert advance(tmp_path / "a", 10) == (3, pytest.approx(7 * (9 + 2 + 4 + 1) / 4)), (
+        "the dense model does not count"
+    )
+    assert advance(tmp_path / "a", 2) == (2, 0.0)
+    assert advance(tmp_path / "a", 0) == (3, None)
+    assert advance(tmp_path, 10) == (0, None)
     with (tmp_path / "a" / "trace.jsonl").open("a") as stream:
-        stream.write('{"dropped": [3]\n')
-    assert advance(tmp_path / "a", 9).scored == 2
+        stream.write('{"dropped": [4]\n')
+    assert advance(tmp_path / "a", 9)[0] == 3
 
 
 def shown(results: Path, cells: dict[str, CellState], rows: int | None = None) -> str:
@@ -125,27 +122,12 @@ def test_only_what_failed_or_is_lost_is_submitted_again_as_it_was(tmp_path: Path
     assert records["b"].task("b") == record.task("b")
 
 
-def test_collecting_records_each_cell_that_has_a_result(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from pruning.tracking.store import MLflow
-
-    seen: list[str] = []
-    monkeypatch.setattr(MLflow, "record", lambda *given, **_: seen.extend(one.name for one in given[2]))
-    for key in "abc":
-        result(tmp_path, key)
-        (tmp_path / key / "config.yaml").write_text("tracker: {class: MLflow}\n")
-    (tmp_path / "b" / "result.json").unlink()
-    assert record_all(tmp_path) == 2
-    assert seen == ["a", "c"]
-
-
 @pytest.mark.parametrize(
     ("words", "named"),
     [
         (["nowhere"], "nowhere"),
         (["cancl", "."], "cancl.*cancel"),
-        (["."], "submitted as a job"),
+        (["."], "paths.results"),
         (["cancel", ".", "tracker.uri=x"], "tracker.uri=x"),
     ],
 )
@@ -155,6 +137,20 @@ def test_invalid_words_are_refused(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=named):
         run_status(words)
+
+
+def test_cells_that_a_command_computes_itself_are_shown_too(tmp_path: Path) -> None:
+    write_study(tmp_path, "mine", ["done", "bad", "runs", "waits"])
+    result(tmp_path, "done")
+    result(tmp_path, "bad", status="failed", error=BROKEN, environment={"ended": LATER})
+    (tmp_path / "runs").mkdir()
+    ended = ["done", "failed", "lost", "lost"]
+    assert [cell.state.value for cell in all_states(tmp_path).values()] == ended
+    with FileLock(tmp_path / "runs" / ".lock"):
+        states = all_states(tmp_path)
+    assert [cell.state.value for cell in states.values()] == ["done", "failed", "running", "pending"]
+    assert "it is NaN" in shown(tmp_path, states)
+    assert [cell.state.value for cell in all_states(tmp_path).values()] == ended
 
 
 def test_the_exit_status_is_1_if_a_cell_failed(

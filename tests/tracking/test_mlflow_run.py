@@ -10,7 +10,7 @@ import pytest
 
 from pruning.core.mask import Mask
 from pruning.core.records import read_done
-from pruning.tracking.mlflow_run import _metrics, _tags, mask_picture, run_name
+from pruning.tracking.mlflow_run import _metrics, _tags, run_name
 from tests.helpers import sublayer_grid
 from tests.helpers.sublayer_grid import SublayerStudy
 
@@ -20,31 +20,17 @@ KEY = "smollm2-perplexity-greedy-{}-s0-0a1b2c3d"
 @pytest.mark.parametrize(
     ("size", "config", "words"),
     [
-        ("r0.2", {"unit": "sublayer"}, "sub-layers, 20 % of parameters"),
-        ("r0.2", {"unit": "attention", "budget": "latency"}, "attention, 20 % of latency"),
-        ("r0.2", {"unit": "block", "budget": "latency"}, "blocks, 20 % of latency"),
-        ("k6", {"unit": "sublayer"}, "6 sub-layers"),
-        ("k1", {"unit": "mlp"}, "1 MLP sub-layer"),
+        ("r0.2", {"unit": "sublayer"}, "ratio=0.2 sublayer"),
+        ("r0.2", {"unit": "attention", "budget": "latency"}, "ratio=0.2 attention of latency"),
+        ("r0.2", {"unit": "block", "budget": "latency"}, "ratio=0.2 of latency"),
+        ("k6", {"unit": "sublayer"}, "k=6 sublayer"),
+        ("k1", {"unit": "mlp"}, "k=1 mlp"),
         ("k6", {"unit": "block", "budget": "parameters"}, "k=6"),
         ("r0.2", {}, "k=6"),
     ],
 )
 def test_a_run_names_the_unit(size: str, config: dict[str, Any], words: str) -> None:
-    assert run_name(KEY.format(size), config, 6) == f"smollm2 · perplexity · greedy · {words} · seed 0"
-
-
-def test_the_picture_has_a_line_of_attention_above_a_line_of_mlps() -> None:
-    mask = Mask.parse(64, "b3,a7,m40")
-    drawn = mask_picture(mask, "a name")
-    places = {text.get_text(): text.get_position() for text in drawn.axes[0].texts}
-    assert len(places) == 128
-    assert places["a3"][0] == places["m3"][0]
-    assert [int(places[name][1]) for name in ("a3", "m3", "a40", "m40")] == [0, 1, 2, 3]
-    filled = [text.get_text() for text in drawn.axes[0].texts if text.get_weight() == "bold"]
-    assert filled == ["a3", "m3", "a7", "m40"]
-    assert drawn.texts[1].get_text() == "4 of 128 sub-layers removed: b3, a7, m40"
-    empty = mask_picture(mask.dense, "a name")
-    assert empty.texts[1].get_text() == "no sub-layer of 128 is removed"
+    assert run_name(KEY.format(size), config, 6) == f"greedy · perplexity · {words} · smollm2 · seed 0"
 
 
 @pytest.fixture

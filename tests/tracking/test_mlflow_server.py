@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import threading
@@ -20,7 +19,6 @@ from pruning.launcher.scheduler import process_name
 from pruning.tracking import rebuild
 from pruning.tracking.client import connect
 from pruning.tracking.mlflow_server import Server
-from pruning.tracking.store import MLflow
 from tests.conftest import Command
 from tests.helpers.mlflow_runs import described, runs
 
@@ -156,39 +154,6 @@ def test_a_server_that_never_answers_holds_no_cell_up(tmp_path: Path) -> None:
 def test_an_address_of_no_server_is_refused(uri: str | None) -> None:
     with pytest.raises(InputError, match=rf"tracker\.uri={uri} .*http://HOST:PORT"):
         Server(uri)
-
-
-def test_each_cell_is_recorded_where_its_configuration_says_if_the_command_agrees(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    uri = "http://login01:5000"
-    server = {"class": "Server", "uri": uri, "experiment": "depth-pruning", "every": 10.0, "patience": 30.0}
-    file = {"class": "MLflow", "uri": None, "experiment": "depth-pruning"}
-    elsewhere = file | {"uri": uri, "experiment": "ours"}
-    cells = {
-        "a": (server, True),
-        "b": (server, False),
-        "c": (file, True),
-        "d": ({"class": "NoTracker"}, True),
-        "e": (elsewhere, True),
-    }
-    for name, (tracker, done) in cells.items():
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "config.yaml").write_text(json.dumps({"tracker": tracker}))
-        if done:
-            (tmp_path / name / "result.json").write_text("{}")
-
-    def names(given: str | None = None) -> dict[Any, list[str]]:
-        grouped, errors = rebuild.trackers(tmp_path, given)
-        assert not errors
-        return {tracker: [folder.name for folder in folders] for tracker, folders in grouped if folders}
-
-    assert names() == {MLflow(): list("acde")}, "the folder may be a copy of somebody else's"
-    everywhere = {Server(uri): ["a"], MLflow(uri, "ours"): ["e"]}
-    assert names(uri) == {**everywhere, MLflow(uri): ["c", "d"]}
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    assert names() == {**everywhere, MLflow(): ["c", "d"]}
 
 
 class Cell:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections import Counter
 from collections.abc import Callable
@@ -16,7 +15,7 @@ import pytest
 
 from pruning.core import records, storage
 from pruning.core.mask import Mask
-from pruning.tracking import mlflow_run, rebuild
+from pruning.tracking import mlflow_run
 from pruning.tracking.client import connect
 from pruning.tracking.store import DATABASE, HELD, MLflow, create_store
 from tests.helpers.mlflow_runs import described, runs
@@ -160,30 +159,3 @@ def test_a_store_whose_tables_are_not_all_made_is_not_put_in_place(
     (tmp_path / DATABASE).write_text("a store")
     create_store(tmp_path / DATABASE)
     assert (tmp_path / DATABASE).read_text() == "a store", "an existing store is left alone"
-
-
-def table(results: Path, own: float) -> Path:
-    folder = results / "published"
-    row = {"mask": "sleb-llama2-7", "text": "c4", "published": 12.32, "one": None, "own": own}
-    data = {"tolerance": 0.01, "rows": [{**row, "verdict": "unexplained"}]}
-    folder.mkdir(exist_ok=True)
-    (folder / "table.json").write_text(json.dumps(data))
-    (folder / "table.csv").write_text("mask\nsleb-llama2-7\n")
-    return folder
-
-
-def test_the_table_of_published_masks_is_one_run_that_a_new_one_replaces(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    MLflow().table(tmp_path, table(tmp_path, 20.0))
-    table(tmp_path, 13.5)
-    monkeypatch.setattr("sys.argv", ["track", str(tmp_path)])
-    rebuild.main()
-    client = connect(f"sqlite:///{tmp_path / DATABASE}")
-    (run,) = client.search_runs([client.get_experiment_by_name("depth-pruning").experiment_id])
-    assert run.data.metrics == {"sleb-llama2-7/c4/published": 12.32, "sleb-llama2-7/c4/own": 13.5}
-    assert run.data.params == {"tolerance": "0.01", "rows": "1"}
-    assert run.data.tags["verdict unexplained"] == "1"
-    assert run.info.status == "FINISHED"
-    assert {file.path for file in client.list_artifacts(run.info.run_id)} == {"table.csv", "table.json"}
-    assert "cell" not in run.data.tags, "the analysis reads runs with this tag"

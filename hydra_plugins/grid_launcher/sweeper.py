@@ -1,4 +1,8 @@
-"""Compose the configurations of a sweep: once for each choice of options, not once for each job.
+"""Hydra's plugin for the grid: a sweeper that composes all jobs before the first one runs.
+
+Hydra's own sweeper composes every job to see whether it can, and its launcher composes and runs one after the other.
+Here, even a mistake in the last job stops the command before the first cell starts. Then the study gets all cells: it
+skips those that are finished, and goes on after one that fails.
 
 Most jobs of a grid differ from another job only in values, such as `seed=3`. Hydra sets such values last, on the
 configuration that the options give. So they are set here on a copy of that configuration. Hydra alone composes a job
@@ -7,16 +11,59 @@ with another kind of override, and a job whose values are refused: the error is 
 
 import copy
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeAlias
 
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper, BasicSweeperConf
 from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
+from hydra.core.utils import configure_log, setup_globals
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
+
+
+@dataclass
+class GridSweeperConf(BasicSweeperConf):
+    """The settings of Hydra's sweeper."""
+
+    _target_: str = "hydra_plugins.grid_launcher.sweeper.GridSweeper"
+
+
+ConfigStore.instance().store(group="hydra/sweeper", name="grid", node=GridSweeperConf, provider="grid")
+
+
+class GridSweeper(BasicSweeper):
+    """Split the arguments into jobs, as Hydra's sweeper does, compose them all, and run the study."""
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Run all cells as one study, unless `hydra/launcher=` chooses a launcher of Hydra, which gets single jobs.
+
+        Exits with the study's status if a cell is not done.
+        """
+        from pruning.config.app import add_hub_models
+        from pruning.study.command import execute
+
+        assert self.config is not None
+        assert self.hydra_context is not None
+        if not self.config.hydra.launcher._target_.endswith("BasicLauncher"):
+            return super().sweep(arguments)
+        loader = self.hydra_context.config_loader
+        overrides = OverridesParser.create(config_loader=loader).parse_overrides(
+            [*self._parse_config(), *arguments]
+        )
+        (jobs,) = self.split_arguments(overrides, None)
+        add_hub_models([word for job in jobs for word in job])
+        setup_globals()
+        configure_log(self.config.hydra.job_logging, self.config.hydra.verbose)
+        composer = Composer(loader, self.config)
+        execute([composer.compose(number, words) for number, words in enumerate(jobs)])
+        return None
+
 
 # A cell's configuration, without Hydra's own, and the chosen option of each group.
 Composed: TypeAlias = tuple[DictConfig, dict[str, Any]]

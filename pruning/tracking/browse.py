@@ -1,0 +1,107 @@
+"""Browse the runs of a results folder in MLflow.
+
+depth-pruning ui [RESULTS] [port=5000]
+
+RESULTS is the folder of the cells; the default is `results`. If the port is taken, the next free one is used. No
+database is created: `depth-pruning track` does that.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from pruning.core.errors import InputError, PruningError, first_line
+from pruning.core.terminal import command_words, show
+from pruning.launcher.scheduler import end_family
+from pruning.tracking.client import connect, plain_errors
+from pruning.tracking.mlflow_run import EXPERIMENT_TAGS, VIEW
+from pruning.tracking.store import DATABASE, MLflow
+
+PORTS = 100  # how many are tried
+
+
+def main() -> None:
+    """The command `depth-pruning ui`: start the server of MLflow, print its address once it answers, until Ctrl-C."""
+    results, wanted = asked(command_words())
+    number = experiment_of(results)
+    port = free_port(wanted)
+    store = ["--backend-store-uri", f"sqlite:///{results / DATABASE}"]
+    where = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "PYTHONWARNINGS": "ignore"}
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # MLflow must not outlive this command
+    show("starting MLflow")
+    with tempfile.TemporaryFile("w+") as log:
+        command = [sys.executable, "-m", "mlflow", "ui", *store, *where]
+        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        try:
+            while not _is_open(port):
+                if server.poll() is not None:
+                    log.seek(0)
+                    raise PruningError(
+                        f"MLflow has ended ({first_line(log.read().strip().rpartition(chr(10))[2])})."
+                    )
+                time.sleep(0.2)
+            # MLflow 3.17 opens an experiment in its view for GenAI, unless the address asks for model training.
+            words = f"workflowType=machine_learning&viewStateShareKey={VIEW}"
+            show(f"ready    http://127.0.0.1:{port}/#/experiments/{number}/runs?{words}\nCtrl-C ends it.")
+            server.wait()
+        except KeyboardInterrupt:
+            pass
+        finally:
+            end_family(server.pid)
+            server.wait()
+
+
+def asked(words: Sequence[str]) -> tuple[Path, int]:
+    """The results folder and the port of a command line. Raises InputError if a word is neither."""
+    ports = [word.removeprefix("port=") for word in words if word.startswith("port=")] or ["5000"]
+    folders = [word for word in words if not word.startswith("port=")] or ["results"]
+    if len(folders) > 1 or folders[0].startswith("-"):
+        raise InputError(f"{' '.join(words)}: give one folder of results, and port=5000 for another port.")
+    if not ports[-1].isdecimal() or not 0 < int(ports[-1]) < 65536:
+        raise InputError(f"port={ports[-1]} is not valid: choose 1 to 65535.")
+    return Path(folders[0]).expanduser().resolve(), int(ports[-1])
+
+
+def free_port(wanted: int) -> int:
+    """The first port from `wanted` on that no program uses. Raises InputError if the next ones are taken, too."""
+    ports = range(wanted, min(wanted + PORTS, 65536))
+    port = next((port for port in ports if not _is_open(port)), None)
+    if port is None:
+        raise InputError(f"port={wanted} and the {PORTS - 1} after it are taken: choose another.")
+    if port != wanted:
+        show(f"port {wanted} is taken: using {port}")
+    return port
+
+
+def _is_open(port: int) -> bool:
+    """Whether a program of this machine answers on a port."""
+    with socket.socket() as tried:
+        return tried.connect_ex(("127.0.0.1", port)) == 0
+
+
+def experiment_of(results: Path) -> str:
+    """The id of the experiment, which gets its tags if an earlier version of this program has made it.
+
+    Raises PruningError if there is no database, or if it cannot be used.
+    """
+    database = results / DATABASE
+    if database.is_symlink():
+        raise PruningError(f"{database} is a symbolic link: give the folder that it leads to.")
+    with plain_errors(database):
+        client = connect(f"sqlite:///{database}")
+        experiment = client.get_experiment_by_name(MLflow.experiment)
+        if experiment is None:
+            raise PruningError(f"{database} has no runs: `depth-pruning track {results}` records them.")
+        for name, value in EXPERIMENT_TAGS.items():
+            if experiment.tags.get(name) != value:
+                client.set_experiment_tag(experiment.experiment_id, name, value)
+    return str(experiment.experiment_id)

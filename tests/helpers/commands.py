@@ -1,0 +1,17 @@
+"""Run `depth-pruning` in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def depth_pruning(folder: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """How `depth-pruning` ends in a folder; its code is that of this checkout."""
+    command = [sys.executable, "-m", "pruning.cli", *words]
+    given = os.environ | {"PYTHONPATH": str(ROOT)} | environment
+    return subprocess.run(command, cwd=folder, env=given, check=False, capture_output=True, text=True)
