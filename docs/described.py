@@ -2,8 +2,7 @@
 
 python -m docs.described       a test fails if a page is out of date
 
-A table stands between two marks of a page. `PAGES` names what computes each of them; below are the tables of the
-benchmarks, of the files and published masks, and of the studies.
+A table stands between two marks of a page. `PAGES` names what computes each of them.
 """
 
 from __future__ import annotations
@@ -21,21 +20,26 @@ import numpy as np
 import pandas as pd
 
 from analysis.data.archive import folder
-from analysis.figures.fig4_overlap import means
-from analysis.figures.fig5_variance_shares import ratio_text
+from analysis.data.load import Metric, load
+from analysis.figures.fig10_healing import Masks, healed, summary
+from analysis.figures.fig10_healing import table as of_states
 from analysis.figures.style import DASH, number, ordered
 from analysis.report.study_data import StudyData, percent, with_interval
-from analysis.stats.components import IntervalEstimate
+from analysis.report.verdicts import claims
+from analysis.stats.estimands import DRAWN, OBJECTIVE, SEARCH, Change, changes
 from analysis.stats.grid import at, each
+from analysis.stats.mask_overlap import MaskSet, compared
+from analysis.stats.means import CellDraws, DrawMean, over_pairs
 from analysis.stats.perplexity_comparisons import relative
 from benchmarks import growth as growth_module
 from benchmarks.whole import PUBLISHED
-from pruning.core.records import DoneResult, FailedResult, Point
+from pruning.core.records import DoneResult, Point
 from pruning.core.scoring import TraceLine
 from pruning.core.storage import read_json
 from pruning.launcher.submission import JobsRecord, SubmissionRecord
 from pruning.published.library import PublishedMask, entries
 
+MINUS = "\N{MINUS SIGN}"
 ROOT = Path(__file__).parents[1]
 Tables = Mapping[str, Callable[[], str]]  # what computes each table of a page, by the name in the mark
 BLOCK = re.compile(r"<!-- (?P<name>[^>]+): written by make describe -->\n.*?<!-- end -->", re.DOTALL)
@@ -82,9 +86,8 @@ def written(rows: list[dict[str, Any]]) -> str:
     """The text of `engine` for rows of results."""
     ordered = sorted(rows, key=lambda row: str(row["device"]))
     machines = (list(part) for _, part in groupby(ordered, key=lambda row: row["device"]))
-    heads = ["work", "plain, CPU s", "engine, CPU s", "ratio", "tokens through blocks"]
-    heads += ["engine : its products at peak", "same mask"]
-    return "\n\n".join(f"{_machine(part)}\n\n{table(heads, map(_work, part))}" for part in machines)
+    heads = ["work", "plain, CPU s", "engine, CPU s", "ratio", "at peak", "fastest settings", "CPU s", "ratio"]
+    return "\n\n".join(f"{_machine(part)}\n\n{table(heads, _works(part))}" for part in machines)
 
 
 def _machine(rows: list[dict[str, Any]]) -> str:
@@ -92,26 +95,30 @@ def _machine(rows: list[dict[str, Any]]) -> str:
     ratios: dict[bool, list[float]] = {True: [], False: []}  # to published code, and to plain passes
     for row in measured:
         ratios[row["work"].startswith(PUBLISHED)].append(row["ratio"])
-    low, high = min(ratios[False]), max(ratios[False])
-    saved = f"{low:.1f} to {high:.1f} times less CPU time than one masked forward pass per mask"
+    saved = f"{min(ratios[False]):.1f} to {max(ratios[False]):.1f} times less CPU time than one masked forward "
+    saved += "pass per mask"
     if published := ratios[True]:
         saved += f", and {min(published):.1f} to {max(published):.1f} times less than SLEB's way of scoring"
-    speeds = []
-    for precision in ("bfloat16", "float32"):
-        found = [row["peak_gflops"][precision] for row in measured]
-        range_ = f"{min(found):,}" + (f" to {max(found):,}" if max(found) > min(found) else "")
-        speeds.append(f"{range_} GFLOP/s in {precision}")
-    device = f"On one thread of an {rows[0]['device']} ({', '.join(speeds)} in one large product)"
-    return f"{device}, the engine uses {saved}:"
+    equal = ", with the same masks" if all(row["masks_equal"] for row in measured) else ""
+    return f"On one thread of an {rows[0]['device']}, the engine uses {saved}{equal}:"
 
 
-def _work(row: dict[str, Any]) -> list[str]:
-    # A row without `peak_gflops` is of the benchmark before it settled near ties.
-    work = row["work"] if "peak_gflops" in row else f"{row['work']} *"
-    seconds = [f"{row[name]:,.1f}" for name in ("baseline_cpu_seconds", "cpu_seconds")]
-    same = {True: "yes", False: "no", None: DASH}[row["masks_equal"]]
-    fewer = f"{row['tokens_ratio']:.2f}x fewer"
-    return [work, *seconds, f"{row['ratio']:.2f}x", fewer, f"{row['at_peak']:.2f}", same]
+def _works(rows: list[dict[str, Any]]) -> Iterator[list[str]]:
+    """A row for each work: with the engine's defaults, and with the settings that are fastest."""
+    works: dict[str, list[dict[str, Any]]] = {}
+    first = rows[0]["work"]
+    for row in rows:
+        name, *added = re.split(r",? with (?=bounds|lazy)|, (?=compiled)", row["work"].replace("the same", first))
+        works.setdefault(name, []).append(row | {"settings": ", ".join(added)})
+    for name, (plain, *others) in works.items():
+        # A row without `peak_gflops` is of the benchmark before it settled near ties.
+        mark = "" if "peak_gflops" in plain else " \\*"
+        ratio, seconds = f"{plain['ratio']:.2f}x", f"{plain['cpu_seconds']:,.1f}"
+        line = [f"{name}{mark}", f"{plain['baseline_cpu_seconds']:,.1f}", seconds, ratio, f"{plain['at_peak']:.2f}"]
+        best = min(others, key=lambda row: float(row["cpu_seconds"]), default=None)
+        yield line + (
+            [best["settings"], f"{best['cpu_seconds']:,.1f}", f"{best['ratio']:.2f}x"] if best else [DASH] * 3
+        )
 
 
 def whole() -> str:
@@ -127,7 +134,7 @@ def whole() -> str:
     return "\n\n".join(f"{device}:\n\n{table(heads, map(way, part))}" for device, part in parts)
 
 
-def growth(slowest: int = 4) -> str:
+def growth(slowest: int = 2) -> str:
     """The costs of a study by its size: of launching and storing it, then of its `slowest` figures and its report."""
     study, analysis = (benchmark(f"growth_{half}") for half in ("study", "analysis"))
     costs: dict[str, dict[str, float]] = {}
@@ -162,7 +169,6 @@ def races() -> str:
 
 FILES = {
     "result.json of a finished cell": DoneResult,
-    "result.json of a failed cell": FailedResult,
     "heal.jsonl": Point,
     "trace.jsonl": TraceLine,
     "submission.json": SubmissionRecord,
@@ -172,18 +178,22 @@ FILES = {
 
 def file_table(record: Any) -> str:
     """A table of all keys of a TypedDict. Keys of a nested record include the path to that record."""
-    rows = "\n".join(f"| `{key}` | {text} |" for key, text in keys(record))
-    return f"| key | meaning |\n|---|---|\n{rows}"
+    return table(["key", "meaning"], ([f"`{key}`", text] for key, text in keys(record, {})))
 
 
-def keys(record: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """Yield each key with its description. Keys that may be absent are marked."""
+def keys(record: Any, seen: dict[Any, str], path: str = "") -> Iterator[tuple[str, str]]:
+    """Yield each key with its description. Keys that may be absent are marked, a record is described once."""
     for name, hint in get_type_hints(record, include_extras=True).items():
         optional = get_origin(hint) is NotRequired
         kind, text = get_args(get_args(hint)[0] if optional else hint)[:2]
+        records = list(_records(kind))
+        if known := [seen[one] for one in records if one in seen]:
+            text = f"{text} Its keys are those of `{known[0]}`."
         yield f"{path}{name}", f"{text} May be absent." if optional and "only" not in text.lower() else text
-        for nested in _records(kind):
-            yield from keys(nested, f"{path}{name}.")
+        for nested in records:
+            if nested not in seen:
+                seen[nested] = f"{path}{name}"
+                yield from keys(nested, seen, f"{path}{name}.")
 
 
 def _records(kind: Any) -> Iterator[Any]:
@@ -240,14 +250,15 @@ STATES = ("pruned", "repaired", "healed")
 @cache
 def study(
     name: str,
-    objectives: tuple[str, ...],
+    objectives: tuple[str, ...] = (),
     searches: tuple[str, ...] = (),
     calibration: str | None = None,
-    model: str = SMOLLM2,
+    model: str | None = SMOLLM2,
 ) -> StudyData:
     """The cells of a model in an archived study that have one of some objectives and searches (any if empty)."""
-    chosen = {"objective": objectives, "algo": searches, "calibration": (calibration,) if calibration else ()}
-    only = {"model": (model,)} | {column: values for column, values in chosen.items() if values}
+    chosen = {"objective": objectives, "algo": searches}
+    chosen |= {"calibration": (calibration,) if calibration else (), "model": (model,) if model else ()}
+    only = {column: values for column, values in chosen.items() if values}
     return StudyData(folder(ROOT / f"analysis/{name}/{name}.tar.xz"), name, only)
 
 
@@ -259,27 +270,25 @@ def ratio(compared: pd.DataFrame, state: str = "pruned", **chosen: str) -> str:
     rows = compared[compared["state"].str.startswith(state)]
     for column, value in chosen.items():
         rows = rows[rows[column] == value]
-    return (
-        "".join(
-            "1, the same masks"
-            if row.value == row.low == row.high == 1
-            else with_interval(row.value, row.low, row.high)
-            for row in each(rows)
-        )
-        or DASH
+    texts = (
+        "1" if row.value == row.low == row.high == 1 else with_interval(row.value, row.low, row.high)
+        for row in each(rows)
     )
+    return "".join(texts) or DASH
 
 
-def overlap(own: StudyData, comparison: str = "draws") -> str:
-    """The mean corrected overlap of masks that differ only in the draw (or another factor), with its interval."""
-    rows = own.overlaps[own.overlaps["comparison"] == comparison]
-    return "".join(corrected(row) for row in each(means(rows, ["comparison"])))
+def blocks(mean: DrawMean) -> str:
+    """How many blocks change, with the interval. Equal masks show no spread, so they have none."""
+    return f"{mean.mean:.2f}" + (f" ({mean.low:.2f} to {mean.high:.2f})" if mean.low < mean.high else "")
 
 
-def corrected(row: object) -> str:
-    """The corrected overlap in a row with its interval. Equal masks show no spread, so they have none."""
-    mean, low, high = (getattr(row, name) for name in ("corrected", "low", "high"))
-    return f"{mean:.2f}, all equal" if low == high else f"{mean:.2f} ({low:.2f} to {high:.2f})"
+def changed(cells: pd.DataFrame, comparison: str) -> DrawMean:
+    """How many blocks change on average if only a seed or a draw does. Cut to what masks of these sizes can have."""
+    i, j = compared(cells, comparison)
+    pairs, drawn = MaskSet.of(cells).pairs(i, j), CellDraws.of(cells)
+    mean = over_pairs((pairs.a + pairs.b) / 2 - pairs.shared, drawn.take(i), drawn.take(j))
+    low, high = np.clip([mean.low, mean.high], 0, cells["k"].max())
+    return DrawMean(mean.mean, mean.error, float(low), float(high), mean.draws)
 
 
 def accuracy(own: StudyData, objective: str) -> str:
@@ -289,7 +298,28 @@ def accuracy(own: StudyData, objective: str) -> str:
     """
     costs = own.costs.set_index(["outcome", "objective"])
     mean, high, low = (-at(costs, ("acc", objective), column) for column in ("mean", "low", "high"))
-    return f"{mean:.1f}, all equal" if np.isclose(low, high) else f"{mean:.1f} ({low:.1f} to {high:.1f})"
+    return f"{mean:.1f}" if np.isclose(low, high) else f"{mean:.1f} ({low:.1f} to {high:.1f})"
+
+
+def estimates(model: str) -> list[Change]:
+    """What search, draw and objective change in the masks of a model, and in its held-out perplexity."""
+    own = study("study", MAIN, model=model)
+    return changes(own.cells, np.log(own.metrics["ppl"].of(own.cells).astype(float)))
+
+
+def moved() -> str:
+    """How many blocks change if only one factor does, and highest : lowest held-out perplexity over its levels."""
+    factors = {SEARCH: "another search", DRAWN: "another draw", OBJECTIVE: "another objective"}
+    rows: dict[tuple[str, ...], list[str]] = {}
+    for model in NAMES:
+        for one in sorted(estimates(model), key=lambda one: [*factors].index(one.factor)):
+            sides = (" or ".join(names) for names in (one.objectives, one.others) if names)
+            row = rows.setdefault((factors[one.factor], " : ".join(sides)), [])
+            row += [blocks(one.changed), f"{number(one.worst_to_best.mean)}"]
+        chance = f"{estimates(model)[0].chance:.2f}"
+        rows.setdefault(("random masks", ""), []).extend([chance, ""])
+    heads = ["blocks of 6, SmolLM2", "worst : best", "blocks of 4, Gemma 3", "worst : best"]
+    return table(["if this changes", "for", *heads], ([*key, *row] for key, row in rows.items()))
 
 
 def searches(name: str, objectives: tuple[str, ...], model: str = SMOLLM2, pairs: bool = False) -> str:
@@ -323,26 +353,27 @@ def pairs_scored(own: StudyData) -> dict[str, str]:
     return {str(algo): str(low) if low == high else f"{low} to {high}" for (algo, low), high in ends}
 
 
-def outcomes(model: str = SMOLLM2, overlaps: bool = False) -> str:
-    """Held-out perplexity, also relative to that of divergence, and accuracy, by objective."""
-    own = study("study", ALL, model=model)
-    costs = own.costs.set_index(["outcome", "objective"])
+def outcomes() -> str:
+    """Held-out perplexity, also relative to that of divergence, and accuracy, by model and objective."""
     rows = []
-    for objective in ALL:
-        perplexity = at(costs, ("ppl", objective), "mean")
-        compared = "1" if objective == "divergence" else ratio(own.relative.objectives, objective=objective)
-        rows.append([objective, number(perplexity), compared, accuracy(own, objective)])
-        rows[-1] += [overlap(study("study", (objective,), model=model))] if overlaps else []
-    heads = ["pruned for", "perplexity", "relative to divergence", "accuracy, percent"]
-    return table([*heads, "overlap of two draws"] if overlaps else heads, rows)
+    for model, words in NAMES.items():
+        own = study("study", ALL, model=model)
+        costs = own.costs.set_index(["outcome", "objective"])
+        dense = {kind: metric.of(own.cells, "dense").iloc[0] for kind, metric in own.metrics.items()}
+        rows.append([words, "nothing removed", f"{dense['ppl']:.1f}", "", f"{dense['acc']:.1f}"])
+        for objective in ALL:
+            value = "1" if objective == "divergence" else ratio(own.relative.objectives, objective=objective)
+            perplexity = number(at(costs, ("ppl", objective), "mean"))
+            rows.append(["", objective, perplexity, value, accuracy(own, objective)])
+    return table(["model", "pruned for", "perplexity", "relative to divergence", "accuracy, percent"], rows)
 
 
 def gains(model: str = SMOLLM2) -> str:
     """Held-out perplexity of each search relative to one-shot, paired by draw."""
-    compared = study("study", MAIN, model=model).relative.searches
+    found = study("study", MAIN, model=model).relative.searches
     rows = [
-        [algo, *(ratio(compared, objective=objective, algo=algo) for objective in MAIN)]
-        for algo in ordered(compared["algo"])
+        [algo, *(ratio(found, objective=objective, algo=algo) for objective in MAIN)]
+        for algo in ordered(found["algo"])
     ]
     return table(["search", *MAIN], rows)
 
@@ -350,120 +381,37 @@ def gains(model: str = SMOLLM2) -> str:
 def after_healing() -> str:
     """The perplexity of some masks relative to others, as they are, repaired, and healed. Paired by draw."""
     found = study("study_healing", OBJECTIVES).relative
-    rows = [
-        [
-            f"greedy : one_shot, {name}",
-            *(ratio(found.searches, state, objective=name, algo="greedy") for state in STATES),
-        ]
-        for name in TEXT
-    ]
-    objectives = [ratio(found.objectives, state, objective="block_influence") for state in STATES]
-    return table(["perplexity of", *STATES], [*rows, ["block_influence : divergence", *objectives]])
-
-
-def healed() -> str:
-    """Held-out perplexity and accuracy of masks: pruned, repaired, and healed."""
-    states = study("study_healing", OBJECTIVES).states
     rows = []
-    for objective in OBJECTIVES:
-        for algo in ("one_shot", "greedy"):
-            rows.append([objective, algo])
-            for state in STATES:
-                cells = states[states["state"].str.startswith(state)]
-                cells = cells[(cells["objective"] == objective) & (cells["algo"] == algo)]
-                rows[-1].append(f"{np.exp(np.log(cells['ppl']).mean()):.1f}, {cells['acc'].mean():.1f}")
-    return table(["pruned for", "search", *STATES], rows)
-
-
-# How the variance of masks and outcomes is shared between calibration and search. Each comparison has its words, its
-# objectives, the outcomes that are shown, its model and its searches (all if there are none).
-
-OUTCOMES = ("masks", "calibration loss", "perplexity", "accuracy")
-MASKS = OUTCOMES[:1]
-PAPER, CRITERION = ("perplexity", "margin"), (*TEXT, "block_influence")
-SMALL = 0.005  # a share below this would be 0 percent in whole numbers
-STRONG = ("greedy", "beam", "genetic", "bayesian", "cbo")
-Comparison = tuple[str, tuple[str, ...], tuple[str, ...], str, tuple[str, ...]]
-
-COMPARED: tuple[Comparison, ...] = (
-    ("SmolLM2: perplexity, divergence, margin", MAIN, OUTCOMES, SMOLLM2, ()),
-    ("perplexity, margin", PAPER, MASKS, SMOLLM2, ()),
-    ("perplexity, divergence", TEXT, MASKS, SMOLLM2, ()),
-    ("Gemma 3: perplexity, divergence, margin", MAIN, MASKS, GEMMA, ()),
-    ("perplexity, divergence", TEXT, MASKS, GEMMA, ()),
-)
-FURTHER: tuple[Comparison, ...] = (
-    ("SmolLM2: perplexity, divergence, margin", MAIN, OUTCOMES, SMOLLM2, ()),
-    ("perplexity, margin", PAPER, OUTCOMES, SMOLLM2, ()),
-    ("perplexity, divergence, block_influence", CRITERION, OUTCOMES, SMOLLM2, ()),
-    ("all four", ALL, OUTCOMES, SMOLLM2, ()),
-    ("perplexity, divergence", TEXT, OUTCOMES, SMOLLM2, ()),
-    ("the same without one_shot, fast_block_select", TEXT, OUTCOMES, SMOLLM2, STRONG),
-    ("Gemma 3: perplexity, divergence, margin", MAIN, OUTCOMES, GEMMA, ()),
-    ("perplexity, margin", PAPER, OUTCOMES, GEMMA, ()),
-    ("perplexity, divergence, block_influence", CRITERION, OUTCOMES, GEMMA, ()),
-    ("all four", ALL, OUTCOMES, GEMMA, ()),
-    ("perplexity, divergence", TEXT, OUTCOMES, GEMMA, ()),
-)
-
-
-def shares(compared: Sequence[Comparison]) -> str:
-    """Shares of variance and their ratios, for the cells of each comparison."""
-    rows = []
-    for words, objectives, shown, model, algos in compared:
-        own = study("study", objectives, algos, model=model)
-        found = dict(zip(OUTCOMES, own.shares[0].values(), strict=True))
-        for outcome in shown:
-            one = found[outcome]
-            parts = [_share(one.parts[name]) for name in ("calibration", "search")]
-            ratios = [ratio_text(r) for r in (one.total_ratio, one.objective_ratio, one.objective_draw)]
-            rows.append([words if outcome == shown[0] else "", outcome, *parts, *ratios])
-    heads = ["calibration", "search", "calibration : search", "objective : search", "objective : draw"]
-    return table(["objectives", "outcome", *heads], rows)
-
-
-def _share(estimate: IntervalEstimate) -> str:
-    if estimate.high < SMALL:
-        return "under 1"
-    return f"{percent(estimate.value)} ({percent(estimate.low)} to {percent(estimate.high)})"
-
-
-# How much masks overlap, and what the studies took.
-
-
-def draws() -> str:
-    """The overlap of the masks of two draws for each objective and model."""
-    rows = [
-        [objective, *(overlap(study("study", (objective,), model=model)) for model in NAMES)]
-        for objective in ALL
-    ]
-    return table(["objective", *NAMES.values()], rows)
-
-
-def objectives() -> str:
-    """The overlap of masks for perplexity and for divergence on the same draw, for each model."""
-    own = {name: study("study", TEXT, model=model) for model, name in NAMES.items()}
-    rows = [[name, overlap(cells, "objectives"), overlap(cells)] for name, cells in own.items()]
-    return table(["model", "two objectives", "two draws"], rows)
+    for name in TEXT:
+        ratios = (ratio(found.searches, state, objective=name, algo="greedy") for state in STATES)
+        rows.append([f"greedy : one_shot, {name}", *ratios])
+    ratios = (ratio(found.objectives, state, objective="block_influence") for state in STATES)
+    return table(["perplexity of", *STATES], [*rows, ["block_influence : divergence", *ratios]])
 
 
 def sizes() -> str:
-    """The overlap of the masks of two draws by number of samples."""
-    found = study("study_sizes", MAIN).sizes
-    rows = [[name, *map(corrected, each(found[found["objective"] == name]))] for name in MAIN]
+    """How many blocks another draw changes, by number of samples."""
+    cells = study("study_sizes", MAIN).cells
+    rows = []
+    for name in MAIN:
+        own = cells[cells["objective"] == name]
+        parts = (part.reset_index(drop=True) for _, part in own.groupby("samples"))
+        rows.append([name, *(blocks(changed(part, "draws")) for part in parts)])
     return table(["objective", "8 windows, 16 items", "32, 64", "128, 256"], rows)
 
 
 def seeds() -> str:
-    """The overlap of masks of two seeds, and of two draws."""
-    own = {algo: study("study_seeds", TEXT, (algo,)) for algo in ("genetic", "bayesian")}
-    rows = [[algo, overlap(cells, "seeds"), overlap(cells)] for algo, cells in own.items()]
-    return table(["search", "two seeds", "two draws"], rows)
+    """How many blocks another seed of a search changes on the same draw, and another draw with the same seed."""
+    rows = []
+    for algo in ("genetic", "bayesian"):
+        cells = study("study_seeds", TEXT, (algo,)).cells
+        rows.append([algo, *(blocks(changed(cells, name)) for name in ("seeds", "draws"))])
+    return table(["search", "another seed", "another draw"], rows)
 
 
 def labels() -> str:
     """The margin on items that the model answers, and on labels, which it does not."""
-    heads = ["margin on", "unpruned", "pruned", "relative to divergence", "accuracy, percent", "overlap"]
+    heads = ["margin on", "unpruned", "pruned", "perplexity", "accuracy, percent", "another draw changes"]
     data = {"items of ARC-Easy": "arc_easy_train", "labels of Commonsense 170k": "commonsense170k"}
     rows = []
     for words, calibration in data.items():
@@ -471,9 +419,9 @@ def labels() -> str:
         base = study("study", ("divergence",), tuple(own.cells["algo"].unique()))
         found = relative(*(cells.states.query("state == 'pruned'") for cells in (own, base)))
         losses = [f"{-own.cells[column].mean():.2f}" for column in ("dense_loss", "loss")]
-        compared = with_interval(found.value, found.low, found.high)
+        value = with_interval(found.value, found.low, found.high)
         accurate = f"{own.metrics['acc'].of(own.cells).mean():.1f}"
-        rows.append([words, *losses, compared, accurate, overlap(own)])
+        rows.append([words, *losses, value, accurate, blocks(changed(own.cells, "draws"))])
     return table(heads, rows)
 
 
@@ -483,7 +431,7 @@ def compute() -> str:
         ("study", "main comparison", SMOLLM2),
         ("study", "main comparison", GEMMA),
         ("study_all", "all pairs", GEMMA),
-        ("study_sizes", "sizes", SMOLLM2),
+        ("study_sizes", "numbers of samples", SMOLLM2),
         ("study_seeds", "seeds", SMOLLM2),
         ("study_labels", "labels", SMOLLM2),
         ("study_units", "sub-layers", SMOLLM2),
@@ -491,37 +439,87 @@ def compute() -> str:
     )
     rows = []
     for name, words, model in parts:
-        cells = study(name, (), model=model).cells
-        hours = cells["seconds"].sum() / 3600
-        rows.append([words, NAMES[model], str(len(cells)), f"{hours:.1f}"])
+        cells = study(name, model=model).cells
+        rows.append([words, NAMES[model], str(len(cells)), f"{cells['seconds'].sum() / 3600:.1f}"])
     return table(["part", "model", "cells", "hours of search"], rows)
+
+
+def statements() -> str:
+    """The verdicts on the paper's statements in the small study."""
+    return "\n".join(f"- {sentence}" for sentence in claims(study("small", model=None)))
+
+
+def small_searches() -> str:
+    """The small study without the criterion: how good each search is, in standard errors of paired differences."""
+    regrets, rows = study("small", model=None).regrets, []
+    for algo in ordered(regrets["algo"]):
+        cells = regrets[(regrets["algo"] == algo) & (regrets["objective"] != "block_influence")]
+        errors, best = cells["regret_se"], f"{(cells['regret'] == 0).sum()} of {len(cells)}"
+        asked = f"{cells['asked'].astype(float).mean():.0f}"
+        rows.append([algo, best, f"{errors.mean():.2f}", f"{errors.max():.1f}", asked])
+    return table(["search", "at the best known mask", "mean regret, SE", "largest", "losses asked for"], rows)
+
+
+# Masks after repair and training.
+
+
+@cache
+def trained() -> Masks:
+    """The fifteen masks of the archived study of healing."""
+    results = folder(ROOT / "analysis/heal/heal.tar.xz")
+    return healed(results, load(results, "heal"), Metric("ppl", ("ppl/heldout",)))
+
+
+def fifteen() -> str:
+    """Each mask with its perplexity: pruned, repaired, and trained on the largest budget that all of them have."""
+    rows = []
+    for dropped, own in of_states(trained()).groupby("dropped", sort=False):
+        state = own.set_index("state")
+        last = at(state, "65,536 tokens", "regained"), at(state, "65,536 tokens", "low")
+        share = f"{percent(last[0])} ({percent(last[1])} to {percent(at(state, '65,536 tokens', 'high'))})"
+        shown = [_perplexity(at(state, name, "ppl")) for name in ("pruned", "repaired", "65,536 tokens")]
+        rows.append([str(own["found_by"].iloc[0]), str(dropped), *shown, share])
+    return table(["found by", "removed", "pruned", "repaired", "65,536 tokens", "regained"], rows)
+
+
+def _perplexity(value: float) -> str:
+    if value >= 1e6:
+        return f"{value:.1e}".replace("e+0", "e")
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def states() -> str:
+    """Rank correlation, spread and regret of each state, over all masks and over those near the best."""
+    rows = []
+    for row in summary(trained()).to_dict("records"):
+        numbers = (
+            f"{row[name]:.2f} ({row[f'{name}_low']:.2f} to {row[f'{name}_high']:.2f})".replace("-", MINUS)
+            for name in ("correlation", "spread", "regret")
+        )
+        rows.append([row["of"], row["state"], *numbers])
+    return table(["masks", "state", "rank correlation", "spread", "regret of the best pruned mask"], rows)
 
 
 PAGES: Mapping[str, Tables] = {
     "algorithms.md": {"races": races},
-    "engine.md": {"engine": engine, "whole": whole, "growth": growth},
+    "benchmarks.md": {"engine": engine, "whole": whole, "growth": growth},
+    "measured.md": {"fifteen masks": fifteen, "states": states, "after healing": after_healing},
     "published.md": {"entries": published},
-    "results.md": {
-        "shares": partial(shares, COMPARED),
-        "searches": partial(searches, "study", MAIN),
-        "outcomes": outcomes,
-        "draws": draws,
-        "after healing": after_healing,
-    },
     "results_folder.md": {file: partial(file_table, record) for file, record in FILES.items()},
-    "study_tables.md": {
-        "more shares": partial(shares, FURTHER),
-        "gains": gains,
+    "studies.md": {
+        "moved": moved,
+        "outcomes": outcomes,
+        "searches": partial(searches, "study", MAIN),
         "searches on Gemma": partial(searches, "study", MAIN, GEMMA),
-        "outcomes on Gemma": partial(outcomes, GEMMA, overlaps=True),
+        "gains": gains,
         "gains on Gemma": partial(gains, GEMMA),
         "optimum": partial(searches, "study_all", TEXT, GEMMA, pairs=True),
         "labels": labels,
         "sizes": sizes,
         "seeds": seeds,
-        "objectives": objectives,
-        "healed": healed,
         "compute": compute,
+        "statements": statements,
+        "small searches": small_searches,
     },
 }
 
