@@ -14,7 +14,6 @@ COMMANDS = {name.partition("_")[0]: f"figures.{name}:FIGURE" for name in names()
     "table3": "figures.outcome_tables:TABLE3",
     "report": "report.page:main",
     "paper-check": "paper.check:main",
-    "power": "figures.power:main",
     "archive": "data.archive:main",
 }
 

@@ -11,7 +11,7 @@ are 95 % intervals: in the middle over masks and windows, on the right over wind
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,9 +37,9 @@ from ..stats.healed import (
 )
 from . import style
 from .cli import Drawing, StudyFigure
-from .style import LABEL, Look
+from .style import INK, named
 
-KINDS = ("search", "single scores", "sub-layers", "random")
+KINDS = {"search": "#333333", "single scores": "#B8860B", "sub-layers": "#6A51A3", "random": "#999999"}
 LINEAR = 0.1  # nats; with masks that are better than the dense model, losses below this are drawn linearly
 Masks = dict[tuple[str, float], list[HealedMask]]
 
@@ -120,45 +120,44 @@ def _both(masks: Sequence[HealedMask]) -> list[tuple[str, StateStatistics]]:
     return sorted(found, key=lambda pair: pair[1].state)
 
 
-def draw(masks: Masks, title: str, metric: Metric) -> Figure:
+def draw(masks: Masks, metric: Metric) -> Figure:
     """A row of three panels for each model and ratio."""
-    figure, grid = style.panels(len(masks), 3, 2.9, 2.7, title)
-    present = {kind(one) for some in masks.values() for one in some}
-    look = {name: pair for name, pair in style.looks(KINDS).items() if name in present}
-    for axes, ((model, ratio), some) in zip(grid, masks.items(), strict=True):
-        _curves(axes[0], some, look)
-        _correlations(axes[1], _both(some))
-        _shares(axes[2], some, look)
-        axes[0].set_title(f"{model} · {100 * ratio:g} % removed", fontsize=style.TITLE, loc="left")
-    windows = max(len(one.losses(PRUNED)) for some in masks.values() for one in some)
-    note = "a line is a mask, a cross the repaired mask"
-    if any(len(near_best(some)) < len(some) for some in masks.values()):
+    some = [one for of in masks.values() for one in of]
+    note = f"held-out loss: mean over {max(len(one.losses(PRUNED)) for one in some)} windows of {metric.sets}; a line is "
+    note += "a mask, a cross the repaired mask; intervals: 95 %, in the middle over masks and windows, right over windows"
+    if any(len(near_best(of)) < len(of) for of in masks.values()):
         note += "; open circles: masks that cost at most twice the best one"
-    style.legend(figure, look, f"{note}; {windows} windows of {metric.sets}; intervals: 95 %")
+    figure, grid = style.page(len(masks), 3, 2.3, "Do masks still differ after repair and healing?", note)
+    for axes, ((model, ratio), of) in zip(grid, masks.items(), strict=True):
+        _curves(axes[0], of)
+        _correlations(axes[1], _both(of))
+        _shares(axes[2], of)
+        axes[0].set_title(f"{named(model)}, {100 * ratio:g} % removed")
     return figure
 
 
-def _curves(axes: Axes, masks: Sequence[HealedMask], look: Mapping[str, Look]) -> None:
+def _curves(axes: Axes, masks: Sequence[HealedMask]) -> None:
     states = sorted({state for one in masks for state in one.states if state != REPAIRED})
     for one in masks:
-        colour, marker = look[kind(one)]
         own = {x: lost(one, state) for x, state in enumerate(states) if state in one.states}
-        axes.plot([*own], [*own.values()], marker=marker, color=colour, lw=0.9, ms=3.5, mew=0)
+        axes.plot([*own], [*own.values()], marker="o", color=KINDS[kind(one)], lw=0.8, ms=3, mew=0)
         if REPAIRED in one.states:
-            axes.plot(-0.3, lost(one, REPAIRED), "x", color=colour, ms=4.5, mew=1.1)
+            axes.plot(-0.3, lost(one, REPAIRED), "x", color=KINDS[kind(one)], ms=4, mew=1)
+    for i, name in enumerate(name for name in KINDS if name in {*map(kind, masks)}):
+        axes.text(0.98, 0.98 - 0.09 * i, name, color=KINDS[name], transform=axes.transAxes, ha="right", va="top")
     if min(lost(one, state) for one in masks for state in one.states) > 0:
         axes.set_yscale("log")
     else:  # a healed mask can be better than the dense model
         axes.set_yscale("symlog", linthresh=LINEAR)
         axes.axhline(0, color="0.7", lw=0.8, zorder=0)
     axes.set_xlim(-0.6, len(states) - 0.5)
-    axes.set_ylim(*axes.get_ylim())
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high * 6)  # room for the names of the kinds
     if axes.get_yscale() == "log":
         style.plain_log(axes.yaxis)
     tokens = ["0" if not state.tokens else f"{state.tokens / 1000:.3g}k" for state in states]
     axes.set_xticks(range(len(states)), tokens)
-    axes.set_ylabel("held-out loss above the dense\nmodel's (nats per token)", fontsize=LABEL)
-    axes.set_xlabel("tokens of healing", fontsize=LABEL)
+    axes.set(ylabel="held-out loss above the unpruned\nmodel's, nats per token", xlabel="tokens of healing")
 
 
 def _correlations(axes: Axes, found: Sequence[tuple[str, StateStatistics]]) -> None:
@@ -166,20 +165,21 @@ def _correlations(axes: Axes, found: Sequence[tuple[str, StateStatistics]]) -> N
         style.empty(axes, "fewer than four masks\nwere repaired or healed")
         return
     for y, (which, one) in enumerate(found):
-        value, fill = one.correlation, "0.1" if which == "all" else "white"
-        ends = [value.low, value.high]
-        style.interval(axes, value.value, y, ends, ("0.1", "o"), sideways=True, mec="0.1", mfc=fill)
-        text = style.signed(value.value)
-        axes.text(value.value, y - 0.14, text, fontsize=style.SMALL, ha="center", va="bottom")
+        value, fill = one.correlation, INK if which == "all" else "white"
+        style.dots(axes, value.value, y, (value.low, value.high), INK, mec=INK, mfc=fill)
+        axes.text(value.value, y - 0.14, style.signed(value.value), ha="center", va="bottom")
     axes.axvline(0, color="0.7", lw=0.8, zorder=0)
     axes.set_xlim(min(-0.05, *(one.correlation.low - 0.05 for _, one in found)), 1.05)
     axes.set_ylim(len(found) - 0.4, -0.6)
-    names = [f"{one.state.label}\n{one.masks} {'masks' if which == 'all' else which}" for which, one in found]
+    names = [
+        f"{one.state.label}, {one.masks} masks" if which == "all" else f"{one.masks} {which}"
+        for which, one in found
+    ]
     axes.set_yticks(range(len(found)), names)
-    axes.set_xlabel("rank correlation with the pruned masks", fontsize=LABEL)
+    axes.set_xlabel("rank correlation\nwith the pruned masks")
 
 
-def _shares(axes: Axes, masks: Sequence[HealedMask], look: Mapping[str, Look]) -> None:
+def _shares(axes: Axes, masks: Sequence[HealedMask]) -> None:
     healings = sorted({state for one in masks for state in one.states if state.tokens})
     if not healings:
         style.empty(axes, "no mask was healed")
@@ -188,14 +188,13 @@ def _shares(axes: Axes, masks: Sequence[HealedMask], look: Mapping[str, Look]) -
     for one in masks:
         if last in one.states:
             share = regained(one, last)
-            ends = [100 * share.low, 100 * share.high]
-            style.interval(axes, lost(one, PRUNED), 100 * share.value, ends, look[kind(one)])
+            x, y = lost(one, PRUNED), 100 * share.value
+            style.dots(axes, x, y, (100 * share.low, 100 * share.high), KINDS[kind(one)], upright=True)
     axes.axhline(0, color="0.7", lw=0.8, zorder=0)
     axes.set_xscale("log")
     axes.set_xlim(*axes.get_xlim())
     style.plain_log(axes.xaxis)
-    axes.set_xlabel("nats above dense before healing", fontsize=LABEL)
-    axes.set_ylabel(f"% of the lost loss regained\nby {last.label}", fontsize=LABEL)
+    axes.set(xlabel="nats above the unpruned\nmodel before healing", ylabel=f"% of the lost loss regained\nby {last.label}")
 
 
 def _asked(study: AskedStudy) -> bool:
@@ -209,7 +208,7 @@ def _build(study: AskedStudy, given: Namespace) -> Drawing:
     metric = of_windows(study.frame, given.perplexity)
     masks = healed(folder(study.results), study.frame, metric)
     others = {"fig10_healing_summary": summary(masks)}
-    return Drawing(draw(masks, study.title, metric), table(masks), others)
+    return Drawing(draw(masks, metric), table(masks), others)
 
 
 FIGURE = StudyFigure(

@@ -2,124 +2,87 @@
 
 python -m analysis fig3 --results results --study small
 
-Source: figure 3 of arXiv 2604.24938. Each point is the mean of an algorithm over data and draws, its bar the 95
-percent interval over draws; means of perplexities are geometric. Above each group stands the standard deviation over
-searches (ddof 0): of accuracies in percentage points, of perplexities as a factor. In brackets, searches with equal
-masks are counted once. As in the paper, the variances in the CSV are those of arithmetic means.
+Source: figure 3 of arXiv 2604.24938. Each point is the mean of an algorithm over data and draws, its line the 95
+percent interval over draws; means of perplexities are geometric. Beside each objective stands the standard deviation
+over searches (ddof 0): of accuracies in percentage points, of perplexities as a factor. In the CSV, `distinct_sd`
+counts searches with equal masks once, and variances are those of arithmetic means, as in the paper.
 """
 
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from ..data.load import Metric, choose, done
 from ..data.study import AskedStudy
 from ..paper.check import MODELS, read
-from ..stats.grid import STRATUM, bare, each, groups, size, strata_of
+from ..stats.grid import STRATUM, groups, strata_of
 from ..stats.means import CellDraws, compared, means, over_draws
 from . import style
 from .cli import Drawing, StudyFigure
-from .style import TIMES, Look, rows_of
+from .style import EVERY, GREY, LINE, TIMES, Rows, rows_of
 
-OUTCOMES = ("accuracy", "perplexity")
+OUTCOMES = ("perplexity", "accuracy")
 
 
-def draw(frame: pd.DataFrame, searches: pd.DataFrame, title: str, metrics: Mapping[str, Metric]) -> Figure:
-    """One row of panels per outcome with one scale, one column per objective; in each panel, a group per stratum."""
-    objectives, strips = sorted(frame["objective"].dropna().unique()), strata_of(frame)
-    look = style.looks(style.ordered(searches["algo"]))
-    width = max(2.05 if len(objectives) > 3 else 2.4, 0.5 * len(strips))
-    figure, grid = style.panels(2, len(objectives), width, 2.5, title)
+def draw(searches: pd.DataFrame, metrics: Mapping[str, Metric]) -> Figure:
+    """A row of panels for each outcome, with a panel for each stratum, and in it a line for each search."""
+    same = searches.groupby("objective")["distinct"].transform("max") == 1
+    searches = searches.assign(algo=searches["algo"].mask(same & (searches["distinct"] < searches["searches"]), EVERY))
+    strata, rows = strata_of(searches), Rows.of_cells(searches)
+    note = "points: means over draws, geometric for perplexities; lines: 95 % intervals over draws, in the upper "
+    note += f"panels cut at the frame; SD: standard deviation over searches, of accuracies in points, of perplexities as a factor ({TIMES})"
+    height = rows.height * LINE + 0.6
+    title = "How much searches differ, and how much objectives do"
+    figure, grid = style.page(2, len(strata), height, title, note)
     for line, outcome in zip(grid, OUTCOMES, strict=True):
-        rows, logarithmic = rows_of(searches, outcome=outcome), outcome == "perplexity"
-        limits = _limits(rows, logarithmic)
-        for axes, objective in zip(line, objectives, strict=True):
-            _panel(axes, rows_of(rows, objective=objective), strips, look)
-            axes.set_yscale("log" if logarithmic else "linear")
-            axes.set_ylim(*limits)
-            if logarithmic:
-                style.plain_log(axes.yaxis)
-            axes.tick_params(axis="y", labelleft=axes is line[0])
-            axes.grid(axis="y", color="0.92", lw=0.6)
-            axes.set_axisbelow(True)
-            axes.set_xticks(range(len(strips)), [""] * len(strips))
-        unit = ", %" if outcome == "accuracy" else ""
-        line[0].set_ylabel(metrics[outcome].label + unit, fontsize=style.LABEL)
-    for above, below, objective in zip(*grid, objectives, strict=True):
-        above.set_title(f"pruned for {objective}", fontsize=style.TITLE)
-        _names(below, strips)
-    note = f"above: standard deviation over searches (accuracy: points; perplexity: {TIMES} a factor); "
-    note += "in brackets: searches with equal masks counted once; perplexities: geometric means; "
-    style.legend(
-        figure, look, note + "bars: over calibration draws", [style.line_key("95 % interval", lw=1.2)]
-    )
+        for axes, (model, k) in zip(line, strata, strict=True):
+            _panel(axes, rows_of(searches, outcome=outcome, model=model, k=k), rows, outcome == "perplexity")
+            rows.name(axes, axes is line[0])
+            axes.set_title(style.stratum(model, k, len(strata) > 3) if line is grid[0] else "")
+        line[0].set_xlabel(metrics[outcome].label + ", %" * (outcome == "accuracy"))
     return figure
 
 
-def _limits(rows: pd.DataFrame, logarithmic: bool) -> tuple[float, float]:
-    """The range of all panels of a row, with room for the words above the points."""
-    values = rows[["mean", "low", "high"]].to_numpy(float)
-    values = np.log(values) if logarithmic else values
+def _panel(axes: Axes, chosen: pd.DataFrame, rows: Rows, logarithmic: bool) -> None:
+    values = np.log(chosen["mean"]) if logarithmic else chosen[["mean", "low", "high"]]
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
-    span = (high - low) or 1.0
-    ends = np.array([low - 0.05 * span, high + 0.28 * span])
-    low, high = np.exp(ends) if logarithmic else ends
-    return float(low), float(high)
+    room = max(0.06 * (high - low), 0.02 if logarithmic else 1.0)
+    ends = np.array([low - room, high + room])
+    axes.set_xscale("log" if logarithmic else "linear")
+    axes.set_xlim(*(np.exp(ends) if logarithmic else ends))
+    if logarithmic:
+        style.plain_log(axes.xaxis)
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(3))
+        axes.ticklabel_format(axis="x", useOffset=False)
+    axes.grid(axis="x", color="0.93", lw=0.6)
+    axes.set_axisbelow(True)
+    for objective, own in groups(chosen, "objective"):
+        y = [rows.lines[objective, algo] for algo in own["algo"]]
+        style.dots(axes, own["mean"], y, (own["low"], own["high"]), style.colour(objective))
+        axes.text(
+            1, rows.heads[objective], _words(own.iloc[0]), ha="right", va="center_baseline", color=GREY,
+            transform=axes.get_yaxis_transform(),
+        )  # fmt: skip
 
 
-def _panel(
-    axes: Axes, chosen: pd.DataFrame, strips: Sequence[tuple[str, int]], look: Mapping[str, Look]
-) -> None:
-    if chosen.empty:
-        style.empty(axes, "no finished cell")
-        return
-    offsets = dict(zip(look, np.linspace(-0.36, 0.36, len(look)) if len(look) > 1 else [0.0], strict=True))
-    for x, (model, k) in enumerate(strips):
-        strip = rows_of(chosen, model=model, k=k)
-        for point in each(strip):
-            style.interval(
-                axes, x + offsets[point.algo], point.mean, [point.low, point.high], look[point.algo], ms=4
-            )
-        above: dict[str, Any] = {"ha": "center", "va": "top", "fontsize": style.SMALL - 0.5}
-        axes.text(x, 1.0, _words(strip), transform=axes.get_xaxis_transform(), linespacing=1.15, **above)
-    axes.set_xlim(-0.6, len(strips) - 0.4)
-
-
-def _names(axes: Axes, strips: Sequence[tuple[str, int]]) -> None:
-    """Write the size below each group, and the model once below its groups."""
-    axes.set_xticklabels([size(model, k).replace("≈ ", "≈") for model, k in strips])
-    for model in dict.fromkeys(model for model, _ in strips):
-        middle = float(np.mean([x for x, (other, _) in enumerate(strips) if other == model]))
-        name = model if bare(model) == model else model.replace(" (", "\n(").replace(", ", ",\n")
-        below = axes.annotate(
-            name, (middle, 0), (0, -15), xycoords=axes.get_xaxis_transform(), textcoords="offset points"
-        )
-        below.set(ha="center", va="top", fontsize=style.SMALL, annotation_clip=False)
-
-
-def _words(strip: pd.DataFrame) -> str:
-    """How much the searches of a stratum differ."""
-    if strip.empty:
-        return "missing"
-    row = strip.iloc[0]
+def _words(row: pd.Series[Any]) -> str:
+    """How much the searches of an objective differ."""
     if np.isnan(row["sd"]):
-        return "one\nsearch"
-    logs = row["outcome"] == "perplexity"
-    every, once = (
-        f"{TIMES}{style.factor(v)}" if logs else style.number(v) for v in (row["sd"], row["distinct_sd"])
-    )
-    text = "all\nequal" if row["distinct"] == 1 else f"{every}\n({once})"
-    if row["draws_note"]:
-        text += "\n" + str(row["draws_note"]).replace(" draws", "\ndraws")  # two lines: a group is narrow
+        return "one search"
+    if row["distinct"] == 1:
+        return "all equal"
+    sd = f"{TIMES}{style.factor(row['sd'])}" if row["outcome"] == "perplexity" else style.number(row["sd"])
     paper = row["published_variance"]
-    return text if np.isnan(paper) else f"{text}\nvar {style.number(row['variance'])}\npaper {paper:.1f}"
+    return f"SD {sd}" + ("" if np.isnan(paper) else f", paper {style.number(np.sqrt(paper))}")
 
 
 # The numbers of the figure: means of each search with intervals over draws, and how much the searches differ.
@@ -156,6 +119,7 @@ def _of_panel(panel: pd.DataFrame, outcome: str, where: Mapping[str, Any]) -> pd
         **where,
         variance=_sd(searches["value"]) ** 2,
         distinct_variance=_sd(searches["value"][once]) ** 2,
+        searches=len(once),
         distinct=int(once.sum()),
         published_variance=published_variance(outcome, **where),
     )
@@ -179,7 +143,7 @@ def _build(study: AskedStudy, given: Namespace) -> Drawing:
     perplexity = choose(study.frame, "ppl", given.perplexity)
     metrics = {"perplexity": perplexity, "accuracy": choose(study.frame, "acc", given.accuracy)}
     searches = spread(study.frame, metrics)
-    return Drawing(draw(study.frame, searches, study.title, metrics), searches)
+    return Drawing(draw(searches, metrics), searches)
 
 
 FIGURE = StudyFigure(
@@ -189,5 +153,5 @@ FIGURE = StudyFigure(
     metrics=True,
     section="searches",
     caption="Each point is the mean of a search over calibration draws, with its 95 percent interval; perplexities "
-    "are averaged geometrically. Above each group: the standard deviation over searches.",
+    "are averaged geometrically. SD: the standard deviation over searches.",
 )

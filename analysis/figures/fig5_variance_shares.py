@@ -1,4 +1,4 @@
-"""Figure 5: how much of each outcome's variance is due to the calibration, and how much to the search.
+"""Figure 5: how many times as much of each outcome's variance is due to the calibration as to the search.
 
 python -m analysis fig5 --results results --study small
 
@@ -12,111 +12,75 @@ components, which can be negative. Sources that the study did not vary have no r
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from ..data.archive import NothingToRead
 from ..data.load import choose, done, names
 from ..data.study import AskedStudy, ItemAnswers
-from ..stats import components, variance
-from ..stats.agreement import controlled
-from ..stats.components import CALIBRATION, DRAWN, RESIDUAL, SOURCES, IntervalEstimate, Shares, item_noise
-from ..stats.grid import STRATUM, at, bare
+from ..stats import components
+from ..stats.components import DRAWN, IntervalEstimate, Shares, item_noise
+from ..stats.grid import STRATUM, at
 from ..stats.means import rivals
 from ..stats.simulated import NoiseAlone, noise_alone
 from ..stats.variance import between
 from . import style
 from .cli import Drawing, StudyFigure, once
-from .style import COLOURS, SMALL, line_key, number, rows_of, wrapped
+from .style import GREY, INK, LINE, Rows, number, rows_of
 
-PARTS = {"calibration": COLOURS[0], "search": COLOURS[1], "interaction": COLOURS[2]}
-# The ratios of `Shares` in the headings, and the parts on the second side of every ratio.
-HEADED = {"cal : search": "total_ratio", "obj : search": "objective_ratio", "obj : draw": "objective_draw"}
+BLUE = style.OBJECTIVES["perplexity"]
+
+# The parts on the second side of every ratio of `Shares`.
 SECOND = {
     "total_ratio": ("search", "interaction"),
     "objective_ratio": ("search", "interaction"),
-    "ratio": ("search",),
     "objective_draw": ("draw",),
 }
-LEVEL = 0.05  # of q
+Ratios = Mapping[str, Mapping[str, IntervalEstimate]]
 
 
-def draw(by_outcome: dict[str, Shares], table: pd.DataFrame, title: str) -> Figure:
-    """A panel for each outcome, with one row for each part and each source that some outcome has."""
-    known = set(table.loc[table["share"].notna(), "source"])
-    rows = [*PARTS, "", *(name for name in (*(s.name for s in SOURCES), RESIDUAL) if name in known)]
-    figure, (line,) = style.panels(1, len(by_outcome), 2.1, 1.15 + 0.235 * len(rows), title)
-    for axes, (label, shares) in zip(line, by_outcome.items(), strict=True):
-        axes.set_title(_heading(label, shares), fontsize=SMALL + 0.5, linespacing=1.35, loc="left")
-        _panel(axes, rows, rows_of(table, outcome=label).set_index("source"), shares.note, label == LOSS)
-        shown = rows if axes is line[0] else [""] * len(rows)
-        axes.set_yticks(range(len(rows)), shown, fontsize=style.TITLE - 1)
-        axes.set_xlabel("share of variance, %", fontsize=SMALL + 0.5)
-    keys = [
-        line_key("sum of sources", marker="s", ls="", ms=5.5),
-        line_key(f"q at most {LEVEL}", marker="o", ls="", ms=5),
-        line_key("q larger", marker="o", ls="", ms=5, mfc="white"),
-        line_key("not tested", marker="|", ls="", ms=8, mew=1.8),
-        line_key("95 % interval", lw=1.3),
-    ]
-    note = "share of the variance within model and k; intervals over calibration draws; shares are cut off at 0 and "
-    note += "100 %; q: permutation test, false discovery rate controlled; "
-    note += "ratios: calibration (cal), objective (obj), with interactions on both sides of ': search'"
-    style.legend(figure, {}, note, keys)
+def ratios(by_outcome: Mapping[str, Shares]) -> Ratios:
+    """The ratios to the search of each outcome, if they are known."""
+    found = {}
+    for label, one in by_outcome.items():
+        both = {"calibration : search": one.total_ratio, f"{one.objective} : search": one.objective_ratio}
+        found[label] = {name: r for name, r in both.items() if not np.isnan([r.low, r.value]).all()}
+    return found
+
+
+def draw(found: Ratios, title: str = "How much more calibration decides than the search", note: str = "") -> Figure:
+    """A forest plot: a line for each ratio of each group, with its interval, on a log axis with a line at 1."""
+    rows = Rows.of({group: [*ratios] or ["no ratio"] for group, ratios in found.items()})
+    first = "ratio of shares of variance within model and size, interactions on both sides; lines: 95 % intervals over "
+    first += "calibration draws; an arrow: no upper end, since the second share may be 0"
+    figure, ((axes,),) = style.page(1, 1, rows.height * LINE * 1.2 + 0.6, title, f"{first}; {note}" if note else first)
+    known = [(rows.lines[group, name], one) for group, ratios in found.items() for name, one in ratios.items()]
+    ends = [end for _, one in known for end in (one.low, one.value, one.high) if 1e-3 < end < NO_SHARE]
+    low, high = min([0.5, *ends]) / 1.3, max([2.0, *ends]) * 1.3
+    axes.set_xscale("log")
+    axes.set_xlim(low, high)
+    axes.axvline(1, color=INK, lw=0.8, zorder=0)
+    at = axes.get_yaxis_transform()
+    for y, one in known:
+        left, right = max(one.low, low) if one.low > 0 else low, min(one.high, high)
+        if one.value < NO_SHARE:
+            style.dots(axes, one.value, y, (left, right), BLUE)
+        elif one.low < NO_SHARE:
+            axes.hlines(y, left, high, color=BLUE, lw=1.1, alpha=0.6)
+        if unbounded(one) and one.low < NO_SHARE:
+            axes.plot(high, y, ">", color=BLUE, ms=4, clip_on=False)
+        axes.text(1.03, y, ratio_text(one), transform=at, va="center_baseline")
+    rows.name(axes)
+    for x, words, side in ((1 / 1.06, "the search decides more", "right"), (1.06, "calibration decides more", "left")):
+        axes.text(x, -0.9, words, ha=side, color=GREY)
+    style.plain_log(axes.xaxis)
+    axes.set_xlabel("ratio")
     return figure
-
-
-def _heading(label: str, shares: Shares) -> str:
-    first, *rest = wrapped(label, 22, " (").split("\n")
-    lines = ["\n".join([first, *(f"({line}" for line in rest)]) if rest else f"{first}\n"]
-    ends: dict[str, float] = {}
-    for pair, name in HEADED.items():
-        ratio = getattr(shares, name)
-        if not np.isnan([ratio.low, ratio.value]).all():
-            lines.append(f"{pair} {ratio_text(ratio)}")
-            ends |= upper_ends(shares, name)
-    return "\n".join([*lines, *(f"{part} at most {percent_text(end)} %" for part, end in ends.items())])
-
-
-def _panel(axes: Axes, names: Sequence[str], rows: pd.DataFrame, note: str, loss: bool) -> None:
-    axes.axhline(len(PARTS), color="0.9", lw=0.8)
-    for y, name in enumerate(names):
-        row: Any = rows.loc[name] if name in rows.index else {"share": np.nan, "df": 0}
-        if name and np.isnan(row["share"]):
-            reason = "not varied" if row["df"] == 0 else "refused"
-            reason = "no common unit" if loss and name.startswith("objective") else reason
-            axes.text(2, y, reason, fontsize=SMALL, color="0.5", va="center")
-        elif name:
-            share, low, high = (100 * row[column] for column in ("share", "low", "high"))
-            marker = _marker(name, row) | {"clip_on": False, "mec": None}
-            style.interval(axes, share, y, [low, high], (_colour(name), "o"), sideways=True, **marker)
-    axes.set(xlim=(-3, 106), ylim=(len(names) - 0.4, -0.6), xticks=[0, 25, 50, 75, 100])
-    axes.grid(axis="x", color="0.93", lw=0.6)
-    axes.set_axisbelow(True)
-    axes.tick_params(axis="y", length=0)
-    if note:
-        text = axes.text(0.5, 0.75, wrapped(note, 30, " "), fontsize=SMALL, color=style.GREY)
-        text.set(ha="center", va="center", transform=axes.transAxes)
-
-
-def _marker(name: str, row: Any) -> dict[str, Any]:
-    """The marker says whether a source was tested, and with which result."""
-    if name in PARTS:
-        return {"marker": "s", "ms": 5.5}
-    if np.isnan(row["q"]):
-        return {"marker": "|", "ms": 8, "mew": 1.8}
-    return {"marker": "o", "ms": 5, "mew": 1.0} | ({} if row["q"] <= LEVEL else {"mfc": "white"})
-
-
-def _colour(name: str) -> str:
-    part = "calibration" if name in CALIBRATION else "search" if name == "algorithm" else "interaction"
-    return PARTS.get(name, PARTS[part])
 
 
 # Ratios of shares as text. A ratio without an upper end shows how small its second side is.
@@ -160,11 +124,10 @@ def percent_text(share: float) -> str:
     return f"{100 * share:.1g}" if 0 < share < 0.01 else f"{100 * share:.0f}"
 
 
-# The numbers of the figure: shares of variance of four outcomes, with intervals and permutation p-values.
+# The numbers of the figure: shares of variance of four outcomes, with intervals.
 
 LOSS, MASKS = "calibration loss", "masks"
 UNKNOWN = ItemAnswers(note="the answers to single items were not asked for")
-WITHIN = {MASKS: ("model",), LOSS: ("objective",)}
 
 
 def outcomes(
@@ -212,35 +175,34 @@ def shares_of(
 def measure(
     frame: pd.DataFrame, named: dict[str, Any], answers: ItemAnswers = UNKNOWN
 ) -> tuple[dict[str, Shares], pd.DataFrame]:
-    """The shares of each outcome, and one table of all numbers. The table has permutation p-values with their q.
+    """The shares of each outcome, and one table of all numbers.
 
-    `answers` are those of the frame's cells, row by row. If there are any, the noise of the items is subtracted from
-    the accuracy's sums of squares.
+    `answers` are those of the frame's cells, row by row. The noise of the items is subtracted from the sums of
+    squares of an accuracy. Without answers it looks like an effect of the setting, so its shares are refused.
     """
-    by_outcome, records = {}, list[dict[Any, Any]]()
+    by_outcome, parts = {}, []
     for label, (values, by) in named.items():
         use, known, rows = used(frame, values)
         tasks = answers.take(rows).tasks if is_accuracy(label) else {}
-        noise = item_noise(tasks) if tasks else None
-        shares = components.shares(use, variance.plain(use, known, by), by, items=noise)
+        if is_accuracy(label) and not tasks:
+            shares = components.refused(len(use), components.count(use), answers.note)
+        else:
+            noise = item_noise(tasks) if tasks else None
+            shares = components.shares(use, components.coordinates(use, known, by), by, items=noise)
         by_outcome[label] = shares
         totals: dict[str, IntervalEstimate] = {
             **shares.parts,
             "calibration : search": shares.total_ratio,
-            "objective : search": shares.objective_ratio,
-            "objective : draw": shares.objective_draw,
-            "calibration : search, without interaction": shares.ratio,
+            f"{shares.objective} : search": shares.objective_ratio,
+            f"{shares.objective} : draw": shares.objective_draw,
         }
         first = [{"source": n, "share": e.value, "low": e.low, "high": e.high} for n, e in totals.items()]
-        tested = variance.table(use, variance.outcome(use, known, by), by)
-        merged = tested.rename(columns={"share": "ss_share", "note": "p_note"})
-        merged = merged.merge(shares.sources.drop(columns="df"), on="source", how="left")
-        both: list[dict[Any, Any]] = [*first, *merged.to_dict("records")]
-        records += [{"outcome": label, **record, "note": shares.note} for record in both]
-    table = pd.DataFrame(records)
-    table["q"] = controlled(list(table["p"]))
-    first_columns = ["outcome", "source", "share", "low", "high"]
-    return by_outcome, table[[*first_columns, *(c for c in table if c not in first_columns)]]
+        both = pd.DataFrame([*first, *shares.sources.to_dict("records")])
+        parts.append(both.assign(outcome=label, note=shares.note))
+    return by_outcome, pd.concat(parts, ignore_index=True)[["outcome", *TABLE]]
+
+
+TABLE = ["source", "share", "low", "high", "df", "component", "note"]
 
 
 def calibration_perplexity(frame: pd.DataFrame) -> Shares:
@@ -253,13 +215,7 @@ def calibration_perplexity(frame: pd.DataFrame) -> Shares:
     if cells.empty:
         raise NothingToRead("no cell was pruned for perplexity.")
     use, known, _ = used(cells, cells["loss"] - cells["dense_loss"])
-    return components.shares(use, variance.plain(use, known))
-
-
-def noise_of_accuracy(frame: pd.DataFrame, values: pd.Series[float], answers: ItemAnswers) -> NoiseAlone:
-    """How often noise alone would decide whether calibration or search matters more for an accuracy."""
-    use, _, rows = used(frame, values)
-    return noise_alone(use, answers.take(rows).tasks or None)
+    return components.shares(use, components.coordinates(use, known))
 
 
 def used(
@@ -277,41 +233,9 @@ def used(
     return use.reset_index(drop=True), None if known is None else np.asarray(known, np.float64), rows
 
 
-def across(frame: pd.DataFrame, named: dict[str, Any]) -> pd.DataFrame:
-    """Shares of the sum of squares for model, ratio and their interactions.
-
-    q controls the false discovery rate over all tests. Masks of different models are not compared,
-    because no distance between such masks is defined. For the same reason, losses of different objectives are not
-    compared. Cells with other units, budgets or compensations are never compared: each kind counts by itself.
-    """
-    kinds = frame["model"].map(bare)
-    removal = [m.removeprefix(k) for m, k in zip(frame["model"], kinds, strict=True)]
-    frame = frame.assign(model=kinds, removal=removal)
-    parts = []
-    for label, (values, _) in named.items():
-        use, known, _ = used(frame, values)
-        within = WITHIN.get(label, ())
-        sources = between(use, known, (*within, "removal"))
-        undefined = sources["source"].map(lambda name, w=within: any(column in name for column in w))
-        sources.loc[undefined, "note"] = f"not defined: compared within one {' and '.join(within)} only"
-        parts.append(sources.assign(outcome=label))
-    table = pd.concat(parts, ignore_index=True)
-    table["q"] = controlled(list(table["p"]))
-    first = ["outcome", "source", "share", "low", "high", "p", "q"]
-    return table[[*first, *(c for c in table if c not in first)]]
-
-
-@once
-def across_of(study: AskedStudy, perplexity: str | None = None, accuracy: str | None = None) -> pd.DataFrame:
-    """The shares of model and ratio in a study (see `across`)."""
-    finished = done(study.frame)
-    return across(finished, outcomes(finished, perplexity, accuracy))
-
-
 def _build(study: AskedStudy, given: Namespace) -> Drawing:
     by_outcome, table = shares_of(study, given.perplexity, given.accuracy)
-    others = {"fig5_between": across_of(study, given.perplexity, given.accuracy)}
-    return Drawing(draw(by_outcome, table, study.title), table, others)
+    return Drawing(draw(ratios(by_outcome)), table)
 
 
 FIGURE = StudyFigure(
@@ -320,6 +244,6 @@ FIGURE = StudyFigure(
     build=_build,
     metrics=True,
     section="variance",
-    caption="Shares of the variance of four outcomes, with intervals, within one model and one number of removed "
-    "blocks.",
+    caption="Ratios of the shares of variance of four outcomes, with intervals, within one model and one number of "
+    "removed blocks. Right of 1, calibration or the objective decides more than the search.",
 )

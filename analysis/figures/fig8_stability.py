@@ -2,16 +2,17 @@
 
 python -m analysis fig8 --results results --study small
 
-The figure is computed from the per-sample losses in the traces; no model is run. The left panel shows how often the
-final decision of a search gives another mask if the calibration data are bootstrapped. The others show how often two
-disjoint subsets of n samples give the same mask, and the Jaccard overlap of their two masks. Points are means over
-cells, in percent; bars are 95 percent intervals over calibration draws.
+The figure is computed from the per-sample losses in the traces; no model is run. Above: how often the final decision
+of a search gives another mask if the calibration samples are bootstrapped. Below: how often two disjoint subsets of n
+samples give the same mask, over all searches. Points are means over cells, in percent; lines are 95 percent intervals
+over calibration draws. The CSV also has the Jaccard overlap of the masks.
 """
 
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,48 +23,41 @@ from ..data.load import done
 from ..data.study import AskedStudy
 from ..stats import stability
 from ..stats.crossed import Trace
-from ..stats.grid import STRATUM, budgets, groups, size, strata_of
+from ..stats.grid import STRATUM, budgets, groups, strata_of
 from ..stats.means import CellDraws, over_draws
 from . import style
 from .cli import Drawing, StudyFigure, once
-from .style import Look, counted, line_key, rows_of
+from .style import LINE, Rows, counted, named, rows_of
 
 WHERE = ["cell", *STRATUM, "objective", "calibration", "samples", "length", "draw", "algo"]
-CURVES = {"pair": "two subsets,\nsame mask, %", "pair_overlap": "two subsets,\noverlap, %"}
-LEVEL = 90  # percent: agreement that is called enough (see `stability.enough`)
-Strata = Mapping[tuple[str, int], Look]
 
 
-def draw(frame: pd.DataFrame, rows: pd.DataFrame, curves: pd.DataFrame, title: str) -> Figure:
-    """One row of panels per objective: by algorithm on the left, over numbers of samples on the right."""
-    objectives, algos = sorted(rows["objective"].unique()), style.ordered(rows["algo"])
-    looks = style.looks([f"{model}, {size(model, k)}" for model, k in strata_of(rows)])
-    strata = dict(zip(strata_of(rows), looks.values(), strict=True))
-    figure, grid = style.panels(len(objectives), 3, 2.75, 0.6 + 0.19 * max(6, len(algos)), title)
-    for line, objective in zip(grid, objectives, strict=True):
-        cells = rows_of(rows, objective=objective)
-        _resamples(line[0], cells, rows_of(frame, objective=objective), algos, strata)
-        known = cells[cells["other_mask"].notna()]
-        among = f" of {len(cells)}" if len(known) < len(cells) else ""
-        draws = len(set(CellDraws.of(known).draw)) if len(known) else 0
-        n = f"{len(known)}{among} cell{'s' * (len(cells) != 1)}, {counted(draws, 'draw')}"
-        line[0].set_title(f"pruned for {objective} · n = {n}", fontsize=style.TITLE, loc="left")
-        for axes, (column, label) in zip(line[1:], CURVES.items(), strict=True):
-            _curves(axes, rows_of(curves, objective=objective) if len(curves) else curves, strata, column)
-            axes.set_ylabel(label, fontsize=style.LABEL - 0.5)
-    for axes, label in zip(
-        grid[-1], ["resamples with another mask, %", *["samples in a subset"] * 2], strict=True
-    ):
-        axes.set_xlabel(label, fontsize=style.LABEL)
-    note = "means over cells, 95 % intervals over calibration draws; left: bootstrapped calibration samples; "
-    note += f"right: two disjoint subsets of one draw, grey line: {LEVEL} %; "
-    note += "overlap: Jaccard, 100 % if the masks are equal"
+def draw(rows: pd.DataFrame, curves: pd.DataFrame) -> Figure:
+    """A column of two panels for each model and size: by search above, over numbers of samples below."""
+    strata, lines = strata_of(rows), Rows.of_cells(rows)
+    note = "means over cells, 95 % intervals over calibration draws; above: bootstrapped calibration samples that choose "
+    note += "another mask; below: two disjoint subsets of one draw that choose the same mask, over all searches"
     for (objective, why), cells in groups(rows[rows["other_mask"].isna()], ["objective", "note"]):
-        note += f"; left out: {counted(len(cells), 'cell')} of {objective}, where {why}"
+        note += f"; left out: {counted(len(cells), 'cell')} of {named(objective)}, where {why}"
     if (rows.groupby("objective")["samples"].nunique() > 1).any():
         note += "; cells with different numbers of samples are pooled"
-    keys = [line_key("95 % interval", lw=1.2), line_key("missing", marker="x", ls="", ms=3.5, mew=0.7)]
-    style.legend(figure, looks, note, keys)
+    heights = [lines.height * LINE + 0.5, 1.6]
+    figure, grid = style.page(
+        2, len(strata), sum(heights) / 2, "Would other samples have chosen another mask?", note, height_ratios=heights
+    )
+    for above, below, (model, k) in zip(*grid, strata, strict=True):
+        cells = rows_of(rows, model=model, k=k)
+        for (objective, algo), y in lines.lines.items():
+            own = rows_of(cells, objective=objective, algo=algo)
+            if own["other_mask"].notna().any():
+                mean, *ends = _percent(own["other_mask"], own)
+                style.dots(above, mean, y, (ends[0], ends[1]), style.colour(objective))
+        lines.name(above, above is grid[0][0])
+        above.set(xlim=(-4, 104), xticks=(0, 50, 100), xlabel="another mask, %")
+        above.grid(axis="x", color="0.94", lw=0.6)
+        above.set_title(style.stratum(model, k, len(strata) > 3))
+        _curves(below, rows_of(curves, model=model, k=k) if len(curves) else curves)
+    grid[1][0].set_ylabel("same mask, %")
     return figure
 
 
@@ -74,43 +68,22 @@ def _percent(values: pd.Series[float], cells: pd.DataFrame) -> tuple[float, floa
     return drawn.mean, float(low), float(high)
 
 
-def _resamples(
-    axes: Axes, rows: pd.DataFrame, asked: pd.DataFrame, algos: Sequence[str], strata: Strata
-) -> None:
-    """Draw the means of finished cells. If a search has no value for a model and k, draw a cross."""
-    for y, algo in enumerate(algos):
-        wanted = set(strata_of(rows_of(asked, algo=algo)))
-        if y:
-            axes.axhline(y - 0.5, color="0.93", lw=0.6, zorder=0)
-        for i, ((model, k), look) in enumerate(strata.items()):
-            cells = rows_of(rows, algo=algo, model=model, k=k)
-            height = y + 0.8 / len(strata) * (i - (len(strata) - 1) / 2)
-            if (model, k) in wanted and cells["other_mask"].isna().all():
-                axes.plot(0, height, "x", color="0.6", ms=3, mew=0.7)
-            elif (model, k) in wanted:
-                mean, *ends = _percent(cells["other_mask"], cells)
-                style.interval(axes, mean, height, ends, look, sideways=True, ms=4)
-    style.name_rows(axes, algos)
-    axes.set(xlim=(-3, 103), xticks=range(0, 101, 25))
-
-
-def _curves(axes: Axes, lines: pd.DataFrame, strata: Strata, column: str) -> None:
+def _curves(axes: Axes, lines: pd.DataFrame) -> None:
     if lines.empty:
         style.empty(axes, "no last decision in the traces")
         return
-    sizes = sorted(lines["n"].unique())
-    for i, ((model, k), look) in enumerate(strata.items()):
-        curve = list(groups(rows_of(lines, model=model, k=k), "n"))
-        means = [_percent(part[column], part) for _, part in curve]
-        x = [n * 2.0 ** (0.05 * (i - (len(strata) - 1) / 2)) for n, _ in curve]  # side by side
-        axes.plot(x, [mean for mean, *_ in means], color=look[0], lw=1.1)
-        for place, (mean, *ends) in zip(x, means, strict=True):
-            style.interval(axes, place, mean, ends, look, ms=4)
-    axes.axhline(LEVEL, color="0.75", lw=0.8, zorder=0)
+    names = style.objectives(lines["objective"])
     axes.set_xscale("log", base=2)
+    for i, objective in enumerate(names):
+        hue, of_size = style.colour(objective), list(groups(rows_of(lines, objective=objective), "n"))
+        means, low, high = zip(*(_percent(part["pair"], part) for _, part in of_size), strict=True)
+        x = [n * 2.0 ** (0.06 * (i - (len(names) - 1) / 2)) for n, _ in of_size]  # side by side
+        axes.plot(x, means, color=hue)
+        style.dots(axes, x, means, (low, high), hue, upright=True)
+    sizes = sorted(lines["n"].unique())
     axes.set_xticks(sizes, [str(n) for n in sizes])
     axes.minorticks_off()
-    axes.set(ylim=(-3, 103), yticks=range(0, 101, 25))
+    axes.set(ylim=(-4, 104), yticks=(0, 50, 100), xlabel="samples in a subset")
 
 
 # The numbers of the figure.
@@ -118,23 +91,23 @@ def _curves(axes: Axes, lines: pd.DataFrame, strata: Strata, column: str) -> Non
 
 def measure(frame: pd.DataFrame, traces: Mapping[str, Trace]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """One row per cell (how often resamples give another mask, samples needed), and agreement for each cell and n."""
-    rows, curves = [], []
+    rows, curves = list[dict[str, Any]](), dict[str, pd.DataFrame]()
     cells = done(frame)
-    for (_, cell), budget in zip(cells.iterrows(), budgets(cells), strict=True):
-        decision = stability.last_decision(traces[str(cell["cell"])], int(cell["k"]), budget)
-        where = dict(cell[WHERE])
+    for where, budget in zip(cells[WHERE].to_dict("records"), budgets(cells), strict=True):
+        trace = traces[where["cell"]]
+        decision = stability.last_decision(trace, int(where["k"]), budget)
         if decision is None:
-            rows.append(where | {"note": stability.refusal(traces[str(cell["cell"])])})
+            rows.append(where | {"note": stability.refusal(trace)})
             continue
         other, overlap = stability.resampled(decision)
-        curve = stability.curve(decision)
-        curves.append(curve.assign(**where))
+        curves[where["cell"]] = stability.curve(decision)
         sizes = {"candidates": len(decision.candidates), "resampled": decision.losses.shape[1]}
-        enough = {"enough": stability.enough(curve), "enough_pair": stability.enough(curve, "pair")}
-        rows.append(where | sizes | {"other_mask": other, "overlap": overlap} | enough | {"note": ""})
-    first = [*WHERE, "candidates", "resampled", "other_mask", "overlap", "enough", "enough_pair", "note"]
-    agreement = pd.concat(curves, ignore_index=True) if curves else pd.DataFrame()
-    return pd.DataFrame(rows).reindex(columns=first), agreement
+        rows.append(where | sizes | {"other_mask": other, "overlap": overlap, "note": ""})
+    table = pd.DataFrame(rows, columns=[*WHERE, "candidates", "resampled", "other_mask", "overlap", "note"])
+    if not curves:
+        return table, pd.DataFrame()
+    agreement = pd.concat(curves, names=["cell"]).reset_index("cell")
+    return table, agreement.merge(cells[WHERE], on="cell")
 
 
 @once
@@ -145,8 +118,7 @@ def stability_of(study: AskedStudy) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def _build(study: AskedStudy, _: Namespace) -> Drawing:
     rows, curves = stability_of(study)
-    figure = draw(study.frame, rows, curves, study.title)
-    return Drawing(figure, rows, {"fig8_stability_curves": curves})
+    return Drawing(draw(rows, curves), rows, {"fig8_stability_curves": curves})
 
 
 FIGURE = StudyFigure(
@@ -154,6 +126,6 @@ FIGURE = StudyFigure(
     heading="Would other samples have chosen another mask?",
     build=_build,
     section="certainty",
-    caption="Left: bootstrap samples that choose another mask. Right: agreement of two disjoint subsets of n "
-    "samples. Bars are 95 percent intervals over calibration draws.",
+    caption="Above: bootstrap samples that choose another mask. Below: how often two disjoint subsets of n samples "
+    "choose the same mask. Lines are 95 percent intervals over calibration draws.",
 )

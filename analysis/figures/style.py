@@ -1,42 +1,77 @@
-"""The common style of all figures: colours, panels, points, legends, and numbers as text."""
+"""The common style of all figures: names, colours, pages of panels, rows, dots with intervals, numbers as text."""
 
 from __future__ import annotations
 
 import math
 import textwrap
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import matplotlib.style
 import pandas as pd
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.legend_handler import HandlerTuple
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import (
+    FixedLocator,
+    FuncFormatter,
+    LogFormatterMathtext,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    NullLocator,
+)
+from numpy.typing import ArrayLike
 
-Look = tuple[str, str]  # a colour and a marker
+from ..stats.grid import bare, size
 
-# Okabe and Ito's colours. Readers with any kind of colour blindness can distinguish them.
-# If there are more than seven names, colours repeat and markers distinguish the names.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "h")
-GREY = "0.35"
-# Sizes of type, in points: titles of panels, labels of axes, everything else. At 8.5 inches, which is the widest
-# figure, the smallest type is still legible on a page of this project's documentation.
-TITLE, LABEL, SMALL = 8.5, 8.0, 7.0
-PAGE = 8.6  # width in inches of the widest figure
+# The size of a page in inches: no figure is wider, and none is higher unless its names would overlap.
+PAGE, TALL = 7.0, 9.3
+TITLE, SMALL = 8.0, 7.0  # type in points: titles, and everything else
+LINE = 0.115  # inches between two lines of small type
+GREY, INK = "0.4", "0.15"
 DASH = "\N{EN DASH}"  # stands for a missing number
 TIMES = "\N{MULTIPLICATION SIGN}"
 LARGE = 1e6  # numbers of at least this size are shown with an exponent
 
+# One colour for one objective in every figure, from Okabe and Ito's, which readers with any kind of colour blindness
+# can distinguish. Names are written beside what is drawn, so other objectives may share a colour.
+OBJECTIVES = {
+    "perplexity": "#0072B2",
+    "divergence": "#009E73",
+    "margin": "#D55E00",
+    "block_influence": "#AA4499",
+    "answer": "#E69F00",
+    "choice": "#56B4E9",
+}
+SPARE = ("#7A6A00", "#5B4B9A", "#8C510A", "#4D4D4D", "#01665E", "#B2476B")
+
 # The paper's algorithms, in the order of the paper; others are listed after them. All figures use this order.
 ORDER = ("one_shot", "greedy", "beam", "genetic", "bayesian", "cbo", "fast_block_select", "exhaustive")
+
+# Names as people write them. In others, a space replaces each underscore.
+EVERY = "all searches"  # that found the same masks
+NAMES = {
+    "smollm2": "SmolLM2 135M",
+    "gemma3_270m": "Gemma 3 270M",
+    "llama3": "Llama 3 8B",
+    "llama3_1": "Llama 3.1 8B",
+    "llama3_2_1b": "Llama 3.2 1B",
+    "mistral": "Mistral 7B",
+    "qwen3": "Qwen3 8B",
+    "qwen3_0_6b": "Qwen3 0.6B",
+    "qwen3_1_7b": "Qwen3 1.7B",
+    "one_shot": "one-shot",
+    "fast_block_select": "fast block select",
+    "cbo": "CBO",
+    "cbo_hessian": "CBO, Hessian",
+    "taylor": "Taylor",
+    "taylor_plus": "Taylor+",
+}
 
 
 def use_style() -> None:
@@ -45,16 +80,37 @@ def use_style() -> None:
     mpl.style.use(Path(__file__).parent / "style.mplstyle")
 
 
+def named(name: object) -> str:
+    """The name of a model, search or objective as people write it. What a label says of units follows it."""
+    first = bare(str(name))
+    return NAMES.get(first, first.replace("_", " ")) + str(name).removeprefix(first)
+
+
+def stratum(model: str, k: float, narrow: bool = False) -> str:
+    """The heading of a panel: the model and how much is removed; in two lines if `narrow` or long."""
+    first = bare(model)
+    more = model.removeprefix(first).strip(" ()")
+    rest = ", ".join(filter(None, [more, size(model, k)]))
+    if narrow:
+        return f"{named(first)},\n{rest}".replace(", ", ",\n")
+    return f"{named(first)},{chr(10) if more else ' '}{rest}"
+
+
+def colour(objective: str) -> str:
+    """The colour of an objective."""
+    return OBJECTIVES.get(objective) or SPARE[zlib.crc32(objective.encode()) % len(SPARE)]
+
+
 def ordered(names: Iterable[str]) -> list[str]:
     """Distinct names: first those in ORDER, then the others in alphabetical order."""
     distinct = {str(name) for name in names}
     return [n for n in ORDER if n in distinct] + sorted(distinct - set(ORDER))
 
 
-def looks(names: Sequence[str]) -> dict[str, Look]:
-    """A colour and a marker for each name. No two names have the same pair of colour and marker."""
-    pairs = [(COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i in range(len(names))]
-    return dict(zip(names, pairs, strict=True))
+def objectives(names: Iterable[str]) -> list[str]:
+    """Distinct objectives, in the order of their colours, then the others in alphabetical order."""
+    distinct = {str(name) for name in names}
+    return [n for n in OBJECTIVES if n in distinct] + sorted(distinct - set(OBJECTIVES))
 
 
 def rows_of(frame: pd.DataFrame, **values: Any) -> pd.DataFrame:
@@ -65,24 +121,34 @@ def rows_of(frame: pd.DataFrame, **values: Any) -> pd.DataFrame:
     return frame[chosen]
 
 
-def panels(
-    rows: int, columns: int, width: float, height: float, title: str
+# A page: a title, panels, and a note on how to read them.
+
+
+def page(
+    rows: int, columns: int, height: float, title: str, note: str = "", **options: Any
 ) -> tuple[Figure, list[list[Axes]]]:
-    """A figure with a title line and equal panels of `width` by `height` inches (wider if the title needs room)."""
-    width = max(width, 5.5 / columns)  # leaves room for the title line and the legend
-    figure = sheet(0.3 + width * columns, 0.5 + height * rows, title)
-    return figure, [list(line) for line in figure.subplots(rows, columns, squeeze=False)]
+    """A figure of the width of a page with rows of panels, each `height` inches high with its labels."""
+    text = wrapped(note, 138)
+    figure = Figure(
+        figsize=(PAGE, 0.3 + rows * height + 0.13 * (text.count("\n") + 1)), layout="constrained"
+    )
+    figure.suptitle(wrapped(title, 100), x=0.008, ha="left", fontsize=TITLE + 0.5, weight="bold", color=INK)
+    if text:
+        figure.supxlabel(text, x=0.008, ha="left", fontsize=SMALL, color=GREY)
+    return figure, [list(line) for line in figure.subplots(rows, columns, squeeze=False, **options)]
 
 
-def sheet(width: float, height: float, title: str) -> Figure:
-    """An empty figure, in inches, with a title line in grey at the left edge."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    text = wrapped(title, int(width * 17))
-    figure.suptitle(text, x=0.012, ha="left", fontsize=SMALL + 0.5, color=GREY)
-    return figure
+def pages(count: int, columns: int, height: float, title: str, note: str = "") -> tuple[Figure, list[Axes]]:
+    """As `page`, with a number of panels that are laid out line by line."""
+    columns = min(count, columns)
+    figure, grid = page(-(-count // columns), columns, height, title, note)
+    flat = [axes for line in grid for axes in line]
+    for axes in flat[count:]:
+        axes.set_axis_off()
+    return figure, flat[:count]
 
 
-def wrapped(text: str, limit: int, mark: str = " · ") -> str:
+def wrapped(text: str, limit: int, mark: str = "; ") -> str:
     """Wrap text at `mark` into lines of at most `limit` characters. Only a longer part is wrapped at its spaces."""
     lines: list[str] = []
     wrapper = textwrap.TextWrapper(limit, break_long_words=False, break_on_hyphens=False)
@@ -97,109 +163,77 @@ def wrapped(text: str, limit: int, mark: str = " · ") -> str:
 def empty(axes: Axes, text: str) -> None:
     """Write in an empty panel the reason why nothing is drawn there."""
     axes.set_axis_off()
-    shown = axes.text(0.5, 0.5, text, color="0.5", fontsize=SMALL, transform=axes.transAxes)
+    shown = axes.text(0.5, 0.5, text, color=GREY, fontsize=SMALL, transform=axes.transAxes)
     shown.set(ha="center", va="center")
 
 
-def interval(
-    axes: Axes, x: float, y: float, ends: Sequence[float], look: Look, sideways: bool = False, **marker: Any
+# Rows of a panel in groups: a heading for each objective and, below it, a line for each search.
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Where the lines of a panel stand: `heads` by group, `lines` by group and name; from 0 at the top.
+
+    Headings that are `objectives` have their colours.
+    """
+
+    heads: Mapping[str, float]
+    lines: Mapping[tuple[str, str], float]
+    height: float
+    objectives: bool = False
+
+    @classmethod
+    def of(cls, groups: Mapping[str, Sequence[str]], objectives: bool = False) -> Rows:
+        """The places of groups, from top to bottom."""
+        heads, lines, y = dict[str, float](), dict[tuple[str, str], float](), 0.0
+        for group, names in groups.items():
+            heads[group] = y
+            lines |= {(group, name): y + 1 + i for i, name in enumerate(names)}
+            y += len(names) + 1.3
+        return cls(heads, lines, y - 0.3, objectives)
+
+    @classmethod
+    def of_cells(cls, cells: pd.DataFrame) -> Rows:
+        """A group for each objective, with a line for each of its searches."""
+        names = objectives(cells["objective"])
+        return cls.of({name: ordered(rows_of(cells, objective=name)["algo"]) for name in names}, True)
+
+    def name(self, axes: Axes, shown: bool = True) -> None:
+        """Make room for the lines and, if `shown`, write their names to the left of the panel."""
+        axes.set_ylim(self.height - 0.4, -0.6)
+        axes.spines["left"].set_visible(False)
+        places = [*self.heads.values(), *self.lines.values()]
+        texts = [named(name) for name in (*self.heads, *(name for _, name in self.lines))]
+        axes.set_yticks(places, texts if shown else [""] * len(places), fontsize=SMALL)
+        axes.tick_params(axis="y", length=0)
+        for label, group in zip(axes.get_yticklabels(), self.heads, strict=False):
+            label.set(weight="bold", color=colour(group) if self.objectives else INK)
+
+
+def dots(
+    axes: Axes, x: ArrayLike, y: ArrayLike, ends: tuple[Any, Any], hue: str, upright: bool = False, **more: Any
 ) -> None:
-    """Draw a point and the two `ends` of its interval: above and below it or, `sideways`, left and right of it."""
-    colour, symbol = look
-    along = ([x, x], list(ends)) if not sideways else (list(ends), [y, y])
-    axes.plot(*along, color=colour, lw=1.2, alpha=0.7)
-    look_of: dict[str, Any] = {
-        "color": colour,
-        "marker": symbol,
-        "ms": 4.5,
-        "mec": "white",
-        "mew": 0.5,
-        "ls": "",
-    }
-    axes.plot(x, y, **(look_of | marker))
-
-
-def name_rows(axes: Axes, names: Sequence[str], named: bool = True) -> None:
-    """Make room for a row for each name, from top to bottom. Without `named`, a panel to the left has the names."""
-    axes.set(ylim=(len(names) - 0.5, -0.5))
-    axes.set_yticks(range(len(names)), names if named else [""] * len(names), fontsize=SMALL + 0.5)
-    axes.tick_params(axis="y", length=0)
-
-
-def hide_frame(axes: Axes) -> None:
-    """Hide the lines around a panel and the marks of its ticks."""
-    axes.tick_params(length=0, pad=2)
-    for side in axes.spines.values():
-        side.set_visible(False)
+    """Draw points and the `ends` of their intervals: left and right of them or, `upright`, below and above them."""
+    (axes.vlines if upright else axes.hlines)(x if upright else y, *ends, color=hue, lw=1.1, alpha=0.6)
+    marker: dict[str, Any] = {"marker": "o", "ls": "", "color": hue, "ms": 4, "mec": "white", "mew": 0.5}
+    axes.plot(x, y, **(marker | more))
 
 
 def plain_log(axis: Axis) -> None:
-    """Label a log axis with plain numbers: 20, 50, 1,000. Set axis limits first. A wide range gets fewer labels."""
+    """Label a log axis with plain numbers: 20, 50, 1,000; a wide range with powers of ten. Set axis limits first."""
     low, high = axis.get_view_interval()
-    subs = (1,) if high > 300 * low else (1, 2, 5) if high > 5 * low else (1, 1.5, 2, 3, 4, 5, 7)
-    axis.set_major_locator(LogLocator(subs=subs))
-    axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.6g}" if v < LARGE else large(v)))
     axis.set_minor_formatter(NullFormatter())
-
-
-# The legend below the panels of a figure: how to read it, the names, and further keys such as lines and bars.
-
-
-def legend(figure: Figure, look: Mapping[str, Look], note: str, keys: Iterable[Any] = ()) -> None:
-    """Add a legend under the panels, below a note on how to read the figure.
-
-    `keys` are further entries, such as lines, bars and shades. They start a new row after the names.
-    """
-    names = [Line2D([], [], color=c, marker=m, ls="", ms=5.5, label=name) for name, (c, m) in look.items()]
-    width, blank = figure.get_figwidth(), Line2D([], [], ls="", label=" ")
-    parts = [part for part in (names, list(keys)) if part]
-    longest = 0.42 + 0.062 * max(len(_label(entry)) for part in parts for entry in part)  # inches
-    most = max(1, int((width - 0.2) / longest))
-    rows: list[list[Any]] = []  # about equally long; short ones end with blank entries
-    for part in parts:
-        length = math.ceil(len(part) / math.ceil(len(part) / most))
-        rows += [part[i : i + length] for i in range(0, len(part), length)]
-    columns = max(map(len, rows))
-    rows = [[*row, *[blank] * (columns - len(row))] for row in rows]
-    entries = [row[column] for column in range(columns) for row in rows]  # a legend is filled by columns
-    text = wrapped(note, int(width * 18), "; ")
-    lines = len(rows) + 0.75 * (text.count("\n") + 1)
-    figure.set_figheight(figure.get_figheight() + 0.17 * lines)  # the panels keep their height
-    shown = figure.legend(
-        handles=entries,
-        labels=[_label(entry) for entry in entries],
-        loc="outside lower center",
-        ncols=columns,
-        title=text,
-        title_fontproperties={"size": SMALL},
-        handletextpad=0.4,
-        columnspacing=1.4,
-        handler_map={tuple: HandlerTuple(ndivide=None, pad=0)},
-    )
-    shown.get_title().set_color(GREY)
-
-
-def _label(entry: Any) -> str:
-    return str((entry[0] if isinstance(entry, tuple) else entry).get_label())
-
-
-def line_key(label: str, **style: Any) -> Artist:
-    """A legend entry for a line, a bar or a marker of the figure; in grey, unless `style` has a colour."""
-    return Line2D([], [], label=label, **{"color": GREY, **style})
-
-
-def shade_key(label: str, *colours: str) -> Patch | tuple[Patch, ...]:
-    """A legend entry for a shade; with several colours, for the same shade of each, side by side."""
-    patches = tuple(Patch(facecolor=colour, edgecolor="0.7", lw=0.5, label=label) for colour in colours)
-    return patches if len(patches) > 1 else patches[0]
+    if high > 300 * low:
+        axis.set_major_locator(LogLocator(numticks=5))
+        axis.set_major_formatter(LogFormatterMathtext())
+        return
+    few = MaxNLocator(4, steps=(1, 2, 5, 10)).tick_values(low, high)
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)) if high > 5 * low else FixedLocator(list(few)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.6g}" if v < LARGE else large(v)))
 
 
 # Numbers as text.
-
-
-def probability(name: str, value: float) -> str:
-    """A probability as text, `p 0.03` or `p < 0.01`. If the value is missing, a dash replaces the number."""
-    return f"{name} < 0.01" if value < 0.005 else f"{name} {DASH if math.isnan(value) else f'{value:.2f}'}"
 
 
 def signed(value: float) -> str:

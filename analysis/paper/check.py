@@ -4,14 +4,14 @@ python -m analysis paper-check        exit status 1 if a published number is not
 
 Source: arXiv 2604.24938 v1; its tables are in analysis/paper/. Statements of v3 are not tested: its tables are not
 public, and those of v1 were not made for them. *Implied* marks a statement that v1 relies on without writing it; that
-reading is ours. So are thresholds and rules that the paper does not give; each is named as ours. A statement that is
-also tested on studies (`report/verdicts.py`) is judged by the same rule here. What noise can explain is inconclusive.
+reading is ours. So are thresholds and rules that the paper does not give; each is named as ours. What noise can
+explain is inconclusive.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,9 +19,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from ..stats.agreement import LEVEL, Agreement, agree, all_negative, controlled, most, spearman
+from ..stats.agreement import LEVEL, Agreement, agree, controlled, spearman
 from ..stats.grid import at, each, groups
-from ..stats.outcome_errors import Span
 
 
 def main() -> None:
@@ -168,6 +167,31 @@ def listed(values: Sequence[tuple[str, float]], digits: int = 2) -> str:
     return ", ".join(f"{name} {value:.{digits}f}" for name, value in values)
 
 
+def most(decided: Iterable[bool | None]) -> bool | None:
+    """What more than half of all cells say; None if neither side has more than half."""
+    every = list(decided)
+    return next((side for side in (True, False) if 2 * every.count(side) > len(every)), None)
+
+
+@dataclass(frozen=True)
+class Span:
+    """The range of accuracies of a cell in points, and the range that noise alone exceeds in 5 percent of cases."""
+
+    span: float
+    noise: float
+
+    def between(self, low: float, high: float) -> bool | None:
+        """Whether the true span is between `low` and `high` points; None if noise hides it.
+
+        Noise can change a span by at most the span of the noise. So in 95 percent of cases, the true span differs
+        from the measured one by at most `noise`.
+        """
+        least, most = self.span - self.noise, self.span + self.noise
+        if most < low or least > high:
+            return False
+        return True if low <= least and most <= high else None
+
+
 def ranges() -> Statement:
     """Check claim (iii) by the range of accuracy over the searches of each cell, and what noise makes of it."""
     spans = [(name, _span(cell)) for name, cell in cells(pruned("table1_accuracy"))]
@@ -224,7 +248,7 @@ def anticorrelated() -> Statement:
     coin = float(stats.binom.sf(sum(rho < 0 for rho in rhos) - 1, len(rhos), 0.5))
     return Statement(
         "implied: these correlations show that ranks by perplexity and by accuracy disagree",
-        of(all_negative(rhos, adjusted)),
+        of(_all_negative(rhos, adjusted)),
         (
             f"probability that a fair coin gives at least as many negative signs: {coin:.2f}",
             f"exact two-sided permutation p: {listed([(n, a.p) for n, a in found], 3)}",
@@ -233,6 +257,12 @@ def anticorrelated() -> Statement:
             "our reading: only correlations that chance does not explain decide",
         ),
     )
+
+
+def _all_negative(correlations: Sequence[float], adjusted: Sequence[float]) -> bool | None:
+    """Whether the significant correlations are negative; None if there are none, or of both signs."""
+    signs = {value < 0 for value, q in zip(correlations, adjusted, strict=True) if q <= LEVEL}
+    return signs.pop() if len(signs) == 1 else None
 
 
 def seven() -> Statement:

@@ -1,6 +1,6 @@
-"""The top of the page: the finding in one sentence, three numbers, and one picture.
+"""The top of the page: how many blocks change in one sentence, three numbers, and the table behind them.
 
-The sentence claims no more than its interval shows. If a study lacks the data for one finding, the next one is taken.
+The sentence claims no more than was measured. If a study lacks the data for one finding, the next one is taken.
 """
 
 from __future__ import annotations
@@ -8,31 +8,19 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import pandas as pd
 from markupsafe import Markup
 
 from pruning.core.mask import unit_noun
 
-from ..figures.fig5_variance_shares import MASKS, NO_SHARE, unbounded
 from ..figures.style import TIMES, counted, number, ordered
-from ..stats.components import DRAWN, IntervalEstimate, Shares
-from ..stats.grid import STRATUM, at, bare, groups, mask_of, noun, removed, removed_of
+from ..stats.grid import STRATUM, bare, groups, mask_of, noun, removed, removed_of
 from .cells import strip
-from .study_data import StudyData, listed, percents, ratio_words, say, tried
-from .verdicts import larger
-
-
-@dataclass(frozen=True)
-class Bar:
-    """One share in the picture: its text, and the positions of value and interval in percent of the axis."""
-
-    name: str
-    text: str
-    at: float
-    low: float
-    width: float
+from .page_tables import ReportTable, changes
+from .study_data import StudyData, listed, say, tried
+from .summary import moved
 
 
 @dataclass(frozen=True)
@@ -46,12 +34,12 @@ class HeadlineNumber:
 
 @dataclass(frozen=True)
 class Finding:
-    """The top of the page. `bars` are the picture if shares of variance are known; otherwise `strips` are."""
+    """The top of the page. `table` says what moves a mask; if nothing can be compared, `strips` show masks."""
 
     headline: str
     detail: str
     numbers: list[HeadlineNumber]
-    bars: list[tuple[str, list[Bar]]] = field(default_factory=list)
+    table: ReportTable | None = None
     strips: list[tuple[str, Markup, str]] = field(default_factory=list)
     strips_of: str = ""  # the model, size and objective of the strips
     squares: str = ""  # what their squares are
@@ -59,39 +47,44 @@ class Finding:
 
 def finding(m: StudyData) -> Finding:
     """The top of the page for a study."""
-    sides = (_variance, _objectives, _damage, _finished)
+    sides = (_moves, _objectives, _damage, _finished)
     headline, detail = next(said for say_it in sides if (said := tried(say_it, m)))
     numbers = known_numbers(m)[:3]
-    if bars := tried(_bars, m):
-        return Finding(headline, detail, numbers, bars)
+    if tried(lambda study: study.changes, m):
+        return Finding(headline, detail, numbers, changes(m))
     # One mask of each search of the first model, size and objective.
     where = ["model", "k", "objective"]
     first = m.cells.sort_values(where).iloc[0]
     same = m.cells[(m.cells[where] == first[where]).all(axis=1)]
     words = f"{bare(first['model'])}, {removed(first)}, pruned for {first['objective']}"
     strips = list(_strips(m, same.drop_duplicates("algo").set_index("algo", drop=False)))
-    return Finding(headline, detail, numbers, [], strips, words, unit_noun(mask_of(first).unit))
+    return Finding(headline, detail, numbers, None, strips, words, unit_noun(mask_of(first).unit))
 
 
-def _variance(m: StudyData) -> list[str] | None:
-    """Whether calibration or search decides the mask, if the symmetric ratio of their variances has an interval."""
-    shares = _masks(m)
-    if math.isnan(shares.total_ratio.low):
+def _moves(m: StudyData) -> list[str] | None:
+    """How many blocks another objective, draw and search changes; in percent of k if there are several strata."""
+    strata = list(moved(m))
+    if not strata:
         return None
-    inside = None
-    if not math.isnan(shares.objective_draw.low):
-        rows = shares.sources.set_index("source")
-        names = ("objective", DRAWN)
-        inside = [
-            percents(*(at(rows, name, column) for column in ("share", "low", "high"))) for name in names
-        ]
-    parts = [_percents(shares.parts[name]) for name in ("calibration", "search")]
-    numbers = {"units": noun(m.cells), "parts": parts, "inside": inside, "left_out": m.left_out}
-    return say("finding", kind=larger(shares), **numbers)
-
-
-def _percents(share: IntervalEstimate) -> str:
-    return percents(share.value, share.low, share.high)
+    scale = 1.0 if len(strata) == 1 else 100.0
+    ends: dict[str, list[float]] = {}
+    for _, k, ranges, _ in strata:
+        for factor, low, high in ranges:
+            ends.setdefault(factor, []).extend(
+                [scale * low / k, scale * high / k] if len(strata) > 1 else [low, high]
+            )
+    form = number if len(strata) == 1 else "{:.0f}".format
+    chance = [one / (k / 100 if len(strata) > 1 else 1) for _, k, _, one in strata]
+    units = noun(m.cells)
+    return say(
+        "finding",
+        kind="moves",
+        factors=[(factor, form(min(of)), form(max(of))) for factor, of in ends.items()],
+        of=f"{strata[0][1]:.0f} {units}" if len(strata) == 1 else f"percent of the removed {units}",
+        where="" if len(strata) == 1 else f", in {len(strata)} combinations of model and size",
+        chance=" to ".join(dict.fromkeys(map(form, (min(chance), max(chance))))),
+        left_out=m.left_out,
+    )
 
 
 def _objectives(m: StudyData) -> list[str] | None:
@@ -121,22 +114,6 @@ def _finished(m: StudyData) -> list[str]:
     return say("finding", kind="finished", done=len(m.cells), asked=len(m.frame))
 
 
-def _bars(m: StudyData) -> list[tuple[str, list[Bar]]]:
-    """For each outcome, the shares of calibration and of search."""
-    return [
-        (label, [_bar(name, shares.parts[name]) for name in ("calibration", "search")])
-        for label, shares in m.judged.shares[0].items()
-        if not math.isnan(shares.parts["search"].value)
-    ]
-
-
-def _bar(name: str, share: IntervalEstimate) -> Bar:
-    at, low, high = (round(100 * min(max(v, 0.0), 1.0), 2) for v in (share.value, share.low, share.high))
-    known = not math.isnan(share.low)
-    width = high - low if known else 0.0
-    return Bar(name, _percents(share), at, low if width else at, width)
-
-
 def _strips(m: StudyData, cells: pd.DataFrame) -> Iterator[tuple[str, Markup, str]]:
     for algo in ordered(cells["algo"])[:8]:
         row = cells.loc[[algo]]
@@ -152,41 +129,8 @@ INTERVAL = "95 percent interval"
 def known_numbers(m: StudyData) -> list[HeadlineNumber]:
     """The numbers that the study has the data for, the most telling first."""
     measures: tuple[Callable[[StudyData], HeadlineNumber | None], ...]
-    measures = (_calibration, _objective, _cost, _one_shot, perplexity, accuracy, _count)
+    measures = (_cost, _one_shot, perplexity, accuracy, _count)
     return [found for measure in measures if (found := tried(measure, m)) is not None]
-
-
-def _masks(m: StudyData) -> Shares:
-    return m.judged.shares[0][MASKS]
-
-
-def _calibration(m: StudyData) -> HeadlineNumber | None:
-    """Calibration against the search, in masks."""
-    return _against_search(m, "total_ratio", "calibration")
-
-
-def _objective(m: StudyData) -> HeadlineNumber | None:
-    """The objective alone against the search, and against the draw of the samples, in masks."""
-    found = _against_search(m, "objective_ratio", "objective")
-    if found is None:
-        return None
-    return replace(found, note=f"{found.note}; objective : draw {ratio_words(_masks(m), 'objective_draw')}")
-
-
-def _against_search(m: StudyData, name: str, first: str) -> HeadlineNumber | None:
-    """A ratio with the search on its second side, if it has an interval, over the cells that verdicts are about."""
-    shares = _masks(m)
-    ratio: IntervalEstimate = getattr(shares, name)
-    if math.isnan(ratio.low):
-        return None
-    value, note = f"{number(ratio.value)} : 1", f"{INTERVAL} {number(ratio.low)} to {number(ratio.high)}"
-    if ratio.low > NO_SHARE:
-        value, note = "no ratio", "all searches find the same masks"
-    elif unbounded(ratio):
-        value, _, bounds = ratio_words(shares, name).partition(" (")
-        note = f"lower end of the {INTERVAL}; {bounds.removesuffix(')')}"
-    label = f"{first} to search: ratio of their shares in the variance of masks, interaction on both sides"
-    return HeadlineNumber(value, label, note + _without(m))
 
 
 def _without(m: StudyData) -> str:

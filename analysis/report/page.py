@@ -61,7 +61,8 @@ def page(m: StudyData) -> str:
     log.info("report   %d cells", len(m.frame))
     drawn = list(drawn_figures(m))
     log.info("report   computing the sentences and tables")
-    parts = summary.parts(m)
+    parts, lacking = summary.parts(m)
+    lacking += [(figure.entry.heading.lower(), figure.reason) for figure in drawn if figure.reason]
     varied, shared = cells.settings(m)
     return (
         study_data.templates()
@@ -73,7 +74,8 @@ def page(m: StudyData) -> str:
             damages=m.damages,
             finding=finding.finding(m),
             sections=list(sections(parts, drawn, list(page_tables.tables(m)))),
-            after=[parts["run"], parts["refusals"]],
+            ran=parts["run"],
+            refused=summary.refusals(m, lacking),
             varied=varied,
             shared=shared,
             environments=cells.environments(m),
@@ -98,15 +100,16 @@ LEAD = 3  # sentences that are always shown; if there are more, they can be open
 # For each section, which has the name of its part of the summary: its tables. The tables of several models share a
 # name; a hyphen and a number follow it. Figures name their sections.
 SECTIONS: dict[str, Sequence[str]] = {
-    "variance": ("shares", "across"),
+    "masks": ("worst",),
     "costs": ("crossed", "perplexity", "accuracy"),
     "relative": ("objectives", "searches", "states"),
     "searches": ("search",),
-    "masks": ("overlap", "overlap_by_objective", "agreement"),
     "certainty": ("sizes", "stability"),
     "routing": ("routing",),
+    "variance": ("shares",),
     "paper": (),
 }
+JUDGED = ("masks", "variance")  # over the cells that verdicts are about
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,7 @@ class ReportSection:
     """One section. `lead` are the first sentences, `more` the others."""
 
     anchor: str
-    heading: str
+    part: Part
     lead: Sequence[str]
     more: Sequence[str]
     figures: Sequence[ReportFigure]
@@ -124,15 +127,13 @@ class ReportSection:
 def sections(
     parts: dict[str, Part], drawn: Sequence[ReportFigure], tables: Sequence[ReportTable]
 ) -> Iterator[ReportSection]:
-    """All sections, in the order of the page."""
-    for name in SECTIONS:
+    """The sections that the study has something for, in the order of the page."""
+    for name, of in SECTIONS.items():
         if name in parts:
-            own = [figure for figure in drawn if figure.entry.section == name]
-            lead = LEAD if own else None
-            said = parts[name].sentences
-            named = [table for of in SECTIONS[name] for table in tables if table.name.partition("-")[0] == of]
-            more = said[lead:] if lead else []
-            yield ReportSection(name, parts[name].heading, said[:lead], more, own, named)
+            own = [figure for figure in drawn if figure.entry.section == name and figure.address]
+            said, lead = parts[name].sentences, LEAD if own else None
+            named = [table for one in of for table in tables if table.name.partition("-")[0] == one]
+            yield ReportSection(name, parts[name], said[:lead], said[lead:] if lead else [], own, named)
 
 
 # The figures, embedded as SVG. If drawing fails, the page says why.
@@ -156,7 +157,7 @@ def drawn_figures(m: StudyData) -> Iterator[ReportFigure]:
             continue
         log.info("report   %s", entry.heading)
         try:
-            figure = entry.of(m.asked)
+            figure = entry.of((m.judged if entry.section in JUDGED else m).asked)
             yield ReportFigure(entry, _svg(figure), round(figure.get_figwidth() * 96))
         except NothingToRead as nothing:
             yield ReportFigure(entry, reason=str(nothing))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,16 +12,20 @@ import pandas as pd
 from markupsafe import Markup
 
 from ..data.archive import NothingToRead
-from ..figures import fig4_overlap, outcome_tables
+from ..figures import outcome_tables
 from ..figures.outcome_tables import MEASURES, aggregate, shown_value
 from ..figures.style import DASH, TIMES, number
-from ..stats.grid import COMPARISONS, STRATUM, each, groups, mask_of, noun
+from ..stats.estimands import DRAWN, OBJECTIVE, Change
+from ..stats.estimands import SEARCH as ANOTHER_SEARCH
+from ..stats.grid import STRATUM, bare, each, groups, mask_of, noun, size
+from ..stats.means import DrawMean
 from ..stats.perplexity_comparisons import SEARCH
 from .cells import anchor, strip
 from .study_data import StudyData, with_interval
 from .summary import routed
 
 LAST = "~"  # a sort key after those of all numbers and names
+UNPRUNED = "nothing removed"
 
 
 @dataclass(frozen=True)
@@ -34,29 +39,30 @@ class Value:
 
 @dataclass(frozen=True)
 class ReportTable:
-    """A table. If it is empty, `reason` says why. Each heading has a flag: whether its column has numbers."""
+    """A table. Each heading has a flag: whether its column has numbers. `dense` rows stay on top."""
 
     name: str
     caption: str
-    headings: Sequence[tuple[str, bool]] = ()
-    rows: Sequence[Sequence[Value]] = ()
-    reason: str = ""
+    headings: Sequence[tuple[str, bool]]
+    rows: Sequence[Sequence[Value]]
+    dense: Sequence[Sequence[Value]] = ()
 
 
 # A heading, whether the column has numbers, and a function that returns the column's value in a row.
 Column = tuple[str, bool, Callable[[Any], Value]]
-Built = tuple[list[tuple[str, bool]], list[list[Value]]]  # headings and rows
+Rows = list[list[Value]]
+Built = (
+    tuple[list[tuple[str, bool]], Rows] | tuple[list[tuple[str, bool]], Rows, Rows]
+)  # with rows that stay on top
 
 
 def tables(m: StudyData) -> Iterator[ReportTable]:
-    """All tables except the table of cells. If the study lacks the data for a table, the table says so."""
+    """All tables that the study has the data for, except those of changes and of cells."""
     for name, (caption, build) in TABLES.items():
         if (name == "sizes" and not len(m.sizes)) or (name == "routing" and not m.routing):
             continue
-        try:
+        with suppress(NothingToRead):
             yield ReportTable(name, caption, *build(m))
-        except NothingToRead as nothing:
-            yield ReportTable(name, caption, reason=str(nothing))
     found, over = m.relative, "with 95 percent intervals over calibration draws"
     for name, frame, caption, relative in (
         ("objectives", found.objectives, OBJECTIVES, _objective_ratios),
@@ -126,7 +132,8 @@ def _perplexity(m: StudyData) -> Built:
 def _outcome(m: StudyData, kind: str, name: str) -> Built:
     if kind not in m.metrics:
         raise NothingToRead(f"no {name} was measured in this study.")
-    rows = aggregate(m.frame, m.metrics[kind])
+    metric = m.metrics[kind]
+    rows = aggregate(m.frame, metric)
 
     def value(row: Any) -> Value:
         key = LAST if math.isnan(row.mean) else repr(float(row.mean))
@@ -134,11 +141,15 @@ def _outcome(m: StudyData, kind: str, name: str) -> Built:
 
     names = {"objective": "pruned for", "model": "model", "k": "k", "algo": "search"}
     columns = [_column(text, name == "k", name, "{:.0f}") for name, text in names.items()]
-    columns.append((m.metrics[kind].label, True, value))
-    columns.append(_column("nothing removed", True, "dense", "{:.1f}" if kind == "acc" else "{:.2f}"))
-    if rows["paper"].notna().any():
+    columns.append((metric.label, True, value))
+    if paper := bool(rows["paper"].notna().any()):
         columns.append(_column("paper", True, "paper", "{:.2f}"))
-    return _built(rows, columns)
+    form = "{:.1f}" if kind == "acc" else "{:.2f}"
+    dense = [
+        [word(UNPRUNED), word(model), word(""), word(""), numeric(mean, form), *[word("")] * paper]
+        for model, mean in rows.groupby("model")["dense"].mean().items()
+    ]
+    return *_built(rows, columns), dense
 
 
 def _search(m: StudyData) -> Built:
@@ -153,69 +164,39 @@ def _search(m: StudyData) -> Built:
 
 
 def _crossed(m: StudyData) -> Built:
-    """The mean of each outcome for each objective; accuracies are in percent.
+    """The mean, median and range of each outcome for each objective; accuracies are in percent."""
+    # Accuracies are negative in the matrix and positive in the table.
+    matrix = m.crossed.copy()
+    negative = matrix["outcome"].str.startswith("acc/")
+    for low, high in (("low", "high"), ("lowest", "highest")):
+        matrix.loc[negative, [low, high]] = -matrix.loc[negative, [high, low]].to_numpy()
+    matrix.loc[negative, ["mean", "median"]] *= -1
+    numbers = ["mean", "low", "high", "median", "lowest", "highest", "cost"]
+    columns = [*_columns(["outcome", *STRATUM, "objective", "cells"]), *_columns(numbers, 2)]
+    dense = []
+    for (outcome, model), _ in groups(matrix, ["outcome", "model"]):
+        values = m.cells.loc[m.cells["model"] == model, f"dense/{outcome}"].astype(float)
+        mean = float(values.mean()) * (100 if outcome.startswith("acc/") else 1)
+        own = [word(outcome), word(model), word(""), word(UNPRUNED), word(""), numeric(mean, "{:,.2f}")]
+        dense.append([*own, *[word("")] * (len(numbers) - 1)])
+    return *_built(matrix, columns), dense
 
-    The standard deviation of an accuracy is in percentage points; that of a perplexity is a factor.
-    """
-    ends = m.crossed[["low", "high"]].abs()  # accuracies are negative in the matrix and positive in the table
-    matrix = m.crossed.assign(mean=m.crossed["mean"].abs(), low=ends.min(axis=1), high=ends.max(axis=1))
 
-    def spread(row: Any) -> Value:
-        return numeric(row.sd, f"{TIMES} {{:,.2f}}" if row.geometric else "{:.2f}")
-
-    columns = [*_columns(["outcome", *STRATUM, "objective", "cells"]), *_columns(["mean", "low", "high"], 2)]
-    return _built(matrix, [*columns, ("sd", True, spread), *_columns(["cost"], 2)])
-
-
-# Shares of variance, overlap of masks, agreement of ranks, stability.
-
-
-def _reason(name: str) -> Column:
-    return _column("reason if missing", False, name, None)
+# Shares of variance, stability.
 
 
 def _shares(m: StudyData) -> Built:
     columns = [*_columns(["outcome", "source"]), *_columns(["share", "low", "high"], 2)]
-    return _built(m.shares[1], [*columns, *_columns(["p", "q"], 3), _reason("p_note")])
-
-
-def _across(m: StudyData) -> Built:
-    columns = [*_columns(["outcome", "source", "df"]), *_columns(["share", "p", "q"], 3), _reason("note")]
-    return _built(m.across, columns)
-
-
-def _overlap(m: StudyData) -> Built:
-    return _overlaps(fig4_overlap.means(m.overlaps), ["differ", "model", "pairs", "draws"])
-
-
-def _overlap_by_objective(m: StudyData) -> Built:
-    """As `_overlap`, for each model, k and objective. Pairs that differ in one of these are left out."""
-    within = [name for name, columns in COMPARISONS.items() if not {"objective", "k"} & {*columns}]
-    pairs = m.overlaps[m.overlaps["comparison"].isin(within)]
-    rows = fig4_overlap.means(pairs, ["comparison", *STRATUM, "objective"])
-    return _overlaps(rows, ["differ", *STRATUM, "objective", "pairs", "draws"])
-
-
-def _overlaps(rows: pd.DataFrame, names: Sequence[str]) -> Built:
-    columns = [*_columns(names), *_columns(["jaccard", "corrected", "low", "high"], 2)]
-    return _built(rows.rename(columns={"comparison": "differ"}), columns)
-
-
-def _agreement(m: StudyData) -> Built:
-    columns = _columns(["objective", *STRATUM, "statistic", "of", "masks"])
-    columns += [*_columns(["value", "low", "high"], 2), *_columns(["p", "q"], 3)]
-    return _built(m.agreements, [*columns, _reason("note")])
+    return _built(m.judged.shares[1], [*columns, _column("reason if missing", False, "note", None)])
 
 
 def _stability(m: StudyData) -> Built:
-    """Means over the cells whose last decision can be resampled; of the samples needed, over those that have it."""
+    """Means over the cells whose last decision can be resampled."""
     where = ["objective", *STRATUM, "samples", "algo"]
-    measured = ["other_mask", "overlap", "enough_pair"]
+    measured = ["other_mask", "overlap"]
     by = m.stability.astype(dict.fromkeys(measured, float)).groupby(where, dropna=False)
-    means = by[measured].mean().assign(cells=by["other_mask"].count(), enough_in=by["enough_pair"].count())
+    means = by[measured].mean().assign(cells=by["other_mask"].count())
     columns = [*_columns([*where, "cells"]), *_columns(["other_mask", "overlap"], 2)]
-    columns.append(_column("samples needed", True, "enough_pair", "{:.0f}"))
-    columns.append(_column("cells with this number", True, "enough_in", "{:.0f}"))
     return _built(pd.DataFrame(means).reset_index(), columns)
 
 
@@ -295,6 +276,67 @@ def _ratio(row: Any) -> Value:
     return Value(text, LAST if math.isnan(row.value) else repr(float(row.value)))
 
 
+# What moves a mask, and what that costs held out: a row for each objective, and for objectives that are compared.
+
+FACTORS = {ANOTHER_SEARCH: "another search", DRAWN: "another draw", OBJECTIVE: "another objective"}
+
+
+def changes(m: StudyData) -> ReportTable:
+    """Blocks that change, and held-out perplexity over that of the unpruned model."""
+    costs = {(one.model, one.k, one.objective): one for one in m.held_out}
+    blocks: dict[Any, dict[str, str]] = {}
+    for one in m.changes:
+        blocks.setdefault((one.model, one.k, _named_sides(one)), {})[one.factor] = _mean(one.changed)
+    headings = [("model", False), ("pruned for", False), *((text, False) for text in FACTORS.values())]
+    headings += [(f"perplexity, {TIMES} unpruned", False), ("median and range", False)] if costs else []
+    rows = []
+    for (model, k, name), found in blocks.items():
+        row = [
+            word(f"{bare(model)}, {size(model, k)}"),
+            word(name),
+            *(word(found.get(one, "")) for one in FACTORS),
+        ]
+        if costs:
+            cost = costs.get((model, k, name))
+            spread = (
+                f"{number(cost.median)} ({number(cost.lowest)} to {number(cost.highest)})" if cost else ""
+            )
+            row += [word(_mean(cost.ratio) if cost else ""), word(spread)]
+        rows.append(row)
+    caption = (
+        f"{noun(m.cells).capitalize()} that change, all else equal: mean and 95 percent interval over draws"
+    )
+    return ReportTable("changes", caption, headings, rows)
+
+
+def _worst(m: StudyData) -> Built:
+    """The highest held-out perplexity divided by the lowest one, over the levels of each factor."""
+    ratios: dict[Any, dict[str, str]] = {}
+    for one in m.changes:
+        if not math.isnan(one.worst_to_best.mean):
+            ratios.setdefault((one.model, one.k, _named_sides(one)), {})[one.factor] = _mean(
+                one.worst_to_best
+            )
+    if not ratios:
+        raise NothingToRead("no perplexity was measured in this study.")
+    headings = [("model", False), ("pruned for", False), *((text, False) for text in FACTORS.values())]
+    rows = [
+        [word(f"{bare(model)}, {size(model, k)}"), word(name), *(word(found.get(one, "")) for one in FACTORS)]
+        for (model, k, name), found in ratios.items()
+    ]
+    return headings, rows
+
+
+def _named_sides(one: Change) -> str:
+    """The objective, or both that are compared."""
+    return " : ".join(" or ".join(side) for side in (one.objectives, one.others) if side)
+
+
+def _mean(mean: DrawMean) -> str:
+    """A mean with its interval, if it has one."""
+    return number(mean.mean) if math.isnan(mean.low) else with_interval(mean.mean, mean.low, mean.high)
+
+
 # The table of all cells, finished or not. Each row has a link to the cell's entry.
 
 
@@ -326,11 +368,20 @@ def cells(m: StudyData) -> ReportTable:
     headings = [("cell", False), ("model", False), ("objective", False), ("search", False), ("k", True)]
     headings += [("data", False), ("seed", True), (f"{noun(m.cells)} removed", False), ("loss added", True)]
     headings += [*((named[kind], True) for kind in metrics), ("asked", True), ("seconds", True)]
+    dense = []
+    for model, own in groups(m.cells, "model"):
+        values = [numeric(float(metric.of(own, "dense").mean()), None) for metric in m.metrics.values()]
+        dense.append([word(UNPRUNED), word(model), *[word("")] * 7, *values, word(""), word("")])
     caption = "Every cell of the study; the first column links to its entry"
-    return ReportTable("cells", caption, headings, rows)
+    return ReportTable("cells", caption, headings, rows, dense)
 
 
 TABLES: dict[str, tuple[str, Callable[[StudyData], Built]]] = {
+    "worst": (
+        "Highest held-out perplexity divided by the lowest, all else equal: geometric mean and 95 percent interval over "
+        "draws",
+        _worst,
+    ),
     "accuracy": (
         "Accuracy by objective and search, in percent: mean and standard deviation over cells",
         _accuracy,
@@ -340,7 +391,7 @@ TABLES: dict[str, tuple[str, Callable[[StudyData], Built]]] = {
         _perplexity,
     ),
     "crossed": (
-        "Outcomes by objective: means over cells (geometric for perplexities, whose sd is a factor), and cost",
+        "Outcomes by objective: mean (geometric for perplexities), median and range over cells, and cost",
         _crossed,
     ),
     "search": (
@@ -349,25 +400,11 @@ TABLES: dict[str, tuple[str, Callable[[StudyData], Built]]] = {
         _search,
     ),
     "shares": (
-        "Shares of variance within model and k, with 95 percent intervals and permutation tests; shares below 0 are "
-        "shown as 0",
+        "Shares of variance within model and k, with 95 percent intervals; shares below 0 are shown as 0",
         _shares,
     ),
-    "across": (
-        "Shares of the sum of squares over all cells: model, ratio and their interactions",
-        _across,
-    ),
-    "overlap": (
-        "Overlap of masks that differ in one factor only: means over pairs; corrected: 0 is chance, 1 the maximum",
-        _overlap,
-    ),
-    "overlap_by_objective": (
-        "The same overlaps for each objective, with 95 percent intervals over calibration draws",
-        _overlap_by_objective,
-    ),
-    "agreement": ("Agreement of rankings of the searches, by panel and statistic", _agreement),
     "stability": (
-        "How often other samples would choose another mask: means over cells, and the number of samples needed",
+        "How often other samples would choose another mask: means over cells",
         _stability,
     ),
     "sizes": (

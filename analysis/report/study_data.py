@@ -11,6 +11,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -18,18 +19,17 @@ from pruning.core.records import Result, read_result
 from pruning.core.scoring import TraceLine
 
 from ..data.archive import NothingToRead
-from ..data.load import Metric, Only, choose, done, measured
-from ..data.study import AskedStudy, ItemAnswers, by_state, read_routing
-from ..figures import fig2_ranks, fig4_overlap, fig5_variance_shares, fig6_crossed, fig8_stability
+from ..data.load import WORDS, Metric, Only, done, measured, names
+from ..data.study import AskedStudy, by_state, read_routing
+from ..figures import fig5_variance_shares, fig8_stability
 from ..figures.fig5_variance_shares import percent_text, ratio_text, upper_ends
 from ..figures.style import counted, number, signed
-from ..stats import crossed, perplexity_comparisons, regret, same_samples, stability
+from ..stats import crossed, perplexity_comparisons, regret, stability
 from ..stats.components import Shares
+from ..stats.estimands import Change, HeldOutCost, changes, held_out_costs
 from ..stats.grid import CONFIGURATION, STRATUM
-from ..stats.mask_overlap import OverlapDifference, difference
 from ..stats.perplexity_comparisons import Comparisons
 from ..stats.regret import exact_by_construction
-from ..stats.simulated import NoiseAlone
 
 T = TypeVar("T")
 Frames = tuple[pd.DataFrame, pd.DataFrame]
@@ -117,39 +117,36 @@ class StudyData:
 
     @cached_property
     def crossed(self) -> pd.DataFrame:
-        """The matrix of objectives and outcomes."""
-        return fig6_crossed.matrix_of(self.asked)
+        """As `costs`, for each metric that was measured."""
+        known = {kind: names(self.cells, kind) for kind in WORDS}
+        values = {
+            name: Metric(kind, (name,)).of(self.cells) * (-1 if kind == "acc" else 1)
+            for kind, of_kind in known.items()
+            for name in of_kind
+        }
+        return crossed.matrix(self.cells, values, known["ppl"])
+
+    @cached_property
+    def changes(self) -> list[Change]:
+        """How many blocks another search, draw or objective changes, over the cells that verdicts are about."""
+        cells, ppl = self.judged.cells, self.metrics.get("ppl")
+        return changes(cells, None if ppl is None else np.log(ppl.of(cells)))
+
+    @cached_property
+    def held_out(self) -> list[HeldOutCost]:
+        """Held-out perplexity over that of the unpruned model, over the cells that verdicts are about."""
+        cells, ppl = self.judged.cells, self.metrics.get("ppl")
+        return [] if ppl is None else held_out_costs(cells, np.log(ppl.of(cells) / ppl.of(cells, "dense")))
 
     @cached_property
     def regrets(self) -> pd.DataFrame:
         """Every finished cell with its regret."""
-        return fig6_crossed.regrets_of(self.asked)
-
-    @cached_property
-    def agreements(self) -> pd.DataFrame:
-        """Rank agreement of perplexity and accuracy, for every statistic."""
-        return fig2_ranks.agreements(self.asked)
-
-    @cached_property
-    def answers(self) -> ItemAnswers:
-        """The answers of the finished cells to every item of the accuracy."""
-        return fig5_variance_shares.answers(self.asked)
+        return regret.best_known(self.cells, self.traces)
 
     @cached_property
     def shares(self) -> tuple[dict[str, Shares], pd.DataFrame]:
         """Shares of variance for each outcome, and the same shares in one table."""
         return fig5_variance_shares.shares_of(self.asked)
-
-    @cached_property
-    def across(self) -> pd.DataFrame:
-        """For each outcome, the shares of model, ratio and their interactions in the sum of squares."""
-        return fig5_variance_shares.across_of(self.asked)
-
-    @cached_property
-    def noise_alone(self) -> NoiseAlone:
-        """How often noise alone would decide between calibration and search in accuracy."""
-        accuracy = choose(self.frame, "acc").of(self.cells)
-        return fig5_variance_shares.noise_of_accuracy(self.cells, accuracy, self.answers)
 
     @cached_property
     def calibration_perplexity(self) -> Shares:
@@ -181,23 +178,6 @@ class StudyData:
     def gains(self) -> pd.DataFrame:
         """For each problem, how much better than one-shot's mask the best known mask is, on the same samples."""
         return regret.gains(self.cells, self.traces)
-
-    @cached_property
-    def against_dense(self) -> pd.DataFrame:
-        """Whether each cell's objective rates its mask clearly worse than the whole model, on the same samples."""
-        return same_samples.damages(self.cells, self.traces)
-
-    def overlap_difference(
-        self, first: str, second: str, objective: str | None = None
-    ) -> OverlapDifference | None:
-        """Compare the overlap of masks that differ in one factor with that of masks that differ in another."""
-        cells = self.cells if objective is None else self.cells[self.cells["objective"] == objective]
-        return difference(cells, first, second)
-
-    @cached_property
-    def overlaps(self) -> pd.DataFrame:
-        """The overlap of all pairs of masks whose cells differ in one factor."""
-        return fig4_overlap.comparisons_of(self.asked)
 
     @cached_property
     def routing(self) -> list[dict[str, Any]]:

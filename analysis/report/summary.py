@@ -5,8 +5,7 @@ A sentence claims no more than its interval or test shows. If there is no interv
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,35 +15,35 @@ import pandas as pd
 from ..data.archive import NothingToRead
 from ..data.load import OTHER, WORDS, standard_error
 from ..figures.style import number, ordered
-from ..stats import mask_overlap, stability
-from ..stats.components import SOURCES, Shares
-from ..stats.components import refused as refused_shares
-from ..stats.grid import COMPARISONS, SETTING, STRATUM, bare, each, groups, removed_of, size
+from ..stats import stability
+from ..stats.estimands import DRAWN, OBJECTIVE
+from ..stats.estimands import SEARCH as ANOTHER_SEARCH
+from ..stats.grid import SETTING, STRATUM, bare, each, groups, noun, removed_of, size
 from ..stats.healed import PRUNED
 from ..stats.perplexity_comparisons import SEARCH
-from .study_data import StudyData, listed, reasons, say, with_interval
-from .verdicts import claims, doubtful, larger, spearman
+from .study_data import StudyData, reasons, say, tried, with_interval
+from .verdicts import claims, larger
 
 
 @dataclass(frozen=True)
 class Part:
-    """A heading and the sentences below it."""
+    """A heading, what its terms mean, and the sentences below it."""
 
     heading: str
+    terms: str
     sentences: list[str]
 
 
-def parts(m: StudyData) -> dict[str, Part]:
-    """All parts of the summary by name. If the study lacks the numbers for a part, the part says so."""
-    found = {}
-    for name, (heading, sentences, asked) in PARTS.items():
+def parts(m: StudyData) -> tuple[dict[str, Part], list[tuple[str, str]]]:
+    """The parts of the summary by name, and the headings of those that the study lacks the numbers for, with why."""
+    found, lacking = {}, []
+    for name, (heading, terms, sentences, asked) in PARTS.items():
         if asked(m):
             try:
-                found[name] = Part(heading, sentences(m))
+                found[name] = Part(heading, terms, sentences(m))
             except NothingToRead as nothing:
-                reason = f"Not known from this study: {nothing}".rstrip(".")
-                found[name] = Part(heading, [f"{reason}."])
-    return found
+                lacking.append((heading.lower(), str(nothing).rstrip(".")))
+    return found, lacking
 
 
 def ran(m: StudyData) -> list[str]:
@@ -72,7 +71,7 @@ def costs(m: StudyData) -> list[str]:
         numbers |= {"model": bare(str(model)), "removed": removed_of(cells.iloc[0])}
         numbers |= {"dense": float(metric.of(cells, "dense").mean()), "error": standard_error(metric, cells)}
         rows.append(numbers)
-    return say("costs", rows=rows, metrics=m.metrics, single=m.frame["objective"].nunique() == 1)
+    return say("costs", rows=rows, single=m.frame["objective"].nunique() == 1)
 
 
 def _mean(row: Any, sign: int) -> str:
@@ -109,42 +108,27 @@ def certainty(m: StudyData) -> list[str]:
         families.append((where, list(each(rows)), None if pd.isna(length) else length))
     known = m.cells.dropna(subset="tied")["tied"]
     resampled = [
-        (samples, part["other_mask"].mean(), len(part), int(part["enough_pair"].notna().sum()))
+        (samples, part["other_mask"].mean(), len(part))
         for samples, part in groups(m.stability.dropna(subset="other_mask"), "samples")
     ]
     return say("certainty", tied=known, some=int((known > 0).sum()), families=families, resampled=resampled)
 
 
-def refusals(m: StudyData) -> list[str]:
-    """Every statistic that could not be computed, and why."""
-    lacking = list[tuple[str, str]]()
-    try:
-        by_outcome, table = m.shares
-    except NothingToRead as nothing:
-        lacking.append(("shares of variance", str(nothing).rstrip(".")))
-    else:
-        lacking += [(f"shares of variance of {label}", found.note) for label, found in by_outcome.items()]
-        untested = table[table["p"].isna() & table["source"].isin(TESTED)]
-        for source, rows in untested.groupby("source", sort=False):
-            lacking.append((f"the test of {source}", reasons(rows["p_note"].replace(np.nan, ""))))
-    try:
-        unknown = m.agreements[m.agreements["value"].isna()]
-    except NothingToRead as nothing:
-        lacking.append(("rank agreement", str(nothing).rstrip(".")))
-    else:
-        for (name, of), rows in unknown.groupby(["statistic", "of"], sort=False):
-            what = f"{STATISTIC[str(name)]} of {str(of).replace(', ', ' and ')}"
-            lacking.append((what, reasons(rows["note"])))
-    others = [name for metric in m.metrics.values() for name in metric.others]
-    return say(
-        "refusals",
-        lacking=lacking,
-        cells=len(m.cells),
-        in_no_mean=[(name, int(m.cells[f"pruned/{name}"].notna().sum())) for name in others],
-        elsewhere=[(name, len(cells)) for name, cells in groups(m.cells.dropna(subset=OTHER), OTHER)],
-        unstable=reasons(m.stability["note"].fillna("")),
-        unpaired=int(m.regrets["regret_se"].isna().sum()),
-    )
+def refusals(m: StudyData, lacking: list[tuple[str, str]]) -> str:
+    """Everything that could not be computed, and why, in one line; `lacking` is known already."""
+    found = list(lacking)
+    if (shares := tried(lambda study: study.judged.shares[0], m)) is not None:
+        found += [(f"shares of variance of {label}", one.note) for label, one in shares.items() if one.note]
+    for name in (name for metric in m.metrics.values() for name in metric.others):
+        having = int(m.cells[f"pruned/{name}"].notna().sum())
+        found.append((f"means with {name}", f"only {having:,} of {len(m.cells):,} cells have it"))
+    for name, cells in groups(m.cells.dropna(subset=OTHER), OTHER):
+        found.append((f"{name} of {len(cells):,} cells", "measured on other data than that of most cells"))
+    if unstable := reasons(m.stability["note"].fillna("")):
+        found.append(("stability", unstable))
+    if unpaired := int(m.regrets["regret_se"].isna().sum()):
+        found.append(("regret in standard errors", f"{unpaired:,} cells have no losses that can be paired"))
+    return say("refusals", lacking=found)[0]
 
 
 def relative(m: StudyData) -> list[str]:
@@ -188,79 +172,96 @@ def routed(record: Mapping[str, Any]) -> str:
 
 
 def variance(m: StudyData) -> list[str]:
-    """For each outcome, the shares of calibration and search, with intervals and tests.
-
-    Shares are over all cells, as in figure 5; what they say is judged without objectives for which one-shot is exact
-    by construction. After all outcomes, the shares of model and pruning ratio in each outcome's sum of squares.
-    """
-    by_outcome, table = m.shares
-    outcomes = [_outcome(m, label, found, table) for label, found in by_outcome.items()]
-    across = []
-    for label, rows in groups(m.across.dropna(subset="share"), "outcome"):
-        sources = rows[rows["source"].isin(("model", "ratio"))].sort_values("share", ascending=False)
-        across.append((label, list(each(sources))))
-    return say("variance", outcomes=outcomes, across=across, left_out=m.left_out)
+    """For each outcome, the shares of calibration and search, with intervals, over the cells that verdicts are about."""
+    outcomes = [
+        {"label": label, "shares": shares, "verdict": larger(shares)}
+        for label, shares in m.judged.shares[0].items()
+        if not np.isnan(shares.parts["search"].value)
+    ]
+    if not outcomes:
+        raise NothingToRead("no outcome has shares")
+    return say("variance", outcomes=outcomes)
 
 
-def _outcome(m: StudyData, label: str, shares: Shares, table: pd.DataFrame) -> dict[str, Any]:
-    """The shares of an outcome, its tests, and the shares by which it is judged."""
-    tested = table[(table["outcome"] == label) & table["source"].isin(TESTED)].dropna(subset="q")
-    noise, note = None, ""
-    try:
-        judge = m.judged.shares[0][label]
-    except (NothingToRead, KeyError):
-        judge = refused_shares(0, 0, "no other cell has this outcome")
-    else:
-        if doubtful(m.judged, label):
-            noise, note = m.judged.noise_alone, m.judged.answers.note
-    return {
-        "label": label,
-        "shares": shares,
-        "known": not math.isnan(shares.parts["search"].value),
-        "judge": judge,
-        "verdict": larger(judge),
-        "without": listed(sorted(m.by_construction)),
-        "noise": noise,
-        "note": note,
-        "significant": list(each(tested[tested["q"] <= 0.05])),
-        "others": list(tested.loc[tested["q"] > 0.05, "source"]),
-        "tested": len(tested) > 0,
-    }
+Range = tuple[str, float, float]  # a factor, and the fewest and most blocks that it changes
 
 
-def agreement(m: StudyData) -> list[str]:
-    """Overlap of masks, and agreement of perplexity ranks and accuracy ranks."""
-    by = m.overlaps.dropna(subset="corrected").groupby("comparison")["corrected"]
-    means = [(name, by.get_group(name)) for name in COMPARISONS if name in by.groups]
-    found = spearman(m)
-    known, why = found.dropna(subset="value"), reasons(found["note"])
-    numbers = {"values": known["value"], "sure": int((known["q"] <= 0.05).sum()), "why": why}
-    return say("agreement", means=means, note=mask_overlap.note(m.cells), **numbers)
+def moved(m: StudyData) -> Iterator[tuple[str, float, list[Range], float]]:
+    """For each model and size: its name, k, how many blocks each factor changes, and what chance would."""
+    for (model, k), cells in groups(m.judged.cells, STRATUM):
+        own = [one for one in m.changes if (one.model, one.k) == (model, k)]
+        ranges = []
+        for factor in (OBJECTIVE, DRAWN, ANOTHER_SEARCH):
+            if means := [one.changed.mean for one in own if one.factor == factor]:
+                ranges.append((factor, min(means), max(means)))
+        if ranges:
+            chance = float(np.mean([one.chance for one in own]))
+            yield f"{bare(str(model))} with {removed_of(cells.iloc[0])}", float(k), ranges, chance
 
 
-STATISTIC = {
-    "spearman": "Spearman's rho",
-    "kendall": "Kendall's tau",
-    "weighted": "weighted tau",
-    "kendall_w": "Kendall's W",
-}
-TESTED = [source.name for source in SOURCES]
+def masks(m: StudyData) -> list[str]:
+    """How many blocks another objective, draw and search changes, for each model and size."""
+    strata = list(moved(m))
+    if not strata:
+        raise NothingToRead("no two masks differ in one factor only")
+    return say("masks", strata=strata, units=noun(m.cells), left_out=m.left_out)
 
 
 def _always(_: StudyData) -> bool:
     return True
 
 
-# For each part: its heading, its sentences, and whether the study asks about it.
-PARTS: dict[str, tuple[str, Callable[[StudyData], list[str]], Callable[[StudyData], bool]]] = {
-    "run": ("What was run", ran, _always),
-    "paper": ("The paper's statements", claims, _always),
-    "variance": ("Calibration against search", variance, _always),
-    "costs": ("What pruning for one objective costs in other outcomes", costs, _always),
-    "searches": ("Comparison of searches", searches, _always),
-    "masks": ("How far masks and rankings agree", agreement, _always),
-    "certainty": ("How certain a mask is", certainty, _always),
-    "refusals": ("What could not be computed, and why", refusals, _always),
-    "relative": ("Held-out perplexity of objectives and searches relative to others", relative, compared),
-    "routing": ("Sets for tasks", routing, lambda m: bool(m.routing)),
+# For each part: its heading, what its terms mean, its sentences, and whether the study asks about it.
+PARTS: dict[str, tuple[str, str, Callable[[StudyData], list[str]], Callable[[StudyData], bool]]] = {
+    "run": ("What was run", "", ran, _always),
+    "masks": (
+        "What moves a mask",
+        "Two masks of k blocks that share s differ in k minus s. A draw is one random sample of the calibration data; "
+        "intervals leave out one draw at a time. Objectives that read other data have no draw in common, so what they "
+        "change is objective and data together.",
+        masks,
+        _always,
+    ),
+    "costs": (
+        "What pruning for one objective costs in other outcomes",
+        "Held out are texts and items that nothing was chosen on. Perplexities are averaged geometrically, so that one "
+        "broken mask does not decide a mean.",
+        costs,
+        _always,
+    ),
+    "relative": (
+        "Held-out perplexity of objectives and searches relative to others",
+        "Ratios are of geometric means. Masks found on the same samples are compared in pairs, all others as "
+        "independent ones.",
+        relative,
+        compared,
+    ),
+    "searches": (
+        "Comparison of searches",
+        "Regret is the calibration loss of a mask minus that of the best mask that any cell of the same model, size, "
+        "objective and draw has scored. Its standard error is that of the paired difference on the same samples.",
+        searches,
+        _always,
+    ),
+    "certainty": (
+        "How certain a mask is",
+        "A near tie is a mask whose loss is not significantly above that of the chosen one. Resampled samples say how "
+        "often another sample of the same data would have led to another last choice.",
+        certainty,
+        _always,
+    ),
+    "routing": ("Sets for tasks", "", routing, lambda m: bool(m.routing)),
+    "variance": (
+        "Calibration against search",
+        "Shares of the variance within one model and size. Calibration is objective, data and draw; ratios have the "
+        "interaction with the search on both sides. Shares are cut off at 0, so they can add up to more than 100.",
+        variance,
+        _always,
+    ),
+    "paper": (
+        "The paper's statements",
+        "From arXiv 2604.24938 v3. A verdict needs an interval on one side.",
+        claims,
+        _always,
+    ),
 }

@@ -10,18 +10,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import sparse
+from numpy.typing import ArrayLike, NDArray
+from scipy import linalg, stats
 
 from .grid import CONFIGURATION, DRAW, SETTING, STRATUM, Labels, indicator, labels, several_sizes
-from .projections import Addition, Coordinates, Matrix, Subspace, Subspaces, spanned
+from .mask_overlap import MaskSet
+from .means import DATA, jackknife
 
 NAN = float("nan")
 SPREAD = 1e-12  # an outcome whose sum of squares is not above this has no spread
 ROUNDING = 1e-10  # parts of the sum of squares below this are rounding errors
+TOLERANCE = 1e-8
+Matrix = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -35,10 +38,6 @@ class IntervalEstimate:
     low: float = NAN
     high: float = NAN
 
-    def leaves_out(self, value: float) -> bool:
-        """Whether the interval does not contain the value; False if there is no interval."""
-        return self.low > value or self.high < value
-
 
 @dataclass(frozen=True)
 class Shares:
@@ -46,19 +45,21 @@ class Shares:
 
     `sources` has a row for each source: its df, its component (mean over strata), and its share with an interval.
     `parts` has the shares of calibration, search and their interaction. Shares are cut off at 0, so their sum can be
-    above 1. `ratio` is calibration : search; `total_ratio` (calibration : search) and `objective_ratio`
-    (objective : search) have the interaction on both sides. `note` says what could not be computed, and why.
+    above 1. `total_ratio` (calibration : search) and `objective_ratio` (objective : search) have the interaction on
+    both sides. `objective` is "objective and data" if objectives read other data. For numbers, `objective_draw` and
+    the interval of the draw's share are not known: with one dominating draw, they cover the truth too rarely.
+    `note` says what could not be computed, and why.
     """
 
     sources: pd.DataFrame
     parts: Mapping[str, IntervalEstimate]
-    ratio: IntervalEstimate
     total_ratio: IntervalEstimate
     cells: int
     draws: int
     note: str = ""
     objective_ratio: IntervalEstimate = IntervalEstimate(NAN)
     objective_draw: IntervalEstimate = IntervalEstimate(NAN)
+    objective: str = "objective"
 
 
 def shares(
@@ -82,10 +83,10 @@ class Design:
     """The cells of a study with the equations of each stratum, prepared once for any number of outcomes."""
 
     def __init__(self, frame: pd.DataFrame, by: Sequence[str] = STRATUM) -> None:
-        self.frame = frame
+        self.frame, self.draw = frame, labels(frame, DRAW)
         self.strata = [Stratum(frame, rows) for rows in strata(frame, by)]
         self.no_interval = refusal(frame)
-        self.draws = Draws(frame, by)
+        self.donors = borrowed(frame)
 
     def shares(
         self, of: Sequence[Coordinates], resamples: int = 999, seed: int = 0, items: Matrix | None = None
@@ -97,80 +98,149 @@ class Design:
             reasons = (stratum.refusal for stratum in self.strata)
             note = next(filter(None, reasons), "all cells of a stratum have the same outcome")
             return refused(len(self.frame), draws, note)
-        known = [self.strata[i] for i in used]
-        df = {name: sum(stratum.df[name] for stratum in known) for name in EVERY}
-        cells = sum(len(stratum.rows) for stratum in known)
-        observed = [self.strata[i].squares(of[i]) for i in used]
-        noise = [stratum.squares_of_items(items) for stratum in known]
+        df = {name: sum(self.strata[i].df[name] for i in used) for name in EVERY}
+        cells = sum(len(self.strata[i].rows) for i in used)
+        solved = np.array([self.strata[i].components(of[i], items) for i in used])
         if self.no_interval:
-            solved = [s.solve(o - n) for s, o, n in zip(known, observed, noise, strict=True)]
-            return report(np.array(solved), None, df, cells, draws, self.no_interval)
-        moves = self.draws.moves(of, None if items is None else compressed(items, seed))
-        weights = bootstrap_weights(moves[0].columns, resamples, seed)
-        likely = [
-            plausible(self.strata[i], moves[i], weights, o, n)
-            for i, o, n in zip(used, observed, noise, strict=True)
+            return report(solved, None, df, cells, draws, self.no_interval)
+        fewer = None if items is None else compressed(items, seed)
+        likely = []
+        for i in used:
+            moves = resampled_moves(self.frame, self.strata[i].rows, of[i], self.donors, fewer)
+            weights = bootstrap_weights(len(moves) - 1, resamples, seed)
+            likely.append(plausible(self.strata[i], of[i], moves, weights, items))
+        found = report(solved, likely, df, cells, draws, "")
+        if any(of[i].x.shape[1] == 1 for i in used):
+            found.sources.loc[found.sources["source"] == DRAWN, ["low", "high"]] = NAN
+            found = replace(found, objective_draw=IntervalEstimate(NAN))
+        if not df["objective"]:
+            return found
+        data = self.frame.groupby("objective")["calibration"].agg(frozenset)
+        name = "objective and data" if data.nunique() > 1 else "objective"
+        return replace(found, objective_ratio=self._objective(of, items, used), objective=name)
+
+    def _objective(
+        self, of: Sequence[Coordinates], items: Matrix | None, used: Sequence[int]
+    ) -> IntervalEstimate:
+        """Objective : search, from the study and without one draw at a time, on a logarithmic scale."""
+
+        def logarithm(parts: Sequence[Stratum], which: Sequence[Coordinates]) -> float:
+            solved = [s.components(c, items) for s, c in zip(parts, which, strict=True)]
+            with np.errstate(divide="ignore", invalid="ignore"):
+                return float(np.log(divided(shares_of(np.array(solved)), *AGAINST_SEARCH["objective"])))
+
+        value = logarithm([self.strata[i] for i in used], [of[i] for i in used])
+        left = []
+        for parts in self._without_a_draw:
+            kept = [of[i].take(np.isin(self.strata[i].rows, parts[i].rows)) for i in used]
+            left.append(logarithm([parts[i] for i in used], kept))
+        _, first = np.unique(self.draw, return_index=True)
+        data = labels(self.frame, DATA)[first]
+        error = jackknife(np.array(left), data)
+        half = float(stats.t.ppf(0.975, len(data) - len(np.unique(data)))) * error
+        with np.errstate(over="ignore"):
+            found = IntervalEstimate(*(float(np.exp(x)) for x in (value, value - half, value + half)))
+        return found if np.isfinite(found.value) else IntervalEstimate(NAN, found.low, found.high)
+
+    @cached_property
+    def _without_a_draw(self) -> list[list[Stratum]]:
+        """The strata without the cells of each draw in turn."""
+        return [
+            [Stratum(self.frame, s.rows[self.draw[s.rows] != number]) for s in self.strata]
+            for number in np.unique(self.draw)
         ]
-        return report(np.array([each.estimate for each in likely]), likely, df, cells, draws, "")
 
 
-# The sources of variation of a study: their levels, and the labels that each permutation test may exchange.
-
-DRAWN = "draw (seed)"
-RESIDUAL = "draw x algorithm, rest"
+# Outcomes as coordinates, so that numbers and masks share one algebra.
+#
+# Gower's centred matrix G = -1/2 J D^2 J (J = I - 11'/n) of distances D holds the inner products of the observations
+# after centring. X (n, p) and signs s (p,) with G = X diag(s) X' are kept. If Q is an orthonormal basis of some
+# columns, these explain the sum of squares tr(Q'GQ) = sum over p of s |Q'X|^2 (McArdle and Anderson 2001). For
+# numbers, X is the deviation from the mean, and these sums of squares are those of the analysis of variance.
 
 
 @dataclass(frozen=True)
-class VarianceSource:
-    """One source of variation: the columns that define its levels, and how its test permutes.
+class Coordinates:
+    """X (n, p) and signs (p,).
 
-    `given` are the groups of columns that its test fits first. Under the null hypothesis, the labels in the column
-    `moved` can be exchanged among units (equal values in `units`) of the same block (equal values in `blocks`). If
-    `moved` is empty, no labels are exchangeable, and the test permutes residuals instead.
+    Jaccard distances are not Euclidean, so a few signs can be negative. Without them, sums of squares do not add up.
     """
 
-    name: str
-    columns: tuple[str, ...]
-    given: tuple[tuple[str, ...], ...]
-    moved: str = ""
-    units: tuple[str, ...] = ()
-    blocks: tuple[str, ...] = ()
+    x: Matrix
+    signs: Matrix
+
+    def squares(self, x: Matrix) -> float:
+        """The sum of squares of vectors x (any, p) in these coordinates."""
+        return float((x**2).sum(axis=0) @ self.signs)
 
     @property
-    def apart(self) -> list[str]:
-        """Columns that every group of `given` and the levels contain.
+    def total(self) -> float:
+        """The sum of squares of all observations, tr(G)."""
+        return self.squares(self.x)
 
-        Cells that differ in them share no level and no fitted value, so sums of squares can be computed apart.
-        """
-        every = [set(group) for group in (*self.given, self.columns)]
-        return [column for column in self.columns if all(column in group for group in every)]
-
-
-def _nested(name: str, i: int) -> VarianceSource:
-    """Column i of the configuration within the columns before it.
-
-    The test exchanges whole settings, like whole plots in a split-plot design. All algorithms and ratios of a setting
-    stay together.
-    """
-    parents, column = tuple(CONFIGURATION[:i]), CONFIGURATION[i]
-    given = (parents, ("algo",)) if parents else (("algo",),)
-    return VarianceSource(name, (*parents, column), given, column, tuple(SETTING), parents)
+    def take(self, rows: NDArray[np.bool_]) -> Coordinates:
+        """The coordinates of some observations."""
+        return Coordinates(self.x[rows], self.signs)
 
 
+def coordinates(
+    frame: pd.DataFrame, values: ArrayLike | None, by: Sequence[str] = STRATUM
+) -> list[Coordinates]:
+    """The coordinates of each stratum in the units of the outcome. `values` are numbers, or None for masks."""
+    if values is None:
+        return [of_masks(frame.iloc[rows]) for rows in strata(frame, by)]
+    y = np.asarray(values, float)
+    return [of_values(y[rows]) for rows in strata(frame, by)]
+
+
+def of_values(values: ArrayLike) -> Coordinates:
+    """Coordinates of numbers: deviations from the mean."""
+    y = np.asarray(values, float)
+    return Coordinates((y - y.mean())[:, None], np.ones(1))
+
+
+def of_masks(part: pd.DataFrame) -> Coordinates:
+    """Coordinates of the masks of some cells, from their Jaccard distances (1 minus the overlap)."""
+    every, n = MaskSet.of(part), len(part)
+    i, j = (rows.ravel() for rows in np.indices((n, n)))
+    return of_distances(1.0 - every.pairs(i, j).jaccard.reshape(n, n))
+
+
+def of_distances(distances: ArrayLike) -> Coordinates:
+    """Principal coordinates of points with the distances (n, n)."""
+    squared = np.asarray(distances, float) ** 2
+    mean = squared.mean(axis=0)
+    inner = -0.5 * (squared - mean - mean[:, None] + mean.mean())
+    values, vectors = linalg.eigh(inner)
+    kept = np.abs(values) > TOLERANCE * np.abs(values).max(initial=1e-300)
+    return Coordinates(vectors[:, kept] * np.sqrt(np.abs(values[kept])), np.sign(values[kept]))
+
+
+# The sources of variation of a study, from the outside in, and the columns that define their levels.
+
+DRAWN = "draw (seed)"
+RESIDUAL = "draw x algorithm, rest"
+SOURCES: Mapping[str, tuple[str, ...]] = {
+    "objective": ("objective",),
+    "calibration data": ("objective", "calibration"),
+    "samples": ("objective", "calibration", "samples"),
+    "length": tuple(CONFIGURATION),
+    DRAWN: tuple(SETTING),
+    "algorithm": ("algo",),
+    "objective x algorithm": ("objective", "algo"),
+}
 PANEL = [*STRATUM, *CONFIGURATION, "algo"]  # cells with equal values in these columns differ only in the draw
-_CELL, _SEARCHES = (*STRATUM, *SETTING, "algo"), (*CONFIGURATION, "algo")
-SOURCES = (
-    *(_nested(n, i) for i, n in enumerate(("objective", "calibration data", "samples", "length"))),
-    VarianceSource(DRAWN, tuple(SETTING), (_SEARCHES,), "draw", _CELL, tuple(PANEL)),
-    VarianceSource("algorithm", ("algo",), (tuple(SETTING),), "algo", _CELL, (*STRATUM, *SETTING)),
-    VarianceSource("objective x algorithm", ("objective", "algo"), (tuple(SETTING), ("algo",))),
-)
 OBJECTIVE, SEARCH = ("objective",), ("algorithm",)
 CALIBRATION = (*OBJECTIVE, "calibration data", "samples", "length", DRAWN)
 INTERACTION = ("objective x algorithm", RESIDUAL)
-COLUMNS_OF = {source.name: source.columns for source in SOURCES}
-EVERY = (*COLUMNS_OF, RESIDUAL)
+EVERY = (*SOURCES, RESIDUAL)
 NOISE = (DRAWN, RESIDUAL)
+Side = Sequence[Sequence[str]]  # parts that are added up, each several sources together
+# The ratios to the search, with the interaction on both sides.
+AGAINST_SEARCH: Mapping[str, tuple[Side, Side]] = {
+    "calibration": ((CALIBRATION, INTERACTION), (SEARCH, INTERACTION)),
+    "objective": ((OBJECTIVE, INTERACTION), (SEARCH, INTERACTION)),
+}
 
 
 def strata(frame: pd.DataFrame, by: Sequence[str] = STRATUM) -> list[Labels]:
@@ -179,26 +249,28 @@ def strata(frame: pd.DataFrame, by: Sequence[str] = STRATUM) -> list[Labels]:
     return [np.flatnonzero(stratum == level) for level in np.unique(stratum)]
 
 
-def sequential(spaces: Subspaces) -> dict[str, Addition]:
-    """For one stratum, what each source adds to the sources before it, and the residual."""
-    before: list[tuple[str, ...]] = []
-    added = {}
-    for source in SOURCES:
-        added[source.name] = spaces.addition(source.columns, before)
-        before.append(source.columns)
-    return {**added, RESIDUAL: Addition(spaces.whole, spaces.of(before))}
+def basis(part: pd.DataFrame, groups: Sequence[Sequence[str]], given: Matrix | None = None) -> Matrix:
+    """An orthonormal basis (n, df) of the mean and of the levels of each group of columns.
+
+    With `given`, of what they add to that basis.
+    """
+    columns = np.hstack([np.ones((len(part), 1)), *(indicator(labels(part, group)) for group in groups)])
+    if given is not None:
+        columns = columns - given @ (given.T @ columns)
+    u, sizes, _ = linalg.svd(columns, full_matrices=False)
+    return np.asarray(u[:, sizes > TOLERANCE * np.sqrt(len(part))])
 
 
-def marginal(spaces: Subspaces, source: VarianceSource) -> Addition:
-    """What a source explains beyond all sources that do not contain it (type II)."""
-    others = [s.columns for s in SOURCES if not set(source.columns) <= set(s.columns)]
-    return spaces.addition(source.columns, others)
+def adjusted(part: pd.DataFrame) -> dict[str, Matrix]:
+    """For one stratum, a basis (n, df) of what each source explains beyond those that do not contain it (type II).
 
-
-def adjusted(spaces: Subspaces) -> dict[str, Addition]:
-    """What each source of a stratum explains beyond the others, and the residual."""
-    every = {source.name: marginal(spaces, source) for source in SOURCES}
-    return {**every, RESIDUAL: Addition(spaces.whole, spaces.of([source.columns for source in SOURCES]))}
+    The last one is the residual: what no source explains.
+    """
+    found = {}
+    for name, columns in SOURCES.items():
+        others = [of for of in SOURCES.values() if not set(columns) <= set(of)]
+        found[name] = basis(part, [*others, columns], basis(part, others))
+    return {**found, RESIDUAL: linalg.null_space(basis(part, [*SOURCES.values()]).T, rcond=TOLERANCE)}
 
 
 # From sums of squares to components.
@@ -220,18 +292,17 @@ class Stratum:
 
     def __init__(self, frame: pd.DataFrame, rows: Labels) -> None:
         part = frame.iloc[rows]
-        self.rows, self.added = rows, adjusted(Subspaces(part))
-        self.df = {name: self.added[name].df for name in EVERY}
+        self.rows, self.bases = rows, adjusted(part)
+        self.df = {name: self.bases[name].shape[1] for name in EVERY}
         self.names = [name for name in EVERY if self.df[name]]
         self.noise = np.array([name in NOISE for name in self.names])
         self.coefficients = np.zeros((len(self.names), len(self.names)))
         for i, name in enumerate(self.names):
-            z = None if name == RESIDUAL else indicator(labels(part, COLUMNS_OF[name]))
+            # tr(Q'ZZ'Q); for the residual, Z is the identity.
+            z = np.eye(len(part)) if name == RESIDUAL else indicator(labels(part, SOURCES[name]))
             for j, other in enumerate(self.names):
                 if i == j or name in NOISE:
-                    # tr(Q'ZZ'Q); for the residual, Z is the identity.
-                    added = self.added[other]
-                    self.coefficients[j, i] = added.df if z is None else float((added.fit(z) ** 2).sum())
+                    self.coefficients[j, i] = ((self.bases[other].T @ z) ** 2).sum()
 
     @property
     def refusal(self) -> str:
@@ -246,13 +317,17 @@ class Stratum:
 
     def squares(self, of: Coordinates) -> Matrix:
         """The sums of squares (names,) that the sources explain."""
-        return _rounded(np.array([self.added[name].squares(of) for name in self.names]), of)
+        return _rounded(np.array([of.squares(self.bases[name].T @ of.x) for name in self.names]), of)
 
     def squares_of_items(self, items: Matrix | None) -> Matrix:
         """The part (names,) of these sums that is expected from the noise of items (cells of the study, items)."""
         if items is None:
             return np.zeros(len(self.names))
         return self.squares(Coordinates(items[self.rows], np.ones(items.shape[1])))
+
+    def components(self, of: Coordinates, items: Matrix | None = None) -> Matrix:
+        """The estimated components (sources,) of an outcome, without the noise of items."""
+        return self.solve(self.squares(of) - self.squares_of_items(items))
 
     def solve(self, squares: Matrix) -> Matrix:
         """The components (..., sources) for sums of squares (..., names)."""
@@ -285,7 +360,6 @@ def _rounded(squares: Matrix, of: Coordinates) -> Matrix:
 
 CLUSTERS = 6  # with fewer draws, no interval is given
 PARTNERS = 8  # a draw borrows from at most this number of draws, itself included
-COLUMNS = 480  # about the largest number of weights; studies with more draws borrow from fewer partners
 
 
 def count(frame: pd.DataFrame) -> int:
@@ -295,20 +369,13 @@ def count(frame: pd.DataFrame) -> int:
 
 def refusal(frame: pd.DataFrame) -> str:
     """The reason why no interval can be computed; empty if an interval can be computed."""
-    if reason := unknown_noise(frame):
-        return f"no interval: {reason}"
-    if (draws := count(frame)) < CLUSTERS:
-        return f"no interval: {draws} draws; at least {CLUSTERS} are needed"
-    return ""
-
-
-def unknown_noise(frame: pd.DataFrame) -> str:
-    """The reason why the noise of a draw cannot be estimated; empty if it can be estimated."""
     repeats = frame.groupby(PANEL, dropna=False)["draw"].nunique()
     if float((repeats > 1).mean()) < 0.5:
-        return "most configurations were drawn once, so the noise of a draw is unknown"
+        return "no interval: most configurations were drawn once, so the noise of a draw is unknown"
     if several_sizes(frame):
-        return "draws of several sizes contain each other; choose one with --only samples=N"
+        return "no interval: draws of several sizes contain each other; choose one with --only samples=N"
+    if (draws := count(frame)) < CLUSTERS:
+        return f"no interval: {draws} draws; at least {CLUSTERS} are needed"
     return ""
 
 
@@ -322,12 +389,6 @@ class Borrowed:
     factor: Matrix
     columns: int
 
-    def of(self, rows: Labels) -> Borrowed:
-        """The entries of some cells (ascending), which are numbered anew. Their donors are among them."""
-        kept = np.isin(self.row, rows)
-        row, donor = (np.searchsorted(rows, cells[kept]) for cells in (self.row, self.donor))
-        return replace(self, row=row, donor=donor, column=self.column[kept], factor=self.factor[kept])
-
 
 def borrowed(frame: pd.DataFrame) -> Borrowed:
     """The donors of every cell: the same cell (PANEL) under other draws of the same data.
@@ -336,121 +397,46 @@ def borrowed(frame: pd.DataFrame) -> Borrowed:
     are repeats, the first borrows from the first, and so on. The factor makes the variance of a resampled deviation
     that of one draw: with m draws, deviations from their mean are too small by the factor (m - 1) / m.
     """
-    data = labels(frame, [name for name in DRAW if name != "draw"])
-    cells = pd.DataFrame(
-        {"row": range(len(frame)), "same": labels(frame, PANEL), "draw": labels(frame, DRAW)}
-    )
-    draws = cells[["draw"]].assign(data=data).drop_duplicates().sort_values("draw")
-    draws["position"] = draws.groupby("data").cumcount()
-    draws["size"] = draws.groupby("data")["draw"].transform("size")
-    cells = cells.merge(draws, on="draw")
-    alike = cells.groupby(["same", "draw"])
-    cells["repeat"], cells["repeats"] = alike.cumcount(), alike["row"].transform("size")
-    donors = cells[["same", "position", "repeat", "row"]].rename(columns={"row": "donor"})
-    having = cells[["same", "position", "repeats"]].drop_duplicates()
-    total = int(cells["draw"].max()) + 1
-    partners = min(PARTNERS, max(2, COLUMNS // total), int(cells["size"].max()))
+    draw, data, same = (labels(frame, columns) for columns in (DRAW, DATA, PANEL))
+    circles = {of: np.unique(draw[data == of]).tolist() for of in np.unique(data)}
+    own: dict[tuple[int, int], list[int]] = {}
+    repeat = [0] * len(frame)
+    for row, key in enumerate(zip(same, draw, strict=True)):
+        repeat[row] = len(own.setdefault(key, []))
+        own[key].append(row)
+    partners = min(PARTNERS, max(map(len, circles.values())))
     entries = []
-    for step in range(partners):
-        asking = cells[cells["size"] > step].drop(columns="repeats")
-        asking["position"] = (asking["position"] + step) % asking["size"]
-        found = asking.merge(having, on=["same", "position"])
-        found["repeat"] %= found["repeats"]
-        found["column"] = found["draw"] * partners + step
-        entries.append(found.merge(donors, on=["same", "position", "repeat"]))
-    row, donor, column = (pd.concat(entries)[name].to_numpy(np.int64) for name in ("row", "donor", "column"))
-    drawn = cells.groupby("same")["draw"].transform("nunique").to_numpy()
-    received = np.bincount(row, minlength=len(frame))
+    for row, (group, number, of) in enumerate(zip(same, draw, data, strict=True)):
+        circle = circles[of]
+        for step in range(min(partners, len(circle))):
+            other = circle[(circle.index(number) + step) % len(circle)]
+            if donors := own.get((group, other)):
+                entries.append((row, donors[repeat[row] % len(donors)], number * partners + step))
+    row_, donor, column = np.array(entries, dtype=np.int64).T
+    drawn = pd.Series(draw).groupby(same).transform("nunique").to_numpy()
+    received = np.bincount(row_, minlength=len(frame))
     factor = np.sqrt(drawn / np.maximum(drawn - 1, 1) / np.maximum(received, 1))
-    return Borrowed(row, donor, column, factor[row], total * partners)
+    return Borrowed(row_, donor, column, factor[row_], (int(draw.max()) + 1) * partners)
 
 
-class Draws:
-    """The draws of a study's cells, prepared once for any number of outcomes."""
+def resampled_moves(
+    frame: pd.DataFrame, rows: Labels, of: Coordinates, donors: Borrowed, items: Matrix | None = None
+) -> Matrix:
+    """What resamples of one stratum are made of (columns + 1, n, p): their sum, weighted with (weights, 1).
 
-    def __init__(self, frame: pd.DataFrame, by: Sequence[str]) -> None:
-        self.rows = strata(frame, by)
-        donors = borrowed(frame)
-        self._donors = [donors.of(rows) for rows in self.rows]
-        self._panels = [spanned([labels(frame.iloc[rows], PANEL)]) for rows in self.rows]
-
-    def moves(self, of: Sequence[Coordinates], items: Matrix | None = None) -> list[Moves]:
-        """The moves of each stratum, in the order of `strata`. In all of them, a column is the same random weight.
-
-        `items` (cells, columns), if given, are further moves: the noise of the evaluated items.
-        """
-        moves = []
-        for rows, c, donors, same in zip(self.rows, of, self._donors, self._panels, strict=True):
-            panel = same.fit(c.x)
-            row, column, columns = donors.row, donors.column, donors.columns
-            x = (c.x - panel)[donors.donor] * donors.factor[:, None]
-            if items is not None:
-                n, more = len(rows), items.shape[1]
-                row = np.concatenate([row, np.repeat(np.arange(n), more)])
-                column = np.concatenate([column, np.tile(np.arange(more), n) + columns])
-                x, columns = np.vstack([x, items[rows].reshape(-1, 1)]), columns + more
-            moves.append(Moves(c, panel, row, column, x, columns))
-        return moves
-
-
-@dataclass(frozen=True)
-class Moves:
-    """What resamples of one stratum are made of. A resample is `panel` (n, p) plus random moves.
-
-    Entry e of the moves adds weight[column[e]] * x[e] to cell row[e]; x is (entries, p). There are `columns` weights.
+    The last one is the panel, which stays. `items` (cells of the study, columns), if given, are further moves.
     """
-
-    observed: Coordinates
-    panel: Matrix
-    row: Labels
-    column: Labels
-    x: Matrix
-    columns: int
-
-    def added_form(self, added: Addition) -> Matrix:
-        """The matrix B (columns + 1, columns + 1): a source explains w'Bw of a resample, with w = (weights, 1)."""
-        return self._form(added.span) - self._form(added.after)
-
-    def _form(self, span: Subspace) -> Matrix:
-        """The form of what a span explains."""
-        signs, width = self.observed.signs, self.columns + 1
-        if self.panel.shape[1] == 1:
-            along = span.along(self._matrix)
-            return np.asarray(along.T @ along * signs[0])
-        x = np.vstack([self.x, self.panel])
-        row = np.concatenate([self.row, np.arange(len(self.panel))])
-        column = np.concatenate([self.column, np.full(len(self.panel), self.columns)])
-        # The part that the levels explain: x is summed for each pair of a level and a column.
-        distinct, which = np.unique(span.levels[row] * width + column, return_inverse=True)
-        level, at = np.divmod(distinct, width)
-        sums = _summed(which.reshape(-1), len(distinct)) @ x / np.sqrt(span.counts)[level][:, None]
-        dimensions = x.shape[1]
-        rows = level[:, None] * dimensions + np.arange(dimensions)
-        where = (rows.ravel(), np.repeat(at, dimensions))
-        shape = (len(span.counts) * dimensions, width)
-        plain = sparse.csr_array((sums.ravel(), where), shape=shape)
-        signed = sparse.csr_array(((sums * signs).ravel(), where), shape=shape)
-        of_levels = np.asarray((plain.T @ signed).toarray())
-        # The part that the small basis explains.
-        by_column, of_rest = _summed(column, width), np.zeros((width, width))
-        for q in span.rest.T:
-            sums = by_column @ (q[row][:, None] * x)
-            of_rest += (sums * signs) @ sums.T
-        return of_levels + of_rest
-
-    @cached_property
-    def _matrix(self) -> Matrix:
-        """For numbers: a resample is this matrix (n, columns + 1) times (weights, 1)."""
-        matrix = np.zeros((len(self.panel), self.columns + 1))
-        np.add.at(matrix, (self.row, self.column), self.x[:, 0])
-        matrix[:, -1] = self.panel[:, 0]
-        return matrix
-
-
-def _summed(which: Labels, groups: int) -> Any:
-    """A matrix (groups, n) that sums the rows of each group."""
-    n = len(which)
-    return sparse.csr_array((np.ones(n), (which, np.arange(n))), shape=(groups, n))
+    same = indicator(labels(frame.iloc[rows], PANEL))
+    panel = same @ (same.T @ of.x / same.sum(axis=0)[:, None])
+    more = 0 if items is None else items.shape[1]
+    moves = np.zeros((donors.columns + more + 1, *of.x.shape))
+    own = np.isin(donors.row, rows)
+    row, donor = (np.searchsorted(rows, cells[own]) for cells in (donors.row, donors.donor))
+    np.add.at(moves, (donors.column[own], row), donors.factor[own, None] * (of.x - panel)[donor])
+    if items is not None:
+        moves[donors.columns : -1, :, 0] = items[rows].T
+    moves[-1] = panel
+    return moves
 
 
 def bootstrap_weights(columns: int, resamples: int, seed: int) -> Matrix:
@@ -458,10 +444,11 @@ def bootstrap_weights(columns: int, resamples: int, seed: int) -> Matrix:
     return np.random.default_rng(seed).normal(size=(resamples, columns))
 
 
-def explained(weights: Matrix, form: Matrix) -> Matrix:
-    """W'Bw (resamples,) for weights (resamples, columns)."""
-    w = np.column_stack([weights, np.ones(len(weights))])
-    return np.asarray(((w @ form) * w).sum(axis=1))
+def added_form(basis: Matrix, moves: Matrix, signs: Matrix) -> Matrix:
+    """The matrix B (columns + 1, columns + 1): a basis explains w'Bw of a resample, with w = (weights, 1)."""
+    along = np.einsum("nq,cnp->cqp", basis, moves, optimize=True)
+    left, right = along.reshape(len(moves), -1), (along * signs).reshape(len(moves), -1)
+    return np.asarray(left @ right.T)
 
 
 # Plausible true components of one stratum: those under which the observed sums of squares would not be surprising.
@@ -484,13 +471,12 @@ def explained(weights: Matrix, form: Matrix) -> Matrix:
 
 @dataclass(frozen=True)
 class PlausibleComponents:
-    """The components of a stratum, in the order of EVERY.
+    """Components of a stratum in resamples, in the order of EVERY.
 
-    `estimate` (sources,) is unbiased. `plausible` (resamples, sources) are plausible true values. `drawn` (resamples,
-    sources) are the estimates from the resamples, whose own true components are `centre` (sources,).
+    `plausible` (resamples, sources) are plausible true values. `drawn` (resamples, sources) are the estimates from
+    the resamples, whose own true components are `centre` (sources,).
     """
 
-    estimate: Matrix
     plausible: Matrix
     drawn: Matrix
     centre: Matrix
@@ -503,10 +489,11 @@ def widened(observed: Matrix, drawn: Matrix) -> Matrix:
 
 
 def plausible(
-    stratum: Stratum, moves: Moves, weights: Matrix, observed: Matrix, items: Matrix
+    stratum: Stratum, of: Coordinates, moves: Matrix, weights: Matrix, items: Matrix | None
 ) -> PlausibleComponents:
-    """Components from observed sums of squares (names,), of which `items` (names,) is the noise of items."""
-    forms = [_rounded(moves.added_form(stratum.added[name]), moves.observed) for name in stratum.names]
+    """Plausible components of an outcome. Its resamples are `moves` with weights (resamples, columns)."""
+    observed, of_items = stratum.squares(of), stratum.squares_of_items(items)
+    forms = [_rounded(added_form(stratum.bases[name], moves, of.signs), of) for name in stratum.names]
     fixed = np.array([form[-1, -1] for form in forms])
     linear = np.column_stack([2 * weights @ form[:-1, -1] for form in forms])
     quadratic = np.column_stack([((weights @ form[:-1, :-1]) * weights).sum(axis=1) for form in forms])
@@ -514,20 +501,21 @@ def plausible(
 
     noise, coefficients = stratum.noise, stratum.coefficients
     between_noise = coefficients[np.ix_(noise, noise)]
-    right = widened(observed[noise], whole[:, noise]) - items[noise]
+    right = widened(observed[noise], whole[:, noise]) - of_items[noise]
     true = np.zeros((len(right), len(noise)))
     true[:, noise] = np.linalg.solve(between_noise, right.T).T
-    estimate = np.asarray(np.linalg.solve(coefficients, observed - items), np.float64)
-    expected, likely = (stratum.expected_noise(c) + items for c in (estimate, true))
+    estimate = np.asarray(np.linalg.solve(coefficients, observed - of_items), np.float64)
+    expected, likely = (stratum.expected_noise(c) + of_items for c in (estimate, true))
     square = np.maximum(np.where(expected > 0, likely / np.where(expected > 0, expected, 1.0), 0.0), 0.0)
     moved = np.sqrt(square) * linear + square * (quadratic - quadratic.mean(axis=0))
     left = observed - moved - square * expected
     own = np.diag(coefficients)
     true[:, ~noise] = (left / own)[:, ~noise]
     centre = fixed / own
-    centre[noise] = np.linalg.solve(between_noise, (whole.mean(axis=0) - items)[noise])
-    estimate, true, centre = (stratum.spread_out(c) for c in (estimate, true, centre))
-    return PlausibleComponents(estimate, true, stratum.solve(whole - items), centre)
+    centre[noise] = np.linalg.solve(between_noise, (whole.mean(axis=0) - of_items)[noise])
+    return PlausibleComponents(
+        stratum.spread_out(true), stratum.solve(whole - of_items), stratum.spread_out(centre)
+    )
 
 
 # Shares and ratios of variance components with their intervals, as figure 5 and the report show them.
@@ -573,48 +561,46 @@ def report(
     def share(names: Sequence[str]) -> IntervalEstimate:
         return interval(lambda shares: np.clip(_sum(shares, names), 0.0, 1.0))
 
-    def ratio(above: Sequence[Sequence[str]], below: Sequence[Sequence[str]]) -> IntervalEstimate:
-        """The shares of some parts divided by those of others. 0 / 0 widens the interval on both sides.
-
-        A part is several sources together. It is cut off at 0 before parts are added: otherwise the interaction could
-        make up for a negative share of the search, and calibration : search could be above 1 without a calibration.
-        """
-
-        def divided(shares: Matrix) -> Matrix:
-            both = [sum(np.maximum(_sum(shares, names), 0.0) for names in parts) for parts in (above, below)]
-            with np.errstate(divide="ignore", invalid="ignore"):
-                return np.asarray(both[0] / both[1])
-
-        found = interval(divided)
+    def ratio(above: Side, below: Side) -> IntervalEstimate:
+        found = interval(lambda shares: divided(shares, above, below))
         return found if np.isfinite(found.value) else replace(found, value=NAN)
 
     rows = []
     for i, name in enumerate(EVERY):
         e = share([name]) if df[name] else IntervalEstimate(NAN)
-        rows.append(
-            [name, df[name], float(estimate[:, i].mean()) if df[name] else NAN, e.value, e.low, e.high]
-        )
+        component = float(estimate[:, i].mean()) if df[name] else NAN
+        rows.append([name, df[name], component, e.value, e.low, e.high])
     parts = {"calibration": CALIBRATION, "search": SEARCH, "interaction": INTERACTION}
     found = Shares(
         pd.DataFrame(rows, columns=SHARES_COLUMNS),
         {name: share(members) for name, members in parts.items()},
-        ratio([CALIBRATION], [SEARCH]),
-        ratio([CALIBRATION, INTERACTION], [SEARCH, INTERACTION]),
+        ratio(*AGAINST_SEARCH["calibration"]),
         cells,
         draws,
         note,
     )
     if not df["objective"]:
         return found
-    against_search = ratio([OBJECTIVE, INTERACTION], [SEARCH, INTERACTION])
+    against_search = ratio(*AGAINST_SEARCH["objective"])
     return replace(found, objective_ratio=against_search, objective_draw=ratio([OBJECTIVE], [[DRAWN]]))
+
+
+def divided(shares: Matrix, above: Side, below: Side) -> Matrix:
+    """The shares (..., sources) of some parts divided by those of others; NaN for 0 / 0.
+
+    A part is cut off at 0 before parts are added: otherwise the interaction could make up for a negative share of the
+    search, and calibration : search could be above 1 without a calibration.
+    """
+    both = [sum(np.maximum(_sum(shares, names), 0.0) for names in parts) for parts in (above, below)]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(np.divide(*both))
 
 
 def refused(cells: int, draws: int, note: str) -> Shares:
     """Shares that are all NaN, with the reason in `note`."""
     nothing = IntervalEstimate(NAN)
     parts = dict.fromkeys(("calibration", "search", "interaction"), nothing)
-    return Shares(pd.DataFrame(columns=SHARES_COLUMNS), parts, nothing, nothing, cells, draws, note)
+    return Shares(pd.DataFrame(columns=SHARES_COLUMNS), parts, nothing, cells, draws, note)
 
 
 def shares_of(components: Matrix) -> Matrix:

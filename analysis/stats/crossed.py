@@ -20,12 +20,12 @@ Trace = Sequence[Mapping[str, Any]]
 def matrix(
     frame: pd.DataFrame, outcomes: Mapping[str, pd.Series[Any]], geometric: Collection[str] = ()
 ) -> pd.DataFrame:
-    """One row for each model, k, objective and outcome: mean over cells, its interval, standard deviation, and cost.
+    """One row for each model, k, objective and outcome: mean over cells, its interval, median, range, and cost.
 
     Objectives are compared over the searches that all have (`grid.compared`); `note` says what that leaves out.
     `outcomes` maps a label to one value per cell; lower is better. `cost` is the mean minus the lowest mean that any
     objective has. Outcomes in `geometric` (perplexities) get the geometric mean, so that one broken mask does not
-    dominate it; their `sd` is the factor exp(sd of the logarithm). The interval is over calibration draws.
+    dominate it. The interval is over calibration draws.
     """
     rows = []
     for (model, k), stratum in groups(frame, STRATUM):
@@ -34,19 +34,36 @@ def matrix(
             logs = label in geometric
             outcome = values.loc[cells.index].astype(float)
             outcome = outcome.map(np.log) if logs else outcome
-            table = outcome.groupby(cells["objective"]).agg(["mean", "std", "count"])
+            table = outcome.groupby(cells["objective"]).agg(["mean", "median", "min", "max", "count"])
             parts = [part for _, part in groups(cells, "objective")]
             found = [over_draws(outcome[part.index], CellDraws.of(part)) for part in parts]
             table[["low", "high"]] = [(mean.low, mean.high) for mean in found]
             if logs:
-                columns = ["mean", "std", "low", "high"]
+                columns = ["mean", "median", "min", "max", "low", "high"]
                 table[columns] = np.exp(table[columns])
             table["cost"] = table["mean"] - table["mean"].min()
             for objective, row in table.iterrows():
-                spread = [*row[["mean", "low", "high", "std"]], logs, int(row["count"]), row["cost"], note]
+                spread = [
+                    *row[["mean", "low", "high", "median", "min", "max"]],
+                    int(row["count"]),
+                    row["cost"],
+                    note,
+                ]
                 rows.append([model, k, objective, label, *spread])
-    names = ["model", "k", "objective", "outcome", "mean", "low", "high", "sd", "geometric", "cells", "cost"]
-    return pd.DataFrame(rows, columns=[*names, "note"])
+    names = [
+        "model",
+        "k",
+        "objective",
+        "outcome",
+        "mean",
+        "low",
+        "high",
+        "median",
+        "lowest",
+        "highest",
+        "cells",
+    ]
+    return pd.DataFrame(rows, columns=[*names, "cost", "note"])
 
 
 def complete_scores(

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 
 from .grid import CELL, CONFIGURATION, STRATUM, Labels, groups, labels
 from .mask_overlap import MaskSet, compared
-from .means import CellDraws, DrawMean, over_draws, over_pairs
+from .means import CellDraws, DrawMean, difference, over_draws, over_pairs
 
 SEARCH, DRAWN, OBJECTIVE = "search", "draw", "objective"
 ONE_SHOT = "one_shot"
@@ -140,6 +140,17 @@ def _across(cells: pd.DataFrame, ours: Names) -> tuple[Labels, Labels]:
     mine = cells["objective"].isin(ours).to_numpy()
     i, j = np.nonzero((alike[:, None] == alike) & mine[:, None] & ~mine)
     return i, j
+
+
+def search_minus_draw(cells: pd.DataFrame) -> DrawMean:
+    """How many more units another search changes than another draw does; negative if it changes fewer."""
+    every, drawn = MaskSet.of(cells), CellDraws.of(cells)
+    sides = []
+    for comparison in ("algorithms", "draws"):
+        i, j = compared(cells, comparison)
+        pairs = every.pairs(i, j)
+        sides.append(((pairs.a + pairs.b) / 2 - pairs.shared, drawn.take(i), drawn.take(j)))
+    return difference(*sides)
 
 
 # What the masks cost held out, and whether a harder search buys what is wanted.

@@ -20,6 +20,7 @@ from .grid import DRAW, SETTING, Labels, groups, labels
 
 NAN = float("nan")
 DATA = [column for column in DRAW if column != "draw"]
+Pairs = tuple[ArrayLike, "CellDraws", "CellDraws"]
 
 
 @dataclass(frozen=True)
@@ -65,31 +66,68 @@ def over_draws(values: ArrayLike, drawn: CellDraws) -> DrawMean:
 
 def over_pairs(values: ArrayLike, first: CellDraws, second: CellDraws) -> DrawMean:
     """The mean of one value per pair of cells (pairs,). A draw is left out with every pair that it is in."""
-    numbers = np.asarray(values, float)
-    known = ~np.isnan(numbers)
-    first, second = first.take(known), second.take(known)
-    numbers, a, b = numbers[known], first.draw, second.draw
-    if not len(numbers):
-        return DrawMean(NAN, NAN, NAN, NAN, 0)
-    draws, positions = np.unique(np.concatenate([a, b]), return_inverse=True)
-    a, b = positions[: len(a)], positions[len(a) :]
-    data = np.zeros(len(draws), dtype=np.int64)
-    data[a], data[b] = first.data, second.data
-    mean = float(numbers.mean())
-    without = _without(numbers, np.array([a, b]), np.array([first.data, second.data]), len(draws))
-    nested = False  # draws of several sizes from the same data contain each other
-    if first.source is not None and second.source is not None:
-        of_data = {*zip(first.source, first.data, strict=True), *zip(second.source, second.data, strict=True)}
-        nested = len(of_data) > len({source for source, _ in of_data})
-    if np.isnan(without).any() or nested:
-        return DrawMean(mean, NAN, NAN, NAN, len(draws))
-    variance, every = 0.0, np.unique(data)
-    for group in every:
-        left = without[data == group]
-        variance += (len(left) - 1) / len(left) * float(((left - left.mean()) ** 2).sum())
-    error = float(np.sqrt(variance))
-    half = float(stats.t.ppf(0.975, len(draws) - len(every))) * error
-    return DrawMean(mean, error, mean - half, mean + half, len(draws))
+    return _interval(_LeftOut.of(values, first, second))
+
+
+def difference(first: Pairs, second: Pairs) -> DrawMean:
+    """The mean over some pairs minus that over others; each is their values and their draws, as in `over_pairs`.
+
+    A draw is left out of both.
+    """
+    one, two = _LeftOut.of(*first), _LeftOut.of(*second)
+    draws = sorted({*one.left, *two.left})
+    left = {draw: one.left.get(draw, one.mean) - two.left.get(draw, two.mean) for draw in draws}
+    return _interval(_LeftOut(one.mean - two.mean, left, {**one.data, **two.data}, one.nested or two.nested))
+
+
+@dataclass(frozen=True)
+class _LeftOut:
+    """A mean, and for each draw the mean without it and its data. `nested`: some draws contain each other."""
+
+    mean: float
+    left: dict[int, float]
+    data: dict[int, int]
+    nested: bool
+
+    @classmethod
+    def of(cls, values: ArrayLike, first: CellDraws, second: CellDraws) -> _LeftOut:
+        numbers = np.asarray(values, float)
+        known = ~np.isnan(numbers)
+        first, second = first.take(known), second.take(known)
+        numbers, a, b = numbers[known], first.draw, second.draw
+        if not len(numbers):
+            return cls(NAN, {}, {}, False)
+        draws, positions = np.unique(np.concatenate([a, b]), return_inverse=True)
+        own = np.array([positions[: len(a)], positions[len(a) :]])
+        left = _without(numbers, own, np.array([first.data, second.data]), len(draws))
+        data = dict(zip(a.tolist(), first.data.tolist(), strict=True))
+        data |= dict(zip(b.tolist(), second.data.tolist(), strict=True))
+        nested = False  # draws of several sizes from the same data contain each other
+        if first.source is not None and second.source is not None:
+            of_data = {
+                *zip(first.source, first.data, strict=True),
+                *zip(second.source, second.data, strict=True),
+            }
+            nested = len(of_data) > len({source for source, _ in of_data})
+        return cls(float(numbers.mean()), dict(zip(draws.tolist(), left.tolist(), strict=True)), data, nested)
+
+
+def _interval(of: _LeftOut) -> DrawMean:
+    left, data = (np.array([of_draw[draw] for draw in of.left]) for of_draw in (of.left, of.data))
+    if not len(left) or np.isnan([of.mean, *left]).any() or of.nested:
+        return DrawMean(of.mean, NAN, NAN, NAN, len(left))
+    error = jackknife(left, data)
+    half = float(stats.t.ppf(0.975, len(left) - len(np.unique(data)))) * error
+    return DrawMean(of.mean, error, of.mean - half, of.mean + half, len(left))
+
+
+def jackknife(left: NDArray[np.float64], data: Labels) -> float:
+    """The standard error of a statistic: its values without each draw are `left` (draws,), from `data` (draws,)."""
+    variance = 0.0
+    for group in np.unique(data):
+        own = left[data == group]
+        variance += (len(own) - 1) / len(own) * float(((own - own.mean()) ** 2).sum())
+    return float(np.sqrt(variance))
 
 
 def _without(values: NDArray[np.float64], draw: Labels, data: Labels, draws: int) -> NDArray[np.float64]:

@@ -22,7 +22,6 @@ from pruning.core.errors import DamagedError
 from pruning.core.records import TERMS, DoneResult
 from pruning.core.storage import read_json
 
-from .agreement import LEVEL
 from .crossed import Trace, complete_scores
 from .grid import budgets
 
@@ -73,35 +72,6 @@ def sample_losses(
     if len({len(samples) for samples in chain.from_iterable(known.values())}) > 1:
         return {}
     return {mask: np.mean(losses, axis=0) for mask, losses in known.items()}
-
-
-def damages(cells: pd.DataFrame, traces: Mapping[str, Trace]) -> pd.DataFrame:
-    """One row per cell: `objective`, `lower` (the pruned model's loss is lower), and `worse`.
-
-    `worse` is True if the loss of the pruned model is clearly higher, False if it is clearly lower, and None if noise
-    can explain the difference, or if the trace lacks the losses of samples. Losses are paired by sample (one-sided
-    Student's t tests). A search chose the mask on these samples, which flatters the mask: so the p-value of a lower
-    loss is multiplied by the number of scores that the search asked for.
-    """
-    rows = []
-    columns = ("cell", "objective", "dropped", "asked", "loss", "dense_loss")
-    for cell, objective, dropped, asked, loss, dense in zip(*(cells[c] for c in columns), strict=True):
-        tests = 1.0 if pd.isna(asked) else max(1.0, float(asked))
-        rows.append([objective, loss < dense, _worse(traces.get(str(cell), ()), dropped, tests)])
-    return pd.DataFrame(rows, columns=["objective", "lower", "worse"], dtype=object)
-
-
-def _worse(trace: Trace, dropped: Removed, tests: float) -> bool | None:
-    scores = {tuple(score["dropped"]): np.array(score["samples"], float) for score in trace}
-    own, dense = scores.get(dropped), scores.get(())
-    if own is None or dense is None or len(own) != len(dense) or len(own) < 2:
-        return None
-    found = paired(own, dense)
-    if found.error == 0:
-        return None
-    t = found.mean / found.error
-    higher, lower = (float(stats.t.sf(side * t, len(own) - 1)) for side in (1, -1))
-    return True if higher <= LEVEL else False if tests * lower <= LEVEL else None
 
 
 # What a measurement keeps beside its value: the loss of each window, or the answer to each item.

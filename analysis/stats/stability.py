@@ -124,13 +124,6 @@ def curve(decision: Decision, resamples: int = 500, seed: int = 0) -> pd.DataFra
     return pd.DataFrame(rows, columns=["n", "same", "overlap", "pair", "pair_overlap"])
 
 
-def enough(agreement: pd.DataFrame, column: str = "same", level: float = 0.9) -> int | None:
-    """The smallest n such that agreement is at least `level` at n and at every larger n; None if there is none."""
-    below = agreement.loc[agreement[column] < level, "n"]
-    above = agreement.loc[agreement["n"] > (below.max() if len(below) else 0), "n"]
-    return int(above.min()) if len(above) else None
-
-
 def _agreement(first: Chosen, second: Chosen) -> tuple[float, float]:
     """How often two sets of units (resamples, units) are equal, and their mean Jaccard overlap."""
     both, either = (first & second).sum(axis=1), (first | second).sum(axis=1)
@@ -156,7 +149,7 @@ def by_size(
     rows = []
     for where, family in groups(cells, FAMILY):
         for samples, part in groups(_at_every_size(family), "samples"):
-            found = mask_overlap.mean(mask_overlap.pairs(part, "draws"))
+            found = mask_overlap.overlap(part, "draws")
             means = []
             for name, values in outcomes.items():
                 numbers = values.loc[part.index].to_numpy(float)

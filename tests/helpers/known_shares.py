@@ -1,31 +1,142 @@
-"""Scenarios on the design of the archived study, and how often intervals cover their known shares.
+"""Simulated studies with known variance components, and how often intervals cover their known shares.
 
-Four strata (two models, two sizes), four objectives, two data sets each, three draws, seven algorithms. Three
-objectives share their texts, the fourth has items. Losses have one stratum per objective.
+Effects of objectives, data and searches are fixed: in every stratum they have exactly the asked variance (ddof 1)
+over the levels of the study. Draws and the rest are random and new in every study.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from typing import Any
 
 import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
 
-from analysis.stats.components import DRAWN, RESIDUAL, Design, IntervalEstimate, Shares
-from analysis.stats.grid import DRAW, SETTING, STRATUM
-from analysis.stats.simulated import Scenario
+from analysis.stats.components import (
+    DRAWN,
+    NOISE,
+    RESIDUAL,
+    SOURCES,
+    Coordinates,
+    Design,
+    IntervalEstimate,
+    Shares,
+)
+from analysis.stats.grid import DRAW, SETTING, STRATUM, labels
 from tests.helpers.analysis_grid import frame
 
+Matrix = NDArray[np.float64]
+Random = Callable[[np.random.Generator, tuple[int, ...]], Matrix]  # numbers of mean 0 and variance 1
 DATA, SEARCH, BOTH = "calibration data", "algorithm", "objective x algorithm"
+
+
+# -- random numbers of mean 0 and variance 1
+
+
+def normal(rng: np.random.Generator, size: tuple[int, ...]) -> Matrix:
+    """Normal numbers."""
+    return rng.normal(size=size)
+
+
+def heavy(rng: np.random.Generator, size: tuple[int, ...]) -> Matrix:
+    """Student's t with three degrees of freedom: rare outliers decide the variance."""
+    return rng.standard_t(3, size) / 3**0.5
+
+
+def skewed(rng: np.random.Generator, size: tuple[int, ...]) -> Matrix:
+    """Exponential numbers: most are slightly below the mean, few are far above."""
+    return rng.exponential(size=size) - 1
+
+
+def dominated(rng: np.random.Generator, size: tuple[int, ...]) -> Matrix:
+    """Normal numbers of which one in six, in each study, has 25 times the variance of the others."""
+    large = rng.permuted(np.arange(size[0]) % 6 == 0).reshape(-1, *[1] * (len(size) - 1))
+    return np.where(large, 5.0, 1.0) * rng.normal(size=size) / np.sqrt(30 / 6)
+
+
+# -- studies
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """True components by the names of sources, the same in every stratum. A source that is not named has no effect.
+
+    Cells with equal values in the columns `draw` share the effect of their draw: by default in all strata, for all
+    objectives that read the same samples. `noise` has, for DRAWN and RESIDUAL, the variances of objectives relative
+    to each other, if they differ. `dimensions` is the number of independent coordinates of an outcome. Draws and the
+    rest are `random` numbers.
+    """
+
+    design: Design
+    components: Mapping[str, float]
+    draw: Sequence[str] = tuple(DRAW)
+    noise: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    dimensions: int = 1
+    random: Random = normal
+
+    def study(self, seed: int) -> Matrix:
+        """The outcomes (cells, dimensions) of one simulated study, in the order of the design's cells."""
+        rng = np.random.default_rng(seed)
+        drawn = self.random(rng, (self._draws.max() + 1, self.dimensions))[self._draws]
+        y = self._sizes(DRAWN) * drawn + self._sizes(RESIDUAL) * self.random(rng, drawn.shape)
+        for name in SOURCES:
+            for stratum in self.design.strata:
+                if name not in NOISE and self.components.get(name, 0.0) > 0 and stratum.df[name]:
+                    y[stratum.rows] += self._effect(name, stratum, rng)
+        return np.asarray(y / np.sqrt(self.dimensions))
+
+    def shares(self, seed: int, resamples: int) -> Shares:
+        """The shares that the analysis estimates from the study of this seed."""
+        study = self.study(seed)
+        parts = [study[stratum.rows] for stratum in self.design.strata]
+        of = [Coordinates(y - y.mean(axis=0), np.ones(self.dimensions)) for y in parts]
+        return self.design.shares(of, resamples, seed)
+
+    @cached_property
+    def _draws(self) -> Any:
+        """The number (cells,) of the draw effect of each cell, in the order in which draws appear."""
+        return pd.factorize(labels(self.design.frame, self.draw))[0]
+
+    def _effect(self, name: str, stratum: Any, rng: np.random.Generator) -> Matrix:
+        """Random effects (rows, dimensions) of a source in a stratum, with exactly the variance of its component."""
+        levels = labels(self.design.frame.iloc[stratum.rows], SOURCES[name])
+        q = stratum.bases[name]
+        effect = q @ (q.T @ rng.normal(size=(levels.max() + 1, self.dimensions))[levels])
+        at = stratum.names.index(name)
+        square = self.components[name] * stratum.coefficients[at, at] * self.dimensions
+        return np.asarray(effect * np.sqrt(square / (effect**2).sum()))
+
+    def _sizes(self, name: str) -> Matrix:
+        """The standard deviation (cells, 1) of a source of noise. Its mean square is the component."""
+        variances = self.noise.get(name, {})
+        relative = np.array([variances.get(o, 1.0) for o in self.design.frame["objective"]])
+        return np.asarray(np.sqrt(self.components.get(name, 0.0) * relative / relative.mean())[:, None])
+
+
+# -- designs and scenarios
 
 
 @cache
 def archived_design(draws: int = 3, of_losses: bool = False) -> Design:
-    """The design of the archived study; `of_losses`: of its losses."""
+    """The design of the archived small study; `of_losses`: of its losses.
+
+    Four strata (two models, two sizes), four objectives, two data sets each, three draws, seven algorithms. Three
+    objectives share their texts, the fourth has items. Losses have one stratum per objective.
+    """
     cells = frame(objectives=4, data=2, draws=draws, algos=7, models=("a", "b"), ks=(3, 6))
     items = cells["calibration"].mask(cells["objective"] == "o3", "item set " + cells["calibration"])
     return Design(cells.assign(calibration=items), [*STRATUM, "objective"] if of_losses else STRATUM)
+
+
+@cache
+def main_design(draws: int = 6, algos: int = 7) -> Design:
+    """The design of the larger study's main comparison: one stratum, two objectives on text, one on items."""
+    cells = frame(objectives=3, data=1, draws=draws, algos=algos)
+    items = cells["calibration"].mask(cells["objective"] == "o2", "items")
+    return Design(cells.assign(calibration=items))
 
 
 def scenario(
@@ -35,7 +146,7 @@ def scenario(
     shared: bool = True,
     noisy: float = 1.0,
 ) -> Scenario:
-    """A scenario on this design. If not `shared`, a draw has another effect in each stratum and under each objective.
+    """A scenario on the archived design. If not `shared`, a draw has another effect in each stratum and objective.
 
     The draws of objective o0 have `noisy` times the variance of the others.
     """
@@ -50,17 +161,15 @@ def truth(of: Scenario) -> dict[str, float]:
     share = {name: of.components.get(name, 0.0) / whole for name in every}
     calibration = share["objective"] + share[DATA] + share[DRAWN]
     search, interaction = share[SEARCH], share[BOTH] + share[RESIDUAL]
-    plain = calibration / search if search else float("inf")
     both = (calibration + interaction) / (search + interaction)
     known = {"calibration": calibration, "search": search, "interaction": interaction}
-    known |= {"draw": share[DRAWN], "ratio": plain, "ratio with interaction": both}
+    known |= {"draw": share[DRAWN], "calibration : search": both}
     if not of.design.strata[0].df["objective"]:
         return known
     objective = share["objective"]
     against = (objective + interaction) / (search + interaction)
-    return known | {
-        "objective": objective, "objective : search": against, "objective : draw": objective / share[DRAWN],
-    }  # fmt: skip
+    known |= {"objective": objective, "objective : search": against}
+    return known | ({"objective : draw": objective / share[DRAWN]} if of.dimensions > 1 else {})
 
 
 def estimates(shares: Shares) -> dict[str, IntervalEstimate]:
@@ -70,8 +179,7 @@ def estimates(shares: Shares) -> dict[str, IntervalEstimate]:
     return {
         **shares.parts,
         **{name: IntervalEstimate(*map(float, rows.loc[source])) for name, source in named.items()},
-        "ratio": shares.ratio,
-        "ratio with interaction": shares.total_ratio,
+        "calibration : search": shares.total_ratio,
         "objective : search": shares.objective_ratio,
         "objective : draw": shares.objective_draw,
     }
@@ -89,13 +197,8 @@ class Coverage:
 
 def coverage(of: Scenario, studies: int, resamples: int = 299) -> dict[str, Coverage]:
     """How often the intervals of simulated studies cover the truth."""
-    found: dict[str, list[IntervalEstimate]] = {name: [] for name in truth(of)}
-    for seed in range(studies):
-        every = estimates(of.shares(seed, resamples))
-        for name, estimate in every.items():
-            if name in found:
-                found[name].append(estimate)
-    return {name: _coverage(true, found[name]) for name, true in truth(of).items()}
+    every = [estimates(of.shares(seed, resamples)) for seed in range(studies)]
+    return {name: _coverage(true, [one[name] for one in every]) for name, true in truth(of).items()}
 
 
 def _coverage(true: float, found: list[IntervalEstimate]) -> Coverage:
@@ -121,4 +224,18 @@ SCENARIOS = {
     "null search": scenario({"objective": 0.37, DATA: 0.05, DRAWN: 0.24, RESIDUAL: 0.34}),
     "null objective": scenario(NULL_OBJECTIVE),
     "large interaction": scenario({"objective": 0.02, DRAWN: 0.03, SEARCH: 0.05, BOTH: 0.05, RESIDUAL: 0.85}),
+}
+# On the design of the main comparison, with six draws: shares like those of masks and of perplexity there.
+MAIN = {"objective": 0.5, DRAWN: 0.15, SEARCH: 0.05, BOTH: 0.05, RESIDUAL: 0.25}
+UNEQUAL = {name: {"o2": 1000.0} for name in NOISE}
+HARD: Mapping[str, Mapping[str, Any]] = {
+    "normal": {},
+    "heavy tails": {"random": heavy},
+    "skewed": {"random": skewed},
+    "one dominating draw": {"random": dominated},
+    "noise 1:1:1000": {"noise": UNEQUAL},
+    "noise 1:1:1000, heavy tails": {"noise": UNEQUAL, "random": heavy},
+    "eight dimensions": {"dimensions": 8},
+    "eight dimensions, noise 1:1:1000": {"dimensions": 8, "noise": UNEQUAL},
+    "eight dimensions, one dominating draw": {"dimensions": 8, "random": dominated},
 }

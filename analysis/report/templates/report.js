@@ -1,11 +1,12 @@
 "use strict";
 // Sort tables by a heading, filter the rows of the table of cells, and open the entry that a link points to.
 const LAST = "~"; // rows without a value stay at the end in either order
+const rowsOf = table => table.tBodies[table.tBodies.length - 1]; // those of the unpruned model, above, stay
 function sort(heading) {
-  const table = heading.closest("table"), body = table.tBodies[0];
+  const table = heading.closest("table"), body = rowsOf(table);
   const column = heading.cellIndex, numeric = "numeric" in heading.dataset;
   const down = heading.getAttribute("aria-sort") === "ascending";
-  const key = row => row.cells[column].dataset.key;
+  const key = row => row.cells[column].dataset.key ?? row.cells[column].textContent;
   const compare = (a, b) => numeric ? Number(a) - Number(b) : a.localeCompare(b);
   const value = text => text === "inf" ? "Infinity" : text === "-inf" ? "-Infinity" : text;
   const rows = Array.from(body.rows).sort((a, b) => {
@@ -23,7 +24,7 @@ for (const button of document.querySelectorAll(".sortable thead button")) {
 for (const input of document.querySelectorAll("[data-filters]")) {
   input.addEventListener("input", () => {
     const words = input.value.toLowerCase().split(/\s+/);
-    for (const row of document.getElementById(input.dataset.filters).tBodies[0].rows) {
+    for (const row of rowsOf(document.getElementById(input.dataset.filters)).rows) {
       const text = row.textContent.toLowerCase();
       row.hidden = !words.every(word => text.includes(word));
     }

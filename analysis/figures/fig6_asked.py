@@ -1,0 +1,118 @@
+"""Figure 6: search harder, get what you asked for. Own loss against held-out perplexity, a line for each draw.
+
+python -m analysis fig6 --results results --study study
+
+Across: how many nats lower than one-shot's the calibration loss of a search is, on the same draw. Up: the held-out
+perplexity of its mask over that of the unpruned model. All objectives share the axis of the first panel; each has a
+further panel of its own, because most differences are small beside those between objectives. If an objective asks for
+what one wants, its lines fall.
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from ..data.archive import NothingToRead
+from ..data.load import choose, done
+from ..data.study import AskedStudy
+from ..stats.estimands import ONE_SHOT, SearchLine, search_lines
+from . import style
+from .cli import Drawing, StudyFigure
+from .style import GREY, INK, TIMES, factor, named
+
+
+def draw(lines: Sequence[SearchLine], perplexity: str) -> Figure:
+    """A row of panels for each model and size: all objectives on one axis, then each on its own."""
+    strata = list(dict.fromkeys((line.model, line.k) for line in lines))
+    every = style.objectives(line.objective for line in lines)
+    shown = [name for name in every if any(gain(one) is not None for one in lines if one.objective == name)]
+    note = f"{perplexity}; a thick line joins one-shot, at 0, to the search of lowest own loss on the same draw; thin: "
+    note += f"the searches between; {TIMES}: held-out perplexity from one end of a thick line to the other, median"
+    if gone := [named(name) for name in every if name not in shown]:
+        note += f"; no search improves on one-shot: {', '.join(gone)}"
+    height = max(1.4, min(2.3, 8.4 / len(strata)))
+    title = "Search harder, get what you asked for: own loss and held-out perplexity"
+    figure, grid = style.page(len(strata), 1 + len(shown), height, title, note)
+    for row, (model, k) in zip(grid, strata, strict=True):
+        own = {name: [one for one in lines if (one.model, one.k, one.objective) == (model, k, name)] for name in shown}
+        for name, of_name in own.items():
+            _lines(row[0], of_name, name)
+        _finish(row[0], style.stratum(model, k), "all on one axis", INK)
+        row[0].set_ylabel("held-out perplexity : unpruned")
+        for axes, (name, of_name) in zip(row[1:], own.items(), strict=True):
+            _lines(axes, of_name, name)
+            _finish(axes, named(name), verdict(of_name), style.colour(name))
+            if all(gain(one) is None for one in of_name):
+                style.empty(axes, "")
+    for axes in grid[-1]:
+        axes.set_xlabel("own loss below\none-shot's, nats")
+    return figure
+
+
+def _lines(axes: Axes, lines: Sequence[SearchLine], objective: str) -> None:
+    hue = style.colour(objective)
+    for line in lines:
+        over, start = np.exp(line.over), line.searches.index(ONE_SHOT)
+        axes.plot(line.gained, over, color=hue, lw=0.5, alpha=0.35, marker="o", ms=2, mew=0)
+        ends = [start, len(over) - 1]
+        axes.plot(np.array(line.gained)[ends], over[ends], color=hue, lw=1.1, marker="o", ms=3.5, mec="white", mew=0.4)
+
+
+def _finish(axes: Axes, title: str, words: str, hue: str) -> None:
+    axes.set_yscale("log")
+    axes.autoscale_view()
+    style.plain_log(axes.yaxis)
+    axes.xaxis.set_major_locator(MaxNLocator(3))
+    axes.grid(axis="y", color="0.94", lw=0.6)
+    axes.set_axisbelow(True)
+    axes.set_title(f"{title}\n", color=hue, weight="bold", fontsize=style.SMALL)
+    below = axes.annotate(words, (0, 1), (0, 4), "axes fraction", "offset points")
+    below.set(color=GREY, in_layout=False)
+
+
+def verdict(lines: Sequence[SearchLine]) -> str:
+    """Whether the mask of lowest own loss is better or worse held out than one-shot's, over draws."""
+    steps = [step for line in lines if (step := gain(line)) is not None]
+    if not steps:
+        return "no gain in own loss" if lines else "not run"
+    falls, rises = (sum(sign * step > 0 for step in steps) for sign in (-1, 1))
+    word, n = ("lower", falls) if falls >= rises else ("higher", rises)
+    return f"{TIMES}{factor(float(np.exp(np.median(steps))))}, {word} in {n} of {len(lines)}"
+
+
+def gain(line: SearchLine) -> float | None:
+    """The logarithm of perplexity at the lowest own loss minus one-shot's; None if no search is better."""
+    return None if line.gained[-1] <= 0 else line.over[-1] - line.over[line.searches.index(ONE_SHOT)]
+
+
+def _build(study: AskedStudy, given: Namespace) -> Drawing:
+    cells = done(study.frame)
+    metric = choose(study.frame, "ppl", given.perplexity)
+    lines = search_lines(cells, np.log(metric.of(cells) / metric.of(cells, "dense")))
+    if not lines:
+        raise NothingToRead("no draw has one-shot and another search with a held-out perplexity: run both.")
+    rows = [
+        [line.model, line.k, line.objective, line.calibration, line.draw, *point]
+        for line in lines
+        for point in zip(line.searches, line.gained, np.exp(line.over), strict=True)
+    ]
+    columns = ["model", "k", "objective", "calibration", "draw", "algo", "gained", "over_unpruned"]
+    return Drawing(draw(lines, metric.label), pd.DataFrame(rows, columns=columns))
+
+
+FIGURE = StudyFigure(
+    name="fig6_asked",
+    heading="Does a harder search give what is wanted?",
+    build=_build,
+    metrics=True,
+    section="costs",
+    caption="Each line is a calibration draw through its searches: how far their own loss is below one-shot's, and "
+    "their held-out perplexity over that of the unpruned model. Lines that fall get what they ask for.",
+)
