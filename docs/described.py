@@ -31,7 +31,6 @@ from analysis.stats.grid import at, each
 from analysis.stats.mask_overlap import MaskSet, compared
 from analysis.stats.means import CellDraws, DrawMean, over_pairs
 from analysis.stats.perplexity_comparisons import relative
-from benchmarks import growth as growth_module
 from benchmarks.whole import PUBLISHED
 from pruning.core.records import DoneResult, Point
 from pruning.core.scoring import TraceLine
@@ -86,7 +85,7 @@ def written(rows: list[dict[str, Any]]) -> str:
     """The text of `engine` for rows of results."""
     ordered = sorted(rows, key=lambda row: str(row["device"]))
     machines = (list(part) for _, part in groupby(ordered, key=lambda row: row["device"]))
-    heads = ["work", "plain, CPU s", "engine, CPU s", "ratio", "at peak", "fastest settings", "CPU s", "ratio"]
+    heads = ["work", "engine, CPU s", "ratio", "at peak", "fastest settings", "ratio"]
     return "\n\n".join(f"{_machine(part)}\n\n{table(heads, _works(part))}" for part in machines)
 
 
@@ -113,12 +112,9 @@ def _works(rows: list[dict[str, Any]]) -> Iterator[list[str]]:
     for name, (plain, *others) in works.items():
         # A row without `peak_gflops` is of the benchmark before it settled near ties.
         mark = "" if "peak_gflops" in plain else " \\*"
-        ratio, seconds = f"{plain['ratio']:.2f}x", f"{plain['cpu_seconds']:,.1f}"
-        line = [f"{name}{mark}", f"{plain['baseline_cpu_seconds']:,.1f}", seconds, ratio, f"{plain['at_peak']:.2f}"]
+        line = [f"{name}{mark}", f"{plain['cpu_seconds']:,.1f}", f"{plain['ratio']:.2f}x", f"{plain['at_peak']:.2f}"]
         best = min(others, key=lambda row: float(row["cpu_seconds"]), default=None)
-        yield line + (
-            [best["settings"], f"{best['cpu_seconds']:,.1f}", f"{best['ratio']:.2f}x"] if best else [DASH] * 3
-        )
+        yield line + ([best["settings"], f"{best['ratio']:.2f}x"] if best else [DASH] * 2)
 
 
 def whole() -> str:
@@ -134,35 +130,18 @@ def whole() -> str:
     return "\n\n".join(f"{device}:\n\n{table(heads, map(way, part))}" for device, part in parts)
 
 
-def growth(slowest: int = 2) -> str:
-    """The costs of a study by its size: of launching and storing it, then of its `slowest` figures and its report."""
-    study, analysis = (benchmark(f"growth_{half}") for half in ("study", "analysis"))
-    costs: dict[str, dict[str, float]] = {}
-    for run in analysis["runs"]:
-        costs.setdefault(run["command"], {})[str(run["cells"])] = run["cpu"]
-    report, starts, row = costs.pop("report"), analysis["starts"], growth_module.row
-    slow = sorted(costs, key=lambda name: -list(costs[name].values())[-1])[:slowest]
-    others = {size: max(costs[name][size] for name in costs if name not in slow) for size in report}
-    rows = [row(name, spent) for name, spent in study["works"].items()]
-    rows += [row(f"`{name}` by cells, s", costs[name], starts[name]) for name in slow]
-    rows += [row("every other figure or table by cells, s, at most", others, min(starts.values()))]
-    rows += [row("report by cells, s", report, starts["report"])]
-    devices = " and ".join(sorted({study["device"], analysis["device"]}))
-    return f"{devices}:\n\n{table(['work', 'cost by size', 'exponent'], rows)}"
-
-
 def races() -> str:
-    """One row for each number of samples and k, each risk, with and without lazy rounds."""
-    heads = ["windows", "k", "`racing.delta`", "`algo.lazy`"]
-    heads += ["same mask in", "evaluations paid", "work saved"]
+    """One row for each number of samples, k and risk, without and with lazy rounds."""
+    heads = ["windows", "k", "`racing.delta`", "same mask in", "evaluations paid", "work saved"]
+    heads += ["with `algo.lazy=0.05`: same mask", "work saved"]
     how = {"shuffled": "orders", "drawn": "draws"}  # by the function that chooses a seed's windows
-    rows = []
-    for row in benchmark("racing"):
+    rows: dict[tuple[int, int, float], list[str]] = {}
+    for row in sorted(benchmark("racing"), key=lambda row: row["lazy"] is not None):
         same = f"{round(row['masks_equal'] * row['seeds'])} of {row['seeds']} {how[row['windows']]}"
-        lazy = "off" if row["lazy"] is None else str(row["lazy"])
-        paid, saved = f"{100 * row['evaluations_paid']:.0f} %", f"{row['work_ratio']:.2f}x"
-        rows.append([str(row["samples"]), str(row["k"]), str(row["delta"]), lazy, same, paid, saved])
-    return table(heads, rows)
+        paid = [] if row["lazy"] else [f"{100 * row['evaluations_paid']:.0f} %"]
+        cells = [same, *paid, f"{row['work_ratio']:.2f}x"]
+        rows.setdefault((row["samples"], row["k"], row["delta"]), []).extend(cells)
+    return table(heads, ([*map(str, key), *row] for key, row in rows.items()))
 
 
 # Files of a results folder, from the types that describe them; and published masks.
@@ -177,19 +156,19 @@ FILES = {
 
 
 def file_table(record: Any) -> str:
-    """A table of all keys of a TypedDict. Keys of a nested record include the path to that record."""
-    return table(["key", "meaning"], ([f"`{key}`", text] for key, text in keys(record, {})))
+    """A line for each key of a TypedDict. Keys of a nested record include the path to that record."""
+    return "\n".join(f"- `{key}`{mark}: {text}" for key, mark, text in keys(record, {}))
 
 
-def keys(record: Any, seen: dict[Any, str], path: str = "") -> Iterator[tuple[str, str]]:
-    """Yield each key with its description. Keys that may be absent are marked, a record is described once."""
+def keys(record: Any, seen: dict[Any, str], path: str = "") -> Iterator[tuple[str, str, str]]:
+    """Yield each key, a question mark if it may be absent, and its description. A record is described once."""
     for name, hint in get_type_hints(record, include_extras=True).items():
         optional = get_origin(hint) is NotRequired
         kind, text = get_args(get_args(hint)[0] if optional else hint)[:2]
         records = list(_records(kind))
         if known := [seen[one] for one in records if one in seen]:
-            text = f"{text} Its keys are those of `{known[0]}`."
-        yield f"{path}{name}", f"{text} May be absent." if optional and "only" not in text.lower() else text
+            text = f"{text} Keys as in `{known[0]}`."
+        yield f"{path}{name}", "?" if optional else "", text
         for nested in records:
             if nested not in seen:
                 seen[nested] = f"{path}{name}"
@@ -245,6 +224,7 @@ SMOLLM2, GEMMA = "smollm2", "gemma3_270m"
 NAMES = {SMOLLM2: "SmolLM2", GEMMA: "Gemma 3"}
 OBJECTIVES = ("block_influence", *TEXT)  # those of study_healing
 STATES = ("pruned", "repaired", "healed")
+LARGEST = "65,536 tokens"  # the largest budget of the study of fifteen masks
 
 
 @cache
@@ -368,9 +348,9 @@ def outcomes() -> str:
     return table(["model", "pruned for", "perplexity", "relative to divergence", "accuracy, percent"], rows)
 
 
-def gains(model: str = SMOLLM2) -> str:
+def gains() -> str:
     """Held-out perplexity of each search relative to one-shot, paired by draw."""
-    found = study("study", MAIN, model=model).relative.searches
+    found = study("study", MAIN).relative.searches
     rows = [
         [algo, *(ratio(found, objective=objective, algo=algo) for objective in MAIN)]
         for algo in ordered(found["algo"])
@@ -449,17 +429,6 @@ def statements() -> str:
     return "\n".join(f"- {sentence}" for sentence in claims(study("small", model=None)))
 
 
-def small_searches() -> str:
-    """The small study without the criterion: how good each search is, in standard errors of paired differences."""
-    regrets, rows = study("small", model=None).regrets, []
-    for algo in ordered(regrets["algo"]):
-        cells = regrets[(regrets["algo"] == algo) & (regrets["objective"] != "block_influence")]
-        errors, best = cells["regret_se"], f"{(cells['regret'] == 0).sum()} of {len(cells)}"
-        asked = f"{cells['asked'].astype(float).mean():.0f}"
-        rows.append([algo, best, f"{errors.mean():.2f}", f"{errors.max():.1f}", asked])
-    return table(["search", "at the best known mask", "mean regret, SE", "largest", "losses asked for"], rows)
-
-
 # Masks after repair and training.
 
 
@@ -475,11 +444,11 @@ def fifteen() -> str:
     rows = []
     for dropped, own in of_states(trained()).groupby("dropped", sort=False):
         state = own.set_index("state")
-        last = at(state, "65,536 tokens", "regained"), at(state, "65,536 tokens", "low")
-        share = f"{percent(last[0])} ({percent(last[1])} to {percent(at(state, '65,536 tokens', 'high'))})"
-        shown = [_perplexity(at(state, name, "ppl")) for name in ("pruned", "repaired", "65,536 tokens")]
+        last = at(state, LARGEST, "regained"), at(state, LARGEST, "low")
+        share = f"{percent(last[0])} ({percent(last[1])} to {percent(at(state, LARGEST, 'high'))})"
+        shown = [_perplexity(at(state, name, "ppl")) for name in ("pruned", "repaired", LARGEST)]
         rows.append([str(own["found_by"].iloc[0]), str(dropped), *shown, share])
-    return table(["found by", "removed", "pruned", "repaired", "65,536 tokens", "regained"], rows)
+    return table(["found by", "removed", "pruned", "repaired", LARGEST, "regained"], rows)
 
 
 def _perplexity(value: float) -> str:
@@ -489,9 +458,9 @@ def _perplexity(value: float) -> str:
 
 
 def states() -> str:
-    """Rank correlation, spread and regret of each state, over all masks and over those near the best."""
-    rows = []
-    for row in summary(trained()).to_dict("records"):
+    """Rank correlation, spread and regret of each state over the masks near the best, and over all in the last."""
+    rows, found = [], summary(trained())
+    for row in found[(found["of"] == "near the best") | (found["state"] == LARGEST)].to_dict("records"):
         numbers = (
             f"{row[name]:.2f} ({row[f'{name}_low']:.2f} to {row[f'{name}_high']:.2f})".replace("-", MINUS)
             for name in ("correlation", "spread", "regret")
@@ -502,7 +471,7 @@ def states() -> str:
 
 PAGES: Mapping[str, Tables] = {
     "algorithms.md": {"races": races},
-    "benchmarks.md": {"engine": engine, "whole": whole, "growth": growth},
+    "benchmarks.md": {"engine": engine, "whole": whole},
     "measured.md": {"fifteen masks": fifteen, "states": states, "after healing": after_healing},
     "published.md": {"entries": published},
     "results_folder.md": {file: partial(file_table, record) for file, record in FILES.items()},
@@ -512,14 +481,12 @@ PAGES: Mapping[str, Tables] = {
         "searches": partial(searches, "study", MAIN),
         "searches on Gemma": partial(searches, "study", MAIN, GEMMA),
         "gains": gains,
-        "gains on Gemma": partial(gains, GEMMA),
         "optimum": partial(searches, "study_all", TEXT, GEMMA, pairs=True),
         "labels": labels,
         "sizes": sizes,
         "seeds": seeds,
         "compute": compute,
         "statements": statements,
-        "small searches": small_searches,
     },
 }
 
