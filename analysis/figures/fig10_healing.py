@@ -123,8 +123,9 @@ def _both(masks: Sequence[HealedMask]) -> list[tuple[str, StateStatistics]]:
 def draw(masks: Masks, metric: Metric) -> Figure:
     """A row of three panels for each model and ratio."""
     some = [one for of in masks.values() for one in of]
-    note = f"held-out loss: mean over {max(len(one.losses(PRUNED)) for one in some)} windows of {metric.sets}; a line is "
-    note += "a mask, a cross the repaired mask; intervals: 95 %, in the middle over masks and windows, right over windows"
+    windows = max(len(one.losses(PRUNED)) for one in some)
+    note = f"held-out loss: mean over {windows} windows of {metric.sets}; a line is a mask, a cross the repaired mask; "
+    note += "intervals: 95 %, in the middle over masks and windows, right over windows"
     if any(len(near_best(of)) < len(of) for of in masks.values()):
         note += "; open circles: masks that cost at most twice the best one"
     figure, grid = style.page(len(masks), 3, 2.3, "Do masks still differ after repair and healing?", note)
@@ -144,7 +145,9 @@ def _curves(axes: Axes, masks: Sequence[HealedMask]) -> None:
         if REPAIRED in one.states:
             axes.plot(-0.3, lost(one, REPAIRED), "x", color=KINDS[kind(one)], ms=4, mew=1)
     for i, name in enumerate(name for name in KINDS if name in {*map(kind, masks)}):
-        axes.text(0.98, 0.98 - 0.09 * i, name, color=KINDS[name], transform=axes.transAxes, ha="right", va="top")
+        axes.text(
+            0.98, 0.98 - 0.09 * i, name, color=KINDS[name], transform=axes.transAxes, ha="right", va="top"
+        )
     if min(lost(one, state) for one in masks for state in one.states) > 0:
         axes.set_yscale("log")
     else:  # a healed mask can be better than the dense model
@@ -194,7 +197,8 @@ def _shares(axes: Axes, masks: Sequence[HealedMask]) -> None:
     axes.set_xscale("log")
     axes.set_xlim(*axes.get_xlim())
     style.plain_log(axes.xaxis)
-    axes.set(xlabel="nats above the unpruned\nmodel before healing", ylabel=f"% of the lost loss regained\nby {last.label}")
+    axes.set_xlabel("nats above the unpruned\nmodel before healing")
+    axes.set_ylabel(f"% of the lost loss regained\nby {last.label}")
 
 
 def _asked(study: AskedStudy) -> bool:

@@ -20,11 +20,11 @@ from matplotlib.figure import Figure
 from ..data.load import Metric, choose, done
 from ..data.study import AskedStudy
 from ..paper.check import MODELS, read
-from ..stats.agreement import agree, controlled
+from ..stats.agreement import agree
 from ..stats.grid import STRATUM, groups, strata_of
 from ..stats.means import means
 from . import style
-from .cli import Drawing, StudyFigure, once
+from .cli import Drawing, StudyFigure
 from .style import named, rows_of, signed
 
 PANEL = ["objective", *STRATUM]
@@ -35,7 +35,9 @@ def draw(searches: pd.DataFrame, labels: tuple[str, str]) -> Figure:
     """A panel for each objective, model and k, without those that have nothing to compare."""
     shown, left_out = comparable(searches)
     where = [
-        (objective, *stratum) for objective in style.objectives(shown["objective"]) for stratum in strata_of(shown)
+        (objective, *stratum)
+        for objective in style.objectives(shown["objective"])
+        for stratum in strata_of(shown)
     ]
     found = [panel for one in where if len(panel := rows_of(shown, **dict(zip(PANEL, one, strict=True))))]
     note = f"left: rank by {labels[0]}; right: rank by {labels[1]}; best above; grey: searches that tie; "
@@ -73,7 +75,9 @@ def _panel(axes: Axes, panel: pd.DataFrame) -> None:
         for _, tied in groups(panel, side):
             slots = [places[side].index(algo) for algo in tied["algo"]]
             if len(slots) > 1:
-                axes.plot([x, x], [min(slots), max(slots)], color="0.85", lw=8, solid_capstyle="round", zorder=0)
+                axes.plot(
+                    [x, x], [min(slots), max(slots)], color="0.85", lw=8, solid_capstyle="round", zorder=0
+                )
     for algo in panel["algo"]:
         ends = [places[side].index(algo) for side in SIDES]
         axes.plot([0, 1], ends, color=hue, marker="o", ms=4, mec="white", mew=0.5)
@@ -100,7 +104,7 @@ def _words(row: pd.Series[Any]) -> str:
 
 
 def ranks(frame: pd.DataFrame, perplexity: Metric, accuracy: Metric) -> pd.DataFrame:
-    """One row per algorithm and panel: means, ranks, and the panel's Spearman correlation (p, q, interval, note).
+    """One row per algorithm and panel: means, ranks, and the panel's Spearman correlation (interval, note).
 
     The mean of a perplexity is geometric: in an arithmetic mean, one broken mask would outweigh all other draws.
     `searches` counts the algorithms of the panel, and `distinct_masks` the masks that they found in all draws. If
@@ -108,12 +112,11 @@ def ranks(frame: pd.DataFrame, perplexity: Metric, accuracy: Metric) -> pd.DataF
     """
     cells = done(frame)
     cells = cells.assign(perplexity=perplexity.of(cells), accuracy=accuracy.of(cells))
-    parts, p_values = [], []
+    parts = []
     for (objective, model, k), panel in groups(cells, PANEL):
         ranked = _ranked(panel)
         distinct = ranked.drop_duplicates("masks")
         found = agree(ranked["perplexity_rank"], ranked["accuracy_rank"])
-        p_values.append(found.p)
         parts.append(
             ranked.drop(columns="masks").assign(
                 objective=objective,
@@ -123,16 +126,12 @@ def ranks(frame: pd.DataFrame, perplexity: Metric, accuracy: Metric) -> pd.DataF
                 distinct=len(distinct),
                 distinct_masks=len({dropped for masks in ranked["masks"] for *_, dropped in masks}),
                 spearman=found.statistic,
-                p=found.p,
-                q=np.nan,
                 low=found.low,
                 high=found.high,
                 distinct_spearman=agree(distinct["perplexity_rank"], distinct["accuracy_rank"]).statistic,
                 note=found.note,
             )
         )
-    for part, q in zip(parts, controlled(p_values), strict=True):
-        part["q"] = q
     table = pd.concat(parts, ignore_index=True)
     first = [*PANEL, "algo"]
     return table[[*first, *(c for c in table if c not in first)]]
@@ -148,16 +147,9 @@ def _ranked(panel: pd.DataFrame) -> pd.DataFrame:
     return searches
 
 
-@once
-def ranks_of(study: AskedStudy, perplexity: str | None = None, accuracy: str | None = None) -> pd.DataFrame:
-    """The ranks of the searches of a study (see `ranks`)."""
-    both = choose(study.frame, "ppl", perplexity), choose(study.frame, "acc", accuracy)
-    return ranks(study.frame, *both)
-
-
 def _build(study: AskedStudy, given: Namespace) -> Drawing:
     both = choose(study.frame, "ppl", given.perplexity), choose(study.frame, "acc", given.accuracy)
-    searches = ranks_of(study, given.perplexity, given.accuracy)
+    searches = ranks(study.frame, *both)
     return Drawing(draw(searches, (both[0].label, both[1].label)), searches)
 
 

@@ -34,11 +34,13 @@ OUTCOMES = ("perplexity", "accuracy")
 
 def draw(searches: pd.DataFrame, metrics: Mapping[str, Metric]) -> Figure:
     """A row of panels for each outcome, with a panel for each stratum, and in it a line for each search."""
-    same = searches.groupby("objective")["distinct"].transform("max") == 1
-    searches = searches.assign(algo=searches["algo"].mask(same & (searches["distinct"] < searches["searches"]), EVERY))
+    distinct = searches.groupby("objective")["distinct"].transform("max")
+    alike = (distinct == 1) & (searches["searches"] > 1)
+    searches = searches.assign(algo=searches["algo"].mask(alike, EVERY))
     strata, rows = strata_of(searches), Rows.of_cells(searches)
     note = "points: means over draws, geometric for perplexities; lines: 95 % intervals over draws, in the upper "
-    note += f"panels cut at the frame; SD: standard deviation over searches, of accuracies in points, of perplexities as a factor ({TIMES})"
+    note += "panels cut at the frame; SD: standard deviation over searches, of accuracies in points, of perplexities "
+    note += f"as a factor ({TIMES})"
     height = rows.height * LINE + 0.6
     title = "How much searches differ, and how much objectives do"
     figure, grid = style.page(2, len(strata), height, title, note)

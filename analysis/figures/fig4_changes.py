@@ -4,15 +4,14 @@ python -m analysis fig4 --results results --study study
 
 A panel for each model and size; across, the blocks that change, from none to all k. Everything else stays equal: a
 search is compared with another on the same draw, a draw with another of the same search. A point is the mean over all
-pairs, its line the 95 percent interval that leaves out one draw; a small grey point is a draw. The dotted line is what
-masks drawn at random would give.
+pairs, its line the 95 percent interval that leaves out one draw; a small grey point is a draw. The dotted line is
+chance: what masks drawn at random would give.
 """
 
 from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -40,7 +39,9 @@ def changes_of(study: AskedStudy) -> list[Change]:
     ppl = measured(study.frame).get("ppl")
     found = changes(cells, np.log(ppl.of(cells)) if ppl else None)
     if not found:
-        raise NothingToRead("no two masks differ in search, draw or objective only: run two searches or two draws.")
+        raise NothingToRead(
+            "no two masks differ in search, draw or objective only: run two searches or two draws."
+        )
     return found
 
 
@@ -54,8 +55,8 @@ def draw(found: Sequence[Change]) -> Figure:
             ranked = sorted(dict.fromkeys(names), key=lambda name: [*map(named, order), name].index(name))
             lines[group] = ranked
     rows = Rows.of(lines)
-    note = "point: mean over pairs of masks, with its 95 % interval over draws; grey: each draw; chance: masks "
-    note += "drawn at random; a search is compared on the same draw, a draw for the same search, an objective for both"
+    note = "point: mean over pairs of masks, with its 95 % interval over draws; grey: each draw; chance: random masks; "
+    note += "a search is compared on the same draw, a draw for the same search, an objective for both"
     if any(one.apart for one in found):
         note += "; objectives that read other data have no draw in common, so all their draws are compared"
     title = "What moves a mask: blocks that another search, draw or objective changes"
@@ -76,7 +77,9 @@ def draw(found: Sequence[Change]) -> Figure:
 
 def label(change: Change) -> str:
     """The name of a line: the objective, or both that are compared."""
-    few, many = sorted((change.objectives, change.others), key=len) if change.others else (change.objectives, ())
+    few, many = (
+        sorted((change.objectives, change.others), key=len) if change.others else (change.objectives, ())
+    )
     others = "the others" if len(many) > 2 else " or ".join(map(named, many))
     return " : ".join(filter(None, [" or ".join(map(named, few)), others]))
 
@@ -87,18 +90,34 @@ def _change(axes: Axes, one: Change, y: float) -> None:
     axes.plot(one.each, [y] * len(one.each), "o", color="0.72", ms=2, mew=0)
     style.dots(axes, mean.mean, y, (mean.low, mean.high), hue)
     end = max([mean.mean, *one.each] if np.isnan(mean.high) else [mean.high, *one.each])
-    axes.annotate(style.number(mean.mean), (end, y), (5, 0), textcoords="offset points", va="center_baseline", **WHITE)
+    axes.annotate(
+        style.number(mean.mean), (end, y), (5, 0), None, "offset points", va="center_baseline", **WHITE
+    )
 
 
 def table(found: Sequence[Change]) -> pd.DataFrame:
     """One row for each change, with the ratio of the worst to the best held-out perplexity."""
     rows = []
     for one in found:
-        row = asdict(one) | {"objectives": " ".join(one.objectives), "others": " ".join(one.others)}
-        changed, ratio = row.pop("changed"), row.pop("worst_to_best")
-        row["each"] = " ".join(f"{value:.6g}" for value in one.each)
-        row |= {"changed": changed["mean"], "low": changed["low"], "high": changed["high"], "draws": changed["draws"]}
-        rows.append(row | {f"worst_to_best{end}": ratio[name] for end, name in zip(("", "_low", "_high"), ("mean", "low", "high"), strict=True)})
+        changed, ratio = one.changed, one.worst_to_best
+        rows.append(
+            {
+                "model": one.model,
+                "k": one.k,
+                "changed_by": one.factor,
+                "objectives": " ".join(one.objectives),
+                "others": " ".join(one.others),
+                "blocks": changed.mean,
+                "low": changed.low,
+                "high": changed.high,
+                "draws": changed.draws,
+                "chance": one.chance,
+                "of_each_draw": " ".join(f"{value:.6g}" for value in one.each),
+                "worst_to_best": ratio.mean,
+                "worst_to_best_low": ratio.low,
+                "worst_to_best_high": ratio.high,
+            }
+        )
     return pd.DataFrame(rows)
 
 
@@ -112,6 +131,6 @@ FIGURE = StudyFigure(
     heading="What moves a mask",
     build=_build,
     section="masks",
-    caption="How many blocks of a mask change with another search, another draw or another objective, all else equal, "
-    "with 95 percent intervals over calibration draws. Small points are draws; the dotted line is chance.",
+    caption="How many blocks of a mask change with another search, another draw or another objective, all else "
+    "equal, with 95 percent intervals over calibration draws. Small points are draws; the dotted line is chance.",
 )

@@ -27,8 +27,6 @@ from ..stats import components
 from ..stats.components import DRAWN, IntervalEstimate, Shares, item_noise
 from ..stats.grid import STRATUM, at
 from ..stats.means import rivals
-from ..stats.simulated import NoiseAlone, noise_alone
-from ..stats.variance import between
 from . import style
 from .cli import Drawing, StudyFigure, once
 from .style import GREY, INK, LINE, Rows, number, rows_of
@@ -53,13 +51,15 @@ def ratios(by_outcome: Mapping[str, Shares]) -> Ratios:
     return found
 
 
-def draw(found: Ratios, title: str = "How much more calibration decides than the search", note: str = "") -> Figure:
+def draw(found: Ratios, title: str = "How much more calibration decides than the search") -> Figure:
     """A forest plot: a line for each ratio of each group, with its interval, on a log axis with a line at 1."""
     rows = Rows.of({group: [*ratios] or ["no ratio"] for group, ratios in found.items()})
-    first = "ratio of shares of variance within model and size, interactions on both sides; lines: 95 % intervals over "
-    first += "calibration draws; an arrow: no upper end, since the second share may be 0"
-    figure, ((axes,),) = style.page(1, 1, rows.height * LINE * 1.2 + 0.6, title, f"{first}; {note}" if note else first)
-    known = [(rows.lines[group, name], one) for group, ratios in found.items() for name, one in ratios.items()]
+    note = "ratio of shares of variance within model and size, with interactions on both sides; lines: 95 % intervals; "
+    note += "an arrow: no upper end, since the second share may be 0"
+    figure, ((axes,),) = style.page(1, 1, rows.height * LINE * 1.2 + 0.6, title, note)
+    known = [
+        (rows.lines[group, name], one) for group, ratios in found.items() for name, one in ratios.items()
+    ]
     ends = [end for _, one in known for end in (one.low, one.value, one.high) if 1e-3 < end < NO_SHARE]
     low, high = min([0.5, *ends]) / 1.3, max([2.0, *ends]) * 1.3
     axes.set_xscale("log")
@@ -76,8 +76,8 @@ def draw(found: Ratios, title: str = "How much more calibration decides than the
             axes.plot(high, y, ">", color=BLUE, ms=4, clip_on=False)
         axes.text(1.03, y, ratio_text(one), transform=at, va="center_baseline")
     rows.name(axes)
-    for x, words, side in ((1 / 1.06, "the search decides more", "right"), (1.06, "calibration decides more", "left")):
-        axes.text(x, -0.9, words, ha=side, color=GREY)
+    axes.text(0.94, -0.9, "the search decides more", ha="right", color=GREY)
+    axes.text(1.06, -0.9, "calibration decides more", color=GREY)
     style.plain_log(axes.xaxis)
     axes.set_xlabel("ratio")
     return figure

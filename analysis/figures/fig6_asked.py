@@ -33,15 +33,16 @@ def draw(lines: Sequence[SearchLine], perplexity: str) -> Figure:
     strata = list(dict.fromkeys((line.model, line.k) for line in lines))
     every = style.objectives(line.objective for line in lines)
     shown = [name for name in every if any(gain(one) is not None for one in lines if one.objective == name)]
-    note = f"{perplexity}; a thick line joins one-shot, at 0, to the search of lowest own loss on the same draw; thin: "
-    note += f"the searches between; {TIMES}: held-out perplexity from one end of a thick line to the other, median"
+    note = f"{perplexity}; a thick line joins one-shot, at 0, to the search of lowest own loss on the same draw; "
+    note += f"thin: the searches between; {TIMES}: held-out perplexity from one end of a thick line to the other, median"
     if gone := [named(name) for name in every if name not in shown]:
         note += f"; no search improves on one-shot: {', '.join(gone)}"
     height = max(1.4, min(2.3, 8.4 / len(strata)))
     title = "Search harder, get what you asked for: own loss and held-out perplexity"
     figure, grid = style.page(len(strata), 1 + len(shown), height, title, note)
     for row, (model, k) in zip(grid, strata, strict=True):
-        own = {name: [one for one in lines if (one.model, one.k, one.objective) == (model, k, name)] for name in shown}
+        here = [one for one in lines if (one.model, one.k) == (model, k)]
+        own = {name: [one for one in here if one.objective == name] for name in shown}
         for name, of_name in own.items():
             _lines(row[0], of_name, name)
         _finish(row[0], style.stratum(model, k), "all on one axis", INK)
@@ -61,8 +62,8 @@ def _lines(axes: Axes, lines: Sequence[SearchLine], objective: str) -> None:
     for line in lines:
         over, start = np.exp(line.over), line.searches.index(ONE_SHOT)
         axes.plot(line.gained, over, color=hue, lw=0.5, alpha=0.35, marker="o", ms=2, mew=0)
-        ends = [start, len(over) - 1]
-        axes.plot(np.array(line.gained)[ends], over[ends], color=hue, lw=1.1, marker="o", ms=3.5, mec="white", mew=0.4)
+        x, y = [line.gained[start], line.gained[-1]], [over[start], over[-1]]
+        axes.plot(x, y, color=hue, lw=1.1, marker="o", ms=3.5, mec="white", mew=0.4)
 
 
 def _finish(axes: Axes, title: str, words: str, hue: str) -> None:

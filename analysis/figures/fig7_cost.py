@@ -5,7 +5,7 @@ python -m analysis fig7 --results results --study small [--cost seconds]
 A panel for each model and size. Across: the cost of a search, in masks scored, seconds, or block forwards. A score is
 counted even if another cell computed it. Up: what is left of the way to the best known mask, in percent of what the
 worst search leaves; a line for each objective joins its searches. A filled point is on the Pareto front: no other
-search has both a lower cost and a lower loss. Objectives for which every search found the best known mask are not drawn.
+search has both a lower cost and a lower loss. If every search found the best known mask, an objective has no line.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .cli import Drawing, StudyFigure
 from .style import GREY, named, rows_of
 
 # Units of losses; others have none, or depend on their parts.
-UNITS = dict.fromkeys(("perplexity", "divergence", "margin", "uncertainty", "answer", "choice"), "nats")
+UNITS = dict.fromkeys(("perplexity", "divergence", "margin", "uncertainty", "answer", "choice"), " nats")
 COSTS = {"scores": "masks scored", "seconds": "seconds of a search alone", "forwards": "block forwards"}
 GROUP = ["objective", *STRATUM]
 APART = 0.045  # of a panel's width: between the names of two searches
@@ -57,14 +57,16 @@ def draw(ends: pd.DataFrame, cost: str) -> Figure:
 
 def _panel(axes: Axes, shown: pd.DataFrame, cost: str) -> None:
     if shown.empty or shown["excess"].max() <= 0:
-        style.empty(axes, "every search found the best known mask" if len(shown) else f"no {COSTS[cost]} recorded")
+        style.empty(
+            axes, "every search found the best known mask" if len(shown) else f"no {COSTS[cost]} recorded"
+        )
         return
     axes.set_xscale("log")
-    for objective in style.objectives(shown["objective"]):
+    for i, objective in enumerate(style.objectives(shown.loc[shown["excess"] > 0, "objective"])):
         own = rows_of(shown, objective=objective).sort_values(cost)
         hue, base = style.colour(objective), float(own["excess"].max())
-        if base <= 0:
-            continue
+        words = f"{named(objective)} ({style.number(base)}{UNITS.get(objective, '')})"
+        axes.text(0.99, 0.98 - 0.075 * i, words, color=hue, transform=axes.transAxes, ha="right", va="top")
         left = 100 * own[["excess", "low", "high"]] / base
         axes.plot(own[cost], left["excess"], color=hue, lw=0.8, alpha=0.5)
         axes.vlines(own[cost], left["low"], left["high"], color=hue, lw=0.8, alpha=0.45)
@@ -75,13 +77,6 @@ def _panel(axes: Axes, shown: pd.DataFrame, cost: str) -> None:
     axes.set_yticks(range(0, 101, 25))
     style.plain_log(axes.xaxis)
     _names(axes, shown.groupby("algo")[cost].median().sort_values())
-    known = [name for name in style.objectives(shown["objective"]) if rows_of(shown, objective=name)["excess"].max() > 0]
-    for i, objective in enumerate(known):
-        base = rows_of(shown, objective=objective)["excess"].max()
-        unit = f" {UNITS[objective]}" if objective in UNITS else ""
-        words = f"{named(objective)} ({style.number(base)}{unit})"
-        text = axes.text(0.99, 0.98 - 0.075 * i, words, transform=axes.transAxes, ha="right", va="top")
-        text.set_color(style.colour(objective))
 
 
 def _names(axes: Axes, costs: pd.Series[float]) -> None:
@@ -92,7 +87,9 @@ def _names(axes: Axes, costs: pd.Series[float]) -> None:
         places[i] = max(places[i], places[i - 1] + APART)
     places -= max(0.0, float(places[-1]) - 1)
     for algo, place in zip(costs.index, places, strict=True):
-        text = axes.text(place, 1.02, named(algo), transform=axes.transAxes, rotation=90, ha="center", va="bottom")
+        text = axes.text(
+            place, 1.02, named(algo), transform=axes.transAxes, rotation=90, ha="center", va="bottom"
+        )
         text.set(color=GREY, in_layout=False)
 
 

@@ -35,15 +35,20 @@ WHERE = ["cell", *STRATUM, "objective", "calibration", "samples", "length", "dra
 def draw(rows: pd.DataFrame, curves: pd.DataFrame) -> Figure:
     """A column of two panels for each model and size: by search above, over numbers of samples below."""
     strata, lines = strata_of(rows), Rows.of_cells(rows)
-    note = "means over cells, 95 % intervals over calibration draws; above: bootstrapped calibration samples that choose "
-    note += "another mask; below: two disjoint subsets of one draw that choose the same mask, over all searches"
+    note = "means over cells, 95 % intervals over draws; above: bootstrapped calibration samples that choose another "
+    note += "mask; below: two disjoint subsets of one draw that choose the same mask, over all searches"
     for (objective, why), cells in groups(rows[rows["other_mask"].isna()], ["objective", "note"]):
         note += f"; left out: {counted(len(cells), 'cell')} of {named(objective)}, where {why}"
     if (rows.groupby("objective")["samples"].nunique() > 1).any():
         note += "; cells with different numbers of samples are pooled"
     heights = [lines.height * LINE + 0.5, 1.6]
     figure, grid = style.page(
-        2, len(strata), sum(heights) / 2, "Would other samples have chosen another mask?", note, height_ratios=heights
+        2,
+        len(strata),
+        sum(heights) / 2,
+        "Would other samples have chosen another mask?",
+        note,
+        height_ratios=heights,
     )
     for above, below, (model, k) in zip(*grid, strata, strict=True):
         cells = rows_of(rows, model=model, k=k)

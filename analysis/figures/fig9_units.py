@@ -86,8 +86,12 @@ def draw(rows: pd.DataFrame, metric: Metric) -> Figure:
     models = list(dict.fromkeys(rows["model"]))
     rows = rows.assign(line=[_name(row) for row in each(rows)])
     names = style.objectives(rows["objective"])
-    lines = Rows.of({name: list(dict.fromkeys(rows_of(rows, objective=name)["line"])) for name in names}, True)
-    note = f"left of 1: better than whole blocks; {metric.label}; n = {int(rows['windows'].max())} windows of "
+    lines = Rows.of(
+        {name: list(dict.fromkeys(rows_of(rows, objective=name)["line"])) for name in names}, True
+    )
+    note = (
+        f"left of 1: better than whole blocks; {metric.label}; n = {int(rows['windows'].max())} windows of "
+    )
     note += f"{metric.sets}, paired; lines: 95 % intervals over windows; one mask per point"
     title = "Sub-layers instead of whole blocks, at the same share removed"
     figure, panels = style.pages(len(models), 2, lines.height * LINE * 1.2 + 0.55, title, note)

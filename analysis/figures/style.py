@@ -129,9 +129,7 @@ def page(
 ) -> tuple[Figure, list[list[Axes]]]:
     """A figure of the width of a page with rows of panels, each `height` inches high with its labels."""
     text = wrapped(note, 138)
-    figure = Figure(
-        figsize=(PAGE, 0.3 + rows * height + 0.13 * (text.count("\n") + 1)), layout="constrained"
-    )
+    figure = Figure(figsize=(PAGE, 0.3 + rows * height + 0.13 * (text.count("\n") + 1)), layout="constrained")
     figure.suptitle(wrapped(title, 100), x=0.008, ha="left", fontsize=TITLE + 0.5, weight="bold", color=INK)
     if text:
         figure.supxlabel(text, x=0.008, ha="left", fontsize=SMALL, color=GREY)
@@ -211,7 +209,13 @@ class Rows:
 
 
 def dots(
-    axes: Axes, x: ArrayLike, y: ArrayLike, ends: tuple[Any, Any], hue: str, upright: bool = False, **more: Any
+    axes: Axes,
+    x: ArrayLike,
+    y: ArrayLike,
+    ends: tuple[Any, Any],
+    hue: str,
+    upright: bool = False,
+    **more: Any,
 ) -> None:
     """Draw points and the `ends` of their intervals: left and right of them or, `upright`, below and above them."""
     (axes.vlines if upright else axes.hlines)(x if upright else y, *ends, color=hue, lw=1.1, alpha=0.6)
