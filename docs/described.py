@@ -94,7 +94,9 @@ def _machine(rows: list[dict[str, Any]]) -> str:
     ratios: dict[bool, list[float]] = {True: [], False: []}  # to published code, and to plain passes
     for row in measured:
         ratios[row["work"].startswith(PUBLISHED)].append(row["ratio"])
-    saved = f"{min(ratios[False]):.1f} to {max(ratios[False]):.1f} times less CPU time than one masked forward "
+    saved = (
+        f"{min(ratios[False]):.1f} to {max(ratios[False]):.1f} times less CPU time than one masked forward "
+    )
     saved += "pass per mask"
     if published := ratios[True]:
         saved += f", and {min(published):.1f} to {max(published):.1f} times less than SLEB's way of scoring"
@@ -107,27 +109,31 @@ def _works(rows: list[dict[str, Any]]) -> Iterator[list[str]]:
     works: dict[str, list[dict[str, Any]]] = {}
     first = rows[0]["work"]
     for row in rows:
-        name, *added = re.split(r",? with (?=bounds|lazy)|, (?=compiled)", row["work"].replace("the same", first))
+        name, *added = re.split(
+            r",? with (?=bounds|lazy)|, (?=compiled)", row["work"].replace("the same", first)
+        )
         works.setdefault(name, []).append(row | {"settings": ", ".join(added)})
     for name, (plain, *others) in works.items():
         # A row without `peak_gflops` is of the benchmark before it settled near ties.
         mark = "" if "peak_gflops" in plain else " \\*"
-        line = [f"{name}{mark}", f"{plain['cpu_seconds']:,.1f}", f"{plain['ratio']:.2f}x", f"{plain['at_peak']:.2f}"]
+        line = [
+            f"{name}{mark}",
+            f"{plain['cpu_seconds']:,.1f}",
+            f"{plain['ratio']:.2f}x",
+            f"{plain['at_peak']:.2f}",
+        ]
         best = min(others, key=lambda row: float(row["cpu_seconds"]), default=None)
         yield line + ([best["settings"], f"{best['ratio']:.2f}x"] if best else [DASH] * 2)
 
 
 def whole() -> str:
-    """For each machine, the CPU seconds of the whole command, one row for each way."""
-
-    def way(row: dict[str, Any]) -> list[str]:
-        loss = f"{row['loss']:.4f}" if "loss" in row else DASH  # older results do not have it
-        blocks = " ".join(map(str, row["mask"]))
-        return [row["way"], f"{row['cpu_seconds']:.1f}", f"{row['ratio']:.2f}x", blocks, loss]
-
-    heads = ["", "CPU s", "ratio", "blocks removed", "loss"]
-    parts = groupby(benchmark("whole"), key=lambda row: str(row["device"]))
-    return "\n\n".join(f"{device}:\n\n{table(heads, map(way, part))}" for device, part in parts)
+    """The CPU seconds of the whole command in each way, and how many times less than the script's, by machine."""
+    rows: dict[str, list[str]] = {}
+    devices = list(dict.fromkeys(str(row["device"]) for row in benchmark("whole")))
+    for row in benchmark("whole"):
+        own = rows.setdefault(row["way"], [DASH] * len(devices))
+        own[devices.index(row["device"])] = f"{row['cpu_seconds']:.1f}, {row['ratio']:.2f}x"
+    return table(["", *devices], ([way, *own] for way, own in rows.items()))
 
 
 def races() -> str:
@@ -146,6 +152,7 @@ def races() -> str:
 
 # Files of a results folder, from the types that describe them; and published masks.
 
+DEEPEST = 2  # keys below two others are not shown
 FILES = {
     "result.json of a finished cell": DoneResult,
     "heal.jsonl": Point,
@@ -170,7 +177,7 @@ def keys(record: Any, seen: dict[Any, str], path: str = "") -> Iterator[tuple[st
             text = f"{text} Keys as in `{known[0]}`."
         yield f"{path}{name}", "?" if optional else "", text
         for nested in records:
-            if nested not in seen:
+            if nested not in seen and path.count(".") < DEEPEST:
                 seen[nested] = f"{path}{name}"
                 yield from keys(nested, seen, f"{path}{name}.")
 
@@ -188,7 +195,7 @@ def _records(kind: Any) -> Iterator[Any]:
 
 
 def published() -> str:
-    """One row for each paper and model, and below the table the sources of each paper."""
+    """One row for each paper and model, and below the table the addresses of each paper's sources."""
     models: dict[tuple[str, str], list[PublishedMask]] = {}
     papers: dict[str, list[PublishedMask]] = {}
     for entry in entries():
@@ -198,8 +205,7 @@ def published() -> str:
     lines += [*map(_published_row, models.values()), ""]
     for paper, part in papers.items():
         used = [source for e in part for source in (e.mask_source, *(number.source for number in e.numbers))]
-        places = "; ".join(f"{source.address} ({source.place})" for source in dict.fromkeys(used))
-        lines.append(f"- `{paper}`: {places}")
+        lines.append(f"- `{paper}`: {', '.join(dict.fromkeys(source.address for source in used))}")
     return "\n".join(lines)
 
 
@@ -405,25 +411,6 @@ def labels() -> str:
     return table(heads, rows)
 
 
-def compute() -> str:
-    """The cells of each part of the study and the hours of their searches, for each model."""
-    parts = (
-        ("study", "main comparison", SMOLLM2),
-        ("study", "main comparison", GEMMA),
-        ("study_all", "all pairs", GEMMA),
-        ("study_sizes", "numbers of samples", SMOLLM2),
-        ("study_seeds", "seeds", SMOLLM2),
-        ("study_labels", "labels", SMOLLM2),
-        ("study_units", "sub-layers", SMOLLM2),
-        ("study_healing", "repair and healing", SMOLLM2),
-    )
-    rows = []
-    for name, words, model in parts:
-        cells = study(name, model=model).cells
-        rows.append([words, NAMES[model], str(len(cells)), f"{cells['seconds'].sum() / 3600:.1f}"])
-    return table(["part", "model", "cells", "hours of search"], rows)
-
-
 def statements() -> str:
     """The verdicts on the paper's statements in the small study."""
     return "\n".join(f"- {sentence}" for sentence in claims(study("small", model=None)))
@@ -485,7 +472,6 @@ PAGES: Mapping[str, Tables] = {
         "labels": labels,
         "sizes": sizes,
         "seeds": seeds,
-        "compute": compute,
         "statements": statements,
     },
 }
