@@ -195,30 +195,29 @@ def _records(kind: Any) -> Iterator[Any]:
 
 
 def published() -> str:
-    """One row for each paper and model, and below the table the addresses of each paper's sources."""
-    models: dict[tuple[str, str], list[PublishedMask]] = {}
+    """One row for each paper, with the addresses of its sources."""
     papers: dict[str, list[PublishedMask]] = {}
     for entry in entries():
-        models.setdefault((entry.paper, entry.model.name), []).append(entry)
         papers.setdefault(entry.paper, []).append(entry)
-    lines = ["| file | model | methods | masks | blocks removed | numbers |", "|" + "---|" * 6]
-    lines += [*map(_published_row, models.values()), ""]
-    for paper, part in papers.items():
-        used = [source for e in part for source in (e.mask_source, *(number.source for number in e.numbers))]
-        lines.append(f"- `{paper}`: {', '.join(dict.fromkeys(source.address for source in used))}")
-    return "\n".join(lines)
+    heads = ["file", "models", "methods", "masks", "blocks removed", "numbers", "sources"]
+    return table(heads, map(_published_row, papers.values()))
 
 
-def _published_row(part: list[PublishedMask]) -> str:
+def _published_row(part: list[PublishedMask]) -> list[str]:
     masks = [entry for entry in part if entry.mask.dropped]
-    methods = dict.fromkeys(entry.method.partition(" (")[0].partition(",")[0] for entry in masks)
     # Two sub-layers are a block.
-    sizes = {f"{len(e.mask.dropped) / (1 if e.mask.unit == 'block' else 2):g}" for e in masks}
+    sizes = {len(e.mask.dropped) / (1 if e.mask.unit == "block" else 2) for e in masks}
     pairings = Counter(number.pairing.replace("_", " ") for entry in part for number in entry.numbers)
-    numbers = ", ".join(f"{count} {pairing}" for pairing, count in pairings.items())
-    model = f"{part[0].model.path}, {part[0].model.blocks} blocks"
-    cells = (f"`{part[0].paper}`", model, ", ".join(methods), str(len(masks)))
-    return f"| {' | '.join(cells)} | {', '.join(sorted(sizes, key=float))} | {numbers or 'none'} |"
+    used = [source for e in part for source in (e.mask_source, *(number.source for number in e.numbers))]
+    cells: list[Iterable[str]] = [
+        dict.fromkeys(entry.model.path.rpartition("/")[2] for entry in part),
+        dict.fromkeys(entry.method.partition(" (")[0].partition(",")[0] for entry in masks),
+        [str(len(masks))],
+        [f"{size:g}" for size in sorted(sizes)],
+        [f"{count} {pairing}" for pairing, count in pairings.items()] or ["none"],
+        dict.fromkeys(source.address.removeprefix("https://") for source in used),
+    ]
+    return [f"`{part[0].paper}`", *map(", ".join, cells)]
 
 
 # Archived studies.
