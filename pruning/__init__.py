@@ -4,19 +4,8 @@ The names below are the Python interface; `docs/python.md` shows how to use each
 used, so that `import pruning` needs neither torch nor Hydra.
 """
 
-import sys
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-# `python -m pruning.status` would import modules of the current folder before installed ones, and that can be
-# somebody else's folder of results. While Python looks for such a module, the program's name is "-m".
-if (
-    sys.argv[:1] == ["-m"]
-    and Path.cwd() != Path(__file__).parents[1]
-    and sys.path[:1] in ([""], [str(Path.cwd())])
-):
-    del sys.path[0]
 
 if TYPE_CHECKING:
     from pruning.api.changes import export_model as export_model

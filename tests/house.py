@@ -310,7 +310,8 @@ def lines(*parts: str) -> tuple[int, int]:
 
 def settings() -> set[str]:
     """The distinct names of the settings of all classes that the configuration has."""
-    from pruning.config.groups import BUILT, Config, members
+    from pruning.config.app import Config
+    from pruning.config.groups import BUILT, members
 
     found: set[str] = set()
 

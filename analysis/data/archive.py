@@ -1,7 +1,7 @@
 """Pack the files of a study into one archive. Figures can be drawn from it, and another machine can resume from it.
 
-python -m analysis archive pack results small small.tar.xz       pack the files of cells, searches and measurements
-python -m analysis archive unpack small.tar.xz results           unpack; existing files are not overwritten
+depth-pruning archive pack results small small.tar.xz       pack the files of cells, searches and measurements
+depth-pruning archive unpack small.tar.xz results           unpack; existing files are not overwritten
 
 The analysis commands accept `--results small.tar.xz` in place of a results folder. The archive omits logs, the
 tracker's store, figures, healed weights and lm-eval's own files. It keeps the exact samples, so that every loss of a
@@ -201,9 +201,7 @@ def unpack(archive: Path, results: Path) -> int:
     if not archive.exists():
         raise InputError(f"there is no archive {archive}: check its path.")
     if not archive.is_file():
-        raise InputError(
-            f"{archive} is not a file: give an archive that `python -m analysis archive pack` wrote."
-        )
+        raise InputError(f"{archive} is not a file: give an archive that `depth-pruning archive pack` wrote.")
     new = not results.exists()
     try:
         stream = archive.open("rb")
@@ -220,7 +218,7 @@ def unpack(archive: Path, results: Path) -> int:
             return _put(scratch, results, digests)
     except (tarfile.TarError, lzma.LZMAError, EOFError) as error:
         raise InputError(
-            f"{archive} is damaged, or `python -m analysis archive pack` did not write it: copy or pack it again. "
+            f"{archive} is damaged, or `depth-pruning archive pack` did not write it: copy or pack it again. "
             "Nothing was unpacked."
         ) from error
     except OSError as error:
@@ -318,8 +316,8 @@ def _continues(existing: Path, packed: Path, digest: str) -> bool:
 
 # An archive or an MLflow store as a temporary results folder, so that figures can be drawn from it.
 #
-# python -m analysis fig1 --results sqlite:////data/results/mlflow.db --study demo
-# python -m analysis report --results http://tracking.example.org:5000 --study demo
+# depth-pruning figure fig1 --results sqlite:////data/results/mlflow.db --study demo
+# depth-pruning report --results http://tracking.example.org:5000 --study demo
 #
 # The tracker records each cell's files as artifacts (`pruning.tracking`). If a study lists a cell that has no run,
 # the status of the cell is missing. The calibration samples are not in MLflow.
@@ -415,7 +413,6 @@ def main() -> None:
     """Pack or unpack, and log the number of finished cells or of new files; on an error, print one sentence."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     parser = argparse.ArgumentParser(
-        prog="python -m analysis archive",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

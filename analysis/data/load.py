@@ -64,7 +64,7 @@ def load(results: Path | str, study: str | None = None, only: Only = MappingProx
     frame = _distinct_names(pd.DataFrame([row_of(results / key) for key in cells_of(results, study)]))
     if frame.empty or not (frame["status"] == "done").any():
         damages = [] if frame.empty else list(frame.get("damage", pd.Series(dtype=object)).dropna())
-        cure = damages[0] if damages else "run `python launch.py` first"
+        cure = damages[0] if damages else "run `depth-pruning grid` first"
         raise NothingToRead(f"no finished cell in {results}: {cure}.")
     frame = frame.reindex(columns=[*COLUMNS, *(c for c in frame if c not in COLUMNS)])
     frame = _with_sizes(_with_compensation(_with_units(frame)))
@@ -92,7 +92,7 @@ def cells_of(results: Path, study: str | None) -> list[str]:
         raise NothingToRead(f"{first_line(error)}. {cure}.") from error
     if not keys:
         raise NothingToRead(
-            f"the study '{study}' in {results} lists no cells: start it with `python launch.py`."
+            f"the study '{study}' in {results} lists no cells: start it with `depth-pruning grid`."
         )
     return keys
 

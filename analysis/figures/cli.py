@@ -69,8 +69,12 @@ class StudyFigure:
 
     def of(self, study: AskedStudy) -> Figure:
         """The figure with default options."""
-        options = Namespace(perplexity=None, accuracy=None, cost=next(iter(self.cost), None))
-        return self.build(study, options).figure
+        return self.build(study, self.options()).figure
+
+    def options(self) -> Namespace:
+        """The options of the command, as they are without a word."""
+        chosen = {"perplexity": None, "accuracy": None} if self.metrics else {}
+        return Namespace(**chosen, **({"cost": self.cost[0]} if self.cost else {}))
 
     def __call__(self) -> None:
         """Run the command."""
@@ -81,10 +85,11 @@ class StudyFigure:
             parser.add_argument("--accuracy", metavar="NAME", help=f"the task, as in acc/NAME; {every}")
         if self.cost:
             parser.add_argument("--cost", choices=self.cost, default=self.cost[0], help="the unit of cost")
-        run(self.name, parsed(parser), self._draw)
+        run(self.name, parsed(parser), self.draw)
 
-    def _draw(self, study: AskedStudy, given: Namespace) -> list[Path]:
-        return save(self.build(study, given), given.out, self.name)
+    def draw(self, study: AskedStudy, given: Namespace) -> list[Path]:
+        """Draw the figure of a study and write its files; returns them."""
+        return save(self.build(study, given), given.out, self.name, self.heading, study.title)
 
 
 def once(measure: Callable[Concatenate[AskedStudy, P], T]) -> Callable[Concatenate[AskedStudy, P], T]:
@@ -103,11 +108,29 @@ def once(measure: Callable[Concatenate[AskedStudy, P], T]) -> Callable[Concatena
     return known
 
 
-def save(drawing: Drawing, out: Path, name: str) -> list[Path]:
-    """Write a drawing to NAME.png, NAME.pdf, NAME.csv and its other tables to files of their names; returns them."""
-    for ending in ("pdf", "png"):
-        # The file gets no date, so that the same results give the same bytes.
-        metadata = {"CreationDate": None} if ending == "pdf" else {"Software": None}
+def draw_all(figures: Sequence[StudyFigure]) -> None:
+    """Run the commands of all figures, with default options. The study is read once."""
+    given = parsed(study_arguments("Every figure and table that the study has data for.", out=True))
+    study, read = AskedStudy(given.results, given.study, given.only), list(_study(given.results, given.study))
+    for figure in figures:
+        try:
+            _run(figure.name, Namespace(**vars(given), **vars(figure.options())), figure.draw, study, read)
+        except NothingToRead as nothing:
+            log.info("no       %s: %s", figure.name, nothing)
+    end_with(study.damages)
+
+
+def save(drawing: Drawing, out: Path, name: str, title: str = "", provenance: str = "") -> list[Path]:
+    """Write a drawing to NAME.png, NAME.pdf, NAME.csv and its other tables to files of their names; returns them.
+
+    The pictures have the title and the provenance in their metadata.
+    """
+    # The files get no date, so that the same results give the same bytes.
+    about: dict[str, dict[str, str | None]] = {
+        "pdf": {"CreationDate": None, "Title": title, "Subject": provenance},
+        "png": {"Software": None, "Title": title, "Description": provenance},
+    }
+    for ending, metadata in about.items():
         stream = io.BytesIO()
         drawing.figure.savefig(stream, format=ending, metadata=metadata)
         write_bytes(out / f"{name}.{ending}", stream.getvalue())
@@ -151,19 +174,30 @@ def run(name: str, given: Namespace, draw: Callable[[AskedStudy, Namespace], lis
     `draw` returns the files that it wrote, the one to look at first. If files of the study are damaged, `draw` uses
     what can be read; then this function names the files and ends the command with exit code 1.
     """
-    inputs = _inputs(given)
+    read = list(_study(given.results, given.study))
+    end_with(_run(name, given, draw, AskedStudy(given.results, given.study, given.only), read))
+
+
+def _run(
+    name: str,
+    given: Namespace,
+    draw: Callable[[AskedStudy, Namespace], list[Path]],
+    study: AskedStudy,
+    read: Sequence[str],
+) -> list[str]:
+    """As `run`, for a study whose files are `read`, a line for each; returns its damages."""
+    inputs = _inputs(given, read)
     files, damages = _recorded(given.out, name, inputs)
     unchanged = " (unchanged)" if files else ""
     if not files:
         _check_out(given.out)
-        study = AskedStudy(given.results, given.study, given.only)
         files, damages = draw(study, given), study.damages
         digests = {path.name: file_sha256(path) for path in files}
         record = {"inputs": inputs, "files": digests, "damages": damages}
         storage.write_json(given.out / FOLDER / f"{name}.json", record)
     kind = "report" if files[0].suffix == ".html" else "figure"
     log.info("%-8s %s%s", kind, files[0].resolve(), unchanged)
-    end_with(damages)
+    return damages
 
 
 def end_with(damages: Sequence[str]) -> None:
@@ -209,12 +243,12 @@ def _recorded(out: Path, name: str, inputs: str) -> tuple[list[Path], list[str]]
         return [], []
 
 
-def _inputs(given: Namespace) -> str:
-    """The digest of everything that decides what is drawn. Raises NothingToRead if the study cannot be read."""
+def _inputs(given: Namespace, read: Sequence[str]) -> str:
+    """The digest of everything that decides what is drawn."""
     flags = {name: value for name, value in vars(given).items() if name not in ("results", "out")}
     parts = [json.dumps(flags, sort_keys=True), platform.python_version()]
     parts += [f"{name} {version(name)}" for name in LIBRARIES]
-    parts += [*_code(), *_study(given.results, given.study)]
+    parts += [*_code(), *read]
     return text_sha256("\n".join(parts))
 
 
@@ -225,7 +259,10 @@ def _code() -> Iterator[str]:
 
 
 def _study(results: str, study: str | None) -> Iterator[str]:
-    """A line for each file that is read. Paths are relative, so a study that moves is not drawn again."""
+    """A line for each file that is read. Paths are relative, so a study that moves is not drawn again.
+
+    Raises NothingToRead if the study cannot be read.
+    """
     if is_archive(results) and Path(results).is_file():
         yield file_sha256(Path(results))
         return

@@ -1,6 +1,6 @@
 """Figure 10: whether masks still differ after repair and after healing.
 
-python -m analysis fig10 --results results --study heal
+depth-pruning figure fig10 --results results --study heal
 
 Left: how far the held-out loss of each mask is above the dense model's: pruned, and after each budget of healing; a
 cross is the repaired mask. Middle: the rank correlation of the held-out losses before and after, of all masks and of

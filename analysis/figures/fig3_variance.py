@@ -1,6 +1,6 @@
 """Figure 3: the accuracy and perplexity of each search, with intervals, and how much the searches differ.
 
-python -m analysis fig3 --results results --study small
+depth-pruning figure fig3 --results results --study small
 
 Source: figure 3 of arXiv 2604.24938. Each point is the mean of an algorithm over data and draws, its line the 95
 percent interval over draws; means of perplexities are geometric. Beside each objective stands the standard deviation

@@ -1,6 +1,6 @@
 """Figure 4: what moves a mask. How many blocks another search, another draw or another objective changes.
 
-python -m analysis fig4 --results results --study study
+depth-pruning figure fig4 --results results --study study
 
 A panel for each model and size; across, the blocks that change, from none to all k. Everything else stays equal: a
 search is compared with another on the same draw, a draw with another of the same search. A point is the mean over all

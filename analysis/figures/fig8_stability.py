@@ -1,6 +1,6 @@
 """Figure 8: how often other calibration samples would lead to another mask, and how many samples are enough.
 
-python -m analysis fig8 --results results --study small
+depth-pruning figure fig8 --results results --study small
 
 The figure is computed from the per-sample losses in the traces; no model is run. Above: how often the final decision
 of a search gives another mask if the calibration samples are bootstrapped. Below: how often two disjoint subsets of n

@@ -1,6 +1,6 @@
 """Recompute the numbers that the paper derives from its own tables, and test its statements on these tables.
 
-python -m analysis paper-check        exit status 1 if a published number is not reproduced
+depth-pruning check-paper        exit status 1 if a published number is not reproduced
 
 Source: arXiv 2604.24938 v1; its tables are in analysis/paper/. Statements of v3 are not tested: its tables are not
 public, and those of v1 were not made for them. *Implied* marks a statement that v1 relies on without writing it; that

@@ -80,7 +80,7 @@ def _moves(m: StudyData) -> list[str] | None:
         "finding",
         kind="moves",
         factors=[(factor, form(min(of)), form(max(of))) for factor, of in ends.items()],
-        of=f"{strata[0][1]:.0f} {units}" if len(strata) == 1 else f"percent of the removed {units}",
+        of=f"of {strata[0][1]:.0f} {units}" if len(strata) == 1 else f"percent of the removed {units}",
         where="" if len(strata) == 1 else f", in {len(strata)} combinations of model and size",
         chance=" to ".join(dict.fromkeys(map(form, (min(chance), max(chance))))),
         left_out=m.left_out,

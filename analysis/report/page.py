@@ -1,6 +1,6 @@
 """One self-contained HTML page of a study: the finding, a section for each question, and every cell.
 
-python -m analysis report --results results --study small
+depth-pruning report --results results --study small
 
 The file contains its figures, style and script. So the page needs no other file and fetches nothing. The same results
 give the same page.

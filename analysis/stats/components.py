@@ -84,7 +84,8 @@ class Design:
 
     def __init__(self, frame: pd.DataFrame, by: Sequence[str] = STRATUM) -> None:
         self.frame, self.draw = frame, labels(frame, DRAW)
-        self.strata = [Stratum(frame, rows) for rows in strata(frame, by)]
+        self.levels = {name: labels(frame, columns) for name, columns in SOURCES.items()}
+        self.strata = [Stratum(self.levels, rows) for rows in strata(frame, by)]
         self.no_interval = refusal(frame)
         self.donors = borrowed(frame)
 
@@ -122,7 +123,11 @@ class Design:
     def _objective(
         self, of: Sequence[Coordinates], items: Matrix | None, used: Sequence[int]
     ) -> IntervalEstimate:
-        """Objective : search, from the study and without one draw at a time, on a logarithmic scale."""
+        """Objective : search, from the study and without one draw at a time, on a logarithmic scale.
+
+        Its degrees of freedom are those of the data with fewest draws, the least that Welch and Satterthwaite's can
+        be: with all draws minus data, intervals covered only 78 to 88 percent if each of four data has three draws.
+        """
 
         def logarithm(parts: Sequence[Stratum], which: Sequence[Coordinates]) -> float:
             solved = [s.components(c, items) for s, c in zip(parts, which, strict=True)]
@@ -137,7 +142,7 @@ class Design:
         _, first = np.unique(self.draw, return_index=True)
         data = labels(self.frame, DATA)[first]
         error = jackknife(np.array(left), data)
-        half = float(stats.t.ppf(0.975, len(data) - len(np.unique(data)))) * error
+        half = float(stats.t.ppf(0.975, np.unique(data, return_counts=True)[1].min() - 1)) * error
         with np.errstate(over="ignore"):
             found = IntervalEstimate(*(float(np.exp(x)) for x in (value, value - half, value + half)))
         return found if np.isfinite(found.value) else IntervalEstimate(NAN, found.low, found.high)
@@ -146,7 +151,7 @@ class Design:
     def _without_a_draw(self) -> list[list[Stratum]]:
         """The strata without the cells of each draw in turn."""
         return [
-            [Stratum(self.frame, s.rows[self.draw[s.rows] != number]) for s in self.strata]
+            [Stratum(self.levels, s.rows[self.draw[s.rows] != number]) for s in self.strata]
             for number in np.unique(self.draw)
         ]
 
@@ -249,28 +254,33 @@ def strata(frame: pd.DataFrame, by: Sequence[str] = STRATUM) -> list[Labels]:
     return [np.flatnonzero(stratum == level) for level in np.unique(stratum)]
 
 
-def basis(part: pd.DataFrame, groups: Sequence[Sequence[str]], given: Matrix | None = None) -> Matrix:
-    """An orthonormal basis (n, df) of the mean and of the levels of each group of columns.
-
-    With `given`, of what they add to that basis.
-    """
-    columns = np.hstack([np.ones((len(part), 1)), *(indicator(labels(part, group)) for group in groups)])
+def spanned(levels: Sequence[Labels], given: Matrix | None = None) -> Matrix:
+    """An orthonormal basis (n, df) of the mean and of some levels, each (n,); with `given`, of what they add to it."""
+    columns = np.hstack([indicator(one) for one in levels])
     if given is not None:
         columns = columns - given @ (given.T @ columns)
     u, sizes, _ = linalg.svd(columns, full_matrices=False)
-    return np.asarray(u[:, sizes > TOLERANCE * np.sqrt(len(part))])
+    return np.asarray(u[:, sizes > TOLERANCE * np.sqrt(len(columns))])
 
 
-def adjusted(part: pd.DataFrame) -> dict[str, Matrix]:
+def adjusted(levels: Mapping[str, Labels]) -> dict[str, Matrix]:
     """For one stratum, a basis (n, df) of what each source explains beyond those that do not contain it (type II).
 
-    The last one is the residual: what no source explains.
+    `levels` are those of each source (n,). The last basis is the residual: what no source explains.
     """
+
+    def finest(names: Sequence[str]) -> list[Labels]:
+        """Without sources whose levels are unions of the levels of another one, which add nothing."""
+        sets = {name: set(SOURCES[name]) for name in names}
+        return [levels[n] for n in names if not any(sets[n] < other for other in sets.values())]
+
+    n = len(next(iter(levels.values())))
     found = {}
     for name, columns in SOURCES.items():
-        others = [of for of in SOURCES.values() if not set(columns) <= set(of)]
-        found[name] = basis(part, [*others, columns], basis(part, others))
-    return {**found, RESIDUAL: linalg.null_space(basis(part, [*SOURCES.values()]).T, rcond=TOLERANCE)}
+        others = [one for one, of in SOURCES.items() if not set(columns) <= set(of)]
+        found[name] = spanned([levels[name]], spanned([np.zeros(n, dtype=np.int64), *finest(others)]))
+    every = spanned(finest([*SOURCES]))
+    return {**found, RESIDUAL: linalg.qr(every)[0][:, every.shape[1] :]}
 
 
 # From sums of squares to components.
@@ -290,16 +300,16 @@ def adjusted(part: pd.DataFrame) -> dict[str, Matrix]:
 class Stratum:
     """The equations of one stratum. `names` are the sources with levels to compare."""
 
-    def __init__(self, frame: pd.DataFrame, rows: Labels) -> None:
-        part = frame.iloc[rows]
-        self.rows, self.bases = rows, adjusted(part)
+    def __init__(self, levels: Mapping[str, Labels], rows: Labels) -> None:
+        own = {name: of[rows] for name, of in levels.items()}
+        self.rows, self.bases = rows, adjusted(own)
         self.df = {name: self.bases[name].shape[1] for name in EVERY}
         self.names = [name for name in EVERY if self.df[name]]
         self.noise = np.array([name in NOISE for name in self.names])
         self.coefficients = np.zeros((len(self.names), len(self.names)))
         for i, name in enumerate(self.names):
             # tr(Q'ZZ'Q); for the residual, Z is the identity.
-            z = np.eye(len(part)) if name == RESIDUAL else indicator(labels(part, SOURCES[name]))
+            z = np.eye(len(rows)) if name == RESIDUAL else indicator(own[name])
             for j, other in enumerate(self.names):
                 if i == j or name in NOISE:
                     self.coefficients[j, i] = ((self.bases[other].T @ z) ** 2).sum()

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 
 from .grid import CELL, CONFIGURATION, STRATUM, Labels, groups, labels
 from .mask_overlap import MaskSet, compared
-from .means import CellDraws, DrawMean, difference, over_draws, over_pairs
+from .means import CellDraws, DrawMean, difference, over_draws, over_pairs, rivals
 
 SEARCH, DRAWN, OBJECTIVE = "search", "draw", "objective"
 ONE_SHOT = "one_shot"
@@ -55,9 +55,10 @@ def changes(frame: pd.DataFrame, logs: ArrayLike | None = None) -> list[Change]:
     `frame` has the finished cells, and `logs` the logarithm of each cell's held-out perplexity (cells,). Objectives
     that read the same samples are compared pair by pair, on the same draw and with the same search. Those that read
     other data, such as items and text, have no draw in common: all of one kind are compared with all of the other, on
-    all pairs of draws, and draws of equal number are left out together. Comparisons without a pair are left out.
+    all pairs of draws, and draws of equal number are left out together. Comparisons without a pair are left out, and
+    so is the exhaustive search, which is a reference.
     """
-    frame = frame.assign(log=np.nan if logs is None else np.asarray(logs, float))
+    frame = rivals(frame.assign(log=np.nan if logs is None else np.asarray(logs, float)))
     found = []
     for (model, k), stratum in groups(frame, STRATUM):
         cells = stratum.reset_index(drop=True)
@@ -144,6 +145,7 @@ def _across(cells: pd.DataFrame, ours: Names) -> tuple[Labels, Labels]:
 
 def search_minus_draw(cells: pd.DataFrame) -> DrawMean:
     """How many more units another search changes than another draw does; negative if it changes fewer."""
+    cells = rivals(cells)
     every, drawn = MaskSet.of(cells), CellDraws.of(cells)
     sides = []
     for comparison in ("algorithms", "draws"):

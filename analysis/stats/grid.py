@@ -56,7 +56,11 @@ def labels(frame: pd.DataFrame, columns: Sequence[str]) -> Labels:
     """
     if not columns:
         return np.zeros(len(frame), dtype=np.int64)
-    return frame.groupby(list(columns), dropna=False, sort=True).ngroup().to_numpy().astype(np.int64)
+    combined = np.zeros(len(frame), dtype=np.int64)
+    for column in columns:
+        codes, levels = pd.factorize(frame[column], sort=True, use_na_sentinel=False)
+        combined = np.unique(combined * len(levels) + codes, return_inverse=True)[1]
+    return combined.astype(np.int64)
 
 
 def indicator(groups: Labels) -> NDArray[np.float64]:

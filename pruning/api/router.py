@@ -13,7 +13,7 @@ from pruning.api.calibration_data import ItemList, item_list
 from pruning.api.model import PrunableModel, exclusive, loaded, used_by
 from pruning.calibration.item_files import FIELD, Item
 from pruning.calibration.items import TEMPLATE, ItemDraw, check_template
-from pruning.config.compose import build
+from pruning.config.app import build
 from pruning.core.errors import DamagedError, ForeignError, InputError, shown
 from pruning.core.mask import Mask
 from pruning.core.records import CLASS

@@ -1,4 +1,4 @@
-"""Register the schema of every option with Hydra.
+"""The schema of every option for Hydra, and the objects that settings describe.
 
 The dataclass of an algorithm, objective, calibration, ... is the schema of its YAML files: a misspelt key,
 on the command line or in a file, fails while the configuration is composed.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,21 +25,92 @@ from hydra.experimental.callback import Callback
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pruning.config.compose import build, check_choices, check_settings, check_words, chosen_option, explained
-from pruning.config.groups import BUILT, CONF, Config, class_named, members, option_classes, options
-from pruning.core.errors import InputError, unknown
+from pruning.config.groups import (
+    BUILT,
+    CONF,
+    class_named,
+    class_settings,
+    members,
+    option_classes,
+    options,
+    text_of,
+)
+from pruning.config.words import (
+    check_choices,
+    check_words,
+    chosen_option,
+    explained,
+    hub_names,
+    is_hub_name,
+    unknown_setting,
+)
+from pruning.core.errors import InputError, PruningError, first_line, merged_error, unknown
+from pruning.core.mask import Latency
 from pruning.core.records import (
     CLASS,
     NO_HEALING,
     OPTION,
     TARGET,
     check_literal,
+    leaves,
     nearest_option,
     recorded,
     same_settings,
     without_option,
 )
 from pruning.core.storage import check_writable
+from pruning.routing.router_settings import RouterSettings, TaskStudy
+from pruning.runs.cell import ForwardSettings, Protect
+from pruning.search.choice import NearTies, Racing
+
+# The types of the top level of a configuration, and the schemas that Hydra checks options by.
+
+
+@dataclasses.dataclass
+class Paths:
+    """Where results go; a relative path starts from the current folder."""
+
+    results: str = "results"
+
+
+@dataclasses.dataclass
+class ScoreSettings:
+    """Give `share=false` to time an algorithm: the cell then uses no losses that other cells computed."""
+
+    share: bool = True
+
+
+@dataclasses.dataclass
+class Config:
+    """The top level of a configuration. Each group is checked by the schema of its option."""
+
+    model: Any = MISSING
+    objective: Any = MISSING
+    calibration: Any = MISSING
+    algo: Any = MISSING
+    compensation: Any = MISSING
+    heal: Any = MISSING
+    eval: Any = MISSING
+    tracker: Any = MISSING
+    launcher: Any = MISSING
+    ratio: float | None = None
+    k: int | None = None
+    unit: str = "block"
+    budget: str = "parameters"
+    seed: int = 0
+    max_evaluations: int | None = None
+    protect: Protect = dataclasses.field(default_factory=Protect)
+    export: str | None = None
+    guide: bool = False
+    study: str = "default"
+    paths: Paths = dataclasses.field(default_factory=Paths)
+    latency: Latency = dataclasses.field(default_factory=Latency)
+    forward: ForwardSettings = dataclasses.field(default_factory=ForwardSettings)
+    racing: Racing = dataclasses.field(default_factory=Racing)
+    near_ties: NearTies = dataclasses.field(default_factory=NearTies)
+    scores: ScoreSettings = dataclasses.field(default_factory=ScoreSettings)
+    tasks: TaskStudy = dataclasses.field(default_factory=TaskStudy)
+    router: RouterSettings = dataclasses.field(default_factory=RouterSettings)
 
 
 @cache
@@ -61,7 +133,15 @@ def register() -> None:
             store.store(group=f"schema/{group}", name=name, node=schema(cls))
     # `${unless:${k},0.2}` is 0.2 if k is null, else null.
     OmegaConf.register_new_resolver("unless", lambda one, other: other if one is None else None, replace=True)
-    OmegaConf.register_new_resolver("options", lambda group: ", ".join(options(group)), replace=True)
+
+
+def add_hub_models(words: Sequence[str]) -> None:
+    """Let Hydra know each `model=OWNER/NAME` in the words as an option: a model of the hub, with its last name."""
+    for whole in hub_names(words):
+        owner, _, name = whole.partition("/")
+        model = {"name": name, "source": "hub", "path": whole}
+        node = {"defaults": ["/schema/model/model@_here_", "_self_"], **model}
+        ConfigStore.instance().store(group=f"model/{owner}", name=name, node=node)
 
 
 @cache
@@ -104,6 +184,7 @@ def composed(words: Sequence[str]) -> Any:
     Raises the errors of Hydra and OmegaConf if an argument is invalid.
     """
     register()
+    add_hub_models(words)
     running = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
@@ -143,6 +224,83 @@ def build_option(group: str, words: Sequence[str]) -> Any:
     return build(group, plain)
 
 
+# Build objects from settings.
+
+
+def build(group: str, settings: Any) -> Any:
+    """The object of a group's settings; settings within it that name a class become objects.
+
+    Only classes of the group are built, and no value is interpreted, so that a record from elsewhere can be read.
+    Raises InputError if there is no such class or it refuses the settings.
+    """
+    settings = recorded(settings)
+    if not isinstance(settings, Mapping) or CLASS not in settings:
+        raise InputError(f"{group}={settings} names no class: choose an option, {group}=NAME.")
+    return _built(group, settings)
+
+
+def _built(group: str, settings: Any) -> Any:
+    if isinstance(settings, list):
+        return [_built(group, item) for item in settings]
+    if not isinstance(settings, Mapping):
+        return settings
+    values = {key: _built(group, value) for key, value in settings.items() if key != CLASS}
+    if CLASS not in settings:
+        return values
+    cls = class_named(group, str(settings[CLASS]))
+    try:
+        return cls(**values)
+    except PruningError:
+        raise
+    except Exception as error:  # whatever a constructor makes of a value of a wrong type
+        raise InputError(
+            f"the settings of {group} do not fit {cls.__name__}: {first_line(error)}."
+        ) from error
+
+
+# Check the settings of a configuration before anything is built: every name must exist, every number be finite.
+
+HIGHEST = 2**63 - 1  # the largest whole number that torch, numpy and SLURM accept
+
+
+def check_settings(plain: Mapping[str, Any], choices: Mapping[str, Any]) -> None:
+    """Raise InputError for settings that do not exist, numbers that are NaN or too large, and texts that hold `${`.
+
+    `plain` is in the recorded form. Classes are looked up in their groups; nothing that a record names is imported.
+    """
+    # Shell lines of a launcher may hold `${HOME}`: no cell records them.
+    check_literal({name: value for name, value in plain.items() if name != "launcher"})
+    errors: list[PruningError] = [*_numbers(plain), *_names(plain, Config, "", choices)]
+    if errors:
+        raise merged_error(errors)
+
+
+def _numbers(plain: Mapping[str, Any]) -> Iterator[InputError]:
+    for path, value in leaves(plain):
+        for number in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(number, float) and not math.isfinite(number):
+                yield InputError(f"{path}={number} is not a finite number: give one that is.")
+            elif isinstance(number, int) and abs(number) > HIGHEST and not path.endswith("seed"):
+                yield InputError(f"{path}={number} is out of range: choose at most {HIGHEST}.")
+
+
+def _names(settings: Any, cls: Any, path: str, choices: Mapping[str, Any]) -> Iterator[InputError]:
+    """Errors for the names that a class of settings does not have, at any depth."""
+    if not isinstance(settings, Mapping):
+        return
+    if CLASS in settings:
+        cls = class_named(path.partition(".")[0], str(settings[CLASS]))
+    if not dataclasses.is_dataclass(cls):
+        return
+    known, hints = class_settings(cls), get_type_hints(cls)
+    for name, value in settings.items():
+        here = f"{path}{name}"
+        if name in known:
+            yield from _names(value, hints.get(name), f"{here}.", choices)
+        elif name != CLASS:
+            yield unknown_setting(here, known, choices.get(here.partition(".")[0]))
+
+
 # The command that runs a recorded configuration again: its options, and the settings that differ from them.
 
 GROUPS = ("model", "objective", "calibration", "algo", "compensation", "heal", "eval")
@@ -155,7 +313,7 @@ RESOURCES = "model.resources."  # left out: these settings only affect where a c
 
 
 def launch_words(config: Mapping[str, Any]) -> list[str]:
-    """The arguments of `python launch.py` for a recorded configuration, or for some of its groups.
+    """The arguments of `depth-pruning grid` for a recorded configuration, or for some of its groups.
 
     Settings that do not affect the outcome of a cell are left out: folders, trackers, batch sizes. Raises InputError
     if a setting is not literal: Hydra would interpret it.
@@ -187,11 +345,12 @@ def _plain(words: Sequence[str]) -> dict[str, Any]:
 
 def _option(group: str, settings: Mapping[str, Any]) -> str:
     """The option that recorded settings come from."""
-    if settings.get(OPTION) in options(group):
-        return str(settings[OPTION])
+    option = settings.get(OPTION)
+    if option in options(group) or (group == "model" and is_hub_name(option)):
+        return str(option)
     classes, contents = option_classes(group), dict[str, dict[str, Any]]()
     for name in options(group):
-        content = yaml.safe_load((CONF / group / f"{name}.yaml").read_text(encoding="utf-8"))
+        content = yaml.safe_load(text_of(group, name))
         contents[name] = {CLASS: classes[name].__name__ if name in classes else None, **content}
     return nearest_option(settings, contents)
 

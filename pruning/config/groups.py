@@ -1,4 +1,7 @@
-"""The groups of `conf/`: the options of each group, and the class that an option configures."""
+"""The groups of `conf/`: the options of each group, what their files say of them, and the class of each option.
+
+Reading the files' text needs neither YAML nor numpy, so `--help` answers at once.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
-from omegaconf import MISSING
-
 from pruning.core.errors import unknown
-from pruning.core.mask import Latency
-from pruning.core.records import settings_classes
-from pruning.routing.router_settings import RouterSettings, TaskStudy
-from pruning.runs.cell import ForwardSettings, Protect
-from pruning.search.choice import NearTies, Racing
 
 # The groups whose options configure a class.
 BUILT = (
@@ -71,12 +67,50 @@ def options(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
+def text_of(group: str, option: str) -> str:
+    """The text of an option's file."""
+    return (CONF / group / f"{option}.yaml").read_text(encoding="utf-8")
+
+
+def description(group: str, option: str) -> str:
+    """The first comment line of an option's file; empty if it begins with something else."""
+    lines = (line for line in text_of(group, option).splitlines() if not line.startswith("# @"))
+    first = next(lines, "")
+    return first.removeprefix("# ") if first.startswith("#") else ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """A setting in a YAML file: its name with dots, its default as it is written, and its comment."""
+
+    name: str
+    default: str
+    comment: str
+
+
+def settings_in(text: str, prefix: str = "") -> Iterator[Setting]:
+    """Yield the settings of a YAML file, each of which stands on a line of its own, in the order of the file."""
+    parents: list[str] = []
+    for line in text.splitlines():
+        if match := re.match(r"( *)(\w+):(?: +([^#\s].*?))?(?: +# (.*))?$", line):
+            indent, name, value, comment = match.groups()
+            parents[len(indent) // 2 :] = [name]
+            if value is not None and parents[0] not in ("defaults", "hydra"):
+                yield Setting(prefix + ".".join(parents), value, comment or "")
+
+
+def default_options() -> dict[str, str]:
+    """The default option of each group."""
+    lines = (CONF / "config.yaml").read_text(encoding="utf-8").splitlines()
+    matches = (re.match(r"  - (\w+): (\w+)", line) for line in lines)
+    return {match[1]: match[2] for match in matches if match}
+
+
 def option_classes(group: str) -> dict[str, Any]:
     """The class that each option of a group configures, from the schema that its file names."""
     classes, found = dict(members(group)), {}
     for name in options(group):
-        text = (CONF / group / f"{name}.yaml").read_text(encoding="utf-8")
-        if match := re.search(rf"/schema/{group}/(\w+)@_here_", text):
+        if match := re.search(rf"/schema/{group}/(\w+)@_here_", text_of(group, name)):
             found[name] = classes[match[1]]
     return found
 
@@ -86,6 +120,10 @@ def members(group: str) -> Iterator[tuple[str, Any]]:
 
     In a group with packages, the schema has the name of the class: `OneShot` is /schema/algo/one_shot.
     """
+    from pruning.core.records import (
+        settings_classes,  # imports numpy, which the text of `--help` does not need
+    )
+
     if group in PACKAGES:
         for _, cls in settings_classes(*PACKAGES[group]):
             yield re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower(), cls
@@ -108,56 +146,3 @@ def class_named(group: str, name: str) -> Any:
     if name not in _by_name(group):
         raise unknown(f"class of {group}", name, _by_name(group))
     return _by_name(group)[name]
-
-
-# The types of the top level of a configuration.
-#
-# The dataclass of an algorithm, objective, calibration, ... is the schema of its YAML files, so a misspelt key fails
-# while the configuration is composed. This module has the types of everything else.
-
-
-@dataclasses.dataclass
-class Paths:
-    """Where results go; a relative path starts from the current folder."""
-
-    results: str = "results"
-
-
-@dataclasses.dataclass
-class ScoreSettings:
-    """Give `share=false` to time an algorithm: the cell then uses no losses that other cells computed."""
-
-    share: bool = True
-
-
-@dataclasses.dataclass
-class Config:
-    """The top level of a configuration. Each group is checked by the schema of its option."""
-
-    model: Any = MISSING
-    objective: Any = MISSING
-    calibration: Any = MISSING
-    algo: Any = MISSING
-    compensation: Any = MISSING
-    heal: Any = MISSING
-    eval: Any = MISSING
-    tracker: Any = MISSING
-    launcher: Any = MISSING
-    ratio: float | None = None
-    k: int | None = None
-    unit: str = "block"
-    budget: str = "parameters"
-    seed: int = 0
-    max_evaluations: int | None = None
-    protect: Protect = dataclasses.field(default_factory=Protect)
-    export: str | None = None
-    guide: bool = False
-    study: str = "default"
-    paths: Paths = dataclasses.field(default_factory=Paths)
-    latency: Latency = dataclasses.field(default_factory=Latency)
-    forward: ForwardSettings = dataclasses.field(default_factory=ForwardSettings)
-    racing: Racing = dataclasses.field(default_factory=Racing)
-    near_ties: NearTies = dataclasses.field(default_factory=NearTies)
-    scores: ScoreSettings = dataclasses.field(default_factory=ScoreSettings)
-    tasks: TaskStudy = dataclasses.field(default_factory=TaskStudy)
-    router: RouterSettings = dataclasses.field(default_factory=RouterSettings)

@@ -10,15 +10,18 @@ import ctypes
 import io
 import logging
 import os
-import pkgutil
 import platform
+import shlex
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from pruning.core.errors import MismatchError, PruningError, RankError, sentence
 
+HELP = {"-h", "--help", "--help=all"}
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 STOPPED = "interrupted: everything finished so far is kept; run the same command again to continue."
 # Plain forms of the characters that the project prints beyond ASCII.
@@ -33,27 +36,65 @@ def is_terminal(stream: Any) -> bool:
         return False
 
 
-def run_command(path: str) -> None:
-    """Import `module:function` and call it, guarded; the import is guarded too, because it can take seconds."""
-    with guarded():
-        pkgutil.resolve_name(path)()
-
-
 def command_words(usage: str | None = None) -> list[str]:
     """The words of a command, after its process is prepared and its log goes to stderr as plain text.
 
     With a `usage`, the command needs words: if there are none, or they ask for help, prints the usage and exits.
     """
-    import logging
-
     prepare_process()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("pruning").setLevel(logging.INFO)
     words = sys.argv[1:]
-    if usage is not None and (not words or {"-h", "--help"} & {*words}):
+    if usage is not None and (not words or HELP & {*words}):
         print(usage)  # noqa: T201 - the command's output
         raise SystemExit(0)
     return words
+
+
+def progress_bar(title: str, form: str, hidden: bool = False, **settings: Any) -> Any:
+    """A tqdm bar on standard error. On a terminal it moves; in a file it is a line at most every 20 seconds."""
+    from tqdm import tqdm
+
+    stream: Any = sys.stderr
+    how: dict[str, Any] = {"file": stream, "dynamic_ncols": True, "mininterval": 0.2}
+    if hidden or stream is None:
+        how["file"] = io.StringIO()
+    elif not is_terminal(stream):
+        how = {"file": _Lines(stream), "mininterval": 20.0}
+    elif not shutil.get_terminal_size(
+        fallback=(0, 0)
+    ).columns:  # tqdm shows nothing on a terminal of no width
+        how |= {"dynamic_ncols": False, "ncols": shutil.get_terminal_size().columns}
+    return tqdm(desc=title, bar_format=form, **how, **settings)
+
+
+class _Lines(io.StringIO):
+    """Writes each state of a bar, which begins with a carriage return, as a line of a file."""
+
+    def __init__(self, stream: Any) -> None:
+        super().__init__()
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Returns how many characters were given."""
+        if line := text.strip():
+            self._stream.write(f"{line}\n")
+        return len(text)
+
+    def flush(self) -> None:
+        """Write what the stream holds."""
+        self._stream.flush()
+
+
+def typed_command() -> str:
+    """The command line of this process as it was typed. An installed program stands there by its name."""
+    program, *words = sys.orig_argv
+    if words and not words[0].startswith("-") and not words[0].endswith(".py"):
+        program, *words = words
+        found = shutil.which(Path(program).name)
+        if found is not None and Path(found).resolve() == Path(program).resolve():
+            program = Path(program).name
+    return shlex.join([program, *words])
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Cut the blocks of a mask out of a GGUF file, and prove that the smaller file equals the masked model.
 
-python -m pruning.export CELL_OR_MASK out=FILE.gguf
-python -m pruning.export --drop 3,7,12 out=FILE.gguf model=local model.path=MODEL.gguf
+depth-pruning export CELL_OR_MASK out=FILE.gguf
+depth-pruning export --drop 3,7,12 out=FILE.gguf model=local model.path=MODEL.gguf
 
 No weight is dequantised: tensors are copied byte by byte under new numbers. The proof is made by transformers, which
 loads both files and dequantises them in the same way.

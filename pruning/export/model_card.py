@@ -276,12 +276,12 @@ def _commands(wanted: Request) -> Iterator[str]:
     healed = wanted.healed is not None
     if wanted.result is not None:
         *earlier, last = (
-            ["python", "launch.py", *launch_words(portable(one))] for one in launched(wanted.result, healed)
+            ["depth-pruning", "grid", *launch_words(portable(one))] for one in launched(wanted.result, healed)
         )
         yield from map(shlex.join, earlier)
         yield shlex.join(last if healed else [*last, f"export={out}"])
     if healed:
-        yield f"python -m pruning.export CELL out={out} healed=true"
+        yield f"depth-pruning export CELL out={out} healed=true"
     elif wanted.scales is None and wanted.repair is None:
         model = {CLASS: "Model", **portable(dataclasses.asdict(wanted.model))}
         words = ["--drop", ",".join(wanted.mask.names()), *launch_words({"model": model}), f"out={out}"]

@@ -187,7 +187,7 @@ def check_same(
         named = " and another ".join("healing" if name == "healed" else name for name in fixed)
         raise InputError(
             f"{out} holds an export of this model and mask with another {named}: choose another place, or let "
-            "`python -m pruning.export` replace it, with force=true."
+            "`depth-pruning export` replace it, with force=true."
         )
 
 

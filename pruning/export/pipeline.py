@@ -1,8 +1,8 @@
 """Write a model without the removed blocks, and prove that it equals the masked model.
 
-python -m pruning.export CELL_OR_MASK out=DIR                  a finished cell's folder, or a mask.json and model=NAME
-python -m pruning.export --drop 3,7,12 out=DIR model=local model.path=MODEL
-python -m pruning.export CELL_OR_MASK out=FILE.gguf            the same for a GGUF file (gguf_export.py)
+depth-pruning export CELL_OR_MASK out=DIR                  a finished cell's folder, or a mask.json and model=NAME
+depth-pruning export --drop 3,7,12 out=DIR model=local model.path=MODEL
+depth-pruning export CELL_OR_MASK out=FILE.gguf            the same for a GGUF file (gguf_export.py)
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 def main() -> None:
-    """The entry point of `python -m pruning.export` and of `depth-pruning-export`."""
+    """The entry point of `depth-pruning export` and of `depth-pruning export`."""
     with guarded():
         prepare_process()
         logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)

@@ -35,15 +35,15 @@ if TYPE_CHECKING:
 
 SETTINGS = ("out", "force", "verify", "max_shard_size", "form", "healed", "model")
 FORMS = ("smaller", "zeros")
-USAGE = """python -m pruning.export CELL_OR_MASK out=DIR [model=NAME] [model.SETTING=VALUE ...]
-       python -m pruning.export --drop 3,7,12 out=DIR [model=NAME] [model.SETTING=VALUE ...]
-       python -m pruning.export --drop "a3 m7 b12" out=DIR [model=NAME] [model.SETTING=VALUE ...]
-       python -m pruning.export ... out=FILE.gguf [...]"""
+USAGE = """depth-pruning export CELL_OR_MASK out=DIR [model=NAME] [model.SETTING=VALUE ...]
+       depth-pruning export --drop 3,7,12 out=DIR [model=NAME] [model.SETTING=VALUE ...]
+       depth-pruning export --drop "a3 m7 b12" out=DIR [model=NAME] [model.SETTING=VALUE ...]
+       depth-pruning export ... out=FILE.gguf [...]"""
 MORE = """CELL_OR_MASK is the folder of a finished cell, or a mask.json. model=NAME is an option of conf/model
 (default smollm2); for any other directory or a GGUF file, give model=local model.path=PATH. For a cell, leave the
 model out. out=FILE.gguf cuts the blocks out of the GGUF file of a model, without dequantising it. --drop a3,m7,b12
 removes the attention of block 3, the MLP of block 7, and block 12; parts of blocks become zeros (form=zeros), whole
-blocks are cut out. healed=true writes the weights of the cell's healing (`python -m pruning.heal`). verify=false
+blocks are cut out. healed=true writes the weights of the cell's healing (`depth-pruning heal`). verify=false
 skips the comparison with the masked model; max_shard_size=5GB. An export replaces an earlier export of the same
 model and mask; force=true replaces it even if its precision, compensation or healing differs. A directory that holds
 anything else, or a changed file, is never replaced."""
@@ -142,7 +142,7 @@ def settled(wanted: Request) -> Request:
 
 def parse(arguments: Sequence[str]) -> Request:
     """The request of a command line. Raises an InputError of one sentence if the command line is invalid."""
-    parser = argparse.ArgumentParser("pruning.export", usage=USAGE, epilog=MORE)
+    parser = argparse.ArgumentParser("depth-pruning export", usage=USAGE, epilog=MORE)
     parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
     parser.add_argument("--drop", metavar="BLOCKS", help="what to remove: 3,7,12 or a3,m7,b12")
     options = parser.parse_intermixed_args(list(arguments))
@@ -291,7 +291,7 @@ def of_healed(cell: Path | None, wanted: Request) -> Request:
     if cell is None or wanted.result is None or "heal" not in wanted.result:
         raise InputError(
             "healed=true needs a cell that was healed: give its folder, and heal it first with "
-            "`python -m pruning.heal CELL`."
+            "`depth-pruning heal CELL`."
         )
     selection = wanted.result["heal"].get("selection")
     mask = wanted.mask if selection is None else Mask.from_json(selection["mask"])

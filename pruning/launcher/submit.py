@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from pruning.config.compose import build
+from pruning.config.app import build
 from pruning.config.groups import class_named
 from pruning.core.errors import DamagedError, InputError
 from pruning.core.records import CLASS, Failure, outward

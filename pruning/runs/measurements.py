@@ -7,10 +7,8 @@ metrics to the metrics of earlier evaluations.
 
 from __future__ import annotations
 
-import io
 import json
 import math
-import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from filelock import FileLock
-from tqdm import tqdm
 
 from pruning.core import storage
 from pruning.core.errors import DamagedError, InputError, LossError, PruningError, first_line
@@ -38,7 +35,7 @@ from pruning.core.records import (
     without_error,
 )
 from pruning.core.storage import digest, text_sha256
-from pruning.core.terminal import is_terminal
+from pruning.core.terminal import progress_bar
 from pruning.engine import collectives
 from pruning.engine.compensation import Linear
 from pruning.evaluation import Data, DataBesideDense, Evaluation, Measured, digests_of
@@ -388,18 +385,15 @@ def recorded_repair(cell: Cell, done: DoneResult) -> Repair | None:
 
 # If a search can need more evaluations than this, no total is shown: the search continues while it improves.
 OPEN = 100_000
-BAR = "{desc} {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} evaluations{postfix} [{elapsed}<{remaining}]"
-COUNT = "{desc} {n_fmt} evaluations{postfix} [{elapsed}]"
-PART = "{desc} {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} batches [{elapsed}<{remaining}]"
+# What a narrow terminal cuts off comes last.
+BAR = "{percentage:3.0f}%|{bar:10}| {n_fmt}/{total_fmt} evaluations [{elapsed}<{remaining}]{postfix}  {desc}"
+COUNT = "{n_fmt} evaluations [{elapsed}]{postfix}  {desc}"
+PART = "{percentage:3.0f}%|{bar:10}| {n_fmt}/{total_fmt} batches [{elapsed}<{remaining}]  {desc}"
 
 
 def _bar(title: str, form: str, hidden: bool = False, **settings: Any) -> Any:
-    """A bar on standard error, unless another rank shows it or there is no such stream."""
-    hidden = hidden or sys.stderr is None or not collectives.is_first()
-    # On a terminal, the bar moves. A log file gets a new line every 20 seconds at most.
-    interval = 0.2 if is_terminal(sys.stderr) else 20.0
-    file = io.StringIO() if hidden else None
-    return tqdm(desc=title, bar_format=form, file=file, dynamic_ncols=True, mininterval=interval, **settings)
+    """A bar on standard error, unless another rank shows it."""
+    return progress_bar(title, form, hidden or not collectives.is_first(), **settings)
 
 
 class Progress:

@@ -13,9 +13,10 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from pruning.config.app import register
-from pruning.config.compose import check_choices, check_words, explained, launcher_of, ordered
+from pruning.config.app import add_hub_models, register
+from pruning.config.compose import launcher_of
 from pruning.config.groups import CONF
+from pruning.config.words import check_choices, check_line, check_words, explained, ordered
 from pruning.core import storage
 from pruning.core.errors import InputError
 from pruning.core.terminal import FAILED, INTERRUPTED, guarded
@@ -132,7 +133,7 @@ def _check_export(cells: Sequence[Cell]) -> None:
     if len(cells) > 1:
         raise InputError(
             f"export=DIR is for one cell, and this command asks for {len(cells)}: export finished cells one by one "
-            "with `python -m pruning.export CELL out=DIR`."
+            "with `depth-pruning export CELL out=DIR`."
         )
     from pruning.export.launch_check import check_export
 
@@ -173,8 +174,10 @@ def _launch(composed: DictConfig) -> None:
 
 def launch() -> None:
     """Run the command in `sys.argv`. Raises InputError if Hydra cannot read it or a setting does not exist."""
+    check_line(sys.argv[1:])
     sys.argv[1:] = words = ordered(sys.argv[1:])
     register()
+    add_hub_models(words)
     check_words(words)
     check_choices(words)
     if RAISE in os.environ:  # the user wants Hydra's own words

@@ -1,10 +1,10 @@
 """Make a better small model from a model, with one command.
 
-depth-pruning-compress MODEL [OUT] [ratio=0.2] [NAME=VALUE ...]
+depth-pruning compress MODEL [OUT] [ratio=0.2] [NAME=VALUE ...]
 
-MODEL is a directory that save_pretrained wrote, a GGUF file, or a name in conf/model such as smollm2. OUT is the
-directory for the smaller model. NAME=VALUE are settings as in `python launch.py experiment=compress`, of which this
-is the short form: docs/compress.md.
+MODEL is a directory that save_pretrained wrote, a GGUF file, OWNER/NAME on the hub, or an option of the group model,
+such as smollm2. OUT is the directory for the smaller model. NAME=VALUE are settings as in
+`depth-pruning grid experiment=compress`, of which this is the short form.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from pruning.core.errors import InputError
 from pruning.core.terminal import command_words, guarded
 from pruning.study import launch
 
-USAGE = "depth-pruning-compress MODEL [OUT] [ratio=0.2] [NAME=VALUE ...]"
+USAGE = "depth-pruning compress MODEL [OUT] [ratio=0.2] [NAME=VALUE ...]"
 
 
 def main() -> None:
-    """The command `depth-pruning-compress`. If anything is wrong, prints it in plain words."""
+    """The command `depth-pruning compress`. If anything is wrong, prints it in plain words."""
     with guarded():
         sys.argv[1:] = launch_words(command_words(__doc__))
         launch.main()
 
 
 def launch_words(words: Sequence[str]) -> list[str]:
-    """The words of `launch.py` for words of this command. Raises InputError if the model is missing or unknown."""
-    from pruning.config.compose import is_setting
+    """The words of `depth-pruning grid` for these words. Raises InputError if the model is missing or unknown."""
     from pruning.config.groups import options
+    from pruning.config.words import is_hub_name, is_setting
 
     places = [word for word in words if not is_setting(word) and not word.startswith("-")]
     if not 1 <= len(places) <= 2:
@@ -40,11 +40,12 @@ def launch_words(words: Sequence[str]) -> list[str]:
     place, known = places[0], [name for name in options("model") if name != "local"]
     if Path(place).expanduser().exists():
         model = ["model=local", f"model.path={_quoted(place)}"]
-    elif place in known:
+    elif place in known or is_hub_name(place):
         model = [f"model={place}"]
     else:
         raise InputError(
-            f"there is no model '{place}': give a directory, a GGUF file, or one of {', '.join(known)}."
+            f"there is no model '{place}': give a directory, a GGUF file, OWNER/NAME on the hub, or one of "
+            f"{', '.join(known)}."
         )
     out = [f"export={_quoted(folder)}" for folder in places[1:]]
     return ["experiment=compress", *model, *out, *(word for word in words if word not in places)]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import shlex
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,6 +25,7 @@ from pruning.core.errors import (
     sentence,
 )
 from pruning.core.records import LOG, NAME, DoneResult, ErrorRecord, Failure, read_done, same_settings
+from pruning.core.terminal import typed_command
 from pruning.engine import collectives
 from pruning.launcher import Launcher
 from pruning.launcher.cell_state import CellState, StateName, finished
@@ -48,6 +47,7 @@ class Outcome:
     busy: dict[str, BusyError] = field(default_factory=dict)
     left_out: dict[str, OutOfReachError] = field(default_factory=dict)
     in_flight: dict[str, CellState] = field(default_factory=dict)
+    submitted: list[str] = field(default_factory=list)  # cells whose jobs this command waits for
 
 
 @contextmanager
@@ -176,14 +176,12 @@ def _is_done(cell: Cell, outcome: Outcome) -> bool:
 def _prepare(cells: Sequence[Cell], outcome: Outcome, in_flight: bool = False) -> list[Any]:
     """Draw and check the samples of all cells before the first search starts.
 
-    Raises one InputError for all bad input. If a model or data set cannot be reached, only the cells that use it
-    fail. A cell whose search would need too many evaluations is left out; if no other cell remains, and none is in
-    flight, raises InputError.
+    Raises one InputError for all bad input, and for models and data sets that cannot be reached. A cell whose search
+    would need too many evaluations is left out; if no other cell remains, and none is in flight, raises InputError.
     """
     if not cells:
         return []
     from pruning.runs.prepare import Drawn, prepare
-    from pruning.runs.run_cell import record_failure
 
     drawn, ready, errors = Drawn(), [], []
     for cell in cells:
@@ -191,11 +189,9 @@ def _prepare(cells: Sequence[Cell], outcome: Outcome, in_flight: bool = False) -
             ready.append(prepare(cell, drawn))
         except OutOfReachError as error:
             outcome.left_out[cell.key] = error
-        except InputError as error:
+        except (InputError, UnreachableError) as error:
             errors.append(error)
-        except UnreachableError as error:
-            outcome.failed[cell.key] = record_failure(cell, error)
-    if not (ready or errors or outcome.done or outcome.failed or in_flight):
+    if not (ready or errors or outcome.done or in_flight):
         errors += outcome.left_out.values()
     if errors:
         raise merged_error(errors)
@@ -265,6 +261,7 @@ def _run_jobs(cells: Sequence[Cell], pending: Sequence[Cell], launcher: Launcher
     if not launcher.wait:
         outcome.in_flight = cell_states(results, keys)
         return
+    outcome.submitted = keys
     asked, again = {cell.key: cell for cell in pending}, []
     for key, ended in submit.settle(launcher, results, keys).items():
         if ended.state is not StateName.DONE:
@@ -306,7 +303,7 @@ def _tracked(step: str, action: Callable[[], None]) -> None:
         action()
     except Exception as error:
         log.warning(
-            "the tracker could not %s (%s): results are safe; run `python -m pruning.track RESULTS`, with "
+            "the tracker could not %s (%s): results are safe; run `depth-pruning track RESULTS`, with "
             "tracker.uri=URI if you set it, to try again",
             step,
             error,
@@ -337,9 +334,8 @@ def sum_up(cells: Sequence[Cell], outcome: Outcome) -> None:
 
 def say_how_to_resume(cells: Sequence[Cell], outcome: Outcome) -> None:
     """After Ctrl-C, print what is kept and the command that resumes."""
-    command = shlex.join([sys.executable, *sys.argv])
+    jobs = f"\n{len(outcome.submitted)} jobs keep running." if outcome.submitted else ""
     say(
         f"\nInterrupted: {len(outcome.done)} of {len(cells)} cells are done, and every loss computed so far is kept "
-        f"in {cells[0].results}. Submitted jobs keep running.\n"
-        f"To resume, run the same command again:\n    {command}"
+        f"in {cells[0].results}.{jobs}\nTo resume, run the same command again:\n    {typed_command()}"
     )

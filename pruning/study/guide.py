@@ -82,7 +82,7 @@ def say_where(cell: Cell) -> None:
     assert cell.export is not None
     folder, here = cell.results, Path.cwd()
     shown = folder.relative_to(here) if folder.is_relative_to(here) else folder
-    say(f"card    {cell.export / 'README.md'}\ncell    {cell.folder}\nlook    python -m pruning.ui {shown}")
+    say(f"card    {cell.export / 'README.md'}\ncell    {cell.folder}\nlook    depth-pruning ui {shown}")
 
 
 def speed_cell(cell: Cell) -> Cell:

@@ -1,6 +1,6 @@
 """Heal the mask of a finished cell: train the pruned model, and measure it with the cell's evaluation.
 
-python -m pruning.heal CELL heal=lora heal.tokens=200000
+depth-pruning heal CELL heal=lora heal.tokens=200000
 
 CELL is the folder of a finished cell. Settings are those of `heal` in a launch (conf/heal); the default is heal=lora.
 Settings of `tracker`, and model.offload, are taken from the command if it gives them. Because a folder can come from
@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from pruning.config.compose import names_folder
+from pruning.config.words import names_folder
 from pruning.core.errors import InputError
 from pruning.core.records import NAME, OPTION, outward, read_result, recorded
 from pruning.core.terminal import command_words
@@ -22,12 +22,12 @@ from pruning.study import text_tables
 from pruning.study.grid import Outcome, joined_ranks, record_cells, start_tracker
 from pruning.study.text_tables import say
 
-USAGE = "python -m pruning.heal CELL [heal=lora|full|distill] [heal.SETTING=VALUE ...]"
+USAGE = "depth-pruning heal CELL [heal=lora|full|distill] [heal.SETTING=VALUE ...]"
 ALLOWED = tuple(f"{name}{end}" for name in ("heal", "tracker", "model.offload") for end in "=.")
 
 
 def main() -> None:
-    """The command `python -m pruning.heal`. Errors are raised, and `run_command` prints them in plain words."""
+    """The command `depth-pruning heal`. Errors are raised, and `run_command` prints them in plain words."""
     words = command_words(f"usage: {USAGE}\n\n{__doc__}")
     with joined_ranks():
         heal_folder(cell_of(words))

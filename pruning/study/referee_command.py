@@ -1,9 +1,9 @@
 """Score published masks: what papers print, what is measured here, and what explains the gap; docs/published.md.
 
-python -m pruning.referee --dry-run             what it would do, what is missing, and how long it takes
-python -m pruning.referee                       all masks: needs GPUs and a hub account
-python -m pruning.referee --only sleb,llama3_8b some: names of files, models or masks
-python -m pruning.referee --only ours eval=embedded_windows     this project's own masks: no hub, minutes on two cores
+depth-pruning referee --dry-run             what it would do, what is missing, and how long it takes
+depth-pruning referee                       all masks: needs GPUs and a hub account
+depth-pruning referee --only sleb,llama3_8b some: names of files, models or masks
+depth-pruning referee --only ours eval=embedded_windows     this project's own masks: no hub, minutes on two cores
 
 SETTING=VALUE is a setting of a launch. `eval` names the one protocol, and the other settings that count are those of
 `model`, `forward`, `tracker` and `paths`.
@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from pruning.config.app import composed
-from pruning.config.compose import cell_of, check_choices, check_words, explained
+from pruning.config.compose import cell_of
+from pruning.config.words import check_choices, check_words, explained
 from pruning.core import storage
 from pruning.core.errors import InputError, PruningError, unknown
 from pruning.core.terminal import FAILED, command_words
@@ -40,7 +41,7 @@ STANDIN_TEXT = Protocol("pydoc")  # a stand-in is measured on a text that is alw
 
 
 def main() -> None:
-    """The command `python -m pruning.referee`. Errors are raised, and `run_command` prints them in plain words."""
+    """The command `depth-pruning referee`. Errors are raised, and `run_command` prints them in plain words."""
     if status := run_referee(command_words()):
         raise SystemExit(status)
 
@@ -80,7 +81,6 @@ def run_referee(words: Sequence[str]) -> int:
 def _parsed(words: Sequence[str]) -> argparse.Namespace:
     """The arguments. Raises InputError if one is out of range; argparse itself refuses others."""
     parser = argparse.ArgumentParser(
-        prog="python -m pruning.referee",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

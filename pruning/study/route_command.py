@@ -1,6 +1,6 @@
 """Choose for a prompt which units a model runs without, say why, and generate without them.
 
-python -m pruning.route WHERE PROMPT [question=true] [max_new_tokens=64] [results=results]
+depth-pruning route WHERE PROMPT [question=true] [max_new_tokens=64] [results=results]
 
 WHERE is a folder with a router, such as results/routing/NAME, or the name of a study of tasks that has one router.
 question=true puts a bare question into the wording that the router was fitted to. max_new_tokens=0 generates nothing.
@@ -16,19 +16,19 @@ from pruning.core.terminal import command_words
 from pruning.routing import router_files
 from pruning.study.text_tables import say
 
-USAGE = 'python -m pruning.route WHERE "PROMPT" [question=true] [max_new_tokens=64] [results=results]'
+USAGE = 'depth-pruning route WHERE "PROMPT" [question=true] [max_new_tokens=64] [results=results]'
 DEFAULTS = {"question": "false", "max_new_tokens": "64", "results": "results"}
 
 
 def main() -> None:
-    """The command `python -m pruning.route`. Errors are raised, and `run_command` prints them in plain words."""
+    """The command `depth-pruning route`. Errors are raised, and `run_command` prints them in plain words."""
     words = command_words(f"usage: {USAGE}\n\n{__doc__}")
     if len(words) < 2:
         raise InputError(f"{len(words)} words are given: give a folder or a study, and a prompt. {USAGE}")
     where, prompt, *settings = words
     given = DEFAULTS | dict(word.partition("=")[::2] for word in settings)
     for name in given.keys() - DEFAULTS:
-        raise unknown("setting of pruning.route", name, DEFAULTS)
+        raise unknown("setting of route", name, DEFAULTS)
     if given["question"] not in ("true", "false"):
         raise InputError(f"question={given['question']} is not valid: give true or false.")
     if not (count := given["max_new_tokens"]).isdecimal():
@@ -53,8 +53,8 @@ def folder_of(where: str, results: Path) -> Path:
     if not found:
         raise InputError(
             f"{where} is no folder with a {router_files.ROUTER}, and {results} holds no router of that study: "
-            "give the folder of a router, or results=DIR. `python launch.py experiment=tasks tasks.folder=DIR` makes "
-            "one."
+            "give the folder of a router, or results=DIR. One is made by `depth-pruning grid experiment=tasks "
+            "tasks.folder=DIR`."
         )
     if len(found) > 1:
         listed = "\n".join(map(str, found))

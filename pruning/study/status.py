@@ -1,9 +1,9 @@
 """Show the cells that were submitted as jobs; cancel, retry or collect them.
 
-python -m pruning.status [RESULTS]           a table; on a terminal it is live until all cells have ended
-python -m pruning.status cancel [RESULTS]    cancel waiting cells, stop running ones
-python -m pruning.status retry [RESULTS]     submit failed and lost cells again with the current code
-python -m pruning.status collect [RESULTS]   record finished cells in MLflow; tracker.uri=URI for another store
+depth-pruning status [RESULTS]           a table; on a terminal it is live until all cells have ended
+depth-pruning status cancel [RESULTS]    cancel waiting cells, stop running ones
+depth-pruning status retry [RESULTS]     submit failed and lost cells again with the current code
+depth-pruning status collect [RESULTS]   record finished cells in MLflow; tracker.uri=URI for another store
 
 Because a folder can come from somebody else, retry asks for recorded settings that run commands or write outside of
 it: it prints the command that gives them.
@@ -29,7 +29,7 @@ from rich.live import Live
 from rich.table import Table
 from tqdm import tqdm
 
-from pruning.config.compose import names_folder
+from pruning.config.words import names_folder
 from pruning.core.errors import InputError, first_line, unknown
 from pruning.core.scoring import NAME, read_trace
 from pruning.core.terminal import command_words, is_terminal
@@ -54,7 +54,7 @@ BAD = (StateName.FAILED, StateName.LOST)
 
 
 def main() -> None:
-    """The command `python -m pruning.status`. Errors are raised, and `run_command` prints them in plain words."""
+    """The command `depth-pruning status`. Errors are raised, and `run_command` prints them in plain words."""
     words = command_words()
     if {"-h", "--help"} & {*words}:
         say(str(__doc__))

@@ -145,12 +145,13 @@ def _check_database(file: Path) -> None:
     if not file.exists():
         near = near_names(file.name, [path.name for path in file.parent.glob("*.db")])
         raise InputError(
-            f"there is no MLflow database {file}.{near} `make track` builds one from the results files."
+            f"there is no MLflow database {file}.{near} `depth-pruning track RESULTS` builds one from the files "
+            "of the results."
         )
     if (fault := damage(file)) is not None:
         raise InputError(
-            f"the MLflow database {file} is damaged ({fault}): `python -m pruning.track` builds the one beside the "
-            "results again; move any other one away first."
+            f"the MLflow database {file} is damaged ({fault}): `depth-pruning track RESULTS` builds the one "
+            "beside the results again; move any other one away first."
         )
     with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as database:
         if not database.execute("select 1 from sqlite_master where name = 'experiments'").fetchone():

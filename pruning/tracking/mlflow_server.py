@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LATER = "python -m pruning.track RESULTS tracker.uri=URI"
+LATER = "depth-pruning track RESULTS tracker.uri=URI"
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,10 @@
 """Record every cell of a results folder in MLflow again, from its files.
 
-python -m pruning.track [RESULTS] [tracker.uri=URI]
+depth-pruning track [RESULTS] [tracker.uri=URI]
 
 Cells go to the SQLite file in RESULTS, or to the store URI. A recorded tracker.uri is used only if the command or
 MLFLOW_TRACKING_URI names it too, because RESULTS can come from somebody else. For tracker=server, runs of dead jobs
-are closed. The table of published masks is recorded, too. `make track` does the same.
+are closed. The table of published masks is recorded, too.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from typing import Any, TypeAlias
 
 import yaml
 
-from pruning.config.compose import build, names_folder
+from pruning.config.app import build
+from pruning.config.words import names_folder
 from pruning.core.errors import DamagedError, InputError, PruningError, first_line, merged_error
 from pruning.core.records import CLASS, NAME, outward, without_option
 from pruning.runs.cell import Tracker
@@ -31,9 +32,9 @@ log = logging.getLogger(__name__)
 
 
 def main() -> None:
-    """The command `python -m pruning.track`."""
+    """The command `depth-pruning track`."""
     parser = argparse.ArgumentParser(
-        prog="python -m pruning.track",
+        prog="depth-pruning track",
         usage="%(prog)s [RESULTS] [tracker.uri=URI]",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -159,7 +160,7 @@ def _settings(path: Path) -> Mapping[str, Any]:
     return settings
 
 
-# The command `python -m pruning.ui`
+# The command `depth-pruning ui`
 
 
 def browse() -> None:
@@ -168,7 +169,7 @@ def browse() -> None:
     No database is created: `make track` does that.
     """
     description = "Browse the runs of a results folder in MLflow; `make ui` does the same."
-    parser = argparse.ArgumentParser(prog="python -m pruning.ui", description=description)
+    parser = argparse.ArgumentParser(prog="depth-pruning ui", description=description)
     parser.add_argument("results", nargs="?", default="results", help="the folder of the cells")
     parser.add_argument("--port", type=int, default=5000)
     asked = parser.parse_args()
@@ -193,6 +194,6 @@ def page(results: Path, port: int) -> str:
     with plain_errors(database):
         experiment = connect(f"sqlite:///{database}").get_experiment_by_name(MLflow.experiment)
     if experiment is None:
-        raise PruningError(f"{database} has no runs: `python -m pruning.track {results}` records them.")
+        raise PruningError(f"{database} has no runs: `depth-pruning track {results}` records them.")
     number = experiment.experiment_id
     return f"http://localhost:{port}/#/experiments/{number}/runs?workflowType=machine_learning"

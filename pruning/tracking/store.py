@@ -35,7 +35,7 @@ class MLflow:
     """Records one MLflow run per cell, with a tag that names the cell's studies. Runs are not nested.
 
     The default store is an SQLite file beside the results. Cells write only to their folders. The command that
-    started the cells, or `python -m pruning.track`, writes the store.
+    started the cells, or `depth-pruning track`, writes the store.
     """
 
     uri: str | None = None
@@ -174,7 +174,7 @@ def put_aside_if_damaged(database: Path) -> None:
         if (part := Path(f"{database}{end}")).exists():
             part.rename(f"{aside}{end}")
     log.warning(
-        "%s is damaged (%s): it is now %s, and a new one is begun: `python -m pruning.track` fills it.",
+        "%s is damaged (%s): it is now %s, and a new one is begun: `depth-pruning track` fills it.",
         database,
         fault,
         aside,

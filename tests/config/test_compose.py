@@ -8,8 +8,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from pruning.config import groups
-from pruning.config.app import composed
-from pruning.config.compose import build, cell_of, recorded_cell
+from pruning.config.app import build, composed
+from pruning.config.compose import cell_of, recorded_cell
 from pruning.core.errors import InputError
 from pruning.core.records import CLASS, OPTION, TARGET, recorded
 from pruning.launcher.local import InProcess, LocalPool

@@ -1,4 +1,4 @@
-"""A launch with `heal=`, and `python -m pruning.heal` on a finished cell."""
+"""A launch with `heal=`, and `depth-pruning heal` on a finished cell."""
 
 from __future__ import annotations
 

@@ -16,8 +16,8 @@ import pytest
 import yaml
 
 from analysis.data import archive
-from pruning.config.app import build_option, composed, launch_words
-from pruning.config.compose import build, cell_of, recorded_cell
+from pruning.config.app import build, build_option, composed, launch_words
+from pruning.config.compose import cell_of, recorded_cell
 from pruning.core.errors import DamagedError, InputError, PruningError
 from pruning.core.records import read_result
 from pruning.core.storage import file_sha256

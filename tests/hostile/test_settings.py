@@ -11,9 +11,9 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from pruning.config.app import composed
-from pruning.config.compose import check_settings, check_words, ordered
+from pruning.config.app import check_settings, composed
 from pruning.config.groups import options
+from pruning.config.words import check_words, ordered
 from pruning.core.errors import InputError, first_line
 from pruning.core.mask import Removal
 from pruning.launcher.slurm import Slurm

@@ -1,4 +1,4 @@
-"""`python -m pruning.referee`: a dry run, what is refused, a stand-in for the 7B models, resuming, our own masks."""
+"""`depth-pruning referee`: a dry run, what is refused, a stand-in for the 7B models, resuming, our own masks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m pruning.status` on a real cluster: show, cancel, retry, collect."""
+"""`depth-pruning status` on a real cluster: show, cancel, retry, collect."""
 
 from __future__ import annotations
 

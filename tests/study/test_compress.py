@@ -1,4 +1,4 @@
-"""`experiment=compress` and `depth-pruning-compress`: what it will take, the models side by side, the export."""
+"""`experiment=compress` and `depth-pruning compress`: what it will take, the models side by side, the export."""
 
 from __future__ import annotations
 
@@ -218,7 +218,7 @@ def test_the_words_of_the_command(tmp_path: Path) -> None:
 
 def test_the_command_is_installed_and_explains_itself() -> None:
     project = (Path(__file__).parents[2] / "pyproject.toml").read_text()
-    assert 'depth-pruning-compress = "pruning.study.compress:main"' in project
+    assert 'depth-pruning compress = "pruning.study.compress:main"' in project
     code = [sys.executable, "-c", "from pruning.study.compress import main; main()", "--help"]
     ended = subprocess.run(code, check=True, capture_output=True, text=True)
-    assert "depth-pruning-compress MODEL [OUT]" in ended.stdout
+    assert "depth-pruning compress MODEL [OUT]" in ended.stdout

@@ -1,4 +1,4 @@
-"""`python -m pruning.status`, with fake SLURM commands whose answers each test chooses."""
+"""`depth-pruning status`, with fake SLURM commands whose answers each test chooses."""
 
 from __future__ import annotations
 

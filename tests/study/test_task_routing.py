@@ -83,7 +83,7 @@ def test_a_folder_of_tasks_gives_sets_a_cross_table_and_a_router(
 def check_command(
     folder: Path, record: dict[str, Any], results: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
 ) -> None:
-    """`python -m pruning.route` finds the router by its study, chooses a set, says why and generates."""
+    """`depth-pruning route` finds the router by its study, chooses a set, says why and generates."""
     words = [
         "tasks",
         "Which of these tools is it?",

@@ -117,7 +117,7 @@ def test_runs_that_a_server_missed_while_it_was_down_are_sent_later(
     )
     assert ended.status == 0, ended.err
     assert time.monotonic() - started < 60
-    assert "python -m pruning.track" in ended.err
+    assert "depth-pruning track" in ended.err
     (cell,) = [result["cell"] for result in ended.all()]
     assert cell not in runs(server)
     monkeypatch.setattr("sys.argv", ["track", str(ended.results), f"tracker.uri={server}"])

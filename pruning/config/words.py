@@ -1,0 +1,238 @@
+"""Check the words of a command line before Hydra reads them, and say in plain words what Hydra refuses."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, Glob, QuotedString
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+
+from pruning.config.groups import (
+    BUILT,
+    CONF,
+    GROUPS,
+    class_settings,
+    default_options,
+    option_classes,
+    options,
+    settings_in,
+)
+from pruning.core.errors import InputError, PruningError, first_line, merged_error, near_names, unknown
+
+# The settings that every cell has.
+KEPT = {
+    setting.name.partition(".")[0]
+    for setting in settings_in((CONF / "config.yaml").read_text(encoding="utf-8"))
+}
+
+SWEEP = {"-m", "--multirun"}
+MAPPINGS = ("texts", "items", "templates", "max_memory")  # settings whose values are written in braces
+TYPES = {
+    "Float": "a number",
+    "Integer": "a whole number, such as 1000000 instead of 1e6",
+    "Boolean": "true or false",
+    "String": "text",
+}
+
+
+def is_setting(word: str) -> bool:
+    """Whether a word gives or removes a setting: `name=value`, `+name=value`, `~name`."""
+    return word.startswith("~") or ("=" in word and not word.startswith("-"))
+
+
+def names_folder(word: str) -> bool:
+    """Whether a word of a command that takes folders and settings is a folder: `results`, `~/results`, `./k=1`."""
+    return "=" not in word or word.startswith(("/", "~", "."))
+
+
+def ordered(words: Sequence[str]) -> list[str]:
+    """The words with all settings before all flags: Hydra does not accept settings on both sides of a flag."""
+    return sorted(words, key=lambda word: not is_setting(word))
+
+
+HUB = re.compile(r"[\w-][\w.-]*/[\w.-]+")  # OWNER/NAME
+
+
+def is_hub_name(name: object) -> bool:
+    """Whether a value of `model` is a name on the hub, OWNER/NAME, and no path of a file or folder."""
+    return isinstance(name, str) and bool(HUB.fullmatch(name)) and not Path(name).exists()
+
+
+def hub_names(words: Sequence[str]) -> list[str]:
+    """The names on the hub that words such as `model=smollm2,OWNER/NAME` give."""
+    values = (word.partition("=")[2].split(",") for word in words if word.startswith("model="))
+    return [name for given in values for name in given if is_hub_name(name)]
+
+
+# Flags of Hydra whose next word is their value.
+VALUED = (
+    "--cfg",
+    "-c",
+    "--package",
+    "-p",
+    "--config-path",
+    "-cp",
+    "--config-name",
+    "-cn",
+    "--config-dir",
+    "-cd",
+)
+VALUED += ("--info", "-i", "--shell-completion", "-sc")
+
+
+def check_line(words: Sequence[str]) -> None:
+    """Raise InputError for a word that is neither a setting nor a flag of Hydra: the text says how to write it."""
+    known = {*GROUPS, *KEPT}
+    for before, word, after in zip(["", *words], words, [*words[1:], ""], strict=False):
+        name, _, value = word.lstrip("-").partition("=")
+        if word.startswith("--") and name.partition(".")[0] in known:
+            raise InputError(f"{word}: settings have no dashes. Write {name}={value or after or 'VALUE'}.")
+        if word.startswith("-") or (is_setting(word) and name) or before in VALUED:
+            continue
+        if spaced := re.search(r"(\S+)(?: = ?| ?= )(\S+)", " ".join((before, word, after, *words[-1:]))):
+            raise InputError(f"{word}: there are spaces beside an =. Write {spaced[1]}={spaced[2]}.")
+        groups = [group for group in GROUPS if word in options(group)] or ["NAME"]
+        raise InputError(f"{word} is no setting: write NAME=VALUE, such as {groups[0]}={word}.")
+
+
+def check_words(words: Sequence[str]) -> None:
+    """Raise InputError, which shows the quoted word, for each setting that Hydra's grammar cannot read."""
+    sweeps = bool(SWEEP & {*words})
+    wrong = [word for word in words if is_setting(word) and not _reads(word)]
+    if wrong:
+        raise merged_error([InputError(_unreadable(word, sweeps)) for word in wrong])
+
+
+def _reads(word: str) -> bool:
+    try:
+        OverridesParser.create().parse_override(word)
+    except HydraException:
+        return False
+    return True
+
+
+def _unreadable(word: str, sweeps: bool) -> str:
+    name, _, value = word.partition("=")
+    odd = " ".join(dict.fromkeys(re.findall(r"[^\w./:,@+\-\s%]|[^\x00-\x7f]", value)))
+    wrong = f"{word} cannot be read" + (f": Hydra reserves {odd}" if odd else "")
+    if value[:1] == "[" or (value[:1] == "{" and name.rpartition(".")[2] in MAPPINGS):
+        return f"{wrong}. Quote each path or text within the brackets: '{name}={{NAME: \"PATH\"}}'."
+    parts = value.split(",") if sweeps else [value]  # in a sweep, each value has its own quotes
+    escaped = (part.replace("\\", "\\\\").replace('"', '\\"') for part in parts)
+    quoted = f"{name}=" + ",".join(f'"{part}"' for part in escaped)
+    if not _reads(quoted):
+        return f"{wrong}. Write NAME=VALUE, and put the value in quotes within quotes: 'NAME=\"VALUE\"'."
+    shell = f"'{quoted}'" if "'" not in quoted else shlex.quote(quoted)
+    return f"{wrong}. Put the value in quotes within quotes: {shell}"
+
+
+def check_choices(words: Sequence[str]) -> None:
+    """Raise InputError, which gives similar names, if a command line names an unknown option of a group.
+
+    It also refuses words that would remove settings that every cell has.
+    """
+    if any(word.startswith(("--config-", "-cd", "-cn", "-cp")) for word in words):
+        return  # another configuration folder can have more options; Hydra itself checks them
+    try:
+        parsed = OverridesParser.create().parse_overrides([word for word in words if is_setting(word)])
+    except HydraException:
+        return  # Hydra reports the error, with its position
+    errors: list[PruningError] = []
+    for override in parsed:
+        name, given = override.key_or_group, override.value()
+        values = list(given.list) if isinstance(given, ChoiceSweep) else [given]
+        if name in GROUPS:
+            if not override.is_delete():
+                errors += _unknown_options(name, values)
+        elif override.is_delete() and name in KEPT:
+            errors.append(InputError(f"~{name} would remove settings that every cell has: leave it out."))
+        elif name == "protect" and not all(isinstance(value, Mapping) for value in values):
+            errors.append(
+                InputError("protect takes two numbers of blocks: give protect.first=N and protect.last=N.")
+            )
+    if errors:
+        raise InputError("\n".join(map(str, errors)))
+
+
+def _unknown_options(group: str, values: Sequence[Any]) -> Iterator[InputError]:
+    """Errors for the options of a group that do not exist."""
+    known = options(group)
+    for value in values:
+        name = value.text if isinstance(value, QuotedString) else value
+        globbed = isinstance(name, Glob)  # it names only options that exist
+        several = group == "experiment" and not isinstance(name, str)  # none, or a list of experiments
+        if globbed or several or name in known or (group == "model" and is_hub_name(name)):
+            continue
+        if group == "model" and isinstance(name, str) and Path(name).expanduser().exists():
+            yield InputError(f"model={name} is a path: write model=local model.path={name}.")
+        else:
+            yield unknown(group, "null" if name is None else str(name), known)
+
+
+def explained(error: Exception, words: Sequence[str]) -> InputError:
+    """An InputError in this project's words for an error of Hydra or OmegaConf."""
+    cause, line = error.__cause__ or error, first_line(error)
+    if match := re.match(r"Could not override '([^']+)'", str(error)):
+        path, full = match[1], getattr(cause, "full_key", None) or match[1]
+        if full != path and full.startswith(f"{path}."):  # a new entry of a dictionary, given as a whole
+            entry = full[len(path) + 1 :]
+            return InputError(f"{path} has no entry '{entry}': add it with '+{full}=...'.")
+        parent = getattr(cause, "parent_node", None)
+        known = map(str, parent.keys()) if isinstance(parent, DictConfig) else ()
+        return unknown_setting(path, known, chosen_option(path.partition(".")[0], words))
+    if match := re.match(r"Error merging override (.*)", line):
+        wanted = re.search(r"could not be converted to (\w+)", str(cause))
+        if wanted and wanted[1] in TYPES:
+            several = re.fullmatch(r"(\S+)=(\d+)(?:\.+|-|:)(\d+)", match[1])
+            cure = (
+                f" For several values, write -m '{several[1]}=range({several[2]},{int(several[3]) + 1})'."
+                if several
+                else ""
+            )
+            return InputError(f"{match[1]} is not valid: give {TYPES[wanted[1]]}.{cure}")
+        return InputError(f"{match[1]} is not valid ({first_line(cause)}).")
+    if match := re.match(r"Ambiguous value for argument '([^=]+)=(.*)'", line):
+        name, value = match.groups()
+        return InputError(
+            f"{name}={value} holds a comma. Add -m to run one cell for each value, write {name}=[{value}] for a "
+            f"list, or quote a text that holds a comma: '{name}=\"{value}\"'."
+        )
+    return InputError(f"{' '.join(str(error).split())}.".replace("..", "."))
+
+
+def chosen_option(group: str, words: Sequence[str]) -> str | None:
+    """The option of a group that a command line chooses, or the default."""
+    for word in words:
+        name, _, value = word.partition("=")
+        if name.lstrip("+") == group and re.fullmatch(r"[\w./-]+", value):
+            return value
+    return default_options().get(group)
+
+
+def unknown_setting(path: str, known: Iterable[str], option: str | None) -> InputError:
+    """An InputError for the setting `path`, such as `algo.foo`; `known` are the settings beside it.
+
+    If other options of the group have the setting, the error names them.
+    """
+    parent, _, name = path.rpartition(".")
+    group = path.partition(".")[0]
+    names = sorted({*known} - {"_target_", "hydra"})
+    if not parent:
+        return InputError(
+            f"unknown setting '{name}'.{near_names(name, names)} Available: {', '.join(names)}."
+        )
+    owner = f"{group}={option}" if option and parent == group else parent
+    text = f"Its settings: {', '.join(names)}." if names else "It has no settings."
+    classes = option_classes(group) if group in BUILT else {}
+    found = [
+        one for one, cls in classes.items() if one != option and path[len(group) + 1 :] in class_settings(cls)
+    ]
+    if found:
+        text += f" {path} is a setting of {', '.join(f'{group}={one}' for one in found)}."
+    return InputError(f"{owner} has no setting '{name}'.{near_names(name, names)} {text}")
