@@ -21,7 +21,7 @@ import pandas as pd
 
 from analysis.data.archive import folder
 from analysis.data.load import Metric, load
-from analysis.figures.fig10_healing import Masks, healed, summary
+from analysis.figures.fig10_healing import Masks, healed
 from analysis.figures.fig10_healing import table as of_states
 from analysis.figures.style import DASH, number, ordered
 from analysis.report.study_data import StudyData, percent, with_interval
@@ -35,10 +35,8 @@ from benchmarks.whole import PUBLISHED
 from pruning.core.records import DoneResult, Point
 from pruning.core.scoring import TraceLine
 from pruning.core.storage import read_json
-from pruning.launcher.submission import JobsRecord, SubmissionRecord
 from pruning.published.library import PublishedMask, entries
 
-MINUS = "\N{MINUS SIGN}"
 ROOT = Path(__file__).parents[1]
 Tables = Mapping[str, Callable[[], str]]  # what computes each table of a page, by the name in the mark
 BLOCK = re.compile(r"<!-- (?P<name>[^>]+): written by make describe -->\n.*?<!-- end -->", re.DOTALL)
@@ -137,16 +135,17 @@ def whole() -> str:
 
 
 def races() -> str:
-    """One row for each number of samples, k and risk, without and with lazy rounds."""
-    heads = ["windows", "k", "`racing.delta`", "same mask in", "evaluations paid", "work saved"]
+    """One row for each number of samples and k at `racing.delta=0.01`, without and with lazy rounds."""
+    heads = ["windows", "k", "same mask in", "evaluations paid", "work saved"]
     heads += ["with `algo.lazy=0.05`: same mask", "work saved"]
     how = {"shuffled": "orders", "drawn": "draws"}  # by the function that chooses a seed's windows
-    rows: dict[tuple[int, int, float], list[str]] = {}
-    for row in sorted(benchmark("racing"), key=lambda row: row["lazy"] is not None):
+    rows: dict[tuple[int, int], list[str]] = {}
+    measured = (row for row in benchmark("racing") if row["delta"] == 0.01)
+    for row in sorted(measured, key=lambda row: row["lazy"] is not None):
         same = f"{round(row['masks_equal'] * row['seeds'])} of {row['seeds']} {how[row['windows']]}"
         paid = [] if row["lazy"] else [f"{100 * row['evaluations_paid']:.0f} %"]
         cells = [same, *paid, f"{row['work_ratio']:.2f}x"]
-        rows.setdefault((row["samples"], row["k"], row["delta"]), []).extend(cells)
+        rows.setdefault((row["samples"], row["k"]), []).extend(cells)
     return table(heads, ([*map(str, key), *row] for key, row in rows.items()))
 
 
@@ -157,8 +156,6 @@ FILES = {
     "result.json of a finished cell": DoneResult,
     "heal.jsonl": Point,
     "trace.jsonl": TraceLine,
-    "submission.json": SubmissionRecord,
-    "jobs.json": JobsRecord,
 }
 
 
@@ -353,16 +350,6 @@ def outcomes() -> str:
     return table(["model", "pruned for", "perplexity", "relative to divergence", "accuracy, percent"], rows)
 
 
-def gains() -> str:
-    """Held-out perplexity of each search relative to one-shot, paired by draw."""
-    found = study("study", MAIN).relative.searches
-    rows = [
-        [algo, *(ratio(found, objective=objective, algo=algo) for objective in MAIN)]
-        for algo in ordered(found["algo"])
-    ]
-    return table(["search", *MAIN], rows)
-
-
 def after_healing() -> str:
     """The perplexity of some masks relative to others, as they are, repaired, and healed. Paired by draw."""
     found = study("study_healing", OBJECTIVES).relative
@@ -443,22 +430,10 @@ def _perplexity(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
 
 
-def states() -> str:
-    """Rank correlation, spread and regret of each state over the masks near the best, and over all in the last."""
-    rows, found = [], summary(trained())
-    for row in found[(found["of"] == "near the best") | (found["state"] == LARGEST)].to_dict("records"):
-        numbers = (
-            f"{row[name]:.2f} ({row[f'{name}_low']:.2f} to {row[f'{name}_high']:.2f})".replace("-", MINUS)
-            for name in ("correlation", "spread", "regret")
-        )
-        rows.append([row["of"], row["state"], *numbers])
-    return table(["masks", "state", "rank correlation", "spread", "regret of the best pruned mask"], rows)
-
-
 PAGES: Mapping[str, Tables] = {
     "algorithms.md": {"races": races},
     "benchmarks.md": {"engine": engine, "whole": whole},
-    "measured.md": {"fifteen masks": fifteen, "states": states, "after healing": after_healing},
+    "measured.md": {"fifteen masks": fifteen, "after healing": after_healing},
     "published.md": {"entries": published},
     "results_folder.md": {file: partial(file_table, record) for file, record in FILES.items()},
     "studies.md": {
@@ -466,7 +441,6 @@ PAGES: Mapping[str, Tables] = {
         "outcomes": outcomes,
         "searches": partial(searches, "study", MAIN),
         "searches on Gemma": partial(searches, "study", MAIN, GEMMA),
-        "gains": gains,
         "optimum": partial(searches, "study_all", TEXT, GEMMA, pairs=True),
         "labels": labels,
         "sizes": sizes,

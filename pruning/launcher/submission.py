@@ -172,7 +172,7 @@ def ordered(tasks: Sequence[QueuedCell], order: str) -> list[QueuedCell]:
     return [task for task in chain.from_iterable(rounds) if task is not None]
 
 
-# The files. `docs/results_folder.md` prints the sentence beside each key, and a test compares them.
+# The files. `docs/results_folder.md` refers to the sentences beside the keys.
 
 
 class SubmissionRecord(TypedDict):
