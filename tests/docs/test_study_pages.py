@@ -113,7 +113,7 @@ def test_sentences_on_the_margin_are_those_of_the_archive() -> None:
     low, *_, high = small = list(ratios(SMOLLM2))
     assert f"By draw it is {low:.1f} to {high:.0f}, with a median of {np.median(small):.1f}" in WRITTEN
     low, *_, last, broken = ratios(GEMMA)
-    assert f"the other five have {low:.1f} to {last:.1f} times" in WRITTEN
+    assert f"the other five have {low:.1f} to {last:.1f} times that of divergence" in WRITTEN
     gemma = archived("study", MAIN, model=GEMMA)
     largest = gemma.metrics["ppl"].of(gemma.cells).astype(float).max()
     assert f"a perplexity of {largest:.1e}".replace("e+", "e") in WRITTEN
