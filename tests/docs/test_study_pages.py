@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from analysis.figures.fig10_healing import summary
+from analysis.report.study_data import with_interval
 from analysis.stats.estimands import DRAWN, OBJECTIVE, SEARCH, Change, search_lines
 from docs import described
 from docs.described import ALL, GEMMA, MAIN, NAMES, ROOT, SMOLLM2, blocks, path
@@ -74,9 +76,9 @@ def test_blocks_that_change_are_those_of_the_archive() -> None:
         assert sentence in WRITTEN
     for factor in (SEARCH, DRAWN):
         assert gemma[factor, "divergence"].changed.mean == 0
-    for name in ("perplexity", "margin"):
-        drawn = f"{small[DRAWN, name].changed.mean:.2f}"
-        assert drawn in (ROOT / "README.md").read_text("utf-8")
+    readme = " ".join((ROOT / "README.md").read_text("utf-8").split())
+    for factor, name in ((SEARCH, "perplexity"), (DRAWN, "perplexity"), (DRAWN, "margin")):
+        assert f" {small[factor, name].changed.mean:.2f}" in readme
 
 
 @pytest.mark.slow
@@ -171,6 +173,29 @@ def test_sentences_on_repair_and_training_are_those_of_the_archive() -> None:
         assert len(values) == 6
         falls.append(f"by {min(values):.0f} to {max(values):.0f} percent")
     assert f"(mean over three held-out corpora) {falls[0]}, training {falls[1]}" in page("measured.md")
+
+
+def test_rank_correlations_after_training_are_those_of_the_archive() -> None:
+    found = summary(described.trained())
+    rows = found[found["state"] == described.LARGEST].set_index("of")
+    for of, before in (("near the best", "the rank correlation is"), ("all", "bad ones included, it is")):
+        value, low, high = (
+            f"{rows.loc[of, f'correlation{end}']:.2f}".replace("-", "\N{MINUS SIGN}")
+            for end in ("", "_low", "_high")
+        )
+        assert f"{before} {value} ({low} to {high})" in page("measured.md")
+
+
+@pytest.mark.slow
+def test_ratios_of_variances_and_their_limits_are_those_of_the_archive() -> None:
+    ratios, limits = [], []
+    for model in NAMES:
+        masks = next(iter(archived("study", MAIN, model=model).shares[0].values()))
+        ratios.append(with_interval(masks.total_ratio.value, masks.total_ratio.low, masks.total_ratio.high))
+        parts = {name: part.value for name, part in masks.parts.items()}
+        limits.append(f"{parts['calibration'] / parts['interaction'] + 1:.1f}")
+    said = "{} on SmolLM2 and {} on Gemma, and a search without any effect would still give only {} and {}"
+    assert said.format(*ratios, *limits) in page("statistics.md")
 
 
 @pytest.mark.slow
