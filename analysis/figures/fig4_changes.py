@@ -91,7 +91,7 @@ def _change(axes: Axes, one: Change, y: float) -> None:
     style.dots(axes, mean.mean, y, (mean.low, mean.high), hue)
     end = max([mean.mean, *one.each] if np.isnan(mean.high) else [mean.high, *one.each])
     axes.annotate(
-        style.number(mean.mean), (end, y), (5, 0), None, "offset points", va="center_baseline", **WHITE
+        style.number(mean.mean), (end, y), (5, 0), "data", "offset points", va="center_baseline", **WHITE
     )
 
 

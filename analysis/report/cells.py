@@ -58,22 +58,24 @@ class CellEntry:
     log: str
     error: str = ""
     short: str = ""
-    strip: Markup | None = None
     mask: Markup | None = None
     curve: Markup | None = None
     heal: Markup | None = None
     continuations: ContinuationTable | None = None
     facts: list[tuple[str, str]] = field(default_factory=list)
-    measured: list[tuple[str, str, str]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class CellGroup:
-    """The cells with the same model, number of removed blocks and objective. `count` says how many have an entry."""
+    """The cells with the same model, number of removed blocks and objective. `count` says how many have an entry.
+
+    `dense` has what was measured with nothing removed.
+    """
 
     heading: str
     anchor: str
     count: str
+    dense: str
     entries: list[CellEntry]
 
 
@@ -95,7 +97,10 @@ def groups(m: StudyData) -> Iterator[CellGroup]:
             heading = f"{bare(str(model))}{size}, pruned for {objective}"
             among = f"{len(shown):,} of " if len(shown) < len(rows) else ""
             entries = [_entry(m, row) for _, row in shown.iterrows()]
-            yield CellGroup(heading, f"group-{place}", f"{among}{len(rows)} cells", entries)
+            known = [m.records[cell] for cell in map(str, shown["cell"]) if cell in m.records]
+            dense = [_measured(one["evaluation"]["dense"]) for one in known if one["status"] == "done"]
+            whole = f"With nothing removed: {dense[0]}." if dense and dense[0] else ""
+            yield CellGroup(heading, f"group-{place}", f"{among}{len(rows)} cells", whole, entries)
 
 
 def _entry(m: StudyData, row: pd.Series[Any]) -> CellEntry:
@@ -112,17 +117,14 @@ def _entry(m: StudyData, row: pd.Series[Any]) -> CellEntry:
     mask, frame = mask_of(row), pd.DataFrame([row])
     values = {kind: number(float(metric.of(frame).iloc[0])) for kind, metric in m.metrics.items()}
     steps, last = _steps(m.lines[cell], int(row["k"]), record["search"].get("budget"))
-    dense, pruned = record["evaluation"]["dense"], record["evaluation"]["pruned"]
     return CellEntry(
         **common,
         short=", ".join(f"{LABELS[k]} {v}{' %' if k == 'acc' else ''}" for k, v in values.items()),
-        strip=strip(mask),
-        mask=strip(mask, numbered=True),
+        mask=strip(mask),
         curve=curve(steps, last),
         heal=figure(m.results / cell, record["heal"]) if "heal" in record else None,
         continuations=continuations(m.results, record),
         facts=[*_facts(record, row, mask)],
-        measured=[(name, _value(dense, name), _value(pruned, name)) for name in metrics_among(pruned)],
     )
 
 
@@ -153,13 +155,14 @@ def _steps(
     return list(zip(better["scores"].astype(int), better["best"].astype(float), strict=True)), scored
 
 
-def _value(metrics: Mapping[str, float], name: str) -> str:
-    """A measured value, with its standard error if it was recorded."""
-    if name not in metrics:
-        return "not measured"
-    error = metrics.get(error_of(name))
-    digits = 3 if abs(metrics[name]) < 10 else 2
-    return f"{metrics[name]:,.{digits}f}" + (f" ± {error:,.{digits}f}" if error is not None else "")
+def _measured(metrics: Mapping[str, float]) -> str:
+    """All measured values, with their standard errors if they were recorded."""
+    texts = []
+    for name in metrics_among(metrics):
+        digits, error = 3 if abs(metrics[name]) < 10 else 2, metrics.get(error_of(name))
+        spread = "" if error is None else f" ± {error:,.{digits}f}"
+        texts.append(f"{name} {metrics[name]:,.{digits}f}{spread}")
+    return "; ".join(texts)
 
 
 def _facts(record: DoneResult, row: pd.Series[Any], mask: Mask) -> Iterator[tuple[str, str]]:
@@ -173,16 +176,16 @@ def _facts(record: DoneResult, row: pd.Series[Any], mask: Mask) -> Iterator[tupl
     yield "calibration loss", f"{row['loss']:.4f} {error} ({dense})"
     yield from _margins(record.get("margins"))
     yield "stopped", search["stopped"]
-    scores = f"{search['evaluations_asked']:,.0f} asked, {search['evaluations_paid']:,.0f} paid"
-    yield "scores", scores + (f", {row['shared']:,.0f} shared" if not pd.isna(row["shared"]) else "")
-    yield "time", f"{row['seconds']:,.1f} s"
+    spent = [f"{search['evaluations_asked']:,.0f} scores asked, {search['evaluations_paid']:,.0f} paid"]
+    spent += [f"{row['shared']:,.0f} shared"] if not pd.isna(row["shared"]) else []
+    spent.append(f"{row['seconds']:,.1f} s")
     for name, words in (("block_forwards", "block forwards"), ("block_forwards_alone", "without sharing")):
-        if not pd.isna(row[name]):
-            yield words, f"{row[name]:,.0f}"
-    if not pd.isna(row["peak_memory"]):
-        yield "peak memory", bytes_text(int(row["peak_memory"]))
+        spent += [f"{row[name]:,.0f} {words}"] if not pd.isna(row[name]) else []
+    spent += [f"{bytes_text(int(row['peak_memory']))} at peak"] if not pd.isna(row["peak_memory"]) else []
+    yield "cost", ", ".join(spent)
+    if measured := _measured(record["evaluation"]["pruned"]):
+        yield "held out", measured
     yield from facts(record)
-    yield "commit", str(row["commit"])
 
 
 def _margins(margins: MarginsRecord | None) -> Iterator[tuple[str, str]]:
@@ -312,46 +315,32 @@ SIDE, GAP = 10, 1.5
 WIDTH, HEIGHT = 320.0, 110.0
 
 
-def strip(mask: Mask, numbered: bool = False) -> Markup:
-    """The mask as a row of squares; removed units are filled. If `numbered`, every fifth block is numbered.
-
-    Sub-layers are in two rows: attention above, MLPs below.
-    """
-    n_blocks, rows, side = mask.n_blocks, mask.n_units // mask.n_blocks, SIDE - GAP
-
-    def squares(units: Sequence[int]) -> str:
-        places = (divmod(unit, rows) for unit in units)
-        starts = (f"M{block * SIDE + GAP / 2:g} {row * SIDE + GAP / 2:g}" for block, row in places)
-        return "".join(f"{start}h{side:g}v{side:g}h-{side:g}z" for start in starts)
-
-    labels = "".join(
-        f'<text x="{i * SIDE + SIDE / 2:g}" y="{rows * SIDE + 9}">{i}</text>'
-        for i in range(0, n_blocks if numbered else 0, 5)
-    )
-    height = rows * SIDE + 12 if numbered else rows * SIDE
+def strip(mask: Mask) -> Markup:
+    """The mask as a row of squares; removed units are filled. Sub-layers: attention above, MLPs below."""
+    n_blocks, rows = mask.n_blocks, mask.n_units // mask.n_blocks
+    kept = "".join(f"M{GAP / 2:g} {row * SIDE + SIDE / 2:g}h{n_blocks * SIDE}" for row in range(rows))
+    places = (divmod(unit, rows) for unit in mask.dropped)
+    gone = "".join(f"M{b * SIDE + GAP / 2:g} {row * SIDE + SIDE / 2:g}h{SIDE - GAP:g}" for b, row in places)
     units = unit_noun(mask.unit)
     listed = f"{units}s {', '.join(mask.names())} of {mask.n_units} removed"
     words = listed if mask.dropped else f"no {units} removed"
     return Markup(
-        f'<svg class="strip{" numbered" if numbered else ""}" viewBox="0 0 {n_blocks * SIDE} {height}" role="img" '
-        f'aria-label="{words}"><path class="kept" d="{squares(mask.kept)}"/>'
-        f'<path class="gone" d="{squares(mask.dropped)}"/>{labels}</svg>'
+        f'<svg class="strip" viewBox="0 0 {n_blocks * SIDE} {rows * SIDE}" role="img" aria-label="{words}">'
+        f'<path class="kept" d="{kept}"/><path class="gone" d="{gone}"/></svg>'
     )
 
 
 def curve(steps: Sequence[tuple[int, float]], last: int) -> Markup:
     """A plot of the best loss so far. `steps` are improvements of that loss; `last` is the number of masks scored."""
     if not steps:
-        return Markup("")
+        return Markup('<p class="absent">The search scored no mask of this size.</p>')
     values = [loss for _, loss in steps]
     low, high = min(values), max(values)
     places = [(_x(scores, last), _y(loss, low, high)) for scores, loss in steps]
     path = "M{:.1f} {:.1f}".format(*places[0])
     path += "".join(f"H{x:.1f}V{y:.1f}" for x, y in places[1:]) + f"H{_x(last, last):.1f}"
-    above = min(places[-1][1] - 5, HEIGHT - 24)
     words = f"Best loss so far: {values[0]:.4f} after {steps[0][0]} masks, {values[-1]:.4f} after {last}"
-    end = f'<text class="end" x="{WIDTH - 8:g}" y="{above:.1f}">{number(values[-1])}</text>'
-    return _plot(words, path, _dots(places, 2), "0", f"{last:,} masks scored", end)
+    return _plot(words, path, f"best loss so far: {number(values[-1])}", f"{last:,} masks scored")
 
 
 def figure(cell: Path, record: HealRecord) -> Markup:
@@ -380,7 +369,8 @@ def healing(points: Sequence[Point]) -> Markup:
         f"Held-out loss of the healing: {first:.4f} before, {final:.4f} at best, over {last or 1:,} tokens"
     )
     start = f"healing: {number(first)} to {number(final)} nats"
-    return _plot(words, path, _dots(dots, 1), start, f"{last or 1:,} tokens")
+    drawn = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="1"/>' for x, y in dots)
+    return _plot(words, path, start, f"{last or 1:,} tokens", drawn)
 
 
 def _x(value: float, last: float) -> float:
@@ -391,15 +381,10 @@ def _y(loss: float, low: float, high: float) -> float:
     return 8 + (HEIGHT - 30) * (high - loss) / (high - low) if high > low else (HEIGHT - 14) / 2
 
 
-def _dots(places: Sequence[tuple[float, float]], radius: int) -> str:
-    return "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}"/>' for x, y in places)
-
-
-def _plot(words: str, path: str, dots: str, start: str, end: str, more: str = "") -> Markup:
-    """A line with dots over an axis, with a text at each end of the axis."""
+def _plot(words: str, path: str, start: str, end: str, more: str = "") -> Markup:
+    """A line above two texts."""
     return Markup(
         f'<svg class="curve" viewBox="0 0 {WIDTH:g} {HEIGHT:g}" role="img" aria-label="{words}">'
-        f'<path class="axis" d="M8 {HEIGHT - 18:g}H{WIDTH - 8:g}"/><path class="line" d="{path}"/>{dots}'
-        f'<text class="start" x="8" y="{HEIGHT - 6:g}">{start}</text>'
-        f'<text class="end" x="{WIDTH - 8:g}" y="{HEIGHT - 6:g}">{end}</text>{more}</svg>'
+        f'<path d="{path}"/>{more}<text x="8" y="{HEIGHT - 6:g}">{start}</text>'
+        f'<text class="end" x="{WIDTH - 8:g}" y="{HEIGHT - 6:g}">{end}</text></svg>'
     )

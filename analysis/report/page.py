@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
+from urllib.parse import quote
 
 import matplotlib as mpl
 from markupsafe import Markup
@@ -136,7 +137,7 @@ def sections(
             yield ReportSection(name, parts[name], said[:lead], said[lead:] if lead else [], own, named)
 
 
-# The figures, embedded as SVG. If drawing fails, the page says why.
+# The figures, embedded. If drawing fails, the page says why.
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,7 @@ def drawn_figures(m: StudyData) -> Iterator[ReportFigure]:
         log.info("report   %s", entry.heading)
         try:
             figure = entry.of((m.judged if entry.section in JUDGED else m).asked)
-            yield ReportFigure(entry, _svg(figure), round(figure.get_figwidth() * 96))
+            yield ReportFigure(entry, _embedded(figure), round(figure.get_figwidth() * 96))
         except NothingToRead as nothing:
             yield ReportFigure(entry, reason=str(nothing))
         except Exception as error:
@@ -166,9 +167,18 @@ def drawn_figures(m: StudyData) -> Iterator[ReportFigure]:
             yield ReportFigure(entry, reason=f"drawing failed ({type(error).__name__}: {error})")
 
 
-def _svg(figure: Figure) -> str:
-    """The figure as a `data:` address. So the page needs no other file, and ids in two figures cannot clash."""
-    stream = io.BytesIO()
-    with mpl.rc_context({"svg.hashsalt": "depth-pruning"}):  # so that equal results give equal bytes
-        figure.savefig(stream, format="svg", metadata={"Date": None})
-    return "data:image/svg+xml;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+# Text stays text, and an address escapes only what it may not hold: both make the page lighter.
+SVG = {"svg.hashsalt": "depth-pruning", "svg.fonttype": "none"}  # so that equal results give equal bytes
+SAFE = " ...,;:/?@&=+$!*'()<>|~_-"
+DPI = 140  # of a figure whose SVG would be larger than its PNG
+
+
+def _embedded(figure: Figure) -> str:
+    """The figure as a `data:` address, in the smaller form. So the page needs no other file."""
+    drawn, picture = io.BytesIO(), io.BytesIO()
+    with mpl.rc_context(SVG):
+        figure.savefig(drawn, format="svg", metadata={"Date": None})
+    figure.savefig(picture, format="png", dpi=DPI, metadata={"Software": None})
+    svg = "data:image/svg+xml," + quote(" ".join(drawn.getvalue().decode().split()), safe=SAFE)
+    png = "data:image/png;base64," + base64.b64encode(picture.getvalue()).decode("ascii")
+    return min(svg, png, key=len)

@@ -1,4 +1,4 @@
-"""The sortable tables of the report. Each value has a sort key."""
+"""The sortable tables of the report. The page sorts values by the numbers and names that they show."""
 
 from __future__ import annotations
 
@@ -24,16 +24,14 @@ from .cells import anchor, strip
 from .study_data import StudyData, with_interval
 from .summary import routed
 
-LAST = "~"  # a sort key after those of all numbers and names
 UNPRUNED = "nothing removed"
 
 
 @dataclass(frozen=True)
 class Value:
-    """A cell of a table: its text, its sort key, and the id it links to."""
+    """A cell of a table: its text, and the id it links to."""
 
     text: str | Markup
-    key: str
     link: str = ""
 
 
@@ -78,18 +76,15 @@ def tables(m: StudyData) -> Iterator[ReportTable]:
 
 def word(value: Any) -> Value:
     """A name as a value. If the name is missing, the text is empty."""
-    known = isinstance(value, str) and value
-    return Value(str(value), str(value)) if known else Value("", LAST)
+    return Value(value if isinstance(value, str) else "")
 
 
 def numeric(value: Any, form: str | None) -> Value:
     """A number as a value; if it is missing, the text is a dash. Without `form`, it has about three digits."""
     parsed = float(value) if value is not None else math.nan
     if math.isnan(parsed):
-        return Value(DASH, LAST)
-    if math.isinf(parsed):
-        return Value("∞", repr(parsed))
-    return Value(number(parsed) if form is None else form.format(parsed), repr(parsed))
+        return Value(DASH)
+    return Value(number(parsed) if form is None else form.format(parsed))
 
 
 def _column(heading: str, numbers: bool, name: str, form: str | None) -> Column:
@@ -136,8 +131,7 @@ def _outcome(m: StudyData, kind: str, name: str) -> Built:
     rows = aggregate(m.frame, metric)
 
     def value(row: Any) -> Value:
-        key = LAST if math.isnan(row.mean) else repr(float(row.mean))
-        return Value(shown_value(pd.Series(row._asdict())), key)
+        return Value(shown_value(pd.Series(row._asdict())))
 
     names = {"objective": "pruned for", "model": "model", "k": "k", "algo": "search"}
     columns = [_column(text, name == "k", name, "{:.0f}") for name, text in names.items()]
@@ -266,14 +260,13 @@ def _by(rows: pd.DataFrame, index: list[str], column: str, first: list[Column]) 
     headings, table = _built(combinations, first)
     for line, row in zip(table, each(combinations), strict=True):
         key = tuple(getattr(row, name) for name in index)
-        line += [known.get((*key, name), Value(DASH, LAST)) for name in names]
+        line += [known.get((*key, name), Value(DASH)) for name in names]
     return [*headings, *((str(name), True) for name in names)], table
 
 
 def _ratio(row: Any) -> Value:
     reference = getattr(row, "reference", None) == row.objective
-    text = "1, the reference" if reference else with_interval(row.value, row.low, row.high)
-    return Value(text, LAST if math.isnan(row.value) else repr(float(row.value)))
+    return Value("1, the reference" if reference else with_interval(row.value, row.low, row.high))
 
 
 # What moves a mask, and what that costs held out: a row for each objective, and for objectives that are compared.
@@ -346,13 +339,13 @@ def cells(m: StudyData) -> ReportTable:
     rows = []
     for i, (_, row) in enumerate(m.frame.iterrows()):
         done, name = row["status"] == "done", str(row["cell"])
-        mask = Value(strip(mask_of(row)), " ".join(f"{b:03d}" for b in row["dropped"])) if done else word("")
+        mask = Value(strip(mask_of(row)) if done else "")
         # With a budget, only the mask shows how many units a cell removes.
         budget = isinstance(row["cost"], str)
         size = (len(row["dropped"]) if done else None) if budget else row["k"]
         rows.append(
             [
-                Value(row["status"], row["status"], anchor(name) if name in m.shown else ""),
+                Value(row["status"], anchor(name) if name in m.shown else ""),
                 *(word(row[column]) for column in ("model", "objective", "algo")),
                 numeric(size, "{:.0f}"),
                 word(row["calibration"]),
@@ -378,8 +371,7 @@ def cells(m: StudyData) -> ReportTable:
 
 TABLES: dict[str, tuple[str, Callable[[StudyData], Built]]] = {
     "worst": (
-        "Highest held-out perplexity divided by the lowest, all else equal: geometric mean and 95 percent interval over "
-        "draws",
+        "Highest held-out perplexity divided by the lowest, all else equal: geometric mean and 95 percent interval",
         _worst,
     ),
     "accuracy": (

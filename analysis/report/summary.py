@@ -172,7 +172,7 @@ def routed(record: Mapping[str, Any]) -> str:
 
 
 def variance(m: StudyData) -> list[str]:
-    """For each outcome, the shares of calibration and search, with intervals, over the cells that verdicts are about."""
+    """For each outcome, the shares of calibration and search, over the cells that verdicts are about."""
     outcomes = [
         {"label": label, "shares": shares, "verdict": larger(shares)}
         for label, shares in m.judged.shares[0].items()
@@ -216,16 +216,16 @@ PARTS: dict[str, tuple[str, str, Callable[[StudyData], list[str]], Callable[[Stu
     "run": ("What was run", "", ran, _always),
     "masks": (
         "What moves a mask",
-        "Two masks of k blocks that share s differ in k minus s. A draw is one random sample of the calibration data; "
-        "intervals leave out one draw at a time. Objectives that read other data have no draw in common, so what they "
-        "change is objective and data together.",
+        "Two masks of k blocks that share s differ in k minus s. A draw is one random sample of the calibration "
+        "data; intervals leave out one draw at a time. Objectives that read other data have no draw in common, so "
+        "what they change is objective and data together.",
         masks,
         _always,
     ),
     "costs": (
         "What pruning for one objective costs in other outcomes",
-        "Held out are texts and items that nothing was chosen on. Perplexities are averaged geometrically, so that one "
-        "broken mask does not decide a mean.",
+        "Held out are texts and items that nothing was chosen on. Perplexities are averaged geometrically, so that "
+        "one broken mask does not decide a mean.",
         costs,
         _always,
     ),
@@ -245,8 +245,8 @@ PARTS: dict[str, tuple[str, str, Callable[[StudyData], list[str]], Callable[[Stu
     ),
     "certainty": (
         "How certain a mask is",
-        "A near tie is a mask whose loss is not significantly above that of the chosen one. Resampled samples say how "
-        "often another sample of the same data would have led to another last choice.",
+        "A near tie is a mask whose loss is not significantly above that of the chosen one. Resampled samples say "
+        "how often another sample of the same data would have led to another last choice.",
         certainty,
         _always,
     ),

@@ -1,7 +1,7 @@
 """Tests of the paper's statements on a study. A statement holds, does not hold, or is inconclusive.
 
-Statements are worded as in arXiv 2604.24938 v3, in `templates/sentences/verdicts.j2`. A verdict needs an interval, and
-leaves out what holds by construction. The paper gives no thresholds for words such as "marginal"; the one here is
+Statements are worded as in arXiv 2604.24938 v3, in `templates/sentences/verdicts.j2`. A verdict needs an interval,
+and leaves out what holds by construction. The paper gives no thresholds for words such as "marginal"; the one here is
 ours, and the sentence names it so.
 """
 

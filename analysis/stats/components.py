@@ -255,7 +255,7 @@ def strata(frame: pd.DataFrame, by: Sequence[str] = STRATUM) -> list[Labels]:
 
 
 def spanned(levels: Sequence[Labels], given: Matrix | None = None) -> Matrix:
-    """An orthonormal basis (n, df) of the mean and of some levels, each (n,); with `given`, of what they add to it."""
+    """An orthonormal basis (n, df) of some levels, each (n,); with `given`, of what they add to that basis."""
     columns = np.hstack([indicator(one) for one in levels])
     if given is not None:
         columns = columns - given @ (given.T @ columns)

@@ -1,20 +1,22 @@
 "use strict";
 // Sort tables by a heading, filter the rows of the table of cells, and open the entry that a link points to.
-const LAST = "~"; // rows without a value stay at the end in either order
 const rowsOf = table => table.tBodies[table.tBodies.length - 1]; // those of the unpruned model, above, stay
+function shown(cell) {
+  const drawing = cell.querySelector("svg");
+  return drawing ? drawing.getAttribute("aria-label") : cell.textContent;
+}
+const numberIn = text => parseFloat(text.replace(/[,\u00d7 ]/g, "").replace("\u2212", "-"));
 function sort(heading) {
-  const table = heading.closest("table"), body = rowsOf(table);
-  const column = heading.cellIndex, numeric = "numeric" in heading.dataset;
+  const table = heading.closest("table"), column = heading.cellIndex, numeric = "numeric" in heading.dataset;
   const down = heading.getAttribute("aria-sort") === "ascending";
-  const key = row => row.cells[column].dataset.key ?? row.cells[column].textContent;
-  const compare = (a, b) => numeric ? Number(a) - Number(b) : a.localeCompare(b);
-  const value = text => text === "inf" ? "Infinity" : text === "-inf" ? "-Infinity" : text;
-  const rows = Array.from(body.rows).sort((a, b) => {
-    const x = key(a), y = key(b);
-    if (x === LAST || y === LAST) return (x === LAST) - (y === LAST);
-    return compare(value(x), value(y)) * (down ? -1 : 1);
+  const missing = text => numeric ? Number.isNaN(numberIn(text)) : text === "";
+  const compare = (a, b) => numeric ? numberIn(a) - numberIn(b) : a.localeCompare(b, "en", {numeric: true});
+  const rows = Array.from(rowsOf(table).rows).sort((a, b) => {
+    const x = shown(a.cells[column]), y = shown(b.cells[column]);
+    if (missing(x) || missing(y)) return missing(x) - missing(y); // at the end in either order
+    return compare(x, y) * (down ? -1 : 1);
   });
-  body.append(...rows);
+  rowsOf(table).append(...rows);
   for (const other of table.tHead.rows[0].cells) other.setAttribute("aria-sort", "none");
   heading.setAttribute("aria-sort", down ? "descending" : "ascending");
 }
