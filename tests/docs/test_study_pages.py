@@ -11,6 +11,7 @@ import pytest
 from analysis.figures.fig10_healing import summary
 from analysis.report.study_data import with_interval
 from analysis.stats.estimands import DRAWN, OBJECTIVE, SEARCH, Change, search_lines
+from analysis.stats.grid import at
 from docs import described
 from docs.described import ALL, GEMMA, MAIN, NAMES, ROOT, SMOLLM2, blocks, path
 from docs.described import TEXT as OF_TEXT
@@ -180,7 +181,7 @@ def test_rank_correlations_after_training_are_those_of_the_archive() -> None:
     rows = found[found["state"] == described.LARGEST].set_index("of")
     for of, before in (("near the best", "the rank correlation is"), ("all", "bad ones included, it is")):
         value, low, high = (
-            f"{rows.loc[of, f'correlation{end}']:.2f}".replace("-", "\N{MINUS SIGN}")
+            f"{at(rows, of, f'correlation{end}'):.2f}".replace("-", "\N{MINUS SIGN}")
             for end in ("", "_low", "_high")
         )
         assert f"{before} {value} ({low} to {high})" in page("measured.md")
