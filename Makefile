@@ -35,7 +35,7 @@ export MLFLOW_DISABLE_TELEMETRY = true
 # Every file analysis/figures/figN_NAME.py is a figure.
 EVERY := $(foreach file,$(wildcard analysis/figures/fig*.py),$(firstword $(subst _, ,$(notdir $(file))))) table1 table2 table3
 
-.PHONY: demo small study paper heal-study test test-slow test-slurm test-gguf soak ui bench bench-growth gpu-check serve-check check lint types house figures $(EVERY) report paper-check track wings describe tour constraints clean
+.PHONY: demo small study paper heal-study test test-slow test-slurm test-gguf soak ui bench bench-growth gpu-check serve-check check lint types house figures $(EVERY) report paper-check track pictures describe tour constraints clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
@@ -176,9 +176,9 @@ gpu-check: $(VENV)/installed
 serve-check: $(VENV)/installed
 	$(BIN)/python -m benchmarks.serve_check $(FLAGS)
 
-# What pages show of the code and of the archives: the picture of the packages, tables, the notebook's outputs.
-wings: $(VENV)/installed-dev
-	$(BIN)/python -m docs.draw_wings
+# What pages show of the code and of the archives: pictures, tables, the notebook's outputs.
+pictures: $(VENV)/installed-dev
+	$(BIN)/python -m docs.draw_pictures
 
 describe: $(VENV)/installed-dev
 	$(BIN)/python -m docs.described

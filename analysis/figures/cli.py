@@ -112,12 +112,15 @@ def draw_all(figures: Sequence[StudyFigure]) -> None:
     """Run the commands of all figures, with default options. The study is read once."""
     given = parsed(study_arguments("Every figure and table that the study has data for.", out=True))
     study, read = AskedStudy(given.results, given.study, given.only), list(_study(given.results, given.study))
+    failed = []
     for figure in figures:
         try:
             _run(figure.name, Namespace(**vars(given), **vars(figure.options())), figure.draw, study, read)
         except NothingToRead as nothing:
             log.info("no       %s: %s", figure.name, nothing)
-    end_with(study.damages)
+        except Exception as error:  # the others are drawn all the same
+            failed.append(f"{figure.name} could not be drawn ({type(error).__name__}: {error})")
+    end_with([*study.damages, *failed])
 
 
 def save(drawing: Drawing, out: Path, name: str, title: str = "", provenance: str = "") -> list[Path]:
@@ -127,17 +130,18 @@ def save(drawing: Drawing, out: Path, name: str, title: str = "", provenance: st
     """
     # The files get no date, so that the same results give the same bytes.
     about: dict[str, dict[str, str | None]] = {
-        "pdf": {"CreationDate": None, "Title": title, "Subject": provenance},
         "png": {"Software": None, "Title": title, "Description": provenance},
+        "pdf": {"CreationDate": None, "Title": title, "Subject": provenance},
     }
     for ending, metadata in about.items():
         stream = io.BytesIO()
         drawing.figure.savefig(stream, format=ending, metadata=metadata)
         write_bytes(out / f"{name}.{ending}", stream.getvalue())
+        drawing.figure.set_layout_engine("none")  # the second picture is laid out as the first
     tables = {name: drawing.numbers, **drawing.others}
-    for title, table in tables.items():
-        write_text(out / f"{title}.csv", table.to_csv(index=False))
-    return [out / f"{name}.png", out / f"{name}.pdf", *(out / f"{title}.csv" for title in tables)]
+    for file, table in tables.items():
+        write_text(out / f"{file}.csv", table.to_csv(index=False))
+    return [out / f"{name}.png", out / f"{name}.pdf", *(out / f"{file}.csv" for file in tables)]
 
 
 def study_arguments(about: str, out: bool) -> argparse.ArgumentParser:
@@ -201,7 +205,7 @@ def _run(
 
 
 def end_with(damages: Sequence[str]) -> None:
-    """Name the damaged files, if there are any, and end the command with exit code 1."""
+    """Name what is wrong, if there is anything, and end the command with exit code 1."""
     for damage in damages:
         log.warning("damaged  %s", damage)
     if damages:

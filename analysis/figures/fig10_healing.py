@@ -124,8 +124,8 @@ def draw(masks: Masks, metric: Metric) -> Figure:
     """A row of three panels for each model and ratio."""
     some = [one for of in masks.values() for one in of]
     windows = max(len(one.losses(PRUNED)) for one in some)
-    note = f"held-out loss: mean over {windows} windows of {metric.sets}; a line is a mask, a cross the repaired mask; "
-    note += "intervals: 95 %, in the middle over masks and windows, right over windows"
+    note = f"held-out loss: mean over {windows} windows of {metric.sets}; a line is a mask, a cross "
+    note += "the repaired mask; intervals: 95 %, in the middle over masks and windows, right over windows"
     if any(len(near_best(of)) < len(of) for of in masks.values()):
         note += "; open circles: masks that cost at most twice the best one"
     figure, grid = style.page(len(masks), 3, 2.3, "Do masks still differ after repair and healing?", note)

@@ -86,11 +86,12 @@ def _panel(axes: Axes, cells: pd.DataFrame, rows: Rows, metrics: Sequence[Metric
         write(-1, heading, right, color=style.GREY, annotation_clip=False)
         write(0, _mean(finished, metric, "dense"), right, color=style.GREY)
     write(0, "unpruned" * bool(metrics), -2, color=style.GREY)
-    for (objective, algo), y in rows.lines.items():
-        own = rows_of(cells, objective=objective, algo=algo)
+    of_search = dict(groups(cells, ["objective", "algo"]))
+    for key, y in rows.lines.items():
+        own = of_search.get(key, cells[:0])
         of_line = done(own)
         if len(of_line):
-            _squares(axes, of_line, y, _shades(style.colour(objective)))
+            _squares(axes, of_line, y, _shades(style.colour(key[0])))
             for metric in metrics:
                 write(y, _mean(of_line, metric), COLUMNS[metric.kind][1])
         if len(of_line) < len(own) or own.empty:

@@ -55,8 +55,10 @@ def draw(found: Sequence[Change]) -> Figure:
             ranked = sorted(dict.fromkeys(names), key=lambda name: [*map(named, order), name].index(name))
             lines[group] = ranked
     rows = Rows.of(lines)
-    note = "point: mean over pairs of masks, with its 95 % interval over draws; grey: each draw; chance: random masks; "
-    note += "a search is compared on the same draw, a draw for the same search, an objective for both"
+    note = (
+        "point: mean over pairs of masks, with its 95 % interval over draws; grey: each draw; chance: random "
+    )
+    note += "masks; a search is compared on the same draw, a draw for the same search, an objective for both"
     if any(one.apart for one in found):
         note += "; objectives that read other data have no draw in common, so all their draws are compared"
     title = "What moves a mask: blocks that another search, draw or objective changes"

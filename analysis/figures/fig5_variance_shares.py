@@ -31,8 +31,6 @@ from . import style
 from .cli import Drawing, StudyFigure, once
 from .style import GREY, INK, LINE, Rows, number, rows_of
 
-BLUE = style.OBJECTIVES["perplexity"]
-
 # The parts on the second side of every ratio of `Shares`.
 SECOND = {
     "total_ratio": ("search", "interaction"),
@@ -54,8 +52,8 @@ def ratios(by_outcome: Mapping[str, Shares]) -> Ratios:
 def draw(found: Ratios, title: str = "How much more calibration decides than the search") -> Figure:
     """A forest plot: a line for each ratio of each group, with its interval, on a log axis with a line at 1."""
     rows = Rows.of({group: [*ratios] or ["no ratio"] for group, ratios in found.items()})
-    note = "ratio of shares of variance within model and size, with interactions on both sides; lines: 95 % intervals; "
-    note += "an arrow: no upper end, since the second share may be 0"
+    note = "ratio of shares of variance within model and size, with interactions on both sides; lines: 95 % "
+    note += "intervals; an arrow: no upper end, since the second share may be 0"
     figure, ((axes,),) = style.page(1, 1, rows.height * LINE * 1.2 + 0.6, title, note)
     known = [
         (rows.lines[group, name], one) for group, ratios in found.items() for name, one in ratios.items()
@@ -69,11 +67,11 @@ def draw(found: Ratios, title: str = "How much more calibration decides than the
     for y, one in known:
         left, right = max(one.low, low) if one.low > 0 else low, min(one.high, high)
         if one.value < NO_SHARE:
-            style.dots(axes, one.value, y, (left, right), BLUE)
+            style.dots(axes, one.value, y, (left, right), INK)
         elif one.low < NO_SHARE:
-            axes.hlines(y, left, high, color=BLUE, lw=1.1, alpha=0.6)
+            axes.hlines(y, left, high, color=INK, lw=1.1, alpha=0.6)
         if unbounded(one) and one.low < NO_SHARE:
-            axes.plot(high, y, ">", color=BLUE, ms=4, clip_on=False)
+            axes.plot(high, y, ">", color=INK, ms=4, clip_on=False)
         axes.text(1.03, y, ratio_text(one), transform=at, va="center_baseline")
     rows.name(axes)
     axes.text(0.94, -0.9, "the search decides more", ha="right", color=GREY)

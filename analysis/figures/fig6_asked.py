@@ -27,6 +27,8 @@ from . import style
 from .cli import Drawing, StudyFigure
 from .style import GREY, INK, TIMES, factor, named
 
+BREAK = (float("nan"), float("nan"))  # ends a line
+
 
 def draw(lines: Sequence[SearchLine], perplexity: str) -> Figure:
     """A row of panels for each model and size: all objectives on one axis, then each on its own."""
@@ -34,7 +36,9 @@ def draw(lines: Sequence[SearchLine], perplexity: str) -> Figure:
     every = style.objectives(line.objective for line in lines)
     shown = [name for name in every if any(gain(one) is not None for one in lines if one.objective == name)]
     note = f"{perplexity}; a thick line joins one-shot, at 0, to the search of lowest own loss on the same draw; "
-    note += f"thin: the searches between; {TIMES}: held-out perplexity from one end of a thick line to the other, median"
+    note += (
+        f"thin: the searches between; {TIMES}: held-out perplexity along the thick line, median over draws"
+    )
     if gone := [named(name) for name in every if name not in shown]:
         note += f"; no search improves on one-shot: {', '.join(gone)}"
     height = max(1.4, min(2.3, 8.4 / len(strata)))
@@ -58,12 +62,13 @@ def draw(lines: Sequence[SearchLine], perplexity: str) -> Figure:
 
 
 def _lines(axes: Axes, lines: Sequence[SearchLine], objective: str) -> None:
-    hue = style.colour(objective)
+    hue, through, ends = style.colour(objective), list[tuple[float, float]](), list[tuple[float, float]]()
     for line in lines:
-        over, start = np.exp(line.over), line.searches.index(ONE_SHOT)
-        axes.plot(line.gained, over, color=hue, lw=0.5, alpha=0.35, marker="o", ms=2, mew=0)
-        x, y = [line.gained[start], line.gained[-1]], [over[start], over[-1]]
-        axes.plot(x, y, color=hue, lw=1.1, marker="o", ms=3.5, mec="white", mew=0.4)
+        points = list(zip(line.gained, np.exp(line.over), strict=True))
+        through += [*points, BREAK]
+        ends += [points[line.searches.index(ONE_SHOT)], points[-1], BREAK]
+    axes.plot(*np.array(through or [BREAK]).T, color=hue, lw=0.5, alpha=0.35, marker="o", ms=2, mew=0)
+    axes.plot(*np.array(ends or [BREAK]).T, color=hue, lw=1.1, marker="o", ms=3.5, mec="white", mew=0.4)
 
 
 def _finish(axes: Axes, title: str, words: str, hue: str) -> None:

@@ -51,12 +51,10 @@ def draw(rows: pd.DataFrame, curves: pd.DataFrame) -> Figure:
         height_ratios=heights,
     )
     for above, below, (model, k) in zip(*grid, strata, strict=True):
-        cells = rows_of(rows, model=model, k=k)
-        for (objective, algo), y in lines.lines.items():
-            own = rows_of(cells, objective=objective, algo=algo)
-            if own["other_mask"].notna().any():
-                mean, *ends = _percent(own["other_mask"], own)
-                style.dots(above, mean, y, (ends[0], ends[1]), style.colour(objective))
+        known = rows_of(rows, model=model, k=k).dropna(subset="other_mask")
+        for (objective, algo), own in groups(known, ["objective", "algo"]):
+            mean, *ends = _percent(own["other_mask"], own)
+            style.dots(above, mean, lines.lines[objective, algo], (ends[0], ends[1]), style.colour(objective))
         lines.name(above, above is grid[0][0])
         above.set(xlim=(-4, 104), xticks=(0, 50, 100), xlabel="another mask, %")
         above.grid(axis="x", color="0.94", lw=0.6)

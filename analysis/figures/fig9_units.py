@@ -53,7 +53,7 @@ def compared(results: Path, frame: pd.DataFrame, metric: Metric) -> pd.DataFrame
 
 
 def _rows(results: Path, frame: pd.DataFrame, metric: Metric) -> Iterator[dict[str, Any]]:
-    for same, cells in groups(frame, SAME):
+    for same, cells in groups(frame, SAME) if (frame["unit"] != "block").any() else ():
         blocks = rows_of(cells, unit="block")
         for cell in each(cells[cells["unit"] != "block"]) if len(blocks) == 1 else ():
             both = [read_done(results / str(key)) for key in (cell.cell, blocks["cell"].iloc[0])]

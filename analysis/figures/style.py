@@ -22,7 +22,6 @@ from matplotlib.ticker import (
     LogFormatterMathtext,
     LogLocator,
     MaxNLocator,
-    NullFormatter,
     NullLocator,
 )
 from numpy.typing import ArrayLike
@@ -226,14 +225,13 @@ def dots(
 def plain_log(axis: Axis) -> None:
     """Label a log axis with plain numbers: 20, 50, 1,000; a wide range with powers of ten. Set axis limits first."""
     low, high = axis.get_view_interval()
-    axis.set_minor_formatter(NullFormatter())
+    axis.set_minor_locator(NullLocator())
     if high > 300 * low:
         axis.set_major_locator(LogLocator(numticks=5))
         axis.set_major_formatter(LogFormatterMathtext())
         return
     few = MaxNLocator(4, steps=(1, 2, 5, 10)).tick_values(low, high)
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)) if high > 5 * low else FixedLocator(list(few)))
-    axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.6g}" if v < LARGE else large(v)))
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,7 @@ ITEMS = dict(zip(TASKS, (10_042, 1_267, 2_376, 1_172, 1_838, 3_270), strict=True
 MODELS = {"llama3": "llama3", "llama3_1": "llama3.1", "qwen3": "qwen3"}
 
 
+@cache
 def read(name: str) -> pd.DataFrame:
     """One of the published tables: table1_accuracy, table2_perplexity, table3_search_seconds, ..."""
     return pd.read_csv(FOLDER / f"{name}.csv")

@@ -92,7 +92,7 @@ def refusal(trace: Trace) -> str:
 
 def _plain_means(trace: Trace) -> bool:
     """Whether each loss is the unweighted mean over samples. False for losses of mixed objectives."""
-    means = np.array([np.mean(score["samples"]) for score in trace])
+    means = np.array([score["samples"] for score in trace], float).mean(axis=1)
     losses = np.array([score["loss"] for score in trace], float)
     return bool(np.all(np.abs(means - losses) <= 1e-6 + 0.02 * losses.std()))
 
