@@ -29,7 +29,7 @@ from analysis.report.verdicts import claims
 from analysis.stats.estimands import DRAWN, OBJECTIVE, SEARCH, Change, changes
 from analysis.stats.grid import at, each
 from analysis.stats.mask_overlap import MaskSet, compared
-from analysis.stats.means import CellDraws, DrawMean, over_pairs
+from analysis.stats.means import DrawMean
 from analysis.stats.perplexity_comparisons import relative
 from benchmarks.whole import PUBLISHED
 from pruning.core.records import DoneResult, Point
@@ -260,17 +260,14 @@ def ratio(compared: pd.DataFrame, state: str = "pruned", **chosen: str) -> str:
 
 
 def blocks(mean: DrawMean) -> str:
-    """How many blocks change, with the interval. Equal masks show no spread, so they have none."""
+    """How many blocks change, with the interval. Equal masks show no spread, and draws have no interval."""
     return f"{mean.mean:.2f}" + (f" ({mean.low:.2f} to {mean.high:.2f})" if mean.low < mean.high else "")
 
 
-def changed(cells: pd.DataFrame, comparison: str) -> DrawMean:
-    """How many blocks change on average if only a seed or a draw does. Cut to what masks of these sizes can have."""
-    i, j = compared(cells, comparison)
-    pairs, drawn = MaskSet.of(cells).pairs(i, j), CellDraws.of(cells)
-    mean = over_pairs((pairs.a + pairs.b) / 2 - pairs.shared, drawn.take(i), drawn.take(j))
-    low, high = np.clip([mean.low, mean.high], 0, cells["k"].max())
-    return DrawMean(mean.mean, mean.error, float(low), float(high), mean.draws)
+def changed(cells: pd.DataFrame, comparison: str) -> str:
+    """How many blocks change on average if only a seed or a draw does."""
+    pairs = MaskSet.of(cells).pairs(*compared(cells, comparison))
+    return f"{((pairs.a + pairs.b) / 2 - pairs.shared).mean():.2f}"
 
 
 def accuracy(own: StudyData, objective: str) -> str:
@@ -368,7 +365,7 @@ def sizes() -> str:
     for name in MAIN:
         own = cells[cells["objective"] == name]
         parts = (part.reset_index(drop=True) for _, part in own.groupby("samples"))
-        rows.append([name, *(blocks(changed(part, "draws")) for part in parts)])
+        rows.append([name, *(changed(part, "draws") for part in parts)])
     return table(["objective", "8 windows, 16 items", "32, 64", "128, 256"], rows)
 
 
@@ -377,7 +374,7 @@ def seeds() -> str:
     rows = []
     for algo in ("genetic", "bayesian"):
         cells = study("study_seeds", TEXT, (algo,)).cells
-        rows.append([algo, *(blocks(changed(cells, name)) for name in ("seeds", "draws"))])
+        rows.append([algo, *(changed(cells, name) for name in ("seeds", "draws"))])
     return table(["search", "another seed", "another draw"], rows)
 
 
@@ -393,7 +390,7 @@ def labels() -> str:
         losses = [f"{-own.cells[column].mean():.2f}" for column in ("dense_loss", "loss")]
         value = with_interval(found.value, found.low, found.high)
         accurate = f"{own.metrics['acc'].of(own.cells).mean():.1f}"
-        rows.append([words, *losses, value, accurate, blocks(changed(own.cells, "draws"))])
+        rows.append([words, *losses, value, accurate, changed(own.cells, "draws")])
     return table(heads, rows)
 
 

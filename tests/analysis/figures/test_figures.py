@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-
 from analysis.__main__ import COMMANDS
+
 from analysis.data import load as load_module
 from analysis.data.archive import NothingToRead
 from analysis.data.load import choose, load
