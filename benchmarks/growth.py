@@ -4,7 +4,7 @@ python -m benchmarks.growth [WORD ...]       only the works whose names contain 
 
 Prints a row for each work: CPU seconds (or MB) at several sizes, and the exponent of growth, which is 1 if twice the
 size costs twice as much. It compares the two largest sizes, because constant costs dominate small ones. Writes
-benchmarks/growth_study.json and benchmarks/growth_analysis.json; `make describe` copies a table to docs/engine.md.
+benchmarks/growth_study.json and benchmarks/growth_analysis.json.
 
 A study for the figures grows by draws, which is the hard way: the groups that are compared, and the strata whose
 variance is divided, grow with it. Each figure, each table and the report runs in a fresh process, of which only the

@@ -4,7 +4,7 @@ python -m benchmarks.run [WORD ...]       only the works whose names contain one
 
 Both methods run in one process. This benchmark compares their masks and their CPU seconds, and writes
 benchmarks/results.json, which keeps the rows of other processors; `make describe` copies the tables to
-docs/engine.md.
+docs/benchmarks.md.
 
 "At peak" is the engine's time, divided by the time of its matrix products at the speed of one large product. No exact
 method avoids these products, so it says how far the engine is from the best that is possible on this machine. Memory
