@@ -42,17 +42,19 @@ from pruning.calibration.samples import Row, Samples
 from pruning.calibration.text import Text
 from pruning.core import scoring, storage
 from pruning.core.mask import Mask, Space
+from pruning.core.scoring import NearTies, Racing
 from pruning.core.terminal import keep_pages
 from pruning.engine.devices import synchronize
 from pruning.engine.forward import Forward
+from pruning.models.architecture import LanguageModel, ModelInfo
 from pruning.models.blocks import find_blocks
-from pruning.models.model import LanguageModel, Model, ModelInfo
+from pruning.models.model import Model
 from pruning.models.products import Float32Linear, native_products
 from pruning.objective import Calibrated, Loss, Objective
 from pruning.objective.divergence import Divergence
 from pruning.objective.margin import Margin
 from pruning.objective.perplexity import Perplexity
-from pruning.search.choice import FloatLoss, NearTies, Racing
+from pruning.search.choice import FloatLoss
 from pruning.search.driver import Problem, solve
 from pruning.search.journal import Journal, KnownScores, Store
 

@@ -50,9 +50,7 @@ class Evolution:
 
     def __post_init__(self) -> None:
         check_choice(self, "within", ("any", "kind"))
-        check_least("algo", self, offspring=1, initial=1, swaps=1)
-        if self.generations is not None:
-            check_least("algo", self, generations=0)
+        check_least("algo", self, offspring=1, initial=1, swaps=1, generations=0)
         if len(self.samples) != len(self.survivors):
             raise InputError(
                 f"algo.samples={self.samples} and algo.survivors={self.survivors} differ in length: "

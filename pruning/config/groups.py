@@ -15,9 +15,9 @@ from omegaconf import MISSING
 from pruning.core.errors import unknown
 from pruning.core.mask import Latency
 from pruning.core.records import settings_classes
+from pruning.core.scoring import NearTies, Racing
 from pruning.routing.router_settings import RouterSettings, TaskStudy
 from pruning.runs.cell import ForwardSettings, Protect
-from pruning.search.choice import NearTies, Racing
 
 # The groups whose options configure a class.
 BUILT = (

@@ -638,7 +638,8 @@ ADDED = {
     "near_ties": {},
     "max_evaluations": None,
 }
-DECIDED = ("batch_tokens", "patience", "merge")  # settings of `forward` that the program now decides
+# Settings that the program now decides, by group.
+DECIDED = {"forward": ("batch_tokens", "patience", "merge", "tf32"), "racing": ("first",)}
 # Settings of calibrations and searches that were added, and their defaults: a cell's key leaves these out.
 NEW = {"disjoint": False, "lazy": None, "rank": "cost", "within": "any", "blocks": True}
 
@@ -654,9 +655,15 @@ def with_limit(config: Any) -> Any:
 
 def with_added(config: Mapping[str, Any]) -> dict[str, Any]:
     """A recorded configuration with what was added since, at its defaults, and without what is now decided."""
-    whole = {**ADDED, **config}
-    if isinstance(forward := whole.get("forward"), Mapping):
-        whole["forward"] = {name: value for name, value in forward.items() if name not in DECIDED}
+    return {**ADDED, **without_decided(config)}
+
+
+def without_decided(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A recorded configuration without what is now decided."""
+    whole = dict(config)
+    for group, names in DECIDED.items():
+        if isinstance(settings := whole.get(group), Mapping):
+            whole[group] = {name: value for name, value in settings.items() if name not in names}
     return whole
 
 

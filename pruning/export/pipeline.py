@@ -123,8 +123,7 @@ def _facts(wanted: Request, cut: Cut, proof: str) -> Facts:
         source = "a model in memory"
     elif settings.files is not None:
         kind = "a GGUF file" if settings.gguf_file else "a directory"
-        merged = ", with its adapter merged" if settings.files.has_adapter else ""
-        source = f"{kind} of the digest `{settings.files.digest[:16]}`{merged}"
+        source = f"{kind} of the digest `{settings.files.digest[:16]}`"
     else:
         source = settings.origin
         if settings.revision:
@@ -152,5 +151,5 @@ def _record(wanted: Request, found: Facts) -> dict[str, Any]:
         "sizes": dataclasses.asdict(found.sizes),
         "proof": found.proof,
         **({} if found.repair is None else {"repaired": list(found.repair)}),
-        **({"form": wanted.form, "idle_parameters": found.idle} if found.mask.unit == "sublayer" else {}),
+        **({"form": "zeros", "idle_parameters": found.idle} if found.mask.unit == "sublayer" else {}),
     }

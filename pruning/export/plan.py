@@ -113,7 +113,7 @@ def _find_source(settings: Model) -> tuple[Model, Any, Path | None]:
     from transformers import AutoConfig
 
     preflight.check_model(settings)
-    where, options = settings.weights_place
+    where, options = settings.place
     config = settings.read_with(AutoConfig, where, options)
     if "gguf_file" in options:
         config.architectures = None  # set later, from the loaded model

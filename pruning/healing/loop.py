@@ -34,8 +34,8 @@ from pruning.engine import collectives
 from pruning.healing.heal_settings import Distill, Lora, LossWeights, Training
 from pruning.healing.losses import summed_loss
 from pruning.healing.training_text import HealingText, epochs
+from pruning.models.architecture import LanguageModel
 from pruning.models.blocks import add_scales, find_blocks, gradients_kept, input_device
-from pruning.models.model import LanguageModel
 from pruning.models.output_maps import Repair, repaired
 from pruning.models.removal import blocks_removed, smaller_config
 

@@ -7,7 +7,6 @@ where the files are, their digest, the configuration, the tokenizer. All cells o
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,6 +21,8 @@ from pruning.models import kept_models
 from pruning.models.architecture import (
     ATTENTIONS,
     AUTO,
+    LanguageModel,
+    ModelInfo,
     attention_kernel,
     block_count,
     context_length_of,
@@ -33,7 +34,7 @@ from pruning.models.placement import Placement
 from pruning.models.pruned_config import without_rescaling
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 log = logging.getLogger(__name__)
 
@@ -192,14 +193,6 @@ class Model:
             return in_gguf(self._hub_gguf())
         use_hub()
         return self.path, {"revision": self.revision}
-
-    @cached_property
-    def weights_place(self) -> tuple[str, dict[str, Any]]:
-        """As `place`, for the weights: if a directory holds an adapter, the directory of the merged model."""
-        place = self.place  # refuses an adapter that cannot be merged
-        if self.files is not None and self.files.has_adapter:
-            return str(kept_models.merged_folder(self.files)), {}
-        return place
 
     @property
     def is_gguf(self) -> bool:
@@ -378,7 +371,7 @@ class Model:
         from pruning.models.products import use_faster_products
         from pruning.models.stored_tensors import check_extra
 
-        place, located = self.weights_place
+        place, located = self.place
         options = located | self.device_options | {"output_loading_info": True}
         options |= {"dtype": getattr(torch, self.dtype), "attn_implementation": self.attention_kernel}
         if not self.is_gguf:
@@ -389,7 +382,6 @@ class Model:
         with quiet():
             module, loading = self.read_with(transformers.AutoModelForCausalLM, place, options)
         what = f"model {self.name} ({place})"
-        # An adapter on a hub. One in a directory is merged.
         if getattr(module, "_hf_peft_config_loaded", False):
             raise InputError(f"{what} is an adapter: {kept_models.MERGE} and model=local.")
         if lacking := sorted(map(str, [*loading["missing_keys"], *loading["mismatched_keys"]])):
@@ -461,47 +453,6 @@ def distinct_names(places: Sequence[Path]) -> list[str]:
 
 
 # A model in memory.
-
-
-@dataclass(frozen=True)
-class ModelInfo:
-    """What a result records about a model."""
-
-    name: str
-    source: str
-    revision: str
-    n_blocks: int
-    dtype: str
-    parameters: int
-    attention: str | None = None  # the attention kernel that was used
-    products: str | None = None  # float32 if linear layers multiply in float32 instead of in `dtype`
-
-
-@dataclass(frozen=True)
-class LanguageModel:
-    """A loaded model in evaluation mode, and the facts about it that are recorded in results."""
-
-    module: Any  # transformers.PreTrainedModel
-    info: ModelInfo
-
-    @property
-    def device(self) -> torch.device:
-        """The device for token ids."""
-        from pruning.models.blocks import input_device
-
-        return input_device(self.module)
-
-    def weights_sha256(self) -> str | None:
-        """The SHA-256 of all weights and their names as they are in memory; None if some are not in memory."""
-        import torch
-
-        found = hashlib.sha256()
-        for name, weight in self.module.state_dict().items():
-            if weight.device.type == "meta":
-                return None
-            found.update(f"{name}\0{weight.dtype}\0{tuple(weight.shape)}\0".encode())
-            found.update(weight.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-        return found.hexdigest()
 
 
 def wrapped(module: Any, name: str) -> LanguageModel:

@@ -47,7 +47,7 @@ from pruning.runs.loaded_cell import forward_of, model_of
 
 if TYPE_CHECKING:
     from pruning.engine.forward import Forward
-    from pruning.models.model import LanguageModel, ModelInfo
+    from pruning.models.architecture import LanguageModel, ModelInfo
     from pruning.models.output_maps import Repair
 
 # Parts of a result's `evaluation` to which each evaluation adds its own metrics.

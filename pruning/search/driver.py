@@ -20,9 +20,9 @@ from pruning.core import storage
 from pruning.core.errors import DamagedError, InputError, LossError, first_line
 from pruning.core.mask import Mask, Space
 from pruning.core.records import MarginsRecord
-from pruning.core.scoring import Score
+from pruning.core.scoring import NearTies, Racing, Score, uses_bounds
 from pruning.engine import collectives
-from pruning.search.choice import Decider, FloatLoss, NearTies, Racing, Settler, uses_bounds
+from pruning.search.choice import Decider, FloatLoss, Settler
 from pruning.search.journal import KnownScores, Losses, ScoreBook, Watch
 from pruning.search.significance import margins
 

@@ -421,18 +421,3 @@ def test_each_call_that_loads_a_model_refuses_its_code() -> None:
     assert [(name, call.lineno) for name, call in found if not refuses_code(call)] == []
     (call,) = calls(ast.parse("AutoModel.from_pretrained(path, **options)"))
     assert not refuses_code(call), "what a caller passes on does not count"
-
-
-def test_a_router_whose_encoder_brings_code_does_not_run_it(
-    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from pruning.routing.encoders import load_part
-
-    folder = shutil.copytree(model_folder, tmp_path / "encoder")
-    edit_config(folder, model_type="planted", auto_map={"AutoConfig": "planted.Config"})
-    (folder / "planted.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Config: pass\n")
-    monkeypatch.setattr("builtins.input", lambda *_: "y")
-    for kind in ("AutoConfig", "AutoModel"):
-        with pytest.raises(PruningError):
-            load_part(kind, str(folder))
-    assert not (tmp_path / "ran").exists()

@@ -202,10 +202,10 @@ def test_trackers_of_configurations(config: dict[str, Any], tmp_path: Path) -> N
 
 
 def test_routers_and_healings(tmp_path: Path) -> None:
-    settings = {"encoder": "states", "path": "p", "blocks": None, "head": "ridge", "hidden": 4, "seed": 0}
+    settings = {"blocks": None, "target": "margin"}
     record = {
         "sets": {"a": {"n_blocks": 4, "dropped": [1]}, "b": {"n_blocks": 4, "dropped": [2]}},
-        **{"blocks": 1, "template": "{question}", "settings": settings, "encoder_revision": None},
+        **{"blocks": 1, "template": "{question}", "settings": settings},
         "model": {
             "settings": None,
             "revision": "0",
@@ -215,8 +215,8 @@ def test_routers_and_healings(tmp_path: Path) -> None:
         },
     }
     layer = {"center": np.zeros(2), "scale": np.ones(2), "strength": np.array(1.0)}
-    layer |= {"weight0": np.zeros((2, 2)), "bias0": np.zeros(2)}
-    one = layer | {"weight0": np.zeros((2, 1)), "bias0": np.zeros(1)}  # the level that all sets share
+    layer |= {"weight": np.zeros((2, 2)), "bias": np.zeros(2)}
+    one = layer | {"weight": np.zeros((2, 1)), "bias": np.zeros(1)}  # the level that all sets share
     parts = {"common": one, "relative": layer}
     arrays = {f"{part}_{name}": value for part, layers in parts.items() for name, value in layers.items()}
     np.savez(tmp_path / "router.npz", **arrays)
