@@ -20,8 +20,8 @@ from pruning.core.mask import Space
 from pruning.core.scoring import Racing
 from pruning.core.terminal import keep_pages
 from pruning.engine.forward import Forward
-from pruning.models.architecture import LanguageModel
 from pruning.models.model import Model
+from pruning.models.placement import LanguageModel
 from pruning.objective import Calibrated
 from pruning.objective.perplexity import Perplexity
 from pruning.search.driver import Problem, solve

@@ -46,9 +46,9 @@ from pruning.core.scoring import NearTies, Racing
 from pruning.core.terminal import keep_pages
 from pruning.engine.devices import synchronize
 from pruning.engine.forward import Forward
-from pruning.models.architecture import LanguageModel, ModelInfo
 from pruning.models.blocks import find_blocks
 from pruning.models.model import Model
+from pruning.models.placement import LanguageModel, ModelInfo
 from pruning.models.products import Float32Linear, native_products
 from pruning.objective import Calibrated, Loss, Objective
 from pruning.objective.divergence import Divergence

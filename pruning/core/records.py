@@ -890,16 +890,6 @@ class Point(TypedDict):
     heldout_loss: NotRequired[Annotated[float, "Cross entropy per token on held-out text, after the step."]]
 
 
-def append(path: Path, point: Point) -> None:
-    """Append a point to a curve's file."""
-    storage.append_line(path, point)
-
-
-def write(path: Path, points: Sequence[Point]) -> None:
-    """Write a curve's file anew."""
-    storage.write_text(path, "".join(json.dumps(point) + "\n" for point in points))
-
-
 def read(path: Path) -> list[Point]:
     """The points in a curve's file; empty if there is no file. A torn last line is left out."""
     if not path.exists():

@@ -264,7 +264,7 @@ def uses_bounds(racing: Racing, max_evaluations: int | None) -> bool:
 # decides what to do about a line that is complete but damaged.
 
 NAME = "trace.jsonl"
-BEGINNING = b'{"dropped": ['  # of every line that `append_trace` writes
+BEGINNING = b'{"dropped": ['  # of every line that `Journal.add` writes
 BOUNDS = "trace_bounds.jsonl"  # lower bounds of scores, with forward.bounds=true
 FLOAT32 = "trace_float32.jsonl"  # float32 scores of masks in near ties
 
@@ -329,11 +329,6 @@ def read_line(path: Path, offset: int) -> TraceLine | None:
     except OSError:
         return None
     return None if entry is None else entry.line
-
-
-def append_trace(path: Path, line: TraceLine) -> None:
-    """Append a line, and return only after it is written."""
-    storage.append_line(path, line)
 
 
 def _blocks(text: bytes, line: bytes) -> tuple[int, ...] | None:

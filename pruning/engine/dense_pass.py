@@ -21,8 +21,8 @@ from pruning.engine.devices import devices, free_memory, offloaded, synchronize
 from pruning.engine.forward import Forward
 from pruning.engine.head import wide
 from pruning.engine.prefix_tree import model_entry
-from pruning.models.architecture import LanguageModel
 from pruning.models.blocks import BlockInputs, enter, gradients_kept, head, input_device
+from pruning.models.placement import LanguageModel
 from pruning.models.sublayers import Chain, find_chain
 
 if TYPE_CHECKING:

@@ -32,8 +32,8 @@ from pruning.engine.head import (
     read_out,
 )
 from pruning.engine.prefix_tree import StateBytes, model_entry, run_masks
-from pruning.models.architecture import LanguageModel
 from pruning.models.blocks import find_blocks, head
+from pruning.models.placement import LanguageModel
 from pruning.models.sublayers import find_chain
 
 if TYPE_CHECKING:

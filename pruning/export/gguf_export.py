@@ -24,7 +24,8 @@ from pruning.core.mask import Mask
 from pruning.core.storage import file_sha256, sweep
 from pruning.core.units import bytes_text
 from pruning.export import output_dir, verify
-from pruning.export.model_card import CutFile, Facts, ModelSizes, facts, model_card
+from pruning.export.checkpoint import ModelSizes
+from pruning.export.model_card import CutFile, Facts, facts, model_card
 from pruning.export.plan import parts, zeroed
 from pruning.export.request import Request, reference, settled
 from pruning.models import gguf, pruned_config

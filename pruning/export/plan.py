@@ -16,8 +16,15 @@ from torch import Tensor
 from pruning.core.errors import InputError, UnreachableError, first_line
 from pruning.core.mask import Mask
 from pruning.export import verify
-from pruning.export.checkpoint import BESIDE, Checkpoint, Loaded, TensorPlan, Tensors, block_prefix
-from pruning.export.model_card import ModelSizes
+from pruning.export.checkpoint import (
+    BESIDE,
+    Checkpoint,
+    Loaded,
+    ModelSizes,
+    TensorPlan,
+    Tensors,
+    block_prefix,
+)
 from pruning.export.request import Request
 from pruning.models import preflight, pruned_config
 from pruning.models.blocks import find_blocks

@@ -5,16 +5,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pruning.core.errors import InputError, UnskippableError
-
-if TYPE_CHECKING:
-    import torch
 
 
 def check_config(config: Any) -> None:
@@ -137,47 +132,3 @@ def attention_kernel(chosen: str, config: Any, model: str) -> str:
             "and neither is installed: install one, or choose auto or sdpa."
         )
     return chosen
-
-
-# A model in memory.
-
-
-@dataclass(frozen=True)
-class ModelInfo:
-    """What a result records about a model."""
-
-    name: str
-    source: str
-    revision: str
-    n_blocks: int
-    dtype: str
-    parameters: int
-    attention: str | None = None  # the attention kernel that was used
-    products: str | None = None  # float32 if linear layers multiply in float32 instead of in `dtype`
-
-
-@dataclass(frozen=True)
-class LanguageModel:
-    """A loaded model in evaluation mode, and the facts about it that are recorded in results."""
-
-    module: Any  # transformers.PreTrainedModel
-    info: ModelInfo
-
-    @property
-    def device(self) -> torch.device:
-        """The device for token ids."""
-        from pruning.models.blocks import input_device
-
-        return input_device(self.module)
-
-    def weights_sha256(self) -> str | None:
-        """The SHA-256 of all weights and their names as they are in memory; None if some are not in memory."""
-        import torch
-
-        found = hashlib.sha256()
-        for name, weight in self.module.state_dict().items():
-            if weight.device.type == "meta":
-                return None
-            found.update(f"{name}\0{weight.dtype}\0{tuple(weight.shape)}\0".encode())
-            found.update(weight.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-        return found.hexdigest()

@@ -18,19 +18,11 @@ from typing import TYPE_CHECKING, Any
 from pruning.core.errors import InputError, UnreachableError, UnskippableError, first_line, unknown
 from pruning.core.wheels import check_no_folder, commit_of, use_hub
 from pruning.models import kept_models
-from pruning.models.architecture import (
-    ATTENTIONS,
-    AUTO,
-    LanguageModel,
-    ModelInfo,
-    attention_kernel,
-    block_count,
-    context_length_of,
-)
+from pruning.models.architecture import ATTENTIONS, AUTO, attention_kernel, block_count, context_length_of
 from pruning.models.gguf import check_header
 from pruning.models.kept_models import PACKAGED, quiet
 from pruning.models.model_files import GGUF, INDEX, SINGLE, ModelFiles, find_files, in_gguf
-from pruning.models.placement import Placement
+from pruning.models.placement import LanguageModel, ModelInfo, Placement
 from pruning.models.pruned_config import without_rescaling
 
 if TYPE_CHECKING:

@@ -22,8 +22,8 @@ from pruning.routing.fitted_router import FittedRouter, Head, Ridge, first_block
 from pruning.routing.router_settings import RouterSettings
 
 if TYPE_CHECKING:
-    from pruning.models.architecture import LanguageModel
     from pruning.models.model import Model
+    from pruning.models.placement import LanguageModel
 
 FOLDER = "routing"  # in the results folder: a folder for each model, search and size
 RECORD, ROUTER, HEAD = "routing.json", "router.json", "router.npz"

@@ -16,7 +16,7 @@ from pruning.core.mask import Space
 from pruning.core.storage import digest
 from pruning.engine import collectives
 from pruning.evaluation.speed import device_name
-from pruning.models.architecture import LanguageModel
+from pruning.models.placement import LanguageModel
 from pruning.models.sublayers import find_chain
 from pruning.runs.cell import Cell, ForwardSettings
 

@@ -25,7 +25,7 @@ from pruning.core.storage import appending, digest
 from pruning.engine import collectives
 from pruning.engine.forward import Cost
 from pruning.evaluation.corpora import HIGHEST
-from pruning.models.architecture import ModelInfo
+from pruning.models.placement import ModelInfo
 from pruning.objective import Calibrated
 from pruning.runs.cell import (
     FORMAT,

@@ -22,7 +22,7 @@ from tests.helpers.searches import TermLosses, solved
 
 N, S = 8, 32
 SPACE = Space(N, 3)
-RACING = Racing(0.01, first=4)
+RACING = Racing(0.01)
 
 
 def term(mask: Mask) -> np.ndarray:
