@@ -20,7 +20,7 @@ from pruning.core.mask import Space
 from pruning.core.scoring import Racing
 from pruning.core.terminal import keep_pages
 from pruning.engine.forward import Forward
-from pruning.models.model import Model
+from pruning.models.handle import Model
 from pruning.models.placement import LanguageModel
 from pruning.objective import Calibrated
 from pruning.objective.perplexity import Perplexity

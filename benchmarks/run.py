@@ -47,14 +47,14 @@ from pruning.core.terminal import keep_pages
 from pruning.engine.devices import synchronize
 from pruning.engine.forward import Forward
 from pruning.models.blocks import find_blocks
-from pruning.models.model import Model
+from pruning.models.handle import Model
 from pruning.models.placement import LanguageModel, ModelInfo
 from pruning.models.products import Float32Linear, native_products
 from pruning.objective import Calibrated, Loss, Objective
 from pruning.objective.divergence import Divergence
 from pruning.objective.margin import Margin
 from pruning.objective.perplexity import Perplexity
-from pruning.search.choice import FloatLoss
+from pruning.search.decide import FloatLoss
 from pruning.search.driver import Problem, solve
 from pruning.search.journal import Journal, KnownScores, Store
 

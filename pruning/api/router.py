@@ -17,7 +17,7 @@ from pruning.config.compose import build
 from pruning.core.errors import DamagedError, ForeignError, InputError, shown
 from pruning.core.mask import Mask
 from pruning.core.records import CLASS
-from pruning.models.model import Model
+from pruning.models.handle import Model
 from pruning.routing import router_files
 from pruning.routing.fitted_router import FittedRouter, StateEncoder, first_blocks, fit_head, prompts
 from pruning.routing.router_settings import RouterSettings

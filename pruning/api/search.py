@@ -30,7 +30,7 @@ from pruning.runs.check_data import Reader, check_evaluation
 from pruning.runs.loaded_cell import forward_with
 from pruning.runs.measurements import Progress
 from pruning.search import driver
-from pruning.search.choice import FloatLoss
+from pruning.search.decide import FloatLoss
 from pruning.search.driver import Problem, solve
 from pruning.search.journal import Journal, KnownScores
 

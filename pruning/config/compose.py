@@ -44,7 +44,7 @@ from pruning.core.records import (
 )
 from pruning.core.scoring import NearTies, Racing
 from pruning.healing.heal_settings import SELECTING
-from pruning.models.model import Model
+from pruning.models.handle import Model
 from pruning.runs.cell import Cell, Choices, ForwardSettings, Protect
 
 COMMAND = ("launcher", "guide", "tasks", "router")  # settings of the command, not of its cells

@@ -199,7 +199,7 @@ def standard_error(values: Sequence[float]) -> float:
     return math.sqrt(_variance(values, [1.0] * len(values)))
 
 
-# Settings of how a search decides between masks (`pruning.search.choice`).
+# Settings of how a search decides between masks (`pruning.search.decide`).
 
 FIRST = 8  # samples of the first look of a race
 

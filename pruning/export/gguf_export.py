@@ -30,8 +30,8 @@ from pruning.export.plan import parts, zeroed
 from pruning.export.request import Request, reference, settled
 from pruning.models import gguf, pruned_config
 from pruning.models.gguf import GgufCut, GgufFile
+from pruning.models.handle import Model, directory_name
 from pruning.models.kept_models import gguf_of_package
-from pruning.models.model import Model, directory_name
 from pruning.models.model_files import find_files, in_gguf
 
 log = logging.getLogger(__name__)

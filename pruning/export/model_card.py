@@ -25,7 +25,7 @@ from pruning.core.records import CLASS, DoneResult, HealRecord
 from pruning.core.units import bytes_text, rate_text
 from pruning.export.checkpoint import ModelSizes
 from pruning.export.request import Request
-from pruning.models.model import directory_name
+from pruning.models.handle import directory_name
 
 # Hub names and licences of the models that Python packages contain as GGUF files.
 PACKAGED = {

@@ -20,7 +20,7 @@ from pruning.core.records import NAME as RESULT
 from pruning.core.records import SMALLER
 from pruning.core.storage import file_sha256, staged, sweep, text_sha256
 from pruning.core.units import bytes_text
-from pruning.models.model import Model
+from pruning.models.handle import Model
 
 RECORD = "depth_pruning.json"
 OWN = "sha256"  # the key of the record's own digest

@@ -28,8 +28,8 @@ from pruning.export.checkpoint import (
 from pruning.export.request import Request
 from pruning.models import preflight, pruned_config
 from pruning.models.blocks import find_blocks
+from pruning.models.handle import Model
 from pruning.models.kept_models import quiet
-from pruning.models.model import Model
 from pruning.models.output_maps import folded_weights, output_weights, replaced
 from pruning.models.sublayers import find_chain
 

@@ -27,7 +27,7 @@ from pruning.core.records import (
 )
 from pruning.export import output_dir
 from pruning.models.gguf import open_gguf
-from pruning.models.model import Model
+from pruning.models.handle import Model
 from pruning.models.model_files import find_files
 
 if TYPE_CHECKING:

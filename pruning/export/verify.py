@@ -21,8 +21,8 @@ from pruning.core.errors import InputError, MismatchError, first_line
 from pruning.core.mask import Mask
 from pruning.models.architecture import attention_kernel
 from pruning.models.blocks import input_device
+from pruning.models.handle import Model
 from pruning.models.kept_models import quiet
-from pruning.models.model import Model
 from pruning.models.sublayers import masked
 
 UNPROVEN = "not compared with the masked model (verify=false)"

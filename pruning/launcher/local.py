@@ -25,7 +25,7 @@ from pruning.launcher.slurm import check_folder, check_script, job_environment, 
 from pruning.launcher.submission import QueuedCell, Submission, submissions
 
 if TYPE_CHECKING:
-    from pruning.models.model import Resources
+    from pruning.models.handle import Resources
 
 OUTLIVE = "trap '' INT HUP"  # Ctrl-C or a closed terminal ends the command but not its processes
 EXIT_SECONDS = 30

@@ -25,7 +25,7 @@ from pruning.core.errors import DamagedError, InputError, unknown
 from pruning.core.storage import file_sha256, publish
 from pruning.core.terminal import prepare_process
 from pruning.core.wheels import Wheel, cache_folder, extract, made_once
-from pruning.models.model_files import ADAPTER_CONFIG, ModelFiles, file_digests, in_gguf
+from pruning.models.model_files import file_digests, in_gguf
 
 log = logging.getLogger(__name__)
 
@@ -151,24 +151,6 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for name in names:
         log.info("%s: %s", name, fetch(name))
-
-
-# Adapters (LoRA), in a directory or on a hub, are refused.
-
-MERGE = (
-    "merge the adapter first (AutoPeftModelForCausalLM.from_pretrained(ADAPTER).merge_and_unload()."
-    "save_pretrained(MERGED)) and give model.path=MERGED"
-)
-
-
-def check_adapter(files: ModelFiles) -> None:
-    """Raise InputError, with the cure, if a directory holds an adapter."""
-    if files.has_adapter:
-        raise InputError(
-            f"model.path={files.folder} holds an adapter ({ADAPTER_CONFIG}), which transformers adds to the "
-            f"weights or ignores, depending on the packages that are installed: {MERGE}. Or remove {ADAPTER_CONFIG} "
-            "to use the model without it."
-        )
 
 
 # Write and load weights with transformers.

@@ -12,7 +12,7 @@ from pruning.core.errors import InputError, PruningError, UnskippableError, firs
 from pruning.core.mask import Mask
 from pruning.models import pruned_config
 from pruning.models.architecture import check_config, check_stored
-from pruning.models.model import Model
+from pruning.models.handle import Model
 from pruning.models.model_files import INDEX, SINGLE
 from pruning.models.stored_tensors import check_stored_tensors
 

@@ -19,7 +19,7 @@ from pruning.core.wheels import commit_of
 from pruning.evaluation import Data, Measured
 from pruning.evaluation.corpora import corpus_perplexity
 from pruning.models import preflight
-from pruning.models.model import Model
+from pruning.models.handle import Model
 from pruning.published.library import ModelFacts, Protocol, PublishedMask, PublishedNumber
 from pruning.runs.cell import FORMAT, ForwardSettings
 from pruning.runs.check_data import Reader, check_evaluation

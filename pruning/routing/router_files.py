@@ -22,7 +22,7 @@ from pruning.routing.fitted_router import FittedRouter, Head, Ridge, first_block
 from pruning.routing.router_settings import RouterSettings
 
 if TYPE_CHECKING:
-    from pruning.models.model import Model
+    from pruning.models.handle import Model
     from pruning.models.placement import LanguageModel
 
 FOLDER = "routing"  # in the results folder: a folder for each model, search and size

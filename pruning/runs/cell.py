@@ -42,7 +42,7 @@ from pruning.engine.compensation import Compensation, NoCompensation
 from pruning.evaluation import Data, Evaluation
 from pruning.healing.heal_settings import NoHealing
 from pruning.healing.training_text import HealingText
-from pruning.models.model import PLACING, Model, same_attention
+from pruning.models.handle import PLACING, Model, same_attention
 from pruning.objective import Objective
 
 

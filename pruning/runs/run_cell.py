@@ -43,7 +43,7 @@ from pruning.runs.cell import (
 from pruning.runs.heal_cell import healed_cell
 from pruning.runs.loaded_cell import cell_space, forward_of, model_of
 from pruning.runs.measurements import Progress, check_repair, digests, evaluate_mask, new_repair, reevaluate
-from pruning.search.choice import FloatLoss
+from pruning.search.decide import FloatLoss
 from pruning.search.driver import Problem, Solution, solve
 from pruning.search.journal import Journal, KnownScores, Store
 

@@ -31,7 +31,7 @@ from pruning.engine import collectives
 from pruning.launcher import Launcher
 from pruning.launcher.cell_state import CellState, StateName, finished
 from pruning.launcher.local import InProcess
-from pruning.models.model import directory_name, distinct_names, shared
+from pruning.models.handle import directory_name, distinct_names, shared
 from pruning.runs.cell import Cell
 from pruning.study import Composed, text_tables
 from pruning.study.text_tables import say

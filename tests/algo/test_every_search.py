@@ -14,7 +14,7 @@ import pytest
 from pruning.algo import Algo, Ask
 from pruning.config.groups import options
 from pruning.core.mask import Mask, Space
-from pruning.search.choice import Racing
+from pruning.search.decide import Racing
 from tests.helpers.searches import TermLosses, configured, drive, optimum, pairwise, solved
 from tests.helpers.spaces import sublayer_space
 

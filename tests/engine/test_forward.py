@@ -22,7 +22,7 @@ from pruning.engine.head import LIKELIHOOD
 from pruning.engine.memory import Tally
 from pruning.engine.prefix_tree import UNKNOWN_PACE, Pace
 from pruning.models.blocks import enter, find_blocks
-from pruning.models.model import LanguageModel
+from pruning.models.handle import LanguageModel
 from pruning.models.sublayers import find_chain, masked
 from tests.helpers.architectures import ARCHITECTURES, N_BLOCKS, SEQUENTIAL, WIDE, build, zeroed
 from tests.helpers.rows import item_rows, language_model, loglik, plain, text_rows

@@ -20,7 +20,7 @@ from pruning.export.request import Request
 from pruning.models import gguf as cutting
 from pruning.models import kept_models
 from pruning.models.gguf import open_gguf
-from pruning.models.model import Model
+from pruning.models.handle import Model
 from pruning.models.output_maps import Repair
 from pruning.models.sublayers import masked
 from tests.helpers import exports, gguf_models

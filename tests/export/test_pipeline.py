@@ -23,7 +23,7 @@ from pruning.core.mask import Mask
 from pruning.export import checkpoint
 from pruning.export.pipeline import export
 from pruning.export.request import Request
-from pruning.models.model import Model
+from pruning.models.handle import Model
 from tests.helpers import gguf_models
 from tests.helpers.architectures import ARCHITECTURES, N_BLOCKS, without
 from tests.helpers.exports import caches, load, logits, saved, wanted

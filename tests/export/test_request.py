@@ -22,7 +22,7 @@ from pruning.core.mask import Mask
 from pruning.export import pipeline as program
 from pruning.export.pipeline import export, export_cell
 from pruning.export.request import of_cell, parse
-from pruning.models.model import Model
+from pruning.models.handle import Model
 from tests.conftest import Command
 
 Run = Callable[..., tuple[int, str, str]]

@@ -21,7 +21,7 @@ from pruning.export.pipeline import export
 from pruning.export.request import Request
 from pruning.healing.healed_files import WEIGHTS
 from pruning.healing.loop import smaller_model
-from pruning.models.model import Model
+from pruning.models.handle import Model
 from tests.conftest import Command
 from tests.healing.test_launch import SEARCH, SHORT, done
 from tests.helpers.architectures import N_BLOCKS, build

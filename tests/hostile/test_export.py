@@ -26,7 +26,7 @@ from pruning.export.model_card import code, code_block, escaped, mergekit, model
 from pruning.export.output_dir import check_target, directory
 from pruning.export.pipeline import export, written
 from pruning.export.request import Request
-from pruning.models.model import Model
+from pruning.models.handle import Model
 from tests.conftest import Command
 from tests.export.test_model_card import FACTS, RESULT
 from tests.helpers.damage import edit_json, edit_weights, tree

@@ -21,7 +21,7 @@ from pruning.engine.forward import Forward
 from pruning.evaluation.choices import check_equal
 from pruning.evaluation.heldout import LocalFiles, item_accuracy
 from pruning.evaluation.text_overlap import overlaps
-from pruning.models.model import Model
+from pruning.models.handle import Model
 from pruning.runs.check_data import Reader, check_calibration, check_evaluation
 from pruning.runs.measurements import averaged
 from pruning.search.journal import Journal, Store

@@ -29,10 +29,10 @@ from pruning.core.errors import InputError
 from pruning.core.mask import Mask
 from pruning.core.wheels import cache_folder
 from pruning.export import pipeline, request
-from pruning.models import model as model_module
+from pruning.models import handle as model_module
 from pruning.models import model_files
+from pruning.models.handle import Model, directory_name, distinct_names
 from pruning.models.kept_models import _convert, quiet
-from pruning.models.model import Model, directory_name, distinct_names
 from pruning.models.model_files import ADAPTER_CONFIG, file_digests, model_digest
 from tests.conftest import Command
 from tests.helpers import gguf_models

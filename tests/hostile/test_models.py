@@ -26,8 +26,8 @@ from pruning.export.request import Request
 from pruning.models import kept_models, pruned_config
 from pruning.models.architecture import check_stored
 from pruning.models.blocks import head
+from pruning.models.handle import Model
 from pruning.models.kept_models import fetch
-from pruning.models.model import Model
 from pruning.models.preflight import check_model, check_renumbering, check_vocabulary
 from pruning.models.stored_tensors import extra_blocks
 from tests.conftest import N_BLOCKS, Command

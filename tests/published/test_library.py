@@ -14,7 +14,7 @@ from pruning.calibration.sources import TEXTS
 from pruning.core.errors import InputError
 from pruning.evaluation.corpora import Corpus
 from pruning.evaluation.heldout import Heldout
-from pruning.models.model import DTYPES
+from pruning.models.handle import DTYPES
 from pruning.published import library
 from pruning.published.library import ASPECTS, PAIRINGS, Protocol, PublishedMask
 from tests.helpers.tokens import with_bos

@@ -9,7 +9,7 @@ import pytest
 
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
-from pruning.models.model import Model
+from pruning.models.handle import Model
 from pruning.published import library, measure
 from pruning.published.library import ModelFacts, PrintedSource, Protocol, PublishedMask
 from pruning.published.measure import Referee

@@ -12,7 +12,7 @@ import pytest
 
 from pruning.core.storage import read_json
 from pruning.core.terminal import run_command
-from pruning.models.model import Model
+from pruning.models.handle import Model
 from pruning.published import library
 from tests.conftest import Ended
 from tests.helpers.architectures import saved_llama

@@ -18,7 +18,7 @@ from pruning.algo.one_shot import OneShot
 from pruning.core import scoring
 from pruning.core.errors import LossError
 from pruning.core.mask import Mask, Space
-from pruning.search.choice import SLACK, FloatLoss, NearTies, Racing, deciding_settings
+from pruning.search.decide import SLACK, FloatLoss, NearTies, Racing, deciding_settings
 from pruning.search.driver import Problem, Solution, solve
 from pruning.search.journal import Journal, KnownScores
 from tests.helpers.searches import TermLosses, solved

@@ -22,7 +22,7 @@ from pruning.core.errors import InputError, LossError
 from pruning.core.mask import Mask, Space
 from pruning.core.scoring import Score
 from pruning.search import driver
-from pruning.search.choice import Racing
+from pruning.search.decide import Racing
 from pruning.search.driver import best_so_far
 from pruning.search.journal import Journal
 from tests.helpers.searches import TermLosses, drive, pairwise, solved

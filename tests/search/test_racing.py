@@ -9,8 +9,8 @@ import pytest
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
 from pruning.core.scoring import Estimate, Racing, Score
-from pruning.search.choice import looks_of
-from pruning.search.choice import race as run_race
+from pruning.search.decide import looks_of
+from pruning.search.decide import race as run_race
 
 SAMPLES = 64
 EVEN = Estimate((1.0,) * SAMPLES, (0,) * SAMPLES)

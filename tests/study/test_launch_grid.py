@@ -18,7 +18,7 @@ from pruning.core.mask import Space
 from pruning.core.storage import read_json
 from pruning.engine.forward import Forward
 from pruning.objective import Calibrated
-from pruning.search.choice import Racing
+from pruning.search.decide import Racing
 from pruning.search.driver import Problem, solve
 from pruning.search.journal import Journal, KnownScores, Store
 from tests.config.test_experiments import PANEL

@@ -21,7 +21,7 @@ from pruning.models import kept_models
 from pruning.models.architecture import ATTENTIONS, AUTO, attention_kernel, block_count, context_length_of
 from pruning.models.gguf import check_header
 from pruning.models.kept_models import PACKAGED, quiet
-from pruning.models.model_files import GGUF, INDEX, SINGLE, ModelFiles, find_files, in_gguf
+from pruning.models.model_files import ADAPTER_CONFIG, GGUF, INDEX, SINGLE, ModelFiles, find_files, in_gguf
 from pruning.models.placement import LanguageModel, ModelInfo, Placement
 from pruning.models.pruned_config import without_rescaling
 
@@ -46,6 +46,10 @@ LIBRARY_ERRORS = (
     "SafetensorError",
     "StrictDataclassFieldValidationError",
     "StrictDataclassClassValidationError",
+)
+MERGE = (
+    "merge the adapter first (AutoPeftModelForCausalLM.from_pretrained(ADAPTER).merge_and_unload()."
+    "save_pretrained(MERGED)) and give model.path=MERGED"
 )
 NO_TOKENIZER = (
     "model {} ({}) has no tokenizer that transformers can read: add its tokenizer.json. A tokenizer.model alone is "
@@ -179,7 +183,12 @@ class Model:
         if self.source == "packaged":
             return str(kept_models.fetch(self.path)), {}
         if self.files is not None:
-            kept_models.check_adapter(self.files)
+            if self.files.has_adapter:
+                raise InputError(
+                    f"model.path={self.path} holds an adapter ({ADAPTER_CONFIG}), which transformers adds to the "
+                    f"weights or ignores, depending on the packages that are installed: {MERGE}. Or remove "
+                    f"{ADAPTER_CONFIG} to use the model without it."
+                )
             return (str(self.files.folder), {}) if self.files.gguf is None else in_gguf(self.files.gguf)
         if self.gguf_file:
             return in_gguf(self._hub_gguf())
@@ -375,7 +384,7 @@ class Model:
             module, loading = self.read_with(transformers.AutoModelForCausalLM, place, options)
         what = f"model {self.name} ({place})"
         if getattr(module, "_hf_peft_config_loaded", False):
-            raise InputError(f"{what} is an adapter: {kept_models.MERGE} and model=local.")
+            raise InputError(f"{what} is an adapter: {MERGE} and model=local.")
         if lacking := sorted(map(str, [*loading["missing_keys"], *loading["mismatched_keys"]])):
             # transformers fills missing weights with random numbers and raises no error.
             raise InputError(
