@@ -23,7 +23,7 @@ from pruning.calibration.item_files import (
 from pruning.calibration.samples import Row, Samples, drawn
 from pruning.calibration.sources import embedded_items
 from pruning.calibration.text import start_tokens
-from pruning.core.errors import InputError, check_least, unknown
+from pruning.core.errors import InputError, check_known, check_least
 
 TEMPLATE = "Question: {question}\nAnswer:"
 EMBEDDED = "commonsense"  # the items that come with this program
@@ -95,10 +95,7 @@ class Items:
     kind: ClassVar[str] = "items"
 
     def __post_init__(self) -> None:
-        if self.source not in SOURCES:
-            raise unknown("calibration.source", self.source, SOURCES)
-        if self.part not in sources.PARTS:
-            raise unknown("calibration.part", self.part, sources.PARTS)
+        check_known("calibration", self, source=SOURCES, part=sources.PARTS)
         sources.check_path(self.source, self.path, "calibration")
         self._draw("calibration").check()
 
@@ -186,8 +183,7 @@ class TaskItems:
     kind: ClassVar[str] = "items"
 
     def __post_init__(self) -> None:
-        if self.source not in (known := ("file", EMBEDDED)):
-            raise unknown("calibration.source", self.source, known)
+        check_known("calibration", self, source=("file", EMBEDDED))
         check_template("calibration.template", self.template)
         check_least("calibration", self, samples=1, seed=0, heldout=1, split=0, length=2)
 

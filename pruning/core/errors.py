@@ -10,7 +10,7 @@ import difflib
 import errno
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import platformdirs
@@ -98,6 +98,13 @@ def check_least(group: str, settings: object, **least: float) -> None:
         value = settings[name] if isinstance(settings, Mapping) else getattr(settings, name)
         if value is not None and value < bound:
             raise InputError(f"{group}.{name}={value:g} is too small: choose {bound:g} or more.")
+
+
+def check_known(group: str, settings: object, **known: Collection[str]) -> None:
+    """Raise InputError if a setting of a group is none of its known values."""
+    for name, values in known.items():
+        if (value := getattr(settings, name)) not in values:
+            raise unknown(f"{group}.{name}", value, values)
 
 
 def near_names(name: str, known: Sequence[str]) -> str:

@@ -15,7 +15,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pruning.core.errors import InputError, UnreachableError, UnskippableError, first_line, unknown
+from pruning.core.errors import (
+    InputError,
+    UnreachableError,
+    UnskippableError,
+    check_known,
+    first_line,
+)
 from pruning.core.wheels import check_no_folder, commit_of, use_hub
 from pruning.models import kept_models
 from pruning.models.architecture import ATTENTIONS, AUTO, attention_kernel, block_count, context_length_of
@@ -124,8 +130,7 @@ class Model:
         given: Any = self.resources
         if not isinstance(given, Resources):  # a mapping, as in configurations
             put(resources=Resources(**given))
-        if self.source not in SOURCES:
-            raise unknown("model.source", self.source, SOURCES)
+        check_known("model", self, source=SOURCES)
         if self.source == "local" and self.path.lower().endswith(GGUF):
             file = Path(self.path).expanduser()
             if not file.exists():
@@ -141,9 +146,7 @@ class Model:
         if not self.name and self.source == "local":
             put(name=directory_name(self.location))
         check_name("model.name", self.name)
-        for name, allowed in ALLOWED.items():
-            if (value := getattr(self, name)) not in allowed:
-                raise unknown(f"model.{name}", value, allowed)
+        check_known("model", self, **ALLOWED)
         if self.max_memory is not None:
             if not isinstance(self.max_memory, Mapping):
                 raise InputError(

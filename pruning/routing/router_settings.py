@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pruning.calibration.items import EMBEDDED, check_template
-from pruning.core.errors import InputError, check_least, unknown
+from pruning.core.errors import InputError, check_known, check_least
 from pruning.core.storage import file_sha256
 
 TARGETS = ("loglikelihood", "margin")
@@ -85,6 +85,5 @@ class RouterSettings:
 
     def check(self) -> None:
         """Raise InputError if the target is unknown or a number is too small."""
-        if self.target not in TARGETS:
-            raise unknown("router.target", self.target, TARGETS)
+        check_known("router", self, target=TARGETS)
         check_least("router", self, blocks=0)

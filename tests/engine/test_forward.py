@@ -16,7 +16,7 @@ import pruning.models.sublayers
 from pruning.calibration.samples import Row
 from pruning.core.mask import Mask
 from pruning.engine import memory as memory_module
-from pruning.engine.compensation import magnitudes
+from pruning.engine.dense_pass import magnitudes
 from pruning.engine.forward import Forward
 from pruning.engine.head import LIKELIHOOD
 from pruning.engine.memory import Tally
