@@ -12,7 +12,7 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
@@ -316,11 +316,10 @@ def publish(partial: Path, target: Path) -> None:
             raise
 
 
-def replace(partial: Path, target: Path, unchanged: Callable[[Path], bool]) -> None:
-    """Rename a complete directory to `target`, replacing an existing one; if that fails, the existing one stays.
+def replace(partial: Path, target: Path) -> None:
+    """Rename a complete directory of `staged` to `target`, replacing an existing one.
 
-    `partial` is a directory of `staged`. The existing directory is replaced only if `unchanged` returns True for it
-    once it has been moved aside, where no other process finds it. Raises OSError if it returns False.
+    If that fails, the existing one stays.
     """
     if not target.exists():
         partial.rename(target)
@@ -328,8 +327,6 @@ def replace(partial: Path, target: Path, unchanged: Callable[[Path], bool]) -> N
     aside = partial.with_name(partial.name + BEFORE)
     target.rename(aside)
     try:
-        if not unchanged(aside):
-            raise OSError(errno.EBUSY, "another program has just changed it", str(target))
         partial.rename(target)
     except OSError:
         aside.rename(target)
