@@ -159,6 +159,8 @@ def read_result(folder: Path) -> Result | None:
         raise DamagedError(f"{path} is damaged: it holds no result. Move it away and run the cell again.")
     distrusted = f"{path} is not to be trusted: "
     data["config"] = with_limit(recorded(data["config"]))
+    if isinstance(data["config"], dict):
+        data["config"] = without_decided(data["config"])
     check_literal(data["config"], distrusted)
     try:
         evaluation = data.get("evaluation", {})
@@ -639,7 +641,11 @@ ADDED = {
     "max_evaluations": None,
 }
 # Settings that the program now decides, by group.
-DECIDED = {"forward": ("batch_tokens", "patience", "merge", "tf32"), "racing": ("first",)}
+DECIDED = {
+    "forward": ("batch_tokens", "patience", "merge", "tf32"),
+    "model": ("attention",),
+    "racing": ("first",),
+}
 # Settings of calibrations and searches that were added, and their defaults: a cell's key leaves these out.
 NEW = {"disjoint": False, "lazy": None, "rank": "cost", "within": "any", "blocks": True}
 

@@ -92,7 +92,7 @@ def reload(place: Path | str, settings: Model, config: Any, **options: Any) -> t
             place,
             config=config,
             dtype=getattr(torch, settings.dtype),
-            attn_implementation=attention_kernel(settings.attention, config, settings.name),
+            attn_implementation=attention_kernel(config),
             output_loading_info=True,
             trust_remote_code=False,
             **options,

@@ -24,7 +24,7 @@ from pruning.core.errors import (
 )
 from pruning.core.wheels import check_no_folder, commit_of, use_hub
 from pruning.models import kept_models
-from pruning.models.architecture import ATTENTIONS, AUTO, attention_kernel, block_count, context_length_of
+from pruning.models.architecture import attention_kernel, block_count, context_length_of
 from pruning.models.gguf import check_header
 from pruning.models.kept_models import PACKAGED, quiet
 from pruning.models.model_files import ADAPTER_CONFIG, GGUF, INDEX, SINGLE, ModelFiles, find_files, in_gguf
@@ -36,11 +36,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+AUTO = "auto"
 SOURCES = ("hub", "local", "packaged")
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 ALLOWED = {
     "dtype": DTYPES,
-    "attention": ATTENTIONS,
     "products": (AUTO, "native"),
     "device_map": (AUTO, "cpu"),
 }
@@ -98,12 +98,11 @@ class Model:
     """Which model to load, and how.
 
     `path` is a hub id, a directory, a GGUF file, or the name of a packaged model. If `name` is empty, a model in a
-    directory is named after the directory. `device_map` is "auto" (use the available GPUs) or "cpu". `attention` is
-    the attention kernel; "auto" is sdpa if the model's class supports it, else eager. `products` is "auto" (linear
-    layers multiply in float32 where that is faster, see `models/products.py`) or "native". `max_memory` limits the
-    bytes of weights on each device, for example {0: 20GiB, cpu: 50GiB}. `offload` is a folder for weights that do not
-    fit in memory. See `models/placement.py` for both. Only safetensors and GGUF weights are read; no code from a
-    model's repository is ever run. `resources` is what the model's jobs request from a cluster.
+    directory is named after the directory. `device_map` is "auto" (use the available GPUs) or "cpu". `products` is
+    "auto" (linear layers multiply in float32 where that is faster, see `models/products.py`) or "native".
+    `max_memory` limits the bytes of weights on each device, for example {0: 20GiB, cpu: 50GiB}. `offload` is a folder
+    for weights that do not fit in memory. See `models/placement.py` for both. Only safetensors and GGUF weights are
+    read; no code from a model's repository is ever run. `resources` is what the model's jobs request from a cluster.
 
     A fact raises InputError if the model's files are missing, damaged or contradict each other, and UnreachableError
     if they cannot be fetched.
@@ -115,7 +114,6 @@ class Model:
     revision: str | None = None
     gguf_file: str | None = None
     dtype: str = "bfloat16"
-    attention: str = AUTO
     products: str = field(default=AUTO, compare=False)
     device_map: str = "auto"
     max_memory: Any = field(default=None, compare=False)  # untyped, so that a key can be a GPU's number
@@ -243,11 +241,11 @@ class Model:
         """The settings that decide whether two models are the same: weights, precision, attention kernel.
 
         A model in a directory is identified by all bytes of its files, not by its path. The devices of the weights
-        and the resources of the jobs are left out. `attention=auto` counts as sdpa.
+        and the resources of the jobs are left out.
         """
         left_out = ("name", "resources", *PLACING)
         data = {name: value for name, value in asdict(self).items() if name not in left_out}
-        data |= {"attention": same_attention(self.attention)}
+        data["attention"] = "sdpa"  # in every key: the kernel was a setting
         if self.files is not None:
             data |= {"path": self.files.digest, "gguf_file": None}
         return data
@@ -292,7 +290,7 @@ class Model:
     @property
     def attention_kernel(self) -> str:
         """The attention kernel to load the model with."""
-        return attention_kernel(self.attention, self.config, self.name)
+        return attention_kernel(self.config)
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -417,11 +415,6 @@ def shared(models: Iterable[Model]) -> list[Model]:
 def _key(model: Model) -> tuple[Any, ...]:
     """Equal for models that are loaded in the same way."""
     return model, str(model.max_memory), model.offload, model.products
-
-
-def same_attention(attention: str) -> str:
-    """The setting of `model.attention` that has the same key: sdpa for auto."""
-    return "sdpa" if attention == AUTO else attention
 
 
 # The name of a model: a legal part of a folder name, which a directory gives by its path.

@@ -42,7 +42,6 @@ def check_model(model: Model) -> None:
         (check_config if model.is_gguf else check_stored)(model.config)
     except UnskippableError as error:
         raise InputError(f"model {model.name} ({model.path}): {error}") from error
-    _ = model.attention_kernel  # raises InputError if the class does not support it
     try:
         empty = pruned_config.skeleton(model.config)
     except INVALID as error:

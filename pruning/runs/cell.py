@@ -32,6 +32,7 @@ from pruning.core.records import (
     leaves,
     read_result,
     recorded,
+    without_decided,
     without_new,
     write_result,
 )
@@ -42,7 +43,7 @@ from pruning.engine.compensation import Compensation, NoCompensation
 from pruning.evaluation import Data, Evaluation
 from pruning.healing.heal_settings import NoHealing
 from pruning.healing.training_text import HealingText
-from pruning.models.handle import PLACING, Model, same_attention
+from pruning.models.handle import PLACING, Model
 from pruning.objective import Objective
 
 
@@ -229,13 +230,14 @@ def difference(known: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | Non
 
 
 def _deciding(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    config = without_decided(recorded(config))
     for group in ("objective", "algo", "compensation", "protect", "calibration", "model"):
-        for name, value in leaves(recorded(config.get(group, {})), f"{group}."):
+        for name, value in leaves(config.get(group, {}), f"{group}."):
             last = name.rpartition(".")[2]
             if group in ("algo", "calibration") and (last, value) in NEW.items():
                 continue  # archived results do not have it
             if last not in (OPTION, *LOCATING) and name.split(".")[1] not in PLACING:
-                yield name, same_attention(value) if name == "model.attention" else value
+                yield name, value
     for name in ("ratio", "k", "seed", "max_evaluations"):
         yield name, config.get(name)
     yield "racing.delta", (config.get("racing") or {}).get("delta")

@@ -49,6 +49,7 @@ def test_forward_settings_do_not_change_the_cell_key(model_folder: Path, tmp_pat
     for cell in (plain, raced):
         recorded = {**cell.config, "forward": {**cell.config["forward"], **decided}}
         recorded["racing"] = {**cell.config["racing"], "first": 8}
+        recorded["model"] = {**cell.config["model"], "attention": "auto"}
         assert recorded_cell(recorded, cell.choices).key == cell.key
         assert difference(recorded, cell.config) is None
     assert raced.key != plain.key

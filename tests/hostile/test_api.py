@@ -362,7 +362,6 @@ WRONG: dict[tuple[str, str], list[Any]] = {
     ("wrap_model", "tokenizer"): [None, "gpt2", NEVER],
     ("wrap_model", "name"): [None, 3, "", "a/b", "a\0", "x" * 200],
     ("load_model", "name"): [None, 3, b"x", "", "a\0b", SURROGATE],
-    ("load_model", "attention"): [3, None, "flash_attention_2", "fast"],
     ("load_model", "dtype"): [torch.float32, None, "int8"],
     ("load_model", "path"): [3, "a\0b", SURROGATE, ""],
     ("load_model", "gguf_file"): [3, ""],
