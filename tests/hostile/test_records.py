@@ -27,7 +27,6 @@ from pruning.healing.healed_files import read_record
 from pruning.launcher import submit
 from pruning.launcher.job import Job
 from pruning.launcher.submission import Submission, SubmissionRecord
-from pruning.published import library
 from pruning.routing.router_files import read_router
 from pruning.study import heal_command
 from pruning.tracking.rebuild import trackers
@@ -228,22 +227,6 @@ def test_routers_and_healings(tmp_path: Path) -> None:
         refused(lambda: read_router(tmp_path), place, False)
         write(tmp_path / "heal.json", edited)
         refused(lambda: read_record(tmp_path), place, False)
-
-
-def test_published_masks(monkeypatch: pytest.MonkeyPatch) -> None:
-    path, models = library.FOLDER / "papers" / "sleb.yaml", library.models()
-    data = library._read(path)
-    data["entries"] = data["entries"][:1]
-    monkeypatch.setattr(library, "models", lambda: models)
-    for place, edited, _ in edits(data):
-        monkeypatch.setattr(library, "_read", lambda _, edited=edited: edited)
-        refused(lambda: library._paper(path), place, False)
-
-
-def test_files_of_yaml_make_no_object_and_run_nothing(tmp_path: Path) -> None:
-    (tmp_path / "p.yaml").write_text("title: !!python/object/apply:planted.run [ran]\n")
-    with pytest.raises(InputError, match=r"^p\.yaml"):
-        library._paper(tmp_path / "p.yaml")
 
 
 @pytest.mark.parametrize("name", ["a${seed}", "${oc.env:PLANTED_SECRET}"])
