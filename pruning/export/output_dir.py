@@ -149,7 +149,8 @@ def _earlier_export(out: Path) -> Mapping[str, Any] | None:
         raise InputError(f"{out} holds {_names(foreign)}, which the export there did not write. {CURE}")
     if changed := [name for name in files if name in before and file_sha256(out / name) != files[name]]:
         raise InputError(f"{out}: {_names(changed)} changed after the export there was written. {CURE}")
-    return record
+    found: Mapping[str, Any] = record
+    return found
 
 
 def check_same(
