@@ -306,9 +306,10 @@ def test_kill_9_leaves_no_directory_of_that_name(
     (partial,) = tmp_path.glob(".out.*")
     assert not (partial / "config.json").exists(), "what is left could be taken for a model"
     assert not (tmp_path / "out").exists()
-    monkeypatch.setattr(storage, "DAY", -1)
     export(wanted(dense, (2,), verify=False))
-    assert {path.name for path in tmp_path.iterdir()} == {"dense", "out"}, "a later export removes it"
+    monkeypatch.setattr(storage, "DAY", -1)
+    storage.sweep(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"dense", "out"}, "a later writer removes it"
 
 
 @pytest.mark.slow
