@@ -203,7 +203,7 @@ def test_on_a_budget_masks_of_other_numbers_of_units_are_compared(tmp_path: Path
     assert len(curve) == space.size, "the dense model is not counted"
 
 
-@pytest.mark.parametrize("racing", [Racing(), Racing(delta=0.5, first=2)], ids=["whole", "race"])
+@pytest.mark.parametrize("racing", [Racing(), Racing(delta=0.5)], ids=["whole", "race"])
 def test_a_choice_in_several_requests_counts_each_mask_once_and_is_one_decision(
     tmp_path: Path, racing: Racing
 ) -> None:
