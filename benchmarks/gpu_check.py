@@ -35,7 +35,8 @@ from pruning.core.errors import PruningError
 from pruning.core.mask import Mask
 from pruning.engine import devices
 from pruning.engine.forward import Forward
-from pruning.models.model import LanguageModel, Model
+from pruning.models.handle import Model
+from pruning.models.placement import LanguageModel
 
 log = logging.getLogger("gpu_check")
 

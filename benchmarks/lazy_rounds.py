@@ -17,12 +17,13 @@ from pruning.algo.greedy import Greedy
 from pruning.calibration.text import Text
 from pruning.core import storage
 from pruning.core.mask import Space
+from pruning.core.scoring import Racing
 from pruning.core.terminal import keep_pages
 from pruning.engine.forward import Forward
-from pruning.models.model import LanguageModel, Model
+from pruning.models.handle import Model
+from pruning.models.placement import LanguageModel
 from pruning.objective import Calibrated
 from pruning.objective.perplexity import Perplexity
-from pruning.search.choice import Racing
 from pruning.search.driver import Problem, solve
 from pruning.search.journal import Journal, KnownScores
 

@@ -28,11 +28,10 @@ from pruning.algo.greedy import Greedy
 from pruning.calibration.text import Text
 from pruning.core import storage
 from pruning.core.mask import Mask, Space
-from pruning.core.scoring import Estimate
+from pruning.core.scoring import Estimate, Racing
 from pruning.engine.forward import Forward
 from pruning.objective import Loss
 from pruning.objective.perplexity import Perplexity
-from pruning.search.choice import Racing
 from pruning.search.driver import Problem, solve
 from pruning.search.journal import Journal, KnownScores
 

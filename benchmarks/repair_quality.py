@@ -26,7 +26,7 @@ from pruning.calibration.samples import Samples
 from pruning.core import storage
 from pruning.core.mask import Mask
 from pruning.core.terminal import keep_pages
-from pruning.engine.compensation import magnitudes
+from pruning.engine.dense_pass import magnitudes
 from pruning.engine.forward import Forward
 from pruning.evaluation.heldout import Heldout
 from pruning.objective.perplexity import Perplexity

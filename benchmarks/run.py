@@ -24,7 +24,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +31,9 @@ import numpy as np
 import torch
 
 from benchmarks.baselines import Plain, Published
-from pruning.algo import Algo, Ask, Found, Proposals
+from pruning.algo import Algo
 from pruning.algo.beam import Beam
+from pruning.algo.exhaustive import Exhaustive
 from pruning.algo.greedy import Greedy
 from pruning.algo.one_shot import OneShot
 from pruning.calibration import sources
@@ -42,17 +42,19 @@ from pruning.calibration.samples import Row, Samples
 from pruning.calibration.text import Text
 from pruning.core import scoring, storage
 from pruning.core.mask import Mask, Space
+from pruning.core.scoring import NearTies, Racing
 from pruning.core.terminal import keep_pages
 from pruning.engine.devices import synchronize
 from pruning.engine.forward import Forward
 from pruning.models.blocks import find_blocks
-from pruning.models.model import LanguageModel, Model, ModelInfo
+from pruning.models.handle import Model
+from pruning.models.placement import LanguageModel, ModelInfo
 from pruning.models.products import Float32Linear, native_products
 from pruning.objective import Calibrated, Loss, Objective
 from pruning.objective.divergence import Divergence
 from pruning.objective.margin import Margin
 from pruning.objective.perplexity import Perplexity
-from pruning.search.choice import FloatLoss, NearTies, Racing
+from pruning.search.decide import FloatLoss
 from pruning.search.driver import Problem, solve
 from pruning.search.journal import Journal, KnownScores, Store
 
@@ -267,19 +269,7 @@ def device_name(where: torch.device = CPU) -> str:
 # The works that the benchmark times. Each work has a model, samples, and searches.
 
 
-@dataclass(frozen=True)
-class Every:
-    """A search that scores all masks of the space in one batch."""
-
-    def propose(self, space: Space, rng: np.random.Generator) -> Proposals:  # noqa: ARG002
-        """Ask for all masks once."""
-        masks = [space.drop(*chosen) for chosen in combinations(space.free(), space.k)]
-        losses = yield Ask(masks, best=1)
-        return Found(masks[int(np.argmin(losses))], "every mask was scored")
-
-    def evaluations(self, space: Space) -> int:
-        """The number of masks in the space: N choose k."""
-        return space.size
+EVERY = Exhaustive(batch=100_000)  # all masks in one batch
 
 
 @dataclass(frozen=True)
@@ -377,7 +367,7 @@ MARGINS = greedy(
     samples=partial(four_choice_items, 32),
     objective=Margin(),
 )
-PAIRS = greedy("all 435 pairs of 30, SmolLM2", 3.2, samples=FEW, searches=[(Every(), 2)])
+PAIRS = greedy("all 435 pairs of 30, SmolLM2", 3.2, samples=FEW, searches=[(EVERY, 2)])
 PANEL_WORK = greedy(
     "one_shot, greedy and beam at k=3 and k=6 with shared scores, SmolLM2",
     5.0,
@@ -391,7 +381,7 @@ TRIPLES = Work(
     partial(tiny_llama, 28),
     Perplexity(),
     partial(tokens, 2, 64),
-    [(Every(), 3)],
+    [(EVERY, 3)],
 )
 TINY = Work(
     "greedy k=8 of 32, tiny Llama (hidden 64), batch 1",

@@ -122,9 +122,3 @@ def check_above(algo: Algo, **bounds: float) -> None:
     for name, bound in bounds.items():
         if not (value := getattr(algo, name)) > bound:
             raise InputError(f"algo.{name}={value:g} is too small: choose a number above {bound:g}.")
-
-
-def check_choice(algo: Algo, name: str, known: Sequence[str]) -> None:
-    """Raise InputError unless a setting has one of the known values."""
-    if (value := getattr(algo, name)) not in known:
-        raise InputError(f"algo.{name}={value} is unknown: choose {' or '.join(known)}.")

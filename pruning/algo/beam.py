@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from pruning.algo import Found, Known, Proposals, Request, check_choice
+from pruning.algo import Found, Known, Proposals, Request
 from pruning.algo._rank import RANKS, done, per_cost, rise_since
 from pruning.algo.lazy import Lazy, check_risk
-from pruning.core.errors import check_least
+from pruning.core.errors import check_known, check_least
 from pruning.core.mask import Mask, Space
 
 
@@ -37,7 +37,7 @@ class Beam:
 
     def __post_init__(self) -> None:
         check_risk(self.lazy)
-        check_choice(self, "rank", RANKS)
+        check_known("algo", self, rank=RANKS)
         check_least("algo", self, width=1)
 
     def propose(self, space: Space, rng: np.random.Generator) -> Proposals:  # noqa: ARG002

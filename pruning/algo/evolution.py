@@ -22,9 +22,9 @@ from typing import Any
 
 import numpy as np
 
-from pruning.algo import Ask, Found, Known, Proposals, Request, check_choice
+from pruning.algo import Ask, Found, Known, Proposals, Request
 from pruning.algo._moves import extended, n_singles, one_shot, scored_all, singles, swapped, within_kind
-from pruning.core.errors import InputError, check_least
+from pruning.core.errors import InputError, check_known, check_least
 from pruning.core.mask import Mask, Space
 
 TRIES = 20  # mutations tried per offspring if the number of different ones is not known
@@ -49,10 +49,8 @@ class Evolution:
     within: str = "any"  # or "kind": swap attention for attention and MLP for MLP only
 
     def __post_init__(self) -> None:
-        check_choice(self, "within", ("any", "kind"))
-        check_least("algo", self, offspring=1, initial=1, swaps=1)
-        if self.generations is not None:
-            check_least("algo", self, generations=0)
+        check_known("algo", self, within=("any", "kind"))
+        check_least("algo", self, offspring=1, initial=1, swaps=1, generations=0)
         if len(self.samples) != len(self.survivors):
             raise InputError(
                 f"algo.samples={self.samples} and algo.survivors={self.survivors} differ in length: "

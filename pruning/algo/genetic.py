@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pruning.algo import Found, Known, Proposals, _moves, check_above, check_choice
-from pruning.core.errors import InputError, check_least
+from pruning.algo import Found, Known, Proposals, _moves, check_above
+from pruning.core.errors import InputError, check_known, check_least
 from pruning.core.mask import Mask, Space
 
 
@@ -35,7 +35,7 @@ class Genetic:
     def __post_init__(self) -> None:
         check_least("algo", self, population=2, generations=0, tournament=1, elitism=0, mutation=0)
         check_above(self, temperature=0)
-        check_choice(self, "mutates", ("block", "set"))
+        check_known("algo", self, mutates=("block", "set"))
         if self.elitism >= 1:
             raise InputError(f"algo.elitism={self.elitism:g} is too large: choose a number below 1.")
         if self.mutation > 1:

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pruning.algo import Ask, Found, Known, Proposals, check_choice
+from pruning.algo import Ask, Found, Known, Proposals
 from pruning.algo._rank import RANKS, both_paths, done, evaluations_by_blocks, per_cost
 from pruning.algo.lazy import Lazy, check_risk
+from pruning.core.errors import check_known
 from pruning.core.mask import Mask, Space
 
 
@@ -34,7 +35,7 @@ class Greedy:
 
     def __post_init__(self) -> None:
         check_risk(self.lazy)
-        check_choice(self, "rank", RANKS)
+        check_known("algo", self, rank=RANKS)
 
     def propose(self, space: Space, rng: np.random.Generator) -> Proposals:  # noqa: ARG002
         """Ask for one batch per round; each mask removes the previous winner's units and one more."""

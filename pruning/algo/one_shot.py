@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pruning.algo import Ask, Found, Known, Proposals, check_choice
+from pruning.algo import Ask, Found, Known, Proposals
 from pruning.algo._moves import ranked, rates, singles
 from pruning.algo._rank import RANKS, per_cost
+from pruning.core.errors import check_known
 from pruning.core.mask import Space, unit_noun
 
 
@@ -24,7 +25,7 @@ class OneShot:
     rank: str = "cost"  # or "loss"
 
     def __post_init__(self) -> None:
-        check_choice(self, "rank", RANKS)
+        check_known("algo", self, rank=RANKS)
 
     def propose(self, space: Space, rng: np.random.Generator) -> Proposals:  # noqa: ARG002
         """Ask for one batch of single removals."""

@@ -26,8 +26,8 @@ from pruning.export.pipeline import written
 from pruning.export.request import Request, is_gguf
 from pruning.healing.training_text import check_length
 from pruning.models.architecture import context_length_of
+from pruning.models.handle import Model
 from pruning.models.kept_models import savable
-from pruning.models.model import Model
 from pruning.objective.perplexity import Perplexity
 from pruning.runs.cell import ForwardSettings
 from pruning.runs.loaded_cell import forward_with

@@ -20,7 +20,8 @@ from pruning.core.errors import InputError, shown, unknown
 from pruning.core.mask import Mask
 from pruning.core.terminal import let_threads_wait
 from pruning.models import preflight
-from pruning.models.model import LanguageModel, Model, check_name, wrapped
+from pruning.models.handle import Model, check_name, wrapped
+from pruning.models.placement import LanguageModel
 
 Call = TypeVar("Call", bound=Callable[..., Any])
 

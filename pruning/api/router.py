@@ -17,10 +17,9 @@ from pruning.config.app import build
 from pruning.core.errors import DamagedError, ForeignError, InputError, shown
 from pruning.core.mask import Mask
 from pruning.core.records import CLASS
-from pruning.models.model import Model
+from pruning.models.handle import Model
 from pruning.routing import router_files
-from pruning.routing.encoders import Encoder, encoder_of, first_blocks, prompts
-from pruning.routing.fitted_router import FittedRouter, fit_head
+from pruning.routing.fitted_router import FittedRouter, StateEncoder, first_blocks, fit_head, prompts
 from pruning.routing.router_settings import RouterSettings
 from pruning.routing.set_scores import routes, score_items
 from pruning.runs.cell import ForwardSettings
@@ -61,7 +60,7 @@ class Router:
 
     model: PrunableModel
     fitted: FittedRouter
-    encoder: Encoder = field(repr=False)
+    encoder: StateEncoder = field(repr=False)
     facts: Mapping[str, Any] = field(repr=False)
 
     @classmethod
@@ -69,7 +68,7 @@ class Router:
         """The router that a study of tasks or `save` wrote to a folder; its model is loaded unless it is given.
 
         Raises InputError if the folder holds no router or if its model is not recorded, DamagedError if a file cannot
-        be read, and ForeignError if the model or the encoder is another one than the router was fitted to.
+        be read, and ForeignError if the model is another one than the router was fitted to.
         """
         router, record = router_files.read_router(path_of("folder", folder))
         if model is None:
@@ -77,18 +76,12 @@ class Router:
         check_type("model", model, PrunableModel)
         _check_weights(record, model, folder)
         forward = forward_with(ForwardSettings(), model.language_model)
-        encoder = encoder_of(router.settings, forward, model.tokenizer, router.blocks)
+        encoder = StateEncoder(forward, model.tokenizer, router.blocks)
         width = 2 * model.module.get_input_embeddings().embedding_dim
-        if router.settings.encoder == "states" and router.head.width != width:
+        if router.head.width != width:
             raise DamagedError(
                 f"{Path(folder) / router_files.HEAD} reads {router.head.width} features, and {model.name} gives "
                 f"{width}: restore the file, or fit a new router."
-            )
-        if encoder.revision != router.encoder_revision:
-            raise ForeignError(
-                f"the router in {folder} was fitted to another encoder (revision {router.encoder_revision}) than "
-                f"router.path={router.settings.path} (revision {encoder.revision}): restore the encoder, or fit a "
-                "new router."
             )
         return cls(model, router, encoder, record)
 
@@ -197,8 +190,8 @@ def fit_router(
     """Fit a router to the items of tasks: it predicts the right answer's log-likelihood under each set.
 
     `tasks` maps names to lists of items (question, choices, answer), and `sets` names to masks; the two need not have
-    the same names. `settings` are those of `router` on the command line, such as `head="mlp"`. Raises InputError if
-    an item, a mask or a setting is wrong.
+    the same names. `settings` are those of `router` on the command line, such as `target="margin"`. Raises
+    InputError if an item, a mask or a setting is wrong.
     """
     check_settings(RouterSettings, settings, "setting of a router")
     chosen = RouterSettings(**settings)
@@ -225,10 +218,10 @@ def fit_router(
         raise InputError(f"{len(items)} items are given: give two or more.")
     blocks = first_blocks(list(sets.values()), chosen.blocks)
     forward = forward_with(ForwardSettings(), model.language_model)
-    encoder = encoder_of(chosen, forward, model.tokenizer, blocks)
+    encoder = StateEncoder(forward, model.tokenizer, blocks)
     samples = ItemDraw(len(items), 0, template).rows(items, model.tokenizer, "items")
     scores = score_items(forward, samples, list(sets.values()))
-    head = fit_head(encoder.encode(prompts(template, items)), scores.target(chosen.target).T, chosen)
-    router = FittedRouter(sets, head, blocks, template, chosen, encoder.revision)
+    head = fit_head(encoder.encode(prompts(template, items)), scores.target(chosen.target).T)
+    router = FittedRouter(sets, head, blocks, template, chosen)
     facts = router_files.model_record(model.language_model, model.settings)
     return Router(model, router, encoder, facts)

@@ -19,7 +19,7 @@ from pruning.calibration.text import SHORTEST, start_tokens
 from pruning.core.errors import InputError, shown
 from pruning.core.mask import Mask, Removal
 from pruning.core.records import MarginsRecord, error_of, metrics_among
-from pruning.core.scoring import Score, plus_minus
+from pruning.core.scoring import NearTies, Racing, Score, plus_minus
 from pruning.evaluation.corpora import perplexity, strided
 from pruning.evaluation.heldout import item_accuracy
 from pruning.evaluation.text_overlap import check_disjoint
@@ -30,7 +30,7 @@ from pruning.runs.check_data import Reader, check_evaluation
 from pruning.runs.loaded_cell import forward_with
 from pruning.runs.measurements import Progress
 from pruning.search import driver
-from pruning.search.choice import FloatLoss, NearTies, Racing
+from pruning.search.decide import FloatLoss
 from pruning.search.driver import Problem, solve
 from pruning.search.journal import Journal, KnownScores
 

@@ -20,10 +20,10 @@ from pruning.calibration.item_files import (
     json_records,
     labelled_item,
 )
-from pruning.calibration.samples import Row, Samples, check_least, drawn
+from pruning.calibration.samples import Row, Samples, drawn
 from pruning.calibration.sources import embedded_items
 from pruning.calibration.text import start_tokens
-from pruning.core.errors import InputError, unknown
+from pruning.core.errors import InputError, check_known, check_least
 
 TEMPLATE = "Question: {question}\nAnswer:"
 EMBEDDED = "commonsense"  # the items that come with this program
@@ -48,7 +48,7 @@ class ItemDraw:
     def check(self) -> None:
         """Raise InputError if a number is out of range or the template is wrong."""
         samples = self.setting.rpartition(".")[2]
-        check_least(self._prefix, **{samples: (self.samples, 1), "seed": (self.seed, 0)})
+        check_least(self._prefix, {samples: self.samples, "seed": self.seed}, **{samples: 1, "seed": 0})
         check_template(f"{self._prefix}.template", self.template)
 
     def rows(self, pool: Sequence[Item], tokenizer: Any, source: str) -> Samples:
@@ -95,10 +95,7 @@ class Items:
     kind: ClassVar[str] = "items"
 
     def __post_init__(self) -> None:
-        if self.source not in SOURCES:
-            raise unknown("calibration.source", self.source, SOURCES)
-        if self.part not in sources.PARTS:
-            raise unknown("calibration.part", self.part, sources.PARTS)
+        check_known("calibration", self, source=SOURCES, part=sources.PARTS)
         sources.check_path(self.source, self.path, "calibration")
         self._draw("calibration").check()
 
@@ -186,11 +183,9 @@ class TaskItems:
     kind: ClassVar[str] = "items"
 
     def __post_init__(self) -> None:
-        if self.source not in (known := ("file", EMBEDDED)):
-            raise unknown("calibration.source", self.source, known)
+        check_known("calibration", self, source=("file", EMBEDDED))
         check_template("calibration.template", self.template)
-        least = {"samples": 1, "seed": 0, "heldout": 1, "split": 0, "length": 2}
-        check_least("calibration", **{name: (getattr(self, name), least[name]) for name in least})
+        check_least("calibration", self, samples=1, seed=0, heldout=1, split=0, length=2)
 
     @property
     def task(self) -> str:

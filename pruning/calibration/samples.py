@@ -202,13 +202,6 @@ def drawn(size: int, samples: int, seed: int, disjoint: bool, prefix: str, pool:
     return sorted(order[seed * samples :][:samples].tolist())
 
 
-def check_least(prefix: str, **settings: tuple[int | None, int]) -> None:
-    """Raise InputError if the value of a setting of the group `prefix` is below the least one, given beside it."""
-    for name, (value, least) in settings.items():
-        if value is not None and value < least:
-            raise InputError(f"{prefix}.{name}={value} is too small: give at least {least}.")
-
-
 # The runs of tokens that two sets of windows share.
 #
 # Two windows share text if both contain the same run of `OVERLAP` tokens. If one of them has fewer than twice as

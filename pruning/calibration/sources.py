@@ -17,7 +17,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from pruning.calibration.item_files import Item, existing, json_records, read_items, read_text, text_field
-from pruning.core.errors import InputError, UnreachableError, first_line, unknown
+from pruning.core.errors import InputError, UnreachableError, check_known, first_line
 from pruning.core.storage import file_sha256
 from pruning.core.wheels import Wheel, check_no_folder, extract, use_hub
 
@@ -62,10 +62,7 @@ class TextSource:
 
     def check(self, prefix: str) -> None:
         """Raise InputError if a setting is invalid. Messages put `prefix`, the settings group, before its name."""
-        if self.source not in TEXTS:
-            raise unknown(f"{prefix}.source", self.source, TEXTS)
-        if self.part not in PARTS:
-            raise unknown(f"{prefix}.part", self.part, PARTS)
+        check_known(prefix, self, source=TEXTS, part=PARTS)
         if self.source == "hub" and not self.path:
             raise InputError(f"{prefix}.path is not set: give the name of a data set, {prefix}.path=NAME.")
         check_path(self.source, self.path, prefix)

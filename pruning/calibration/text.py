@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, ClassVar
 
-from pruning.calibration.samples import Row, Samples, check_least, drawn
+from pruning.calibration.samples import Row, Samples, drawn
 from pruning.calibration.sources import TextSource
-from pruning.core.errors import InputError
+from pruning.core.errors import InputError, check_least
 
 SHORTEST = 8  # the least number of tokens of a window
 
@@ -32,8 +32,8 @@ class WindowDraw:
     def check(self) -> None:
         """Raise InputError if a number is out of range."""
         samples, length = self.names
-        least = {samples: (self.samples, 1), length: (self.length, SHORTEST), "seed": (self.seed, 0)}
-        check_least(self.prefix, **least)
+        given = {samples: self.samples, length: self.length, "seed": self.seed}
+        check_least(self.prefix, given, **{samples: 1, length: SHORTEST, "seed": 0})
 
     def windows(self, documents: Iterable[str], tokenizer: Any, source: str, stream: bool = False) -> Samples:
         """Draw windows from documents. Raises InputError if the documents are too short.
@@ -175,7 +175,7 @@ class Mixed:
 
     def __post_init__(self) -> None:
         _check_kinds(first=(self.first, "text"), second=(self.second, "text"))
-        check_least("calibration", samples=(self.samples, 2))  # one window for each text
+        check_least("calibration", self, samples=2)  # one window for each text
         WindowDraw(self.samples, self.length, self.seed).check()
 
     def file(self) -> str | None:

@@ -53,6 +53,7 @@ from pruning.core.records import (
     nearest_option,
     recorded,
     same_settings,
+    without_decided,
     without_option,
 )
 from pruning.routing.router_settings import RouterSettings, TaskStudy
@@ -289,7 +290,7 @@ OTHERS = (
     *("ratio", "k", "unit", "budget", "latency", "protect", "racing", "near_ties", "seed", "max_evaluations"),
     "forward",
 )
-DECIDING = ("tf32", "compile", "bounds")  # settings of `forward` that can change a mask or its losses
+DECIDING = ("compile", "bounds")  # settings of `forward` that can change a mask or its losses
 RESOURCES = "model.resources."  # left out: these settings only affect where a cell runs
 
 
@@ -300,7 +301,7 @@ def launch_words(config: Mapping[str, Any]) -> list[str]:
     if a setting is not literal: Hydra would interpret it.
     """
     check_literal(config)
-    config = recorded(config)
+    config = without_decided(recorded(config))
     if config.get("heal", {}).get(CLASS) == NO_HEALING[CLASS]:
         config = {name: value for name, value in config.items() if name != "heal"}  # as results leave it out
     words = [f"{group}={_option(group, config[group])}" for group in GROUPS if group in config]

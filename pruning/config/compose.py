@@ -25,10 +25,10 @@ from pruning.core.records import (
     with_limit,
     without_option,
 )
+from pruning.core.scoring import NearTies, Racing
 from pruning.healing.heal_settings import SELECTING
-from pruning.models.model import Model
+from pruning.models.handle import Model
 from pruning.runs.cell import Cell, Choices, ForwardSettings, Protect
-from pruning.search.choice import NearTies, Racing
 
 COMMAND = ("launcher", "guide", "tasks", "router")  # settings of the command, not of its cells
 PARTS = tuple(group for group in BUILT if group != "launcher")  # the groups that a cell is made of

@@ -31,7 +31,7 @@ PACKAGES = {
 }
 # The classes of the other groups. These paths are resolved when a configuration is read, so nothing is imported here.
 NAMED = {
-    "model": {"model": "pruning.models.model:Model"},
+    "model": {"model": "pruning.models.handle:Model"},
     "compensation": {
         "none": "pruning.engine.compensation:NoCompensation",
         "magnitude": "pruning.engine.compensation:Magnitude",

@@ -10,7 +10,7 @@ import difflib
 import errno
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import platformdirs
@@ -90,10 +90,21 @@ def unknown(what: str, name: object, known: Iterable[str]) -> InputError:
 
 
 def check_least(group: str, settings: object, **least: float) -> None:
-    """Raise InputError if a setting of a group is below its least value."""
+    """Raise InputError if a setting of a group is below its least value; None has none.
+
+    `settings` is an object with these settings, or a mapping.
+    """
     for name, bound in least.items():
-        if (value := getattr(settings, name)) < bound:
+        value = settings[name] if isinstance(settings, Mapping) else getattr(settings, name)
+        if value is not None and value < bound:
             raise InputError(f"{group}.{name}={value:g} is too small: choose {bound:g} or more.")
+
+
+def check_known(group: str, settings: object, **known: Collection[str]) -> None:
+    """Raise InputError if a setting of a group is none of its known values."""
+    for name, values in known.items():
+        if (value := getattr(settings, name)) not in values:
+            raise unknown(f"{group}.{name}", value, values)
 
 
 def near_names(name: str, known: Sequence[str]) -> str:

@@ -17,7 +17,7 @@ from typing import Annotated, Any, NotRequired, TypedDict
 
 import numpy as np
 
-from pruning.core.errors import InputError, shown, unknown
+from pruning.core.errors import InputError, check_least, shown, unknown
 
 UNITS = ("block", "sublayer")  # what the indices of a mask count
 NAME = re.compile(r"([abm]?)(\d+)")
@@ -538,9 +538,7 @@ class Latency:
 
     def check(self) -> None:
         """Raise InputError if a number is below 1."""
-        for name in ("batch", "tokens", "repeats"):
-            if getattr(self, name) < 1:
-                raise InputError(f"latency.{name}={getattr(self, name)} is too small: choose at least 1.")
+        check_least("latency", self, batch=1, tokens=1, repeats=1)
 
 
 @dataclass(frozen=True)

@@ -159,6 +159,8 @@ def read_result(folder: Path) -> Result | None:
         raise DamagedError(f"{path} is damaged: it holds no result. Move it away and run the cell again.")
     distrusted = f"{path} is not to be trusted: "
     data["config"] = with_limit(recorded(data["config"]))
+    if isinstance(data["config"], dict):
+        data["config"] = without_decided(data["config"])
     check_literal(data["config"], distrusted)
     try:
         evaluation = data.get("evaluation", {})
@@ -638,7 +640,12 @@ ADDED = {
     "near_ties": {},
     "max_evaluations": None,
 }
-DECIDED = ("batch_tokens", "patience", "merge")  # settings of `forward` that the program now decides
+# Settings that the program now decides, by group.
+DECIDED = {
+    "forward": ("batch_tokens", "patience", "merge", "tf32"),
+    "model": ("attention",),
+    "racing": ("first",),
+}
 # Settings of calibrations and searches that were added, and their defaults: a cell's key leaves these out.
 NEW = {"disjoint": False, "lazy": None, "rank": "cost", "within": "any", "blocks": True}
 
@@ -654,9 +661,15 @@ def with_limit(config: Any) -> Any:
 
 def with_added(config: Mapping[str, Any]) -> dict[str, Any]:
     """A recorded configuration with what was added since, at its defaults, and without what is now decided."""
-    whole = {**ADDED, **config}
-    if isinstance(forward := whole.get("forward"), Mapping):
-        whole["forward"] = {name: value for name, value in forward.items() if name not in DECIDED}
+    return {**ADDED, **without_decided(config)}
+
+
+def without_decided(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A recorded configuration without what is now decided."""
+    whole = dict(config)
+    for group, names in DECIDED.items():
+        if isinstance(settings := whole.get(group), Mapping):
+            whole[group] = {name: value for name, value in settings.items() if name not in names}
     return whole
 
 
@@ -881,16 +894,6 @@ class Point(TypedDict):
     loss: NotRequired[Annotated[float, "The loss of the step's text before the step; absent for step 0."]]
     lr: NotRequired[Annotated[float, "The learning rate of the step."]]
     heldout_loss: NotRequired[Annotated[float, "Cross entropy per token on held-out text, after the step."]]
-
-
-def append(path: Path, point: Point) -> None:
-    """Append a point to a curve's file."""
-    storage.append_line(path, point)
-
-
-def write(path: Path, points: Sequence[Point]) -> None:
-    """Write a curve's file anew."""
-    storage.write_text(path, "".join(json.dumps(point) + "\n" for point in points))
 
 
 def read(path: Path) -> list[Point]:

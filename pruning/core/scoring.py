@@ -6,12 +6,12 @@ import json
 import math
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, NotRequired, TypedDict, cast
 
 from pruning.core import storage
-from pruning.core.errors import LossError
+from pruning.core.errors import InputError, LossError
 from pruning.core.mask import Mask
 
 
@@ -199,6 +199,64 @@ def standard_error(values: Sequence[float]) -> float:
     return math.sqrt(_variance(values, [1.0] * len(values)))
 
 
+# Settings of how a search decides between masks (`pruning.search.decide`).
+
+FIRST = 8  # samples of the first look of a race
+
+
+@dataclass
+class Racing:
+    """The risk of a race that it loses the best mask of a batch; if `delta` is None, racing is off."""
+
+    delta: float | None = None
+
+    def check(self) -> None:
+        """Raise InputError if the risk is out of range (a method, because OmegaConf does not call __init__)."""
+        if self.delta is not None and not 0 < self.delta < 1:
+            raise InputError(
+                f"racing.delta={self.delta:g} is not between 0 and 1: choose a probability such as 0.01, or null."
+            )
+
+
+@dataclass
+class NearTies:
+    """At most `most` masks of a decision are scored again; 0 settles no ties."""
+
+    most: int = 8
+
+    def check(self) -> None:
+        """Raise InputError if `most` is negative or 1 (a method, because OmegaConf does not call __init__)."""
+        if self.most < 0 or self.most == 1:
+            raise InputError(
+                f"near_ties.most={self.most} cannot settle a tie: choose 2 or more masks, or 0 to settle none."
+            )
+
+
+def deciding_settings(
+    algo: Any, racing: Racing, near_ties: NearTies, bounds: bool, max_evaluations: int | None
+) -> dict[str, Any]:
+    """The settings that can change the mask of a search; a cell's identity holds them.
+
+    `bounds` says whether the loss has bounds. They change what a lazy search predicts. Other searches find the same
+    mask with them.
+    """
+    record: dict[str, Any] = {"racing": None if racing.delta is None else asdict(racing) | {"first": FIRST}}
+    if near_ties != NearTies():
+        record["near_ties"] = asdict(near_ties)
+    lazy = getattr(algo, "lazy", None) is not None
+    if bounds and lazy and uses_bounds(racing, max_evaluations):
+        record["bounds"] = True
+    return record
+
+
+def uses_bounds(racing: Racing, max_evaluations: int | None) -> bool:
+    """Whether bounds rule masks out. In a race, few masks are ruled out earlier by bounds of a part of the samples.
+
+    A search that is cut short needs the losses of all single blocks, to complete its best mask.
+    """
+    return racing.delta is None and max_evaluations is None
+
+
 # `trace.jsonl`, the journal of a cell: one line per score, in the order in which the search needed them.
 #
 # This module holds the file's only writer and reader. Each line is written in a single call, so a kill can tear at
@@ -206,7 +264,7 @@ def standard_error(values: Sequence[float]) -> float:
 # decides what to do about a line that is complete but damaged.
 
 NAME = "trace.jsonl"
-BEGINNING = b'{"dropped": ['  # of every line that `append_trace` writes
+BEGINNING = b'{"dropped": ['  # of every line that `Journal.add` writes
 BOUNDS = "trace_bounds.jsonl"  # lower bounds of scores, with forward.bounds=true
 FLOAT32 = "trace_float32.jsonl"  # float32 scores of masks in near ties
 
@@ -271,11 +329,6 @@ def read_line(path: Path, offset: int) -> TraceLine | None:
     except OSError:
         return None
     return None if entry is None else entry.line
-
-
-def append_trace(path: Path, line: TraceLine) -> None:
-    """Append a line, and return only after it is written."""
-    storage.append_line(path, line)
 
 
 def _blocks(text: bytes, line: bytes) -> tuple[int, ...] | None:

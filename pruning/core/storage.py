@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
-import platform
 import re
 import secrets
 import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
@@ -250,25 +248,8 @@ def file_state(path: Path) -> State:
 
 
 def settled(state: State, now: int) -> bool:
-    """Whether a digest may be kept until the state changes; `now` is the time before the file was read.
-
-    In memory (tmpfs), a write through a mapping does not change the times of a file.
-    """
-    return now - state[3] > WRITTEN_BACK and state[4] not in _in_memory()
-
-
-@lru_cache(maxsize=1)
-def _in_memory() -> set[int]:
-    """The devices whose file systems are in memory, as far as Linux names them."""
-    found = set[int]()
-    with suppress(OSError):
-        lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-        for line in lines:  # such as `36 35 0:25 / /dev/shm rw,nosuid - tmpfs tmpfs rw`
-            before, _, after = line.partition(" - ")
-            major, _, minor = before.split()[2].partition(":")
-            if after.split()[0] in ("tmpfs", "ramfs", "hugetlbfs"):
-                found.add(os.makedev(int(major), int(minor)))
-    return found
+    """Whether a digest may be kept until the state changes; `now` is the time before the file was read."""
+    return now - state[3] > WRITTEN_BACK
 
 
 def text_sha256(text: str) -> str:
@@ -281,19 +262,48 @@ def digest(data: Any) -> str:
     return text_sha256(json.dumps(data, sort_keys=True))[:8]
 
 
-# Write a directory so that others see it complete or not at all: build it under a hidden name, then rename it.
+# Write beside a target, so that others see it complete or not at all: build it under a hidden name, then rename it.
+#
+# The hidden name is `.NAME.part-RANDOM`. What a kill leaves behind is removed by a later writer, once nothing in it
+# has changed for a day: then no living process writes it.
+
+BEFORE = ".before"
+PART = re.compile(rf"\.(.*)\.part-[0-9a-f]{{8}}({BEFORE})?", re.DOTALL)
+DAY, MINUTE = 24 * 3600, 60
+LONGEST = 200  # bytes of the target's name in a hidden name; file systems allow 255 in total
+
+
+@contextmanager
+def _hidden(target: Path) -> Iterator[Path]:
+    """Yield a new hidden path beside `target`. What is there afterwards is removed; a rename takes it away."""
+    stem = os.fsencode(target.name)[:LONGEST].decode(errors="ignore")
+    path = target.with_name(f".{stem}.part-{secrets.token_hex(4)}")
+    try:
+        yield path
+    finally:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def temporary_file(target: Path) -> Iterator[tuple[IO[bytes], Path]]:
+    """Yield a new binary file beside `target`, and its path. It is removed afterwards unless it was renamed."""
+    with _hidden(target) as path, path.open("xb") as stream:
+        yield stream, path
 
 
 @contextmanager
 def staged(target: Path) -> Iterator[Path]:
     """Yield a hidden directory beside `target`; it is removed afterwards unless it was published.
 
-    First removes hidden directories beside `target` whose process was killed. Raises OSError if the hidden directory
-    cannot be created.
+    First removes what killed processes have left there. Raises OSError if the directory cannot be created.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     sweep(target.parent)
-    with temporary_folder(target) as partial:
+    with _hidden(target) as partial:
+        partial.mkdir()
         yield partial
 
 
@@ -306,11 +316,10 @@ def publish(partial: Path, target: Path) -> None:
             raise
 
 
-def replace(partial: Path, target: Path, unchanged: Callable[[Path], bool]) -> None:
-    """Rename a complete directory to `target`, replacing an existing one; if that fails, the existing one stays.
+def replace(partial: Path, target: Path) -> None:
+    """Rename a complete directory of `staged` to `target`, replacing an existing one.
 
-    `partial` is a directory of `staged`. The existing directory is replaced only if `unchanged` returns True for it
-    once it has been moved aside, where no other process finds it. Raises OSError if it returns False.
+    If that fails, the existing one stays.
     """
     if not target.exists():
         partial.rename(target)
@@ -318,8 +327,6 @@ def replace(partial: Path, target: Path, unchanged: Callable[[Path], bool]) -> N
     aside = partial.with_name(partial.name + BEFORE)
     target.rename(aside)
     try:
-        if not unchanged(aside):
-            raise OSError(errno.EBUSY, "another program has just changed it", str(target))
         partial.rename(target)
     except OSError:
         aside.rename(target)
@@ -327,123 +334,27 @@ def replace(partial: Path, target: Path, unchanged: Callable[[Path], bool]) -> N
     shutil.rmtree(aside, ignore_errors=True)
 
 
-# Temporary files and folders beside their target; what a kill leaves behind is removed by the next writer.
-#
-# A temporary name is `.NAME.part-MACHINE-RANDOM`. The process that creates it holds a lock (flock): on the file
-# itself, or, for a folder, on the file of the same name with `.lock` added. When the process ends, even by a kill,
-# the operating system releases the lock. MACHINE identifies the running operating system. Some shared file systems
-# do not show the locks of another machine, so what another machine made is removed only after a week.
+def sweep(folder: Path) -> None:
+    """Remove the hidden files and folders in `folder` that nobody writes any more; does not raise OSError.
 
-LOCK, BEFORE = ".lock", ".before"
-PART = re.compile(rf"(\..*\.part-([0-9a-f]{{8}})-[0-9a-f]{{8}})(?:{LOCK}|{BEFORE})?", re.DOTALL)
-WEEK = 7 * 24 * 3600
-LONGEST = 200  # bytes of the target's name in a temporary name; file systems allow 255 in total
-
-
-@contextmanager
-def temporary_file(target: Path) -> Iterator[tuple[IO[bytes], Path]]:
-    """Yield a new binary file beside `target`, and its path. It is removed afterwards unless it was renamed."""
-    descriptor, path = _claim(target)
-    with os.fdopen(descriptor, "wb") as stream:
-        try:
-            yield stream, path
-        finally:
-            path.unlink(missing_ok=True)
-
-
-@contextmanager
-def temporary_folder(target: Path) -> Iterator[Path]:
-    """Yield a new folder beside `target`. It is removed afterwards unless it was renamed."""
-    descriptor, lock = _claim(target, LOCK)
-    with os.fdopen(descriptor, "wb", buffering=0) as stream:
-        stream.write(os.fsencode(target.name))  # `_remove_abandoned` reads this name
-        folder = lock.with_name(lock.name.removesuffix(LOCK))
-        try:
-            folder.mkdir()
-            yield folder
-        finally:
-            if not _beside(folder, BEFORE).exists():  # else `sweep` finishes a replacement that failed
-                shutil.rmtree(folder, ignore_errors=True)
-                lock.unlink(missing_ok=True)
-
-
-def _claim(target: Path, ending: str = "") -> tuple[int, Path]:
-    """A new locked file beside `target`: its descriptor and its path."""
-    stem = os.fsencode(target.name)[:LONGEST].decode(errors="ignore")
-    while True:
-        path = target.with_name(f".{stem}.part-{_machine()}-{secrets.token_hex(4)}{ending}")
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-        locked = True
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            locked = False
-        except OSError:
-            pass  # a file system without locks: no other process can lock this file either, so it is not removed
-        if locked and path.exists():
-            return descriptor, path
-        os.close(descriptor)  # another process took the file for an abandoned one before it was locked
+    If a kill came between the two renames of `replace`, first puts the earlier directory back.
+    """
+    with suppress(OSError):
+        for path, match in [(path, PART.fullmatch(path.name)) for path in folder.iterdir()]:
+            if match is None:
+                continue
+            with suppress(OSError):
+                changed = [part.lstat().st_mtime for part in path.rglob("*")] if path.is_dir() else []
+                age = time.time() - max(path.lstat().st_ctime, *changed, 0.0)
+                if match[2] and age > MINUTE and not path.with_name(match[1]).exists():
+                    path.rename(path.with_name(match[1]))
+                elif age > DAY and path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                elif age > DAY:
+                    path.unlink()
 
 
 @lru_cache(maxsize=1024)
 def _sweep_once(folder: Path) -> None:
     """Sweep a folder when this process first writes there."""
     sweep(folder)
-
-
-def sweep(folder: Path) -> None:
-    """Remove the temporary files and folders in `folder` that no living process owns; does not raise OSError."""
-    try:
-        matches = [match for path in folder.iterdir() if (match := PART.fullmatch(path.name))]
-    except OSError:
-        return
-    for name, machine in {match[1]: match[2] for match in matches}.items():
-        with suppress(OSError):
-            if machine == _machine() or time.time() - _changed(folder / name) > WEEK:
-                _remove_abandoned(folder / name)
-
-
-def _remove_abandoned(path: Path) -> None:
-    """Remove a temporary file or folder, unless a living process has its lock: then raises OSError.
-
-    If the folder was about to replace its target, first puts the target back.
-    """
-    lock, before = path if path.is_file() else _beside(path, LOCK), _beside(path, BEFORE)
-    descriptor = os.open(lock, os.O_RDWR) if lock.is_file() else None
-    try:
-        name = ""  # without a lock: the owner removed it last, so it has ended
-        if descriptor is not None:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            name = os.fsdecode(os.pread(descriptor, 255, 0)) if lock != path else ""
-        if not path.exists():
-            shutil.rmtree(before, ignore_errors=True)  # the new folder has taken its place
-        elif before.exists() and name:
-            before.rename(
-                path.with_name(name)
-            )  # raises OSError if another folder is there: then both are kept
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        lock.unlink(missing_ok=True)
-    finally:
-        if descriptor is not None:
-            os.close(descriptor)
-
-
-def _beside(path: Path, ending: str) -> Path:
-    return path.with_name(path.name + ending)
-
-
-def _changed(path: Path) -> float:
-    """The time in seconds at which a temporary file, or anything in a temporary folder, changed last."""
-    parts = [path, _beside(path, LOCK), _beside(path, BEFORE), *path.rglob("*")]
-    return max((part.lstat().st_mtime for part in parts if part.exists()), default=0.0)
-
-
-@lru_cache(maxsize=1)
-def _machine() -> str:
-    """Eight hex digits that identify the running operating system: the boot id of Linux, else the host's name."""
-    try:
-        name = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
-    except OSError:
-        name = platform.node()
-    return text_sha256(name)[:8]

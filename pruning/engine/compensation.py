@@ -19,18 +19,13 @@ different direction. On random pre-norm models of six blocks, the factors differ
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
-import numpy as np
-
-from pruning.core.errors import InputError, unknown
-from pruning.engine import collectives
+from pruning.core.errors import InputError, check_known
 
 if TYPE_CHECKING:
-    from pruning.calibration.samples import Row
-    from pruning.engine.forward import Forward
+    pass
 
 TOWARD = {"identity": 1.0, "zero": 0.0}  # what a large ridge moves a linear map towards
 
@@ -40,9 +35,6 @@ class NoCompensation:
     """Units are removed without compensation."""
 
     search: ClassVar[bool] = False
-
-    def scales(self, forward: Forward, rows: Sequence[Row], unit: str = "block") -> None:
-        """Return None, since no unit has a factor."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +46,6 @@ class Magnitude:
     """
 
     search: bool = True
-
-    def scales(self, forward: Forward, rows: Sequence[Row], unit: str = "block") -> tuple[float, ...]:
-        """One factor per unit."""
-        return magnitudes(forward, rows, unit)
 
 
 @dataclass(frozen=True)
@@ -89,24 +77,7 @@ class Linear:
             raise InputError(
                 f"compensation.heldout={self.heldout}: choose 2 or more (4: every fourth sample)."
             )
-        if self.toward not in TOWARD:
-            raise unknown("compensation.toward", self.toward, TOWARD)
-
-    def scales(self, forward: Forward, rows: Sequence[Row], unit: str = "block") -> None:
-        """Return None, since no unit has a factor."""
+        check_known("compensation", self, toward=TOWARD)
 
 
 Compensation: TypeAlias = NoCompensation | Magnitude | Linear
-
-
-def magnitudes(forward: Forward, rows: Sequence[Row], unit: str = "block") -> tuple[float, ...]:
-    """The factor s_i of each unit, measured on some rows by one pass of the dense model."""
-    from pruning.engine.dense_pass import states
-
-    # The ratios are kept per row, so that sums do not depend on the number of ranks.
-    ratios = np.zeros((len(rows), forward.n_units(unit)))
-    for lines, hidden in states(forward, rows, unit):
-        for line in lines:
-            sizes = [float(state[line.index, : line.length].double().abs().mean()) for state in hidden]
-            ratios[line.row] = np.divide(sizes[1:], sizes[:-1])
-    return tuple(collectives.all_sum(ratios).mean(0).tolist())

@@ -22,7 +22,7 @@ from pruning.engine.forward import Forward
 from pruning.engine.head import wide
 from pruning.engine.prefix_tree import model_entry
 from pruning.models.blocks import BlockInputs, enter, gradients_kept, head, input_device
-from pruning.models.model import LanguageModel
+from pruning.models.placement import LanguageModel
 from pruning.models.sublayers import Chain, find_chain
 
 if TYPE_CHECKING:
@@ -95,6 +95,17 @@ def backward(
         )
     for batch, share in _batches(rows, batch_tokens):
         yield _lines(batch, rows), _run_backward(forward, batch, share, weights, unit)
+
+
+def magnitudes(forward: Forward, rows: Sequence[Row], unit: str = "block") -> tuple[float, ...]:
+    """The factor s_i of each unit, measured on some rows by one pass of the dense model."""
+    # The ratios are kept per row, so that sums do not depend on the number of ranks.
+    ratios = np.zeros((len(rows), forward.n_units(unit)))
+    for lines, hidden in states(forward, rows, unit):
+        for line in lines:
+            sizes = [float(state[line.index, : line.length].double().abs().mean()) for state in hidden]
+            ratios[line.row] = np.divide(sizes[1:], sizes[:-1])
+    return tuple(collectives.all_sum(ratios).mean(0).tolist())
 
 
 def gate_gradients(forward: Forward, rows: Sequence[Row], unit: str = "block") -> np.ndarray[Any, Any]:

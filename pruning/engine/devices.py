@@ -12,16 +12,14 @@ import torch
 from torch import nn
 
 
-def exact(tf32: bool = False) -> None:
+def exact() -> None:
     """Make equal batches give bitwise equal losses, and compute float32 products in full float32 precision.
 
-    If `tf32` is true, a GPU may round the factors of float32 products to 10 mantissa bits, which is faster.
     Operations without a deterministic kernel still run. Call this before the first matrix product on a GPU.
     """
     # Without this setting, cuBLAS can add numbers in a different order in each run.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.backends.cuda.matmul.allow_tf32 = tf32
-    torch.backends.cudnn.allow_tf32 = tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = False
     # Sums of half-precision products stay in float32 until they are complete.
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False

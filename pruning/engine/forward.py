@@ -62,7 +62,7 @@ from pruning.models.sublayers import find_chain
 
 if TYPE_CHECKING:
     from pruning.calibration.samples import Row
-    from pruning.models.model import LanguageModel
+    from pruning.models.placement import LanguageModel
 
 Array = np.ndarray[Any, Any]
 # read(batch, share=...): the number of each mask, and its values at the targets of a batch with this share of all

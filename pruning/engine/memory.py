@@ -33,7 +33,7 @@ from pruning.engine.head import (
 )
 from pruning.engine.prefix_tree import StateBytes, model_entry, run_masks
 from pruning.models.blocks import find_blocks, head
-from pruning.models.model import LanguageModel
+from pruning.models.placement import LanguageModel
 from pruning.models.sublayers import find_chain
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ from pruning.models.sublayers import find_chain
 
 if TYPE_CHECKING:
     from pruning.calibration.samples import Row
-    from pruning.models.model import LanguageModel
+    from pruning.models.placement import LanguageModel
 
 # A hidden state (B, T, D), and the indices of the masks that share it: those with the same decisions up to here.
 Branch = tuple[Tensor, list[int]]

@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 from pruning.calibration.item_files import FIELD, Item
-from pruning.calibration.samples import Row, check_least
+from pruning.calibration.samples import Row
 from pruning.calibration.text import start_tokens
-from pruning.core.errors import InputError, RequestError, unknown
+from pruning.core.errors import InputError, RequestError, check_least, unknown
 from pruning.core.records import error_of, filtered_of, plain_of
 from pruning.core.storage import text_sha256
 from pruning.engine import collectives
@@ -212,7 +212,7 @@ def _question(context: str) -> str:
 def check_asking(settings: Any) -> None:
     """Raise InputError if a setting that evaluations through lm-eval share is wrong."""
     check_names("eval.tasks", getattr(settings, "tasks", ()))
-    check_least("eval", limit=(settings.limit, 1), batch_size=(settings.batch_size, 1))
+    check_least("eval", settings, limit=1, batch_size=1)
     if (scorer := getattr(settings, "scorer", "lm_eval")) not in SCORERS:
         raise unknown("eval.scorer", scorer, SCORERS)
 

@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass, fields, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar, cast, get_type_hints
 
-from pruning.calibration.samples import Row, Samples, check_least
+from pruning.calibration.samples import Row, Samples
 from pruning.calibration.sources import TextSource
 from pruning.calibration.text import SHORTEST, start_tokens
-from pruning.core.errors import InputError, unknown
+from pruning.core.errors import InputError, check_least, unknown
 from pruning.core.records import with_error
 from pruning.evaluation import Data, Measured, check_names, short, terms_file
 from pruning.objective.perplexity import Perplexity
@@ -67,8 +67,7 @@ class Corpus:
     def check(self, where: str) -> None:
         """Raise InputError if a setting is invalid. In the message, `where` is put before the setting's name."""
         self.text.check(where)
-        least = {"window": SHORTEST, "documents": 1, "windows": 1, "stride": 1}
-        check_least(where, **{name: (getattr(self, name), least[name]) for name in least})
+        check_least(where, self, window=SHORTEST, documents=1, windows=1, stride=1)
         if self.start not in STARTS:
             raise unknown(f"{where}.start", self.start, STARTS)
         if self.stride is not None and self.stride > self.window:
@@ -134,7 +133,7 @@ class CorpusPerplexity:
         corpora = {name: _corpus(name, settings) for name, settings in self.corpora.items()}
         object.__setattr__(self, "corpora", corpora)
         check_names("eval.corpora", corpora)
-        check_least("eval", limit=(self.limit, 1))
+        check_least("eval", self, limit=1)
         if not corpora:
             raise InputError("eval.corpora is empty: name at least one corpus.")
         for name, corpus in corpora.items():

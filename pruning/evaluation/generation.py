@@ -24,10 +24,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 from unittest.mock import patch
 
-from pruning.calibration.samples import Row, Samples, check_least
+from pruning.calibration.samples import Row, Samples
 from pruning.calibration.sources import PARTED, TextSource
 from pruning.calibration.text import SHORTEST, WindowDraw
-from pruning.core.errors import DamagedError, InputError, unknown
+from pruning.core.errors import DamagedError, InputError, check_least, unknown
 from pruning.core.records import ENDING, METRIC, ContinuationRecord, read_continuations, with_error
 from pruning.core.scoring import mean, standard_error
 from pruning.core.storage import text_sha256
@@ -79,7 +79,7 @@ class Generation:
         check_asking(self)
         least = {"prompts": 0, "prompt_tokens": SHORTEST, "continuation_tokens": 1, "seed": 0}
         least |= {"num_fewshot": 0, "max_new_tokens": 1}
-        check_least("eval", **{name: (getattr(self, name), least[name]) for name in least})
+        check_least("eval", self, **least)
         if self.source not in SOURCES:
             raise unknown("eval.source", self.source, SOURCES)
         if (self.path is None) == (self.source == "file"):

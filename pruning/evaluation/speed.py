@@ -20,8 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, cast
 
-from pruning.calibration.samples import check_least
-from pruning.core.errors import InputError
+from pruning.core.errors import InputError, check_least
 from pruning.core.records import SpeedRecord, SpreadRecord
 from pruning.core.storage import text_sha256
 from pruning.engine import collectives
@@ -68,9 +67,7 @@ class Speed:
                 raise InputError(
                     f"eval.{name}={getattr(self, name)}: give one or more numbers of at least 1."
                 )
-        check_least(
-            "eval", new_tokens=(self.new_tokens, 2), repeats=(self.repeats, 1), warmup=(self.warmup, 0)
-        )
+        check_least("eval", self, new_tokens=2, repeats=1, warmup=0)
 
     def files(self) -> tuple[str, ...]:
         """No files."""

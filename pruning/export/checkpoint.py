@@ -121,6 +121,16 @@ Tensors: TypeAlias = Checkpoint | Loaded
 
 
 @dataclass(frozen=True)
+class ModelSizes:
+    """Parameters and bytes of the weights of both models, in the precision of the export."""
+
+    dense_parameters: int
+    parameters: int
+    dense_bytes: int
+    bytes: int
+
+
+@dataclass(frozen=True)
 class TensorPlan:
     """The new name, precision and values of each tensor of a checkpoint.
 

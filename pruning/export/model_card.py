@@ -23,8 +23,9 @@ from pruning.core import records
 from pruning.core.mask import Mask, unit_noun
 from pruning.core.records import CLASS, DoneResult, HealRecord
 from pruning.core.units import bytes_text, rate_text
+from pruning.export.checkpoint import ModelSizes
 from pruning.export.request import Request
-from pruning.models.model import directory_name
+from pruning.models.handle import directory_name
 
 # Hub names and licences of the models that Python packages contain as GGUF files.
 PACKAGED = {
@@ -33,16 +34,6 @@ PACKAGED = {
 }
 INHERITED = ("license", "license_name", "license_link", "language")
 Which = Literal["pruned", "healed"]
-
-
-@dataclass(frozen=True)
-class ModelSizes:
-    """Parameters and bytes of the weights of both models, in the precision of the export."""
-
-    dense_parameters: int
-    parameters: int
-    dense_bytes: int
-    bytes: int
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,6 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +18,15 @@ from pruning.core.records import NAME as RESULT
 from pruning.core.records import SMALLER
 from pruning.core.storage import file_sha256, staged, sweep, text_sha256
 from pruning.core.units import bytes_text
-from pruning.models.model import Model
+from pruning.models.handle import Model
 
 RECORD = "depth_pruning.json"
 OWN = "sha256"  # the key of the record's own digest
 TEMPLATES = (
     "additional_chat_templates"  # transformers' folder for further templates, the only one in an export
 )
-CHANGED_BY_LAUNCH = ("healed", "compensation")  # what a launch of the same cell can change in its record
 SAME = ("model", "mask", "source_sha256")  # what is never replaced by another one
 CURE = "Move these files away, or choose another directory (force=true does not replace them)."
-Stamps = Mapping[str, tuple[int, int, int, int]]
 
 
 def directory(out: str | Path) -> Path:
@@ -104,16 +100,8 @@ def check_space(out: Path, needed: int) -> None:
 # An earlier export, and whether it may be replaced. Its record holds the digests of its files.
 
 
-@dataclass(frozen=True)
-class EarlierExport:
-    """An export that is complete and unchanged: its record, and the stamps of its files when they were read."""
-
-    record: Mapping[str, Any]
-    stamps: Stamps
-
-
-def check_target(out: Path) -> EarlierExport | None:
-    """The earlier export that an export to `out` would replace; None if `out` is new or empty.
+def check_target(out: Path) -> Mapping[str, Any] | None:
+    """The record of the earlier export that an export to `out` would replace; None if `out` is new or empty.
 
     Raises InputError if `out` cannot be written, or holds anything but unchanged files of an earlier export.
     """
@@ -133,9 +121,12 @@ def check_target(out: Path) -> EarlierExport | None:
         ) from error
 
 
-def _earlier_export(out: Path) -> EarlierExport | None:
-    """The export in the directory `out`; None if the directory is empty. All files are read."""
-    if not (before := _stamps(out)):
+def _earlier_export(out: Path) -> Mapping[str, Any] | None:
+    """The record of the export in the directory `out`; None if the directory is empty. All files are read."""
+    paths, templates = sorted(out.iterdir()), out / TEMPLATES
+    if templates.is_dir() and not templates.is_symlink():  # other folders are not listed: they can be large
+        paths += sorted(templates.iterdir())
+    if not (before := {str(one.relative_to(out)): one.lstat().st_mode for one in paths}):
         return None
     path = out / RECORD
     record: Any = None
@@ -151,14 +142,15 @@ def _earlier_export(out: Path) -> EarlierExport | None:
     folders = {TEMPLATES} if any(name.startswith(f"{TEMPLATES}/") for name in files) else set()
     foreign = [
         name
-        for name, (mode, *_) in before.items()
+        for name, mode in before.items()
         if not (name in folders if stat.S_ISDIR(mode) else stat.S_ISREG(mode) and name in (*files, RECORD))
     ]
     if foreign:
         raise InputError(f"{out} holds {_names(foreign)}, which the export there did not write. {CURE}")
     if changed := [name for name in files if name in before and file_sha256(out / name) != files[name]]:
         raise InputError(f"{out}: {_names(changed)} changed after the export there was written. {CURE}")
-    return EarlierExport(record, before)
+    found: Mapping[str, Any] = record
+    return found
 
 
 def check_same(
@@ -171,20 +163,18 @@ def check_same(
     """Raise InputError unless the record of an earlier export, if there is one, has the wanted entries.
 
     With `force`, all but the model and the mask may differ. `launched` is the key of the cell whose launch exports:
-    its own earlier export may differ in what a launch changes.
+    its own earlier export is replaced in any case.
     """
-    if earlier is None:
+    if earlier is None or (launched is not None and earlier.get("cell") == launched):
         return
-    own = launched is not None and earlier.get("cell") == launched
-    changing = CHANGED_BY_LAUNCH if own else ()
     other = [name for name, value in wanted.items() if earlier.get(name) != value]
     if foreign := [name for name in other if name in SAME]:
         raise InputError(
             f"{out} holds another export (of another {' and another '.join(foreign)}): choose another place, or "
             "remove this one."
         )
-    if (fixed := [name for name in other if name not in changing]) and not force:
-        named = " and another ".join("healing" if name == "healed" else name for name in fixed)
+    if other and not force:
+        named = " and another ".join("healing" if name == "healed" else name for name in other)
         raise InputError(
             f"{out} holds an export of this model and mask with another {named}: choose another place, or let "
             "`depth-pruning export` replace it, with force=true."
@@ -201,18 +191,6 @@ def write_record(folder: Path, record: Mapping[str, Any], known: Mapping[str, st
 
 def _own_digest(record: Mapping[str, Any]) -> str:
     return text_sha256(json.dumps(record, sort_keys=True))
-
-
-def _stamps(folder: Path) -> Stamps:
-    """For each entry of a directory: mode, size, time of the last change in ns, and inode. Links are not followed.
-
-    The entries of the folder for chat templates are listed too, of other folders not, because they can be large.
-    """
-    paths, templates = sorted(folder.iterdir()), folder / TEMPLATES
-    if templates.is_dir() and not templates.is_symlink():
-        paths += sorted(templates.iterdir())
-    state = attrgetter("st_mode", "st_size", "st_mtime_ns", "st_ino")
-    return {str(path.relative_to(folder)): state(path.lstat()) for path in paths}
 
 
 def _names(names: Iterable[str]) -> str:
@@ -243,15 +221,11 @@ def staging_directory(out: Path) -> Iterator[Path]:
         ) from error
 
 
-def put_in_place(
-    partial: Path, out: Path, earlier: EarlierExport | None, check: Callable[[Mapping[str, Any] | None], None]
-) -> None:
-    """Rename a complete export to `out`, which replaces `earlier`, the export that was there at the start.
+def put_in_place(partial: Path, out: Path, check: Callable[[Mapping[str, Any] | None], None]) -> None:
+    """Rename a complete export to `out`, which replaces an earlier export.
 
-    If `out` has changed meanwhile, it is checked again: `check` raises InputError if what has this record must stay.
+    `out` can have changed since the start, so it is checked again: `check` raises InputError if what has this record
+    must stay.
     """
-    if (_stamps(out) if out.exists() else {}) != ({} if earlier is None else earlier.stamps):
-        earlier = check_target(out)
-        check(None if earlier is None else earlier.record)
-    expected = {} if earlier is None else earlier.stamps
-    storage.replace(partial, out, lambda folder: _stamps(folder) == expected)
+    check(check_target(out))
+    storage.replace(partial, out)

@@ -71,7 +71,7 @@ def export(wanted: Request) -> Facts:
     identity = _identity(wanted)
     launched = wanted.cell if wanted.launched else None
     check = partial(output_dir.check_same, wanted.out, wanted=identity, force=wanted.force, launched=launched)
-    check(None if earlier is None else earlier.record)
+    check(earlier)
     output_dir.check_space(wanted.out, cut.sizes.bytes)
     cut, goal = plan.changed(wanted, cut)
     with output_dir.staging_directory(wanted.out) as staged:
@@ -97,7 +97,7 @@ def export(wanted: Request) -> Facts:
         if found.mask.unit == "block":  # mergekit copies whole layers
             (staged / "mergekit.yaml").write_text(model_card.mergekit(found), encoding="utf-8")
         output_dir.write_record(staged, {**_record(wanted, found), **identity}, digests)
-        output_dir.put_in_place(staged, wanted.out, earlier, check)
+        output_dir.put_in_place(staged, wanted.out, check)
     return found
 
 
@@ -123,8 +123,7 @@ def _facts(wanted: Request, cut: Cut, proof: str) -> Facts:
         source = "a model in memory"
     elif settings.files is not None:
         kind = "a GGUF file" if settings.gguf_file else "a directory"
-        merged = ", with its adapter merged" if settings.files.has_adapter else ""
-        source = f"{kind} of the digest `{settings.files.digest[:16]}`{merged}"
+        source = f"{kind} of the digest `{settings.files.digest[:16]}`"
     else:
         source = settings.origin
         if settings.revision:
@@ -152,5 +151,5 @@ def _record(wanted: Request, found: Facts) -> dict[str, Any]:
         "sizes": dataclasses.asdict(found.sizes),
         "proof": found.proof,
         **({} if found.repair is None else {"repaired": list(found.repair)}),
-        **({"form": wanted.form, "idle_parameters": found.idle} if found.mask.unit == "sublayer" else {}),
+        **({"form": "zeros", "idle_parameters": found.idle} if found.mask.unit == "sublayer" else {}),
     }

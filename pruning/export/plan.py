@@ -16,13 +16,20 @@ from torch import Tensor
 from pruning.core.errors import InputError, UnreachableError, first_line
 from pruning.core.mask import Mask
 from pruning.export import verify
-from pruning.export.checkpoint import BESIDE, Checkpoint, Loaded, TensorPlan, Tensors, block_prefix
-from pruning.export.model_card import ModelSizes
+from pruning.export.checkpoint import (
+    BESIDE,
+    Checkpoint,
+    Loaded,
+    ModelSizes,
+    TensorPlan,
+    Tensors,
+    block_prefix,
+)
 from pruning.export.request import Request
 from pruning.models import preflight, pruned_config
 from pruning.models.blocks import find_blocks
+from pruning.models.handle import Model
 from pruning.models.kept_models import quiet
-from pruning.models.model import Model
 from pruning.models.output_maps import folded_weights, output_weights, replaced
 from pruning.models.sublayers import find_chain
 
@@ -113,7 +120,7 @@ def _find_source(settings: Model) -> tuple[Model, Any, Path | None]:
     from transformers import AutoConfig
 
     preflight.check_model(settings)
-    where, options = settings.weights_place
+    where, options = settings.place
     config = settings.read_with(AutoConfig, where, options)
     if "gguf_file" in options:
         config.architectures = None  # set later, from the loaded model

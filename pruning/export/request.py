@@ -27,14 +27,13 @@ from pruning.core.records import (
 )
 from pruning.export import output_dir
 from pruning.models.gguf import open_gguf
-from pruning.models.model import Model
+from pruning.models.handle import Model
 from pruning.models.model_files import find_files
 
 if TYPE_CHECKING:
     from pruning.models.output_maps import Repair
 
-SETTINGS = ("out", "force", "verify", "max_shard_size", "form", "healed", "model")
-FORMS = ("smaller", "zeros")
+SETTINGS = ("out", "force", "verify", "max_shard_size", "healed", "model")
 USAGE = """depth-pruning export CELL_OR_MASK out=DIR [model=NAME] [model.SETTING=VALUE ...]
        depth-pruning export --drop 3,7,12 out=DIR [model=NAME] [model.SETTING=VALUE ...]
        depth-pruning export --drop "a3 m7 b12" out=DIR [model=NAME] [model.SETTING=VALUE ...]
@@ -42,7 +41,7 @@ USAGE = """depth-pruning export CELL_OR_MASK out=DIR [model=NAME] [model.SETTING
 MORE = """CELL_OR_MASK is the folder of a finished cell, or a mask.json. model=NAME is an option of the group model
 (default smollm2); for any other directory or a GGUF file, give model=local model.path=PATH. For a cell, leave the
 model out. out=FILE.gguf cuts the blocks out of the GGUF file of a model, without dequantising it. --drop a3,m7,b12
-removes the attention of block 3, the MLP of block 7, and block 12; parts of blocks become zeros (form=zeros), whole
+removes the attention of block 3, the MLP of block 7, and block 12; parts of blocks become zeros, whole
 blocks are cut out. healed=true writes the weights of the cell's healing (`depth-pruning heal`). verify=false skips
 the comparison with the masked model; max_shard_size=5GB. An export replaces an earlier export of the same model and
 mask; force=true replaces it even if its precision, compensation or healing differs. A directory that holds anything
@@ -54,8 +53,7 @@ class Request:
     """What to export: a model, the mask that cuts it, and the directory or GGUF file to write.
 
     `result` is the result of the cell, or None if the mask comes from elsewhere; `scales` are the factors of the
-    compensation, one for each unit of the model; `repair` are maps that are folded into weights. `form` is `smaller`
-    or `zeros`; None leaves it to the mask.
+    compensation, one for each unit of the model; `repair` are maps that are folded into weights.
     """
 
     model: Model
@@ -67,7 +65,6 @@ class Request:
     force: bool = False
     verify: bool = True
     max_shard_size: str = "5GB"
-    form: str | None = None
     healed: Path | None = None  # the folder of the cell whose healed weights are written
     launched: bool = False  # a launch may replace what its own cell exported with another healing
     in_memory: str | None = None  # the name of a model whose files exist for this export only
@@ -104,14 +101,11 @@ def reference(wanted: Request) -> str:
 
 
 def settled(wanted: Request) -> Request:
-    """The same request with a mask over blocks if it removes whole blocks only, and with the form of the output.
+    """The same request with a mask over blocks if it removes whole blocks only. Single sub-layers become zeros.
 
-    Single sub-layers become zeros. Raises InputError if the form does not suit the mask, if a compensation cannot be
-    exported with it, or if it removes nothing or everything.
+    Raises InputError if a compensation cannot be exported with the mask, or if it removes nothing or everything.
     """
     mask, scales, blocks = wanted.mask, wanted.scales, wanted.mask.as_blocks()
-    if wanted.form is not None and wanted.form not in FORMS:
-        raise InputError(f"form={wanted.form} is unknown: choose from {', '.join(FORMS)}, or leave it out.")
     if mask.unit == "sublayer" and scales is not None:
         if wrong := [unit for unit in mask.dropped if scales[unit] != 1.0]:
             named = ", ".join(f"{unit_names(mask.unit, [unit])[0]}: {scales[unit]:.4g}" for unit in wrong)
@@ -121,20 +115,12 @@ def settled(wanted: Request) -> Request:
                 "compensation=none, or with unit=block."
             )
         scales = None
-    if blocks is None and wanted.form == "smaller":
-        raise InputError(
-            f"form=smaller is not possible for {' '.join(mask.names())}: no architecture of transformers has blocks "
-            "without attention or without MLP. Leave form out (form=zeros), or remove whole blocks."
-        )
-    if blocks is not None and wanted.form == "zeros":
-        raise InputError("form=zeros is for masks that remove a part of a block: whole blocks are cut out.")
     mask = blocks or mask
     if not mask.dropped or not mask.kept:
         raise InputError(
             f"{mask} removed leaves nothing to export: remove at least one and keep at least one."
         )
-    form = "zeros" if blocks is None else "smaller"
-    return dataclasses.replace(wanted, mask=mask, scales=scales, form=form)
+    return dataclasses.replace(wanted, mask=mask, scales=scales)
 
 
 # From the words of a command.
@@ -177,7 +163,6 @@ def parse(arguments: Sequence[str]) -> Request:
         force=_truth("force", settings, wanted.force),
         verify=_truth("verify", settings, wanted.verify),
         max_shard_size=settings.get("max_shard_size", wanted.max_shard_size),
-        form=settings.get("form"),
     )
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,9 +20,9 @@ from torch import Tensor
 from pruning.core.errors import InputError, MismatchError, first_line
 from pruning.core.mask import Mask
 from pruning.models.architecture import attention_kernel
-from pruning.models.blocks import find_blocks, input_device
+from pruning.models.blocks import input_device
+from pruning.models.handle import Model
 from pruning.models.kept_models import quiet
-from pruning.models.model import Model
 from pruning.models.sublayers import masked
 
 UNPROVEN = "not compared with the masked model (verify=false)"
@@ -68,19 +67,8 @@ def load_rounded(settings: Model, precision: Callable[[str, torch.dtype], torch.
 
 def expected(model: Any, mask: Mask, scales: Sequence[float] | None = None) -> Expected:
     """Logits of the masked model; with scales, dropped block i multiplies the residual stream by scales[i]."""
-    blocks, ids = find_blocks(model), _ids(model)
-
-    def scaling(factor: float) -> Callable[..., Any]:
-        def hook(_module: Any, _args: Any, output: Any) -> Any:
-            return (output[0] * factor, *output[1:]) if isinstance(output, tuple) else output * factor
-
-        return hook
-
-    with ExitStack() as stack:
-        stack.enter_context(masked(model, mask))
-        for index in mask.dropped if scales is not None else ():
-            assert scales is not None
-            stack.callback(blocks.modules[index].register_forward_hook(scaling(scales[index])).remove)
+    ids = _ids(model)
+    with masked(model, mask, scales):
         return Expected(ids, _logits(model, ids))
 
 
@@ -104,7 +92,7 @@ def reload(place: Path | str, settings: Model, config: Any, **options: Any) -> t
             place,
             config=config,
             dtype=getattr(torch, settings.dtype),
-            attn_implementation=attention_kernel(settings.attention, config, settings.name),
+            attn_implementation=attention_kernel(config),
             output_loading_info=True,
             trust_remote_code=False,
             **options,

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from pruning.calibration.item_files import existing
 from pruning.calibration.sources import TextSource
-from pruning.core.errors import InputError, unknown
+from pruning.core.errors import InputError, check_least, unknown
 from pruning.core.storage import digest, file_sha256
 
 SCHEDULES = ("wsd", "cosine")
@@ -109,9 +109,7 @@ class Training:
 
     def check(self) -> None:
         """Raise InputError if a setting is out of range, or if a package or a file is missing."""
-        for name, least in LEAST.items():
-            if (value := getattr(self, name, least)) < least:
-                raise InputError(f"heal.{name}={value} is too small: choose {least} or more.")
+        check_least("heal", self, **{name: least for name, least in LEAST.items() if hasattr(self, name)})
         for name in ("lr", "clip"):
             if (value := getattr(self, name)) is not None and not 0 < value < math.inf:
                 raise InputError(f"heal.{name}={value:g} is out of range: choose a number above 0.")

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.calibration.samples import Row
-from pruning.core import records
+from pruning.core import records, storage
 from pruning.core.errors import DamagedError, InputError, LossError, first_line
 from pruning.core.mask import Mask
 from pruning.core.records import CurveRecord, Point
@@ -35,8 +35,8 @@ from pruning.healing.heal_settings import Distill, Lora, LossWeights, Training
 from pruning.healing.losses import summed_loss
 from pruning.healing.training_text import HealingText, epochs
 from pruning.models.blocks import add_scales, find_blocks, gradients_kept, input_device
-from pruning.models.model import LanguageModel
 from pruning.models.output_maps import Repair, repaired
+from pruning.models.placement import LanguageModel
 from pruning.models.removal import blocks_removed, smaller_config
 
 Watch = Callable[[Point], None]  # called after each step
@@ -287,7 +287,7 @@ class Trainer:
             self._judge(point)
         self.state.curve.append(point)
         if self.log is not None and collectives.is_first():
-            records.append(self.log, point)
+            storage.append_line(self.log, point)
         self.watch(point)
 
     def _judge(self, point: Point) -> None:
@@ -304,7 +304,8 @@ class Trainer:
 
     def _write_curve(self) -> None:
         if (log := self.log) is not None:
-            collectives.on_first(lambda: records.write(log, self.state.curve))
+            lines = "".join(json.dumps(point) + "\n" for point in self.state.curve)
+            collectives.on_first(lambda: storage.write_text(log, lines))
 
     # Checkpoints. The order of the data and the learning rate are functions of the step, and training uses no random
     # numbers, so weights, optimizer and state are everything. A file is written atomically, so a kill leaves the

@@ -22,7 +22,7 @@ from pruning.launcher.scheduler import is_here, process, process_name
 from pruning.launcher.submission import QueuedCell, Submission, starting_lock, submissions
 
 if TYPE_CHECKING:
-    from pruning.models.model import Resources
+    from pruning.models.handle import Resources
 
 OUTLIVE = "trap '' INT HUP"  # Ctrl-C or a closed terminal ends the command but not its processes
 EXIT_SECONDS = 30

@@ -16,7 +16,7 @@ from pruning.launcher.scheduler import largest_array
 from pruning.launcher.submission import QueuedCell, Submission
 
 if TYPE_CHECKING:
-    from pruning.models.model import Resources
+    from pruning.models.handle import Resources
 
 LEAST = {"parallel": 1, "warning_seconds": 1, "requeues": 0}
 

@@ -22,7 +22,7 @@ from pruning.core import storage
 from pruning.core.errors import DamagedError
 from pruning.core.records import CLASS, check_literal
 from pruning.launcher.scheduler import process_name, process_number
-from pruning.models.model import Resources
+from pruning.models.handle import Resources
 
 NAME, JOBS = "submission.json", "jobs.json"
 Digests: TypeAlias = Mapping[str, str | None]  # of files; None if a file cannot be read

@@ -6,10 +6,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.util import find_spec
 from typing import Any
 
-from pruning.core.errors import InputError, UnskippableError
+from pruning.core.errors import UnskippableError
 
 
 def check_config(config: Any) -> None:
@@ -36,7 +35,7 @@ def check_stored(config: Any) -> None:
         if "/" in str(kernel := getattr(part, "_attn_implementation", None)):
             raise UnskippableError(
                 f"its configuration names the attention kernel {kernel} of a hub, whose code would be fetched and "
-                "run: remove attn_implementation from config.json, and choose one with model.attention."
+                "run: remove attn_implementation from config.json."
             )
     for part in (config, text):
         settings = getattr(part, "quantization_config", None) or getattr(part, "compression_config", None)
@@ -95,40 +94,7 @@ def rope_change_of(config: Any) -> int | None:
     return min((kind["original_max_position_embeddings"] for kind in long), default=None)
 
 
-# The attention kernel of a model, among those that its class supports.
-
-# For each kernel but "eager", which every class supports: the attribute by which a class of transformers says that it
-# supports the kernel.
-FLAGS = {
-    "sdpa": "_supports_sdpa",
-    "flash_attention_2": "_supports_flash_attn",
-    "flex_attention": "_supports_flex_attn",
-}
-
-AUTO = "auto"
-ATTENTIONS = (AUTO, "sdpa", "eager", "flash_attention_2", "flex_attention")
-FLASH = ("flash_attn", "kernels")  # packages from which transformers takes the kernel of flash_attention_2
-
-
-def attention_kernel(chosen: str, config: Any, model: str) -> str:
-    """The kernel to load a model with: the chosen one, or for `auto` sdpa if the class supports it, else eager.
-
-    `model` is the model's name. Raises InputError, with the kernels that the class supports, if it does not support
-    the chosen one, or if the package of the chosen one is not installed.
-    """
-    if (kind := causal_class(config)) is None:
-        return "eager"  # loading then says what is wrong with the model
-    supported = [name for name, flag in FLAGS.items() if getattr(kind, flag, False)]
-    if chosen == AUTO:
-        return "sdpa" if "sdpa" in supported else "eager"
-    if chosen not in (*supported, "eager"):
-        raise InputError(
-            f"model.attention={chosen} is not supported by {kind.__name__} (model {model}): "
-            f"choose {', '.join([AUTO, *supported])} or eager."
-        )
-    if chosen == "flash_attention_2" and not any(map(find_spec, FLASH)):
-        raise InputError(
-            f"model.attention=flash_attention_2 (model {model}) needs the package {FLASH[0]} or {FLASH[1]}, "
-            "and neither is installed: install one, or choose auto or sdpa."
-        )
-    return chosen
+def attention_kernel(config: Any) -> str:
+    """The attention kernel to load a model with: sdpa if its class supports it, else eager, as every class does."""
+    # Without a class, loading says what is wrong with the model.
+    return "sdpa" if getattr(causal_class(config), "_supports_sdpa", False) else "eager"

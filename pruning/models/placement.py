@@ -1,4 +1,4 @@
-"""Choose the device of each weight from the configuration alone, before any weight is read.
+"""Choose the device of each weight from the configuration alone, before any weight is read; the loaded model.
 
 If a model fits one GPU, the model is placed on that GPU. A larger model is spread over the GPUs of its rank,
 block by block. The GPUs work one after another, so more GPUs give more memory but no more speed. If
@@ -9,15 +9,19 @@ there stay on disk. A weight that stays outside the GPUs is loaded each time it 
 from __future__ import annotations
 
 import copy
+import hashlib
 import logging
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pruning.core.errors import InputError
 from pruning.core.units import bytes_text
+
+if TYPE_CHECKING:
+    import torch
 
 log = logging.getLogger(__name__)
 
@@ -153,3 +157,47 @@ def _free(device: Device) -> int:
 
 def _name(device: Device) -> str:
     return f"GPU {device}" if isinstance(device, int) else {"cpu": "main memory"}.get(device, device)
+
+
+# A model in memory.
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a result records about a model."""
+
+    name: str
+    source: str
+    revision: str
+    n_blocks: int
+    dtype: str
+    parameters: int
+    attention: str | None = None  # the attention kernel that was used
+    products: str | None = None  # float32 if linear layers multiply in float32 instead of in `dtype`
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A loaded model in evaluation mode, and the facts about it that are recorded in results."""
+
+    module: Any  # transformers.PreTrainedModel
+    info: ModelInfo
+
+    @property
+    def device(self) -> torch.device:
+        """The device for token ids."""
+        from pruning.models.blocks import input_device
+
+        return input_device(self.module)
+
+    def weights_sha256(self) -> str | None:
+        """The SHA-256 of all weights and their names as they are in memory; None if some are not in memory."""
+        import torch
+
+        found = hashlib.sha256()
+        for name, weight in self.module.state_dict().items():
+            if weight.device.type == "meta":
+                return None
+            found.update(f"{name}\0{weight.dtype}\0{tuple(weight.shape)}\0".encode())
+            found.update(weight.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        return found.hexdigest()

@@ -12,7 +12,7 @@ from pruning.core.errors import InputError, PruningError, UnskippableError, firs
 from pruning.core.mask import Mask
 from pruning.models import pruned_config
 from pruning.models.architecture import check_config, check_stored
-from pruning.models.model import Model
+from pruning.models.handle import Model
 from pruning.models.model_files import INDEX, SINGLE
 from pruning.models.stored_tensors import check_stored_tensors
 
@@ -42,7 +42,6 @@ def check_model(model: Model) -> None:
         (check_config if model.is_gguf else check_stored)(model.config)
     except UnskippableError as error:
         raise InputError(f"model {model.name} ({model.path}): {error}") from error
-    _ = model.attention_kernel  # raises InputError if the class does not support it
     try:
         empty = pruned_config.skeleton(model.config)
     except INVALID as error:

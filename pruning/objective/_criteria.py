@@ -17,7 +17,6 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from pruning.core.errors import unknown
 from pruning.core.mask import Mask
 from pruning.objective import Forward, Loss, Samples, Scored, Tensor
 
@@ -25,12 +24,6 @@ Array: TypeAlias = np.ndarray[Any, Any]
 # Maps the states (T, D) of one row at two depths, the earlier depth first, to a distance.
 Distance: TypeAlias = Callable[[Tensor, Tensor], float]
 BY = ("block", "run")
-
-
-def check_by(by: str) -> None:
-    """Raise InputError unless `by` is "block" or "run"."""
-    if by not in BY:
-        raise unknown("objective.by", by, BY)
 
 
 def additive(samples: Samples, scores: Callable[[str], Array]) -> Loss:

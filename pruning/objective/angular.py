@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+from pruning.core.errors import check_known
 from pruning.objective import Forward, Loss, Samples, Tensor, _criteria
 
 
@@ -28,7 +29,7 @@ class Angular:
     by: str = "run"
 
     def __post_init__(self) -> None:
-        _criteria.check_by(self.by)
+        check_known("objective", self, by=_criteria.BY)
 
     def bind(self, forward: Forward, samples: Samples) -> Loss:
         """The loss as a sum over runs of removed blocks, from one dense pass, with one term per sample."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from pruning.core.errors import check_known
 from pruning.objective import Forward, Loss, Samples, Tensor, _criteria
 
 
@@ -23,7 +24,7 @@ class BlockInfluence:
     by: str = "block"
 
     def __post_init__(self) -> None:
-        _criteria.check_by(self.by)
+        check_known("objective", self, by=_criteria.BY)
 
     def bind(self, forward: Forward, samples: Samples) -> Loss:
         """The loss as a sum over removed blocks or runs, from one dense pass, with one term per sample."""

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from pruning.core.errors import check_least
+from pruning.core.errors import check_known, check_least
 from pruning.objective import Forward, Loss, Samples, _criteria
 from pruning.objective._criteria import Array
 
@@ -46,7 +46,7 @@ class MutualInformation:
     by: str = "block"
 
     def __post_init__(self) -> None:
-        _criteria.check_by(self.by)
+        check_known("objective", self, by=_criteria.BY)
         check_least("objective", self, projections=1, tokens=8, neighbors=1, seed=0)
 
     def bind(self, forward: Forward, samples: Samples) -> Loss:

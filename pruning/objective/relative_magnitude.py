@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from pruning.core.errors import InputError
+from pruning.core.errors import InputError, check_known
 from pruning.objective import Forward, Loss, Samples, Tensor, _criteria
 
 
@@ -26,7 +26,7 @@ class RelativeMagnitude:
     by: str = "block"
 
     def __post_init__(self) -> None:
-        _criteria.check_by(self.by)
+        check_known("objective", self, by=_criteria.BY)
         if self.norm not in (1, 2):
             raise InputError(f"objective.norm={self.norm} is not supported: choose 1 or 2.")
 

@@ -1,7 +1,7 @@
 """Read the files of published masks, and choose among their entries.
 
 Each file of `papers/` belongs to one paper: its sources, the protocols of its numbers, and its masks. The files are
-parts of this program, and a test checks each value. A mistake in a file is an InputError that names it.
+parts of this program, and tests check each value.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import yaml
 from pruning.calibration.samples import Samples
 from pruning.calibration.sources import embedded_text
 from pruning.calibration.text import WindowDraw
-from pruning.core.errors import InputError, first_line, unknown
+from pruning.core.errors import InputError, unknown
 from pruning.core.mask import Mask
 from pruning.evaluation.corpora import Corpus
 
@@ -201,8 +201,14 @@ class PublishedMask:
 
 @cache
 def entries() -> tuple[PublishedMask, ...]:
-    """All published masks, in the order of the files. Raises InputError if a file is wrong."""
-    return tuple(entry for path in sorted((FOLDER / "papers").glob("*.yaml")) for entry in _paper(path))
+    """All published masks, in the order of the files."""
+    found = []
+    for path in sorted((FOLDER / "papers").glob("*.yaml")):
+        data = _read(path)
+        sources = {name: PrintedSource(**raw) for name, raw in data["sources"].items()}
+        protocols = {name: theirs(**raw) for name, raw in data["protocols"].items()}
+        found += [_entry(path.stem, raw, sources, protocols) for raw in data["entries"]]
+    return tuple(found)
 
 
 def chosen(only: Sequence[str] | None) -> tuple[PublishedMask, ...]:
@@ -234,41 +240,17 @@ def models() -> Mapping[str, ModelFacts]:
     return {name: ModelFacts(name, **facts) for name, facts in _read(FOLDER / "models.yaml").items()}
 
 
-def _paper(path: Path) -> list[PublishedMask]:
-    """The entries of a file. Raises InputError, which begins with the file's name, if something is wrong."""
-    data, place = _read(path), "the file"
-    found: dict[str, PublishedMask] = {}
-    try:
-        sources = {name: PrintedSource(**raw) for name, raw in data["sources"].items()}
-        protocols = {name: theirs(**raw) for name, raw in data["protocols"].items()}
-        for raw in data["entries"]:
-            place = f"{raw['name']}"
-            if place in found:
-                raise InputError("another mask has this name.")
-            found[place] = _entry(path.stem, raw, sources, protocols)
-    except (AttributeError, KeyError, TypeError, ValueError, InputError) as error:
-        said = f"unknown or missing name {error}" if isinstance(error, KeyError) else first_line(error)
-        raise InputError(
-            f"{path.name}, {place}: {said}. Correct it, or install the program again."
-        ) from error
-    return list(found.values())
-
-
 def _entry(
     paper: str, raw: Mapping[str, Any], sources: Mapping[str, PrintedSource], protocols: Mapping[str, Theirs]
 ) -> PublishedMask:
-    numbers = []
-    for number in raw.get("numbers", ()):
-        corpus, value, protocol = number["corpus"], number["value"], protocols[number["protocol"]]
-        numbers.append(PublishedNumber(float(value), protocol, sources[number["source"]], number["pairing"]))
-        if corpus != protocol.corpus or numbers.count(numbers[-1]) > 1:
-            raise InputError(f"{value} on {corpus} is given twice, or its protocol is for another corpus.")
+    numbers = [
+        PublishedNumber(
+            float(one["value"]), protocols[one["protocol"]], sources[one["source"]], one["pairing"]
+        )
+        for one in raw.get("numbers", ())
+    ]
     model, removed = models()[raw["model"]], raw["removed"]
-    words = [str(word) for word in (removed.split() if isinstance(removed, str) else removed)]
-    mask = Mask.parse(model.blocks, " ".join(words))
-    units = [2 if mask.unit == "sublayer" and word[0] not in "am" else 1 for word in words]
-    if len(mask.dropped) != sum(units):
-        raise InputError(f"removed={removed!r} repeats a block.")
+    mask = Mask.parse(model.blocks, removed if isinstance(removed, str) else " ".join(map(str, removed)))
     known = {name: value for name, value in raw.items() if name not in ("removed", "stated")}
     known |= {"model": model, "mask": mask, "mask_source": sources[raw["mask"]], "numbers": tuple(numbers)}
     return PublishedMask(paper=paper, stated=raw.get("stated", {}).get("blocks"), **known)
@@ -288,22 +270,5 @@ def theirs(corpus: str, not_reproduced: str | None = None, **settings: Any) -> T
     return Theirs(corpus, Protocol(**known), missing, not_reproduced)
 
 
-class _Loader(yaml.SafeLoader):
-    """Reads YAML, and refuses a mapping that has a key twice: the first value would be lost."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        """The mapping of a node."""
-        keys = [str(key.value) for key, _ in node.value]
-        if twice := sorted({key for key in keys if keys.count(key) > 1}):
-            raise ValueError(f"the key {twice[0]} is given twice: leave one out")
-        return super().construct_mapping(node, deep)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except (yaml.YAMLError, ValueError) as error:
-        raise InputError(f"{path.name}: {first_line(error)}.") from error
-    if not isinstance(data, dict):
-        raise InputError(f"{path.name} is not a mapping.")
-    return data
+def _read(path: Path) -> Any:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import psutil
-import torch
 from huggingface_hub import constants
 
 from pruning.core import storage
@@ -22,8 +19,7 @@ from pruning.core.wheels import commit_of
 from pruning.evaluation import Data, Measured
 from pruning.evaluation.corpora import corpus_perplexity
 from pruning.models import preflight
-from pruning.models.model import Model
-from pruning.models.products import HALVES, float32_is_faster
+from pruning.models.handle import Model
 from pruning.published.library import ModelFacts, Protocol, PublishedMask, PublishedNumber
 from pruning.runs.cell import FORMAT, ForwardSettings
 from pruning.runs.check_data import Reader, check_evaluation
@@ -213,7 +209,7 @@ class Referee:
             missing = [request for request, value in values.items() if value is None]
             if not missing:
                 continue
-            exact(self.forward.tf32)
+            exact()
             model = missing[0].model
             try:
                 forward = forward_with(self.forward, self.settings(model, dtype).load())
@@ -321,77 +317,3 @@ def check_there(found: Iterable[Presence]) -> None:
     if missing := [one for one in found if one.missing is not None]:
         lines = [f"  {one.what}: {one.missing}" for one in missing]
         raise InputError("\n".join(["These are missing, so nothing was measured:", *lines, HELP]))
-
-
-# Forecast how long the measurements take here, and how much memory, without loading a model.
-#
-# A token costs about two operations per parameter that is kept. How many operations this machine does in a second is
-# measured with products of matrices. A model's passes reach about `REACHED` of that, so all times are rough.
-
-REACHED = 0.5
-EACH = 0.5  # seconds that a measurement takes whatever its size
-TOKENS = {"wikitext2": 340_000, "c4": 525_000}  # of a text that is not here: with Llama-2's tokenizer
-OTHER = 300_000
-SIZES = {"float32": 4, "float64": 8}  # bytes of a weight; 2 for the others
-HEAD = 1.15  # weights, plus hidden states and logits of a batch
-
-
-@dataclass(frozen=True)
-class CostForecast:
-    """Seconds, bytes and tokens of the measurements of one model in one precision."""
-
-    model: str
-    dtype: str
-    count: int
-    tokens: int
-    seconds: float
-    memory: int
-
-
-def forecast(
-    requests: Sequence[Measurement], tokens_of: Callable[[Measurement], int | None]
-) -> list[CostForecast]:
-    """One forecast for each model and precision. `tokens_of` counts a request's tokens; None if it cannot."""
-    groups: dict[tuple[ModelFacts, str], list[Measurement]] = {}
-    for request in requests:
-        groups.setdefault((request.model, request.protocol.dtype), []).append(request)
-    rates = {dtype: operations_per_second(dtype) for dtype in {dtype for _, dtype in groups}}
-    found = []
-    for (model, dtype), part in groups.items():
-        work, total = 0.0, 0
-        for request in part:
-            most, windows = TOKENS.get(request.corpus, OTHER), request.protocol.windows
-            usual = most if windows is None else min(most, windows * request.protocol.window)
-            tokens = tokens_of(request) or usual
-            kept = 1 - len(request.mask.dropped) / request.mask.n_units
-            total += tokens
-            work += 2.0 * model.parameters * kept * tokens
-        seconds = EACH * len(part) + work / (REACHED * rates[dtype])
-        memory = int(HEAD * model.parameters * SIZES.get(dtype, 2))
-        found.append(CostForecast(model.name, dtype, len(part), total, seconds, memory))
-    return found
-
-
-def operations_per_second(dtype: str, seconds: float = 0.3) -> float:
-    """How many multiplications and additions this machine does, in products of matrices of this type."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    rows, width = (4096, 8192) if device == "cuda" else (512, 2048)
-    kind = getattr(torch, dtype)
-    if device == "cpu" and kind in HALVES and float32_is_faster(kind):
-        kind = torch.float32
-    a, b = (torch.ones(shape, dtype=kind, device=device) for shape in ((rows, width), (width, width)))
-    started, done = 0.0, -1  # the first product only warms up
-    while done < 1 or time.perf_counter() - started < seconds:
-        torch.matmul(a, b)
-        if a.is_cuda:
-            torch.cuda.synchronize()
-        done += 1
-        started = started or time.perf_counter()
-    return done * 2.0 * rows * width * width / (time.perf_counter() - started)
-
-
-def free_bytes() -> int:
-    """The bytes that are free on the GPU with the most, or in memory if there is no GPU."""
-    if torch.cuda.is_available():
-        return max(int(torch.cuda.mem_get_info(i)[0]) for i in range(torch.cuda.device_count()))
-    return int(psutil.virtual_memory().available)

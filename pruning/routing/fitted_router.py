@@ -1,4 +1,4 @@
-"""A router: it predicts the right answer's log-likelihood under each set from the features of a prompt.
+"""A router: it predicts the right answer's log-likelihood under each set from the states of a prompt's tokens.
 
 Source: PuDDing (arXiv 2502.04348) trains its router on the squared error of these log-likelihoods. The error is the
 sum of two parts that do not depend on each other: that of the mean over sets, which says how hard a prompt is, and
@@ -7,37 +7,39 @@ that of the differences between sets, which alone decide the route. Each part ge
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pruning.calibration.item_files import FIELD, Item
+from pruning.calibration.samples import Row
+from pruning.calibration.text import start_tokens
+from pruning.core.errors import InputError
 from pruning.core.mask import Mask
-from pruning.routing.encoders import Encoder
+from pruning.models.architecture import context_length_of
 from pruning.routing.router_settings import RouterSettings
 from pruning.routing.set_scores import Floats
 
-STRENGTHS = np.logspace(0, 7, 22)  # ridge: candidates for cross-validation
-DECAYS = np.logspace(-3, 3, 7)  # mlp: candidates for cross-validation
-FOLDS = 5
+if TYPE_CHECKING:
+    from pruning.engine.forward import Forward
+
+STRENGTHS = np.logspace(0, 7, 22)  # of the ridge: candidates for cross-validation
+SHARE = 4  # by default, a router runs at most one block in so many
 
 
 @dataclass(frozen=True)
 class FittedRouter:
-    """`sets` maps the name of each set, that of its task, to its mask. `blocks` is what the encoder runs.
-
-    `encoder_revision` identifies the files of a hub encoder; see `encoders.encoder_revision`.
-    """
+    """`sets` maps the name of each set, that of its task, to its mask. `blocks` is what the encoder runs."""
 
     sets: Mapping[str, Mask]
     head: Head
     blocks: int
     template: str  # the wording of the prompts that it was trained on
     settings: RouterSettings
-    encoder_revision: str | None = None
 
-    def predict(self, encoder: Encoder, prompts: Sequence[str]) -> Floats:
+    def predict(self, encoder: StateEncoder, prompts: Sequence[str]) -> Floats:
         """The predicted log-likelihoods per token of the right answers (sets, prompts)."""
         return self.head.predict(encoder.encode(prompts)).T
 
@@ -46,8 +48,8 @@ class FittedRouter:
 class Head:
     """Predicts log-likelihoods (prompts, sets) as the mean over sets and the differences from it."""
 
-    common: Layers
-    relative: Layers
+    common: Ridge
+    relative: Ridge
 
     def predict(self, features: Floats) -> Floats:
         """The predicted mean log-likelihood per token of the right answer (prompts, sets)."""
@@ -60,56 +62,98 @@ class Head:
 
 
 @dataclass(frozen=True)
-class Layers:
-    """Linear layers with ReLU between them, on standardised features."""
+class Ridge:
+    """A linear map of standardised features: `weight` (features, out) and `bias` (out,)."""
 
     center: Floats
     scale: Floats
-    weights: tuple[Floats, ...]  # (in, out)
-    biases: tuple[Floats, ...]
+    weight: Floats
+    bias: Floats
     strength: float
 
     def predict(self, features: Floats) -> Floats:
         """The outputs (prompts, out)."""
-        state = (features - self.center) / self.scale
-        last = len(self.weights) - 1
-        for number, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            state = state @ weight + bias
-            state = state if number == last else np.maximum(state, 0.0)
-        return np.asarray(state)
+        return np.asarray((features - self.center) / self.scale @ self.weight + self.bias)
 
 
-def fit_head(features: Floats, targets: Floats, settings: RouterSettings) -> Head:
+def fit_head(features: Floats, targets: Floats) -> Head:
     """Fit to features (prompts, F) and log-likelihoods (prompts, sets); cross-validation chooses the strengths."""
-    fit = _ridge if settings.head == "ridge" else _mlp
     mean = targets.mean(axis=1, keepdims=True)
-    return Head(fit(features, mean, settings), fit(features, targets - mean, settings))
+    return Head(_ridge(features, mean), _ridge(features, targets - mean))
 
 
-def _ridge(features: Floats, targets: Floats, _: RouterSettings) -> Layers:
+def _ridge(features: Floats, targets: Floats) -> Ridge:
     from sklearn.linear_model import RidgeCV
     from sklearn.preprocessing import StandardScaler
 
     scaler = StandardScaler().fit(features)
     fitted = RidgeCV(STRENGTHS).fit(scaler.transform(features), targets)
     weight = np.atleast_2d(fitted.coef_).T.reshape(features.shape[1], -1)
-    bias = np.atleast_1d(fitted.intercept_)
-    return Layers(scaler.mean_, scaler.scale_, (weight,), (bias,), float(fitted.alpha_))
+    return Ridge(scaler.mean_, scaler.scale_, weight, np.atleast_1d(fitted.intercept_), float(fitted.alpha_))
 
 
-def _mlp(features: Floats, targets: Floats, settings: RouterSettings) -> Layers:
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.model_selection import GridSearchCV
-    from sklearn.neural_network import MLPRegressor
-    from sklearn.preprocessing import StandardScaler
+# What a router sees of a prompt: the mean state over its tokens, and the state of its last token.
 
-    scaler = StandardScaler().fit(features)
-    network = MLPRegressor(hidden_layer_sizes=(settings.hidden,), random_state=settings.seed, max_iter=300)
-    folds = min(FOLDS, len(features))
-    search = GridSearchCV(network, {"alpha": DECAYS}, cv=folds, scoring="neg_mean_squared_error")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        search.fit(scaler.transform(features), targets[:, 0] if targets.shape[1] == 1 else targets)
-    best = search.best_estimator_
-    weights, biases = tuple(best.coefs_), tuple(best.intercepts_)
-    return Layers(scaler.mean_, scaler.scale_, weights, biases, float(search.best_params_["alpha"]))
+
+@dataclass(frozen=True)
+class StateEncoder:
+    """The states of the model itself after its first `blocks` blocks (0: the embeddings), which all sets keep.
+
+    The first token is left out of the mean: many models put a large state there, whatever the prompt says.
+    """
+
+    forward: Forward
+    tokenizer: Any
+    blocks: int
+
+    def encode(self, prompts: Sequence[str]) -> Floats:
+        """Features (prompts, 2 D), in float64. Raises InputError as `prompt_rows` does."""
+        from pruning.engine.dense_pass import states
+
+        most = context_length_of(self.forward.model.module.config)
+        rows = prompt_rows(self.tokenizer, prompts, most)
+        found: dict[int, Floats] = {}
+        for lines, hidden in states(self.forward, rows, stop=self.blocks):
+            for line in lines:
+                state = hidden[-1][line.index, : line.length].double().cpu().numpy()
+                found[line.row] = np.concatenate([state[1:].mean(axis=0), state[-1]])
+        return np.array([found[number] for number in range(len(rows))])
+
+
+def prompt_rows(tokenizer: Any, prompts: Sequence[str], most: int | None = None) -> list[Row]:
+    """The rows of prompts. Raises InputError if a prompt has fewer than two tokens, or more than `most`."""
+    first = start_tokens(tokenizer)
+    rows = []
+    for prompt in prompts:
+        ids = (*first, *tokenizer(prompt, add_special_tokens=False, verbose=False).input_ids)
+        if len(ids) < 2:
+            raise InputError(f"the prompt {prompt!r} has fewer than two tokens: give a longer one.")
+        if most is not None and len(ids) > most:
+            raise InputError(
+                f"the prompt {prompt[:40]!r}... has {len(ids)} tokens, and the model reads at most {most}: "
+                "shorten it."
+            )
+        rows.append(Row(ids, (len(ids) - 1, len(ids))))
+    return rows
+
+
+def prompts(template: str, items: Sequence[Item]) -> tuple[str, ...]:
+    """The prompts of items: the template with each question."""
+    return tuple(template.replace(FIELD, item.question) for item in items)
+
+
+def first_blocks(masks: Sequence[Mask], wanted: int | None) -> int:
+    """How many blocks at the beginning a router runs: `wanted`, or as many as no mask drops, up to a quarter of all.
+
+    Raises InputError if a mask drops a part of one of the `wanted` blocks.
+    """
+    n_blocks, per_block = masks[0].n_blocks, masks[0].n_units // masks[0].n_blocks
+    kept = min((mask.dropped[0] // per_block for mask in masks if mask.dropped), default=n_blocks)
+    if wanted is None:
+        return min(kept, n_blocks // SHARE)
+    if wanted > kept:
+        raise InputError(
+            f"router.blocks={wanted}: a set drops block {kept} or a part of it, so at most {kept} blocks can be run "
+            f"for all sets: choose {kept} or fewer."
+        )
+    return wanted

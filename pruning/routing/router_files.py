@@ -6,8 +6,7 @@ import io
 import zipfile
 import zlib
 from collections.abc import Mapping
-from dataclasses import asdict
-from itertools import pairwise
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,16 +18,17 @@ from pruning.core import storage
 from pruning.core.errors import DamagedError, InputError, PruningError, first_line
 from pruning.core.mask import Mask, whole_numbers
 from pruning.core.storage import file_sha256
-from pruning.routing.encoders import first_blocks
-from pruning.routing.fitted_router import FittedRouter, Head, Layers
+from pruning.routing.fitted_router import FittedRouter, Head, Ridge, first_blocks
 from pruning.routing.router_settings import RouterSettings
 
 if TYPE_CHECKING:
-    from pruning.models.model import LanguageModel, Model
+    from pruning.models.handle import Model
+    from pruning.models.placement import LanguageModel
 
 FOLDER = "routing"  # in the results folder: a folder for each model, search and size
 RECORD, ROUTER, HEAD = "routing.json", "router.json", "router.npz"
 PARTS = ("common", "relative")  # of the head
+FITTED = [field.name for field in fields(Ridge)]
 FACTS = ("settings", "revision", "n_blocks", "dtype", "weights_sha256")  # of the router's model
 # What numpy raises for a file that is not what it wrote.
 UNREADABLE: tuple[type[Exception], ...] = (OSError, TypeError, ValueError, EOFError, KeyError)
@@ -68,22 +68,15 @@ def save_router(folder: Path, router: FittedRouter, model: Mapping[str, Any]) ->
     """Write `router.npz` and then `router.json`, with what is known about the model."""
     arrays: dict[str, NDArray[Any]] = {}
     for part in PARTS:
-        layers: Layers = getattr(router.head, part)
-        plain = {"center": layers.center, "scale": layers.scale, "strength": np.array(layers.strength)}
-        plain |= {f"weight{n}": weight for n, weight in enumerate(layers.weights)}
-        plain |= {f"bias{n}": bias for n, bias in enumerate(layers.biases)}
-        arrays |= {f"{part}_{name}": value for name, value in plain.items()}
+        arrays |= {f"{part}_{name}": np.array(getattr(getattr(router.head, part), name)) for name in FITTED}
     save_arrays(folder / HEAD, arrays)
     record = {
         "sets": {name: mask.to_json() for name, mask in router.sets.items()},
         "blocks": router.blocks,
         "template": router.template,
         "settings": asdict(router.settings),
-        "encoder_revision": router.encoder_revision,
         "model": dict(model),
-        "order": list(
-            router.sets
-        ),  # JSON objects have no order, and the head predicts for the sets in theirs
+        "order": list(router.sets),  # of the head's outputs: JSON objects have no order
         "head_sha256": file_sha256(folder / HEAD),
     }
     storage.write_record(folder / ROUTER, record)
@@ -128,26 +121,21 @@ def _router(record: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], sha25
     lacking = [name for name in FACTS if name not in model]
     if lacking or any(mask.n_blocks != model["n_blocks"] for mask in sets.values()):
         raise ValueError(f"model={model!r} does not describe the model of the sets")
-    common, relative = (_layers(arrays, part) for part in PARTS)
-    outputs = common.biases[-1].size, relative.biases[-1].size
+    common, relative = (_read_part(arrays, part) for part in PARTS)
+    outputs = common.bias.size, relative.bias.size
     if outputs != (1, len(sets)) or common.center.size != relative.center.size:
         raise ValueError(f"the arrays predict for {outputs[1]} sets, and there are {len(sets)}")
     head = Head(common, relative)
-    return FittedRouter(sets, head, blocks, record["template"], settings, record["encoder_revision"])
+    return FittedRouter(sets, head, blocks, record["template"], settings)
 
 
-def _layers(arrays: Mapping[str, NDArray[Any]], part: str) -> Layers:
-    """The layers of one part. Raises KeyError if something is missing, and ValueError if it does not fit."""
-    count = sum(name.startswith(f"{part}_weight") for name in arrays)
+def _read_part(arrays: Mapping[str, NDArray[Any]], part: str) -> Ridge:
+    """One part of the head. Raises KeyError if something is missing, and ValueError if it does not fit."""
     for name, values in arrays.items():
         if not (np.issubdtype(values.dtype, np.floating) and np.isfinite(values).all()):
             raise ValueError(f"{name} is not made of finite numbers")
-    center, scale, strength = (arrays[f"{part}_{name}"] for name in ("center", "scale", "strength"))
-    weights, biases = (
-        tuple(arrays[f"{part}_{name}{n}"] for n in range(count)) for name in ("weight", "bias")
-    )
-    widths = [center.size, *(bias.size for bias in biases)]
-    wanted = [(widths[0],), (widths[0],), *((size,) for size in widths[1:]), *pairwise(widths)]
-    if not count or [one.shape for one in (center, scale, *biases, *weights)] != wanted or not scale.all():
+    center, scale, weight, bias, strength = (arrays[f"{part}_{name}"] for name in FITTED)
+    wanted = [(center.size,), (center.size,), (center.size, bias.size), (bias.size,)]
+    if [one.shape for one in (center, scale, weight, bias)] != wanted or not scale.all():
         raise ValueError(f"the arrays of {part} do not fit each other")
-    return Layers(center, scale, weights, biases, float(strength))
+    return Ridge(center, scale, weight, bias, float(strength))

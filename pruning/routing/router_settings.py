@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pruning.calibration.items import check_template
-from pruning.core.errors import InputError, unknown
+from pruning.calibration.items import EMBEDDED, check_template
+from pruning.core.errors import InputError, check_known, check_least
 from pruning.core.storage import file_sha256
 
-ENCODERS = ("states", "hub")
-HEADS = ("ridge", "mlp")
 TARGETS = ("loglikelihood", "margin")
 ENDINGS = (".jsonl", ".json")
 NEEDED = (
@@ -62,57 +59,31 @@ class TaskStudy:
                 f"tasks.folder={self.folder} holds one task, {files[0].name}, and at least two are needed: add a "
                 "file, or give tasks.embedded=true."
             )
-        _check_names([path.stem for path in files], self.embedded)
-        self._check_contents(files)
-        return files
-
-    def _check_contents(self, files: Sequence[Path]) -> None:
-        """Raise InputError, which names both, if two files are equal: they would be one cell."""
-        known: dict[str, Path] = {}
+        names, known = [EMBEDDED] if self.embedded else [], dict[str, Path]()
         for path in files:
+            if path.stem in names:
+                raise InputError(f"two tasks are named '{path.stem}': give their files different names.")
+            names.append(path.stem)
             if (other := known.setdefault(file_sha256(path), path)) != path:
                 raise InputError(
                     f"tasks.folder={self.folder}: {other.name} and {path.name} have the same items: remove one."
                 )
-
-
-def _check_names(names: Sequence[str], embedded: bool) -> None:
-    from pruning.calibration.items import EMBEDDED
-
-    for name in names:
-        if names.count(name) > 1 or (embedded and name == EMBEDDED):
-            raise InputError(f"two tasks are named '{name}': give their files different names.")
+        return files
 
 
 @dataclass
 class RouterSettings:
-    """How a router reads a prompt and what predicts.
+    """What a router reads of a prompt, and what it predicts.
 
-    `encoder` "states" reads the hidden states of the model itself after its first `blocks` blocks (None: as many as
-    no set drops, at most a quarter of all); "hub" reads those of an encoder such as BERT, at `path`. `head` is
-    "ridge", or "mlp" with one layer of `hidden` units. `target` is what it predicts: the right answer's
-    "loglikelihood", as in PuDDing, or the "margin" (negated, so that higher is better).
+    It reads the hidden states of the model itself after its first `blocks` blocks (None: as many as no set drops, at
+    most a quarter of all). `target` is what it predicts: the right answer's "loglikelihood", as in PuDDing, or the
+    "margin" (negated, so that higher is better).
     """
 
-    encoder: str = "states"
-    path: str = "google-bert/bert-base-uncased"
     blocks: int | None = None
-    head: str = "ridge"
     target: str = "loglikelihood"
-    hidden: int = 64
-    seed: int = 0
 
     def check(self) -> None:
-        """Raise InputError if a name is unknown or a number is too small."""
-        named = {"encoder": ENCODERS, "head": HEADS, "target": TARGETS}
-        for name, known in named.items():
-            value = getattr(self, name)
-            if value not in known:
-                raise unknown(f"router.{name}", value, known)
-        for name, number, least in (
-            ("blocks", self.blocks, 0),
-            ("hidden", self.hidden, 1),
-            ("seed", self.seed, 0),
-        ):
-            if number is not None and number < least:
-                raise InputError(f"router.{name}={number} is too small: choose {least} or more.")
+        """Raise InputError if the target is unknown or a number is too small."""
+        check_known("router", self, target=TARGETS)
+        check_least("router", self, blocks=0)

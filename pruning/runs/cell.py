@@ -19,7 +19,7 @@ from pruning.algo import Algo
 from pruning.calibration import Calibration
 from pruning.calibration.samples import Samples
 from pruning.core import storage
-from pruning.core.errors import BusyError, ForeignError, InputError, PruningError
+from pruning.core.errors import BusyError, ForeignError, PruningError, check_least
 from pruning.core.mask import Latency, Mask, Removal, Space
 from pruning.core.records import (
     LOG,
@@ -32,18 +32,19 @@ from pruning.core.records import (
     leaves,
     read_result,
     recorded,
+    without_decided,
     without_new,
     write_result,
 )
+from pruning.core.scoring import NearTies, Racing, deciding_settings
 from pruning.core.storage import appending, check_links, digest, file_sha256
 from pruning.engine import collectives
 from pruning.engine.compensation import Compensation, NoCompensation
 from pruning.evaluation import Data, Evaluation
 from pruning.healing.heal_settings import NoHealing
 from pruning.healing.training_text import HealingText
-from pruning.models.model import PLACING, Model, same_attention
+from pruning.models.handle import PLACING, Model
 from pruning.objective import Objective
-from pruning.search.choice import NearTies, Racing, deciding_settings
 
 
 @dataclass(frozen=True)
@@ -110,8 +111,8 @@ class Cell:
         return f"{self.model.name} {self.choices.objective} {self.choices.algo}"
 
     def weights(self) -> dict[str, Any]:
-        """The model settings that a loss depends on: weights, precision, attention kernel, and TF32 if it is on."""
-        return self.model.identity() | ({"tf32": True} if self.forward.tf32 else {})
+        """The model settings that a loss depends on: weights, precision and attention kernel."""
+        return self.model.identity()
 
     def arithmetic(self) -> dict[str, Any]:
         """What losses and measurements are computed with: `weights`, and whether blocks are compiled.
@@ -229,17 +230,17 @@ def difference(known: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | Non
 
 
 def _deciding(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    config = without_decided(recorded(config))
     for group in ("objective", "algo", "compensation", "protect", "calibration", "model"):
-        for name, value in leaves(recorded(config.get(group, {})), f"{group}."):
+        for name, value in leaves(config.get(group, {}), f"{group}."):
             last = name.rpartition(".")[2]
             if group in ("algo", "calibration") and (last, value) in NEW.items():
                 continue  # archived results do not have it
             if last not in (OPTION, *LOCATING) and name.split(".")[1] not in PLACING:
-                yield name, same_attention(value) if name == "model.attention" else value
+                yield name, value
     for name in ("ratio", "k", "seed", "max_evaluations"):
         yield name, config.get(name)
-    racing = config.get("racing") or {}
-    yield "racing", racing if racing.get("delta") is not None else None
+    yield "racing.delta", (config.get("racing") or {}).get("delta")
     yield from (("unit", config.get("unit", "block")), ("budget", config.get("budget", "parameters")))
 
 
@@ -280,16 +281,14 @@ class Protect:
 
 @dataclass
 class ForwardSettings:
-    """How forward passes are run. Apart from `tf32`, no setting changes more than the rounding of losses.
+    """How forward passes are run. No setting changes more than the rounding of losses.
 
     `memory` is the number of bytes that can be used besides the weights (None: a quarter of the free memory).
-    `tf32` lets a GPU round the factors of float32 products to 10 bits. Because this changes losses, it is part of the
-    cell's key if it is on. `compile` runs whole blocks through torch.compile. With `bounds`, a search for perplexity
+    `compile` runs whole blocks through torch.compile. With `bounds`, a search for perplexity
     or divergence does not compute losses that a bound shows to be too high.
     """
 
     memory: int | None = None
-    tf32: bool = False
     compile: bool = False
     bounds: bool = False
 
@@ -298,8 +297,7 @@ class ForwardSettings:
 
         This is a separate method because OmegaConf does not call __init__.
         """
-        if self.memory is not None and self.memory < 1:
-            raise InputError(f"forward.memory={self.memory} is too small: choose 1 or more.")
+        check_least("forward", self, memory=1)
         if self.compile:
             from pruning.models.products import check_compiler
 

@@ -25,7 +25,7 @@ from pruning.healing import loop
 from pruning.healing.heal_settings import Training, budgets
 from pruning.healing.healed_files import read_record, read_weights, write_evaluation, write_healed
 from pruning.healing.rate import warn_if_useless, with_rate
-from pruning.models.model import ModelInfo
+from pruning.models.placement import ModelInfo
 from pruning.runs import measurements
 from pruning.runs.cell import Cell, Note, Prepared, save_config, save_result, silent
 from pruning.runs.loaded_cell import forward_of
@@ -34,7 +34,7 @@ from pruning.runs.measurements import Evaluator
 if TYPE_CHECKING:
     from pruning.engine.forward import Forward
     from pruning.healing.training_text import HealingText
-    from pruning.models.model import LanguageModel
+    from pruning.models.placement import LanguageModel
 
 
 log = logging.getLogger(__name__)

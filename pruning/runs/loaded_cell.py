@@ -16,7 +16,7 @@ from pruning.core.mask import Space
 from pruning.core.storage import digest
 from pruning.engine import collectives
 from pruning.evaluation.speed import device_name
-from pruning.models.model import LanguageModel
+from pruning.models.placement import LanguageModel
 from pruning.models.sublayers import find_chain
 from pruning.runs.cell import Cell, ForwardSettings
 
@@ -28,7 +28,7 @@ def model_of(cell: Cell) -> LanguageModel:
     """The model of a cell, loaded once for consecutive cells with this model. Raises as `Model.load` does."""
     from pruning.engine.devices import exact
 
-    exact(cell.forward.tf32)
+    exact()
     return cell.model.load()
 
 
@@ -42,7 +42,7 @@ def forward_with(settings: ForwardSettings, model: LanguageModel) -> Forward:
     from pruning.engine.devices import exact
     from pruning.engine.forward import Forward
 
-    exact(settings.tf32)
+    exact()
     return Forward(model, memory=settings.memory, compile=settings.compile, bounds=settings.bounds)
 
 

@@ -44,8 +44,8 @@ from pruning.runs.loaded_cell import forward_of, model_of
 
 if TYPE_CHECKING:
     from pruning.engine.forward import Forward
-    from pruning.models.model import LanguageModel, ModelInfo
     from pruning.models.output_maps import Repair
+    from pruning.models.placement import LanguageModel, ModelInfo
 
 # Parts of a result's `evaluation` to which each evaluation adds its own metrics.
 GROWING = (*MODELS, "data", "how", "records", "overlap", "files", "settings")

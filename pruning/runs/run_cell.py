@@ -23,9 +23,11 @@ from pruning.core.records import (
 from pruning.core.scoring import Estimate
 from pruning.core.storage import appending, digest
 from pruning.engine import collectives
+from pruning.engine.compensation import Magnitude
+from pruning.engine.dense_pass import magnitudes
 from pruning.engine.forward import Cost
 from pruning.evaluation.corpora import HIGHEST
-from pruning.models.model import ModelInfo
+from pruning.models.placement import ModelInfo
 from pruning.objective import Calibrated
 from pruning.runs.cell import (
     FORMAT,
@@ -43,7 +45,7 @@ from pruning.runs.cell import (
 from pruning.runs.heal_cell import healed_cell
 from pruning.runs.loaded_cell import cell_space, forward_of, model_of
 from pruning.runs.measurements import Progress, check_repair, digests, evaluate_mask, new_repair, reevaluate
-from pruning.search.choice import FloatLoss
+from pruning.search.decide import FloatLoss
 from pruning.search.driver import Problem, Solution, solve
 from pruning.search.journal import Journal, KnownScores, Store
 
@@ -110,7 +112,9 @@ def _run(prepared: Prepared, note: Note) -> DoneResult:
     key = score_key(prepared, model.info, space.unit)
     store = Store(cell.results, key, cell.key, space.n_blocks, cell.share, space.unit)
     store.claim()  # raises ForeignError if the cell's journal belongs to other samples or weights
-    scales = cell.compensation.scales(forward, samples.rows, space.unit)
+    scales = None
+    if isinstance(cell.compensation, Magnitude):
+        scales = magnitudes(forward, samples.rows, space.unit)
     searched = forward.with_scales(scales if cell.compensation.search else None)
     losses = Calibrated(cell.objective, searched, samples)
     try:

@@ -20,11 +20,10 @@ from pruning.core import storage
 from pruning.core.errors import DamagedError, InputError, LossError, first_line
 from pruning.core.mask import Mask, Space
 from pruning.core.records import MarginsRecord
-from pruning.core.scoring import Score
+from pruning.core.scoring import NearTies, Racing, Score, uses_bounds
 from pruning.engine import collectives
-from pruning.search.choice import Decider, FloatLoss, NearTies, Racing, Settler, uses_bounds
+from pruning.search.decide import Decider, FloatLoss, Settler, margins
 from pruning.search.journal import KnownScores, Losses, ScoreBook, Watch
-from pruning.search.significance import margins
 
 LAST = 32  # a result keeps at most this many decisions: the most recent ones
 GATES = "gates.json"  # beside the journal, so that a resumed search gets the same gradients

@@ -26,7 +26,6 @@ from pruning.core.scoring import (
     Estimate,
     Score,
     TraceLine,
-    append_trace,
     read_line,
     read_masks,
     read_trace,
@@ -271,7 +270,7 @@ class Journal:
         """
         if score.exceeds(self.scores.get(score.mask)):
             if self.path is not None and collectives.is_first():
-                append_trace(self.path, score.to_line())
+                storage.append_line(self.path, score.to_line())
             self._take(score)
 
     def _take(self, score: Score) -> None:

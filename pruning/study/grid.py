@@ -29,7 +29,7 @@ from pruning.core.terminal import typed_command
 from pruning.engine import collectives
 from pruning.launcher import InProcess, Launcher
 from pruning.launcher.cell_state import CellState, StateName, finished
-from pruning.models.model import directory_name, distinct_names, shared
+from pruning.models.handle import directory_name, distinct_names, shared
 from pruning.runs.cell import Cell
 from pruning.study import Composed, text_tables
 from pruning.study.text_tables import say

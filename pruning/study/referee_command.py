@@ -1,6 +1,6 @@
 """Score published masks: what papers print, what is measured here, and what explains the gap.
 
-depth-pruning referee --dry-run             what it would do, what is missing, and how long it takes
+depth-pruning referee --dry-run             what it would do, and what is missing
 depth-pruning referee                       all masks: needs GPUs and a hub account
 depth-pruning referee --only sleb,llama3_8b some: names of files, models or masks
 depth-pruning referee --only ours eval=embedded_windows     this project's own masks: no hub, minutes on two cores
@@ -23,14 +23,13 @@ from pruning.config.app import composed
 from pruning.config.compose import cell_of
 from pruning.config.words import check_choices, check_words, explained
 from pruning.core import storage
-from pruning.core.errors import InputError, PruningError, unknown
+from pruning.core.errors import InputError, unknown
 from pruning.core.terminal import FAILED, command_words
-from pruning.core.units import bytes_text, duration_text
 from pruning.evaluation.corpora import CorpusPerplexity
 from pruning.models.kept_models import PACKAGED
 from pruning.published import explain, library, measure
 from pruning.published.library import ModelFacts, Protocol, PublishedMask
-from pruning.published.measure import GapRow, Measurement, Referee, forecast, free_bytes
+from pruning.published.measure import GapRow, Referee
 from pruning.runs.cell import Cell
 from pruning.study.text_tables import page, render, say
 
@@ -176,7 +175,7 @@ def _standin(place: str, cell: Cell) -> ModelFacts:
 
 
 def _dry_run(rows: Sequence[GapRow], referee: Referee, left_out: Sequence[PublishedMask]) -> str:
-    """What the command would do: masks, protocols, what is there and what is missing, time and memory."""
+    """What the command would do: masks, protocols, what is there and what is missing."""
     masks = []
     for entry in dict.fromkeys(row.entry for row in rows):
         numbers = [row.number for row in rows if row.entry == entry and row.number is not None]
@@ -184,33 +183,13 @@ def _dry_run(rows: Sequence[GapRow], referee: Referee, left_out: Sequence[Publis
         removed = " ".join(entry.mask.names()) or "nothing"
         masks.append((entry.name, entry.model.name, entry.method, removed, printed))
 
-    def is_known(request: Measurement) -> bool:
-        try:
-            return referee.known(request) is not None
-        except PruningError:  # the model or the text is missing
-            return False
-
-    def tokens(request: Measurement) -> int | None:
-        try:
-            return sum(len(row.input_ids) for row in referee.samples(request).rows)
-        except PruningError:
-            return None
-
-    todo = [request for request in measure.requests(rows) if not is_known(request)]
-    parts = forecast(todo, tokens) if todo else []
     return page(
         "dry_run.txt.jinja",
         counts=_counts(rows),
         masks=render(("mask", "model", "method", "removed", "published"), masks),
         found=[*measure.models_found(rows, referee), *measure.texts_found(rows)],
         left_out=_left_out(left_out) if left_out else "",
-        parts=parts,
-        seconds=sum(part.seconds for part in parts),
-        most=max((part.memory for part in parts), default=0),
-        free=free_bytes(),
         help=measure.HELP,
-        duration=duration_text,
-        bytes=bytes_text,
     )
 
 

@@ -17,7 +17,7 @@ from pruning.core.storage import digest
 from pruning.engine import collectives
 from pruning.engine.compensation import NoCompensation
 from pruning.launcher import InProcess
-from pruning.routing.encoders import check_encoder, prompts
+from pruning.routing.fitted_router import prompts
 from pruning.routing.router_settings import RouterSettings, TaskStudy
 from pruning.runs.cell import Cell
 from pruning.runs.check_data import Reader, check_samples
@@ -82,10 +82,7 @@ def groups(cells: Sequence[Cell]) -> list[list[Cell]]:
 
 
 def check(cells: Sequence[Cell], launcher: Any, settings: TaskSettings) -> None:
-    """Raise InputError if the cells cannot be crossed, or if tasks share items; nothing is computed.
-
-    Raises UnreachableError if the encoder of the router cannot be loaded.
-    """
+    """Raise InputError if the cells cannot be crossed, or if tasks share items; nothing is computed."""
     if not isinstance(launcher, InProcess) or collectives.world_size() > 1:
         raise InputError(
             "a study of tasks needs launcher=local and one process: it ends by scoring all tasks under all sets here."
@@ -96,7 +93,11 @@ def check(cells: Sequence[Cell], launcher: Any, settings: TaskSettings) -> None:
     for group in groups(cells):
         tasks, model = data_of(group, settings), group[0].model
         _check_apart(tasks)
-        check_encoder(settings.router, model.n_blocks)
+        if (blocks := settings.router.blocks or 0) > model.n_blocks:
+            raise InputError(
+                f"router.blocks={blocks}: the model has {model.n_blocks} blocks, and every set drops some of them: "
+                "choose fewer."
+            )
         reader = Reader.of(model.name, model.config, model.tokenizer)
         for task in tasks:
             for part, samples in task.parts.items():

@@ -22,8 +22,7 @@ from pruning.core.mask import Mask
 from pruning.core.records import DoneResult, now, provenance
 from pruning.core.storage import digest
 from pruning.routing import router_files, set_scores
-from pruning.routing.encoders import Encoder, encoder_of, encoder_revision, first_blocks, prompt_rows
-from pruning.routing.fitted_router import FittedRouter, fit_head
+from pruning.routing.fitted_router import FittedRouter, StateEncoder, first_blocks, fit_head, prompt_rows
 from pruning.routing.set_scores import DENSE, POLICIES, Crossed, Floats, Interval, ItemScores
 from pruning.runs.cell import Cell
 from pruning.runs.loaded_cell import forward_of, model_of
@@ -50,9 +49,7 @@ def route_group(
     described = _described(cells, tasks, sets, settings)
     folder = _folder(cell, tasks, described["sets"])
     path = folder / router_files.RECORD
-    # The digest of the router's settings and of the files of a hub encoder.
-    plain = dataclasses.asdict(chosen)
-    request = digest([plain, encoder_revision(chosen.path)] if chosen.encoder == "hub" else plain)
+    request = digest(plain := dataclasses.asdict(chosen))
     earlier: dict[str, Any] = storage.read_json(path) if path.is_file() else {}
     known = earlier.get("studies", [])
     studies = sorted({*known, cell.study})
@@ -70,13 +67,12 @@ def route_group(
 
     # The router is fitted to the calibration items, and predicts for the held-out ones.
     blocks = first_blocks(masks, chosen.blocks)
-    encoder = encoder_of(chosen, forward, cell.model.tokenizer, blocks)
-    read = [chosen.path, encoder.revision] if chosen.encoder == "hub" else [blocks]
-    states = _states(folder / f"states-{digest([chosen.encoder, *read])}.npz", tasks, encoder)
+    encoder = StateEncoder(forward, cell.model.tokenizer, blocks)
+    states = _states(folder / f"states-{digest(['states', blocks])}.npz", tasks, encoder)
     targets = np.hstack([scores["calibration"][name].target(chosen.target)[1:] for name in names])
-    head = fit_head(states["calibration"], targets.T, chosen)
+    head = fit_head(states["calibration"], targets.T)
     template = cast(TaskItems, cell.calibration).template
-    router = FittedRouter(sets, head, blocks, template, chosen, encoder.revision)
+    router = FittedRouter(sets, head, blocks, template, chosen)
     predicted = {name: head.predict(states[name]).T for name in names}
     path.unlink(missing_ok=True)  # it describes the router that is now replaced
     router_files.save_router(folder, router, router_files.model_record(model, cell.model))
@@ -158,7 +154,7 @@ def _scores(
     return found
 
 
-def _states(path: Path, tasks: Sequence[TaskData], encoder: Encoder) -> dict[str, Floats]:
+def _states(path: Path, tasks: Sequence[TaskData], encoder: StateEncoder) -> dict[str, Floats]:
     """The features of the calibration prompts of all tasks, and of each task's held-out ones by its name.
 
     They are kept in a file for each encoder.
@@ -175,7 +171,7 @@ def _states(path: Path, tasks: Sequence[TaskData], encoder: Encoder) -> dict[str
 
 
 def prefill(
-    module: Any, tokenizer: Any, router: FittedRouter, encoder: Encoder, prompts: Sequence[str]
+    module: Any, tokenizer: Any, router: FittedRouter, encoder: StateEncoder, prompts: Sequence[str]
 ) -> dict[str, Any]:
     """Mean seconds per prompt, read alone: dense, without the set that the router chooses, and the router's own.
 

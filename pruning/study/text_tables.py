@@ -93,7 +93,7 @@ def _settings(result: DoneResult) -> Iterator[tuple[str, Any]]:
     """The settings by which a row is named; without objective, algorithm and size, which `_name` has."""
     config, calibration = result["config"], result["calibration"]
     yield "seed", config["seed"]
-    yield from ((name, config["model"][name]) for name in ("dtype", "attention"))
+    yield "dtype", config["model"]["dtype"]
     yield from (("first", config["protect"]["first"]), ("last", config["protect"]["last"]))
     # These differ between objectives anyway, so they are compared only between results of the same objective.
     for name in ("source", "samples", "length"):

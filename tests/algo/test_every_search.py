@@ -14,7 +14,7 @@ import pytest
 from pruning.algo import Algo, Ask
 from pruning.config.groups import options
 from pruning.core.mask import Mask, Space
-from pruning.search.choice import Racing
+from pruning.search.decide import Racing
 from tests.helpers.searches import TermLosses, configured, drive, optimum, pairwise, solved
 from tests.helpers.spaces import sublayer_space
 
@@ -159,7 +159,7 @@ def test_a_truncated_journal_is_completed_to_the_same_bytes(
             lambda mask: 3 + sum(single[list(mask.dropped)]) + common + noise(mask, 32, 0.1), 32
         )
 
-    racing = Racing(delta, first=4)
+    racing = Racing(delta)
     whole, journal = solved(tmp_path, losses(), algo, space, racing)
     assert journal.path is not None
     data = journal.path.read_bytes()

@@ -13,7 +13,7 @@ import torch
 from pruning.calibration.samples import Row, Samples
 from pruning.core.mask import Space
 from pruning.engine.forward import Forward
-from pruning.models.model import LanguageModel, ModelInfo
+from pruning.models.handle import LanguageModel, ModelInfo
 from pruning.objective import Calibrated
 from pruning.objective.perplexity import Perplexity
 from tests.helpers.architectures import tiny_llama

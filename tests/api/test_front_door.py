@@ -112,15 +112,6 @@ def test_an_instance_of_an_objective_gets_data_that_it_reads(model: pruning.Prun
     assert found.samples.kind == "items"
 
 
-def test_tf32_is_on_for_the_search_that_asks_for_it(model: pruning.PrunableModel) -> None:
-    for tf32 in (True, False):
-        settings = ForwardSettings(tf32=tf32)
-        pruning.search_mask(
-            model, TEXTS, k=1, algo="one_shot", samples=2, length=16, forward=settings, **QUIET
-        )
-        assert torch.backends.cuda.matmul.allow_tf32 == tf32
-
-
 def test_what_a_search_shows(model: pruning.PrunableModel) -> None:
     found = pruning.search_mask(model, TEXTS, k=2, samples=6, length=32, **QUIET)
     assert len(found.scores) == 1 + N_BLOCKS + N_BLOCKS - 1

@@ -210,27 +210,6 @@ def test_a_file_source_needs_a_file(source: Text | Items) -> None:
         source.draw(Numbers())
 
 
-@pytest.mark.parametrize(
-    ("bad", "named"),
-    [
-        ("{", "JSON"),
-        ({"choices": ["a", "b"], "answer": 0}, "'question'"),
-        ([], r"an item .* \[\]"),
-        (GOOD | {"choices": ["a"]}, "'choices'"),
-        (GOOD | {"choices": "ab"}, "'choices'"),
-        (GOOD | {"choices": ["a", ""]}, "'choices' .*empty"),
-        (GOOD | {"answer": 2}, "'answer' .*0 to 1, not 2"),
-        (GOOD | {"answer": -1}, "'answer' .*0 to 1, not -1"),
-        (GOOD | {"answer": "A cup"}, "'answer' .*, not 'A cup'"),
-        (GOOD | {"answer": True}, "'answer' .*, not True"),
-        ({"question": "?", "choices": ["a", "b"]}, "'answer' .*, not None"),
-    ],
-)
-def test_a_malformed_item_is_named_by_its_line(tmp_path: Path, bad: Any, named: str) -> None:
-    with pytest.raises(InputError, match=rf"a\.jsonl, line 2: .*{named}"):
-        read_items(written(tmp_path, "a.jsonl", GOOD, bad, GOOD))
-
-
 def test_items_with_equal_choices_are_left_out_of_a_calibration(tmp_path: Path) -> None:
     path = written(tmp_path, "a.jsonl", GOOD, GOOD | {"question": "Same?", "choices": ["a", "a "]})
     assert [item.question for item in read_items(path)] == [GOOD["question"]]

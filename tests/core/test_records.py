@@ -21,7 +21,8 @@ from pruning.core.records import (
     same_settings,
     write_result,
 )
-from pruning.core.scoring import TraceLine, append_trace, read_trace
+from pruning.core.scoring import TraceLine, read_trace
+from pruning.core.storage import append_line
 
 FAILED: dict[str, Any] = {
     "cell": "a",
@@ -87,8 +88,8 @@ LINE: TraceLine = {"dropped": [1, 4], "loss": 2.5, "samples": [2.0, 3.0], "secon
 
 def test_lines_come_back_with_their_ends_and_a_torn_one_waits_until_it_is_whole(tmp_path: Path) -> None:
     path = tmp_path / scoring.NAME
-    append_trace(path, LINE)
-    append_trace(path, {**LINE, "of": 8})
+    append_line(path, LINE)
+    append_line(path, {**LINE, "of": 8})
     first, second = read_trace(path)
     assert (first.number, first.line) == (1, LINE)
     assert (second.number, second.end) == (2, path.stat().st_size)

@@ -29,7 +29,7 @@ CELLS: dict[str, tuple[str, ...]] = {
     "weighted": ("objective=weighted", "algo=one_shot", "k=2", "calibration.samples="),
     "gates": ("objective=margin", "algo=cbo_hessian", "k=2", "seed=1"),
     "racing": ("objective=perplexity", "calibration.length=24", "calibration.samples=12", "algo=greedy", "k=3",
-               "racing.delta=0.5", "racing.first=2"),
+               "racing.delta=0.5"),
     "bounds": ("objective=perplexity", "calibration.length=24", "calibration.samples=5", "algo=greedy", "k=3",
                "forward.bounds=true"),
     "compensation": ("objective=perplexity", "calibration.length=24", "algo=greedy", "k=2",

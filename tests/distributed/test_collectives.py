@@ -18,7 +18,7 @@ from pruning.engine.forward import Forward
 from pruning.objective import Calibrated, Objective
 from pruning.objective.margin import Margin
 from pruning.objective.perplexity import Perplexity
-from pruning.search.choice import Racing
+from pruning.search.decide import Racing
 from pruning.search.driver import Problem, solve
 from pruning.search.journal import Journal, KnownScores, Store
 from tests.helpers.architectures import N_BLOCKS, build

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from pruning.core.mask import Mask
-from pruning.engine.compensation import magnitudes
+from pruning.engine.dense_pass import magnitudes
 from pruning.engine.forward import Forward
 from pruning.models.blocks import find_blocks
 from tests.helpers.architectures import N_BLOCKS

@@ -1,4 +1,4 @@
-"""The memory of devices, that they compute exactly by default, and which settings of passes a cell is known by."""
+"""The memory of devices, that they compute exactly, and which settings of passes a cell is known by."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import nn
 
 from pruning.config.compose import recorded_cell
 from pruning.engine import devices
+from pruning.runs.cell import difference
 from tests.helpers.jobs import job
 
 FLAGS = ("allow_tf32", "allow_bf16_reduced_precision_reduction", "allow_fp16_reduced_precision_reduction")
@@ -28,26 +29,30 @@ def flags() -> Iterator[Any]:
         setattr(owner, name, value)
 
 
-def test_products_are_exact_unless_tf32_is_asked_for(flags: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_products_are_exact(flags: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     for name in FLAGS:
         setattr(flags, name, True)
     devices.exact()
     assert not any(getattr(flags, name) for name in FLAGS)
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
-    devices.exact(tf32=True)
-    assert flags.allow_tf32
 
 
-def test_only_tf32_among_forward_settings_changes_the_cell_key(model_folder: Path, tmp_path: Path) -> None:
+def test_forward_settings_do_not_change_the_cell_key(model_folder: Path, tmp_path: Path) -> None:
     words = ("algo=greedy", "k=2", "calibration.length=24")
     plain = job(model_folder, tmp_path / "results", *words)
-    assert job(model_folder, tmp_path / "results", *words, "forward.tf32=true").key != plain.key
     assert job(model_folder, tmp_path / "results", *words, "forward.memory=5000000").key == plain.key
     assert job(model_folder, tmp_path / "results", *words, "model.offload=here").key == plain.key
-    decided = {"batch_tokens": 512, "patience": 1.0, "merge": True}  # recorded when these were settings
-    recorded = {**plain.config, "forward": {**plain.config["forward"], **decided}}
-    assert recorded_cell(recorded, plain.choices).key == plain.key
+    # Recorded when these were settings.
+    decided = {"batch_tokens": 512, "patience": 1.0, "merge": True, "tf32": False}
+    raced = job(model_folder, tmp_path / "results", *words, "racing.delta=0.01")
+    for cell in (plain, raced):
+        recorded = {**cell.config, "forward": {**cell.config["forward"], **decided}}
+        recorded["racing"] = {**cell.config["racing"], "first": 8}
+        recorded["model"] = {**cell.config["model"], "attention": "auto"}
+        assert recorded_cell(recorded, cell.choices).key == cell.key
+        assert difference(recorded, cell.config) is None
+    assert raced.key != plain.key
 
 
 def test_the_fullest_device_counts_and_disk_is_not_a_device(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,13 +16,13 @@ import pruning.models.sublayers
 from pruning.calibration.samples import Row
 from pruning.core.mask import Mask
 from pruning.engine import memory as memory_module
-from pruning.engine.compensation import magnitudes
+from pruning.engine.dense_pass import magnitudes
 from pruning.engine.forward import Forward
 from pruning.engine.head import LIKELIHOOD
 from pruning.engine.memory import Tally
 from pruning.engine.prefix_tree import UNKNOWN_PACE, Pace
 from pruning.models.blocks import enter, find_blocks
-from pruning.models.model import LanguageModel
+from pruning.models.handle import LanguageModel
 from pruning.models.sublayers import find_chain, masked
 from tests.helpers.architectures import ARCHITECTURES, N_BLOCKS, SEQUENTIAL, WIDE, build, zeroed
 from tests.helpers.rows import item_rows, language_model, loglik, plain, text_rows

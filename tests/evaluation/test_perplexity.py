@@ -268,7 +268,7 @@ def test_perplexity_of_real_text_equals_the_plain_loop(tmp_path: Path) -> None:
     from pruning.engine.forward import Forward
 
     pass
-    from pruning.models.model import Model
+    from pruning.models.handle import Model
 
     text = shared_data("wikitext2_test.txt").read_text()[:4000]
     settings = Model("smollm2", "packaged", "smollm2", dtype="float32")

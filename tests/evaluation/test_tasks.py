@@ -22,7 +22,7 @@ from pruning.evaluation.heldout import LocalFiles
 from pruning.evaluation.lm_eval_tasks import Zeroshot
 from pruning.export.pipeline import export
 from pruning.export.request import Request
-from pruning.models.model import Model
+from pruning.models.handle import Model
 from pruning.models.sublayers import masked
 from pruning.runs.measurements import Evaluator
 from tests.conftest import N_BLOCKS

@@ -34,56 +34,10 @@ def test_only_a_cut_of_the_same_file_and_mask_is_replaced(given: Request) -> Non
         other = dataclasses.replace(given, mask=given.mask.dense.drop(2), force=force)
         with pytest.raises(InputError, match="another mask"):
             export_gguf(other)
-    scaled = dataclasses.replace(given, scales=[2.0] * 6)
-    with pytest.raises(InputError, match=r"another compensation.*force=true"):
-        export_gguf(scaled)
     assert given.out.read_bytes() == first
-    export_gguf(dataclasses.replace(scaled, force=True))
-    assert given.out.read_bytes() != first
-
-
-def test_a_cut_or_a_card_that_has_changed_is_replaced_with_force_only(given: Request) -> None:
-    out = given.out
+    card_of(given.out).write_text("older")
     export_gguf(given)
-    first, card = out.read_bytes(), card_of(out).read_text()
-    changes = {
-        "bytes": (out, first[:-1] + bytes([first[-1] ^ 1])),
-        "card": (card_of(out), card.replace("#", "# My", 1).encode()),
-        "seal": (card_of(out), card.rpartition("<!--")[0].encode()),
-        "no card": (card_of(out), None),
-    }
-    for changed, data in changes.values():
-        changed.unlink() if data is None else changed.write_bytes(data)
-        with pytest.raises(InputError, match=rf"{changed.name} .*force"):
-            export_gguf(given)
-        assert changed.exists() == (data is not None)
-        assert data is None or changed.read_bytes() == data
-        export_gguf(dataclasses.replace(given, force=True))
-        assert out.read_bytes() == first
-        assert card_of(out).read_text() == card
-    export_gguf(given)
-
-
-def test_an_export_that_was_killed_between_the_card_and_the_file_continues(
-    given: Request, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    scaled = dataclasses.replace(given, scales=[2.0] * 6, force=True)
-    replace = Path.replace
-
-    def killed(source: Path, target: Path) -> Path:
-        if Path(target) == given.out:
-            raise KeyboardInterrupt
-        return replace(source, target)
-
-    for request in (given, scaled):  # the first file, and one in the place of another
-        monkeypatch.setattr(Path, "replace", killed)
-        with pytest.raises(KeyboardInterrupt):
-            export_gguf(request)
-        monkeypatch.setattr(Path, "replace", replace)
-        assert card_of(given.out).exists()
-        export_gguf(dataclasses.replace(request, force=request is scaled))
-        assert given.out.exists()
-    export_gguf(dataclasses.replace(scaled, force=False))
+    assert card_of(given.out).read_text() != "older", "the card belongs to the file"
 
 
 def test_foreign_files_stay(tmp_path: Path) -> None:
@@ -99,5 +53,5 @@ def test_foreign_files_stay(tmp_path: Path) -> None:
         "new.gguf": "new.gguf.md, where the card goes",
     }.items():
         with pytest.raises(InputError, match=reason):
-            check_gguf_target(tmp_path / name, {"mask": 1}, force=True)
+            check_gguf_target(tmp_path / name, {"mask": 1})
     assert path.read_bytes() == before

@@ -59,13 +59,9 @@ IMPOSSIBLE: dict[str, tuple[tuple[str, ...], str]] = {
     "in a file": (("k=1", "export=taken/file"), "file is a file"),
     "no gguf": (("k=1", "export=new.gguf"), "is stored as safetensors"),
     "foreign gguf": (("k=1", "export=taken.gguf"), "taken.gguf exists"),
-    "healed": ((*GGUF, "k=1", "heal=full"), "healing changes all weights"),
-    "maps": ((*GGUF, "k=1", "compensation=linear", "protect.first=1"), "is quantised (Q8_0)"),
-    "factors": ((*GGUF, "k=1", "compensation=magnitude"), "blk.1.attn_output.weight is quantised (Q8_0)"),
-    "later factors": (
-        (*GGUF, "k=1", "compensation=magnitude", "protect.first=2"),
-        "blk.3.attn_output.weight is quantised (Q8_0)",
-    ),
+    "healed": ((*GGUF, "k=1", "heal=full"), "heal=none"),
+    "maps": ((*GGUF, "k=1", "compensation=linear", "protect.first=1"), "compensation=none"),
+    "factors": ((*GGUF, "k=1", "compensation=magnitude"), "compensation=none"),
     "parts": (
         ("k=1", "export=smaller", "unit=sublayer", "compensation=magnitude"),
         "compensation=magnitude of sub-layers",
@@ -125,26 +121,8 @@ def test_a_cut_file_is_replaced_only_if_the_finished_cell_has_its_mask(
     assert "export=FILE.gguf" in card_of(out).read_text()
 
 
-@pytest.mark.parametrize(
-    ("kind", "type_", "compensation"),
-    [
-        ("llama", "F16", "magnitude"),
-        *(("gemma2", "Q8_0", name) for name in ("linear", "magnitude")),  # its norms are F32
-        ("", "", "magnitude"),  # a directory
-    ],
-)
-def test_a_compensation_is_exported_at_the_end_of_a_launch(
-    launch: Command, tmp_path: Path, kind: str, type_: str, compensation: str
-) -> None:
-    words = [*SMALL, "k=1", "protect.first=2", f"compensation={compensation}"]
-    if kind:
-        path = gguf_models.write(tmp_path / "models" / "tiny.gguf", kind, type_)
-        words.append(f"model.path={path}")
-    words.append("export=out.gguf" if kind else "export=out")
-    for _ in range(1 if kind else 2):
-        ended = launch(*words)
+def test_a_compensation_is_exported_at_the_end_of_a_launch(launch: Command, tmp_path: Path) -> None:
+    for _ in range(2):
+        ended = launch(*SMALL, "k=1", "protect.first=2", "compensation=magnitude", "export=out")
         assert ended.status == 0, ended.err
-    if kind:
-        assert open_gguf(tmp_path / "out.gguf").n_blocks == 5
-    else:
-        assert (tmp_path / "out" / "model.safetensors").exists()
+    assert (tmp_path / "out" / "model.safetensors").exists()

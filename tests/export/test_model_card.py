@@ -11,16 +11,8 @@ import yaml
 from huggingface_hub import ModelCard
 
 from pruning.core.mask import Mask
-from pruning.export.model_card import (
-    CutFile,
-    Facts,
-    ModelSizes,
-    mergekit,
-    metrics,
-    model_card,
-    ranges,
-    summary,
-)
+from pruning.export.checkpoint import ModelSizes
+from pruning.export.model_card import CutFile, Facts, mergekit, metrics, model_card, ranges, summary
 
 CARDS = Path(__file__).with_name("cards")
 RESULT: dict[str, Any] = {

@@ -22,7 +22,7 @@ from pruning.core.mask import Mask
 from pruning.export import pipeline as program
 from pruning.export.pipeline import export, export_cell
 from pruning.export.request import of_cell, parse
-from pruning.models.model import Model
+from pruning.models.handle import Model
 from tests.conftest import Command
 
 Run = Callable[..., tuple[int, str, str]]
@@ -53,8 +53,8 @@ def test_words(model_folder: Path, tmp_path: Path) -> None:
     assert (wanted.out, wanted.force, wanted.verify) == (tmp_path / "out", False, False)
     assert wanted.max_shard_size == "10MB"
     for text in ("a4,m1,b2", "a4 m1 b2", "b2, m1, a4"):
-        named = parse(["--drop", text, "form=zeros", *words, f"model.path={model_folder}"])
-        assert (named.mask, named.form) == (Mask(6, (3, 4, 5, 8), "sublayer"), "zeros")
+        named = parse(["--drop", text, *words, f"model.path={model_folder}"])
+        assert named.mask == Mask(6, (3, 4, 5, 8), "sublayer")
 
 
 # By case: the words, and what the message names. `@` stands for a model, `@folder` for a folder without a result.
@@ -68,11 +68,8 @@ BAD: dict[str, tuple[str, str]] = {
         "--drop a1,m6 out=x @",
         "sub-layers [13] do not exist: the model has sub-layers 0 to 11",
     ),
-    "form": ("--drop a1 out=x form=zero @", "form=zero is unknown: choose from smaller, zeros"),
-    "smaller": ("--drop a1,m2 out=x form=smaller @", "form=smaller is not possible for a1 m2"),
-    "zeros": ("--drop 1 out=x form=zeros @", "form=zeros"),
     "no file": ("nowhere out=x", "nowhere does not exist"),
-    "setting": ("--drop 1 out=x forse=true", "unknown setting 'forse'. Did you mean force or form?"),
+    "setting": ("--drop 1 out=x forse=true", "unknown setting 'forse'. Did you mean force?"),
     "truth": ("--drop 1 out=x force=perhaps @", "force=perhaps is not valid: choose true or false"),
     "model": ("--drop 1 out=x model=smollm", "unknown model 'smollm'. Did you mean smollm2"),
     "field": ("--drop 1 out=x model.dtyp=x", "unknown setting 'model.dtyp'. Did you mean model.dtype"),
@@ -253,7 +250,7 @@ eval=zeroshot eval.tasks=[piqa,boolq]
 eval=full eval.limit=3 k=2
 eval=speed eval.prompts=[3]
 unit=sublayer budget=latency near_ties.most=0 latency.tokens=64
-algo=greedy algo.lazy=0.05 forward.bounds=true forward.tf32=true forward.compile=true
+algo=greedy algo.lazy=0.05 forward.bounds=true forward.compile=true
 calibration=mixed calibration.samples=6 heal=brief eval=embedded racing.delta=0.01
 """
 

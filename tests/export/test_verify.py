@@ -15,7 +15,7 @@ from pruning.core.errors import MismatchError
 from pruning.core.mask import Mask
 from pruning.export import verify
 from pruning.export.pipeline import export
-from pruning.models.model import Model
+from pruning.models.handle import Model
 from tests.helpers.architectures import N_BLOCKS, build
 from tests.helpers.exports import saved, wanted
 

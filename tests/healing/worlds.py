@@ -10,7 +10,7 @@ from pruning.core.mask import Mask
 from pruning.healing.heal_settings import Distill, Full, Lora
 from pruning.healing.loop import SmallerModel, Trainer, smaller_model
 from pruning.healing.training_text import HealingText, packed
-from pruning.models.model import LanguageModel, wrapped
+from pruning.models.handle import LanguageModel, wrapped
 from tests.helpers.architectures import N_BLOCKS, build
 
 VOCABULARY = 97

@@ -20,7 +20,7 @@ from transformers import AutoTokenizer
 from pruning.core.mask import Mask
 from pruning.engine.forward import Forward
 from pruning.evaluation import Measured
-from pruning.models.model import Model
+from pruning.models.handle import Model
 
 ROOT = Path(__file__).parents[2]
 

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from pruning.core.mask import Mask
 from pruning.export.request import Request
-from pruning.models.model import Model
+from pruning.models.handle import Model
 from tests.helpers.architectures import N_BLOCKS, build
 
 IDS = torch.tensor([[3, 14, 15, 9, 26, 5, 35, 8, 9, 79]])

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from pruning.core import storage
 from pruning.launcher.submission import QueuedCell, Submission
-from pruning.models.model import Resources
+from pruning.models.handle import Resources
 
 LAUNCHER = {"class": "Slurm"}
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from pruning.calibration.samples import Row
-from pruning.models.model import LanguageModel, ModelInfo
+from pruning.models.handle import LanguageModel, ModelInfo
 from tests.helpers.architectures import N_BLOCKS, without
 
 

@@ -23,7 +23,7 @@ from pruning.core.mask import Mask, Space
 from pruning.core.scoring import Estimate
 from pruning.objective import Loss, Scored
 from pruning.search import driver
-from pruning.search.choice import Racing
+from pruning.search.decide import Racing
 from pruning.search.driver import Problem, Solution, solve
 from pruning.search.journal import Journal, KnownScores, Losses, Store, Watch
 

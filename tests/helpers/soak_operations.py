@@ -62,7 +62,7 @@ def cutting(folder: str) -> None:
     from pruning.core.mask import Mask
     from pruning.export.gguf_export import export_gguf
     from pruning.export.request import Request
-    from pruning.models.model import Model
+    from pruning.models.handle import Model
 
     model = Model("tiny", "local", str(Path(folder) / "soak_gguf" / "tiny.gguf"), dtype="float32")
     export_gguf(Request(model, Mask(6, (1, 4)), Path(folder) / "cut" / "out.gguf"))

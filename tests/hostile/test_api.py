@@ -279,20 +279,20 @@ def _arrays(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
 
 def _narrow(arrays: dict[str, Any]) -> None:
     for part in ("common", "relative"):
-        for name in ("center", "scale", "weight0"):
+        for name in ("center", "scale", "weight"):
             arrays[f"{part}_{name}"] = arrays[f"{part}_{name}"][:-1]
 
 
 SEVEN = {"n_blocks": 7, "dropped": [6]}
 EDITS: dict[str, Callable[[Path], None]] = {
-    "nan": _arrays(lambda arrays: arrays["common_weight0"].__setitem__((0, 0), np.nan)),
+    "nan": _arrays(lambda arrays: arrays["common_weight"].__setitem__((0, 0), np.nan)),
     "inf": _arrays(lambda arrays: arrays["relative_strength"].__setitem__((), np.inf)),
     "scale": _arrays(lambda arrays: arrays["common_scale"].__setitem__(0, 0.0)),
-    "integers": _arrays(lambda arrays: arrays.update(common_bias0=np.array([1]))),
-    "texts": _arrays(lambda arrays: arrays.update(common_bias0=np.array(["a"]))),
+    "integers": _arrays(lambda arrays: arrays.update(common_bias=np.array([1]))),
+    "texts": _arrays(lambda arrays: arrays.update(common_bias=np.array(["a"]))),
     "width": _arrays(_narrow),
     "shape": _arrays(lambda arrays: arrays.update(common_center=arrays["common_center"][:-1])),
-    "outputs": _arrays(lambda arrays: arrays.update(relative_bias0=arrays["relative_bias0"][:-1])),
+    "outputs": _arrays(lambda arrays: arrays.update(relative_bias=arrays["relative_bias"][:-1])),
     "missing": _arrays(lambda arrays: arrays.pop("common_scale")),
     "empty": _arrays(dict.clear),
     "torn": lambda folder: half(folder / router_files.HEAD),
@@ -304,7 +304,7 @@ EDITS: dict[str, Callable[[Path], None]] = {
     "mask": _record(sets={"first": SEVEN, "second": MASK.to_json()}),
     "masks": _record(sets={"first": SEVEN, "second": SEVEN}),
     "no mask": _record(sets={"first": 3, "second": MASK.to_json()}),
-    "settings": _record(settings={"head": "forest"}),
+    "settings": _record(settings={"target": "forest"}),
     **{f"model={model}": _record(model=model) for model in (None, {})},
 }
 
@@ -362,7 +362,6 @@ WRONG: dict[tuple[str, str], list[Any]] = {
     ("wrap_model", "tokenizer"): [None, "gpt2", NEVER],
     ("wrap_model", "name"): [None, 3, "", "a/b", "a\0", "x" * 200],
     ("load_model", "name"): [None, 3, b"x", "", "a\0b", SURROGATE],
-    ("load_model", "attention"): [3, None, "flash_attention_2", "fast"],
     ("load_model", "dtype"): [torch.float32, None, "int8"],
     ("load_model", "path"): [3, "a\0b", SURROGATE, ""],
     ("load_model", "gguf_file"): [3, ""],
@@ -395,10 +394,8 @@ WRONG: dict[tuple[str, str], list[Any]] = {
     ("fit_router", "tasks"): [[1], None, "animals", {"a": 3}, {"a": "x"}],
     ("fit_router", "sets"): [[MASK], None],
     ("fit_router", "template"): [None, 3, "Answer:", SURROGATE],
-    ("fit_router", "head"): [None, 3, []],
-    ("fit_router", "hidden"): [None, 1.5, "64", True],
+    ("fit_router", "target"): [None, 3, []],
     ("fit_router", "blocks"): [1.5, True, "1"],
-    ("fit_router", "path"): [None, 3],
     ("load", "folder"): [None, 3, "", "a\0b"],
     ("load", "model"): [3, "smollm2"],
     ("save", "folder"): [None, 3, "", "a\0b", SURROGATE],

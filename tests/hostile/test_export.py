@@ -26,7 +26,7 @@ from pruning.export.model_card import code, code_block, escaped, mergekit, model
 from pruning.export.output_dir import check_target, directory
 from pruning.export.pipeline import export, written
 from pruning.export.request import Request
-from pruning.models.model import Model
+from pruning.models.handle import Model
 from tests.conftest import Command
 from tests.export.test_model_card import FACTS, RESULT
 from tests.helpers.damage import edit_json, edit_weights, tree
@@ -139,27 +139,6 @@ def test_what_appears_during_an_export_is_kept(
         export(request(dense, made, force=True))
     assert (made / "NOTES.md").read_text() == "precious"
     assert not list(made.parent.glob(".out*"))
-
-
-@pytest.mark.parametrize(("second", "wins"), [((2,), True), ((3,), False)])
-def test_of_two_exports_at_once_the_second_replaces_only_its_own(
-    second: tuple[int, ...], wins: bool, dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out, write = tmp_path / "out", card_module.mergekit
-
-    def meanwhile(*given: Any) -> str:
-        monkeypatch.setattr(card_module, "mergekit", write)
-        export(request(dense, out, 2))
-        return write(*given)
-
-    monkeypatch.setattr(card_module, "mergekit", meanwhile)
-    if wins:
-        export(request(dense, out, *second))
-    else:
-        with pytest.raises(InputError, match="holds another export"):
-            export(request(dense, out, *second))
-    assert json.loads((out / "depth_pruning.json").read_text())["mask"]["dropped"] == [2]
-    assert {path.name for path in tmp_path.iterdir()} == {"dense", "out"}
 
 
 def linked_folder(folder: Path) -> None:

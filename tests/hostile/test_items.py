@@ -21,7 +21,7 @@ from pruning.engine.forward import Forward
 from pruning.evaluation.choices import check_equal
 from pruning.evaluation.heldout import LocalFiles, item_accuracy
 from pruning.evaluation.text_overlap import overlaps
-from pruning.models.model import Model
+from pruning.models.handle import Model
 from pruning.runs.check_data import Reader, check_calibration, check_evaluation
 from pruning.runs.measurements import averaged
 from pruning.search.journal import Journal, Store
@@ -102,6 +102,9 @@ UNREADABLE = [
     (json.dumps(SNAIL | {"question": "\ud800"}), "Unicode"),
     (json.dumps(WINOGRANDE | {"continuation": ""}), "'continuation'"),
     (json.dumps({"question": "q", "answer": "a"}), "'choices'"),
+    ("[[]]", r"[]"),
+    *((json.dumps(SNAIL | {"choices": choices}), "'choices'") for choices in (["a"], "ab", ["a", ""])),
+    *((json.dumps(SNAIL | {"answer": wrong}), f"{wrong!r}") for wrong in (2, -1, "A cup", True, None)),
 ]
 
 
@@ -113,6 +116,11 @@ def test_an_unreadable_item_shows_the_whole_format(tmp_path: Path, text: str, na
     said, _, after = str(caught.value).partition(FORMAT)
     assert named in said
     assert after == "", "the message ends with the format"
+
+
+def test_a_malformed_item_is_named_by_its_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"a\.jsonl, line 2: "):
+        read_items(lines(tmp_path / "a.jsonl", SNAIL, SNAIL | {"choices": []}, SNAIL))
 
 
 def test_a_file_does_not_mix_questions_and_contexts(tmp_path: Path) -> None:
@@ -361,13 +369,6 @@ def test_a_journal_line_that_contradicts_itself_is_damaged(
     store = Store(tmp_path, "key", "other", N_BLOCKS, estimate=TWO)
     assert store.find([line.mask]) == []
     assert "damaged line" in caplog.text
-
-
-def test_whole_and_partial_lines_are_taken(tmp_path: Path) -> None:
-    for number, line in enumerate((score(1.75, 1.0, 2.0), score(1.0, 1.0, of=2))):
-        path = tmp_path / f"{number}.jsonl"
-        path.write_text(json.dumps(line.to_line()) + "\n")
-        assert Journal.open(path, N_BLOCKS, TWO).scores == {line.mask: line}
 
 
 def test_a_cell_does_not_go_on_from_a_changed_journal(launch: Command) -> None:

@@ -9,15 +9,12 @@ import logging
 import os
 import re
 import shutil
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -32,11 +29,11 @@ from pruning.core.errors import InputError
 from pruning.core.mask import Mask
 from pruning.core.wheels import cache_folder
 from pruning.export import pipeline, request
-from pruning.models import kept_models, model_files
-from pruning.models import model as model_module
-from pruning.models.kept_models import WEIGHTS, _convert, check_adapter, merged_folder, quiet
-from pruning.models.model import Model, directory_name, distinct_names
-from pruning.models.model_files import ADAPTER_CONFIG, file_digests, find_files, model_digest
+from pruning.models import handle as model_module
+from pruning.models import model_files
+from pruning.models.handle import Model, directory_name, distinct_names
+from pruning.models.kept_models import _convert, quiet
+from pruning.models.model_files import ADAPTER_CONFIG, file_digests, model_digest
 from tests.conftest import Command
 from tests.helpers import gguf_models
 from tests.helpers.architectures import saved_llama
@@ -252,26 +249,6 @@ def test_a_cache_that_cannot_be_written_is_said_and_the_digest_is_right(
     assert "DEPTH_PRUNING_CACHE=DIR" in caplog.text
 
 
-@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="there is no file system in memory")
-def test_a_file_in_memory_that_is_changed_through_a_mapping_has_another_digest(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(storage, "WRITTEN_BACK", -1)
-    with tempfile.NamedTemporaryFile(dir="/dev/shm") as stream:
-        path = Path(stream.name)
-        path.write_bytes(bytes(2 << 20))
-        mapped = np.memmap(path, dtype="u1", mode="r+")
-        mapped[:] = 0
-        time.sleep(0.01)
-        digests = []
-        for value in (1, 2):
-            mapped[1000] = value
-            mapped.flush()
-            digests.append((file_digests([path])[path], storage.file_sha256(path)))
-    assert digests[0] != digests[1]
-    assert all(first == second for first, second in digests)
-
-
 # -- names
 
 
@@ -364,109 +341,16 @@ def test_a_tokenizer_that_the_digest_does_not_cover_is_refused(name: str, folder
         model_digest(str(folder))
 
 
-# -- adapters
-
-
-@pytest.fixture
-def adapted(large: Path) -> Path:
-    """A directory with a model and a LoRA adapter of rank 1 that changes one matrix."""
-    shapes = {"lora_A": (1, 512), "lora_B": (64, 1)}
-    prefix = "base_model.model.model.layers.3.mlp.down_proj"
-    weights = {f"{prefix}.{name}.weight": torch.ones(shape) / 8 for name, shape in shapes.items()}
-    save_file(weights, large / WEIGHTS)
-    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 1, "lora_alpha": 2}
-    config |= {"target_modules": ["down_proj"], "layers_to_transform": [3], "layers_pattern": "layers"}
-    (large / ADAPTER_CONFIG).write_text(json.dumps(config | {"base_model_name_or_path": "OTHER/BASE"}))
-    return large
-
-
-def peft(monkeypatch: pytest.MonkeyPatch, installed: bool) -> None:
-    """Let peft be installed or not."""
-    honest = kept_models.importlib.util.find_spec
-
-    def find(name: str, *rest: Any) -> Any:
-        return installed or None if name == "peft" else honest(name, *rest)
-
-    monkeypatch.setattr(kept_models.importlib.util, "find_spec", find)
-
-
-ADAPTERS: dict[str, tuple[Callable[[Path], object], str]] = {
-    "no weights": (lambda folder: (folder / WEIGHTS).unlink(), WEIGHTS),
-    "no base": (lambda folder: (folder / "model.safetensors").unlink(), "without the model"),
-    "damaged": (lambda folder: (folder / ADAPTER_CONFIG).write_text("{"), ADAPTER_CONFIG),
-    "kind": (lambda f: (f / ADAPTER_CONFIG).write_text('{"peft_type": "PREFIX_TUNING"}'), "PREFIX_TUNING"),
-}
-
-
-@pytest.mark.parametrize(("spoil", "named"), ADAPTERS.values(), ids=ADAPTERS)
-def test_an_adapter_that_cannot_be_merged_is_refused(
-    adapted: Path, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Path], object], named: str
-) -> None:
-    peft(monkeypatch, installed=True)
-    spoil(adapted)
-    with pytest.raises(InputError, match=named):
-        check_adapter(find_files(str(adapted)))
-
-
-def test_without_peft_an_adapter_stops_a_launch_and_an_export(
-    launch: Command, adapted: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    peft(monkeypatch, installed=False)
-    ended = launch("k=1", f"model.path={adapted}")
-    assert (ended.status, ended.all()) == (2, [])
-    assert "pip install peft" in ended.err
+@pytest.mark.parametrize("name", ["model.safetensors", "tiny.gguf"])
+def test_an_adapter_stops_a_launch_and_an_export(name: str, folder: Path, gguf: Path, tmp_path: Path) -> None:
+    if name == "tiny.gguf":
+        shutil.copyfile(gguf, folder / name)
+    (folder / ADAPTER_CONFIG).write_text('{"peft_type": "LORA"}')
+    path = folder if name == "model.safetensors" else folder / name
     with pytest.raises(InputError, match=ADAPTER_CONFIG):
-        pipeline.export(request.Request(local(adapted), Mask(6, (1,)), tmp_path / "out"))
-
-
-class FakePeft:
-    """peft as far as the merge uses it: adds the product of the two matrices, times alpha / rank."""
-
-    class PeftModel:
-        @staticmethod
-        def from_pretrained(model: Any, folder: str) -> Any:
-            lora = load_file(Path(folder) / WEIGHTS)
-            a, b = (next(w for name, w in lora.items() if part in name) for part in ("lora_A", "lora_B"))
-            model.get_parameter("model.layers.3.mlp.down_proj.weight").data += 2 * b @ a
-            model.merge_and_unload = lambda **_: model
-            return model
-
-
-@pytest.mark.slow
-def test_an_adapter_is_merged_searched_and_exported(
-    launch: Command, adapted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    peft(monkeypatch, installed=True)
-    monkeypatch.setitem(sys.modules, "peft", FakePeft)
-    monkeypatch.setattr("transformers.integrations.peft.is_peft_available", lambda: False)
-    base = load_file(adapted / "model.safetensors")
-    words = ("k=1", "algo=one_shot", f"model.path={adapted}")
-    merged = launch(*words, f"export={tmp_path / 'out'}")
-    assert merged.status == 0, merged.err
-    assert "equal bit for bit" in merged.out
-    written = load_file(tmp_path / "out" / "model.safetensors")
-    with_adapter = merged.result()
-    (dropped,) = with_adapter["mask"]["dropped"]
-    name = "model.layers.{}.mlp.down_proj.weight".format
-    if dropped != 3:
-        torch.testing.assert_close(written[name(3 - (dropped < 3))], base[name(3)] + 2 / 64)
-    assert "adapter" in (tmp_path / "out" / "README.md").read_text()
-    (adapted / ADAPTER_CONFIG).unlink()
-    (adapted / WEIGHTS).unlink()
-    (alone,) = [result for result in launch(*words).all() if result["cell"] != with_adapter["cell"]]
-    assert with_adapter["model"]["revision"] != alone["model"]["revision"]
-    assert with_adapter["calibration"]["dense_loss"] != alone["calibration"]["dense_loss"]
-
-
-def test_peft_itself_merges(adapted: Path) -> None:
-    pytest.importorskip("peft")
-    base = load_file(adapted / "model.safetensors")["model.layers.3.mlp.down_proj.weight"]
-    folder = merged_folder(find_files(str(adapted)))
-    merged = load_file(folder / "model.safetensors")
-    torch.testing.assert_close(merged["model.layers.3.mlp.down_proj.weight"], base + 2 / 64)
-    assert not any("lora" in name for name in merged)
-    assert (folder / "tokenizer.json").exists()
-    assert not find_files(str(folder)).has_adapter
+        _ = local(path).place
+    with pytest.raises(InputError, match=ADAPTER_CONFIG):
+        pipeline.export(request.Request(local(path), Mask(6, (1,)), tmp_path / "out"))
 
 
 # -- GGUF files

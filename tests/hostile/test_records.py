@@ -27,7 +27,6 @@ from pruning.healing.healed_files import read_record
 from pruning.launcher import submit
 from pruning.launcher.job import Job
 from pruning.launcher.submission import Submission
-from pruning.published import library
 from pruning.routing.router_files import read_router
 from pruning.study import heal_command
 from tests.conftest import Command
@@ -194,10 +193,10 @@ def test_submissions_and_their_jobs(
 
 
 def test_routers_and_healings(tmp_path: Path) -> None:
-    settings = {"encoder": "states", "path": "p", "blocks": None, "head": "ridge", "hidden": 4, "seed": 0}
+    settings = {"blocks": None, "target": "margin"}
     record = {
         "sets": {"a": {"n_blocks": 4, "dropped": [1]}, "b": {"n_blocks": 4, "dropped": [2]}},
-        **{"blocks": 1, "template": "{question}", "settings": settings, "encoder_revision": None},
+        **{"blocks": 1, "template": "{question}", "settings": settings},
         "model": {
             "settings": None,
             "revision": "0",
@@ -207,8 +206,8 @@ def test_routers_and_healings(tmp_path: Path) -> None:
         },
     }
     layer = {"center": np.zeros(2), "scale": np.ones(2), "strength": np.array(1.0)}
-    layer |= {"weight0": np.zeros((2, 2)), "bias0": np.zeros(2)}
-    one = layer | {"weight0": np.zeros((2, 1)), "bias0": np.zeros(1)}  # the level that all sets share
+    layer |= {"weight": np.zeros((2, 2)), "bias": np.zeros(2)}
+    one = layer | {"weight": np.zeros((2, 1)), "bias": np.zeros(1)}  # the level that all sets share
     parts = {"common": one, "relative": layer}
     arrays = {f"{part}_{name}": value for part, layers in parts.items() for name, value in layers.items()}
     np.savez(tmp_path / "router.npz", **arrays)
@@ -220,22 +219,6 @@ def test_routers_and_healings(tmp_path: Path) -> None:
         refused(lambda: read_router(tmp_path), place, False)
         write(tmp_path / "heal.json", edited)
         refused(lambda: read_record(tmp_path), place, False)
-
-
-def test_published_masks(monkeypatch: pytest.MonkeyPatch) -> None:
-    path, models = library.FOLDER / "papers" / "sleb.yaml", library.models()
-    data = library._read(path)
-    data["entries"] = data["entries"][:1]
-    monkeypatch.setattr(library, "models", lambda: models)
-    for place, edited, _ in edits(data):
-        monkeypatch.setattr(library, "_read", lambda _, edited=edited: edited)
-        refused(lambda: library._paper(path), place, False)
-
-
-def test_files_of_yaml_make_no_object_and_run_nothing(tmp_path: Path) -> None:
-    (tmp_path / "p.yaml").write_text("title: !!python/object/apply:planted.run [ran]\n")
-    with pytest.raises(InputError, match=r"^p\.yaml"):
-        library._paper(tmp_path / "p.yaml")
 
 
 @pytest.mark.parametrize("name", ["a${seed}", "${oc.env:PLANTED_SECRET}"])

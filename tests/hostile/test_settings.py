@@ -17,7 +17,7 @@ from pruning.config.words import check_words, ordered
 from pruning.core.errors import InputError, first_line
 from pruning.core.mask import Removal
 from pruning.launcher.slurm import Slurm
-from pruning.models.model import Resources
+from pruning.models.handle import Resources
 from tests.conftest import Command
 
 CORPUS = ["eval=perplexity", "+eval.corpora.a={source: file, path: /etc/hosts, window: %s}"]

@@ -20,7 +20,7 @@ from pruning.launcher.cell_state import StateName, cell_states
 from pruning.launcher.local import LocalPool
 from pruning.launcher.scheduler import end, is_here, process, process_name
 from pruning.launcher.submission import submissions
-from pruning.models.model import Resources
+from pruning.models.handle import Resources
 from tests.conftest import Command
 from tests.helpers.launchers import sleeping_cells, stop, submission, task
 

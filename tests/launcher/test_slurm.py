@@ -12,7 +12,7 @@ from pruning.launcher import scheduler
 from pruning.launcher.scheduler import Info
 from pruning.launcher.slurm import Slurm, array_shares, job_arrays
 from pruning.launcher.submission import submissions
-from pruning.models.model import Resources
+from pruning.models.handle import Resources
 from tests.helpers.launchers import commands, submission, task
 
 LARGE = Resources(nodes=2, ranks=2, gpus_per_rank=4, cpus_per_rank=6, memory_gb=100, minutes=90)

@@ -8,7 +8,7 @@ import pytest
 
 from pruning.core.errors import DamagedError
 from pruning.launcher.submission import Submission, latest, ordered, submissions
-from pruning.models.model import Resources
+from pruning.models.handle import Resources
 from tests.helpers.launchers import submission, task
 
 

@@ -20,7 +20,7 @@ from pruning.export.gguf_export import export_gguf, find_gguf, load_dense
 from pruning.export.request import Request
 from pruning.export.verify import expected
 from pruning.models import gguf as cutting
-from pruning.models.model import Model
+from pruning.models.handle import Model
 from pruning.models.output_maps import Repair, repaired
 from tests.helpers import gguf_models
 from tests.helpers.exports import wanted

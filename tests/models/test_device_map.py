@@ -16,7 +16,7 @@ from pruning.core.errors import InputError
 from pruning.core.mask import Mask
 from pruning.engine.forward import Forward
 from pruning.models.blocks import find_blocks
-from pruning.models.model import Model
+from pruning.models.handle import Model
 from pruning.models.sublayers import masked
 from tests.conftest import N_BLOCKS, Command
 from tests.helpers.evaluations import items_file

@@ -16,7 +16,7 @@ from pruning.core.mask import Mask
 from pruning.engine.forward import Forward
 from pruning.models import products
 from pruning.models.blocks import find_blocks
-from pruning.models.model import Model
+from pruning.models.handle import Model
 from pruning.models.products import (
     FEWEST_ROWS,
     HALVES,

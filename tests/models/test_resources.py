@@ -15,7 +15,7 @@ from pruning.config.compose import launcher_of
 from pruning.config.groups import CONF, options
 from pruning.core.errors import InputError
 from pruning.launcher.slurm import Slurm
-from pruning.models.model import Model, Resources
+from pruning.models.handle import Model, Resources
 from tests.conftest import Command
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from pruning.core.scoring import Score
 from pruning.objective.accuracy import TIE_BREAK, Accuracy, miss
-from pruning.search.significance import compare
+from pruning.search.decide import compare
 from tests.helpers.objectives import MASKS, bound, model, samples, scores
 from tests.helpers.rows import plain
 

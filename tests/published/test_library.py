@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 import pytest
+import yaml
 
 from pruning.calibration.sources import TEXTS
 from pruning.core.errors import InputError
 from pruning.evaluation.corpora import Corpus
 from pruning.evaluation.heldout import Heldout
-from pruning.models.model import DTYPES
+from pruning.models.handle import DTYPES
 from pruning.published import library
 from pruning.published.library import ASPECTS, PAIRINGS, Protocol, PublishedMask
 from tests.helpers.tokens import with_bos
@@ -125,54 +125,27 @@ def test_what_a_source_does_not_state_is_unknown_and_all_means_no_limit() -> Non
     assert (theirs.protocol.windows, theirs.protocol.documents, theirs.protocol.join) == (None, 5, None)
 
 
-NUMBER = {"corpus": "c4", "value": 9.0, "protocol": "p", "source": "s", "pairing": "inferred"}
-MASK = {"name": "one", "model": "llama2_7b", "method": "m", "removed": [3], "mask": "s"}
-PAPER: dict[str, Any] = {
-    "sources": {"s": {"address": "https://x", "place": "p", "read": "r"}},
-    "protocols": {"p": {"corpus": "c4", "window": 2048}},
-    "entries": [{**MASK, "numbers": [NUMBER]}, {**MASK, "name": "two", "stated": {"blocks": 1}}],
-}
+class Strict(yaml.SafeLoader):
+    """Refuses a mapping that has a key twice: the first value would be lost."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys = [str(key.value) for key, _ in node.value]
+        assert len(set(keys)) == len(keys), keys
+        return super().construct_mapping(node, deep)
 
 
-@pytest.mark.parametrize(
-    ("place", "value"),
-    [
-        (("entries", 0, "numbers", 0, "protocol"), "q"),
-        (("entries", 0, "numbers", 0, "corpus"), "wikitext2"),
-        (("entries", 0, "numbers"), [NUMBER, NUMBER]),
-        *((("entries", 1, "removed"), value) for value in ([3, 3], "b3 a3", [-1], [3, 32], "a3 x4", None)),
-        (("entries", 1, "mask"), "nowhere"),
-        (("entries", 1, "model"), "llama"),
-        (("entries", 1, "name"), "one"),
-        (("entries", 1, "extra"), 1),
-        (("entries",), 1),
-        (("protocols", "p", "widow"), 1),
-        (("sources", "s"), {"address": "a"}),
-    ],
-)
-def test_a_mistake_is_named_with_its_file_and_entry(
-    place: tuple[Any, ...], value: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    wrong = copy.deepcopy(PAPER)
-    inner = wrong
-    for step in place[:-1]:
-        inner = inner[step]
-    inner[place[-1]] = value
-    monkeypatch.setattr(library, "_read", lambda _: wrong)
-    where = ("one", "two")[place[1]] if place[0] == "entries" and len(place) > 1 else "the file"
-    where = "one" if place[-1] == "name" else where
-    with pytest.raises(InputError, match=rf"^paper\.yaml, {where}: "):
-        library._paper(Path("paper.yaml"))
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["a: [", "a: 1\na: 2\n", "- 1\n", "", "sources: {s: {address: a, address: b}}", "a: 2026-13-45\n"],
-)
-def test_a_file_that_is_no_paper_is_named(text: str, tmp_path: Path) -> None:
-    (tmp_path / "bad.yaml").write_text(text)
-    with pytest.raises(InputError, match=r"^bad\.yaml"):
-        library._paper(tmp_path / "bad.yaml")
+@pytest.mark.parametrize("path", sorted(library.FOLDER.rglob("*.yaml")), ids=lambda path: path.stem)
+def test_nothing_in_a_file_is_given_twice_or_contradicts_itself(path: Path) -> None:
+    data = yaml.load(path.read_text(encoding="utf-8"), Strict)
+    entries = data.get("entries", ()) if path.parent.name == "papers" else ()
+    assert len({raw["name"] for raw in entries}) == len(entries)
+    for raw in entries:
+        words = list(map(str, raw["removed"].split() if isinstance(raw["removed"], str) else raw["removed"]))
+        assert len(set(words)) == len(words)
+        numbers = raw.get("numbers", ())
+        assert len({(one["corpus"], one["value"], one["protocol"]) for one in numbers}) == len(numbers)
+        for one in numbers:
+            assert data["protocols"][one["protocol"]]["corpus"] == one["corpus"]
 
 
 # -- protocols -----------------------------------------------------------------------------------------------

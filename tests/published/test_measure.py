@@ -1,4 +1,4 @@
-"""What is measured, each measurement once; what is missing, found before; the forecast, without a model."""
+"""What is measured, each measurement once; what is missing, found before."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
-from pruning.models.model import Model
+from pruning.models.handle import Model
 from pruning.published import library, measure
 from pruning.published.library import ModelFacts, PrintedSource, Protocol, PublishedMask
 from pruning.published.measure import Referee
@@ -100,28 +100,3 @@ def test_a_model_with_other_blocks_is_refused(tmp_path: Path, model_folder: Path
     model = ModelFacts("tiny", "local", str(model_folder), N_BLOCKS + 1, 1e4)
     with pytest.raises(InputError, match=f"has {N_BLOCKS} blocks, .* are for {N_BLOCKS + 1}"):
         measure.models_found([row(model, Protocol("pydoc"))], referee(tmp_path))
-
-
-def test_a_forecast_counts_tokens_weights_and_the_blocks_that_are_kept(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(
-        measure, "operations_per_second", lambda dtype: {"bfloat16": 1e12, "float32": 5e11}[dtype]
-    )
-    model = ModelFacts("big", "hub", "o/m", 4, 1e9)
-    asked = [
-        measure.Measurement(model, "wikitext2", Protocol(), Mask(4)),
-        measure.Measurement(model, "wikitext2", Protocol(dtype="float32"), Mask(4, (0, 1))),
-        measure.Measurement(model, "c4", Protocol(dtype="float32", windows=10, window=100), Mask(4)),
-    ]
-    half, single = measure.forecast(asked, lambda request: None if request.corpus == "c4" else 1000)
-    assert (half.count, half.tokens, half.memory) == (1, 1000, int(1.15 * 2e9))
-    assert half.seconds - measure.EACH == pytest.approx(2 * 1e9 * 1000 / (measure.REACHED * 1e12))
-    assert (single.count, single.tokens, single.memory) == (2, 2000, int(1.15 * 4e9))
-    assert single.seconds - 2 * measure.EACH == pytest.approx(
-        2 * 1e9 * (500 + 1000) / (measure.REACHED * 5e11)
-    )
-
-
-def test_the_rate_of_this_machine_is_measured() -> None:
-    assert 1e8 < measure.operations_per_second("float32", 0.01) < 1e16

@@ -12,7 +12,7 @@ import pytest
 
 from pruning import cli
 from pruning.core.storage import read_json
-from pruning.models.model import Model
+from pruning.models.handle import Model
 from pruning.published import library
 from tests.conftest import Ended
 from tests.helpers.architectures import saved_llama
@@ -78,8 +78,6 @@ def test_a_dry_run_says_what_it_would_do_and_what_is_missing(referee: Referee) -
         "22 23 24 25 26",
         "model llama2_7b (meta-llama/Llama-2-7b-hf): missing",
         "text wikitext2 (Salesforce/wikitext test): missing",
-        "llama2_7b float16: ",
-        "in all ",
         "--only ours",
     ):
         assert part in ended.out

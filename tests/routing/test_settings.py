@@ -46,11 +46,8 @@ def test_a_folder_without_two_tasks_is_refused(
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        (RouterSettings(encoder="stats"), r"router\.encoder 'stats'.*states"),
-        (RouterSettings(head="tree"), r"router\.head 'tree'"),
         (RouterSettings(target="loss"), r"router\.target 'loss'"),
         (RouterSettings(blocks=-1), r"router\.blocks=-1"),
-        (RouterSettings(hidden=0), r"router\.hidden=0"),
         (TaskStudy(rewording="Q:"), r"tasks\.rewording"),
     ],
 )

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pruning.models import model_files
-from pruning.models.model import Model
+from pruning.models.handle import Model
 from tests.conftest import Command
 
 
@@ -30,7 +30,7 @@ def test_files_are_hashed_and_the_configuration_and_tokenizer_read_once(
 
     monkeypatch.setattr(model_files, "_read", hashing)
     monkeypatch.setattr(Model, "read_with", reading)
-    monkeypatch.setattr("pruning.models.model._loaded", [])
+    monkeypatch.setattr("pruning.models.handle._loaded", [])
     ended = launch("-m", f"algo={algos}", "k=2", "calibration.samples=2", "calibration.length=16")
     assert ended.status == 0, ended.err
     assert len(ended.all()) == len(algos.split(","))

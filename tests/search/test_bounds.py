@@ -18,7 +18,8 @@ from pruning.algo.one_shot import OneShot
 from pruning.core import scoring
 from pruning.core.errors import LossError
 from pruning.core.mask import Mask, Space
-from pruning.search.choice import SLACK, FloatLoss, NearTies, Racing, deciding_settings
+from pruning.core.scoring import NearTies, Racing, deciding_settings
+from pruning.search.decide import SLACK, FloatLoss, looks_of
 from pruning.search.driver import Problem, Solution, solve
 from pruning.search.journal import Journal, KnownScores
 from tests.helpers.searches import TermLosses, solved
@@ -184,7 +185,7 @@ def test_the_losses_of_masks_that_are_ruled_out_are_estimated(racing: Racing, tm
         elif racing.delta is None:
             assert loss == pytest.approx(own.mean(), abs=0.05), "the bound and the mean gap"
         else:
-            seen = [best.loss + difference[:n].mean() for n in racing.looks(S)]
+            seen = [best.loss + difference[:n].mean() for n in looks_of(S)]
             assert any(loss == pytest.approx(estimate) for estimate in seen)
 
 

@@ -22,7 +22,7 @@ from pruning.core.errors import InputError, LossError
 from pruning.core.mask import Mask, Space
 from pruning.core.scoring import Score
 from pruning.search import driver
-from pruning.search.choice import Racing
+from pruning.search.decide import Racing
 from pruning.search.driver import best_so_far
 from pruning.search.journal import Journal
 from tests.helpers.searches import TermLosses, drive, pairwise, solved
@@ -203,7 +203,7 @@ def test_on_a_budget_masks_of_other_numbers_of_units_are_compared(tmp_path: Path
     assert len(curve) == space.size, "the dense model is not counted"
 
 
-@pytest.mark.parametrize("racing", [Racing(), Racing(delta=0.5, first=2)], ids=["whole", "race"])
+@pytest.mark.parametrize("racing", [Racing(), Racing(delta=0.5)], ids=["whole", "race"])
 def test_a_choice_in_several_requests_counts_each_mask_once_and_is_one_decision(
     tmp_path: Path, racing: Racing
 ) -> None:

@@ -9,7 +9,7 @@ from pruning.core.errors import InputError
 from pruning.core.mask import Mask
 from pruning.core.scoring import Estimate, Score
 from pruning.objective import Loss
-from pruning.search.choice import NEAR, FloatLoss, NearTies, Settler
+from pruning.search.decide import NEAR, FloatLoss, NearTies, Settler
 from pruning.search.journal import Journal
 
 S = 8

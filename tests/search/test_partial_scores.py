@@ -17,12 +17,12 @@ from pruning.algo.greedy import Greedy
 from pruning.core.errors import DamagedError, LossError
 from pruning.core.mask import Mask, Space
 from pruning.objective import Loss
-from pruning.search.choice import Racing
+from pruning.search.decide import Racing
 from tests.helpers.searches import TermLosses, solved
 
 N, S = 8, 32
 SPACE = Space(N, 3)
-RACING = Racing(0.01, first=4)
+RACING = Racing(0.01)
 
 
 def term(mask: Mask) -> np.ndarray:

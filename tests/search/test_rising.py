@@ -13,7 +13,7 @@ from pruning.algo.beam import Beam
 from pruning.algo.greedy import Greedy
 from pruning.core.mask import Mask
 from pruning.core.scoring import Estimate, Score
-from pruning.search.choice import Decider, FloatLoss, NearTies, Racing, Rising, Settler
+from pruning.search.decide import Decider, FloatLoss, NearTies, Racing, Rising, Settler
 from pruning.search.journal import Journal, KnownScores, ScoreBook
 from tests.helpers.searches import TermLosses, solved
 from tests.helpers.spaces import sublayer_space

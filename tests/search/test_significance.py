@@ -8,7 +8,7 @@ from scipy import stats
 
 from pruning.core.mask import Mask
 from pruning.core.scoring import Estimate, Score
-from pruning.search.significance import compare, decision, holm, margins
+from pruning.search.decide import compare, decision, holm, margins
 
 SAMPLES = 40
 EVEN = Estimate((1.0,) * SAMPLES, (0,) * SAMPLES)

@@ -18,7 +18,7 @@ from pruning.core.mask import Space
 from pruning.core.storage import read_json
 from pruning.engine.forward import Forward
 from pruning.objective import Calibrated
-from pruning.search.choice import Racing
+from pruning.search.decide import Racing
 from pruning.search.driver import Problem, solve
 from pruning.search.journal import Journal, KnownScores, Store
 from tests.config.test_experiments import PANEL
@@ -112,17 +112,13 @@ def test_a_result_holds_the_margin_of_the_runner_up(launch: Command) -> None:
 
 def test_racing_makes_another_cell_and_is_checked(launch: Command) -> None:
     launch("k=2", "calibration.samples=16")
-    racing = ["racing.delta=0.2", "racing.first=4", "scores.share=false"]
+    racing = ["racing.delta=0.2", "scores.share=false"]
     plain, raced = sorted(
         launch("k=2", "calibration.samples=16", *racing).all(), key=lambda r: -r["search"]["evaluations_paid"]
     )
     assert plain["config"]["racing"]["delta"] is None
     assert raced["search"]["evaluations_paid"] < plain["search"]["evaluations_paid"]
     assert raced["mask"] == plain["mask"]
-    launch("k=2", "calibration.samples=16", "racing.first=4")
-    assert len(launch("k=2", "calibration.samples=16").all()) == 2, (
-        "racing.first does not matter without a race"
-    )
 
 
 def test_a_budget_stops_a_search_and_is_checked(launch: Command) -> None:

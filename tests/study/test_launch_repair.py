@@ -106,7 +106,7 @@ def test_speed_is_measured_for_a_repaired_cell(launch: Command) -> None:
 
 def test_weights_are_back_if_an_evaluation_fails(launch: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     from pruning.evaluation.heldout import Heldout
-    from pruning.models.model import _loaded
+    from pruning.models.handle import _loaded
 
     seen: list[dict[str, torch.Tensor]] = []
     plain = Heldout.measure

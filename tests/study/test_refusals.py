@@ -32,7 +32,6 @@ REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
     "seed": (("seed=-1",), "seed=-1"),
     "study": (("study=../../evil",), "study='../../evil'"),
     "unknown setting": (("+foo=3",), "'foo'"),
-    "attention": (("model.attention=speedy",), "model.attention 'speedy'"),
     "results": (("paths.results=/proc/nowhere",), "/proc/nowhere"),
     "algo": (("algo=gredy",), "algo 'gredy'. Did you mean greedy"),
     "model": (("model=lama3",), "model 'lama3'. Did you mean llama3"),

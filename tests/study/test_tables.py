@@ -123,7 +123,7 @@ def test_a_difference_between_slow_rates_shows() -> None:
 
 def test_the_measurement_of_the_speed_heals_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     app.register()
-    monkeypatch.setattr("pruning.models.model.Model.context_length", 2048)
+    monkeypatch.setattr("pruning.models.handle.Model.context_length", 2048)
     with initialize_config_dir(str(groups.CONF), version_base="1.3"):
         asked = cell("experiment=compress", f"paths.results={tmp_path}")
         timed = guide.speed_cell(asked)

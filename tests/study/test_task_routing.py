@@ -17,7 +17,6 @@ from pruning.routing import router_files
 from pruning.routing.set_scores import POLICIES, ItemScores
 from pruning.study import route_command
 from tests.conftest import Command, Ended
-from tests.helpers.encoders import encoder_folder
 from tests.helpers.task_files import items_of, task_folder
 
 SMALL = ("experiment=tasks", "k=2", "calibration.samples=8", "calibration.heldout=12", "tasks.embedded=false")
@@ -70,10 +69,10 @@ def test_a_folder_of_tasks_gives_sets_a_cross_table_and_a_router(
     again = launch(*words, calibrated=False)
     assert (folder / router_files.RECORD).stat().st_mtime_ns == written, "nothing is computed again"
     assert "gain over static" in again.out
-    other = launch(*words, "router.head=mlp", "router.hidden=4", calibrated=False)
+    other = launch(*words, "router.target=margin", calibrated=False)
     assert "timing the prefill" in other.err
     assert "calibration items under" not in other.err, "another router needs no new scores"
-    assert record_of(other)[1]["router"]["settings"]["head"] == "mlp"
+    assert record_of(other)[1]["router"]["settings"]["target"] == "margin"
     check_command(folder, record, ended.results, monkeypatch, capfd)
     page = write(ended.results, "tasks", tmp_path / "figures").read_text(encoding="utf-8")
     assert "Sets for tasks" in page
@@ -135,24 +134,6 @@ def test_sublayers_have_sets_too(launch: Command, tmp_path: Path, monkeypatch: p
     assert router_files.read_router(folder)[0].settings.target == "loglikelihood"
 
 
-def test_a_changed_encoder_is_read_again(launch: Command, tmp_path: Path, tokenizer: Any) -> None:
-    encoder = encoder_folder(tmp_path / "encoder", tokenizer)
-    words = (*SMALL, "tasks.rewording=null", f"tasks.folder={task_folder(tmp_path / 'tasks')}")
-    words = (*words, "router.encoder=hub", f"router.path={encoder}")
-    first = launch(*words, calibrated=False)
-    assert first.status == 0, first.err
-    folder, record = record_of(first)
-    before = read_json(folder / router_files.ROUTER)["encoder_revision"]
-    assert "prompts for the router" not in launch(*words, calibrated=False).err, "nothing is computed again"
-    encoder_folder(encoder, tokenizer, seed=1)
-    again = launch(*words, calibrated=False)
-    assert again.status == 0, again.err
-    assert "prompts for the router" in again.err
-    assert "calibration items under" not in again.err, "another encoder needs no new scores"
-    assert record_of(again)[1]["request"] != record["request"]
-    assert read_json(folder / router_files.ROUTER)["encoder_revision"] != before
-
-
 @pytest.mark.parametrize(
     ("words", "named"),
     [
@@ -164,9 +145,8 @@ def test_a_changed_encoder_is_read_again(launch: Command, tmp_path: Path, tokeni
         (["tasks.folder={two}", "calibration=commonsense"], "calibration=task_items"),
         (["tasks.folder={two}", "compensation=magnitude"], "compensation=none"),
         (["tasks.folder={two}", "launcher=processes"], "launcher=local"),
-        (["tasks.folder={two}", "router.head=tree"], "router.head 'tree'"),
+        (["tasks.folder={two}", "router.target=tree"], "router.target 'tree'"),
         (["tasks.folder={two}", "router.blocks=99"], "router.blocks=99"),
-        (["tasks.folder={two}", "router.encoder=hub", "router.path=/nothing"], "router.path=/nothing"),
         (["tasks.folder={two}", "calibration.samples=13"], "24 distinct items"),
         ([], "tasks.folder is not set"),
     ],

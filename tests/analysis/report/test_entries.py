@@ -12,7 +12,7 @@ import pytest
 from analysis.report import cells, page_tables
 from analysis.report.cells import ContinuationTable, continuations, facts, figure, healing, strip
 from analysis.report.study_data import StudyData
-from pruning.core import records
+from pruning.core import records, storage
 from pruning.core.mask import Mask
 from pruning.core.records import METRIC, SHOWN
 from tests.helpers import sublayer_grid
@@ -88,7 +88,8 @@ def test_a_line_of_held_out_losses_and_a_dot_per_step() -> None:
 def test_a_healing_is_read_from_its_folder(tmp_path: Path) -> None:
     record: Any = {"folder": "healed/key"}
     assert figure(tmp_path, record) == ""
-    records.write(tmp_path / "healed" / "key" / records.CURVE, POINTS)
+    for point in POINTS:
+        storage.append_line(tmp_path / "healed" / "key" / records.CURVE, point)
     assert figure(tmp_path, record) == healing(POINTS)
 
 

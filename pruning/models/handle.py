@@ -7,7 +7,6 @@ where the files are, their digest, the configuration, the tokenizer. All cells o
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,32 +15,32 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pruning.core.errors import InputError, UnreachableError, UnskippableError, first_line, unknown
+from pruning.core.errors import (
+    InputError,
+    UnreachableError,
+    UnskippableError,
+    check_known,
+    first_line,
+)
 from pruning.core.wheels import check_no_folder, commit_of, use_hub
 from pruning.models import kept_models
-from pruning.models.architecture import (
-    ATTENTIONS,
-    AUTO,
-    attention_kernel,
-    block_count,
-    context_length_of,
-)
+from pruning.models.architecture import attention_kernel, block_count, context_length_of
 from pruning.models.gguf import check_header
 from pruning.models.kept_models import PACKAGED, quiet
-from pruning.models.model_files import GGUF, INDEX, SINGLE, ModelFiles, find_files, in_gguf
-from pruning.models.placement import Placement
+from pruning.models.model_files import ADAPTER_CONFIG, GGUF, INDEX, SINGLE, ModelFiles, find_files, in_gguf
+from pruning.models.placement import LanguageModel, ModelInfo, Placement
 from pruning.models.pruned_config import without_rescaling
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 log = logging.getLogger(__name__)
 
+AUTO = "auto"
 SOURCES = ("hub", "local", "packaged")
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 ALLOWED = {
     "dtype": DTYPES,
-    "attention": ATTENTIONS,
     "products": (AUTO, "native"),
     "device_map": (AUTO, "cpu"),
 }
@@ -53,6 +52,10 @@ LIBRARY_ERRORS = (
     "SafetensorError",
     "StrictDataclassFieldValidationError",
     "StrictDataclassClassValidationError",
+)
+MERGE = (
+    "merge the adapter first (AutoPeftModelForCausalLM.from_pretrained(ADAPTER).merge_and_unload()."
+    "save_pretrained(MERGED)) and give model.path=MERGED"
 )
 NO_TOKENIZER = (
     "model {} ({}) has no tokenizer that transformers can read: add its tokenizer.json. A tokenizer.model alone is "
@@ -95,12 +98,11 @@ class Model:
     """Which model to load, and how.
 
     `path` is a hub id, a directory, a GGUF file, or the name of a packaged model. If `name` is empty, a model in a
-    directory is named after the directory. `device_map` is "auto" (use the available GPUs) or "cpu". `attention` is
-    the attention kernel; "auto" is sdpa if the model's class supports it, else eager. `products` is "auto" (linear
-    layers multiply in float32 where that is faster, see `models/products.py`) or "native". `max_memory` limits the
-    bytes of weights on each device, for example {0: 20GiB, cpu: 50GiB}. `offload` is a folder for weights that do not
-    fit in memory. See `models/placement.py` for both. Only safetensors and GGUF weights are read; no code from a
-    model's repository is ever run. `resources` is what the model's jobs request from a cluster.
+    directory is named after the directory. `device_map` is "auto" (use the available GPUs) or "cpu". `products` is
+    "auto" (linear layers multiply in float32 where that is faster, see `models/products.py`) or "native".
+    `max_memory` limits the bytes of weights on each device, for example {0: 20GiB, cpu: 50GiB}. `offload` is a folder
+    for weights that do not fit in memory. See `models/placement.py` for both. Only safetensors and GGUF weights are
+    read; no code from a model's repository is ever run. `resources` is what the model's jobs request from a cluster.
 
     A fact raises InputError if the model's files are missing, damaged or contradict each other, and UnreachableError
     if they cannot be fetched.
@@ -112,7 +114,6 @@ class Model:
     revision: str | None = None
     gguf_file: str | None = None
     dtype: str = "bfloat16"
-    attention: str = AUTO
     products: str = field(default=AUTO, compare=False)
     device_map: str = "auto"
     max_memory: Any = field(default=None, compare=False)  # untyped, so that a key can be a GPU's number
@@ -127,8 +128,7 @@ class Model:
         given: Any = self.resources
         if not isinstance(given, Resources):  # a mapping, as in configurations
             put(resources=Resources(**given))
-        if self.source not in SOURCES:
-            raise unknown("model.source", self.source, SOURCES)
+        check_known("model", self, source=SOURCES)
         if self.source == "local" and self.path.lower().endswith(GGUF):
             file = Path(self.path).expanduser()
             if not file.exists():
@@ -144,9 +144,7 @@ class Model:
         if not self.name and self.source == "local":
             put(name=directory_name(self.location))
         check_name("model.name", self.name)
-        for name, allowed in ALLOWED.items():
-            if (value := getattr(self, name)) not in allowed:
-                raise unknown(f"model.{name}", value, allowed)
+        check_known("model", self, **ALLOWED)
         if self.max_memory is not None:
             if not isinstance(self.max_memory, Mapping):
                 raise InputError(
@@ -186,20 +184,17 @@ class Model:
         if self.source == "packaged":
             return str(kept_models.fetch(self.path)), {}
         if self.files is not None:
-            kept_models.check_adapter(self.files)
+            if self.files.has_adapter:
+                raise InputError(
+                    f"model.path={self.path} holds an adapter ({ADAPTER_CONFIG}), which transformers adds to the "
+                    f"weights or ignores, depending on the packages that are installed: {MERGE}. Or remove "
+                    f"{ADAPTER_CONFIG} to use the model without it."
+                )
             return (str(self.files.folder), {}) if self.files.gguf is None else in_gguf(self.files.gguf)
         if self.gguf_file:
             return in_gguf(self._hub_gguf())
         use_hub()
         return self.path, {"revision": self.revision}
-
-    @cached_property
-    def weights_place(self) -> tuple[str, dict[str, Any]]:
-        """As `place`, for the weights: if a directory holds an adapter, the directory of the merged model."""
-        place = self.place  # refuses an adapter that cannot be merged
-        if self.files is not None and self.files.has_adapter:
-            return str(kept_models.merged_folder(self.files)), {}
-        return place
 
     @property
     def is_gguf(self) -> bool:
@@ -246,11 +241,11 @@ class Model:
         """The settings that decide whether two models are the same: weights, precision, attention kernel.
 
         A model in a directory is identified by all bytes of its files, not by its path. The devices of the weights
-        and the resources of the jobs are left out. `attention=auto` counts as sdpa.
+        and the resources of the jobs are left out.
         """
         left_out = ("name", "resources", *PLACING)
         data = {name: value for name, value in asdict(self).items() if name not in left_out}
-        data |= {"attention": same_attention(self.attention)}
+        data["attention"] = "sdpa"  # in every key: the kernel was a setting
         if self.files is not None:
             data |= {"path": self.files.digest, "gguf_file": None}
         return data
@@ -295,7 +290,7 @@ class Model:
     @property
     def attention_kernel(self) -> str:
         """The attention kernel to load the model with."""
-        return attention_kernel(self.attention, self.config, self.name)
+        return attention_kernel(self.config)
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -378,7 +373,7 @@ class Model:
         from pruning.models.products import use_faster_products
         from pruning.models.stored_tensors import check_extra
 
-        place, located = self.weights_place
+        place, located = self.place
         options = located | self.device_options | {"output_loading_info": True}
         options |= {"dtype": getattr(torch, self.dtype), "attn_implementation": self.attention_kernel}
         if not self.is_gguf:
@@ -389,9 +384,8 @@ class Model:
         with quiet():
             module, loading = self.read_with(transformers.AutoModelForCausalLM, place, options)
         what = f"model {self.name} ({place})"
-        # An adapter on a hub. One in a directory is merged.
         if getattr(module, "_hf_peft_config_loaded", False):
-            raise InputError(f"{what} is an adapter: {kept_models.MERGE} and model=local.")
+            raise InputError(f"{what} is an adapter: {MERGE} and model=local.")
         if lacking := sorted(map(str, [*loading["missing_keys"], *loading["mismatched_keys"]])):
             # transformers fills missing weights with random numbers and raises no error.
             raise InputError(
@@ -421,11 +415,6 @@ def shared(models: Iterable[Model]) -> list[Model]:
 def _key(model: Model) -> tuple[Any, ...]:
     """Equal for models that are loaded in the same way."""
     return model, str(model.max_memory), model.offload, model.products
-
-
-def same_attention(attention: str) -> str:
-    """The setting of `model.attention` that has the same key: sdpa for auto."""
-    return "sdpa" if attention == AUTO else attention
 
 
 # The name of a model: a legal part of a folder name, which a directory gives by its path.
@@ -461,47 +450,6 @@ def distinct_names(places: Sequence[Path]) -> list[str]:
 
 
 # A model in memory.
-
-
-@dataclass(frozen=True)
-class ModelInfo:
-    """What a result records about a model."""
-
-    name: str
-    source: str
-    revision: str
-    n_blocks: int
-    dtype: str
-    parameters: int
-    attention: str | None = None  # the attention kernel that was used
-    products: str | None = None  # float32 if linear layers multiply in float32 instead of in `dtype`
-
-
-@dataclass(frozen=True)
-class LanguageModel:
-    """A loaded model in evaluation mode, and the facts about it that are recorded in results."""
-
-    module: Any  # transformers.PreTrainedModel
-    info: ModelInfo
-
-    @property
-    def device(self) -> torch.device:
-        """The device for token ids."""
-        from pruning.models.blocks import input_device
-
-        return input_device(self.module)
-
-    def weights_sha256(self) -> str | None:
-        """The SHA-256 of all weights and their names as they are in memory; None if some are not in memory."""
-        import torch
-
-        found = hashlib.sha256()
-        for name, weight in self.module.state_dict().items():
-            if weight.device.type == "meta":
-                return None
-            found.update(f"{name}\0{weight.dtype}\0{tuple(weight.shape)}\0".encode())
-            found.update(weight.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-        return found.hexdigest()
 
 
 def wrapped(module: Any, name: str) -> LanguageModel:

@@ -14,45 +14,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, cast
+from typing import cast
 
-from pruning.algo import Algo, Ask, Rise
-from pruning.core.errors import InputError
+from pruning.algo import Ask, Rise
 from pruning.core.mask import Mask
-from pruning.core.records import DecisionRecord, NearTiesRecord
-from pruning.core.scoring import Estimate, Score
+from pruning.core.records import ComparisonRecord, DecisionRecord, MarginsRecord, NearTiesRecord
+from pruning.core.scoring import FIRST, Estimate, NearTies, Racing, Score
 from pruning.objective import Loss
 from pruning.search.journal import Journal, ScoreBook
-from pruning.search.significance import decision
 
 Scorer = Callable[[Sequence[Mask], int | None], Sequence[Score]]  # scores over the first n samples; None: all
-
-
-def deciding_settings(
-    algo: Algo, racing: Racing, near_ties: NearTies, bounds: bool, max_evaluations: int | None
-) -> dict[str, Any]:
-    """The settings of this module that can change the mask of a search; a cell's identity holds them.
-
-    `bounds` says whether the loss has bounds. They change what a lazy search predicts. Other searches find the same
-    mask with them.
-    """
-    record: dict[str, Any] = {"racing": None if racing.delta is None else asdict(racing)}
-    if near_ties != NearTies():
-        record["near_ties"] = asdict(near_ties)
-    lazy = getattr(algo, "lazy", None) is not None
-    if bounds and lazy and uses_bounds(racing, max_evaluations):
-        record["bounds"] = True
-    return record
-
-
-def uses_bounds(racing: Racing, max_evaluations: int | None) -> bool:
-    """Whether bounds rule masks out. In a race, few masks are ruled out earlier by bounds of a part of the samples.
-
-    A search that is cut short needs the losses of all single blocks, to complete its best mask.
-    """
-    return racing.delta is None and max_evaluations is None
 
 
 @dataclass
@@ -102,7 +75,7 @@ class Decider:
             finished = bounded(views, best, scorer, lambda worst: self.settler.reach_at(worst, rising))
             out = {mask: 0 for mask in masks if mask not in finished}
         else:
-            finished, out = self.racing.race(masks, best, self.estimate, scorer)
+            finished, out = race(self.racing, masks, best, self.estimate, scorer)
         self.ruled_out |= out
 
         # Near ties are settled among the others, and then the choice is made.
@@ -230,68 +203,53 @@ def bounded(
 # order (`Samples.shuffled`), so se includes the finite-population correction sqrt(1 - n / S). A truly best candidate
 # is lost only through a false alarm. By Bonferroni's inequality over the r * (m - best) comparisons, the probability
 # of one is at most about delta per batch; only "about", because terms are not normally distributed. For the same
-# reason, no look is taken before `first` samples. The usual successive halving compares unpaired means and often
+# reason, no look is taken before FIRST samples. The usual successive halving compares unpaired means and often
 # loses the winner, because a loss varies less between candidates than between samples.
 
 
-@dataclass
-class Racing:
-    """Settings of a race; if `delta` is None, racing is off. The first look is taken after `first` samples."""
+def race(
+    racing: Racing, masks: Sequence[Mask], best: int, estimate: Estimate, scorer: Scorer
+) -> tuple[dict[Mask, Score], dict[Mask, int]]:
+    """The full scores of the masks that are left, at least `best` if there are as many.
 
-    delta: float | None = None
-    first: int = 8
+    The second dict says on how many samples each of the others was scored before it was ruled out.
+    """
+    if (delta := racing.delta) is None or best >= len(masks):
+        return {score.mask: score for score in scorer(masks, None)}, {}
+    alive, out = list(masks), dict[Mask, int]()
+    looks = looks_of(estimate.count)
+    for samples in looks:
+        scores = scorer(alive, samples)
+        left = _survivors(scores, best, estimate, delta / (len(looks) * (len(masks) - best)))
+        alive = [mask for mask in alive if mask in left]
+        out |= {score.mask: len(score.samples) for score in scores if score.mask not in left}
+        if len(alive) == best:
+            break
+    return {score.mask: score for score in scorer(alive, None)}, out
 
-    def check(self) -> None:
-        """Raise InputError if a number is out of range (a method, because OmegaConf does not call __init__)."""
-        if self.delta is not None and not 0 < self.delta < 1:
-            raise InputError(
-                f"racing.delta={self.delta:g} is not between 0 and 1: choose a probability such as 0.01, or null."
-            )
-        if self.first < 2:
-            raise InputError(f"racing.first={self.first} is too few to estimate an error: choose at least 2.")
 
-    def looks(self, samples: int) -> list[int]:
-        """The numbers of samples after which candidates can be ruled out; each is 1.5 times the one before."""
-        looks, following = [], self.first
-        while following < samples:
-            looks.append(following)
-            following = following * 3 // 2
-        return looks
+def looks_of(samples: int) -> list[int]:
+    """The numbers of samples after which candidates can be ruled out; each is 1.5 times the one before."""
+    looks, following = [], FIRST
+    while following < samples:
+        looks.append(following)
+        following = following * 3 // 2
+    return looks
 
-    def race(
-        self, masks: Sequence[Mask], best: int, estimate: Estimate, scorer: Scorer
-    ) -> tuple[dict[Mask, Score], dict[Mask, int]]:
-        """The full scores of the masks that are left, at least `best` if there are as many.
 
-        The second dict says on how many samples each of the others was scored before it was ruled out.
-        """
-        alive, out = list(masks), dict[Mask, int]()
-        looks = self.looks(estimate.count) if self.delta is not None and best < len(masks) else []
-        for samples in looks:
-            scores = scorer(alive, samples)
-            left = self._survivors(scores, best, estimate, len(looks) * (len(masks) - best))
-            alive = [mask for mask in alive if mask in left]
-            out |= {score.mask: len(score.samples) for score in scores if score.mask not in left}
-            if len(alive) == best:
-                break
-        return {score.mask: score for score in scorer(alive, None)}, out
+def _survivors(scores: Sequence[Score], best: int, estimate: Estimate, risk: float) -> set[Mask]:
+    """The masks that one look does not rule out. All `scores` are over the same samples."""
+    from scipy.stats import t
 
-    def _survivors(
-        self, scores: Sequence[Score], best: int, estimate: Estimate, comparisons: int
-    ) -> set[Mask]:
-        """The masks that one look does not rule out. All `scores` are over the same samples."""
-        from scipy.stats import t
-
-        assert self.delta is not None
-        ranked = sorted(scores, key=lambda score: score.loss)
-        last, kept = ranked[best - 1], {score.mask for score in ranked[:best]}
-        for score in ranked[best:]:
-            terms = estimate.differences(score.samples, last.samples)
-            error, freedom = estimate.error(terms, whole=estimate.count), estimate.freedom(terms)
-            # With 0 degrees of freedom, the error is unknown and nothing is ruled out.
-            if freedom == 0 or estimate.mean(terms) <= error * t.isf(self.delta / comparisons, freedom):
-                kept.add(score.mask)
-        return kept
+    ranked = sorted(scores, key=lambda score: score.loss)
+    last, kept = ranked[best - 1], {score.mask for score in ranked[:best]}
+    for score in ranked[best:]:
+        terms = estimate.differences(score.samples, last.samples)
+        error, freedom = estimate.error(terms, whole=estimate.count), estimate.freedom(terms)
+        # With 0 degrees of freedom, the error is unknown and nothing is ruled out.
+        if freedom == 0 or estimate.mean(terms) <= error * t.isf(risk, freedom):
+            kept.add(score.mask)
+    return kept
 
 
 # Rises per cost: on a budget, a search ranks masks by (loss - loss of a base mask) / cost.
@@ -365,20 +323,6 @@ class Rising:
 # them, only the final mask is compared with the other masks of its size.
 
 NEAR = 3 * math.sqrt(2)  # standard errors of rounding within which two losses are near
-
-
-@dataclass
-class NearTies:
-    """At most `most` masks of a decision are scored again; 0 settles no ties."""
-
-    most: int = 8
-
-    def check(self) -> None:
-        """Raise InputError if `most` is negative or 1 (a method, because OmegaConf does not call __init__)."""
-        if self.most < 0 or self.most == 1:
-            raise InputError(
-                f"near_ties.most={self.most} cannot settle a tie: choose 2 or more masks, or 0 to settle none."
-            )
 
 
 @dataclass(frozen=True)
@@ -532,3 +476,107 @@ class Settler:
         """Free the float32 copy of the model: no near tie is open any more."""
         if self.single is not None:
             self.single.free()
+
+
+# Whether the winner of a search is significantly better than the runner-up and the other masks.
+#
+# A loss is a mean over samples. Two masks are compared by the paired differences of their terms, over the samples on
+# which both were scored. If samples disagree about which mask is better, the difference of the means can be chance.
+
+# Significance level: a mask that is not significantly worse than the winner at this level is a tie.
+LEVEL = 0.05
+LISTED = 100  # a result lists at most this many ties, but always states the exact number of all ties
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A mask compared with a better one over `samples` samples.
+
+    `difference` is the mean paired difference of their terms (this mask minus the better one), `error` its standard
+    error, and `freedom` the number of degrees of freedom of `error`.
+    """
+
+    score: Score
+    difference: float
+    error: float
+    freedom: float
+    samples: int
+
+    @property
+    def p_value(self) -> float:
+        """The probability of a difference at least this large if the mask is not worse: a one-sided Student's t test.
+
+        If there is only one sample, or only one sample of a kind, no error can be estimated, and the p-value is 1.
+        """
+        from scipy.special import stdtr  # fifty times faster than scipy.stats.t for single numbers
+
+        if self.freedom == 0:
+            return 1.0
+        if self.error == 0:
+            return 1.0 if self.difference <= 0 else 0.0
+        return float(stdtr(self.freedom, -self.difference / self.error))
+
+    def to_json(self) -> ComparisonRecord:
+        """The record of this comparison for a result."""
+        return {
+            "dropped": self.score.mask.listed(),
+            "difference": self.difference,
+            "standard_error": self.error if self.freedom else None,
+            "samples": self.samples,
+        }
+
+
+def compare(better: Score, score: Score, estimate: Estimate) -> Comparison:
+    """Compare a mask with a better mask over the samples on which both were scored."""
+    count = min(len(better.samples), len(score.samples))
+    terms = estimate.differences(score.samples[:count], better.samples[:count])
+    return Comparison(score, estimate.mean(terms), estimate.error(terms), estimate.freedom(terms), count)
+
+
+def margins(winner: Score, others: Sequence[Score], estimate: Estimate) -> MarginsRecord:
+    """Find the runner-up and the ties of a winner among `others`, which remove the same number of blocks.
+
+    A tie is a mask that is not significantly worse at LEVEL, after Holm's correction for the number of masks
+    compared. The runner-up is the mask whose loss exceeds the winner's loss least, among the masks scored on all
+    samples or, if there are none, among those that a race or a search stage scored on a part of the samples.
+    """
+    compared = [compare(winner, score, estimate) for score in others if score.mask != winner.mask]
+    compared.sort(key=lambda comparison: (comparison.score.of is not None, comparison.difference))
+    if not compared:
+        return {"compared": 0, "runner_up": None, "tied": 0, "ties": []}
+    corrected = holm([comparison.p_value for comparison in compared])
+    ties = [c for c, p in zip(compared, corrected, strict=True) if p >= LEVEL]
+    return {
+        "compared": len(compared),
+        "runner_up": {**compared[0].to_json(), "p_corrected": corrected[0]},
+        "tied": len(ties),
+        "ties": [comparison.score.mask.listed() for comparison in ties[:LISTED]],
+    }
+
+
+def decision(
+    finished: Sequence[Score], out: Sequence[Score], best: int, estimate: Estimate
+) -> DecisionRecord | None:
+    """Compare the worst of the `best` chosen masks with the rejected mask whose loss exceeds it least.
+
+    The masks in `finished` were scored in full; the masks in `out` were ruled out by a race. Returns None if all
+    masks are chosen.
+    """
+    count = len(finished) + len(out)
+    if best >= count:
+        return None
+    ranked = sorted(finished, key=lambda score: score.loss)
+    chosen = ranked[best - 1]
+    rejected = (compare(chosen, score, estimate) for score in [*ranked[best:], *out])
+    following = min(rejected, key=lambda comparison: comparison.difference)
+    return {"best": best, "of": count, "chosen": chosen.mask.listed(), "next": following.to_json()}
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Correct p-values for multiple comparisons (Holm 1979). The results are in the order of the arguments."""
+    order = sorted(range(len(p_values)), key=p_values.__getitem__)
+    corrected, highest = [0.0] * len(p_values), 0.0
+    for rank, number in enumerate(order):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[number]))
+        corrected[number] = highest
+    return corrected
