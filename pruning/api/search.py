@@ -33,6 +33,7 @@ from pruning.search import driver
 from pruning.search.choice import FloatLoss, NearTies, Racing
 from pruning.search.driver import Problem, solve
 from pruning.search.journal import Journal, KnownScores
+from pruning.search.significance import certainty
 
 
 @exclusive
@@ -184,16 +185,10 @@ class SearchResult:
             return measured(self.model, self.mask, data)
 
     def __str__(self) -> str:
-        runner_up = self.margins["runner_up"]
-        nearest = (
-            "no other mask of this size was scored"
-            if runner_up is None
-            else f"runner-up {runner_up['dropped']} at {runner_up['difference']:+.4f} "
-            f"{plus_minus(runner_up['standard_error'])}, {self.margins['tied']} of {self.margins['compared']} tied"
-        )
         return (
             f"{self.mask} removed: {' '.join(self.mask.names())}\n"
-            f"loss {self.dense_loss:.4f} -> {self.loss:.4f} {plus_minus(self.standard_error)}; {nearest}"
+            f"loss {self.dense_loss:.4f} -> {self.loss:.4f} {plus_minus(self.standard_error)}; "
+            f"{certainty(self.margins)}"
         )
 
 

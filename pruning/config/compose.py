@@ -47,7 +47,7 @@ from pruning.models.model import Model
 from pruning.runs.cell import Cell, Choices, ForwardSettings, Protect
 from pruning.search.choice import NearTies, Racing
 
-COMMAND = ("launcher", "guide", "tasks", "router")  # settings of the command, not of its cells
+COMMAND = ("launcher", "guide", "minutes", "tasks", "router")  # settings of the command, not of its cells
 PARTS = tuple(group for group in BUILT if group != "launcher")  # the groups that a cell is made of
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pruning.core.records import ComparisonRecord, DecisionRecord, MarginsRecord
-from pruning.core.scoring import Estimate, Score
+from pruning.core.scoring import Estimate, Score, plus_minus
 
 # Significance level: a mask that is not significantly worse than the winner at this level is a tie.
 LEVEL = 0.05
@@ -81,6 +81,18 @@ def margins(winner: Score, others: Sequence[Score], estimate: Estimate) -> Margi
         "tied": len(ties),
         "ties": [comparison.score.mask.listed() for comparison in ties[:LISTED]],
     }
+
+
+def certainty(found: MarginsRecord) -> str:
+    """How sure the choice of a mask is, in a few words: the runner-up, the ties, and choices below the rounding."""
+    if (second := found["runner_up"]) is None:
+        return "no other mask of this size was scored"
+    near = found.get("near_ties", {"open": 0})["open"]
+    return (
+        f"runner-up {' '.join(map(str, second['dropped']))} at {second['difference']:+.4f} "
+        f"{plus_minus(second['standard_error'])}, {found['tied']} of {found['compared']} tied"
+        + (f", {near} choices closer than the rounding" if near else "")
+    )
 
 
 def decision(
