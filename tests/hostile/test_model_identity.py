@@ -9,7 +9,6 @@ import logging
 import os
 import re
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -29,11 +28,10 @@ from pruning.calibration.text import Text
 from pruning.config.app import build_option
 from pruning.core import storage
 from pruning.core.errors import InputError
-from pruning.core.mask import Mask
 from pruning.core.wheels import cache_folder
 from pruning.export import pipeline, request
-from pruning.models import kept_models, model_files
 from pruning.models import model as model_module
+from pruning.models import model_files
 from pruning.models.kept_models import WEIGHTS, _convert, check_adapter, merged_folder, quiet
 from pruning.models.model import Model, directory_name, distinct_names
 from pruning.models.model_files import ADAPTER_CONFIG, file_digests, find_files, model_digest
@@ -380,16 +378,6 @@ def adapted(large: Path) -> Path:
     return large
 
 
-def peft(monkeypatch: pytest.MonkeyPatch, installed: bool) -> None:
-    """Let peft be installed or not."""
-    honest = kept_models.importlib.util.find_spec
-
-    def find(name: str, *rest: Any) -> Any:
-        return installed or None if name == "peft" else honest(name, *rest)
-
-    monkeypatch.setattr(kept_models.importlib.util, "find_spec", find)
-
-
 ADAPTERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no weights": (lambda folder: (folder / WEIGHTS).unlink(), WEIGHTS),
     "no base": (lambda folder: (folder / "model.safetensors").unlink(), "without the model"),
@@ -400,45 +388,15 @@ ADAPTERS: dict[str, tuple[Callable[[Path], object], str]] = {
 
 @pytest.mark.parametrize(("spoil", "named"), ADAPTERS.values(), ids=ADAPTERS)
 def test_an_adapter_that_cannot_be_merged_is_refused(
-    adapted: Path, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Path], object], named: str
+    adapted: Path, spoil: Callable[[Path], object], named: str
 ) -> None:
-    peft(monkeypatch, installed=True)
     spoil(adapted)
     with pytest.raises(InputError, match=named):
         check_adapter(find_files(str(adapted)))
 
 
-def test_without_peft_an_adapter_stops_a_launch_and_an_export(
-    launch: Command, adapted: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    peft(monkeypatch, installed=False)
-    ended = launch("k=1", f"model.path={adapted}")
-    assert (ended.status, ended.all()) == (2, [])
-    assert "pip install peft" in ended.err
-    with pytest.raises(InputError, match=ADAPTER_CONFIG):
-        pipeline.export(request.Request(local(adapted), Mask(6, (1,)), tmp_path / "out"))
-
-
-class FakePeft:
-    """peft as far as the merge uses it: adds the product of the two matrices, times alpha / rank."""
-
-    class PeftModel:
-        @staticmethod
-        def from_pretrained(model: Any, folder: str) -> Any:
-            lora = load_file(Path(folder) / WEIGHTS)
-            a, b = (next(w for name, w in lora.items() if part in name) for part in ("lora_A", "lora_B"))
-            model.get_parameter("model.layers.3.mlp.down_proj.weight").data += 2 * b @ a
-            model.merge_and_unload = lambda **_: model
-            return model
-
-
 @pytest.mark.slow
-def test_an_adapter_is_merged_searched_and_exported(
-    launch: Command, adapted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    peft(monkeypatch, installed=True)
-    monkeypatch.setitem(sys.modules, "peft", FakePeft)
-    monkeypatch.setattr("transformers.integrations.peft.is_peft_available", lambda: False)
+def test_an_adapter_is_merged_searched_and_exported(launch: Command, adapted: Path, tmp_path: Path) -> None:
     base = load_file(adapted / "model.safetensors")
     words = ("k=1", "algo=one_shot", f"model.path={adapted}")
     merged = launch(*words, f"export={tmp_path / 'out'}")
@@ -459,7 +417,6 @@ def test_an_adapter_is_merged_searched_and_exported(
 
 
 def test_peft_itself_merges(adapted: Path) -> None:
-    pytest.importorskip("peft")
     base = load_file(adapted / "model.safetensors")["model.layers.3.mlp.down_proj.weight"]
     folder = merged_folder(find_files(str(adapted)))
     merged = load_file(folder / "model.safetensors")

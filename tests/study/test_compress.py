@@ -52,7 +52,7 @@ def compressed(
 
 def rows(out: str) -> dict[str, list[str]]:
     """The rows of the table of models: name -> the entries."""
-    lines = [re.split(r"\s{2,}", line.strip()) for line in out.partition("\nlost ")[0].splitlines()]
+    lines = [re.split(r"\s{2,}", line.strip()) for line in out.partition("\nquality ")[0].splitlines()]
     return {
         line[0]: line[1:] for line in lines if line[0] in ("model", "dense", "pruned", "repaired", "healed")
     }
