@@ -9,7 +9,7 @@ import bz2
 import hashlib
 import html
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from importlib import resources
 from pathlib import Path
@@ -61,10 +61,13 @@ class TextSource:
             return self.path or self.source
         return "/".join(one for one in (self.path, self.name, self.split) if one)
 
-    def check(self, prefix: str) -> None:
-        """Raise InputError if a setting is invalid. Messages put `prefix`, the settings group, before its name."""
-        if self.source not in TEXTS:
-            raise unknown(f"{prefix}.source", self.source, TEXTS)
+    def check(self, prefix: str, more: Sequence[str] = ()) -> None:
+        """Raise InputError if a setting is invalid. Messages put `prefix`, the settings group, before its name.
+
+        `more` are sources beside `TEXTS` that are allowed here.
+        """
+        if self.source not in (known := (*TEXTS, *more)):
+            raise unknown(f"{prefix}.source", self.source, known)
         if self.part not in PARTS:
             raise unknown(f"{prefix}.part", self.part, PARTS)
         if self.source == "hub" and not self.path:
@@ -121,7 +124,7 @@ class TextSource:
 
 def check_path(source: str, path: str | None, prefix: str) -> None:
     """Raise InputError if a path is given that the source does not read."""
-    if path and source in (*EMBEDDED, "commonsense"):
+    if path and source in (*EMBEDDED, NOVEL, "commonsense"):
         raise InputError(
             f"{prefix}.path={path} is not read with {prefix}.source={source}: give {prefix}.source=file as well, or "
             "leave the path out."

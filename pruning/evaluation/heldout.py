@@ -82,7 +82,6 @@ class Heldout:
     def measure(self, forward: Forward, name: str, data: Data, mask: Mask) -> Measured:
         """The perplexity on text, or the accuracy on items."""
         samples = cast(Samples, data)
-        log.info("evaluating %s with %s removed: %d samples", name, mask, samples.count)
         measure = perplexity if samples.kind == "text" else item_accuracy
         return measure(name, forward, samples, mask)
 

@@ -32,7 +32,7 @@ from pruning.study.text_tables import about_healing, fitted, say, title
 log = logging.getLogger(__name__)
 
 OFFLINE = "Without a network, use the text that comes with Python: calibration=pydoc heal.source=pydoc eval=heldout."
-SPEED = ("eval=speed", "eval.batch_sizes=[1]")
+SPEED = ("eval=speed", "eval.batch_sizes=[1]", "eval.repeats=3")
 PROMPT = 256  # tokens of the prompt whose speed is measured, or as many as the model reads
 
 

@@ -197,7 +197,8 @@ def fitted(
     """A table that the terminal has room for; a pipe gets the whole table.
 
     If it is too wide, the groups of columns in `spare` are left out one after the other, then titles are shortened,
-    then words that all first entries begin with are left out, and at last long entries are folded.
+    then a word that all first entries begin with is left out. At last entries are folded between words, and columns
+    whose words have no room are left out from the right.
     """
     text = render(columns, rows, right)
     width = shutil.get_terminal_size().columns
@@ -223,20 +224,35 @@ def fitted(
     if too_wide() and len(first) == 1 and all(" " in row[0] for row in rows):
         rows = [[row[0].partition(" ")[2], *row[1:]] for row in rows]
         text = render(columns, rows, right)
-    return render(columns, rows, right, width) if too_wide() else text
+    if not too_wide():
+        return text
+    words = [_longest_word((title, *entries)) for title, *entries in zip(columns, *rows, strict=True)]
+    count = len(columns)
+    while count > 1 and sum(words[:count]) + 3 * (count - 1) > width:
+        count -= 1
+    return render(columns[:count], [row[:count] for row in rows], right, width)
 
 
 def render(
     columns: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[str] = (), width: int | None = None
 ) -> str:
     """A table as text; columns in `right` are aligned to the right, and entries are folded to a `width`."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
+    table, rows = Table(box=box.SIMPLE_HEAD, pad_edge=False), list(rows)
+    for number, column in enumerate(columns):
+        least = None if width is None else min(width, _longest_word((column, *(row[number] for row in rows))))
         table.add_column(
-            column, justify="right" if column in right else "left", no_wrap=width is None, overflow="fold"
+            column,
+            justify="right" if column in right else "left",
+            no_wrap=width is None,
+            overflow="fold",
+            min_width=least,
         )
     for row in rows:
         table.add_row(*row)
     stream = io.StringIO()
     Console(file=stream, width=4000 if width is None else max(20, width)).print(table)
     return "\n".join(line.rstrip() for line in stream.getvalue().strip("\n").splitlines())
+
+
+def _longest_word(entries: Iterable[str]) -> int:
+    return max(len(word) for entry in entries for word in ["", *entry.split()])
