@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
     from pruning.core.mask import Mask
     from pruning.engine.forward import Forward
 
-
-log = logging.getLogger(__name__)
 
 KINDS = {int: "a whole number, such as 1000000", str: "text", bool: "true or false"}
 STARTS = ("window", "text", "none")

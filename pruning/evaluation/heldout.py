@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -22,9 +21,6 @@ from pruning.evaluation.corpora import Corpus, corpus_perplexity, perplexity
 if TYPE_CHECKING:
     from pruning.core.mask import Mask
     from pruning.engine.forward import Forward
-
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

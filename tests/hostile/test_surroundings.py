@@ -7,6 +7,7 @@ import inspect
 import io
 import itertools
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -276,7 +277,7 @@ def test_the_table_fits_a_narrow_terminal_and_a_pipe_gets_all_of_it(
 ) -> None:
     monkeypatch.setattr(shutil, "get_terminal_size", lambda *_: os.terminal_size((columns, 24)))
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
-    lines = text_tables.results([result(0), result(1)]).splitlines()
+    lines = text_tables.results([result(0), result(1)]).strip().splitlines()
     assert max(map(len, lines)) <= columns
     assert [*filter(None, re.split(r"\s{2,}", lines[0].strip()))][: len(titles)] == titles
     monkeypatch.setattr(sys.stdout, "isatty", lambda: False, raising=False)
