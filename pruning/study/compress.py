@@ -1,10 +1,10 @@
 """Make a better small model from a model, with one command.
 
-depth-pruning-compress MODEL [OUT] [ratio=0.2] [NAME=VALUE ...]
+depth-pruning-compress MODEL [OUT] [ratio=0.2] [minutes=30] [NAME=VALUE ...]
 
 MODEL is a directory that save_pretrained wrote, a GGUF file, or a name in conf/model such as smollm2. OUT is the
-directory for the smaller model. NAME=VALUE are settings as in `python launch.py experiment=compress`, of which this
-is the short form: docs/compress.md.
+directory for the smaller model. With minutes=30, search and training are chosen to fit that time. NAME=VALUE are
+settings as in `python launch.py experiment=compress`, of which this is the short form: docs/compress.md.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pruning.core.errors import InputError
 from pruning.core.terminal import command_words, guarded
 from pruning.study import launch
 
-USAGE = "depth-pruning-compress MODEL [OUT] [ratio=0.2] [NAME=VALUE ...]"
+USAGE = "depth-pruning-compress MODEL [OUT] [ratio=0.2] [minutes=30] [NAME=VALUE ...]"
 
 
 def main() -> None:

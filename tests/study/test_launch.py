@@ -247,9 +247,11 @@ def test_ctrl_c_leaves_everything_resumable_and_prints_how(
 
     with monkeypatch.context() as patch:
         patch.setattr(Journal, "add", interrupting)
+        patch.setattr(sys, "orig_argv", ["python", "bin/depth-pruning-compress", "my model"])
         ended = launch("k=2")
     assert ended.status == 130
-    assert "run the same command again" in ended.out
+    assert "python bin/depth-pruning-compress 'my model'" in ended.out, "it is what was typed"
+    assert "jobs" not in ended.out
     (folder,) = [p.parent for p in ended.results.glob("*/trace.jsonl")]
     kept = (folder / "trace.jsonl").read_bytes()
     assert kept.count(b"\n") == 5

@@ -90,6 +90,19 @@ def test_the_table_of_blocks_is_as_before() -> None:
     ]
 
 
+def test_a_growing_table_has_the_same_columns_in_each_line() -> None:
+    names = [
+        text_tables.name_of("m", "perplexity", algo, "0.2", "block", "parameters")
+        for algo in ("greedy", "one_shot")
+    ]
+    growing = text_tables.GrowingTable(names)
+    titles, first = growing.line(done([1, 4])).splitlines()
+    (second,) = growing.line(done([2, 5])).splitlines()
+    assert titles.split() == ["cell", "blocks", "dropped", "loss", "s"]
+    assert titles.index("blocks") == first.index("1 4") == len(names[1]) + 3, "all names have room"
+    assert first.replace("1 4", "2 5") == second
+
+
 def test_a_difference_between_slow_rates_shows() -> None:
     def run(rate: float) -> dict[str, Any]:
         return {name: {"median": rate} for name in guide.SPEED_STAGE}
