@@ -6,7 +6,7 @@ import dataclasses
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from pruning.config.app import build_option
 from pruning.config.compose import build
@@ -28,6 +28,9 @@ from pruning.launcher.local import InProcess
 from pruning.runs.cell import Cell
 from pruning.search.significance import certainty
 from pruning.study.text_tables import about_healing, fitted, say, title
+
+if TYPE_CHECKING:
+    from pruning.evaluation.speed import Speed
 
 log = logging.getLogger(__name__)
 
@@ -67,16 +70,16 @@ def planned(cell: Cell, minutes: float | None) -> Cell:
     from pruning.runs import forecast
     from pruning.runs.prepare import prepare
 
-    path = cell.results / PLANS / f"{digest([cell.key, cell.config.get('heal'), minutes])}.json"
+    asked, path = cell, cell.results / PLANS / f"{digest([cell.key, cell.config.get('heal'), minutes])}.json"
     if path.exists():
         plan = read_json(path)
-        for group in ("heal", "calibration"):
-            if (settings := plan.get(group)) is not None:
-                cell = forecast.with_settings(
-                    cell, group, build(group, without_option(settings)), settings[OPTION]
-                )
-            elif group == "heal" and cell.heal.trains:
+        for group, settings in plan.items():
+            if settings is not None:
+                built = build(group, without_option(settings))
+                cell = forecast.with_settings(cell, group, built, settings[OPTION])
+            elif cell.heal.trains:
                 cell = forecast.with_settings(cell, "heal", NoHealing(), "none")
+        cell = _at_home(cell, asked)
     timed = speed_cell(cell)
     if (done := finished(cell)) is not None and "speed" in done["evaluation"]:
         return cell
@@ -86,14 +89,15 @@ def planned(cell: Cell, minutes: float | None) -> Cell:
         raise InputError(f"{error} {OFFLINE}") from error
     log.info("measuring this machine")
     measured, said = forecast.Machine(prepared), list[str]()
-    training = None
+    speed = cast("Speed", timed.evaluation)
     if path.exists():
         training = measured.training(cell.heal) if cell.heal.trains else None
     else:
-        cell, training, said = forecast.decided(prepared, measured, timed.evaluation, minutes)
+        cell, training, said = forecast.decided(prepared, measured, speed, minutes)
+        cell = _at_home(cell, asked)
         write_json(path, {group: cell.config.get(group) for group in ("heal", "calibration")})
         prepared = prepare(cell) if said else prepared
-    found = measured.forecast(prepared, training, timed.evaluation, export=True)
+    found = measured.forecast(prepared, training, speed, export=True)
     parts = ", ".join(f"{name} {duration_text(seconds)}" for name, seconds in found.parts.items())
     copy = f", {bytes_text(found.single)} of it for a float32 copy (near ties)" if found.single else ""
     say(
@@ -103,7 +107,18 @@ def planned(cell: Cell, minutes: float | None) -> Cell:
         + f"writes   {cell.export}\n"
         "It can be stopped at any moment; the same command continues."
     )
+    if found.memory > found.available:
+        log.warning("this may not fit into memory: lower calibration.samples or, if it trains, heal.micro_tokens")
     return cell
+
+
+def _at_home(cell: Cell, asked: Cell) -> Cell:
+    """The cell that was decided on, whose model goes into its own folder if that was asked for."""
+    return (
+        dataclasses.replace(cell, export=cell.folder / SMALLER)
+        if asked.export == asked.folder / SMALLER
+        else cell
+    )
 
 
 def say_result(result: DoneResult, results: Path) -> None:
