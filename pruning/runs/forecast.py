@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import psutil
 import torch
@@ -194,8 +194,8 @@ def decided(
     def parts(cell: Cell, rows: Samples) -> Mapping[str, float]:
         return machine.forecast(replace(prepared, cell=cell, samples=rows), training, speed, True).parts
 
-    samples = prepared.samples
-    asked = getattr(cell.calibration, "samples", None)
+    samples, calibration = prepared.samples, cast(Any, cell.calibration)
+    asked = number = getattr(calibration, "samples", 0)
     while True:
         found = parts(cell, samples)
         searching = found.get("search", 0.0) + found.get("repair", 0.0)
@@ -203,7 +203,6 @@ def decided(
         share = 1.0 if training is None else SEARCHED
         if searching <= share * max(0.0, 60 * minutes - fixed):
             break
-        number = getattr(cell.calibration, "samples", 0)
         if number < 2 * FEWEST:
             least = (fixed + searching / share) / 60
             raise InputError(
@@ -211,10 +210,10 @@ def decided(
                 f"{duration_text(searching)}, and measuring and writing {duration_text(fixed)}. Give "
                 f"minutes={math.ceil(least)} or more, or remove fewer blocks."
             )
-        cell = with_settings(cell, "calibration", replace(cell.calibration, samples=number // 2))
-        samples = samples.part(0, samples.count // 2)
-    if asked is not None and cell.calibration.samples != asked:
-        said.append(f"{cell.calibration.samples} calibration samples instead of {asked}")
+        number, samples = number // 2, samples.part(0, samples.count // 2)
+        cell = with_settings(cell, "calibration", replace(calibration, samples=number))
+    if number != asked:
+        said.append(f"{number} calibration samples instead of {asked}")
     if training is not None and (healing := found.get("healing", 0.0)):
         heal: Training = cell.heal
         step = heal.windows * heal.length
