@@ -189,6 +189,8 @@ def _measured(result: DoneResult, removal: Removal) -> dict[str, Any]:
     margins = result.get("margins")
     nearest = None if margins is None else margins["runner_up"]
     heal = result.get("heal")
+    # A healing may select another mask, which is not that cell's.
+    own = heal is not None and not heal.get("selection", {}).get("changed")
     return {
         "model": result["model"]["name"],
         "n_blocks": n_blocks,
@@ -216,7 +218,7 @@ def _measured(result: DoneResult, removal: Removal) -> dict[str, Any]:
         **{name: search.get(name) for name in COST},
         "commit": result["environment"]["commit"],
         "data": evaluation.get("data"),
-        "healing": heal["settings"] if heal is not None else None,
+        "healing": heal["settings"] if heal is not None and own else None,
         **{f"dense/{name}": value for name, value in evaluation.get("dense", {}).items()},
         **{f"pruned/{name}": value for name, value in evaluation.get("pruned", {}).items()},
         **{f"healed/{name}": value for name, value in evaluation.get("healed", {}).items()},

@@ -203,6 +203,10 @@ def facts(record: Any) -> Iterator[tuple[str, str]]:
     if (heal := record.get("heal")) is None:
         return
     yield "healing", f"{heal['settings']['class'].lower()}, {_spent(heal)}"
+    if (selection := heal.get("selection")) is not None:
+        changed = "another mask than the search's" if selection["changed"] else "the search's mask"
+        rounds = f"of {len(selection['losses'])} in {len(selection['rounds'])} rounds"
+        yield "selection by healing", f"{changed}, {rounds}: {_spent(selection)}"
     for name, value in record["evaluation"].get("healed", {}).items():
         if not name.endswith("/stderr"):
             yield f"{name} healed", number(value)

@@ -64,6 +64,11 @@ def heal_mask(
     check_settings(type(option), settings, "setting of a healing")
     chosen = dataclasses.replace(option, **settings)
     chosen.check()
+    if chosen.candidates != 1:
+        raise InputError(
+            f"candidates={chosen.candidates} needs the masks that a search has scored, and heal_mask heals one mask: "
+            "leave it out, or heal each mask and measure it."
+        )
     model.check_mask(mask)
     place = None if folder is None else path_of("folder", folder)
     check_length(chosen.length, context_length_of(model.module.config), model.name)

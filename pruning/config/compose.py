@@ -42,6 +42,7 @@ from pruning.core.records import (
     with_limit,
     without_option,
 )
+from pruning.healing.heal_settings import SELECTING
 from pruning.models.model import Model
 from pruning.runs.cell import Cell, Choices, ForwardSettings, Protect
 from pruning.search.choice import NearTies, Racing
@@ -144,9 +145,11 @@ def _record(plain: Mapping[str, Any], choices: Mapping[str, Any], model: Model) 
         if group in choices:
             config[group] = {OPTION: str(choices[group]), **config[group]}
     config["model"].pop("resources", None)
-    # A cell that is not healed records nothing about it.
+    # A cell that is not healed records nothing about it, and one that heals the search's mask no selection.
     if config["heal"][CLASS] == NO_HEALING[CLASS]:
         del config["heal"]
+    elif config["heal"].get("candidates") == 1:
+        config["heal"] = {name: value for name, value in config["heal"].items() if name not in SELECTING}
     # The configuration can leave the name to the directory, and can give a GGUF file as the path.
     config["model"] |= {"name": model.name, "path": model.path, "gguf_file": model.gguf_file}
     return config

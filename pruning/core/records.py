@@ -81,7 +81,9 @@ class EvaluationRecord(TypedDict, total=False):
     dense: Annotated[dict[str, float], "Metrics of the dense model; `NAME/stderr` is a standard error."]
     pruned: Annotated[dict[str, float], "Metrics of the pruned model, compensated if the cell asks for that."]
     uncompensated: Annotated[dict[str, float], "Metrics of the same mask without compensation."]
-    healed: Annotated[dict[str, float], "Metrics after healing."]
+    healed: Annotated[
+        dict[str, float], "Metrics after healing; of `heal.selection.mask`, if candidates were healed."
+    ]
     data: Annotated[dict[str, str], "Digest of the data of each metric."]
     how: Annotated[dict[str, dict[str, Any]], "How each metric was measured."]
     records: Annotated[
@@ -248,6 +250,31 @@ class RateTrial(TypedDict):
     seconds: Annotated[float, "Seconds of training."]
 
 
+class TrialRecord(TypedDict):
+    """One candidate in one round of the selection."""
+
+    dropped: Annotated[list[int] | list[str], "What the candidate removes."]
+    tokens: Annotated[int, "Tokens that it was healed on, those of earlier rounds included."]
+    heldout_loss: Annotated[float, "Its cross entropy per token, in nats, on the held-out text after them."]
+    trained: Annotated[int, "Tokens that were trained on in this round."]
+    seconds: Annotated[float, "Seconds of training in this round."]
+
+
+class SelectionRecord(TypedDict):
+    """How the mask that is healed was selected among those of the search."""
+
+    mask: Annotated[dict[str, Any], "The mask that was healed, in the form of `mask`."]
+    changed: Annotated[bool, "Whether it is another one than the search chose."]
+    losses: Annotated[
+        list[float], "The loss of each candidate in the search, in the order of the first round."
+    ]
+    rounds: Annotated[
+        list[list[TrialRecord]], "The candidates of each round; the first is the search's choice."
+    ]
+    tokens: Annotated[int, "Tokens that the selection trained on, all rounds together."]
+    seconds: Annotated[float, "Seconds of training of all rounds."]
+
+
 class HealRecord(TypedDict):
     """How the pruned model was trained."""
 
@@ -285,6 +312,7 @@ class HealRecord(TypedDict):
     rates: NotRequired[
         Annotated[list[RateTrial], "The trials that chose the learning rate; only with `heal.lr=null`."]
     ]
+    selection: NotRequired[Annotated[SelectionRecord, "Only with `heal.candidates` above 1."]]
 
 
 # What `result.json` says about how sure the choice of the mask is.

@@ -75,20 +75,25 @@ def _expected_record(cell: Cell, done: DoneResult | None, own: bool) -> dict[str
     """
     heal = None if done is None else done.get("heal")
 
+    def healed_alike(**ignored: None) -> bool:
+        """Whether the result was healed with the settings of the cell, apart from those that are `ignored`."""
+        assert done is not None
+        settings = ({**config.get("heal", {}), **ignored} for config in (done["config"], cell.config))
+        return heal is not None and same_settings(*settings)
+
     known: dict[str, Any] = {"precision": cell.model.dtype, "healed": None}
     if cell.heal.trains:
-        alike = (
-            heal is not None
-            and done is not None
-            and same_settings(done["config"].get("heal"), cell.config["heal"])
-        )
-        known["healed"] = heal["weights_sha256"] if heal is not None and alike else UNKNOWN
+        known["healed"] = heal["weights_sha256"] if heal is not None and healed_alike() else UNKNOWN
     if cell.model.source != "hub":  # the commit of a hub model is known only when it is loaded
         known["model"] = {"source": cell.model.source, "revision": cell.model.recorded_revision}
     if done is None:
         return known if own else known | {"mask": UNKNOWN}
     found: Any = done["mask"]
-    return known | {"mask": _exported(found).to_json()}
+    if getattr(cell.heal, "candidates", 1) > 1:
+        # The selection does not depend on the budget of the healing that follows it.
+        chosen = None if heal is None else heal.get("selection")
+        found = chosen["mask"] if chosen is not None and healed_alike(tokens=None) else None
+    return known | {"mask": UNKNOWN if found is None else _exported(found).to_json()}
 
 
 def _check_file(cell: Cell, out: Path, mask: Mask | None) -> None:

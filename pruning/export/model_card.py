@@ -180,6 +180,7 @@ def _measurements(facts: Facts) -> dict[str, Any]:
         "measured": [name for name, _, _ in metrics(result)],
         "unmeasured": unmeasured(result),
         "unrepaired": False,
+        "selection": None,
         "speed": None,
         "number": number,
         "certain": None,
@@ -187,10 +188,17 @@ def _measurements(facts: Facts) -> dict[str, Any]:
     if result is None:
         return found
     evaluation = result["evaluation"]
+    chosen = None if facts.healed is None else facts.healed.get("selection")
+    if chosen is not None and chosen["changed"]:
+        trials = [trial["dropped"] for trial in chosen["rounds"][0]]
+        loss = chosen["losses"][trials.index(Mask.from_json(chosen["mask"]).listed())]
+        own = " ".join(Mask.from_json(result["mask"]).names())
+        found["selection"] = {"own": own, "trained": len(trials), "loss": loss}
+    first = "pruned as searched" if found["selection"] else "pruned"
     plain, changed = evaluation.get("uncompensated"), "repaired" if "repair" in result else "compensated"
-    pruned = [("pruned", evaluation["pruned"])]
+    pruned = [(first, evaluation["pruned"])]
     if plain is not None:
-        pruned = [("pruned", plain), (changed, evaluation["pruned"])]
+        pruned = [(first, plain), (changed, evaluation["pruned"])]
     healed = [("healed", evaluation["healed"])] if "healed" in evaluation else []
     return found | {
         "models": [("dense", evaluation["dense"]), *pruned, *healed],

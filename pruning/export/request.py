@@ -285,7 +285,7 @@ def _moved(model: Model, option: str | None, revision: str, settings: Mapping[st
 
 
 def of_healed(cell: Path | None, wanted: Request) -> Request:
-    """The request with the healed weights of a cell, from its path or that of its mask.
+    """The request with the healed weights of a cell and the mask that was healed, from its path or that of its mask.
 
     Raises InputError if the cell has no healing.
     """
@@ -294,4 +294,6 @@ def of_healed(cell: Path | None, wanted: Request) -> Request:
             "healed=true needs a cell that was healed: give its folder, and heal it first with "
             "`python -m pruning.heal CELL`."
         )
-    return dataclasses.replace(wanted, healed=cell if cell.is_dir() else cell.parent)
+    selection = wanted.result["heal"].get("selection")
+    mask = wanted.mask if selection is None else Mask.from_json(selection["mask"])
+    return dataclasses.replace(wanted, healed=cell if cell.is_dir() else cell.parent, mask=mask)

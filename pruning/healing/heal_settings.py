@@ -17,6 +17,8 @@ SCHEDULES = ("wsd", "cosine")
 WEIGHTS = ("lora", "full")
 # These settings change no more than the rounding of a result, so a healing keeps its folder if they change.
 RUNNING = ("micro_tokens", "gradient_checkpointing", "checkpoint_every")
+# These settings choose the mask that is healed; how it is healed does not depend on them.
+SELECTING = ("candidates", "round_tokens")
 # The rates that `lr=None` chooses among, largest first. All weights need a smaller one than adapters, and how small
 # depends on the model: 1e-4 heals SmolLM2 135M and ruins Qwen2.5-Coder 0.5B.
 ADAPTER_RATES = (5e-4, 1.5e-4, 5e-5)
@@ -26,7 +28,7 @@ LEAST = {
     **dict.fromkeys(
         ("tokens", "batch_tokens", "micro_tokens", "heldout", "eval_every", "checkpoint_every"), 1
     ),
-    "rank": 1,
+    **dict.fromkeys(("candidates", "round_tokens", "rank"), 1),
     **dict.fromkeys(("warmup", "patience", "seed"), 0),
     "length": 8,
 }
@@ -70,7 +72,9 @@ class Training:
     `decay` is the share of the steps at the end in which the rate falls. `heldout` windows of the text are kept for
     the held-out loss. If this loss has not fallen in `patience` evaluations, training stops (0: never).
 
-    If `lr` is None, short trials choose the learning rate (`rate.py`).
+    If `lr` is None, short trials choose the learning rate (`rate.py`). With `candidates` above 1, that many masks of
+    the search are healed in rounds of successive halving, on `round_tokens` tokens in the first round, and the one
+    that heals best is healed on the whole budget.
     """
 
     tokens: int = 200_000
@@ -96,6 +100,8 @@ class Training:
     checkpoint_every: int = 10
     micro_tokens: int = 2048
     gradient_checkpointing: bool = False
+    candidates: int = 1
+    round_tokens: int = 8192
 
     trains: ClassVar[bool] = True
     part: ClassVar[str] = "calibration"  # held-out parts of embedded text are for evaluations only
@@ -116,6 +122,23 @@ class Training:
         self.text.check("heal")
         for file in self.files():
             existing(file, "heal.path")
+        if self.candidates > 1:
+            self._check_rounds()
+
+    def _check_rounds(self) -> None:
+        """Raise InputError if candidates would be healed on less than a step, or on more than the whole budget."""
+        step, rounds = self.windows * self.length, budgets(self.candidates, self.round_tokens)
+        if self.round_tokens < step:
+            raise InputError(
+                f"heal.round_tokens={self.round_tokens} is less than the {step} tokens of one step: choose more, or "
+                "lower heal.batch_tokens."
+            )
+        if rounds[-1] > self.tokens:
+            raise InputError(
+                f"heal.candidates={self.candidates} needs {len(rounds)} rounds, and the last one heals on "
+                f"{rounds[-1]} tokens, which is more than heal.tokens={self.tokens}: lower heal.round_tokens, or "
+                "raise heal.tokens."
+            )
 
     @property
     def text(self) -> TextSource:
@@ -179,14 +202,16 @@ class Training:
 
     def identity(self) -> dict[str, Any]:
         """The settings that the healed weights depend on. A file is represented by its digest."""
-        fields = {name: value for name, value in dataclasses.asdict(self).items() if name not in RUNNING}
+        left_out = (*RUNNING, *SELECTING)
+        fields = {name: value for name, value in dataclasses.asdict(self).items() if name not in left_out}
         for file in self.files():
             fields["path"] = file_sha256(Path(file).expanduser())
         return {"type": type(self).__name__, **fields}
 
     def recorded(self) -> dict[str, Any]:
         """The settings of a record."""
-        return {"class": type(self).__name__, **dataclasses.asdict(self)}
+        fields = dataclasses.asdict(self).items()
+        return {"class": type(self).__name__} | {name: v for name, v in fields if name not in SELECTING}
 
     def key(self, text: str) -> str:
         """The name of the folder of a healing on a text with this digest."""
@@ -261,3 +286,8 @@ class Distill(Training):
     def losses(self) -> LossWeights:
         """The weights of the three losses."""
         return LossWeights(self.ce, self.kl, self.hidden, self.temperature)
+
+
+def budgets(count: int, tokens: int) -> list[int]:
+    """The tokens of each round of successive halving among `count` masks; each round doubles them."""
+    return [tokens * 2**number for number in range((count - 1).bit_length())]

@@ -26,11 +26,13 @@ def write_healed(
     healed: Healed,
     text: HealingText,
     settings: Training,
+    inside: str = FOLDER,
     evaluation: Mapping[str, Any] | None = None,
 ) -> HealRecord:
     """Write the changed weights and the record, and remove checkpoints. The first rank does this.
 
-    `evaluation` are the settings of the evaluation for whose sake windows were left out.
+    `inside` is the path in the cell's folder of the folder that this folder is in. `evaluation` are the settings of
+    the evaluation for whose sake windows were left out.
     """
 
     def write() -> HealRecord:
@@ -45,7 +47,7 @@ def write_healed(
             temporary.replace(folder / WEIGHTS)
         last = healed.curve[-1]
         record: HealRecord = {
-            "folder": f"{FOLDER}/{folder.name}",
+            "folder": f"{inside}/{folder.name}",
             "settings": settings.recorded(),
             "source": text.source,
             "text_sha256": text.sha256,

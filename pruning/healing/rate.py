@@ -3,7 +3,7 @@
 No rate is right for all models. A trial heals the same mask on the same text for a few steps (`TRIAL_STEPS`), with
 warm-up and decay, and is judged by its loss on held-out windows. Rates are tried from the largest to the smallest,
 and trials end if a rate is no better than the one before it. If no trial lowers the held-out loss, the budget is not
-spent: the healing ends after the steps of a trial, and the weights from before are kept.
+spent: the healing ends after the steps of a trial, no candidates are healed, and the weights from before are kept.
 
 A trial is an ordinary healing with a small budget, so with the schedule `wsd` the healing continues from the state in
 which the best trial's rate began to fall. Trials are kept as lines of `rates-KEY.jsonl` in the folder of the
@@ -139,7 +139,7 @@ def settled(settings: Training, trials: Sequence[RateTrial]) -> Training | None:
             "or try model.dtype=float32."
         )
     chosen = replace(settings, lr=trials[best]["lr"])
-    return chosen if helped(trials) else replace(chosen, tokens=settings.trial_tokens)
+    return chosen if helped(trials) else replace(chosen, tokens=settings.trial_tokens, candidates=1)
 
 
 def helped(trials: Sequence[RateTrial]) -> bool:

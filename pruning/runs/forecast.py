@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import psutil
@@ -22,13 +23,14 @@ from pruning.calibration.samples import Samples
 from pruning.core import scoring
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
-from pruning.core.records import CLASS, FOLDER, OPTION
+from pruning.core.records import CLASS, FOLDER, OPTION, DoneResult
 from pruning.core.units import bytes_text, duration_text
 from pruning.engine.compensation import Linear
 from pruning.engine.dense_pass import HALVES, unit_times
 from pruning.engine.devices import devices, free_memory, synchronize
 from pruning.engine.memory import Tally
 from pruning.healing.heal_settings import (
+    SELECTING,
     TRIAL_STEPS,
     Lora,
     LossWeights,
@@ -137,7 +139,7 @@ class Machine:
         extra = 0
         if prepared.text is not None and training is not None:
             extra = training.memory(cell.heal.micro_tokens)
-            if not _healed(prepared, prepared.text):
+            if not _healed(prepared, prepared.text, done):
                 parts["healing"] = _healing(prepared, prepared.text, training, self.kept * rates.dense)
                 measured += 1
         rows = [row for data in prepared.data.values() if isinstance(data, Samples) for row in data.rows]
@@ -259,8 +261,11 @@ def _fitting(cell: Cell, machine: Machine, said: list[str]) -> tuple[Cell, Train
 def with_settings(cell: Cell, group: str, settings: Any, option: str | None = None) -> Cell:
     """The cell with other settings of `heal`, `calibration` or `eval`; `option` is the name of another option."""
     name = cell.config[group][OPTION] if option is None else option
+    kept = {key: value for key, value in dataclasses.asdict(settings).items() if key not in SELECTING}
     parts = {key: value for key, value in cell.config.get(group, {}).items() if isinstance(value, Mapping)}
-    record = {OPTION: name, CLASS: type(settings).__name__, **dataclasses.asdict(settings), **parts}
+    record = {OPTION: name, CLASS: type(settings).__name__, **kept, **parts}
+    if getattr(settings, "candidates", 1) > 1:
+        record |= {key: getattr(settings, key) for key in SELECTING}
     field = "evaluation" if group == "eval" else group
     config = {**cell.config, group: record}
     if isinstance(settings, NoHealing):
@@ -268,11 +273,18 @@ def with_settings(cell: Cell, group: str, settings: Any, option: str | None = No
     return replace(cell, config=config, **{field: settings})
 
 
-def _healed(prepared: Prepared, text: HealingText) -> bool:
+def _healed(prepared: Prepared, text: HealingText, done: DoneResult | None) -> bool:
     """Whether the cell's folder has the finished healing that is asked for, and not only another one."""
     cell = prepared.cell
     heal = settled(cell.heal, known(cell.heal, text, cell.folder / FOLDER))
-    return heal is not None and read_record(cell.folder / FOLDER / heal.key(text.sha256)) is not None
+    if heal is None:
+        return False
+    place = FOLDER
+    if cell.heal.candidates > 1:
+        if done is None or "selection" not in done.get("heal", {}):
+            return False  # which candidate is healed is not known yet
+        place = str(Path(done["heal"]["folder"]).parent)
+    return read_record(cell.folder / place / heal.key(text.sha256)) is not None
 
 
 def _healing(prepared: Prepared, text: HealingText, training: TrainingRates, judging: float) -> float:

@@ -1,37 +1,41 @@
-"""Heal the mask of a finished cell, and measure the healed model. Nothing is searched again."""
+"""Heal the mask of a finished cell, and measure the healed model. Nothing is searched again.
+
+With `heal.candidates=8`, the eight best complete masks that the search scored are healed in rounds of successive
+halving: all of them a little, the better half twice as long, and so on. The one that heals best is healed in full.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
-from functools import cache, partial
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from pruning.core.mask import Mask
-from pruning.core.records import FOLDER, DoneResult, HealRecord, Point
+from pruning.core import scoring, storage
+from pruning.core.errors import InputError
+from pruning.core.mask import Mask, is_complete
+from pruning.core.records import FOLDER, RECORD, DoneResult, HealRecord, Point, SelectionRecord
+from pruning.core.storage import digest, text_sha256
 from pruning.core.units import duration_text
 from pruning.engine import collectives
 from pruning.healing import loop
-from pruning.healing.heal_settings import Training
+from pruning.healing.heal_settings import Training, budgets
 from pruning.healing.healed_files import read_record, read_weights, write_evaluation, write_healed
 from pruning.healing.rate import warn_if_useless, with_rate
 from pruning.models.model import ModelInfo
-from pruning.runs.cell import Note, Prepared, save_config, save_result, silent
+from pruning.runs import measurements
+from pruning.runs.cell import Cell, Note, Prepared, save_config, save_result, silent
 from pruning.runs.loaded_cell import forward_of
-from pruning.runs.measurements import (
-    Evaluator,
-    Scales,
-    dense_files,
-    evaluation_key,
-    recorded_model,
-    recorded_repair,
-    recorded_scales,
-)
+from pruning.runs.measurements import Evaluator
 
 if TYPE_CHECKING:
     from pruning.engine.forward import Forward
+    from pruning.healing.training_text import HealingText
     from pruning.models.model import LanguageModel
-    from pruning.models.output_maps import Repair
 
 
 log = logging.getLogger(__name__)
@@ -41,29 +45,21 @@ def healed_cell(prepared: Prepared, done: DoneResult) -> DoneResult:
     """The result of a finished cell, extended by the healing that the cell asks for and by its evaluation.
 
     A healing that is in the cell's folder is not repeated, and one that was stopped continues. Raises LossError if a
-    loss is not finite, InputError if the model has changed.
+    loss is not finite, InputError if the model has changed or there are no candidates.
     """
     cell, text = prepared.cell, prepared.text
     if text is None:
         return done
-    mask, home = Mask.from_json(done["mask"]), cell.folder / FOLDER
-    whole = Mask(mask.n_blocks - len(mask.gone))
-
-    @cache
-    def origin() -> tuple[LanguageModel, Scales, Repair | None]:
-        """The dense model and what is done to it before training; InputError if it is not the one searched."""
-        return recorded_model(cell, done), recorded_scales(done), recorded_repair(cell, done)
-
-    def healed(how: Training, place: Path, watch: loop.Watch = lambda _: None) -> loop.Healed:
-        model, scales, repair = origin()
-        return loop.heal(model, mask, text, how, place, scales, watch, repair)
-
+    found = Finished(cell, done, text)
     settings, rates = with_rate(
-        cell.heal, text, home, lambda trial, place: healed(trial, place or home).curve
+        cell.heal, text, cell.folder / FOLDER, lambda trial, place: found.heal(found.own, trial, place).curve
     )
-    folder = home / settings.key(text.sha256)
+    mask, selection = (found.own, None) if settings.candidates == 1 else select(found, settings)
+    place = found.place(mask)
+    folder, whole = cell.folder / place / settings.key(text.sha256), Mask(mask.n_blocks - len(mask.gone))
 
     def completed(record: HealRecord) -> HealRecord:
+        record = record if selection is None else {**record, "selection": selection}
         return {**record, "rates": rates} if rates else record
 
     record = read_record(folder)
@@ -77,24 +73,62 @@ def healed_cell(prepared: Prepared, done: DoneResult) -> DoneResult:
         if record is None:
             log.info("healing %s on %d tokens of %s", mask, settings.tokens, text.source)
             with cell.tracker.live(cell) if collectives.is_first() else silent() as note:
-                trained = healed(settings, home, partial(_watch, note, settings))
-            record = write_healed(folder, trained, text, settings, cell.config["eval"])
+                healed = found.heal(mask, settings, cell.folder / place, partial(_watch, note, settings))
+            record = write_healed(folder, healed, text, settings, place, cell.config["eval"])
             log.info(
                 "healed on %d tokens in %.0f s: held-out loss %.4f -> %.4f",
                 *(record["tokens"], record["seconds"]),
                 *(record["curve"]["heldout_before"], record["curve"]["heldout_after"]),
             )
             warn_if_useless(record["best_step"], settings)
-            smaller = trained.smaller
+            smaller = healed.smaller
         else:
-            model, scales, repair = origin()
-            smaller = loop.smaller_model(model, mask, scales, repair)
+            repair = measurements.recorded_repair(cell, done)
+            smaller = loop.smaller_model(found.model, mask, measurements.recorded_scales(done), repair)
             smaller.apply(read_weights(folder, record))
         measure = _evaluator(prepared, done, record, forward_of(cell, smaller.model))
     result = _extended(prepared, done, completed(record), measure, whole)
     save_config(cell, result["config"])
     save_result(cell, result)
     return result
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished cell, and the text on which its masks are healed."""
+
+    cell: Cell
+    done: DoneResult
+    text: HealingText
+
+    @property
+    def own(self) -> Mask:
+        """The mask that the search chose."""
+        return Mask.from_json(self.done["mask"])
+
+    @cached_property
+    def model(self) -> LanguageModel:
+        """The dense model. Raises InputError if it is not the one that was searched."""
+        return measurements.recorded_model(self.cell, self.done)
+
+    def place(self, mask: Mask) -> str:
+        """The folder of a mask's healings: `healed` for the search's mask, and one of its own for any other."""
+        named = text_sha256(json.dumps(mask.to_json()))[:16]
+        return FOLDER if mask == self.own else f"{FOLDER}/mask-{named}"
+
+    def heal(
+        self,
+        mask: Mask,
+        settings: Training,
+        folder: Path | None,
+        watch: Callable[[Point], None] = lambda _: None,
+    ) -> loop.Healed:
+        """Heal a mask with the cell's compensation or repair, which candidates cannot have."""
+        scales, repair = (
+            measurements.recorded_scales(self.done),
+            measurements.recorded_repair(self.cell, self.done),
+        )
+        return loop.heal(self.model, mask, self.text, settings, folder, scales, watch, repair)
 
 
 def _watch(note: Note, settings: Training, point: Point) -> None:
@@ -119,10 +153,10 @@ def _evaluator(
     cell, info = prepared.cell, ModelInfo(**done["model"])
     ending = f"healed-{record['weights_sha256'][:16]}"
     folders = {
-        name: cell.results / "evaluation" / f"{evaluation_key(prepared, info, name)}-{ending}"
+        name: cell.results / "evaluation" / f"{measurements.evaluation_key(prepared, info, name)}-{ending}"
         for name in prepared.data
     }
-    dense = dense_files(prepared, info)
+    dense = measurements.dense_files(prepared, info)
     return Evaluator(cell.evaluation, prepared.data, cast(Any, forward), folders, "the healed model", dense)
 
 
@@ -153,3 +187,152 @@ def _extended(
     evaluation["records"] = kept
     config = {**done["config"], "heal": cell.config["heal"]}
     return {**done, "heal": record, "evaluation": cast(Any, evaluation), "config": config}
+
+
+# Select the mask among candidates. What a mask is judged by is its loss on held-out text after the training.
+#
+# A trial is an ordinary healing with a small budget, so it begins where the same mask's trial of the round before
+# began to lower its rate. Each is one line of `healed/trials-KEY.jsonl`, from which a stopped selection continues.
+
+
+class Trial(NamedTuple):
+    """What one mask gave in one round.
+
+    `heldout_loss` is its held-out loss in nats per token after `tokens` tokens. `trained` tokens of them, and
+    `seconds`, were spent in this round; the beginning had been trained in the round before.
+    """
+
+    mask: Mask
+    tokens: int
+    heldout_loss: float
+    trained: int
+    seconds: float
+
+    def record(self) -> Any:
+        """The trial in a result."""
+        named = self._asdict()
+        return {"dropped": named.pop("mask").listed(), **named}
+
+
+def select(found: Finished, settings: Training) -> tuple[Mask, SelectionRecord]:
+    """The candidate that heals best, and the trials that say so; those in the cell's folder are not repeated.
+
+    Raises InputError if the search scored no other complete mask, and LossError as `heal` does.
+    """
+    losses = candidates(found, settings.candidates)
+    # All that a trial depends on, but not how many there are.
+    named = digest({**settings.identity(), "tokens": None, "text": found.text.beginning})
+    path = found.cell.folder / FOLDER / f"trials-{named}.jsonl"
+
+    def read() -> dict[tuple[tuple[int, ...], int], Trial]:
+        """The trials of earlier runs, by removed units and tokens."""
+        if not path.exists():
+            return {}
+        storage.mend(path)
+        lines = [json.loads(line) for _, line in storage.read_lines(path)]
+        trials = [Trial(**{**line, "mask": Mask.from_json(line["mask"])}) for line in lines]
+        return {(one.mask.dropped, one.tokens): one for one in trials}
+
+    def clear(left: Sequence[Mask]) -> None:
+        """Remove the states of the masks that are out; those of the search's mask serve other budgets."""
+        for mask in {*losses} - {*left, found.own}:
+            folder = found.cell.folder / found.place(mask)
+            for trunk in folder.glob("trunk-*"):
+                shutil.rmtree(trunk, ignore_errors=True)
+            if folder.is_dir() and not any(folder.iterdir()):  # it holds no finished healing
+                folder.rmdir()
+
+    known = collectives.on_first(read)
+
+    def trial(mask: Mask, tokens: int, before: int) -> Trial:
+        if (kept := known.get((mask.dropped, tokens))) is not None:
+            return kept
+        return _tried(found, replace(settings, tokens=tokens), mask, before, path)
+
+    rounds: list[list[Trial]] = []
+    left = list(losses)
+    for trials, left in halve(list(losses), settings.round_tokens, trial):
+        rounds.append(trials)
+        collectives.on_first(partial(clear, left))
+    (winner,) = left
+    record: SelectionRecord = {
+        "mask": dict(winner.to_json()),
+        "changed": winner != found.own,
+        "losses": list(losses.values()),
+        "rounds": [[one.record() for one in trials] for trials in rounds],
+        "tokens": sum(one.trained for trials in rounds for one in trials),
+        "seconds": round(sum(one.seconds for trials in rounds for one in trials), 3),
+    }
+    log.info(
+        "%s heals best of %d candidates, which %s the search's choice: %d tokens, %.0f s",
+        *(winner.described(), len(losses), "changes" if record["changed"] else "is"),
+        *(record["tokens"], record["seconds"]),
+    )
+    return winner, record
+
+
+def halve(
+    masks: Sequence[Mask], tokens: int, trial: Callable[[Mask, int, int], Trial]
+) -> Iterator[tuple[list[Trial], list[Mask]]]:
+    """Yield the trials of each round of successive halving, and the masks that are left, best first.
+
+    `trial(mask, tokens, before)` heals a mask on `tokens` tokens, of which `before` is the budget of the round before
+    (0 in the first). Of equal masks, the earlier is better. Jamieson and Talwalkar (arXiv 1502.07943, algorithm 1);
+    DarwinLM (arXiv 2502.07780, section 3.2) selects pruned models by short training in the same way.
+    """
+    left, before = list(masks), 0
+    for budget in budgets(len(masks), tokens):
+        trials = [trial(mask, budget, before) for mask in left]
+        ranked = [one.mask for one in sorted(trials, key=lambda one: one.heldout_loss)]
+        left, before = ranked[: (len(left) + 1) // 2], budget
+        yield trials, left
+
+
+def candidates(found: Finished, count: int) -> dict[Mask, float]:
+    """The search's mask and the best other complete masks that it scored, with their losses.
+
+    Raises InputError if there is no other one.
+    """
+    cell, done, own = found.cell, found.done, found.own
+    entries = collectives.on_first(lambda: list(scoring.read_trace(cell.folder / scoring.NAME)))
+    scored = {
+        replace(own, dropped=tuple(line["dropped"])): line["loss"]
+        for entry in entries
+        if (line := entry.line) is not None
+        and "of" not in line
+        and is_complete(line["dropped"], done["search"]["k"], done["search"].get("budget"))
+    }
+    best = sorted((mask for mask in scored if mask != own), key=lambda mask: (scored[mask], mask.dropped))
+    if not best:
+        raise InputError(
+            f"heal.candidates={count} needs several masks to choose from, and algo={done['search']['algo']} scored "
+            f"no other complete mask in cell {cell.key}: choose a search that does, such as greedy or beam, or "
+            "heal.candidates=1."
+        )
+    if len(best) + 1 < count:
+        log.warning(
+            "the search scored only %d complete masks, so there are no more candidates", len(best) + 1
+        )
+    return {mask: scored.get(mask, done["calibration"]["loss"]) for mask in (own, *best[: count - 1])}
+
+
+def _tried(found: Finished, settings: Training, mask: Mask, before: int, path: Path) -> Trial:
+    """Heal a mask for a trial, and keep it in a file; the round before had `before` tokens."""
+    home = found.cell.folder / found.place(mask)
+    log.info("candidate %s: healing it on %d tokens", mask.described(), settings.tokens)
+    healed = found.heal(mask, settings, home)
+    shared = replace(settings, tokens=before).stable if before else 0
+    last = healed.curve[-1]
+    first = healed.curve[min(shared, last["step"])]  # it may have stopped early
+    seconds, trained = round(last["seconds"] - first["seconds"], 3), last["tokens"] - first["tokens"]
+    trial = Trial(mask, settings.tokens, healed.heldout_after, trained, seconds)
+    log.info("candidate %s: held-out loss %.4f", mask.described(), trial.heldout_loss)
+
+    def write() -> None:
+        storage.append_line(path, trial._asdict() | {"mask": mask.to_json()})
+        folder = home / settings.key(found.text.sha256)
+        # No later round needs the state at the end of this one.
+        shutil.rmtree(folder / loop.CHECKPOINTS if (folder / RECORD).exists() else folder, ignore_errors=True)
+
+    collectives.on_first(write)
+    return trial

@@ -14,6 +14,7 @@ from pruning.core.errors import InputError
 from pruning.core.records import FOLDER, RECORD, HealRecord
 from pruning.core.storage import digest
 from pruning.engine import collectives
+from pruning.engine.compensation import NoCompensation
 from pruning.evaluation import Data, digests_of
 from pruning.evaluation.text_overlap import check_disjoint, overlaps
 from pruning.healing.rate import known, settled
@@ -42,6 +43,11 @@ def check_cell(cell: Cell) -> None:
     cell.removal.check()
     driver.check_limit(cell.max_evaluations)
     cell.heal.check()
+    if getattr(cell.heal, "candidates", 1) > 1 and cell.compensation != NoCompensation():
+        raise InputError(
+            f"heal.candidates={cell.heal.candidates} cannot be used with a compensation, which is measured for the "
+            "search's mask only: choose compensation=none or heal.candidates=1."
+        )
     if (file := cell.calibration.file()) is not None:
         existing(file)
     cell.result()
@@ -138,7 +144,8 @@ def _trained_text(cell: Cell, drawn: HealingText, data: Mapping[str, Data]) -> H
 
     def read() -> list[HealRecord]:
         """The records of the finished healings in the cell's folder; the one of its result comes first."""
-        paths = sorted(cell.folder.glob(f"{FOLDER}/*/{RECORD}"))
+        places = [FOLDER, *([f"{FOLDER}/mask-*"] if cell.heal.candidates > 1 else ())]
+        paths = [path for place in places for path in sorted(cell.folder.glob(f"{place}/*/{RECORD}"))]
         records: list[HealRecord] = [storage.read_json(path) for path in paths]
         done = cell.done()
         last = done["heal"]["folder"] if done is not None and "heal" in done else None

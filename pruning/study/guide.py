@@ -180,7 +180,7 @@ def stages(result: DoneResult) -> Iterator[tuple[str, Mapping[str, Any]]]:
 def table(result: DoneResult) -> str:
     """One row per model: every metric with its standard error, tokens per second, and size.
 
-    The row of the healed model says if training did not help. A repair
+    The row of the healed model names its mask if it is not the search's, and says if training did not help. A repair
     and a healing change weights and not their number, so all smaller models have the speed and the size of the pruned
     one.
     """

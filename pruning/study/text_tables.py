@@ -13,6 +13,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from pruning.core.mask import Mask
 from pruning.core.records import LABELS, DoneResult, Failure, kind_of, label_of, metrics_among
 from pruning.core.terminal import is_terminal
 from pruning.engine import collectives
@@ -164,8 +165,14 @@ def _change(metric: str, result: DoneResult) -> str:
 
 
 def about_healing(result: DoneResult) -> str:
-    """Whether training left the weights as they were, in words."""
-    return " (training did not help)" if "heal" in result and result["heal"]["best_step"] == 0 else ""
+    """The mask of the healed model, if it is not the search's, and whether training left the weights as they were."""
+    if "heal" not in result:
+        return ""
+    selection = result["heal"].get("selection")
+    other = ""
+    if selection is not None and selection["changed"]:
+        other = f" (without {' '.join(Mask.from_json(selection['mask']).names())})"
+    return other + (" (training did not help)" if result["heal"]["best_step"] == 0 else "")
 
 
 def _speed(result: DoneResult) -> str:

@@ -78,6 +78,12 @@ MARGINS = {
     "tied": 3,
     "near_ties": {"open": 1},
 }
+SELECTION = {
+    "changed": True,
+    "mask": {"n_blocks": 6, "dropped": [0, 3]},
+    "rounds": [[{"dropped": [0, 4]}, {"dropped": [0, 3]}]],
+    "losses": [3.25, 3.3],
+}
 TIMING = {
     "prefill_per_second": {"median": 1000.0, "low": 990.0, "high": 1010.5},
     "decode_per_second": {"median": 26.12, "low": 25.0, "high": 27.0},
@@ -126,6 +132,7 @@ CASES: dict[str, dict[str, Any]] = {
         "healed": HEALED | {"best_step": 0, "settings": {"class": "Lora", "lr": 1e-3}},
         "result": measured(healed=HEALED_PPL),
     },
+    "reselected": {"healed": HEALED | {"selection": SELECTION}, "result": measured(healed=HEALED_PPL)},
     "speed": {"result": measured(speed=SPEED)},
     "speed_only": {"result": RESULT | {"evaluation": {"dense": {}, "pruned": {}, "speed": SPEED}}},
 }

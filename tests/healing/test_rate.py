@@ -71,9 +71,10 @@ def test_a_training_that_does_not_help_ends_with_the_trials(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(heal_settings, "WEIGHT_RATES", (100.0, 90.0))
-    asked = full(lr=None, tokens=64 * 20, eval_every=99)
+    asked = full(lr=None, tokens=64 * 20, eval_every=99, candidates=2, round_tokens=64)
     chosen, trials = with_rate(asked, TEXT, tmp_path, Curves())
     assert chosen.tokens == asked.trial_tokens < asked.tokens
+    assert chosen.candidates == 1, "no candidates are healed"
     assert not rate.helped(trials)
     found = healed(chosen, tmp_path)
     assert found.best_step == 0

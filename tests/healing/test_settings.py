@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from pruning.core.errors import InputError
-from pruning.healing.heal_settings import Distill, Full, Lora
+from pruning.healing.heal_settings import Distill, Full, Lora, budgets
+from tests.healing.worlds import lora
 
 
 @pytest.mark.parametrize(
@@ -29,6 +30,9 @@ from pruning.healing.heal_settings import Distill, Full, Lora
         (Distill(kl=-1.0), r"heal\.kl=-1"),
         (Distill(kl=0.0, ce=0.0), r"heal\.kl=0, heal\.ce=0"),
         (Distill(temperature=0.0), r"heal\.temperature=0 "),
+        (lora(candidates=0), r"heal\.candidates=0 "),
+        (lora(candidates=2, round_tokens=32), r"heal\.round_tokens=32 .* 64 tokens"),
+        (lora(candidates=8, round_tokens=320), r"heal\.candidates=8 .* 3 rounds.* 1280 tokens"),
     ],
 )
 def test_bad_values_are_named(settings: Any, named: str) -> None:
@@ -40,10 +44,13 @@ def test_a_key_is_that_of_settings_and_text(tmp_path: Path) -> None:
     plain = Full()
     assert plain.key("text") != Full(lr=1e-3).key("text") != Full(tokens=100).key("text")
     assert plain.key("text") != plain.key("other")
-    same = Full(micro_tokens=1, checkpoint_every=3, gradient_checkpointing=True)
+    same = Full(
+        micro_tokens=1, checkpoint_every=3, gradient_checkpointing=True, candidates=8, round_tokens=64
+    )
     assert plain.key("text") == same.key("text")
     assert plain.line("text") == same.line("text") == Full(tokens=100, decay=0.5).line("text")
     assert plain.line("text") != Full(lr=1e-3).line("text")
+    assert not {"candidates", "round_tokens"} & {*same.recorded()}
     first, second = tmp_path / "a.txt", tmp_path / "b.txt"
     for file in (first, second):
         file.write_text("the same words")
@@ -77,3 +84,8 @@ def test_a_cosine_falls_over_the_whole_budget() -> None:
     cosine = Full(tokens=20480, schedule="cosine", warmup=0)
     assert cosine.stable == 0
     assert [round(cosine.factor(i), 3) for i in (0, 5, 9)] == [1.0, 0.5, 0.024]
+
+
+@pytest.mark.parametrize(("count", "expected"), [(1, []), (2, [5]), (5, [5, 10, 20]), (8, [5, 10, 20])])
+def test_each_round_doubles_the_tokens(count: int, expected: list[int]) -> None:
+    assert budgets(count, 5) == expected

@@ -103,6 +103,18 @@ def test_a_growing_table_has_the_same_columns_in_each_line() -> None:
     assert first.replace("1 4", "2 5") == second
 
 
+@pytest.mark.parametrize("changed", [True, False])
+def test_the_healed_row_names_its_mask_if_it_is_not_the_one_of_the_search(changed: bool) -> None:
+    mask = {"n_blocks": 6, "dropped": [0, 5] if changed else [1, 4]}
+    result: Any = {
+        "mask": {"n_blocks": 6, "dropped": [1, 4]},
+        "heal": {"selection": {"mask": mask, "changed": changed}, "best_step": 8},
+        "evaluation": {which: {"ppl/heldout": 9.0} for which in ("dense", "pruned", "healed")},
+    }
+    rows = [line.strip().split("  ")[0] for line in guide.table(result).splitlines()[-3:]]
+    assert rows == ["dense", "pruned", "healed (without 0 5)" if changed else "healed"]
+
+
 def test_a_difference_between_slow_rates_shows() -> None:
     def run(rate: float) -> dict[str, Any]:
         return {name: {"median": rate} for name in guide.SPEED_STAGE}

@@ -63,6 +63,13 @@ def test_healings_with_the_most_frequent_settings_count(tmp_path: Path) -> None:
     assert found["ppl"].isna().tolist() == [False] * 4 + [True], "one was not measured"
 
 
+@pytest.mark.parametrize("changed", [False, True])
+def test_the_healing_of_another_mask_is_no_state_of_this_one(changed: bool, tmp_path: Path) -> None:
+    selected = healed(512)
+    selected["heal"]["selection"] = {"changed": changed}
+    assert list(states(tmp_path, selected)["state"]) == ["pruned", *["healed on 512 tokens"] * (not changed)]
+
+
 # -- answers -----------------------------------------------------------------------------------------------------
 
 TASK = "acc/heldout"

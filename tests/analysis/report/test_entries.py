@@ -97,6 +97,15 @@ def test_facts_name_cost_and_gain() -> None:
     record = {"heal": heal, "evaluation": {"healed": {"ppl/heldout": 20.5, "ppl/heldout/stderr": 1.0}}}
     assert list(facts(record)) == [("healing", "lora, 2,048 tokens in 3 s"), ("ppl/heldout healed", "20.5")]
     assert list(facts({"evaluation": {}})) == []
+    selection = {
+        "changed": True,
+        "losses": [3.0, 3.1, 3.2],
+        "rounds": [[], []],
+        "tokens": 4096,
+        "seconds": 7.0,
+    }
+    said = dict(facts({**record, "heal": {**heal, "selection": selection}}))["selection by healing"]
+    assert said == "another mask than the search's, of 3 in 2 rounds: 4,096 tokens in 7 s"
 
 
 # Continuations.
