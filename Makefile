@@ -47,11 +47,18 @@ $(VENV)/installed-dev: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
+# The second command takes over what the first has computed: it repairs one of its masks and writes the smaller model.
+DEMO = $(BIN)/depth-pruning grid experiment=demo paths.results=$(RESULTS)
 demo: $(VENV)/installed
-	$(BIN)/depth-pruning fetch smollm2
-	$(BIN)/depth-pruning grid experiment=demo paths.results=$(RESULTS)
+	@echo "1 of 3: which 3 of 30 blocks go? Two objectives and two searches, all measured on a novel"
+	@$(DEMO)
+	@echo "2 of 3: the blocks of greedy search for perplexity: dense, pruned and repaired side by side"
+	@$(DEMO) objective=perplexity algo=greedy compensation=linear guide=true study=demo_repaired
+	@echo "3 of 3: a picture of the four choices"
 	@$(BIN)/depth-pruning figure fig1 --results $(RESULTS) --study demo
-	@echo "runs     make ui RESULTS=$(RESULTS)"
+	@echo "next    make report RESULTS=$(RESULTS)                    one page of figures and tables"
+	@echo "        $(BIN)/depth-pruning grid experiment=demo_full the larger grid: two ratios, text against answers"
+	@echo "        $(BIN)/depth-pruning compress smollm2           a better small model, with training"
 
 # ARGS="eval=local 'eval.texts={wikitext2: FILE}'" adds settings to every cell. If a cell fails, make
 # ends with an error, but only after all other cells have run and the figures are drawn.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pruning.core import VERSION
 
 if TYPE_CHECKING:
+    from pruning.api.calibration_data import embedded_texts as embedded_texts
     from pruning.api.changes import export_model as export_model
     from pruning.api.changes import heal_mask as heal_mask
     from pruning.api.changes import repair_mask as repair_mask
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 __version__ = VERSION
 
 _HOMES = {
+    "embedded_texts": "pruning.api.calibration_data",
     "export_model": "pruning.api.changes",
     "heal_mask": "pruning.api.changes",
     "Measurements": "pruning.api.search",

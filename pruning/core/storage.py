@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import logging
 import os
 import re
 import secrets
@@ -18,8 +19,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 
-from pruning.core.errors import DamagedError, InputError, os_error
+from filelock import FileLock
+
+from pruning.core.errors import DamagedError, InputError, cache_folder, os_error
 from pruning.core.units import MEBIBYTE
+
+log = logging.getLogger(__name__)
 
 SEAL = "seal"  # the entry of a JSON object that holds the digest of the others
 
@@ -215,30 +220,77 @@ def check_writable(folder: Path, needed: int = 64 * MEBIBYTE) -> None:
 
 # Digests of files, texts and JSON data.
 
-SMALL = 1 << 16  # bytes; smaller files are read each time
+# The digest of a large file is kept in the user's cache folder, in a file of its own, until the file changes.
+# Processes that need the same digest wait for the one that computes it. A damaged entry is computed again.
+
+SMALL = MEBIBYTE  # smaller files are read each time
+CHUNK = 4 * MEBIBYTE
 # A file that has changed within this time can change again without a new time stamp, so its digest is not kept: a
 # program that has mapped a file gives it no new stamp until the system has written the page back, after 30 seconds.
 WRITTEN_BACK = 35_000_000_000  # nanoseconds
 
 # Size, inode, the times of modification and of change in nanoseconds, and device.
 State: TypeAlias = list[int]
-_memory: dict[Path, tuple[State, str]] = {}
 
 
-def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hex. Raises OSError if the file cannot be read.
+def file_sha256(path: Path, advance: Callable[[int], object] = lambda _: None) -> str:
+    """The SHA-256 of a file's bytes, in hex; `advance` is called with the number of bytes after each part is read.
 
-    A process reads a large file once, and again only after the file has changed.
+    A large file that has not changed is read once. Raises OSError if the file cannot be read.
     """
-    state, started = file_state(path), time.time_ns()
-    place = path.absolute()
-    if (known := _memory.get(place)) is not None and known[0] == state:
-        return known[1]
+    state, entry = file_state(path), _entry(path)
+    if state[0] < SMALL or not _settled(state):
+        return _read(path, advance)
+    try:
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(f"{entry}.lock").acquire()
+    except (OSError, NotImplementedError) as error:
+        _cannot_keep(entry, error)
+        return _read(path, advance)
+    with lock:
+        if (kept := kept_sha256(path, state)) is not None:
+            return kept
+        sha256 = _read(path, advance)
+        if file_state(path) == state:
+            try:
+                write_json(entry, {"path": str(path), "state": state, "sha256": sha256})
+            except OSError as error:
+                _cannot_keep(entry, error)
+        return sha256
+
+
+def kept_sha256(path: Path, state: State) -> str | None:
+    """The digest that is kept of a file; None if there is none, or if it is damaged or of an earlier state."""
+    try:
+        record = read_json(_entry(path))
+    except (OSError, DamagedError):
+        return None
+    if not isinstance(record, Mapping) or record.get("state") != state:
+        return None
+    digest = record.get("sha256")
+    return digest if isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest) else None
+
+
+def _read(path: Path, advance: Callable[[int], object]) -> str:
+    digest = hashlib.sha256()
     with path.open("rb") as stream:
-        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-    if state[0] >= SMALL and settled(state, started) and file_state(path) == state:
-        _memory[place] = (state, sha256)
-    return sha256
+        while chunk := stream.read(CHUNK):
+            digest.update(chunk)
+            advance(len(chunk))
+    return digest.hexdigest()
+
+
+def _entry(path: Path) -> Path:
+    return cache_folder() / "digests" / f"{text_sha256(str(path.resolve()))[:32]}.json"
+
+
+def _cannot_keep(entry: Path, error: Exception) -> None:
+    log.warning(
+        "%s cannot be written (%s), so large weights are read again by each command: name another folder with "
+        "DEPTH_PRUNING_CACHE=DIR",
+        entry.parent,
+        getattr(error, "strerror", None) or type(error).__name__,
+    )
 
 
 def file_state(path: Path) -> State:
@@ -247,9 +299,26 @@ def file_state(path: Path) -> State:
     return [stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_dev]
 
 
-def settled(state: State, now: int) -> bool:
-    """Whether a digest may be kept until the state changes; `now` is the time before the file was read."""
-    return now - state[3] > WRITTEN_BACK
+def _settled(state: State) -> bool:
+    """Whether a digest that is computed from now on may be kept until the state changes.
+
+    In memory (tmpfs), a write through a mapping does not change the times of a file.
+    """
+    return time.time_ns() - state[3] > WRITTEN_BACK and state[4] not in _in_memory()
+
+
+@lru_cache(maxsize=1)
+def _in_memory() -> set[int]:
+    """The devices whose file systems are in memory, as far as Linux names them."""
+    found = set[int]()
+    with suppress(OSError):
+        lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        for line in lines:  # such as `36 35 0:25 / /dev/shm rw,nosuid - tmpfs tmpfs rw`
+            before, _, after = line.partition(" - ")
+            major, _, minor = before.split()[2].partition(":")
+            if after.split()[0] in ("tmpfs", "ramfs", "hugetlbfs"):
+                found.add(os.makedev(int(major), int(minor)))
+    return found
 
 
 def text_sha256(text: str) -> str:

@@ -241,7 +241,6 @@ def measure_task(name: str, forward: Forward, task: EvalTask, mask: Mask, batch_
     from pruning.models.architecture import context_length_of
     from pruning.models.sublayers import masked
 
-    log.info("evaluating %s with %s removed: %d items", name, mask, len(task.requests))
     module, answers = forward.model.module, None
     if task.scorer == "engine" and not task.too_long(context_length_of(module.config) or sys.maxsize):
         ((_, found, _),) = forward.loglikelihoods(task.rows, [mask])

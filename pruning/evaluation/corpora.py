@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -10,7 +9,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar, cast, get_type_hints
 
 from pruning.calibration.samples import Row, Samples
-from pruning.calibration.sources import TextSource
+from pruning.calibration.sources import NOVEL, TextSource
 from pruning.calibration.text import SHORTEST, start_tokens
 from pruning.core.errors import InputError, check_least, unknown
 from pruning.core.records import with_error
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
     from pruning.engine.forward import Forward
 
 
-log = logging.getLogger(__name__)
-
 KINDS = {int: "a whole number, such as 1000000", str: "text", bool: "true or false"}
 STARTS = ("window", "text", "none")
 HIGHEST = 700.0  # nats; exp(709.8) overflows a float
@@ -31,8 +28,9 @@ HIGHEST = 700.0  # nats; exp(709.8) overflows a float
 
 @dataclass(frozen=True)
 class Corpus:
-    """The settings of a text corpus (those of a `TextSource`, of whose embedded texts the held-out part is used) and
-    of its windows.
+    """The settings of a text corpus and of its windows: those of a `TextSource`, or `source: novel`.
+
+    Of the embedded texts, the held-out part is used.
 
     Only the first `documents` documents are read. They are joined with `join` between them and tokenised as one text.
     If `join` is null, each document is a separate text. A text is cut into windows of `window` tokens. A window
@@ -66,7 +64,7 @@ class Corpus:
 
     def check(self, where: str) -> None:
         """Raise InputError if a setting is invalid. In the message, `where` is put before the setting's name."""
-        self.text.check(where)
+        self.text.check(where, (NOVEL,))
         check_least(where, self, window=SHORTEST, documents=1, windows=1, stride=1)
         if self.start not in STARTS:
             raise unknown(f"{where}.start", self.start, STARTS)
@@ -179,7 +177,6 @@ def corpus_perplexity(
 ) -> Measured:
     """The perplexity on windows of a corpus, with a record of the settings of the windows."""
     samples = cast(Samples, data)
-    log.info("evaluating %s with %s removed: %d windows", name, mask, samples.count)
     measured = perplexity(name, forward, samples, mask)
     return replace(measured, how=measured.how | {"limit": limit, "corpus": asdict(corpus)})
 

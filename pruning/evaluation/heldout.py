@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -10,12 +9,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 from pruning.calibration.item_files import existing, read_items
 from pruning.calibration.items import TEMPLATE, ItemDraw, check_template
 from pruning.calibration.samples import Samples
-from pruning.calibration.sources import PARTED, embedded_items, embedded_text
+from pruning.calibration.sources import NOVEL, PARTED, embedded_items, embedded_text
 from pruning.calibration.text import WindowDraw
 from pruning.core.errors import InputError, unknown
 from pruning.core.records import with_error
 from pruning.core.scoring import mean, standard_error
-from pruning.evaluation import Data, Measured, check_names, terms_file
+from pruning.evaluation import Data, Measured, check_names, right_share, terms_file
 from pruning.evaluation.choices import EvalTask, check_asking, item_task, measure_task
 from pruning.evaluation.corpora import Corpus, corpus_perplexity, perplexity
 
@@ -24,18 +23,15 @@ if TYPE_CHECKING:
     from pruning.engine.forward import Forward
 
 
-log = logging.getLogger(__name__)
-
-
 @dataclass(frozen=True)
 class Heldout:
     """Use `samples` windows of `length` tokens and `items` items from the held-out parts of the embedded data.
 
     The metric `ppl/heldout` is the exponential of the mean negative log-likelihood per token, on `pydoc`. `texts`
-    names further embedded texts, such as `wikipedia_sample`; each gives a metric `ppl/<name>`. The metric
-    `acc/heldout` is the fraction of items whose right answer has the highest mean log-likelihood per token
-    (lm-eval's acc_norm divides by characters instead). `<metric>/stderr` is a metric's standard error, estimated
-    over the windows or items.
+    names further embedded texts, `wikipedia_sample` and `novel`; each gives a metric `ppl/<name>`. Nothing is
+    calibrated, repaired or trained on `novel`. The metric `acc/heldout` is the fraction of items whose right answer
+    has the highest mean log-likelihood per token (lm-eval's acc_norm divides by characters instead).
+    `<metric>/stderr` is a metric's standard error, estimated over the windows or items.
     """
 
     samples: int = 16
@@ -52,7 +48,7 @@ class Heldout:
         self._windows.check()
         self._items.check()
         for name in self.texts or ():
-            if name not in (further := PARTED[1:]):
+            if name not in (further := (*PARTED[1:], NOVEL)):
                 raise unknown("text in eval.texts", name, further)
 
     def files(self) -> tuple[str, ...]:
@@ -61,9 +57,13 @@ class Heldout:
 
     def data(self, tokenizer: Any) -> dict[str, Samples]:
         """The samples of each metric, by its name. Raises InputError if there are too few windows or items."""
+        # The novel comes first, and so it leads every table.
+        names = {"pydoc": "heldout"} | {name: name for name in self.texts or ()}
         data = {}
-        for metric, name in [("heldout", "pydoc"), *((name, name) for name in self.texts or ())]:
-            data[f"ppl/{metric}"] = self._windows.windows(embedded_text(name, "heldout"), tokenizer, name)
+        for name in sorted(names, key=lambda name: name != NOVEL):
+            data[f"ppl/{names[name]}"] = self._windows.windows(
+                embedded_text(name, "heldout"), tokenizer, name
+            )
         data["acc/heldout"] = self._items.rows(embedded_items("heldout"), tokenizer, "commonsense")
         return data
 
@@ -78,7 +78,6 @@ class Heldout:
     def measure(self, forward: Forward, name: str, data: Data, mask: Mask) -> Measured:
         """The perplexity on text, or the accuracy on items."""
         samples = cast(Samples, data)
-        log.info("evaluating %s with %s removed: %d samples", name, mask, samples.count)
         measure = perplexity if samples.kind == "text" else item_accuracy
         return measure(name, forward, samples, mask)
 
@@ -86,12 +85,11 @@ class Heldout:
 def item_accuracy(name: str, forward: Forward, samples: Samples, mask: Mask) -> Measured:
     """The share of items whose right answer has the highest mean token log-likelihood, and its standard error.
 
-    If n answers including the right one have the highest, the item counts 1/n. So a collapsed model, which scores
-    all answers equally, gets the accuracy of random guesses. The log-likelihoods of all choices are kept.
+    `right_share` counts each item. The log-likelihoods of all choices are kept.
     """
     ((_, logliks, _),) = forward.loglikelihoods(samples.rows, [mask])
     answers = list(samples.answers(logliks))
-    hits = [(scores[right] == max(scores)) / scores.count(max(scores)) for scores, right in answers]
+    hits = [right_share(scores, right) for scores, right in answers]
     how = {"source": samples.source, "items": samples.count, "metric": "mean token log-likelihood"}
     kept = {
         "loglikelihoods": [[float(f"{score:.7g}") for score in scores] for scores, _ in answers],

@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Any
 
 from pruning.calibration.item_files import Item
-from pruning.calibration.samples import Samples
+from pruning.calibration.samples import Samples, shared_runs
 from pruning.core.errors import InputError
 from pruning.evaluation import Data
 
@@ -30,16 +30,26 @@ Words = tuple[str, ...]
 _known: dict[tuple[str, str], int] = {}
 
 
-def check_disjoint(calibration: Samples, data: Mapping[str, Data]) -> None:
-    """Raise InputError if calibration and evaluation share items or runs of text."""
+REMEDY = "Choose another calibration.seed or other data, or allow the overlap with eval.allow_overlap=true."
+
+
+def check_disjoint(calibration: Samples, data: Mapping[str, Data], remedy: str = REMEDY) -> None:
+    """Raise InputError, which ends with `remedy`, if calibration and evaluation share items or runs of text."""
     for metric, shared in overlaps(calibration, data).items():
-        evaluated = data[metric]
-        unit = "items" if windows_of(evaluated) is None else "runs of tokens"
+        evaluated, windows = data[metric], windows_of(data[metric])
+        if windows is None:
+            what = (
+                f"{shared} of {count} items"
+                if (count := getattr(evaluated, "count", 0))
+                else f"{shared} items"
+            )
+        else:
+            alike = {number for number, _ in shared_runs(windows.rows, calibration.only("text").rows)}
+            what = f"text in {len(alike)} of {windows.count} windows"
         raise InputError(
             f"the calibration data ({calibration.source}, {calibration.sha256[:12]}) and the data of {metric} "
-            f"({evaluated.source}, {evaluated.sha256[:12]}) share {shared} {unit}: a mask must not be chosen "
-            "on the data that it is judged by. Choose another calibration.seed or other calibration data, or "
-            "allow the overlap with eval.allow_overlap=true."
+            f"({evaluated.source}, {evaluated.sha256[:12]}) share {what}: a mask must not be chosen on the data that "
+            f"it is judged by. {remedy}"
         )
 
 

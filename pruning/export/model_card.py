@@ -23,9 +23,11 @@ from pruning.core import records
 from pruning.core.mask import Mask, unit_noun
 from pruning.core.records import CLASS, DoneResult, HealRecord
 from pruning.core.units import bytes_text, rate_text
+from pruning.evaluation.change import Change, changes
 from pruning.export.checkpoint import ModelSizes
 from pruning.export.request import Request
 from pruning.models.handle import directory_name
+from pruning.search.decide import certainty
 
 # Hub names and licences of the models that Python packages contain as GGUF files.
 PACKAGED = {
@@ -57,7 +59,7 @@ class Facts:
     from; `commands` reproduce the export; `proof` is how the export was checked; `hybrid` is True if the blocks have
     more than one kind of attention. `result` is that of the cell, or None if the mask comes from elsewhere. `repair`
     names the sub-layers that hold a map. `idle` counts the parameters in the file that belong to removed parts of
-    blocks. `file` is None for a directory.
+    blocks. `file` is None for a directory. `changes` has the change of each metric from the dense model, in words.
     """
 
     name: str
@@ -76,6 +78,21 @@ class Facts:
     idle: int = 0
     healed: HealRecord | None = None
     file: CutFile | None = None
+    changes: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def which(self) -> Which:
+        """The part of the evaluation that is about the exported model."""
+        return "pruned" if self.healed is None else "healed"
+
+    @property
+    def share(self) -> str:
+        """How much is removed, in words."""
+        used, dense = self.sizes.parameters - self.idle, self.sizes.dense_parameters
+        unit = f"{unit_noun(self.mask.unit)}s"
+        return (
+            f"{100 * self.mask.ratio:.3g} % of the {unit}, {100 * (1 - used / dense):.3g} % of the parameters"
+        )
 
 
 def facts(wanted: Request, **known: Any) -> Facts:
@@ -84,6 +101,9 @@ def facts(wanted: Request, **known: Any) -> Facts:
     hub = {"hub": settings.path, "packaged": PACKAGED.get(settings.path, ("",))[0]}.get(settings.source)
     named = hub if hub and not settings.in_directory else directory_name(settings.location)
     base, unit = wanted.in_memory or named, unit_noun(mask.unit).replace("-", "")
+    which, found = "pruned" if wanted.healed is None else "healed", dict[str, Change]()
+    if wanted.result is not None and which in wanted.result["evaluation"]:
+        found = changes(wanted.result, wanted.results, which)
     return Facts(
         name=f"{base.rpartition('/')[2]}-{len(mask.kept)}-of-{mask.n_units}-{unit}s",
         base=base,
@@ -93,6 +113,7 @@ def facts(wanted: Request, **known: Any) -> Facts:
         scales=wanted.scales,
         repair=None if wanted.repair is None else wanted.repair.names(),
         healed=wanted.heal_record,
+        changes={name: str(change) for name, change in found.items()},
         **known,
     )
 
@@ -111,7 +132,6 @@ def model_card(facts: Facts) -> str:
     """The text of README.md, with metadata for the hub."""
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-    which: Which = "pruned" if facts.healed is None else "healed"
     measured = [
         EvalResult(
             task_type="text-generation",
@@ -119,9 +139,9 @@ def model_card(facts: Facts) -> str:
             dataset_name=name.partition("/")[2] or name,
             metric_type=records.label_of(name).partition(",")[0],
             metric_name=name,
-            metric_value=facts.result["evaluation"][which][name] if facts.result else None,
+            metric_value=facts.result["evaluation"][facts.which][name] if facts.result else None,
         )
-        for name, _, _ in metrics(facts.result, which)
+        for name, _, _ in metrics(facts.result, facts.which)
     ]
     known = {base: {"license": licence} for base, licence in PACKAGED.values()}
     data = ModelCardData(
@@ -133,7 +153,11 @@ def model_card(facts: Facts) -> str:
         model_name=facts.name if measured else None,  # only valid together with results
         eval_results=measured or None,
     )
-    text = _templates().get_template("card.md.jinja").render(**vars(facts), **_measurements(facts))
+    text = (
+        _templates()
+        .get_template("card.md.jinja")
+        .render(**vars(facts), share=facts.share, **_measurements(facts))
+    )
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}"))
 
 
@@ -150,6 +174,7 @@ def _measurements(facts: Facts) -> dict[str, Any]:
         "selection": None,
         "speed": None,
         "number": number,
+        "certain": None,
     }
     if result is None:
         return found
@@ -171,6 +196,7 @@ def _measurements(facts: Facts) -> dict[str, Any]:
         "overlap": list(evaluation.get("overlap", {}).items()),
         "how": [_how(name, evaluation) for name in found["measured"]],
         "speed": evaluation.get("speed"),
+        "certain": certainty(result["margins"]) if "margins" in result else None,
         "unrepaired": "repair" in result and not records.is_repaired(result["repair"]),
     }
 
@@ -200,18 +226,19 @@ def ranges(mask: Mask) -> list[tuple[int, int]]:
 
 
 def summary(facts: Facts, out: Path) -> str:
-    """Three lines: the change of the metrics, the reduction in size with the speedup, and where the model is."""
-    which: Which = "pruned" if facts.healed is None else "healed"
-    lost = ", ".join(f"{name} {a} -> {b}" for name, a, b in metrics(facts.result, which))
-    sizes, mask = facts.sizes, facts.mask
-    used = sizes.parameters - facts.idle
+    """Three lines: how the metrics change, what is removed with sizes and speed, and where the model is."""
+    sizes, mask, used = facts.sizes, facts.mask, facts.sizes.parameters - facts.idle
+    measured = [
+        f"{name} {before} -> {after}" + (f": {facts.changes[name]}" if name in facts.changes else "")
+        for name, before, after in metrics(facts.result, facts.which)
+    ]
     return "\n".join(
         [
-            f"lost    {lost or f'not measured: {unmeasured(facts.result)}'}",
-            f"gained  {mask} removed ({' '.join(mask.names())}), "
-            f"{sizes.dense_parameters:,} -> {used:,} parameters{' in use' if facts.idle else ''} "
-            f"({1 - used / sizes.dense_parameters:.1%} fewer), {bytes_text(sizes.dense_bytes)} -> "
-            f"{bytes_text(sizes.bytes)} in {facts.dtype}{speedup_text(facts.result)}",
+            f"quality {', '.join(measured) or f'not measured: {unmeasured(facts.result)}'}",
+            f"removed {facts.share} ({mask}: {' '.join(mask.names())}), "
+            f"{sizes.dense_parameters:,} -> {used:,} parameters{' in use' if facts.idle else ''}, "
+            f"{bytes_text(sizes.dense_bytes)} -> {bytes_text(sizes.bytes)} in {facts.dtype}"
+            f"{speedup_text(facts.result)}",
             f"model   {out} ({facts.proof})",
         ]
     )

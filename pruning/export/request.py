@@ -60,6 +60,7 @@ class Request:
     mask: Mask
     out: Path
     result: DoneResult | None = None
+    results: Path | None = None  # the folder of the results that the cell is in
     scales: Sequence[float] | None = None
     repair: Repair | None = None
     force: bool = False
@@ -245,7 +246,7 @@ def of_cell(
         model.check_same_weights(revision)
     record = result.get("repair")
     repair = read_repair(folder, record["sha256"]) if record is not None and is_repaired(record) else None
-    return Request(model, mask, out, result, scales, repair)
+    return Request(model, mask, out, result, folder.parent, scales, repair)
 
 
 def _moved(model: Model, option: str | None, revision: str, settings: Mapping[str, str]) -> Model:

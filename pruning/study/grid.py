@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pruning.calibration.samples import Samples
 from pruning.config.compose import cell_of
 from pruning.core import records
 from pruning.core.errors import (
@@ -160,6 +161,7 @@ def run_cells(cells: Sequence[Cell], launcher: Any, outcome: Outcome) -> None:
         log.info("every cell was done: %d of %d; nothing to run", len(outcome.done), len(cells))
         return
     log.info("cells: %d asked for, %d done, %d to run", len(cells), len(outcome.done), len(pending))
+    _log_sizes(prepared)
     start_tracker(cells)
     _run_here(prepared, outcome)
 
@@ -208,10 +210,13 @@ def _run_here(prepared: Sequence[Any], outcome: Outcome) -> None:
             "this is one process, unless torchrun starts more",
             ranks,
         )
+    growing = text_tables.GrowingTable([_name(ready.cell) for ready in prepared])
     for number, ready in enumerate(prepared, start=1):
         log.info("cell %d of %d: %s", number, len(prepared), ready.cell.key)
         try:
             outcome.done[ready.cell.key] = run(ready)
+            if len(prepared) > 1:
+                log.info("%s", growing.line(outcome.done[ready.cell.key]))
         except BusyError as error:
             log.warning("%s", error)
             outcome.busy[ready.cell.key] = error
@@ -224,6 +229,30 @@ def _run_here(prepared: Sequence[Any], outcome: Outcome) -> None:
             common = isinstance(error, PruningError) and not isinstance(error, RankError)
             if collectives.world_size() > 1 and not common:
                 raise  # the ranks are out of step: collectives would hang
+
+
+def _name(cell: Cell) -> str:
+    """The name of a cell in tables."""
+    size = f"k={cell.k}" if cell.ratio is None else f"{cell.ratio:g}"
+    return text_tables.name_of(
+        cell.model.name, cell.choices.objective, cell.choices.algo, size, cell.unit, cell.budget
+    )
+
+
+def _log_sizes(prepared: Sequence[Any]) -> None:
+    """Log how much data masks are chosen on and measured on."""
+    for ready in {ready.samples.sha256: ready for ready in prepared}.values():
+        samples = ready.samples
+        pieces = "items" if samples.kind == "items" else f"samples of up to {samples.length} tokens"
+        log.info("chosen on   %d %s of %s", samples.count, pieces, samples.source)
+    measured = {
+        f"{name} ({data.count} {'items' if data.kind == 'items' else f'windows of {data.length} tokens'})": None
+        for ready in prepared
+        for name, data in ready.data.items()
+        if isinstance(data, Samples)
+    }
+    if measured:
+        log.info("measured on %s", ", ".join(measured))
 
 
 def _recorded(cell: Cell, error: Exception, text: str) -> Failure:
@@ -325,7 +354,7 @@ def sum_up(cells: Sequence[Cell], outcome: Outcome) -> None:
     say(text if done else f"\n{text}")
 
 
-def say_how_to_resume(cells: Sequence[Cell], outcome: Outcome) -> None:
+def say_how_to_resume(cells: Sequence[Cell], outcome: Outcome, launcher: Launcher) -> None:
     """After Ctrl-C, print what is kept and the command that resumes."""
     jobs = f"\n{len(outcome.submitted)} jobs keep running." if outcome.submitted else ""
     say(

@@ -8,30 +8,44 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from pruning.config.app import build_option
+from pruning.config.compose import build
 from pruning.core.errors import InputError, UnreachableError
-from pruning.core.records import OPTION, SMALLER, DoneResult, kind_of, metrics_among, recorded
+from pruning.core.records import (
+    OPTION,
+    SMALLER,
+    DoneResult,
+    kind_of,
+    metrics_among,
+    without_option,
+)
+from pruning.core.storage import digest, read_json, write_json
 from pruning.core.units import bytes_text, duration_text, rate_text
+from pruning.evaluation.change import changes
 from pruning.export.model_card import number
 from pruning.launcher import InProcess
+from pruning.launcher.cell_state import finished
 from pruning.runs.cell import Cell
-from pruning.study.text_tables import about_healing, render, say, title
+from pruning.search.decide import certainty
+from pruning.study.text_tables import about_healing, fitted, say, title
 
 if TYPE_CHECKING:
     from pruning.evaluation.speed import Speed
 
-
 log = logging.getLogger(__name__)
 
 OFFLINE = "Without a network, use the text that comes with Python: calibration=pydoc heal.source=pydoc eval=heldout."
-SPEED = ("eval=speed", "eval.batch_sizes=[1]")
+SPEED = ("eval=speed", "eval.batch_sizes=[1]", "eval.repeats=3")
 PROMPT = 256  # tokens of the prompt whose speed is measured, or as many as the model reads
 
 
-def check_guided(cells: Sequence[Cell], launcher: Any) -> Cell:
+def check_guided(cells: Sequence[Cell], launcher: Any, minutes: float | None) -> Cell:
     """The one cell of a guided run, with a directory for its model: `smaller` in its folder if none is given.
 
-    Raises InputError if there are several cells, or if they would run as jobs.
+    Raises InputError if there are several cells, if they would run as jobs, or if the minutes are none.
     """
+    if minutes is not None and minutes <= 0:
+        raise InputError(f"minutes={minutes:g} is too short: give more than 0, or null for no limit.")
     if len(cells) > 1:
         raise InputError(
             f"guide=true is for one cell, and this command asks for {len(cells)}: give one value for each setting, "
@@ -43,38 +57,84 @@ def check_guided(cells: Sequence[Cell], launcher: Any) -> Cell:
     return cell if cell.export is not None else dataclasses.replace(cell, export=cell.folder / SMALLER)
 
 
-def say_forecast(cell: Cell, timed: Cell) -> None:
-    """Measure the machine for a few seconds, and print how long the cell takes, its memory, and its directory."""
+PLANS = "plans"  # the folder of what was decided, so that the same command continues with the same settings
+
+
+def planned(cell: Cell, minutes: float | None) -> Cell:
+    """The cell with what is decided for it, after a forecast is printed; a plan that was made before is kept.
+
+    Raises the errors of `prepare` and of `forecast.decided` before anything expensive starts.
+    """
     from pruning.evaluation.speed import machine
-    from pruning.runs.forecast import forecast
+    from pruning.healing.heal_settings import NoHealing
+    from pruning.runs import forecast
     from pruning.runs.prepare import prepare
 
+    asked, path = cell, cell.results / PLANS / f"{digest([cell.key, cell.config.get('heal'), minutes])}.json"
+    if path.exists():
+        plan = read_json(path)
+        for group, settings in plan.items():
+            if settings is not None:
+                built = build(group, without_option(settings))
+                cell = forecast.with_settings(cell, group, built, settings[OPTION])
+            elif cell.heal.trains:
+                cell = forecast.with_settings(cell, "heal", NoHealing(), "none")
+        cell = _at_home(cell, asked)
+    timed = speed_cell(cell)
+    if (done := finished(cell)) is not None and "speed" in done["evaluation"]:
+        return cell
     try:
         prepared = prepare(cell)
     except UnreachableError as error:
         raise InputError(f"{error} {OFFLINE}") from error
     log.info("measuring this machine")
-    found = forecast(prepared, cast("Speed", timed.evaluation), export=True)
+    measured, said = forecast.Machine(prepared), list[str]()
+    speed = cast("Speed", timed.evaluation)
+    if path.exists():
+        training = measured.training(cell.heal) if cell.heal.trains else None
+    else:
+        cell, training, said = forecast.decided(prepared, measured, speed, minutes)
+        cell = _at_home(cell, asked)
+        write_json(path, {group: cell.config.get(group) for group in ("heal", "calibration")})
+        prepared = prepare(cell) if said else prepared
+    found = measured.forecast(prepared, training, speed, export=True)
     parts = ", ".join(f"{name} {duration_text(seconds)}" for name, seconds in found.parts.items())
     copy = f", {bytes_text(found.single)} of it for a float32 copy (near ties)" if found.single else ""
     say(
         f"takes    about {duration_text(found.seconds)} on {machine()}: {parts}\n"
         f"memory   about {bytes_text(found.memory)} of {bytes_text(found.available)}{copy}\n"
-        f"writes   {cell.export}\n"
+        + "".join(f"decided  {line}\n" for line in said)
+        + f"writes   {cell.export}\n"
         "It can be stopped at any moment; the same command continues."
     )
     if found.memory > found.available:
         log.warning(
-            "this may not fit into memory: lower heal.micro_tokens (%s), or train adapters with heal=lora "
-            "(pip install peft), or leave the training out with heal=none",
-            getattr(cell.heal, "micro_tokens", "-"),
+            "this may not fit into memory: lower calibration.samples or, if it trains, heal.micro_tokens"
         )
+    return cell
 
 
-def say_result(result: DoneResult) -> None:
-    """Print the table of a cell's models, before its export."""
+def _at_home(cell: Cell, asked: Cell) -> Cell:
+    """The cell that was decided on, whose model goes into its own folder if that was asked for."""
+    return (
+        dataclasses.replace(cell, export=cell.folder / SMALLER)
+        if asked.export == asked.folder / SMALLER
+        else cell
+    )
+
+
+def say_result(result: DoneResult, results: Path) -> None:
+    """Print the table of a cell's models, how the last one differs from the dense one, and how sure the choice is."""
     name = result["model"]["name"]
-    say(f"\n{name} without {' '.join(map(str, result['mask']['dropped']))}\n\n{table(result)}")
+    say(f"\n{name} without {' '.join(map(str, result['mask']['dropped']))}\n\n{table(result)}\n")
+    which, _ = [*stages(result)][-1]
+    say(f"{which} against dense, on the same windows and items:")
+    stage = "healed" if which == "healed" else "pruned"
+    lines = {title(metric): str(change) for metric, change in changes(result, results, stage).items()}
+    if "margins" in result:
+        lines["choice of the blocks"] = certainty(result["margins"])
+    width = max(map(len, lines))
+    say("\n".join(f"  {label.ljust(width)}  {text}" for label, text in lines.items()))
 
 
 def say_where(cell: Cell) -> None:
@@ -90,17 +150,13 @@ def speed_cell(cell: Cell) -> Cell:
 
     It asks for no healing: training changes weights and not their number, so the speed does not depend on it.
     """
-    from omegaconf import OmegaConf
-
-    from pruning.config.app import build_option, composed
+    from pruning.healing.heal_settings import NoHealing
+    from pruning.runs.forecast import with_settings
 
     most = cell.model.context_length or 2 * PROMPT
-    words = [*SPEED, f"eval.prompts=[{min(PROMPT, most // 2)}]", "heal=none"]
-    made, config = composed(words), dict(cell.config)
-    for group, option in (("eval", "speed"), ("heal", "none")):
-        config[group] = {OPTION: option, **recorded(OmegaConf.to_container(made[group], resolve=True))}
-    evaluation, heal = build_option("eval", words), build_option("heal", words)
-    return dataclasses.replace(cell, evaluation=evaluation, heal=heal, config=config)
+    speed = build_option("eval", [*SPEED, f"eval.prompts=[{min(PROMPT, most // 2)}]"])
+    timed = with_settings(cell, "eval", speed, "speed")
+    return with_settings(timed, "heal", NoHealing(), "none") if cell.heal.trains else timed
 
 
 # The table of one cell: its dense, pruned, repaired and healed model side by side.
@@ -145,4 +201,4 @@ def table(result: DoneResult) -> str:
             row += [rate_text(first[timed][stage]["median"]) for stage in SPEED_STAGE]
             row += [f"{sizes['parameters']:,}", bytes_text(sizes["bytes"])]
         rows.append(row)
-    return render(columns, rows, right=columns[1:])
+    return fitted(columns, rows, right=columns[1:], spare=(("parameters",), [*SPEED_STAGE.values()]))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import shutil
 import sys
-import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,27 +47,61 @@ def page(template: str, **values: Any) -> str:
 def failures(failed: Iterable[Failure]) -> str:
     """The table of failed cells: error, message and log."""
     rows = [(r["cell"], r["error"]["type"], r["error"]["message"], r["error"]["log"]) for r in failed]
-    return render(("failed cell", "error", "message", "log"), rows, wrap=True)
+    return fitted(("failed cell", "error", "message", "log"), rows)
 
 
 # The table of finished cells.
 
 
 def results(done: Iterable[DoneResult]) -> str:
-    """The table of finished cells, with a column `dense -> pruned` for every metric that any of these cells has."""
+    """The table of finished cells, with a column `dense -> pruned` for every metric that any of these cells has.
+
+    On a narrow terminal it has fewer columns, and then shorter names.
+    """
     found = list(done)
+    columns, rows = _cells(found)
+    for row, differences in zip(rows, differing([dict(_settings(one)) for one in found]), strict=True):
+        row[0] += differences
+    return fitted(columns, rows, right=LAST, spare=(LAST, ("loss",)))
+
+
+class GrowingTable:
+    """The lines of a table whose cells finish one after the other: `line` gives each as it comes.
+
+    `names` are those of all cells to come, as `name_of` gives them.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names, self.widths = names, list[int]()
+
+    def line(self, result: DoneResult) -> str:
+        """The row of a finished cell; above the first row are the titles."""
+        columns, (row,) = _cells([result])
+        shown = [number for number, column in enumerate(columns) if column not in LAST[:2]]
+        lines = [[row[number] for number in shown]]
+        if not self.widths:
+            lines.insert(0, [columns[number] for number in shown])
+            self.widths = [max(map(len, entries)) for entries in zip(*lines, strict=True)]
+            self.widths[0] = max(self.widths[0], *map(len, self.names))
+        padded = ("   ".join(map(str.ljust, line, self.widths)).rstrip() for line in lines)
+        return "\n".join(padded)
+
+
+def _cells(found: Sequence[DoneResult]) -> tuple[list[str], list[list[str]]]:
+    """The titles and the rows of a table of cells."""
     metrics = dict.fromkeys(name for one in found for name in metrics_among(one["evaluation"]["pruned"]))
     kinds = [*LABELS, *map(kind_of, metrics)]  # first perplexities, then accuracies, then the mean accuracy
     names = sorted(metrics, key=lambda name: (name == "acc/mean", kinds.index(kind_of(name))))
     timed = any("speed" in one["evaluation"] for one in found)
     plain = all(one["mask"].get("unit", "block") == "block" for one in found)
     columns = ["cell", "blocks dropped" if plain else UNITS, "loss", *map(title, names)]
-    columns += ["speed", *LAST] if timed else LAST
     rows = []
-    for one, differences in zip(found, differing([dict(_settings(one)) for one in found]), strict=True):
-        calibration, search = one["calibration"], one["search"]
+    for one in found:
+        calibration, search, config = one["calibration"], one["search"], one["config"]
+        size = f"k={search['k']}" if config["ratio"] is None else f"{config['ratio']:g}"
+        unit, cost = config.get("unit", "block"), config.get("budget", "parameters")
         row = [
-            _name(one) + differences,
+            name_of(one["model"]["name"], calibration["objective"], search["algo"], size, unit, cost),
             " ".join(map(str, one["mask"]["dropped"])),
             f"{calibration['dense_loss']:.3f} -> {calibration['loss']:.3f}{_near_tie(one)}",
             *(_change(name, one) for name in names),
@@ -76,7 +109,7 @@ def results(done: Iterable[DoneResult]) -> str:
         row += [_speed(one)] if timed else []
         paid = (search["evaluations_asked"], search["evaluations_paid"])
         rows.append([*row, *map(str, paid), f"{search['seconds']:.0f}"])
-    return _fitted(columns, rows, render(columns, rows, right=LAST))
+    return [*columns, *(["speed"] if timed else []), *LAST], rows
 
 
 def differing(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -100,12 +133,9 @@ def _settings(result: DoneResult) -> Iterator[tuple[str, Any]]:
         yield f"{calibration['objective']} {name}", calibration[name]
 
 
-def _name(result: DoneResult) -> str:
-    config, ratio = result["config"], result["config"]["ratio"]
-    unit, cost = config.get("unit", "block"), config.get("budget", "parameters")
-    parts = [result["model"]["name"], result["calibration"]["objective"], result["search"]["algo"]]
-    parts.append(f"k={result['search']['k']}" if ratio is None else f"{ratio:g}")
-    parts += [] if unit == "block" else [unit]
+def name_of(model: str, objective: str, algo: str, size: str, unit: str, cost: str) -> str:
+    """The name of a cell in a table, such as `smollm2 perplexity greedy 0.2`."""
+    parts = [model, objective, algo, size, *([] if unit == "block" else [unit])]
     return " ".join(parts + ([] if cost == "parameters" else [f"by {cost}"]))
 
 
@@ -155,40 +185,81 @@ def _speed(result: DoneResult) -> str:
 
 # Draw a table as text.
 
+SHORTER = {
+    "perplexity": "ppl",
+    "accuracy": "acc",
+    "blocks dropped": "blocks",
+    UNITS: "dropped",
+    "held-out ": "",
+}
+SHORTER |= {"prompt tokens/s": "prompt/s", "new tokens/s": "new/s", "parameters": "params"}
+
+
+def fitted(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    right: Sequence[str] = (),
+    spare: Sequence[Sequence[str]] = (),
+) -> str:
+    """A table that the terminal has room for; a pipe gets the whole table.
+
+    If it is too wide, the groups of columns in `spare` are left out one after the other, then titles are shortened,
+    then a word that all first entries begin with is left out. At last entries are folded between words, and columns
+    whose words have no room are left out from the right.
+    """
+    text = render(columns, rows, right)
+    width = shutil.get_terminal_size().columns
+    if not is_terminal(sys.stdout):
+        return text
+
+    def too_wide() -> bool:
+        return max(map(len, text.splitlines()), default=0) > width
+
+    for group in spare:
+        if too_wide():
+            kept = [number for number, column in enumerate(columns) if column not in group]
+            rows = [[row[number] for number in kept] for row in rows]
+            columns = [columns[number] for number in kept]
+            text = render(columns, rows, right)
+    if too_wide():
+        shorter = {column: column for column in columns}
+        for long, short in SHORTER.items():
+            shorter = {column: title.replace(long, short) for column, title in shorter.items()}
+        columns, right = [*shorter.values()], [shorter[column] for column in right if column in shorter]
+        text = render(columns, rows, right)
+    first = {row[0].partition(" ")[0] for row in rows}
+    if too_wide() and len(first) == 1 and all(" " in row[0] for row in rows):
+        rows = [[row[0].partition(" ")[2], *row[1:]] for row in rows]
+        text = render(columns, rows, right)
+    if not too_wide():
+        return text
+    words = [_longest_word((title, *entries)) for title, *entries in zip(columns, *rows, strict=True)]
+    count = len(columns)
+    while count > 1 and sum(words[:count]) + 3 * (count - 1) > width:
+        count -= 1
+    return render(columns[:count], [row[:count] for row in rows], right, width)
+
 
 def render(
-    columns: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[str] = (), wrap: bool = False
+    columns: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[str] = (), width: int | None = None
 ) -> str:
-    """A table as text; columns in `right` are aligned to the right, and `wrap` folds long entries."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
+    """A table as text; columns in `right` are aligned to the right, and entries are folded to a `width`."""
+    table, rows = Table(box=box.SIMPLE_HEAD, pad_edge=False), list(rows)
+    for number, column in enumerate(columns):
+        least = None if width is None else min(width, _longest_word((column, *(row[number] for row in rows))))
         table.add_column(
-            column, justify="right" if column in right else "left", no_wrap=not wrap, overflow="fold"
+            column,
+            justify="right" if column in right else "left",
+            no_wrap=width is None,
+            overflow="fold",
+            min_width=least,
         )
     for row in rows:
         table.add_row(*row)
-    # Rows are never cut here: `_fitted` arranges them for a narrow terminal. Only long messages are folded.
-    width = shutil.get_terminal_size().columns if wrap and is_terminal(sys.stdout) else 4000
     stream = io.StringIO()
-    Console(file=stream, width=width).print(table)
+    Console(file=stream, width=4000 if width is None else max(20, width)).print(table)
     return "\n".join(line.rstrip() for line in stream.getvalue().strip("\n").splitlines())
 
 
-def _fitted(columns: Sequence[str], rows: Iterable[Sequence[str]], table: str) -> str:
-    """The table; if the terminal is too narrow for it, one entry per line instead. A pipe gets the whole table."""
-    width = shutil.get_terminal_size().columns
-    if not is_terminal(sys.stdout) or max(map(len, table.splitlines()), default=0) <= width:
-        return table
-    indent = max(map(len, columns[1:])) + 4
-    lines: list[str] = []
-    for first, *entries in rows:
-        lines += ["", *textwrap.wrap(first, max(20, width))]
-        for column, entry in zip(columns[1:], entries, strict=True):
-            label, left = f"  {column}", " " * indent
-            if indent + 12 > width:  # the entry starts on the next line
-                lines.append(label)
-                label = left = "    "
-            lines += textwrap.wrap(
-                entry, max(20, width), initial_indent=label.ljust(len(left)), subsequent_indent=left
-            )
-    return "\n".join(lines[1:])
+def _longest_word(entries: Iterable[str]) -> int:
+    return max(len(word) for entry in entries for word in ["", *entry.split()])

@@ -157,6 +157,17 @@ def test_articles_are_prose_pages_and_their_parts_are_disjoint(
     assert len(set(parts[0]) | set(parts[1])) == len(parts[0]) + len(parts[1]) == 40
 
 
+def test_the_novel_is_held_out_as_a_whole_and_nothing_can_be_calibrated_on_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "novel").write_text("Chapter I\n\n\nOne long\nline.\n\nTwo.\n\nChapter II\n\n\nThree.\n")
+    monkeypatch.setattr(sources, "extract", lambda *_: tmp_path / "novel")
+    assert list(sources.embedded_text("novel", "heldout")) == ["One long line.\n\nTwo.", "Three."]
+    assert list(sources.embedded_text("novel", "calibration")) == []
+    with pytest.raises(InputError, match=r"x\.source.*novel"):
+        TextSource("novel").check("x")
+
+
 # Local files.
 
 

@@ -26,7 +26,8 @@ GRIDS = {
     "heal_criteria": 10,
     "heal_random": 10,
     "heal_sublayer": 2,
-    "demo": 8,
+    "demo": 4,
+    "demo_full": 8,
     "panel": 28,
     "study": 126,
     "study_all": 48,
@@ -123,8 +124,7 @@ def test_the_papers_settings(
 def test_compress_is_one_cell_that_every_setting_can_change() -> None:
     plain = cell("experiment=compress")
     assert (plain.study, plain.ratio, plain.unit, plain.heal.source) == ("compress", 0.2, "block", "embedded")
-    assert (plain.calibration.samples, plain.evaluation.texts) == (64, ["wikipedia_sample"])
-    assert not plain.heal.adapter, "it needs no package that `make demo` does not install"
+    assert (plain.calibration.samples, plain.evaluation.texts) == (64, ["wikipedia_sample", "novel"])
     words = ("unit=sublayer", "heal=none", "eval=heldout", "calibration=pydoc", "compensation=none", "k=3")
     changed = cell("experiment=compress", *words)
     assert (changed.unit, changed.heal.trains, changed.k, changed.ratio) == ("sublayer", False, 3, None)

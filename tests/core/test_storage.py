@@ -298,23 +298,23 @@ SIZE = storage.SMALL + 1
 
 
 @pytest.fixture
-def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the files that are read."""
-    read: list[str] = []
-    original: Any = hashlib.file_digest
+def reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The files that are read; the cache of digests is empty."""
+    read: list[Path] = []
+    original = storage._read
 
-    def noted(stream: Any, name: str) -> Any:
-        read.append(stream.name)
-        return original(stream, name)
+    def noted(path: Path, advance: Any) -> str:
+        read.append(path)
+        return original(path, advance)
 
-    monkeypatch.setattr(hashlib, "file_digest", noted)
-    monkeypatch.setattr(storage, "_memory", {})
+    monkeypatch.setattr(storage, "_read", noted)
+    monkeypatch.setenv("DEPTH_PRUNING_CACHE", str(tmp_path / "cache"))
     return read
 
 
 @pytest.mark.parametrize("change", ["none", "content", "content and time", "other file", "size"])
 def test_a_file_is_read_again_only_after_a_change(
-    tmp_path: Path, reads: list[str], change: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, reads: list[Path], change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(storage, "WRITTEN_BACK", -1)
     path = tmp_path / "text"
@@ -332,7 +332,7 @@ def test_a_file_is_read_again_only_after_a_change(
     assert len(reads) == (1 if change == "none" else 2)
 
 
-def test_a_file_that_has_just_been_written_is_read_each_time(tmp_path: Path, reads: list[str]) -> None:
+def test_a_file_that_has_just_been_written_is_read_each_time(tmp_path: Path, reads: list[Path]) -> None:
     path = tmp_path / "text"
     for letter in (b"a", b"b", b"c"):
         path.write_bytes(letter * SIZE)

@@ -131,7 +131,7 @@ def test_a_file_of_the_user_is_continued_and_must_not_be_the_calibration_text(
     assert data.source == str(path)
     assert mine.files() == (str(path),)
     calibration = replace(data.windows, source="calibration")
-    with pytest.raises(InputError, match=r"share \d+ runs of tokens"):
+    with pytest.raises(InputError, match=r"share text in \d+ of \d+ windows"):
         check_disjoint(calibration, {METRIC: data})
     check_disjoint(prompts(model_folder).windows, {METRIC: data})
 

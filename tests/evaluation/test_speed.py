@@ -192,8 +192,8 @@ def test_speed_goes_to_result_mlflow_table_and_card(launch: Command, tmp_path: P
         assert run.data.metrics[name] == pytest.approx(value)
     ratio = record["runs"][0]["ratio"]
     assert f"{ratio['prefill']:.2f}x prefill, {ratio['decode']:.2f}x decode" in " ".join(ended.out.split())
-    lost, line, _ = ended.out.splitlines()[-3:]
-    assert lost.startswith("lost    ppl/heldout ")
+    quality, line, _ = ended.out.splitlines()[-3:]
+    assert quality.startswith("quality ppl/heldout ")
     assert line.endswith(speedup_text(result))
     assert speedup_text(result).startswith("; ")
     card = (tmp_path / "smaller" / "README.md").read_text()

@@ -34,13 +34,13 @@ def test_one_command_ends_with_a_model_its_card_and_three_lines(
     ended = launch("ratio=0.34", "export=smaller")
     assert ended.status == 0, ended.err
     result = ended.result()
-    blank, lost, gained, where = ended.out.splitlines()[-4:]
+    blank, quality, removed, where = ended.out.splitlines()[-4:]
     assert blank == ""
     metrics = [result["evaluation"][which] for which in ("dense", "pruned")]
-    assert lost.startswith(f"lost    ppl/heldout {metrics[0]['ppl/heldout']:,.2f} ± ")
-    assert f" -> {metrics[1]['ppl/heldout']:,.2f} ± " in lost
+    assert quality.startswith(f"quality ppl/heldout {metrics[0]['ppl/heldout']:,.2f} ± ")
+    assert f" -> {metrics[1]['ppl/heldout']:,.2f} ± " in quality
     dropped = " ".join(map(str, result["mask"]["dropped"]))
-    assert gained.startswith(f"gained  2 of 6 blocks removed ({dropped}), ")
+    assert f"(2 of 6 blocks: {dropped})" in removed
     assert where.startswith(f"model   {tmp_path / 'smaller'} (reloaded: ")
     smaller, dense = load(Path("smaller")), load(model_folder)
     with masked(dense, Mask.from_json(result["mask"])):
@@ -49,7 +49,7 @@ def test_one_command_ends_with_a_model_its_card_and_three_lines(
     assert f"Cell `{result['cell']}`" in (tmp_path / "smaller" / "README.md").read_text()
     again = launch("ratio=0.34", "export=smaller")
     assert "every cell was done" in again.err
-    assert again.out.splitlines()[-3:] == [lost, gained, where]
+    assert again.out.splitlines()[-3:] == [quality, removed, where]
 
 
 GGUF = ("model.path=models/tiny.gguf", "export=new.gguf")  # a Llama in Q8_0

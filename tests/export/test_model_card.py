@@ -64,6 +64,12 @@ HEALED: Any = {
     "curve": {"heldout_before": 3.5, "heldout_after": 3.25},
 }
 RATES = [{"lr": 1e-4, "tokens": 1024}, {"lr": 3e-4, "tokens": 1024}]
+MARGINS = {
+    "compared": 12,
+    "runner_up": {"dropped": [0, 5], "difference": 0.25, "standard_error": 0.125},
+    "tied": 3,
+    "near_ties": {"open": 1},
+}
 SELECTION = {
     "changed": True,
     "mask": {"n_blocks": 6, "dropped": [0, 3]},
@@ -104,7 +110,11 @@ CASES: dict[str, dict[str, Any]] = {
         "result": measured(uncompensated={"ppl/heldout": 99.0}) | {"repair": {"runs": [{"folded": "m0"}]}},
     },
     "unrepaired": {"result": RESULT | {"repair": {"runs": [{"removed": ["b1"], "folded": None}]}}},
-    "healed": {"healed": HEALED | {"rates": RATES}, "result": measured(healed=HEALED_PPL)},
+    "healed": {
+        "healed": HEALED | {"rates": RATES},
+        "result": measured(healed=HEALED_PPL) | {"margins": MARGINS},
+        "changes": {"ppl/heldout": "+77.5 ± 2.1 % (worse)"},
+    },
     "healed_repaired": {
         "healed": HEALED | {"best_step": 4, "settings": {"class": "Distill", "lr": 1e-3, "weights": "lora"}},
         "repair": ["m2"],

@@ -129,7 +129,7 @@ def test_a_cell_is_exported_with_its_card(
     status, out, err = command(str(folder), "out=smaller")
     assert status == 0, err
     dense, start = result["evaluation"]["dense"]["ppl/heldout"], result["calibration"]["dense_loss"]
-    assert out.startswith(f"lost    ppl/heldout {dense:,.2f} ± ")
+    assert out.startswith(f"quality ppl/heldout {dense:,.2f} ± ")
     card = (tmp_path / "smaller" / "README.md").read_text()
     assert (
         f"By the search `greedy` with the objective `perplexity`, whose loss went from {start:.4f} " in card
@@ -204,7 +204,7 @@ def test_a_cell_over_sub_layers_is_exported(cell: tuple[Path, dict[str, Any]], t
     (folder / "result.json").write_text(json.dumps(changed))
     (folder / "mask.json").write_text(json.dumps(mask.to_json()))
     text = export_cell(folder, tmp_path / "out")
-    assert "gained  4 of 12 sub-layers removed (a1 b3 m4), " in text
+    assert "(4 of 12 sub-layers: a1 b3 m4), " in text
     assert "equal bit for bit" in text
     changed["compensation"][str(mask.dropped[0])] = 1.5
     (folder / "result.json").write_text(json.dumps(changed))

@@ -67,7 +67,7 @@ def test_the_record_and_the_summary_say_what_is_missing(tmp_path: Path) -> None:
     facts = export(wanted(saved("llama", tmp_path)[1], MASK))
     assert facts.name == "dense-7-of-12-sublayers"
     assert any("--drop a0,m1,b2,a5 " in command for command in facts.commands)
-    assert "gained  5 of 12 sub-layers removed (a0 m1 b2 a5), " in summary(facts, tmp_path)
+    assert "(5 of 12 sub-layers: a0 m1 b2 a5), " in summary(facts, tmp_path)
     assert "parameters in use" in summary(facts, tmp_path)
     assert not (tmp_path / "out" / "mergekit.yaml").exists()
     record = json.loads((tmp_path / "out" / "depth_pruning.json").read_text())

@@ -40,15 +40,6 @@ def test_bad_values_are_named(settings: Any, named: str) -> None:
         settings.check()
 
 
-def test_peft_is_needed_for_adapters_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pruning.healing.heal_settings.find_spec", lambda _: None)
-    for settings in (Lora(), Distill()):
-        with pytest.raises(InputError, match="pip install peft"):
-            settings.check()
-    for other in (Full(), Distill(weights="full")):
-        other.check()
-
-
 def test_a_key_is_that_of_settings_and_text(tmp_path: Path) -> None:
     plain = Full()
     assert plain.key("text") != Full(lr=1e-3).key("text") != Full(tokens=100).key("text")

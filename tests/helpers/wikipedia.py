@@ -1,4 +1,4 @@
-"""A Wikipedia sample that needs no network: a dump of numbered articles in the form of the real one."""
+"""Embedded texts that need no network: numbered articles and chapters in the form of the real ones."""
 
 from __future__ import annotations
 
@@ -28,7 +28,19 @@ def write_dump(folder: Path, articles: int = 40, sentences: int = 40) -> Path:
     return path
 
 
+def write_chapters(folder: Path) -> Path:
+    """A novel whose sentences are drawn at random from a few words, with lines as in the real one."""
+    rng = np.random.default_rng(1)
+    parts = []
+    for number in ("I", "II", "III"):
+        lines = (" ".join(rng.choice(WORDS.split()[::-1], 9)) for _ in range(150))
+        parts.append(f"Chapter {number}\n\n\n" + ",\n".join(lines))
+    path = folder / "novel.txt"
+    path.write_text("\n\n".join(parts), encoding="utf-8")
+    return path
+
+
 def use_dump(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    """Let `wikipedia_sample` read a dump of numbered articles."""
-    dump = write_dump(folder)
-    monkeypatch.setattr(sources, "extract", lambda *_: dump)
+    """Let `wikipedia_sample` read a dump of numbered articles, and `novel` the chapters of `write_chapters`."""
+    texts = {"wikipedia_sample.xml.bz2": write_dump(folder), "voyage_out.txt": write_chapters(folder)}
+    monkeypatch.setattr(sources, "extract", lambda _, name, *__: texts[name])

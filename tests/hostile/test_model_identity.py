@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +27,6 @@ from pruning.calibration.text import Text
 from pruning.config.app import build_option
 from pruning.core import storage
 from pruning.core.errors import InputError
-from pruning.core.mask import Mask
 from pruning.core.wheels import cache_folder
 from pruning.export import pipeline, request
 from pruning.models import handle as model_module
@@ -187,14 +187,14 @@ def test_a_hub_model_is_identified_by_its_commit(
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The files that are read for a digest, which takes a moment; a digest is kept even if its file is new."""
     read: list[Path] = []
-    honest = model_files._read
+    honest = storage._read
 
     def counting(file: Path, *rest: Any) -> str:
         read.append(file)
         time.sleep(0.1)
         return honest(file, *rest)
 
-    monkeypatch.setattr(model_files, "_read", counting)
+    monkeypatch.setattr(storage, "_read", counting)
     monkeypatch.setattr(storage, "WRITTEN_BACK", -1)
     return read
 
@@ -240,6 +240,7 @@ def test_a_cache_that_cannot_be_written_is_said_and_the_digest_is_right(
     large: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(model_files, "LARGE", MIB)
+    monkeypatch.setattr(storage, "WRITTEN_BACK", -1)
     with caplog.at_level(logging.INFO):
         right = model_digest(str(large))
     assert "MB of weights" in caplog.text, "large files show their progress"

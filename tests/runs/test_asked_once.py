@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pruning.models import model_files
+from pruning.core import storage
 from pruning.models.handle import Model
 from tests.conftest import Command
 
@@ -18,17 +18,18 @@ def test_files_are_hashed_and_the_configuration_and_tokenizer_read_once(
     algos: str, launch: Command, model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hashed, read = Counter[str](), Counter[str]()
-    hash_file, read_with = model_files._read, Model.read_with
+    hash_file, read_with = storage._read, Model.read_with
 
     def hashing(file: Path, *rest: Any) -> str:
-        hashed[file.name] += 1
+        if file.parent == model_folder.resolve():
+            hashed[file.name] += 1
         return hash_file(file, *rest)
 
     def reading(self: Model, kind: Any, *rest: Any) -> Any:
         read[kind.__name__] += 1
         return read_with(self, kind, *rest)
 
-    monkeypatch.setattr(model_files, "_read", hashing)
+    monkeypatch.setattr(storage, "_read", hashing)
     monkeypatch.setattr(Model, "read_with", reading)
     monkeypatch.setattr("pruning.models.handle._loaded", [])
     ended = launch("-m", f"algo={algos}", "k=2", "calibration.samples=2", "calibration.length=16")

@@ -1,12 +1,23 @@
-"""The forecast of a cell: what is done is left out, and what is not done is counted."""
+"""The forecast of a cell counts what is not done; how it is trained and how large it is follows from the machine."""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
+from typing import Any
 
 import pytest
+from hydra import initialize_config_dir
 
+from pruning.calibration.samples import Row, Samples
+from pruning.config import app, groups
+from pruning.config.compose import recorded_cell
+from pruning.core.errors import InputError
+from pruning.healing.heal_settings import Full, Lora, NoHealing
+from pruning.runs.cell import Cell, Prepared
+from pruning.runs.forecast import Forecast, TrainingRates, decided
 from pruning.study import command, guide
+from tests.config.test_experiments import cell
 from tests.conftest import Command, Ended
 from tests.healing.test_launch import SEARCH, SHORT
 from tests.study.test_compress import QUICK
@@ -43,3 +54,97 @@ def test_memory_names_the_float32_copy_of_near_ties(
     ended = launch(*SEARCH, *words, "guide=true")
     (line,) = [line for line in ended.out.splitlines() if line.startswith("memory ")]
     assert ("float32 copy" in line) == copied
+
+
+# -- what is decided ---------------------------------------------------------------------------------------------
+
+BLOCKS = 1000  # bytes of all weights with their optimizer; adapters take a tenth
+
+
+class Fake:
+    """A machine with `free` bytes: a calibration sample takes ten seconds, and 1,000 tokens of training one."""
+
+    used = 100
+
+    def __init__(self, free: int) -> None:
+        self.free = free
+
+    def training(self, heal: Any) -> TrainingRates:
+        return TrainingRates(0.001, 0.1, BLOCKS // 10 if heal.adapter else BLOCKS)
+
+    def forecast(self, prepared: Any, training: Any, *_: object) -> Forecast:
+        heal = prepared.cell.heal
+        healing = heal.tokens * training.seconds if training is not None and heal.trains else 0.0
+        return Forecast(
+            {"search": 10.0 * prepared.samples.count, "evaluation": 60.0, "healing": healing}, 0, 0
+        )
+
+
+def decide(
+    tmp_path: Path, free: int, minutes: float | None, *words: str
+) -> tuple[Cell, TrainingRates | None, list[str]]:
+    """What is decided for `experiment=compress`, with 64 samples and 300,000 tokens of training."""
+    app.register()
+    with initialize_config_dir(str(groups.CONF), version_base="1.3"):
+        asked = cell("experiment=compress", f"paths.results={tmp_path}", *words)
+    rows = tuple(Row((1, 2), (1, 2)) for _ in range(64))
+    prepared: Any = Prepared(asked, Samples("text", "t", rows, 0), {}, None)
+    machine: Any = Fake(free)
+    return decided(prepared, machine, None, minutes)
+
+
+@pytest.mark.parametrize(
+    ("free", "words", "trained"),
+    [
+        (5000, (), (Full, 2048)),
+        (1100, (), (Full, 768)),  # fewer tokens at once
+        (900, (), (Lora, 2048)),
+        (900, ("heal=none",), (NoHealing, None)),
+    ],
+)
+def test_the_free_memory_decides_how_it_is_trained(
+    free: int, words: tuple[str, ...], trained: tuple[Any, int | None], tmp_path: Path
+) -> None:
+    chosen, training, said = decide(tmp_path, free, None, *words)
+    assert (type(chosen.heal), getattr(chosen.heal, "micro_tokens", None)) == trained
+    assert (training is None) == (not chosen.heal.trains)
+    assert (said == []) == (trained in ((Full, 2048), (NoHealing, None)))
+    if chosen.heal.trains:
+        assert chosen.config["heal"] == recorded_cell(chosen.config, vars(chosen.choices)).config["heal"]
+
+
+@pytest.mark.parametrize(
+    ("free", "words", "named"),
+    [
+        (100, (), "all weights about .* adapters about .*heal=none"),
+        (900, ("heal=full",), "heal=full about .*heal=none"),
+    ],
+)
+def test_a_training_that_fits_in_no_way_is_refused_with_the_numbers(
+    free: int, words: tuple[str, ...], named: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=named):
+        decide(tmp_path, free, None, *words)
+
+
+@pytest.mark.parametrize(
+    ("minutes", "samples", "tokens"),
+    [
+        (60.0, 64, 300_000),  # 640 s of search, 60 s of evaluation, 300 s of training
+        (14.0, 32, 300_000),
+        (8.0, 16, 260_000 // 2048 * 2048),
+        (4.0, 8, 100_000 // 2048 * 2048),
+    ],
+)
+def test_search_and_training_are_chosen_to_fit_the_minutes(
+    minutes: float, samples: int, tokens: int, tmp_path: Path
+) -> None:
+    chosen, _, said = decide(tmp_path, 5000, minutes)
+    assert (chosen.calibration.samples, chosen.heal.tokens) == (samples, tokens)
+    assert len(said) == (samples < 64) + (tokens < 300_000)
+    assert chosen.key == recorded_cell(chosen.config, vars(chosen.choices)).key
+
+
+def test_too_few_minutes_are_refused_with_the_least_number(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"minutes=2 .*minutes=4"):
+        decide(tmp_path, 5000, 2.0)

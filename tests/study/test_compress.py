@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +19,8 @@ from transformers import AutoModelForCausalLM
 from pruning.calibration import sources
 from pruning.core.errors import InputError, UnreachableError
 from pruning.core.storage import read_json
+from pruning.healing.heal_settings import NoHealing
+from pruning.runs import forecast
 from pruning.study import compress, guide
 from pruning.study.guide import stages, table
 from tests.conftest import Command, Ended
@@ -52,7 +56,7 @@ def compressed(
 
 def rows(out: str) -> dict[str, list[str]]:
     """The rows of the table of models: name -> the entries."""
-    lines = [re.split(r"\s{2,}", line.strip()) for line in out.partition("\nlost ")[0].splitlines()]
+    lines = [re.split(r"\s{2,}", line.strip()) for line in out.partition("\nquality ")[0].splitlines()]
     return {
         line[0]: line[1:] for line in lines if line[0] in ("model", "dense", "pruned", "repaired", "healed")
     }
@@ -66,6 +70,7 @@ def test_the_table_has_every_model_with_what_was_measured(compressed: Command, t
     sources = {"dense": "dense", "pruned": "uncompensated", "repaired": "pruned", "healed": "healed"}
     values = {which: evaluation[source] for which, source in sources.items()}
     metrics = {
+        "novel perplexity": "ppl/novel",
         "held-out perplexity": "ppl/heldout",
         "wikipedia_sample perplexity": "ppl/wikipedia_sample",
         "held-out accuracy": "acc/heldout",
@@ -78,7 +83,13 @@ def test_the_table_has_every_model_with_what_was_measured(compressed: Command, t
             assert error == pytest.approx(measured[f"{name}/stderr"], abs=0.006)
     sizes = evaluation["speed"]["sizes"]
     assert shown["dense"][-2] == f"{sizes['dense']['parameters']:,}"
-    assert shown["healed"][3:] == shown["pruned"][3:] != shown["dense"][3:]
+    assert shown["healed"][4:] == shown["pruned"][4:] != shown["dense"][4:]
+    assert "healed against dense" in ended.out
+    for label, word in (
+        ("novel perplexity", "within error|worse|better"),
+        ("choice of the blocks", "tied|scored"),
+    ):
+        assert re.search(rf"^  {label} +.*({word})", ended.out, re.M)
     assert result["calibration"]["source"] == "pydoc + wikipedia_sample"
     assert result["heal"]["source"] == "embedded"
     assert "guide" not in result["config"], "the table does not make another cell"
@@ -117,11 +128,35 @@ def test_a_longer_training_replaces_the_model_of_the_shorter_one(compressed: Com
     assert record["healed"] == result["heal"]["weights_sha256"] != first["heal"]["weights_sha256"]
 
 
+def test_what_was_decided_for_the_minutes_is_kept(
+    compressed: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second run finds the first one's cell, whatever the machine can do then."""
+
+    def smaller(prepared: Any, machine: Any, speed: Any, minutes: float | None) -> Any:
+        assert minutes == 30
+        few = replace(prepared.cell.calibration, samples=4)
+        cell = forecast.with_settings(prepared.cell, "calibration", few)
+        return forecast.with_settings(cell, "heal", NoHealing(), "none"), None, ["4 samples", "no training"]
+
+    words = (*OFFLINE, "minutes=30", "compensation=none", "tracker=none")
+    with monkeypatch.context() as patch:
+        patch.setattr(forecast, "decided", smaller)
+        first = compressed(*words)
+    assert first.status == 0, first.err
+    assert "decided  4 samples\ndecided  no training\n" in first.out
+    result = first.result()
+    assert (result["calibration"]["samples"], "heal" in result) == (4, False)
+    assert (first.results / result["cell"] / "smaller" / "config.json").exists()
+    again = compressed(*words)
+    assert (again.status, "takes" in again.out, len(again.all())) == (0, False, 1)
+
+
 def test_nothing_runs_before_the_forecast(compressed: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(*_: object, **__: object) -> None:
         raise InputError("no forecast")
 
-    monkeypatch.setattr("pruning.runs.forecast.forecast", stop)
+    monkeypatch.setattr("pruning.runs.forecast.Machine.forecast", stop)
     ended = compressed()
     assert (ended.status, ended.err.splitlines()[-1]) == (2, "no forecast")
     assert not list(ended.results.glob("*/trace.jsonl"))
@@ -147,7 +182,12 @@ def test_every_part_can_be_chosen(compressed: Command, words: tuple[str, ...], m
 
 @pytest.mark.parametrize(
     ("words", "named"),
-    [(("-m", "seed=0,1", *OFFLINE), "guide=true"), (("launcher=processes",), "launcher=local")],
+    [
+        (("-m", "seed=0,1", *OFFLINE), "guide=true"),
+        (("launcher=processes",), "launcher=local"),
+        (("minutes=0",), "minutes=0"),
+        (("guide=false", "minutes=5"), "minutes=5"),
+    ],
 )
 def test_what_cannot_be_guided_is_refused(compressed: Command, words: tuple[str, ...], named: str) -> None:
     ended = compressed(*words)

@@ -90,6 +90,19 @@ def test_the_table_of_blocks_is_as_before() -> None:
     ]
 
 
+def test_a_growing_table_has_the_same_columns_in_each_line() -> None:
+    names = [
+        text_tables.name_of("m", "perplexity", algo, "0.2", "block", "parameters")
+        for algo in ("greedy", "one_shot")
+    ]
+    growing = text_tables.GrowingTable(names)
+    titles, first = growing.line(done([1, 4])).splitlines()
+    (second,) = growing.line(done([2, 5])).splitlines()
+    assert titles.split() == ["cell", "blocks", "dropped", "loss", "s"]
+    assert titles.index("blocks") == first.index("1 4") == len(names[1]) + 3, "all names have room"
+    assert first.replace("1 4", "2 5") == second
+
+
 @pytest.mark.parametrize("changed", [True, False])
 def test_the_healed_row_names_its_mask_if_it_is_not_the_one_of_the_search(changed: bool) -> None:
     mask = {"n_blocks": 6, "dropped": [0, 5] if changed else [1, 4]}
@@ -129,6 +142,6 @@ def test_the_measurement_of_the_speed_heals_nothing(tmp_path: Path, monkeypatch:
         timed = guide.speed_cell(asked)
     assert asked.heal.trains
     assert not timed.heal.trains
-    assert timed.config["heal"] == {"option": "none", "class": "NoHealing"}
+    assert "heal" not in timed.config
     assert timed.config["eval"]["option"] == "speed"
     assert (timed.algo, timed.compensation, timed.ratio) == (asked.algo, asked.compensation, asked.ratio)

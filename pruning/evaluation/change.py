@@ -1,0 +1,107 @@
+"""How much a metric of a smaller model differs from the dense model's: a number, its error, and a word.
+
+Both models are measured on the same windows and items, and what is hard for one is hard for the other. So the error
+is that of the paired difference, which is much smaller than the errors of the two values.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from pruning.core.errors import DamagedError
+from pruning.core.records import TERMS, DoneResult, error_of, kind_of, metrics_among
+from pruning.core.scoring import Estimate
+from pruning.core.storage import read_json
+from pruning.evaluation import right_share
+
+CERTAIN = 2.0  # standard errors from which a difference counts as one
+MUCH = 1000.0  # percent from which a factor is easier to read
+
+
+@dataclass(frozen=True)
+class Change:
+    """A perplexity's change in percent of the dense model's, or an accuracy's in percentage points.
+
+    `error` is its standard error; None if it is unknown.
+    """
+
+    amount: float
+    error: float | None
+    accuracy: bool
+
+    @property
+    def word(self) -> str:
+        """`better`, `worse`, or `within error` if the error can explain the difference."""
+        if self.error is None or abs(self.amount) <= CERTAIN * self.error:
+            return "within error"
+        return "better" if (self.amount > 0) == self.accuracy else "worse"
+
+    def __str__(self) -> str:
+        if not self.accuracy and self.amount >= MUCH:
+            return f"{1 + self.amount / 100:,.0f} times as high ({self.word})"
+        error = "" if self.error is None else f" ± {self.error:.1f}"
+        return f"{self.amount:+.1f}{error} {'points' if self.accuracy else '%'} ({self.word})"
+
+
+def changes(result: DoneResult, results: Path | None, which: str = "pruned") -> dict[str, Change]:
+    """The change of each perplexity and accuracy that the dense and another model of a result have.
+
+    `which` is a part of `evaluation`: `pruned`, `uncompensated` or `healed`. `results` is the folder of the results,
+    which keeps the losses of windows and items; without them, the errors of both values are combined.
+    """
+    evaluation = cast(Mapping[str, Any], result["evaluation"])
+    dense, smaller = evaluation["dense"], evaluation[which]
+    found = {}
+    for name in metrics_among(smaller):
+        if (kind := kind_of(name)) not in ("ppl", "acc") or name not in dense:
+            continue
+        paths = evaluation.get("records", {}).get(name, {})
+        terms = [_terms(results, paths.get(one)) for one in ("dense", which)]
+        found[name] = _change(kind == "acc", name, (dense, smaller), terms)
+    return found
+
+
+def _change(
+    accuracy: bool, name: str, values: Sequence[Mapping[str, float]], terms: Sequence[Mapping[str, Any]]
+) -> Change:
+    first, second = (value[name] for value in values)
+    error = _paired_error(*terms)
+    if error is None and all(error_of(name) in value for value in values):
+        errors = [value[error_of(name)] / (1.0 if accuracy else value[name]) for value in values]
+        error = math.hypot(*errors)
+    if accuracy:
+        return Change(100 * (second - first), None if error is None else 100 * error, True)
+    ratio = second / first
+    return Change(100 * (ratio - 1), None if error is None else 100 * ratio * error, False)
+
+
+def _paired_error(dense: Mapping[str, Any], smaller: Mapping[str, Any]) -> float | None:
+    """The standard error of the mean difference over windows (nats per token) or items; None if it is not known."""
+    first, second = ([*map(float, terms.get("losses") or _hits(terms))] for terms in (dense, smaller))
+    if len(first) != len(second) or len(first) < 2:
+        return None
+    weights = tuple(map(float, dense.get("tokens") or [1.0] * len(first)))
+    return Estimate(weights, (0,) * len(weights)).error([b - a for a, b in zip(first, second, strict=True)])
+
+
+def _hits(terms: Mapping[str, Any]) -> list[float]:
+    """How right each item was answered, from 0 to 1; empty if the terms are not those of items."""
+    if "hits" in terms:
+        return list(terms["hits"])
+    answers = zip(terms.get("loglikelihoods", ()), terms.get("right", ()), strict=True)
+    return [right_share(scores, right) for scores, right in answers]
+
+
+def _terms(results: Path | None, path: str | None) -> Mapping[str, Any]:
+    """What a measurement keeps of each window or item; empty if it is not there."""
+    if results is None or path is None:
+        return {}
+    measured = results / path
+    try:
+        return cast(Mapping[str, Any], read_json(measured.with_name(f"{measured.stem}.{TERMS}")))
+    except (OSError, DamagedError):
+        return {}
