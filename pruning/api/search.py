@@ -30,10 +30,9 @@ from pruning.runs.check_data import Reader, check_evaluation
 from pruning.runs.loaded_cell import forward_with
 from pruning.runs.measurements import Progress
 from pruning.search import driver
-from pruning.search.decide import FloatLoss
+from pruning.search.decide import FloatLoss, certainty
 from pruning.search.driver import Problem, solve
 from pruning.search.journal import Journal, KnownScores
-from pruning.search.significance import certainty
 
 
 @exclusive

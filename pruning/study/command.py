@@ -76,7 +76,7 @@ def run_study(configs: Sequence[Composed]) -> int:
         else:
             run_cells(cells, launcher, outcome)
     except KeyboardInterrupt:
-        say_how_to_resume(cells, outcome, launcher)
+        say_how_to_resume(cells, outcome)
         return INTERRUPTED
     record_cells(cells, outcome)
     if guided and cells[0].key in outcome.done:

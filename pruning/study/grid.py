@@ -354,7 +354,7 @@ def sum_up(cells: Sequence[Cell], outcome: Outcome) -> None:
     say(text if done else f"\n{text}")
 
 
-def say_how_to_resume(cells: Sequence[Cell], outcome: Outcome, launcher: Launcher) -> None:
+def say_how_to_resume(cells: Sequence[Cell], outcome: Outcome) -> None:
     """After Ctrl-C, print what is kept and the command that resumes."""
     jobs = f"\n{len(outcome.submitted)} jobs keep running." if outcome.submitted else ""
     say(

@@ -8,8 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from pruning.config.app import build_option
-from pruning.config.compose import build
+from pruning.config.app import build, build_option
 from pruning.core.errors import InputError, UnreachableError
 from pruning.core.records import (
     OPTION,

@@ -9,7 +9,6 @@ import logging
 import os
 import re
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +26,7 @@ from pruning.calibration.text import Text
 from pruning.config.app import build_option
 from pruning.core import storage
 from pruning.core.errors import InputError
+from pruning.core.mask import Mask
 from pruning.core.wheels import cache_folder
 from pruning.export import pipeline, request
 from pruning.models import handle as model_module
