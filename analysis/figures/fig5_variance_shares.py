@@ -197,7 +197,7 @@ def measure(
         first = [{"source": n, "share": e.value, "low": e.low, "high": e.high} for n, e in totals.items()]
         both = pd.DataFrame([*first, *shares.sources.to_dict("records")])
         parts.append(both.assign(outcome=label, note=shares.note))
-    return by_outcome, pd.concat(parts, ignore_index=True)[["outcome", *TABLE]]
+    return by_outcome, pd.concat(parts, ignore_index=True).reindex(columns=["outcome", *TABLE])
 
 
 TABLE = ["source", "share", "low", "high", "df", "component", "note"]
