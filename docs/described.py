@@ -277,7 +277,9 @@ def overlap(own: StudyData, comparison: str = "draws") -> str:
 
 
 def corrected(mean: float, low: float, high: float) -> str:
-    """A corrected overlap with its interval. Equal masks show no spread, so they have none."""
+    """A corrected overlap with its interval. Draws have none, and neither have equal masks, which show no spread."""
+    if np.isnan(low):
+        return f"{mean:.2f}{', all equal' if mean == 1 else ''}"
     return f"{mean:.2f}, all equal" if low == high else f"{mean:.2f} ({low:.2f} to {high:.2f})"
 
 
@@ -449,9 +451,7 @@ def objectives() -> str:
 def sizes() -> str:
     """The overlap of the masks of two draws by number of samples."""
     found = study("study_sizes", MAIN).sizes
-    ends = [found[name] for name in ("corrected", "low", "high")]
-    texts = pd.Series(map(corrected, *ends), found.index)
-    rows = [[name, *texts[found["objective"] == name]] for name in MAIN]
+    rows = [[name, *found.loc[found["objective"] == name, "corrected"].map("{:.2f}".format)] for name in MAIN]
     return table(["objective", "8 windows, 16 items", "32, 64", "128, 256"], rows)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from pruning.core.errors import PruningError
-from pruning.core.mask import BudgetRecord, Mask, unit_noun
+from pruning.core.mask import BudgetRecord, Mask, is_complete, unit_noun
 from pruning.core.records import (
     CLASS,
     CURVE,
@@ -39,7 +38,6 @@ from pruning.core.scoring import TraceLine, plus_minus
 from pruning.core.units import bytes_text
 
 from ..figures.style import number, ordered
-from ..stats import crossed
 from ..stats.grid import bare, mask_of, removed
 from ..stats.grid import groups as groups_of
 from .study_data import StudyData
@@ -86,6 +84,7 @@ def anchor(cell: str) -> str:
 
 def groups(m: StudyData) -> Iterator[CellGroup]:
     """The shown cells (also missing and failed cells), grouped by model, number of removed blocks and objective."""
+    values = pd.DataFrame({kind: metric.of(m.frame) for kind, metric in m.metrics.items()}, m.frame.index)
     panels = groups_of(m.frame, ["model", "k", "objective"])
     for place, ((model, k, objective), cells) in enumerate(panels, start=1):
         order = {algo: i for i, algo in enumerate(ordered(cells["algo"].dropna()))}
@@ -96,14 +95,14 @@ def groups(m: StudyData) -> Iterator[CellGroup]:
             size = "" if pd.isna(k) else f", {removed(cells.iloc[0])}"
             heading = f"{bare(str(model))}{size}, pruned for {objective}"
             among = f"{len(shown):,} of " if len(shown) < len(rows) else ""
-            entries = [_entry(m, row) for _, row in shown.iterrows()]
+            entries = [_entry(m, row, values.loc[at].to_dict()) for at, row in shown.iterrows()]
             known = [m.records[cell] for cell in map(str, shown["cell"]) if cell in m.records]
             dense = [_measured(one["evaluation"]["dense"]) for one in known if one["status"] == "done"]
             whole = f"With nothing removed: {dense[0]}." if dense and dense[0] else ""
             yield CellGroup(heading, f"group-{place}", f"{among}{len(rows)} cells", whole, entries)
 
 
-def _entry(m: StudyData, row: pd.Series[Any]) -> CellEntry:
+def _entry(m: StudyData, row: pd.Series[Any], values: dict[Any, float]) -> CellEntry:
     cell, record = str(row["cell"]), m.records.get(str(row["cell"]))
     common: dict[str, Any] = {"anchor": anchor(cell), "cell": cell, "status": row["status"]}
     common |= {"name": _name(row), "log": _tail(m.results / cell / LOG)}
@@ -114,12 +113,11 @@ def _entry(m: StudyData, row: pd.Series[Any]) -> CellEntry:
         return CellEntry(**common, error=message)
     if record["status"] != "done":
         return CellEntry(**common, error="{type}: {message}".format(**record["error"]))
-    mask, frame = mask_of(row), pd.DataFrame([row])
-    values = {kind: number(float(metric.of(frame).iloc[0])) for kind, metric in m.metrics.items()}
+    mask = mask_of(row)
     steps, last = _steps(m.lines[cell], int(row["k"]), record["search"].get("budget"))
     return CellEntry(
         **common,
-        short=", ".join(f"{LABELS[k]} {v}{' %' if k == 'acc' else ''}" for k, v in values.items()),
+        short=", ".join(f"{LABELS[k]} {number(v)}{' %' if k == 'acc' else ''}" for k, v in values.items()),
         mask=strip(mask),
         curve=curve(steps, last),
         heal=figure(m.results / cell, record["heal"]) if "heal" in record else None,
@@ -149,10 +147,15 @@ def _steps(
     trace: list[TraceLine], k: int, budget: BudgetRecord | None
 ) -> tuple[list[tuple[int, float]], int]:
     """The improvements of the best loss as (masks scored, loss), and the total number of masks scored."""
-    progress = crossed.anytime(trace, k, {}, budget)
-    better = progress[progress["best"] < progress["best"].shift(fill_value=math.inf)]
-    scored = len({tuple(score["dropped"]) for score in trace if score["dropped"]})
-    return list(zip(better["scores"].astype(int), better["best"].astype(float), strict=True)), scored
+    steps, scored = list[tuple[int, float]](), set[tuple[int, ...]]()
+    for score in trace:
+        if mask := tuple(score["dropped"]):
+            scored.add(mask)
+            loss = float(score["loss"])
+            whole = "of" not in score  # the score of a race can be over a part of the samples
+            if whole and is_complete(mask, k, budget) and (not steps or loss < steps[-1][1]):
+                steps.append((len(scored), loss))
+    return steps, len(scored)
 
 
 def _measured(metrics: Mapping[str, float]) -> str:

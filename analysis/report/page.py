@@ -170,15 +170,16 @@ def drawn_figures(m: StudyData) -> Iterator[ReportFigure]:
 # Text stays text, and an address escapes only what it may not hold: both make the page lighter.
 SVG = {"svg.hashsalt": "depth-pruning", "svg.fonttype": "none"}  # so that equal results give equal bytes
 SAFE = " ...,;:/?@&=+$!*'()<>|~_-"
-DPI = 140  # of a figure whose SVG would be larger than its PNG
+LARGEST, DPI = 450_000, 140  # bytes of a figure as SVG; larger ones are embedded as PNG
 
 
 def _embedded(figure: Figure) -> str:
-    """The figure as a `data:` address, in the smaller form. So the page needs no other file."""
-    drawn, picture = io.BytesIO(), io.BytesIO()
+    """The figure as a `data:` address. So the page needs no other file."""
+    stream = io.BytesIO()
     with mpl.rc_context(SVG):
-        figure.savefig(drawn, format="svg", metadata={"Date": None})
-    figure.savefig(picture, format="png", dpi=DPI, metadata={"Software": None})
-    svg = "data:image/svg+xml," + quote(" ".join(drawn.getvalue().decode().split()), safe=SAFE)
-    png = "data:image/png;base64," + base64.b64encode(picture.getvalue()).decode("ascii")
-    return min(svg, png, key=len)
+        figure.savefig(stream, format="svg", metadata={"Date": None})
+    if len(stream.getvalue()) < LARGEST:
+        return "data:image/svg+xml," + quote(" ".join(stream.getvalue().decode().split()), safe=SAFE)
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=DPI, metadata={"Software": None})
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")

@@ -197,7 +197,7 @@ def _stability(m: StudyData) -> Built:
 def _sizes(m: StudyData) -> Built:
     """Overlap of two draws and mean outcomes at each number of samples."""
     columns = _columns(["objective", *STRATUM, "calibration", "length", "samples", "cells", "draws"])
-    columns += _columns(["corrected", "low", "high"], 2)
+    columns += _columns(["corrected"], 2)
     for kind, metric in m.metrics.items():
         columns.append(_column(metric.label, True, kind, "{:,.2f}" if kind == "ppl" else "{:,.1f}"))
     return _built(m.sizes, columns)
@@ -401,7 +401,7 @@ TABLES: dict[str, tuple[str, Callable[[StudyData], Built]]] = {
     ),
     "sizes": (
         "Fewer and more calibration samples, for the same searches and draws: corrected overlap of the masks of two "
-        "draws with its 95 percent interval, and mean outcomes (geometric for perplexity)",
+        "draws, and mean outcomes (geometric for perplexity)",
         _sizes,
     ),
     "routing": (

@@ -14,7 +14,7 @@ from typing import Any
 from ..data.archive import NothingToRead
 from ..figures.fig5_variance_shares import MASKS, is_accuracy
 from ..stats.components import Shares
-from ..stats.estimands import search_minus_draw
+from ..stats.estimands import SEARCH
 from ..stats.regret import mean_gain
 from .study_data import StudyData, say, tried
 
@@ -80,15 +80,14 @@ def _accuracy(m: StudyData) -> Judgement:
 
 
 def _searches(m: StudyData) -> Judgement:
-    """Whether another search changes fewer blocks than another draw does, for each objective."""
-    objectives = sorted(set(m.cells["objective"]))
-    every = {name: search_minus_draw(m.cells[m.cells["objective"] == name]) for name in objectives}
-    known = {name: one for name, one in every.items() if not math.isnan(one.low)}
+    """Whether masks of two searches are more alike than masks drawn at random, for each model, size and objective."""
+    known = [one for one in m.changes if one.factor == SEARCH and not math.isnan(one.changed.low)]
     if not known:
-        return _open("at least two searches and three draws of one size are needed")
+        return _open("at least two searches and two draws of one size are needed")
+    verdicts = [judged(-one.changed.high, -one.changed.low, -one.chance) for one in known]
     return {
-        "verdict": _together([judged(-one.high, -one.low, 0.0) for one in known.values()]),
-        "objectives": known,
+        "verdict": _together(verdicts),
+        "counts": {name: verdicts.count(name) for name in (HOLDS, OPEN, FAILS)},
     }
 
 

@@ -139,13 +139,14 @@ class Design:
         for parts in self._without_a_draw:
             kept = [of[i].take(np.isin(self.strata[i].rows, parts[i].rows)) for i in used]
             left.append(logarithm([parts[i] for i in used], kept))
+        if not np.isfinite([value, *left]).all():  # a side is 0 without some draw
+            return IntervalEstimate(float(np.exp(value)) if np.isfinite(value) else NAN, 0.0, float("inf"))
         _, first = np.unique(self.draw, return_index=True)
         data = labels(self.frame, DATA)[first]
         error = jackknife(np.array(left), data)
         half = float(stats.t.ppf(0.975, np.unique(data, return_counts=True)[1].min() - 1)) * error
         with np.errstate(over="ignore"):
-            found = IntervalEstimate(*(float(np.exp(x)) for x in (value, value - half, value + half)))
-        return found if np.isfinite(found.value) else IntervalEstimate(NAN, found.low, found.high)
+            return IntervalEstimate(*(float(np.exp(x)) for x in (value, value - half, value + half)))
 
     @cached_property
     def _without_a_draw(self) -> list[list[Stratum]]:

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 
 from .grid import CELL, CONFIGURATION, STRATUM, Labels, groups, labels
 from .mask_overlap import MaskSet, compared
-from .means import CellDraws, DrawMean, difference, over_draws, over_pairs, rivals
+from .means import CellDraws, DrawMean, over_draws, over_pairs, rivals, without_interval
 
 SEARCH, DRAWN, OBJECTIVE = "search", "draw", "objective"
 ONE_SHOT = "one_shot"
@@ -33,7 +33,8 @@ class Change:
     `chance` is the mean for masks that are drawn at random; `most` is the largest number possible. `each` has, for
     each draw, the mean over the pairs that it is in. `apart` says that the two sides read other data.
     `worst_to_best` is the geometric mean ratio of the highest to the lowest held-out perplexity over the levels of
-    the factor; NaN without perplexities. Over draws it has no interval: it is the range of the draws themselves.
+    the factor; NaN without perplexities. Between draws, neither has an interval: leaving out one of six draws covered
+    the mean over pairs of draws in 78 percent of simulated studies, and the range of draws has none at all.
     """
 
     model: str
@@ -94,6 +95,7 @@ def _change(
     most = float((sizes - np.maximum(0, pairs.a + pairs.b - pairs.open)).mean())
     mean = over_pairs(values, drawn.take(i), drawn.take(j))
     mean = replace(mean, low=float(np.maximum(0.0, mean.low)), high=float(np.minimum(most, mean.high)))
+    mean = without_interval(mean) if named[2] == DRAWN else mean
     numbers = np.unique(np.concatenate([drawn.draw[i], drawn.draw[j]]))
     each = [float(values[(drawn.draw[i] == n) | (drawn.draw[j] == n)].mean()) for n in numbers]
     chance = float((sizes - pairs.a * pairs.b / pairs.open).mean())
@@ -113,8 +115,7 @@ def _worst_to_best(cells: pd.DataFrame, factor: str, i: Labels, j: Labels, drawn
     spread = cells["log"][known].groupby(group[known]).agg(lambda own: own.max() - own.min()).to_numpy()
     mean = over_draws(spread, drawn.take(known).take(first))
     if factor == DRAWN:
-        nan, draws = float("nan"), len({*drawn.draw[i], *drawn.draw[j]})
-        mean = replace(mean, error=nan, low=nan, high=nan, draws=draws)
+        mean = replace(without_interval(mean), draws=len({*drawn.draw[i], *drawn.draw[j]}))
     return _exp(mean)
 
 
@@ -141,18 +142,6 @@ def _across(cells: pd.DataFrame, ours: Names) -> tuple[Labels, Labels]:
     mine = cells["objective"].isin(ours).to_numpy()
     i, j = np.nonzero((alike[:, None] == alike) & mine[:, None] & ~mine)
     return i, j
-
-
-def search_minus_draw(cells: pd.DataFrame) -> DrawMean:
-    """How many more units another search changes than another draw does; negative if it changes fewer."""
-    cells = rivals(cells)
-    every, drawn = MaskSet.of(cells), CellDraws.of(cells)
-    sides = []
-    for comparison in ("algorithms", "draws"):
-        i, j = compared(cells, comparison)
-        pairs = every.pairs(i, j)
-        sides.append(((pairs.a + pairs.b) / 2 - pairs.shared, drawn.take(i), drawn.take(j)))
-    return difference(*sides)
 
 
 # What the masks cost held out, and whether a harder search buys what is wanted.

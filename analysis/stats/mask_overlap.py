@@ -15,9 +15,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from .grid import CELL, COMPARISONS, Labels, labels, masks, n_open
-from .means import CellDraws, DrawMean, over_pairs
-
-NAN = float("nan")
+from .means import CellDraws, DrawMean, over_pairs, without_interval
 
 
 @cache
@@ -89,12 +87,14 @@ class Pairs:
 def overlap(frame: pd.DataFrame, comparison: str) -> DrawMean:
     """The mean corrected overlap of cells that differ only in the columns COMPARISONS[comparison], over draws.
 
-    The interval is cut to what overlaps of such masks can be.
+    The interval is cut to what overlaps of such masks can be. Between draws there is none (see `estimands.Change`).
     """
     i, j = compared(frame, comparison)
     pairs, drawn = MaskSet.of(frame).pairs(i, j), CellDraws.of(frame)
     mean = over_pairs(pairs.corrected, drawn.take(i), drawn.take(j))
-    low = float(np.maximum(pairs.lowest.mean(), mean.low)) if len(i) else NAN
+    if comparison == "draws" or not len(i):
+        return without_interval(mean)
+    low = float(np.maximum(pairs.lowest.mean(), mean.low))
     return replace(mean, low=low, high=float(np.minimum(1.0, mean.high)))
 
 

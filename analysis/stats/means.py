@@ -8,7 +8,7 @@ pairs of masks, Arvesen 1969). The interval is Student's; its degrees of freedom
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,6 @@ from .grid import DRAW, SETTING, Labels, groups, labels
 
 NAN = float("nan")
 DATA = [column for column in DRAW if column != "draw"]
-Pairs = tuple[ArrayLike, "CellDraws", "CellDraws"]
 
 
 @dataclass(frozen=True)
@@ -66,59 +65,32 @@ def over_draws(values: ArrayLike, drawn: CellDraws) -> DrawMean:
 
 def over_pairs(values: ArrayLike, first: CellDraws, second: CellDraws) -> DrawMean:
     """The mean of one value per pair of cells (pairs,). A draw is left out with every pair that it is in."""
-    return _interval(_LeftOut.of(values, first, second))
-
-
-def difference(first: Pairs, second: Pairs) -> DrawMean:
-    """The mean over some pairs minus that over others; each is their values and their draws, as in `over_pairs`.
-
-    A draw is left out of both.
-    """
-    one, two = _LeftOut.of(*first), _LeftOut.of(*second)
-    draws = sorted({*one.left, *two.left})
-    left = {draw: one.left.get(draw, one.mean) - two.left.get(draw, two.mean) for draw in draws}
-    return _interval(_LeftOut(one.mean - two.mean, left, {**one.data, **two.data}, one.nested or two.nested))
-
-
-@dataclass(frozen=True)
-class _LeftOut:
-    """A mean, and for each draw the mean without it and its data. `nested`: some draws contain each other."""
-
-    mean: float
-    left: dict[int, float]
-    data: dict[int, int]
-    nested: bool
-
-    @classmethod
-    def of(cls, values: ArrayLike, first: CellDraws, second: CellDraws) -> _LeftOut:
-        numbers = np.asarray(values, float)
-        known = ~np.isnan(numbers)
-        first, second = first.take(known), second.take(known)
-        numbers, a, b = numbers[known], first.draw, second.draw
-        if not len(numbers):
-            return cls(NAN, {}, {}, False)
-        draws, positions = np.unique(np.concatenate([a, b]), return_inverse=True)
-        own = np.array([positions[: len(a)], positions[len(a) :]])
-        left = _without(numbers, own, np.array([first.data, second.data]), len(draws))
-        data = dict(zip(a.tolist(), first.data.tolist(), strict=True))
-        data |= dict(zip(b.tolist(), second.data.tolist(), strict=True))
-        nested = False  # draws of several sizes from the same data contain each other
-        if first.source is not None and second.source is not None:
-            of_data = {
-                *zip(first.source, first.data, strict=True),
-                *zip(second.source, second.data, strict=True),
-            }
-            nested = len(of_data) > len({source for source, _ in of_data})
-        return cls(float(numbers.mean()), dict(zip(draws.tolist(), left.tolist(), strict=True)), data, nested)
-
-
-def _interval(of: _LeftOut) -> DrawMean:
-    left, data = (np.array([of_draw[draw] for draw in of.left]) for of_draw in (of.left, of.data))
-    if not len(left) or np.isnan([of.mean, *left]).any() or of.nested:
-        return DrawMean(of.mean, NAN, NAN, NAN, len(left))
+    numbers = np.asarray(values, float)
+    known = ~np.isnan(numbers)
+    first, second = first.take(known), second.take(known)
+    numbers, a, b = numbers[known], first.draw, second.draw
+    if not len(numbers):
+        return DrawMean(NAN, NAN, NAN, NAN, 0)
+    draws, positions = np.unique(np.concatenate([a, b]), return_inverse=True)
+    a, b = positions[: len(a)], positions[len(a) :]
+    data = np.zeros(len(draws), dtype=np.int64)
+    data[a], data[b] = first.data, second.data
+    mean = float(numbers.mean())
+    left = _without(numbers, np.array([a, b]), np.array([first.data, second.data]), len(draws))
+    nested = False  # draws of several sizes from the same data contain each other
+    if first.source is not None and second.source is not None:
+        of_data = {*zip(first.source, first.data, strict=True), *zip(second.source, second.data, strict=True)}
+        nested = len(of_data) > len({source for source, _ in of_data})
+    if np.isnan(left).any() or nested:
+        return DrawMean(mean, NAN, NAN, NAN, len(draws))
     error = jackknife(left, data)
-    half = float(stats.t.ppf(0.975, len(left) - len(np.unique(data)))) * error
-    return DrawMean(of.mean, error, of.mean - half, of.mean + half, len(left))
+    half = float(stats.t.ppf(0.975, len(draws) - len(np.unique(data)))) * error
+    return DrawMean(mean, error, mean - half, mean + half, len(draws))
+
+
+def without_interval(mean: DrawMean) -> DrawMean:
+    """The mean alone."""
+    return replace(mean, error=NAN, low=NAN, high=NAN)
 
 
 def jackknife(left: NDArray[np.float64], data: Labels) -> float:

@@ -142,21 +142,21 @@ def by_size(
     """One row for each number of samples in a family of cells that has several.
 
     Only searches and draws with a cell at every number of samples count, so that rows differ in nothing else.
-    `corrected` is the mean chance-corrected overlap of the masks of two draws, with its 95 percent interval over
-    draws. Each of the `outcomes`, one value per cell, has a column with its mean; those in `geometric` (perplexities)
-    have the geometric mean. A mean is NaN if a cell lacks the outcome.
+    `corrected` is the mean chance-corrected overlap of the masks of two draws. Each of the `outcomes`, one value per
+    cell, has a column with its mean; those in `geometric` (perplexities) have the geometric mean. A mean is NaN if a
+    cell lacks the outcome.
     """
     rows = []
     for where, family in groups(cells, FAMILY):
         for samples, part in groups(_at_every_size(family), "samples"):
-            found = mask_overlap.overlap(part, "draws")
+            found = mask_overlap.overlap(part, "draws").mean
             means = []
             for name, values in outcomes.items():
                 numbers = values.loc[part.index].to_numpy(float)
                 means.append(np.exp(np.log(numbers).mean()) if name in geometric else numbers.mean())
             counts = [int(samples), len(part), part["draw"].nunique()]
-            rows.append([*where, *counts, found.mean, found.low, found.high, *map(float, means)])
-    columns = [*FAMILY, "samples", "cells", "draws", "corrected", "low", "high", *outcomes]
+            rows.append([*where, *counts, found, *map(float, means)])
+    columns = [*FAMILY, "samples", "cells", "draws", "corrected", *outcomes]
     return pd.DataFrame(rows, columns=columns)
 
 

@@ -209,6 +209,7 @@ def _coverage(true: float, found: list[IntervalEstimate]) -> Coverage:
 
 LOSS = {DATA: 0.13, DRAWN: 0.44, SEARCH: 0.25, RESIDUAL: 0.18}
 MASKS = {"objective": 0.37, DATA: 0.05, DRAWN: 0.24, SEARCH: 0.01, BOTH: 0.03, RESIDUAL: 0.3}
+NOISIER = "one objective 100 times noisier"
 NULL_OBJECTIVE = {DRAWN: 0.5, SEARCH: 0.1, BOTH: 0.05, RESIDUAL: 0.35}
 SCENARIOS = {
     "loss": scenario(LOSS, of_losses=True),
@@ -220,7 +221,7 @@ SCENARIOS = {
         {"objective": 0.1, DATA: 0.05, DRAWN: 0.15, SEARCH: 0.3, BOTH: 0.1, RESIDUAL: 0.3}
     ),
     "masks": scenario(MASKS),
-    "one objective 100 times noisier": scenario({**MASKS, SEARCH: 0.05, RESIDUAL: 0.26}, noisy=100.0),
+    NOISIER: scenario({**MASKS, SEARCH: 0.05, RESIDUAL: 0.26}, noisy=100.0),
     "null search": scenario({"objective": 0.37, DATA: 0.05, DRAWN: 0.24, RESIDUAL: 0.34}),
     "null objective": scenario(NULL_OBJECTIVE),
     "large interaction": scenario({"objective": 0.02, DRAWN: 0.03, SEARCH: 0.05, BOTH: 0.05, RESIDUAL: 0.85}),

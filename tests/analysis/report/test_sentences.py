@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from analysis.stats.simulated import NoiseAlone
 
 from analysis.data.archive import NothingToRead
 from analysis.data.load import load
@@ -16,7 +17,6 @@ from analysis.report import finding, summary, verdicts
 from analysis.report.study_data import StudyData, listed, percents, reasons, say, with_interval
 from analysis.stats.components import IntervalEstimate, Shares
 from analysis.stats.grid import compared
-from analysis.stats.simulated import NoiseAlone
 from tests.helpers import sublayer_grid
 from tests.helpers.analysis_grid import ONE, Study, write
 from tests.helpers.sublayer_grid import SublayerStudy

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from analysis.stats.simulated import NoiseAlone
 
 from analysis.data.archive import NothingToRead
 from analysis.data.load import Metric
@@ -16,7 +17,6 @@ from analysis.figures.fig5_variance_shares import LOSS, MASKS
 from analysis.report.verdicts import FAILS, HOLDS, JUDGES, OPEN, claims, judged
 from analysis.stats.components import IntervalEstimate, Shares
 from analysis.stats.mask_overlap import OverlapDifference
-from analysis.stats.simulated import NoiseAlone
 
 PPL, ACC = "log mean perplexity (2 corpora)", "mean accuracy (4 tasks)"
 NOT = float("nan")

@@ -73,10 +73,7 @@ def test_intervals_leave_out_one_draw_and_end_at_what_is_possible(cells: pd.Data
     half = stats.t.ppf(0.975, 2) * np.std([1.5, 0.5, 0], ddof=1) / 3**0.5
     assert (objective.low, objective.high) == pytest.approx((0, min(3, 2 / 3 + half)))
     drawn = one(changes(cells), DRAWN, "o0").changed
-    left = np.array([5 / 2, 5 / 2, 1 / 2])  # the pair of the other two draws
-    error = np.sqrt(2 / 3 * ((left - left.mean()) ** 2).sum())
-    assert drawn.error == pytest.approx(error)
-    assert (drawn.low, drawn.high) == (0, 3)
+    assert np.isnan([drawn.error, drawn.low, drawn.high]).all(), "between draws, intervals cover too rarely"
 
 
 def test_objectives_without_common_samples_are_compared_on_all_pairs_of_draws(cells: pd.DataFrame) -> None:

@@ -5,12 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis.stats.same_samples import damages, hits, joined, paired
-from tests.helpers.traces import score
+from analysis.stats.same_samples import hits, joined, paired
 
 
 def test_the_interval_is_that_of_a_paired_t_test() -> None:
@@ -42,24 +40,3 @@ def test_hits_are_those_of_the_evaluation() -> None:
     assert hits(terms) == pytest.approx([1.0, 0.0, 0.5])
     assert hits({"hits": [1.0, 0.0], "loglikelihoods": [[-1.0], [-2.0]]}) == pytest.approx([1.0, 0.0])
     assert hits({"losses": [2.0]}) is None
-
-
-def test_a_pruned_model_is_clearly_worse_or_better_only_beyond_the_noise_of_the_samples() -> None:
-    rng = np.random.default_rng(0)
-    dense = rng.normal(3.0, 1.0, 30)  # samples differ much more than models
-    noise = rng.normal(0, 0.1, 30)
-    noise -= noise.mean()
-    error = noise.std(ddof=1) / np.sqrt(30)
-    steps = {"worse": 3 * error, "better": -3 * error, "equal": 0.5 * error}
-    traces = {
-        n: [score([], list(dense)), score([1], list(dense + noise + step))] for n, step in steps.items()
-    }
-    traces["alone"] = [score([1], list(dense))]
-    cells = pd.DataFrame({"cell": list(traces), "dropped": [(1,)] * 4})
-    cells = cells.assign(objective="o", asked=1, loss=2.9, dense_loss=3.0)
-    assert list(damages(cells, traces)["worse"]) == [True, False, None, None]
-    assert list(damages(cells, traces)["lower"]) == [True] * 4
-    p = stats.t.cdf(-3, 29)
-    for asked, expected in ((int(0.05 / p), False), (int(0.05 / p) + 1, None)):
-        chosen = damages(cells.assign(asked=asked), traces)["worse"]
-        assert list(chosen) == [True, expected, None, None], "the best of many masks is better by chance"

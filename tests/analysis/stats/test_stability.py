@@ -74,14 +74,6 @@ def test_agreement_grows_with_samples_and_disjoint_halves_agree_least() -> None:
     assert list(curve["n"]) == [1, 2, 4, 8, 16, 32]
     assert curve["same"].is_monotonic_increasing
     assert (curve["pair"] <= curve["same"] + 0.05).all()
-    assert stability.enough(curve) in (16, 32)
-
-
-def test_enough_is_where_agreement_stays() -> None:
-    curve = pd.DataFrame({"n": [1, 2, 4, 8], "same": [0.95, 0.5, 0.9, 0.99]})
-    assert stability.enough(curve) == 4
-    assert stability.enough(curve.assign(same=0.5)) is None
-    assert stability.enough(curve.assign(same=1.0)) == 1
 
 
 # -- numbers of samples ------------------------------------------------------------------------------------------
