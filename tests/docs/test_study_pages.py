@@ -35,7 +35,7 @@ def test_each_finding_has_one_number_and_one_interval_in_bold() -> None:
     for number, finding in enumerate(findings, start=1):
         assert finding.startswith(f"{number}. ")
         (bold,) = re.findall(r"\*\*(.*?)\*\*", " ".join(finding.split()))
-        assert len(re.findall(r"\([\d.]+ to [\d.]+\)", bold)) == 1
+        assert len(re.findall(r"[\d.]+ to [\d.]+", bold)) == 1
     abstract = RESULTS.split("\n\n")[1]
     assert len(abstract.split()) <= 120
 
@@ -57,6 +57,10 @@ def test_blocks_that_change_are_those_of_the_archive() -> None:
     def said(found: dict[tuple[str, str], Change], factor: str, name: str) -> str:
         return blocks(found[factor, name].changed)
 
+    def single(found: dict[tuple[str, str], Change]) -> str:
+        each = found[DRAWN, "margin"].each
+        return f"{min(each):.2f} to {max(each):.2f}"
+
     both, apart = "perplexity : divergence", "perplexity or divergence : margin"
     drawn = [said(small, DRAWN, name) for name in ("perplexity", "divergence")]
     sentences = [
@@ -68,7 +72,9 @@ def test_blocks_that_change_are_those_of_the_archive() -> None:
         f"Chance is {small[SEARCH, 'margin'].chance:.2f} and {gemma[SEARCH, 'margin'].chance:.2f}",
         f"Another draw of 64 items changes {said(small, DRAWN, 'margin')} of SmolLM2's 6 blocks",
         f"Another search changes {said(small, SEARCH, 'margin')}",
-        f"On Gemma it is {said(gemma, DRAWN, 'margin')} and {said(gemma, SEARCH, 'margin')} of 4",
+        f"single draws differ from the others in {single(small)}",
+        f"On Gemma it is {said(gemma, DRAWN, 'margin')} (single draws: {single(gemma)}) and "
+        f"{said(gemma, SEARCH, 'margin')} of 4",
         f"differ from masks for perplexity and divergence in {said(small, OBJECTIVE, apart)} of 6 blocks",
         f"On Gemma it is {said(gemma, OBJECTIVE, apart)} of 4",
         f"differ in {said(small, OBJECTIVE, both)} and {said(gemma, OBJECTIVE, both)} blocks on the same samples",
