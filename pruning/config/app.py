@@ -56,9 +56,9 @@ from pruning.core.records import (
     without_decided,
     without_option,
 )
+from pruning.core.scoring import NearTies, Racing
 from pruning.routing.router_settings import RouterSettings, TaskStudy
 from pruning.runs.cell import ForwardSettings, Protect
-from pruning.search.choice import NearTies, Racing
 
 # The types of the top level of a configuration, and the schemas that Hydra checks options by.
 
