@@ -123,7 +123,7 @@ def analyse(commands: Sequence[str]) -> dict[str, Any]:
 
 def timed(command: str, *arguments: str) -> dict[str, float]:
     """CPU seconds, wall seconds and peak memory of a command of the analysis in a fresh process."""
-    cost = python("-m", "analysis", command, *arguments)
+    cost = python("-m", "pruning.cli", *([] if command == "report" else ["figure"]), command, *arguments)
     return {"cpu": round(cost.cpu, 1), "wall": round(cost.seconds, 1), "peak_megabytes": round(cost.memory)}
 
 

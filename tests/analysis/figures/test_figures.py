@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from analysis.__main__ import COMMANDS
 
 from analysis.data import load as load_module
 from analysis.data.archive import NothingToRead
 from analysis.data.load import choose, load
 from analysis.data.study import describe, trace
+from analysis.figure_command import FIGURES
 from analysis.figures import fig2_ranks, fig3_variance, fig4_overlap, names, outcome_tables, style
 from analysis.stats import mask_overlap
 from analysis.stats import means as means_module
@@ -46,14 +46,14 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def draw(name: str, results: Path, monkeypatch: pytest.MonkeyPatch, *flags: str) -> pd.DataFrame:
     monkeypatch.setattr(sys, "argv", [name, "--results", str(results), *flags])
-    resolve_name(f"analysis.{COMMANDS[name.partition('_')[0]]}")()
+    resolve_name(f"analysis.{FIGURES[name.partition('_')[0]]}")()
     return pd.read_csv(next(results.rglob(f"{name}.csv")))
 
 
 def test_every_file_of_a_figure_is_a_command_of_its_name() -> None:
     assert names()[0].startswith("fig1_")
     for name in names():
-        figure = resolve_name(f"analysis.{COMMANDS[name.partition('_')[0]]}")
+        figure = resolve_name(f"analysis.{FIGURES[name.partition('_')[0]]}")
         assert figure.name == name
         assert bool(figure.section) == bool(figure.caption)
 
