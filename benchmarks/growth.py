@@ -123,7 +123,7 @@ def analyse(commands: Sequence[str]) -> dict[str, Any]:
 
 def timed(command: str, *arguments: str) -> dict[str, float]:
     """CPU seconds, wall seconds and peak memory of a command of the analysis in a fresh process."""
-    cost = python("-m", "analysis", command, *arguments)
+    cost = python("-m", "pruning.cli", *([] if command == "report" else ["figure"]), command, *arguments)
     return {"cpu": round(cost.cpu, 1), "wall": round(cost.seconds, 1), "peak_megabytes": round(cost.memory)}
 
 
@@ -254,10 +254,10 @@ def _cells(results: Path, count: int) -> Iterator[Cell]:
         loader = GlobalHydra.instance().config_loader()
         composer = Composer(loader, loader.load_configuration("config", [], RunMode.MULTIRUN))
         options = itertools.product(*(values.split(",") for values in OPTIONS.values()))
-        for number, (values, seed) in enumerate(itertools.product(options, range(count // 8))):
+        for values, seed in itertools.product(options, range(count // 8)):
             words = [f"{name}={value}" for name, value in zip(OPTIONS, values, strict=True)]
             words += [f"seed={seed}", f"paths.results={results}", "tracker=none"]
-            yield cell_of(*composer.compose(number, words))
+            yield cell_of(*composer.compose(words))
 
 
 def _result(cell: Cell) -> dict[str, Any]:

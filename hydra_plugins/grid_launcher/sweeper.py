@@ -61,7 +61,7 @@ class GridSweeper(BasicSweeper):
         setup_globals()
         configure_log(self.config.hydra.job_logging, self.config.hydra.verbose)
         composer = Composer(loader, self.config)
-        execute([composer.compose(number, words) for number, words in enumerate(jobs)])
+        execute([composer.compose(words) for words in jobs])
         return None
 
 
@@ -79,29 +79,26 @@ class Composer:
         hydra: Any = OmegaConf.to_container(master.hydra.overrides.hydra)
         self._groups = loader.get_group_options("", ObjectType.GROUP, master.hydra.job.config_name, hydra)
 
-    def compose(self, number: int, words: Sequence[str]) -> Composed:
-        """The configuration of job `number` with the overrides `words`. Raises Hydra's errors."""
+    def compose(self, words: Sequence[str]) -> Composed:
+        """The configuration of a job with the overrides `words`. Raises Hydra's errors."""
         if not (values := self._values(words)):
-            return self.compose_alone(number, words)
+            return self.compose_alone(words)
         changed = {value.input_line for value in values}
         options = tuple(word for word in words if word not in changed)
         if options not in self._composed:
-            self._composed[options] = self.compose_alone(number, options)
+            self._composed[options] = self.compose_alone(options)
         shared, choices = self._composed[options]
         config = copy.deepcopy(shared)
         try:
             for value in values:
                 OmegaConf.update(config, value.key_or_group, value.value(), merge=True)
         except OmegaConfBaseException:
-            return self.compose_alone(number, words)
+            return self.compose_alone(words)
         return config, dict(choices)
 
-    def compose_alone(self, number: int, words: Sequence[str]) -> Composed:
+    def compose_alone(self, words: Sequence[str]) -> Composed:
         """The configuration of a job as Hydra itself composes it."""
         sweep = self._loader.load_sweep_config(self._master, list(words))
-        with open_dict(sweep):
-            sweep.hydra.job.id = str(number)
-            sweep.hydra.job.num = number
         HydraConfig.instance().set_config(sweep)
         choices = dict(sweep.hydra.runtime.choices)
         cell = copy.deepcopy(sweep)

@@ -81,9 +81,8 @@ def check_line(words: Sequence[str]) -> None:
         name, _, value = word.lstrip("-").partition("=")
         if word.startswith("--") and name.partition(".")[0] in known:
             raise InputError(f"{word}: settings have no dashes. Write {name}={value or after or 'VALUE'}.")
-        if word.startswith("-") or (is_setting(word) and name):
-            continue
-        if before in VALUED or before.startswith("--config-"):
+        valued = before in VALUED or before.startswith("--config-")
+        if valued or word.startswith("-") or (is_setting(word) and name):
             continue
         if spaced := re.search(r"(\S+)(?: = ?| ?= )(\S+)", " ".join((before, word, after, *words[-1:]))):
             raise InputError(f"{word}: there are spaces beside an =. Write {spaced[1]}={spaced[2]}.")

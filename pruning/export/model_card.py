@@ -303,7 +303,7 @@ def _commands(wanted: Request) -> Iterator[str]:
     elif wanted.scales is None and wanted.repair is None:
         model = {CLASS: "Model", **portable(dataclasses.asdict(wanted.model))}
         words = ["--drop", ",".join(wanted.mask.names()), *launch_words({"model": model}), f"out={out}"]
-        yield shlex.join(["python", "-m", "pruning.export", *words])
+        yield shlex.join(["depth-pruning", "export", *words])
 
 
 def launched(result: DoneResult, healed: bool) -> Iterator[Mapping[str, Any]]:

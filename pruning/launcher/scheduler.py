@@ -154,11 +154,6 @@ def _info(state: str, reason: str) -> Info:
     return Info(active=False, reason=f"{MEANINGS.get(word, reason or 'it died')} (SLURM: {word})")
 
 
-def cancel_named(name: str) -> None:
-    """Cancel all jobs of a submission, by its name."""
-    call("scancel", "--quiet", f"--name={name}")
-
-
 def largest_array() -> int:
     """The largest number of tasks in an array."""
     match = re.search(r"^MaxArraySize\s*=\s*(\d+)", call("scontrol", "show", "config"), re.MULTILINE)

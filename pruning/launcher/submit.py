@@ -48,7 +48,7 @@ def submission_lock(results: Path) -> Iterator[None]:
                 continue
             if record.on_slurm:
                 log.warning("a command died while it submitted %s: its jobs are cancelled", record.name)
-                scheduler.cancel_named(record.name)
+                scheduler.call("scancel", "--quiet", f"--name={record.name}")
             record.complete = True
             record.save()
         yield
@@ -130,7 +130,7 @@ def cancel(results: Path) -> int:
         for record in {records[key].name: records[key] for key in flying}.values():
             touch(record.cancelled)
             if record.on_slurm:
-                scheduler.cancel_named(record.name)
+                scheduler.call("scancel", "--quiet", f"--name={record.name}")
         for cell in flying.values():
             if cell.job.startswith(PROCESS):
                 end(cell.job, results)

@@ -159,8 +159,6 @@ def _route(cells: Sequence[Cell], outcome: Outcome, settings: task_cells.TaskSet
 
 # Start Hydra for a command, and give its errors in this project's words.
 
-RAISE = "HYDRA_FULL_ERROR"  # if this variable is set, Hydra raises its errors instead of printing them
-
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def _launch(composed: DictConfig) -> None:
@@ -175,10 +173,8 @@ def launch() -> None:
     add_hub_models(words)
     check_words(words)
     check_choices(words)
-    os.environ[RAISE] = "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them
     try:
         _launch()
     except (HydraException, OmegaConfBaseException) as error:
         raise explained(error, words) from error
-    finally:
-        os.environ.pop(RAISE, None)

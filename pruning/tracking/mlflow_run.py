@@ -82,10 +82,10 @@ def record_run(client: Any, experiment: str, folder: Path, studies: Sequence[str
     for run in same:
         client.delete_run(run.info.run_id)
     started, ended = (_milliseconds(result["environment"][name]) for name in ("started", "ended"))
+    k = result["search"]["k"] if result["status"] == "done" else None
+    name = run_name(result["cell"], result["config"], k)
     # The tag `cell` is given at once: a run without it would not be found again after a kill.
-    run = client.create_run(
-        experiment, start_time=started, run_name=_title(result), tags={"cell": result["cell"]}
-    )
+    run = client.create_run(experiment, start_time=started, run_name=name, tags={"cell": result["cell"]})
     tags = [RunTag(name, str(value)) for name, value in _tags(result, studies)]
     client.log_batch(run.info.run_id, params=parameters(result["config"]), tags=tags)
     log_metrics(client, run.info.run_id, [(*metric, ended) for metric in _metrics(result, folder)])
@@ -128,11 +128,6 @@ def studies_of(folders: Sequence[Path]) -> dict[Path, list[str]]:
                     if (folder := results / key) in asked:
                         asked[folder].append(name)
     return asked
-
-
-def _title(result: Result) -> str:
-    k = result["search"]["k"] if result["status"] == "done" else None
-    return run_name(result["cell"], result["config"], k)
 
 
 def _tags(result: Result, studies: Sequence[str]) -> Iterator[tuple[str, Any]]:

@@ -32,7 +32,7 @@ from pruning.tracking.mlflow_run import (
     run_name,
     studies_of,
 )
-from pruning.tracking.store import raise_failures, record_all_runs
+from pruning.tracking.store import record_all_runs
 
 if TYPE_CHECKING:
     from pruning.runs.cell import Cell
@@ -102,9 +102,8 @@ class Server:
         """Record each cell unless the server already has its current result; close runs whose jobs have ended."""
         with plain_errors(self.uri):
             client, experiment = self.open()
-            failures = record_all_runs(client, experiment, results, folders)
             close_dead_runs(client, experiment, results)
-        raise_failures(failures)
+            record_all_runs(client, experiment, results, folders)
 
     def open(self) -> tuple[Any, str]:
         """A client and the id of the experiment, which is created if it is missing."""

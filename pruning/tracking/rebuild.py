@@ -30,15 +30,15 @@ def main() -> None:
     settings = [word for word in sys.argv[1:] if not names_folder(word)]
     if len(folders) > 1:
         raise InputError(f"{len(folders)} folders are given ({', '.join(folders)}): give one.")
-    name, _, uri = (settings or ["tracker.uri="])[0].partition("=")
-    if len(settings) > 1 or name != "tracker.uri":
+    if len(settings) > 1 or not all(word.startswith("tracker.uri=") for word in settings):
         raise InputError(f"{' '.join(settings)}: this command takes one setting, tracker.uri=URI.")
-    if settings:
+    uri = settings[0].partition("=")[2] if settings else None
+    if uri is not None:
         check_uri(uri)
     results = Path(folders[0]).expanduser().resolve()
     if not any(results.glob(f"*/{NAME}")):
         raise InputError(f"no cell found in {results}: give the folder that `paths.results` named.")
-    record_all(results, uri or None)
+    record_all(results, uri)
 
 
 def record_all(results: Path, uri: str | None = None) -> int:

@@ -68,11 +68,10 @@ class MLflow:
             client, experiment = self._open(results)
             with self._writing(results):
                 held = self._held(results)
-                failures = record_all_runs(client, experiment, results, folders)
-                if self.uri is None and not failures:
+                record_all_runs(client, experiment, results, folders)
+                if self.uri is None:
                     lines = sorted(" ".join(item) for item in (held | self._wanted(results, folders)).items())
                     storage.write_text(results / HELD, "\n".join(lines))
-        raise_failures(failures)
 
     def _store(self, results: Path) -> str:
         return self.uri or str(results / DATABASE)
@@ -139,15 +138,10 @@ class MLflow:
         return held if self._state(results).items() <= held.items() else {}
 
 
-def record_all_runs(client: Any, experiment: str, results: Path, folders: Sequence[Path]) -> list[str]:
-    """Record cells and the studies of their folder; returns a sentence for each cell that could not be recorded."""
+def record_all_runs(client: Any, experiment: str, results: Path, folders: Sequence[Path]) -> None:
+    """Record cells and the studies of their folder; then raises PruningError if a cell could not be recorded."""
     failures = record_runs(client, experiment, folders)
     records.record_studies(client, experiment, results)
-    return failures
-
-
-def raise_failures(failures: Sequence[str]) -> None:
-    """Raise PruningError with the sentences of `record_all_runs`, if there are any."""
     if failures:
         raise PruningError(" ".join([*failures, "All other cells are recorded."]))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 from omegaconf import OmegaConf
 
-from pruning.config import groups
 from pruning.config.app import build, composed
 from pruning.config.compose import cell_of, recorded_cell
 from pruning.core.errors import InputError
@@ -51,13 +50,3 @@ def test_a_calibration_that_the_objective_cannot_read_is_refused() -> None:
     config = composed(["objective=margin", "calibration=pydoc"])
     with pytest.raises(InputError, match=r"objective=margin .*calibration=pydoc .*: commonsense"):
         cell_of(config, {"objective": "margin", "calibration": "pydoc", "algo": "greedy"})
-
-
-def test_every_option_has_a_class() -> None:
-    for group in groups.BUILT:
-        with_schema = [
-            one
-            for one in groups.options(group)
-            if f"/schema/{group}/" in (groups.CONF / group / f"{one}.yaml").read_text()
-        ]
-        assert list(groups.option_classes(group)) == with_schema, group

@@ -56,27 +56,27 @@ def plain(composed: Any) -> Any:
 def outcome(compose: Any, words: list[str]) -> Any:
     """The configuration as plain data, or Hydra's error."""
     try:
-        return plain(compose(0, words))
+        return plain(compose(words))
     except HydraException as error:
         return type(error), str(error), str(error.__cause__)
 
 
 @pytest.mark.parametrize("words", JOBS.values(), ids=JOBS.keys())
 def test_a_job_is_composed_as_hydra_composes_it(composer: Composer, words: list[str]) -> None:
-    composer.compose(0, ["algo=beam", "seed=9", "k=9"])  # an earlier job leaves nothing in later ones
+    composer.compose(["algo=beam", "seed=9", "k=9"])  # an earlier job leaves nothing in later ones
     assert outcome(composer.compose, words) == outcome(composer.compose_alone, words)
 
 
 def test_jobs_with_the_same_options_are_composed_once(
     composer: Composer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    alone = [plain(composer.compose_alone(number, words)) for number, words in enumerate(SEEDS)]
+    alone = [plain(composer.compose_alone(words)) for words in SEEDS]
     calls: list[Any] = []
     original = composer.compose_alone
     monkeypatch.setattr(composer, "compose_alone", lambda *a: (calls.append(a), original(*a))[1])
-    composed = [composer.compose(number, words) for number, words in enumerate(SEEDS)]
+    composed = [composer.compose(words) for words in SEEDS]
     assert [plain(one) for one in composed] == alone
     assert len(calls) == 1
     composed[0][0].seed = 99
     composed[0][1]["algo"] = "changed"
-    assert plain(composer.compose(1, SEEDS[1])) == alone[1], "jobs share nothing that can change"
+    assert plain(composer.compose(SEEDS[1])) == alone[1], "jobs share nothing that can change"

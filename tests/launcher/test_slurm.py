@@ -10,7 +10,7 @@ import pytest
 from pruning.core.errors import InputError
 from pruning.launcher import scheduler
 from pruning.launcher.scheduler import Info
-from pruning.launcher.slurm import Slurm, array_shares, job_arrays
+from pruning.launcher.slurm import Slurm, array_shares
 from pruning.launcher.submission import submissions
 from pruning.models.handle import Resources
 from tests.helpers.launchers import commands, submission, task
@@ -85,12 +85,6 @@ def test_no_more_cells_run_than_allowed_and_no_slot_is_wasted(sizes: list[int], 
     if most >= len(sizes):
         assert sum(shares) <= most
         assert sum(shares) > min(most, sum(sizes)) - len(sizes)
-
-
-def test_cutting_keeps_all_tasks_in_order() -> None:
-    tasks = [task(f"{n}", resources=LARGE if n % 3 else None) for n in range(11)]
-    parts = [[int(cell.key) for cell in part] for part in job_arrays(tasks, 3)]
-    assert parts == [[0, 3, 6], [9], [1, 2, 4], [5, 7, 8], [10]]
 
 
 def test_a_refusal_is_reported_and_nothing_is_in_flight(

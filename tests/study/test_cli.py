@@ -22,7 +22,7 @@ from tests.helpers.commands import depth_pruning
 ROOT = Path(__file__).parents[2]
 
 
-def test_every_subcommand_has_a_function_a_line_and_a_rule_in_the_makefile_or_none() -> None:
+def test_every_subcommand_has_a_function_and_a_line_and_make_calls_no_other() -> None:
     for name, (line, function) in cli.SUBCOMMANDS.items():
         assert callable(resolve_name(function)), name
         assert re.search(rf"^  {name} +{line}$", cli.usage(), re.MULTILINE)
