@@ -73,7 +73,7 @@ def points(axes: Axes) -> list[tuple[float, float]]:
 def bars(axes: Axes, along: int = 0) -> list[tuple[float, float]]:
     """The ends of the intervals: along x or, with 1, along y."""
     lines = [lines for lines in axes.collections if isinstance(lines, LineCollection)]
-    ends = [segment[:, along] for of in lines for segment in of.get_segments()]
+    ends = [segment[:, along] for of in lines for segment in of.get_segments() if len(segment) == 2]
     return [(float(low), float(high)) for low, high in ends if not np.isnan([low, high]).any()]
 
 
