@@ -49,9 +49,8 @@ class ReportTable:
 # A heading, whether the column has numbers, and a function that returns the column's value in a row.
 Column = tuple[str, bool, Callable[[Any], Value]]
 Rows = list[list[Value]]
-Built = (
-    tuple[list[tuple[str, bool]], Rows] | tuple[list[tuple[str, bool]], Rows, Rows]
-)  # with rows that stay on top
+Built = tuple[list[tuple[str, bool]], Rows]  # headings and rows
+WithDense = tuple[list[tuple[str, bool]], Rows, Rows]  # and rows that stay on top
 
 
 def tables(m: StudyData) -> Iterator[ReportTable]:
