@@ -24,8 +24,8 @@ from PIL import Image
 from analysis.data.load import Metric
 from analysis.data.study import AskedStudy
 from analysis.figures import fig5_variance_shares, fig9_units, style
+from analysis.figures.cli import StudyFigure
 from analysis.figures.style import GREY, INK, PAGE
-from docs.described import COMPARED, OUTCOMES, study
 from pruning.core.storage import read_json, write_bytes
 
 ROOT = Path(__file__).parents[1]
@@ -62,25 +62,30 @@ def save(name: str, figure: Figure) -> None:
 
 def of_study(figure: str, name: str, **only: list[str]) -> Figure:
     """A figure of the cells of an archived study that have some values."""
-    archive = ROOT / "analysis" / name / f"{name}.tar.xz"
-    drawn: Figure = import_module(f"analysis.figures.{figure}").FIGURE.of(
-        AskedStudy(str(archive), name, only)
-    )
-    return drawn
+    entry: StudyFigure = import_module(f"analysis.figures.{figure}").FIGURE
+    return entry.of(AskedStudy(archive(name), name, only))
+
+
+def archive(name: str) -> str:
+    """The archive of a study."""
+    return str(ROOT / "analysis" / name / f"{name}.tar.xz")
+
+
+TEXT, MAIN = ["perplexity", "divergence"], ["perplexity", "divergence", "margin"]
+RATIO = "calibration : search"
+COMPARED = (("smollm2", MAIN), ("smollm2", TEXT), ("gemma3_270m", MAIN), ("gemma3_270m", TEXT))
 
 
 def ratios() -> Figure:
-    """A forest plot of calibration : search, for each comparison of docs/results.md."""
-    found: dict[str, dict[str, Any]] = {}
-    model = ""
-    for words, objectives, shown, name, algos in COMPARED:
-        of_outcome = dict(
-            zip(OUTCOMES, study("study", objectives, algos, model=name).shares[0].values(), strict=True)
-        )
-        first, _, rest = words.rpartition(": ")
-        model = first or model
-        found[f"{model}: {rest}"] = {outcome: of_outcome[outcome].total_ratio for outcome in shown}
-    return fig5_variance_shares.draw(found, "Calibration : search, in masks and what they cost")
+    """A forest plot of calibration : search, for the objectives on text and with the margin."""
+    found = {}
+    for model, objectives in COMPARED:
+        only = {"model": [model], "objective": objectives}
+        shares = fig5_variance_shares.shares_of(AskedStudy(archive("study"), "study", only))[0]
+        known = fig5_variance_shares.ratios(shares).items()
+        group = f"{style.named(model)}: {', '.join(objectives)}"
+        found[group] = {outcome: every[RATIO] for outcome, every in known if RATIO in every}
+    return fig5_variance_shares.draw(found, "Calibration : search, in masks and in what they cost")
 
 
 def units() -> Figure:
@@ -199,7 +204,6 @@ def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], wor
         axes.text(*middle, words, ha="center", va="center", color=GREY)
 
 
-MAIN = ["perplexity", "divergence", "margin"]
 PICTURES: dict[str, Callable[[], Figure]] = {
     "before_after": lambda: before_after(read_json(IMAGES / "before_after.json")),
     "data_way": data_way,

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 
 from ..data.archive import NothingToRead
@@ -37,6 +38,7 @@ SECOND = {
     "objective_ratio": ("search", "interaction"),
     "objective_draw": ("draw",),
 }
+LEAST, MOST = 0.05, 100.0  # of the axis
 Ratios = Mapping[str, Mapping[str, IntervalEstimate]]
 
 
@@ -53,30 +55,34 @@ def draw(found: Ratios, title: str = "How much more calibration decides than the
     """A forest plot: a line for each ratio of each group, with its interval, on a log axis with a line at 1."""
     rows = Rows.of({group: [*ratios] or ["no ratio"] for group, ratios in found.items()})
     note = "ratio of shares of variance within model and size, with interactions on both sides; lines: 95 % "
-    note += "intervals; an arrow: no upper end, since the second share may be 0"
+    note += "intervals; an arrow: the line goes on, because a share may be 0"
     figure, ((axes,),) = style.page(1, 1, rows.height * LINE * 1.2 + 0.6, title, note)
     known = [
         (rows.lines[group, name], one) for group, ratios in found.items() for name, one in ratios.items()
     ]
-    ends = [end for _, one in known for end in (one.low, one.value, one.high) if 1e-3 < end < NO_SHARE]
-    low, high = min([0.5, *ends]) / 1.3, max([2.0, *ends]) * 1.3
+    ends = np.array([(one.low, one.value, one.high) for _, one in known]).reshape(-1)
+    low, high = (np.nanmin([0.5, *ends]) / 1.3, np.nanmax([2.0, *ends]) * 1.3)
+    low, high = max(float(low), LEAST), min(float(high), MOST)
     axes.set_xscale("log")
     axes.set_xlim(low, high)
     axes.axvline(1, color=INK, lw=0.8, zorder=0)
-    at = axes.get_yaxis_transform()
     for y, one in known:
-        left, right = max(one.low, low) if one.low > 0 else low, min(one.high, high)
-        if one.value < NO_SHARE:
-            style.dots(axes, one.value, y, (left, right), INK)
-        elif one.low < NO_SHARE:
-            axes.hlines(y, left, high, color=INK, lw=1.1, alpha=0.6)
-        if unbounded(one) and one.low < NO_SHARE:
-            axes.plot(high, y, ">", color=INK, ms=4, clip_on=False)
-        axes.text(1.03, y, ratio_text(one), transform=at, va="center_baseline")
+        if one.low < NO_SHARE or one.value < NO_SHARE:
+            shown = one.value if low < one.value < high else np.nan
+            style.dots(axes, shown, y, (max(one.low, low), min(one.high, high)), INK)
+            for place, sign, beyond in ((low, "<", one.low < low), (high, ">", one.high > high)):
+                if beyond:
+                    axes.plot(place, y, sign, color=INK, ms=4, clip_on=False)
+        axes.text(1.03, y, ratio_text(one), transform=axes.get_yaxis_transform(), va="center_baseline")
     rows.name(axes)
-    axes.text(0.94, -0.9, "the search decides more", ha="right", color=GREY)
-    axes.text(1.06, -0.9, "calibration decides more", color=GREY)
+    for words, side, away in (
+        ("the search decides more", "right", -6),
+        ("calibration decides more", "left", 6),
+    ):
+        beside = axes.annotate(words, (1, -0.9), (away, 0), textcoords="offset points", ha=side, color=GREY)
+        beside.set_annotation_clip(False)
     style.plain_log(axes.xaxis)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.set_xlabel("ratio")
     return figure
 
@@ -233,6 +239,9 @@ def used(
 
 def _build(study: AskedStudy, given: Namespace) -> Drawing:
     by_outcome, table = shares_of(study, given.perplexity, given.accuracy)
+    if not any(ratios(by_outcome).values()):
+        notes = dict.fromkeys(shares.note for shares in by_outcome.values())
+        raise NothingToRead(f"no ratio of shares can be computed: {'; '.join(filter(None, notes))}.")
     return Drawing(draw(ratios(by_outcome)), table)
 
 
