@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy.stats import gmean
@@ -79,7 +79,8 @@ def _panel(axes: Axes, cells: pd.DataFrame, rows: Rows, metrics: Sequence[Metric
 
     def write(y: float, words: str, right: float, **look: Any) -> None:
         place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
-        axes.annotate(words, (1, y), (right, 0), ha="right", va="center_baseline", **place, **look)
+        text = axes.annotate(words, (1, y), (right, 0), ha="right", va="center_baseline", **place, **look)
+        text.set_in_layout(y < 1)  # the headings have the room that all lines need; layout is slow
 
     for metric in metrics:
         heading, right = COLUMNS[metric.kind]
@@ -144,7 +145,7 @@ def merged(cells: pd.DataFrame) -> pd.DataFrame:
 BACK, CLOSED = "#EFEFEF", "#FBFBFB"  # units that stay, and units that cannot be removed
 
 
-def _squares(axes: Axes, cells: pd.DataFrame, y: float, shades: LinearSegmentedColormap) -> None:
+def _squares(axes: Axes, cells: pd.DataFrame, y: float, shades: Colormap) -> None:
     n_blocks, split = int(cells["n_blocks"].iloc[0]), has_sublayers(cells)
     units = np.arange(n_blocks * (2 if split else 1))
     shares = np.mean([np.isin(units, mask) for mask in cells["dropped"]], axis=0)
@@ -159,7 +160,7 @@ def has_sublayers(cells: pd.DataFrame) -> bool:
     return bool({*column(cells, "unit", "block")} & {"sublayer", "attention", "mlp"})
 
 
-def _shades(colour: str) -> LinearSegmentedColormap:
+def _shades(colour: str) -> Colormap:
     return LinearSegmentedColormap.from_list("removed", [BACK, colour]).with_extremes(bad=CLOSED)
 
 

@@ -80,7 +80,7 @@ def _finish(axes: Axes, title: str, words: str, hue: str) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(3))
     axes.grid(axis="y", color="0.94", lw=0.6)
     axes.set_axisbelow(True)
-    axes.set_title(f"{title}\n", color=hue, weight="bold", fontsize=style.SMALL)
+    axes.set_title(title, color=hue, weight="bold", fontsize=style.SMALL, pad=14)
     below = axes.annotate(words, (0, 1), (0, 4), "axes fraction", "offset points")
     below.set(color=GREY, in_layout=False)
 

@@ -14,7 +14,7 @@ import pandas as pd
 
 from ..data.archive import NothingToRead
 from ..data.load import OTHER, WORDS, standard_error
-from ..figures.style import number, ordered
+from ..figures.style import counted, number, ordered
 from ..stats import stability
 from ..stats.estimands import DRAWN, OBJECTIVE
 from ..stats.estimands import SEARCH as ANOTHER_SEARCH
@@ -123,10 +123,11 @@ def refusals(m: StudyData, lacking: list[tuple[str, str]]) -> str:
         having = int(m.cells[f"pruned/{name}"].notna().sum())
         found.append((f"means with {name}", f"only {having:,} of {len(m.cells):,} cells have it"))
     for name, cells in groups(m.cells.dropna(subset=OTHER), OTHER):
-        found.append((f"{name} of {len(cells):,} cells", "measured on other data than that of most cells"))
+        found.append((f"{name} of {counted(len(cells), 'cell')}", "measured on other data than most"))
     if unstable := reasons(m.stability["note"].fillna("")):
         found.append(("stability", unstable))
-    if unpaired := int(m.regrets["regret_se"].isna().sum()):
+    regrets = tried(lambda study: study.judged.regrets, m)
+    if regrets is not None and (unpaired := int(regrets["regret_se"].isna().sum())):
         found.append(("regret in standard errors", f"{unpaired:,} cells have no losses that can be paired"))
     by_reason: dict[str, list[str]] = {}
     for what, why in found:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.text import Text
+from matplotlib.transforms import Bbox
 from PIL import Image
 
 from analysis.data import load as load_module
@@ -100,7 +102,7 @@ def test_every_figure_writes_pdf_png_and_csv(
 @pytest.mark.parametrize("name", [name for name in DRAWN if name.startswith("fig")])
 @pytest.mark.parametrize("of", [SMALL, FOUR], ids=["small", "four cells"])
 def test_a_figure_is_as_wide_as_a_page_and_its_texts_can_be_read(
-    name: str, of: Study, tmp_path: Path
+    name: str, of: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All at least 6.5 points, none over another or over the edge, and no commit among them."""
     write(tmp_path, of)
@@ -111,35 +113,38 @@ def test_a_figure_is_as_wide_as_a_page_and_its_texts_can_be_read(
     except NothingToRead:
         assert of is FOUR
         return
-    shown: list[Text] = []
+    shown: dict[Text, Bbox] = {}
     drawn = Text.draw
-    monkeypatch.setattr(Text, "draw", lambda text, renderer: (shown.append(text), drawn(text, renderer)))
+
+    def record(text: Text, renderer: Any) -> None:
+        drawn(text, renderer)
+        if text.get_visible() and text.get_text().strip():
+            shown[text] = text.get_window_extent(renderer)
+
+    monkeypatch.setattr(Text, "draw", record)
     figure.draw_without_rendering()
-    shown = [text for text in shown if text.get_text().strip()]
     assert figure.get_figwidth() == style.PAGE
     assert figure.get_figheight() < 10
     assert min(text.get_fontsize() for text in shown) >= 6.5
     assert not [text for text in shown if "commit" in text.get_text()]
-    boxes = [text.get_window_extent() for text in shown]
     page = figure.bbox.padded(1)
-    for i, one in enumerate(boxes):
-        assert page.contains(*one.min), shown[i]
-        assert page.contains(*one.max), shown[i]
-        over = [shown[j].get_text() for j in range(i) if one.padded(-1).overlaps(boxes[j].padded(-1))]
-        assert not over, (shown[i].get_text(), over)
+    for (one, box), (other, beside) in combinations(shown.items(), 2):
+        assert page.contains(*box.min), one
+        assert page.contains(*box.max), one
+        assert not box.padded(-1).overlaps(beside.padded(-1)), (one, other)
 
 
 def test_one_command_draws_all_that_a_study_has_data_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     write(tmp_path, ONE)
-    monkeypatch.setattr(
-        sys, "argv", ["depth-pruning figure", "all", "--results", str(tmp_path), "--study", "small"]
-    )
+    words = ["depth-pruning figure", "all", "--results", str(tmp_path), "--study", "small"]
+    monkeypatch.setattr(sys, "argv", words)
     figure_command()
     drawn = {path.stem for path in (tmp_path / "figures").glob("*.png")}
     assert drawn == {*DRAWN} - {"fig4_changes", "fig5_variance_shares", "fig6_asked"}
     caplog.clear()
+    monkeypatch.setattr(sys, "argv", words)
     figure_command()
     figures = [record.getMessage() for record in caplog.records if record.getMessage().startswith("figure")]
     assert len(figures) == len(drawn)
@@ -358,7 +363,7 @@ def test_tables_count_cells_and_show_the_papers_numbers(tmp_path: Path) -> None:
     rows = outcome_tables.aggregate(frame, metric)
     assert rows.set_index("algo").loc["greedy", "paper"] == 60.69
     assert (rows["cells"].sum(), rows["asked"].sum()) == (len(frame) - 1, len(frame))
-    texts = [text.get_text() for text in outcome_tables.typeset(rows, metric, "title").texts]
+    texts = [text.get_text() for text in outcome_tables.typeset(rows, metric).axes[0].texts]
     assert {"60.69", "74.58"} <= set(texts)  # greedy, and nothing removed
     assert any("six tasks" in text for text in texts)
     assert any(text.endswith("(2/3)") for text in texts)
