@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 from pathlib import Path, PurePath
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
@@ -23,9 +23,11 @@ from pruning.core import records
 from pruning.core.mask import Mask, unit_noun
 from pruning.core.records import CLASS, DoneResult, HealRecord
 from pruning.core.units import bytes_text, rate_text
-from pruning.export.checkpoint import ModelSizes
 from pruning.export.request import Request
 from pruning.models.handle import directory_name
+
+if TYPE_CHECKING:
+    from pruning.export.checkpoint import ModelSizes
 
 # Hub names and licences of the models that Python packages contain as GGUF files.
 PACKAGED = {
