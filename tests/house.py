@@ -31,14 +31,14 @@ PACKAGES = ("pruning", "analysis")
 PROGRAMS = (*PACKAGES, "hydra_plugins", "benchmarks", "docs", "launch.py")
 # The function and parameter at which a way begins, and the most files that it may pass through.
 WAYS = {
-    "a run": ("pruning.runs.run_cell", "run", "prepared", 31),
-    "the cells of a command": ("pruning.study.grid", "run_cells", "cells", 35),
-    "an export": ("pruning.export.pipeline", "export", "wanted", 25),
-    "the report": ("analysis.report.page", "page", "m", 12),
+    "a run": ("pruning.runs.run_cell", "run", "prepared", 28),
+    "the cells of a command": ("pruning.study.grid", "run_cells", "cells", 19),
+    "an export": ("pruning.export.pipeline", "export", "wanted", 16),
+    "the report": ("analysis.report.page", "page", "m", 8),
 }
 # Today's counts: each may only fall. The aim is 35,000 lines in 220 files, 28,000 lines of tests, 20 floors, and 25
 # files that a run passes through.
-LIMITS = {"lines": 44_800, "files": 237, "lines of tests": 36_200, "floors": 24, "settings": 167}
+LIMITS = {"lines": 43_800, "files": 235, "lines of tests": 35_600, "floors": 22, "settings": 163}
 
 Class: TypeAlias = tuple[str, str]  # its module and its name
 Place: TypeAlias = tuple[str, ast.FunctionDef]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 from pathlib import Path, PurePath
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
@@ -24,10 +24,12 @@ from pruning.core.mask import Mask, unit_noun
 from pruning.core.records import CLASS, DoneResult, HealRecord
 from pruning.core.units import bytes_text, rate_text
 from pruning.evaluation.change import Change, changes
-from pruning.export.checkpoint import ModelSizes
 from pruning.export.request import Request
 from pruning.models.handle import directory_name
 from pruning.search.decide import certainty
+
+if TYPE_CHECKING:
+    from pruning.export.checkpoint import ModelSizes
 
 # Hub names and licences of the models that Python packages contain as GGUF files.
 PACKAGED = {

@@ -137,11 +137,6 @@ def find_files(path: str, gguf_file: str | None = None) -> ModelFiles:
     return ModelFiles(folder, file, weights, shapes)
 
 
-def model_digest(path: str, gguf_file: str | None = None) -> str:
-    """The digest of the model in a directory. Raises as `find_files` does."""
-    return find_files(path, gguf_file).digest
-
-
 def _folder(path: str) -> Path:
     if not path:
         raise InputError("model.path is empty: give a directory or a GGUF file, model.path=PATH.")

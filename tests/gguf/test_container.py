@@ -17,7 +17,7 @@ import pytest
 
 from pruning.core.errors import InputError
 from pruning.models.gguf import check_header, open_gguf
-from pruning.models.model_files import find_files, model_digest
+from pruning.models.model_files import find_files
 from tests.helpers import gguf_models
 
 
@@ -100,7 +100,7 @@ def test_a_number_that_asks_for_more_than_the_file_holds_is_named(what: str, tmp
     for read in (
         lambda: open_gguf(path),
         lambda: find_files(str(path.parent)).gguf,
-        lambda: model_digest(str(tmp_path)),
+        lambda: find_files(str(tmp_path)).digest,
     ):
         with pytest.raises(InputError, match=re.escape(str(path))) as error:
             read()
@@ -138,7 +138,7 @@ def test_block_counts_of_a_configuration_are_compared_with_the_weights(
     for settings in ({"num_hidden_layers": 2**31}, {"text_config": {"num_hidden_layers": 2**31}}):
         (folder / "config.json").write_text(json.dumps(config | settings))
         with pytest.raises(InputError, match=r"num_hidden_layers=2,147,483,648"):
-            model_digest(str(folder))
+            _ = find_files(str(folder)).digest
 
 
 def test_a_link_to_no_file_blocks_no_other_model(tmp_path: Path) -> None:

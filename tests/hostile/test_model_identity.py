@@ -33,7 +33,7 @@ from pruning.models import handle as model_module
 from pruning.models import model_files
 from pruning.models.handle import Model, directory_name, distinct_names
 from pruning.models.kept_models import _convert, quiet
-from pruning.models.model_files import ADAPTER_CONFIG, file_digests, model_digest
+from pruning.models.model_files import ADAPTER_CONFIG, file_digests, find_files
 from tests.conftest import Command
 from tests.helpers import gguf_models
 from tests.helpers.architectures import saved_llama
@@ -141,11 +141,11 @@ def test_weights_under_any_name_are_part_of_the_identity(name: str, large: Path)
     with safe_open(moved, framework="pt") as stream:
         index = {"metadata": {}, "weight_map": dict.fromkeys(stream.keys(), name)}
     (large / "model.safetensors.index.json").write_text(json.dumps(index))
-    before = model_digest(str(large))
+    before = find_files(str(large)).digest
     content = bytearray(moved.read_bytes())
     content[len(content) // 2] ^= 128
     moved.write_bytes(content)
-    assert model_digest(str(large)) != before
+    assert find_files(str(large)).digest != before
 
 
 COUNTED = dict.fromkeys(
@@ -156,12 +156,12 @@ COUNTED |= dict.fromkeys(("README.md", "LICENSE", "optimizer.pt", ".lock", "pyto
 
 @pytest.mark.parametrize("name", COUNTED)
 def test_the_identity_is_that_of_the_files_that_are_read(large: Path, name: str) -> None:
-    before = model_digest(str(large))
+    before = find_files(str(large)).digest
     file = large / name
     content = bytearray(file.read_bytes() if file.exists() else b"")
     content[len(content) // 2 : len(content) // 2 + 1] = b"#"
     file.write_bytes(bytes(content))
-    assert (model_digest(str(large)) != before) == COUNTED[name]
+    assert (find_files(str(large)).digest != before) == COUNTED[name]
 
 
 def test_a_directory_given_as_a_hub_id_is_identified_by_its_contents(large: Path) -> None:
@@ -231,7 +231,7 @@ def test_of_several_who_need_a_digest_only_one_reads_the_file(large: Path, reads
 
 def test_the_digest_of_a_file_that_has_just_changed_is_not_kept(large: Path) -> None:
     """It could change again within the same time stamp."""
-    model_digest(str(large))
+    _ = find_files(str(large)).digest
     kept = [path.read_text() for path in (cache_folder() / "digests").glob("*.json")]
     assert not any("model.s" in text for text in kept)
 
@@ -242,11 +242,11 @@ def test_a_cache_that_cannot_be_written_is_said_and_the_digest_is_right(
     monkeypatch.setattr(model_files, "LARGE", MIB)
     monkeypatch.setattr(storage, "WRITTEN_BACK", -1)
     with caplog.at_level(logging.INFO):
-        right = model_digest(str(large))
+        right = find_files(str(large)).digest
     assert "MB of weights" in caplog.text, "large files show their progress"
     (tmp_path / "file").touch()
     monkeypatch.setenv("DEPTH_PRUNING_CACHE", str(tmp_path / "file"))
-    assert model_digest(str(large)) == right
+    assert find_files(str(large)).digest == right
     assert "DEPTH_PRUNING_CACHE=DIR" in caplog.text
 
 
@@ -339,7 +339,7 @@ def test_a_path_that_is_no_model_is_refused_with_the_cure(
 def test_a_tokenizer_that_the_digest_does_not_cover_is_refused(name: str, folder: Path) -> None:
     edit_json(folder / "tokenizer_config.json", fast_tokenizer_files=[name])
     with pytest.raises(InputError, match=re.escape(f"fast_tokenizer_files=['{name}']")):
-        model_digest(str(folder))
+        _ = find_files(str(folder)).digest
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "tiny.gguf"])

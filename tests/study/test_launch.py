@@ -158,7 +158,8 @@ def test_a_failed_second_evaluation_does_not_touch_a_finished_result(
     assert ended.result() == before
 
 
-def test_a_model_is_loaded_once_for_all_its_cells(launch: Command) -> None:
+def test_a_model_is_loaded_once_for_all_its_cells(launch: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pruning.models.handle._loaded", [])
     ended = launch("-m", "algo=one_shot,greedy", "model.dtype=float32,bfloat16", "k=1")
     assert ended.status == 0, ended.err
     assert ended.err.count("loading tiny") == 2

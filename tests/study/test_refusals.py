@@ -88,7 +88,7 @@ def drop_block_4(path: Path) -> None:
     ("break_it", "named"),
     [
         (Path.unlink, "no weights there"),
-        (lambda path: path.write_bytes(path.read_bytes()[:500]), "500 bytes"),
+        (lambda path: path.write_bytes(path.read_bytes()[:500]), "invalid header length"),
         (drop_block_4, "lack block 4"),
     ],
     ids=["missing", "truncated", "incomplete"],

@@ -86,6 +86,7 @@ def test_a_line_of_held_out_losses_and_a_dot_per_step() -> None:
 def test_a_healing_is_read_from_its_folder(tmp_path: Path) -> None:
     record: Any = {"folder": "healed/key"}
     assert figure(tmp_path, record) == ""
+    (tmp_path / "healed" / "key").mkdir(parents=True)
     for point in POINTS:
         storage.append_line(tmp_path / "healed" / "key" / records.CURVE, point)
     assert figure(tmp_path, record) == healing(POINTS)
