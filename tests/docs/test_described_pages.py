@@ -9,12 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-import pruning
 from benchmarks.whole import PUBLISHED
 from docs import described
 from docs.described import BLOCK, PAGES, filled, keys
 from docs.run_tour import TOUR, executed, outputs
-from pruning.calibration.sources import pydoc
 from pruning.config.groups import options
 from pruning.core.errors import OutOfReachError
 from pruning.core.mask import Space
@@ -173,24 +171,6 @@ def test_the_page_on_published_masks_names_every_paper_and_explains_every_verdic
 
 
 # -- code that a page prints
-
-
-def test_the_ten_lines_do_the_main_job(
-    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    ten, *_ = blocks((ROOT / "README.md").read_text(encoding="utf-8"))
-    assert ten == blocks(page("python.md"))[0]
-    assert len([line for line in ten.splitlines() if line.strip()]) <= 11
-    monkeypatch.chdir(tmp_path)
-    tiny = pruning.load_model(model_folder, dtype="float32")
-    monkeypatch.setattr(pruning, "load_model", lambda _: tiny)
-    names: dict[str, Any] = {"texts": list(pydoc("calibration")), "heldout": list(pydoc("heldout"))[:2]}
-    monkeypatch.setattr("pruning.api.calibration_data.LENGTH", 32)
-    monkeypatch.setattr(tiny.module.generation_config, "max_new_tokens", 4)
-    exec(compile(ten, "README.md", "exec"), names)
-    assert len(names["found"].dropped) == 3
-    assert "3 of 6 blocks removed" in capsys.readouterr().out
-    assert (tmp_path / "smaller-model" / "config.json").is_file()
 
 
 @pytest.mark.slow
