@@ -273,7 +273,7 @@ def test_the_report_and_the_title_say_what_is_left_out(tmp_path: Path) -> None:
     frame = load(tmp_path, "small")
     assert f"1 of {len(cells)} cells measured on other held-out data" in describe(frame, "small")
     assert frame["pruned/ppl/heldout"].notna().sum() == len(cells) - 1
-    refused = " ".join(summary.refusals(StudyData(tmp_path, "small")))
+    refused = summary.refusals(StudyData(tmp_path, "small"), [])
     assert "ppl/heldout of 1 cell was measured on other data" in refused.lower()
 
 
