@@ -62,7 +62,7 @@ def finding(m: StudyData) -> Finding:
 
 
 def _moves(m: StudyData) -> list[str] | None:
-    """How many blocks another objective, draw and search changes; in percent of a mask if there are several strata."""
+    """How many blocks another objective, draw and search changes; in percent of a mask if strata differ."""
     strata = list(moved(m))
     if not strata:
         return None
@@ -126,7 +126,7 @@ INTERVAL = "95 percent interval"
 def known_numbers(m: StudyData) -> list[HeadlineNumber]:
     """The numbers that the study has the data for, the most telling first."""
     measures: tuple[Callable[[StudyData], HeadlineNumber | None], ...]
-    measures = (_cost, _one_shot, perplexity, accuracy, _count)
+    measures = (_cost, _one_shot, accuracy, perplexity, _count)
     return [found for measure in measures if (found := tried(measure, m)) is not None]
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 
 from ..data.archive import NothingToRead
 from ..data.load import OTHER, WORDS, standard_error
-from ..figures.style import number, ordered
+from ..figures.style import counted, number, ordered
 from ..stats import stability
 from ..stats.estimands import DRAWN, OBJECTIVE
 from ..stats.estimands import SEARCH as ANOTHER_SEARCH
@@ -123,7 +123,7 @@ def refusals(m: StudyData, lacking: list[tuple[str, str]]) -> str:
         having = int(m.cells[f"pruned/{name}"].notna().sum())
         found.append((f"means with {name}", f"only {having:,} of {len(m.cells):,} cells have it"))
     for name, cells in groups(m.cells.dropna(subset=OTHER), OTHER):
-        found.append((f"{name} of {len(cells):,} cells", "measured on other data than that of most cells"))
+        found.append((f"{name} of {counted(len(cells), 'cell')}", "measured on other data than most"))
     if unstable := reasons(m.stability["note"].fillna("")):
         found.append(("stability", unstable))
     if unpaired := int(m.regrets["regret_se"].isna().sum()):

@@ -209,18 +209,6 @@ def test_the_report_says_which_measurement_is_in_no_mean(results: Path, study: S
     assert f"{having} of {len(done)} cells" in said
 
 
-def test_an_objective_that_is_alone_is_not_the_best(tmp_path: Path) -> None:
-    single = Study(models=("smollm2",), ratios=(0.1,), algos=("greedy",), seeds=(0,), lost=0, broken=0)
-    write(tmp_path, replace(single, objectives=("perplexity",)))
-    write(tmp_path, replace(single, ratios=(0.2,), objectives=("margin", "divergence")))
-    m = StudyData(tmp_path, None)
-    found = finding._objectives(m)
-    assert found is not None
-    costs = m.costs[(m.costs["outcome"] == "ppl") & (m.costs["k"] == 6)]
-    assert costs.sort_values("mean")["objective"].iloc[0] in found[0]
-    assert "1 combination" in found[1]
-
-
 @pytest.mark.parametrize("kind", ["ppl", "acc"])
 def test_shares_of_masks_need_no_measurement(kind: str, tmp_path: Path) -> None:
     metrics = tuple(name for name in Study().metrics if not name.startswith(kind))
