@@ -356,7 +356,7 @@ def test_table_2_has_geometric_means_with_a_factor(study: AskedStudy) -> None:
     row = rows.query("objective == 'margin' and k == 4 and algo == 'greedy'").iloc[0]
     assert row["geometric"] == pytest.approx(1e6)
     assert row["factor"] == pytest.approx(np.exp(np.std(np.log([1e2, 1e4, 1e12]), ddof=1)))
-    shown = outcome_tables.typeset(rows, metric, "t")
+    shown = outcome_tables.typeset(rows, metric).axes[0]
     assert not [text for text in texts(shown) if "±" in text]
     assert any("geometric mean" in text and "n = 3 to 6 cells" in text for text in texts(shown))
 
@@ -365,7 +365,7 @@ def test_table_3_prints_what_a_search_costs_alone(study: AskedStudy) -> None:
     rows = outcome_tables.search_means(study.frame, study.lines)
     row = rows[rows["algo"] == "greedy"].iloc[0]
     assert row["seconds_alone"] > 0
-    shown = texts(outcome_tables.typeset_search(rows, "t"))
+    shown = texts(outcome_tables.typeset_search(rows).axes[0])
     assert {"a search alone", "in this study", "seconds", "scores paid"} <= set(shown)
     recorded = study.frame["seconds"].astype(float).mean()
     assert recorded != pytest.approx(rows["seconds_alone"].mean())

@@ -363,7 +363,7 @@ def test_tables_count_cells_and_show_the_papers_numbers(tmp_path: Path) -> None:
     rows = outcome_tables.aggregate(frame, metric)
     assert rows.set_index("algo").loc["greedy", "paper"] == 60.69
     assert (rows["cells"].sum(), rows["asked"].sum()) == (len(frame) - 1, len(frame))
-    texts = [text.get_text() for text in outcome_tables.typeset(rows, metric, "title").texts]
+    texts = [text.get_text() for text in outcome_tables.typeset(rows, metric).axes[0].texts]
     assert {"60.69", "74.58"} <= set(texts)  # greedy, and nothing removed
     assert any("six tasks" in text for text in texts)
     assert any(text.endswith("(2/3)") for text in texts)
