@@ -114,7 +114,9 @@ def before_after(numbers: dict[str, Any]) -> Figure:
         axes.text(0.05, y, name, va="center", fontsize=8, color=INK, weight="bold" if last else "normal")
         for block in range(numbers["blocks"]):
             gone = not first and block in numbers["removed"]
-            look = {"fc": "white", "ec": "0.75", "ls": ":"} if gone else {"fc": ACCENT, "ec": "white"}
+            look: dict[str, Any] = (
+                {"fc": "white", "ec": "0.75", "ls": ":"} if gone else {"fc": ACCENT, "ec": "white"}
+            )
             axes.add_patch(
                 FancyBboxPatch(
                     (left + block * step, y - 0.1), step * 0.86, 0.2, "square,pad=0", lw=0.6, **look
@@ -173,7 +175,8 @@ def data_way() -> Figure:
     for start, end, words in ARROWS:
         _arrow(axes, at[start], at[end], words, both=(end, start) in {(a, b) for a, b, _ in ARROWS})
     for name, words, packages, x, y in WAY:
-        hue, middle = ACCENT if name in CORE else PLAIN, {"ha": "center", "va": "center", "zorder": 3}
+        hue = ACCENT if name in CORE else PLAIN
+        middle: dict[str, Any] = {"ha": "center", "va": "center", "zorder": 3}
         corner = (x - BOX[0] / 2, y - BOX[1] / 2)
         shape = "round,pad=0,rounding_size=0.06"
         axes.add_patch(FancyBboxPatch(corner, *BOX, shape, fc="white", ec=hue, lw=1.2, zorder=2))

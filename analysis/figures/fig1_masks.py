@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy.stats import gmean
@@ -144,7 +144,7 @@ def merged(cells: pd.DataFrame) -> pd.DataFrame:
 BACK, CLOSED = "#EFEFEF", "#FBFBFB"  # units that stay, and units that cannot be removed
 
 
-def _squares(axes: Axes, cells: pd.DataFrame, y: float, shades: LinearSegmentedColormap) -> None:
+def _squares(axes: Axes, cells: pd.DataFrame, y: float, shades: Colormap) -> None:
     n_blocks, split = int(cells["n_blocks"].iloc[0]), has_sublayers(cells)
     units = np.arange(n_blocks * (2 if split else 1))
     shares = np.mean([np.isin(units, mask) for mask in cells["dropped"]], axis=0)
@@ -159,7 +159,7 @@ def has_sublayers(cells: pd.DataFrame) -> bool:
     return bool({*column(cells, "unit", "block")} & {"sublayer", "attention", "mlp"})
 
 
-def _shades(colour: str) -> LinearSegmentedColormap:
+def _shades(colour: str) -> Colormap:
     return LinearSegmentedColormap.from_list("removed", [BACK, colour]).with_extremes(bad=CLOSED)
 
 

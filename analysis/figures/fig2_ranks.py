@@ -84,9 +84,11 @@ def _panel(axes: Axes, panel: pd.DataFrame) -> None:
         axes.text(-0.12, ends[0], named(algo), ha="right", va="center_baseline")
     axes.set(xlim=(-1.0, 1.15), ylim=(len(panel) - 0.5, -0.6))
     axes.set_axis_off()
-    axes.set_title(f"\n{style.stratum(row['model'], row['k'])}\n{_words(row)}", fontsize=style.SMALL)
-    above = axes.annotate(named(row["objective"]), (0, 1), (0, 24), "axes fraction", "offset points")
-    above.set(color=hue, weight="bold", in_layout=False)
+    title = f"{style.stratum(row['model'], row['k'])}\n{_words(row)}"
+    axes.set_title(title, fontsize=style.SMALL)
+    height = 6 + 9 * len(title.splitlines())
+    above = axes.annotate(named(row["objective"]), (0, 1), (0, height), "axes fraction", "offset points")
+    above.set(color=hue, weight="bold", annotation_clip=False)
 
 
 def _words(row: pd.Series[Any]) -> str:

@@ -54,6 +54,9 @@ def draw(searches: pd.DataFrame, metrics: Mapping[str, Metric]) -> Figure:
 
 
 def _panel(axes: Axes, chosen: pd.DataFrame, rows: Rows, logarithmic: bool) -> None:
+    if chosen["mean"].isna().all():
+        style.empty(axes, "not measured")
+        return
     values = np.log(chosen["mean"]) if logarithmic else chosen[["mean", "low", "high"]]
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     room = max(0.06 * (high - low), 0.02 if logarithmic else 1.0)

@@ -56,8 +56,10 @@ def draw(lines: Sequence[SearchLine], perplexity: str) -> Figure:
             _finish(axes, named(name), verdict(of_name), style.colour(name))
             if all(gain(one) is None for one in of_name):
                 style.empty(axes, "")
-    for axes in grid[-1]:
-        axes.set_xlabel("own loss below\none-shot's, nats")
+    units = [style.UNITS.get(name, "") for name in shown]
+    common = units[0] if len({*units}) == 1 else ""
+    for axes, unit in zip(grid[-1], [common, *units], strict=True):
+        axes.set_xlabel(f"own loss below\none-shot's{',' * bool(unit)}{unit}")
     return figure
 
 
@@ -78,7 +80,7 @@ def _finish(axes: Axes, title: str, words: str, hue: str) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(3))
     axes.grid(axis="y", color="0.94", lw=0.6)
     axes.set_axisbelow(True)
-    axes.set_title(f"{title}\n", color=hue, weight="bold", fontsize=style.SMALL)
+    axes.set_title(title, color=hue, weight="bold", fontsize=style.SMALL, pad=14)
     below = axes.annotate(words, (0, 1), (0, 4), "axes fraction", "offset points")
     below.set(color=GREY, in_layout=False)
 

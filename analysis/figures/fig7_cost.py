@@ -29,8 +29,6 @@ from . import style
 from .cli import Drawing, StudyFigure
 from .style import GREY, named, rows_of
 
-# Units of losses; others have none, or depend on their parts.
-UNITS = dict.fromkeys(("perplexity", "divergence", "margin", "uncertainty", "answer", "choice"), " nats")
 COSTS = {"scores": "masks scored", "seconds": "seconds of a search alone", "forwards": "block forwards"}
 GROUP = ["objective", *STRATUM]
 APART = 0.045  # of a panel's width: between the names of two searches
@@ -65,7 +63,7 @@ def _panel(axes: Axes, shown: pd.DataFrame, cost: str) -> None:
     for i, objective in enumerate(style.objectives(shown.loc[shown["excess"] > 0, "objective"])):
         own = rows_of(shown, objective=objective).sort_values(cost)
         hue, base = style.colour(objective), float(own["excess"].max())
-        words = f"{named(objective)} ({style.number(base)}{UNITS.get(objective, '')})"
+        words = f"{named(objective)} ({style.number(base)}{style.UNITS.get(objective, '')})"
         axes.text(0.99, 0.98 - 0.075 * i, words, color=hue, transform=axes.transAxes, ha="right", va="top")
         left = 100 * own[["excess", "low", "high"]] / base
         axes.plot(own[cost], left["excess"], color=hue, lw=0.8, alpha=0.5)

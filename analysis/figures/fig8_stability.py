@@ -94,7 +94,7 @@ def _curves(axes: Axes, lines: pd.DataFrame) -> None:
 
 def measure(frame: pd.DataFrame, traces: Mapping[str, Trace]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """One row per cell (how often resamples give another mask, samples needed), and agreement for each cell and n."""
-    rows, curves = list[dict[str, Any]](), dict[str, pd.DataFrame]()
+    rows, curves = list[dict[Any, Any]](), dict[str, pd.DataFrame]()
     cells = done(frame)
     for where, budget in zip(cells[WHERE].to_dict("records"), budgets(cells), strict=True):
         trace = traces[where["cell"]]

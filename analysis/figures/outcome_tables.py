@@ -10,7 +10,6 @@ the paper's means of perplexities are arithmetic. The CSVs also have each indivi
 from __future__ import annotations
 
 from argparse import Namespace
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -19,17 +18,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from ..data.load import Metric, choose, done, names
 from ..data.study import AskedStudy
 from ..paper import check
 from ..stats import regret
 from ..stats.crossed import Trace
-from ..stats.grid import STRATUM, bare, size, strata_of
+from ..stats.grid import STRATUM, size, strata_of
 from . import style
 from .cli import Drawing, StudyFigure
-from .style import DASH, GREY, LARGE, SMALL, number, rows_of
+from .style import DASH, GREY, INK, LARGE, PAGE, named, number, rows_of
 
 GROUP = ["objective", *STRATUM, "algo"]
 # The paper's tables: name, objective, and what its averages are over.
@@ -67,7 +65,7 @@ def aggregate(frame: pd.DataFrame, metric: Metric) -> pd.DataFrame:
     return rows
 
 
-def typeset(rows: pd.DataFrame, metric: Metric, title: str) -> Figure:
+def typeset(rows: pd.DataFrame, metric: Metric) -> Figure:
     """One row per objective and algorithm; one column per model and k.
 
     If the paper has numbers for a model and k, its column follows.
@@ -86,12 +84,14 @@ def typeset(rows: pd.DataFrame, metric: Metric, title: str) -> Figure:
         own = number(mean) if metric.kind == "ppl" or np.isnan(mean) else f"{mean:.1f}"
         dense.append(own if which == "mean" else f"{check.dense(name, model):.2f}")
     lines = [TableLine("nothing removed", dense, heading=True)]
-    for objective in sorted(rows["objective"].unique()):
-        lines.append(TableLine(f"pruned for {objective}", [], heading=True))
+    for objective in style.objectives(rows["objective"]):
+        lines.append(TableLine(f"pruned for {named(objective)}", [], heading=True))
         of_objective = rows_of(rows, objective=objective)
         for algo in style.ordered(of_objective["algo"]):
             own_rows = rows_of(of_objective, algo=algo)
-            lines.append(TableLine(algo, [_value(rows_of(own_rows, model=m, k=k), w) for m, k, w in keys]))
+            lines.append(
+                TableLine(named(algo), [_value(rows_of(own_rows, model=m, k=k), w) for m, k, w in keys])
+            )
     unit = " in percent" if metric.kind == "acc" else ""
     spreads = "mean ± standard deviation"
     if metric.kind == "ppl":
@@ -100,11 +100,8 @@ def typeset(rows: pd.DataFrame, metric: Metric, title: str) -> Figure:
     known = sorted({int(n) for n in rows["asked"].dropna()})
     n = " to ".join(map(str, dict.fromkeys((known[0], known[-1]))))
     cells = f"n = {n} cell{'s' * (known != [1])} (calibration data, draws and seeds)"
-    note = f"table {name[5]}: {metric.label}{unit}; {spreads}; {cells}; {paper}(n/m): n of m cells are done"
-    # A label of a model must fit above the columns of its sizes.
-    sizes = Counter(model for model, _ in strata_of(rows) if bare(model) != model)
-    width = max([1.12, *(0.2 + 0.06 * len(model) / n for model, n in sizes.items())])
-    return table(columns, lines, title, note, width)
+    note = f"{spreads}; {cells}; {paper}(n/m): n of m cells are done"
+    return table(columns, lines, f"Table {name[5]}: {metric.label}{unit}, of masks held out", note)
 
 
 def _value(rows: pd.DataFrame, which: str) -> str:
@@ -167,7 +164,7 @@ def search_means(frame: pd.DataFrame, lines: Mapping[str, Trace]) -> pd.DataFram
     return rows
 
 
-def typeset_search(rows: pd.DataFrame, title: str) -> Figure:
+def typeset_search(rows: pd.DataFrame) -> Figure:
     """One row per model, k and algorithm; one column per measure."""
     paper = bool(rows["paper_seconds"].notna().any())
     columns = [
@@ -176,26 +173,26 @@ def typeset_search(rows: pd.DataFrame, title: str) -> Figure:
     columns += [("in this study", "cells"), *([("paper", "seconds")] if paper else [])]
     lines = []
     for model, k in strata_of(rows):
-        lines.append(TableLine(f"{model}, {size(model, k)}", [], heading=True))
+        lines.append(TableLine(style.stratum(model, k).replace("\n", " "), [], heading=True))
         of_stratum = rows_of(rows, model=model, k=k).set_index("algo")
         for algo in style.ordered(of_stratum.index):
             row: Any = of_stratum.loc[algo]
             values = [number(row[name]) for name in MEASURES]
             values.append(f"{0 if np.isnan(row['cells']) else int(row['cells'])}/{int(row['asked_cells'])}")
             values.append("" if np.isnan(row["paper_seconds"]) else number(row["paper_seconds"]))
-            lines.append(TableLine(algo, values[: len(columns)]))
-    note = "table 3: means over objectives, calibration data and draws; "
+            lines.append(TableLine(named(algo), values[: len(columns)]))
+    note = "means over objectives, calibration data and draws; "
     note += "seconds: each score at the time that it took where it was computed, and the search's own; "
     note += "block forwards: one block over all samples, nothing shared; "
     note += "paid: computed by the cell itself, as other cells share theirs"
-    return table(columns, lines, title, note, 1.05)
+    return table(columns, lines, "Table 3: what the searches cost", note)
 
 
 # Tables drawn as figures for print, with rules, right-aligned numbers and groups of lines.
 
-ROW, TOP, FOOT = 0.19, 0.42, 0.3  # heights in inches
-SIZE = 7.5
+ROW = 0.155  # inches
 SPREAD = "\N{MULTIPLICATION SIGN}\N{DIVISION SIGN}"  # between a geometric mean and its factor
+NARROW = 0.85  # inches: in narrower columns, a mean stands without its spread
 
 
 @dataclass(frozen=True)
@@ -207,59 +204,44 @@ class TableLine:
     heading: bool = False
 
 
-def table(
-    columns: Sequence[tuple[str, str]], lines: Sequence[TableLine], title: str, note: str, width: float
-) -> Figure:
+def table(columns: Sequence[tuple[str, str]], lines: Sequence[TableLine], title: str, note: str) -> Figure:
     """Draw a table. Columns have an upper and a lower heading. Equal upper headings are joined if adjacent."""
-    first = 0.12 + 0.068 * max(len(line.name) for line in lines)
-    total = first + width * len(columns) + 0.1
-    title, note = style.wrapped(title, int(total * 15)), style.wrapped(note, int(total * 17), "; ")
-    above = TOP + 0.13 * title.count("\n")
-    height = above + ROW * (len(lines) + 2) + FOOT + 0.12 * note.count("\n")
-    figure = Figure(figsize=(total, height))
-
-    def y(row: float) -> float:
-        return 1 - (above + ROW * row) / height
-
-    def text(x: float, row: float, words: str, **look: Any) -> None:
-        own: dict[str, Any] = {"fontsize": SIZE, "va": "center", **look}
-        figure.text(x / total, y(row), words, **own)
-
-    def rule(row: float, weight: float, start: float = 0.05, end: float = total - 0.05) -> None:
-        figure.add_artist(Line2D([start / total, end / total], [y(row)] * 2, color="black", lw=weight))
-
-    place: dict[str, Any] = {"ha": "left", "va": "top", "color": GREY}
-    figure.text(0.05 / total, 1 - 0.1 / height, title, fontsize=SMALL + 0.5, **place)
-    rule(-0.2, 1.2)
+    first = 0.15 + 0.06 * max(len(line.name) for line in lines)
+    width = min(1.3, (PAGE - first - 0.05) / len(columns))
+    note = style.wrapped(note, 138)
+    bottom = len(lines) + 3.6
+    figure = Figure(figsize=(PAGE, ROW * (bottom + 1 + note.count("\n"))))
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, PAGE), ylim=(bottom + 1 + note.count("\n"), 0))
+    axes.set_axis_off()
+    end = first + width * len(columns)
+    axes.text(0.05, 0.7, title, weight="bold", fontsize=style.TITLE + 0.5, color=INK, va="center")
     rights = [first + width * (i + 1) for i in range(len(columns))]
     for upper, group in groupby(zip(columns, rights, strict=True), key=lambda pair: pair[0][0]):
         ends = [right for _, right in group]
         if upper:
-            text((ends[0] - width + ends[-1]) / 2 + 0.05, 0.4, upper, ha="center")
-            rule(0.85, 0.5, ends[0] - width + 0.12, ends[-1])
+            left = ends[0] - width + 0.12
+            axes.text((left + ends[-1]) / 2, 1.9, named(upper), ha="center", va="center")
+            axes.hlines(2.4, left, ends[-1], color="black", lw=0.5)
     for right, (_, lower) in zip(rights, columns, strict=True):
-        text(right, 1.35, lower, ha="right", color=GREY)
-    rule(1.85, 0.7)
-    for row, line in enumerate(lines, start=2):
-        if line.heading and row > 2:
-            rule(row - 0.08, 0.3)
-        text(
-            0.08 if line.heading else 0.16,
-            row + 0.42,
-            line.name,
-            style="italic" if line.heading else "normal",
-        )
+        axes.text(right, 2.9, lower, ha="right", va="center", color=GREY)
+    for row, line in enumerate(lines, start=3):
+        if line.heading:
+            axes.hlines(row + 0.45, 0.05, end, color="black", lw=0.7 if row == 3 else 0.3)
+        look: dict[str, Any] = {"va": "center", "style": "italic" if line.heading else "normal"}
+        axes.text(0.05 if line.heading else 0.13, row + 1, line.name, **look)
         for right, value in zip(rights, line.values, strict=False):
-            text(right, row + 0.42, value, ha="right")
-    rule(len(lines) + 2.0, 1.2)
-    text(0.05, len(lines) + 2.3, note, fontsize=SMALL, color=GREY, va="top")
+            mean, _, count = value.partition(" (")
+            short = mean.split(" ")[0] + (f" ({count}" if count else "")
+            axes.text(right, row + 1, short if width < NARROW else value, ha="right", va="center")
+    axes.hlines([1.35, len(lines) + 3.5], 0.05, end, color="black", lw=1.2)
+    axes.text(0.05, bottom + 0.2, note, color=GREY, va="top")
     return figure
 
 
 def _outcome(study: AskedStudy, kind: str, name: str | None) -> Drawing:
     metric = choose(study.frame, kind, name)
     rows = aggregate(study.frame, metric)
-    return Drawing(typeset(rows, metric, study.title), rows)
+    return Drawing(typeset(rows, metric), rows)
 
 
 def _accuracy(study: AskedStudy, given: Namespace) -> Drawing:
@@ -272,7 +254,7 @@ def _perplexity(study: AskedStudy, given: Namespace) -> Drawing:
 
 def _search(study: AskedStudy, _: Namespace) -> Drawing:
     rows = search_means(study.frame, study.lines)
-    return Drawing(typeset_search(rows, study.title), rows)
+    return Drawing(typeset_search(rows), rows)
 
 
 TABLE1 = StudyFigure("table1_accuracy", "Accuracy of the masks", _accuracy, metrics=True)

@@ -49,6 +49,9 @@ OBJECTIVES = {
 }
 SPARE = ("#7A6A00", "#5B4B9A", "#8C510A", "#4D4D4D", "#01665E", "#B2476B")
 
+# The units of losses; others have none, or depend on their parts.
+UNITS = dict.fromkeys(("perplexity", "divergence", "margin", "uncertainty", "answer", "choice"), " nats")
+
 # The paper's algorithms, in the order of the paper; others are listed after them. All figures use this order.
 ORDER = ("one_shot", "greedy", "beam", "genetic", "bayesian", "cbo", "fast_block_select", "exhaustive")
 

@@ -84,7 +84,10 @@ def anchor(cell: str) -> str:
 
 def groups(m: StudyData) -> Iterator[CellGroup]:
     """The shown cells (also missing and failed cells), grouped by model, number of removed blocks and objective."""
-    values = pd.DataFrame({kind: metric.of(m.frame) for kind, metric in m.metrics.items()}, m.frame.index)
+    values = {
+        kind: dict(zip(m.frame["cell"], metric.of(m.frame), strict=True))
+        for kind, metric in m.metrics.items()
+    }
     panels = groups_of(m.frame, ["model", "k", "objective"])
     for place, ((model, k, objective), cells) in enumerate(panels, start=1):
         order = {algo: i for i, algo in enumerate(ordered(cells["algo"].dropna()))}
@@ -95,14 +98,14 @@ def groups(m: StudyData) -> Iterator[CellGroup]:
             size = "" if pd.isna(k) else f", {removed(cells.iloc[0])}"
             heading = f"{bare(str(model))}{size}, pruned for {objective}"
             among = f"{len(shown):,} of " if len(shown) < len(rows) else ""
-            entries = [_entry(m, row, values.loc[at].to_dict()) for at, row in shown.iterrows()]
+            entries = [_entry(m, row, values) for _, row in shown.iterrows()]
             known = [m.records[cell] for cell in map(str, shown["cell"]) if cell in m.records]
             dense = [_measured(one["evaluation"]["dense"]) for one in known if one["status"] == "done"]
             whole = f"With nothing removed: {dense[0]}." if dense and dense[0] else ""
             yield CellGroup(heading, f"group-{place}", f"{among}{len(rows)} cells", whole, entries)
 
 
-def _entry(m: StudyData, row: pd.Series[Any], values: dict[Any, float]) -> CellEntry:
+def _entry(m: StudyData, row: pd.Series[Any], values: Mapping[str, Mapping[str, float]]) -> CellEntry:
     cell, record = str(row["cell"]), m.records.get(str(row["cell"]))
     common: dict[str, Any] = {"anchor": anchor(cell), "cell": cell, "status": row["status"]}
     common |= {"name": _name(row), "log": _tail(m.results / cell / LOG)}
@@ -117,7 +120,9 @@ def _entry(m: StudyData, row: pd.Series[Any], values: dict[Any, float]) -> CellE
     steps, last = _steps(m.lines[cell], int(row["k"]), record["search"].get("budget"))
     return CellEntry(
         **common,
-        short=", ".join(f"{LABELS[k]} {number(v)}{' %' if k == 'acc' else ''}" for k, v in values.items()),
+        short=", ".join(
+            f"{LABELS[k]} {number(of[cell])}{' %' if k == 'acc' else ''}" for k, of in values.items()
+        ),
         mask=strip(mask),
         curve=curve(steps, last),
         heal=figure(m.results / cell, record["heal"]) if "heal" in record else None,

@@ -62,26 +62,23 @@ def finding(m: StudyData) -> Finding:
 
 
 def _moves(m: StudyData) -> list[str] | None:
-    """How many blocks another objective, draw and search changes; in percent of k if there are several strata."""
+    """How many blocks another objective, draw and search changes; in percent of a mask if strata differ."""
     strata = list(moved(m))
     if not strata:
         return None
-    scale = 1.0 if len(strata) == 1 else 100.0
-    ends: dict[str, list[float]] = {}
-    for _, k, ranges, _ in strata:
+    alone, ends, chance = len(strata) == 1, dict[str, list[float]](), list[float]()
+    for _, size, ranges, by_chance in strata:
+        scale = 1 if alone else 100 / size
+        chance.append(scale * by_chance)
         for factor, low, high in ranges:
-            ends.setdefault(factor, []).extend(
-                [scale * low / k, scale * high / k] if len(strata) > 1 else [low, high]
-            )
-    form = number if len(strata) == 1 else "{:.0f}".format
-    chance = [one / (k / 100 if len(strata) > 1 else 1) for _, k, _, one in strata]
-    units = noun(m.cells)
+            ends.setdefault(factor, []).extend([scale * low, scale * high])
+    form, units = number if alone else "{:.0f}".format, noun(m.cells)
     return say(
         "finding",
         kind="moves",
         factors=[(factor, form(min(of)), form(max(of))) for factor, of in ends.items()],
-        of=f"of {strata[0][1]:.0f} {units}" if len(strata) == 1 else f"percent of the removed {units}",
-        where="" if len(strata) == 1 else f", in {len(strata)} combinations of model and size",
+        of=f"of {strata[0][1]:.3g} {units}" if alone else f"percent of the removed {units}",
+        where="" if alone else f", in {len(strata)} combinations of model and size",
         chance=" to ".join(dict.fromkeys(map(form, (min(chance), max(chance))))),
         left_out=m.left_out,
     )
@@ -129,7 +126,7 @@ INTERVAL = "95 percent interval"
 def known_numbers(m: StudyData) -> list[HeadlineNumber]:
     """The numbers that the study has the data for, the most telling first."""
     measures: tuple[Callable[[StudyData], HeadlineNumber | None], ...]
-    measures = (_cost, _one_shot, perplexity, accuracy, _count)
+    measures = (_cost, _one_shot, accuracy, perplexity, _count)
     return [found for measure in measures if (found := tried(measure, m)) is not None]
 
 

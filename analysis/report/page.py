@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 from urllib.parse import quote
 
 import matplotlib as mpl
@@ -168,7 +169,7 @@ def drawn_figures(m: StudyData) -> Iterator[ReportFigure]:
 
 
 # Text stays text, and an address escapes only what it may not hold: both make the page lighter.
-SVG = {"svg.hashsalt": "depth-pruning", "svg.fonttype": "none"}  # so that equal results give equal bytes
+SVG: Any = {"svg.hashsalt": "depth-pruning", "svg.fonttype": "none"}  # so that equal results give equal bytes
 SAFE = " ...,;:/?@&=+$!*'()<>|~_-"
 LARGEST, DPI = 450_000, 140  # bytes of a figure as SVG; larger ones are embedded as PNG
 

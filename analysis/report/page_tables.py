@@ -49,9 +49,8 @@ class ReportTable:
 # A heading, whether the column has numbers, and a function that returns the column's value in a row.
 Column = tuple[str, bool, Callable[[Any], Value]]
 Rows = list[list[Value]]
-Built = (
-    tuple[list[tuple[str, bool]], Rows] | tuple[list[tuple[str, bool]], Rows, Rows]
-)  # with rows that stay on top
+Built = tuple[list[tuple[str, bool]], Rows]  # headings and rows
+WithDense = tuple[list[tuple[str, bool]], Rows, Rows]  # and rows that stay on top
 
 
 def tables(m: StudyData) -> Iterator[ReportTable]:
@@ -116,15 +115,15 @@ def _built(frame: pd.DataFrame, columns: Sequence[Column]) -> Built:
 # Outcomes and costs of the searches.
 
 
-def _accuracy(m: StudyData) -> Built:
+def _accuracy(m: StudyData) -> WithDense:
     return _outcome(m, "acc", "accuracy")
 
 
-def _perplexity(m: StudyData) -> Built:
+def _perplexity(m: StudyData) -> WithDense:
     return _outcome(m, "ppl", "perplexity")
 
 
-def _outcome(m: StudyData, kind: str, name: str) -> Built:
+def _outcome(m: StudyData, kind: str, name: str) -> WithDense:
     if kind not in m.metrics:
         raise NothingToRead(f"no {name} was measured in this study.")
     metric = m.metrics[kind]
@@ -157,7 +156,7 @@ def _search(m: StudyData) -> Built:
     return _built(rows, columns)
 
 
-def _crossed(m: StudyData) -> Built:
+def _crossed(m: StudyData) -> WithDense:
     """The mean, median and range of each outcome for each objective; accuracies are in percent."""
     # Accuracies are negative in the matrix and positive in the table.
     matrix = m.crossed.copy()
@@ -369,7 +368,7 @@ def cells(m: StudyData) -> ReportTable:
     return ReportTable("cells", caption, headings, rows, dense)
 
 
-TABLES: dict[str, tuple[str, Callable[[StudyData], Built]]] = {
+TABLES: dict[str, tuple[str, Callable[[StudyData], Built | WithDense]]] = {
     "worst": (
         "Highest held-out perplexity divided by the lowest, all else equal: geometric mean and 95 percent interval",
         _worst,

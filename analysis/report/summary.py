@@ -14,14 +14,14 @@ import pandas as pd
 
 from ..data.archive import NothingToRead
 from ..data.load import OTHER, WORDS, standard_error
-from ..figures.style import number, ordered
+from ..figures.style import counted, number, ordered
 from ..stats import stability
 from ..stats.estimands import DRAWN, OBJECTIVE
 from ..stats.estimands import SEARCH as ANOTHER_SEARCH
 from ..stats.grid import SETTING, STRATUM, bare, each, groups, noun, removed_of, size
 from ..stats.healed import PRUNED
 from ..stats.perplexity_comparisons import SEARCH
-from .study_data import StudyData, reasons, say, tried, with_interval
+from .study_data import StudyData, listed, reasons, say, tried, with_interval
 from .verdicts import claims, larger
 
 
@@ -87,7 +87,7 @@ def searches(m: StudyData) -> list[str]:
     Objectives for which one-shot is exact by construction are left out: there, every search finds the best mask.
     """
     if m.cells["algo"].nunique() < 2:
-        return say("searches", searches=[], left_out="", exact=0, problems=0)
+        raise NothingToRead("only one search was studied")
     cells = m.judged.regrets
     exact = cells.groupby([*STRATUM, *SETTING], dropna=False)["exact"].any()
     rows = []
@@ -123,12 +123,15 @@ def refusals(m: StudyData, lacking: list[tuple[str, str]]) -> str:
         having = int(m.cells[f"pruned/{name}"].notna().sum())
         found.append((f"means with {name}", f"only {having:,} of {len(m.cells):,} cells have it"))
     for name, cells in groups(m.cells.dropna(subset=OTHER), OTHER):
-        found.append((f"{name} of {len(cells):,} cells", "measured on other data than that of most cells"))
+        found.append((f"{name} of {counted(len(cells), 'cell')}", "measured on other data than most"))
     if unstable := reasons(m.stability["note"].fillna("")):
         found.append(("stability", unstable))
     if unpaired := int(m.regrets["regret_se"].isna().sum()):
         found.append(("regret in standard errors", f"{unpaired:,} cells have no losses that can be paired"))
-    return say("refusals", lacking=found)[0]
+    by_reason: dict[str, list[str]] = {}
+    for what, why in found:
+        by_reason.setdefault(why, []).append(what)
+    return say("refusals", lacking=[(listed(what), why) for why, what in by_reason.items()])[0]
 
 
 def relative(m: StudyData) -> list[str]:
@@ -187,7 +190,7 @@ Range = tuple[str, float, float]  # a factor, and the fewest and most blocks tha
 
 
 def moved(m: StudyData) -> Iterator[tuple[str, float, list[Range], float]]:
-    """For each model and size: its name, k, how many blocks each factor changes, and what chance would."""
+    """For each model and size: its name, the size of a mask, what each factor changes, and what chance would."""
     for (model, k), cells in groups(m.judged.cells, STRATUM):
         own = [one for one in m.changes if (one.model, one.k) == (model, k)]
         ranges = []
@@ -196,7 +199,8 @@ def moved(m: StudyData) -> Iterator[tuple[str, float, list[Range], float]]:
                 ranges.append((factor, min(means), max(means)))
         if ranges:
             chance = float(np.mean([one.chance for one in own]))
-            yield f"{bare(str(model))} with {removed_of(cells.iloc[0])}", float(k), ranges, chance
+            size = float(np.mean([one.size for one in own]))
+            yield f"{bare(str(model))} with {removed_of(cells.iloc[0])}", size, ranges, chance
 
 
 def masks(m: StudyData) -> list[str]:

@@ -602,9 +602,11 @@ def divided(shares: Matrix, above: Side, below: Side) -> Matrix:
     A part is cut off at 0 before parts are added: otherwise the interaction could make up for a negative share of the
     search, and calibration : search could be above 1 without a calibration.
     """
-    both = [sum(np.maximum(_sum(shares, names), 0.0) for names in parts) for parts in (above, below)]
+    first, second = (
+        np.sum([np.maximum(_sum(shares, names), 0.0) for names in parts], axis=0) for parts in (above, below)
+    )
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(np.divide(*both))
+        return np.asarray(first / second)
 
 
 def refused(cells: int, draws: int, note: str) -> Shares:

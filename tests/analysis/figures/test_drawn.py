@@ -1,13 +1,14 @@
-"""What figures 2 to 8 and tables 2 and 3 draw: ties, scales, intervals, labels, counts and keys."""
+"""What figures 2 to 8 and tables 2 and 3 draw: ties, scales, intervals, labels, counts and notes."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.collections import QuadMesh
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from scipy.stats import gmean
 
@@ -16,16 +17,16 @@ from analysis.data.study import AskedStudy
 from analysis.figures import (
     fig2_ranks,
     fig3_variance,
-    fig4_overlap,
+    fig4_changes,
     fig5_variance_shares,
-    fig6_crossed,
+    fig6_asked,
     fig7_cost,
     fig8_stability,
     outcome_tables,
     style,
 )
-from analysis.stats.components import IntervalEstimate, Shares
-from analysis.stats.grid import at
+from analysis.stats.components import IntervalEstimate
+from analysis.stats.estimands import OBJECTIVE, SearchLine, changes
 from analysis.stats.means import CellDraws, means, over_draws
 from tests.helpers.analysis_grid import Study, frame, write
 
@@ -51,31 +52,29 @@ def texts(of: Axes | Figure) -> list[str]:
     return [text.get_text() for text in of.texts]
 
 
-def keys(figure: Figure) -> list[str]:
-    return [text.get_text() for text in figure.legends[0].get_texts()]
+def title(axes: Axes) -> str:
+    return "".join(axes.get_title(loc) for loc in ("left", "center"))
 
 
 def note(figure: Figure) -> str:
-    return figure.legends[0].get_title().get_text().replace("\n", "; ")
+    return figure.get_supxlabel().replace("\n", "; ")
 
 
 def points(axes: Axes) -> list[tuple[float, float]]:
-    """The places of the markers, without lines."""
+    """The places of all markers that no line joins."""
     return [
-        (float(line.get_xdata()[0]), float(line.get_ydata()[0]))
+        (float(x), float(y))
         for line in axes.lines
-        if len(line.get_xdata()) == 1 and line.get_marker() not in ("None", "")
+        if line.get_linestyle() == "None"
+        for x, y in zip(np.atleast_1d(line.get_xdata()), np.atleast_1d(line.get_ydata()), strict=True)
     ]
 
 
-def bars(axes: Axes, vertical: bool) -> list[tuple[float, float]]:
-    """The ends of the intervals: lines between two points at one place."""
-    found = []
-    for line in axes.lines:
-        along, across = (np.asarray(line.get_ydata()), np.asarray(line.get_xdata()))[:: 1 if vertical else -1]
-        if len(along) == 2 and across[0] == across[1] and not np.isnan(along).any():
-            found.append((float(along[0]), float(along[1])))
-    return found
+def bars(axes: Axes, along: int = 0) -> list[tuple[float, float]]:
+    """The ends of the intervals: along x or, with 1, along y."""
+    lines = [lines for lines in axes.collections if isinstance(lines, LineCollection)]
+    ends = [segment[:, along] for of in lines for segment in of.get_segments() if len(segment) == 2]
+    return [(float(low), float(high)) for low, high in ends if not np.isnan([low, high]).any()]
 
 
 def assert_equal(drawn: list[tuple[float, float]], rows: pd.DataFrame) -> None:
@@ -89,46 +88,38 @@ def assert_equal(drawn: list[tuple[float, float]], rows: pd.DataFrame) -> None:
 
 def panel(rows: list[tuple[str, float, float]], objective: str) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=["algo", "perplexity_rank", "accuracy_rank"])
-    numbers = {"k": 3, "cells": 4, "draws": 4, "searches": len(rows), "distinct": 3, "distinct_masks": 9}
-    words = {"objective": objective, "model": "m", "note": "", "draws_note": ""}
-    return table.assign(**numbers, **words, spearman=0.5, q=0.2, low=-0.1, high=0.9)
+    words = {"objective": objective, "model": "m", "k": 3, "note": ""}
+    return table.assign(**words, spearman=0.5, low=-0.1, high=0.9)
 
 
-def test_searches_that_tie_stand_in_one_band_around_their_rank() -> None:
+def test_a_line_joins_the_ranks_of_a_search_and_ties_stand_in_a_band() -> None:
     tied = panel([("a", 1.5, 3.5), ("b", 1.5, 3.5), ("c", 3, 1), ("d", 4, 2)], "o")
-    axes = fig2_ranks.draw(tied, "t", ("ppl", "acc")).axes[0]
-    (band,) = [line for line in axes.lines if line.get_solid_capstyle() == "round"]
-    assert np.mean(band.get_xdata()) == 1.5
-    assert set(band.get_ydata()) == {3.5}
-    at = [place for place in points(axes) if place[1] == 3.5]
-    assert len(at) == 2
-    assert {min(band.get_xdata()), max(band.get_xdata())} == {x for x, _ in at}
-    assert {(3.0, 1.0), (4.0, 2.0)} <= set(points(axes))
+    axes = fig2_ranks.draw(tied, ("ppl", "acc")).axes[0]
+    is_band = [line.get_solid_capstyle() == "round" for line in axes.lines]
+    bands = [line.get_xydata().tolist() for line, band in zip(axes.lines, is_band, strict=True) if band]
+    assert bands == [[[0, 0], [0, 1]], [[1, 2], [1, 3]]]
+    joined = [list(line.get_ydata()) for line, band in zip(axes.lines, is_band, strict=True) if not band]
+    assert joined == [[0, 2], [1, 3], [2, 0], [3, 1]]
+    assert texts(axes)[:4] == ["a", "b", "c", "d"]
+    assert title(axes).endswith("ρ 0.50 (−0.10 to 0.90)")  # noqa: RUF001
 
 
 def test_panels_with_a_constant_ranking_are_not_drawn_and_the_note_names_them() -> None:
     flat = panel([("a", 1.5, 1), ("b", 1.5, 2)], "flat")
-    drawn = fig2_ranks.draw(pd.concat([panel([("a", 1, 1), ("b", 2, 2)], "o"), flat]), "t", ("ppl", "acc"))
+    drawn = fig2_ranks.draw(pd.concat([panel([("a", 1, 1), ("b", 2, 2)], "o"), flat]), ("ppl", "acc"))
     assert len(drawn.axes) == 1
-    assert note(drawn).endswith("not drawn, because a ranking has only ties: flat")
-    nothing = fig2_ranks.draw(flat, "t", ("ppl", "acc"))
-    assert texts(nothing.axes[0]) == ["no two rankings to compare"]
+    assert note(drawn).endswith(": flat")
+    nothing = fig2_ranks.draw(flat, ("ppl", "acc"))
+    assert not nothing.axes[0].axison
 
 
-def test_the_counts_of_searches_draws_and_distinct_masks_are_printed(study: AskedStudy) -> None:
+def test_ranks_count_searches_and_distinct_masks(study: AskedStudy) -> None:
     both = choose(study.frame, "ppl"), choose(study.frame, "acc")
-    ranked, _ = fig2_ranks.comparable(fig2_ranks.ranks(study.frame, *both))
-    rows = ranked[(ranked["objective"] == ranked["objective"].iloc[0]) & (ranked["k"] == ranked["k"].iloc[0])]
-    cells = done(study.frame)
-    cells = cells[(cells["objective"] == rows["objective"].iloc[0]) & (cells["k"] == rows["k"].iloc[0])]
-    masks, draws = cells["dropped"].nunique(), len(set(CellDraws.of(cells).draw))
-    assert masks < len(cells)
-    distinct = means(cells.assign(x=1.0), ["x"])["masks"].nunique()
-    title = fig2_ranks.draw(rows, "t", ("ppl", "acc")).axes[0].get_title(loc="left")
-    assert title.splitlines()[-2:] == [
-        f"n = 5 searches, {distinct} distinct",
-        f"{draws} draws, {masks} distinct masks",
-    ]
+    rows = fig2_ranks.ranks(study.frame, *both).query("objective == 'perplexity' and k == 2")
+    cells = done(study.frame).query("objective == 'perplexity' and k == 2")
+    assert set(rows["searches"]) == {5}
+    assert set(rows["distinct_masks"]) == {cells["dropped"].nunique()}
+    assert set(rows["distinct"]) == {means(cells.assign(x=1.0), ["x"])["masks"].nunique()}
 
 
 # -- figure 3 ----------------------------------------------------------------------------------------------
@@ -137,230 +128,182 @@ def test_the_counts_of_searches_draws_and_distinct_masks_are_printed(study: Aske
 def spread(study: AskedStudy) -> tuple[pd.DataFrame, Figure]:
     metrics = {"perplexity": choose(study.frame, "ppl"), "accuracy": choose(study.frame, "acc")}
     rows = fig3_variance.spread(study.frame, metrics)
-    return rows, fig3_variance.draw(study.frame, rows, "t", metrics)
+    return rows, fig3_variance.draw(rows, metrics)
 
 
-def test_panels_of_a_row_have_one_scale_and_every_search_its_interval(study: AskedStudy) -> None:
+def test_every_search_has_its_interval_in_the_panel_of_its_stratum_and_outcome(study: AskedStudy) -> None:
     rows, figure = spread(study)
-    grid = np.array(figure.axes).reshape(2, 3)
+    grid = np.array(figure.axes).reshape(2, 2)
     for line, outcome in zip(grid, fig3_variance.OUTCOMES, strict=True):
-        assert len({axes.get_ylim() for axes in line}) == 1
-        low, high = line[0].get_ylim()
-        of_row = rows[rows["outcome"] == outcome]
-        assert (of_row["low"] >= low).all()
-        assert (of_row["high"] <= high).all()
-        drawn = [bar for axes in line for bar in bars(axes, vertical=True)]
-        assert_equal(drawn, of_row)
-    assert [axes.get_yscale() for axes in grid[1]] == ["log"] * 3
-    assert "95 % interval" in keys(figure)
+        for axes, k in zip(line, sorted(set(rows["k"])), strict=True):
+            of_panel = rows[(rows["outcome"] == outcome) & (rows["k"] == k)]
+            assert_equal(bars(axes), of_panel)
+            assert {x for x, _ in points(axes)} == set(of_panel["mean"])
+            sds = of_panel[of_panel["distinct"] > 1].drop_duplicates("objective")["sd"]
+            shown = sds.map(style.factor if outcome == "perplexity" else style.number)
+            words = {f"SD {style.TIMES if outcome == 'perplexity' else ''}{sd}" for sd in shown}
+            assert {*texts(axes)} - {"all equal"} == words
+    assert [axes.get_xscale() for axes in grid.flat] == ["log"] * 2 + ["linear"] * 2
 
 
 def test_perplexities_are_averaged_geometrically(study: AskedStudy) -> None:
     rows, _ = spread(study)
     cells = done(study.frame).query("objective == 'margin' and k == 4 and algo == 'greedy'")
     values = cells["pruned/ppl/wikitext2"].astype(float)
-    row = rows.query(
-        "outcome == 'perplexity' and objective == 'margin' and k == 4 and algo == 'greedy'"
-    ).iloc[0]
+    same = rows.query("outcome == 'perplexity' and objective == 'margin' and k == 4")
+    row = same[same["algo"] == "greedy"].iloc[0]
     logs = over_draws(np.log(values), CellDraws.of(cells))
     assert (row["mean"], row["value"]) == pytest.approx((gmean(values), values.mean()))
     assert (row["low"], row["high"]) == pytest.approx((np.exp(logs.low), np.exp(logs.high)))
-    same = rows.query("outcome == 'perplexity' and objective == 'margin' and k == 4")
     assert row["sd"] == pytest.approx(np.exp(np.std(np.log(same["mean"]))))
+
+
+def test_searches_that_found_the_same_masks_share_a_line(study: AskedStudy) -> None:
+    rows, _ = spread(study)
+    metrics = {"perplexity": choose(study.frame, "ppl"), "accuracy": choose(study.frame, "acc")}
+    alike = rows.assign(distinct=rows["distinct"].mask(rows["objective"] == "margin", 1))
+    names = [label.get_text() for label in fig3_variance.draw(alike, metrics).axes[0].get_yticklabels()]
+    assert (names.count("greedy"), names.count(style.EVERY)) == (2, 1)
 
 
 # -- figure 4 ----------------------------------------------------------------------------------------------
 
 
-def overlapping() -> pd.DataFrame:
-    """Two objectives on the same texts and one on items. The masks depend on data and draw only."""
+def test_each_change_has_its_mean_interval_draws_and_chance() -> None:
     cells = frame(objectives=3, data=2, draws=3, algos=2)
     items = cells["objective"] == "o2"
-    number = cells["draw"] + 3 * (cells["calibration"] == "text1") + 6 * items
+    number = cells["draw"] + 3 * (cells["calibration"] == "text1") + 6 * items + (cells["algo"] == "algo1")
     cells["calibration"] = cells["calibration"].where(~items, "items" + cells["calibration"])
-    return cells.assign(n_blocks=60, dropped=[(3 * n, 3 * n + 1, 3 * n + 2) for n in number])
+    found = changes(cells.assign(n_blocks=60, dropped=[(3 * n, 3 * n + 1, 3 * n + 2) for n in number]))
+    figure = fig4_changes.draw(found)
+    (axes,) = figure.axes
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert names[3:] == ["o0", "o1", "o2"] * 2 + ["o0 : o1", "o2 : o0 or o1"]
+    assert {x for x, _ in points(axes)} == {one.changed.mean for one in found} | {
+        value for one in found for value in one.each
+    }
+    assert_equal(bars(axes), pd.DataFrame([vars(one.changed) for one in found]))
+    dotted = [line.get_xdata()[0] for line in axes.lines if line.get_linestyle() == ":"]
+    assert dotted == [one.chance for one in found]
+    assert len(fig4_changes.table(found)) == len(found)
+    assert "no draw in common" in note(figure)
 
 
-def test_the_heat_map_pairs_masks_of_the_same_samples() -> None:
-    heats = fig4_overlap.heat(overlapping()).set_index(["objective_a", "algo_a", "objective_b", "algo_b"])
-    texts_both = heats.loc["o0", "algo0", "o1", "algo1"]
-    # Every mask is that of its samples: equal on the same samples, apart on any others, also of the same seed.
-    assert (texts_both["corrected"], texts_both["pairs"]) == (1.0, 6)
-    other = heats.loc["o0", "algo0", "o2", "algo0"]
-    assert (other["pairs"], other["paired"]) == (36, fig4_overlap.APART)
-    diagonal = heats.loc["o0", "algo0", "o0", "algo0"]
-    assert (diagonal["pairs"], diagonal["paired"]) == (6, fig4_overlap.BETWEEN)  # 3 draws of each data
-    assert diagonal["corrected"] < 0
-
-
-def test_columns_and_rows_of_the_heat_map_name_searches_and_objectives() -> None:
-    heats, pairs = fig4_overlap.heat(overlapping()), fig4_overlap.comparisons(overlapping())
-    figure = fig4_overlap.draw(heats, pairs, "t")
-    axes = figure.axes[0]
-    names = ["algo0", "algo1"] * 3
-    assert [label.get_text() for label in axes.get_xticklabels()] == names
-    assert [label.get_text() for label in axes.get_yticklabels()] == names
-    assert texts(axes) == [name for objective in ("o0", "o1", "o2") for name in (objective, objective)]
-    assert "no common samples" in figure.get_supxlabel()
-
-
-def test_bars_of_the_comparisons_are_intervals_over_draws() -> None:
-    cells = overlapping()
-    pairs = fig4_overlap.comparisons(cells)
-    rows = fig4_overlap.means(pairs).set_index("comparison")
-    axes = fig4_overlap.draw(fig4_overlap.heat(cells), pairs, "t").axes[-1]
-    axes = next(a for a in axes.figure.axes if a.get_xlabel().startswith("corrected overlap"))
-    assert_equal(bars(axes, vertical=False), rows)
-    assert f"{rows.loc['draws', 'pairs']} pairs, 12 draws" in texts(axes)
-
-
-def test_only_comparisons_with_pairs_have_a_line() -> None:
-    cells = overlapping()
-    seeds = pd.concat([cells, cells.assign(seed=9)], ignore_index=True)
-    one = cells[cells["objective"] == "o0"]
-    always = {"draws differ", "algorithms differ"}
-    for shown, more in (
-        (cells, {"objectives differ", "calibration data differ"}),
-        (seeds, {"objectives differ", "calibration data differ", "seeds differ"}),
-        (one[one["calibration"] == one["calibration"].iloc[0]], set()),
-    ):
-        figure = fig4_overlap.draw(fig4_overlap.heat(shown), fig4_overlap.comparisons(shown), "t")
-        axes = next(a for a in figure.axes if a.get_xlabel().startswith("corrected overlap"))
-        assert {label.get_text() for label in axes.get_yticklabels()} == always | more
+@pytest.mark.parametrize(
+    ("ours", "theirs", "label"),
+    [
+        (("one_shot",), (), "one-shot"),
+        (("perplexity",), ("block_influence",), "perplexity : block influence"),
+        (("a", "b", "c"), ("margin",), "margin : the others"),
+        (("a", "b"), ("c", "d"), "a or b : c or d"),
+    ],
+)
+def test_a_line_is_named_by_what_is_compared(ours: Sequence[str], theirs: Sequence[str], label: str) -> None:
+    cells = frame(objectives=2, data=1, draws=2, algos=2)
+    (one, *_) = changes(cells.assign(dropped=[(1, 2, 3)] * len(cells)))
+    named = {**vars(one), "factor": OBJECTIVE, "objectives": tuple(ours), "others": tuple(theirs)}
+    assert fig4_changes.label(type(one)(**named)) == label
 
 
 # -- figure 5 ----------------------------------------------------------------------------------------------
 
 
-def shares_table() -> pd.DataFrame:
-    known = [
-        ("calibration", 0.9, 0.5, 1.0, np.nan),
-        ("search", 0.0, 0.0, 0.02, np.nan),
-        ("interaction", 0.11, 0.0, 0.2, np.nan),
-        ("objective", 0.9, 0.5, 1.0, 0.01),
-        ("samples", np.nan, np.nan, np.nan, np.nan),
-        ("algorithm", 0.0, 0.0, 0.02, 0.6),
-        ("draw x algorithm, rest", 0.11, 0.0, 0.2, np.nan),
-    ]
-    return pd.DataFrame(known, columns=["source", "share", "low", "high", "q"]).assign(outcome="masks", df=1)
+def test_a_forest_plot_has_a_line_at_1_intervals_and_arrows_where_they_go_on() -> None:
+    bounded, above = IntervalEstimate(2.5, 2.0, 3.5), IntervalEstimate(float("nan"), 45.6, np.inf)
+    axes = fig5_variance_shares.draw({"masks": {"a": bounded, "b": above}, "loss": {}}).axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["masks", "loss", "a", "b", "no ratio"]
+    assert 1.0 in [line.get_xdata()[0] for line in axes.lines if len(line.get_xdata()) == 2]
+    assert bars(axes) == [(2.0, 3.5), (45.6, fig5_variance_shares.MOST)]
+    assert {"2.50 (2.00 to 3.50)", "above 45.6"} <= set(texts(axes))
+    arrows = [line.get_xdata()[0] for line in axes.lines if line.get_marker() == ">"]
+    assert arrows == [fig5_variance_shares.MOST]
 
 
-def drawn_shares() -> Figure:
-    table = shares_table().set_index("source")
-    parts = {
-        name: IntervalEstimate(*(at(table, name, column) for column in ("share", "low", "high")))
-        for name in ("calibration", "search", "interaction")
-    }
-    plain, both = IntervalEstimate(9.0), IntervalEstimate(float("nan"), 45.6, np.inf)
-    objective = IntervalEstimate(2.5, 2.0, 3.5)
-    shares = Shares(pd.DataFrame(), parts, plain, both, cells=9, draws=6, objective_ratio=objective)
-    return fig5_variance_shares.draw({"masks": shares}, shares_table(), "t")
-
-
-def test_shares_are_percent_and_sources_that_were_not_varied_have_no_row() -> None:
-    axes = drawn_shares().axes[0]
-    names = [label.get_text() for label in axes.get_yticklabels()]
-    assert names == [*fig5_variance_shares.PARTS, "", "objective", "algorithm", "draw x algorithm, rest"]
-    assert dict(zip((y for _, y in points(axes)), (x for x, _ in points(axes)), strict=False))[0] == 90
-    assert axes.get_xlabel() == "share of variance, %"
-
-
-def test_every_share_has_its_interval_in_percent() -> None:
-    rows = shares_table().dropna(subset="share")[["low", "high"]] * 100
-    drawn = bars(drawn_shares().axes[0], vertical=False)
-    assert_equal([ends for ends in drawn if ends != (0.0, 1.0)], rows)  # without the line below the sums
-
-
-def test_the_marker_says_whether_a_source_was_tested() -> None:
-    figure = drawn_shares()
-    lines = {
-        float(line.get_ydata()[0]): (line.get_marker(), line.get_markerfacecolor())
-        for line in figure.axes[0].lines
-        if len(line.get_xdata()) == 1
-    }
-    assert [lines[y][0] for y in (0, 1, 2)] == ["s"] * 3  # sums are not tested
-    assert lines[4][0] == "o"
-    assert lines[4][1] != "white"
-    assert lines[5] == ("o", "white")
-    assert lines[6][0] == "|"
-    assert {"not tested", "q larger", "q at most 0.05", "sum of sources"} <= set(keys(figure))
-
-
-def test_no_ratio_is_infinite() -> None:
-    title = drawn_shares().axes[0].get_title(loc="left")
-    assert title.splitlines()[-4:] == [
-        "cal : search above 45.6",
-        "obj : search 2.50 (2.00 to 3.50)",
-        "search at most 2 %",
-        "interaction at most 20 %",
-    ]
-    for low in (np.inf, 8.8e44):  # all searches find the same masks; the second is a rounded share
-        assert fig5_variance_shares.ratio_text(IntervalEstimate(float("nan"), low, np.inf)) == "no ratio"
-    rounded = IntervalEstimate(1e14, 45.0, 1e16)  # the upper end is a share of 0, rounded
-    assert fig5_variance_shares.ratio_text(rounded) == "above 45.0"
-    noise = IntervalEstimate(37.0, 1.0, np.inf)
-    assert fig5_variance_shares.ratio_text(noise) == "at least 1"  # an end at 1 does not leave it out
+@pytest.mark.parametrize(
+    ("ratio", "text"),
+    [
+        (IntervalEstimate(2.5, 2.0, 3.5), "2.50 (2.00 to 3.50)"),
+        (IntervalEstimate(9.0), "9.00"),
+        (IntervalEstimate(float("nan"), 45.6, np.inf), "above 45.6"),
+        (IntervalEstimate(float("nan"), np.inf, np.inf), "no ratio"),  # all searches find the same masks
+        (IntervalEstimate(float("nan"), 8.8e44, np.inf), "no ratio"),  # a rounded share
+        (IntervalEstimate(1e14, 45.0, 1e16), "above 45.0"),  # the upper end is a share of 0, rounded
+        (IntervalEstimate(37.0, 1.0, np.inf), "at least 1"),  # an end at 1 does not leave it out
+    ],
+)
+def test_no_ratio_is_infinite(ratio: IntervalEstimate, text: str) -> None:
+    assert fig5_variance_shares.ratio_text(ratio) == text
 
 
 # -- figure 6 ----------------------------------------------------------------------------------------------
 
 
-def test_names_of_columns_do_not_touch() -> None:
-    names = ["ppl/wikitext2", "acc/commonsense", "acc/arc_challenge"]
-    figure = Figure(dpi=100)
-    FigureCanvasAgg(figure)
-    for word in ("wikitext2", "commonsense", "challenge"):
-        drawn = figure.text(0, 0, word, fontsize=style.SMALL).get_window_extent().width / 100
-        assert drawn < fig6_crossed.column_width(names)
+def search_line(objective: str, draw: int, over: Sequence[float], gained: Sequence[float]) -> SearchLine:
+    searches = ("one_shot", "greedy", "beam")[: len(over)]
+    return SearchLine("m", 3, objective, "text", draw, searches, tuple(gained), tuple(over))
 
 
-def test_shades_of_the_matrix_are_steps_in_standard_errors(study: AskedStudy) -> None:
-    matrix, regrets = fig6_crossed.matrix_of(study), fig6_crossed.regrets_of(study)
-    axes = fig6_crossed.draw(study.frame, matrix, regrets, "t").axes[0]
-    (mesh,) = [c for c in axes.collections if isinstance(c, QuadMesh)]
-    stratum = matrix[matrix["k"] == matrix["k"].min()]
-    worse = stratum.pivot(index="objective", columns="outcome", values="worse")
-    worse = worse[list(dict.fromkeys(matrix["outcome"]))].to_numpy(float)
-    steps = np.ma.getdata(mesh.get_array()).reshape(worse.shape)
-    assert (steps == np.minimum(np.floor(worse), 3)).all()
-    assert len(set(steps.ravel())) > 1
-    bold = {text.get_position() for text in axes.texts if text.get_weight() == "bold"}
-    assert bold == {(j + 0.5, i + 0.5) for i, j in np.argwhere(worse == 0)}
+def test_each_draw_is_joined_from_one_shot_to_its_lowest_own_loss() -> None:
+    falls = search_line("perplexity", 0, [1.0, 0.7, 0.5], [0.0, 0.1, 0.2])
+    rises = [search_line("margin", draw, [1.0, 3.0], [0.0, 0.5 + draw]) for draw in (0, 1)]
+    none = search_line("divergence", 0, [1.0, 1.0], [0.0, 0.0])
+    figure = fig6_asked.draw([falls, *rises, none], "mean perplexity")
+    every, *own = figure.axes
+    assert len(own) == 2, "an objective without a gain has no panel"
+    assert "divergence" in note(figure)
+    for axes, lines in zip(own, ([falls], rises), strict=True):
+        thin, thick = (line.get_xydata()[~np.isnan(line.get_xdata())] for line in axes.lines)
+        through = [point for line in lines for point in zip(line.gained, np.exp(line.over), strict=True)]
+        np.testing.assert_allclose(thin, through)
+        ends = [point for line in lines for point in ((0.0, np.e), (line.gained[-1], np.exp(line.over[-1])))]
+        np.testing.assert_allclose(thick, ends)
+    assert sum(len(axes.lines) for axes in own) == len(every.lines)
+    assert [axes.get_yscale() for axes in figure.axes] == ["log"] * 3
 
 
-def test_the_matrix_prints_the_number_of_draws_and_names_its_shades(study: AskedStudy) -> None:
-    matrix, regrets = fig6_crossed.matrix_of(study), fig6_crossed.regrets_of(study)
-    figure = fig6_crossed.draw(study.frame, matrix, regrets, "t")
-    shown = [text.get_text() for text in figure.axes[0].texts if text.get_position()[0] > 3]
-    assert shown == ["6", "3", "6"]  # divergence, margin (items: one source), perplexity
-    assert set(fig6_crossed.SHADES) <= set(keys(figure))
-    labels = [axes.get_xlabel() for axes in figure.axes if axes.get_xlabel()]
-    assert all("SE of the paired difference (" in label for label in labels)
+@pytest.mark.parametrize(
+    ("lines", "verdict"),
+    [
+        ([([0.0, 0.5], [0.0, 1.0])] * 2 + [([0.0, -1.0], [0.0, 1.0])], "×1.65, higher in 2 of 3"),  # noqa: RUF001
+        ([([0.0, -0.5], [0.0, 1.0])], "×0.61, lower in 1 of 1"),  # noqa: RUF001
+        ([([0.0, 0.5], [-1.0, 0.0])], "no gain in own loss"),
+        ([], "not run"),
+    ],
+)
+def test_the_verdict_counts_draws_in_which_a_harder_search_is_better_held_out(
+    lines: Sequence[tuple[list[float], list[float]]], verdict: str
+) -> None:
+    assert fig6_asked.verdict([search_line("o", i, *line) for i, line in enumerate(lines)]) == verdict
 
 
 # -- figures 7 and 8 ---------------------------------------------------------------------------------------
 
 
-def test_ends_of_searches_have_units_intervals_and_keys(study: AskedStudy) -> None:
-    curves, ends = fig7_cost.measure(study.frame, study.traces, study.lines)
-    figure = fig7_cost.draw(curves, ends, "t", "scores")
-    assert figure.axes[0].get_ylabel() == "pruned for divergence\nexcess loss, nats per token"
-    chosen = ends[(ends["objective"] == "divergence") & (ends["k"] == ends["k"].min())]
-    assert_equal(bars(figure.axes[0], vertical=True), chosen)
+def test_the_ends_of_searches_are_in_percent_of_the_worst(study: AskedStudy) -> None:
+    ends = fig7_cost.measure(study.frame, study.traces, study.lines)
+    axes = fig7_cost.draw(ends, "scores").axes[0]
+    chosen = ends[ends["k"] == ends["k"].min()]
+    worst = chosen.groupby("objective")["excess"].transform("max")
+    chosen, worst = chosen[worst > 0], worst[worst > 0]
+    drawn = [line.get_xydata()[0] for line in axes.lines if len(line.get_xdata()) == 1]
+    expected = zip(chosen["scores"], 100 * chosen["excess"] / worst, strict=True)
+    np.testing.assert_allclose(sorted(map(tuple, drawn)), sorted(expected))
+    assert_equal(bars(axes, 1), 100 * chosen[["low", "high"]].div(worst, axis=0))
+    filled = [line.get_markerfacecolor() != "white" for line in axes.lines if len(line.get_xdata()) == 1]
+    assert sum(filled) == chosen["front_scores"].sum()
     assert (ends["low"].dropna() >= 0).all()
-    assert {"best so far", "end, 95 % interval", "Pareto front"} <= set(keys(figure))
 
 
 def test_an_objective_without_excess_is_not_drawn(study: AskedStudy) -> None:
-    curves, ends = fig7_cost.measure(study.frame, study.traces, study.lines)
+    ends = fig7_cost.measure(study.frame, study.traces, study.lines)
     ends.loc[ends["objective"] == "margin", "excess"] = 0.0
-    figure = fig7_cost.draw(curves, ends, "t", "scores")
-    assert len(figure.axes) == 4
-    assert note(figure).endswith("every search found the best known mask: margin")
+    figure = fig7_cost.draw(ends, "scores")
+    assert not [text for axes in figure.axes for text in texts(axes) if text.startswith("margin")]
+    assert note(figure).endswith("every search found the best known mask for margin")
 
 
 def test_costs_of_figure_7_are_those_of_table_3(study: AskedStudy) -> None:
-    _, ends = fig7_cost.measure(study.frame, study.traces, study.lines)
+    ends = fig7_cost.measure(study.frame, study.traces, study.lines)
     costs = outcome_tables.search_means(study.frame, study.lines).set_index(["k", "algo"])
     for (k, algo), rows in ends.groupby(["k", "algo"]):
         columns = {"seconds": "seconds_alone", "forwards": "forwards_alone", "scores": "asked"}
@@ -369,19 +312,27 @@ def test_costs_of_figure_7_are_those_of_table_3(study: AskedStudy) -> None:
             assert mean == pytest.approx(costs.loc[(k, algo), column])
 
 
-def test_figure_8_is_in_percent_with_intervals_and_counts(study: AskedStudy) -> None:
+def test_names_of_searches_are_apart_and_within_the_panel() -> None:
+    axes = Figure().add_subplot()
+    axes.set(xscale="log", xlim=(1, 1000))
+    fig7_cost._names(axes, pd.Series({"a": 10.0, "b": 10.1, "c": 990.0, "d": 999.0}))
+    places = [text.get_position()[0] for text in axes.texts]
+    assert np.diff(places).min() >= fig7_cost.APART - 1e-9
+    assert places[-1] <= 1
+
+
+def test_figure_8_is_in_percent_with_intervals(study: AskedStudy) -> None:
     rows, curves = fig8_stability.measure(study.frame, study.traces)
-    figure = fig8_stability.draw(study.frame, rows, curves, "t")
-    left, same, overlap = figure.axes[:3]
+    figure = fig8_stability.draw(rows, curves)
+    above, below = figure.axes[0], figure.axes[2]
     chosen = rows[(rows["objective"] == "divergence") & (rows["algo"] == "greedy") & (rows["k"] == 2)]
     mean = over_draws(100 * chosen["other_mask"].astype(float), CellDraws.of(chosen))
-    assert any(x == pytest.approx(mean.mean) for x, _ in points(left))
-    ends = np.clip([mean.low, mean.high], 0, 100)
-    assert any(bar == pytest.approx(tuple(ends)) for bar in bars(left, vertical=False))
-    cells = rows[(rows["objective"] == "divergence") & rows["other_mask"].notna()]
-    assert left.get_title(loc="left") == f"pruned for divergence · n = {len(cells)} cells, 6 draws"
-    assert [axes.get_ylabel()[-1] for axes in (same, overlap)] == ["%", "%"]
-    assert "95 % interval" in keys(figure)
+    assert any(x == pytest.approx(mean.mean) for x, _ in points(above))
+    assert any(bar == pytest.approx(tuple(np.clip([mean.low, mean.high], 0, 100))) for bar in bars(above))
+    assert len(points(above)) == 15
+    same = curves[(curves["objective"] == "margin") & (curves["k"] == 2) & (curves["n"] == 1)]
+    agreed = over_draws(100 * same["pair"], CellDraws.of(same))
+    assert any(y == pytest.approx(agreed.mean) for _, y in points(below))
 
 
 def test_figure_8_says_which_cells_it_leaves_out_and_why(study: AskedStudy) -> None:
@@ -389,11 +340,7 @@ def test_figure_8_says_which_cells_it_leaves_out_and_why(study: AskedStudy) -> N
     traces = dict(study.traces)
     for cell in chosen["cell"]:  # as after a race: only the masks that were chosen have all their samples
         traces[cell] = [traces[cell][0], traces[cell][-1]]
-    rows, curves = fig8_stability.measure(study.frame, traces)
-    figure = fig8_stability.draw(study.frame, rows, curves, "t")
-    n = int((rows["objective"] == "divergence").sum())
-    title = figure.axes[0].get_title(loc="left")
-    assert title == f"pruned for divergence · n = {n - len(chosen)} of {n} cells, 6 draws"
+    figure = fig8_stability.draw(*fig8_stability.measure(study.frame, traces))
     assert f"left out: {len(chosen)} cells of divergence, where no rival" in note(figure)
 
 
@@ -409,7 +356,7 @@ def test_table_2_has_geometric_means_with_a_factor(study: AskedStudy) -> None:
     row = rows.query("objective == 'margin' and k == 4 and algo == 'greedy'").iloc[0]
     assert row["geometric"] == pytest.approx(1e6)
     assert row["factor"] == pytest.approx(np.exp(np.std(np.log([1e2, 1e4, 1e12]), ddof=1)))
-    shown = outcome_tables.typeset(rows, metric, "t")
+    shown = outcome_tables.typeset(rows, metric).axes[0]
     assert not [text for text in texts(shown) if "±" in text]
     assert any("geometric mean" in text and "n = 3 to 6 cells" in text for text in texts(shown))
 
@@ -418,7 +365,7 @@ def test_table_3_prints_what_a_search_costs_alone(study: AskedStudy) -> None:
     rows = outcome_tables.search_means(study.frame, study.lines)
     row = rows[rows["algo"] == "greedy"].iloc[0]
     assert row["seconds_alone"] > 0
-    shown = texts(outcome_tables.typeset_search(rows, "t"))
+    shown = texts(outcome_tables.typeset_search(rows).axes[0])
     assert {"a search alone", "in this study", "seconds", "scores paid"} <= set(shown)
     recorded = study.frame["seconds"].astype(float).mean()
     assert recorded != pytest.approx(rows["seconds_alone"].mean())

@@ -10,10 +10,9 @@ import pytest
 from matplotlib.collections import QuadMesh
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
 from analysis.data.load import load
-from analysis.figures import fig1_masks
+from analysis.figures import fig1_masks, style
 from pruning.core.mask import Mask
 from tests.analysis.figures.test_figures import DRAWN, draw
 from tests.helpers import analysis_grid, sublayer_grid
@@ -33,79 +32,52 @@ def meshes(figure: Figure) -> list[np.ndarray]:
     return [np.ma.getdata(mesh.get_array()) for mesh in drawn]
 
 
-def keys(figure: Figure) -> dict[str, str]:
-    (legend,) = figure.legends
-    texts = [text.get_text() for text in legend.get_texts()]
-    return {t: to_hex(p.get_facecolor()) for t, p in zip(texts, legend.get_patches(), strict=True)}
+def names(figure: Figure) -> list[str]:
+    return [label.get_text() for label in figure.axes[0].get_yticklabels()]
 
 
-def test_each_draw_is_a_line_in_the_order_of_data_and_seeds() -> None:
-    grid = cells(draws=3)
-    shuffled = grid.sample(frac=1, random_state=0)
-    figure = fig1_masks.draw(shuffled, "t")
-    for algo, lines in zip(("algo0", "algo1"), meshes(figure), strict=True):
-        masks = grid.loc[grid["algo"] == algo, "dropped"]  # by data, then seed
-        assert [tuple(np.flatnonzero(line)) for line in lines] == [tuple(mask) for mask in masks]
-    assert list(keys(figure)) == ["removed", "kept"]
+def test_the_shade_of_a_block_is_the_share_of_the_draws_that_remove_it() -> None:
+    figure = fig1_masks.draw(cells(draws=10))
+    for algo, (shares,) in enumerate(meshes(figure)):
+        expected = {algo: 1.0, 20: 1.0} | dict.fromkeys(range(10, 20), 0.1)
+        assert {block: shares[block] for block in np.flatnonzero(shares)} == pytest.approx(expected)
+    assert "20 draws" in figure.get_supxlabel()
 
 
-def test_very_many_draws_are_a_shade_with_a_key() -> None:
-    figure = fig1_masks.draw(cells(draws=10), "t")
-    (shares,) = meshes(figure)[0]
-    assert (shares[0], shares[20], shares[1]) == (1.0, 1.0, 0.0)
-    assert shares[10] == pytest.approx(0.1)
-    shown = keys(figure)
-    assert list(shown) == ["0 %", "25 %", "50 %", "75 %", "100 %"]
-    assert len(set(shown.values())) == 5
+def test_each_objective_has_its_colour_and_a_heading() -> None:
+    grid = cells(draws=2)
+    both = pd.concat(
+        [grid.assign(objective="margin"), grid.assign(objective="perplexity")], ignore_index=True
+    )
+    figure = fig1_masks.draw(both)
+    assert names(figure)[:2] == ["perplexity", "margin"]
+    drawn = [to_hex(mesh.get_cmap()(1.0)).upper() for mesh in figure.axes[0].collections]
+    blue, red = style.OBJECTIVES["perplexity"], style.OBJECTIVES["margin"]
+    assert drawn == [blue, blue, red, red]
 
 
-def test_the_number_of_draws_is_in_words() -> None:
-    grid = cells(draws=3)
-    assert fig1_masks.draw(grid, "t").axes[0].get_title(loc="left").endswith("3 blocks removed · 6 draws")
-    twice = pd.concat([grid, grid.assign(seed=9)], ignore_index=True)
-    assert fig1_masks.draws_of(twice) == "12 cells of 6 draws"
-    assert fig1_masks.draws_of(grid[grid["draw"] == 0].query("calibration == 'text0'")) == "1 draw"
-
-
-def test_searches_with_equal_masks_share_a_band() -> None:
+def test_searches_with_equal_masks_in_equal_draws_share_a_line() -> None:
     grid = cells(draws=2, algos=3)
     equal = grid.assign(dropped=[(1, 2, int(d)) for d in grid["draw"] + 5])
-    assert fig1_masks.bands(equal) == {"all 3 searches": ["algo0", "algo1", "algo2"]}
-    (lines,) = meshes(fig1_masks.draw(equal, "t"))
-    assert [tuple(np.flatnonzero(line)) for line in lines] == [(1, 2, 5), (1, 2, 6)] * 2
+    assert names(fig1_masks.draw(equal)) == ["o0", style.EVERY]
     other = (equal["draw"] + (equal["algo"] == "algo1")) % 2
     swapped = equal.assign(dropped=[(1, 2, int(d)) for d in other + 5])
-    assert len(fig1_masks.bands(swapped)) == 3  # the same masks, but in other draws
+    assert len(names(fig1_masks.draw(swapped))) == 4  # the same masks, but in other draws
     unfinished = equal.assign(status=["failed", *equal["status"][1:]])
-    assert list(fig1_masks.bands(unfinished)) == ["algo0 (3 of 4)", "algo1", "algo2"]
+    figure = fig1_masks.draw(unfinished)
+    assert names(figure) == ["o0", "algo0", "algo1", "algo2"]
+    assert "3 of 4 cells finished" in [text.get_text() for text in figure.axes[0].texts]
 
 
-def test_colours_of_the_key_are_those_of_the_squares() -> None:
-    shown = fig1_masks.key(False, ["#0072B2", "#D55E00"])
-    assert [name.upper() for name in shown["kept"]] == [fig1_masks.BACK]
-    assert [name.upper() for name in shown["removed"]] == ["#0072B2", "#D55E00"]
-    shares = fig1_masks.key(True, ["#0072B2", "#D55E00"])
-    assert shares["100 %"] == shown["removed"]
-    assert len(shares["25 %"]) == 2
-
-
-def test_the_key_shows_the_colour_of_every_objective() -> None:
-    grid = cells(draws=2)
-    figure = fig1_masks.draw(pd.concat([grid, grid.assign(objective="o1")], ignore_index=True), "t")
-    first = [axes.collections[0] for axes in figure.axes]
-    drawn = {to_hex(mesh.get_cmap()(1.0)) for mesh in first if isinstance(mesh, QuadMesh)}
-    figure.draw_without_rendering()
-    (legend,) = figure.legends
-    boxes = {to_hex(box.get_facecolor()) for box in legend.findobj(Rectangle)}
-    assert len(drawn) == 2
-    assert drawn <= boxes
-
-
-def test_an_objective_without_cells_of_a_size_leaves_its_place_empty() -> None:
-    grid = cells(draws=2)
-    more = grid.assign(objective="o1", k=2, dropped=[(1, 2)] * len(grid))
-    figure = fig1_masks.draw(pd.concat([grid, more], ignore_index=True), "t")
-    assert [axes.axison for axes in figure.axes] == [False, True, True, False]
+def test_a_page_has_room_for_a_large_study() -> None:
+    for strata, algos, searches in ((4, 8, 8), (8, 12, 1)):
+        grid = frame(objectives=4, data=1, draws=2, algos=algos, ks=range(2, 2 + strata))
+        drawn = [
+            tuple(range(int(a[4:]), int(a[4:]) + k)) for a, k in zip(grid["algo"], grid["k"], strict=True)
+        ]
+        figure = fig1_masks.draw(grid.assign(dropped=drawn))
+        assert figure.get_figheight() <= style.TALL + 1
+        assert len(names(figure)) == 4 + 4 * searches
 
 
 # Sub-layers.
@@ -146,33 +118,22 @@ def test_the_csv_has_the_short_notation_and_no_mask_of_a_missing_cell(results: P
 
 
 @pytest.mark.parametrize(
-    ("study", "heading", "above", "labels"),
+    ("study", "above", "labels"),
     [
-        (ONE, "smollm2 · perplexity · 10 % of the parameters removed · 1 draw", False, ["0", "2", "4"]),
-        (
-            SublayerStudy(units=("mlp",), algos=("greedy",), seeds=(0,)),
-            "smollm2 · perplexity\n10 % of the parameters removed, only MLPs · 1 draw",
-            True,
-            ["0", "2", "4"],
-        ),
-        (
-            SublayerStudy(**(ONE.__dict__ | {"models": ("deep",)})),
-            "deep · perplexity · 10 % of the parameters removed · 1 draw",
-            False,
-            ["0", "4", "8"],
-        ),
+        (ONE, False, ["0", "4", "8"]),
+        (SublayerStudy(units=("mlp",), algos=("greedy",), seeds=(0,)), True, ["0", "4", "8"]),
+        (SublayerStudy(**(ONE.__dict__ | {"models": ("deep",)})), False, ["0", "8", "16"]),
     ],
 )
 def test_attention_is_drawn_above_the_mlps_and_apart_if_it_cannot_be_removed(
-    study: SublayerStudy, heading: str, above: bool, labels: list[str], tmp_path: Path
+    study: SublayerStudy, above: bool, labels: list[str], tmp_path: Path
 ) -> None:
     sublayer_grid.write(tmp_path, study)
     found = load(tmp_path)
-    axes = fig1_masks.draw(found, "title").axes[0]
+    axes = fig1_masks.draw(found).axes[0]
     (mesh,) = [mesh for mesh in axes.collections if isinstance(mesh, QuadMesh)]
     halves = np.ma.masked_invalid(mesh.get_array()).reshape(2, int(found["n_blocks"][0]))
     removed = {2 * int(block) + int(kind) for kind, block in np.argwhere(halves.filled(0) == 1)}
     assert removed == set(found["dropped"][0])
     assert np.ma.getmaskarray(halves).all(axis=1).tolist() == [above, False]
-    assert axes.get_title(loc="left") == heading
     assert [label.get_text() for label in axes.get_xticklabels()][:3] == labels

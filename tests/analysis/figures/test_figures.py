@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -12,14 +13,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from analysis.__main__ import COMMANDS
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
+from PIL import Image
 
 from analysis.data import load as load_module
 from analysis.data.archive import NothingToRead
 from analysis.data.load import choose, load
-from analysis.data.study import describe, trace
-from analysis.figures import fig2_ranks, fig3_variance, fig4_overlap, names, outcome_tables, style
-from analysis.stats import mask_overlap
+from analysis.data.study import AskedStudy, describe, trace
+from analysis.figure_command import FIGURES
+from analysis.figure_command import main as figure_command
+from analysis.figures import fig2_ranks, fig3_variance, names, outcome_tables, style
 from analysis.stats import means as means_module
 from tests.helpers.analysis_grid import ONE, Study, write
 from tests.helpers.analysis_grid import frame as grid
@@ -37,6 +41,18 @@ SMALL = Study(
 )
 
 
+# Two objectives and two searches on one draw of each data, as in the demo.
+FOUR = Study(
+    models=("smollm2",),
+    ratios=(0.1,),
+    objectives=("margin", "divergence"),
+    algos=("one_shot", "greedy"),
+    seeds=(0,),
+    lost=0,
+    broken=0,
+)
+
+
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("results")
@@ -46,14 +62,14 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def draw(name: str, results: Path, monkeypatch: pytest.MonkeyPatch, *flags: str) -> pd.DataFrame:
     monkeypatch.setattr(sys, "argv", [name, "--results", str(results), *flags])
-    resolve_name(f"analysis.{COMMANDS[name.partition('_')[0]]}")()
+    resolve_name(f"analysis.{FIGURES[name.partition('_')[0]]}")()
     return pd.read_csv(next(results.rglob(f"{name}.csv")))
 
 
 def test_every_file_of_a_figure_is_a_command_of_its_name() -> None:
     assert names()[0].startswith("fig1_")
     for name in names():
-        figure = resolve_name(f"analysis.{COMMANDS[name.partition('_')[0]]}")
+        figure = resolve_name(f"analysis.{FIGURES[name.partition('_')[0]]}")
         assert figure.name == name
         assert bool(figure.section) == bool(figure.caption)
 
@@ -78,30 +94,71 @@ def test_every_figure_writes_pdf_png_and_csv(
     assert len(draw(name, results, monkeypatch, "--study", "small"))
     for ending in ("pdf", "png"):
         assert (results / "figures" / f"{name}.{ending}").stat().st_size > 5000
+    with Image.open(results / "figures" / f"{name}.png") as picture:
+        assert "study small" in picture.info["Description"]
+        assert picture.info["Title"]
 
 
-@pytest.mark.parametrize("name", DRAWN)
-def test_a_study_of_one_cell_can_be_drawn(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", [name for name in DRAWN if name.startswith("fig")])
+@pytest.mark.parametrize("of", [SMALL, FOUR], ids=["small", "four cells"])
+def test_a_figure_is_as_wide_as_a_page_and_its_texts_can_be_read(
+    name: str, of: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All at least 6.5 points, none over another or over the edge, and no commit among them."""
+    write(tmp_path, of)
+    style.use_style()
+    figure_of = resolve_name(f"analysis.{FIGURES[name.partition('_')[0]]}")
+    try:
+        figure = figure_of.of(AskedStudy(tmp_path, "small"))
+    except NothingToRead:
+        assert of is FOUR
+        return
+    shown: dict[Text, Bbox] = {}
+    drawn = Text.draw
+
+    def record(text: Text, renderer: Any) -> None:
+        drawn(text, renderer)
+        if text.get_visible() and text.get_text().strip():
+            shown[text] = text.get_window_extent(renderer)
+
+    monkeypatch.setattr(Text, "draw", record)
+    figure.draw_without_rendering()
+    assert figure.get_figwidth() == style.PAGE
+    assert figure.get_figheight() < 10
+    assert min(text.get_fontsize() for text in shown) >= 6.5
+    assert not [text for text in shown if "commit" in text.get_text()]
+    page = figure.bbox.padded(1)
+    for (one, box), (other, beside) in combinations(shown.items(), 2):
+        assert page.contains(*box.min), one
+        assert page.contains(*box.max), one
+        assert not box.padded(-1).overlaps(beside.padded(-1)), (one, other)
+
+
+def test_one_command_draws_all_that_a_study_has_data_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     write(tmp_path, ONE)
-    draw(name, tmp_path, monkeypatch)
+    words = ["depth-pruning figure", "all", "--results", str(tmp_path), "--study", "small"]
+    monkeypatch.setattr(sys, "argv", words)
+    figure_command()
+    drawn = {path.stem for path in (tmp_path / "figures").glob("*.png")}
+    assert drawn == {*DRAWN} - {"fig4_changes", "fig5_variance_shares", "fig6_asked"}
+    caplog.clear()
+    monkeypatch.setattr(sys, "argv", words)
+    figure_command()
+    figures = [record.getMessage() for record in caplog.records if record.getMessage().startswith("figure")]
+    assert len(figures) == len(drawn)
+    assert all(message.endswith("(unchanged)") for message in figures)
 
 
 def test_the_same_results_give_the_same_bytes(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = []
     for _ in range(2):
-        draw("fig4_overlap", results, monkeypatch, "--study", "small")
-        paths = [results / "figures" / f"fig4_overlap.{ending}" for ending in ("pdf", "png", "csv")]
+        draw("fig4_changes", results, monkeypatch, "--study", "small")
+        paths = [results / "figures" / f"fig4_changes.{ending}" for ending in ("pdf", "png", "csv")]
         drawn.append([path.read_bytes() for path in paths])
-        (results / "figures" / ".drawn" / "fig4_overlap.json").unlink()
+        (results / "figures" / ".drawn" / "fig4_changes.json").unlink()
     assert drawn[0] == drawn[1]
-
-
-def test_figure_2_writes_all_statistics_of_agreement(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    draw("fig2_ranks", results, monkeypatch, "--study", "small")
-    agreements = pd.read_csv(results / "figures" / "fig2_agreement.csv")
-    assert set(agreements["statistic"]) == {"spearman", "kendall", "weighted", "kendall_w"}
-    assert set(agreements["masks"]) == {"all", "distinct"}
-    assert agreements.loc[agreements["value"].isna(), "note"].notna().all()
 
 
 # Which cells are drawn.
@@ -306,7 +363,7 @@ def test_tables_count_cells_and_show_the_papers_numbers(tmp_path: Path) -> None:
     rows = outcome_tables.aggregate(frame, metric)
     assert rows.set_index("algo").loc["greedy", "paper"] == 60.69
     assert (rows["cells"].sum(), rows["asked"].sum()) == (len(frame) - 1, len(frame))
-    texts = [text.get_text() for text in outcome_tables.typeset(rows, metric, "title").texts]
+    texts = [text.get_text() for text in outcome_tables.typeset(rows, metric).axes[0].texts]
     assert {"60.69", "74.58"} <= set(texts)  # greedy, and nothing removed
     assert any("six tasks" in text for text in texts)
     assert any(text.endswith("(2/3)") for text in texts)
@@ -331,26 +388,21 @@ def test_numbers_of_broken_models_are_short() -> None:
     assert shown == ["0.12", "40.6", "21,622", "1.4e8", "-2e6", "1e15"]
 
 
-def test_a_legend_has_equally_long_rows() -> None:
-    drawn, _ = style.panels(1, 1, 8.0, 1.0, "title")
-    style.legend(drawn, style.looks(["fast_block_select"] * 6 + list("abcde")), "a note")
-    assert [legend._ncols for legend in drawn.legends] == [3]
+def test_names_are_written_as_people_write_them() -> None:
+    ordered = style.ordered(["annealing", "greedy", "exhaustive", "one_shot"])
+    assert ordered == ["one_shot", "greedy", "exhaustive", "annealing"]
+    named = [
+        style.named(name) for name in ("one_shot", "gemma3_270m", "smollm2 (sublayer)", "block_influence")
+    ]
+    assert named == ["one-shot", "Gemma 3 270M", "SmolLM2 135M (sublayer)", "block influence"]
 
 
-def test_names_look_alike_everywhere() -> None:
-    names = style.ordered(["annealing", "greedy", "exhaustive", "one_shot"])
-    assert names == ["one_shot", "greedy", "exhaustive", "annealing"]
-    assert len(set(style.looks([str(i) for i in range(30)]).values())) == 30
+def test_an_objective_has_one_colour_everywhere() -> None:
+    assert len({style.colour(name) for name in style.OBJECTIVES}) == len(style.OBJECTIVES)
+    assert style.colour("taylor") == style.colour("taylor")
+    assert style.colour("taylor") not in style.OBJECTIVES.values()
 
 
-def test_a_long_part_of_a_title_is_wrapped_at_its_spaces() -> None:
-    assert style.wrapped("study s · commits aaa, bbb, ccc · x", 14) == "study s\ncommits aaa,\nbbb, ccc · x"
-    assert style.wrapped("a · model/very-long-name", 8) == "a\nmodel/very-long-name"
-
-
-def test_the_overlap_figure_says_what_it_leaves_out() -> None:
-    cells = grid(draws=2, objectives=1, data=1, algos=2)
-    cells = cells.assign(dropped=[(1, 2, i + 3) for i in range(len(cells))])
-    heats, pairs = fig4_overlap.heat(cells), fig4_overlap.comparisons(cells)
-    said = fig4_overlap.draw(heats, pairs, "a title", mask_overlap.SAMPLED).get_supxlabel()
-    assert said.replace("\n", " ").endswith(mask_overlap.SAMPLED)
+def test_a_long_part_of_a_note_is_wrapped_at_its_spaces() -> None:
+    assert style.wrapped("study s; commits aaa, bbb, ccc; x", 14) == "study s\ncommits aaa,\nbbb, ccc; x"
+    assert style.wrapped("a; model/very-long-name", 8) == "a\nmodel/very-long-name"

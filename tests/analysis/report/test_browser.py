@@ -34,7 +34,7 @@ SMALL = Study(
 
 # Runs after the page's script and writes its results to the console as one line.
 PROBE = """
-const table = document.getElementById("table-cells"), rows = () => Array.from(table.tBodies[0].rows);
+const table = document.getElementById("table-cells"), rows = () => Array.from(table.tBodies[1].rows);
 const column = name => Array.from(table.tHead.rows[0].cells).findIndex(cell => cell.textContent === name);
 const values = name => rows().map(row => row.cells[column(name)].textContent);
 const press = name => table.tHead.rows[0].cells[column(name)].querySelector("button").click();

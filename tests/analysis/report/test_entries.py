@@ -28,14 +28,12 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> StudyData:
 
 
 def test_a_strip_has_attention_above_and_mlps_below() -> None:
-    drawn = strip(Mask.parse(3, "a0,b1"), numbered=True)
+    drawn = strip(Mask.parse(3, "a0,b1"))
     assert 'aria-label="sub-layers a0, b1 of 6 removed"' in drawn
-    assert 'viewBox="0 0 30 32"' in drawn
+    assert 'viewBox="0 0 30 20"' in drawn
     gone = re.search(r'class="gone" d="([^"]*)"', drawn)
     assert gone is not None
-    expected = [("0.75", "0.75"), ("10.75", "0.75"), ("10.75", "10.75")]
-    assert re.findall(r"M([\d.]+) ([\d.]+)h", gone[1]) == expected
-    assert drawn.count("M") == 6
+    assert re.findall(r"M([\d.]+) ([\d.]+)h8.5", gone[1]) == [("0.75", "5"), ("10.75", "5"), ("10.75", "15")]
     assert 'aria-label="no sub-layer removed"' in strip(Mask(3, (), "sublayer"))
 
 
