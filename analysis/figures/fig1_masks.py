@@ -79,7 +79,8 @@ def _panel(axes: Axes, cells: pd.DataFrame, rows: Rows, metrics: Sequence[Metric
 
     def write(y: float, words: str, right: float, **look: Any) -> None:
         place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
-        axes.annotate(words, (1, y), (right, 0), ha="right", va="center_baseline", **place, **look)
+        text = axes.annotate(words, (1, y), (right, 0), ha="right", va="center_baseline", **place, **look)
+        text.set_in_layout(y < 1)  # the headings have the room that all lines need; layout is slow
 
     for metric in metrics:
         heading, right = COLUMNS[metric.kind]

@@ -81,7 +81,7 @@ def _panel(axes: Axes, panel: pd.DataFrame) -> None:
     for algo in panel["algo"]:
         ends = [places[side].index(algo) for side in SIDES]
         axes.plot([0, 1], ends, color=hue, marker="o", ms=4, mec="white", mew=0.5)
-        axes.text(-0.12, ends[0], named(algo), ha="right", va="center_baseline")
+        axes.text(-0.12, ends[0], named(algo), ha="right", va="center_baseline", in_layout=False)
     axes.set(xlim=(-1.0, 1.15), ylim=(len(panel) - 0.5, -0.6))
     axes.set_axis_off()
     title = f"{style.stratum(row['model'], row['k'])}\n{_words(row)}"

@@ -76,6 +76,7 @@ def _panel(axes: Axes, chosen: pd.DataFrame, rows: Rows, logarithmic: bool) -> N
         axes.text(
             1, rows.heads[objective], _words(own.iloc[0]), ha="right", va="center_baseline", color=GREY,
             transform=axes.get_yaxis_transform(),
+            in_layout=False,
         )  # fmt: skip
 
 

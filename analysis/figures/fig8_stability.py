@@ -50,36 +50,38 @@ def draw(rows: pd.DataFrame, curves: pd.DataFrame) -> Figure:
         note,
         height_ratios=heights,
     )
+    drawn = CellDraws.of(rows)
     for above, below, (model, k) in zip(*grid, strata, strict=True):
         known = rows_of(rows, model=model, k=k).dropna(subset="other_mask")
         for (objective, algo), own in groups(known, ["objective", "algo"]):
-            mean, *ends = _percent(own["other_mask"], own)
+            mean, *ends = _percent(own["other_mask"], drawn)
             style.dots(above, mean, lines.lines[objective, algo], (ends[0], ends[1]), style.colour(objective))
         lines.name(above, above is grid[0][0])
         above.set(xlim=(-4, 104), xticks=(0, 50, 100), xlabel="another mask, %")
         above.grid(axis="x", color="0.94", lw=0.6)
         above.set_title(style.stratum(model, k, len(strata) > 3))
-        _curves(below, rows_of(curves, model=model, k=k) if len(curves) else curves)
+        of_size = rows_of(curves, model=model, k=k) if len(curves) else curves
+        _curves(below, of_size.reset_index(drop=True))
     grid[1][0].set_ylabel("same mask, %")
     return figure
 
 
-def _percent(values: pd.Series[float], cells: pd.DataFrame) -> tuple[float, float, float]:
-    """The mean of shares in percent, with its interval, which is within 0 and 100."""
-    drawn = over_draws(100 * values.astype(float), CellDraws.of(cells))
-    low, high = np.clip([drawn.low, drawn.high], 0, 100)
-    return drawn.mean, float(low), float(high)
+def _percent(values: pd.Series[float], drawn: CellDraws) -> tuple[float, float, float]:
+    """The mean of shares in percent, with its interval, which is within 0 and 100. `drawn` is of all rows."""
+    mean = over_draws(100 * values.astype(float), drawn.take(values.index.to_numpy()))
+    low, high = np.clip([mean.low, mean.high], 0, 100)
+    return mean.mean, float(low), float(high)
 
 
 def _curves(axes: Axes, lines: pd.DataFrame) -> None:
     if lines.empty:
         style.empty(axes, "no last decision in the traces")
         return
-    names = style.objectives(lines["objective"])
+    names, drawn = style.objectives(lines["objective"]), CellDraws.of(lines)
     axes.set_xscale("log", base=2)
     for i, objective in enumerate(names):
         hue, of_size = style.colour(objective), list(groups(rows_of(lines, objective=objective), "n"))
-        means, low, high = zip(*(_percent(part["pair"], part) for _, part in of_size), strict=True)
+        means, low, high = zip(*(_percent(part["pair"], drawn) for _, part in of_size), strict=True)
         x = [n * 2.0 ** (0.06 * (i - (len(names) - 1) / 2)) for n, _ in of_size]  # side by side
         axes.plot(x, means, color=hue)
         style.dots(axes, x, means, (low, high), hue, upright=True)

@@ -126,7 +126,8 @@ def refusals(m: StudyData, lacking: list[tuple[str, str]]) -> str:
         found.append((f"{name} of {counted(len(cells), 'cell')}", "measured on other data than most"))
     if unstable := reasons(m.stability["note"].fillna("")):
         found.append(("stability", unstable))
-    if unpaired := int(m.regrets["regret_se"].isna().sum()):
+    regrets = tried(lambda study: study.judged.regrets, m)
+    if regrets is not None and (unpaired := int(regrets["regret_se"].isna().sum())):
         found.append(("regret in standard errors", f"{unpaired:,} cells have no losses that can be paired"))
     by_reason: dict[str, list[str]] = {}
     for what, why in found:

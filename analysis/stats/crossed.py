@@ -1,4 +1,4 @@
-"""Measure what pruning for one objective costs in other outcomes, and the progress and the cost of a search."""
+"""Measure what pruning for one objective costs in other outcomes, and the scores and seconds of a search."""
 
 from __future__ import annotations
 
@@ -86,36 +86,6 @@ def seconds(traces: Iterable[Trace]) -> dict[tuple[int, ...], float]:
             line = (float(score["seconds"]), len(score["samples"]))
             longest[mask] = max(longest.get(mask, line), line)
     return {mask: spent / samples for mask, (spent, samples) in longest.items()}
-
-
-def anytime(
-    trace: Trace,
-    k: int,
-    paid: Mapping[tuple[int, ...], float],
-    budget: BudgetRecord | None = None,
-    losses: Mapping[tuple[int, ...], float] | None = None,
-) -> pd.DataFrame:
-    """One row whenever a complete mask was scored: the number of masks, the seconds, and the lowest loss so far.
-
-    `paid` are seconds per sample (see `seconds`), which are counted even if another cell computed the score; the
-    dense model costs nothing. Partial scores of a race count as masks and cost their share, but cannot be the lowest.
-    The losses of the trace say which mask is the best; its loss is then read from `losses`, if given.
-    """
-    rows, spent, lowest, best = [], 0.0, float("inf"), float("inf")
-    scored: dict[tuple[int, ...], int] = {}
-    for score in trace:
-        if not (mask := tuple(score["dropped"])):
-            continue
-        samples = len(score["samples"])
-        rate = paid.get(mask, float(score["seconds"]) / samples)
-        spent += rate * max(0, samples - scored.get(mask, 0))
-        scored[mask] = max(samples, scored.get(mask, 0))
-        if "of" not in score and is_complete(mask, k, budget):
-            if (own := float(score["loss"])) < lowest:
-                lowest, best = own, losses[mask] if losses else own
-            rows.append([len(scored), spent, best])
-    curve = pd.DataFrame(rows, columns=["scores", "seconds", "best"])
-    return curve.drop_duplicates("scores", keep="last", ignore_index=True)
 
 
 def pareto(cost: Sequence[float], quality: Sequence[float]) -> list[bool]:

@@ -58,7 +58,7 @@ def labels(frame: pd.DataFrame, columns: Sequence[str]) -> Labels:
         return np.zeros(len(frame), dtype=np.int64)
     combined = np.zeros(len(frame), dtype=np.int64)
     for column in columns:
-        codes, levels = pd.factorize(frame[column], sort=True, use_na_sentinel=False)
+        codes, levels = pd.factorize(frame[column].to_numpy(), sort=True, use_na_sentinel=False)
         combined = np.unique(combined * len(levels) + codes, return_inverse=True)[1]
     return combined.astype(np.int64)
 

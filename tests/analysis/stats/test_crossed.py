@@ -9,7 +9,6 @@ from scipy import stats
 
 from analysis.stats import crossed
 from tests.helpers.analysis_grid import frame
-from tests.helpers.traces import BUDGET, score
 
 
 def test_crossed_matrix_has_the_best_objective_at_zero_cost() -> None:
@@ -45,35 +44,6 @@ def test_means_have_intervals_over_draws() -> None:
             half = stats.t.ppf(0.975, 3) * by_draw.std() / 2
             expected = back(np.array([by_draw.mean() - half, by_draw.mean() + half]))
             assert list(ends.loc[(outcome, objective)]) == pytest.approx(expected.tolist())
-
-
-def test_anytime_charges_every_mask_even_if_its_score_was_reused() -> None:
-    trace = [score([], [1.0]), score([1], [2.0], 0.0), score([1, 2], [3.0], 2.0), score([2, 3], [2.5], 0.0)]
-    paid = crossed.seconds([trace, [score([1], [2.0], 4.0), score([2, 3], [2.5], 8.0)]])
-    curve = crossed.anytime(trace, 2, paid)
-    assert curve.to_dict("list") == {"scores": [2, 3], "seconds": [6.0, 14.0], "best": [3.0, 2.5]}
-    other = crossed.anytime(trace, 2, paid, losses={(1, 2): 3.1, (2, 3): 2.6})
-    assert list(other["best"]) == [3.1, 2.6]
-    chosen = crossed.anytime(trace, 2, paid, losses={(1, 2): 2.4, (2, 3): 2.6})
-    assert list(chosen["best"]) == [2.4, 2.6]  # the search prefers (2, 3) by its own losses
-
-
-def test_partial_scores_of_a_race_count_as_masks_and_cost_their_share() -> None:
-    part = score([1], [2.0, 2.0], 1.0) | {"of": 4}
-    better = score([2, 3], [0.5, 0.5], 2.0) | {"of": 4}  # easy samples; the mask is never scored in full
-    trace = [part, score([1], [2.0] * 4, 3.0), better, score([1, 2], [3.0] * 4, 4.0)]
-    curve = crossed.anytime(trace, 2, crossed.seconds([trace]))
-    assert curve.to_dict("list") == {"scores": [3], "seconds": [3.0 + 2.0 + 4.0], "best": [3.0]}
-    trace.append(score([2, 3], [2.5] * 4, 3.0))  # the race goes on: no new mask
-    curve = crossed.anytime(trace, 2, crossed.seconds([trace]))
-    assert curve.to_dict("list") == {"scores": [3], "seconds": [3.0 + 3.0 + 4.0], "best": [2.5]}
-
-
-def test_anytime_with_a_budget_counts_masks_of_any_size() -> None:
-    losses = {(): 1.0, (1, 3): 0.5, (0, 1): 3.0, (0, 2): 0.1, (2, 3): 2.0}
-    trace = [score(list(mask), [loss]) for mask, loss in losses.items()]
-    curve = crossed.anytime(trace, 1, {}, BUDGET)  # type: ignore[arg-type]
-    assert curve[["scores", "best"]].to_dict("list") == {"scores": [2, 4], "best": [3.0, 2.0]}
 
 
 def test_pareto_front() -> None:
