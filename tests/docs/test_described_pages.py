@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+import pruning
 from benchmarks.whole import PUBLISHED
 from docs import described
 from docs.described import BLOCK, PAGES, filled, keys
@@ -21,6 +22,7 @@ from pruning.published import library
 from pruning.published.explain import VERDICTS
 from tests.helpers import gguf_models
 from tests.helpers.searches import configured
+from tests.helpers.wikipedia import use_dump
 from tests.house import settings
 
 ROOT = Path(__file__).parents[2]
@@ -171,6 +173,22 @@ def test_the_page_on_published_masks_names_every_paper_and_explains_every_verdic
 
 
 # -- code that a page prints
+
+
+def test_the_quick_start_can_be_pasted(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    block, *_ = blocks((ROOT / "README.md").read_text(encoding="utf-8"))
+    assert block == blocks(page("python.md"))[0]
+    use_dump(monkeypatch, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    tiny = pruning.load_model(model_folder, dtype="float32")
+    monkeypatch.setattr(pruning, "load_model", lambda _: tiny)
+    exec(compile(block, "README.md", "exec"), {})
+    out = capsys.readouterr().out
+    assert "3 of 6 blocks removed" in out
+    assert "ppl/texts" in out
+    assert (tmp_path / "smaller-model" / "config.json").is_file()
 
 
 @pytest.mark.slow
