@@ -93,6 +93,13 @@ class Study:
 
 
 # The least that there can be: one cell.
+SMALL = Study(
+    models=("smollm2",),
+    ratios=(0.1,),
+    objectives=("perplexity", "margin"),
+    algos=("one_shot", "greedy", "genetic", "bayesian"),
+    lost=1,
+)
 ONE = Study(
     models=("smollm2",),
     ratios=(0.1,),

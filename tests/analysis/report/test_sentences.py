@@ -18,17 +18,10 @@ from analysis.stats.components import IntervalEstimate, Shares
 from analysis.stats.estimands import DRAWN, OBJECTIVE, SEARCH
 from analysis.stats.grid import compared
 from tests.helpers import sublayer_grid
-from tests.helpers.analysis_grid import ONE, Study, write
+from tests.helpers.analysis_grid import ONE, SMALL, Study, write
 from tests.helpers.sublayer_grid import SublayerStudy
 
 GOLDEN = Path(__file__).parent / "golden"
-SMALL = Study(
-    models=("smollm2",),
-    ratios=(0.1,),
-    objectives=("perplexity", "margin"),
-    algos=("one_shot", "greedy", "genetic", "bayesian"),
-    lost=1,
-)
 NOT = float("nan")
 
 
@@ -207,19 +200,6 @@ def test_the_report_says_which_measurement_is_in_no_mean(results: Path, study: S
     said = summary.refusals(later, [])
     assert "ppl/another" in said
     assert f"{having} of {len(done)} cells" in said
-
-
-@pytest.mark.parametrize("kind", ["ppl", "acc"])
-def test_shares_of_masks_need_no_measurement(kind: str, tmp_path: Path) -> None:
-    metrics = tuple(name for name in Study().metrics if not name.startswith(kind))
-    write(tmp_path, Study(models=("smollm2",), ratios=(0.1,), lost=0, broken=0, metrics=metrics))
-    m = StudyData(tmp_path, "small")
-    assert list(m.shares[0])[:2] == ["masks", "calibration loss"]
-    assert len(m.shares[0]) == 3
-    said = verdicts.claims(m)
-    assert m.shares[0]["masks"].note in said[0]
-    if kind == "acc":
-        assert said[2].endswith(f"{verdicts.OPEN}; no accuracy was measured.")
 
 
 def test_words() -> None:

@@ -42,6 +42,7 @@ def covered(name: str) -> dict[str, Coverage]:
     return coverage(SCENARIOS[name], 2 * STUDIES if name == "loss" else STUDIES, 199)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["loss", "search equals calibration", NOISIER, "null search", "large interaction"]
 )
@@ -68,6 +69,7 @@ def test_the_share_of_the_draw_has_no_interval_for_numbers() -> None:
         assert draw["share"] > 0
 
 
+@pytest.mark.slow
 def test_estimates_are_near_the_known_truth() -> None:
     """Shares are ratios of estimates. Without the correction of bias, the ratio for the loss is 12 percent low."""
     for quantity in ("calibration", "search", "interaction", "draw"):
@@ -137,6 +139,7 @@ def named(found: list[Change]) -> dict[tuple[str, ...], DrawMean]:
     return {(one.factor, *one.objectives, *one.others): one.changed for one in found}
 
 
+@pytest.mark.slow
 def test_blocks_that_change_are_covered_for_masks_of_real_searches() -> None:
     truth = {key: mean.mean for key, mean in named(changes(pool())).items()}
     found = [named(changes(study)) for study in studies(DRAWS)]
@@ -151,6 +154,7 @@ def test_blocks_that_change_are_covered_for_masks_of_real_searches() -> None:
         assert np.mean(inside) >= 0.86, key
 
 
+@pytest.mark.slow
 def test_ratios_are_covered_for_masks_of_real_searches() -> None:
     def ratios(study: pd.DataFrame) -> list[IntervalEstimate]:
         shares = Design(study).shares(coordinates(study, None), 99)
