@@ -63,15 +63,11 @@ TRAINED = 20  # bytes of each trained parameter: copy, gradient, two moments, be
 
 @dataclass(frozen=True)
 class Forecast:
-    """Seconds by part of the work; bytes of memory that the process needs, and that it can have.
-
-    `single` are the bytes of the float32 copy of the model that settles near ties.
-    """
+    """Seconds by part of the work; bytes of memory that the process needs, and that it can have."""
 
     parts: Mapping[str, float]
     memory: int
     available: int
-    single: int = 0
 
     @property
     def seconds(self) -> float:
@@ -151,13 +147,14 @@ class Machine:
         module, single = self.model.module, 0
         if done is None and cell.near_ties.most and module.dtype in HALVES:
             single = sum(4 * weight.numel() for weight in module.parameters())
-        # The most bytes besides the loaded model: of the search's states, of the training, or of the export.
+        # The most bytes besides the loaded model: of the search's states with a float32 copy for near ties, of the
+        # training, or of the export.
         width = int(module.config.get_text_config(decoder=True).hidden_size)
         states = single + self.model.info.n_blocks * tokens * width * int(module.dtype.itemsize)
         weights = sum(weight.numel() * weight.itemsize for weight in module.parameters())
         extra = max(extra, states, 2 * weights)
         left_over = {name: seconds for name, seconds in parts.items() if seconds > 0}
-        return Forecast(left_over, self.used + extra, self.used + self.free, single)
+        return Forecast(left_over, self.used + extra, self.used + self.free)
 
     def _scored(self, prepared: Prepared) -> int:
         """About how many of a cell's masks are scored: by an earlier run of it, or by a cell that it shares with."""

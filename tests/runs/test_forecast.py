@@ -16,7 +16,7 @@ from pruning.core.errors import InputError
 from pruning.healing.heal_settings import Full, Lora, NoHealing
 from pruning.runs.cell import Cell, Prepared
 from pruning.runs.forecast import Forecast, TrainingRates, decided
-from pruning.study import command, guide
+from pruning.study import guide
 from tests.config.test_experiments import cell
 from tests.conftest import Command, Ended
 from tests.healing.test_launch import SEARCH, SHORT
@@ -41,19 +41,6 @@ def test_the_training_counts_unless_it_is_the_one_that_is_done(
     assert parts(done) == {"speed", "export"}
     longer = launch(*heal, "heal.tokens=4096", "guide=true")
     assert parts(longer) == {"healing", "evaluation", "export"}
-
-
-@pytest.mark.parametrize(
-    ("words", "copied"),
-    [(("model.dtype=bfloat16",), True), (("model.dtype=bfloat16", "near_ties.most=0"), False), ((), False)],
-)
-def test_memory_names_the_float32_copy_of_near_ties(
-    launch: Command, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], copied: bool
-) -> None:
-    monkeypatch.setattr(command, "run_cells", lambda *_: None)
-    ended = launch(*SEARCH, *words, "guide=true")
-    (line,) = [line for line in ended.out.splitlines() if line.startswith("memory ")]
-    assert ("float32 copy" in line) == copied
 
 
 # -- what is decided ---------------------------------------------------------------------------------------------
