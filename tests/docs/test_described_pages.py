@@ -14,7 +14,6 @@ from docs import described
 from docs.described import BLOCK, PAGES, filled, keys
 from docs.draw_wings import facts, recorded
 from docs.run_tour import TOUR, executed, outputs
-from pruning.calibration.sources import pydoc
 from pruning.config.groups import options
 from pruning.core.errors import OutOfReachError
 from pruning.core.mask import Space
@@ -23,6 +22,7 @@ from pruning.published import library
 from pruning.published.explain import VERDICTS
 from tests.helpers import gguf_models
 from tests.helpers.searches import configured
+from tests.helpers.wikipedia import use_dump
 
 ROOT = Path(__file__).parents[2]
 SLOW = ("results.md", "study_tables.md")  # their tables are computed from archives
@@ -143,21 +143,19 @@ def test_the_page_on_published_masks_names_every_paper_and_explains_every_verdic
 # -- code that a page prints
 
 
-def test_the_ten_lines_do_the_main_job(
+def test_the_quick_start_can_be_pasted(
     model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ten, *_ = blocks((ROOT / "README.md").read_text(encoding="utf-8"))
-    assert ten == blocks(page("python.md"))[0]
-    assert len([line for line in ten.splitlines() if line.strip()]) <= 10
+    block, *_ = blocks((ROOT / "README.md").read_text(encoding="utf-8"))
+    assert block == blocks(page("python.md"))[0]
+    use_dump(monkeypatch, tmp_path)
     monkeypatch.chdir(tmp_path)
     tiny = pruning.load_model(model_folder, dtype="float32")
     monkeypatch.setattr(pruning, "load_model", lambda _: tiny)
-    names: dict[str, Any] = {"texts": list(pydoc("calibration")), "heldout": list(pydoc("heldout"))[:2]}
-    monkeypatch.setattr("pruning.api.calibration_data.LENGTH", 32)
-    monkeypatch.setattr(tiny.module.generation_config, "max_new_tokens", 4)
-    exec(compile(ten, "README.md", "exec"), names)
-    assert len(names["found"].dropped) == 3
-    assert "3 of 6 blocks removed" in capsys.readouterr().out
+    exec(compile(block, "README.md", "exec"), {})
+    out = capsys.readouterr().out
+    assert "3 of 6 blocks removed" in out
+    assert "ppl/texts" in out
     assert (tmp_path / "smaller-model" / "config.json").is_file()
 
 

@@ -132,7 +132,7 @@ def test_the_command_cuts_a_file(
     monkeypatch.setattr("sys.argv", ["export", *words])
     pipeline.main()
     out = capsys.readouterr().out
-    assert "2 of 6 blocks removed (1 4)" in out
+    assert "(2 of 6 blocks: 1 4)" in out
     assert "equal bit for bit" in out
     assert open_gguf(tmp_path / "cut.gguf").n_blocks == 4
     card = (tmp_path / "cut.gguf.md").read_text()
