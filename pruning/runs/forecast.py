@@ -213,8 +213,11 @@ def decided(
         said.append(f"{number} calibration samples instead of {asked}")
     if training is not None and (healing := found.get("healing", 0.0)):
         heal: Training = cell.heal
-        step = heal.windows * heal.length
-        most = int(heal.tokens * (60 * minutes - fixed - searching) / healing) // step * step
+        step, half = heal.windows * heal.length, heal.tokens // 2
+        # Trials of the rate and held-out losses take the same time for each budget.
+        shorter = parts(with_settings(cell, "heal", replace(heal, tokens=half)), samples).get("healing", 0.0)
+        each = (healing - shorter) / (heal.tokens - half)
+        most = int(heal.tokens - (healing - (60 * minutes - fixed - searching)) / each) // step * step
         if most < TRIAL_STEPS * step:
             said.append("no training, for which no time is left")
             return with_settings(cell, "heal", NoHealing(), "none"), None, said
