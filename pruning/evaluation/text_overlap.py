@@ -37,15 +37,12 @@ def check_disjoint(calibration: Samples, data: Mapping[str, Data], remedy: str =
     """Raise InputError, which ends with `remedy`, if calibration and evaluation share items or runs of text."""
     for metric, shared in overlaps(calibration, data).items():
         evaluated, windows = data[metric], windows_of(data[metric])
-        if windows is None:
-            what = (
-                f"{shared} of {count} items"
-                if (count := getattr(evaluated, "count", 0))
-                else f"{shared} items"
-            )
-        else:
+        if windows is not None:
             alike = {number for number, _ in shared_runs(windows.rows, calibration.only("text").rows)}
             what = f"text in {len(alike)} of {windows.count} windows"
+        else:
+            count = getattr(evaluated, "count", None)  # the documents of a task are not counted
+            what = f"{shared} items" if count is None else f"{shared} of {count} items"
         raise InputError(
             f"the calibration data ({calibration.source}, {calibration.sha256[:12]}) and the data of {metric} "
             f"({evaluated.source}, {evaluated.sha256[:12]}) share {what}: a mask must not be chosen on the data that "

@@ -65,15 +65,11 @@ TRAINED = 20  # bytes of each trained parameter: copy, gradient, two moments, be
 
 @dataclass(frozen=True)
 class Forecast:
-    """Seconds by part of the work; bytes of memory that the process needs, and that it can have.
-
-    `single` are the bytes of the float32 copy of the model that settles near ties.
-    """
+    """Seconds by part of the work; bytes of memory that the process needs, and that it can have."""
 
     parts: Mapping[str, float]
     memory: int
     available: int
-    single: int = 0
 
     @property
     def seconds(self) -> float:
@@ -153,13 +149,14 @@ class Machine:
         module, single = self.model.module, 0
         if done is None and cell.near_ties.most and module.dtype in HALVES:
             single = sum(4 * weight.numel() for weight in module.parameters())
-        # The most bytes besides the loaded model: of the search's states, of the training, or of the export.
+        # The most bytes besides the loaded model: of the search's states with a float32 copy for near ties, of the
+        # training, or of the export.
         width = int(module.config.get_text_config(decoder=True).hidden_size)
         states = single + self.model.info.n_blocks * tokens * width * int(module.dtype.itemsize)
         weights = sum(weight.numel() * weight.itemsize for weight in module.parameters())
         extra = max(extra, states, 2 * weights)
         left_over = {name: seconds for name, seconds in parts.items() if seconds > 0}
-        return Forecast(left_over, self.used + extra, self.used + self.free, single)
+        return Forecast(left_over, self.used + extra, self.used + self.free)
 
     def _scored(self, prepared: Prepared) -> int:
         """About how many of a cell's masks are scored: by an earlier run of it, or by a cell that it shares with."""
@@ -218,8 +215,11 @@ def decided(
         said.append(f"{number} calibration samples instead of {asked}")
     if training is not None and (healing := found.get("healing", 0.0)):
         heal: Training = cell.heal
-        step = heal.windows * heal.length
-        most = int(heal.tokens * (60 * minutes - fixed - searching) / healing) // step * step
+        step, half = heal.windows * heal.length, heal.tokens // 2
+        # Trials of the rate and held-out losses take the same time for each budget.
+        shorter = parts(with_settings(cell, "heal", replace(heal, tokens=half)), samples).get("healing", 0.0)
+        each = (healing - shorter) / (heal.tokens - half)
+        most = int(heal.tokens - (healing - (60 * minutes - fixed - searching)) / each) // step * step
         if most < TRIAL_STEPS * step:
             said.append("no training, for which no time is left")
             return with_settings(cell, "heal", NoHealing(), "none"), None, said

@@ -98,10 +98,9 @@ def planned(cell: Cell, minutes: float | None) -> Cell:
         prepared = prepare(cell) if said else prepared
     found = measured.forecast(prepared, training, speed, export=True)
     parts = ", ".join(f"{name} {duration_text(seconds)}" for name, seconds in found.parts.items())
-    copy = f", {bytes_text(found.single)} of it for a float32 copy (near ties)" if found.single else ""
     say(
         f"takes    about {duration_text(found.seconds)} on {machine()}: {parts}\n"
-        f"memory   about {bytes_text(found.memory)} of {bytes_text(found.available)}{copy}\n"
+        f"memory   about {bytes_text(found.memory)} of {bytes_text(found.available)}\n"
         + "".join(f"decided  {line}\n" for line in said)
         + f"writes   {cell.export}\n"
         "It can be stopped at any moment; the same command continues."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +11,12 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import pruning
-import pruning.api.model
 from pruning.algo.beam import Beam
 from pruning.algo.greedy import Greedy
 from pruning.calibration.sources import embedded_items, pydoc
 from pruning.objective.margin import Margin
 from pruning.runs.cell import ForwardSettings
 from tests.conftest import N_BLOCKS, Command
-from tests.helpers.wikipedia import use_dump
 
 TEXTS = list(pydoc("calibration"))[:40]
 ITEMS = [
@@ -166,24 +163,6 @@ def test_held_out_texts_are_checked_before_the_search_and_measured_after_it(
     monkeypatch.setattr("pruning.api.search.solve", None)
     with pytest.raises(pruning.InputError, match=r"\d+ of \d+ windows.*allow_overlap=True"):
         pruning.search_mask(model, TEXTS, heldout=TEXTS, **sizes, **QUIET)
-
-
-def test_the_quick_start_can_be_pasted(
-    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    pages = [Path(__file__).parents[2] / name for name in ("README.md", "docs/python.md")]
-    blocks = {re.findall(r"```python\n(import pruning\n.*?)```", page.read_text(), re.S)[0] for page in pages}
-    (block,) = blocks
-    use_dump(monkeypatch, tmp_path)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        "pruning.load_model", lambda _: pruning.api.model.load_model(model_folder), raising=False
-    )
-    exec(compile(block, "quick start", "exec"), {})
-    shown = capsys.readouterr().out
-    assert "3 of 6 blocks removed" in shown
-    assert "ppl/texts" in shown
-    assert (tmp_path / "smaller-model" / "config.json").exists()
 
 
 def test_a_wrapped_model_is_exported_as_the_masked_model(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -213,14 +214,14 @@ def test_heldout_data_shares_nothing_with_the_embedded_calibration(tokenizer: An
 
 
 @pytest.mark.parametrize(
-    ("calibration", "metric", "unit"),
+    ("calibration", "metric", "share"),
     [
-        (Text("pydoc", 40, 48, 1, part="heldout"), "ppl/heldout", "runs of"),
-        (Items("commonsense", 60, 1, part="heldout"), "acc/heldout", "items"),
+        (Text("pydoc", 40, 48, 1, part="heldout"), "ppl/heldout", r"text in \d+ of 20 windows"),
+        (Items("commonsense", 60, 1, part="heldout"), "acc/heldout", r"\d+ of 100 items"),
     ],
 )
 def test_calibration_on_the_evaluation_data_is_refused(
-    tokenizer: Any, calibration: Any, metric: str, unit: str
+    tokenizer: Any, calibration: Any, metric: str, share: str
 ) -> None:
     data = Heldout(samples=20, length=64, items=100).data(tokenizer)
     samples, other = calibration.draw(tokenizer), data[metric]
@@ -229,4 +230,4 @@ def test_calibration_on_the_evaluation_data_is_refused(
     for one in (samples, other):
         assert f"({one.source}, {one.sha256[:12]})" in str(caught.value)
     assert f"{metric} (" in str(caught.value)
-    assert f"share {samples.shared(other)} {unit}" in str(caught.value)
+    assert re.search(f"share {share}", str(caught.value))
