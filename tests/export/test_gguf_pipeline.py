@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from pruning.models.model import Model
 
 import pruning
 from pruning.core.errors import InputError, MismatchError
@@ -20,7 +21,6 @@ from pruning.export.request import Request
 from pruning.models import gguf as cutting
 from pruning.models import kept_models
 from pruning.models.gguf import open_gguf
-from pruning.models.model import Model
 from pruning.models.sublayers import masked
 from tests.helpers import exports, gguf_models
 from tests.helpers.exports import wanted

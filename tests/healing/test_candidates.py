@@ -125,7 +125,9 @@ def test_another_mask_can_win_and_is_exported(launch: Command, monkeypatch: pyte
     own_mask = launch(*SEARCH, *SHORT, "export=smaller")
     assert own_mask.status == 0, own_mask.err
     exported = json.loads(Path("smaller/depth_pruning.json").read_text())["mask"]
-    assert exported["dropped"] == result["mask"]["dropped"], "the export is of the same cell, so it is replaced"
+    assert exported["dropped"] == result["mask"]["dropped"], (
+        "the export is of the same cell, so it is replaced"
+    )
     longer = launch(*SEARCH, *SHORT, *ROUNDS, "heal.tokens=2048", "export=smaller")
     assert longer.status == 0, longer.err
 
