@@ -1,11 +1,12 @@
-"""Pack the files of a study into one archive. Figures can be drawn from it, and another machine can resume from it.
+"""Pack the files of studies into one archive. Figures can be drawn from it, and another machine can resume from it.
 
 depth-pruning archive pack results small small.tar.xz       pack the files of cells, searches and measurements
+depth-pruning archive pack results one,two both.tar.xz      several studies; files that they share are packed once
 depth-pruning archive unpack small.tar.xz results           unpack; existing files are not overwritten
 
 The analysis commands accept `--results small.tar.xz` in place of a results folder. The archive omits logs, the
-tracker's store, figures, healed weights and lm-eval's own files. It keeps the exact samples, so that every loss of a
-search can be recomputed.
+tracker's store, figures, healed weights, lm-eval's own files, and what only other studies use. It keeps the exact
+samples, so that every loss of a search can be recomputed.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import os
 import re
 import tarfile
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -28,7 +29,7 @@ from typing import Any
 
 from pruning.core import records, scoring
 from pruning.core.errors import DamagedError, InputError, PruningError, unknown
-from pruning.core.records import NAME
+from pruning.core.records import NAME, texts
 from pruning.core.storage import SEAL, file_sha256, read_json, sealed, staged
 from pruning.core.units import MEBIBYTE
 from pruning.tracking.client import connect, reason
@@ -95,31 +96,34 @@ def is_data(name: str) -> bool:
 # Pack.
 
 
-def pack(results: Path, study: str, archive: Path) -> int:
-    """Pack a study's files and return its number of finished cells. Equal files give an identical archive.
+def pack(results: Path, studies: Sequence[str], archive: Path) -> int:
+    """Pack the files of studies and return the number of finished cells. Equal files give an identical archive.
 
     The last entry holds the digests of the files. An earlier archive of that name is replaced only when the new one
     is complete. Raises InputError if there is no such study, or if a file cannot be read or the archive not written.
     """
     if not results.is_dir():
         raise InputError(f"there is no results folder {results}: give the folder of paths.results.")
-    if study not in (known := records.names(results)):
-        raise unknown(f"study in {results}:", study, known)
+    known = records.names(results)
+    if missing := [study for study in studies if study not in known]:
+        raise unknown(f"study in {results}:", missing[0], known)
     if not archive.name.endswith(SUFFIX):
         raise InputError(
             f"{archive} does not end in {SUFFIX}: the analysis commands know archives by that ending."
         )
     if archive.exists() and not archive.is_file():
         raise InputError(f"{archive} is not a file: give the archive another name.")
-    cells = records.read_study(results, study)
+    cells = dict.fromkeys(cell for study in studies for cell in records.read_study(results, study))
     if strange := [cell for cell in cells if not is_data(f"{cell}/{NAME}")]:
         raise DamagedError(
-            f"{records.path_of(results, study)} is damaged ({strange[0]!r} is no cell's key): move it away, and "
-            "run the study's command again."
+            f"a list of cells in {results / 'studies'} is damaged ({strange[0]!r} is not a cell's key): move it "
+            "away, and run the study's command again."
         )
+    own = list(_own(results, cells))
+    lists = [records.path_of(results, study) for study in studies]
     try:
         with staged(archive) as scratch:
-            _write(results, {*_shared(results, study), *_own(results, cells)}, scratch / archive.name)
+            _write(results, {*lists, *own, *_shared(results, cells, own)}, scratch / archive.name)
             (scratch / archive.name).replace(archive)
     except OSError as error:
         reason = f"{error.filename}: {error.strerror}" if error.filename else str(error)
@@ -129,16 +133,26 @@ def pack(results: Path, study: str, archive: Path) -> int:
     return sum((results / cell / NAME).exists() for cell in cells)
 
 
-def _shared(results: Path, study: str) -> Iterator[Path]:
-    """The files that cells share: the study's list of cells, scores, measurements, samples, records of routing."""
-    yield records.path_of(results, study)
-    yield from (path for path in (results / "scores").rglob("*") if path.is_file())
-    yield from (results / "evaluation").rglob("*.json")
-    yield from (results / "calibration").rglob("*.jsonl")
+def _shared(results: Path, cells: Collection[str], own: Iterable[Path]) -> Iterator[Path]:
+    """The files beside the cells that these cells name: scores, measurements, samples, records of routing."""
+    named = {text for path in own if path.suffix == ".json" for _, text in texts(_json(path))}
+    yield from (path for path in (results / "scores").glob("*/*") if path.name in cells)
+    for path in (results / "evaluation").rglob("*.json"):
+        if path.relative_to(results).as_posix().replace(".terms.json", ".json") in named:
+            yield path
+    yield from (path for path in (results / "calibration").glob("*.jsonl") if path.stem in named)
     yield from (results / "routing").glob("*/routing.json")
 
 
-def _own(results: Path, cells: list[str]) -> Iterator[Path]:
+def _json(path: Path) -> Any:
+    """The value of a file; None if it is damaged, so that it is packed as it is."""
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError:
+        return None
+
+
+def _own(results: Path, cells: Iterable[str]) -> Iterator[Path]:
     """The files of all cells. Those of unfinished cells are included, so that their scores are not computed again."""
     for cell in cells:
         yield from (path for name in CELL if (path := results / cell / name).exists())
@@ -417,14 +431,14 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     actions = parser.add_subparsers(dest="action", required=True)
-    packing = actions.add_parser("pack", help="write the files of a study into one archive")
+    packing = actions.add_parser("pack", help="write the files of a study, or of several, into one archive")
     unpacking = actions.add_parser("unpack", help="write the files of an archive into a results folder")
     for action, names in ((packing, ("results", "study", "archive")), (unpacking, ("archive", "results"))):
         for name in names:
             action.add_argument(name, type=str if name == "study" else lambda text: Path(text).expanduser())
     asked = parser.parse_args()
     if asked.action == "pack":
-        done = pack(asked.results, asked.study, asked.archive)
+        done = pack(asked.results, asked.study.split(","), asked.archive)
         log.info("%s: %d finished cells, %.1f MB", asked.archive, done, asked.archive.stat().st_size / 1e6)
     else:
         log.info("%s: %d files were new", asked.results, unpack(asked.archive, asked.results))

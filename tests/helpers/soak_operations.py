@@ -72,7 +72,7 @@ def packing(folder: str) -> None:
     """Pack the finished cells into an archive."""
     from analysis.data.archive import pack
 
-    pack(Path(folder) / "results", "default", Path(folder) / "packed" / "default.tar.xz")
+    pack(Path(folder) / "results", ["default"], Path(folder) / "packed" / "default.tar.xz")
 
 
 def tracking(folder: str) -> None:

@@ -53,7 +53,7 @@ def results(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def packed(results: Path, tmp_path: Path) -> Path:
-    assert archive.pack(results, "small", tmp_path / "small.tar.xz") == 1
+    assert archive.pack(results, ["small"], tmp_path / "small.tar.xz") == 1
     return tmp_path / "small.tar.xz"
 
 
@@ -212,7 +212,7 @@ def test_a_kill_while_packing_leaves_the_earlier_archive(
 ) -> None:
     before = packed.read_bytes()
     monkeypatch.setattr(tarfile.TarFile, "addfile", die)
-    in_a_process_that_is_killed(lambda: archive.pack(results, "small", packed))
+    in_a_process_that_is_killed(lambda: archive.pack(results, ["small"], packed))
     assert packed.read_bytes() == before
 
 

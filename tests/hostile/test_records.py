@@ -153,7 +153,7 @@ def test_healing_a_cell_that_came_in_an_archive_and_the_command_of_its_card(
     write(source / "studies" / "small.json", {"study": "small", "cells": ["a"]})
     write(source / "a" / "result.json", result_of(edited))
     write(source / "a" / "config.yaml", edited)
-    archive.pack(source, "small", tmp_path / "small.tar.xz")
+    archive.pack(source, ["small"], tmp_path / "small.tar.xz")
     archive.unpack(tmp_path / "small.tar.xz", new)
     for read in (lambda: heal_command.cell_of([str(new / "a"), "heal=full"]), lambda: launch_words(edited)):
         with pytest.raises(InputError, match=r"calibration\.first\.source"):

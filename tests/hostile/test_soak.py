@@ -77,7 +77,7 @@ def start(tmp_path: Path, model_folder: Path) -> Path:
     for number in range(200):
         (many / "calibration").mkdir(exist_ok=True)
         (many / "calibration" / f"{number}.jsonl").write_bytes(random.Random(number).randbytes(20_000))
-    archive.pack(many, "many", folder / "many.tar.xz")
+    archive.pack(many, ["many"], folder / "many.tar.xz")
     return folder
 
 

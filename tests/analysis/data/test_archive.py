@@ -11,6 +11,7 @@ import pytest
 from analysis.data import archive
 from analysis.data.archive import NothingToRead
 from analysis.data.load import load
+from pruning.core import records
 from pruning.core.errors import DamagedError, InputError
 from pruning.core.storage import read_json, write_record
 from tests.helpers.analysis_grid import Study, write
@@ -41,18 +42,18 @@ def cell(results: Path) -> Path:
 def again(results: Path) -> Path:
     """The folder after it was packed and unpacked."""
     place = results.parent / "again"
-    archive.pack(results, "small", place / "small.tar.xz")
+    archive.pack(results, ["small"], place / "small.tar.xz")
     archive.unpack(place / "small.tar.xz", place / "results")
     return place / "results"
 
 
 def test_an_archive_and_its_folder_give_the_same_frame(results: Path, tmp_path: Path) -> None:
     first, second = tmp_path / "out" / "small.tar.xz", tmp_path / "again.tar.xz"
-    assert archive.pack(results, "small", first) == 3
+    assert archive.pack(results, ["small"], first) == 3
     pd.testing.assert_frame_equal(load(str(first), "small"), load(results, "small"))
     for path in results.rglob("trace.jsonl"):
         path.touch()
-    archive.pack(results, "small", second)
+    archive.pack(results, ["small"], second)
     assert second.read_bytes() == first.read_bytes(), "equal files give equal bytes"
     with pytest.raises(NothingToRead, match=r"gone\.tar\.xz"):
         load("gone.tar.xz")
@@ -76,6 +77,38 @@ def test_data_are_packed_and_logs_weights_and_private_paths_are_not(results: Pat
     assert (unpacked / cell.name / "config.yaml").read_text() == "results: results\nstudy: small\n"
 
 
+def test_a_study_is_packed_without_what_others_use_and_several_without_repeats(
+    results: Path, tmp_path: Path
+) -> None:
+    """Each cell gets a measurement, and the second study has one cell of the first and one of its own."""
+    done = sorted(path.parent for path in results.glob("*/result.json"))
+    for cell in done:
+        data = read_json(cell / "result.json")
+        data["evaluation"]["records"] = {"ppl/text": {"pruned": f"evaluation/ppl-text/{cell.name}.json"}}
+        write_record(cell / "result.json", data)
+        for end in (".json", ".terms.json"):
+            (results / "evaluation" / "ppl-text").mkdir(parents=True, exist_ok=True)
+            (results / "evaluation" / "ppl-text" / f"{cell.name}{end}").write_text("{}")
+    records.write_study(results, "first", [done[0].name, done[1].name])
+    records.write_study(results, "second", [done[1].name, done[2].name])
+
+    def names(*studies: str) -> list[str]:
+        place = tmp_path / "-".join(studies)
+        archive.pack(results, studies, place / "packed.tar.xz")
+        archive.unpack(place / "packed.tar.xz", place / "results")
+        return [
+            path.stem
+            for path in (place / "results").rglob("*.json")
+            if path.parent.name in ("ppl-text", "studies")
+        ]
+
+    one, two, three = (cell.name for cell in done)
+    assert sorted(names("first")) == sorted(["first", one, two, f"{one}.terms", f"{two}.terms"])
+    assert sorted(names("first", "second")) == sorted(
+        ["first", "second", *(f"{key}{end}" for key in (one, two, three) for end in ("", ".terms"))]
+    )
+
+
 def test_a_record_has_a_seal_of_its_own_after_the_path_is_replaced(results: Path, cell: Path) -> None:
     data = read_json(cell / "result.json")
     data["config"]["paths"] = {"results": str(results.resolve())}
@@ -86,18 +119,24 @@ def test_a_record_has_a_seal_of_its_own_after_the_path_is_replaced(results: Path
     edited = (cell / "result.json").read_text().replace('"status": "done"', '"status": "gone"')
     (cell / "result.json").write_text(edited)
     with pytest.raises(DamagedError, match=r"result\.json"):
-        archive.pack(results, "small", results.parent / "edited.tar.xz")
+        archive.pack(results, ["small"], results.parent / "edited.tar.xz")
 
 
 @pytest.mark.parametrize("where", ["calibration/x.jsonl", "evaluation/z/a.json", "scores"])
-def test_what_links_lead_to_is_not_packed(where: str, results: Path, tmp_path: Path) -> None:
+def test_what_links_lead_to_is_not_packed(where: str, results: Path, cell: Path, tmp_path: Path) -> None:
+    data = read_json(cell / "result.json")
+    data["calibration"]["sha256"] = "x"
+    data["evaluation"]["records"] = {"acc/z": {"pruned": "evaluation/z/a.json"}}
+    write_record(cell / "result.json", data)
     (private := tmp_path / "private").mkdir()
     for name in ("a.json", "a.jsonl"):
         (private / name).write_text("secret")
+    (private / "key").mkdir()
+    (private / "key" / cell.name).touch()
     link = results / where
     if link.is_dir():
         shutil.rmtree(link)
     link.parent.mkdir(parents=True, exist_ok=True)
     link.symlink_to(private if "." not in link.name else private / "a.json")
     with pytest.raises(InputError, match=f"{link.name} is a symbolic link"):
-        archive.pack(results, "small", tmp_path / "more.tar.xz")
+        archive.pack(results, ["small"], tmp_path / "more.tar.xz")
