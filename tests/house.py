@@ -32,13 +32,13 @@ PROGRAMS = (*PACKAGES, "hydra_plugins", "benchmarks", "docs", "launch.py")
 # The function and parameter at which a way begins, and the most files that it may pass through.
 WAYS = {
     "a run": ("pruning.runs.run_cell", "run", "prepared", 28),
-    "the cells of a command": ("pruning.study.grid", "run_cells", "cells", 19),
+    "the cells of a command": ("pruning.study.grid", "run_cells", "cells", 18),
     "an export": ("pruning.export.pipeline", "export", "wanted", 16),
     "the report": ("analysis.report.page", "page", "m", 8),
 }
 # Today's counts: each may only fall. The aim is 35,000 lines in 220 files, 28,000 lines of tests, 20 floors, and 25
 # files that a run passes through.
-LIMITS = {"lines": 43_800, "files": 235, "lines of tests": 35_600, "floors": 22, "settings": 163}
+LIMITS = {"lines": 42_600, "files": 227, "lines of tests": 35_000, "floors": 19, "settings": 162}
 
 Class: TypeAlias = tuple[str, str]  # its module and its name
 Place: TypeAlias = tuple[str, ast.FunctionDef]

@@ -113,12 +113,15 @@ def pack(results: Path, studies: Sequence[str], archive: Path) -> int:
         )
     if archive.exists() and not archive.is_file():
         raise InputError(f"{archive} is not a file: give the archive another name.")
-    cells = dict.fromkeys(cell for study in studies for cell in records.read_study(results, study))
-    if strange := [cell for cell in cells if not is_data(f"{cell}/{NAME}")]:
-        raise DamagedError(
-            f"a list of cells in {results / 'studies'} is damaged ({strange[0]!r} is not a cell's key): move it "
-            "away, and run the study's command again."
-        )
+    cells: dict[str, None] = {}
+    for study in studies:
+        listed = records.read_study(results, study)
+        if strange := [cell for cell in listed if not is_data(f"{cell}/{NAME}")]:
+            raise DamagedError(
+                f"{records.path_of(results, study)} is damaged ({strange[0]!r} is not a cell's key): move it away, "
+                "and run the study's command again."
+            )
+        cells |= dict.fromkeys(listed)
     own = list(_own(results, cells))
     lists = [records.path_of(results, study) for study in studies]
     try:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 OFFLINE = "Without a network, use the text that comes with Python: calibration=pydoc heal.source=pydoc eval=heldout."
-SPEED = ("eval=speed", "eval.batch_sizes=[1]", "eval.repeats=3")
+SPEED = ("eval=speed", "eval.batch_sizes=[1]", "eval.repeats=3", "eval.new_tokens=16")
 PROMPT = 256  # tokens of the prompt whose speed is measured, or as many as the model reads
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from pruning.models.model import Model
 
 import pruning
 from pruning.core.errors import InputError, MismatchError
@@ -21,6 +20,8 @@ from pruning.export.request import Request
 from pruning.models import gguf as cutting
 from pruning.models import kept_models
 from pruning.models.gguf import open_gguf
+from pruning.models.handle import Model
+from pruning.models.output_maps import Repair
 from pruning.models.sublayers import masked
 from tests.helpers import exports, gguf_models
 from tests.helpers.exports import wanted
@@ -83,6 +84,24 @@ def test_kinds_that_do_not_follow_the_rule_are_listed_and_said(
     dense = load(path)
     with masked(dense, Mask(6, dropped)):
         assert not torch.equal(logits(load(out)), logits(dense)), "transformers alone knows only the rule"
+
+
+@pytest.mark.parametrize(
+    ("kind", "type_"), [("llama", "F32"), ("qwen2", "Q8_0"), ("qwen3moe", "Q4_0"), ("gemma3", "F16")]
+)
+def test_parts_become_zeros_in_every_type(tmp_path: Path, kind: str, type_: str) -> None:
+    path = gguf_models.write(tmp_path / "tiny.gguf", kind, type_)
+    found = export_gguf(wanted(path, Mask.parse(6, "a0 m1 b2 a5")))
+    assert "equal bit for bit to those of the masked model" in found.proof
+    after, before = open_gguf(tmp_path / "out.gguf"), open_gguf(path)
+    down = "ffn_down_exps.weight" if kind == "qwen3moe" else "ffn_down.weight"
+    zeros = [name for name, tensor in after.tensors.items() if not tensor.data.any()]
+    assert zeros == ["blk.0.attn_output.weight", f"blk.1.{down}", "blk.4.attn_output.weight"]
+    kept = [0, 1, 3, 4, 5]
+    for name, tensor in after.tensors.items():
+        old = name if tensor.block is None else tensor.renamed(kept[tensor.block])
+        assert name in zeros or bytes(before.tensors[old].data) == bytes(tensor.data)
+    assert found.idle > 0
 
 
 def other_block(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,8 +196,9 @@ def test_a_packaged_model_is_cut_from_its_gguf(tmp_path: Path, monkeypatch: pyte
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "nothing removed": ({"mask": ()}, "0 of 6 blocks"),
     "another model": ({"mask": Mask(7, (1,))}, "7 blocks"),
-    "healed": ({"healed": Path("cell")}, "healed=true"),
-    "form": ({"form": "zeros"}, "form=zeros"),
+    "healed": ({"healed": Path("cell")}, "healing"),
+    "factors": ({"scales": [2.0] * 6}, "compensation"),
+    "maps": ({"repair": Repair({1: 2 * torch.eye(64)})}, "compensation"),
     "in place": ({"out": "tiny.gguf", "force": True}, "is the file that is to be cut"),
 }
 

@@ -31,7 +31,9 @@ FILES = {
     f"{CELL}/config.yaml": b"seed: 0\n",
     f"{CELL}/trace.jsonl": b'{"dropped": []}\n' * 500,
     f"{CELL}/mask.json": b"{}",
-    f"{CELL}/result.json": b"{}",
+    f"{CELL}/result.json": json.dumps(
+        {"samples": "abc", "record": "evaluation/ppl-heldout-1/2.json"}
+    ).encode(),
     f"scores/key/{CELL}": b"",
     "calibration/abc.jsonl": b"{}\n" * 500,
     "evaluation/ppl-heldout-1/2.json": b"{}",

@@ -250,7 +250,7 @@ def test_blocks_that_change_with_their_number_are_announced(
     chosen = Model("diff", "local", str(tmp_path))
     check_renumbering(chosen, exported=False)
     assert "not every choice of blocks can be exported" in caplog.text
-    with pytest.raises(InputError, match=r"export= .*pruning\.export"):
+    with pytest.raises(InputError, match=r"export= .*depth-pruning export"):
         check_renumbering(chosen, exported=True)
 
 

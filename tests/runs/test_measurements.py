@@ -54,8 +54,8 @@ def test_compiling_keeps_scores_and_measurements_apart_but_not_cells(
 @pytest.mark.parametrize(
     ("total", "known", "done", "shown", "hidden"),
     [
-        (11, 4, 12, ["tiny margin greedy  36%", "| 11/11 evaluations, best loss 3.2500 without 2 blocks ["], ""),
-        (593_920, 0, 310, ["tiny margin greedy 310 evaluations, best loss 3.2500 without 2 blocks ["], "%/<"),
+        (11, 4, 12, [" 36%|", "| 11/11 evaluations [", "best loss 3.2500 without 2"], ""),
+        (593_920, 0, 310, ["310 evaluations [", "best loss 3.2500 without 2"], "%/<"),
     ],
     ids=["with a total", "with an unknown end"],
 )  # fmt: skip
@@ -68,7 +68,8 @@ def test_a_bar_counts_up_to_its_total_and_no_further(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("pruning.runs.measurements.tqdm", partial(tqdm, disable=False))
+    monkeypatch.setattr("tqdm.tqdm", partial(tqdm, disable=False))
+    monkeypatch.setattr("pruning.core.terminal.is_terminal", lambda stream: stream is not None)
     with Progress("tiny margin greedy", total, known=known) as progress:
         progress.update(done, 3.25, 2)
     printed = capsys.readouterr().err

@@ -258,7 +258,7 @@ def test_the_words_of_the_command(tmp_path: Path) -> None:
 
 def test_the_command_is_installed_and_explains_itself() -> None:
     project = (Path(__file__).parents[2] / "pyproject.toml").read_text()
-    assert 'depth-pruning compress = "pruning.study.compress:main"' in project
-    code = [sys.executable, "-c", "from pruning.study.compress import main; main()", "--help"]
+    assert 'depth-pruning = "pruning.cli:main"' in project
+    code = [sys.executable, "-m", "pruning.cli", "compress", "--help"]
     ended = subprocess.run(code, check=True, capture_output=True, text=True)
     assert "depth-pruning compress MODEL [OUT]" in ended.stdout
