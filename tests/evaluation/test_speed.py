@@ -200,7 +200,7 @@ def test_speed_goes_to_result_mlflow_table_and_card(launch: Command, tmp_path: P
     assert "## What was gained" in card
     median = rate_text(record["runs"][0]["dense"]["prefill_per_second"]["median"])
     assert f"| 1, 16 | prefill, tokens/s | {median} (" in card
-    launches = [line for line in card.splitlines() if line.startswith("python launch.py ")]
+    launches = [line for line in card.splitlines() if line.startswith("depth-pruning grid ")]
     assert ["eval=speed" in line for line in launches] == [False, True], "one command for each evaluation"
     assert ["export=DIR" in line for line in launches] == [False, True]
     dense = record["sizes"]["dense"]["parameters"]
