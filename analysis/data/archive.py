@@ -29,7 +29,7 @@ from typing import Any
 
 from pruning.core import records, scoring
 from pruning.core.errors import DamagedError, InputError, PruningError, unknown
-from pruning.core.records import NAME, texts
+from pruning.core.records import NAME, TERMS, texts
 from pruning.core.storage import SEAL, file_sha256, read_json, sealed, staged
 from pruning.core.units import MEBIBYTE
 from pruning.tracking.client import connect, reason
@@ -141,7 +141,7 @@ def _shared(results: Path, cells: Collection[str], own: Iterable[Path]) -> Itera
     named = {text for path in own if path.suffix == ".json" for _, text in texts(_json(path))}
     yield from (path for path in (results / "scores").glob("*/*") if path.name in cells)
     for path in (results / "evaluation").rglob("*.json"):
-        if path.relative_to(results).as_posix().replace(".terms.json", ".json") in named:
+        if path.relative_to(results).as_posix().replace(f".{TERMS}", ".json") in named:
             yield path
     yield from (path for path in (results / "calibration").glob("*.jsonl") if path.stem in named)
     yield from (results / "routing").glob("*/routing.json")

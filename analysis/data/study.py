@@ -20,13 +20,22 @@ from numpy.typing import NDArray
 from pruning.core import records as records_module
 from pruning.core import storage
 from pruning.core.errors import DamagedError
-from pruning.core.records import ENDING, EVALUATION, FOLDER, NAME, RECORD, TERMS, read_done
+from pruning.core.records import (
+    ENDING,
+    EVALUATION,
+    FOLDER,
+    NAME,
+    RECORD,
+    TERMS,
+    item_hits,
+    kept_terms,
+    read_done,
+)
 from pruning.core.scoring import NAME as TRACE
 from pruning.core.scoring import TraceEntry, TraceLine, read_trace
 
 from ..stats.grid import NO_COMPENSATION, bare, column, uncompensated
 from ..stats.healed import PRUNED, comparable
-from ..stats.same_samples import hits, kept_terms
 from .archive import NothingToRead, folder
 from .load import OTHER, Metric, Only, done, load, words
 
@@ -216,7 +225,7 @@ def answers(results: Path, cells: Sequence[str], tasks: Sequence[str]) -> ItemAn
     read = [read_done(results / cell) for cell in cells] if tasks else []
     for task in tasks:
         kept = [kept_terms(results, result, task) for result in read]
-        known = [right for terms in kept if terms is not None and (right := hits(terms)) is not None]
+        known = [right for terms in kept if terms is not None and (right := item_hits(terms)) is not None]
         if lacking := len(cells) - len(known):
             return ItemAnswers(
                 note=f"the answers to single items were not kept in {lacking:,} of {len(cells):,} cells"

@@ -11,16 +11,14 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from pruning.core.errors import DamagedError
-from pruning.core.records import TERMS, DoneResult
-from pruning.core.storage import read_json
+from pruning.core.records import DoneResult, kept_terms, terms_beside
 
 from .crossed import Trace, complete_scores
 from .grid import budgets
@@ -97,33 +95,3 @@ def losses_of(measured: Path) -> WindowPairsLosses | None:
 
 def _losses(terms: Mapping[str, Any] | None) -> WindowPairsLosses | None:
     return np.array(terms["losses"], float) if terms and "losses" in terms else None
-
-
-def kept_terms(
-    results: Path, result: DoneResult, metric: str, which: str = "pruned"
-) -> Mapping[str, Any] | None:
-    """The terms of a cell's mask, or of the dense model; None if they were not kept, or are damaged."""
-    records = cast(Mapping[str, Any], result["evaluation"]).get("records", {})
-    path = records.get(metric, {}).get(which)
-    return None if path is None else terms_beside(results / path)
-
-
-def terms_beside(measured: Path) -> Mapping[str, Any] | None:
-    """The terms that were kept beside the file of a measurement; None if there are none, or if they are damaged."""
-    try:
-        return cast(Mapping[str, Any], read_json(measured.with_name(f"{measured.stem}.{TERMS}")))
-    except (FileNotFoundError, DamagedError):
-        return None  # the command names damaged files at its end
-
-
-def hits(terms: Mapping[str, Any]) -> NDArray[np.float64] | None:
-    """How right each item was answered (items,), from 0 to 1; None if the terms are not those of items.
-
-    If n choices including the right one have the highest log-likelihood, it is 1 / n.
-    """
-    if "hits" in terms:
-        return np.array(terms["hits"], float)
-    if "loglikelihoods" not in terms:
-        return None
-    items = zip(terms["loglikelihoods"], terms["right"], strict=True)
-    return np.array([(of[right] == max(of)) / of.count(max(of)) for of, right in items], float)

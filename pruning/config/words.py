@@ -87,7 +87,7 @@ def check_line(words: Sequence[str]) -> None:
         if spaced := re.search(r"(\S+)(?: = ?| ?= )(\S+)", " ".join((before, word, after, *words[-1:]))):
             raise InputError(f"{word}: there are spaces beside an =. Write {spaced[1]}={spaced[2]}.")
         groups = [group for group in GROUPS if word in options(group)] or ["NAME"]
-        raise InputError(f"{word} is no setting: write NAME=VALUE, such as {groups[0]}={word}.")
+        raise InputError(f"{word} is not a setting: write NAME=VALUE, such as {groups[0]}={word}.")
 
 
 def check_words(words: Sequence[str]) -> None:

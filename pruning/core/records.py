@@ -906,3 +906,41 @@ def read(path: Path) -> list[Point]:
 def heldout(points: Sequence[Point]) -> list[Point]:
     """The points at which the held-out loss was measured."""
     return [point for point in points if "heldout_loss" in point]
+
+
+# What a measurement keeps beside its value: the loss of each window, or the answer to each item.
+
+
+def kept_terms(
+    results: Path, result: DoneResult, metric: str, which: str = "pruned"
+) -> Mapping[str, Any] | None:
+    """The terms of a cell's mask, or of the dense model; None if they were not kept, or are damaged."""
+    kept = cast(Mapping[str, Any], result["evaluation"]).get("records", {})
+    path = kept.get(metric, {}).get(which)
+    return None if path is None else terms_beside(results / path)
+
+
+def terms_beside(measured: Path) -> Mapping[str, Any] | None:
+    """The terms that were kept beside the file of a measurement; None if there are none, or if they are damaged."""
+    try:
+        return cast(Mapping[str, Any], storage.read_json(measured.with_name(f"{measured.stem}.{TERMS}")))
+    except (FileNotFoundError, DamagedError):
+        return None  # the commands of the analysis name damaged files at their end
+
+
+def item_hits(terms: Mapping[str, Any]) -> list[float] | None:
+    """How right each item was answered, from 0 to 1; None if the terms are not those of items."""
+    if "hits" in terms:
+        return [*map(float, terms["hits"])]
+    if "loglikelihoods" not in terms:
+        return None
+    items = zip(terms["loglikelihoods"], terms["right"], strict=True)
+    return [right_share(scores, right) for scores, right in items]
+
+
+def right_share(scores: Sequence[float], right: int) -> float:
+    """1 if the right answer alone has the highest score, 1/n if n answers including it have, else 0.
+
+    So a collapsed model, which scores all answers equally, gets the accuracy of random guesses.
+    """
+    return (scores[right] == max(scores)) / list(scores).count(max(scores))

@@ -127,11 +127,3 @@ def terms_file(terms: dict[str, Any]) -> dict[str, bytes]:
 def short(loss: float) -> float:
     """A loss or a log-likelihood with the digits that are kept."""
     return float(f"{float(loss):.9g}")
-
-
-def right_share(scores: Sequence[float], right: int) -> float:
-    """1 if the right answer alone has the highest score, 1/n if n answers including it have, else 0.
-
-    So a collapsed model, which scores all answers equally, gets the accuracy of random guesses.
-    """
-    return (scores[right] == max(scores)) / list(scores).count(max(scores))

@@ -12,11 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from pruning.core.errors import DamagedError
-from pruning.core.records import TERMS, DoneResult, error_of, kind_of, metrics_among
+from pruning.core.records import DoneResult, error_of, item_hits, kept_terms, kind_of, metrics_among
 from pruning.core.scoring import Estimate
-from pruning.core.storage import read_json
-from pruning.evaluation import right_share
 
 CERTAIN = 2.0  # standard errors from which a difference counts as one
 MUCH = 1000.0  # percent from which a factor is easier to read
@@ -59,8 +56,10 @@ def changes(result: DoneResult, results: Path | None, which: str = "pruned") -> 
     for name in metrics_among(smaller):
         if (kind := kind_of(name)) not in ("ppl", "acc") or name not in dense:
             continue
-        paths = evaluation.get("records", {}).get(name, {})
-        terms = [_terms(results, paths.get(one)) for one in ("dense", which)]
+        kept = [
+            None if results is None else kept_terms(results, result, name, one) for one in ("dense", which)
+        ]
+        terms = [one or {} for one in kept]
         found[name] = _change(kind == "acc", name, (dense, smaller), terms)
     return found
 
@@ -81,27 +80,10 @@ def _change(
 
 def _paired_error(dense: Mapping[str, Any], smaller: Mapping[str, Any]) -> float | None:
     """The standard error of the mean difference over windows (nats per token) or items; None if it is not known."""
-    first, second = ([*map(float, terms.get("losses") or _hits(terms))] for terms in (dense, smaller))
+    first, second = (
+        [*map(float, terms.get("losses") or item_hits(terms) or ())] for terms in (dense, smaller)
+    )
     if len(first) != len(second) or len(first) < 2:
         return None
     weights = tuple(map(float, dense.get("tokens") or [1.0] * len(first)))
     return Estimate(weights, (0,) * len(weights)).error([b - a for a, b in zip(first, second, strict=True)])
-
-
-def _hits(terms: Mapping[str, Any]) -> list[float]:
-    """How right each item was answered, from 0 to 1; empty if the terms are not those of items."""
-    if "hits" in terms:
-        return list(terms["hits"])
-    answers = zip(terms.get("loglikelihoods", ()), terms.get("right", ()), strict=True)
-    return [right_share(scores, right) for scores, right in answers]
-
-
-def _terms(results: Path | None, path: str | None) -> Mapping[str, Any]:
-    """What a measurement keeps of each window or item; empty if it is not there."""
-    if results is None or path is None:
-        return {}
-    measured = results / path
-    try:
-        return cast(Mapping[str, Any], read_json(measured.with_name(f"{measured.stem}.{TERMS}")))
-    except (OSError, DamagedError):
-        return {}

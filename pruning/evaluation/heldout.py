@@ -12,9 +12,9 @@ from pruning.calibration.samples import Samples
 from pruning.calibration.sources import NOVEL, PARTED, embedded_items, embedded_text
 from pruning.calibration.text import WindowDraw
 from pruning.core.errors import InputError, unknown
-from pruning.core.records import with_error
+from pruning.core.records import right_share, with_error
 from pruning.core.scoring import mean, standard_error
-from pruning.evaluation import Data, Measured, check_names, right_share, terms_file
+from pruning.evaluation import Data, Measured, check_names, terms_file
 from pruning.evaluation.choices import EvalTask, check_asking, item_task, measure_task
 from pruning.evaluation.corpora import Corpus, corpus_perplexity, perplexity
 

@@ -61,7 +61,7 @@ def cell_of(words: Sequence[str]) -> Cell:
     if len(folders) != 1:
         raise InputError(f"{len(folders)} folders are given: give the folder of one finished cell.")
     if other := [word for word in settings if not word.startswith(ALLOWED)]:
-        raise InputError(f"{other[0]} is no setting of a healing: give heal=OPTION or heal.SETTING=VALUE.")
+        raise InputError(f"{other[0]} is not a setting of heal: give heal=OPTION or heal.SETTING=VALUE.")
     folder = Path(folders[0]).expanduser().resolve()
     result = read_result(folder)
     if result is None or result["status"] != "done":

@@ -14,7 +14,7 @@ from analysis.data.load import done, load, measured
 from analysis.data.study import answers, by_state, damaged, read_routing, side_files
 from analysis.report import cells as shown
 from analysis.stats.healed import _read
-from analysis.stats.same_samples import terms_beside
+from pruning.core.records import terms_beside
 from tests.helpers.analysis_grid import ONE, write
 
 # -- states: repaired cells join the masks before their repair, and healed ones have rows of their own -----------

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.stats.same_samples import hits, joined, paired
+from analysis.stats.same_samples import joined, paired
+from pruning.core.records import item_hits
 
 
 def test_the_interval_is_that_of_a_paired_t_test() -> None:
@@ -37,6 +38,6 @@ def test_windows_of_several_corpora_are_joined_unless_one_was_not_kept() -> None
 
 def test_hits_are_those_of_the_evaluation() -> None:
     terms: dict[str, Any] = {"loglikelihoods": [[-1.0, -2.0], [-2.0, -1.0], [-1.0, -1.0]], "right": [0, 0, 0]}
-    assert hits(terms) == pytest.approx([1.0, 0.0, 0.5])
-    assert hits({"hits": [1.0, 0.0], "loglikelihoods": [[-1.0], [-2.0]]}) == pytest.approx([1.0, 0.0])
-    assert hits({"losses": [2.0]}) is None
+    assert item_hits(terms) == pytest.approx([1.0, 0.0, 0.5])
+    assert item_hits({"hits": [1.0, 0.0], "loglikelihoods": [[-1.0], [-2.0]]}) == pytest.approx([1.0, 0.0])
+    assert item_hits({"losses": [2.0]}) is None
