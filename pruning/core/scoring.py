@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, NotRequired, TypedDict, cast
+from typing import Any, NotRequired, TypedDict, cast
 
 from pruning.core import storage
 from pruning.core.errors import InputError, LossError
@@ -272,24 +272,12 @@ FLOAT32 = "trace_float32.jsonl"  # float32 scores of masks in near ties
 class TraceLine(TypedDict):
     """One line of the journal."""
 
-    dropped: Annotated[
-        list[int],
-        "The removed units by number: blocks, or sub-layers, of which 2i is the attention of block i and 2i + 1 its "
-        "MLP. Empty in the first line, which is the dense model's.",
-    ]
-    loss: Annotated[float, "The loss: the weighted mean of the terms."]
-    samples: Annotated[list[float], "A term for each sample."]
-    seconds: Annotated[float, "What the evaluation took; 0 for a score that another cell had computed."]
-    of: NotRequired[
-        Annotated[int, "Only in a partial score (over the first samples): the number of all samples."]
-    ]
-    parts: NotRequired[
-        Annotated[
-            int,
-            "Only in a full score that a race put together: in how many parts its samples were scored. Rounding "
-            "differs from that of one part, so the final mask is scored again as a whole.",
-        ]
-    ]
+    dropped: list[int]
+    loss: float
+    samples: list[float]
+    seconds: float
+    of: NotRequired[int]
+    parts: NotRequired[int]
 
 
 @dataclass(frozen=True)
