@@ -129,17 +129,6 @@ UNWRITABLE = {
     *(errno.EFBIG, errno.EIO, errno.EBUSY, errno.EXDEV),
     *(errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG),
 }
-REASONS = {
-    errno.ENOENT: "it does not exist: check the path",
-    errno.ENOTDIR: "a part of the path is a file, not a folder: check the path",
-    errno.EISDIR: "it is a folder, and a file is needed: give the path of a file",
-    errno.ENAMETOOLONG: "the path is too long: choose a shorter one",
-    errno.ELOOP: "it is a symbolic link or no ordinary file: remove it",
-    errno.ENXIO: "it is a symbolic link or no ordinary file: remove it",
-    errno.EMFILE: "too many files are open: raise the limit with `ulimit -n`",
-    errno.ESTALE: "the network file system has lost the file: run the same command again",
-    errno.EIO: "the disk reports a fault: check it, or use another disk",
-}
 
 
 def os_error(error: BaseException) -> OSError | None:
@@ -188,9 +177,7 @@ def sentence(error: OSError) -> str:
             f"{path or 'a file'} is not accessible ({_reason(error)}): ask its owner for permission, or choose "
             "another path (paths.results=DIR for results)."
         )
-    if path and error.errno in REASONS:
-        return f"{path} cannot be used: {REASONS[error.errno]}."
-    return f"{path + ': ' if path else ''}{_reason(error)}."
+    return f"{path} cannot be used: {_reason(error)}." if path else f"{_reason(error)}."
 
 
 def _reason(error: OSError) -> str:

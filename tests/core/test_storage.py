@@ -23,7 +23,6 @@ from pruning.core.storage import (
     appending,
     check_writable,
     mend,
-    publish,
     read_json,
     read_lines,
     replace,
@@ -64,7 +63,7 @@ def test_all_that_is_written_has_the_permissions_that_the_umask_leaves(
         with appending(tmp_path / "launch.log") as log:
             log.write("x")
         with staged(tmp_path / "out") as partial:
-            publish(partial, tmp_path / "out")
+            replace(partial, tmp_path / "out")
     finally:
         os.umask(before)
     found = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
@@ -197,14 +196,14 @@ def test_a_full_disk_is_reported_in_mebibytes(tmp_path: Path, monkeypatch: pytes
 # Whole directories.
 
 
-def test_a_published_directory_is_whole_and_the_first_of_two_publishers_wins(tmp_path: Path) -> None:
+def test_a_staged_directory_is_whole_and_replaces_an_earlier_one(tmp_path: Path) -> None:
     target = tmp_path / "model"
     for text in ("first", "second"):
         with staged(target) as partial:
             (partial / "weights").write_text(text)
             assert target.exists() == (text == "second")
-            publish(partial, target)
-    assert (target / "weights").read_text() == "first"
+            replace(partial, target)
+        assert (target / "weights").read_text() == text
     with pytest.raises(ZeroDivisionError), staged(tmp_path / "other") as partial:
         (partial / "weights").write_text(f"half {1 / 0}")
     assert names(tmp_path) == ["model"]
@@ -236,22 +235,12 @@ def test_a_replacement_that_fails_puts_the_old_directory_back(
 # What a killed process leaves is removed; what a living process may use is kept.
 
 
-def killed(folder: Path, step: str = "staged") -> None:
-    """Let a child process be killed in the middle of a step."""
+def killed(folder: Path) -> None:
+    """Let a child process be killed while it writes."""
     if (child := os.fork()) == 0:
-        honest = Path.rename
-
-        def rename(path: Path, to: Path) -> Path:
-            if path.name.startswith("."):
-                os.kill(os.getpid(), signal.SIGKILL)
-            return honest(path, to)
-
         try:
             with staged(folder / "model") as partial, temporary_file(folder / "file.json"):
                 (partial / "weights").write_text("new")
-                if step == "swap":
-                    Path.rename = rename  # type: ignore[method-assign]
-                    replace(partial, folder / "model")
                 os.kill(os.getpid(), signal.SIGKILL)
         finally:
             os._exit(1)
@@ -267,21 +256,6 @@ def test_what_a_kill_leaves_is_removed_once_nobody_writes_it(
     monkeypatch.setattr(storage, "DAY", -1)
     write_text(tmp_path / "other.json", "x")
     assert names(tmp_path) == ["other.json"]
-
-
-def test_a_kill_between_two_renames_loses_no_directory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "weights").write_text("old")
-    killed(tmp_path, "swap")
-    sweep(tmp_path)
-    assert not (tmp_path / "model").exists(), "a living process could be between its two renames"
-    monkeypatch.setattr(storage, "MINUTE", -1)
-    monkeypatch.setattr(storage, "DAY", -1)
-    sweep(tmp_path)
-    assert (tmp_path / "model" / "weights").read_text() == "old"
-    assert names(tmp_path) == ["model"]
 
 
 @pytest.mark.parametrize("name", [".model.settings", ".model.part-xyz", "model.part-00000000", ".lock"])
