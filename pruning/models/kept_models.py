@@ -14,7 +14,7 @@ import io
 import logging
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,16 +32,12 @@ log = logging.getLogger(__name__)
 
 def _whole(folder: Path) -> bool:
     """Whether the directory is there and holds exactly the files that were made."""
-    if not folder.is_dir():
-        return False
     try:
-        record = storage.read_json(_digests(folder))
-    except (FileNotFoundError, DamagedError):
+        digests = file_digests(sorted(folder.iterdir()))
+        found = {"sha256": {path.name: digest for path, digest in digests.items()}}
+        return bool(storage.read_json(_digests(folder)) == found)
+    except (OSError, DamagedError, InputError):
         return False
-    files = sorted(folder.iterdir())
-    if not isinstance(record, Mapping) or not all(path.is_file() for path in files):
-        return False
-    return record.get("sha256") == {path.name: digest for path, digest in file_digests(files).items()}
 
 
 def _digests(folder: Path) -> Path:

@@ -216,10 +216,8 @@ def _found(model: nn.Module, unit: int) -> Fold:
         names = output_weights(model, [unit])[unit]
     except UnskippableError as error:
         raise InputError(f"{str(error).removesuffix(WRONG_ADVICE)} {ADVICE}") from error
-    probe, (main, *others) = _UnitProbe(model, chain, unit), chain.sublayers[unit].mains
-    if others:
-        why = f"{1 + len(others)} modules compute it"
-    elif (factor := probe.factor(main, diagonal=False)) is not None:
+    probe, main = _UnitProbe(model, chain, unit), chain.sublayers[unit].main
+    if (factor := probe.factor(main, diagonal=False)) is not None:
         path = f"{chain.blocks.path}.{unit // 2}."
         if (axes := _axes(model, main, [path + name for name in names])) is not None:
             return Fold(unit, "linear", main, factor, probe.width, axes)
@@ -290,7 +288,7 @@ class _UnitProbe:
         with calls_of(block.children()) as calls, torch.no_grad():
             self.chain.run(self.unit, self.hidden, self.entry)
         ran = [call.module for call in calls]
-        return ran[ran.index(self.chain.sublayers[self.unit].children[-1]) + 1 :]
+        return ran[ran.index(self.chain.sublayers[self.unit].main) + 1 :]
 
 
 def _random_map(width: int, diagonal: bool, generator: torch.Generator) -> Tensor:
@@ -413,19 +411,18 @@ def output_weights(model: nn.Module, units: Sequence[int]) -> dict[int, tuple[st
     """
     chain = find_chain(model, "sublayer")
     blocks, sublayers = chain.blocks.modules, chain.sublayers
-    inputs = _module_inputs(model, [main for unit in units for main in sublayers[unit].mains])
+    mains = {unit: sublayers[unit].main for unit in units}
+    inputs = _module_inputs(model, [*mains.values()])
     found: dict[int, tuple[str, ...]] = {}
-    for unit in units:
-        for main in sublayers[unit].mains:
-            names = _last(main, *inputs[main])
-            if not names:
-                kind = "attention" if unit % 2 == 0 else "MLP"
-                raise UnskippableError(
-                    f"the {kind} of block {unit // 2} ({type(main).__name__}) does not return zeros if all its "
-                    f"weights are zeros, so it cannot be switched off by weights.{WRONG_ADVICE}"
-                )
-            prefix = _name_of(blocks[unit // 2], main)
-            found[unit] = (*found.get(unit, ()), *(f"{prefix}.{name}" for name in names))
+    for unit, main in mains.items():
+        if not (names := _last(main, *inputs[main])):
+            kind = "attention" if unit % 2 == 0 else "MLP"
+            raise UnskippableError(
+                f"the {kind} of block {unit // 2} ({type(main).__name__}) does not return zeros if all its "
+                f"weights are zeros, so it cannot be switched off by weights.{WRONG_ADVICE}"
+            )
+        prefix = _name_of(blocks[unit // 2], main)
+        found[unit] = tuple(f"{prefix}.{name}" for name in names)
     return found
 
 

@@ -297,10 +297,6 @@ class ForwardSettings:
         This is a separate method because OmegaConf does not call __init__.
         """
         check_least("forward", self, memory=1)
-        if self.compile:
-            from pruning.models.products import check_compiler
-
-            check_compiler()
 
 
 # Write the files in a cell's folder. If there are several ranks, only the first rank writes.

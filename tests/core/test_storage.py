@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -315,3 +316,22 @@ def test_a_file_that_has_just_been_written_is_read_each_time(tmp_path: Path, rea
     for path in (tmp_path, tmp_path / "absent"):
         with pytest.raises(OSError, match=path.name):
             storage.file_sha256(path)
+
+
+def test_a_damaged_digest_is_not_used_and_one_of_several_processes_reads(
+    tmp_path: Path, reads: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "WRITTEN_BACK", -1)
+    path = tmp_path / "text"
+    path.write_bytes(b"a" * SIZE)
+    with ThreadPoolExecutor(4) as pool:
+        (first,) = set(pool.map(storage.file_sha256, [path] * 4))
+    assert reads == [path]
+    (entry,) = (tmp_path / "cache" / "digests").glob("*.json")
+    kept = json.loads(entry.read_text())
+    wrong = [json.dumps(kept | change) for change in ({"sha256": "0" * 63}, {"state": [1]})]
+    for number, damage in enumerate(["", "[]", "{", *wrong], start=2):
+        entry.write_text(damage)
+        assert storage.file_sha256(path) == first
+        assert len(reads) == number, f"a damaged entry was used: {damage}"
+        assert json.loads(entry.read_text()) == kept

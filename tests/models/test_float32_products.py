@@ -148,7 +148,7 @@ def test_few_rows_are_multiplied_in_float32_if_asked(rows: int, counted: Counter
     assert counted == {"product": 2}, "the context did not end"
 
 
-def test_contexts_that_overlap_in_threads_leave_nothing_behind() -> None:
+def test_contexts_that_overlap_leave_nothing_behind() -> None:
     first, second = for_any_rows(), for_any_rows()
     first.__enter__()
     second.__enter__()
