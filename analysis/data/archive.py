@@ -389,7 +389,7 @@ def copy(uri: str, target: Path, experiment: str = EXPERIMENT) -> None:
     try:
         client = connect(uri)
         recorded = client.get_experiment_by_name(experiment)
-        studies: dict[str, list[str]] = {}
+        studies = {} if recorded is None else records.read_studies(recorded.tags)
         for run in () if recorded is None else _runs(client, recorded.experiment_id):
             cell = run.data.tags["cell"]
             for study in filter(None, run.data.tags.get("sweep", "").split(", ")):

@@ -103,7 +103,7 @@ class Server:
         with plain_errors(self.uri):
             client, experiment = self.open()
             close_dead_runs(client, experiment, results)
-            record_all_runs(client, experiment, folders)
+            record_all_runs(client, experiment, results, folders)
 
     def open(self) -> tuple[Any, str]:
         """A client and the id of the experiment, which is created if it is missing."""

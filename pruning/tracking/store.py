@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from pruning.core import storage
+from pruning.core import records, storage
 from pruning.core.errors import InputError, PruningError
 from pruning.core.records import NAME
 from pruning.runs.cell import Note, silent
@@ -68,7 +68,7 @@ class MLflow:
             client, experiment = self._open(results)
             with self._writing(results):
                 held = self._held(results)
-                record_all_runs(client, experiment, folders)
+                record_all_runs(client, experiment, results, folders)
                 if self.uri is None:
                     lines = sorted(" ".join(item) for item in (held | self._wanted(results, folders)).items())
                     storage.write_text(results / HELD, "\n".join(lines))
@@ -122,7 +122,9 @@ class MLflow:
         """What the store holds if recording these cells changes nothing."""
         wanted, studies = self._state(results), studies_of(folders)
         done = [folder for folder in folders if (folder / NAME).exists()]
-        return wanted | {f"cell {folder.name}": version_of(folder, studies[folder]) for folder in done}
+        wanted |= {f"cell {folder.name}": version_of(folder, studies[folder]) for folder in done}
+        lists = (results / "studies").glob("*.json")
+        return wanted | {f"study {path.stem}": storage.file_sha256(path) for path in lists}
 
     def _held(self, results: Path) -> dict[str, str]:
         """What the file beside the results holds; nothing if it has been written since, or if that is not known."""
@@ -136,9 +138,11 @@ class MLflow:
         return held if self._state(results).items() <= held.items() else {}
 
 
-def record_all_runs(client: Any, experiment: str, folders: Sequence[Path]) -> None:
-    """Record cells; then raises PruningError if a cell could not be recorded."""
-    if failures := record_runs(client, experiment, folders):
+def record_all_runs(client: Any, experiment: str, results: Path, folders: Sequence[Path]) -> None:
+    """Record cells and the studies of their folder; then raises PruningError if a cell could not be recorded."""
+    failures = record_runs(client, experiment, folders)
+    records.record_studies(client, experiment, results)
+    if failures:
         raise PruningError(" ".join([*failures, "All other cells are recorded."]))
 
 
