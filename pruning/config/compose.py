@@ -55,7 +55,7 @@ def cell_of(config: DictConfig, choices: Mapping[str, Any]) -> Cell:
 def recorded_cell(config: Mapping[str, Any], choices: Mapping[str, str]) -> Cell:
     """The cell of a recorded configuration, from a job or a result. Raises InputError as `cell_of` does."""
     check_literal(config)
-    config = ADDED | current(config)
+    config = {**ADDED, **current(config)}
     names = {
         group: settings[OPTION]
         for group in PARTS

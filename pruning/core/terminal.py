@@ -118,7 +118,7 @@ def guarded() -> Iterator[None]:
     except PruningError as error:
         _end(str(error), FAILED if isinstance(error, (MismatchError, RankError)) else BAD_INPUT)
     except BrokenPipeError:
-        sys.stdout = None  # type: ignore[assignment] # else Python reports the pipe again when it ends
+        sys.stdout = None  # else Python reports the pipe again when it ends
         raise SystemExit(FAILED) from None
     except OSError as error:
         _end(sentence(error), FAILED)

@@ -148,7 +148,7 @@ def _opened(path: Path) -> GgufFile:
     import gguf
 
     whole = np.memmap(path, np.uint8, "r")
-    header = _Header(memoryview(whole))
+    header = _Header(whole.data)
     version, n_tensors, n_keys = header.number("I"), header.number(), header.number()
     if bytes(whole[:4]) != b"GGUF" or version not in (2, 3):  # version 1 is older than any model of today
         raise ValueError("it does not begin with GGUF and the version 2 or 3")

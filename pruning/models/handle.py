@@ -81,15 +81,8 @@ class Resources:
 
     def check(self, model: str) -> None:
         """Raise InputError if a number is below its minimum."""
-        least = {
-            "nodes": 1,
-            "ranks": 1,
-            "gpus_per_rank": 0,
-            "cpus_per_rank": 1,
-            "memory_gb": 0.1,
-            "minutes": 1,
-        }
-        check_least(f"{model}: model.resources", self, **least)
+        counts = {"nodes": 1, "ranks": 1, "gpus_per_rank": 0, "cpus_per_rank": 1, "minutes": 1}
+        check_least(f"{model}: model.resources", self, memory_gb=0.1, **counts)
 
 
 @dataclass(frozen=True)

@@ -84,6 +84,7 @@ def execute(results: Path, statement: str) -> None:
 CHANGES: dict[str, Callable[[Path], object]] = {
     "a result": lambda results: write(results, "a", loss=2.0),
     "a study": lambda results: records.write_study(results, "other", ["b"]),
+    "a study of no such cell": lambda results: records.write_study(results, "third", ["c"]),
     "a deleted run": lambda results: execute(
         results,
         "update runs set lifecycle_stage = 'deleted' where run_uuid in "
