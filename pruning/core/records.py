@@ -618,12 +618,18 @@ def without_new(record: dict[str, Any]) -> dict[str, Any]:
 def nearest_option(settings: Mapping[str, Any], contents: Mapping[str, Mapping[str, Any]]) -> str:
     """The option whose content is most like recorded settings that do not name their option."""
 
-    def distance(name: str) -> tuple[bool, int]:
-        """Whether the class differs, and how many settings do."""
-        content, known = contents[name], dict(leaves(settings))
-        given = {key: value for key, value in content.items() if key not in (CLASS, "defaults")}
-        literal = [(k, v) for k, v in leaves(given) if not str(v).startswith(("???", "${"))]
-        return content[CLASS] != settings.get(CLASS), sum(known.get(key) != value for key, value in literal)
+    def distance(name: str) -> tuple[bool, int, int]:
+        """Whether the class differs, how many settings do, and, against ties, how alike nested settings are."""
+        content = contents[name]
+        given = {
+            key: value
+            for key, value in content.items()
+            if key not in (CLASS, "defaults") and not str(value).startswith(("???", "${"))
+        }
+        wrong = sum(settings.get(key) != value for key, value in given.items())
+        nested, known = list(leaves(given)), dict(leaves(settings))
+        alike = sum(known.get(key) == value for key, value in nested)
+        return content[CLASS] != settings.get(CLASS), wrong, len(nested) - 2 * alike
 
     return min(contents, key=distance)
 
