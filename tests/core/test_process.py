@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import inspect
 import os
@@ -15,7 +16,7 @@ import termios
 import pytest
 
 from pruning.core import errors
-from pruning.core.errors import InputError, PruningError, UnreachableError, merged_error, unknown
+from pruning.core.errors import InputError, PruningError, UnreachableError, is_fatal, merged_error, unknown
 from pruning.core.terminal import (
     BLAS_THREADS,
     SPINS,
@@ -53,6 +54,12 @@ def test_all_errors_derive_from_one_class() -> None:
     raised = [c for _, c in inspect.getmembers(errors, inspect.isclass) if issubclass(c, Exception)]
     assert len(raised) > 5
     assert all(issubclass(cls, PruningError) for cls in raised)
+
+
+def test_a_full_disk_and_a_closed_pipe_end_a_command_and_fail_no_cell() -> None:
+    fatal = {name for name in errno.errorcode.values() if is_fatal(OSError(getattr(errno, name), ""))}
+    assert fatal == {"ENOSPC", "EDQUOT", "EPIPE"}
+    assert not is_fatal(InputError("wrong"))
 
 
 @pytest.fixture
