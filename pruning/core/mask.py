@@ -146,11 +146,9 @@ class Mask:
         try:
             (count,) = whole_numbers((data["n_blocks"],))
             dropped, unit = tuple(data["dropped"]), data.get("unit", "block")
-            return cls(count, tuple(_units(dropped)) if unit == "sublayer" else dropped, unit)
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
-            if isinstance(error, InputError):
-                raise
+        except (LookupError, TypeError, AttributeError) as error:
             raise InputError(f"not a mask: {data!r} (expected n_blocks and dropped).") from error
+        return cls(count, tuple(_units(dropped)) if unit == "sublayer" else dropped, unit)
 
     @classmethod
     def parse(cls, n_blocks: int, text: str) -> Mask:

@@ -176,20 +176,31 @@ def add_scales(blocks: Sequence[nn.Module], mask: Mask, scales: Sequence[float])
         else:
             before[place] *= scales[unit]
     after[-1] *= before.pop()
-
-    def scale_input(factor: float) -> Any:
-        return lambda _, args, kwargs: with_scaled_state(args, kwargs, factor)
-
-    def scale_output(factor: float) -> Any:
-        return lambda _, __, output: scaled_output(output, factor)
-
     handles = []
     for module, first, last in zip(blocks, before, after, strict=True):
-        if first != 1.0:
-            handles.append(module.register_forward_pre_hook(scale_input(first), with_kwargs=True))
-        if last != 1.0:
-            handles.append(module.register_forward_hook(scale_output(last)))
+        handles += [scaled_before(module, first)] if first != 1 else []
+        handles += [scaled_after(module, last)] if last != 1 else []
     return handles
+
+
+def scaled_before(module: nn.Module, factor: float) -> RemovableHandle:
+    """A hook that multiplies the hidden state by a factor before a block."""
+
+    def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
+        hidden = hidden_state(args, kwargs)
+        assert hidden is not None
+        return with_state(args, kwargs, hidden * factor)
+
+    return module.register_forward_pre_hook(hook, with_kwargs=True)
+
+
+def scaled_after(module: nn.Module, factor: float) -> RemovableHandle:
+    """A hook that multiplies the hidden state by a factor after a block."""
+
+    def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
+        return (output[0] * factor, *output[1:]) if isinstance(output, tuple) else output * factor
+
+    return module.register_forward_hook(hook)
 
 
 # How blocks are found.
@@ -304,18 +315,6 @@ def with_state(args: tuple[Any, ...], kwargs: dict[str, Any], hidden: Tensor) ->
     return ((hidden, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": hidden})
 
 
-def with_scaled_state(args: tuple[Any, ...], kwargs: dict[str, Any], factor: float) -> Arguments:
-    """The arguments of a block with the hidden state multiplied by a factor."""
-    hidden = hidden_state(args, kwargs)
-    assert hidden is not None
-    return with_state(args, kwargs, hidden * factor)
-
-
-def scaled_output(output: Any, factor: float) -> Any:
-    """What a block returns, with the hidden state multiplied by a factor."""
-    return (output[0] * factor, *output[1:]) if isinstance(output, tuple) else output * factor
-
-
 def extra_of(output: Any) -> int | None:
     """How many values a module returned besides its first; None if it returned no tuple."""
     return len(output) - 1 if isinstance(output, tuple) else None
@@ -326,16 +325,9 @@ def returned(hidden: Any, extra: int | None) -> Any:
     return hidden if extra is None else (hidden, *[None] * extra)
 
 
-def identity(extra: int | None, factor: float = 1.0) -> Callable[..., Any]:
-    """The method of a block that returns its input, multiplied by a factor; `extra` is as in `Blocks`."""
-
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        hidden = hidden_state(args, kwargs)
-        if factor != 1.0 and hidden is not None:
-            hidden = hidden * factor
-        return returned(hidden, extra)
-
-    return forward
+def identity(extra: int | None) -> Callable[..., Any]:
+    """The method of a module that returns its input; `extra` is as in `Blocks`."""
+    return lambda *args, **kwargs: returned(hidden_state(args, kwargs), extra)
 
 
 # Changes for the time of a context.

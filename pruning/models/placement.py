@@ -8,7 +8,6 @@ there stay on disk. A weight that stays outside the GPUs is loaded each time it 
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import logging
 from collections import Counter
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pruning.core.errors import InputError
 from pruning.core.units import bytes_text
+from pruning.models.pruned_config import skeleton
 
 if TYPE_CHECKING:
     import torch
@@ -53,9 +53,11 @@ class Placement:
         from accelerate.utils import compute_module_sizes, get_balanced_memory
 
         gpus = [] if self.device_map == CPU else list(range(torch.cuda.device_count()))
-        if (empty := self._empty(config)) is None:
-            return {"device_map": "auto"} if gpus else {}
         dtype = getattr(torch, self.dtype)
+        try:
+            empty = skeleton(config, dtype=dtype)
+        except (ValueError, KeyError, AttributeError, RuntimeError, ArithmeticError, TypeError):
+            return {"device_map": "auto"} if gpus else {}  # loading says more
         total = int(compute_module_sizes(empty, dtype=dtype)[""])
         devices = available = _available(gpus, self.max_memory or {})
         if self.offload is None and gpus:  # only the GPUs hold weights
@@ -84,22 +86,6 @@ class Placement:
         if self.offload is None:
             return {"device_map": chosen}
         return {"device_map": chosen, "offload_folder": str(Path(self.offload).expanduser())}
-
-    def _empty(self, config: Any) -> Any:
-        """The model without weights. None if transformers cannot build it; loading then raises a clearer error."""
-        import torch
-        import transformers
-        from accelerate import init_empty_weights
-
-        try:
-            with init_empty_weights(include_buffers=False):
-                kind, dtype = transformers.AutoModelForCausalLM, getattr(torch, self.dtype)
-                # A kernel that the configuration names is not fetched.
-                return kind.from_config(
-                    copy.deepcopy(config), dtype=dtype, attn_implementation="eager", trust_remote_code=False
-                )
-        except (ValueError, KeyError, AttributeError, RuntimeError, ArithmeticError, TypeError):
-            return None
 
 
 def _available(gpus: list[int], limits: Mapping[str, str]) -> dict[Device, int]:

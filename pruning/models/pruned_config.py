@@ -79,14 +79,17 @@ def pruned_config(config: Any, mask: Mask) -> Any:
     return new
 
 
-def skeleton(config: Any) -> Any:
-    """The causal language model of a configuration, without weights: its parameters are on the meta device."""
+def skeleton(config: Any, **options: Any) -> Any:
+    """The causal language model of a configuration, without weights: its parameters are on the meta device.
+
+    `options` are those of `from_config`, such as a `dtype`.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(
-            copy.deepcopy(config), attn_implementation="eager", trust_remote_code=False
+            copy.deepcopy(config), **options, attn_implementation="eager", trust_remote_code=False
         )
 
 
@@ -97,19 +100,13 @@ def blocks_of(model: Any, count: int) -> tuple[str, nn.ModuleList]:
     """
     from torch import nn  # here, because a command that only reads results needs no torch
 
-    decoder = model.get_decoder()
-    lists: dict[str, nn.ModuleList] = {}
-    for name, module in decoder.named_modules():
-        # A list inside another list, such as a list of experts, is not the list of blocks.
-        within = any(name.startswith(f"{outer}.") for outer in lists)
-        if isinstance(module, nn.ModuleList) and len(module) == count and not within:
-            lists[name] = module
+    inside = model.get_decoder().modules()
+    lists = [module for module in inside if isinstance(module, nn.ModuleList) and len(module) == count]
     if len(lists) != 1:
-        reason = f"several fit: {sorted(lists)}" if lists else "none fits"
-        raise UnskippableError(f"no single list of {count} blocks in {type(model).__name__}: {reason}.")
-    ((_, blocks),) = lists.items()
-    path = next(name for name, module in model.named_modules() if module is blocks)
-    return path, blocks
+        raise UnskippableError(
+            f"no single list of {count} blocks in {type(model).__name__}: {len(lists)} lists have this length."
+        )
+    return next((name, module) for name, module in model.named_modules() if module is lists[0])
 
 
 def check_same_blocks(config: Any, smaller: Any, mask: Mask) -> tuple[Any, Any]:

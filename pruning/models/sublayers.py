@@ -40,9 +40,9 @@ from pruning.models.blocks import (
     identity,
     once_per_model,
     returned,
-    scaled_output,
+    scaled_after,
+    scaled_before,
     swapped,
-    with_scaled_state,
 )
 
 Forward = Callable[..., Any]
@@ -162,16 +162,16 @@ def masked(model: nn.Module, mask: Mask, scales: Sequence[float] | None = None) 
             stack.callback(module.register_forward_pre_hook(_without_cache, with_kwargs=True).remove)
         for index in mask.gone:
             factor = factors[index] if mask.unit == "block" else factors[2 * index] * factors[2 * index + 1]
-            skip = identity(blocks.extra, factor)
-            stack.enter_context(swapped(blocks.modules[index], "forward", skip))
+            stack.enter_context(swapped(blocks.modules[index], "forward", identity(blocks.extra)))
+            if factor != 1.0:
+                stack.callback(scaled_before(blocks.modules[index], factor).remove)
         for unit in mask.dropped if chain.sublayers else ():
             block, factor = blocks.modules[unit // 2], factors[unit]
             if unit // 2 in mask.gone:
                 continue
             stack.enter_context(chain.sublayers[unit ^ 1].alone())
             if factor != 1.0:
-                scaled = _scaled(block.forward, factor, first=unit % 2 == 0)
-                stack.enter_context(swapped(block, "forward", scaled))
+                stack.callback((scaled_after if unit % 2 else scaled_before)(block, factor).remove)
         yield
 
 
@@ -186,18 +186,6 @@ def _without_cache(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, 
             "use_cache=True out, or export the mask and use the exported model."
         )
     return args, kwargs | {"use_cache": False} if kwargs.get("use_cache") else kwargs
-
-
-def _scaled(run: Forward, factor: float, first: bool) -> Forward:
-    """A block's method that multiplies the state by a factor before the rest of the block, or after it."""
-
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        if first:
-            args, kwargs = with_scaled_state(args, kwargs, factor)
-            return run(*args, **kwargs)
-        return scaled_output(run(*args, **kwargs), factor)
-
-    return forward
 
 
 # How the two sub-layers of a block are found.
@@ -271,7 +259,7 @@ class _BlockProbe:
         chosen: dict[nn.Module, Forward] = {other: _Zeros(outputs[other])}
         wanted = self._with(chosen, self.hidden)
         cheaper: list[tuple[nn.Module, Forward]] = [
-            (child, _first) for child in outputs if child is not other and _size(child)
+            (child, identity(None)) for child in outputs if child is not other and _size(child)
         ]
         cheaper.append((other, _Zeros(outputs[other], scalar=True)))
         for module, forward in cheaper:
@@ -316,11 +304,6 @@ def _replaced(forwards: Mapping[nn.Module, Forward]) -> Iterator[None]:
         for module, forward in forwards.items():
             stack.enter_context(swapped(module, "forward", forward))
         yield
-
-
-def _first(*args: Any, **kwargs: Any) -> Any:
-    """The method of a module that returns its input."""
-    return hidden_state(args, kwargs)
 
 
 def _tensor(output: Any) -> Tensor | None:
