@@ -303,11 +303,8 @@ def read_masks(path: Path, start: int = 0) -> Iterator[tuple[int, int, tuple[int
     """
     for end, line in storage.read_lines(path, start):
         found = BEGINNING.match(line)
-        yield (
-            start,
-            end,
-            None if found is None else tuple(map(int, found[1].split(b", ") if found[1] else ())),
-        )
+        blocks = None if found is None else tuple(map(int, re.findall(rb"\d+", found[1])))
+        yield start, end, blocks
         start = end
 
 

@@ -427,10 +427,11 @@ def _check_extra(what: str, names: Collection[str], path: str, model: Any) -> No
     config = model.config.get_text_config(decoder=True)
     ignored = model._keys_to_ignore_on_load_unexpected or ()
     short = path.partition(".")[2] or path  # the first part can be missing, as in a base model
-    matches = (re.match(rf"(?:{re.escape(path)}|{re.escape(short)})\.(\d+)\.", name) for name in names
-               if not any(re.search(pattern, name) for pattern in ignored))  # fmt: skip
+    pattern = re.compile(rf"(?:{re.escape(path)}|{re.escape(short)})\.(\d+)\.")
+    counted = (name for name in names if not any(re.search(one, name) for one in ignored))
+    numbers = {int(match[1]) for name in counted if (match := pattern.match(name))}
     most = config.num_hidden_layers + (getattr(config, "num_nextn_predict_layers", None) or 0)
-    if extra := sorted(number for match in matches if match and (number := int(match[1])) >= most):
+    if extra := sorted(number for number in numbers if number >= most):
         raise InputError(
             f"{what}: config.json asks for {config.num_hidden_layers} blocks, and the weights hold block {extra[0]} "
             "too: use the configuration and the weights of one model."
