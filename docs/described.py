@@ -10,11 +10,10 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import is_dataclass
 from functools import cache, partial
 from itertools import groupby
 from pathlib import Path
-from typing import Annotated, Any, NotRequired, get_args, get_origin, get_type_hints
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -32,8 +31,6 @@ from analysis.stats.mask_overlap import MaskSet, compared
 from analysis.stats.means import DrawMean
 from analysis.stats.perplexity_comparisons import relative
 from benchmarks.whole import PUBLISHED
-from pruning.core.records import DoneResult, Point
-from pruning.core.scoring import TraceLine
 from pruning.core.storage import read_json
 from pruning.published.library import PublishedMask, entries
 
@@ -149,46 +146,7 @@ def races() -> str:
     return table(heads, ([*map(str, key), *row] for key, row in rows.items()))
 
 
-# Files of a results folder, from the types that describe them; and published masks.
-
-DEEPEST = 2  # keys below two others are not shown
-FILES = {
-    "result.json of a finished cell": DoneResult,
-    "heal.jsonl": Point,
-    "trace.jsonl": TraceLine,
-}
-
-
-def file_table(record: Any) -> str:
-    """A line for each key of a TypedDict. Keys of a nested record include the path to that record."""
-    return "\n".join(f"- `{key}`{mark}: {text}" for key, mark, text in keys(record, {}))
-
-
-def keys(record: Any, seen: dict[Any, str], path: str = "") -> Iterator[tuple[str, str, str]]:
-    """Yield each key, a question mark if it may be absent, and its description. A record is described once."""
-    for name, hint in get_type_hints(record, include_extras=True).items():
-        optional = get_origin(hint) is NotRequired
-        kind, text = get_args(get_args(hint)[0] if optional else hint)[:2]
-        records = list(_records(kind))
-        if known := [seen[one] for one in records if one in seen]:
-            text = f"{text} Keys as in `{known[0]}`."
-        yield f"{path}{name}", "?" if optional else "", text
-        for nested in records:
-            if nested not in seen and path.count(".") < DEEPEST:
-                seen[nested] = f"{path}{name}"
-                yield from keys(nested, seen, f"{path}{name}.")
-
-
-def _records(kind: Any) -> Iterator[Any]:
-    """The records in a type: the type itself or those within a list or an optional type.
-
-    A record is a TypedDict, or a dataclass whose fields are all described.
-    """
-    hints = get_type_hints(kind, include_extras=True).values() if is_dataclass(kind) else ()
-    if hasattr(kind, "__required_keys__") or (hints and all(get_origin(hint) is Annotated for hint in hints)):
-        yield kind
-    for part in get_args(kind) if get_origin(kind) is not Annotated else ():
-        yield from _records(part)
+# Published masks.
 
 
 def published() -> str:
@@ -432,7 +390,6 @@ PAGES: Mapping[str, Tables] = {
     "benchmarks.md": {"engine": engine, "whole": whole},
     "measured.md": {"fifteen masks": fifteen, "after healing": after_healing},
     "published.md": {"entries": published},
-    "results_folder.md": {file: partial(file_table, record) for file, record in FILES.items()},
     "studies.md": {
         "moved": moved,
         "outcomes": outcomes,

@@ -49,11 +49,11 @@ from pruning.core.records import (
     OPTION,
     TARGET,
     check_literal,
+    current,
     leaves,
     nearest_option,
     recorded,
     same_settings,
-    without_decided,
     without_option,
 )
 from pruning.core.scoring import NearTies, Racing
@@ -302,7 +302,7 @@ def launch_words(config: Mapping[str, Any]) -> list[str]:
     if a setting is not literal: Hydra would interpret it.
     """
     check_literal(config)
-    config = without_decided(recorded(config))
+    config = current(config)
     if config.get("heal", {}).get(CLASS) == NO_HEALING[CLASS]:
         config = {name: value for name, value in config.items() if name != "heal"}  # as results leave it out
     words = [f"{group}={_option(group, config[group])}" for group in GROUPS if group in config]

@@ -16,13 +16,13 @@ from pruning.config.groups import BUILT, option_classes
 from pruning.core.errors import InputError, first_line
 from pruning.core.mask import Latency
 from pruning.core.records import (
+    ADDED,
     CLASS,
     NO_HEALING,
     OPTION,
     check_literal,
+    current,
     recorded,
-    with_added,
-    with_limit,
     without_option,
 )
 from pruning.core.scoring import NearTies, Racing
@@ -55,7 +55,7 @@ def cell_of(config: DictConfig, choices: Mapping[str, Any]) -> Cell:
 def recorded_cell(config: Mapping[str, Any], choices: Mapping[str, str]) -> Cell:
     """The cell of a recorded configuration, from a job or a result. Raises InputError as `cell_of` does."""
     check_literal(config)
-    config = with_added(with_limit(recorded(config)))
+    config = {**ADDED, **current(config)}
     names = {
         group: settings[OPTION]
         for group in PARTS

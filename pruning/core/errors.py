@@ -129,17 +129,6 @@ UNWRITABLE = {
     *(errno.EFBIG, errno.EIO, errno.EBUSY, errno.EXDEV),
     *(errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG),
 }
-REASONS = {
-    errno.ENOENT: "it does not exist: check the path",
-    errno.ENOTDIR: "a part of the path is a file, not a folder: check the path",
-    errno.EISDIR: "it is a folder, and a file is needed: give the path of a file",
-    errno.ENAMETOOLONG: "the path is too long: choose a shorter one",
-    errno.ELOOP: "it is a symbolic link or no ordinary file: remove it",
-    errno.ENXIO: "it is a symbolic link or no ordinary file: remove it",
-    errno.EMFILE: "too many files are open: raise the limit with `ulimit -n`",
-    errno.ESTALE: "the network file system has lost the file: run the same command again",
-    errno.EIO: "the disk reports a fault: check it, or use another disk",
-}
 
 
 def os_error(error: BaseException) -> OSError | None:
@@ -165,45 +154,31 @@ def cache_folder() -> Path:
     return Path(folder).expanduser()
 
 
-def is_disk_full(error: BaseException) -> bool:
-    """Whether an error means that the disk is full or that a quota is used up."""
-    return isinstance(error, OSError) and error.errno in NO_SPACE
+def is_fatal(error: BaseException) -> bool:
+    """Whether all that follows would fail too: the disk is full, a quota is used up, or nobody reads the output."""
+    return isinstance(error, OSError) and error.errno in {*NO_SPACE, errno.EPIPE}
 
 
 def sentence(error: OSError) -> str:
     """One or two sentences for the user: the path, what is wrong with it, and what to do."""
-    path = _path(error)
+    name = error.filename2 or error.filename
+    path = "" if name is None or isinstance(name, int) else os.fsdecode(name)
+    text = error.strerror or first_line(error)
+    reason = (text[:1].lower() + text[1:]).rstrip(".")
     if error.errno in NO_SPACE:
         return (
             f"{path or 'a file'} cannot be written, because the disk is full or a quota is used up: free some space "
             "and run the same command again. Everything finished so far is kept."
         )
-    if path and _is_cache(Path(path)):
+    cache = cache_folder().absolute()
+    if path and (Path(path).is_relative_to(cache) or Path(path) in list(cache.parents)[:-1]):
         return (
-            f"{path}, a folder for fetched models and texts, cannot be used ({_reason(error)}): choose another with "
-            "the environment variable DEPTH_PRUNING_CACHE=DIR."
+            f"{path}, a folder for fetched models and texts, cannot be used ({reason}): choose another with the "
+            "environment variable DEPTH_PRUNING_CACHE=DIR."
         )
     if error.errno in DENIED:
         return (
-            f"{path or 'a file'} is not accessible ({_reason(error)}): ask its owner for permission, or choose "
-            "another path (paths.results=DIR for results)."
+            f"{path or 'a file'} is not accessible ({reason}): ask its owner for permission, or choose another path "
+            "(paths.results=DIR for results)."
         )
-    if path and error.errno in REASONS:
-        return f"{path} cannot be used: {REASONS[error.errno]}."
-    return f"{path + ': ' if path else ''}{_reason(error)}."
-
-
-def _reason(error: OSError) -> str:
-    text = error.strerror or str(error).strip() or type(error).__name__
-    return (text[:1].lower() + text[1:]).splitlines()[0].rstrip(".")
-
-
-def _path(error: OSError) -> str:
-    name = error.filename2 or error.filename
-    return "" if name is None or isinstance(name, int) else os.fsdecode(name)
-
-
-def _is_cache(path: Path) -> bool:
-    """Whether a path is the cache folder, is within it, or is a folder that the cache folder needs."""
-    cache = cache_folder().absolute()
-    return path.is_relative_to(cache) or (path != Path(path.anchor) and cache.is_relative_to(path))
+    return f"{path} cannot be used: {reason}." if path else f"{reason}."

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
-from typing import Annotated, Any, NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
@@ -26,13 +26,9 @@ NAME = re.compile(r"([abm]?)(\d+)")
 class MaskRecord(TypedDict):
     """A mask in the form that `mask.json` and `result.json` hold."""
 
-    n_blocks: Annotated[int, "Number of blocks of the dense model."]
-    dropped: Annotated[
-        list[int] | list[str],
-        "The removed blocks, sorted, counted from 0. Sub-layers are names: `a3` is the attention of block 3, `m3` "
-        "its MLP, and `b3` both.",
-    ]
-    unit: NotRequired[Annotated[str, "`sublayer` if attention and MLP are removed apart; absent for blocks."]]
+    n_blocks: int
+    dropped: list[int] | list[str]
+    unit: NotRequired[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,11 +146,9 @@ class Mask:
         try:
             (count,) = whole_numbers((data["n_blocks"],))
             dropped, unit = tuple(data["dropped"]), data.get("unit", "block")
-            return cls(count, tuple(_units(dropped)) if unit == "sublayer" else dropped, unit)
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
-            if isinstance(error, InputError):
-                raise
+        except (LookupError, TypeError, AttributeError) as error:
             raise InputError(f"not a mask: {data!r} (expected n_blocks and dropped).") from error
+        return cls(count, tuple(_units(dropped)) if unit == "sublayer" else dropped, unit)
 
     @classmethod
     def parse(cls, n_blocks: int, text: str) -> Mask:
@@ -216,35 +210,31 @@ def _units(names: Iterable[Any]) -> Iterator[int]:
 class BudgetRecord(TypedDict):
     """What had to be removed, in parts of the cost of all units."""
 
-    cost: Annotated[str, "What a unit costs: `parameters`, or `latency` as measured on this device."]
-    asked: Annotated[float, "The fraction that was asked for."]
-    removed: Annotated[float, "The fraction that is removed."]
-    costs: Annotated[list[int], "The cost of each unit, in ten-thousandths of all."]
-    least: Annotated[int, "The least that a mask may remove, in the same parts."]
-    most: Annotated[int, "The most that it may remove."]
+    cost: str
+    asked: float
+    removed: float
+    costs: list[int]
+    least: int
+    most: int
 
 
 class SearchRecord(TypedDict):
     """What the search did and what it cost."""
 
-    algo: Annotated[str, "The option of `algo`."]
-    k: Annotated[int, "Number of units removed: blocks or sub-layers."]
-    ratio: Annotated[float, "Fraction of the units removed."]
-    budget: NotRequired[Annotated[BudgetRecord, "Only if units have costs, as sub-layers have."]]
-    stopped: Annotated[str, "Why the search ended."]
-    evaluations_asked: Annotated[
-        float, "Losses that the search asked for; a loss over half of the samples counts as 0.5."
-    ]
-    evaluations_paid: Annotated[float, "Of these, the ones that this cell computed itself."]
-    evaluations_shared: NotRequired[Annotated[float, "Of these, the ones that other cells had computed."]]
-    seconds: Annotated[float, "Wall time of the search, all its runs together."]
-    block_forwards: NotRequired[Annotated[float, "Forward passes of one block over all samples."]]
-    block_forwards_alone: NotRequired[
-        Annotated[float, "Block forwards if each mask had been evaluated by itself, without shared prefixes."]
-    ]
-    block_tokens: NotRequired[Annotated[int, "Tokens that went through a block, summed over blocks."]]
-    forward_seconds: NotRequired[Annotated[float, "Seconds spent in forward passes."]]
-    peak_memory: NotRequired[Annotated[int, "The most memory in use, in bytes."]]
+    algo: str
+    k: int
+    ratio: float
+    budget: NotRequired[BudgetRecord]
+    stopped: str
+    evaluations_asked: float
+    evaluations_paid: float
+    evaluations_shared: NotRequired[float]
+    seconds: float
+    block_forwards: NotRequired[float]
+    block_forwards_alone: NotRequired[float]
+    block_tokens: NotRequired[int]
+    forward_seconds: NotRequired[float]
+    peak_memory: NotRequired[int]
 
 
 # Budgets: what units cost, and which sets of them cost what a budget asks for.
@@ -394,10 +384,8 @@ class Space:
 
     def __post_init__(self) -> None:
         Mask(self.n_blocks, tuple(self.protected), self.unit)  # raises InputError if a unit does not exist
-        if self.budget is None:
-            self._check_count()
-
-    def _check_count(self) -> None:
+        if self.budget is not None:
+            return
         noun, count = unit_noun(self.unit), self.n_units
         free = count - len(self.protected)
         most = min(count - 1, free)

@@ -1,7 +1,7 @@
 """`result.json` and the records beside it: their keys, and their only readers and writers.
 
-`docs/results_folder.md` prints the sentence that is beside each key. A test checks that document and modules agree.
-Keys marked `NotRequired` are absent from results of cells to which they do not apply, and from archived ones.
+`docs/results_folder.md` says what each key means; a test compares its lists with the types here. Keys marked
+`NotRequired` are absent from results of cells to which they do not apply, and from archived ones.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal, NotRequired, TypedDict, cast
+from typing import Any, Literal, NotRequired, TypedDict, cast
 
 from pruning.core import storage
 from pruning.core.errors import DamagedError, InputError
@@ -40,68 +40,54 @@ MODELS: tuple[Kind, ...] = ("dense", "pruned", "uncompensated", "healed")
 class ModelRecord(TypedDict):
     """The model that was searched."""
 
-    name: Annotated[str, "The name that the configuration gives the model."]
-    source: Annotated[str, "Where the weights come from: a hub id, a directory, or a pinned package."]
-    revision: Annotated[
-        str,
-        "The hub commit, the digest of a packaged file, or the digest of all bytes of a local model; in results of "
-        "older versions, of both ends of its files.",
-    ]
-    n_blocks: Annotated[int, "Number of blocks."]
-    dtype: Annotated[str, "The precision in which it was run."]
-    parameters: Annotated[int, "Number of parameters."]
-    attention: NotRequired[Annotated[str | None, "The attention kernel that was used."]]
-    products: NotRequired[
-        Annotated[
-            str | None, "`float32` if linear layers multiplied in float32, where that is faster; else null."
-        ]
-    ]
+    name: str
+    source: str
+    revision: str
+    n_blocks: int
+    dtype: str
+    parameters: int
+    attention: NotRequired[str | None]
+    products: NotRequired[str | None]
 
 
 class CalibrationRecord(TypedDict):
     """The loss that was minimised, and the samples it was measured on."""
 
-    objective: Annotated[str, "The option of `objective`."]
-    source: Annotated[str, "Where the samples come from."]
-    samples: Annotated[int, "Number of samples: text windows or items."]
-    length: Annotated[int, "Tokens of the longest sample."]
-    seed: Annotated[int, "The seed of the draw."]
-    sha256: Annotated[str, "Digest of the exact tokens; names the file in `calibration/`."]
-    loss: Annotated[float, "The loss of the chosen mask."]
-    dense_loss: Annotated[float, "The loss of the dense model."]
-    standard_error: Annotated[
-        float | None, "Standard error of the loss over the samples; null for one sample, or one of a kind."
-    ]
-    perplexity: NotRequired[Annotated[float, "The exponential of the loss; only for `objective=perplexity`."]]
+    objective: str
+    source: str
+    samples: int
+    length: int
+    seed: int
+    sha256: str
+    loss: float
+    dense_loss: float
+    standard_error: float | None
+    perplexity: NotRequired[float]
 
 
 class EvaluationRecord(TypedDict, total=False):
     """What every evaluation so far has measured on the pruned and on the dense model; most keys are metrics."""
 
-    dense: Annotated[dict[str, float], "Metrics of the dense model; `NAME/stderr` is a standard error."]
-    pruned: Annotated[dict[str, float], "Metrics of the pruned model, compensated if the cell asks for that."]
-    uncompensated: Annotated[dict[str, float], "Metrics of the same mask without compensation."]
-    healed: Annotated[
-        dict[str, float], "Metrics after healing; of `heal.selection.mask`, if candidates were healed."
-    ]
-    data: Annotated[dict[str, str], "Digest of the data of each metric."]
-    how: Annotated[dict[str, dict[str, Any]], "How each metric was measured."]
-    records: Annotated[
-        dict[str, dict[str, str]], "The file of each measurement, relative to the results folder."
-    ]
-    settings: Annotated[dict[str, dict[str, Any]], "The evaluation settings that each metric comes from."]
-    files: Annotated[dict[str, str | None], "Digest of each local file that was read."]
-    overlap: Annotated[dict[str, int], "How many pieces of the data are also in the calibration data."]
-    environment: Annotated[EnvironmentRecord, "Of the last evaluation that was added to a finished cell."]
-    speed: Annotated[SpeedRecord, "Speed and size of both models; only with `eval=speed`."]
+    dense: dict[str, float]
+    pruned: dict[str, float]
+    uncompensated: dict[str, float]
+    healed: dict[str, float]
+    data: dict[str, str]
+    how: dict[str, dict[str, Any]]
+    records: dict[str, dict[str, str]]
+    settings: dict[str, dict[str, Any]]
+    files: dict[str, str | None]
+    overlap: dict[str, int]
+    environment: EnvironmentRecord
+    speed: SpeedRecord
 
 
 class ErrorRecord(TypedDict):
     """Why a cell failed."""
 
-    type: Annotated[str, "The exception's class."]
-    message: Annotated[str, "Its text."]
-    log: Annotated[str, "The file with the traceback."]
+    type: str
+    message: str
+    log: str
 
 
 class Failure(TypedDict):
@@ -114,32 +100,30 @@ class Failure(TypedDict):
 class FailedResult(TypedDict):
     """The result of a cell that failed; the same command tries the cell again."""
 
-    cell: Annotated[str, "The cell's key, which is also the name of its folder."]
-    status: Annotated[Literal["failed"], "`failed`."]
-    error: Annotated[ErrorRecord, "What went wrong."]
-    config: Annotated[dict[str, Any], "The configuration, with options and classes by name."]
-    environment: Annotated[EnvironmentRecord, "Versions, commit, device and times."]
+    cell: str
+    status: Literal["failed"]
+    error: ErrorRecord
+    config: dict[str, Any]
+    environment: EnvironmentRecord
 
 
 class DoneResult(TypedDict):
     """The result of a finished cell."""
 
-    cell: Annotated[str, "The cell's key, which is also the name of its folder."]
-    status: Annotated[Literal["done"], "`done`."]
-    error: Annotated[None, "null."]
-    model: Annotated[ModelRecord, "The model that was searched."]
-    mask: Annotated[MaskRecord, "The mask that the search chose."]
-    calibration: Annotated[CalibrationRecord, "The loss that was minimised, and on which samples."]
-    search: Annotated[SearchRecord, "What the search did and what it cost."]
-    margins: NotRequired[Annotated[MarginsRecord, "How sure the choice is."]]
-    compensation: NotRequired[
-        Annotated[dict[str, float], "The factor of each removed unit; only with `compensation=magnitude`."]
-    ]
-    repair: NotRequired[Annotated[RepairRecord, "The maps that stand in for removed runs."]]
-    heal: NotRequired[Annotated[HealRecord, "How the pruned model was trained; only with `heal`."]]
-    evaluation: Annotated[EvaluationRecord, "What was measured on the mask."]
-    config: Annotated[dict[str, Any], "The configuration, with options and classes by name."]
-    environment: Annotated[EnvironmentRecord, "Versions, commit, device and times."]
+    cell: str
+    status: Literal["done"]
+    error: None
+    model: ModelRecord
+    mask: MaskRecord
+    calibration: CalibrationRecord
+    search: SearchRecord
+    margins: NotRequired[MarginsRecord]
+    compensation: NotRequired[dict[str, float]]
+    repair: NotRequired[RepairRecord]
+    heal: NotRequired[HealRecord]
+    evaluation: EvaluationRecord
+    config: dict[str, Any]
+    environment: EnvironmentRecord
 
 
 Result = DoneResult | FailedResult
@@ -158,9 +142,7 @@ def read_result(folder: Path) -> Result | None:
     if not isinstance(data, dict) or not {"cell", "status", "config"} <= data.keys():
         raise DamagedError(f"{path} is damaged: it holds no result. Move it away and run the cell again.")
     distrusted = f"{path} is not to be trusted: "
-    data["config"] = with_limit(recorded(data["config"]))
-    if isinstance(data["config"], dict):
-        data["config"] = without_decided(data["config"])
+    data["config"] = current(data["config"])
     check_literal(data["config"], distrusted)
     try:
         evaluation = data.get("evaluation", {})
@@ -227,94 +209,72 @@ def read_continuations(measured: Path) -> ContinuationRecord | None:
 FOLDER = "healed"  # in a cell's folder: one folder for each healing
 RECORD = "heal.json"  # in a healing's folder: its record
 EVALUATION = (
-    "evaluation.json"  # there, of the healed model: a cell's result has only that of the last healing
+    "evaluation.json"  # there, of the healed model: a cell's result has that of the last healing only
 )
 
 
 class CurveRecord(TypedDict):
     """The curve of a healing in four numbers."""
 
-    heldout_before: Annotated[
-        float, "Cross entropy per token, in nats, on the held-out text before training."
-    ]
-    heldout_after: Annotated[float, "The same after training, with the weights that are kept."]
-    first_loss: Annotated[float, "The loss of the first step."]
-    last_loss: Annotated[float, "The loss of the last step."]
+    heldout_before: float
+    heldout_after: float
+    first_loss: float
+    last_loss: float
 
 
 class RateTrial(TypedDict):
     """One learning rate that was tried; only with `heal.lr=null`."""
 
-    lr: Annotated[float, "The learning rate."]
-    tokens: Annotated[int, "Tokens of the trial."]
-    heldout_before: Annotated[float | None, "The loss on the held-out text before it; null if it diverged."]
-    heldout_loss: Annotated[float | None, "The loss after it, in nats per token; null if it was not finite."]
-    seconds: Annotated[float, "Seconds of training."]
+    lr: float
+    tokens: int
+    heldout_before: float | None
+    heldout_loss: float | None
+    seconds: float
 
 
 class TrialRecord(TypedDict):
     """One candidate in one round of the selection."""
 
-    dropped: Annotated[list[int] | list[str], "What the candidate removes."]
-    tokens: Annotated[int, "Tokens that it was healed on, those of earlier rounds included."]
-    heldout_loss: Annotated[float, "Its cross entropy per token, in nats, on the held-out text after them."]
-    trained: Annotated[int, "Tokens that were trained on in this round."]
-    seconds: Annotated[float, "Seconds of training in this round."]
+    dropped: list[int] | list[str]
+    tokens: int  # that it was healed on, those of earlier rounds included
+    heldout_loss: float  # cross entropy per token, in nats, after them
+    trained: int  # tokens of this round
+    seconds: float  # of training in this round
 
 
 class SelectionRecord(TypedDict):
     """How the mask that is healed was selected among those of the search."""
 
-    mask: Annotated[dict[str, Any], "The mask that was healed, in the form of `mask`."]
-    changed: Annotated[bool, "Whether it is another one than the search chose."]
-    losses: Annotated[
-        list[float], "The loss of each candidate in the search, in the order of the first round."
-    ]
-    rounds: Annotated[
-        list[list[TrialRecord]], "The candidates of each round; the first is the search's choice."
-    ]
-    tokens: Annotated[int, "Tokens that the selection trained on, all rounds together."]
-    seconds: Annotated[float, "Seconds of training of all rounds."]
+    mask: dict[str, Any]
+    changed: bool
+    losses: list[float]
+    rounds: list[list[TrialRecord]]
+    tokens: int
+    seconds: float
 
 
 class HealRecord(TypedDict):
     """How the pruned model was trained."""
 
-    folder: Annotated[str, "The folder of the weights and of the curve (`heal.jsonl`), in the cell's folder."]
-    settings: Annotated[dict[str, Any], "The settings of `heal`."]
-    source: Annotated[str, "Where the text comes from."]
-    text_sha256: Annotated[str, "SHA-256 of the windows that were trained on or held out."]
-    file_sha256: NotRequired[
-        Annotated[
-            str, "SHA-256 of the file `heal.path`; only with `heal.source=file`, not in older versions."
-        ]
-    ]
-    left_out: NotRequired[
-        Annotated[
-            list[int],
-            "Numbers of the drawn windows, the held-out ones first, that repeat a phrase of the evaluation; only of "
-            "embedded text, not in older versions.",
-        ]
-    ]
-    evaluation: NotRequired[
-        Annotated[dict[str, Any], "The settings of that evaluation; only with `left_out`."]
-    ]
-    tokens: Annotated[int, "Tokens that were trained on."]
-    steps: Annotated[int, "Steps of the optimizer."]
-    epochs: Annotated[float, "How often the budget reads the text; above 1, text was repeated."]
-    seconds: Annotated[float, "Seconds of training, without held-out losses."]
-    trained: Annotated[int, "Number of parameters that were trained; with LoRA, those of the adapters."]
-    best_step: Annotated[
-        int, "The step with the lowest held-out loss, whose weights are kept; 0 is before training."
-    ]
-    stopped_early: Annotated[bool, "Whether training ended because the held-out loss no longer fell."]
-    curve: Annotated[CurveRecord, "The curve in four numbers."]
-    weights_sha256: Annotated[str, "Digest of `weights.safetensors`: the weights that have changed."]
-    tensors: NotRequired[Annotated[int, "How many they are; not in older versions."]]
-    rates: NotRequired[
-        Annotated[list[RateTrial], "The trials that chose the learning rate; only with `heal.lr=null`."]
-    ]
-    selection: NotRequired[Annotated[SelectionRecord, "Only with `heal.candidates` above 1."]]
+    folder: str
+    settings: dict[str, Any]
+    source: str
+    text_sha256: str
+    file_sha256: NotRequired[str]
+    left_out: NotRequired[list[int]]
+    evaluation: NotRequired[dict[str, Any]]
+    tokens: int
+    steps: int
+    epochs: float
+    seconds: float
+    trained: int
+    best_step: int
+    stopped_early: bool
+    curve: CurveRecord
+    weights_sha256: str
+    tensors: NotRequired[int]
+    rates: NotRequired[list[RateTrial]]
+    selection: NotRequired[SelectionRecord]
 
 
 # What `result.json` says about how sure the choice of the mask is.
@@ -323,49 +283,41 @@ class HealRecord(TypedDict):
 class ComparisonRecord(TypedDict):
     """A mask compared with a better one (of lower loss), by paired differences over samples."""
 
-    dropped: Annotated[list[int] | list[str], "What this mask removes."]
-    difference: Annotated[float, "Mean difference of the two losses; positive if this mask is worse."]
-    standard_error: Annotated[
-        float | None, "Standard error of that mean; null for one sample, or one of a kind."
-    ]
-    samples: Annotated[int, "Number of samples that both masks were scored on."]
-    p_corrected: NotRequired[
-        Annotated[float, "One-sided p-value by Student's t, corrected by Holm for the number compared."]
-    ]
+    dropped: list[int] | list[str]
+    difference: float
+    standard_error: float | None
+    samples: int
+    p_corrected: NotRequired[float]
 
 
 class DecisionRecord(TypedDict):
     """One intermediate choice of the search, such as the choice of one round of greedy."""
 
-    best: Annotated[int, "How many masks were kept."]
-    of: Annotated[int, "How many masks there were to choose from."]
-    chosen: Annotated[list[int] | list[str], "The last mask that was kept."]
-    skipped: NotRequired[
-        Annotated[int, "How many more masks there were, which a lazy search or a bound left unscored."]
-    ]
-    next: Annotated[ComparisonRecord, "The best mask that was not kept, compared with `chosen`."]
+    best: int
+    of: int
+    chosen: list[int] | list[str]
+    skipped: NotRequired[int]
+    next: ComparisonRecord
 
 
 class NearTiesRecord(TypedDict):
     """Choices between masks whose losses differ by less than the rounding of the model's precision."""
 
-    settled: Annotated[int, "How many choices were made by losses in float32."]
-    changed: Annotated[int, "How many of them would have been different without float32."]
-    open: Annotated[
-        int, "How many choices float32 could not settle, so that another processor may choose otherwise."
-    ]
-    rounding: Annotated[float | None, "How far rounding moves a loss, as measured; null without float32."]
+    settled: int
+    changed: int
+    open: int
+    rounding: float | None
 
 
 class MarginsRecord(TypedDict):
     """How sure the choice of the mask is."""
 
-    compared: Annotated[int, "How many other masks of the same size the search scored."]
-    runner_up: Annotated[ComparisonRecord | None, "The best of them; null if there is none."]
-    tied: Annotated[int, "How many of them are not significantly worse at 0.05."]
-    ties: Annotated[list[list[int] | list[str]], "What is removed by up to 100 of these."]
-    decisions: NotRequired[Annotated[list[DecisionRecord], "The last 32 choices on the way."]]
-    near_ties: NotRequired[Annotated[NearTiesRecord, "Only for a model in half precision."]]
+    compared: int
+    runner_up: ComparisonRecord | None
+    tied: int
+    ties: list[list[int] | list[str]]
+    decisions: NotRequired[list[DecisionRecord]]
+    near_ties: NotRequired[NearTiesRecord]
 
 
 # Names of metrics: `ppl/<corpus>`, `acc/<task>`, and `<metric>/stderr` for a metric's standard error.
@@ -476,12 +428,12 @@ PACKAGES = ("torch", "transformers", "accelerate", "datasets", "numpy", "hydra-c
 class EnvironmentRecord(TypedDict):
     """What the result was computed with."""
 
-    packages: Annotated[dict[str, str], "Versions of Python and of the packages that matter."]
-    commit: Annotated[str | None, "The commit of this program; null outside a checkout."]
-    device: Annotated[str | None, "The device of the first weights."]
-    cpus: NotRequired[Annotated[int | None, "Number of cores of the machine."]]
-    started: Annotated[str, "When the last run of the cell started, in UTC."]
-    ended: Annotated[str, "When it ended."]
+    packages: dict[str, str]
+    commit: str | None
+    device: str | None
+    cpus: NotRequired[int | None]
+    started: str
+    ended: str
 
 
 def provenance(started: str, device: str | None) -> EnvironmentRecord:
@@ -619,18 +571,13 @@ def same_settings(first: Any, second: Any) -> bool:
 
 
 # Configurations of archived results, which lack what was added since they were recorded.
-#
-# Once all archives are written anew, this section can be deleted with its calls; `NO_HEALING` stays.
 
 NO_HEALING = {CLASS: "NoHealing"}  # results do not record `heal` unless the cell is healed
 # Classes that were renamed: the import path in such a result, and the name today.
 RENAMED = {
     "pruning.compensation.Nothing": "NoCompensation",
     "pruning.track.Nothing": "NoTracker",
-    "pruning.evaluation.perplexity.Perplexity": "CorpusPerplexity",
     "pruning.evaluation.local.Local": "LocalFiles",
-    "pruning.launcher.local.Local": "InProcess",
-    "pruning.launcher.processes.Processes": "LocalPool",
 }
 ADDED = {
     "heal": NO_HEALING,
@@ -650,27 +597,17 @@ DECIDED = {
 NEW = {"disjoint": False, "lazy": None, "rank": "cost", "within": "any", "blocks": True}
 
 
-def with_limit(config: Any) -> Any:
-    """A recorded configuration with `max_evaluations` at the top; archived results have it in the search."""
-    algo = config.get("algo") if isinstance(config, dict) else None
-    if not isinstance(algo, dict) or "max_evaluations" not in algo:
-        return config
-    own = {name: value for name, value in algo.items() if name != "max_evaluations"}
-    return config | {"algo": own, "max_evaluations": algo["max_evaluations"]}
-
-
-def with_added(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A recorded configuration with what was added since, at its defaults, and without what is now decided."""
-    return {**ADDED, **without_decided(config)}
-
-
-def without_decided(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A recorded configuration without what is now decided."""
-    whole = dict(config)
+def current(config: Any) -> Any:
+    """A configuration as it is recorded today: classes by name, its limit at the top, nothing that is now decided."""
+    found = recorded(config)
+    if not isinstance(found, dict):
+        return found
+    if isinstance(algo := found.get("algo"), dict) and "max_evaluations" in algo:
+        found["max_evaluations"] = algo.pop("max_evaluations")
     for group, names in DECIDED.items():
-        if isinstance(settings := whole.get(group), Mapping):
-            whole[group] = {name: value for name, value in settings.items() if name not in names}
-    return whole
+        if isinstance(settings := found.get(group), dict):
+            found[group] = {name: value for name, value in settings.items() if name not in names}
+    return found
 
 
 def without_new(record: dict[str, Any]) -> dict[str, Any]:
@@ -703,38 +640,26 @@ def nearest_option(settings: Mapping[str, Any], contents: Mapping[str, Mapping[s
 class RepairRun(TypedDict):
     """A run of removed units, and the map that stands in for it."""
 
-    removed: Annotated[list[str], "The removed sub-layers, in the notation of `mask.dropped`."]
-    folded: Annotated[
-        str | None,
-        "The sub-layer into whose weights the map is folded; null if nothing comes before, or if no map helps.",
-    ]
-    form: NotRequired[Annotated[str, "`linear` for a matrix, `diagonal` for one factor per dimension."]]
-    reason: NotRequired[Annotated[str, "Why no map was folded, or a diagonal one and not a matrix."]]
-    ridge: NotRequired[Annotated[float, "The ridge of the map."]]
-    error_before: NotRequired[
-        Annotated[
-            float, "Squared error without a map on the held-out samples, as a share of what the map predicts."
-        ]
-    ]
-    error_after: NotRequired[Annotated[float, "The same with a map that was fitted on the other samples."]]
-    loss_before: NotRequired[
-        Annotated[
-            dict[str, float],
-            "The loss on the held-out samples of each source, in nats per token, with the maps of earlier runs.",
-        ]
-    ]
-    loss_after: NotRequired[Annotated[dict[str, float], "The same with the last map that was tried."]]
+    removed: list[str]
+    folded: str | None
+    form: NotRequired[str]
+    reason: NotRequired[str]
+    ridge: NotRequired[float]
+    error_before: NotRequired[float]
+    error_after: NotRequired[float]
+    loss_before: NotRequired[dict[str, float]]
+    loss_after: NotRequired[dict[str, float]]
 
 
 class RepairRecord(TypedDict):
     """How removed runs were repaired; only with `compensation=linear`."""
 
-    form: Annotated[str, "What was asked for: `linear`."]
-    samples: Annotated[int, "Number of calibration samples."]
-    tokens: Annotated[int, "Their tokens."]
-    sequential: Annotated[bool, "Whether each map was measured on the model that is repaired before it."]
-    runs: Annotated[list[RepairRun], "The removed runs, in order."]
-    sha256: Annotated[str, "Digest of the maps in `repair.safetensors`."]
+    form: str
+    samples: int
+    tokens: int
+    sequential: bool
+    runs: list[RepairRun]
+    sha256: str
 
 
 def is_repaired(record: RepairRecord) -> bool:
@@ -748,55 +673,55 @@ def is_repaired(record: RepairRecord) -> bool:
 class SpreadRecord(TypedDict):
     """A median over repeats with its quartiles."""
 
-    median: Annotated[float, "The median over repeats."]
-    low: Annotated[float, "The lower quartile."]
-    high: Annotated[float, "The upper quartile."]
+    median: float
+    low: float
+    high: float
 
 
 class TimingRecord(TypedDict):
     """How fast one model generated."""
 
-    prefill_per_second: Annotated[SpreadRecord, "Tokens of the prompt per second."]
-    decode_per_second: Annotated[SpreadRecord, "Tokens per second after the first new one."]
-    first_token_seconds: Annotated[SpreadRecord, "Seconds to the first new token."]
-    peak_memory: Annotated[int | None, "The most memory in use, in bytes; null if it cannot be measured."]
+    prefill_per_second: SpreadRecord  # tokens of the prompt
+    decode_per_second: SpreadRecord  # tokens after the first new one
+    first_token_seconds: SpreadRecord
+    peak_memory: int | None  # bytes; null if it cannot be measured
 
 
 class RatioRecord(TypedDict):
-    """How many times faster the pruned model is than the dense model; above 1 means faster."""
+    """How many times faster the pruned model is than the dense model, by medians; above 1 means faster."""
 
-    prefill: Annotated[float, "Ratio of the medians of `prefill_per_second`."]
-    decode: Annotated[float, "Ratio of the medians of `decode_per_second`."]
-    first_token: Annotated[float, "Ratio of the medians of `first_token_seconds`, dense to pruned."]
+    prefill: float
+    decode: float
+    first_token: float
 
 
 class SpeedRun(TypedDict):
     """The speed of both models for one shape of input."""
 
-    batch: Annotated[int, "Number of sequences."]
-    prompt: Annotated[int, "Tokens of each prompt."]
-    new_tokens: Annotated[int, "Tokens that were generated for each."]
-    dense: Annotated[TimingRecord, "The dense model."]
-    pruned: Annotated[TimingRecord, "The pruned model."]
-    ratio: Annotated[RatioRecord, "How many times better the pruned model is."]
+    batch: int
+    prompt: int
+    new_tokens: int
+    dense: TimingRecord
+    pruned: TimingRecord
+    ratio: RatioRecord
 
 
 class SizeRecord(TypedDict):
     """How large a model is."""
 
-    parameters: Annotated[int, "Number of parameters."]
-    bytes: Annotated[int, "Bytes of the weights."]
+    parameters: int
+    bytes: int
 
 
 class SpeedRecord(TypedDict):
     """What `eval=speed` measures."""
 
-    device: Annotated[str, "The processor or the GPUs."]
-    repeats: Annotated[int, "Measured repeats of each shape."]
-    warmup: Annotated[int, "Repeats before them that are not measured."]
-    dtype: Annotated[str, "The precision."]
-    sizes: Annotated[dict[str, SizeRecord], "Size of the `dense` and of the `pruned` model."]
-    runs: Annotated[list[SpeedRun], "One entry per batch size and prompt length."]
+    device: str
+    repeats: int
+    warmup: int
+    dtype: str
+    sizes: dict[str, SizeRecord]
+    runs: list[SpeedRun]
 
 
 # `studies/<name>.json`: the cells that a study asks for, so that missing cells can be found.
@@ -849,24 +774,20 @@ LONGEST = 4900  # characters in the value of one tag
 
 
 def record_studies(client: Any, experiment: str, results: Path) -> None:
-    """Record the studies of a results folder; keep the cells that another folder has added to the same studies."""
-    for tag, line in wanted_tags(client.get_experiment(experiment).tags, results).items():
-        client.set_experiment_tag(experiment, tag, line)
+    """Record the studies of a results folder; keep the cells that another folder has added to the same studies.
 
-
-def wanted_tags(tags: Mapping[str, str], results: Path) -> dict[str, str]:
-    """The tags of the studies of a results folder, for an experiment that has `tags`. A damaged list is reported."""
-    known, wanted = read_studies(tags), dict[str, str]()
+    A damaged list is reported and left out.
+    """
+    known = read_studies(client.get_experiment(experiment).tags)
     for name in names(results):
         try:
-            listed = read_study(results, name)
+            cells = dict.fromkeys([*known.get(name, ()), *read_study(results, name)])
         except DamagedError as error:
             log.warning("the study '%s' is not recorded: %s", name, error)
             continue
-        cells = dict.fromkeys([*known.get(name, ()), *listed])
         lines = textwrap.wrap(" ".join(cells), LONGEST, break_long_words=False, break_on_hyphens=False)
-        wanted |= {f"{FIRST} {name} {number}": line for number, line in enumerate(lines)}
-    return wanted
+        for number, line in enumerate(lines):
+            client.set_experiment_tag(experiment, f"{FIRST} {name} {number}", line)
 
 
 def read_studies(tags: Mapping[str, str]) -> dict[str, list[str]]:
@@ -886,14 +807,14 @@ CURVE = "heal.jsonl"
 
 
 class Point(TypedDict):
-    """One step of training; step 0 is the pruned model before it."""
+    """One step of training; step 0 is the pruned model before it, and has no `loss`."""
 
-    step: Annotated[int, "The number of steps so far."]
-    tokens: Annotated[int, "The number of tokens so far."]
-    seconds: Annotated[float, "Seconds of training so far."]
-    loss: NotRequired[Annotated[float, "The loss of the step's text before the step; absent for step 0."]]
-    lr: NotRequired[Annotated[float, "The learning rate of the step."]]
-    heldout_loss: NotRequired[Annotated[float, "Cross entropy per token on held-out text, after the step."]]
+    step: int
+    tokens: int
+    seconds: float
+    loss: NotRequired[float]
+    lr: NotRequired[float]
+    heldout_loss: NotRequired[float]
 
 
 def read(path: Path) -> list[Point]:

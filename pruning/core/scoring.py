@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, NotRequired, TypedDict, cast
+from typing import Any, NotRequired, TypedDict, cast
 
 from pruning.core import storage
 from pruning.core.errors import InputError, LossError
@@ -264,7 +264,7 @@ def uses_bounds(racing: Racing, max_evaluations: int | None) -> bool:
 # decides what to do about a line that is complete but damaged.
 
 NAME = "trace.jsonl"
-BEGINNING = b'{"dropped": ['  # of every line that `Journal.add` writes
+BEGINNING = re.compile(rb'\{"dropped": \[((?:\d+(?:, \d+)*)?)\]')  # of every line that `Journal.add` writes
 BOUNDS = "trace_bounds.jsonl"  # lower bounds of scores, with forward.bounds=true
 FLOAT32 = "trace_float32.jsonl"  # float32 scores of masks in near ties
 
@@ -272,24 +272,12 @@ FLOAT32 = "trace_float32.jsonl"  # float32 scores of masks in near ties
 class TraceLine(TypedDict):
     """One line of the journal."""
 
-    dropped: Annotated[
-        list[int],
-        "The removed units by number: blocks, or sub-layers, of which 2i is the attention of block i and 2i + 1 its "
-        "MLP. Empty in the first line, which is the dense model's.",
-    ]
-    loss: Annotated[float, "The loss: the weighted mean of the terms."]
-    samples: Annotated[list[float], "A term for each sample."]
-    seconds: Annotated[float, "What the evaluation took; 0 for a score that another cell had computed."]
-    of: NotRequired[
-        Annotated[int, "Only in a partial score (over the first samples): the number of all samples."]
-    ]
-    parts: NotRequired[
-        Annotated[
-            int,
-            "Only in a full score that a race put together: in how many parts its samples were scored. Rounding "
-            "differs from that of one part, so the final mask is scored again as a whole.",
-        ]
-    ]
+    dropped: list[int]
+    loss: float
+    samples: list[float]
+    seconds: float
+    of: NotRequired[int]
+    parts: NotRequired[int]
 
 
 @dataclass(frozen=True)
@@ -313,12 +301,10 @@ def read_masks(path: Path, start: int = 0) -> Iterator[tuple[int, int, tuple[int
 
     The rest of a line is not read, so it can be damaged. The blocks are None if they cannot be read either.
     """
-    known: dict[bytes, tuple[int, ...]] = {}
     for end, line in storage.read_lines(path, start):
-        text = line[len(BEGINNING) : line.find(b"]")] if line.startswith(BEGINNING) else line
-        if text not in known and (blocks := _blocks(text, line)) is not None:
-            known[text] = blocks
-        yield start, end, known.get(text)
+        found = BEGINNING.match(line)
+        blocks = None if found is None else tuple(map(int, re.findall(rb"\d+", found[1])))
+        yield start, end, blocks
         start = end
 
 
@@ -329,14 +315,6 @@ def read_line(path: Path, offset: int) -> TraceLine | None:
     except OSError:
         return None
     return None if entry is None else entry.line
-
-
-def _blocks(text: bytes, line: bytes) -> tuple[int, ...] | None:
-    """The removed blocks of a line; `text` is what stands between their brackets, or the whole line."""
-    if re.fullmatch(rb"(\d+(, \d+)*)?", text):
-        return tuple(map(int, text.split(b", "))) if text else ()
-    parsed = _parsed(line)
-    return None if parsed is None else tuple(parsed["dropped"])
 
 
 def _parsed(text: bytes) -> TraceLine | None:

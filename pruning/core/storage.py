@@ -8,14 +8,11 @@ import json
 import logging
 import os
 import re
-import secrets
 import shutil
-import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 
@@ -37,13 +34,11 @@ def write_text(path: Path, text: str) -> None:
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a binary file atomically, as `write_text` does."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with naming(path):
-        _sweep_once(path.parent.absolute())
-        with temporary_file(path) as (stream, temporary):
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-            temporary.replace(path)
+    with naming(path), temporary_file(path) as (stream, temporary):
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+        temporary.replace(path)
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -77,17 +72,8 @@ def read_json(path: Path) -> Any:
 
     Raises DamagedError, which names the file, if the content is not JSON or does not have the digest of its seal.
     """
-
-    def without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        """The object of some entries. Raises ValueError if two have one name: the first would be lost."""
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            names = [name for name, _ in pairs]
-            raise ValueError(f"it has {next(name for name in names if names.count(name) > 1)!r} twice")
-        return found
-
     try:
-        data = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=without_twins)
+        data = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:  # such as a number of 5,000 digits, or too many brackets
         raise DamagedError(f"{path} is damaged ({error}): move it away and run again.") from error
     return unsealed(data, path) if isinstance(data, dict) else data
@@ -134,11 +120,9 @@ def opened(path: Path, flags: int) -> int:
     Raises OSError if it is a symbolic link or no ordinary file: in a copied folder, a link could lead the writer to
     any file of this machine. Files that are written as a whole replace a link.
     """
-    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
-    return descriptor
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise OSError(errno.ELOOP, "it is a symbolic link or no ordinary file: remove it", str(path))
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
 
 
 def appending(path: Path) -> IO[str]:
@@ -229,8 +213,7 @@ CHUNK = 4 * MEBIBYTE
 # program that has mapped a file gives it no new stamp until the system has written the page back, after 30 seconds.
 WRITTEN_BACK = 35_000_000_000  # nanoseconds
 
-# Size, inode, the times of modification and of change in nanoseconds, and device.
-State: TypeAlias = list[int]
+State: TypeAlias = list[int]  # size, inode, times of modification and of change in nanoseconds, device
 
 
 def file_sha256(path: Path, advance: Callable[[int], object] = lambda _: None) -> str:
@@ -239,23 +222,23 @@ def file_sha256(path: Path, advance: Callable[[int], object] = lambda _: None) -
     A large file that has not changed is read once. Raises OSError if the file cannot be read.
     """
     state, entry = file_state(path), _entry(path)
-    if state[0] < SMALL or not _settled(state):
+    if state[0] < SMALL or time.time_ns() - state[3] <= WRITTEN_BACK:
         return _read(path, advance)
-    try:
+    with suppress(OSError):
         entry.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(f"{entry}.lock").acquire()
-    except (OSError, NotImplementedError) as error:
-        _cannot_keep(entry, error)
+    if not os.access(entry.parent, os.W_OK):
+        log.warning(
+            "%s cannot be written, so large weights are read again by each command: name another folder with "
+            "DEPTH_PRUNING_CACHE=DIR",
+            entry.parent,
+        )
         return _read(path, advance)
-    with lock:
+    with FileLock(f"{entry}.lock"):
         if (kept := kept_sha256(path, state)) is not None:
             return kept
         sha256 = _read(path, advance)
         if file_state(path) == state:
-            try:
-                write_json(entry, {"path": str(path), "state": state, "sha256": sha256})
-            except OSError as error:
-                _cannot_keep(entry, error)
+            write_json(entry, {"path": str(path), "state": state, "sha256": sha256})
         return sha256
 
 
@@ -284,41 +267,10 @@ def _entry(path: Path) -> Path:
     return cache_folder() / "digests" / f"{text_sha256(str(path.resolve()))[:32]}.json"
 
 
-def _cannot_keep(entry: Path, error: Exception) -> None:
-    log.warning(
-        "%s cannot be written (%s), so large weights are read again by each command: name another folder with "
-        "DEPTH_PRUNING_CACHE=DIR",
-        entry.parent,
-        getattr(error, "strerror", None) or type(error).__name__,
-    )
-
-
 def file_state(path: Path) -> State:
     """What changes if a file changes. A program can set the time of modification back, but not the time of change."""
     stat = path.stat()
     return [stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_dev]
-
-
-def _settled(state: State) -> bool:
-    """Whether a digest that is computed from now on may be kept until the state changes.
-
-    In memory (tmpfs), a write through a mapping does not change the times of a file.
-    """
-    return time.time_ns() - state[3] > WRITTEN_BACK and state[4] not in _in_memory()
-
-
-@lru_cache(maxsize=1)
-def _in_memory() -> set[int]:
-    """The devices whose file systems are in memory, as far as Linux names them."""
-    found = set[int]()
-    with suppress(OSError):
-        lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-        for line in lines:  # such as `36 35 0:25 / /dev/shm rw,nosuid - tmpfs tmpfs rw`
-            before, _, after = line.partition(" - ")
-            major, _, minor = before.split()[2].partition(":")
-            if after.split()[0] in ("tmpfs", "ramfs", "hugetlbfs"):
-                found.add(os.makedev(int(major), int(minor)))
-    return found
 
 
 def text_sha256(text: str) -> str:
@@ -331,41 +283,32 @@ def digest(data: Any) -> str:
     return text_sha256(json.dumps(data, sort_keys=True))[:8]
 
 
-# Write beside a target, so that others see it complete or not at all: build it under a hidden name, then rename it.
+# Write beside a target, so that others see it complete or not at all: build it in a hidden folder, then rename it.
 #
-# The hidden name is `.NAME.part-RANDOM`. What a kill leaves behind is removed by a later writer, once nothing in it
-# has changed for a day: then no living process writes it.
+# What a kill leaves behind is removed by a later writer, once nothing in it has changed for a day: then no living
+# process writes it.
 
-BEFORE = ".before"
-PART = re.compile(rf"\.(.*)\.part-[0-9a-f]{{8}}({BEFORE})?", re.DOTALL)
-DAY, MINUTE = 24 * 3600, 60
-LONGEST = 200  # bytes of the target's name in a hidden name; file systems allow 255 in total
+PART = ".part-"  # the beginning of the hidden folder's name
+DAY = 24 * 3600
 
 
 @contextmanager
 def _hidden(target: Path) -> Iterator[Path]:
-    """Yield a new hidden path beside `target`. What is there afterwards is removed; a rename takes it away."""
-    stem = os.fsencode(target.name)[:LONGEST].decode(errors="ignore")
-    path = target.with_name(f".{stem}.part-{secrets.token_hex(4)}")
-    try:
-        yield path
-    finally:
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+    """Yield a path in a new hidden folder beside `target`, which is removed afterwards."""
+    with tempfile.TemporaryDirectory(prefix=PART, dir=target.parent, ignore_cleanup_errors=True) as folder:
+        yield Path(folder) / target.name
 
 
 @contextmanager
 def temporary_file(target: Path) -> Iterator[tuple[IO[bytes], Path]]:
-    """Yield a new binary file beside `target`, and its path. It is removed afterwards unless it was renamed."""
+    """Yield a new hidden binary file, and its path. It is removed afterwards unless it was renamed."""
     with _hidden(target) as path, path.open("xb") as stream:
         yield stream, path
 
 
 @contextmanager
 def staged(target: Path) -> Iterator[Path]:
-    """Yield a hidden directory beside `target`; it is removed afterwards unless it was published.
+    """Yield a hidden directory beside `target`; it is removed afterwards unless it was renamed.
 
     First removes what killed processes have left there. Raises OSError if the directory cannot be created.
     """
@@ -376,54 +319,24 @@ def staged(target: Path) -> Iterator[Path]:
         yield partial
 
 
-def publish(partial: Path, target: Path) -> None:
-    """Rename a complete directory to `target`. If another process has published `target` first, keep that one."""
-    try:
-        partial.rename(target)
-    except OSError:
-        if not target.exists():
+def replace(partial: Path, target: Path) -> None:
+    """Rename a complete directory of `staged` to `target`, in place of an earlier one, which stays if that fails."""
+    with _hidden(target) as aside:
+        if target.exists():
+            target.rename(aside)
+        try:
+            partial.rename(target)
+        except OSError:
+            if aside.exists():
+                aside.rename(target)
             raise
 
 
-def replace(partial: Path, target: Path) -> None:
-    """Rename a complete directory of `staged` to `target`, replacing an existing one.
-
-    If that fails, the existing one stays.
-    """
-    if not target.exists():
-        partial.rename(target)
-        return
-    aside = partial.with_name(partial.name + BEFORE)
-    target.rename(aside)
-    try:
-        partial.rename(target)
-    except OSError:
-        aside.rename(target)
-        raise
-    shutil.rmtree(aside, ignore_errors=True)
-
-
 def sweep(folder: Path) -> None:
-    """Remove the hidden files and folders in `folder` that nobody writes any more; does not raise OSError.
-
-    If a kill came between the two renames of `replace`, first puts the earlier directory back.
-    """
+    """Remove the hidden folders in `folder` that nobody writes any more; does not raise OSError."""
     with suppress(OSError):
-        for path, match in [(path, PART.fullmatch(path.name)) for path in folder.iterdir()]:
-            if match is None:
-                continue
+        for path in folder.glob(f"{PART}*/"):
             with suppress(OSError):
-                changed = [part.lstat().st_mtime for part in path.rglob("*")] if path.is_dir() else []
-                age = time.time() - max(path.lstat().st_ctime, *changed, 0.0)
-                if match[2] and age > MINUTE and not path.with_name(match[1]).exists():
-                    path.rename(path.with_name(match[1]))
-                elif age > DAY and path.is_dir():
+                changed = (part.lstat().st_mtime for part in (path, *path.rglob("*")))
+                if time.time() - max(path.lstat().st_ctime, *changed) > DAY:
                     shutil.rmtree(path, ignore_errors=True)
-                elif age > DAY:
-                    path.unlink()
-
-
-@lru_cache(maxsize=1024)
-def _sweep_once(folder: Path) -> None:
-    """Sweep a folder when this process first writes there."""
-    sweep(folder)

@@ -5,7 +5,6 @@ This module imports little, because it must be ready before anything that is slo
 
 from __future__ import annotations
 
-import codecs
 import ctypes
 import io
 import logging
@@ -15,7 +14,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,6 @@ from pruning.core.errors import MismatchError, PruningError, RankError, sentence
 HELP = {"-h", "--help", "--help=all"}
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 STOPPED = "interrupted: everything finished so far is kept; run the same command again to continue."
-# Plain forms of the characters that the project prints beyond ASCII.
-PLAIN = dict.fromkeys("·—\u2013\u00d7─━", "-") | {"→": "->", "±": "+/-", "…": "...", "│": "|"}
 
 
 def is_terminal(stream: Any) -> bool:
@@ -63,7 +60,7 @@ def progress_bar(title: str, form: str, hidden: bool = False, **settings: Any) -
     stream: Any = sys.stderr
     how: dict[str, Any] = {"file": stream, "dynamic_ncols": True, "mininterval": 0.2}
     if hidden or stream is None:
-        how["file"] = io.StringIO()
+        how = {"disable": True}
     elif not is_terminal(stream):
         how = {"file": _Lines(stream), "mininterval": 20.0}
     elif 0 in shutil.get_terminal_size(fallback=(0, 0)):  # of an unknown size: tqdm would show nothing
@@ -103,132 +100,33 @@ def typed_command() -> str:
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """Within this context, turn ordinary faults into one line and an exit status; text never stops the work.
+    """Within this context, turn ordinary faults into one line and an exit status.
 
-    Bad input gives status 2, a failure 1, Ctrl-C 130. Any other exception is a defect and keeps its traceback. If
-    output is closed, or cannot be written, the work goes on without it. If it could not be written although somebody
-    waits for it, as on a full disk, the status is 1 in the end.
+    Bad input gives status 2, a failure 1, Ctrl-C 130. Any other exception is a defect and keeps its traceback. If the
+    reader of the output has gone, the command ends without a word, as after `| head`.
     """
-    _occupy_descriptors()
-    streams = sys.stdout, sys.stderr
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    logging.raiseExceptions = False  # no traceback if a log file cannot be written
     try:
-        sys.stdout, sys.stderr = (_tolerant(stream) for stream in streams)
-        logging.raiseExceptions = False  # no traceback if a log file cannot be written
         yield
-        sys.stdout.flush()
-        if (lost := getattr(sys.stdout, "lost", None)) is not None:
-            raise lost
+        if sys.stdout is not None:  # it can be closed
+            sys.stdout.flush()
     except KeyboardInterrupt:
         _end(STOPPED, INTERRUPTED)
     except PruningError as error:
         _end(str(error), FAILED if isinstance(error, (MismatchError, RankError)) else BAD_INPUT)
+    except BrokenPipeError:
+        sys.stdout = None  # else Python reports the pipe again when it ends
+        raise SystemExit(FAILED) from None
     except OSError as error:
         _end(sentence(error), FAILED)
-    finally:
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError, ValueError, AttributeError):
-                stream.flush()
-        sys.stdout, sys.stderr = streams
 
 
 def _end(text: str, status: int) -> None:
     print(text, file=sys.stderr)  # noqa: T201
     raise SystemExit(status) from None
-
-
-def _occupy_descriptors() -> None:
-    """Open nothing under the numbers of closed standard streams: else the next file would get what is printed."""
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            nowhere = os.open(os.devnull, os.O_RDWR)
-            if nowhere != number:
-                os.dup2(nowhere, number)
-                os.close(nowhere)
-            os.set_inheritable(number, True)  # the files of child processes must not get this number, either
-
-
-class _Nowhere(io.StringIO):
-    """A text stream that keeps nothing, in place of one that was closed before the program began."""
-
-    def write(self, text: str) -> int:
-        """Returns how many characters were given."""
-        return len(text)
-
-
-class _Tolerant:
-    """A text stream that may fail, or whose reader may go away: what is written afterwards is discarded.
-
-    `lost` is the error, unless the reader has gone.
-    """
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-        self.lost: OSError | None = None
-
-    def write(self, text: str) -> int:
-        """Write text; returns how many characters were given."""
-        with self._tolerated():
-            try:
-                self._stream.write(text)
-            except UnicodeEncodeError:  # a stream whose error handler cannot be set
-                self._stream.write(_ascii(text))
-        return len(text)
-
-    def flush(self) -> None:
-        """Write what is buffered."""
-        with self._tolerated():
-            self._stream.flush()
-
-    @contextmanager
-    def _tolerated(self) -> Iterator[None]:
-        try:
-            yield
-        except (BrokenPipeError, ValueError):  # the reader has gone, or the program has closed the stream
-            self._give_up()
-        except OSError as error:
-            error.filename = error.filename or "the output"
-            self.lost = self.lost or error
-            self._give_up()
-
-    def _give_up(self) -> None:
-        _discard(self._stream)
-        self._stream = _Nowhere()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-
-def _tolerant(stream: Any) -> Any:
-    """The stream, made tolerant of a closed pipe and of characters that its encoding lacks."""
-    if stream is None:  # closed before the program began
-        return _Nowhere()
-    if isinstance(stream, _Tolerant):
-        return stream
-    if isinstance(stream, io.TextIOWrapper):
-        codecs.register_error("plain", _plain)
-        stream.reconfigure(errors="plain")
-    return _Tolerant(stream)
-
-
-def _plain(error: UnicodeError) -> tuple[str, int]:
-    """An error handler of codecs: write a character that the encoding lacks in its plain form, or as `?`."""
-    if not isinstance(error, UnicodeEncodeError):
-        raise error
-    return _ascii(error.object[error.start : error.end]), error.end
-
-
-def _ascii(text: str) -> str:
-    return "".join(one if one.isascii() else PLAIN.get(one, "?") for one in text)
-
-
-def _discard(stream: Any) -> None:
-    """Send all later output of a stream to nowhere; otherwise Python reports the closed pipe again at its exit."""
-    with suppress(OSError, ValueError, AttributeError):
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())
-        os.close(nowhere)
 
 
 # What must be set before torch or numpy is imported: how memory is kept, and how threads wait.
@@ -245,19 +143,15 @@ def prepare_process() -> None:
 # number changes, and the process holds the most memory that it has ever used until it ends.
 TRIM_THRESHOLD, MMAP_MAX = -1, -4  # the numbers of glibc's settings, from its header malloc.h
 NEVER = -1  # as a threshold for returning memory
-DECIDED = (
-    *("MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_"),
-    *("MALLOC_ARENA_MAX", "LD_PRELOAD"),  # the last loads another allocator, such as jemalloc
-)
 
 
 def keep_pages() -> bool:
     """Let glibc keep freed memory for the next tensor; returns whether it does.
 
-    Nothing is changed if the user has set how glibc allocates, or with another C library.
+    Nothing is changed if the user has set how memory is allocated, or with another C library.
     """
-    tuned = "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "")
-    if tuned or any(os.environ.get(name) for name in DECIDED) or platform.libc_ver()[0] != "glibc":
+    tuned = "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "") or os.environ.get("LD_PRELOAD")
+    if tuned or any(name.startswith("MALLOC_") for name in os.environ) or platform.libc_ver()[0] != "glibc":
         return False
     set_option = ctypes.CDLL(None).mallopt
     return bool(set_option(MMAP_MAX, 0)) and bool(set_option(TRIM_THRESHOLD, NEVER))

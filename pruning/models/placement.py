@@ -8,7 +8,6 @@ there stay on disk. A weight that stays outside the GPUs is loaded each time it 
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import logging
 from collections import Counter
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pruning.core.errors import InputError
 from pruning.core.units import bytes_text
+from pruning.models.pruned_config import skeleton
 
 if TYPE_CHECKING:
     import torch
@@ -49,25 +49,37 @@ class Placement:
         Raises InputError, with all sizes, if the model does not fit.
         """
         import torch
+        from accelerate import infer_auto_device_map
+        from accelerate.utils import compute_module_sizes, get_balanced_memory
 
         gpus = [] if self.device_map == CPU else list(range(torch.cuda.device_count()))
-        if (empty := self.empty(config)) is None:
-            return {"device_map": "auto"} if gpus else {}
-        total, largest = self.sizes(empty)
-        available = _available(gpus, self.max_memory or {})
-        devices = available
-        if self.offload is None:  # only the GPUs hold weights, or main memory if there are none
-            devices = {device: size for device, size in available.items() if device != CPU or not gpus}
+        dtype = getattr(torch, self.dtype)
+        try:
+            empty = skeleton(config, dtype=dtype)
+        except (ValueError, KeyError, AttributeError, RuntimeError, ArithmeticError, TypeError):
+            return {"device_map": "auto"} if gpus else {}  # loading says more
+        total = int(compute_module_sizes(empty, dtype=dtype)[""])
+        devices = available = _available(gpus, self.max_memory or {})
+        if self.offload is None and gpus:  # only the GPUs hold weights
+            devices = {device: size for device, size in available.items() if device != CPU}
         if total <= devices[next(iter(devices))]:
             return {"device_map": {"": gpus[0]}} if gpus else {}
-        chosen = {} if self.offload is None and len(devices) == 1 else self._spread(empty, devices)
-        if not chosen or (self.offload is None and "disk" in chosen.values()):
+        split = {"no_split_module_classes": list(empty._no_split_modules or ()), "dtype": dtype}
+        limits = [devices]
+        if self.offload is None:  # evenly over the GPUs, if that is possible
+            limits = [get_balanced_memory(empty, max_memory=dict(devices), **split), devices] if gpus else []
+        chosen: dict[str, Device] = {"": "disk"}
+        for limit in limits:
+            chosen = dict(infer_auto_device_map(empty, max_memory=dict(limit), **split))
+            if "disk" not in chosen.values():
+                break
+        if self.offload is None and "disk" in chosen.values():
             sizes = ", ".join(f"{_name(device)} {bytes_text(size)}" for device, size in available.items())
             raise InputError(
-                f"model {self.name} needs {bytes_text(total)} for its weights in {self.dtype} (largest part "
-                f"{bytes_text(largest)}), but the memory available is: {sizes}. Give each rank more GPUs "
-                "(model.resources.gpus_per_rank), choose a smaller model.dtype, or set model.offload=DIR: weights "
-                "that do not fit are then read from disk each time they are used, which is slow."
+                f"model {self.name} needs {bytes_text(total)} for its weights in {self.dtype}, but the memory "
+                f"available is: {sizes}. Give each rank more GPUs (model.resources.gpus_per_rank), choose a smaller "
+                "model.dtype, or set model.offload=DIR: weights that do not fit are then read from disk each time "
+                "they are used, which is slow."
             )
         parts = ", ".join(f"{_name(device)} {n}" for device, n in Counter(chosen.values()).items())
         log.info("%s (%s) is spread over devices; parts on each: %s", self.name, bytes_text(total), parts)
@@ -75,74 +87,28 @@ class Placement:
             return {"device_map": chosen}
         return {"device_map": chosen, "offload_folder": str(Path(self.offload).expanduser())}
 
-    def empty(self, config: Any) -> Any:
-        """The model without weights. None if transformers cannot build it; loading then raises a clearer error."""
-        import torch
-        import transformers
-        from accelerate import init_empty_weights
-
-        try:
-            with init_empty_weights(include_buffers=False):
-                kind, dtype = transformers.AutoModelForCausalLM, getattr(torch, self.dtype)
-                # A kernel that the configuration names is not fetched.
-                return kind.from_config(
-                    copy.deepcopy(config), dtype=dtype, attn_implementation="eager", trust_remote_code=False
-                )
-        except (ValueError, KeyError, AttributeError, RuntimeError, ArithmeticError, TypeError):
-            return None
-
-    def sizes(self, empty: Any) -> tuple[int, int]:
-        """Bytes of all weights, and of the largest part that is never split, usually a block or the embeddings."""
-        import torch
-        from accelerate.utils import compute_module_sizes, get_max_layer_size
-
-        sizes = compute_module_sizes(empty, dtype=getattr(torch, self.dtype))
-        parts = [*empty.named_parameters(recurse=False), *empty.named_children()]
-        largest, _ = get_max_layer_size(parts, sizes, list(empty._no_split_modules or ()))
-        return int(sizes[""]), int(largest)
-
-    def _spread(self, empty: Any, devices: Mapping[Device, int]) -> dict[str, Device]:
-        """The device of each part, or "disk" if a part fits no device.
-
-        If `model.offload` is not set, parts are spread evenly over the GPUs if possible.
-        """
-        import torch
-        from accelerate import infer_auto_device_map
-        from accelerate.utils import get_balanced_memory
-
-        split = {
-            "no_split_module_classes": list(empty._no_split_modules or ()),
-            "dtype": getattr(torch, self.dtype),
-        }
-        if self.offload is None:
-            even = get_balanced_memory(empty, max_memory=dict(devices), **split)
-            chosen = infer_auto_device_map(empty, max_memory=even, **split)
-            if "disk" not in chosen.values():
-                return dict(chosen)
-        return dict(infer_auto_device_map(empty, max_memory=dict(devices), **split))
-
 
 def _available(gpus: list[int], limits: Mapping[str, str]) -> dict[Device, int]:
     """Bytes for weights on each device, GPUs first. A size in `limits` replaces the measured size."""
+    from accelerate.utils import convert_file_size_to_int
+
     devices: list[Device] = [*gpus, CPU]
     if unknown := set(limits) - set(map(str, devices)):
         raise InputError(
             f"model.max_memory names {', '.join(sorted(unknown))}, but there are only "
             f"{', '.join(map(str, devices))}: name a visible GPU by its number, and main memory 'cpu'."
         )
-    return {d: _bytes(d, limits[str(d)]) if str(d) in limits else _free(d) for d in devices}
-
-
-def _bytes(device: Device, text: str) -> int:
-    """A size in bytes, from text such as `20GiB` or a number."""
-    from accelerate.utils import convert_file_size_to_int
-
-    try:
-        return int(text) if text.isdigit() else int(convert_file_size_to_int(text))
-    except (ValueError, IndexError):
-        raise InputError(
-            f"model.max_memory.{device}={text} is not a size: write 20GiB or a number of bytes."
-        ) from None
+    sizes: dict[Device, int] = {}
+    for device in devices:
+        text = limits.get(str(device))
+        try:
+            given = text if text is None or text.isdigit() else convert_file_size_to_int(text)
+            sizes[device] = _free(device) if given is None else int(given)
+        except (ValueError, IndexError):
+            raise InputError(
+                f"model.max_memory.{device}={text} is not a size: write 20GiB or a number of bytes."
+            ) from None
+    return sizes
 
 
 def _free(device: Device) -> int:

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache, partial
-from threading import Lock
 from typing import Any, ClassVar, cast
 
 import torch
@@ -30,7 +29,7 @@ OUTPUTS = 8192
 # float32 must be this many times as fast: near 1, measurements of one machine could differ.
 FASTER = 1.25
 
-_guard, _within = Lock(), 0  # how many contexts of `for_any_rows` there are, in all threads
+_within = 0  # how many contexts of `for_any_rows` there are: generators enter and leave them in any order
 
 
 class Float32Linear(nn.Linear):
@@ -107,16 +106,13 @@ def for_any_rows() -> Iterator[None]:
     samples have in a whole.
     """
     global _within
-    with _guard:
-        _within += 1
-        Float32Linear.fewest = 0
+    _within += 1
+    Float32Linear.fewest = 0
     try:
         yield
     finally:
-        with _guard:  # the last of several threads restores it
-            _within -= 1
-            if not _within:
-                Float32Linear.fewest = FEWEST_ROWS
+        _within -= 1
+        Float32Linear.fewest = 0 if _within else FEWEST_ROWS
 
 
 def use_faster_products(module: nn.Module) -> bool:
@@ -210,17 +206,3 @@ def compiled(blocks: Blocks) -> Iterator[None]:
 def compiled_once(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function, compiled at its first use. One form serves all shapes."""
     return torch.compile(function, dynamic=True)
-
-
-def check_compiler() -> None:
-    """Raise InputError if there is no C++ compiler. torch.compile needs one on a CPU."""
-    from torch._inductor.cpp_builder import get_cpp_compiler
-    from torch._inductor.exc import InvalidCxxCompiler
-
-    try:
-        get_cpp_compiler()
-    except InvalidCxxCompiler as error:
-        raise InputError(
-            "forward.compile=true needs a C++ compiler, but none was found: install g++ or clang++, or set "
-            "forward.compile=false."
-        ) from error

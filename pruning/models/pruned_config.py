@@ -12,7 +12,6 @@ import copy
 import re
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pruning.core.errors import InputError, UnskippableError, first_line
@@ -77,27 +76,20 @@ def pruned_config(config: Any, mask: Mask) -> Any:
     if "attention_types" in vars(old):  # GPT-Neo: a pattern and its number of repeats
         text.attention_types = [[list(text.attention_layers), 1]]
     text.num_hidden_layers = len(mask.kept)
-    without_rescaling(text)
     return new
 
 
-def without_rescaling(config: Any) -> None:
-    """Turn off RWKV's halving of the stream after every few blocks: it depends on block numbers.
+def skeleton(config: Any, **options: Any) -> Any:
+    """The causal language model of a configuration, without weights: its parameters are on the meta device.
 
-    The halving only guards against the overflow of float16.
+    `options` are those of `from_config`, such as a `dtype`.
     """
-    if getattr(config, "rescale_every", 0):
-        config.rescale_every = 0
-
-
-def skeleton(config: Any) -> Any:
-    """The causal language model of a configuration, without weights: its parameters are on the meta device."""
     import torch
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(
-            copy.deepcopy(config), attn_implementation="eager", trust_remote_code=False
+            copy.deepcopy(config), **options, attn_implementation="eager", trust_remote_code=False
         )
 
 
@@ -108,19 +100,13 @@ def blocks_of(model: Any, count: int) -> tuple[str, nn.ModuleList]:
     """
     from torch import nn  # here, because a command that only reads results needs no torch
 
-    decoder = model.get_decoder()
-    lists: dict[str, nn.ModuleList] = {}
-    for name, module in decoder.named_modules():
-        # A list inside another list, such as a list of experts, is not the list of blocks.
-        within = any(name.startswith(f"{outer}.") for outer in lists)
-        if isinstance(module, nn.ModuleList) and len(module) == count and not within:
-            lists[name] = module
+    inside = model.get_decoder().modules()
+    lists = [module for module in inside if isinstance(module, nn.ModuleList) and len(module) == count]
     if len(lists) != 1:
-        reason = f"several fit: {sorted(lists)}" if lists else "none fits"
-        raise UnskippableError(f"no single list of {count} blocks in {type(model).__name__}: {reason}.")
-    ((_, blocks),) = lists.items()
-    path = next(name for name, module in model.named_modules() if module is blocks)
-    return path, blocks
+        raise UnskippableError(
+            f"no single list of {count} blocks in {type(model).__name__}: {len(lists)} lists have this length."
+        )
+    return next((name, module) for name, module in model.named_modules() if module is lists[0])
 
 
 def check_same_blocks(config: Any, smaller: Any, mask: Mask) -> tuple[Any, Any]:
@@ -129,7 +115,6 @@ def check_same_blocks(config: Any, smaller: Any, mask: Mask) -> tuple[Any, Any]:
     For each module of a block, the class, the names and shapes of parameters, and all attributes that are numbers
     or text are compared. Only the block's number and the number of blocks may differ.
     """
-    _check_attention_left(config, smaller)
     dense = skeleton(config)
     old = blocks_of(dense, mask.n_blocks)[1]
     try:
@@ -164,26 +149,6 @@ def _traits(block: nn.Module) -> Iterator[tuple[str, Any]]:
         yield f"{name} shape", tuple(tensor.shape)
 
 
-def _check_attention_left(config: Any, smaller: Any) -> None:
-    """Raise InputError if the smaller configuration has only blocks without attention, and the other one has some.
-
-    Such a model cannot generate with a cache: transformers counts the tokens in the cache of an attention layer.
-    """
-
-    def attending(config: Any) -> list[bool]:
-        """Whether each block of a hybrid model attends; empty if the configuration does not list the kinds."""
-        text = config.get_text_config(decoder=True)
-        kinds = getattr(text, "layer_types", None) or getattr(text, "layers_block_type", None) or ()
-        return [k == "hybrid" or ("attention" in k and "linear" not in k) for k in map(str, kinds)]
-
-    before, after = attending(config), attending(smaller)
-    if any(before) and after and not any(after):
-        raise InputError(
-            f"no attention block would be left (of {sum(before)}), and a {config.model_type} model needs at least "
-            "one: keep one of them."
-        )
-
-
 # Give every attention that is left a layer of the KV cache, if some blocks have no attention.
 #
 # The cache of transformers has one layer per block. Its class follows from the kind of the block (`layer_types`). A
@@ -204,22 +169,11 @@ PLAIN = "full_attention"  # the kind of every block if the configuration lists n
 ATTENDING = ("full_attention", "sliding_attention", "chunked_attention")
 
 
-@dataclass(frozen=True)
-class CacheLayers:
+def cache_layers(config: Any, mask: Mask) -> tuple[list[str], list[int | None]]:
     """The kind of each kept block, and the cache layer of its attention; None if its attention is removed.
 
-    Both have one entry per kept block. `listed` says whether the configuration lists the kinds.
-    """
-
-    kinds: tuple[str, ...]
-    layers: tuple[int | None, ...]
-    listed: bool
-
-
-def cache_layers(config: Any, mask: Mask) -> CacheLayers:
-    """The cache's layers for a mask over sub-layers; `config` is the configuration of the dense model.
-
-    Raises InputError if no attention is left.
+    `config` is the configuration of the dense model, `mask` is over sub-layers. Raises InputError if no attention is
+    left.
     """
     listed = getattr(config.get_text_config(decoder=True), "layer_types", None)
     kept = [block for block in range(mask.n_blocks) if block not in mask.gone]
@@ -227,14 +181,8 @@ def cache_layers(config: Any, mask: Mask) -> CacheLayers:
     has = [2 * block not in mask.dropped for block in kept]
     layers = [i if attends else None for i, attends in enumerate(has)]
     if all(has):
-        return CacheLayers(tuple(kinds), tuple(layers), bool(listed))
+        return kinds, layers
     first = next((i for i, kind in enumerate(kinds) if has[i] and kind in ATTENDING), None)
-    if first is None and "hybrid" in kinds:
-        raise InputError(
-            f"a {config.model_type} model cannot be built without the attention of some blocks: attention and "
-            "Mamba of a block are one part, and its cache needs both. Remove MLPs (unit=mlp) or whole blocks "
-            "(unit=block)."
-        )
     if first is None:
         raise InputError(
             f"no attention with keys and values would be left (of {mask.n_blocks} blocks): a {config.model_type} "
@@ -247,23 +195,21 @@ def cache_layers(config: Any, mask: Mask) -> CacheLayers:
             kinds[i] = last
         elif kind in ATTENDING:
             last = kind
-    return CacheLayers(tuple(kinds), tuple(layers), bool(listed))
+    return kinds, layers
 
 
-def set_kinds(config: Any, layers: CacheLayers) -> None:
-    """Write the kinds of the blocks into the configuration of the smaller model.
+def set_kinds(config: Any, kinds: list[str]) -> None:
+    """Write the kinds of the blocks into the configuration of the smaller model, if it lists them.
 
     Raises InputError if the configuration computes the kinds, so that they cannot be written.
     """
     text = config.get_text_config(decoder=True)
-    if not layers.listed:
+    if not getattr(text, "layer_types", None):
         return
     with suppress(AttributeError):  # a property without a setter
-        if list(text.layer_types) != list(layers.kinds):
-            text.layer_types = list(layers.kinds)
-    if list(text.layer_types) != list(layers.kinds):
+        text.layer_types = kinds
+    if list(text.layer_types) != kinds:
         raise InputError(
             f"a {config.model_type} model cannot be built without these parts: its configuration computes the "
-            f"kinds of its blocks, and they would have to be {', '.join(layers.kinds)}. Remove whole blocks, or "
-            "other parts."
+            f"kinds of its blocks, and they would have to be {', '.join(kinds)}. Remove whole blocks, or other parts."
         )

@@ -37,7 +37,7 @@ def smaller_config(model: Any, mask: Mask) -> Any:
     smaller = pruned_config(model.config, blocks)
     check_same_blocks(model.config, smaller, blocks)
     if mask.as_blocks() is None:
-        set_kinds(smaller, cache_layers(model.config, mask))
+        set_kinds(smaller, cache_layers(model.config, mask)[0])
         with blocks_removed(model, mask, smaller):
             _check_cache(model)
     return smaller
@@ -126,8 +126,7 @@ def _numbers(config: Any, mask: Mask, sublayers: tuple[Sublayer, ...]) -> dict[n
     kept = [block for block in range(mask.n_blocks) if block not in mask.gone]
     return {
         module: layer
-        for block, layer in zip(kept, cache_layers(config, mask).layers, strict=True)
+        for block, layer in zip(kept, cache_layers(config, mask)[1], strict=True)
         if layer is not None
-        for child in sublayers[2 * block].children
-        for module in child.modules()
+        for module in sublayers[2 * block].main.modules()
     }

@@ -1,19 +1,16 @@
 """Find the units of a model (blocks, or the two sub-layers of each block), run them one by one, and skip them.
 
 A block with two sub-layers, attention and MLP, computes h1 = h + A(h), and then h1 + M(h1). A and M include their
-norms. A child module of the block can be switched off in two ways. If the block adds what the child returns, at once
-or through a norm, the child returns zeros. If the child itself adds the state (Bloom, the MLP of MPT), it returns the
-state that it gets. A block can be split if two children, one called before the other, pass this test on the block's
-input for four tokens:
+norms. A child module of the block is switched off if it returns zeros. A block can be split if two children, one
+called before the other, pass this test on the block's input for four tokens:
 
 - if both are off, the block returns its input;
 - if only one of them is, the block computes something else than its input, and something else than before;
 - the first sub-layer, followed by the second, returns what the whole block returns, to the last bit.
 
-If no two children pass, or if a child with weights is left over, pairs of children are tried as one sub-layer, such
-as attention beside Mamba (Falcon H1). A block that adds attention and MLP to the same state (GPT-NeoX, most of
-Falcon, Phi, Cohere) fails the last part. A mixer such as Mamba takes the place of attention, and the experts of a
-block are one MLP. Names are not used.
+A block that adds attention and MLP to the same state (GPT-NeoX, most of Falcon, Phi, Cohere) fails the last part. So
+does one whose children add the state themselves (Bloom), or that has three parts (Falcon H1). A mixer such as Mamba
+takes the place of attention, and the experts of a block are one MLP. Names are not used.
 """
 
 from __future__ import annotations
@@ -33,7 +30,6 @@ from pruning.core.mask import Mask
 from pruning.models.blocks import (
     BlockInputs,
     Blocks,
-    Call,
     apply,
     calls_of,
     enter,
@@ -44,9 +40,9 @@ from pruning.models.blocks import (
     identity,
     once_per_model,
     returned,
-    scaled_output,
+    scaled_after,
+    scaled_before,
     swapped,
-    with_scaled_state,
 )
 
 Forward = Callable[..., Any]
@@ -57,14 +53,12 @@ CACHES = ("past_key_values", "cache", "cache_params", "state")  # arguments of m
 class Sublayer:
     """One sub-layer of a block, and how the block is run so that only this sub-layer adds to the state.
 
-    `children` are the children of the block that compute what is added, and `mains` the modules whose outputs are
-    added: the children themselves, or the last module in a child that adds the state itself. `others` are the
-    replaced methods of the block's modules that belong to the other sub-layer.
+    `main` is the child of the block whose output is added. `others` are the replaced methods of the block's modules
+    that belong to the other sub-layer.
     """
 
     block: int
-    children: tuple[nn.Module, ...]
-    mains: tuple[nn.Module, ...]
+    main: nn.Module
     others: tuple[tuple[nn.Module, Forward], ...]
 
     def parameters(self, block: nn.Module) -> list[nn.Parameter]:
@@ -168,16 +162,16 @@ def masked(model: nn.Module, mask: Mask, scales: Sequence[float] | None = None) 
             stack.callback(module.register_forward_pre_hook(_without_cache, with_kwargs=True).remove)
         for index in mask.gone:
             factor = factors[index] if mask.unit == "block" else factors[2 * index] * factors[2 * index + 1]
-            skip = identity(blocks.extra, factor)
-            stack.enter_context(swapped(blocks.modules[index], "forward", skip))
+            stack.enter_context(swapped(blocks.modules[index], "forward", identity(blocks.extra)))
+            if factor != 1.0:
+                stack.callback(scaled_before(blocks.modules[index], factor).remove)
         for unit in mask.dropped if chain.sublayers else ():
             block, factor = blocks.modules[unit // 2], factors[unit]
             if unit // 2 in mask.gone:
                 continue
             stack.enter_context(chain.sublayers[unit ^ 1].alone())
             if factor != 1.0:
-                scaled = _scaled(block.forward, factor, first=unit % 2 == 0)
-                stack.enter_context(swapped(block, "forward", scaled))
+                stack.callback((scaled_after if unit % 2 else scaled_before)(block, factor).remove)
         yield
 
 
@@ -194,31 +188,7 @@ def _without_cache(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, 
     return args, kwargs | {"use_cache": False} if kwargs.get("use_cache") else kwargs
 
 
-def _scaled(run: Forward, factor: float, first: bool) -> Forward:
-    """A block's method that multiplies the state by a factor before the rest of the block, or after it."""
-
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        if first:
-            args, kwargs = with_scaled_state(args, kwargs, factor)
-            return run(*args, **kwargs)
-        return scaled_output(run(*args, **kwargs), factor)
-
-    return forward
-
-
 # How the two sub-layers of a block are found.
-
-
-@dataclass(frozen=True, eq=False)
-class _Part:
-    """Children that may be a sub-layer, and the methods that switch them off."""
-
-    off: Mapping[nn.Module, Forward]
-
-    @property
-    def size(self) -> int:
-        """The number of weights."""
-        return sum(p.numel() for module in self.off for p in module.parameters())
 
 
 @dataclass
@@ -230,89 +200,68 @@ class _BlockProbe:
     entry: BlockInputs
     hidden: Tensor
 
-    @property
-    def block(self) -> nn.Module:
-        """The block."""
-        return self.blocks.modules[self.index]
-
     def run(self, state: Tensor) -> Tensor:
         """The block's output for a hidden state."""
         return apply(self.blocks, self.index, state, self.entry)
 
     def sublayers(self) -> list[Sublayer]:
         """The block's two sub-layers. Raises UnskippableError if there are not exactly two, one after the other."""
-        with calls_of(self.block.children()) as made:
+        block = self.blocks.modules[self.index]
+        with calls_of(block.children()) as made:
             whole = self.run(self.hidden)
         counts = Counter(call.module for call in made)
-        # The children that are called once and return a tensor, in order.
-        calls = {c.module: c for c in made if counts[c.module] == 1 and _tensor(c.output) is not None}
-        parts = []
-        for child, call in calls.items():
-            parts.append(_Part({child: _Zeros(call.output)}))
-            parts += [_Part({child: _given(place, call.output)}) for place in _states(call)]
-        best, parallel = self._pair(parts, whole)
-        used = {module for part in best or () for module, _ in self._others(part, calls)}
-        if not parallel and (best is None or any(_weighted(child) for child in calls.keys() - used)):
-            pairs = [(a, b) for a, b in combinations(parts, 2) if not a.off.keys() & b.off.keys()]
-            groups = [_Part({**a.off, **b.off}) for a, b in pairs]
-            best = self._pair([*groups, *parts], whole)[0] or best
+        # What the children return that are called once and return a tensor, in order.
+        outputs = {
+            c.module: c.output for c in made if counts[c.module] == 1 and _tensor(c.output) is not None
+        }
+        best, parallel = self._pair(outputs, whole)
         if best is None:
-            raise self._refusal(parallel, calls)
-        return [
-            Sublayer(self.index, tuple(part.off), self._mains(part), self._others(other, calls))
-            for part, other in (best, best[::-1])
-        ]
+            what = "has no two parts that are added to the state one after the other (an export may have removed one)"
+            if parallel:
+                what = "adds attention and MLP to the same state, so neither comes after the other"
+            raise UnskippableError(
+                f"block {self.index} ({type(block).__name__}) cannot be split into attention and MLP: it {what}. "
+                "Remove whole blocks with unit=block."
+            )
+        return [Sublayer(self.index, main, self._off(other, outputs)) for main, other in (best, best[::-1])]
 
-    def _pair(self, parts: Sequence[_Part], whole: Tensor) -> tuple[tuple[_Part, _Part] | None, bool]:
-        """The best two parts that are added one after the other, and whether two are added to the same state."""
-        alone = {part: self._with(part.off, self.hidden) for part in parts}
-        adding = [part for part, out in alone.items() if out is not None and not _equal(out, whole)]
-        best: tuple[_Part, _Part] | None = None
+    def _pair(
+        self, outputs: Mapping[nn.Module, Any], whole: Tensor
+    ) -> tuple[tuple[nn.Module, nn.Module] | None, bool]:
+        """The best two children that are added one after the other, and whether two are added to the same state."""
+        zeros = {child: _Zeros(output) for child, output in outputs.items()}
+        alone = {child: self._with({child: zeros[child]}, self.hidden) for child in outputs}
+        adding = [child for child, out in alone.items() if out is not None and not _equal(out, whole)]
+        best: tuple[nn.Module, nn.Module] | None = None
         parallel = False
+        weights = _size(self.blocks.modules[self.index])
         for first, second in combinations(adding, 2):
-            if first.off.keys() & second.off.keys():
-                continue
-            both = self._with({**first.off, **second.off}, self.hidden)
+            if 2 * (_size(first) + _size(second)) < weights:
+                continue  # without biases, zeros of a norm switch off what follows it
+            both = self._with({first: zeros[first], second: zeros[second]}, self.hidden)
             if both is None or not _equal(both, self.hidden):
                 continue
             if _equal(alone[first], self.hidden) or _equal(alone[second], self.hidden):
                 continue
-            after = self._with(first.off, alone[second])
+            after = self._with({first: zeros[first]}, alone[second])
             if after is None or not _equal(after, whole):
                 parallel = True
-            # Parts that do more of the work are preferred, or later ones: a norm before or behind a sub-layer can
+            # Children that do more of the work are preferred, or later ones: a norm before or behind a sub-layer can
             # pass the test, too, but has far fewer weights.
-            elif best is None or (2 * first.size >= best[0].size and 2 * second.size >= best[1].size):
+            elif best is None or (2 * _size(first) >= _size(best[0]) and 2 * _size(second) >= _size(best[1])):
                 best = first, second
         return best, parallel
 
-    def _mains(self, part: _Part) -> tuple[nn.Module, ...]:
-        """The modules whose outputs a part adds: its children, or the last module in a child that adds the state."""
-        return tuple(
-            child if isinstance(forward, _Zeros) else self._writer(child, part)
-            for child, forward in part.off.items()
-        )
-
-    def _writer(self, child: nn.Module, part: _Part) -> nn.Module:
-        """The last module in a child that, if it returns zeros, switches a part off; the child if there is none."""
-        off = self._with(part.off, self.hidden)
-        with calls_of(m for m in child.modules() if m is not child and _weighted(m)) as calls:
-            self.run(self.hidden)
-        outputs = {call.module: call.output for call in calls if _tensor(call.output) is not None}
-        for module, output in reversed(outputs.items()):
-            zeros = {m: f for m, f in part.off.items() if m is not child} | {module: _Zeros(output)}
-            if _equal(self._with(zeros, self.hidden), off):
-                return module
-        return child
-
-    def _others(self, other: _Part, calls: Mapping[nn.Module, Call]) -> tuple[tuple[nn.Module, Forward], ...]:
-        """The replaced methods that switch off a part: its own, and for its norms a method without work."""
-        chosen, wanted = dict(other.off), self._with(other.off, self.hidden)
-        idle = [child for child in calls if child not in chosen and _weighted(child)]
-        cheaper: list[tuple[nn.Module, Forward]] = [(child, _first) for child in idle]
-        cheaper += [
-            (m, _Zeros(calls[m].output, scalar=True)) for m, f in other.off.items() if isinstance(f, _Zeros)
+    def _off(
+        self, other: nn.Module, outputs: Mapping[nn.Module, Any]
+    ) -> tuple[tuple[nn.Module, Forward], ...]:
+        """The replaced methods that switch off a sub-layer: that of its main module, and of its norms."""
+        chosen: dict[nn.Module, Forward] = {other: _Zeros(outputs[other])}
+        wanted = self._with(chosen, self.hidden)
+        cheaper: list[tuple[nn.Module, Forward]] = [
+            (child, identity(None)) for child in outputs if child is not other and _size(child)
         ]
+        cheaper.append((other, _Zeros(outputs[other], scalar=True)))
         for module, forward in cheaper:
             if _equal(self._with(chosen | {module: forward}, self.hidden), wanted):
                 chosen[module] = forward
@@ -327,23 +276,6 @@ class _BlockProbe:
                 return self.run(state)
         except (RuntimeError, TypeError, ValueError, IndexError, AttributeError):
             return None
-
-    def _refusal(self, parallel: bool, calls: Mapping[nn.Module, Call]) -> UnskippableError:
-        silent = [  # children with weights that return zeros, such as an MLP that an export removed
-            name
-            for name, child in self.block.named_children()
-            if child in calls and _weighted(child)
-            if (found := _tensor(calls[child].output)) is not None and not found.any()
-        ]
-        what = "has no two parts that are added to the state one after the other"
-        if parallel:
-            what = "adds attention and MLP to the same state, so neither comes after the other"
-        elif silent:
-            what = f"adds nothing with its {' and '.join(silent)}, as after an export that removed this sub-layer"
-        return UnskippableError(
-            f"block {self.index} ({type(self.block).__name__}) cannot be split into attention and MLP: it {what}. "
-            "Remove whole blocks with unit=block."
-        )
 
 
 class _Zeros:
@@ -365,25 +297,6 @@ class _Zeros:
         return returned(given.new_zeros(shape), self.extra)
 
 
-def _given(place: int | str, output: Any) -> Forward:
-    """A method that returns one of its arguments, such as the state that a module would add its result to."""
-
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        return returned(args[place] if isinstance(place, int) else kwargs[place], extra_of(output))
-
-    return forward
-
-
-def _states(call: Call) -> Iterator[int | str]:
-    """The places of further arguments that could be the state that a child adds its result to."""
-    found = _tensor(call.output)
-    further: dict[int | str, Any] = dict(enumerate(call.args)) | dict(call.kwargs)
-    for place, value in further.items():
-        state = None if place in (0, "hidden_states") else _tensor(value)
-        if state is not None and found is not None and state.shape == found.shape:
-            yield place
-
-
 @contextmanager
 def _replaced(forwards: Mapping[nn.Module, Forward]) -> Iterator[None]:
     """Within this context, modules have other methods `forward`."""
@@ -393,18 +306,14 @@ def _replaced(forwards: Mapping[nn.Module, Forward]) -> Iterator[None]:
         yield
 
 
-def _first(*args: Any, **kwargs: Any) -> Any:
-    """The method of a module that returns its input."""
-    return hidden_state(args, kwargs)
-
-
 def _tensor(output: Any) -> Tensor | None:
     first = output[0] if isinstance(output, tuple) and output else output
     return first if isinstance(first, Tensor) and first.is_floating_point() and first.dim() else None
 
 
-def _weighted(module: nn.Module) -> bool:
-    return next(module.parameters(), None) is not None
+def _size(module: nn.Module) -> int:
+    """The number of weights."""
+    return sum(weight.numel() for weight in module.parameters())
 
 
 def _equal(a: Tensor | None, b: Tensor | None) -> bool:

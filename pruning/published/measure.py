@@ -278,7 +278,7 @@ def models_found(rows: Sequence[GapRow], referee: Referee) -> list[Presence]:
                 f"{settings.path} has {count} blocks, and the published masks of {model.name} "
                 f"are for {model.blocks}: give the model that they were made for."
             )
-        if settings.source != "hub" or settings.stored_files is not None:
+        if settings.source != "hub" or settings.is_cached:
             found.append(Presence(what, "here"))
         elif constants.is_offline_mode():
             why = "its weights are not in the cache, and the hub cannot be reached"

@@ -29,10 +29,9 @@ from pruning.core.records import (
     OPTION,
     DoneResult,
     Result,
+    current,
     leaves,
     read_result,
-    recorded,
-    without_decided,
     without_new,
     write_result,
 )
@@ -230,7 +229,7 @@ def difference(known: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | Non
 
 
 def _deciding(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    config = without_decided(recorded(config))
+    config = current(config)
     for group in ("objective", "algo", "compensation", "protect", "calibration", "model"):
         for name, value in leaves(config.get(group, {}), f"{group}."):
             last = name.rpartition(".")[2]
@@ -298,10 +297,6 @@ class ForwardSettings:
         This is a separate method because OmegaConf does not call __init__.
         """
         check_least("forward", self, memory=1)
-        if self.compile:
-            from pruning.models.products import check_compiler
-
-            check_compiler()
 
 
 # Write the files in a cell's folder. If there are several ranks, only the first rank writes.

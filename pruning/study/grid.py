@@ -21,7 +21,7 @@ from pruning.core.errors import (
     PruningError,
     RankError,
     UnreachableError,
-    is_disk_full,
+    is_fatal,
     merged_error,
     sentence,
 )
@@ -221,7 +221,7 @@ def _run_here(prepared: Sequence[Any], outcome: Outcome) -> None:
             log.warning("%s", error)
             outcome.busy[ready.cell.key] = error
         except Exception as error:
-            if is_disk_full(error):
+            if is_fatal(error):
                 raise  # no other cell could write either, and a failure could not be recorded
             text = sentence(error) if isinstance(error, OSError) else str(error)
             log.error("cell %s failed: %s: %s", ready.cell.key, type(error).__name__, text)
@@ -262,7 +262,7 @@ def _recorded(cell: Cell, error: Exception, text: str) -> Failure:
     try:
         return record_failure(cell, error)
     except OSError as unwritable:
-        if is_disk_full(unwritable):
+        if is_fatal(unwritable):
             raise
         log.warning("the failure of %s is not recorded: %s", cell.key, sentence(unwritable))
         entry: ErrorRecord = {"type": type(error).__name__, "message": text, "log": str(cell.folder / LOG)}

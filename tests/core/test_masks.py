@@ -313,13 +313,6 @@ def test_a_mask_is_complete_by_its_record_if_it_is_in_the_space() -> None:
 COSTS = [1.0, 3.0] * 10  # ten blocks; an MLP is three times as large as attention
 
 
-@pytest.mark.parametrize(
-    ("n_blocks", "ratio", "k"), [(32, 0.1, 3), (32, 0.25, 8), (30, 0.2, 6), (6, 0.09, 1)]
-)
-def test_a_ratio_is_rounded_to_the_nearest_number_of_blocks(n_blocks: int, ratio: float, k: int) -> None:
-    assert Removal(ratio, None).space(n_blocks).k == k
-
-
 @given(st.integers(2, 200), st.floats(0.001, 0.999))
 def test_a_ratio_means_round_of_ratio_times_blocks_or_an_error(n_blocks: int, ratio: float) -> None:
     removal, expected = Removal(ratio, None), round(ratio * n_blocks)

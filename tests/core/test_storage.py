@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +24,6 @@ from pruning.core.storage import (
     appending,
     check_writable,
     mend,
-    publish,
     read_json,
     read_lines,
     replace,
@@ -64,7 +64,7 @@ def test_all_that_is_written_has_the_permissions_that_the_umask_leaves(
         with appending(tmp_path / "launch.log") as log:
             log.write("x")
         with staged(tmp_path / "out") as partial:
-            publish(partial, tmp_path / "out")
+            replace(partial, tmp_path / "out")
     finally:
         os.umask(before)
     found = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
@@ -197,14 +197,14 @@ def test_a_full_disk_is_reported_in_mebibytes(tmp_path: Path, monkeypatch: pytes
 # Whole directories.
 
 
-def test_a_published_directory_is_whole_and_the_first_of_two_publishers_wins(tmp_path: Path) -> None:
+def test_a_staged_directory_is_whole_and_replaces_an_earlier_one(tmp_path: Path) -> None:
     target = tmp_path / "model"
     for text in ("first", "second"):
         with staged(target) as partial:
             (partial / "weights").write_text(text)
             assert target.exists() == (text == "second")
-            publish(partial, target)
-    assert (target / "weights").read_text() == "first"
+            replace(partial, target)
+        assert (target / "weights").read_text() == text
     with pytest.raises(ZeroDivisionError), staged(tmp_path / "other") as partial:
         (partial / "weights").write_text(f"half {1 / 0}")
     assert names(tmp_path) == ["model"]
@@ -236,22 +236,12 @@ def test_a_replacement_that_fails_puts_the_old_directory_back(
 # What a killed process leaves is removed; what a living process may use is kept.
 
 
-def killed(folder: Path, step: str = "staged") -> None:
-    """Let a child process be killed in the middle of a step."""
+def killed(folder: Path) -> None:
+    """Let a child process be killed while it writes."""
     if (child := os.fork()) == 0:
-        honest = Path.rename
-
-        def rename(path: Path, to: Path) -> Path:
-            if path.name.startswith("."):
-                os.kill(os.getpid(), signal.SIGKILL)
-            return honest(path, to)
-
         try:
             with staged(folder / "model") as partial, temporary_file(folder / "file.json"):
                 (partial / "weights").write_text("new")
-                if step == "swap":
-                    Path.rename = rename  # type: ignore[method-assign]
-                    replace(partial, folder / "model")
                 os.kill(os.getpid(), signal.SIGKILL)
         finally:
             os._exit(1)
@@ -265,26 +255,14 @@ def test_what_a_kill_leaves_is_removed_once_nobody_writes_it(
     sweep(tmp_path)
     assert len(names(tmp_path)) == 2
     monkeypatch.setattr(storage, "DAY", -1)
-    write_text(tmp_path / "other.json", "x")
-    assert names(tmp_path) == ["other.json"]
+    with staged(tmp_path / "other"):
+        assert len(names(tmp_path)) == 1
+    assert names(tmp_path) == []
 
 
-def test_a_kill_between_two_renames_loses_no_directory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "weights").write_text("old")
-    killed(tmp_path, "swap")
-    sweep(tmp_path)
-    assert not (tmp_path / "model").exists(), "a living process could be between its two renames"
-    monkeypatch.setattr(storage, "MINUTE", -1)
-    monkeypatch.setattr(storage, "DAY", -1)
-    sweep(tmp_path)
-    assert (tmp_path / "model" / "weights").read_text() == "old"
-    assert names(tmp_path) == ["model"]
-
-
-@pytest.mark.parametrize("name", [".model.settings", ".model.part-xyz", "model.part-00000000", ".lock"])
+@pytest.mark.parametrize(
+    "name", [".model.settings", ".model.part-xyz", "model.part-00000000", ".lock", ".part"]
+)
 def test_a_users_hidden_files_are_kept(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "DAY", -1)
     (tmp_path / name).mkdir()
@@ -341,3 +319,22 @@ def test_a_file_that_has_just_been_written_is_read_each_time(tmp_path: Path, rea
     for path in (tmp_path, tmp_path / "absent"):
         with pytest.raises(OSError, match=path.name):
             storage.file_sha256(path)
+
+
+def test_a_damaged_digest_is_not_used_and_one_of_several_processes_reads(
+    tmp_path: Path, reads: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "WRITTEN_BACK", -1)
+    path = tmp_path / "text"
+    path.write_bytes(b"a" * SIZE)
+    with ThreadPoolExecutor(4) as pool:
+        (first,) = set(pool.map(storage.file_sha256, [path] * 4))
+    assert reads == [path]
+    (entry,) = (tmp_path / "cache" / "digests").glob("*.json")
+    kept = json.loads(entry.read_text())
+    wrong = [json.dumps(kept | change) for change in ({"sha256": "0" * 63}, {"state": [1]})]
+    for number, damage in enumerate(["", "[]", "{", *wrong], start=2):
+        entry.write_text(damage)
+        assert storage.file_sha256(path) == first
+        assert len(reads) == number, f"a damaged entry was used: {damage}"
+        assert json.loads(entry.read_text()) == kept

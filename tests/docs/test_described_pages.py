@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import typing
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,13 @@ import torch
 import pruning
 from benchmarks.whole import PUBLISHED
 from docs import described
-from docs.described import BLOCK, PAGES, filled, keys
+from docs.described import BLOCK, PAGES, filled
 from docs.run_tour import TOUR, executed, outputs
 from pruning.config.groups import options
 from pruning.core.errors import OutOfReachError
 from pruning.core.mask import Space
-from pruning.core.records import DoneResult
+from pruning.core.records import DoneResult, Point
+from pruning.core.scoring import TraceLine
 from pruning.published import library
 from pruning.published.explain import VERDICTS
 from tests.helpers import gguf_models
@@ -55,12 +58,26 @@ def test_no_other_page_has_a_mark() -> None:
     assert marked == set(PAGES)
 
 
-def test_keys_of_a_result_are_described_once_and_optional_ones_marked() -> None:
-    rows = {key: (mark, text) for key, mark, text in keys(DoneResult, {})}
-    assert rows["mask.dropped"][1].startswith("The removed blocks, sorted, counted from 0.")
-    assert rows["search.block_forwards"][0] == "?"
-    assert "`evaluation.environment`" in rows["environment"][1]
-    assert "environment.device" not in rows
+def keys(record: Any, seen: set[Any], path: str = "") -> Iterator[str]:
+    """Yield the keys of a TypedDict, with a question mark if they may be absent; each nested one is listed once."""
+    for name, hint in typing.get_type_hints(record, include_extras=True).items():
+        optional = typing.get_origin(hint) is typing.NotRequired
+        yield f"{path}{name}{'?' if optional else ''}"
+        kinds = [hint, *(inner for part in typing.get_args(hint) for inner in (part, *typing.get_args(part)))]
+        for kind in kinds:
+            if typing.is_typeddict(kind) and kind not in seen and path.count(".") < 2:
+                seen.add(kind)
+                yield from keys(kind, seen, f"{path}{name}.")
+
+
+@pytest.mark.parametrize(
+    ("file", "record"), [("result.json", DoneResult), ("heal.jsonl", Point), ("trace.jsonl", TraceLine)]
+)
+def test_the_page_on_results_explains_each_key_of_a_file(file: str, record: type) -> None:
+    (section,) = re.findall(rf"^## {file}\n(.*?)(?=^## )", page("results_folder.md"), re.M | re.S)
+    assert ["".join(found) for found in re.findall(r"^- `([\w.]+)`(\??): ", section, re.M)] == [
+        *keys(record, set())
+    ]
 
 
 def test_the_engine_s_tables_have_each_work_once_with_its_fastest_settings() -> None:

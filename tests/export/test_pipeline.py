@@ -303,7 +303,7 @@ def test_kill_9_leaves_no_directory_of_that_name(
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     ended = subprocess.run([sys.executable, "-c", code, *words], cwd=tmp_path, env=environment, check=False)
     assert ended.returncode == -signal.SIGKILL
-    (partial,) = tmp_path.glob(".out.*")
+    (partial,) = tmp_path.glob(".part-*/out")
     assert not (partial / "config.json").exists(), "what is left could be taken for a model"
     assert not (tmp_path / "out").exists()
     export(wanted(dense, (2,), verify=False))

@@ -19,7 +19,7 @@ from pruning.export.request import Request
 from pruning.models.output_maps import Repair, find_fold, repaired
 from pruning.models.sublayers import masked
 from tests.helpers import gguf_models
-from tests.helpers.architectures import GROUPED, N_BLOCKS, SEQUENTIAL
+from tests.helpers.architectures import N_BLOCKS, SEQUENTIAL
 from tests.helpers.exports import changed_tensors, load, logits, saved, wanted
 
 BLOCKS, PARTS = Mask(N_BLOCKS, (1, 2, 4)), Mask.parse(N_BLOCKS, "a1 b3 m4")
@@ -43,7 +43,7 @@ def request(name: str, folder: Path, mask: Mask = BLOCKS, **settings: Any) -> tu
 
 
 @pytest.mark.parametrize("mask", [BLOCKS, PARTS], ids=["blocks", "parts"])
-@pytest.mark.parametrize("name", [name for name in SEQUENTIAL if name not in GROUPED])
+@pytest.mark.parametrize("name", SEQUENTIAL)
 def test_an_export_is_the_masked_and_repaired_model(name: str, mask: Mask, tmp_path: Path) -> None:
     model, given = request(name, tmp_path, mask)
     assert "equal bit for bit to those of the masked and repaired model" in export(given).proof

@@ -21,13 +21,13 @@ from pruning.export.pipeline import export
 from pruning.models.removal import blocks_removed, smaller_config
 from pruning.models.sublayers import masked
 from tests.helpers import gguf_models
-from tests.helpers.architectures import GROUPED, N_BLOCKS, PARALLEL, SEQUENTIAL, without, zeroed
+from tests.helpers.architectures import N_BLOCKS, PARALLEL, SEQUENTIAL, without, zeroed
 from tests.helpers.exports import caches, load, logits, saved, wanted
 
 MASK = Mask.parse(N_BLOCKS, "a0 m1 b2 a5")
 
 
-@pytest.mark.parametrize("name", [name for name in SEQUENTIAL if name not in GROUPED])
+@pytest.mark.parametrize("name", SEQUENTIAL)
 def test_an_export_is_the_model_without_the_parts(name: str, tmp_path: Path) -> None:
     model, dense = saved(name, tmp_path)
     facts = export(wanted(dense, MASK))
@@ -42,18 +42,6 @@ def test_an_export_is_the_model_without_the_parts(name: str, tmp_path: Path) -> 
     assert facts.sizes.parameters == sum(p.numel() for p in loaded.parameters())
     with blocks_removed(model, MASK, smaller_config(model, MASK)):
         assert facts.sizes.parameters - facts.idle == speed.weight(model)[0]
-
-
-def test_attention_beside_mamba_can_be_zeroed_but_not_taken_out(tmp_path: Path) -> None:
-    model, dense = saved("falcon_h1", tmp_path)
-    assert "equal bit for bit" in export(wanted(dense, MASK)).proof
-    with masked(model, MASK):
-        assert torch.equal(logits(load(tmp_path / "out")), logits(model))
-    with pytest.raises(InputError, match=r"falcon_h1.*unit=mlp"):
-        smaller_config(model, MASK)
-    mlps = Mask(N_BLOCKS, (3, 7), "sublayer")
-    with blocks_removed(model, mlps, smaller_config(model, mlps)):
-        pass
 
 
 @pytest.mark.parametrize("name", PARALLEL)

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from pruning.core import records
-from pruning.core.errors import DamagedError, InputError, LossError, is_disk_full, sentence
+from pruning.core.errors import DamagedError, InputError, LossError, is_fatal, sentence
 from pruning.core.mask import Mask
 from pruning.engine import collectives
 from pruning.healing import loop
@@ -337,7 +337,7 @@ def test_a_full_disk_is_an_error_of_the_disk(tmp_path: Path, monkeypatch: pytest
         monkeypatch.setattr(loop, "temporary_file", full_file)
         with pytest.raises(OSError, match="No space left on device") as error:
             one.save(tmp_path)
-        assert is_disk_full(error.value), "so the command ends, and does not go on with the next cell"
+        assert is_fatal(error.value), "so the command ends, and does not go on with the next cell"
         assert str(tmp_path / "step-00000000.pt") in sentence(error.value)
 
     def no_space(*_: object) -> None:
@@ -346,7 +346,7 @@ def test_a_full_disk_is_an_error_of_the_disk(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr("safetensors.torch.save_file", no_space)
     with pytest.raises(OSError, match="No space left on device") as error:
         write_healed(tmp_path / "key", found, text(settings), settings)
-    assert is_disk_full(error.value)
+    assert is_fatal(error.value)
     assert str(tmp_path / "key" / WEIGHTS) in sentence(error.value)
     assert list((tmp_path / "key").iterdir()) == []
 

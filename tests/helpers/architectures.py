@@ -38,10 +38,9 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }
 
-# Models whose blocks are divided in other ways: the parts add the state themselves, or two modules are one part.
-DIVIDED: dict[str, tuple[str, dict[str, Any]]] = {
+# Bloom's children add the state themselves, and Falcon H1 has attention beside Mamba: their blocks have no two parts.
+OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
     "bloom": ("BloomConfig", {"hidden_size": 32, "n_layer": N_BLOCKS, "n_head": 4, "vocab_size": 97}),
-    "mpt": ("MptConfig", {"d_model": 32, "n_layers": N_BLOCKS, "n_heads": 4, "vocab_size": 97}),
     "falcon": ("FalconConfig", WIDTH | {"parallel_attn": False, "bias": True}),
     "falcon_h1": (
         "FalconH1Config",
@@ -73,7 +72,7 @@ def saved_llama(folder: Path, tokenizer: Any, **changes: Any) -> Path:
 
 def build(name: str) -> Any:
     """A random model of an architecture."""
-    kind, settings = (ARCHITECTURES | DIVIDED)[name]
+    kind, settings = (ARCHITECTURES | OTHERS)[name]
     return random_model(kind, **settings, **TOKENS)
 
 
@@ -91,15 +90,11 @@ def without(model: Any, dropped: tuple[int, ...]) -> Any:
 
 
 PARALLEL = ("gpt_neox", "phi")  # attention and MLP are added to the same state, so they are no chain
-SEQUENTIAL = [*(name for name in ARCHITECTURES if name not in PARALLEL), *DIVIDED]
-GROUPED = (
-    "falcon_h1",
-)  # attention and Mamba are one sub-layer, whose weights take no map and no place in a cache
-WIDE = ("mixtral", "qwen3_moe", "falcon_h1", "mpt")  # they compute in float32 even if the model is in float64
+SEQUENTIAL = [*(name for name in ARCHITECTURES if name not in PARALLEL), "falcon"]
+WIDE = ("mixtral", "qwen3_moe")  # they compute in float32 even if the model is in float64
 # The last weights of attention and of the MLP, whose output is added to the hidden state; biases are meant, too.
 LAST = {
-    "attention": r"(o_proj|self_attn\.out_proj|attn\.c_proj|self_attention\.dense|attn\.out_proj|mamba\.out_proj)"
-    r"\.(weight|bias)$",
+    "attention": r"(o_proj|attn\.c_proj|self_attention\.dense|attn\.out_proj)\.(weight|bias)$",
     "mlp": r"(down_proj|fc2|mlp\.c_proj|dense_4h_to_h)(\.weight|\.bias)?$",
 }
 
@@ -110,7 +105,7 @@ def zeroed(model: Any, units: tuple[int, ...]) -> Any:
     found = set()
     with torch.no_grad():
         for name, tensor in changed.state_dict().items():
-            block = re.match(r".*?\.(?:layers|h|blocks)\.(\d+)\.", name)
+            block = re.match(r".*?\.(?:layers|h)\.(\d+)\.", name)
             for kind, pattern in enumerate(LAST.values()):
                 if block and (unit := 2 * int(block[1]) + kind) in units and re.search(pattern, name):
                     tensor.zero_()
@@ -121,7 +116,7 @@ def zeroed(model: Any, units: tuple[int, ...]) -> Any:
 
 def _renumbered(weights: dict[str, Any], kept: list[int]) -> Any:
     for name, tensor in weights.items():
-        found = re.match(r"(.*?\.(?:layers|h|blocks)\.)(\d+)(\..*)", name)
+        found = re.match(r"(.*?\.(?:layers|h)\.)(\d+)(\..*)", name)
         if not found:
             yield name, tensor
         elif int(found[2]) in kept:

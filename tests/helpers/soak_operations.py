@@ -167,4 +167,4 @@ def leftovers(folder: Path, reference: Path) -> set[str]:
     )
     more = there - wanted
     more = {name for name in more if os.path.dirname(name) not in more}  # noqa: PTH120
-    return {name for name in more if not re.search(r"(^|/)\.[^/]+\.part-\w+$", name)}
+    return {name for name in more if not re.search(r"(^|/)\.part-\w+$", name)}

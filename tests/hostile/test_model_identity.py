@@ -9,9 +9,7 @@ import logging
 import os
 import re
 import shutil
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +25,6 @@ from pruning.config.app import build_option
 from pruning.core import storage
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
-from pruning.core.wheels import cache_folder
 from pruning.export import pipeline, request
 from pruning.models import handle as model_module
 from pruning.models import model_files
@@ -37,7 +34,7 @@ from pruning.models.model_files import ADAPTER_CONFIG, file_digests, find_files
 from tests.conftest import Command
 from tests.helpers import gguf_models
 from tests.helpers.architectures import saved_llama
-from tests.helpers.damage import edit_config, edit_json
+from tests.helpers.damage import edit_config
 from tests.helpers.hub_cache import cached
 
 MIB = 1 << 20
@@ -183,59 +180,6 @@ def test_a_hub_model_is_identified_by_its_commit(
 # -- the cache of digests
 
 
-@pytest.fixture
-def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """The files that are read for a digest, which takes a moment; a digest is kept even if its file is new."""
-    read: list[Path] = []
-    honest = storage._read
-
-    def counting(file: Path, *rest: Any) -> str:
-        read.append(file)
-        time.sleep(0.1)
-        return honest(file, *rest)
-
-    monkeypatch.setattr(storage, "_read", counting)
-    monkeypatch.setattr(storage, "WRITTEN_BACK", -1)
-    return read
-
-
-def test_a_file_is_read_once_until_it_changes(large: Path, reads: list[Path]) -> None:
-    weights = large / "model.safetensors"
-
-    def digest() -> str:
-        reads.clear()
-        return file_digests([weights])[weights]
-
-    first = digest()
-    assert reads == [weights]
-    assert (digest(), reads) == (first, [])
-    (entry,) = (cache_folder() / "digests").glob("*.json")
-    kept = json.loads(entry.read_text())
-    wrong = [json.dumps(kept | change) for change in ({"sha256": "0" * 63}, {"state": [1]})]
-    for damage in ("", "[]", "{", *wrong):
-        entry.write_text(damage)
-        assert (digest(), reads) == (first, [weights]), f"a damaged entry was used: {damage}"
-        assert json.loads(entry.read_text()) == kept
-    negate(large, restore=True)
-    assert digest() != first
-    assert reads == [weights]
-
-
-def test_of_several_who_need_a_digest_only_one_reads_the_file(large: Path, reads: list[Path]) -> None:
-    weights = large / "model.safetensors"
-    with ThreadPoolExecutor(4) as pool:
-        answers = list(pool.map(lambda _: file_digests([weights])[weights], range(4)))
-    assert reads == [weights]
-    assert len(set(answers)) == 1
-
-
-def test_the_digest_of_a_file_that_has_just_changed_is_not_kept(large: Path) -> None:
-    """It could change again within the same time stamp."""
-    _ = find_files(str(large)).digest
-    kept = [path.read_text() for path in (cache_folder() / "digests").glob("*.json")]
-    assert not any("model.s" in text for text in kept)
-
-
 def test_a_cache_that_cannot_be_written_is_said_and_the_digest_is_right(
     large: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -319,6 +263,7 @@ BAD_PATHS = {
     "two files": (["model=local", "model.path=files/one.gguf", "model.gguf_file=two.gguf"], "two.gguf"),
     "another file": (["model=local", "model.path=notes.txt"], "model.path=notes.txt"),
     "several": (["model=local", "model.path=files"], "2 GGUF files"),
+    "a file on a hub": (["model=qwen3", "model.gguf_file=x.gguf"], "model.gguf_file=x.gguf"),
     "packaged": (["model.path=files/one.gguf"], "model=local model.path=files/one.gguf"),
     "packaged directory": (["model.path=/some/where"], "model=local model.path=/some/where"),
     "packaged name": (["model.path=smollm"], "smollm2"),
@@ -333,13 +278,6 @@ def test_a_path_that_is_no_model_is_refused_with_the_cure(
     (tmp_path / "notes.txt").touch()
     with pytest.raises(InputError, match=re.escape(named)):
         request.parse(["--drop", "1", "out=out", *words])
-
-
-@pytest.mark.parametrize("name", ["sub/t.4.0.0.json", ".t.4.0.0.json", "../t.4.0.0.json"])
-def test_a_tokenizer_that_the_digest_does_not_cover_is_refused(name: str, folder: Path) -> None:
-    edit_json(folder / "tokenizer_config.json", fast_tokenizer_files=[name])
-    with pytest.raises(InputError, match=re.escape(f"fast_tokenizer_files=['{name}']")):
-        _ = find_files(str(folder)).digest
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "tiny.gguf"])
@@ -402,18 +340,6 @@ def test_a_gguf_file_of_that_name_in_the_current_folder_is_not_read(
     assert torch.equal(weights(AutoModelForCausalLM.from_pretrained(folder)), wanted)
     assert all(str(tmp_path).encode() not in path.read_bytes() for path in folder.iterdir())
     assert "equal bit for bit" in pipeline.written(drop(gguf, tmp_path / "out.gguf")).proof
-
-
-def test_nor_is_it_in_place_of_a_file_on_a_hub(
-    gguf: Path, wanted: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    commit = "a" * 40
-    cached(tmp_path, monkeypatch, "owner/name", {gguf.name: gguf.read_bytes()}, commit)
-    model = Model("x", "hub", "owner/name", gguf_file=gguf.name, dtype="float32")
-    loaded = model.load_anew()
-    assert torch.equal(weights(loaded.module), wanted)
-    assert loaded.info.revision == commit
-    assert model.tokenizer.get_vocab()["AB"] == gguf_models.VOCABULARY - 1
 
 
 def test_a_tokenizer_beside_a_gguf_file_is_not_read(gguf: Path, model_folder: Path) -> None:

@@ -130,27 +130,3 @@ def test_packaged_models(tmp_path: Path, name: str, dropped: tuple[int, ...]) ->
     settings = Model(name, "packaged", name)
     count = {"smollm2": 30, "gemma3_270m": 18}[name]
     check(Request(settings, Mask(count, dropped), tmp_path / "out.gguf"))
-
-
-@pytest.mark.model
-def test_text_of_a_cut_smollm2_is_fluent(tmp_path: Path) -> None:
-    """The whole model finds the continuation of the cut one about as likely as its own."""
-    settings = Model("smollm2", "packaged", "smollm2")
-    export_gguf(Request(settings, Mask(30, (5, 14, 25)), tmp_path / "out.gguf", verify=False))
-    whole, settings = find_gguf(settings)
-    tokenizer = settings.tokenizer
-    prompt = "The capital of France is Paris. The city is known for"
-    losses = []
-    dense = load_dense(settings)
-    for path in (whole, tmp_path / "out.gguf"):
-        model = llama(path)
-        text = model(prompt, max_tokens=40, temperature=0.0)["choices"][0]["text"]
-        model.close()
-        print(f"{path.name}: {text!r}")  # noqa: T201
-        ids = tokenizer(prompt + text, return_tensors="pt").input_ids
-        start = len(tokenizer(prompt).input_ids)
-        with torch.no_grad():
-            logits = dense(input_ids=ids).logits[0, start - 1 : -1]
-        losses.append(float(torch.nn.functional.cross_entropy(logits, ids[0, start:])))
-    print(losses)  # noqa: T201
-    assert losses[1] < losses[0] + 2.5, "nats per token; noise has 10"

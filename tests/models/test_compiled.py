@@ -13,8 +13,7 @@ from pruning.core.mask import Mask
 from pruning.engine.forward import Forward
 from pruning.models import products
 from pruning.models.blocks import find_blocks, swapped
-from pruning.models.products import check_compiler, compiled, use_faster_products
-from pruning.runs.cell import ForwardSettings
+from pruning.models.products import compiled, use_faster_products
 from tests.helpers.architectures import N_BLOCKS, build
 from tests.helpers.rows import language_model, plain, text_rows
 
@@ -78,12 +77,3 @@ def test_a_block_whose_forward_was_replaced_is_refused() -> None:
         compiled(blocks),
     ):
         raise AssertionError("compiled all the same")
-
-
-def test_without_a_compiler_the_setting_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("no-such-compiler",))
-    with pytest.raises(InputError, match=r"needs a C\+\+ compiler"):
-        check_compiler()
-    with pytest.raises(InputError, match=r"forward\.compile=false"):
-        ForwardSettings(compile=True).check()
-    assert products.MOST_FORMS > 8, "torch's own limit would leave some blocks uncompiled"

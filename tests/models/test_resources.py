@@ -49,7 +49,7 @@ def test_resources_are_not_part_of_a_cell(launch: Command) -> None:
 def test_the_gpus_of_a_node_are_those_of_its_ranks() -> None:
     assert Resources(nodes=3, ranks=2, gpus_per_rank=4).gpus == 8
     for name, value in {"nodes": 0, "memory_gb": 0, "minutes": 0, "gpus_per_rank": -1}.items():
-        with pytest.raises(InputError, match=f"model.resources.{name}={value} of tiny"):
+        with pytest.raises(InputError, match=rf"tiny: model\.resources\.{name}={value} "):
             Resources(**{name: value}).check("tiny")
 
 

@@ -228,7 +228,7 @@ def test_the_weights_of_a_block_are_divided_without_remainder(split: Any) -> Non
 def test_a_skipped_sub_layer_is_not_run_and_everything_is_restored(split: Any) -> None:
     plain, ran = logits(split), list[nn.Module]()
     found = find_sublayers(split)
-    inside = [m for unit in (2, 5) for child in found[unit].children for m in list(child.modules())[1:]]
+    inside = [m for unit in (2, 5) for m in list(found[unit].main.modules())[1:]]
     handles = [module.register_forward_hook(lambda m, *_: ran.append(m)) for module in inside]
     before = attributes(split)
     with masked(split, sublayers(2, 5)), masked(split, sublayers(4, 5)):
@@ -266,28 +266,9 @@ def test_a_mixer_takes_the_place_of_attention() -> None:
     )  # fmt: skip
     module = transformers.AutoModelForCausalLM.from_config(config).eval()
     names = {child: name.rpartition(".")[2] for name, child in module.named_modules()}
-    mains = [names[part.mains[0]] for part in find_sublayers(module)]
+    mains = [names[part.main] for part in find_sublayers(module)]
     assert mains[::2] == ["mamba", "self_attn", "mamba", "mamba"]
     assert mains[1::2] == ["feed_forward"] * 4
-
-
-@pytest.mark.parametrize(
-    ("name", "attention", "mlp"),
-    [
-        ("bloom", ["self_attention.dense"], ["mlp.dense_4h_to_h"]),
-        ("mpt", ["attn"], ["ffn.down_proj"]),
-        ("falcon", ["self_attention"], ["mlp"]),
-        ("falcon_h1", ["mamba", "self_attn"], ["feed_forward"]),
-    ],
-)
-@pytest.mark.parametrize("change", [with_biases, lambda module: module], ids=["biases", "plain"])
-def test_the_modules_that_add_to_the_state(
-    name: str, attention: list[str], mlp: list[str], change: Any
-) -> None:
-    module = change(build(name))
-    names = {child: name for name, child in find_blocks(module).modules[1].named_modules()}
-    parts = [part for part in find_sublayers(module) if part.block == 1]
-    assert [[names[main] for main in part.mains] for part in parts] == [attention, mlp]
 
 
 def mamba() -> Any:
@@ -308,8 +289,9 @@ def without_an_mlp() -> Any:
             (lambda name=name: with_biases(build(name)), r"to the same state.*unit=block")
             for name in PARALLEL
         ),
+        *((lambda name=name: build(name), "block 0 .* has no two parts") for name in ("bloom", "falcon_h1")),
         (mamba, r"block 0 .* has no two parts"),
-        (without_an_mlp, r"block 3 .* adds nothing with its mlp"),
+        (without_an_mlp, r"block 3 .* has no two parts"),
     ],
 )
 def test_blocks_that_cannot_be_split_are_refused(make: Any, reason: str) -> None:
