@@ -22,8 +22,7 @@ from pruning.routing import router_files
 from pruning.routing.fitted_router import FittedRouter, StateEncoder, first_blocks, fit_head, prompts
 from pruning.routing.router_settings import RouterSettings
 from pruning.routing.set_scores import routes, score_items
-from pruning.runs.cell import ForwardSettings
-from pruning.runs.loaded_cell import forward_with
+from pruning.runs.cell import ForwardSettings, forward_with
 
 PREDICTED = {"loglikelihood": "log-likelihood per token", "margin": "lead of the right answer per token"}
 

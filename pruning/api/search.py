@@ -25,9 +25,8 @@ from pruning.evaluation.heldout import item_accuracy
 from pruning.evaluation.text_overlap import check_disjoint
 from pruning.models.sublayers import find_chain
 from pruning.objective import Calibrated, Objective
-from pruning.runs.cell import ForwardSettings
+from pruning.runs.cell import ForwardSettings, forward_with
 from pruning.runs.check_data import Reader, check_evaluation
-from pruning.runs.loaded_cell import forward_with
 from pruning.runs.measurements import Progress
 from pruning.search import driver
 from pruning.search.decide import FloatLoss, certainty

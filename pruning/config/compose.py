@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -140,8 +141,10 @@ def _record(plain: Mapping[str, Any], choices: Mapping[str, Any], model: Model) 
 
 def _folder(setting: str, path: str) -> Path:
     """The absolute path of a folder. Raises InputError if the setting is empty or there can be no such path."""
-    if not path.strip():
-        raise InputError(f"{setting} is empty: give a folder, {setting}=DIR, or leave it out.")
+    if not path.strip() or any(unicodedata.category(character) == "Cc" for character in path):
+        raise InputError(
+            f"{setting}={path!r} is empty or holds a control character: give another folder, or leave it out."
+        )
     try:
         return Path(path).expanduser().resolve()
     except (OSError, RuntimeError, ValueError) as error:

@@ -21,9 +21,8 @@ from pruning.evaluation.corpora import corpus_perplexity
 from pruning.models import preflight
 from pruning.models.handle import Model
 from pruning.published.library import ModelFacts, Protocol, PublishedMask, PublishedNumber
-from pruning.runs.cell import FORMAT, ForwardSettings
+from pruning.runs.cell import FORMAT, ForwardSettings, forward_with
 from pruning.runs.check_data import Reader, check_evaluation
-from pruning.runs.loaded_cell import forward_with
 from pruning.runs.measurements import Evaluator
 
 if TYPE_CHECKING:

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import psutil
@@ -20,10 +19,9 @@ import torch
 from torch import nn
 
 from pruning.calibration.samples import Samples
-from pruning.core import scoring
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
-from pruning.core.records import CLASS, FOLDER, OPTION, DoneResult
+from pruning.core.records import CLASS, OPTION, same_settings
 from pruning.core.units import bytes_text, duration_text
 from pruning.engine.compensation import Linear
 from pruning.engine.dense_pass import HALVES, unit_times
@@ -37,23 +35,17 @@ from pruning.healing.heal_settings import (
     NoHealing,
     Training,
 )
-from pruning.healing.healed_files import read_record
-from pruning.healing.loop import latest_checkpoint, step_of
 from pruning.healing.losses import summed_loss
-from pruning.healing.rate import known, settled
 from pruning.models.blocks import find_blocks, gradients_kept, input_device
 from pruning.models.products import native_products
 from pruning.objective import Calibrated
-from pruning.runs.cell import Cell, Prepared
-from pruning.runs.loaded_cell import cell_space, forward_of, model_of
+from pruning.runs.cell import Cell, Prepared, cell_space, forward_of, model_of
 from pruning.runs.measurements import check_repair
-from pruning.runs.run_cell import score_key
 
 if TYPE_CHECKING:
     from pruning.calibration.samples import Row
     from pruning.engine.forward import Forward
     from pruning.evaluation.speed import Speed
-    from pruning.healing.training_text import HealingText
 
 
 SHARED = 0.4  # the part of a search's block forwards that is left when masks share their beginnings
@@ -125,18 +117,17 @@ class Machine:
         tokens, repairs = _tokens(prepared.samples.rows), isinstance(cell.compensation, Linear)
         parts: dict[str, float] = {}
         if done is None:
-            left = max(0, cell.evaluations(space) - self._scored(prepared))
             each = rates.loss - rates.blocks + SHARED * rates.blocks
             raced = 1.0 if cell.racing.delta is None else RACED
-            parts["search"] = tokens * (rates.first + raced * left * each)
+            parts["search"] = tokens * (rates.first + raced * cell.evaluations(space) * each)
             count = round((1 - self.kept) * space.n_units)
             parts["repair"] = repairs * MAPS * count * tokens * rates.blocks
         measured = 0 if done is not None else 3 if repairs else 2
         extra = 0
         if prepared.text is not None and training is not None:
             extra = training.memory(cell.heal.micro_tokens)
-            if not _healed(prepared, prepared.text, done):
-                parts["healing"] = _healing(prepared, prepared.text, training, self.kept * rates.dense)
+            if done is None or not same_settings(done["config"].get("heal"), cell.config["heal"]):
+                parts["healing"] = _healing(cell.heal, training, self.kept * rates.dense)
                 measured += 1
         rows = [row for data in prepared.data.values() if isinstance(data, Samples) for row in data.rows]
         parts["evaluation"] = measured * rates.dense * _tokens(rows)
@@ -157,14 +148,6 @@ class Machine:
         extra = max(extra, states, 2 * weights)
         left_over = {name: seconds for name, seconds in parts.items() if seconds > 0}
         return Forecast(left_over, self.used + extra, self.used + self.free)
-
-    def _scored(self, prepared: Prepared) -> int:
-        """About how many of a cell's masks are scored: by an earlier run of it, or by a cell that it shares with."""
-        cell = prepared.cell
-        key = score_key(prepared, self.model.info, self.space.unit)
-        others = (cell.results / "scores" / key).glob("*") if cell.share else ()
-        folders = [cell.folder, *(cell.results / path.name for path in others)]
-        return max(sum(1 for _ in scoring.read_trace(folder / scoring.NAME)) for folder in folders)
 
 
 # What is decided for a cell: how it is trained, from the free memory, and its sizes, from a number of minutes.
@@ -273,34 +256,13 @@ def with_settings(cell: Cell, group: str, settings: Any, option: str | None = No
     return replace(cell, config=config, **{field: settings})
 
 
-def _healed(prepared: Prepared, text: HealingText, done: DoneResult | None) -> bool:
-    """Whether the cell's folder has the finished healing that is asked for, and not only another one."""
-    cell = prepared.cell
-    heal = settled(cell.heal, known(cell.heal, text, cell.folder / FOLDER))
-    if heal is None:
-        return False
-    place = FOLDER
-    if cell.heal.candidates > 1:
-        if done is None or "selection" not in done.get("heal", {}):
-            return False  # which candidate is healed is not known yet
-        place = str(Path(done["heal"]["folder"]).parent)
-    return read_record(cell.folder / place / heal.key(text.sha256)) is not None
-
-
-def _healing(prepared: Prepared, text: HealingText, training: TrainingRates, judging: float) -> float:
-    """Seconds of the steps that no checkpoint has, and of the losses on held-out windows (`judging` for a token)."""
-    asked: Training = prepared.cell.heal
-    folder = prepared.cell.folder / FOLDER
-    tried = known(asked, text, folder)
-    heal = settled(asked, tried)
-    # Trials that are still to come: all rates, of which the best one's steps are those of the healing itself.
-    trials = 0 if heal is not None else len(asked.rates) - 1 - len(tried)
-    heal = asked if heal is None else heal
-    saved = None if heal.lr is None else latest_checkpoint(heal, text, folder)
-    left = heal.steps if saved is None else max(0, heal.steps - step_of(saved))
-    judged = heal.heldout * (1 + left // heal.eval_every + 2 * trials)
-    left += max(0, trials) * (heal.trial_tokens // (heal.windows * heal.length))
-    return heal.length * (left * heal.windows * training.seconds + judged * judging)
+def _healing(heal: Training, training: TrainingRates, judging: float) -> float:
+    """Seconds of the training and of the losses on held-out windows, which take `judging` for a token."""
+    # The best of the rates that are tried is the beginning of the training itself.
+    trials = len(heal.rates) - 1
+    judged = heal.heldout * (1 + heal.steps // heal.eval_every + 2 * trials)
+    steps = heal.steps + trials * (heal.trial_tokens // (heal.windows * heal.length))
+    return heal.length * (steps * heal.windows * training.seconds + judged * judging)
 
 
 # Measure how fast this machine scores, trains and runs a model, on a few tokens, to forecast what a cell takes.

@@ -28,8 +28,7 @@ from pruning.healing.healed_files import read_record, read_weights, write_evalua
 from pruning.healing.rate import warn_if_useless, with_rate
 from pruning.models.placement import ModelInfo
 from pruning.runs import measurements
-from pruning.runs.cell import Cell, Note, Prepared, save_config, save_result, silent
-from pruning.runs.loaded_cell import forward_of
+from pruning.runs.cell import Cell, Prepared, forward_of, save_config, save_result
 from pruning.runs.measurements import Evaluator
 
 if TYPE_CHECKING:
@@ -72,8 +71,7 @@ def healed_cell(prepared: Prepared, done: DoneResult) -> DoneResult:
     if record is None or measure is None or not measure.has(whole):
         if record is None:
             log.info("healing %s on %d tokens of %s", mask, settings.tokens, text.source)
-            with cell.tracker.live(cell) if collectives.is_first() else silent() as note:
-                healed = found.heal(mask, settings, cell.folder / place, partial(_watch, note, settings))
+            healed = found.heal(mask, settings, cell.folder / place, partial(_watch, settings))
             record = write_healed(folder, healed, text, settings, place, cell.config["eval"])
             log.info(
                 "healed on %d tokens in %.0f s: held-out loss %.4f -> %.4f",
@@ -131,11 +129,8 @@ class Finished:
         return loop.heal(self.model, mask, self.text, settings, folder, scales, watch, repair)
 
 
-def _watch(note: Note, settings: Training, point: Point) -> None:
-    """Show a point of the curve in the log with the time that is left, and send it to the tracker."""
-    for name in ("loss", "heldout_loss"):
-        if name in point:
-            note(point["tokens"], cast(dict[str, Any], point)[name], f"heal/{name}")
+def _watch(settings: Training, point: Point) -> None:
+    """Show a point of the curve in the log with the time that is left."""
     if "heldout_loss" in point:
         step, seconds = point["step"], point["seconds"]
         left = duration_text(seconds / step * (settings.steps - step)) if 0 < step < settings.steps else "-"

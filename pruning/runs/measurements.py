@@ -28,7 +28,6 @@ from pruning.core.records import (
     error_of,
     is_repaired,
     kind_of,
-    main_of,
     metrics_among,
     now,
     provenance,
@@ -39,8 +38,7 @@ from pruning.core.terminal import progress_bar
 from pruning.engine import collectives
 from pruning.engine.compensation import Linear
 from pruning.evaluation import Data, DataBesideDense, Evaluation, Measured, digests_of
-from pruning.runs.cell import FORMAT, Cell, Prepared, save_config, save_result
-from pruning.runs.loaded_cell import forward_of, model_of
+from pruning.runs.cell import FORMAT, Cell, Prepared, forward_of, model_of, save_config, save_result
 
 if TYPE_CHECKING:
     from pruning.engine.forward import Forward
@@ -272,10 +270,16 @@ def reevaluate(prepared: Prepared, done: DoneResult) -> DoneResult:
 def merged(earlier: EvaluationRecord, new: Mapping[str, Any]) -> EvaluationRecord:
     """Add a new evaluation to the `evaluation` of a result. If both contain a metric, the new value is kept.
 
-    A new evaluation is of the dense and the pruned model. What was measured of a healed model is kept, except on data
-    that have changed.
+    A new evaluation is of the dense and the pruned model. What was measured of a healed model is kept, unless the
+    data of a metric have changed since.
     """
-    old = _without_stale(cast(Mapping[str, Any], earlier), new)
+    old = dict[str, Any](earlier)
+    data, how = old.get("data", {}), new.get("how", {})
+    if any(data.get(metric, sha256) != sha256 for metric, sha256 in new.get("data", {}).items()):
+        old.pop("healed", None)
+        old["records"] = {name: _without(paths, ["healed"]) for name, paths in old.get("records", {}).items()}
+    elif "healed" in old and how.get("acc/mean") not in (None, old.get("how", {}).get("acc/mean")):
+        old["healed"] = _without(old["healed"], ["acc/mean", error_of("acc/mean")])
     both = {**old, **new}
     for part in GROWING:
         if part in both:
@@ -287,24 +291,6 @@ def merged(earlier: EvaluationRecord, new: Mapping[str, Any]) -> EvaluationRecor
     if "overlap" in both and not (both := both | {"overlap": _without(both["overlap"], clean)})["overlap"]:
         del both["overlap"]
     return cast(EvaluationRecord, both)
-
-
-def _without_stale(old: Mapping[str, Any], new: Mapping[str, Any]) -> Mapping[str, Any]:
-    """An evaluation without the healed model's metrics on data that differ in a new one, and without such a mean."""
-    data, how = old.get("data", {}), old.get("how", {})
-    stale = {metric for metric, sha256 in new.get("data", {}).items() if data.get(metric, sha256) != sha256}
-    if (mean := new.get("how", {}).get("acc/mean")) is not None and mean != how.get("acc/mean"):
-        stale.add("acc/mean")
-    if not stale or "healed" not in old:
-        return old
-    if any(kind_of(metric) == "acc" for metric in stale):
-        stale.add("acc/mean")
-    gone = {name for name in old["healed"] if main_of(without_error(name)) in stale}
-    records = {
-        metric: _without(paths, ["healed"] if metric in stale else [])
-        for metric, paths in old.get("records", {}).items()
-    }
-    return {**old, "healed": _without(old["healed"], gone), "records": records}
 
 
 def _without(values: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:

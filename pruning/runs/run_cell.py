@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import traceback
 from dataclasses import asdict, dataclass, replace
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from pruning.core import scoring, storage
-from pruning.core.errors import RankError, sentence
+from pruning.core.errors import RankError, is_disk_full, sentence
 from pruning.core.mask import SearchRecord, Space
 from pruning.core.records import (
     LOG,
@@ -32,22 +33,24 @@ from pruning.objective import Calibrated
 from pruning.runs.cell import (
     FORMAT,
     Cell,
-    Note,
     Prepared,
     cell_lock,
+    cell_space,
     check_folder,
+    forward_of,
+    model_of,
     save_config,
     save_mask,
     save_result,
     settings_record,
-    silent,
 )
 from pruning.runs.heal_cell import healed_cell
-from pruning.runs.loaded_cell import cell_space, forward_of, model_of
 from pruning.runs.measurements import Progress, check_repair, digests, evaluate_mask, new_repair, reevaluate
 from pruning.search.decide import FloatLoss
 from pruning.search.driver import Problem, Solution, solve
 from pruning.search.journal import Journal, KnownScores, Store
+
+log = logging.getLogger(__name__)
 
 
 def run(prepared: Prepared) -> DoneResult:
@@ -62,30 +65,18 @@ def run(prepared: Prepared) -> DoneResult:
         drawn = [prepared.samples.sha256, digests(prepared.data)]
         if collectives.broadcast(drawn) != drawn:  # for example, because of other versions of libraries
             raise RankError("ranks have drawn different samples: install the same packages on all nodes.")
-        if done is None:
-            with cell.tracker.live(cell) if collectives.is_first() else silent() as note:
-                result = _run(prepared, note)
-        else:
-            result = reevaluate(prepared, done)
-        result = healed_cell(prepared, result)
-    if collectives.is_first():
-        cell.tracker.finished(cell.folder)
-    return result
+        result = _run(prepared) if done is None else reevaluate(prepared, done)
+        return healed_cell(prepared, result)
 
 
 def record_failure(cell: Cell, error: BaseException) -> FailedResult:
     """Write the result of a cell that failed. The next run of the same command runs the cell again.
 
     The traceback is appended to the cell's log. If an earlier run has finished the cell, the earlier result is kept,
-    and the failure is only logged and returned.
+    and the failure is only logged and returned. So it is if the cell's files cannot be written.
     """
-    check_folder(cell)
     log_path = cell.folder / LOG
     message = sentence(error) if isinstance(error, OSError) else str(error)
-    cell.folder.mkdir(parents=True, exist_ok=True)
-    if collectives.is_first():
-        with appending(log_path) as stream:
-            traceback.print_exception(error, file=stream)
     result: FailedResult = {
         "cell": cell.key,
         "status": "failed",
@@ -93,14 +84,22 @@ def record_failure(cell: Cell, error: BaseException) -> FailedResult:
         "config": dict(cell.config),
         "environment": provenance(now(), None),
     }
-    if not cell.finished:
-        save_result(cell, result)
-    if collectives.is_first():
-        cell.tracker.finished(cell.folder)
+    check_folder(cell)
+    try:
+        cell.folder.mkdir(parents=True, exist_ok=True)
+        if collectives.is_first():
+            with appending(log_path) as stream:
+                traceback.print_exception(error, file=stream)
+        if not cell.finished:
+            save_result(cell, result)
+    except OSError as unwritable:
+        if is_disk_full(unwritable):
+            raise
+        log.warning("the failure of %s is not recorded: %s", cell.key, sentence(unwritable))
     return result
 
 
-def _run(prepared: Prepared, note: Note) -> DoneResult:
+def _run(prepared: Prepared) -> DoneResult:
     cell, samples, started = prepared.cell, prepared.samples, now()
     save_config(cell, cell.config)
     if collectives.is_first():
@@ -118,7 +117,7 @@ def _run(prepared: Prepared, note: Note) -> DoneResult:
     searched = forward.with_scales(scales if cell.compensation.search else None)
     losses = Calibrated(cell.objective, searched, samples)
     try:
-        solution, cost, ledger = _search(cell, space, losses, store, note)
+        solution, cost, ledger = _search(cell, space, losses, store)
     finally:
         searched.release()
     mask = solution.score.mask
@@ -158,9 +157,7 @@ def score_key(prepared: Prepared, info: ModelInfo, unit: str = "block") -> str:
     return digest([*data, unit] if unit != "block" else data)
 
 
-def _search(
-    cell: Cell, space: Space, losses: Calibrated, store: Store, note: Note
-) -> tuple[Solution, Cost, CostLedger]:
+def _search(cell: Cell, space: Space, losses: Calibrated, store: Store) -> tuple[Solution, Cost, CostLedger]:
     """Run the search with a progress bar. Returns the solution, the cost, and the ledger, which is still open.
 
     Raises DamagedError if a line of a journal contradicts itself.
@@ -179,7 +176,6 @@ def _search(
 
         def watch(evaluations: int, best: float, size: int) -> None:
             progress.update(evaluations, best, size)
-            note(evaluations, best)
             ledger.save()
 
         return solve(problem, losses, known, watch, single), ledger.total(), ledger

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
@@ -20,7 +18,6 @@ from pruning.core.records import (
     MASK,
     MODELS,
     NAME,
-    DoneResult,
     Result,
     kind_of,
     leaves,
@@ -192,24 +189,6 @@ def _artifacts(client: Any, run: str, folder: Path, result: Result) -> None:
     for name in names:
         if _is_own(folder / name):
             client.log_artifact(run, str(folder / name))
-    if result["status"] == "done":
-        for place, path in _measurements(folder.parent, result):
-            client.log_artifact(run, str(path), place)
-
-
-def _measurements(results: Path, result: DoneResult) -> Iterator[tuple[str, Path]]:
-    """Yield (folder of the run, file) for the files of each measurement of the smaller model.
-
-    These are the record, for a task the output of lm-eval, and for continuations what the model wrote. Those of a
-    healed model are in a folder of their own.
-    """
-    for metric, paths in result["evaluation"].get("records", {}).items():
-        for which, suffix in (("pruned", ""), ("healed", "/healed")):
-            if which in paths:
-                record = results / paths[which]
-                beside = sorted(record.parent.glob(f"{glob.escape(record.stem)}.*"))
-                place = f"evaluation/{metric.replace('/', '-')}{suffix}"
-                yield from ((place, path) for path in beside if _is_own(path))
 
 
 def _is_own(path: Path) -> bool:
@@ -223,25 +202,23 @@ def _milliseconds(time: str) -> int:
 
 # The name by which a person knows a run, and the numbers beside it in the list of runs
 
-_KEY = re.compile(r"(?P<names>.+-.+-.+)-(?P<size>[kr])(?P<value>[0-9.e+-]+)-s(?P<seed>-?\d+)-[0-9a-f]+")
-
 
 def run_name(cell: str, config: Mapping[str, Any], k: int | None = None) -> str:
     """The name of a cell's run, such as `greedy · perplexity · k=6 · smollm2 · seed 0`.
 
-    `k` replaces a ratio of blocks if it is known. A key of another form is its own name. If anything but blocks is
-    removed, the name says what: `k=6 sublayer`, or `ratio=0.2 of latency`. Cells that differ in other settings have
-    equal names; the tag `cell` holds the key, which differs.
+    `k` replaces a ratio of blocks if it is known. If anything but blocks is removed, the name says what:
+    `k=6 sublayer`, or `ratio=0.2 of latency`. Cells that differ in other settings have equal names; the tag `cell`
+    holds the key, which differs.
     """
-    if (key := _KEY.fullmatch(cell)) is None:
+    if cell.count("-") < 5:
         return cell
+    model, objective, algo, size, seed, _ = cell.rsplit("-", 5)
     unit, budget = config.get("unit", "block"), config.get("budget", "parameters")
-    size = f"{'k' if key['size'] == 'k' else 'ratio'}={key['value']}"
+    size = f"{'k' if size[0] == 'k' else 'ratio'}={size[1:]}"
     if (unit, budget) == ("block", "parameters") and k is not None:
         size = f"k={k}"
     size += f" {unit}" * (unit != "block") + f" of {budget}" * (budget != "parameters")
-    model, objective, algo = key["names"].rsplit("-", 2)
-    return " · ".join((algo, objective, size, model, f"seed {key['seed']}"))
+    return " · ".join((algo, objective, size, model, f"seed {seed[1:]}"))
 
 
 def summary(evaluation: Mapping[str, Any]) -> Iterator[tuple[str, float, int]]:

@@ -11,8 +11,7 @@ import torch
 import pruning
 from pruning.calibration.sources import pydoc
 from pruning.evaluation.heldout import Heldout
-from pruning.runs.cell import ForwardSettings
-from pruning.runs.loaded_cell import forward_with
+from pruning.runs.cell import ForwardSettings, forward_with
 from tests.conftest import Command
 
 TEXTS = list(pydoc("calibration"))[:40]

@@ -15,7 +15,7 @@ from pruning.config.compose import cell_of
 from pruning.engine.forward import Forward
 from pruning.engine.memory import MemoryBudget
 from pruning.launcher.job import Job
-from pruning.launcher.submit import specification
+from pruning.launcher.submission import specification
 
 SMALL = (
     "model=local",

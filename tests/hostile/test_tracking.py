@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from filelock import FileLock
+from pruning.tracking.mlflow_server import Server
 
 from analysis.data import archive
 from analysis.data.archive import NothingToRead
@@ -20,7 +21,6 @@ from pruning.tracking import browse, rebuild
 from pruning.tracking import store as store_module
 from pruning.tracking.client import connect
 from pruning.tracking.mlflow_run import run_name
-from pruning.tracking.mlflow_server import Server
 from pruning.tracking.store import MLflow
 from tests.helpers.analysis_grid import ONE, write
 from tests.helpers.damage import edit_json, half

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from pruning.launcher.submit import cancel, retry
 from rich.console import Console
 
 from pruning.core.errors import InputError
@@ -15,7 +16,6 @@ from pruning.core.records import write_study
 from pruning.launcher.cell_state import CellState, StateName, all_states, cell_states
 from pruning.launcher.scheduler import process, process_name
 from pruning.launcher.submission import latest
-from pruning.launcher.submit import cancel, retry
 from pruning.study.status import advance, run_status, status_table
 from tests.helpers.launchers import commands, result, submission, task
 

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pruning.tracking.mlflow_server import Server
 
 from pruning.core.errors import InputError
 from pruning.launcher.scheduler import process_name
 from pruning.tracking import rebuild
 from pruning.tracking.client import connect
-from pruning.tracking.mlflow_server import Server
 from tests.conftest import Command
 from tests.helpers.mlflow_runs import described, runs
 
