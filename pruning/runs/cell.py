@@ -36,16 +36,14 @@ from pruning.core.storage import appending, check_links, digest, file_sha256
 from pruning.engine import collectives
 from pruning.engine.compensation import Compensation, NoCompensation
 from pruning.evaluation import Data, Evaluation
-from pruning.evaluation.speed import device_name
 from pruning.healing.heal_settings import NoHealing
 from pruning.healing.training_text import HealingText
 from pruning.models.handle import Model
-from pruning.models.placement import LanguageModel
-from pruning.models.sublayers import find_chain
 from pruning.objective import Objective
 
 if TYPE_CHECKING:
     from pruning.engine.forward import Forward
+    from pruning.models.placement import LanguageModel
 
 log = logging.getLogger(__name__)
 
@@ -373,19 +371,23 @@ def cell_space(cell: Cell, model: LanguageModel) -> Space:
     Raises UnskippableError if its blocks cannot be divided into the cell's units, InputError if the ratio cannot be
     reached, and OutOfReachError if the search would need too many losses.
     """
+    from pruning.models.sublayers import find_chain
+
     removal = cell.removal
     chain = find_chain(model.module, removal.mask_unit)
     costs: Sequence[float] | None = None
     if not removal.counted:
-        costs = chain.sizes() if removal.budget == "parameters" else _times(cell, model)
+        costs = chain.sizes() if removal.budget == "parameters" else _times(cell, model, len(chain))
     space = removal.space(model.info.n_blocks, costs)
     cell.algo.evaluations(space)  # raises OutOfReachError
     return space
 
 
-def _times(cell: Cell, model: LanguageModel) -> list[float]:
-    """The seconds of each unit: those that this cell began with, or else those of this device."""
-    unit, here = cell.removal.mask_unit, device_name(model.module)
+def _times(cell: Cell, model: LanguageModel, count: int) -> list[float]:
+    """The seconds of each of `count` units: those that this cell began with, or else those of this device."""
+    from pruning.evaluation.speed import device_name
+
+    here = device_name(model.module)
 
     def table() -> list[float]:
         begun = cell.folder / TIMES
@@ -398,7 +400,7 @@ def _times(cell: Cell, model: LanguageModel) -> list[float]:
                 *(cell.key, kept["device"], here),
             )
         seconds = list(map(float, kept["seconds"]))
-        if len(seconds) != len(find_chain(model.module, unit)) or not all(0 < s < math.inf for s in seconds):
+        if len(seconds) != count or not all(0 < s < math.inf for s in seconds):
             raise DamagedError(f"{begun} is damaged (seconds={seconds}): move it away and run again.")
         return seconds
 

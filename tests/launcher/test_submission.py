@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from filelock import FileLock, Timeout
 
 from pruning.core.errors import DamagedError
-from pruning.launcher.submission import Submission, latest, ordered, submissions
+from pruning.launcher.submission import Submission, latest, ordered, submission_lock, submissions
 from pruning.models.handle import Resources
 from tests.helpers.launchers import submission, task
 
@@ -21,7 +22,7 @@ def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 
 def test_a_record_is_on_disk_before_any_job_has_a_name(tmp_path: Path) -> None:
-    begun = Submission.begin(tmp_path, {"class": "Slurm"}, [task("a")], tmp_path / "c0de", ".")
+    begun = Submission.begin(tmp_path, [task("a")], tmp_path / "c0de", ".")
     (read,) = submissions(tmp_path)
     assert (read.name, read.jobs, read.complete) == (begun.name, {}, False)
 
@@ -34,21 +35,17 @@ def test_the_last_submission_of_a_cell_counts(tmp_path: Path) -> None:
     assert len(records) == 21
 
 
-def test_a_log_is_found_for_both_kinds_of_jobs(tmp_path: Path) -> None:
-    process = "process-a-host-with-dashes-4711-1700000000"
-    record = submission(tmp_path, task("a"), task("b"), a="7_1", b=process)
+def test_a_log_is_stderr_unless_it_is_empty(tmp_path: Path) -> None:
+    record = submission(tmp_path, task("a"), a="7_1")
     assert record.log("a") == record.folder / "7_1_0_log.out"
     (record.folder / "7_1_0_log.err").write_text("a trace")
     assert record.log("a") == record.folder / "7_1_0_log.err"
-    assert record.log("b") == record.folder / "4711_0_log.out"
     assert record.log("c") is None
 
 
-@pytest.mark.parametrize("key", ["group", "launcher", "class", "results", "nodes", "files"])
+@pytest.mark.parametrize("key", ["group", "nodes", "tasks"])
 def test_a_damaged_record_is_named(key: str, tmp_path: Path) -> None:
-    asked = task("a")
-    asked.config["paths"] = {"results": "here"}  # type: ignore[index]
-    path = submission(tmp_path, asked).folder / "submission.json"
+    path = submission(tmp_path, task("a")).folder / "submission.json"
     path.write_text(path.read_text().replace(f'"{key}"', f'"{key}s"'))
     with pytest.raises(DamagedError, match=r"submission\.json"):
         list(submissions(tmp_path))
@@ -68,3 +65,8 @@ def test_the_shortest_of_each_group_come_first_then_the_second_of_each() -> None
     keys = [cell.key for cell in ordered(TASKS)]
     assert keys == ["a-short", "b-short", "a-middle", "b-long", "a-long"]
     assert ordered(EQUAL) == EQUAL
+
+
+def test_two_commands_do_not_submit_at_once(tmp_path: Path) -> None:
+    with submission_lock(tmp_path), pytest.raises(Timeout):
+        FileLock(tmp_path / "jobs" / ".lock").acquire(timeout=0)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.slurm.conftest import Grid, journals
+from tests.helpers.jobs import journals
+from tests.slurm.conftest import Grid
 
 GRID = (
     "-m",

@@ -13,7 +13,8 @@ import pytest
 from pruning.launcher.job import ROOT
 from pruning.launcher.submission import submissions
 from tests.conftest import N_BLOCKS, Command
-from tests.slurm.conftest import Cluster, Grid, journals
+from tests.helpers.jobs import journals
+from tests.slurm.conftest import Cluster, Grid
 
 MODEL = """defaults: [/schema/model/model@_here_, _self_]
 name: {name}

@@ -66,7 +66,7 @@ def test_latency_is_measured_once_and_kept(launch: Command, monkeypatch: pytest.
     costs = first.result("greedy")["search"]["budget"]["costs"]
     (cell / "result.json").unlink()
     monkeypatch.setattr("pruning.engine.dense_pass.unit_times", lambda *_: [0.014, 0.010] * N_BLOCKS)
-    monkeypatch.setattr("pruning.runs.cell.device_name", lambda _: "another device")
+    monkeypatch.setattr("pruning.evaluation.speed.device_name", lambda _: "another device")
     resumed = launch(*words, "algo=greedy")
     assert "and this is another device: it goes on with the times of its units there" in resumed.err
     assert resumed.result("greedy")["search"]["budget"]["costs"] == costs

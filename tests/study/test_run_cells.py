@@ -1,4 +1,4 @@
-"""Cells that other commands have submitted: what they were asked for may differ from what is asked for now."""
+"""Cells whose jobs are in flight: the same command waits for them; one that asks for something else is refused."""
 
 from __future__ import annotations
 
@@ -9,45 +9,34 @@ from pathlib import Path
 import pytest
 
 from pruning.config.compose import recorded_cell
-from pruning.core.errors import OutOfReachError
+from pruning.core.errors import InputError, OutOfReachError
 from pruning.launcher.cell_state import CellState, StateName
 from pruning.launcher.job import Job
-from pruning.launcher.submission import QueuedCell
+from pruning.launcher.slurm import Slurm
+from pruning.launcher.submission import QueuedCell, Submission
 from pruning.runs.cell import Cell
+from pruning.study import grid
 from pruning.study.grid import Outcome, run_cells
 from tests.helpers.jobs import job
+from tests.helpers.launchers import submission, task
 
 
-@dataclass
-class Jobs:
-    """A launcher whose jobs are over at once. `others` are what another command has submitted."""
+@dataclass(frozen=True)
+class Jobs(Slurm):
+    """A launcher whose jobs are over as soon as somebody waits for them."""
 
-    others: dict[str, Job]
-    own: dict[str, Job]
-    submitted: list[str] = field(default_factory=list)
-    wait = True
+    started: dict[str, Job] = field(default_factory=dict)
 
-    def step(self) -> bool:
-        """One look at the queue: the other command's jobs end."""
-        for run in self.others.values():
-            run()
-        self.others.clear()
-        return False
+    def submit(self, results: Path, tasks: Sequence[QueuedCell], where: str) -> None:  # noqa: ARG002
+        self.started.update({one.key: Job(one.key, one.config, one.choices, where) for one in tasks})
 
-    def finish(self) -> None:
-        """Nothing is left open."""
+    def settle(self, _: Path, keys: Sequence[str]) -> dict[str, CellState]:
+        for key in keys:
+            self.started.pop(key)()
+        return {key: CellState(key, StateName.DONE) for key in keys}
 
-    def submit(self, results: Path, tasks: Sequence[QueuedCell], directory: str) -> None:  # noqa: ARG002
-        for task in tasks:
-            self.submitted.append(task.key)
-            self.own[task.key]()
-
-    def states(self, _: Path, keys: Sequence[str] | None = None) -> dict[str, CellState]:
-        return {
-            key: CellState(key, StateName.RUNNING if key in self.others else StateName.DONE)
-            for key in keys or ()
-            if key in self.others or key in self.submitted or not self.others
-        }
+    def states(self, _: Path, keys: Sequence[str]) -> dict[str, CellState]:
+        return {key: CellState(key, StateName.RUNNING) for key in keys if key in self.started}
 
 
 def cell_of(asked: Job) -> Cell:
@@ -55,33 +44,47 @@ def cell_of(asked: Job) -> Cell:
 
 
 @pytest.fixture
-def jobs(model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Jobs:
-    """A cell that another command has submitted with two windows of evaluation, and is now asked for with three."""
+def asked(model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[int, Job]:
+    """A cell, by the number of windows of its evaluation."""
     monkeypatch.chdir(tmp_path)
-    results = tmp_path / "results"
-    two, three = (
-        job(model_folder, results, "k=1", "algo=one_shot", f"eval.samples={count}", "calibration.length=24")
-        for count in (2, 3)
-    )
-    assert two.key == three.key
-    launcher = Jobs({two.key: two}, {three.key: three})
-    for where in ("cell_state", "submit"):
-        monkeypatch.setattr(f"pruning.launcher.{where}.cell_states", launcher.states)
+    words = ("k=1", "algo=one_shot", "calibration.length=24")
+    return {
+        count: job(model_folder, tmp_path / "results", *words, f"eval.samples={count}") for count in (2, 3)
+    }
+
+
+@pytest.fixture
+def jobs(asked: dict[int, Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Jobs:
+    """Another command has submitted the cell with two windows of evaluation."""
+    launcher = Jobs(started={asked[2].key: asked[2]})
+    record: Submission = submission(tmp_path / "results", task(asked[2].key), **{asked[2].key: "7"})
+    record.tasks[0] = QueuedCell(**{**vars(record.tasks[0]), "config": asked[2].config})
+    monkeypatch.setattr(grid, "latest", lambda _: {asked[2].key: record})
+    monkeypatch.setattr(grid, "cell_states", launcher.states)
+    monkeypatch.setattr(grid, "settle", launcher.settle)
     return launcher
 
 
-def test_a_cell_in_flight_with_another_evaluation_is_submitted_again(jobs: Jobs) -> None:
-    (key, asked), outcome = next(iter(jobs.own.items())), Outcome()
-    run_cells([cell_of(asked)], jobs, outcome)
-    assert jobs.submitted == [key]
-    assert outcome.done[key]["config"]["eval"]["samples"] == 3
-
-
 def test_beside_cells_in_flight_one_that_is_out_of_reach_is_left_out(
-    jobs: Jobs, model_folder: Path, tmp_path: Path
+    jobs: Jobs, asked: dict[int, Job], model_folder: Path, tmp_path: Path
 ) -> None:
     words = ("k=3", "algo=exhaustive", "algo.limit=2", "calibration.length=24")
     far, outcome = cell_of(job(model_folder, tmp_path / "results", *words)), Outcome()
-    run_cells([cell_of(next(iter(jobs.own.values()))), far], jobs, outcome)
+    run_cells([cell_of(asked[2]), far], jobs, outcome)
     assert isinstance(outcome.left_out[far.key], OutOfReachError)
-    assert len(outcome.done) == 1
+    assert outcome.done[asked[2].key]["config"]["eval"]["samples"] == 2
+    assert not jobs.started
+
+
+def test_a_cell_in_flight_with_another_evaluation_is_refused(jobs: Jobs, asked: dict[int, Job]) -> None:
+    with pytest.raises(InputError, match=rf"{asked[3].key} .*status cancel"):
+        run_cells([cell_of(asked[3])], jobs, Outcome())
+
+
+def test_what_a_job_left_undone_is_a_failure(jobs: Jobs, asked: dict[int, Job]) -> None:
+    """A file that it reads has changed, or its evaluation failed after an earlier one was done."""
+    asked[3]()
+    outcome = Outcome()
+    jobs.started[asked[2].key] = lambda: None  # type: ignore[assignment]
+    run_cells([cell_of(asked[2])], jobs, outcome)
+    assert outcome.failed[asked[2].key]["error"]["type"] == "failed"
