@@ -346,11 +346,6 @@ def model_of(cell: Cell) -> LanguageModel:
     return cell.model.load()
 
 
-def forward_of(cell: Cell, model: LanguageModel) -> Forward:
-    """Forward passes of a model with a cell's settings."""
-    return forward_with(cell.forward, model)
-
-
 def forward_with(settings: ForwardSettings, model: LanguageModel) -> Forward:
     """Forward passes of a model with given settings."""
     from pruning.engine.devices import exact

@@ -31,7 +31,6 @@ from pruning.models.architecture import context_length_of, rope_change_of
 log = logging.getLogger(__name__)
 
 LM_EVAL = 2048  # tokens that lm-eval gives a model whose configuration and tokenizer set no limit
-_said: set[str] = set()  # warnings are printed once, although many cells use the same data
 
 
 @dataclass(frozen=True)
@@ -106,9 +105,8 @@ def check_samples(label: str, samples: Samples, reader: Reader, setting: str) ->
                 f"{label} ({samples.source}) hold nothing but white space: give text to predict."
             )
         if blank:
-            _say(
-                f"{label} ({samples.source}): {blank} of {samples.count} windows hold nothing but white space"
-            )
+            where = f"{label} ({samples.source})"
+            log.warning("%s: %d of %d windows hold nothing but white space", where, blank, samples.count)
     pieces = [tuple((row.input_ids, row.span) for row in unit) for unit in samples.units]
     _check_repeats(label, pieces, "items" if items else "windows")
 
@@ -128,16 +126,18 @@ def _check_task(label: str, task: EvalTask, reader: Reader) -> None:
 def _check_repeats(label: str, pieces: Sequence[Hashable], unit: str) -> None:
     count, distinct = len(pieces), len(set(pieces))
     if count == 1:
-        _say(f"{label} are one sample, which has no standard error: no difference can be judged by it")
+        log.warning(
+            "%s are one sample, which has no standard error: no difference can be judged by it", label
+        )
     elif distinct == 1:
         raise InputError(
             f"{label} are {count} {unit} that are all the same, so their standard error would be 0: "
             f"give different {unit}."
         )
     elif distinct < count:
-        _say(
-            f"{label}: {count - distinct} of {count} {unit} repeat another one, so standard errors are too small"
-        )
+        repeated = count - distinct
+        text = "%s: %d of %d %s repeat another one, so standard errors are too small"
+        log.warning(text, label, repeated, count, unit)
 
 
 def _setting(evaluation: Any, metric: str) -> str:
@@ -159,9 +159,3 @@ def _too_long(label: str, length: int, reader: Reader, remedy: str) -> InputErro
     return InputError(
         f"{label} have rows of {length} tokens, and {reader.name} reads at most {reader.most}: {remedy}."
     )
-
-
-def _say(text: str) -> None:
-    if text not in _said:
-        _said.add(text)
-        log.warning("%s", text)

@@ -39,7 +39,7 @@ from pruning.healing.losses import summed_loss
 from pruning.models.blocks import find_blocks, gradients_kept, input_device
 from pruning.models.products import native_products
 from pruning.objective import Calibrated
-from pruning.runs.cell import Cell, Prepared, cell_space, forward_of, model_of
+from pruning.runs.cell import Cell, Prepared, cell_space, forward_with, model_of
 from pruning.runs.measurements import check_repair
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class Machine:
         cell, started = prepared.cell, time.perf_counter()
         self.model = model_of(cell)
         self.loading = time.perf_counter() - started
-        forward, self.space = forward_of(cell, self.model), cell_space(cell, self.model)
+        forward, self.space = forward_with(cell.forward, self.model), cell_space(cell, self.model)
         check_repair(prepared, forward, self.space.unit)
         self.kept = 1 - (cell.ratio if cell.ratio is not None else (cell.k or 0) / self.space.n_units)
         self.used, self.free = psutil.Process().memory_info().rss, free_memory(self.model.module)

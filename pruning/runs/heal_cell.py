@@ -28,7 +28,7 @@ from pruning.healing.healed_files import read_record, read_weights, write_evalua
 from pruning.healing.rate import warn_if_useless, with_rate
 from pruning.models.placement import ModelInfo
 from pruning.runs import measurements
-from pruning.runs.cell import Cell, Prepared, forward_of, save_config, save_result
+from pruning.runs.cell import Cell, Prepared, forward_with, save_config, save_result
 from pruning.runs.measurements import Evaluator
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def healed_cell(prepared: Prepared, done: DoneResult) -> DoneResult:
             repair = measurements.recorded_repair(cell, done)
             smaller = loop.smaller_model(found.model, mask, measurements.recorded_scales(done), repair)
             smaller.apply(read_weights(folder, record))
-        measure = _evaluator(prepared, done, record, forward_of(cell, smaller.model))
+        measure = _evaluator(prepared, done, record, forward_with(cell.forward, smaller.model))
     result = _extended(prepared, done, completed(record), measure, whole)
     save_config(cell, result["config"])
     save_result(cell, result)

@@ -38,7 +38,7 @@ from pruning.core.terminal import progress_bar
 from pruning.engine import collectives
 from pruning.engine.compensation import Linear
 from pruning.evaluation import Data, DataBesideDense, Evaluation, Measured, digests_of
-from pruning.runs.cell import FORMAT, Cell, Prepared, forward_of, model_of, save_config, save_result
+from pruning.runs.cell import FORMAT, Cell, Prepared, forward_with, model_of, save_config, save_result
 
 if TYPE_CHECKING:
     from pruning.engine.forward import Forward
@@ -251,7 +251,9 @@ def reevaluate(prepared: Prepared, done: DoneResult) -> DoneResult:
     if missing := not digests(prepared.data).items() <= evaluation.get("data", {}).items():
         model, mask = recorded_model(cell, done), Mask.from_json(done["mask"])
         scales, repair = recorded_scales(done), recorded_repair(cell, done)
-        new: dict[str, Any] = dict(evaluate_mask(prepared, mask, forward_of(cell, model), scales, repair))
+        new: dict[str, Any] = dict(
+            evaluate_mask(prepared, mask, forward_with(cell.forward, model), scales, repair)
+        )
         new["environment"] = provenance(started, str(model.device))
         evaluation = merged(evaluation, new)
     measured = evaluation
@@ -382,36 +384,25 @@ def _bar(title: str, form: str, hidden: bool = False, **settings: Any) -> Any:
     return progress_bar(title, form, hidden or not collectives.is_first(), **settings)
 
 
-class Progress:
-    """A context manager that shows a progress bar. The search calls `update` after each score.
+@contextmanager
+def search_shown(
+    title: str, total: int, known: int = 0, hidden: bool = False, unit: str = "block"
+) -> Iterator[Callable[[int, float, int], None]]:
+    """Yield a function that shows how many masks are scored, and the lowest loss of those that remove the most.
 
-    `unit` is what masks remove: "block" or "sublayer".
+    Its last argument is how many units of the kind `unit` ("block" or "sublayer") the latter remove: losses of masks
+    of different sizes cannot be compared.
     """
+    shown, form = (total, BAR) if total <= OPEN else (None, COUNT)
+    with _bar(title, form, hidden, total=shown, initial=min(known, total), unit="eval") as bar:
 
-    def __init__(
-        self, title: str, total: int, known: int = 0, hidden: bool = False, unit: str = "block"
-    ) -> None:
-        self.total, self.word = total, unit_noun(unit)
-        shown, form = (total, BAR) if total <= OPEN else (None, COUNT)
-        self.bar = _bar(title, form, hidden, total=shown, initial=min(known, total), unit="eval")
+        def show(evaluations: int, best: float, size: int) -> None:
+            what = f"{size} {unit_noun(unit)}{'s' * (size != 1)}"
+            bar.set_postfix_str(f"best loss {best:.4f} without {what}", refresh=False)
+            # The total counts neither the dense model nor a final mask that the search did not score.
+            bar.update(min(evaluations, total) - bar.n)
 
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.close()
-
-    def update(self, evaluations: int, best: float, size: int) -> None:
-        """Show the number of scored masks, and the lowest loss among the masks that remove the most blocks, `size`.
-
-        Losses of masks of different sizes cannot be compared, so the size is shown too.
-        """
-        # `evaluations` also counts the dense model and a final mask that the search did not score. The total does
-        # not count them, so the bar stops at the total.
-        self.bar.set_postfix_str(
-            f"best loss {best:.4f} without {size} {self.word}{'s' * (size != 1)}", refresh=False
-        )
-        self.bar.update(min(evaluations, self.total) - self.bar.n)
+        yield show
 
 
 @contextmanager

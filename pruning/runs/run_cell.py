@@ -37,7 +37,7 @@ from pruning.runs.cell import (
     cell_lock,
     cell_space,
     check_folder,
-    forward_of,
+    forward_with,
     model_of,
     save_config,
     save_mask,
@@ -45,7 +45,14 @@ from pruning.runs.cell import (
     settings_record,
 )
 from pruning.runs.heal_cell import healed_cell
-from pruning.runs.measurements import Progress, check_repair, digests, evaluate_mask, new_repair, reevaluate
+from pruning.runs.measurements import (
+    check_repair,
+    digests,
+    evaluate_mask,
+    new_repair,
+    reevaluate,
+    search_shown,
+)
 from pruning.search.decide import FloatLoss
 from pruning.search.driver import Problem, Solution, solve
 from pruning.search.journal import Journal, KnownScores, Store
@@ -105,7 +112,7 @@ def _run(prepared: Prepared) -> DoneResult:
     if collectives.is_first():
         samples.save(cell.results / "calibration")
     model = model_of(cell)
-    forward = forward_of(cell, model)
+    forward = forward_with(cell.forward, model)
     space = cell_space(cell, model)
     check_repair(prepared, forward, space.unit)
     key = score_key(prepared, model.info, space.unit)
@@ -171,11 +178,11 @@ def _search(cell: Cell, space: Space, losses: Calibrated, store: Store) -> tuple
     known = KnownScores(own, store.of(scoring.NAME, estimate), bounds, store.of(scoring.BOUNDS, estimate))
     single = FloatLoss(losses.in_float32, journal(scoring.FLOAT32)) if losses.in_half else None
     problem = Problem(cell.algo, space, cell.seed, cell.racing, cell.near_ties, cell.max_evaluations)
-    with Progress(cell.title, cell.evaluations(space), known=len(own.scores), unit=space.unit) as progress:
+    with search_shown(cell.title, cell.evaluations(space), known=len(own.scores), unit=space.unit) as show:
         ledger = CostLedger.open(cell.folder / "cost.json", losses.forward.cost)
 
         def watch(evaluations: int, best: float, size: int) -> None:
-            progress.update(evaluations, best, size)
+            show(evaluations, best, size)
             ledger.save()
 
         return solve(problem, losses, known, watch, single), ledger.total(), ledger

@@ -22,7 +22,7 @@ from pruning.core.storage import digest
 from pruning.routing import router_files, set_scores
 from pruning.routing.fitted_router import FittedRouter, StateEncoder, first_blocks, fit_head
 from pruning.routing.set_scores import DENSE, POLICIES, Crossed, Floats, Interval, ItemScores
-from pruning.runs.cell import Cell, forward_of, model_of
+from pruning.runs.cell import Cell, forward_with, model_of
 from pruning.runs.measurements import batches_shown
 from pruning.study.task_cells import TaskData, TaskSettings, data_of
 from pruning.study.text_tables import page, render
@@ -49,7 +49,7 @@ def route_group(
         return earlier | {"folder": str(folder)}
     started = now()
     model = model_of(cell)
-    forward = forward_of(cell, model)
+    forward = forward_with(cell.forward, model)
     masks = list(sets.values())
     scores = {part: _scores(folder, tasks, masks, forward, part) for part in tasks[0].parts}
     names = list(sets)

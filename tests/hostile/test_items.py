@@ -265,7 +265,6 @@ def test_windows_that_mean_nothing_are_refused(samples: Samples, named: str) -> 
 def test_windows_that_mean_little_are_reported_once(
     samples: Samples, said: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pruning.runs.check_data._said", set())
     for _ in range(2):
         check_calibration(samples, Reader("tiny", None, Blank()))
     assert caplog.text.count(said) == 1

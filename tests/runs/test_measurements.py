@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from pruning.config.compose import recorded_cell
 from pruning.runs.cell import ForwardSettings, Prepared
-from pruning.runs.measurements import Progress, evaluation_key
+from pruning.runs.measurements import evaluation_key, search_shown
 from pruning.runs.prepare import prepare
 from pruning.runs.run_cell import score_key
 from tests.helpers.jobs import job
@@ -70,8 +70,8 @@ def test_a_bar_counts_up_to_its_total_and_no_further(
 ) -> None:
     monkeypatch.setattr("tqdm.tqdm", partial(tqdm, disable=False))
     monkeypatch.setattr("pruning.core.terminal.is_terminal", lambda stream: stream is not None)
-    with Progress("tiny margin greedy", total, known=known) as progress:
-        progress.update(done, 3.25, 2)
+    with search_shown("tiny margin greedy", total, known=known) as show:
+        show(done, 3.25, 2)
     printed = capsys.readouterr().err
     assert all(text in printed for text in shown)
     assert not {*hidden} & {*printed}

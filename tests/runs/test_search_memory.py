@@ -42,7 +42,7 @@ def most(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def test_a_cell_keeps_no_states(launch: Command, most: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     forwards: list[Forward] = []
-    noted(run_cell, "forward_of", forwards, monkeypatch)
+    noted(run_cell, "forward_with", forwards, monkeypatch)
     launch("algo=greedy", "ratio=0.5")
     assert max(most) > 0, "nothing was kept during the search"
     assert [forward.beginnings.nbytes() for forward in forwards] == [0]

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from pruning.launcher.submit import cancel
 from rich.console import Console
 
 from pruning.core.errors import InputError
 from pruning.core.records import write_study
-from pruning.launcher.cell_state import CellState, StateName, all_states, cell_states
+from pruning.launcher.cell_state import CellState, StateName, all_states, cancel, cell_states
 from pruning.study.status import advance, run_status, status_table
 from tests.helpers.launchers import commands, result, submission, task
 
