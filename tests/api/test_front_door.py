@@ -12,7 +12,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import pruning
 from pruning.algo.beam import Beam
-from pruning.algo.greedy import Greedy
 from pruning.calibration.sources import embedded_items, pydoc
 from pruning.objective.margin import Margin
 from pruning.runs.cell import ForwardSettings
@@ -35,18 +34,6 @@ def model(model_folder: Path) -> pruning.PrunableModel:
 def wrapped(model_folder: Path) -> pruning.PrunableModel:
     module = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
     return pruning.wrap_model(module, AutoTokenizer.from_pretrained(model_folder), name="mine")
-
-
-def test_a_lazy_search_warns_on_items_only(
-    wrapped: pruning.PrunableModel, caplog: pytest.LogCaptureFixture
-) -> None:
-    for data, objective, warned in ((TEXTS, "perplexity", False), (ITEMS, "margin", True)):
-        caplog.clear()
-        found = pruning.search_mask(
-            wrapped, data, k=2, objective=objective, algo=Greedy(lazy=0.05), samples=3, **QUIET
-        )
-        assert len(found.mask.dropped) == 2
-        assert ("algo.lazy is meant for losses on text" in caplog.text) is warned
 
 
 SAME: dict[str, tuple[list[str], Any, dict[str, Any]]] = {
@@ -224,10 +211,7 @@ def test_bad_input_is_refused_before_anything_is_computed(
 
 MASK = pruning.Mask(N_BLOCKS, (1,))
 REFUSED: dict[str, tuple[Any, str]] = {
-    "one text": (lambda model: pruning.measure_mask(model, MASK, texts=TEXTS[0]), "texts .*list"),
     "one named text": (lambda model: pruning.measure_mask(model, MASK, texts={"a": TEXTS[0]}), "'a'.*list"),
-    "one text to heal": (lambda model: pruning.heal_mask(model, MASK, texts=TEXTS[0]), "texts .*list"),
-    "no text": (lambda model: pruning.measure_mask(model, MASK, texts=["a text", 3]), r"texts\[1\] is 3"),
     "no mask": (
         lambda model: pruning.measure_mask(model, [2, 3], texts=TEXTS[:2]),
         r"\[2, 3\].*pruning\.Mask",

@@ -1,20 +1,16 @@
-"""The resources of jobs, the order in which cells run, and Hydra's SLURM launcher."""
+"""The resources of jobs, and the order in which cells run."""
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from pruning.launcher.job import ROOT
 from pruning.launcher.submission import submissions
-from tests.conftest import N_BLOCKS, Command
-from tests.helpers.jobs import journals
-from tests.slurm.conftest import Cluster, Grid
+from tests.conftest import N_BLOCKS
+from tests.slurm.conftest import Grid
 
 MODEL = """defaults: [/schema/model/model@_here_, _self_]
 name: {name}
@@ -31,23 +27,12 @@ def test_each_model_asks_for_its_own_resources(grid: Grid, model_folder: Path, t
         text = MODEL.format(name=name, path=model_folder, gpus=gpus, memory=memory)
         (tmp_path / "conf" / "model" / f"{name}.yaml").write_text(text)
     show = f"launcher.setup=['echo gpus $CUDA_VISIBLE_DEVICES >>{tmp_path}/gpus']"
-    words = [
-        "model=small,large",
-        "algo=one_shot",
-        "k=1,2",
-        "launcher=slurm",
-        "launcher.warning_seconds=15",
-        show,
-    ]
-    small = [
-        "calibration.samples=4",
-        "calibration.length=24",
-        "eval.samples=2",
-        "eval.length=32",
-        "eval.items=6",
-    ]
-    where = [f"--config-dir={tmp_path / 'conf'}", f"paths.results={grid.results}", "tracker=none"]
-    command = [sys.executable, str(ROOT / "launch.py"), "-m", *where, *small, *words]
+    small = (
+        "calibration.samples=4 calibration.length=24 eval.samples=2 eval.length=32 eval.items=6 tracker=none"
+    )
+    words = "model=small,large algo=one_shot k=1,2 launcher=slurm launcher.warning_seconds=15"
+    where = [f"--config-dir={tmp_path / 'conf'}", f"paths.results={grid.results}", show]
+    command = [sys.executable, str(ROOT / "launch.py"), "-m", *where, *small.split(), *words.split()]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
@@ -91,16 +76,3 @@ def test_cells_that_run_at_once_share_what_is_written(grid: Grid) -> None:
     )
     grid.go()
     grid.cluster.ends(grid.job("one_shot"), "COMPLETED")
-
-
-def test_hydras_own_launcher_gives_the_same(launch: Command, cluster: Cluster, tmp_path: Path) -> None:
-    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
-    words = ("-m", "algo=one_shot,greedy", "k=1", "scores.share=false")
-    stock = ("hydra/launcher=submitit_slurm", "hydra.launcher.mem_gb=1", "hydra.launcher.timeout_min=10")
-    ended = launch(*words, *stock)
-    assert ended.status == 0, ended.out + ended.err
-    assert launch(*words, f"paths.results={tmp_path / 'plain'}").status == 0
-    assert journals(ended.results) == journals(tmp_path / "plain")
-    assert {result["status"] for result in ended.all()} == {"done"}
-    job = json.loads(next(ended.results.glob("*/result.json")).read_text())["environment"]
-    assert job["device"] == "cpu"
