@@ -9,8 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -72,7 +71,9 @@ class Forecast:
 class Machine:
     """What a cell costs on this machine: the model is loaded, and a few tokens are timed.
 
-    Raises UnskippableError or InputError if the model cannot be divided, searched or repaired as the cell asks for.
+    It has seconds for each token: of the `first` loss of an objective, of each further `loss`, of the `blocks` alone in
+    it, of an evaluation (`dense`), and of a `generated` one. Raises UnskippableError or InputError if the model cannot
+    be divided, searched or repaired as the cell asks for.
     """
 
     def __init__(self, prepared: Prepared) -> None:
@@ -83,9 +84,28 @@ class Machine:
         check_repair(prepared, forward, self.space.unit)
         self.kept = 1 - (cell.ratio if cell.ratio is not None else (cell.k or 0) / self.space.n_units)
         self.used, self.free = psutil.Process().memory_info().rss, free_memory(self.model.module)
-        losses = Calibrated(cell.objective, forward, prepared.samples)
-        self.rates = measured_rates(losses, self.space.drop(self.space.free()[0]))
         self.rows = prepared.samples.rows
+        self._time(Calibrated(cell.objective, forward, prepared.samples))
+
+    def _time(self, losses: Calibrated) -> None:
+        forward, samples = losses.forward, losses.samples
+        alone, count = samples.part(0, 1), 1
+        once = _seconds(lambda: _score(forward, alone.rows))
+        if once <= QUICK:  # as many as one batch has, for at most QUICK seconds
+            count = max(1, min(samples.count, forward.batch_tokens // _tokens(alone.rows), int(QUICK / once)))
+        part, some = losses.part(0, count), samples.part(0, count)
+        tokens, length = _tokens(some.rows), len(some.rows[0].input_ids)
+        mask = self.space.drop(
+            self.space.free()[0]
+        )  # an early unit: its loss shares no prefix with the dense one
+        self.first = _seconds(lambda: list(part([Mask(forward.n_blocks, unit=mask.unit)]))) / tokens
+        self.loss = _seconds(lambda: list(part([mask]))) / tokens
+        warm = forward.fresh()
+        _score(warm, some.rows)  # the first pass also measures the memory that it needs
+        self.dense = _seconds(lambda: _score(warm, some.rows, mask)) / tokens
+        blocks = sum(unit_times(self.model, "block", (max(1, tokens // length), length), 1)) / tokens
+        self.blocks = min(blocks, self.loss)
+        self.generated = sum(unit_times(self.model, "block", (1, 1), 3))
 
     def training(self, heal: Training) -> TrainingRates:
         """What a training costs. If not even its weights fit into memory, nothing is timed."""
@@ -112,28 +132,28 @@ class Machine:
 
         `speed` says whether the speed is measured too, and `export` whether a checkpoint is written.
         """
-        cell, rates, space = prepared.cell, self.rates, self.space
+        cell, space = prepared.cell, self.space
         done = cell.done()
         tokens, repairs = _tokens(prepared.samples.rows), isinstance(cell.compensation, Linear)
         parts: dict[str, float] = {}
         if done is None:
-            each = rates.loss - rates.blocks + SHARED * rates.blocks
+            each = self.loss - self.blocks + SHARED * self.blocks
             raced = 1.0 if cell.racing.delta is None else RACED
-            parts["search"] = tokens * (rates.first + raced * cell.evaluations(space) * each)
+            parts["search"] = tokens * (self.first + raced * cell.evaluations(space) * each)
             count = round((1 - self.kept) * space.n_units)
-            parts["repair"] = repairs * MAPS * count * tokens * rates.blocks
+            parts["repair"] = repairs * MAPS * count * tokens * self.blocks
         measured = 0 if done is not None else 3 if repairs else 2
         extra = 0
         if prepared.text is not None and training is not None:
             extra = training.memory(cell.heal.micro_tokens)
             if done is None or not same_settings(done["config"].get("heal"), cell.config["heal"]):
-                parts["healing"] = _healing(cell.heal, training, self.kept * rates.dense)
+                parts["healing"] = _healing(cell.heal, training, self.kept * self.dense)
                 measured += 1
         rows = [row for data in prepared.data.values() if isinstance(data, Samples) for row in data.rows]
-        parts["evaluation"] = measured * rates.dense * _tokens(rows)
+        parts["evaluation"] = measured * self.dense * _tokens(rows)
         if speed is not None and (done is None or "speed" not in done["evaluation"]):
             shapes = [(batch, prompt) for batch in speed.batch_sizes for prompt in speed.prompts]
-            once = sum(b * p * rates.dense + b * speed.new_tokens * rates.generated for b, p in shapes)
+            once = sum(b * p * self.dense + b * speed.new_tokens * self.generated for b, p in shapes)
             parts["speed"] = 2 * (speed.repeats + speed.warmup) * once
         if export:
             parts["export"] = LOADS * self.loading
@@ -271,20 +291,6 @@ QUICK = 1.0  # seconds: if one sample takes less, more are timed, because a toke
 
 
 @dataclass(frozen=True)
-class Rates:
-    """Seconds for each token: of the first loss of an objective, of each further loss, and of blocks alone in it.
-
-    `dense` is for a token that an evaluation scores, and `generated` for a new token.
-    """
-
-    first: float
-    loss: float
-    blocks: float
-    dense: float
-    generated: float
-
-
-@dataclass(frozen=True)
 class TrainingRates:
     """Seconds and bytes for each token of a training pass, and bytes of its weights, gradients and optimizer."""
 
@@ -295,26 +301,6 @@ class TrainingRates:
     def memory(self, tokens: int) -> int:
         """The bytes of a training that takes so many tokens at once."""
         return self.weights + int(tokens * self.token_bytes)
-
-
-def measured_rates(losses: Calibrated, mask: Mask) -> Rates:
-    """The rates of a cell. `mask` removes an early unit, so its loss shares no prefix with the dense model's."""
-    forward, samples = losses.forward, losses.samples
-    alone, count = samples.part(0, 1), 1
-    once = _seconds(lambda: _score(forward, alone.rows))
-    if once <= QUICK:  # as many as one batch has, for at most QUICK seconds
-        count = max(1, min(samples.count, forward.batch_tokens // _tokens(alone.rows), int(QUICK / once)))
-    part, some = losses.part(0, count), samples.part(0, count)
-    tokens = _tokens(some.rows)
-    first = _seconds(lambda: list(part([Mask(forward.n_blocks, unit=mask.unit)]))) / tokens
-    loss = _seconds(lambda: list(part([mask]))) / tokens
-    length = len(some.rows[0].input_ids)
-    warm = forward.fresh()
-    _score(warm, some.rows)  # the first pass also measures the memory that it needs
-    dense = _seconds(lambda: _score(warm, some.rows, mask)) / tokens
-    blocks = sum(unit_times(forward.model, "block", (max(1, tokens // length), length), 1)) / tokens
-    generated = sum(unit_times(forward.model, "block", (1, 1), 3))
-    return Rates(first, loss, min(blocks, loss), dense, generated)
 
 
 def _tokens(rows: Sequence[Row]) -> int:
@@ -349,20 +335,14 @@ def _training(module: Any, rows: Sequence[Row], heal: Training) -> tuple[float, 
             parameter.grad = None
         synchronize(devices(module))
 
-    with _trainable(module, heal.adapter), torch.enable_grad():
+    blocks = find_blocks(module).modules
+    # Gradients are computed of all blocks or, for adapters, only back to the first block.
+    inside = {id(w) for block in (blocks[:1] if heal.adapter else blocks) for w in block.parameters()}
+    with gradients_kept(module.parameters()), torch.enable_grad():
+        for parameter in module.parameters():
+            parameter.requires_grad_(id(parameter) in inside and parameter.is_floating_point())
         with tally, native_products(module):  # the float32 copies of weights do not grow with the tokens
             run(1)
         count = max(1, min(len(rows), heal.micro_tokens // length))
         seconds = _seconds(lambda: run(count))
     return seconds / (count * length), tally.most / length
-
-
-@contextmanager
-def _trainable(module: Any, adapter: bool) -> Iterator[None]:
-    """Within this context, gradients are computed: of all blocks or, for adapters, only back to the first block."""
-    blocks = find_blocks(module).modules
-    trained = {id(weight) for block in (blocks[:1] if adapter else blocks) for weight in block.parameters()}
-    with gradients_kept(module.parameters()):
-        for parameter in module.parameters():
-            parameter.requires_grad_(id(parameter) in trained and parameter.is_floating_point())
-        yield

@@ -21,13 +21,8 @@ NUMBERED = 'n=$(grep -c "^sbatch" $(dirname $0)/../calls)\necho "Submitted batch
 
 @pytest.fixture
 def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    scripts = {
-        "srun": "",
-        "sbatch": NUMBERED,
-        "squeue": "",
-        "scontrol": "echo 'MaxArraySize            = 4'",
-        "scancel": "",
-    }
+    scripts = {"sbatch": NUMBERED, "scontrol": "echo 'MaxArraySize            = 4'"}
+    scripts |= dict.fromkeys(("srun", "squeue", "scancel"), "")
     return commands(tmp_path, monkeypatch, scripts)
 
 

@@ -20,7 +20,9 @@ from pruning.core.mask import Mask
 from pruning.core.storage import read_json
 from pruning.engine.head import Readout
 from pruning.models.sublayers import masked
-from tests.conftest import N_BLOCKS, Command, Ended
+from pruning.tracking import rebuild
+from tests.conftest import N_BLOCKS, Command
+from tests.helpers.mlflow_runs import described, runs
 
 ROOT = Path(__file__).parents[2]
 
@@ -136,8 +138,7 @@ def test_protected_blocks_stay(launch: Command) -> None:
 
 
 def test_an_evaluation_with_other_settings_is_added_without_a_search(launch: Command) -> None:
-    before = launch("k=2").result()
-    after = launch("k=2", "eval.items=8").result()
+    before, after = launch("k=2").result(), launch("k=2", "eval.items=8").result()
     assert after["search"]["evaluations_paid"] == before["search"]["evaluations_paid"]
     assert after["evaluation"]["data"] != before["evaluation"]["data"]
     assert after["mask"] == before["mask"]
@@ -299,46 +300,31 @@ def test_kill_9_costs_nothing_that_was_computed(launch: Command, model_folder: P
     assert scores(journal) == scores(whole.results / whole.result()["cell"] / "trace.jsonl")
 
 
-def test_mlflow_mirrors_the_files_and_can_be_rebuilt(
-    launch: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_mlflow_mirrors_the_files_and_can_be_rebuilt(launch: Command) -> None:
     launch("algo=greedy", "k=2", "study=test")  # without a tracker: recorded by the next command
     ended = launch("-m", "algo=one_shot,greedy", "k=2", "study=test", tracker="mlflow")
     assert ended.status == 0, ended.err
-    runs = mlflow_runs(ended)
-    assert {run.data.tags["cell"] for run in runs} == {r["cell"] for r in ended.all()}
-    for run in runs:
-        (result,) = [r for r in ended.all() if r["cell"] == run.data.tags["cell"]]
-        assert run.info.status == "FINISHED"
-        assert run.data.tags["sweep"] == "test"
-        assert run.data.params["algo.class"] in ("OneShot", "Greedy")
-        measured = result["evaluation"]["pruned"]["ppl/heldout"]
-        assert run.data.metrics["pruned/ppl/heldout"] == pytest.approx(measured)
-        assert run.data.metrics["ppl"] == round(measured, 2)
+    found, results = recorded(ended.results), {result["cell"]: result for result in ended.all()}
+    assert found.keys() == results.keys()
+    for cell, run in found.items():
+        assert (run["ended"][0], run["tags"]["sweep"]) == ("FINISHED", "test")
+        assert run["parameters"]["algo.class"] == results[cell]["config"]["algo"]["class"]
+        measured = results[cell]["evaluation"]["pruned"]["ppl/heldout"]
+        ((_, pruned),), ((_, shown),) = run["metrics"]["pruned/ppl/heldout"], run["metrics"]["ppl"]
+        assert (pruned, shown) == (pytest.approx(measured), round(measured, 2))
+        curve = [value for _, value in run["metrics"]["search/best_loss"]]
+        assert curve == sorted(curve, reverse=True)
+        assert run["files"] == ["config.yaml", "launch.log", "mask.json", "result.json", "trace.jsonl"]
     moved = ended.results.rename(ended.results.with_name("moved"))
-    ended = Ended(0, "", "", moved)
-    from pruning.tracking import rebuild
-
-    monkeypatch.setattr("sys.argv", ["track", str(ended.results)])
-    rebuild.main()
-    rebuild.main()
-    before, after = (sorted(run.data.metrics.items() for run in some) for some in (runs, mlflow_runs(ended)))
-    assert after == before
+    for _ in range(2):
+        assert rebuild.record_all(moved) == 2
+    assert recorded(moved) == found
 
 
-def mlflow_runs(ended: Ended) -> list[Any]:
-    from mlflow import MlflowClient
-
-    client = MlflowClient(tracking_uri=f"sqlite:///{ended.results / 'mlflow.db'}")
-    (experiment,) = [e for e in client.search_experiments() if e.name == "depth-pruning"]
-    assert experiment.artifact_location == (ended.results / "mlflow-artifacts").as_uri()
-    runs = client.search_runs([experiment.experiment_id])
-    names = {artifact.path for run in runs for artifact in client.list_artifacts(run.info.run_id)}
-    files = {"config.yaml", "launch.log", "mask.json", "result.json", "trace.jsonl"}
-    assert names == files
-    curve = client.get_metric_history(runs[0].info.run_id, "search/best_loss")
-    assert [m.value for m in curve] == sorted((m.value for m in curve), reverse=True)
-    return list(runs)
+def recorded(results: Path) -> dict[str, Any]:
+    """What MLflow has of each cell."""
+    uri = f"sqlite:///{results / 'mlflow.db'}"
+    return {cell: described(uri, run) for cell, run in runs(uri).items()}
 
 
 def test_a_failing_tracker_is_a_warning(launch: Command) -> None:

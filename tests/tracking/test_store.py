@@ -84,16 +84,12 @@ def execute(results: Path, statement: str) -> None:
 CHANGES: dict[str, Callable[[Path], object]] = {
     "a result": lambda results: write(results, "a", loss=2.0),
     "a study": lambda results: records.write_study(results, "other", ["b"]),
-    "a study of no such cell": lambda results: records.write_study(results, "third", ["c"]),
     "a deleted run": lambda results: execute(
         results,
         "update runs set lifecycle_stage = 'deleted' where run_uuid in "
         "(select run_uuid from tags where key = 'cell' and value = 'b')",
     ),
     "an unfinished run": lambda results: execute(results, "delete from tags where key = 'result_sha256'"),
-    "the name of the experiment": lambda results: execute(
-        results, "update experiments set name = 'x' where experiment_id = 1"
-    ),
     "a damaged record": lambda results: (results / HELD).write_bytes(b"\xff"),
 }
 
