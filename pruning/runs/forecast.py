@@ -71,9 +71,9 @@ class Forecast:
 class Machine:
     """What a cell costs on this machine: the model is loaded, and a few tokens are timed.
 
-    It has seconds for each token: of the `first` loss of an objective, of each further `loss`, of the `blocks` alone in
-    it, of an evaluation (`dense`), and of a `generated` one. Raises UnskippableError or InputError if the model cannot
-    be divided, searched or repaired as the cell asks for.
+    It has seconds for each token: of the `first` loss of an objective, of each further `loss`, of the `blocks` alone,
+    of an evaluation (`dense`), and of a `generated` one. Raises UnskippableError or InputError if the model cannot be
+    divided, searched or repaired as the cell asks for.
     """
 
     def __init__(self, prepared: Prepared) -> None:
