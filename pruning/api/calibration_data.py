@@ -75,7 +75,6 @@ def draw_samples(
 
 
 def _refuse(call: str, names: Collection[str], why: str) -> None:
-    """Raise InputError if there are sizes that would change nothing."""
     if names:
         raise InputError(f"{call} got {' and '.join(names)}, but {why}: leave it out.")
 

@@ -82,7 +82,6 @@ def finished(cell: Cell) -> DoneResult | None:
 
 
 def _has(result: DoneResult, config: Mapping[str, Any]) -> bool:
-    """Whether a result has the evaluation and the healing that a configuration asks for."""
     known, wanted = result["config"], config.get("eval")
     if not same_settings(known.get("eval"), wanted):
         return False

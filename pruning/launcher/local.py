@@ -109,7 +109,6 @@ class LocalPool:
 
 
 def _state(results: Path, key: str, since: str, log_file: str) -> CellState:
-    """How a cell has ended whose process has ended."""
     state, reason = recorded_state(results / key, since)
     return CellState(key, state or StateName.LOST, reason or "its process has died", log=log_file)
 

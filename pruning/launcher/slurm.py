@@ -65,7 +65,6 @@ class Slurm:
             self._array(Submission.begin(results, part, code, where), part, share, code)
 
     def _array(self, record: Submission, part: Sequence[QueuedCell], share: int, code: Path) -> None:
-        """Submit one array and record its jobs."""
         import submitit
 
         asked = part[0].resources

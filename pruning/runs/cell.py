@@ -20,10 +20,9 @@ from pruning.calibration import Calibration
 from pruning.calibration.samples import Samples
 from pruning.core import storage
 from pruning.core.errors import BusyError, DamagedError, ForeignError, PruningError, check_least
-from pruning.core.mask import Latency, Mask, Removal, Space
+from pruning.core.mask import Latency, Removal, Space
 from pruning.core.records import (
     LOG,
-    MASK,
     NAME,
     DoneResult,
     Result,
@@ -273,12 +272,6 @@ def save_config(cell: Cell, config: Mapping[str, Any]) -> None:
     """Write `config.yaml`: the configuration, in which options and classes are names."""
     if collectives.is_first():
         storage.write_text(cell.folder / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
-
-
-def save_mask(cell: Cell, mask: Mask) -> None:
-    """Write `mask.json`."""
-    if collectives.is_first():
-        storage.write_json(cell.folder / MASK, mask.to_json())
 
 
 def save_result(cell: Cell, result: Result) -> None:

@@ -207,7 +207,6 @@ def select(found: Finished, settings: Training) -> tuple[Mask, SelectionRecord]:
     path = found.cell.folder / FOLDER / f"trials-{named}.jsonl"
 
     def read() -> dict[tuple[tuple[int, ...], int], Trial]:
-        """The trials of earlier runs, by removed units and tokens."""
         if not path.exists():
             return {}
         storage.mend(path)
@@ -225,7 +224,6 @@ def select(found: Finished, settings: Training) -> tuple[Mask, SelectionRecord]:
                 folder.rmdir()
 
     def recorded(trial: Trial) -> Any:
-        """The trial in a result."""
         named = trial._asdict()
         return {"dropped": named.pop("mask").listed(), **named}
 

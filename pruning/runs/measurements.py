@@ -380,7 +380,6 @@ PART = "{percentage:3.0f}%|{bar:10}| {n_fmt}/{total_fmt} batches [{elapsed}<{rem
 
 
 def _bar(title: str, form: str, hidden: bool = False, **settings: Any) -> Any:
-    """A bar on standard error, unless another rank shows it."""
     return progress_bar(title, form, hidden or not collectives.is_first(), **settings)
 
 

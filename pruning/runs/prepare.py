@@ -93,7 +93,6 @@ def prepare(cell: Cell, drawn: Drawn | None = None) -> Prepared:
     reader = Reader.of(model.name, model.config, model.tokenizer)
 
     def draw_samples() -> Samples:
-        """The samples of the calibration, in random order."""
         samples = cell.calibration.draw(model.tokenizer).shuffled()
         check_calibration(samples, reader)
         return samples

@@ -14,6 +14,7 @@ from pruning.core.errors import RankError, is_disk_full, sentence
 from pruning.core.mask import SearchRecord, Space
 from pruning.core.records import (
     LOG,
+    MASK,
     CalibrationRecord,
     DoneResult,
     FailedResult,
@@ -40,7 +41,6 @@ from pruning.runs.cell import (
     forward_with,
     model_of,
     save_config,
-    save_mask,
     save_result,
     settings_record,
 )
@@ -128,7 +128,8 @@ def _run(prepared: Prepared) -> DoneResult:
     finally:
         searched.release()
     mask = solution.score.mask
-    save_mask(cell, mask)
+    if collectives.is_first():
+        storage.write_json(cell.folder / MASK, mask.to_json())
     repair, repair_record = new_repair(prepared, forward, mask) or (None, None)
     result: DoneResult = {
         "cell": cell.key,
@@ -208,8 +209,6 @@ def _calibration_record(prepared: Prepared, solution: Solution, estimate: Estima
 
 
 def _search_record(cell: Cell, space: Space, solution: Solution, cost: Cost) -> SearchRecord:
-    """The record of the search and of its cost."""
-
     def count(evaluations: float) -> float:
         """A fraction if some masks were evaluated on a fraction of the samples."""
         return int(evaluations) if float(evaluations).is_integer() else round(evaluations, 3)

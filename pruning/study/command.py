@@ -119,7 +119,6 @@ def _check(cells: Sequence[Cell], launcher: InProcess | LocalPool | Slurm) -> No
 
 
 def _run_guided(cell: Cell, launcher: InProcess | LocalPool | Slurm, outcome: Outcome) -> None:
-    """Run a cell, and then measure how fast its models are."""
     run_cells([cell], launcher, outcome)
     if cell.key in outcome.done and "speed" not in outcome.done[cell.key]["evaluation"]:
         run_cells([speed_cell(cell)], launcher, second := Outcome())
@@ -151,7 +150,6 @@ def _export(cells: Sequence[Cell], outcome: Outcome) -> None:
 
 
 def _route(cells: Sequence[Cell], outcome: Outcome, settings: task_cells.TaskSettings) -> None:
-    """Cross the tasks of each group of cells with their sets, and print the tables."""
     from pruning.study.task_routing import route_group, routing_text
 
     for group in task_cells.groups(cells):

@@ -187,7 +187,6 @@ def _prepare(cells: Sequence[Cell], outcome: Outcome, in_flight: bool = False) -
 
 
 def _run_here(prepared: Sequence[Prepared], outcome: Outcome) -> None:
-    """Run prepared cells in this process, one after the other."""
     from pruning.runs.run_cell import record_failure, run
 
     ranks = max((ready.cell.model.resources.ranks for ready in prepared), default=1)
@@ -219,7 +218,6 @@ def _run_here(prepared: Sequence[Prepared], outcome: Outcome) -> None:
 
 
 def _name(cell: Cell) -> str:
-    """The name of a cell in tables."""
     size = f"k={cell.k}" if cell.ratio is None else f"{cell.ratio:g}"
     return text_tables.name_of(
         cell.model.name, cell.choices.objective, cell.choices.algo, size, cell.unit, cell.budget
@@ -227,7 +225,6 @@ def _name(cell: Cell) -> str:
 
 
 def _log_sizes(prepared: Sequence[Prepared]) -> None:
-    """Log how much data masks are chosen on and measured on."""
     for ready in {ready.samples.sha256: ready for ready in prepared}.values():
         samples = ready.samples
         pieces = "items" if samples.kind == "items" else f"samples of up to {samples.length} tokens"
@@ -274,7 +271,6 @@ def _run_jobs(cells: Sequence[Cell], pending: Sequence[Cell], launcher: Slurm, o
 
 
 def _take(ended: Mapping[str, CellState], cells: Sequence[Cell], outcome: Outcome) -> None:
-    """Add cells whose jobs have ended to `outcome`."""
     for cell in cells:
         if cell.key not in ended or _is_done(cell, outcome):
             continue

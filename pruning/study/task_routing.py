@@ -79,7 +79,6 @@ def route_group(
 def _described(
     cells: Sequence[Cell], tasks: Sequence[TaskData], sets: Mapping[str, Mask], settings: TaskSettings
 ) -> dict[str, Any]:
-    """What was searched, and the items of each task."""
     cell = cells[0]
     return {
         "model": cell.model.name,
@@ -114,7 +113,6 @@ def _folder(cell: Cell, tasks: Sequence[TaskData], sets: Mapping[str, Any]) -> P
 def _scores(
     folder: Path, tasks: Sequence[TaskData], masks: Sequence[Mask], forward: Forward, part: str
 ) -> dict[str, ItemScores]:
-    """The scores of a part of each task under the dense model and all sets; each task is a file."""
     found = {}
     for number, task in enumerate(tasks, start=1):
         path = folder / "scores" / f"{task.name}-{part}.npz"

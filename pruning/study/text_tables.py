@@ -88,7 +88,6 @@ class GrowingTable:
 
 
 def _cells(found: Sequence[DoneResult]) -> tuple[list[str], list[list[str]]]:
-    """The titles and the rows of a table of cells."""
     metrics = dict.fromkeys(name for one in found for name in metrics_among(one["evaluation"]["pruned"]))
     kinds = [*LABELS, *map(kind_of, metrics)]  # first perplexities, then accuracies, then the mean accuracy
     names = sorted(metrics, key=lambda name: (name == "acc/mean", kinds.index(kind_of(name))))

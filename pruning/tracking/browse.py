@@ -83,7 +83,6 @@ def free_port(wanted: int) -> int:
 
 
 def _is_open(port: int) -> bool:
-    """Whether a program of this machine answers on a port."""
     with socket.socket() as tried:
         return tried.connect_ex(("127.0.0.1", port)) == 0
 

@@ -163,7 +163,6 @@ def _metrics(result: Result, folder: Path) -> Iterator[tuple[str, float, int]]:
 
 
 def _numbers(result: Result) -> Iterator[tuple[str, float, int]]:
-    """Yield (name, value, step) for each number in a result itself."""
     if result["status"] != "done":
         return
     groups: Mapping[str, Any] = {
