@@ -1,11 +1,14 @@
-"""The SQLite file beside the results: made whole, written by one command at a time, left alone if nothing is new."""
+"""Stores: the file is made whole, written by one command at a time, left alone if nothing is new; and servers."""
 
 from __future__ import annotations
 
 import sqlite3
+import threading
+import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from threading import Event, Thread
 from types import SimpleNamespace
@@ -17,7 +20,9 @@ from pruning.core import records, storage
 from pruning.core.mask import Mask
 from pruning.tracking import mlflow_run
 from pruning.tracking.client import connect
+from pruning.tracking.rebuild import record_all
 from pruning.tracking.store import DATABASE, HELD, MLflow, create_store
+from tests.helpers import analysis_grid
 from tests.helpers.mlflow_runs import described, runs
 from tests.helpers.results import a_result
 
@@ -155,3 +160,43 @@ def test_a_store_whose_tables_are_not_all_made_is_not_put_in_place(
     (tmp_path / DATABASE).write_text("a store")
     create_store(tmp_path / DATABASE)
     assert (tmp_path / DATABASE).read_text() == "a store", "an existing store is left alone"
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    """A real MLflow server, in a thread of this process, over an SQLite file."""
+    from werkzeug.serving import make_server
+
+    settings = {
+        "_MLFLOW_SERVER_FILE_STORE": f"sqlite:///{tmp_path / 'server.db'}",
+        "_MLFLOW_SERVER_ARTIFACT_ROOT": "mlflow-artifacts:/",
+        "_MLFLOW_SERVER_ARTIFACT_DESTINATION": (tmp_path / "artifacts").as_uri(),
+        "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in settings.items():
+            patch.setenv(name, value)
+        with warnings.catch_warnings():  # Starlette warns when MLflow imports it
+            warnings.simplefilter("ignore")
+            import mlflow.server.fastapi_app  # noqa: F401 - otherwise imported by the first request
+            from mlflow.server import app
+        running = make_server("127.0.0.1", 0, app, threaded=True)
+        thread = threading.Thread(target=running.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()
+        thread.join()
+
+
+def test_runs_on_a_server_and_in_a_file_are_the_same(server: str, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    study = replace(analysis_grid.ONE, objectives=("perplexity",), cells=[])
+    analysis_grid.write(results, study)
+    assert record_all(results) == record_all(results, server) == record_all(results, server) > 1
+    file = f"sqlite:///{results / 'mlflow.db'}"
+    there, here = runs(server), runs(file)
+    assert there.keys() == here.keys()
+    for name, run in here.items():
+        description = described(server, there[name])
+        assert description == described(file, run)
+        assert description["ended"] == ("FINISHED", False, False)
