@@ -67,7 +67,7 @@ class Cell:
     algo: Algo
     compensation: Compensation
     evaluation: Evaluation
-    tracker: Any
+    tracker: Tracker
     ratio: float | None
     k: int | None
     protect: Protect

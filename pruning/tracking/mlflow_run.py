@@ -71,10 +71,7 @@ def record_run(client: Any, experiment: str, folder: Path, studies: Sequence[str
         return
     version = version_of(folder, studies)
     same = client.search_runs([experiment], f"tags.cell = '{result['cell']}'")
-    known = {name: float(value) for name, value, _ in _numbers(result)}
-    if any(
-        run.data.tags.get(VERSION) == version and known.items() <= run.data.metrics.items() for run in same
-    ):
+    if any(run.data.tags.get(VERSION) == version for run in same):
         return
     for run in same:
         client.delete_run(run.info.run_id)
@@ -147,24 +144,6 @@ def _metrics(result: Result, folder: Path) -> Iterator[tuple[str, float, int]]:
     if result["status"] != "done":
         return
     yield from summary(result["evaluation"])
-    yield from _numbers(result)
-    if (record := result.get("heal")) is not None:  # the curve of the healing; a step is a number of tokens
-        yield "heal/tokens", record["tokens"], 0
-        yield "heal/seconds", record["seconds"], 0
-        for point in records.read(folder / record["folder"] / records.CURVE):
-            numbers: Mapping[str, Any] = point
-            for name in ("loss", "heldout_loss", "lr"):
-                if name in numbers:
-                    yield f"heal/{name}", numbers[name], point["tokens"]
-    mask = Mask.from_json(result["mask"])
-    scores = list(Journal.open(folder / scoring.NAME, mask.n_blocks, unit=mask.unit).scores.values())
-    for step, best in best_so_far(scores, space_of(mask, result["search"]).complete):
-        yield "search/best_loss", best, step
-
-
-def _numbers(result: Result) -> Iterator[tuple[str, float, int]]:
-    if result["status"] != "done":
-        return
     groups: Mapping[str, Any] = {
         "calibration": (result["calibration"], ("loss", "dense_loss", "standard_error")),
         "search": (result["search"], ("evaluations_asked", "evaluations_paid", "seconds")),
@@ -179,6 +158,18 @@ def _numbers(result: Result) -> Iterator[tuple[str, float, int]]:
             yield f"{which}/{name}", value, 0
     if (speed := result["evaluation"].get("speed")) is not None:
         yield from ((name, value, 0) for name, value in flat(speed))
+    if (record := result.get("heal")) is not None:  # the curve of the healing; a step is a number of tokens
+        yield "heal/tokens", record["tokens"], 0
+        yield "heal/seconds", record["seconds"], 0
+        for point in records.read(folder / record["folder"] / records.CURVE):
+            numbers: Mapping[str, Any] = point
+            for name in ("loss", "heldout_loss", "lr"):
+                if name in numbers:
+                    yield f"heal/{name}", numbers[name], point["tokens"]
+    mask = Mask.from_json(result["mask"])
+    scores = list(Journal.open(folder / scoring.NAME, mask.n_blocks, unit=mask.unit).scores.values())
+    for step, best in best_so_far(scores, space_of(mask, result["search"]).complete):
+        yield "search/best_loss", best, step
 
 
 def _artifacts(client: Any, run: str, folder: Path, result: Result) -> None:

@@ -162,25 +162,6 @@ def _cells(folder: Path) -> list[Path]:
     return sorted(path.parent for path in folder.glob("*/result.json"))
 
 
-def losses(folder: Path) -> list[float]:
-    stored = runs(f"sqlite:///{folder / 'mlflow.db'}").values()
-    return sorted(run.data.metrics["calibration/loss"] for run in stored)
-
-
-def execute(folder: Path, command: str) -> None:
-    with closing(sqlite3.connect(folder / "mlflow.db")) as store:
-        store.execute(command)
-        store.commit()
-
-
-def test_metrics_that_were_edited_in_the_store_are_recorded_again(folder: Path) -> None:
-    rebuild.record_all(folder)
-    before = losses(folder)
-    execute(folder, "update latest_metrics set value = 0.5 where key = 'calibration/loss'")
-    rebuild.record_all(folder)
-    assert losses(folder) == before
-
-
 def test_files_that_links_lead_to_are_not_recorded(
     folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
