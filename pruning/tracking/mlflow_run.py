@@ -65,7 +65,7 @@ def record_run(client: Any, experiment: str, folder: Path, studies: Sequence[str
 
     `studies` are the names of the studies that ask for the cell.
     """
-    from mlflow.entities import RunTag
+    from mlflow.entities import Metric, Param, RunTag
 
     if (result := read_result(folder)) is None:
         return
@@ -81,30 +81,22 @@ def record_run(client: Any, experiment: str, folder: Path, studies: Sequence[str
     # The tag `cell` is given at once: a run without it would not be found again after a kill.
     run = client.create_run(experiment, start_time=started, run_name=name, tags={"cell": result["cell"]})
     tags = [RunTag(name, str(value)) for name, value in _tags(result, studies)]
-    client.log_batch(run.info.run_id, params=parameters(result["config"]), tags=tags)
-    log_metrics(client, run.info.run_id, [(*metric, ended) for metric in _metrics(result, folder)])
-    _artifacts(client, run.info.run_id, folder, result)
+    settings = [Param(name, str(value)[:LONGEST]) for name, value in leaves(result["config"])]
+    client.log_batch(run.info.run_id, params=settings, tags=tags)
+    metrics = [Metric(name, value, ended, step) for name, value, step in _metrics(result, folder)]
+    for first in range(0, len(metrics), BATCH):
+        client.log_batch(run.info.run_id, metrics=metrics[first : first + BATCH])
+    files = [NAME, MASK, "config.yaml", scoring.NAME, LOG]
+    if result["status"] == "done" and "heal" in result:
+        files.append(f"{result['heal']['folder']}/{records.CURVE}")
+    for path in (folder / file for file in files):
+        if path.is_file() and not path.is_symlink():  # a link in a copied folder can lead to a private file
+            client.log_artifact(run.info.run_id, str(path))
     client.set_terminated(
         run.info.run_id, "FINISHED" if result["status"] == "done" else "FAILED", end_time=ended
     )
     # This tag is set last, so that an interrupted recording is repeated.
     client.set_tag(run.info.run_id, VERSION, version)
-
-
-def parameters(config: Mapping[str, Any]) -> list[Any]:
-    """A configuration as MLflow's parameters."""
-    from mlflow.entities import Param
-
-    return [Param(name, str(value)[:LONGEST]) for name, value in leaves(config)]
-
-
-def log_metrics(client: Any, run: str, points: Sequence[tuple[str, float, int, int]]) -> None:
-    """Write points (name, value, step, time in milliseconds) to a run."""
-    from mlflow.entities import Metric
-
-    metrics = [Metric(name, value, when, step) for name, value, step, when in points]
-    for start in range(0, len(metrics), BATCH):
-        client.log_batch(run, metrics=metrics[start : start + BATCH])
 
 
 def version_of(folder: Path, studies: Sequence[str]) -> str:
@@ -170,20 +162,6 @@ def _metrics(result: Result, folder: Path) -> Iterator[tuple[str, float, int]]:
     scores = list(Journal.open(folder / scoring.NAME, mask.n_blocks, unit=mask.unit).scores.values())
     for step, best in best_so_far(scores, space_of(mask, result["search"]).complete):
         yield "search/best_loss", best, step
-
-
-def _artifacts(client: Any, run: str, folder: Path, result: Result) -> None:
-    names = [NAME, MASK, "config.yaml", scoring.NAME, LOG]
-    if result["status"] == "done" and "heal" in result:
-        names.append(f"{result['heal']['folder']}/{records.CURVE}")
-    for name in names:
-        if _is_own(folder / name):
-            client.log_artifact(run, str(folder / name))
-
-
-def _is_own(path: Path) -> bool:
-    """Whether a path is a file and no link: a link in a copied folder can lead to a private file."""
-    return path.is_file() and not path.is_symlink()
 
 
 def _milliseconds(time: str) -> int:

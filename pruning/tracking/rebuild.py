@@ -35,8 +35,9 @@ def main() -> None:
 def record_all(results: Path, uri: str | None = None) -> int:
     """Record the cells that have a result, in the store `uri` or the SQLite file of the folder; returns their number.
 
-    What a cell's settings say of its store is not followed: the folder can come from somebody else. Raises InputError if there is no cell, and PruningError if the store cannot be
-    used, or after the others are recorded if a cell cannot be.
+    What a cell's settings say of its store is not followed: the folder can come from somebody else. Raises InputError
+    if there is no cell, and PruningError if the store cannot be used, or after the others are recorded if a cell
+    cannot be.
     """
     tracker, folders = MLflow(uri), sorted(path.parent for path in results.glob(f"*/{NAME}"))
     if not folders:

@@ -125,17 +125,17 @@ def test_two_commands_that_record_the_same_cells_keep_each_others_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = (tmp_path, [write(tmp_path, key) for key in KEYS])
-    original, overtaken, second = mlflow_run._artifacts, Event(), Thread(target=MLflow().record, args=given)
+    original, overtaken, second = mlflow_run._metrics, Event(), Thread(target=MLflow().record, args=given)
 
-    def artifacts(*written: Any) -> None:
+    def metrics(*written: Any) -> Any:
         if second.ident is None:
             second.start()  # another command begins while the first run is unfinished
             overtaken.wait(1)
         else:
             overtaken.set()
-        original(*written)
+        return original(*written)
 
-    monkeypatch.setattr(mlflow_run, "_artifacts", artifacts)
+    monkeypatch.setattr(mlflow_run, "_metrics", metrics)
     MLflow().record(*given)
     second.join()
     recorded = [run.data.tags for run in connect(f"sqlite:///{tmp_path / DATABASE}").search_runs(["1"])]
