@@ -81,9 +81,8 @@ def test_numbers_of_a_healed_model_on_other_data_are_not_kept_beside_new_ones(la
     launch(*HEAL)
     other = ("eval.samples=3", "eval.length=48")
     plain = launch(*SEARCH, *other).result()["evaluation"]
-    assert not any(name.startswith("ppl/heldout") for name in plain["healed"])
+    assert "healed" not in plain
     assert "healed" not in plain["records"]["ppl/heldout"]
-    assert "acc/heldout" in plain["healed"], "its items are the same"
     healed = launch(*HEAL, *other).result()["evaluation"]
     assert healed["healed"]["ppl/heldout"] < healed["pruned"]["ppl/heldout"]
 
