@@ -36,38 +36,15 @@ def wrapped(model_folder: Path) -> pruning.PrunableModel:
     return pruning.wrap_model(module, AutoTokenizer.from_pretrained(model_folder), name="mine")
 
 
-SAME: dict[str, tuple[list[str], Any, dict[str, Any]]] = {
-    "sub-layers": (
-        ["unit=sublayer", "ratio=0.34"],
-        TEXTS,
-        {"unit": "sublayer", "ratio": 0.34, "samples": 3, "length": 32},
-    ),
-    "greedy": (["algo=greedy", "k=2", "seed=3"], TEXTS, {"k": 2, "seed": 3, "samples": 5, "length": 32}),
-    "bayesian": (
-        ["algo=bayesian", "k=2", "seed=3"],
-        TEXTS,
-        {"algo": "bayesian", "k": 2, "seed": 3, "samples": 5, "length": 32},
-    ),
-    "items": (
-        ["objective=margin", "algo=beam", "k=2"],
-        ITEMS,
-        {"objective": Margin(), "algo": Beam, "k": 2, "samples": 9},
-    ),
-    "a named calibration": (
-        ["algo=one_shot", "k=1", "calibration=pydoc"],
-        "pydoc",
-        {"algo": "one_shot", "k": 1, "samples": 4, "length": 24},
-    ),
-    "the calibration of the objective": (
-        ["algo=one_shot", "k=1", "objective=margin"],
-        None,
-        {"algo": "one_shot", "k": 1, "objective": "margin", "samples": 5},
-    ),
-    "both kinds": (
-        ["algo=one_shot", "k=1", "objective=weighted", "calibration=both", "seed=3"],
-        None,
-        {"algo": "one_shot", "k": 1, "objective": "weighted", "seed": 3},
-    ),
+# The data and the settings of a search; the command line gets the same.
+SAME: dict[str, tuple[Any, dict[str, Any]]] = {
+    "sub-layers": (TEXTS, {"unit": "sublayer", "ratio": 0.34, "samples": 3, "length": 32}),
+    "greedy": (TEXTS, {"algo": "greedy", "k": 2, "seed": 3, "samples": 5, "length": 32}),
+    "bayesian": (TEXTS, {"algo": "bayesian", "k": 2, "seed": 3, "samples": 5, "length": 32}),
+    "items": (ITEMS, {"objective": Margin(), "algo": Beam(), "k": 2, "samples": 9}),
+    "a named calibration": ("pydoc", {"algo": "one_shot", "k": 1, "samples": 4, "length": 24}),
+    "that of the objective": (None, {"algo": "one_shot", "k": 1, "objective": "margin", "samples": 5}),
+    "both kinds": (None, {"algo": "one_shot", "k": 1, "objective": "weighted", "seed": 3}),
 }
 
 
@@ -75,15 +52,16 @@ SAME: dict[str, tuple[list[str], Any, dict[str, Any]]] = {
 def test_a_search_gives_what_the_command_line_gives(
     launch: Command, model: pruning.PrunableModel, tmp_path: Path, case: str
 ) -> None:
-    words, data, settings = SAME[case]
-    words = words + [
-        f"calibration.{name}={settings[name]}" for name in ("samples", "length") if name in settings
-    ]
+    data, settings = SAME[case]
+    words = [] if data is None else [f"calibration={data}"]
     if isinstance(data, list):
         records = [{"text": text} for text in TEXTS] if data is TEXTS else ITEMS
         path = tmp_path / "data.jsonl"
         path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
-        words += [f"calibration={'text_file' if data is TEXTS else 'items_file'}", f"calibration.path={path}"]
+        words = [f"calibration={'text_file' if data is TEXTS else 'items_file'}", f"calibration.path={path}"]
+    for name, value in settings.items():
+        option = value if isinstance(value, str | int | float) else type(value).__name__.lower()
+        words.append(f"{'calibration.' if name in ('samples', 'length') else ''}{name}={option}")
     cell = launch(*words, calibrated=False).result()
     found = pruning.search_mask(model, data, **settings, **QUIET)
     assert found.mask.to_json() == cell["mask"]
