@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import traceback
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -58,6 +58,8 @@ from pruning.search.driver import Problem, Solution, solve
 from pruning.search.journal import Journal, KnownScores, Store
 
 log = logging.getLogger(__name__)
+
+COST = "cost.json"  # in the folder of a cell whose search is not finished
 
 
 def run(prepared: Prepared) -> DoneResult:
@@ -124,7 +126,7 @@ def _run(prepared: Prepared) -> DoneResult:
     searched = forward.with_scales(scales if cell.compensation.search else None)
     losses = Calibrated(cell.objective, searched, samples)
     try:
-        solution, cost, ledger = _search(cell, space, losses, store)
+        solution, cost = _search(cell, space, losses, store)
     finally:
         searched.release()
     mask = solution.score.mask
@@ -149,7 +151,8 @@ def _run(prepared: Prepared) -> DoneResult:
     if repair_record is not None:
         result["repair"] = repair_record
     save_result(cell, result)
-    ledger.close()
+    if collectives.is_first():
+        (cell.folder / COST).unlink(missing_ok=True)  # the result now contains it
     return result
 
 
@@ -180,13 +183,13 @@ def _search(cell: Cell, space: Space, losses: Calibrated, store: Store) -> tuple
     single = FloatLoss(losses.in_float32, journal(scoring.FLOAT32)) if losses.in_half else None
     problem = Problem(cell.algo, space, cell.seed, cell.racing, cell.near_ties, cell.max_evaluations)
     with search_shown(cell.title, cell.evaluations(space), known=len(own.scores), unit=space.unit) as show:
-        ledger = CostLedger.open(cell.folder / "cost.json", losses.forward.cost)
+        ledger = CostLedger(cell.folder / COST, losses.forward.cost)
 
         def watch(evaluations: int, best: float, size: int) -> None:
             show(evaluations, best, size)
             ledger.save()
 
-        return solve(problem, losses, known, watch, single), ledger.total(), ledger
+        return solve(problem, losses, known, watch, single), ledger.total()
 
 
 def _calibration_record(prepared: Prepared, solution: Solution, estimate: Estimate) -> CalibrationRecord:
@@ -229,20 +232,14 @@ def _search_record(cell: Cell, space: Space, solution: Solution, cost: Cost) -> 
     return cast(SearchRecord, record | asdict(cost))
 
 
-@dataclass
 class CostLedger:
     """The `Cost` of the current run and of the cell's earlier runs. A file keeps their sum until the cell is done."""
 
-    path: Path
-    running: Cost
-    earlier: Cost
-    _saved: Cost
-
-    @classmethod
-    def open(cls, path: Path, running: Cost) -> CostLedger:
-        """Read the cost of earlier runs from the file `path`, if it exists."""
-        earlier = collectives.on_first(lambda: Cost(**storage.read_json(path)) if path.exists() else Cost())
-        return cls(path, running, earlier, replace(running))
+    def __init__(self, path: Path, running: Cost) -> None:
+        self.path, self.running, self._saved = path, running, replace(running)
+        self.earlier = collectives.on_first(
+            lambda: Cost(**storage.read_json(path)) if path.exists() else Cost()
+        )
 
     def total(self) -> Cost:
         """The cost of all runs and ranks together."""
@@ -254,8 +251,3 @@ class CostLedger:
         if spent != self._saved and collectives.is_first():
             storage.write_json(self.path, asdict(self.earlier.plus(spent)))
         self._saved = spent
-
-    def close(self) -> None:
-        """Delete the file, because the result now contains the cost."""
-        if collectives.is_first():
-            self.path.unlink(missing_ok=True)
