@@ -26,8 +26,8 @@ from pruning.evaluation.text_overlap import check_disjoint
 from pruning.models.sublayers import find_chain
 from pruning.objective import Calibrated, Objective
 from pruning.runs.cell import ForwardSettings, forward_with
-from pruning.runs.check_data import Reader, check_evaluation
 from pruning.runs.measurements import search_shown
+from pruning.runs.prepare import Reader, check_evaluation
 from pruning.search import driver
 from pruning.search.decide import FloatLoss, certainty
 from pruning.search.driver import Problem, solve

@@ -22,8 +22,8 @@ from pruning.models import preflight
 from pruning.models.handle import Model
 from pruning.published.library import ModelFacts, Protocol, PublishedMask, PublishedNumber
 from pruning.runs.cell import FORMAT, ForwardSettings, forward_with
-from pruning.runs.check_data import Reader, check_evaluation
 from pruning.runs.measurements import Evaluator
+from pruning.runs.prepare import Reader, check_evaluation
 
 if TYPE_CHECKING:
     from pruning.calibration.samples import Samples

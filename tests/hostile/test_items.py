@@ -22,8 +22,8 @@ from pruning.evaluation.choices import check_equal
 from pruning.evaluation.heldout import LocalFiles, item_accuracy
 from pruning.evaluation.text_overlap import overlaps
 from pruning.models.handle import Model
-from pruning.runs.check_data import Reader, check_calibration, check_evaluation
 from pruning.runs.measurements import averaged
+from pruning.runs.prepare import Reader, check_calibration, check_evaluation
 from pruning.search.journal import Journal, Store
 from tests.conftest import N_BLOCKS, Command
 from tests.helpers.evaluations import (
