@@ -15,7 +15,7 @@ from pruning.calibration.sources import NOVEL, PARTED, embedded_text
 from pruning.calibration.text import WindowDraw
 from pruning.core.errors import InputError, unknown
 from pruning.models import preflight
-from pruning.runs.check_data import Reader, check_calibration
+from pruning.runs.prepare import Reader, check_calibration
 
 ItemList: TypeAlias = Sequence[Item | Mapping[str, Any]]
 Calibration: TypeAlias = str | Sequence[str] | ItemList | Samples | None  # None: the objective chooses
@@ -75,7 +75,6 @@ def draw_samples(
 
 
 def _refuse(call: str, names: Collection[str], why: str) -> None:
-    """Raise InputError if there are sizes that would change nothing."""
     if names:
         raise InputError(f"{call} got {' and '.join(names)}, but {why}: leave it out.")
 

@@ -29,8 +29,7 @@ from pruning.models.architecture import context_length_of
 from pruning.models.handle import Model
 from pruning.models.kept_models import savable
 from pruning.objective.perplexity import Perplexity
-from pruning.runs.cell import ForwardSettings
-from pruning.runs.loaded_cell import forward_with
+from pruning.runs.cell import ForwardSettings, forward_with
 
 
 @exclusive
@@ -131,7 +130,6 @@ def repair_mask(
 
 
 def _with_weights(model: PrunableModel, weights: Mapping[str, Tensor]) -> PrunableModel:
-    """A copy of a model in which some weights are others."""
     module = copy.deepcopy(model.module)
     for name, values in weights.items():
         module.get_parameter(name).data.copy_(values)
@@ -192,7 +190,6 @@ def _check_unchanged(model: PrunableModel, settings: Model) -> None:
 
 
 def _same(one: Tensor | None, other: Tensor | None) -> bool:
-    """Whether two weights are equal bit for bit."""
     if one is None or other is None or one.dtype != other.dtype or one.shape != other.shape:
         return False
     first, second = (weight.detach().cpu().contiguous().view(-1) for weight in (one, other))

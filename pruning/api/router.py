@@ -22,10 +22,7 @@ from pruning.routing import router_files
 from pruning.routing.fitted_router import FittedRouter, StateEncoder, first_blocks, fit_head, prompts
 from pruning.routing.router_settings import RouterSettings
 from pruning.routing.set_scores import routes, score_items
-from pruning.runs.cell import ForwardSettings
-from pruning.runs.loaded_cell import forward_with
-
-PREDICTED = {"loglikelihood": "log-likelihood per token", "margin": "lead of the right answer per token"}
+from pruning.runs.cell import ForwardSettings, forward_with
 
 
 @dataclass(frozen=True)
@@ -40,7 +37,7 @@ class Route:
     mask: Mask
     predicted: dict[str, float]
     seconds: float
-    what: str = "log-likelihood per token"
+    what: str = "loglikelihood"
 
     def __str__(self) -> str:
         lines = [
@@ -48,7 +45,9 @@ class Route:
             for name, value in sorted(self.predicted.items(), key=lambda pair: -pair[1])
         ]
         drops = " ".join(self.mask.names())
-        return "\n".join([f"{self.chosen}: {self.mask} removed: {drops}", f"predicted {self.what}:", *lines])
+        return "\n".join(
+            [f"{self.chosen}: {self.mask} removed: {drops}", f"predicted {self.what} per token:", *lines]
+        )
 
 
 @dataclass(frozen=True)
@@ -77,12 +76,6 @@ class Router:
         _check_weights(record, model, folder)
         forward = forward_with(ForwardSettings(), model.language_model)
         encoder = StateEncoder(forward, model.tokenizer, router.blocks)
-        width = 2 * model.module.get_input_embeddings().embedding_dim
-        if router.head.width != width:
-            raise DamagedError(
-                f"{Path(folder) / router_files.HEAD} reads {router.head.width} features, and {model.name} gives "
-                f"{width}: restore the file, or fit a new router."
-            )
         return cls(model, router, encoder, record)
 
     def save(self, folder: str | Path) -> Path:
@@ -105,7 +98,7 @@ class Router:
         sets, seconds = self.fitted.sets, time.perf_counter() - started
         chosen = list(sets)[routes(predicted)[0]]
         values = dict(zip(sets, predicted[:, 0].tolist(), strict=True))
-        return Route(chosen, sets[chosen], values, seconds, PREDICTED[self.fitted.settings.target])
+        return Route(chosen, sets[chosen], values, seconds, self.fitted.settings.target)
 
     def wording(self, question: str) -> str:
         """A question in the wording that the router was fitted to."""

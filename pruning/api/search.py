@@ -25,10 +25,9 @@ from pruning.evaluation.heldout import item_accuracy
 from pruning.evaluation.text_overlap import check_disjoint
 from pruning.models.sublayers import find_chain
 from pruning.objective import Calibrated, Objective
-from pruning.runs.cell import ForwardSettings
-from pruning.runs.check_data import Reader, check_evaluation
-from pruning.runs.loaded_cell import forward_with
-from pruning.runs.measurements import Progress
+from pruning.runs.cell import ForwardSettings, forward_with
+from pruning.runs.measurements import search_shown
+from pruning.runs.prepare import Reader, check_evaluation
 from pruning.search import driver
 from pruning.search.decide import FloatLoss, certainty
 from pruning.search.driver import Problem, solve
@@ -104,8 +103,8 @@ def search_mask(
     most = driver.evaluations(chosen_algo, space, max_evaluations)
     title = f"{model.name} {type(chosen_algo).__name__}"
     try:
-        with Progress(title, most, hidden=not progress, unit=space.unit) as bar:
-            solution = solve(problem, losses, KnownScores(journal), bar.update, single)
+        with search_shown(title, most, hidden=not progress, unit=space.unit) as show:
+            solution = solve(problem, losses, KnownScores(journal), show, single)
     finally:
         losses.forward.release()
     score = solution.score

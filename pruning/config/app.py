@@ -327,7 +327,6 @@ def _plain(words: Sequence[str]) -> dict[str, Any]:
 
 
 def _option(group: str, settings: Mapping[str, Any]) -> str:
-    """The option that recorded settings come from."""
     option = settings.get(OPTION)
     if option in options(group) or (group == "model" and is_hub_name(option)):
         return str(option)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ from pruning.runs.cell import Cell, Choices, ForwardSettings, Protect
 
 COMMAND = ("launcher", "guide", "minutes", "tasks", "router")  # settings of the command, not of its cells
 PARTS = tuple(group for group in BUILT if group != "launcher")  # the groups that a cell is made of
+PLAIN = ("ratio", "k", "seed", "study", "unit", "budget", "max_evaluations")
+SETTINGS = {"forward": ForwardSettings, "racing": Racing, "near_ties": NearTies, "latency": Latency}
 
 
 def cell_of(config: DictConfig, choices: Mapping[str, Any]) -> Cell:
@@ -72,8 +75,7 @@ def _cell(plain: Mapping[str, Any], choices: Mapping[str, Any]) -> Cell:
     """The cell of a configuration in the recorded form, without the names of options."""
     check_settings(plain, choices)
     built = {group: build(group, plain[group]) for group in PARTS}
-    forward, racing = ForwardSettings(**plain["forward"]), Racing(**plain["racing"])
-    near_ties, latency = NearTies(**plain["near_ties"]), Latency(**plain["latency"])
+    parts: dict[str, Any] = {name: cls(**plain[name]) for name, cls in SETTINGS.items()}
     study, seed, export = plain["study"], plain["seed"], plain["export"]
     if not re.fullmatch(r"[\w.+-]+", study) or set(study) <= {"."}:
         raise InputError(
@@ -81,7 +83,7 @@ def _cell(plain: Mapping[str, Any], choices: Mapping[str, Any]) -> Cell:
         )
     if seed < 0:
         raise InputError(f"seed={seed} is negative: choose 0 or more.")
-    for settings in (forward, racing, near_ties, latency):
+    for settings in parts.values():
         settings.check()
     results = _folder("paths.results", plain["paths"]["results"])
     check_literal({"paths": {"results": str(results)}})  # a later healing records it
@@ -94,30 +96,15 @@ def _cell(plain: Mapping[str, Any], choices: Mapping[str, Any]) -> Cell:
         )
     return Cell(
         choices=Choices(str(objective), str(calibration), str(choices["algo"])),
-        model=built["model"],
-        objective=built["objective"],
-        calibration=built["calibration"],
-        algo=built["algo"],
-        compensation=built["compensation"],
-        evaluation=built["eval"],
-        tracker=built["tracker"],
-        ratio=plain["ratio"],
-        k=plain["k"],
+        evaluation=built.pop("eval"),
         protect=Protect(**plain["protect"]),
-        seed=seed,
-        study=study,
         results=results,
         export=None if export is None else _folder("export", export),
-        forward=forward,
         share=plain["scores"]["share"],
-        racing=racing,
-        near_ties=near_ties,
         config=_record(plain, choices, built["model"]),
-        unit=plain["unit"],
-        budget=plain["budget"],
-        latency=latency,
-        heal=built["heal"],
-        max_evaluations=plain["max_evaluations"],
+        **{name: plain[name] for name in PLAIN},
+        **built,
+        **parts,
     )
 
 
@@ -140,8 +127,10 @@ def _record(plain: Mapping[str, Any], choices: Mapping[str, Any], model: Model) 
 
 def _folder(setting: str, path: str) -> Path:
     """The absolute path of a folder. Raises InputError if the setting is empty or there can be no such path."""
-    if not path.strip():
-        raise InputError(f"{setting} is empty: give a folder, {setting}=DIR, or leave it out.")
+    if not path.strip() or any(unicodedata.category(character) == "Cc" for character in path):
+        raise InputError(
+            f"{setting}={path!r} is empty or holds a control character: give another folder, or leave it out."
+        )
     try:
         return Path(path).expanduser().resolve()
     except (OSError, RuntimeError, ValueError) as error:

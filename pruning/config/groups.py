@@ -51,7 +51,6 @@ NAMED = {
     "tracker": {
         "none": "pruning.runs.cell:NoTracker",
         "mlflow": "pruning.tracking.store:MLflow",
-        "server": "pruning.tracking.mlflow_server:Server",
     },
 }
 

@@ -534,21 +534,6 @@ def check_inside(path: Any, where: str) -> None:
         raise DamagedError(f"{where} names the path {path!r}, which leads out of the results folder.")
 
 
-def outward(config: Mapping[str, Any]) -> dict[str, str]:
-    """The recorded settings, by name, that decide where this machine would write or send something.
-
-    A results folder can come from somebody else, so a command uses these settings only if its words, or the
-    environment variable MLFLOW_TRACKING_URI, give them too.
-    """
-    places = {"export": config.get("export")}
-    for group, name in (("tracker", "uri"), ("model", "offload")):
-        settings = config.get(group)
-        places[f"{group}.{name}"] = settings.get(name) if isinstance(settings, Mapping) else None
-    if places["tracker.uri"] == os.environ.get("MLFLOW_TRACKING_URI"):
-        del places["tracker.uri"]
-    return {name: str(value) for name, value in places.items() if value is not None}
-
-
 def without_option(settings: Any) -> Any:
     """Recorded settings without the name of their option, because that name does not affect a result."""
     if isinstance(settings, Mapping):

@@ -382,11 +382,6 @@ def _places(settings: Training, text: HealingText, folder: Path) -> tuple[Path, 
     return trunk, folder / settings.key(text.sha256) / CHECKPOINTS
 
 
-def step_of(path: Path) -> int:
-    """The number of steps after which a checkpoint was written."""
-    return int(path.stem.split("-")[1])
-
-
 def _checkpoints(folder: Path) -> Iterator[tuple[str, int, Path]]:
     """The kind (`step` or `decay`), the step and the path of each checkpoint."""
     for path in sorted(folder.glob("*.pt")):

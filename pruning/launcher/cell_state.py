@@ -1,26 +1,33 @@
-"""The state of a submitted cell: read from the cell's files first, then from squeue, then from sacct."""
+"""The state of a cell, from its files, from squeue and from sacct. Wait for submitted cells, and cancel them."""
 
 from __future__ import annotations
 
 import enum
 import fcntl
-from collections.abc import Iterable, Mapping
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pruning.core.errors import PruningError
-from pruning.core.records import LOG, DoneResult, names, read_result, read_study, same_settings
+from pruning.core.errors import InputError, PruningError
+from pruning.core.records import LOG, DoneResult, Failure, names, read_result, read_study, same_settings
 from pruning.evaluation import digests_of
 from pruning.launcher import scheduler
-from pruning.launcher.scheduler import PROCESS, Info, process
-from pruning.launcher.submission import Submission, latest
+from pruning.launcher.scheduler import Info
+from pruning.launcher.submission import Submission, latest, lock_of, submission_lock
 
 if TYPE_CHECKING:
     from pruning.runs.cell import Cell
 
-SLOT = "waits for a free slot"
+log = logging.getLogger(__name__)
+
+SETTLED = 5.0  # seconds to wait for a result after a job has ended; then its cell counts as failed or lost
+USUAL = {"", "Priority", "Resources", "JobArrayTaskLimit", "BeginTime", "Dependency"}
+POLL = (1.0, 15.0)  # limits of the pause between two checks, in seconds; the pause grows with the cells
 
 
 class StateName(enum.StrEnum):
@@ -49,6 +56,16 @@ class CellState:
     log: str = ""
     total: int = 0  # the largest number of evaluations that the search can ask for
 
+    def failure(self) -> Failure:
+        """The entry of a failed or lost cell in the table of failures."""
+        kind, _, message = self.reason.partition(": ")
+        if not kind.isidentifier():  # the reason comes from the scheduler, not from an exception of the cell
+            kind, message = self.state.value, self.reason
+        return {"cell": self.key, "error": {"type": kind, "message": message, "log": self.log}}
+
+
+# What a result says.
+
 
 def finished(cell: Cell) -> DoneResult | None:
     """The result of a cell; None unless the cell is done, evaluated and healed as requested on the current files.
@@ -58,14 +75,46 @@ def finished(cell: Cell) -> DoneResult | None:
     result = cell.result()
     if result is None or result["status"] != "done" or not _has(result, cell.config):
         return None
-    files = (digests_of(cell.evaluation.files()), digests_of(cell.heal.files()))
-    return result if _read(result, *files) else None
+    heal: Mapping[str, Any] = result.get("heal", {})
+    healed = all(heal.get("file_sha256") == sha256 for sha256 in digests_of(cell.heal.files()).values())
+    read = digests_of(cell.evaluation.files()).items() <= result["evaluation"].get("files", {}).items()
+    return result if healed and read else None
+
+
+def _has(result: DoneResult, config: Mapping[str, Any]) -> bool:
+    known, wanted = result["config"], config.get("eval")
+    if not same_settings(known.get("eval"), wanted):
+        return False
+    if "heal" not in config:
+        return True
+    evaluation = result["evaluation"]
+    kinds = evaluation.get("records", {})
+    current = [m for m, settings in evaluation.get("settings", {}).items() if same_settings(settings, wanted)]
+    measured = all("healed" in kinds.get(metric, {}) for metric in current if metric != "speed")
+    return "heal" in result and same_settings(known.get("heal"), config["heal"]) and measured
+
+
+def recorded_state(folder: Path, since: str = "") -> tuple[StateName | None, str]:
+    """How a cell has ended and why it failed, as its result says; (None, "") without a result after `since`."""
+    try:
+        result = read_result(folder)
+    except (OSError, PruningError) as error:
+        return StateName.FAILED, f"{type(error).__name__}: {error}"
+    if result is not None and result["status"] == "done":
+        return StateName.DONE, ""
+    if result is None or result["environment"]["ended"] < since:
+        return None, ""
+    return StateName.FAILED, f"{result['error']['type']}: {result['error']['message']}"
+
+
+# The states of submitted cells, and of those that commands compute themselves.
 
 
 def cell_states(results: Path, keys: Iterable[str] | None = None) -> dict[str, CellState]:
     """States of the submitted cells of a results folder, by key; if `keys` is given, only of the cells that it names.
 
-    Raises InputError if a scheduler has to be asked and does not answer.
+    SLURM is asked about the cells that are named, and else about those without a result. Raises InputError if it does
+    not answer.
     """
     records = latest(results)
     chosen = {key: records[key] for key in (records if keys is None else keys) if key in records}
@@ -73,15 +122,43 @@ def cell_states(results: Path, keys: Iterable[str] | None = None) -> dict[str, C
     jobs = {
         key: record.jobs[key]
         for key, record in chosen.items()
-        if key in record.jobs and not _is_done(results / key, record, key)
+        if key in record.jobs and not (keys is None and _is_done(results / key, record, key))
     }
-    queued = {job for job in jobs.values() if not job.startswith(PROCESS)}
-    infos = scheduler.ask({chosen[key].name for key in jobs if jobs[key] in queued}, queued) if queued else {}
-    infos |= {job: process(job) for job in jobs.values() if job not in queued}
+    infos = scheduler.ask({chosen[key].name for key in jobs}, {*jobs.values()}) if jobs else {}
     return {key: _state(results, key, record, infos.get(jobs.get(key, ""))) for key, record in chosen.items()}
 
 
-# Cells that a command computes in its own process have no submission: their studies list them.
+def _is_done(folder: Path, record: Submission, key: str) -> bool:
+    """Whether a cell has the evaluation and healing that were asked for; False if its result cannot be read."""
+    with suppress(OSError, PruningError):
+        result = read_result(folder)
+        return result is not None and result["status"] == "done" and _has(result, record.task(key).config)
+    return False
+
+
+def _state(results: Path, key: str, record: Submission, info: Info | None) -> CellState:
+    job, log_file = record.jobs.get(key, ""), str(record.log(key) or "")
+
+    def state(name: StateName, reason: str = "", log_file: str = log_file) -> CellState:
+        return CellState(key, name, reason, job, log_file, record.task(key).evaluations)
+
+    if info is not None and info.active:
+        return state(StateName.PENDING if info.waiting else StateName.RUNNING, info.reason)
+    if _is_done(results / key, record, key):
+        return state(StateName.DONE)
+    if not (job or record.complete) and _is_locked(lock_of(results)):
+        return state(StateName.PENDING, "is being submitted")
+    status, reason = recorded_state(results / key, record.submitted)
+    if status is StateName.FAILED:
+        return state(status, reason, str(results / key / LOG))
+    if info is not None and info.reason:
+        return state(StateName.FAILED, info.reason)
+    if record.cancelled.exists():
+        return state(StateName.FAILED, "cancelled")
+    gone = (
+        "its job is gone, for no known reason" if job else "it was never submitted: its command was stopped"
+    )
+    return state(StateName.LOST, gone)
 
 
 def all_states(results: Path) -> dict[str, CellState]:
@@ -95,7 +172,7 @@ def all_states(results: Path) -> dict[str, CellState]:
     others = [key for key in dict.fromkeys(listed) if key not in states]
     running = {key for key in others if _is_locked(results / key / ".lock")}
     for key in others:
-        state, reason = _recorded(results / key)
+        state, reason = recorded_state(results / key)
         if key in running:
             state, reason = StateName.RUNNING, ""
         elif state is None and running:
@@ -116,72 +193,51 @@ def _is_locked(path: Path) -> bool:
     return False
 
 
-def _recorded(folder: Path, since: str = "") -> tuple[StateName | None, str]:
-    """How a cell has ended and why it failed, as its result says; (None, "") without a result after `since`."""
-    try:
-        result = read_result(folder)
-    except (OSError, PruningError) as error:
-        return StateName.FAILED, f"{type(error).__name__}: {error}"
-    if result is not None and result["status"] == "done":
-        return StateName.DONE, ""
-    if result is None or result["environment"]["ended"] < since:
-        return None, ""
-    return StateName.FAILED, f"{result['error']['type']}: {result['error']['message']}"
+# Wait for submitted cells, or cancel them.
 
 
-def _is_done(folder: Path, record: Submission, key: str) -> bool:
-    """Whether a cell has the result that its submission asked for; False if the result cannot be read."""
-    try:
-        result = read_result(folder)
-    except (OSError, PruningError):
-        return False
-    task = record.task(key)
-    if result is None or result["status"] != "done" or not _has(result, task.config):
-        return False
-    # A job reads its files when it runs, so a file that has changed since the submission is right, too.
-    files = (task.files, task.heal_files)
-    return _read(result, *files) or _read(result, *(digests_of(some, Path(record.where)) for some in files))
+def settle(results: Path, keys: Sequence[str]) -> dict[str, CellState]:
+    """Wait until none of these submitted cells is in flight; returns the final state of each, by key."""
+    ended: dict[str, CellState] = {}
+    doubtful: dict[str, float] = {}
+    shown = ""
+    while len(ended) < len(keys):
+        open_keys = [key for key in keys if key not in ended]
+        try:
+            states = cell_states(results, open_keys)
+        except InputError as error:  # keep waiting: the scheduler is perhaps restarting
+            log.warning("%s", error)
+            time.sleep(POLL[1])
+            continue
+        now = time.monotonic()
+        for key, cell in states.items():
+            if cell.state.in_flight:
+                doubtful.pop(key, None)
+            elif cell.state is StateName.DONE or now - doubtful.setdefault(key, now) >= SETTLED:
+                ended[key] = cell
+        if (line := summary([*ended.values(), *(s for k, s in states.items() if k not in ended)])) != shown:
+            log.info("%s", shown := line)
+        if len(ended) < len(keys):
+            time.sleep(min(POLL[1], POLL[0] + len(open_keys) / 50))
+    return ended
 
 
-def _read(result: DoneResult, files: Mapping[str, str | None], heal_files: Mapping[str, str | None]) -> bool:
-    """Whether the evaluation and the healing of a result have read files with these digests."""
-    heal: Mapping[str, Any] = result.get("heal", {})
-    healed = all(heal.get("file_sha256") == sha256 for sha256 in heal_files.values())
-    return healed and files.items() <= result["evaluation"].get("files", {}).items()
+def summary(cells: Sequence[CellState]) -> str:
+    """The number of cells in each state, and every unusual reason for which cells wait."""
+    counts = Counter(cell.state for cell in cells)
+    text = ", ".join(f"{counts[state]} {state}" for state in StateName if counts[state])
+    unusual = {cell.reason for cell in cells if cell.state is StateName.PENDING} - USUAL
+    return f"cells: {text}" + (f" (some wait: {', '.join(sorted(unusual))})" if unusual else "")
 
 
-def _has(result: DoneResult, config: Mapping[str, Any]) -> bool:
-    """Whether a result has the evaluation and the healing that a configuration asks for."""
-    known, wanted = result["config"], config.get("eval")
-    if not same_settings(known.get("eval"), wanted):
-        return False
-    if "heal" not in config:
-        return True
-    evaluation = result["evaluation"]
-    kinds = evaluation.get("records", {})
-    current = [m for m, settings in evaluation.get("settings", {}).items() if same_settings(settings, wanted)]
-    measured = all("healed" in kinds.get(metric, {}) for metric in current if metric != "speed")
-    return "heal" in result and same_settings(known.get("heal"), config["heal"]) and measured
+def cancel(results: Path) -> int:
+    """Cancel waiting cells and stop running ones; returns how many cells were in flight.
 
-
-def _state(results: Path, key: str, record: Submission, info: Info | None) -> CellState:
-    total = record.task(key).evaluations
-    job, log = record.jobs.get(key, ""), str(record.log(key) or "")
-    if _is_done(results / key, record, key):
-        return CellState(key, StateName.DONE, "", job, log, total)
-    if info is not None and info.active:
-        state = StateName.PENDING if info.waiting else StateName.RUNNING
-        return CellState(key, state, info.reason, job, log, total)
-    if not (job or record.complete) and process(record.driver).active:
-        return CellState(key, StateName.PENDING, SLOT, total=total)
-    status, reason = _recorded(results / key, record.submitted)
-    if status is StateName.FAILED:
-        return CellState(key, status, reason, job, str(results / key / LOG), total)
-    if info is not None and info.reason:
-        return CellState(key, StateName.FAILED, info.reason, job, log, total)
-    if record.cancelled.exists():
-        return CellState(key, StateName.FAILED, "cancelled", job, log, total)
-    reason = (
-        "its job is gone, for no known reason" if job else "it was never submitted: its command was stopped"
-    )
-    return CellState(key, StateName.LOST, reason, job, log, total)
+    Raises InputError if SLURM does not answer.
+    """
+    with submission_lock(results):
+        flying = [key for key, cell in cell_states(results).items() if cell.state.in_flight]
+        records = latest(results)
+        for record in {records[key].name: records[key] for key in flying}.values():
+            record.cancel()
+    return len(flying)

@@ -17,13 +17,13 @@ import tempfile
 import time
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pruning.core.errors import BusyError, InputError
-from pruning.core.records import CLASS, commit, texts
+from pruning.core.records import commit, texts
 from pruning.core.terminal import prepare_process
 
 if TYPE_CHECKING:
@@ -132,23 +132,11 @@ def job_environment(code: Path) -> list[str]:
     ]
 
 
-# Settings of a launcher. They become lines of a shell script, so a line break in one of them would add a line of its
-# own: another option of sbatch, or a command.
-
-
-def launcher_record(launcher: Any) -> dict[str, Any]:
-    """The settings of a launcher, as the record of a submission stores them."""
-    settings = {item.name: getattr(launcher, item.name) for item in fields(launcher) if item.init}
-    return {CLASS: type(launcher).__name__, **settings}
-
-
-def check_script(launcher: Any) -> None:
-    """Raise InputError if a setting holds a control character, such as a line break."""
-    check_texts("launcher", launcher_record(launcher))
+# Settings become lines of a shell script, so a line break in one of them would add a line of its own.
 
 
 def check_texts(name: str, value: Any) -> None:
-    """Raise InputError if a text in `value`, the setting `name`, holds a control character."""
+    """Raise InputError if a text in `value`, the setting `name`, holds a control character, such as a line break."""
     for where, text in texts(value, name):
         if found := [character for character in text if unicodedata.category(character) == "Cc"]:
             raise InputError(

@@ -1,53 +1,49 @@
-"""Run cells as processes of this machine.
-
-submitit's local executor starts a job at once. So `LocalPool` bounds how many cells run at the same time, and gives
-them separate GPUs. The processes outlive the command, which is needed only to start the next one in a free slot.
-"""
+"""Run cells as processes of this machine, a bounded number at once, each with GPUs of its own."""
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 import os
+import secrets
 import shlex
-import subprocess
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
+
+import psutil
 
 from pruning.core.errors import InputError
 from pruning.engine.collectives import visible
-from pruning.launcher.job import Job, check_script, check_texts, job_environment, launcher_record, snapshot
-from pruning.launcher.scheduler import is_here, process, process_name
-from pruning.launcher.submission import QueuedCell, Submission, starting_lock, submissions
+from pruning.launcher.cell_state import CellState, StateName, recorded_state
+from pruning.launcher.job import Job, check_texts, job_environment, snapshot
 
 if TYPE_CHECKING:
+    from pruning.launcher.submission import QueuedCell
     from pruning.models.handle import Resources
 
-OUTLIVE = "trap '' INT HUP"  # Ctrl-C or a closed terminal ends the command but not its processes
-EXIT_SECONDS = 30
+log = logging.getLogger(__name__)
+
 LONGEST = 365 * 24 * 60  # minutes; in effect no time limit
+PAUSE = 0.2  # seconds between two looks at the running processes
 
 
-@dataclass
+@dataclasses.dataclass(frozen=True)
 class LocalPool:
-    """Runs `parallel` cells at once, each in a process of its own.
+    """Runs `parallel` cells at once, each in a process of its own, which ends with the command.
 
     If `parallel` is null, runs as many cells as the GPUs allow, or two cells if the machine has no GPUs.
     """
 
     parallel: int | None = None
-    setup: list[str] = field(default_factory=list)
-    _record: Submission | None = field(default=None, init=False)
-    _waiting: list[QueuedCell] = field(default_factory=list, init=False)
-    _started: dict[str, Any] = field(default_factory=dict, init=False)  # handles of the processes, by name
-
-    wait: ClassVar[bool] = True  # the command starts each next cell
-    waits: ClassVar[bool] = True
+    setup: list[str] = dataclasses.field(default_factory=list)
 
     def check(self, asked: Mapping[str, Resources]) -> None:
-        """Raise InputError if this machine cannot meet the settings or has too few GPUs."""
-        check_script(self)
+        """Raise InputError if this machine cannot meet the settings, or has too few GPUs for `asked`, by model."""
+        check_texts("launcher", dataclasses.asdict(self))
         if self.parallel is not None and self.parallel < 1:
             raise InputError(f"launcher.parallel={self.parallel} runs nothing: choose 1 or more.")
         gpus = visible(os.environ)
@@ -61,78 +57,71 @@ class LocalPool:
                     f"{len(gpus)} are visible: ask for fewer."
                 )
 
-    def submit(self, results: Path, tasks: Sequence[QueuedCell], where: str) -> None:
-        """Record tasks and put them into the queue; `step` starts them.
+    def run(self, results: Path, tasks: Sequence[QueuedCell], where: str) -> dict[str, CellState]:
+        """Run cells; returns how each has ended, by key. If this is interrupted, the running ones are stopped.
 
-        Raises InputError if a line break in a setting or in the path of the results folder would add a line to the
-        script, or if the copy of the code is not what its name says.
+        `where` is the working directory of the command: relative paths start there.
         """
-        check_script(self)  # again: a retry takes the settings from a record
-        check_texts("paths.results", str(results))
-        self._record = Submission.begin(results, launcher_record(self), tasks, snapshot(results), where)
-        self._waiting = list(tasks)
+        begun = datetime.now(UTC)
+        folder = results / "jobs" / f"cells-{begun:%Y%m%dT%H%M%S%f}-{secrets.token_hex(2)}"
+        code, waiting, ended = snapshot(results), list(tasks), dict[str, CellState]()
+        running: dict[str, tuple[Any, list[str]]] = {}  # the job and the GPUs of each cell
+        try:
+            while waiting or running:
+                used = [gpus for _, gpus in running.values()]
+                if waiting and (gpus := self.free_gpus(waiting[0].resources, used)) is not None:
+                    task = waiting.pop(0)
+                    running[task.key] = self._start(folder, code, task, where, gpus), gpus
+                    continue
+                for key in [key for key, (job, _) in running.items() if job.done()]:
+                    job, _ = running.pop(key)
+                    ended[key] = _state(results, key, begun.isoformat(), str(job.paths.stderr))
+                    log.info("%s: %s; %d of %d", key, ended[key].state, len(ended), len(tasks))
+                time.sleep(PAUSE)
+        finally:
+            for job, _ in running.values():
+                end_family(int(job.job_id))
+        return ended
 
-    def step(self) -> bool:
-        """Start waiting cells while a slot is free; returns whether any still wait."""
-        started, waiting, record = self._started, self._waiting, self._record
-        for name in [name for name in started if not process(name).active]:
-            started.pop(name).poll()
-        if record is None or record.complete:
-            return False
-        results = record.folder.parents[1]
-        with starting_lock(results):
-            if record.cancelled.exists():
-                waiting.clear()
-            used = _used(results) if waiting else {}
-            while waiting and (gpus := self._free_gpus(waiting[0].resources, used)) is not None:
-                used[self._start(record, waiting.pop(0), gpus)] = gpus
-            if not waiting:
-                record.complete = True
-                record.save()
-        return bool(waiting)
-
-    def finish(self) -> None:
-        """Wait for the last processes to exit; their results are already written."""
-        for running in self._started.values():
-            with suppress(subprocess.TimeoutExpired):
-                running.wait(EXIT_SECONDS)
-
-    def _free_gpus(self, wanted: Resources, used: Mapping[str, Sequence[str]]) -> list[str] | None:
+    def free_gpus(self, wanted: Resources, used: Iterable[Sequence[str]]) -> list[str] | None:
         """GPUs for one more cell ([] if the machine has none), or None if no slot is free or too few GPUs are.
 
-        `used` holds the GPUs of each running process, by its name.
+        `used` has the GPUs of each running cell.
         """
-        installed = visible(os.environ)
-        free = [gpu for gpu in installed if all(gpu not in gpus for gpus in used.values())]
+        taken, installed = list(used), visible(os.environ)
+        free = [gpu for gpu in installed if all(gpu not in gpus for gpus in taken)]
         most = self.parallel or (max(1, len(installed) // max(1, wanted.gpus)) if installed else 2)
         needed = wanted.gpus if installed else 0
-        return free[:needed] if len(used) < most and len(free) >= needed else None
+        return free[:needed] if len(taken) < most and len(free) >= needed else None
 
-    def _start(self, record: Submission, task: QueuedCell, gpus: Sequence[str]) -> str:
-        """Start a cell on GPUs; returns the name of its process."""
+    def _start(self, folder: Path, code: Path, task: QueuedCell, where: str, gpus: Sequence[str]) -> Any:
         import submitit
 
-        executor = submitit.LocalExecutor(record.folder)
+        executor = submitit.LocalExecutor(folder)
         # submitit sets CUDA_VISIBLE_DEVICES to numbers; this later line of the job's shell restores the GPU names.
         chosen = f"export CUDA_VISIBLE_DEVICES={shlex.quote(','.join(gpus))}"
-        code = record.folder.parents[1] / "code" / record.code
         executor.update_parameters(
             tasks_per_node=task.resources.ranks,
             timeout_min=LONGEST,
-            setup=[OUTLIVE, chosen, *job_environment(code), *self.setup],
+            setup=[chosen, *job_environment(code), *self.setup],
         )
-        job = executor.submit(Job(task.key, task.config, task.choices, record.where))
-        name = process_name(int(job.job_id))
-        record.jobs[task.key], record.devices[name] = name, list(gpus)
-        record.save()
-        self._started[name] = job._process
-        return name
+        return executor.submit(Job(task.key, task.config, task.choices, where))
 
 
-def _used(results: Path) -> dict[str, list[str]]:
-    """The GPUs of each running process of this machine, by its name, whichever command started it.
+def _state(results: Path, key: str, since: str, log_file: str) -> CellState:
+    state, reason = recorded_state(results / key, since)
+    return CellState(key, state or StateName.LOST, reason or "its process has died", log=log_file)
 
-    Processes of other machines use other GPUs, and nothing shows here when they end.
-    """
-    devices = [item for record in submissions(results) for item in record.devices.items()]
-    return {name: gpus for name, gpus in devices if is_here(name) and process(name).active}
+
+def end_family(number: int) -> None:
+    """Stop the process with a number, and all its descendants."""
+    family: list[psutil.Process] = []
+    with suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+        first = psutil.Process(number)
+        family = [first, *first.children(recursive=True)]
+    for member in family:
+        with suppress(psutil.NoSuchProcess):
+            member.terminate()
+    for member in psutil.wait_procs(family, timeout=3)[1]:
+        with suppress(psutil.NoSuchProcess):
+            member.kill()

@@ -1,21 +1,14 @@
-"""The states of jobs: processes of this machine, by names that are never reused, and jobs of SLURM."""
+"""The states of SLURM's jobs: squeue knows those that are queued or have ended recently, sacct older ones."""
 
 from __future__ import annotations
 
-import logging
 import re
-import socket
 import subprocess
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
-
-import psutil
 
 from pruning.core.errors import InputError
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -26,86 +19,6 @@ class Info:
     waiting: bool = False
     reason: str = ""
 
-
-# Processes of this machine
-
-PROCESS = "process-"  # the names of SLURM's jobs begin with a digit
-
-
-def process_name(pid: int) -> str:
-    """A unique name for a process; the name contains the start time, because the system reuses process numbers."""
-    return f"{PROCESS}{socket.gethostname()}-{pid}-{int(psutil.Process(pid).create_time())}"
-
-
-def process_number(job: str) -> str:
-    """The number in the name of a process; any other job's name as it is."""
-    return str(_parts(job)[1]) if job.startswith(PROCESS) else job
-
-
-def is_here(name: str) -> bool:
-    """Whether a process belongs to this machine, by its name."""
-    return _parts(name)[0] == socket.gethostname()
-
-
-def process(name: str) -> Info:
-    """The state of a process, by its name; a process on another machine is assumed to run."""
-    if not is_here(name):
-        return Info(active=True, reason=f"on {_parts(name)[0]}")
-    return Info(active=_living(name) is not None)
-
-
-def end(name: str, results: Path) -> None:
-    """Stop a process of this machine and all its descendants.
-
-    A process whose command line names no file in the results folder stays: a folder from somebody else can name any.
-    """
-    if (first := _living(name)) is None:
-        return
-    places = {str(results), str(results.resolve())}
-    with suppress(psutil.Error):
-        if not any(place in word for word in first.cmdline() for place in places):
-            log.warning("process %d is not a job of %s, and is not stopped", first.pid, results)
-            return
-    end_family(first.pid)
-
-
-def end_family(number: int) -> None:
-    """Stop the process with a number, and all its descendants."""
-    family: list[psutil.Process] = []
-    with suppress(psutil.NoSuchProcess):  # it has ended meanwhile
-        first = psutil.Process(number)
-        family = [first, *first.children(recursive=True)]
-    for member in family:
-        with suppress(psutil.NoSuchProcess):
-            member.terminate()
-    for member in psutil.wait_procs(family, timeout=3)[1]:
-        with suppress(psutil.NoSuchProcess):
-            member.kill()
-
-
-def _parts(name: str) -> tuple[str, int, int]:
-    """The host, the number and the start time in a name; a host can contain dashes."""
-    host, pid, born = name.removeprefix(PROCESS).rsplit("-", 2)
-    return host, int(pid), int(born)
-
-
-def _living(name: str) -> psutil.Process | None:
-    """The process of this machine with this name; None if it has ended.
-
-    psutil refuses to signal it if its number belongs to another process by then.
-    """
-    _, pid, born = _parts(name)
-    if not is_here(name):
-        return None
-    try:
-        found = psutil.Process(pid)
-        alive = int(found.create_time()) == born and found.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return None
-    return found if alive else None
-
-
-# Jobs of SLURM: squeue knows those that are queued or have ended recently, sacct older ones
 
 WAITING = {
     "PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD",

@@ -6,12 +6,12 @@ At most `parallel` cells run at once in all arrays of a command together, but at
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from pruning.core.errors import InputError, first_line
-from pruning.launcher.job import Job, check_script, check_texts, job_environment, launcher_record, snapshot
+from pruning.launcher.job import Job, check_texts, job_environment, snapshot
 from pruning.launcher.scheduler import largest_array
 from pruning.launcher.submission import QueuedCell, Submission
 
@@ -38,11 +38,9 @@ class Slurm:
     options: dict[str, Any] = field(default_factory=dict)
     srun: list[str] = field(default_factory=lambda: ["--kill-on-bad-exit=1"])
 
-    waits: ClassVar[bool] = False
-
     def check(self, asked: Mapping[str, Resources]) -> None:
-        """Raise InputError if a setting is invalid or SLURM is not installed."""
-        check_script(self)
+        """Raise InputError if a setting is invalid or SLURM is not installed; `asked` has resources by model name."""
+        check_texts("launcher", asdict(self))
         for name, least in LEAST.items():
             if getattr(self, name) < least:
                 raise InputError(f"launcher.{name}={getattr(self, name)} is too few: choose {least} or more.")
@@ -58,27 +56,15 @@ class Slurm:
     def submit(self, results: Path, tasks: Sequence[QueuedCell], where: str) -> None:
         """Submit tasks with equal resources as one array, or as several if the cluster limits the size of arrays.
 
-        Raises InputError if sbatch refuses, or if a line break in a setting or
-        in the path of the results folder would add a line to the script.
+        `where` is the working directory of the command: relative paths start there. Raises InputError if sbatch
+        refuses.
         """
-        check_script(self)  # again: a retry takes the settings from a record
-        check_texts("paths.results", str(results))
         parts = job_arrays(tasks, largest_array())
         shares, code = array_shares([len(part) for part in parts], self.parallel), snapshot(results)
         for part, share in zip(parts, shares, strict=True):
-            self._array(
-                Submission.begin(results, launcher_record(self), part, code, where), part, share, code
-            )
-
-    def step(self) -> bool:
-        """Does nothing and returns False: SLURM holds the queue."""
-        return False
-
-    def finish(self) -> None:
-        """Does nothing."""
+            self._array(Submission.begin(results, part, code, where), part, share, code)
 
     def _array(self, record: Submission, part: Sequence[QueuedCell], share: int, code: Path) -> None:
-        """Submit one array and record its jobs."""
         import submitit
 
         asked = part[0].resources

@@ -1,31 +1,37 @@
-"""Records of submissions: `submission.json` is written before the scheduler is asked, `jobs.json` after each job.
+"""Records of submissions to SLURM: `submission.json` is written before it is asked, `jobs.json` afterwards.
 
 If a command dies while it submits, its record stays incomplete. Before the next command submits anything, it cancels
-all SLURM jobs of the incomplete submission, which it finds by the submission's name.
+all jobs of the incomplete submission, which it finds by the submission's name.
 """
 
 from __future__ import annotations
 
-import os
+import dataclasses
+import logging
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from itertools import chain, zip_longest
 from pathlib import Path
-from typing import Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from filelock import FileLock
 
 from pruning.core import storage
 from pruning.core.errors import DamagedError
-from pruning.core.records import CLASS, check_literal
-from pruning.launcher.scheduler import process_name, process_number
+from pruning.core.storage import digest, touch
+from pruning.launcher import scheduler
 from pruning.models.handle import Resources
 
+if TYPE_CHECKING:
+    from pruning.runs.cell import Cell, Prepared
+
+log = logging.getLogger(__name__)
+
 NAME, JOBS = "submission.json", "jobs.json"
-Digests: TypeAlias = Mapping[str, str | None]  # of files; None if a file cannot be read
 
 
 @dataclass(frozen=True)
@@ -38,27 +44,22 @@ class QueuedCell:
     resources: Resources
     evaluations: int  # the most losses that its search will ask for
     group: str
-    files: Digests  # of each local file that its evaluation reads
-    heal_files: Digests  # of the local file that its healing reads
 
 
 @dataclass
 class Submission:
     """Tasks that were submitted together. `STARTED` and `LATER` are what its two files hold."""
 
-    STARTED: ClassVar = ("launcher", "tasks", "submitted", "code", "where", "driver")
-    LATER: ClassVar = ("jobs", "complete", "devices")
+    STARTED: ClassVar = ("tasks", "submitted", "code", "where")
+    LATER: ClassVar = ("jobs", "complete")
 
     folder: Path
-    launcher: Mapping[str, Any]  # its class and settings
     tasks: list[QueuedCell]
     submitted: str  # when, in UTC
     code: str  # the folder in `code` with the copy that the jobs run
     where: str  # the working directory of the command; relative paths start there
-    driver: str  # the process that submits
     jobs: dict[str, str] = field(default_factory=dict)  # names in the scheduler, by the keys of cells
-    complete: bool = False  # whether no further job will be added
-    devices: dict[str, list[str]] = field(default_factory=dict)  # GPUs, by the name of each local process
+    complete: bool = False  # whether the scheduler was asked, whatever it answered
 
     @property
     def name(self) -> str:
@@ -66,14 +67,11 @@ class Submission:
         return self.folder.name
 
     @classmethod
-    def begin(
-        cls, results: Path, launcher: Mapping[str, Any], tasks: Sequence[QueuedCell], code: Path, where: str
-    ) -> Submission:
+    def begin(cls, results: Path, tasks: Sequence[QueuedCell], code: Path, where: str) -> Submission:
         """Write the record of tasks that are about to be submitted; returns it."""
         now = datetime.now(UTC)
         folder = results / "jobs" / f"cells-{now:%Y%m%dT%H%M%S%f}-{secrets.token_hex(2)}"
-        driver = process_name(os.getpid())
-        begun = cls(folder, launcher, list(tasks), now.isoformat(), code.name, where, driver)
+        begun = cls(folder, list(tasks), now.isoformat(), code.name, where)
         data = asdict(begun)
         storage.write_json(folder / NAME, {key: data[key] for key in cls.STARTED})
         return begun
@@ -84,17 +82,13 @@ class Submission:
 
     @classmethod
     def load(cls, path: Path) -> Submission:
-        """Read a record.
-
-        Raises DamagedError if the file is not a record, InputError if a configuration in it is not literal.
-        """
+        """Read a record. Raises DamagedError if the file is not one."""
         data, jobs = storage.read_json(path), path.with_name(JOBS)
         try:
-            check_literal({"tasks": data["tasks"]}, f"{path} is not to be trusted: ")
             record = {key: data[key] for key in cls.STARTED}
             record |= storage.read_json(jobs) if jobs.exists() else {}
-            str(record["launcher"][CLASS])
-            return cls(path.parent, **{**record, "tasks": [_task(task) for task in record["tasks"]]})
+            tasks = [QueuedCell(**{**t, "resources": Resources(**t["resources"])}) for t in record["tasks"]]
+            return cls(path.parent, **{**record, "tasks": tasks})
         except (AttributeError, KeyError, TypeError) as error:
             raise DamagedError(f"{path} is damaged (no record of jobs: {error}): move it away.") from error
 
@@ -111,29 +105,17 @@ class Submission:
         """A file that exists if the cells of this submission were cancelled."""
         return self.folder / "cancelled"
 
-    @property
-    def on_slurm(self) -> bool:
-        """True for jobs of SLURM, False for processes of a machine."""
-        return bool(self.launcher[CLASS] == "Slurm")
+    def cancel(self) -> None:
+        """Cancel all jobs. Raises InputError if SLURM does not answer."""
+        touch(self.cancelled)
+        scheduler.call("scancel", "--quiet", f"--name={self.name}")
 
     def log(self, key: str) -> Path | None:
         """The log of the first rank of a cell's job: stderr, or stdout if stderr is empty; None without a job."""
         if key not in self.jobs:
             return None
-        errors, output = (
-            self.folder / f"{process_number(self.jobs[key])}_0_log.{ending}" for ending in ("err", "out")
-        )
+        errors, output = (self.folder / f"{self.jobs[key]}_0_log.{ending}" for ending in ("err", "out"))
         return errors if errors.exists() and errors.stat().st_size else output
-
-
-def _task(record: Mapping[str, Any]) -> QueuedCell:
-    """A task of a record. Raises TypeError or KeyError if it is none."""
-    if not all(type(number) in (int, float) for number in record["resources"].values()):
-        raise TypeError("resources are numbers")  # they become options of sbatch
-    paths = record["config"].get("paths")
-    if paths is not None and not isinstance(paths["results"], str):
-        raise TypeError(f"paths={paths!r} in a task")
-    return QueuedCell(**{**record, "resources": Resources(**record["resources"])})
 
 
 def submissions(results: Path) -> Iterator[Submission]:
@@ -147,9 +129,43 @@ def latest(results: Path) -> dict[str, Submission]:
     return {task.key: record for record in submissions(results) for task in record.tasks}
 
 
-def starting_lock(results: Path) -> FileLock:
-    """A lock that lets one command at a time see which slots of this machine are free and start cells there."""
-    return FileLock(results / "jobs" / ".starting.lock")
+def lock_of(results: Path) -> Path:
+    """The file that is locked while a command submits."""
+    return results / "jobs" / ".lock"
+
+
+@contextmanager
+def submission_lock(results: Path) -> Iterator[None]:
+    """Lock out other commands that submit; cancel the jobs of a command that died while it submitted."""
+    lock_of(results).parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock_of(results)):
+        for record in submissions(results):
+            if not record.complete:
+                log.warning("a command died while it submitted %s: its jobs are cancelled", record.name)
+                record.cancel()
+                record.complete = True
+                record.save()
+        yield
+
+
+# The tasks of a command, in the order in which they are submitted.
+
+
+def tasks(prepared: Sequence[Prepared]) -> list[QueuedCell]:
+    """Prepared cells as tasks, in the order in which they are submitted."""
+    made = []
+    for ready in prepared:
+        cell, identity = ready.cell, ready.cell.identity()
+        group = digest({name: identity[name] for name in ("model", "objective", "calibration", "seed")})
+        made.append(
+            QueuedCell(cell.key, *specification(cell), cell.model.resources, ready.evaluations, group)
+        )
+    return ordered(made)
+
+
+def specification(cell: Cell) -> tuple[dict[str, Any], dict[str, str]]:
+    """What a job needs to know about a cell: its configuration and the names of the chosen options."""
+    return dict(cell.config), dataclasses.asdict(cell.choices)
 
 
 def ordered(tasks: Sequence[QueuedCell]) -> list[QueuedCell]:

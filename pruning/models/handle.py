@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -394,20 +394,10 @@ def check_name(setting: str, name: str) -> None:
         )
 
 
-def directory_name(place: Path, parts: int = 1) -> str:
-    """A name made from the last `parts` parts of a path, for example `base` or `runs-base`."""
+def directory_name(place: Path) -> str:
+    """A name made from the last part of a path, for example `base`."""
     last = place.with_suffix("") if place.suffix.lower() == GGUF else place
-    text = "-".join(part for part in last.parts[-parts:] if part != last.anchor)
-    return re.sub(r"[^\w.+-]", "_", text).lstrip(".")[-LONGEST:] or "local"
-
-
-def distinct_names(places: Sequence[Path]) -> list[str]:
-    """A different name for each of some different paths: as few of the last parts of all paths as possible."""
-    for parts in range(1, max(len(place.parts) for place in places) + 1):
-        names = [directory_name(place, parts) for place in places]
-        if len(set(names)) == len(names):
-            return names
-    return [f"{directory_name(place)}-{number}" for number, place in enumerate(places, start=1)]
+    return re.sub(r"[^\w.+-]", "_", last.name).lstrip(".")[-LONGEST:] or "local"
 
 
 # A model in memory.

@@ -21,10 +21,9 @@ from pruning.evaluation.corpora import corpus_perplexity
 from pruning.models import preflight
 from pruning.models.handle import Model
 from pruning.published.library import ModelFacts, Protocol, PublishedMask, PublishedNumber
-from pruning.runs.cell import FORMAT, ForwardSettings
-from pruning.runs.check_data import Reader, check_evaluation
-from pruning.runs.loaded_cell import forward_with
+from pruning.runs.cell import FORMAT, ForwardSettings, forward_with
 from pruning.runs.measurements import Evaluator
+from pruning.runs.prepare import Reader, check_evaluation
 
 if TYPE_CHECKING:
     from pruning.calibration.samples import Samples

@@ -1,16 +1,16 @@
-"""A cell of the grid: its settings, its key, its folder and its result."""
+"""A cell of the grid: its settings, its key, its folder, its result, its model and the space of its masks."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from glob import escape
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import yaml
 from filelock import FileLock, Timeout
@@ -19,18 +19,13 @@ from pruning.algo import Algo
 from pruning.calibration import Calibration
 from pruning.calibration.samples import Samples
 from pruning.core import storage
-from pruning.core.errors import BusyError, ForeignError, PruningError, check_least
-from pruning.core.mask import Latency, Mask, Removal, Space
+from pruning.core.errors import BusyError, DamagedError, ForeignError, PruningError, check_least
+from pruning.core.mask import Latency, Removal, Space
 from pruning.core.records import (
     LOG,
-    MASK,
     NAME,
-    NEW,
-    OPTION,
     DoneResult,
     Result,
-    current,
-    leaves,
     read_result,
     without_new,
     write_result,
@@ -42,8 +37,14 @@ from pruning.engine.compensation import Compensation, NoCompensation
 from pruning.evaluation import Data, Evaluation
 from pruning.healing.heal_settings import NoHealing
 from pruning.healing.training_text import HealingText
-from pruning.models.handle import PLACING, Model
+from pruning.models.handle import Model
 from pruning.objective import Objective
+
+if TYPE_CHECKING:
+    from pruning.engine.forward import Forward
+    from pruning.models.placement import LanguageModel
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Cell:
     algo: Algo
     compensation: Compensation
     evaluation: Evaluation
-    tracker: Any
+    tracker: Tracker
     ratio: float | None
     k: int | None
     protect: Protect
@@ -90,36 +91,26 @@ class Cell:
     def key(self) -> str:
         """A readable name, followed by a digest of everything that the result of the search depends on.
 
-        If the model is in a directory and the cell has a folder already, this is the folder's name.
         These do not change the key: the folders of results and caches, trackers, launchers, batch sizes, device maps,
         and the name of the study. The evaluation does not change it either, because a finished mask can be evaluated
         again.
         """
         size = f"k{self.k}" if self.ratio is None else f"r{self.ratio:g}"
         stem = "-".join((self.choices.objective, self.choices.algo, size, f"s{self.seed}"))
-        own = f"{self.model.name}-{stem}-{digest(self.identity())}"
-        if not self.model.in_directory or (self.results / own).exists():
-            return own
-        # The name is not part of the identity: the model can have been in a directory of another name.
-        same = sorted(self.results.glob(f"*-{escape(stem)}-{own.rpartition('-')[2]}"))
-        return same[0].name if same else own
+        return f"{self.model.name}-{stem}-{digest(self.identity())}"
 
     @property
     def title(self) -> str:
         """Model, objective and search in a few words, for a progress bar."""
         return f"{self.model.name} {self.choices.objective} {self.choices.algo}"
 
-    def weights(self) -> dict[str, Any]:
-        """The model settings that a loss depends on: weights, precision and attention kernel."""
-        return self.model.identity()
-
     def arithmetic(self) -> dict[str, Any]:
-        """What losses and measurements are computed with: `weights`, and whether blocks are compiled.
+        """What losses and measurements are computed with: the model's identity, and whether blocks are compiled.
 
         Compiling only changes the rounding, so it is not part of a cell's key. But losses that are compared with each
         other must be rounded alike.
         """
-        return self.weights() | ({"compile": True} if self.forward.compile else {})
+        return self.model.identity() | ({"compile": True} if self.forward.compile else {})
 
     def identity(self) -> dict[str, Any]:
         """The settings that the result of the search depends on. Files are represented by their digests.
@@ -135,7 +126,7 @@ class Cell:
             record |= {"budget": self.budget, "latency": dataclasses.asdict(self.latency)}
         return record | {
             "format": FORMAT,
-            "model": self.weights(),
+            "model": self.model.identity(),
             "objective": settings_record(self.objective),
             "calibration": calibration_record(self.calibration),
             "algo": without_new(settings_record(self.algo)) | {"max_evaluations": limit},
@@ -171,13 +162,11 @@ class Cell:
             return True
 
     def result(self) -> Result | None:
-        """The recorded result, or None. Raises ForeignError if the folder holds a result of another configuration."""
-        if (result := read_result(self.folder)) is None:
-            return None
-        other = "cell" if result["cell"] != self.key else difference(result["config"], self.config)
-        if other:
+        """The recorded result, or None. Raises ForeignError if the folder holds the result of another cell."""
+        result = read_result(self.folder)
+        if result is not None and result["cell"] != self.key:
             raise ForeignError(
-                f"{self.folder / NAME} is the result of another configuration ({other} differs): move the folder "
+                f"{self.folder / NAME} is the result of another cell ({result['cell']}): move the folder "
                 f"{self.folder} away, or choose another with paths.results=DIR."
             )
         return result
@@ -213,34 +202,7 @@ class Prepared:
         return self.cell.evaluations(space)
 
 
-# The settings that decide a cell's result: they make its key, and they tell two configurations apart.
-
-LOCATING = ("path", "gguf_file", "name")  # settings that a cell's key represents by contents, or not at all
 FORMAT = 1  # version of a cell's files and of its losses; increase it if old results must not be reused
-
-
-def difference(known: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
-    """The first setting that affects the result of a search and differs between two configurations, or None.
-
-    Settings that only locate files are ignored.
-    """
-    a, b = (dict(_deciding(config)) for config in (known, wanted))
-    return next((key for key in sorted(a.keys() | b.keys()) if a.get(key) != b.get(key)), None)
-
-
-def _deciding(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    config = current(config)
-    for group in ("objective", "algo", "compensation", "protect", "calibration", "model"):
-        for name, value in leaves(config.get(group, {}), f"{group}."):
-            last = name.rpartition(".")[2]
-            if group in ("algo", "calibration") and (last, value) in NEW.items():
-                continue  # archived results do not have it
-            if last not in (OPTION, *LOCATING) and name.split(".")[1] not in PLACING:
-                yield name, value
-    for name in ("ratio", "k", "seed", "max_evaluations"):
-        yield name, config.get(name)
-    yield "racing.delta", (config.get("racing") or {}).get("delta")
-    yield from (("unit", config.get("unit", "block")), ("budget", config.get("budget", "parameters")))
 
 
 def calibration_record(calibration: Any) -> dict[str, Any]:
@@ -308,12 +270,6 @@ def save_config(cell: Cell, config: Mapping[str, Any]) -> None:
         storage.write_text(cell.folder / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
 
 
-def save_mask(cell: Cell, mask: Mask) -> None:
-    """Write `mask.json`."""
-    if collectives.is_first():
-        storage.write_json(cell.folder / MASK, mask.to_json())
-
-
 def save_result(cell: Cell, result: Result) -> None:
     """Write `result.json`, which records that the cell has ended."""
     if collectives.is_first():
@@ -368,35 +324,100 @@ def _logged(path: Path) -> Iterator[None]:
         stream.close()
 
 
-# The interface of trackers, and a tracker that does nothing. Trackers only copy what the result files contain.
-
-BEST = "search/best_so_far"
+# The model of a cell, and forward passes with the cell's settings.
 
 
-class Note(Protocol):
-    """Called during a search with the number of masks scored so far and the lowest loss.
+def model_of(cell: Cell) -> LanguageModel:
+    """The model of a cell, loaded once for consecutive cells with this model. Raises as `Model.load` does."""
+    from pruning.engine.devices import exact
 
-    In a healing, it is called with the number of tokens, a loss, and the name of the loss.
+    exact()
+    return cell.model.load()
+
+
+def forward_with(settings: ForwardSettings, model: LanguageModel) -> Forward:
+    """Forward passes of a model with given settings."""
+    from pruning.engine.devices import exact
+    from pruning.engine.forward import Forward
+
+    exact()
+    return Forward(model, memory=settings.memory, compile=settings.compile, bounds=settings.bounds)
+
+
+# What the units of a model cost: their parameters, or the time that they take, which is measured once.
+
+TIMES = "latency.json"  # in the folder of a cell: a search that resumes on another device keeps its costs
+
+
+def cell_space(cell: Cell, model: LanguageModel) -> Space:
+    """The space of a cell on a loaded model.
+
+    Raises UnskippableError if its blocks cannot be divided into the cell's units, InputError if the ratio cannot be
+    reached, and OutOfReachError if the search would need too many losses.
     """
+    from pruning.models.sublayers import find_chain
 
-    def __call__(self, step: int, value: float, name: str = BEST, /) -> None:
-        """Send one number."""
-        ...
+    removal = cell.removal
+    chain = find_chain(model.module, removal.mask_unit)
+    costs: Sequence[float] | None = None
+    if not removal.counted:
+        costs = chain.sizes() if removal.budget == "parameters" else _times(cell, model, len(chain))
+    space = removal.space(model.info.n_blocks, costs)
+    cell.algo.evaluations(space)  # raises OutOfReachError
+    return space
+
+
+def _times(cell: Cell, model: LanguageModel, count: int) -> list[float]:
+    """The seconds of each of `count` units: those that this cell began with, or else those of this device."""
+    from pruning.evaluation.speed import device_name
+
+    here = device_name(model.module)
+
+    def table() -> list[float]:
+        begun = cell.folder / TIMES
+        if not begun.exists():
+            storage.write_record(begun, _measured(cell, model, here))
+        kept = storage.read_json(begun)
+        if kept["device"] != here:
+            log.warning(
+                "%s began on %s, and this is %s: it goes on with the times of its units there.",
+                *(cell.key, kept["device"], here),
+            )
+        seconds = list(map(float, kept["seconds"]))
+        if len(seconds) != count or not all(0 < s < math.inf for s in seconds):
+            raise DamagedError(f"{begun} is damaged (seconds={seconds}): move it away and run again.")
+        return seconds
+
+    return collectives.on_first(table)
+
+
+def _measured(cell: Cell, model: LanguageModel, device: str) -> dict[str, Any]:
+    """The times of the units on this device, from `latency/` in the results folder, or measured and kept there."""
+    from pruning.engine.dense_pass import unit_times
+    from pruning.models.products import native_products
+
+    shape, unit = cell.latency, cell.removal.mask_unit
+    what = {"model": cell.model.identity(), "unit": unit, "device": device, **cell.model.placement()}
+    what |= {"latency": dataclasses.asdict(shape), "revision": model.info.revision}
+    path = cell.results / "latency" / f"{digest(what)}.json"
+    lock = path.parent / ".locks" / path.name
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock):  # cells that start together use one measurement
+        if not path.exists():
+            with native_products(model.module):  # as in the programs that will run the pruned model
+                seconds = unit_times(model, unit, (shape.batch, shape.tokens), shape.repeats)
+            storage.write_record(path, what | {"seconds": seconds})
+    return dict(storage.read_json(path))
+
+
+# The interface of trackers, and a tracker that does nothing. Trackers only copy what the result files contain.
 
 
 class Tracker(Protocol):
-    """The interface of trackers. If `start` or `record` raises, the caller only warns. Other methods never raise."""
+    """The interface of trackers. If a method raises, the caller only warns."""
 
     def start(self, results: Path) -> None:
         """Prepare the tracker; called once, before any cell runs."""
-        ...
-
-    def live(self, cell: Cell) -> AbstractContextManager[Note]:
-        """A context for the run of a cell. The context yields a function; the search calls it after each score."""
-        ...
-
-    def finished(self, folder: Path) -> None:
-        """Called after each run of a cell. Its folder then contains a result or a failure."""
         ...
 
     def record(self, results: Path, folders: Sequence[Path]) -> None:
@@ -404,24 +425,11 @@ class Tracker(Protocol):
         ...
 
 
-@contextmanager
-def silent() -> Iterator[Note]:
-    """A context that yields a function that does nothing."""
-    yield lambda *_: None
-
-
 @dataclass(frozen=True)
 class NoTracker:
     """The tracker that does nothing."""
 
     def start(self, results: Path) -> None:
-        """Nothing to do."""
-
-    def live(self, cell: Cell) -> AbstractContextManager[Note]:  # noqa: ARG002
-        """Nothing to do."""
-        return silent()
-
-    def finished(self, folder: Path) -> None:
         """Nothing to do."""
 
     def record(self, results: Path, folders: Sequence[Path]) -> None:

@@ -9,10 +9,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import psutil
@@ -20,10 +18,9 @@ import torch
 from torch import nn
 
 from pruning.calibration.samples import Samples
-from pruning.core import scoring
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
-from pruning.core.records import CLASS, FOLDER, OPTION, DoneResult
+from pruning.core.records import CLASS, OPTION, same_settings
 from pruning.core.units import bytes_text, duration_text
 from pruning.engine.compensation import Linear
 from pruning.engine.dense_pass import HALVES, unit_times
@@ -37,23 +34,17 @@ from pruning.healing.heal_settings import (
     NoHealing,
     Training,
 )
-from pruning.healing.healed_files import read_record
-from pruning.healing.loop import latest_checkpoint, step_of
 from pruning.healing.losses import summed_loss
-from pruning.healing.rate import known, settled
 from pruning.models.blocks import find_blocks, gradients_kept, input_device
 from pruning.models.products import native_products
 from pruning.objective import Calibrated
-from pruning.runs.cell import Cell, Prepared
-from pruning.runs.loaded_cell import cell_space, forward_of, model_of
+from pruning.runs.cell import Cell, Prepared, cell_space, forward_with, model_of
 from pruning.runs.measurements import check_repair
-from pruning.runs.run_cell import score_key
 
 if TYPE_CHECKING:
     from pruning.calibration.samples import Row
     from pruning.engine.forward import Forward
     from pruning.evaluation.speed import Speed
-    from pruning.healing.training_text import HealingText
 
 
 SHARED = 0.4  # the part of a search's block forwards that is left when masks share their beginnings
@@ -80,20 +71,41 @@ class Forecast:
 class Machine:
     """What a cell costs on this machine: the model is loaded, and a few tokens are timed.
 
-    Raises UnskippableError or InputError if the model cannot be divided, searched or repaired as the cell asks for.
+    It has seconds for each token: of the `first` loss of an objective, of each further `loss`, of the `blocks` alone,
+    of an evaluation (`dense`), and of a `generated` one. Raises UnskippableError or InputError if the model cannot be
+    divided, searched or repaired as the cell asks for.
     """
 
     def __init__(self, prepared: Prepared) -> None:
         cell, started = prepared.cell, time.perf_counter()
         self.model = model_of(cell)
         self.loading = time.perf_counter() - started
-        forward, self.space = forward_of(cell, self.model), cell_space(cell, self.model)
+        forward, self.space = forward_with(cell.forward, self.model), cell_space(cell, self.model)
         check_repair(prepared, forward, self.space.unit)
         self.kept = 1 - (cell.ratio if cell.ratio is not None else (cell.k or 0) / self.space.n_units)
         self.used, self.free = psutil.Process().memory_info().rss, free_memory(self.model.module)
-        losses = Calibrated(cell.objective, forward, prepared.samples)
-        self.rates = measured_rates(losses, self.space.drop(self.space.free()[0]))
         self.rows = prepared.samples.rows
+        self._time(Calibrated(cell.objective, forward, prepared.samples))
+
+    def _time(self, losses: Calibrated) -> None:
+        forward, samples = losses.forward, losses.samples
+        alone, count = samples.part(0, 1), 1
+        once = _seconds(lambda: _score(forward, alone.rows))
+        if once <= QUICK:  # as many as one batch has, for at most QUICK seconds
+            count = max(1, min(samples.count, forward.batch_tokens // _tokens(alone.rows), int(QUICK / once)))
+        part, some = losses.part(0, count), samples.part(0, count)
+        tokens, length = _tokens(some.rows), len(some.rows[0].input_ids)
+        mask = self.space.drop(
+            self.space.free()[0]
+        )  # an early unit: its loss shares no prefix with the dense one
+        self.first = _seconds(lambda: list(part([Mask(forward.n_blocks, unit=mask.unit)]))) / tokens
+        self.loss = _seconds(lambda: list(part([mask]))) / tokens
+        warm = forward.fresh()
+        _score(warm, some.rows)  # the first pass also measures the memory that it needs
+        self.dense = _seconds(lambda: _score(warm, some.rows, mask)) / tokens
+        blocks = sum(unit_times(self.model, "block", (max(1, tokens // length), length), 1)) / tokens
+        self.blocks = min(blocks, self.loss)
+        self.generated = sum(unit_times(self.model, "block", (1, 1), 3))
 
     def training(self, heal: Training) -> TrainingRates:
         """What a training costs. If not even its weights fit into memory, nothing is timed."""
@@ -120,29 +132,28 @@ class Machine:
 
         `speed` says whether the speed is measured too, and `export` whether a checkpoint is written.
         """
-        cell, rates, space = prepared.cell, self.rates, self.space
+        cell, space = prepared.cell, self.space
         done = cell.done()
         tokens, repairs = _tokens(prepared.samples.rows), isinstance(cell.compensation, Linear)
         parts: dict[str, float] = {}
         if done is None:
-            left = max(0, cell.evaluations(space) - self._scored(prepared))
-            each = rates.loss - rates.blocks + SHARED * rates.blocks
+            each = self.loss - self.blocks + SHARED * self.blocks
             raced = 1.0 if cell.racing.delta is None else RACED
-            parts["search"] = tokens * (rates.first + raced * left * each)
+            parts["search"] = tokens * (self.first + raced * cell.evaluations(space) * each)
             count = round((1 - self.kept) * space.n_units)
-            parts["repair"] = repairs * MAPS * count * tokens * rates.blocks
+            parts["repair"] = repairs * MAPS * count * tokens * self.blocks
         measured = 0 if done is not None else 3 if repairs else 2
         extra = 0
         if prepared.text is not None and training is not None:
             extra = training.memory(cell.heal.micro_tokens)
-            if not _healed(prepared, prepared.text, done):
-                parts["healing"] = _healing(prepared, prepared.text, training, self.kept * rates.dense)
+            if done is None or not same_settings(done["config"].get("heal"), cell.config["heal"]):
+                parts["healing"] = _healing(cell.heal, training, self.kept * self.dense)
                 measured += 1
         rows = [row for data in prepared.data.values() if isinstance(data, Samples) for row in data.rows]
-        parts["evaluation"] = measured * rates.dense * _tokens(rows)
+        parts["evaluation"] = measured * self.dense * _tokens(rows)
         if speed is not None and (done is None or "speed" not in done["evaluation"]):
             shapes = [(batch, prompt) for batch in speed.batch_sizes for prompt in speed.prompts]
-            once = sum(b * p * rates.dense + b * speed.new_tokens * rates.generated for b, p in shapes)
+            once = sum(b * p * self.dense + b * speed.new_tokens * self.generated for b, p in shapes)
             parts["speed"] = 2 * (speed.repeats + speed.warmup) * once
         if export:
             parts["export"] = LOADS * self.loading
@@ -157,14 +168,6 @@ class Machine:
         extra = max(extra, states, 2 * weights)
         left_over = {name: seconds for name, seconds in parts.items() if seconds > 0}
         return Forecast(left_over, self.used + extra, self.used + self.free)
-
-    def _scored(self, prepared: Prepared) -> int:
-        """About how many of a cell's masks are scored: by an earlier run of it, or by a cell that it shares with."""
-        cell = prepared.cell
-        key = score_key(prepared, self.model.info, self.space.unit)
-        others = (cell.results / "scores" / key).glob("*") if cell.share else ()
-        folders = [cell.folder, *(cell.results / path.name for path in others)]
-        return max(sum(1 for _ in scoring.read_trace(folder / scoring.NAME)) for folder in folders)
 
 
 # What is decided for a cell: how it is trained, from the free memory, and its sizes, from a number of minutes.
@@ -273,53 +276,18 @@ def with_settings(cell: Cell, group: str, settings: Any, option: str | None = No
     return replace(cell, config=config, **{field: settings})
 
 
-def _healed(prepared: Prepared, text: HealingText, done: DoneResult | None) -> bool:
-    """Whether the cell's folder has the finished healing that is asked for, and not only another one."""
-    cell = prepared.cell
-    heal = settled(cell.heal, known(cell.heal, text, cell.folder / FOLDER))
-    if heal is None:
-        return False
-    place = FOLDER
-    if cell.heal.candidates > 1:
-        if done is None or "selection" not in done.get("heal", {}):
-            return False  # which candidate is healed is not known yet
-        place = str(Path(done["heal"]["folder"]).parent)
-    return read_record(cell.folder / place / heal.key(text.sha256)) is not None
-
-
-def _healing(prepared: Prepared, text: HealingText, training: TrainingRates, judging: float) -> float:
-    """Seconds of the steps that no checkpoint has, and of the losses on held-out windows (`judging` for a token)."""
-    asked: Training = prepared.cell.heal
-    folder = prepared.cell.folder / FOLDER
-    tried = known(asked, text, folder)
-    heal = settled(asked, tried)
-    # Trials that are still to come: all rates, of which the best one's steps are those of the healing itself.
-    trials = 0 if heal is not None else len(asked.rates) - 1 - len(tried)
-    heal = asked if heal is None else heal
-    saved = None if heal.lr is None else latest_checkpoint(heal, text, folder)
-    left = heal.steps if saved is None else max(0, heal.steps - step_of(saved))
-    judged = heal.heldout * (1 + left // heal.eval_every + 2 * trials)
-    left += max(0, trials) * (heal.trial_tokens // (heal.windows * heal.length))
-    return heal.length * (left * heal.windows * training.seconds + judged * judging)
+def _healing(heal: Training, training: TrainingRates, judging: float) -> float:
+    """Seconds of the training and of the losses on held-out windows, which take `judging` for a token."""
+    # The best of the rates that are tried is the beginning of the training itself.
+    trials = len(heal.rates) - 1
+    judged = heal.heldout * (1 + heal.steps // heal.eval_every + 2 * trials)
+    steps = heal.steps + trials * (heal.trial_tokens // (heal.windows * heal.length))
+    return heal.length * (steps * heal.windows * training.seconds + judged * judging)
 
 
 # Measure how fast this machine scores, trains and runs a model, on a few tokens, to forecast what a cell takes.
 
 QUICK = 1.0  # seconds: if one sample takes less, more are timed, because a token is cheaper in a large batch
-
-
-@dataclass(frozen=True)
-class Rates:
-    """Seconds for each token: of the first loss of an objective, of each further loss, and of blocks alone in it.
-
-    `dense` is for a token that an evaluation scores, and `generated` for a new token.
-    """
-
-    first: float
-    loss: float
-    blocks: float
-    dense: float
-    generated: float
 
 
 @dataclass(frozen=True)
@@ -333,26 +301,6 @@ class TrainingRates:
     def memory(self, tokens: int) -> int:
         """The bytes of a training that takes so many tokens at once."""
         return self.weights + int(tokens * self.token_bytes)
-
-
-def measured_rates(losses: Calibrated, mask: Mask) -> Rates:
-    """The rates of a cell. `mask` removes an early unit, so its loss shares no prefix with the dense model's."""
-    forward, samples = losses.forward, losses.samples
-    alone, count = samples.part(0, 1), 1
-    once = _seconds(lambda: _score(forward, alone.rows))
-    if once <= QUICK:  # as many as one batch has, for at most QUICK seconds
-        count = max(1, min(samples.count, forward.batch_tokens // _tokens(alone.rows), int(QUICK / once)))
-    part, some = losses.part(0, count), samples.part(0, count)
-    tokens = _tokens(some.rows)
-    first = _seconds(lambda: list(part([Mask(forward.n_blocks, unit=mask.unit)]))) / tokens
-    loss = _seconds(lambda: list(part([mask]))) / tokens
-    length = len(some.rows[0].input_ids)
-    warm = forward.fresh()
-    _score(warm, some.rows)  # the first pass also measures the memory that it needs
-    dense = _seconds(lambda: _score(warm, some.rows, mask)) / tokens
-    blocks = sum(unit_times(forward.model, "block", (max(1, tokens // length), length), 1)) / tokens
-    generated = sum(unit_times(forward.model, "block", (1, 1), 3))
-    return Rates(first, loss, min(blocks, loss), dense, generated)
 
 
 def _tokens(rows: Sequence[Row]) -> int:
@@ -387,20 +335,14 @@ def _training(module: Any, rows: Sequence[Row], heal: Training) -> tuple[float, 
             parameter.grad = None
         synchronize(devices(module))
 
-    with _trainable(module, heal.adapter), torch.enable_grad():
+    blocks = find_blocks(module).modules
+    # Gradients are computed of all blocks or, for adapters, only back to the first block.
+    inside = {id(w) for block in (blocks[:1] if heal.adapter else blocks) for w in block.parameters()}
+    with gradients_kept(module.parameters()), torch.enable_grad():
+        for parameter in module.parameters():
+            parameter.requires_grad_(id(parameter) in inside and parameter.is_floating_point())
         with tally, native_products(module):  # the float32 copies of weights do not grow with the tokens
             run(1)
         count = max(1, min(len(rows), heal.micro_tokens // length))
         seconds = _seconds(lambda: run(count))
     return seconds / (count * length), tally.most / length
-
-
-@contextmanager
-def _trainable(module: Any, adapter: bool) -> Iterator[None]:
-    """Within this context, gradients are computed: of all blocks or, for adapters, only back to the first block."""
-    blocks = find_blocks(module).modules
-    trained = {id(weight) for block in (blocks[:1] if adapter else blocks) for weight in block.parameters()}
-    with gradients_kept(module.parameters()):
-        for parameter in module.parameters():
-            parameter.requires_grad_(id(parameter) in trained and parameter.is_floating_point())
-        yield

@@ -28,8 +28,7 @@ from pruning.healing.healed_files import read_record, read_weights, write_evalua
 from pruning.healing.rate import warn_if_useless, with_rate
 from pruning.models.placement import ModelInfo
 from pruning.runs import measurements
-from pruning.runs.cell import Cell, Note, Prepared, save_config, save_result, silent
-from pruning.runs.loaded_cell import forward_of
+from pruning.runs.cell import Cell, Prepared, forward_with, save_config, save_result
 from pruning.runs.measurements import Evaluator
 
 if TYPE_CHECKING:
@@ -51,29 +50,19 @@ def healed_cell(prepared: Prepared, done: DoneResult) -> DoneResult:
     if text is None:
         return done
     found = Finished(cell, done, text)
+    own = Mask.from_json(done["mask"])
     settings, rates = with_rate(
-        cell.heal, text, cell.folder / FOLDER, lambda trial, place: found.heal(found.own, trial, place).curve
+        cell.heal, text, cell.folder / FOLDER, lambda trial, place: found.heal(own, trial, place).curve
     )
-    mask, selection = (found.own, None) if settings.candidates == 1 else select(found, settings)
+    mask, selection = (own, None) if settings.candidates == 1 else select(found, settings)
     place = found.place(mask)
     folder, whole = cell.folder / place / settings.key(text.sha256), Mask(mask.n_blocks - len(mask.gone))
-
-    def completed(record: HealRecord) -> HealRecord:
-        record = record if selection is None else {**record, "selection": selection}
-        return {**record, "rates": rates} if rates else record
-
     record = read_record(folder)
-    if record is not None and done.get("heal") == completed(record):
-        measured = done["evaluation"].get("records", {})
-        every = cell.evaluation.compares or all("healed" in measured.get(m, {}) for m in prepared.data)
-        if every and done["config"].get("heal") == cell.config.get("heal"):
-            return done
     measure = None if record is None else _evaluator(prepared, done, record)
-    if record is None or measure is None or not measure.has(whole):
+    if record is None or measure is None or not (cell.evaluation.compares or measure.has(whole)):
         if record is None:
             log.info("healing %s on %d tokens of %s", mask, settings.tokens, text.source)
-            with cell.tracker.live(cell) if collectives.is_first() else silent() as note:
-                healed = found.heal(mask, settings, cell.folder / place, partial(_watch, note, settings))
+            healed = found.heal(mask, settings, cell.folder / place, partial(_watch, settings))
             record = write_healed(folder, healed, text, settings, place, cell.config["eval"])
             log.info(
                 "healed on %d tokens in %.0f s: held-out loss %.4f -> %.4f",
@@ -86,10 +75,13 @@ def healed_cell(prepared: Prepared, done: DoneResult) -> DoneResult:
             repair = measurements.recorded_repair(cell, done)
             smaller = loop.smaller_model(found.model, mask, measurements.recorded_scales(done), repair)
             smaller.apply(read_weights(folder, record))
-        measure = _evaluator(prepared, done, record, forward_of(cell, smaller.model))
-    result = _extended(prepared, done, completed(record), measure, whole)
-    save_config(cell, result["config"])
-    save_result(cell, result)
+        measure = _evaluator(prepared, done, record, forward_with(cell.forward, smaller.model))
+    record = record if selection is None else {**record, "selection": selection}
+    record = {**record, "rates": rates} if rates else record
+    result = _extended(prepared, done, record, measure, whole)
+    if result != done:
+        save_config(cell, result["config"])
+        save_result(cell, result)
     return result
 
 
@@ -124,18 +116,13 @@ class Finished:
         watch: Callable[[Point], None] = lambda _: None,
     ) -> loop.Healed:
         """Heal a mask with the cell's compensation or repair, which candidates cannot have."""
-        scales, repair = (
-            measurements.recorded_scales(self.done),
-            measurements.recorded_repair(self.cell, self.done),
-        )
+        scales = measurements.recorded_scales(self.done)
+        repair = measurements.recorded_repair(self.cell, self.done)
         return loop.heal(self.model, mask, self.text, settings, folder, scales, watch, repair)
 
 
-def _watch(note: Note, settings: Training, point: Point) -> None:
-    """Show a point of the curve in the log with the time that is left, and send it to the tracker."""
-    for name in ("loss", "heldout_loss"):
-        if name in point:
-            note(point["tokens"], cast(dict[str, Any], point)[name], f"heal/{name}")
+def _watch(settings: Training, point: Point) -> None:
+    """Show a point of the curve in the log with the time that is left."""
     if "heldout_loss" in point:
         step, seconds = point["step"], point["seconds"]
         left = duration_text(seconds / step * (settings.steps - step)) if 0 < step < settings.steps else "-"
@@ -208,11 +195,6 @@ class Trial(NamedTuple):
     trained: int
     seconds: float
 
-    def record(self) -> Any:
-        """The trial in a result."""
-        named = self._asdict()
-        return {"dropped": named.pop("mask").listed(), **named}
-
 
 def select(found: Finished, settings: Training) -> tuple[Mask, SelectionRecord]:
     """The candidate that heals best, and the trials that say so; those in the cell's folder are not repeated.
@@ -225,7 +207,6 @@ def select(found: Finished, settings: Training) -> tuple[Mask, SelectionRecord]:
     path = found.cell.folder / FOLDER / f"trials-{named}.jsonl"
 
     def read() -> dict[tuple[tuple[int, ...], int], Trial]:
-        """The trials of earlier runs, by removed units and tokens."""
         if not path.exists():
             return {}
         storage.mend(path)
@@ -241,6 +222,10 @@ def select(found: Finished, settings: Training) -> tuple[Mask, SelectionRecord]:
                 shutil.rmtree(trunk, ignore_errors=True)
             if folder.is_dir() and not any(folder.iterdir()):  # it holds no finished healing
                 folder.rmdir()
+
+    def recorded(trial: Trial) -> Any:
+        named = trial._asdict()
+        return {"dropped": named.pop("mask").listed(), **named}
 
     known = collectives.on_first(read)
 
@@ -259,7 +244,7 @@ def select(found: Finished, settings: Training) -> tuple[Mask, SelectionRecord]:
         "mask": dict(winner.to_json()),
         "changed": winner != found.own,
         "losses": list(losses.values()),
-        "rounds": [[one.record() for one in trials] for trials in rounds],
+        "rounds": [[recorded(one) for one in trials] for trials in rounds],
         "tokens": sum(one.trained for trials in rounds for one in trials),
         "seconds": round(sum(one.seconds for trials in rounds for one in trials), 3),
     }

@@ -28,7 +28,6 @@ from pruning.core.records import (
     error_of,
     is_repaired,
     kind_of,
-    main_of,
     metrics_among,
     now,
     provenance,
@@ -39,8 +38,7 @@ from pruning.core.terminal import progress_bar
 from pruning.engine import collectives
 from pruning.engine.compensation import Linear
 from pruning.evaluation import Data, DataBesideDense, Evaluation, Measured, digests_of
-from pruning.runs.cell import FORMAT, Cell, Prepared, save_config, save_result
-from pruning.runs.loaded_cell import forward_of, model_of
+from pruning.runs.cell import FORMAT, Cell, Prepared, forward_with, model_of, save_config, save_result
 
 if TYPE_CHECKING:
     from pruning.engine.forward import Forward
@@ -253,7 +251,9 @@ def reevaluate(prepared: Prepared, done: DoneResult) -> DoneResult:
     if missing := not digests(prepared.data).items() <= evaluation.get("data", {}).items():
         model, mask = recorded_model(cell, done), Mask.from_json(done["mask"])
         scales, repair = recorded_scales(done), recorded_repair(cell, done)
-        new: dict[str, Any] = dict(evaluate_mask(prepared, mask, forward_of(cell, model), scales, repair))
+        new: dict[str, Any] = dict(
+            evaluate_mask(prepared, mask, forward_with(cell.forward, model), scales, repair)
+        )
         new["environment"] = provenance(started, str(model.device))
         evaluation = merged(evaluation, new)
     measured = evaluation
@@ -272,10 +272,16 @@ def reevaluate(prepared: Prepared, done: DoneResult) -> DoneResult:
 def merged(earlier: EvaluationRecord, new: Mapping[str, Any]) -> EvaluationRecord:
     """Add a new evaluation to the `evaluation` of a result. If both contain a metric, the new value is kept.
 
-    A new evaluation is of the dense and the pruned model. What was measured of a healed model is kept, except on data
-    that have changed.
+    A new evaluation is of the dense and the pruned model. What was measured of a healed model is kept, unless the
+    data of a metric have changed since.
     """
-    old = _without_stale(cast(Mapping[str, Any], earlier), new)
+    old = dict[str, Any](earlier)
+    data, how = old.get("data", {}), new.get("how", {})
+    if any(data.get(metric, sha256) != sha256 for metric, sha256 in new.get("data", {}).items()):
+        old.pop("healed", None)
+        old["records"] = {name: _without(paths, ["healed"]) for name, paths in old.get("records", {}).items()}
+    elif "healed" in old and how.get("acc/mean") not in (None, old.get("how", {}).get("acc/mean")):
+        old["healed"] = _without(old["healed"], ["acc/mean", error_of("acc/mean")])
     both = {**old, **new}
     for part in GROWING:
         if part in both:
@@ -287,24 +293,6 @@ def merged(earlier: EvaluationRecord, new: Mapping[str, Any]) -> EvaluationRecor
     if "overlap" in both and not (both := both | {"overlap": _without(both["overlap"], clean)})["overlap"]:
         del both["overlap"]
     return cast(EvaluationRecord, both)
-
-
-def _without_stale(old: Mapping[str, Any], new: Mapping[str, Any]) -> Mapping[str, Any]:
-    """An evaluation without the healed model's metrics on data that differ in a new one, and without such a mean."""
-    data, how = old.get("data", {}), old.get("how", {})
-    stale = {metric for metric, sha256 in new.get("data", {}).items() if data.get(metric, sha256) != sha256}
-    if (mean := new.get("how", {}).get("acc/mean")) is not None and mean != how.get("acc/mean"):
-        stale.add("acc/mean")
-    if not stale or "healed" not in old:
-        return old
-    if any(kind_of(metric) == "acc" for metric in stale):
-        stale.add("acc/mean")
-    gone = {name for name in old["healed"] if main_of(without_error(name)) in stale}
-    records = {
-        metric: _without(paths, ["healed"] if metric in stale else [])
-        for metric, paths in old.get("records", {}).items()
-    }
-    return {**old, "healed": _without(old["healed"], gone), "records": records}
 
 
 def _without(values: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
@@ -392,40 +380,28 @@ PART = "{percentage:3.0f}%|{bar:10}| {n_fmt}/{total_fmt} batches [{elapsed}<{rem
 
 
 def _bar(title: str, form: str, hidden: bool = False, **settings: Any) -> Any:
-    """A bar on standard error, unless another rank shows it."""
     return progress_bar(title, form, hidden or not collectives.is_first(), **settings)
 
 
-class Progress:
-    """A context manager that shows a progress bar. The search calls `update` after each score.
+@contextmanager
+def search_shown(
+    title: str, total: int, known: int = 0, hidden: bool = False, unit: str = "block"
+) -> Iterator[Callable[[int, float, int], None]]:
+    """Yield a function that shows how many masks are scored, and the lowest loss of those that remove the most.
 
-    `unit` is what masks remove: "block" or "sublayer".
+    Its last argument is how many units of the kind `unit` ("block" or "sublayer") the latter remove: losses of masks
+    of different sizes cannot be compared.
     """
+    shown, form = (total, BAR) if total <= OPEN else (None, COUNT)
+    with _bar(title, form, hidden, total=shown, initial=min(known, total), unit="eval") as bar:
 
-    def __init__(
-        self, title: str, total: int, known: int = 0, hidden: bool = False, unit: str = "block"
-    ) -> None:
-        self.total, self.word = total, unit_noun(unit)
-        shown, form = (total, BAR) if total <= OPEN else (None, COUNT)
-        self.bar = _bar(title, form, hidden, total=shown, initial=min(known, total), unit="eval")
+        def show(evaluations: int, best: float, size: int) -> None:
+            what = f"{size} {unit_noun(unit)}{'s' * (size != 1)}"
+            bar.set_postfix_str(f"best loss {best:.4f} without {what}", refresh=False)
+            # The total counts neither the dense model nor a final mask that the search did not score.
+            bar.update(min(evaluations, total) - bar.n)
 
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.close()
-
-    def update(self, evaluations: int, best: float, size: int) -> None:
-        """Show the number of scored masks, and the lowest loss among the masks that remove the most blocks, `size`.
-
-        Losses of masks of different sizes cannot be compared, so the size is shown too.
-        """
-        # `evaluations` also counts the dense model and a final mask that the search did not score. The total does
-        # not count them, so the bar stops at the total.
-        self.bar.set_postfix_str(
-            f"best loss {best:.4f} without {size} {self.word}{'s' * (size != 1)}", refresh=False
-        )
-        self.bar.update(min(evaluations, self.total) - self.bar.n)
+        yield show
 
 
 @contextmanager

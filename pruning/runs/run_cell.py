@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import traceback
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
 from pruning.core import scoring, storage
-from pruning.core.errors import RankError, sentence
+from pruning.core.errors import RankError, is_disk_full, sentence
 from pruning.core.mask import SearchRecord, Space
 from pruning.core.records import (
     LOG,
+    MASK,
     CalibrationRecord,
     DoneResult,
     FailedResult,
@@ -32,22 +34,32 @@ from pruning.objective import Calibrated
 from pruning.runs.cell import (
     FORMAT,
     Cell,
-    Note,
     Prepared,
     cell_lock,
+    cell_space,
     check_folder,
+    forward_with,
+    model_of,
     save_config,
-    save_mask,
     save_result,
     settings_record,
-    silent,
 )
 from pruning.runs.heal_cell import healed_cell
-from pruning.runs.loaded_cell import cell_space, forward_of, model_of
-from pruning.runs.measurements import Progress, check_repair, digests, evaluate_mask, new_repair, reevaluate
+from pruning.runs.measurements import (
+    check_repair,
+    digests,
+    evaluate_mask,
+    new_repair,
+    reevaluate,
+    search_shown,
+)
 from pruning.search.decide import FloatLoss
 from pruning.search.driver import Problem, Solution, solve
 from pruning.search.journal import Journal, KnownScores, Store
+
+log = logging.getLogger(__name__)
+
+COST = "cost.json"  # in the folder of a cell whose search is not finished
 
 
 def run(prepared: Prepared) -> DoneResult:
@@ -62,30 +74,18 @@ def run(prepared: Prepared) -> DoneResult:
         drawn = [prepared.samples.sha256, digests(prepared.data)]
         if collectives.broadcast(drawn) != drawn:  # for example, because of other versions of libraries
             raise RankError("ranks have drawn different samples: install the same packages on all nodes.")
-        if done is None:
-            with cell.tracker.live(cell) if collectives.is_first() else silent() as note:
-                result = _run(prepared, note)
-        else:
-            result = reevaluate(prepared, done)
-        result = healed_cell(prepared, result)
-    if collectives.is_first():
-        cell.tracker.finished(cell.folder)
-    return result
+        result = _run(prepared) if done is None else reevaluate(prepared, done)
+        return healed_cell(prepared, result)
 
 
 def record_failure(cell: Cell, error: BaseException) -> FailedResult:
     """Write the result of a cell that failed. The next run of the same command runs the cell again.
 
     The traceback is appended to the cell's log. If an earlier run has finished the cell, the earlier result is kept,
-    and the failure is only logged and returned.
+    and the failure is only logged and returned. So it is if the cell's files cannot be written.
     """
-    check_folder(cell)
     log_path = cell.folder / LOG
     message = sentence(error) if isinstance(error, OSError) else str(error)
-    cell.folder.mkdir(parents=True, exist_ok=True)
-    if collectives.is_first():
-        with appending(log_path) as stream:
-            traceback.print_exception(error, file=stream)
     result: FailedResult = {
         "cell": cell.key,
         "status": "failed",
@@ -93,20 +93,28 @@ def record_failure(cell: Cell, error: BaseException) -> FailedResult:
         "config": dict(cell.config),
         "environment": provenance(now(), None),
     }
-    if not cell.finished:
-        save_result(cell, result)
-    if collectives.is_first():
-        cell.tracker.finished(cell.folder)
+    check_folder(cell)
+    try:
+        cell.folder.mkdir(parents=True, exist_ok=True)
+        if collectives.is_first():
+            with appending(log_path) as stream:
+                traceback.print_exception(error, file=stream)
+        if not cell.finished:
+            save_result(cell, result)
+    except OSError as unwritable:
+        if is_disk_full(unwritable):
+            raise
+        log.warning("the failure of %s is not recorded: %s", cell.key, sentence(unwritable))
     return result
 
 
-def _run(prepared: Prepared, note: Note) -> DoneResult:
+def _run(prepared: Prepared) -> DoneResult:
     cell, samples, started = prepared.cell, prepared.samples, now()
     save_config(cell, cell.config)
     if collectives.is_first():
         samples.save(cell.results / "calibration")
     model = model_of(cell)
-    forward = forward_of(cell, model)
+    forward = forward_with(cell.forward, model)
     space = cell_space(cell, model)
     check_repair(prepared, forward, space.unit)
     key = score_key(prepared, model.info, space.unit)
@@ -118,11 +126,12 @@ def _run(prepared: Prepared, note: Note) -> DoneResult:
     searched = forward.with_scales(scales if cell.compensation.search else None)
     losses = Calibrated(cell.objective, searched, samples)
     try:
-        solution, cost, ledger = _search(cell, space, losses, store, note)
+        solution, cost = _search(cell, space, losses, store)
     finally:
         searched.release()
     mask = solution.score.mask
-    save_mask(cell, mask)
+    if collectives.is_first():
+        storage.write_json(cell.folder / MASK, mask.to_json())
     repair, repair_record = new_repair(prepared, forward, mask) or (None, None)
     result: DoneResult = {
         "cell": cell.key,
@@ -142,7 +151,8 @@ def _run(prepared: Prepared, note: Note) -> DoneResult:
     if repair_record is not None:
         result["repair"] = repair_record
     save_result(cell, result)
-    ledger.close()
+    if collectives.is_first():
+        (cell.folder / COST).unlink(missing_ok=True)  # the result now contains it
     return result
 
 
@@ -158,9 +168,7 @@ def score_key(prepared: Prepared, info: ModelInfo, unit: str = "block") -> str:
     return digest([*data, unit] if unit != "block" else data)
 
 
-def _search(
-    cell: Cell, space: Space, losses: Calibrated, store: Store, note: Note
-) -> tuple[Solution, Cost, CostLedger]:
+def _search(cell: Cell, space: Space, losses: Calibrated, store: Store) -> tuple[Solution, Cost, CostLedger]:
     """Run the search with a progress bar. Returns the solution, the cost, and the ledger, which is still open.
 
     Raises DamagedError if a line of a journal contradicts itself.
@@ -174,15 +182,14 @@ def _search(
     known = KnownScores(own, store.of(scoring.NAME, estimate), bounds, store.of(scoring.BOUNDS, estimate))
     single = FloatLoss(losses.in_float32, journal(scoring.FLOAT32)) if losses.in_half else None
     problem = Problem(cell.algo, space, cell.seed, cell.racing, cell.near_ties, cell.max_evaluations)
-    with Progress(cell.title, cell.evaluations(space), known=len(own.scores), unit=space.unit) as progress:
-        ledger = CostLedger.open(cell.folder / "cost.json", losses.forward.cost)
+    with search_shown(cell.title, cell.evaluations(space), known=len(own.scores), unit=space.unit) as show:
+        ledger = CostLedger(cell.folder / COST, losses.forward.cost)
 
         def watch(evaluations: int, best: float, size: int) -> None:
-            progress.update(evaluations, best, size)
-            note(evaluations, best)
+            show(evaluations, best, size)
             ledger.save()
 
-        return solve(problem, losses, known, watch, single), ledger.total(), ledger
+        return solve(problem, losses, known, watch, single), ledger.total()
 
 
 def _calibration_record(prepared: Prepared, solution: Solution, estimate: Estimate) -> CalibrationRecord:
@@ -205,8 +212,6 @@ def _calibration_record(prepared: Prepared, solution: Solution, estimate: Estima
 
 
 def _search_record(cell: Cell, space: Space, solution: Solution, cost: Cost) -> SearchRecord:
-    """The record of the search and of its cost."""
-
     def count(evaluations: float) -> float:
         """A fraction if some masks were evaluated on a fraction of the samples."""
         return int(evaluations) if float(evaluations).is_integer() else round(evaluations, 3)
@@ -227,20 +232,14 @@ def _search_record(cell: Cell, space: Space, solution: Solution, cost: Cost) -> 
     return cast(SearchRecord, record | asdict(cost))
 
 
-@dataclass
 class CostLedger:
     """The `Cost` of the current run and of the cell's earlier runs. A file keeps their sum until the cell is done."""
 
-    path: Path
-    running: Cost
-    earlier: Cost
-    _saved: Cost
-
-    @classmethod
-    def open(cls, path: Path, running: Cost) -> CostLedger:
-        """Read the cost of earlier runs from the file `path`, if it exists."""
-        earlier = collectives.on_first(lambda: Cost(**storage.read_json(path)) if path.exists() else Cost())
-        return cls(path, running, earlier, replace(running))
+    def __init__(self, path: Path, running: Cost) -> None:
+        self.path, self.running, self._saved = path, running, replace(running)
+        self.earlier = collectives.on_first(
+            lambda: Cost(**storage.read_json(path)) if path.exists() else Cost()
+        )
 
     def total(self) -> Cost:
         """The cost of all runs and ranks together."""
@@ -252,8 +251,3 @@ class CostLedger:
         if spent != self._saved and collectives.is_first():
             storage.write_json(self.path, asdict(self.earlier.plus(spent)))
         self._saved = spent
-
-    def close(self) -> None:
-        """Delete the file, because the result now contains the cost."""
-        if collectives.is_first():
-            self.path.unlink(missing_ok=True)

@@ -21,7 +21,9 @@ from pruning.core import storage
 from pruning.core.errors import InputError
 from pruning.core.terminal import FAILED, INTERRUPTED, guarded
 from pruning.engine import collectives
-from pruning.launcher import InProcess, Launcher
+from pruning.launcher import InProcess
+from pruning.launcher.local import LocalPool
+from pruning.launcher.slurm import Slurm
 from pruning.runs.cell import Cell
 from pruning.study import Composed, task_cells
 from pruning.study.grid import (
@@ -91,7 +93,7 @@ def run_study(configs: Sequence[Composed]) -> int:
     return FAILED if outcome.failed else BUSY if outcome.busy else 0
 
 
-def _check(cells: Sequence[Cell], launcher: Launcher) -> None:
+def _check(cells: Sequence[Cell], launcher: InProcess | LocalPool | Slurm) -> None:
     """Raise one InputError with everything that is wrong with the cells, or if the launcher cannot run them."""
     from pruning.runs.prepare import check_cell
 
@@ -104,7 +106,11 @@ def _check(cells: Sequence[Cell], launcher: Launcher) -> None:
                 "themselves; set model.resources.ranks."
             )
         launcher.check({cell.model.name: cell.model.resources for cell in cells})
-        if not launcher.wait and any(cell.export is not None for cell in cells):
+        if (
+            isinstance(launcher, Slurm)
+            and not launcher.wait
+            and any(cell.export is not None for cell in cells)
+        ):
             raise InputError(
                 "export=DIR needs the finished cell: leave launcher.wait=true, or export it later."
             )
@@ -112,8 +118,7 @@ def _check(cells: Sequence[Cell], launcher: Launcher) -> None:
     run_checks([*(partial(check_cell, cell) for cell in cells), check_jobs])
 
 
-def _run_guided(cell: Cell, launcher: Launcher, outcome: Outcome) -> None:
-    """Run a cell, and then measure how fast its models are."""
+def _run_guided(cell: Cell, launcher: InProcess | LocalPool | Slurm, outcome: Outcome) -> None:
     run_cells([cell], launcher, outcome)
     if cell.key in outcome.done and "speed" not in outcome.done[cell.key]["evaluation"]:
         run_cells([speed_cell(cell)], launcher, second := Outcome())
@@ -145,7 +150,6 @@ def _export(cells: Sequence[Cell], outcome: Outcome) -> None:
 
 
 def _route(cells: Sequence[Cell], outcome: Outcome, settings: task_cells.TaskSettings) -> None:
-    """Cross the tasks of each group of cells with their sets, and print the tables."""
     from pruning.study.task_routing import route_group, routing_text
 
     for group in task_cells.groups(cells):

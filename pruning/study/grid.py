@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,15 +23,17 @@ from pruning.core.errors import (
     UnreachableError,
     is_fatal,
     merged_error,
-    sentence,
 )
-from pruning.core.records import LOG, NAME, DoneResult, ErrorRecord, Failure, read_done, same_settings
+from pruning.core.records import NAME, DoneResult, Failure, same_settings
 from pruning.core.terminal import typed_command
 from pruning.engine import collectives
-from pruning.launcher import InProcess, Launcher
-from pruning.launcher.cell_state import CellState, StateName, finished
-from pruning.models.handle import directory_name, distinct_names, shared
-from pruning.runs.cell import Cell
+from pruning.launcher import InProcess
+from pruning.launcher.cell_state import CellState, StateName, cell_states, finished, settle
+from pruning.launcher.local import LocalPool
+from pruning.launcher.slurm import Slurm
+from pruning.launcher.submission import latest, submission_lock, tasks
+from pruning.models.handle import shared
+from pruning.runs.cell import Cell, Prepared
 from pruning.study import Composed, text_tables
 from pruning.study.text_tables import say
 
@@ -67,7 +69,17 @@ def distinct_cells(configs: Sequence[Composed]) -> list[Cell]:
 
     Raises one InputError that lists everything that is wrong.
     """
-    cells = _named_apart(run_checks([partial(cell_of, *config) for config in configs]))
+    cells = run_checks([partial(cell_of, *config) for config in configs])
+    places: dict[str, dict[Path, None]] = {}
+    for cell in cells:
+        if cell.model.in_directory:
+            places.setdefault(cell.model.name, {})[cell.model.location] = None
+    for name, several in places.items():
+        if len(several) > 1:
+            raise InputError(
+                f"model.name={name} names {len(several)} different models ({', '.join(map(str, several))}): run a "
+                "separate command for each, and give each a model.name of its own."
+            )
     models = shared(cell.model for cell in cells)
     cells = [dataclasses.replace(cell, model=model) for cell, model in zip(cells, models, strict=True)]
     if not cells:
@@ -102,34 +114,6 @@ def run_checks(steps: Sequence[Callable[[], Any]]) -> list[Any]:
     return values
 
 
-def _named_apart(cells: Sequence[Cell]) -> list[Cell]:
-    """The cells, in which different directories have different names.
-
-    If directories with the same last part meet in one command, more parts of their paths make the names. Raises
-    InputError if the user has given one name to several directories.
-    """
-    places: dict[str, dict[Path, None]] = {}
-    for cell in cells:
-        if cell.model.in_directory:
-            places.setdefault(cell.model.name, {})[cell.model.location] = None
-    names: dict[Path, str] = {}
-    for name, several in places.items():
-        if len(several) > 1:
-            if any(directory_name(place) != name for place in several):
-                raise InputError(
-                    f"model.name={name} names {len(several)} different models ({', '.join(map(str, several))}): "
-                    "leave model.name out, so that each is named after its directory."
-                )
-            names |= dict(zip(several, distinct_names(list(several)), strict=True))
-    named = []
-    for cell in cells:
-        if cell.model.in_directory and (new := names.get(cell.model.location)) is not None:
-            config = {**cell.config, "model": {**cell.config["model"], "name": new}}
-            cell = dataclasses.replace(cell, model=dataclasses.replace(cell.model, name=new), config=config)
-        named.append(cell)
-    return named
-
-
 def note_study(cells: Sequence[Cell]) -> None:
     """Add cells to the list of their study, so that figures can report cells that are still missing."""
     if not (cells and collectives.is_first()):
@@ -146,13 +130,13 @@ def note_study(cells: Sequence[Cell]) -> None:
             records.write_study(results, name, [*records.read_study(results, name), *keys])
 
 
-# Run the cells that are not done: in this process, or as jobs.
+# Run the cells that are not done: in this process, in processes beside it, or as jobs.
 
 
-def run_cells(cells: Sequence[Cell], launcher: Any, outcome: Outcome) -> None:
+def run_cells(cells: Sequence[Cell], launcher: InProcess | LocalPool | Slurm, outcome: Outcome) -> None:
     """Run what is not done yet and add every cell to `outcome`. Raises InputError if a cell's input is wrong."""
     pending = [cell for cell in cells if not _is_done(cell, outcome)]
-    if pending and not isinstance(launcher, InProcess):
+    if pending and isinstance(launcher, Slurm):
         _run_jobs(cells, pending, launcher, outcome)
         return
     prepared = _prepare(pending, outcome)
@@ -163,7 +147,10 @@ def run_cells(cells: Sequence[Cell], launcher: Any, outcome: Outcome) -> None:
     log.info("cells: %d asked for, %d done, %d to run", len(cells), len(outcome.done), len(pending))
     _log_sizes(prepared)
     start_tracker(cells)
-    _run_here(prepared, outcome)
+    if isinstance(launcher, LocalPool):
+        _take(launcher.run(cells[0].results, tasks(prepared), str(Path.cwd())), pending, outcome)
+    else:
+        _run_here(prepared, outcome)
 
 
 def _is_done(cell: Cell, outcome: Outcome) -> bool:
@@ -174,7 +161,7 @@ def _is_done(cell: Cell, outcome: Outcome) -> bool:
     return True
 
 
-def _prepare(cells: Sequence[Cell], outcome: Outcome, in_flight: bool = False) -> list[Any]:
+def _prepare(cells: Sequence[Cell], outcome: Outcome, in_flight: bool = False) -> list[Prepared]:
     """Draw and check the samples of all cells before the first search starts.
 
     Raises one InputError for all bad input, and for models and data sets that cannot be reached. A cell whose search
@@ -199,9 +186,8 @@ def _prepare(cells: Sequence[Cell], outcome: Outcome, in_flight: bool = False) -
     return ready
 
 
-def _run_here(prepared: Sequence[Any], outcome: Outcome) -> None:
-    """Run prepared cells in this process, one after the other."""
-    from pruning.runs.run_cell import run
+def _run_here(prepared: Sequence[Prepared], outcome: Outcome) -> None:
+    from pruning.runs.run_cell import record_failure, run
 
     ranks = max((ready.cell.model.resources.ranks for ready in prepared), default=1)
     if ranks > 1 and collectives.world_size() == 1:
@@ -212,35 +198,33 @@ def _run_here(prepared: Sequence[Any], outcome: Outcome) -> None:
         )
     growing = text_tables.GrowingTable([_name(ready.cell) for ready in prepared])
     for number, ready in enumerate(prepared, start=1):
-        log.info("cell %d of %d: %s", number, len(prepared), ready.cell.key)
+        key = ready.cell.key
+        log.info("cell %d of %d: %s", number, len(prepared), key)
         try:
-            outcome.done[ready.cell.key] = run(ready)
+            outcome.done[key] = run(ready)
             if len(prepared) > 1:
-                log.info("%s", growing.line(outcome.done[ready.cell.key]))
+                log.info("%s", growing.line(outcome.done[key]))
         except BusyError as error:
             log.warning("%s", error)
-            outcome.busy[ready.cell.key] = error
+            outcome.busy[key] = error
         except Exception as error:
             if is_fatal(error):
                 raise  # no other cell could write either, and a failure could not be recorded
-            text = sentence(error) if isinstance(error, OSError) else str(error)
-            log.error("cell %s failed: %s: %s", ready.cell.key, type(error).__name__, text)
-            outcome.failed[ready.cell.key] = _recorded(ready.cell, error, text)
+            outcome.failed[key] = failed = record_failure(ready.cell, error)
+            log.error("cell %s failed: %s: %s", key, failed["error"]["type"], failed["error"]["message"])
             common = isinstance(error, PruningError) and not isinstance(error, RankError)
             if collectives.world_size() > 1 and not common:
                 raise  # the ranks are out of step: collectives would hang
 
 
 def _name(cell: Cell) -> str:
-    """The name of a cell in tables."""
     size = f"k={cell.k}" if cell.ratio is None else f"{cell.ratio:g}"
     return text_tables.name_of(
         cell.model.name, cell.choices.objective, cell.choices.algo, size, cell.unit, cell.budget
     )
 
 
-def _log_sizes(prepared: Sequence[Any]) -> None:
-    """Log how much data masks are chosen on and measured on."""
+def _log_sizes(prepared: Sequence[Prepared]) -> None:
     for ready in {ready.samples.sha256: ready for ready in prepared}.values():
         samples = ready.samples
         pieces = "items" if samples.kind == "items" else f"samples of up to {samples.length} tokens"
@@ -255,52 +239,48 @@ def _log_sizes(prepared: Sequence[Any]) -> None:
         log.info("measured on %s", ", ".join(measured))
 
 
-def _recorded(cell: Cell, error: Exception, text: str) -> Failure:
-    """Record a failure in the cell's files. If these cannot be written, only return the failure."""
-    from pruning.runs.run_cell import record_failure
+def _run_jobs(cells: Sequence[Cell], pending: Sequence[Cell], launcher: Slurm, outcome: Outcome) -> None:
+    """Submit cells that are not in flight yet; unless launcher.wait=false, wait for all cells in flight.
 
-    try:
-        return record_failure(cell, error)
-    except OSError as unwritable:
-        if is_fatal(unwritable):
-            raise
-        log.warning("the failure of %s is not recorded: %s", cell.key, sentence(unwritable))
-        entry: ErrorRecord = {"type": type(error).__name__, "message": text, "log": str(cell.folder / LOG)}
-        return {"cell": cell.key, "error": entry}
-
-
-def _run_jobs(cells: Sequence[Cell], pending: Sequence[Cell], launcher: Launcher, outcome: Outcome) -> None:
-    """Submit cells that are not in flight yet; unless launcher.wait=false, wait for all cells in flight."""
-    from pruning.launcher import submit
-    from pruning.launcher.cell_state import cell_states
-
+    Raises InputError if a cell is in flight with another evaluation or healing.
+    """
     results = cells[0].results
-    with submit.submission_lock(results):
-        submitted = cell_states(results, [cell.key for cell in pending])
-        flying = {key: cell for key, cell in submitted.items() if cell.state.in_flight}
-        prepared = _prepare([cell for cell in pending if cell.key not in flying], outcome, bool(flying))
+    with submission_lock(results):
+        states, records = cell_states(results, [cell.key for cell in pending]), latest(results)
+        flying = [cell for cell in pending if cell.key in states and states[cell.key].state.in_flight]
+        for cell in flying:
+            asked = records[cell.key].task(cell.key).config
+            if any(not same_settings(asked.get(g), cell.config.get(g)) for g in ("eval", "heal")):
+                raise InputError(
+                    f"the job of {cell.key} has another evaluation or healing: wait until it has ended, or end it "
+                    f"with `depth-pruning status cancel {results}`."
+                )
+        prepared = _prepare([cell for cell in pending if cell not in flying], outcome, bool(flying))
         note_study([cell for cell in cells if cell.key not in outcome.left_out])
         counts = (len(cells), len(outcome.done), len(flying), len(prepared))
         log.info("cells: %d asked for, %d done, %d in flight, %d to submit", *counts)
         start_tracker(cells)
         if prepared:
-            launcher.submit(results, submit.tasks(prepared), str(Path.cwd()))
-    keys = [*flying, *(ready.cell.key for ready in prepared)]
+            launcher.submit(results, tasks(prepared), str(Path.cwd()))
+    keys = [cell.key for cell in (*flying, *(ready.cell for ready in prepared))]
     if not launcher.wait:
         outcome.in_flight = cell_states(results, keys)
         return
     outcome.submitted = keys
-    asked, again = {cell.key: cell for cell in pending}, []
-    for key, ended in submit.settle(launcher, results, keys).items():
-        if ended.state is not StateName.DONE:
-            outcome.failed[key] = submit.failure(ended)
-        elif key not in flying:
-            outcome.done[key] = read_done(results / key)
-        elif not _is_done(asked[key], outcome):
-            # Another command has submitted it, with another evaluation or healing.
-            again.append(asked[key])
-    if again:
-        _run_jobs(cells, again, launcher, outcome)
+    _take(settle(results, keys), pending, outcome)
+
+
+def _take(ended: Mapping[str, CellState], cells: Sequence[Cell], outcome: Outcome) -> None:
+    for cell in cells:
+        if cell.key not in ended or _is_done(cell, outcome):
+            continue
+        state = ended[cell.key]
+        if state.state is StateName.DONE:
+            reason = (
+                "a file that it reads has changed since it was submitted, or its evaluation or healing failed"
+            )
+            state = dataclasses.replace(state, state=StateName.FAILED, reason=reason)
+        outcome.failed[cell.key] = state.failure()
 
 
 # Call the tracker of a study. If the tracker fails, only warn: the results are in files.

@@ -3,8 +3,8 @@
 depth-pruning heal CELL heal=lora heal.tokens=200000
 
 CELL is the folder of a finished cell. Settings are those of `heal` in a grid, listed below; the default is heal=lora.
-Settings of `tracker`, and model.offload, are taken from the command if it gives them. Because a folder can come from
-somebody else, it has to give them if the cell's own would write outside of the folder.
+Settings of `tracker`, and model.offload, are those of this command and not of the cell, because a folder can come
+from somebody else.
 A command that was stopped continues if it is given again. Several budgets of one cell share their beginning.
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pruning.config.words import names_folder
 from pruning.core.errors import InputError
-from pruning.core.records import NAME, OPTION, outward, read_result, recorded
+from pruning.core.records import NAME, OPTION, read_result, recorded
 from pruning.core.terminal import command_words
 from pruning.runs.cell import Cell
 from pruning.study import text_tables
@@ -48,8 +48,7 @@ def heal_folder(cell: Cell) -> None:
 def cell_of(words: Sequence[str]) -> Cell:
     """The cell of a command line, with the healing that it asks for.
 
-    Raises InputError if the folder holds no finished cell, if a setting is wrong, or if the cell, and not the
-    command, decides that something is written outside of its folder.
+    Raises InputError if the folder holds no finished cell, or if a setting is wrong.
     """
     from omegaconf import OmegaConf
 
@@ -72,19 +71,8 @@ def cell_of(words: Sequence[str]) -> Cell:
         raise InputError(f"heal={option} does not train: choose lora, full or distill.")
     made = recorded(OmegaConf.to_container(composed(asked), resolve=True))
     config = {**result["config"], "heal": {OPTION: option, **made["heal"]}, "export": None}
-    if any(word.startswith("tracker") for word in settings):
-        config["tracker"] = made["tracker"]
-    if any(word.startswith("model.offload") for word in settings):
-        config["model"] = {**config["model"], "offload": made["model"]["offload"]}
-    for name, value in outward(config).items():
-        group = "tracker" if name == "tracker.uri" else name
-        if not any(word.startswith(group) for word in settings):
-            others = " or tracker=none" if group == "tracker" else ""
-            raise InputError(
-                f"{folder / NAME} has {name}={value}, which is used only if the command gives it too, because the "
-                f"folder can come from somebody else: give {name}={value}{others}."
-            )
-    config["paths"] = {**config.get("paths", {}), "results": str(folder.parent)}
+    config |= {"tracker": made["tracker"], "paths": {"results": str(folder.parent)}}
+    config["model"] = {**config["model"], "offload": made["model"]["offload"]}
     cell = recorded_cell(config, {})
     if cell.key != folder.name:
         raise InputError(

@@ -1,13 +1,10 @@
-"""Show the cells of a results folder; cancel or retry those that were submitted as jobs.
+"""Show the cells of a results folder; cancel those that were submitted as jobs.
 
 depth-pruning status [RESULTS]           a table; on a terminal it is live until all cells have ended
 depth-pruning status cancel [RESULTS]    cancel waiting cells, stop running ones
-depth-pruning status retry [RESULTS]     submit failed and lost cells again with the current code
-
-Because a folder can come from somebody else, retry asks for recorded settings that run commands or write outside of
-it: it prints the command that gives them.
 
 RESULTS is the folder of the cells; the default is `results`. The exit status is 1 if a cell has failed or is lost.
+The command that asked for such cells tries them again.
 """
 
 from __future__ import annotations
@@ -27,15 +24,13 @@ from rich.table import Table
 from tqdm import tqdm
 
 from pruning.config.words import names_folder
-from pruning.core.errors import InputError, first_line, unknown
+from pruning.core.errors import InputError, first_line
 from pruning.core.scoring import NAME, read_trace
 from pruning.core.terminal import command_words, is_terminal
-from pruning.launcher import submit
-from pruning.launcher.cell_state import CellState, StateName, all_states, cell_states
-from pruning.launcher.scheduler import PROCESS
+from pruning.launcher.cell_state import CellState, StateName, all_states, cancel
 from pruning.study.text_tables import say
 
-ACTIONS = ("cancel", "retry")
+CANCEL = "cancel"
 PAUSE = 5.0  # seconds between two updates of the table
 WIDE = 4000  # characters per row if the output is a pipe, so that no row is cut
 # The states as the table orders them, with their colours: what went wrong comes first.
@@ -56,31 +51,15 @@ def main() -> None:
 
 def run_status(words: Sequence[str]) -> int:
     """Carry out a command; returns its exit status. Raises InputError if the words are invalid."""
-    settings = [word for word in words if not names_folder(word)]
-    places = [word for word in words if names_folder(word)]
-    action = places.pop(0) if places and places[0] in ACTIONS else None
-    if len(places) > 1:
-        raise unknown("action", places[0], ACTIONS)
+    places = [word for word in words if word != CANCEL]
+    if len(places) > 1 or any("=" in word and not names_folder(word) for word in places):
+        raise InputError(f"{' '.join(words)}: give one folder of results, and {CANCEL} before it or nothing.")
     results = Path(places[0] if places else "results").expanduser().resolve()
     if not results.is_dir():
-        raise InputError(
-            f"the folder {results} does not exist. Give the folder that cells were submitted with (paths.results); "
-            f"put one of {', '.join(ACTIONS)} before it, or nothing for a table."
-        )
-    if settings and action != "retry":
-        raise InputError(f"{settings[0]}: only retry takes settings: leave it out.")
-    if action is None:
+        raise InputError(f"the folder {results} does not exist: give the one that paths.results named.")
+    if CANCEL not in words:
         return _show(results)
-    if action == "cancel":
-        flying = submit.cancel(results)
-        say(f"{flying} cells were in flight and are cancelled; everything computed so far is kept.")
-    elif action == "retry":
-        submitted = submit.retry(results, settings)
-        say(f"{sum(len(keys) for _, keys in submitted)} cells are submitted again.")
-        waiting = [(launcher, keys) for launcher, keys in submitted if launcher.waits]
-        for launcher, keys in waiting:  # only this command can start the cells that wait for a free slot
-            submit.settle(launcher, results, keys)
-        return _status(cell_states(results, [key for _, keys in waiting for key in keys]))
+    say(f"{cancel(results)} cells were in flight and are cancelled; everything computed so far is kept.")
     return 0
 
 
@@ -125,7 +104,7 @@ def status_table(results: Path, cells: Mapping[str, CellState], rows: int | None
         reason = first_line(cell.reason) if cell.reason else ""
         if cell.state in BAD and cell.log:
             reason += f": {cell.log}"
-        words = (cell.key, cell.state.value, scored, left, cell.job.removeprefix(PROCESS), reason)
+        words = (cell.key, cell.state.value, scored, left, cell.job, reason)
         table.add_row(*words, style=COLOURS[cell.state])
     hidden = len(ranked) - len(ranked[:rows])
     counts = Counter(cell.state for cell in ranked)

@@ -20,7 +20,7 @@ from pruning.launcher import InProcess
 from pruning.routing.fitted_router import prompts
 from pruning.routing.router_settings import RouterSettings, TaskStudy
 from pruning.runs.cell import Cell
-from pruning.runs.check_data import Reader, check_samples
+from pruning.runs.prepare import Reader, check_samples
 from pruning.study import Composed
 
 

@@ -88,7 +88,6 @@ class GrowingTable:
 
 
 def _cells(found: Sequence[DoneResult]) -> tuple[list[str], list[list[str]]]:
-    """The titles and the rows of a table of cells."""
     metrics = dict.fromkeys(name for one in found for name in metrics_among(one["evaluation"]["pruned"]))
     kinds = [*LABELS, *map(kind_of, metrics)]  # first perplexities, then accuracies, then the mean accuracy
     names = sorted(metrics, key=lambda name: (name == "acc/mean", kinds.index(kind_of(name))))
@@ -203,41 +202,34 @@ def fitted(
 ) -> str:
     """A table that the terminal has room for; a pipe gets the whole table.
 
-    If it is too wide, the groups of columns in `spare` are left out one after the other, then titles are shortened,
-    then a word that all first entries begin with is left out. At last entries are folded between words, and columns
-    whose words have no room are left out from the right.
+    If it is too wide, the groups of columns in `spare` are left out one after the other, then titles are shortened.
+    At last entries are folded between words, and columns whose words have no room are left out from the right.
     """
-    text = render(columns, rows, right)
-    width = shutil.get_terminal_size().columns
-    if not is_terminal(sys.stdout):
-        return text
+    titles, shown = list(columns), list(range(len(columns)))
+    width = shutil.get_terminal_size().columns if is_terminal(sys.stdout) else None
 
-    def too_wide() -> bool:
-        return max(map(len, text.splitlines()), default=0) > width
+    def drawn(width: int | None = None) -> str:
+        aligned = [titles[number] for number in shown if columns[number] in right]
+        return render([titles[n] for n in shown], [[row[n] for n in shown] for row in rows], aligned, width)
 
+    def fits(text: str) -> bool:
+        return width is None or max(map(len, text.splitlines()), default=0) <= width
+
+    text = drawn()
     for group in spare:
-        if too_wide():
-            kept = [number for number, column in enumerate(columns) if column not in group]
-            rows = [[row[number] for number in kept] for row in rows]
-            columns = [columns[number] for number in kept]
-            text = render(columns, rows, right)
-    if too_wide():
-        shorter = {column: column for column in columns}
+        if not fits(text):
+            shown = [number for number in shown if columns[number] not in group]
+            text = drawn()
+    if not fits(text):
         for long, short in SHORTER.items():
-            shorter = {column: title.replace(long, short) for column, title in shorter.items()}
-        columns, right = [*shorter.values()], [shorter[column] for column in right if column in shorter]
-        text = render(columns, rows, right)
-    first = {row[0].partition(" ")[0] for row in rows}
-    if too_wide() and len(first) == 1 and all(" " in row[0] for row in rows):
-        rows = [[row[0].partition(" ")[2], *row[1:]] for row in rows]
-        text = render(columns, rows, right)
-    if not too_wide():
+            titles = [title.replace(long, short) for title in titles]
+        text = drawn()
+    if width is None or fits(text):
         return text
-    words = [_longest_word((title, *entries)) for title, *entries in zip(columns, *rows, strict=True)]
-    count = len(columns)
-    while count > 1 and sum(words[:count]) + 3 * (count - 1) > width:
-        count -= 1
-    return render(columns[:count], [row[:count] for row in rows], right, width)
+    words = [_longest_word((title, *entries)) for title, *entries in zip(titles, *rows, strict=True)]
+    while len(shown) > 1 and sum(words[number] + 3 for number in shown) - 3 > width:
+        shown.pop()
+    return drawn(width)
 
 
 def render(

@@ -20,9 +20,9 @@ from pathlib import Path
 
 from pruning.core.errors import InputError, PruningError, first_line
 from pruning.core.terminal import command_words, show
-from pruning.launcher.scheduler import end_family
+from pruning.launcher.local import end_family
 from pruning.tracking.client import connect, plain_errors
-from pruning.tracking.mlflow_run import EXPERIMENT_TAGS, VIEW
+from pruning.tracking.mlflow_run import VIEW
 from pruning.tracking.store import DATABASE, MLflow
 
 PORTS = 100  # how many are tried
@@ -83,25 +83,17 @@ def free_port(wanted: int) -> int:
 
 
 def _is_open(port: int) -> bool:
-    """Whether a program of this machine answers on a port."""
     with socket.socket() as tried:
         return tried.connect_ex(("127.0.0.1", port)) == 0
 
 
 def experiment_of(results: Path) -> str:
-    """The id of the experiment, which gets its tags if an earlier version of this program has made it.
-
-    Raises PruningError if there is no database, or if it cannot be used.
-    """
+    """The id of the experiment. Raises PruningError if there is no database, or if it cannot be used."""
     database = results / DATABASE
     if database.is_symlink():
         raise PruningError(f"{database} is a symbolic link: give the folder that it leads to.")
     with plain_errors(database):
-        client = connect(f"sqlite:///{database}")
-        experiment = client.get_experiment_by_name(MLflow.experiment)
-        if experiment is None:
-            raise PruningError(f"{database} has no runs: `depth-pruning track {results}` records them.")
-        for name, value in EXPERIMENT_TAGS.items():
-            if experiment.tags.get(name) != value:
-                client.set_experiment_tag(experiment.experiment_id, name, value)
+        experiment = connect(f"sqlite:///{database}").get_experiment_by_name(MLflow.experiment)
+    if experiment is None:
+        raise PruningError(f"{database} has no runs: `depth-pruning track {results}` records them.")
     return str(experiment.experiment_id)

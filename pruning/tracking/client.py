@@ -6,8 +6,7 @@ import logging
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from importlib.metadata import entry_points
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -41,8 +40,7 @@ def connect(uri: str, *, create: bool = False) -> Any:
 # Addresses. No function here creates a database.
 
 SQLITE = "sqlite"
-SERVERS = ("http", "https")
-DATABASES = ("postgresql", "mysql", "mssql")
+KINDS = (SQLITE, "http", "https", "postgresql", "mysql", "mssql")
 FORMS = "sqlite:///FILE, http://HOST:PORT or postgresql://USER@HOST/NAME"
 
 
@@ -51,21 +49,14 @@ def check_uri(uri: str, setting: str = "tracker.uri=") -> None:
 
     The file of an SQLite address must be a database, or there must be a folder for it.
     """
-    scheme, colon, rest = uri.partition(":")
-    kind = scheme.partition("+")[0]
-    plugins = [point.name for point in entry_points(group="mlflow.tracking_store")]
-    known = [SQLITE, *SERVERS, *DATABASES, "databricks", "uc", *plugins]
-    fault = None
-    if not colon and uri not in known:
-        fault = f"is not the address of an MLflow store: give {FORMS}"
-    elif kind not in known:
-        fault = f"has the unknown scheme '{scheme}'.{near_names(kind, known)} Give {FORMS}"
-    elif kind in SERVERS and not _has_host(uri):
-        fault = "names no server: give http://HOST:PORT"
-    elif kind in DATABASES and len(rest) < len("//x"):
-        fault = f"names no database: give {kind}://USER@HOST/NAME"
+    scheme, _, rest = uri.partition(":")
+    kind, fault = scheme.partition("+")[0], None
+    if kind not in KINDS or uri == kind:
+        fault = f"is not the address of an MLflow store ('{scheme}').{near_names(kind, KINDS)} Give {FORMS}"
     elif kind == SQLITE:
         fault = _file_fault(uri.partition(":///")[2].partition("?")[0])
+    elif len(rest) < len("//x") or (kind.startswith("http") and not _has_host(uri)):
+        fault = f"names no server or database: give {FORMS}"
     if fault is not None:
         raise InputError(f"{setting}{uri} {fault}.")
 
@@ -96,40 +87,10 @@ def _file_fault(name: str) -> str | None:
         return f"cannot be made: there is no folder {file.parent}. Create it or correct the path"
     if file.is_dir():
         return f"is a folder: give a file in it, such as {SQLITE}:///{name.rstrip('/')}/mlflow.db"
-    if file.is_file():
-        try:
-            with file.open("rb") as stream:
-                whole = stream.read(16) in (b"", b"SQLite format 3\0")
-        except OSError:  # not readable: using the store reports it
-            return None
-        return None if whole else f"does not fit: {file} is not an SQLite database. Give another file"
+    with suppress(OSError), file.open("rb") as stream:  # if it cannot be read, using the store reports it
+        if stream.read(16) not in (b"", b"SQLite format 3\0"):
+            return f"does not fit: {file} is not an SQLite database. Give another file"
     return None
-
-
-# SQLite files
-
-# What could change numbers while they are written or read. MLflow's own trigger protects its table of secrets.
-FOREIGN = (
-    "select type, name from sqlite_master where type = 'view' or (type = 'trigger' and tbl_name != 'secrets')"
-)
-
-
-def damage(file: Path) -> str | None:
-    """What is wrong with an SQLite file; None if it is whole, empty, or in use and therefore not checked.
-
-    A trigger or a view that is not MLflow's counts as damage.
-    """
-    try:
-        with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=5)) as database:
-            (first,) = database.execute("pragma quick_check(1)").fetchone()
-            if first != "ok":
-                return str(first).replace("\n", " ")
-            foreign = database.execute(FOREIGN).fetchone()
-            return None if foreign is None else f"it has the {foreign[0]} {foreign[1]}, which is not MLflow's"
-    except sqlite3.OperationalError:  # locked, or not permitted: the connection that writes reports it
-        return None
-    except sqlite3.DatabaseError as error:
-        return str(error)
 
 
 def _check_database(file: Path) -> None:
@@ -140,16 +101,21 @@ def _check_database(file: Path) -> None:
             f"there is no MLflow database {file}.{near} `depth-pruning track RESULTS` builds one from the files "
             "of the results."
         )
-    if (fault := damage(file)) is not None:
+    try:
+        with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=5)) as database:
+            (state,) = database.execute("pragma quick_check(1)").fetchone()
+            tables = {name for (name,) in database.execute("select name from sqlite_master")}
+    except sqlite3.OperationalError:  # locked, or not permitted: the connection that writes reports it
+        return
+    except sqlite3.DatabaseError as error:
+        state = str(error)
+    if state != "ok":
         raise InputError(
-            f"the MLflow database {file} is damaged ({fault}): move it away, and "
+            f"the MLflow database {file} is damaged ({state.splitlines()[0]}): move it away, and "
             "`depth-pruning track RESULTS` builds the one beside the results again."
         )
-    with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as database:
-        if not database.execute("select 1 from sqlite_master where name = 'experiments'").fetchone():
-            raise InputError(
-                f"{file} is not a database of MLflow: give that of the results, RESULTS/mlflow.db."
-            )
+    if "experiments" not in tables:
+        raise InputError(f"{file} is not a database of MLflow: give that of the results, RESULTS/mlflow.db.")
 
 
 # Errors of MLflow, its database and its server, of many kinds: a word of the text, and what it means.

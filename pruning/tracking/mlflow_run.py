@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
@@ -20,7 +18,6 @@ from pruning.core.records import (
     MASK,
     MODELS,
     NAME,
-    DoneResult,
     Result,
     kind_of,
     leaves,
@@ -68,16 +65,13 @@ def record_run(client: Any, experiment: str, folder: Path, studies: Sequence[str
 
     `studies` are the names of the studies that ask for the cell.
     """
-    from mlflow.entities import RunTag
+    from mlflow.entities import Metric, Param, RunTag
 
     if (result := read_result(folder)) is None:
         return
     version = version_of(folder, studies)
     same = client.search_runs([experiment], f"tags.cell = '{result['cell']}'")
-    known = {name: float(value) for name, value, _ in _numbers(result)}
-    if any(
-        run.data.tags.get(VERSION) == version and known.items() <= run.data.metrics.items() for run in same
-    ):
+    if any(run.data.tags.get(VERSION) == version for run in same):
         return
     for run in same:
         client.delete_run(run.info.run_id)
@@ -87,30 +81,22 @@ def record_run(client: Any, experiment: str, folder: Path, studies: Sequence[str
     # The tag `cell` is given at once: a run without it would not be found again after a kill.
     run = client.create_run(experiment, start_time=started, run_name=name, tags={"cell": result["cell"]})
     tags = [RunTag(name, str(value)) for name, value in _tags(result, studies)]
-    client.log_batch(run.info.run_id, params=parameters(result["config"]), tags=tags)
-    log_metrics(client, run.info.run_id, [(*metric, ended) for metric in _metrics(result, folder)])
-    _artifacts(client, run.info.run_id, folder, result)
+    settings = [Param(name, str(value)[:LONGEST]) for name, value in leaves(result["config"])]
+    client.log_batch(run.info.run_id, params=settings, tags=tags)
+    metrics = [Metric(name, value, ended, step) for name, value, step in _metrics(result, folder)]
+    for first in range(0, len(metrics), BATCH):
+        client.log_batch(run.info.run_id, metrics=metrics[first : first + BATCH])
+    files = [NAME, MASK, "config.yaml", scoring.NAME, LOG]
+    if result["status"] == "done" and "heal" in result:
+        files.append(f"{result['heal']['folder']}/{records.CURVE}")
+    for path in (folder / file for file in files):
+        if path.is_file() and not path.is_symlink():  # a link in a copied folder can lead to a private file
+            client.log_artifact(run.info.run_id, str(path))
     client.set_terminated(
         run.info.run_id, "FINISHED" if result["status"] == "done" else "FAILED", end_time=ended
     )
     # This tag is set last, so that an interrupted recording is repeated.
     client.set_tag(run.info.run_id, VERSION, version)
-
-
-def parameters(config: Mapping[str, Any]) -> list[Any]:
-    """A configuration as MLflow's parameters."""
-    from mlflow.entities import Param
-
-    return [Param(name, str(value)[:LONGEST]) for name, value in leaves(config)]
-
-
-def log_metrics(client: Any, run: str, points: Sequence[tuple[str, float, int, int]]) -> None:
-    """Write points (name, value, step, time in milliseconds) to a run."""
-    from mlflow.entities import Metric
-
-    metrics = [Metric(name, value, when, step) for name, value, step, when in points]
-    for start in range(0, len(metrics), BATCH):
-        client.log_batch(run, metrics=metrics[start : start + BATCH])
 
 
 def version_of(folder: Path, studies: Sequence[str]) -> str:
@@ -150,25 +136,6 @@ def _metrics(result: Result, folder: Path) -> Iterator[tuple[str, float, int]]:
     if result["status"] != "done":
         return
     yield from summary(result["evaluation"])
-    yield from _numbers(result)
-    if (record := result.get("heal")) is not None:  # the curve of the healing; a step is a number of tokens
-        yield "heal/tokens", record["tokens"], 0
-        yield "heal/seconds", record["seconds"], 0
-        for point in records.read(folder / record["folder"] / records.CURVE):
-            numbers: Mapping[str, Any] = point
-            for name in ("loss", "heldout_loss", "lr"):
-                if name in numbers:
-                    yield f"heal/{name}", numbers[name], point["tokens"]
-    mask = Mask.from_json(result["mask"])
-    scores = list(Journal.open(folder / scoring.NAME, mask.n_blocks, unit=mask.unit).scores.values())
-    for step, best in best_so_far(scores, space_of(mask, result["search"]).complete):
-        yield "search/best_loss", best, step
-
-
-def _numbers(result: Result) -> Iterator[tuple[str, float, int]]:
-    """Yield (name, value, step) for each number in a result itself."""
-    if result["status"] != "done":
-        return
     groups: Mapping[str, Any] = {
         "calibration": (result["calibration"], ("loss", "dense_loss", "standard_error")),
         "search": (result["search"], ("evaluations_asked", "evaluations_paid", "seconds")),
@@ -183,38 +150,18 @@ def _numbers(result: Result) -> Iterator[tuple[str, float, int]]:
             yield f"{which}/{name}", value, 0
     if (speed := result["evaluation"].get("speed")) is not None:
         yield from ((name, value, 0) for name, value in flat(speed))
-
-
-def _artifacts(client: Any, run: str, folder: Path, result: Result) -> None:
-    names = [NAME, MASK, "config.yaml", scoring.NAME, LOG]
-    if result["status"] == "done" and "heal" in result:
-        names.append(f"{result['heal']['folder']}/{records.CURVE}")
-    for name in names:
-        if _is_own(folder / name):
-            client.log_artifact(run, str(folder / name))
-    if result["status"] == "done":
-        for place, path in _measurements(folder.parent, result):
-            client.log_artifact(run, str(path), place)
-
-
-def _measurements(results: Path, result: DoneResult) -> Iterator[tuple[str, Path]]:
-    """Yield (folder of the run, file) for the files of each measurement of the smaller model.
-
-    These are the record, for a task the output of lm-eval, and for continuations what the model wrote. Those of a
-    healed model are in a folder of their own.
-    """
-    for metric, paths in result["evaluation"].get("records", {}).items():
-        for which, suffix in (("pruned", ""), ("healed", "/healed")):
-            if which in paths:
-                record = results / paths[which]
-                beside = sorted(record.parent.glob(f"{glob.escape(record.stem)}.*"))
-                place = f"evaluation/{metric.replace('/', '-')}{suffix}"
-                yield from ((place, path) for path in beside if _is_own(path))
-
-
-def _is_own(path: Path) -> bool:
-    """Whether a path is a file and no link: a link in a copied folder can lead to a private file."""
-    return path.is_file() and not path.is_symlink()
+    if (record := result.get("heal")) is not None:  # the curve of the healing; a step is a number of tokens
+        yield "heal/tokens", record["tokens"], 0
+        yield "heal/seconds", record["seconds"], 0
+        for point in records.read(folder / record["folder"] / records.CURVE):
+            numbers: Mapping[str, Any] = point
+            for name in ("loss", "heldout_loss", "lr"):
+                if name in numbers:
+                    yield f"heal/{name}", numbers[name], point["tokens"]
+    mask = Mask.from_json(result["mask"])
+    scores = list(Journal.open(folder / scoring.NAME, mask.n_blocks, unit=mask.unit).scores.values())
+    for step, best in best_so_far(scores, space_of(mask, result["search"]).complete):
+        yield "search/best_loss", best, step
 
 
 def _milliseconds(time: str) -> int:
@@ -223,25 +170,23 @@ def _milliseconds(time: str) -> int:
 
 # The name by which a person knows a run, and the numbers beside it in the list of runs
 
-_KEY = re.compile(r"(?P<names>.+-.+-.+)-(?P<size>[kr])(?P<value>[0-9.e+-]+)-s(?P<seed>-?\d+)-[0-9a-f]+")
-
 
 def run_name(cell: str, config: Mapping[str, Any], k: int | None = None) -> str:
     """The name of a cell's run, such as `greedy · perplexity · k=6 · smollm2 · seed 0`.
 
-    `k` replaces a ratio of blocks if it is known. A key of another form is its own name. If anything but blocks is
-    removed, the name says what: `k=6 sublayer`, or `ratio=0.2 of latency`. Cells that differ in other settings have
-    equal names; the tag `cell` holds the key, which differs.
+    `k` replaces a ratio of blocks if it is known. If anything but blocks is removed, the name says what:
+    `k=6 sublayer`, or `ratio=0.2 of latency`. Cells that differ in other settings have equal names; the tag `cell`
+    holds the key, which differs.
     """
-    if (key := _KEY.fullmatch(cell)) is None:
+    if cell.count("-") < 5:
         return cell
+    model, objective, algo, size, seed, _ = cell.rsplit("-", 5)
     unit, budget = config.get("unit", "block"), config.get("budget", "parameters")
-    size = f"{'k' if key['size'] == 'k' else 'ratio'}={key['value']}"
+    size = f"{'k' if size[0] == 'k' else 'ratio'}={size[1:]}"
     if (unit, budget) == ("block", "parameters") and k is not None:
         size = f"k={k}"
     size += f" {unit}" * (unit != "block") + f" of {budget}" * (budget != "parameters")
-    model, objective, algo = key["names"].rsplit("-", 2)
-    return " · ".join((algo, objective, size, model, f"seed {key['seed']}"))
+    return " · ".join((algo, objective, size, model, f"seed {seed[1:]}"))
 
 
 def summary(evaluation: Mapping[str, Any]) -> Iterator[tuple[str, float, int]]:

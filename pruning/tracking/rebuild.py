@@ -3,7 +3,7 @@
 depth-pruning track [RESULTS] [tracker.uri=URI]
 
 RESULTS is the folder of the cells; the default is `results`. Cells go to the SQLite file in RESULTS, or to the store
-URI. On a server, runs of dead jobs are closed.
+URI.
 """
 
 from __future__ import annotations
@@ -15,9 +15,6 @@ from pathlib import Path
 from pruning.config.words import names_folder
 from pruning.core.errors import InputError
 from pruning.core.records import NAME
-from pruning.runs.cell import Tracker
-from pruning.tracking.client import SERVERS, check_uri
-from pruning.tracking.mlflow_server import Server
 from pruning.tracking.store import DATABASE, HELD, MLflow
 
 log = logging.getLogger(__name__)
@@ -32,25 +29,19 @@ def main() -> None:
         raise InputError(f"{len(folders)} folders are given ({', '.join(folders)}): give one.")
     if len(settings) > 1 or not all(word.startswith("tracker.uri=") for word in settings):
         raise InputError(f"{' '.join(settings)}: this command takes one setting, tracker.uri=URI.")
-    uri = settings[0].partition("=")[2] if settings else None
-    if uri is not None:
-        check_uri(uri)
-    results = Path(folders[0]).expanduser().resolve()
-    if not any(results.glob(f"*/{NAME}")):
-        raise InputError(f"no cell found in {results}: give the folder that `paths.results` named.")
-    record_all(results, uri)
+    record_all(Path(folders[0]).expanduser().resolve(), settings[0].partition("=")[2] if settings else None)
 
 
 def record_all(results: Path, uri: str | None = None) -> int:
     """Record the cells that have a result, in the store `uri` or the SQLite file of the folder; returns their number.
 
-    All numbers are compared with those of the store. What a cell's settings say of its store is not followed: the
-    folder can come from somebody else. Raises PruningError if the store cannot be used, or after the others are
-    recorded if a cell cannot be.
+    What a cell's settings say of its store is not followed: the folder can come from somebody else. Raises InputError
+    if there is no cell, and PruningError if the store cannot be used, or after the others are recorded if a cell
+    cannot be.
     """
-    folders = sorted(path.parent for path in results.glob(f"*/{NAME}"))
-    on_server = uri is not None and uri.partition(":")[0] in SERVERS
-    tracker: Tracker = Server(uri) if on_server else MLflow(uri)
+    tracker, folders = MLflow(uri), sorted(path.parent for path in results.glob(f"*/{NAME}"))
+    if not folders:
+        raise InputError(f"no cell found in {results}: give the folder that `paths.results` named.")
     (results / HELD).unlink(missing_ok=True)
     tracker.record(results, folders)
     log.info("%d cells recorded in %s", len(folders), uri or results / DATABASE)

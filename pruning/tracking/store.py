@@ -1,28 +1,20 @@
-"""Record finished cells in an MLflow store: an SQLite file, or a server that gets only finished cells."""
+"""Record finished cells in an MLflow store: an SQLite file, a database or a server."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from filelock import FileLock
 
 from pruning.core import records, storage
 from pruning.core.errors import InputError, PruningError
 from pruning.core.records import NAME
-from pruning.runs.cell import Note, silent
 from pruning.tracking.client import check_uri, connect, plain_errors
 from pruning.tracking.mlflow_run import EXPERIMENT_TAGS, record_runs, studies_of, version_of
-
-if TYPE_CHECKING:
-    from pruning.runs.cell import Cell
-
-
-log = logging.getLogger(__name__)
 
 DATABASE = "mlflow.db"
 HELD = "mlflow.held"  # what the SQLite file holds, to be read without MLflow
@@ -34,14 +26,14 @@ class MLflow:
     """Records one MLflow run per cell, with a tag that names the cell's studies. Runs are not nested.
 
     The default store is an SQLite file beside the results. Cells write only to their folders. The command that
-    started the cells, or `depth-pruning track`, writes the store.
+    started the cells, or `depth-pruning track`, writes the store. Raises InputError if `uri` cannot be the address
+    of a store.
     """
 
     uri: str | None = None
     experiment: str = "depth-pruning"
 
     def __post_init__(self) -> None:
-        """Raise InputError if `uri` cannot be the address of a store."""
         if self.uri is not None:
             check_uri(self.uri)
 
@@ -49,13 +41,6 @@ class MLflow:
         """Create database and experiment, under a lock: two processes at once would corrupt the database."""
         with plain_errors(self._store(results)):
             self._open(results)
-
-    def live(self, cell: Cell) -> AbstractContextManager[Note]:  # noqa: ARG002
-        """Does nothing: a cell is recorded only after it has ended."""
-        return silent()
-
-    def finished(self, folder: Path) -> None:
-        """Does nothing: `record` records the cell."""
 
     def record(self, results: Path, folders: Sequence[Path]) -> None:
         """Record each cell unless the store already has its current result.
@@ -66,23 +51,20 @@ class MLflow:
             if self._wanted(results, folders).items() <= self._held(results).items():
                 return
             client, experiment = self._open(results)
-            with self._writing(results):
+            # Two commands that record one cell would delete each other's unfinished run. Recording many cells takes
+            # minutes, so this is another lock than that of a command that only opens the store.
+            with nullcontext() if self.uri else FileLock(results / "mlflow-writing.lock"):
                 held = self._held(results)
-                record_all_runs(client, experiment, results, folders)
+                failures = record_runs(client, experiment, folders)
+                records.record_studies(client, experiment, results)
+                if failures:
+                    raise PruningError(" ".join([*failures, "All other cells are recorded."]))
                 if self.uri is None:
                     lines = sorted(" ".join(item) for item in (held | self._wanted(results, folders)).items())
                     storage.write_text(results / HELD, "\n".join(lines))
 
     def _store(self, results: Path) -> str:
         return self.uri or str(results / DATABASE)
-
-    def _writing(self, results: Path) -> AbstractContextManager[object]:
-        """A lock for writing runs to the file beside the results.
-
-        Two commands that record one cell would delete each other's unfinished run. Recording many cells takes
-        minutes, so this is another lock than that of a command that only opens the store.
-        """
-        return nullcontext() if self.uri else FileLock(results / "mlflow-writing.lock")
 
     def _open(self, results: Path) -> tuple[Any, str]:
         """A client and the id of the experiment, which is created if it is missing."""
@@ -136,14 +118,6 @@ class MLflow:
             return {}
         held = {name: value for name, _, value in (line.rpartition(" ") for line in lines)}
         return held if self._state(results).items() <= held.items() else {}
-
-
-def record_all_runs(client: Any, experiment: str, results: Path, folders: Sequence[Path]) -> None:
-    """Record cells and the studies of their folder; then raises PruningError if a cell could not be recorded."""
-    failures = record_runs(client, experiment, folders)
-    records.record_studies(client, experiment, results)
-    if failures:
-        raise PruningError(" ".join([*failures, "All other cells are recorded."]))
 
 
 def _artifacts(results: Path) -> str:

@@ -11,8 +11,7 @@ import torch
 import pruning
 from pruning.calibration.sources import pydoc
 from pruning.evaluation.heldout import Heldout
-from pruning.runs.cell import ForwardSettings
-from pruning.runs.loaded_cell import forward_with
+from pruning.runs.cell import ForwardSettings, forward_with
 from tests.conftest import Command
 
 TEXTS = list(pydoc("calibration"))[:40]
@@ -85,17 +84,12 @@ def equal(one: pruning.PrunableModel, other: pruning.PrunableModel) -> bool:
     return all(torch.equal(a, b) for a, b in pairs)
 
 
-MASK, OTHER = pruning.Mask(6, (2,)), pruning.Mask(4, (1,))
+MASK = pruning.Mask(6, (2,))
 REFUSED: dict[str, tuple[Any, str]] = {
-    "measure another": (lambda model: pruning.measure_mask(model, OTHER, texts=HELDOUT), "4 blocks.* 6"),
-    "repair another": (lambda model: pruning.repair_mask(model, OTHER, TEXTS), "4 blocks.* 6"),
-    "heal another": (lambda model: pruning.heal_mask(model, OTHER, texts=HELDOUT), "4 blocks.* 6"),
     "length": (
         lambda model: pruning.heal_mask(model, MASK, texts=TEXTS, how="full", length=2049),
         "2048 tokens",
     ),
-    "window": (lambda model: pruning.measure_mask(model, MASK, texts=HELDOUT, window=0), "window=0"),
-    "limit": (lambda model: pruning.measure_mask(model, MASK, texts=HELDOUT, limit=-1), "limit=-1"),
     "magnitude": (
         lambda model: pruning.repair_mask(model, MASK, TEXTS, how="magnitude"),
         "how='magnitude'.*linear",

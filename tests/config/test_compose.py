@@ -44,9 +44,3 @@ def test_classes_within_classes_are_built() -> None:
     assert made.first.source == "pydoc"
     with pytest.raises(InputError, match=r"algo 'Greedi'.*Greedy"):
         build("algo", {CLASS: "Greedi"})
-
-
-def test_a_calibration_that_the_objective_cannot_read_is_refused() -> None:
-    config = composed(["objective=margin", "calibration=pydoc"])
-    with pytest.raises(InputError, match=r"objective=margin .*calibration=pydoc .*: commonsense"):
-        cell_of(config, {"objective": "margin", "calibration": "pydoc", "algo": "greedy"})

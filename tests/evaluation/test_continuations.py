@@ -25,8 +25,8 @@ from pruning.evaluation.generation import (
 )
 from pruning.evaluation.text_overlap import check_disjoint
 from pruning.models.sublayers import masked
-from pruning.runs.check_data import Reader, check_evaluation
 from pruning.runs.measurements import Evaluator, measurement_path
+from pruning.runs.prepare import Reader, check_evaluation
 from tests.conftest import N_BLOCKS
 from tests.helpers.evaluations import forward_of, tokenizer_of
 from tests.helpers.tokens import written

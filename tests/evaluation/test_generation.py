@@ -22,7 +22,7 @@ from pruning.evaluation.text_overlap import check_disjoint
 from pruning.export.pipeline import export
 from pruning.export.request import Request
 from pruning.models.sublayers import masked
-from pruning.runs.check_data import Reader, check_evaluation
+from pruning.runs.prepare import Reader, check_evaluation
 from tests.conftest import N_BLOCKS
 from tests.evaluation.test_generating import plain
 from tests.helpers.evaluations import (

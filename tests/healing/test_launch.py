@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,6 @@ from pruning.core import records
 from pruning.core.errors import InputError
 from pruning.core.storage import file_sha256, read_json, write_json
 from pruning.healing.heal_settings import Full
-from pruning.runs.cell import NoTracker
 from pruning.study.heal_command import cell_of, heal_folder
 from pruning.tracking.client import connect
 from tests.conftest import Command, Ended
@@ -84,9 +81,8 @@ def test_numbers_of_a_healed_model_on_other_data_are_not_kept_beside_new_ones(la
     launch(*HEAL)
     other = ("eval.samples=3", "eval.length=48")
     plain = launch(*SEARCH, *other).result()["evaluation"]
-    assert not any(name.startswith("ppl/heldout") for name in plain["healed"])
+    assert "healed" not in plain
     assert "healed" not in plain["records"]["ppl/heldout"]
-    assert "acc/heldout" in plain["healed"], "its items are the same"
     healed = launch(*HEAL, *other).result()["evaluation"]
     assert healed["healed"]["ppl/heldout"] < healed["pruned"]["ppl/heldout"]
 
@@ -149,7 +145,7 @@ def test_an_earlier_healing_that_was_measured_needs_no_weights(launch: Command) 
 
 def test_the_command_heals_a_finished_cell_as_a_launch_does(launch: Command) -> None:
     (path,) = launch(*SEARCH).results.glob("*/result.json")
-    heal_folder(cell_of([str(path.parent), "heal=lora", *SHORT]))
+    heal_folder(cell_of([str(path.parent), "heal=lora", *SHORT, "tracker=none"]))
     by_command = read_json(path)
     launched = launch(*SEARCH, "heal=lora", *SHORT)
     assert "every cell was done" in launched.err
@@ -178,9 +174,7 @@ def test_what_is_refused_before_the_search(launch: Command, tmp_path: Path) -> N
     assert not list(same.results.glob("*/result.json"))
 
 
-def test_trackers_get_the_curve_over_tokens_while_it_runs_and_from_the_folder(
-    launch: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_trackers_get_the_curve_over_tokens(launch: Command) -> None:
     ended = launch(*HEAL, tracker="mlflow")
     result, steps = done(ended), [256 * i for i in range(1, 9)]
     store = f"sqlite:///{ended.results / 'mlflow.db'}"
@@ -196,12 +190,3 @@ def test_trackers_get_the_curve_over_tokens_while_it_runs_and_from_the_folder(
     assert history["heal/heldout_loss"][0][1] == result["heal"]["curve"]["heldout_before"]
     assert run.data.metrics["healed/ppl/heldout"] == result["evaluation"]["healed"]["ppl/heldout"]
     assert run.data.params["heal.tokens"] == "2048"
-    sent: list[tuple[Any, ...]] = []
-
-    @contextmanager
-    def live(_: Any, _cell: Any) -> Iterator[Any]:
-        yield lambda *point: sent.append(point)
-
-    monkeypatch.setattr(NoTracker, "live", live)
-    assert launch(*HEAL, "heal.seed=1").status == 0
-    assert [point[0] for point in sent if point[2:] == ("heal/loss",)] == steps

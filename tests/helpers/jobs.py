@@ -15,7 +15,7 @@ from pruning.config.compose import cell_of
 from pruning.engine.forward import Forward
 from pruning.engine.memory import MemoryBudget
 from pruning.launcher.job import Job
-from pruning.launcher.submit import specification
+from pruning.launcher.submission import specification
 
 SMALL = (
     "model=local",
@@ -61,3 +61,13 @@ def result(results: Path, key: str) -> dict[str, Any]:
 
 def journal(results: Path, key: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (results / key / "trace.jsonl").read_text().splitlines()]
+
+
+def journals(results: Path) -> dict[str, Any]:
+    """The mask of each cell, and its masks, losses and terms in order."""
+    contents = {}
+    for path in results.glob("*/trace.jsonl"):
+        mask = json.loads(path.with_name("mask.json").read_text())
+        lines = journal(results, path.parent.name)
+        contents[path.parent.name] = (mask, [(s["dropped"], s["loss"], s["samples"]) for s in lines])
+    return contents

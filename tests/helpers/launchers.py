@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import os
-import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from filelock import FileLock, Timeout
 
 from pruning.core import storage
 from pruning.launcher.submission import QueuedCell, Submission
 from pruning.models.handle import Resources
 
-LAUNCHER = {"class": "Slurm"}
-
 
 def task(key: str, group: str = "a", evaluations: int = 10, resources: Resources | None = None) -> QueuedCell:
     config = {"eval": {"items": 2}, "tracker": {"class": "NoTracker"}}
-    return QueuedCell(key, config, {"algo": "greedy"}, resources or Resources(), evaluations, group, {}, {})
+    return QueuedCell(key, config, {"algo": "greedy"}, resources or Resources(), evaluations, group)
 
 
 def submission(results: Path, *tasks: QueuedCell, where: str = "/somewhere", **jobs: str) -> Submission:
     """A record, complete if it names jobs."""
-    record = Submission.begin(results, LAUNCHER, tasks, results / "code" / "c0de", where)
+    record = Submission.begin(results, tasks, results / "code" / "c0de", where)
     record.jobs, record.complete = dict(jobs), bool(jobs)
     record.save()
     return record
@@ -36,30 +31,6 @@ def result(results: Path, key: str, **changes: Any) -> None:
     """A cell's result as far as launchers read it."""
     done = {"cell": key, "status": "done", "config": {"eval": {"items": 2}}, "error": None, "environment": {}}
     storage.write_json(results / key / "result.json", done | {"evaluation": {}} | changes)
-
-
-def sleeping_cells(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
-    """Let launcher=processes start `sleep` for each cell; returns the list to which each process is added."""
-    import submitit
-
-    started: list[subprocess.Popen[bytes]] = []
-
-    class Executor(submitit.LocalExecutor):
-        def submit(self, *_: Any) -> Any:
-            with pytest.raises(Timeout):  # no other command can start a cell now
-                FileLock(self.folder.parent / ".starting.lock").acquire(timeout=0)
-            started.append(subprocess.Popen(["sleep", "60"]))
-            return SimpleNamespace(job_id=str(started[-1].pid), _process=started[-1])
-
-    monkeypatch.setattr(submitit, "LocalExecutor", Executor)
-    return started
-
-
-def stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Kill processes of this test and wait for their end."""
-    for one in processes:
-        one.kill()
-        one.wait()
 
 
 def commands(folder: Path, monkeypatch: pytest.MonkeyPatch, scripts: Mapping[str, str]) -> Path:

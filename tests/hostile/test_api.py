@@ -277,12 +277,6 @@ def _arrays(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
     return edit
 
 
-def _narrow(arrays: dict[str, Any]) -> None:
-    for part in ("common", "relative"):
-        for name in ("center", "scale", "weight"):
-            arrays[f"{part}_{name}"] = arrays[f"{part}_{name}"][:-1]
-
-
 SEVEN = {"n_blocks": 7, "dropped": [6]}
 EDITS: dict[str, Callable[[Path], None]] = {
     "nan": _arrays(lambda arrays: arrays["common_weight"].__setitem__((0, 0), np.nan)),
@@ -290,7 +284,6 @@ EDITS: dict[str, Callable[[Path], None]] = {
     "scale": _arrays(lambda arrays: arrays["common_scale"].__setitem__(0, 0.0)),
     "integers": _arrays(lambda arrays: arrays.update(common_bias=np.array([1]))),
     "texts": _arrays(lambda arrays: arrays.update(common_bias=np.array(["a"]))),
-    "width": _arrays(_narrow),
     "shape": _arrays(lambda arrays: arrays.update(common_center=arrays["common_center"][:-1])),
     "outputs": _arrays(lambda arrays: arrays.update(relative_bias=arrays["relative_bias"][:-1])),
     "missing": _arrays(lambda arrays: arrays.pop("common_scale")),
@@ -356,6 +349,7 @@ def test_an_edited_mask_of_a_cell_is_not_ignored(launch: Command, tmp_path: Path
 
 SURROGATE = "a \ud800 b"
 NEVER: Any = object()
+MASKED = ("measure_mask", "heal_mask", "repair_mask", "export_model")
 # The call and its argument -> wrong values; each refusal names the argument.
 WRONG: dict[tuple[str, str], list[Any]] = {
     ("wrap_model", "module"): [None, "gpt2", torch.nn.Linear(2, 2), "meta"],
@@ -369,6 +363,12 @@ WRONG: dict[tuple[str, str], list[Any]] = {
     ("load_model", "max_memory"): [3, "2GiB"],
     ("load_model", "offload"): [3, [1]],
     ("load_model", "resources"): [3, {"nodes": 2}],
+    **{(call, "model"): ["smollm2"] for call in (*MASKED, "search_mask", "fit_router")},
+    **{(call, "mask"): [[2, 3], pruning.Mask(4, (1,))] for call in MASKED},
+    ("search_mask", "k"): [2.0, "2", True],
+    ("search_mask", "samples"): ["4"],
+    ("search_mask", "seed"): [1.5, True],
+    ("search_mask", "racing"): [0.01],
     ("search_mask", "calibration"): [3, b"x", {"a": 1}, [SURROGATE] * 3, Path("x")],
     ("search_mask", "algo"): [None, 3, NEVER],
     ("search_mask", "objective"): [None, 3, NEVER],
@@ -376,8 +376,8 @@ WRONG: dict[tuple[str, str], list[Any]] = {
     ("search_mask", "ratio"): ["0.2", True, [0.2]],
     ("measure_mask", "texts"): [3, "one", b"x", [SURROGATE], [None], torch.ones(2)],
     ("measure_mask", "items"): [3, "one", {"a": 3}, [3], torch.ones(2), [pruning.Item(None, ("a", "b"), 0)]],  # type: ignore[arg-type]
-    ("measure_mask", "window"): ["8", 8.5, True, None],
-    ("measure_mask", "limit"): ["8", 8.5, True, 0],
+    ("measure_mask", "window"): ["8", 8.5, True, None, 0],
+    ("measure_mask", "limit"): ["8", 8.5, True, 0, -1],
     ("heal_mask", "how"): [None, 3, []],
     ("heal_mask", "folder"): [3, b"x", "", "a\0b", SURROGATE],
     ("heal_mask", "tokens"): ["9", 9.5, None],
@@ -422,7 +422,7 @@ def test_each_wrong_argument_is_named_before_anything_is_computed(
         "wrap_model": {"module": loaded.module, "tokenizer": loaded.tokenizer},
         "load_model": {"name": loaded.settings.path if loaded.settings else ""},
         "search_mask": {"model": loaded, "calibration": TEXTS, "k": 1, "progress": False, **FEW},
-        "measure_mask": {"model": loaded, "mask": MASK},
+        "measure_mask": {"model": loaded, "mask": MASK, "texts": TEXTS[:1]},
         "heal_mask": {"model": loaded, "mask": MASK, **HEAL},
         "repair_mask": {"model": loaded, "mask": MASK, "calibration": TEXTS, **FEW},
         "export_model": {"model": loaded, "mask": MASK, "out": tmp_path / "out"},

@@ -22,8 +22,8 @@ from pruning.evaluation.choices import check_equal
 from pruning.evaluation.heldout import LocalFiles, item_accuracy
 from pruning.evaluation.text_overlap import overlaps
 from pruning.models.handle import Model
-from pruning.runs.check_data import Reader, check_calibration, check_evaluation
 from pruning.runs.measurements import averaged
+from pruning.runs.prepare import Reader, check_calibration, check_evaluation
 from pruning.search.journal import Journal, Store
 from tests.conftest import N_BLOCKS, Command
 from tests.helpers.evaluations import (
@@ -265,7 +265,6 @@ def test_windows_that_mean_nothing_are_refused(samples: Samples, named: str) -> 
 def test_windows_that_mean_little_are_reported_once(
     samples: Samples, said: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pruning.runs.check_data._said", set())
     for _ in range(2):
         check_calibration(samples, Reader("tiny", None, Blank()))
     assert caplog.text.count(said) == 1

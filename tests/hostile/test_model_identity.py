@@ -28,13 +28,12 @@ from pruning.core.mask import Mask
 from pruning.export import pipeline, request
 from pruning.models import handle as model_module
 from pruning.models import model_files
-from pruning.models.handle import Model, directory_name, distinct_names
+from pruning.models.handle import Model, directory_name
 from pruning.models.kept_models import _convert, quiet
 from pruning.models.model_files import ADAPTER_CONFIG, file_digests, find_files
 from tests.conftest import Command
 from tests.helpers import gguf_models
 from tests.helpers.architectures import saved_llama
-from tests.helpers.damage import edit_config
 from tests.helpers.hub_cache import cached
 
 MIB = 1 << 20
@@ -230,32 +229,21 @@ NAMES = {
 }
 
 
-def test_a_model_is_named_after_its_directory_and_names_tell_paths_apart() -> None:
+def test_a_model_is_named_after_its_directory() -> None:
     for path, name in NAMES.items():
         assert directory_name(Path(path)) == name
         assert Model(directory_name(Path(path)), "local", path.removesuffix(".gguf")).name == name
-    assert distinct_names([Path("/a/base"), Path("/b/base")]) == ["a-base", "b-base"]
-    assert distinct_names([Path("/a/b c"), Path("/a/b=c")]) == ["b_c-1", "b_c-2"]
     with pytest.raises(InputError, match="160"):
         Model("n" * 161, "hub", "a/b")
 
 
-@pytest.mark.slow
-def test_two_directories_of_one_name_are_told_apart_in_one_grid(
+def test_two_directories_of_one_name_are_refused_in_one_grid(
     launch: Command, model_folder: Path, tmp_path: Path
 ) -> None:
     paths = [Path(shutil.copytree(model_folder, tmp_path / name / "base")) for name in ("a", "b")]
-    edit_config(paths[1], rms_norm_eps=1e-5)
     ended = launch("-m", "k=1", "algo=one_shot", f"model.path={paths[0]},{paths[1]}", "model.name=")
-    assert ended.status == 0, ended.err
-    assert [result["model"]["name"] for result in ended.all()] == ["a-base", "b-base"]
-    assert [result["config"]["model"]["name"] for result in ended.all()] == ["a-base", "b-base"]
-    moved = paths[0].rename(tmp_path / "elsewhere")
-    alone = launch("k=1", "algo=one_shot", f"model.path={moved}", "model.name=")
-    assert "every cell was done" in alone.err, "a directory that moved is another name for the same cell"
-    ended = launch("-m", "k=1", f"model.path={moved},{paths[1]}", "model.name=same")
     assert ended.status == 2
-    assert "model.name=same" in ended.err
+    assert re.search(rf"model\.name=base .*{paths[0]}, {paths[1]}", ended.err)
 
 
 BAD_PATHS = {

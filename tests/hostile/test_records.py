@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import shlex
 import sys
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -15,22 +14,18 @@ import numpy as np
 import pytest
 import yaml
 
-from pruning import cli
-from pruning.config.app import build, build_option, composed, launch_words
+from pruning.config.app import build_option, composed, launch_words
 from pruning.config.compose import cell_of, recorded_cell
-from pruning.core.errors import DamagedError, InputError, PruningError
+from pruning.core.errors import InputError, PruningError
 from pruning.core.records import read_result
 from pruning.core.storage import file_sha256
 from pruning.export.request import of_cell
 from pruning.healing.healed_files import read_record
-from pruning.launcher import submit
 from pruning.launcher.job import Job
-from pruning.launcher.submission import Submission
 from pruning.routing.router_files import read_router
+from pruning.runs.cell import NoTracker
 from pruning.study import heal_command
 from tests.conftest import Command
-from tests.helpers.damage import edit_json
-from tests.helpers.launchers import commands, submission, task
 from tests.helpers.results import a_result
 
 SECRET = "a secret of this machine"
@@ -149,31 +144,7 @@ def test_the_command_of_a_card(config: dict[str, Any], text: str) -> None:
         launch_words(changed(config, ("calibration", "first", "source"), text))
 
 
-def test_submissions_and_their_jobs(
-    config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    task = {"key": "a", "config": config, "choices": NAMES, "resources": {}, "evaluations": 1, "group": "g"}
-    task |= {"files": {}, "heal_files": {}}
-    names = {"submitted": "2026", "code": "c", "where": str(tmp_path), "driver": "process-a-1-1"}
-    record = {"launcher": {"class": "Slurm", "setup": ["echo $HOME"]}, "tasks": [task], **names}
-    places = [
-        ("launcher",),
-        ("launcher", "setup"),
-        ("launcher", "options"),
-        ("tasks", 0, "resources"),
-        ("tasks",),
-    ]
-    hostile = [(f"{p}", changed(record, p, value)) for p in places for value in (*TEXTS, *MAPPINGS)]
-    hostile += [(place, changed(record, ("tasks", 0, "config"), one)) for place, one, _ in some(config)]
-
-    def read(edited: Any) -> Any:
-        loaded = Submission.load(write(tmp_path / "jobs" / "cells-1" / "submission.json", edited))
-        made = [Job(one.key, one.config, one.choices, loaded.where) for one in loaded.tasks]
-        return build("launcher", loaded.launcher), [recorded_cell(job.config, job.choices) for job in made]
-
-    read(record)
-    for place, edited in hostile:
-        refused(lambda edited=edited: read(edited), place, False)
+def test_jobs(config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for _, edited, literal in some(config):
         if literal:
@@ -226,104 +197,22 @@ def test_a_path_that_a_record_could_not_hold_is_refused_before_a_cell_starts(
         build_option("model", ["model=local", f"model.path='{path}'"])
 
 
-def lost(results: Path, launcher: dict[str, Any], **config: Any) -> None:
-    """A cell that was submitted, and that no scheduler knows any more."""
-
-    def change(data: Any) -> None:
-        data["launcher"] |= launcher
-        data["tasks"][0]["config"] |= config
-
-    edit_json(submission(results, task("a"), a="7_0").folder / "submission.json", change)
-
-
-@pytest.fixture
-def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What would be submitted to a scheduler, which knows no job."""
-    found: list[Any] = []
-    monkeypatch.setattr("pruning.launcher.slurm.Slurm.submit", lambda *given: found.append(given))
-    commands(tmp_path, monkeypatch, {"squeue": "", "sacct": "", "scancel": ""})
-    return found
-
-
-FAR = {"class": "MLflow", "uri": "http://far:1"}
-# What the record of a copied folder names, and the word that allows it.
-FOREIGN: list[tuple[dict[str, Any], dict[str, Any], str]] = [
-    ({"setup": ["touch /tmp/planted"]}, {}, 'launcher.setup=["touch /tmp/planted"]'),
-    ({"python": "/planted/python"}, {}, "launcher.python=/planted/python"),
-    ({"options": {"output": "/x"}}, {}, 'launcher.options={"output": "/x"}'),
-    ({"srun": []}, {}, "launcher.srun=[]"),
-    ({"parallel": "9 --output=/x"}, {}, "launcher.parallel=9 --output=/x"),
-    ({}, {"export": "/home/me"}, "export=/home/me"),
-    ({}, {"tracker": FAR}, "tracker.uri=http://far:1"),
-    ({}, {"model": {"offload": "/home/me"}}, "model.offload=/home/me"),
-]
-
-
-@pytest.mark.parametrize(("launcher", "config", "word"), FOREIGN)
-def test_a_retry_of_a_copied_folder_runs_and_writes_what_the_command_names(
-    launcher: dict[str, Any],
-    config: dict[str, Any],
-    word: str,
-    tmp_path: Path,
-    asked: list[Any],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    lost(tmp_path, launcher, **config)
-
-    def run(*words: str) -> int:
-        monkeypatch.setattr("sys.argv", ["depth-pruning", "status", "retry", str(tmp_path), *words])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        return int(str(end.value.code))
-
-    assert run() == 2
-    said = capsys.readouterr().err
-    assert word in shlex.split(said.splitlines()[-1]), "the command that would retry can be pasted"
-    assert run("launcher.setup=[]") == 2
-    assert not asked
-    assert run(word) in (0, 1)
-    assert len(asked) == 1
-
-
-def test_a_retried_cell_of_a_copied_folder_writes_into_that_folder(tmp_path: Path, asked: list[Any]) -> None:
-    lost(tmp_path, {}, paths={"results": "/home/me"})
-    submit.retry(tmp_path)
-    ((_, _, (one,), _),) = asked
-    assert one.config["paths"]["results"] == str(tmp_path)
-
-
 @pytest.mark.parametrize(
-    ("place", "value", "enough"),
+    ("place", "value"),
     [
-        (("tracker",), FAR, "tracker=none"),
-        (("tracker",), FAR, "tracker.uri=http://far:1"),
-        (("model", "offload"), "/home/me", "model.offload=null"),
+        (("tracker",), {"class": "MLflow", "uri": "http://far:1"}),
+        (("model", "offload"), "/planted"),
+        (("export",), "/planted"),
+        (("paths", "results"), "/planted"),
     ],
 )
-def test_healing_a_copied_cell_writes_what_the_command_names(
-    place: tuple[str, ...], value: Any, enough: str, config: dict[str, Any], tmp_path: Path, launch: Command
+def test_healing_a_copied_cell_writes_only_where_the_command_says(
+    place: tuple[str, ...], value: Any, config: dict[str, Any], tmp_path: Path, launch: Command
 ) -> None:
     folder = tmp_path / recorded_cell(config, {}).key
     write(folder / "result.json", result_of(changed(config, place, value)))
-    with pytest.raises(InputError, match=r"(tracker\.uri|model\.offload)="):
-        heal_command.cell_of([str(folder), "heal=full"])
-    heal_command.cell_of([str(folder), "heal=full", enough])
-
-
-def test_resources_of_a_record_are_numbers(tmp_path: Path) -> None:
-    lost(tmp_path, {})
-    (path,) = (tmp_path / "jobs").glob("*/submission.json")
-    path.write_text(path.read_text().replace('"nodes": 1', '"nodes": "1 --wrap=planted"'))
-    with pytest.raises(PruningError):
-        Submission.load(path)
-
-
-@pytest.mark.parametrize("paths", [{}, {"results": None}, "results", [1]])
-def test_paths_of_a_submission_that_are_none(paths: Any, config: dict[str, Any], tmp_path: Path) -> None:
-    task = {"key": "a", "config": {**config, "paths": paths}, "choices": NAMES, "resources": {}}
-    record = {"kind": "slurm", "launcher": {}, "code": "c", "where": "/", "driver": "d", "tasks": [task]}
-    record |= dict.fromkeys(set(Submission.STARTED) - record.keys(), "x")
-    path = write(tmp_path / "jobs" / "cells-1" / "submission.json", record)
-    with pytest.raises(DamagedError, match=r"submission\.json"):
-        Submission.load(path)
+    cell = heal_command.cell_of([str(folder), "heal=full", "tracker=none"])
+    assert (cell.folder, cell.export, cell.model.offload) == (folder, None, None)
+    assert isinstance(cell.tracker, NoTracker)
+    given = heal_command.cell_of([str(folder), "heal=full", "model.offload=here"])
+    assert given.model.offload == "here"

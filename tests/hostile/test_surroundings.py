@@ -28,7 +28,7 @@ from analysis.figures.cli import Drawing, save
 from pruning.core import storage
 from pruning.core.errors import InputError, PruningError
 from pruning.core.terminal import guarded, sentence
-from pruning.runs.measurements import Progress, batches_shown
+from pruning.runs.measurements import batches_shown, search_shown
 from pruning.study import text_tables
 from pruning.tracking import rebuild
 from pruning.tracking.client import check_uri
@@ -266,9 +266,11 @@ def test_progress_names_the_size_of_its_masks_and_a_measurement_shows_its_batche
     def bar(title: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: batches.setdefault(title, []).append((done, total))
 
-    monkeypatch.setattr(
-        "pruning.runs.measurements.Progress.update", lambda _, __, best, size: shown.append((size, best))
-    )
+    @contextmanager
+    def search_bar(*_: Any, **__: Any) -> Iterator[Callable[[int, float, int], None]]:
+        yield lambda _, best, size: shown.append((size, best))
+
+    monkeypatch.setattr("pruning.runs.run_cell.search_shown", search_bar)
     monkeypatch.setattr("pruning.runs.measurements.batches_shown", bar)
     assert launch("k=2").status == 0
     assert {size for size, _ in shown} == {0, 1, 2}
@@ -333,8 +335,8 @@ def test_an_export_is_made_although_standard_output_is_closed(
 
 def test_the_python_interface_needs_no_standard_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", None)
-    with Progress("search", 3) as bar, batches_shown("measure") as show:
-        bar.update(1, 0.5, 1)
+    with search_shown("search", 3) as search, batches_shown("measure") as show:
+        search(1, 0.5, 1)
         show(1, 2)
 
 

@@ -1,4 +1,4 @@
-"""The state of a cell: from its own files first, then from the scheduler, then from its submission."""
+"""The state of a cell: from its own files, from the scheduler, from its submission; waiting for submitted cells."""
 
 from __future__ import annotations
 
@@ -8,26 +8,38 @@ from typing import Any, cast
 
 import pytest
 
-from pruning.core.storage import file_sha256
-from pruning.launcher import scheduler
-from pruning.launcher.cell_state import StateName, _has, cell_states
-from pruning.launcher.scheduler import Info, process_name
+from pruning.core.errors import InputError
+from pruning.launcher import cell_state, scheduler
+from pruning.launcher.cell_state import CellState, StateName, _has, cell_states, settle, summary
+from pruning.launcher.scheduler import Info
+from pruning.launcher.submission import submission_lock
 from tests.helpers.launchers import result, submission, task
 
 EARLIER, LATER = "2020-01-01T00:00:00+00:00", "2999-01-01T00:00:00+00:00"
-ERROR = {"type": "LossError", "message": "it is NaN", "log": "launch.log"}
+ERROR = {"type": "LossError", "message": "it is NaN: 3 of 4", "log": "launch.log"}
 WAITS, RUNS = Info(active=True, waiting=True, reason="Priority"), Info(active=True)
 GONE = (StateName.LOST, "its job is gone, for no known reason")
 DIED = Info(active=False, reason="its node died (SLURM: NODE_FAIL)")
 FAILURE = {"status": "failed", "error": ERROR}
 
+Answer = dict[str, Info] | InputError
+
 
 @pytest.fixture
-def slurm(monkeypatch: pytest.MonkeyPatch) -> dict[str, Info]:
-    """The states that SLURM reports, by job."""
-    known: dict[str, Info] = {}
-    monkeypatch.setattr(scheduler, "ask", lambda _, jobs: {j: known[j] for j in jobs if j in known})
-    return known
+def slurm(monkeypatch: pytest.MonkeyPatch) -> list[Answer]:
+    """The answers of SLURM, one per call; the last answer is repeated."""
+    answers: list[Answer] = []
+
+    def ask(_: set[str], jobs: set[str]) -> dict[str, Info]:
+        answer = answers.pop(0) if len(answers) > 1 else answers[0]
+        if isinstance(answer, InputError):
+            raise answer
+        return {job: answer[job] for job in jobs if job in answer}
+
+    monkeypatch.setattr(scheduler, "ask", ask)
+    monkeypatch.setattr(cell_state, "POLL", (0.0, 0.0))
+    monkeypatch.setattr(cell_state, "SETTLED", 0.0)
+    return answers
 
 
 def state_of(results: Path, key: str = "a") -> tuple[StateName, str]:
@@ -43,7 +55,7 @@ def state_of(results: Path, key: str = "a") -> tuple[StateName, str]:
         (None, RUNS, (StateName.RUNNING, "")),
         (None, DIED, (StateName.FAILED, DIED.reason)),
         (None, None, GONE),
-        (FAILURE | {"environment": {"ended": LATER}}, DIED, (StateName.FAILED, "LossError: it is NaN")),
+        (FAILURE | {"environment": {"ended": LATER}}, DIED, (StateName.FAILED, "LossError: it is NaN: 3 of 4")),
         (FAILURE | {"environment": {"ended": EARLIER}}, DIED, (StateName.FAILED, DIED.reason)),
         (FAILURE | {"environment": {"ended": EARLIER}}, None, GONE),
     ],
@@ -53,67 +65,48 @@ def test_the_cells_files_count_first_then_its_job(
     queued: Info | None,
     state: tuple[StateName, str],
     tmp_path: Path,
-    slurm: dict[str, Info],
+    slurm: list[Answer],
 ) -> None:
     submission(tmp_path, task("a", evaluations=30), a="7_0")
-    slurm |= {"7_0": queued} if queued else {}
+    slurm.append({"7_0": queued} if queued else {})
     if written is not None:
         result(tmp_path, "a", **written)
     assert state_of(tmp_path) == state
     cell = cell_states(tmp_path)["a"]
     assert (cell.total, cell.job) == (30, "7_0")
     if state[1].startswith("LossError"):
-        assert cell.log == str(tmp_path / "a" / "launch.log")
+        assert cell.failure() == {"cell": "a", "error": ERROR | {"log": str(tmp_path / "a" / "launch.log")}}
+    elif state[0] in (StateName.FAILED, StateName.LOST):
+        assert cell.failure()["error"] == {"type": state[0], "message": state[1], "log": cell.log}
 
 
-@pytest.mark.parametrize("healed", [False, True])
-def test_a_result_on_an_earlier_state_of_a_file_is_not_what_was_asked_for(
-    healed: bool, tmp_path: Path, slurm: dict[str, Info]
+def test_the_job_of_a_named_cell_counts_although_an_earlier_one_has_written_a_result(
+    tmp_path: Path, slurm: list[Answer]
 ) -> None:
-    text = tmp_path / "text"
-    text.write_text("the new one")
-    now = file_sha256(text)
-    asked = {"eval": {"items": 2}} | ({"heal": {"class": "Full", "path": str(text)}} if healed else {})
-    name = "heal_files" if healed else "files"
-    submission(tmp_path, replace(task("a"), config=asked, **{name: {str(text): now}}), a="7_0")  # type: ignore[arg-type]
-    slurm["7_0"] = WAITS
-    for sha256, state in (("0" * 64, StateName.PENDING), (now, StateName.DONE)):
-        parts: dict[str, Any] = (
-            {"heal": {"file_sha256": sha256}} if healed else {"evaluation": {"files": {str(text): sha256}}}
-        )
-        result(tmp_path, "a", config=asked, **parts)
-        assert state_of(tmp_path)[0] is state
-
-
-def test_a_result_on_a_file_that_changed_while_its_job_waited_is_what_was_asked_for(
-    tmp_path: Path, slurm: dict[str, Info]
-) -> None:
-    where = tmp_path / "where"
-    where.mkdir()
-    (where / "text").write_text("what the job read")
-    submission(tmp_path, replace(task("a"), files={"text": "0" * 64}), a="7_0", where=str(where))
-    result(tmp_path, "a", evaluation={"files": {"text": file_sha256(where / "text")}})
+    """A file that it reads has changed, so the cell was submitted again."""
+    submission(tmp_path, task("a"), a="7_0")
+    result(tmp_path, "a")
+    slurm.append({"7_0": WAITS})
+    assert cell_states(tmp_path, ["a"])["a"].state is StateName.PENDING
     assert state_of(tmp_path)[0] is StateName.DONE
-    (where / "text").unlink()
-    assert state_of(tmp_path)[0] is StateName.LOST
 
 
-def test_a_cancelled_cell_has_failed(tmp_path: Path, slurm: dict[str, Info]) -> None:
+def test_a_cancelled_cell_has_failed(tmp_path: Path, slurm: list[Answer]) -> None:
     submission(tmp_path, task("a"), a="7_0").cancelled.touch()
+    slurm.append({})
     assert state_of(tmp_path) == (StateName.FAILED, "cancelled")
 
 
-def test_a_cell_waits_while_its_command_lives_and_is_lost_with_it(tmp_path: Path) -> None:
-    record = submission(tmp_path, task("a"))
-    assert state_of(tmp_path)[0] is StateName.PENDING
-    path = record.folder / "submission.json"
-    other = f"{process_name(1).rpartition('-')[0]}-12"  # the number now belongs to another process
-    path.write_text(path.read_text().replace(record.driver, other))
+def test_a_cell_waits_while_its_command_submits_and_is_lost_with_it(tmp_path: Path) -> None:
+    with submission_lock(tmp_path):
+        submission(tmp_path, task("a"))
+        assert state_of(tmp_path)[0] is StateName.PENDING
     assert state_of(tmp_path) == (StateName.LOST, "it was never submitted: its command was stopped")
 
 
-def test_a_damaged_result_is_a_failure_and_stops_nothing(tmp_path: Path, slurm: dict[str, Info]) -> None:
+def test_a_damaged_result_is_a_failure_and_stops_nothing(tmp_path: Path, slurm: list[Answer]) -> None:
     submission(tmp_path, task("a"), task("b"), a="7_0", b="7_1")
+    slurm.append({})
     result(tmp_path, "b")
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "result.json").write_text('{"status": ')
@@ -129,3 +122,26 @@ def test_a_healed_model_that_is_not_measured_is_not_done_although_speed_is(heale
     settings = {"ppl/new": asked["eval"], "speed": asked["eval"]}
     evaluation = {"speed": {}, "settings": settings, "records": records}
     assert _has(cast(Any, {"config": asked, "heal": {}, "evaluation": evaluation}), asked) == healed
+
+
+def test_only_unusual_reasons_to_wait_are_reported() -> None:
+    waiting = [CellState(reason, StateName.PENDING, reason) for reason in ("Priority", "PartitionTimeLimit")]
+    assert summary(waiting) == "cells: 2 pending (some wait: PartitionTimeLimit)"
+    assert summary([replace(waiting[0]), CellState("a", StateName.DONE)]) == "cells: 1 pending, 1 done"
+
+
+def test_waiting_outlives_a_scheduler_that_restarts(tmp_path: Path, slurm: list[Answer]) -> None:
+    submission(tmp_path, task("a"), a="7_0")
+    slurm += [{"7_0": RUNS}, InputError("squeue failed"), {"7_0": RUNS}, {"7_0": DIED}]
+    assert settle(tmp_path, ["a"])["a"].reason == DIED.reason
+    assert slurm == [{"7_0": DIED}]
+
+
+def test_a_job_that_is_gone_for_a_moment_is_not_given_up(
+    tmp_path: Path, slurm: list[Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submission(tmp_path, task("a"), a="7_0")
+    monkeypatch.setattr(cell_state, "SETTLED", 60.0)
+    monkeypatch.setattr(cell_state.time, "sleep", lambda _: len(slurm) > 1 or result(tmp_path, "a"))
+    slurm += [{"7_0": RUNS}, {}, {"7_0": DIED}, {"7_0": RUNS}, {}]
+    assert settle(tmp_path, ["a"])["a"].state is StateName.DONE

@@ -1,4 +1,4 @@
-"""The copy of the code that jobs run; `tests/distributed` runs jobs."""
+"""The copy of the code that jobs run, and the records of submissions and their order."""
 
 from __future__ import annotations
 
@@ -7,10 +7,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock, Timeout
 
+from pruning.core.errors import DamagedError
 from pruning.core.records import commit
 from pruning.launcher import job
 from pruning.launcher.job import job_environment
+from pruning.launcher.submission import Submission, latest, ordered, submission_lock, submissions
+from pruning.models.handle import Resources
+from tests.helpers.launchers import submission, task
 
 
 def test_each_command_has_a_copy_of_its_own_that_later_changes_do_not_reach(
@@ -39,3 +44,62 @@ def test_a_job_imports_the_copy_though_the_project_is_installed(tmp_path: Path) 
         ["sh", "-ec", "\n".join(lines)], cwd=job.ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == str(folder / "pruning" / "__init__.py")
+
+
+def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
+    asked = task("a", resources=Resources(nodes=2, ranks=4, memory_gb=1.5))
+    written = submission(tmp_path, asked, task("b"), a="7_0", b="7_1")
+    (read,) = submissions(tmp_path)
+    assert read == written
+    assert (read.task("a"), read.jobs, read.where) == (asked, {"a": "7_0", "b": "7_1"}, "/somewhere")
+
+
+def test_a_record_is_on_disk_before_any_job_has_a_name(tmp_path: Path) -> None:
+    begun = Submission.begin(tmp_path, [task("a")], tmp_path / "c0de", ".")
+    (read,) = submissions(tmp_path)
+    assert (read.name, read.jobs, read.complete) == (begun.name, {}, False)
+
+
+def test_the_last_submission_of_a_cell_counts(tmp_path: Path) -> None:
+    for number in range(20):  # many within one second
+        submission(tmp_path, task("a"), task(f"b{number}"), a=f"{number}_0")
+    records = latest(tmp_path)
+    assert records["a"].jobs["a"] == "19_0"
+    assert len(records) == 21
+
+
+def test_a_log_is_stderr_unless_it_is_empty(tmp_path: Path) -> None:
+    record = submission(tmp_path, task("a"), a="7_1")
+    assert record.log("a") == record.folder / "7_1_0_log.out"
+    (record.folder / "7_1_0_log.err").write_text("a trace")
+    assert record.log("a") == record.folder / "7_1_0_log.err"
+    assert record.log("c") is None
+
+
+@pytest.mark.parametrize("key", ["group", "nodes", "tasks"])
+def test_a_damaged_record_is_named(key: str, tmp_path: Path) -> None:
+    path = submission(tmp_path, task("a")).folder / "submission.json"
+    path.write_text(path.read_text().replace(f'"{key}"', f'"{key}s"'))
+    with pytest.raises(DamagedError, match=r"submission\.json"):
+        list(submissions(tmp_path))
+
+
+TASKS = [
+    task("a-long", "a", 90),
+    task("a-short", "a", 10),
+    task("b-long", "b", 80),
+    task("a-middle", "a", 50),
+    task("b-short", "b", 20),
+]
+EQUAL = [task(name, "a", 10) for name in ("z", "m", "a")]
+
+
+def test_the_shortest_of_each_group_come_first_then_the_second_of_each() -> None:
+    keys = [cell.key for cell in ordered(TASKS)]
+    assert keys == ["a-short", "b-short", "a-middle", "b-long", "a-long"]
+    assert ordered(EQUAL) == EQUAL
+
+
+def test_two_commands_do_not_submit_at_once(tmp_path: Path) -> None:
+    with submission_lock(tmp_path), pytest.raises(Timeout):
+        FileLock(tmp_path / "jobs" / ".lock").acquire(timeout=0)

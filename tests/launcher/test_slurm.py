@@ -11,7 +11,7 @@ from pruning.core.errors import InputError
 from pruning.launcher import scheduler
 from pruning.launcher.scheduler import Info
 from pruning.launcher.slurm import Slurm, array_shares
-from pruning.launcher.submission import submissions
+from pruning.launcher.submission import submission_lock, submissions
 from pruning.models.handle import Resources
 from tests.helpers.launchers import commands, submission, task
 
@@ -21,13 +21,8 @@ NUMBERED = 'n=$(grep -c "^sbatch" $(dirname $0)/../calls)\necho "Submitted batch
 
 @pytest.fixture
 def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    scripts = {
-        "srun": "",
-        "sbatch": NUMBERED,
-        "squeue": "",
-        "scontrol": "echo 'MaxArraySize            = 4'",
-        "scancel": "",
-    }
+    scripts = {"sbatch": NUMBERED, "scontrol": "echo 'MaxArraySize            = 4'"}
+    scripts |= dict.fromkeys(("srun", "squeue", "scancel"), "")
     return commands(tmp_path, monkeypatch, scripts)
 
 
@@ -158,8 +153,6 @@ def test_a_silent_scheduler_stops_the_command(tmp_path: Path, monkeypatch: pytes
 def test_what_a_dead_command_left_is_cancelled_before_anything_is_submitted(
     tmp_path: Path, calls: Path
 ) -> None:
-    from pruning.launcher.submit import submission_lock
-
     record = submission(tmp_path, task("a"))
     with submission_lock(tmp_path):
         pass

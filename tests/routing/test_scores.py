@@ -16,8 +16,7 @@ from pruning.core.mask import Mask
 from pruning.evaluation.heldout import item_accuracy
 from pruning.objective.margin import Margin
 from pruning.routing.set_scores import ItemScores, score_items
-from pruning.runs.cell import ForwardSettings
-from pruning.runs.loaded_cell import forward_with
+from pruning.runs.cell import ForwardSettings, forward_with
 from tests.helpers.task_files import items_of
 
 MASKS = [Mask(6), Mask(6, (1, 3)), Mask(6, (4,)), Mask(6, (1, 3))]

@@ -17,6 +17,7 @@ import pytest
 
 from pruning.launcher.submission import Submission, latest, submissions
 from tests.conftest import Command, Ended
+from tests.helpers.jobs import journals
 
 SCRIPT, FAULTY = Path(__file__).parent / "cluster.sh", Path(__file__).parent / "faulty.py"
 TINY = ["model.resources.gpus_per_rank=0", "model.resources.cpus_per_rank=1", "model.resources.memory_gb=0.9"]
@@ -163,16 +164,6 @@ class Grid:
             )
             written |= {mask} if what == "written" else set()
         assert written
-
-
-def journals(results: Path) -> dict[str, Any]:
-    """The mask of each cell, and its losses and terms in order."""
-    contents = {}
-    for path in results.glob("*/trace.jsonl"):
-        scores = map(json.loads, path.read_text().splitlines())
-        mask = json.loads(path.with_name("mask.json").read_text())
-        contents[path.parent.name] = (mask, [(s["dropped"], s["loss"], s["samples"]) for s in scores])
-    return contents
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The command `launch.py` on a tiny model, from its words to its files."""
+"""The command `launch.py` on a tiny model, from its words to its files, over blocks and sub-layers."""
 
 from __future__ import annotations
 
@@ -17,10 +17,13 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from pruning.core.mask import Mask
+from pruning.core.scoring import read_trace
 from pruning.core.storage import read_json
 from pruning.engine.head import Readout
 from pruning.models.sublayers import masked
-from tests.conftest import N_BLOCKS, Command, Ended
+from pruning.tracking import rebuild
+from tests.conftest import N_BLOCKS, Command
+from tests.helpers.mlflow_runs import described, runs
 
 ROOT = Path(__file__).parents[2]
 
@@ -136,8 +139,7 @@ def test_protected_blocks_stay(launch: Command) -> None:
 
 
 def test_an_evaluation_with_other_settings_is_added_without_a_search(launch: Command) -> None:
-    before = launch("k=2").result()
-    after = launch("k=2", "eval.items=8").result()
+    before, after = launch("k=2").result(), launch("k=2", "eval.items=8").result()
     assert after["search"]["evaluations_paid"] == before["search"]["evaluations_paid"]
     assert after["evaluation"]["data"] != before["evaluation"]["data"]
     assert after["mask"] == before["mask"]
@@ -166,13 +168,13 @@ def test_a_model_is_loaded_once_for_all_its_cells(launch: Command, monkeypatch: 
     assert "dtype=bfloat16" in ended.out
 
 
-def test_a_result_of_another_configuration_in_the_folder_is_an_error(launch: Command) -> None:
+def test_a_result_of_another_cell_in_the_folder_is_an_error(launch: Command) -> None:
     ended = launch("k=1")
-    path = ended.results / ended.result()["cell"] / "result.json"
+    path = ended.results / (cell := ended.result()["cell"]) / "result.json"
     text = path.read_text()
-    path.write_text(json.dumps(read_json(path)).replace('"seed": 0', '"seed": 7'))  # without its seal
+    path.write_text(json.dumps(read_json(path)).replace(cell, f"{cell}0"))  # without its seal
     again = launch("k=1")
-    assert f"{path} is the result of another configuration" in again.err
+    assert f"{path} is the result of another cell ({cell}0)" in again.err
     assert again.status == 2
     path.write_text(text[:-40])
     assert f"{path} is damaged" in launch("k=1").err
@@ -299,46 +301,31 @@ def test_kill_9_costs_nothing_that_was_computed(launch: Command, model_folder: P
     assert scores(journal) == scores(whole.results / whole.result()["cell"] / "trace.jsonl")
 
 
-def test_mlflow_mirrors_the_files_and_can_be_rebuilt(
-    launch: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_mlflow_mirrors_the_files_and_can_be_rebuilt(launch: Command) -> None:
     launch("algo=greedy", "k=2", "study=test")  # without a tracker: recorded by the next command
     ended = launch("-m", "algo=one_shot,greedy", "k=2", "study=test", tracker="mlflow")
     assert ended.status == 0, ended.err
-    runs = mlflow_runs(ended)
-    assert {run.data.tags["cell"] for run in runs} == {r["cell"] for r in ended.all()}
-    for run in runs:
-        (result,) = [r for r in ended.all() if r["cell"] == run.data.tags["cell"]]
-        assert run.info.status == "FINISHED"
-        assert run.data.tags["sweep"] == "test"
-        assert run.data.params["algo.class"] in ("OneShot", "Greedy")
-        measured = result["evaluation"]["pruned"]["ppl/heldout"]
-        assert run.data.metrics["pruned/ppl/heldout"] == pytest.approx(measured)
-        assert run.data.metrics["ppl"] == round(measured, 2)
+    found, results = recorded(ended.results), {result["cell"]: result for result in ended.all()}
+    assert found.keys() == results.keys()
+    for cell, run in found.items():
+        assert (run["ended"][0], run["tags"]["sweep"]) == ("FINISHED", "test")
+        assert run["parameters"]["algo.class"] == results[cell]["config"]["algo"]["class"]
+        measured = results[cell]["evaluation"]["pruned"]["ppl/heldout"]
+        ((_, pruned),), ((_, shown),) = run["metrics"]["pruned/ppl/heldout"], run["metrics"]["ppl"]
+        assert (pruned, shown) == (pytest.approx(measured), round(measured, 2))
+        curve = [value for _, value in run["metrics"]["search/best_loss"]]
+        assert curve == sorted(curve, reverse=True)
+        assert run["files"] == ["config.yaml", "launch.log", "mask.json", "result.json", "trace.jsonl"]
     moved = ended.results.rename(ended.results.with_name("moved"))
-    ended = Ended(0, "", "", moved)
-    from pruning.tracking import rebuild
-
-    monkeypatch.setattr("sys.argv", ["track", str(ended.results)])
-    rebuild.main()
-    rebuild.main()
-    before, after = (sorted(run.data.metrics.items() for run in some) for some in (runs, mlflow_runs(ended)))
-    assert after == before
+    for _ in range(2):
+        assert rebuild.record_all(moved) == 2
+    assert recorded(moved) == found
 
 
-def mlflow_runs(ended: Ended) -> list[Any]:
-    from mlflow import MlflowClient
-
-    client = MlflowClient(tracking_uri=f"sqlite:///{ended.results / 'mlflow.db'}")
-    (experiment,) = [e for e in client.search_experiments() if e.name == "depth-pruning"]
-    assert experiment.artifact_location == (ended.results / "mlflow-artifacts").as_uri()
-    runs = client.search_runs([experiment.experiment_id])
-    names = {artifact.path for run in runs for artifact in client.list_artifacts(run.info.run_id)}
-    files = {"config.yaml", "launch.log", "mask.json", "result.json", "trace.jsonl"}
-    assert names == files | {"evaluation"}
-    curve = client.get_metric_history(runs[0].info.run_id, "search/best_loss")
-    assert [m.value for m in curve] == sorted((m.value for m in curve), reverse=True)
-    return list(runs)
+def recorded(results: Path) -> dict[str, Any]:
+    """What MLflow has of each cell."""
+    uri = f"sqlite:///{results / 'mlflow.db'}"
+    return {cell: described(uri, run) for cell, run in runs(uri).items()}
 
 
 def test_a_failing_tracker_is_a_warning(launch: Command) -> None:
@@ -365,3 +352,70 @@ def test_ranks_that_nobody_starts_are_named(launch: Command) -> None:
     assert ended.status == 0
     assert "model.resources.ranks=2 is a request to launcher=processes and launcher=slurm" in ended.err
     assert "is a request to" not in launch("k=1", "algo=one_shot", "seed=1").err
+
+
+ROOM = 0.34  # of six blocks
+
+
+def test_a_ratio_of_sub_layers_removes_this_share_of_the_parameters(
+    launch: Command, model_folder: object
+) -> None:
+    ended = launch("unit=sublayer", f"ratio={ROOM}", "algo=greedy")
+    assert ended.status == 0, ended.err
+    result = ended.result()
+    mask, search = Mask.from_json(result["mask"]), result["search"]
+    assert (mask.unit, mask.n_units, search["k"]) == ("sublayer", 2 * N_BLOCKS, len(mask.dropped))
+    assert abs(search["budget"]["removed"] - ROOM) < min(search["budget"]["costs"]) / 10_000
+    loss, terms = loss_from_files(result, ended.results, model_folder)  # type: ignore[arg-type]
+    assert result["calibration"]["loss"] == pytest.approx(loss, rel=1e-5)
+    (line,) = [
+        e.line for e in read_trace(ended.results / result["cell"] / "trace.jsonl")
+        if e.line is not None and tuple(e.line["dropped"]) == mask.dropped
+    ]  # fmt: skip
+    assert line["samples"] == pytest.approx(terms, rel=1e-5)
+    assert json.loads((ended.results / result["cell"] / "mask.json").read_text()) == result["mask"]
+
+
+def test_units_share_scores_of_sub_layers_and_not_of_blocks(launch: Command) -> None:
+    both = launch("-m", "unit=block,sublayer,attention", "k=1", "algo=one_shot")
+    assert both.status == 0, both.err
+    cells = {result["config"]["unit"]: result["search"] for result in both.all()}
+    assert [cells[unit]["evaluations_asked"] for unit in ("block", "sublayer", "attention")] == [6, 12, 6]
+    paid = cells["sublayer"]["evaluations_paid"] + cells["attention"]["evaluations_paid"]
+    assert (cells["block"]["evaluations_paid"], paid) == (6, 12)
+
+
+def test_latency_is_measured_once_and_kept(launch: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With made-up seconds: those of tiny units on a busy machine can be such that no set meets the budget."""
+    measured: list[object] = []
+
+    def times(*asked: object) -> list[float]:
+        measured.append(asked)
+        return [0.010, 0.014] * N_BLOCKS
+
+    monkeypatch.setattr("pruning.engine.dense_pass.unit_times", times)
+    words = ("unit=sublayer", f"ratio={ROOM}", "budget=latency", "latency.tokens=16", "latency.repeats=3")
+    first = launch("-m", *words, "algo=one_shot,greedy")
+    assert first.status == 0, first.err
+    (table,) = (first.results / "latency").glob("*.json")
+    seconds = json.loads(table.read_text())["seconds"]
+    assert (seconds, len(measured)) == ([0.010, 0.014] * N_BLOCKS, 1)
+    for result in first.all():
+        budget = result["search"]["budget"]
+        assert budget["cost"] == "latency"
+        assert budget["costs"] == [max(1, round(10_000 * s / sum(seconds))) for s in seconds]
+        assert budget["least"] <= sum(budget["costs"][i] for i in Mask.from_json(result["mask"]).dropped)
+    cell = first.results / first.result("greedy")["cell"]
+    costs = first.result("greedy")["search"]["budget"]["costs"]
+    (cell / "result.json").unlink()
+    monkeypatch.setattr("pruning.engine.dense_pass.unit_times", lambda *_: [0.014, 0.010] * N_BLOCKS)
+    monkeypatch.setattr("pruning.evaluation.speed.device_name", lambda _: "another device")
+    resumed = launch(*words, "algo=greedy")
+    assert "and this is another device: it goes on with the times of its units there" in resumed.err
+    assert resumed.result("greedy")["search"]["budget"]["costs"] == costs
+
+
+def test_a_cell_of_blocks_keeps_its_key(launch: Command) -> None:
+    plain, named = launch("k=1"), launch("k=1", "unit=block", "budget=parameters")
+    assert plain.result()["cell"] == named.result()["cell"]
+    assert "every cell was done" in named.err + named.out

@@ -1,11 +1,14 @@
-"""The SQLite file beside the results: made whole, written by one command at a time, left alone if nothing is new."""
+"""Stores: the file is made whole, written by one command at a time, left alone if nothing is new; and servers."""
 
 from __future__ import annotations
 
 import sqlite3
+import threading
+import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from threading import Event, Thread
 from types import SimpleNamespace
@@ -17,7 +20,9 @@ from pruning.core import records, storage
 from pruning.core.mask import Mask
 from pruning.tracking import mlflow_run
 from pruning.tracking.client import connect
+from pruning.tracking.rebuild import record_all
 from pruning.tracking.store import DATABASE, HELD, MLflow, create_store
+from tests.helpers import analysis_grid
 from tests.helpers.mlflow_runs import described, runs
 from tests.helpers.results import a_result
 
@@ -84,16 +89,12 @@ def execute(results: Path, statement: str) -> None:
 CHANGES: dict[str, Callable[[Path], object]] = {
     "a result": lambda results: write(results, "a", loss=2.0),
     "a study": lambda results: records.write_study(results, "other", ["b"]),
-    "a study of no such cell": lambda results: records.write_study(results, "third", ["c"]),
     "a deleted run": lambda results: execute(
         results,
         "update runs set lifecycle_stage = 'deleted' where run_uuid in "
         "(select run_uuid from tags where key = 'cell' and value = 'b')",
     ),
     "an unfinished run": lambda results: execute(results, "delete from tags where key = 'result_sha256'"),
-    "the name of the experiment": lambda results: execute(
-        results, "update experiments set name = 'x' where experiment_id = 1"
-    ),
     "a damaged record": lambda results: (results / HELD).write_bytes(b"\xff"),
 }
 
@@ -124,17 +125,17 @@ def test_two_commands_that_record_the_same_cells_keep_each_others_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = (tmp_path, [write(tmp_path, key) for key in KEYS])
-    original, overtaken, second = mlflow_run._artifacts, Event(), Thread(target=MLflow().record, args=given)
+    original, overtaken, second = mlflow_run._metrics, Event(), Thread(target=MLflow().record, args=given)
 
-    def artifacts(*written: Any) -> None:
+    def metrics(*written: Any) -> Any:
         if second.ident is None:
             second.start()  # another command begins while the first run is unfinished
             overtaken.wait(1)
         else:
             overtaken.set()
-        original(*written)
+        return original(*written)
 
-    monkeypatch.setattr(mlflow_run, "_artifacts", artifacts)
+    monkeypatch.setattr(mlflow_run, "_metrics", metrics)
     MLflow().record(*given)
     second.join()
     recorded = [run.data.tags for run in connect(f"sqlite:///{tmp_path / DATABASE}").search_runs(["1"])]
@@ -159,3 +160,43 @@ def test_a_store_whose_tables_are_not_all_made_is_not_put_in_place(
     (tmp_path / DATABASE).write_text("a store")
     create_store(tmp_path / DATABASE)
     assert (tmp_path / DATABASE).read_text() == "a store", "an existing store is left alone"
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    """A real MLflow server, in a thread of this process, over an SQLite file."""
+    from werkzeug.serving import make_server
+
+    settings = {
+        "_MLFLOW_SERVER_FILE_STORE": f"sqlite:///{tmp_path / 'server.db'}",
+        "_MLFLOW_SERVER_ARTIFACT_ROOT": "mlflow-artifacts:/",
+        "_MLFLOW_SERVER_ARTIFACT_DESTINATION": (tmp_path / "artifacts").as_uri(),
+        "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in settings.items():
+            patch.setenv(name, value)
+        with warnings.catch_warnings():  # Starlette warns when MLflow imports it
+            warnings.simplefilter("ignore")
+            import mlflow.server.fastapi_app  # noqa: F401 - otherwise imported by the first request
+            from mlflow.server import app
+        running = make_server("127.0.0.1", 0, app, threaded=True)
+        thread = threading.Thread(target=running.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()
+        thread.join()
+
+
+def test_runs_on_a_server_and_in_a_file_are_the_same(server: str, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    study = replace(analysis_grid.ONE, objectives=("perplexity",), cells=[])
+    analysis_grid.write(results, study)
+    assert record_all(results) == record_all(results, server) == record_all(results, server) > 1
+    file = f"sqlite:///{results / 'mlflow.db'}"
+    there, here = runs(server), runs(file)
+    assert there.keys() == here.keys()
+    for name, run in here.items():
+        description = described(server, there[name])
+        assert description == described(file, run)
+        assert description["ended"] == ("FINISHED", False, False)
