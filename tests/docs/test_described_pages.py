@@ -168,7 +168,7 @@ def test_every_objective_is_described_with_its_source_and_deviations(name: str) 
 def test_the_page_on_published_masks_names_every_paper_and_explains_every_verdict() -> None:
     for entry in library.entries():
         assert f"`{entry.paper}`" in page("published.md")
-    for verdict in VERDICTS.keys() - {"stand-in"}:
+    for verdict in VERDICTS:
         assert f"| `{verdict}` |" in page("published.md")
 
 
