@@ -28,7 +28,7 @@ def check_export(cell: Cell) -> None:
             "compensation=magnitude of sub-layers cannot be exported, because its factors would have to be folded "
             "into every later sub-layer: choose compensation=none or linear, or unit=block."
         )
-    check_place(out, cell.model, cell.results)
+    check_place(out, cell.model)
     mask = None if (done := cell.done()) is None else Mask.from_json(done["mask"])
     mask = mask and (mask.as_blocks() or mask)  # as an export records it
     if is_gguf(out):

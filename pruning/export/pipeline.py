@@ -10,10 +10,10 @@ from __future__ import annotations
 import dataclasses
 import logging
 import sys
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pruning.core import storage
 from pruning.core.terminal import guarded, prepare_process
 from pruning.core.units import bytes_text
 from pruning.export import model_card, output_dir, request
@@ -39,7 +39,8 @@ def main() -> None:
 
 def export_cell(folder: Path, out: Path, healed: bool = False) -> str:
     """Export a finished cell, or its healed model, as a launch does; returns the three lines of `summary`."""
-    wanted = dataclasses.replace(request.of_cell(folder, output_dir.directory(out)), launched=True)
+    # The check before the search has seen that an earlier export there is this cell's.
+    wanted = dataclasses.replace(request.of_cell(folder, output_dir.directory(out)), force=True)
     if healed:
         wanted = request.of_healed(folder, wanted)
     return model_card.summary(written(wanted), wanted.out)
@@ -69,9 +70,7 @@ def export(wanted: Request) -> Facts:
     cut = plan.plan_cut(wanted)
     wanted = dataclasses.replace(wanted, model=cut.settings)
     identity = _identity(wanted)
-    launched = wanted.cell if wanted.launched else None
-    check = partial(output_dir.check_same, wanted.out, wanted=identity, force=wanted.force, launched=launched)
-    check(earlier)
+    output_dir.check_same(wanted.out, earlier, identity, wanted.force)
     output_dir.check_space(wanted.out, cut.sizes.bytes)
     cut, goal = plan.changed(wanted, cut)
     with output_dir.staging_directory(wanted.out) as staged:
@@ -94,15 +93,15 @@ def export(wanted: Request) -> Facts:
             proof = verify.compare_export(staged, goal, wanted.model, wanted.scales is None, of)
         found = _facts(wanted, cut, proof)
         (staged / "README.md").write_text(model_card.model_card(found), encoding="utf-8")
-        if found.mask.unit == "block":  # mergekit copies whole layers
-            (staged / "mergekit.yaml").write_text(model_card.mergekit(found), encoding="utf-8")
         output_dir.write_record(staged, {**_record(wanted, found), **identity}, digests)
-        output_dir.put_in_place(staged, wanted.out, check)
+        # What is there can have changed since the start.
+        output_dir.check_same(wanted.out, output_dir.check_target(wanted.out), identity, wanted.force)
+        storage.replace(staged, wanted.out)
     return found
 
 
 def _identity(wanted: Request) -> dict[str, Any]:
-    """What an earlier export must share with this one to be replaced: model and mask, and unless forced the rest."""
+    """What an earlier export must share with this one to be replaced, unless `force` is given."""
     settings, heal = wanted.model, wanted.heal_record
     weights = {"source": settings.source, "revision": settings.recorded_revision}
     if settings.source == "hub":
@@ -130,12 +129,10 @@ def _facts(wanted: Request, cut: Cut, proof: str) -> Facts:
             source += f" at {settings.revision}"
         elif settings.source == "packaged":
             source += f", whose GGUF ({PACKAGED[settings.path].file}) is dequantised"
-    text = cut.dense.get_text_config(decoder=True)
     return model_card.facts(
         wanted,
         source=source,
         dtype=settings.dtype,
-        hybrid=len(set(getattr(text, "layer_types", None) or ())) > 1,
         sizes=cut.sizes,
         idle=cut.idle,
         proof=proof,

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -41,13 +40,12 @@ WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
 class Cut:
     """The planned output: its configuration, the plan for each tensor, and the sizes of both models.
 
-    `settings` name the commit of a hub model; `dense` is the configuration of the model that is cut. `folder` holds
-    its safetensors files and `tensors` reads them; both are None if only transformers can read the weights (GGUF).
+    `settings` name the commit of a hub model. `folder` holds the safetensors files of the model that is cut, and
+    `tensors` reads them; both are None if only transformers can read the weights (GGUF).
     `idle` is the number of parameters in the output that belong to removed parts of blocks.
     """
 
     settings: Model
-    dense: Any
     folder: Path | None
     config: Any
     plan: TensorPlan
@@ -85,13 +83,12 @@ def plan_cut(wanted: Request) -> Cut:
     prefix = block_prefix(shapes, path, blocks.n_blocks)
     plan = TensorPlan(blocks, prefix, dtype, tuple(sorted(keep)))
     if wanted.scales is not None:
-        plan = replace(plan, change=_fold(source, shapes, plan, wanted.scales))
+        plan = replace(plan, change=plan_fold(source, shapes, plan, wanted.scales))
     stored = {old: shape.numel() * plan.precision(old, shape.dtype).itemsize for old, shape in shapes.items()}
     after = sum(size for old, size in stored.items() if plan.rename(old) is not None)
     before, now = (sum(p.numel() for p in model.parameters()) for model in (dense, smaller))
-    return Cut(
-        settings, source, folder, config, plan, tensors, ModelSizes(before, now, sum(stored.values()), after)
-    )
+    sizes = ModelSizes(before, now, sum(stored.values()), after)
+    return Cut(settings, folder, config, plan, tensors, sizes)
 
 
 def _check_request(wanted: Request, source: Any, folder: Path | None) -> None:
@@ -313,24 +310,7 @@ UNNORMALISED = {"do_layer_norm_before": False, "apply_residual_connection_post_l
 ADD_TO_NORM = ("minimax",)  # each block adds to the output of its norm, not to the input of the norm
 
 
-@dataclass(frozen=True)
-class FactorFold:
-    """The factor on the output of each block; 1 leaves the block unchanged. `factors` has one entry per block."""
-
-    factors: tuple[float, ...]
-    sandwich: bool = False
-
-    def __call__(self, block: int, tail: str, tensor: Tensor) -> Tensor:
-        """The tensor to write for a block's tensor; `block` is the old number, and `tail` is the rest of the name."""
-        if (factor := self.factor(block, tail)) == 1.0:
-            return tensor
-        return (tensor.float() + 1) * factor - 1 if self.sandwich else tensor.float() * factor
-
-    def factor(self, block: int, tail: str) -> float:
-        """The factor on a block's tensor, or on 1 + the tensor of a norm; 1 for a tensor that does not change."""
-        patterns = [SANDWICH] if self.sandwich else [ATTENTION, MLP]
-        scaled = block < len(self.factors) and any(pattern.fullmatch(tail) for pattern in patterns)
-        return self.factors[block] if scaled else 1.0
+Change: TypeAlias = Callable[[int, str, Tensor], Tensor]  # as `TensorPlan.change`
 
 
 def check_fold(settings: Model, mask: Mask) -> None:
@@ -340,40 +320,39 @@ def check_fold(settings: Model, mask: Mask) -> None:
     path, _ = pruned_config.blocks_of(dense, mask.n_blocks)
     shapes = (Loaded(dense) if folder is None else Checkpoint(folder)).shapes()
     plan = TensorPlan(mask, block_prefix(shapes, path, mask.n_blocks), getattr(torch, settings.dtype))
-    _fold(config, shapes, plan, [2.0] * mask.n_blocks)  # any factor but 1 changes weights
+    plan_fold(config, shapes, plan, [2.0] * mask.n_blocks)  # any factor but 1 changes weights
 
 
-def _fold(config: Any, names: Iterable[str], plan: TensorPlan, scales: Sequence[float]) -> FactorFold:
-    places = {name: plan.block_and_tail(name) for name in names}
-    inside = [place for place in places.values() if place is not None]
-    return plan_fold(config, inside, [n for n, place in places.items() if place is None], plan.mask, scales)
+def plan_fold(config: Any, names: Iterable[str], plan: TensorPlan, scales: Sequence[float]) -> Change:
+    """What folds `scales`, one for each block, into a block's tensors; only those of dropped blocks have an effect.
 
-
-def plan_fold(
-    config: Any, names: Iterable[tuple[int, str]], others: Iterable[str], mask: Mask, scales: Sequence[float]
-) -> FactorFold:
-    """The fold of `scales`, which has one entry for each block; only the entries of dropped blocks have an effect.
-
-    `names` has (block, tail) for each tensor of a block, and `others` has the names of all other tensors. Raises
-    InputError if it is not certain that the architecture allows the fold.
+    `names` are those of all tensors. Raises InputError if it is not certain that the architecture allows the fold.
     """
-    if len(scales) != mask.n_blocks:
-        raise InputError(
-            f"{len(scales)} scales for a model of {mask.n_blocks} blocks: give one for each block."
-        )
-    if wrong := [i for i in mask.dropped if not (math.isfinite(scales[i]) and scales[i] > 0)]:
-        raise InputError(f"the scales of blocks {wrong} are not positive finite numbers.")
-    factors, stream = [], 1.0
-    for block in range(mask.n_blocks):
-        factors.append(1.0 if block in mask.dropped else 1.0 / stream)
-        stream *= scales[block] if block in mask.dropped else 1.0
+    factors, stream = [], 1.0  # a factor on the output of each block
+    for block, scale in enumerate(scales):
+        factors.append(1.0 if block in plan.mask.dropped else 1.0 / stream)
+        stream *= scale if block in plan.mask.dropped else 1.0
     text = config.get_text_config(decoder=True)
     tails: dict[int, list[str]] = {}
-    for block, tail in names:
-        tails.setdefault(block, []).append(tail)
-    if why := _why_not_folded(text, tails, list(others), [i for i in mask.kept if factors[i] != 1.0]):
+    others = []
+    for name in names:
+        if (place := plan.block_and_tail(name)) is None:
+            others.append(name)
+        else:
+            tails.setdefault(place[0], []).append(place[1])
+    if why := _why_not_folded(text, tails, others, [i for i in plan.mask.kept if factors[i] != 1.0]):
         raise InputError(f"the compensation cannot be folded into a {text.model_type} model: {why}.")
-    return FactorFold(tuple(factors), text.model_type in SANDWICHED)
+    sandwich = text.model_type in SANDWICHED
+    patterns = [SANDWICH] if sandwich else [ATTENTION, MLP]
+
+    def change(block: int, tail: str, tensor: Tensor) -> Tensor:
+        # Heads that predict further tokens are numbered after the last block.
+        factor = factors[block] if block < len(factors) else 1.0
+        if factor == 1.0 or not any(pattern.fullmatch(tail) for pattern in patterns):
+            return tensor
+        return (tensor.float() + 1) * factor - 1 if sandwich else tensor.float() * factor
+
+    return change
 
 
 def _why_not_folded(

@@ -44,8 +44,8 @@ model out. out=FILE.gguf cuts the blocks out of the GGUF file of a model, withou
 removes the attention of block 3, the MLP of block 7, and block 12; parts of blocks become zeros, whole
 blocks are cut out. healed=true writes the weights of the cell's healing (`depth-pruning heal`). verify=false skips
 the comparison with the masked model; max_shard_size=5GB. An export replaces an earlier export of the same model and
-mask; force=true replaces it even if its precision, compensation or healing differs. A directory that holds anything
-else, or a changed file, is never replaced."""
+mask; force=true replaces any earlier export. A directory that holds anything else, or a changed file, is never
+replaced."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,6 @@ class Request:
     verify: bool = True
     max_shard_size: str = "5GB"
     healed: Path | None = None  # the folder of the cell whose healed weights are written
-    launched: bool = False  # a launch may replace what its own cell exported with another healing
     in_memory: str | None = None  # the name of a model whose files exist for this export only
 
     @property

@@ -85,11 +85,3 @@ def test_architectures_that_are_not_understood_are_refused(kind: str, tmp_path: 
     with pytest.raises(InputError, match=message):
         export(wanted(tmp_path / "dense", MASK, scales=SCALES))
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
-    ("scales", "message"), [([1.0], "1 scales .* 6 blocks"), ([1.0, 0.0, -1.0, 1, 1, 1], r"\[1, 2\]")]
-)
-def test_invalid_factors_are_refused(scales: list[float], message: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=message):
-        export(wanted(saved("llama", tmp_path)[1], MASK, scales=scales))

@@ -233,9 +233,9 @@ def test_an_earlier_export_of_the_same_mask_is_replaced(dense: Path, tmp_path: P
         export(wanted(dense, (2,), dtype="bfloat16"))
     export(wanted(dense, (2,), dtype="bfloat16", force=True))
     assert load(tmp_path / "out").dtype == torch.bfloat16
-    for force in (False, True):
-        with pytest.raises(InputError, match="another mask"):
-            export(wanted(dense, (3,), force=force))
+    with pytest.raises(InputError, match="another mask"):
+        export(wanted(dense, (3,)))
+    export(wanted(dense, (3,), force=True))
 
 
 def test_the_model_that_is_cut_is_never_replaced(model_folder: Path, tmp_path: Path) -> None:

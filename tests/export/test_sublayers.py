@@ -69,13 +69,12 @@ def test_the_record_and_the_summary_say_what_is_missing(tmp_path: Path) -> None:
     assert any("--drop a0,m1,b2,a5 " in command for command in facts.commands)
     assert "(5 of 12 sub-layers: a0 m1 b2 a5), " in summary(facts, tmp_path)
     assert "parameters in use" in summary(facts, tmp_path)
-    assert not (tmp_path / "out" / "mergekit.yaml").exists()
     record = json.loads((tmp_path / "out" / "depth_pruning.json").read_text())
     assert record["mask"] == MASK.to_json()
     assert (record["form"], record["idle_parameters"]) == ("zeros", facts.idle)
     export(wanted(tmp_path / "dense", MASK, verify=False))
     with pytest.raises(InputError, match="another mask"):
-        export(wanted(tmp_path / "dense", Mask.parse(N_BLOCKS, "a0 m1 b2"), force=True))
+        export(wanted(tmp_path / "dense", Mask.parse(N_BLOCKS, "a0 m1 b2")))
 
 
 def test_whole_blocks_are_exported_as_a_mask_over_blocks(tmp_path: Path) -> None:
@@ -86,7 +85,6 @@ def test_whole_blocks_are_exported_as_a_mask_over_blocks(tmp_path: Path) -> None
     shutil.rmtree(tmp_path / "out")
     export(wanted(dense, blocks.as_sublayers(), scales=[1.0] * 12))
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == first
-    assert "mergekit.yaml" in first
 
 
 def test_a_compensation_is_refused_unless_all_factors_are_1(tmp_path: Path) -> None:

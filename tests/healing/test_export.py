@@ -124,7 +124,6 @@ def test_experts_that_are_stored_one_by_one_are_found(tmp_path: Path) -> None:
     wanted = Request(settings, mask, tmp_path / "out", result, healed=tmp_path / "cell")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(model_card, "model_card", lambda _: "")
-        patch.setattr(model_card, "mergekit", lambda _: "")
         patch.setattr(model_card, "_commands", lambda *_: [])
         assert "bit for bit" in export(wanted).proof
     written = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
