@@ -25,22 +25,19 @@ from pruning.routing.set_scores import routes, score_items
 from pruning.runs.cell import ForwardSettings
 from pruning.runs.loaded_cell import forward_with
 
-PREDICTED = {"loglikelihood": "log-likelihood per token", "margin": "lead of the right answer per token"}
-
 
 @dataclass(frozen=True)
 class Route:
     """The set that a router chose for a prompt, and why.
 
-    `predicted` has for each set the mean log-likelihood per token that a right answer is expected to have, or, if the
-    router predicts margins, by how much it is expected to lead; `seconds` is the router's own time.
+    `predicted` has for each set the mean log-likelihood per token that a right answer is expected to have; `seconds`
+    is the router's own time.
     """
 
     chosen: str
     mask: Mask
     predicted: dict[str, float]
     seconds: float
-    what: str = "log-likelihood per token"
 
     def __str__(self) -> str:
         lines = [
@@ -48,7 +45,9 @@ class Route:
             for name, value in sorted(self.predicted.items(), key=lambda pair: -pair[1])
         ]
         drops = " ".join(self.mask.names())
-        return "\n".join([f"{self.chosen}: {self.mask} removed: {drops}", f"predicted {self.what}:", *lines])
+        return "\n".join(
+            [f"{self.chosen}: {self.mask} removed: {drops}", "predicted log-likelihood per token:", *lines]
+        )
 
 
 @dataclass(frozen=True)
@@ -67,8 +66,8 @@ class Router:
     def load(cls, folder: str | Path, model: PrunableModel | None = None) -> Router:
         """The router that a study of tasks or `save` wrote to a folder; its model is loaded unless it is given.
 
-        Raises InputError if the folder holds no router or if its model is not recorded, DamagedError if a file cannot
-        be read, and ForeignError if the model is another one than the router was fitted to.
+        Raises InputError if the folder holds no router or if its model is not recorded, DamagedError if a file was
+        changed, and ForeignError if the model is another one than the router was fitted to.
         """
         router, record = router_files.read_router(path_of("folder", folder))
         if model is None:
@@ -77,12 +76,6 @@ class Router:
         _check_weights(record, model, folder)
         forward = forward_with(ForwardSettings(), model.language_model)
         encoder = StateEncoder(forward, model.tokenizer, router.blocks)
-        width = 2 * model.module.get_input_embeddings().embedding_dim
-        if router.head.width != width:
-            raise DamagedError(
-                f"{Path(folder) / router_files.HEAD} reads {router.head.width} features, and {model.name} gives "
-                f"{width}: restore the file, or fit a new router."
-            )
         return cls(model, router, encoder, record)
 
     def save(self, folder: str | Path) -> Path:
@@ -105,7 +98,7 @@ class Router:
         sets, seconds = self.fitted.sets, time.perf_counter() - started
         chosen = list(sets)[routes(predicted)[0]]
         values = dict(zip(sets, predicted[:, 0].tolist(), strict=True))
-        return Route(chosen, sets[chosen], values, seconds, PREDICTED[self.fitted.settings.target])
+        return Route(chosen, sets[chosen], values, seconds)
 
     def wording(self, question: str) -> str:
         """A question in the wording that the router was fitted to."""
@@ -190,7 +183,7 @@ def fit_router(
     """Fit a router to the items of tasks: it predicts the right answer's log-likelihood under each set.
 
     `tasks` maps names to lists of items (question, choices, answer), and `sets` names to masks; the two need not have
-    the same names. `settings` are those of `router` on the command line, such as `target="margin"`. Raises
+    the same names. `settings` are those of `router` on the command line, such as `blocks=4`. Raises
     InputError if an item, a mask or a setting is wrong.
     """
     check_settings(RouterSettings, settings, "setting of a router")
@@ -212,8 +205,6 @@ def fit_router(
     items: list[Item] = []
     for name, task in tasks.items():
         items += item_list(task, str(name), f"{name}, item")
-        if any(item.continuation is not None for item in items):
-            raise InputError(f"{name}: an item without a question has no prompt: give items with a question.")
     if len(items) < 2:
         raise InputError(f"{len(items)} items are given: give two or more.")
     blocks = first_blocks(list(sets.values()), chosen.blocks)
@@ -221,7 +212,7 @@ def fit_router(
     encoder = StateEncoder(forward, model.tokenizer, blocks)
     samples = ItemDraw(len(items), 0, template).rows(items, model.tokenizer, "items")
     scores = score_items(forward, samples, list(sets.values()))
-    head = fit_head(encoder.encode(prompts(template, items)), scores.target(chosen.target).T)
+    head = fit_head(encoder.encode(prompts(template, items)), scores.loglikelihood.T)
     router = FittedRouter(sets, head, blocks, template, chosen)
     facts = router_files.model_record(model.language_model, model.settings)
     return Router(model, router, encoder, facts)

@@ -19,7 +19,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
-from itertools import groupby, zip_longest
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
@@ -53,11 +53,10 @@ LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_token
 class EvalTask:
     """The first `limit` documents of a task of lm-eval (None: all); `task` is lm-eval's object.
 
-    If the documents are items of a local file, `items` and `template` say what must be asked. `fewshot` examples are
-    put before each question. `scorer` says what answers the requests of a multiple-choice task: `lm_eval`, or the
-    `engine`. There, the answers to a question share its prompt, and only their tokens are projected to the
-    vocabulary, which takes a fraction of lm-eval's time. Logits are normalised in float32; lm-eval's model does so in
-    the model's own precision.
+    If the documents are items of a local file, these are `items`. `fewshot` examples are put before each question.
+    `scorer` says what answers the requests of a multiple-choice task: `lm_eval`, or the `engine`. There, the answers
+    to a question share its prompt, and only their tokens are projected to the vocabulary, which takes a fraction of
+    lm-eval's time. Logits are normalised in float32; lm-eval's model does so in the model's own precision.
     """
 
     task: Any
@@ -65,14 +64,8 @@ class EvalTask:
     tokenizer: Any
     limit: int | None = None
     items: tuple[Item, ...] = ()
-    template: str = ""
     fewshot: int = 0
     scorer: str = "lm_eval"
-
-    @property
-    def local(self) -> bool:
-        """Whether the documents are items of a local file."""
-        return bool(self.items)
 
     @property
     def generated(self) -> bool:
@@ -101,9 +94,8 @@ class EvalTask:
         for _, group in groupby(self.task.instances, key=lambda instance: instance.doc_id):
             instances = list(group)
             doc = instances[0].doc
-            # For a task of several contexts, lm-eval's target is the continuation, whichever context is right.
-            target = self.items[len(found)].answer if self.items else self.task.doc_to_target(doc)
-            found.append({"doc": doc, "asked": [one.arguments for one in instances], "target": target})
+            asked = [one.arguments for one in instances]
+            found.append({"doc": doc, "asked": asked, "target": self.task.doc_to_target(doc)})
         return found
 
     @property
@@ -139,11 +131,6 @@ class EvalTask:
                     )
                 rows.append(Row(ids, (start, len(ids)), number, choice, choice == request["target"]))
         return tuple(rows)
-
-    def check_requests(self) -> None:
-        """Raise RequestError if lm-eval's requests are not those that the items and the template give."""
-        items = self.items[: self.limit]
-        check_equal(self.asked, [pair for item in items for pair in item.pairs(self.template)], self.source)
 
     def check_length(self, name: str, most: int) -> None:
         """Raise InputError if a model of `most` tokens has no room for a prompt beside the tokens that it writes."""
@@ -215,18 +202,6 @@ def check_asking(settings: Any) -> None:
     check_least("eval", settings, limit=1, batch_size=1)
     if (scorer := getattr(settings, "scorer", "lm_eval")) not in SCORERS:
         raise unknown("eval.scorer", scorer, SCORERS)
-
-
-def check_equal(sent: Sequence[Any], wanted: Sequence[Any], source: str) -> None:
-    """Raise RequestError, which shows the first difference, if lm-eval's requests are not those that are wanted."""
-    if list(sent) == list(wanted):
-        return
-    pairs = zip_longest(sent, wanted)
-    number, (one, other) = next((n, pair) for n, pair in enumerate(pairs, start=1) if pair[0] != pair[1])
-    raise RequestError(
-        f"{source}: request {number} to the model would be {one!r} instead of {other!r}, so nothing was measured. "
-        "Use the version of lm-eval that constraints.txt names."
-    )
 
 
 # The measurement of a masked model.
@@ -330,7 +305,11 @@ def _answered(
 
     lm-eval itself knows of only one process.
     """
-    check_equal([tuple(request.args) for request in requests], task.asked, task.source)
+    if [tuple(request.args) for request in requests] != task.asked:
+        raise RequestError(
+            f"{task.source}: lm-eval asks the model other requests than those of the digest, so nothing was "
+            "measured. Use the version of lm-eval that constraints.txt names."
+        )
     if known is not None:
         return list(known)
     share = collectives.share_of(requests)
@@ -464,21 +443,12 @@ def item_task(name: str, items: Sequence[Item], template: str, source: str, **op
     prompt is a number, lm-eval expects several contexts and asks no question. So lm-eval gets no template. Every
     field of the task is the name of a field of the documents, which lm-eval returns as it is.
 
-    Raises RequestError if lm-eval's requests differ from those that the items and the template give, and InputError
-    if an answer cannot be scored.
+    Raises InputError if an answer cannot be scored.
     """
     import datasets
     from lm_eval.api.task import ConfigurableTask
 
-    contexts = items[0].continuation is not None
-    # If the choices are contexts, `answer` takes the place of the prompt.
-    fields = {"doc_to_text": "answer", "doc_to_target": "continuation"} if contexts else {}
-    # Dividing by the length of a choice compares continuations. Contexts of different lengths have the same one.
-    metrics = ("acc",) if contexts else ("acc", "acc_norm")
-
     def document(item: Item) -> dict[str, Any]:
-        if contexts:
-            return {"choices": list(item.choices), "continuation": item.continuation, "answer": item.answer}
         asked = {"question": item.question, "prompt": template.replace(FIELD, item.question)}
         return {**asked, "choices": list(item.choices), "answer": item.answer}
 
@@ -495,17 +465,16 @@ def item_task(name: str, items: Sequence[Item], template: str, source: str, **op
                 "doc_to_target": "answer",
                 "num_fewshot": 0,
                 "metric_list": [
-                    {"metric": one, "aggregation": "mean", "higher_is_better": True} for one in metrics
+                    {"metric": one, "aggregation": "mean", "higher_is_better": True}
+                    for one in ("acc", "acc_norm")
                 ],
                 "metadata": {"version": 1.0},
                 "custom_dataset": lambda **_: data,
             }
-            | fields
         )
     # lm-eval records its settings, so they name the file of the items instead of the function above.
     task.set_config("custom_dataset", None)
     task.set_config("dataset_kwargs", {"data_files": {"test": source}})
-    found = EvalTask(task, source, items=tuple(items), template=template, **options)
-    found.check_requests()
+    found = EvalTask(task, source, items=tuple(items), **options)
     _ = found.rows  # raises InputError if an answer cannot be scored
     return found

@@ -55,11 +55,6 @@ class Head:
         """The predicted mean log-likelihood per token of the right answer (prompts, sets)."""
         return self.common.predict(features) + self.relative.predict(features)
 
-    @property
-    def width(self) -> int:
-        """The number of features that it reads."""
-        return int(self.common.center.size)
-
 
 @dataclass(frozen=True)
 class Ridge:

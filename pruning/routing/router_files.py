@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -13,12 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pruning.calibration.items import check_template
 from pruning.core import storage
 from pruning.core.errors import DamagedError, InputError, PruningError, first_line
-from pruning.core.mask import Mask, whole_numbers
+from pruning.core.mask import Mask
 from pruning.core.storage import file_sha256
-from pruning.routing.fitted_router import FittedRouter, Head, Ridge, first_blocks
+from pruning.routing.fitted_router import FittedRouter, Head, Ridge
 from pruning.routing.router_settings import RouterSettings
 
 if TYPE_CHECKING:
@@ -29,10 +29,8 @@ FOLDER = "routing"  # in the results folder: a folder for each model, search and
 RECORD, ROUTER, HEAD = "routing.json", "router.json", "router.npz"
 PARTS = ("common", "relative")  # of the head
 FITTED = [field.name for field in fields(Ridge)]
-FACTS = ("settings", "revision", "n_blocks", "dtype", "weights_sha256")  # of the router's model
 # What numpy raises for a file that is not what it wrote.
-UNREADABLE: tuple[type[Exception], ...] = (OSError, TypeError, ValueError, EOFError, KeyError)
-UNREADABLE = (*UNREADABLE, NotImplementedError, zipfile.BadZipFile, zlib.error)
+UNREADABLE = (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 
 
 def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -86,56 +84,22 @@ def read_router(folder: Path) -> tuple[FittedRouter, dict[str, Any]]:
     """The router of a folder, and what is known about its model.
 
     Raises InputError if there is none, and DamagedError, which names the folder, if a file has another content than
-    `save_router` writes.
+    `save_router` has written.
     """
     if not (folder / ROUTER).is_file():
         raise InputError(
             f"{folder} holds no {ROUTER}: `depth-pruning grid experiment=tasks tasks.folder=DIR` makes one."
         )
-    record, arrays = storage.read_json(folder / ROUTER), read_arrays(folder / HEAD)
     try:
-        return _router(record, arrays, file_sha256(folder / HEAD)), record["model"]
-    except (PruningError, KeyError, TypeError, ValueError, AttributeError) as error:
-        what = f"{error} is missing" if isinstance(error, KeyError) else first_line(error)
+        record = json.loads((folder / ROUTER).read_text(encoding="utf-8"))
+        if record != storage.sealed(record) or record["head_sha256"] != file_sha256(folder / HEAD):
+            raise ValueError("a file was changed after it was written")
+        arrays = read_arrays(folder / HEAD)
+        head = Head(*(Ridge(**{name: arrays[f"{part}_{name}"] for name in FITTED}) for part in PARTS))
+        sets = {name: Mask.from_json(record["sets"][name]) for name in record["order"]}
+        settings = RouterSettings(**record["settings"])
+        return FittedRouter(sets, head, record["blocks"], record["template"], settings), record["model"]
+    except (PruningError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise DamagedError(
-            f"the router in {folder} is damaged ({what}): restore {ROUTER} and {HEAD}, or fit it again."
+            f"the router in {folder} is damaged ({first_line(error)}): restore {ROUTER} and {HEAD}, or fit it again."
         ) from error
-
-
-def _router(record: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], sha256: str) -> FittedRouter:
-    """The router of a record and of its head's arrays. Raises an error if something is not as it was written."""
-    if record["head_sha256"] != sha256:
-        raise ValueError(f"{HEAD} is of another router")
-    sets = {name: Mask.from_json(record["sets"][name]) for name in record["order"]}
-    if len(sets) != len(record["sets"]):
-        raise ValueError(f"order={record['order']} does not name the sets")
-    if len({(mask.n_blocks, mask.unit) for mask in sets.values()}) != 1:
-        raise ValueError(f"sets={list(sets)} are not masks over the same units")
-    settings, model = RouterSettings(**record["settings"]), record["model"]
-    settings.check()
-    check_template("template", record["template"])
-    (blocks,) = whole_numbers([record["blocks"]])
-    if blocks < 0:
-        raise ValueError(f"blocks={blocks} is below 0")
-    first_blocks(list(sets.values()), blocks)
-    lacking = [name for name in FACTS if name not in model]
-    if lacking or any(mask.n_blocks != model["n_blocks"] for mask in sets.values()):
-        raise ValueError(f"model={model!r} does not describe the model of the sets")
-    common, relative = (_read_part(arrays, part) for part in PARTS)
-    outputs = common.bias.size, relative.bias.size
-    if outputs != (1, len(sets)) or common.center.size != relative.center.size:
-        raise ValueError(f"the arrays predict for {outputs[1]} sets, and there are {len(sets)}")
-    head = Head(common, relative)
-    return FittedRouter(sets, head, blocks, record["template"], settings)
-
-
-def _read_part(arrays: Mapping[str, NDArray[Any]], part: str) -> Ridge:
-    """One part of the head. Raises KeyError if something is missing, and ValueError if it does not fit."""
-    for name, values in arrays.items():
-        if not (np.issubdtype(values.dtype, np.floating) and np.isfinite(values).all()):
-            raise ValueError(f"{name} is not made of finite numbers")
-    center, scale, weight, bias, strength = (arrays[f"{part}_{name}"] for name in FITTED)
-    wanted = [(center.size,), (center.size,), (center.size, bias.size), (bias.size,)]
-    if [one.shape for one in (center, scale, weight, bias)] != wanted or not scale.all():
-        raise ValueError(f"the arrays of {part} do not fit each other")
-    return Ridge(center, scale, weight, bias, float(strength))

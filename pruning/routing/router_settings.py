@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pruning.calibration.items import EMBEDDED, check_template
-from pruning.core.errors import InputError, check_known, check_least
+from pruning.core.errors import InputError, check_least
 from pruning.core.storage import file_sha256
 
-TARGETS = ("loglikelihood", "margin")
 ENDINGS = (".jsonl", ".json")
 NEEDED = (
     "give tasks.folder=DIR, a folder with a file of items for each task: NAME.jsonl with lines such as "
@@ -73,17 +72,13 @@ class TaskStudy:
 
 @dataclass
 class RouterSettings:
-    """What a router reads of a prompt, and what it predicts.
+    """What a router reads of a prompt: the hidden states of the model itself after its first `blocks` blocks.
 
-    It reads the hidden states of the model itself after its first `blocks` blocks (None: as many as no set drops, at
-    most a quarter of all). `target` is what it predicts: the right answer's "loglikelihood", as in PuDDing, or the
-    "margin" (negated, so that higher is better).
+    None means as many as no set drops, at most a quarter of all.
     """
 
     blocks: int | None = None
-    target: str = "loglikelihood"
 
     def check(self) -> None:
-        """Raise InputError if the target is unknown or a number is too small."""
-        check_known("router", self, target=TARGETS)
+        """Raise InputError if the number is too small."""
         check_least("router", self, blocks=0)

@@ -117,7 +117,7 @@ def _check_task(label: str, task: EvalTask, reader: Reader) -> None:
     own = getattr(task.tokenizer, "model_max_length", LM_EVAL)
     most = reader.most or (own if own < 10**9 else LM_EVAL)
     task.check_length(label, most)
-    if task.local and (long := task.too_long(most)):
+    if task.items and (long := task.too_long(most)):
         raise InputError(
             f"{label} ({task.source}): {len(long)} of {len(task.requests)} items, the first of them number "
             f"{long[0] + 1}, are longer than the {most} tokens that {reader.name} reads: remove these items."

@@ -6,10 +6,8 @@ Scores and states are files of their own. A command that was stopped reads those
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import logging
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,12 +15,12 @@ import numpy as np
 
 from pruning.calibration.items import TaskItems
 from pruning.core import storage
-from pruning.core.errors import DamagedError, PruningError
+from pruning.core.errors import DamagedError
 from pruning.core.mask import Mask
 from pruning.core.records import DoneResult, now, provenance
 from pruning.core.storage import digest
 from pruning.routing import router_files, set_scores
-from pruning.routing.fitted_router import FittedRouter, StateEncoder, first_blocks, fit_head, prompt_rows
+from pruning.routing.fitted_router import FittedRouter, StateEncoder, first_blocks, fit_head
 from pruning.routing.set_scores import DENSE, POLICIES, Crossed, Floats, Interval, ItemScores
 from pruning.runs.cell import Cell
 from pruning.runs.loaded_cell import forward_of, model_of
@@ -35,9 +33,6 @@ if TYPE_CHECKING:
 
 
 log = logging.getLogger(__name__)
-
-TIMED = 16  # held-out prompts whose prefill is timed, over all tasks
-REPEATS = 5  # times that each is read
 
 
 def route_group(
@@ -69,7 +64,7 @@ def route_group(
     blocks = first_blocks(masks, chosen.blocks)
     encoder = StateEncoder(forward, cell.model.tokenizer, blocks)
     states = _states(folder / f"states-{digest(['states', blocks])}.npz", tasks, encoder)
-    targets = np.hstack([scores["calibration"][name].target(chosen.target)[1:] for name in names])
+    targets = np.hstack([scores["calibration"][name].loglikelihood[1:] for name in names])
     head = fit_head(states["calibration"], targets.T)
     template = cast(TaskItems, cell.calibration).template
     router = FittedRouter(sets, head, blocks, template, chosen)
@@ -77,18 +72,10 @@ def route_group(
     path.unlink(missing_ok=True)  # it describes the router that is now replaced
     router_files.save_router(folder, router, router_files.model_record(model, cell.model))
 
-    numbers = set_scores.summary(crossed, scores.get("reworded"), predicted, names, chosen.target)
+    numbers = set_scores.summary(crossed, scores.get("reworded"), predicted, names)
     record = {"request": request, "study": cell.study, "studies": studies, **described, **numbers}
     strengths = {"common": head.common.strength, "relative": head.relative.strength}
     record["router"] |= {"settings": plain, "blocks": blocks, "strengths": strengths}
-    each = max(1, TIMED // len(names))
-    prompts = [prompt for task in tasks for prompt in task.prompts["heldout"][:each]]
-    log.info("timing the prefill of %d prompts", len(prompts))
-    try:
-        record["prefill"] = prefill(model.module, cell.model.tokenizer, router, encoder, prompts)
-    except PruningError as error:  # a smaller model of this kind cannot be made in memory
-        log.warning("the prefill is not timed: %s", error)
-        record["prefill"] = None
     record["environment"] = provenance(started, str(model.device))
     storage.write_json(path, record)
     return record | {"folder": str(folder)}
@@ -165,57 +152,6 @@ def _states(path: Path, tasks: Sequence[TaskData], encoder: StateEncoder) -> dic
         log.info("reading %d prompts for the router", sum(map(len, prompts.values())))
         router_files.save_arrays(path, {f"of_{name}": encoder.encode(some) for name, some in prompts.items()})
     return {name.removeprefix("of_"): value for name, value in router_files.read_arrays(path).items()}
-
-
-# Seconds to read a prompt: the dense model, the model without the routed set, and the router itself.
-
-
-def prefill(
-    module: Any, tokenizer: Any, router: FittedRouter, encoder: StateEncoder, prompts: Sequence[str]
-) -> dict[str, Any]:
-    """Mean seconds per prompt, read alone: dense, without the set that the router chooses, and the router's own.
-
-    The three take turns, and the median of the repeats counts. The pruned model is the one that would be exported;
-    the router runs its first blocks apart, so a server that keeps their states would need less.
-    """
-    import torch
-
-    from pruning.models.blocks import input_device
-    from pruning.models.removal import blocks_removed, smaller_config
-
-    # A prompt is read as a generation does: with a cache, and logits of the last position only.
-    last = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(module.forward).parameters else {}
-    masks, rows = list(router.sets.values()), prompt_rows(tokenizer, prompts)
-    chosen = [masks[number] for number in set_scores.routes(router.predict(encoder, prompts))]
-    smaller = {mask: smaller_config(module, mask) for mask in set(chosen)}
-
-    @torch.inference_mode()
-    def read(ids: torch.Tensor) -> None:
-        module(input_ids=ids, use_cache=True, **last)
-
-    times = []
-    for prompt, row, mask in zip(prompts, rows, chosen, strict=True):
-        ids = torch.tensor([row.input_ids]).to(input_device(module))
-        rounds = []
-        for _ in range(1 + REPEATS):  # the first is not counted
-            dense = _seconds(read, ids)
-            with blocks_removed(module, mask, smaller[mask]):
-                pruned = _seconds(read, ids)
-            rounds.append((dense, pruned, _seconds(router.predict, encoder, [prompt])))
-        times.append(np.median(rounds[1:], axis=0))
-    lengths = [len(row.input_ids) for row in rows]
-    means = dict(zip(("dense", "pruned", "router"), np.mean(times, axis=0).tolist(), strict=True))
-    return {"prompts": len(prompts), "tokens": float(np.mean(lengths)), **means}
-
-
-def _seconds(run: Callable[..., Any], *given: Any) -> float:
-    import torch
-
-    started = time.perf_counter()
-    run(*given)
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
 
 
 # What a study of tasks prints: all tasks under all sets, and what each policy gains.

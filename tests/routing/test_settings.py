@@ -46,7 +46,6 @@ def test_a_folder_without_two_tasks_is_refused(
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        (RouterSettings(target="loss"), r"router\.target 'loss'"),
         (RouterSettings(blocks=-1), r"router\.blocks=-1"),
         (TaskStudy(rewording="Q:"), r"tasks\.rewording"),
     ],

@@ -61,18 +61,16 @@ def test_a_folder_of_tasks_gives_sets_a_cross_table_and_a_router(
     assert accuracy["oracle"] >= best
     assert accuracy["hindsight"] >= accuracy["static"]
     assert sum(record["router"]["chosen"]["tools"].values()) == 12
-    assert set(record["prefill"]) == {"prompts", "tokens", "dense", "pruned", "router"}
-    for shown in ("after a second wording", "gain over static", "prefill"):
+    for shown in ("after a second wording", "gain over static"):
         assert shown in ended.out
 
     written = (folder / router_files.RECORD).stat().st_mtime_ns
     again = launch(*words, calibrated=False)
     assert (folder / router_files.RECORD).stat().st_mtime_ns == written, "nothing is computed again"
     assert "gain over static" in again.out
-    other = launch(*words, "router.target=margin", calibrated=False)
-    assert "timing the prefill" in other.err
+    other = launch(*words, "router.blocks=0", calibrated=False)
     assert "calibration items under" not in other.err, "another router needs no new scores"
-    assert record_of(other)[1]["router"]["settings"]["target"] == "margin"
+    assert record_of(other)[1]["router"]["settings"]["blocks"] == 0
     check_command(folder, record, ended.results, monkeypatch, capfd)
     page = write(ended.results, "tasks", tmp_path / "figures").read_text(encoding="utf-8")
     assert "Sets for tasks" in page
@@ -126,12 +124,12 @@ def test_sublayers_have_sets_too(launch: Command, tmp_path: Path, monkeypatch: p
     for study in ("tasks", "second"):
         assert route_command.folder_of(study, ended.results) == folder
     with monkeypatch.context() as killed:
-        killed.setattr("pruning.study.task_routing.prefill", None)
+        killed.setattr("pruning.study.task_routing.provenance", None)
         with pytest.raises(TypeError):
-            launch(*words, "router.target=margin", calibrated=False)
+            launch(*words, "router.blocks=0", calibrated=False)
     assert not (folder / router_files.RECORD).exists(), "it described another router"
     assert launch(*words, calibrated=False).status == 0
-    assert router_files.read_router(folder)[0].settings.target == "loglikelihood"
+    assert router_files.read_router(folder)[0].settings.blocks is None
 
 
 @pytest.mark.parametrize(
@@ -145,7 +143,6 @@ def test_sublayers_have_sets_too(launch: Command, tmp_path: Path, monkeypatch: p
         (["tasks.folder={two}", "calibration=commonsense"], "calibration=task_items"),
         (["tasks.folder={two}", "compensation=magnitude"], "compensation=none"),
         (["tasks.folder={two}", "launcher=processes"], "launcher=local"),
-        (["tasks.folder={two}", "router.target=tree"], "router.target 'tree'"),
         (["tasks.folder={two}", "router.blocks=99"], "router.blocks=99"),
         (["tasks.folder={two}", "calibration.samples=13"], "24 distinct items"),
         ([], "tasks.folder is not set"),
