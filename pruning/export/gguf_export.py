@@ -44,7 +44,7 @@ def export_gguf(wanted: Request) -> Facts:
     Raises MismatchError if the written file does not give the logits of the masked model.
     """
     wanted = settled(wanted)
-    for name, given in (("healing", wanted.healed), ("compensation", wanted.compensation)):
+    for name, given in (("healing", wanted.heal_record), ("compensation", wanted.compensation)):
         if given is not None:
             raise InputError(f"the {name} of the cell changes weights, and {CONVERT}.")
     output_dir.check_place(wanted.out, wanted.model)

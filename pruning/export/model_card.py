@@ -99,9 +99,9 @@ def facts(wanted: Request, **known: Any) -> Facts:
     hub = {"hub": settings.path, "packaged": PACKAGED.get(settings.path, ("",))[0]}.get(settings.source)
     named = hub if hub and not settings.in_directory else directory_name(settings.location)
     base, unit = wanted.in_memory or named, unit_noun(mask.unit).replace("-", "")
-    which, found = "pruned" if wanted.healed is None else "healed", dict[str, Change]()
+    which, found = "healed" if wanted.healed else "pruned", dict[str, Change]()
     if wanted.result is not None and which in wanted.result["evaluation"]:
-        found = changes(wanted.result, wanted.results, which)
+        found = changes(wanted.result, wanted.folder and wanted.folder.parent, which)
     return Facts(
         name=f"{base.rpartition('/')[2]}-{len(mask.kept)}-of-{mask.n_units}-{unit}s",
         base=base,
@@ -274,9 +274,9 @@ def _commands(wanted: Request) -> Iterator[str]:
         return
     out = "DIR" if wanted.out.suffix.lower() != ".gguf" else "FILE.gguf"
     if wanted.result is not None:
-        config = portable(launched(wanted.result, wanted.healed is not None))
+        config = portable(launched(wanted.result, wanted.healed))
         yield shlex.join(["depth-pruning", "grid", *launch_words(config), f"export={out}"])
-    if wanted.healed is None and wanted.scales is None and wanted.repair is None:
+    if not wanted.healed and wanted.scales is None and wanted.repair is None:
         model = {CLASS: "Model", **portable(dataclasses.asdict(wanted.model))}
         words = ["--drop", ",".join(wanted.mask.names()), *launch_words({"model": model}), f"out={out}"]
         yield shlex.join(["depth-pruning", "export", *words])

@@ -42,7 +42,7 @@ def export_cell(folder: Path, out: Path, healed: bool = False) -> str:
     # The check before the search has seen that an earlier export there is this cell's.
     wanted = dataclasses.replace(request.of_cell(folder, output_dir.directory(out)), force=True)
     if healed:
-        wanted = request.of_healed(folder, wanted)
+        wanted = request.of_healed(wanted)
     return model_card.summary(written(wanted), wanted.out)
 
 

@@ -29,7 +29,7 @@ from pruning.models import preflight, pruned_config
 from pruning.models.blocks import find_blocks
 from pruning.models.handle import Model
 from pruning.models.kept_models import quiet
-from pruning.models.output_maps import folded_weights, output_weights, replaced
+from pruning.models.output_maps import folded_weights, output_weights
 from pruning.models.sublayers import find_chain
 
 log = logging.getLogger(__name__)
@@ -141,8 +141,8 @@ def _find_source(settings: Model) -> tuple[Model, Any, Path | None]:
 # Change weights: a healing, a repair, and zeros for removed parts of blocks.
 #
 # All three give weights of the dense model in memory other values, by name. A checkpoint can store weights under
-# other names and in other shapes, such as one tensor per expert. So a block's weights are converted back by
-# transformers, and the stored tensors must be found again with the same values; otherwise the export is refused.
+# other names and in other shapes, such as one tensor per expert. So transformers converts all weights of a changed
+# block back.
 # No standard architecture has blocks without attention or MLP. So if a part of a block is removed, its output
 # weights become zeros, and a checkpoint that everybody can load keeps both parts.
 
@@ -164,8 +164,9 @@ def changed(wanted: Request, cut: Cut) -> tuple[Cut, verify.Expected | None]:
     from pruning.healing.healed_files import read_weights
 
     healed: dict[str, Tensor] = {}
-    if wanted.healed is not None and (record := wanted.heal_record) is not None:
-        healed = read_weights(wanted.healed / record["folder"], record)
+    if (record := wanted.heal_record) is not None:
+        assert wanted.folder is not None
+        healed = read_weights(wanted.folder / record["folder"], record)
     removed = parts(wanted.mask)
     needed = bool(removed or healed) or wanted.repair is not None
     if not (wanted.verify or needed or cut.tensors is None):
@@ -180,20 +181,19 @@ def changed(wanted: Request, cut: Cut) -> tuple[Cut, verify.Expected | None]:
     for name, tensor in healed.items():
         if name not in weights or weights[name].shape != tensor.shape:
             raise InputError(f"the healed weights do not fit the model: there is no weight like {name}.")
-    if new := healed | folded | zeros:
-        # The stored tensors are found by the dense model's own weights, so the model changes only afterwards.
-        values, fold = _stored_values(cut.plan, model, new, tensors), cut.plan.change
+    new = healed | folded | zeros
+    with torch.no_grad():
+        for name, values in new.items():
+            weights[name].copy_(values.to(cut.plan.precision(name, values.dtype)))
+    goal = verify.expected(model, wanted.mask, wanted.scales) if wanted.verify else None
+    if new:
+        stored, fold = _stored_values(cut.plan, model, new, tensors), cut.plan.change
 
         def change(block: int, tail: str, tensor: Tensor) -> Tensor:
-            tensor = values.get((block, tail), tensor)
+            tensor = stored.get((block, tail), tensor)
             return tensor if fold is None else fold(block, tail, tensor)
 
         cut = replace(cut, plan=replace(cut.plan, change=change))
-    with torch.no_grad():
-        for name, tensor in healed.items():
-            weights[name].copy_(tensor.to(cut.plan.precision(name, tensor.dtype)))
-    with replaced(model, folded):
-        goal = verify.expected(model, wanted.mask, wanted.scales) if wanted.verify else None
     return replace(cut, tensors=tensors, idle=idle), goal
 
 
@@ -212,79 +212,40 @@ def zeroed(model: Any, removed: Sequence[int]) -> tuple[dict[str, Tensor], int]:
 
 
 def _stored_values(
-    plan: TensorPlan, model: Any, changed: Mapping[str, Tensor], tensors: Tensors
+    plan: TensorPlan, model: Any, changed: Iterable[str], tensors: Tensors
 ) -> dict[tuple[int, str], Tensor]:
-    """The tensors that a checkpoint stores for changed weights, by block and rest of the name.
+    """The tensors that a checkpoint stores for each block with a changed weight, by block and rest of the name.
 
-    Raises InputError if it is not certain which stored tensors hold these weights, and nothing else.
+    Raises InputError if the names and shapes of a block are not those of the checkpoint.
     """
+    from transformers.core_model_loading import revert_weight_conversion
+
+    stored = {plan.block_and_tail(name): tensor.shape for name, tensor in tensors.shapes().items()}
     blocks, found = f"{find_blocks(model).path}.", dict[tuple[int, str], Tensor]()
-    names = {place: name for name in tensors.shapes() if (place := plan.block_and_tail(name)) is not None}
     for block in sorted({int(name.removeprefix(blocks).partition(".")[0]) for name in changed}):
         path = f"{blocks}{block}."
         own = {name: weight for name, weight in model.named_parameters() if name.startswith(path)}
-        new = own | {name: values for name, values in changed.items() if name.startswith(path)}
-        marks = {name: torch.full_like(weight, name not in changed) for name, weight in own.items()}
-        stored = {tail: name for (number, tail), name in names.items() if number == block}
-        reasons = []
-        for convert in (_converted_back, _as_they_are):
-            old, mark, values = (by_tail(path, convert(model, state)) for state in (own, marks, new))
-            if (reason := _why_not(plan, old, mark, stored, tensors)) is None:
-                found |= {(block, tail): values[tail].cpu() for tail in mark if not mark[tail].any()}
+        for state in (revert_weight_conversion(model, dict(own)), own):
+            values = by_tail(path, state)
+            if all(stored.get((block, tail)) == value.shape for tail, value in values.items()):
+                found |= {(block, tail): value.detach().cpu() for tail, value in values.items()}
                 break
-            reasons.append(reason)
         else:
-            weights = ", ".join(name.removeprefix(path) for name in changed if name.startswith(path))
+            unknown = next(tail for tail, one in values.items() if stored.get((block, tail)) != one.shape)
             raise InputError(
-                f"the weights of block {block} that change ({weights}) are not found in the checkpoint: "
-                f"{reasons[0]}. Remove whole blocks (unit=block), or save the model anew with `save_pretrained`."
+                f"the weights of block {block} are not found in the checkpoint, which has no such tensor {unknown}: "
+                "remove whole blocks (unit=block), or save the model anew with `save_pretrained`."
             )
     return found
-
-
-def _converted_back(model: Any, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Weights of a model under the names and in the shapes in which transformers would save them."""
-    from transformers.core_model_loading import revert_weight_conversion
-
-    converted: Mapping[str, Tensor] = revert_weight_conversion(model, dict(state))
-    return converted
-
-
-def _as_they_are(_model: Any, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    return state
 
 
 def by_tail(path: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors by the rest of their names after the block's number; `path` is that of the block in the model."""
     list_name, number = path.split(".")[-3:-1]
-    found = {}
-    for name, tensor in state.items():
-        if match := re.match(rf"(?:[^.\d][^.]*\.)*?{re.escape(list_name)}\.{number}\.(.*)", name):
-            found[match[1]] = tensor
-    return found
-
-
-def _why_not(
-    plan: TensorPlan,
-    converted: Mapping[str, Tensor],
-    marked: Mapping[str, Tensor],
-    stored: Mapping[str, str],
-    tensors: Tensors,
-) -> str | None:
-    """Why it is not certain which stored tensors hold the weights that are marked by zeros; None if it is certain."""
-    if all(mark.any() for mark in marked.values()):
-        return "no stored tensor holds them"
-    for tail, mark in marked.items():
-        if tail not in stored:
-            return f"there is no tensor of a name like {tail}"
-        if mark.any() and not mark.all():
-            return f"{tail} holds other weights as well"
-    for tail in (tail for tail, mark in marked.items() if not mark.any()):
-        tensor, value = tensors.read(stored[tail]), converted[tail].cpu()
-        precise = tensor.to(plan.precision(stored[tail], tensor.dtype))
-        if precise.shape != value.shape or not torch.equal(precise.to(value.dtype), value):
-            return f"{stored[tail]} holds other values than the model"
-    return None
+    names = {
+        name: re.match(rf"(?:[^.\d][^.]*\.)*?{re.escape(list_name)}\.{number}\.(.*)", name) for name in state
+    }
+    return {match[1]: state[name] for name, match in names.items() if match is not None}
 
 
 # Fold a compensation into weights: scales of the residual stream become scales of the blocks' outputs.

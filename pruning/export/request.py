@@ -60,13 +60,13 @@ class Request:
     mask: Mask
     out: Path
     result: DoneResult | None = None
-    results: Path | None = None  # the folder of the results that the cell is in
+    folder: Path | None = None  # of the cell
     scales: Sequence[float] | None = None
     repair: Repair | None = None
     force: bool = False
     verify: bool = True
     max_shard_size: str = "5GB"
-    healed: Path | None = None  # the folder of the cell whose healed weights are written
+    healed: bool = False  # whether the cell's healed weights are written
     in_memory: str | None = None  # the name of a model whose files exist for this export only
 
     @property
@@ -77,7 +77,7 @@ class Request:
     @property
     def heal_record(self) -> HealRecord | None:
         """How the weights that are written were healed; None if they were not."""
-        return None if self.healed is None or self.result is None else self.result["heal"]
+        return self.result["heal"] if self.healed and self.result is not None else None
 
     @property
     def compensation(self) -> Any:
@@ -94,9 +94,7 @@ def is_gguf(out: Path) -> bool:
 
 def reference(wanted: Request) -> str:
     """What the written model must equal: the masked model, or the masked one with what was done to it."""
-    done = [
-        word for word, part in (("repaired", wanted.repair), ("healed", wanted.healed)) if part is not None
-    ]
+    done = [word for word, part in (("repaired", wanted.repair), ("healed", wanted.healed)) if part]
     return f"{', '.join(['masked', *done[:-1]])} and {done[-1]} model" if done else "masked model"
 
 
@@ -154,27 +152,22 @@ def parse(arguments: Sequence[str]) -> Request:
         file = find_files(model.path, model.gguf_file).gguf if model.in_directory else None
         count = model.n_blocks if file is None else open_gguf(file).n_blocks
         wanted = Request(model, Mask.parse(count, options.drop), out)
+    elif (path := paths[0]).is_dir():
+        wanted = of_cell(path, out, settings)
+    elif not path.is_file():
+        raise InputError(f"{path} does not exist: give a cell folder or a mask file.")
+    elif (path.parent / NAME).is_file() and "model" not in settings:
+        wanted = of_cell(path.parent, out, settings, path)
     else:
-        wanted = _recorded(paths[0], settings, out)
+        wanted = Request(_model(settings), _mask(path), out)
     if _truth("healed", settings, False):
-        wanted = of_healed(paths[0] if paths else None, wanted)
+        wanted = of_healed(wanted)
     return dataclasses.replace(
         wanted,
         force=_truth("force", settings, wanted.force),
         verify=_truth("verify", settings, wanted.verify),
         max_shard_size=settings.get("max_shard_size", wanted.max_shard_size),
     )
-
-
-def _recorded(path: Path, settings: Mapping[str, str], out: Path) -> Request:
-    """The request for a cell folder or a mask file."""
-    if path.is_dir():
-        return of_cell(path, out, settings)
-    if not path.is_file():
-        raise InputError(f"{path} does not exist: give a cell folder or a mask file.")
-    if (path.parent / NAME).is_file() and "model" not in settings:
-        return of_cell(path.parent, out, settings, path)
-    return Request(_model(settings), _mask(path), out)
 
 
 def _model(settings: Mapping[str, str]) -> Model:
@@ -245,7 +238,7 @@ def of_cell(
         model.check_same_weights(revision)
     record = result.get("repair")
     repair = read_repair(folder, record["sha256"]) if record is not None and is_repaired(record) else None
-    return Request(model, mask, out, result, folder.parent, scales, repair)
+    return Request(model, mask, out, result, folder, scales, repair)
 
 
 def _moved(model: Model, option: str | None, revision: str, settings: Mapping[str, str]) -> Model:
@@ -268,16 +261,16 @@ def _moved(model: Model, option: str | None, revision: str, settings: Mapping[st
     return model
 
 
-def of_healed(cell: Path | None, wanted: Request) -> Request:
-    """The request with the healed weights of a cell and the mask that was healed, from its path or that of its mask.
+def of_healed(wanted: Request) -> Request:
+    """The request with the healed weights of its cell and the mask that was healed.
 
-    Raises InputError if the cell has no healing.
+    Raises InputError if there is no cell, or if it has no healing.
     """
-    if cell is None or wanted.result is None or "heal" not in wanted.result:
+    if wanted.result is None or "heal" not in wanted.result:
         raise InputError(
             "healed=true needs a cell that was healed: give its folder, and heal it first with "
             "`depth-pruning heal CELL`."
         )
     selection = wanted.result["heal"].get("selection")
     mask = wanted.mask if selection is None else Mask.from_json(selection["mask"])
-    return dataclasses.replace(wanted, healed=cell if cell.is_dir() else cell.parent, mask=mask)
+    return dataclasses.replace(wanted, healed=True, mask=mask)

@@ -196,7 +196,7 @@ def test_a_packaged_model_is_cut_from_its_gguf(tmp_path: Path, monkeypatch: pyte
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "nothing removed": ({"mask": ()}, "0 of 6 blocks"),
     "another model": ({"mask": Mask(7, (1,))}, "7 blocks"),
-    "healed": ({"healed": Path("cell")}, "healing"),
+    "healed": ({"healed": True, "result": {"heal": {}}}, "healing"),
     "factors": ({"scales": [2.0] * 6}, "compensation"),
     "maps": ({"repair": Repair({1: 2 * torch.eye(64)})}, "compensation"),
     "in place": ({"out": "tiny.gguf", "force": True}, "is the file that is to be cut"),

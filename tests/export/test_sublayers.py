@@ -132,20 +132,20 @@ def test_experts_in_tensors_of_their_own_are_all_zeros(tmp_path: Path) -> None:
 def test_a_checkpoint_whose_names_are_unknown_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If a stored tensor does not hold what the model has under this name, it is not made zero."""
-    convert = plan.by_tail
+    convert, (_, dense) = plan.by_tail, saved("llama", tmp_path)
 
     def swapped(path: str, state: Any) -> dict[str, Tensor]:
         found = convert(path, state)
-        up, gate = "mlp.up_proj.weight", "mlp.gate_proj.weight"
         last, other = "self_attn.o_proj.weight", "self_attn.q_proj.weight"  # both are square
-        found[up], found[gate] = found[gate], found[up]
         found[last], found[other] = found[other], found[last]
         return found
 
     monkeypatch.setattr(plan, "by_tail", swapped)
-    with pytest.raises(InputError, match=r"block 0 .*q_proj.weight holds other values"):
-        export(wanted(saved("llama", tmp_path)[1], Mask.parse(N_BLOCKS, "a0")))
+    with pytest.raises(MismatchError):
+        export(wanted(dense, Mask.parse(N_BLOCKS, "a0")))
+    monkeypatch.setattr(plan, "by_tail", lambda *given: {f"{n}.old": v for n, v in convert(*given).items()})
+    with pytest.raises(InputError, match=r"block 0 .*\.old"):
+        export(wanted(dense, Mask.parse(N_BLOCKS, "a0"), verify=False))
     assert not (tmp_path / "out").exists()
 
 

@@ -59,7 +59,7 @@ def test_an_export_is_the_healed_smaller_model(
     card = card_of(tmp_path / "out")
     assert "2,048 tokens of pydoc, 8 steps" in card
     assert re.search(r"\| metric \| dense \| pruned \|.* healed \|", card)
-    plain = dataclasses.replace(wanted, out=tmp_path / "plain", healed=None)
+    plain = dataclasses.replace(wanted, out=tmp_path / "plain", healed=False)
     export(plain)
     unhealed = transformers.AutoModelForCausalLM.from_pretrained(plain.out)
     assert not torch.equal(logits(unhealed), logits(written))
@@ -121,7 +121,7 @@ def test_experts_that_are_stored_one_by_one_are_found(tmp_path: Path) -> None:
     save_file(tensors, tmp_path / "cell" / WEIGHTS)
     record = {"folder": ".", "weights_sha256": file_sha256(tmp_path / "cell" / WEIGHTS)}
     result: Any = {"cell": "cell", "heal": record, "evaluation": {"dense": {}, "pruned": {}}}
-    wanted = Request(settings, mask, tmp_path / "out", result, healed=tmp_path / "cell")
+    wanted = Request(settings, mask, tmp_path / "out", result, tmp_path / "cell", healed=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(model_card, "model_card", lambda _: "")
         patch.setattr(model_card, "_commands", lambda *_: [])
