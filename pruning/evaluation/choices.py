@@ -15,7 +15,7 @@ import gzip
 import json
 import logging
 import sys
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -155,16 +155,9 @@ class EvalTask:
         return sorted({n for (n, _), (ids, _) in zip(long, whole, strict=True) if len(ids) > room})
 
     @property
-    def pieces(self) -> list[Hashable]:
+    def pieces(self) -> list[str]:
         """The requests of each document, to find documents that occur more than once."""
-        if self.generated:
-            return [tuple(str(asked[0]) for asked in request["asked"]) for request in self.requests]
-        return [tuple(map(tuple, request["asked"])) for request in self.requests]
-
-    @property
-    def repeated(self) -> int:
-        """The number of documents that repeat another document."""
-        return len(self.pieces) - len(set(self.pieces))
+        return [str(request["asked"]) for request in self.requests]
 
     def shared(self, calibration: Samples, /) -> int:
         """The number of documents that are in the calibration data."""
@@ -344,7 +337,8 @@ def _measured(name: str, task: EvalTask, output: Mapping[str, Any], shortened: i
         "of": len(task.task.eval_docs),
         "limit": task.limit,
     }
-    some = {"fewshot": task.fewshot, "shortened": shortened, "repeated": task.repeated}
+    repeated = len(task.pieces) - len(set(task.pieces))
+    some = {"fewshot": task.fewshot, "shortened": shortened, "repeated": repeated}
     how |= {key: n for key, n in some.items() if n}
     if task.generated:
         how["generation"] = dict(task.task.config.generation_kwargs or {})

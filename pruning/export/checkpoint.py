@@ -5,8 +5,6 @@ The model is never in memory as a whole, unless only transformers can read its w
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -33,7 +31,7 @@ DTYPES = {
     "F8_E4M3": "float8_e4m3fn",
     "F8_E5M2": "float8_e5m2",
 }
-NAMES = {getattr(torch, name): code for code, name in DTYPES.items()}
+FORMAT = {"format": "pt"}  # what transformers expects in a safetensors file
 
 
 class Checkpoint:
@@ -196,15 +194,13 @@ def block_prefix(names: Iterable[str], path: str, n_blocks: int) -> str:
     return best[0]
 
 
-def write_shards(tensors: Tensors, plan: TensorPlan, folder: Path, max_shard_size: str) -> dict[str, str]:
+def write_shards(tensors: Tensors, plan: TensorPlan, folder: Path, max_shard_size: str) -> None:
     """Write the safetensors files of the smaller checkpoint, with an index if there are several.
 
-    Returns the SHA-256 of each safetensors file, by name. One tensor is in memory at a time.
+    One file is in memory at a time.
     """
     from huggingface_hub import split_torch_state_dict_into_shards
-
-    def written(new: str) -> Tensor:
-        return plan.tensor(names[new], tensors.read(names[new]))
+    from safetensors.torch import save_file
 
     names: dict[str, str] = {}
     shapes: dict[str, Tensor] = {}
@@ -212,46 +208,15 @@ def write_shards(tensors: Tensors, plan: TensorPlan, folder: Path, max_shard_siz
         if (new := plan.rename(old)) is not None:
             names[new], shapes[new] = old, shape.to(plan.precision(old, shape.dtype))
     split = split_torch_state_dict_into_shards(shapes, max_shard_size=max_shard_size)
-    digests = {
-        file: write_tensors(folder / file, {new: shapes[new] for new in members}, written)
-        for file, members in split.filename_to_tensors.items()
-    }
+    for file, members in split.filename_to_tensors.items():
+        path = folder / file
+        path.touch()
+        mode = path.stat().st_mode
+        save_file({new: plan.tensor(names[new], tensors.read(names[new])) for new in members}, path, FORMAT)
+        path.chmod(mode)  # safetensors makes files that only their owner can read
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
         storage.write_json(folder / INDEX, index)
-    return digests
-
-
-def write_tensors(path: Path, shapes: Mapping[str, Tensor], tensor: Callable[[str], Tensor]) -> str:
-    """Write a safetensors file and return its SHA-256. One tensor is in memory at a time.
-
-    Raises InputError if a precision has no name in the format.
-    """
-    # The values are mapped into memory by readers, so the widest come first: then all of them are aligned.
-    names = sorted(shapes, key=lambda name: -shapes[name].dtype.itemsize)
-    table: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    start = 0
-    for name in names:
-        shape = shapes[name]
-        if shape.dtype not in NAMES:
-            raise InputError(
-                f"tensor {name} is stored in {shape.dtype}, which safetensors files cannot hold."
-            )
-        end = start + shape.numel() * shape.dtype.itemsize
-        table[name] = {"dtype": NAMES[shape.dtype], "shape": list(shape.shape), "data_offsets": [start, end]}
-        start = end
-    text = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    header, digest = len(text).to_bytes(8, "little") + text, hashlib.sha256()
-    with path.open("wb") as stream:
-        stream.write(header)
-        digest.update(header)
-        for name in names:
-            # The bytes of a contiguous tensor on the CPU, without a copy.
-            values = tensor(name).detach().reshape(-1).view(torch.uint8).numpy().data
-            stream.write(values)
-            digest.update(values)
-    return digest.hexdigest()
 
 
 # The files beside the weights.

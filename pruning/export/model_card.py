@@ -340,21 +340,15 @@ def escaped(text: str) -> str:
 
 
 def code(text: str) -> str:
-    """A span of code in one line, whatever backticks the text has; not for cells of tables."""
-    fence, pad = "`" * (_longest_run(text) + 1), " " if "`" in text else ""
-    return f"{fence}{pad}{one_line(text)}{pad}{fence}"
+    """A span of code in one line; backticks, which would end it, become apostrophes. Not for cells of tables."""
+    return f"`{one_line(text).replace('`', chr(39))}`"
 
 
 def code_block(text: str) -> str:
-    """A block of code, whatever backticks the text has."""
-    fence = "`" * max(3, _longest_run(text) + 1)
-    return f"{fence}\n{text}\n{fence}"
+    """A block of code; backticks, which could end it, become apostrophes."""
+    return f"```\n{text.replace('`', chr(39))}\n```"
 
 
 def one_line(text: str) -> str:
     """The text without line breaks and other control characters, so that it cannot end a comment or a table."""
     return "".join(c if c.isprintable() else " " for c in text)
-
-
-def _longest_run(text: str) -> int:
-    return max(map(len, re.findall("`+", text)), default=0)

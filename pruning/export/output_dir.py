@@ -138,10 +138,10 @@ def check_same(out: Path, earlier: Mapping[str, Any] | None, wanted: Mapping[str
         )
 
 
-def write_record(folder: Path, record: Mapping[str, Any], known: Mapping[str, str]) -> None:
-    """Write the record of an export, with the digests of all other files in `folder`; `known` holds some of them."""
-    names = [str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if path.is_file()]
-    files = {name: known.get(name) or file_sha256(folder / name) for name in names}
+def write_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Write the record of an export, with the digests of all other files in `folder`."""
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    files = {str(path.relative_to(folder)): file_sha256(path) for path in paths}
     storage.write_record(folder / RECORD, {**record, "files": files})
 
 

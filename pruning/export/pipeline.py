@@ -76,7 +76,7 @@ def export(wanted: Request) -> Facts:
     with output_dir.staging_directory(wanted.out) as staged:
         log.info("writing %s", bytes_text(cut.sizes.bytes))
         assert cut.tensors is not None
-        digests = checkpoint.write_shards(cut.tensors, cut.plan, staged, wanted.max_shard_size)
+        checkpoint.write_shards(cut.tensors, cut.plan, staged, wanted.max_shard_size)
         if cut.folder is not None:
             checkpoint.copy_beside(cut.folder, staged)
         else:
@@ -93,7 +93,7 @@ def export(wanted: Request) -> Facts:
             proof = verify.compare_export(staged, goal, wanted.model, wanted.scales is None, of)
         found = _facts(wanted, cut, proof)
         (staged / "README.md").write_text(model_card.model_card(found), encoding="utf-8")
-        output_dir.write_record(staged, {**_record(wanted, found), **identity}, digests)
+        output_dir.write_record(staged, {**_record(wanted, found), **identity})
         # What is there can have changed since the start.
         output_dir.check_same(wanted.out, output_dir.check_target(wanted.out), identity, wanted.force)
         storage.replace(staged, wanted.out)

@@ -4,11 +4,6 @@ from __future__ import annotations
 
 import errno
 import io
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -157,43 +152,6 @@ def test_a_stopped_training_continues_with_the_same_result(tmp_path: Path, setti
     assert min(seen) >= at - 2, "it continued from its last checkpoint"
     path = tmp_path / settings.key(text(settings).sha256) / records.CURVE
     assert records.read(path) == again.curve
-
-
-PROGRAM = """
-import sys
-from pathlib import Path
-from pruning.healing.loop import heal
-from pruning.healing.healed_files import write_healed
-from tests.healing.worlds import MASK, full, text, tiny
-settings = full(tokens=64 * 60)
-folder = Path(sys.argv[1])
-found = heal(tiny(), MASK, text(settings), settings, folder)
-write_healed(folder / settings.key(text(settings).sha256), found, text(settings), settings)
-"""
-
-
-@pytest.mark.slow
-def test_a_killed_process_continues_with_the_same_result(tmp_path: Path) -> None:
-    settings = full(tokens=64 * 60)
-    folder, key = tmp_path / "killed", settings.key(text(settings).sha256)
-
-    def start() -> subprocess.Popen[bytes]:
-        environment = os.environ | {"PYTHONPATH": str(ROOT)}
-        return subprocess.Popen([sys.executable, "-c", PROGRAM, str(folder)], env=environment)
-
-    for least in (5, 25):
-        process = start()
-        while len(records.read(folder / key / records.CURVE)) < least:
-            assert process.poll() is None, "it ended before it was killed"
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert not (folder / key / WEIGHTS).exists()
-    assert start().wait() == 0
-    written, whole = load_file(folder / key / WEIGHTS), healed(settings)
-    assert written.keys() == whole.tensors.keys()
-    assert all(torch.equal(written[name], whole.tensors[name]) for name in written)
-    assert not (folder / key / "checkpoints").exists()
 
 
 def test_budgets_share_their_beginning(tmp_path: Path) -> None:
