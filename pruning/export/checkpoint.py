@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -133,15 +133,14 @@ class TensorPlan:
     """The new name, precision and values of each tensor of a checkpoint.
 
     `prefix` is the part of names before a block's number. `keep` are names of modules whose tensors keep their stored
-    precision, as in transformers. `change` is called with (block, tail, tensor) for each tensor in a block, by the
-    old number and the rest of the name.
+    precision, as in transformers. `values` replace tensors of blocks, by the old number and the rest of the name.
     """
 
     mask: Mask
     prefix: str
     dtype: torch.dtype
     keep: tuple[str, ...] = ()
-    change: Callable[[int, str, Tensor], Tensor] | None = field(default=None)
+    values: Mapping[tuple[int, str], Tensor] = field(default_factory=dict)
 
     def block_and_tail(self, name: str) -> tuple[int, str] | None:
         """The block number in a tensor's name, and the rest of the name; None if the tensor is in no block."""
@@ -166,8 +165,8 @@ class TensorPlan:
     def tensor(self, name: str, tensor: Tensor) -> Tensor:
         """The tensor to write for the stored tensor `name`."""
         precision = self.precision(name, tensor.dtype)
-        if self.change is not None and (parts := self.block_and_tail(name)) is not None:
-            tensor = self.change(*parts, tensor)
+        if (place := self.block_and_tail(name)) is not None:
+            tensor = self.values.get(place, tensor)
         return tensor.to(precision).contiguous()
 
 

@@ -44,7 +44,7 @@ def export_gguf(wanted: Request) -> Facts:
     Raises MismatchError if the written file does not give the logits of the masked model.
     """
     wanted = settled(wanted)
-    for name, given in (("healing", wanted.heal_record), ("compensation", wanted.compensation)):
+    for name, given in (("healing", wanted.heal_record), ("repair", wanted.repair)):
         if given is not None:
             raise InputError(f"the {name} of the cell changes weights, and {CONVERT}.")
     output_dir.check_place(wanted.out, wanted.model)
@@ -182,7 +182,7 @@ def _proven(path: Path, goal: verify.Expected, settings: Model, wanted: Request)
     own = AutoConfig.from_pretrained(where, **options, trust_remote_code=False)
     moved = _kinds(own) != _kinds(config)
     loaded = verify.reload(where, settings, config if moved else own, **options)
-    return verify.compare(*loaded, goal, 0.0, reference(wanted)), moved
+    return verify.compare(*loaded, goal, reference(wanted)), moved
 
 
 def _kinds(config: Any) -> Any:

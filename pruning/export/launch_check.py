@@ -9,8 +9,7 @@ from pruning.core.mask import Mask
 from pruning.engine.compensation import Magnitude, NoCompensation
 from pruning.export.gguf_export import check_gguf_target, find_gguf
 from pruning.export.output_dir import check_place, check_target
-from pruning.export.plan import check_fold
-from pruning.export.request import is_gguf
+from pruning.export.request import FACTORS, is_gguf
 from pruning.models.gguf import check_known, open_gguf
 from pruning.runs.cell import Cell
 
@@ -23,11 +22,8 @@ def check_export(cell: Cell) -> None:
     """
     assert cell.export is not None
     out = cell.export
-    if isinstance(cell.compensation, Magnitude) and cell.removal.mask_unit != "block":
-        raise InputError(
-            "compensation=magnitude of sub-layers cannot be exported, because its factors would have to be folded "
-            "into every later sub-layer: choose compensation=none or linear, or unit=block."
-        )
+    if isinstance(cell.compensation, Magnitude):
+        raise InputError(f"export={out}: {FACTORS}")
     check_place(out, cell.model)
     mask = None if (done := cell.done()) is None else Mask.from_json(done["mask"])
     mask = mask and (mask.as_blocks() or mask)  # as an export records it
@@ -41,10 +37,6 @@ def check_export(cell: Cell) -> None:
         raise InputError(
             f"export={out} holds an export that is not of this cell: choose another directory, or remove this one."
         )
-    if isinstance(cell.compensation, Magnitude):
-        # Without a mask: no other block has as many blocks after it as the first one that may be removed.
-        count = cell.model.n_blocks
-        check_fold(cell.model, mask or Mask(count, (min(cell.protect.first, count - 1),)))
 
 
 def _check_file(cell: Cell, out: Path, mask: Mask | None) -> None:

@@ -70,7 +70,6 @@ class Facts:
     commands: Sequence[str]
     proof: str
     result: DoneResult | None = None
-    scales: Sequence[float] | None = None
     repair: Sequence[str] | None = None
     inherited: Mapping[str, Any] | None = None
     idle: int = 0
@@ -108,7 +107,6 @@ def facts(wanted: Request, **known: Any) -> Facts:
         mask=mask,
         commands=list(_commands(wanted)),
         result=wanted.result,
-        scales=wanted.scales,
         repair=None if wanted.repair is None else wanted.repair.names(),
         healed=wanted.heal_record,
         changes={name: str(change) for name, change in found.items()},
@@ -276,7 +274,7 @@ def _commands(wanted: Request) -> Iterator[str]:
     if wanted.result is not None:
         config = portable(launched(wanted.result, wanted.healed))
         yield shlex.join(["depth-pruning", "grid", *launch_words(config), f"export={out}"])
-    if not wanted.healed and wanted.scales is None and wanted.repair is None:
+    if not wanted.healed and wanted.repair is None:
         model = {CLASS: "Model", **portable(dataclasses.asdict(wanted.model))}
         words = ["--drop", ",".join(wanted.mask.names()), *launch_words({"model": model}), f"out={out}"]
         yield shlex.join(["depth-pruning", "export", *words])

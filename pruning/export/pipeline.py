@@ -85,12 +85,12 @@ def export(wanted: Request) -> Facts:
             cut.tensors.generation.save_pretrained(staged)
         checkpoint.write_config(cut.config, staged)
         # The model must not be in memory twice when the written one is loaded.
-        cut = dataclasses.replace(cut, tensors=None, plan=dataclasses.replace(cut.plan, change=None))
+        cut = dataclasses.replace(cut, tensors=None, plan=dataclasses.replace(cut.plan, values={}))
         proof = verify.UNPROVEN
         if goal is not None:
             log.info("reloading and comparing")
             of = request.reference(wanted)
-            proof = verify.compare_export(staged, goal, wanted.model, wanted.scales is None, of)
+            proof = verify.compare_export(staged, goal, wanted.model, of)
         found = _facts(wanted, cut, proof)
         (staged / "README.md").write_text(model_card.model_card(found), encoding="utf-8")
         output_dir.write_record(staged, {**_record(wanted, found), **identity})
@@ -110,7 +110,7 @@ def _identity(wanted: Request) -> dict[str, Any]:
         "mask": wanted.mask.to_json(),
         "model": weights,
         "precision": settings.dtype,
-        "compensation": wanted.compensation,
+        "compensation": None if wanted.repair is None else {"repair": wanted.repair.sha256},
         "healed": None if heal is None else heal["weights_sha256"],
     }
 

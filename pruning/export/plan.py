@@ -1,13 +1,13 @@
-"""Plan an export: the smaller configuration, and which tensors are renamed, folded, zeroed, repaired or healed."""
+"""Plan an export: the smaller configuration, and which tensors are renamed, zeroed, repaired or healed."""
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -82,8 +82,6 @@ def plan_cut(wanted: Request) -> Cut:
     path, _ = pruned_config.blocks_of(dense, blocks.n_blocks)
     prefix = block_prefix(shapes, path, blocks.n_blocks)
     plan = TensorPlan(blocks, prefix, dtype, tuple(sorted(keep)))
-    if wanted.scales is not None:
-        plan = replace(plan, change=plan_fold(source, shapes, plan, wanted.scales))
     stored = {old: shape.numel() * plan.precision(old, shape.dtype).itemsize for old, shape in shapes.items()}
     after = sum(size for old, size in stored.items() if plan.rename(old) is not None)
     before, now = (sum(p.numel() for p in model.parameters()) for model in (dense, smaller))
@@ -185,15 +183,9 @@ def changed(wanted: Request, cut: Cut) -> tuple[Cut, verify.Expected | None]:
     with torch.no_grad():
         for name, values in new.items():
             weights[name].copy_(values.to(cut.plan.precision(name, values.dtype)))
-    goal = verify.expected(model, wanted.mask, wanted.scales) if wanted.verify else None
+    goal = verify.expected(model, wanted.mask) if wanted.verify else None
     if new:
-        stored, fold = _stored_values(cut.plan, model, new, tensors), cut.plan.change
-
-        def change(block: int, tail: str, tensor: Tensor) -> Tensor:
-            tensor = stored.get((block, tail), tensor)
-            return tensor if fold is None else fold(block, tail, tensor)
-
-        cut = replace(cut, plan=replace(cut.plan, change=change))
+        cut = replace(cut, plan=replace(cut.plan, values=_stored_values(cut.plan, model, new, tensors)))
     return replace(cut, tensors=tensors, idle=idle), goal
 
 
@@ -246,95 +238,3 @@ def by_tail(path: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         name: re.match(rf"(?:[^.\d][^.]*\.)*?{re.escape(list_name)}\.{number}\.(.*)", name) for name in state
     }
     return {match[1]: state[name] for name, match in names.items() if match is not None}
-
-
-# Fold a compensation into weights: scales of the residual stream become scales of the blocks' outputs.
-#
-# In the engine, a dropped block i multiplies the residual stream by s_i. If a block normalises its input, the
-# block's output does not depend on the stream's scale. Let c be the product of s_i over the dropped blocks before a
-# kept block. If each kept block adds 1/c of its output, the stream is 1/c of the engine's stream. The norm before
-# the vocabulary projection removes this factor. The embeddings, and a vocabulary projection tied to them, do not
-# change. The fold is exact except for the norms' epsilon and rounding.
-
-# ATTENTION and MLP match the name of a last projection: the part of a tensor's name after the block number.
-ATTENTION = re.compile(
-    r"(.*\.)?(self_attn|attn|attention|self_attention)\.(o_proj|out_proj|c_proj|dense|wo)\.\w+"
-)
-MLP = re.compile(r"(.*\.)?(down_proj|c_proj|fc2|fc_out|dense_4h_to_h|w2)(\.\w+|_bias)?")
-INPUT_NORM = re.compile(r"(input_layernorm|ln_1|self_attn_layer_norm|norm_1|attention_norm)\.\w+")
-FINAL_NORM = re.compile(r"(.*\.)?(norm|ln_f|final_layer_norm|final_layernorm|norm_f)\.weight")
-# Gemma 2 and 3 normalise the output of each sub-layer. These norms multiply by 1 + weight; the fold scales this sum.
-SANDWICH = re.compile(r"(post_attention_layernorm|post_feedforward_layernorm)\.weight")
-SANDWICHED = ("gemma2", "gemma3", "gemma3_text")
-# Settings with which a block does not normalise its input, or adds to the output of its norm.
-UNNORMALISED = {"do_layer_norm_before": False, "apply_residual_connection_post_layernorm": True}
-ADD_TO_NORM = ("minimax",)  # each block adds to the output of its norm, not to the input of the norm
-
-
-Change: TypeAlias = Callable[[int, str, Tensor], Tensor]  # as `TensorPlan.change`
-
-
-def check_fold(settings: Model, mask: Mask) -> None:
-    """Raise InputError if a model does not allow to fold factors of the removed blocks; no weights are read."""
-    settings, config, folder = _find_source(settings)
-    dense = pruned_config.skeleton(config)
-    path, _ = pruned_config.blocks_of(dense, mask.n_blocks)
-    shapes = (Loaded(dense) if folder is None else Checkpoint(folder)).shapes()
-    plan = TensorPlan(mask, block_prefix(shapes, path, mask.n_blocks), getattr(torch, settings.dtype))
-    plan_fold(config, shapes, plan, [2.0] * mask.n_blocks)  # any factor but 1 changes weights
-
-
-def plan_fold(config: Any, names: Iterable[str], plan: TensorPlan, scales: Sequence[float]) -> Change:
-    """What folds `scales`, one for each block, into a block's tensors; only those of dropped blocks have an effect.
-
-    `names` are those of all tensors. Raises InputError if it is not certain that the architecture allows the fold.
-    """
-    factors, stream = [], 1.0  # a factor on the output of each block
-    for block, scale in enumerate(scales):
-        factors.append(1.0 if block in plan.mask.dropped else 1.0 / stream)
-        stream *= scale if block in plan.mask.dropped else 1.0
-    text = config.get_text_config(decoder=True)
-    tails: dict[int, list[str]] = {}
-    others = []
-    for name in names:
-        if (place := plan.block_and_tail(name)) is None:
-            others.append(name)
-        else:
-            tails.setdefault(place[0], []).append(place[1])
-    if why := _why_not_folded(text, tails, others, [i for i in plan.mask.kept if factors[i] != 1.0]):
-        raise InputError(f"the compensation cannot be folded into a {text.model_type} model: {why}.")
-    sandwich = text.model_type in SANDWICHED
-    patterns = [SANDWICH] if sandwich else [ATTENTION, MLP]
-
-    def change(block: int, tail: str, tensor: Tensor) -> Tensor:
-        # Heads that predict further tokens are numbered after the last block.
-        factor = factors[block] if block < len(factors) else 1.0
-        if factor == 1.0 or not any(pattern.fullmatch(tail) for pattern in patterns):
-            return tensor
-        return (tensor.float() + 1) * factor - 1 if sandwich else tensor.float() * factor
-
-    return change
-
-
-def _why_not_folded(
-    text: Any, tails: dict[int, list[str]], others: Sequence[str], blocks: Sequence[int]
-) -> str | None:
-    """Why it is not certain that these blocks' outputs can be scaled; None if it is certain."""
-    if text.model_type in ADD_TO_NORM:
-        return "its blocks add to the outputs of their norms"
-    for name, value in UNNORMALISED.items():
-        if getattr(text, name, None) is value:
-            return f"with {name}={value} its blocks do not normalise the residual stream"
-    if not any(FINAL_NORM.fullmatch(name) for name in others):
-        return "no norm before its vocabulary projection is recognised"
-    sandwich = text.model_type in SANDWICHED
-    for block in blocks:
-        names = tails.get(block, [])
-        if not any(INPUT_NORM.fullmatch(tail) for tail in names):
-            return f"no norm at the input of block {block} is recognised"
-        if not sandwich and any("post_feedforward" in tail or "post_mlp" in tail for tail in names):
-            return f"the norms after the sub-layers of block {block} are not supported"
-        wanted = [SANDWICH] if sandwich else [ATTENTION, MLP]
-        if not all(any(pattern.fullmatch(tail) for tail in names) for pattern in wanted):
-            return f"the last projections of block {block} are not recognised"
-    return None

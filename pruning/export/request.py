@@ -14,7 +14,7 @@ import yaml
 from pruning.config.app import build_option
 from pruning.core import storage
 from pruning.core.errors import DamagedError, InputError, unknown
-from pruning.core.mask import Mask, unit_names
+from pruning.core.mask import Mask
 from pruning.core.records import (
     CLASS,
     MASK,
@@ -48,12 +48,18 @@ mask; force=true replaces any earlier export. A directory that holds anything el
 replaced."""
 
 
+FACTORS = (
+    "the factors of compensation=magnitude multiply the hidden state, which no standard checkpoint can do: choose "
+    "compensation=none or linear."
+)
+
+
 @dataclass(frozen=True)
 class Request:
     """What to export: a model, the mask that cuts it, and the directory or GGUF file to write.
 
-    `result` is the result of the cell, or None if the mask comes from elsewhere; `scales` are the factors of the
-    compensation, one for each unit of the model; `repair` are maps that are folded into weights.
+    `result` is the result of the cell, or None if the mask comes from elsewhere; `repair` are maps that are folded
+    into weights.
     """
 
     model: Model
@@ -61,7 +67,6 @@ class Request:
     out: Path
     result: DoneResult | None = None
     folder: Path | None = None  # of the cell
-    scales: Sequence[float] | None = None
     repair: Repair | None = None
     force: bool = False
     verify: bool = True
@@ -79,13 +84,6 @@ class Request:
         """How the weights that are written were healed; None if they were not."""
         return self.result["heal"] if self.healed and self.result is not None else None
 
-    @property
-    def compensation(self) -> Any:
-        """What the record of an export says about its compensation."""
-        if self.repair is not None:
-            return {"repair": self.repair.sha256}
-        return None if self.scales is None else list(self.scales)
-
 
 def is_gguf(out: Path) -> bool:
     """Whether an export to this path writes a GGUF file, and not a directory."""
@@ -101,24 +99,14 @@ def reference(wanted: Request) -> str:
 def settled(wanted: Request) -> Request:
     """The same request with a mask over blocks if it removes whole blocks only. Single sub-layers become zeros.
 
-    Raises InputError if a compensation cannot be exported with the mask, or if it removes nothing or everything.
+    Raises InputError if the mask removes nothing or everything.
     """
-    mask, scales, blocks = wanted.mask, wanted.scales, wanted.mask.as_blocks()
-    if mask.unit == "sublayer" and scales is not None:
-        if wrong := [unit for unit in mask.dropped if scales[unit] != 1.0]:
-            named = ", ".join(f"{unit_names(mask.unit, [unit])[0]}: {scales[unit]:.4g}" for unit in wrong)
-            raise InputError(
-                f"the compensation of sub-layers cannot be exported ({named}): it would have to be folded into the "
-                "output weights of every later sub-layer, which is done for whole blocks only. Search with "
-                "compensation=none, or with unit=block."
-            )
-        scales = None
-    mask = blocks or mask
+    mask = wanted.mask.as_blocks() or wanted.mask
     if not mask.dropped or not mask.kept:
         raise InputError(
             f"{mask} removed leaves nothing to export: remove at least one and keep at least one."
         )
-    return dataclasses.replace(wanted, mask=mask, scales=scales)
+    return dataclasses.replace(wanted, mask=mask)
 
 
 # From the words of a command.
@@ -223,10 +211,11 @@ def of_cell(
         # The command gives the folder for offloaded weights: a record can come from somebody else.
         option, _, _ = (recorded.pop(name, None) for name in (OPTION, CLASS, "offload"))
         model, revision = Model(**recorded), str(result["model"]["revision"])
-        mask, factors = Mask.from_json(result["mask"]), result.get("compensation") or {}
-        scales = [float(factors.get(str(unit), 1.0)) for unit in range(mask.n_units)] if factors else None
+        mask, factors = Mask.from_json(result["mask"]), dict(result.get("compensation") or {})
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise DamagedError(f"{folder / NAME} is damaged (it is not a result): run the cell again.") from error
+    if any(factor != 1 for factor in factors.values()):
+        raise InputError(f"{folder}: {FACTORS}")
     beside = folder / MASK if mask_file is None else mask_file
     if beside.is_file() and (given := _mask(beside)) != mask:
         raise InputError(
@@ -238,7 +227,7 @@ def of_cell(
         model.check_same_weights(revision)
     record = result.get("repair")
     repair = read_repair(folder, record["sha256"]) if record is not None and is_repaired(record) else None
-    return Request(model, mask, out, result, folder, scales, repair)
+    return Request(model, mask, out, result, folder, repair)
 
 
 def _moved(model: Model, option: str | None, revision: str, settings: Mapping[str, str]) -> Model:

@@ -197,8 +197,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "nothing removed": ({"mask": ()}, "0 of 6 blocks"),
     "another model": ({"mask": Mask(7, (1,))}, "7 blocks"),
     "healed": ({"healed": True, "result": {"heal": {}}}, "healing"),
-    "factors": ({"scales": [2.0] * 6}, "compensation"),
-    "maps": ({"repair": Repair({1: 2 * torch.eye(64)})}, "compensation"),
+    "maps": ({"repair": Repair({1: 2 * torch.eye(64)})}, "repair"),
     "in place": ({"out": "tiny.gguf", "force": True}, "is the file that is to be cut"),
 }
 

@@ -102,7 +102,6 @@ CASES: dict[str, dict[str, Any]] = {
     "plain": {},
     "no_cell": {"result": None, "base": "folder"},
     "parts": PARTS | {"result": measured(overlap={"pydoc": 2, "wiki_text": 1})},
-    "factors": {"scales": [1.25, 1, 1, 1.5, 1, 1], "result": measured(uncompensated={"ppl/heldout": 99.0})},
     "repaired": {
         "repair": ["m0", "a2"],
         "result": measured(uncompensated={"ppl/heldout": 99.0}) | {"repair": {"runs": [{"folded": "m0"}]}},

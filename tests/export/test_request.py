@@ -20,7 +20,7 @@ from pruning.config.app import launch_words
 from pruning.core.errors import DamagedError, InputError
 from pruning.core.mask import Mask
 from pruning.export import pipeline as program
-from pruning.export.pipeline import export, export_cell
+from pruning.export.pipeline import export_cell
 from pruning.export.request import of_cell, parse
 from pruning.models.handle import Model
 from tests.conftest import Command
@@ -180,36 +180,29 @@ def test_a_cells_model_may_have_moved_but_not_changed(
         parse([str(folder), f"out={tmp_path / 'out'}", f"model.path={tmp_path / 'moved'}"])
 
 
-def test_the_factors_of_a_compensated_cell_are_taken(
+def test_the_factors_of_a_compensated_cell_are_refused(
     cell: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
     folder, result = cell
-    first, second = result["mask"]["dropped"]
-    factors = {"compensation": {str(first): 1.25, str(second): 1.5}}
-    (folder / "result.json").write_text(json.dumps(result | factors))
-    wanted = of_cell(folder, tmp_path / "out")
-    assert wanted.scales is not None
-    assert [wanted.scales[i] for i in (first, second)] == [1.25, 1.5]
-    assert sum(scale == 1 for scale in wanted.scales) == 4
-    facts = export(wanted)
-    assert facts.scales == wanted.scales
-    assert "relative" in facts.proof
-    assert not any("--drop" in one for one in facts.commands), "the mask alone would not reproduce it"
+    factors = dict.fromkeys(map(str, result["mask"]["dropped"]), 1.0)
+    for factor in (1.0, 1.25):
+        (folder / "result.json").write_text(json.dumps(result | {"compensation": factors | {"1": factor}}))
+        if factor == 1:
+            assert of_cell(folder, tmp_path / "out").mask.to_json() == result["mask"]
+            continue
+        with pytest.raises(InputError, match="compensation=magnitude"):
+            of_cell(folder, tmp_path / "out")
 
 
 def test_a_cell_over_sub_layers_is_exported(cell: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     folder, result = cell
     mask = Mask.parse(6, "a1 m4 b3")
-    changed = result | {"mask": mask.to_json(), "compensation": {str(unit): 1.0 for unit in mask.dropped}}
+    changed = result | {"mask": mask.to_json()}
     (folder / "result.json").write_text(json.dumps(changed))
     (folder / "mask.json").write_text(json.dumps(mask.to_json()))
     text = export_cell(folder, tmp_path / "out")
     assert "(4 of 12 sub-layers: a1 b3 m4), " in text
     assert "equal bit for bit" in text
-    changed["compensation"][str(mask.dropped[0])] = 1.5
-    (folder / "result.json").write_text(json.dumps(changed))
-    with pytest.raises(InputError, match=r"a1: 1\.5"):
-        export_cell(folder, tmp_path / "out")
 
 
 def test_a_hub_cell_pins_the_commit_it_was_run_on(tmp_path: Path) -> None:

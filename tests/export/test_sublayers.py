@@ -83,18 +83,8 @@ def test_whole_blocks_are_exported_as_a_mask_over_blocks(tmp_path: Path) -> None
     export(wanted(dense, blocks))
     first = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     shutil.rmtree(tmp_path / "out")
-    export(wanted(dense, blocks.as_sublayers(), scales=[1.0] * 12))
+    export(wanted(dense, blocks.as_sublayers()))
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == first
-
-
-def test_a_compensation_is_refused_unless_all_factors_are_1(tmp_path: Path) -> None:
-    _, dense = saved("llama", tmp_path)
-    scales = [1.0] * 12
-    scales[3] = 1.25
-    with pytest.raises(InputError, match=r"m1: 1\.25"):
-        export(wanted(dense, MASK, scales=scales))
-    scales[3], scales[6] = 1.0, 2.0  # not removed
-    assert export(wanted(dense, MASK, scales=scales)).scales is None
 
 
 def test_one_part_must_stay_and_is_enough(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def exported(tmp_path: Path) -> Exported:
 
 def test_an_export_passes(exported: Exported) -> None:
     settings, folder, goal = exported
-    proof = verify.compare_export(folder, goal, settings, exact=True)
+    proof = verify.compare_export(folder, goal, settings)
     assert proof.startswith("reloaded: logits of 64 tokens are equal bit for bit")
     assert f"{verify.NEW_TOKENS} tokens generated" in proof
     record = json.loads((folder / "depth_pruning.json").read_text())
@@ -63,7 +63,7 @@ def test_changed_and_missing_weights_are_found(
     change(tensors)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(MismatchError, match=message):
-        verify.compare_export(folder, goal, settings, exact=True)
+        verify.compare_export(folder, goal, settings)
 
 
 def test_a_cache_that_changes_the_answer_is_found(
@@ -75,7 +75,7 @@ def test_a_cache_that_changes_the_answer_is_found(
         verify, "_generate", lambda model, ids, cached: generate(model, ids[:, int(cached) :], cached)
     )
     with pytest.raises(MismatchError, match=r"generated token \d is \d+ with the cache and \d+ without"):
-        verify.compare_export(folder, goal, settings, exact=True)
+        verify.compare_export(folder, goal, settings)
 
 
 def test_weights_are_compared_as_they_are_written(tmp_path: Path) -> None:

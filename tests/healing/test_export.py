@@ -98,13 +98,6 @@ def test_an_export_of_another_cell_is_refused_before_the_training(
         assert out in ended.err
 
 
-def test_a_compensation_is_part_of_the_healed_model(launch: Command, tmp_path: Path) -> None:
-    ended = launch(*SEARCH, "compensation=magnitude", "heal=full", *SHORT)
-    folder = ended.results / done(ended)["cell"]
-    facts = export(request.parse([str(folder), f"out={tmp_path / 'out'}", "healed=true"]))
-    assert "compensated" in facts.proof
-
-
 def test_experts_that_are_stored_one_by_one_are_found(tmp_path: Path) -> None:
     model = build("qwen3_moe")
     model.save_pretrained(tmp_path / "dense")
