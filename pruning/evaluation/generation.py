@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from unittest.mock import patch
 
 from pruning.calibration.samples import Row, Samples
@@ -125,8 +125,7 @@ class Generation:
         return of_task(data)
 
 
-@dataclass(frozen=True)
-class Written:
+class Written(NamedTuple):
     """What the dense model wrote: for each prompt, a sampled and a greedy continuation."""
 
     sampled: tuple[tuple[int, ...], ...]
@@ -175,8 +174,7 @@ class Prompts:
                 f"the continuations of the dense model are not beside {dense}: move this file away, so that the "
                 "dense model is measured again."
             )
-        written = (tuple(map(tuple, kept["sampled"])), tuple(map(tuple, kept["greedy"])))
-        return replace(self, dense=Written(*written))
+        return replace(self, dense=Written(*(tuple(map(tuple, kept[name])) for name in Written._fields)))
 
 
 def measure_continuations(forward: Forward, data: Prompts, mask: Mask, batch_size: int) -> Measured:

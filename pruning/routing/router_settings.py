@@ -7,7 +7,6 @@ from pathlib import Path
 
 from pruning.calibration.items import EMBEDDED, check_template
 from pruning.core.errors import InputError, check_least
-from pruning.core.storage import file_sha256
 
 ENDINGS = (".jsonl", ".json")
 NEEDED = (
@@ -42,7 +41,7 @@ class TaskStudy:
     def files(self) -> list[Path]:
         """The files of the tasks, sorted, without hidden ones, which macOS writes beside each file.
 
-        Raises InputError unless there are two tasks or more with own names and own contents.
+        Raises InputError unless there are two tasks or more with own names.
         """
         if self.folder is None:
             raise InputError(f"tasks.folder is not set, and at least two tasks are needed: {NEEDED}.")
@@ -58,15 +57,9 @@ class TaskStudy:
                 f"tasks.folder={self.folder} holds one task, {files[0].name}, and at least two are needed: add a "
                 "file, or give tasks.embedded=true."
             )
-        names, known = [EMBEDDED] if self.embedded else [], dict[str, Path]()
-        for path in files:
-            if path.stem in names:
-                raise InputError(f"two tasks are named '{path.stem}': give their files different names.")
-            names.append(path.stem)
-            if (other := known.setdefault(file_sha256(path), path)) != path:
-                raise InputError(
-                    f"tasks.folder={self.folder}: {other.name} and {path.name} have the same items: remove one."
-                )
+        names = [*([EMBEDDED] if self.embedded else []), *(path.stem for path in files)]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise InputError(f"two tasks are named '{twice[0]}': give their files different names.")
         return files
 
 

@@ -29,7 +29,6 @@ def test_each_shown_file_of_items_is_a_task(tmp_path: Path) -> None:
         (("animals",), {"embedded": False}, r"animals\.jsonl.*tasks\.embedded=true"),
         (("animals",), {"folder": "absent"}, r"tasks\.folder=absent"),
         (("animals", "tools", "animals.json"), {}, "'animals'"),
-        (("animals", "tools", "utensils.jsonl"), {}, r"tools\.jsonl and utensils\.jsonl"),
     ],
 )
 def test_a_folder_without_two_tasks_is_refused(
