@@ -174,7 +174,8 @@ class Prompts:
                 f"the continuations of the dense model are not beside {dense}: move this file away, so that the "
                 "dense model is measured again."
             )
-        return replace(self, dense=Written(*(tuple(map(tuple, kept[name])) for name in Written._fields)))
+        sampled, greedy = (tuple(map(tuple, rows)) for rows in (kept["sampled"], kept["greedy"]))
+        return replace(self, dense=Written(sampled, greedy))
 
 
 def measure_continuations(forward: Forward, data: Prompts, mask: Mask, batch_size: int) -> Measured:

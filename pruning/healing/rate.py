@@ -99,7 +99,7 @@ def known(settings: Training, text: HealingText, folder: Path | None) -> list[Ra
         try:
             trials = [storage.unsealed(json.loads(line), path) for _, line in storage.read_lines(path)]
             by_rate = {one["lr"]: one for one in trials if one["tokens"] == settings.trial_tokens}
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise DamagedError(
                 f"{path} is damaged ({first_line(error)}): remove it, and rates are tried again."
             ) from error
