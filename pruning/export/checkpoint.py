@@ -31,6 +31,7 @@ DTYPES = {
     "F8_E4M3": "float8_e4m3fn",
     "F8_E5M2": "float8_e5m2",
 }
+LARGEST = "5GB"  # a file of weights
 FORMAT = {"format": "pt"}  # what transformers expects in a safetensors file
 
 
@@ -193,10 +194,10 @@ def block_prefix(names: Iterable[str], path: str, n_blocks: int) -> str:
     return best[0]
 
 
-def write_shards(tensors: Tensors, plan: TensorPlan, folder: Path, max_shard_size: str) -> None:
+def write_shards(tensors: Tensors, plan: TensorPlan, folder: Path) -> None:
     """Write the safetensors files of the smaller checkpoint, with an index if there are several.
 
-    One file is in memory at a time.
+    One file, of at most `LARGEST`, is in memory at a time.
     """
     from huggingface_hub import split_torch_state_dict_into_shards
     from safetensors.torch import save_file
@@ -206,7 +207,7 @@ def write_shards(tensors: Tensors, plan: TensorPlan, folder: Path, max_shard_siz
     for old, shape in tensors.shapes().items():
         if (new := plan.rename(old)) is not None:
             names[new], shapes[new] = old, shape.to(plan.precision(old, shape.dtype))
-    split = split_torch_state_dict_into_shards(shapes, max_shard_size=max_shard_size)
+    split = split_torch_state_dict_into_shards(shapes, max_shard_size=LARGEST)
     for file, members in split.filename_to_tensors.items():
         path = folder / file
         path.touch()

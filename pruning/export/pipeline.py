@@ -76,7 +76,7 @@ def export(wanted: Request) -> Facts:
     with output_dir.staging_directory(wanted.out) as staged:
         log.info("writing %s", bytes_text(cut.sizes.bytes))
         assert cut.tensors is not None
-        checkpoint.write_shards(cut.tensors, cut.plan, staged, wanted.max_shard_size)
+        checkpoint.write_shards(cut.tensors, cut.plan, staged)
         if cut.folder is not None:
             checkpoint.copy_beside(cut.folder, staged)
         else:

@@ -90,8 +90,6 @@ def plan_cut(wanted: Request) -> Cut:
 
 
 def _check_request(wanted: Request, source: Any, folder: Path | None) -> None:
-    from huggingface_hub import split_torch_state_dict_into_shards
-
     mask, count = wanted.mask, source.get_text_config(decoder=True).num_hidden_layers
     if mask.n_blocks != count:
         raise InputError(
@@ -100,12 +98,6 @@ def _check_request(wanted: Request, source: Any, folder: Path | None) -> None:
         )
     if folder is not None and folder.resolve().is_relative_to(wanted.out):
         raise InputError(f"out={wanted.out} contains the model that is to be cut: choose another directory.")
-    try:
-        split_torch_state_dict_into_shards({}, max_shard_size=wanted.max_shard_size)
-    except ValueError as error:
-        raise InputError(
-            f"max_shard_size={wanted.max_shard_size} is not a size: give one such as 5GB or 500MB."
-        ) from error
 
 
 def _find_source(settings: Model) -> tuple[Model, Any, Path | None]:

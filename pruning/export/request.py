@@ -33,7 +33,7 @@ from pruning.models.model_files import find_files
 if TYPE_CHECKING:
     from pruning.models.output_maps import Repair
 
-SETTINGS = ("out", "force", "verify", "max_shard_size", "healed", "model")
+SETTINGS = ("out", "force", "verify", "healed", "model")
 USAGE = """depth-pruning export CELL_OR_MASK out=DIR [model=NAME] [model.SETTING=VALUE ...]
        depth-pruning export --drop 3,7,12 out=DIR [model=NAME] [model.SETTING=VALUE ...]
        depth-pruning export --drop "a3 m7 b12" out=DIR [model=NAME] [model.SETTING=VALUE ...]
@@ -43,7 +43,7 @@ MORE = """CELL_OR_MASK is the folder of a finished cell, or a mask.json. model=N
 model out. out=FILE.gguf cuts the blocks out of the GGUF file of a model, without dequantising it. --drop a3,m7,b12
 removes the attention of block 3, the MLP of block 7, and block 12; parts of blocks become zeros, whole
 blocks are cut out. healed=true writes the weights of the cell's healing (`depth-pruning heal`). verify=false skips
-the comparison with the masked model; max_shard_size=5GB. An export replaces an earlier export of the same model and
+the comparison with the masked model. An export replaces an earlier export of the same model and
 mask; force=true replaces any earlier export. A directory that holds anything else, or a changed file, is never
 replaced."""
 
@@ -70,7 +70,6 @@ class Request:
     repair: Repair | None = None
     force: bool = False
     verify: bool = True
-    max_shard_size: str = "5GB"
     healed: bool = False  # whether the cell's healed weights are written
     in_memory: str | None = None  # the name of a model whose files exist for this export only
 
@@ -154,7 +153,6 @@ def parse(arguments: Sequence[str]) -> Request:
         wanted,
         force=_truth("force", settings, wanted.force),
         verify=_truth("verify", settings, wanted.verify),
-        max_shard_size=settings.get("max_shard_size", wanted.max_shard_size),
     )
 
 

@@ -27,7 +27,6 @@ from pruning.runs.measurements import Evaluator
 
 if TYPE_CHECKING:
     from pruning.calibration.samples import Samples
-    from pruning.engine.forward import Forward
 
 
 log = logging.getLogger(__name__)
@@ -184,7 +183,7 @@ class Referee:
                     yield request, error
             del forward  # the next model needs its memory
 
-    def _evaluator(self, request: Measurement, forward: Forward | None) -> Evaluator:
+    def _evaluator(self, request: Measurement, forward: Any) -> Evaluator:
         name, samples = request.name, self.samples(request)
         settings = self.settings(request.model, request.protocol.dtype)
         revision = commit_of(settings.path, settings.revision) if settings.source == "hub" else None

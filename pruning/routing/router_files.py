@@ -20,6 +20,7 @@ from pruning.core.mask import Mask
 from pruning.core.storage import file_sha256
 from pruning.routing.fitted_router import FittedRouter, Head, Ridge
 from pruning.routing.router_settings import RouterSettings
+from pruning.routing.set_scores import Floats
 
 if TYPE_CHECKING:
     from pruning.models.handle import Model
@@ -95,7 +96,7 @@ def read_router(folder: Path) -> tuple[FittedRouter, dict[str, Any]]:
         if record != storage.sealed(record) or record["head_sha256"] != file_sha256(folder / HEAD):
             raise ValueError("a file was changed after it was written")
         arrays = read_arrays(folder / HEAD)
-        head = Head(*(Ridge(**{name: arrays[f"{part}_{name}"] for name in FITTED}) for part in PARTS))
+        head = Head(*(_ridge(*(arrays[f"{part}_{name}"] for name in FITTED)) for part in PARTS))
         sets = {name: Mask.from_json(record["sets"][name]) for name in record["order"]}
         settings = RouterSettings(**record["settings"])
         return FittedRouter(sets, head, record["blocks"], record["template"], settings), record["model"]
@@ -103,3 +104,7 @@ def read_router(folder: Path) -> tuple[FittedRouter, dict[str, Any]]:
         raise DamagedError(
             f"the router in {folder} is damaged ({first_line(error)}): restore {ROUTER} and {HEAD}, or fit it again."
         ) from error
+
+
+def _ridge(center: Floats, scale: Floats, weight: Floats, bias: Floats, strength: Floats) -> Ridge:
+    return Ridge(center, scale, weight, bias, float(strength))

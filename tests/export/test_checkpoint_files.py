@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pruning.core.errors import InputError, UnskippableError
 from pruning.core.mask import Mask
+from pruning.export import checkpoint
 from pruning.export.checkpoint import Checkpoint, TensorPlan, block_prefix, write_shards
 
 KB = 1000
@@ -93,11 +94,12 @@ def folder(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shard", [8, 40, 400])
 def test_a_checkpoint_is_written_in_files_of_at_most_a_size(
-    folder: Path, tmp_path: Path, shard: int, dtype: torch.dtype
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shard: int, dtype: torch.dtype
 ) -> None:
     tensors, out = Checkpoint(folder), tmp_path / "out"
     out.mkdir()
-    write_shards(tensors, plan(dtype), out, f"{shard}KB")
+    monkeypatch.setattr(checkpoint, "LARGEST", f"{shard}KB")
+    write_shards(tensors, plan(dtype), out)
     written: dict[str, Tensor] = {}
     for path in out.glob("*.safetensors"):
         assert (

@@ -46,12 +46,11 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
 
 
 def test_words(model_folder: Path, tmp_path: Path) -> None:
-    words = [f"out={tmp_path / 'out'}", "verify=false", "max_shard_size=10MB", "model=local"]
+    words = [f"out={tmp_path / 'out'}", "verify=false", "model=local"]
     wanted = parse(["--drop", "4,1", *words, f"model.path={model_folder}", "model.dtype=float16"])
     assert wanted.mask.dropped == (1, 4)
     assert wanted.model == Model(model_folder.name, "local", str(model_folder), dtype="float16")
     assert (wanted.out, wanted.force, wanted.verify) == (tmp_path / "out", False, False)
-    assert wanted.max_shard_size == "10MB"
     for text in ("a4,m1,b2", "a4 m1 b2", "b2, m1, a4"):
         named = parse(["--drop", text, *words, f"model.path={model_folder}"])
         assert named.mask == Mask(6, (3, 4, 5, 8), "sublayer")
