@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pruning.api.arguments import check_settings, check_text, check_type, path_of
+from pruning.api.arguments import check_text, check_type, path_of
 from pruning.api.calibration_data import ItemList, item_list
 from pruning.api.model import PrunableModel, exclusive, loaded, used_by
 from pruning.calibration.item_files import FIELD, Item
@@ -20,7 +20,6 @@ from pruning.core.records import CLASS
 from pruning.models.handle import Model
 from pruning.routing import router_files
 from pruning.routing.fitted_router import FittedRouter, StateEncoder, first_blocks, fit_head, prompts
-from pruning.routing.router_settings import RouterSettings
 from pruning.routing.set_scores import routes, score_items
 from pruning.runs.cell import ForwardSettings
 from pruning.runs.loaded_cell import forward_with
@@ -178,17 +177,12 @@ def fit_router(
     sets: Mapping[str, Mask],
     *,
     template: str = TEMPLATE,
-    **settings: Any,
 ) -> Router:
     """Fit a router to the items of tasks: it predicts the right answer's log-likelihood under each set.
 
     `tasks` maps names to lists of items (question, choices, answer), and `sets` names to masks; the two need not have
-    the same names. `settings` are those of `router` on the command line, such as `blocks=4`. Raises
-    InputError if an item, a mask or a setting is wrong.
+    the same names. Raises InputError if an item or a mask is wrong.
     """
-    check_settings(RouterSettings, settings, "setting of a router")
-    chosen = RouterSettings(**settings)
-    chosen.check()
     for name, given in (("tasks", tasks), ("sets", sets)):
         if not isinstance(given, Mapping):
             raise InputError(f"{name} is {shown(given)}: give a mapping, {{NAME: ...}}.")
@@ -207,12 +201,12 @@ def fit_router(
         items += item_list(task, str(name), f"{name}, item")
     if len(items) < 2:
         raise InputError(f"{len(items)} items are given: give two or more.")
-    blocks = first_blocks(list(sets.values()), chosen.blocks)
+    blocks = first_blocks(list(sets.values()))
     forward = forward_with(ForwardSettings(), model.language_model)
     encoder = StateEncoder(forward, model.tokenizer, blocks)
     samples = ItemDraw(len(items), 0, template).rows(items, model.tokenizer, "items")
     scores = score_items(forward, samples, list(sets.values()))
     head = fit_head(encoder.encode(prompts(template, items)), scores.loglikelihood.T)
-    router = FittedRouter(sets, head, blocks, template, chosen)
+    router = FittedRouter(sets, head, blocks, template)
     facts = router_files.model_record(model.language_model, model.settings)
     return Router(model, router, encoder, facts)

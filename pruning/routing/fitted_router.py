@@ -19,14 +19,13 @@ from pruning.calibration.text import start_tokens
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
 from pruning.models.architecture import context_length_of
-from pruning.routing.router_settings import RouterSettings
 from pruning.routing.set_scores import Floats
 
 if TYPE_CHECKING:
     from pruning.engine.forward import Forward
 
 STRENGTHS = np.logspace(0, 7, 22)  # of the ridge: candidates for cross-validation
-SHARE = 4  # by default, a router runs at most one block in so many
+SHARE = 4  # a router runs at most one block in so many
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,6 @@ class FittedRouter:
     head: Head
     blocks: int
     template: str  # the wording of the prompts that it was trained on
-    settings: RouterSettings
 
     def predict(self, encoder: StateEncoder, prompts: Sequence[str]) -> Floats:
         """The predicted log-likelihoods per token of the right answers (sets, prompts)."""
@@ -137,18 +135,8 @@ def prompts(template: str, items: Sequence[Item]) -> tuple[str, ...]:
     return tuple(template.replace(FIELD, item.question) for item in items)
 
 
-def first_blocks(masks: Sequence[Mask], wanted: int | None) -> int:
-    """How many blocks at the beginning a router runs: `wanted`, or as many as no mask drops, up to a quarter of all.
-
-    Raises InputError if a mask drops a part of one of the `wanted` blocks.
-    """
+def first_blocks(masks: Sequence[Mask]) -> int:
+    """How many blocks at the beginning a router runs: as many as no mask drops a part of, up to a quarter of all."""
     n_blocks, per_block = masks[0].n_blocks, masks[0].n_units // masks[0].n_blocks
     kept = min((mask.dropped[0] // per_block for mask in masks if mask.dropped), default=n_blocks)
-    if wanted is None:
-        return min(kept, n_blocks // SHARE)
-    if wanted > kept:
-        raise InputError(
-            f"router.blocks={wanted}: a set drops block {kept} or a part of it, so at most {kept} blocks can be run "
-            f"for all sets: choose {kept} or fewer."
-        )
-    return wanted
+    return min(kept, n_blocks // SHARE)

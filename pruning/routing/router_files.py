@@ -19,7 +19,6 @@ from pruning.core.errors import DamagedError, InputError, PruningError, first_li
 from pruning.core.mask import Mask
 from pruning.core.storage import file_sha256
 from pruning.routing.fitted_router import FittedRouter, Head, Ridge
-from pruning.routing.router_settings import RouterSettings
 from pruning.routing.set_scores import Floats
 
 if TYPE_CHECKING:
@@ -73,7 +72,6 @@ def save_router(folder: Path, router: FittedRouter, model: Mapping[str, Any]) ->
         "sets": {name: mask.to_json() for name, mask in router.sets.items()},
         "blocks": router.blocks,
         "template": router.template,
-        "settings": asdict(router.settings),
         "model": dict(model),
         "order": list(router.sets),  # of the head's outputs: JSON objects have no order
         "head_sha256": file_sha256(folder / HEAD),
@@ -98,8 +96,7 @@ def read_router(folder: Path) -> tuple[FittedRouter, dict[str, Any]]:
         arrays = read_arrays(folder / HEAD)
         head = Head(*(_ridge(*(arrays[f"{part}_{name}"] for name in FITTED)) for part in PARTS))
         sets = {name: Mask.from_json(record["sets"][name]) for name in record["order"]}
-        settings = RouterSettings(**record["settings"])
-        return FittedRouter(sets, head, record["blocks"], record["template"], settings), record["model"]
+        return FittedRouter(sets, head, record["blocks"], record["template"]), record["model"]
     except (PruningError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise DamagedError(
             f"the router in {folder} is damaged ({first_line(error)}): restore {ROUTER} and {HEAD}, or fit it again."

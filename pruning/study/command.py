@@ -22,6 +22,7 @@ from pruning.core.errors import InputError
 from pruning.core.terminal import FAILED, INTERRUPTED, guarded
 from pruning.engine import collectives
 from pruning.launcher import InProcess, Launcher
+from pruning.routing.task_study import TaskStudy
 from pruning.runs.cell import Cell
 from pruning.study import Composed, task_cells
 from pruning.study.grid import (
@@ -144,7 +145,7 @@ def _export(cells: Sequence[Cell], outcome: Outcome) -> None:
             say(f"\n{export_cell(cell.folder, cell.export, cell.heal.trains)}")
 
 
-def _route(cells: Sequence[Cell], outcome: Outcome, settings: task_cells.TaskSettings) -> None:
+def _route(cells: Sequence[Cell], outcome: Outcome, settings: TaskStudy) -> None:
     """Cross the tasks of each group of cells with their sets, and print the tables."""
     from pruning.study.task_routing import route_group, routing_text
 

@@ -22,10 +22,11 @@ from pruning.core.storage import digest
 from pruning.routing import router_files, set_scores
 from pruning.routing.fitted_router import FittedRouter, StateEncoder, first_blocks, fit_head
 from pruning.routing.set_scores import DENSE, POLICIES, Crossed, Floats, Interval, ItemScores
+from pruning.routing.task_study import TaskStudy
 from pruning.runs.cell import Cell
 from pruning.runs.loaded_cell import forward_of, model_of
 from pruning.runs.measurements import batches_shown
-from pruning.study.task_cells import TaskData, TaskSettings, data_of
+from pruning.study.task_cells import TaskData, data_of
 from pruning.study.text_tables import page, render
 
 if TYPE_CHECKING:
@@ -35,22 +36,18 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def route_group(
-    cells: Sequence[Cell], results: Sequence[DoneResult], settings: TaskSettings
-) -> dict[str, Any]:
+def route_group(cells: Sequence[Cell], results: Sequence[DoneResult], settings: TaskStudy) -> dict[str, Any]:
     """The record of a group of finished cells, which is also in `routing.json`; computed unless it is there."""
-    cell, chosen, tasks = cells[0], settings.router, data_of(cells, settings)
+    cell, tasks = cells[0], data_of(cells, settings)
     sets = {task.name: Mask.from_json(result["mask"]) for task, result in zip(tasks, results, strict=True)}
     described = _described(cells, tasks, sets, settings)
     folder = _folder(cell, tasks, described["sets"])
     path = folder / router_files.RECORD
-    request = digest(plain := dataclasses.asdict(chosen))
-    earlier: dict[str, Any] = storage.read_json(path) if path.is_file() else {}
-    known = earlier.get("studies", [])
-    studies = sorted({*known, cell.study})
-    if earlier.get("request") == request:
-        if studies != known:
-            storage.write_json(path, earlier := {**earlier, "studies": studies})
+    if path.is_file():
+        earlier: dict[str, Any] = storage.read_json(path)
+        if cell.study not in earlier["studies"]:
+            earlier["studies"] = sorted({*earlier["studies"], cell.study})
+            storage.write_json(path, earlier)
         return earlier | {"folder": str(folder)}
     started = now()
     model = model_of(cell)
@@ -61,28 +58,27 @@ def route_group(
     crossed = Crossed(scores["calibration"], scores["heldout"], {name: i for i, name in enumerate(names)})
 
     # The router is fitted to the calibration items, and predicts for the held-out ones.
-    blocks = first_blocks(masks, chosen.blocks)
+    blocks = first_blocks(masks)
     encoder = StateEncoder(forward, cell.model.tokenizer, blocks)
-    states = _states(folder / f"states-{digest(['states', blocks])}.npz", tasks, encoder)
+    states = _states(folder / "states.npz", tasks, encoder)
     targets = np.hstack([scores["calibration"][name].loglikelihood[1:] for name in names])
     head = fit_head(states["calibration"], targets.T)
     template = cast(TaskItems, cell.calibration).template
-    router = FittedRouter(sets, head, blocks, template, chosen)
+    router = FittedRouter(sets, head, blocks, template)
     predicted = {name: head.predict(states[name]).T for name in names}
-    path.unlink(missing_ok=True)  # it describes the router that is now replaced
     router_files.save_router(folder, router, router_files.model_record(model, cell.model))
 
     numbers = set_scores.summary(crossed, scores.get("reworded"), predicted, names)
-    record = {"request": request, "study": cell.study, "studies": studies, **described, **numbers}
+    record = {"study": cell.study, "studies": [cell.study], **described, **numbers}
     strengths = {"common": head.common.strength, "relative": head.relative.strength}
-    record["router"] |= {"settings": plain, "blocks": blocks, "strengths": strengths}
+    record["router"] |= {"blocks": blocks, "strengths": strengths}
     record["environment"] = provenance(started, str(model.device))
     storage.write_json(path, record)
     return record | {"folder": str(folder)}
 
 
 def _described(
-    cells: Sequence[Cell], tasks: Sequence[TaskData], sets: Mapping[str, Mask], settings: TaskSettings
+    cells: Sequence[Cell], tasks: Sequence[TaskData], sets: Mapping[str, Mask], settings: TaskStudy
 ) -> dict[str, Any]:
     """What was searched, and the items of each task."""
     cell = cells[0]
@@ -94,7 +90,7 @@ def _described(
         "k": cell.k,
         "ratio": cell.ratio,
         "seed": cell.seed,
-        "rewording": settings.tasks.rewording,
+        "rewording": settings.rewording,
         "cells": {task.name: one.key for task, one in zip(tasks, cells, strict=True)},
         "sets": {name: mask.to_json() for name, mask in sets.items()},
         "items": {
@@ -142,10 +138,7 @@ def _scores(
 
 
 def _states(path: Path, tasks: Sequence[TaskData], encoder: StateEncoder) -> dict[str, Floats]:
-    """The features of the calibration prompts of all tasks, and of each task's held-out ones by its name.
-
-    They are kept in a file for each encoder.
-    """
+    """The features of the calibration prompts of all tasks, and of each task's held-out ones by its name."""
     if not path.is_file():
         prompts = {"calibration": [p for task in tasks for p in task.prompts["calibration"]]}
         prompts |= {task.name: list(task.prompts["heldout"]) for task in tasks}

@@ -12,7 +12,6 @@ from pruning.core.errors import DamagedError, InputError
 from pruning.core.mask import Mask
 from pruning.routing import router_files
 from pruning.routing.fitted_router import FittedRouter, first_blocks, fit_head, prompt_rows
-from pruning.routing.router_settings import RouterSettings
 from pruning.routing.set_scores import Floats, explained, routes
 from tests.helpers.damage import edit_json
 
@@ -61,12 +60,11 @@ def test_a_router_is_the_same_after_it_was_saved_and_damage_is_named(tmp_path: P
     with pytest.raises(InputError, match=r"router\.json"):
         router_files.read_router(tmp_path)
     features, targets = planted(1, 40)
-    settings = RouterSettings(blocks=1)
-    router = FittedRouter(SETS, fit_head(features, targets), 1, "Q: {question}", settings)
+    router = FittedRouter(SETS, fit_head(features, targets), 1, "Q: {question}")
     router_files.save_router(tmp_path, router, MODEL)
     again, model = router_files.read_router(tmp_path)
     assert model == MODEL
-    for name in ("sets", "blocks", "template", "settings"):
+    for name in ("sets", "blocks", "template"):
         assert getattr(again, name) == getattr(router, name)
     assert (again.head.predict(features) == router.head.predict(features)).all()
     edit_json(tmp_path / router_files.ROUTER, blocks=0)
@@ -76,13 +74,10 @@ def test_a_router_is_the_same_after_it_was_saved_and_damage_is_named(tmp_path: P
 
 def test_a_router_runs_only_blocks_that_every_set_keeps() -> None:
     sets = [Mask(20, (9, 12)), Mask(20, (3, 4))]
-    assert first_blocks(sets, None) == 3
-    assert first_blocks([Mask(20, (9,))], None) == 5, "at most a quarter"
-    assert first_blocks([Mask(20, (7, 30), "sublayer")], None) == 3, "a part of block 3 is dropped"
-    assert first_blocks([Mask(20, (0,))], None) == 0
-    assert first_blocks(sets, 2) == 2
-    with pytest.raises(InputError, match=r"router\.blocks=4: .*choose 3 or fewer"):
-        first_blocks(sets, 4)
+    assert first_blocks(sets) == 3
+    assert first_blocks([Mask(20, (9,))]) == 5, "at most a quarter"
+    assert first_blocks([Mask(20, (7, 30), "sublayer")]) == 3, "a part of block 3 is dropped"
+    assert first_blocks([Mask(20, (0,))]) == 0
 
 
 def test_prompts_that_are_too_short_or_too_long_are_refused(tokenizer: Any) -> None:

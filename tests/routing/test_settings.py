@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pruning.core.errors import InputError
-from pruning.routing.router_settings import RouterSettings, TaskStudy
+from pruning.routing.task_study import TaskStudy
 from tests.helpers.task_files import task_folder
 
 
@@ -42,13 +42,6 @@ def test_a_folder_without_two_tasks_is_refused(
         TaskStudy(**({"folder": str(folder)} | settings)).files()
 
 
-@pytest.mark.parametrize(
-    ("settings", "named"),
-    [
-        (RouterSettings(blocks=-1), r"router\.blocks=-1"),
-        (TaskStudy(rewording="Q:"), r"tasks\.rewording"),
-    ],
-)
-def test_a_wrong_setting_is_named(settings: Any, named: str) -> None:
-    with pytest.raises(InputError, match=named):
-        settings.check()
+def test_a_wrong_rewording_is_named() -> None:
+    with pytest.raises(InputError, match=r"tasks\.rewording"):
+        TaskStudy(rewording="Q:").check()

@@ -68,9 +68,6 @@ def test_a_folder_of_tasks_gives_sets_a_cross_table_and_a_router(
     again = launch(*words, calibrated=False)
     assert (folder / router_files.RECORD).stat().st_mtime_ns == written, "nothing is computed again"
     assert "gain over static" in again.out
-    other = launch(*words, "router.blocks=0", calibrated=False)
-    assert "calibration items under" not in other.err, "another router needs no new scores"
-    assert record_of(other)[1]["router"]["settings"]["blocks"] == 0
     check_command(folder, record, ended.results, monkeypatch, capfd)
     page = write(ended.results, "tasks", tmp_path / "figures").read_text(encoding="utf-8")
     assert "Sets for tasks" in page
@@ -110,7 +107,7 @@ def test_a_sweep_over_files_of_items_gives_a_set_for_each(launch: Command, tmp_p
     assert not (ended.results / router_files.FOLDER).exists()
 
 
-def test_sublayers_have_sets_too(launch: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sublayers_have_sets_too(launch: Command, tmp_path: Path) -> None:
     tasks = f"tasks.folder={task_folder(tmp_path / 'tasks')}"
     words = (*SMALL, "unit=sublayer", "tasks.rewording=null", tasks)
     ended = launch(*words, calibrated=False)
@@ -123,13 +120,7 @@ def test_sublayers_have_sets_too(launch: Command, tmp_path: Path, monkeypatch: p
     assert launch(*words, "study=second", calibrated=False).status == 0
     for study in ("tasks", "second"):
         assert route_command.folder_of(study, ended.results) == folder
-    with monkeypatch.context() as killed:
-        killed.setattr("pruning.study.task_routing.provenance", None)
-        with pytest.raises(TypeError):
-            launch(*words, "router.blocks=0", calibrated=False)
-    assert not (folder / router_files.RECORD).exists(), "it described another router"
-    assert launch(*words, calibrated=False).status == 0
-    assert router_files.read_router(folder)[0].settings.blocks is None
+    assert router_files.read_router(folder)[0].blocks == record["router"]["blocks"]
 
 
 @pytest.mark.parametrize(
@@ -143,7 +134,6 @@ def test_sublayers_have_sets_too(launch: Command, tmp_path: Path, monkeypatch: p
         (["tasks.folder={two}", "calibration=commonsense"], "calibration=task_items"),
         (["tasks.folder={two}", "compensation=magnitude"], "compensation=none"),
         (["tasks.folder={two}", "launcher=processes"], "launcher=local"),
-        (["tasks.folder={two}", "router.blocks=99"], "router.blocks=99"),
         (["tasks.folder={two}", "calibration.samples=13"], "24 distinct items"),
         ([], "tasks.folder is not set"),
     ],

@@ -1,4 +1,4 @@
-"""The settings of a study of tasks (`tasks`) and of its router (`router`)."""
+"""The settings of a study of tasks (`tasks`)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pruning.calibration.items import EMBEDDED, check_template
-from pruning.core.errors import InputError, check_least
+from pruning.core.errors import InputError
 
 ENDINGS = (".jsonl", ".json")
 NEEDED = (
@@ -61,17 +61,3 @@ class TaskStudy:
         if twice := [name for name in names if names.count(name) > 1]:
             raise InputError(f"two tasks are named '{twice[0]}': give their files different names.")
         return files
-
-
-@dataclass
-class RouterSettings:
-    """What a router reads of a prompt: the hidden states of the model itself after its first `blocks` blocks.
-
-    None means as many as no set drops, at most a quarter of all.
-    """
-
-    blocks: int | None = None
-
-    def check(self) -> None:
-        """Raise InputError if the number is too small."""
-        check_least("router", self, blocks=0)
