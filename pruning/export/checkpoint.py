@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -38,56 +39,48 @@ FORMAT = {"format": "pt"}  # what transformers expects in a safetensors file
 class Checkpoint:
     """The tensors in the safetensors files of a directory: `shapes` lists them, and `read` reads one.
 
-    One file is open at a time. Raises InputError if there are no weights, or if a file is missing.
+    Raises InputError if there are no weights, or if a file is missing.
     """
 
     def __init__(self, folder: Path) -> None:
-        from safetensors import safe_open
-
-        self._open: tuple[Path, Any] | None = None
         files = weight_files(folder)
         if not files:
             raise InputError(f"{folder} holds neither {SINGLE} nor {INDEX}.")
         if (single := files.get("")) is not None:
-            with _reading(single), safe_open(single, framework="pt") as stream:
+            with _opened(single) as stream:
                 files = dict.fromkeys(stream.keys(), single)
         self.files = dict(sorted(files.items(), key=lambda item: item[1]))
 
     def shapes(self) -> Mapping[str, Tensor]:
         """Tensors on the meta device by name, in the best order for reading; only headers are read."""
         shapes = {}
-        for name, path in self.files.items():
-            with _reading(path):
-                part = self._handle(path).get_slice(name)
-            if (dtype := DTYPES.get(part.get_dtype())) is None:
-                raise InputError(
-                    f"tensor {name} of {path} is stored in {part.get_dtype()}, which cannot be cut: give a "
-                    f"checkpoint in one of {', '.join(DTYPES)}."
-                )
-            shapes[name] = torch.empty(part.get_shape(), dtype=getattr(torch, dtype), device="meta")
+        for path, pairs in groupby(self.files.items(), key=lambda pair: pair[1]):
+            with _opened(path) as stream:
+                for name, _ in pairs:
+                    part = stream.get_slice(name)
+                    if (dtype := DTYPES.get(part.get_dtype())) is None:
+                        raise InputError(
+                            f"tensor {name} of {path} is stored in {part.get_dtype()}, which cannot be cut: give a "
+                            f"checkpoint in one of {', '.join(DTYPES)}."
+                        )
+                    shapes[name] = torch.empty(part.get_shape(), dtype=getattr(torch, dtype), device="meta")
         return shapes
 
     def read(self, name: str) -> Tensor:
         """One tensor, on the CPU."""
-        with _reading(self.files[name]):
-            tensor: Tensor = self._handle(self.files[name]).get_tensor(name)
+        with _opened(self.files[name]) as stream:
+            tensor: Tensor = stream.get_tensor(name)
         return tensor
-
-    def _handle(self, path: Path) -> Any:
-        from safetensors import safe_open
-
-        if self._open is None or self._open[0] != path:
-            self._open = (path, safe_open(path, framework="pt"))
-        return self._open[1]
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Turn an error of reading a weight file into an InputError that names the file."""
-    from safetensors import SafetensorError
+def _opened(path: Path) -> Iterator[Any]:
+    """Yield an open file of weights. Raises InputError, which names the file, if it cannot be read."""
+    from safetensors import SafetensorError, safe_open
 
     try:
-        yield
+        with safe_open(path, framework="pt") as stream:
+            yield stream
     except (SafetensorError, OSError) as error:
         raise InputError(
             f"{path} cannot be read ({first_line(error)}). It may be truncated: copy or download it again."
