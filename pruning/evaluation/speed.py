@@ -12,6 +12,7 @@ import ctypes
 import gc
 import json
 import logging
+import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -160,16 +161,10 @@ def machine(gpus: bool = True) -> str:
     if gpus and torch.cuda.is_available():
         names = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
         return " + ".join(names)
+    # The name as Linux reports it or, on other systems, as Python does.
+    processor = _proc("/proc/cpuinfo", "model name") or platform.processor() or platform.machine()
     threads = torch.get_num_threads()
-    return f"{_processor()}, {threads} thread{'s' if threads > 1 else ''}"
-
-
-def _processor() -> str:
-    """The processor's name as Linux reports it or, on other systems, as Python reports it."""
-    import platform
-
-    named = _proc("/proc/cpuinfo", "model name")
-    return named or platform.processor() or platform.machine()
+    return f"{processor}, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def _proc(path: str, field: str) -> str | None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
 from pruning.engine.compensation import Magnitude, NoCompensation
@@ -25,10 +23,17 @@ def check_export(cell: Cell) -> None:
     if isinstance(cell.compensation, Magnitude):
         raise InputError(f"export={out}: {FACTORS}")
     check_place(out, cell.model)
-    mask = None if (done := cell.done()) is None else Mask.from_json(done["mask"])
-    mask = mask and (mask.as_blocks() or mask)  # as an export records it
     if is_gguf(out):
-        _check_file(cell, out, mask)
+        if cell.heal.trains or not isinstance(cell.compensation, NoCompensation):
+            changing = "healing" if cell.heal.trains else "a compensation"
+            raise InputError(
+                f"{changing} changes weights, and the tensors of {out} are copies: choose heal=none "
+                "compensation=none, or export a directory (export=DIR) and convert it (docs/gguf.md)."
+            )
+        mask = None if (done := cell.done()) is None else Mask.from_json(done["mask"])
+        mask = mask and (mask.as_blocks() or mask)  # as an export records it
+        check_gguf_target(out, {"mask": None if mask is None else mask.to_json()})
+        check_known(open_gguf(find_gguf(cell.model)[0]))
     elif cell.results.is_relative_to(out):
         raise InputError(
             f"export={out} contains the results folder {cell.results}: choose another directory."
@@ -37,15 +42,3 @@ def check_export(cell: Cell) -> None:
         raise InputError(
             f"export={out} holds an export that is not of this cell: choose another directory, or remove this one."
         )
-
-
-def _check_file(cell: Cell, out: Path, mask: Mask | None) -> None:
-    """Raise InputError if a GGUF file cannot be written, or cannot take the changes of weights."""
-    if cell.heal.trains or not isinstance(cell.compensation, NoCompensation):
-        changing = "healing" if cell.heal.trains else "a compensation"
-        raise InputError(
-            f"{changing} changes weights, and the tensors of {out} are copies: choose heal=none compensation=none, "
-            "or export a directory (export=DIR) and convert it (docs/gguf.md)."
-        )
-    check_gguf_target(out, {"mask": None if mask is None else mask.to_json()})
-    check_known(open_gguf(find_gguf(cell.model)[0]))

@@ -61,8 +61,15 @@ def plan_cut(wanted: Request) -> Cut:
     cannot be reached, and UnskippableError if its blocks are not found.
     """
     settings, source, folder = _find_source(wanted.model)
-    _check_request(wanted, source, folder)
-    blocks, dtype = Mask(wanted.mask.n_blocks, wanted.mask.gone), getattr(torch, wanted.model.dtype)
+    mask, count = wanted.mask, source.get_text_config(decoder=True).num_hidden_layers
+    if mask.n_blocks != count:
+        raise InputError(
+            f"the mask is over {mask.n_blocks} blocks and model {wanted.model.name} has {count}: "
+            "give the model that the mask was made for (model=NAME)."
+        )
+    if folder is not None and folder.resolve().is_relative_to(wanted.out):
+        raise InputError(f"out={wanted.out} contains the model that is to be cut: choose another directory.")
+    blocks, dtype = Mask(count, mask.gone), getattr(torch, wanted.model.dtype)
     config = pruned_config.pruned_config(source, blocks)
     for part in (config, *(getattr(config, name, None) for name in config.sub_configs)):
         if part is not None:
@@ -87,17 +94,6 @@ def plan_cut(wanted: Request) -> Cut:
     before, now = (sum(p.numel() for p in model.parameters()) for model in (dense, smaller))
     sizes = ModelSizes(before, now, sum(stored.values()), after)
     return Cut(settings, folder, config, plan, tensors, sizes)
-
-
-def _check_request(wanted: Request, source: Any, folder: Path | None) -> None:
-    mask, count = wanted.mask, source.get_text_config(decoder=True).num_hidden_layers
-    if mask.n_blocks != count:
-        raise InputError(
-            f"the mask is over {mask.n_blocks} blocks and model {wanted.model.name} has {count}: "
-            "give the model that the mask was made for (model=NAME)."
-        )
-    if folder is not None and folder.resolve().is_relative_to(wanted.out):
-        raise InputError(f"out={wanted.out} contains the model that is to be cut: choose another directory.")
 
 
 def _find_source(settings: Model) -> tuple[Model, Any, Path | None]:
