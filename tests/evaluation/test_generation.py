@@ -24,7 +24,7 @@ from pruning.export.request import Request
 from pruning.models.sublayers import masked
 from pruning.runs.check_data import Reader, check_evaluation
 from tests.conftest import N_BLOCKS
-from tests.evaluation.test_generating import plain
+from tests.evaluation.test_continuations import plain
 from tests.helpers.evaluations import (
     forward_of,
     lm_eval_on,
