@@ -18,7 +18,7 @@ from pruning.core.errors import DamagedError, ForeignError, InputError, shown
 from pruning.core.mask import Mask
 from pruning.core.records import CLASS
 from pruning.models.handle import Model
-from pruning.routing import router_files
+from pruning.routing import fitted_router
 from pruning.routing.fitted_router import FittedRouter, StateEncoder, first_blocks, fit_head, prompts
 from pruning.routing.set_scores import routes, score_items
 from pruning.runs.cell import ForwardSettings
@@ -68,7 +68,7 @@ class Router:
         Raises InputError if the folder holds no router or if its model is not recorded, DamagedError if a file was
         changed, and ForeignError if the model is another one than the router was fitted to.
         """
-        router, record = router_files.read_router(path_of("folder", folder))
+        router, record = fitted_router.read_router(path_of("folder", folder))
         if model is None:
             model = _recorded_model(record, folder)
         check_type("model", model, PrunableModel)
@@ -80,7 +80,7 @@ class Router:
     def save(self, folder: str | Path) -> Path:
         """Write `router.json` and `router.npz` to a folder, without the weights of the model. Returns the folder."""
         target = path_of("folder", folder)
-        router_files.save_router(target, self.fitted, self.facts)
+        fitted_router.save_router(target, self.fitted, self.facts)
         return target
 
     def route(self, prompt: str, *, question: bool = False) -> Route:
@@ -139,7 +139,7 @@ def _recorded_model(record: Mapping[str, Any], folder: str | Path) -> PrunableMo
         settings: Model = build("model", {CLASS: Model.__name__, **record["settings"], "offload": None})
     except (InputError, TypeError) as error:
         raise DamagedError(
-            f"the router in {folder} does not describe its model ({error}): restore {router_files.ROUTER}, or "
+            f"the router in {folder} does not describe its model ({error}): restore {fitted_router.ROUTER}, or "
             "give the model."
         ) from error
     return loaded(settings)
@@ -208,5 +208,5 @@ def fit_router(
     scores = score_items(forward, samples, list(sets.values()))
     head = fit_head(encoder.encode(prompts(template, items)), scores.loglikelihood.T)
     router = FittedRouter(sets, head, blocks, template)
-    facts = router_files.model_record(model.language_model, model.settings)
+    facts = fitted_router.model_record(model.language_model, model.settings)
     return Router(model, router, encoder, facts)

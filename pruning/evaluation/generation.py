@@ -33,9 +33,15 @@ from pruning.core.scoring import mean, standard_error
 from pruning.core.storage import text_sha256
 from pruning.engine import collectives
 from pruning.evaluation import Data, Measured
-from pruning.evaluation.choices import EvalTask, check_asking, generating, measure_task
 from pruning.evaluation.corpora import perplexity
-from pruning.evaluation.lm_eval_tasks import TaskGroup, named_data
+from pruning.evaluation.lm_eval_tasks import (
+    EvalTask,
+    TaskGroup,
+    check_asking,
+    generating,
+    measure_task,
+    named_data,
+)
 
 if TYPE_CHECKING:
     from pruning.core.mask import Mask

@@ -11,24 +11,28 @@ import dataclasses
 import logging
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pruning.core import storage
+from pruning.core.errors import InputError
+from pruning.core.mask import Mask
 from pruning.core.terminal import guarded, prepare_process
 from pruning.core.units import bytes_text
-from pruning.export import model_card, output_dir, request
+from pruning.engine.compensation import Magnitude, NoCompensation
+from pruning.export import checkpoint, model_card, output_dir, plan, request, verify
+from pruning.export.gguf_export import check_gguf_target, export_gguf, find_gguf
 from pruning.export.model_card import Facts
-from pruning.export.request import Request, is_gguf
+from pruning.export.plan import Cut
+from pruning.export.request import FACTORS, Request, is_gguf
+from pruning.models.gguf import check_known, open_gguf
 from pruning.models.kept_models import PACKAGED
-
-if TYPE_CHECKING:
-    from pruning.export.plan import Cut
+from pruning.runs.cell import Cell
 
 log = logging.getLogger(__name__)
 
 
 def main() -> None:
-    """The entry point of `depth-pruning export` and of `depth-pruning export`."""
+    """The entry point of `depth-pruning export`."""
     with guarded():
         prepare_process()
         logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
@@ -48,11 +52,7 @@ def export_cell(folder: Path, out: Path, healed: bool = False) -> str:
 
 def written(wanted: Request) -> Facts:
     """Write what is asked for, a directory or a GGUF file; raises as `export` and `export_gguf` do."""
-    if is_gguf(wanted.out):
-        from pruning.export.gguf_export import export_gguf
-
-        return export_gguf(wanted)
-    return export(wanted)
+    return export_gguf(wanted) if is_gguf(wanted.out) else export(wanted)
 
 
 def export(wanted: Request) -> Facts:
@@ -62,8 +62,6 @@ def export(wanted: Request) -> Facts:
     If the disk is full, raises InputError and leaves nothing behind. Raises MismatchError if the written model does
     not equal the masked model.
     """
-    from pruning.export import checkpoint, plan, verify
-
     wanted = request.settled(wanted)
     output_dir.check_place(wanted.out, wanted.model)
     earlier = output_dir.check_target(wanted.out)
@@ -150,3 +148,38 @@ def _record(wanted: Request, found: Facts) -> dict[str, Any]:
         **({} if found.repair is None else {"repaired": list(found.repair)}),
         **({"form": "zeros", "idle_parameters": found.idle} if found.mask.unit == "sublayer" else {}),
     }
+
+
+# Before the search of a launch.
+
+
+def check_export(cell: Cell) -> None:
+    """Raise InputError if a cell's search would end without the directory or the GGUF file that it asks for.
+
+    An earlier directory, which names its cell, may be replaced only if it is this one. Before the search the mask is
+    unknown, so an earlier file may be replaced only if the cell is finished and has its mask.
+    """
+    assert cell.export is not None
+    out = cell.export
+    if isinstance(cell.compensation, Magnitude):
+        raise InputError(f"export={out}: {FACTORS}")
+    output_dir.check_place(out, cell.model)
+    if is_gguf(out):
+        if cell.heal.trains or not isinstance(cell.compensation, NoCompensation):
+            changing = "healing" if cell.heal.trains else "a compensation"
+            raise InputError(
+                f"{changing} changes weights, and the tensors of {out} are copies: choose heal=none "
+                "compensation=none, or export a directory (export=DIR) and convert it (docs/gguf.md)."
+            )
+        mask = None if (done := cell.done()) is None else Mask.from_json(done["mask"])
+        mask = mask and (mask.as_blocks() or mask)  # as an export records it
+        check_gguf_target(out, {"mask": None if mask is None else mask.to_json()})
+        check_known(open_gguf(find_gguf(cell.model)[0]))
+    elif cell.results.is_relative_to(out):
+        raise InputError(
+            f"export={out} contains the results folder {cell.results}: choose another directory."
+        )
+    elif (earlier := output_dir.check_target(out)) is not None and earlier.get("cell") != cell.key:
+        raise InputError(
+            f"export={out} holds an export that is not of this cell: choose another directory, or remove this one."
+        )

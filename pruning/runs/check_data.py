@@ -23,9 +23,8 @@ from pruning.calibration.samples import Samples
 from pruning.core.errors import InputError
 from pruning.core.records import METRIC as CONTINUATIONS
 from pruning.evaluation import Data
-from pruning.evaluation.choices import EvalTask
 from pruning.evaluation.generation import Prompts
-from pruning.evaluation.lm_eval_tasks import TaskGroup
+from pruning.evaluation.lm_eval_tasks import EvalTask, TaskGroup
 from pruning.models.architecture import context_length_of, rope_change_of
 
 log = logging.getLogger(__name__)

@@ -131,7 +131,7 @@ def _check_export(cells: Sequence[Cell]) -> None:
             f"export=DIR is for one cell, and this command asks for {len(cells)}: export finished cells one by one "
             "with `depth-pruning export CELL out=DIR`."
         )
-    from pruning.export.launch_check import check_export
+    from pruning.export.pipeline import check_export
 
     collectives.on_first(lambda: check_export(cells[0]))
 

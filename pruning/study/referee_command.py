@@ -24,7 +24,7 @@ from pruning.core import storage
 from pruning.core.errors import InputError, unknown
 from pruning.core.terminal import FAILED, command_words
 from pruning.evaluation.corpora import CorpusPerplexity
-from pruning.published import explain, library, measure
+from pruning.published import library, measure
 from pruning.published.library import Protocol
 from pruning.published.measure import GapRow, Referee
 from pruning.runs.cell import Cell
@@ -73,10 +73,10 @@ def run_referee(words: Sequence[str]) -> int:
         referee.samples(request)  # raises if its windows are too long
     done = sum(referee.known(request) is not None for request in requests)
     log.info("%s; %d of %d measurements are known", _counts(rows), done, len(requests))
-    found = explain.explained(rows, dict(referee.measure(requests)))
+    found = measure.explained(rows, dict(referee.measure(requests)))
     folder = cell.results / measure.FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    table = {"tolerance": explain.TOLERANCE, "rows": list(map(explain.record, found))}
+    table = {"tolerance": measure.TOLERANCE, "rows": list(map(measure.record, found))}
     storage.write_json(folder / "table.json", table)
     say(f"{_result(found)}\nfiles    {folder}")
     return FAILED if any(one.verdict == "failed" for one in found) else 0
@@ -146,7 +146,7 @@ def _dry_run(rows: Sequence[GapRow], referee: Referee) -> str:
     return "\n".join([*lines, "This was a dry run: nothing was measured."])
 
 
-def _result(found: Sequence[explain.Explained]) -> str:
+def _result(found: Sequence[measure.Explained]) -> str:
     """The table, the count of each verdict with its meaning, and what explains each gap."""
 
     def shown(value: float | None) -> str:
@@ -160,7 +160,7 @@ def _result(found: Sequence[explain.Explained]) -> str:
         table.append((*names, *map(shown, values), one.verdict))
     counts = Counter(one.verdict for one in found)
     lines = [render(COLUMNS, table, right=COLUMNS[4:7])]
-    lines += [f"{counts[name]:4} {name}: {text}" for name, text in explain.VERDICTS.items() if counts[name]]
+    lines += [f"{counts[name]:4} {name}: {text}" for name, text in measure.VERDICTS.items() if counts[name]]
     reasons = [
         f"{one.row.entry.name}, {one.row.corpus}: {one.verdict}. {one.text}." for one in found if one.text
     ]

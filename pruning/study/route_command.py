@@ -13,7 +13,7 @@ from pathlib import Path
 from pruning.core import storage
 from pruning.core.errors import InputError, unknown
 from pruning.core.terminal import command_words
-from pruning.routing import router_files
+from pruning.routing import fitted_router
 from pruning.study.text_tables import say
 
 DEFAULTS = {"question": "false", "max_new_tokens": "64", "results": "results"}
@@ -45,13 +45,13 @@ def main() -> None:
 def folder_of(where: str, results: Path) -> Path:
     """The folder of a router: `where` itself, or the one of the study `where`. Raises InputError if there is none."""
     folder = Path(where).expanduser()
-    if (folder / router_files.ROUTER).is_file():
+    if (folder / fitted_router.ROUTER).is_file():
         return folder
-    records = sorted((results / router_files.FOLDER).glob(f"*/{router_files.RECORD}"))
+    records = sorted((results / fitted_router.FOLDER).glob(f"*/{fitted_router.RECORD}"))
     found = [path.parent for path in records if where in storage.read_json(path).get("studies", ())]
     if not found:
         raise InputError(
-            f"{where} is no folder with a {router_files.ROUTER}, and {results} holds no router of that study: "
+            f"{where} is no folder with a {fitted_router.ROUTER}, and {results} holds no router of that study: "
             "give the folder of a router, or results=DIR. One is made by `depth-pruning grid experiment=tasks "
             "tasks.folder=DIR`."
         )

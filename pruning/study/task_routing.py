@@ -19,7 +19,7 @@ from pruning.core.errors import DamagedError
 from pruning.core.mask import Mask
 from pruning.core.records import DoneResult, now, provenance
 from pruning.core.storage import digest
-from pruning.routing import router_files, set_scores
+from pruning.routing import fitted_router, set_scores
 from pruning.routing.fitted_router import FittedRouter, StateEncoder, first_blocks, fit_head
 from pruning.routing.set_scores import DENSE, POLICIES, Crossed, Floats, Interval, ItemScores
 from pruning.routing.task_study import TaskStudy
@@ -42,7 +42,7 @@ def route_group(cells: Sequence[Cell], results: Sequence[DoneResult], settings: 
     sets = {task.name: Mask.from_json(result["mask"]) for task, result in zip(tasks, results, strict=True)}
     described = _described(cells, tasks, sets, settings)
     folder = _folder(cell, tasks, described["sets"])
-    path = folder / router_files.RECORD
+    path = folder / fitted_router.RECORD
     if path.is_file():
         earlier: dict[str, Any] = storage.read_json(path)
         if cell.study not in earlier["studies"]:
@@ -66,7 +66,7 @@ def route_group(cells: Sequence[Cell], results: Sequence[DoneResult], settings: 
     template = cast(TaskItems, cell.calibration).template
     router = FittedRouter(sets, head, blocks, template)
     predicted = {name: head.predict(states[name]).T for name in names}
-    router_files.save_router(folder, router, router_files.model_record(model, cell.model))
+    fitted_router.save_router(folder, router, fitted_router.model_record(model, cell.model))
 
     numbers = set_scores.summary(crossed, scores.get("reworded"), predicted, names)
     record = {"study": cell.study, "studies": [cell.study], **described, **numbers}
@@ -109,7 +109,7 @@ def _folder(cell: Cell, tasks: Sequence[TaskData], sets: Mapping[str, Any]) -> P
     size = f"k{cell.k}" if cell.ratio is None else f"r{cell.ratio:g}"
     unit = "" if cell.unit == "block" else f"-{cell.unit}"
     stem = f"{cell.model.name}-{cell.choices.objective}-{cell.choices.algo}-{size}{unit}-s{cell.seed}"
-    return cell.results / router_files.FOLDER / f"{stem}-{digest([cell.weights(), sets, data])}"
+    return cell.results / fitted_router.FOLDER / f"{stem}-{digest([cell.weights(), sets, data])}"
 
 
 def _scores(
@@ -127,9 +127,9 @@ def _scores(
                     forward.watched(show), task.parts[part], [masks[0].dense, *masks]
                 )
             fields = [field.name for field in dataclasses.fields(scored)]
-            router_files.save_arrays(path, {name: getattr(scored, name) for name in fields})
+            fitted_router.save_arrays(path, {name: getattr(scored, name) for name in fields})
         try:
-            found[task.name] = ItemScores(**router_files.read_arrays(path))
+            found[task.name] = ItemScores(**fitted_router.read_arrays(path))
         except TypeError as error:
             raise DamagedError(
                 f"{path} does not hold the scores of items: move it away and run again."
@@ -143,8 +143,10 @@ def _states(path: Path, tasks: Sequence[TaskData], encoder: StateEncoder) -> dic
         prompts = {"calibration": [p for task in tasks for p in task.prompts["calibration"]]}
         prompts |= {task.name: list(task.prompts["heldout"]) for task in tasks}
         log.info("reading %d prompts for the router", sum(map(len, prompts.values())))
-        router_files.save_arrays(path, {f"of_{name}": encoder.encode(some) for name, some in prompts.items()})
-    return {name.removeprefix("of_"): value for name, value in router_files.read_arrays(path).items()}
+        fitted_router.save_arrays(
+            path, {f"of_{name}": encoder.encode(some) for name, some in prompts.items()}
+        )
+    return {name.removeprefix("of_"): value for name, value in fitted_router.read_arrays(path).items()}
 
 
 # What a study of tasks prints: all tasks under all sets, and what each policy gains.

@@ -19,7 +19,7 @@ from pruning.core.errors import OutOfReachError
 from pruning.core.mask import Space
 from pruning.core.records import DoneResult
 from pruning.published import library
-from pruning.published.explain import VERDICTS
+from pruning.published.measure import VERDICTS
 from tests.helpers import gguf_models
 from tests.helpers.searches import configured
 from tests.helpers.wikipedia import use_dump

@@ -17,7 +17,6 @@ from pruning.core.errors import DamagedError, InputError
 from pruning.core.mask import Mask
 from pruning.core.records import METRIC, read_continuations
 from pruning.engine.forward import Forward
-from pruning.evaluation.choices import generating
 from pruning.evaluation.generation import (
     Generation,
     Prompts,
@@ -29,6 +28,7 @@ from pruning.evaluation.generation import (
     same_start,
     until_end,
 )
+from pruning.evaluation.lm_eval_tasks import generating
 from pruning.evaluation.text_overlap import check_disjoint
 from pruning.models.sublayers import masked
 from pruning.runs.check_data import Reader, check_evaluation

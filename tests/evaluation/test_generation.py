@@ -15,9 +15,8 @@ from pruning.calibration.samples import Row, Samples
 from pruning.core.errors import InputError, UnreachableError
 from pruning.core.mask import Mask
 from pruning.evaluation import lm_eval_tasks
-from pruning.evaluation.choices import EvalTask
 from pruning.evaluation.generation import Generation
-from pruning.evaluation.lm_eval_tasks import TaskGroup, Zeroshot
+from pruning.evaluation.lm_eval_tasks import EvalTask, TaskGroup, Zeroshot
 from pruning.evaluation.text_overlap import check_disjoint
 from pruning.export.pipeline import export
 from pruning.export.request import Request

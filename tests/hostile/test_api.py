@@ -20,7 +20,7 @@ from pruning.calibration.sources import pydoc
 from pruning.core.errors import DamagedError, ForeignError, InputError
 from pruning.core.storage import file_sha256, read_json, write_json
 from pruning.export import request
-from pruning.routing import router_files
+from pruning.routing import fitted_router
 from tests.conftest import Command
 from tests.helpers import gguf_models
 from tests.helpers.damage import edit_json, half
@@ -260,27 +260,27 @@ def test_a_router_is_for_the_weights_that_it_was_fitted_to(
 
 def _record(**changes: Any) -> Callable[[Path], None]:
     """A function that changes entries of a router's record."""
-    return lambda folder: edit_json(folder / router_files.ROUTER, **changes)
+    return lambda folder: edit_json(folder / fitted_router.ROUTER, **changes)
 
 
 def _unsealed(folder: Path) -> None:
-    write_json(path := folder / router_files.ROUTER, read_json(path))
+    write_json(path := folder / fitted_router.ROUTER, read_json(path))
 
 
 def _arrays(folder: Path) -> None:
     """Change a number, and give the record the new digest."""
-    arrays = router_files.read_arrays(head := folder / router_files.HEAD)
+    arrays = fitted_router.read_arrays(head := folder / fitted_router.HEAD)
     arrays["common_weight"][0, 0] += 1
-    router_files.save_arrays(head, arrays)
+    fitted_router.save_arrays(head, arrays)
     _record(head_sha256=file_sha256(head))(folder)
 
 
 EDITS: dict[str, Callable[[Path], None]] = {
     "number": _arrays,
-    "torn": lambda folder: half(folder / router_files.HEAD),
-    "no file": lambda folder: (folder / router_files.HEAD).unlink(),
-    "a list": lambda folder: write_json(folder / router_files.ROUTER, []),
-    "no json": lambda folder: half(folder / router_files.ROUTER),
+    "torn": lambda folder: half(folder / fitted_router.HEAD),
+    "no file": lambda folder: (folder / fitted_router.HEAD).unlink(),
+    "a list": lambda folder: write_json(folder / fitted_router.ROUTER, []),
+    "no json": lambda folder: half(folder / fitted_router.ROUTER),
     "no seal": _unsealed,
     "blocks": _record(blocks=0),
     "template": _record(template="Q: {question}"),

@@ -27,7 +27,7 @@ from pruning.healing.healed_files import read_record
 from pruning.launcher import submit
 from pruning.launcher.job import Job
 from pruning.launcher.submission import Submission
-from pruning.routing.router_files import read_router
+from pruning.routing.fitted_router import read_router
 from pruning.study import heal_command
 from tests.conftest import Command
 from tests.helpers.damage import edit_json

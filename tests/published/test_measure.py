@@ -13,7 +13,6 @@ from pruning.core.errors import InputError, LossError, PruningError
 from pruning.core.mask import Mask
 from pruning.models.handle import Model
 from pruning.published import library, measure
-from pruning.published.explain import VERDICTS, Explained, explained
 from pruning.published.library import (
     ModelFacts,
     PrintedSource,
@@ -22,7 +21,16 @@ from pruning.published.library import (
     PublishedNumber,
     Theirs,
 )
-from pruning.published.measure import GapRow, Measurement, Referee, requests, rows
+from pruning.published.measure import (
+    VERDICTS,
+    Explained,
+    GapRow,
+    Measurement,
+    Referee,
+    explained,
+    requests,
+    rows,
+)
 from pruning.runs.cell import ForwardSettings
 from tests.conftest import N_BLOCKS
 

@@ -12,7 +12,7 @@ import pytest
 from pruning import cli
 from pruning.core.storage import read_json
 from pruning.models.handle import Model
-from pruning.published import explain, library
+from pruning.published import library, measure
 from tests.conftest import Ended
 from tests.helpers.architectures import saved_llama
 
@@ -157,7 +157,7 @@ def test_a_number_that_was_measured_in_its_own_protocol_is_found_there(
     (number,) = (one for one in entry.numbers if one.theirs.corpus == "wikitext2")
     found = dataclasses.replace(entry, numbers=(dataclasses.replace(number, value=row["own"]),))
     monkeypatch.setattr(library, "entries", lambda: tuple(found if e is entry else e for e in entries))
-    monkeypatch.setattr(explain, "TOLERANCE", 1e-6)
+    monkeypatch.setattr(measure, "TOLERANCE", 1e-6)
     (row,) = rows(referee(line))
     assert row["verdict"] == "protocol"
     assert row["one"] != pytest.approx(row["own"], rel=1e-4)
