@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from unittest.mock import patch
 
 from pruning.calibration.samples import Row, Samples
-from pruning.calibration.sources import PARTED, TextSource
+from pruning.calibration.sources import PARTED, TextSource, check_path
 from pruning.calibration.text import SHORTEST, WindowDraw
-from pruning.core.errors import DamagedError, InputError, check_least, unknown
+from pruning.core.errors import DamagedError, InputError, check_known, check_least
 from pruning.core.records import ENDING, METRIC, ContinuationRecord, read_continuations, with_error
 from pruning.core.scoring import mean, standard_error
 from pruning.core.storage import text_sha256
@@ -86,13 +86,8 @@ class Generation:
         least = {"prompts": 0, "prompt_tokens": SHORTEST, "continuation_tokens": 1, "seed": 0}
         least |= {"num_fewshot": 0, "max_new_tokens": 1}
         check_least("eval", self, **least)
-        if self.source not in SOURCES:
-            raise unknown("eval.source", self.source, SOURCES)
-        if (self.path is None) == (self.source == "file"):
-            raise InputError(
-                f"eval.path={self.path} does not fit eval.source={self.source}: give both eval.source=file and "
-                "eval.path=FILE, or neither."
-            )
+        check_known("eval", self, source=SOURCES)
+        check_path(self.source, self.path, "eval")
         if not (self.prompts or self.tasks):
             raise InputError(
                 "eval=generation has nothing to measure: give eval.prompts=32 or 'eval.tasks=[TASK]'."
@@ -121,14 +116,10 @@ class Generation:
         """The perplexity of continuations, the share of right answers, or the accuracy."""
         if isinstance(data, Prompts):
             return measure_continuations(forward, data, mask, self.batch_size)
-
-        def of_task(task: EvalTask) -> Measured:
-            return measure_task(name, forward, task, mask, self.batch_size)
-
         if isinstance(data, TaskGroup):
-            return data.measure_each(of_task)
+            return data.measure(name, forward, mask, self.batch_size)
         assert isinstance(data, EvalTask)
-        return of_task(data)
+        return measure_task(name, forward, data, mask, self.batch_size)
 
 
 class Written(NamedTuple):

@@ -690,13 +690,12 @@ class TaskGroup:
         """The number of documents that are in the calibration data."""
         return sum(member.shared(calibration) for member in self.members)
 
-    def measure_each(self, measure: Callable[[EvalTask], Measured]) -> Measured:
-        """The metric over all items; `measure` returns the metric of one member.
+    def measure(self, name: str, forward: Forward, mask: Mask, batch_size: int) -> Measured:
+        """The metric over all items, and other metrics that every member has.
 
-        Items count equally, as in lm-eval's groups that weigh by size, and the standard error is lm-eval's. Other
-        metrics are reported if every member has them.
+        Items count equally, as in lm-eval's groups that weigh by size, and the standard error is lm-eval's.
         """
-        each = [measure(member) for member in self.members]
+        each = [measure_task(name, forward, member, mask, batch_size) for member in self.members]
         sizes = [one.how["items"] for one in each]
         metrics: dict[str, float] = {}
         for metric in metrics_among(each[0].metrics):

@@ -179,7 +179,7 @@ def test_gsm8k_without_a_hub_is_refused_in_one_line() -> None:
         ({"continuation_tokens": 0}, "eval.continuation_tokens=0 .*1"),
         ({"seed": -1}, "eval.seed=-1 .*0"),
         ({"source": "embeded"}, "eval.source 'embeded'"),
-        ({"source": "file"}, "eval.path=None .*eval.source=file"),
+        ({"source": "file"}, "eval.path is not set"),
         ({"path": "x.txt"}, "eval.path=x.txt .*eval.source=pydoc"),
         ({"num_fewshot": -1}, "eval.num_fewshot=-1 .*0"),
         ({"max_new_tokens": 0}, "eval.max_new_tokens=0 .*1"),
