@@ -22,17 +22,12 @@ from pruning.export.pipeline import export
 from pruning.export.request import Request
 from pruning.models.removal import blocks_removed, smaller_config
 from tests.conftest import N_BLOCKS, Command
-from tests.helpers.architectures import ARCHITECTURES, build, without
+from tests.helpers.architectures import ARCHITECTURES, build, logits, without
 from tests.helpers.evaluations import settings
 
 IDS = torch.tensor([[3, 14, 15, 9, 26, 5, 35, 8, 9, 79]])
 PROMPT = {"input_ids": IDS, "attention_mask": torch.ones_like(IDS), "max_new_tokens": 6, "do_sample": False}
 SMALL = Speed([1, 2], [16], new_tokens=3, repeats=3, warmup=1)
-
-
-def logits(model: Any) -> torch.Tensor:
-    with torch.no_grad():
-        return model(input_ids=IDS, use_cache=False).logits
 
 
 @pytest.mark.parametrize("dropped", [(1, 4), (0, 5)], ids=str)

@@ -24,8 +24,8 @@ from pruning.models.output_maps import Repair, find_fold, repaired
 from pruning.models.removal import blocks_removed, smaller_config
 from pruning.models.sublayers import masked
 from tests.helpers import gguf_models
-from tests.helpers.architectures import GROUPED, N_BLOCKS, PARALLEL, SEQUENTIAL, without, zeroed
-from tests.helpers.exports import caches, changed_tensors, load, logits, saved, wanted
+from tests.helpers.architectures import GROUPED, N_BLOCKS, PARALLEL, SEQUENTIAL, logits, without, zeroed
+from tests.helpers.exports import caches, changed_tensors, load, saved, wanted
 
 MASK = Mask.parse(N_BLOCKS, "a0 m1 b2 a5")
 

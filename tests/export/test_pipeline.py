@@ -26,8 +26,8 @@ from pruning.export.pipeline import export
 from pruning.export.request import Request
 from pruning.models.handle import Model
 from tests.helpers import gguf_models
-from tests.helpers.architectures import ARCHITECTURES, N_BLOCKS, without
-from tests.helpers.exports import caches, load, logits, saved, wanted
+from tests.helpers.architectures import ARCHITECTURES, N_BLOCKS, logits, without
+from tests.helpers.exports import caches, load, saved, wanted
 
 ROOT = Path(__file__).parents[2]
 

@@ -29,7 +29,8 @@ from pruning.models.handle import Model
 from pruning.models.sublayers import masked
 from tests.conftest import Command
 from tests.helpers import gguf_models
-from tests.helpers.exports import load, logits, wanted
+from tests.helpers.architectures import logits
+from tests.helpers.exports import load, wanted
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -24,14 +24,7 @@ from pruning.healing.loop import smaller_model
 from pruning.models.handle import Model
 from tests.conftest import Command
 from tests.healing.test_launch import SEARCH, SHORT, done
-from tests.helpers.architectures import N_BLOCKS, build
-
-IDS = torch.randint(3, 97, (1, 12), generator=torch.Generator().manual_seed(0))
-
-
-def logits(model: Any) -> torch.Tensor:
-    with torch.no_grad():
-        return model(input_ids=IDS, use_cache=False).logits
+from tests.helpers.architectures import N_BLOCKS, build, logits
 
 
 def card_of(folder: Path) -> str:

@@ -24,9 +24,9 @@ from pruning.healing.loop import Healed, Trainer, heal, latest_checkpoint, small
 from pruning.models.blocks import find_blocks
 from pruning.models.sublayers import masked
 from tests.healing.worlds import MASK, N_BLOCKS, PARTS, distill, full, lora, text, tiny, trainer
+from tests.helpers.architectures import logits
 from tests.helpers.processes import meet, started
 
-IDS = torch.randint(3, 97, (2, 9), generator=torch.Generator().manual_seed(0))
 ENDS = Mask(N_BLOCKS, (0, 1, 5))
 ROOT = Path(__file__).parents[2]
 
@@ -43,11 +43,6 @@ def same(first: Healed, second: Healed) -> bool:
 
 def losses(one: Healed) -> list[Any]:
     return [{name: value for name, value in point.items() if name != "seconds"} for point in one.curve]
-
-
-def logits(module: Any) -> torch.Tensor:
-    with torch.no_grad():
-        return module(input_ids=IDS, use_cache=False).logits  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma3", "gpt2", "qwen3_moe"])
