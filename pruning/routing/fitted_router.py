@@ -222,14 +222,13 @@ def read_router(folder: Path) -> tuple[FittedRouter, dict[str, Any]]:
         if record != storage.sealed(record) or record["head_sha256"] != file_sha256(folder / HEAD):
             raise ValueError("a file was changed after it was written")
         arrays = read_arrays(folder / HEAD)
-        head = Head(*(_ridge(*(arrays[f"{part}_{name}"] for name in FITTED)) for part in PARTS))
+        parts = []
+        for part in PARTS:
+            *fitted, strength = (arrays[f"{part}_{name}"] for name in FITTED)
+            parts.append(Ridge(*fitted, float(strength)))
         sets = {name: Mask.from_json(record["sets"][name]) for name in record["order"]}
-        return FittedRouter(sets, head, record["blocks"], record["template"]), record["model"]
+        return FittedRouter(sets, Head(*parts), record["blocks"], record["template"]), record["model"]
     except (PruningError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise DamagedError(
             f"the router in {folder} is damaged ({first_line(error)}): restore {ROUTER} and {HEAD}, or fit it again."
         ) from error
-
-
-def _ridge(center: Floats, scale: Floats, weight: Floats, bias: Floats, strength: Floats) -> Ridge:
-    return Ridge(center, scale, weight, bias, float(strength))
