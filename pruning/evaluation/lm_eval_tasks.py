@@ -534,10 +534,7 @@ class Zeroshot:
                     f"eval.scorer=engine scores multiple-choice tasks by {' and '.join(sorted(COUNTED))}, but {name} "
                     f"({loaded.OUTPUT_TYPE}) has {metrics}: set eval.scorer=lm_eval."
                 )
-            try:
-                _ = task.rows
-            except InputError as error:
-                raise InputError(f"eval.tasks: '{name}': {error} Choose another task.") from error
+            _ = task.rows  # raises InputError if an answer cannot be scored
         if task.metric is None:
             raise InputError(
                 f"eval.tasks: '{name}' has no accuracy, only {metrics}: choose a task that has "
@@ -608,14 +605,8 @@ def load_tasks(name: str, groups: bool = False) -> list[Any]:
             "of items with eval=local 'eval.items={NAME: FILE}'."
         ) from error
     except ImportError as error:
-        package = (
-            error.name.partition(".")[0] if isinstance(error, ModuleNotFoundError) and error.name else ""
-        )
-        # Some tasks raise an error of their own that says what to install.
         raise InputError(
-            f"eval.tasks: '{name}' needs the package {package}: pip install {package}"
-            if package
-            else f"eval.tasks: '{name}' cannot be loaded ({first_line(error)}): install the packages that it needs."
+            f"eval.tasks: '{name}' cannot be loaded ({first_line(error)}): install the packages that it needs."
         ) from error
 
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from pruning.core import storage
 from pruning.core.errors import DamagedError, InputError, unwritable
+from pruning.core.records import MASK, SMALLER
 from pruning.core.records import NAME as RESULT
-from pruning.core.records import SMALLER
 from pruning.core.storage import file_sha256, staged, sweep
 from pruning.core.units import bytes_text
 from pruning.models.handle import Model
@@ -52,7 +52,7 @@ def check_place(out: Path, model: Model) -> None:
             raise InputError(
                 f"out={out} is inside {folder}, the folder of the model itself: choose a directory elsewhere."
             )
-        if (folder / RESULT).is_file() and out != folder / SMALLER:
+        if all((folder / name).is_file() for name in (RESULT, MASK)) and out != folder / SMALLER:
             raise InputError(
                 f"out={out} is inside {folder}, which holds the result of a search: choose a directory elsewhere, or "
                 f"{SMALLER} in that folder."
