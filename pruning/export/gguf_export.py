@@ -181,8 +181,8 @@ def _proven(path: Path, goal: verify.Expected, settings: Model, wanted: Request)
     where, options = in_gguf(path)
     own = AutoConfig.from_pretrained(where, **options, trust_remote_code=False)
     moved = _kinds(own) != _kinds(config)
-    loaded = verify.reload(where, settings, config if moved else own, **options)
-    return verify.compare(*loaded, goal, reference(wanted)), moved
+    config = config if moved else own
+    return verify.compare_export(where, goal, settings, reference(wanted), config, **options), moved
 
 
 def _kinds(config: Any) -> Any:

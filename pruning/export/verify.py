@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -69,25 +69,24 @@ def expected(model: Any, mask: Mask) -> Expected:
         return Expected(ids, _logits(model, ids))
 
 
-def compare_export(folder: Path, wanted: Expected, settings: Model, of: str = MASKED) -> str:
-    """Load a directory and compare its model with `wanted`, as `compare` does."""
-    from transformers import AutoConfig
+def compare_export(
+    place: Path | str, wanted: Expected, settings: Model, of: str = MASKED, config: Any = None, **options: Any
+) -> str:
+    """Load a written model and compare it bit for bit with `wanted`; returns how, in words.
 
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    loaded = reload(folder, replace(settings, dtype=comparison_dtype(settings.dtype)), config)
-    return compare(*loaded, wanted, of)
+    `settings` say where the model runs, `of` what the wanted model is; `config` is the model's configuration, by
+    default its own. Raises MismatchError.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-
-def reload(place: Path | str, settings: Model, config: Any, **options: Any) -> tuple[Any, list[str]]:
-    """A written model with this configuration, on the devices that the settings ask for; and what it lacks."""
-    from transformers import AutoModelForCausalLM
-
+    if config is None:
+        config = AutoConfig.from_pretrained(place, trust_remote_code=False)
     # The progress bar of GGUF files ignores transformers' settings.
     with quiet(), contextlib.redirect_stderr(io.StringIO()):
         model, info = AutoModelForCausalLM.from_pretrained(
             place,
             config=config,
-            dtype=getattr(torch, settings.dtype),
+            dtype=getattr(torch, comparison_dtype(settings.dtype)),
             attn_implementation=attention_kernel(config),
             output_loading_info=True,
             trust_remote_code=False,
@@ -95,15 +94,8 @@ def reload(place: Path | str, settings: Model, config: Any, **options: Any) -> t
             **settings.device_options,  # the same device as the whole model, for equal bits
         )
     lacking = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
-    return model.eval(), [f"{len(lacking)} weights are missing, for example {lacking[0]}"] if lacking else []
-
-
-def compare(model: Any, wrong: Sequence[str], wanted: Expected, of: str = MASKED) -> str:
-    """Compare a loaded model bit for bit with `wanted`; returns how, in words. `of` says what the wanted model is.
-
-    Raises MismatchError, also for complaints `wrong`.
-    """
-    logits, wrong = _logits(model, wanted.ids), [*wrong]
+    wrong = [f"{len(lacking)} weights are missing, for example {lacking[0]}"] if lacking else []
+    logits = _logits(model.eval(), wanted.ids)
     if logits.shape != wanted.logits.shape:
         raise MismatchError(f"the export has logits {tuple(logits.shape)}, not {tuple(wanted.logits.shape)}.")
     gap = (logits - wanted.logits).abs()
