@@ -14,29 +14,33 @@ from pruning.api.model import PrunableModel, exclusive, loaded, used_by
 from pruning.calibration.item_files import FIELD, Item
 from pruning.calibration.items import TEMPLATE, ItemDraw, check_template
 from pruning.config.app import build
-from pruning.core.errors import DamagedError, ForeignError, InputError, shown
+from pruning.core.errors import DamagedError, ForeignError, InputError, shown, unknown
 from pruning.core.mask import Mask
 from pruning.core.records import CLASS
 from pruning.models.handle import Model
 from pruning.routing import fitted_router
 from pruning.routing.fitted_router import FittedRouter, StateEncoder, first_blocks, fit_head, prompts
 from pruning.routing.set_scores import routes, score_items
+from pruning.routing.task_study import TARGETS
 from pruning.runs.cell import ForwardSettings
 from pruning.runs.loaded_cell import forward_with
+
+PREDICTED = {"loglikelihood": "log-likelihood per token", "margin": "lead of the right answer per token"}
 
 
 @dataclass(frozen=True)
 class Route:
     """The set that a router chose for a prompt, and why.
 
-    `predicted` has for each set the mean log-likelihood per token that a right answer is expected to have; `seconds`
-    is the router's own time.
+    `predicted` has for each set the mean log-likelihood per token that a right answer is expected to have, or, if the
+    router predicts margins, by how much it is expected to lead; `seconds` is the router's own time.
     """
 
     chosen: str
     mask: Mask
     predicted: dict[str, float]
     seconds: float
+    what: str = "log-likelihood per token"
 
     def __str__(self) -> str:
         lines = [
@@ -44,9 +48,7 @@ class Route:
             for name, value in sorted(self.predicted.items(), key=lambda pair: -pair[1])
         ]
         drops = " ".join(self.mask.names())
-        return "\n".join(
-            [f"{self.chosen}: {self.mask} removed: {drops}", "predicted log-likelihood per token:", *lines]
-        )
+        return "\n".join([f"{self.chosen}: {self.mask} removed: {drops}", f"predicted {self.what}:", *lines])
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ class Router:
         sets, seconds = self.fitted.sets, time.perf_counter() - started
         chosen = list(sets)[routes(predicted)[0]]
         values = dict(zip(sets, predicted[:, 0].tolist(), strict=True))
-        return Route(chosen, sets[chosen], values, seconds)
+        return Route(chosen, sets[chosen], values, seconds, PREDICTED[self.fitted.target])
 
     def wording(self, question: str) -> str:
         """A question in the wording that the router was fitted to."""
@@ -177,15 +179,19 @@ def fit_router(
     sets: Mapping[str, Mask],
     *,
     template: str = TEMPLATE,
+    target: str = "loglikelihood",
 ) -> Router:
     """Fit a router to the items of tasks: it predicts the right answer's log-likelihood under each set.
 
     `tasks` maps names to lists of items (question, choices, answer), and `sets` names to masks; the two need not have
-    the same names. Raises InputError if an item or a mask is wrong.
+    the same names. `target` is what the router predicts, "loglikelihood" or "margin". Raises InputError if an item, a
+    mask or the target is wrong.
     """
     for name, given in (("tasks", tasks), ("sets", sets)):
         if not isinstance(given, Mapping):
             raise InputError(f"{name} is {shown(given)}: give a mapping, {{NAME: ...}}.")
+    if target not in TARGETS:
+        raise unknown("target", target, TARGETS)
     check_text(template, "template")
     check_template("template", template)
     if not sets:
@@ -206,7 +212,7 @@ def fit_router(
     encoder = StateEncoder(forward, model.tokenizer, blocks)
     samples = ItemDraw(len(items), 0, template).rows(items, model.tokenizer, "items")
     scores = score_items(forward, samples, list(sets.values()))
-    head = fit_head(encoder.encode(prompts(template, items)), scores.loglikelihood.T)
-    router = FittedRouter(sets, head, blocks, template)
+    head = fit_head(encoder.encode(prompts(template, items)), scores.target(target).T)
+    router = FittedRouter(sets, head, blocks, template, target)
     facts = fitted_router.model_record(model.language_model, model.settings)
     return Router(model, router, encoder, facts)

@@ -28,6 +28,7 @@ from pruning.core.mask import Mask
 from pruning.core.storage import file_sha256
 from pruning.models.architecture import context_length_of
 from pruning.routing.set_scores import Floats
+from pruning.routing.task_study import TARGETS
 
 if TYPE_CHECKING:
     from pruning.engine.forward import Forward
@@ -47,9 +48,10 @@ class FittedRouter:
     head: Head
     blocks: int
     template: str  # the wording of the prompts that it was trained on
+    target: str = "loglikelihood"  # what it predicts
 
     def predict(self, encoder: StateEncoder, prompts: Sequence[str]) -> Floats:
-        """The predicted log-likelihoods per token of the right answers (sets, prompts)."""
+        """The predictions of the target (sets, prompts)."""
         return self.head.predict(encoder.encode(prompts)).T
 
 
@@ -200,6 +202,7 @@ def save_router(folder: Path, router: FittedRouter, model: Mapping[str, Any]) ->
         "sets": {name: mask.to_json() for name, mask in router.sets.items()},
         "blocks": router.blocks,
         "template": router.template,
+        "target": router.target,
         "model": dict(model),
         "order": list(router.sets),  # of the head's outputs: JSON objects have no order
         "head_sha256": file_sha256(folder / HEAD),
@@ -227,7 +230,10 @@ def read_router(folder: Path) -> tuple[FittedRouter, dict[str, Any]]:
             *fitted, strength = (arrays[f"{part}_{name}"] for name in FITTED)
             parts.append(Ridge(*fitted, float(strength)))
         sets = {name: Mask.from_json(record["sets"][name]) for name in record["order"]}
-        return FittedRouter(sets, Head(*parts), record["blocks"], record["template"]), record["model"]
+        if (target := record["target"]) not in TARGETS:
+            raise ValueError(f"target={target}")
+        router = FittedRouter(sets, Head(*parts), record["blocks"], record["template"], target)
+        return router, record["model"]
     except (PruningError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise DamagedError(
             f"the router in {folder} is damaged ({first_line(error)}): restore {ROUTER} and {HEAD}, or fit it again."

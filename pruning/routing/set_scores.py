@@ -65,6 +65,10 @@ class ItemScores:
         wrong = np.add.reduceat(self.means, self._starts, axis=1) - self.loglikelihood
         return np.asarray(wrong / (self._choices - 1) - self.loglikelihood)
 
+    def target(self, name: str) -> Floats:
+        """What a router predicts (sets, items), higher being better: "loglikelihood", or "margin" negated."""
+        return self.loglikelihood if name == "loglikelihood" else -self.margin
+
     def random_labels(self, rng: np.random.Generator) -> NDArray[np.bool_]:
         """Labels of which each choice of an item is right with the same probability."""
         right = np.zeros(len(self.item), dtype=bool)
@@ -275,17 +279,18 @@ def summary(
     reworded: Scores | None,
     predicted: Mapping[str, Floats],
     sets: Sequence[str],
+    target: str = "loglikelihood",
 ) -> dict[str, Any]:
     """The numbers of a study. `cross` is by task and then by set, of which `dense` is the first.
 
-    `predicted` are the log-likelihoods (sets, items) that the router predicts for held-out items, by task. The
-    oracle's `excess` is its surviving gain minus `chance`.
+    `predicted` are the router's predictions (sets, items) of `target` for held-out items, by task. The oracle's
+    `excess` is its surviving gain minus `chance`.
     """
     chosen = choices(crossed, {task: routes(of_task) for task, of_task in predicted.items()})
     first = next(iter(crossed.heldout))
     hits, margins = values(crossed, chosen, "hits"), values(crossed, chosen, "margin")
     static = hits["static"]
-    true = [crossed.heldout[task].loglikelihood[1:] for task in predicted]
+    true = [crossed.heldout[task].target(target)[1:] for task in predicted]
     found: dict[str, Any] = {
         "cross": {
             task: _cross(scores, 1 + crossed.own[task], sets) for task, scores in crossed.heldout.items()

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pruning.calibration.items import EMBEDDED, check_template
-from pruning.core.errors import InputError
+from pruning.core.errors import InputError, check_known
 
+TARGETS = ("loglikelihood", "margin")
 ENDINGS = (".jsonl", ".json")
 NEEDED = (
     "give tasks.folder=DIR, a folder with a file of items for each task: NAME.jsonl with lines such as "
@@ -21,12 +22,15 @@ class TaskStudy:
 
     Each file of items in `folder` is a task; with `embedded`, the items that come with this program are one more.
     `rewording` is a second wording of the prompts; it shows how much of the oracle's gain is chance (None: not done).
+    `target` is what the router predicts: the right answer's "loglikelihood", as in PuDDing, or the "margin" (negated,
+    so that higher is better).
     """
 
     cross: bool = False
     folder: str | None = None
     embedded: bool = True
     rewording: str | None = "Q: {question}\nA:"
+    target: str = "loglikelihood"
 
     @property
     def asked(self) -> bool:
@@ -34,7 +38,8 @@ class TaskStudy:
         return self.cross or self.folder is not None
 
     def check(self) -> None:
-        """Raise InputError if the rewording asks no question."""
+        """Raise InputError if the target is unknown or the rewording asks no question."""
+        check_known("tasks", self, target=TARGETS)
         if self.rewording is not None:
             check_template("tasks.rewording", self.rewording)
 

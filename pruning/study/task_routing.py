@@ -43,8 +43,8 @@ def route_group(cells: Sequence[Cell], results: Sequence[DoneResult], settings: 
     described = _described(cells, tasks, sets, settings)
     folder = _folder(cell, tasks, described["sets"])
     path = folder / fitted_router.RECORD
-    if path.is_file():
-        earlier: dict[str, Any] = storage.read_json(path)
+    earlier: dict[str, Any] = storage.read_json(path) if path.is_file() else {}
+    if earlier.get("router", {}).get("target") == settings.target:
         if cell.study not in earlier["studies"]:
             earlier["studies"] = sorted({*earlier["studies"], cell.study})
             storage.write_json(path, earlier)
@@ -61,17 +61,19 @@ def route_group(cells: Sequence[Cell], results: Sequence[DoneResult], settings: 
     blocks = first_blocks(masks)
     encoder = StateEncoder(forward, cell.model.tokenizer, blocks)
     states = _states(folder / "states.npz", tasks, encoder)
-    targets = np.hstack([scores["calibration"][name].loglikelihood[1:] for name in names])
+    targets = np.hstack([scores["calibration"][name].target(settings.target)[1:] for name in names])
     head = fit_head(states["calibration"], targets.T)
     template = cast(TaskItems, cell.calibration).template
-    router = FittedRouter(sets, head, blocks, template)
+    router = FittedRouter(sets, head, blocks, template, settings.target)
     predicted = {name: head.predict(states[name]).T for name in names}
+    path.unlink(missing_ok=True)  # it describes the router that is now replaced
     fitted_router.save_router(folder, router, fitted_router.model_record(model, cell.model))
 
-    numbers = set_scores.summary(crossed, scores.get("reworded"), predicted, names)
-    record = {"study": cell.study, "studies": [cell.study], **described, **numbers}
+    numbers = set_scores.summary(crossed, scores.get("reworded"), predicted, names, settings.target)
+    studies = sorted({*earlier.get("studies", ()), cell.study})
+    record = {"study": cell.study, "studies": studies, **described, **numbers}
     strengths = {"common": head.common.strength, "relative": head.relative.strength}
-    record["router"] |= {"blocks": blocks, "strengths": strengths}
+    record["router"] |= {"target": settings.target, "blocks": blocks, "strengths": strengths}
     record["environment"] = provenance(started, str(model.device))
     storage.write_json(path, record)
     return record | {"folder": str(folder)}

@@ -374,6 +374,7 @@ WRONG: dict[tuple[str, str], list[Any]] = {
     ("fit_router", "tasks"): [[1], None, "animals", {"a": 3}, {"a": "x"}],
     ("fit_router", "sets"): [[MASK], None],
     ("fit_router", "template"): [None, 3, "Answer:", SURROGATE],
+    ("fit_router", "target"): [None, 3, "tree"],
     ("load", "folder"): [None, 3, "", "a\0b"],
     ("load", "model"): [3, "smollm2"],
     ("save", "folder"): [None, 3, "", "a\0b", SURROGATE],

@@ -195,7 +195,7 @@ def test_submissions_and_their_jobs(
 def test_routers_and_healings(tmp_path: Path) -> None:
     record = {
         "sets": {"a": {"n_blocks": 4, "dropped": [1]}, "b": {"n_blocks": 4, "dropped": [2]}},
-        **{"blocks": 1, "template": "{question}"},
+        **{"blocks": 1, "template": "{question}", "target": "margin"},
         "model": {
             "settings": None,
             "revision": "0",

@@ -63,11 +63,11 @@ def test_a_router_is_the_same_after_it_was_saved_and_damage_is_named(tmp_path: P
     with pytest.raises(InputError, match=r"router\.json"):
         fitted_router.read_router(tmp_path)
     features, targets = planted(1, 40)
-    router = FittedRouter(SETS, fit_head(features, targets), 1, "Q: {question}")
+    router = FittedRouter(SETS, fit_head(features, targets), 1, "Q: {question}", "margin")
     fitted_router.save_router(tmp_path, router, MODEL)
     again, model = fitted_router.read_router(tmp_path)
     assert model == MODEL
-    for name in ("sets", "blocks", "template"):
+    for name in ("sets", "blocks", "template", "target"):
         assert getattr(again, name) == getattr(router, name)
     assert (again.head.predict(features) == router.head.predict(features)).all()
     edit_json(tmp_path / fitted_router.ROUTER, blocks=0)
@@ -120,6 +120,7 @@ def test_a_folder_without_two_tasks_is_refused(
         TaskStudy(**({"folder": str(folder)} | settings)).files()
 
 
-def test_a_wrong_rewording_is_named() -> None:
-    with pytest.raises(InputError, match=r"tasks\.rewording"):
-        TaskStudy(rewording="Q:").check()
+@pytest.mark.parametrize(("name", "value"), [("rewording", "Q:"), ("target", "tree")])
+def test_a_wrong_setting_is_named(name: str, value: str) -> None:
+    with pytest.raises(InputError, match=rf"tasks\.{name}"):
+        TaskStudy(**{name: value}).check()  # type: ignore[arg-type]

@@ -72,6 +72,7 @@ def test_ties_share_the_point_of_a_right_answer() -> None:
     )
     assert scores.hits.tolist() == [[0.5, 0.5]]
     assert scores.loglikelihood.tolist() == [[-1.0, -1.0]]
+    assert (scores.target("margin") == -scores.margin).all()
     assert scores.margin.tolist() == [[pytest.approx((-1 - 4) / 2 + 1), 0.0]]
 
 

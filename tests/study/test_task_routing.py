@@ -68,6 +68,10 @@ def test_a_folder_of_tasks_gives_sets_a_cross_table_and_a_router(
     again = launch(*words, calibrated=False)
     assert (folder / fitted_router.RECORD).stat().st_mtime_ns == written, "nothing is computed again"
     assert "gain over static" in again.out
+    other = launch(*words, "tasks.target=margin", calibrated=False)
+    assert "calibration items under" not in other.err, "another router needs no new scores"
+    assert record_of(other)[1]["router"]["target"] == "margin"
+    assert fitted_router.read_router(folder)[0].target == "margin"
     check_command(folder, record, ended.results, monkeypatch, capfd)
     page = write(ended.results, "tasks", tmp_path / "figures").read_text(encoding="utf-8")
     assert "Sets for tasks" in page
