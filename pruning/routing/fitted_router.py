@@ -227,8 +227,8 @@ def read_router(folder: Path) -> tuple[FittedRouter, dict[str, Any]]:
         arrays = read_arrays(folder / HEAD)
         parts = []
         for part in PARTS:
-            *fitted, strength = (arrays[f"{part}_{name}"] for name in FITTED)
-            parts.append(Ridge(*fitted, float(strength)))
+            center, scale, weight, bias, strength = (arrays[f"{part}_{name}"] for name in FITTED)
+            parts.append(Ridge(center, scale, weight, bias, float(strength)))
         sets = {name: Mask.from_json(record["sets"][name]) for name in record["order"]}
         if (target := record["target"]) not in TARGETS:
             raise ValueError(f"target={target}")
