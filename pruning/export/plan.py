@@ -147,7 +147,7 @@ def changed(wanted: Request, cut: Cut) -> tuple[Cut, verify.Expected | None]:
     weights are not found in the checkpoint, DamagedError if a healing is damaged, UnskippableError if sub-layers are
     not found.
     """
-    from pruning.healing.healed_files import read_weights
+    from pruning.healing.loop import read_weights
 
     healed: dict[str, Tensor] = {}
     if (record := wanted.heal_record) is not None:

@@ -37,8 +37,7 @@ from pruning.healing.heal_settings import (
     NoHealing,
     Training,
 )
-from pruning.healing.healed_files import read_record
-from pruning.healing.loop import latest_checkpoint, step_of
+from pruning.healing.loop import latest_checkpoint, read_record, step_of
 from pruning.healing.losses import summed_loss
 from pruning.healing.rate import known, settled
 from pruning.models.blocks import find_blocks, gradients_kept, input_device

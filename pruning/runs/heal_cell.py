@@ -24,7 +24,7 @@ from pruning.core.units import duration_text
 from pruning.engine import collectives
 from pruning.healing import loop
 from pruning.healing.heal_settings import Training, budgets
-from pruning.healing.healed_files import read_record, read_weights, write_evaluation, write_healed
+from pruning.healing.loop import read_record, read_weights, write_evaluation, write_healed
 from pruning.healing.rate import warn_if_useless, with_rate
 from pruning.models.placement import ModelInfo
 from pruning.runs import measurements

@@ -19,8 +19,7 @@ from pruning.core.storage import file_sha256, read_json
 from pruning.export import model_card, request
 from pruning.export.pipeline import export
 from pruning.export.request import Request
-from pruning.healing.healed_files import WEIGHTS
-from pruning.healing.loop import smaller_model
+from pruning.healing.loop import WEIGHTS, smaller_model
 from pruning.models.handle import Model
 from tests.conftest import Command
 from tests.healing.test_launch import SEARCH, SHORT, done

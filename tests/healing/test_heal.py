@@ -19,8 +19,17 @@ from pruning.core.errors import DamagedError, InputError, LossError, is_disk_ful
 from pruning.core.mask import Mask
 from pruning.engine import collectives
 from pruning.healing import loop
-from pruning.healing.healed_files import WEIGHTS, read_weights, write_healed
-from pruning.healing.loop import Healed, Trainer, heal, latest_checkpoint, smaller_model, step_of
+from pruning.healing.loop import (
+    WEIGHTS,
+    Healed,
+    Trainer,
+    heal,
+    latest_checkpoint,
+    read_weights,
+    smaller_model,
+    step_of,
+    write_healed,
+)
 from pruning.models.blocks import find_blocks
 from pruning.models.sublayers import masked
 from tests.healing.worlds import MASK, N_BLOCKS, PARTS, distill, full, lora, text, tiny, trainer

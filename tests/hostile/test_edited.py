@@ -15,7 +15,7 @@ from pruning.core import storage
 from pruning.core.errors import DamagedError
 from pruning.core.mask import Mask
 from pruning.core.records import read_result
-from pruning.healing.healed_files import read_record
+from pruning.healing.loop import read_record
 from pruning.runs import measurements
 from tests.conftest import Command
 from tests.helpers.damage import edit_json

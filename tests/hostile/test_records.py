@@ -23,7 +23,7 @@ from pruning.core.errors import DamagedError, InputError, PruningError
 from pruning.core.records import read_result
 from pruning.core.storage import file_sha256, sealed
 from pruning.export.request import of_cell
-from pruning.healing.healed_files import read_record
+from pruning.healing.loop import read_record
 from pruning.launcher import submit
 from pruning.launcher.job import Job
 from pruning.launcher.submission import Submission
