@@ -11,22 +11,22 @@ import dataclasses
 import logging
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pruning.core import storage
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
 from pruning.core.terminal import guarded, prepare_process
 from pruning.core.units import bytes_text
-from pruning.engine.compensation import Magnitude, NoCompensation
-from pruning.export import checkpoint, model_card, output_dir, plan, request, verify
-from pruning.export.gguf_export import check_gguf_target, export_gguf, find_gguf
+from pruning.export import model_card, output_dir, request
 from pruning.export.model_card import Facts
-from pruning.export.plan import Cut
 from pruning.export.request import FACTORS, Request, is_gguf
-from pruning.models.gguf import check_known, open_gguf
 from pruning.models.kept_models import PACKAGED
-from pruning.runs.cell import Cell
+
+if TYPE_CHECKING:
+    from pruning.export.plan import Cut
+    from pruning.runs.cell import Cell
+
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,11 @@ def export_cell(folder: Path, out: Path, healed: bool = False) -> str:
 
 def written(wanted: Request) -> Facts:
     """Write what is asked for, a directory or a GGUF file; raises as `export` and `export_gguf` do."""
-    return export_gguf(wanted) if is_gguf(wanted.out) else export(wanted)
+    if is_gguf(wanted.out):
+        from pruning.export.gguf_export import export_gguf
+
+        return export_gguf(wanted)
+    return export(wanted)
 
 
 def export(wanted: Request) -> Facts:
@@ -62,6 +66,8 @@ def export(wanted: Request) -> Facts:
     If the disk is full, raises InputError and leaves nothing behind. Raises MismatchError if the written model does
     not equal the masked model.
     """
+    from pruning.export import checkpoint, plan, verify
+
     wanted = request.settled(wanted)
     output_dir.check_place(wanted.out, wanted.model)
     earlier = output_dir.check_target(wanted.out)
@@ -159,6 +165,10 @@ def check_export(cell: Cell) -> None:
     An earlier directory, which names its cell, may be replaced only if it is this one. Before the search the mask is
     unknown, so an earlier file may be replaced only if the cell is finished and has its mask.
     """
+    from pruning.engine.compensation import Magnitude, NoCompensation
+    from pruning.export.gguf_export import check_gguf_target, find_gguf
+    from pruning.models.gguf import check_known, open_gguf
+
     assert cell.export is not None
     out = cell.export
     if isinstance(cell.compensation, Magnitude):
