@@ -349,15 +349,6 @@ def test_a_cell_does_not_go_on_from_a_changed_journal(launch: Command) -> None:
     assert (again["mask"], again["calibration"]) == (result["mask"], result["calibration"])
 
 
-def test_a_damaged_file_of_samples_is_repaired(tmp_path: Path) -> None:
-    samples = windows((1, 2), (1, 3))
-    path = samples.save(tmp_path)
-    whole = path.read_bytes()
-    for damage in (b"", b"{", b"untouched\n"):
-        path.write_bytes(damage)
-        assert samples.save(tmp_path).read_bytes() == whole
-
-
 FILES = ["arc_easy.jsonl", "arc_challenge.jsonl", "piqa.jsonl", "boolq.jsonl", "commonsense170k_part.json"]
 
 
