@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -18,7 +17,6 @@ import transformers
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from pruning.core import storage
 from pruning.core.errors import InputError, MismatchError, PruningError
 from pruning.core.mask import Mask
 from pruning.export import checkpoint
@@ -287,29 +285,6 @@ def test_ctrl_c_leaves_nothing_behind(dense: Path, tmp_path: Path, monkeypatch: 
     with pytest.raises(KeyboardInterrupt):
         export(wanted(dense, (2,)))
     assert {path.name for path in tmp_path.iterdir()} == {"dense"}
-
-
-def test_kill_9_leaves_no_directory_of_that_name(
-    dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    code = (
-        "import os, signal, sys\n"
-        "import pruning.export.checkpoint\n"
-        "pruning.export.checkpoint.write_config = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "from pruning.export import pipeline\n"
-        "pipeline.main()\n"
-    )
-    words = ["--drop", "2", "out=out", "model=local", "model.path=dense", "verify=false"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    ended = subprocess.run([sys.executable, "-c", code, *words], cwd=tmp_path, env=environment, check=False)
-    assert ended.returncode == -signal.SIGKILL
-    (partial,) = tmp_path.glob(".out.*")
-    assert not (partial / "config.json").exists(), "what is left could be taken for a model"
-    assert not (tmp_path / "out").exists()
-    export(wanted(dense, (2,), verify=False))
-    monkeypatch.setattr(storage, "DAY", -1)
-    storage.sweep(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"dense", "out"}, "a later writer removes it"
 
 
 @pytest.mark.slow
