@@ -35,7 +35,7 @@ from pruning.engine import collectives
 from pruning.healing.heal_settings import Distill, Lora, LossWeights, Training
 from pruning.healing.losses import summed_loss
 from pruning.healing.training_text import HealingText, epochs
-from pruning.models.blocks import add_scales, find_blocks, gradients_kept, input_device
+from pruning.models.blocks import find_blocks, gradients_kept, input_device
 from pruning.models.output_maps import Repair, repaired
 from pruning.models.placement import LanguageModel
 from pruning.models.removal import blocks_removed, smaller_config
@@ -81,18 +81,16 @@ def heal(
     text: HealingText,
     settings: Training,
     folder: Path | None = None,
-    scales: Sequence[float] | None = None,
     watch: Watch = lambda _: None,
     repair: Repair | None = None,
 ) -> Healed:
     """Train the model without the units of a mask. With a folder, a killed run continues from its last checkpoint.
 
-    `scales` are the factors of a compensation, and `repair` its maps. Raises LossError if a loss is not finite, and
-    the errors of `smaller_model`.
+    `repair` are maps of a compensation. Raises LossError if a loss is not finite, and the errors of `smaller_model`.
     """
     read = epochs(text, settings)
     with gradients_kept(model.module.parameters()):  # the smaller model shares some of these weights
-        smaller = smaller_model(model, mask, scales, repair)
+        smaller = smaller_model(model, mask, repair)
         weights: dict[str, Any] = {}
         if settings.adapter:
             assert isinstance(settings, Lora | Distill)
@@ -427,12 +425,8 @@ class SmallerModel:
             weights[name].data.copy_(tensor)
 
 
-def smaller_model(
-    model: LanguageModel, mask: Mask, scales: Sequence[float] | None = None, repair: Repair | None = None
-) -> SmallerModel:
-    """A copy of a model that lacks the units of a mask.
-
-    `scales` are the factors of a compensation, one per unit; `repair` are maps that are folded into its weights.
+def smaller_model(model: LanguageModel, mask: Mask, repair: Repair | None = None) -> SmallerModel:
+    """A copy of a model that lacks the units of a mask; `repair` are maps that are folded into its weights.
 
     Raises InputError if nothing or everything is removed, or if weights are on disk, and the errors of
     `smaller_config`.
@@ -447,8 +441,6 @@ def smaller_model(
     shared = {id(weight): weight for weight in module.parameters() if id(weight) not in inside}
     with repaired(module, repair), blocks_removed(module, mask, smaller_config(module, mask)):
         smaller = copy.deepcopy(module, dict[int, Any](shared))
-    if scales is not None:
-        add_scales(find_blocks(smaller).modules, mask, scales)
     count = sum(weight.numel() for weight in smaller.parameters())
     info = replace(model.info, n_blocks=len(numbers), parameters=count)
     return SmallerModel(LanguageModel(smaller, info), numbers)

@@ -84,7 +84,7 @@ def healed_cell(prepared: Prepared, done: DoneResult) -> DoneResult:
             smaller = healed.smaller
         else:
             repair = measurements.recorded_repair(cell, done)
-            smaller = loop.smaller_model(found.model, mask, measurements.recorded_scales(done), repair)
+            smaller = loop.smaller_model(found.model, mask, repair)
             smaller.apply(read_weights(folder, record))
         measure = _evaluator(prepared, done, record, forward_of(cell, smaller.model))
     result = _extended(prepared, done, completed(record), measure, whole)
@@ -123,12 +123,9 @@ class Finished:
         folder: Path | None,
         watch: Callable[[Point], None] = lambda _: None,
     ) -> loop.Healed:
-        """Heal a mask with the cell's compensation or repair, which candidates cannot have."""
-        scales, repair = (
-            measurements.recorded_scales(self.done),
-            measurements.recorded_repair(self.cell, self.done),
-        )
-        return loop.heal(self.model, mask, self.text, settings, folder, scales, watch, repair)
+        """Heal a mask with the cell's repair, which candidates cannot have."""
+        repair = measurements.recorded_repair(self.cell, self.done)
+        return loop.heal(self.model, mask, self.text, settings, folder, watch, repair)
 
 
 def _watch(note: Note, settings: Training, point: Point) -> None:

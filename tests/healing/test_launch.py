@@ -335,6 +335,7 @@ def test_a_search_without_other_masks_and_a_compensation_are_refused(launch: Com
     assert ended.status != 0
     assert "heal.candidates=4" in ended.err
     assert "algo=one_shot" in ended.err
-    ended = launch(*GREEDY, *BRIEF, *ROUNDS, "compensation=magnitude")
-    assert "compensation=none" in ended.err
+    for words in ((*ROUNDS, "compensation=linear"), ("compensation=magnitude",)):
+        ended = launch(*GREEDY, *BRIEF, *words)
+        assert "compensation=none" in ended.err
     assert len(ended.all()) == 1, "refused before the search"
