@@ -16,7 +16,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from itertools import groupby
@@ -235,24 +235,16 @@ def measure_task(name: str, forward: Forward, task: EvalTask, mask: Mask, batch_
 def generating(forward: Forward, mask: Mask) -> Iterator[Any]:
     """Within this context the model lacks the units of a mask and can generate; yields the transformers model.
 
-    Skipping units works only without a cache, so the units are removed from the model in memory. The factors of a
-    compensation are applied through hooks. Raises InputError if the architecture cannot describe these units, as an
-    export does.
+    Skipping units works only without a cache, so the units are removed from the model in memory. Raises InputError if
+    the architecture cannot describe these units, as an export does.
     """
-    from pruning.models.blocks import add_scales, find_blocks
     from pruning.models.removal import blocks_removed, smaller_config
 
     module = forward.model.module
     if not mask.dropped:
         yield module
         return
-    blocks = find_blocks(module).modules
-    kept = [blocks[index] for index in range(mask.n_blocks) if index not in mask.gone]
-    with ExitStack() as stack:
-        stack.enter_context(blocks_removed(module, mask, smaller_config(module, mask)))
-        if forward.scales is not None:
-            for handle in add_scales(kept, mask, forward.scales):
-                stack.callback(handle.remove)
+    with blocks_removed(module, mask, smaller_config(module, mask)):
         yield module
 
 

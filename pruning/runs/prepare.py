@@ -16,6 +16,7 @@ from pruning.core.storage import digest
 from pruning.engine import collectives
 from pruning.engine.compensation import Magnitude, NoCompensation
 from pruning.evaluation import Data, digests_of
+from pruning.evaluation.generation import Generation
 from pruning.evaluation.text_overlap import check_disjoint, overlaps
 from pruning.healing.rate import known, settled
 from pruning.healing.training_text import (
@@ -43,11 +44,17 @@ def check_cell(cell: Cell) -> None:
     cell.removal.check()
     driver.check_limit(cell.max_evaluations)
     cell.heal.check()
-    if cell.heal.trains and isinstance(cell.compensation, Magnitude):
-        raise InputError(
-            "a model with the factors of compensation=magnitude cannot be healed, because no checkpoint could hold "
-            "it: choose compensation=none or linear, or heal=none."
-        )
+    if isinstance(cell.compensation, Magnitude):
+        if cell.heal.trains:
+            raise InputError(
+                "a model with the factors of compensation=magnitude cannot be healed, because no checkpoint could "
+                "hold it: choose compensation=none or linear, or heal=none."
+            )
+        if isinstance(cell.evaluation, Generation):
+            raise InputError(
+                "a model with the factors of compensation=magnitude cannot generate: choose another evaluation, or "
+                "compensation=none or linear."
+            )
     if getattr(cell.heal, "candidates", 1) > 1 and cell.compensation != NoCompensation():
         raise InputError(
             f"heal.candidates={cell.heal.candidates} cannot be used with a compensation, which is measured for the "

@@ -51,36 +51,23 @@ def plain(module: Any, prompt: list[int], count: int) -> tuple[int, ...]:
     return tuple(ids[len(prompt) :])
 
 
-@pytest.mark.parametrize("factors", [False, True])
 @pytest.mark.parametrize("mask", MASKS, ids=str)
 @pytest.mark.parametrize("name", ["llama", "gemma3", "qwen3_moe"])
-def test_it_equals_greedy_decoding_of_the_masked_model_without_a_cache(
-    name: str, mask: Mask, factors: bool
-) -> None:
+def test_it_equals_greedy_decoding_of_the_masked_model_without_a_cache(name: str, mask: Mask) -> None:
     if name == "gemma3" and mask.unit == "sublayer":
         mask = Mask.parse(6, "a1 m3")  # other parts need kinds of blocks that this configuration cannot give
     model = tiny(name)
     model.module.generation_config.eos_token_id = model.module.config.eos_token_id = None
-    scales = tuple(1 + 0.05 * i for i in range(mask.n_units)) if factors else None
     before = [dict(vars(module)) for module in model.module.modules()]
-    with masked(model.module, mask, scales):
+    with masked(model.module, mask):
         wanted = [plain(model.module, prompt, 9) for prompt in PROMPTS]
-    with generating(Forward(model, scales=scales), mask) as module:
+    with generating(Forward(model), mask) as module:
         assert continued(module, PROMPTS, 9, batch_size=2) == wanted
     assert [dict(vars(module)) for module in model.module.modules()] == before
     dense = [plain(model.module, prompt, 9) for prompt in PROMPTS]
     assert dense != wanted, "the mask made no difference"
     with generating(Forward(model), Mask(6)) as module:
         assert continued(module, PROMPTS, 9, batch_size=3) == dense
-
-
-def test_factors_change_what_is_written() -> None:
-    model, mask = tiny("llama"), Mask(6, (1, 4))
-    found = []
-    for scales in (None, tuple(3.0 for _ in range(6))):
-        with generating(Forward(model, scales=scales), mask) as module:
-            found.append(continued(module, PROMPTS, 12, batch_size=4))
-    assert found[0] != found[1]
 
 
 def test_samples_are_drawn_from_the_whole_distribution_of_the_model(model_folder: Path) -> None:
