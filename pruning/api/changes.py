@@ -148,7 +148,7 @@ def export_model(
     If `out` ends in `.gguf`, the blocks are cut out of the GGUF file that the model was loaded from (docs/gguf.md).
     Of a block that loses only one sub-layer, the last weights of this sub-layer become zeros; they keep their size.
     Unless `verify` is False, the written model is loaded, and its logits must equal those of the masked model bit
-    for bit. An earlier export of the same model and mask is replaced; if its precision differs, only with `force`.
+    for bit. An earlier export of the same model, mask and precision is replaced; any other only with `force`.
     A directory that holds anything else, or a changed file, is never replaced. Raises InputError if the directory
     cannot be used or if weights in memory have changed since `load_model`, and MismatchError if the models differ.
     """

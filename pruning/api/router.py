@@ -8,21 +8,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pruning.api.arguments import check_settings, check_text, check_type, path_of
+from pruning.api.arguments import check_text, check_type, path_of
 from pruning.api.calibration_data import ItemList, item_list
 from pruning.api.model import PrunableModel, exclusive, loaded, used_by
 from pruning.calibration.item_files import FIELD, Item
 from pruning.calibration.items import TEMPLATE, ItemDraw, check_template
 from pruning.config.app import build
-from pruning.core.errors import DamagedError, ForeignError, InputError, shown
+from pruning.core.errors import DamagedError, ForeignError, InputError, shown, unknown
 from pruning.core.mask import Mask
 from pruning.core.records import CLASS
 from pruning.models.handle import Model
-from pruning.routing import router_files
+from pruning.routing import fitted_router
 from pruning.routing.fitted_router import FittedRouter, StateEncoder, first_blocks, fit_head, prompts
-from pruning.routing.router_settings import RouterSettings
 from pruning.routing.set_scores import routes, score_items
+from pruning.routing.task_study import TARGETS
 from pruning.runs.cell import ForwardSettings, forward_with
+
+PREDICTED = {"loglikelihood": "log-likelihood per token", "margin": "lead of the right answer per token"}
 
 
 @dataclass(frozen=True)
@@ -66,10 +68,10 @@ class Router:
     def load(cls, folder: str | Path, model: PrunableModel | None = None) -> Router:
         """The router that a study of tasks or `save` wrote to a folder; its model is loaded unless it is given.
 
-        Raises InputError if the folder holds no router or if its model is not recorded, DamagedError if a file cannot
-        be read, and ForeignError if the model is another one than the router was fitted to.
+        Raises InputError if the folder holds no router or if its model is not recorded, DamagedError if a file was
+        changed, and ForeignError if the model is another one than the router was fitted to.
         """
-        router, record = router_files.read_router(path_of("folder", folder))
+        router, record = fitted_router.read_router(path_of("folder", folder))
         if model is None:
             model = _recorded_model(record, folder)
         check_type("model", model, PrunableModel)
@@ -81,7 +83,7 @@ class Router:
     def save(self, folder: str | Path) -> Path:
         """Write `router.json` and `router.npz` to a folder, without the weights of the model. Returns the folder."""
         target = path_of("folder", folder)
-        router_files.save_router(target, self.fitted, self.facts)
+        fitted_router.save_router(target, self.fitted, self.facts)
         return target
 
     def route(self, prompt: str, *, question: bool = False) -> Route:
@@ -98,7 +100,7 @@ class Router:
         sets, seconds = self.fitted.sets, time.perf_counter() - started
         chosen = list(sets)[routes(predicted)[0]]
         values = dict(zip(sets, predicted[:, 0].tolist(), strict=True))
-        return Route(chosen, sets[chosen], values, seconds, self.fitted.settings.target)
+        return Route(chosen, sets[chosen], values, seconds, PREDICTED[self.fitted.target])
 
     def wording(self, question: str) -> str:
         """A question in the wording that the router was fitted to."""
@@ -140,7 +142,7 @@ def _recorded_model(record: Mapping[str, Any], folder: str | Path) -> PrunableMo
         settings: Model = build("model", {CLASS: Model.__name__, **record["settings"], "offload": None})
     except (InputError, TypeError) as error:
         raise DamagedError(
-            f"the router in {folder} does not describe its model ({error}): restore {router_files.ROUTER}, or "
+            f"the router in {folder} does not describe its model ({error}): restore {fitted_router.ROUTER}, or "
             "give the model."
         ) from error
     return loaded(settings)
@@ -178,20 +180,19 @@ def fit_router(
     sets: Mapping[str, Mask],
     *,
     template: str = TEMPLATE,
-    **settings: Any,
+    target: str = "loglikelihood",
 ) -> Router:
     """Fit a router to the items of tasks: it predicts the right answer's log-likelihood under each set.
 
     `tasks` maps names to lists of items (question, choices, answer), and `sets` names to masks; the two need not have
-    the same names. `settings` are those of `router` on the command line, such as `target="margin"`. Raises
-    InputError if an item, a mask or a setting is wrong.
+    the same names. `target` is what the router predicts, "loglikelihood" or "margin". Raises InputError if an item, a
+    mask or the target is wrong.
     """
-    check_settings(RouterSettings, settings, "setting of a router")
-    chosen = RouterSettings(**settings)
-    chosen.check()
     for name, given in (("tasks", tasks), ("sets", sets)):
         if not isinstance(given, Mapping):
             raise InputError(f"{name} is {shown(given)}: give a mapping, {{NAME: ...}}.")
+    if target not in TARGETS:
+        raise unknown("target", target, TARGETS)
     check_text(template, "template")
     check_template("template", template)
     if not sets:
@@ -205,16 +206,14 @@ def fit_router(
     items: list[Item] = []
     for name, task in tasks.items():
         items += item_list(task, str(name), f"{name}, item")
-        if any(item.continuation is not None for item in items):
-            raise InputError(f"{name}: an item without a question has no prompt: give items with a question.")
     if len(items) < 2:
         raise InputError(f"{len(items)} items are given: give two or more.")
-    blocks = first_blocks(list(sets.values()), chosen.blocks)
+    blocks = first_blocks(list(sets.values()))
     forward = forward_with(ForwardSettings(), model.language_model)
     encoder = StateEncoder(forward, model.tokenizer, blocks)
     samples = ItemDraw(len(items), 0, template).rows(items, model.tokenizer, "items")
     scores = score_items(forward, samples, list(sets.values()))
-    head = fit_head(encoder.encode(prompts(template, items)), scores.target(chosen.target).T)
-    router = FittedRouter(sets, head, blocks, template, chosen)
-    facts = router_files.model_record(model.language_model, model.settings)
+    head = fit_head(encoder.encode(prompts(template, items)), scores.target(target).T)
+    router = FittedRouter(sets, head, blocks, template, target)
+    facts = fitted_router.model_record(model.language_model, model.settings)
     return Router(model, router, encoder, facts)

@@ -5,8 +5,7 @@ Every error names the file and the line. These forms of items are read; other fi
 | form | question | choices | right answer |
 |---|---|---|---|
 | this project's | `question` | `choices`, a list of texts | `answer`: an index, a letter, or the text of a choice |
-| LLM Foundry's, multiple choice | `query` | `choices` | `gold` |
-| LLM Foundry's, schema (Winogrande) | `continuation` | `context_options`: a context per choice | `gold` |
+| LLM Foundry's | `query` | `choices` | `gold` |
 | the hub's ARC | `question` | `choices`: {"text": [...], "label": [...]} | `answerKey`: a label |
 | Commonsense 170k | `instruction` | labels after "Answer format:" | `answer`: a label |
 
@@ -34,47 +33,33 @@ QUESTIONS = ("question", "query")
 ANSWERS = ("answer", "gold", "answerKey")  # of several, the first counts
 FORMAT = (
     'An item looks like {"question": "Which animal carries its house?", "choices": ["a horse", "a snail"], '
-    '"answer": 1}. The names query, choices, gold and context_options, continuation, gold are read as well '
-    "(docs/evaluation.md)."
+    '"answer": 1}. The names query, choices, gold are read as well (docs/evaluation.md).'
 )
 
 
 @dataclass(frozen=True)
 class Item:
-    """A question, its possible answers, and the index of the right answer.
-
-    If there is a `continuation`, as in Winogrande, the choices are contexts, the right one is the context that the
-    continuation fits, and there is no question.
-    """
+    """A question, its possible answers, and the index of the right answer."""
 
     question: str
     choices: tuple[str, ...]
     answer: int
-    continuation: str | None = None
 
     @property
     def key(self) -> str:
         """A digest of question and choices. It ignores spacing, punctuation, case and the order of the choices."""
-        asked = self.question if self.continuation is None else self.continuation
-        question, *choices = (re.sub(r"\W+", " ", t).strip().lower() for t in (asked, *self.choices))
+        texts = (self.question, *self.choices)
+        question, *choices = (re.sub(r"\W+", " ", text).strip().lower() for text in texts)
         return text_sha256("\n".join([question, *sorted(choices)]))
 
     def pairs(self, template: str) -> list[tuple[str, str]]:
-        """For each choice, the context that a model is given and the continuation that is scored.
-
-        A template has no effect on an item whose choices are contexts: they are whole sentences.
-        """
-        if self.continuation is not None:
-            return [(context, f" {self.continuation}") for context in self.choices]
+        """For each choice, the prompt that a model is given and the continuation that is scored."""
         prompt = template.replace(FIELD, self.question)
         return [(prompt, f" {choice}") for choice in self.choices]
 
 
 def read_items(path: Path, *, equal_choices: bool = False) -> list[Item]:
-    """All items of a file of JSON lines or of a JSON array. Raises InputError if there are none or one is malformed.
-
-    The items of a file have either a question each or contexts each, because lm-eval asks them in different ways.
-    """
+    """All items of a file of JSON lines or a JSON array. Raises InputError if there are none or one is malformed."""
     try:
         records = list(json_records(path))
     except InputError as error:
@@ -82,10 +67,6 @@ def read_items(path: Path, *, equal_choices: bool = False) -> list[Item]:
     items = [read_item(record, where, equal_choices=equal_choices) for where, record in records]
     if not items:
         raise InputError(f"{path}: the file contains no items. {FORMAT}")
-    if len({item.continuation is None for item in items}) > 1:
-        raise InputError(
-            f"{path}: some items have context_options and others a question: put the two forms into two files."
-        )
     return items
 
 
@@ -112,34 +93,29 @@ def read_item(record: Any, where: str, *, equal_choices: bool = False) -> Item:
     if not isinstance(record, Mapping):
         raise InputError(f"{where}: an item must be a JSON object, not {shown(record)}. {FORMAT}")
     if "instruction" in record and "choices" not in record:
-        return labelled_item(record, where)
-    contexts = "context_options" in record
+        return _labelled_item(record, where)
     try:
-        question = _text(record, ("continuation",) if contexts else QUESTIONS)
-        choices, labels = _choices(record, "context_options" if contexts else "choices", equal_choices)
-        answer = _answer(record, choices, () if contexts else labels)
+        question = _question(record)
+        choices, labels = _choices(record, equal_choices)
+        return Item(question, choices, _answer(record, choices, labels))
     except ValueError as error:
         raise InputError(f"{where}: {error} {FORMAT}") from error
-    return Item("", choices, answer, question) if contexts else Item(question, choices, answer)
 
 
 def checked_item(item: Item, where: str) -> Item:
     """An item that was made in Python. Raises InputError as `read_item` does."""
     choices = list(item.choices) if isinstance(item.choices, list | tuple) else item.choices
-    named = "choices" if item.continuation is None else "context_options"
-    record = {"question": item.question, named: choices, "answer": item.answer}
-    return read_item(record | {"continuation": item.continuation}, where, equal_choices=True)
+    record = {"question": item.question, "choices": choices, "answer": item.answer}
+    return read_item(record, where, equal_choices=True)
 
 
-def labelled_item(record: Any, where: str) -> Item:
+def _labelled_item(record: Mapping[str, Any], where: str) -> Item:
     """The item in a record of Commonsense 170k, in which the labels are scored, not the texts of the answers.
 
     The instruction ends in "Answer format: answer1/answer2/..." (or true/false, solution1/..., ending1/...,
     option1/...). The wrong choices are the other labels of this list. Raises InputError if the record is malformed.
     Source: github.com/AGI-Edgerunners/LLM-Adapters, ft-training_set/commonsense_170k.json.
     """
-    if not isinstance(record, Mapping):
-        raise InputError(f"{where}: an item must be an object with 'instruction' and 'answer'.")
     instruction, answer = str(record.get("instruction", "")), str(record.get("answer", "")).strip()
     match = re.search(r"answer format:\s*(?P<labels>\S+)\s*$", instruction, re.IGNORECASE)
     if not match:
@@ -153,21 +129,20 @@ def labelled_item(record: Any, where: str) -> Item:
 # The fields of an item. Each function raises ValueError, whose text is a sentence, if a field is malformed.
 
 
-def _text(record: Mapping[str, Any], names: Sequence[str]) -> str:
-    """The text in the first of these fields. A blank text asks nothing, so it is refused."""
-    value = next((record[name] for name in names if name in record), None)
-    if not isinstance(value, str):
-        raise ValueError(f"the field '{names[0]}' must be text, not {shown(value)}.")
+def _question(record: Mapping[str, Any]) -> str:
+    """The text in the first of the fields `QUESTIONS`. A blank text asks nothing, so it is refused."""
+    name = next((name for name in QUESTIONS if name in record), QUESTIONS[0])
+    if not isinstance(value := record.get(name), str):
+        raise ValueError(f"the field '{name}' must be text, not {shown(value)}.")
     if not value.strip():
-        raise ValueError(f"the field '{names[0]}' holds nothing but white space.")
-    check_encodable(value, names[0])
+        raise ValueError(f"the field '{name}' holds nothing but white space.")
+    check_encodable(value, name)
     return value
 
 
-def _choices(
-    record: Mapping[str, Any], name: str, equal_choices: bool
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _choices(record: Mapping[str, Any], equal_choices: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The choices, and their labels if the record has any."""
+    name = "choices"
     value: Any = record.get(name)
     labels: tuple[str, ...] = ()
     if isinstance(value, Mapping):

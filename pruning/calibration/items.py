@@ -17,8 +17,7 @@ from pruning.calibration.item_files import (
     Item,
     comparable_items,
     existing,
-    json_records,
-    labelled_item,
+    read_item,
 )
 from pruning.calibration.samples import Row, Samples, drawn
 from pruning.calibration.sources import embedded_items
@@ -115,11 +114,8 @@ class Items:
         if (file := self.file()) is None:
             hub = sources.TextSource("hub", self.path, split=self.split, revision=self.revision)
             records = hub.records(prefix, f"{prefix}.path=FILE")
-            return [labelled_item(one, f"{self.path}, item {n}") for n, one in enumerate(records, start=1)]
-        path = existing(file, f"{prefix}.path")
-        if self.source == "file":
-            return comparable_items(path)
-        return [labelled_item(record, where) for where, record in json_records(path)]
+            return [read_item(one, f"{self.path}, item {n}") for n, one in enumerate(records, start=1)]
+        return comparable_items(existing(file, f"{prefix}.path"))
 
     def _draw(self, prefix: str) -> ItemDraw:
         return ItemDraw(self.samples, self.seed, self.template, f"{prefix}.samples", self.disjoint)
@@ -228,11 +224,6 @@ class TaskItems:
             return embedded_items("calibration"), embedded_items("heldout")
         path = existing(self.path, f"{prefix}.path")
         items = list({item.key: item for item in comparable_items(path)}.values())
-        if items[0].continuation is not None:
-            raise InputError(
-                f"{path}: the items have no question (their choices are contexts), and a task needs a prompt "
-                "that its choices share: give items with a question."
-            )
         order = np.random.default_rng(self.split).permutation(len(items))
         pool = [items[i] for i in order]
         return pool, pool

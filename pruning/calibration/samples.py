@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -16,8 +15,6 @@ import numpy as np
 from pruning.core import storage
 from pruning.core.errors import InputError
 from pruning.core.scoring import Estimate
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -159,19 +156,10 @@ class Samples:
         return len({run for _, run in shared_runs(self.rows, other.rows)})
 
     def save(self, folder: Path) -> Path:
-        """Write the rows to `<sha256>.jsonl`, so that any loss can be recomputed.
-
-        A file that exists is kept if its contents have this digest. Otherwise it is damaged. The rows that it should
-        hold are known, so it is repaired: it is written again, with a warning.
-        """
+        """Write the rows to `<sha256>.jsonl`, unless it is there, so that any loss can be recomputed."""
         path = folder / f"{self.sha256}.jsonl"
-        if path.exists():
-            if storage.file_sha256(path) == self.sha256:
-                return path
-            log.warning(
-                "%s was damaged: its contents do not have the digest in its name. It is written again", path
-            )
-        storage.write_text(path, self._text())
+        if not path.exists():
+            storage.write_text(path, self._text())
         return path
 
     def _text(self) -> str:

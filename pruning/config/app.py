@@ -57,7 +57,7 @@ from pruning.core.records import (
     without_option,
 )
 from pruning.core.scoring import NearTies, Racing
-from pruning.routing.router_settings import RouterSettings, TaskStudy
+from pruning.routing.task_study import TaskStudy
 from pruning.runs.cell import ForwardSettings, Protect
 
 # The types of the top level of a configuration, and the schemas that Hydra checks options by.
@@ -108,7 +108,6 @@ class Config:
     near_ties: NearTies = dataclasses.field(default_factory=NearTies)
     scores: ScoreSettings = dataclasses.field(default_factory=ScoreSettings)
     tasks: TaskStudy = dataclasses.field(default_factory=TaskStudy)
-    router: RouterSettings = dataclasses.field(default_factory=RouterSettings)
 
 
 @cache

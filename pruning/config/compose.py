@@ -31,7 +31,7 @@ from pruning.healing.heal_settings import SELECTING
 from pruning.models.handle import Model
 from pruning.runs.cell import Cell, Choices, ForwardSettings, Protect
 
-COMMAND = ("launcher", "guide", "minutes", "tasks", "router")  # settings of the command, not of its cells
+COMMAND = ("launcher", "guide", "minutes", "tasks")  # settings of the command, not of its cells
 PARTS = tuple(group for group in BUILT if group != "launcher")  # the groups that a cell is made of
 PLAIN = ("ratio", "k", "seed", "study", "unit", "budget", "max_evaluations")
 SETTINGS = {"forward": ForwardSettings, "racing": Racing, "near_ties": NearTies, "latency": Latency}

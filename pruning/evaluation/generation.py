@@ -21,21 +21,27 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from unittest.mock import patch
 
 from pruning.calibration.samples import Row, Samples
-from pruning.calibration.sources import PARTED, TextSource
+from pruning.calibration.sources import PARTED, TextSource, check_path
 from pruning.calibration.text import SHORTEST, WindowDraw
-from pruning.core.errors import DamagedError, InputError, check_least, unknown
+from pruning.core.errors import DamagedError, InputError, check_known, check_least
 from pruning.core.records import ENDING, METRIC, ContinuationRecord, read_continuations, with_error
 from pruning.core.scoring import mean, standard_error
 from pruning.core.storage import text_sha256
 from pruning.engine import collectives
 from pruning.evaluation import Data, Measured
-from pruning.evaluation.choices import EvalTask, check_asking, generating, measure_task
 from pruning.evaluation.corpora import perplexity
-from pruning.evaluation.lm_eval_tasks import TaskGroup, named_data
+from pruning.evaluation.lm_eval_tasks import (
+    EvalTask,
+    TaskGroup,
+    check_asking,
+    generating,
+    measure_task,
+    named_data,
+)
 
 if TYPE_CHECKING:
     from pruning.core.mask import Mask
@@ -80,13 +86,8 @@ class Generation:
         least = {"prompts": 0, "prompt_tokens": SHORTEST, "continuation_tokens": 1, "seed": 0}
         least |= {"num_fewshot": 0, "max_new_tokens": 1}
         check_least("eval", self, **least)
-        if self.source not in SOURCES:
-            raise unknown("eval.source", self.source, SOURCES)
-        if (self.path is None) == (self.source == "file"):
-            raise InputError(
-                f"eval.path={self.path} does not fit eval.source={self.source}: give both eval.source=file and "
-                "eval.path=FILE, or neither."
-            )
+        check_known("eval", self, source=SOURCES)
+        check_path(self.source, self.path, "eval")
         if not (self.prompts or self.tasks):
             raise InputError(
                 "eval=generation has nothing to measure: give eval.prompts=32 or 'eval.tasks=[TASK]'."
@@ -115,18 +116,13 @@ class Generation:
         """The perplexity of continuations, the share of right answers, or the accuracy."""
         if isinstance(data, Prompts):
             return measure_continuations(forward, data, mask, self.batch_size)
-
-        def of_task(task: EvalTask) -> Measured:
-            return measure_task(name, forward, task, mask, self.batch_size)
-
         if isinstance(data, TaskGroup):
-            return data.measure_each(of_task)
+            return data.measure(name, forward, mask, self.batch_size)
         assert isinstance(data, EvalTask)
-        return of_task(data)
+        return measure_task(name, forward, data, mask, self.batch_size)
 
 
-@dataclass(frozen=True)
-class Written:
+class Written(NamedTuple):
     """What the dense model wrote: for each prompt, a sampled and a greedy continuation."""
 
     sampled: tuple[tuple[int, ...], ...]
@@ -175,8 +171,8 @@ class Prompts:
                 f"the continuations of the dense model are not beside {dense}: move this file away, so that the "
                 "dense model is measured again."
             )
-        written = (tuple(map(tuple, kept["sampled"])), tuple(map(tuple, kept["greedy"])))
-        return replace(self, dense=Written(*written))
+        sampled, greedy = (tuple(map(tuple, rows)) for rows in (kept["sampled"], kept["greedy"]))
+        return replace(self, dense=Written(sampled, greedy))
 
 
 def measure_continuations(forward: Forward, data: Prompts, mask: Mask, batch_size: int) -> Measured:

@@ -15,8 +15,8 @@ from pruning.core.errors import InputError, unknown
 from pruning.core.records import right_share, with_error
 from pruning.core.scoring import mean, standard_error
 from pruning.evaluation import Data, Measured, check_names, terms_file
-from pruning.evaluation.choices import EvalTask, check_asking, item_task, measure_task
 from pruning.evaluation.corpora import Corpus, corpus_perplexity, perplexity
+from pruning.evaluation.lm_eval_tasks import EvalTask, check_asking, item_task, measure_task
 
 if TYPE_CHECKING:
     from pruning.core.mask import Mask

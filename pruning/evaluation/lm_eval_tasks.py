@@ -1,33 +1,483 @@
-"""lm-eval's own tasks: zero-shot accuracy (`eval=zeroshot`; by default, the paper's six tasks), and groups."""
+"""Tasks of lm-eval as evaluation data, and how lm-eval asks a masked model in memory what they ask.
+
+lm-eval makes the requests without a model, so a task has a digest of its prompts and answers before anything is
+loaded. A task is either multiple-choice, or the model writes the answers (`generate_until`).
+
+Each task is asked by itself: a batch never mixes tasks, since another padding rounds bfloat16 differently. lm-eval's
+cache of responses is never used: it does not distinguish masks, so a pruned model would get the dense model's
+answers.
+"""
 
 from __future__ import annotations
 
+import copy
+import gzip
 import json
-from collections.abc import Callable, Sequence
+import logging
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, ClassVar, cast
+from unittest.mock import patch
 
+from pruning.calibration.item_files import FIELD, Item
+from pruning.calibration.samples import Row
 from pruning.calibration.sources import hub_errors
-from pruning.core.errors import InputError, UnreachableError, first_line, near_names
-from pruning.core.records import TERMS, error_of, metrics_among
+from pruning.calibration.text import start_tokens
+from pruning.core.errors import (
+    InputError,
+    RequestError,
+    UnreachableError,
+    check_least,
+    first_line,
+    near_names,
+    unknown,
+)
+from pruning.core.records import TERMS, error_of, filtered_of, metrics_among, plain_of
 from pruning.core.storage import text_sha256
 from pruning.core.wheels import use_hub
-from pruning.evaluation import Data, Evaluation, Measured, terms_file
-from pruning.evaluation.choices import (
-    EXACT,
-    LENGTHS,
-    METRICS,
-    EvalTask,
-    check_asking,
-    measure_task,
-    quiet,
-)
+from pruning.engine import collectives
+from pruning.evaluation import Data, Evaluation, Measured, check_names, short, terms_file
+from pruning.evaluation.text_overlap import Document, haystack, words
 
 if TYPE_CHECKING:
     from pruning.calibration.samples import Samples
     from pruning.core.mask import Mask
     from pruning.engine.forward import Forward
+
+
+log = logging.getLogger(__name__)
+
+METRICS = ("acc_norm", "acc")  # a multiple-choice task's accuracy is the first of these metrics that it has
+EXACT = "exact_match"  # the share of right answers, if the model writes them
+SCORERS = ("lm_eval", "engine")
+FEWSHOT_SEED = 1234  # lm-eval's own default
+NEW_TOKENS = 256  # lm-eval's default
+# The names that lm-eval knows for the number of new tokens; the first that is given counts.
+LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+
+
+@dataclass(frozen=True, eq=False)
+class EvalTask:
+    """The first `limit` documents of a task of lm-eval (None: all); `task` is lm-eval's object.
+
+    If the documents are items of a local file, these are `items`. `fewshot` examples are put before each question.
+    `scorer` says what answers the requests of a multiple-choice task: `lm_eval`, or the `engine`. There, the answers
+    to a question share its prompt, and only their tokens are projected to the vocabulary, which takes a fraction of
+    lm-eval's time. Logits are normalised in float32; lm-eval's model does so in the model's own precision.
+    """
+
+    task: Any
+    source: str
+    tokenizer: Any
+    limit: int | None = None
+    items: tuple[Item, ...] = ()
+    fewshot: int = 0
+    scorer: str = "lm_eval"
+
+    @property
+    def generated(self) -> bool:
+        """Whether the model writes the answers."""
+        return bool(self.task.OUTPUT_TYPE == "generate_until")
+
+    @property
+    def metric(self) -> str | None:
+        """lm-eval's name of the reported accuracy: `acc_norm` if the task has it, else `acc`, else None."""
+        return next((name for name in METRICS if name in self.task.aggregation()), None)
+
+    @property
+    def new_tokens(self) -> int:
+        """At most this many tokens are generated for an answer that the model writes."""
+        settings = self.task.config.generation_kwargs or {}
+        return int(next((settings[name] for name in LENGTHS if settings.get(name) is not None), NEW_TOKENS))
+
+    @cached_property
+    def requests(self) -> list[dict[str, Any]]:
+        """The fields of each document, its requests to the model, and its right answer. No model is needed."""
+        self.task.set_config("num_fewshot", self.fewshot)
+        self.task.set_fewshot_seed(FEWSHOT_SEED)
+        with quiet():
+            self.task.build_all_requests(limit=self.limit)
+        found: list[dict[str, Any]] = []
+        for _, group in groupby(self.task.instances, key=lambda instance: instance.doc_id):
+            instances = list(group)
+            doc = instances[0].doc
+            asked = [one.arguments for one in instances]
+            found.append({"doc": doc, "asked": asked, "target": self.task.doc_to_target(doc)})
+        return found
+
+    @property
+    def asked(self) -> list[tuple[Any, ...]]:
+        """All requests, in order, as often as lm-eval sends each: contexts with continuations or with settings."""
+        times = range(self.task.config.repeats or 1)
+        return [tuple(asked) for request in self.requests for asked in request["asked"] for _ in times]
+
+    @cached_property
+    def sha256(self) -> str:
+        """Digest of the exact prompts, all answers, the right answers, the metric and the scorer."""
+        plain = [self.metric, [[r["asked"], r["target"]] for r in self.requests]]
+        if self.scorer != "lm_eval":
+            plain.append(self.scorer)
+        digest = text_sha256(json.dumps(plain, default=str))
+        return text_sha256(json.dumps([EXACT, digest, []])) if self.generated else digest
+
+    @cached_property
+    def rows(self) -> tuple[Row, ...]:
+        """The token rows of all requests, for the engine.
+
+        Raises InputError if an answer has no tokens of its own after its context, so that nothing can be scored.
+        """
+        tokens = iter(encoded([asked for r in self.requests for asked in r["asked"]], self.tokenizer))
+        rows = []
+        for number, request in enumerate(self.requests):
+            for choice, asked in enumerate(request["asked"]):
+                ids, start = next(tokens)
+                if not 0 < start < len(ids):
+                    raise InputError(
+                        f"{self.source}: the answer {asked[1]!r} has no tokens of its own after the prompt "
+                        f"{asked[0]!r}: change the item or the template."
+                    )
+                rows.append(Row(ids, (start, len(ids)), number, choice, choice == request["target"]))
+        return tuple(rows)
+
+    def check_length(self, name: str, most: int) -> None:
+        """Raise InputError if a model of `most` tokens has no room for a prompt beside the tokens that it writes."""
+        if self.generated and self.new_tokens >= most:
+            raise InputError(
+                f"{name} ({self.source}): up to {self.new_tokens} tokens are generated, and the model reads at most "
+                f"{most}: lower eval.max_new_tokens."
+            )
+
+    def too_long(self, most: int) -> list[int]:
+        """The numbers, from 0, of the documents with a request that a model of `most` tokens cannot read whole."""
+        # The last token of a choice is only scored and never read.
+        room = most - self.new_tokens if self.generated else most + 1
+        pairs = [
+            (number, (str(asked[0]), "" if self.generated else asked[1]))
+            for number, request in enumerate(self.requests)
+            for asked in request["asked"]
+        ]
+        # Most requests are short, and a token stands for at least one byte.
+        long = [(n, pair) for n, pair in pairs if len("".join(pair).encode()) + SPECIAL > room]
+        whole = encoded([pair for _, pair in long], self.tokenizer)
+        return sorted({n for (n, _), (ids, _) in zip(long, whole, strict=True) if len(ids) > room})
+
+    @property
+    def pieces(self) -> list[str]:
+        """The requests of each document, to find documents that occur more than once."""
+        return [str(request["asked"]) for request in self.requests]
+
+    def shared(self, calibration: Samples, /) -> int:
+        """The number of documents that are in the calibration data."""
+        known = haystack(calibration, self.tokenizer)
+        return sum(any(map(known.holds, self._forms(n))) for n in range(len(self.requests)))
+
+    def _forms(self, number: int) -> list[Document]:
+        """A document as possible questions with answers. The names of the document's fields are not used."""
+        request = self.requests[number]
+        texts = [v for v in request["doc"].values() if isinstance(v, str) and " " in v]
+        if self.generated:
+            # Without an answer, only a long question is found. Prompts are left out, because they hold examples too.
+            target = request["target"]
+            answers = [(), (target,)] if isinstance(target, str) else [()]
+            return [Document(tuple(texts), one) for one in answers]
+        contexts = dict.fromkeys(str(asked[0]) for asked in request["asked"])
+        # With examples, every context holds the same ones, so a context says nothing about its own document.
+        questions = map(_question, contexts) if not self.fewshot else ()
+        # If the contexts of a document differ, as in WinoGrande, the contexts contain the choices, and all
+        # answers are equal. Such answers are left out.
+        choices = dict.fromkeys(str(asked[-1]) for asked in request["asked"]) if len(contexts) == 1 else ()
+        key = (self.items[number].key,) if self.items else ()
+        return [Document(tuple(dict.fromkeys((*texts, *questions))), tuple(choices), key)]
+
+
+def _question(context: str) -> str:
+    """A prompt without the words "question" and "answer" that most templates put around a question."""
+    prompt = words(context)
+    return " ".join(prompt[int(prompt[:1] == ("question",)) : len(prompt) - int(prompt[-1:] == ("answer",))])
+
+
+def check_asking(settings: Any) -> None:
+    """Raise InputError if a setting that evaluations through lm-eval share is wrong."""
+    check_names("eval.tasks", getattr(settings, "tasks", ()))
+    check_least("eval", settings, limit=1, batch_size=1)
+    if (scorer := getattr(settings, "scorer", "lm_eval")) not in SCORERS:
+        raise unknown("eval.scorer", scorer, SCORERS)
+
+
+# The measurement of a masked model.
+
+
+def measure_task(name: str, forward: Forward, task: EvalTask, mask: Mask, batch_size: int) -> Measured:
+    """The accuracy or the share of exact answers, its standard error, and lm-eval's own results and samples.
+
+    Raises RequestError if lm-eval sends other requests than those of the task's digest, InputError if the model
+    cannot write answers without these units.
+    """
+    from pruning.models.architecture import context_length_of
+    from pruning.models.sublayers import masked
+
+    module, answers = forward.model.module, None
+    if task.scorer == "engine" and not task.too_long(context_length_of(module.config) or sys.maxsize):
+        ((_, found, _),) = forward.loglikelihoods(task.rows, [mask])
+        # In lm-eval's form, which also says whether greedy decoding gives the answer; nothing asks for this.
+        answers = [(value, False) for value in found]
+    with generating(forward, mask) if task.generated else masked(module, mask, forward.scales):
+        output, shortened = _ask(name, forward, task, batch_size, answers)
+    # On each machine, lm-eval returns the output to one rank only.
+    return collectives.on_first(lambda: _measured(name, task, output, shortened))
+
+
+@contextmanager
+def generating(forward: Forward, mask: Mask) -> Iterator[Any]:
+    """Within this context the model lacks the units of a mask and can generate; yields the transformers model.
+
+    Skipping units works only without a cache, so the units are removed from the model in memory. Raises InputError if
+    the architecture cannot describe these units, as an export does.
+    """
+    from pruning.models.removal import blocks_removed, smaller_config
+
+    module = forward.model.module
+    if not mask.dropped:
+        yield module
+        return
+    with blocks_removed(module, mask, smaller_config(module, mask)):
+        yield module
+
+
+def _ask(
+    name: str, forward: Forward, task: EvalTask, batch_size: int, answers: Sequence[Any] | None
+) -> tuple[Any, int]:
+    """lm-eval's output for a task, and the number of items that lm-eval has shortened.
+
+    If there are several ranks, each answers a share of the requests; then all ranks get all answers. If `answers` are
+    given, they answer the log-likelihood requests, unless the model cannot read all items whole.
+    """
+    import lm_eval
+    from lm_eval.models.huggingface import HFLM
+
+    # Outside a checkout, git prints an error if lm-eval asks it about the current folder.
+    with quiet(), patch("lm_eval.evaluator.get_git_commit_hash", lambda: None):
+        model = HFLM(
+            pretrained=forward.model.module,
+            tokenizer=_complete(task.tokenizer),
+            batch_size=batch_size,
+            trust_remote_code=False,
+        )
+        # If the first weights are on disk, lm-eval chooses the wrong device.
+        model._device = forward.model.device
+        shortened = len(task.too_long(model.max_length))
+        for kind in ("loglikelihood", "generate_until"):
+            known = answers if kind == "loglikelihood" and not shortened else None
+            setattr(model, kind, partial(_answered, getattr(model, kind), task, known))
+        output = lm_eval.simple_evaluate(
+            model=model,
+            tasks=[task.task],
+            task_manager=lm_eval.tasks.TaskManager(include_defaults=False),
+            num_fewshot=task.fewshot,
+            limit=task.limit,
+            # Without bootstrap, lm-eval reports no standard errors at all, although that of a mean needs none.
+            bootstrap_iters=1000,
+        )
+    if shortened:
+        log.warning(
+            "%s: %d of %d items are longer than the %d tokens that the model reads; lm-eval cut off their beginning",
+            *(name, shortened, len(task.requests), model.max_length),
+        )
+    return output, shortened
+
+
+def _answered(
+    answer: Callable[..., Sequence[Any]],
+    task: EvalTask,
+    known: Sequence[Any] | None,
+    requests: Sequence[Any],
+    **settings: Any,
+) -> list[Any]:
+    """The answers to all requests: those that are known, or each rank answers its share.
+
+    lm-eval itself knows of only one process.
+    """
+    if [tuple(request.args) for request in requests] != task.asked:
+        raise RequestError(
+            f"{task.source}: lm-eval asks the model other requests than those of the digest, so nothing was "
+            "measured. Use the version of lm-eval that constraints.txt names."
+        )
+    if known is not None:
+        return list(known)
+    share = collectives.share_of(requests)
+    return collectives.gather(answer(share, **settings) if share else [])
+
+
+def _measured(name: str, task: EvalTask, output: Mapping[str, Any], shortened: int) -> Measured:
+    """The measurement from lm-eval's output, whose scores have keys `metric,filter`.
+
+    If a task extracts the written answer in several ways (filters), the first one gives the metric `name`, and each
+    gives a metric.
+    """
+    label, main = task.task.task_name, EXACT if task.generated else str(task.metric)
+    scores = output["results"][label]
+    first, *others = (key.partition(",")[2] for key in scores if key.startswith(f"{main},"))
+    metrics = _scores(name, scores, main, first)
+    if task.generated:
+        for way in others:
+            metrics |= _scores(filtered_of(name, way), scores, main, way)
+    elif main != "acc" and "acc" in task.task.aggregation():
+        metrics |= _scores(plain_of(name), scores, "acc", first)
+    # lm-eval's samples have these as well, but among the prompts: a hundred times as much to read for each mask.
+    samples = [sample for sample in output["samples"][label] if sample["filter"] == first]
+    terms: dict[str, Any] = {"hits": [float(sample[main]) for sample in samples]}
+    how = {
+        "source": task.source,
+        "task": label,
+        "version": str(output["versions"].get(label)),
+        "lm_eval": output["lm_eval_version"],
+        "metric": f"{main}, {first}" if task.generated else main,
+        "items": len(task.requests),
+        "of": len(task.task.eval_docs),
+        "limit": task.limit,
+    }
+    repeated = len(task.pieces) - len(set(task.pieces))
+    some = {"fewshot": task.fewshot, "shortened": shortened, "repeated": repeated}
+    how |= {key: n for key, n in some.items() if n}
+    if task.generated:
+        how["generation"] = dict(task.task.config.generation_kwargs or {})
+    else:
+        terms["loglikelihoods"] = [[short(one[0]) for one in sample["filtered_resps"]] for sample in samples]
+    return Measured(metrics, how, {**_lm_eval_files(output), **terms_file(terms)})
+
+
+def _scores(name: str, scores: Mapping[str, Any], metric: str, way: str) -> dict[str, float]:
+    """A value of lm-eval and its standard error. For one item, lm-eval gives a text instead of a standard error."""
+    found = {name: scores[f"{metric},{way}"], error_of(name): scores.get(f"{metric}_stderr,{way}")}
+    return {key: float(number) for key, number in found.items() if isinstance(number, (int, float))}
+
+
+def _lm_eval_files(output: Mapping[str, Any]) -> dict[str, bytes]:
+    """Two files by ending: lm-eval's results as lm-eval itself writes them, and its samples, one per line."""
+    from lm_eval.utils import handle_non_serializable
+
+    def text(data: Any, indent: int | None = None) -> str:
+        return json.dumps(data, default=handle_non_serializable, indent=indent, ensure_ascii=False)
+
+    results = {key: value for key, value in output.items() if key != "samples"}
+    lines = [text(sample) for samples in output["samples"].values() for sample in samples]
+    packed = gzip.compress("".join(f"{line}\n" for line in lines).encode(), mtime=0)
+    return {"lm_eval.json": text(results, indent=2).encode(), "samples.jsonl.gz": packed}
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence lm-eval's warnings, which concern intended uses, and the progress bars of its short steps."""
+    import lm_eval.api.model
+    import lm_eval.api.task
+    from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    logger, silent = logging.getLogger("lm_eval"), are_progress_bars_disabled()
+    level, plain = logger.level, lambda items, **_: items
+    logger.setLevel(logging.ERROR)
+    disable_progress_bars()
+    try:
+        with patch.object(lm_eval.api.task, "tqdm", plain), patch.object(lm_eval.api.model, "tqdm", plain):
+            yield
+    finally:
+        logger.setLevel(level)
+        if not silent:
+            enable_progress_bars()
+
+
+# Tokens of a request, as lm-eval makes them.
+
+SPECIAL = 4  # more special tokens than any tokenizer adds to a text
+
+
+def encoded(pairs: Sequence[Sequence[str]], tokenizer: Any) -> list[tuple[tuple[int, ...], int]]:
+    """For each context and continuation, the token ids of both together, and how many of them are of the context.
+
+    As in lm-eval, spaces at the end of a context belong to the continuation, and an empty context is one token.
+    """
+    first, empty = start_tokens(tokenizer), _prefix_token(tokenizer)
+    texts = list(dict.fromkeys(text for pair in pairs for text in (pair[0].rstrip(), pair[0] + pair[1])))
+    rows = tokenizer(texts, add_special_tokens=False, verbose=False).input_ids if texts else []
+    tokens = dict(zip(texts, map(tuple, rows), strict=True))
+    found = []
+    for pair in pairs:
+        whole = tokens[pair[0] + pair[1]]
+        if pair[0]:
+            found.append(((*first, *whole), len(first) + len(tokens[pair[0].rstrip()])))
+        else:
+            found.append((whole if whole[:1] == (empty,) else (empty, *whole), 1))
+    return found
+
+
+def _prefix_token(tokenizer: Any) -> int:
+    """The token that lm-eval puts before an empty context: beginning of text, end of text, or else token 0."""
+    known = (tokenizer.bos_token_id, tokenizer.eos_token_id)
+    return next((int(token) for token in known if token is not None), 0)
+
+
+def _complete(tokenizer: Any) -> Any:
+    """A copy of a tokenizer, which lm-eval can change. If it has neither a beginning nor an end of text, it gets one.
+
+    lm-eval pads with this token (padding is masked), puts it before an empty context, and fails without it.
+    """
+    copied = copy.deepcopy(tokenizer)
+    if copied.bos_token_id is None and copied.eos_token_id is None:
+        copied.eos_token = copied.convert_ids_to_tokens(_prefix_token(copied))
+    return copied
+
+
+# A task of lm-eval on items of a local file.
+
+
+def item_task(name: str, items: Sequence[Item], template: str, source: str, **options: Any) -> EvalTask:
+    """The task that asks these items; `options` are the tokenizer, the limit and the scorer of an `EvalTask`.
+
+    lm-eval fills in templates with Jinja and converts the result: a prompt of digits becomes a number. If the first
+    prompt is a number, lm-eval expects several contexts and asks no question. So lm-eval gets no template. Every
+    field of the task is the name of a field of the documents, which lm-eval returns as it is.
+
+    Raises InputError if an answer cannot be scored.
+    """
+    import datasets
+    from lm_eval.api.task import ConfigurableTask
+
+    def document(item: Item) -> dict[str, Any]:
+        asked = {"question": item.question, "prompt": template.replace(FIELD, item.question)}
+        return {**asked, "choices": list(item.choices), "answer": item.answer}
+
+    with quiet():
+        data = {"test": datasets.Dataset.from_list([document(item) for item in items])}
+        task = ConfigurableTask(
+            config={
+                "task": name,
+                "dataset_path": "json",
+                "output_type": "multiple_choice",
+                "test_split": "test",
+                "doc_to_text": "prompt",
+                "doc_to_choice": "choices",
+                "doc_to_target": "answer",
+                "num_fewshot": 0,
+                "metric_list": [
+                    {"metric": one, "aggregation": "mean", "higher_is_better": True}
+                    for one in ("acc", "acc_norm")
+                ],
+                "metadata": {"version": 1.0},
+                "custom_dataset": lambda **_: data,
+            }
+        )
+    # lm-eval records its settings, so they name the file of the items instead of the function above.
+    task.set_config("custom_dataset", None)
+    task.set_config("dataset_kwargs", {"data_files": {"test": source}})
+    found = EvalTask(task, source, items=tuple(items), **options)
+    _ = found.rows  # raises InputError if an answer cannot be scored
+    return found
+
+
+# The evaluations.
 
 COUNTED = {"acc", "acc_norm"}  # the metrics of lm-eval that need nothing but log-likelihoods
 
@@ -76,10 +526,7 @@ class Zeroshot:
                     f"eval.scorer=engine scores multiple-choice tasks by {' and '.join(sorted(COUNTED))}, but {name} "
                     f"({loaded.OUTPUT_TYPE}) has {metrics}: set eval.scorer=lm_eval."
                 )
-            try:
-                _ = task.rows
-            except InputError as error:
-                raise InputError(f"eval.tasks: '{name}': {error} Choose another task.") from error
+            _ = task.rows  # raises InputError if an answer cannot be scored
         if task.metric is None:
             raise InputError(
                 f"eval.tasks: '{name}' has no accuracy, only {metrics}: choose a task that has "
@@ -150,14 +597,8 @@ def load_tasks(name: str, groups: bool = False) -> list[Any]:
             "of items with eval=local 'eval.items={NAME: FILE}'."
         ) from error
     except ImportError as error:
-        package = (
-            error.name.partition(".")[0] if isinstance(error, ModuleNotFoundError) and error.name else ""
-        )
-        # Some tasks raise an error of their own that says what to install.
         raise InputError(
-            f"eval.tasks: '{name}' needs the package {package}: pip install {package}"
-            if package
-            else f"eval.tasks: '{name}' cannot be loaded ({first_line(error)}): install the packages that it needs."
+            f"eval.tasks: '{name}' cannot be loaded ({first_line(error)}): install the packages that it needs."
         ) from error
 
 
@@ -232,13 +673,12 @@ class TaskGroup:
         """The number of documents that are in the calibration data."""
         return sum(member.shared(calibration) for member in self.members)
 
-    def measure_each(self, measure: Callable[[EvalTask], Measured]) -> Measured:
-        """The metric over all items; `measure` returns the metric of one member.
+    def measure(self, name: str, forward: Forward, mask: Mask, batch_size: int) -> Measured:
+        """The metric over all items, and other metrics that every member has.
 
-        Items count equally, as in lm-eval's groups that weigh by size, and the standard error is lm-eval's. Other
-        metrics are reported if every member has them.
+        Items count equally, as in lm-eval's groups that weigh by size, and the standard error is lm-eval's.
         """
-        each = [measure(member) for member in self.members]
+        each = [measure_task(name, forward, member, mask, batch_size) for member in self.members]
         sizes = [one.how["items"] for one in each]
         metrics: dict[str, float] = {}
         for metric in metrics_among(each[0].metrics):

@@ -12,11 +12,13 @@ import ctypes
 import gc
 import json
 import logging
+import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, cast
 
@@ -38,8 +40,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Values = dict[str, list[float]]
-Contexts: TypeAlias = Mapping[str, Callable[[], AbstractContextManager[None]]]
+Values: TypeAlias = dict[str, list[float]]
+Models: TypeAlias = Mapping[str, Callable[[], AbstractContextManager[Any]]]  # contexts that yield a model
 
 
 @dataclass(frozen=True)
@@ -90,22 +92,40 @@ class Speed:
         log.info("timing the pruned model against the dense one")
         model = forward.model.module
         smaller = smaller_config(model, mask)
-        contexts: Contexts = {"dense": nullcontext, "pruned": lambda: blocks_removed(model, mask, smaller)}
-        sizes: dict[str, dict[str, int]] = {}
-        for which, context in contexts.items():
-            with context():
-                sizes[which] = dict(zip(("parameters", "bytes"), weight(model), strict=True))
+
+        @contextmanager
+        def pruned() -> Iterator[Any]:
+            with blocks_removed(model, mask, smaller):
+                yield model
+
         with native_products(model):  # as in the programs that will run the pruned model
-            runs = [
-                {"batch": batch, "prompt": prompt, "new_tokens": self.new_tokens}
-                | _compared(alternating(model, contexts, batch, prompt, self), sizes)
-                for batch in self.batch_sizes
-                for prompt in self.prompts
-            ]
+            timed = self.timings({"dense": lambda: nullcontext(model), "pruned": pruned})
+        for run in timed["runs"]:
+            dense, small = run["dense"], run["pruned"]
+            run["ratio"] = {
+                "prefill": small["prefill_per_second"]["median"] / dense["prefill_per_second"]["median"],
+                "decode": small["decode_per_second"]["median"] / dense["decode_per_second"]["median"],
+                "first_token": dense["first_token_seconds"]["median"]
+                / small["first_token_seconds"]["median"],
+            }
         settings = {"repeats": self.repeats, "warmup": self.warmup, "dtype": forward.model.info.dtype}
-        return Measured(
-            {name: {"device": device_name(model), **settings, "sizes": sizes, "runs": runs}}, settings
-        )
+        return Measured({name: {"device": device_name(model), **settings, **timed}}, settings)
+
+    def timings(self, models: Models) -> dict[str, Any]:
+        """The `sizes` of models by name, and their times in `runs`, one for each batch size and prompt length."""
+        sizes = {}
+        for which, context in models.items():
+            with context() as model:
+                sizes[which] = dict(zip(("parameters", "bytes"), weight(model), strict=True))
+        runs: list[dict[str, Any]] = []
+        for batch, prompt in product(self.batch_sizes, self.prompts):
+            run: dict[str, Any] = {"batch": batch, "prompt": prompt, "new_tokens": self.new_tokens}
+            for which, values in alternating(models, batch, prompt, self).items():
+                extra = values.pop("extra_memory", None)
+                peak = round(max(extra)) + sizes[which]["bytes"] if extra else None
+                run[which] = {name: _spread(v) for name, v in values.items()} | {"peak_memory": peak}
+            runs.append(run)
+        return {"sizes": sizes, "runs": runs}
 
 
 @dataclass(frozen=True)
@@ -141,16 +161,10 @@ def machine(gpus: bool = True) -> str:
     if gpus and torch.cuda.is_available():
         names = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
         return " + ".join(names)
+    # The name as Linux reports it or, on other systems, as Python does.
+    processor = _proc("/proc/cpuinfo", "model name") or platform.processor() or platform.machine()
     threads = torch.get_num_threads()
-    return f"{_processor()}, {threads} thread{'s' if threads > 1 else ''}"
-
-
-def _processor() -> str:
-    """The processor's name as Linux reports it or, on other systems, as Python reports it."""
-    import platform
-
-    named = _proc("/proc/cpuinfo", "model name")
-    return named or platform.processor() or platform.machine()
+    return f"{processor}, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def _proc(path: str, field: str) -> str | None:
@@ -160,24 +174,6 @@ def _proc(path: str, field: str) -> str | None:
             if line.startswith(field):
                 return line.partition(":")[2].strip()
     return None
-
-
-def _compared(
-    measured: Mapping[str, Mapping[str, list[float]]], sizes: Mapping[str, Mapping[str, int]]
-) -> dict[str, Any]:
-    """Medians and quartiles of both models, and the ratios by which the pruned model is faster."""
-    both: dict[str, Any] = {}
-    for which, values in measured.items():
-        extra = values.get("extra_memory")
-        both[which] = {name: _spread(v) for name, v in values.items() if name != "extra_memory"}
-        both[which]["peak_memory"] = round(max(extra)) + sizes[which]["bytes"] if extra else None
-    dense, pruned = both["dense"], both["pruned"]
-    both["ratio"] = {
-        "prefill": pruned["prefill_per_second"]["median"] / dense["prefill_per_second"]["median"],
-        "decode": pruned["decode_per_second"]["median"] / dense["decode_per_second"]["median"],
-        "first_token": dense["first_token_seconds"]["median"] / pruned["first_token_seconds"]["median"],
-    }
-    return both
 
 
 def _spread(values: list[float]) -> SpreadRecord:
@@ -253,8 +249,8 @@ class Peak:
 # Time the generation of text: the time until the first new token, and the time for all later tokens.
 
 
-def alternating(model: Any, contexts: Contexts, batch: int, prompt: int, rounds: Speed) -> dict[str, Values]:
-    """The measured values by context and name, one per repeat. The contexts take turns.
+def alternating(models: Models, batch: int, prompt: int, rounds: Speed) -> dict[str, Values]:
+    """The measured values by model and name, one per repeat. The models take turns.
 
     `warmup` rounds are not measured; then, `repeats` rounds are. Each generates `new_tokens` tokens.
     """
@@ -262,14 +258,14 @@ def alternating(model: Any, contexts: Contexts, batch: int, prompt: int, rounds:
 
     from pruning.models.blocks import input_device
 
-    vocabulary = model.get_input_embeddings().weight.shape[0]
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(3, vocabulary, (batch, prompt), generator=generator).to(input_device(model))
-    measured: dict[str, Values] = {which: {} for which in contexts}
+    measured: dict[str, Values] = {which: {} for which in models}
     for repeat in range(rounds.warmup + rounds.repeats):
-        for which in list(contexts)[:: 1 if repeat % 2 == 0 else -1]:
-            with contexts[which](), quiet():
-                values = _timed(model, ids, rounds.new_tokens)
+        for which in list(models)[:: 1 if repeat % 2 == 0 else -1]:
+            with models[which]() as model, quiet():
+                vocabulary = model.get_input_embeddings().weight.shape[0]
+                generator = torch.Generator().manual_seed(0)
+                ids = torch.randint(3, vocabulary, (batch, prompt), generator=generator)
+                values = _timed(model, ids.to(input_device(model)), rounds.new_tokens)
             if repeat >= rounds.warmup:
                 for name, value in values.items():
                     measured[which].setdefault(name, []).append(value)

@@ -10,7 +10,7 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 from pruning.calibration.item_files import Item
@@ -115,16 +115,10 @@ class Haystack:
         return {run for sample in self.samples for run in _runs(sample, RUN)}
 
 
-_haystacks: dict[tuple[str, int], Haystack] = {}
-
-
+@lru_cache(maxsize=1)
 def haystack(calibration: Samples, tokenizer: Any) -> Haystack:
-    """The search index of calibration data. The most recent index is cached, because many tasks search it."""
-    key = (calibration.sha256, id(tokenizer))
-    if key not in _haystacks:
-        _haystacks.clear()
-        _haystacks[key] = Haystack(calibration, tokenizer)
-    return _haystacks[key]
+    """The search index of calibration data. It is kept, because many tasks search it."""
+    return Haystack(calibration, tokenizer)
 
 
 def words(text: str) -> Words:

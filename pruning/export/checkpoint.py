@@ -5,13 +5,12 @@ The model is never in memory as a whole, unless only transformers can read its w
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -33,62 +32,55 @@ DTYPES = {
     "F8_E4M3": "float8_e4m3fn",
     "F8_E5M2": "float8_e5m2",
 }
-NAMES = {getattr(torch, name): code for code, name in DTYPES.items()}
+LARGEST = "5GB"  # a file of weights
+FORMAT = {"format": "pt"}  # what transformers expects in a safetensors file
 
 
 class Checkpoint:
     """The tensors in the safetensors files of a directory: `shapes` lists them, and `read` reads one.
 
-    One file is open at a time. Raises InputError if there are no weights, or if a file is missing.
+    Raises InputError if there are no weights, or if a file is missing.
     """
 
     def __init__(self, folder: Path) -> None:
-        from safetensors import safe_open
-
-        self._open: tuple[Path, Any] | None = None
         files = weight_files(folder)
         if not files:
             raise InputError(f"{folder} holds neither {SINGLE} nor {INDEX}.")
         if (single := files.get("")) is not None:
-            with _reading(single), safe_open(single, framework="pt") as stream:
+            with _opened(single) as stream:
                 files = dict.fromkeys(stream.keys(), single)
         self.files = dict(sorted(files.items(), key=lambda item: item[1]))
 
     def shapes(self) -> Mapping[str, Tensor]:
         """Tensors on the meta device by name, in the best order for reading; only headers are read."""
         shapes = {}
-        for name, path in self.files.items():
-            with _reading(path):
-                part = self._handle(path).get_slice(name)
-            if (dtype := DTYPES.get(part.get_dtype())) is None:
-                raise InputError(
-                    f"tensor {name} of {path} is stored in {part.get_dtype()}, which cannot be cut: give a "
-                    f"checkpoint in one of {', '.join(DTYPES)}."
-                )
-            shapes[name] = torch.empty(part.get_shape(), dtype=getattr(torch, dtype), device="meta")
+        for path, pairs in groupby(self.files.items(), key=lambda pair: pair[1]):
+            with _opened(path) as stream:
+                for name, _ in pairs:
+                    part = stream.get_slice(name)
+                    if (dtype := DTYPES.get(part.get_dtype())) is None:
+                        raise InputError(
+                            f"tensor {name} of {path} is stored in {part.get_dtype()}, which cannot be cut: give a "
+                            f"checkpoint in one of {', '.join(DTYPES)}."
+                        )
+                    shapes[name] = torch.empty(part.get_shape(), dtype=getattr(torch, dtype), device="meta")
         return shapes
 
     def read(self, name: str) -> Tensor:
         """One tensor, on the CPU."""
-        with _reading(self.files[name]):
-            tensor: Tensor = self._handle(self.files[name]).get_tensor(name)
+        with _opened(self.files[name]) as stream:
+            tensor: Tensor = stream.get_tensor(name)
         return tensor
-
-    def _handle(self, path: Path) -> Any:
-        from safetensors import safe_open
-
-        if self._open is None or self._open[0] != path:
-            self._open = (path, safe_open(path, framework="pt"))
-        return self._open[1]
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Turn an error of reading a weight file into an InputError that names the file."""
-    from safetensors import SafetensorError
+def _opened(path: Path) -> Iterator[Any]:
+    """Yield an open file of weights. Raises InputError, which names the file, if it cannot be read."""
+    from safetensors import SafetensorError, safe_open
 
     try:
-        yield
+        with safe_open(path, framework="pt") as stream:
+            yield stream
     except (SafetensorError, OSError) as error:
         raise InputError(
             f"{path} cannot be read ({first_line(error)}). It may be truncated: copy or download it again."
@@ -135,15 +127,14 @@ class TensorPlan:
     """The new name, precision and values of each tensor of a checkpoint.
 
     `prefix` is the part of names before a block's number. `keep` are names of modules whose tensors keep their stored
-    precision, as in transformers. `change` is called with (block, tail, tensor) for each tensor in a block, by the
-    old number and the rest of the name.
+    precision, as in transformers. `values` replace tensors of blocks, by the old number and the rest of the name.
     """
 
     mask: Mask
     prefix: str
     dtype: torch.dtype
     keep: tuple[str, ...] = ()
-    change: Callable[[int, str, Tensor], Tensor] | None = field(default=None)
+    values: Mapping[tuple[int, str], Tensor] = field(default_factory=dict)
 
     def block_and_tail(self, name: str) -> tuple[int, str] | None:
         """The block number in a tensor's name, and the rest of the name; None if the tensor is in no block."""
@@ -168,8 +159,8 @@ class TensorPlan:
     def tensor(self, name: str, tensor: Tensor) -> Tensor:
         """The tensor to write for the stored tensor `name`."""
         precision = self.precision(name, tensor.dtype)
-        if self.change is not None and (parts := self.block_and_tail(name)) is not None:
-            tensor = self.change(*parts, tensor)
+        if (place := self.block_and_tail(name)) is not None:
+            tensor = self.values.get(place, tensor)
         return tensor.to(precision).contiguous()
 
 
@@ -196,62 +187,29 @@ def block_prefix(names: Iterable[str], path: str, n_blocks: int) -> str:
     return best[0]
 
 
-def write_shards(tensors: Tensors, plan: TensorPlan, folder: Path, max_shard_size: str) -> dict[str, str]:
+def write_shards(tensors: Tensors, plan: TensorPlan, folder: Path) -> None:
     """Write the safetensors files of the smaller checkpoint, with an index if there are several.
 
-    Returns the SHA-256 of each safetensors file, by name. One tensor is in memory at a time.
+    One file, of at most `LARGEST`, is in memory at a time.
     """
     from huggingface_hub import split_torch_state_dict_into_shards
-
-    def written(new: str) -> Tensor:
-        return plan.tensor(names[new], tensors.read(names[new]))
+    from safetensors.torch import save_file
 
     names: dict[str, str] = {}
     shapes: dict[str, Tensor] = {}
     for old, shape in tensors.shapes().items():
         if (new := plan.rename(old)) is not None:
             names[new], shapes[new] = old, shape.to(plan.precision(old, shape.dtype))
-    split = split_torch_state_dict_into_shards(shapes, max_shard_size=max_shard_size)
-    digests = {
-        file: write_tensors(folder / file, {new: shapes[new] for new in members}, written)
-        for file, members in split.filename_to_tensors.items()
-    }
+    split = split_torch_state_dict_into_shards(shapes, max_shard_size=LARGEST)
+    for file, members in split.filename_to_tensors.items():
+        path = folder / file
+        path.touch()
+        mode = path.stat().st_mode
+        save_file({new: plan.tensor(names[new], tensors.read(names[new])) for new in members}, path, FORMAT)
+        path.chmod(mode)  # safetensors makes files that only their owner can read
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
         storage.write_json(folder / INDEX, index)
-    return digests
-
-
-def write_tensors(path: Path, shapes: Mapping[str, Tensor], tensor: Callable[[str], Tensor]) -> str:
-    """Write a safetensors file and return its SHA-256. One tensor is in memory at a time.
-
-    Raises InputError if a precision has no name in the format.
-    """
-    # The values are mapped into memory by readers, so the widest come first: then all of them are aligned.
-    names = sorted(shapes, key=lambda name: -shapes[name].dtype.itemsize)
-    table: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    start = 0
-    for name in names:
-        shape = shapes[name]
-        if shape.dtype not in NAMES:
-            raise InputError(
-                f"tensor {name} is stored in {shape.dtype}, which safetensors files cannot hold."
-            )
-        end = start + shape.numel() * shape.dtype.itemsize
-        table[name] = {"dtype": NAMES[shape.dtype], "shape": list(shape.shape), "data_offsets": [start, end]}
-        start = end
-    text = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    header, digest = len(text).to_bytes(8, "little") + text, hashlib.sha256()
-    with path.open("wb") as stream:
-        stream.write(header)
-        digest.update(header)
-        for name in names:
-            # The bytes of a contiguous tensor on the CPU, without a copy.
-            values = tensor(name).detach().reshape(-1).view(torch.uint8).numpy().data
-            stream.write(values)
-            digest.update(values)
-    return digest.hexdigest()
 
 
 # The files beside the weights.

@@ -44,7 +44,7 @@ def export_gguf(wanted: Request) -> Facts:
     Raises MismatchError if the written file does not give the logits of the masked model.
     """
     wanted = settled(wanted)
-    for name, given in (("healing", wanted.healed), ("compensation", wanted.compensation)):
+    for name, given in (("healing", wanted.heal_record), ("repair", wanted.repair)):
         if given is not None:
             raise InputError(f"the {name} of the cell changes weights, and {CONVERT}.")
     output_dir.check_place(wanted.out, wanted.model)
@@ -57,7 +57,7 @@ def export_gguf(wanted: Request) -> Facts:
     blocks = Mask(wanted.mask.n_blocks, wanted.mask.gone)
     cut = gguf.plan_gguf(gguf.open_gguf(path), blocks, record)
     size = gguf.size_of(cut)
-    check_gguf_target(wanted.out, record)
+    check_gguf_target(wanted.out, record, wanted.force)
     output_dir.check_space(wanted.out, size)
     idle, goal = 0, None
     if wanted.verify or parts(wanted.mask):
@@ -77,7 +77,7 @@ def export_gguf(wanted: Request) -> Facts:
         if goal is not None:
             log.info("reloading and comparing")
             proof, moved = _proven(smaller, goal, settings, wanted)
-        check_gguf_target(wanted.out, record)  # it can have changed meanwhile
+        check_gguf_target(wanted.out, record, wanted.force)  # it can have changed meanwhile
         listed = f"{cut.file.architecture}.{gguf.PATTERN}" if moved or cut.lists else None
         written = CutFile(wanted.out.name, file_sha256(smaller), len(cut.zeros), listed)
         found = _facts(wanted, cut, idle, proof, written)
@@ -97,7 +97,6 @@ def _facts(wanted: Request, cut: GgufCut, idle: int, proof: str, file: CutFile) 
         wanted,
         source=f"the GGUF file of the SHA-256 `{digest}` ({directory_name(source.path)})",
         dtype=", ".join(dict.fromkeys(tensor.kind_name for tensor in largest)),
-        hybrid=False,
         sizes=ModelSizes(*parameters, *sizes),
         idle=idle,
         proof=proof,
@@ -180,8 +179,8 @@ def _proven(path: Path, goal: verify.Expected, settings: Model, wanted: Request)
     where, options = in_gguf(path)
     own = AutoConfig.from_pretrained(where, **options, trust_remote_code=False)
     moved = _kinds(own) != _kinds(config)
-    loaded = verify.reload(where, settings, config if moved else own, **options)
-    return verify.compare(*loaded, goal, 0.0, reference(wanted)), moved
+    config = config if moved else own
+    return verify.compare_export(where, goal, settings, reference(wanted), config, **options), moved
 
 
 def _kinds(config: Any) -> Any:
@@ -196,11 +195,11 @@ def card_of(out: Path) -> Path:
     return out.with_name(f"{out.name}.md")
 
 
-def check_gguf_target(out: Path, record: Mapping[str, Any]) -> None:
+def check_gguf_target(out: Path, record: Mapping[str, Any], force: bool = False) -> None:
     """Raise InputError unless a GGUF file can be written to `out`.
 
-    An existing file is replaced only if its record shows that it was cut from the same file (`source_sha256`) with
-    the same `mask`. `record` holds what is known of these.
+    An existing file is replaced only if it has a record of this program. Unless `force` is true, the record must show
+    that it was cut from the same file (`source_sha256`) with the same `mask`; `record` holds what is known of these.
     """
     try:
         sweep(out.parent)
@@ -225,4 +224,4 @@ def check_gguf_target(out: Path, record: Mapping[str, Any]) -> None:
             f"{out} exists, and is no GGUF file that this command wrote: move it away, or choose another file "
             "(force=true does not replace it)."
         )
-    output_dir.check_same(out, earlier, record, force=False)
+    output_dir.check_same(out, earlier, record, force)

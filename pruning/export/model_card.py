@@ -1,6 +1,6 @@
-"""The texts of an export: its model card with metadata for the hub, a file for mergekit, and three printed lines.
+"""The texts of an export: its model card with metadata for the hub, and three printed lines.
 
-The texts are templates (`card.md.jinja`, `mergekit.yaml.jinja`); here are the values that they print.
+The card is a template (`card.md.jinja`); here are the values that it prints.
 """
 
 from __future__ import annotations
@@ -12,11 +12,8 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import pairwise
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Literal
-
-import yaml
 
 from pruning.config.app import launch_words
 from pruning.core import records
@@ -58,23 +55,21 @@ class Facts:
     """What the texts of an export say.
 
     `base` is the hub name of the original model, or the name of its directory; `source` is where the weights came
-    from; `commands` reproduce the export; `proof` is how the export was checked; `hybrid` is True if the blocks have
-    more than one kind of attention. `result` is that of the cell, or None if the mask comes from elsewhere. `repair`
-    names the sub-layers that hold a map. `idle` counts the parameters in the file that belong to removed parts of
-    blocks. `file` is None for a directory. `changes` has the change of each metric from the dense model, in words.
+    from; `commands` reproduce the export; `proof` is how the export was checked. `result` is that of the cell, or
+    None if the mask comes from elsewhere. `repair` names the sub-layers that hold a map. `idle` counts the parameters
+    in the file that belong to removed parts of blocks. `file` is None for a directory. `changes` has the change of
+    each metric from the dense model, in words.
     """
 
     name: str
     base: str
     source: str
     dtype: str
-    hybrid: bool
     mask: Mask
     sizes: ModelSizes
     commands: Sequence[str]
     proof: str
     result: DoneResult | None = None
-    scales: Sequence[float] | None = None
     repair: Sequence[str] | None = None
     inherited: Mapping[str, Any] | None = None
     idle: int = 0
@@ -103,16 +98,15 @@ def facts(wanted: Request, **known: Any) -> Facts:
     hub = {"hub": settings.path, "packaged": PACKAGED.get(settings.path, ("",))[0]}.get(settings.source)
     named = hub if hub and not settings.in_directory else directory_name(settings.location)
     base, unit = wanted.in_memory or named, unit_noun(mask.unit).replace("-", "")
-    which, found = "pruned" if wanted.healed is None else "healed", dict[str, Change]()
+    which, found = "healed" if wanted.healed else "pruned", dict[str, Change]()
     if wanted.result is not None and which in wanted.result["evaluation"]:
-        found = changes(wanted.result, wanted.results, which)
+        found = changes(wanted.result, wanted.folder and wanted.folder.parent, which)
     return Facts(
         name=f"{base.rpartition('/')[2]}-{len(mask.kept)}-of-{mask.n_units}-{unit}s",
         base=base,
         mask=mask,
         commands=list(_commands(wanted)),
         result=wanted.result,
-        scales=wanted.scales,
         repair=None if wanted.repair is None else wanted.repair.names(),
         healed=wanted.heal_record,
         changes={name: str(change) for name, change in found.items()},
@@ -211,22 +205,6 @@ def _how(name: str, evaluation: Mapping[str, Any]) -> tuple[str, str, bool, list
     return name, records.main_of(name), records.kind_of(name) == "acc_plain", settings, digest
 
 
-def mergekit(facts: Facts) -> str:
-    """A passthrough configuration for mergekit that makes the same cut as the export."""
-    slices = [
-        {"sources": [{"model": facts.base, "layer_range": [start, end]}]} for start, end in ranges(facts.mask)
-    ]
-    body = {"slices": slices, "merge_method": "passthrough", "dtype": facts.dtype}
-    text = yaml.safe_dump(body, sort_keys=False, default_flow_style=None).strip()
-    return str(_templates().get_template("mergekit.yaml.jinja").render(**vars(facts), body=text))
-
-
-def ranges(mask: Mask) -> list[tuple[int, int]]:
-    """The ranges of consecutive kept blocks, half-open."""
-    edges = [i for i in range(mask.n_blocks + 1) if (i in mask.kept) != (i - 1 in mask.kept)]
-    return [pair for number, pair in enumerate(pairwise(edges)) if number % 2 == 0]
-
-
 def summary(facts: Facts, out: Path) -> str:
     """Three lines: how the metrics change, what is removed with sizes and speed, and where the model is."""
     sizes, mask, used = facts.sizes, facts.mask, facts.sizes.parameters - facts.idle
@@ -288,49 +266,29 @@ def speedup_text(result: DoneResult | None) -> str:
 
 
 def _commands(wanted: Request) -> Iterator[str]:
-    """Commands that search, evaluate and export again, and one that makes the same cut without a search."""
+    """A command that searches, evaluates and exports again, and one that makes the same cut without a search."""
     if wanted.in_memory is not None:
         yield f"pruning.export_model(model, {wanted.mask!r}, DIR)  # in Python"
         return
     out = "DIR" if wanted.out.suffix.lower() != ".gguf" else "FILE.gguf"
-    healed = wanted.healed is not None
     if wanted.result is not None:
-        *earlier, last = (
-            ["depth-pruning", "grid", *launch_words(portable(one))] for one in launched(wanted.result, healed)
-        )
-        yield from map(shlex.join, earlier)
-        yield shlex.join(last if healed else [*last, f"export={out}"])
-    if healed:
-        yield f"depth-pruning export CELL out={out} healed=true"
-    elif wanted.scales is None and wanted.repair is None:
+        config = portable(launched(wanted.result, wanted.healed))
+        yield shlex.join(["depth-pruning", "grid", *launch_words(config), f"export={out}"])
+    if not wanted.healed and wanted.repair is None:
         model = {CLASS: "Model", **portable(dataclasses.asdict(wanted.model))}
         words = ["--drop", ",".join(wanted.mask.names()), *launch_words({"model": model}), f"out={out}"]
         yield shlex.join(["depth-pruning", "export", *words])
 
 
-def launched(result: DoneResult, healed: bool) -> Iterator[Mapping[str, Any]]:
-    """The configurations whose launches give a result, in order: one for each evaluation, the latest last.
+def launched(result: DoneResult, healed: bool) -> Mapping[str, Any]:
+    """The configuration whose launch gives the pruned or the healed model of a result.
 
-    The first one that heals has the evaluation for whose sake windows of the healing's text were left out. The later
-    ones find the healing finished. Evaluations that measured no healed model heal nothing.
+    A healing depends on the evaluation for whose sake windows of its text were left out.
     """
-    config, evaluation = result["config"], result["evaluation"]
-    plain = {name: value for name, value in config.items() if name != "heal"}
-    settings, paths = evaluation.get("settings", {}), evaluation.get("records", {})
-    distinct = {
-        json.dumps(one, sort_keys=True): one for one in (config["eval"], *reversed(settings.values()))
-    }
-    latest, *others = distinct.values()
-    after = [one for name, one in settings.items() if "healed" in paths.get(name, {})] if healed else []
-    earlier = list(reversed(others))
-    measured = [one for one in earlier if one in after]
-    first = [result["heal"]["evaluation"]] if healed and "evaluation" in result["heal"] else []
-    if first == [latest] and not measured:
-        first = []  # the last launch heals
-    yield from ({**plain, "eval": one} for one in earlier if one not in (*first, *measured))
-    again = [one for one in measured if one not in first]
-    yield from ({**config, "eval": one} for one in (*first, *again))
-    yield {**(config if healed else plain), "eval": latest}
+    config = dict(result["config"])
+    if not healed:
+        return {name: value for name, value in config.items() if name != "heal"}
+    return config | {"eval": result["heal"].get("evaluation", config["eval"])}
 
 
 # Text that leaves this machine: without its paths, and escaped for Markdown.
@@ -380,21 +338,15 @@ def escaped(text: str) -> str:
 
 
 def code(text: str) -> str:
-    """A span of code in one line, whatever backticks the text has; not for cells of tables."""
-    fence, pad = "`" * (_longest_run(text) + 1), " " if "`" in text else ""
-    return f"{fence}{pad}{one_line(text)}{pad}{fence}"
+    """A span of code in one line; backticks, which would end it, become apostrophes. Not for cells of tables."""
+    return f"`{one_line(text).replace('`', chr(39))}`"
 
 
 def code_block(text: str) -> str:
-    """A block of code, whatever backticks the text has."""
-    fence = "`" * max(3, _longest_run(text) + 1)
-    return f"{fence}\n{text}\n{fence}"
+    """A block of code; backticks, which could end it, become apostrophes."""
+    return f"```\n{text.replace('`', chr(39))}\n```"
 
 
 def one_line(text: str) -> str:
     """The text without line breaks and other control characters, so that it cannot end a comment or a table."""
     return "".join(c if c.isprintable() else " " for c in text)
-
-
-def _longest_run(text: str) -> int:
-    return max(map(len, re.findall("`+", text)), default=0)

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import stat
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from pruning.core import storage
 from pruning.core.errors import DamagedError, InputError, unwritable
+from pruning.core.records import MASK, SMALLER
 from pruning.core.records import NAME as RESULT
-from pruning.core.records import SMALLER
-from pruning.core.storage import file_sha256, staged, sweep, text_sha256
+from pruning.core.storage import file_sha256, staged, sweep
 from pruning.core.units import bytes_text
 from pruning.models.handle import Model
 
 RECORD = "depth_pruning.json"
-OWN = "sha256"  # the key of the record's own digest
 TEMPLATES = (
     "additional_chat_templates"  # transformers' folder for further templates, the only one in an export
 )
-SAME = ("model", "mask", "source_sha256")  # what is never replaced by another one
 CURE = "Move these files away, or choose another directory (force=true does not replace them)."
 
 
@@ -44,39 +40,23 @@ def directory(out: str | Path) -> Path:
     return found
 
 
-def check_place(out: Path, model: Model, results: Path | None = None) -> None:
-    """Raise InputError if `out` is inside the folder of the model that is cut, or inside a results folder.
+def check_place(out: Path, model: Model) -> None:
+    """Raise InputError if `out`, a path without links, is inside the folder of the model, or inside that of a cell.
 
-    In a results folder, only the directory SMALLER of a cell is allowed. `results` is a results folder that need not
-    hold a cell yet. `out` is a path without links. A GGUF file that is given by its path has no folder of its own.
+    In the folder of a cell, only the directory SMALLER is allowed. A GGUF file that is given by its path has no
+    folder of its own.
     """
     own = [Path(model.path).expanduser().resolve()] if model.in_directory and model.gguf_file is None else []
-    named = [] if results is None else [results.resolve()]
-    usual = out.name == SMALLER and (out.parent.parent in named or _is_cell(out.parent))
     for folder in (out, *out.parents):
         if folder in own:
             raise InputError(
                 f"out={out} is inside {folder}, the folder of the model itself: choose a directory elsewhere."
             )
-        if not usual and (folder in named or _is_cell(folder) or _holds_cells(folder)):
+        if all((folder / name).is_file() for name in (RESULT, MASK)) and out != folder / SMALLER:
             raise InputError(
-                f"out={out} is inside {folder}, which holds results of searches: choose a directory elsewhere, or "
-                f"{SMALLER} in the folder of a cell."
+                f"out={out} is inside {folder}, which holds the result of a search: choose a directory elsewhere, or "
+                f"{SMALLER} in that folder."
             )
-
-
-def _holds_cells(folder: Path) -> bool:
-    with suppress(OSError):
-        return any(_is_cell(path.parent) for path in folder.glob(f"*/{RESULT}"))
-    return False
-
-
-def _is_cell(folder: Path) -> bool:
-    """Whether a folder is that of a cell, whose name is the cell's key."""
-    with suppress(OSError, DamagedError):
-        record = storage.read_json(folder / RESULT) if (folder / RESULT).is_file() else None
-        return isinstance(record, dict) and record.get("cell") == folder.name
-    return False
 
 
 def check_writable(out: Path) -> None:
@@ -123,81 +103,51 @@ def check_target(out: Path) -> Mapping[str, Any] | None:
 
 def _earlier_export(out: Path) -> Mapping[str, Any] | None:
     """The record of the export in the directory `out`; None if the directory is empty. All files are read."""
-    paths, templates = sorted(out.iterdir()), out / TEMPLATES
-    if templates.is_dir() and not templates.is_symlink():  # other folders are not listed: they can be large
-        paths += sorted(templates.iterdir())
-    if not (before := {str(one.relative_to(out)): one.lstat().st_mode for one in paths}):
+    if not (names := sorted(path.name for path in out.iterdir())):
         return None
-    path = out / RECORD
-    record: Any = None
+    path, record = out / RECORD, None
     with suppress(DamagedError, OSError):
         record = storage.read_json(path) if path.is_file() and not path.is_symlink() else None
-    known = isinstance(record, dict) and isinstance(record.get("files"), dict)
-    if not known or record.pop(OWN, None) != _own_digest(record):
+    if not isinstance(record, dict) or not isinstance(record.get("files"), dict):
         raise InputError(
-            f"{out} holds {_names(before)}, and no export of this version. "
+            f"{out} holds {_listed(names)}, and no export of this program. "
             "Move the directory away, or choose another (force=true does not replace it)."
         )
     files: Mapping[str, str] = record["files"]
-    folders = {TEMPLATES} if any(name.startswith(f"{TEMPLATES}/") for name in files) else set()
-    foreign = [
-        name
-        for name, mode in before.items()
-        if not (name in folders if stat.S_ISDIR(mode) else stat.S_ISREG(mode) and name in (*files, RECORD))
-    ]
-    if foreign:
-        raise InputError(f"{out} holds {_names(foreign)}, which the export there did not write. {CURE}")
-    if changed := [name for name in files if name in before and file_sha256(out / name) != files[name]]:
-        raise InputError(f"{out}: {_names(changed)} changed after the export there was written. {CURE}")
+    own = {RECORD, *files, *(str(Path(name).parent) for name in files)}
+    there = {str(path.relative_to(out)): path for path in sorted(out.rglob("*"))}
+    if foreign := [name for name, path in there.items() if name not in own or path.is_symlink()]:
+        raise InputError(f"{out} holds {_listed(foreign)}, which the export there did not write. {CURE}")
+    if changed := [name for name in files if name in there and file_sha256(there[name]) != files[name]]:
+        raise InputError(f"{out}: {_listed(changed)} changed after the export there was written. {CURE}")
     found: Mapping[str, Any] = record
     return found
 
 
-def check_same(
-    out: Path,
-    earlier: Mapping[str, Any] | None,
-    wanted: Mapping[str, Any],
-    force: bool,
-    launched: str | None = None,
-) -> None:
-    """Raise InputError unless the record of an earlier export, if there is one, has the wanted entries.
+def check_same(out: Path, earlier: Mapping[str, Any] | None, wanted: Mapping[str, Any], force: bool) -> None:
+    """Raise InputError unless an earlier export, if there is one, has the wanted entries in its record.
 
-    With `force`, all but the model and the mask may differ. `launched` is the key of the cell whose launch exports:
-    its own earlier export is replaced in any case.
+    With `force`, it may have others.
     """
-    if earlier is None or (launched is not None and earlier.get("cell") == launched):
-        return
-    other = [name for name, value in wanted.items() if earlier.get(name) != value]
-    if foreign := [name for name in other if name in SAME]:
-        raise InputError(
-            f"{out} holds another export (of another {' and another '.join(foreign)}): choose another place, or "
-            "remove this one."
-        )
+    other = [] if earlier is None else [name for name, value in wanted.items() if earlier.get(name) != value]
     if other and not force:
         named = " and another ".join("healing" if name == "healed" else name for name in other)
         raise InputError(
-            f"{out} holds an export of this model and mask with another {named}: choose another place, or let "
-            "`depth-pruning export` replace it, with force=true."
+            f"{out} holds an export with another {named}: choose another place, or replace it with "
+            "`depth-pruning export ... force=true`."
         )
 
 
-def write_record(folder: Path, record: Mapping[str, Any], known: Mapping[str, str]) -> None:
-    """Write the record of an export, with the digests of all other files in `folder`; `known` holds some of them."""
-    names = [str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if path.is_file()]
-    files = {name: known.get(name) or file_sha256(folder / name) for name in names}
-    whole = {"format": 2, **record, "files": files}
-    storage.write_json(folder / RECORD, whole | {OWN: _own_digest(whole)})
+def write_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Write the record of an export, with the digests of all other files in `folder`."""
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    files = {str(path.relative_to(folder)): file_sha256(path) for path in paths}
+    storage.write_record(folder / RECORD, {**record, "files": files})
 
 
-def _own_digest(record: Mapping[str, Any]) -> str:
-    return text_sha256(json.dumps(record, sort_keys=True))
-
-
-def _names(names: Iterable[str]) -> str:
+def _listed(names: Sequence[str]) -> str:
     """Up to five names, and how many there are beyond."""
-    listed = list(names)
-    more = f" and {len(listed) - 5} more" if len(listed) > 5 else ""
-    return ", ".join(listed[:5]) + more
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 # Write beside the target, and put the whole in place.
@@ -219,13 +169,3 @@ def staging_directory(out: Path) -> Iterator[Path]:
             f"{out} cannot be written ({reason}), and nothing was changed: free some space, or choose another "
             "directory."
         ) from error
-
-
-def put_in_place(partial: Path, out: Path, check: Callable[[Mapping[str, Any] | None], None]) -> None:
-    """Rename a complete export to `out`, which replaces an earlier export.
-
-    `out` can have changed since the start, so it is checked again: `check` raises InputError if what has this record
-    must stay.
-    """
-    check(check_target(out))
-    storage.replace(partial, out)

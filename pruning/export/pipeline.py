@@ -10,25 +10,29 @@ from __future__ import annotations
 import dataclasses
 import logging
 import sys
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pruning.core import storage
+from pruning.core.errors import InputError
+from pruning.core.mask import Mask
 from pruning.core.terminal import guarded, prepare_process
 from pruning.core.units import bytes_text
 from pruning.export import model_card, output_dir, request
 from pruning.export.model_card import Facts
-from pruning.export.request import Request, is_gguf
+from pruning.export.request import FACTORS, Request, is_gguf
 from pruning.models.kept_models import PACKAGED
 
 if TYPE_CHECKING:
     from pruning.export.plan import Cut
+    from pruning.runs.cell import Cell
+
 
 log = logging.getLogger(__name__)
 
 
 def main() -> None:
-    """The entry point of `depth-pruning export` and of `depth-pruning export`."""
+    """The entry point of `depth-pruning export`."""
     with guarded():
         prepare_process()
         logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
@@ -39,9 +43,10 @@ def main() -> None:
 
 def export_cell(folder: Path, out: Path, healed: bool = False) -> str:
     """Export a finished cell, or its healed model, as a launch does; returns the three lines of `summary`."""
-    wanted = dataclasses.replace(request.of_cell(folder, output_dir.directory(out)), launched=True)
+    # The check before the search has seen that an earlier export there is this cell's.
+    wanted = dataclasses.replace(request.of_cell(folder, output_dir.directory(out)), force=True)
     if healed:
-        wanted = request.of_healed(folder, wanted)
+        wanted = request.of_healed(wanted)
     return model_card.summary(written(wanted), wanted.out)
 
 
@@ -69,15 +74,13 @@ def export(wanted: Request) -> Facts:
     cut = plan.plan_cut(wanted)
     wanted = dataclasses.replace(wanted, model=cut.settings)
     identity = _identity(wanted)
-    launched = wanted.cell if wanted.launched else None
-    check = partial(output_dir.check_same, wanted.out, wanted=identity, force=wanted.force, launched=launched)
-    check(earlier)
+    output_dir.check_same(wanted.out, earlier, identity, wanted.force)
     output_dir.check_space(wanted.out, cut.sizes.bytes)
     cut, goal = plan.changed(wanted, cut)
     with output_dir.staging_directory(wanted.out) as staged:
         log.info("writing %s", bytes_text(cut.sizes.bytes))
         assert cut.tensors is not None
-        digests = checkpoint.write_shards(cut.tensors, cut.plan, staged, wanted.max_shard_size)
+        checkpoint.write_shards(cut.tensors, cut.plan, staged)
         if cut.folder is not None:
             checkpoint.copy_beside(cut.folder, staged)
         else:
@@ -86,23 +89,23 @@ def export(wanted: Request) -> Facts:
             cut.tensors.generation.save_pretrained(staged)
         checkpoint.write_config(cut.config, staged)
         # The model must not be in memory twice when the written one is loaded.
-        cut = dataclasses.replace(cut, tensors=None, plan=dataclasses.replace(cut.plan, change=None))
+        cut = dataclasses.replace(cut, tensors=None, plan=dataclasses.replace(cut.plan, values={}))
         proof = verify.UNPROVEN
         if goal is not None:
             log.info("reloading and comparing")
             of = request.reference(wanted)
-            proof = verify.compare_export(staged, goal, wanted.model, wanted.scales is None, of)
+            proof = verify.compare_export(staged, goal, wanted.model, of)
         found = _facts(wanted, cut, proof)
         (staged / "README.md").write_text(model_card.model_card(found), encoding="utf-8")
-        if found.mask.unit == "block":  # mergekit copies whole layers
-            (staged / "mergekit.yaml").write_text(model_card.mergekit(found), encoding="utf-8")
-        output_dir.write_record(staged, {**_record(wanted, found), **identity}, digests)
-        output_dir.put_in_place(staged, wanted.out, check)
+        output_dir.write_record(staged, {**_record(wanted, found), **identity})
+        # What is there can have changed since the start.
+        output_dir.check_same(wanted.out, output_dir.check_target(wanted.out), identity, wanted.force)
+        storage.replace(staged, wanted.out)
     return found
 
 
 def _identity(wanted: Request) -> dict[str, Any]:
-    """What an earlier export must share with this one to be replaced: model and mask, and unless forced the rest."""
+    """What an earlier export must share with this one to be replaced, unless `force` is given."""
     settings, heal = wanted.model, wanted.heal_record
     weights = {"source": settings.source, "revision": settings.recorded_revision}
     if settings.source == "hub":
@@ -111,7 +114,7 @@ def _identity(wanted: Request) -> dict[str, Any]:
         "mask": wanted.mask.to_json(),
         "model": weights,
         "precision": settings.dtype,
-        "compensation": wanted.compensation,
+        "compensation": None if wanted.repair is None else {"repair": wanted.repair.sha256},
         "healed": None if heal is None else heal["weights_sha256"],
     }
 
@@ -130,12 +133,10 @@ def _facts(wanted: Request, cut: Cut, proof: str) -> Facts:
             source += f" at {settings.revision}"
         elif settings.source == "packaged":
             source += f", whose GGUF ({PACKAGED[settings.path].file}) is dequantised"
-    text = cut.dense.get_text_config(decoder=True)
     return model_card.facts(
         wanted,
         source=source,
         dtype=settings.dtype,
-        hybrid=len(set(getattr(text, "layer_types", None) or ())) > 1,
         sizes=cut.sizes,
         idle=cut.idle,
         proof=proof,
@@ -153,3 +154,42 @@ def _record(wanted: Request, found: Facts) -> dict[str, Any]:
         **({} if found.repair is None else {"repaired": list(found.repair)}),
         **({"form": "zeros", "idle_parameters": found.idle} if found.mask.unit == "sublayer" else {}),
     }
+
+
+# Before the search of a launch.
+
+
+def check_export(cell: Cell) -> None:
+    """Raise InputError if a cell's search would end without the directory or the GGUF file that it asks for.
+
+    An earlier directory, which names its cell, may be replaced only if it is this one. Before the search the mask is
+    unknown, so an earlier file may be replaced only if the cell is finished and has its mask.
+    """
+    from pruning.engine.compensation import Magnitude, NoCompensation
+    from pruning.export.gguf_export import check_gguf_target, find_gguf
+    from pruning.models.gguf import check_known, open_gguf
+
+    assert cell.export is not None
+    out = cell.export
+    if isinstance(cell.compensation, Magnitude):
+        raise InputError(f"export={out}: {FACTORS}")
+    output_dir.check_place(out, cell.model)
+    if is_gguf(out):
+        if cell.heal.trains or not isinstance(cell.compensation, NoCompensation):
+            changing = "healing" if cell.heal.trains else "a compensation"
+            raise InputError(
+                f"{changing} changes weights, and the tensors of {out} are copies: choose heal=none "
+                "compensation=none, or export a directory (export=DIR) and convert it (docs/gguf.md)."
+            )
+        mask = None if (done := cell.done()) is None else Mask.from_json(done["mask"])
+        mask = mask and (mask.as_blocks() or mask)  # as an export records it
+        check_gguf_target(out, {"mask": None if mask is None else mask.to_json()})
+        check_known(open_gguf(find_gguf(cell.model)[0]))
+    elif cell.results.is_relative_to(out):
+        raise InputError(
+            f"export={out} contains the results folder {cell.results}: choose another directory."
+        )
+    elif (earlier := output_dir.check_target(out)) is not None and earlier.get("cell") != cell.key:
+        raise InputError(
+            f"export={out} holds an export that is not of this cell: choose another directory, or remove this one."
+        )

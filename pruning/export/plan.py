@@ -1,9 +1,8 @@
-"""Plan an export: the smaller configuration, and which tensors are renamed, folded, zeroed, repaired or healed."""
+"""Plan an export: the smaller configuration, and which tensors are renamed, zeroed, repaired or healed."""
 
 from __future__ import annotations
 
 import logging
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,7 +29,7 @@ from pruning.models import preflight, pruned_config
 from pruning.models.blocks import find_blocks
 from pruning.models.handle import Model
 from pruning.models.kept_models import quiet
-from pruning.models.output_maps import folded_weights, output_weights, replaced
+from pruning.models.output_maps import folded_weights, output_weights
 from pruning.models.sublayers import find_chain
 
 log = logging.getLogger(__name__)
@@ -41,13 +40,12 @@ WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
 class Cut:
     """The planned output: its configuration, the plan for each tensor, and the sizes of both models.
 
-    `settings` name the commit of a hub model; `dense` is the configuration of the model that is cut. `folder` holds
-    its safetensors files and `tensors` reads them; both are None if only transformers can read the weights (GGUF).
+    `settings` name the commit of a hub model. `folder` holds the safetensors files of the model that is cut, and
+    `tensors` reads them; both are None if only transformers can read the weights (GGUF).
     `idle` is the number of parameters in the output that belong to removed parts of blocks.
     """
 
     settings: Model
-    dense: Any
     folder: Path | None
     config: Any
     plan: TensorPlan
@@ -63,8 +61,15 @@ def plan_cut(wanted: Request) -> Cut:
     cannot be reached, and UnskippableError if its blocks are not found.
     """
     settings, source, folder = _find_source(wanted.model)
-    _check_request(wanted, source, folder)
-    blocks, dtype = Mask(wanted.mask.n_blocks, wanted.mask.gone), getattr(torch, wanted.model.dtype)
+    mask, count = wanted.mask, source.get_text_config(decoder=True).num_hidden_layers
+    if mask.n_blocks != count:
+        raise InputError(
+            f"the mask is over {mask.n_blocks} blocks and model {wanted.model.name} has {count}: "
+            "give the model that the mask was made for (model=NAME)."
+        )
+    if folder is not None and folder.resolve().is_relative_to(wanted.out):
+        raise InputError(f"out={wanted.out} contains the model that is to be cut: choose another directory.")
+    blocks, dtype = Mask(count, mask.gone), getattr(torch, wanted.model.dtype)
     config = pruned_config.pruned_config(source, blocks)
     for part in (config, *(getattr(config, name, None) for name in config.sub_configs)):
         if part is not None:
@@ -84,33 +89,11 @@ def plan_cut(wanted: Request) -> Cut:
     path, _ = pruned_config.blocks_of(dense, blocks.n_blocks)
     prefix = block_prefix(shapes, path, blocks.n_blocks)
     plan = TensorPlan(blocks, prefix, dtype, tuple(sorted(keep)))
-    if wanted.scales is not None:
-        plan = replace(plan, change=_fold(source, shapes, plan, wanted.scales))
     stored = {old: shape.numel() * plan.precision(old, shape.dtype).itemsize for old, shape in shapes.items()}
     after = sum(size for old, size in stored.items() if plan.rename(old) is not None)
     before, now = (sum(p.numel() for p in model.parameters()) for model in (dense, smaller))
-    return Cut(
-        settings, source, folder, config, plan, tensors, ModelSizes(before, now, sum(stored.values()), after)
-    )
-
-
-def _check_request(wanted: Request, source: Any, folder: Path | None) -> None:
-    from huggingface_hub import split_torch_state_dict_into_shards
-
-    mask, count = wanted.mask, source.get_text_config(decoder=True).num_hidden_layers
-    if mask.n_blocks != count:
-        raise InputError(
-            f"the mask is over {mask.n_blocks} blocks and model {wanted.model.name} has {count}: "
-            "give the model that the mask was made for (model=NAME)."
-        )
-    if folder is not None and folder.resolve().is_relative_to(wanted.out):
-        raise InputError(f"out={wanted.out} contains the model that is to be cut: choose another directory.")
-    try:
-        split_torch_state_dict_into_shards({}, max_shard_size=wanted.max_shard_size)
-    except ValueError as error:
-        raise InputError(
-            f"max_shard_size={wanted.max_shard_size} is not a size: give one such as 5GB or 500MB."
-        ) from error
+    sizes = ModelSizes(before, now, sum(stored.values()), after)
+    return Cut(settings, folder, config, plan, tensors, sizes)
 
 
 def _find_source(settings: Model) -> tuple[Model, Any, Path | None]:
@@ -144,8 +127,8 @@ def _find_source(settings: Model) -> tuple[Model, Any, Path | None]:
 # Change weights: a healing, a repair, and zeros for removed parts of blocks.
 #
 # All three give weights of the dense model in memory other values, by name. A checkpoint can store weights under
-# other names and in other shapes, such as one tensor per expert. So a block's weights are converted back by
-# transformers, and the stored tensors must be found again with the same values; otherwise the export is refused.
+# other names and in other shapes, such as one tensor per expert. So transformers converts all weights of a changed
+# block back.
 # No standard architecture has blocks without attention or MLP. So if a part of a block is removed, its output
 # weights become zeros, and a checkpoint that everybody can load keeps both parts.
 
@@ -164,11 +147,12 @@ def changed(wanted: Request, cut: Cut) -> tuple[Cut, verify.Expected | None]:
     weights are not found in the checkpoint, DamagedError if a healing is damaged, UnskippableError if sub-layers are
     not found.
     """
-    from pruning.healing.healed_files import read_weights
+    from pruning.healing.loop import read_weights
 
     healed: dict[str, Tensor] = {}
-    if wanted.healed is not None and (record := wanted.heal_record) is not None:
-        healed = read_weights(wanted.healed / record["folder"], record)
+    if (record := wanted.heal_record) is not None:
+        assert wanted.folder is not None
+        healed = read_weights(wanted.folder / record["folder"], record)
     removed = parts(wanted.mask)
     needed = bool(removed or healed) or wanted.repair is not None
     if not (wanted.verify or needed or cut.tensors is None):
@@ -183,20 +167,13 @@ def changed(wanted: Request, cut: Cut) -> tuple[Cut, verify.Expected | None]:
     for name, tensor in healed.items():
         if name not in weights or weights[name].shape != tensor.shape:
             raise InputError(f"the healed weights do not fit the model: there is no weight like {name}.")
-    if new := healed | folded | zeros:
-        # The stored tensors are found by the dense model's own weights, so the model changes only afterwards.
-        values, fold = _stored_values(cut.plan, model, new, tensors), cut.plan.change
-
-        def change(block: int, tail: str, tensor: Tensor) -> Tensor:
-            tensor = values.get((block, tail), tensor)
-            return tensor if fold is None else fold(block, tail, tensor)
-
-        cut = replace(cut, plan=replace(cut.plan, change=change))
+    new = healed | folded | zeros
     with torch.no_grad():
-        for name, tensor in healed.items():
-            weights[name].copy_(tensor.to(cut.plan.precision(name, tensor.dtype)))
-    with replaced(model, folded):
-        goal = verify.expected(model, wanted.mask, wanted.scales) if wanted.verify else None
+        for name, values in new.items():
+            weights[name].copy_(values.to(cut.plan.precision(name, values.dtype)))
+    goal = verify.expected(model, wanted.mask) if wanted.verify else None
+    if new:
+        cut = replace(cut, plan=replace(cut.plan, values=_stored_values(cut.plan, model, new, tensors)))
     return replace(cut, tensors=tensors, idle=idle), goal
 
 
@@ -215,186 +192,37 @@ def zeroed(model: Any, removed: Sequence[int]) -> tuple[dict[str, Tensor], int]:
 
 
 def _stored_values(
-    plan: TensorPlan, model: Any, changed: Mapping[str, Tensor], tensors: Tensors
+    plan: TensorPlan, model: Any, changed: Iterable[str], tensors: Tensors
 ) -> dict[tuple[int, str], Tensor]:
-    """The tensors that a checkpoint stores for changed weights, by block and rest of the name.
+    """The tensors that a checkpoint stores for each block with a changed weight, by block and rest of the name.
 
-    Raises InputError if it is not certain which stored tensors hold these weights, and nothing else.
+    Raises InputError if the names and shapes of a block are not those of the checkpoint.
     """
+    from transformers.core_model_loading import revert_weight_conversion
+
+    stored = {plan.block_and_tail(name): tensor.shape for name, tensor in tensors.shapes().items()}
     blocks, found = f"{find_blocks(model).path}.", dict[tuple[int, str], Tensor]()
-    names = {place: name for name in tensors.shapes() if (place := plan.block_and_tail(name)) is not None}
     for block in sorted({int(name.removeprefix(blocks).partition(".")[0]) for name in changed}):
         path = f"{blocks}{block}."
         own = {name: weight for name, weight in model.named_parameters() if name.startswith(path)}
-        new = own | {name: values for name, values in changed.items() if name.startswith(path)}
-        marks = {name: torch.full_like(weight, name not in changed) for name, weight in own.items()}
-        stored = {tail: name for (number, tail), name in names.items() if number == block}
-        reasons = []
-        for convert in (_converted_back, _as_they_are):
-            old, mark, values = (by_tail(path, convert(model, state)) for state in (own, marks, new))
-            if (reason := _why_not(plan, old, mark, stored, tensors)) is None:
-                found |= {(block, tail): values[tail].cpu() for tail in mark if not mark[tail].any()}
+        for state in (revert_weight_conversion(model, dict(own)), own):
+            values = by_tail(path, state)
+            if all(stored.get((block, tail)) == value.shape for tail, value in values.items()):
+                found |= {(block, tail): value.detach().cpu() for tail, value in values.items()}
                 break
-            reasons.append(reason)
         else:
-            weights = ", ".join(name.removeprefix(path) for name in changed if name.startswith(path))
+            unknown = next(tail for tail, one in values.items() if stored.get((block, tail)) != one.shape)
             raise InputError(
-                f"the weights of block {block} that change ({weights}) are not found in the checkpoint: "
-                f"{reasons[0]}. Remove whole blocks (unit=block), or save the model anew with `save_pretrained`."
+                f"the weights of block {block} are not found in the checkpoint, which has no such tensor {unknown}: "
+                "remove whole blocks (unit=block), or save the model anew with `save_pretrained`."
             )
     return found
-
-
-def _converted_back(model: Any, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Weights of a model under the names and in the shapes in which transformers would save them."""
-    from transformers.core_model_loading import revert_weight_conversion
-
-    converted: Mapping[str, Tensor] = revert_weight_conversion(model, dict(state))
-    return converted
-
-
-def _as_they_are(_model: Any, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    return state
 
 
 def by_tail(path: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors by the rest of their names after the block's number; `path` is that of the block in the model."""
     list_name, number = path.split(".")[-3:-1]
-    found = {}
-    for name, tensor in state.items():
-        if match := re.match(rf"(?:[^.\d][^.]*\.)*?{re.escape(list_name)}\.{number}\.(.*)", name):
-            found[match[1]] = tensor
-    return found
-
-
-def _why_not(
-    plan: TensorPlan,
-    converted: Mapping[str, Tensor],
-    marked: Mapping[str, Tensor],
-    stored: Mapping[str, str],
-    tensors: Tensors,
-) -> str | None:
-    """Why it is not certain which stored tensors hold the weights that are marked by zeros; None if it is certain."""
-    if all(mark.any() for mark in marked.values()):
-        return "no stored tensor holds them"
-    for tail, mark in marked.items():
-        if tail not in stored:
-            return f"there is no tensor of a name like {tail}"
-        if mark.any() and not mark.all():
-            return f"{tail} holds other weights as well"
-    for tail in (tail for tail, mark in marked.items() if not mark.any()):
-        tensor, value = tensors.read(stored[tail]), converted[tail].cpu()
-        precise = tensor.to(plan.precision(stored[tail], tensor.dtype))
-        if precise.shape != value.shape or not torch.equal(precise.to(value.dtype), value):
-            return f"{stored[tail]} holds other values than the model"
-    return None
-
-
-# Fold a compensation into weights: scales of the residual stream become scales of the blocks' outputs.
-#
-# In the engine, a dropped block i multiplies the residual stream by s_i. If a block normalises its input, the
-# block's output does not depend on the stream's scale. Let c be the product of s_i over the dropped blocks before a
-# kept block. If each kept block adds 1/c of its output, the stream is 1/c of the engine's stream. The norm before
-# the vocabulary projection removes this factor. The embeddings, and a vocabulary projection tied to them, do not
-# change. The fold is exact except for the norms' epsilon and rounding.
-
-# ATTENTION and MLP match the name of a last projection: the part of a tensor's name after the block number.
-ATTENTION = re.compile(
-    r"(.*\.)?(self_attn|attn|attention|self_attention)\.(o_proj|out_proj|c_proj|dense|wo)\.\w+"
-)
-MLP = re.compile(r"(.*\.)?(down_proj|c_proj|fc2|fc_out|dense_4h_to_h|w2)(\.\w+|_bias)?")
-INPUT_NORM = re.compile(r"(input_layernorm|ln_1|self_attn_layer_norm|norm_1|attention_norm)\.\w+")
-FINAL_NORM = re.compile(r"(.*\.)?(norm|ln_f|final_layer_norm|final_layernorm|norm_f)\.weight")
-# Gemma 2 and 3 normalise the output of each sub-layer. These norms multiply by 1 + weight; the fold scales this sum.
-SANDWICH = re.compile(r"(post_attention_layernorm|post_feedforward_layernorm)\.weight")
-SANDWICHED = ("gemma2", "gemma3", "gemma3_text")
-# Settings with which a block does not normalise its input, or adds to the output of its norm.
-UNNORMALISED = {"do_layer_norm_before": False, "apply_residual_connection_post_layernorm": True}
-ADD_TO_NORM = ("minimax",)  # each block adds to the output of its norm, not to the input of the norm
-
-
-@dataclass(frozen=True)
-class FactorFold:
-    """The factor on the output of each block; 1 leaves the block unchanged. `factors` has one entry per block."""
-
-    factors: tuple[float, ...]
-    sandwich: bool = False
-
-    def __call__(self, block: int, tail: str, tensor: Tensor) -> Tensor:
-        """The tensor to write for a block's tensor; `block` is the old number, and `tail` is the rest of the name."""
-        if (factor := self.factor(block, tail)) == 1.0:
-            return tensor
-        return (tensor.float() + 1) * factor - 1 if self.sandwich else tensor.float() * factor
-
-    def factor(self, block: int, tail: str) -> float:
-        """The factor on a block's tensor, or on 1 + the tensor of a norm; 1 for a tensor that does not change."""
-        patterns = [SANDWICH] if self.sandwich else [ATTENTION, MLP]
-        scaled = block < len(self.factors) and any(pattern.fullmatch(tail) for pattern in patterns)
-        return self.factors[block] if scaled else 1.0
-
-
-def check_fold(settings: Model, mask: Mask) -> None:
-    """Raise InputError if a model does not allow to fold factors of the removed blocks; no weights are read."""
-    settings, config, folder = _find_source(settings)
-    dense = pruned_config.skeleton(config)
-    path, _ = pruned_config.blocks_of(dense, mask.n_blocks)
-    shapes = (Loaded(dense) if folder is None else Checkpoint(folder)).shapes()
-    plan = TensorPlan(mask, block_prefix(shapes, path, mask.n_blocks), getattr(torch, settings.dtype))
-    _fold(config, shapes, plan, [2.0] * mask.n_blocks)  # any factor but 1 changes weights
-
-
-def _fold(config: Any, names: Iterable[str], plan: TensorPlan, scales: Sequence[float]) -> FactorFold:
-    places = {name: plan.block_and_tail(name) for name in names}
-    inside = [place for place in places.values() if place is not None]
-    return plan_fold(config, inside, [n for n, place in places.items() if place is None], plan.mask, scales)
-
-
-def plan_fold(
-    config: Any, names: Iterable[tuple[int, str]], others: Iterable[str], mask: Mask, scales: Sequence[float]
-) -> FactorFold:
-    """The fold of `scales`, which has one entry for each block; only the entries of dropped blocks have an effect.
-
-    `names` has (block, tail) for each tensor of a block, and `others` has the names of all other tensors. Raises
-    InputError if it is not certain that the architecture allows the fold.
-    """
-    if len(scales) != mask.n_blocks:
-        raise InputError(
-            f"{len(scales)} scales for a model of {mask.n_blocks} blocks: give one for each block."
-        )
-    if wrong := [i for i in mask.dropped if not (math.isfinite(scales[i]) and scales[i] > 0)]:
-        raise InputError(f"the scales of blocks {wrong} are not positive finite numbers.")
-    factors, stream = [], 1.0
-    for block in range(mask.n_blocks):
-        factors.append(1.0 if block in mask.dropped else 1.0 / stream)
-        stream *= scales[block] if block in mask.dropped else 1.0
-    text = config.get_text_config(decoder=True)
-    tails: dict[int, list[str]] = {}
-    for block, tail in names:
-        tails.setdefault(block, []).append(tail)
-    if why := _why_not_folded(text, tails, list(others), [i for i in mask.kept if factors[i] != 1.0]):
-        raise InputError(f"the compensation cannot be folded into a {text.model_type} model: {why}.")
-    return FactorFold(tuple(factors), text.model_type in SANDWICHED)
-
-
-def _why_not_folded(
-    text: Any, tails: dict[int, list[str]], others: Sequence[str], blocks: Sequence[int]
-) -> str | None:
-    """Why it is not certain that these blocks' outputs can be scaled; None if it is certain."""
-    if text.model_type in ADD_TO_NORM:
-        return "its blocks add to the outputs of their norms"
-    for name, value in UNNORMALISED.items():
-        if getattr(text, name, None) is value:
-            return f"with {name}={value} its blocks do not normalise the residual stream"
-    if not any(FINAL_NORM.fullmatch(name) for name in others):
-        return "no norm before its vocabulary projection is recognised"
-    sandwich = text.model_type in SANDWICHED
-    for block in blocks:
-        names = tails.get(block, [])
-        if not any(INPUT_NORM.fullmatch(tail) for tail in names):
-            return f"no norm at the input of block {block} is recognised"
-        if not sandwich and any("post_feedforward" in tail or "post_mlp" in tail for tail in names):
-            return f"the norms after the sub-layers of block {block} are not supported"
-        wanted = [SANDWICH] if sandwich else [ATTENTION, MLP]
-        if not all(any(pattern.fullmatch(tail) for tail in names) for pattern in wanted):
-            return f"the last projections of block {block} are not recognised"
-    return None
+    names = {
+        name: re.match(rf"(?:[^.\d][^.]*\.)*?{re.escape(list_name)}\.{number}\.(.*)", name) for name in state
+    }
+    return {match[1]: state[name] for name, match in names.items() if match is not None}

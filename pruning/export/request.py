@@ -14,7 +14,7 @@ import yaml
 from pruning.config.app import build_option
 from pruning.core import storage
 from pruning.core.errors import DamagedError, InputError, unknown
-from pruning.core.mask import Mask, unit_names
+from pruning.core.mask import Mask
 from pruning.core.records import (
     CLASS,
     MASK,
@@ -33,7 +33,7 @@ from pruning.models.model_files import find_files
 if TYPE_CHECKING:
     from pruning.models.output_maps import Repair
 
-SETTINGS = ("out", "force", "verify", "max_shard_size", "healed", "model")
+SETTINGS = ("out", "force", "verify", "healed", "model")
 USAGE = """depth-pruning export CELL_OR_MASK out=DIR [model=NAME] [model.SETTING=VALUE ...]
        depth-pruning export --drop 3,7,12 out=DIR [model=NAME] [model.SETTING=VALUE ...]
        depth-pruning export --drop "a3 m7 b12" out=DIR [model=NAME] [model.SETTING=VALUE ...]
@@ -43,31 +43,34 @@ MORE = """CELL_OR_MASK is the folder of a finished cell, or a mask.json. model=N
 model out. out=FILE.gguf cuts the blocks out of the GGUF file of a model, without dequantising it. --drop a3,m7,b12
 removes the attention of block 3, the MLP of block 7, and block 12; parts of blocks become zeros, whole
 blocks are cut out. healed=true writes the weights of the cell's healing (`depth-pruning heal`). verify=false skips
-the comparison with the masked model; max_shard_size=5GB. An export replaces an earlier export of the same model and
-mask; force=true replaces it even if its precision, compensation or healing differs. A directory that holds anything
-else, or a changed file, is never replaced."""
+the comparison with the masked model. An export replaces an earlier export of the same model and
+mask; force=true replaces any earlier export. A directory that holds anything else, or a changed file, is never
+replaced."""
+
+
+FACTORS = (
+    "the factors of compensation=magnitude multiply the hidden state, which no standard checkpoint can do: choose "
+    "compensation=none or linear."
+)
 
 
 @dataclass(frozen=True)
 class Request:
     """What to export: a model, the mask that cuts it, and the directory or GGUF file to write.
 
-    `result` is the result of the cell, or None if the mask comes from elsewhere; `scales` are the factors of the
-    compensation, one for each unit of the model; `repair` are maps that are folded into weights.
+    `result` is the result of the cell, or None if the mask comes from elsewhere; `repair` are maps that are folded
+    into weights.
     """
 
     model: Model
     mask: Mask
     out: Path
     result: DoneResult | None = None
-    results: Path | None = None  # the folder of the results that the cell is in
-    scales: Sequence[float] | None = None
+    folder: Path | None = None  # of the cell
     repair: Repair | None = None
     force: bool = False
     verify: bool = True
-    max_shard_size: str = "5GB"
-    healed: Path | None = None  # the folder of the cell whose healed weights are written
-    launched: bool = False  # a launch may replace what its own cell exported with another healing
+    healed: bool = False  # whether the cell's healed weights are written
     in_memory: str | None = None  # the name of a model whose files exist for this export only
 
     @property
@@ -78,14 +81,7 @@ class Request:
     @property
     def heal_record(self) -> HealRecord | None:
         """How the weights that are written were healed; None if they were not."""
-        return None if self.healed is None or self.result is None else self.result["heal"]
-
-    @property
-    def compensation(self) -> Any:
-        """What the record of an export says about its compensation."""
-        if self.repair is not None:
-            return {"repair": self.repair.sha256}
-        return None if self.scales is None else list(self.scales)
+        return self.result["heal"] if self.healed and self.result is not None else None
 
 
 def is_gguf(out: Path) -> bool:
@@ -95,33 +91,21 @@ def is_gguf(out: Path) -> bool:
 
 def reference(wanted: Request) -> str:
     """What the written model must equal: the masked model, or the masked one with what was done to it."""
-    done = [
-        word for word, part in (("repaired", wanted.repair), ("healed", wanted.healed)) if part is not None
-    ]
+    done = [word for word, part in (("repaired", wanted.repair), ("healed", wanted.healed)) if part]
     return f"{', '.join(['masked', *done[:-1]])} and {done[-1]} model" if done else "masked model"
 
 
 def settled(wanted: Request) -> Request:
     """The same request with a mask over blocks if it removes whole blocks only. Single sub-layers become zeros.
 
-    Raises InputError if a compensation cannot be exported with the mask, or if it removes nothing or everything.
+    Raises InputError if the mask removes nothing or everything.
     """
-    mask, scales, blocks = wanted.mask, wanted.scales, wanted.mask.as_blocks()
-    if mask.unit == "sublayer" and scales is not None:
-        if wrong := [unit for unit in mask.dropped if scales[unit] != 1.0]:
-            named = ", ".join(f"{unit_names(mask.unit, [unit])[0]}: {scales[unit]:.4g}" for unit in wrong)
-            raise InputError(
-                f"the compensation of sub-layers cannot be exported ({named}): it would have to be folded into the "
-                "output weights of every later sub-layer, which is done for whole blocks only. Search with "
-                "compensation=none, or with unit=block."
-            )
-        scales = None
-    mask = blocks or mask
+    mask = wanted.mask.as_blocks() or wanted.mask
     if not mask.dropped or not mask.kept:
         raise InputError(
             f"{mask} removed leaves nothing to export: remove at least one and keep at least one."
         )
-    return dataclasses.replace(wanted, mask=mask, scales=scales)
+    return dataclasses.replace(wanted, mask=mask)
 
 
 # From the words of a command.
@@ -155,27 +139,21 @@ def parse(arguments: Sequence[str]) -> Request:
         file = find_files(model.path, model.gguf_file).gguf if model.in_directory else None
         count = model.n_blocks if file is None else open_gguf(file).n_blocks
         wanted = Request(model, Mask.parse(count, options.drop), out)
+    elif (path := paths[0]).is_dir():
+        wanted = of_cell(path, out, settings)
+    elif not path.is_file():
+        raise InputError(f"{path} does not exist: give a cell folder or a mask file.")
+    elif (path.parent / NAME).is_file() and "model" not in settings:
+        wanted = of_cell(path.parent, out, settings, path)
     else:
-        wanted = _recorded(paths[0], settings, out)
+        wanted = Request(_model(settings), _mask(path), out)
     if _truth("healed", settings, False):
-        wanted = of_healed(paths[0] if paths else None, wanted)
+        wanted = of_healed(wanted)
     return dataclasses.replace(
         wanted,
         force=_truth("force", settings, wanted.force),
         verify=_truth("verify", settings, wanted.verify),
-        max_shard_size=settings.get("max_shard_size", wanted.max_shard_size),
     )
-
-
-def _recorded(path: Path, settings: Mapping[str, str], out: Path) -> Request:
-    """The request for a cell folder or a mask file."""
-    if path.is_dir():
-        return of_cell(path, out, settings)
-    if not path.is_file():
-        raise InputError(f"{path} does not exist: give a cell folder or a mask file.")
-    if (path.parent / NAME).is_file() and "model" not in settings:
-        return of_cell(path.parent, out, settings, path)
-    return Request(_model(settings), _mask(path), out)
 
 
 def _model(settings: Mapping[str, str]) -> Model:
@@ -231,10 +209,11 @@ def of_cell(
         # The command gives the folder for offloaded weights: a record can come from somebody else.
         option, _, _ = (recorded.pop(name, None) for name in (OPTION, CLASS, "offload"))
         model, revision = Model(**recorded), str(result["model"]["revision"])
-        mask, factors = Mask.from_json(result["mask"]), result.get("compensation") or {}
-        scales = [float(factors.get(str(unit), 1.0)) for unit in range(mask.n_units)] if factors else None
+        mask, factors = Mask.from_json(result["mask"]), dict(result.get("compensation") or {})
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise DamagedError(f"{folder / NAME} is damaged (it is not a result): run the cell again.") from error
+    if any(factor != 1 for factor in factors.values()):
+        raise InputError(f"{folder}: {FACTORS}")
     beside = folder / MASK if mask_file is None else mask_file
     if beside.is_file() and (given := _mask(beside)) != mask:
         raise InputError(
@@ -246,7 +225,7 @@ def of_cell(
         model.check_same_weights(revision)
     record = result.get("repair")
     repair = read_repair(folder, record["sha256"]) if record is not None and is_repaired(record) else None
-    return Request(model, mask, out, result, folder.parent, scales, repair)
+    return Request(model, mask, out, result, folder, repair)
 
 
 def _moved(model: Model, option: str | None, revision: str, settings: Mapping[str, str]) -> Model:
@@ -269,16 +248,16 @@ def _moved(model: Model, option: str | None, revision: str, settings: Mapping[st
     return model
 
 
-def of_healed(cell: Path | None, wanted: Request) -> Request:
-    """The request with the healed weights of a cell and the mask that was healed, from its path or that of its mask.
+def of_healed(wanted: Request) -> Request:
+    """The request with the healed weights of its cell and the mask that was healed.
 
-    Raises InputError if the cell has no healing.
+    Raises InputError if there is no cell, or if it has no healing.
     """
-    if cell is None or wanted.result is None or "heal" not in wanted.result:
+    if wanted.result is None or "heal" not in wanted.result:
         raise InputError(
             "healed=true needs a cell that was healed: give its folder, and heal it first with "
             "`depth-pruning heal CELL`."
         )
     selection = wanted.result["heal"].get("selection")
     mask = wanted.mask if selection is None else Mask.from_json(selection["mask"])
-    return dataclasses.replace(wanted, healed=cell if cell.is_dir() else cell.parent, mask=mask)
+    return dataclasses.replace(wanted, healed=True, mask=mask)

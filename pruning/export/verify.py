@@ -1,15 +1,14 @@
 """Prove that a written model is the masked model: same logits, and the same tokens with and without a cache.
 
 The masked model runs first and is freed; then the written one is loaded as a user would load it. Both models compute
-in float32 (float64 for a float64 export) with the exported weights, so their logits must be equal bit for bit. For a
-compensated model, the relative difference must be at most TOLERANCE.
+in float32 (float64 for a float64 export) with the exported weights, so their logits must be equal bit for bit.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,8 +29,6 @@ NEW_TOKENS = 8
 MASKED = "masked model"  # what an export must equal, if nothing else was done to the model
 # SHORT tokens are compared; for a sliding window shorter than LONG, at least NEW_TOKENS more than its length.
 SHORT, LONG = 64, 1024
-# Relative difference allowed for a compensated model, because norms have an epsilon and weights are rounded again.
-TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 
 @dataclass(frozen=True)
@@ -65,33 +62,31 @@ def load_rounded(settings: Model, precision: Callable[[str, torch.dtype], torch.
     return module
 
 
-def expected(model: Any, mask: Mask, scales: Sequence[float] | None = None) -> Expected:
-    """Logits of the masked model; with scales, dropped block i multiplies the residual stream by scales[i]."""
+def expected(model: Any, mask: Mask) -> Expected:
+    """Logits of the masked model."""
     ids = _ids(model)
-    with masked(model, mask, scales):
+    with masked(model, mask):
         return Expected(ids, _logits(model, ids))
 
 
-def compare_export(folder: Path, wanted: Expected, settings: Model, exact: bool, of: str = MASKED) -> str:
-    """Load a directory and compare its model with `wanted`; with `exact`, bit for bit. As `compare`."""
-    from transformers import AutoConfig
+def compare_export(
+    place: Path | str, wanted: Expected, settings: Model, of: str = MASKED, config: Any = None, **options: Any
+) -> str:
+    """Load a written model and compare it bit for bit with `wanted`; returns how, in words.
 
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    loaded = reload(folder, replace(settings, dtype=comparison_dtype(settings.dtype)), config)
-    tolerance = 0.0 if exact else TOLERANCE[getattr(torch, settings.dtype)]
-    return compare(*loaded, wanted, tolerance, of)
+    `settings` say where the model runs, `of` what the wanted model is; `config` is the model's configuration, by
+    default its own. Raises MismatchError.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-
-def reload(place: Path | str, settings: Model, config: Any, **options: Any) -> tuple[Any, list[str]]:
-    """A written model with this configuration, on the devices that the settings ask for; and what it lacks."""
-    from transformers import AutoModelForCausalLM
-
+    if config is None:
+        config = AutoConfig.from_pretrained(place, trust_remote_code=False)
     # The progress bar of GGUF files ignores transformers' settings.
     with quiet(), contextlib.redirect_stderr(io.StringIO()):
         model, info = AutoModelForCausalLM.from_pretrained(
             place,
             config=config,
-            dtype=getattr(torch, settings.dtype),
+            dtype=getattr(torch, comparison_dtype(settings.dtype)),
             attn_implementation=attention_kernel(config),
             output_loading_info=True,
             trust_remote_code=False,
@@ -99,21 +94,12 @@ def reload(place: Path | str, settings: Model, config: Any, **options: Any) -> t
             **settings.device_options,  # the same device as the whole model, for equal bits
         )
     lacking = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
-    return model.eval(), [f"{len(lacking)} weights are missing, for example {lacking[0]}"] if lacking else []
-
-
-def compare(model: Any, wrong: Sequence[str], wanted: Expected, tolerance: float, of: str = MASKED) -> str:
-    """Compare a loaded model with `wanted`; returns how, in words. Raises MismatchError, also for complaints `wrong`.
-
-    `tolerance` is the largest relative difference of the logits (the norm of all differences, divided by the norm of
-    the expected logits): 0 means bit for bit. `of` says what the wanted model is.
-    """
-    logits, wrong = _logits(model, wanted.ids), [*wrong]
+    wrong = [f"{len(lacking)} weights are missing, for example {lacking[0]}"] if lacking else []
+    logits = _logits(model.eval(), wanted.ids)
     if logits.shape != wanted.logits.shape:
         raise MismatchError(f"the export has logits {tuple(logits.shape)}, not {tuple(wanted.logits.shape)}.")
     gap = (logits - wanted.logits).abs()
-    relative = float(gap.norm() / wanted.logits.norm())
-    if not relative <= tolerance:
+    if not torch.equal(logits, wanted.logits):
         agreement = (logits.argmax(-1) == wanted.logits.argmax(-1)).double().mean()
         wrong.append(
             f"its logits differ from those of the {of} by {float(gap.max()):.3g} at most, first at token "
@@ -128,11 +114,9 @@ def compare(model: Any, wrong: Sequence[str], wanted: Expected, tolerance: float
         wrong.append(f"generated token {first} is {cached[first]} with the cache and {plain[first]} without")
     if wrong:
         raise MismatchError(f"the exported model is not the masked model: {'; '.join(wrong)}.")
-    equal = f"equal bit for bit to those of the {of}"
-    near = f"within {relative:.1e} (relative) of the masked and compensated model's"
     return (
-        f"reloaded: logits of {len(gap)} tokens are {near if gap.any() else equal}, {len(plain)} tokens generated "
-        "with the cache equal those without it"
+        f"reloaded: logits of {len(gap)} tokens are equal bit for bit to those of the {of}, {len(plain)} tokens "
+        "generated with the cache equal those without it"
     )
 
 

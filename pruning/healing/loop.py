@@ -12,13 +12,14 @@ import json
 import math
 import os
 import re
+import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -28,13 +29,13 @@ from pruning.calibration.samples import Row
 from pruning.core import records, storage
 from pruning.core.errors import DamagedError, InputError, LossError, first_line
 from pruning.core.mask import Mask
-from pruning.core.records import CurveRecord, Point
+from pruning.core.records import EVALUATION, FOLDER, RECORD, CurveRecord, HealRecord, Point, check_inside
 from pruning.core.storage import file_sha256, naming, sweep, temporary_file
 from pruning.engine import collectives
 from pruning.healing.heal_settings import Distill, Lora, LossWeights, Training
 from pruning.healing.losses import summed_loss
 from pruning.healing.training_text import HealingText, epochs
-from pruning.models.blocks import add_scales, find_blocks, gradients_kept, input_device
+from pruning.models.blocks import find_blocks, gradients_kept, input_device
 from pruning.models.output_maps import Repair, repaired
 from pruning.models.placement import LanguageModel
 from pruning.models.removal import blocks_removed, smaller_config
@@ -80,18 +81,16 @@ def heal(
     text: HealingText,
     settings: Training,
     folder: Path | None = None,
-    scales: Sequence[float] | None = None,
     watch: Watch = lambda _: None,
     repair: Repair | None = None,
 ) -> Healed:
     """Train the model without the units of a mask. With a folder, a killed run continues from its last checkpoint.
 
-    `scales` are the factors of a compensation, and `repair` its maps. Raises LossError if a loss is not finite, and
-    the errors of `smaller_model`.
+    `repair` are maps of a compensation. Raises LossError if a loss is not finite, and the errors of `smaller_model`.
     """
     read = epochs(text, settings)
     with gradients_kept(model.module.parameters()):  # the smaller model shares some of these weights
-        smaller = smaller_model(model, mask, scales, repair)
+        smaller = smaller_model(model, mask, repair)
         weights: dict[str, Any] = {}
         if settings.adapter:
             assert isinstance(settings, Lora | Distill)
@@ -421,12 +420,8 @@ class SmallerModel:
             weights[name].data.copy_(tensor)
 
 
-def smaller_model(
-    model: LanguageModel, mask: Mask, scales: Sequence[float] | None = None, repair: Repair | None = None
-) -> SmallerModel:
-    """A copy of a model that lacks the units of a mask.
-
-    `scales` are the factors of a compensation, one per unit; `repair` are maps that are folded into its weights.
+def smaller_model(model: LanguageModel, mask: Mask, repair: Repair | None = None) -> SmallerModel:
+    """A copy of a model that lacks the units of a mask; `repair` are maps that are folded into its weights.
 
     Raises InputError if nothing or everything is removed, or if weights are on disk, and the errors of
     `smaller_config`.
@@ -441,8 +436,6 @@ def smaller_model(
     shared = {id(weight): weight for weight in module.parameters() if id(weight) not in inside}
     with repaired(module, repair), blocks_removed(module, mask, smaller_config(module, mask)):
         smaller = copy.deepcopy(module, dict[int, Any](shared))
-    if scales is not None:
-        add_scales(find_blocks(smaller).modules, mask, scales)
     count = sum(weight.numel() for weight in smaller.parameters())
     info = replace(model.info, n_blocks=len(numbers), parameters=count)
     return SmallerModel(LanguageModel(smaller, info), numbers)
@@ -494,3 +487,111 @@ def merge_adapters(smaller: SmallerModel) -> dict[str, Tensor]:
             setattr(module.get_submodule(owner), attribute, base)
     weights = smaller.block_weights().items()
     return {name: weight.detach() for name, weight in weights if id(weight) in changed}
+
+
+# The folder of a finished healing: its weights and its record. The record is written last.
+
+WEIGHTS = "weights.safetensors"
+
+
+def write_healed(
+    folder: Path,
+    healed: Healed,
+    text: HealingText,
+    settings: Training,
+    inside: str = FOLDER,
+    evaluation: Mapping[str, Any] | None = None,
+) -> HealRecord:
+    """Write the changed weights and the record, and remove checkpoints. The first rank does this.
+
+    `inside` is the path in the cell's folder of the folder that this folder is in. `evaluation` are the settings of
+    the evaluation for whose sake windows were left out.
+    """
+
+    def write() -> HealRecord:
+        from safetensors.torch import save_file
+
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in healed.tensors.items()}
+        with storage.naming(folder / WEIGHTS), temporary_file(folder / WEIGHTS) as (_, temporary):
+            mode = temporary.stat().st_mode
+            save_file(tensors, temporary)
+            temporary.chmod(mode)  # safetensors makes files that only their owner can read
+            temporary.replace(folder / WEIGHTS)
+        last = healed.curve[-1]
+        record: HealRecord = {
+            "folder": f"{inside}/{folder.name}",
+            "settings": settings.recorded(),
+            "source": text.source,
+            "text_sha256": text.sha256,
+            "tokens": last["tokens"],
+            "steps": last["step"],
+            "epochs": round(healed.epochs, 4),
+            "seconds": last["seconds"],
+            "trained": healed.trained,
+            "best_step": healed.best_step,
+            "stopped_early": healed.stopped_early,
+            "curve": healed.summary(),
+            "weights_sha256": file_sha256(folder / WEIGHTS),
+            "tensors": len(tensors),
+        }
+        if text.file_sha256 is not None:
+            record["file_sha256"] = text.file_sha256
+        if text.left_out is not None:
+            record["left_out"] = list(text.left_out)
+            if evaluation is not None:
+                record["evaluation"] = dict(evaluation)
+        storage.write_record(folder / RECORD, record)
+        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+        return record
+
+    return collectives.on_first(write)
+
+
+def read_record(folder: Path) -> HealRecord | None:
+    """The record of a finished healing; None if it is not finished. All ranks get the same answer."""
+
+    def read() -> HealRecord | None:
+        path = folder / RECORD
+        if not path.exists():
+            return None
+        record = storage.read_json(path)
+        if not isinstance(record, dict) or Path(str(record.get("folder"))).name != folder.name:
+            raise DamagedError(
+                f"{path} is damaged (it is not of this folder): remove {folder} and heal again."
+            )
+        check_inside(record["folder"], f"{path}")
+        return cast(HealRecord, record)
+
+    return collectives.on_first(read)
+
+
+def read_weights(folder: Path, record: Mapping[str, object]) -> dict[str, Tensor]:
+    """The changed weights of a finished healing, by dense name.
+
+    Raises DamagedError if the file cannot be read or is not the one that the record describes.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = folder / WEIGHTS
+    try:
+        if file_sha256(path) == record["weights_sha256"]:
+            return dict(load_file(path))
+        reason = "its contents do not have the digest that heal.json names"
+    except (OSError, SafetensorError) as error:
+        reason = first_line(error)
+    raise DamagedError(f"{path} is damaged ({reason}): remove the folder {folder} and heal again.")
+
+
+def write_evaluation(folder: Path, metrics: Mapping[str, float], records: Mapping[str, str]) -> None:
+    """Add metrics of the healed model, and the file of each measurement, to those that the folder has."""
+
+    def write() -> None:
+        path = folder / EVALUATION
+        old = storage.read_json(path) if path.exists() else {"metrics": {}, "records": {}}
+        new = {"metrics": {**old["metrics"], **metrics}, "records": {**old["records"], **records}}
+        if new != old:
+            storage.write_record(path, new)
+
+    collectives.on_first(write)

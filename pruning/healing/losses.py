@@ -48,10 +48,11 @@ def summed_loss(
     goals = known[-1][:, :-1].flatten(0, 1) if weights.kl else None
     total: Tensor = _Readout.apply(hidden, targets, student, weights, teacher, goals)  # type: ignore[no-untyped-call]
     if weights.hidden:
-        errors = [
-            _relative_error(state[:, :-1].float(), known[number][:, :-1].float())
-            for state, number in zip(states, numbers, strict=True)
-        ]
+        errors = []
+        for state, number in zip(states, numbers, strict=True):
+            wanted = known[number][:, :-1].float()
+            size = wanted.square().mean(-1).clamp(min=SMALLEST)
+            errors.append(((state[:, :-1].float() - wanted).square().mean(-1) / size).sum())
         total = total + weights.hidden * torch.stack([error.to(errors[0].device) for error in errors]).mean()
     return total
 
@@ -70,11 +71,6 @@ def block_states(model: Any, ids: Tensor, recompute: bool = False) -> list[Tenso
             hidden = apply(blocks, index, hidden, entry)
         states.append(hidden)
     return states
-
-
-def _relative_error(state: Tensor, wanted: Tensor) -> Tensor:
-    size = wanted.square().mean(-1).clamp(min=SMALLEST)
-    return ((state - wanted).square().mean(-1) / size).sum()
 
 
 # Cross entropy and KL. What follows the last block is not trained, so only the gradient of the states is needed. It

@@ -96,26 +96,14 @@ def known(settings: Training, text: HealingText, folder: Path | None) -> list[Ra
         if not (path := trials_path(settings, text, folder)).exists():
             return []
         storage.mend(path)
-        by_rate: dict[float, RateTrial] = {}
         try:
-            for _, line in storage.read_lines(path):
-                trial = cast(RateTrial, storage.unsealed(json.loads(line), path))
-                losses = (trial["heldout_before"], trial["heldout_loss"])
-                numbers = [
-                    trial["lr"],
-                    trial["tokens"],
-                    trial["seconds"],
-                    *(x for x in losses if x is not None),
-                ]
-                if not all(map(math.isfinite, numbers)):
-                    raise ValueError(f"{numbers} are not all finite")
-                if trial["tokens"] == settings.trial_tokens:
-                    by_rate[trial["lr"]] = trial
+            trials = [storage.unsealed(json.loads(line), path) for _, line in storage.read_lines(path)]
+            by_rate = {one["lr"]: one for one in trials if one["tokens"] == settings.trial_tokens}
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise DamagedError(
                 f"{path} is damaged ({first_line(error)}): remove it, and rates are tried again."
             ) from error
-        return [by_rate[rate] for rate in settings.rates if rate in by_rate]
+        return [cast(RateTrial, by_rate[rate]) for rate in settings.rates if rate in by_rate]
 
     return collectives.on_first(read)
 

@@ -16,10 +16,8 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from pruning.core.errors import UnskippableError
-from pruning.core.mask import Mask
 from pruning.models.architecture import check_config
 
 Found = TypeVar("Found")
@@ -157,30 +155,6 @@ def head(model: Any, hidden: Tensor) -> Tensor:
             stack.enter_context(swapped(module, "forward", replacement))
         logits: Tensor = model(input_ids=ids, use_cache=False).logits
     return logits[:, 0]
-
-
-def add_scales(blocks: Sequence[nn.Module], mask: Mask, scales: Sequence[float]) -> list[RemovableHandle]:
-    """Make the kept blocks multiply the hidden state by the factors of removed units; returns the hooks' handles.
-
-    A compensation gives each removed unit a factor. The engine applies it in the place of the unit; a model from
-    which the units are gone, before or after a kept block. `blocks` are the blocks that a mask keeps, in order;
-    `scales` has one factor per unit of the dense model.
-    """
-    numbers = [index for index in range(mask.n_blocks) if index not in mask.gone]
-    before, after = [1.0] * (len(blocks) + 1), [1.0] * len(blocks)
-    for unit in mask.dropped:
-        block = unit if mask.unit == "block" else unit // 2
-        place = sum(number < block for number in numbers)  # the first kept block that is not before this one
-        if block in numbers and unit % 2:  # only the MLP of a kept block is removed
-            after[place] *= scales[unit]
-        else:
-            before[place] *= scales[unit]
-    after[-1] *= before.pop()
-    handles = []
-    for module, first, last in zip(blocks, before, after, strict=True):
-        handles += [scaled_before(module, first)] if first != 1 else []
-        handles += [scaled_after(module, last)] if last != 1 else []
-    return handles
 
 
 def scaled_before(module: nn.Module, factor: float) -> RemovableHandle:

@@ -6,8 +6,8 @@ parts of this program, and tests check each value.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import yaml
 from pruning.calibration.samples import Samples
 from pruning.calibration.sources import embedded_text
 from pruning.calibration.text import WindowDraw
-from pruning.core.errors import InputError, unknown
+from pruning.core.errors import InputError, near_names
 from pruning.core.mask import Mask
 from pruning.evaluation.corpora import Corpus
 
@@ -28,45 +28,16 @@ PAIRINGS = {
     "inferred": "the mask and the number are from different sources",
 }
 
-# A protocol: everything about a perplexity that can change its value, except the model and the mask.
-#
-# Two protocols are compared aspect by aspect. A path from one protocol to another changes one aspect after the
-# other. Measurements along the path say what each aspect brings.
-
-# The aspects in the order in which a path changes them: the precision last, because it needs the model again.
-ASPECTS = {
-    "text": ("source", "path", "name", "split", "column", "revision", "stream", "join", "documents"),
-    "windows": ("window", "stride"),
-    "number of windows": ("windows", "drawn"),
-    "start token": ("start",),
-    "last window": ("tail",),
-    "precision": ("dtype",),
-}
-UNITS = {"window": " tokens", "stride": " apart", "drawn": " drawn with seed 0"}
-
 
 @dataclass(frozen=True)
-class Protocol:
-    """The text and its windows, as in `Corpus`, and the precision of the model's weights.
+class Protocol(Corpus):
+    """Everything that can change the value of a perplexity, except the model and the mask.
 
-    `drawn` is a number of windows that are drawn from all, as `eval=heldout` draws them; None if the windows are
-    taken in order. `harness` names the program that measured, for people to read.
+    These are a corpus with its windows, and the precision of the weights. `drawn` is a number of windows that are
+    drawn from all, as `eval=heldout` draws them; None if the windows are taken in order. `harness` names the program
+    that measured, for people to read.
     """
 
-    source: str = "hub"
-    path: str | None = None
-    name: str | None = None
-    split: str = "test"
-    column: str = "text"
-    revision: str | None = None
-    stream: bool = False
-    join: str | None = "\n\n"
-    documents: int | None = None
-    window: int = 2048
-    stride: int | None = None
-    windows: int | None = None
-    start: str = "window"
-    tail: bool = True
     drawn: int | None = None
     dtype: str = "bfloat16"
     harness: str | None = field(default=None, compare=False)
@@ -80,53 +51,21 @@ class Protocol:
         for name, value in plain.items():
             object.__setattr__(self, name, value)
 
-    @classmethod
-    def of(cls, corpus: Corpus, dtype: str, harness: str | None = None) -> Protocol:
-        """The protocol of a corpus of `eval=perplexity`, for weights of the type `dtype`."""
-        return cls(**{name: getattr(corpus, name) for name in CORPUS}, dtype=dtype, harness=harness)
-
-    @property
-    def corpus(self) -> Corpus:
-        """The settings of the text and its windows."""
-        return Corpus(**{name: getattr(self, name) for name in CORPUS})
-
-    def samples(self, tokenizer: Any, where: str, limit: int | None = None) -> Samples:
+    def draw(self, tokenizer: Any, where: str, limit: int | None = None) -> Samples:
         """The windows; at most `limit` if it is given. Raises the errors of `Corpus.draw`."""
         if self.drawn is None:
-            self.corpus.check(where)
-            return self.corpus.draw(tokenizer, where, limit)
+            return super().draw(tokenizer, where, limit)
         draw = WindowDraw(min(self.drawn, limit or self.drawn), self.window, 0, where)
-        draw.check()
         return draw.windows(embedded_text(self.source, "heldout"), tokenizer, self.source)
 
-    def on(self, text: Protocol) -> Protocol:
-        """The same protocol on the text of another one."""
-        return _with(self, text, "text")
-
-    def path_to(self, other: Protocol) -> Iterator[tuple[str, Protocol]]:
-        """Yield (aspect, protocol): one aspect after the other becomes that of `other`, until it is `other`."""
-        here = self
-        for aspect in ASPECTS:
-            if (changed := _with(here, other, aspect)) != here:
-                here = changed
-                yield aspect, here
-
-    def described(self, aspect: str) -> str:
-        """The values of an aspect, in a few words."""
-        if aspect == "text":
-            whole = self.path or self.source
-            return f"{whole} {self.split}" if self.source == "hub" else whole
-        values = [(name, getattr(self, name)) for name in ASPECTS[aspect]]
-        known = [f"{value}{UNITS.get(name, '')}" for name, value in values if value is not None]
-        return ", ".join(known) or "all"
-
-
-CORPUS = [name for names in ASPECTS.values() for name in names if name not in ("drawn", "dtype")]
-
-
-def _with(protocol: Protocol, other: Protocol, aspect: str) -> Protocol:
-    """A protocol with one aspect of another."""
-    return replace(protocol, **{name: getattr(other, name) for name in ASPECTS[aspect]})
+    def differences(self, other: Protocol) -> str:
+        """The settings that differ, as `window 2048 -> 4096, start window -> none`."""
+        pairs = (
+            (one.name, getattr(self, one.name), getattr(other, one.name))
+            for one in fields(self)
+            if one.compare
+        )
+        return ", ".join(f"{name} {mine} -> {theirs}" for name, mine, theirs in pairs if mine != theirs)
 
 
 # What the files hold
@@ -143,13 +82,12 @@ class PrintedSource:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """A model of published masks: where it is, its number of blocks, and its approximate number of parameters."""
+    """A model of published masks: where it is, and its number of blocks."""
 
     name: str
     source: str
     path: str
     blocks: int
-    parameters: float
 
 
 @dataclass(frozen=True)
@@ -173,12 +111,6 @@ class PublishedNumber:
     theirs: Theirs
     source: PrintedSource
     pairing: str
-
-    @property
-    def rounding(self) -> float:
-        """Half a unit of the last printed digit."""
-        digits = f"{self.value!r}".partition(".")[2]
-        return 0.5 * 10.0 ** -max(len(digits), 2)
 
 
 @dataclass(frozen=True)
@@ -218,20 +150,17 @@ def chosen(only: Sequence[str] | None) -> tuple[PublishedMask, ...]:
     """
     if only is None:
         return entries()
-    known = {name for entry in entries() for name in _names(entry)}
+    named = [(entry, {entry.name, entry.paper, entry.model.name}) for entry in entries()]
+    known = set().union(*(names for _, names in named))
     for name in only:
         if name not in known:
-            near = str(unknown("published mask, paper or model", name, known)).partition(" Available:")[0]
+            near = near_names(name, sorted(known))
             papers = {entry.paper for entry in entries()} | {entry.model.name for entry in entries()}
             raise InputError(
-                f"--only: {near} Papers and models: {', '.join(sorted(papers))}; each mask has a name, which "
-                "--dry-run lists."
+                f"--only: unknown published mask, paper or model '{name}'.{near} Papers and models: "
+                f"{', '.join(sorted(papers))}; each mask has a name, which --dry-run lists."
             )
-    return tuple(entry for entry in entries() if {*_names(entry)} & {*only})
-
-
-def _names(entry: PublishedMask) -> tuple[str, ...]:
-    return entry.name, entry.paper, entry.model.name
+    return tuple(entry for entry, names in named if names & {*only})
 
 
 @cache

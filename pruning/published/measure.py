@@ -1,13 +1,16 @@
-"""Measure masks in protocols. Each measurement is a file, so a command that was stopped continues where it was."""
+"""Measure masks in protocols, and say what explains the gap between a published number and the measurement.
+
+Each measurement is a file, so a command that was stopped continues where it was.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import constants
 
@@ -16,25 +19,23 @@ from pruning.core.errors import InputError, PruningError, UnreachableError, firs
 from pruning.core.mask import Mask
 from pruning.core.storage import digest
 from pruning.core.wheels import commit_of
-from pruning.evaluation import Data, Measured
-from pruning.evaluation.corpora import corpus_perplexity
+from pruning.evaluation.corpora import CorpusPerplexity
 from pruning.models import preflight
 from pruning.models.handle import Model
-from pruning.published.library import ModelFacts, Protocol, PublishedMask, PublishedNumber
+from pruning.published.library import PAIRINGS, ModelFacts, Protocol, PublishedMask, PublishedNumber
 from pruning.runs.cell import FORMAT, ForwardSettings, forward_with
 from pruning.runs.measurements import Evaluator
 from pruning.runs.prepare import Reader, check_evaluation
 
 if TYPE_CHECKING:
     from pruning.calibration.samples import Samples
-    from pruning.engine.forward import Forward
 
 
 log = logging.getLogger(__name__)
 FOLDER = "published"
 
 
-# What to measure: for each published number a row, and for each row the measurements that it needs
+# What to measure: for each published number a row, and for each row the measurements that it needs.
 
 
 @dataclass(frozen=True)
@@ -46,13 +47,18 @@ class Measurement:
     protocol: Protocol
     mask: Mask
 
+    @property
+    def name(self) -> str:
+        """The name of the metric."""
+        return f"ppl/{self.corpus}"
+
 
 @dataclass(frozen=True)
 class GapRow:
-    """A published number of a mask, the one protocol, their protocol, and the steps from the one to the other.
+    """A published number of a mask, the one protocol, and the number's own protocol.
 
     `number` is None if no source prints a number; `one` is None if the one protocol does not have the number's text;
-    `own` is None if the number's protocol cannot be followed. Each step is the name of an aspect and a protocol.
+    `own` is None if the number's protocol cannot be followed.
     """
 
     entry: PublishedMask
@@ -60,7 +66,6 @@ class GapRow:
     number: PublishedNumber | None
     one: Protocol | None
     own: Protocol | None
-    steps: tuple[tuple[str, Protocol], ...] = ()
 
     def request(self, protocol: Protocol) -> Measurement:
         """The measurement of this row's mask in a protocol."""
@@ -68,90 +73,43 @@ class GapRow:
 
     def requests(self) -> list[Measurement]:
         """The distinct measurements of this row."""
-        protocols = (self.one, *(protocol for _, protocol in self.steps), self.own)
-        return [self.request(protocol) for protocol in dict.fromkeys(protocols) if protocol is not None]
-
-    def changed(self, change: Callable[[Protocol], Protocol]) -> GapRow:
-        """The row with its protocols changed, and the steps between these."""
-        one, own = (None if protocol is None else change(protocol) for protocol in (self.one, self.own))
-        return replace(self, one=one, own=own, steps=_path(one, own, bool(self.steps)))
+        return [self.request(one) for one in dict.fromkeys((self.one, self.own)) if one is not None]
 
 
-def rows(entries: Sequence[PublishedMask], one: Mapping[str, Protocol], steps: bool = True) -> list[GapRow]:
-    """The rows of entries; `one` is the one protocol of each text. Without `steps`, no aspect is changed alone.
+def rows(
+    entries: Sequence[PublishedMask], one: Mapping[str, Protocol], files: Mapping[str, str] | None = None
+) -> list[GapRow]:
+    """The rows of entries; `one` is the one protocol of each text.
 
-    Settings that a source does not state are those of the one protocol.
+    Settings that a source does not state are those of the one protocol. `files` are local files that replace texts,
+    by name; how documents are joined and cut stays as it is.
     """
+
+    def here(corpus: str, protocol: Protocol | None) -> Protocol | None:
+        if protocol is None or files is None or corpus not in files:
+            return protocol
+        place: dict[str, Any] = {"source": "file", "path": files[corpus], "stream": False}
+        return replace(protocol, **place, name=None, split="test", revision=None)
+
     found = []
     for entry in entries:
         for number in entry.numbers:
-            theirs, ours = number.theirs, one.get(number.theirs.corpus)
+            theirs, ours = number.theirs, one.get(corpus := number.theirs.corpus)
             own = None if theirs.not_reproduced is not None else theirs.protocol
             if own is not None and ours is not None:
                 own = replace(own, **{name: getattr(ours, name) for name in theirs.unknown})
-            found.append(GapRow(entry, theirs.corpus, number, ours, own, _path(ours, own, steps)))
+            found.append(GapRow(entry, corpus, number, here(corpus, ours), here(corpus, own)))
         if not entry.numbers and one:
             corpus, protocol = next(iter(one.items()))
-            found.append(GapRow(entry, corpus, None, protocol, None))
+            found.append(GapRow(entry, corpus, None, here(corpus, protocol), None))
     return found
-
-
-def _path(one: Protocol | None, own: Protocol | None, steps: bool) -> tuple[tuple[str, Protocol], ...]:
-    return tuple(one.path_to(own)) if steps and one is not None and own is not None else ()
-
-
-def standing_in(
-    rows: Sequence[GapRow], model: ModelFacts, text: Protocol
-) -> tuple[list[GapRow], list[PublishedMask]]:
-    """The rows on a stand-in and on one text for all; and the entries whose models have another number of blocks."""
-    fits = [row for row in rows if row.entry.model.blocks == model.blocks]
-    others = {row.entry.name: row.entry for row in rows if row.entry.model.blocks != model.blocks}
-    moved = [row.changed(lambda protocol: protocol.on(text)) for row in fits]
-    return [replace(row, entry=replace(row.entry, model=model)) for row in moved], list(others.values())
-
-
-def on_file(row: GapRow, file: str) -> GapRow:
-    """The row on a local file in place of its text; how documents are joined and cut stays as it is."""
-    here: dict[str, Any] = {"source": "file", "path": file, "stream": False}
-    here |= {"name": None, "split": "test", "revision": None}
-    return row.changed(lambda protocol: replace(protocol, **here))
 
 
 def requests(rows: Sequence[GapRow]) -> list[Measurement]:
     """The distinct measurements of all rows; those of one model and precision are adjacent."""
     distinct = dict.fromkeys(request for row in rows for request in row.requests())
-    models = {name: i for i, name in enumerate(dict.fromkeys(request.model.name for request in distinct))}
-    return sorted(
-        distinct, key=lambda r: (models[r.model.name], r.protocol.dtype != "bfloat16", r.protocol.dtype)
-    )
-
-
-# Measure
-
-
-@dataclass(frozen=True)
-class ProtocolPerplexity:
-    """The perplexity in one protocol, in the form of an evaluation."""
-
-    protocol: Protocol
-    limit: int | None = None
-
-    compares: ClassVar[bool] = False
-    averages: ClassVar[bool] = False
-    allow_overlap: ClassVar[bool] = True
-
-    def files(self) -> tuple[str, ...]:
-        """The local file of the text, if it is one."""
-        return (self.protocol.path,) if self.protocol.source == "file" and self.protocol.path else ()
-
-    def data(self, tokenizer: Any) -> Mapping[str, Data]:
-        """The windows."""
-        return {"ppl/text": self.protocol.samples(tokenizer, "text", self.limit)}
-
-    def measure(self, forward: Forward, name: str, data: Data, mask: Mask) -> Measured:
-        """The perplexity, with a record of the protocol."""
-        measured = corpus_perplexity(forward, name, data, mask, self.protocol.corpus, self.limit)
-        return replace(measured, how={**measured.how, "protocol": asdict(self.protocol)})
+    models = list(dict.fromkeys(request.model for request in distinct))
+    return sorted(distinct, key=lambda request: (models.index(request.model), request.protocol.dtype))
 
 
 @dataclass
@@ -182,18 +140,18 @@ class Referee:
         text = replace(request.protocol, dtype="bfloat16")  # precision changes no token
         key = (str(settings.path), text)
         if key not in self._drawn:
-            tokenizer = settings.tokenizer
-            drawn = text.samples(tokenizer, f"the protocol of {request.corpus}", self.limit)
-            reader = Reader.of(request.model.name, settings.config, tokenizer)
-            check_evaluation({f"ppl/{request.corpus}": drawn}, reader)
+            where = f"the protocol of {request.corpus}"
+            text.check(where)
+            drawn = text.draw(settings.tokenizer, where, self.limit)
+            reader = Reader.of(request.model.name, settings.config, settings.tokenizer)
+            check_evaluation({request.name: drawn}, reader)
             self._drawn[key] = drawn
         return self._drawn[key]
 
     def known(self, request: Measurement) -> float | None:
         """The perplexity if it is in its file; else None."""
-        name = f"ppl/{request.corpus}"
-        path = self._evaluator(request, None).path(name, request.mask)
-        return float(storage.read_json(path)["metrics"][name]) if path.exists() else None
+        path = self._evaluator(request, None).path(request.name, request.mask)
+        return float(storage.read_json(path)["metrics"][request.name]) if path.exists() else None
 
     def measure(self, requests: Sequence[Measurement]) -> Iterator[tuple[Measurement, float | PruningError]]:
         """Yield each request with its perplexity or with the error of its measurement.
@@ -202,14 +160,13 @@ class Referee:
         """
         from pruning.engine.devices import exact
 
-        for (_, dtype), part in groupby(requests, key=lambda r: (r.model.name, r.protocol.dtype)):
+        for (model, dtype), part in groupby(requests, key=lambda r: (r.model, r.protocol.dtype)):
             values = {request: self.known(request) for request in part}
             yield from ((request, value) for request, value in values.items() if value is not None)
             missing = [request for request, value in values.items() if value is None]
             if not missing:
                 continue
             exact()
-            model = missing[0].model
             try:
                 forward = forward_with(self.forward, self.settings(model, dtype).load())
             except PruningError as error:
@@ -219,24 +176,26 @@ class Referee:
             for number, request in enumerate(missing, start=1):
                 log.info("%s %s: measurement %d of %d", model.name, dtype, number, len(missing))
                 try:
-                    metrics = self._evaluator(request, forward)(request.mask).metrics
-                    yield request, float(metrics[f"ppl/{request.corpus}"])
+                    yield (
+                        request,
+                        float(self._evaluator(request, forward)(request.mask).metrics[request.name]),
+                    )
                 except PruningError as error:
                     log.error("%s without %s: %s", model.name, request.mask.described(), error)
                     yield request, error
             del forward  # the next model needs its memory
 
     def _evaluator(self, request: Measurement, forward: Any) -> Evaluator:
-        name, samples = f"ppl/{request.corpus}", self.samples(request)
+        name, samples = request.name, self.samples(request)
         settings = self.settings(request.model, request.protocol.dtype)
         revision = commit_of(settings.path, settings.revision) if settings.source == "hub" else None
         key = digest([FORMAT, settings.identity(), revision, samples.sha256])
         folder = self.results / FOLDER / request.model.name / f"{name.replace('/', '-')}-{key}"
-        evaluation = ProtocolPerplexity(request.protocol, self.limit)
+        evaluation = CorpusPerplexity({request.corpus: request.protocol}, self.limit)
         return Evaluator(evaluation, {name: samples}, forward, {name: folder})
 
 
-# Find out what is missing before anything is measured: models, their weights, and texts
+# Find out what is missing before anything is measured: models, their weights, and texts.
 
 HELP = (
     "What can be done: on a machine with a network, log in with `hf auth login` (Llama is gated) and run the same "
@@ -246,73 +205,158 @@ HELP = (
 )
 
 
-@dataclass(frozen=True)
-class Presence:
-    """Whether a model or a text is there: `missing` says what is wrong, or is None; `state` is for people to read."""
-
-    what: str
-    state: str
-    missing: str | None = None
-
-
-def models_found(rows: Sequence[GapRow], referee: Referee) -> list[Presence]:
-    """For each model of the rows, whether its configuration, tokenizer and weights can be had.
+def missing(rows: Sequence[GapRow], referee: Referee) -> list[str]:
+    """The models and texts of the rows that cannot be had, with the reason.
 
     Raises InputError if a model has another number of blocks than its masks.
     """
     found = []
     for model in dict.fromkeys(row.entry.model for row in rows):
         settings = referee.settings(model, "bfloat16")
-        what = f"model {model.name} ({settings.path})"
         try:
             preflight.check_model(settings)
-            _ = settings.tokenizer  # raises PruningError if it cannot be read
+            _ = settings.tokenizer
+            if settings.source == "hub" and not settings.is_cached and constants.is_offline_mode():
+                raise UnreachableError("its weights are not in the cache")
         except InputError:
             raise
         except PruningError as error:
-            found.append(Presence(what, "missing", _why(error)))
+            found.append(f"model {model.name} ({settings.path}): {_why(error)}")
             continue
         if (count := settings.n_blocks) != model.blocks:
             raise InputError(
                 f"{settings.path} has {count} blocks, and the published masks of {model.name} "
                 f"are for {model.blocks}: give the model that they were made for."
             )
-        if settings.source != "hub" or settings.is_cached:
-            found.append(Presence(what, "here"))
-        elif constants.is_offline_mode():
-            why = "its weights are not in the cache, and the hub cannot be reached"
-            found.append(Presence(what, "missing", why))
-        else:
-            found.append(Presence(what, "to be fetched from the hub"))
-    return found
-
-
-def texts_found(rows: Sequence[GapRow]) -> list[Presence]:
-    """For each text of the rows, whether its first document can be read."""
-    texts: dict[Protocol, str] = {}
-    for request in (request for row in rows for request in row.requests()):
-        text = Protocol().on(replace(request.protocol, join=None, documents=None))
-        texts.setdefault(text, request.corpus)
-    found = []
-    for protocol, name in texts.items():
-        what = f"text {name} ({protocol.described('text')})"
+    for text, name in {r.protocol.text: r.corpus for row in rows for r in row.requests()}.items():
         try:
-            next(iter(protocol.corpus.text.documents(f"the text {name}")), None)
-            found.append(Presence(what, "here"))
+            next(iter(text.documents(f"the text {name}")), None)
         except PruningError as error:
-            found.append(Presence(what, "missing", _why(error)))
+            found.append(f"text {name} ({text.label}): {_why(error)}")
     return found
 
 
 def _why(error: PruningError) -> str:
-    """Why something cannot be had, in a few words."""
     if isinstance(error, UnreachableError) and constants.is_offline_mode():
         return "it is not in the cache, and the hub cannot be reached"
     return first_line(error)
 
 
-def check_there(found: Iterable[Presence]) -> None:
-    """Raise one InputError for everything that is missing, with what can be done."""
-    if missing := [one for one in found if one.missing is not None]:
-        lines = [f"  {one.what}: {one.missing}" for one in missing]
-        raise InputError("\n".join(["These are missing, so nothing was measured:", *lines, HELP]))
+TOLERANCE = 0.01  # the relative difference up to which two perplexities agree
+VERDICTS = {
+    "none": "the number is found in both protocols",
+    "protocol": "the number is found in its own protocol, so the protocol explains the gap",
+    "agrees": "the number is found in its own protocol; the one protocol does not have its text",
+    "unexplained": "the number is not found in its own protocol",
+    "not reproduced": "its own protocol cannot be followed here",
+    "no number": "no source prints a number for this mask",
+    "failed": "a measurement failed",
+}
+
+Values = Mapping[Measurement, float | PruningError]
+
+
+@dataclass(frozen=True)
+class Explained:
+    """A row with its two measurements and the verdict; `text` says it in words."""
+
+    row: GapRow
+    one: float | None
+    own: float | None
+    verdict: str
+    text: str
+
+
+def explained(rows: Sequence[GapRow], values: Values) -> list[Explained]:
+    """Each row with its verdict. Two values agree if they differ by at most `TOLERANCE`."""
+    # A paper's dense model, by its own protocol: whether it agrees says if the mask or the protocol is in doubt.
+    dense = {(r.entry.paper, r.entry.model, r.own): r for r in reversed(rows) if not r.entry.mask.dropped}
+    found = []
+    for row in rows:
+        errors = [v for request in row.requests() if isinstance(v := values[request], PruningError)]
+        if errors:
+            found.append(Explained(row, None, None, "failed", str(errors[0])))
+            continue
+        one, own, number = _value(row, row.one, values), _value(row, row.own, values), row.number
+        if number is None:
+            found.append(Explained(row, one, own, "no number", ""))
+            continue
+        verdict, parts = _verdict(row, number, one, own), list[str]()
+        if own is not None and verdict == "unexplained":
+            whole = dense.get((row.entry.paper, row.entry.model, row.own))
+            parts = [f"{_percent(own / number.value)} left", *_doubts(row, number, whole, values)]
+        elif verdict == "not reproduced":
+            parts = [str(number.theirs.not_reproduced)]
+        if number.theirs.unknown and row.own is not None:
+            parts.append(f"not stated, taken as ours: {', '.join(number.theirs.unknown)}")
+        if row.one is not None and row.own is not None and verdict != "none":
+            parts.append(row.one.differences(row.own))
+        found.append(Explained(row, one, own, verdict, ". ".join(filter(None, parts))))
+    return found
+
+
+def agrees(number: PublishedNumber, value: float | None) -> bool:
+    """Whether a measurement is the published number, within the tolerance."""
+    return value is not None and abs(value - number.value) <= TOLERANCE * number.value
+
+
+def _verdict(row: GapRow, number: PublishedNumber, one: float | None, own: float | None) -> str:
+    if row.own is None:
+        return "not reproduced"
+    if not agrees(number, own):
+        return "unexplained"
+    if one is None:
+        return "agrees"
+    return "none" if agrees(number, one) else "protocol"
+
+
+def _value(row: GapRow, protocol: Protocol | None, values: Values) -> float | None:
+    """What was measured in a protocol of a row; None if there is no such protocol, or if that failed."""
+    value = None if protocol is None else values[row.request(protocol)]
+    return value if isinstance(value, float) else None
+
+
+def _doubts(row: GapRow, number: PublishedNumber, dense: GapRow | None, values: Values) -> list[str]:
+    """What can be at fault: the protocol or the weights if the dense model differs, too; else the mask."""
+    doubts = []
+    if dense is not None and dense.number is not None and row.entry.mask.dropped:
+        value = _value(dense, dense.own, values)
+        if value is None:
+            doubts.append("the dense model could not be measured")
+        elif agrees(dense.number, value):
+            doubts.append("the dense model agrees, so the mask is in doubt, not the protocol")
+        else:
+            doubts.append(f"the dense model differs, too, by {_percent(value / dense.number.value)}")
+    if number.pairing == "inferred":
+        doubts.append(PAIRINGS["inferred"])
+    return doubts
+
+
+def _percent(factor: float) -> str:
+    """A factor as a change: `+3.2 %`; a large one as a factor: `x 40`."""
+    return f"x {factor:,.3g}" if factor >= 2 else f"{100 * (factor - 1):+.2f} %"
+
+
+def record(one: Explained) -> dict[str, Any]:
+    """A row of `table.json`, with everything that it was made from: sources, protocols, measurements."""
+    row, number = one.row, one.row.number
+    return {
+        "mask": row.entry.name,
+        "paper": row.entry.paper,
+        "method": row.entry.method,
+        "model": row.entry.model.name,
+        "removed": row.entry.mask.listed(),
+        "mask_source": asdict(row.entry.mask_source),
+        "text": row.corpus,
+        "published": None if number is None else number.value,
+        "number_source": None if number is None else asdict(number.source),
+        "pairing": None if number is None else number.pairing,
+        "not_stated": [] if number is None else list(number.theirs.unknown),
+        "one": one.one,
+        "one_protocol": None if row.one is None else asdict(row.one),
+        "own": one.own,
+        "own_protocol": None if row.own is None else asdict(row.own),
+        "verdict": one.verdict,
+        "why": one.text,
+        "note": row.entry.note,
+    }

@@ -7,26 +7,37 @@ that of the differences between sets, which alone decide the route. Each part ge
 
 from __future__ import annotations
 
+import io
+import json
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pruning.calibration.item_files import FIELD, Item
 from pruning.calibration.samples import Row
 from pruning.calibration.text import start_tokens
-from pruning.core.errors import InputError
+from pruning.core import storage
+from pruning.core.errors import DamagedError, InputError, PruningError, first_line
 from pruning.core.mask import Mask
+from pruning.core.storage import file_sha256
 from pruning.models.architecture import context_length_of
-from pruning.routing.router_settings import RouterSettings
 from pruning.routing.set_scores import Floats
+from pruning.routing.task_study import TARGETS
 
 if TYPE_CHECKING:
     from pruning.engine.forward import Forward
+    from pruning.models.handle import Model
+    from pruning.models.placement import LanguageModel
+
 
 STRENGTHS = np.logspace(0, 7, 22)  # of the ridge: candidates for cross-validation
-SHARE = 4  # by default, a router runs at most one block in so many
+SHARE = 4  # a router runs at most one block in so many
 
 
 @dataclass(frozen=True)
@@ -37,10 +48,10 @@ class FittedRouter:
     head: Head
     blocks: int
     template: str  # the wording of the prompts that it was trained on
-    settings: RouterSettings
+    target: str = "loglikelihood"  # what it predicts
 
     def predict(self, encoder: StateEncoder, prompts: Sequence[str]) -> Floats:
-        """The predicted log-likelihoods per token of the right answers (sets, prompts)."""
+        """The predictions of the target (sets, prompts)."""
         return self.head.predict(encoder.encode(prompts)).T
 
 
@@ -54,11 +65,6 @@ class Head:
     def predict(self, features: Floats) -> Floats:
         """The predicted mean log-likelihood per token of the right answer (prompts, sets)."""
         return self.common.predict(features) + self.relative.predict(features)
-
-    @property
-    def width(self) -> int:
-        """The number of features that it reads."""
-        return int(self.common.center.size)
 
 
 @dataclass(frozen=True)
@@ -142,18 +148,93 @@ def prompts(template: str, items: Sequence[Item]) -> tuple[str, ...]:
     return tuple(template.replace(FIELD, item.question) for item in items)
 
 
-def first_blocks(masks: Sequence[Mask], wanted: int | None) -> int:
-    """How many blocks at the beginning a router runs: `wanted`, or as many as no mask drops, up to a quarter of all.
-
-    Raises InputError if a mask drops a part of one of the `wanted` blocks.
-    """
+def first_blocks(masks: Sequence[Mask]) -> int:
+    """How many blocks at the beginning a router runs: as many as no mask drops a part of, up to a quarter of all."""
     n_blocks, per_block = masks[0].n_blocks, masks[0].n_units // masks[0].n_blocks
     kept = min((mask.dropped[0] // per_block for mask in masks if mask.dropped), default=n_blocks)
-    if wanted is None:
-        return min(kept, n_blocks // SHARE)
-    if wanted > kept:
+    return min(kept, n_blocks // SHARE)
+
+
+FOLDER = "routing"  # in the results folder: a folder for each model, search and size
+RECORD, ROUTER, HEAD = "routing.json", "router.json", "router.npz"
+PARTS = ("common", "relative")  # of the head
+FITTED = [field.name for field in fields(Ridge)]
+# What numpy raises for a file that is not what it wrote.
+UNREADABLE = (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error)
+
+
+def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write arrays to a `.npz` file atomically."""
+    stream = io.BytesIO()
+    np.savez_compressed(stream, allow_pickle=False, **arrays)
+    storage.write_bytes(path, stream.getvalue())
+
+
+def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of a `.npz` file. Raises DamagedError if it cannot be read."""
+    try:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}
+    except UNREADABLE as error:
+        raise DamagedError(f"{path} is damaged ({error}): move it away and run again.") from error
+
+
+def model_record(model: LanguageModel, settings: Model | None) -> dict[str, Any]:
+    """What is needed to load the router's model again, and to check that it is the same.
+
+    `settings` are None for a model in memory.
+    """
+    plain = None if settings is None else asdict(settings)
+    if plain is not None:
+        plain.pop("resources")
+    info, digest = model.info, model.weights_sha256()
+    facts = {"revision": info.revision, "n_blocks": info.n_blocks, "dtype": info.dtype}
+    return {"settings": plain, **facts, "weights_sha256": digest}
+
+
+def save_router(folder: Path, router: FittedRouter, model: Mapping[str, Any]) -> None:
+    """Write `router.npz` and then `router.json`, with what is known about the model."""
+    arrays: dict[str, NDArray[Any]] = {}
+    for part in PARTS:
+        arrays |= {f"{part}_{name}": np.array(getattr(getattr(router.head, part), name)) for name in FITTED}
+    save_arrays(folder / HEAD, arrays)
+    record = {
+        "sets": {name: mask.to_json() for name, mask in router.sets.items()},
+        "blocks": router.blocks,
+        "template": router.template,
+        "target": router.target,
+        "model": dict(model),
+        "order": list(router.sets),  # of the head's outputs: JSON objects have no order
+        "head_sha256": file_sha256(folder / HEAD),
+    }
+    storage.write_record(folder / ROUTER, record)
+
+
+def read_router(folder: Path) -> tuple[FittedRouter, dict[str, Any]]:
+    """The router of a folder, and what is known about its model.
+
+    Raises InputError if there is none, and DamagedError, which names the folder, if a file has another content than
+    `save_router` has written.
+    """
+    if not (folder / ROUTER).is_file():
         raise InputError(
-            f"router.blocks={wanted}: a set drops block {kept} or a part of it, so at most {kept} blocks can be run "
-            f"for all sets: choose {kept} or fewer."
+            f"{folder} holds no {ROUTER}: `depth-pruning grid experiment=tasks tasks.folder=DIR` makes one."
         )
-    return wanted
+    try:
+        record = json.loads((folder / ROUTER).read_text(encoding="utf-8"))
+        if record != storage.sealed(record) or record["head_sha256"] != file_sha256(folder / HEAD):
+            raise ValueError("a file was changed after it was written")
+        arrays = read_arrays(folder / HEAD)
+        parts = []
+        for part in PARTS:
+            center, scale, weight, bias, strength = (arrays[f"{part}_{name}"] for name in FITTED)
+            parts.append(Ridge(center, scale, weight, bias, float(strength)))
+        sets = {name: Mask.from_json(record["sets"][name]) for name in record["order"]}
+        if (target := record["target"]) not in TARGETS:
+            raise ValueError(f"target={target}")
+        router = FittedRouter(sets, Head(*parts), record["blocks"], record["template"], target)
+        return router, record["model"]
+    except (PruningError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DamagedError(
+            f"the router in {folder} is damaged ({first_line(error)}): restore {ROUTER} and {HEAD}, or fit it again."
+        ) from error

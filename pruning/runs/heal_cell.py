@@ -24,7 +24,7 @@ from pruning.core.units import duration_text
 from pruning.engine import collectives
 from pruning.healing import loop
 from pruning.healing.heal_settings import Training, budgets
-from pruning.healing.healed_files import read_record, read_weights, write_evaluation, write_healed
+from pruning.healing.loop import read_record, read_weights, write_evaluation, write_healed
 from pruning.healing.rate import warn_if_useless, with_rate
 from pruning.models.placement import ModelInfo
 from pruning.runs import measurements
@@ -73,7 +73,7 @@ def healed_cell(prepared: Prepared, done: DoneResult) -> DoneResult:
             smaller = healed.smaller
         else:
             repair = measurements.recorded_repair(cell, done)
-            smaller = loop.smaller_model(found.model, mask, measurements.recorded_scales(done), repair)
+            smaller = loop.smaller_model(found.model, mask, repair)
             smaller.apply(read_weights(folder, record))
         measure = _evaluator(prepared, done, record, forward_with(cell.forward, smaller.model))
     record = record if selection is None else {**record, "selection": selection}
@@ -115,10 +115,9 @@ class Finished:
         folder: Path | None,
         watch: Callable[[Point], None] = lambda _: None,
     ) -> loop.Healed:
-        """Heal a mask with the cell's compensation or repair, which candidates cannot have."""
-        scales = measurements.recorded_scales(self.done)
+        """Heal a mask with the cell's repair, which candidates cannot have."""
         repair = measurements.recorded_repair(self.cell, self.done)
-        return loop.heal(self.model, mask, self.text, settings, folder, scales, watch, repair)
+        return loop.heal(self.model, mask, self.text, settings, folder, watch, repair)
 
 
 def _watch(settings: Training, point: Point) -> None:

@@ -17,11 +17,10 @@ from pruning.core.records import FOLDER, RECORD, HealRecord
 from pruning.core.records import METRIC as CONTINUATIONS
 from pruning.core.storage import digest
 from pruning.engine import collectives
-from pruning.engine.compensation import NoCompensation
+from pruning.engine.compensation import Magnitude, NoCompensation
 from pruning.evaluation import Data, digests_of
-from pruning.evaluation.choices import EvalTask
-from pruning.evaluation.generation import Prompts
-from pruning.evaluation.lm_eval_tasks import TaskGroup
+from pruning.evaluation.generation import Generation, Prompts
+from pruning.evaluation.lm_eval_tasks import EvalTask, TaskGroup
 from pruning.evaluation.text_overlap import check_disjoint, overlaps
 from pruning.healing.rate import known, settled
 from pruning.healing.training_text import (
@@ -51,6 +50,17 @@ def check_cell(cell: Cell) -> None:
     cell.removal.check()
     driver.check_limit(cell.max_evaluations)
     cell.heal.check()
+    if isinstance(cell.compensation, Magnitude):
+        if cell.heal.trains:
+            raise InputError(
+                "a model with the factors of compensation=magnitude cannot be healed, because no checkpoint could "
+                "hold it: choose compensation=none or linear, or heal=none."
+            )
+        if isinstance(cell.evaluation, Generation):
+            raise InputError(
+                "a model with the factors of compensation=magnitude cannot generate: choose another evaluation, or "
+                "compensation=none or linear."
+            )
     if getattr(cell.heal, "candidates", 1) > 1 and cell.compensation != NoCompensation():
         raise InputError(
             f"heal.candidates={cell.heal.candidates} cannot be used with a compensation, which is measured for the "
@@ -264,7 +274,7 @@ def _check_task(label: str, task: EvalTask, reader: Reader) -> None:
     own = getattr(task.tokenizer, "model_max_length", LM_EVAL)
     most = reader.most or (own if own < 10**9 else LM_EVAL)
     task.check_length(label, most)
-    if task.local and (long := task.too_long(most)):
+    if task.items and (long := task.too_long(most)):
         raise InputError(
             f"{label} ({task.source}): {len(long)} of {len(task.requests)} items, the first of them number "
             f"{long[0] + 1}, are longer than the {most} tokens that {reader.name} reads: remove these items."

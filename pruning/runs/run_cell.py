@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from pruning.core import scoring, storage
-from pruning.core.errors import RankError, is_disk_full, sentence
+from pruning.core.errors import RankError, is_fatal, sentence
 from pruning.core.mask import SearchRecord, Space
 from pruning.core.records import (
     LOG,
@@ -102,7 +102,7 @@ def record_failure(cell: Cell, error: BaseException) -> FailedResult:
         if not cell.finished:
             save_result(cell, result)
     except OSError as unwritable:
-        if is_disk_full(unwritable):
+        if is_fatal(unwritable):
             raise
         log.warning("the failure of %s is not recorded: %s", cell.key, sentence(unwritable))
     return result
@@ -168,8 +168,8 @@ def score_key(prepared: Prepared, info: ModelInfo, unit: str = "block") -> str:
     return digest([*data, unit] if unit != "block" else data)
 
 
-def _search(cell: Cell, space: Space, losses: Calibrated, store: Store) -> tuple[Solution, Cost, CostLedger]:
-    """Run the search with a progress bar. Returns the solution, the cost, and the ledger, which is still open.
+def _search(cell: Cell, space: Space, losses: Calibrated, store: Store) -> tuple[Solution, Cost]:
+    """Run the search with a progress bar. Returns the solution and the cost.
 
     Raises DamagedError if a line of a journal contradicts itself.
     """

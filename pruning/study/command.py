@@ -24,6 +24,7 @@ from pruning.engine import collectives
 from pruning.launcher import InProcess
 from pruning.launcher.local import LocalPool
 from pruning.launcher.slurm import Slurm
+from pruning.routing.task_study import TaskStudy
 from pruning.runs.cell import Cell
 from pruning.study import Composed, task_cells
 from pruning.study.grid import (
@@ -135,7 +136,7 @@ def _check_export(cells: Sequence[Cell]) -> None:
             f"export=DIR is for one cell, and this command asks for {len(cells)}: export finished cells one by one "
             "with `depth-pruning export CELL out=DIR`."
         )
-    from pruning.export.launch_check import check_export
+    from pruning.export.pipeline import check_export
 
     collectives.on_first(lambda: check_export(cells[0]))
 
@@ -149,7 +150,7 @@ def _export(cells: Sequence[Cell], outcome: Outcome) -> None:
             say(f"\n{export_cell(cell.folder, cell.export, cell.heal.trains)}")
 
 
-def _route(cells: Sequence[Cell], outcome: Outcome, settings: task_cells.TaskSettings) -> None:
+def _route(cells: Sequence[Cell], outcome: Outcome, settings: TaskStudy) -> None:
     from pruning.study.task_routing import route_group, routing_text
 
     for group in task_cells.groups(cells):

@@ -15,9 +15,7 @@ import argparse
 import dataclasses
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 from pruning.config.app import composed
 from pruning.config.compose import cell_of
@@ -26,16 +24,15 @@ from pruning.core import storage
 from pruning.core.errors import InputError, unknown
 from pruning.core.terminal import FAILED, command_words
 from pruning.evaluation.corpora import CorpusPerplexity
-from pruning.models.kept_models import PACKAGED
-from pruning.published import explain, library, measure
-from pruning.published.library import ModelFacts, Protocol, PublishedMask
+from pruning.published import library, measure
+from pruning.published.library import Protocol
 from pruning.published.measure import GapRow, Referee
 from pruning.runs.cell import Cell
-from pruning.study.text_tables import page, render, say
+from pruning.study.text_tables import render, say
 
 log = logging.getLogger(__name__)
 
-STANDIN_TEXT = Protocol("pydoc")  # a stand-in is measured on a text that is always here
+COLUMNS = ("mask", "model", "removed", "text", "published", "ours, one protocol", "ours, theirs", "verdict")
 
 
 def main() -> None:
@@ -51,32 +48,42 @@ def run_referee(words: Sequence[str]) -> int:
     """
     asked = _parsed(words)
     cell, evaluation = _cell(asked.settings)
-    for name in asked.model:
-        if name not in library.models():
-            raise unknown("model in --model", name, library.models())
+    one = {
+        name: Protocol(
+            **dataclasses.asdict(corpus), dtype=cell.model.dtype, harness="this project, one protocol"
+        )
+        for name, corpus in evaluation.corpora.items()
+    }
+    rows = measure.rows(library.chosen(asked.only), one, asked.text)
+    for option, known in (("model", library.models().keys()), ("text", {row.corpus for row in rows})):
+        for name in getattr(asked, option):
+            if name not in known:
+                raise unknown(f"{option} in --{option}", name, known)
     referee = Referee(cell.results, cell.model, cell.forward, asked.model, evaluation.limit)
-    rows, left_out = _rows(cell, evaluation, asked)
     if asked.dry_run:
-        say(_dry_run(rows, referee, left_out))
+        say(_dry_run(rows, referee))
         return 0
     storage.check_writable(cell.results)
-    measure.check_there([*measure.models_found(rows, referee), *measure.texts_found(rows)])
+    if lacking := measure.missing(rows, referee):
+        raise InputError(
+            "\n  ".join(["These are missing, so nothing was measured:", *lacking]) + f"\n{measure.HELP}"
+        )
     requests = measure.requests(rows)
     for request in requests:
         referee.samples(request)  # raises if its windows are too long
-    known = sum(referee.known(request) is not None for request in requests)
-    log.info("%s; %d of %d measurements are known", _counts(rows), known, len(requests))
-    if left_out:
-        log.warning("%s", _left_out(left_out))
-    values = dict(referee.measure(requests))
-    found = explain.explained(rows, values, asked.tolerance, asked.standin is not None)
-    folder = explain.write(cell.results, found, asked.tolerance)
-    say(_result(found, folder))
+    done = sum(referee.known(request) is not None for request in requests)
+    log.info("%s; %d of %d measurements are known", _counts(rows), done, len(requests))
+    found = measure.explained(rows, dict(referee.measure(requests)))
+    folder = cell.results / measure.FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    table = {"tolerance": measure.TOLERANCE, "rows": list(map(measure.record, found))}
+    storage.write_json(folder / "table.json", table)
+    say(f"{_result(found)}\nfiles    {folder}")
     return FAILED if any(one.verdict == "failed" for one in found) else 0
 
 
 def _parsed(words: Sequence[str]) -> argparse.Namespace:
-    """The arguments. Raises InputError if one is out of range; argparse itself refuses others."""
+    """The arguments. Raises InputError if one has no value; argparse itself refuses others."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -85,16 +92,9 @@ def _parsed(words: Sequence[str]) -> argparse.Namespace:
     add("settings", nargs="*", metavar="SETTING=VALUE", help="settings of a launch")
     add("--only", metavar="NAME,NAME", help="papers, models or masks")
     add("--dry-run", action="store_true", help="measure nothing: say what would be done, and what is missing")
-    add("--ends", action="store_true", help="measure the two protocols only, not each aspect between them")
-    add(
-        "--tolerance", type=float, default=0.01, help="relative difference up to which two perplexities agree"
-    )
     add("--model", action="append", default=[], metavar="NAME=DIR", help="a directory with a model")
     add("--text", action="append", default=[], metavar="NAME=FILE", help="a file with a text")
-    add("--standin", metavar="DIR", help="a directory or packaged model for all models with its blocks")
     asked = parser.parse_intermixed_args(list(words))
-    if not 0 <= asked.tolerance < 1:
-        raise InputError(f"--tolerance={asked.tolerance:g} is out of range: choose 0 to 1.")
     asked.only = asked.only.split(",") if asked.only else None
     for option in ("model", "text"):
         given = getattr(asked, option)
@@ -130,80 +130,41 @@ def _cell(words: Sequence[str]) -> tuple[Cell, CorpusPerplexity]:
     return cell, cell.evaluation
 
 
-def _rows(
-    cell: Cell, evaluation: CorpusPerplexity, asked: argparse.Namespace
-) -> tuple[list[GapRow], list[PublishedMask]]:
-    """The rows of the command, and the entries that a stand-in leaves out."""
-    one = {
-        name: Protocol.of(corpus, cell.model.dtype, "this project, one protocol")
-        for name, corpus in evaluation.corpora.items()
-    }
-    rows = measure.rows(library.chosen(asked.only), one, not asked.ends)
-    known = {row.corpus for row in rows}
-    for name in asked.text:
-        if name not in known:
-            raise unknown("text in --text", name, known)
-    rows = [measure.on_file(row, asked.text[row.corpus]) if row.corpus in asked.text else row for row in rows]
-    if asked.standin is None:
-        return rows, []
-    rows, left_out = measure.standing_in(rows, _standin(asked.standin, cell), STANDIN_TEXT)
-    if not rows:
-        raise InputError(
-            f"--standin {asked.standin} fits no published mask that is asked for: their models have "
-            f"{', '.join(sorted({str(entry.model.blocks) for entry in left_out}))} blocks."
-        )
-    return rows, left_out
-
-
-def _standin(place: str, cell: Cell) -> ModelFacts:
-    """The facts about a stand-in, from its configuration."""
-    from pruning.models.pruned_config import skeleton
-
-    source = "packaged" if place in PACKAGED else "local"
-    if source == "local" and not Path(place).expanduser().exists():
-        raise InputError(
-            f"--standin {place}: there is no such directory: give a directory that save_pretrained wrote, "
-            f"or one of {', '.join(PACKAGED)}."
-        )
-    where: Mapping[str, Any] = {"name": "standin", "source": source, "path": place}
-    model = dataclasses.replace(cell.model, **where, gguf_file=None, revision=None)
-    parameters = sum(weight.numel() for weight in skeleton(model.config).parameters())
-    return ModelFacts("standin", source, place, model.n_blocks, float(parameters))
-
-
 # What the command prints: its dry run, and its table.
 
 
-def _dry_run(rows: Sequence[GapRow], referee: Referee, left_out: Sequence[PublishedMask]) -> str:
-    """What the command would do: masks, protocols, what is there and what is missing."""
+def _dry_run(rows: Sequence[GapRow], referee: Referee) -> str:
+    """What the command would do: the masks with their numbers, and what is missing."""
     masks = []
     for entry in dict.fromkeys(row.entry for row in rows):
-        numbers = [row.number for row in rows if row.entry == entry and row.number is not None]
-        printed = ", ".join(f"{number.theirs.corpus} {number.value:,.2f}" for number in numbers) or "-"
+        printed = ", ".join(f"{one.theirs.corpus} {one.value:,.2f}" for one in entry.numbers) or "-"
         removed = " ".join(entry.mask.names()) or "nothing"
         masks.append((entry.name, entry.model.name, entry.method, removed, printed))
-
-    return page(
-        "dry_run.txt.jinja",
-        counts=_counts(rows),
-        masks=render(("mask", "model", "method", "removed", "published"), masks),
-        found=[*measure.models_found(rows, referee), *measure.texts_found(rows)],
-        left_out=_left_out(left_out) if left_out else "",
-        help=measure.HELP,
-    )
+    lines = [_counts(rows), render(("mask", "model", "method", "removed", "published"), masks)]
+    if lacking := measure.missing(rows, referee):
+        lines += ["missing", *(f"  {one}" for one in lacking), measure.HELP]
+    return "\n".join([*lines, "This was a dry run: nothing was measured."])
 
 
-def _result(found: Sequence[explain.Explained], folder: Path) -> str:
-    """The table, the count of each verdict with its meaning, and where the files are."""
-    counts = Counter(one.verdict for one in found)
-    rows = [row[:-1] for row in explain.shown(found)]
-    lines = [render(explain.COLUMNS[:-1], rows, right=explain.COLUMNS[4:7])]
-    lines += [f"{counts[name]:4} {name}: {text}" for name, text in explain.VERDICTS.items() if counts[name]]
-    lines += [""]
+def _result(found: Sequence[measure.Explained]) -> str:
+    """The table, the count of each verdict with its meaning, and what explains each gap."""
+
+    def shown(value: float | None) -> str:
+        return "-" if value is None else f"{value:,.2f}"
+
+    table = []
     for one in found:
-        if one.text and one.verdict not in ("none", "no number", "stand-in"):
-            lines.append(f"{one.row.entry.name}, {one.row.corpus}: {one.verdict}. {one.text}.")
-    return "\n".join([*lines, f"files    {folder}"])
+        entry, number = one.row.entry, one.row.number
+        values = (None if number is None else number.value, one.one, one.own)
+        names = (entry.name, entry.model.name, " ".join(entry.mask.names()) or "nothing", one.row.corpus)
+        table.append((*names, *map(shown, values), one.verdict))
+    counts = Counter(one.verdict for one in found)
+    lines = [render(COLUMNS, table, right=COLUMNS[4:7])]
+    lines += [f"{counts[name]:4} {name}: {text}" for name, text in measure.VERDICTS.items() if counts[name]]
+    reasons = [
+        f"{one.row.entry.name}, {one.row.corpus}: {one.verdict}. {one.text}." for one in found if one.text
+    ]
+    return "\n".join([*lines, "", *reasons])
 
 
 def _counts(rows: Sequence[GapRow]) -> str:
@@ -211,9 +172,3 @@ def _counts(rows: Sequence[GapRow]) -> str:
     masks = len({row.entry.name for row in rows})
     numbers = sum(row.number is not None for row in rows)
     return f"{masks} published masks with {numbers} numbers, {len(measure.requests(rows))} measurements"
-
-
-def _left_out(entries: Sequence[PublishedMask]) -> str:
-    counts = Counter((entry.model.name, entry.model.blocks) for entry in entries)
-    parts = [f"{count} of {name} ({blocks} blocks)" for (name, blocks), count in counts.items()]
-    return f"left out, because the stand-in has another number of blocks: {', '.join(parts)}"

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from pruning.core.errors import InputError, unknown
 from pruning.core.terminal import command_words
-from pruning.routing import router_files
 from pruning.study.text_tables import say
 
 DEFAULTS = {"question": "false", "max_new_tokens": "64"}
@@ -32,9 +31,9 @@ def main() -> None:
     if not (count := given["max_new_tokens"]).isdecimal():
         raise InputError(f"max_new_tokens={count} is not valid: give a whole number, 0 or more.")
     folder = Path(where).expanduser()
-    if not (folder / router_files.ROUTER).is_file():
+    if not (folder / fitted_router.ROUTER).is_file():
         raise InputError(
-            f"{where} is not a folder with a {router_files.ROUTER}: give one. It is made by `depth-pruning grid "
+            f"{where} is not a folder with a {fitted_router.ROUTER}: give one. It is made by `depth-pruning grid "
             "experiment=tasks tasks.folder=DIR`."
         )
     from pruning.api.router import Router

@@ -18,43 +18,31 @@ from pruning.engine import collectives
 from pruning.engine.compensation import NoCompensation
 from pruning.launcher import InProcess
 from pruning.routing.fitted_router import prompts
-from pruning.routing.router_settings import RouterSettings, TaskStudy
+from pruning.routing.task_study import TaskStudy
 from pruning.runs.cell import Cell
 from pruning.runs.prepare import Reader, check_samples
 from pruning.study import Composed
 
 
-@dataclass(frozen=True)
-class TaskSettings:
-    """What a command asks for besides its cells."""
-
-    tasks: TaskStudy
-    router: RouterSettings
-
-
-def task_settings(configs: Sequence[Composed]) -> TaskSettings | None:
+def task_settings(configs: Sequence[Composed]) -> TaskStudy | None:
     """The settings of a study of tasks; None if the command does not ask for one.
 
     Raises InputError if a value is wrong, or if cells ask for different settings.
     """
     plain: list[Any] = [OmegaConf.to_container(config, resolve=True) for config, _ in configs]
-    found = [
-        TaskSettings(TaskStudy(**one.get("tasks", {})), RouterSettings(**one.get("router", {})))
-        for one in plain
-    ]
-    if not any(one.tasks.asked for one in found):
+    found = [TaskStudy(**one.get("tasks", {})) for one in plain]
+    if not any(one.asked for one in found):
         return None
     if any(one != found[0] for one in found):
-        raise InputError("tasks or router differs between cells: run a separate command for each value.")
-    found[0].tasks.check()
-    found[0].router.check()
+        raise InputError("tasks differs between cells: run a separate command for each value.")
+    found[0].check()
     return found[0]
 
 
-def expanded(configs: Sequence[Composed], settings: TaskSettings) -> list[Composed]:
+def expanded(configs: Sequence[Composed], settings: TaskStudy) -> list[Composed]:
     """A configuration for each task of each configuration. Raises InputError if there are too few tasks."""
-    sources: list[dict[str, Any]] = [{"source": "file", "path": str(path)} for path in settings.tasks.files()]
-    if settings.tasks.embedded:
+    sources: list[dict[str, Any]] = [{"source": "file", "path": str(path)} for path in settings.files()]
+    if settings.embedded:
         sources.append({"source": EMBEDDED, "path": None})
     for config, _ in configs:
         if not str(config.calibration.get("_target_", "")).endswith(f".{TaskItems.__name__}"):
@@ -81,7 +69,7 @@ def groups(cells: Sequence[Cell]) -> list[list[Cell]]:
     return list(found.values())
 
 
-def check(cells: Sequence[Cell], launcher: Any, settings: TaskSettings) -> None:
+def check(cells: Sequence[Cell], launcher: Any, settings: TaskStudy) -> None:
     """Raise InputError if the cells cannot be crossed, or if tasks share items; nothing is computed."""
     if not isinstance(launcher, InProcess) or collectives.world_size() > 1:
         raise InputError(
@@ -93,11 +81,6 @@ def check(cells: Sequence[Cell], launcher: Any, settings: TaskSettings) -> None:
     for group in groups(cells):
         tasks, model = data_of(group, settings), group[0].model
         _check_apart(tasks)
-        if (blocks := settings.router.blocks or 0) > model.n_blocks:
-            raise InputError(
-                f"router.blocks={blocks}: the model has {model.n_blocks} blocks, and every set drops some of them: "
-                "choose fewer."
-            )
         reader = Reader.of(model.name, model.config, model.tokenizer)
         for task in tasks:
             for part, samples in task.parts.items():
@@ -119,12 +102,12 @@ class TaskData:
     prompts: dict[str, tuple[str, ...]]
 
 
-def data_of(group: Sequence[Cell], settings: TaskSettings) -> list[TaskData]:
+def data_of(group: Sequence[Cell], settings: TaskStudy) -> list[TaskData]:
     """The items of the tasks of a group of cells, in the order of the cells.
 
     Raises InputError as `TaskItems.draw` does.
     """
-    tokenizer, rewording = group[0].model.tokenizer, settings.tasks.rewording
+    tokenizer, rewording = group[0].model.tokenizer, settings.rewording
     found = []
     for cell in group:
         items = cell.calibration

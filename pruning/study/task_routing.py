@@ -19,12 +19,13 @@ from pruning.core.errors import DamagedError
 from pruning.core.mask import Mask
 from pruning.core.records import DoneResult, now, provenance
 from pruning.core.storage import digest
-from pruning.routing import router_files, set_scores
+from pruning.routing import fitted_router, set_scores
 from pruning.routing.fitted_router import FittedRouter, StateEncoder, first_blocks, fit_head
 from pruning.routing.set_scores import DENSE, POLICIES, Crossed, Floats, Interval, ItemScores
+from pruning.routing.task_study import TaskStudy
 from pruning.runs.cell import Cell, forward_with, model_of
 from pruning.runs.measurements import batches_shown
-from pruning.study.task_cells import TaskData, TaskSettings, data_of
+from pruning.study.task_cells import TaskData, data_of
 from pruning.study.text_tables import page, render
 
 if TYPE_CHECKING:
@@ -34,18 +35,15 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def route_group(
-    cells: Sequence[Cell], results: Sequence[DoneResult], settings: TaskSettings
-) -> dict[str, Any]:
+def route_group(cells: Sequence[Cell], results: Sequence[DoneResult], settings: TaskStudy) -> dict[str, Any]:
     """The record of a group of finished cells, which is also in `routing.json`; computed unless it is there."""
-    cell, chosen, tasks = cells[0], settings.router, data_of(cells, settings)
+    cell, tasks = cells[0], data_of(cells, settings)
     sets = {task.name: Mask.from_json(result["mask"]) for task, result in zip(tasks, results, strict=True)}
     described = _described(cells, tasks, sets, settings)
     folder = _folder(cell, tasks, described["sets"])
-    path = folder / router_files.RECORD
-    request = digest(plain := dataclasses.asdict(chosen))
+    path = folder / fitted_router.RECORD
     earlier: dict[str, Any] = storage.read_json(path) if path.is_file() else {}
-    if earlier.get("request") == request:
+    if earlier.get("router", {}).get("target") == settings.target:
         return earlier | {"folder": str(folder)}
     started = now()
     model = model_of(cell)
@@ -56,28 +54,28 @@ def route_group(
     crossed = Crossed(scores["calibration"], scores["heldout"], {name: i for i, name in enumerate(names)})
 
     # The router is fitted to the calibration items, and predicts for the held-out ones.
-    blocks = first_blocks(masks, chosen.blocks)
+    blocks = first_blocks(masks)
     encoder = StateEncoder(forward, cell.model.tokenizer, blocks)
-    states = _states(folder / f"states-{digest(['states', blocks])}.npz", tasks, encoder)
-    targets = np.hstack([scores["calibration"][name].target(chosen.target)[1:] for name in names])
+    states = _states(folder / "states.npz", tasks, encoder)
+    targets = np.hstack([scores["calibration"][name].target(settings.target)[1:] for name in names])
     head = fit_head(states["calibration"], targets.T)
     template = cast(TaskItems, cell.calibration).template
-    router = FittedRouter(sets, head, blocks, template, chosen)
+    router = FittedRouter(sets, head, blocks, template, settings.target)
     predicted = {name: head.predict(states[name]).T for name in names}
     path.unlink(missing_ok=True)  # it describes the router that is now replaced
-    router_files.save_router(folder, router, router_files.model_record(model, cell.model))
+    fitted_router.save_router(folder, router, fitted_router.model_record(model, cell.model))
 
-    numbers = set_scores.summary(crossed, scores.get("reworded"), predicted, names, chosen.target)
-    record = {"request": request, "study": cell.study, **described, **numbers}
+    numbers = set_scores.summary(crossed, scores.get("reworded"), predicted, names, settings.target)
+    record = {"study": cell.study, **described, **numbers}
     strengths = {"common": head.common.strength, "relative": head.relative.strength}
-    record["router"] |= {"settings": plain, "blocks": blocks, "strengths": strengths}
+    record["router"] |= {"target": settings.target, "blocks": blocks, "strengths": strengths}
     record["environment"] = provenance(started, str(model.device))
     storage.write_json(path, record)
     return record | {"folder": str(folder)}
 
 
 def _described(
-    cells: Sequence[Cell], tasks: Sequence[TaskData], sets: Mapping[str, Mask], settings: TaskSettings
+    cells: Sequence[Cell], tasks: Sequence[TaskData], sets: Mapping[str, Mask], settings: TaskStudy
 ) -> dict[str, Any]:
     cell = cells[0]
     return {
@@ -88,7 +86,7 @@ def _described(
         "k": cell.k,
         "ratio": cell.ratio,
         "seed": cell.seed,
-        "rewording": settings.tasks.rewording,
+        "rewording": settings.rewording,
         "cells": {task.name: one.key for task, one in zip(tasks, cells, strict=True)},
         "sets": {name: mask.to_json() for name, mask in sets.items()},
         "items": {
@@ -107,7 +105,7 @@ def _folder(cell: Cell, tasks: Sequence[TaskData], sets: Mapping[str, Any]) -> P
     size = f"k{cell.k}" if cell.ratio is None else f"r{cell.ratio:g}"
     unit = "" if cell.unit == "block" else f"-{cell.unit}"
     stem = f"{cell.model.name}-{cell.choices.objective}-{cell.choices.algo}-{size}{unit}-s{cell.seed}"
-    return cell.results / router_files.FOLDER / f"{stem}-{digest([cell.model.identity(), sets, data])}"
+    return cell.results / fitted_router.FOLDER / f"{stem}-{digest([cell.model.identity(), sets, data])}"
 
 
 def _scores(
@@ -124,9 +122,9 @@ def _scores(
                     forward.watched(show), task.parts[part], [masks[0].dense, *masks]
                 )
             fields = [field.name for field in dataclasses.fields(scored)]
-            router_files.save_arrays(path, {name: getattr(scored, name) for name in fields})
+            fitted_router.save_arrays(path, {name: getattr(scored, name) for name in fields})
         try:
-            found[task.name] = ItemScores(**router_files.read_arrays(path))
+            found[task.name] = ItemScores(**fitted_router.read_arrays(path))
         except TypeError as error:
             raise DamagedError(
                 f"{path} does not hold the scores of items: move it away and run again."
@@ -135,16 +133,15 @@ def _scores(
 
 
 def _states(path: Path, tasks: Sequence[TaskData], encoder: StateEncoder) -> dict[str, Floats]:
-    """The features of the calibration prompts of all tasks, and of each task's held-out ones by its name.
-
-    They are kept in a file for each encoder.
-    """
+    """The features of the calibration prompts of all tasks, and of each task's held-out ones by its name."""
     if not path.is_file():
         prompts = {"calibration": [p for task in tasks for p in task.prompts["calibration"]]}
         prompts |= {task.name: list(task.prompts["heldout"]) for task in tasks}
         log.info("reading %d prompts for the router", sum(map(len, prompts.values())))
-        router_files.save_arrays(path, {f"of_{name}": encoder.encode(some) for name, some in prompts.items()})
-    return {name.removeprefix("of_"): value for name, value in router_files.read_arrays(path).items()}
+        fitted_router.save_arrays(
+            path, {f"of_{name}": encoder.encode(some) for name, some in prompts.items()}
+        )
+    return {name.removeprefix("of_"): value for name, value in fitted_router.read_arrays(path).items()}
 
 
 # What a study of tasks prints: all tasks under all sets, and what each policy gains.

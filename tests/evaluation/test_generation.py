@@ -15,16 +15,15 @@ from pruning.calibration.samples import Row, Samples
 from pruning.core.errors import InputError, UnreachableError
 from pruning.core.mask import Mask
 from pruning.evaluation import lm_eval_tasks
-from pruning.evaluation.choices import EvalTask
 from pruning.evaluation.generation import Generation
-from pruning.evaluation.lm_eval_tasks import TaskGroup, Zeroshot
+from pruning.evaluation.lm_eval_tasks import EvalTask, TaskGroup, Zeroshot
 from pruning.evaluation.text_overlap import check_disjoint
 from pruning.export.pipeline import export
 from pruning.export.request import Request
 from pruning.models.sublayers import masked
 from pruning.runs.prepare import Reader, check_evaluation
 from tests.conftest import N_BLOCKS
-from tests.evaluation.test_generating import plain
+from tests.evaluation.test_continuations import plain
 from tests.helpers.evaluations import (
     forward_of,
     lm_eval_on,
@@ -180,7 +179,7 @@ def test_gsm8k_without_a_hub_is_refused_in_one_line() -> None:
         ({"continuation_tokens": 0}, "eval.continuation_tokens=0 .*1"),
         ({"seed": -1}, "eval.seed=-1 .*0"),
         ({"source": "embeded"}, "eval.source 'embeded'"),
-        ({"source": "file"}, "eval.path=None .*eval.source=file"),
+        ({"source": "file"}, "eval.path is not set"),
         ({"path": "x.txt"}, "eval.path=x.txt .*eval.source=pydoc"),
         ({"num_fewshot": -1}, "eval.num_fewshot=-1 .*0"),
         ({"max_new_tokens": 0}, "eval.max_new_tokens=0 .*1"),

@@ -54,10 +54,8 @@ def test_a_cell_is_measured_shown_and_not_measured_again(
     assert "every cell was done" in launch("k=2", "algo=one_shot", *WORDS).err
 
 
-@pytest.mark.parametrize(
-    "words", ["k=2 compensation=magnitude", "k=2 compensation=linear", "unit=sublayer ratio=0.2"]
-)
-def test_compensated_repaired_and_partly_pruned_models_write(launch: Command, words: str) -> None:
+@pytest.mark.parametrize("words", ["k=2 compensation=linear", "unit=sublayer ratio=0.2"])
+def test_repaired_and_partly_pruned_models_write(launch: Command, words: str) -> None:
     ended = launch("algo=one_shot", *words.split(), *WORDS)
     assert ended.status == 0, ended.err
     evaluation = ended.result()["evaluation"]
@@ -67,6 +65,12 @@ def test_compensated_repaired_and_partly_pruned_models_write(launch: Command, wo
         assert evaluation["uncompensated"][METRIC] != evaluation["pruned"][METRIC]
         kept = [_written(ended.results, evaluation, which) for which in ("uncompensated", "pruned")]
         assert kept[0] != kept[1], "what was repaired writes something else"
+
+
+def test_factors_on_the_hidden_state_are_refused(launch: Command) -> None:
+    ended = launch("k=2", "compensation=magnitude", *WORDS)
+    assert (ended.status, ended.all()) == (2, [])
+    assert "compensation=magnitude" in ended.err
 
 
 def test_a_healed_model_is_compared_with_the_dense_one_and_tracked(launch: Command) -> None:

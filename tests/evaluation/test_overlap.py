@@ -12,9 +12,9 @@ import pytest
 from pruning.calibration.items import Items
 from pruning.calibration.samples import Samples
 from pruning.calibration.text import Text
-from pruning.evaluation.choices import EvalTask
 from pruning.evaluation.corpora import Corpus
 from pruning.evaluation.heldout import LocalFiles
+from pruning.evaluation.lm_eval_tasks import EvalTask
 from pruning.evaluation.text_overlap import Document, Haystack, overlaps
 from tests.helpers.tokens import written
 

@@ -23,7 +23,7 @@ from pruning.evaluation.corpora import Corpus, CorpusPerplexity, strided
 from pruning.evaluation.lm_eval_tasks import Full, Zeroshot
 from pruning.models.sublayers import masked
 from tests.conftest import N_BLOCKS
-from tests.helpers.evaluations import forward_of, measured, own_tasks, shared_data, tokenizer_of, with_end
+from tests.helpers.evaluations import forward_of, measured, own_tasks, tokenizer_of, with_end
 from tests.helpers.tokens import Numbers, with_bos, written
 
 PROSE = "The quick brown fox jumps over the lazy dog, and then it sleeps. " * 9
@@ -261,24 +261,3 @@ def test_both_kinds_of_metrics(model_folder: Path, tmp_path: Path, monkeypatch: 
     found = {name: both.measure(forward, name, metric_data, mask) for name, metric_data in data.items()}
     assert all(name in measurement.metrics for name, measurement in found.items())
     assert (found["ppl/prose"].how["windows"], found["acc/plain"].how["items"]) == (2, 3)
-
-
-@pytest.mark.model
-def test_perplexity_of_real_text_equals_the_plain_loop(tmp_path: Path) -> None:
-    from pruning.engine.forward import Forward
-
-    pass
-    from pruning.models.handle import Model
-
-    text = shared_data("wikitext2_test.txt").read_text()[:4000]
-    settings = Model("smollm2", "packaged", "smollm2", dtype="float32")
-    model, smollm2_tokenizer = settings.load(), settings.tokenizer
-    evaluation = CorpusPerplexity(
-        {"w": Corpus("file", str(written(tmp_path, "w.txt", text)), window=256, stride=64)}, 3
-    )
-    (samples,) = evaluation.data(smollm2_tokenizer).values()
-    mask = Mask(30, (12, 17))
-    value = evaluation.measure(Forward(model), "ppl/w", samples, mask).metrics["ppl/w"]
-    ids = smollm2_tokenizer(text).input_ids[: 256 + 2 * 64]
-    with masked(model.module, mask):
-        assert value == pytest.approx(sliding_windows(model.module, ids, 256, 64), rel=1e-4)

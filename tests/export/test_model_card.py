@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from huggingface_hub import ModelCard
 
+from pruning.config.app import launch_words
 from pruning.core.mask import Mask
+from pruning.core.storage import read_json
 from pruning.export.checkpoint import ModelSizes
-from pruning.export.model_card import CutFile, Facts, mergekit, metrics, model_card, ranges, summary
+from pruning.export.model_card import CutFile, Facts, launched, metrics, model_card, summary
+from tests.conftest import Command
+from tests.healing.test_launch import SEARCH, SHORT, passage
 
 CARDS = Path(__file__).with_name("cards")
 RESULT: dict[str, Any] = {
@@ -47,7 +50,6 @@ FACTS = Facts(
     base="someone/tiny",
     source="someone/tiny",
     dtype="bfloat16",
-    hybrid=False,
     mask=Mask(6, (0, 3)),
     sizes=ModelSizes(1_000_000, 800_000, 2_000_000, 1_600_000),
     commands=["python launch.py k=2 export=DIR"],
@@ -102,9 +104,8 @@ def measured(**more: Any) -> dict[str, Any]:
 
 CASES: dict[str, dict[str, Any]] = {
     "plain": {},
-    "no_cell": {"result": None, "base": "folder", "hybrid": True},
+    "no_cell": {"result": None, "base": "folder"},
     "parts": PARTS | {"result": measured(overlap={"pydoc": 2, "wiki_text": 1})},
-    "factors": {"scales": [1.25, 1, 1, 1.5, 1, 1], "result": measured(uncompensated={"ppl/heldout": 99.0})},
     "repaired": {
         "repair": ["m0", "a2"],
         "result": measured(uncompensated={"ppl/heldout": 99.0}) | {"repair": {"runs": [{"folded": "m0"}]}},
@@ -138,8 +139,6 @@ FILES: dict[str, dict[str, Any]] = {
 def test_the_texts_are_those_of_the_golden_files(case: str) -> None:
     facts = replace(FACTS, **(CASES | FILES)[case])
     texts = [model_card(facts), summary(facts, Path("out")) + "\n"]
-    if facts.mask.unit == "block" and facts.file is None:
-        texts.append(mergekit(facts))
     assert "\n======\n".join(texts) == (CARDS / f"{case}.md").read_text(encoding="utf-8")
 
 
@@ -179,14 +178,18 @@ def test_the_card_says_which_parts_are_missing(text: str, removed: str) -> None:
     assert f"This is someone/tiny without {removed}. The remaining " in card
 
 
-@pytest.mark.parametrize(
-    ("dropped", "kept"),
-    [((0, 3), [(1, 3), (4, 6)]), ((5,), [(0, 5)]), ((1, 2, 4), [(0, 1), (3, 4), (5, 6)]), ((), [(0, 6)])],
-)
-def test_the_mergekit_file_keeps_the_other_blocks(
-    dropped: tuple[int, ...], kept: list[tuple[int, int]]
-) -> None:
-    assert ranges(Mask(6, dropped)) == kept
-    data = yaml.safe_load(mergekit(replace(FACTS, mask=Mask(6, dropped))))
-    assert [tuple(part["sources"][0]["layer_range"]) for part in data["slices"]] == kept
-    assert (data["merge_method"], data["dtype"]) == ("passthrough", "bfloat16")
+QUICK = ("eval=speed", "eval.batch_sizes=[1]", "eval.prompts=[8]", "eval.new_tokens=2", "eval.repeats=1")
+
+
+def test_the_launch_of_a_card_heals_on_the_same_text(launch: Command, tmp_path: Path) -> None:
+    heal = (*SEARCH, "heal=full", *SHORT)
+    for evaluation in (passage(tmp_path, 2), QUICK):
+        ended = launch(*heal, *evaluation)
+        assert ended.status == 0, ended.err
+    made = ended.result()
+    words = launch_words(launched(made, healed=True))
+    again = launch(*words, f"paths.results={tmp_path / 'again'}", calibrated=False)
+    assert again.status == 0, again.err
+    (path,) = (tmp_path / "again").glob("*/result.json")
+    assert read_json(path)["heal"]["weights_sha256"] == made["heal"]["weights_sha256"]
+    assert "heal" not in launched(made, healed=False)

@@ -1,4 +1,4 @@
-"""Parsing of export commands: masks from cells, files and words, their models, and messages of one sentence."""
+"""Requests for exports from words, cells and files, and exports at the end of a launch."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
@@ -20,10 +21,16 @@ from pruning.config.app import launch_words
 from pruning.core.errors import DamagedError, InputError
 from pruning.core.mask import Mask
 from pruning.export import pipeline as program
-from pruning.export.pipeline import export, export_cell
+from pruning.export.gguf_export import card_of, export_gguf
+from pruning.export.pipeline import export_cell
 from pruning.export.request import of_cell, parse
+from pruning.models.gguf import open_gguf
 from pruning.models.handle import Model
+from pruning.models.sublayers import masked
 from tests.conftest import Command
+from tests.helpers import gguf_models
+from tests.helpers.architectures import logits
+from tests.helpers.exports import load, wanted
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -46,12 +53,11 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
 
 
 def test_words(model_folder: Path, tmp_path: Path) -> None:
-    words = [f"out={tmp_path / 'out'}", "verify=false", "max_shard_size=10MB", "model=local"]
+    words = [f"out={tmp_path / 'out'}", "verify=false", "model=local"]
     wanted = parse(["--drop", "4,1", *words, f"model.path={model_folder}", "model.dtype=float16"])
     assert wanted.mask.dropped == (1, 4)
     assert wanted.model == Model(model_folder.name, "local", str(model_folder), dtype="float16")
     assert (wanted.out, wanted.force, wanted.verify) == (tmp_path / "out", False, False)
-    assert wanted.max_shard_size == "10MB"
     for text in ("a4,m1,b2", "a4 m1 b2", "b2, m1, a4"):
         named = parse(["--drop", text, *words, f"model.path={model_folder}"])
         assert named.mask == Mask(6, (3, 4, 5, 8), "sublayer")
@@ -180,36 +186,29 @@ def test_a_cells_model_may_have_moved_but_not_changed(
         parse([str(folder), f"out={tmp_path / 'out'}", f"model.path={tmp_path / 'moved'}"])
 
 
-def test_the_factors_of_a_compensated_cell_are_taken(
+def test_the_factors_of_a_compensated_cell_are_refused(
     cell: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
     folder, result = cell
-    first, second = result["mask"]["dropped"]
-    factors = {"compensation": {str(first): 1.25, str(second): 1.5}}
-    (folder / "result.json").write_text(json.dumps(result | factors))
-    wanted = of_cell(folder, tmp_path / "out")
-    assert wanted.scales is not None
-    assert [wanted.scales[i] for i in (first, second)] == [1.25, 1.5]
-    assert sum(scale == 1 for scale in wanted.scales) == 4
-    facts = export(wanted)
-    assert facts.scales == wanted.scales
-    assert "relative" in facts.proof
-    assert not any("--drop" in one for one in facts.commands), "the mask alone would not reproduce it"
+    factors = dict.fromkeys(map(str, result["mask"]["dropped"]), 1.0)
+    for factor in (1.0, 1.25):
+        (folder / "result.json").write_text(json.dumps(result | {"compensation": factors | {"1": factor}}))
+        if factor == 1:
+            assert of_cell(folder, tmp_path / "out").mask.to_json() == result["mask"]
+            continue
+        with pytest.raises(InputError, match="compensation=magnitude"):
+            of_cell(folder, tmp_path / "out")
 
 
 def test_a_cell_over_sub_layers_is_exported(cell: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     folder, result = cell
     mask = Mask.parse(6, "a1 m4 b3")
-    changed = result | {"mask": mask.to_json(), "compensation": {str(unit): 1.0 for unit in mask.dropped}}
+    changed = result | {"mask": mask.to_json()}
     (folder / "result.json").write_text(json.dumps(changed))
     (folder / "mask.json").write_text(json.dumps(mask.to_json()))
     text = export_cell(folder, tmp_path / "out")
     assert "(4 of 12 sub-layers: a1 b3 m4), " in text
     assert "equal bit for bit" in text
-    changed["compensation"][str(mask.dropped[0])] = 1.5
-    (folder / "result.json").write_text(json.dumps(changed))
-    with pytest.raises(InputError, match=r"a1: 1\.5"):
-        export_cell(folder, tmp_path / "out")
 
 
 def test_a_hub_cell_pins_the_commit_it_was_run_on(tmp_path: Path) -> None:
@@ -270,3 +269,97 @@ def test_the_command_in_a_card_composes_the_same_configuration(line: str) -> Non
     replayed = launch_words(wanted)
     assert composed(shlex.split(shlex.join(replayed))) == wanted
     assert len(replayed) <= len(words) + 6, f"more words than needed: {replayed}"
+
+
+SMALL = ("algo=one_shot", "eval=heldout", "eval.samples=2", "eval.length=16", "eval.items=2")
+
+
+def refused(launch: Command, message: str, *words: str) -> None:
+    ended = launch(*words)
+    assert ended.status == 2, ended.err
+    assert message in " ".join(ended.err.split())
+    assert ended.all() == []
+
+
+def test_one_command_ends_with_a_model_its_card_and_three_lines(
+    launch: Command, model_folder: Path, tmp_path: Path
+) -> None:
+    ended = launch("ratio=0.34", "export=smaller")
+    assert ended.status == 0, ended.err
+    result = ended.result()
+    blank, quality, removed, where = ended.out.splitlines()[-4:]
+    assert blank == ""
+    metrics = [result["evaluation"][which] for which in ("dense", "pruned")]
+    assert quality.startswith(f"quality ppl/heldout {metrics[0]['ppl/heldout']:,.2f} ± ")
+    assert f" -> {metrics[1]['ppl/heldout']:,.2f} ± " in quality
+    dropped = " ".join(map(str, result["mask"]["dropped"]))
+    assert f"(2 of 6 blocks: {dropped})" in removed
+    assert where.startswith(f"model   {tmp_path / 'smaller'} (reloaded: ")
+    smaller, dense = load(Path("smaller")), load(model_folder)
+    with masked(dense, Mask.from_json(result["mask"])):
+        assert torch.equal(logits(smaller), logits(dense))
+    assert AutoTokenizer.from_pretrained("smaller")("a b").input_ids
+    assert f"Cell `{result['cell']}`" in (tmp_path / "smaller" / "README.md").read_text()
+    again = launch("ratio=0.34", "export=smaller")
+    assert "every cell was done" in again.err
+    assert again.out.splitlines()[-3:] == [quality, removed, where]
+
+
+GGUF = ("model.path=models/tiny.gguf", "export=new.gguf")  # a Llama in Q8_0
+IMPOSSIBLE: dict[str, tuple[tuple[str, ...], str]] = {
+    "two cells": (("-m", "k=1,2", "export=out"), "export=DIR is for one cell, and this command asks for 2"),
+    "foreign": (("k=1", "export=taken"), "taken holds file"),
+    "in a file": (("k=1", "export=taken/file"), "file is a file"),
+    "no gguf": (("k=1", "export=new.gguf"), "is stored as safetensors"),
+    "foreign gguf": (("k=1", "export=taken.gguf"), "taken.gguf exists"),
+    "healed": ((*GGUF, "k=1", "heal=full"), "heal=none"),
+    "maps": ((*GGUF, "k=1", "compensation=linear", "protect.first=1"), "compensation=none"),
+    "factors": ((*GGUF, "k=1", "compensation=magnitude"), "compensation=none"),
+    "factors of a directory": (("k=1", "compensation=magnitude", "export=out"), "compensation=magnitude"),
+}
+
+
+@pytest.mark.parametrize("case", IMPOSSIBLE)
+def test_an_impossible_export_is_refused_before_the_search(
+    launch: Command, tmp_path: Path, case: str
+) -> None:
+    words, message = IMPOSSIBLE[case]
+    (tmp_path / "taken").mkdir()
+    for taken in ("taken/file", "taken.gguf"):
+        (tmp_path / taken).write_text("x")
+    gguf_models.write(tmp_path / "models" / "tiny.gguf", "llama", "Q8_0")
+    refused(launch, message, *words)
+    assert (tmp_path / "taken" / "file").read_text() == "x"
+
+
+def test_a_cell_that_failed_is_not_exported(
+    launch: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("no such luck")
+
+    monkeypatch.setattr("pruning.evaluation.heldout.Heldout.measure", broken)
+    ended = launch("k=1", "export=out")
+    assert ended.status == 1
+    assert "1 of 1 cells failed" in ended.out
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_cut_file_is_replaced_only_if_the_finished_cell_has_its_mask(
+    launch: Command, tmp_path: Path
+) -> None:
+    path = gguf_models.write(tmp_path / "models" / "tiny.gguf", "llama", "Q8_0")
+    out = tmp_path / "smaller.gguf"
+    words = (*SMALL, "k=1", f"model.path={path}", "export=smaller.gguf")
+    export_gguf(wanted(path, (1, 4), out=out, verify=False))
+    refused(launch, "another mask", *words)
+    out.unlink()
+    card_of(out).unlink()
+    for _ in range(2):
+        ended = launch(*words)
+        assert ended.status == 0, ended.err
+    assert "every cell was done" in ended.err
+    record = open_gguf(out).record()
+    assert record is not None
+    assert record["mask"] == ended.result()["mask"]
+    assert "export=FILE.gguf" in card_of(out).read_text()

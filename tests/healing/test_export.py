@@ -19,19 +19,11 @@ from pruning.core.storage import file_sha256, read_json
 from pruning.export import model_card, request
 from pruning.export.pipeline import export
 from pruning.export.request import Request
-from pruning.healing.healed_files import WEIGHTS
-from pruning.healing.loop import smaller_model
+from pruning.healing.loop import WEIGHTS, smaller_model
 from pruning.models.handle import Model
 from tests.conftest import Command
 from tests.healing.test_launch import SEARCH, SHORT, done
-from tests.helpers.architectures import N_BLOCKS, build
-
-IDS = torch.randint(3, 97, (1, 12), generator=torch.Generator().manual_seed(0))
-
-
-def logits(model: Any) -> torch.Tensor:
-    with torch.no_grad():
-        return model(input_ids=IDS, use_cache=False).logits
+from tests.helpers.architectures import N_BLOCKS, build, logits
 
 
 def card_of(folder: Path) -> str:
@@ -59,7 +51,7 @@ def test_an_export_is_the_healed_smaller_model(
     card = card_of(tmp_path / "out")
     assert "2,048 tokens of pydoc, 8 steps" in card
     assert re.search(r"\| metric \| dense \| pruned \|.* healed \|", card)
-    plain = dataclasses.replace(wanted, out=tmp_path / "plain", healed=None)
+    plain = dataclasses.replace(wanted, out=tmp_path / "plain", healed=False)
     export(plain)
     unhealed = transformers.AutoModelForCausalLM.from_pretrained(plain.out)
     assert not torch.equal(logits(unhealed), logits(written))
@@ -98,13 +90,6 @@ def test_an_export_of_another_cell_is_refused_before_the_training(
         assert out in ended.err
 
 
-def test_a_compensation_is_part_of_the_healed_model(launch: Command, tmp_path: Path) -> None:
-    ended = launch(*SEARCH, "compensation=magnitude", "heal=full", *SHORT)
-    folder = ended.results / done(ended)["cell"]
-    facts = export(request.parse([str(folder), f"out={tmp_path / 'out'}", "healed=true"]))
-    assert "compensated" in facts.proof
-
-
 def test_experts_that_are_stored_one_by_one_are_found(tmp_path: Path) -> None:
     model = build("qwen3_moe")
     model.save_pretrained(tmp_path / "dense")
@@ -121,10 +106,9 @@ def test_experts_that_are_stored_one_by_one_are_found(tmp_path: Path) -> None:
     save_file(tensors, tmp_path / "cell" / WEIGHTS)
     record = {"folder": ".", "weights_sha256": file_sha256(tmp_path / "cell" / WEIGHTS)}
     result: Any = {"cell": "cell", "heal": record, "evaluation": {"dense": {}, "pruned": {}}}
-    wanted = Request(settings, mask, tmp_path / "out", result, healed=tmp_path / "cell")
+    wanted = Request(settings, mask, tmp_path / "out", result, tmp_path / "cell", healed=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(model_card, "model_card", lambda _: "")
-        patch.setattr(model_card, "mergekit", lambda _: "")
         patch.setattr(model_card, "_commands", lambda *_: [])
         assert "bit for bit" in export(wanted).proof
     written = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()

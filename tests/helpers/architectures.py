@@ -127,9 +127,9 @@ IDS = torch.tensor([[3, 14, 15, 9, 26, 5, 35, 8, 9, 79], [2, 71, 82, 81, 82, 84,
 
 
 def logits(model: Any, ids: torch.Tensor = IDS, **options: Any) -> torch.Tensor:
-    """The logits (B, T, V) of token ids."""
+    """The logits (B, T, V) of token ids, without a cache."""
     with torch.no_grad():
-        result: torch.Tensor = model(input_ids=ids, **options).logits
+        result: torch.Tensor = model(input_ids=ids, **{"use_cache": False, **options}).logits
     return result
 
 

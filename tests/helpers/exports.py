@@ -35,13 +35,6 @@ def load(folder: Path, **options: Any) -> Any:
     return AutoModelForCausalLM.from_pretrained(folder, **options).eval()
 
 
-def logits(model: Any) -> torch.Tensor:
-    """Logits (1, T, V) for IDS."""
-    with torch.no_grad():
-        found: torch.Tensor = model(input_ids=IDS, use_cache=False).logits
-    return found
-
-
 def caches(model: Any) -> bool:
     """Whether a model generates the same tokens with and without its cache."""
     options = {"attention_mask": torch.ones_like(IDS), "max_new_tokens": 6, "do_sample": False}

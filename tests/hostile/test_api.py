@@ -20,10 +20,10 @@ from pruning.calibration.sources import pydoc
 from pruning.core.errors import DamagedError, ForeignError, InputError
 from pruning.core.storage import file_sha256, read_json, write_json
 from pruning.export import request
-from pruning.routing import router_files
+from pruning.routing import fitted_router
 from tests.conftest import Command
 from tests.helpers import gguf_models
-from tests.helpers.damage import half
+from tests.helpers.damage import edit_json, half
 from tests.helpers.task_files import items_of
 
 TEXTS = list(pydoc("calibration"))[:6]
@@ -260,45 +260,32 @@ def test_a_router_is_for_the_weights_that_it_was_fitted_to(
 
 def _record(**changes: Any) -> Callable[[Path], None]:
     """A function that changes entries of a router's record."""
-
-    def edit(folder: Path) -> None:
-        write_json(path := folder / router_files.ROUTER, read_json(path) | changes)
-
-    return edit
+    return lambda folder: edit_json(folder / fitted_router.ROUTER, **changes)
 
 
-def _arrays(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
-    def edit(folder: Path) -> None:
-        arrays = router_files.read_arrays(folder / router_files.HEAD)
-        change(arrays)
-        router_files.save_arrays(head := folder / router_files.HEAD, arrays)
-        _record(head_sha256=file_sha256(head))(folder)
-
-    return edit
+def _unsealed(folder: Path) -> None:
+    write_json(path := folder / fitted_router.ROUTER, read_json(path))
 
 
-SEVEN = {"n_blocks": 7, "dropped": [6]}
+def _arrays(folder: Path) -> None:
+    """Change a number, and give the record the new digest."""
+    arrays = fitted_router.read_arrays(head := folder / fitted_router.HEAD)
+    arrays["common_weight"][0, 0] += 1
+    fitted_router.save_arrays(head, arrays)
+    _record(head_sha256=file_sha256(head))(folder)
+
+
 EDITS: dict[str, Callable[[Path], None]] = {
-    "nan": _arrays(lambda arrays: arrays["common_weight"].__setitem__((0, 0), np.nan)),
-    "inf": _arrays(lambda arrays: arrays["relative_strength"].__setitem__((), np.inf)),
-    "scale": _arrays(lambda arrays: arrays["common_scale"].__setitem__(0, 0.0)),
-    "integers": _arrays(lambda arrays: arrays.update(common_bias=np.array([1]))),
-    "texts": _arrays(lambda arrays: arrays.update(common_bias=np.array(["a"]))),
-    "shape": _arrays(lambda arrays: arrays.update(common_center=arrays["common_center"][:-1])),
-    "outputs": _arrays(lambda arrays: arrays.update(relative_bias=arrays["relative_bias"][:-1])),
-    "missing": _arrays(lambda arrays: arrays.pop("common_scale")),
-    "empty": _arrays(dict.clear),
-    "torn": lambda folder: half(folder / router_files.HEAD),
-    "no file": lambda folder: (folder / router_files.HEAD).unlink(),
-    "a list": lambda folder: write_json(folder / router_files.ROUTER, []),
-    **{f"blocks={number}": _record(blocks=number) for number in (99, -1, 0.5)},
-    **{f"template={text}": _record(template=text) for text in ("Answer:", None)},
-    **{f"sets={sets}": _record(sets=sets) for sets in ({}, [1], {"second": MASK.to_json()})},
-    "mask": _record(sets={"first": SEVEN, "second": MASK.to_json()}),
-    "masks": _record(sets={"first": SEVEN, "second": SEVEN}),
-    "no mask": _record(sets={"first": 3, "second": MASK.to_json()}),
-    "settings": _record(settings={"target": "forest"}),
-    **{f"model={model}": _record(model=model) for model in (None, {})},
+    "number": _arrays,
+    "torn": lambda folder: half(folder / fitted_router.HEAD),
+    "no file": lambda folder: (folder / fitted_router.HEAD).unlink(),
+    "a list": lambda folder: write_json(folder / fitted_router.ROUTER, []),
+    "no json": lambda folder: half(folder / fitted_router.ROUTER),
+    "no seal": _unsealed,
+    "blocks": _record(blocks=0),
+    "template": _record(template="Q: {question}"),
+    "set": _record(sets={"first": MASK.to_json(), "second": MASK.to_json()}),
+    "model": _record(model={}),
 }
 
 
@@ -394,8 +381,7 @@ WRONG: dict[tuple[str, str], list[Any]] = {
     ("fit_router", "tasks"): [[1], None, "animals", {"a": 3}, {"a": "x"}],
     ("fit_router", "sets"): [[MASK], None],
     ("fit_router", "template"): [None, 3, "Answer:", SURROGATE],
-    ("fit_router", "target"): [None, 3, []],
-    ("fit_router", "blocks"): [1.5, True, "1"],
+    ("fit_router", "target"): [None, 3, "tree"],
     ("load", "folder"): [None, 3, "", "a\0b"],
     ("load", "model"): [3, "smollm2"],
     ("save", "folder"): [None, 3, "", "a\0b", SURROGATE],

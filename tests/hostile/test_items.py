@@ -18,9 +18,7 @@ from pruning.core.errors import DamagedError, InputError, RequestError
 from pruning.core.mask import Mask
 from pruning.core.scoring import Estimate, Score
 from pruning.engine.forward import Forward
-from pruning.evaluation.choices import check_equal
 from pruning.evaluation.heldout import LocalFiles, item_accuracy
-from pruning.evaluation.text_overlap import overlaps
 from pruning.models.handle import Model
 from pruning.runs.measurements import averaged
 from pruning.runs.prepare import Reader, check_calibration, check_evaluation
@@ -39,8 +37,6 @@ from tests.helpers.tokens import Numbers
 
 SNAIL = {"question": "Which has a house?", "choices": ["a horse", "a snail"], "answer": 1}
 ITEM = Item("Which has a house?", ("a horse", "a snail"), 1)
-SENTENCES = ["The snail hides since the horse", "The horse hides since the snail"]
-WINOGRANDE = {"context_options": SENTENCES, "continuation": "is loud.", "gold": 0}
 
 
 @pytest.fixture(autouse=True)
@@ -72,7 +68,6 @@ FORMS = {
     "the answer's letter": (SNAIL | {"answer": "B"}, ITEM),
     "query, choices, gold": ({"query": ITEM.question, "choices": list(ITEM.choices), "gold": 1}, ITEM),
     "ARC": ({"question": ITEM.question, "choices": ARC, "answerKey": "2"}, ITEM),
-    "Winogrande": (WINOGRANDE, Item("", tuple(SENTENCES), 0, "is loud.")),
     "Commonsense 170k": (
         {"instruction": TRUE_OR_FALSE, "answer": "false", "input": ""},
         Item(TRUE_OR_FALSE, ("true", "false"), 1),
@@ -100,7 +95,6 @@ UNREADABLE = [
     (json.dumps(SNAIL | {"answer": "1"}), "'1'"),  # counted from 0 or from 1?
     (json.dumps(SNAIL | {"question": " \n"}), "'question'"),
     (json.dumps(SNAIL | {"question": "\ud800"}), "Unicode"),
-    (json.dumps(WINOGRANDE | {"continuation": ""}), "'continuation'"),
     (json.dumps({"question": "q", "answer": "a"}), "'choices'"),
     ("[[]]", r"[]"),
     *((json.dumps(SNAIL | {"choices": choices}), "'choices'") for choices in (["a"], "ab", ["a", ""])),
@@ -123,11 +117,6 @@ def test_a_malformed_item_is_named_by_its_line(tmp_path: Path) -> None:
         read_items(lines(tmp_path / "a.jsonl", SNAIL, SNAIL | {"choices": []}, SNAIL))
 
 
-def test_a_file_does_not_mix_questions_and_contexts(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="two files"):
-        read_items(lines(tmp_path / "items.jsonl", SNAIL, WINOGRANDE))
-
-
 QUESTIONS = ["12", "2020-01-01", "{{7*7}}", "[1, 2]", "plain", "{% raw %}", "None", "0x10", "answer"]
 
 
@@ -147,12 +136,9 @@ def test_requests_that_differ_from_the_items_are_never_sent(folder: Path, tmp_pa
     path = items_file(tmp_path / "items.jsonl")
     evaluation = LocalFiles(items={"mine": str(path)})
     (task,) = evaluation.data(tokenizer_of(folder)).values()
-    task.check_requests()  # type: ignore[attr-defined]
     task.task.set_config("doc_to_text", "question")  # type: ignore[attr-defined]
-    with pytest.raises(RequestError, match="instead of"):
+    with pytest.raises(RequestError, match="other requests"):
         evaluation.measure(forward_of(folder), "acc/mine", task, Mask(N_BLOCKS))
-    with pytest.raises(RequestError, match=r"request 2 .*None .*'b'"):
-        check_equal(["a"], ["a", "b"], "FILE")
 
 
 @pytest.mark.parametrize(
@@ -204,30 +190,6 @@ def test_each_file_can_have_its_own_template(folder: Path, tmp_path: Path) -> No
     ):
         with pytest.raises(InputError, match=re.escape(named)):
             LocalFiles(items={"a": path}, templates=templates)
-
-
-def test_contexts_are_compared_by_their_common_continuation(folder: Path, tmp_path: Path) -> None:
-    path = lines(tmp_path / "schema.jsonl", WINOGRANDE, WINOGRANDE | {"continuation": "is quiet.", "gold": 1})
-    evaluation, tokenizer = LocalFiles(items={"mine": str(path)}), tokenizer_of(folder)
-    (task,) = evaluation.data(tokenizer).values()
-    measured = evaluation.measure(forward_of(folder), "acc/mine", task, Mask(N_BLOCKS))
-    assert measured.metrics.keys() == {"acc/mine", "acc/mine/stderr"}, "contexts are not normalised by length"
-    assert measured.how["metric"] == "acc"
-    hits = []
-    for sample in samples_of(measured.files):
-        assert [pair[1] for pair in sample["arguments"]] == [f" {sample['doc']['continuation']}"] * 2
-        logliks = [answer[0][0] for answer in sample["resps"]]
-        hits.append(logliks.index(max(logliks)) == sample["doc"]["answer"])
-    assert measured.metrics["acc/mine"] == sum(hits) / 2
-    other = lines(
-        tmp_path / "other.jsonl", WINOGRANDE | {"gold": 1}, WINOGRANDE | {"continuation": "is quiet."}
-    )
-    assert task_of(other, tokenizer).sha256 != task.sha256, "the right answer is part of the digest"
-    samples = Items("file", 2, 0, str(path)).draw(tokenizer)
-    ((_, engine, _),) = forward_of(folder).loglikelihoods(samples.rows, [Mask(N_BLOCKS)])
-    first = [answer[0][0] for answer in samples_of(measured.files)[0]["resps"]]
-    assert first == pytest.approx(engine[:2], rel=1e-4)
-    assert overlaps(samples, {"acc/mine": task}) == {"acc/mine": 2}
 
 
 def windows(*texts: tuple[int, ...]) -> Samples:
@@ -384,15 +346,6 @@ def test_a_cell_does_not_go_on_from_a_changed_journal(launch: Command) -> None:
     (cell / "trace.jsonl").write_text("\n".join([first, rest]))
     again = launch("k=1", "algo=one_shot").result()
     assert (again["mask"], again["calibration"]) == (result["mask"], result["calibration"])
-
-
-def test_a_damaged_file_of_samples_is_repaired(tmp_path: Path) -> None:
-    samples = windows((1, 2), (1, 3))
-    path = samples.save(tmp_path)
-    whole = path.read_bytes()
-    for damage in (b"", b"{", b"untouched\n"):
-        path.write_bytes(damage)
-        assert samples.save(tmp_path).read_bytes() == whole
 
 
 FILES = ["arc_easy.jsonl", "arc_challenge.jsonl", "piqa.jsonl", "boolq.jsonl", "commonsense170k_part.json"]

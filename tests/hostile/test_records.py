@@ -18,11 +18,11 @@ from pruning.config.app import build_option, composed, launch_words
 from pruning.config.compose import cell_of, recorded_cell
 from pruning.core.errors import InputError, PruningError
 from pruning.core.records import read_result
-from pruning.core.storage import file_sha256
+from pruning.core.storage import file_sha256, sealed
 from pruning.export.request import of_cell
-from pruning.healing.healed_files import read_record
+from pruning.healing.loop import read_record
 from pruning.launcher.job import Job
-from pruning.routing.router_files import read_router
+from pruning.routing.fitted_router import read_router
 from pruning.runs.cell import NoTracker
 from pruning.study import heal_command
 from tests.conftest import Command
@@ -153,10 +153,9 @@ def test_jobs(config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_routers_and_healings(tmp_path: Path) -> None:
-    settings = {"blocks": None, "target": "margin"}
     record = {
         "sets": {"a": {"n_blocks": 4, "dropped": [1]}, "b": {"n_blocks": 4, "dropped": [2]}},
-        **{"blocks": 1, "template": "{question}", "settings": settings},
+        **{"blocks": 1, "template": "{question}", "target": "margin"},
         "model": {
             "settings": None,
             "revision": "0",
@@ -172,10 +171,10 @@ def test_routers_and_healings(tmp_path: Path) -> None:
     arrays = {f"{part}_{name}": value for part, layers in parts.items() for name, value in layers.items()}
     np.savez(tmp_path / "router.npz", **arrays)
     record |= {"order": ["a", "b"], "head_sha256": file_sha256(tmp_path / "router.npz")}
-    write(tmp_path / "router.json", record)
+    write(tmp_path / "router.json", sealed(record))
     assert read_router(tmp_path)[0].template == "{question}"
     for place, edited, _ in edits(record):
-        write(tmp_path / "router.json", edited)
+        write(tmp_path / "router.json", sealed(edited) if isinstance(edited, dict) else edited)
         refused(lambda: read_router(tmp_path), place, False)
         write(tmp_path / "heal.json", edited)
         refused(lambda: read_record(tmp_path), place, False)

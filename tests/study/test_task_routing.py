@@ -13,7 +13,7 @@ from analysis.report.page import write
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
 from pruning.core.storage import read_json
-from pruning.routing import router_files
+from pruning.routing import fitted_router
 from pruning.routing.set_scores import POLICIES, ItemScores
 from pruning.study import route_command
 from tests.conftest import Command, Ended
@@ -24,7 +24,7 @@ SMALL = ("experiment=tasks", "k=2", "calibration.samples=8", "calibration.heldou
 
 def record_of(ended: Ended) -> tuple[Path, dict[str, Any]]:
     """The one routing study of a results folder: its folder and its record."""
-    (path,) = (ended.results / router_files.FOLDER).glob(f"*/{router_files.RECORD}")
+    (path,) = (ended.results / fitted_router.FOLDER).glob(f"*/{fitted_router.RECORD}")
     return path.parent, read_json(path)
 
 
@@ -33,7 +33,7 @@ def check_record(folder: Path, record: dict[str, Any], results: list[dict[str, A
     found = {Path(result["calibration"]["source"]).stem: result["mask"] for result in results}
     assert record["sets"] == found
     for number, task in enumerate(record["sets"], start=1):
-        scores = ItemScores(**router_files.read_arrays(folder / "scores" / f"{task}-heldout.npz"))
+        scores = ItemScores(**fitted_router.read_arrays(folder / "scores" / f"{task}-heldout.npz"))
         cross = record["cross"][task]
         assert list(cross) == ["dense", *record["sets"]]
         assert scores.sums.shape[0] == len(cross)
@@ -64,13 +64,14 @@ def test_a_folder_of_tasks_gives_sets_a_cross_table_and_a_router(
     for shown in ("after a second wording", "gain over static"):
         assert shown in ended.out
 
-    written = (folder / router_files.RECORD).stat().st_mtime_ns
+    written = (folder / fitted_router.RECORD).stat().st_mtime_ns
     again = launch(*words, calibrated=False)
-    assert (folder / router_files.RECORD).stat().st_mtime_ns == written, "nothing is computed again"
+    assert (folder / fitted_router.RECORD).stat().st_mtime_ns == written, "nothing is computed again"
     assert "gain over static" in again.out
-    other = launch(*words, "router.target=margin", calibrated=False)
+    other = launch(*words, "tasks.target=margin", calibrated=False)
     assert "calibration items under" not in other.err, "another router needs no new scores"
-    assert record_of(other)[1]["router"]["settings"]["target"] == "margin"
+    assert record_of(other)[1]["router"]["target"] == "margin"
+    assert fitted_router.read_router(folder)[0].target == "margin"
     check_command(folder, record, monkeypatch, capfd)
     page = write(ended.results, "tasks", tmp_path / "figures").read_text(encoding="utf-8")
     assert "Sets for tasks" in page
@@ -98,10 +99,10 @@ def test_a_sweep_over_files_of_items_gives_a_set_for_each(launch: Command, tmp_p
     ended = launch("-m", "objective=margin", "calibration=items_file", paths, "k=2")
     assert ended.status == 0, ended.err
     assert {Path(result["calibration"]["source"]).stem for result in ended.all()} == {"animals", "tools"}
-    assert not (ended.results / router_files.FOLDER).exists()
+    assert not (ended.results / fitted_router.FOLDER).exists()
 
 
-def test_sublayers_have_sets_too(launch: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sublayers_have_sets_too(launch: Command, tmp_path: Path) -> None:
     tasks = f"tasks.folder={task_folder(tmp_path / 'tasks')}"
     words = (*SMALL, "unit=sublayer", "tasks.rewording=null", tasks)
     ended = launch(*words, calibrated=False)
@@ -111,13 +112,10 @@ def test_sublayers_have_sets_too(launch: Command, tmp_path: Path, monkeypatch: p
     assert "oracle" not in record
     assert "second wording" not in ended.out
 
-    with monkeypatch.context() as killed:
-        killed.setattr("pruning.study.task_routing.set_scores.summary", None)
-        with pytest.raises(TypeError):
-            launch(*words, "router.target=margin", calibrated=False)
-    assert not (folder / router_files.RECORD).exists(), "it described another router"
-    assert launch(*words, calibrated=False).status == 0
-    assert router_files.read_router(folder)[0].settings.target == "loglikelihood"
+    assert launch(*words, "study=second", calibrated=False).status == 0
+    for study in ("tasks", "second"):
+        assert route_command.folder_of(study, ended.results) == folder
+    assert fitted_router.read_router(folder)[0].blocks == record["router"]["blocks"]
 
 
 @pytest.mark.parametrize(
@@ -131,8 +129,6 @@ def test_sublayers_have_sets_too(launch: Command, tmp_path: Path, monkeypatch: p
         (["tasks.folder={two}", "calibration=commonsense"], "calibration=task_items"),
         (["tasks.folder={two}", "compensation=magnitude"], "compensation=none"),
         (["tasks.folder={two}", "launcher=processes"], "launcher=local"),
-        (["tasks.folder={two}", "router.target=tree"], "router.target 'tree'"),
-        (["tasks.folder={two}", "router.blocks=99"], "router.blocks=99"),
         (["tasks.folder={two}", "calibration.samples=13"], "24 distinct items"),
         ([], "tasks.folder is not set"),
     ],

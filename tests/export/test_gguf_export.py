@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import io
 from pathlib import Path
@@ -15,8 +16,8 @@ import pruning
 from pruning.core.errors import InputError, MismatchError
 from pruning.core.mask import Mask
 from pruning.export import gguf_export, pipeline, request
-from pruning.export.gguf_export import card_of, export_gguf
-from pruning.export.request import Request
+from pruning.export.gguf_export import card_of, check_gguf_target, export_gguf
+from pruning.export.request import Request, is_gguf
 from pruning.models import gguf as cutting
 from pruning.models import kept_models
 from pruning.models.gguf import open_gguf
@@ -196,9 +197,8 @@ def test_a_packaged_model_is_cut_from_its_gguf(tmp_path: Path, monkeypatch: pyte
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "nothing removed": ({"mask": ()}, "0 of 6 blocks"),
     "another model": ({"mask": Mask(7, (1,))}, "7 blocks"),
-    "healed": ({"healed": Path("cell")}, "healing"),
-    "factors": ({"scales": [2.0] * 6}, "compensation"),
-    "maps": ({"repair": Repair({1: 2 * torch.eye(64)})}, "compensation"),
+    "healed": ({"healed": True, "result": {"heal": {}}}, "healing"),
+    "maps": ({"repair": Repair({1: 2 * torch.eye(64)})}, "repair"),
     "in place": ({"out": "tiny.gguf", "force": True}, "is the file that is to be cut"),
 }
 
@@ -225,3 +225,48 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(InputError, match="No space left on device"):
         export_gguf(wanted(path, (1,)))
     assert {p.name for p in tmp_path.iterdir()} == {"tiny.gguf"}
+
+
+@pytest.fixture
+def given(tmp_path: Path) -> Request:
+    """A request for `out.gguf`."""
+    return wanted(gguf_models.write(tmp_path / "tiny.gguf"), (1,), verify=False)
+
+
+def test_the_ending_decides() -> None:
+    assert [is_gguf(Path(name)) for name in ("a.gguf", "a.GGUF", "gguf")] == [True, True, False]
+    assert card_of(Path("x/a.gguf")) == Path("x/a.gguf.md")
+
+
+def test_only_a_cut_of_the_same_file_and_mask_is_replaced(given: Request) -> None:
+    export_gguf(given)
+    first = given.out.read_bytes()
+    export_gguf(given)
+    assert given.out.read_bytes() == first
+    other = dataclasses.replace(given, mask=given.mask.dense.drop(2))
+    with pytest.raises(InputError, match="another mask"):
+        export_gguf(other)
+    assert given.out.read_bytes() == first
+    export_gguf(dataclasses.replace(other, force=True))
+    assert given.out.read_bytes() != first
+    export_gguf(dataclasses.replace(given, force=True))
+    card_of(given.out).write_text("older")
+    export_gguf(given)
+    assert card_of(given.out).read_text() != "older", "the card belongs to the file"
+
+
+def test_foreign_files_stay(tmp_path: Path) -> None:
+    path = gguf_models.write(tmp_path / "tiny.gguf")
+    (tmp_path / "text.gguf").write_text("mine")
+    (tmp_path / "folder.gguf").mkdir()
+    (tmp_path / "new.gguf.md").write_text("mine")
+    before = path.read_bytes()
+    for name, reason in {
+        "tiny.gguf": "is no GGUF file that this command wrote",
+        "text.gguf": "is no GGUF file that this command wrote",
+        "folder.gguf": "is a directory",
+        "new.gguf": "new.gguf.md, where the card goes",
+    }.items():
+        with pytest.raises(InputError, match=reason):
+            check_gguf_target(tmp_path / name, {"mask": 1})
+    assert path.read_bytes() == before

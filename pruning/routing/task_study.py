@@ -1,4 +1,4 @@
-"""The settings of a study of tasks (`tasks`) and of its router (`router`)."""
+"""The settings of a study of tasks (`tasks`)."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pruning.calibration.items import EMBEDDED, check_template
-from pruning.core.errors import InputError, check_known, check_least
-from pruning.core.storage import file_sha256
+from pruning.core.errors import InputError, check_known
 
 TARGETS = ("loglikelihood", "margin")
 ENDINGS = (".jsonl", ".json")
@@ -23,12 +22,15 @@ class TaskStudy:
 
     Each file of items in `folder` is a task; with `embedded`, the items that come with this program are one more.
     `rewording` is a second wording of the prompts; it shows how much of the oracle's gain is chance (None: not done).
+    `target` is what the router predicts: the right answer's "loglikelihood", as in PuDDing, or the "margin" (negated,
+    so that higher is better).
     """
 
     cross: bool = False
     folder: str | None = None
     embedded: bool = True
     rewording: str | None = "Q: {question}\nA:"
+    target: str = "loglikelihood"
 
     @property
     def asked(self) -> bool:
@@ -36,14 +38,15 @@ class TaskStudy:
         return self.cross or self.folder is not None
 
     def check(self) -> None:
-        """Raise InputError if the rewording asks no question."""
+        """Raise InputError if the target is unknown or the rewording asks no question."""
+        check_known("tasks", self, target=TARGETS)
         if self.rewording is not None:
             check_template("tasks.rewording", self.rewording)
 
     def files(self) -> list[Path]:
         """The files of the tasks, sorted, without hidden ones, which macOS writes beside each file.
 
-        Raises InputError unless there are two tasks or more with own names and own contents.
+        Raises InputError unless there are two tasks or more with own names.
         """
         if self.folder is None:
             raise InputError(f"tasks.folder is not set, and at least two tasks are needed: {NEEDED}.")
@@ -59,31 +62,7 @@ class TaskStudy:
                 f"tasks.folder={self.folder} holds one task, {files[0].name}, and at least two are needed: add a "
                 "file, or give tasks.embedded=true."
             )
-        names, known = [EMBEDDED] if self.embedded else [], dict[str, Path]()
-        for path in files:
-            if path.stem in names:
-                raise InputError(f"two tasks are named '{path.stem}': give their files different names.")
-            names.append(path.stem)
-            if (other := known.setdefault(file_sha256(path), path)) != path:
-                raise InputError(
-                    f"tasks.folder={self.folder}: {other.name} and {path.name} have the same items: remove one."
-                )
+        names = [*([EMBEDDED] if self.embedded else []), *(path.stem for path in files)]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise InputError(f"two tasks are named '{twice[0]}': give their files different names.")
         return files
-
-
-@dataclass
-class RouterSettings:
-    """What a router reads of a prompt, and what it predicts.
-
-    It reads the hidden states of the model itself after its first `blocks` blocks (None: as many as no set drops, at
-    most a quarter of all). `target` is what it predicts: the right answer's "loglikelihood", as in PuDDing, or the
-    "margin" (negated, so that higher is better).
-    """
-
-    blocks: int | None = None
-    target: str = "loglikelihood"
-
-    def check(self) -> None:
-        """Raise InputError if the target is unknown or a number is too small."""
-        check_known("router", self, target=TARGETS)
-        check_least("router", self, blocks=0)

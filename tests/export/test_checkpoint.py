@@ -1,0 +1,205 @@
+"""Cut a checkpoint's files, and find errors of an export."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from pruning.core.errors import InputError, MismatchError, UnskippableError
+from pruning.core.mask import Mask
+from pruning.export import checkpoint, verify
+from pruning.export.checkpoint import Checkpoint, TensorPlan, block_prefix, write_shards
+from pruning.export.pipeline import export
+from pruning.models.handle import Model
+from tests.helpers.architectures import N_BLOCKS, build
+from tests.helpers.exports import saved, wanted
+
+KB = 1000
+
+
+def names(prefix: str, count: int = 4) -> list[str]:
+    return [f"{prefix}.{i}.mlp.weight" for i in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("stored", "path", "prefix"),
+    [
+        (names("model.layers"), "model.layers", "model.layers"),
+        (names("h"), "transformer.h", "h"),
+        ([*names("model.layers"), *names("model.layers.0.experts")], "model.layers", "model.layers"),
+        (
+            [*names("language_model.model.layers"), *names("vision_tower.encoder.layers", 9)],
+            "model.language_model.layers",
+            "language_model.model.layers",
+        ),
+        ([*names("model.layers", 6)], "model.layers", "model.layers"),  # further heads follow the blocks
+    ],
+    ids=["plain", "shorter", "experts", "vision", "heads"],
+)
+def test_blocks_are_found_in_a_checkpoints_names(stored: list[str], path: str, prefix: str) -> None:
+    assert block_prefix(stored, path, 4) == prefix
+
+
+def test_a_checkpoint_without_these_blocks_is_refused() -> None:
+    with pytest.raises(UnskippableError, match=r"no names like model\.layers\.0\. number all of them"):
+        block_prefix(names("model.layers", 3), "model.layers", 4)
+    with pytest.raises(UnskippableError, match="several prefixes fit"):
+        block_prefix([*names("a.layers"), *names("b.layers")], "c.layers", 4)
+
+
+def plan(dtype: torch.dtype = torch.float32, keep: tuple[str, ...] = ()) -> TensorPlan:
+    return TensorPlan(Mask(4, (0, 2)), "model.layers", dtype, keep)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("model.embed.weight", "model.embed.weight"),
+        ("model.layers.0.mlp.weight", None),
+        ("model.layers.1.mlp.weight", "model.layers.0.mlp.weight"),
+        ("model.layers.3.experts.1.w", "model.layers.1.experts.1.w"),
+        ("model.layers.4.head.weight", "model.layers.2.head.weight"),
+        ("other.layers.0.weight", "other.layers.0.weight"),
+    ],
+)
+def test_blocks_are_renumbered(old: str, new: str | None) -> None:
+    assert plan().rename(old) == new
+
+
+def test_precision_is_that_of_the_export_unless_the_model_keeps_another() -> None:
+    rule = plan(torch.bfloat16, keep=("router",))
+    assert rule.precision("model.layers.1.mlp.weight", torch.float32) == torch.bfloat16
+    assert rule.precision("model.layers.1.router.weight", torch.float32) == torch.float32
+    assert rule.precision("model.layers.1.my_router.weight", torch.float32) == torch.bfloat16
+    assert rule.precision("model.position_ids", torch.int64) == torch.int64
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A checkpoint of 100 tensors of 4 kB in five files: four blocks of 24 tensors each, and 4 other tensors."""
+    generator = torch.Generator().manual_seed(0)
+    in_blocks = [f"model.layers.{i}.part{j}.weight" for i in range(4) for j in range(24)]
+    every = ["a.weight", "b.weight", *in_blocks, "y.weight", "z.weight"]
+    tensors = {name: torch.randn(1000, generator=generator) for name in every}
+    where = {
+        name: f"model-{number // 20 + 1:05d}-of-00005.safetensors" for number, name in enumerate(tensors)
+    }
+    for file in sorted(set(where.values())):
+        save_file({name: tensors[name] for name in tensors if where[name] == file}, tmp_path / file)
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
+    return tmp_path
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shard", [8, 40, 400])
+def test_a_checkpoint_is_written_in_files_of_at_most_a_size(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shard: int, dtype: torch.dtype
+) -> None:
+    tensors, out = Checkpoint(folder), tmp_path / "out"
+    out.mkdir()
+    monkeypatch.setattr(checkpoint, "LARGEST", f"{shard}KB")
+    write_shards(tensors, plan(dtype), out)
+    written: dict[str, Tensor] = {}
+    for path in out.glob("*.safetensors"):
+        assert (
+            path.stat().st_mode & 0o044
+            == folder.joinpath("model.safetensors.index.json").stat().st_mode & 0o044
+        )
+        part = load_file(path)
+        assert sum(t.nbytes for t in part.values()) <= shard * KB
+        written |= part
+    assert len(written) == 52
+    for old in tensors.shapes():
+        if (new := plan().rename(old)) is not None:
+            assert torch.equal(written[new], tensors.read(old).to(dtype))
+    if shard == 8:
+        index = json.loads((out / "model.safetensors.index.json").read_text())
+        assert index["metadata"]["total_size"] == 52 * 1000 * dtype.itemsize
+        files = {name: load_file(out / file) for name, file in index["weight_map"].items()}
+        assert all(name in tensors for name, tensors in files.items())
+
+
+def test_a_checkpoint_that_lacks_a_file_is_refused(folder: Path) -> None:
+    (folder / "model-00002-of-00005.safetensors").unlink()
+    with pytest.raises(InputError, match="1 of 5 weight files are missing, for example model-00002-of-00005"):
+        Checkpoint(folder)
+
+
+MASK = Mask(N_BLOCKS, (1, 4))
+Exported = tuple[Model, Path, verify.Expected]
+
+
+@pytest.fixture
+def exported(tmp_path: Path) -> Exported:
+    """Settings, an export, and its required output."""
+    request = wanted(saved("qwen3", tmp_path)[1], MASK, verify=False)
+    export(request)
+    model = verify.load_rounded(request.model, lambda _, dtype: dtype)
+    return request.model, request.out, verify.expected(model, MASK)
+
+
+def test_an_export_passes(exported: Exported) -> None:
+    settings, folder, goal = exported
+    proof = verify.compare_export(folder, goal, settings)
+    assert proof.startswith("reloaded: logits of 64 tokens are equal bit for bit")
+    assert f"{verify.NEW_TOKENS} tokens generated" in proof
+    record = json.loads((folder / "depth_pruning.json").read_text())
+    tensors = load_file(folder / "model.safetensors")
+    assert record["sizes"]["bytes"] == sum(tensor.nbytes for tensor in tensors.values())
+    assert record["mask"] == MASK.to_json()
+
+
+def one_bit(tensors: dict[str, torch.Tensor]) -> None:
+    weight = tensors["model.layers.3.mlp.down_proj.weight"]
+    weight[0, 0] = torch.nextafter(weight[0, 0], torch.tensor(10.0))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (one_bit, r"differ .* by \d(\.\d+)?e-\d+ at most, .*\(100%"),
+        (lambda tensors: tensors.pop("model.layers.2.mlp.up_proj.weight"), r"model.layers.2.mlp.up_proj"),
+    ],
+)
+def test_changed_and_missing_weights_are_found(
+    exported: Exported, change: Callable[[Any], Any], message: str
+) -> None:
+    settings, folder, goal = exported
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(MismatchError, match=message):
+        verify.compare_export(folder, goal, settings)
+
+
+def test_a_cache_that_changes_the_answer_is_found(
+    exported: Exported, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, folder, goal = exported
+    generate = verify._generate
+    monkeypatch.setattr(
+        verify, "_generate", lambda model, ids, cached: generate(model, ids[:, int(cached) :], cached)
+    )
+    with pytest.raises(MismatchError, match=r"generated token \d is \d+ with the cache and \d+ without"):
+        verify.compare_export(folder, goal, settings)
+
+
+def test_weights_are_compared_as_they_are_written(tmp_path: Path) -> None:
+    settings = wanted(saved("qwen3", tmp_path)[1], MASK, dtype="bfloat16").model
+    state = verify.load_rounded(settings, lambda *_: torch.bfloat16).state_dict()
+    assert {tensor.dtype for tensor in state.values()} == {torch.float32}
+    assert all(torch.equal(tensor, tensor.bfloat16().float()) for tensor in state.values())
+
+
+@pytest.mark.parametrize(("window", "context", "length"), [(100, 8192, 108), (100, 50, 50), (4096, 8192, 64)])
+def test_ids_are_longer_than_a_sliding_window(window: int, context: int, length: int) -> None:
+    model = build("mistral")
+    model.config.sliding_window, model.config.max_position_embeddings = window, context
+    assert verify._ids(model).shape == (1, length)
