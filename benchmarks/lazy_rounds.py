@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pruning.algo.greedy import Greedy
+from pruning.algo.stepwise import Greedy
 from pruning.calibration.text import Text
 from pruning.core import storage
 from pruning.core.mask import Space
@@ -23,7 +23,7 @@ from pruning.engine.forward import Forward
 from pruning.models.handle import Model
 from pruning.models.placement import LanguageModel
 from pruning.objective import Calibrated
-from pruning.objective.perplexity import Perplexity
+from pruning.objective.likelihood import Perplexity
 from pruning.search.driver import Problem, solve
 from pruning.search.journal import Journal, KnownScores
 

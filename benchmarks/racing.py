@@ -24,14 +24,14 @@ from typing import Any
 import numpy as np
 
 from benchmarks.run import SMOLLM2, smollm2
-from pruning.algo.greedy import Greedy
+from pruning.algo.stepwise import Greedy
 from pruning.calibration.text import Text
 from pruning.core import storage
 from pruning.core.mask import Mask, Space
 from pruning.core.scoring import Estimate, Racing
 from pruning.engine.forward import Forward
 from pruning.objective import Loss
-from pruning.objective.perplexity import Perplexity
+from pruning.objective.likelihood import Perplexity
 from pruning.search.driver import Problem, solve
 from pruning.search.journal import Journal, KnownScores
 

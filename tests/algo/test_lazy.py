@@ -8,9 +8,8 @@ import pytest
 from scipy import stats
 
 from pruning.algo import Algo, Ask, Rise
-from pruning.algo.beam import Beam
-from pruning.algo.greedy import Greedy
-from pruning.algo.lazy import FIRST, Lazy
+from pruning.algo.lazy import FIRST, Rounds
+from pruning.algo.stepwise import Beam, Greedy
 from pruning.core.mask import Mask, Space
 from tests.helpers.searches import LossOf, drive, pairwise
 from tests.helpers.spaces import sublayer_space
@@ -80,13 +79,13 @@ def test_requests_name_what_is_known_and_what_is_left() -> None:
 
 
 def test_the_bound_is_the_one_of_the_formula() -> None:
-    lazy = Lazy(0.1, 5, _squares=0.5, _freedom=7)
+    lazy = Rounds(0.1, 5, _squares=0.5, _freedom=7)
     errors = [0.1, 0.3, 0.2]
     squares = 0.5 + 0.02
     quantile = stats.t.isf(0.1 / (4 * 6), 9)
     expected = 0.2 - quantile * (squares / 9 * (1 + 1 / 3)) ** 0.5
     assert lazy._least_error(errors, 6) == pytest.approx(expected)
-    assert Lazy(0.1, 5)._least_error([0.1], 6) == float("-inf")
+    assert Rounds(0.1, 5)._least_error([0.1], 6) == float("-inf")
 
 
 BUDGET = sublayer_space(12, 0.2, None, (1, 3) * 12)
@@ -106,7 +105,7 @@ def test_on_a_budget_a_lazy_search_saves_losses_and_keeps_the_mask(kind: type, s
 
 
 def test_rises_per_cost_need_no_smaller_loss_to_be_chosen() -> None:
-    search = Lazy(0.05, 3)
+    search = Rounds(0.05, 3)
     dense = Mask(4, (), "sublayer")
     search.know(dense, 2.0)
     parts = {dense.drop(unit): dense for unit in range(8)}

@@ -15,7 +15,7 @@ from pruning.core.mask import Space
 from pruning.engine.forward import Forward
 from pruning.models.handle import LanguageModel, ModelInfo
 from pruning.objective import Calibrated
-from pruning.objective.perplexity import Perplexity
+from pruning.objective.likelihood import Perplexity
 from tests.helpers.architectures import tiny_llama
 from tests.helpers.searches import configured, solved
 

@@ -103,4 +103,4 @@ def test_a_copy_of_an_objective_must_have_another_name(project: Path) -> None:
     folder = project / "pruning" / "objective"
     shutil.copy(folder / "margin.py", folder / "mine.py")
     ran = compose(project, "objective=margin")
-    assert "pruning.objective.margin and pruning.objective.mine both define a class Margin" in ran.stderr
+    assert "pruning.objective.likelihood and pruning.objective.mine both define a class Margin" in ran.stderr

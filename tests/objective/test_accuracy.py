@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pruning.core.scoring import Score
-from pruning.objective.accuracy import TIE_BREAK, Accuracy, miss
+from pruning.objective.likelihood import TIE_BREAK, Accuracy, miss
 from pruning.search.decide import compare
 from tests.helpers.objectives import MASKS, bound, model, samples, scores
 from tests.helpers.rows import plain

@@ -8,9 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pruning.objective.answer import Answer
-from pruning.objective.choice import Choice, surprise
-from pruning.objective.perplexity import Perplexity
+from pruning.objective.likelihood import Answer, Choice, Perplexity, surprise
 from tests.helpers.objectives import MASKS, bound, model, samples, scores
 from tests.helpers.rows import plain
 

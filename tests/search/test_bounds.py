@@ -11,10 +11,7 @@ import numpy as np
 import pytest
 
 from pruning.algo import Algo, Ask, Found, Proposals
-from pruning.algo.beam import Beam
-from pruning.algo.greedy import Greedy
-from pruning.algo.local_search import LocalSearch
-from pruning.algo.one_shot import OneShot
+from pruning.algo.stepwise import Beam, Greedy, LocalSearch, OneShot
 from pruning.core import scoring
 from pruning.core.errors import LossError
 from pruning.core.mask import Mask, Space

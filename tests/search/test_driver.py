@@ -12,12 +12,9 @@ import numpy as np
 import pytest
 
 from pruning.algo import Algo, Ask, Found, Known, Proposals
-from pruning.algo.beam import Beam
-from pruning.algo.cbo_hessian import CboHessian
-from pruning.algo.exhaustive import Exhaustive
-from pruning.algo.greedy import Greedy
-from pruning.algo.one_shot import OneShot
-from pruning.algo.random import Random
+from pruning.algo.cbo import CboHessian
+from pruning.algo.enumerated import Exhaustive, Random
+from pruning.algo.stepwise import Beam, Greedy, OneShot
 from pruning.core.errors import InputError, LossError
 from pruning.core.mask import Mask, Space
 from pruning.core.scoring import Score

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 
 from pruning.algo import Algo, Ask, Found, Gates, Proposals
-from pruning.algo.beam import Beam
-from pruning.algo.greedy import Greedy
+from pruning.algo.stepwise import Beam, Greedy
 from pruning.core.errors import DamagedError, LossError
 from pruning.core.mask import Mask, Space
 from pruning.objective import Loss

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from pruning.algo import Ask, Rise
-from pruning.algo.beam import Beam
-from pruning.algo.greedy import Greedy
+from pruning.algo.stepwise import Beam, Greedy
 from pruning.core.mask import Mask
 from pruning.core.scoring import Estimate, Score
 from pruning.search.decide import Decider, FloatLoss, NearTies, Racing, Rising, Settler
