@@ -44,7 +44,7 @@ from pruning.core.scoring import Estimate, Score
 from pruning.core.units import MEBIBYTE
 from pruning.evaluation import digests_of
 from pruning.runs.cell import Cell
-from pruning.search.journal import Store
+from pruning.search.journal import Store, claim
 from pruning.study import text_tables
 from pruning.study.grid import note_study
 
@@ -223,9 +223,8 @@ def _cpu(work: Callable[[], object]) -> float:
 
 def _store(folder: Path) -> Store:
     estimate = Estimate((1.0,) * TERMS, (0,) * TERMS)
-    store = Store(folder, "key", "own", N_BLOCKS, estimate=estimate)
-    store.claim()
-    return store
+    claim(folder, "key", "own")
+    return Store(folder, "key", "own", N_BLOCKS, estimate=estimate)
 
 
 # The files of a large study, written without computing anything: finished cells, and journals full of scores.

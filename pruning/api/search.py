@@ -32,7 +32,7 @@ from pruning.runs.measurements import Progress
 from pruning.search import driver
 from pruning.search.decide import FloatLoss, certainty
 from pruning.search.driver import Problem, solve
-from pruning.search.journal import Journal, KnownScores
+from pruning.search.journal import Journal
 
 
 @exclusive
@@ -82,7 +82,7 @@ def search_mask(
     removal.check()
     sizes = None if removal.counted else find_chain(model.module, removal.mask_unit).sizes()
     space = removal.space(model.n_blocks, sizes)
-    chosen_algo.evaluations(space)  # raises OutOfReachError if the search needs too many evaluations
+    most = chosen_algo.evaluations(space)  # raises OutOfReachError if the search needs too many evaluations
     asked = objective if isinstance(objective, str) else chosen_objective
     drawn = draw_samples(model, calibration, asked, samples=samples, length=length, seed=seed)
     if drawn.kind not in kinds_for(needs := chosen_objective.needs):
@@ -101,11 +101,11 @@ def search_mask(
         FloatLoss(losses.in_float32, Journal(None, space.n_blocks, space.unit)) if losses.in_half else None
     )
     problem = Problem(chosen_algo, space, seed, race, ties, max_evaluations)
-    most = driver.evaluations(chosen_algo, space, max_evaluations)
+    most = min(most, max_evaluations or most)
     title = f"{model.name} {type(chosen_algo).__name__}"
     try:
         with Progress(title, most, hidden=not progress, unit=space.unit) as bar:
-            solution = solve(problem, losses, KnownScores(journal), bar.update, single)
+            solution = solve(problem, losses, journal, bar.update, single)
     finally:
         losses.forward.release()
     score = solution.score

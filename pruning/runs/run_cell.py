@@ -47,7 +47,7 @@ from pruning.runs.loaded_cell import cell_space, forward_of, model_of
 from pruning.runs.measurements import Progress, check_repair, digests, evaluate_mask, new_repair, reevaluate
 from pruning.search.decide import FloatLoss
 from pruning.search.driver import Problem, Solution, solve
-from pruning.search.journal import Journal, KnownScores, Store
+from pruning.search.journal import Journal, Store, claim
 
 
 def run(prepared: Prepared) -> DoneResult:
@@ -110,15 +110,16 @@ def _run(prepared: Prepared, note: Note) -> DoneResult:
     space = cell_space(cell, model)
     check_repair(prepared, forward, space.unit)
     key = score_key(prepared, model.info, space.unit)
-    store = Store(cell.results, key, cell.key, space.n_blocks, cell.share, space.unit)
-    store.claim()  # raises ForeignError if the cell's journal belongs to other samples or weights
+    claim(
+        cell.results, key, cell.key
+    )  # raises ForeignError if its journal belongs to other samples or weights
     scales = None
     if isinstance(cell.compensation, Magnitude):
         scales = magnitudes(forward, samples.rows, space.unit)
     searched = forward.with_scales(scales if cell.compensation.search else None)
     losses = Calibrated(cell.objective, searched, samples)
     try:
-        solution, cost, ledger = _search(cell, space, losses, store, note)
+        solution, cost, ledger = _search(cell, space, losses, key, note)
     finally:
         searched.release()
     mask = solution.score.mask
@@ -159,7 +160,7 @@ def score_key(prepared: Prepared, info: ModelInfo, unit: str = "block") -> str:
 
 
 def _search(
-    cell: Cell, space: Space, losses: Calibrated, store: Store, note: Note
+    cell: Cell, space: Space, losses: Calibrated, key: str, note: Note
 ) -> tuple[Solution, Cost, CostLedger]:
     """Run the search with a progress bar. Returns the solution, the cost, and the ledger, which is still open.
 
@@ -168,10 +169,12 @@ def _search(
     estimate = losses.whole.estimate
 
     def journal(name: str) -> Journal:
-        return Journal.open(cell.folder / name, space.n_blocks, estimate, space.unit)
+        opened = Journal.open(cell.folder / name, space.n_blocks, estimate, space.unit)
+        if cell.share:
+            opened.others = Store(cell.results, key, cell.key, space.n_blocks, space.unit, estimate, name)
+        return opened
 
-    own, bounds = journal(scoring.NAME), journal(scoring.BOUNDS)
-    known = KnownScores(own, store.of(scoring.NAME, estimate), bounds, store.of(scoring.BOUNDS, estimate))
+    own = journal(scoring.NAME)
     single = FloatLoss(losses.in_float32, journal(scoring.FLOAT32)) if losses.in_half else None
     problem = Problem(cell.algo, space, cell.seed, cell.racing, cell.near_ties, cell.max_evaluations)
     with Progress(cell.title, cell.evaluations(space), known=len(own.scores), unit=space.unit) as progress:
@@ -182,7 +185,8 @@ def _search(
             note(evaluations, best)
             ledger.save()
 
-        return solve(problem, losses, known, watch, single), ledger.total(), ledger
+        solution = solve(problem, losses, own, watch, single, journal(scoring.BOUNDS))
+        return solution, ledger.total(), ledger
 
 
 def _calibration_record(prepared: Prepared, solution: Solution, estimate: Estimate) -> CalibrationRecord:

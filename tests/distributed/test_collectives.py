@@ -19,7 +19,7 @@ from pruning.objective import Calibrated, Objective
 from pruning.objective.likelihood import Margin, Perplexity
 from pruning.search.decide import Racing
 from pruning.search.driver import Problem, solve
-from pruning.search.journal import Journal, KnownScores, Store
+from pruning.search.journal import Journal, Store
 from tests.helpers.architectures import N_BLOCKS, build
 from tests.helpers.processes import meet, started
 from tests.helpers.rows import item_rows, language_model, text_rows
@@ -36,11 +36,10 @@ def search(folder: Path, kind: type[Forward] = Forward) -> None:
         place = folder / name
         place.mkdir(parents=True, exist_ok=True)
         forward = kind(language_model(build("llama")), batch_tokens=30)
-        known = KnownScores(
-            Journal.open(place / "trace.jsonl", N_BLOCKS), Store(place, "key", "cell", N_BLOCKS)
-        )
+        own = Journal.open(place / "trace.jsonl", N_BLOCKS)
+        own.others = Store(place, "key", "cell", N_BLOCKS)
         problem = Problem(Greedy(), Space(N_BLOCKS, 3), 0, Racing())
-        solution = solve(problem, Calibrated(objective, forward, samples), known, lambda *_: None)
+        solution = solve(problem, Calibrated(objective, forward, samples), own, lambda *_: None)
         dropped = json.dumps(solution.score.mask.dropped)
         (place / f"mask{collectives.rank()}.json").write_text(dropped)
 

@@ -25,7 +25,7 @@ from pruning.objective import Loss, Scored
 from pruning.search import driver
 from pruning.search.decide import Racing
 from pruning.search.driver import Problem, Solution, solve
-from pruning.search.journal import Journal, KnownScores, Losses, Store, Watch
+from pruning.search.journal import Journal, Losses, Store, Watch, claim
 
 LossOf = Callable[[Mask], float]
 
@@ -216,10 +216,10 @@ def solved(
 ) -> tuple[Solution, Journal]:
     """Run a search with the journals of a cell and the store of a results folder."""
     (folder / cell).mkdir(parents=True, exist_ok=True)
-    store = Store(folder, "key", cell, space.n_blocks, share, space.unit)
-    store.claim()
+    claim(folder, "key", cell)
     names = (scoring.NAME, scoring.BOUNDS)
     scores, bounds = (Journal.open(folder / cell / n, space.n_blocks, unit=space.unit) for n in names)
-    known = KnownScores(scores, store, bounds, store.of(scoring.BOUNDS))
+    for name, own in zip(names, (scores, bounds), strict=True) if share else ():
+        own.others = Store(folder, "key", cell, space.n_blocks, space.unit, name=name)
     problem = Problem(algo, space, seed, racing or Racing(), max_evaluations=most)
-    return solve(problem, losses, known, watch), scores
+    return solve(problem, losses, scores, watch, bounds=bounds), scores

@@ -18,7 +18,7 @@ from pruning.core.mask import Mask, Space
 from pruning.core.scoring import NearTies, Racing, deciding_settings
 from pruning.search.decide import SLACK, FloatLoss, looks_of
 from pruning.search.driver import Problem, Solution, solve
-from pruning.search.journal import Journal, KnownScores
+from pruning.search.journal import Journal
 from tests.helpers.searches import TermLosses, solved
 from tests.helpers.spaces import sublayer_space
 
@@ -299,8 +299,7 @@ class Ties:
         exact = TermLosses(lambda mask: np.full(S, (self.single | {-1: 0.5}).get(block(mask), 4.0)), S)
         problem = Problem(Greedy(), Space(N, 1), 0, Racing(), NearTies())
         floats = FloatLoss(lambda: exact.whole, Journal(None, N))
-        known = KnownScores(Journal(None, N))
-        return solve(problem, TermLosses(rounded, S, bound), known, lambda *_: None, floats)
+        return solve(problem, TermLosses(rounded, S, bound), Journal(None, N), lambda *_: None, floats)
 
 
 def test_near_ties_of_the_first_choice_are_settled_although_rounding_is_not_measured_yet() -> None:

@@ -15,7 +15,7 @@ from pruning.core.mask import Mask
 from pruning.core.scoring import Score
 from pruning.core.storage import append_line
 from pruning.search import journal as journal_module
-from pruning.search.journal import Journal, Store
+from pruning.search.journal import Journal, Store, claim
 
 N = 8
 finite = st.floats(allow_nan=False, allow_infinity=False)
@@ -25,9 +25,9 @@ def score(*dropped: int, loss: float = 1.5, seconds: float = 0.25) -> Score:
     return Score(Mask(N, dropped), loss, (loss - 0.5, loss + 0.5), seconds)
 
 
-def cell(results: Path, name: str, key: str = "key", share: bool = True) -> tuple[Journal, Store]:
-    store = Store(results, key, name, N, share)
-    store.claim()
+def cell(results: Path, name: str, key: str = "key") -> tuple[Journal, Store]:
+    store = Store(results, key, name, N)
+    claim(results, key, name)
     (results / name).mkdir(exist_ok=True)
     return Journal.open(results / name / "trace.jsonl", N), store
 
@@ -113,13 +113,11 @@ def test_a_store_shares_between_cells_of_one_key_and_marks_what_is_not_paid(tmp_
     assert not store.find([Mask(N, (2,))]), "a cell's own journal is not read through the store"
 
 
-def test_a_store_does_not_share_across_keys_or_if_sharing_is_off(tmp_path: Path) -> None:
+def test_a_store_does_not_share_across_keys(tmp_path: Path) -> None:
     journal, _ = cell(tmp_path, "a")
     _, foreign = cell(tmp_path, "b", key="other")
-    _, alone = cell(tmp_path, "c", share=False)
     journal.add(score(2))
     assert not foreign.find([Mask(N, (2,))])
-    assert not alone.find([Mask(N, (2,))])
 
 
 def test_a_store_reads_appended_scores_and_cells_that_come_later(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pruning.core.mask import Mask
 from pruning.core.scoring import Score
-from pruning.search.journal import Journal, Store
+from pruning.search.journal import Journal, Store, claim
 
 N_BLOCKS = 40  # three of them can be removed in 9,880 ways, more than the processes can score
 
@@ -27,7 +27,7 @@ def work(results: Path, cell: str, seed: int) -> None:
         Journal.open(results / cell / "trace.jsonl", N_BLOCKS),
         Store(results, "key", cell, N_BLOCKS),
     )
-    store.claim()
+    claim(results, "key", cell)
     rng = random.Random(seed)
     while True:
         mask = Mask(N_BLOCKS, tuple(rng.sample(range(N_BLOCKS), 3)))
