@@ -70,10 +70,7 @@ class Cbo:
         return Found(known.best(space), f"the {len(best)} least energies {how} were scored")
 
     def evaluations(self, space: Space) -> int:
-        """N if k = 1; N + N (N - 1) / 2 if k = 2, and the rescored sets and the one-shot set if k > 2.
-
-        On a budget, the dense model is added.
-        """
+        """N if k = 1; N + N (N - 1) / 2 if k = 2, and the rescored sets and the one-shot set if k > 2."""
         units = len(space.fitting())
         pairs = units * (units - 1) // 2 if space.k > 1 else 0
         last = self.rescore + 1 if self.rescore and space.k > 2 else 0

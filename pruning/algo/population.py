@@ -179,10 +179,7 @@ class Evolution:
         return round(space.k * (len(space.fitting()) - space.k) / 1.5)
 
     def evaluations(self, space: Space) -> int:
-        """N single removals, the initial sets, and offspring + survivors per generation.
-
-        The number is at most N + (size of the space) * (number of stages).
-        """
+        """N single removals, the initial sets, and offspring + survivors per generation."""
         start = min(self.initial, space.size) + 2
         bred = self._generations(space) * (self.offspring + sum(self.survivors))
         return _moves.n_singles(space) + min(start + bred, space.size * (1 + len(self.samples)))

@@ -85,10 +85,7 @@ class Greedy:
         return Found(best, _done(space))
 
     def evaluations(self, space: Space) -> int:
-        """N + (N - 1) + ..., one term for each of the k rounds.
-
-        On a budget, the dense model is added, and over sub-layers an upper bound for the path of whole blocks.
-        """
+        """N + (N - 1) + ..., one term per round; on a budget, also the dense model and the path of whole blocks."""
         units = len(space.fitting())
         more = 1 + evaluations_by_blocks(space) if _per_cost(space, self.rank) else 0
         return sum(units - done for done in range(space.k)) + more
@@ -141,10 +138,7 @@ class Beam:
         return Found(known.best(space), _done(space))
 
     def evaluations(self, space: Space) -> int:
-        """The sum over set sizes of min(width, number of sets of that size) * (number of units left).
-
-        On a budget, the dense model is added.
-        """
+        """The sum over set sizes of min(width, number of sets of that size) * (number of units left)."""
         units, dense = len(space.fitting()), _per_cost(space, self.rank)
         return dense + sum(min(self.width, math.comb(units, n)) * (units - n) for n in range(space.k))
 
@@ -161,10 +155,7 @@ class LocalSearch:
     """
 
     def propose(self, space: Space, rng: np.random.Generator) -> Proposals:  # noqa: ARG002
-        """Ask for one batch of single removals, one per round of greedy, and one per round of swaps.
-
-        If the loss of a mask is infinite, a race or a bound has ruled the mask out, so the search never needs it.
-        """
+        """Ask for one batch of single removals, one per round of greedy, and one per round of swaps."""
         known = Known()
         yield from known.ask((yield from self._starts(space, known)), best=1)
         best, previous = known.best(space), None
@@ -189,10 +180,7 @@ class LocalSearch:
         return [one_shot(space, np.array(first))]
 
     def evaluations(self, space: Space) -> int:
-        """Greedy's masks with fewer than k removals, plus the whole space, because the number of swaps is unknown.
-
-        On a budget, masks of k removals count as well, and the dense model.
-        """
+        """The masks of greedy's rounds, plus the whole space, because the number of swaps is unknown."""
         units, budget = len(space.fitting()), space.budget is not None
         blocks = evaluations_by_blocks(space) if budget else 0
         return blocks + budget + sum(units - done for done in range(space.k - 1 + budget)) + space.size

@@ -130,7 +130,7 @@ class Forward:
     bounds: bool = False
     # What is kept between requests:
     beginnings: Beginnings = field(default_factory=Beginnings)
-    ends: Ends = field(default_factory=Ends)
+    ends: Ends | None = None
     parts: dict[tuple[Row, ...], PartialHead | None] = field(default_factory=dict)
     memory_budget: MemoryBudget = field(init=False, repr=False)
     # At a batch's targets, on the CPU: the dense model's states, and the logarithms of its sums over the vocabulary.
@@ -161,7 +161,7 @@ class Forward:
         """The same forward passes with other factors for dropped units. Batches, caches and the cost are shared."""
         view = copy.copy(self)
         if scales != self.scales:
-            view.scales, view.beginnings, view.ends = scales, Beginnings(), Ends()
+            view.scales, view.beginnings, view.ends = scales, Beginnings(), None
         return view
 
     def watched(self, watch: Callable[[int, int], None]) -> Forward:
@@ -178,7 +178,7 @@ class Forward:
     def release(self) -> None:
         """Free the memory of states and weights that are kept for a search."""
         self.beginnings.clear()
-        self.ends.drop()
+        self.ends = None
         self.parts.clear()
 
     @property
@@ -240,18 +240,18 @@ class Forward:
         branches = self._walk(batch, masks, share, wanted)
         numbers = [number for _, (number,) in branches]
         states: list[StatesAt] = [partial(_at, batch, hidden) for hidden, _ in branches]
-        if self.ends.open:
+        if self.ends is not None and self.ends.masks is None:
             ends = self.ends.states.setdefault(batch, {})
             ends.update((masks[number], state(ALL)) for number, state in zip(numbers, states, strict=True))
             states = [ends[masks[number]].__getitem__ for number in numbers]
         yield from zip(numbers, self._values(batch, states, readout, dense), strict=True)
 
     def read_ends(
-        self, batch: Batch, masks: Sequence[Mask], readout: Readout, share: float
+        self, batch: Batch, masks: Sequence[Mask], readout: Readout, ends: Ends, share: float
     ) -> Iterator[tuple[int, Array]]:
         """As `read`, from states that are kept."""
         dense = self._dense_state(batch, masks[0].n_blocks, share) if readout.compares else None
-        states = [self.ends.states[batch][mask].__getitem__ for mask in masks]
+        states = [ends.states[batch][mask].__getitem__ for mask in masks]
         yield from enumerate(self._values(batch, states, readout, dense))
 
     def _walk(
@@ -332,7 +332,7 @@ class WalkRequest:
     def run(self, masks: Iterable[Mask]) -> Iterator[tuple[Mask, list[float], float]]:
         """Yield each mask, in any order, with each row's sum and the average seconds per mask."""
         forward, masks = self.forward, list(masks)
-        if forward.ends.masks and self.readout.part is None:
+        if self.readout.part is None:
             given = list(self._from_ends(masks))
             yield from given
             masks = [mask for mask in masks if mask not in {done for done, *_ in given}]
@@ -351,7 +351,7 @@ class WalkRequest:
             # If a rank runs out of memory, all ranks retry; otherwise their next chunks would differ.
             if failed is not None:
                 forward.beginnings.clear()
-                forward.ends.drop()
+                forward.ends = None
                 forward.memory_budget.shrink(failed, len(chunk))
                 plan = None
                 continue
@@ -366,7 +366,8 @@ class WalkRequest:
         budget, beginnings = self.forward.memory_budget, self.forward.beginnings
         self.forward.batches(self.rows)
         sizes = budget.sizes(self.rows, self.readout, masks[0], beginnings.nbytes())
-        sizes = replace(sizes, room=max(0.0, sizes.room - self.forward.ends.reserved))
+        if self.forward.ends is not None:
+            sizes = replace(sizes, room=max(0.0, sizes.room - self.forward.ends.reserved))
         batches = collectives.share_of(budget.batches(self.rows))
         others = collectives.all_max(beginnings.nbytes() - beginnings.nbytes(batches))
         leaving = forks(masks)
@@ -381,14 +382,17 @@ class WalkRequest:
 
     def _from_ends(self, masks: Sequence[Mask]) -> Iterator[tuple[Mask, list[float], float]]:
         """Like `run`, of those masks whose states after the last unit are kept; nothing if memory runs out."""
-        ends = self.forward.ends
-        known = ends.known(self.rows, self.forward.batches(self.rows), masks)
-        if not known:
+        if (ends := self.forward.ends) is None or ends.masks is None:
             return
-        read = partial(self.forward.read_ends, masks=known, readout=self.readout)
+        if ends.rows != self.rows or [*map(id, ends.batches)] != [*map(id, self.forward.batches(self.rows))]:
+            self.forward.ends = None  # other rows or batches are asked for
+            return
+        if not (known := [mask for mask in masks if mask in ends.masks]):
+            return
+        read = partial(self.forward.read_ends, masks=known, readout=self.readout, ends=ends)
         sums, seconds, failed = self._tried(known, read)
         if failed is not None:
-            ends.drop()
+            self.forward.ends = None
             if not out_of_memory(failed):
                 raise failed
             return

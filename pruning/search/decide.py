@@ -18,6 +18,8 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import cast
 
+import numpy as np
+
 from pruning.algo import Ask, Rise
 from pruning.core.mask import Mask
 from pruning.core.records import ComparisonRecord, DecisionRecord, MarginsRecord, NearTiesRecord
@@ -578,9 +580,7 @@ def decision(
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Correct p-values for multiple comparisons (Holm 1979). The results are in the order of the arguments."""
-    order = sorted(range(len(p_values)), key=p_values.__getitem__)
-    corrected, highest = [0.0] * len(p_values), 0.0
-    for rank, number in enumerate(order):
-        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[number]))
-        corrected[number] = highest
-    return corrected
+    values, order = np.array(p_values), np.argsort(p_values, kind="stable")
+    raised = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1))
+    values[order] = np.minimum(raised, 1.0)
+    return [float(value) for value in values]

@@ -21,7 +21,7 @@ from pruning.engine.forward import Forward
 from pruning.engine.head import LIKELIHOOD
 from pruning.engine.memory import Tally
 from pruning.engine.prefix_tree import UNKNOWN_PACE, Pace
-from pruning.models.blocks import enter, find_blocks
+from pruning.models.blocks import find_blocks
 from pruning.models.handle import LanguageModel
 from pruning.models.sublayers import find_chain, masked
 from tests.helpers.architectures import ARCHITECTURES, N_BLOCKS, SEQUENTIAL, WIDE, build, zeroed
@@ -347,18 +347,3 @@ def test_a_factor_stands_in_for_each_missing_sub_layer() -> None:
     for mask in masks:
         with masked(module, mask, factors):
             assert actual[mask] == pytest.approx([loglik(module, row) for row in rows], rel=1e-9)
-
-
-def test_a_factor_is_the_mean_growth_of_the_state_at_its_sub_layer() -> None:
-    module, rows = module_of("llama"), ROWS["text"][:3]
-    chain, ratios = find_chain(module, "sublayer"), []
-    for row in rows:
-        with torch.no_grad():
-            entry = enter(module, input_ids=torch.tensor([row.input_ids]))
-            states = [entry.hidden]
-            for unit in UNITS:
-                states.append(chain.run(unit, states[-1], entry))
-        means = [float(state.abs().mean()) for state in states]
-        ratios.append([after / before for before, after in itertools.pairwise(means)])
-    expected = [sum(column) / len(rows) for column in zip(*ratios, strict=True)]
-    assert magnitudes(Forward(language_model(module)), rows, "sublayer") == pytest.approx(expected, rel=1e-9)

@@ -28,16 +28,16 @@ RACING = Racing(0.01)
 
 
 class Alone(TermLosses):
-    """Losses of two samples with interactions of blocks, with bounds below them; `wrong` raises the bounds above."""
+    """Losses of two samples with interactions of blocks, with bounds below them."""
 
-    def __init__(self, seed: int, bounded: bool = True, wrong: float = 0.0) -> None:
+    def __init__(self, seed: int, bounded: bool = True) -> None:
         rng = np.random.default_rng(seed)
         single, pairs = rng.exponential(0.3, 12), np.triu(rng.normal(0, 0.15, (12, 12)), 1)
         self.table, self.lower = {}, {}
         for mask in (Mask(12, d) for k in range(K + 1) for d in combinations(range(12), k)):
             at = list(mask.dropped)
             self.table[mask] = 3.0 + single[at].sum() + pairs[np.ix_(at, at)].sum() + np.array([-0.5, 0.5])
-            self.lower[mask] = self.table[mask] - rng.exponential(0.05) + wrong * rng.random()
+            self.lower[mask] = self.table[mask] - rng.exponential(0.05)
         bound = (lambda mask: self.lower[mask]) if bounded else None
         super().__init__(lambda mask: self.table[mask], 2, bound)
 
@@ -63,16 +63,6 @@ def test_the_mask_is_that_of_a_search_without_bounds_and_fewer_losses_are_comput
             computed[bounded] += len(losses.masks)
         assert found[True].score == found[False].score
     assert computed[True] <= (0.8 if most is None else 1.0) * computed[False]
-
-
-def test_a_bound_above_the_loss_would_be_noticed(tmp_path: Path) -> None:
-    """The test above can fail: with bounds that are wrong, some masks differ."""
-    masks = [
-        solved(tmp_path / f"{seed}-{wrong}", Alone(seed, wrong=wrong), Greedy(), LARGE)[0].score.mask
-        for seed in range(20)
-        for wrong in (0.0, 3.0)
-    ]
-    assert masks[::2] != masks[1::2]
 
 
 def test_near_ties_are_scored(tmp_path: Path) -> None:

@@ -211,14 +211,25 @@ def test_a_choice_in_several_requests_counts_each_mask_once_and_is_one_decision(
             masks = [space.dense.drop(i) for i in range(N)]
             first = yield Ask(masks[:3], best=1, rest=3)
             both = yield Ask(masks[3:5], best=1, known=masks[:3], rest=1)
-            assert both[:3] == first
-            assert len(both) == 5
+            self.received = [first, both]
             return Found(space.drop(1, 3, 5), "there was no more to ask")
 
-    solution, _ = solved(tmp_path, losses(), Parts([], SPACE.dense), SPACE, racing)
+    def term(mask: Mask) -> np.ndarray:
+        """Terms of 16 samples that differ as much between samples, and a little from mask to mask."""
+        return quadratic(mask) + np.arange(16) + np.random.default_rng(mask.dropped).normal(0, 0.01, 16)
+
+    table, algo = TermLosses(term, 16), Parts([], SPACE.dense)
+    solution, _ = solved(tmp_path, table, algo, SPACE, racing)
     assert solution.asked == 5
     (decided,) = solution.margins["decisions"]
-    assert (decided["of"], decided["chosen"], decided["skipped"]) == (5, [1], 1)
+    assert (decided["of"], decided["chosen"], decided["next"]["dropped"]) == (5, [1], [3])
+    first, both = algo.received
+    assert (len(first), len(both)) == (3, 5)
+    raced = racing.delta is not None
+    assert [loss == math.inf for loss in both] == [raced, False, raced, raced, raced]
+    assert both[1] == first[1]
+    assert decided["skipped"] == 1, "the mask that no request has named"
+    assert (solution.paid < 5) == raced
 
 
 # Searches that are stopped after `max_evaluations` masks.

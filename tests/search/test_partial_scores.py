@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -152,25 +151,6 @@ def test_the_loss_of_a_result_is_that_of_whole_batches_with_a_race_too(tmp_path:
     _, beside = solved(tmp_path, Rounded(term, S), Greedy(), SPACE, cell="plain")
     found = [{mask: score.loss for mask, score in journal.scores.items()} for journal in (beside, alone)]
     assert found[0] == found[1], "a cell without a race takes no score that a race has put together"
-
-
-@pytest.mark.parametrize("algo", [Greedy(), Stages()], ids=["race", "stages"])
-def test_a_journal_that_is_cut_anywhere_is_completed_to_the_same_bytes(tmp_path: Path, algo: Algo) -> None:
-    whole, journal = solved(tmp_path, losses(), algo, SPACE, RACING)
-    assert journal.path is not None
-    data = journal.path.read_bytes()
-    ends = [i for i, byte in enumerate(data) if byte == ord("\n")]
-    for length in {0, *(end + 1 for end in ends), *(end - 3 for end in ends)}:
-        folder, rest = tmp_path / f"cut{length}", losses()
-        shutil.copytree(tmp_path / "scores", folder / "scores")
-        (folder / "cell").mkdir()
-        (folder / "cell" / "trace.jsonl").write_bytes(data[:length])
-        resumed, again = solved(folder, rest, algo, SPACE, RACING)
-        assert (resumed.score, resumed.margins) == (whole.score, whole.margins)
-        assert (resumed.asked, resumed.paid) == (whole.asked, whole.paid)
-        assert again.path is not None
-        assert again.path.read_bytes() == data
-        assert len(rest.computed) == len(ends) - data[:length].count(b"\n")
 
 
 def test_every_decision_of_greedy_is_kept_with_its_runner_up(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
     "sub-layers by k": (("unit=sublayer", "k=40"), "k = 40"),
     "latency by k": (("unit=sublayer", "budget=latency", "k=2"), "budget=latency and k=2"),
     "latency": (("budget=latency", "ratio=0.34", "latency.tokens=4096"), "latency.tokens=4096"),
-    "repair in the search": ((*LINEAR, "compensation.search=true"), "compensation.search=true"),
+    "repair in the search": ((*LINEAR, "compensation.search=true"), "compensation.search"),
     "ridge": ((*LINEAR, "compensation.ridge=[0]"), "compensation.ridge=[0.0]"),
 }
 SWEPT: dict[str, tuple[tuple[str, ...], str]] = {
