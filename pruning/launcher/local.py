@@ -6,7 +6,6 @@ them separate GPUs. The processes outlive the command, which is needed only to s
 
 from __future__ import annotations
 
-import os
 import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -50,7 +49,7 @@ class LocalPool:
         check_script(self)
         if self.parallel is not None and self.parallel < 1:
             raise InputError(f"launcher.parallel={self.parallel} runs nothing: choose 1 or more.")
-        gpus = visible(os.environ)
+        gpus = visible()
         for model, resources in asked.items():
             resources.check(model)
             if resources.nodes > 1:
@@ -102,7 +101,7 @@ class LocalPool:
 
         `used` holds the GPUs of each running process, by its name.
         """
-        installed = visible(os.environ)
+        installed = visible()
         free = [gpu for gpu in installed if all(gpu not in gpus for gpus in used.values())]
         most = self.parallel or (max(1, len(installed) // max(1, wanted.gpus)) if installed else 2)
         needed = wanted.gpus if installed else 0

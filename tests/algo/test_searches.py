@@ -122,12 +122,6 @@ def test_by_loss_the_cheapest_units_are_taken_whatever_they_cost() -> None:
         assert space.dense not in by_loss.asked
 
 
-@pytest.mark.parametrize("kind", [OneShot, Greedy, Beam])
-def test_without_a_budget_both_ranks_are_the_same(kind: type) -> None:
-    space, loss = Space(9, 4), pairwise(9, 3, 2.0)
-    assert drive(kind(), space, loss) == drive(kind(rank="loss"), space, loss)
-
-
 @pytest.mark.parametrize(
     "algo",
     [OneShot(), Greedy(), Beam(), LocalSearch(), Annealing(), Evolution()],
@@ -212,22 +206,6 @@ def test_local_search_ends_when_no_swap_helps_and_is_not_worse_than_its_starts(
     assert swaps(run.answer, space) <= {*run.asked}, "all swaps were scored"
     assert run.why == "no swap lowers the loss"
     assert loss(run.answer) <= min(loss(drive(start, space, loss).answer) for start in (OneShot(), Greedy()))
-
-
-@pytest.mark.parametrize(("pair", "better"), [(-3.0, "one_shot"), (1.0, "greedy")])
-def test_local_search_starts_from_greedy_or_one_shot_whichever_is_better(pair: float, better: str) -> None:
-    single, space = additive(0.1, 0.2, 0.3, 0.5, 0.6, 0.9, 0.9), Space(7, 3)
-
-    def loss(mask: Mask) -> float:
-        gone = {*mask.dropped}
-        return single(mask) + ({0, 1} <= gone) + ({0, 2} <= gone) + pair * ({1, 2} <= gone)
-
-    starts = {"one_shot": drive(OneShot(), space, loss).answer, "greedy": drive(Greedy(), space, loss).answer}
-    assert min(starts, key=lambda name: loss(starts[name])) == better
-    run = drive(LocalSearch(), space, loss)
-    before = 7 + 6 + 5 + 1  # the rounds of greedy, and the one-shot set
-    assert starts["one_shot"] == run.asked[before - 1]
-    assert swaps(starts[better], space) <= {*run.asked[13:]}
 
 
 # Exhaustive, random and contiguous.

@@ -110,21 +110,6 @@ def test_runs_are_maximal(dropped: tuple[int, ...], expected: list[tuple[int, in
     assert hidden_states.runs(Mask(N_BLOCKS, dropped)) == expected
 
 
-def test_by_block_a_loss_is_additive_and_by_run_it_is_not() -> None:
-    module, data = model(), samples("text")
-    block = scores(bound(BlockInfluence(), module, data), ALL)
-    run = scores(bound(BlockInfluence(by="run"), module, data), ALL)
-    for mask in ALL:
-        single = sum(np.array(block[Mask(N_BLOCKS, (i,))].samples) for i in mask.dropped)
-        np.testing.assert_allclose(block[mask].samples, single, atol=1e-12)
-        covered = [i for start, stop in hidden_states.runs(mask) for i in range(start, stop)]
-        assert tuple(covered) == mask.dropped
-        if all(stop - start == 1 for start, stop in hidden_states.runs(mask)):
-            np.testing.assert_allclose(run[mask].samples, block[mask].samples, atol=1e-12)
-    joined = Mask(N_BLOCKS, (2, 3))
-    assert abs(run[joined].loss - block[joined].loss) > 1e-3
-
-
 @pytest.mark.parametrize(("sign", "expected"), [(1.0, 0.0), (-1.0, 1.0)])
 def test_collinear_states_are_handled(sign: float, expected: float) -> None:
     """Rounding can make the absolute value of their cosine greater than 1."""

@@ -13,8 +13,8 @@ import pytest
 
 from pruning.algo import Algo, Ask, Found, Known, Proposals
 from pruning.algo.cbo import CboHessian
-from pruning.algo.enumerated import Exhaustive, Random
-from pruning.algo.stepwise import Beam, Greedy, OneShot
+from pruning.algo.enumerated import Exhaustive
+from pruning.algo.stepwise import Greedy, OneShot
 from pruning.core.errors import InputError, LossError
 from pruning.core.mask import Mask, Space
 from pruning.core.scoring import Score
@@ -106,16 +106,6 @@ def test_resuming_from_any_part_of_the_journal_ends_the_same_and_pays_the_rest(
     resumed, _ = solved(tmp_path, rest, algo, SPACE)
     assert rest.computed == []
     assert resumed.seconds >= len(journal.scores) * 0.5, "seconds add up over the runs"
-
-
-def test_all_randomness_comes_from_the_seed(tmp_path: Path) -> None:
-    space, loss = Space(14, 5), pairwise(14, 0)
-    found = [
-        solved(tmp_path / str(run), losses(loss), Random(3), space, seed=seed)[0].score.mask
-        for run, seed in enumerate((0, 0, 1, 2))
-    ]
-    assert found[0] == found[1]
-    assert len({*found}) == 3
 
 
 @pytest.mark.parametrize(("share", "paid"), [(True, 8), (False, 15)])
@@ -235,19 +225,6 @@ def test_a_choice_in_several_requests_counts_each_mask_once_and_is_one_decision(
 # Searches that are stopped after `max_evaluations` masks.
 
 
-@pytest.mark.parametrize("limit", range(1, 25, 2))
-@pytest.mark.parametrize("algo", [Greedy(), OneShot(), Beam()], ids=["greedy", "one_shot", "beam"])
-def test_a_search_stops_at_its_limit_with_a_mask_of_its_space(algo: Algo, limit: int) -> None:
-    loss = pairwise(8, 3)
-    whole, run = drive(algo, LIMITED, loss), drive(algo, LIMITED, loss, most=limit)
-    assert run.asked == whole.asked[:limit], "the first requests are the same"
-    assert run.answer in LIMITED
-    if limit >= len(whole.asked):
-        assert run == whole
-    else:
-        assert run.why == f"max_evaluations={limit} was reached"
-
-
 def test_a_cell_stops_at_its_limit(tmp_path: Path) -> None:
     table = losses()
     solution, _ = solved(tmp_path, table, Greedy(), SPACE, most=N + 2)
@@ -310,18 +287,3 @@ def test_a_mask_counts_once_however_many_samples_it_is_asked_on() -> None:
 
     run = drive(Staged([], SPACE.dense), Space(7, 2), pairwise(7, 0), most=21)
     assert run.why == "both stages were run"
-
-
-def test_known_losses_are_not_asked_for_again() -> None:
-    known, masks = Known(), [LIMITED.drop(i) for i in range(3)]
-    asking = known.ask([masks[0], masks[1], masks[0]])
-    request = next(asking)
-    assert isinstance(request, Ask)
-    assert list(request.masks) == masks[:2]
-    with pytest.raises(StopIteration) as stop:
-        asking.send([2.0, 1.0])
-    assert stop.value.value == [2.0, 1.0, 2.0]
-    with pytest.raises(StopIteration) as stop:
-        next(known.ask(masks[:2]))
-    assert stop.value.value == [2.0, 1.0]
-    assert known.best(Space(8, 1)) == masks[1]
