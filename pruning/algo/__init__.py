@@ -1,4 +1,4 @@
-"""Searches, one per file: a frozen dataclass of hyper-parameters with a `propose` generator.
+"""Searches: each is a frozen dataclass of hyper-parameters with a `propose` generator.
 
 A search yields masks and receives their losses in the same order. It knows no model, no objective and no clock, and
 all randomness comes from `rng`. So it is a pure function of (seed, losses), and replaying the losses of a journal

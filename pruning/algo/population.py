@@ -102,12 +102,10 @@ class Evolution:
     survivors are compared with the parent, and the best is the next parent. On a budget, N and k are the numbers of
     units that can be removed at all and at most.
 
-    Source: EvoPress (arXiv 2410.14649, algorithm 1, and its script for depth pruning), a (1 + lambda) search with
-    stages of 2,048 and 32,768 tokens. Deviations: a stage uses the same first samples in every generation, where
-    EvoPress draws fresh ones, so that scores can be compared, reused and extended. The first parent is the better of
-    the best random set and the one-shot set, which costs N losses. EvoPress drops as many attention layers as MLPs;
-    with `within=kind`, sub-layers are swapped within their kind, so the first parent decides how many of each are
-    dropped.
+    Source: EvoPress (arXiv 2410.14649, algorithm 1, and its script for depth pruning). Deviations: a stage uses the
+    same first samples in every generation, where EvoPress draws fresh ones, so that scores can be compared, reused
+    and extended. The first parent is the better of the best random set and the one-shot set. EvoPress drops as many
+    attention layers as MLPs; with `within=kind`, the first parent decides how many of each are dropped.
     """
 
     offspring: int = 32

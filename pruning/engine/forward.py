@@ -19,7 +19,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -216,12 +216,6 @@ class Forward:
         """The pace of requests of as many rows that read as much of the head."""
         return self._paces.setdefault((rows, readout.part is None), Pace())
 
-    def compiled(self, unit: str) -> AbstractContextManager[None]:
-        """A context in which blocks run compiled, if this is asked for."""
-        if not self.compile or unit != "block":
-            return nullcontext()
-        return compiled(find_blocks(self.model.module))
-
     # One batch: walk the blocks, then read values from the states after the last unit.
 
     def read(
@@ -416,15 +410,16 @@ class WalkRequest:
     @torch.inference_mode()
     def _add(self, sums: Array, unit: str, read: Read) -> None:
         """Add the values of this rank's batches to `sums` (masks, rows), in float64."""
-        batches = self.forward.batches(self.rows)
+        forward, batches = self.forward, self.forward.batches(self.rows)
         tokens = sum(batch.ids.numel() for batch in batches)
         mine = collectives.share_of(batches)
-        with self.forward.compiled(unit), for_any_rows():
+        blocks = find_blocks(forward.model.module) if forward.compile and unit == "block" else None
+        with nullcontext() if blocks is None else compiled(blocks), for_any_rows():
             for done, batch in enumerate(mine, start=1):
                 for number, values in read(batch, share=batch.ids.numel() / tokens):
                     np.add.at(sums[number], batch.rows.numpy(), values)
-                if self.forward.watch is not None:
-                    self.forward.watch(done, len(mine))
+                if forward.watch is not None:
+                    forward.watch(done, len(mine))
 
     def _count(self, masks: Sequence[Mask], seconds: float) -> None:
         """Count what the walk of these masks took."""

@@ -180,12 +180,10 @@ def bounded(
 #
 #     mean(d)  >  q * se(d)        q: the 1 - delta / (r * (m - best)) quantile of Student's t
 #
-# The aim is to compare the candidates on all S samples, not on an infinite population. The samples are in random
-# order (`Samples.shuffled`), so se includes the finite-population correction sqrt(1 - n / S). A truly best candidate
-# is lost only through a false alarm. By Bonferroni's inequality over the r * (m - best) comparisons, the probability
-# of one is at most about delta per batch; only "about", because terms are not normally distributed. For the same
-# reason, no look is taken before FIRST samples. The usual successive halving compares unpaired means and often
-# loses the winner, because a loss varies less between candidates than between samples.
+# The aim is to compare the candidates on all S samples, which are in random order (`Samples.shuffled`). So se
+# includes the finite-population correction sqrt(1 - n / S). By Bonferroni's inequality over the r * (m - best)
+# comparisons, the probability that a truly best candidate is lost is at most about delta per batch; only "about",
+# because terms are not normally distributed. For the same reason, no look is taken before FIRST samples.
 
 
 def race(
@@ -301,10 +299,9 @@ class View:
 
 # Near ties.
 #
-# In bfloat16, a loss depends on the order in which a processor adds, so another processor computes a slightly
-# different loss. If two masks differ by less than that, the two processors can choose different masks, and all later
-# choices follow. Such masks are scored again in float32, where rounding is 10,000 times smaller, and the search gets
-# losses in the order of the float32 losses.
+# In bfloat16, a loss depends on the order in which a processor adds. If two masks differ by less than that, two
+# processors can choose different masks, and all later choices follow. Such masks are scored again in float32, where
+# rounding is 10,000 times smaller, and the search gets losses in the order of the float32 losses.
 #
 # How far rounding moves a difference of two losses is measured. For each mask with both losses, let d_s be the
 # difference of the two terms of sample s. Rounding moves the loss of a mask by about se(d), the standard error of the

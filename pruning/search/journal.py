@@ -348,7 +348,10 @@ class Store:
         names = {pointer.name for pointer in folder.iterdir()} if folder.exists() else set[str]()
         for path in (self.results / name / self.name for name in sorted(names - {self.cell})):
             start = self._ends.get(path, 0)
-            if not path.exists() or path.stat().st_size <= start:
+            try:
+                if path.stat().st_size <= start:
+                    continue
+            except OSError:  # the cell has no journal yet
                 continue
             for begin, end, blocks in read_masks(path, start):
                 self._ends[path] = end

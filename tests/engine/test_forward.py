@@ -18,9 +18,8 @@ from pruning.core.mask import Mask
 from pruning.engine import memory as memory_module
 from pruning.engine.dense_pass import magnitudes
 from pruning.engine.forward import Forward
-from pruning.engine.head import LIKELIHOOD
 from pruning.engine.memory import Tally
-from pruning.engine.prefix_tree import UNKNOWN_PACE, Pace
+from pruning.engine.prefix_tree import Pace
 from pruning.models.blocks import find_blocks
 from pruning.models.handle import LanguageModel
 from pruning.models.sublayers import find_chain, masked
@@ -86,19 +85,6 @@ def test_shared_prefixes_equal_one_forward_pass_per_mask(
     for mask in masks:
         assert actual[mask] == pytest.approx(expected[mask], **NEAR[dtype])
     assert min(actual, key=lambda m: -sum(actual[m])) == min(expected, key=lambda m: -sum(expected[m]))
-
-
-@settings(deadline=None, max_examples=15)
-@given(st.data())
-def test_random_batches_on_any_architecture_equal_plain_passes(data: st.DataObject) -> None:
-    name, kind = data.draw(st.sampled_from(sorted(ARCHITECTURES))), data.draw(st.sampled_from(sorted(ROWS)))
-    masks = data.draw(st.lists(st.sampled_from(ALL_MASKS), min_size=1, max_size=6, unique=True))
-    module, memory = module_of(name), data.draw(st.sampled_from([None, 1, 5000]))
-    forward = Forward(language_model(module), data.draw(st.sampled_from([20, 60, 4000])), memory)
-    actual = losses(forward, ROWS[kind], masks)
-    for mask in masks:
-        expected = expected_of(name, module.dtype, kind, mask)
-        assert actual[mask] == pytest.approx(expected, **NEAR[module.dtype])
 
 
 @settings(deadline=None, max_examples=12)
@@ -175,13 +161,6 @@ def test_a_kill_costs_one_mask_if_masks_are_walked_one_by_one(monkeypatch: pytes
     forward = Forward(language_model(build("llama")))
     list(itertools.islice(forward.loglikelihoods(ROWS["text"], SINGLES), 5))
     assert forward.cost.block_forwards_alone == 5 * (N_BLOCKS - 1), "more were computed than were returned"
-
-
-def test_requests_of_other_sizes_have_a_pace_of_their_own() -> None:
-    forward = Forward(language_model(build("llama")))
-    forward.pace(8, LIKELIHOOD).note(100, 1.0)
-    assert forward.with_scales(None).pace(8, LIKELIHOOD).size() == 2000
-    assert forward.pace(64, LIKELIHOOD).size() == UNKNOWN_PACE, "64 rows take longer: no time is known yet"
 
 
 def test_a_block_that_no_mask_keeps_is_never_run(ran: list[tuple[int, int]]) -> None:

@@ -2,15 +2,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import pytest
 
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
-from pruning.core.scoring import Estimate, Score
+from pruning.core.scoring import FLOAT32, Estimate, Score
 from pruning.objective import Loss
 from pruning.search.decide import NEAR, FloatLoss, NearTies, Settler, View
-from pruning.search.journal import Journal
+from pruning.search.journal import Journal, Store, claim
 
 S = 8
 ROUNDING = (1, -1, 1, -1, 1, -1, 1, -1)  # the pattern in which rounding moves the terms of a mask
@@ -76,6 +77,20 @@ def test_the_float32_loss_is_freed_after_each_choice() -> None:
     assert (len(made), "loss" in vars(floats)) == (2, False), "one copy serves all near masks of a choice"
     settler.end(setting.scores[1], setting.scores)
     assert "loss" not in vars(floats)
+
+
+def test_float32_scores_of_other_cells_are_not_computed_again(tmp_path: Path) -> None:
+    setting, made = Setting({0: 1.0, 1: 1.01, 2: 3.0}, {0: 1.02, 1: 1.0}, 0.02), list[int]()
+    found = []
+    for cell in ("one", "two"):
+        claim(tmp_path, "key", cell)
+        (tmp_path / cell).mkdir()
+        journal = Journal.open(tmp_path / cell / FLOAT32, 6, ESTIMATE)
+        journal.others = Store(tmp_path, "key", cell, 6, estimate=ESTIMATE, name=FLOAT32)
+        found.append(setting.settler(journal=journal).losses(setting.scores, 1, PLAIN))
+        made.append(len(setting.computed))
+    assert found[0] == found[1]
+    assert made == [2, 0]
 
 
 def test_near_masks_are_put_in_the_order_of_their_float32_losses() -> None:

@@ -102,11 +102,3 @@ def test_losses_have_the_order_of_the_settled_rises() -> None:
         rates = [RISE.rate(mask, losses[mask], 2.0) for mask in order]
         assert rates == sorted(rates)
         assert len({*rates}) == 3
-
-
-def test_a_partial_score_rises_since_the_same_samples_of_the_base() -> None:
-    base = Score(DENSE, 2.0, tuple(float(s % 5) for s in range(S)), 0.1)
-    part = Score(M0, 1.5, tuple(float(s % 5) + 0.3 for s in range(4)), 0.1, of=S)
-    viewed = View(ESTIMATE, RISE, base).of(part)
-    assert viewed.samples == pytest.approx((0.1,) * 4)
-    assert viewed.loss == pytest.approx((1.5 - 1.5) / 3)
