@@ -100,8 +100,6 @@ class Cost:
 
     def over_ranks(self) -> Cost:
         """The cost over all ranks: the sum of their work, the maximum of their time and of their memory."""
-        if collectives.world_size() == 1:
-            return replace(self)
         work = np.array([self.block_forwards, self.block_tokens], dtype=float)
         forwards, tokens = collectives.all_sum(work)
         seconds, memory = collectives.all_max(self.forward_seconds), collectives.all_max(self.peak_memory)
@@ -225,12 +223,18 @@ class Forward:
         readout: Readout,
         share: float = 0.0,
         wanted: Wanted | None = None,
+        ends: Ends | None = None,
     ) -> Iterator[tuple[int, Array]]:
         """Yield the number of each mask, and the readout's values (n,) at the batch's targets.
 
         The head runs only at the targets. `share` is the batch's share of all samples, used to count block forwards.
+        If `ends` are given, their states are read, and no block runs.
         """
         dense = self._dense_state(batch, masks[0].n_blocks, share) if readout.compares else None
+        if ends is not None:
+            kept = [ends.states[batch][mask].__getitem__ for mask in masks]
+            yield from enumerate(self._values(batch, kept, readout, dense))
+            return
         branches = self._walk(batch, masks, share, wanted)
         numbers = [number for _, (number,) in branches]
         states: list[StatesAt] = [partial(_at, batch, hidden) for hidden, _ in branches]
@@ -239,14 +243,6 @@ class Forward:
             ends.update((masks[number], state(ALL)) for number, state in zip(numbers, states, strict=True))
             states = [ends[masks[number]].__getitem__ for number in numbers]
         yield from zip(numbers, self._values(batch, states, readout, dense), strict=True)
-
-    def read_ends(
-        self, batch: Batch, masks: Sequence[Mask], readout: Readout, ends: Ends, share: float
-    ) -> Iterator[tuple[int, Array]]:
-        """As `read`, from states that are kept."""
-        dense = self._dense_state(batch, masks[0].n_blocks, share) if readout.compares else None
-        states = [ends.states[batch][mask].__getitem__ for mask in masks]
-        yield from enumerate(self._values(batch, states, readout, dense))
 
     def _walk(
         self, batch: Batch, masks: Sequence[Mask], share: float, wanted: Wanted | None = None
@@ -383,7 +379,7 @@ class WalkRequest:
             return
         if not (known := [mask for mask in masks if mask in ends.masks]):
             return
-        read = partial(self.forward.read_ends, masks=known, readout=self.readout, ends=ends)
+        read = partial(self.forward.read, masks=known, readout=self.readout, ends=ends)
         sums, seconds, failed = self._tried(known, read)
         if failed is not None:
             self.forward.ends = None

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from pruning.algo import Algo, Ask, Found, Proposals
+from pruning.algo import Algo, Ask
 from pruning.algo.stepwise import Beam, Greedy, LocalSearch, OneShot
 from pruning.core import scoring
 from pruning.core.errors import LossError
@@ -19,7 +21,7 @@ from pruning.core.scoring import NearTies, Racing, deciding_settings
 from pruning.search.decide import SLACK, FloatLoss, looks_of
 from pruning.search.driver import Problem, Solution, solve
 from pruning.search.journal import Journal
-from tests.helpers.searches import TermLosses, solved
+from tests.helpers.searches import Scripted, TermLosses, solved
 from tests.helpers.spaces import sublayer_space
 
 N, K, S = 10, 4, 64
@@ -142,29 +144,24 @@ def test_lazy_rounds_with_bounds_keep_the_mask_and_score_less(tmp_path: Path) ->
     assert paid[True] < 0.6 * paid[False]
 
 
-@dataclass
-class Singles:
-    """A search that asks for all single blocks, with or without estimates."""
+def singles(estimates: bool, received: list[float]) -> Algo:
+    """A search that asks for all masks of the space, with or without estimates."""
 
-    estimates: bool
-    received: list[float] = field(default_factory=list)
-
-    def propose(self, space: Space, rng: np.random.Generator) -> Proposals:  # noqa: ARG002
+    def script(space: Space) -> Generator[Ask, Any, Mask]:
         masks = list(space.masks())
-        self.received += yield Ask(masks, best=1, estimates=self.estimates)
-        return Found(masks[int(np.argmin(self.received))], "all were asked for")
+        received.extend((yield Ask(masks, best=1, estimates=estimates)))
+        return masks[int(np.argmin(received))]
 
-    def evaluations(self, space: Space) -> int:
-        return space.size
+    return Scripted(script)
 
 
 @pytest.mark.parametrize("racing", [Racing(), RACING], ids=["no race", "race"])
 def test_the_losses_of_masks_that_are_ruled_out_are_estimated(racing: Racing, tmp_path: Path) -> None:
-    losses, algo, plain, space = Noisy(0), Singles(True), Singles(False), Space(N, 1)
-    best = solved(tmp_path / "estimates", losses, algo, space, racing)[0].score
-    solved(tmp_path / "infinite", Noisy(0), plain, space, racing)
-    assert np.inf in plain.received, "nothing was ruled out"
-    for mask, loss, other in zip(space.masks(), algo.received, plain.received, strict=True):
+    losses, space, estimated, plain = Noisy(0), Space(N, 1), list[float](), list[float]()
+    best = solved(tmp_path / "estimates", losses, singles(True, estimated), space, racing)[0].score
+    solved(tmp_path / "infinite", Noisy(0), singles(False, plain), space, racing)
+    assert np.inf in plain, "nothing was ruled out"
+    for mask, loss, other in zip(space.masks(), estimated, plain, strict=True):
         own = losses.term(mask)
         difference = own - losses.term(best.mask)
         if other != np.inf:
@@ -187,9 +184,9 @@ def late(mask: Mask) -> np.ndarray:
 
 
 def test_an_estimate_is_never_below_the_loss_of_a_chosen_mask(tmp_path: Path) -> None:
-    algo, space = Singles(True), Space(N, 1)
-    solved(tmp_path / "received", TermLosses(late, S), algo, space, RACING)
-    assert int(np.argmin(algo.received)) == 2, "block 1 was ruled out"
+    space, received = Space(N, 1), list[float]()
+    solved(tmp_path / "received", TermLosses(late, S), singles(True, received), space, RACING)
+    assert int(np.argmin(received)) == 2, "block 1 was ruled out"
     lazy, _ = solved(tmp_path / "lazy", TermLosses(late, S), Greedy(lazy=0.05), space, RACING)
     assert lazy.score.mask.dropped == (2,)
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from pruning.algo import Algo, Ask, Found, Known, Proposals
+from pruning.algo import Algo, Ask, Known, Request
 from pruning.algo.cbo import CboHessian
 from pruning.algo.enumerated import Exhaustive
 from pruning.algo.stepwise import Greedy, OneShot
@@ -22,7 +23,7 @@ from pruning.search import driver
 from pruning.search.decide import Racing
 from pruning.search.driver import best_so_far
 from pruning.search.journal import Journal
-from tests.helpers.searches import TermLosses, drive, pairwise, solved
+from tests.helpers.searches import Scripted, TermLosses, drive, pairwise, solved
 from tests.helpers.spaces import sublayer_space
 
 N = 6
@@ -45,20 +46,15 @@ def losses(loss: Callable[[Mask], float] = quadratic, backwards: bool = False) -
     return TermLosses(lambda mask: np.array([loss(mask)]), 1, backwards=backwards)
 
 
-class Fixed:
+def fixed(batches: Sequence[Sequence[Mask]], answer: Mask, received: list[Sequence[float]]) -> Algo:
     """A search that asks for given batches, whatever their losses, and returns a given answer."""
 
-    def __init__(self, batches: Sequence[Sequence[Mask]], answer: Mask) -> None:
-        self.batches, self.answer = batches, answer
-        self.received: list[Sequence[float]] = []
+    def script(_: Space) -> Generator[Ask, Any, Mask]:
+        for batch in batches:
+            received.append((yield Ask(batch)))
+        return answer
 
-    def propose(self, space: Space, rng: np.random.Generator) -> Proposals:  # noqa: ARG002
-        for batch in self.batches:
-            self.received.append((yield Ask(batch)))
-        return Found(self.answer, "there was no more to ask")
-
-    def evaluations(self, space: Space) -> int:  # noqa: ARG002
-        return sum(map(len, self.batches))
+    return Scripted(script)
 
 
 ALGOS = [pytest.param(Greedy(), id="greedy"), pytest.param(OneShot(), id="one_shot")]
@@ -125,12 +121,12 @@ def test_what_another_cell_paid_for_is_not_paid_again_if_cells_share(
 
 def test_a_mask_that_is_asked_for_again_is_answered_but_not_computed(tmp_path: Path) -> None:
     table, a, b = losses(), Mask(N, (0, 1, 2)), Mask(N, (3, 4, 5))
-    algo = Fixed([[a, b, a], [b]], answer=b)
-    solution, _ = solved(tmp_path, table, algo, SPACE)
+    received: list[Sequence[float]] = []
+    solution, _ = solved(tmp_path, table, fixed([[a, b, a], [b]], b, received), SPACE)
     assert (solution.asked, solution.paid) == (4, 2)
     assert table.masks == [Mask(N), a, b]
     first, second = quadratic(a), quadratic(b)
-    assert algo.received == [[first, second, first], [second]]
+    assert received == [[first, second, first], [second]]
 
 
 @pytest.mark.parametrize("algo", ALGOS)
@@ -158,7 +154,7 @@ def test_a_loss_that_is_not_finite_stops_the_search_and_keeps_the_rest(tmp_path:
 
 @pytest.mark.parametrize("answer", [(0, 1), (0, 1, 2, 3), (0, 1, 5)])
 def test_an_answer_outside_of_the_space_is_refused(tmp_path: Path, answer: tuple[int, ...]) -> None:
-    algo = Fixed([[Mask(N, (0,))]], Mask(N, answer))
+    algo = fixed([[Mask(N, (0,))]], Mask(N, answer), [])
     with pytest.raises(AssertionError, match="is not in"):
         solved(tmp_path, losses(), algo, Space(N, 3, frozenset({5})))
 
@@ -194,26 +190,24 @@ def test_on_a_budget_masks_of_other_numbers_of_units_are_compared(tmp_path: Path
 def test_a_choice_in_several_requests_counts_each_mask_once_and_is_one_decision(
     tmp_path: Path, racing: Racing
 ) -> None:
-    class Parts(Fixed):
-        """The six masks of one block in two requests; the second leaves one out."""
+    received: list[Sequence[float]] = []
 
-        def propose(self, space: Space, rng: np.random.Generator) -> Proposals:  # noqa: ARG002
-            masks = [space.dense.drop(i) for i in range(N)]
-            first = yield Ask(masks[:3], best=1, rest=3)
-            both = yield Ask(masks[3:5], best=1, known=masks[:3], rest=1)
-            self.received = [first, both]
-            return Found(space.drop(1, 3, 5), "there was no more to ask")
+    def script(space: Space) -> Generator[Ask, Any, Mask]:
+        """The six masks of one block in two requests; the second leaves one out."""
+        masks = [space.dense.drop(i) for i in range(N)]
+        received.append((yield Ask(masks[:3], best=1, rest=3)))
+        received.append((yield Ask(masks[3:5], best=1, known=masks[:3], rest=1)))
+        return space.drop(1, 3, 5)
 
     def term(mask: Mask) -> np.ndarray:
         """Terms of 16 samples that differ as much between samples, and a little from mask to mask."""
         return quadratic(mask) + np.arange(16) + np.random.default_rng(mask.dropped).normal(0, 0.01, 16)
 
-    table, algo = TermLosses(term, 16), Parts([], SPACE.dense)
-    solution, _ = solved(tmp_path, table, algo, SPACE, racing)
+    solution, _ = solved(tmp_path, TermLosses(term, 16), Scripted(script), SPACE, racing)
     assert solution.asked == 5
     (decided,) = solution.margins["decisions"]
     assert (decided["of"], decided["chosen"], decided["next"]["dropped"]) == (5, [1], [3])
-    first, both = algo.received
+    first, both = received
     assert (len(first), len(both)) == (3, 5)
     raced = racing.delta is not None
     assert [loss == math.inf for loss in both] == [raced, False, raced, raced, raced]
@@ -276,14 +270,12 @@ def test_a_limit_spent_on_gates_ends_with_the_mask_that_the_gates_rank_best(limi
 
 
 def test_a_mask_counts_once_however_many_samples_it_is_asked_on() -> None:
-    class Staged(Fixed):
-        """A search that asks for all pairs on two samples, then for the best pair on all samples."""
+    def script(space: Space) -> Generator[Request, Any, Mask]:
+        """Asks for all pairs on two samples, then for the best pair on all samples."""
+        masks, known = list(space.masks()), Known()
+        few = yield Ask(masks, samples=2)
+        yield from known.ask([masks[int(np.argmin(few))]])
+        return known.best(space)
 
-        def propose(self, space: Space, rng: np.random.Generator) -> Proposals:  # noqa: ARG002
-            masks, known = list(space.masks()), Known()
-            few = yield Ask(masks, samples=2)
-            yield from known.ask([masks[int(np.argmin(few))]])
-            return Found(known.best(space), "both stages were run")
-
-    run = drive(Staged([], SPACE.dense), Space(7, 2), pairwise(7, 0), most=21)
-    assert run.why == "both stages were run"
+    run = drive(Scripted(script), Space(7, 2), pairwise(7, 0), most=21)
+    assert run.why == "the script ended"
