@@ -17,7 +17,6 @@ import itertools
 import json
 import logging
 import math
-import os
 import random
 import shutil
 import sys
@@ -44,14 +43,14 @@ from pruning.core.scoring import Estimate, Score
 from pruning.core.units import MEBIBYTE
 from pruning.evaluation import digests_of
 from pruning.runs.cell import Cell
-from pruning.search.journal import Store
+from pruning.search.journal import Store, claim
 from pruning.study import text_tables
 from pruning.study.grid import note_study
 
 STUDY_RESULTS, ANALYSIS_RESULTS = (
     ROOT / "benchmarks" / f"growth_{part}.json" for part in ("study", "analysis")
 )
-CELLS, SCORES, JOURNALS = (248, 504, 1000, 2000), (1_000, 10_000, 100_000), (100, 250, 500, 1000)
+CELLS, SCORES = (248, 504, 1000, 2000), (1_000, 10_000, 100_000)
 DRAWN_CELLS = (500, 1000, 2000, 5000)  # of the studies that are drawn
 COMMANDS = (*(f"fig{n}" for n in range(1, 11)), "table1", "table2", "table3", "report")
 COPIED = {"fig9": "study_units", "fig10": "study_healing"}  # the archive whose cells are copied
@@ -194,24 +193,12 @@ def memory(folder: Path, scores: int) -> float:
     return python("-m", "benchmarks.growth", "--start", str(folder)).memory
 
 
-def lookup(folder: Path, journals: int) -> float:
-    """CPU seconds for 1,000 requests of one unknown mask each, beside journals that are a day old."""
-    write_scores(folder, journals, 10)
-    for path in (*folder.glob("*/trace.jsonl"), folder / "scores" / "key"):
-        os.utime(path, (time.time() - 86_400,) * 2)
-    store = _store(folder)
-    store.find([Mask(N_BLOCKS, (0,))])
-    unknown = [Mask(N_BLOCKS, (1, 29 - n % 20)) for n in range(1000)]
-    return _cpu(lambda: [store.find([mask]) for mask in unknown])
-
-
 WORKS: tuple[tuple[str, tuple[int, ...], Callable[[Path, int], float]], ...] = (
     ("launch -m over finished cells, s", CELLS, launch),
     ("table of finished cells, s", CELLS, table),
     ("digest of a 20 MB text for each cell, s", CELLS, keys),
     ("start of a cell by scores in the store, s", SCORES, start),
     ("memory of this start and of the imports, MB", SCORES, memory),
-    ("1,000 unknown masks by journals in the store, s", JOURNALS, lookup),
 )
 
 
@@ -223,9 +210,8 @@ def _cpu(work: Callable[[], object]) -> float:
 
 def _store(folder: Path) -> Store:
     estimate = Estimate((1.0,) * TERMS, (0,) * TERMS)
-    store = Store(folder, "key", "own", N_BLOCKS, estimate=estimate)
-    store.claim()
-    return store
+    claim(folder, "key", "own")
+    return Store(folder, "key", "own", N_BLOCKS, estimate=estimate)
 
 
 # The files of a large study, written without computing anything: finished cells, and journals full of scores.

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pruning.algo.greedy import Greedy
+from pruning.algo.stepwise import Greedy
 from pruning.calibration.text import Text
 from pruning.core import storage
 from pruning.core.mask import Space
@@ -23,9 +23,9 @@ from pruning.engine.forward import Forward
 from pruning.models.handle import Model
 from pruning.models.placement import LanguageModel
 from pruning.objective import Calibrated
-from pruning.objective.perplexity import Perplexity
+from pruning.objective.likelihood import Perplexity
 from pruning.search.driver import Problem, solve
-from pruning.search.journal import Journal, KnownScores
+from pruning.search.journal import Journal
 
 BLOCKS = {"smollm2": 6, "gemma3_270m": 4}  # how many blocks greedy search removes
 RISKS = (0.05, 0.2)
@@ -65,7 +65,7 @@ def draw(model: LanguageModel, spec: Model, seed: int) -> dict[str, Any]:
     samples = Text("pydoc", 2, 64, seed).draw(spec.tokenizer)
     losses = Calibrated(Perplexity(), Forward(model), samples)
     space = Space(model.info.n_blocks, BLOCKS[spec.name])
-    known = KnownScores(Journal(None, space.n_blocks))  # the searches use each other's scores
+    known = Journal(None, space.n_blocks)  # the searches use each other's scores
 
     def search(lazy: float | None) -> dict[str, Any]:
         solution = solve(Problem(Greedy(lazy=lazy), space, 0, Racing()), losses, known, lambda *_: None)

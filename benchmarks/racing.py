@@ -24,16 +24,16 @@ from typing import Any
 import numpy as np
 
 from benchmarks.run import SMOLLM2, smollm2
-from pruning.algo.greedy import Greedy
+from pruning.algo.stepwise import Greedy
 from pruning.calibration.text import Text
 from pruning.core import storage
 from pruning.core.mask import Mask, Space
 from pruning.core.scoring import Estimate, Racing
 from pruning.engine.forward import Forward
 from pruning.objective import Loss
-from pruning.objective.perplexity import Perplexity
+from pruning.objective.likelihood import Perplexity
 from pruning.search.driver import Problem, solve
-from pruning.search.journal import Journal, KnownScores
+from pruning.search.journal import Journal
 
 HEAD = 8.0  # SmolLM2's projection to its vocabulary has as many weights as 8 blocks
 POOL, PART, LENGTH = 128, 32, 64  # windows of the pool, and of a file; tokens of a window
@@ -113,9 +113,8 @@ class DrawnWindows:
 
     def search(self, space: Space, racing: Racing, lazy: float | None) -> Mask:
         """Run one search on the windows."""
-        known = KnownScores(Journal(None, space.n_blocks))
         problem = Problem(Greedy(lazy=lazy), space, 0, racing)
-        return solve(problem, self, known, lambda *_: None).score.mask
+        return solve(problem, self, Journal(None, space.n_blocks), lambda *_: None).score.mask
 
     @property
     def whole(self) -> Loss:

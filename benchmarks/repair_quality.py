@@ -29,7 +29,7 @@ from pruning.core.terminal import keep_pages
 from pruning.engine.dense_pass import magnitudes
 from pruning.engine.forward import Forward
 from pruning.evaluation.heldout import Heldout
-from pruning.objective.perplexity import Perplexity
+from pruning.objective.likelihood import Perplexity
 
 RESULTS = Path(__file__).parent / "repair.json"
 TEXTS = {"ppl/heldout": "pydoc", "ppl/wikipedia_sample": "wikipedia_sample"}

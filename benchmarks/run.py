@@ -32,10 +32,8 @@ import torch
 
 from benchmarks.baselines import Plain, Published
 from pruning.algo import Algo
-from pruning.algo.beam import Beam
-from pruning.algo.exhaustive import Exhaustive
-from pruning.algo.greedy import Greedy
-from pruning.algo.one_shot import OneShot
+from pruning.algo.enumerated import Random
+from pruning.algo.stepwise import Beam, Greedy, OneShot
 from pruning.calibration import sources
 from pruning.calibration.items import Items
 from pruning.calibration.samples import Row, Samples
@@ -51,12 +49,11 @@ from pruning.models.handle import Model
 from pruning.models.placement import LanguageModel, ModelInfo
 from pruning.models.products import Float32Linear, native_products
 from pruning.objective import Calibrated, Loss, Objective
-from pruning.objective.divergence import Divergence
-from pruning.objective.margin import Margin
-from pruning.objective.perplexity import Perplexity
+from pruning.objective.distributions import Divergence
+from pruning.objective.likelihood import Margin, Perplexity
 from pruning.search.decide import FloatLoss
 from pruning.search.driver import Problem, solve
-from pruning.search.journal import Journal, KnownScores, Store
+from pruning.search.journal import Journal, Store, claim
 
 Peaks = Mapping[torch.dtype, float]  # GFLOP/s in one large product
 FILES = (scoring.NAME, scoring.BOUNDS)
@@ -153,17 +150,17 @@ class Side:
         """Run one search as a separate cell, and add its mask."""
         name = f"cell{len(self.masks)}"
         (self.folder / name).mkdir(parents=True)
-        store = Store(self.folder, "key", name, space.n_blocks, self.share, space.unit)
-        store.claim()
+        claim(self.folder, "key", name)
         own = [Journal.open(self.folder / name / file, space.n_blocks, unit=space.unit) for file in FILES]
-        known = KnownScores(own[0], store, own[1], store.of(scoring.BOUNDS))
+        for journal, file in zip(own, FILES, strict=True) if self.share else ():
+            journal.others = Store(self.folder, "key", name, space.n_blocks, space.unit, name=file)
         single = None
         if losses.in_half:
             memory = Journal(None, space.n_blocks, unit=space.unit)
             single = FloatLoss(lambda: self._in_float32(losses), memory)
         problem = Problem(algo, space, 0, racing, NearTies())
         started, settling = spent(self.where), self.settling
-        solution = solve(problem, losses, known, lambda *_: None, single)
+        solution = solve(problem, losses, own[0], lambda *_: None, single, own[1])
         self.seconds += spent(self.where) - started - (self.settling - settling)
         self.scored += solution.paid + 1  # and the dense model
         self.bounded += sum(score.seconds > 0 for score in own[1].scores.values())
@@ -269,7 +266,7 @@ def device_name(where: torch.device = CPU) -> str:
 # The works that the benchmark times. Each work has a model, samples, and searches.
 
 
-EVERY = Exhaustive(batch=100_000)  # all masks in one batch
+EVERY = Random(trials=100_000)  # all masks in one batch
 
 
 @dataclass(frozen=True)

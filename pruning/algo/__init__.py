@@ -1,4 +1,4 @@
-"""Searches, one per file: a frozen dataclass of hyper-parameters with a `propose` generator.
+"""Searches: each is a frozen dataclass of hyper-parameters with a `propose` generator.
 
 A search yields masks and receives their losses in the same order. It knows no model, no objective and no clock, and
 all randomness comes from `rng`. So it is a pure function of (seed, losses), and replaying the losses of a journal
@@ -7,7 +7,6 @@ restores its state.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
@@ -98,19 +97,12 @@ class Known:
 
     losses: dict[Mask, float] = field(default_factory=dict)
 
-    def ask(
-        self, masks: Iterable[Mask], best: int | None = None, rise: Rise | None = None
-    ) -> Generator[Request, Any, list[float]]:
-        """Return the losses of all masks, asking only for new ones: `losses = yield from known.ask(masks)`.
-
-        With `rise`, all are asked for: a mask that its rise rules out can have the lowest loss, or the least rise
-        since another mask.
-        """
+    def ask(self, masks: Iterable[Mask], best: int | None = None) -> Generator[Request, Any, list[float]]:
+        """Return the losses of all masks, asking only for new ones: `losses = yield from known.ask(masks)`."""
         masks = list(masks)
-        new = [mask for mask in dict.fromkeys(masks) if rise is not None or mask not in self.losses]
-        found = dict(zip(new, (yield Ask(new, best, rise=rise)), strict=True)) if new else {}
-        self.losses |= {mask: loss for mask, loss in found.items() if rise is None or math.isfinite(loss)}
-        return [found[mask] if mask in found else self.losses[mask] for mask in masks]
+        if new := [mask for mask in dict.fromkeys(masks) if mask not in self.losses]:
+            self.losses.update(zip(new, (yield Ask(new, best)), strict=True))
+        return [self.losses[mask] for mask in masks]
 
     def best(self, space: Space) -> Mask:
         """The mask of least loss among those that are in the space. Ties go to the mask that was asked for first."""

@@ -30,7 +30,7 @@ STEPS = 200  # exchanges of a random walk, after which a new mask is taken from 
 
 
 def singles(space: Space, known: Known) -> Generator[Request, Any, Array]:
-    """The losses of removing each unit of `space.fitting()` alone. Use it with `yield from`.
+    """The losses of removing each unit of `space.fitting()` alone.
 
     On a budget, these are the rises of the loss since the dense model, whose loss is asked for, too.
     """

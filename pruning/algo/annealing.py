@@ -1,11 +1,4 @@
-"""Annealing: chains that swap one unit at a time and accept a worse set less and less often.
-
-Source: Kirkpatrick, Gelatt and Vecchi, "Optimization by simulated annealing" (Science 220, 1983); not in the paper's
-panel. A set whose loss is higher by d replaces the current set with probability exp(-d / T) (Metropolis). T starts at
-`heat` times the spread of the losses of single removals and is multiplied by `cooling` at each step. `chains` chains
-share their batches: the first starts from the one-shot set, the others from draws of the prior. 4 chains of 50 steps
-have the budget of the paper's Bayesian search.
-"""
+"""Annealing: chains that swap one unit at a time and accept a worse set less and less often."""
 
 from __future__ import annotations
 
@@ -23,7 +16,13 @@ from pruning.core.mask import Space
 class Annealing:
     """Returns the best set that any chain scored. It is never worse than the one-shot set.
 
-    Starting sets are drawn from the prior with `temperature`.
+    A set whose loss is higher by d replaces the current set with probability exp(-d / T) (Metropolis). T starts at
+    `heat` times the spread of the losses of single removals and is multiplied by `cooling` at each step. `chains`
+    chains share their batches: the first starts from the one-shot set, the others from draws of the prior with
+    `temperature`. 4 chains of 50 steps have the budget of the paper's Bayesian search.
+
+    Source: Kirkpatrick, Gelatt and Vecchi, "Optimization by simulated annealing" (Science 220, 1983); not in the
+    paper's panel.
     """
 
     chains: int = 4

@@ -1,13 +1,13 @@
 """Bayesian: a surrogate of the loss is fitted to the scored sets and chooses which sets to score next.
 
-Source: the paper's search (5), "prior-guided BO: 200 trials, 10 random inits"; it names neither surrogate nor
-acquisition function. Here the random sets are drawn from the prior (`_moves.py`), and the one-shot set is one of the
-trials. The surrogate is a Gaussian process over the blocks and the pairs of blocks that sets share. Tree-structured
-estimators (Optuna's default) would miss these interactions, because of which a ranking of blocks is not enough.
+The random sets are drawn from the prior (`_moves.py`), and the one-shot set is one of the trials. The surrogate is a
+Gaussian process over the blocks and the pairs of blocks that sets share. Each batch of `batch` sets minimises a lower
+confidence bound, mean - kappa * deviation. The candidates are all sets one swap away from the `elite` best sets, and
+as many draws from the prior: the surrogate is trusted only near scored sets, as in trust-region methods for discrete
+spaces (Wan et al., arXiv 2102.07188).
 
-Each batch of `batch` sets minimises a lower confidence bound, mean - kappa * deviation. The candidates are all sets
-one swap away from the `elite` best sets, and as many draws from the prior: the surrogate is trusted only near scored
-sets, as in trust-region methods for discrete spaces (Wan et al., arXiv 2102.07188).
+Source: the paper's search (5), "prior-guided BO: 200 trials, 10 random inits"; it names neither surrogate nor
+acquisition function.
 """
 
 from __future__ import annotations

@@ -1,15 +1,14 @@
 """Fast-Block-Select: replace runs of neighbouring blocks by runs of the same length with a lower joint loss.
 
-Source: MI-PRUN (arXiv 2601.07212, algorithm 1), in the paper's search (7) with the loss in place of mutual
-information. The set P starts as the one-shot set. The runs of neighbours in P compete with other runs of the same
-length. All runs are ranked by the sum of their blocks' single-removal losses. The loss of removing a whole run is
-measured for the runs of P and for the first few of all runs; these are called groups. The next P consists of groups
-that do not conflict. The steps are repeated until P is unchanged or equals an earlier P.
+The set P starts as the one-shot set. The runs of neighbours in P compete with other runs of the same length (on a
+budget, also of the same cost). The loss of removing a whole run is measured for the runs of P and for the
+`candidates` of each length whose blocks have the least sum of single-removal losses; these are called groups. The
+next P consists of groups without a common block that have the least sum of losses; ties keep P. The steps are
+repeated until P is unchanged or equals an earlier P. P as a whole is never scored, so the result can be worse than
+the one-shot set.
 
-The text leaves three points open: how many runs are measured (here: `candidates` per length), what a conflict is (a
-block in common), and which groups are chosen (those with the least sum of losses, found exactly; ties keep P). P as a
-whole is never scored, so the result can be worse than the one-shot set. On a budget, only runs of the same length and
-the same cost compete.
+Source: MI-PRUN (arXiv 2601.07212, algorithm 1), in the paper's search (7) with the loss in place of mutual
+information. The number of candidates, what a conflict is, and which groups are chosen are not stated there.
 """
 
 from __future__ import annotations
@@ -67,10 +66,7 @@ class FastBlockSelect:
         return list(dict.fromkeys([*same, *inside[: self.candidates]]))
 
     def evaluations(self, space: Space) -> int:
-        """The number of runs of 1 to k unprotected neighbours; the search asks for each run at most once.
-
-        On a budget, the dense model is added.
-        """
+        """The number of runs of 1 to k unprotected neighbours; the search asks for each run at most once."""
         units = set(space.fitting())
         starts = product(range(1, space.k + 1), units)
         inside = sum(all(i in units for i in range(start, start + length)) for length, start in starts)

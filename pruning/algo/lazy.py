@@ -24,7 +24,7 @@ from typing import Any
 
 from pruning.algo import Ask, Request, Rise
 from pruning.core.errors import InputError
-from pruning.core.mask import Mask, Space
+from pruning.core.mask import Mask
 
 FIRST = 6  # candidates that are scored before any can be skipped
 MORE = 3  # candidates that are scored at a time from then on
@@ -32,36 +32,35 @@ log = logging.getLogger(__name__)
 
 
 @dataclass
-class Lazy:
-    """The rounds of one search that drop one block more in each, and the errors of its predictions so far.
+class Rounds:
+    """The `count` rounds of one search that drop one block more in each, and the errors of its predictions so far.
 
-    `rounds` is the number of rounds, and `risk` the probability that the search may lose by skipping.
+    `risk` is the probability that the search may lose by skipping; None skips no candidate.
     """
 
-    risk: float
-    rounds: int
+    risk: float | None
+    count: int
     _losses: dict[Mask, float] = field(default_factory=dict)  # of all candidates; skipped ones: a prediction
     _parents: dict[Mask, Mask] = field(default_factory=dict)
     _squares: float = 0.0  # of the errors in earlier rounds, about the mean of their round
     _freedom: int = 0
-
-    @classmethod
-    def of(cls, risk: float | None, space: Space) -> Lazy | None:
-        """The rounds of a search in a space; None if the search is not lazy."""
-        return None if risk is None else cls(risk, space.k)
 
     def know(self, dense: Mask, loss: float) -> None:
         """Note the loss of the dense model; without it, losses can be compared, but not their rises per cost."""
         self._losses[dense] = loss
 
     def scored(
-        self, children: Mapping[Mask, Mask], best: int, rise: Rise | None = None
+        self, children: Mapping[Mask, Mask], best: int | None, rise: Rise | None = None
     ) -> Generator[Request, Any, dict[Mask, float]]:
-        """The losses of the candidates of a round that were scored, of which `best` will be chosen.
+        """The losses of the candidates of a round that were scored, of which `best` (None: all) will be chosen.
 
         `children` maps each candidate to its parent, the mask without the new block. If `rise` is given, the `best`
         are those of least rise per cost.
         """
+        if self.risk is None:
+            masks = list(children)
+            return dict(zip(masks, (yield Ask(masks, best, rise=rise)), strict=True))
+        best = len(children) if best is None else best
 
         def value(mask: Mask, loss: float) -> float:
             return loss if rise is None else rise.rate(mask, loss, self._losses[rise.base])
@@ -117,7 +116,8 @@ class Lazy:
             return -math.inf
         from scipy.stats import t
 
-        quantile = float(t.isf(self.risk / (max(1, self.rounds - 1) * left), freedom))
+        assert self.risk is not None
+        quantile = float(t.isf(self.risk / (max(1, self.count - 1) * left), freedom))
         return centre - quantile * math.sqrt(squares / freedom * (1 + 1 / count))
 
 

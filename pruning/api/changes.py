@@ -28,7 +28,7 @@ from pruning.healing.training_text import check_length
 from pruning.models.architecture import context_length_of
 from pruning.models.handle import Model
 from pruning.models.kept_models import savable
-from pruning.objective.perplexity import Perplexity
+from pruning.objective.likelihood import Perplexity
 from pruning.runs.cell import ForwardSettings, forward_with
 
 
@@ -104,7 +104,7 @@ def repair_mask(
     Returns a copy of the dense model in which the maps are folded into the weights before the runs. A map that does
     not help on samples that were held out is left out, and the log says so. Run, measure, heal or export the copy
     with the same mask. `calibration`, `samples`, `length` and `seed` are as in `search_mask`; `settings` are those of
-    the option `how` of `compensation`, such as `sequential=False`. Raises InputError if a setting is wrong, or if the
+    the option `how` of `compensation`, such as `heldout=8`. Raises InputError if a setting is wrong, or if the
     model takes no maps.
     """
     from pruning.config.app import build_named

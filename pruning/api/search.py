@@ -31,7 +31,7 @@ from pruning.runs.prepare import Reader, check_evaluation
 from pruning.search import driver
 from pruning.search.decide import FloatLoss, certainty
 from pruning.search.driver import Problem, solve
-from pruning.search.journal import Journal, KnownScores
+from pruning.search.journal import Journal
 
 
 @exclusive
@@ -81,7 +81,7 @@ def search_mask(
     removal.check()
     sizes = None if removal.counted else find_chain(model.module, removal.mask_unit).sizes()
     space = removal.space(model.n_blocks, sizes)
-    chosen_algo.evaluations(space)  # raises OutOfReachError if the search needs too many evaluations
+    most = chosen_algo.evaluations(space)  # raises OutOfReachError if the search needs too many evaluations
     asked = objective if isinstance(objective, str) else chosen_objective
     drawn = draw_samples(model, calibration, asked, samples=samples, length=length, seed=seed)
     if drawn.kind not in kinds_for(needs := chosen_objective.needs):
@@ -100,11 +100,11 @@ def search_mask(
         FloatLoss(losses.in_float32, Journal(None, space.n_blocks, space.unit)) if losses.in_half else None
     )
     problem = Problem(chosen_algo, space, seed, race, ties, max_evaluations)
-    most = driver.evaluations(chosen_algo, space, max_evaluations)
+    most = min(most, max_evaluations or most)
     title = f"{model.name} {type(chosen_algo).__name__}"
     try:
         with search_shown(title, most, hidden=not progress, unit=space.unit) as show:
-            solution = solve(problem, losses, KnownScores(journal), show, single)
+            solution = solve(problem, losses, journal, show, single)
     finally:
         losses.forward.release()
     score = solution.score

@@ -115,17 +115,11 @@ def option_classes(group: str) -> dict[str, Any]:
 
 
 def members(group: str) -> Iterator[tuple[str, Any]]:
-    """Yield (schema name, class) for every class that an option of the group can configure.
-
-    In a group with packages, the schema has the name of the class: `OneShot` is /schema/algo/one_shot.
-    """
-    from pruning.core.records import (
-        settings_classes,  # imports numpy, which the text of `--help` does not need
-    )
+    """Yield (schema name, class) for every class that an option of the group can configure."""
+    from pruning.core.records import settings_classes  # imports numpy, which `--help` does not need
 
     if group in PACKAGES:
-        for _, cls in settings_classes(*PACKAGES[group]):
-            yield re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower(), cls
+        yield from settings_classes(*PACKAGES[group])
     for name, path in NAMED.get(group, {}).items():
         yield name, resolve_name(path)
 

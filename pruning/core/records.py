@@ -14,6 +14,7 @@ import logging
 import os
 import pkgutil
 import platform
+import re
 import subprocess
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -475,7 +476,7 @@ def now() -> str:
 
 # Configurations in the form that results record: with the name of each class, without its module.
 #
-# Hydra needs `_target_: pruning.algo.greedy.Greedy`. If the class later moves, a result with this path matches no
+# Hydra needs `_target_: pruning.algo.stepwise.Greedy`. If the class later moves, a result with this path matches no
 # configuration. So results hold `class: Greedy` and the name of the option, `option: greedy`. Older results hold
 # `_target_`; `recorded` converts both forms to the recorded form.
 
@@ -483,17 +484,16 @@ TARGET, CLASS, OPTION = "_target_", "class", "option"
 
 
 def settings_classes(package: str, method: str) -> Iterator[tuple[str, type]]:
-    """Yield (module name, class) for each dataclass with the method `method` in a package's modules.
+    """Yield (name, class) for each dataclass with the method `method` in a package's modules.
 
-    These are the classes that settings can choose. Private modules (such as `_prior`) are searched too. A class is
-    yielded only for the module that defines it, not for a module that imports it.
+    These are the classes that settings can choose. The name is that of the class: OneShot is `one_shot`.
     """
     path = importlib.import_module(package).__path__
     for info in pkgutil.iter_modules(path):
         module = importlib.import_module(f"{package}.{info.name}")
         for _, cls in inspect.getmembers(module, inspect.isclass):
             if cls.__module__ == module.__name__ and dataclasses.is_dataclass(cls) and hasattr(cls, method):
-                yield info.name, cls
+                yield re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower(), cls
 
 
 def recorded(settings: Any) -> Any:
@@ -580,6 +580,15 @@ DECIDED = {
 }
 # Settings of calibrations and searches that were added, and their defaults: a cell's key leaves these out.
 NEW = {"disjoint": False, "lazy": None, "rank": "cost", "within": "any", "blocks": True}
+# Settings that classes no longer have, with their former defaults, which the keys of cells hold.
+FORMER: dict[str, dict[str, Any]] = {
+    "Greedy": {"blocks": True},
+    "Genetic": {"mutates": "set"},
+    "Cbo": {"exact": 100_000_000},
+    "CboHessian": {"exact": 100_000_000},
+    "Exhaustive": {"batch": 256},
+    "Linear": {"search": False, "toward": "identity", "sequential": True},
+}
 
 
 def current(config: Any) -> Any:
@@ -592,6 +601,9 @@ def current(config: Any) -> Any:
     for group, names in DECIDED.items():
         if isinstance(settings := found.get(group), dict):
             found[group] = {name: value for name, value in settings.items() if name not in names}
+    for group, settings in found.items():
+        if isinstance(settings, dict) and (former := FORMER.get(settings.get(CLASS, ""))):
+            found[group] = {n: value for n, value in settings.items() if (n, value) not in former.items()}
     return found
 
 

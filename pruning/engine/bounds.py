@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from pruning.core.mask import Mask
 from pruning.engine import collectives
 from pruning.engine.head import NEGLIGIBLE, Distributions, PartialHead, Readout
+from pruning.engine.prefix_tree import Ends
 from pruning.models.products import Float32Linear
 
 if TYPE_CHECKING:
@@ -68,19 +69,22 @@ def bounds(
     if (part := forward.parts[rows]) is None:
         return
     # Keep states at the scored positions if those of all masks take at most SHARE of the room for states.
-    forward.ends.drop()
+    forward.ends = None
     sizes = forward.memory_budget.sizes(rows, readout, masks[0], forward.beginnings.nbytes())
     batches = forward.batches(rows)  # `sizes` can make them smaller
     tokens = sum(batch.ids.numel() for batch in batches)
     scored = sum(len(batch.targets) for batch in batches)
     if (reserved := len(masks) * sizes.kept * scored / tokens) <= SHARE * sizes.room:
-        forward.ends.begin(rows, batches, reserved)
+        forward.ends = Ends(rows, batches, reserved)
     complete = False
     try:
         yield from forward.sums(rows, masks, replace(readout, part=part))
-        complete = forward.ends.open
+        complete = True
     finally:
-        forward.ends.finish(masks) if complete else forward.ends.drop()
+        if complete and forward.ends is not None:
+            forward.ends.masks = set(masks)
+        else:
+            forward.ends = None
 
 
 def partial_head(module: Any, rows: Sequence[Row], read: Callable[[Readout], None]) -> PartialHead | None:

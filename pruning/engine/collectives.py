@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -24,9 +24,6 @@ T = TypeVar("T")
 # A rank that dies is noticed at once. PATIENCE is the time limit for a rank that hangs, ARRIVAL for one that never
 # starts.
 PATIENCE, ARRIVAL = timedelta(hours=2), timedelta(minutes=10)
-FAILURE = "failure"  # the key under which a rank that fails stores its error
-
-_store: Any = None  # what the joined ranks share
 
 
 @contextmanager
@@ -34,28 +31,20 @@ def joined_ranks() -> Iterator[None]:
     """Within this context, the ranks that torchrun or submitit started are joined; contexts can be nested.
 
     Each rank sees its share of the GPUs. Raises RankError if a rank does not arrive, or if a rank ends while
-    another still exchanges data with it. If the error of the rank that ended is known, the RankError quotes it.
+    another still exchanges data with it.
     """
-    global _store
-    rendezvous = find_rendezvous()
-    if rendezvous is None or world_size() > 1:
+    place = find_rendezvous()
+    if place is None or world_size() > 1:
         yield
         return
-    rendezvous.take_share()
-    import torch.distributed as dist
-
+    place.take_share()
+    place.join()
     try:
-        _store = rendezvous.join()
         yield
-    except BaseException as error:
-        if _store is not None and not isinstance(error, RankError):
-            with suppress(RuntimeError):  # the rank that serves the store may have ended
-                _store.set(FAILURE, f"{type(error).__name__}: {error}")  # other ranks quote it
-        raise
     finally:
-        _store = None
-        if dist.is_initialized():
-            dist.destroy_process_group()
+        import torch.distributed as dist
+
+        dist.destroy_process_group()
 
 
 def rank() -> int:
@@ -102,7 +91,7 @@ def all_sum(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 def all_max(value: float) -> float:
     """The maximum of `value` over the ranks, on every rank, so that all ranks make the same plan."""
-    return value if world_size() == 1 else max(gather([value]))
+    return max(gather([value]))
 
 
 def broadcast(value: T) -> T:
@@ -132,8 +121,6 @@ def on_first(action: Callable[[], T]) -> T:
 
 def any_failure(error: Exception | None) -> Exception | None:
     """This rank's error; a RankError if only other ranks have errors; None if no rank has one."""
-    if world_size() == 1:
-        return error
     texts = gather([None if error is None else f"{type(error).__name__}: {error}"])
     if error is not None or not any(texts):
         return error
@@ -149,18 +136,14 @@ def _world() -> tuple[int, int]:
 
 
 def _exchange(operation: Callable[[Any], Any]) -> None:
-    """Run a collective operation. If a rank is gone, raises RankError and quotes its stored error, if any."""
+    """Run a collective operation. Raises RankError if a rank is gone."""
     import torch.distributed as dist
 
     try:
         operation(dist)
     except RuntimeError as error:
-        reason = ""
-        with suppress(RuntimeError):  # the rank that serves the store may have ended
-            if _store is not None and _store.check([FAILURE]):
-                reason = f" ({_store.get(FAILURE).decode()})"
         raise RankError(
-            f"another rank of this cell ended or did not answer{reason}: see the log of that rank."
+            "another rank of this cell ended or did not answer: the log of that rank says why."
         ) from error
 
 
@@ -171,11 +154,7 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 @dataclass(frozen=True)
 class Rendezvous:
-    """The place of one process among all ranks and among those of its machine, and the address where they meet.
-
-    The process is rank `rank` of `size`; on its machine, it is rank `local_rank` of `local_size`. torch.distributed
-    joins the ranks at `address`.
-    """
+    """The place of one process among all ranks and among those of its machine, and where torch joins them."""
 
     rank: int
     size: int
@@ -185,8 +164,7 @@ class Rendezvous:
 
     def take_share(self) -> None:
         """Restrict this process to its share of GPUs and cores. Call this before CUDA is first used."""
-        gpus = share(os.environ, visible(os.environ), self.local_rank, self.local_size)
-        if gpus is not None:
+        if (gpus := share(visible(), self.local_rank, self.local_size)) is not None:
             os.environ[VISIBLE] = gpus
         if "OMP_NUM_THREADS" in os.environ:
             return
@@ -197,10 +175,9 @@ class Rendezvous:
         available = len(os.sched_getaffinity(0)) // self.local_size
         torch.set_num_threads(int(cores) if cores else max(1, available))
 
-    def join(self) -> Any:
-        """Join the other ranks. Returns a store that all ranks share."""
+    def join(self) -> None:
+        """Join the other ranks."""
         import torch.distributed as dist
-        from torch.distributed.distributed_c10d import PrefixStore
         from torch.distributed.rendezvous import rendezvous
 
         try:
@@ -211,7 +188,6 @@ class Rendezvous:
                 f"rank {self.rank} of {self.size} could not join the other ranks at {self.address} ({error}): check "
                 "that all have started."
             ) from error
-        return PrefixStore("pruning", store)
 
 
 def find_rendezvous() -> Rendezvous | None:
@@ -235,26 +211,25 @@ def find_rendezvous() -> Rendezvous | None:
     return place if place.size > 1 else None
 
 
-def visible(environment: Mapping[str, str]) -> list[str]:
+def visible() -> list[str]:
     """The names of the GPUs that this process may use: those in CUDA_VISIBLE_DEVICES or, if it is unset, all."""
-    given = environment.get(VISIBLE)
-    if given is not None:
+    if (given := os.environ.get(VISIBLE)) is not None:
         return [name.strip() for name in given.split(",") if name.strip()]
     import torch
 
     return [str(number) for number in range(torch.cuda.device_count())]
 
 
-def share(environment: Mapping[str, str], gpus: list[str], rank: int, size: int) -> str | None:
+def share(gpus: list[str], rank: int, size: int) -> str | None:
     """The GPUs of local rank `rank`, as a value of CUDA_VISIBLE_DEVICES; None if the variable stays as it is.
 
     Each rank gets neighbours in `gpus`, because neighbouring GPUs are likely to be well connected. Raises
     InputError if there are fewer GPUs than ranks on this machine.
     """
-    given = (environment.get(name, "") for name in ("SLURM_GPUS_PER_TASK", "SLURM_GPU_BIND"))
+    given = (os.environ.get(name, "") for name in ("SLURM_GPUS_PER_TASK", "SLURM_GPU_BIND"))
     # SLURM_TRES_PER_TASK can list only cores.
     bound = any(value not in ("", "none") for value in given)
-    if not gpus or bound or "gpu" in environment.get("SLURM_TRES_PER_TASK", ""):
+    if not gpus or bound or "gpu" in os.environ.get("SLURM_TRES_PER_TASK", ""):
         return None  # there are none, or SLURM has already given each task its own
     if len(gpus) < size:
         raise InputError(

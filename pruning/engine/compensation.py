@@ -20,14 +20,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, TypeAlias
+from typing import ClassVar, TypeAlias
 
-from pruning.core.errors import InputError, check_known
-
-if TYPE_CHECKING:
-    pass
-
-TOWARD = {"identity": 1.0, "zero": 0.0}  # what a large ridge moves a linear map towards
+from pruning.core.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -53,31 +48,20 @@ class Linear:
     """What the unit before a removed run adds is multiplied by a matrix (D, D); see `pruning.engine.repair`.
 
     `ridge` are the values of the ridge, relative to the mean diagonal of M'M, among which the best is chosen on every
-    `heldout`-th calibration sample. A large ridge moves the map towards the identity, or towards 0 (`toward`). If
-    `sequential` is true, each map is measured on the model that is already pruned and repaired before it; otherwise
-    all are measured on the dense model. The search always scores masks without maps.
+    `heldout`-th calibration sample. The search scores masks without maps, because a map belongs to one mask.
     """
 
-    search: bool = False
+    search: ClassVar[bool] = False
     ridge: list[float] = field(default_factory=lambda: [0.0001, 0.001, 0.01, 0.1, 1.0, 10.0])
     heldout: int = 4
-    toward: str = "identity"
-    sequential: bool = True
 
     def __post_init__(self) -> None:
-        if self.search:
-            raise InputError(
-                "compensation.search=true is not possible with compensation=linear: a map belongs to one mask, so "
-                "a search would need passes over the samples for every mask. Leave it false: the final mask is "
-                "repaired."
-            )
         if not self.ridge or not all(0 < one < math.inf for one in self.ridge):
             raise InputError(f"compensation.ridge={list(self.ridge)}: give one or more numbers above 0.")
         if self.heldout < 2:
             raise InputError(
                 f"compensation.heldout={self.heldout}: choose 2 or more (4: every fourth sample)."
             )
-        check_known("compensation", self, toward=TOWARD)
 
 
 Compensation: TypeAlias = NoCompensation | Magnitude | Linear

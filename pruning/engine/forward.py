@@ -19,7 +19,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -100,8 +100,6 @@ class Cost:
 
     def over_ranks(self) -> Cost:
         """The cost over all ranks: the sum of their work, the maximum of their time and of their memory."""
-        if collectives.world_size() == 1:
-            return replace(self)
         work = np.array([self.block_forwards, self.block_tokens], dtype=float)
         forwards, tokens = collectives.all_sum(work)
         seconds, memory = collectives.all_max(self.forward_seconds), collectives.all_max(self.peak_memory)
@@ -130,7 +128,7 @@ class Forward:
     bounds: bool = False
     # What is kept between requests:
     beginnings: Beginnings = field(default_factory=Beginnings)
-    ends: Ends = field(default_factory=Ends)
+    ends: Ends | None = None
     parts: dict[tuple[Row, ...], PartialHead | None] = field(default_factory=dict)
     memory_budget: MemoryBudget = field(init=False, repr=False)
     # At a batch's targets, on the CPU: the dense model's states, and the logarithms of its sums over the vocabulary.
@@ -161,7 +159,7 @@ class Forward:
         """The same forward passes with other factors for dropped units. Batches, caches and the cost are shared."""
         view = copy.copy(self)
         if scales != self.scales:
-            view.scales, view.beginnings, view.ends = scales, Beginnings(), Ends()
+            view.scales, view.beginnings, view.ends = scales, Beginnings(), None
         return view
 
     def watched(self, watch: Callable[[int, int], None]) -> Forward:
@@ -178,7 +176,7 @@ class Forward:
     def release(self) -> None:
         """Free the memory of states and weights that are kept for a search."""
         self.beginnings.clear()
-        self.ends.drop()
+        self.ends = None
         self.parts.clear()
 
     @property
@@ -216,12 +214,6 @@ class Forward:
         """The pace of requests of as many rows that read as much of the head."""
         return self._paces.setdefault((rows, readout.part is None), Pace())
 
-    def compiled(self, unit: str) -> AbstractContextManager[None]:
-        """A context in which blocks run compiled, if this is asked for."""
-        if not self.compile or unit != "block":
-            return nullcontext()
-        return compiled(find_blocks(self.model.module))
-
     # One batch: walk the blocks, then read values from the states after the last unit.
 
     def read(
@@ -231,28 +223,26 @@ class Forward:
         readout: Readout,
         share: float = 0.0,
         wanted: Wanted | None = None,
+        ends: Ends | None = None,
     ) -> Iterator[tuple[int, Array]]:
         """Yield the number of each mask, and the readout's values (n,) at the batch's targets.
 
         The head runs only at the targets. `share` is the batch's share of all samples, used to count block forwards.
+        If `ends` are given, their states are read, and no block runs.
         """
         dense = self._dense_state(batch, masks[0].n_blocks, share) if readout.compares else None
+        if ends is not None:
+            kept = [ends.states[batch][mask].__getitem__ for mask in masks]
+            yield from enumerate(self._values(batch, kept, readout, dense))
+            return
         branches = self._walk(batch, masks, share, wanted)
         numbers = [number for _, (number,) in branches]
         states: list[StatesAt] = [partial(_at, batch, hidden) for hidden, _ in branches]
-        if self.ends.open:
+        if self.ends is not None and self.ends.masks is None:
             ends = self.ends.states.setdefault(batch, {})
             ends.update((masks[number], state(ALL)) for number, state in zip(numbers, states, strict=True))
             states = [ends[masks[number]].__getitem__ for number in numbers]
         yield from zip(numbers, self._values(batch, states, readout, dense), strict=True)
-
-    def read_ends(
-        self, batch: Batch, masks: Sequence[Mask], readout: Readout, share: float
-    ) -> Iterator[tuple[int, Array]]:
-        """As `read`, from states that are kept."""
-        dense = self._dense_state(batch, masks[0].n_blocks, share) if readout.compares else None
-        states = [self.ends.states[batch][mask].__getitem__ for mask in masks]
-        yield from enumerate(self._values(batch, states, readout, dense))
 
     def _walk(
         self, batch: Batch, masks: Sequence[Mask], share: float, wanted: Wanted | None = None
@@ -332,7 +322,7 @@ class WalkRequest:
     def run(self, masks: Iterable[Mask]) -> Iterator[tuple[Mask, list[float], float]]:
         """Yield each mask, in any order, with each row's sum and the average seconds per mask."""
         forward, masks = self.forward, list(masks)
-        if forward.ends.masks and self.readout.part is None:
+        if self.readout.part is None:
             given = list(self._from_ends(masks))
             yield from given
             masks = [mask for mask in masks if mask not in {done for done, *_ in given}]
@@ -351,7 +341,7 @@ class WalkRequest:
             # If a rank runs out of memory, all ranks retry; otherwise their next chunks would differ.
             if failed is not None:
                 forward.beginnings.clear()
-                forward.ends.drop()
+                forward.ends = None
                 forward.memory_budget.shrink(failed, len(chunk))
                 plan = None
                 continue
@@ -366,7 +356,8 @@ class WalkRequest:
         budget, beginnings = self.forward.memory_budget, self.forward.beginnings
         self.forward.batches(self.rows)
         sizes = budget.sizes(self.rows, self.readout, masks[0], beginnings.nbytes())
-        sizes = replace(sizes, room=max(0.0, sizes.room - self.forward.ends.reserved))
+        if self.forward.ends is not None:
+            sizes = replace(sizes, room=max(0.0, sizes.room - self.forward.ends.reserved))
         batches = collectives.share_of(budget.batches(self.rows))
         others = collectives.all_max(beginnings.nbytes() - beginnings.nbytes(batches))
         leaving = forks(masks)
@@ -381,14 +372,17 @@ class WalkRequest:
 
     def _from_ends(self, masks: Sequence[Mask]) -> Iterator[tuple[Mask, list[float], float]]:
         """Like `run`, of those masks whose states after the last unit are kept; nothing if memory runs out."""
-        ends = self.forward.ends
-        known = ends.known(self.rows, self.forward.batches(self.rows), masks)
-        if not known:
+        if (ends := self.forward.ends) is None or ends.masks is None:
             return
-        read = partial(self.forward.read_ends, masks=known, readout=self.readout)
+        if ends.rows != self.rows or [*map(id, ends.batches)] != [*map(id, self.forward.batches(self.rows))]:
+            self.forward.ends = None  # other rows or batches are asked for
+            return
+        if not (known := [mask for mask in masks if mask in ends.masks]):
+            return
+        read = partial(self.forward.read, masks=known, readout=self.readout, ends=ends)
         sums, seconds, failed = self._tried(known, read)
         if failed is not None:
-            ends.drop()
+            self.forward.ends = None
             if not out_of_memory(failed):
                 raise failed
             return
@@ -412,15 +406,16 @@ class WalkRequest:
     @torch.inference_mode()
     def _add(self, sums: Array, unit: str, read: Read) -> None:
         """Add the values of this rank's batches to `sums` (masks, rows), in float64."""
-        batches = self.forward.batches(self.rows)
+        forward, batches = self.forward, self.forward.batches(self.rows)
         tokens = sum(batch.ids.numel() for batch in batches)
         mine = collectives.share_of(batches)
-        with self.forward.compiled(unit), for_any_rows():
+        blocks = find_blocks(forward.model.module) if forward.compile and unit == "block" else None
+        with nullcontext() if blocks is None else compiled(blocks), for_any_rows():
             for done, batch in enumerate(mine, start=1):
                 for number, values in read(batch, share=batch.ids.numel() / tokens):
                     np.add.at(sums[number], batch.rows.numpy(), values)
-                if self.forward.watch is not None:
-                    self.forward.watch(done, len(mine))
+                if forward.watch is not None:
+                    forward.watch(done, len(mine))
 
     def _count(self, masks: Sequence[Mask], seconds: float) -> None:
         """Count what the walk of these masks took."""

@@ -7,22 +7,20 @@ weights of unit u. Units are sub-layers: before a run of whole blocks, u is the 
 ReplaceMe. Nothing comes before a run at the beginning of the model, so such a run has no map. If unit u normalises
 what it adds, only a diagonal T can be folded in.
 
-A map is kept only if it helps: on samples that it was not fitted on, the loss of the pruned model must not rise in
-any source of the samples. If it does, maps with a larger ridge are tried, which change less, and then none.
+Deviations: each map is measured on the model that is already pruned and repaired before its run, and a large ridge
+moves T towards the identity, which is the plain mask. A map is kept only if it helps: on samples that it was not
+fitted on, the loss of the pruned model must not rise in any source of the samples. If it does, maps with a larger
+ridge are tried, which change less, and then none.
 
-All maps are measured on the dense model in one pass, or, with `sequential`, each on the model that is already pruned
-and repaired before it, which takes one or two passes for each run, through the blocks up to this run. The states of
-one batch of tokens are in memory at a time; the sums take 32 D^2 bytes for each run whose map is measured in the same
-pass.
+A run takes one or two passes over the samples, through the blocks up to the run. The states of one batch of tokens
+are in memory at a time; the sums take 32 D^2 bytes.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,8 +31,7 @@ from pruning.core.errors import InputError
 from pruning.core.mask import Mask, unit_names
 from pruning.core.records import RepairRecord, RepairRun
 from pruning.engine import collectives
-from pruning.engine.compensation import TOWARD
-from pruning.engine.dense_pass import RowInBatch, states
+from pruning.engine.dense_pass import states
 from pruning.models.output_maps import (
     Fold,
     Repair,
@@ -66,12 +63,14 @@ class Run:
         """The sub-layer before the run, into which its map is folded; -1 if there is none."""
         return self.first - 1
 
+    @property
+    def units(self) -> range:
+        """The removed sub-layers."""
+        return range(self.first, self.last + 1)
+
     def names(self) -> list[str]:
         """The short notation of the removed units."""
-        return list(unit_names("sublayer", range(self.first, self.last + 1)))
-
-
-Outputs = dict[Run, Tensor]  # what the module before a run returned
+        return list(unit_names("sublayer", self.units))
 
 
 def runs_of(mask: Mask) -> list[Run]:
@@ -114,28 +113,31 @@ def measure(forward: Forward, samples: Samples, mask: Mask, fit: Linear) -> tupl
     Raises InputError as `check` does.
     """
     runs, samples = runs_of(mask), samples.labelled()
-    folds = {run: find_fold(forward.model.module, run.writer, FORM) for run in runs if run.writer >= 0}
-    for run in (run for run in runs if run not in folds):
-        log.warning("%s come first in the model: nothing before them can be repaired", " ".join(run.names()))
-    for fold in (fold for fold in folds.values() if fold.form != FORM):
-        log.warning("only a diagonal map is folded into %s: %s", _name(fold.unit), fold.why)
     judge = _Judge(forward, samples, mask, fit)
     maps: dict[int, Tensor] = {}
-    found: dict[Run, RepairRun] = {}
-    for group in [[run] for run in folds] if fit.sequential else [list(folds)]:
-        sums = _run_sums(forward, samples, {run: folds[run] for run in group}, runs, Repair(dict(maps)), fit)
-        for run in group:
-            found[run], ridge = judge.record(run, folds[run], *sums[run])
-            if ridge is not None:
-                whole = partial(_map, sums[run][0] + sums[run][1], ridge, fit)
-                maps[run.writer] = collectives.on_first(whole)
+    records: list[RepairRun] = []
+    for number, run in enumerate(runs):
+        if run.writer < 0:
+            log.warning(
+                "%s come first in the model: nothing before them can be repaired", " ".join(run.names())
+            )
+            records.append({"removed": run.names(), "folded": None})
+            continue
+        fold = find_fold(forward.model.module, run.writer, FORM)
+        if fold.form != FORM:
+            log.warning("only a diagonal map is folded into %s: %s", _name(fold.unit), fold.why)
+        fitted, heldout = _run_sums(forward, samples, run, fold, runs[:number], Repair(dict(maps)), fit)
+        record, ridge = judge.record(run, fold, fitted, heldout)
+        records.append(record)
+        if ridge is not None:
+            maps[run.writer] = _map(fitted + heldout, ridge)
     repair = Repair(maps)
     return repair, {
         "form": FORM,
         "samples": samples.count,
         "tokens": sum(len(row.input_ids) for row in samples.rows),
-        "sequential": fit.sequential,
-        "runs": [found.get(run) or {"removed": run.names(), "folded": None} for run in runs],
+        "sequential": True,
+        "runs": records,
         "sha256": repair.sha256,
     }
 
@@ -153,15 +155,14 @@ class _Judge:
 
     def record(self, run: Run, fold: Fold, fitted: Sums, heldout: Sums) -> tuple[RepairRun, float | None]:
         """The record of a run, and the ridge of its map; None if no map helps."""
-        toward = TOWARD[self.fit.toward]
         errors = collectives.on_first(
-            lambda: {ridge: heldout.error(fitted.solve(ridge, toward)) for ridge in self.fit.ridge}
+            lambda: {ridge: heldout.error(fitted.solve(ridge)) for ridge in self.fit.ridge}
         )
         best = min(errors, key=lambda one: errors[one])
-        weaker = sorted(ridge for ridge in errors if ridge > best) if toward == 1.0 else []
-        record: RepairRun = {"removed": run.names(), "folded": None, "error_before": heldout.error(1.0)}
+        weaker = sorted(ridge for ridge in errors if ridge > best)
+        record: RepairRun = {"removed": run.names(), "folded": None, "error_before": heldout.error(None)}
         for ridge in (best, *weaker):
-            trial = {**self.kept, run.writer: collectives.on_first(partial(_map, fitted, ridge, self.fit))}
+            trial = {**self.kept, run.writer: _map(fitted, ridge)}
             losses = self._losses(trial)
             record["loss_before"], record["loss_after"] = self.losses, losses
             if not (worse := [source for source, loss in losses.items() if not loss <= self.losses[source]]):
@@ -197,9 +198,9 @@ class _Judge:
         return {source: total / tokens[source] for source, total in sums.items()}
 
 
-def _map(sums: Sums, ridge: float, fit: Linear) -> Tensor:
-    """The map with a ridge, in float32."""
-    return sums.solve(ridge, TOWARD[fit.toward]).float()
+def _map(sums: Sums, ridge: float) -> Tensor:
+    """The map with a ridge, in float32; equal on all ranks."""
+    return collectives.on_first(lambda: sums.solve(ridge).float())
 
 
 def _name(unit: int) -> str:
@@ -224,14 +225,14 @@ def heldout_rows(samples: Samples, every: int) -> set[int]:
     return rows
 
 
-# Least squares from sums over tokens: the map T, near the identity or near 0, that brings M T closest to R.
+# Least squares from sums over tokens: the map T, near the identity I, that brings M T closest to R.
 #
 # With rows m_t of M and r_t of R, one row per token, T minimises
 #
-#     sum over t of |m_t T - r_t|^2  +  a mean(diag G) |T - P|^2        G = M' M,  C = M' R
+#     sum over t of |m_t T - r_t|^2  +  a mean(diag G) |T - I|^2        G = M' M,  C = M' R
 #
-# so T = P + (G + a mean(diag G) I)^-1 (C - G P), in which P is the identity or 0. Only G and C are kept, in float64.
-# They take 16 D^2 bytes (D = 4096: 270 MB), or 16 D bytes for a diagonal T, however many tokens there are.
+# so T = I + (G + a mean(diag G) I)^-1 (C - G). Only G and C are kept, in float64. They take 16 D^2 bytes (D = 4096:
+# 270 MB), or 16 D bytes for a diagonal T, however many tokens there are.
 
 
 @dataclass
@@ -269,27 +270,25 @@ class Sums:
     def __add__(self, other: Sums) -> Sums:
         return Sums(self.gram + other.gram, self.cross + other.cross, self.square + other.square)
 
-    def solve(self, ridge: float, toward: float) -> Tensor:
-        """The map T in float64; `ridge` is a, and P is `toward` times the identity."""
+    def solve(self, ridge: float) -> Tensor:
+        """The map T in float64; `ridge` is a."""
         if self.gram.dim() == 1:
-            penalty = ridge * self.gram.mean()
-            rest = self.gram + penalty
-            change: Tensor = (self.cross - toward * self.gram) / torch.where(rest > 0, rest, 1.0)
-            return toward + change
+            rest = self.gram + ridge * self.gram.mean()
+            change: Tensor = (self.cross - self.gram) / torch.where(rest > 0, rest, 1.0)
+            return 1.0 + change
         penalty = ridge * self.gram.diagonal().mean()
         system = self.gram + penalty * torch.eye(len(self.gram), dtype=torch.float64)
-        factor = torch.linalg.cholesky(system)
-        solved = torch.cholesky_solve(self.cross - toward * self.gram, factor)
-        solved.diagonal().add_(toward)
+        solved = torch.cholesky_solve(self.cross - self.gram, torch.linalg.cholesky(system))
+        solved.diagonal().add_(1.0)
         return solved
 
-    def error(self, change: Tensor | float) -> float:
-        """The sum of |m_t T - r_t|^2, divided by the sum of |r_t|^2; T is a map, or a factor for all."""
-        if isinstance(change, float):
+    def error(self, change: Tensor | None) -> float:
+        """The sum of |m_t T - r_t|^2, divided by the sum of |r_t|^2; None stands for the identity."""
+        if change is None:
             gram, cross = (
                 float(sums.sum() if sums.dim() == 1 else sums.trace()) for sums in (self.gram, self.cross)
             )
-            loss = self.square - 2 * change * cross + change * change * gram
+            loss = self.square - 2 * cross + gram
         elif self.gram.dim() == 1:
             loss = self.square - float((change * (2 * self.cross - change * self.gram)).sum())
         else:
@@ -300,67 +299,41 @@ class Sums:
 def _run_sums(
     forward: Forward,
     samples: Samples,
-    folds: Mapping[Run, Fold],
-    runs: Sequence[Run],
+    run: Run,
+    fold: Fold,
+    earlier: Sequence[Run],
     before: Repair,
     fit: Linear,
-) -> dict[Run, tuple[Sums, Sums]]:
-    """The sums of some runs: over the samples that maps are fitted on, and over those that are held out.
+) -> tuple[Sums, Sums]:
+    """The sums of a run: over the samples that maps are fitted on, and over those that are held out.
 
-    With `fit.sequential`, M and Y are those of the model without the earlier of all `runs`, repaired by `before`.
+    M and Y are those of the model without the `earlier` runs, repaired by `before`.
     """
-    module, held = forward.model.module, heldout_rows(samples, fit.heldout)
-    sums = {run: (Sums.empty(fold), Sums.empty(fold)) for run, fold in folds.items()}
+    module, rows, held = forward.model.module, samples.rows, heldout_rows(samples, fit.heldout)
+    sums, outputs = (Sums.empty(fold), Sums.empty(fold)), list[Tensor]()
+    dropped, weights = [unit for other in earlier for unit in other.units], folded_weights(module, before)
 
-    def add(lines: list[RowInBatch], dense: list[Tensor], current: list[Tensor], outputs: Outputs) -> None:
-        added = _added(folds, outputs, dense[0])
-        for run in folds:
-            start, target = current[run.writer], dense[run.last + 1]
-            for line in lines:
-                part = line.index, slice(line.length)
-                inputs, rest = added[run][part].double(), target[part].double() - start[part].double()
-                sums[run][line.row in held].add(inputs, rest)
+    def note(_module: Any, _args: Any, output: Any) -> None:
+        outputs.append(output[0] if isinstance(output, tuple) else output)
 
-    first = min((run.first for run in folds), default=0)
-    dropped = [u for run in runs if run.first < first for u in range(run.first, run.last + 1)]
-    last = max((run.last for run in folds), default=-1)
-    with torch.inference_mode():
-        passes = states(forward, samples.rows, "sublayer", stop=last + 1)
-        if fit.sequential and dropped:
-            pruned = states(forward, samples.rows, "sublayer", dropped, stop=first)
-            weights = folded_weights(module, before)
-            for lines, dense in passes:
-                with replaced(module, weights), _noted_outputs(folds) as outputs:
-                    _, current = next(pruned)
-                add(lines, dense, current, outputs)
-        else:
-            with _noted_outputs(folds) as outputs:
-                for lines, dense in passes:
-                    add(lines, dense, dense, outputs)
-    return {run: (a.over_ranks(), b.over_ranks()) for run, (a, b) in sums.items()}
-
-
-@contextmanager
-def _noted_outputs(folds: Mapping[Run, Fold]) -> Iterator[Outputs]:
-    """A context in which the outputs of the modules before some runs are noted."""
-    outputs: Outputs = {}
-
-    def note(run: Run, _module: Any, _args: Any, output: Any) -> None:
-        # Both parts of a block are run one after the other, and the part that is not run returns something, too.
-        if run.writer % 2 or run not in outputs:
-            outputs[run] = output[0] if isinstance(output, tuple) else output
-
-    with ExitStack() as stack:
-        for run, fold in folds.items():
-            stack.callback(fold.adder.register_forward_hook(partial(note, run)).remove)
-        yield outputs
-
-
-def _added(folds: Mapping[Run, Fold], outputs: Outputs, like: Tensor) -> dict[Run, Tensor]:
-    """What the units before runs have added in the last pass, (B, T, D) as the states. The outputs are forgotten."""
-    found = {}
-    for run, output in outputs.items():
-        values, factor = output.to(like.device).view_as(like), folds[run].factor
-        found[run] = values if factor == 1.0 else values.double() * factor
-    outputs.clear()
-    return found
+    handle = fold.adder.register_forward_hook(note)
+    try:
+        with torch.inference_mode():
+            pruned = states(forward, rows, "sublayer", dropped, stop=run.first)
+            for lines, dense in states(forward, rows, "sublayer", stop=run.last + 1):
+                current = dense
+                if dropped:
+                    outputs.clear()
+                    with replaced(module, weights):
+                        _, current = next(pruned)
+                # Both parts of a block are run one after the other, and the part that is not run returns something.
+                output = outputs[-1 if run.writer % 2 else 0].to(dense[0].device).view_as(dense[0])
+                added = output if fold.factor == 1.0 else output.double() * fold.factor
+                outputs.clear()
+                for line in lines:
+                    part = line.index, slice(line.length)
+                    rest = dense[run.last + 1][part].double() - current[run.writer][part].double()
+                    sums[line.row in held].add(added[part].double(), rest)
+    finally:
+        handle.remove()
+    return sums[0].over_ranks(), sums[1].over_ranks()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import os
 import secrets
 import shlex
 import time
@@ -46,7 +45,7 @@ class LocalPool:
         check_texts("launcher", dataclasses.asdict(self))
         if self.parallel is not None and self.parallel < 1:
             raise InputError(f"launcher.parallel={self.parallel} runs nothing: choose 1 or more.")
-        gpus = visible(os.environ)
+        gpus = visible()
         for model, resources in asked.items():
             resources.check(model)
             if resources.nodes > 1:
@@ -88,7 +87,7 @@ class LocalPool:
 
         `used` has the GPUs of each running cell.
         """
-        taken, installed = list(used), visible(os.environ)
+        taken, installed = list(used), visible()
         free = [gpu for gpu in installed if all(gpu not in gpus for gpus in taken)]
         most = self.parallel or (max(1, len(installed) // max(1, wanted.gpus)) if installed else 2)
         needed = wanted.gpus if installed else 0

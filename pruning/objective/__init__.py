@@ -1,4 +1,4 @@
-"""Objectives, one per file: settings that turn a model and samples into a loss of masks.
+"""Objectives: settings that turn a model and samples into a loss of masks.
 
 Lower is always better. torch is imported inside functions, so that composing a configuration stays fast.
 """

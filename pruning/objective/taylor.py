@@ -1,18 +1,15 @@
-"""Taylor: the first-order change of the loss if each weight of a block is set to zero.
-
-Source: Shortened LLaMA (arXiv 2402.02834; code Nota-NetsPresso/shortened-llm), criterion "Taylor". The criterion
-"Taylor+" of the same source (here `objective=taylor_plus`) also protects the first four and the last two blocks.
-"""
+"""Taylor: the first-order change of the loss if each weight of a block is set to zero."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import ClassVar
 
 import numpy as np
 
-from pruning.objective import Forward, Loss, Samples, _criteria
-from pruning.objective._criteria import Array
+from pruning.objective import Forward, Loss, Samples
+from pruning.objective.hidden_states import Array, of_masks
 
 
 @dataclass(frozen=True)
@@ -25,16 +22,18 @@ class Taylor:
         score of i = mean over samples s of  sum over w in W_i of | w * dL_s / dw |
         loss       = sum over removed blocks of their scores
 
-    Deviation: the published code takes the absolute value of w * dL/dw with L the mean loss of its ten samples, and
-    leaves biases out. Here it is taken for each sample, so that the loss has a standard error; opposite signs in
-    different samples do not cancel.
+    Source: Shortened LLaMA (arXiv 2402.02834; code Nota-NetsPresso/shortened-llm), criterion "Taylor". Its "Taylor+"
+    (here `objective=taylor_plus`) also protects the first four and the last two blocks. Deviation: the published code
+    takes the absolute value of w * dL/dw with L the mean loss of its ten samples, and leaves biases out. Here it is
+    taken for each sample, so that the loss has a standard error; opposite signs in different samples do not cancel.
     """
 
     needs: ClassVar[str] = "any"
 
     def bind(self, forward: Forward, samples: Samples) -> Loss:
         """The loss as a sum over removed blocks, from one forward and backward pass, with one term per sample."""
-        return _criteria.additive(samples, lambda unit: _saliences(forward, samples, unit))
+        scores = cache(lambda unit: _saliences(forward, samples, unit))
+        return of_masks(samples, lambda mask: scores(mask.unit)[:, list(mask.dropped)].sum(1))
 
 
 def _saliences(forward: Forward, samples: Samples, unit: str) -> Array:

@@ -1,7 +1,4 @@
-"""Weighted: a mixture of two other objectives.
-
-Source: none. The paper compares single objectives. A mixture shows whether a mask can be good for both objectives.
-"""
+"""A mixture of two other objectives. It shows whether a mask can be good for both."""
 
 from __future__ import annotations
 
@@ -21,7 +18,7 @@ Join = Callable[[Sequence[Any], Sequence[Any]], list[Any]]  # joins two lists; o
 
 @dataclass(frozen=True)
 class Weighted:
-    """(1 - weight) * first + weight * second. Both objectives have their default settings.
+    """(1 - weight) * first + weight * second. Both objectives have their default settings. Source: none.
 
     Losses are mixed in their original units, which are nats per token for perplexity and margin. If both objectives
     use the same samples, terms are mixed sample by sample. If one needs text and the other needs items, a calibration
@@ -78,7 +75,7 @@ class Weighted:
 
 
 def parts() -> dict[str, type[Objective]]:
-    """The objectives that can be mixed, by the names of their files."""
+    """The objectives that can be mixed, by name."""
     classes = settings_classes("pruning.objective", "bind")
     return {name: cast(type[Objective], cls) for name, cls in classes if cls is not Weighted}
 

@@ -22,6 +22,7 @@ from pruning.core import storage
 from pruning.core.errors import BusyError, DamagedError, ForeignError, PruningError, check_least
 from pruning.core.mask import Latency, Removal, Space
 from pruning.core.records import (
+    FORMER,
     LOG,
     NAME,
     DoneResult,
@@ -217,8 +218,9 @@ def calibration_record(calibration: Any) -> dict[str, Any]:
 
 
 def settings_record(settings: Any) -> dict[str, Any]:
-    """The type and the fields of a frozen dataclass of settings."""
-    return {"type": type(settings).__name__, **dataclasses.asdict(settings)}
+    """The type and the fields of a frozen dataclass of settings, with the fields that the type had formerly."""
+    name = type(settings).__name__
+    return {"type": name, **dataclasses.asdict(settings), **FORMER.get(name, {})}
 
 
 def _file_digest(path: str) -> str:

@@ -55,7 +55,7 @@ from pruning.runs.measurements import (
 )
 from pruning.search.decide import FloatLoss
 from pruning.search.driver import Problem, Solution, solve
-from pruning.search.journal import Journal, KnownScores, Store
+from pruning.search.journal import Journal, Store, claim
 
 log = logging.getLogger(__name__)
 
@@ -118,15 +118,16 @@ def _run(prepared: Prepared) -> DoneResult:
     space = cell_space(cell, model)
     check_repair(prepared, forward, space.unit)
     key = score_key(prepared, model.info, space.unit)
-    store = Store(cell.results, key, cell.key, space.n_blocks, cell.share, space.unit)
-    store.claim()  # raises ForeignError if the cell's journal belongs to other samples or weights
+    claim(
+        cell.results, key, cell.key
+    )  # raises ForeignError if its journal belongs to other samples or weights
     scales = None
     if isinstance(cell.compensation, Magnitude):
         scales = magnitudes(forward, samples.rows, space.unit)
     searched = forward.with_scales(scales if cell.compensation.search else None)
     losses = Calibrated(cell.objective, searched, samples)
     try:
-        solution, cost = _search(cell, space, losses, store)
+        solution, cost = _search(cell, space, losses, key)
     finally:
         searched.release()
     mask = solution.score.mask
@@ -168,7 +169,7 @@ def score_key(prepared: Prepared, info: ModelInfo, unit: str = "block") -> str:
     return digest([*data, unit] if unit != "block" else data)
 
 
-def _search(cell: Cell, space: Space, losses: Calibrated, store: Store) -> tuple[Solution, Cost]:
+def _search(cell: Cell, space: Space, losses: Calibrated, key: str) -> tuple[Solution, Cost]:
     """Run the search with a progress bar. Returns the solution and the cost.
 
     Raises DamagedError if a line of a journal contradicts itself.
@@ -176,10 +177,12 @@ def _search(cell: Cell, space: Space, losses: Calibrated, store: Store) -> tuple
     estimate = losses.whole.estimate
 
     def journal(name: str) -> Journal:
-        return Journal.open(cell.folder / name, space.n_blocks, estimate, space.unit)
+        opened = Journal.open(cell.folder / name, space.n_blocks, estimate, space.unit)
+        if cell.share:
+            opened.others = Store(cell.results, key, cell.key, space.n_blocks, space.unit, estimate, name)
+        return opened
 
-    own, bounds = journal(scoring.NAME), journal(scoring.BOUNDS)
-    known = KnownScores(own, store.of(scoring.NAME, estimate), bounds, store.of(scoring.BOUNDS, estimate))
+    own = journal(scoring.NAME)
     single = FloatLoss(losses.in_float32, journal(scoring.FLOAT32)) if losses.in_half else None
     problem = Problem(cell.algo, space, cell.seed, cell.racing, cell.near_ties, cell.max_evaluations)
     with search_shown(cell.title, cell.evaluations(space), known=len(own.scores), unit=space.unit) as show:
@@ -189,7 +192,7 @@ def _search(cell: Cell, space: Space, losses: Calibrated, store: Store) -> tuple
             show(evaluations, best, size)
             ledger.save()
 
-        return solve(problem, losses, known, watch, single), ledger.total()
+        return solve(problem, losses, own, watch, single, journal(scoring.BOUNDS)), ledger.total()
 
 
 def _calibration_record(prepared: Prepared, solution: Solution, estimate: Estimate) -> CalibrationRecord:

@@ -18,6 +18,8 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import cast
 
+import numpy as np
+
 from pruning.algo import Ask, Rise
 from pruning.core.mask import Mask
 from pruning.core.records import ComparisonRecord, DecisionRecord, MarginsRecord, NearTiesRecord
@@ -58,61 +60,58 @@ class Decider:
         if not request.known:  # the request begins a round
             self.ruled_out, self.estimated = {}, {}
         known = [mask for mask in request.known if mask not in self.ruled_out]
-        rising = None
-        if request.rise is not None:
-            (base,) = self.book.scores([request.rise.base])
-            rising = Rising(request.rise, base, self.estimate)
+        base = self.book.scores([request.rise.base])[0] if request.rise is not None else None
+        view = View(self.book.estimate, request.rise, base)
 
         def scorer(masks: Sequence[Mask], samples: int | None = None) -> list[Score]:
-            scores = self.book.scores(masks, samples)
-            return [rising.view(score) for score in scores] if rising else scores
+            return [view.of(score) for score in self.book.scores(masks, samples)]
 
         # Bounds or a race rule masks out.
         masks, out = [*known, *request.masks], dict[Mask, int]()
         bounds = self._bounds(known, request, best)
         if bounds:
-            views = {mask: rising.view(bound) for mask, bound in bounds.items()} if rising else bounds
-            finished = bounded(views, best, scorer, lambda worst: self.settler.reach_at(worst, rising))
+            views = {mask: view.of(bound) for mask, bound in bounds.items()}
+            finished = bounded(views, best, scorer, lambda worst: self.settler.reach_at(worst, view))
             out = {mask: 0 for mask in masks if mask not in finished}
         else:
-            finished, out = race(self.racing, masks, best, self.estimate, scorer)
+            finished, out = race(self.racing, masks, best, self.book.estimate, scorer)
         self.ruled_out |= out
 
         # Near ties are settled among the others, and then the choice is made.
-        settled = self.settler.losses(list(finished.values()), best, rising)
-        self._record(request, best, [replace(s, loss=settled[s.mask]) for s in finished.values()], rising)
-        whole = self.book.scores(list(finished)) if rising else list(finished.values())
-        losses = rising.losses(whole, settled) if rising else settled
+        settled = self.settler.losses(list(finished.values()), best, view)
+        self._record(request, best, [replace(s, loss=settled[s.mask]) for s in finished.values()], view)
+        whole = self.book.scores(list(finished))
+        losses = view.losses(whole, settled)
         if request.estimates:
             self._estimate(out, bounds, known, whole)
-            losses |= self._above(losses, best, rising)
+            rate = sorted(view.rate(mask, loss) for mask, loss in losses.items())[min(best, len(losses)) - 1]
+            # No estimate may be among the `best`.
+            losses |= {mask: max(loss, view.least_above(rate, mask)) for mask, loss in self.estimated.items()}
         return losses
 
     def _bounds(self, known: Sequence[Mask], request: Ask, best: int) -> dict[Mask, Score]:
         """Lower bounds of the scores of a request's masks, or full scores that are known; empty without bounds."""
-        loss, masks = self.book.losses.whole, [*known, *request.masks]
-        if loss.bounds is None or not self.bounding or best >= len(masks):
+        masks, journal = [*known, *request.masks], self.book.journal.scores
+        if self.book.losses.whole.bounds is None or not self.bounding or best >= len(masks):
             return {}
-        own = self.book.known.bounds.scores
         scores = dict(zip(known, self.book.scores(known), strict=True))
         # Estimates must not depend on what other cells have scored; without estimates, the choice does not.
         if not request.estimates:
-            unknown = [mask for mask in masks if mask not in own]
+            unknown = [mask for mask in masks if mask not in self.book.bounds.scores]
             self.book.look_up(unknown, self.book.samples)
-            journal = self.book.journal.scores
             scores |= {m: journal[m] for m in unknown if m in journal and journal[m].of is None}
-        found = self.book.bounds([m for m in masks if m not in scores], share=not request.estimates)
+        found = self.book.bounded([m for m in masks if m not in scores], share=not request.estimates)
         return {mask: (scores | found)[mask] for mask in masks} if found else {}
 
-    def _record(self, request: Ask, best: int, settled: Sequence[Score], rising: Rising | None) -> None:
+    def _record(self, request: Ask, best: int, settled: Sequence[Score], view: View) -> None:
         """Note the decision, in place of that of the request which this one goes on with."""
         if request.known and self.decisions:
             self.decisions.pop()
         journal = self.book.journal.scores
         out = [self.book.first(journal[mask], samples) for mask, samples in self.ruled_out.items() if samples]
         skipped = request.rest + len(self.ruled_out) - len(out)
-        out = [rising.view(score) for score in out] if rising else out
-        if (record := decision(settled, out, best, self.estimate)) is not None:
+        record = decision(settled, [view.of(score) for score in out], best, self.book.estimate)
+        if record is not None:
             self.decisions.append(record | {"skipped": skipped} if skipped else record)
 
     def _estimate(
@@ -127,7 +126,7 @@ class Decider:
         If a mask is ruled out by its bound, this is as far below its loss as those of other masks, on average. In a
         race, the mask and the best one are compared on the samples on which the mask was scored.
         """
-        lower, journal = self.book.known.bounds.scores, self.book.journal.scores
+        lower, journal = self.book.bounds.scores, self.book.journal.scores
         gaps = [score.loss - lower[score.mask].loss for score in finished if score.mask in lower]
         gap = math.fsum(gaps) / len(gaps) if gaps else 0.0
         best = min(finished, key=lambda score: score.loss)
@@ -138,25 +137,7 @@ class Decider:
                 self.estimated[mask] = bounds[mask].loss + gap
             else:
                 pairs = zip(journal[mask].samples[:samples], best.samples, strict=False)
-                self.estimated[mask] = best.loss + self.estimate.mean([a - b for a, b in pairs])
-
-    def _above(self, losses: Mapping[Mask, float], best: int, rising: Rising | None) -> dict[Mask, float]:
-        """The estimates, raised where they would be among the `best` of the `losses`."""
-        last = min(best, len(losses)) - 1
-        if not rising:
-            floor = math.nextafter(sorted(losses.values())[last], math.inf)
-            return {mask: max(loss, floor) for mask, loss in self.estimated.items()}
-        rate = sorted(rising.rate(mask, loss) for mask, loss in losses.items())[last]
-        least = math.nextafter(rate, math.inf)
-        return {
-            mask: max(loss, rising.above(rate, mask, rising.base.loss + least * rising.rise.costs[mask]))
-            for mask, loss in self.estimated.items()
-        }
-
-    @property
-    def estimate(self) -> Estimate:
-        """How a loss follows from its terms."""
-        return self.book.losses.whole.estimate
+                self.estimated[mask] = best.loss + self.book.estimate.mean([a - b for a, b in pairs])
 
 
 # Lower bounds.
@@ -199,12 +180,10 @@ def bounded(
 #
 #     mean(d)  >  q * se(d)        q: the 1 - delta / (r * (m - best)) quantile of Student's t
 #
-# The aim is to compare the candidates on all S samples, not on an infinite population. The samples are in random
-# order (`Samples.shuffled`), so se includes the finite-population correction sqrt(1 - n / S). A truly best candidate
-# is lost only through a false alarm. By Bonferroni's inequality over the r * (m - best) comparisons, the probability
-# of one is at most about delta per batch; only "about", because terms are not normally distributed. For the same
-# reason, no look is taken before FIRST samples. The usual successive halving compares unpaired means and often
-# loses the winner, because a loss varies less between candidates than between samples.
+# The aim is to compare the candidates on all S samples, which are in random order (`Samples.shuffled`). So se
+# includes the finite-population correction sqrt(1 - n / S). By Bonferroni's inequality over the r * (m - best)
+# comparisons, the probability that a truly best candidate is lost is at most about delta per batch; only "about",
+# because terms are not normally distributed. For the same reason, no look is taken before FIRST samples.
 
 
 def race(
@@ -252,33 +231,37 @@ def _survivors(scores: Sequence[Score], best: int, estimate: Estimate, risk: flo
     return kept
 
 
-# Rises per cost: on a budget, a search ranks masks by (loss - loss of a base mask) / cost.
+# What masks are compared by: their losses or, on a budget, (loss - loss of a base mask) / cost.
 
 
 @dataclass(frozen=True)
-class Rising:
-    """Shows scores as rises per cost since a base mask, whose full score is `base`.
+class View:
+    """Scores as a choice sees them: with their losses or, given a `rise`, with rises per cost since a base mask.
 
     Each term of a score is changed in the same way, so standard errors and paired differences follow. Costs are
     counted in multiples of the least cost of a request. So a rise is never larger than the difference of losses that
     it comes from, and tolerances of losses hold for it.
     """
 
-    rise: Rise
-    base: Score
     estimate: Estimate
+    rise: Rise | None = None
+    base: Score | None = None  # the full score of `rise.base`
 
     @property
     def unit(self) -> float:
         """The least cost of the masks that are compared."""
-        return min(self.rise.costs.values())
+        return 1.0 if self.rise is None else min(self.rise.costs.values())
 
     def rate(self, mask: Mask, loss: float) -> float:
-        """The rise per cost of a mask with this loss."""
+        """What a mask with this loss is compared by, in losses per cost."""
+        if self.rise is None or self.base is None:
+            return loss
         return self.rise.rate(mask, loss, self.base.loss)
 
-    def view(self, score: Score) -> Score:
-        """The score of a mask with rises per cost in place of losses."""
+    def of(self, score: Score) -> Score:
+        """The score of a mask, with rises per cost in place of losses."""
+        if self.rise is None or self.base is None:
+            return score
         share = self.unit / self.rise.costs[score.mask]
         before = self.base.samples[: len(score.samples)]
         terms = tuple((term - old) * share for term, old in zip(score.samples, before, strict=True))
@@ -290,17 +273,25 @@ class Rising:
 
         A rise that was not raised belongs to the mask's own loss.
         """
+        if self.rise is None or self.base is None:
+            return dict(settled)
         losses, last = {}, -math.inf
         for score in sorted(scores, key=lambda score: settled[score.mask]):
             mask, loss = score.mask, score.loss
-            if settled[mask] > self.view(score).loss:
+            if settled[mask] > self.of(score).loss:
                 raised = self.base.loss + settled[mask] * self.rise.costs[mask] / self.unit
-                loss = self.above(last, mask, max(loss, raised))
+                loss = self._above(last, mask, max(loss, raised))
             losses[mask], last = loss, max(last, self.rate(mask, loss))
         return losses
 
-    def above(self, rate: float, mask: Mask, loss: float) -> float:
-        """The loss, raised as little as possible until the mask's rise per cost is above `rate`."""
+    def least_above(self, rate: float, mask: Mask) -> float:
+        """The least loss with which a mask is compared by more than `rate`."""
+        more = math.nextafter(rate, math.inf)
+        if self.rise is None or self.base is None:
+            return more
+        return self._above(rate, mask, self.base.loss + more * self.rise.costs[mask])
+
+    def _above(self, rate: float, mask: Mask, loss: float) -> float:
         while self.rate(mask, loss) <= rate:
             loss = math.nextafter(loss, math.inf)
         return loss
@@ -308,10 +299,9 @@ class Rising:
 
 # Near ties.
 #
-# In bfloat16, a loss depends on the order in which a processor adds, so another processor computes a slightly
-# different loss. If two masks differ by less than that, the two processors can choose different masks, and all later
-# choices follow. Such masks are scored again in float32, where rounding is 10,000 times smaller, and the search gets
-# losses in the order of the float32 losses.
+# In bfloat16, a loss depends on the order in which a processor adds. If two masks differ by less than that, two
+# processors can choose different masks, and all later choices follow. Such masks are scored again in float32, where
+# rounding is 10,000 times smaller, and the search gets losses in the order of the float32 losses.
 #
 # How far rounding moves a difference of two losses is measured. For each mask with both losses, let d_s be the
 # difference of the two terms of sample s. Rounding moves the loss of a mask by about se(d), the standard error of the
@@ -342,9 +332,10 @@ class FloatLoss:
         self.__dict__.pop("loss", None)
 
     def scores(self, masks: Sequence[Mask]) -> list[Score] | None:
-        """Full scores of the masks, or None if some are not in the journal and cannot be computed."""
-        missing = [mask for mask in masks if mask not in self.journal.scores]
-        if missing:
+        """Full scores of the masks, or None if some are in no cell's journal and cannot be computed."""
+        for score in self.journal.find([mask for mask in masks if mask not in self.journal.scores]):
+            self.journal.add(score)
+        if missing := [mask for mask in masks if mask not in self.journal.scores]:
             if self.loss is None:
                 return None
             for score in self.loss(missing):
@@ -371,23 +362,24 @@ class Settler:
         """
         if self.settings.most == 0 or self.single is None:
             self.single = None
-        elif (resumed and not self.single.journal.scores) or self.single.scores([dense]) is None:
+        elif self.single.journal.scores:
+            self.single.scores([dense])
+        elif resumed or self.single.loss is None or self.single.scores([dense]) is None:
             self.single, self.unmeasured = None, True
         self._free()
 
-    def losses(self, scores: Sequence[Score], best: int, rising: Rising | None = None) -> dict[Mask, float]:
+    def losses(self, scores: Sequence[Score], best: int, view: View) -> dict[Mask, float]:
         """The losses by which a search chooses the `best` masks of lowest loss among fully scored masks.
 
         They are the masks' own losses, except that near masks are raised until they are in the order of their float32
-        losses. Equal ones are in the order of `scores`. If `rising` is given, `scores` are its views, and losses are
-        rises per cost.
+        losses. Equal ones are in the order of `scores`. The `scores` are those of a `view`, and so are the losses.
         """
         losses = {score.mask: score.loss for score in scores}
         ranked = sorted(scores, key=lambda score: score.loss)
         near, single = list[Score](), None
-        if 0 < best < len(ranked) and self._measure([ranked[best - 1]], rising) is not None:
+        if 0 < best < len(ranked) and self._measure([ranked[best - 1]], view) is not None:
             near = self._near(ranked, best)
-            single = self._measure(near, rising) if near else None
+            single = self._measure(near, view) if near else None
         self._free()
         if single is None:
             return losses
@@ -420,11 +412,12 @@ class Settler:
 
     def end(self, winner: Score, others: Sequence[Score]) -> None:
         """Count the final choice as open if a near mask among the fully scored `others` could win elsewhere."""
-        if self._measure([winner]) is None:
+        view = View(self.estimate)
+        if self._measure([winner], view) is None:
             return
         near = [s for s in others if s.mask != winner.mask and abs(s.loss - winner.loss) <= self.reach]
         near.sort(key=lambda score: abs(score.loss - winner.loss))
-        single = self._measure([winner, *near[: self.settings.most - 1]])
+        single = self._measure([winner, *near[: self.settings.most - 1]], view)
         if single is None or len(near) >= self.settings.most or min(single) < single[0]:
             self.counts["open"] += 1
         self._free()
@@ -441,30 +434,28 @@ class Settler:
         """The largest difference of two losses at which masks are near; it can grow during a search."""
         return max(NEAR * self.rounding, self.estimate.ties)
 
-    def reach_at(self, score: Score, rising: Rising | None = None) -> float:
+    def reach_at(self, score: Score, view: View) -> float:
         """The same, as if this score were compared as well. The reach of other choices does not change."""
-        singles = self._singles([score], rising)
+        singles = self._singles([score], view)
         return self.reach if singles is None else max(self.reach, NEAR * self._error([score], singles))
 
-    def _measure(self, scores: Sequence[Score], rising: Rising | None = None) -> list[float] | None:
+    def _measure(self, scores: Sequence[Score], view: View) -> list[float] | None:
         """The float32 losses of some masks, or None. `rounding` grows to the largest error among them."""
-        if (singles := self._singles(scores, rising)) is None:
+        if (singles := self._singles(scores, view)) is None:
             return None
         self.rounding = max(self.rounding, self._error(scores, singles))
         return [single.loss for single in singles]
 
-    def _singles(self, scores: Sequence[Score], rising: Rising | None) -> list[Score] | None:
-        """The float32 scores of some masks, or None."""
+    def _singles(self, scores: Sequence[Score], view: View) -> list[Score] | None:
+        """The float32 scores of some masks in the view, or None."""
         if self.single is None:
             return None
-        bases = [rising.base.mask] if rising else []
+        bases = [] if view.base is None else [view.base.mask]
         if (singles := self.single.scores([*bases, *(score.mask for score in scores)])) is None:
             self.unmeasured = True  # an earlier run had float32, and this one has not
             return None
-        if not rising:
-            return singles
-        rises = replace(rising, base=singles[0])
-        return [rises.view(single) for single in singles[1:]]
+        exact = replace(view, base=singles[0]) if bases else view
+        return [exact.of(single) for single in singles[len(bases) :]]
 
     def _error(self, scores: Sequence[Score], singles: Sequence[Score]) -> float:
         """The largest se(d) of some masks, 0 if there are none."""
@@ -586,9 +577,7 @@ def decision(
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Correct p-values for multiple comparisons (Holm 1979). The results are in the order of the arguments."""
-    order = sorted(range(len(p_values)), key=p_values.__getitem__)
-    corrected, highest = [0.0] * len(p_values), 0.0
-    for rank, number in enumerate(order):
-        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[number]))
-        corrected[number] = highest
-    return corrected
+    values, order = np.array(p_values), np.argsort(p_values, kind="stable")
+    raised = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1))
+    values[order] = np.minimum(raised, 1.0)
+    return [float(value) for value in values]

@@ -23,7 +23,7 @@ from pruning.core.records import MarginsRecord
 from pruning.core.scoring import NearTies, Racing, Score, uses_bounds
 from pruning.engine import collectives
 from pruning.search.decide import Decider, FloatLoss, Settler, margins
-from pruning.search.journal import KnownScores, Losses, ScoreBook, Watch
+from pruning.search.journal import Journal, Losses, ScoreBook, Watch
 
 LAST = 32  # a result keeps at most this many decisions: the most recent ones
 GATES = "gates.json"  # beside the journal, so that a resumed search gets the same gradients
@@ -66,20 +66,26 @@ class Solution:
 
 
 def solve(
-    problem: Problem, losses: Losses, known: KnownScores, watch: Watch, single: FloatLoss | None = None
+    problem: Problem,
+    losses: Losses,
+    journal: Journal,
+    watch: Watch,
+    single: FloatLoss | None = None,
+    bounds: Journal | None = None,
 ) -> Solution:
-    """Search for a mask. If `single` is given, near ties are settled by it.
+    """Search for a mask. Scores are kept in the `journal`, and lower bounds of scores in `bounds` (None: in memory).
 
-    Raises LossError if a loss is NaN or infinite; the journal keeps earlier scores.
+    If `single` is given, near ties are settled by it. Raises LossError if a loss is NaN or infinite; the journal
+    keeps earlier scores.
     """
     started, space = time.perf_counter(), problem.space
-    estimate, book = losses.whole.estimate, ScoreBook(losses, known, watch)
-    settler = Settler(problem.near_ties, single, estimate)
+    book = ScoreBook(losses, journal, bounds or Journal(None, space.n_blocks, space.unit), watch)
+    settler = Settler(problem.near_ties, single, book.estimate)
     bounding = uses_bounds(problem.racing, problem.max_evaluations)
     decider = Decider(book, problem.racing, settler, bounding)
-    journals = [known.journal, known.bounds, *([] if single is None else [single.journal])]
-    before = sum(score.seconds for journal in journals for score in journal.scores.values())
-    settler.begin(space.dense, resumed=bool(known.journal.scores))
+    journals = [journal, book.bounds, *([] if single is None else [single.journal])]
+    before = sum(score.seconds for kept in journals for score in kept.scores.values())
+    settler.begin(space.dense, resumed=bool(journal.scores))
     dense = book.scores([space.dense])[0]
     requests = proposals(problem.algo, space, np.random.default_rng(problem.seed), problem.max_evaluations)
     answer: Any = None
@@ -93,10 +99,9 @@ def solve(
     if found.mask not in space:
         raise AssertionError(f"the search returned {found.mask}, which is not in {space}")
     score = book.whole(found.mask)
-    complete = [m for m in book.asked if space.complete(m) and m in book.journal.scores]
-    others = [book.journal.scores[mask] for mask in complete]
+    others = [journal.scores[m] for m in book.asked if space.complete(m) and m in journal.scores]
     settler.end(score, [other for other in others if other.of is None])
-    record = margins(score, others, estimate)
+    record = margins(score, others, book.estimate)
     record["decisions"] = decider.decisions[-LAST:]
     if (near := settler.record()) is not None:
         record["near_ties"] = near
@@ -127,12 +132,6 @@ def check_limit(max_evaluations: int | None) -> None:
         raise InputError(
             f"max_evaluations={max_evaluations} allows no evaluation: choose at least 1, or null for no limit."
         )
-
-
-def evaluations(algo: Algo, space: Space, max_evaluations: int | None) -> int:
-    """An upper bound on the number of losses that a search asks for."""
-    most = algo.evaluations(space)
-    return most if max_evaluations is None else min(most, max_evaluations)
 
 
 def proposals(algo: Algo, space: Space, rng: np.random.Generator, max_evaluations: int | None) -> Proposals:

@@ -1,7 +1,7 @@
-"""The journal of a cell's scores, and the store through which a cell reads other cells' journals.
+"""The journals of scores: those of one cell, and those of other cells that it reads.
 
 A score depends on (model, revision, dtype, objective, calibration samples), not on the cell that computed it.
-For example, one-shot and the first round of greedy need the same scores. So the store consists of all journals. Only
+For example, one-shot and the first round of greedy need the same scores. So all journals together are the store. Only
 the cell itself writes to its `trace.jsonl`. An empty file `scores/<score key>/<cell>` means that the cell's journal
 belongs to that key, and all cells with the same key read this journal. So the store needs no locks and no copies of
 scores.
@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -58,24 +56,28 @@ class Losses(Protocol):
 
 @dataclass
 class ScoreBook:
-    """The scores that a search needs, by mask. A score is computed only if no cell has computed it."""
+    """The scores that a search needs, by mask. A score is computed only if no cell has computed it.
+
+    `journal` has the cell's scores, and `bounds` the lower bounds of scores that the cell has computed.
+    """
 
     losses: Losses
-    known: KnownScores
+    journal: Journal
+    bounds: Journal
     watch: Watch
     asked: dict[Mask, None] = field(default_factory=dict)
     count: float = 0.0  # losses that the search has asked for, repeats included
     best: dict[int, float] = field(default_factory=dict)  # number of removed blocks -> lowest full loss
 
     @property
-    def journal(self) -> Journal:
-        """This cell's journal."""
-        return self.known.journal
+    def estimate(self) -> Estimate:
+        """How a loss follows from its terms."""
+        return self.losses.whole.estimate
 
     @property
     def samples(self) -> int:
         """The number of samples of a full score."""
-        return self.losses.whole.estimate.count
+        return self.estimate.count
 
     def scores(self, masks: Sequence[Mask], samples: int | None = None) -> list[Score]:
         """Scores over the first `samples` samples (None: all). Only scores that no cell has yet are computed."""
@@ -87,7 +89,11 @@ class ScoreBook:
                 missing.setdefault(known, {})[mask] = None
         for known, group in missing.items():
             for mask, terms, seconds in self.losses.part(known, wanted).terms(list(group)):
-                self._note(self._joined(mask, terms, seconds))
+                if (old := self.journal.scores.get(mask)) is None:
+                    self._note(self._score(mask, tuple(terms), seconds))
+                else:
+                    joined = self._score(mask, (*old.samples, *terms), old.seconds + seconds)
+                    self._note(replace(joined, parts=old.parts + 1))
         return [self.first(self.journal.scores[mask], wanted) for mask in masks]
 
     def look_up(self, masks: Sequence[Mask], wanted: int) -> None:
@@ -96,9 +102,7 @@ class ScoreBook:
         A search that scores whole masks takes no score that a race of another cell has put together from parts: it is
         rounded differently, and the search would depend on which cell ran first.
         """
-        unknown = [mask for mask in masks if self._samples_known(mask) < wanted]
-        # Files can grow while ranks read them, so all ranks use what the first rank has read.
-        for score in collectives.on_first(lambda: self.known.find(unknown)):
+        for score in self.journal.find([mask for mask in masks if self._samples_known(mask) < wanted]):
             old = self.journal.scores.get(score.mask)
             if (score.of is None and score.parts == 1) or wanted < self.samples or old is not None:
                 self._note(score if old is None else replace(score, seconds=old.seconds))
@@ -115,19 +119,19 @@ class ScoreBook:
                 score = self._score(mask, tuple(terms), score.seconds + seconds)
         return score
 
-    def bounds(self, masks: Sequence[Mask], share: bool) -> dict[Mask, Score]:
+    def bounded(self, masks: Sequence[Mask], share: bool) -> dict[Mask, Score]:
         """Lower bounds of the masks' full scores; empty if there are none.
 
         They are taken from the cell's journal and, if `share`, from those of other cells; others are computed.
         """
-        journal, loss = self.known.bounds, self.losses.whole
+        journal, loss = self.bounds, self.losses.whole
         if share:
-            for score in self.known.find_bounds([mask for mask in masks if mask not in journal.scores]):
+            for score in journal.find([mask for mask in masks if mask not in journal.scores]):
                 journal.add(score)
         missing = [mask for mask in masks if mask not in journal.scores]
         for mask, terms, seconds in loss.bounds(missing) if loss.bounds is not None and missing else ():
             journal.add(Score(mask, loss.estimate.mean(terms), tuple(terms), seconds))
-            self.progressed()
+            self._progressed()
         if any(mask not in journal.scores for mask in masks):
             return {}
         return {mask: journal.scores[mask] for mask in masks}
@@ -153,67 +157,32 @@ class ScoreBook:
             return score
         return self._score(score.mask, score.samples[:samples], score.seconds)
 
-    def progressed(self) -> None:
-        """Tell `watch` how far the search is, once a mask is scored in full."""
-        if self.best:
-            size = max(self.best)
-            self.watch(len(self.journal.scores), self.best[size], size)
-
     def _wanted(self, samples: int | None) -> int:
         """The number of samples to score: all if None, else at least `samples` of them, with each kind included."""
         if samples is None:
             return self.samples
-        return min(max(samples, self.losses.whole.estimate.least), self.samples)
+        return min(max(samples, self.estimate.least), self.samples)
 
     def _samples_known(self, mask: Mask) -> int:
         """The number of samples on which this cell's journal has the terms of a mask."""
         return len(self.journal.scores[mask].samples) if mask in self.journal.scores else 0
 
-    def _joined(self, mask: Mask, terms: Sequence[float], seconds: float) -> Score:
-        """The known score of a mask, extended by new terms and by the seconds that they took."""
-        old = self.journal.scores.get(mask)
-        if old is None:
-            return self._score(mask, tuple(terms), seconds)
-        joined = self._score(mask, (*old.samples, *terms), old.seconds + seconds)
-        return replace(joined, parts=old.parts + 1)
-
     def _score(self, mask: Mask, terms: tuple[float, ...], seconds: float) -> Score:
         partial = self.samples if len(terms) < self.samples else None
-        return Score(mask, self.losses.whole.estimate.mean(terms), terms, seconds, partial)
+        return Score(mask, self.estimate.mean(terms), terms, seconds, partial)
 
     def _note(self, score: Score) -> None:
         self.journal.add(score)
         if score.of is None:
             size = len(score.mask.dropped)
             self.best[size] = min(score.loss, self.best.get(size, score.loss))
-        self.progressed()
+        self._progressed()
 
-
-@dataclass(frozen=True)
-class KnownScores:
-    """The scores in the cell's journal and, if there is a store, in those of other cells.
-
-    `own_bounds` (None: in memory) and `others_bounds` are the same for lower bounds of scores.
-    """
-
-    journal: Journal
-    store: Store | None = None
-    own_bounds: Journal | None = None
-    others_bounds: Store | None = None
-
-    @cached_property
-    def bounds(self) -> Journal:
-        """The lower bounds of scores that the cell has computed."""
-        return self.own_bounds or Journal(None, self.journal.n_blocks, self.journal.unit)
-
-    def find(self, masks: Sequence[Mask]) -> list[Score]:
-        """Those scores of the masks that other cells have computed."""
-        return [] if self.store is None else self.store.find(masks)
-
-    def find_bounds(self, masks: Sequence[Mask]) -> list[Score]:
-        """Those lower bounds of the masks' scores that other cells have computed; equal on all ranks."""
-        store = self.others_bounds
-        return [] if store is None else collectives.on_first(lambda: store.find(masks))
+    def _progressed(self) -> None:
+        """Tell `watch` how far the search is, once a mask is scored in full."""
+        if self.best:
+            size = max(self.best)
+            self.watch(len(self.journal.scores), self.best[size], size)
 
 
 # The cell's own journal.
@@ -224,12 +193,14 @@ class Journal:
     """The scores of one cell, in the order in which the search needed them.
 
     For each mask, only the score over the most samples is kept. `paid` maps each mask to the number of samples on
-    which this cell itself has scored the mask. If `path` is None, the journal is only in memory.
+    which this cell itself has scored the mask. If `path` is None, the journal is only in memory. `others` are the
+    journals of other cells, if they are read.
     """
 
     path: Path | None
     n_blocks: int
     unit: str = "block"
+    others: Store | None = None
     scores: dict[Mask, Score] = field(default_factory=dict)
     paid: dict[Mask, int] = field(default_factory=dict)
 
@@ -262,6 +233,12 @@ class Journal:
             if score.exceeds(journal.scores.get(score.mask)):
                 journal._take(score)
         return journal
+
+    def find(self, masks: Sequence[Mask]) -> list[Score]:
+        """Those scores of the masks that other cells have computed; equal on all ranks."""
+        others = self.others
+        # Files can grow while ranks read them, so all ranks use what the first rank has read.
+        return [] if others is None else collectives.on_first(lambda: others.find(masks))
 
     def add(self, score: Score) -> None:
         """Append a score if it covers more samples than the known score of its mask.
@@ -302,31 +279,40 @@ def _contradiction(score: Score, estimate: Estimate | None) -> str:
     return ""
 
 
-# The journals of other cells.
-#
-# Most cells of a large store are finished, so their journals never change. To look into every journal for every mask
-# would take longer than some masks. So a journal is looked at again only after a fraction SHARE of the time for which
-# it has been unchanged, at most LONGEST; until then, masks of its new scores count as unknown. New lines are indexed
-# by their removed blocks, and a line is parsed only if its mask is needed.
-
-SHARE = 0.02
-LONGEST = 60.0  # seconds
-# Within this time, a folder can change again without a new time stamp.
-SETTLED = 2_000_000_000  # nanoseconds
+# The journals of other cells. New lines are indexed by their removed blocks, and parsed only if their mask is needed.
 
 
-@dataclass
-class _Source:
-    """A journal: the bytes that are indexed, and when to look for more."""
+def claim(results: Path, key: str, cell: str) -> None:
+    """Register a cell's journal under a score key. Raises ForeignError if it is registered under another key."""
+    collectives.on_first(lambda: _claim(results, key, cell))
 
-    path: Path
-    end: int = 0
-    due: float = 0.0
+
+def _claim(results: Path, key: str, cell: str) -> None:
+    folder, scores = results / cell, results / "scores"
+    own, registered = folder / NAME, [*scores.glob(f"*/{cell}")]
+    if not registered and own.exists() and own.stat().st_size:
+        raise ForeignError(
+            f"{own} is not registered in {scores}, so its model and samples are not known: copy the whole "
+            "results folder, or move the cell's folder away."
+        )
+    for other in registered:
+        if other.parent.name != key:
+            if not own.exists():
+                other.unlink()  # the folder has been moved away
+                continue
+            raise ForeignError(
+                f"{folder} holds a journal of other calibration samples, of another revision of the model or with "
+                "another forward.compile: set that as before, move the folder away, or choose another with "
+                "paths.results=DIR."
+            )
+    pointer = scores / key / cell
+    pointer.parent.mkdir(parents=True, exist_ok=True)
+    storage.touch(pointer)
 
 
 @dataclass
 class Store:
-    """The scores that other cells with the same score key have computed, in their journals called `name`.
+    """The journals called `name` of all other cells with a score key.
 
     With an `estimate`, a line whose loss is not that of its terms is skipped.
     """
@@ -335,63 +321,44 @@ class Store:
     key: str
     cell: str
     n_blocks: int
-    share: bool = True
     unit: str = "block"
     estimate: Estimate | None = None
     name: str = NAME
     _scores: dict[Mask, Score] = field(default_factory=dict)
     _lines: dict[tuple[int, ...], list[tuple[Path, int]]] = field(default_factory=dict)  # not read yet
-    _sources: dict[str, _Source] = field(default_factory=dict)
-    _listed: tuple[int, int] = (0, 0)  # when the folder of pointers last changed, and when it was listed
-
-    def of(self, name: str, estimate: Estimate | None = None) -> Store:
-        """The store of other journals of the same cells."""
-        return Store(self.results, self.key, self.cell, self.n_blocks, self.share, self.unit, estimate, name)
-
-    def claim(self) -> None:
-        """Register this cell's journal under `key`. Raises ForeignError if it is registered under another key."""
-        collectives.on_first(self._claim)
-
-    def _claim(self) -> None:
-        folder, scores = self.results / self.cell, self.results / "scores"
-        own, registered = folder / self.name, [*scores.glob(f"*/{self.cell}")]
-        if not registered and own.exists() and own.stat().st_size:
-            raise ForeignError(
-                f"{own} is not registered in {scores}, so its model and samples are not known: copy the whole "
-                "results folder, or move the cell's folder away."
-            )
-        for other in registered:
-            if other.parent.name != self.key:
-                if not own.exists():
-                    other.unlink()  # the folder has been moved away
-                    continue
-                raise ForeignError(
-                    f"{folder} holds a journal of other calibration samples, of another revision of the model or "
-                    "with another forward.compile: set that as before, move the folder away, or choose another with "
-                    "paths.results=DIR."
-                )
-        pointer = scores / self.key / self.cell
-        pointer.parent.mkdir(parents=True, exist_ok=True)
-        storage.touch(pointer)
+    _ends: dict[Path, int] = field(default_factory=dict)  # the bytes of each journal that are indexed
 
     def find(self, masks: Sequence[Mask]) -> list[Score]:
-        """Other cells' scores of these masks: for each mask, the score over the most samples, if any.
+        """The scores of these masks: for each mask, the score over the most samples, if any.
 
         The `seconds` of these scores are 0.
         """
-        if not self.share:
-            return []
         if wanted := [mask for mask in masks if self._can_grow(mask)]:
-            self._list()
-            for source in self._sources.values():
-                if time.time() >= source.due:
-                    self._index(source)
+            self._index()
             for mask in wanted:
                 self._read(mask)
         return [self._scores[mask] for mask in masks if mask in self._scores]
 
     def _can_grow(self, mask: Mask) -> bool:
         return mask not in self._scores or self._scores[mask].of is not None
+
+    def _index(self) -> None:
+        """Index the new lines of all journals by their blocks."""
+        folder = self.results / "scores" / self.key
+        names = {pointer.name for pointer in folder.iterdir()} if folder.exists() else set[str]()
+        for path in (self.results / name / self.name for name in sorted(names - {self.cell})):
+            start = self._ends.get(path, 0)
+            try:
+                if path.stat().st_size <= start:
+                    continue
+            except OSError:  # the cell has no journal yet
+                continue
+            for begin, end, blocks in read_masks(path, start):
+                self._ends[path] = end
+                if blocks is None:
+                    _skip(path)
+                else:
+                    self._lines.setdefault(tuple(sorted({*blocks})), []).append((path, begin))
 
     def _read(self, mask: Mask) -> None:
         """Keep the score of a mask over the most samples, among those in the lines that were not read before."""
@@ -403,37 +370,6 @@ class Store:
                 _skip(path)
             elif score.exceeds(self._scores.get(mask)):
                 self._scores[mask] = replace(score, seconds=0.0)
-
-    def _list(self) -> None:
-        """Find the journals of cells that were registered since the last call."""
-        pointers = self.results / "scores" / self.key
-        try:
-            changed = pointers.stat().st_mtime_ns
-        except FileNotFoundError:
-            return
-        if changed == self._listed[0] and self._listed[1] - changed > SETTLED:
-            return
-        self._listed = (changed, time.time_ns())
-        names = {path.name for path in pointers.iterdir()} - {self.cell}
-        if names - self._sources.keys():
-            known = self._sources
-            self._sources = {n: known.get(n) or _Source(self.results / n / self.name) for n in sorted(names)}
-
-    def _index(self, source: _Source) -> None:
-        """Index the new lines of a journal by their blocks."""
-        try:
-            stat = source.path.stat()
-        except OSError:  # the cell has no journal yet
-            return
-        if stat.st_size > source.end:
-            for start, end, blocks in read_masks(source.path, source.end):
-                source.end = end
-                if blocks is None:
-                    _skip(source.path)
-                else:
-                    self._lines.setdefault(tuple(sorted({*blocks})), []).append((source.path, start))
-        now = time.time()
-        source.due = now + min(max(now - stat.st_mtime, 0.0) * SHARE, LONGEST)
 
 
 def _skip(path: Path) -> None:

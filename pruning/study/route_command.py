@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pruning.core.errors import InputError, unknown
 from pruning.core.terminal import command_words
+from pruning.routing import fitted_router
 from pruning.study.text_tables import say
 
 DEFAULTS = {"question": "false", "max_new_tokens": "64"}

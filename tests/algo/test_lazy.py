@@ -7,10 +7,9 @@ import random
 import pytest
 from scipy import stats
 
-from pruning.algo import Algo, Ask, Rise
-from pruning.algo.beam import Beam
-from pruning.algo.greedy import Greedy
-from pruning.algo.lazy import FIRST, Lazy
+from pruning.algo import Algo
+from pruning.algo.lazy import Rounds
+from pruning.algo.stepwise import Beam, Greedy
 from pruning.core.mask import Mask, Space
 from tests.helpers.searches import LossOf, drive, pairwise
 from tests.helpers.spaces import sublayer_space
@@ -64,29 +63,14 @@ def test_a_race_that_rules_masks_out_changes_nothing(plain: Algo, lazy: Algo) ->
     assert drive(lazy, SPACE, loss, racing=True).answer == drive(plain, SPACE, loss).answer
 
 
-def test_requests_name_what_is_known_and_what_is_left() -> None:
-    first, *others = drive(Greedy(lazy=0.05), SPACE, noisy(0, 0.05)).requests
-    assert (len(first.masks), list(first.known), first.rest) == (24, [], 0)
-    before = None
-    for request in others:
-        size = len(request.masks[0].dropped)
-        if not request.known:
-            assert len(request.masks) == FIRST
-        else:
-            assert before is not None
-            assert list(request.known) == [*before.known, *before.masks]
-        assert len(request.known) + len(request.masks) + request.rest == 24 - size + 1
-        before = request
-
-
 def test_the_bound_is_the_one_of_the_formula() -> None:
-    lazy = Lazy(0.1, 5, _squares=0.5, _freedom=7)
+    lazy = Rounds(0.1, 5, _squares=0.5, _freedom=7)
     errors = [0.1, 0.3, 0.2]
     squares = 0.5 + 0.02
     quantile = stats.t.isf(0.1 / (4 * 6), 9)
     expected = 0.2 - quantile * (squares / 9 * (1 + 1 / 3)) ** 0.5
     assert lazy._least_error(errors, 6) == pytest.approx(expected)
-    assert Lazy(0.1, 5)._least_error([0.1], 6) == float("-inf")
+    assert Rounds(0.1, 5)._least_error([0.1], 6) == float("-inf")
 
 
 BUDGET = sublayer_space(12, 0.2, None, (1, 3) * 12)
@@ -103,20 +87,3 @@ def test_on_a_budget_a_lazy_search_saves_losses_and_keeps_the_mask(kind: type, s
     assert len(lazy.asked) < len(plain.asked)
     if rank == "loss":  # the path of whole blocks asks again for masks whose rise per cost was estimated
         assert len({*lazy.asked}) == len(lazy.asked)
-
-
-def test_rises_per_cost_need_no_smaller_loss_to_be_chosen() -> None:
-    search = Lazy(0.05, 3)
-    dense = Mask(4, (), "sublayer")
-    search.know(dense, 2.0)
-    parts = {dense.drop(unit): dense for unit in range(8)}
-    rise = Rise(dense, {mask: (1.0, 3.0)[mask.dropped[0] % 2] for mask in parts})
-    losses = {mask: 2.0 + 0.1 * (mask.dropped[0] + 1) for mask in parts}
-    round_ = search.scored(parts, 1, rise)
-    request = next(round_)
-    assert isinstance(request, Ask)
-    assert request.rise == rise
-    with pytest.raises(StopIteration):
-        round_.send([losses[mask] for mask in request.masks])
-    assert search._increment(dense.drop(1, 2), dense.drop(1)) == pytest.approx(0.3)
-    assert search._increment(dense.drop(1, 2, 3), dense.drop(1)) is None

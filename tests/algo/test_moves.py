@@ -18,7 +18,7 @@ from pruning.algo._moves import (
     swapped,
     within_kind,
 )
-from pruning.algo.genetic import crossed
+from pruning.algo.population import crossed
 from pruning.core.mask import Budget, Mask, Space
 from tests.helpers.spaces import sublayer_space
 
@@ -58,15 +58,6 @@ def test_a_walk_changes_the_mask_at_each_step_and_reaches_every_mask(space: Spac
     assert seen == {*every}
 
 
-def test_an_mlp_is_exchanged_for_attentions_and_back() -> None:
-    rng = RNG(2)
-    counts = Counter(len(exchanged(UNIFORM.drop(1, 3), UNIFORM, rng).dropped) for _ in range(200))
-    assert counts[2] > 20, "one MLP for another"
-    assert counts[4] > 20, "one MLP for three attentions"
-    attentions = UNIFORM.drop(0, 2, 4, 7)
-    assert UNIFORM.drop(1, 7) in {exchanged(attentions, UNIFORM, rng) for _ in range(500)}
-
-
 def test_a_space_of_one_mask_has_no_exchange() -> None:
     single = sublayer_space(6, 0.25, None, (1, 3) * 6, "a")
     mask = next(single.masks())
@@ -100,13 +91,6 @@ def test_without_steps_the_first_mask_in_order_is_taken(monkeypatch: pytest.Monk
     monkeypatch.setattr(_moves, "STEPS", 1)
     every = list(UNIFORM.masks())
     assert fresh(every[0], every[:7], UNIFORM, RNG(0)) == every[7]
-
-
-def test_several_swaps_of_a_budget_are_exchanges_one_after_the_other() -> None:
-    mask, rng = UNIFORM.drop(1, 3), RNG(4)
-    expected = exchanged(exchanged(mask, UNIFORM, rng), UNIFORM, rng)
-    assert swapped(mask, UNIFORM, RNG(4), swaps=2) == expected
-    assert swapped(mask, UNIFORM, RNG(4), swaps=0) == mask
 
 
 def test_a_swap_of_too_many_blocks_swaps_as_many_as_possible() -> None:

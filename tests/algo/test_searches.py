@@ -11,22 +11,21 @@ from itertools import combinations, product
 import numpy as np
 import pytest
 
-from pruning.algo import Algo, Ask, Gates
-from pruning.algo._rank import evaluations_by_blocks, fitting_blocks
+from pruning.algo import Algo, Ask, Gates, cbo
 from pruning.algo.annealing import Annealing, accepts
 from pruning.algo.bayesian import Bayesian
-from pruning.algo.beam import Beam
-from pruning.algo.cbo import Cbo
-from pruning.algo.cbo_hessian import CboHessian
-from pruning.algo.contiguous import Contiguous
-from pruning.algo.evolution import Evolution
-from pruning.algo.exhaustive import Exhaustive
+from pruning.algo.cbo import Cbo, CboHessian
+from pruning.algo.enumerated import Contiguous, Exhaustive, Random
 from pruning.algo.fast_block_select import FastBlockSelect, Run, disjoint, runs
-from pruning.algo.genetic import Genetic
-from pruning.algo.greedy import Greedy
-from pruning.algo.local_search import LocalSearch
-from pruning.algo.one_shot import OneShot
-from pruning.algo.random import Random
+from pruning.algo.population import Evolution, Genetic
+from pruning.algo.stepwise import (
+    Beam,
+    Greedy,
+    LocalSearch,
+    OneShot,
+    evaluations_by_blocks,
+    fitting_blocks,
+)
 from pruning.core.errors import OutOfReachError
 from pruning.core.mask import Mask, Removal, Space
 from tests.helpers import searches
@@ -74,9 +73,7 @@ def test_a_small_space_is_exhausted_and_the_reason_is_reported(algo: Algo) -> No
     assert run.answer == optimum(space, loss)
 
 
-@pytest.mark.parametrize(
-    "algo", [Annealing(), Bayesian(trials=40), LocalSearch(), Exhaustive(batch=3)], ids=str
-)
+@pytest.mark.parametrize("algo", [Annealing(), Bayesian(trials=40), LocalSearch(), Exhaustive()], ids=str)
 def test_equal_losses_lead_to_the_first_mask(algo: Algo) -> None:
     assert drive(algo, SPACE, equal).answer.dropped == (0, 1, 2, 3)
 
@@ -114,12 +111,6 @@ def test_beam_of_width_one_is_greedy_and_of_unlimited_width_exhaustive(seed: int
     assert drive(Beam(10_000), space, loss).answer == optimum(space, loss)
 
 
-def test_some_losses_need_the_width() -> None:
-    space, losses = Space(9, 4), [pairwise(9, seed, 3.0) for seed in range(20)]
-    narrow, wide = ([loss(drive(Beam(width), space, loss).answer) for loss in losses] for width in (1, 5))
-    assert sum(np.less(wide, narrow)) > sum(np.greater(wide, narrow))
-
-
 def test_by_loss_the_cheapest_units_are_taken_whatever_they_cost() -> None:
     loss = additive(0.2, 0.5, 0.2, 0.5, 0.25, 0.9, 0.3, 0.9, 0.3, 0.9, 0.3, 0.9)
     space = sublayer_space(N, 1 / 6, None, COSTS)  # an attention and an MLP, or four attentions
@@ -129,12 +120,6 @@ def test_by_loss_the_cheapest_units_are_taken_whatever_they_cost() -> None:
         assert by_loss.answer.names() == ("a0", "a1", "a2", "a3")
         assert space.dense in by_cost.asked
         assert space.dense not in by_loss.asked
-
-
-@pytest.mark.parametrize("kind", [OneShot, Greedy, Beam])
-def test_without_a_budget_both_ranks_are_the_same(kind: type) -> None:
-    space, loss = Space(9, 4), pairwise(9, 3, 2.0)
-    assert drive(kind(), space, loss) == drive(kind(rank="loss"), space, loss)
 
 
 @pytest.mark.parametrize(
@@ -185,11 +170,10 @@ def test_it_is_never_worse_than_greedy_over_blocks(algo: Algo, seed: int) -> Non
     assert len(run.scores) <= algo.evaluations(THIRD)
 
 
-def test_without_the_path_of_blocks_greedy_passes_by_a_better_mask() -> None:
-    alone, both = (drive(Greedy(blocks=blocks), THIRD, paired).answer for blocks in (False, True))
-    assert paired(both) < paired(alone)
-    assert both == by_blocks(paired)
-    assert paired(both) == min(map(paired, THIRD.masks()))
+def test_the_path_of_blocks_finds_what_steps_of_single_units_pass_by() -> None:
+    found = drive(Greedy(), THIRD, paired).answer
+    assert found == by_blocks(paired)
+    assert paired(found) == min(map(paired, THIRD.masks()))
 
 
 def test_blocks_that_fit_are_whole_and_unprotected() -> None:
@@ -224,32 +208,15 @@ def test_local_search_ends_when_no_swap_helps_and_is_not_worse_than_its_starts(
     assert loss(run.answer) <= min(loss(drive(start, space, loss).answer) for start in (OneShot(), Greedy()))
 
 
-@pytest.mark.parametrize(("pair", "better"), [(-3.0, "one_shot"), (1.0, "greedy")])
-def test_local_search_starts_from_greedy_or_one_shot_whichever_is_better(pair: float, better: str) -> None:
-    single, space = additive(0.1, 0.2, 0.3, 0.5, 0.6, 0.9, 0.9), Space(7, 3)
-
-    def loss(mask: Mask) -> float:
-        gone = {*mask.dropped}
-        return single(mask) + ({0, 1} <= gone) + ({0, 2} <= gone) + pair * ({1, 2} <= gone)
-
-    starts = {"one_shot": drive(OneShot(), space, loss).answer, "greedy": drive(Greedy(), space, loss).answer}
-    assert min(starts, key=lambda name: loss(starts[name])) == better
-    run = drive(LocalSearch(), space, loss)
-    before = 7 + 6 + 5 + 1  # the rounds of greedy, and the one-shot set
-    assert starts["one_shot"] == run.asked[before - 1]
-    assert swaps(starts[better], space) <= {*run.asked[13:]}
-
-
 # Exhaustive, random and contiguous.
 
 
-@pytest.mark.parametrize("batch", [1, 50, 256])
-def test_exhaustive_asks_for_every_mask_in_lexicographic_order_and_small_batches(batch: int) -> None:
-    space, loss = Space(10, 4), pairwise(10, 0, 3.0)
-    run = drive(Exhaustive(batch=batch), space, loss)
-    assert run.asked == list(space.masks())
-    assert {len(asked) for asked in run.batches[:-1]} <= {batch}
-    assert run.answer == optimum(space, loss)
+def test_exhaustive_asks_for_every_mask_in_lexicographic_order_and_in_batches() -> None:
+    loss = pairwise(12, 0, 3.0)
+    run = drive(Exhaustive(), SPACE, loss)
+    assert run.asked == list(SPACE.masks())
+    assert [len(asked) for asked in run.batches] == [256, 495 - 256]
+    assert run.answer == optimum(SPACE, loss)
 
 
 def test_a_space_that_is_too_large_is_refused_with_its_count() -> None:
@@ -328,17 +295,13 @@ def test_worse_sets_are_accepted_less_often_as_it_cools() -> None:
     assert (accepts(0.2, 0.0), accepts(0.0, 0.0)) == (0.0, 1.0), "a power of the cooling becomes 0"
 
 
-@pytest.mark.parametrize(("mutates", "swapped_blocks"), [("block", 0.3 * 5), ("set", 0.3)])
-def test_mutation_swaps_as_many_blocks_as_its_rate_says(mutates: str, swapped_blocks: float) -> None:
-    algo, rng, parent = (
-        Genetic(mutation=0.3, mutates=mutates),
-        np.random.default_rng(0),
-        ENDS.drop(*range(1, 6)),
-    )
-    mutants = [algo.mutate(parent, ENDS, rng) for _ in range(2000)]
-    assert all(mutant in ENDS for mutant in mutants)
-    lost = [len({*parent.dropped} - {*mutant.dropped}) for mutant in mutants]
-    assert np.mean(lost) == pytest.approx(swapped_blocks, abs=0.1)
+def test_a_child_is_mutated_as_often_as_the_rate_says() -> None:
+    algo, rng, parent = Genetic(mutation=0.3, elitism=0), np.random.default_rng(0), ENDS.drop(*range(1, 6))
+    children = [algo.breed([parent] * 2, [1.0, 1.0], ENDS, rng)[0] for _ in range(2000)]
+    assert all(child in ENDS for child in children)
+    lost = [len({*parent.dropped} - {*child.dropped}) for child in children]
+    assert {*lost} == {0, 1}
+    assert np.mean(lost) == pytest.approx(0.3, abs=0.03)
 
 
 def test_the_elite_survives_and_a_generation_has_no_duplicates() -> None:
@@ -453,14 +416,17 @@ def test_if_no_swap_of_a_kind_is_possible_the_search_says_so() -> None:
 
 
 @pytest.mark.parametrize("offset", [-7.0, 0.0, 30.0])
-@pytest.mark.parametrize("algo", [Cbo(rescore=0), Cbo(rescore=0, exact=0)], ids=["exact", "annealed"])
+@pytest.mark.parametrize("enumerated", [True, False])
 def test_the_quadratic_model_is_exact_for_pairwise_losses_whatever_the_dense_loss(
-    algo: Cbo, offset: float
+    enumerated: bool, offset: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if not enumerated:
+        monkeypatch.setattr(cbo, "EXACT", 0)
+        monkeypatch.setattr(cbo, "EXACT_ON_BUDGET", 0)
     for seed in range(3):
         loss = pairwise(12, seed, 3.0, dense=offset)
         for space in (Space(12, 5, frozenset({3})), UNEQUAL):
-            run = drive(algo, space, loss)
+            run = drive(Cbo(rescore=0), space, loss)
             assert run.answer == optimum(space, loss)
             assert (space.dense in run.asked) == (space.budget is not None), "only there, sets differ in size"
 

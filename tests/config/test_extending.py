@@ -101,6 +101,6 @@ def test_its_first_line_is_its_description_in_the_help(project: Path) -> None:
 def test_a_copy_of_an_objective_must_have_another_name(project: Path) -> None:
     """A class name identifies scores, so a changed copy would use the scores of the original."""
     folder = project / "pruning" / "objective"
-    shutil.copy(folder / "margin.py", folder / "mine.py")
+    shutil.copy(folder / "taylor.py", folder / "mine.py")
     ran = compose(project, "objective=margin")
-    assert "pruning.objective.margin and pruning.objective.mine both define a class Margin" in ran.stderr
+    assert "pruning.objective.mine and pruning.objective.taylor both define a class Taylor" in ran.stderr

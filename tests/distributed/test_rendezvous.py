@@ -35,17 +35,18 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_each_rank_gets_its_part_of_the_visible_gpus(
-    given: str | None, size: int, shares: list[str | None]
+    given: str | None, size: int, shares: list[str | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    environment = {} if given is None else {"CUDA_VISIBLE_DEVICES": given}
-    assert [share(environment, visible(environment), rank, size) for rank in range(size)] == shares
+    if given is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    assert [share(visible(), rank, size) for rank in range(size)] == shares
 
 
 def test_without_a_list_of_gpus_all_gpus_of_the_machine_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
-    assert share({}, visible({}), 1, 2) == "2,3"
+    assert share(visible(), 1, 2) == "2,3"
     with pytest.raises(InputError, match=r"2 ranks .* 1 GPUs \(CUDA_VISIBLE_DEVICES=7\)"):
-        share({}, ["7"], 1, 2)
+        share(["7"], 1, 2)
 
 
 @pytest.mark.parametrize(
@@ -58,8 +59,11 @@ def test_without_a_list_of_gpus_all_gpus_of_the_machine_are_shared(monkeypatch: 
         ("SLURM_GPU_BIND", "none", False),
     ],
 )
-def test_gpus_that_slurm_has_bound_are_left_unchanged(name: str, value: str, bound: bool) -> None:
-    assert (share({name: value}, ["0", "1"], 1, 2) is None) == bound
+def test_gpus_that_slurm_has_bound_are_left_unchanged(
+    name: str, value: str, bound: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert (share(["0", "1"], 1, 2) is None) == bound
 
 
 @pytest.mark.parametrize(

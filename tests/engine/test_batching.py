@@ -17,28 +17,10 @@ def test_choices_follow_their_common_prompt() -> None:
     assert line.targets == ((2, 1, 0), (3, 2, 0), (2, 3, 1), (5, 4, 1), (6, 5, 1))
 
 
-def test_a_choice_sees_the_prompt_and_itself_only() -> None:
-    rows = (Row((7, 8, 1, 2), (2, 4), 0, 0, True), Row((7, 8, 3), (2, 3), 0, 1, False))
-    (batch,) = make_batches(packed(rows), 100)
-    assert batch.attention is not None
-    assert batch.attention[0, 0].int().tolist() == [
-        [1, 0, 0, 0, 0],
-        [1, 1, 0, 0, 0],
-        [1, 1, 1, 0, 0],
-        [1, 1, 1, 1, 0],
-        [1, 1, 0, 0, 1],
-    ]
-
-
 def test_choices_that_begin_alike_keep_their_scored_tokens_apart() -> None:
     rows = (Row((7, 1, 2), (1, 3), 0, 0, True), Row((7, 1, 3), (1, 3), 0, 1, False))
     (line,) = packed(rows)
     assert line.tokens == (7, 1, 2, 1, 3), "only the unscored prompt is shared"
-
-
-def test_rows_of_a_text_are_never_packed() -> None:
-    rows = text_rows(5)
-    assert [line.tokens for line in packed(rows)] == [row.input_ids for row in rows]
 
 
 @settings(deadline=None, max_examples=60)

@@ -43,6 +43,11 @@ def part_of(forward: Forward) -> PartialHead:
     return part
 
 
+def kept(forward: Forward) -> set[Mask] | None:
+    """The masks whose last states are kept."""
+    return None if forward.ends is None else forward.ends.masks
+
+
 @pytest.mark.parametrize(
     ("name", "masks", "readout"),
     [
@@ -118,26 +123,25 @@ def test_the_part_is_chosen_once_and_the_models_head_is_put_back(monkeypatch: py
         summed(bounds(forward, list(ROWS), MASKS, LIKELIHOOD))
     assert len(calls) == 1
     assert forward.model.module.get_output_embeddings() is whole
-    assert forward.ends.known(ROWS, forward.batches(ROWS), MASKS) == MASKS
+    assert kept(forward) == {*MASKS}
 
 
 def test_states_that_do_not_fit_are_not_kept() -> None:
     forward = forward_of()
     forward.memory_budget._state_limit = 1.0
     summed(bounds(forward, ROWS, MASKS, LIKELIHOOD))
-    assert not forward.ends.states
+    assert forward.ends is None
     assert summed(forward.loglikelihoods(ROWS, MASKS)) == summed(forward_of().loglikelihoods(ROWS, MASKS))
 
 
 def test_kept_states_serve_no_other_rows_and_no_other_scales() -> None:
     forward, others, scales = forward_of(), text_rows(3, seed=1), (1.5,) * N_BLOCKS
     summed(bounds(forward, ROWS, MASKS, LIKELIHOOD))
-    assert forward.ends.states
+    assert kept(forward)
     found = summed(forward.with_scales(scales).loglikelihoods(ROWS, MASKS))
     assert found == summed(forward_of(scales=scales).loglikelihoods(ROWS, MASKS))
     assert summed(forward.loglikelihoods(others, MASKS)) == summed(forward_of().loglikelihoods(others, MASKS))
-    assert not forward.ends.states
-    assert forward.ends.reserved == 0.0
+    assert forward.ends is None
 
 
 def test_a_pass_that_was_stopped_leaves_no_states_to_use(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,8 +150,7 @@ def test_a_pass_that_was_stopped_leaves_no_states_to_use(monkeypatch: pytest.Mon
     found: Any = bounds(forward, ROWS, MASKS, LIKELIHOOD)
     assert len(list(islice(found, 2))) == 2
     found.close()
-    assert not forward.ends.masks
-    assert not forward.ends.open
+    assert forward.ends is None
     assert summed(forward.loglikelihoods(ROWS, MASKS)) == summed(forward_of().loglikelihoods(ROWS, MASKS))
 
 
@@ -183,7 +186,7 @@ def test_after_running_out_of_memory_losses_are_right(when: str, monkeypatch: py
         assert len(summed(bounds(forward, ROWS, MASKS, LIKELIHOOD))) == len(MASKS)
     found = summed(forward.loglikelihoods(ROWS, MASKS))
     assert not failing, "memory did not run out"
-    assert when == "part" or not forward.ends.states
+    assert when == "part" or forward.ends is None
     expected = summed(forward_of().loglikelihoods(ROWS, MASKS))
     for mask in MASKS:
         assert found[mask] == pytest.approx(expected[mask], rel=1e-6)
@@ -202,9 +205,9 @@ def test_batches_can_become_smaller_between_the_choice_of_a_part_and_its_use(mem
 def test_nothing_is_kept_after_a_search() -> None:
     forward = forward_of()
     summed(bounds(forward, ROWS, MASKS, LIKELIHOOD))
-    assert forward.ends.states
+    assert kept(forward)
     weights = weakref.ref(part_of(forward).layer)
     forward.release()
-    assert not forward.ends.states
+    assert forward.ends is None
     assert not forward.beginnings.nbytes()
     assert weights() is None

@@ -18,10 +18,9 @@ from pruning.core.mask import Mask
 from pruning.engine import memory as memory_module
 from pruning.engine.dense_pass import magnitudes
 from pruning.engine.forward import Forward
-from pruning.engine.head import LIKELIHOOD
 from pruning.engine.memory import Tally
-from pruning.engine.prefix_tree import UNKNOWN_PACE, Pace
-from pruning.models.blocks import enter, find_blocks
+from pruning.engine.prefix_tree import Pace
+from pruning.models.blocks import find_blocks
 from pruning.models.handle import LanguageModel
 from pruning.models.sublayers import find_chain, masked
 from tests.helpers.architectures import ARCHITECTURES, N_BLOCKS, SEQUENTIAL, WIDE, build, zeroed
@@ -86,19 +85,6 @@ def test_shared_prefixes_equal_one_forward_pass_per_mask(
     for mask in masks:
         assert actual[mask] == pytest.approx(expected[mask], **NEAR[dtype])
     assert min(actual, key=lambda m: -sum(actual[m])) == min(expected, key=lambda m: -sum(expected[m]))
-
-
-@settings(deadline=None, max_examples=15)
-@given(st.data())
-def test_random_batches_on_any_architecture_equal_plain_passes(data: st.DataObject) -> None:
-    name, kind = data.draw(st.sampled_from(sorted(ARCHITECTURES))), data.draw(st.sampled_from(sorted(ROWS)))
-    masks = data.draw(st.lists(st.sampled_from(ALL_MASKS), min_size=1, max_size=6, unique=True))
-    module, memory = module_of(name), data.draw(st.sampled_from([None, 1, 5000]))
-    forward = Forward(language_model(module), data.draw(st.sampled_from([20, 60, 4000])), memory)
-    actual = losses(forward, ROWS[kind], masks)
-    for mask in masks:
-        expected = expected_of(name, module.dtype, kind, mask)
-        assert actual[mask] == pytest.approx(expected, **NEAR[module.dtype])
 
 
 @settings(deadline=None, max_examples=12)
@@ -175,13 +161,6 @@ def test_a_kill_costs_one_mask_if_masks_are_walked_one_by_one(monkeypatch: pytes
     forward = Forward(language_model(build("llama")))
     list(itertools.islice(forward.loglikelihoods(ROWS["text"], SINGLES), 5))
     assert forward.cost.block_forwards_alone == 5 * (N_BLOCKS - 1), "more were computed than were returned"
-
-
-def test_requests_of_other_sizes_have_a_pace_of_their_own() -> None:
-    forward = Forward(language_model(build("llama")))
-    forward.pace(8, LIKELIHOOD).note(100, 1.0)
-    assert forward.with_scales(None).pace(8, LIKELIHOOD).size() == 2000
-    assert forward.pace(64, LIKELIHOOD).size() == UNKNOWN_PACE, "64 rows take longer: no time is known yet"
 
 
 def test_a_block_that_no_mask_keeps_is_never_run(ran: list[tuple[int, int]]) -> None:
@@ -347,18 +326,3 @@ def test_a_factor_stands_in_for_each_missing_sub_layer() -> None:
     for mask in masks:
         with masked(module, mask, factors):
             assert actual[mask] == pytest.approx([loglik(module, row) for row in rows], rel=1e-9)
-
-
-def test_a_factor_is_the_mean_growth_of_the_state_at_its_sub_layer() -> None:
-    module, rows = module_of("llama"), ROWS["text"][:3]
-    chain, ratios = find_chain(module, "sublayer"), []
-    for row in rows:
-        with torch.no_grad():
-            entry = enter(module, input_ids=torch.tensor([row.input_ids]))
-            states = [entry.hidden]
-            for unit in UNITS:
-                states.append(chain.run(unit, states[-1], entry))
-        means = [float(state.abs().mean()) for state in states]
-        ratios.append([after / before for before, after in itertools.pairwise(means)])
-    expected = [sum(column) / len(rows) for column in zip(*ratios, strict=True)]
-    assert magnitudes(Forward(language_model(module)), rows, "sublayer") == pytest.approx(expected, rel=1e-9)

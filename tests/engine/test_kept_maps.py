@@ -28,11 +28,10 @@ ROWS = [replace(row, source="ab"[number % 2]) for number, row in enumerate(sampl
 DATA = replace(samples("text", 24), rows=tuple(ROWS), source="a + b")
 
 
-def measured(monkeypatch: pytest.MonkeyPatch, losses: Any, toward: str = "identity") -> Any:
+def measured(monkeypatch: pytest.MonkeyPatch, losses: Any) -> Any:
     """The repair of a mask if `losses(maps)` are the losses of the model with some maps, by source."""
     monkeypatch.setattr(repairs._Judge, "_losses", lambda _, maps: losses(maps))
-    fit = Linear(ridge=RIDGES, toward=toward)
-    return repairs.measure(Forward(language_model(model())), DATA, MASK, fit)
+    return repairs.measure(Forward(language_model(model())), DATA, MASK, Linear(ridge=RIDGES))
 
 
 def change(maps: dict[int, torch.Tensor]) -> float:
@@ -90,12 +89,6 @@ def test_if_all_maps_harm_there_is_none_and_the_log_says_so(
     assert [next(name for name in ("b1", "b4") if name in text) for text in warned] == ["b1", "b4"]
     repair, _ = measured(monkeypatch, lambda maps: {"a": float("nan") if maps else 1.0})
     assert repair.maps == {}, "a loss that is not a number is worse"
-
-
-def test_a_larger_ridge_towards_zero_is_no_weaker_map(monkeypatch: pytest.MonkeyPatch) -> None:
-    tried: list[int] = []
-    measured(monkeypatch, lambda maps: tried.append(len(maps)) or {"a": float(len(maps))}, "zero")
-    assert tried == [0, 1, 1], "one map for each run"
 
 
 def test_the_losses_are_those_of_plain_passes_over_each_source() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,10 +13,8 @@ from pruning.engine.forward import Forward
 from pruning.engine.prefix_tree import (
     ALONE,
     UNKNOWN_PACE,
-    Beginning,
     Pace,
     StateBytes,
-    Wanted,
     affordable_depths,
     beginning,
     edges,
@@ -115,13 +112,6 @@ def test_a_single_mask_keeps_nothing_and_loses_nothing() -> None:
     assert forward.cost.block_forwards == before, "the state of mask 0 before block 5 is known"
 
 
-def test_views_are_copied() -> None:
-    states, kept = torch.arange(12.0).view(2, 2, 3), dict[Beginning, torch.Tensor]()
-    branches = [(states[:1], [0]), (states[1:].clone(), [1])]
-    Wanted(depths=[1]).keep(kept, 1, branches, [Mask(3, (0,)), Mask(3, (1,))])
-    assert [state.untyped_storage().nbytes() for state in kept.values()] == [24, 24]
-
-
 @given(st.lists(st.sampled_from(MASKS), min_size=1, max_size=20, unique=True))
 def test_edges_are_where_later_masks_leave_the_path(masks: list[Mask]) -> None:
     todo, longest = in_order(masks), 0
@@ -188,10 +178,3 @@ def test_the_pace_fits_the_fixed_and_the_marginal_cost(
     for _ in range(4):
         pace.note(pace.size(), fixed + each * pace.size())
     assert pace.size() == pytest.approx(size, abs=1)
-
-
-def test_times_that_fit_no_line_give_the_mean_time_of_a_mask() -> None:
-    pace = Pace()
-    for masks, seconds in ((4, 8.0), (8, 4.0)):
-        pace.note(masks, seconds)
-    assert pace.size() == 20

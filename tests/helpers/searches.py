@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 
-from pruning.algo import Algo, Ask, Gates
+from pruning.algo import Algo, Ask, Found, Gates, Proposals, Request
 from pruning.config.app import register
 from pruning.config.groups import CONF, options
 from pruning.core import scoring
@@ -25,7 +26,7 @@ from pruning.objective import Loss, Scored
 from pruning.search import driver
 from pruning.search.decide import Racing
 from pruning.search.driver import Problem, Solution, solve
-from pruning.search.journal import Journal, KnownScores, Losses, Store, Watch
+from pruning.search.journal import Journal, Losses, Store, Watch, claim
 
 LossOf = Callable[[Mask], float]
 
@@ -54,6 +55,19 @@ def pairwise(n_units: int, seed: int, strength: float = 1.0, dense: float = 0.0)
 
 def optimum(space: Space, loss: LossOf) -> Mask:
     return min(space.masks(), key=loss)
+
+
+@dataclass
+class Scripted:
+    """A search whose requests are those of a generator: `script(space)` returns its answer."""
+
+    script: Callable[[Space], Generator[Request, Any, Mask]]
+
+    def propose(self, space: Space, rng: np.random.Generator) -> Proposals:  # noqa: ARG002
+        return Found((yield from self.script(space)), "the script ended")
+
+    def evaluations(self, space: Space) -> int:
+        return space.size
 
 
 # A search alone.
@@ -216,10 +230,10 @@ def solved(
 ) -> tuple[Solution, Journal]:
     """Run a search with the journals of a cell and the store of a results folder."""
     (folder / cell).mkdir(parents=True, exist_ok=True)
-    store = Store(folder, "key", cell, space.n_blocks, share, space.unit)
-    store.claim()
+    claim(folder, "key", cell)
     names = (scoring.NAME, scoring.BOUNDS)
     scores, bounds = (Journal.open(folder / cell / n, space.n_blocks, unit=space.unit) for n in names)
-    known = KnownScores(scores, store, bounds, store.of(scoring.BOUNDS))
+    for name, own in zip(names, (scores, bounds), strict=True) if share else ():
+        own.others = Store(folder, "key", cell, space.n_blocks, space.unit, name=name)
     problem = Problem(algo, space, seed, racing or Racing(), max_evaluations=most)
-    return solve(problem, losses, known, watch), scores
+    return solve(problem, losses, scores, watch, bounds=bounds), scores

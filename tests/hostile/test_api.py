@@ -372,8 +372,6 @@ WRONG: dict[tuple[str, str], list[Any]] = {
     ("heal_mask", "lr"): ["1e-4", True, float("nan")],
     ("repair_mask", "ridge"): [0.1, None, ["a"], [], [-1.0], "0.1"],
     ("repair_mask", "heldout"): [None, "4", 1],
-    ("repair_mask", "toward"): [None, [], "one"],
-    ("repair_mask", "sequential"): ["no", 0],
     ("repair_mask", "how"): [None, 3],
     ("export_model", "out"): [None, 3, b"x", "", ".", "/", "a\0b", SURROGATE],
     ("export_model", "force"): ["no", 0, None],

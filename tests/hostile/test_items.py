@@ -22,7 +22,7 @@ from pruning.evaluation.heldout import LocalFiles, item_accuracy
 from pruning.models.handle import Model
 from pruning.runs.measurements import averaged
 from pruning.runs.prepare import Reader, check_calibration, check_evaluation
-from pruning.search.journal import Journal, Store
+from pruning.search.journal import Journal, Store, claim
 from tests.conftest import N_BLOCKS, Command
 from tests.helpers.evaluations import (
     forward_of,
@@ -323,7 +323,7 @@ def test_a_journal_line_that_contradicts_itself_is_damaged(
 ) -> None:
     path = tmp_path / "cell" / "trace.jsonl"
     path.parent.mkdir()
-    Store(tmp_path, "key", "cell", N_BLOCKS).claim()
+    claim(tmp_path, "key", "cell")
     path.write_text(json.dumps(line.to_line()) + "\n")
     with pytest.raises(DamagedError, match=named):
         Journal.open(path, N_BLOCKS, TWO)

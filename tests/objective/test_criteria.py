@@ -14,11 +14,14 @@ from pruning.core.errors import InputError
 from pruning.core.mask import Mask
 from pruning.engine.dense_pass import gate_gradients
 from pruning.engine.forward import Forward
-from pruning.objective import Objective, _criteria
-from pruning.objective.angular import Angular, _angle
-from pruning.objective.block_influence import BlockInfluence
-from pruning.objective.mutual_information import MutualInformation
-from pruning.objective.relative_magnitude import RelativeMagnitude
+from pruning.objective import Objective, hidden_states
+from pruning.objective.hidden_states import (
+    Angular,
+    BlockInfluence,
+    MutualInformation,
+    RelativeMagnitude,
+    _angle,
+)
 from pruning.objective.taylor import Taylor
 from tests.helpers.architectures import N_BLOCKS
 from tests.helpers.objectives import SINGLES, bound, model, plain_states, samples, scores
@@ -68,7 +71,7 @@ def test_terms_are_sums_of_distances_between_states(
     for number, unit in enumerate(data.units):
         states = [plain_states(module, row) for row in unit]
         for mask in masks:
-            pairs = _criteria.runs(mask) if objective.by == "run" else [(i, i + 1) for i in mask.dropped]
+            pairs = hidden_states.runs(mask) if objective.by == "run" else [(i, i + 1) for i in mask.dropped]
             expected = np.mean([sum(distance(state[i], state[j]) for i, j in pairs) for state in states])
             assert results[mask].samples[number] == pytest.approx(expected, rel=1e-9)
 
@@ -104,22 +107,7 @@ def sublayer_states(module: Any, ids: tuple[int, ...]) -> list[np.ndarray]:
     [((), []), ((3,), [(3, 4)]), ((0, 1, 2), [(0, 3)]), ((0, 2, 3, 5), [(0, 1), (2, 4), (5, 6)])],
 )
 def test_runs_are_maximal(dropped: tuple[int, ...], expected: list[tuple[int, int]]) -> None:
-    assert _criteria.runs(Mask(N_BLOCKS, dropped)) == expected
-
-
-def test_by_block_a_loss_is_additive_and_by_run_it_is_not() -> None:
-    module, data = model(), samples("text")
-    block = scores(bound(BlockInfluence(), module, data), ALL)
-    run = scores(bound(BlockInfluence(by="run"), module, data), ALL)
-    for mask in ALL:
-        single = sum(np.array(block[Mask(N_BLOCKS, (i,))].samples) for i in mask.dropped)
-        np.testing.assert_allclose(block[mask].samples, single, atol=1e-12)
-        covered = [i for start, stop in _criteria.runs(mask) for i in range(start, stop)]
-        assert tuple(covered) == mask.dropped
-        if all(stop - start == 1 for start, stop in _criteria.runs(mask)):
-            np.testing.assert_allclose(run[mask].samples, block[mask].samples, atol=1e-12)
-    joined = Mask(N_BLOCKS, (2, 3))
-    assert abs(run[joined].loss - block[joined].loss) > 1e-3
+    assert hidden_states.runs(Mask(N_BLOCKS, dropped)) == expected
 
 
 @pytest.mark.parametrize(("sign", "expected"), [(1.0, 0.0), (-1.0, 1.0)])
@@ -150,20 +138,6 @@ def test_one_dense_pass_is_made_for_all_masks_when_the_first_is_asked_for() -> N
     scores(loss, ALL[:5])
     scores(loss, ALL[5:])
     assert forward.cost.block_forwards == pytest.approx(N_BLOCKS)
-
-
-def test_scores_of_blocks_are_computed_once() -> None:
-    calls = []
-
-    def table(unit: str) -> np.ndarray:
-        calls.append(unit)
-        return np.arange(12.0).reshape(2, 6)
-
-    loss = _criteria.additive(samples("text", 2), table)
-    assert not calls
-    results = scores(loss, [Mask(6), Mask(6, (1, 4)), Mask(6, (5,))])
-    assert [score.samples for score in results.values()] == [(0.0, 0.0), (5.0, 17.0), (5.0, 11.0)]
-    assert calls == ["block"]
 
 
 @pytest.mark.parametrize("objective", [MutualInformation(), BlockInfluence(by="run")], ids=repr)

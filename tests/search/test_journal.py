@@ -14,8 +14,7 @@ from pruning.core.errors import DamagedError, ForeignError, LossError
 from pruning.core.mask import Mask
 from pruning.core.scoring import Score
 from pruning.core.storage import append_line
-from pruning.search import journal as journal_module
-from pruning.search.journal import Journal, Store
+from pruning.search.journal import Journal, Store, claim
 
 N = 8
 finite = st.floats(allow_nan=False, allow_infinity=False)
@@ -25,9 +24,9 @@ def score(*dropped: int, loss: float = 1.5, seconds: float = 0.25) -> Score:
     return Score(Mask(N, dropped), loss, (loss - 0.5, loss + 0.5), seconds)
 
 
-def cell(results: Path, name: str, key: str = "key", share: bool = True) -> tuple[Journal, Store]:
-    store = Store(results, key, name, N, share)
-    store.claim()
+def cell(results: Path, name: str, key: str = "key") -> tuple[Journal, Store]:
+    store = Store(results, key, name, N)
+    claim(results, key, name)
     (results / name).mkdir(exist_ok=True)
     return Journal.open(results / name / "trace.jsonl", N), store
 
@@ -113,39 +112,11 @@ def test_a_store_shares_between_cells_of_one_key_and_marks_what_is_not_paid(tmp_
     assert not store.find([Mask(N, (2,))]), "a cell's own journal is not read through the store"
 
 
-def test_a_store_does_not_share_across_keys_or_if_sharing_is_off(tmp_path: Path) -> None:
+def test_a_store_does_not_share_across_keys(tmp_path: Path) -> None:
     journal, _ = cell(tmp_path, "a")
     _, foreign = cell(tmp_path, "b", key="other")
-    _, alone = cell(tmp_path, "c", share=False)
     journal.add(score(2))
     assert not foreign.find([Mask(N, (2,))])
-    assert not alone.find([Mask(N, (2,))])
-
-
-def test_a_store_reads_appended_scores_and_cells_that_come_later(tmp_path: Path) -> None:
-    first, _ = cell(tmp_path, "a")
-    _, store = cell(tmp_path, "z")
-    first.add(score(1))
-    assert store.find([Mask(N, (1,))])
-    first.add(score(2))
-    assert store.find([Mask(N, (2,))])
-    second, _ = cell(tmp_path, "b")
-    second.add(score(3))
-    assert store.find([Mask(N, (3,))])
-
-
-def test_many_masks_are_looked_up_with_one_read_of_the_files(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    journal, _ = cell(tmp_path, "a")
-    _, store = cell(tmp_path, "b")
-    journal.add(score(1))
-    reads: list[Path] = []
-    original = journal_module.read_masks
-    monkeypatch.setattr(journal_module, "read_masks", lambda p, s: (reads.append(p), original(p, s))[1])
-    scores = store.find([Mask(N, (i,)) for i in range(N)])
-    assert scores == [score(1, seconds=0.0)]
-    assert reads == [journal.path]
 
 
 def test_a_torn_line_of_another_cell_is_read_once_it_is_whole(tmp_path: Path) -> None:

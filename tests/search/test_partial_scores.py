@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from pruning.algo import Algo, Ask, Found, Gates, Proposals
-from pruning.algo.beam import Beam
-from pruning.algo.greedy import Greedy
+from pruning.algo import Algo, Ask, Gates
+from pruning.algo.stepwise import Beam, Greedy
 from pruning.core.errors import DamagedError, LossError
 from pruning.core.mask import Mask, Space
 from pruning.objective import Loss
 from pruning.search.decide import Racing
-from tests.helpers.searches import TermLosses, solved
+from tests.helpers.searches import Scripted, TermLosses, solved
 
 N, S = 8, 32
 SPACE = Space(N, 3)
@@ -36,25 +35,20 @@ def losses(gradient: np.ndarray | None = None) -> TermLosses:
     return TermLosses(term, S, gradient=gradient)
 
 
-class Stages:
+def staged(stages: Sequence[tuple[int, int]] = ((4, 3), (16, 1))) -> Algo:
     """A search in stages: six masks on 4 samples, the best three on 16, the best of these on all.
 
     `stages` are other samples, and how many masks each keeps.
     """
 
-    def __init__(self, stages: Sequence[tuple[int, int]] = ((4, 3), (16, 1))) -> None:
-        self.stages = stages
-
-    def propose(self, space: Space, rng: np.random.Generator) -> Proposals:  # noqa: ARG002
+    def script(space: Space) -> Generator[Ask, Any, Mask]:
         masks = [space.drop(0, 1, i) for i in range(2, space.n_blocks)]
-        for samples, kept in self.stages:
+        for samples, kept in stages:
             found = yield Ask(masks, samples=samples)
             masks = [masks[i] for i in np.argsort(found, kind="stable")[:kept]]
-        self.received = yield Ask(masks)
-        return Found(masks[int(np.argmin(self.received))], "the stages were run")
+        return masks[int(np.argmin((yield Ask(masks))))]
 
-    def evaluations(self, space: Space) -> int:
-        return space.n_blocks
+    return Scripted(script)
 
 
 def paid_in(table: TermLosses) -> float:
@@ -63,7 +57,7 @@ def paid_in(table: TermLosses) -> float:
 
 
 def test_a_later_stage_pays_only_for_the_samples_that_are_new(tmp_path: Path) -> None:
-    table, algo, counts = losses(), Stages(), list[int]()
+    table, algo, counts = losses(), staged(), list[int]()
     solution, _ = solved(tmp_path, table, algo, SPACE, watch=lambda masks, *_: counts.append(masks))
     by_mask: dict[Mask, list[tuple[int, int]]] = {}
     for mask, start, stop in table.computed:
@@ -71,7 +65,7 @@ def test_a_later_stage_pays_only_for_the_samples_that_are_new(tmp_path: Path) ->
     assert by_mask[solution.score.mask] == [(0, 4), (4, 16), (16, 32)]
     assert table.again == [(solution.score.mask, 0, S)], "the final mask as a whole, for the result"
     assert sorted(map(len, by_mask.values())) == [1, 1, 1, 1, 2, 2, 3], "the dense model is scored at once"
-    assert algo.received == [pytest.approx(float(term(solution.score.mask).mean()))]
+    assert solution.score.loss == pytest.approx(float(term(solution.score.mask).mean()))
     assert solution.asked == pytest.approx(6 * 4 / 32 + 3 * 16 / 32 + 1)
     assert solution.paid == pytest.approx((3 * 4 + 2 * 16 + 32) / 32)
     assert solution.score.samples == tuple(term(solution.score.mask).tolist())
@@ -79,7 +73,7 @@ def test_a_later_stage_pays_only_for_the_samples_that_are_new(tmp_path: Path) ->
 
 
 def test_a_partial_score_is_marked_in_the_journal_and_never_taken_for_a_full_one(tmp_path: Path) -> None:
-    solved(tmp_path, losses(), Stages(), SPACE)
+    solved(tmp_path, losses(), staged(), SPACE)
     for line in map(json.loads, (tmp_path / "cell" / "trace.jsonl").read_text().splitlines()):
         assert line.get("of", len(line["samples"])) == S
         terms = term(Mask(N, tuple(line["dropped"])))[: len(line["samples"])]
@@ -94,8 +88,8 @@ def test_a_partial_score_is_marked_in_the_journal_and_never_taken_for_a_full_one
 
 @pytest.mark.parametrize("resumed", [False, True])
 def test_if_two_cells_score_parts_of_a_mask_each_pays_for_its_part(tmp_path: Path, resumed: bool) -> None:
-    solved(tmp_path, losses(), Stages(), SPACE, cell="first")
-    table, one_stage = losses(), Stages([(8, 6)])
+    solved(tmp_path, losses(), staged(), SPACE, cell="first")
+    table, one_stage = losses(), staged([(8, 6)])
     solution, _ = solved(tmp_path, table, one_stage, SPACE, cell="second")
     if resumed:
         solution, _ = solved(tmp_path, losses(), one_stage, SPACE, cell="second")
@@ -108,9 +102,9 @@ def test_if_two_cells_score_parts_of_a_mask_each_pays_for_its_part(tmp_path: Pat
 
 def test_a_paid_part_still_counts_as_paid_after_another_cell_completes_the_score(tmp_path: Path) -> None:
     table, again = losses(), losses()
-    solved(tmp_path, table, Stages(), SPACE, cell="first")
-    solved(tmp_path, losses(), Stages([]), SPACE, cell="second")
-    solution, _ = solved(tmp_path, again, Stages([]), SPACE, cell="first")
+    solved(tmp_path, table, staged(), SPACE, cell="first")
+    solved(tmp_path, losses(), staged([]), SPACE, cell="second")
+    solution, _ = solved(tmp_path, again, staged([]), SPACE, cell="first")
     assert again.computed == [], "the second cell has them all"
     assert solution.paid == pytest.approx(paid_in(table))
     assert solution.shared == pytest.approx(6 - paid_in(table))
@@ -155,25 +149,6 @@ def test_the_loss_of_a_result_is_that_of_whole_batches_with_a_race_too(tmp_path:
     assert found[0] == found[1], "a cell without a race takes no score that a race has put together"
 
 
-@pytest.mark.parametrize("algo", [Greedy(), Stages()], ids=["race", "stages"])
-def test_a_journal_that_is_cut_anywhere_is_completed_to_the_same_bytes(tmp_path: Path, algo: Algo) -> None:
-    whole, journal = solved(tmp_path, losses(), algo, SPACE, RACING)
-    assert journal.path is not None
-    data = journal.path.read_bytes()
-    ends = [i for i, byte in enumerate(data) if byte == ord("\n")]
-    for length in {0, *(end + 1 for end in ends), *(end - 3 for end in ends)}:
-        folder, rest = tmp_path / f"cut{length}", losses()
-        shutil.copytree(tmp_path / "scores", folder / "scores")
-        (folder / "cell").mkdir()
-        (folder / "cell" / "trace.jsonl").write_bytes(data[:length])
-        resumed, again = solved(folder, rest, algo, SPACE, RACING)
-        assert (resumed.score, resumed.margins) == (whole.score, whole.margins)
-        assert (resumed.asked, resumed.paid) == (whole.asked, whole.paid)
-        assert again.path is not None
-        assert again.path.read_bytes() == data
-        assert len(rest.computed) == len(ends) - data[:length].count(b"\n")
-
-
 def test_every_decision_of_greedy_is_kept_with_its_runner_up(tmp_path: Path) -> None:
     solution, _ = solved(tmp_path, losses(), Greedy(), SPACE)
     decisions, runner_up = solution.margins["decisions"], solution.margins["runner_up"]
@@ -189,24 +164,24 @@ def test_every_decision_of_greedy_is_kept_with_its_runner_up(tmp_path: Path) -> 
     assert decisions[0]["next"]["standard_error"] == pytest.approx(apart.std(ddof=1) / S**0.5)
 
 
-class AsksForGates:
+def asking_for_gates(received: list[np.ndarray]) -> Algo:
     """A search that asks for gates and returns the k blocks of least squared gate gradient."""
 
-    def propose(self, space: Space, rng: np.random.Generator) -> Proposals:  # noqa: ARG002
-        self.received = yield Gates()
-        order = np.argsort((self.received**2).sum(0), kind="stable")
-        return Found(space.drop(*(int(i) for i in order[: space.k])), "the gates were read")
+    def script(space: Space) -> Generator[Gates, Any, Mask]:
+        received.append((yield Gates()))
+        order = np.argsort((received[-1] ** 2).sum(0), kind="stable")
+        return space.drop(*(int(i) for i in order[: space.k]))
 
-    def evaluations(self, space: Space) -> int:
-        return space.n_blocks + 1
+    return Scripted(script)
 
 
 def test_gates_are_the_gradient_if_there_is_one_and_are_computed_once(tmp_path: Path) -> None:
     gradient = np.arange(S * N, dtype=float).reshape(S, N) / 7
-    table, algo = losses(gradient), AsksForGates()
+    table, received = losses(gradient), list[np.ndarray]()
+    algo = asking_for_gates(received)
     for _ in range(2):
         solved(tmp_path, table, algo, SPACE)
-        np.testing.assert_array_equal(algo.received, gradient)
+        np.testing.assert_array_equal(received[-1], gradient)
     assert table.gradients == 1, "a resumed search reads the gradients of the first one"
     for damaged in ("[[1]]", "nothing", f"[{', '.join(['[NaN' + ', 1' * (N - 1) + ']'] * S)}]"):
         (tmp_path / "cell" / "gates.json").write_text(damaged)
@@ -216,13 +191,13 @@ def test_gates_are_the_gradient_if_there_is_one_and_are_computed_once(tmp_path: 
 
 def test_gates_that_are_not_finite_stop_the_search(tmp_path: Path) -> None:
     with pytest.raises(LossError, match=r"model\.dtype=float32"):
-        solved(tmp_path, losses(np.full((S, N), np.nan)), AsksForGates(), SPACE)
+        solved(tmp_path, losses(np.full((S, N), np.nan)), asking_for_gates([]), SPACE)
     assert not (tmp_path / "cell" / "gates.json").exists()
 
 
 def test_gates_are_the_secant_if_there_is_no_gradient(tmp_path: Path) -> None:
-    algo = AsksForGates()
-    solution, _ = solved(tmp_path, losses(), algo, SPACE)
+    received: list[np.ndarray] = []
+    solution, _ = solved(tmp_path, losses(), asking_for_gates(received), SPACE)
     expected = np.array([term(Mask(N)) - term(Mask(N, (i,))) for i in range(N)]).T
-    np.testing.assert_allclose(algo.received, expected)
+    np.testing.assert_allclose(received[-1], expected)
     assert solution.asked == solution.paid == N

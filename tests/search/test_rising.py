@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 
 from pruning.algo import Ask, Rise
-from pruning.algo.beam import Beam
-from pruning.algo.greedy import Greedy
+from pruning.algo.stepwise import Beam, Greedy
 from pruning.core.mask import Mask
 from pruning.core.scoring import Estimate, Score
-from pruning.search.decide import Decider, FloatLoss, NearTies, Racing, Rising, Settler
-from pruning.search.journal import Journal, KnownScores, ScoreBook
+from pruning.search.decide import Decider, FloatLoss, NearTies, Racing, Settler, View
+from pruning.search.journal import Journal, ScoreBook
 from tests.helpers.searches import TermLosses, solved
 from tests.helpers.spaces import sublayer_space
 
@@ -78,7 +77,7 @@ def decider(half: Mapping[Mask, float], single: Mapping[Mask, float], spread: fl
         journal.add(score(mask, loss, spread if mask.dropped else 0.0))
     exact = TermLosses(lambda mask: np.full(S, single[mask]), S)
     floats = FloatLoss(lambda: exact.whole, Journal(None, N, unit="sublayer"))
-    book = ScoreBook(noisy(0), KnownScores(journal), lambda *_: None)
+    book = ScoreBook(noisy(0), journal, Journal(None, N, "sublayer"), lambda *_: None)
     return Decider(book, Racing(), Settler(NearTies(), floats, ESTIMATE))
 
 
@@ -94,20 +93,12 @@ def test_near_rises_per_cost_are_settled_in_float32() -> None:
 
 
 def test_losses_have_the_order_of_the_settled_rises() -> None:
-    rising = Rising(RISE, score(DENSE, 2.0, 0.0), ESTIMATE)
+    view = View(ESTIMATE, RISE, score(DENSE, 2.0, 0.0))
     scores = [score(A0, 2.1, 0.0), score(M0, 2.3, 0.0), score(A1, 2.1, 0.0)]
-    assert rising.losses(scores, {s.mask: rising.view(s).loss for s in scores}) == {A0: 2.1, M0: 2.3, A1: 2.1}
+    assert view.losses(scores, {s.mask: view.of(s).loss for s in scores}) == {A0: 2.1, M0: 2.3, A1: 2.1}
     for order in ((A0, M0, A1), (M0, A1, A0), (A1, A0, M0)):
         settled = {mask: 0.1 + 1e-12 * (place + 1) for place, mask in enumerate(order)}
-        losses = rising.losses(scores, settled)
+        losses = view.losses(scores, settled)
         rates = [RISE.rate(mask, losses[mask], 2.0) for mask in order]
         assert rates == sorted(rates)
         assert len({*rates}) == 3
-
-
-def test_a_partial_score_rises_since_the_same_samples_of_the_base() -> None:
-    base = Score(DENSE, 2.0, tuple(float(s % 5) for s in range(S)), 0.1)
-    part = Score(M0, 1.5, tuple(float(s % 5) + 0.3 for s in range(4)), 0.1, of=S)
-    viewed = Rising(RISE, base, ESTIMATE).view(part)
-    assert viewed.samples == pytest.approx((0.1,) * 4)
-    assert viewed.loss == pytest.approx((1.5 - 1.5) / 3)

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pytest
 from hypothesis import given, settings
@@ -66,8 +63,7 @@ def test_what_is_found_is_what_a_plain_reading_finds(
     first: dict[str, list[str]], later: dict[str, list[str]]
 ) -> None:
     masks = [Mask(N, blocks) for blocks in ((), (0,), (1,), (1, 2), (0, 3), (2, 3, 4))]
-    at_once = mock.patch.object(journal, "SHARE", 0.0)  # journals are looked at again at once
-    with tempfile.TemporaryDirectory() as folder, at_once:
+    with tempfile.TemporaryDirectory() as folder:
         results, store = Path(folder), Store(Path(folder), "key", "own", N)
         written(results, first)
         assert store.find(masks) == plainly(results, masks)
@@ -89,23 +85,6 @@ def test_only_the_lines_of_wanted_masks_are_parsed(tmp_path: Path, monkeypatch: 
     for _ in range(2):
         assert [score.mask.dropped for score in store.find([Mask(N, (3,))])] == [(3,)]
     assert len(read) == 1
-
-
-def test_journals_that_have_long_been_unchanged_are_not_looked_at_for_every_mask(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    written(tmp_path, {name: [line([0], COUNT, 1.0)] for name in ("old", "new")})
-    for path, age in ((tmp_path / "old" / "trace.jsonl", 1e6), (tmp_path / "new" / "trace.jsonl", 0.0)):
-        os.utime(path, (time.time() - age,) * 2)
-    store = Store(tmp_path, "key", "own", N)
-    store.find([Mask(N, (0,))])
-    written(tmp_path, {name: [line([block], COUNT, 1.0)] for name, block in (("old", 1), ("new", 2))})
-    later = time.time() + 1.0
-    monkeypatch.setattr(journal.time, "time", lambda: later)
-    assert not store.find([Mask(N, (1,))])
-    assert store.find([Mask(N, (2,))]), "a journal that has just changed is looked at"
-    monkeypatch.setattr(journal.time, "time", lambda: later + journal.LONGEST)
-    assert store.find([Mask(N, (1,))]), "no journal is left alone for more than a minute"
 
 
 def test_a_journal_that_was_replaced_gives_no_wrong_score(tmp_path: Path) -> None:

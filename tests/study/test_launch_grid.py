@@ -20,7 +20,7 @@ from pruning.engine.forward import Forward
 from pruning.objective import Calibrated
 from pruning.search.decide import Racing
 from pruning.search.driver import Problem, solve
-from pruning.search.journal import Journal, KnownScores, Store
+from pruning.search.journal import Journal, Store, claim
 from tests.conftest import Command, Ended
 from tests.helpers.architectures import N_BLOCKS
 from tests.helpers.objectives import model, samples
@@ -51,11 +51,9 @@ def test_every_search_runs_on_every_objective(
         losses = Calibrated(objective, Forward(language_model(model())), data)
         journal = Journal.open(tmp_path / algo / "trace.jsonl", N_BLOCKS)
         (tmp_path / algo).mkdir()
-        store = Store(tmp_path, "key", algo, N_BLOCKS)
-        store.claim()
-        solution = solve(
-            Problem(search, space, 0, Racing()), losses, KnownScores(journal, store), lambda *_: None
-        )
+        journal.others = Store(tmp_path, "key", algo, N_BLOCKS)
+        claim(tmp_path, "key", algo)
+        solution = solve(Problem(search, space, 0, Racing()), losses, journal, lambda *_: None)
         assert len(solution.score.mask.dropped) == 2
         assert 0 not in solution.score.mask.dropped
         assert solution.why

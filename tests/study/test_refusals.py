@@ -36,7 +36,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
     "algo": (("algo=gredy",), "algo 'gredy'. Did you mean greedy"),
     "model": (("model=lama3",), "model 'lama3'. Did you mean llama3"),
     "objective": (("objective=magin",), "objective 'magin'. Did you mean margin"),
-    "typo": (("algo.baem=3",), "'baem'. Its settings: blocks, lazy, rank"),
+    "typo": (("algo.baem=3",), "'baem'. Its settings: lazy, rank"),
     "type": (("calibration.samples=many",), "calibration.samples=many"),
     "racing": (("k=2", "racing.delta=2"), "racing.delta=2"),
     "budget": (("k=3", "max_evaluations=0"), "max_evaluations=0"),
@@ -45,7 +45,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
     "sub-layers by k": (("unit=sublayer", "k=40"), "k = 40"),
     "latency by k": (("unit=sublayer", "budget=latency", "k=2"), "budget=latency and k=2"),
     "latency": (("budget=latency", "ratio=0.34", "latency.tokens=4096"), "latency.tokens=4096"),
-    "repair in the search": ((*LINEAR, "compensation.search=true"), "compensation.search=true"),
+    "repair in the search": ((*LINEAR, "compensation.search=true"), "compensation.search"),
     "ridge": ((*LINEAR, "compensation.ridge=[0]"), "compensation.ridge=[0.0]"),
 }
 SWEPT: dict[str, tuple[tuple[str, ...], str]] = {

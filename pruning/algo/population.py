@@ -1,0 +1,198 @@
+"""Searches that breed sets: genetic, which crosses a population, and evolution, which mutates one parent."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from itertools import count, pairwise
+from typing import Any
+
+import numpy as np
+
+from pruning.algo import Ask, Found, Known, Proposals, Request, _moves, check_above
+from pruning.core.errors import InputError, check_known, check_least
+from pruning.core.mask import Mask, Space
+
+TRIES = 20  # mutations tried per offspring if the number of different ones is not known
+
+
+@dataclass(frozen=True)
+class Genetic:
+    """Crosses and mutates a population; returns the best set that was ever scored, at worst the one-shot set.
+
+    The first population is the one-shot set and random sets from the prior (`_moves.py`). Parents are the winners of
+    a `tournament`. A child removes the blocks that both parents remove, and draws the others from those that one
+    parent removes (respectful recombination, Radcliffe 1991). `mutation` is the probability that one block of a child
+    is swapped. The best int(elitism * population) sets survive unchanged. A child that the generation has already is
+    swapped until it is new.
+
+    Source: the paper's search (4), "prior-guided GA: population 16, elitism 0.2, mutation 0.15, 10 generations", and
+    no more.
+    """
+
+    population: int = 16
+    generations: int = 10
+    elitism: float = 0.2
+    mutation: float = 0.15
+    tournament: int = 3
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_least("algo", self, population=2, generations=0, tournament=1, elitism=0, mutation=0)
+        check_above(self, temperature=0)
+        if self.elitism >= 1:
+            raise InputError(f"algo.elitism={self.elitism:g} is too large: choose a number below 1.")
+        if self.mutation > 1:
+            raise InputError(f"algo.mutation={self.mutation:g} is not a probability: choose from 0 to 1.")
+
+    def propose(self, space: Space, rng: np.random.Generator) -> Proposals:
+        """Ask for one batch of single removals, then one per generation."""
+        known = Known()
+        losses = yield from _moves.singles(space, known)
+        population, _ = _moves.first_masks(space, losses, self.temperature, self.population, rng)
+        fitness = yield from known.ask(population)
+        for _ in range(self.generations):
+            if _moves.scored_all(space, known):
+                return Found(known.best(space), "every mask of the space was scored")
+            population = self.breed(population, fitness, space, rng)
+            fitness = yield from known.ask(population)
+        return Found(known.best(space), f"{self.generations} generations were bred")
+
+    def breed(
+        self, population: list[Mask], fitness: list[float], space: Space, rng: np.random.Generator
+    ) -> list[Mask]:
+        """The next generation: the elite, and distinct children of tournament winners."""
+        ranked = [population[r] for r in np.argsort(fitness, kind="stable")]
+        following = ranked[: int(self.elitism * len(ranked))]
+        while len(following) < len(ranked):
+            a, b = (ranked[rng.integers(len(ranked), size=self.tournament).min()] for _ in range(2))
+            child = crossed(a, b, space, rng)
+            child = _moves.swapped(child, space, rng, swaps=int(rng.binomial(1, self.mutation)))
+            following.append(_moves.fresh(child, following, space, rng))
+        return following
+
+    def evaluations(self, space: Space) -> int:
+        """N single removals, the first population, and the children; at most N plus the size of the space."""
+        size = min(self.population, space.size)
+        bred = size + self.generations * (size - int(self.elitism * size))
+        return _moves.n_singles(space) + min(bred, space.size)
+
+
+def crossed(a: Mask, b: Mask, space: Space, rng: np.random.Generator) -> Mask:
+    """A child that removes the units that both a and b remove, and random units that only one of them removes.
+
+    On a budget, other units are removed in random order if those do not meet it.
+    """
+    both = set(a.dropped) & set(b.dropped)
+    either = sorted(set(a.dropped) ^ set(b.dropped))
+    if space.budget is None:
+        return space.drop(*both, *(int(i) for i in rng.choice(either, space.k - len(both), replace=False)))
+    rest = [i for i in space.fitting() if i not in both and i not in either]
+    return space.filled(both, [*rng.permutation(either).tolist(), *rng.permutation(rest).tolist()])
+
+
+@dataclass(frozen=True)
+class Evolution:
+    """One parent, many mutated offspring, selected in stages on more and more samples.
+
+    `initial` random sets are scored on few samples and the best becomes the parent. Each of k (N - k) / 1.5
+    generations makes `offspring` distinct masks: the parent after min(u, v) swaps, u and v uniform on 1 to `swaps`.
+    `samples` and `survivors` have one value for each stage except the last, which uses all samples. There, the
+    survivors are compared with the parent, and the best is the next parent. On a budget, N and k are the numbers of
+    units that can be removed at all and at most.
+
+    Source: EvoPress (arXiv 2410.14649, algorithm 1, and its script for depth pruning). Deviations: a stage uses the
+    same first samples in every generation, where EvoPress draws fresh ones, so that scores can be compared, reused
+    and extended. The first parent is the better of the best random set and the one-shot set. EvoPress drops as many
+    attention layers as MLPs; with `within=kind`, the first parent decides how many of each are dropped.
+    """
+
+    offspring: int = 32
+    samples: tuple[int, ...] = (4,)
+    survivors: tuple[int, ...] = (2,)
+    initial: int = 64
+    generations: int | None = None  # None means k (N - k) / 1.5
+    swaps: int = 3
+    within: str = "any"  # or "kind": swap attention for attention and MLP for MLP only
+
+    def __post_init__(self) -> None:
+        check_known("algo", self, within=("any", "kind"))
+        check_least("algo", self, offspring=1, initial=1, swaps=1, generations=0)
+        if len(self.samples) != len(self.survivors):
+            raise InputError(
+                f"algo.samples={self.samples} and algo.survivors={self.survivors} differ in length: "
+                "give one value of each per stage."
+            )
+        if any(a >= b for a, b in pairwise((0, *self.samples))):
+            raise InputError(
+                f"algo.samples={self.samples} is invalid: choose numbers from 1 on that rise from stage to stage."
+            )
+        if any(a < b for a, b in pairwise((self.offspring, *self.survivors, 1))):
+            raise InputError(
+                f"algo.survivors={self.survivors} is invalid: choose numbers from {self.offspring} (algo.offspring) "
+                "down to 1 that do not rise from stage to stage."
+            )
+
+    def propose(self, space: Space, rng: np.random.Generator) -> Proposals:
+        """Ask for single removals, then for the initial sets and for each generation, with one batch per stage."""
+        known, partial = Known(), dict[int, dict[Mask, float]]()
+        losses = yield from _moves.singles(space, known)
+        if _moves.scored_all(space, known):
+            return Found(known.best(space), "every mask of the space was scored")
+        initial = _moves.extended([], self.initial, space, rng)
+        stages = list(zip(self.samples, self.survivors, strict=True))
+        starts = yield from _selected(initial, [(samples, 1) for samples, _ in stages[:1]], partial)
+        yield from known.ask([*starts, _moves.one_shot(space, losses)], best=1)
+        for _ in range(generations := self._generations(space)):
+            if _moves.scored_all(space, known):
+                return Found(known.best(space), "every mask of the space was scored")
+            if not (offspring := self.mutants(known.best(space), space, rng)):
+                return Found(known.best(space), "no swap stays in the space")
+            # The parent is the best mask so far, so a mask that a race rules out could never become the parent.
+            yield from known.ask((yield from _selected(offspring, stages, partial)), best=1)
+        return Found(known.best(space), f"{generations} generations were bred")
+
+    def mutants(self, parent: Mask, space: Space, rng: np.random.Generator) -> list[Mask]:
+        """`offspring` distinct masks, 1 to `swaps` swaps away from the parent; all such masks if there are fewer.
+
+        If it is not known how many there are (on a budget, or within kinds), some can be missed if there are few.
+        """
+        kept, counted = len(space.fitting()) - space.k, space.budget is None and self.within == "any"
+        reach = sum(math.comb(space.k, d) * math.comb(kept, d) for d in range(1, self.swaps + 1))
+        most = min(self.offspring, reach) if counted else self.offspring
+        swap = _moves.swapped if self.within == "any" else _moves.within_kind
+        masks: dict[Mask, None] = {}
+        for _ in count() if counted else range(TRIES * self.offspring):
+            if len(masks) == most:
+                break
+            swaps = int(rng.integers(1, self.swaps, size=2, endpoint=True).min())
+            if (mutant := swap(parent, space, rng, swaps)) != parent:
+                masks[mutant] = None
+        return list(masks)
+
+    def _generations(self, space: Space) -> int:
+        if self.generations is not None:
+            return self.generations
+        return round(space.k * (len(space.fitting()) - space.k) / 1.5)
+
+    def evaluations(self, space: Space) -> int:
+        """N single removals, the initial sets, and offspring + survivors per generation."""
+        start = min(self.initial, space.size) + 2
+        bred = self._generations(space) * (self.offspring + sum(self.survivors))
+        return _moves.n_singles(space) + min(start + bred, space.size * (1 + len(self.samples)))
+
+
+def _selected(
+    masks: list[Mask], stages: Sequence[tuple[int, int]], partial: dict[int, dict[Mask, float]]
+) -> Generator[Request, Any, list[Mask]]:
+    """The masks that survive all stages (samples, survivors). No mask is asked for twice on the same samples.
+
+    `partial` maps a number n of samples to the losses of masks over the first n samples.
+    """
+    for samples, survivors in stages:
+        losses = partial.setdefault(samples, {})
+        if new := [mask for mask in masks if mask not in losses]:
+            losses.update(zip(new, (yield Ask(new, samples=samples)), strict=True))
+        masks = sorted(masks, key=losses.__getitem__)[:survivors]
+    return masks
