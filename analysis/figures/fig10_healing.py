@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 
 from pruning.core.records import read_result
 
-from ..data.archive import NothingToRead, folder
+from ..data.archive import NothingToRead
 from ..data.load import Metric, done, of_windows
 from ..data.study import AskedStudy
 from ..stats.healed import (
@@ -203,14 +203,13 @@ def _shares(axes: Axes, masks: Sequence[HealedMask]) -> None:
 
 def _asked(study: AskedStudy) -> bool:
     """Whether some finished cell was repaired or healed."""
-    results = folder(study.results)
-    read = (read_result(results / str(cell)) for cell in done(study.frame)["cell"])
+    read = (read_result(study.results / str(cell)) for cell in done(study.frame)["cell"])
     return any({"heal", "repair"} & {*(record or {})} for record in read)
 
 
 def _build(study: AskedStudy, given: Namespace) -> Drawing:
     metric = of_windows(study.frame, given.perplexity)
-    masks = healed(folder(study.results), study.frame, metric)
+    masks = healed(study.results, study.frame, metric)
     others = {"fig10_healing_summary": summary(masks)}
     return Drawing(draw(masks, metric), table(masks), others)
 

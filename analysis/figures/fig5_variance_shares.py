@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -25,18 +26,17 @@ from ..data.archive import NothingToRead
 from ..data.load import choose, done, names
 from ..data.study import AskedStudy, ItemAnswers
 from ..stats import components
-from ..stats.components import DRAWN, IntervalEstimate, Shares, item_noise
-from ..stats.grid import STRATUM, at
+from ..stats.components import IntervalEstimate, Shares, item_noise
+from ..stats.grid import STRATUM
 from ..stats.means import rivals
 from . import style
-from .cli import Drawing, StudyFigure, once
+from .cli import Drawing, StudyFigure
 from .style import GREY, INK, LINE, Rows, number, rows_of
 
 # The parts on the second side of every ratio of `Shares`.
 SECOND = {
     "total_ratio": ("search", "interaction"),
     "objective_ratio": ("search", "interaction"),
-    "objective_draw": ("draw",),
 }
 LEAST, MOST = 0.05, 100.0  # of the axis
 Ratios = Mapping[str, Mapping[str, IntervalEstimate]]
@@ -118,8 +118,6 @@ def upper_ends(shares: Shares, name: str) -> dict[str, float]:
     """The upper ends of the shares on the second side of a ratio, if the ratio has no upper end."""
     if not unbounded(getattr(shares, name)):
         return {}
-    if name == "objective_draw":
-        return {"draw": at(shares.sources.set_index("source"), DRAWN, "high")}
     return {part: shares.parts[part].high for part in SECOND[name]}
 
 
@@ -159,21 +157,15 @@ def is_accuracy(label: str) -> bool:
     return label not in (MASKS, LOSS) and not label.startswith("log ")
 
 
-@once
-def answers(study: AskedStudy, accuracy: str | None = None) -> ItemAnswers:
-    """The answers of the finished cells to every item of the accuracy, if it was measured."""
-    finished = done(study.frame)
-    known = accuracy or names(finished, "acc")
-    return study.answers(choose(finished, "acc", accuracy).names) if known else UNKNOWN
-
-
-@once
+@cache
 def shares_of(
-    study: AskedStudy, perplexity: str | None = None, accuracy: str | None = None
+    study: AskedStudy, perplexity: str | None, accuracy: str | None
 ) -> tuple[dict[str, Shares], pd.DataFrame]:
     """The shares of each outcome of a study, and one table of all numbers (see `measure`)."""
     finished = done(study.frame)
-    return measure(finished, outcomes(finished, perplexity, accuracy), answers(study, accuracy))
+    known = accuracy or names(finished, "acc")
+    answers = study.answers(choose(finished, "acc", accuracy).names) if known else UNKNOWN
+    return measure(finished, outcomes(finished, perplexity, accuracy), answers)
 
 
 def measure(
@@ -198,7 +190,6 @@ def measure(
             **shares.parts,
             "calibration : search": shares.total_ratio,
             f"{shares.objective} : search": shares.objective_ratio,
-            f"{shares.objective} : draw": shares.objective_draw,
         }
         first = [{"source": n, "share": e.value, "low": e.low, "high": e.high} for n, e in totals.items()]
         both = pd.DataFrame([*first, *shares.sources.to_dict("records")])

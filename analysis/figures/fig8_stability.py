@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from ..stats.crossed import Trace
 from ..stats.grid import STRATUM, budgets, groups, strata_of
 from ..stats.means import CellDraws, over_draws
 from . import style
-from .cli import Drawing, StudyFigure, once
+from .cli import Drawing, StudyFigure
 from .style import LINE, Rows, counted, named, rows_of
 
 WHERE = ["cell", *STRATUM, "objective", "calibration", "samples", "length", "draw", "algo"]
@@ -115,7 +116,7 @@ def measure(frame: pd.DataFrame, traces: Mapping[str, Trace]) -> tuple[pd.DataFr
     return table, agreement.merge(cells[WHERE], on="cell")
 
 
-@once
+@cache
 def stability_of(study: AskedStudy) -> tuple[pd.DataFrame, pd.DataFrame]:
     """What `measure` finds in a study."""
     return measure(study.frame, study.traces)

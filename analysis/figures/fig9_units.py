@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from pruning.core.mask import Mask
 from pruning.core.records import read_done
 
-from ..data.archive import NothingToRead, folder
+from ..data.archive import NothingToRead
 from ..data.load import Metric, done, of_windows
 from ..data.study import AskedStudy
 from ..stats.grid import LATENCY, bare, compensated, each, groups
@@ -120,7 +120,7 @@ def _name(row: Any) -> str:
 
 def _build(study: AskedStudy, given: Namespace) -> Drawing:
     metric = of_windows(study.frame, given.perplexity)
-    rows = compared(folder(study.results), study.frame, metric)
+    rows = compared(study.results, study.frame, metric)
     return Drawing(draw(rows, metric), rows)
 
 

@@ -60,7 +60,7 @@ def _together(verdicts: Sequence[str]) -> str:
 
 
 def _masks(m: StudyData) -> Judgement:
-    shares = m.shares[0][MASKS]
+    shares = m.shares[MASKS]
     return {"verdict": larger(shares), "shares": shares}
 
 
@@ -72,10 +72,10 @@ def _calibration_perplexity(m: StudyData) -> Judgement:
 
 def _accuracy(m: StudyData) -> Judgement:
     """The data can refute "comparably" but not prove it: if the interval contains 1, the verdict is OPEN."""
-    label = next((label for label in m.shares[0] if is_accuracy(label)), None)
+    label = next((label for label in m.shares if is_accuracy(label)), None)
     if label is None:
         return _open("no accuracy was measured")
-    shares = m.shares[0][label]
+    shares = m.shares[label]
     return {"verdict": OPEN if larger(shares) == OPEN else FAILS, "shares": shares}
 
 

@@ -46,8 +46,8 @@ class Shares:
     `sources` has a row for each source: its df, its component (mean over strata), and its share with an interval.
     `parts` has the shares of calibration, search and their interaction. Shares are cut off at 0, so their sum can be
     above 1. `total_ratio` (calibration : search) and `objective_ratio` (objective : search) have the interaction on
-    both sides. `objective` is "objective and data" if objectives read other data. For numbers, `objective_draw` and
-    the interval of the draw's share are not known: with one dominating draw, they cover the truth too rarely.
+    both sides. `objective` is "objective and data" if objectives read other data. For numbers, the
+    interval of the draw's share is not known: with one dominating draw, it covers the truth too rarely.
     `note` says what could not be computed, and why.
     """
 
@@ -58,7 +58,6 @@ class Shares:
     draws: int
     note: str = ""
     objective_ratio: IntervalEstimate = IntervalEstimate(NAN)
-    objective_draw: IntervalEstimate = IntervalEstimate(NAN)
     objective: str = "objective"
 
 
@@ -113,7 +112,6 @@ class Design:
         found = report(solved, likely, df, cells, draws, "")
         if any(of[i].x.shape[1] == 1 for i in used):
             found.sources.loc[found.sources["source"] == DRAWN, ["low", "high"]] = NAN
-            found = replace(found, objective_draw=IntervalEstimate(NAN))
         if not df["objective"]:
             return found
         data = self.frame.groupby("objective")["calibration"].agg(frozenset)
@@ -590,10 +588,7 @@ def report(
         draws,
         note,
     )
-    if not df["objective"]:
-        return found
-    against_search = ratio(*AGAINST_SEARCH["objective"])
-    return replace(found, objective_ratio=against_search, objective_draw=ratio([OBJECTIVE], [[DRAWN]]))
+    return replace(found, objective_ratio=ratio(*AGAINST_SEARCH["objective"])) if df["objective"] else found
 
 
 def divided(shares: Matrix, above: Side, below: Side) -> Matrix:

@@ -93,7 +93,7 @@ def _change(
     if apart:
         drawn = CellDraws(labels(cells, ["draw"]), np.zeros(len(cells), dtype=np.int64))
     sizes = (pairs.a + pairs.b) / 2
-    values = sizes - pairs.shared
+    values = pairs.changed
     most = float((sizes - np.maximum(0, pairs.a + pairs.b - pairs.open)).mean())
     mean = over_pairs(values, drawn.take(i), drawn.take(j))
     mean = replace(mean, low=float(np.maximum(0.0, mean.low)), high=float(np.minimum(most, mean.high)))

@@ -30,16 +30,13 @@ DRAW = [
 SETTING = [*CONFIGURATION, "draw"]  # a calibration with the draw of its samples; the search is not included
 CELL = [*STRATUM, *SETTING, "algo"]
 
-# For each comparison, the columns in which its two masks may differ. All other columns of CELL are equal. So
-# objectives are compared on the same samples only: on others, masks would differ because of the samples, too.
-# Draws of different data have nothing in common but their number, so each is compared with each.
+# For each comparison, the column in which its two masks differ. All other columns of CELL are equal. So objectives
+# are compared on the same samples only: on others, masks would differ because of the samples, too.
 COMPARISONS = {
-    "algorithms": ["algo"],
-    "draws": ["draw"],
-    "calibration data": DRAW,
-    "objectives": ["objective"],
-    "ratios": ["k"],
-    "seeds": ["seed"],  # of the search, on the same samples
+    "algorithms": "algo",
+    "draws": "draw",
+    "objectives": "objective",
+    "seeds": "seed",  # of the search, on the same samples
 }
 
 
@@ -163,14 +160,6 @@ def n_open(frame: pd.DataFrame) -> pd.Series[int]:
     return ((frame["n_blocks"] - protected) * of_block).astype(int)
 
 
-def free(n_blocks: int, unit: str, first: int, last: int) -> list[int]:
-    """The units that a cell could remove, by number; nothing of its `first` and `last` blocks."""
-    blocks = range(first, n_blocks - last)
-    if not KINDS[unit]:
-        return list(blocks)
-    return [2 * block + "am".index(kind) for block in blocks for kind in KINDS[unit]]
-
-
 # What a cell removes, in words.
 #
 # Blocks and sub-layers are not comparable, nor are k units and a share of the parameters, nor a mask with and
@@ -225,13 +214,6 @@ def size(model: str, k: float) -> str:
     if COUNTED in parts or not _SHARE & {*parts}:
         return f"k = {int(k)}"
     return f"≈ {int(k)} block{'' if int(k) == 1 else 's'}"
-
-
-def heading(model: str, k: float) -> str:
-    """The heading of a narrow panel: model and size; below them, what else the label says."""
-    name = bare(model)
-    more = model.removeprefix(name).strip()
-    return f"{name} · {size(model, k)}" + (f"\n{more}" if more else "")
 
 
 def removed(row: pd.Series[Any]) -> str:
