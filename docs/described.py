@@ -8,7 +8,6 @@ A table stands between two marks of a page. `PAGES` names what computes each of 
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
 from functools import cache, partial
@@ -21,6 +20,7 @@ import pandas as pd
 
 from analysis.data.archive import folder
 from analysis.data.load import Metric, load
+from analysis.data.study import AskedStudy
 from analysis.figures.fig10_healing import Masks, healed
 from analysis.figures.fig10_healing import table as of_states
 from analysis.figures.style import DASH, number, ordered
@@ -35,7 +35,6 @@ from benchmarks.whole import PUBLISHED
 from pruning.core.records import DoneResult, Point
 from pruning.core.scoring import TraceLine
 from pruning.core.storage import read_json
-from pruning.published.library import PublishedMask, entries
 
 ROOT = Path(__file__).parents[1]
 Tables = Mapping[str, Callable[[], str]]  # what computes each table of a page, by the name in the mark
@@ -149,7 +148,7 @@ def races() -> str:
     return table(heads, ([*map(str, key), *row] for key, row in rows.items()))
 
 
-# Files of a results folder, from the types that describe them; and published masks.
+# Files of a results folder, from the types that describe them.
 
 DEEPEST = 2  # keys below two others are not shown
 FILES = {
@@ -191,32 +190,6 @@ def _records(kind: Any) -> Iterator[Any]:
         yield from _records(part)
 
 
-def published() -> str:
-    """One row for each paper, with the addresses of its sources."""
-    papers: dict[str, list[PublishedMask]] = {}
-    for entry in entries():
-        papers.setdefault(entry.paper, []).append(entry)
-    heads = ["file", "models", "methods", "masks", "blocks removed", "numbers", "sources"]
-    return table(heads, map(_published_row, papers.values()))
-
-
-def _published_row(part: list[PublishedMask]) -> list[str]:
-    masks = [entry for entry in part if entry.mask.dropped]
-    # Two sub-layers are a block.
-    sizes = {len(e.mask.dropped) / (1 if e.mask.unit == "block" else 2) for e in masks}
-    pairings = Counter(number.pairing.replace("_", " ") for entry in part for number in entry.numbers)
-    used = [source for e in part for source in (e.mask_source, *(number.source for number in e.numbers))]
-    cells: list[Iterable[str]] = [
-        dict.fromkeys(entry.model.path.rpartition("/")[2] for entry in part),
-        dict.fromkeys(entry.method.partition(" (")[0].partition(",")[0] for entry in masks),
-        [str(len(masks))],
-        [f"{size:g}" for size in sorted(sizes)],
-        [f"{count} {pairing}" for pairing, count in pairings.items()] or ["none"],
-        dict.fromkeys(source.address.removeprefix("https://") for source in used),
-    ]
-    return [f"`{part[0].paper}`", *map(", ".join, cells)]
-
-
 # Archived studies.
 
 TEXT = ("divergence", "perplexity")
@@ -241,7 +214,7 @@ def study(
     chosen = {"objective": objectives, "algo": searches}
     chosen |= {"calibration": (calibration,) if calibration else (), "model": (model,) if model else ()}
     only = {column: values for column, values in chosen.items() if values}
-    return StudyData(folder(ROOT / f"analysis/{name}/{name}.tar.xz"), name, only)
+    return StudyData(AskedStudy(folder(ROOT / f"analysis/{name}/{name}.tar.xz"), name, only))
 
 
 def ratio(compared: pd.DataFrame, state: str = "pruned", **chosen: str) -> str:
@@ -266,8 +239,7 @@ def blocks(mean: DrawMean) -> str:
 
 def changed(cells: pd.DataFrame, comparison: str) -> str:
     """How many blocks change on average if only a seed or a draw does."""
-    pairs = MaskSet.of(cells).pairs(*compared(cells, comparison))
-    return f"{((pairs.a + pairs.b) / 2 - pairs.shared).mean():.2f}"
+    return f"{MaskSet.of(cells).pairs(*compared(cells, comparison)).changed.mean():.2f}"
 
 
 def accuracy(own: StudyData, objective: str) -> str:
@@ -324,7 +296,7 @@ def pairs_scored(own: StudyData) -> dict[str, str]:
     """For each search, the fewest and the most complete masks that a cell of it scored."""
     cells = own.cells[["cell", "algo", "k"]]
     counts = [
-        len({tuple(line["dropped"]) for line in own.traces[cell] if len(line["dropped"]) == k})
+        len({tuple(line["dropped"]) for line in own.asked.traces[cell] if len(line["dropped"]) == k})
         for cell, _, k in cells.itertuples(index=False)
     ]
     by = pd.Series(counts).groupby(cells["algo"].to_numpy())
@@ -431,7 +403,6 @@ PAGES: Mapping[str, Tables] = {
     "algorithms.md": {"races": races},
     "benchmarks.md": {"engine": engine, "whole": whole},
     "measured.md": {"fifteen masks": fifteen, "after healing": after_healing},
-    "published.md": {"entries": published},
     "results_folder.md": {file: partial(file_table, record) for file, record in FILES.items()},
     "studies.md": {
         "moved": moved,

@@ -281,7 +281,7 @@ def _put(scratch: Path, results: Path, digests: Mapping[str, str]) -> int:
         if not os.path.lexists(target):
             (scratch / name).rename(target)
             new += 1
-        elif not _continues(target, scratch / name, digests[name]):
+        elif target.suffix != ".jsonl" and not _same(target, digests[name]):  # a journal may have grown
             kept.append(name)
     if kept:
         log.warning(
@@ -291,14 +291,8 @@ def _put(scratch: Path, results: Path, digests: Mapping[str, str]) -> int:
     return new
 
 
-def _continues(existing: Path, packed: Path, digest: str) -> bool:
-    """Whether an existing file begins with all bytes of the packed one: it is equal, or a journal that grew."""
-    if existing.is_symlink() or not existing.is_file():
-        return False
-    size = packed.stat().st_size
-    grown = existing.suffix == ".jsonl" or existing.stat().st_size == size
-    with existing.open("rb") as stream:
-        return grown and hashlib.sha256(stream.read(size)).hexdigest() == digest
+def _same(existing: Path, digest: str) -> bool:
+    return existing.is_file() and not existing.is_symlink() and file_sha256(existing) == digest
 
 
 # An archive as a temporary results folder, so that figures can be drawn from it.
