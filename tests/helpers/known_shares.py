@@ -168,8 +168,7 @@ def truth(of: Scenario) -> dict[str, float]:
         return known
     objective = share["objective"]
     against = (objective + interaction) / (search + interaction)
-    known |= {"objective": objective, "objective : search": against}
-    return known | ({"objective : draw": objective / share[DRAWN]} if of.dimensions > 1 else {})
+    return known | {"objective": objective, "objective : search": against}
 
 
 def estimates(shares: Shares) -> dict[str, IntervalEstimate]:
@@ -181,7 +180,6 @@ def estimates(shares: Shares) -> dict[str, IntervalEstimate]:
         **{name: IntervalEstimate(*map(float, rows.loc[source])) for name, source in named.items()},
         "calibration : search": shares.total_ratio,
         "objective : search": shares.objective_ratio,
-        "objective : draw": shares.objective_draw,
     }
 
 

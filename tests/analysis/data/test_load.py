@@ -14,7 +14,7 @@ import pytest
 
 from analysis.data.archive import NothingToRead
 from analysis.data.load import choose, done, filter_column, load, merged, of_windows, on_same_data
-from analysis.data.study import describe, journals
+from analysis.data.study import AskedStudy, describe, journals
 from analysis.report import summary
 from analysis.report.study_data import StudyData
 from analysis.stats import mask_overlap
@@ -170,13 +170,9 @@ def test_a_missing_cell_has_the_unit_of_the_models_other_cells(tmp_path: Path) -
 
 def test_a_missing_cell_that_can_have_several_units_has_none(tmp_path: Path) -> None:
     keys = sublayer_grid.write(tmp_path, SublayerStudy(seeds=(0,), lost=1))
-    counted = sublayer_grid.write(
-        tmp_path, SublayerStudy(units=("mlp",), ratios=(), ks=(4,), seeds=(0,), lost=1)
-    )
-    listed(tmp_path, keys + counted)
+    listed(tmp_path, keys)
     models = load(tmp_path, "mine").set_index("cell")["model"]
     assert models[keys[0]] == "smollm2 (unknown unit)"  # by its ratio, it can be of either
-    assert models[counted[0]] == "smollm2 (mlp, counted)"  # by its k, it can only be one of the others
 
 
 @pytest.mark.parametrize(
@@ -274,7 +270,7 @@ def test_the_report_and_the_title_say_what_is_left_out(tmp_path: Path) -> None:
     frame = load(tmp_path, "small")
     assert f"1 of {len(cells)} cells measured on other held-out data" in describe(frame, "small")
     assert frame["pruned/ppl/heldout"].notna().sum() == len(cells) - 1
-    refused = summary.refusals(StudyData(tmp_path, "small"), [])
+    refused = summary.refusals(StudyData(AskedStudy(tmp_path, "small")), [])
     assert "ppl/heldout of 1 cell " in refused.lower()
 
 

@@ -11,8 +11,7 @@ import pandas as pd
 import pytest
 
 from analysis.data.load import done, load, measured
-from analysis.data.study import answers, by_state, damaged, read_routing, side_files
-from analysis.report import cells as shown
+from analysis.data.study import answers, by_state, damaged, read_routing
 from analysis.stats.healed import _read
 from pruning.core.records import terms_beside
 from tests.helpers.analysis_grid import ONE, write
@@ -130,9 +129,6 @@ def test_damaged_files_that_figures_read_are_named_and_left_out(tmp_path: Path) 
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(json.dumps(content) + "\n", encoding="utf-8")
     healing = f"{CELL}/healed/h"
-    own = {f"{healing}/{name}" for name in ("heal.json", "heal.jsonl", "evaluation.json")}
-    names = {str(path.relative_to(tmp_path)) for path in side_files(tmp_path, CELL)}
-    assert names == {*own, TERMS, HEALED_TERMS}
     assert damaged(tmp_path, [CELL]) == []
     torn = sorted([TERMS, f"{healing}/heal.json", f"{healing}/heal.jsonl", "routing/r/routing.json"])
     for name in torn:
@@ -141,4 +137,3 @@ def test_damaged_files_that_figures_read_are_named_and_left_out(tmp_path: Path) 
     assert terms_beside(tmp_path / "evaluation/ppl-a-1/m.json") is None
     assert _read(tmp_path / healing / "heal.json") == {}
     assert read_routing(tmp_path, {CELL}) == []
-    assert shown.figure(tmp_path / CELL, {"folder": "healed/h"}) == ""  # type: ignore[arg-type]

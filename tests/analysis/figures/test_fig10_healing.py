@@ -63,7 +63,7 @@ def test_masks_have_the_losses_that_the_results_record(launch: Command, tmp_path
     assert len(figure.axes) == 3
     archive = tmp_path / "heal.tar.xz"
     pack(last.results, ["heal"], archive)
-    again = healed_masks(folder(str(archive)), load(str(archive), "heal"), HELDOUT.names)
+    again = healed_masks(folder(archive), load(folder(archive), "heal"), HELDOUT.names)
     assert table(again).equals(rows), "an archive holds all that the figure needs"
 
 

@@ -1,20 +1,17 @@
 """Published orders of removal as fixtures: Llama-2-7B, 32 blocks, 0-based, in the order of removal.
 
 Retyped from the authors' repositories: Shortened LLaMA (arXiv 2402.02834, by perplexity and by Taylor
-scores on ten samples), ShortGPT (2403.03853), EvoPress (2410.14649, whole blocks at 25 percent).
+scores on ten samples), ShortGPT (2403.03853).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import pytest
 from scipy import stats
 
 from analysis.stats.agreement import agree
-from analysis.stats.mask_overlap import Pairs, expected
-from pruning.core.mask import Mask
 
 N = 32
 # fmt: off
@@ -24,16 +21,11 @@ TAYLOR = (0, 28, 27, 25, 29, 26, 24, 23, 21, 22, 30, 20, 19, 18, 17, 14,
           16, 13, 12, 15, 31, 11, 10, 1, 9, 8, 7, 6, 5, 2, 4, 3)
 # fmt: on
 SHORTGPT = (27, 25, 26, 28, 29, 24, 23, 22, 21)
-EVOPRESS = (10, 12, 13, 23, 25)
 
 
 def ranks(order: Sequence[int]) -> list[int]:
     """The position of each block in an order."""
     return [order.index(block) for block in range(N)]
-
-
-def first(order: Sequence[int], k: int = 8) -> Mask:
-    return Mask(N, tuple(order[:k]))
 
 
 def protected(order: Sequence[int]) -> list[int]:
@@ -51,28 +43,6 @@ def test_two_criteria_rank_the_blocks_of_one_model_as_if_by_chance() -> None:
     assert agreed.low < 0 < agreed.high
 
 
-def corrected(first: Mask, second: Mask, open_blocks: int) -> float:
-    """The corrected overlap of two masks."""
-    shared = len({*first.dropped} & {*second.dropped})
-    numbers = (shared, len(first.dropped), len(second.dropped), open_blocks)
-    return float(Pairs(*(np.array([one]) for one in numbers)).corrected[0])
-
-
-def test_their_first_eight_share_no_more_than_chance() -> None:
-    a, b = first(PERPLEXITY), first(TAYLOR)
-    assert a.jaccard(b) == 1 / 15  # published as 0.07: block 24 only
-    assert corrected(a, b, N) < 0
-
-
-def test_with_both_ends_kept_taylor_is_shortgpt_and_perplexity_is_not() -> None:
-    open_blocks = N - 6
-    taylor, shortgpt = first(protected(TAYLOR), 9), first(protected(SHORTGPT), 9)
-    assert taylor.jaccard(shortgpt) == 1.0  # blocks 21 to 29; the first eight of each share seven
-    assert corrected(taylor, shortgpt, open_blocks) == pytest.approx(1.0)
-    perplexity = first(protected(PERPLEXITY))
-    assert perplexity.jaccard(first(protected(TAYLOR))) == 2 / 14  # published as 0.14
-
-
 def test_the_order_within_shared_blocks_is_another_question() -> None:
     """Taylor+ and ShortGPT remove the same nine blocks, in orders that agree more than by chance."""
     taylor = protected(TAYLOR)
@@ -81,11 +51,3 @@ def test_the_order_within_shared_blocks_is_another_question() -> None:
     assert agreed.statistic == pytest.approx(stats.spearmanr(positions, range(9)).statistic)
     assert 0.6 < agreed.statistic < 1
     assert agreed.p < 0.05
-
-
-def test_masks_of_different_sizes_are_measured_against_the_most_they_can_share() -> None:
-    five, eight = Mask(N, EVOPRESS), first(PERPLEXITY)
-    assert five.jaccard(eight) == 2 / 11  # blocks 10 and 12; published as 0.18
-    most = 5 / 8
-    chance = expected(N, 5, 8)
-    assert corrected(five, eight, N) == pytest.approx((2 / 11 - chance) / (most - chance))

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from analysis.data.study import AskedStudy
 from analysis.report import page_tables, summary
 from analysis.report.page_tables import ReportTable, tables
 from analysis.report.study_data import StudyData, with_interval
@@ -30,7 +31,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> StudyData:
     """Two models, and three objectives, of which two read the same texts and the margin reads items."""
     folder = tmp_path_factory.mktemp("results")
     write(folder, STUDY)
-    return StudyData(folder, "small")
+    return StudyData(AskedStudy(folder, "small"))
 
 
 def texts(table: ReportTable) -> list[list[str]]:
@@ -69,7 +70,7 @@ def test_tables_show_the_papers_numbers_for_its_models(tmp_path: Path) -> None:
         broken=0,
     )
     write(tmp_path, paper)
-    found = {table.name: table for table in tables(StudyData(tmp_path, "small"))}
+    found = {table.name: table for table in tables(StudyData(AskedStudy(tmp_path, "small")))}
 
     def column(name: str, heading: str, objective: str | None = None) -> list[str]:
         headings = [text for text, _ in found[name].headings]
@@ -88,11 +89,11 @@ def test_a_table_of_sizes_is_there_if_the_study_has_several(tmp_path: Path) -> N
     few = Study(models=("smollm2",), ratios=(0.1,), objectives=("divergence",), algos=("greedy",), lost=0)
     for samples in (4, 64):
         write(tmp_path, replace(few, samples=samples, broken=0))
-    m = StudyData(tmp_path, None)
+    m = StudyData(AskedStudy(tmp_path, None))
     (sizes,), (stability,) = named(m, "sizes"), named(m, "stability")
     assert len(sizes.rows) == 4  # two texts, two numbers
     assert [row[3] for row in texts(stability)] == ["4", "64"]
-    assert not named(StudyData(tmp_path, "small"), "sizes")
+    assert not named(StudyData(AskedStudy(tmp_path, "small")), "sizes")
 
 
 def logs(study: StudyData, model: str) -> pd.DataFrame:
@@ -141,7 +142,7 @@ def test_searches_are_compared_with_one_shot(study: StudyData) -> None:
 def test_ratios_are_shown_if_two_draws_can_be_compared(study: StudyData, tmp_path: Path) -> None:
     assert "relative" in summary.parts(study)[0]
     write(tmp_path, replace(ONE, objectives=("divergence", "margin")))
-    single = StudyData(tmp_path, "small")
+    single = StudyData(AskedStudy(tmp_path, "small"))
     assert "relative" not in summary.parts(single)[0]
     assert not named(single, "objectives")
 
@@ -149,7 +150,7 @@ def test_ratios_are_shown_if_two_draws_can_be_compared(study: StudyData, tmp_pat
 def test_draws_of_several_sizes_have_no_interval(tmp_path: Path) -> None:
     for samples in (8, 16):
         write(tmp_path, replace(STUDY, models=("smollm2",), objectives=("divergence",), samples=samples))
-    m = StudyData(tmp_path, None)
+    m = StudyData(AskedStudy(tmp_path, None))
     ((_, _, ratio), *_) = texts(*named(m, "searches"))
     assert ratio.endswith("(no interval)")
     assert "--only samples=N" in summary.relative(m)[-1]

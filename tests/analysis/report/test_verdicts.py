@@ -49,7 +49,7 @@ def study(masks: Any = None, accuracy: Any = None, **replaced: Any) -> Any:
     """A stand-in for StudyData with what the verdicts read."""
     of = SHARES | ({MASKS: masks} if masks else {}) | ({ACC: accuracy} if accuracy else {})
     known = {
-        "shares": (of, 0),
+        "shares": of,
         "calibration_perplexity": shares(0.2, 0.1, 0.8),
         "changes": CHANGES,
         "left_out": "",

@@ -69,7 +69,6 @@ def test_without_a_common_search_nothing_is_judged() -> None:
 def test_open_units_are_those_of_the_space(unit: str) -> None:
     space = Removal(None, 2, unit, first=1).space(6)
     cells = pd.DataFrame([CELL | {"unit": unit}])
-    assert grid.free(6, unit, 1, 0) == space.free()
     assert list(grid.n_open(cells)) == [len(space.free())]
     assert grid.masks(cells) == [Mask(6, (2, 5), space.unit)] == [grid.mask_of(cells.iloc[0])]
 
@@ -115,10 +114,8 @@ def test_a_label_with_more_is_still_one_and_other_brackets_are_a_name() -> None:
     label = grid.label("m", "sublayer", "parameters", ("11 %", "costs 2"))
     assert label == "m (sublayer, 11 %, costs 2)"
     assert grid.bare(label) == "m"
-    assert grid.heading(label, 1) == "m · ≈ 1 block\n(sublayer, 11 %, costs 2)"
     for name in ("m (mine)", "m (sublayer) x", "m", "m (my linear one)"):
         assert grid.bare(name) == name
-        assert grid.heading(name, 3) == f"{name} · k = 3"
     assert grid.bare("m (v2) (linear)") == "m (v2)"
 
 
