@@ -28,9 +28,7 @@ from analysis.report.study_data import StudyData, percent, with_interval
 from analysis.report.verdicts import claims
 from analysis.stats.estimands import DRAWN, OBJECTIVE, SEARCH, Change, changes
 from analysis.stats.grid import at, each
-from analysis.stats.mask_overlap import MaskSet, compared
 from analysis.stats.means import DrawMean
-from analysis.stats.perplexity_comparisons import relative
 from benchmarks.whole import PUBLISHED
 from pruning.core.records import DoneResult, Point
 from pruning.core.scoring import TraceLine
@@ -207,12 +205,10 @@ def study(
     name: str,
     objectives: tuple[str, ...] = (),
     searches: tuple[str, ...] = (),
-    calibration: str | None = None,
     model: str | None = SMOLLM2,
 ) -> StudyData:
     """The cells of a model in an archived study that have one of some objectives and searches (any if empty)."""
-    chosen = {"objective": objectives, "algo": searches}
-    chosen |= {"calibration": (calibration,) if calibration else (), "model": (model,) if model else ()}
+    chosen = {"objective": objectives, "algo": searches, "model": (model,) if model else ()}
     only = {column: values for column, values in chosen.items() if values}
     return StudyData(AskedStudy(folder(ROOT / f"analysis/{name}/{name}.tar.xz"), name, only))
 
@@ -235,11 +231,6 @@ def ratio(compared: pd.DataFrame, state: str = "pruned", **chosen: str) -> str:
 def blocks(mean: DrawMean) -> str:
     """How many blocks change, with the interval. Equal masks show no spread, and draws have no interval."""
     return f"{mean.mean:.2f}" + (f" ({mean.low:.2f} to {mean.high:.2f})" if mean.low < mean.high else "")
-
-
-def changed(cells: pd.DataFrame, comparison: str) -> str:
-    """How many blocks change on average if only a seed or a draw does."""
-    return f"{MaskSet.of(cells).pairs(*compared(cells, comparison)).changed.mean():.2f}"
 
 
 def accuracy(own: StudyData, objective: str) -> str:
@@ -273,35 +264,16 @@ def moved() -> str:
     return table(["if this changes", "for", *heads], ([*key, *row] for key, row in rows.items()))
 
 
-def searches(name: str, objectives: tuple[str, ...], model: str = SMOLLM2, pairs: bool = False) -> str:
-    """In how many draws each search found the best known mask, its mean regret in nats per token, and its cost.
-
-    If all pairs of blocks were scored, the best known mask is the optimum. With `pairs`, a column says how many of
-    them each search scored.
-    """
-    own = study(name, objectives, model=model)
-    regrets, further = own.regrets, {"pairs scored": pairs_scored(own)} if pairs else {}
-    rows = []
+def searches(model: str) -> str:
+    """In how many draws each search found the best known mask, its mean regret in nats per token, and its cost."""
+    regrets, rows = study("study", MAIN, model=model).regrets, []
     for algo in ordered(regrets["algo"]):
         cells, row = regrets[regrets["algo"] == algo], [algo]
-        for objective in objectives:
+        for objective in MAIN:
             regret = cells[cells["objective"] == objective]["regret"]
             row.append(f"{int((regret <= 1e-9).sum())} of {len(regret)}, {regret.mean():.3f}")
-        row.append(f"{cells['asked'].astype(float).mean():,.0f}")
-        rows.append([*row, *(texts[str(algo)] for texts in further.values())])
-    return table(["search", *objectives, "losses asked for", *further], rows)
-
-
-def pairs_scored(own: StudyData) -> dict[str, str]:
-    """For each search, the fewest and the most complete masks that a cell of it scored."""
-    cells = own.cells[["cell", "algo", "k"]]
-    counts = [
-        len({tuple(line["dropped"]) for line in own.asked.traces[cell] if len(line["dropped"]) == k})
-        for cell, _, k in cells.itertuples(index=False)
-    ]
-    by = pd.Series(counts).groupby(cells["algo"].to_numpy())
-    ends = zip(by.min().items(), by.max(), strict=True)
-    return {str(algo): str(low) if low == high else f"{low} to {high}" for (algo, low), high in ends}
+        rows.append([*row, f"{cells['asked'].astype(float).mean():,.0f}"])
+    return table(["search", *MAIN, "losses asked for"], rows)
 
 
 def outcomes() -> str:
@@ -328,42 +300,6 @@ def after_healing() -> str:
         rows.append([f"greedy : one_shot, {name}", *ratios])
     ratios = (ratio(found.objectives, state, objective="block_influence") for state in STATES)
     return table(["perplexity of", *STATES], [*rows, ["block_influence : divergence", *ratios]])
-
-
-def sizes() -> str:
-    """How many blocks another draw changes, by number of samples."""
-    cells = study("study_sizes", MAIN).cells
-    rows = []
-    for name in MAIN:
-        own = cells[cells["objective"] == name]
-        parts = (part.reset_index(drop=True) for _, part in own.groupby("samples"))
-        rows.append([name, *(changed(part, "draws") for part in parts)])
-    return table(["objective", "8 windows, 16 items", "32, 64", "128, 256"], rows)
-
-
-def seeds() -> str:
-    """How many blocks another seed of a search changes on the same draw, and another draw with the same seed."""
-    rows = []
-    for algo in ("genetic", "bayesian"):
-        cells = study("study_seeds", TEXT, (algo,)).cells
-        rows.append([algo, *(changed(cells, name) for name in ("seeds", "draws"))])
-    return table(["search", "another seed", "another draw"], rows)
-
-
-def labels() -> str:
-    """The margin on items that the model answers, and on labels, which it does not."""
-    heads = ["margin on", "unpruned", "pruned", "perplexity", "accuracy, percent", "another draw changes"]
-    data = {"items of ARC-Easy": "arc_easy_train", "labels of Commonsense 170k": "commonsense170k"}
-    rows = []
-    for words, calibration in data.items():
-        own = study("study_labels", ("margin",), calibration=calibration)
-        base = study("study", ("divergence",), tuple(own.cells["algo"].unique()))
-        found = relative(*(cells.states.query("state == 'pruned'") for cells in (own, base)))
-        losses = [f"{-own.cells[column].mean():.2f}" for column in ("dense_loss", "loss")]
-        value = with_interval(found.value, found.low, found.high)
-        accurate = f"{own.metrics['acc'].of(own.cells).mean():.1f}"
-        rows.append([words, *losses, value, accurate, changed(own.cells, "draws")])
-    return table(heads, rows)
 
 
 def statements() -> str:
@@ -407,12 +343,8 @@ PAGES: Mapping[str, Tables] = {
     "studies.md": {
         "moved": moved,
         "outcomes": outcomes,
-        "searches": partial(searches, "study", MAIN),
-        "searches on Gemma": partial(searches, "study", MAIN, GEMMA),
-        "optimum": partial(searches, "study_all", TEXT, GEMMA, pairs=True),
-        "labels": labels,
-        "sizes": sizes,
-        "seeds": seeds,
+        "searches": partial(searches, SMOLLM2),
+        "searches on Gemma": partial(searches, GEMMA),
         "statements": statements,
     },
 }

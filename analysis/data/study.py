@@ -116,12 +116,9 @@ def describe(frame: pd.DataFrame, study: str | None, only: Only = MappingProxyTy
 
 def _listed(name: str, values: Iterable[Any]) -> str:
     distinct = sorted({str(value).removesuffix(".0") for value in values})
-    if len(distinct) <= LISTED:
-        return f"{name}{'s' if len(distinct) > 1 else ''} {', '.join(distinct)}"
-    if all(value.lstrip("-").isdigit() for value in distinct):
-        numbers = [int(value) for value in distinct]
-        return f"{len(distinct)} {name}s between {min(numbers)} and {max(numbers)}"
-    return f"{len(distinct)} {name}s: {', '.join(distinct[:3])}, \N{HORIZONTAL ELLIPSIS}"
+    if len(distinct) > LISTED:
+        return f"{len(distinct)} {name}s"
+    return f"{name}{'s' if len(distinct) > 1 else ''} {', '.join(distinct)}"
 
 
 # The journals of finished cells: which masks were scored, and what is wrong with files that are not whole.

@@ -74,29 +74,24 @@ def table(masks: Masks) -> pd.DataFrame:
     rows = []
     for (model, ratio), some in masks.items():
         for one in sorted(some, key=lambda one: float(one.losses(PRUNED).mean())):
-            assert one.dense is not None
+            found_by = ", ".join(dict.fromkeys(one.found_by))
             for state in sorted(one.states):
-                share, loss = regained(one, state), one.losses(state).mean()
-                rows.append(
-                    {
-                        "model": model,
-                        "ratio": ratio,
-                        "dropped": " ".join(one.mask.names()),
-                        "found_by": ", ".join(dict.fromkeys(one.found_by)),
-                        "kind": kind(one),
-                        "state": state.label,
-                        "tokens": state.tokens,
-                        "runs": len(one.states[state]),
-                        "windows": len(one.dense),
-                        "loss": float(loss),
-                        "ppl": float(np.exp(loss)),
-                        "dense_ppl": float(np.exp(one.dense.mean())),
-                        "regained": share.value,
-                        "low": share.low,
-                        "high": share.high,
-                    }
-                )
-    return pd.DataFrame(rows)
+                share, loss = regained(one, state), float(one.losses(state).mean())
+                of = [
+                    model,
+                    ratio,
+                    " ".join(one.mask.names()),
+                    found_by,
+                    kind(one),
+                    state.label,
+                    state.tokens,
+                ]
+                ppl = [loss, float(np.exp(loss)), float(np.exp(one.dense.mean()))]
+                counts = [len(one.states[state]), len(one.dense)]
+                rows.append([*of, *counts, *ppl, share.value, share.low, share.high])
+    columns = ["model", "ratio", "dropped", "found_by", "kind", "state", "tokens", "runs", "windows"]
+    columns += ["loss", "ppl", "dense_ppl", "regained", "low", "high"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def summary(masks: Masks) -> pd.DataFrame:

@@ -184,7 +184,8 @@ def measure(
             shares = components.refused(len(use), components.count(use), answers.note)
         else:
             noise = item_noise(tasks) if tasks else None
-            shares = components.shares(use, components.coordinates(use, known, by), by, items=noise)
+            design, of = components.Design(use, by), components.coordinates(use, known, by)
+            shares = design.shares(of, items=noise)
         by_outcome[label] = shares
         totals: dict[str, IntervalEstimate] = {
             **shares.parts,
@@ -210,7 +211,7 @@ def calibration_perplexity(frame: pd.DataFrame) -> Shares:
     if cells.empty:
         raise NothingToRead("no cell was pruned for perplexity.")
     use, known, _ = used(cells, cells["loss"] - cells["dense_loss"])
-    return components.shares(use, components.coordinates(use, known))
+    return components.Design(use).shares(components.coordinates(use, known))
 
 
 def used(

@@ -20,7 +20,6 @@ from ..figures.outcome_tables import MEASURES, aggregate, shown_value
 from ..figures.style import DASH, TIMES, number
 from ..stats.estimands import DRAWN, OBJECTIVE, SEARCH, Change
 from ..stats.grid import STRATUM, bare, each, groups, mask_of, noun, size
-from ..stats.means import DrawMean
 from ..stats.perplexity_comparisons import SEARCH as ONE_SHOT
 from .cells import anchor, strip
 from .study_data import StudyData, with_interval
@@ -217,10 +216,10 @@ def _by_factor(m: StudyData, text: Callable[[Change], str]) -> dict[tuple[str, i
 def changes(m: StudyData) -> ReportTable:
     """Blocks that change, and held-out perplexity over that of the unpruned model."""
     rows = _by_factor(m, lambda one: _mean(one.changed))
-    for cost in m.held_out:
+    for cost in each(m.held_out):
         spread = f"{number(cost.median)} ({number(cost.lowest)} to {number(cost.highest)})"
         if (row := rows.get((cost.model, cost.k, cost.objective))) is not None:
-            row |= {f"perplexity, {TIMES} unpruned": _mean(cost.ratio), "median and range": spread}
+            row |= {f"perplexity, {TIMES} unpruned": _mean(cost), "median and range": spread}
     units = noun(m.cells).capitalize()
     caption = f"{units} that change, all else equal: mean and 95 percent interval over draws"
     return Content(pd.DataFrame([*rows.values()])).table("changes", caption)
@@ -228,12 +227,12 @@ def changes(m: StudyData) -> ReportTable:
 
 def _worst(m: StudyData) -> Content:
     """The highest held-out perplexity divided by the lowest one, over the levels of each factor."""
-    if not m.held_out or not m.changes:
+    if m.held_out.empty or not m.changes:
         raise NothingToRead("no perplexity was measured in this study.")
     return Content(pd.DataFrame([*_by_factor(m, lambda one: _mean(one.worst_to_best)).values()]))
 
 
-def _mean(mean: DrawMean) -> str:
+def _mean(mean: Any) -> str:
     """A mean with its interval, if it has one."""
     return number(mean.mean) if math.isnan(mean.low) else with_interval(mean.mean, mean.low, mean.high)
 

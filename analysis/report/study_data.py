@@ -25,7 +25,7 @@ from ..figures.fig5_variance_shares import percent_text, ratio_text, upper_ends
 from ..figures.style import counted, number, signed
 from ..stats import crossed, perplexity_comparisons, regret
 from ..stats.components import Shares
-from ..stats.estimands import Change, HeldOutCost, changes, held_out_costs
+from ..stats.estimands import Change, changes
 from ..stats.perplexity_comparisons import Comparisons
 
 T = TypeVar("T")
@@ -91,10 +91,11 @@ class StudyData:
         return changes(cells, None if ppl is None else np.log(ppl.of(cells)))
 
     @cached_property
-    def held_out(self) -> list[HeldOutCost]:
-        """Held-out perplexity over that of the unpruned model, over the cells that verdicts are about."""
+    def held_out(self) -> pd.DataFrame:
+        """Held-out perplexity over that of the unpruned model, over the cells that verdicts are about (`matrix`)."""
         cells, ppl = self.judged.cells, self.metrics.get("ppl")
-        return [] if ppl is None else held_out_costs(cells, np.log(ppl.of(cells) / ppl.of(cells, "dense")))
+        over = {} if ppl is None else {"over": ppl.of(cells) / ppl.of(cells, "dense")}
+        return crossed.matrix(cells, over, ["over"])
 
     @cached_property
     def regrets(self) -> pd.DataFrame:

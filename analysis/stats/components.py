@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -61,25 +62,8 @@ class Shares:
     objective: str = "objective"
 
 
-def shares(
-    frame: pd.DataFrame,
-    of: Sequence[Coordinates],
-    by: Sequence[str] = STRATUM,
-    resamples: int = 999,
-    seed: int = 0,
-    items: Matrix | None = None,
-) -> Shares:
-    """Variance components of one outcome. `of` has the coordinates of each stratum, in the order of `strata`.
-
-    `items` (cells, items), if given, is the noise of each evaluated item, in the units of the outcome (`item_noise`).
-    It is subtracted from the sums of squares, and items are resampled together with draws. Strata in which the
-    outcome has no spread, or that have too few cells, are left out.
-    """
-    return Design(frame, by).shares(of, resamples, seed, items)
-
-
 class Design:
-    """The cells of a study with the equations of each stratum, prepared once for any number of outcomes."""
+    """The cells of a study with the equations of each stratum (`by`), prepared once for any number of outcomes."""
 
     def __init__(self, frame: pd.DataFrame, by: Sequence[str] = STRATUM) -> None:
         self.frame, self.draw = frame, labels(frame, DRAW)
@@ -91,7 +75,12 @@ class Design:
     def shares(
         self, of: Sequence[Coordinates], resamples: int = 999, seed: int = 0, items: Matrix | None = None
     ) -> Shares:
-        """Variance components of one outcome; see the function `shares`."""
+        """Variance components of one outcome. `of` has the coordinates of each stratum, in the order of `strata`.
+
+        `items` (cells, items), if given, is the noise of each evaluated item, in the units of the outcome
+        (`item_noise`). It is subtracted from the sums of squares, and items are resampled together with draws. Strata
+        in which the outcome has no spread, or that have too few cells, are left out.
+        """
         used = [i for i, s in enumerate(self.strata) if not s.refusal and of[i].total > SPREAD]
         draws = count(self.frame)
         if not used:
@@ -478,8 +467,7 @@ def added_form(basis: Matrix, moves: Matrix, signs: Matrix) -> Matrix:
 # If the source has no effect, this is at most 0 as often as an F test against the noise does not reject.
 
 
-@dataclass(frozen=True)
-class PlausibleComponents:
+class PlausibleComponents(NamedTuple):
     """Components of a stratum in resamples, in the order of EVERY.
 
     `plausible` (resamples, sources) are plausible true values. `drawn` (resamples, sources) are the estimates from

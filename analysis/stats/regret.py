@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -154,8 +154,7 @@ def mean_gain(problems: pd.DataFrame) -> DrawMean:
 SHARING = ["whole_model", "n_units", *SETTING]
 
 
-@dataclass(frozen=True)
-class SharedCosts:
+class SharedCosts(NamedTuple):
     """Seconds per sample to score each mask, and seconds before the first score.
 
     A criterion needs one pass of the dense model, after which every score is free: `start` is this pass, and the

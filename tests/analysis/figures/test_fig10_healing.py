@@ -81,7 +81,7 @@ def test_masks_near_the_best_one_are_told_apart_only_if_others_are_worse(
 ) -> None:
     masks = []
     for number, loss in enumerate([2.5, 2.6, 2.7, 2.8, worst]):
-        one = HealedMask(Mask(30, (number,)), ["random"], np.full(20, 2.0))
+        one = HealedMask(Mask(30, (number,)), np.full(20, 2.0), ["random"])
         one.states[PRUNED], one.states[State(1000, "healed")] = (
             [np.full(20, loss)],
             [np.full(20, 2 + loss / 9)],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 from pkgutil import resolve_name
@@ -202,20 +201,10 @@ def test_missing_and_failed_cells_are_filled_from_their_names(results: Path) -> 
     assert set(kept["calibration"].dropna()) == {source}
 
 
-@pytest.mark.parametrize(
-    ("seeds", "words"),
-    [
-        (range(12), "seeds 0, 1, 10, 11, 2, 3"),
-        (range(-1, 12), "13 seeds between -1 and 11"),
-        ([0.0, *range(100, 112)], "13 seeds between 0 and 111"),
-    ],
-)
-def test_a_title_does_not_list_very_many_seeds(seeds: Sequence[float], words: str) -> None:
-    cells = grid(draws=len(seeds), objectives=1, data=1, algos=1)
-    assert words in describe(cells.assign(seed=list(seeds), commit="c0ffee"), "large")
-    commits = cells.assign(seed=0, commit=[f"c{i:02d}" for i in range(len(seeds))])
-    listed = "13 commits: c00, c01, c02, …" if len(seeds) > 12 else "commits c00, c01, c02, c03"
-    assert listed in describe(commits, "large")
+@pytest.mark.parametrize(("seeds", "words"), [(12, "seeds 0, 1, 10, 11, 2, 3"), (13, "13 seeds")])
+def test_a_title_does_not_list_very_many_seeds(seeds: int, words: str) -> None:
+    cells = grid(draws=seeds, objectives=1, data=1, algos=1).assign(commit="c0ffee")
+    assert words in describe(cells, "large")
 
 
 # The frame of the cells, and the metrics.

@@ -34,7 +34,6 @@ from analysis.stats.components import (
     of_values,
     report,
     resampled_moves,
-    shares,
     spanned,
     strata,
     widened,
@@ -135,7 +134,7 @@ def test_coordinates_of_masks_have_the_centred_inner_products_of_their_distances
 
 
 def component(cells: pd.DataFrame, y: Any) -> Any:
-    return shares(cells, [of_values(y)], resamples=20).sources.set_index("source")["component"]
+    return Design(cells).shares([of_values(y)], resamples=20).sources.set_index("source")["component"]
 
 
 def test_variance_components_of_a_balanced_grid_are_the_textbook_ones() -> None:
@@ -183,7 +182,7 @@ def two_models(seed: int, noise: float) -> tuple[pd.DataFrame, Any]:
 
 
 def shares_of(cells: pd.DataFrame, y: Any) -> Shares:
-    return shares(cells, coordinates(cells, y), resamples=200)
+    return Design(cells).shares(coordinates(cells, y), resamples=200)
 
 
 def test_no_ratio_is_infinite_and_shares_are_cut_off_at_0_and_1() -> None:
