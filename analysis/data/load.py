@@ -28,7 +28,7 @@ from pruning.core.records import (
     without_error,
 )
 
-from ..stats.grid import NO_COMPENSATION, UNKNOWN, UNKNOWN_COMPENSATION, budgets, column, groups, label
+from ..stats.grid import NO_COMPENSATION, UNKNOWN, UNKNOWN_COMPENSATION, column, label
 from .archive import NothingToRead
 
 log = logging.getLogger(__name__)
@@ -291,29 +291,24 @@ def _with_sizes(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _labelled(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame with labels as models. Budgets that share a label and a size are distinguished in the label.
+    """The frame with labels as models. Ratios that share a label and a size are distinguished in the label.
 
     From `smollm2`, whole blocks are removed; from `smollm2 (sublayer)`, a share of the parameters, in sub-layers; in
     `smollm2 (linear)`, linear maps stand in for the removed blocks.
     """
-    models, units, of = list(frame["model"]), list(frame["unit"]), column(frame, "cost", None)
-    compensations = column(frame, "compensation", NO_COMPENSATION)
-
-    def name(i: int, more: tuple[str, ...] = ()) -> Any:
-        own = () if compensations[i] == NO_COMPENSATION else (compensations[i],)
-        return label(models[i], units[i], of[i], (*own, *more)) if isinstance(models[i], str) else models[i]
-
-    names = [name(i) for i in range(len(frame))]
-    costs = [None if budget is None else tuple(budget["costs"]) for budget in budgets(frame)]
-    named = frame.assign(model=names, position=range(len(frame)))
-    for _, cells in groups(named[named["cost"].notna()], ["model", "k"]):
-        ratios = cells["ratio"].nunique()
-        distinct = list(dict.fromkeys(c for i in cells["position"] if (c := costs[i]) is not None))
-        for i, ratio in zip(cells["position"], cells["ratio"], strict=True):
-            more = [f"{100 * ratio:g} %"] if ratios > 1 else []
-            if len(distinct) > 1 and (own := costs[i]) is not None:
-                more.append(f"costs {distinct.index(own) + 1}")
-            names[i] = name(i, tuple(more))
+    repairs = column(frame, "compensation", NO_COMPENSATION)
+    kinds = list(
+        zip(frame["model"], frame["unit"], column(frame, "cost", None), repairs, frame["k"], strict=True)
+    )
+    ratios: dict[Any, set[float]] = {}
+    for kind, ratio in zip(kinds, frame["ratio"], strict=True):
+        ratios.setdefault(kind, set()).add(ratio)
+    names = []
+    for kind, ratio in zip(kinds, frame["ratio"], strict=True):
+        model, unit, cost, repair, _ = kind
+        more = [repair] if repair != NO_COMPENSATION else []
+        more += [f"{100 * ratio:g} %"] if cost is not None and len(ratios[kind]) > 1 else []
+        names.append(label(model, unit, cost, more) if isinstance(model, str) else model)
     return frame.assign(model=names)
 
 

@@ -19,7 +19,6 @@ from matplotlib.figure import Figure
 
 from ..data.load import Metric, choose, done
 from ..data.study import AskedStudy
-from ..paper.check import MODELS, read
 from ..stats.agreement import agree
 from ..stats.grid import STRATUM, groups, strata_of
 from ..stats.means import means
@@ -92,14 +91,11 @@ def _panel(axes: Axes, panel: pd.DataFrame) -> None:
 
 
 def _words(row: pd.Series[Any]) -> str:
-    """The panel's correlation, with the paper's beside it."""
+    """The panel's correlation with its interval."""
     if row["note"]:
         return str(row["note"])
     ends = f" ({signed(row['low'])} to {signed(row['high'])})" if row["low"] < row["high"] else ""
-    published = rows_of(read("figure2_ranks"), model=MODELS.get(row["model"]), k=row["k"])
-    paper = row["objective"] == "perplexity" and len(published)
-    beside = f", paper {signed(published['published_spearman'].iloc[0])}" if paper else ""
-    return f"ρ {signed(row['spearman'])}{ends}{beside}"  # noqa: RUF001
+    return f"ρ {signed(row['spearman'])}{ends}"  # noqa: RUF001
 
 
 # The numbers of the figure: ranks of the searches by perplexity and by accuracy, and how far they agree.

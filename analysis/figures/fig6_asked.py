@@ -25,7 +25,7 @@ from ..data.study import AskedStudy
 from ..stats.estimands import ONE_SHOT, SearchLine, search_lines
 from . import style
 from .cli import Drawing, StudyFigure
-from .style import GREY, INK, TIMES, factor, named
+from .style import GREY, INK, TIMES, named, number
 
 BREAK = (float("nan"), float("nan"))  # ends a line
 
@@ -92,7 +92,7 @@ def verdict(lines: Sequence[SearchLine]) -> str:
         return "no gain in own loss" if lines else "not run"
     falls, rises = (sum(sign * step > 0 for step in steps) for sign in (-1, 1))
     word, n = ("lower", falls) if falls >= rises else ("higher", rises)
-    return f"{TIMES}{factor(float(np.exp(np.median(steps))))}, {word} in {n} of {len(lines)}"
+    return f"{TIMES}{number(float(np.exp(np.median(steps))))}, {word} in {n} of {len(lines)}"
 
 
 def gain(line: SearchLine) -> float | None:

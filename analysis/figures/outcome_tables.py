@@ -105,7 +105,7 @@ def shown_value(row: pd.Series[Any]) -> str:
     """
     count, asked = int(row["cells"]), int(row["asked"])
     if "geometric" in row.index:  # "times or divided by" (Limpert et al. 2001)
-        shown, sign = [number(row["geometric"]), style.factor(row["factor"])], SPREAD
+        shown, sign = [number(row["geometric"]), style.number(row["factor"])], SPREAD
     else:
         shown = [number(v) if abs(v) >= LARGE else f"{v:,.1f}" for v in (row["mean"], row["sd"])]
         sign = "±"

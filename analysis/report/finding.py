@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from ..figures.style import TIMES, counted, number
-from ..stats.grid import noun, removed_of
+from ..stats.grid import noun, removed
 from .page_tables import ReportTable, changes
 from .study_data import StudyData, listed, say, tried
 from .summary import moved
@@ -71,7 +71,7 @@ def _moves(m: StudyData) -> list[str] | None:
 
 def _damage(m: StudyData) -> list[str] | None:
     """What removing blocks does to perplexity or to accuracy."""
-    words = {removed_of(row) for _, row in m.cells.iterrows()}
+    words = {removed(row) for _, row in m.cells.iterrows()}
     which = {re.sub(r" removed(, (.*))?", lambda f: f" ({f[2]})" if f[2] else "", text) for text in words}
     found = _perplexity(m) or _accuracy(m)
     if found is None:

@@ -16,7 +16,7 @@ from ..data.load import OTHER, WORDS
 from ..figures.style import counted, number, ordered
 from ..stats.estimands import DRAWN, OBJECTIVE
 from ..stats.estimands import SEARCH as ANOTHER_SEARCH
-from ..stats.grid import SETTING, STRATUM, bare, each, groups, noun, removed_of
+from ..stats.grid import SETTING, STRATUM, bare, each, groups, noun, removed
 from .study_data import StudyData, listed, reasons, say, tried, with_interval
 from .verdicts import claims, larger
 
@@ -64,7 +64,7 @@ def costs(m: StudyData) -> list[str]:
         metric, sign = m.metrics[kind], -1 if kind == "acc" else 1
         known = [(row, _mean(row, sign)) for row in each(found.dropna(subset="mean").sort_values("cost"))]
         numbers = {"metric": metric, "word": WORDS[kind], "known": known}
-        numbers |= {"model": bare(str(model)), "removed": removed_of(cells.iloc[0])}
+        numbers |= {"model": bare(str(model)), "removed": removed(cells.iloc[0])}
         numbers |= {"dense": float(metric.of(cells, "dense").mean())}
         rows.append(numbers)
     return say("costs", rows=rows, single=m.frame["objective"].nunique() == 1)
@@ -169,7 +169,7 @@ def moved(m: StudyData) -> Iterator[tuple[str, float, list[Range], float]]:
         if ranges:
             chance = float(np.mean([one.chance for one in own]))
             size = float(np.mean([one.size for one in own]))
-            yield f"{bare(str(model))} with {removed_of(cells.iloc[0])}", size, ranges, chance
+            yield f"{bare(str(model))} with {removed(cells.iloc[0])}", size, ranges, chance
 
 
 def masks(m: StudyData) -> list[str]:

@@ -178,10 +178,10 @@ UNKNOWN_COMPENSATION = "unknown compensation"  # of an unfinished cell, in a stu
 COMPENSATIONS = ("magnitude", "linear", "diagonal", UNKNOWN_COMPENSATION)
 COUNTED, LATENCY = "counted", "latency"
 _SHARE = {"sublayer", "attention", "mlp", LATENCY}  # with one of these in its label, a size is a share
-_PART = re.compile("|".join([*_SHARE, UNKNOWN, COUNTED, *COMPENSATIONS, r"[\d.]+ %", r"costs \d+"]))
+_PART = re.compile("|".join([*_SHARE, UNKNOWN, COUNTED, *COMPENSATIONS, r"[\d.]+ %"]))
 
 
-def label(model: str, unit: str, cost: str | None, more: tuple[str, ...] = ()) -> str:
+def label(model: str, unit: str, cost: str | None, more: Sequence[str] = ()) -> str:
     """The model and what is removed from it. `cost` is what a ratio is a share of; None if units are counted."""
     parts = [unit] if unit != "block" else []
     if unit not in ("block", UNKNOWN) and cost is None:
@@ -217,27 +217,18 @@ def size(model: str, k: float) -> str:
 
 
 def removed(row: pd.Series[Any]) -> str:
-    """What a cell of this stratum removes: `3 blocks removed`, or `10 % of the parameters removed`."""
+    """What a cell removes, if it is known: `3 of 30 blocks removed`, or `10 % of the parameters removed`."""
     unit, cost, k = _value(row, "unit", "block"), _value(row, "cost", None), row["k"]
-    if cost is None:
-        if pd.isna(k):
-            return ""
-        return f"{int(k):,} {WORDS.get(unit, 'unit')}{'' if k == 1 else 's'} removed{_repair(row)}"
-    only = {"attention": ", only attention", "mlp": ", only MLPs"}.get(unit, "")
-    return f"{100 * row['ratio']:g} % of the {cost} removed{only}{_repair(row)}"
-
-
-def removed_of(row: pd.Series[Any]) -> str:
-    """What a finished cell removes, and of how many: `3 of 30 blocks removed`. For a budget, as `removed`."""
-    unit = _value(row, "unit", "block")
-    if _value(row, "cost", None) is not None:
-        return removed(row)
+    repair = compensated(_value(row, "compensation", NO_COMPENSATION))
+    if cost is not None:
+        only = {"attention": ", only attention", "mlp": ", only MLPs"}.get(unit, "")
+        return f"{100 * row['ratio']:g} % of the {cost} removed{only}{repair}"
+    if pd.isna(k):
+        return ""
+    if unit not in KINDS or pd.isna(row["n_blocks"]):
+        return f"{int(k):,} {WORDS.get(unit, 'unit')}{'' if k == 1 else 's'} removed{repair}"
     among = int(row["n_blocks"]) * (len(KINDS[unit]) or 1)
-    return f"{int(row['k'])} of {among} {WORDS[unit]}s removed{_repair(row)}"
-
-
-def _repair(row: pd.Series[Any]) -> str:
-    return compensated(_value(row, "compensation", NO_COMPENSATION))
+    return f"{int(k)} of {among} {WORDS[unit]}s removed{repair}"
 
 
 def compensated(found: str) -> str:

@@ -143,14 +143,6 @@ def test_budgets_of_one_size_that_differ_are_kept_apart(tmp_path: Path) -> None:
     sublayer_grid.write(tmp_path, SublayerStudy(units=("sublayer",), ratios=(0.1, 0.11, 0.2), seeds=(0,)))
     labels = {"smollm2 (sublayer, 10 %)", "smollm2 (sublayer, 11 %)", "smollm2 (sublayer)"}
     assert set(load(tmp_path)["model"]) == labels
-    one, two = tmp_path / "one", tmp_path / "two"
-    for folder, costs in ((one, (2, 3)), (two, (1, 4))):
-        sublayer_grid.write(
-            folder, SublayerStudy(units=("sublayer",), budget="latency", costs=costs, seeds=(0,))
-        )
-    for cell in list(two.iterdir())[1:]:
-        (one / cell.name / "result.json").write_text((cell / "result.json").read_text())
-    assert set(load(one)["model"]) == {f"smollm2 (sublayer, latency, costs {i})" for i in (1, 2)}
 
 
 def test_a_filter_takes_models_and_units_by_their_plain_names(tmp_path: Path) -> None:

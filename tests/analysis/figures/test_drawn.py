@@ -140,7 +140,7 @@ def test_every_search_has_its_interval_in_the_panel_of_its_stratum_and_outcome(s
             assert_equal(bars(axes), of_panel)
             assert {x for x, _ in points(axes)} == set(of_panel["mean"])
             sds = of_panel[of_panel["distinct"] > 1].drop_duplicates("objective")["sd"]
-            shown = sds.map(style.factor if outcome == "perplexity" else style.number)
+            shown = sds.map(style.number)
             words = {f"SD {style.TIMES if outcome == 'perplexity' else ''}{sd}" for sd in shown}
             assert {*texts(axes)} - {"all equal"} == words
     assert [axes.get_xscale() for axes in grid.flat] == ["log"] * 2 + ["linear"] * 2

@@ -330,11 +330,6 @@ def test_one_broken_mask_does_not_decide_a_rank_by_perplexity() -> None:
 # The paper's numbers, and style.
 
 
-def test_variance_of_the_paper_is_looked_up() -> None:
-    assert fig3_variance.published_variance("accuracy", "margin", "llama3_1", 7) == 3.3
-    assert np.isnan(fig3_variance.published_variance("accuracy", "perplexity", "llama3_1", 7))
-
-
 def test_tables_count_cells_and_show_the_papers_numbers(tmp_path: Path) -> None:
     algos = ("one_shot", "greedy")
     write(tmp_path, Study(models=("llama3",), ratios=(7 / 32,), objectives=("margin",), algos=algos, lost=1))
