@@ -102,12 +102,15 @@ def _outcome(m: StudyData, kind: str) -> Content:
     rows = aggregate(m.frame, metric)
     named = rows.rename(columns={"objective": "pruned for", "algo": "search"})
     named[metric.label] = [shown_value(row) for _, row in rows.iterrows()]
+    named["paper"] = [DASH if np.isnan(value) else f"{value:.2f}" for value in rows["paper"]]
     paper = ["paper"] if rows["paper"].notna().any() else []
     dense = [
         {"pruned for": UNPRUNED, "model": str(model), metric.label: number(mean)}
         for model, mean in rows.groupby("model")["dense"].mean().items()
     ]
-    return Content(named[["pruned for", "model", "k", "search", metric.label, *paper]], dense, [metric.label])
+    return Content(
+        named[["pruned for", "model", "k", "search", metric.label, *paper]], dense, [metric.label, "paper"]
+    )
 
 
 def _search(m: StudyData) -> Content:

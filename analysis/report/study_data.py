@@ -21,10 +21,10 @@ from ..data.archive import NothingToRead
 from ..data.load import WORDS, Metric, done, measured, names
 from ..data.study import AskedStudy, by_state, read_routing
 from ..figures import fig5_variance_shares, fig8_stability
-from ..figures.fig5_variance_shares import percent_text, ratio_text, upper_ends
+from ..figures.fig5_variance_shares import NO_SHARE, ratio_text
 from ..figures.style import counted, number, signed
 from ..stats import crossed, perplexity_comparisons, regret
-from ..stats.components import Shares
+from ..stats.components import IntervalEstimate, Shares
 from ..stats.estimands import Change, changes
 from ..stats.perplexity_comparisons import Comparisons
 
@@ -207,14 +207,17 @@ def with_interval(value: float, low: float, high: float) -> str:
 
 
 def ratio_words(shares: Shares, name: str) -> str:
-    """A ratio of `shares` for a sentence: `above 45 (the search explains at most 1 percent)`."""
-    text, most = ratio_text(getattr(shares, name)), upper_ends(shares, name)
-    if not most:
-        return text
-    (first, share), *others = most.items()
-    words = [f"the {first} explains at most {percent_text(share)} percent"]
-    words += [f"the {other} at most {percent_text(share)}" for other, share in others]
-    return f"{text} ({', '.join(words)})"
+    """A ratio of `shares` for a sentence. Without an upper end, it says how small the second side is.
+
+    Such as `above 45 (the search explains at most 0.3 percent, the interaction at most 2)`.
+    """
+    ratio: IntervalEstimate = getattr(shares, name)
+    if not ratio.high > NO_SHARE:
+        return ratio_text(ratio)
+    ends = (100 * shares.parts[part].high for part in ("search", "interaction"))
+    search, interaction = (f"{end:.1g}" if 0 < end < 1 else f"{end:.0f}" for end in ends)
+    most = f"the search explains at most {search} percent, the interaction at most {interaction}"
+    return f"{ratio_text(ratio)} ({most})"
 
 
 def reasons(notes: Iterable[str]) -> str:

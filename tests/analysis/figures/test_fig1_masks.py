@@ -14,7 +14,6 @@ from matplotlib.figure import Figure
 from analysis.data.load import load
 from analysis.figures import fig1_masks, style
 from pruning.core.mask import Mask
-from tests.analysis.figures.test_figures import DRAWN, draw
 from tests.helpers import analysis_grid, sublayer_grid
 from tests.helpers.analysis_grid import frame
 from tests.helpers.sublayer_grid import SublayerStudy
@@ -96,14 +95,6 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     analysis_grid.write(folder, blocks)
     sublayer_grid.write(folder, SublayerStudy())
     return folder
-
-
-@pytest.mark.parametrize("name", DRAWN)
-def test_every_figure_can_be_drawn_with_sublayers(
-    name: str, results: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    drawn = draw(name, results, monkeypatch)
-    assert "smollm2 (sublayer)" in {*drawn.get("model", ["smollm2 (sublayer)"])}
 
 
 def test_the_csv_has_the_short_notation_and_no_mask_of_a_missing_cell(results: Path) -> None:

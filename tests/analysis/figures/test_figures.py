@@ -22,7 +22,7 @@ from analysis.data.load import choose, load
 from analysis.data.study import AskedStudy, describe
 from analysis.figure_command import FIGURES
 from analysis.figure_command import main as figure_command
-from analysis.figures import fig2_ranks, fig3_variance, names, outcome_tables, style
+from analysis.figures import fig2_ranks, names, outcome_tables, style
 from analysis.stats import means as means_module
 from tests.helpers.analysis_grid import ONE, Study, write
 from tests.helpers.analysis_grid import frame as grid
@@ -376,8 +376,3 @@ def test_an_objective_has_one_colour_everywhere() -> None:
     assert len({style.colour(name) for name in style.OBJECTIVES}) == len(style.OBJECTIVES)
     assert style.colour("taylor") == style.colour("taylor")
     assert style.colour("taylor") not in style.OBJECTIVES.values()
-
-
-def test_a_long_part_of_a_note_is_wrapped_at_its_spaces() -> None:
-    assert style.wrapped("study s; commits aaa, bbb, ccc; x", 14) == "study s\ncommits aaa,\nbbb, ccc; x"
-    assert style.wrapped("a; model/very-long-name", 8) == "a\nmodel/very-long-name"

@@ -185,7 +185,7 @@ def test_the_report_says_which_measurement_is_in_no_mean(results: Path, study: S
     column = f"pruned/{study.metrics['ppl'].names[0]}"
     frame["pruned/ppl/another"] = frame[column].where(frame.index % 2 == 0)
     later = StudyData(AskedStudy(results, "small"))
-    later.__dict__["frame"] = frame
+    later.asked.__dict__["frame"] = frame
     done = frame[frame["status"] == "done"]
     having = int(done["pruned/ppl/another"].notna().sum())
     said = summary.refusals(later, [])
