@@ -131,21 +131,6 @@ def whole() -> str:
     return table(["", *devices], ([way, *own] for way, own in rows.items()))
 
 
-def races() -> str:
-    """One row for each number of samples and k at `racing.delta=0.01`, without and with lazy rounds."""
-    heads = ["windows", "k", "same mask in", "evaluations paid", "work saved"]
-    heads += ["with `algo.lazy=0.05`: same mask", "work saved"]
-    how = {"shuffled": "orders", "drawn": "draws"}  # by the function that chooses a seed's windows
-    rows: dict[tuple[int, int], list[str]] = {}
-    measured = (row for row in benchmark("racing") if row["delta"] == 0.01)
-    for row in sorted(measured, key=lambda row: row["lazy"] is not None):
-        same = f"{round(row['masks_equal'] * row['seeds'])} of {row['seeds']} {how[row['windows']]}"
-        paid = [] if row["lazy"] else [f"{100 * row['evaluations_paid']:.0f} %"]
-        cells = [same, *paid, f"{row['work_ratio']:.2f}x"]
-        rows.setdefault((row["samples"], row["k"]), []).extend(cells)
-    return table(heads, ([*map(str, key), *row] for key, row in rows.items()))
-
-
 # Files of a results folder, from the types that describe them.
 
 DEEPEST = 2  # keys below two others are not shown
@@ -336,7 +321,6 @@ def _perplexity(value: float) -> str:
 
 
 PAGES: Mapping[str, Tables] = {
-    "algorithms.md": {"races": races},
     "benchmarks.md": {"engine": engine, "whole": whole},
     "measured.md": {"fifteen masks": fifteen, "after healing": after_healing},
     "results_folder.md": {file: partial(file_table, record) for file, record in FILES.items()},
