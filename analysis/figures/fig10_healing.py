@@ -1,7 +1,5 @@
 """Figure 10: whether masks still differ after repair and after healing.
 
-depth-pruning figure fig10 --results results --study heal
-
 Left: how far the held-out loss of each mask is above the dense model's: pruned, and after each budget of healing; a
 cross is the repaired mask. Middle: the rank correlation of the held-out losses before and after, of all masks and of
 those that cost at most twice what the best one costs. Right: the share of the lost loss that each mask regains. Lines

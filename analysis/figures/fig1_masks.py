@@ -1,7 +1,5 @@
 """Figure 1: which blocks each search removed. A panel for each model and size, a line for each search.
 
-depth-pruning figure fig1 --results results --study demo
-
 Source: figure 1 of arXiv 2604.24938. In addition, each line shows the held-out metrics of its masks. The shade of a
 block is the share of the draws that remove it. Searches that all found the same masks share a line. If sub-layers are
 removed, a block is two squares: its attention above and its MLP below.

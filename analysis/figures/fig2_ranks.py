@@ -1,7 +1,5 @@
 """Figure 2: rank by perplexity against rank by accuracy, one panel for each objective, model and k.
 
-depth-pruning figure fig2 --results results --study small
-
 Source: figure 2 of arXiv 2604.24938, which has only the objective perplexity. Each line is a search, from its rank by
 mean perplexity (left) to its rank by mean accuracy (right); rank 1, the best, is above. Searches that tie stand in a
 grey band. Panels in which one of the rankings is constant are not drawn, and the note names them.

@@ -1,7 +1,5 @@
 """Figure 3: the accuracy and perplexity of each search, with intervals, and how much the searches differ.
 
-depth-pruning figure fig3 --results results --study small
-
 Source: figure 3 of arXiv 2604.24938. Each point is the mean of an algorithm over data and draws, its line the 95
 percent interval over draws; means of perplexities are geometric. Beside each objective stands the standard deviation
 over searches (ddof 0): of accuracies in percentage points, of perplexities as a factor. In the CSV, `distinct_sd`

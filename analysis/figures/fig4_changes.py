@@ -1,7 +1,5 @@
 """Figure 4: what moves a mask. How many blocks another search, another draw or another objective changes.
 
-depth-pruning figure fig4 --results results --study study
-
 A panel for each model and size; across, the blocks that change, from none to all k. Everything else stays equal: a
 search is compared with another on the same draw, a draw with another of the same search. A point is the mean over all
 pairs, its line the 95 percent interval that leaves out one draw; a small grey point is a draw. The dotted line is

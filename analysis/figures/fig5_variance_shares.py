@@ -1,7 +1,5 @@
 """Figure 5: how many times as much of each outcome's variance is due to the calibration as to the search.
 
-depth-pruning figure fig5 --results results --study small
-
 The four outcomes are the mask (Jaccard distance), the calibration loss minus that of the dense model, the logarithm
 of held-out perplexity, and accuracy. Variance components are computed within one model and one k. For the loss, they
 are also computed within one objective, because losses of different objectives have no common unit. Bars are

@@ -1,7 +1,5 @@
 """Figure 6: search harder, get what you asked for. Own loss against held-out perplexity, a line for each draw.
 
-depth-pruning figure fig6 --results results --study study
-
 Across: how many nats lower than one-shot's the calibration loss of a search is, on the same draw. Up: the held-out
 perplexity of its mask over that of the unpruned model. All objectives share the axis of the first panel; each has a
 further panel of its own, because most differences are small beside those between objectives. If an objective asks for

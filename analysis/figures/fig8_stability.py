@@ -1,7 +1,5 @@
 """Figure 8: how often other calibration samples would lead to another mask, and how many samples are enough.
 
-depth-pruning figure fig8 --results results --study small
-
 The figure is computed from the per-sample losses in the traces; no model is run. Above: how often the final decision
 of a search gives another mask if the calibration samples are bootstrapped. Below: how often two disjoint subsets of n
 samples give the same mask, over all searches. Points are means over cells, in percent; lines are 95 percent intervals

@@ -1,7 +1,5 @@
 """Figure 9: what is gained by removing sub-layers instead of whole blocks, at the same share of the parameters.
 
-depth-pruning figure fig9 --results results --study units
-
 Each point compares the mask over sub-layers (or attention or MLP layers only) with the mask over blocks of the same
 search, objective and samples: exp of the mean difference of the held-out losses over the same windows, which is the
 ratio of the perplexities. The line is its 95 % interval. Left of 1, the sub-layers are better.

@@ -1,7 +1,5 @@
 """Tables 1 to 3: accuracy and perplexity of the masks, and what the searches cost.
 
-depth-pruning figure table1 --results results --study small
-
 Source: tables 1 to 3 of arXiv 2604.24938. Table 1 of the paper has only masks pruned for margin, and table 2 only
 masks pruned for perplexity. If the paper has numbers for a model and k, they are in the column after the study's own;
 the paper's means of perplexities are arithmetic. The CSVs also have each individual metric and the calibration loss.

@@ -153,7 +153,7 @@ class Statement:
 
 def statements() -> list[Statement]:
     """All statements, in the order of the paper."""
-    return [check() for check in (ranges, five_of_six, anticorrelated, elitist, proxy, seven, duplicates)]
+    return [check() for check in (ranges, five_of_six, anticorrelated, elitist, proxy, duplicates)]
 
 
 def of(decided: bool | None) -> str:
@@ -262,25 +262,6 @@ def _all_negative(correlations: Sequence[float], adjusted: Sequence[float]) -> b
     """Whether the significant correlations are negative; None if there are none, or of both signs."""
     signs = {value < 0 for value, q in zip(correlations, adjusted, strict=True) if q <= LEVEL}
     return signs.pop() if len(signs) == 1 else None
-
-
-def seven() -> Statement:
-    """How many distinct results the searches have in each cell of the margin objective."""
-    columns = ["average", "margin"]
-    margins = list(cells(pruned("table1_accuracy")))
-    same = sum(
-        bool((c.loc["fast_block_select", columns] == c.loc["one_shot", columns]).all()) for _, c in margins
-    )
-    counts = [(name, float(len(cell.drop_duplicates(columns)))) for name, cell in margins]
-    return Statement(
-        "implied: seven distinct results are compared in each margin cell (v1)",
-        of(same == 0),
-        (
-            "our reading: a search whose numbers equal one-shot's adds no comparison",
-            f"fast-block-select equals one-shot in {same} of {len(margins)} cells",
-            f"distinct results: {listed(counts, 0)}",
-        ),
-    )
 
 
 def duplicates() -> Statement:

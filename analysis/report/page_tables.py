@@ -20,9 +20,8 @@ from ..figures.outcome_tables import MEASURES, aggregate, shown_value
 from ..figures.style import DASH, TIMES, number
 from ..stats.estimands import DRAWN, OBJECTIVE, SEARCH, Change
 from ..stats.grid import STRATUM, bare, each, groups, mask_of, noun, size
-from ..stats.perplexity_comparisons import SEARCH as ONE_SHOT
 from .cells import anchor, strip
-from .study_data import StudyData, with_interval
+from .study_data import StudyData, templates, with_interval
 
 UNPRUNED = "nothing removed"
 
@@ -79,17 +78,19 @@ def shown(values: pd.Series[Any]) -> list[str]:
 
 def tables(m: StudyData) -> Iterator[ReportTable]:
     """All tables that the study has the data for, except those of changes and of cells."""
-    for name, (caption, build) in TABLES.items():
+    for name, build in TABLES.items():
         with suppress(NothingToRead):
-            yield build(m).table(name, caption)
-    found, over = m.relative, "with 95 percent intervals over calibration draws"
-    for name, frame, caption, relative in (
-        ("objectives", found.objectives, OBJECTIVES, _objective_ratios),
-        ("searches", found.searches, f"Held-out perplexity of each search relative to {ONE_SHOT}", _searches),
-        ("states", found.states, STATES, _states),
-    ):
-        for place, (model, rows) in enumerate(groups(frame, "model"), start=1):
-            yield relative(rows).table(f"{name}-{place}", f"{caption}, {over}: {model}")
+            yield build(m).table(name, captions()[name])
+    relative = {"objectives": _objective_ratios, "searches": _searches, "states": _states}
+    for name, of_model in relative.items():
+        for place, (model, rows) in enumerate(groups(getattr(m.relative, name), "model"), start=1):
+            yield of_model(rows).table(f"{name}-{place}", f"{captions()[name]}: {model}")
+
+
+def captions() -> Mapping[str, str]:
+    """The captions of the tables by their names."""
+    found: Mapping[str, str] = getattr(templates().get_template("texts.j2").module, "captions")  # noqa: B009
+    return found
 
 
 # Outcomes and costs of the searches; shares of variance, stability.
@@ -152,12 +153,6 @@ def _stability(m: StudyData) -> Content:
 
 
 # Perplexity relative to another objective, search or state; a table for each model.
-
-OBJECTIVES = (
-    "Held-out perplexity relative to another objective (divergence; if it was not run, the one with the lowest mean "
-    "perplexity)"
-)
-STATES = "Held-out perplexity after repair and healing relative to pruned masks"
 
 
 def _objective_ratios(rows: pd.DataFrame) -> Content:
@@ -224,8 +219,7 @@ def changes(m: StudyData) -> ReportTable:
         if (row := rows.get((cost.model, cost.k, cost.objective))) is not None:
             row |= {f"perplexity, {TIMES} unpruned": _mean(cost), "median and range": spread}
     units = noun(m.cells).capitalize()
-    caption = f"{units} that change, all else equal: mean and 95 percent interval over draws"
-    return Content(pd.DataFrame([*rows.values()])).table("changes", caption)
+    return Content(pd.DataFrame([*rows.values()])).table("changes", f"{units} {captions()['changes']}")
 
 
 def _worst(m: StudyData) -> Content:
@@ -272,7 +266,7 @@ def cells(m: StudyData) -> ReportTable:
             for model, own in groups(m.cells, "model")
         ],
     )
-    table = content.table("cells", "Every cell of the study; the first column links to its entry")
+    table = content.table("cells", captions()["cells"])
     place = [heading for heading, _ in table.headings].index(units)
     for (_, row), line, finished in zip(frame.iterrows(), table.rows, done, strict=True):
         values: Any = line
@@ -281,34 +275,12 @@ def cells(m: StudyData) -> ReportTable:
     return table
 
 
-TABLES: dict[str, tuple[str, Callable[[StudyData], Content]]] = {
-    "worst": (
-        "Highest held-out perplexity divided by the lowest, all else equal: geometric mean and 95 percent interval",
-        _worst,
-    ),
-    "accuracy": (
-        "Accuracy by objective and search, in percent: mean and standard deviation over cells",
-        lambda m: _outcome(m, "acc"),
-    ),
-    "perplexity": (
-        "Perplexity by objective and search: geometric mean over cells, and its spread as a factor",
-        lambda m: _outcome(m, "ppl"),
-    ),
-    "crossed": (
-        "Outcomes by objective: mean (geometric for perplexities), median and range over cells, and cost",
-        _crossed,
-    ),
-    "search": (
-        "Cost of each search: means over objectives, calibration data and draws; alone: as if no other cell had "
-        "computed a score",
-        _search,
-    ),
-    "shares": (
-        "Shares of variance within model and k, with 95 percent intervals; shares below 0 are shown as 0",
-        _shares,
-    ),
-    "stability": (
-        "How often other samples would choose another mask: means over cells",
-        _stability,
-    ),
+TABLES: dict[str, Callable[[StudyData], Content]] = {
+    "worst": _worst,
+    "accuracy": lambda m: _outcome(m, "acc"),
+    "perplexity": lambda m: _outcome(m, "ppl"),
+    "crossed": _crossed,
+    "search": _search,
+    "shares": _shares,
+    "stability": _stability,
 }

@@ -23,20 +23,19 @@ from .verdicts import claims, larger
 
 @dataclass(frozen=True)
 class Part:
-    """A heading, what its terms mean, and the sentences below it."""
+    """A heading and the sentences below it."""
 
     heading: str
-    terms: str
     sentences: list[str]
 
 
 def parts(m: StudyData) -> tuple[dict[str, Part], list[tuple[str, str]]]:
     """The parts of the summary by name, and the headings of those that the study lacks the numbers for, with why."""
     found, lacking = {}, []
-    for name, (heading, terms, sentences, asked) in PARTS.items():
+    for name, (heading, sentences, asked) in PARTS.items():
         if asked(m):
             try:
-                found[name] = Part(heading, terms, sentences(m))
+                found[name] = Part(heading, sentences(m))
             except NothingToRead as nothing:
                 lacking.append((heading.lower(), str(nothing).rstrip(".")))
     return found, lacking
@@ -180,58 +179,15 @@ def masks(m: StudyData) -> list[str]:
     return say("masks", strata=strata, units=noun(m.cells), left_out=m.left_out)
 
 
-# For each part: its heading, what its terms mean, its sentences, and whether the study asks about it.
-PARTS: dict[str, tuple[str, str, Callable[[StudyData], list[str]], Callable[[StudyData], bool]]] = {
-    "run": ("What was run", "", ran, lambda _: True),
-    "masks": (
-        "What moves a mask",
-        "Two masks of k blocks that share s differ in k minus s. A draw is one random sample of the calibration "
-        "data; intervals leave out one draw at a time. Objectives that read other data have no draw in common, so "
-        "what they change is objective and data together.",
-        masks,
-        lambda _: True,
-    ),
-    "costs": (
-        "What pruning for one objective costs in other outcomes",
-        "Held out are texts and items that nothing was chosen on. Perplexities are averaged geometrically, so that "
-        "one broken mask does not decide a mean.",
-        costs,
-        lambda _: True,
-    ),
-    "relative": (
-        "Held-out perplexity of objectives and searches relative to others",
-        "Ratios are of geometric means. Masks found on the same samples are compared in pairs, all others as "
-        "independent ones. A ratio has no interval if some data were drawn once, or if draws of several sizes "
-        "contain each other (--only samples=N takes one size).",
-        lambda _: [],
-        compared,
-    ),
-    "searches": (
-        "Comparison of searches",
-        "Regret is the calibration loss of a mask minus that of the best mask that any cell of the same model, size, "
-        "objective and draw has scored. Its standard error is that of the paired difference on the same samples.",
-        searches,
-        lambda _: True,
-    ),
-    "certainty": (
-        "How certain a mask is",
-        "A near tie is a mask whose loss is not significantly above that of the chosen one. Resampled samples say "
-        "how often another sample of the same data would have led to another last choice.",
-        certainty,
-        lambda _: True,
-    ),
-    "routing": ("Sets for tasks", "", routing, lambda m: bool(m.routing)),
-    "variance": (
-        "Calibration against search",
-        "Shares of the variance within one model and size. Calibration is objective, data and draw; ratios have the "
-        "interaction with the search on both sides. Shares are cut off at 0, so they can add up to more than 100.",
-        variance,
-        lambda _: True,
-    ),
-    "paper": (
-        "The paper's statements",
-        "From arXiv 2604.24938 v3. A verdict needs an interval on one side.",
-        claims,
-        lambda _: True,
-    ),
+# For each part: its heading, its sentences, and whether the study asks about it.
+PARTS: dict[str, tuple[str, Callable[[StudyData], list[str]], Callable[[StudyData], bool]]] = {
+    "run": ("What was run", ran, lambda _: True),
+    "masks": ("What moves a mask", masks, lambda _: True),
+    "costs": ("What pruning for one objective costs in other outcomes", costs, lambda _: True),
+    "relative": ("Held-out perplexity of objectives and searches relative to others", lambda _: [], compared),
+    "searches": ("Comparison of searches", searches, lambda _: True),
+    "certainty": ("How certain a mask is", certainty, lambda _: True),
+    "routing": ("Sets for tasks", routing, lambda m: bool(m.routing)),
+    "variance": ("Calibration against search", variance, lambda _: True),
+    "paper": ("The paper's statements", claims, lambda _: True),
 }

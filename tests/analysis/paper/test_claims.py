@@ -56,7 +56,6 @@ MARGINS = "0.42, llama3 M9 0.31, llama3.1 M7 -0.53, llama3.1 M9 0.31, qwen3 M7 0
         ("'five of six'", AGREES, {0: "negative: 5 of 6"}),
         ("these correlations show", OPEN, {0: "negative signs: 0.11", 1: "llama3 M7 0.052"}),  # 7 / 64
         ("proxy of downstream accuracy", OPEN, {0: MARGINS, 2: "in 1 of 6 cells"}),
-        ("seven distinct results", DISAGREES, {1: "in 6 of 6 cells"}),
         ("duplicate masks", DISAGREES, {}),
         ("prior-guided GA", OPEN, {0: "margin 7 of 12, C4 perplexity 1 of 12", 1: "margin 0.39"}),
     ],
