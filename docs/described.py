@@ -224,7 +224,7 @@ def accuracy(own: StudyData, objective: str) -> str:
     Equal masks show no spread, so they have no interval.
     """
     costs = own.costs.set_index(["outcome", "objective"])
-    mean, high, low = (-at(costs, ("acc", objective), column) for column in ("mean", "low", "high"))
+    mean, low, high = (at(costs, ("acc", objective), column) for column in ("mean", "low", "high"))
     return f"{mean:.1f}" if np.isclose(low, high) else f"{mean:.1f} ({low:.1f} to {high:.1f})"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from ..figures.style import DASH, TIMES, number
 from ..stats.estimands import DRAWN, OBJECTIVE, SEARCH, Change
 from ..stats.grid import STRATUM, bare, each, groups, mask_of, noun, size
 from .cells import anchor, strip
-from .study_data import StudyData, templates, with_interval
+from .study_data import StudyData, mean_text, templates, with_interval
 
 UNPRUNED = "nothing removed"
 
@@ -124,19 +123,13 @@ def _search(m: StudyData) -> Content:
 
 def _crossed(m: StudyData) -> Content:
     """The mean, median and range of each outcome for each objective; accuracies are in percent."""
-    # Accuracies are negative in the matrix and positive in the table.
-    matrix = m.crossed.copy()
-    negative = matrix["outcome"].str.startswith("acc/")
-    for low, high in (("low", "high"), ("lowest", "highest")):
-        matrix.loc[negative, [low, high]] = -matrix.loc[negative, [high, low]].to_numpy()
-    matrix.loc[negative, ["mean", "median"]] *= -1
     dense = []
-    for (outcome, model), _ in groups(matrix, ["outcome", "model"]):
+    for (outcome, model), _ in groups(m.crossed, ["outcome", "model"]):
         values = m.cells.loc[m.cells["model"] == model, f"dense/{outcome}"].astype(float)
         mean = float(values.mean()) * (100 if outcome.startswith("acc/") else 1)
         dense.append({"outcome": outcome, "model": model, "objective": UNPRUNED, "mean": number(mean)})
     numbers = ["mean", "low", "high", "median", "lowest", "highest", "cost"]
-    return Content(matrix[["outcome", *STRATUM, "objective", "cells", *numbers]], dense)
+    return Content(m.crossed[["outcome", *STRATUM, "objective", "cells", *numbers]], dense)
 
 
 def _shares(m: StudyData) -> Content:
@@ -213,11 +206,11 @@ def _by_factor(m: StudyData, text: Callable[[Change], str]) -> dict[tuple[str, i
 
 def changes(m: StudyData) -> ReportTable:
     """Blocks that change, and held-out perplexity over that of the unpruned model."""
-    rows = _by_factor(m, lambda one: _mean(one.changed))
+    rows = _by_factor(m, lambda one: mean_text(one.changed))
     for cost in each(m.held_out):
         spread = f"{number(cost.median)} ({number(cost.lowest)} to {number(cost.highest)})"
         if (row := rows.get((cost.model, cost.k, cost.objective))) is not None:
-            row |= {f"perplexity, {TIMES} unpruned": _mean(cost), "median and range": spread}
+            row |= {f"perplexity, {TIMES} unpruned": mean_text(cost), "median and range": spread}
     units = noun(m.cells).capitalize()
     return Content(pd.DataFrame([*rows.values()])).table("changes", f"{units} {captions()['changes']}")
 
@@ -226,12 +219,7 @@ def _worst(m: StudyData) -> Content:
     """The highest held-out perplexity divided by the lowest one, over the levels of each factor."""
     if m.held_out.empty or not m.changes:
         raise NothingToRead("no perplexity was measured in this study.")
-    return Content(pd.DataFrame([*_by_factor(m, lambda one: _mean(one.worst_to_best)).values()]))
-
-
-def _mean(mean: Any) -> str:
-    """A mean with its interval, if it has one."""
-    return number(mean.mean) if math.isnan(mean.low) else with_interval(mean.mean, mean.low, mean.high)
+    return Content(pd.DataFrame([*_by_factor(m, lambda one: mean_text(one.worst_to_best)).values()]))
 
 
 # The table of all cells, finished or not. Each row has a link to the cell's entry.

@@ -62,7 +62,7 @@ class StudyData:
 
     @cached_property
     def costs(self) -> pd.DataFrame:
-        """What pruning for each objective costs in mean perplexity and in mean accuracy, which is negated."""
+        """What pruning for each objective costs in mean perplexity and in mean accuracy."""
         return self._matrix(self.metrics)
 
     @cached_property
@@ -71,8 +71,9 @@ class StudyData:
         return self._matrix({n: Metric(kind, (n,)) for kind in WORDS for n in names(self.cells, kind)})
 
     def _matrix(self, metrics: dict[str, Metric]) -> pd.DataFrame:
-        values = {n: one.of(self.cells) * (-1 if one.kind == "acc" else 1) for n, one in metrics.items()}
-        return crossed.matrix(self.cells, values, [n for n, one in metrics.items() if one.kind == "ppl"])
+        values = {name: one.of(self.cells) for name, one in metrics.items()}
+        of_kind = {kind: [name for name, one in metrics.items() if one.kind == kind] for kind in WORDS}
+        return crossed.matrix(self.cells, values, geometric=of_kind["ppl"], higher=of_kind["acc"])
 
     @cached_property
     def relative(self) -> Comparisons:
@@ -204,6 +205,11 @@ def with_interval(value: float, low: float, high: float) -> str:
     """A number with its interval: `8.96 (3.16 to 25.4)`, or `8.96 (no interval)`."""
     interval = "no interval" if math.isnan(low) else f"{number(low)} to {number(high)}"
     return f"{number(value)} ({interval})"
+
+
+def mean_text(mean: Any) -> str:
+    """A mean with its interval, if it has one."""
+    return number(mean.mean) if math.isnan(mean.low) else with_interval(mean.mean, mean.low, mean.high)
 
 
 def ratio_words(shares: Shares, name: str) -> str:

@@ -13,11 +13,11 @@ import numpy as np
 
 from ..data.archive import NothingToRead
 from ..data.load import OTHER, WORDS
-from ..figures.style import counted, number, ordered
+from ..figures.style import counted, ordered
 from ..stats.estimands import DRAWN, OBJECTIVE
 from ..stats.estimands import SEARCH as ANOTHER_SEARCH
 from ..stats.grid import SETTING, STRATUM, bare, each, groups, noun, removed
-from .study_data import StudyData, listed, reasons, say, tried, with_interval
+from .study_data import StudyData, listed, mean_text, reasons, say, tried
 from .verdicts import claims, larger
 
 
@@ -60,20 +60,13 @@ def costs(m: StudyData) -> list[str]:
     rows = []
     for (model, k, kind), found in groups(m.costs, [*STRATUM, "outcome"]):
         cells = m.cells[(m.cells["model"] == model) & (m.cells["k"] == k)]
-        metric, sign = m.metrics[kind], -1 if kind == "acc" else 1
-        known = [(row, _mean(row, sign)) for row in each(found.dropna(subset="mean").sort_values("cost"))]
+        metric = m.metrics[kind]
+        known = [(row, mean_text(row)) for row in each(found.dropna(subset="mean").sort_values("cost"))]
         numbers = {"metric": metric, "word": WORDS[kind], "known": known}
         numbers |= {"model": bare(str(model)), "removed": removed(cells.iloc[0])}
         numbers |= {"dense": float(metric.of(cells, "dense").mean())}
         rows.append(numbers)
     return say("costs", rows=rows, single=m.frame["objective"].nunique() == 1)
-
-
-def _mean(row: Any, sign: int) -> str:
-    """A mean with its interval over draws, if there is one. Accuracies have the sign -1."""
-    low, high = sorted((sign * float(row.low), sign * float(row.high)))
-    mean = sign * float(row.mean)
-    return number(mean) if np.isnan(low) else with_interval(mean, low, high)
 
 
 def searches(m: StudyData) -> list[str]:

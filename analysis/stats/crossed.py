@@ -18,14 +18,17 @@ Trace = Sequence[Mapping[str, Any]]
 
 
 def matrix(
-    frame: pd.DataFrame, outcomes: Mapping[str, pd.Series[Any]], geometric: Collection[str] = ()
+    frame: pd.DataFrame,
+    outcomes: Mapping[str, pd.Series[Any]],
+    geometric: Collection[str] = (),
+    higher: Collection[str] = (),
 ) -> pd.DataFrame:
     """One row for each model, k, objective and outcome: mean over cells, its interval, median, range, and cost.
 
     Objectives are compared over the searches that all have (`grid.compared`); `note` says what that leaves out.
-    `outcomes` maps a label to one value per cell; lower is better. `cost` is the mean minus the lowest mean that any
-    objective has. Outcomes in `geometric` (perplexities) get the geometric mean, so that one broken mask does not
-    dominate it. The interval is over calibration draws.
+    `outcomes` maps a label to one value per cell; lower is better, but for those in `higher`. `cost` is how far the
+    mean is from the best one that any objective has. Outcomes in `geometric` (perplexities) get the geometric mean,
+    so that one broken mask does not dominate it. The interval is over calibration draws.
     """
     columns = ["mean", "low", "high", "median", "lowest", "highest"]
     names = ["model", "k", "objective", "outcome", *columns, "cells", "cost", "note"]
@@ -43,8 +46,9 @@ def matrix(
             table[["low", "high"]] = [(mean.low, mean.high) for mean in drawn]
             if label in geometric:
                 table[columns] = np.exp(table[columns])
-            table = table.assign(model=model, k=k, outcome=label, note=note)
-            parts.append(table.assign(cost=table["mean"] - table["mean"].min()).reset_index()[names])
+            best = table["mean"].max() if label in higher else table["mean"].min()
+            table = table.assign(cost=(table["mean"] - best).abs())
+            parts.append(table.assign(model=model, k=k, outcome=label, note=note).reset_index()[names])
     return pd.concat(parts[1:] or parts, ignore_index=True)
 
 
