@@ -109,7 +109,9 @@ def before_after(numbers: dict[str, Any]) -> Figure:
         axes.text(0.05, y, name, **type_)
         for block in range(numbers["blocks"]):
             gone = row > 0 and block in numbers["removed"]
-            look = {"fc": "white", "ec": "0.75", "ls": ":"} if gone else {"fc": ACCENT, "ec": "white"}
+            look: dict[str, Any] = (
+                {"fc": "white", "ec": "0.75", "ls": ":"} if gone else {"fc": ACCENT, "ec": "white"}
+            )
             corner = (left + block * step, y - 0.1)
             axes.add_patch(FancyBboxPatch(corner, step * 0.86, 0.2, "square,pad=0", lw=0.6, **look))
         for x, key, digits in zip(

@@ -179,7 +179,8 @@ def _checked(result: Result, named: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _measured(result: DoneResult, removal: Removal) -> dict[str, Any]:
-    calibration, search, evaluation = result["calibration"], result["search"], result["evaluation"]
+    calibration, search = result["calibration"], result["search"]
+    evaluation: Mapping[str, Any] = {**result["evaluation"]}
     n_blocks, mask = result["mask"]["n_blocks"], Mask.from_json(result["mask"])
     ratio, budget = result["config"].get("ratio") or search["ratio"], _budget(result, mask, removal)
     margins, heal = result.get("margins"), result.get("heal")

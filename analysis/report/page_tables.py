@@ -153,15 +153,12 @@ def _objective_ratios(rows: pd.DataFrame) -> Content:
         "1, the reference" if row.objective == row.reference else with_interval(row.value, row.low, row.high)
         for row in each(rows)
     ]
-    frame = _named(rows, "objective").assign(
-        **{
-            "perplexity": rows["ppl"],
-            "relative to the reference": ratios,
-            "draws": rows["draws"],
-            "compared": np.where(rows["paired"], "on the same samples", "as independent samples"),
-        }
+    frame = _named(rows, "objective").assign(perplexity=rows["ppl"])
+    frame["relative to the reference"] = ratios
+    compared = np.where(rows["paired"], "on the same samples", "as independent samples")
+    return Content(
+        frame.assign(draws=rows["draws"], compared=compared), numbers=["relative to the reference"]
     )
-    return Content(frame, numbers=["relative to the reference"])
 
 
 def _searches(rows: pd.DataFrame) -> Content:
@@ -183,7 +180,8 @@ def _by(rows: pd.DataFrame, named: pd.DataFrame, column: str) -> Content:
     lines: dict[tuple[Any, ...], dict[str, Any]] = {}
     columns = list(dict.fromkeys(map(str, rows[column])))
     for key, row in zip(named.itertuples(index=False, name=None), each(rows), strict=True):
-        line = lines.setdefault(key, dict(zip(named, key, strict=True)) | dict.fromkeys(columns, DASH))
+        names = dict(zip(map(str, named), key, strict=True))
+        line = lines.setdefault(key, names | dict.fromkeys(columns, DASH))
         line[getattr(row, column)] = with_interval(row.value, row.low, row.high)
     return Content(pd.DataFrame([*lines.values()]), numbers=columns)
 
@@ -229,31 +227,29 @@ def cells(m: StudyData) -> ReportTable:
     """A row for each cell of the study."""
     frame = m.frame
     done, units = frame["status"] == "done", f"{noun(m.cells)} removed"
+    # With a budget, only the mask shows how many units a cell removes.
+    budget = [isinstance(cost, str) for cost in frame["cost"]]
     removed = [len(dropped) if isinstance(dropped, tuple) else np.nan for dropped in frame["dropped"]]
-    budget = [
-        isinstance(cost, str) for cost in frame["cost"]
-    ]  # only the mask shows how many units it removes
+    added = (frame["loss"] - frame["dense_loss"]).astype(float)
     metrics = {{"ppl": "perplexity", "acc": "accuracy, %"}[kind]: one for kind, one in m.metrics.items()}
-    named = {"cell": "status", "model": "model", "objective": "objective", "search": "algo"}
-    content = Content(
-        pd.DataFrame({heading: frame[column] for heading, column in named.items()}).assign(
-            **{
-                "k": np.where(budget, removed, frame["k"]),
-                "data": frame["calibration"],
-                "seed": frame["seed"].astype(float),
-                units: "",
-                "loss added": (frame["loss"] - frame["dense_loss"]).astype(float),
-                **{heading: one.of(frame) for heading, one in metrics.items()},
-                "asked": frame["asked"].astype(float),
-                "seconds": frame["seconds"].astype(float).round(),
-            }
-        ),
-        [
-            {"cell": UNPRUNED, "model": str(model)}
-            | {heading: number(float(one.of(own, "dense").mean())) for heading, one in metrics.items()}
-            for model, own in groups(m.cells, "model")
-        ],
-    )
+    columns: dict[str, Any] = {
+        **{name: frame[name] for name in ("cell", "model", "objective")},
+        "search": frame["algo"],
+        "k": np.where(budget, removed, frame["k"]),
+        "data": frame["calibration"],
+        "seed": frame["seed"].astype(float),
+        units: "",
+        "loss added": ["" if np.isnan(value) else f"{value:+.3f}" for value in added],
+        **{heading: one.of(frame) for heading, one in metrics.items()},
+        "asked": frame["asked"].astype(float),
+        "seconds": frame["seconds"].astype(float).round(),
+    }
+    dense = [
+        {"cell": UNPRUNED, "model": str(model)}
+        | {heading: number(float(one.of(own, "dense").mean())) for heading, one in metrics.items()}
+        for model, own in groups(m.cells, "model")
+    ]
+    content = Content(pd.DataFrame(columns), dense, ["loss added"])
     table = content.table("cells", captions()["cells"])
     place = [heading for heading, _ in table.headings].index(units)
     for (_, row), line, finished in zip(frame.iterrows(), table.rows, done, strict=True):
