@@ -12,7 +12,6 @@ samples, so that every loss of a search can be recomputed.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import io
 import json
 import logging
@@ -21,8 +20,9 @@ import os
 import re
 import tarfile
 import tempfile
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
+from filecmp import cmp
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from typing import Any
 from pruning.core import records, scoring
 from pruning.core.errors import DamagedError, InputError, unknown
 from pruning.core.records import NAME, TERMS, texts
-from pruning.core.storage import SEAL, file_sha256, read_json, sealed, staged
+from pruning.core.storage import SEAL, read_json, sealed, staged
 from pruning.core.units import MEBIBYTE
 
 SUFFIX = ".tar.xz"
@@ -46,7 +46,6 @@ class NothingToRead(SystemExit):
 #
 # Everything else is refused, above all `code/` (jobs run it) and `jobs/` (it holds pickles, which can run anything).
 
-MANIFEST = "manifest.json"  # the digests of an archive's files; it is its last entry and is not unpacked
 _CELL_FILES = (NAME, "config.yaml", "mask.json", scoring.NAME, scoring.FLOAT32, scoring.BOUNDS, "gates.json")
 _FOLDERS = (  # of a results folder that are not cells
     "calibration", "code", "evaluation", "figures", "jobs", "mlflow-artifacts", "multirun", "routing", "scores",
@@ -81,8 +80,8 @@ def is_data(name: str) -> bool:
 def pack(results: Path, studies: Sequence[str], archive: Path) -> int:
     """Pack the files of studies and return the number of finished cells. Equal files give an identical archive.
 
-    The last entry holds the digests of the files. An earlier archive of that name is replaced only when the new one
-    is complete. Raises InputError if there is no such study, or if a file cannot be read or the archive not written.
+    An earlier archive of that name is replaced only when the new one is complete. Raises InputError if there is no
+    such study, or if a file cannot be read or the archive not written.
     """
     if not results.is_dir():
         raise InputError(f"there is no results folder {results}: give the folder of paths.results.")
@@ -151,21 +150,13 @@ def _write(results: Path, paths: set[Path], archive: Path) -> None:
                 f"{place} is a symbolic link, and an archive holds only files of the results folder: replace the "
                 "link by what it leads to, or remove it."
             )
-    named = {path.relative_to(results).as_posix(): path for path in sorted(paths)}
-    digests = {}
     with tarfile.open(archive, "w:xz", preset=9) as tar:
-
-        def add(name: str, content: bytes) -> None:
-            member = tarfile.TarInfo(name)  # without times and owners, which differ between machines
-            member.size, member.mode = len(content), 0o644
-            tar.addfile(member, io.BytesIO(content))
-
-        for name, path in named.items():
-            if is_data(name):
+        for path in sorted(paths):
+            if is_data(name := path.relative_to(results).as_posix()):
                 content = _portable(path, results)
-                digests[name] = hashlib.sha256(content).hexdigest()
-                add(name, content)
-        add(MANIFEST, json.dumps({"sha256": digests}, indent=0).encode())
+                member = tarfile.TarInfo(name)  # without times and owners, which differ between machines
+                member.size, member.mode = len(content), 0o644
+                tar.addfile(member, io.BytesIO(content))
 
 
 def _portable(path: Path, results: Path) -> bytes:
@@ -183,9 +174,9 @@ def _portable(path: Path, results: Path) -> bytes:
 
 # Unpack an archive into a results folder: all of it is checked before the first file is put in place.
 #
-# The files are unpacked into a hidden folder inside the results folder, which is on the same disk, and compared with
-# the digests that the archive holds. Then each file is moved to its place in one step. So a kill leaves whole files
-# only, and unpacking again adds the rest.
+# The files are unpacked into a hidden folder inside the results folder, which is on the same disk, and the archive's
+# checksum is verified. Then each file is moved to its place in one step. So a kill leaves whole files only, and
+# unpacking again adds the rest.
 
 SHOWN = 5  # how many names a message lists
 
@@ -197,24 +188,21 @@ def unpack(archive: Path, results: Path) -> int:
     archive cannot be read, is damaged or holds anything but data of a study, if a link in the results folder is in
     the way, or if the folder cannot be written.
     """
-    if not archive.exists():
-        raise InputError(f"there is no archive {archive}: check its path.")
-    if not archive.is_file():
-        raise InputError(f"{archive} is not a file: give an archive that `depth-pruning archive pack` wrote.")
     new = not results.exists()
     try:
         stream = archive.open("rb")
     except OSError as error:
-        raise InputError(f"{archive} cannot be read ({error.strerror}): change its permissions.") from error
+        cure = "give an archive that `depth-pruning archive pack` wrote"
+        raise InputError(f"{archive} cannot be read ({error.strerror}): {cure}.") from error
     try:
         with (
             stream,
             tarfile.open(fileobj=stream, mode="r:xz") as tar,
             staged(results / "unpacked") as scratch,
         ):
-            digests = _extract(archive, tar, scratch)
-            _check_folders(results, digests)
-            return _put(scratch, results, digests)
+            names = _extract(archive, tar, scratch)
+            _check_folders(results, names)
+            return _put(scratch, results, names)
     except (tarfile.TarError, lzma.LZMAError, EOFError) as error:
         raise InputError(
             f"{archive} is damaged, or `depth-pruning archive pack` did not write it: copy or pack it again. "
@@ -230,33 +218,25 @@ def unpack(archive: Path, results: Path) -> int:
                 results.rmdir()
 
 
-def _extract(archive: Path, tar: tarfile.TarFile, scratch: Path) -> dict[str, str]:
-    """Write the files of an archive into `scratch`; returns their SHA-256 by name, without the manifest."""
-    digests: dict[str, str] = {}
-    manifest = None
+def _extract(archive: Path, tar: tarfile.TarFile, scratch: Path) -> set[str]:
+    """Write the files of an archive into `scratch`; returns their names."""
+    names: set[str] = set()
     for member in tar:
-        name = member.name
-        if not member.isreg() or name in digests or not (is_data(name) or name == MANIFEST):
+        if member.name == "manifest.json":  # of an archive that holds the digests of its files
+            continue
+        if not member.isreg() or member.name in names or not is_data(member.name):
             raise InputError(
-                f"{archive} holds {name!r}, which is no data of a study, so `pack` did not "
+                f"{archive} holds {member.name!r}, which is no data of a study, so `pack` did not "
                 "write it. Nothing was unpacked: do not use this archive."
             )
         tar.extract(member, scratch, set_attrs=False, filter="data")
-        if name == MANIFEST:
-            manifest = (scratch / MANIFEST).read_bytes()
-        else:
-            digests[name] = file_sha256(scratch / name)
+        names.add(member.name)
     while tar.fileobj is not None and tar.fileobj.read(MEBIBYTE):
         pass  # the checksum of the compressed data is verified at its end
-    try:
-        if manifest is not None and json.loads(manifest)["sha256"] != digests:
-            raise tarfile.ReadError("files and digests differ")
-    except (ValueError, KeyError, TypeError) as error:
-        raise tarfile.ReadError("the manifest is damaged") from error
-    return digests
+    return names
 
 
-def _check_folders(results: Path, names: Mapping[str, str]) -> None:
+def _check_folders(results: Path, names: Collection[str]) -> None:
     """Raise InputError if a folder that files are to be put in is a link or a file."""
     for inside in sorted({parent for name in names for parent in Path(name).parents}):
         folder = results / inside
@@ -268,20 +248,20 @@ def _check_folders(results: Path, names: Mapping[str, str]) -> None:
             )
 
 
-def _put(scratch: Path, results: Path, digests: Mapping[str, str]) -> int:
+def _put(scratch: Path, results: Path, names: Collection[str]) -> int:
     """Put each file in its place unless there is one already; returns the number of new files.
 
     A result says that its cell is finished, so the cell's other files must be there before it: results come after
     the other files, and lists of studies after results.
     """
     new, kept = 0, []
-    for name in sorted(digests, key=lambda n: (n.startswith("studies/"), n.endswith(f"/{NAME}"), n)):
+    for name in sorted(names, key=lambda n: (n.startswith("studies/"), n.endswith(f"/{NAME}"), n)):
         target = results / name
         target.parent.mkdir(parents=True, exist_ok=True)
         if not os.path.lexists(target):
             (scratch / name).rename(target)
             new += 1
-        elif target.suffix != ".jsonl" and not _same(target, digests[name]):  # a journal may have grown
+        elif target.suffix != ".jsonl" and not _same(target, scratch / name):  # a journal may have grown
             kept.append(name)
     if kept:
         log.warning(
@@ -291,8 +271,8 @@ def _put(scratch: Path, results: Path, digests: Mapping[str, str]) -> int:
     return new
 
 
-def _same(existing: Path, digest: str) -> bool:
-    return existing.is_file() and not existing.is_symlink() and file_sha256(existing) == digest
+def _same(existing: Path, unpacked: Path) -> bool:
+    return existing.is_file() and not existing.is_symlink() and cmp(existing, unpacked, shallow=False)
 
 
 # An archive as a temporary results folder, so that figures can be drawn from it.

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from analysis.data import archive
-from analysis.data.archive import MANIFEST, is_data
+from analysis.data.archive import is_data
 from pruning import cli
 from pruning.core.errors import InputError, PruningError
 from pruning.launcher import job
@@ -149,12 +149,6 @@ def test_existing_files_are_kept_and_those_that_differ_are_named(
     assert f"kept: {CELL}/mask.json" in caplog.text
 
 
-def changed(packed: Path, name: str, data: bytes) -> list[tuple[str, bytes]]:
-    with tarfile.open(packed) as tar:
-        members = {m.name: tar.extractfile(m).read() for m in tar}  # type: ignore[union-attr]
-    return list((members | {name: data}).items())
-
-
 DAMAGE: dict[str, Callable[[Path], object]] = {
     "cut": lambda path: path.write_bytes(path.read_bytes()[:-100]),
     "cut in its last bytes": lambda path: path.write_bytes(path.read_bytes()[:-4]),
@@ -164,10 +158,6 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "empty": lambda path: path.write_bytes(b""),
     "text": lambda path: path.write_text("no archive"),
     "uncompressed": lambda path: tar_of(path, DATA, mode="w:"),
-    "other content": lambda path: tar_of(path, *changed(path, f"{CELL}/mask.json", b"[]")),
-    "a file is missing": lambda path: tar_of(path, *changed(path, "x", b"")[1:-1]),
-    "a file is added": lambda path: tar_of(path, *changed(path, "other/mask.json", b"[]")),
-    "its manifest is damaged": lambda path: tar_of(path, *changed(path, MANIFEST, b"[]")),
 }
 
 
@@ -232,7 +222,7 @@ def test_a_full_disk_is_said_and_leaves_nothing(
 # The words of a command, and what its refusal names.
 COMMANDS = [
     ("unpack gone.tar.xz new", "gone.tar.xz"),
-    ("unpack source new", "source is not a file"),
+    ("unpack source new", "source cannot be read"),
     ("unpack text.tar.xz new", "text.tar.xz is damaged"),
     ("unpack small.tar.xz text.tar.xz", "text.tar.xz cannot be written (File exists)"),
     ("unpack small.tar.xz text.tar.xz/new", "text.tar.xz/new cannot be written (Not a directory)"),
