@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -16,9 +15,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pruning.core import records, storage
+from pruning.core import storage
 from pruning.core.errors import DamagedError
-from pruning.core.records import CURVE, EVALUATION, FOLDER, RECORD, TERMS, item_hits, kept_terms, read_done
+from pruning.core.records import EVALUATION, FOLDER, RECORD, TERMS, item_hits, kept_terms, read_done
 from pruning.core.scoring import NAME as TRACE
 from pruning.core.scoring import TraceEntry, TraceLine, read_trace
 
@@ -144,23 +143,19 @@ def journals(results: Path, finished: pd.DataFrame) -> Journals:
     """Read the journals of finished cells. Of a damaged journal, the scores that can be read are kept."""
     lines, damages = dict[str, list[TraceLine]](), []
     for cell, dropped in zip(finished["cell"], finished["dropped"], strict=True):
-        path = results / str(cell) / TRACE
+        path, entries = results / str(cell) / TRACE, list[TraceEntry]()
         try:
             entries = list(read_trace(path))
-            known = [entry.line for entry in entries if entry.line is not None]
-            counts = Counter(len(line["samples"]) for line in _whole(known))
-            reason = _lacking(path, entries, _whole(known), dropped)
-            # Without whole scores that have another number of samples than most.
-            usual = counts.most_common(1)[0][0] if counts else 0
-            lines[cell] = [line for line in known if "of" in line or len(line["samples"]) == usual]
+            reason = _lacking(path, entries, dropped)
         except OSError as error:
-            lines[cell], reason = [], f"cannot be read ({error.strerror})"
+            reason = f"cannot be read ({error.strerror})"
+        lines[cell] = [entry.line for entry in entries if entry.line is not None]
         if reason:
             damages.append(f"{cell}/{TRACE} {reason}")
     return Journals(lines, damages)
 
 
-def _lacking(path: Path, entries: list[TraceEntry], scores: list[TraceLine], dropped: tuple[int, ...]) -> str:
+def _lacking(path: Path, entries: list[TraceEntry], dropped: tuple[int, ...]) -> str:
     """What is wrong with the journal of a finished cell; empty if nothing is."""
     if not path.exists():
         return "is missing"
@@ -168,10 +163,9 @@ def _lacking(path: Path, entries: list[TraceEntry], scores: list[TraceLine], dro
         return f"is damaged in line {damaged[0]}"
     if path.stat().st_size > (entries[-1].end if entries else 0):
         return "is cut off in its last line"
+    scores = _whole(entry.line for entry in entries if entry.line is not None)
     if not any(tuple(score["dropped"]) == dropped for score in scores):
         return "is cut off: it has no score of the mask that the cell found"
-    if len({len(score["samples"]) for score in scores}) > 1:
-        return "is damaged: its scores have different numbers of samples"
     return ""
 
 
@@ -272,14 +266,12 @@ def damaged(results: Path, cells: Iterable[str]) -> list[str]:
     """A text for each file beside the cells' results that cannot be read: of healings, measurements and routing."""
     files = [*results.glob(ROUTING), *results.glob(f"evaluation/*/*.{TERMS}")]
     for cell in cells:
-        files += [
-            path for name in (RECORD, EVALUATION, CURVE) for path in results.glob(f"{cell}/{FOLDER}/*/{name}")
-        ]
+        files += [path for name in (RECORD, EVALUATION) for path in results.glob(f"{cell}/{FOLDER}/*/{name}")]
     found = []
     for path in sorted(files):
         try:
-            records.read(path) if path.name == CURVE else storage.read_json(path)
-        except (DamagedError, json.JSONDecodeError, UnicodeDecodeError):
+            storage.read_json(path)
+        except DamagedError:
             found.append(f"{path.relative_to(results)} is damaged")
         except OSError as error:
             found.append(f"{path.relative_to(results)} cannot be read ({error.strerror})")

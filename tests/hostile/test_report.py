@@ -115,10 +115,6 @@ JOURNALS = {
     "empty": (content(b""), "is cut off"),
     "a folder": (folder_instead, "cannot be read"),
     "a line of text": (line("nonsense"), "is damaged in line"),
-    "another number of samples": (
-        line('{"dropped": [1], "loss": 1.0, "samples": [1.0], "seconds": 0}'),
-        "different numbers of samples",
-    ),
 }
 
 
@@ -132,17 +128,6 @@ def test_a_damaged_journal_is_named_and_the_others_are_read(case: str, results: 
     assert said.startswith(f"{path.parent.name}/trace.jsonl ")
     assert words in said
     assert sum(bool(scores) for scores in read.traces.values()) >= 2
-
-
-@pytest.mark.slow
-def test_a_journal_with_a_short_score_is_drawn_without_it(results: Path) -> None:
-    damage, _ = JOURNALS["another number of samples"]
-    path = cell_of(results) / "trace.jsonl"
-    before = journals(results, done(load(results, "small"))).lines
-    damage(path)
-    assert journals(results, done(load(results, "small"))).lines == before
-    text = page.write(AskedStudy(results, "small"), results / "figures").read_text(encoding="utf-8")
-    assert "different numbers of samples" in text
 
 
 def test_a_figure_draws_the_rest_names_the_file_and_fails(

@@ -130,7 +130,7 @@ def test_damaged_files_that_figures_read_are_named_and_left_out(tmp_path: Path) 
         (tmp_path / name).write_text(json.dumps(content) + "\n", encoding="utf-8")
     healing = f"{CELL}/healed/h"
     assert damaged(tmp_path, [CELL]) == []
-    torn = sorted([TERMS, f"{healing}/heal.json", f"{healing}/heal.jsonl", "routing/r/routing.json"])
+    torn = sorted([TERMS, f"{healing}/heal.json", "routing/r/routing.json"])
     for name in torn:
         (tmp_path / name).write_text('{"cells": [1, \n', encoding="utf-8")
     assert damaged(tmp_path, [CELL]) == [f"{name} is damaged" for name in torn]
