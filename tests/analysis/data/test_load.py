@@ -58,6 +58,9 @@ def hub(path: str) -> dict[str, Any]:
         ({"text": PYDOC, "items": ITEMS}, "pydoc + commonsense"),
         ({"text": {"first": PYDOC, "second": hub("allenai/c4")}, "items": ITEMS}, "pydoc + c4 + commonsense"),
         (PYDOC, "pydoc"),
+        (PYDOC | {"source": "file", "path": "/data/a/wiki.txt"}, "wiki"),
+        ({"text": PYDOC, "items": {"source": "file", "path": "own.jsonl"}}, "pydoc + own"),
+        ({"source": "commonsense170k", "path": "zwhe99/commonsense_170k"}, "commonsense170k"),
     ],
 )
 def test_data_of_several_parts_are_named_by_their_parts(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from itertools import combinations
 from pathlib import Path
@@ -259,41 +258,7 @@ def test_where_no_metric_is_common_the_mean_is_over_all(results: Path) -> None:
     assert choose(frame, "ppl").names == ("ppl/c4", "ppl/wikitext2")
 
 
-def test_calibration_data_have_short_names_or_paths_if_short_names_are_equal(tmp_path: Path) -> None:
-    keys = write(tmp_path, Study(**(ONE.__dict__ | {"seeds": (0, 1, 2, 3), "cells": []})))
-
-    def recalibrate(key: str, drawn: dict[str, object]) -> None:
-        path = tmp_path / key / "result.json"
-        record = json.loads(path.read_text(encoding="utf-8"))
-        record["config"]["calibration"] = drawn | {"samples": 16, "seed": 0}
-        path.write_text(json.dumps(record), encoding="utf-8")
-
-    given = [
-        {"source": "file", "path": "/data/a/wiki.txt"},
-        {"source": "hub", "path": "allenai/c4", "name": "en"},
-        {"text": {"source": "pydoc"}, "items": {"source": "file", "path": "own.jsonl"}},
-        {"source": "commonsense170k", "path": "zwhe99/commonsense_170k"},
-    ]
-    for key, drawn in zip(keys, given, strict=True):
-        recalibrate(key, drawn)
-    assert list(load(tmp_path, "small")["calibration"]) == ["wiki", "c4", "pydoc + own", "commonsense170k"]
-    recalibrate(keys[1], {"source": "file", "path": "/data/b/wiki.txt"})
-    loaded = load(tmp_path, "small")
-    assert list(loaded["calibration"][:2]) == ["/data/a/wiki.txt", "/data/b/wiki.txt"]
-    assert "path" not in loaded
-
-
 # Comparable draws, and ranks.
-
-
-def test_searches_are_compared_on_the_draws_that_all_have() -> None:
-    common = {"objective": "o", "calibration": "t", "samples": 1, "length": 1}
-    drawn = ((0, "a", 1.0), (0, "b", 1.0), (1, "a", 9.0))
-    rows = [common | {"draw": d, "algo": a, "dropped": (d,), "x": x} for d, a, x in drawn]
-    means = means_module.means(pd.DataFrame(rows), ["x"])
-    assert list(means["x"]) == [1.0, 1.0]
-    assert set(means["draws_note"]) == {"1 of 2 draws"}
-    assert means["masks"].nunique() == 1
 
 
 def test_an_exhaustive_search_in_some_settings_takes_no_setting_from_the_others() -> None:

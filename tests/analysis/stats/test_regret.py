@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,10 +11,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis.data.archive import folder
-from analysis.data.study import AskedStudy
 from analysis.stats import regret
-from analysis.stats.regret import EXACT, additive, exact_by_construction, gains, mean_gain
+from analysis.stats.regret import additive, exact_by_construction, gains, mean_gain
 from tests.helpers.analysis_grid import frame
 from tests.helpers.traces import BUDGET, score
 
@@ -102,28 +99,6 @@ def test_losses_that_add_up_make_one_shot_exact() -> None:
     cells = pd.DataFrame({"cell": ["a", "b"], "objective": ["sum", "other"]})
     traces = {"a": [*singles, score([1, 2], [4.0])], "b": [*singles, score([1, 2], [9.0])]}
     assert exact_by_construction(cells, traces) == {"sum"}
-
-
-ARCHIVES = Path(__file__).parents[3] / "analysis"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["study", "small", "study_healing"])
-def test_additive_losses_are_recognised_in_the_archived_studies(name: str) -> None:
-    study = AskedStudy(folder(ARCHIVES / f"{name}/{name}.tar.xz"), name)
-    cells = study.frame[study.frame["status"] == "done"]
-    errors: dict[str, list[float]] = {}
-    for cell, objective in zip(cells["cell"], cells["objective"], strict=True):
-        losses = {tuple(line["dropped"]): line["loss"] for line in study.traces[cell]}
-        rises = {mask: loss - losses[()] for mask, loss in losses.items()}
-        larger = [mask for mask in rises if len(mask) > 1 and all((unit,) in rises for unit in mask)]
-        if larger:
-            off = max(abs(rises[mask] - sum(rises[unit,] for unit in mask)) for mask in larger)
-            errors.setdefault(objective, []).append(off / max(abs(rises[mask]) for mask in larger))
-    others = [error for objective, of in errors.items() if objective != "block_influence" for error in of]
-    assert max(errors["block_influence"]) < EXACT / 2
-    assert min(others) > 3 * EXACT, "no cell alone would be taken for one that adds up"
-    assert exact_by_construction(cells, study.traces) == {"block_influence"}
 
 
 # -- gains over one-shot -----------------------------------------------------------------------------------------
