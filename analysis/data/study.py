@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -248,23 +247,12 @@ def _tokens(cells: pd.DataFrame) -> pd.Series[int]:
     return pd.Series(tokens, cells.index, dtype=int)
 
 
-# The files beside the results that figures also read: terms of measurements, healings, routing between sets.
-
-ROUTING = "routing/*/routing.json"
-
-
-def read_routing(results: Path, cells: set[str]) -> list[dict[str, Any]]:
-    """The records of routing whose cells are all among `cells`, in the order of their folders; no damaged ones."""
-    found = []
-    for path in sorted(results.glob(ROUTING)):
-        with suppress(DamagedError):  # the command names the file at its end
-            found.append(storage.read_json(path))
-    return [record for record in found if {*record["cells"].values()} <= cells]
+# The files beside the results that figures also read: terms of measurements, and healings.
 
 
 def damaged(results: Path, cells: Iterable[str]) -> list[str]:
-    """A text for each file beside the cells' results that cannot be read: of healings, measurements and routing."""
-    files = [*results.glob(ROUTING), *results.glob(f"evaluation/*/*.{TERMS}")]
+    """A text for each file beside the cells' results that cannot be read: of healings and of measurements."""
+    files = [*results.glob(f"evaluation/*/*.{TERMS}")]
     for cell in cells:
         files += [path for name in (RECORD, EVALUATION) for path in results.glob(f"{cell}/{FOLDER}/*/{name}")]
     found = []

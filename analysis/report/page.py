@@ -96,7 +96,6 @@ SECTIONS: dict[str, Sequence[str]] = {
     "relative": ("objectives", "searches", "states"),
     "searches": ("search",),
     "certainty": ("stability",),
-    "routing": (),
     "variance": ("shares",),
     "paper": (),
 }

@@ -19,7 +19,7 @@ from pruning.core.records import Result, read_result
 
 from ..data.archive import NothingToRead
 from ..data.load import WORDS, Metric, done, measured, names
-from ..data.study import AskedStudy, by_state, read_routing
+from ..data.study import AskedStudy, by_state
 from ..figures import fig5_variance_shares, fig8_stability
 from ..figures.fig5_variance_shares import NO_SHARE, ratio_text
 from ..figures.style import counted, number, signed
@@ -122,11 +122,6 @@ class StudyData:
     def stability(self) -> pd.DataFrame:
         """For each finished cell, how often other samples would give another mask."""
         return fig8_stability.stability_of(self.asked)[0]
-
-    @cached_property
-    def routing(self) -> list[dict[str, Any]]:
-        """The records of routing between sets for tasks, if the study has any."""
-        return read_routing(self.asked.results, set(map(str, self.frame["cell"])))
 
     @cached_property
     def by_construction(self) -> frozenset[str]:

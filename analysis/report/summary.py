@@ -5,9 +5,8 @@ A sentence claims no more than its interval or test shows. If there is no interv
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -123,18 +122,6 @@ def compared(m: StudyData) -> bool:
     return len(m.relative.objectives) + len(m.relative.searches) > 0
 
 
-def routing(m: StudyData) -> list[str]:
-    """What routing gains in each group of cells, and whether the oracle's gain is more than chance."""
-    return say("routing", records=[(routed(record), record) for record in m.routing])
-
-
-def routed(record: Mapping[str, Any]) -> str:
-    """The cells of a record of routing in a few words."""
-    size = f"k={record['k']}" if record["ratio"] is None else f"{record['ratio']:g}"
-    unit = "" if record["unit"] == "block" else f" {record['unit']}"
-    return f"{record['model']} {record['objective']} {record['algo']} {size}{unit}"
-
-
 def variance(m: StudyData) -> list[str]:
     """For each outcome, the shares of calibration and search, over the cells that verdicts are about."""
     outcomes = [
@@ -180,7 +167,6 @@ PARTS: dict[str, tuple[str, Callable[[StudyData], list[str]], Callable[[StudyDat
     "relative": ("Held-out perplexity of objectives and searches relative to others", lambda _: [], compared),
     "searches": ("Comparison of searches", searches, lambda _: True),
     "certainty": ("How certain a mask is", certainty, lambda _: True),
-    "routing": ("Sets for tasks", routing, lambda m: bool(m.routing)),
     "variance": ("Calibration against search", variance, lambda _: True),
     "paper": ("The paper's statements", claims, lambda _: True),
 }

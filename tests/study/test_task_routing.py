@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from analysis.data.study import AskedStudy
-from analysis.report.page import write
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
 from pruning.core.storage import read_json
@@ -75,9 +73,6 @@ def test_a_folder_of_tasks_gives_sets_a_cross_table_and_a_router(
     assert "calibration items under" not in other.err, "another router needs no new scores"
     assert record_of(other)[1]["router"]["settings"]["target"] == "margin"
     check_command(folder, record, ended.results, monkeypatch, capfd)
-    page = write(AskedStudy(ended.results, "tasks"), tmp_path / "figures").read_text(encoding="utf-8")
-    assert "Sets for tasks" in page
-    assert "against the best static set, in points: the router" in page
 
 
 def check_command(
