@@ -15,7 +15,7 @@ from ..data.archive import NothingToRead
 from ..figures.fig5_variance_shares import MASKS, is_accuracy
 from ..stats.components import Shares
 from ..stats.estimands import SEARCH
-from ..stats.regret import mean_gain
+from ..stats.means import CellDraws, over_draws
 from .study_data import StudyData, say, tried
 
 HOLDS, FAILS, OPEN = "holds here", "does not hold here", "inconclusive"
@@ -99,7 +99,7 @@ def _one_shot(m: StudyData) -> Judgement:
     for objective, problems in m.gains.groupby("objective"):
         mean = None  # no share: pruning can lower this loss
         if not problems["relative"].isna().any():
-            mean = mean_gain(problems)
+            mean = over_draws(problems["relative"], CellDraws.of(problems))
             verdicts.append(OPEN if math.isnan(mean.low) else judged(-mean.high, -mean.low, -MARGINAL))
         rows.append((objective, mean, int((problems["low"] > 0).sum()), len(problems)))
     return {"verdict": _together(verdicts) if verdicts else OPEN, "objectives": rows}

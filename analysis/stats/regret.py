@@ -10,8 +10,7 @@ import numpy as np
 import pandas as pd
 
 from .crossed import Trace, complete_scores, seconds
-from .grid import DRAW, SETTING, STRATUM, bare, budgets, groups, labels, n_open
-from .means import DATA, CellDraws, DrawMean, over_draws
+from .grid import SETTING, STRATUM, bare, budgets, groups, n_open
 from .same_samples import Removed, paired, sample_losses
 
 # Cells with equal values in these columns minimise the same loss.
@@ -117,12 +116,11 @@ def gains(cells: pd.DataFrame, traces: Mapping[str, Trace]) -> pd.DataFrame:
     """One row per problem that one-shot solved: the gain of the best known mask, with its 95 percent interval.
 
     The gain is the mean paired difference of losses. `relative` is the gain divided by the rise of one-shot's loss
-    above the dense model's, NaN if one-shot's mask lowers the loss. `drawn` numbers the draw, the data and its
-    source. Problems whose losses are not plain means over samples, or that one search alone has scored, are left out.
+    above the dense model's, NaN if one-shot's mask lowers the loss. Problems whose losses are not plain means over
+    samples, or that one search alone has scored, are left out.
     """
-    rows = []
-    numbers = list(zip(*(labels(cells, columns) for columns in (DRAW, DATA, ["calibration"])), strict=True))
-    for _, problem in groups(cells.assign(drawn=pd.Series(numbers, cells.index)), PROBLEM):
+    rows, where = [], [*STRATUM, *SETTING]
+    for _, problem in groups(cells, PROBLEM):
         own = problem[problem["algo"] == BASE]
         if own.empty or problem["algo"].nunique() < 2:
             continue
@@ -131,17 +129,8 @@ def gains(cells: pd.DataFrame, traces: Mapping[str, Trace]) -> pd.DataFrame:
             best = min(known.values(), key=lambda losses: float(losses.mean()))
             found, damage = paired(known[mask], best), float(row["loss"] - row["dense_loss"])
             relative = found.mean / damage if damage > 0 else float("nan")
-            where = row[["model", "k", "objective", "drawn"]]
-            rows.append([*where, found.mean, found.low, found.high, relative])
-    columns = ["model", "k", "objective", "drawn", "gain", "low", "high", "relative"]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def mean_gain(problems: pd.DataFrame) -> DrawMean:
-    """The mean of `relative` over problems, with its interval over draws. Problems can share a draw."""
-    known = problems.dropna(subset="relative")
-    numbers = np.array(known["drawn"].to_list(), dtype=np.int64).reshape(-1, 3)
-    return over_draws(known["relative"], CellDraws(*numbers.T))
+            rows.append([*row[where], found.mean, found.low, found.high, relative])
+    return pd.DataFrame(rows, columns=[*where, "gain", "low", "high", "relative"])
 
 
 # What each search would cost alone, whichever cell computed the scores that it asked for.

@@ -12,7 +12,7 @@ import pytest
 from scipy import stats
 
 from analysis.stats import regret
-from analysis.stats.regret import additive, exact_by_construction, gains, mean_gain
+from analysis.stats.regret import additive, exact_by_construction, gains
 from tests.helpers.analysis_grid import frame
 from tests.helpers.traces import BUDGET, score
 
@@ -127,17 +127,6 @@ def test_gains_are_paired_on_the_same_samples() -> None:
         assert (row.low, row.high) == pytest.approx((interval.low, interval.high))
         assert row.low > 0, "clear, although a loss has a standard error of 0.2"
         assert row.relative == pytest.approx((first - second).mean() / (first.mean() - 1.0))
-
-
-def test_a_gain_over_draws_is_that_of_their_means() -> None:
-    drawn = [(n, 0, 0) for n in (0, 0, 1, 1, 2, 2)]
-    problems = pd.DataFrame({"drawn": drawn, "relative": [0.1, 0.3, 0.3, 0.5, 0.5, 0.7]})
-    found = mean_gain(problems)
-    expected = stats.ttest_1samp([0.2, 0.4, 0.6], 0).confidence_interval(0.95)
-    assert (found.mean, found.low, found.high) == pytest.approx((0.4, expected.low, expected.high))
-    assert np.isnan(mean_gain(problems.iloc[:2]).low)
-    apart = problems.assign(drawn=[(n, n, n) for n, *_ in drawn])
-    assert np.isnan(mean_gain(apart).low), "each of the data was drawn once"
 
 
 # -- what a search costs alone does not depend on which cell computed a score that several asked for -------------
