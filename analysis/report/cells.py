@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +23,6 @@ from pruning.core.records import (
     DoneResult,
     Kind,
     MarginsRecord,
-    Result,
     error_of,
     leaves,
     metrics_among,
@@ -247,16 +247,11 @@ def continuations(results: Path, record: DoneResult) -> ContinuationTable | None
 LEFT_OUT = ("paths.", "tracker", "launcher", "study")
 
 
-@dataclass(frozen=True)
-class ShownSetting:
-    """A key of the configuration or the environment, its values, and the number of cells with each value."""
-
-    name: str
-    values: list[tuple[str, int]]
+Counts = dict[str, Counter[str]]  # for each setting, the number of cells with each of its values
 
 
-def settings(m: StudyData) -> tuple[list[ShownSetting], list[ShownSetting]]:
-    """Settings that vary, and settings that all cells share. Both lists are in the order of the configuration.
+def settings(m: StudyData) -> tuple[Counts, Counts]:
+    """Settings that vary, and settings that all cells share, both in the order of the configuration.
 
     A setting that only some cells have (say, an option of one search) counts as shared if its value never varies.
     """
@@ -269,26 +264,20 @@ def settings(m: StudyData) -> tuple[list[ShownSetting], list[ShownSetting]]:
         }
         for record in m.records.values()
     )
-    return [s for s in every if len(s.values) > 1], [s for s in every if len(s.values) == 1]
+    varied = {name: values for name, values in every.items() if len(values) > 1}
+    return varied, {name: values for name, values in every.items() if name not in varied}
 
 
-def environments(m: StudyData) -> list[ShownSetting]:
+def environments(m: StudyData) -> Counts:
     """Commit, device and package versions of the cells."""
-    return _counted(map(_environment, m.records.values()))
+    every: list[Any] = [record["environment"] for record in m.records.values()]
+    names = ("commit", "device", "cpus")
+    return _counted({name: one[name] for name in names if name in one} | one["packages"] for one in every)
 
 
-def _environment(record: Result) -> dict[str, Any]:
-    given: Any = record["environment"]
-    known = {name: given[name] for name in ("commit", "device", "cpus") if name in given}
-    return {**known, **given["packages"]}
-
-
-def _counted(cells: Iterable[dict[str, Any]]) -> list[ShownSetting]:
-    """Each key that some cell has, with its distinct values."""
-    values: dict[str, dict[str, int]] = {}
+def _counted(cells: Iterable[dict[str, Any]]) -> Counts:
+    values: Counts = {}
     for cell in cells:
         for name, value in cell.items():
-            shown = "none" if value is None else str(value)
-            counts = values.setdefault(name, {})
-            counts[shown] = counts.get(shown, 0) + 1
-    return [ShownSetting(name, list(counts.items())) for name, counts in values.items()]
+            values.setdefault(name, Counter())["none" if value is None else str(value)] += 1
+    return values
