@@ -21,9 +21,8 @@ from analysis.stats import mask_overlap
 from analysis.stats.grid import strata_of
 from analysis.stats.regret import PROBLEM
 from pruning.core.mask import Mask
-from tests.helpers import analysis_grid, sublayer_grid
-from tests.helpers.analysis_grid import ONE, Study, write
-from tests.helpers.sublayer_grid import SublayerStudy
+from tests.helpers import analysis_grid
+from tests.helpers.analysis_grid import ONE, SUBLAYERS, Study, write
 
 
 def changed(path: Path, *where: str, to: Any) -> None:
@@ -98,7 +97,7 @@ def test_models_of_one_name_with_other_weights_are_not_pooled(
 
 # -- units, budgets and compensations --------------------------------------------------------------------------
 
-FEW = SublayerStudy(algos=("one_shot", "greedy"), seeds=(0,))
+FEW = replace(SUBLAYERS, algos=("one_shot", "greedy"), seeds=(0,))
 BLOCKS = analysis_grid.Study(
     models=("smollm2",), ratios=(0.1,), objectives=("perplexity",), algos=("one_shot", "greedy"), seeds=(0,),
     lost=0, broken=0,
@@ -111,7 +110,7 @@ def listed(results: Path, keys: list[str]) -> None:
 
 
 def test_the_frame_holds_units_and_what_was_removed(tmp_path: Path) -> None:
-    keys = sublayer_grid.write(tmp_path, FEW)
+    keys = analysis_grid.write(tmp_path, FEW)
     frame = load(tmp_path).set_index("cell")
     for key in keys:
         result = json.loads((tmp_path / key / "result.json").read_text())
@@ -125,10 +124,10 @@ def test_the_frame_holds_units_and_what_was_removed(tmp_path: Path) -> None:
 
 def test_cells_of_different_units_are_never_compared(tmp_path: Path) -> None:
     analysis_grid.write(tmp_path, BLOCKS)
-    sublayer_grid.write(tmp_path, FEW)
-    sublayer_grid.write(tmp_path, SublayerStudy(units=("sublayer",), ratios=(), ks=(3,), seeds=(0,)))
-    timed = SublayerStudy(units=("block", "sublayer"), budget="latency", costs=(2, 3), seeds=(0,))
-    sublayer_grid.write(tmp_path, timed)
+    analysis_grid.write(tmp_path, FEW)
+    analysis_grid.write(tmp_path, replace(SUBLAYERS, units=("sublayer",), ratios=(), ks=(3,), seeds=(0,)))
+    timed = replace(SUBLAYERS, units=("block", "sublayer"), budget="latency", costs=(2, 3), seeds=(0,))
+    analysis_grid.write(tmp_path, timed)
     frame = load(tmp_path)
     kinds = ["", " (attention)", " (latency)", " (sublayer)", " (sublayer, counted)", " (sublayer, latency)"]
     assert strata_of(frame) == [(f"smollm2{kind}", 3) for kind in kinds]
@@ -143,19 +142,22 @@ def test_cells_of_different_units_are_never_compared(tmp_path: Path) -> None:
 
 
 def test_budgets_of_one_size_that_differ_are_kept_apart(tmp_path: Path) -> None:
-    sublayer_grid.write(tmp_path, SublayerStudy(units=("sublayer",), ratios=(0.1, 0.11, 0.2), seeds=(0,)))
+    analysis_grid.write(
+        tmp_path, replace(SUBLAYERS, units=("sublayer",), ratios=(0.1, 0.11, 0.2), seeds=(0,))
+    )
     labels = {"smollm2 (sublayer, 10 %)", "smollm2 (sublayer, 11 %)", "smollm2 (sublayer)"}
     assert set(load(tmp_path)["model"]) == labels
 
 
 def test_a_filter_takes_models_and_units_by_their_plain_names(tmp_path: Path) -> None:
-    sublayer_grid.write(tmp_path, FEW)
+    analysis_grid.write(tmp_path, FEW)
     assert len(load(tmp_path, only={"model": ["smollm2"]})) == 4
     assert set(load(tmp_path, only={"unit": ["attention"]})["model"]) == {"smollm2 (attention)"}
 
 
 def test_a_missing_cell_has_the_unit_of_the_models_other_cells(tmp_path: Path) -> None:
-    keys = sublayer_grid.write(tmp_path, SublayerStudy(units=("sublayer",), seeds=(0,), lost=1))
+    keys = analysis_grid.write(tmp_path, replace(SUBLAYERS, units=("sublayer",), seeds=(0,)))
+    (tmp_path / keys[0] / "result.json").unlink()
     listed(tmp_path, keys)
     frame = load(tmp_path, "mine")
     assert list(frame["status"]) == ["missing", "done", "done"]
@@ -164,7 +166,8 @@ def test_a_missing_cell_has_the_unit_of_the_models_other_cells(tmp_path: Path) -
 
 
 def test_a_missing_cell_that_can_have_several_units_has_none(tmp_path: Path) -> None:
-    keys = sublayer_grid.write(tmp_path, SublayerStudy(seeds=(0,), lost=1))
+    keys = analysis_grid.write(tmp_path, replace(SUBLAYERS, seeds=(0,)))
+    (tmp_path / keys[0] / "result.json").unlink()
     listed(tmp_path, keys)
     models = load(tmp_path, "mine").set_index("cell")["model"]
     assert models[keys[0]] == "smollm2 (unknown unit)"  # by its ratio, it can be of either
@@ -184,7 +187,7 @@ def test_a_missing_cell_that_can_have_several_units_has_none(tmp_path: Path) -> 
 def test_a_result_whose_units_do_not_fit_is_damaged(
     where: tuple[str, ...], to: Any, reason: str, tmp_path: Path
 ) -> None:
-    keys = sublayer_grid.write(tmp_path, FEW)
+    keys = analysis_grid.write(tmp_path, FEW)
     changed(tmp_path / keys[0] / "result.json", *where, to=to)
     row = load(tmp_path).set_index("cell").loc[keys[0]]
     assert row["status"] == "damaged"

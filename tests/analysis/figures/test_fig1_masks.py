@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,8 @@ from matplotlib.figure import Figure
 from analysis.data.load import load
 from analysis.figures import fig1_masks, style
 from pruning.core.mask import Mask
-from tests.helpers import analysis_grid, sublayer_grid
-from tests.helpers.analysis_grid import frame
-from tests.helpers.sublayer_grid import SublayerStudy
+from tests.helpers import analysis_grid
+from tests.helpers.analysis_grid import SUBLAYERS, Study, frame
 
 
 def cells(draws: int, algos: int = 2) -> pd.DataFrame:
@@ -81,7 +81,7 @@ def test_a_page_has_room_for_a_large_study() -> None:
 
 # Sub-layers.
 
-ONE = SublayerStudy(units=("sublayer",), algos=("greedy",), seeds=(0,))
+ONE = replace(SUBLAYERS, units=("sublayer",), algos=("greedy",), seeds=(0,))
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
         algos=("one_shot", "greedy"), seeds=(0, 1), lost=0, broken=0,
     )  # fmt: skip
     analysis_grid.write(folder, blocks)
-    sublayer_grid.write(folder, SublayerStudy())
+    analysis_grid.write(folder, SUBLAYERS)
     return folder
 
 
@@ -112,12 +112,12 @@ def test_the_csv_has_the_short_notation_and_no_mask_of_a_missing_cell(results: P
     ("study", "labels"),
     [
         (ONE, ["0", "4", "8"]),
-        (SublayerStudy(units=("mlp",), algos=("greedy",), seeds=(0,)), ["0", "4", "8"]),
-        (SublayerStudy(**(ONE.__dict__ | {"models": ("deep",)})), ["0", "8", "16"]),
+        (replace(SUBLAYERS, units=("mlp",), algos=("greedy",), seeds=(0,)), ["0", "4", "8"]),
+        (replace(ONE, models=("deep",)), ["0", "8", "16"]),
     ],
 )
-def test_attention_is_drawn_above_the_mlps(study: SublayerStudy, labels: list[str], tmp_path: Path) -> None:
-    sublayer_grid.write(tmp_path, study)
+def test_attention_is_drawn_above_the_mlps(study: Study, labels: list[str], tmp_path: Path) -> None:
+    analysis_grid.write(tmp_path, study)
     found = load(tmp_path)
     axes = fig1_masks.draw(found).axes[0]
     (mesh,) = [mesh for mesh in axes.collections if isinstance(mesh, QuadMesh)]

@@ -18,9 +18,7 @@ from analysis.report.study_data import StudyData, listed, percents, reasons, say
 from analysis.stats.components import IntervalEstimate, Shares
 from analysis.stats.estimands import DRAWN, OBJECTIVE, SEARCH
 from analysis.stats.grid import compared
-from tests.helpers import sublayer_grid
-from tests.helpers.analysis_grid import ONE, SMALL, write
-from tests.helpers.sublayer_grid import SublayerStudy
+from tests.helpers.analysis_grid import ONE, SMALL, SUBLAYERS, write
 
 GOLDEN = Path(__file__).parent / "golden"
 NOT = float("nan")
@@ -49,7 +47,7 @@ def unmeasured(folder: Path) -> str | None:
 
 
 def sublayers(folder: Path) -> str | None:
-    sublayer_grid.write(folder, SublayerStudy(units=("sublayer",), algos=("one_shot", "greedy"), seeds=(0,)))
+    write(folder, replace(SUBLAYERS, units=("sublayer",), algos=("one_shot", "greedy"), seeds=(0,)))
     return None
 
 
