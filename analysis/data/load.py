@@ -6,7 +6,7 @@ import argparse
 import logging
 import re
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -70,7 +70,8 @@ def load(results: Path, study: str | None = None, only: Only = MappingProxyType(
     except ValueError as error:
         raise NothingToRead(f"--only: {error}.") from error
     if not (frame["status"] == "done").any():
-        raise NothingToRead(f"no finished cell of {'; '.join(words(only))} in {results}.")
+        asked = " and ".join(f"{name}={','.join(kept)}" for name, kept in only.items())
+        raise NothingToRead(f"no finished cell in {results} has {asked}: choose other values of --only.")
     return _labelled(on_same_data(frame))
 
 
@@ -360,14 +361,6 @@ def filter_column(text: str) -> tuple[str, list[str]]:
     return name, kept
 
 
-def merged(filters: Iterable[tuple[str, Sequence[str]]]) -> dict[str, list[str]]:
-    """The filters of a command. Values that are given for one column several times are put together."""
-    only: dict[str, list[str]] = {}
-    for name, kept in filters:
-        only[name] = [*dict.fromkeys([*only.get(name, ()), *kept])]
-    return only
-
-
 def _select(frame: pd.DataFrame, only: Only) -> pd.DataFrame:
     """The cells with one of the listed values in each column of `only`.
 
@@ -387,16 +380,6 @@ def _select(frame: pd.DataFrame, only: Only) -> pd.DataFrame:
         unknown_yet = values.isna() & (frame["status"] != "done")
         frame = frame[values.isin(kept) | unknown_yet].reset_index(drop=True)
     return frame
-
-
-def words(only: Only) -> list[str]:
-    """The filters as words for titles: `only objective perplexity, margin`."""
-    return [f"only {name} {', '.join(kept)}" for name, kept in only.items()]
-
-
-def subfolder(only: Only) -> str:
-    """A subfolder for the figures of selected cells, so that those of all cells stay; empty without a filter."""
-    return "__".join(f"{name}={','.join(kept)}" for name, kept in only.items())
 
 
 # Choose the metric that a figure shows: one metric by name, or the mean over the metrics of a kind.

@@ -23,7 +23,7 @@ from pruning.core.scoring import TraceEntry, TraceLine, read_trace
 from ..stats.grid import NO_COMPENSATION, bare, column, uncompensated
 from ..stats.healed import PRUNED, comparable
 from .archive import NothingToRead
-from .load import OTHER, Metric, Only, done, load, words
+from .load import OTHER, Metric, Only, done, load
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +103,8 @@ def describe(frame: pd.DataFrame, study: str | None, only: Only = MappingProxyTy
     }
     usual = {"unit": {"block"}, "compensation": {NO_COMPENSATION}}
     shown = {n: values for n, values in named.items() if n not in only and set(values) != usual.get(n)}
-    parts = [f"study {study or 'all'}", *words(only), *(_listed(*each) for each in shown.items())]
+    filters = (f"only {name} {', '.join(kept)}" for name, kept in only.items())
+    parts = [f"study {study or 'all'}", *filters, *(_listed(*each) for each in shown.items())]
     if lacking := len(frame) - len(finished):
         names = "missing, failed or damaged" if (frame["status"] == "damaged").any() else "missing or failed"
         parts.append(f"{lacking} of {len(frame)} cells {names}")

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from pruning.core.storage import write_bytes, write_text
 
 from ..data.archive import NothingToRead, folder, is_archive
-from ..data.load import filter_column, merged, subfolder
+from ..data.load import filter_column
 from ..data.study import AskedStudy
 from .style import use_style
 
@@ -136,9 +136,13 @@ def _expanded(text: str) -> Path:
 def parsed(parser: argparse.ArgumentParser) -> Namespace:
     """The arguments of a command. Also sets the style of the figures, and the form of the log."""
     given = parser.parse_args()
-    given.only = merged(given.only)
-    home = Path() if is_archive(given.results) else given.results
-    given.out = given.out or home / "figures" / subfolder(given.only)
+    only: dict[str, list[str]] = {}
+    for name, kept in given.only:
+        only[name] = [*dict.fromkeys([*only.get(name, ()), *kept])]
+    given.only, home = only, Path() if is_archive(given.results) else given.results
+    # A folder of their own for the figures of selected cells, so that those of all cells stay.
+    chosen = "__".join(f"{name}={','.join(kept)}" for name, kept in only.items())
+    given.out = given.out or home / "figures" / chosen
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger(__name__.partition(".figures")[0]).setLevel(logging.INFO)
     use_style()

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from analysis.data.archive import NothingToRead
-from analysis.data.load import choose, done, filter_column, load, merged, of_windows, on_same_data
+from analysis.data.load import choose, done, load, of_windows, on_same_data
 from analysis.data.study import AskedStudy, describe, journals
 from analysis.report import summary
 from analysis.report.study_data import StudyData
@@ -32,11 +32,6 @@ def changed(path: Path, *where: str, to: Any) -> None:
         part = part[name]
     part[where[-1]] = to
     path.write_text(json.dumps(record))
-
-
-def test_values_that_are_given_for_one_column_several_times_are_put_together() -> None:
-    given = ["objective=perplexity", "k=3", "objective=margin,perplexity"]
-    assert merged(map(filter_column, given)) == {"objective": ["perplexity", "margin"], "k": ["3"]}
 
 
 # -- names -------------------------------------------------------------------------------------------------------

@@ -156,7 +156,16 @@ def test_the_same_results_give_the_same_bytes(results: Path, monkeypatch: pytest
 
 
 def test_figures_of_a_part_go_to_a_subfolder(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    part = ("--study", "small", "--only", "objective=margin", "--only", "algo=greedy,genetic")
+    part = (
+        "--study",
+        "small",
+        "--only",
+        "objective=margin",
+        "--only",
+        "algo=greedy",
+        "--only",
+        "algo=genetic",
+    )
     draw("fig1_masks", results, monkeypatch, *part)
     folder = results / "figures" / "objective=margin__algo=greedy,genetic"
     drawn = pd.read_csv(folder / "fig1_masks.csv")
