@@ -57,7 +57,7 @@ def title(axes: Axes) -> str:
 
 
 def note(figure: Figure) -> str:
-    return figure.get_supxlabel().replace("\n", "; ")
+    return figure.get_supxlabel().replace("\n", " ")
 
 
 def points(axes: Axes) -> list[tuple[float, float]]:
