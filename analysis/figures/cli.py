@@ -42,8 +42,8 @@ class StudyFigure:
     """A figure or table of a study; calling it runs its command.
 
     `build` gets the study and the options of the command. With a `caption`, the figure is in the report's `section`
-    (an id in `report/page.py`), if the study is `asked` about it. `metrics` adds the options `--perplexity NAME` and
-    `--accuracy NAME`, and `cost` adds `--cost` with these choices.
+    (a part of `report/summary.py`), if the study is `asked` about it. `metrics` adds the options `--perplexity` and
+    `--accuracy`, and `cost` adds `--cost` with these choices.
     """
 
     name: str

@@ -84,46 +84,19 @@ def _inlined(name: str) -> Markup:
     return Markup((study_data.TEMPLATES / name).read_text(encoding="utf-8"))
 
 
-# The sections of the page: sentences, the figures that show the same numbers, and their tables.
-
-LEAD = 3  # sentences that are always shown; if there are more, they can be opened
-
-# For each section, which has the name of its part of the summary: its tables. The tables of several models share a
-# name; a hyphen and a number follow it. Figures name their sections.
-SECTIONS: dict[str, Sequence[str]] = {
-    "masks": ("worst",),
-    "costs": ("crossed", "perplexity", "accuracy"),
-    "relative": ("objectives", "searches", "states"),
-    "searches": ("search",),
-    "certainty": ("stability",),
-    "variance": ("shares",),
-    "paper": (),
-}
-JUDGED = ("masks", "variance")  # over the cells that verdicts are about
-
-
-@dataclass(frozen=True)
-class ReportSection:
-    """One section. `lead` are the first sentences, `more` the others."""
-
-    anchor: str
-    part: Part
-    lead: Sequence[str]
-    more: Sequence[str]
-    figures: Sequence[ReportFigure]
-    tables: Sequence[ReportTable]
+JUDGED = ("masks", "variance")  # sections over the cells that verdicts are about
 
 
 def sections(
     parts: dict[str, Part], drawn: Sequence[ReportFigure], tables: Sequence[ReportTable]
-) -> Iterator[ReportSection]:
-    """The sections that the study has something for, in the order of the page."""
-    for name, of in SECTIONS.items():
-        if name in parts:
-            own = [figure for figure in drawn if figure.entry.section == name and figure.address]
-            said, lead = parts[name].sentences, LEAD if own else None
-            named = [table for one in of for table in tables if table.name.partition("-")[0] == one]
-            yield ReportSection(name, parts[name], said[:lead], said[lead:] if lead else [], own, named)
+) -> Iterator[dict[str, Any]]:
+    """The sections: sentences, the figures that show the same numbers, and their tables."""
+    for name, part in parts.items():
+        if name != "run":  # it has a place of its own
+            figures = [figure for figure in drawn if figure.entry.section == name and figure.address]
+            # The tables of several models share a name; a hyphen and a number follow it.
+            own = [table for one in part.tables for table in tables if table.name.partition("-")[0] == one]
+            yield {"anchor": name, "part": part, "figures": figures, "tables": own}
 
 
 # The figures, embedded. If drawing fails, the page says why.

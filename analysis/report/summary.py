@@ -5,7 +5,7 @@ A sentence claims no more than its interval or test shows. If there is no interv
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,19 +22,20 @@ from .verdicts import claims, larger
 
 @dataclass(frozen=True)
 class Part:
-    """A heading and the sentences below it."""
+    """A heading, the sentences below it, and the names of their tables."""
 
     heading: str
     sentences: list[str]
+    tables: Sequence[str]
 
 
 def parts(m: StudyData) -> tuple[dict[str, Part], list[tuple[str, str]]]:
     """The parts of the summary by name, and the headings of those that the study lacks the numbers for, with why."""
     found, lacking = {}, []
-    for name, (heading, sentences, asked) in PARTS.items():
-        if asked(m):
+    for name, (heading, sentences, tables) in PARTS.items():
+        if name != "relative" or compared(m):
             try:
-                found[name] = Part(heading, sentences(m))
+                found[name] = Part(heading, sentences(m), tables)
             except NothingToRead as nothing:
                 lacking.append((heading.lower(), str(nothing).rstrip(".")))
     return found, lacking
@@ -159,14 +160,22 @@ def masks(m: StudyData) -> list[str]:
     return say("masks", strata=strata, units=noun(m.cells), left_out=m.left_out)
 
 
-# For each part: its heading, its sentences, and whether the study asks about it.
-PARTS: dict[str, tuple[str, Callable[[StudyData], list[str]], Callable[[StudyData], bool]]] = {
-    "run": ("What was run", ran, lambda _: True),
-    "masks": ("What moves a mask", masks, lambda _: True),
-    "costs": ("What pruning for one objective costs in other outcomes", costs, lambda _: True),
-    "relative": ("Held-out perplexity of objectives and searches relative to others", lambda _: [], compared),
-    "searches": ("Comparison of searches", searches, lambda _: True),
-    "certainty": ("How certain a mask is", certainty, lambda _: True),
-    "variance": ("Calibration against search", variance, lambda _: True),
-    "paper": ("The paper's statements", claims, lambda _: True),
+# For each part, in the order of the page: its heading, its sentences and its tables. Figures name their part.
+PARTS: dict[str, tuple[str, Callable[[StudyData], list[str]], Sequence[str]]] = {
+    "run": ("What was run", ran, ()),
+    "masks": ("What moves a mask", masks, ("worst",)),
+    "costs": (
+        "What pruning for one objective costs in other outcomes",
+        costs,
+        ("crossed", "perplexity", "accuracy"),
+    ),
+    "relative": (
+        "Held-out perplexity of objectives and searches relative to others",
+        lambda _: [],
+        ("objectives", "searches", "states"),
+    ),
+    "searches": ("Comparison of searches", searches, ("search",)),
+    "certainty": ("How certain a mask is", certainty, ("stability",)),
+    "variance": ("Calibration against search", variance, ("shares",)),
+    "paper": ("The paper's statements", claims, ()),
 }
