@@ -2,7 +2,6 @@
 # make ui      browse the runs in MLflow                   make check   lint, types, layers, size
 # make fig1    draw figure 1 again                         make track   rebuild the MLflow store from the files
 # make bench   time the engine against one forward pass per mask, and the whole command against a script; hours
-# make bench-growth   how costs grow with the cells and scores of a study
 # make small   the paper's question on two small models: hours on two CPU cores; skips finished cells, then draws
 # make paper   the paper's grid, three 8B models: needs GPUs and a hub account
 # make figures draw all figures and tables                  make paper-check   the paper's numbers from its tables
@@ -25,9 +24,9 @@ BIN := $(VENV)/bin
 RESULTS ?= results
 # If RESULTS has no results yet, make draws a study that comes with the code (`small` or `heal`), and `make small` or
 # `make heal-study` continues it.
-STUDY ?= $(if $(or $(findstring ://,$(RESULTS)),$(wildcard $(RESULTS)/studies/demo.json)),demo,small)
+STUDY ?= $(if $(wildcard $(RESULTS)/studies/demo.json),demo,small)
 packed = analysis/$(1)/$(1).tar.xz
-HAS_RESULTS := $(or $(findstring ://,$(RESULTS)),$(wildcard $(RESULTS)/studies/$(STUDY).json),$(if $(wildcard $(call packed,$(STUDY))),,none))
+HAS_RESULTS := $(or $(wildcard $(RESULTS)/studies/$(STUDY).json),$(if $(wildcard $(call packed,$(STUDY))),,none))
 OF_STUDY = $(if $(STUDY),--study $(STUDY))
 SHOWN := $(if $(HAS_RESULTS),$(RESULTS),$(call packed,$(STUDY)))
 export MLFLOW_DISABLE_TELEMETRY = true
@@ -35,7 +34,7 @@ export MLFLOW_DISABLE_TELEMETRY = true
 # Every file analysis/figures/figN_NAME.py is a figure.
 EVERY := $(foreach file,$(wildcard analysis/figures/fig*.py),$(firstword $(subst _, ,$(notdir $(file))))) table1 table2 table3
 
-.PHONY: demo small study paper heal-study test test-slow test-slurm test-gguf soak ui bench bench-growth gpu-check serve-check check lint types house figures $(EVERY) report paper-check track pictures describe tour constraints clean
+.PHONY: demo small study paper heal-study test test-slow test-slurm test-gguf soak ui bench gpu-check serve-check check lint types house figures $(EVERY) report paper-check track pictures describe tour constraints clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
@@ -172,10 +171,6 @@ paper-check: $(VENV)/installed
 bench: $(VENV)/installed
 	$(BIN)/python -m benchmarks.run
 	$(BIN)/python -m benchmarks.whole
-
-# Both halves of a study: launching and storing, then figures and report.
-bench-growth: $(VENV)/installed
-	$(BIN)/python -m benchmarks.growth
 
 gpu-check: $(VENV)/installed
 	$(BIN)/python -m benchmarks.gpu_check $(FLAGS)

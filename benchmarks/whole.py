@@ -12,17 +12,20 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import resource
+import subprocess
 import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.command_cost import python
 from pruning.core import storage
 from pruning.core.records import read_done
 
-RESULTS = Path(__file__).parent / "whole.json"
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "whole.json"
 K, SAMPLES, LENGTH = 6, 8, 128
 CELL = [f"k={K}", "algo=greedy", f"calibration.samples={SAMPLES}", f"calibration.length={LENGTH}"]
 PUBLISHED = "as SLEB's published code does it"
@@ -41,9 +44,8 @@ def main() -> None:
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     python("-m", "pruning.cli", "fetch", "smollm2")
-    script = python("-m", "benchmarks.whole", "published", OMP_NUM_THREADS="1")
-    slowest = round(script.cpu, 1)
-    found = {PUBLISHED: (slowest, json.loads(script.printed.splitlines()[-1]))}
+    slowest, printed = python("-m", "benchmarks.whole", "published")
+    found = {PUBLISHED: (slowest, json.loads(printed.splitlines()[-1]))}
     found |= {way: command(settings) for way, settings in WAYS.items()}
     device, rows = device_name(), []
     for way, (seconds, ended) in found.items():
@@ -54,13 +56,30 @@ def main() -> None:
     storage.write_json(RESULTS, [*(other for other in old if other["device"] != device), *rows])
 
 
+def python(*words: str) -> tuple[float, str]:
+    """The CPU seconds of `python WORDS` on one thread, with its child processes, and what it printed."""
+    variables = {"PYTHONPATH": str(ROOT), "MLFLOW_DISABLE_TELEMETRY": "true", "OMP_NUM_THREADS": "1"}
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    ended = subprocess.run(
+        [sys.executable, *words],
+        env=os.environ | variables,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return round(seconds, 1), ended.stdout
+
+
 def command(settings: list[str]) -> tuple[float, dict[str, Any]]:
     """The CPU seconds of `launch.py` with an empty results folder, and the blocks that it removed with their loss."""
     with tempfile.TemporaryDirectory() as folder:
-        cost = python("launch.py", *settings, f"paths.results={folder}", OMP_NUM_THREADS="1")
+        seconds, _ = python("launch.py", *settings, f"paths.results={folder}")
         (cell,) = Path(folder).glob("*/result.json")
         done = read_done(cell.parent)
-        return round(cost.cpu, 1), {"mask": done["mask"]["dropped"], "loss": done["calibration"]["loss"]}
+        return seconds, {"mask": done["mask"]["dropped"], "loss": done["calibration"]["loss"]}
 
 
 def published() -> dict[str, Any]:

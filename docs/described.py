@@ -8,7 +8,6 @@ A table stands between two marks of a page. `PAGES` names what computes each of 
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from itertools import groupby
@@ -20,6 +19,7 @@ import pandas as pd
 
 from analysis.data.archive import folder
 from analysis.data.load import Metric, load
+from analysis.data.study import AskedStudy
 from analysis.figures.fig10_healing import Masks, healed
 from analysis.figures.fig10_healing import table as of_states
 from analysis.figures.style import DASH, number, ordered
@@ -27,12 +27,9 @@ from analysis.report.study_data import StudyData, percent, with_interval
 from analysis.report.verdicts import claims
 from analysis.stats.estimands import DRAWN, OBJECTIVE, SEARCH, Change, changes
 from analysis.stats.grid import at, each
-from analysis.stats.mask_overlap import MaskSet, compared
 from analysis.stats.means import DrawMean
-from analysis.stats.perplexity_comparisons import relative
 from benchmarks.whole import PUBLISHED
 from pruning.core.storage import read_json
-from pruning.published.library import PublishedMask, entries
 
 ROOT = Path(__file__).parents[1]
 Tables = Mapping[str, Callable[[], str]]  # what computes each table of a page, by the name in the mark
@@ -131,50 +128,6 @@ def whole() -> str:
     return table(["", *devices], ([way, *own] for way, own in rows.items()))
 
 
-def races() -> str:
-    """One row for each number of samples and k at `racing.delta=0.01`, without and with lazy rounds."""
-    heads = ["windows", "k", "same mask in", "evaluations paid", "work saved"]
-    heads += ["with `algo.lazy=0.05`: same mask", "work saved"]
-    how = {"shuffled": "orders", "drawn": "draws"}  # by the function that chooses a seed's windows
-    rows: dict[tuple[int, int], list[str]] = {}
-    measured = (row for row in benchmark("racing") if row["delta"] == 0.01)
-    for row in sorted(measured, key=lambda row: row["lazy"] is not None):
-        same = f"{round(row['masks_equal'] * row['seeds'])} of {row['seeds']} {how[row['windows']]}"
-        paid = [] if row["lazy"] else [f"{100 * row['evaluations_paid']:.0f} %"]
-        cells = [same, *paid, f"{row['work_ratio']:.2f}x"]
-        rows.setdefault((row["samples"], row["k"]), []).extend(cells)
-    return table(heads, ([*map(str, key), *row] for key, row in rows.items()))
-
-
-# Published masks.
-
-
-def published() -> str:
-    """One row for each paper, with the addresses of its sources."""
-    papers: dict[str, list[PublishedMask]] = {}
-    for entry in entries():
-        papers.setdefault(entry.paper, []).append(entry)
-    heads = ["file", "models", "methods", "masks", "blocks removed", "numbers", "sources"]
-    return table(heads, map(_published_row, papers.values()))
-
-
-def _published_row(part: list[PublishedMask]) -> list[str]:
-    masks = [entry for entry in part if entry.mask.dropped]
-    # Two sub-layers are a block.
-    sizes = {len(e.mask.dropped) / (1 if e.mask.unit == "block" else 2) for e in masks}
-    pairings = Counter(number.pairing.replace("_", " ") for entry in part for number in entry.numbers)
-    used = [source for e in part for source in (e.mask_source, *(number.source for number in e.numbers))]
-    cells: list[Iterable[str]] = [
-        dict.fromkeys(entry.model.path.rpartition("/")[2] for entry in part),
-        dict.fromkeys(entry.method.partition(" (")[0].partition(",")[0] for entry in masks),
-        [str(len(masks))],
-        [f"{size:g}" for size in sorted(sizes)],
-        [f"{count} {pairing}" for pairing, count in pairings.items()] or ["none"],
-        dict.fromkeys(source.address.removeprefix("https://") for source in used),
-    ]
-    return [f"`{part[0].paper}`", *map(", ".join, cells)]
-
-
 # Archived studies.
 
 TEXT = ("divergence", "perplexity")
@@ -192,14 +145,12 @@ def study(
     name: str,
     objectives: tuple[str, ...] = (),
     searches: tuple[str, ...] = (),
-    calibration: str | None = None,
     model: str | None = SMOLLM2,
 ) -> StudyData:
     """The cells of a model in an archived study that have one of some objectives and searches (any if empty)."""
-    chosen = {"objective": objectives, "algo": searches}
-    chosen |= {"calibration": (calibration,) if calibration else (), "model": (model,) if model else ()}
+    chosen = {"objective": objectives, "algo": searches, "model": (model,) if model else ()}
     only = {column: values for column, values in chosen.items() if values}
-    return StudyData(folder(ROOT / f"analysis/{name}/{name}.tar.xz"), name, only)
+    return StudyData(AskedStudy(folder(ROOT / f"analysis/{name}/{name}.tar.xz"), name, only))
 
 
 def ratio(compared: pd.DataFrame, state: str = "pruned", **chosen: str) -> str:
@@ -222,19 +173,13 @@ def blocks(mean: DrawMean) -> str:
     return f"{mean.mean:.2f}" + (f" ({mean.low:.2f} to {mean.high:.2f})" if mean.low < mean.high else "")
 
 
-def changed(cells: pd.DataFrame, comparison: str) -> str:
-    """How many blocks change on average if only a seed or a draw does."""
-    pairs = MaskSet.of(cells).pairs(*compared(cells, comparison))
-    return f"{((pairs.a + pairs.b) / 2 - pairs.shared).mean():.2f}"
-
-
 def accuracy(own: StudyData, objective: str) -> str:
     """The mean accuracy in percent of the masks for an objective, with its interval over draws.
 
     Equal masks show no spread, so they have no interval.
     """
     costs = own.costs.set_index(["outcome", "objective"])
-    mean, high, low = (-at(costs, ("acc", objective), column) for column in ("mean", "low", "high"))
+    mean, low, high = (at(costs, ("acc", objective), column) for column in ("mean", "low", "high"))
     return f"{mean:.1f}" if np.isclose(low, high) else f"{mean:.1f} ({low:.1f} to {high:.1f})"
 
 
@@ -259,35 +204,16 @@ def moved() -> str:
     return table(["if this changes", "for", *heads], ([*key, *row] for key, row in rows.items()))
 
 
-def searches(name: str, objectives: tuple[str, ...], model: str = SMOLLM2, pairs: bool = False) -> str:
-    """In how many draws each search found the best known mask, its mean regret in nats per token, and its cost.
-
-    If all pairs of blocks were scored, the best known mask is the optimum. With `pairs`, a column says how many of
-    them each search scored.
-    """
-    own = study(name, objectives, model=model)
-    regrets, further = own.regrets, {"pairs scored": pairs_scored(own)} if pairs else {}
-    rows = []
+def searches(model: str) -> str:
+    """In how many draws each search found the best known mask, its mean regret in nats per token, and its cost."""
+    regrets, rows = study("study", MAIN, model=model).regrets, []
     for algo in ordered(regrets["algo"]):
         cells, row = regrets[regrets["algo"] == algo], [algo]
-        for objective in objectives:
+        for objective in MAIN:
             regret = cells[cells["objective"] == objective]["regret"]
             row.append(f"{int((regret <= 1e-9).sum())} of {len(regret)}, {regret.mean():.3f}")
-        row.append(f"{cells['asked'].astype(float).mean():,.0f}")
-        rows.append([*row, *(texts[str(algo)] for texts in further.values())])
-    return table(["search", *objectives, "losses asked for", *further], rows)
-
-
-def pairs_scored(own: StudyData) -> dict[str, str]:
-    """For each search, the fewest and the most complete masks that a cell of it scored."""
-    cells = own.cells[["cell", "algo", "k"]]
-    counts = [
-        len({tuple(line["dropped"]) for line in own.traces[cell] if len(line["dropped"]) == k})
-        for cell, _, k in cells.itertuples(index=False)
-    ]
-    by = pd.Series(counts).groupby(cells["algo"].to_numpy())
-    ends = zip(by.min().items(), by.max(), strict=True)
-    return {str(algo): str(low) if low == high else f"{low} to {high}" for (algo, low), high in ends}
+        rows.append([*row, f"{cells['asked'].astype(float).mean():,.0f}"])
+    return table(["search", *MAIN, "losses asked for"], rows)
 
 
 def outcomes() -> str:
@@ -314,42 +240,6 @@ def after_healing() -> str:
         rows.append([f"greedy : one_shot, {name}", *ratios])
     ratios = (ratio(found.objectives, state, objective="block_influence") for state in STATES)
     return table(["perplexity of", *STATES], [*rows, ["block_influence : divergence", *ratios]])
-
-
-def sizes() -> str:
-    """How many blocks another draw changes, by number of samples."""
-    cells = study("study_sizes", MAIN).cells
-    rows = []
-    for name in MAIN:
-        own = cells[cells["objective"] == name]
-        parts = (part.reset_index(drop=True) for _, part in own.groupby("samples"))
-        rows.append([name, *(changed(part, "draws") for part in parts)])
-    return table(["objective", "8 windows, 16 items", "32, 64", "128, 256"], rows)
-
-
-def seeds() -> str:
-    """How many blocks another seed of a search changes on the same draw, and another draw with the same seed."""
-    rows = []
-    for algo in ("genetic", "bayesian"):
-        cells = study("study_seeds", TEXT, (algo,)).cells
-        rows.append([algo, *(changed(cells, name) for name in ("seeds", "draws"))])
-    return table(["search", "another seed", "another draw"], rows)
-
-
-def labels() -> str:
-    """The margin on items that the model answers, and on labels, which it does not."""
-    heads = ["margin on", "unpruned", "pruned", "perplexity", "accuracy, percent", "another draw changes"]
-    data = {"items of ARC-Easy": "arc_easy_train", "labels of Commonsense 170k": "commonsense170k"}
-    rows = []
-    for words, calibration in data.items():
-        own = study("study_labels", ("margin",), calibration=calibration)
-        base = study("study", ("divergence",), tuple(own.cells["algo"].unique()))
-        found = relative(*(cells.states.query("state == 'pruned'") for cells in (own, base)))
-        losses = [f"{-own.cells[column].mean():.2f}" for column in ("dense_loss", "loss")]
-        value = with_interval(found.value, found.low, found.high)
-        accurate = f"{own.metrics['acc'].of(own.cells).mean():.1f}"
-        rows.append([words, *losses, value, accurate, changed(own.cells, "draws")])
-    return table(heads, rows)
 
 
 def statements() -> str:
@@ -386,19 +276,13 @@ def _perplexity(value: float) -> str:
 
 
 PAGES: Mapping[str, Tables] = {
-    "algorithms.md": {"races": races},
     "benchmarks.md": {"engine": engine, "whole": whole},
     "measured.md": {"fifteen masks": fifteen, "after healing": after_healing},
-    "published.md": {"entries": published},
     "studies.md": {
         "moved": moved,
         "outcomes": outcomes,
-        "searches": partial(searches, "study", MAIN),
-        "searches on Gemma": partial(searches, "study", MAIN, GEMMA),
-        "optimum": partial(searches, "study_all", TEXT, GEMMA, pairs=True),
-        "labels": labels,
-        "sizes": sizes,
-        "seeds": seeds,
+        "searches": partial(searches, SMOLLM2),
+        "searches on Gemma": partial(searches, GEMMA),
         "statements": statements,
     },
 }

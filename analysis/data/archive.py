@@ -12,7 +12,6 @@ samples, so that every loss of a search can be recomputed.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import io
 import json
 import logging
@@ -21,18 +20,18 @@ import os
 import re
 import tarfile
 import tempfile
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
+from filecmp import cmp
 from functools import cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from pruning.core import records, scoring
-from pruning.core.errors import DamagedError, InputError, PruningError, unknown
+from pruning.core.errors import DamagedError, InputError, unknown
 from pruning.core.records import NAME, TERMS, texts
-from pruning.core.storage import SEAL, file_sha256, read_json, sealed, staged
+from pruning.core.storage import SEAL, read_json, sealed, staged
 from pruning.core.units import MEBIBYTE
-from pruning.tracking.client import connect, reason
 
 SUFFIX = ".tar.xz"
 
@@ -47,50 +46,32 @@ class NothingToRead(SystemExit):
 #
 # Everything else is refused, above all `code/` (jobs run it) and `jobs/` (it holds pickles, which can run anything).
 
-CELL = (NAME, "config.yaml", "mask.json", scoring.NAME, scoring.FLOAT32, scoring.BOUNDS, "gates.json")
-HEALED = (
-    "heal.json",
-    "heal.jsonl",
-    "evaluation.json",
-)  # of a healing; its weights are too large for an archive
-MANIFEST = "manifest.json"  # the digests of an archive's files; it is its last entry and is not unpacked
-PRIVATE = ".lm_eval.json"  # lm-eval's own record; it can hold paths of the machine
-
-# The folders of a results folder that are not cells.
-_FOLDERS = {
+_CELL_FILES = (NAME, "config.yaml", "mask.json", scoring.NAME, scoring.FLOAT32, scoring.BOUNDS, "gates.json")
+_FOLDERS = (  # of a results folder that are not cells
     "calibration", "code", "evaluation", "figures", "jobs", "mlflow-artifacts", "multirun", "routing", "scores",
     "studies",
-}  # fmt: skip
-_PART = re.compile(r"[\w.+-]+")
+)  # fmt: skip
+_PART = r"(?!\.+(?:/|$))[\w.+-]+"
+_CELL = rf"(?!(?:{'|'.join(_FOLDERS)})/){_PART}"
+_DATA = re.compile(
+    "|".join(
+        [
+            rf"studies/{_PART}\.json",
+            rf"calibration/{_PART}\.jsonl",
+            rf"scores/{_PART}/{_PART}",
+            rf"evaluation/{_PART}/{_PART}(?<!\.lm_eval)\.json",  # lm-eval's own record can hold paths of the machine
+            rf"routing/{_PART}/routing\.json",
+            rf"{_CELL}/(?:{'|'.join(map(re.escape, _CELL_FILES))})",
+            rf"{_CELL}/healed/(?:rates|trials)-{_PART}\.jsonl",
+            rf"{_CELL}/healed/(?:mask-{_PART}/)?{_PART}/(?:heal\.jsonl?|evaluation\.json)",  # without weights
+        ]
+    )
+)
 
 
 def is_data(name: str) -> bool:
     """Whether a path relative to a results folder is that of a data file of a study."""
-    parts = PurePosixPath(name).parts
-    if "/".join(parts) != name or not all(_PART.fullmatch(part) and set(part) != {"."} for part in parts):
-        return False
-    match parts:
-        case ("studies", file):
-            return file.endswith(".json")
-        case ("calibration", file):
-            return file.endswith(".jsonl")
-        case ("scores", _, _):
-            return True
-        case ("evaluation", _, file):
-            return file.endswith(".json") and not file.endswith(PRIVATE)
-        case ("routing", _, file):
-            return file == "routing.json"
-        case (folder, *_) if folder in _FOLDERS:
-            return False
-        case (_, file):
-            return file in CELL
-        case (_, "healed", file):
-            return file.startswith(("rates-", "trials-")) and file.endswith(".jsonl")
-        case (_, "healed", _, file):
-            return file in HEALED
-        case (_, "healed", candidate, _, file):
-            return candidate.startswith("mask-") and file in HEALED
-    return False
+    return _DATA.fullmatch(name) is not None
 
 
 # Pack.
@@ -99,15 +80,15 @@ def is_data(name: str) -> bool:
 def pack(results: Path, studies: Sequence[str], archive: Path) -> int:
     """Pack the files of studies and return the number of finished cells. Equal files give an identical archive.
 
-    The last entry holds the digests of the files. An earlier archive of that name is replaced only when the new one
-    is complete. Raises InputError if there is no such study, or if a file cannot be read or the archive not written.
+    An earlier archive of that name is replaced only when the new one is complete. Raises InputError if there is no
+    such study, or if a file cannot be read or the archive not written.
     """
     if not results.is_dir():
         raise InputError(f"there is no results folder {results}: give the folder of paths.results.")
     known = records.names(results)
     if missing := [study for study in studies if study not in known]:
         raise unknown(f"study in {results}:", missing[0], known)
-    if not archive.name.endswith(SUFFIX):
+    if not is_archive(archive):
         raise InputError(
             f"{archive} does not end in {SUFFIX}: the analysis commands know archives by that ending."
         )
@@ -158,7 +139,7 @@ def _json(path: Path) -> Any:
 def _own(results: Path, cells: Iterable[str]) -> Iterator[Path]:
     """The files of all cells. Those of unfinished cells are included, so that their scores are not computed again."""
     for cell in cells:
-        yield from (path for name in CELL if (path := results / cell / name).exists())
+        yield from (path for name in _CELL_FILES if (path := results / cell / name).exists())
         yield from (results / cell / "healed").rglob("*.json*")
 
 
@@ -169,21 +150,13 @@ def _write(results: Path, paths: set[Path], archive: Path) -> None:
                 f"{place} is a symbolic link, and an archive holds only files of the results folder: replace the "
                 "link by what it leads to, or remove it."
             )
-    named = {path.relative_to(results).as_posix(): path for path in sorted(paths)}
-    digests = {}
     with tarfile.open(archive, "w:xz", preset=9) as tar:
-
-        def add(name: str, content: bytes) -> None:
-            member = tarfile.TarInfo(name)  # without times and owners, which differ between machines
-            member.size, member.mode = len(content), 0o644
-            tar.addfile(member, io.BytesIO(content))
-
-        for name, path in named.items():
-            if is_data(name):
+        for path in sorted(paths):
+            if is_data(name := path.relative_to(results).as_posix()):
                 content = _portable(path, results)
-                digests[name] = hashlib.sha256(content).hexdigest()
-                add(name, content)
-        add(MANIFEST, json.dumps({"sha256": digests}, indent=0).encode())
+                member = tarfile.TarInfo(name)  # without times and owners, which differ between machines
+                member.size, member.mode = len(content), 0o644
+                tar.addfile(member, io.BytesIO(content))
 
 
 def _portable(path: Path, results: Path) -> bytes:
@@ -201,9 +174,9 @@ def _portable(path: Path, results: Path) -> bytes:
 
 # Unpack an archive into a results folder: all of it is checked before the first file is put in place.
 #
-# The files are unpacked into a hidden folder inside the results folder, which is on the same disk, and compared with
-# the digests that the archive holds. Then each file is linked to its place in one step. So a kill leaves whole files
-# only, and unpacking again adds the rest.
+# The files are unpacked into a hidden folder inside the results folder, which is on the same disk, and the archive's
+# checksum is verified. Then each file is moved to its place in one step. So a kill leaves whole files only, and
+# unpacking again adds the rest.
 
 SHOWN = 5  # how many names a message lists
 
@@ -215,24 +188,21 @@ def unpack(archive: Path, results: Path) -> int:
     archive cannot be read, is damaged or holds anything but data of a study, if a link in the results folder is in
     the way, or if the folder cannot be written.
     """
-    if not archive.exists():
-        raise InputError(f"there is no archive {archive}: check its path.")
-    if not archive.is_file():
-        raise InputError(f"{archive} is not a file: give an archive that `depth-pruning archive pack` wrote.")
     new = not results.exists()
     try:
         stream = archive.open("rb")
     except OSError as error:
-        raise InputError(f"{archive} cannot be read ({error.strerror}): change its permissions.") from error
+        cure = "give an archive that `depth-pruning archive pack` wrote"
+        raise InputError(f"{archive} cannot be read ({error.strerror}): {cure}.") from error
     try:
         with (
             stream,
             tarfile.open(fileobj=stream, mode="r:xz") as tar,
             staged(results / "unpacked") as scratch,
         ):
-            digests = _extract(archive, tar, scratch)
-            _check_folders(results, digests)
-            return _put(scratch, results, digests)
+            names = _extract(archive, tar, scratch)
+            _check_folders(results, names)
+            return _put(scratch, results, names)
     except (tarfile.TarError, lzma.LZMAError, EOFError) as error:
         raise InputError(
             f"{archive} is damaged, or `depth-pruning archive pack` did not write it: copy or pack it again. "
@@ -248,33 +218,25 @@ def unpack(archive: Path, results: Path) -> int:
                 results.rmdir()
 
 
-def _extract(archive: Path, tar: tarfile.TarFile, scratch: Path) -> dict[str, str]:
-    """Write the files of an archive into `scratch`; returns their SHA-256 by name, without the manifest."""
-    digests: dict[str, str] = {}
-    manifest = None
+def _extract(archive: Path, tar: tarfile.TarFile, scratch: Path) -> set[str]:
+    """Write the files of an archive into `scratch`; returns their names."""
+    names: set[str] = set()
     for member in tar:
-        name = member.name
-        if not member.isreg() or name in digests or not (is_data(name) or name == MANIFEST):
+        if member.name == "manifest.json":  # of an archive that holds the digests of its files
+            continue
+        if not member.isreg() or member.name in names or not is_data(member.name):
             raise InputError(
-                f"{archive} holds {name!r}, which is no data of a study, so `pack` did not "
+                f"{archive} holds {member.name!r}, which is no data of a study, so `pack` did not "
                 "write it. Nothing was unpacked: do not use this archive."
             )
         tar.extract(member, scratch, set_attrs=False, filter="data")
-        if name == MANIFEST:
-            manifest = (scratch / MANIFEST).read_bytes()
-        else:
-            digests[name] = file_sha256(scratch / name)
+        names.add(member.name)
     while tar.fileobj is not None and tar.fileobj.read(MEBIBYTE):
         pass  # the checksum of the compressed data is verified at its end
-    try:
-        if manifest is not None and json.loads(manifest)["sha256"] != digests:
-            raise tarfile.ReadError("files and digests differ")
-    except (ValueError, KeyError, TypeError) as error:
-        raise tarfile.ReadError("the manifest is damaged") from error
-    return digests
+    return names
 
 
-def _check_folders(results: Path, names: Mapping[str, str]) -> None:
+def _check_folders(results: Path, names: Collection[str]) -> None:
     """Raise InputError if a folder that files are to be put in is a link or a file."""
     for inside in sorted({parent for name in names for parent in Path(name).parents}):
         folder = results / inside
@@ -286,19 +248,20 @@ def _check_folders(results: Path, names: Mapping[str, str]) -> None:
             )
 
 
-def _put(scratch: Path, results: Path, digests: Mapping[str, str]) -> int:
+def _put(scratch: Path, results: Path, names: Collection[str]) -> int:
     """Put each file in its place unless there is one already; returns the number of new files.
 
     A result says that its cell is finished, so the cell's other files must be there before it: results come after
     the other files, and lists of studies after results.
     """
     new, kept = 0, []
-    for name in sorted(digests, key=lambda n: (n.startswith("studies/"), n.endswith(f"/{NAME}"), n)):
+    for name in sorted(names, key=lambda n: (n.startswith("studies/"), n.endswith(f"/{NAME}"), n)):
         target = results / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        if _link(scratch / name, target):
+        if not os.path.lexists(target):
+            (scratch / name).rename(target)
             new += 1
-        elif not _continues(target, scratch / name, digests[name]):
+        elif target.suffix != ".jsonl" and not _same(target, scratch / name):  # a journal may have grown
             kept.append(name)
     if kept:
         log.warning(
@@ -308,122 +271,35 @@ def _put(scratch: Path, results: Path, digests: Mapping[str, str]) -> int:
     return new
 
 
-def _link(source: Path, target: Path) -> bool:
-    """Give a file the name `target` in one step unless something has that name; returns whether it was given."""
-    try:
-        os.link(source, target)
-    except FileExistsError:
-        return False
-    except OSError:  # a disk without hard links
-        if os.path.lexists(target):
-            return False
-        source.rename(target)
-    return True
+def _same(existing: Path, unpacked: Path) -> bool:
+    return existing.is_file() and not existing.is_symlink() and cmp(existing, unpacked, shallow=False)
 
 
-def _continues(existing: Path, packed: Path, digest: str) -> bool:
-    """Whether an existing file begins with all bytes of the packed one: it is equal, or a journal that grew."""
-    if existing.is_symlink() or not existing.is_file():
-        return False
-    size = packed.stat().st_size
-    grown = existing.suffix == ".jsonl" or existing.stat().st_size == size
-    with existing.open("rb") as stream:
-        return grown and hashlib.sha256(stream.read(size)).hexdigest() == digest
+# An archive as a temporary results folder, so that figures can be drawn from it.
 
-
-# An archive or an MLflow store as a temporary results folder, so that figures can be drawn from it.
-#
-# depth-pruning figure fig1 --results sqlite:////data/results/mlflow.db --study demo
-# depth-pruning report --results http://tracking.example.org:5000 --study demo
-#
-# The tracker records each cell's files as artifacts (`pruning.tracking`). If a study lists a cell that has no run,
-# the status of the cell is missing. The calibration samples are not in MLflow.
-
-FILES = ("result.json", "mask.json", "trace.jsonl", "launch.log")
-EXPERIMENT = "depth-pruning"
-
-_URI = re.compile(r"[a-z][a-z0-9+]+://")  # at least two letters, so that no Windows drive matches
 _folders: list[tempfile.TemporaryDirectory[str]] = []  # deleted when the program ends
 
 
-def is_archive(results: Path | str) -> bool:
-    """Whether the name has the suffix of the archives that `analysis archive` packs."""
-    return str(results).endswith(SUFFIX)
-
-
-def is_store(results: Path | str) -> bool:
-    """Whether `results` is a tracking server, a database or an archive, and not a folder."""
-    return is_archive(results) or _URI.match(str(results)) is not None
-
-
-def expanded(results: str) -> str:
-    """A path with the home folder in place of `~`; addresses of stores are unchanged."""
-    return str(Path(results).expanduser()) if results.startswith("~") else results
+def is_archive(results: Path) -> bool:
+    """Whether the name has the suffix of the archives that `pack` writes."""
+    return results.name.endswith(SUFFIX)
 
 
 @cache
-def folder(results: Path | str) -> Path:
-    """The results folder itself, or a temporary folder with the contents of an MLflow store or an archive.
+def folder(results: Path) -> Path:
+    """The results folder itself, or a temporary folder with the contents of an archive.
 
-    Raises NothingToRead if the store or the archive cannot be read.
+    Raises NothingToRead if the archive cannot be read.
     """
-    if not is_store(results):
-        return Path(results)
+    if not is_archive(results):
+        return results
     _folders.append(tempfile.TemporaryDirectory(prefix="depth-pruning-"))
     target = Path(_folders[-1].name)
-    if not is_archive(results):
-        copy(str(results), target)
-        return target
     try:
-        unpack(Path(results), target)
+        unpack(results, target)
     except InputError as error:
         raise NothingToRead(str(error)) from error
     return target
-
-
-def copy(uri: str, target: Path, experiment: str = EXPERIMENT) -> None:
-    """Copy the runs of an experiment into a results folder.
-
-    Raises NothingToRead if the store cannot be read or has no run of the experiment.
-    """
-    try:
-        client = connect(uri)
-        recorded = client.get_experiment_by_name(experiment)
-        studies = {} if recorded is None else records.read_studies(recorded.tags)
-        for run in () if recorded is None else _runs(client, recorded.experiment_id):
-            cell = run.data.tags["cell"]
-            for study in filter(None, run.data.tags.get("sweep", "").split(", ")):
-                studies.setdefault(study, []).append(cell)
-            _download(client, run.info.run_id, target / cell)
-    except PruningError as error:
-        raise NothingToRead(str(error)) from error
-    except Exception as error:  # a client can raise any exception
-        raise NothingToRead(f"cannot read the MLflow store {uri}: {reason(error)}") from error
-    if not studies:
-        raise NothingToRead(f"no run of an experiment '{experiment}' in the MLflow store {uri}.")
-    for study, cells in studies.items():
-        records.write_study(target, study, cells)
-
-
-def _runs(client: Any, experiment: str) -> Iterator[Any]:
-    """Each run that records a cell, oldest first."""
-    token: Any = ""
-    while token is not None:
-        order = ["attributes.start_time ASC"]
-        page = client.search_runs([experiment], "tags.cell != ''", order_by=order, page_token=token or None)
-        yield from page
-        token = page.token or None
-
-
-def _download(client: Any, run: str, target: Path) -> None:
-    """Download the files of a cell. If its run has no result.json, warn: the cell will count as missing."""
-    target.mkdir(parents=True, exist_ok=True)
-    artifacts = {artifact.path for artifact in client.list_artifacts(run)}
-    for name in FILES:
-        if name in artifacts:
-            client.download_artifacts(run, name, str(target))
-    if "result.json" not in artifacts:
-        log.warning("%s: its run in MLflow has no result.json; the cell is shown as missing", target.name)
 
 
 def main() -> None:

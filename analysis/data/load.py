@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import logging
-import math
 import re
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -23,15 +22,14 @@ from pruning.core.records import (
     NAME,
     DoneResult,
     Result,
-    error_of,
     main_of,
     metrics_among,
     read_result,
     without_error,
 )
 
-from ..stats.grid import NO_COMPENSATION, UNKNOWN, UNKNOWN_COMPENSATION, budgets, column, groups, label
-from .archive import NothingToRead, folder
+from ..stats.grid import NO_COMPENSATION, UNKNOWN, UNKNOWN_COMPENSATION, column, label
+from .archive import NothingToRead
 
 log = logging.getLogger(__name__)
 
@@ -43,37 +41,37 @@ log = logging.getLogger(__name__)
 COLUMNS = (
     "cell", "status", "model", "n_blocks", "unit", "n_units", "objective", "calibration", "samples", "length", "draw",
     "algo", "k", "ratio", "cost", "budget", "compensation", "seed", "protect_first", "protect_last", "dropped",
-    "loss", "dense_loss", "standard_error", "compared", "tied", "runner_up", "runner_up_error", "asked", "paid",
-    "shared", "seconds", "block_forwards", "block_forwards_alone", "block_tokens", "forward_seconds", "peak_memory",
-    "commit", "healing", "damage",
+    "loss", "dense_loss", "standard_error", "tied", "asked", "paid", "shared", "seconds", "block_forwards",
+    "block_forwards_alone", "peak_memory", "commit", "healing", "damage",
 )  # fmt: skip
 Only = Mapping[str, Sequence[str]]
 
 
-def load(results: Path | str, study: str | None = None, only: Only = MappingProxyType({})) -> pd.DataFrame:
+def load(results: Path, study: str | None = None, only: Only = MappingProxyType({})) -> pd.DataFrame:
     """One row for each cell of a study, or of the whole folder. `status` is done, failed, missing or damaged.
 
-    `results` is a results folder, an archive, or the URI of an MLflow store. `only` selects cells by the values of
-    columns. The columns are those of COLUMNS and, for every metric, `dense/<metric>` and `pruned/<metric>`; if a cell
-    was healed, also `healed/<metric>`. If a cell has no result, its row is filled from the cell's name. Values on
-    other held-out data than those of most cells are left out (`on_same_data`). `model` names the unit, the budget and
-    the compensation, unless k whole blocks are removed without any (`stats.grid`).
+    `results` is a results folder, and `only` selects cells by the values of columns. The columns are those of COLUMNS
+    and, for every metric, `dense/<metric>` and `pruned/<metric>`; if a cell was healed, also `healed/<metric>`. If a
+    cell has no result, its row is filled from the cell's name. Values on other held-out data than those of most cells
+    are left out (`on_same_data`). `model` names the unit, the budget and the compensation, unless k whole blocks are
+    removed without any (`stats.grid`).
     Raises NothingToRead if the study does not exist or no cell is done.
     """
-    results = folder(results)
     frame = _distinct_names(pd.DataFrame([row_of(results / key) for key in cells_of(results, study)]))
     if frame.empty or not (frame["status"] == "done").any():
         damages = [] if frame.empty else list(frame.get("damage", pd.Series(dtype=object)).dropna())
         cure = damages[0] if damages else "run `depth-pruning grid` first"
         raise NothingToRead(f"no finished cell in {results}: {cure}.")
     frame = frame.reindex(columns=[*COLUMNS, *(c for c in frame if c not in COLUMNS)])
-    frame = _with_sizes(_with_compensation(_with_units(frame)))
+    frame = _filled(frame, ["unit", "cost"], [UNKNOWN, None])
+    frame = _with_sizes(_filled(frame, ["compensation"], [UNKNOWN_COMPENSATION]))
     try:
         frame = _select(frame, only)
     except ValueError as error:
         raise NothingToRead(f"--only: {error}.") from error
     if not (frame["status"] == "done").any():
-        raise NothingToRead(f"no finished cell of {'; '.join(words(only))} in {results}.")
+        asked = " and ".join(f"{name}={','.join(kept)}" for name, kept in only.items())
+        raise NothingToRead(f"no finished cell in {results} has {asked}: choose other values of --only.")
     return _labelled(on_same_data(frame))
 
 
@@ -105,7 +103,6 @@ def done(frame: pd.DataFrame) -> pd.DataFrame:
 # One row of the frame: what a cell's `result.json` says, or why the file cannot be used.
 
 NUMBERS = ("n_blocks", "k", "loss", "dense_loss", "standard_error", "asked", "paid", "seconds")
-COST = ("block_forwards", "block_forwards_alone", "block_tokens", "forward_seconds", "peak_memory")
 NONE = "NoCompensation"  # a class of pruning.engine.compensation; the analysis must not import torch
 
 # The form of the folder names that pruning.runs.cell gives. If a cell left no result, only its name is known.
@@ -152,7 +149,7 @@ def _checked(result: Result, named: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"its unit is {removal.unit!r}")
     repair = str((config.get("compensation") or {}).get("class", NONE))
     drawn = config.get("calibration", {})
-    row = {
+    row: dict[str, Any] = {
         "cell": result["cell"],
         "status": result["status"],
         **named,
@@ -163,7 +160,7 @@ def _checked(result: Result, named: Mapping[str, Any]) -> dict[str, Any]:
         "cost": None if removal.counted else removal.budget,
         "compensation": NO_COMPENSATION if repair == NONE else repair.lower(),
         "calibration": _data(drawn),
-        "path": _long_name(drawn),
+        "path": _data(drawn, whole=True),
         "samples": drawn.get("samples"),
         "draw": drawn.get("seed"),
         # For items, the recorded length is the length of the longest drawn item. That is not a setting, so the
@@ -183,12 +180,11 @@ def _checked(result: Result, named: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _measured(result: DoneResult, removal: Removal) -> dict[str, Any]:
-    calibration, search, evaluation = result["calibration"], result["search"], result["evaluation"]
+    calibration, search = result["calibration"], result["search"]
+    evaluation: Mapping[str, Any] = {**result["evaluation"]}
     n_blocks, mask = result["mask"]["n_blocks"], Mask.from_json(result["mask"])
     ratio, budget = result["config"].get("ratio") or search["ratio"], _budget(result, mask, removal)
-    margins = result.get("margins")
-    nearest = None if margins is None else margins["runner_up"]
-    heal = result.get("heal")
+    margins, heal = result.get("margins"), result.get("heal")
     # A healing may select another mask, which is not that cell's.
     own = heal is not None and not heal.get("selection", {}).get("changed")
     return {
@@ -207,21 +203,20 @@ def _measured(result: DoneResult, removal: Removal) -> dict[str, Any]:
         "loss": calibration["loss"],
         "dense_loss": calibration["dense_loss"],
         "standard_error": calibration["standard_error"],
-        "compared": None if margins is None else margins["compared"],
         "tied": None if margins is None else margins["tied"],
-        "runner_up": None if nearest is None else nearest["difference"],
-        "runner_up_error": None if nearest is None else nearest["standard_error"],
         "asked": search["evaluations_asked"],
         "paid": search["evaluations_paid"],
         "shared": search.get("evaluations_shared"),
         "seconds": search["seconds"],
-        **{name: search.get(name) for name in COST},
+        **{name: search.get(name) for name in ("block_forwards", "block_forwards_alone", "peak_memory")},
         "commit": result["environment"]["commit"],
         "data": evaluation.get("data"),
         "healing": heal["settings"] if heal is not None and own else None,
-        **{f"dense/{name}": value for name, value in evaluation.get("dense", {}).items()},
-        **{f"pruned/{name}": value for name, value in evaluation.get("pruned", {}).items()},
-        **{f"healed/{name}": value for name, value in evaluation.get("healed", {}).items()},
+        **{
+            f"{which}/{name}": value
+            for which in ("dense", "pruned", "healed")
+            for name, value in evaluation.get(which, {}).items()
+        },
     }
 
 
@@ -243,29 +238,17 @@ def _parts(drawn: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [part for part in nested if "source" in part or _parts(part)]
 
 
-def _data(drawn: Mapping[str, Any]) -> str | None:
-    """A short name of calibration data: the name of its source, of its file, or of its data set on the hub."""
+def _data(drawn: Mapping[str, Any], whole: bool = False) -> str | None:
+    """The name of calibration data: of its source, of its file, or of its data set on the hub; `whole`: its path."""
     if parts := _parts(drawn):
-        return " + ".join(str(_data(part)) for part in parts)
-    if drawn.get("source") in ("file", "hub") and drawn.get("path"):
-        path = Path(drawn["path"])
-        return path.stem if drawn["source"] == "file" else path.name
-    return drawn.get("source")
-
-
-def _long_name(drawn: Mapping[str, Any]) -> str | None:
-    """As `_data`, with paths instead of short names; None if the data have no path."""
-    if parts := _parts(drawn):
-        names = [_long_name(part) for part in parts]
-        known = zip(names, parts, strict=True)
-        return " + ".join(name or str(_data(part)) for name, part in known) if any(names) else None
-    return drawn.get("path")
+        return " + ".join(str(_data(part, whole)) for part in parts)
+    source, path = drawn.get("source"), drawn.get("path")
+    if source not in ("file", "hub") or not path or whole:
+        return path if whole and path else source
+    return Path(path).stem if source == "file" else Path(path).name
 
 
 # What cells without a readable result lack, and names that keep apart what nothing compares.
-
-Kind = tuple[Any, Any]  # the unit, and what a ratio is a share of; None if units are counted
-BLOCKS: Kind = ("block", None)
 
 
 def _distinct_names(frame: pd.DataFrame) -> pd.DataFrame:
@@ -279,41 +262,26 @@ def _distinct_names(frame: pd.DataFrame) -> pd.DataFrame:
     if shared := sorted(frame.loc[several, "model"].unique()):
         log.warning("models of other weights have one name (%s): names show the digests", ", ".join(shared))
     named = frame["model"] + "@" + frame["revision"].map(lambda one: str(one)[:6])
-    paths = frame.groupby("calibration")["path"].transform("nunique")
-    alike = frame["path"].notna() & (paths > 1)
+    alike = frame.groupby("calibration")["path"].transform("nunique") > 1
     return frame.assign(
         model=frame["model"].mask(several, named),
         calibration=frame["calibration"].mask(alike, frame["path"]),
     ).drop(columns=["revision", "path"])
 
 
-def _with_units(frame: pd.DataFrame) -> pd.DataFrame:
-    """Fill in the units of cells without a readable result, because their names do not hold them.
+def _filled(frame: pd.DataFrame, names: list[str], unknown: list[Any]) -> pd.DataFrame:
+    """Fill in columns of cells without a readable result, because their names do not hold them.
 
-    If all cells of the model that can have such a name have the same unit, this unit is taken.
+    The values are those of the other cells of the model, or of all if it has none; `unknown` if these differ.
     """
-    given: list[Kind] = list(zip(column(frame, "unit", None), column(frame, "cost", None), strict=True))
-    known: dict[Any, set[Kind]] = {}
-    for model, kind in zip(frame["model"], given, strict=True):
-        if kind[0] is not None:
-            known.setdefault(model, set()).add(kind)
-    kinds: list[Kind] = []
-    for model, ratio, kind in zip(frame["model"], frame["ratio"], given, strict=True):
-        if kind[0] is None:
-            of_model, counted = known.get(model, {BLOCKS}), pd.isna(ratio)
-            fitting = [one for one in of_model if one == BLOCKS or (one[1] is None) == counted]
-            kind = fitting[0] if len(fitting) == 1 else (UNKNOWN, None)
-        kinds.append(kind)
-    return frame.assign(unit=[unit for unit, _ in kinds], cost=[cost for _, cost in kinds])
-
-
-def _with_compensation(frame: pd.DataFrame) -> pd.DataFrame:
-    """Fill in the compensation of cells without a readable result, if all others of the model have the same."""
-    given = frame["compensation"]
-    known = {str(model): {*cells.dropna()} for model, cells in given.groupby(frame["model"])}
-    likely = [known.get(str(model)) or {*given.dropna()} for model in frame["model"]]
-    filled = [next(iter(names)) if len(names) == 1 else UNKNOWN_COMPENSATION for names in likely]
-    return frame.assign(compensation=given.fillna(pd.Series(filled, frame.index)))
+    lacking = frame[names[0]].isna()
+    known = frame.loc[~lacking, ["model", *names]]
+    filled = frame[names].astype(object)
+    for row in frame.index[lacking]:
+        own = known[known["model"] == frame.at[row, "model"]]
+        values = (own if len(own) else known)[names].drop_duplicates()
+        filled.loc[row] = values.iloc[0].tolist() if len(values) == 1 else unknown
+    return frame.assign(**{name: filled[name] for name in names})
 
 
 def _with_sizes(frame: pd.DataFrame) -> pd.DataFrame:
@@ -325,29 +293,24 @@ def _with_sizes(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _labelled(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame with labels as models. Budgets that share a label and a size are distinguished in the label.
+    """The frame with labels as models. Ratios that share a label and a size are distinguished in the label.
 
     From `smollm2`, whole blocks are removed; from `smollm2 (sublayer)`, a share of the parameters, in sub-layers; in
     `smollm2 (linear)`, linear maps stand in for the removed blocks.
     """
-    models, units, of = list(frame["model"]), list(frame["unit"]), column(frame, "cost", None)
-    compensations = column(frame, "compensation", NO_COMPENSATION)
-
-    def name(i: int, more: tuple[str, ...] = ()) -> Any:
-        own = () if compensations[i] == NO_COMPENSATION else (compensations[i],)
-        return label(models[i], units[i], of[i], (*own, *more)) if isinstance(models[i], str) else models[i]
-
-    names = [name(i) for i in range(len(frame))]
-    costs = [None if budget is None else tuple(budget["costs"]) for budget in budgets(frame)]
-    named = frame.assign(model=names, position=range(len(frame)))
-    for _, cells in groups(named[named["cost"].notna()], ["model", "k"]):
-        ratios = cells["ratio"].nunique()
-        distinct = list(dict.fromkeys(c for i in cells["position"] if (c := costs[i]) is not None))
-        for i, ratio in zip(cells["position"], cells["ratio"], strict=True):
-            more = [f"{100 * ratio:g} %"] if ratios > 1 else []
-            if len(distinct) > 1 and (own := costs[i]) is not None:
-                more.append(f"costs {distinct.index(own) + 1}")
-            names[i] = name(i, tuple(more))
+    repairs = column(frame, "compensation", NO_COMPENSATION)
+    kinds = list(
+        zip(frame["model"], frame["unit"], column(frame, "cost", None), repairs, frame["k"], strict=True)
+    )
+    ratios: dict[Any, set[float]] = {}
+    for kind, ratio in zip(kinds, frame["ratio"], strict=True):
+        ratios.setdefault(kind, set()).add(ratio)
+    names = []
+    for kind, ratio in zip(kinds, frame["ratio"], strict=True):
+        model, unit, cost, repair, _ = kind
+        more = [repair] if repair != NO_COMPENSATION else []
+        more += [f"{100 * ratio:g} %"] if cost is not None and len(ratios[kind]) > 1 else []
+        names.append(label(model, unit, cost, more) if isinstance(model, str) else model)
     return frame.assign(model=names)
 
 
@@ -398,14 +361,6 @@ def filter_column(text: str) -> tuple[str, list[str]]:
     return name, kept
 
 
-def merged(filters: Iterable[tuple[str, Sequence[str]]]) -> dict[str, list[str]]:
-    """The filters of a command. Values that are given for one column several times are put together."""
-    only: dict[str, list[str]] = {}
-    for name, kept in filters:
-        only[name] = [*dict.fromkeys([*only.get(name, ()), *kept])]
-    return only
-
-
 def _select(frame: pd.DataFrame, only: Only) -> pd.DataFrame:
     """The cells with one of the listed values in each column of `only`.
 
@@ -425,16 +380,6 @@ def _select(frame: pd.DataFrame, only: Only) -> pd.DataFrame:
         unknown_yet = values.isna() & (frame["status"] != "done")
         frame = frame[values.isin(kept) | unknown_yet].reset_index(drop=True)
     return frame
-
-
-def words(only: Only) -> list[str]:
-    """The filters as words for titles: `only objective perplexity, margin`."""
-    return [f"only {name} {', '.join(kept)}" for name, kept in only.items()]
-
-
-def subfolder(only: Only) -> str:
-    """A subfolder for the figures of selected cells, so that those of all cells stay; empty without a filter."""
-    return "__".join(f"{name}={','.join(kept)}" for name, kept in only.items())
 
 
 # Choose the metric that a figure shows: one metric by name, or the mean over the metrics of a kind.
@@ -524,13 +469,3 @@ def of_windows(frame: pd.DataFrame, name: str | None = None) -> Metric:
     """
     chosen = choose(frame, "ppl", name)
     return Metric("ppl", (HELDOUT,)) if name is None and HELDOUT in chosen.names else chosen
-
-
-def standard_error(metric: Metric, frame: pd.DataFrame) -> float | None:
-    """The median, over cells, of a metric's standard error; for accuracies in points. None if there are no errors."""
-    columns = [error_of(f"pruned/{name}") for name in metric.names]
-    if not set(columns) <= set(frame):
-        return None
-    squares = (frame[columns].astype(float) ** 2).sum(axis=1, skipna=False)
-    error = float((squares**0.5).median()) / len(columns)
-    return None if math.isnan(error) else error * (100 if metric.kind == "acc" else 1)

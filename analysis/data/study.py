@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,34 +14,26 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pruning.core import records as records_module
 from pruning.core import storage
 from pruning.core.errors import DamagedError
-from pruning.core.records import (
-    ENDING,
-    EVALUATION,
-    FOLDER,
-    NAME,
-    RECORD,
-    TERMS,
-    item_hits,
-    kept_terms,
-    read_done,
-)
+from pruning.core.records import EVALUATION, FOLDER, RECORD, TERMS, item_hits, kept_terms, read_done
 from pruning.core.scoring import NAME as TRACE
 from pruning.core.scoring import TraceEntry, TraceLine, read_trace
 
 from ..stats.grid import NO_COMPENSATION, bare, column, uncompensated
 from ..stats.healed import PRUNED, comparable
-from .archive import NothingToRead, folder
-from .load import OTHER, Metric, Only, done, load, words
+from .archive import NothingToRead
+from .load import OTHER, Metric, Only, done, load
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AskedStudy:
-    """The cells that a command selects. A property raises NothingToRead if no selected cell is finished."""
+    """The cells that a command selects. A property raises NothingToRead if no selected cell is finished.
 
-    results: Path | str
+    It is compared and hashed by its identity, so that `functools.cache` keeps what a function computes from it.
+    """
+
+    results: Path
     study: str | None
     only: Only = field(default_factory=dict)
 
@@ -87,18 +76,14 @@ class AskedStudy:
 
     def answers(self, tasks: Sequence[str]) -> ItemAnswers:
         """The answers of the finished cells to the items of tasks (`acc/<task>`)."""
-        return answers(folder(self.results), list(map(str, done(self.frame)["cell"])), tasks)
+        return answers(self.results, list(map(str, done(self.frame)["cell"])), tasks)
 
     @property
     def damages(self) -> list[str]:
         """A text for each damaged file. Journals are included only if they have been read."""
         results = [str(text) for text in self.frame["damage"].dropna()]
         read = self.journals.damages if "journals" in self.__dict__ else []
-        return [*results, *read, *self._damaged_beside]
-
-    @cached_property
-    def _damaged_beside(self) -> list[str]:
-        return damaged(folder(self.results), done(self.frame)["cell"])
+        return [*results, *read, *damaged(self.results, done(self.frame)["cell"])]
 
 
 # The title line of every figure.
@@ -118,7 +103,8 @@ def describe(frame: pd.DataFrame, study: str | None, only: Only = MappingProxyTy
     }
     usual = {"unit": {"block"}, "compensation": {NO_COMPENSATION}}
     shown = {n: values for n, values in named.items() if n not in only and set(values) != usual.get(n)}
-    parts = [f"study {study or 'all'}", *words(only), *(_listed(*each) for each in shown.items())]
+    filters = (f"only {name} {', '.join(kept)}" for name, kept in only.items())
+    parts = [f"study {study or 'all'}", *filters, *(_listed(*each) for each in shown.items())]
     if lacking := len(frame) - len(finished):
         names = "missing, failed or damaged" if (frame["status"] == "damaged").any() else "missing or failed"
         parts.append(f"{lacking} of {len(frame)} cells {names}")
@@ -129,12 +115,9 @@ def describe(frame: pd.DataFrame, study: str | None, only: Only = MappingProxyTy
 
 def _listed(name: str, values: Iterable[Any]) -> str:
     distinct = sorted({str(value).removesuffix(".0") for value in values})
-    if len(distinct) <= LISTED:
-        return f"{name}{'s' if len(distinct) > 1 else ''} {', '.join(distinct)}"
-    if all(value.lstrip("-").isdigit() for value in distinct):
-        numbers = [int(value) for value in distinct]
-        return f"{len(distinct)} {name}s between {min(numbers)} and {max(numbers)}"
-    return f"{len(distinct)} {name}s: {', '.join(distinct[:3])}, \N{HORIZONTAL ELLIPSIS}"
+    if len(distinct) > LISTED:
+        return f"{len(distinct)} {name}s"
+    return f"{name}{'s' if len(distinct) > 1 else ''} {', '.join(distinct)}"
 
 
 # The journals of finished cells: which masks were scored, and what is wrong with files that are not whole.
@@ -156,27 +139,23 @@ class Journals:
         return {cell: _whole(lines) for cell, lines in self.lines.items()}
 
 
-def journals(results: Path | str, finished: pd.DataFrame) -> Journals:
+def journals(results: Path, finished: pd.DataFrame) -> Journals:
     """Read the journals of finished cells. Of a damaged journal, the scores that can be read are kept."""
     lines, damages = dict[str, list[TraceLine]](), []
     for cell, dropped in zip(finished["cell"], finished["dropped"], strict=True):
-        path = folder(results) / str(cell) / TRACE
+        path, entries = results / str(cell) / TRACE, list[TraceEntry]()
         try:
             entries = list(read_trace(path))
-            known = [entry.line for entry in entries if entry.line is not None]
-            counts = Counter(len(line["samples"]) for line in _whole(known))
-            reason = _lacking(path, entries, _whole(known), dropped)
-            # Without whole scores that have another number of samples than most.
-            usual = counts.most_common(1)[0][0] if counts else 0
-            lines[cell] = [line for line in known if "of" in line or len(line["samples"]) == usual]
+            reason = _lacking(path, entries, dropped)
         except OSError as error:
-            lines[cell], reason = [], f"cannot be read ({error.strerror})"
+            reason = f"cannot be read ({error.strerror})"
+        lines[cell] = [entry.line for entry in entries if entry.line is not None]
         if reason:
             damages.append(f"{cell}/{TRACE} {reason}")
     return Journals(lines, damages)
 
 
-def _lacking(path: Path, entries: list[TraceEntry], scores: list[TraceLine], dropped: tuple[int, ...]) -> str:
+def _lacking(path: Path, entries: list[TraceEntry], dropped: tuple[int, ...]) -> str:
     """What is wrong with the journal of a finished cell; empty if nothing is."""
     if not path.exists():
         return "is missing"
@@ -184,17 +163,10 @@ def _lacking(path: Path, entries: list[TraceEntry], scores: list[TraceLine], dro
         return f"is damaged in line {damaged[0]}"
     if path.stat().st_size > (entries[-1].end if entries else 0):
         return "is cut off in its last line"
+    scores = _whole(entry.line for entry in entries if entry.line is not None)
     if not any(tuple(score["dropped"]) == dropped for score in scores):
         return "is cut off: it has no score of the mask that the cell found"
-    if len({len(score["samples"]) for score in scores}) > 1:
-        return "is damaged: its scores have different numbers of samples"
     return ""
-
-
-def trace(results: Path | str, cell: str) -> list[TraceLine]:
-    """The scored masks of a cell in order: dropped, loss, samples, seconds. Partial scores are omitted."""
-    entries = read_trace(folder(results) / cell / TRACE)
-    return _whole(entry.line for entry in entries if entry.line is not None)
 
 
 def _whole(lines: Iterable[TraceLine]) -> list[TraceLine]:
@@ -276,43 +248,20 @@ def _tokens(cells: pd.DataFrame) -> pd.Series[int]:
     return pd.Series(tokens, cells.index, dtype=int)
 
 
-# The files beside the results that figures also read: terms of measurements, healings, routing between sets.
-
-# A record names a measurement by its path, such as "evaluation/ppl-heldout-2c92f300/af51004c7b7a339c.json".
-_NAMED = re.compile(rb'"(evaluation/[^"]+)\.json"')
-ROUTING = "routing/*/routing.json"
+# The files beside the results that figures also read: terms of measurements, and healings.
 
 
-def read_routing(results: Path, cells: set[str]) -> list[dict[str, Any]]:
-    """The records of routing whose cells are all among `cells`, in the order of their folders; no damaged ones."""
-    records = []
-    for path in sorted(results.glob(ROUTING)):
-        with suppress(DamagedError):  # the command names the file at its end
-            records.append(storage.read_json(path))
-    return [record for record in records if {*record["cells"].values()} <= cells]
-
-
-def side_files(root: Path, cell: str) -> Iterator[Path]:
-    """The files beside a cell's result, those of its healings, and the terms of its measurements, if they exist."""
-    healings = sorted((root / cell / FOLDER).glob("*"))
-    own = [folder / name for folder in healings for name in (RECORD, records_module.CURVE, EVALUATION)]
-    records = [root / cell / NAME, *(folder / EVALUATION for folder in healings)]
-    named = {path for record in records if record.exists() for path in _NAMED.findall(record.read_bytes())}
-    own += [root / f"{path.decode()}.{ending}" for path in sorted(named) for ending in (TERMS, ENDING)]
-    yield from (path for path in own if path.exists())
-
-
-def damaged(root: Path, cells: Iterable[str]) -> list[str]:
-    """A text for each of these files, and for each record of routing, that cannot be read."""
-    texts = []
-    for path in sorted({path for cell in cells for path in side_files(root, cell)} | {*root.glob(ROUTING)}):
+def damaged(results: Path, cells: Iterable[str]) -> list[str]:
+    """A text for each file beside the cells' results that cannot be read: of healings and of measurements."""
+    files = [*results.glob(f"evaluation/*/*.{TERMS}")]
+    for cell in cells:
+        files += [path for name in (RECORD, EVALUATION) for path in results.glob(f"{cell}/{FOLDER}/*/{name}")]
+    found = []
+    for path in sorted(files):
         try:
-            if path.name == records_module.CURVE:
-                records_module.read(path)
-            else:
-                storage.read_json(path)
-        except (DamagedError, json.JSONDecodeError, UnicodeDecodeError):
-            texts.append(f"{path.relative_to(root)} is damaged")
+            storage.read_json(path)
+        except DamagedError:
+            found.append(f"{path.relative_to(results)} is damaged")
         except OSError as error:
-            texts.append(f"{path.relative_to(root)} cannot be read ({error.strerror})")
-    return texts
+            found.append(f"{path.relative_to(results)} cannot be read ({error.strerror})")
+    return found

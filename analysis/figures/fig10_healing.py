@@ -1,7 +1,5 @@
 """Figure 10: whether masks still differ after repair and after healing.
 
-depth-pruning figure fig10 --results results --study heal
-
 Left: how far the held-out loss of each mask is above the dense model's: pruned, and after each budget of healing; a
 cross is the repaired mask. Middle: the rank correlation of the held-out losses before and after, of all masks and of
 those that cost at most twice what the best one costs. Right: the share of the lost loss that each mask regains. Lines
@@ -21,7 +19,7 @@ from matplotlib.figure import Figure
 
 from pruning.core.records import read_result
 
-from ..data.archive import NothingToRead, folder
+from ..data.archive import NothingToRead
 from ..data.load import Metric, done, of_windows
 from ..data.study import AskedStudy
 from ..stats.healed import (
@@ -74,29 +72,24 @@ def table(masks: Masks) -> pd.DataFrame:
     rows = []
     for (model, ratio), some in masks.items():
         for one in sorted(some, key=lambda one: float(one.losses(PRUNED).mean())):
-            assert one.dense is not None
+            found_by = ", ".join(dict.fromkeys(one.found_by))
             for state in sorted(one.states):
-                share, loss = regained(one, state), one.losses(state).mean()
-                rows.append(
-                    {
-                        "model": model,
-                        "ratio": ratio,
-                        "dropped": " ".join(one.mask.names()),
-                        "found_by": ", ".join(dict.fromkeys(one.found_by)),
-                        "kind": kind(one),
-                        "state": state.label,
-                        "tokens": state.tokens,
-                        "runs": len(one.states[state]),
-                        "windows": len(one.dense),
-                        "loss": float(loss),
-                        "ppl": float(np.exp(loss)),
-                        "dense_ppl": float(np.exp(one.dense.mean())),
-                        "regained": share.value,
-                        "low": share.low,
-                        "high": share.high,
-                    }
-                )
-    return pd.DataFrame(rows)
+                share, loss = regained(one, state), float(one.losses(state).mean())
+                of = [
+                    model,
+                    ratio,
+                    " ".join(one.mask.names()),
+                    found_by,
+                    kind(one),
+                    state.label,
+                    state.tokens,
+                ]
+                ppl = [loss, float(np.exp(loss)), float(np.exp(one.dense.mean()))]
+                counts = [len(one.states[state]), len(one.dense)]
+                rows.append([*of, *counts, *ppl, share.value, share.low, share.high])
+    columns = ["model", "ratio", "dropped", "found_by", "kind", "state", "tokens", "runs", "windows"]
+    columns += ["loss", "ppl", "dense_ppl", "regained", "low", "high"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def summary(masks: Masks) -> pd.DataFrame:
@@ -203,14 +196,13 @@ def _shares(axes: Axes, masks: Sequence[HealedMask]) -> None:
 
 def _asked(study: AskedStudy) -> bool:
     """Whether some finished cell was repaired or healed."""
-    results = folder(study.results)
-    read = (read_result(results / str(cell)) for cell in done(study.frame)["cell"])
+    read = (read_result(study.results / str(cell)) for cell in done(study.frame)["cell"])
     return any({"heal", "repair"} & {*(record or {})} for record in read)
 
 
 def _build(study: AskedStudy, given: Namespace) -> Drawing:
     metric = of_windows(study.frame, given.perplexity)
-    masks = healed(folder(study.results), study.frame, metric)
+    masks = healed(study.results, study.frame, metric)
     others = {"fig10_healing_summary": summary(masks)}
     return Drawing(draw(masks, metric), table(masks), others)
 

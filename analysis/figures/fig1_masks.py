@@ -1,7 +1,5 @@
 """Figure 1: which blocks each search removed. A panel for each model and size, a line for each search.
 
-depth-pruning figure fig1 --results results --study demo
-
 Source: figure 1 of arXiv 2604.24938. In addition, each line shows the held-out metrics of its masks. The shade of a
 block is the share of the draws that remove it. Searches that all found the same masks share a line. If sub-layers are
 removed, a block is two squares: its attention above and its MLP below.
@@ -16,14 +14,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.colors import Colormap, LinearSegmentedColormap
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 from scipy.stats import gmean
 
 from ..data.load import Metric, done, measured
 from ..data.study import AskedStudy
-from ..stats.grid import DRAW, SETTING, column, groups, labels, masks, strata_of
+from ..stats.grid import SETTING, column, groups, labels, masks, strata_of
 from . import style
 from .cli import Drawing, StudyFigure
 from .style import EVERY, LINE, Rows, counted, rows_of
@@ -92,7 +89,7 @@ def _panel(axes: Axes, cells: pd.DataFrame, rows: Rows, metrics: Sequence[Metric
         own = of_search.get(key, cells[:0])
         of_line = done(own)
         if len(of_line):
-            _squares(axes, of_line, y, _shades(style.colour(key[0])))
+            _squares(axes, of_line, y, style.colour(key[0]))
             for metric in metrics:
                 write(y, _mean(of_line, metric), COLUMNS[metric.kind][1])
         if len(of_line) < len(own) or own.empty:
@@ -113,11 +110,10 @@ def _mean(cells: pd.DataFrame, metric: Metric, which: str = "pruned") -> str:
 
 def _foot(cells: pd.DataFrame) -> str:
     """How to read the figure."""
-    draws = cells.groupby(["model", "k", "objective", "algo"])[["calibration", "samples", "length", "draw"]]
-    most = max((len(set(labels(part, DRAW))) for _, part in draws), default=1)
+    most = int(cells.groupby(["model", "k", "objective", "algo"]).size().max())
     parts = ["across: blocks, from 0"]
     parts += ["a block is two squares: attention above, MLP below"] if has_sublayers(cells) else []
-    parts += [f"the darker, the more of {counted(most, 'draw')} remove a block"] if most > 1 else []
+    parts += [f"the darker, the more of {counted(most, 'cell')} remove a block"] if most > 1 else []
     metrics = measured(cells).values()
     parts += [f"right: {' and '.join(m.label for m in metrics)} held out"] if metrics else []
     parts += ["perplexities: geometric mean over draws"] if most > 1 and metrics else []
@@ -140,37 +136,21 @@ def merged(cells: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts)
 
 
-# The squares of a line: the share of its cells that remove a unit.
-
-BACK, CLOSED = "#EFEFEF", "#FBFBFB"  # units that stay, and units that cannot be removed
-
-
-def _squares(axes: Axes, cells: pd.DataFrame, y: float, shades: Colormap) -> None:
-    n_blocks, split = int(cells["n_blocks"].iloc[0]), has_sublayers(cells)
-    units = np.arange(n_blocks * (2 if split else 1))
+def _squares(axes: Axes, cells: pd.DataFrame, y: float, hue: str) -> None:
+    """The squares of a line: the share of its cells that remove a unit."""
+    n_blocks, rows = int(cells["n_blocks"].iloc[0]), 2 if has_sublayers(cells) else 1
+    units = np.arange(n_blocks * rows)
     shares = np.mean([np.isin(units, mask) for mask in cells["dropped"]], axis=0)
-    drawn = _halves(shares, cells["unit"].iloc[0]) if split else shares[None]
-    edges = np.linspace(y - 0.45, y + 0.45, len(drawn) + 1)
+    edges = np.linspace(y - 0.45, y + 0.45, rows + 1)
+    shades = LinearSegmentedColormap.from_list("removed", ["#EFEFEF", hue])
     look: dict[str, Any] = {"cmap": shades, "vmin": 0, "vmax": 1, "edgecolors": "white", "linewidth": 0.4}
-    axes.pcolormesh(np.arange(n_blocks + 1), edges, np.ma.masked_invalid(drawn), **look)
+    # Units 2i and 2i + 1 are attention and MLP of block i.
+    axes.pcolormesh(np.arange(n_blocks + 1), edges, shares.reshape(-1, rows).T, **look)
 
 
 def has_sublayers(cells: pd.DataFrame) -> bool:
     """Whether the masks of a panel are over sub-layers."""
     return bool({*column(cells, "unit", "block")} & {"sublayer", "attention", "mlp"})
-
-
-def _shades(colour: str) -> Colormap:
-    return LinearSegmentedColormap.from_list("removed", [BACK, colour]).with_extremes(bad=CLOSED)
-
-
-def _halves(shares: NDArray[np.float64], unit: str) -> NDArray[np.float64]:
-    """The shares of attention and those of MLPs (2, blocks); NaN if a kind cannot be removed."""
-    by_kind = shares.reshape(-1, 2).T.copy()  # units 2i and 2i + 1 are attention and MLP of block i
-    closed = {"attention": 1, "mlp": 0}.get(unit)
-    if closed is not None:
-        by_kind[closed] = np.nan
-    return by_kind
 
 
 def table(frame: pd.DataFrame) -> pd.DataFrame:

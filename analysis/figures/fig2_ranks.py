@@ -1,7 +1,5 @@
 """Figure 2: rank by perplexity against rank by accuracy, one panel for each objective, model and k.
 
-depth-pruning figure fig2 --results results --study small
-
 Source: figure 2 of arXiv 2604.24938, which has only the objective perplexity. Each line is a search, from its rank by
 mean perplexity (left) to its rank by mean accuracy (right); rank 1, the best, is above. Searches that tie stand in a
 grey band. Panels in which one of the rankings is constant are not drawn, and the note names them.
@@ -19,7 +17,6 @@ from matplotlib.figure import Figure
 
 from ..data.load import Metric, choose, done
 from ..data.study import AskedStudy
-from ..paper.check import MODELS, read
 from ..stats.agreement import agree
 from ..stats.grid import STRATUM, groups, strata_of
 from ..stats.means import means
@@ -92,14 +89,11 @@ def _panel(axes: Axes, panel: pd.DataFrame) -> None:
 
 
 def _words(row: pd.Series[Any]) -> str:
-    """The panel's correlation, with the paper's beside it."""
+    """The panel's correlation with its interval."""
     if row["note"]:
         return str(row["note"])
     ends = f" ({signed(row['low'])} to {signed(row['high'])})" if row["low"] < row["high"] else ""
-    published = rows_of(read("figure2_ranks"), model=MODELS.get(row["model"]), k=row["k"])
-    paper = row["objective"] == "perplexity" and len(published)
-    beside = f", paper {signed(published['published_spearman'].iloc[0])}" if paper else ""
-    return f"ρ {signed(row['spearman'])}{ends}{beside}"  # noqa: RUF001
+    return f"ρ {signed(row['spearman'])}{ends}"  # noqa: RUF001
 
 
 # The numbers of the figure: ranks of the searches by perplexity and by accuracy, and how far they agree.

@@ -1,7 +1,5 @@
 """Figure 3: the accuracy and perplexity of each search, with intervals, and how much the searches differ.
 
-depth-pruning figure fig3 --results results --study small
-
 Source: figure 3 of arXiv 2604.24938. Each point is the mean of an algorithm over data and draws, its line the 95
 percent interval over draws; means of perplexities are geometric. Beside each objective stands the standard deviation
 over searches (ddof 0): of accuracies in percentage points, of perplexities as a factor. In the CSV, `distinct_sd`
@@ -22,7 +20,6 @@ from matplotlib.ticker import MaxNLocator
 
 from ..data.load import Metric, choose, done
 from ..data.study import AskedStudy
-from ..paper.check import MODELS, read
 from ..stats.grid import STRATUM, groups, strata_of
 from ..stats.means import CellDraws, compared, means, over_draws
 from . import style
@@ -86,9 +83,8 @@ def _words(row: pd.Series[Any]) -> str:
         return "one search"
     if row["distinct"] == 1:
         return "all equal"
-    sd = f"{TIMES}{style.factor(row['sd'])}" if row["outcome"] == "perplexity" else style.number(row["sd"])
-    paper = row["published_variance"]
-    return f"SD {sd}" + ("" if np.isnan(paper) else f", paper {style.number(np.sqrt(paper))}")
+    sd = f"{TIMES}{style.number(row['sd'])}" if row["outcome"] == "perplexity" else style.number(row["sd"])
+    return f"SD {sd}"
 
 
 # The numbers of the figure: means of each search with intervals over draws, and how much the searches differ.
@@ -127,7 +123,6 @@ def _of_panel(panel: pd.DataFrame, outcome: str, where: Mapping[str, Any]) -> pd
         distinct_variance=_sd(searches["value"][once]) ** 2,
         searches=len(once),
         distinct=int(once.sum()),
-        published_variance=published_variance(outcome, **where),
     )
     numbers = shown.assign(sd=_sd(shown["mean"]), distinct_sd=_sd(shown["mean"][once]))
     return pd.concat([rows, numbers.map(np.exp) if logs else numbers], axis=1)
@@ -136,13 +131,6 @@ def _of_panel(panel: pd.DataFrame, outcome: str, where: Mapping[str, Any]) -> pd
 def _sd(values: pd.Series[float]) -> float:
     """The standard deviation (ddof 0); NaN for a single value, as there is nothing to differ."""
     return float(np.std(values)) if len(values) > 1 else float("nan")
-
-
-def published_variance(outcome: str, objective: str, model: str, k: int) -> float:
-    """The variance in figure 3 of the paper; NaN if the paper has none."""
-    named = {"objective": objective, "model": MODELS.get(model), "k": k, "outcome": f"average_{outcome}"}
-    rows = rows_of(read("figure3_variance"), **named)
-    return float(rows["published_variance"].iloc[0]) if len(rows) else float("nan")
 
 
 def _build(study: AskedStudy, given: Namespace) -> Drawing:

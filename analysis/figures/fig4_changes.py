@@ -1,7 +1,5 @@
 """Figure 4: what moves a mask. How many blocks another search, another draw or another objective changes.
 
-depth-pruning figure fig4 --results results --study study
-
 A panel for each model and size; across, the blocks that change, from none to all k. Everything else stays equal: a
 search is compared with another on the same draw, a draw with another of the same search. A point is the mean over all
 pairs, its line the 95 percent interval that leaves out one draw; a small grey point is a draw. The dotted line is
@@ -25,24 +23,15 @@ from ..data.load import done, measured
 from ..data.study import AskedStudy
 from ..stats.estimands import DRAWN, OBJECTIVE, SEARCH, Change, changes
 from . import style
-from .cli import Drawing, StudyFigure, once
+from .cli import Drawing, StudyFigure
 from .style import GREY, INK, LINE, Rows, named
 
 GROUPS = {SEARCH: "another search", DRAWN: "another draw", OBJECTIVE: "another objective"}
+COLUMNS = (
+    "model", "k", "changed_by", "objectives", "others", "blocks", "low", "high", "draws", "chance", "of_each_draw",
+    "worst_to_best", "worst_to_best_low", "worst_to_best_high",
+)  # fmt: skip
 WHITE: dict[str, Any] = {"bbox": {"fc": "white", "ec": "none", "pad": 0.6}}  # behind a number
-
-
-@once
-def changes_of(study: AskedStudy) -> list[Change]:
-    """What each factor changes in the masks of a study. Raises NothingToRead if no two masks can be compared."""
-    cells = done(study.frame)
-    ppl = measured(study.frame).get("ppl")
-    found = changes(cells, np.log(ppl.of(cells)) if ppl else None)
-    if not found:
-        raise NothingToRead(
-            "no two masks differ in search, draw or objective only: run two searches or two draws."
-        )
-    return found
 
 
 def draw(found: Sequence[Change]) -> Figure:
@@ -102,29 +91,20 @@ def table(found: Sequence[Change]) -> pd.DataFrame:
     rows = []
     for one in found:
         changed, ratio = one.changed, one.worst_to_best
-        rows.append(
-            {
-                "model": one.model,
-                "k": one.k,
-                "changed_by": one.factor,
-                "objectives": " ".join(one.objectives),
-                "others": " ".join(one.others),
-                "blocks": changed.mean,
-                "low": changed.low,
-                "high": changed.high,
-                "draws": changed.draws,
-                "chance": one.chance,
-                "of_each_draw": " ".join(f"{value:.6g}" for value in one.each),
-                "worst_to_best": ratio.mean,
-                "worst_to_best_low": ratio.low,
-                "worst_to_best_high": ratio.high,
-            }
-        )
-    return pd.DataFrame(rows)
+        compared = [one.model, one.k, one.factor, " ".join(one.objectives), " ".join(one.others)]
+        of_each = " ".join(f"{value:.6g}" for value in one.each)
+        blocks = [changed.mean, changed.low, changed.high, changed.draws, one.chance, of_each]
+        rows.append([*compared, *blocks, ratio.mean, ratio.low, ratio.high])
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def _build(study: AskedStudy, _: Namespace) -> Drawing:
-    found = changes_of(study)
+    cells, ppl = done(study.frame), measured(study.frame).get("ppl")
+    found = changes(cells, np.log(ppl.of(cells)) if ppl else None)
+    if not found:
+        raise NothingToRead(
+            "no two masks differ in search, draw or objective only: run two searches or two draws."
+        )
     return Drawing(draw(found), table(found))
 
 

@@ -1,7 +1,5 @@
 """Figure 5: how many times as much of each outcome's variance is due to the calibration as to the search.
 
-depth-pruning figure fig5 --results results --study small
-
 The four outcomes are the mask (Jaccard distance), the calibration loss minus that of the dense model, the logarithm
 of held-out perplexity, and accuracy. Variance components are computed within one model and one k. For the loss, they
 are also computed within one objective, because losses of different objectives have no common unit. Bars are
@@ -13,31 +11,25 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
-from numpy.typing import NDArray
 
 from ..data.archive import NothingToRead
 from ..data.load import choose, done, names
 from ..data.study import AskedStudy, ItemAnswers
 from ..stats import components
-from ..stats.components import DRAWN, IntervalEstimate, Shares, item_noise
-from ..stats.grid import STRATUM, at
+from ..stats.components import IntervalEstimate, Shares, item_noise
+from ..stats.grid import STRATUM
 from ..stats.means import rivals
 from . import style
-from .cli import Drawing, StudyFigure, once
+from .cli import Drawing, StudyFigure
 from .style import GREY, INK, LINE, Rows, number, rows_of
 
-# The parts on the second side of every ratio of `Shares`.
-SECOND = {
-    "total_ratio": ("search", "interaction"),
-    "objective_ratio": ("search", "interaction"),
-    "objective_draw": ("draw",),
-}
 LEAST, MOST = 0.05, 100.0  # of the axis
 Ratios = Mapping[str, Mapping[str, IntervalEstimate]]
 
@@ -92,11 +84,6 @@ def draw(found: Ratios, title: str = "How much more calibration decides than the
 NO_SHARE = 1e9  # a share is 0 if another one is so many times as large
 
 
-def unbounded(ratio: IntervalEstimate) -> bool:
-    """Whether the interval of a ratio has no upper end, up to the rounding of a share that is 0."""
-    return ratio.high > NO_SHARE
-
-
 def ratio_text(ratio: IntervalEstimate) -> str:
     """A ratio with its interval, for a table in which the shares are beside it.
 
@@ -107,51 +94,17 @@ def ratio_text(ratio: IntervalEstimate) -> str:
         return "no ratio"
     if np.isnan(ratio.low):
         return number(ratio.value)
-    if unbounded(ratio):
+    if ratio.high > NO_SHARE:  # no upper end, up to the rounding of a share that is 0
         if ratio.low == 1:  # neither side may explain anything, so only the interaction is left on both
             return "at least 1"
         return f"above {number(ratio.low)}" if ratio.low > 0 else "not determined"
     return f"{number(ratio.value)} ({number(ratio.low)} to {number(ratio.high)})"
 
 
-def upper_ends(shares: Shares, name: str) -> dict[str, float]:
-    """The upper ends of the shares on the second side of a ratio, if the ratio has no upper end."""
-    if not unbounded(getattr(shares, name)):
-        return {}
-    if name == "objective_draw":
-        return {"draw": at(shares.sources.set_index("source"), DRAWN, "high")}
-    return {part: shares.parts[part].high for part in SECOND[name]}
-
-
-def percent_text(share: float) -> str:
-    """A share in percent: `44`, or `0.3` if it is less than one percent."""
-    return f"{100 * share:.1g}" if 0 < share < 0.01 else f"{100 * share:.0f}"
-
-
 # The numbers of the figure: shares of variance of four outcomes, with intervals.
 
 LOSS, MASKS = "calibration loss", "masks"
-UNKNOWN = ItemAnswers(note="the answers to single items were not asked for")
-
-
-def outcomes(
-    frame: pd.DataFrame, perplexity: str | None = None, accuracy: str | None = None
-) -> dict[str, Any]:
-    """For each outcome label: one value per cell (None if the outcome is the mask), and the columns of its strata.
-
-    Perplexity and accuracy are outcomes only if they were measured. Raises NothingToRead if a named one was not.
-    """
-    known: dict[str, Any] = {
-        MASKS: (None, STRATUM),
-        LOSS: (frame["loss"] - frame["dense_loss"], [*STRATUM, "objective"]),
-    }
-    if perplexity or names(frame, "ppl"):
-        ppl = choose(frame, "ppl", perplexity)
-        known[f"log {ppl.label}"] = (np.log(ppl.of(frame)), STRATUM)
-    if accuracy or names(frame, "acc"):
-        acc = choose(frame, "acc", accuracy)
-        known[acc.label] = (acc.of(frame), STRATUM)
-    return known
+TABLE = ["outcome", "source", "share", "low", "high", "df", "component", "note"]
 
 
 def is_accuracy(label: str) -> bool:
@@ -159,54 +112,50 @@ def is_accuracy(label: str) -> bool:
     return label not in (MASKS, LOSS) and not label.startswith("log ")
 
 
-@once
-def answers(study: AskedStudy, accuracy: str | None = None) -> ItemAnswers:
-    """The answers of the finished cells to every item of the accuracy, if it was measured."""
-    finished = done(study.frame)
-    known = accuracy or names(finished, "acc")
-    return study.answers(choose(finished, "acc", accuracy).names) if known else UNKNOWN
-
-
-@once
+@cache
 def shares_of(
-    study: AskedStudy, perplexity: str | None = None, accuracy: str | None = None
+    study: AskedStudy, perplexity: str | None, accuracy: str | None
 ) -> tuple[dict[str, Shares], pd.DataFrame]:
-    """The shares of each outcome of a study, and one table of all numbers (see `measure`)."""
-    finished = done(study.frame)
-    return measure(finished, outcomes(finished, perplexity, accuracy), answers(study, accuracy))
+    """The shares of each outcome of a study, and one table of all numbers; without cells of the reference search.
 
-
-def measure(
-    frame: pd.DataFrame, named: dict[str, Any], answers: ItemAnswers = UNKNOWN
-) -> tuple[dict[str, Shares], pd.DataFrame]:
-    """The shares of each outcome, and one table of all numbers.
-
-    `answers` are those of the frame's cells, row by row. The noise of the items is subtracted from the sums of
-    squares of an accuracy. Without answers it looks like an effect of the setting, so its shares are refused.
+    Perplexity and accuracy are outcomes only if they were measured. The noise of the items is subtracted from the
+    sums of squares of an accuracy. If the answers to single items were not kept, it looks like an effect of the
+    setting, so the shares of the accuracy are refused. Raises NothingToRead if a named metric was not measured.
     """
-    by_outcome, parts = {}, []
-    for label, (values, by) in named.items():
-        use, known, rows = used(frame, values)
-        tasks = answers.take(rows).tasks if is_accuracy(label) else {}
+    frame = done(study.frame)
+    cells, answers = rivals(frame), ItemAnswers()
+    # For each outcome, one value per cell (None if the outcome is the mask), and the columns of its strata.
+    outcomes: dict[str, tuple[Any, list[str]]] = {
+        MASKS: (None, STRATUM),
+        LOSS: (cells["loss"] - cells["dense_loss"], [*STRATUM, "objective"]),
+    }
+    if perplexity or names(frame, "ppl"):
+        ppl = choose(frame, "ppl", perplexity)
+        outcomes[f"log {ppl.label}"] = (np.log(ppl.of(cells)), STRATUM)
+    if accuracy or names(frame, "acc"):
+        acc = choose(frame, "acc", accuracy)
+        outcomes[acc.label], answers = (acc.of(cells), STRATUM), study.answers(acc.names)
+    found, parts = {}, []
+    for label, (values, by) in outcomes.items():
+        values = None if values is None else values.dropna()
+        use = cells if values is None else cells.loc[values.index]
+        tasks = answers.take(use.index.to_numpy()).tasks if is_accuracy(label) else {}
+        use = use.reset_index(drop=True)
         if is_accuracy(label) and not tasks:
             shares = components.refused(len(use), components.count(use), answers.note)
         else:
-            noise = item_noise(tasks) if tasks else None
-            shares = components.shares(use, components.coordinates(use, known, by), by, items=noise)
-        by_outcome[label] = shares
+            of, noise = components.coordinates(use, values, by), item_noise(tasks) if tasks else None
+            shares = components.Design(use, by).shares(of, items=noise)
+        found[label] = shares
         totals: dict[str, IntervalEstimate] = {
             **shares.parts,
             "calibration : search": shares.total_ratio,
             f"{shares.objective} : search": shares.objective_ratio,
-            f"{shares.objective} : draw": shares.objective_draw,
         }
         first = [{"source": n, "share": e.value, "low": e.low, "high": e.high} for n, e in totals.items()]
         both = pd.DataFrame([*first, *shares.sources.to_dict("records")])
         parts.append(both.assign(outcome=label, note=shares.note))
-    return by_outcome, pd.concat(parts, ignore_index=True).reindex(columns=["outcome", *TABLE])
-
-
-TABLE = ["source", "share", "low", "high", "df", "component", "note"]
+    return found, pd.concat(parts, ignore_index=True).reindex(columns=TABLE)
 
 
 def calibration_perplexity(frame: pd.DataFrame) -> Shares:
@@ -218,23 +167,8 @@ def calibration_perplexity(frame: pd.DataFrame) -> Shares:
     cells = rows_of(frame, objective="perplexity")
     if cells.empty:
         raise NothingToRead("no cell was pruned for perplexity.")
-    use, known, _ = used(cells, cells["loss"] - cells["dense_loss"])
-    return components.shares(use, components.coordinates(use, known))
-
-
-def used(
-    frame: pd.DataFrame, values: pd.Series[float] | None
-) -> tuple[pd.DataFrame, NDArray[np.float64] | None, NDArray[np.int64]]:
-    """The cells that have a value, these values (None if the outcome is the mask), and the rows of these cells.
-
-    Cells of the reference search are left out.
-    """
-    numbered = pd.Series(np.arange(len(frame)), index=frame.index)
-    use = rivals(frame)
-    known = None if values is None else values.loc[use.index].dropna()
-    use = use if known is None else use.loc[known.index]
-    rows = numbered.loc[use.index].to_numpy().astype(np.int64)
-    return use.reset_index(drop=True), None if known is None else np.asarray(known, np.float64), rows
+    cells = rivals(cells).reset_index(drop=True)
+    return components.Design(cells).shares(components.coordinates(cells, cells["loss"] - cells["dense_loss"]))
 
 
 def _build(study: AskedStudy, given: Namespace) -> Drawing:

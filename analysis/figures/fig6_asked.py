@@ -1,7 +1,5 @@
 """Figure 6: search harder, get what you asked for. Own loss against held-out perplexity, a line for each draw.
 
-depth-pruning figure fig6 --results results --study study
-
 Across: how many nats lower than one-shot's the calibration loss of a search is, on the same draw. Up: the held-out
 perplexity of its mask over that of the unpruned model. All objectives share the axis of the first panel; each has a
 further panel of its own, because most differences are small beside those between objectives. If an objective asks for
@@ -25,7 +23,7 @@ from ..data.study import AskedStudy
 from ..stats.estimands import ONE_SHOT, SearchLine, search_lines
 from . import style
 from .cli import Drawing, StudyFigure
-from .style import GREY, INK, TIMES, factor, named
+from .style import GREY, INK, TIMES, named, number
 
 BREAK = (float("nan"), float("nan"))  # ends a line
 
@@ -92,7 +90,7 @@ def verdict(lines: Sequence[SearchLine]) -> str:
         return "no gain in own loss" if lines else "not run"
     falls, rises = (sum(sign * step > 0 for step in steps) for sign in (-1, 1))
     word, n = ("lower", falls) if falls >= rises else ("higher", rises)
-    return f"{TIMES}{factor(float(np.exp(np.median(steps))))}, {word} in {n} of {len(lines)}"
+    return f"{TIMES}{number(float(np.exp(np.median(steps))))}, {word} in {n} of {len(lines)}"
 
 
 def gain(line: SearchLine) -> float | None:

@@ -1,7 +1,5 @@
 """Figure 7: how near the loss of each search gets to that of the best known mask, and at what cost.
 
-depth-pruning figure fig7 --results results --study small [--cost seconds]
-
 A panel for each model and size. Across: the cost of a search, in masks scored, seconds, or block forwards. A score is
 counted even if another cell computed it. Up: what is left of the way to the best known mask, in percent of what the
 worst search leaves; a line for each objective joins its searches. A filled point is on the Pareto front: no other

@@ -1,7 +1,5 @@
 """Figure 8: how often other calibration samples would lead to another mask, and how many samples are enough.
 
-depth-pruning figure fig8 --results results --study small
-
 The figure is computed from the per-sample losses in the traces; no model is run. Above: how often the final decision
 of a search gives another mask if the calibration samples are bootstrapped. Below: how often two disjoint subsets of n
 samples give the same mask, over all searches. Points are means over cells, in percent; lines are 95 percent intervals
@@ -12,6 +10,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,7 @@ from ..stats.crossed import Trace
 from ..stats.grid import STRATUM, budgets, groups, strata_of
 from ..stats.means import CellDraws, over_draws
 from . import style
-from .cli import Drawing, StudyFigure, once
+from .cli import Drawing, StudyFigure
 from .style import LINE, Rows, counted, named, rows_of
 
 WHERE = ["cell", *STRATUM, "objective", "calibration", "samples", "length", "draw", "algo"]
@@ -115,7 +114,7 @@ def measure(frame: pd.DataFrame, traces: Mapping[str, Trace]) -> tuple[pd.DataFr
     return table, agreement.merge(cells[WHERE], on="cell")
 
 
-@once
+@cache
 def stability_of(study: AskedStudy) -> tuple[pd.DataFrame, pd.DataFrame]:
     """What `measure` finds in a study."""
     return measure(study.frame, study.traces)

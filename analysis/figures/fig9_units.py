@@ -1,7 +1,5 @@
 """Figure 9: what is gained by removing sub-layers instead of whole blocks, at the same share of the parameters.
 
-depth-pruning figure fig9 --results results --study units
-
 Each point compares the mask over sub-layers (or attention or MLP layers only) with the mask over blocks of the same
 search, objective and samples: exp of the mean difference of the held-out losses over the same windows, which is the
 ratio of the perplexities. The line is its 95 % interval. Left of 1, the sub-layers are better.
@@ -21,7 +19,7 @@ from matplotlib.figure import Figure
 from pruning.core.mask import Mask
 from pruning.core.records import read_done
 
-from ..data.archive import NothingToRead, folder
+from ..data.archive import NothingToRead
 from ..data.load import Metric, done, of_windows
 from ..data.study import AskedStudy
 from ..stats.grid import LATENCY, bare, compensated, each, groups
@@ -120,7 +118,7 @@ def _name(row: Any) -> str:
 
 def _build(study: AskedStudy, given: Namespace) -> Drawing:
     metric = of_windows(study.frame, given.perplexity)
-    rows = compared(folder(study.results), study.frame, metric)
+    rows = compared(study.results, study.frame, metric)
     return Drawing(draw(rows, metric), rows)
 
 

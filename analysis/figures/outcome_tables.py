@@ -1,7 +1,5 @@
 """Tables 1 to 3: accuracy and perplexity of the masks, and what the searches cost.
 
-depth-pruning figure table1 --results results --study small
-
 Source: tables 1 to 3 of arXiv 2604.24938. Table 1 of the paper has only masks pruned for margin, and table 2 only
 masks pruned for perplexity. If the paper has numbers for a model and k, they are in the column after the study's own;
 the paper's means of perplexities are arithmetic. The CSVs also have each individual metric and the calibration loss.
@@ -11,8 +9,6 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -24,7 +20,7 @@ from ..data.study import AskedStudy
 from ..paper import check
 from ..stats import regret
 from ..stats.crossed import Trace
-from ..stats.grid import STRATUM, size, strata_of
+from ..stats.grid import STRATUM, strata_of
 from . import style
 from .cli import Drawing, StudyFigure
 from .style import DASH, GREY, INK, LARGE, PAGE, named, number, rows_of
@@ -71,46 +67,33 @@ def typeset(rows: pd.DataFrame, metric: Metric) -> Figure:
     If the paper has numbers for a model and k, its column follows.
     """
     name, _, averaged = PAPER[metric.kind]
-    columns, keys = [], []
+    columns, dense = dict[str, pd.DataFrame](), []
     for model, k in strata_of(rows):
-        columns.append((model, size(model, k)))
-        keys.append((model, k, "mean"))
-        if rows_of(rows, model=model, k=k)["paper"].notna().any():
-            columns.append((model, "paper"))
-            keys.append((model, k, "paper"))
-    dense = []
-    for model, _, which in keys:
-        mean = rows_of(rows, model=model)["dense"].mean()
-        own = number(mean) if metric.kind == "ppl" or np.isnan(mean) else f"{mean:.1f}"
-        dense.append(own if which == "mean" else f"{check.dense(name, model):.2f}")
-    lines = [TableLine("nothing removed", dense, heading=True)]
+        own = rows_of(rows, model=model, k=k).set_index(["objective", "algo"])
+        texts = [shown_value(row) for _, row in own.iterrows()]
+        columns[style.stratum(model, k, narrow=True)] = own.assign(text=texts)
+        mean = own["dense"].mean()
+        dense.append(number(mean) if metric.kind == "ppl" or np.isnan(mean) else f"{mean:.1f}")
+        if own["paper"].notna().any():
+            texts = ["" if np.isnan(value) else f"{value:.2f}" for value in own["paper"]]
+            columns[f"{style.stratum(model, k, narrow=True)}, paper"] = own.assign(text=texts)
+            dense.append(f"{check.dense(name, model):.2f}")
+    lines: list[Line] = [("nothing removed", dense)]
     for objective in style.objectives(rows["objective"]):
-        lines.append(TableLine(f"pruned for {named(objective)}", [], heading=True))
-        of_objective = rows_of(rows, objective=objective)
-        for algo in style.ordered(of_objective["algo"]):
-            own_rows = rows_of(of_objective, algo=algo)
-            lines.append(
-                TableLine(named(algo), [_value(rows_of(own_rows, model=m, k=k), w) for m, k, w in keys])
-            )
+        lines.append((f"pruned for {named(objective)}", []))
+        for algo in style.ordered(rows_of(rows, objective=objective)["algo"]):
+            cells = (own["text"].get((objective, algo), "") for own in columns.values())
+            lines.append((named(algo), list(map(str, cells))))
     unit = " in percent" if metric.kind == "acc" else ""
     spreads = "mean ± standard deviation"
     if metric.kind == "ppl":
         spreads = f"geometric mean {SPREAD} factor (one standard deviation of the logarithm)"
     paper = f"paper: its mean over {averaged}; " if rows["paper"].notna().any() else ""
-    known = sorted({int(n) for n in rows["asked"].dropna()})
-    n = " to ".join(map(str, dict.fromkeys((known[0], known[-1]))))
-    cells = f"n = {n} cell{'s' * (known != [1])} (calibration data, draws and seeds)"
-    note = f"{spreads}; {cells}; {paper}(n/m): n of m cells are done"
-    return table(columns, lines, f"Table {name[5]}: {metric.label}{unit}, of masks held out", note)
-
-
-def _value(rows: pd.DataFrame, which: str) -> str:
-    if rows.empty:
-        return ""
-    row = rows.iloc[0]
-    if which == "paper":
-        return "" if np.isnan(row["paper"]) else f"{row['paper']:.2f}"
-    return shown_value(row)
+    n = " to ".join(map(str, dict.fromkeys((int(rows["asked"].min()), int(rows["asked"].max())))))
+    note = (
+        f"{spreads}; n = {n} cells (calibration data, draws and seeds); {paper}(n/m): n of m cells are done"
+    )
+    return table(list(columns), lines, f"Table {name[5]}: {metric.label}{unit}, of masks held out", note)
 
 
 def shown_value(row: pd.Series[Any]) -> str:
@@ -120,7 +103,7 @@ def shown_value(row: pd.Series[Any]) -> str:
     """
     count, asked = int(row["cells"]), int(row["asked"])
     if "geometric" in row.index:  # "times or divided by" (Limpert et al. 2001)
-        shown, sign = [number(row["geometric"]), style.factor(row["factor"])], SPREAD
+        shown, sign = [number(row["geometric"]), style.number(row["factor"])], SPREAD
     else:
         shown = [number(v) if abs(v) >= LARGE else f"{v:,.1f}" for v in (row["mean"], row["sd"])]
         sign = "±"
@@ -166,25 +149,25 @@ def search_means(frame: pd.DataFrame, lines: Mapping[str, Trace]) -> pd.DataFram
 
 def typeset_search(rows: pd.DataFrame) -> Figure:
     """One row per model, k and algorithm; one column per measure."""
-    paper = bool(rows["paper_seconds"].notna().any())
     columns = [
-        ("in this study" if name == "paid" else "a search alone", word) for name, word in MEASURES.items()
+        *MEASURES.values(),
+        "cells",
+        *(["paper,\nseconds"] * bool(rows["paper_seconds"].notna().any())),
     ]
-    columns += [("in this study", "cells"), *([("paper", "seconds")] if paper else [])]
-    lines = []
+    lines: list[Line] = []
     for model, k in strata_of(rows):
-        lines.append(TableLine(style.stratum(model, k).replace("\n", " "), [], heading=True))
+        lines.append((style.stratum(model, k).replace("\n", " "), []))
         of_stratum = rows_of(rows, model=model, k=k).set_index("algo")
         for algo in style.ordered(of_stratum.index):
             row: Any = of_stratum.loc[algo]
             values = [number(row[name]) for name in MEASURES]
             values.append(f"{0 if np.isnan(row['cells']) else int(row['cells'])}/{int(row['asked_cells'])}")
             values.append("" if np.isnan(row["paper_seconds"]) else number(row["paper_seconds"]))
-            lines.append(TableLine(named(algo), values[: len(columns)]))
+            lines.append((named(algo), values[: len(columns)]))
     note = "means over objectives, calibration data and draws; "
     note += "seconds: each score at the time that it took where it was computed, and the search's own; "
     note += "block forwards: one block over all samples, nothing shared; "
-    note += "paid: computed by the cell itself, as other cells share theirs"
+    note += "paid: computed by the cells of this study, as other cells share theirs"
     return table(columns, lines, "Table 3: what the searches cost", note)
 
 
@@ -193,47 +176,33 @@ def typeset_search(rows: pd.DataFrame) -> Figure:
 ROW = 0.155  # inches
 SPREAD = "\N{MULTIPLICATION SIGN}\N{DIVISION SIGN}"  # between a geometric mean and its factor
 NARROW = 0.85  # inches: in narrower columns, a mean stands without its spread
+Line = tuple[str, Sequence[str]]  # a name and its values; one without values is the heading of those below
 
 
-@dataclass(frozen=True)
-class TableLine:
-    """One line of a table: its name, its values, and whether the line is a heading. A heading starts a group."""
-
-    name: str
-    values: Sequence[str]
-    heading: bool = False
-
-
-def table(columns: Sequence[tuple[str, str]], lines: Sequence[TableLine], title: str, note: str) -> Figure:
-    """Draw a table. Columns have an upper and a lower heading. Equal upper headings are joined if adjacent."""
-    first = 0.15 + 0.06 * max(len(line.name) for line in lines)
+def table(columns: Sequence[str], lines: Sequence[Line], title: str, note: str) -> Figure:
+    """Draw a table."""
+    first = 0.15 + 0.06 * max(len(name) for name, _ in lines)
     width = min(1.3, (PAGE - first - 0.05) / len(columns))
+    rights = [first + width * (i + 1) for i in range(len(columns))]
     note = style.wrapped(note, 138)
-    bottom = len(lines) + 3.6
+    top = 2.5 + max(heading.count("\n") for heading in columns)
+    bottom = top + len(lines) + 1
     figure = Figure(figsize=(PAGE, ROW * (bottom + 1 + note.count("\n"))))
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, PAGE), ylim=(bottom + 1 + note.count("\n"), 0))
     axes.set_axis_off()
-    end = first + width * len(columns)
     axes.text(0.05, 0.7, title, weight="bold", fontsize=style.TITLE + 0.5, color=INK, va="center")
-    rights = [first + width * (i + 1) for i in range(len(columns))]
-    for upper, group in groupby(zip(columns, rights, strict=True), key=lambda pair: pair[0][0]):
-        ends = [right for _, right in group]
-        if upper:
-            left = ends[0] - width + 0.12
-            axes.text((left + ends[-1]) / 2, 1.9, named(upper), ha="center", va="center")
-            axes.hlines(2.4, left, ends[-1], color="black", lw=0.5)
-    for right, (_, lower) in zip(rights, columns, strict=True):
-        axes.text(right, 2.9, lower, ha="right", va="center", color=GREY)
-    for row, line in enumerate(lines, start=3):
-        if line.heading:
-            axes.hlines(row + 0.45, 0.05, end, color="black", lw=0.7 if row == 3 else 0.3)
-        look: dict[str, Any] = {"va": "center", "style": "italic" if line.heading else "normal"}
-        axes.text(0.05 if line.heading else 0.13, row + 1, line.name, **look)
-        for right, value in zip(rights, line.values, strict=False):
+    for right, heading in zip(rights, columns, strict=True):
+        axes.text(right, top, heading, ha="right", va="bottom", color=GREY)
+    for row, (name, values) in enumerate(lines, start=1):
+        if not values:
+            axes.hlines(top + row - 0.5, 0.05, rights[-1], color="black", lw=0.3)
+        look: dict[str, Any] = {"va": "center", "style": "normal" if values else "italic"}
+        axes.text(0.13 if values else 0.05, top + row, name, **look)
+        for right, value in zip(rights, values, strict=False):
             mean, _, count = value.partition(" (")
             short = mean.split(" ")[0] + (f" ({count}" if count else "")
-            axes.text(right, row + 1, short if width < NARROW else value, ha="right", va="center")
-    axes.hlines([1.35, len(lines) + 3.5], 0.05, end, color="black", lw=1.2)
+            axes.text(right, top + row, short if width < NARROW else value, ha="right", va="center")
+    axes.hlines([1.3, top + 0.4, bottom - 0.3], 0.05, rights[-1], color="black", lw=(1.2, 0.7, 1.2))
     axes.text(0.05, bottom + 0.2, note, color=GREY, va="top")
     return figure
 
@@ -244,19 +213,18 @@ def _outcome(study: AskedStudy, kind: str, name: str | None) -> Drawing:
     return Drawing(typeset(rows, metric), rows)
 
 
-def _accuracy(study: AskedStudy, given: Namespace) -> Drawing:
-    return _outcome(study, "acc", given.accuracy)
-
-
-def _perplexity(study: AskedStudy, given: Namespace) -> Drawing:
-    return _outcome(study, "ppl", given.perplexity)
-
-
 def _search(study: AskedStudy, _: Namespace) -> Drawing:
     rows = search_means(study.frame, study.lines)
     return Drawing(typeset_search(rows), rows)
 
 
-TABLE1 = StudyFigure("table1_accuracy", "Accuracy of the masks", _accuracy, metrics=True)
-TABLE2 = StudyFigure("table2_perplexity", "Perplexity of the masks", _perplexity, metrics=True)
+TABLE1 = StudyFigure(
+    "table1_accuracy", "Accuracy of the masks", lambda s, o: _outcome(s, "acc", o.accuracy), metrics=True
+)
+TABLE2 = StudyFigure(
+    "table2_perplexity",
+    "Perplexity of the masks",
+    lambda s, o: _outcome(s, "ppl", o.perplexity),
+    metrics=True,
+)
 TABLE3 = StudyFigure("table3_search", "What the searches cost", _search)

@@ -103,16 +103,16 @@ def colour(objective: str) -> str:
     return OBJECTIVES.get(objective) or SPARE[zlib.crc32(objective.encode()) % len(SPARE)]
 
 
-def ordered(names: Iterable[str]) -> list[str]:
-    """Distinct names: first those in ORDER, then the others in alphabetical order."""
+def ordered(names: Iterable[str], known: Iterable[str] = ORDER) -> list[str]:
+    """Distinct names: first those that are known (by default searches), then the others in alphabetical order."""
     distinct = {str(name) for name in names}
-    return [n for n in ORDER if n in distinct] + sorted(distinct - set(ORDER))
+    first = [name for name in known if name in distinct]
+    return first + sorted(distinct - set(first))
 
 
 def objectives(names: Iterable[str]) -> list[str]:
     """Distinct objectives, in the order of their colours, then the others in alphabetical order."""
-    distinct = {str(name) for name in names}
-    return [n for n in OBJECTIVES if n in distinct] + sorted(distinct - set(OBJECTIVES))
+    return ordered(names, OBJECTIVES)
 
 
 def rows_of(frame: pd.DataFrame, **values: Any) -> pd.DataFrame:
@@ -148,16 +148,9 @@ def pages(count: int, columns: int, height: float, title: str, note: str = "") -
     return figure, flat[:count]
 
 
-def wrapped(text: str, limit: int, mark: str = "; ") -> str:
-    """Wrap text at `mark` into lines of at most `limit` characters. Only a longer part is wrapped at its spaces."""
-    lines: list[str] = []
-    wrapper = textwrap.TextWrapper(limit, break_long_words=False, break_on_hyphens=False)
-    for part in (line for long in text.split(mark) for line in wrapper.wrap(long)):
-        if lines and len(lines[-1]) + len(mark) + len(part) <= limit:
-            lines[-1] += mark + part
-        else:
-            lines.append(part)
-    return "\n".join(lines)
+def wrapped(text: str, limit: int) -> str:
+    """Text in lines of at most `limit` characters."""
+    return textwrap.fill(text, limit, break_long_words=False, break_on_hyphens=False)
 
 
 def empty(axes: Axes, text: str) -> None:
@@ -258,13 +251,6 @@ def number(value: float) -> str:
     if abs(value) >= LARGE:
         return large(value)
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
-
-
-def factor(value: float) -> str:
-    """A factor with two or three digits: 1.08, 2.4, 31. If the value is missing, a dash replaces the number."""
-    if math.isnan(value) or value >= 1000:
-        return number(value)
-    return f"{value:.2f}" if value < 10 else f"{value:.0f}"
 
 
 def counted(n: int, noun: str) -> str:

@@ -140,8 +140,6 @@ def averages() -> Iterator[Recomputed]:
 
 OURS = f"our level is {LEVEL}"
 AGREES, DISAGREES, OPEN = "the tables agree", "the tables do not agree", "inconclusive"
-# Ours: near ties in C4, equally good on LAMBADA, and a match of two times.
-NEAR, ALIKE, MATCH = 0.03, 1.25, 0.1
 
 
 @dataclass(frozen=True)
@@ -155,8 +153,7 @@ class Statement:
 
 def statements() -> list[Statement]:
     """All statements, in the order of the paper."""
-    checks = (ranges, five_of_six, anticorrelated, near_ties, elitist, proxy)
-    return [check() for check in (*checks, better_than_dense, seven, duplicates, closed_form)]
+    return [check() for check in (ranges, five_of_six, anticorrelated, elitist, proxy, duplicates)]
 
 
 def of(decided: bool | None) -> str:
@@ -267,25 +264,6 @@ def _all_negative(correlations: Sequence[float], adjusted: Sequence[float]) -> b
     return signs.pop() if len(signs) == 1 else None
 
 
-def seven() -> Statement:
-    """How many distinct results the searches have in each cell of the margin objective."""
-    columns = ["average", "margin"]
-    margins = list(cells(pruned("table1_accuracy")))
-    same = sum(
-        bool((c.loc["fast_block_select", columns] == c.loc["one_shot", columns]).all()) for _, c in margins
-    )
-    counts = [(name, float(len(cell.drop_duplicates(columns)))) for name, cell in margins]
-    return Statement(
-        "implied: seven distinct results are compared in each margin cell (v1)",
-        of(same == 0),
-        (
-            "our reading: a search whose numbers equal one-shot's adds no comparison",
-            f"fast-block-select equals one-shot in {same} of {len(margins)} cells",
-            f"distinct results: {listed(counts, 0)}",
-        ),
-    )
-
-
 def duplicates() -> Statement:
     """How the variance between searches changes if equal masks are counted more than once."""
     facts, smaller, larger, n = [], 0, 0, 0
@@ -304,48 +282,6 @@ def duplicates() -> Statement:
     facts.append("our reading: any change of the variance counts")
     claim = "implied: the variance between searches does not depend on duplicate masks"
     return Statement(claim, of(smaller + larger == 0), tuple(facts))
-
-
-def near_ties() -> Statement:
-    """Whether masks that are near ties on C4 are equally good on LAMBADA. The pair that differs most decides."""
-    worst = (0.0, "")
-    for name, cell in cells(pruned("table2_perplexity")):
-        for a, first in cell.iterrows():
-            for b, second in cell.iterrows():
-                if first["c4"] <= second["c4"] <= (1 + NEAR) * first["c4"]:
-                    factor = max(first["lambada"] / second["lambada"], second["lambada"] / first["lambada"])
-                    text = f"{name} {a} and {b}: C4 {first['c4']:.2f} and {second['c4']:.2f}, LAMBADA "
-                    worst = max(worst, (factor, f"{text}{first['lambada']:.2f} and {second['lambada']:.2f}"))
-    return Statement(
-        "implied: masks that are near ties on C4 are equally good elsewhere",
-        of(worst[0] <= ALIKE),
-        (
-            worst[1],
-            f"a factor of {worst[0]:.2f}",
-            f"our thresholds: within {100 * NEAR:.0f} percent on C4, a factor of {ALIKE} on LAMBADA; our reading: "
-            "one pair decides",
-        ),
-    )
-
-
-def closed_form() -> Statement:
-    """Infer from CBO's time in table 3 what CBO evaluated. Time is proportional to the number of blocks left."""
-    time = read("table3_search_seconds").set_index("algo")["seconds"]
-    n, k, open_blocks = 32, 7, 30
-    per_pass = float(time["one_shot"]) / open_blocks / (n - 1)  # seconds to run one block on the data
-    greedy = sum((open_blocks - i) * (n - 1 - i) for i in range(k)) * per_pass
-    pairs = (open_blocks * (n - 1) + open_blocks * (open_blocks - 1) // 2 * (n - 2)) * per_pass
-    off = abs(pairs / float(time["cbo"]) - 1)
-    return Statement(
-        "implied: CBO is the cited method (one backward pass per sample) and does not measure all pairs",
-        AGREES if off > MATCH else OPEN,
-        (
-            f"the cost model gives {greedy:,.0f} s for greedy; the paper prints {time['greedy']:,.0f} s",
-            f"all singles and pairs would take {pairs:,.0f} s; CBO took {time['cbo']:,.0f} s, "
-            f"a difference of {100 * off:.1f} percent",
-            f"the cost model is ours, and so is the threshold: {100 * MATCH:.0f} percent",
-        ),
-    )
 
 
 def elitist() -> Statement:
@@ -382,26 +318,6 @@ def _against_one_shot(table: str, column: str) -> tuple[int, int, int]:
         for algo in ("genetic", "bayesian")
     ]
     return sum(d > 0 for d in differences), sum(d < 0 for d in differences), len(differences)
-
-
-def better_than_dense() -> Statement:
-    """Whether the margin rates most pruned models clearly worse than the whole model, as damage should be.
-
-    Without standard errors, no difference is clear, so the tables cannot decide.
-    """
-    table = read("table1_accuracy")
-    dense = table[table["algo"] == "dense"].set_index("model")["margin"]
-    cut = table[table["algo"] != "dense"]
-    better = (cut["margin"] < cut["model"].map(dense)).groupby(cut["model"])
-    counts = [f"{model} {int(flags.sum())} of {len(flags)}" for model, flags in better]
-    return Statement(
-        "implied: the margin measures what pruning costs",
-        OPEN,
-        (
-            f"pruned models with a better margin than the whole model: {', '.join(counts)}",
-            "our reading: most cells decide, if their difference is clear; the tables give no standard errors of it",
-        ),
-    )
 
 
 def proxy() -> Statement:

@@ -1,8 +1,9 @@
-"""The report's entries, one per cell, with small drawings of masks and losses; and the configuration of a study."""
+"""The report's entries, one per cell, with a drawing of the mask; and the configuration of a study."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,38 +12,29 @@ import pandas as pd
 from markupsafe import Markup
 
 from pruning.core.errors import PruningError
-from pruning.core.mask import BudgetRecord, Mask, is_complete, unit_noun
+from pruning.core.mask import Mask, unit_noun
 from pruning.core.records import (
     CLASS,
-    CURVE,
     LABELS,
-    LOG,
     METRIC,
     MODELS,
     OPTION,
     SHOWN,
     DoneResult,
-    HealRecord,
     Kind,
     MarginsRecord,
-    Point,
-    Result,
     error_of,
-    heldout,
     leaves,
     metrics_among,
-    read,
     read_continuations,
 )
-from pruning.core.scoring import TraceLine, plus_minus
+from pruning.core.scoring import plus_minus
 from pruning.core.units import bytes_text
 
 from ..figures.style import number, ordered
 from ..stats.grid import bare, mask_of, removed
 from ..stats.grid import groups as groups_of
 from .study_data import StudyData
-
-TAIL = 15  # the number of lines shown from the end of launch.log
 
 
 @dataclass(frozen=True)
@@ -53,26 +45,22 @@ class CellEntry:
     cell: str
     status: str
     name: str
-    log: str
     error: str = ""
     short: str = ""
     mask: Markup | None = None
-    curve: Markup | None = None
-    heal: Markup | None = None
     continuations: ContinuationTable | None = None
     facts: list[tuple[str, str]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class CellGroup:
-    """The cells with the same model, number of removed blocks and objective. `count` says how many have an entry.
+    """The cells with the same model, number of removed blocks and objective.
 
     `dense` has what was measured with nothing removed.
     """
 
     heading: str
     anchor: str
-    count: str
     dense: str
     entries: list[CellEntry]
 
@@ -83,7 +71,7 @@ def anchor(cell: str) -> str:
 
 
 def groups(m: StudyData) -> Iterator[CellGroup]:
-    """The shown cells (also missing and failed cells), grouped by model, number of removed blocks and objective."""
+    """All cells (also missing and failed ones), grouped by model, number of removed blocks and objective."""
     values = {
         kind: dict(zip(m.frame["cell"], metric.of(m.frame), strict=True))
         for kind, metric in m.metrics.items()
@@ -93,22 +81,25 @@ def groups(m: StudyData) -> Iterator[CellGroup]:
         order = {algo: i for i, algo in enumerate(ordered(cells["algo"].dropna()))}
         rows = cells.assign(rank=cells["algo"].map(order))
         rows = rows.sort_values(["rank", "calibration", "draw", "seed"])
-        shown = rows[rows["cell"].isin(m.shown)]
-        if len(shown):
-            size = "" if pd.isna(k) else f", {removed(cells.iloc[0])}"
-            heading = f"{bare(str(model))}{size}, pruned for {objective}"
-            among = f"{len(shown):,} of " if len(shown) < len(rows) else ""
-            entries = [_entry(m, row, values) for _, row in shown.iterrows()]
-            known = [m.records[cell] for cell in map(str, shown["cell"]) if cell in m.records]
-            dense = [_measured(one["evaluation"]["dense"]) for one in known if one["status"] == "done"]
-            whole = f"With nothing removed: {dense[0]}." if dense and dense[0] else ""
-            yield CellGroup(heading, f"group-{place}", f"{among}{len(rows)} cells", whole, entries)
+        size = "" if pd.isna(k) else f", {removed(cells.iloc[0])}"
+        known = [m.records[cell] for cell in map(str, rows["cell"]) if cell in m.records]
+        dense = [_measured(one["evaluation"]["dense"]) for one in known if one["status"] == "done"]
+        yield CellGroup(
+            heading=f"{bare(str(model))}{size}, pruned for {objective}",
+            anchor=f"group-{place}",
+            dense=f"With nothing removed: {dense[0]}." if dense and dense[0] else "",
+            entries=[_entry(m, row, values) for _, row in rows.iterrows()],
+        )
 
 
 def _entry(m: StudyData, row: pd.Series[Any], values: Mapping[str, Mapping[str, float]]) -> CellEntry:
     cell, record = str(row["cell"]), m.records.get(str(row["cell"]))
-    common: dict[str, Any] = {"anchor": anchor(cell), "cell": cell, "status": row["status"]}
-    common |= {"name": _name(row), "log": _tail(m.results / cell / LOG)}
+    common: dict[str, Any] = {
+        "anchor": anchor(cell),
+        "cell": cell,
+        "status": row["status"],
+        "name": _name(row),
+    }
     if row["status"] == "damaged":
         return CellEntry(**common, error=str(row["damage"]))
     if record is None:
@@ -117,16 +108,12 @@ def _entry(m: StudyData, row: pd.Series[Any], values: Mapping[str, Mapping[str, 
     if record["status"] != "done":
         return CellEntry(**common, error="{type}: {message}".format(**record["error"]))
     mask = mask_of(row)
-    steps, last = _steps(m.lines[cell], int(row["k"]), record["search"].get("budget"))
+    short = (f"{LABELS[k]} {number(of[cell])}{' %' if k == 'acc' else ''}" for k, of in values.items())
     return CellEntry(
         **common,
-        short=", ".join(
-            f"{LABELS[k]} {number(of[cell])}{' %' if k == 'acc' else ''}" for k, of in values.items()
-        ),
+        short=", ".join(short),
         mask=strip(mask),
-        curve=curve(steps, last),
-        heal=figure(m.results / cell, record["heal"]) if "heal" in record else None,
-        continuations=continuations(m.results, record),
+        continuations=continuations(m.asked.results, record),
         facts=[*_facts(record, row, mask)],
     )
 
@@ -138,29 +125,6 @@ def _name(row: pd.Series[Any]) -> str:
     size += "" if pd.isna(row["length"]) else f" x {int(row['length'])}"
     seed = "" if pd.isna(row["seed"]) else f", seed {int(row['seed'])}"
     return f"{row['algo']}{data}{size}{seed}"
-
-
-def _tail(log: Path) -> str:
-    try:
-        text = log.read_text(encoding="utf-8", errors="replace")
-    except OSError:  # most often, there is no log
-        return ""
-    return "\n".join(text.splitlines()[-TAIL:])
-
-
-def _steps(
-    trace: list[TraceLine], k: int, budget: BudgetRecord | None
-) -> tuple[list[tuple[int, float]], int]:
-    """The improvements of the best loss as (masks scored, loss), and the total number of masks scored."""
-    steps, scored = list[tuple[int, float]](), set[tuple[int, ...]]()
-    for score in trace:
-        if mask := tuple(score["dropped"]):
-            scored.add(mask)
-            loss = float(score["loss"])
-            whole = "of" not in score  # the score of a race can be over a part of the samples
-            if whole and is_complete(mask, k, budget) and (not steps or loss < steps[-1][1]):
-                steps.append((len(scored), loss))
-    return steps, len(scored)
 
 
 def _measured(metrics: Mapping[str, float]) -> str:
@@ -185,9 +149,7 @@ def _facts(record: DoneResult, row: pd.Series[Any], mask: Mask) -> Iterator[tupl
     yield from _margins(record.get("margins"))
     yield "stopped", search["stopped"]
     spent = [f"{search['evaluations_asked']:,.0f} scores asked, {search['evaluations_paid']:,.0f} paid"]
-    spent += [f"{row['shared']:,.0f} shared"] if not pd.isna(row["shared"]) else []
-    spent.append(f"{row['seconds']:,.1f} s")
-    for name, words in (("block_forwards", "block forwards"), ("block_forwards_alone", "without sharing")):
+    for name, words in (("shared", "shared"), ("seconds", "s"), ("block_forwards", "block forwards")):
         spent += [f"{row[name]:,.0f} {words}"] if not pd.isna(row[name]) else []
     spent += [f"{bytes_text(int(row['peak_memory']))} at peak"] if not pd.isna(row["peak_memory"]) else []
     yield "cost", ", ".join(spent)
@@ -218,13 +180,28 @@ def facts(record: Any) -> Iterator[tuple[str, str]]:
         changed = "another mask than the search's" if selection["changed"] else "the search's mask"
         rounds = f"of {len(selection['losses'])} in {len(selection['rounds'])} rounds"
         yield "selection by healing", f"{changed}, {rounds}: {_spent(selection)}"
-    for name, value in record["evaluation"].get("healed", {}).items():
-        if not name.endswith("/stderr"):
-            yield f"{name} healed", number(value)
+    if measured := _measured(record["evaluation"].get("healed", {})):
+        yield "held out, healed", measured
 
 
 def _spent(record: Any) -> str:
     return f"{record['tokens']:,} tokens in {record['seconds']:,.0f} s"
+
+
+def strip(mask: Mask) -> Markup:
+    """The mask as a row of squares in SVG; removed units are filled. Sub-layers: attention above, MLPs below."""
+    n_blocks, rows = mask.n_blocks, mask.n_units // mask.n_blocks
+    side, gap = 10, 1.5
+    kept = "".join(f"M{gap / 2:g} {row * side + side / 2:g}h{n_blocks * side}" for row in range(rows))
+    places = (divmod(unit, rows) for unit in mask.dropped)
+    gone = "".join(f"M{b * side + gap / 2:g} {row * side + side / 2:g}h{side - gap:g}" for b, row in places)
+    units = unit_noun(mask.unit)
+    listed = f"{units}s {', '.join(mask.names())} of {mask.n_units} removed"
+    words = listed if mask.dropped else f"no {units} removed"
+    return Markup(
+        f'<svg class="strip" viewBox="0 0 {n_blocks * side} {rows * side}" role="img" aria-label="{words}">'
+        f'<path class="kept" d="{kept}"/><path class="gone" d="{gone}"/></svg>'
+    )
 
 
 # What the dense and the smaller models wrote after the same prompts.
@@ -270,16 +247,11 @@ def continuations(results: Path, record: DoneResult) -> ContinuationTable | None
 LEFT_OUT = ("paths.", "tracker", "launcher", "study")
 
 
-@dataclass(frozen=True)
-class ShownSetting:
-    """A key of the configuration or the environment, its values, and the number of cells with each value."""
-
-    name: str
-    values: list[tuple[str, int]]
+Counts = dict[str, Counter[str]]  # for each setting, the number of cells with each of its values
 
 
-def settings(m: StudyData) -> tuple[list[ShownSetting], list[ShownSetting]]:
-    """Settings that vary, and settings that all cells share. Both lists are in the order of the configuration.
+def settings(m: StudyData) -> tuple[Counts, Counts]:
+    """Settings that vary, and settings that all cells share, both in the order of the configuration.
 
     A setting that only some cells have (say, an option of one search) counts as shared if its value never varies.
     """
@@ -292,107 +264,20 @@ def settings(m: StudyData) -> tuple[list[ShownSetting], list[ShownSetting]]:
         }
         for record in m.records.values()
     )
-    return [s for s in every if len(s.values) > 1], [s for s in every if len(s.values) == 1]
+    varied = {name: values for name, values in every.items() if len(values) > 1}
+    return varied, {name: values for name, values in every.items() if name not in varied}
 
 
-def environments(m: StudyData) -> list[ShownSetting]:
+def environments(m: StudyData) -> Counts:
     """Commit, device and package versions of the cells."""
-    return _counted(map(_environment, m.records.values()))
+    every: list[Any] = [record["environment"] for record in m.records.values()]
+    names = ("commit", "device", "cpus")
+    return _counted({name: one[name] for name in names if name in one} | one["packages"] for one in every)
 
 
-def _environment(record: Result) -> dict[str, Any]:
-    given: Any = record["environment"]
-    known = {name: given[name] for name in ("commit", "device", "cpus") if name in given}
-    return {**known, **given["packages"]}
-
-
-def _counted(cells: Iterable[dict[str, Any]]) -> list[ShownSetting]:
-    """Each key that some cell has, with its distinct values."""
-    values: dict[str, dict[str, int]] = {}
+def _counted(cells: Iterable[dict[str, Any]]) -> Counts:
+    values: Counts = {}
     for cell in cells:
         for name, value in cell.items():
-            shown = "none" if value is None else str(value)
-            counts = values.setdefault(name, {})
-            counts[shown] = counts.get(shown, 0) + 1
-    return [ShownSetting(name, list(counts.items())) for name, counts in values.items()]
-
-
-# Small SVG drawings of one cell. The page's light or dark style sets their colours.
-
-SIDE, GAP = 10, 1.5
-WIDTH, HEIGHT = 320.0, 110.0
-
-
-def strip(mask: Mask) -> Markup:
-    """The mask as a row of squares; removed units are filled. Sub-layers: attention above, MLPs below."""
-    n_blocks, rows = mask.n_blocks, mask.n_units // mask.n_blocks
-    kept = "".join(f"M{GAP / 2:g} {row * SIDE + SIDE / 2:g}h{n_blocks * SIDE}" for row in range(rows))
-    places = (divmod(unit, rows) for unit in mask.dropped)
-    gone = "".join(f"M{b * SIDE + GAP / 2:g} {row * SIDE + SIDE / 2:g}h{SIDE - GAP:g}" for b, row in places)
-    units = unit_noun(mask.unit)
-    listed = f"{units}s {', '.join(mask.names())} of {mask.n_units} removed"
-    words = listed if mask.dropped else f"no {units} removed"
-    return Markup(
-        f'<svg class="strip" viewBox="0 0 {n_blocks * SIDE} {rows * SIDE}" role="img" aria-label="{words}">'
-        f'<path class="kept" d="{kept}"/><path class="gone" d="{gone}"/></svg>'
-    )
-
-
-def curve(steps: Sequence[tuple[int, float]], last: int) -> Markup:
-    """A plot of the best loss so far. `steps` are improvements of that loss; `last` is the number of masks scored."""
-    if not steps:
-        return Markup('<p class="absent">The search scored no mask of this size.</p>')
-    values = [loss for _, loss in steps]
-    low, high = min(values), max(values)
-    places = [(_x(scores, last), _y(loss, low, high)) for scores, loss in steps]
-    path = "M{:.1f} {:.1f}".format(*places[0])
-    path += "".join(f"H{x:.1f}V{y:.1f}" for x, y in places[1:]) + f"H{_x(last, last):.1f}"
-    words = f"Best loss so far: {values[0]:.4f} after {steps[0][0]} masks, {values[-1]:.4f} after {last}"
-    return _plot(words, path, f"best loss so far: {number(values[-1])}", f"{last:,} masks scored")
-
-
-def figure(cell: Path, record: HealRecord) -> Markup:
-    """The drawing of a cell's healing; empty if its curve is missing or damaged."""
-    try:
-        return healing(read(cell / record["folder"] / CURVE))
-    except ValueError:  # a line that is no JSON; the command names the file at its end
-        return Markup()
-
-
-def healing(points: Sequence[Point]) -> Markup:
-    """A line through the held-out losses and a dot for each training loss; empty without held-out losses."""
-    judged = [(point["tokens"], point["heldout_loss"]) for point in heldout(points)]
-    trained = [(point["tokens"], point["loss"]) for point in points if "loss" in point]
-    if not judged:
-        return Markup("")
-    last = max(point["tokens"] for point in points)
-    values = [loss for _, loss in (*judged, *trained)]
-    low, high = min(values), max(values)
-    line, dots = (
-        [(_x(tokens, last), _y(loss, low, high)) for tokens, loss in of] for of in (judged, trained)
-    )
-    path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in line)
-    first, final = judged[0][1], min(loss for _, loss in judged)
-    words = (
-        f"Held-out loss of the healing: {first:.4f} before, {final:.4f} at best, over {last or 1:,} tokens"
-    )
-    start = f"healing: {number(first)} to {number(final)} nats"
-    drawn = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="1"/>' for x, y in dots)
-    return _plot(words, path, start, f"{last or 1:,} tokens", drawn)
-
-
-def _x(value: float, last: float) -> float:
-    return 8 + (WIDTH - 16) * value / max(last, 1)
-
-
-def _y(loss: float, low: float, high: float) -> float:
-    return 8 + (HEIGHT - 30) * (high - loss) / (high - low) if high > low else (HEIGHT - 14) / 2
-
-
-def _plot(words: str, path: str, start: str, end: str, more: str = "") -> Markup:
-    """A line above two texts."""
-    return Markup(
-        f'<svg class="curve" viewBox="0 0 {WIDTH:g} {HEIGHT:g}" role="img" aria-label="{words}">'
-        f'<path d="{path}"/>{more}<text x="8" y="{HEIGHT - 6:g}">{start}</text>'
-        f'<text class="end" x="{WIDTH - 8:g}" y="{HEIGHT - 6:g}">{end}</text></svg>'
-    )
+            values.setdefault(name, Counter())["none" if value is None else str(value)] += 1
+    return values

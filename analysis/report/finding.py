@@ -7,17 +7,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import pandas as pd
-from markupsafe import Markup
 
-from pruning.core.mask import unit_noun
-
-from ..figures.style import TIMES, counted, number, ordered
-from ..stats.grid import STRATUM, bare, groups, mask_of, noun, removed, removed_of
-from .cells import strip
+from ..figures.style import TIMES, counted, number
+from ..stats.grid import noun, removed
 from .page_tables import ReportTable, changes
 from .study_data import StudyData, listed, say, tried
 from .summary import moved
@@ -34,31 +30,20 @@ class HeadlineNumber:
 
 @dataclass(frozen=True)
 class Finding:
-    """The top of the page. `table` says what moves a mask; if nothing can be compared, `strips` show masks."""
+    """The top of the page. `table` says what moves a mask, if anything can be compared."""
 
     headline: str
     detail: str
     numbers: list[HeadlineNumber]
-    table: ReportTable | None = None
-    strips: list[tuple[str, Markup, str]] = field(default_factory=list)
-    strips_of: str = ""  # the model, size and objective of the strips
-    squares: str = ""  # what their squares are
+    table: ReportTable | None
 
 
 def finding(m: StudyData) -> Finding:
     """The top of the page for a study."""
-    sides = (_moves, _objectives, _damage, _finished)
-    headline, detail = next(said for say_it in sides if (said := tried(say_it, m)))
-    numbers = known_numbers(m)[:3]
-    if tried(lambda study: study.changes, m):
-        return Finding(headline, detail, numbers, changes(m))
-    # One mask of each search of the first model, size and objective.
-    where = ["model", "k", "objective"]
-    first = m.cells.sort_values(where).iloc[0]
-    same = m.cells[(m.cells[where] == first[where]).all(axis=1)]
-    words = f"{bare(first['model'])}, {removed(first)}, pruned for {first['objective']}"
-    strips = list(_strips(m, same.drop_duplicates("algo").set_index("algo", drop=False)))
-    return Finding(headline, detail, numbers, None, strips, words, unit_noun(mask_of(first).unit))
+    headline, detail = next(said for say_it in (_moves, _damage, _finished) if (said := tried(say_it, m)))
+    numbers = [found for measure in NUMBERS if (found := tried(measure, m))]
+    known = tried(lambda study: study.changes, m)
+    return Finding(headline, detail, numbers[:3], changes(m) if known else None)
 
 
 def _moves(m: StudyData) -> list[str] | None:
@@ -84,21 +69,11 @@ def _moves(m: StudyData) -> list[str] | None:
     )
 
 
-def _objectives(m: StudyData) -> list[str] | None:
-    """Which objective gives the lowest perplexity."""
-    costs = m.costs[m.costs["outcome"] == "ppl"].dropna(subset="mean")
-    costs = costs[costs.groupby(STRATUM)["objective"].transform("nunique") > 1]
-    if costs.empty:
-        return None
-    best = {str(part.sort_values("mean")["objective"].iloc[0]) for _, part in groups(costs, STRATUM)}
-    return say("finding", kind="objectives", best=sorted(best), strata=costs.groupby(STRATUM).ngroups)
-
-
 def _damage(m: StudyData) -> list[str] | None:
     """What removing blocks does to perplexity or to accuracy."""
-    words = {removed_of(row) for _, row in m.cells.iterrows()}
+    words = {removed(row) for _, row in m.cells.iterrows()}
     which = {re.sub(r" removed(, (.*))?", lambda f: f" ({f[2]})" if f[2] else "", text) for text in words}
-    found = perplexity(m) or accuracy(m)
+    found = _perplexity(m) or _accuracy(m)
     if found is None:
         return None
     what = which.pop() if len(which) == 1 else noun(m.cells)
@@ -111,27 +86,7 @@ def _finished(m: StudyData) -> list[str]:
     return say("finding", kind="finished", done=len(m.cells), asked=len(m.frame))
 
 
-def _strips(m: StudyData, cells: pd.DataFrame) -> Iterator[tuple[str, Markup, str]]:
-    for algo in ordered(cells["algo"])[:8]:
-        row = cells.loc[[algo]]
-        values = [f"{metric.label} {number(float(metric.of(row).iloc[0]))}" for metric in m.metrics.values()]
-        yield algo, strip(mask_of(row.iloc[0])), ", ".join(values)
-
-
-# The numbers beside the finding.
-
-INTERVAL = "95 percent interval"
-
-
-def known_numbers(m: StudyData) -> list[HeadlineNumber]:
-    """The numbers that the study has the data for, the most telling first."""
-    measures: tuple[Callable[[StudyData], HeadlineNumber | None], ...]
-    measures = (_cost, _one_shot, accuracy, perplexity, _count)
-    return [found for measure in measures if (found := tried(measure, m)) is not None]
-
-
-def _without(m: StudyData) -> str:
-    return f"; without {listed(sorted(m.by_construction))}" if m.by_construction else ""
+# The numbers beside the finding, the most telling first.
 
 
 def _cost(m: StudyData) -> HeadlineNumber | None:
@@ -144,7 +99,7 @@ def _cost(m: StudyData) -> HeadlineNumber | None:
         where = f"median over {counted(len(found), 'combination')} of model and size"
         note = f"{where}; range {number(values.min())} to {number(values.max())}"
     else:
-        ends = f"{INTERVAL} {number(first['low'])} to {number(first['high'])}"
+        ends = f"95 percent interval {number(first['low'])} to {number(first['high'])}"
         known = not math.isnan(first["low"])
         note = f"{first['worst']} instead of {first['best']}; {ends if known else 'no interval'}"
     label = "perplexity if pruned for the worst objective instead of the best"
@@ -156,12 +111,13 @@ def _one_shot(m: StudyData) -> HeadlineNumber | None:
     gains = m.judged.gains
     if gains.empty:
         return None
+    without = f"; without {listed(sorted(m.by_construction))}" if m.by_construction else ""
     value = f"{int((gains['low'] > 0).sum())} of {len(gains)}"
     label = "problems in which the best known mask is clearly better than one-shot's"
-    return HeadlineNumber(value, label, f"paired on the calibration samples{_without(m)}")
+    return HeadlineNumber(value, label, f"paired on the calibration samples{without}")
 
 
-def perplexity(m: StudyData) -> HeadlineNumber | None:
+def _perplexity(m: StudyData) -> HeadlineNumber | None:
     """How many times higher the perplexity of the pruned models is than that of the dense ones."""
     if (metric := m.metrics.get("ppl")) is None:
         return None
@@ -169,7 +125,7 @@ def perplexity(m: StudyData) -> HeadlineNumber | None:
     return _over(ratios, f"{TIMES} {number(float(ratios.median()))}", metric.label)
 
 
-def accuracy(m: StudyData) -> HeadlineNumber | None:
+def _accuracy(m: StudyData) -> HeadlineNumber | None:
     """By how many points the accuracy of the pruned models differs from that of the dense ones."""
     if (metric := m.metrics.get("acc")) is None:
         return None
@@ -188,3 +144,8 @@ def _over(known: pd.Series[float], value: str, label: str) -> HeadlineNumber | N
 def _count(m: StudyData) -> HeadlineNumber:
     note = "nothing is missing" if len(m.cells) == len(m.frame) else "the others are in the list of cells"
     return HeadlineNumber(f"{len(m.cells):,} of {len(m.frame):,}", "cells are finished", note)
+
+
+NUMBERS: tuple[Callable[[StudyData], HeadlineNumber | None], ...] = (
+    _cost, _one_shot, _accuracy, _perplexity, _count,
+)  # fmt: skip

@@ -11,12 +11,10 @@ from __future__ import annotations
 import base64
 import io
 import logging
-from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote
 
@@ -27,8 +25,7 @@ from matplotlib.figure import Figure
 from pruning.core.storage import write_text
 
 from .. import figures
-from ..data.archive import NothingToRead, folder
-from ..data.load import Only
+from ..data.archive import NothingToRead
 from ..data.study import AskedStudy
 from ..figures.cli import StudyFigure, parsed, run, study_arguments
 from . import cells, finding, page_tables, study_data, summary
@@ -41,20 +38,13 @@ log = logging.getLogger(__name__)
 
 def main() -> None:
     """Write the page for a results folder."""
-    run("report", parsed(study_arguments("One self-contained HTML page of a study.", out=True)), _draw)
+    given = parsed(study_arguments("One self-contained HTML page of a study."))
+    run("report", given, lambda study: write(study, given.out))
 
 
-def _draw(study: AskedStudy, given: Namespace) -> list[Path]:
-    return [_write(StudyData(folder(given.results), given.study, given.only, study), given.out)]
-
-
-def write(results: Path, study: str | None, out: Path, only: Only = MappingProxyType({})) -> Path:
+def write(study: AskedStudy, out: Path) -> Path:
     """Write the page of a study to a folder, and return its path."""
-    return _write(StudyData(results, study, only), out)
-
-
-def _write(m: StudyData, out: Path) -> Path:
-    write_text(out / "report.html", page(m))
+    write_text(out / "report.html", page(StudyData(study)))
     return out / "report.html"
 
 
@@ -70,10 +60,10 @@ def page(m: StudyData) -> str:
         study_data.templates()
         .get_template("report.html.j2")
         .render(
-            study=m.study or "all cells",
+            study=m.asked.study or "all cells",
             title=m.asked.title,
             status=m.frame["status"].value_counts().to_dict(),
-            damages=m.damages,
+            damages=m.asked.damages,
             finding=finding.finding(m),
             sections=list(sections(parts, drawn, list(page_tables.tables(m)))),
             ran=parts["run"],
@@ -82,7 +72,6 @@ def page(m: StudyData) -> str:
             shared=shared,
             environments=cells.environments(m),
             cells=page_tables.cells(m),
-            most=study_data.MOST,
             groups=list(cells.groups(m)),
             style=_inlined("report.css"),
             script=_inlined("report.js"),
@@ -95,47 +84,19 @@ def _inlined(name: str) -> Markup:
     return Markup((study_data.TEMPLATES / name).read_text(encoding="utf-8"))
 
 
-# The sections of the page: sentences, the figures that show the same numbers, and their tables.
-
-LEAD = 3  # sentences that are always shown; if there are more, they can be opened
-
-# For each section, which has the name of its part of the summary: its tables. The tables of several models share a
-# name; a hyphen and a number follow it. Figures name their sections.
-SECTIONS: dict[str, Sequence[str]] = {
-    "masks": ("worst",),
-    "costs": ("crossed", "perplexity", "accuracy"),
-    "relative": ("objectives", "searches", "states"),
-    "searches": ("search",),
-    "certainty": ("sizes", "stability"),
-    "routing": ("routing",),
-    "variance": ("shares",),
-    "paper": (),
-}
-JUDGED = ("masks", "variance")  # over the cells that verdicts are about
-
-
-@dataclass(frozen=True)
-class ReportSection:
-    """One section. `lead` are the first sentences, `more` the others."""
-
-    anchor: str
-    part: Part
-    lead: Sequence[str]
-    more: Sequence[str]
-    figures: Sequence[ReportFigure]
-    tables: Sequence[ReportTable]
+JUDGED = ("masks", "variance")  # sections over the cells that verdicts are about
 
 
 def sections(
     parts: dict[str, Part], drawn: Sequence[ReportFigure], tables: Sequence[ReportTable]
-) -> Iterator[ReportSection]:
-    """The sections that the study has something for, in the order of the page."""
-    for name, of in SECTIONS.items():
-        if name in parts:
-            own = [figure for figure in drawn if figure.entry.section == name and figure.address]
-            said, lead = parts[name].sentences, LEAD if own else None
-            named = [table for one in of for table in tables if table.name.partition("-")[0] == one]
-            yield ReportSection(name, parts[name], said[:lead], said[lead:] if lead else [], own, named)
+) -> Iterator[dict[str, Any]]:
+    """The sections: sentences, the figures that show the same numbers, and their tables."""
+    for name, part in parts.items():
+        if name != "run":  # it has a place of its own
+            figures = [figure for figure in drawn if figure.entry.section == name and figure.address]
+            # The tables of several models share a name; a hyphen and a number follow it.
+            own = [table for one in part.tables for table in tables if table.name.partition("-")[0] == one]
+            yield {"anchor": name, "part": part, "figures": figures, "tables": own}
 
 
 # The figures, embedded. If drawing fails, the page says why.
@@ -159,7 +120,7 @@ def drawn_figures(m: StudyData) -> Iterator[ReportFigure]:
             continue
         log.info("report   %s", entry.heading)
         try:
-            figure = entry.of((m.judged if entry.section in JUDGED else m).asked)
+            figure = entry.of((m.judged if entry.section in JUDGED else m).asked).figure
             yield ReportFigure(entry, _embedded(figure), round(figure.get_figwidth() * 96))
         except NothingToRead as nothing:
             yield ReportFigure(entry, reason=str(nothing))

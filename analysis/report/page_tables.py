@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from markupsafe import Markup
+from pandas.api.types import is_numeric_dtype
 
 from ..data.archive import NothingToRead
 from ..figures import outcome_tables
+from ..figures.fig5_variance_shares import shares_of
 from ..figures.outcome_tables import MEASURES, aggregate, shown_value
 from ..figures.style import DASH, TIMES, number
-from ..stats.estimands import DRAWN, OBJECTIVE, Change
-from ..stats.estimands import SEARCH as ANOTHER_SEARCH
+from ..stats.estimands import DRAWN, OBJECTIVE, SEARCH, Change
 from ..stats.grid import STRATUM, bare, each, groups, mask_of, noun, size
-from ..stats.means import DrawMean
-from ..stats.perplexity_comparisons import SEARCH
 from .cells import anchor, strip
-from .study_data import StudyData, with_interval
-from .summary import routed
+from .study_data import StudyData, mean_text, templates, with_interval
 
 UNPRUNED = "nothing removed"
 
@@ -46,287 +44,180 @@ class ReportTable:
     dense: Sequence[Sequence[Value]] = ()
 
 
-# A heading, whether the column has numbers, and a function that returns the column's value in a row.
-Column = tuple[str, bool, Callable[[Any], Value]]
-Rows = list[list[Value]]
-Built = tuple[list[tuple[str, bool]], Rows]  # headings and rows
-WithDense = tuple[list[tuple[str, bool]], Rows, Rows]  # and rows that stay on top
+@dataclass(frozen=True)
+class Content:
+    """What a table shows: a frame whose columns are the headings, and rows of the unpruned models by heading.
+
+    Columns of texts that are `numbers`, such as means with their spread, are sorted by their first number.
+    """
+
+    frame: pd.DataFrame
+    dense: Sequence[Mapping[str, str]] = ()
+    numbers: Sequence[str] = ()
+
+    def table(self, name: str, caption: str) -> ReportTable:
+        """The table with a name and a caption."""
+        columns = [shown(self.frame[column]) for column in self.frame]
+        headings = [
+            (str(column), is_numeric_dtype(self.frame[column]) or column in self.numbers)
+            for column in self.frame
+        ]
+        rows = [list(map(Value, row)) for row in zip(*columns, strict=True)]
+        dense = [[Value(row.get(heading, "")) for heading, _ in headings] for row in self.dense]
+        return ReportTable(name, caption, headings, rows, dense)
+
+
+def shown(values: pd.Series[Any]) -> list[str]:
+    """The texts of a column: names as they are, whole numbers whole, and others with about three digits."""
+    if not is_numeric_dtype(values):
+        return [value if isinstance(value, str) else "" for value in values]
+    whole = bool((values.dropna() % 1 == 0).all())
+    return [DASH if pd.isna(value) else f"{value:,.0f}" if whole else number(value) for value in values]
 
 
 def tables(m: StudyData) -> Iterator[ReportTable]:
     """All tables that the study has the data for, except those of changes and of cells."""
-    for name, (caption, build) in TABLES.items():
-        if (name == "sizes" and not len(m.sizes)) or (name == "routing" and not m.routing):
-            continue
+    for name, build in TABLES.items():
         with suppress(NothingToRead):
-            yield ReportTable(name, caption, *build(m))
-    found, over = m.relative, "with 95 percent intervals over calibration draws"
-    for name, frame, caption, relative in (
-        ("objectives", found.objectives, OBJECTIVES, _objective_ratios),
-        ("searches", found.searches, f"Held-out perplexity of each search relative to {SEARCH}", _searches),
-        ("states", found.states, STATES, _states),
-    ):
-        for place, (model, rows) in enumerate(groups(frame, "model"), start=1):
-            yield ReportTable(f"{name}-{place}", f"{caption}, {over}: {model}", *relative(rows))
+            yield build(m).table(name, captions()[name])
+    relative = {"objectives": _objective_ratios, "searches": _searches, "states": _states}
+    for name, of_model in relative.items():
+        for place, (model, rows) in enumerate(groups(getattr(m.relative, name), "model"), start=1):
+            yield of_model(rows).table(f"{name}-{place}", f"{captions()[name]}: {model}")
 
 
-# Values and columns.
+def captions() -> Mapping[str, str]:
+    """The captions of the tables by their names."""
+    found: Mapping[str, str] = getattr(templates().get_template("texts.j2").module, "captions")  # noqa: B009
+    return found
 
 
-def word(value: Any) -> Value:
-    """A name as a value. If the name is missing, the text is empty."""
-    return Value(value if isinstance(value, str) else "")
+# Outcomes and costs of the searches; shares of variance, stability.
 
 
-def numeric(value: Any, form: str | None) -> Value:
-    """A number as a value; if it is missing, the text is a dash. Without `form`, it has about three digits."""
-    parsed = float(value) if value is not None else math.nan
-    if math.isnan(parsed):
-        return Value(DASH)
-    return Value(number(parsed) if form is None else form.format(parsed))
-
-
-def _column(heading: str, numbers: bool, name: str, form: str | None) -> Column:
-    def value(row: Any) -> Value:
-        content = getattr(row, name)
-        return word(content) if isinstance(content, str) or content is None else numeric(content, form)
-
-    return heading, numbers, value
-
-
-WHOLE = ("k", "pairs", "cells", "df", "samples", "length", "draws")
-
-
-def _columns(names: Sequence[str], digits: int | None = None) -> list[Column]:
-    """A column for each name: of numbers with some digits, or of names and whole numbers."""
-    form = f"{{:,.{digits or 0}f}}"
-    spaced = digits is not None
-    return [
-        _column(name.replace("_", " ") if spaced else name, spaced or name in WHOLE, name, form)
-        for name in names
-    ]
-
-
-def _built(frame: pd.DataFrame, columns: Sequence[Column]) -> Built:
-    rows = [[value(row) for _, _, value in columns] for row in each(frame)]
-    return [(heading, numbers) for heading, numbers, _ in columns], rows
-
-
-# Outcomes and costs of the searches.
-
-
-def _accuracy(m: StudyData) -> WithDense:
-    return _outcome(m, "acc", "accuracy")
-
-
-def _perplexity(m: StudyData) -> WithDense:
-    return _outcome(m, "ppl", "perplexity")
-
-
-def _outcome(m: StudyData, kind: str, name: str) -> WithDense:
+def _outcome(m: StudyData, kind: str) -> Content:
     if kind not in m.metrics:
-        raise NothingToRead(f"no {name} was measured in this study.")
+        raise NothingToRead("it was not measured in this study.")
     metric = m.metrics[kind]
     rows = aggregate(m.frame, metric)
-
-    def value(row: Any) -> Value:
-        return Value(shown_value(pd.Series(row._asdict())))
-
-    names = {"objective": "pruned for", "model": "model", "k": "k", "algo": "search"}
-    columns = [_column(text, name == "k", name, "{:.0f}") for name, text in names.items()]
-    columns.append((metric.label, True, value))
-    if paper := bool(rows["paper"].notna().any()):
-        columns.append(_column("paper", True, "paper", "{:.2f}"))
-    form = "{:.1f}" if kind == "acc" else "{:.2f}"
+    named = rows.rename(columns={"objective": "pruned for", "algo": "search"})
+    named[metric.label] = [shown_value(row) for _, row in rows.iterrows()]
+    named["paper"] = [DASH if np.isnan(value) else f"{value:.2f}" for value in rows["paper"]]
+    paper = ["paper"] if rows["paper"].notna().any() else []
     dense = [
-        [word(UNPRUNED), word(model), word(""), word(""), numeric(mean, form), *[word("")] * paper]
+        {"pruned for": UNPRUNED, "model": str(model), metric.label: number(mean)}
         for model, mean in rows.groupby("model")["dense"].mean().items()
     ]
-    return *_built(rows, columns), dense
+    return Content(
+        named[["pruned for", "model", "k", "search", metric.label, *paper]], dense, [metric.label, "paper"]
+    )
 
 
-def _search(m: StudyData) -> Built:
-    rows = outcome_tables.search_means(m.frame, m.lines)
-    names = {"model": "model", "k": "k", "algo": "search", "cells": "cells"}
-    columns = [_column(text, name in WHOLE, name, "{:.0f}") for name, text in names.items()]
-    for name, text in MEASURES.items():
-        columns.append(_column(f"{text} alone" if name.endswith("_alone") else text, True, name, None))
-    if rows["paper_seconds"].notna().any():
-        columns.append(_column("paper, seconds", True, "paper_seconds", "{:,.0f}"))
-    return _built(rows, columns)
+def _search(m: StudyData) -> Content:
+    rows = outcome_tables.search_means(m.frame, m.asked.lines)
+    named = {"model": "model", "k": "k", "algo": "search", "cells": "cells"}
+    named |= {name: f"{text} alone" if name.endswith("_alone") else text for name, text in MEASURES.items()}
+    named |= {"paper_seconds": "paper, seconds"} if rows["paper_seconds"].notna().any() else {}
+    return Content(rows[[*named]].rename(columns=named))
 
 
-def _crossed(m: StudyData) -> WithDense:
+def _crossed(m: StudyData) -> Content:
     """The mean, median and range of each outcome for each objective; accuracies are in percent."""
-    # Accuracies are negative in the matrix and positive in the table.
-    matrix = m.crossed.copy()
-    negative = matrix["outcome"].str.startswith("acc/")
-    for low, high in (("low", "high"), ("lowest", "highest")):
-        matrix.loc[negative, [low, high]] = -matrix.loc[negative, [high, low]].to_numpy()
-    matrix.loc[negative, ["mean", "median"]] *= -1
-    numbers = ["mean", "low", "high", "median", "lowest", "highest", "cost"]
-    columns = [*_columns(["outcome", *STRATUM, "objective", "cells"]), *_columns(numbers, 2)]
     dense = []
-    for (outcome, model), _ in groups(matrix, ["outcome", "model"]):
+    for (outcome, model), _ in groups(m.crossed, ["outcome", "model"]):
         values = m.cells.loc[m.cells["model"] == model, f"dense/{outcome}"].astype(float)
         mean = float(values.mean()) * (100 if outcome.startswith("acc/") else 1)
-        own = [word(outcome), word(model), word(""), word(UNPRUNED), word(""), numeric(mean, "{:,.2f}")]
-        dense.append([*own, *[word("")] * (len(numbers) - 1)])
-    return *_built(matrix, columns), dense
+        dense.append({"outcome": outcome, "model": model, "objective": UNPRUNED, "mean": number(mean)})
+    numbers = ["mean", "low", "high", "median", "lowest", "highest", "cost"]
+    return Content(m.crossed[["outcome", *STRATUM, "objective", "cells", *numbers]], dense)
 
 
-# Shares of variance, stability.
+def _shares(m: StudyData) -> Content:
+    rows = shares_of(m.judged.asked, None, None)[1].rename(columns={"note": "reason if missing"})
+    return Content(rows[["outcome", "source", "share", "low", "high", "reason if missing"]])
 
 
-def _shares(m: StudyData) -> Built:
-    columns = [*_columns(["outcome", "source"]), *_columns(["share", "low", "high"], 2)]
-    return _built(m.judged.shares[1], [*columns, _column("reason if missing", False, "note", None)])
-
-
-def _stability(m: StudyData) -> Built:
+def _stability(m: StudyData) -> Content:
     """Means over the cells whose last decision can be resampled."""
-    where = ["objective", *STRATUM, "samples", "algo"]
-    measured = ["other_mask", "overlap"]
+    where, measured = ["objective", *STRATUM, "samples", "algo"], ["other_mask", "overlap"]
     by = m.stability.astype(dict.fromkeys(measured, float)).groupby(where, dropna=False)
-    means = by[measured].mean().assign(cells=by["other_mask"].count())
-    columns = [*_columns([*where, "cells"]), *_columns(["other_mask", "overlap"], 2)]
-    return _built(pd.DataFrame(means).reset_index(), columns)
-
-
-def _sizes(m: StudyData) -> Built:
-    """Overlap of two draws and mean outcomes at each number of samples."""
-    columns = _columns(["objective", *STRATUM, "calibration", "length", "samples", "cells", "draws"])
-    columns += _columns(["corrected"], 2)
-    for kind, metric in m.metrics.items():
-        columns.append(_column(metric.label, True, kind, "{:,.2f}" if kind == "ppl" else "{:,.1f}"))
-    return _built(m.sizes, columns)
-
-
-def _routing(m: StudyData) -> Built:
-    """A row for each group of cells and policy: accuracy, gain over the static set, margin."""
-    headings = [("cells", False), ("policy", False), ("accuracy, %", True), ("95 percent interval", False)]
-    headings += [("gain over static, points", True), ("95 percent interval", False), ("margin", True)]
-    rows = []
-    for record in m.routing:
-        for name in ("dense", "static", "own", "random", "router", "likeliest", "oracle"):
-            policy = record["policies"][name]
-            row = [word(routed(record)), word(name)]
-            for found, form in ((policy["accuracy"], "{:.1f}"), (policy["gain"], "{:+.1f}")):
-                ends = f"{100 * found['low']:.1f} to {100 * found['high']:.1f}"
-                row += [numeric(100 * found["value"], form), word(ends)]
-            rows.append([*row, numeric(policy["margin"], "{:.3f}")])
-    return headings, rows
+    means = pd.DataFrame(by[measured].mean()).assign(cells=by["other_mask"].count()).reset_index()
+    return Content(means.rename(columns={"other_mask": "other mask"}))
 
 
 # Perplexity relative to another objective, search or state; a table for each model.
 
-OBJECTIVES = (
-    "Held-out perplexity relative to another objective (divergence; if it was not run, the one with the lowest mean "
-    "perplexity)"
-)
-STATES = "Held-out perplexity after repair and healing relative to pruned masks"
+
+def _objective_ratios(rows: pd.DataFrame) -> Content:
+    ratios = [
+        "1, the reference" if row.objective == row.reference else with_interval(row.value, row.low, row.high)
+        for row in each(rows)
+    ]
+    frame = _named(rows, "objective").assign(perplexity=rows["ppl"])
+    frame["relative to the reference"] = ratios
+    compared = np.where(rows["paired"], "on the same samples", "as independent samples")
+    return Content(
+        frame.assign(draws=rows["draws"], compared=compared), numbers=["relative to the reference"]
+    )
 
 
-def _objective_ratios(rows: pd.DataFrame) -> Built:
-    def pairing(row: Any) -> Value:
-        return word("on the same samples" if row.paired else "as independent samples")
-
-    columns = [*_named(rows, "k", "state", "objective"), _column("perplexity", True, "ppl", None)]
-    columns += [("relative to the reference", True, _ratio), _column("draws", True, "draws", "{:.0f}")]
-    return _built(rows, [*columns, ("compared", False, pairing)])
+def _searches(rows: pd.DataFrame) -> Content:
+    return _by(rows, _named(rows, "algo"), "objective")
 
 
-def _searches(rows: pd.DataFrame) -> Built:
-    return _by(rows, ["k", "state", "algo"], "objective", _named(rows, "k", "state", "algo"))
+def _states(rows: pd.DataFrame) -> Content:
+    return _by(rows, _named(rows.assign(state=""), "objective", "algo"), "state")
 
 
-def _states(rows: pd.DataFrame) -> Built:
-    return _by(rows, ["k", "objective", "algo"], "state", _named(rows, "k", "objective", "algo"))
+def _named(rows: pd.DataFrame, *names: str) -> pd.DataFrame:
+    """The size, the state if there are several, and further names of each row."""
+    kept = ["k", *(["state"] if rows["state"].nunique() > 1 else []), *names]
+    return rows[kept].rename(columns={"objective": "pruned for", "algo": "search"})
 
 
-def _named(rows: pd.DataFrame, *names: str) -> list[Column]:
-    """Columns of names. That of the state is left out if there is one state only."""
-    words = {"k": "k", "state": "state", "objective": "pruned for", "algo": "search"}
-    several = rows["state"].nunique() > 1
-    return [_column(words[name], name == "k", name, "{:.0f}") for name in names if name != "state" or several]
-
-
-def _by(rows: pd.DataFrame, index: list[str], column: str, first: list[Column]) -> Built:
-    """One row for each combination of the values in `index`, and one column of ratios for each value of `column`."""
-    names = list(dict.fromkeys(rows[column]))
-    known = {(*(getattr(row, n) for n in index), getattr(row, column)): _ratio(row) for row in each(rows)}
-    combinations = rows.drop_duplicates(index)
-    headings, table = _built(combinations, first)
-    for line, row in zip(table, each(combinations), strict=True):
-        key = tuple(getattr(row, name) for name in index)
-        line += [known.get((*key, name), Value(DASH)) for name in names]
-    return [*headings, *((str(name), True) for name in names)], table
-
-
-def _ratio(row: Any) -> Value:
-    reference = getattr(row, "reference", None) == row.objective
-    return Value("1, the reference" if reference else with_interval(row.value, row.low, row.high))
+def _by(rows: pd.DataFrame, named: pd.DataFrame, column: str) -> Content:
+    """One row for each combination of the names, and one column of ratios for each value of `column`."""
+    lines: dict[tuple[Any, ...], dict[str, Any]] = {}
+    columns = list(dict.fromkeys(map(str, rows[column])))
+    for key, row in zip(named.itertuples(index=False, name=None), each(rows), strict=True):
+        names = dict(zip(map(str, named), key, strict=True))
+        line = lines.setdefault(key, names | dict.fromkeys(columns, DASH))
+        line[getattr(row, column)] = with_interval(row.value, row.low, row.high)
+    return Content(pd.DataFrame([*lines.values()]), numbers=columns)
 
 
 # What moves a mask, and what that costs held out: a row for each objective, and for objectives that are compared.
 
-FACTORS = {ANOTHER_SEARCH: "another search", DRAWN: "another draw", OBJECTIVE: "another objective"}
+FACTORS = {SEARCH: "another search", DRAWN: "another draw", OBJECTIVE: "another objective"}
+
+
+def _by_factor(m: StudyData, text: Callable[[Change], str]) -> dict[tuple[str, int, str], dict[str, str]]:
+    """A row for each model, size and objective, or pair of objectives, with a text for each factor."""
+    rows: dict[tuple[str, int, str], dict[str, str]] = {}
+    for one in m.changes:
+        sides = " : ".join(" or ".join(side) for side in (one.objectives, one.others) if side)
+        names = {"model": f"{bare(one.model)}, {size(one.model, one.k)}", "pruned for": sides}
+        row = rows.setdefault((one.model, one.k, sides), names | dict.fromkeys(FACTORS.values(), ""))
+        row[FACTORS[one.factor]] = text(one)
+    return rows
 
 
 def changes(m: StudyData) -> ReportTable:
     """Blocks that change, and held-out perplexity over that of the unpruned model."""
-    costs = {(one.model, one.k, one.objective): one for one in m.held_out}
-    blocks: dict[Any, dict[str, str]] = {}
-    for one in m.changes:
-        blocks.setdefault((one.model, one.k, _named_sides(one)), {})[one.factor] = _mean(one.changed)
-    headings = [("model", False), ("pruned for", False), *((text, False) for text in FACTORS.values())]
-    headings += [(f"perplexity, {TIMES} unpruned", False), ("median and range", False)] if costs else []
-    rows = []
-    for (model, k, name), found in blocks.items():
-        row = [
-            word(f"{bare(model)}, {size(model, k)}"),
-            word(name),
-            *(word(found.get(one, "")) for one in FACTORS),
-        ]
-        if costs:
-            cost = costs.get((model, k, name))
-            spread = (
-                f"{number(cost.median)} ({number(cost.lowest)} to {number(cost.highest)})" if cost else ""
-            )
-            row += [word(_mean(cost.ratio) if cost else ""), word(spread)]
-        rows.append(row)
-    caption = (
-        f"{noun(m.cells).capitalize()} that change, all else equal: mean and 95 percent interval over draws"
-    )
-    return ReportTable("changes", caption, headings, rows)
+    rows = _by_factor(m, lambda one: mean_text(one.changed))
+    for cost in each(m.held_out):
+        spread = f"{number(cost.median)} ({number(cost.lowest)} to {number(cost.highest)})"
+        if (row := rows.get((cost.model, cost.k, cost.objective))) is not None:
+            row |= {f"perplexity, {TIMES} unpruned": mean_text(cost), "median and range": spread}
+    units = noun(m.cells).capitalize()
+    return Content(pd.DataFrame([*rows.values()])).table("changes", f"{units} {captions()['changes']}")
 
 
-def _worst(m: StudyData) -> Built:
+def _worst(m: StudyData) -> Content:
     """The highest held-out perplexity divided by the lowest one, over the levels of each factor."""
-    ratios: dict[Any, dict[str, str]] = {}
-    for one in m.changes:
-        if not math.isnan(one.worst_to_best.mean):
-            ratios.setdefault((one.model, one.k, _named_sides(one)), {})[one.factor] = _mean(
-                one.worst_to_best
-            )
-    if not ratios:
+    if m.held_out.empty or not m.changes:
         raise NothingToRead("no perplexity was measured in this study.")
-    headings = [("model", False), ("pruned for", False), *((text, False) for text in FACTORS.values())]
-    rows = [
-        [word(f"{bare(model)}, {size(model, k)}"), word(name), *(word(found.get(one, "")) for one in FACTORS)]
-        for (model, k, name), found in ratios.items()
-    ]
-    return headings, rows
-
-
-def _named_sides(one: Change) -> str:
-    """The objective, or both that are compared."""
-    return " : ".join(" or ".join(side) for side in (one.objectives, one.others) if side)
-
-
-def _mean(mean: DrawMean) -> str:
-    """A mean with its interval, if it has one."""
-    return number(mean.mean) if math.isnan(mean.low) else with_interval(mean.mean, mean.low, mean.high)
+    return Content(pd.DataFrame([*_by_factor(m, lambda one: mean_text(one.worst_to_best)).values()]))
 
 
 # The table of all cells, finished or not. Each row has a link to the cell's entry.
@@ -334,77 +225,46 @@ def _mean(mean: DrawMean) -> str:
 
 def cells(m: StudyData) -> ReportTable:
     """A row for each cell of the study."""
-    metrics = {kind: metric.of(m.frame) for kind, metric in m.metrics.items()}
-    rows = []
-    for i, (_, row) in enumerate(m.frame.iterrows()):
-        done, name = row["status"] == "done", str(row["cell"])
-        mask = Value(strip(mask_of(row)) if done else "")
-        # With a budget, only the mask shows how many units a cell removes.
-        budget = isinstance(row["cost"], str)
-        size = (len(row["dropped"]) if done else None) if budget else row["k"]
-        rows.append(
-            [
-                Value(row["status"], anchor(name) if name in m.shown else ""),
-                *(word(row[column]) for column in ("model", "objective", "algo")),
-                numeric(size, "{:.0f}"),
-                word(row["calibration"]),
-                numeric(row["seed"], "{:.0f}"),
-                mask,
-                numeric(row["loss"] - row["dense_loss"], "{:+.3f}"),
-                *(numeric(values.iloc[i], None) for values in metrics.values()),
-                numeric(row["asked"], "{:,.0f}"),
-                numeric(row["seconds"], "{:,.0f}"),
-            ]
-        )
-    named = {"ppl": "perplexity", "acc": "accuracy, %"}
-    headings = [("cell", False), ("model", False), ("objective", False), ("search", False), ("k", True)]
-    headings += [("data", False), ("seed", True), (f"{noun(m.cells)} removed", False), ("loss added", True)]
-    headings += [*((named[kind], True) for kind in metrics), ("asked", True), ("seconds", True)]
-    dense = []
-    for model, own in groups(m.cells, "model"):
-        values = [numeric(float(metric.of(own, "dense").mean()), None) for metric in m.metrics.values()]
-        dense.append([word(UNPRUNED), word(model), *[word("")] * 7, *values, word(""), word("")])
-    caption = "Every cell of the study; the first column links to its entry"
-    return ReportTable("cells", caption, headings, rows, dense)
+    frame = m.frame
+    done, units = frame["status"] == "done", f"{noun(m.cells)} removed"
+    # With a budget, only the mask shows how many units a cell removes.
+    budget = [isinstance(cost, str) for cost in frame["cost"]]
+    removed = [len(dropped) if isinstance(dropped, tuple) else np.nan for dropped in frame["dropped"]]
+    added = (frame["loss"] - frame["dense_loss"]).astype(float)
+    metrics = {{"ppl": "perplexity", "acc": "accuracy, %"}[kind]: one for kind, one in m.metrics.items()}
+    columns: dict[str, Any] = {
+        **{name: frame[name] for name in ("cell", "model", "objective")},
+        "search": frame["algo"],
+        "k": np.where(budget, removed, frame["k"]),
+        "data": frame["calibration"],
+        "seed": frame["seed"].astype(float),
+        units: "",
+        "loss added": ["" if np.isnan(value) else f"{value:+.3f}" for value in added],
+        **{heading: one.of(frame) for heading, one in metrics.items()},
+        "asked": frame["asked"].astype(float),
+        "seconds": frame["seconds"].astype(float).round(),
+    }
+    dense = [
+        {"cell": UNPRUNED, "model": str(model)}
+        | {heading: number(float(one.of(own, "dense").mean())) for heading, one in metrics.items()}
+        for model, own in groups(m.cells, "model")
+    ]
+    content = Content(pd.DataFrame(columns), dense, ["loss added"])
+    table = content.table("cells", captions()["cells"])
+    place = [heading for heading, _ in table.headings].index(units)
+    for (_, row), line, finished in zip(frame.iterrows(), table.rows, done, strict=True):
+        values: Any = line
+        values[0] = Value(row["status"], anchor(str(row["cell"])))
+        values[place] = Value(strip(mask_of(row)) if finished else "")
+    return table
 
 
-TABLES: dict[str, tuple[str, Callable[[StudyData], Built | WithDense]]] = {
-    "worst": (
-        "Highest held-out perplexity divided by the lowest, all else equal: geometric mean and 95 percent interval",
-        _worst,
-    ),
-    "accuracy": (
-        "Accuracy by objective and search, in percent: mean and standard deviation over cells",
-        _accuracy,
-    ),
-    "perplexity": (
-        "Perplexity by objective and search: geometric mean over cells, and its spread as a factor",
-        _perplexity,
-    ),
-    "crossed": (
-        "Outcomes by objective: mean (geometric for perplexities), median and range over cells, and cost",
-        _crossed,
-    ),
-    "search": (
-        "Cost of each search: means over objectives, calibration data and draws; alone: as if no other cell had "
-        "computed a score",
-        _search,
-    ),
-    "shares": (
-        "Shares of variance within model and k, with 95 percent intervals; shares below 0 are shown as 0",
-        _shares,
-    ),
-    "stability": (
-        "How often other samples would choose another mask: means over cells",
-        _stability,
-    ),
-    "sizes": (
-        "Fewer and more calibration samples, for the same searches and draws: corrected overlap of the masks of two "
-        "draws, and mean outcomes (geometric for perplexity)",
-        _sizes,
-    ),
-    "routing": (
-        "Accuracy on held-out items, as a mean over tasks, if a policy chooses the set for each prompt",
-        _routing,
-    ),
+TABLES: dict[str, Callable[[StudyData], Content]] = {
+    "worst": _worst,
+    "accuracy": lambda m: _outcome(m, "acc"),
+    "perplexity": lambda m: _outcome(m, "ppl"),
+    "crossed": _crossed,
+    "search": _search,
+    "shares": _shares,
+    "stability": _stability,
 }

@@ -6,7 +6,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,23 +16,19 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pruning.core.records import Result, read_result
-from pruning.core.scoring import TraceLine
 
 from ..data.archive import NothingToRead
-from ..data.load import WORDS, Metric, Only, done, measured, names
-from ..data.study import AskedStudy, by_state, read_routing
+from ..data.load import WORDS, Metric, done, measured, names
+from ..data.study import AskedStudy, by_state
 from ..figures import fig5_variance_shares, fig8_stability
-from ..figures.fig5_variance_shares import percent_text, ratio_text, upper_ends
+from ..figures.fig5_variance_shares import NO_SHARE, ratio_text
 from ..figures.style import counted, number, signed
-from ..stats import crossed, perplexity_comparisons, regret, stability
-from ..stats.components import Shares
-from ..stats.estimands import Change, HeldOutCost, changes, held_out_costs
-from ..stats.grid import CONFIGURATION, STRATUM
+from ..stats import crossed, perplexity_comparisons, regret
+from ..stats.components import IntervalEstimate, Shares
+from ..stats.estimands import Change, changes
 from ..stats.perplexity_comparisons import Comparisons
-from ..stats.regret import exact_by_construction
 
 T = TypeVar("T")
-Frames = tuple[pd.DataFrame, pd.DataFrame]
 TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -40,17 +36,9 @@ TEMPLATES = Path(__file__).parent / "templates"
 class StudyData:
     """A study and its statistics. If the study lacks the data for a property, the property raises NothingToRead."""
 
-    results: Path
-    study: str | None
-    only: Only = field(default_factory=dict)
-    files: AskedStudy | None = None  # if the caller has read files already
+    asked: AskedStudy
 
-    @cached_property
-    def asked(self) -> AskedStudy:
-        """The files of the study."""
-        return self.files or AskedStudy(self.results, self.study, self.only)
-
-    @cached_property
+    @property
     def frame(self) -> pd.DataFrame:
         """All cells, including missing, failed and damaged cells."""
         return self.asked.frame
@@ -64,29 +52,8 @@ class StudyData:
     def records(self) -> dict[str, Result]:
         """The content of `result.json` of each cell that has this file, including failed cells."""
         known = self.frame.loc[self.frame["status"].isin(("done", "failed")), "cell"]
-        results = {cell: read_result(self.results / cell) for cell in map(str, known)}
+        results = {cell: read_result(self.asked.results / cell) for cell in map(str, known)}
         return {cell: result for cell, result in results.items() if result is not None}
-
-    @cached_property
-    def shown(self) -> frozenset[str]:
-        """The cells that have an entry of their own, in which everything about them is shown."""
-        return shown_cells(self.frame)
-
-    @property
-    def traces(self) -> dict[str, list[TraceLine]]:
-        """The scored masks of each finished cell."""
-        return self.asked.traces
-
-    @property
-    def lines(self) -> dict[str, list[TraceLine]]:
-        """As `traces`, with the partial scores of races."""
-        return self.asked.lines
-
-    @property
-    def damages(self) -> list[str]:
-        """A text for each damaged file of the study."""
-        _ = self.traces  # the journals count only after they have been read
-        return self.asked.damages
 
     @cached_property
     def metrics(self) -> dict[str, Metric]:
@@ -95,14 +62,18 @@ class StudyData:
 
     @cached_property
     def costs(self) -> pd.DataFrame:
-        """What pruning for each objective costs in mean perplexity and in mean accuracy, which is negated."""
-        values = {kind: m.of(self.cells) * (-1 if kind == "acc" else 1) for kind, m in self.metrics.items()}
-        return crossed.matrix(self.cells, values, ["ppl"])
+        """What pruning for each objective costs in mean perplexity and in mean accuracy."""
+        return self._matrix(self.metrics)
 
     @cached_property
-    def states(self) -> pd.DataFrame:
-        """The finished cells with their mean metrics, one row for each state of a mask (see `by_state`)."""
-        return by_state(self.cells, self.metrics)
+    def crossed(self) -> pd.DataFrame:
+        """As `costs`, for each metric that was measured."""
+        return self._matrix({n: Metric(kind, (n,)) for kind in WORDS for n in names(self.cells, kind)})
+
+    def _matrix(self, metrics: dict[str, Metric]) -> pd.DataFrame:
+        values = {name: one.of(self.cells) for name, one in metrics.items()}
+        of_kind = {kind: [name for name, one in metrics.items() if one.kind == kind] for kind in WORDS}
+        return crossed.matrix(self.cells, values, geometric=of_kind["ppl"], higher=of_kind["acc"])
 
     @cached_property
     def relative(self) -> Comparisons:
@@ -110,21 +81,9 @@ class StudyData:
         return perplexity_comparisons.measure(self.states)
 
     @cached_property
-    def sizes(self) -> pd.DataFrame:
-        """How masks and outcomes change with the number of samples; empty if the study has one number."""
-        outcomes = {kind: metric.of(self.cells) for kind, metric in self.metrics.items()}
-        return stability.by_size(self.cells, outcomes, ["ppl"])
-
-    @cached_property
-    def crossed(self) -> pd.DataFrame:
-        """As `costs`, for each metric that was measured."""
-        known = {kind: names(self.cells, kind) for kind in WORDS}
-        values = {
-            name: Metric(kind, (name,)).of(self.cells) * (-1 if kind == "acc" else 1)
-            for kind, of_kind in known.items()
-            for name in of_kind
-        }
-        return crossed.matrix(self.cells, values, known["ppl"])
+    def states(self) -> pd.DataFrame:
+        """The finished cells with their mean metrics, one row for each state of a mask (see `by_state`)."""
+        return by_state(self.cells, self.metrics)
 
     @cached_property
     def changes(self) -> list[Change]:
@@ -133,39 +92,50 @@ class StudyData:
         return changes(cells, None if ppl is None else np.log(ppl.of(cells)))
 
     @cached_property
-    def held_out(self) -> list[HeldOutCost]:
-        """Held-out perplexity over that of the unpruned model, over the cells that verdicts are about."""
+    def held_out(self) -> pd.DataFrame:
+        """Held-out perplexity over that of the unpruned model, over the cells that verdicts are about (`matrix`)."""
         cells, ppl = self.judged.cells, self.metrics.get("ppl")
-        return [] if ppl is None else held_out_costs(cells, np.log(ppl.of(cells) / ppl.of(cells, "dense")))
+        over = {} if ppl is None else {"over": ppl.of(cells) / ppl.of(cells, "dense")}
+        return crossed.matrix(cells, over, ["over"])
 
     @cached_property
     def regrets(self) -> pd.DataFrame:
         """Every finished cell with its regret."""
-        return regret.best_known(self.cells, self.traces)
+        return regret.best_known(self.cells, self.asked.traces)
 
     @cached_property
-    def shares(self) -> tuple[dict[str, Shares], pd.DataFrame]:
-        """Shares of variance for each outcome, and the same shares in one table."""
-        return fig5_variance_shares.shares_of(self.asked)
+    def gains(self) -> pd.DataFrame:
+        """For each problem, how much better than one-shot's mask the best known mask is, on the same samples."""
+        return regret.gains(self.cells, self.asked.traces)
+
+    @property
+    def shares(self) -> dict[str, Shares]:
+        """The shares of variance of each outcome."""
+        return fig5_variance_shares.shares_of(self.asked, None, None)[0]
 
     @cached_property
     def calibration_perplexity(self) -> Shares:
         """Shares of the rise of calibration perplexity, in the cells that minimise it."""
         return fig5_variance_shares.calibration_perplexity(self.cells)
 
+    @property
+    def stability(self) -> pd.DataFrame:
+        """For each finished cell, how often other samples would give another mask."""
+        return fig8_stability.stability_of(self.asked)[0]
+
     @cached_property
     def by_construction(self) -> frozenset[str]:
         """The objectives for which one-shot search is exact by construction."""
-        return exact_by_construction(self.cells, self.traces)
+        return regret.exact_by_construction(self.cells, self.asked.traces)
 
     @cached_property
     def judged(self) -> StudyData:
         """The cells that verdicts are about: those of objectives for which one-shot is not exact by construction."""
         if not self.by_construction:
             return self
-        return replace(self, files=self.asked.without(self.by_construction))
+        return StudyData(self.asked.without(self.by_construction))
 
-    @cached_property
+    @property
     def left_out(self) -> str:
         """What `judged` leaves out, as a clause; empty if nothing."""
         if not self.by_construction:
@@ -174,21 +144,6 @@ class StudyData:
         names = f"{listed(sorted(self.by_construction))} ({cells:,} of {counted(len(self.cells), 'cell')})"
         return f"without {names}, for which one-shot is exact by construction"
 
-    @cached_property
-    def gains(self) -> pd.DataFrame:
-        """For each problem, how much better than one-shot's mask the best known mask is, on the same samples."""
-        return regret.gains(self.cells, self.traces)
-
-    @cached_property
-    def routing(self) -> list[dict[str, Any]]:
-        """The records of routing between sets for tasks, if the study has any."""
-        return read_routing(self.results, set(map(str, self.frame["cell"])))
-
-    @cached_property
-    def stability(self) -> pd.DataFrame:
-        """For each finished cell, how often other samples would give another mask."""
-        return fig8_stability.stability_of(self.asked)[0]
-
 
 def tried(measure: Callable[[StudyData], T], m: StudyData) -> T | None:
     """What `measure` finds; None if the study lacks the data for it."""
@@ -196,19 +151,6 @@ def tried(measure: Callable[[StudyData], T], m: StudyData) -> T | None:
         return measure(m)
     except NothingToRead:
         return None
-
-
-# Which cells the page shows in full. The table has every cell, but a browser bears only so many whole entries.
-
-MOST = 1000  # entries of a page: about 10 MB
-
-
-def shown_cells(frame: pd.DataFrame) -> frozenset[str]:
-    """The names of at most MOST cells: first those that are not finished, then the first draws of every search."""
-    number = frame.groupby([*STRATUM, *CONFIGURATION, "algo"], dropna=False).cumcount()
-    order = frame.assign(finished=frame["status"] == "done", number=number)
-    chosen = order.sort_values(["finished", "number"], kind="stable").head(MOST)
-    return frozenset(map(str, chosen["cell"]))
 
 
 # Sentences: templates with numbers. A blank line of a template ends a sentence.
@@ -260,15 +202,23 @@ def with_interval(value: float, low: float, high: float) -> str:
     return f"{number(value)} ({interval})"
 
 
+def mean_text(mean: Any) -> str:
+    """A mean with its interval, if it has one."""
+    return number(mean.mean) if math.isnan(mean.low) else with_interval(mean.mean, mean.low, mean.high)
+
+
 def ratio_words(shares: Shares, name: str) -> str:
-    """A ratio of `shares` for a sentence: `above 45 (the search explains at most 1 percent)`."""
-    text, most = ratio_text(getattr(shares, name)), upper_ends(shares, name)
-    if not most:
-        return text
-    (first, share), *others = most.items()
-    words = [f"the {first} explains at most {percent_text(share)} percent"]
-    words += [f"the {other} at most {percent_text(share)}" for other, share in others]
-    return f"{text} ({', '.join(words)})"
+    """A ratio of `shares` for a sentence. Without an upper end, it says how small the second side is.
+
+    Such as `above 45 (the search explains at most 0.3 percent, the interaction at most 2)`.
+    """
+    ratio: IntervalEstimate = getattr(shares, name)
+    if not ratio.high > NO_SHARE:
+        return ratio_text(ratio)
+    ends = (100 * shares.parts[part].high for part in ("search", "interaction"))
+    search, interaction = (f"{end:.1g}" if 0 < end < 1 else f"{end:.0f}" for end in ends)
+    most = f"the search explains at most {search} percent, the interaction at most {interaction}"
+    return f"{ratio_text(ratio)} ({most})"
 
 
 def reasons(notes: Iterable[str]) -> str:

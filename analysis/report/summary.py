@@ -5,42 +5,37 @@ A sentence claims no more than its interval or test shows. If there is no interv
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from ..data.archive import NothingToRead
-from ..data.load import OTHER, WORDS, standard_error
-from ..figures.style import counted, number, ordered
-from ..stats import stability
+from ..data.load import OTHER, WORDS
+from ..figures.style import counted, ordered
 from ..stats.estimands import DRAWN, OBJECTIVE
 from ..stats.estimands import SEARCH as ANOTHER_SEARCH
-from ..stats.grid import SETTING, STRATUM, bare, each, groups, noun, removed_of, size
-from ..stats.healed import PRUNED
-from ..stats.perplexity_comparisons import SEARCH
-from .study_data import StudyData, listed, reasons, say, tried, with_interval
+from ..stats.grid import SETTING, STRATUM, bare, each, groups, noun, removed
+from .study_data import StudyData, listed, mean_text, reasons, say, tried
 from .verdicts import claims, larger
 
 
 @dataclass(frozen=True)
 class Part:
-    """A heading, what its terms mean, and the sentences below it."""
+    """A heading, the sentences below it, and the names of their tables."""
 
     heading: str
-    terms: str
     sentences: list[str]
+    tables: Sequence[str]
 
 
 def parts(m: StudyData) -> tuple[dict[str, Part], list[tuple[str, str]]]:
     """The parts of the summary by name, and the headings of those that the study lacks the numbers for, with why."""
     found, lacking = {}, []
-    for name, (heading, terms, sentences, asked) in PARTS.items():
-        if asked(m):
+    for name, (heading, sentences, tables) in PARTS.items():
+        if name != "relative" or compared(m):
             try:
-                found[name] = Part(heading, terms, sentences(m))
+                found[name] = Part(heading, sentences(m), tables)
             except NothingToRead as nothing:
                 lacking.append((heading.lower(), str(nothing).rstrip(".")))
     return found, lacking
@@ -65,20 +60,13 @@ def costs(m: StudyData) -> list[str]:
     rows = []
     for (model, k, kind), found in groups(m.costs, [*STRATUM, "outcome"]):
         cells = m.cells[(m.cells["model"] == model) & (m.cells["k"] == k)]
-        metric, sign = m.metrics[kind], -1 if kind == "acc" else 1
-        known = [(row, _mean(row, sign)) for row in each(found.dropna(subset="mean").sort_values("cost"))]
+        metric = m.metrics[kind]
+        known = [(row, mean_text(row)) for row in each(found.dropna(subset="mean").sort_values("cost"))]
         numbers = {"metric": metric, "word": WORDS[kind], "known": known}
-        numbers |= {"model": bare(str(model)), "removed": removed_of(cells.iloc[0])}
-        numbers |= {"dense": float(metric.of(cells, "dense").mean()), "error": standard_error(metric, cells)}
+        numbers |= {"model": bare(str(model)), "removed": removed(cells.iloc[0])}
+        numbers |= {"dense": float(metric.of(cells, "dense").mean())}
         rows.append(numbers)
     return say("costs", rows=rows, single=m.frame["objective"].nunique() == 1)
-
-
-def _mean(row: Any, sign: int) -> str:
-    """A mean with its interval over draws, if there is one. Accuracies have the sign -1."""
-    low, high = sorted((sign * float(row.low), sign * float(row.high)))
-    mean = sign * float(row.mean)
-    return number(mean) if np.isnan(low) else with_interval(mean, low, high)
 
 
 def searches(m: StudyData) -> list[str]:
@@ -101,23 +89,18 @@ def searches(m: StudyData) -> list[str]:
 
 def certainty(m: StudyData) -> list[str]:
     """How many masks tie with the chosen one, and whether other samples would give the same mask."""
-    families = []
-    for (objective, model, k, data, length, *_), rows in groups(m.sizes, stability.FAMILY):
-        alike = m.cells[(m.cells["model"] == model) & (m.cells["k"] == k)]
-        where = f"{bare(str(model))} with {removed_of(alike.iloc[0])} for {objective} on {data}"
-        families.append((where, list(each(rows)), None if pd.isna(length) else length))
     known = m.cells.dropna(subset="tied")["tied"]
     resampled = [
         (samples, part["other_mask"].mean(), len(part))
         for samples, part in groups(m.stability.dropna(subset="other_mask"), "samples")
     ]
-    return say("certainty", tied=known, some=int((known > 0).sum()), families=families, resampled=resampled)
+    return say("certainty", tied=known, some=int((known > 0).sum()), resampled=resampled)
 
 
 def refusals(m: StudyData, lacking: list[tuple[str, str]]) -> str:
     """Everything that could not be computed, and why, in one line; `lacking` is known already."""
     found = list(lacking)
-    if (shares := tried(lambda study: study.judged.shares[0], m)) is not None:
+    if (shares := tried(lambda study: study.judged.shares, m)) is not None:
         found += [(f"shares of variance of {label}", one.note) for label, one in shares.items() if one.note]
     for name in (name for metric in m.metrics.values() for name in metric.others):
         having = int(m.cells[f"pruned/{name}"].notna().sum())
@@ -135,51 +118,16 @@ def refusals(m: StudyData, lacking: list[tuple[str, str]]) -> str:
     return say("refusals", lacking=[(listed(what), why) for why, what in by_reason.items()])[0]
 
 
-def relative(m: StudyData) -> list[str]:
-    """For each model, k and state: the ratios of objectives, and the lowest and highest of the searches."""
-    where = [*STRATUM, "state"]
-    objectives = []
-    for key, rows in groups(m.relative.objectives, where, sort=False):
-        others = [row for row in each(rows) if row.objective != row.reference]
-        objectives.append((_masks_of(*key), others[0].reference, others))
-    searches = []
-    for key, rows in groups(m.relative.searches, where, sort=False):
-        by = groups(rows, "objective", sort=False)
-        sorted_rows = [(name, list(each(part.sort_values("value", kind="stable")))) for name, part in by]
-        searches.append((_masks_of(*key), sorted_rows))
-    every = pd.concat([m.relative.objectives.query("objective != reference"), m.relative.searches])
-    fewer = m.states["state"].value_counts().nunique() > 1
-    numbers = {"fewer": fewer, "no_interval": bool(every["low"].isna().any()), "search": SEARCH}
-    return say("relative", objectives=objectives, searches=searches, **numbers)
-
-
-def _masks_of(model: str, k: float, state: str) -> str:
-    """What is compared: `masks of smollm2 with k = 3`, and what was done to them after pruning."""
-    return f"masks of {model} with {size(model, k)}" + (f", {state}" if state != PRUNED.label else "")
-
-
 def compared(m: StudyData) -> bool:
     """Whether two objectives or two searches have at least two draws with a perplexity."""
     return len(m.relative.objectives) + len(m.relative.searches) > 0
-
-
-def routing(m: StudyData) -> list[str]:
-    """What routing gains in each group of cells, and whether the oracle's gain is more than chance."""
-    return say("routing", records=[(routed(record), record) for record in m.routing])
-
-
-def routed(record: Mapping[str, Any]) -> str:
-    """The cells of a record of routing in a few words."""
-    size = f"k={record['k']}" if record["ratio"] is None else f"{record['ratio']:g}"
-    unit = "" if record["unit"] == "block" else f" {record['unit']}"
-    return f"{record['model']} {record['objective']} {record['algo']} {size}{unit}"
 
 
 def variance(m: StudyData) -> list[str]:
     """For each outcome, the shares of calibration and search, over the cells that verdicts are about."""
     outcomes = [
         {"label": label, "shares": shares, "verdict": larger(shares)}
-        for label, shares in m.judged.shares[0].items()
+        for label, shares in m.judged.shares.items()
         if not np.isnan(shares.parts["search"].value)
     ]
     if not outcomes:
@@ -201,7 +149,7 @@ def moved(m: StudyData) -> Iterator[tuple[str, float, list[Range], float]]:
         if ranges:
             chance = float(np.mean([one.chance for one in own]))
             size = float(np.mean([one.size for one in own]))
-            yield f"{bare(str(model))} with {removed_of(cells.iloc[0])}", size, ranges, chance
+            yield f"{bare(str(model))} with {removed(cells.iloc[0])}", size, ranges, chance
 
 
 def masks(m: StudyData) -> list[str]:
@@ -212,61 +160,22 @@ def masks(m: StudyData) -> list[str]:
     return say("masks", strata=strata, units=noun(m.cells), left_out=m.left_out)
 
 
-def _always(_: StudyData) -> bool:
-    return True
-
-
-# For each part: its heading, what its terms mean, its sentences, and whether the study asks about it.
-PARTS: dict[str, tuple[str, str, Callable[[StudyData], list[str]], Callable[[StudyData], bool]]] = {
-    "run": ("What was run", "", ran, _always),
-    "masks": (
-        "What moves a mask",
-        "Two masks of k blocks that share s differ in k minus s. A draw is one random sample of the calibration "
-        "data; intervals leave out one draw at a time. Objectives that read other data have no draw in common, so "
-        "what they change is objective and data together.",
-        masks,
-        _always,
-    ),
+# For each part, in the order of the page: its heading, its sentences and its tables. Figures name their part.
+PARTS: dict[str, tuple[str, Callable[[StudyData], list[str]], Sequence[str]]] = {
+    "run": ("What was run", ran, ()),
+    "masks": ("What moves a mask", masks, ("worst",)),
     "costs": (
         "What pruning for one objective costs in other outcomes",
-        "Held out are texts and items that nothing was chosen on. Perplexities are averaged geometrically, so that "
-        "one broken mask does not decide a mean.",
         costs,
-        _always,
+        ("crossed", "perplexity", "accuracy"),
     ),
     "relative": (
         "Held-out perplexity of objectives and searches relative to others",
-        "Ratios are of geometric means. Masks found on the same samples are compared in pairs, all others as "
-        "independent ones.",
-        relative,
-        compared,
+        lambda _: [],
+        ("objectives", "searches", "states"),
     ),
-    "searches": (
-        "Comparison of searches",
-        "Regret is the calibration loss of a mask minus that of the best mask that any cell of the same model, size, "
-        "objective and draw has scored. Its standard error is that of the paired difference on the same samples.",
-        searches,
-        _always,
-    ),
-    "certainty": (
-        "How certain a mask is",
-        "A near tie is a mask whose loss is not significantly above that of the chosen one. Resampled samples say "
-        "how often another sample of the same data would have led to another last choice.",
-        certainty,
-        _always,
-    ),
-    "routing": ("Sets for tasks", "", routing, lambda m: bool(m.routing)),
-    "variance": (
-        "Calibration against search",
-        "Shares of the variance within one model and size. Calibration is objective, data and draw; ratios have the "
-        "interaction with the search on both sides. Shares are cut off at 0, so they can add up to more than 100.",
-        variance,
-        _always,
-    ),
-    "paper": (
-        "The paper's statements",
-        "From arXiv 2604.24938 v3. A verdict needs an interval on one side.",
-        claims,
-        _always,
-    ),
+    "searches": ("Comparison of searches", searches, ("search",)),
+    "certainty": ("How certain a mask is", certainty, ("stability",)),
+    "variance": ("Calibration against search", variance, ("shares",)),
+    "paper": ("The paper's statements", claims, ()),
 }

@@ -15,7 +15,7 @@ from ..data.archive import NothingToRead
 from ..figures.fig5_variance_shares import MASKS, is_accuracy
 from ..stats.components import Shares
 from ..stats.estimands import SEARCH
-from ..stats.regret import mean_gain
+from ..stats.means import CellDraws, over_draws
 from .study_data import StudyData, say, tried
 
 HOLDS, FAILS, OPEN = "holds here", "does not hold here", "inconclusive"
@@ -60,7 +60,7 @@ def _together(verdicts: Sequence[str]) -> str:
 
 
 def _masks(m: StudyData) -> Judgement:
-    shares = m.shares[0][MASKS]
+    shares = m.shares[MASKS]
     return {"verdict": larger(shares), "shares": shares}
 
 
@@ -72,10 +72,10 @@ def _calibration_perplexity(m: StudyData) -> Judgement:
 
 def _accuracy(m: StudyData) -> Judgement:
     """The data can refute "comparably" but not prove it: if the interval contains 1, the verdict is OPEN."""
-    label = next((label for label in m.shares[0] if is_accuracy(label)), None)
+    label = next((label for label in m.shares if is_accuracy(label)), None)
     if label is None:
         return _open("no accuracy was measured")
-    shares = m.shares[0][label]
+    shares = m.shares[label]
     return {"verdict": OPEN if larger(shares) == OPEN else FAILS, "shares": shares}
 
 
@@ -99,7 +99,7 @@ def _one_shot(m: StudyData) -> Judgement:
     for objective, problems in m.gains.groupby("objective"):
         mean = None  # no share: pruning can lower this loss
         if not problems["relative"].isna().any():
-            mean = mean_gain(problems)
+            mean = over_draws(problems["relative"], CellDraws.of(problems))
             verdicts.append(OPEN if math.isnan(mean.low) else judged(-mean.high, -mean.low, -MARGINAL))
         rows.append((objective, mean, int((problems["low"] > 0).sum()), len(problems)))
     return {"verdict": _together(verdicts) if verdicts else OPEN, "objectives": rows}

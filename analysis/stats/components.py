@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -46,8 +47,8 @@ class Shares:
     `sources` has a row for each source: its df, its component (mean over strata), and its share with an interval.
     `parts` has the shares of calibration, search and their interaction. Shares are cut off at 0, so their sum can be
     above 1. `total_ratio` (calibration : search) and `objective_ratio` (objective : search) have the interaction on
-    both sides. `objective` is "objective and data" if objectives read other data. For numbers, `objective_draw` and
-    the interval of the draw's share are not known: with one dominating draw, they cover the truth too rarely.
+    both sides. `objective` is "objective and data" if objectives read other data. For numbers, the
+    interval of the draw's share is not known: with one dominating draw, it covers the truth too rarely.
     `note` says what could not be computed, and why.
     """
 
@@ -58,29 +59,11 @@ class Shares:
     draws: int
     note: str = ""
     objective_ratio: IntervalEstimate = IntervalEstimate(NAN)
-    objective_draw: IntervalEstimate = IntervalEstimate(NAN)
     objective: str = "objective"
 
 
-def shares(
-    frame: pd.DataFrame,
-    of: Sequence[Coordinates],
-    by: Sequence[str] = STRATUM,
-    resamples: int = 999,
-    seed: int = 0,
-    items: Matrix | None = None,
-) -> Shares:
-    """Variance components of one outcome. `of` has the coordinates of each stratum, in the order of `strata`.
-
-    `items` (cells, items), if given, is the noise of each evaluated item, in the units of the outcome (`item_noise`).
-    It is subtracted from the sums of squares, and items are resampled together with draws. Strata in which the
-    outcome has no spread, or that have too few cells, are left out.
-    """
-    return Design(frame, by).shares(of, resamples, seed, items)
-
-
 class Design:
-    """The cells of a study with the equations of each stratum, prepared once for any number of outcomes."""
+    """The cells of a study with the equations of each stratum (`by`), prepared once for any number of outcomes."""
 
     def __init__(self, frame: pd.DataFrame, by: Sequence[str] = STRATUM) -> None:
         self.frame, self.draw = frame, labels(frame, DRAW)
@@ -92,7 +75,12 @@ class Design:
     def shares(
         self, of: Sequence[Coordinates], resamples: int = 999, seed: int = 0, items: Matrix | None = None
     ) -> Shares:
-        """Variance components of one outcome; see the function `shares`."""
+        """Variance components of one outcome. `of` has the coordinates of each stratum, in the order of `strata`.
+
+        `items` (cells, items), if given, is the noise of each evaluated item, in the units of the outcome
+        (`item_noise`). It is subtracted from the sums of squares, and items are resampled together with draws. Strata
+        in which the outcome has no spread, or that have too few cells, are left out.
+        """
         used = [i for i, s in enumerate(self.strata) if not s.refusal and of[i].total > SPREAD]
         draws = count(self.frame)
         if not used:
@@ -113,7 +101,6 @@ class Design:
         found = report(solved, likely, df, cells, draws, "")
         if any(of[i].x.shape[1] == 1 for i in used):
             found.sources.loc[found.sources["source"] == DRAWN, ["low", "high"]] = NAN
-            found = replace(found, objective_draw=IntervalEstimate(NAN))
         if not df["objective"]:
             return found
         data = self.frame.groupby("objective")["calibration"].agg(frozenset)
@@ -480,8 +467,7 @@ def added_form(basis: Matrix, moves: Matrix, signs: Matrix) -> Matrix:
 # If the source has no effect, this is at most 0 as often as an F test against the noise does not reject.
 
 
-@dataclass(frozen=True)
-class PlausibleComponents:
+class PlausibleComponents(NamedTuple):
     """Components of a stratum in resamples, in the order of EVERY.
 
     `plausible` (resamples, sources) are plausible true values. `drawn` (resamples, sources) are the estimates from
@@ -590,10 +576,7 @@ def report(
         draws,
         note,
     )
-    if not df["objective"]:
-        return found
-    against_search = ratio(*AGAINST_SEARCH["objective"])
-    return replace(found, objective_ratio=against_search, objective_draw=ratio([OBJECTIVE], [[DRAWN]]))
+    return replace(found, objective_ratio=ratio(*AGAINST_SEARCH["objective"])) if df["objective"] else found
 
 
 def divided(shares: Matrix, above: Side, below: Side) -> Matrix:

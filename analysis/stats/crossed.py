@@ -18,52 +18,38 @@ Trace = Sequence[Mapping[str, Any]]
 
 
 def matrix(
-    frame: pd.DataFrame, outcomes: Mapping[str, pd.Series[Any]], geometric: Collection[str] = ()
+    frame: pd.DataFrame,
+    outcomes: Mapping[str, pd.Series[Any]],
+    geometric: Collection[str] = (),
+    higher: Collection[str] = (),
 ) -> pd.DataFrame:
     """One row for each model, k, objective and outcome: mean over cells, its interval, median, range, and cost.
 
     Objectives are compared over the searches that all have (`grid.compared`); `note` says what that leaves out.
-    `outcomes` maps a label to one value per cell; lower is better. `cost` is the mean minus the lowest mean that any
-    objective has. Outcomes in `geometric` (perplexities) get the geometric mean, so that one broken mask does not
-    dominate it. The interval is over calibration draws.
+    `outcomes` maps a label to one value per cell; lower is better, but for those in `higher`. `cost` is how far the
+    mean is from the best one that any objective has. Outcomes in `geometric` (perplexities) get the geometric mean,
+    so that one broken mask does not dominate it. The interval is over calibration draws.
     """
-    rows = []
+    columns = ["mean", "low", "high", "median", "lowest", "highest"]
+    names = ["model", "k", "objective", "outcome", *columns, "cells", "cost", "note"]
+    parts = [pd.DataFrame(columns=names)]
     for (model, k), stratum in groups(frame, STRATUM):
         cells, note = grid.compared(stratum)
         for label, values in outcomes.items():
-            logs = label in geometric
             outcome = values.loc[cells.index].astype(float)
-            outcome = outcome.map(np.log) if logs else outcome
-            table = outcome.groupby(cells["objective"]).agg(["mean", "median", "min", "max", "count"])
-            parts = [part for _, part in groups(cells, "objective")]
-            found = [over_draws(outcome[part.index], CellDraws.of(part)) for part in parts]
-            table[["low", "high"]] = [(mean.low, mean.high) for mean in found]
-            if logs:
-                columns = ["mean", "median", "min", "max", "low", "high"]
+            outcome = outcome.map(np.log) if label in geometric else outcome
+            by = outcome.groupby(cells["objective"])
+            table = by.agg(mean="mean", median="median", lowest="min", highest="max", cells="count")
+            drawn = [
+                over_draws(outcome[part.index], CellDraws.of(part)) for _, part in groups(cells, "objective")
+            ]
+            table[["low", "high"]] = [(mean.low, mean.high) for mean in drawn]
+            if label in geometric:
                 table[columns] = np.exp(table[columns])
-            table["cost"] = table["mean"] - table["mean"].min()
-            for objective, row in table.iterrows():
-                spread = [
-                    *row[["mean", "low", "high", "median", "min", "max"]],
-                    int(row["count"]),
-                    row["cost"],
-                    note,
-                ]
-                rows.append([model, k, objective, label, *spread])
-    names = [
-        "model",
-        "k",
-        "objective",
-        "outcome",
-        "mean",
-        "low",
-        "high",
-        "median",
-        "lowest",
-        "highest",
-        "cells",
-    ]
-    return pd.DataFrame(rows, columns=[*names, "cost", "note"])
+            best = table["mean"].max() if label in higher else table["mean"].min()
+            table = table.assign(cost=(table["mean"] - best).abs())
+            parts.append(table.assign(model=model, k=k, outcome=label, note=note).reset_index()[names])
+    return pd.concat(parts[1:] or parts, ignore_index=True)
 
 
 def complete_scores(

@@ -93,7 +93,7 @@ def _change(
     if apart:
         drawn = CellDraws(labels(cells, ["draw"]), np.zeros(len(cells), dtype=np.int64))
     sizes = (pairs.a + pairs.b) / 2
-    values = sizes - pairs.shared
+    values = pairs.changed
     most = float((sizes - np.maximum(0, pairs.a + pairs.b - pairs.open)).mean())
     mean = over_pairs(values, drawn.take(i), drawn.take(j))
     mean = replace(mean, low=float(np.maximum(0.0, mean.low)), high=float(np.minimum(most, mean.high)))
@@ -146,34 +146,7 @@ def _across(cells: pd.DataFrame, ours: Names) -> tuple[Labels, Labels]:
     return i, j
 
 
-# What the masks cost held out, and whether a harder search buys what is wanted.
-
-
-@dataclass(frozen=True)
-class HeldOutCost:
-    """Held-out perplexity over that of the unpruned model: geometric mean, median and range over the cells."""
-
-    model: str
-    k: int
-    objective: str
-    ratio: DrawMean
-    median: float
-    lowest: float
-    highest: float
-
-
-def held_out_costs(frame: pd.DataFrame, over: ArrayLike) -> list[HeldOutCost]:
-    """The cost of the masks of each objective. `over` is ln(pruned : unpruned perplexity) of each cell (cells,)."""
-    found = []
-    for (model, k, objective), cells in groups(
-        frame.assign(over=np.asarray(over, float)), [*STRATUM, "objective"]
-    ):
-        values = cells["over"]
-        if values.notna().any():
-            mean = _exp(over_draws(values, CellDraws.of(cells)))
-            numbers = [float(np.exp(one)) for one in (values.median(), values.min(), values.max())]
-            found.append(HeldOutCost(str(model), int(k), str(objective), mean, *numbers))
-    return found
+# Whether a harder search buys what is wanted.
 
 
 @dataclass(frozen=True)
@@ -201,7 +174,10 @@ class SearchLine:
 
 
 def search_lines(frame: pd.DataFrame, over: ArrayLike) -> list[SearchLine]:
-    """A line for each draw of an objective through its searches, if one-shot is among them. `over` as above."""
+    """A line for each draw of an objective through its searches, if one-shot is among them.
+
+    `over` is ln(pruned : unpruned perplexity) of each cell (cells,).
+    """
     cells = frame.assign(over=np.asarray(over, float)).dropna(subset=["loss", "over"])
     found = []
     for key, drawn in groups(cells, [*STRATUM, *CONFIGURATION, "draw"]):

@@ -30,16 +30,13 @@ DRAW = [
 SETTING = [*CONFIGURATION, "draw"]  # a calibration with the draw of its samples; the search is not included
 CELL = [*STRATUM, *SETTING, "algo"]
 
-# For each comparison, the columns in which its two masks may differ. All other columns of CELL are equal. So
-# objectives are compared on the same samples only: on others, masks would differ because of the samples, too.
-# Draws of different data have nothing in common but their number, so each is compared with each.
+# For each comparison, the column in which its two masks differ. All other columns of CELL are equal. So objectives
+# are compared on the same samples only: on others, masks would differ because of the samples, too.
 COMPARISONS = {
-    "algorithms": ["algo"],
-    "draws": ["draw"],
-    "calibration data": DRAW,
-    "objectives": ["objective"],
-    "ratios": ["k"],
-    "seeds": ["seed"],  # of the search, on the same samples
+    "algorithms": "algo",
+    "draws": "draw",
+    "objectives": "objective",
+    "seeds": "seed",  # of the search, on the same samples
 }
 
 
@@ -163,14 +160,6 @@ def n_open(frame: pd.DataFrame) -> pd.Series[int]:
     return ((frame["n_blocks"] - protected) * of_block).astype(int)
 
 
-def free(n_blocks: int, unit: str, first: int, last: int) -> list[int]:
-    """The units that a cell could remove, by number; nothing of its `first` and `last` blocks."""
-    blocks = range(first, n_blocks - last)
-    if not KINDS[unit]:
-        return list(blocks)
-    return [2 * block + "am".index(kind) for block in blocks for kind in KINDS[unit]]
-
-
 # What a cell removes, in words.
 #
 # Blocks and sub-layers are not comparable, nor are k units and a share of the parameters, nor a mask with and
@@ -189,10 +178,10 @@ UNKNOWN_COMPENSATION = "unknown compensation"  # of an unfinished cell, in a stu
 COMPENSATIONS = ("magnitude", "linear", "diagonal", UNKNOWN_COMPENSATION)
 COUNTED, LATENCY = "counted", "latency"
 _SHARE = {"sublayer", "attention", "mlp", LATENCY}  # with one of these in its label, a size is a share
-_PART = re.compile("|".join([*_SHARE, UNKNOWN, COUNTED, *COMPENSATIONS, r"[\d.]+ %", r"costs \d+"]))
+_PART = re.compile("|".join([*_SHARE, UNKNOWN, COUNTED, *COMPENSATIONS, r"[\d.]+ %"]))
 
 
-def label(model: str, unit: str, cost: str | None, more: tuple[str, ...] = ()) -> str:
+def label(model: str, unit: str, cost: str | None, more: Sequence[str] = ()) -> str:
     """The model and what is removed from it. `cost` is what a ratio is a share of; None if units are counted."""
     parts = [unit] if unit != "block" else []
     if unit not in ("block", UNKNOWN) and cost is None:
@@ -227,35 +216,19 @@ def size(model: str, k: float) -> str:
     return f"≈ {int(k)} block{'' if int(k) == 1 else 's'}"
 
 
-def heading(model: str, k: float) -> str:
-    """The heading of a narrow panel: model and size; below them, what else the label says."""
-    name = bare(model)
-    more = model.removeprefix(name).strip()
-    return f"{name} · {size(model, k)}" + (f"\n{more}" if more else "")
-
-
 def removed(row: pd.Series[Any]) -> str:
-    """What a cell of this stratum removes: `3 blocks removed`, or `10 % of the parameters removed`."""
+    """What a cell removes, if it is known: `3 of 30 blocks removed`, or `10 % of the parameters removed`."""
     unit, cost, k = _value(row, "unit", "block"), _value(row, "cost", None), row["k"]
-    if cost is None:
-        if pd.isna(k):
-            return ""
-        return f"{int(k):,} {WORDS.get(unit, 'unit')}{'' if k == 1 else 's'} removed{_repair(row)}"
-    only = {"attention": ", only attention", "mlp": ", only MLPs"}.get(unit, "")
-    return f"{100 * row['ratio']:g} % of the {cost} removed{only}{_repair(row)}"
-
-
-def removed_of(row: pd.Series[Any]) -> str:
-    """What a finished cell removes, and of how many: `3 of 30 blocks removed`. For a budget, as `removed`."""
-    unit = _value(row, "unit", "block")
-    if _value(row, "cost", None) is not None:
-        return removed(row)
+    repair = compensated(_value(row, "compensation", NO_COMPENSATION))
+    if cost is not None:
+        only = {"attention": ", only attention", "mlp": ", only MLPs"}.get(unit, "")
+        return f"{100 * row['ratio']:g} % of the {cost} removed{only}{repair}"
+    if pd.isna(k):
+        return ""
+    if unit not in KINDS or pd.isna(row["n_blocks"]):
+        return f"{int(k):,} {WORDS.get(unit, 'unit')}{'' if k == 1 else 's'} removed{repair}"
     among = int(row["n_blocks"]) * (len(KINDS[unit]) or 1)
-    return f"{int(row['k'])} of {among} {WORDS[unit]}s removed{_repair(row)}"
-
-
-def _repair(row: pd.Series[Any]) -> str:
-    return compensated(_value(row, "compensation", NO_COMPENSATION))
+    return f"{int(k)} of {among} {WORDS[unit]}s removed{repair}"
 
 
 def compensated(found: str) -> str:

@@ -59,8 +59,8 @@ class HealedMask:
     """
 
     mask: Mask
+    dense: WindowPairsLosses
     found_by: list[str] = field(default_factory=list)
-    dense: WindowPairsLosses | None = None
     states: dict[State, list[WindowPairsLosses]] = field(default_factory=lambda: defaultdict(list))
     runs: set[tuple[State, str, int]] = field(default_factory=set)
 
@@ -94,10 +94,11 @@ def healed_masks(
     found: dict[tuple[str, float], dict[Mask, HealedMask]] = defaultdict(dict)
     for row in cells.to_dict("records"):
         result: Any = read_done(results / str(row["cell"]))
-        mask = Mask.from_json(result["mask"])
-        one = found[bare(str(row["model"])), float(row["ratio"])].setdefault(mask, HealedMask(mask))
+        mask, dense = Mask.from_json(result["mask"]), window_losses(results, result, metrics, "dense")
+        if dense is None:
+            continue
+        one = found[bare(str(row["model"])), float(row["ratio"])].setdefault(mask, HealedMask(mask, dense))
         one.found_by.append(f"{row['objective']} {row['algo']}" if row["algo"] != "random" else "random")
-        one.dense = window_losses(results, result, metrics, "dense") if one.dense is None else one.dense
         samples, compensation = str(result["calibration"]["sha256"]), row["compensation"]
         plain = compensation == NO_COMPENSATION
         rejected = "repair" in result and not is_repaired(result["repair"])  # no map helped
@@ -110,10 +111,7 @@ def healed_masks(
             if comparable(of) == chosen:
                 losses = joined([_healed_losses(results, path, result, metric) for metric in metrics])
                 one.add(State(of["tokens"], "healed"), losses, samples, of["seed"])
-    return {
-        stratum: [one for one in masks.values() if one.dense is not None and PRUNED in one.states]
-        for stratum, masks in found.items()
-    }
+    return {of: [one for one in masks.values() if PRUNED in one.states] for of, masks in found.items()}
 
 
 def _healings(cell: Path) -> Iterator[tuple[dict[str, Any], Path]]:
@@ -212,13 +210,11 @@ def near_best(masks: Sequence[HealedMask]) -> list[HealedMask]:
 
 def lost(one: HealedMask, state: State) -> float:
     """The held-out loss of a state above that of the dense model, in nats per token."""
-    assert one.dense is not None
     return float((one.losses(state) - one.dense).mean())
 
 
 def regained(one: HealedMask, state: State, resamples: int = RESAMPLES) -> IntervalEstimate:
     """The share of the loss that the mask had cost which is regained in a state, with an interval over windows."""
-    assert one.dense is not None
     rows = np.stack([one.losses(PRUNED), one.losses(state), one.dense])
     windows = np.random.default_rng(0).integers(0, rows.shape[1], (resamples, rows.shape[1]))
     pruned, after, dense = np.column_stack([rows.mean(-1), rows[:, windows].mean(-1)])

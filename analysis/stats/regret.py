@@ -3,94 +3,69 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from pruning.core.mask import Budget
-
 from .crossed import Trace, complete_scores, seconds
-from .grid import DRAW, SETTING, STRATUM, bare, budgets, column, free, groups, labels, n_open
-from .means import DATA, CellDraws, DrawMean, over_draws
+from .grid import SETTING, STRATUM, bare, budgets, groups, n_open
 from .same_samples import Removed, paired, sample_losses
 
 # Cells with equal values in these columns minimise the same loss.
 PROBLEM = [*STRATUM, *SETTING, "protect_first", "protect_last"]
-MaskLosses = Mapping[Removed, float]
 
 
-def mask_losses(frame: pd.DataFrame, traces: Mapping[str, Trace]) -> dict[str, MaskLosses]:
-    """For each finished cell, one loss for every complete mask that was scored in cells of its problem.
+def best_known(frame: pd.DataFrame, traces: Mapping[str, Trace]) -> pd.DataFrame:
+    """Add to each finished cell what is known about its problem.
+
+    `best` is the lowest loss of all complete masks that were scored in cells of the same problem; a mask is complete
+    if it removes k units, or what the cell's budget asks for. `regret` is the loss of the cell's mask minus `best`.
+    `regret_se` is the regret in standard errors of the paired difference from the best known mask; NaN if samples
+    cannot be paired (`sample_losses`) or if there is only one. `exact` is true if some cell of the problem scored
+    every mask of k units; it is false with a budget.
+    """
+    parts = []
+    for _, problem in groups(frame.assign(budget_record=pd.Series(budgets(frame), frame.index)), PROBLEM):
+        losses = _mask_losses(problem, traces)
+        best = min(losses, key=lambda mask: losses[mask])
+        regrets = [losses[mask] - losses[best] for mask in problem["dropped"]]
+        of = sample_losses(problem, traces, {best, *problem["dropped"]})
+        errors = []
+        for mask, regret in zip(problem["dropped"], regrets, strict=True):
+            error = paired(of[mask], of[best]).error if best in of and mask in of else 0.0
+            errors.append(0.0 if regret == 0 else regret / error if error > 0 else math.nan)
+        found = {"best": losses[best], "regret": regrets, "regret_se": errors}
+        parts.append(pd.DataFrame(found | {"exact": _enumerated(problem, traces)}, problem.index))
+    return frame.join(pd.concat(parts))
+
+
+def _mask_losses(problem: pd.DataFrame, traces: Mapping[str, Trace]) -> dict[Removed, float]:
+    """The loss of every complete mask that cells of a problem have scored, and of the masks that they found.
 
     Cells that did not share scores have rounded the loss of the same mask differently, by about one part in a
-    thousand in bfloat16. The mean over cells is taken, so that such a difference is not mistaken for regret. Cells
-    of one problem share the object. A mask is complete if it removes k units, or what the cell's budget asks for.
+    thousand in bfloat16. The mean over cells is taken, so that such a difference is not mistaken for regret.
     """
-    known: dict[str, MaskLosses] = {}
-    for _, problem in groups(frame.assign(budget_record=pd.Series(budgets(frame), frame.index)), PROBLEM):
-        losses: dict[Removed, list[float]] = {}
-        columns = ("cell", "k", "budget_record", "dropped", "loss")
-        for cell, k, budget, dropped, loss in zip(*(problem[name] for name in columns), strict=True):
-            scores = complete_scores(traces.get(cell, ()), int(k), budget)
-            own = {mask: float(score["loss"]) for mask, score in scores.items()}
-            for mask, value in {dropped: float(loss), **own}.items():
-                losses.setdefault(mask, []).append(value)
-        means = {mask: math.fsum(values) / len(values) for mask, values in losses.items()}
-        known |= dict.fromkeys(map(str, problem["cell"]), means)
-    return known
+    losses: dict[Removed, list[float]] = {}
+    columns = ("cell", "k", "budget_record", "dropped", "loss")
+    for cell, k, budget, dropped, loss in zip(*(problem[name] for name in columns), strict=True):
+        scores = complete_scores(traces.get(cell, ()), int(k), budget)
+        own = {mask: float(score["loss"]) for mask, score in scores.items()}
+        for mask, value in {dropped: float(loss), **own}.items():
+            losses.setdefault(mask, []).append(value)
+    return {mask: math.fsum(values) / len(values) for mask, values in losses.items()}
 
 
-def best_known(
-    frame: pd.DataFrame, traces: Mapping[str, Trace], losses: Mapping[str, MaskLosses] | None = None
-) -> pd.DataFrame:
-    """Add `best` to each cell: the lowest loss of all complete masks that were scored in cells of the same problem.
-
-    `exact` is true if some cell of the problem scored every mask; an exhaustive search with a budget can score fewer.
-    `mask_loss` is the loss of the cell's mask in `mask_losses`. `regret` is `mask_loss` minus `best`.
-    `relative_regret` is regret / (`best` - dense loss); NaN if this divisor is not positive (pruning can improve a
-    margin). `regret_se` is the regret in standard errors of the paired difference from the best known mask; NaN if
-    samples cannot be paired (`sample_losses`) or if there is only one. `losses` are those of `mask_losses`, if known.
-    """
-    scored, known = frame.copy(), losses or mask_losses(frame, traces)
-    cells = list(zip(frame["cell"].astype(str), frame["dropped"], strict=True))
-    scored["best"] = [min(known[cell].values()) for cell, _ in cells]
-    scored["mask_loss"] = [known[cell][mask] for cell, mask in cells]
-    scored["regret"] = scored["mask_loss"] - scored["best"]
-    whole = pd.Series(list(_enumerated(frame, traces)), frame.index)
-    of_problem = scored.assign(whole=whole).groupby(PROBLEM, dropna=False)["whole"]
-    scored["exact"] = of_problem.transform("any").astype(bool)
-    damage = scored["best"] - scored["dense_loss"]
-    scored["relative_regret"] = np.where(damage > 0, scored["regret"] / damage.where(damage > 0), np.nan)
-    scored["regret_se"] = np.where(scored["regret"] > 0, np.nan, 0.0)
-    for _, problem in groups(scored, PROBLEM):
-        means = known[str(problem["cell"].iloc[0])]
-        best = min(means, key=lambda mask: means[mask])
-        of = sample_losses(problem, traces, {best, *problem["dropped"]})
-        for row, mask, regret in zip(problem.index, problem["dropped"], problem["regret"], strict=True):
-            if regret > 0 and best in of and mask in of:
-                error = paired(of[mask], of[best]).error
-                scored.loc[row, "regret_se"] = regret / error if error > 0 else np.nan
-    return scored
-
-
-def _enumerated(frame: pd.DataFrame, traces: Mapping[str, Trace]) -> Iterator[bool]:
-    """Whether each cell scored every complete mask."""
-    where = [frame[name].fillna(0).astype(int) for name in ("n_blocks", "protect_first", "protect_last")]
-    cells = zip(
-        frame["cell"], frame["k"], budgets(frame), column(frame, "unit", "block"), *where, strict=True
+def _enumerated(problem: pd.DataFrame, traces: Mapping[str, Trace]) -> bool:
+    """Whether a cell of the problem scored every mask of k units."""
+    return any(
+        budget is None
+        and len(complete_scores(traces.get(cell, ()), int(k), None)) == math.comb(int(n), int(k))
+        for cell, k, budget, n in zip(
+            problem["cell"], problem["k"], problem["budget_record"], n_open(problem), strict=True
+        )
     )
-    counted: dict[object, int] = {}  # counting takes a few milliseconds, and most cells share budgets
-    for (cell, k, budget, unit, n_blocks, first, last), n in zip(cells, n_open(frame), strict=True):
-        if budget is None:
-            size = math.comb(int(n), int(k))
-        else:
-            key = (tuple(budget["costs"]), budget["least"], budget["most"], unit, n_blocks, first, last)
-            if key not in counted:
-                counted[key] = Budget.recorded(budget).count(free(n_blocks, unit, first, last))
-            size = counted[key]
-        yield len(complete_scores(traces.get(cell, ()), int(k), budget)) == size
 
 
 # Which objectives make one-shot search exact by construction: those whose loss is a sum over the removed units.
@@ -141,12 +116,11 @@ def gains(cells: pd.DataFrame, traces: Mapping[str, Trace]) -> pd.DataFrame:
     """One row per problem that one-shot solved: the gain of the best known mask, with its 95 percent interval.
 
     The gain is the mean paired difference of losses. `relative` is the gain divided by the rise of one-shot's loss
-    above the dense model's, NaN if one-shot's mask lowers the loss. `drawn` numbers the draw, the data and its
-    source. Problems whose losses are not plain means over samples, or that one search alone has scored, are left out.
+    above the dense model's, NaN if one-shot's mask lowers the loss. Problems whose losses are not plain means over
+    samples, or that one search alone has scored, are left out.
     """
-    rows = []
-    numbers = list(zip(*(labels(cells, columns) for columns in (DRAW, DATA, ["calibration"])), strict=True))
-    for _, problem in groups(cells.assign(drawn=pd.Series(numbers, cells.index)), PROBLEM):
+    rows, where = [], [*STRATUM, *SETTING]
+    for _, problem in groups(cells, PROBLEM):
         own = problem[problem["algo"] == BASE]
         if own.empty or problem["algo"].nunique() < 2:
             continue
@@ -155,17 +129,8 @@ def gains(cells: pd.DataFrame, traces: Mapping[str, Trace]) -> pd.DataFrame:
             best = min(known.values(), key=lambda losses: float(losses.mean()))
             found, damage = paired(known[mask], best), float(row["loss"] - row["dense_loss"])
             relative = found.mean / damage if damage > 0 else float("nan")
-            where = row[["model", "k", "objective", "drawn"]]
-            rows.append([*where, found.mean, found.low, found.high, relative])
-    columns = ["model", "k", "objective", "drawn", "gain", "low", "high", "relative"]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def mean_gain(problems: pd.DataFrame) -> DrawMean:
-    """The mean of `relative` over problems, with its interval over draws. Problems can share a draw."""
-    known = problems.dropna(subset="relative")
-    numbers = np.array(known["drawn"].to_list(), dtype=np.int64).reshape(-1, 3)
-    return over_draws(known["relative"], CellDraws(*numbers.T))
+            rows.append([*row[where], found.mean, found.low, found.high, relative])
+    return pd.DataFrame(rows, columns=[*where, "gain", "low", "high", "relative"])
 
 
 # What each search would cost alone, whichever cell computed the scores that it asked for.
@@ -178,8 +143,7 @@ def mean_gain(problems: pd.DataFrame) -> DrawMean:
 SHARING = ["whole_model", "n_units", *SETTING]
 
 
-@dataclass(frozen=True)
-class SharedCosts:
+class SharedCosts(NamedTuple):
     """Seconds per sample to score each mask, and seconds before the first score.
 
     A criterion needs one pass of the dense model, after which every score is free: `start` is this pass, and the

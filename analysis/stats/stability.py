@@ -8,10 +8,8 @@ repeated, so the numbers are lower bounds on instability.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,9 +17,7 @@ from numpy.typing import NDArray
 
 from pruning.core.mask import BudgetRecord, is_complete
 
-from . import mask_overlap
 from .crossed import Trace
-from .grid import STRATUM, groups
 
 Losses = NDArray[np.float64]
 Chosen = NDArray[np.bool_]
@@ -128,48 +124,3 @@ def _agreement(first: Chosen, second: Chosen) -> tuple[float, float]:
     """How often two sets of units (resamples, units) are equal, and their mean Jaccard overlap."""
     both, either = (first & second).sum(axis=1), (first | second).sum(axis=1)
     return float(np.mean((first == second).all(axis=1))), float(np.mean(both / either))
-
-
-# How masks and outcomes change with the number of calibration samples.
-
-# Cells with equal values in these columns can differ in the number of samples.
-FAMILY = ["objective", *STRATUM, "calibration", "length", "protect_first", "protect_last"]
-
-
-def by_size(
-    cells: pd.DataFrame, outcomes: Mapping[str, pd.Series[Any]], geometric: Collection[str] = ()
-) -> pd.DataFrame:
-    """One row for each number of samples in a family of cells that has several.
-
-    Only searches and draws with a cell at every number of samples count, so that rows differ in nothing else.
-    `corrected` is the mean chance-corrected overlap of the masks of two draws. Each of the `outcomes`, one value per
-    cell, has a column with its mean; those in `geometric` (perplexities) have the geometric mean. A mean is NaN if a
-    cell lacks the outcome.
-    """
-    rows = []
-    for where, family in groups(cells, FAMILY):
-        for samples, part in groups(_at_every_size(family), "samples"):
-            found = mask_overlap.overlap(part, "draws").mean
-            means = []
-            for name, values in outcomes.items():
-                numbers = values.loc[part.index].to_numpy(float)
-                means.append(np.exp(np.log(numbers).mean()) if name in geometric else numbers.mean())
-            counts = [int(samples), len(part), part["draw"].nunique()]
-            rows.append([*where, *counts, found, *map(float, means)])
-    columns = [*FAMILY, "samples", "cells", "draws", "corrected", *outcomes]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def _at_every_size(family: pd.DataFrame) -> pd.DataFrame:
-    """The cells of searches and draws that have a cell at every number of samples; none if there is one number.
-
-    Numbers of samples are taken from the one with most cells to the one with fewest. One is left out if it has fewer
-    than two draws in common with those before.
-    """
-    search = pd.Series(list(zip(family["algo"], family["draw"], family["seed"], strict=True)), family.index)
-    sizes, shared = list[float](), set(search)
-    for samples in family["samples"].value_counts().index:
-        common = shared & set(search[family["samples"] == samples])
-        if len({draw for _, draw, _ in common}) > 1:
-            sizes, shared = [*sizes, samples], common
-    return family[family["samples"].isin(sizes) & search.isin(shared) & (len(sizes) > 1)]

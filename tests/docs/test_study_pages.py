@@ -198,7 +198,7 @@ def test_rank_correlations_after_training_are_those_of_the_archive() -> None:
 def test_ratios_of_variances_and_their_limits_are_those_of_the_archive() -> None:
     ratios, limits = [], []
     for model in NAMES:
-        masks = next(iter(archived("study", MAIN, model=model).shares[0].values()))
+        masks = next(iter(archived("study", MAIN, model=model).shares.values()))
         ratios.append(with_interval(masks.total_ratio.value, masks.total_ratio.low, masks.total_ratio.high))
         parts = {name: part.value for name, part in masks.parts.items()}
         limits.append(f"{parts['calibration'] / parts['interaction'] + 1:.1f}")

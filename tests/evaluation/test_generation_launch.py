@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from analysis.data.study import AskedStudy
 from analysis.report import page
 from pruning.config.app import composed
 from pruning.core.mask import Mask
@@ -93,7 +94,7 @@ def test_a_healed_model_is_compared_with_the_dense_one_and_tracked(launch: Comma
         }
         assert listed == {f"{stem}.{end}" for end in ("json", "terms.json", "continuations.json")}
     assert run.data.metrics[f"pruned/{METRIC}"] == pytest.approx(evaluation["pruned"][METRIC])
-    shown = page.write(ended.results, None, ended.results / "figures").read_text()
+    shown = page.write(AskedStudy(ended.results, None), ended.results / "figures").read_text()
     for which, head in (("dense", "nothing removed"), ("pruned", "pruned"), ("healed", "healed")):
         assert f'<th scope="col">{head}</th>' in shown
         assert len(_written(ended.results, evaluation, which)) == 3

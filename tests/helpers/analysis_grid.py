@@ -6,13 +6,14 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from pruning.core.mask import Mask, Removal, Space
 from tests.helpers.results import a_result
 
 # -- frames ----------------------------------------------------------------------------------------------
@@ -65,7 +66,7 @@ def with_masks(cells: pd.DataFrame, importance: np.ndarray[Any, Any]) -> pd.Data
 
 # -- folders ---------------------------------------------------------------------------------------------
 
-BLOCKS = {"smollm2": 30, "gemma3_270m": 18, "llama3": 32}
+BLOCKS = {"smollm2": 30, "gemma3_270m": 18, "llama3": 32, "deep": 64}
 MEASURED = ("model", "mask", "calibration", "search", "margins", "evaluation")  # parts of a finished result
 NEEDS = {
     "perplexity": ("pydoc", "wikipedia_sample"),
@@ -77,7 +78,11 @@ NEEDS = {
 
 @dataclass(frozen=True)
 class Study:
-    """What a synthetic study covers; `lost` cells leave no result and `broken` ones failed."""
+    """What a synthetic study covers; `lost` cells leave no result and `broken` ones failed.
+
+    Every unit is removed by a share of `budget`, and as a number of `ks`. `costs` are those of an attention and an
+    MLP. `sources` are all that an objective can read if there are none.
+    """
 
     models: tuple[str, ...] = ("smollm2", "gemma3_270m")
     ratios: tuple[float, ...] = (0.1, 0.2)
@@ -89,6 +94,11 @@ class Study:
     lost: int = 3
     broken: int = 1
     name: str = "small"
+    units: tuple[str, ...] = ("block",)
+    ks: tuple[int, ...] = ()
+    budget: str = "parameters"
+    costs: tuple[int, ...] = (83, 250)
+    sources: tuple[str, ...] = ()
     cells: list[str] = field(default_factory=list)
 
 
@@ -109,6 +119,18 @@ ONE = Study(
     lost=0,
     broken=0,
 )
+SUBLAYERS = Study(
+    models=("smollm2",),
+    ratios=(0.1,),
+    objectives=("perplexity",),
+    algos=("one_shot", "greedy", "genetic"),
+    seeds=(0, 1),
+    metrics=("ppl/heldout",),
+    lost=0,
+    broken=0,
+    units=("sublayer", "attention"),
+    sources=("pydoc",),
+)
 
 
 def write(results: Path, study: Study) -> list[str]:
@@ -127,23 +149,26 @@ def write(results: Path, study: Study) -> list[str]:
 
 
 def _cells(study: Study) -> Iterator[tuple[str, dict[str, Any]]]:
-    choices = (study.models, study.objectives, study.ratios, study.seeds, study.algos)
-    for model, objective, ratio, seed, algo in itertools.product(*choices):
-        for source in NEEDS[objective]:
+    sizes = [("r", ratio) for ratio in study.ratios] + [("k", k) for k in study.ks]
+    choices = (study.models, study.units, study.objectives, sizes, study.seeds, study.algos)
+    for model, unit, objective, (kind, size), seed, algo in itertools.product(*choices):
+        for source in study.sources or NEEDS[objective]:
             length = None if source == "commonsense" else 128
             config = {
                 "model": {"name": model},
                 "objective": {"class": objective.title()},
                 "calibration": {"source": source, "samples": study.samples, "length": length, "seed": seed},
                 "algo": {"class": algo.title().replace("_", "")},
-                "ratio": ratio,
-                "k": None,
+                "ratio": size if kind == "r" else None,
+                "k": size if kind == "k" else None,
                 "seed": seed,
                 "study": study.name,
                 "protect": {"first": 0, "last": 0},
+                "unit": unit,
+                "budget": study.budget,
             }
             digest = hashlib.sha256(json.dumps(config).encode()).hexdigest()[:8]
-            yield f"{model}-{objective}-{algo}-r{ratio:g}-s{seed}-{digest}", config
+            yield f"{model}-{objective}-{algo}-{kind}{size:g}-s{seed}-{digest}", config
 
 
 def _cell(results: Path, study: Study, cell: str, config: dict[str, Any], broken: bool) -> None:
@@ -159,54 +184,52 @@ def _cell(results: Path, study: Study, cell: str, config: dict[str, Any], broken
 def _measured(folder: Path, study: Study, cell: str, config: dict[str, Any]) -> dict[str, Any]:
     _, objective, algo, *_ = cell.split("-")
     model, calibration = config["model"]["name"], config["calibration"]
-    n = BLOCKS[model]
-    k = round(config["ratio"] * n)
-    world = World(n, model, objective, calibration["source"], config["seed"], calibration["samples"])
-    trace, dropped = search(world, algo, k, config["seed"])
+    n, removal = BLOCKS[model], Removal(config["ratio"], config["k"], config["unit"], config["budget"])
+    units = n if removal.mask_unit == "block" else 2 * n
+    space = removal.space(n, (list(study.costs) * n)[:units])
+    world = World(units, model, objective, calibration["source"], config["seed"], calibration["samples"])
+    trace, mask = search(world, space, algo, config["seed"])
     lines = [json.dumps(score) for score in trace]
     partial = json.dumps({"dropped": [0], "loss": 1.0, "samples": [1.0], "seconds": 0.1, "of": 16})
     (folder / "trace.jsonl").write_text("\n".join([lines[0], partial, *lines[1:]]) + "\n", encoding="utf-8")
-    mask = {"n_blocks": n, "dropped": dropped}
-    (folder / "mask.json").write_text(json.dumps(mask), encoding="utf-8")
-    asked = len(trace) - 1
+    (folder / "mask.json").write_text(json.dumps(mask.to_json()), encoding="utf-8")
+    asked, spent = len(trace) - 1, removal.record(space, mask)
+    states: dict[str, Sequence[int]] = {"dense": (), "pruned": mask.dropped}
     return {
         "model": {"name": model, "n_blocks": n},
-        "mask": mask,
+        "mask": mask.to_json(),
         "calibration": {
             **calibration,
             "objective": objective,
             "length": calibration["length"] or 60 + 7 * calibration["seed"],  # of items: the longest drawn
-            **world.measured(dropped),
+            **world.measured(mask.dropped),
         },
         "search": {
-            **{"algo": algo, "k": k, "ratio": k / n, "seconds": round(0.31 * asked, 3)},
+            **{"algo": algo, "k": len(mask.dropped), "ratio": mask.ratio, "seconds": round(0.31 * asked, 3)},
             **{"evaluations_asked": asked, "evaluations_paid": asked // 2},
             "evaluations_shared": asked - asked // 2,
             "block_forwards": asked * n * 0.4,
-            "block_forwards_alone": asked * (n - k),
-            "block_tokens": asked * n * 2048,
-            "forward_seconds": round(0.29 * asked, 3),
+            "block_forwards_alone": asked * (n - len(mask.dropped)),
             "peak_memory": 10**9,
+            **({} if spent is None else {"budget": spent}),
         },
-        "margins": _margins(trace, dropped),
-        "evaluation": {name: _evaluated(study, model, m) for name, m in (("dense", []), ("pruned", dropped))},
+        "margins": _margins(trace, mask),
+        "evaluation": {which: _evaluated(study, model, units, gone) for which, gone in states.items()},
     }
 
 
-def _margins(trace: Sequence[dict[str, Any]], dropped: Sequence[int]) -> dict[str, Any]:
+def _margins(trace: Sequence[dict[str, Any]], mask: Mask) -> dict[str, Any]:
     """The runner-up among the other masks of the same size, and how many are within two standard errors."""
-    own = np.array(trace[-1]["samples"])
-    others = {
-        tuple(s["dropped"]): np.array(s["samples"]) - own for s in trace if len(s["dropped"]) == len(dropped)
-    }
-    others.pop(tuple(dropped), None)
+    own, k = np.array(trace[-1]["samples"]), len(mask.dropped)
+    others = {tuple(s["dropped"]): np.array(s["samples"]) - own for s in trace if len(s["dropped"]) == k}
+    others.pop(mask.dropped, None)
     if not others:
         return {"compared": 0, "runner_up": None, "tied": 0, "ties": []}
-    errors = {mask: float(terms.std(ddof=1) / len(terms) ** 0.5) for mask, terms in others.items()}
-    ties = [list(mask) for mask, terms in others.items() if terms.mean() <= 2 * errors[mask]]
-    nearest = min(others, key=lambda mask: others[mask].mean())
+    errors = {other: float(terms.std(ddof=1) / len(terms) ** 0.5) for other, terms in others.items()}
+    ties = [list(other) for other, terms in others.items() if terms.mean() <= 2 * errors[other]]
+    nearest = min(others, key=lambda other: others[other].mean())
     difference = {"difference": float(others[nearest].mean()), "standard_error": errors[nearest]}
-    runner_up = {"dropped": list(nearest), "samples": len(own)} | difference
+    runner_up = {"dropped": replace(mask, dropped=nearest).listed(), "samples": len(own)} | difference
     return {"compared": len(others), "runner_up": runner_up, "tied": len(ties), "ties": ties}
 
 
@@ -248,33 +271,34 @@ class World:
         return score | {"seconds": seconds}
 
 
-def search(world: World, algo: str, k: int, seed: int) -> tuple[list[dict[str, Any]], list[int]]:
-    """The trace of a search and the mask that it returned."""
+def search(world: World, space: Space, algo: str, seed: int) -> tuple[list[dict[str, Any]], Mask]:
+    """The trace of a search and the mask that it returned, which is in the space."""
     trace: list[dict[str, Any]] = []
 
-    def ask(*dropped: int) -> float:
-        trace.append(world.score(dropped, 0.3 * (1 - len(dropped) / world.n) * (len(trace) % 3 > 0)))
+    def ask(dropped: Iterable[int]) -> float:
+        chosen = sorted(dropped)
+        trace.append(world.score(chosen, 0.3 * (1 - len(chosen) / world.n) * (len(trace) % 3 > 0)))
         return float(trace[-1]["loss"])
 
-    ask()
-    singles = [ask(i) for i in range(world.n)]
-    best = sorted(np.argsort(singles)[:k].tolist())
+    dense = ask([])
+    singles = {unit: space.per_cost(ask([unit]) - dense, unit) for unit in space.free()}
+    mask = space.filled((), sorted(singles, key=lambda unit: singles[unit]))
     if algo in ("greedy", "beam"):
-        best = []
-        for _ in range(k):
-            free = [i for i in range(world.n) if i not in best]
-            best = [*best, free[int(np.argmin([ask(*best, i) for i in free]))]]
+        chosen: list[int] = []
+        while not space.complete(space.drop(*chosen)):
+            rises = {u: space.per_cost(ask([*chosen, u]), u) for u in space.fitting(chosen)}
+            chosen.append(min(rises, key=lambda unit: rises[unit]))
+        mask = space.drop(*chosen)
     elif algo not in ("one_shot", "fast_block_select"):
         rng = _rng(algo, seed)
-        others = (rng.choice(np.argsort(singles)[: k + 4], k, False).tolist() for _ in range(40))
-        masks = [best, *map(sorted, others)]
-        best = masks[int(np.argmin([ask(*mask) for mask in masks]))]
-    ask(*best)
-    return trace, sorted(best)
+        orders = [sorted(singles, key=lambda unit: singles[unit] * rng.uniform(0.5, 2)) for _ in range(40)]
+        mask = min([mask, *(space.filled((), order) for order in orders)], key=lambda one: ask(one.dropped))
+    ask(mask.dropped)
+    assert mask in space
+    return trace, mask
 
 
-def _evaluated(study: Study, model: str, dropped: Sequence[int]) -> dict[str, float]:
-    n = BLOCKS[model]
+def _evaluated(study: Study, model: str, n: int, dropped: Sequence[int]) -> dict[str, float]:
     found: dict[str, float] = {}
     for name in study.metrics:
         like = "perplexity" if name.startswith("ppl") else "margin"

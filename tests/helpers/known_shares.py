@@ -168,8 +168,7 @@ def truth(of: Scenario) -> dict[str, float]:
         return known
     objective = share["objective"]
     against = (objective + interaction) / (search + interaction)
-    known |= {"objective": objective, "objective : search": against}
-    return known | ({"objective : draw": objective / share[DRAWN]} if of.dimensions > 1 else {})
+    return known | {"objective": objective, "objective : search": against}
 
 
 def estimates(shares: Shares) -> dict[str, IntervalEstimate]:
@@ -181,7 +180,6 @@ def estimates(shares: Shares) -> dict[str, IntervalEstimate]:
         **{name: IntervalEstimate(*map(float, rows.loc[source])) for name, source in named.items()},
         "calibration : search": shares.total_ratio,
         "objective : search": shares.objective_ratio,
-        "objective : draw": shares.objective_draw,
     }
 
 
@@ -213,17 +211,11 @@ NOISIER = "one objective 100 times noisier"
 NULL_OBJECTIVE = {DRAWN: 0.5, SEARCH: 0.1, BOTH: 0.05, RESIDUAL: 0.35}
 SCENARIOS = {
     "loss": scenario(LOSS, of_losses=True),
-    "loss, independent strata": scenario(LOSS, of_losses=True, shared=False),
-    "search equals calibration (loss)": scenario(
-        {DATA: 0.1, DRAWN: 0.3, SEARCH: 0.4, RESIDUAL: 0.2}, of_losses=True
-    ),
     "search equals calibration": scenario(
         {"objective": 0.1, DATA: 0.05, DRAWN: 0.15, SEARCH: 0.3, BOTH: 0.1, RESIDUAL: 0.3}
     ),
-    "masks": scenario(MASKS),
     NOISIER: scenario({**MASKS, SEARCH: 0.05, RESIDUAL: 0.26}, noisy=100.0),
     "null search": scenario({"objective": 0.37, DATA: 0.05, DRAWN: 0.24, RESIDUAL: 0.34}),
-    "null objective": scenario(NULL_OBJECTIVE),
     "large interaction": scenario({"objective": 0.02, DRAWN: 0.03, SEARCH: 0.05, BOTH: 0.05, RESIDUAL: 0.85}),
 }
 # On the design of the main comparison, with six draws: shares like those of masks and of perplexity there.

@@ -15,7 +15,7 @@ import pytest
 
 from analysis.data.archive import NothingToRead
 from analysis.data.load import done, load
-from analysis.data.study import journals
+from analysis.data.study import AskedStudy, journals
 from analysis.figure_command import FIGURES
 from analysis.report import page
 from tests.helpers.analysis_grid import ONE, write
@@ -73,7 +73,9 @@ GONE = object()
 @pytest.mark.slow
 def test_a_single_sample_has_an_unknown_error_on_the_page(results: Path) -> None:
     changed("calibration", "standard_error", to=None)(cell_of(results) / "result.json")
-    assert "± unknown" in page.write(results, "small", results / "figures").read_text(encoding="utf-8")
+    assert "± unknown" in page.write(AskedStudy(results, "small"), results / "figures").read_text(
+        encoding="utf-8"
+    )
 
 
 RESULTS = {
@@ -113,10 +115,6 @@ JOURNALS = {
     "empty": (content(b""), "is cut off"),
     "a folder": (folder_instead, "cannot be read"),
     "a line of text": (line("nonsense"), "is damaged in line"),
-    "another number of samples": (
-        line('{"dropped": [1], "loss": 1.0, "samples": [1.0], "seconds": 0}'),
-        "different numbers of samples",
-    ),
 }
 
 
@@ -132,28 +130,14 @@ def test_a_damaged_journal_is_named_and_the_others_are_read(case: str, results: 
     assert sum(bool(scores) for scores in read.traces.values()) >= 2
 
 
-@pytest.mark.slow
-def test_a_journal_with_a_short_score_is_drawn_without_it(results: Path) -> None:
-    damage, _ = JOURNALS["another number of samples"]
-    path = cell_of(results) / "trace.jsonl"
-    before = journals(results, done(load(results, "small"))).lines
-    damage(path)
-    assert journals(results, done(load(results, "small"))).lines == before
-    text = page.write(results, "small", results / "figures").read_text(encoding="utf-8")
-    assert "different numbers of samples" in text
-
-
-def test_a_figure_draws_the_rest_names_the_file_and_fails_also_if_unchanged(
+def test_a_figure_draws_the_rest_names_the_file_and_fails(
     results: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     half(cell_of(results) / "result.json")
-    for words in ("table3_search.png", "(unchanged)"):
-        caplog.clear()
-        with pytest.raises(SystemExit) as ended, caplog.at_level(logging.INFO, "analysis"):
-            run("table3_search", monkeypatch, results)
-        assert ended.value.code == 1
-        assert words in caplog.text
-        assert f"damaged  {cell_of(results).name}/result.json" in caplog.text
+    with pytest.raises(SystemExit) as ended, caplog.at_level(logging.INFO, "analysis"):
+        run("table3_search", monkeypatch, results)
+    assert ended.value.code == 1
+    assert f"damaged  {cell_of(results).name}/result.json" in caplog.text
     assert (results / "figures" / "table3_search.csv").exists()
 
 
@@ -162,7 +146,7 @@ def test_the_page_says_which_files_are_damaged_and_shows_the_rest(results: Path)
     half(cell_of(results) / "result.json")
     journal = next(results.glob("*-beam-*")) / "trace.jsonl"
     journal.unlink()
-    text = page.write(results, "small", results / "figures").read_text(encoding="utf-8")
+    text = page.write(AskedStudy(results, "small"), results / "figures").read_text(encoding="utf-8")
     assert "2 files are damaged or missing." in text
     assert f"{journal.parent.name}/trace.jsonl is missing" in text
     assert "1 damaged" in text

@@ -359,7 +359,6 @@ def test_a_home_folder_in_quotes_is_expanded_everywhere(
     assert ended.status == 0, ended.err
     assert len(list((home / "out").glob("*/result.json"))) == 1
     assert (home / "less" / "config.json").exists()
-    assert archive.folder(archive.expanded("~/out")) == home / "out"
     monkeypatch.setattr("sys.argv", ["archive", "unpack", "~/none.tar.xz", "~/new"])
     with pytest.raises(Exception, match=str(home)):
         archive.main()

@@ -13,8 +13,6 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from analysis.data import archive
-from analysis.data.archive import NothingToRead
 from pruning.core.errors import InputError, PruningError
 from pruning.tracking import browse, rebuild
 from pruning.tracking import store as store_module
@@ -92,9 +90,6 @@ def test_a_wrong_address_stops_a_command_before_a_cell_is_made(launch: Any) -> N
 
 
 def test_commands_that_read_create_no_database(tmp_path: Path) -> None:
-    uri = f"sqlite:///{tmp_path / 'mlflw.db'}"
-    with pytest.raises(NothingToRead, match=r"mlflw\.db"):
-        archive.copy(uri, tmp_path / "copy")
     with pytest.raises(InputError, match=r"mlflow\.db"):
         browse.experiment_of(tmp_path)
     with closing(sqlite3.connect(tmp_path / "other.db")) as other:

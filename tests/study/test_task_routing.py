@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from analysis.report.page import write
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
 from pruning.core.storage import read_json
@@ -73,9 +72,6 @@ def test_a_folder_of_tasks_gives_sets_a_cross_table_and_a_router(
     assert record_of(other)[1]["router"]["target"] == "margin"
     assert fitted_router.read_router(folder)[0].target == "margin"
     check_command(folder, record, monkeypatch, capfd)
-    page = write(ended.results, "tasks", tmp_path / "figures").read_text(encoding="utf-8")
-    assert "Sets for tasks" in page
-    assert "against the best static set, in points: the router" in page
 
 
 def check_command(folder: Path, record: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:

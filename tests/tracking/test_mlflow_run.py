@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,7 @@ import pytest
 from pruning.core.mask import Mask
 from pruning.core.records import read_done
 from pruning.tracking.mlflow_run import _metrics, _tags, run_name
-from tests.helpers import sublayer_grid
-from tests.helpers.sublayer_grid import SublayerStudy
+from tests.helpers.analysis_grid import SUBLAYERS, write
 
 KEY = "smollm2-perplexity-greedy-{}-s0-0a1b2c3d"
 
@@ -37,7 +37,7 @@ def test_a_run_names_the_unit(size: str, config: dict[str, Any], words: str) -> 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    (key,) = sublayer_grid.write(tmp_path, SublayerStudy(units=("sublayer",), algos=("genetic",), seeds=(0,)))
+    (key,) = write(tmp_path, replace(SUBLAYERS, units=("sublayer",), algos=("genetic",), seeds=(0,)))
     return tmp_path / key
 
 

@@ -13,17 +13,16 @@ import pandas as pd
 import pytest
 
 from analysis.data.archive import NothingToRead
-from analysis.data.load import choose, done, filter_column, load, merged, of_windows, on_same_data
-from analysis.data.study import describe, journals
+from analysis.data.load import choose, done, load, of_windows, on_same_data
+from analysis.data.study import AskedStudy, describe, journals
 from analysis.report import summary
 from analysis.report.study_data import StudyData
 from analysis.stats import mask_overlap
 from analysis.stats.grid import strata_of
 from analysis.stats.regret import PROBLEM
 from pruning.core.mask import Mask
-from tests.helpers import analysis_grid, sublayer_grid
-from tests.helpers.analysis_grid import ONE, Study, write
-from tests.helpers.sublayer_grid import SublayerStudy
+from tests.helpers import analysis_grid
+from tests.helpers.analysis_grid import ONE, SUBLAYERS, Study, write
 
 
 def changed(path: Path, *where: str, to: Any) -> None:
@@ -33,11 +32,6 @@ def changed(path: Path, *where: str, to: Any) -> None:
         part = part[name]
     part[where[-1]] = to
     path.write_text(json.dumps(record))
-
-
-def test_values_that_are_given_for_one_column_several_times_are_put_together() -> None:
-    given = ["objective=perplexity", "k=3", "objective=margin,perplexity"]
-    assert merged(map(filter_column, given)) == {"objective": ["perplexity", "margin"], "k": ["3"]}
 
 
 # -- names -------------------------------------------------------------------------------------------------------
@@ -58,6 +52,9 @@ def hub(path: str) -> dict[str, Any]:
         ({"text": PYDOC, "items": ITEMS}, "pydoc + commonsense"),
         ({"text": {"first": PYDOC, "second": hub("allenai/c4")}, "items": ITEMS}, "pydoc + c4 + commonsense"),
         (PYDOC, "pydoc"),
+        (PYDOC | {"source": "file", "path": "/data/a/wiki.txt"}, "wiki"),
+        ({"text": PYDOC, "items": {"source": "file", "path": "own.jsonl"}}, "pydoc + own"),
+        ({"source": "commonsense170k", "path": "zwhe99/commonsense_170k"}, "commonsense170k"),
     ],
 )
 def test_data_of_several_parts_are_named_by_their_parts(
@@ -95,7 +92,7 @@ def test_models_of_one_name_with_other_weights_are_not_pooled(
 
 # -- units, budgets and compensations --------------------------------------------------------------------------
 
-FEW = SublayerStudy(algos=("one_shot", "greedy"), seeds=(0,))
+FEW = replace(SUBLAYERS, algos=("one_shot", "greedy"), seeds=(0,))
 BLOCKS = analysis_grid.Study(
     models=("smollm2",), ratios=(0.1,), objectives=("perplexity",), algos=("one_shot", "greedy"), seeds=(0,),
     lost=0, broken=0,
@@ -108,7 +105,7 @@ def listed(results: Path, keys: list[str]) -> None:
 
 
 def test_the_frame_holds_units_and_what_was_removed(tmp_path: Path) -> None:
-    keys = sublayer_grid.write(tmp_path, FEW)
+    keys = analysis_grid.write(tmp_path, FEW)
     frame = load(tmp_path).set_index("cell")
     for key in keys:
         result = json.loads((tmp_path / key / "result.json").read_text())
@@ -122,10 +119,10 @@ def test_the_frame_holds_units_and_what_was_removed(tmp_path: Path) -> None:
 
 def test_cells_of_different_units_are_never_compared(tmp_path: Path) -> None:
     analysis_grid.write(tmp_path, BLOCKS)
-    sublayer_grid.write(tmp_path, FEW)
-    sublayer_grid.write(tmp_path, SublayerStudy(units=("sublayer",), ratios=(), ks=(3,), seeds=(0,)))
-    timed = SublayerStudy(units=("block", "sublayer"), budget="latency", costs=(2, 3), seeds=(0,))
-    sublayer_grid.write(tmp_path, timed)
+    analysis_grid.write(tmp_path, FEW)
+    analysis_grid.write(tmp_path, replace(SUBLAYERS, units=("sublayer",), ratios=(), ks=(3,), seeds=(0,)))
+    timed = replace(SUBLAYERS, units=("block", "sublayer"), budget="latency", costs=(2, 3), seeds=(0,))
+    analysis_grid.write(tmp_path, timed)
     frame = load(tmp_path)
     kinds = ["", " (attention)", " (latency)", " (sublayer)", " (sublayer, counted)", " (sublayer, latency)"]
     assert strata_of(frame) == [(f"smollm2{kind}", 3) for kind in kinds]
@@ -140,27 +137,22 @@ def test_cells_of_different_units_are_never_compared(tmp_path: Path) -> None:
 
 
 def test_budgets_of_one_size_that_differ_are_kept_apart(tmp_path: Path) -> None:
-    sublayer_grid.write(tmp_path, SublayerStudy(units=("sublayer",), ratios=(0.1, 0.11, 0.2), seeds=(0,)))
+    analysis_grid.write(
+        tmp_path, replace(SUBLAYERS, units=("sublayer",), ratios=(0.1, 0.11, 0.2), seeds=(0,))
+    )
     labels = {"smollm2 (sublayer, 10 %)", "smollm2 (sublayer, 11 %)", "smollm2 (sublayer)"}
     assert set(load(tmp_path)["model"]) == labels
-    one, two = tmp_path / "one", tmp_path / "two"
-    for folder, costs in ((one, (2, 3)), (two, (1, 4))):
-        sublayer_grid.write(
-            folder, SublayerStudy(units=("sublayer",), budget="latency", costs=costs, seeds=(0,))
-        )
-    for cell in list(two.iterdir())[1:]:
-        (one / cell.name / "result.json").write_text((cell / "result.json").read_text())
-    assert set(load(one)["model"]) == {f"smollm2 (sublayer, latency, costs {i})" for i in (1, 2)}
 
 
 def test_a_filter_takes_models_and_units_by_their_plain_names(tmp_path: Path) -> None:
-    sublayer_grid.write(tmp_path, FEW)
+    analysis_grid.write(tmp_path, FEW)
     assert len(load(tmp_path, only={"model": ["smollm2"]})) == 4
     assert set(load(tmp_path, only={"unit": ["attention"]})["model"]) == {"smollm2 (attention)"}
 
 
 def test_a_missing_cell_has_the_unit_of_the_models_other_cells(tmp_path: Path) -> None:
-    keys = sublayer_grid.write(tmp_path, SublayerStudy(units=("sublayer",), seeds=(0,), lost=1))
+    keys = analysis_grid.write(tmp_path, replace(SUBLAYERS, units=("sublayer",), seeds=(0,)))
+    (tmp_path / keys[0] / "result.json").unlink()
     listed(tmp_path, keys)
     frame = load(tmp_path, "mine")
     assert list(frame["status"]) == ["missing", "done", "done"]
@@ -169,14 +161,11 @@ def test_a_missing_cell_has_the_unit_of_the_models_other_cells(tmp_path: Path) -
 
 
 def test_a_missing_cell_that_can_have_several_units_has_none(tmp_path: Path) -> None:
-    keys = sublayer_grid.write(tmp_path, SublayerStudy(seeds=(0,), lost=1))
-    counted = sublayer_grid.write(
-        tmp_path, SublayerStudy(units=("mlp",), ratios=(), ks=(4,), seeds=(0,), lost=1)
-    )
-    listed(tmp_path, keys + counted)
+    keys = analysis_grid.write(tmp_path, replace(SUBLAYERS, seeds=(0,)))
+    (tmp_path / keys[0] / "result.json").unlink()
+    listed(tmp_path, keys)
     models = load(tmp_path, "mine").set_index("cell")["model"]
     assert models[keys[0]] == "smollm2 (unknown unit)"  # by its ratio, it can be of either
-    assert models[counted[0]] == "smollm2 (mlp, counted)"  # by its k, it can only be one of the others
 
 
 @pytest.mark.parametrize(
@@ -193,7 +182,7 @@ def test_a_missing_cell_that_can_have_several_units_has_none(tmp_path: Path) -> 
 def test_a_result_whose_units_do_not_fit_is_damaged(
     where: tuple[str, ...], to: Any, reason: str, tmp_path: Path
 ) -> None:
-    keys = sublayer_grid.write(tmp_path, FEW)
+    keys = analysis_grid.write(tmp_path, FEW)
     changed(tmp_path / keys[0] / "result.json", *where, to=to)
     row = load(tmp_path).set_index("cell").loc[keys[0]]
     assert row["status"] == "damaged"
@@ -274,7 +263,7 @@ def test_the_report_and_the_title_say_what_is_left_out(tmp_path: Path) -> None:
     frame = load(tmp_path, "small")
     assert f"1 of {len(cells)} cells measured on other held-out data" in describe(frame, "small")
     assert frame["pruned/ppl/heldout"].notna().sum() == len(cells) - 1
-    refused = summary.refusals(StudyData(tmp_path, "small"), [])
+    refused = summary.refusals(StudyData(AskedStudy(tmp_path, "small")), [])
     assert "ppl/heldout of 1 cell " in refused.lower()
 
 

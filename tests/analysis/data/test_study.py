@@ -11,8 +11,7 @@ import pandas as pd
 import pytest
 
 from analysis.data.load import done, load, measured
-from analysis.data.study import answers, by_state, damaged, read_routing, side_files
-from analysis.report import cells as shown
+from analysis.data.study import answers, by_state, damaged
 from analysis.stats.healed import _read
 from pruning.core.records import terms_beside
 from tests.helpers.analysis_grid import ONE, write
@@ -121,7 +120,6 @@ FILES: dict[str, Any] = {
     "evaluation/ppl-a-1/m.json": {"value": 1},
     TERMS: {"losses": [1.0]},
     HEALED_TERMS: {"losses": [0.5]},
-    "routing/r/routing.json": {"cells": {"a": CELL}},
 }
 
 
@@ -130,15 +128,10 @@ def test_damaged_files_that_figures_read_are_named_and_left_out(tmp_path: Path) 
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(json.dumps(content) + "\n", encoding="utf-8")
     healing = f"{CELL}/healed/h"
-    own = {f"{healing}/{name}" for name in ("heal.json", "heal.jsonl", "evaluation.json")}
-    names = {str(path.relative_to(tmp_path)) for path in side_files(tmp_path, CELL)}
-    assert names == {*own, TERMS, HEALED_TERMS}
     assert damaged(tmp_path, [CELL]) == []
-    torn = sorted([TERMS, f"{healing}/heal.json", f"{healing}/heal.jsonl", "routing/r/routing.json"])
+    torn = sorted([TERMS, f"{healing}/heal.json"])
     for name in torn:
         (tmp_path / name).write_text('{"cells": [1, \n', encoding="utf-8")
     assert damaged(tmp_path, [CELL]) == [f"{name} is damaged" for name in torn]
     assert terms_beside(tmp_path / "evaluation/ppl-a-1/m.json") is None
     assert _read(tmp_path / healing / "heal.json") == {}
-    assert read_routing(tmp_path, {CELL}) == []
-    assert shown.figure(tmp_path / CELL, {"folder": "healed/h"}) == ""  # type: ignore[arg-type]

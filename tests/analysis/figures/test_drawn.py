@@ -57,7 +57,7 @@ def title(axes: Axes) -> str:
 
 
 def note(figure: Figure) -> str:
-    return figure.get_supxlabel().replace("\n", "; ")
+    return figure.get_supxlabel().replace("\n", " ")
 
 
 def points(axes: Axes) -> list[tuple[float, float]]:
@@ -140,7 +140,7 @@ def test_every_search_has_its_interval_in_the_panel_of_its_stratum_and_outcome(s
             assert_equal(bars(axes), of_panel)
             assert {x for x, _ in points(axes)} == set(of_panel["mean"])
             sds = of_panel[of_panel["distinct"] > 1].drop_duplicates("objective")["sd"]
-            shown = sds.map(style.factor if outcome == "perplexity" else style.number)
+            shown = sds.map(style.number)
             words = {f"SD {style.TIMES if outcome == 'perplexity' else ''}{sd}" for sd in shown}
             assert {*texts(axes)} - {"all equal"} == words
     assert [axes.get_xscale() for axes in grid.flat] == ["log"] * 2 + ["linear"] * 2
@@ -366,6 +366,6 @@ def test_table_3_prints_what_a_search_costs_alone(study: AskedStudy) -> None:
     row = rows[rows["algo"] == "greedy"].iloc[0]
     assert row["seconds_alone"] > 0
     shown = texts(outcome_tables.typeset_search(rows).axes[0])
-    assert {"a search alone", "in this study", "seconds", "scores paid"} <= set(shown)
+    assert {"scores asked", "seconds", "scores paid"} <= set(shown)
     recorded = study.frame["seconds"].astype(float).mean()
     assert recorded != pytest.approx(rows["seconds_alone"].mean())

@@ -63,7 +63,7 @@ def test_masks_have_the_losses_that_the_results_record(launch: Command, tmp_path
     assert len(figure.axes) == 3
     archive = tmp_path / "heal.tar.xz"
     pack(last.results, ["heal"], archive)
-    again = healed_masks(folder(str(archive)), load(str(archive), "heal"), HELDOUT.names)
+    again = healed_masks(folder(archive), load(folder(archive), "heal"), HELDOUT.names)
     assert table(again).equals(rows), "an archive holds all that the figure needs"
 
 
@@ -81,7 +81,7 @@ def test_masks_near_the_best_one_are_told_apart_only_if_others_are_worse(
 ) -> None:
     masks = []
     for number, loss in enumerate([2.5, 2.6, 2.7, 2.8, worst]):
-        one = HealedMask(Mask(30, (number,)), ["random"], np.full(20, 2.0))
+        one = HealedMask(Mask(30, (number,)), np.full(20, 2.0), ["random"])
         one.states[PRUNED], one.states[State(1000, "healed")] = (
             [np.full(20, loss)],
             [np.full(20, 2 + loss / 9)],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,8 @@ from matplotlib.figure import Figure
 from analysis.data.load import load
 from analysis.figures import fig1_masks, style
 from pruning.core.mask import Mask
-from tests.analysis.figures.test_figures import DRAWN, draw
-from tests.helpers import analysis_grid, sublayer_grid
-from tests.helpers.analysis_grid import frame
-from tests.helpers.sublayer_grid import SublayerStudy
+from tests.helpers import analysis_grid
+from tests.helpers.analysis_grid import SUBLAYERS, Study, frame
 
 
 def cells(draws: int, algos: int = 2) -> pd.DataFrame:
@@ -41,7 +40,7 @@ def test_the_shade_of_a_block_is_the_share_of_the_draws_that_remove_it() -> None
     for algo, (shares,) in enumerate(meshes(figure)):
         expected = {algo: 1.0, 20: 1.0} | dict.fromkeys(range(10, 20), 0.1)
         assert {block: shares[block] for block in np.flatnonzero(shares)} == pytest.approx(expected)
-    assert "20 draws" in figure.get_supxlabel()
+    assert "20 cells" in figure.get_supxlabel()
 
 
 def test_each_objective_has_its_colour_and_a_heading() -> None:
@@ -82,7 +81,7 @@ def test_a_page_has_room_for_a_large_study() -> None:
 
 # Sub-layers.
 
-ONE = SublayerStudy(units=("sublayer",), algos=("greedy",), seeds=(0,))
+ONE = replace(SUBLAYERS, units=("sublayer",), algos=("greedy",), seeds=(0,))
 
 
 @pytest.fixture(scope="module")
@@ -94,16 +93,8 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
         algos=("one_shot", "greedy"), seeds=(0, 1), lost=0, broken=0,
     )  # fmt: skip
     analysis_grid.write(folder, blocks)
-    sublayer_grid.write(folder, SublayerStudy())
+    analysis_grid.write(folder, SUBLAYERS)
     return folder
-
-
-@pytest.mark.parametrize("name", DRAWN)
-def test_every_figure_can_be_drawn_with_sublayers(
-    name: str, results: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    drawn = draw(name, results, monkeypatch)
-    assert "smollm2 (sublayer)" in {*drawn.get("model", ["smollm2 (sublayer)"])}
 
 
 def test_the_csv_has_the_short_notation_and_no_mask_of_a_missing_cell(results: Path) -> None:
@@ -118,22 +109,19 @@ def test_the_csv_has_the_short_notation_and_no_mask_of_a_missing_cell(results: P
 
 
 @pytest.mark.parametrize(
-    ("study", "above", "labels"),
+    ("study", "labels"),
     [
-        (ONE, False, ["0", "4", "8"]),
-        (SublayerStudy(units=("mlp",), algos=("greedy",), seeds=(0,)), True, ["0", "4", "8"]),
-        (SublayerStudy(**(ONE.__dict__ | {"models": ("deep",)})), False, ["0", "8", "16"]),
+        (ONE, ["0", "4", "8"]),
+        (replace(SUBLAYERS, units=("mlp",), algos=("greedy",), seeds=(0,)), ["0", "4", "8"]),
+        (replace(ONE, models=("deep",)), ["0", "8", "16"]),
     ],
 )
-def test_attention_is_drawn_above_the_mlps_and_apart_if_it_cannot_be_removed(
-    study: SublayerStudy, above: bool, labels: list[str], tmp_path: Path
-) -> None:
-    sublayer_grid.write(tmp_path, study)
+def test_attention_is_drawn_above_the_mlps(study: Study, labels: list[str], tmp_path: Path) -> None:
+    analysis_grid.write(tmp_path, study)
     found = load(tmp_path)
     axes = fig1_masks.draw(found).axes[0]
     (mesh,) = [mesh for mesh in axes.collections if isinstance(mesh, QuadMesh)]
-    halves = np.ma.masked_invalid(mesh.get_array()).reshape(2, int(found["n_blocks"][0]))
-    removed = {2 * int(block) + int(kind) for kind, block in np.argwhere(halves.filled(0) == 1)}
+    halves = np.asarray(mesh.get_array()).reshape(2, int(found["n_blocks"][0]))
+    removed = {2 * int(block) + int(kind) for kind, block in np.argwhere(halves == 1)}
     assert removed == set(found["dropped"][0])
-    assert np.ma.getmaskarray(halves).all(axis=1).tolist() == [above, False]
     assert [label.get_text() for label in axes.get_xticklabels()][:3] == labels

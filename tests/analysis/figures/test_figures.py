@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 from pkgutil import resolve_name
@@ -20,10 +18,10 @@ from PIL import Image
 from analysis.data import load as load_module
 from analysis.data.archive import NothingToRead
 from analysis.data.load import choose, load
-from analysis.data.study import AskedStudy, describe, trace
+from analysis.data.study import AskedStudy, describe
 from analysis.figure_command import FIGURES
 from analysis.figure_command import main as figure_command
-from analysis.figures import fig2_ranks, fig3_variance, names, outcome_tables, style
+from analysis.figures import fig2_ranks, names, outcome_tables, style
 from analysis.stats import means as means_module
 from tests.helpers.analysis_grid import ONE, Study, write
 from tests.helpers.analysis_grid import frame as grid
@@ -109,7 +107,7 @@ def test_a_figure_is_as_wide_as_a_page_and_its_texts_can_be_read(
     style.use_style()
     figure_of = resolve_name(f"analysis.{FIGURES[name.partition('_')[0]]}")
     try:
-        figure = figure_of.of(AskedStudy(tmp_path, "small"))
+        figure = figure_of.of(AskedStudy(tmp_path, "small")).figure
     except NothingToRead:
         assert of is FOUR
         return
@@ -135,7 +133,7 @@ def test_a_figure_is_as_wide_as_a_page_and_its_texts_can_be_read(
 
 
 def test_one_command_draws_all_that_a_study_has_data_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(tmp_path, ONE)
     words = ["depth-pruning figure", "all", "--results", str(tmp_path), "--study", "small"]
@@ -143,12 +141,6 @@ def test_one_command_draws_all_that_a_study_has_data_for(
     figure_command()
     drawn = {path.stem for path in (tmp_path / "figures").glob("*.png")}
     assert drawn == {*DRAWN} - {"fig4_changes", "fig5_variance_shares", "fig6_asked"}
-    caplog.clear()
-    monkeypatch.setattr(sys, "argv", words)
-    figure_command()
-    figures = [record.getMessage() for record in caplog.records if record.getMessage().startswith("figure")]
-    assert len(figures) == len(drawn)
-    assert all(message.endswith("(unchanged)") for message in figures)
 
 
 def test_the_same_results_give_the_same_bytes(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,7 +149,6 @@ def test_the_same_results_give_the_same_bytes(results: Path, monkeypatch: pytest
         draw("fig4_changes", results, monkeypatch, "--study", "small")
         paths = [results / "figures" / f"fig4_changes.{ending}" for ending in ("pdf", "png", "csv")]
         drawn.append([path.read_bytes() for path in paths])
-        (results / "figures" / ".drawn" / "fig4_changes.json").unlink()
     assert drawn[0] == drawn[1]
 
 
@@ -165,7 +156,16 @@ def test_the_same_results_give_the_same_bytes(results: Path, monkeypatch: pytest
 
 
 def test_figures_of_a_part_go_to_a_subfolder(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    part = ("--study", "small", "--only", "objective=margin", "--only", "algo=greedy,genetic")
+    part = (
+        "--study",
+        "small",
+        "--only",
+        "objective=margin",
+        "--only",
+        "algo=greedy",
+        "--only",
+        "algo=genetic",
+    )
     draw("fig1_masks", results, monkeypatch, *part)
     folder = results / "figures" / "objective=margin__algo=greedy,genetic"
     drawn = pd.read_csv(folder / "fig1_masks.csv")
@@ -209,20 +209,10 @@ def test_missing_and_failed_cells_are_filled_from_their_names(results: Path) -> 
     assert set(kept["calibration"].dropna()) == {source}
 
 
-@pytest.mark.parametrize(
-    ("seeds", "words"),
-    [
-        (range(12), "seeds 0, 1, 10, 11, 2, 3"),
-        (range(-1, 12), "13 seeds between -1 and 11"),
-        ([0.0, *range(100, 112)], "13 seeds between 0 and 111"),
-    ],
-)
-def test_a_title_does_not_list_very_many_seeds(seeds: Sequence[float], words: str) -> None:
-    cells = grid(draws=len(seeds), objectives=1, data=1, algos=1)
-    assert words in describe(cells.assign(seed=list(seeds), commit="c0ffee"), "large")
-    commits = cells.assign(seed=0, commit=[f"c{i:02d}" for i in range(len(seeds))])
-    listed = "13 commits: c00, c01, c02, …" if len(seeds) > 12 else "commits c00, c01, c02, c03"
-    assert listed in describe(commits, "large")
+@pytest.mark.parametrize(("seeds", "words"), [(12, "seeds 0, 1, 10, 11, 2, 3"), (13, "13 seeds")])
+def test_a_title_does_not_list_very_many_seeds(seeds: int, words: str) -> None:
+    cells = grid(draws=seeds, objectives=1, data=1, algos=1).assign(commit="c0ffee")
+    assert words in describe(cells, "large")
 
 
 # The frame of the cells, and the metrics.
@@ -235,8 +225,6 @@ def test_the_cost_ledger_and_the_calibration_are_in_the_frame(results: Path) -> 
     assert (cell["samples"], cell["draw"]) == (16, cell["seed"])
     assert cells["length"].isna().all()  # of items: one setting, whatever their longest is
     assert cells["draw"].nunique() == 3
-    lines = (results / cell["cell"] / "trace.jsonl").read_text().splitlines()
-    assert len(trace(results, cell["cell"])) == len(lines) - 1  # without a partial score
 
 
 def test_metrics_by_name_and_mean(results: Path) -> None:
@@ -279,41 +267,7 @@ def test_where_no_metric_is_common_the_mean_is_over_all(results: Path) -> None:
     assert choose(frame, "ppl").names == ("ppl/c4", "ppl/wikitext2")
 
 
-def test_calibration_data_have_short_names_or_paths_if_short_names_are_equal(tmp_path: Path) -> None:
-    keys = write(tmp_path, Study(**(ONE.__dict__ | {"seeds": (0, 1, 2, 3), "cells": []})))
-
-    def recalibrate(key: str, drawn: dict[str, object]) -> None:
-        path = tmp_path / key / "result.json"
-        record = json.loads(path.read_text(encoding="utf-8"))
-        record["config"]["calibration"] = drawn | {"samples": 16, "seed": 0}
-        path.write_text(json.dumps(record), encoding="utf-8")
-
-    given = [
-        {"source": "file", "path": "/data/a/wiki.txt"},
-        {"source": "hub", "path": "allenai/c4", "name": "en"},
-        {"text": {"source": "pydoc"}, "items": {"source": "file", "path": "own.jsonl"}},
-        {"source": "commonsense170k", "path": "zwhe99/commonsense_170k"},
-    ]
-    for key, drawn in zip(keys, given, strict=True):
-        recalibrate(key, drawn)
-    assert list(load(tmp_path, "small")["calibration"]) == ["wiki", "c4", "pydoc + own", "commonsense170k"]
-    recalibrate(keys[1], {"source": "file", "path": "/data/b/wiki.txt"})
-    loaded = load(tmp_path, "small")
-    assert list(loaded["calibration"][:2]) == ["/data/a/wiki.txt", "/data/b/wiki.txt"]
-    assert "path" not in loaded
-
-
 # Comparable draws, and ranks.
-
-
-def test_searches_are_compared_on_the_draws_that_all_have() -> None:
-    common = {"objective": "o", "calibration": "t", "samples": 1, "length": 1}
-    drawn = ((0, "a", 1.0), (0, "b", 1.0), (1, "a", 9.0))
-    rows = [common | {"draw": d, "algo": a, "dropped": (d,), "x": x} for d, a, x in drawn]
-    means = means_module.means(pd.DataFrame(rows), ["x"])
-    assert list(means["x"]) == [1.0, 1.0]
-    assert set(means["draws_note"]) == {"1 of 2 draws"}
-    assert means["masks"].nunique() == 1
 
 
 def test_an_exhaustive_search_in_some_settings_takes_no_setting_from_the_others() -> None:
@@ -348,11 +302,6 @@ def test_one_broken_mask_does_not_decide_a_rank_by_perplexity() -> None:
 
 
 # The paper's numbers, and style.
-
-
-def test_variance_of_the_paper_is_looked_up() -> None:
-    assert fig3_variance.published_variance("accuracy", "margin", "llama3_1", 7) == 3.3
-    assert np.isnan(fig3_variance.published_variance("accuracy", "perplexity", "llama3_1", 7))
 
 
 def test_tables_count_cells_and_show_the_papers_numbers(tmp_path: Path) -> None:
@@ -401,8 +350,3 @@ def test_an_objective_has_one_colour_everywhere() -> None:
     assert len({style.colour(name) for name in style.OBJECTIVES}) == len(style.OBJECTIVES)
     assert style.colour("taylor") == style.colour("taylor")
     assert style.colour("taylor") not in style.OBJECTIVES.values()
-
-
-def test_a_long_part_of_a_note_is_wrapped_at_its_spaces() -> None:
-    assert style.wrapped("study s; commits aaa, bbb, ccc; x", 14) == "study s\ncommits aaa,\nbbb, ccc; x"
-    assert style.wrapped("a; model/very-long-name", 8) == "a\nmodel/very-long-name"

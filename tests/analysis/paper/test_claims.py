@@ -56,11 +56,8 @@ MARGINS = "0.42, llama3 M9 0.31, llama3.1 M7 -0.53, llama3.1 M9 0.31, qwen3 M7 0
         ("'five of six'", AGREES, {0: "negative: 5 of 6"}),
         ("these correlations show", OPEN, {0: "negative signs: 0.11", 1: "llama3 M7 0.052"}),  # 7 / 64
         ("proxy of downstream accuracy", OPEN, {0: MARGINS, 2: "in 1 of 6 cells"}),
-        ("seven distinct results", DISAGREES, {1: "in 6 of 6 cells"}),
         ("duplicate masks", DISAGREES, {}),
-        ("CBO is the cited method", OPEN, {1: "8,276 s"}),
         ("prior-guided GA", OPEN, {0: "margin 7 of 12, C4 perplexity 1 of 12", 1: "margin 0.39"}),
-        ("what pruning costs", OPEN, {0: "llama3 1 of 14, llama3.1 2 of 14, qwen3 9 of 14"}),
     ],
 )
 def test_a_statement_is_judged_by_its_numbers(part: str, verdict: str, facts: dict[int, str]) -> None:
@@ -71,8 +68,7 @@ def test_a_statement_is_judged_by_its_numbers(part: str, verdict: str, facts: di
 
 
 def test_levels_and_thresholds_that_the_paper_does_not_give_are_named_as_ours() -> None:
-    ours = ("near ties on C4", "CBO is the cited method", "1-3 percentage points", "prior-guided GA", "proxy of",
-            "these correlations show", "what pruning costs")  # fmt: skip
+    ours = ("1-3 percentage points", "prior-guided GA", "proxy of", "these correlations show")
     for found in check.statements():
         assert "v3" not in found.claim  # the tables of v1 do not judge statements of v3
         named = [fact for fact in found.facts if "our" in fact]

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from matplotlib.image import imread
 
+from analysis.data.study import AskedStudy
 from analysis.report.page import write as write_page
 from tests.helpers.analysis_grid import SMALL, write
 
@@ -76,7 +77,7 @@ def console(output: str) -> list[str]:
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("results")
     write(folder, SMALL)
-    return write_page(folder, "small", folder / "figures")
+    return write_page(AskedStudy(folder, "small"), folder / "figures")
 
 
 @pytest.fixture(scope="module")

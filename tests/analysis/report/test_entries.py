@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from analysis.data.study import AskedStudy
 from analysis.report import cells, page_tables
-from analysis.report.cells import ContinuationTable, continuations, facts, figure, healing, strip
+from analysis.report.cells import ContinuationTable, continuations, facts, strip
 from analysis.report.study_data import StudyData
-from pruning.core import records, storage
 from pruning.core.mask import Mask
 from pruning.core.records import METRIC, SHOWN
-from tests.helpers import sublayer_grid
-from tests.helpers.sublayer_grid import SublayerStudy
-from tests.helpers.traces import score
+from tests.helpers.analysis_grid import SUBLAYERS, write
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> StudyData:
     folder = tmp_path_factory.mktemp("results")
-    sublayer_grid.write(folder, SublayerStudy(units=("sublayer",), algos=("one_shot", "greedy"), seeds=(0,)))
-    return StudyData(folder, None)
+    write(folder, replace(SUBLAYERS, units=("sublayer",), algos=("one_shot", "greedy"), seeds=(0,)))
+    return StudyData(AskedStudy(folder, None))
 
 
 def test_a_strip_has_attention_above_and_mlps_below() -> None:
@@ -47,8 +46,6 @@ def test_an_entry_names_the_sublayers_and_their_share(study: StudyData) -> None:
         assert known["sub-layers removed"] == ", ".join(mask.names())
         share = 100 * record["search"]["budget"]["removed"]
         assert known["removed"] == f"{mask}, {share:.1f} % of the parameters (10 % asked for)"
-        assert known["runner-up"].startswith(", ".join(mask.names()))
-        assert entry.curve
 
 
 def test_the_table_of_cells_counts_the_units_of_each_mask(study: StudyData) -> None:
@@ -59,43 +56,11 @@ def test_the_table_of_cells_counts_the_units_of_each_mask(study: StudyData) -> N
     assert shown == [str(len(dropped)) for dropped in study.frame["dropped"]]
 
 
-def test_an_entry_counts_masks_and_not_the_lines_of_a_race() -> None:
-    part = score([1], [2.0], 1.0) | {"of": 2}
-    race = [score([], [1.0] * 2), part, score([2], [3.0], 1.0) | {"of": 2}, score([1], [2.5] * 2, 2.0)]
-    assert cells._steps(race, 1, None) == ([(2, 2.5)], 2)  # type: ignore[arg-type]
-
-
-# Healings.
-
-POINTS: Any = [
-    {"step": 0, "tokens": 0, "seconds": 0.0, "heldout_loss": 4.0},
-    {"step": 1, "tokens": 100, "seconds": 1.0, "loss": 4.5, "lr": 1e-3},
-    {"step": 2, "tokens": 200, "seconds": 2.0, "loss": 4.25, "lr": 1e-3, "heldout_loss": 3.5},
-]
-
-
-def test_a_line_of_held_out_losses_and_a_dot_per_step() -> None:
-    drawn = healing(POINTS)
-    assert "4.0000 before, 3.5000 at best, over 200 tokens" in drawn
-    assert drawn.count("<circle") == 2
-    top, bottom = 8.0, 88.0  # the highest loss of all and the lowest
-    assert f'd="M8.0 {top + 0.5 * 80:.1f}L312.0 {bottom:.1f}"' in drawn
-    assert healing([]) == ""
-
-
-def test_a_healing_is_read_from_its_folder(tmp_path: Path) -> None:
-    record: Any = {"folder": "healed/key"}
-    assert figure(tmp_path, record) == ""
-    (tmp_path / "healed" / "key").mkdir(parents=True)
-    for point in POINTS:
-        storage.append_line(tmp_path / "healed" / "key" / records.CURVE, point)
-    assert figure(tmp_path, record) == healing(POINTS)
-
-
 def test_facts_name_cost_and_gain() -> None:
     heal = {"settings": {"class": "Lora"}, "tokens": 2048, "seconds": 3.2}
     record = {"heal": heal, "evaluation": {"healed": {"ppl/heldout": 20.5, "ppl/heldout/stderr": 1.0}}}
-    assert list(facts(record)) == [("healing", "lora, 2,048 tokens in 3 s"), ("ppl/heldout healed", "20.5")]
+    said = [("healing", "lora, 2,048 tokens in 3 s"), ("held out, healed", "ppl/heldout 20.50 ± 1.00")]
+    assert list(facts(record)) == said
     assert list(facts({"evaluation": {}})) == []
     selection = {
         "changed": True,
@@ -104,8 +69,8 @@ def test_facts_name_cost_and_gain() -> None:
         "tokens": 4096,
         "seconds": 7.0,
     }
-    said = dict(facts({**record, "heal": {**heal, "selection": selection}}))["selection by healing"]
-    assert said == "another mask than the search's, of 3 in 2 rounds: 4,096 tokens in 7 s"
+    selected = dict(facts({**record, "heal": {**heal, "selection": selection}}))["selection by healing"]
+    assert selected == "another mask than the search's, of 3 in 2 rounds: 4,096 tokens in 7 s"
 
 
 # Continuations.

@@ -7,14 +7,13 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
 from analysis.data.archive import NothingToRead
 from analysis.data.load import load
+from analysis.data.study import AskedStudy
 from analysis.report import page as report_page
-from analysis.report import study_data
-from tests.helpers.analysis_grid import ONE, SMALL, Study, frame, write
+from tests.helpers.analysis_grid import ONE, SMALL, Study, write
 
 
 class ParsedPage(HTMLParser):
@@ -44,14 +43,14 @@ class ParsedPage(HTMLParser):
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("results")
     keys = write(folder, SMALL)
-    log = "<script>alert('log')</script>\nlast line\n"
-    (folder / keys[0] / "launch.log").write_text(log, encoding="utf-8")
+    path = folder / keys[0] / "result.json"
+    path.write_text(path.read_text().replace("k blocks were removed", "<script>alert('stop')</script>"))
     return folder
 
 
 @pytest.fixture(scope="module")
 def text(results: Path) -> str:
-    path = report_page.write(results, "small", results / "figures")
+    path = report_page.write(AskedStudy(results, "small"), results / "figures")
     assert path == results / "figures" / "report.html"
     return path.read_text(encoding="utf-8")
 
@@ -85,14 +84,13 @@ def test_the_finding_comes_first_and_every_section_is_in_the_contents(text: str)
     assert headings == [target for target in re.findall(r'href="#([^"]+)"', contents) if target != "finding"]
 
 
-def test_every_cell_is_there_with_mask_curve_and_log(results: Path, text: str, page: ParsedPage) -> None:
+def test_every_cell_is_there_with_its_mask(results: Path, text: str, page: ParsedPage) -> None:
     frame = load(results, "small")
     assert [f"cell-{cell}" in page.ids for cell in frame["cell"]] == [True] * len(frame)
     done = int((frame["status"] == "done").sum())
-    assert text.count('class="strip"') == 2 * text.count('class="curve"') == 2 * done
+    assert text.count('class="strip"') == 2 * done
     assert text.count('<p class="error">') == len(frame) - done
     assert "LossError: the loss is not finite" in page.words
-    assert "last line" in page.words
     assert "<script>alert" not in text
     assert "&lt;script&gt;alert" in text
 
@@ -113,13 +111,13 @@ def test_the_unpruned_model_stands_above_what_is_sorted(text: str) -> None:
 
 
 def test_the_same_results_give_the_same_page(results: Path, text: str, tmp_path: Path) -> None:
-    assert report_page.write(results, "small", tmp_path).read_text(encoding="utf-8") == text
+    assert report_page.write(AskedStudy(results, "small"), tmp_path).read_text(encoding="utf-8") == text
 
 
 @pytest.mark.parametrize("metrics", [ONE.metrics, ()])
 def test_a_study_of_one_cell_has_a_page(metrics: tuple[str, ...], tmp_path: Path) -> None:
     write(tmp_path, Study(**(ONE.__dict__ | {"metrics": metrics, "cells": []})))
-    text = report_page.write(tmp_path, "small", tmp_path / "out").read_text(encoding="utf-8")
+    text = report_page.write(AskedStudy(tmp_path, "small"), tmp_path / "out").read_text(encoding="utf-8")
     assert "drawing failed" not in text
     assert 'id="refused"' in text
 
@@ -128,59 +126,19 @@ def test_a_figure_that_fails_does_not_stop_the_page(
     results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("analysis.figures.fig7_cost.measure", lambda *_: 1 / 0)
-    text = report_page.write(results, "small", tmp_path).read_text(encoding="utf-8")
+    text = report_page.write(AskedStudy(results, "small"), tmp_path).read_text(encoding="utf-8")
     assert text.count("drawing failed") == 1
     assert "ZeroDivisionError" in text
 
 
 def test_nothing_finished_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(NothingToRead, match="no finished cell"):
-        report_page.write(tmp_path, None, tmp_path)
+        report_page.write(AskedStudy(tmp_path, None), tmp_path)
 
 
 def test_the_command(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = ["report", "--results", str(results), "--study", "small", "--out", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", given)
-    monkeypatch.setattr(report_page, "page", lambda material: f"<p>{material.study}</p>")
+    monkeypatch.setattr(report_page, "page", lambda material: f"<p>{material.asked.study}</p>")
     report_page.main()
     assert (tmp_path / "report.html").read_text(encoding="utf-8") == "<p>small</p>"
-
-
-# A page of very many cells shows some of them in full, says which, and links only to those.
-
-
-def named(cells: pd.DataFrame) -> pd.DataFrame:
-    return cells.assign(cell=[f"c{i}" for i in range(len(cells))])
-
-
-def test_unfinished_cells_come_first_and_then_the_first_draws_of_every_search(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    cells = named(frame(objectives=1, data=1, draws=9, algos=2))
-    cells.loc[cells["draw"] == 8, "status"] = "failed"
-    monkeypatch.setattr(study_data, "MOST", 8)
-    shown = cells[cells["cell"].isin(study_data.shown_cells(cells))]
-    assert len(shown) == 8
-    assert set(shown.loc[shown["status"] == "failed", "algo"]) == {"algo0", "algo1"}
-    done = shown[shown["status"] == "done"]
-    assert done.groupby("algo")["draw"].apply(list).to_dict() == {"algo0": [0, 1, 2], "algo1": [0, 1, 2]}
-    monkeypatch.setattr(study_data, "MOST", len(cells))
-    assert study_data.shown_cells(cells) == set(cells["cell"])
-
-
-def test_the_page_says_what_it_leaves_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    algos = ("one_shot", "greedy")
-    study = Study(
-        models=("smollm2",), ratios=(0.1,), objectives=("margin",), algos=algos, seeds=tuple(range(9))
-    )
-    write(tmp_path, study)
-    monkeypatch.setattr(study_data, "MOST", 8)
-    text = report_page.write(tmp_path, "small", tmp_path / "figures").read_text(encoding="utf-8")
-    entries = set(re.findall(r'<details class="cell \w+" id="cell-([^"]+)"', text))
-    cells = load(tmp_path, "small")
-    assert len(cells) == 18
-    assert entries == study_data.shown_cells(cells)
-    assert {*re.findall(r'href="#cell-([^"]+)"', text)} == entries
-    assert "8 of the 18 cells" in text
-    assert ">8 of 18 cells<" in text
-    assert text.count("<td>done</td>") == 18 - 8  # in the table, without a link

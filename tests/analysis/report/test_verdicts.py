@@ -37,7 +37,8 @@ CHANGES = [change("margin", 0.5, 1.5), change("perplexity", 0.1, 0.9), change("m
 GAINS = pd.DataFrame(
     {
         "objective": "perplexity",
-        "drawn": [(n, 0, 0) for n in range(4)],
+        "draw": range(4),
+        **dict.fromkeys(("calibration", "samples", "length"), 1),
         "low": [-0.1, 0.1, 0.2, 0.1],
         "relative": [0.3, 0.35, 0.4, 0.3],
     }
@@ -49,7 +50,7 @@ def study(masks: Any = None, accuracy: Any = None, **replaced: Any) -> Any:
     """A stand-in for StudyData with what the verdicts read."""
     of = SHARES | ({MASKS: masks} if masks else {}) | ({ACC: accuracy} if accuracy else {})
     known = {
-        "shares": (of, 0),
+        "shares": of,
         "calibration_perplexity": shares(0.2, 0.1, 0.8),
         "changes": CHANGES,
         "left_out": "",

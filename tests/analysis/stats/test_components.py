@@ -1,4 +1,4 @@
-"""Shares of variance: published and textbook values, a second library, plain forms, and the noise of items.
+"""Shares of variance: published and textbook values, least squares, plain forms, and the noise of items.
 
 Whether intervals cover the truth is tested in `test_coverage.py`.
 """
@@ -6,7 +6,6 @@ Whether intervals cover the truth is tested in `test_coverage.py`.
 from __future__ import annotations
 
 import math
-import warnings
 from typing import Any
 
 import numpy as np
@@ -34,7 +33,6 @@ from analysis.stats.components import (
     of_values,
     report,
     resampled_moves,
-    shares,
     spanned,
     strata,
     widened,
@@ -44,7 +42,7 @@ from tests.helpers.analysis_grid import effect, frame, with_masks
 from tests.helpers.known_shares import MAIN, NULL_OBJECTIVE, Scenario, coverage, main_design, scenario
 from tests.helpers.noisy_answers import answers, noisy_cells
 
-# -- sums of squares: against published values, a second library, and least squares
+# -- sums of squares: against published values and least squares
 
 TIES = [[0, 1, 1, 4], [1, 0, 3, 2], [1, 3, 0, 3], [4, 2, 3, 0]]
 NO_TIES = [[0, 1, 5, 4], [1, 0, 3, 2], [5, 3, 0, 3], [4, 2, 3, 0]]
@@ -87,22 +85,6 @@ def stratum_of(cells: pd.DataFrame) -> Stratum:
     return stratum
 
 
-def test_sums_of_squares_equal_statsmodels_on_an_unbalanced_grid() -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from statsmodels.formula.api import ols
-
-        cells, y = unbalanced()
-        cells["y"], cells["setting"] = y, labels(cells, ["objective", "calibration", "draw"])
-        terms = "C(objective) + C(objective):C(calibration) + C(setting) + C(algo) + C(objective):C(algo)"
-        fit = ols(f"y ~ {terms}", cells).fit()
-        smaller = ols("y ~ C(setting) + C(algo)", cells).fit()
-    stratum = stratum_of(cells)
-    found = dict(zip(stratum.names, stratum.squares(of_values(y)), strict=True))
-    assert (found[RESIDUAL], stratum.df[RESIDUAL]) == (pytest.approx(fit.ssr), fit.df_resid)
-    assert found["objective x algorithm"] == pytest.approx(smaller.ssr - fit.ssr)
-
-
 def test_each_source_explains_what_least_squares_say_beyond_those_that_do_not_contain_it() -> None:
     cells, y = unbalanced(1)
 
@@ -114,7 +96,9 @@ def test_each_source_explains_what_least_squares_say_beyond_those_that_do_not_co
 
     stratum = stratum_of(cells)
     for name, found in zip(stratum.names, stratum.squares(of_values(y)), strict=True):
-        if name != RESIDUAL:
+        if name == RESIDUAL:
+            assert found == pytest.approx(rest([*SOURCES.values()]))
+        else:
             others = [of for of in SOURCES.values() if not set(SOURCES[name]) <= set(of)]
             assert found == pytest.approx(rest(others) - rest([*others, SOURCES[name]])), name
     for q in adjusted({name: labels(cells, columns) for name, columns in SOURCES.items()}).values():
@@ -135,7 +119,7 @@ def test_coordinates_of_masks_have_the_centred_inner_products_of_their_distances
 
 
 def component(cells: pd.DataFrame, y: Any) -> Any:
-    return shares(cells, [of_values(y)], resamples=20).sources.set_index("source")["component"]
+    return Design(cells).shares([of_values(y)], resamples=20).sources.set_index("source")["component"]
 
 
 def test_variance_components_of_a_balanced_grid_are_the_textbook_ones() -> None:
@@ -183,7 +167,7 @@ def two_models(seed: int, noise: float) -> tuple[pd.DataFrame, Any]:
 
 
 def shares_of(cells: pd.DataFrame, y: Any) -> Shares:
-    return shares(cells, coordinates(cells, y), resamples=200)
+    return Design(cells).shares(coordinates(cells, y), resamples=200)
 
 
 def test_no_ratio_is_infinite_and_shares_are_cut_off_at_0_and_1() -> None:

@@ -31,7 +31,6 @@ from tests.helpers.searches import drive
 
 STUDIES = 100
 LEAST, HARDEST = 0.91, 0.87  # of 100 studies; 0.94 and 0.90, less one standard error
-MOST_UNSURE = ("draw", "objective : draw")  # without an interval if the outcome is a number
 
 
 @cache
@@ -55,7 +54,7 @@ def test_intervals_cover_where_nothing_is_normal(name: str) -> None:
     how = HARD[name]
     for quantity, found in coverage(Scenario(main_design(), MAIN, **how), STUDIES, 199).items():
         numbers = how.get("dimensions", 1) == 1
-        assert found.covered >= HARDEST or (numbers and quantity in MOST_UNSURE), quantity
+        assert found.covered >= HARDEST or (numbers and quantity == "draw"), quantity
 
 
 def test_the_share_of_the_draw_has_no_interval_for_numbers() -> None:
@@ -63,7 +62,7 @@ def test_the_share_of_the_draw_has_no_interval_for_numbers() -> None:
     for dimensions, known in ((1, False), (8, True)):
         found = Scenario(main_design(), MAIN, dimensions=dimensions).shares(0, 99)
         draw = found.sources.set_index("source").loc["draw (seed)"]
-        assert (not np.isnan(draw["low"])) == (not np.isnan(found.objective_draw.low)) == known
+        assert (not np.isnan(draw["low"])) == known
         assert draw["share"] > 0
 
 
@@ -156,7 +155,7 @@ def test_blocks_that_change_are_covered_for_masks_of_real_searches() -> None:
 def test_ratios_are_covered_for_masks_of_real_searches() -> None:
     def ratios(study: pd.DataFrame) -> list[IntervalEstimate]:
         shares = Design(study).shares(coordinates(study, None), 99)
-        return [shares.total_ratio, shares.objective_ratio, shares.objective_draw]
+        return [shares.total_ratio, shares.objective_ratio]
 
     many = [[one.value for one in ratios(study)] for study in studies(30)]
     truth = np.median(many, axis=0)

@@ -16,7 +16,6 @@ from analysis.stats.estimands import (
     SEARCH,
     Change,
     changes,
-    held_out_costs,
     search_lines,
 )
 from docs.described import ROOT
@@ -160,16 +159,6 @@ def test_the_archived_study_changes_as_many_blocks_as_counted_elsewhere(archived
         assert (text.objectives, text.others) == (("perplexity", "divergence"), ("margin",))
         assert (text.changed.mean, text.chance) == pytest.approx((mean, chance), abs=0.0051)
         assert text.changed.high - text.changed.mean == pytest.approx(half, abs=0.0051)
-
-
-def test_the_archived_study_costs_held_out_what_its_cells_say(archived: Study) -> None:
-    cells, _, over = archived
-    costs = {(cost.model, cost.objective): cost for cost in held_out_costs(cells, over)}
-    own = np.exp(over[((cells["model"] == GEMMA) & (cells["objective"] == "margin")).to_numpy()])
-    cost = costs[GEMMA, "margin"]
-    assert (cost.median, cost.lowest, cost.highest) == pytest.approx((np.median(own), own.min(), own.max()))
-    by_draw = np.log(own).reshape(-1)
-    assert np.log(cost.ratio.mean) == pytest.approx(by_draw.mean())
 
 
 def test_a_better_own_loss_goes_with_a_better_text_for_text_only(archived: Study) -> None:

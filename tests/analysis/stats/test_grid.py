@@ -69,7 +69,6 @@ def test_without_a_common_search_nothing_is_judged() -> None:
 def test_open_units_are_those_of_the_space(unit: str) -> None:
     space = Removal(None, 2, unit, first=1).space(6)
     cells = pd.DataFrame([CELL | {"unit": unit}])
-    assert grid.free(6, unit, 1, 0) == space.free()
     assert list(grid.n_open(cells)) == [len(space.free())]
     assert grid.masks(cells) == [Mask(6, (2, 5), space.unit)] == [grid.mask_of(cells.iloc[0])]
 
@@ -89,17 +88,17 @@ def test_a_frame_without_units_is_of_blocks() -> None:
 @pytest.mark.parametrize(
     ("unit", "cost", "more", "label", "size", "removed"),
     [
-        ("block", None, (), "m", "k = 2", "2 blocks removed"),
+        ("block", None, (), "m", "k = 2", "2 of 6 blocks removed"),
         ("block", "latency", (), "m (latency)", "≈ 2 blocks", "20 % of the latency removed"),
         ("sublayer", "parameters", (), "m (sublayer)", "≈ 2 blocks", "20 % of the parameters removed"),
-        ("sublayer", None, (), "m (sublayer, counted)", "k = 2", "2 sub-layers removed"),
+        ("sublayer", None, (), "m (sublayer, counted)", "k = 2", "2 of 12 sub-layers removed"),
         ("mlp", "latency", (), "m (mlp, latency)", "≈ 2 blocks", "20 % of the latency removed, only MLPs"),
-        ("attention", None, (), "m (attention, counted)", "k = 2", "2 attention sub-layers removed"),
+        ("attention", None, (), "m (attention, counted)", "k = 2", "2 of 6 attention sub-layers removed"),
         (grid.UNKNOWN, None, (), "m (unknown unit)", "k = 2", "2 units removed"),
-        ("block", None, ("linear",), "m (linear)", "k = 2", "2 blocks removed"),
+        ("block", None, ("linear",), "m (linear)", "k = 2", "2 of 6 blocks removed"),
         ("sublayer", "parameters", ("linear", "10 %"), "m (sublayer, linear, 10 %)", "≈ 2 blocks",
          "20 % of the parameters removed"),
-        ("block", None, (grid.UNKNOWN_COMPENSATION,), "m (unknown compensation)", "k = 2", "2 blocks removed"),
+        ("block", None, (grid.UNKNOWN_COMPENSATION,), "m (unknown compensation)", "k = 2", "2 of 6 blocks removed"),
     ],
 )  # fmt: skip
 def test_labels_and_words(
@@ -112,25 +111,20 @@ def test_labels_and_words(
 
 
 def test_a_label_with_more_is_still_one_and_other_brackets_are_a_name() -> None:
-    label = grid.label("m", "sublayer", "parameters", ("11 %", "costs 2"))
-    assert label == "m (sublayer, 11 %, costs 2)"
+    label = grid.label("m", "sublayer", "parameters", ("linear", "11 %"))
+    assert label == "m (sublayer, linear, 11 %)"
     assert grid.bare(label) == "m"
-    assert grid.heading(label, 1) == "m · ≈ 1 block\n(sublayer, 11 %, costs 2)"
     for name in ("m (mine)", "m (sublayer) x", "m", "m (my linear one)"):
         assert grid.bare(name) == name
-        assert grid.heading(name, 3) == f"{name} · k = 3"
     assert grid.bare("m (v2) (linear)") == "m (v2)"
 
 
-def test_a_finished_cell_says_of_how_many() -> None:
-    units = {"block": "2 of 6 blocks", "sublayer": "2 of 12 sub-layers", "mlp": "2 of 6 MLP sub-layers"}
-    for unit, words in units.items():
-        assert grid.removed_of(pd.Series(CELL | {"unit": unit, "cost": None})) == f"{words} removed"
-    row = pd.Series(CELL | {"unit": "block", "compensation": "linear"})
-    assert grid.removed(row) == "2 blocks removed, compensation=linear"
-    assert grid.removed_of(row) == "2 of 6 blocks removed, compensation=linear"
+def test_what_a_cell_removes_is_said_as_far_as_it_is_known() -> None:
+    row = CELL | {"unit": "block", "compensation": "linear"}
+    assert grid.removed(pd.Series(row)) == "2 of 6 blocks removed, compensation=linear"
+    assert grid.removed(pd.Series(row | {"n_blocks": np.nan})) == "2 blocks removed, compensation=linear"
     unknown = pd.Series(CELL | {"unit": "block", "compensation": grid.UNKNOWN_COMPENSATION})
-    assert grid.removed(unknown) == "2 blocks removed, unknown compensation"
+    assert grid.removed(unknown) == "2 of 6 blocks removed, unknown compensation"
     assert grid.removed(pd.Series(CELL | {"unit": "block", "k": float("nan")})) == ""
 
 

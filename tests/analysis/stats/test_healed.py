@@ -61,7 +61,7 @@ def test_the_most_frequent_repair_is_averaged_over_draws(order: list[int], cells
 
 
 def test_a_healing_that_two_cells_have_counts_once() -> None:
-    one = HealedMask(Mask(30, (1,)))
+    one = HealedMask(Mask(30, (1,)), WINDOWS)
     for samples, seed, loss in (("a", 0, 1.0), ("a", 0, 1.0), ("a", 1, 4.0), ("b", 1, 7.0)):
         one.add(AFTER, loss + WINDOWS, samples, seed)
         one.add(PRUNED, WINDOWS, samples)  # the same for all calibration samples
@@ -73,7 +73,7 @@ def test_a_healing_that_two_cells_have_counts_once() -> None:
 def masks(before: list[float], after: list[float]) -> list[HealedMask]:
     found = []
     for number, (first, second) in enumerate(zip(before, after, strict=True)):
-        one = HealedMask(Mask(30, (number,)), ["random"], 2.0 + WINDOWS)
+        one = HealedMask(Mask(30, (number,)), 2.0 + WINDOWS, ["random"])
         one.states[PRUNED], one.states[AFTER] = [first + WINDOWS], [second + WINDOWS]
         found.append(one)
     return found

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 import pytest
 from scipy import stats
 
 from analysis.stats import stability
-from analysis.stats.stability import Decision, by_size
-from tests.helpers.analysis_grid import frame
+from analysis.stats.stability import Decision
 from tests.helpers.traces import BUDGET, score
 
 
@@ -74,50 +72,3 @@ def test_agreement_grows_with_samples_and_disjoint_halves_agree_least() -> None:
     assert list(curve["n"]) == [1, 2, 4, 8, 16, 32]
     assert curve["same"].is_monotonic_increasing
     assert (curve["pair"] <= curve["same"] + 0.05).all()
-
-
-# -- numbers of samples ------------------------------------------------------------------------------------------
-
-
-def cells() -> pd.DataFrame:
-    """Two sizes: three draws of two searches agree with many samples, and have nothing in common with few."""
-    one = frame(objectives=1, data=1, draws=3, algos=2)
-    at = [(int(row.draw), int(row.algo[-1])) for row in one.itertuples()]
-    few = one.assign(samples=8, dropped=[tuple(range(9 * d + 3 * a, 9 * d + 3 * a + 3)) for d, a in at])
-    many = one.assign(samples=64, dropped=[(1, 2, 3 + a) for _, a in at])
-    return pd.concat([few, many], ignore_index=True)
-
-
-def test_masks_of_two_draws_are_compared_at_each_number_of_samples() -> None:
-    table = by_size(cells(), {})
-    assert list(table["samples"]) == [8, 64]
-    assert table["corrected"].iloc[0] < 0
-    assert table["corrected"].iloc[1] == pytest.approx(1.0)
-    assert (list(table["cells"]), list(table["draws"])) == ([6, 6], [3, 3])
-    assert by_size(cells().query("samples == 8"), {}).empty
-    apart = cells().assign(protect_first=(cells()["samples"] == 8).astype(int))
-    assert by_size(apart, {}).empty, "cells with protected blocks are compared among themselves"
-
-
-def test_only_searches_and_draws_with_every_size_count() -> None:
-    grid = cells()
-    lone = grid[(grid["samples"] == 64)].assign(algo="algo9", dropped=[(20 + i, 26, 27) for i in range(6)])
-    table = by_size(pd.concat([grid, lone], ignore_index=True), {})
-    assert list(table["cells"]) == [6, 6]
-    assert table["corrected"].iloc[1] == pytest.approx(1.0)
-    incomplete = grid[(grid["samples"] == 8) | (grid["draw"] > 0) | (grid["algo"] == "algo0")]
-    assert list(by_size(incomplete, {})["cells"]) == [5, 5]
-    # A number with one draw does not take the draws of the others away.
-    first = grid[(grid["samples"] == 64) & (grid["draw"] == 0)].assign(samples=256)
-    table = by_size(pd.concat([grid, first], ignore_index=True), {})
-    assert (list(table["samples"]), list(table["cells"])) == ([8, 64], [6, 6])
-
-
-def test_outcomes_are_means_and_perplexities_are_geometric_means() -> None:
-    grid = cells()
-    values = pd.Series(np.where(grid["draw"] == 0, 100.0, 10.0), grid.index)
-    table = by_size(grid, {"ppl": values, "acc": values}, ["ppl"])
-    assert table["ppl"].tolist() == pytest.approx([10 ** (4 / 3)] * 2)
-    assert table["acc"].tolist() == pytest.approx([40.0] * 2)
-    lacking = values.where(grid["samples"] == 64)
-    assert by_size(grid, {"acc": lacking})["acc"].isna().tolist() == [True, False]
