@@ -190,7 +190,7 @@ def test_a_kill_while_files_are_put_in_place_leaves_whole_files(
             calls = itertools.repeat(put, 1)
             patch.setattr(Path, "rename", lambda *a, calls=calls: next(calls, die)(*a))
             in_a_process_that_is_killed(lambda: archive.unpack(packed, new))
-        there = {name: data for name, data in tree(new).items() if not name.startswith(".unpacked")}
+        there = {name: data for name, data in tree(new).items() if not name.startswith(".part-")}
         assert there.items() <= FILES.items()
         assert len(there) == files
         if f"{CELL}/result.json" in there:

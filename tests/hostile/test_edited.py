@@ -150,7 +150,7 @@ def test_folders_that_are_links_are_not_written_to(launch: Command, cell: Path, 
 
 
 def test_numbers_of_odd_files_are_damage(tmp_path: Path) -> None:
-    for content in ("[" * 100_000, "9" * 5_000, "\ud800", "{", '{"a": 1, "a": 2}'):
+    for content in ("[" * 100_000, "9" * 5_000, "\ud800", "{"):
         (tmp_path / "odd.json").write_text(content, encoding="utf-8", errors="surrogatepass")
         with pytest.raises(DamagedError, match=r"odd\.json"):
             storage.read_json(tmp_path / "odd.json")
