@@ -168,11 +168,8 @@ def score_key(prepared: Prepared, info: ModelInfo, unit: str = "block") -> str:
     return digest([*data, unit] if unit != "block" else data)
 
 
-def _search(cell: Cell, space: Space, losses: Calibrated, store: Store) -> tuple[Solution, Cost, CostLedger]:
-    """Run the search with a progress bar. Returns the solution, the cost, and the ledger, which is still open.
-
-    Raises DamagedError if a line of a journal contradicts itself.
-    """
+def _search(cell: Cell, space: Space, losses: Calibrated, store: Store) -> tuple[Solution, Cost]:
+    """The solution and what it cost. Raises DamagedError if a line of a journal contradicts itself."""
     estimate = losses.whole.estimate
 
     def journal(name: str) -> Journal:
