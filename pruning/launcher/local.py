@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import secrets
 import shlex
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ import psutil
 from pruning.core.errors import InputError
 from pruning.engine.collectives import visible
 from pruning.launcher.cell_state import CellState, StateName, recorded_state
-from pruning.launcher.job import Job, check_texts, job_environment, snapshot
+from pruning.launcher.job import Job, job_environment, snapshot
 
 if TYPE_CHECKING:
     from pruning.launcher.submission import QueuedCell
@@ -30,7 +30,7 @@ LONGEST = 365 * 24 * 60  # minutes; in effect no time limit
 PAUSE = 0.2  # seconds between two looks at the running processes
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class LocalPool:
     """Runs `parallel` cells at once, each in a process of its own, which ends with the command.
 
@@ -38,11 +38,9 @@ class LocalPool:
     """
 
     parallel: int | None = None
-    setup: list[str] = dataclasses.field(default_factory=list)
 
     def check(self, asked: Mapping[str, Resources]) -> None:
         """Raise InputError if this machine cannot meet the settings, or has too few GPUs for `asked`, by model."""
-        check_texts("launcher", dataclasses.asdict(self))
         if self.parallel is not None and self.parallel < 1:
             raise InputError(f"launcher.parallel={self.parallel} runs nothing: choose 1 or more.")
         gpus = visible()
@@ -102,7 +100,7 @@ class LocalPool:
         executor.update_parameters(
             tasks_per_node=task.resources.ranks,
             timeout_min=LONGEST,
-            setup=[chosen, *job_environment(code), *self.setup],
+            setup=[chosen, *job_environment(code)],
         )
         return executor.submit(Job(task.key, task.config, task.choices, where))
 

@@ -100,11 +100,6 @@ class Cell:
         stem = "-".join((self.choices.objective, self.choices.algo, size, f"s{self.seed}"))
         return f"{self.model.name}-{stem}-{digest(self.identity())}"
 
-    @property
-    def title(self) -> str:
-        """Model, objective and search in a few words, for a progress bar."""
-        return f"{self.model.name} {self.choices.objective} {self.choices.algo}"
-
     def arithmetic(self) -> dict[str, Any]:
         """What losses and measurements are computed with: the model's identity, and whether blocks are compiled.
 
@@ -287,7 +282,7 @@ def cell_lock(cell: Cell) -> Iterator[None]:
     lock = FileLock(cell.folder / ".lock", timeout=0)
 
     def take() -> None:
-        check_folder(cell)
+        check_links(cell.results, cell.folder)
         cell.folder.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire()
@@ -300,11 +295,6 @@ def cell_lock(cell: Cell) -> Iterator[None]:
             yield
     finally:
         lock.release()
-
-
-def check_folder(cell: Cell) -> None:
-    """Raise InputError if a folder that the cell writes to is a symbolic link: what it leads to may be somebody's."""
-    check_links(cell.results, cell.folder)
 
 
 @contextmanager

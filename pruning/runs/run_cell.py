@@ -23,7 +23,7 @@ from pruning.core.records import (
     provenance,
 )
 from pruning.core.scoring import Estimate
-from pruning.core.storage import appending, digest
+from pruning.core.storage import appending, check_links, digest
 from pruning.engine import collectives
 from pruning.engine.compensation import Magnitude
 from pruning.engine.dense_pass import magnitudes
@@ -37,7 +37,6 @@ from pruning.runs.cell import (
     Prepared,
     cell_lock,
     cell_space,
-    check_folder,
     forward_with,
     model_of,
     save_config,
@@ -93,7 +92,7 @@ def record_failure(cell: Cell, error: BaseException) -> FailedResult:
         "config": dict(cell.config),
         "environment": provenance(now(), None),
     }
-    check_folder(cell)
+    check_links(cell.results, cell.folder)
     try:
         cell.folder.mkdir(parents=True, exist_ok=True)
         if collectives.is_first():
@@ -170,10 +169,7 @@ def score_key(prepared: Prepared, info: ModelInfo, unit: str = "block") -> str:
 
 
 def _search(cell: Cell, space: Space, losses: Calibrated, key: str) -> tuple[Solution, Cost]:
-    """Run the search with a progress bar. Returns the solution and the cost.
-
-    Raises DamagedError if a line of a journal contradicts itself.
-    """
+    """The solution and what it cost. Raises DamagedError if a line of a journal contradicts itself."""
     estimate = losses.whole.estimate
 
     def journal(name: str) -> Journal:
@@ -185,7 +181,8 @@ def _search(cell: Cell, space: Space, losses: Calibrated, key: str) -> tuple[Sol
     own = journal(scoring.NAME)
     single = FloatLoss(losses.in_float32, journal(scoring.FLOAT32)) if losses.in_half else None
     problem = Problem(cell.algo, space, cell.seed, cell.racing, cell.near_ties, cell.max_evaluations)
-    with search_shown(cell.title, cell.evaluations(space), known=len(own.scores), unit=space.unit) as show:
+    title = f"{cell.model.name} {cell.choices.objective} {cell.choices.algo}"
+    with search_shown(title, cell.evaluations(space), known=len(own.scores), unit=space.unit) as show:
         ledger = CostLedger(cell.folder / COST, losses.forward.cost)
 
         def watch(evaluations: int, best: float, size: int) -> None:

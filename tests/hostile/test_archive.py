@@ -21,7 +21,6 @@ from pruning import cli
 from pruning.config.app import composed
 from pruning.config.compose import cell_of
 from pruning.core.errors import InputError
-from pruning.launcher.local import LocalPool
 from pruning.launcher.slurm import Slurm
 from tests.helpers.damage import tree
 from tests.helpers.launchers import commands
@@ -280,13 +279,12 @@ BREAKS = [
     (Slurm(options={"reservation": "day\nrm"}), "launcher.options.reservation"),
     (Slurm(options={"a\nrm -r /": 1}), "launcher.options"),
     (Slurm(options={"exclude": ["a", "b\x85"]}), "launcher.options.exclude"),
-    (LocalPool(setup=["true\nrm -r /"]), "launcher.setup"),
 ]
 
 
 @pytest.mark.parametrize(("launcher", "name"), BREAKS)
 def test_a_setting_cannot_add_a_line_to_a_script(
-    launcher: Slurm | LocalPool, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    launcher: Slurm, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = commands(tmp_path, monkeypatch, {"sbatch": "", "scontrol": ""})
     with pytest.raises(InputError, match=rf"^{name}=.*control character"):
