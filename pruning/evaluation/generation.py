@@ -117,7 +117,7 @@ class Generation:
         if isinstance(data, Prompts):
             return measure_continuations(forward, data, mask, self.batch_size)
         if isinstance(data, TaskGroup):
-            return data.measure(name, forward, mask, self.batch_size)
+            return data.measured(name, forward, mask, self.batch_size)
         assert isinstance(data, EvalTask)
         return measure_task(name, forward, data, mask, self.batch_size)
 

@@ -673,7 +673,7 @@ class TaskGroup:
         """The number of documents that are in the calibration data."""
         return sum(member.shared(calibration) for member in self.members)
 
-    def measure(self, name: str, forward: Forward, mask: Mask, batch_size: int) -> Measured:
+    def measured(self, name: str, forward: Forward, mask: Mask, batch_size: int) -> Measured:
         """The metric over all items, and other metrics that every member has.
 
         Items count equally, as in lm-eval's groups that weigh by size, and the standard error is lm-eval's.
