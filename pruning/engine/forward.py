@@ -239,9 +239,9 @@ class Forward:
         numbers = [number for _, (number,) in branches]
         states: list[StatesAt] = [partial(_at, batch, hidden) for hidden, _ in branches]
         if self.ends is not None and self.ends.masks is None:
-            ends = self.ends.states.setdefault(batch, {})
-            ends.update((masks[number], state(ALL)) for number, state in zip(numbers, states, strict=True))
-            states = [ends[masks[number]].__getitem__ for number in numbers]
+            last = self.ends.states.setdefault(batch, {})
+            last.update((masks[number], state(ALL)) for number, state in zip(numbers, states, strict=True))
+            states = [last[masks[number]].__getitem__ for number in numbers]
         yield from zip(numbers, self._values(batch, states, readout, dense), strict=True)
 
     def _walk(

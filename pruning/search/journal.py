@@ -89,11 +89,7 @@ class ScoreBook:
                 missing.setdefault(known, {})[mask] = None
         for known, group in missing.items():
             for mask, terms, seconds in self.losses.part(known, wanted).terms(list(group)):
-                if (old := self.journal.scores.get(mask)) is None:
-                    self._note(self._score(mask, tuple(terms), seconds))
-                else:
-                    joined = self._score(mask, (*old.samples, *terms), old.seconds + seconds)
-                    self._note(replace(joined, parts=old.parts + 1))
+                self._note(self._joined(mask, terms, seconds))
         return [self.first(self.journal.scores[mask], wanted) for mask in masks]
 
     def look_up(self, masks: Sequence[Mask], wanted: int) -> None:
@@ -166,6 +162,13 @@ class ScoreBook:
     def _samples_known(self, mask: Mask) -> int:
         """The number of samples on which this cell's journal has the terms of a mask."""
         return len(self.journal.scores[mask].samples) if mask in self.journal.scores else 0
+
+    def _joined(self, mask: Mask, terms: Sequence[float], seconds: float) -> Score:
+        """The known score of a mask, extended by new terms and by the seconds that they took."""
+        if (old := self.journal.scores.get(mask)) is None:
+            return self._score(mask, tuple(terms), seconds)
+        joined = self._score(mask, (*old.samples, *terms), old.seconds + seconds)
+        return replace(joined, parts=old.parts + 1)
 
     def _score(self, mask: Mask, terms: tuple[float, ...], seconds: float) -> Score:
         partial = self.samples if len(terms) < self.samples else None

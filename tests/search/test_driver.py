@@ -229,6 +229,7 @@ def test_a_greedy_round_that_is_cut_off_ends_with_the_best_mask_scored() -> None
     loss = pairwise(8, 1)
     run = drive(Greedy(), LIMITED, loss, most=7 + 6 + 3)
     assert run.answer == min(run.batches[-1], key=loss)
+    assert run.asked == drive(Greedy(), LIMITED, loss).asked[:16], "the first requests are the same"
 
 
 def test_the_best_mask_is_completed_by_the_cheapest_blocks() -> None:
