@@ -29,7 +29,7 @@ SUBCOMMANDS = {
     "heal": ("train the pruned model of a finished cell", "pruning.study.heal_command:main"),
     "route": ("choose the blocks to skip for one prompt", "pruning.study.route_command:main"),
     "report": ("one HTML page of a study", f"{ANALYSIS}.report.page:main"),
-    "figure": ("draw a figure or a table of a study", f"{ANALYSIS}.figure_command:main"),
+    "figure": ("draw a figure or a table of a study", f"{ANALYSIS}.figures.cli:main"),
     "archive": ("pack a study into one file, or unpack it", f"{ANALYSIS}.data.archive:main"),
     "ui": ("browse the runs of a folder in MLflow", "pruning.tracking.browse:main"),
     "track": ("record a folder in MLflow again, from its files", "pruning.tracking.rebuild:main"),

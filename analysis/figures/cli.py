@@ -1,7 +1,9 @@
-"""The commands of figures, tables and the report: their arguments, and the files that they write.
+"""Draw a figure or a table of a study, as PNG, PDF and CSV.
 
-A figure's file ends with a `StudyFigure`. Its command measures and draws it, and writes NAME.png, NAME.pdf, NAME.csv
-and further tables.
+depth-pruning figure NAME [--results results] [--study NAME] ...     `figure NAME --help` lists the options
+depth-pruning figure all [--results results] [--study NAME] ...   every figure and table that it has data for
+
+NAME is one of fig1 to fig10, and table1 to table3.
 """
 
 from __future__ import annotations
@@ -9,16 +11,20 @@ from __future__ import annotations
 import argparse
 import io
 import logging
+import sys
 import tempfile
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
 
+from pruning.core.errors import unknown
 from pruning.core.storage import write_bytes, write_text
+from pruning.core.terminal import HELP, show
 
 from ..data.archive import NothingToRead, folder, is_archive
 from ..data.load import filter_column
@@ -81,11 +87,36 @@ class StudyFigure:
             parser.add_argument("--cost", choices=self.cost, default=self.cost[0], help="the unit of cost")
 
 
-def draw_all(figures: Sequence[StudyFigure]) -> None:
+def main() -> None:
+    """Draw the figure that the first word names, or all. Raises InputError if there is none of that name."""
+    name, *words = sys.argv[1:] or ["--help"]
+    if name in HELP:
+        show(str(__doc__))
+        return
+    known = figures()
+    if name not in (*known, "all"):
+        raise unknown("figure", name, [*known, "all"])
+    sys.argv = [f"{sys.argv[0]} {name}", *words]
+    (_draw_all if name == "all" else known[name])()
+
+
+def figures() -> dict[str, StudyFigure]:
+    """Every figure and table by its command: a file `figN_NAME.py` ends with the FIGURE of the command `figN`."""
+    modules = sorted(
+        Path(__file__).parent.glob("fig*.py"), key=lambda path: int(path.stem.partition("_")[0][3:])
+    )
+    found = {
+        path.stem.partition("_")[0]: import_module(f".{path.stem}", __package__).FIGURE for path in modules
+    }
+    tables = import_module(".outcome_tables", __package__)
+    return found | {f"table{number}": getattr(tables, f"TABLE{number}") for number in (1, 2, 3)}
+
+
+def _draw_all() -> None:
     """Draw all figures that the study has data for, with default options. The study is read once."""
     given = parsed(study_arguments("Every figure and table that the study has data for."))
     study, failed = _study(given), []
-    for figure in figures:
+    for figure in figures().values():
         try:
             log.info("%-8s %s", "figure", figure.save(figure.of(study), study, given.out).resolve())
         except NothingToRead as nothing:

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from ..stats.agreement import LEVEL, Agreement, agree, controlled, spearman
+from ..stats.agreement import Agreement, agree, spearman
 from ..stats.grid import at, each, groups
 
 
@@ -138,6 +138,7 @@ def averages() -> Iterator[Recomputed]:
 
 # Statements of the paper's v1, each tested on the tables of v1. Every number is computed here.
 
+LEVEL = 0.05  # ours: a p-value, or a q-value, of at most this is significant
 OURS = f"our level is {LEVEL}"
 AGREES, DISAGREES, OPEN = "the tables agree", "the tables do not agree", "inconclusive"
 
@@ -242,7 +243,7 @@ def five_of_six() -> Statement:
 def anticorrelated() -> Statement:
     """Check claim (ii) as evidence: test whether the correlations, each over seven points, differ from chance."""
     found = _of_ranks()
-    adjusted = controlled([a.p for _, a in found])
+    adjusted = stats.false_discovery_control([a.p for _, a in found])
     rhos = [a.statistic for _, a in found]
     coin = float(stats.binom.sf(sum(rho < 0 for rho in rhos) - 1, len(rhos), 0.5))
     return Statement(
@@ -293,7 +294,7 @@ def elitist() -> Statement:
     tables = {"margin": ("table1_accuracy", "margin"), "C4 perplexity": ("table2_perplexity", "c4")}
     counts = {name: _against_one_shot(*where) for name, where in tables.items()}
     chance = [float(stats.binom.sf(worse - 1, worse + better, 0.5)) for worse, better, _ in counts.values()]
-    verdict = DISAGREES if min(controlled(chance)) <= LEVEL else OPEN
+    verdict = DISAGREES if min(stats.false_discovery_control(chance)) <= LEVEL else OPEN
     if not any(worse for worse, *_ in counts.values()):
         verdict = AGREES
     found = [f"{name} {worse} of {of}" for name, (worse, _, of) in counts.items()]

@@ -13,7 +13,6 @@ import io
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -24,10 +23,9 @@ from matplotlib.figure import Figure
 
 from pruning.core.storage import write_text
 
-from .. import figures
 from ..data.archive import NothingToRead
 from ..data.study import AskedStudy
-from ..figures.cli import StudyFigure, parsed, run, study_arguments
+from ..figures.cli import StudyFigure, figures, parsed, run, study_arguments
 from . import cells, finding, page_tables, study_data, summary
 from .page_tables import ReportTable
 from .study_data import StudyData
@@ -114,8 +112,7 @@ class ReportFigure:
 
 def drawn_figures(m: StudyData) -> Iterator[ReportFigure]:
     """Each figure, or the reason why it was not drawn. An error in one figure does not stop the others."""
-    for name in figures.names():
-        entry: StudyFigure = import_module(f"{figures.__name__}.{name}").FIGURE
+    for entry in figures().values():
         if not entry.caption or not entry.asked(m.asked):
             continue
         log.info("report   %s", entry.heading)

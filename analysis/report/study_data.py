@@ -22,7 +22,7 @@ from ..data.load import WORDS, Metric, done, measured, names
 from ..data.study import AskedStudy, by_state
 from ..figures import fig5_variance_shares, fig8_stability
 from ..figures.fig5_variance_shares import NO_SHARE, ratio_text
-from ..figures.style import counted, number, signed
+from ..figures.style import counted, number
 from ..stats import crossed, perplexity_comparisons, regret
 from ..stats.components import IntervalEstimate, Shares
 from ..stats.estimands import Change, changes
@@ -174,7 +174,7 @@ def templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    words = (counted, listed, math.isnan, number, percent, percents, ratio_words, signed, with_interval)
+    words = (counted, listed, math.isnan, number, percent, percents, ratio_words)
     environment.globals.update({word.__name__: word for word in words})
     return environment
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +14,6 @@ EXACT = 8  # up to this number of pairs, all n! pairings are tried; above it, RE
 RESAMPLES = 9999
 BOOTSTRAP = 2000
 LEAST = 4  # the fewest pairs accepted; with three, the smallest possible two-sided p-value is 1/3
-LEVEL = 0.05  # ours: a p-value, or a q-value, of at most this is significant
 NAN = float("nan")
 
 
@@ -67,11 +65,3 @@ def spearman(x: NDArray[Any], y: NDArray[Any]) -> Any:
     below = np.sqrt((a**2).sum(axis=-1) * (b**2).sum(axis=-1))
     with np.errstate(invalid="ignore", divide="ignore"):
         return (a * b).sum(axis=-1) / below
-
-
-def controlled(p_values: Sequence[float]) -> list[float]:
-    """P-values adjusted by Benjamini and Hochberg. A NaN stays NaN and does not count as a test."""
-    p = np.asarray(p_values, float)
-    known = ~np.isnan(p)
-    p[known] = stats.false_discovery_control(p[known]) if known.any() else p[known]
-    return [float(value) for value in p]

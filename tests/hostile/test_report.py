@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import Any
 
 import pytest
@@ -16,7 +15,7 @@ import pytest
 from analysis.data.archive import NothingToRead
 from analysis.data.load import done, load
 from analysis.data.study import AskedStudy, journals
-from analysis.figure_command import FIGURES
+from analysis.figures.cli import figures
 from analysis.report import page
 from tests.helpers.analysis_grid import ONE, write
 from tests.helpers.damage import content, edit_json, folder_instead, half
@@ -42,7 +41,7 @@ def cell_of(results: Path) -> Path:
 
 def run(module: str, monkeypatch: pytest.MonkeyPatch, results: Path, *flags: str) -> None:
     monkeypatch.setattr(sys, "argv", [module, "--results", str(results), "--study", "small", *flags])
-    resolve_name(f"analysis.{FIGURES[module.partition('_')[0]]}")()
+    figures()[module.partition("_")[0]]()
 
 
 def last_lines_gone(path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from itertools import combinations
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import Any
 
 import numpy as np
@@ -19,16 +18,14 @@ from analysis.data import load as load_module
 from analysis.data.archive import NothingToRead
 from analysis.data.load import choose, load
 from analysis.data.study import AskedStudy, describe
-from analysis.figure_command import FIGURES
-from analysis.figure_command import main as figure_command
-from analysis.figures import fig2_ranks, names, outcome_tables, style
+from analysis.figures import cli, fig2_ranks, outcome_tables, style
 from analysis.stats import means as means_module
 from tests.helpers.analysis_grid import ONE, Study, write
 from tests.helpers.analysis_grid import frame as grid
 
-TABLES = ("table1_accuracy", "table2_perplexity", "table3_search")
+FIGURES = {figure.name: figure for figure in cli.figures().values()}
 # Figures 9 and 10 need a study of their own; see their tests.
-DRAWN = (*(name for name in names() if name not in ("fig9_units", "fig10_healing")), *TABLES)
+DRAWN = [name for name in FIGURES if name not in ("fig9_units", "fig10_healing")]
 SMALL = Study(
     models=("llama3",),
     ratios=(0.1,),
@@ -60,15 +57,15 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def draw(name: str, results: Path, monkeypatch: pytest.MonkeyPatch, *flags: str) -> pd.DataFrame:
     monkeypatch.setattr(sys, "argv", [name, "--results", str(results), *flags])
-    resolve_name(f"analysis.{FIGURES[name.partition('_')[0]]}")()
+    FIGURES[name]()
     return pd.read_csv(next(results.rglob(f"{name}.csv")))
 
 
 def test_every_file_of_a_figure_is_a_command_of_its_name() -> None:
-    assert names()[0].startswith("fig1_")
-    for name in names():
-        figure = resolve_name(f"analysis.{FIGURES[name.partition('_')[0]]}")
-        assert figure.name == name
+    assert list(cli.figures())[8:11] == ["fig9", "fig10", "table1"]
+    for command, figure in cli.figures().items():
+        assert figure.name.startswith(f"{command}_")
+        assert figure.build.__module__.rpartition(".")[2] in (figure.name, "outcome_tables")
         assert bool(figure.section) == bool(figure.caption)
 
 
@@ -105,7 +102,7 @@ def test_a_figure_is_as_wide_as_a_page_and_its_texts_can_be_read(
     """All at least 6.5 points, none over another or over the edge, and no commit among them."""
     write(tmp_path, of)
     style.use_style()
-    figure_of = resolve_name(f"analysis.{FIGURES[name.partition('_')[0]]}")
+    figure_of = FIGURES[name]
     try:
         figure = figure_of.of(AskedStudy(tmp_path, "small")).figure
     except NothingToRead:
@@ -138,7 +135,7 @@ def test_one_command_draws_all_that_a_study_has_data_for(
     write(tmp_path, ONE)
     words = ["depth-pruning figure", "all", "--results", str(tmp_path), "--study", "small"]
     monkeypatch.setattr(sys, "argv", words)
-    figure_command()
+    cli.main()
     drawn = {path.stem for path in (tmp_path / "figures").glob("*.png")}
     assert drawn == {*DRAWN} - {"fig4_changes", "fig5_variance_shares", "fig6_asked"}
 
