@@ -24,7 +24,7 @@ from pruning.models.output_maps import Repair, find_fold, repaired
 from pruning.models.removal import blocks_removed, smaller_config
 from pruning.models.sublayers import masked
 from tests.helpers import gguf_models
-from tests.helpers.architectures import GROUPED, N_BLOCKS, PARALLEL, SEQUENTIAL, logits, without, zeroed
+from tests.helpers.architectures import N_BLOCKS, PARALLEL, SEQUENTIAL, logits, without, zeroed
 from tests.helpers.exports import caches, changed_tensors, load, saved, wanted
 
 MASK = Mask.parse(N_BLOCKS, "a0 m1 b2 a5")
@@ -162,7 +162,7 @@ def request(name: str, folder: Path, mask: Mask = BLOCKS, **settings: Any) -> tu
 
 
 @pytest.mark.parametrize("mask", [BLOCKS, PARTS], ids=["blocks", "parts"])
-@pytest.mark.parametrize("name", [name for name in SEQUENTIAL if name not in GROUPED])
+@pytest.mark.parametrize("name", SEQUENTIAL)
 def test_an_export_is_the_masked_and_repaired_model(name: str, mask: Mask, tmp_path: Path) -> None:
     model, given = request(name, tmp_path, mask)
     assert "equal bit for bit to those of the masked and repaired model" in export(given).proof

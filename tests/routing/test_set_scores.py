@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pruning.runs.loaded_cell import forward_with
+from pruning.objective.likelihood import Margin
 
 from pruning.api.model import PrunableModel, load_model
 from pruning.calibration.item_files import read_item
@@ -15,7 +15,6 @@ from pruning.calibration.items import ItemDraw
 from pruning.calibration.samples import Samples
 from pruning.core.mask import Mask
 from pruning.evaluation.heldout import item_accuracy
-from pruning.objective.margin import Margin
 from pruning.routing.set_scores import (
     POLICIES,
     Crossed,
@@ -33,7 +32,7 @@ from pruning.routing.set_scores import (
     values,
     verdict,
 )
-from pruning.runs.cell import ForwardSettings
+from pruning.runs.cell import ForwardSettings, forward_with
 from tests.helpers.task_files import items_of
 
 MASKS = [Mask(6), Mask(6, (1, 3)), Mask(6, (4,)), Mask(6, (1, 3))]
