@@ -294,8 +294,8 @@ def test_a_full_disk_is_an_error_of_the_disk(tmp_path: Path, monkeypatch: pytest
         def full_file(_: Path, room: int = room) -> Iterator[tuple[Full, Path]]:
             yield Full(room), tmp_path / "never"
 
-        monkeypatch.setattr(loop, "temporary_file", full_file)
-        with pytest.raises(OSError, match="No space left on device") as error:
+        with monkeypatch.context() as full, pytest.raises(OSError, match="No space left on device") as error:
+            full.setattr(loop, "temporary_file", full_file)
             one.save(tmp_path)
         assert is_fatal(error.value), "so the command ends, and does not go on with the next cell"
         assert str(tmp_path / "step-00000000.pt") in sentence(error.value)

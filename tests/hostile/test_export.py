@@ -197,7 +197,7 @@ def test_an_output_directory_that_cannot_be_is_refused(
 @pytest.mark.parametrize(
     ("word", "named"),
     [
-        ("export=", "export=DIR"),
+        ("export=", "export=''"),
         ("export=/proc/out", "/proc/out"),
         ("export=results/..", "results folder"),
         ("paths.results=/proc/results", "/proc/results"),

@@ -89,7 +89,7 @@ def drop_block_4(path: Path) -> None:
     [
         (Path.unlink, "no weights there"),
         (lambda path: path.write_bytes(path.read_bytes()[:500]), "invalid header length"),
-        (drop_block_4, "lack block 4"),
+        (drop_block_4, "model.layers.4."),
     ],
     ids=["missing", "truncated", "incomplete"],
 )
