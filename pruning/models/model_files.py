@@ -161,11 +161,11 @@ def weight_files(folder: Path) -> dict[str, Path]:
     if not (folder / INDEX).is_file():
         return {}
     try:
-        where = json.loads((folder / INDEX).read_bytes())["weight_map"]
-    except (ValueError, LookupError, TypeError) as error:
+        where = {
+            name: str(file) for name, file in json.loads((folder / INDEX).read_bytes())["weight_map"].items()
+        }
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise InputError(f"{folder / INDEX} is damaged ({first_line(error)}): fetch it again.") from error
-    if not isinstance(where, dict) or not all(isinstance(name, str) for name in where.values()):
-        raise InputError(f"{folder / INDEX} holds no `weight_map`: fetch the model again.")
     if outside := [name for name in where.values() if Path(name).is_absolute() or ".." in Path(name).parts]:
         raise InputError(f"{folder / INDEX} names the file {outside[0]}, which is not in the folder.")
     if lacking := sorted({name for name in where.values() if not (folder / name).is_file()}):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
-from pruning.core.errors import InputError, PruningError, UnskippableError, first_line
+from pruning.core.errors import InputError, PruningError, UnskippableError
 from pruning.core.mask import Mask
 from pruning.models import pruned_config
 from pruning.models.architecture import check_config, check_stored
@@ -31,15 +31,6 @@ def check_model(model: Model) -> None:
         (check_config if model.is_gguf else check_stored)(model.config)
     except UnskippableError as error:
         raise InputError(f"model {model.name} ({model.path}): {error}") from error
-    try:
-        pruned_config.skeleton(model.config)
-    except (ValueError, TypeError, KeyError, IndexError, ZeroDivisionError) as error:
-        raise InputError(
-            f"model {model.name} ({model.path}): transformers cannot build a model from its config.json "
-            f"({first_line(error)}): correct it, or fetch the model again."
-        ) from error
-    except (RuntimeError, NotImplementedError, AttributeError, ImportError):
-        return  # loading says more
 
 
 def check_renumbering(model: Model, exported: bool) -> None:

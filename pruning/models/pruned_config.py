@@ -115,11 +115,9 @@ def check_same_blocks(config: Any, smaller: Any, mask: Mask) -> tuple[Any, Any]:
     For each module of a block, the class, the names and shapes of parameters, and all attributes that are numbers
     or text are compared. Only the block's number and the number of blocks may differ.
     """
-    dense = skeleton(config)
-    old = blocks_of(dense, mask.n_blocks)[1]
     try:
-        pruned = skeleton(smaller)
-        new = blocks_of(pruned, len(mask.kept))[1]
+        dense, pruned = skeleton(config), skeleton(smaller)
+        old, new = blocks_of(dense, mask.n_blocks)[1], blocks_of(pruned, len(mask.kept))[1]
     except (IndexError, ValueError, TypeError) as error:  # transformers found an invalid list in the config
         raise InputError(
             f"these blocks do not make a valid {config.model_type} model ({first_line(error)}): choose others."
