@@ -289,6 +289,17 @@ class Full(io.RawIOBase):
 def test_a_full_disk_is_an_error_of_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings, one = lora(), trainer()
     found = healed(settings)
+
+    def no_space(*_: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("safetensors.torch.save_file", no_space)
+    with pytest.raises(OSError, match="No space left on device") as error:
+        write_healed(tmp_path / "key", found, text(settings), settings)
+    assert is_disk_full(error.value)
+    assert str(tmp_path / "key" / WEIGHTS) in sentence(error.value)
+    assert list((tmp_path / "key").iterdir()) == []
+
     for room in (0, 100, 5_000, 40_000):
 
         @contextmanager
@@ -300,16 +311,6 @@ def test_a_full_disk_is_an_error_of_the_disk(tmp_path: Path, monkeypatch: pytest
             one.save(tmp_path)
         assert is_disk_full(error.value), "so the command ends, and does not go on with the next cell"
         assert str(tmp_path / "step-00000000.pt") in sentence(error.value)
-
-    def no_space(*_: object) -> None:
-        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
-
-    monkeypatch.setattr("safetensors.torch.save_file", no_space)
-    with pytest.raises(OSError, match="No space left on device") as error:
-        write_healed(tmp_path / "key", found, text(settings), settings)
-    assert is_disk_full(error.value)
-    assert str(tmp_path / "key" / WEIGHTS) in sentence(error.value)
-    assert list((tmp_path / "key").iterdir()) == []
 
 
 # Two ranks train as one process does, up to the rounding of sums.
