@@ -603,7 +603,9 @@ def current(config: Any) -> Any:
             found[group] = {name: value for name, value in settings.items() if name not in names}
     for group, settings in found.items():
         if isinstance(settings, dict) and (former := FORMER.get(settings.get(CLASS, ""))):
-            found[group] = {n: value for n, value in settings.items() if n not in former or value != former[n]}
+            found[group] = {
+                n: value for n, value in settings.items() if n not in former or value != former[n]
+            }
     return found
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pruning.objective.likelihood import Margin
 
 from pruning.api.model import PrunableModel, load_model
 from pruning.calibration.item_files import read_item
@@ -15,6 +14,7 @@ from pruning.calibration.items import ItemDraw
 from pruning.calibration.samples import Samples
 from pruning.core.mask import Mask
 from pruning.evaluation.heldout import item_accuracy
+from pruning.objective.likelihood import Margin
 from pruning.routing.set_scores import (
     POLICIES,
     Crossed,
