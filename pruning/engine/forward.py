@@ -130,7 +130,8 @@ class Forward:
     beginnings: Beginnings = field(default_factory=Beginnings)
     ends: Ends | None = None
     parts: dict[tuple[Row, ...], PartialHead | None] = field(default_factory=dict)
-    paces: dict[tuple[int, bool], Pace] = field(default_factory=dict)  # by the number of rows, and of a whole head
+    # By the number of rows, and whether the whole head is read:
+    paces: dict[tuple[int, bool], Pace] = field(default_factory=dict)
     memory_budget: MemoryBudget = field(init=False, repr=False)
     # At a batch's targets, on the CPU: the dense model's states, and the logarithms of its sums over the vocabulary.
     _dense_states: WeakKeyDictionary[Batch, Tensor] = field(default_factory=WeakKeyDictionary)
