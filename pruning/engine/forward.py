@@ -130,11 +130,12 @@ class Forward:
     beginnings: Beginnings = field(default_factory=Beginnings)
     ends: Ends | None = None
     parts: dict[tuple[Row, ...], PartialHead | None] = field(default_factory=dict)
+    # By the number of rows, and whether the whole head is read:
+    paces: dict[tuple[int, bool], Pace] = field(default_factory=dict)
     memory_budget: MemoryBudget = field(init=False, repr=False)
     # At a batch's targets, on the CPU: the dense model's states, and the logarithms of its sums over the vocabulary.
     _dense_states: WeakKeyDictionary[Batch, Tensor] = field(default_factory=WeakKeyDictionary)
     _dense_totals: WeakKeyDictionary[Batch, Tensor] = field(default_factory=WeakKeyDictionary)
-    _paces: dict[tuple[int, bool], Pace] = field(default_factory=dict)
     _shares: dict[str, Sequence[float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -209,10 +210,6 @@ class Forward:
             for _, values in self.read(batch, [Mask(self.n_blocks)], LIKELIHOOD):
                 np.add.at(sums, batch.rows.numpy(), values)
         return sums
-
-    def pace(self, rows: int, readout: Readout) -> Pace:
-        """The pace of requests of as many rows that read as much of the head."""
-        return self._paces.setdefault((rows, readout.part is None), Pace())
 
     # One batch: walk the blocks, then read values from the states after the last unit.
 
@@ -330,7 +327,7 @@ class WalkRequest:
         todo = sorted(masks, key=lambda mask: [i not in mask.dropped for i in range(mask.n_units)])
         # A single mask, such as the dense model, comes between requests of a search: it changes nothing that is kept.
         plan, alone = None, len(todo) == 1
-        pace = forward.pace(len(self.rows), self.readout)
+        pace = forward.paces.setdefault((len(self.rows), self.readout.part is None), Pace())
         while todo:
             plan = plan or self._plan(todo)
             chunk = todo[: plan.size(pace)]
