@@ -602,7 +602,7 @@ def current(config: Any) -> Any:
         if isinstance(settings := found.get(group), dict):
             found[group] = {name: value for name, value in settings.items() if name not in names}
     for group, settings in found.items():
-        if isinstance(settings, dict) and (former := FORMER.get(settings.get(CLASS, ""))):
+        if isinstance(settings, dict) and (former := FORMER.get(str(settings.get(CLASS)))):
             found[group] = {
                 n: value for n, value in settings.items() if n not in former or value != former[n]
             }
