@@ -68,7 +68,7 @@ def healed_cell(prepared: Prepared, done: DoneResult) -> DoneResult:
         every = cell.evaluation.compares or all("healed" in measured.get(m, {}) for m in prepared.data)
         if every and done["config"].get("heal") == cell.config.get("heal"):
             return done
-    measure = None if record is None else _evaluator(prepared, done, record)
+    measure = None if record is None else healed_evaluator(prepared, done, record)
     if record is None or measure is None or not measure.has(whole):
         if record is None:
             log.info("healing %s on %d tokens of %s", mask, settings.tokens, text.source)
@@ -86,7 +86,7 @@ def healed_cell(prepared: Prepared, done: DoneResult) -> DoneResult:
             repair = measurements.recorded_repair(cell, done)
             smaller = loop.smaller_model(found.model, mask, measurements.recorded_scales(done), repair)
             smaller.apply(read_weights(folder, record))
-        measure = _evaluator(prepared, done, record, forward_of(cell, smaller.model))
+        measure = healed_evaluator(prepared, done, record, forward_of(cell, smaller.model))
     result = _extended(prepared, done, completed(record), measure, whole)
     save_config(cell, result["config"])
     save_result(cell, result)
@@ -146,7 +146,7 @@ def _watch(note: Note, settings: Training, point: Point) -> None:
         )
 
 
-def _evaluator(
+def healed_evaluator(
     prepared: Prepared, done: DoneResult, record: HealRecord, forward: Forward | None = None
 ) -> Evaluator:
     """What measures the healed model. Without `forward`, it can only read measurements that are there."""

@@ -15,6 +15,7 @@ from typing import Any
 from pruning.core import records, scoring
 from pruning.core.errors import DamagedError
 from pruning.core.mask import Mask, space_of
+from pruning.core.model_table import ModelRow
 from pruning.core.records import (
     LOG,
     MASK,
@@ -94,6 +95,32 @@ def record_run(client: Any, experiment: str, folder: Path, studies: Sequence[str
         run.info.run_id, "FINISHED" if result["status"] == "done" else "FAILED", end_time=ended
     )
     # This tag is set last, so that an interrupted recording is repeated.
+    client.set_tag(run.info.run_id, VERSION, version)
+
+
+def record_model(client: Any, experiment: str, folder: Path, row: ModelRow) -> None:
+    """Record a row of a comparison as one run, and delete its other runs. Do nothing if it is recorded already."""
+    compared, version = f"{folder.name}/{row.name}", hashlib.sha256(f"{row} {LAYOUT}".encode()).hexdigest()
+    same = client.search_runs([experiment], f"tags.compared = '{compared}'")
+    if any(run.data.tags.get(VERSION) == version for run in same):
+        return
+    for run in same:
+        client.delete_run(run.info.run_id)
+    tags = {"compared": compared, "model": row.name}
+    run = client.create_run(experiment, run_name=f"{row.name} · compared", tags=tags)
+    config = {"place": row.place, "revision": row.revision, "dtype": row.dtype}
+    client.log_batch(run.info.run_id, params=parameters(config))
+    numbers: dict[str, float | None] = {**row.metrics, "parameters": row.parameters, "bytes": row.disk}
+    numbers |= {"peak_memory": row.memory, "prefill_per_second": row.prefill["median"]}
+    numbers |= {"decode_per_second": row.decode["median"]}
+    numbers |= {f"bits_per_byte/{name.partition('/')[2]}": bits["value"] for name, bits in row.bits.items()}
+    points = [(name, value, 0) for name, value in numbers.items() if value is not None]
+    points += summary({"pruned": row.metrics})
+    log_metrics(client, run.info.run_id, [(*point, run.info.start_time) for point in points])
+    for path in sorted(folder.iterdir()):
+        if _is_own(path):
+            client.log_artifact(run.info.run_id, str(path))
+    client.set_terminated(run.info.run_id)
     client.set_tag(run.info.run_id, VERSION, version)
 
 

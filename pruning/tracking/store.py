@@ -13,10 +13,11 @@ from filelock import FileLock
 
 from pruning.core import records, storage
 from pruning.core.errors import InputError, PruningError
+from pruning.core.model_table import ModelTable
 from pruning.core.records import NAME
 from pruning.runs.cell import Note, silent
 from pruning.tracking.client import check_uri, connect, plain_errors
-from pruning.tracking.mlflow_run import EXPERIMENT_TAGS, record_runs, studies_of, version_of
+from pruning.tracking.mlflow_run import EXPERIMENT_TAGS, record_model, record_runs, studies_of, version_of
 
 if TYPE_CHECKING:
     from pruning.runs.cell import Cell
@@ -72,6 +73,14 @@ class MLflow:
                 if self.uri is None:
                     lines = sorted(" ".join(item) for item in (held | self._wanted(results, folders)).items())
                     storage.write_text(results / HELD, "\n".join(lines))
+
+    def record_models(self, results: Path, folder: Path) -> None:
+        """Record each model of the comparison in a folder as a run. Raises PruningError as `record` does."""
+        with plain_errors(self._store(results)):
+            client, experiment = self._open(results)
+            with self._writing(results):
+                for row in ModelTable.read(folder).rows:
+                    record_model(client, experiment, folder, row)
 
     def _store(self, results: Path) -> str:
         return self.uri or str(results / DATABASE)

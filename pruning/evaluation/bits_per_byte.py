@@ -1,0 +1,103 @@
+"""Bits per byte: what a text costs a model, whichever tokens its tokenizer cuts the text into.
+
+A perplexity is per token, so it only compares models that read the same tokens. Bits per byte are the negative
+log-likelihood of the predicted tokens, in bits, divided by the bytes of text that these tokens stand for. A model
+with another tokenizer reads the same windows of text, cut anew into its own tokens.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pruning.calibration.samples import Row, Samples
+from pruning.calibration.text import start_tokens
+from pruning.core.errors import InputError
+from pruning.core.scoring import Estimate
+
+
+@dataclass(frozen=True)
+class TextCost:
+    """For each window of a text, the bits that a model needs for its predicted tokens, and the bytes of these."""
+
+    bits: tuple[float, ...]
+    sizes: tuple[int, ...]
+
+    @classmethod
+    def of(cls, terms: Mapping[str, Any], sizes: Sequence[int]) -> TextCost:
+        """The cost from the kept terms of a perplexity: nats per token, and the number of tokens, of each window."""
+        pairs = zip(terms["losses"], terms["tokens"], strict=True)
+        return cls(tuple(loss * tokens / math.log(2) for loss, tokens in pairs), tuple(sizes))
+
+    @property
+    def per_byte(self) -> float:
+        """Bits per byte over all windows together."""
+        return math.fsum(self.bits) / sum(self.sizes)
+
+    @property
+    def error(self) -> float | None:
+        """The standard error over windows; None for one window."""
+        return self._estimate.stated_error(self._of_windows)
+
+    def error_beside(self, other: TextCost) -> float | None:
+        """The standard error of the paired difference to another model on the same windows; None for one window."""
+        pairs = zip(self._of_windows, other._of_windows, strict=True)
+        return other._estimate.stated_error([own - theirs for own, theirs in pairs])
+
+    @property
+    def _of_windows(self) -> list[float]:
+        return [bits / size for bits, size in zip(self.bits, self.sizes, strict=True)]
+
+    @property
+    def _estimate(self) -> Estimate:
+        return Estimate(tuple(map(float, self.sizes)), (0,) * len(self.sizes))
+
+
+def predicted_bytes(samples: Samples, tokenizer: Any) -> list[int]:
+    """The bytes of text that the predicted tokens of each window stand for."""
+    cuts = [row.input_ids[slice(*row.span)] for row in samples.rows]
+    return [sum(_sizes(tokenizer, cut)) for cut in cuts]
+
+
+def _sizes(tokenizer: Any, ids: Sequence[int]) -> list[int]:
+    """The bytes that each token stands for: also of a token that holds a part of a character only."""
+    tokens = tokenizer.convert_ids_to_tokens(list(ids))
+    if "ByteLevel" in repr(getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", None)):
+        return [len(token) for token in tokens]  # each character stands for a byte
+    # As SentencePiece writes tokens: a mark for a space, and <0xE2> for a byte of a character without a token.
+    return [
+        1 if re.fullmatch(r"<0x[0-9A-F]{2}>", token) else len(token.replace("\u2581", " ").encode())
+        for token in tokens
+    ]
+
+
+def read_anew(samples: Samples, tokenizer: Any, other: Any) -> Samples:
+    """The same windows of text, cut by `tokenizer`, as the tokens of an `other` tokenizer.
+
+    Predicted are the tokens after those of the text that was only read; at least the first token of a row is never
+    predicted. A character that a window holds only a part of is left out. Raises InputError if a window is less than
+    two tokens.
+    """
+    first = start_tokens(other)
+
+    def cut(text: str) -> list[int]:
+        return list(other(text, add_special_tokens=False, verbose=False).input_ids)
+
+    rows = []
+    for row in samples.rows:
+        before, whole = (
+            tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+            for ids in (row.input_ids[: row.span[0]], row.input_ids)
+        )
+        start = len(first) + len(cut(before.strip("\ufffd")))
+        ids = (*first, *cut(whole.strip("\ufffd")))
+        if len(ids) < 2:
+            raise InputError(
+                f"{samples.source}: the window {whole!r} is too short to compare tokenizers by it: choose longer "
+                "windows, or leave a last, shorter one out (tail: false)."
+            )
+        rows.append(Row(ids, (min(max(1, start), len(ids) - 1), len(ids))))
+    return replace(samples, rows=tuple(rows))
