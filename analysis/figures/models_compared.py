@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from pruning.core.model_table import ModelTable
-from pruning.core.records import error_of, kind_of, label_of, metrics_among
+from pruning.core.records import kind_of, label_of, metrics_among
 
 from . import style
 from .cli import Drawing
@@ -20,7 +20,7 @@ def drawing(table: ModelTable) -> Drawing:
     """Two panels with a point for each model: bits per byte of the first text or, without texts, an accuracy."""
     numbers, label = measure(table)
     less = label.endswith(PER_BYTE)
-    note = f"upright lines: 95 % intervals of {label}; level lines: quartiles of the speed"
+    note = f"upright lines: 95 % intervals of the difference to {table.rows[0].name}; level lines: quartiles of the speed"
     figure, ((left, right),) = style.page(1, 2, 3.2, TITLE, note)
     _panel(left, numbers, "decode", "new tokens per second", (1, not less))
     _panel(right, numbers, "megabytes", "megabytes on disk", (0, not less))
@@ -35,9 +35,10 @@ def measure(table: ModelTable) -> tuple[pd.DataFrame, str]:
     metric = next(iter(first.bits), None) or accuracies[0]
     for row in table.rows:
         if metric in first.bits:
-            value, error = row.bits[metric]["value"], row.bits[metric]["error"]
+            value, error = row.bits[metric]["value"], row.bits[metric].get("difference_error")
         else:
-            value, error = row.metrics[metric], row.metrics.get(error_of(metric))
+            value, error = row.metrics[metric], row.changes.get(metric, {}).get("error")
+            error = None if error is None else error / 100  # of percentage points
         rows.append(
             {"model": row.name, "quality": value, "error": error, "megabytes": row.disk / 1e6}
             | {

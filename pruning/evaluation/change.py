@@ -68,7 +68,7 @@ def changes(result: DoneResult, results: Path | None, which: str = "pruned") -> 
 
 def change_of(name: str, values: Sequence[Mapping[str, float]], terms: Sequence[Mapping[str, Any]]) -> Change:
     """The change of one perplexity or accuracy between two models, from their metrics and their kept terms."""
-    accuracy = kind_of(name) == "acc"
+    accuracy = kind_of(name) != "ppl"
     first, second = (value[name] for value in values)
     error = _paired_error(*terms)
     if error is None and all(error_of(name) in value for value in values):

@@ -8,11 +8,13 @@ All are measured on the same texts and items and on this machine: eval= with the
 speed, size and memory. NAME=VALUE are settings of eval, forward, tracker and paths as in `depth-pruning grid`, and
 model.dtype, model.device_map, model.max_memory, model.offload and model.products, which are for all models.
 What was measured before is not measured again, so a command that was stopped continues.
+The options of eval are listed below, of which speed, and continuations of generation, cannot compare models.
 """
 
 from __future__ import annotations
 
 import logging
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -117,7 +119,8 @@ def compare(words: Sequence[str], draw: Callable[[Path], Path]) -> Path:
             base.tracker.record_models(base.results, folder)
         except PruningError as error:
             log.warning("the models are not recorded in MLflow (%s): run the same command again", error)
-    say("\n".join(["", *_parts(table), "", *table.notes, f"page    {page}"]))
+    notes = [textwrap.fill(note, WIDTH) for note in table.notes]
+    say("\n\n".join(["", *_parts(table), *notes, f"page    {page}"]))
     return folder
 
 
@@ -328,7 +331,11 @@ def _row(one: ComparedModel, own: Measurements, first: Measurements) -> ModelRow
     """The row of a model, with its differences to the first one."""
     changes, bits = dict[str, dict[str, Any]](), dict[str, dict[str, float | None]]()
     for metric in metrics_among(own.metrics):
-        if own is not first and kind_of(metric) in ("ppl", "acc") and metric not in own.reading.others:
+        if (
+            own is not first
+            and kind_of(metric) in ("ppl", "acc", "exact")
+            and metric not in own.reading.others
+        ):
             terms = [found.terms.get(metric, {}) for found in (first, own)]
             change = change_of(metric, (first.metrics, own.metrics), terms)
             changes[metric] = {"amount": change.amount, "error": change.error, "text": str(change)}
@@ -339,7 +346,7 @@ def _row(one: ComparedModel, own: Measurements, first: Measurements) -> ModelRow
             other = first.cost(metric)
             bits[metric]["difference"] = cost.per_byte - other.per_byte
             bits[metric]["difference_error"] = cost.error_beside(other)
-    (run,), sizes, model = own.speed["runs"], own.speed["sizes"]["pruned"], one.cell.model
+    (run,), sizes, model = own.speed["runs"], own.speed["sizes"], one.cell.model
     return ModelRow(
         name=one.name,
         place=one.place,
@@ -350,18 +357,19 @@ def _row(one: ComparedModel, own: Measurements, first: Measurements) -> ModelRow
         bits=bits,
         prefill=run["pruned"]["prefill_per_second"],
         decode=run["pruned"]["decode_per_second"],
-        parameters=sizes["parameters"],
-        disk=_stored_bytes(model) if one.done is None else sizes["bytes"],
+        parameters=sizes["pruned"]["parameters"],
+        # Of a whole model, `pruned` equals `dense`.
+        disk=round(_stored_bytes(model) * sizes["pruned"]["bytes"] / sizes["dense"]["bytes"]),
         memory=run["pruned"]["peak_memory"],
         other_tokens=[*own.reading.others],
     )
 
 
 def _stored_bytes(model: Model) -> int:
-    """The bytes of the files of a model's weights, which has been loaded or is in a directory."""
+    """The bytes of the files of the weights of a model that has been loaded once."""
     place, options = model.place
     if model.is_gguf:
-        return (Path(place) / options["gguf_file"]).stat().st_size
+        return Path(place, options["gguf_file"]).stat().st_size
     files = model.stored_files
     return 0 if files is None else sum(file.stat().st_size for file in {*files.weights.values()})
 
@@ -378,8 +386,10 @@ def _notes(models: Sequence[ComparedModel], rows: Sequence[ModelRow]) -> Iterato
             f"{', '.join(read)}: a GGUF file is measured with its weights expanded in memory. llama.cpp has other "
             "speeds and needs less memory."
         )
+    if packaged := [one.name for one in models if one.cell.model.source == "packaged"]:
+        yield f"{', '.join(packaged)}: packaged in four bits, and expanded to float32 on disk."
     if cells := [one.name for one in models if one.done is not None]:
-        yield f"{', '.join(cells)}: on disk, as many bytes as an export in the precision of the row would have."
+        yield f"{', '.join(cells)}: on disk, about as many bytes as an export would have."
     if len({row.dtype for row in rows}) > 1:
         yield f"Precisions differ ({', '.join(f'{row.name} {row.dtype}' for row in rows)}): give model.dtype."
 
@@ -391,7 +401,7 @@ def _parts(table: ModelTable) -> Iterator[str]:
         count = len(columns)
         while (text := _drawn(table, columns[:count])) and count > 1 and _width(text) > WIDTH:
             count -= 1
-        yield text + "\n"
+        yield text
         columns = columns[count:]
 
 
