@@ -20,7 +20,7 @@ def drawing(table: ModelTable) -> Drawing:
     """Two panels with a point for each model: bits per byte of the first text or, without texts, an accuracy."""
     numbers, label = measure(table)
     less = label.endswith(PER_BYTE)
-    note = f"upright lines: 95 % intervals of the difference to {table.rows[0].name}; level lines: quartiles of the speed"
+    note = f"upright: 95 % intervals of the difference to {table.rows[0].name}; level: quartiles of the speed"
     figure, ((left, right),) = style.page(1, 2, 3.2, TITLE, note)
     _panel(left, numbers, "decode", "new tokens per second", (1, not less))
     _panel(right, numbers, "megabytes", "megabytes on disk", (0, not less))

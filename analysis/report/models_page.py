@@ -29,15 +29,15 @@ def write(folder: Path) -> Path:
 
 
 def _page(table: ModelTable, figure: str) -> str:
-    columns = list(table.columns())
+    columns = table.columns()
     return (
         study_data.templates()
         .get_template("models.html.j2")
         .render(
             first=table.rows[0].name,
             models=table.rows,
-            headings=[column.heading for column in columns],
-            rows=[*zip(*(column.entries for column in columns), strict=True)],
+            headings=[*columns],
+            rows=[*zip(*columns.values(), strict=True)],
             notes=table.notes,
             figure=figure,
             title=models_compared.TITLE,

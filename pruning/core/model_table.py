@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from pruning.core import storage
 from pruning.core.errors import DamagedError
@@ -32,7 +31,7 @@ class ModelRow:
     dtype: str
     metrics: dict[str, float]
     changes: dict[str, dict[str, Any]]
-    bits: dict[str, dict[str, float | None]]
+    bits: dict[str, dict[str, Any]]
     prefill: SpreadRecord
     decode: SpreadRecord
     parameters: int
@@ -47,7 +46,6 @@ class ModelTable:
 
     rows: list[ModelRow]
     evaluation: dict[str, Any]  # the settings of eval
-    how: dict[str, Any]  # how each metric was measured
     speed: dict[str, Any]  # the device, and the shape of what was timed
     notes: list[str]
 
@@ -64,29 +62,22 @@ class ModelTable:
         except (KeyError, TypeError) as error:
             raise DamagedError(f"{folder / NAME} is damaged ({error}): run the command again.") from error
 
-    def columns(self) -> Iterator[TableColumn]:
-        """The columns of the table after the names of the models."""
-        first = self.rows[0]
+    def columns(self) -> dict[str, list[str]]:
+        """The columns of the table after the names of the models: the entries of all models, by heading."""
+        first, rows = self.rows[0], self.rows
+        columns: dict[str, list[str]] = {}
         for metric in metrics_among(first.metrics):
             text = metric.partition("/")[2]
-            yield TableColumn(f"{text} {label_of(metric)}", [_metric(row, metric) for row in self.rows])
+            columns[f"{text} {label_of(metric)}"] = [_metric(row, metric) for row in rows]
             if metric in first.bits:
-                yield TableColumn(f"{text} bits/byte", [_bits(row.bits[metric]) for row in self.rows])
+                columns[f"{text} bits/byte"] = [_bits(**row.bits[metric]) for row in rows]
         for heading, stage in (("prompt tokens/s", "prefill"), ("new tokens/s", "decode")):
-            base = getattr(first, stage)["median"]
-            speeds = [getattr(row, stage)["median"] for row in self.rows]
-            yield TableColumn(heading, [f"{rate_text(speed)}, {speed / base:.2f}x" for speed in speeds])
-        yield TableColumn("parameters", [f"{row.parameters:,}" for row in self.rows])
-        yield TableColumn("on disk", [bytes_text(row.disk) for row in self.rows])
-        memory = ["-" if row.memory is None else bytes_text(row.memory) for row in self.rows]
-        yield TableColumn("peak memory", memory)
-
-
-class TableColumn(NamedTuple):
-    """A heading, and the entry of each model."""
-
-    heading: str
-    entries: Sequence[str]
+            speeds = [getattr(row, stage)["median"] for row in rows]
+            columns[heading] = [f"{rate_text(speed)}, {speed / speeds[0]:.2f}x" for speed in speeds]
+        columns["parameters"] = [f"{row.parameters:,}" for row in rows]
+        columns["on disk"] = [bytes_text(row.disk) for row in rows]
+        columns["peak memory"] = ["-" if row.memory is None else bytes_text(row.memory) for row in rows]
+        return columns
 
 
 def _metric(row: ModelRow, metric: str) -> str:
@@ -101,12 +92,11 @@ def _metric(row: ModelRow, metric: str) -> str:
     return value if error is None else f"{value} ± {error:.{decimals}f}"
 
 
-def _bits(bits: Mapping[str, Any]) -> str:
-    if "difference" not in bits:
-        return _with_error(f"{bits['value']:.3f}", bits["error"])
-    difference = _with_error(f"{bits['difference']:+.3f}", bits["difference_error"])
-    return f"{bits['value']:.3f}, {difference}"
-
-
-def _with_error(value: str, error: float | None) -> str:
-    return value if error is None else f"{value} ± {error:.3f}"
+def _bits(
+    value: float, error: float | None, difference: float | None = None, difference_error: float | None = None
+) -> str:
+    """Bits per byte, as `_metric`."""
+    text, spread = f"{value:.3f}", error
+    if difference is not None:
+        text, spread = f"{text}, {difference:+.3f}", difference_error
+    return text if spread is None else f"{text} ± {spread:.3f}"

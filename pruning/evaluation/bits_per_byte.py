@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from pruning.calibration.samples import Row, Samples
@@ -19,47 +19,15 @@ from pruning.core.errors import InputError
 from pruning.core.scoring import Estimate
 
 
-@dataclass(frozen=True)
-class TextCost:
-    """For each window of a text, the bits that a model needs for its predicted tokens, and the bytes of these."""
+def window_costs(terms: Mapping[str, Any], samples: Samples, tokenizer: Any) -> tuple[list[float], Estimate]:
+    """Bits per byte of each window, and their mean as an estimate, in which windows weigh by their bytes.
 
-    bits: tuple[float, ...]
-    sizes: tuple[int, ...]
-
-    @classmethod
-    def of(cls, terms: Mapping[str, Any], sizes: Sequence[int]) -> TextCost:
-        """The cost from the kept terms of a perplexity: nats per token, and the number of tokens, of each window."""
-        pairs = zip(terms["losses"], terms["tokens"], strict=True)
-        return cls(tuple(loss * tokens / math.log(2) for loss, tokens in pairs), tuple(sizes))
-
-    @property
-    def per_byte(self) -> float:
-        """Bits per byte over all windows together."""
-        return math.fsum(self.bits) / sum(self.sizes)
-
-    @property
-    def error(self) -> float | None:
-        """The standard error over windows; None for one window."""
-        return self._estimate.stated_error(self._of_windows)
-
-    def error_beside(self, other: TextCost) -> float | None:
-        """The standard error of the paired difference to another model on the same windows; None for one window."""
-        pairs = zip(self._of_windows, other._of_windows, strict=True)
-        return other._estimate.stated_error([own - theirs for own, theirs in pairs])
-
-    @property
-    def _of_windows(self) -> list[float]:
-        return [bits / size for bits, size in zip(self.bits, self.sizes, strict=True)]
-
-    @property
-    def _estimate(self) -> Estimate:
-        return Estimate(tuple(map(float, self.sizes)), (0,) * len(self.sizes))
-
-
-def predicted_bytes(samples: Samples, tokenizer: Any) -> list[int]:
-    """The bytes of text that the predicted tokens of each window stand for."""
-    cuts = [row.input_ids[slice(*row.span)] for row in samples.rows]
-    return [sum(_sizes(tokenizer, cut)) for cut in cuts]
+    `terms` are those of a perplexity: nats per token, and the number of predicted tokens, of each window.
+    """
+    sizes = [sum(_sizes(tokenizer, row.input_ids[slice(*row.span)])) for row in samples.rows]
+    windows = zip(terms["losses"], terms["tokens"], sizes, strict=True)
+    costs = [loss * tokens / math.log(2) / size for loss, tokens, size in windows]
+    return costs, Estimate(tuple(map(float, sizes)), (0,) * len(sizes))
 
 
 def _sizes(tokenizer: Any, ids: Sequence[int]) -> list[int]:

@@ -17,7 +17,7 @@ import logging
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -29,11 +29,10 @@ from pruning.core import storage
 from pruning.core.errors import DamagedError, InputError, PruningError
 from pruning.core.mask import Mask
 from pruning.core.model_table import ModelRow, ModelTable
-from pruning.core.records import NAME, DoneResult, HealRecord, kind_of, metrics_among, read_done, terms_beside
-from pruning.core.storage import digest
+from pruning.core.records import NAME, DoneResult, kind_of, metrics_among, read_done, terms_beside
 from pruning.core.terminal import command_words
 from pruning.evaluation import Data, DataBesideDense
-from pruning.evaluation.bits_per_byte import TextCost, predicted_bytes, read_anew
+from pruning.evaluation.bits_per_byte import read_anew, window_costs
 from pruning.evaluation.change import change_of
 from pruning.models import preflight
 from pruning.models.handle import Model
@@ -57,7 +56,6 @@ from pruning.tracking.store import MLflow
 
 if TYPE_CHECKING:
     from pruning.engine.forward import Forward
-    from pruning.models.output_maps import Repair
 
 log = logging.getLogger(__name__)
 
@@ -71,9 +69,9 @@ OF_MODELS = (
     "products",
 )  # settings of model that are for all models
 ALLOWED = ("eval", "forward", "tracker", "paths.results", *(f"model.{name}" for name in OF_MODELS))
-# The options that a cell is made of; only its evaluation, tracker and folder are used.
+# The options that a cell is made of, of which only the evaluation is used.
 OPTIONS = {"model": "smollm2", "objective": "perplexity", "calibration": "pydoc", "algo": "greedy"}
-USUAL = "eval=embedded"
+OPTIONS |= {"eval": "embedded"}
 
 
 def main(draw: Callable[[Path], Path]) -> None:
@@ -89,29 +87,27 @@ def compare(words: Sequence[str], draw: Callable[[Path], Path]) -> Path:
     places = [word for word in words if names_folder(word)]
     base, given = _base([word for word in words if not names_folder(word)])
     if len(places) < 2:
-        raise InputError(
-            f"{len(places)} models are given: give a model and others to compare it with, such as "
-            "`depth-pruning compare smollm2 DIR`."
-        )
+        raise InputError(f"{len(places)} models are given: give a model and others to compare it with.")
     models = [_found(place, base, given) for place in places]
     if models[0].done is not None:
         raise InputError(f"{places[0]} is the folder of a cell: give its model first, and then this folder.")
     for number, one in enumerate(models):
-        if same := next((other for other in models[:number] if other.name == one.name), None):
-            raise InputError(f"{same.place} and {one.place} are both named {one.name}: rename one of them.")
-    readings = _readings(models, base)
+        if same := [other.place for other in models[:number] if other.name == one.name]:
+            raise InputError(f"{same[0]} and {one.place} are both named {one.name}: rename one of them.")
+    models = [*_with_data(models)]
     storage.check_writable(base.results)
     lengths = [one.cell.model.context_length for one in models]
     speed = usual_speed(min((most for most in lengths if most is not None), default=None))
     measured: list[Measurements] = []
-    for number, (one, reading) in enumerate(zip(models, readings, strict=True), start=1):
+    for number, one in enumerate(models, start=1):
         log.info("model %d of %d: %s", number, len(models), one.name)
-        cell = replace(reading.prepared.cell, evaluation=speed)
-        timed = replace(reading.prepared, cell=cell, data=speed.data(None))
-        measured.append(_measured(one, reading, timed))
-    table = _table(models, measured, base)
-    named = [[row.name, row.revision, row.dtype] for row in table.rows]
-    folder = base.results / FOLDER / f"{models[0].name}-{digest([named, table.evaluation])}"
+        measured.append(_measured(one, speed, base.results))
+    (run,), device = measured[0].speed["runs"], measured[0].speed["device"]
+    timed = {name: run[name] for name in ("batch", "prompt", "new_tokens")} | {"device": device}
+    rows = [_row(found, measured[0]) for found in measured]
+    table = ModelTable(rows, base.config["eval"], timed, [*_notes(models)])
+    named = storage.digest([[row.name, row.revision, row.dtype] for row in rows] + [table.evaluation])
+    folder = base.results / FOLDER / f"{models[0].name}-{named}"
     table.write(folder)
     page = draw(folder)
     if isinstance(base.tracker, MLflow):
@@ -129,14 +125,16 @@ def compare(words: Sequence[str], draw: Callable[[Path], Path]) -> Path:
 
 @dataclass(frozen=True)
 class ComparedModel:
-    """A model of the command: a whole one or, with `done`, the mask of a finished cell.
+    """A whole model in a cell with the settings of the command or, with `done`, the mask of a finished cell.
 
-    The cell has the model and the settings of the command; of a finished cell, it is this cell in its own folder.
+    `data` are those of each metric; `others` are the texts that it reads as other tokens than the first model.
     """
 
     place: str
     cell: Cell
     done: DoneResult | None = None
+    data: Mapping[str, Data] = field(default_factory=dict)
+    others: Sequence[str] = ()
 
     @property
     def name(self) -> str:
@@ -150,17 +148,16 @@ def _base(settings: Sequence[str]) -> tuple[Cell, dict[str, Any]]:
     from omegaconf.errors import OmegaConfBaseException
 
     for word in settings:
-        name = word.lstrip("+~").partition("=")[0]
-        if not f"{name}.".startswith(tuple(f"{one}." for one in ALLOWED)):
+        if not f"{word.lstrip('+~').partition('=')[0]}.".startswith(tuple(f"{name}." for name in ALLOWED)):
             raise InputError(
                 f"{word} is not a setting of compare: give models as words, and settings of {', '.join(ALLOWED)}."
             )
-    words = [*([] if any(word.startswith("eval=") for word in settings) else [USUAL]), *settings]
+    chosen = OPTIONS | dict(word.split("=", 1) for word in settings if word.startswith(("eval=", "tracker=")))
+    words = list(dict.fromkeys([f"eval={chosen['eval']}", *settings]))
     check_words(words)
     check_choices(words)
-    chosen = dict(word.split("=", 1) for word in words if word.startswith(("eval=", "tracker=")))
     try:
-        base = cell_of(composed(words), OPTIONS | chosen)
+        base = cell_of(composed(words), chosen)
     except (HydraException, OmegaConfBaseException) as error:
         raise explained(error, words) from error
     if base.evaluation.compares:
@@ -177,7 +174,7 @@ def _found(place: str, base: Cell, given: Mapping[str, Any]) -> ComparedModel:
         preflight.check_model(model)
         return ComparedModel(place, replace(base, model=model))
     done = read_done(folder)
-    # What a folder from elsewhere says of other places to write to is not followed.
+    # Other places to write to, which a folder from elsewhere may name, are not used.
     config = done["config"] | {"model": done["config"]["model"] | {"offload": None, **given}, "export": None}
     config |= {name: base.config[name] for name in ("eval", "tracker", "forward")}
     cell = recorded_cell(config | {"paths": {"results": str(folder.parent)}}, {})
@@ -185,38 +182,21 @@ def _found(place: str, base: Cell, given: Mapping[str, Any]) -> ComparedModel:
     return ComparedModel(place, cell, done)
 
 
-@dataclass(frozen=True)
-class Reading:
-    """How a model reads the evaluation data. `sizes` are the bytes of the predicted tokens of each text's windows.
-
-    `others` are the texts that it reads as other tokens than the first model.
-    """
-
-    prepared: Prepared
-    sizes: Mapping[str, Sequence[int]]
-    others: Sequence[str] = ()
-
-
-def _readings(models: Sequence[ComparedModel], base: Cell) -> list[Reading]:
-    """How each model reads the data: the windows of text that the first one draws, and the same items.
+def _with_data(models: Sequence[ComparedModel]) -> Iterator[ComparedModel]:
+    """Each model with its data: the windows of text that the first one draws, and the same items.
 
     Raises InputError as `prepare` does, and if no number could be compared.
     """
-    found: list[Reading] = []
+    first: Mapping[str, Data] = {}
     for one in models:
-        model = one.cell.model
-        if one.done is None:
-            data = one.cell.evaluation.data(model.tokenizer)
-            ready = Prepared(one.cell, Samples("text", "", (), 0), data, None)
-        else:  # also refuses data that the cell was calibrated or trained on
-            ready = prepare(one.cell)
-        first = found[0] if found else None
-        data, others = dict(ready.data), []
-        for metric, drawn in (first.prepared.data if first else data).items():
+        model, evaluation, others = one.cell.model, one.cell.evaluation, []
+        # Of a finished cell, data that it was calibrated or trained on are refused.
+        data = dict(evaluation.data(model.tokenizer) if one.done is None else prepare(one.cell).data)
+        first = first or data
+        for metric, drawn in first.items():
             if isinstance(drawn, DataBesideDense):
-                raise InputError(
-                    f"eval={base.config['eval']['option']} compares a mask with its own dense model: give another."
-                )
+                option = one.cell.config["eval"]["option"]
+                raise InputError(f"eval={option} compares a mask with its own dense model: give another.")
             if _is_text(drawn) and drawn.sha256 != data[metric].sha256:
                 data[metric] = read_anew(
                     cast(Samples, drawn), models[0].cell.model.tokenizer, model.tokenizer
@@ -227,15 +207,10 @@ def _readings(models: Sequence[ComparedModel], base: Cell) -> list[Reading]:
                 f"{one.name} reads text as other tokens than {models[0].name}, and eval= asks for nothing but "
                 "perplexities, which are per token: choose one with items too, such as eval=embedded or eval=local."
             )
-        check_evaluation(data, Reader.of(model.name, model.config, model.tokenizer), base.evaluation)
+        check_evaluation(data, Reader.of(model.name, model.config, model.tokenizer), evaluation)
         rows = {f"the data of {metric}": d.largest_id for metric, d in data.items() if isinstance(d, Samples)}
         preflight.check_vocabulary(model, rows)
-        sizes = {
-            m: predicted_bytes(cast(Samples, d), model.tokenizer) for m, d in data.items() if _is_text(d)
-        }
-        cell = replace(one.cell, results=base.results)
-        found.append(Reading(replace(ready, cell=cell, data=data), sizes, others))
-    return found
+        yield replace(one, data=data, others=others)
 
 
 def _is_text(data: Data) -> bool:
@@ -249,110 +224,87 @@ def _is_text(data: Data) -> bool:
 class Measurements:
     """All metrics of a model, the terms that were kept of each, and the record of its speed."""
 
+    model: ComparedModel
     revision: str
-    metrics: dict[str, Any]
-    how: dict[str, Any]
+    metrics: Mapping[str, Any]
     terms: Mapping[str, Mapping[str, Any]]
     speed: Mapping[str, Any]
-    reading: Reading
-
-    def cost(self, metric: str) -> TextCost:
-        """What a text costs the model."""
-        return TextCost.of(self.terms[metric], self.reading.sizes[metric])
 
 
-def _measured(one: ComparedModel, reading: Reading, timed: Prepared) -> Measurements:
-    """The measurements of a model. It is loaded only if one of them is not in a file."""
+def _measured(one: ComparedModel, speed: Any, results: Path) -> Measurements:
+    """The measurements of a model, in files of the folder `results`. It is loaded only if one of them is missing."""
     from pruning.healing.healed_files import read_weights
     from pruning.healing.loop import smaller_model
     from pruning.models.output_maps import repaired
 
-    ready, done, model = reading.prepared, one.done, one.cell.model
-    scales: tuple[float, ...] | None = None
-    repair: Repair | None = None
-    healing: HealRecord | None = None
-    mask = Mask(model.n_blocks)
+    done, model, cell = one.done, one.cell.model, replace(one.cell, results=results)
+    ready = Prepared(cell, Samples("text", "", (), 0), one.data, None)
+    timed = replace(ready, cell=replace(cell, evaluation=speed), data=speed.data(None))
     info = ModelInfo(model.name, model.origin, model.recorded_revision, model.n_blocks, model.dtype, 0)
+    part = mask = Mask(model.n_blocks)
+    scales = repair = healing = loaded = None
     if done is not None:
-        info, mask, healing = ModelInfo(**done["model"]), Mask.from_json(done["mask"]), done.get("heal")
+        info, part, healing = ModelInfo(**done["model"]), Mask.from_json(done["mask"]), done.get("heal")
         scales, repair = recorded_scales(done), recorded_repair(one.cell, done)
         if healing is not None and "selection" in healing:
-            mask = Mask.from_json(healing["selection"]["mask"])
-    whole = Mask(mask.n_blocks - len(mask.gone))
+            part = Mask.from_json(healing["selection"]["mask"])
+        mask = part if healing is None else Mask(part.n_blocks - len(part.gone))
 
-    def quality(forward: Forward | None) -> tuple[Evaluator, Mask]:
-        if done is None or healing is None:
-            return mask_evaluator(ready, info, mask, forward, scales, repair), mask
-        return healed_evaluator(ready, done, healing, forward), whole
+    def evaluators(forward: Forward | None, healed: Forward | None) -> tuple[Evaluator, Evaluator]:
+        timer = mask_evaluator(timed, info, part, forward, scales, repair)
+        if done is not None and healing is not None:
+            return healed_evaluator(ready, done, healing, healed), timer
+        return mask_evaluator(ready, info, part, forward, scales, repair), timer
 
-    def speed(forward: Forward | None) -> tuple[Evaluator, Mask]:
-        return mask_evaluator(timed, info, mask, forward, scales, repair), mask
-
-    evaluator, part = quality(None)
-    timer, _ = speed(None)
-    module: Any = None
-    if not (evaluator.has(part) and timer.has(mask)):
-        loaded = model_of(one.cell) if done is None else recorded_model(one.cell, done)
-        info, module, forward = (
-            loaded.info if done is None else info,
-            loaded.module,
-            forward_of(one.cell, loaded),
-        )
-        timer, _ = speed(forward)
-        if done is not None and healing is not None and not evaluator.has(part):
-            smaller = smaller_model(loaded, mask, scales, repair)
+    quality, timer = evaluators(None, None)
+    if not (quality.has(mask) and timer.has(part)):
+        loaded = model_of(cell) if done is None else recorded_model(cell, done)
+        info, healed = loaded.info if done is None else info, loaded
+        if healing is not None:
+            smaller = smaller_model(loaded, part, scales, repair)
             smaller.apply(read_weights(one.cell.folder / healing["folder"], healing))
-            forward = forward_of(one.cell, smaller.model)
-        evaluator, part = quality(forward)
-    with nullcontext() if module is None or healing is not None else repaired(module, repair):
-        found = evaluator(part)
-    with nullcontext() if module is None else repaired(module, repair):
-        times = timer(mask).metrics["speed"]
-    terms = {metric: terms_beside(evaluator.path(metric, part)) or {} for metric in ready.data}
-    if lost := [metric for metric in reading.sizes if not terms[metric]]:
-        path = evaluator.path(lost[0], part)
+            healed = smaller.model
+        quality, timer = evaluators(forward_of(cell, loaded), forward_of(cell, healed))
+    with nullcontext() if loaded is None else repaired(loaded.module, repair):
+        metrics, times = quality(mask).metrics, timer(part).metrics["speed"]
+    terms = {metric: terms_beside(quality.path(metric, mask)) or {} for metric in one.data}
+    if lost := [metric for metric, data in one.data.items() if _is_text(data) and not terms[metric]]:
+        path = quality.path(lost[0], mask)
         raise DamagedError(f"what was kept beside {path} is missing: move this file away and run again.")
-    return Measurements(info.revision, found.metrics, found.how, terms, times, reading)
+    return Measurements(one, info.revision, metrics, terms, times)
 
 
 # The table.
 
 
-def _table(models: Sequence[ComparedModel], measured: Sequence[Measurements], base: Cell) -> ModelTable:
-    rows = [_row(one, found, measured[0]) for one, found in zip(models, measured, strict=True)]
-    (run,) = measured[0].speed["runs"]
-    speed = {name: run[name] for name in ("batch", "prompt", "new_tokens")} | {
-        "device": measured[0].speed["device"]
-    }
-    return ModelTable(rows, base.config["eval"], measured[0].how, speed, [*_notes(models, rows)])
-
-
-def _row(one: ComparedModel, own: Measurements, first: Measurements) -> ModelRow:
+def _row(own: Measurements, first: Measurements) -> ModelRow:
     """The row of a model, with its differences to the first one."""
-    changes, bits = dict[str, dict[str, Any]](), dict[str, dict[str, float | None]]()
+    one, model = own.model, own.model.cell.model
+    changes, bits = dict[str, dict[str, Any]](), dict[str, dict[str, Any]]()
     for metric in metrics_among(own.metrics):
-        if (
-            own is not first
-            and kind_of(metric) in ("ppl", "acc", "exact")
-            and metric not in own.reading.others
-        ):
+        if own is not first and kind_of(metric) in ("ppl", "acc", "exact") and metric not in one.others:
             terms = [found.terms.get(metric, {}) for found in (first, own)]
             change = change_of(metric, (first.metrics, own.metrics), terms)
             changes[metric] = {"amount": change.amount, "error": change.error, "text": str(change)}
-    for metric in own.reading.sizes:
-        cost = own.cost(metric)
-        bits[metric] = {"value": cost.per_byte, "error": cost.error}
+    for metric in filter(lambda metric: _is_text(one.data[metric]), one.data):
+        (costs, estimate), (theirs, weights) = (
+            window_costs(
+                found.terms[metric], cast(Samples, found.model.data[metric]), found.model.cell.model.tokenizer
+            )
+            for found in (own, first)
+        )
+        bits[metric] = {"value": estimate.mean(costs), "error": estimate.stated_error(costs)}
         if own is not first:
-            other = first.cost(metric)
-            bits[metric]["difference"] = cost.per_byte - other.per_byte
-            bits[metric]["difference_error"] = cost.error_beside(other)
-    (run,), sizes, model = own.speed["runs"], own.speed["sizes"], one.cell.model
+            bits[metric]["difference"] = estimate.mean(costs) - weights.mean(theirs)
+            differences = [cost - other for cost, other in zip(costs, theirs, strict=True)]
+            bits[metric]["difference_error"] = weights.stated_error(differences)
+    (run,), sizes = own.speed["runs"], own.speed["sizes"]
     return ModelRow(
         name=one.name,
         place=one.place,
         revision=own.revision,
         dtype=model.dtype,
-        metrics=own.metrics,
+        metrics=dict(own.metrics),
         changes=changes,
         bits=bits,
         prefill=run["pruned"]["prefill_per_second"],
@@ -361,7 +313,7 @@ def _row(one: ComparedModel, own: Measurements, first: Measurements) -> ModelRow
         # Of a whole model, `pruned` equals `dense`.
         disk=round(_stored_bytes(model) * sizes["pruned"]["bytes"] / sizes["dense"]["bytes"]),
         memory=run["pruned"]["peak_memory"],
-        other_tokens=[*own.reading.others],
+        other_tokens=[*one.others],
     )
 
 
@@ -374,42 +326,28 @@ def _stored_bytes(model: Model) -> int:
     return 0 if files is None else sum(file.stat().st_size for file in {*files.weights.values()})
 
 
-def _notes(models: Sequence[ComparedModel], rows: Sequence[ModelRow]) -> Iterator[str]:
+def _notes(models: Sequence[ComparedModel]) -> Iterator[str]:
     """What a reader must know to compare the rows."""
-    if others := [row.name for row in rows if row.other_tokens]:
-        yield (
-            f"{', '.join(others)}: another tokenizer than that of {rows[0].name}. Perplexities are per token and "
-            "cannot be compared; bits per byte of the same text can."
-        )
-    if read := [one.name for one in models if one.done is None and one.cell.model.is_gguf]:
-        yield (
-            f"{', '.join(read)}: a GGUF file is measured with its weights expanded in memory. llama.cpp has other "
-            "speeds and needs less memory."
-        )
-    if packaged := [one.name for one in models if one.cell.model.source == "packaged"]:
-        yield f"{', '.join(packaged)}: packaged in four bits, and expanded to float32 on disk."
-    if cells := [one.name for one in models if one.done is not None]:
-        yield f"{', '.join(cells)}: on disk, about as many bytes as an export would have."
-    if len({row.dtype for row in rows}) > 1:
-        yield f"Precisions differ ({', '.join(f'{row.name} {row.dtype}' for row in rows)}): give model.dtype."
+    kinds = {
+        f"another tokenizer than that of {models[0].name}. Perplexities are per token and cannot be compared; bits "
+        "per byte of the same text can.": [one for one in models if one.others],
+        "a GGUF file is measured with its weights expanded in memory. llama.cpp has other speeds and needs less "
+        "memory.": [one for one in models if one.done is None and one.cell.model.is_gguf],
+        "on disk, about as many bytes as an export would have.": [
+            one for one in models if one.done is not None
+        ],
+    }
+    return (f"{', '.join(one.name for one in of)}: {note}" for note, of in kinds.items() if of)
 
 
 def _parts(table: ModelTable) -> Iterator[str]:
     """The table, in parts of as many columns as fit beside the names of the models."""
-    columns = [*table.columns()]
+    columns, names = [*table.columns().items()], [row.name for row in table.rows]
     while columns:
-        count = len(columns)
-        while (text := _drawn(table, columns[:count])) and count > 1 and _width(text) > WIDTH:
-            count -= 1
+        for count in range(len(columns), 0, -1):
+            headings, entries = zip(*columns[:count], strict=True)
+            text = render(["model", *headings], [*zip(names, *entries, strict=True)], right=headings)
+            if max(map(len, text.splitlines())) <= WIDTH:
+                break
         yield text
         columns = columns[count:]
-
-
-def _drawn(table: ModelTable, columns: Sequence[Any]) -> str:
-    headings = [column.heading for column in columns]
-    rows = zip([row.name for row in table.rows], *(column.entries for column in columns), strict=True)
-    return render(["model", *headings], [*rows], right=headings)
-
-
-def _width(text: str) -> int:
-    return max(map(len, text.splitlines()))
