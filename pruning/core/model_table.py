@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from pruning.core import storage
-from pruning.core.errors import DamagedError
 from pruning.core.records import SpreadRecord, error_of, kind_of, label_of, metrics_among
 from pruning.core.units import bytes_text, rate_text
 
@@ -57,10 +56,7 @@ class ModelTable:
     def read(cls, folder: Path) -> ModelTable:
         """The record in a folder. Raises DamagedError if it is damaged."""
         data = storage.read_json(folder / NAME)
-        try:
-            return cls(**{**data, "rows": [ModelRow(**row) for row in data["rows"]]})
-        except (KeyError, TypeError) as error:
-            raise DamagedError(f"{folder / NAME} is damaged ({error}): run the command again.") from error
+        return cls(**{**data, "rows": [ModelRow(**row) for row in data["rows"]]})
 
     def columns(self) -> dict[str, list[str]]:
         """The columns of the table after the names of the models: the entries of all models, by heading."""

@@ -29,9 +29,17 @@ from pruning.core import storage
 from pruning.core.errors import DamagedError, InputError, PruningError
 from pruning.core.mask import Mask
 from pruning.core.model_table import ModelRow, ModelTable
-from pruning.core.records import NAME, DoneResult, kind_of, metrics_among, read_done, terms_beside
+from pruning.core.records import (
+    NAME,
+    DoneResult,
+    is_repaired,
+    kind_of,
+    metrics_among,
+    read_done,
+    terms_beside,
+)
 from pruning.core.terminal import command_words
-from pruning.evaluation import Data, DataBesideDense
+from pruning.evaluation import Data
 from pruning.evaluation.bits_per_byte import read_anew, window_costs
 from pruning.evaluation.change import change_of
 from pruning.models import preflight
@@ -45,7 +53,6 @@ from pruning.runs.measurements import (
     Evaluator,
     mask_evaluator,
     recorded_model,
-    recorded_repair,
     recorded_scales,
 )
 from pruning.runs.prepare import prepare
@@ -139,7 +146,12 @@ class ComparedModel:
     @property
     def name(self) -> str:
         """The name of the model or of the cell's folder."""
-        return self.cell.model.name if self.done is None else self.done["cell"]
+        return self.cell.model.name if self.done is None else self.folder.name
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the finished cell, which may have been renamed."""
+        return Path(self.place).expanduser().resolve()
 
 
 def _base(settings: Sequence[str]) -> tuple[Cell, dict[str, Any]]:
@@ -160,8 +172,8 @@ def _base(settings: Sequence[str]) -> tuple[Cell, dict[str, Any]]:
         base = cell_of(composed(words), chosen)
     except (HydraException, OmegaConfBaseException) as error:
         raise explained(error, words) from error
-    if base.evaluation.compares:
-        raise InputError(f"eval={chosen['eval']} is measured in any case: give an evaluation of quality.")
+    if base.evaluation.compares or getattr(base.evaluation, "prompts", False):  # speed, and continuations
+        raise InputError(f"eval={chosen['eval']} compares a mask with its own dense model: give another.")
     names = {word.partition("=")[0].split(".")[1] for word in settings if word.startswith("model.")}
     return base, {name: base.config["model"][name] for name in names}
 
@@ -194,9 +206,6 @@ def _with_data(models: Sequence[ComparedModel]) -> Iterator[ComparedModel]:
         data = dict(evaluation.data(model.tokenizer) if one.done is None else prepare(one.cell).data)
         first = first or data
         for metric, drawn in first.items():
-            if isinstance(drawn, DataBesideDense):
-                option = one.cell.config["eval"]["option"]
-                raise InputError(f"eval={option} compares a mask with its own dense model: give another.")
             if _is_text(drawn) and drawn.sha256 != data[metric].sha256:
                 data[metric] = read_anew(
                     cast(Samples, drawn), models[0].cell.model.tokenizer, model.tokenizer
@@ -235,7 +244,7 @@ def _measured(one: ComparedModel, speed: Any, results: Path) -> Measurements:
     """The measurements of a model, in files of the folder `results`. It is loaded only if one of them is missing."""
     from pruning.healing.healed_files import read_weights
     from pruning.healing.loop import smaller_model
-    from pruning.models.output_maps import repaired
+    from pruning.models.output_maps import read_repair, repaired
 
     done, model, cell = one.done, one.cell.model, replace(one.cell, results=results)
     ready = Prepared(cell, Samples("text", "", (), 0), one.data, None)
@@ -245,7 +254,9 @@ def _measured(one: ComparedModel, speed: Any, results: Path) -> Measurements:
     scales = repair = healing = loaded = None
     if done is not None:
         info, part, healing = ModelInfo(**done["model"]), Mask.from_json(done["mask"]), done.get("heal")
-        scales, repair = recorded_scales(done), recorded_repair(one.cell, done)
+        scales, record = recorded_scales(done), done.get("repair")
+        if record is not None and is_repaired(record):
+            repair = read_repair(one.folder, record["sha256"])
         if healing is not None and "selection" in healing:
             part = Mask.from_json(healing["selection"]["mask"])
         mask = part if healing is None else Mask(part.n_blocks - len(part.gone))
@@ -262,7 +273,7 @@ def _measured(one: ComparedModel, speed: Any, results: Path) -> Measurements:
         info, healed = loaded.info if done is None else info, loaded
         if healing is not None:
             smaller = smaller_model(loaded, part, scales, repair)
-            smaller.apply(read_weights(one.cell.folder / healing["folder"], healing))
+            smaller.apply(read_weights(one.folder / healing["folder"], healing))
             healed = smaller.model
         quality, timer = evaluators(forward_of(cell, loaded), forward_of(cell, healed))
     with nullcontext() if loaded is None else repaired(loaded.module, repair):

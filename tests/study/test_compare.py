@@ -129,6 +129,8 @@ def test_a_cell_its_directory_and_a_gguf_file_give_one_row_and_that_of_eval(
     assert dense.changes == {}
     assert (folder / "result.json").read_bytes() == before, "nothing is written to a cell's folder"
     assert len(table.notes) == 2
+    with pytest.raises(PruningError, match="folder of a cell"):
+        compared(folder, model_folder)
     # The cell's own change, with its paired error, as the guide prints it.
     text = str(guide.changes(result, ended.results)[PPL])
     assert cell.changes[PPL]["text"] == text
@@ -143,8 +145,13 @@ def test_repair_and_training_are_in_a_cell_s_row(
         ended = launch(*(words if heal else words[:-1]), f"compensation={compensation}", *heal)
         assert ended.status == 0, ended.err
     assert len(ended.all()) == 2
-    table = compared(model_folder, *(ended.results / result["cell"] for result in ended.all()))
-    for row, result in zip(table.rows[1:], ended.all(), strict=True):
+    folders = [ended.results / f"cell{number}" for number in range(2)]
+    results = ended.all()
+    for folder, result in zip(folders, results, strict=True):
+        (ended.results / result["cell"]).rename(folder)
+    table = compared(model_folder, *folders)
+    assert [row.name for row in table.rows[1:]] == ["cell0", "cell1"]
+    for row, result in zip(table.rows[1:], results, strict=True):
         evaluation = result["evaluation"]
         assert row.metrics == evaluation.get("healed", evaluation["pruned"])
         assert row.metrics[PPL] != evaluation["uncompensated"][PPL]
@@ -347,12 +354,6 @@ def test_what_cannot_be_compared_is_refused_before_a_model_is_loaded(
     with pytest.raises(PruningError, match=says):
         compared(*words(model, tmp_path))
     assert (loads.loaded, loads.measured) == ([], {})
-
-
-def test_a_cell_is_not_what_others_are_compared_with(compared: Compare, launch: Command, other: Path) -> None:
-    ended = launch("k=1", "algo=one_shot")
-    with pytest.raises(PruningError, match="folder of a cell"):
-        compared(ended.results / ended.result()["cell"], other)
 
 
 def test_table_page_figure_and_runs(
