@@ -38,6 +38,7 @@ from pruning.core.records import (
     read_done,
     terms_beside,
 )
+from pruning.core.scoring import Estimate
 from pruning.core.terminal import command_words
 from pruning.evaluation import Data
 from pruning.evaluation.bits_per_byte import read_anew, window_costs
@@ -49,12 +50,7 @@ from pruning.runs.cell import Cell, Prepared
 from pruning.runs.check_data import Reader, check_evaluation
 from pruning.runs.heal_cell import healed_evaluator
 from pruning.runs.loaded_cell import forward_of, model_of
-from pruning.runs.measurements import (
-    Evaluator,
-    mask_evaluator,
-    recorded_model,
-    recorded_scales,
-)
+from pruning.runs.measurements import Evaluator, mask_evaluator, recorded_model, recorded_scales
 from pruning.runs.prepare import prepare
 from pruning.study.compress import model_words
 from pruning.study.guide import usual_speed
@@ -68,15 +64,18 @@ log = logging.getLogger(__name__)
 
 FOLDER = "compared"  # in the results folder: a folder for each comparison
 WIDTH = 100  # columns of a terminal that the table fits
-OF_MODELS = (
-    "dtype",
-    "device_map",
-    "max_memory",
-    "offload",
-    "products",
-)  # settings of model that are for all models
-ALLOWED = ("eval", "forward", "tracker", "paths.results", *(f"model.{name}" for name in OF_MODELS))
-# The options that a cell is made of, of which only the evaluation is used.
+# Settings of the command: those of `model` are for all models.
+ALLOWED = (
+    "eval",
+    "forward",
+    "tracker",
+    "paths.results",
+    "model.dtype",
+    "model.device_map",
+    "model.max_memory",
+)
+ALLOWED += ("model.offload", "model.products")
+# The options of the cell that holds them, of which no other one is used.
 OPTIONS = {"model": "smollm2", "objective": "perplexity", "calibration": "pydoc", "algo": "greedy"}
 OPTIONS |= {"eval": "embedded"}
 
@@ -207,9 +206,8 @@ def _with_data(models: Sequence[ComparedModel]) -> Iterator[ComparedModel]:
         first = first or data
         for metric, drawn in first.items():
             if _is_text(drawn) and drawn.sha256 != data[metric].sha256:
-                data[metric] = read_anew(
-                    cast(Samples, drawn), models[0].cell.model.tokenizer, model.tokenizer
-                )
+                own = models[0].cell.model.tokenizer
+                data[metric] = read_anew(cast(Samples, drawn), own, model.tokenizer)
                 others.append(metric)
         if others and all(map(_is_text, data.values())):
             raise InputError(
@@ -238,6 +236,11 @@ class Measurements:
     metrics: Mapping[str, Any]
     terms: Mapping[str, Mapping[str, Any]]
     speed: Mapping[str, Any]
+
+    def costs(self, text: str) -> tuple[list[float], Estimate]:
+        """What the windows of a text cost the model: see `window_costs`."""
+        samples = cast(Samples, self.model.data[text])
+        return window_costs(self.terms[text], samples, self.model.cell.model.tokenizer)
 
 
 def _measured(one: ComparedModel, speed: Any, results: Path) -> Measurements:
@@ -298,12 +301,7 @@ def _row(own: Measurements, first: Measurements) -> ModelRow:
             change = change_of(metric, (first.metrics, own.metrics), terms)
             changes[metric] = {"amount": change.amount, "error": change.error, "text": str(change)}
     for metric in filter(lambda metric: _is_text(one.data[metric]), one.data):
-        (costs, estimate), (theirs, weights) = (
-            window_costs(
-                found.terms[metric], cast(Samples, found.model.data[metric]), found.model.cell.model.tokenizer
-            )
-            for found in (own, first)
-        )
+        (costs, estimate), (theirs, weights) = own.costs(metric), first.costs(metric)
         bits[metric] = {"value": estimate.mean(costs), "error": estimate.stated_error(costs)}
         if own is not first:
             bits[metric]["difference"] = estimate.mean(costs) - weights.mean(theirs)
@@ -339,16 +337,15 @@ def _stored_bytes(model: Model) -> int:
 
 def _notes(models: Sequence[ComparedModel]) -> Iterator[str]:
     """What a reader must know to compare the rows."""
-    kinds = {
-        f"another tokenizer than that of {models[0].name}. Perplexities are per token and cannot be compared; bits "
-        "per byte of the same text can.": [one for one in models if one.others],
-        "a GGUF file is measured with its weights expanded in memory. llama.cpp has other speeds and needs less "
-        "memory.": [one for one in models if one.done is None and one.cell.model.is_gguf],
-        "on disk, about as many bytes as an export would have.": [
-            one for one in models if one.done is not None
-        ],
-    }
-    return (f"{', '.join(one.name for one in of)}: {note}" for note, of in kinds.items() if of)
+    if others := [one.name for one in models if one.others]:
+        yield (
+            f"{', '.join(others)}: another tokenizer than that of {models[0].name}. Perplexities are per token and "
+            "cannot be compared; bits per byte of the same text can."
+        )
+    if cells := [one.name for one in models if one.done is not None]:
+        yield f"{', '.join(cells)}: on disk, about as many bytes as an export would have."
+    if any(one.cell.model.is_gguf for one in models):
+        yield "A GGUF file is measured with expanded weights. llama.cpp has other speeds and needs less memory."
 
 
 def _parts(table: ModelTable) -> Iterator[str]:

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from analysis.report import models_page
+from pruning.calibration.samples import Row, Samples
 from pruning.core.errors import PruningError
 from pruning.core.mask import Mask
 from pruning.core.model_table import ModelRow, ModelTable
@@ -37,6 +38,7 @@ from tests.helpers.damage import edit_config, edit_weights
 QUICK = ("eval=speed", "eval.batch_sizes=[1]", "eval.new_tokens=2", "eval.repeats=1", "eval.warmup=0")
 SMALL = ("eval.samples=4", "eval.length=32", "eval.items=6", "eval.texts=null")
 PPL, ACC = "ppl/heldout", "acc/heldout"
+TABLES = ("model.embed_tokens.weight", "lm_head.weight")  # a row for each token
 Compare = Callable[..., ModelTable]
 
 
@@ -204,10 +206,12 @@ def test_a_stopped_command_continues_and_measures_nothing_twice(
     assert max(loads.measured.values()) == 1, "a measurement belongs to no comparison"
 
 
-def with_tokenizer(folder: Path, tokenizer: Any, copy: Path) -> Path:
+def with_tokenizer(folder: Path, state: Any, copy: Path) -> tuple[Path, Any]:
+    """A copy of a model with another tokenizer, and this tokenizer."""
     shutil.copytree(folder, copy)
-    tokenizer.save_pretrained(copy)
-    return copy
+    own = PreTrainedTokenizerFast(tokenizer_object=tokenizers.Tokenizer.from_str(json.dumps(state)))
+    own.save_pretrained(copy)
+    return copy, own
 
 
 def test_a_model_with_permuted_tokens_has_the_same_bits_per_byte_and_accuracy(
@@ -217,10 +221,8 @@ def test_a_model_with_permuted_tokens_has_the_same_bits_per_byte_and_accuracy(
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     new = {old: number for number, old in enumerate(order.tolist())}
     state["model"]["vocab"] = {token: new[number] for token, number in state["model"]["vocab"].items()}
-    permuted = PreTrainedTokenizerFast(tokenizer_object=tokenizers.Tokenizer.from_str(json.dumps(state)))
-    copy = with_tokenizer(model_folder, permuted, tmp_path / "permuted")
-    tables = ("model.embed_tokens.weight", "lm_head.weight")
-    edit_weights(copy, lambda w: {name: v[order] if name in tables else v for name, v in w.items()})
+    copy, _ = with_tokenizer(model_folder, state, tmp_path / "permuted")
+    edit_weights(copy, lambda w: {name: v[order] if name in TABLES else v for name, v in w.items()})
     table = compared(model_folder, copy)
     first, second = table.rows
     assert (second.other_tokens, [*second.changes]) == ([PPL], [ACC])
@@ -249,8 +251,7 @@ def test_bits_per_byte_are_those_of_a_plain_computation(
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
     state["model"] |= {"vocab": {token: number for number, token in enumerate(alphabet)}, "merges": []}
-    by_byte = PreTrainedTokenizerFast(tokenizer_object=tokenizers.Tokenizer.from_str(json.dumps(state)))
-    copy = with_tokenizer(model_folder, by_byte, tmp_path / "bytes")
+    copy, by_byte = with_tokenizer(model_folder, state, tmp_path / "bytes")
     table = compared(model_folder, copy)
     rows = Heldout(samples=4, length=32, items=6).data(tokenizer)[PPL].rows
     texts = [tokenizer.decode(row.input_ids) for row in rows]
@@ -268,25 +269,20 @@ def test_bits_per_byte_are_those_of_a_plain_computation(
 
 def test_bytes_of_tokens_that_are_parts_of_characters_and_of_marked_spaces(tokenizer: Any) -> None:
     pieces = ["<s>", *(f"<0x{n:02X}>" for n in range(256)), "\u2581", "a", "\u00e9", "\u2581a"]
-    bpe = tokenizers.Tokenizer(
-        tokenizers.models.BPE(
-            {piece: n for n, piece in enumerate(pieces)}, [("\u2581", "a")], byte_fallback=True
-        )
-    )
+    vocabulary = {piece: number for number, piece in enumerate(pieces)}
+    bpe = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, [("\u2581", "a")], byte_fallback=True))
     bpe.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace(prepend_scheme="never")
     steps = [tokenizers.decoders.Replace("\u2581", " "), tokenizers.decoders.ByteFallback()]
     bpe.decoder = tokenizers.decoders.Sequence([*steps, tokenizers.decoders.Fuse()])
     marked = PreTrainedTokenizerFast(tokenizer_object=bpe)
-    windows = Heldout(samples=3, length=16, items=1).data(tokenizer)[PPL]
     text = "a \u00e9\u20ac a"  # one, two and three bytes a character
     for one in (marked, tokenizer):
         ids = one(text).input_ids
-        row = type(windows.rows[0])(tuple(ids), (1, len(ids)))
-        cut = type(windows)("text", "text", (row,), 0)
+        cut = Samples("text", "text", (Row(tuple(ids), (1, len(ids))),), 0)
         terms = {"losses": [1.0], "tokens": [len(ids) - 1]}
         assert window_costs(terms, cut, one)[1].weights == (len(text.encode()) - 1,)
         half = next(n for n in range(2, len(ids)) if "\ufffd" in one.decode(ids[:n]))
-        part = type(windows)("text", "text", (type(row)(tuple(ids[:half]), (1, half)),), 0)
+        part = Samples("text", "text", (Row(tuple(ids[:half]), (1, half)),), 0)
         (anew,) = read_anew(part, one, marked).rows
         assert "\ufffd" not in marked.decode(anew.input_ids), "a part of a character is left out"
 
@@ -329,11 +325,8 @@ def other_words(model: Path, folder: Path) -> Path:
     own.add_tokens(["the"])
     own.save_pretrained(copy)
     edit_config(copy, vocab_size=513)
-    row = torch.zeros(1, 32)
-    tables = ("model.embed_tokens.weight", "lm_head.weight")
-    edit_weights(
-        copy, lambda w: {name: torch.cat([v, row]) if name in tables else v for name, v in w.items()}
-    )
+    new = torch.zeros(1, 32)
+    edit_weights(copy, lambda w: {n: torch.cat([v, new]) if n in TABLES else v for n, v in w.items()})
     return copy
 
 
