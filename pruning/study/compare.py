@@ -66,15 +66,9 @@ FOLDER = "compared"  # in the results folder: a folder for each comparison
 WIDTH = 100  # columns of a terminal that the table fits
 # Settings of the command: those of `model` are for all models.
 ALLOWED = (
-    "eval",
-    "forward",
-    "tracker",
-    "paths.results",
-    "model.dtype",
-    "model.device_map",
-    "model.max_memory",
+    *("eval", "forward", "tracker", "paths.results", "model.dtype", "model.device_map"),
+    *("model.max_memory", "model.offload", "model.products"),
 )
-ALLOWED += ("model.offload", "model.products")
 # The options of the cell that holds them, of which no other one is used.
 OPTIONS = {"model": "smollm2", "objective": "perplexity", "calibration": "pydoc", "algo": "greedy"}
 OPTIONS |= {"eval": "embedded"}

@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from analysis.report import models_page
 from pruning.calibration.samples import Row, Samples
+from pruning.calibration.sources import embedded_text
 from pruning.core.errors import PruningError
 from pruning.core.mask import Mask
 from pruning.core.model_table import ModelRow, ModelTable
@@ -34,6 +35,7 @@ from pruning.tracking.client import connect
 from tests.conftest import Command
 from tests.helpers.architectures import saved_llama
 from tests.helpers.damage import edit_config, edit_weights
+from tests.helpers.evaluations import items_file
 
 QUICK = ("eval=speed", "eval.batch_sizes=[1]", "eval.new_tokens=2", "eval.repeats=1", "eval.warmup=0")
 SMALL = ("eval.samples=4", "eval.length=32", "eval.items=6", "eval.texts=null")
@@ -352,7 +354,13 @@ def test_what_cannot_be_compared_is_refused_before_a_model_is_loaded(
 def test_table_page_figure_and_runs(
     compared: Compare, model_folder: Path, other: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    table = compared(model_folder, other, "tracker=mlflow")
+    """Of an evaluation by lm-eval, on files."""
+    text, *files = tmp_path / "t.txt", *(items_file(tmp_path / f"{n}.jsonl", 5, n) for n in range(2))
+    text.write_text("".join(embedded_text("pydoc", "heldout"))[:900])
+    local = (f"eval.texts={{t: {text}}}", "eval.window=64", f"eval.items={{q: {files[0]}, r: {files[1]}}}")
+    words = (model_folder, other, "tracker=mlflow", "eval=local", *local)
+    table = compared(*words)
+    assert {*table.rows[1].changes} == {"ppl/t", "acc/q", "acc/r", "acc/mean"}
     shown = capsys.readouterr().out
     lines = shown.partition("\npage")[0].splitlines()
     assert max(map(len, lines)) <= 100
@@ -379,7 +387,7 @@ def test_table_page_figure_and_runs(
     for row in table.rows:
         numbers = by_name[row.name].data.metrics
         assert row.metrics.items() <= numbers.items()
-        assert numbers["bits_per_byte/heldout"] == bits(row)
+        assert numbers["bits_per_byte/t"] == row.bits["ppl/t"]["value"]
         assert numbers["decode_per_second"] == row.decode["median"]
-    compared(model_folder, other, "tracker=mlflow")
+    compared(*words)
     assert runs().keys() == first.keys(), "recorded once"
