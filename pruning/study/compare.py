@@ -262,7 +262,8 @@ def _measured(one: ComparedModel, speed: Any, results: Path) -> Measurements:
         timer = mask_evaluator(timed, info, part, forward, scales, repair)
         if done is not None and healing is not None:
             return healed_evaluator(ready, done, healing, healed), timer
-        return mask_evaluator(ready, info, part, forward, scales, repair), timer
+        own = mask_evaluator(ready, info, part, forward, scales, repair)
+        return replace(own, whole=one.name), timer
 
     quality, timer = evaluators(None, None)
     if not (quality.has(mask) and timer.has(part)):
