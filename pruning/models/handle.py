@@ -279,6 +279,11 @@ class Model:
                     f"model {self.name} ({place}): stored tensors have other shapes than config.json asks for: use "
                     "the configuration and the weights of one model."
                 ) from error
+            if "trust_remote_code" in str(error):
+                raise InputError(
+                    f"model {self.name} ({place}) needs code that comes with it, and such code is never run: give a "
+                    "model whose architecture transformers has."
+                ) from error
             if "backend tokenizer" in str(error):
                 raise InputError(NO_TOKENIZER.format(self.name, place)) from error
             known = isinstance(error, (OSError, ValueError)) or type(error).__name__ in LIBRARY_ERRORS

@@ -58,7 +58,7 @@ def healed_cell(prepared: Prepared, done: DoneResult) -> DoneResult:
     place = found.place(mask)
     folder, whole = cell.folder / place / settings.key(text.sha256), Mask(mask.n_blocks - len(mask.gone))
     record = read_record(folder)
-    measure = None if record is None else _evaluator(prepared, done, record)
+    measure = None if record is None else healed_evaluator(prepared, done, record)
     if record is None or measure is None or not (cell.evaluation.compares or measure.has(whole)):
         if record is None:
             log.info("healing %s on %d tokens of %s", mask, settings.tokens, text.source)
@@ -75,7 +75,7 @@ def healed_cell(prepared: Prepared, done: DoneResult) -> DoneResult:
             repair = measurements.recorded_repair(cell, done)
             smaller = loop.smaller_model(found.model, mask, repair)
             smaller.apply(read_weights(folder, record))
-        measure = _evaluator(prepared, done, record, forward_with(cell.forward, smaller.model))
+        measure = healed_evaluator(prepared, done, record, forward_with(cell.forward, smaller.model))
     record = record if selection is None else {**record, "selection": selection}
     record = {**record, "rates": rates} if rates else record
     result = _extended(prepared, done, record, measure, whole)
@@ -132,7 +132,7 @@ def _watch(settings: Training, point: Point) -> None:
         )
 
 
-def _evaluator(
+def healed_evaluator(
     prepared: Prepared, done: DoneResult, record: HealRecord, forward: Forward | None = None
 ) -> Evaluator:
     """What measures the healed model. Without `forward`, it can only read measurements that are there."""

@@ -171,20 +171,11 @@ def evaluate_mask(
     """Metrics of the dense and the pruned model; with compensation, also of the pruned model without it."""
     from pruning.models.output_maps import repaired
 
-    cell, data, info = prepared.cell, prepared.data, forward.model.info
+    cell, data = prepared.cell, prepared.data
     records: dict[str, dict[str, str]] = {name: {} for name in data}
 
     def measure(kind: str, one: Mask, scales: Scales = None, repair: Repair | None = None) -> Measured:
-        factors = None if scales is None else [scales[i] for i in one.dropped]
-        maps = None if repair is None else repair.sha256
-        folders = {
-            name: cell.results / "evaluation" / evaluation_key(prepared, info, name, factors, maps)
-            for name in data
-        }
-        dense = {} if kind == "dense" else dense_files(prepared, info)
-        plain = forward.with_scales(scales)
-        passes = plain if repair is None else plain.fresh()
-        evaluator = Evaluator(cell.evaluation, data, passes, folders, dense=dense)
+        evaluator = mask_evaluator(prepared, forward.model.info, one, forward, scales, repair)
         for name in data:
             records[name][kind] = evaluator.path(name, one).relative_to(cell.results).as_posix()
         with repaired(forward.model.module, repair):
@@ -204,6 +195,31 @@ def evaluate_mask(
     if prepared.overlap:
         new["overlap"] = dict(prepared.overlap)
     return cast(EvaluationRecord, new)
+
+
+def mask_evaluator(
+    prepared: Prepared,
+    info: ModelInfo,
+    mask: Mask,
+    forward: Forward | None,
+    scales: Scales = None,
+    repair: Repair | None = None,
+) -> Evaluator:
+    """What measures a mask with the factors of a compensation or the maps of a repair, and keeps it in files.
+
+    The maps have to be folded into the weights where it measures. Without `forward`, it can only read measurements
+    that are there.
+    """
+    factors = None if scales is None else [scales[i] for i in mask.dropped]
+    maps = None if repair is None else repair.sha256
+    folders = {
+        name: prepared.cell.results / "evaluation" / evaluation_key(prepared, info, name, factors, maps)
+        for name in prepared.data
+    }
+    if forward is not None:
+        forward = forward.with_scales(scales) if repair is None else forward.with_scales(scales).fresh()
+    dense = dense_files(prepared, info) if mask.dropped else {}
+    return Evaluator(prepared.cell.evaluation, prepared.data, cast(Any, forward), folders, dense=dense)
 
 
 def digests(data: Mapping[str, Data]) -> dict[str, str]:

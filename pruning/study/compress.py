@@ -30,26 +30,39 @@ def main() -> None:
 
 def launch_words(words: Sequence[str]) -> list[str]:
     """The words of `depth-pruning grid` for these words. Raises InputError if the model is missing or unknown."""
-    from pruning.config.groups import options
-    from pruning.config.words import is_hub_name, is_setting
+    from pruning.config.words import is_setting
 
     places = [word for word in words if not is_setting(word) and not word.startswith("-")]
     if not 1 <= len(places) <= 2:
         raise InputError(
             f"{len(places)} places are given: give a model, and then a directory for the smaller one. {USAGE}"
         )
-    place, known = places[0], [name for name in options("model") if name != "local"]
-    if Path(place).expanduser().exists():
-        model = ["model=local", f"model.path={_quoted(place)}"]
-    elif place in known or is_hub_name(place):
-        model = [f"model={place}"]
-    else:
-        raise InputError(
-            f"there is no model '{place}': give a directory, a GGUF file, OWNER/NAME on the hub, or one of "
-            f"{', '.join(known)}."
-        )
     out = [f"export={_quoted(folder)}" for folder in places[1:]]
-    return ["experiment=compress", *model, *out, *(word for word in words if word not in places)]
+    return [
+        "experiment=compress",
+        *model_words(places[0]),
+        *out,
+        *(word for word in words if word not in places),
+    ]
+
+
+def model_words(place: str) -> list[str]:
+    """The words that choose a model by its directory or file, by its name on the hub, or by its option.
+
+    Raises InputError if there is no such model.
+    """
+    from pruning.config.groups import options
+    from pruning.config.words import is_hub_name
+
+    known = [name for name in options("model") if name != "local"]
+    if Path(place).expanduser().exists():
+        return ["model=local", f"model.path={_quoted(place)}"]
+    if place in known or is_hub_name(place):
+        return [f"model={place}"]
+    raise InputError(
+        f"there is no model '{place}': give a directory, a GGUF file, OWNER/NAME on the hub, or one of "
+        f"{', '.join(known)}."
+    )
 
 
 def _quoted(path: str) -> str:

@@ -151,10 +151,14 @@ def speed_cell(cell: Cell) -> Cell:
     from pruning.healing.heal_settings import NoHealing
     from pruning.runs.forecast import with_settings
 
-    most = cell.model.context_length or 2 * PROMPT
-    speed = build_option("eval", [*SPEED, f"eval.prompts=[{min(PROMPT, most // 2)}]"])
-    timed = with_settings(cell, "eval", speed, "speed")
+    timed = with_settings(cell, "eval", usual_speed(cell.model.context_length), "speed")
     return with_settings(timed, "heal", NoHealing(), "none") if cell.heal.trains else timed
+
+
+def usual_speed(most: int | None) -> Speed:
+    """The evaluation of speed for models that read `most` tokens; None if they set no limit."""
+    prompt = min(PROMPT, (most or 2 * PROMPT) // 2)
+    return cast("Speed", build_option("eval", [*SPEED, f"eval.prompts=[{prompt}]"]))
 
 
 # The table of one cell: its dense, pruned, repaired and healed model side by side.

@@ -13,6 +13,7 @@ from typing import Any
 from pruning.core import records, scoring
 from pruning.core.errors import DamagedError
 from pruning.core.mask import Mask, space_of
+from pruning.core.model_table import ModelRow
 from pruning.core.records import (
     LOG,
     MASK,
@@ -65,7 +66,7 @@ def record_run(client: Any, experiment: str, folder: Path, studies: Sequence[str
 
     `studies` are the names of the studies that ask for the cell.
     """
-    from mlflow.entities import Metric, Param, RunTag
+    from mlflow.entities import RunTag
 
     if (result := read_result(folder)) is None:
         return
@@ -81,11 +82,8 @@ def record_run(client: Any, experiment: str, folder: Path, studies: Sequence[str
     # The tag `cell` is given at once: a run without it would not be found again after a kill.
     run = client.create_run(experiment, start_time=started, run_name=name, tags={"cell": result["cell"]})
     tags = [RunTag(name, str(value)) for name, value in _tags(result, studies)]
-    settings = [Param(name, str(value)[:LONGEST]) for name, value in leaves(result["config"])]
-    client.log_batch(run.info.run_id, params=settings, tags=tags)
-    metrics = [Metric(name, value, ended, step) for name, value, step in _metrics(result, folder)]
-    for first in range(0, len(metrics), BATCH):
-        client.log_batch(run.info.run_id, metrics=metrics[first : first + BATCH])
+    client.log_batch(run.info.run_id, params=parameters(result["config"]), tags=tags)
+    log_metrics(client, run.info.run_id, [(*point, ended) for point in _metrics(result, folder)])
     files = [NAME, MASK, "config.yaml", scoring.NAME, LOG]
     if result["status"] == "done" and "heal" in result:
         files.append(f"{result['heal']['folder']}/{records.CURVE}")
@@ -97,6 +95,48 @@ def record_run(client: Any, experiment: str, folder: Path, studies: Sequence[str
     )
     # This tag is set last, so that an interrupted recording is repeated.
     client.set_tag(run.info.run_id, VERSION, version)
+
+
+def record_model(client: Any, experiment: str, folder: Path, row: ModelRow) -> None:
+    """Record a row of a comparison as one run, and delete its other runs. Do nothing if it is recorded already."""
+    compared, version = f"{folder.name}/{row.name}", hashlib.sha256(f"{row} {LAYOUT}".encode()).hexdigest()
+    same = client.search_runs([experiment], f"tags.compared = '{compared}'")
+    if any(run.data.tags.get(VERSION) == version for run in same):
+        return
+    for run in same:
+        client.delete_run(run.info.run_id)
+    tags = {"compared": compared, "model": row.name}
+    run = client.create_run(experiment, run_name=f"{row.name} · compared", tags=tags)
+    config = {"place": row.place, "revision": row.revision, "dtype": row.dtype}
+    client.log_batch(run.info.run_id, params=parameters(config))
+    numbers: dict[str, float | None] = {**row.metrics, "parameters": row.parameters, "bytes": row.disk}
+    numbers |= {"peak_memory": row.memory, "prefill_per_second": row.prefill["median"]}
+    numbers |= {"decode_per_second": row.decode["median"]}
+    numbers |= {f"bits_per_byte/{name.partition('/')[2]}": bits["value"] for name, bits in row.bits.items()}
+    points = [(name, value, 0) for name, value in numbers.items() if value is not None]
+    points += summary({"pruned": row.metrics})
+    log_metrics(client, run.info.run_id, [(*point, run.info.start_time) for point in points])
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and not path.is_symlink():
+            client.log_artifact(run.info.run_id, str(path))
+    client.set_terminated(run.info.run_id)
+    client.set_tag(run.info.run_id, VERSION, version)
+
+
+def parameters(config: Mapping[str, Any]) -> list[Any]:
+    """A configuration as MLflow's parameters."""
+    from mlflow.entities import Param
+
+    return [Param(name, str(value)[:LONGEST]) for name, value in leaves(config)]
+
+
+def log_metrics(client: Any, run: str, points: Sequence[tuple[str, float, int, int]]) -> None:
+    """Write points (name, value, step, time in milliseconds) to a run."""
+    from mlflow.entities import Metric
+
+    metrics = [Metric(name, value, when, step) for name, value, step, when in points]
+    for start in range(0, len(metrics), BATCH):
+        client.log_batch(run, metrics=metrics[start : start + BATCH])
 
 
 def version_of(folder: Path, studies: Sequence[str]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,10 @@ from filelock import FileLock
 
 from pruning.core import records, storage
 from pruning.core.errors import InputError, PruningError
+from pruning.core.model_table import ModelTable
 from pruning.core.records import NAME
 from pruning.tracking.client import check_uri, connect, plain_errors
-from pruning.tracking.mlflow_run import EXPERIMENT_TAGS, record_runs, studies_of, version_of
+from pruning.tracking.mlflow_run import EXPERIMENT_TAGS, record_model, record_runs, studies_of, version_of
 
 DATABASE = "mlflow.db"
 HELD = "mlflow.held"  # what the SQLite file holds, to be read without MLflow
@@ -53,7 +54,7 @@ class MLflow:
             client, experiment = self._open(results)
             # Two commands that record one cell would delete each other's unfinished run. Recording many cells takes
             # minutes, so this is another lock than that of a command that only opens the store.
-            with nullcontext() if self.uri else FileLock(results / "mlflow-writing.lock"):
+            with self._writing(results):
                 held = self._held(results)
                 failures = record_runs(client, experiment, folders)
                 records.record_studies(client, experiment, results)
@@ -62,6 +63,18 @@ class MLflow:
                 if self.uri is None:
                     lines = sorted(" ".join(item) for item in (held | self._wanted(results, folders)).items())
                     storage.write_text(results / HELD, "\n".join(lines))
+
+    def record_models(self, results: Path, folder: Path) -> None:
+        """Record each model of the comparison in a folder as a run. Raises PruningError as `record` does."""
+        with plain_errors(self._store(results)):
+            client, experiment = self._open(results)
+            with self._writing(results):
+                for row in ModelTable.read(folder).rows:
+                    record_model(client, experiment, folder, row)
+
+    def _writing(self, results: Path) -> AbstractContextManager[object]:
+        """The lock of those who write runs to the SQLite file."""
+        return nullcontext() if self.uri else FileLock(results / "mlflow-writing.lock")
 
     def _store(self, results: Path) -> str:
         return self.uri or str(results / DATABASE)

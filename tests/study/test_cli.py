@@ -40,6 +40,7 @@ def test_every_subcommand_has_a_function_and_a_line_and_make_calls_no_other() ->
         (["--version"], __version__),
         (["compress", "--help"], "MODEL"),
         (["grid", "--help"], "objective"),
+        (["compare", "--help"], "eval.samples=32"),
         (["heal", "--help"], "heal.tokens=200000"),
         (["status", "-h"], "RESULTS"),
         (["track", "--help"], "tracker.uri"),

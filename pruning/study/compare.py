@@ -1,0 +1,358 @@
+"""Measure other models beside a model: one table, one figure, one page.
+
+depth-pruning compare MODEL OTHER... [eval=embedded] [model.dtype=float32] [NAME=VALUE ...]
+
+MODEL is a directory that save_pretrained wrote, a GGUF file, OWNER/NAME on the hub, or an option of the group model,
+such as smollm2. OTHER is one of these, or the folder of a finished cell: its mask, with its repair and its training.
+All are measured on the same texts and items and on this machine: eval= with the difference to MODEL, bits per byte,
+speed, size and memory. NAME=VALUE are settings of eval, forward, tracker and paths as in `depth-pruning grid`, and
+model.dtype, model.device_map, model.max_memory, model.offload and model.products, which are for all models.
+What was measured before is not measured again, so a command that was stopped continues.
+The options of eval are listed below, of which speed, and continuations of generation, cannot compare models.
+"""
+
+from __future__ import annotations
+
+import logging
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from pruning.calibration.samples import Samples
+from pruning.config.app import build_option, composed
+from pruning.config.compose import cell_of, recorded_cell
+from pruning.config.words import check_choices, check_words, explained, names_folder
+from pruning.core import storage
+from pruning.core.errors import DamagedError, InputError, PruningError
+from pruning.core.mask import Mask
+from pruning.core.model_table import ModelRow, ModelTable
+from pruning.core.records import (
+    NAME,
+    DoneResult,
+    is_repaired,
+    kind_of,
+    metrics_among,
+    read_done,
+    terms_beside,
+)
+from pruning.core.scoring import Estimate
+from pruning.core.terminal import command_words
+from pruning.evaluation import Data
+from pruning.evaluation.bits_per_byte import read_anew, window_costs
+from pruning.evaluation.change import change_of
+from pruning.models import preflight
+from pruning.models.handle import Model
+from pruning.models.model_files import weight_files
+from pruning.models.placement import ModelInfo
+from pruning.runs.cell import Cell, Prepared, forward_with, model_of
+from pruning.runs.heal_cell import healed_evaluator
+from pruning.runs.measurements import Evaluator, mask_evaluator, recorded_model, recorded_scales
+from pruning.runs.prepare import Reader, check_evaluation, prepare
+from pruning.study.compress import model_words
+from pruning.study.guide import usual_speed
+from pruning.study.text_tables import render, say
+from pruning.tracking.store import MLflow
+
+if TYPE_CHECKING:
+    from pruning.engine.forward import Forward
+
+log = logging.getLogger(__name__)
+
+FOLDER = "compared"  # in the results folder: a folder for each comparison
+WIDTH = 100  # columns of a terminal that the table fits
+# Settings of the command: those of `model` are for all models.
+ALLOWED = (
+    *("eval", "forward", "tracker", "paths.results", "model.dtype", "model.device_map"),
+    *("model.max_memory", "model.offload", "model.products"),
+)
+# The options of the cell that holds them, of which no other one is used.
+OPTIONS = {"model": "smollm2", "objective": "perplexity", "calibration": "pydoc", "algo": "greedy"}
+OPTIONS |= {"eval": "embedded"}
+
+
+def main(draw: Callable[[Path], Path]) -> None:
+    """The command `depth-pruning compare`; `draw` writes figure and page beside a record and returns the page."""
+    compare(command_words(), draw)
+
+
+def compare(words: Sequence[str], draw: Callable[[Path], Path]) -> Path:
+    """Measure the models that the words name, and write, print and record their table. Returns the record's folder.
+
+    Raises InputError before anything is measured if a word is wrong, or if a model cannot be measured or compared.
+    """
+    places = [word for word in words if names_folder(word)]
+    base, given = _base([word for word in words if not names_folder(word)])
+    if len(places) < 2:
+        raise InputError(f"{len(places)} models are given: give a model and others to compare it with.")
+    models = [_found(place, base, given) for place in places]
+    if models[0].done is not None:
+        raise InputError(f"{places[0]} is the folder of a cell: give its model first, and then this folder.")
+    for number, one in enumerate(models):
+        if same := [other.place for other in models[:number] if other.name == one.name]:
+            raise InputError(f"{same[0]} and {one.place} are both named {one.name}: rename one of them.")
+    models = [*_with_data(models)]
+    storage.check_writable(base.results)
+    lengths = [one.cell.model.context_length for one in models]
+    speed = usual_speed(min((most for most in lengths if most is not None), default=None))
+    measured: list[Measurements] = []
+    for number, one in enumerate(models, start=1):
+        log.info("model %d of %d: %s", number, len(models), one.name)
+        measured.append(_measured(one, speed, base.results))
+    (run,), device = measured[0].speed["runs"], measured[0].speed["device"]
+    timed = {name: run[name] for name in ("batch", "prompt", "new_tokens")} | {"device": device}
+    rows = [_row(found, measured[0]) for found in measured]
+    table = ModelTable(rows, base.config["eval"], timed, [*_notes(models)])
+    named = storage.digest([[row.name, row.revision, row.dtype] for row in rows] + [table.evaluation])
+    folder = base.results / FOLDER / f"{models[0].name}-{named}"
+    table.write(folder)
+    page = draw(folder)
+    if isinstance(base.tracker, MLflow):
+        try:
+            base.tracker.record_models(base.results, folder)
+        except PruningError as error:
+            log.warning("the models are not recorded in MLflow (%s): run the same command again", error)
+    notes = [textwrap.fill(note, WIDTH) for note in table.notes]
+    say("\n\n".join(["", *_parts(table), *notes, f"page    {page}"]))
+    return folder
+
+
+# What the words ask for, and what can be said of it before anything is measured.
+
+
+@dataclass(frozen=True)
+class ComparedModel:
+    """A whole model in a cell with the settings of the command or, with `done`, the mask of a finished cell.
+
+    `data` are those of each metric; `others` are the texts that it reads as other tokens than the first model.
+    """
+
+    place: str
+    cell: Cell
+    done: DoneResult | None = None
+    data: Mapping[str, Data] = field(default_factory=dict)
+    others: Sequence[str] = ()
+
+    @property
+    def name(self) -> str:
+        """The name of the model or of the cell's folder."""
+        return self.cell.model.name if self.done is None else self.folder.name
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the finished cell, which may have been renamed."""
+        return Path(self.place).expanduser().resolve()
+
+
+def _base(settings: Sequence[str]) -> tuple[Cell, dict[str, Any]]:
+    """A cell with the settings of the command, which is never run, and those of them that are for all models."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    for word in settings:
+        if not f"{word.lstrip('+~').partition('=')[0]}.".startswith(tuple(f"{name}." for name in ALLOWED)):
+            raise InputError(
+                f"{word} is not a setting of compare: give models as words, and settings of {', '.join(ALLOWED)}."
+            )
+    chosen = OPTIONS | dict(word.split("=", 1) for word in settings if word.startswith(("eval=", "tracker=")))
+    words = list(dict.fromkeys([f"eval={chosen['eval']}", *settings]))
+    check_words(words)
+    check_choices(words)
+    try:
+        base = cell_of(composed(words), chosen)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise explained(error, words) from error
+    if base.evaluation.compares or getattr(base.evaluation, "prompts", False):  # speed, and continuations
+        raise InputError(f"eval={chosen['eval']} compares a mask with its own dense model: give another.")
+    names = {word.partition("=")[0].split(".")[1] for word in settings if word.startswith("model.")}
+    return base, {name: base.config["model"][name] for name in names}
+
+
+def _found(place: str, base: Cell, given: Mapping[str, Any]) -> ComparedModel:
+    """What a word of the command names. Raises InputError if there is none, or if it is no causal language model."""
+    folder = Path(place).expanduser().resolve()
+    if not (folder / NAME).is_file():
+        model = replace(cast(Model, build_option("model", model_words(place))), **given)
+        preflight.check_model(model)
+        return ComparedModel(place, replace(base, model=model))
+    done = read_done(folder)
+    # Other places to write to, which a folder from elsewhere may name, are not used.
+    config = done["config"] | {"model": done["config"]["model"] | {"offload": None, **given}, "export": None}
+    config |= {name: base.config[name] for name in ("eval", "tracker", "forward")}
+    cell = recorded_cell(config | {"paths": {"results": str(folder.parent)}}, {})
+    preflight.check_model(cell.model)
+    return ComparedModel(place, cell, done)
+
+
+def _with_data(models: Sequence[ComparedModel]) -> Iterator[ComparedModel]:
+    """Each model with its data: the windows of text that the first one draws, and the same items.
+
+    Raises InputError as `prepare` does, and if no number could be compared.
+    """
+    first: Mapping[str, Data] = {}
+    for one in models:
+        model, evaluation, others = one.cell.model, one.cell.evaluation, []
+        # Of a finished cell, data that it was calibrated or trained on are refused.
+        data = dict(evaluation.data(model.tokenizer) if one.done is None else prepare(one.cell).data)
+        first = first or data
+        for metric, drawn in first.items():
+            if _is_text(drawn) and drawn.sha256 != data[metric].sha256:
+                own = models[0].cell.model.tokenizer
+                data[metric] = read_anew(cast(Samples, drawn), own, model.tokenizer)
+                others.append(metric)
+        if others and all(map(_is_text, data.values())):
+            raise InputError(
+                f"{one.name} reads text as other tokens than {models[0].name}, and eval= asks for nothing but "
+                "perplexities, which are per token: choose one with items too, such as eval=embedded or eval=local."
+            )
+        check_evaluation(data, Reader.of(model.name, model.config, model.tokenizer), evaluation)
+        rows = {f"the data of {metric}": d.largest_id for metric, d in data.items() if isinstance(d, Samples)}
+        preflight.check_vocabulary(model, rows)
+        yield replace(one, data=data, others=others)
+
+
+def _is_text(data: Data) -> bool:
+    return isinstance(data, Samples) and data.kind == "text"
+
+
+# Measure a model, as `eval=` does, unless its measurements are in files.
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """All metrics of a model, the terms that were kept of each, and the record of its speed."""
+
+    model: ComparedModel
+    revision: str
+    metrics: Mapping[str, Any]
+    terms: Mapping[str, Mapping[str, Any]]
+    speed: Mapping[str, Any]
+
+    def costs(self, text: str) -> tuple[list[float], Estimate]:
+        """What the windows of a text cost the model: see `window_costs`."""
+        samples = cast(Samples, self.model.data[text])
+        return window_costs(self.terms[text], samples, self.model.cell.model.tokenizer)
+
+
+def _measured(one: ComparedModel, speed: Any, results: Path) -> Measurements:
+    """The measurements of a model, in files of the folder `results`. It is loaded only if one of them is missing."""
+    from pruning.healing.healed_files import read_weights
+    from pruning.healing.loop import smaller_model
+    from pruning.models.output_maps import read_repair, repaired
+
+    done, model, cell = one.done, one.cell.model, replace(one.cell, results=results)
+    ready = Prepared(cell, Samples("text", "", (), 0), one.data, None)
+    timed = replace(ready, cell=replace(cell, evaluation=speed), data=speed.data(None))
+    info = ModelInfo(model.name, model.origin, model.recorded_revision, model.n_blocks, model.dtype, 0)
+    part = mask = Mask(model.n_blocks)
+    scales = repair = healing = loaded = None
+    if done is not None:
+        info, part, healing = ModelInfo(**done["model"]), Mask.from_json(done["mask"]), done.get("heal")
+        scales, record = recorded_scales(done), done.get("repair")
+        if record is not None and is_repaired(record):
+            repair = read_repair(one.folder, record["sha256"])
+        if healing is not None and "selection" in healing:
+            part = Mask.from_json(healing["selection"]["mask"])
+        mask = part if healing is None else Mask(part.n_blocks - len(part.gone))
+
+    def evaluators(forward: Forward | None, healed: Forward | None) -> tuple[Evaluator, Evaluator]:
+        timer = mask_evaluator(timed, info, part, forward, scales, repair)
+        if done is not None and healing is not None:
+            return healed_evaluator(ready, done, healing, healed), timer
+        own = mask_evaluator(ready, info, part, forward, scales, repair)
+        return replace(own, whole=one.name), timer
+
+    quality, timer = evaluators(None, None)
+    if not (quality.has(mask) and timer.has(part)):
+        loaded = model_of(cell) if done is None else recorded_model(cell, done)
+        info, healed = loaded.info if done is None else info, loaded
+        if healing is not None:
+            smaller = smaller_model(loaded, part, repair)
+            smaller.apply(read_weights(one.folder / healing["folder"], healing))
+            healed = smaller.model
+        quality, timer = evaluators(forward_with(cell.forward, loaded), forward_with(cell.forward, healed))
+    with nullcontext() if loaded is None else repaired(loaded.module, repair):
+        metrics, times = quality(mask).metrics, timer(part).metrics["speed"]
+    terms = {metric: terms_beside(quality.path(metric, mask)) or {} for metric in one.data}
+    if lost := [metric for metric, data in one.data.items() if _is_text(data) and not terms[metric]]:
+        path = quality.path(lost[0], mask)
+        raise DamagedError(f"what was kept beside {path} is missing: move this file away and run again.")
+    return Measurements(one, info.revision, metrics, terms, times)
+
+
+# The table.
+
+
+def _row(own: Measurements, first: Measurements) -> ModelRow:
+    """The row of a model, with its differences to the first one."""
+    one, model = own.model, own.model.cell.model
+    changes, bits = dict[str, dict[str, Any]](), dict[str, dict[str, Any]]()
+    for metric in metrics_among(own.metrics):
+        if own is not first and kind_of(metric) in ("ppl", "acc", "exact") and metric not in one.others:
+            terms = [found.terms.get(metric, {}) for found in (first, own)]
+            change = change_of(metric, (first.metrics, own.metrics), terms)
+            changes[metric] = {"amount": change.amount, "error": change.error, "text": str(change)}
+    for metric in filter(lambda metric: _is_text(one.data[metric]), one.data):
+        (costs, estimate), (theirs, weights) = own.costs(metric), first.costs(metric)
+        bits[metric] = {"value": estimate.mean(costs), "error": estimate.stated_error(costs)}
+        if own is not first:
+            bits[metric]["difference"] = estimate.mean(costs) - weights.mean(theirs)
+            differences = [cost - other for cost, other in zip(costs, theirs, strict=True)]
+            bits[metric]["difference_error"] = weights.stated_error(differences)
+    (run,), sizes = own.speed["runs"], own.speed["sizes"]
+    return ModelRow(
+        name=one.name,
+        place=one.place,
+        revision=own.revision,
+        dtype=model.dtype,
+        metrics=dict(own.metrics),
+        changes=changes,
+        bits=bits,
+        prefill=run["pruned"]["prefill_per_second"],
+        decode=run["pruned"]["decode_per_second"],
+        parameters=sizes["pruned"]["parameters"],
+        # Of a whole model, `pruned` equals `dense`.
+        disk=round(_stored_bytes(model) * sizes["pruned"]["bytes"] / sizes["dense"]["bytes"]),
+        memory=run["pruned"]["peak_memory"],
+        other_tokens=[*one.others],
+    )
+
+
+def _stored_bytes(model: Model) -> int:
+    """The bytes of the files of the weights of a model that has been loaded once."""
+    from huggingface_hub import snapshot_download
+
+    place, options = model.place
+    if model.is_gguf:
+        return Path(place, options["gguf_file"]).stat().st_size
+    if not Path(place).is_dir():
+        place = snapshot_download(place, revision=model.revision, local_files_only=True)
+    return sum(file.stat().st_size for file in {*weight_files(Path(place)).values()})
+
+
+def _notes(models: Sequence[ComparedModel]) -> Iterator[str]:
+    """What a reader must know to compare the rows."""
+    if others := [one.name for one in models if one.others]:
+        yield (
+            f"{', '.join(others)}: another tokenizer than that of {models[0].name}. Perplexities are per token and "
+            "cannot be compared; bits per byte of the same text can."
+        )
+    if cells := [one.name for one in models if one.done is not None]:
+        yield f"{', '.join(cells)}: on disk, about as many bytes as an export would have."
+    if any(one.cell.model.is_gguf for one in models):
+        yield "A GGUF file is measured with expanded weights. llama.cpp has other speeds and needs less memory."
+
+
+def _parts(table: ModelTable) -> Iterator[str]:
+    """The table, in parts of as many columns as fit beside the names of the models."""
+    columns, names = [*table.columns().items()], [row.name for row in table.rows]
+    while columns:
+        for count in range(len(columns), 0, -1):
+            headings, entries = zip(*columns[:count], strict=True)
+            text = render(["model", *headings], [*zip(names, *entries, strict=True)], right=headings)
+            if max(map(len, text.splitlines())) <= WIDTH:
+                break
+        yield text
+        columns = columns[count:]
