@@ -238,8 +238,7 @@ class Measurements:
 
 def _measured(one: ComparedModel, speed: Any, results: Path) -> Measurements:
     """The measurements of a model, in files of the folder `results`. It is loaded only if one of them is missing."""
-    from pruning.healing.healed_files import read_weights
-    from pruning.healing.loop import smaller_model
+    from pruning.healing.loop import read_weights, smaller_model
     from pruning.models.output_maps import read_repair, repaired
 
     done, model, cell = one.done, one.cell.model, replace(one.cell, results=results)
