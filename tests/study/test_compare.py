@@ -145,7 +145,7 @@ def test_repair_and_training_are_in_a_cell_s_row(
 ) -> None:
     healing = ("heal=full", "heal.tokens=1024", "heal.length=32", "heal.batch_tokens=256", "heal.heldout=4")
     words = ("k=1", "algo=one_shot", "eval=embedded", *SMALL, "calibration.samples=8", "heal.source=pydoc")
-    for compensation, heal in (("linear", ()), ("magnitude", (*healing, "heal.lr=0.003"))):
+    for compensation, heal in (("magnitude", ()), ("linear", (*healing, "heal.lr=0.003"))):
         ended = launch(*(words if heal else words[:-1]), f"compensation={compensation}", *heal)
         assert ended.status == 0, ended.err
     assert len(ended.all()) == 2
