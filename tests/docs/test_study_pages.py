@@ -69,7 +69,8 @@ def test_blocks_that_change_are_those_of_the_archive() -> None:
         f"Other samples change less: {drawn[0]} and {drawn[1]}",
         f"other samples change more, {said(gemma, DRAWN, 'perplexity')} of 4 blocks, than another search, "
         f"{said(gemma, SEARCH, 'perplexity')}",
-        f"Chance is {small[SEARCH, 'margin'].chance:.2f} and {gemma[SEARCH, 'margin'].chance:.2f}",
+        f"Chance would change {small[SEARCH, 'margin'].chance:.2f} of 6 blocks on SmolLM2 and "
+        f"{gemma[SEARCH, 'margin'].chance:.2f} of 4 on Gemma",
         f"Another draw of 64 items changes {said(small, DRAWN, 'margin')} of SmolLM2's 6 blocks",
         f"Another search changes {said(small, SEARCH, 'margin')}",
         f"single draws differ from the others in {single(small)}",
@@ -162,9 +163,9 @@ def test_sentences_on_harder_searches_are_those_of_the_archive() -> None:
 
     found = correlations(SMOLLM2, *OF_TEXT)
     assert len(found) == 12
-    assert f"(correlation over searches {min(found):.2f} to {max(found):.2f})" in WRITTEN
+    assert f"have a correlation of {min(found):.2f} to {max(found):.2f}." in WRITTEN
     found = correlations(SMOLLM2, "margin")
-    assert f"a higher one ({min(found):.2f} to {max(found):.2f})" in WRITTEN
+    assert f"a higher perplexity ({min(found):.2f} to {max(found):.2f})" in WRITTEN
     found = correlations(GEMMA, "perplexity")
     assert [(np.array(found) < 0).sum(), (np.array(found) > 0).sum()] == [4, 1]
     assert "for perplexity the harder searches gain in four draws and lose in one" in WRITTEN
