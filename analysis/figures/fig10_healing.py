@@ -43,13 +43,16 @@ Masks = dict[tuple[str, float], list[HealedMask]]
 
 
 def healed(results: Path, frame: pd.DataFrame, metric: Metric) -> Masks:
-    """The masks of each model and ratio. Raises NothingToRead if none was healed or repaired."""
-    found = healed_masks(results, done(frame), metric.names)
-    found = {stratum: masks for stratum, masks in found.items() if any(len(one.states) > 1 for one in masks)}
+    """The masks of each model and ratio. Raises NothingToRead unless there are two, one of them healed or repaired."""
+    found = {
+        stratum: masks
+        for stratum, masks in healed_masks(results, done(frame), metric.names).items()
+        if len(masks) > 1 and any(len(one.states) > 1 for one in masks)
+    }
     if not found:
         raise NothingToRead(
-            f"no cell was repaired or healed and has {metric.label} of each window: run experiment=heal, or give "
-            "heal=lora or compensation=linear to a launch."
+            f"there are no two masks of one model and size, one of them repaired or healed, with {metric.label} of "
+            "each window: run experiment=heal, or give heal=lora or compensation=linear to a grid."
         )
     return found
 
