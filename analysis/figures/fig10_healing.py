@@ -43,7 +43,7 @@ Masks = dict[tuple[str, float], list[HealedMask]]
 
 
 def healed(results: Path, frame: pd.DataFrame, metric: Metric) -> Masks:
-    """The masks of each model and ratio. Raises NothingToRead unless there are two, one of them healed or repaired."""
+    """The masks of each model and ratio. Raises NothingToRead unless there are two, one of them repaired."""
     found = {
         stratum: masks
         for stratum, masks in healed_masks(results, done(frame), metric.names).items()
