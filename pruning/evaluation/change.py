@@ -32,8 +32,10 @@ class Change:
 
     @property
     def word(self) -> str:
-        """`better`, `worse`, or `within error` if the error can explain the difference."""
-        if self.error is None or abs(self.amount) <= CERTAIN * self.error:
+        """`better`, `worse`, `within error` if the error can explain the difference, or `error unknown`."""
+        if self.error is None:
+            return "error unknown"
+        if abs(self.amount) <= CERTAIN * self.error:
             return "within error"
         return "better" if (self.amount > 0) == self.accuracy else "worse"
 

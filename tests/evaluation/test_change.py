@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -48,6 +48,12 @@ def test_without_terms_the_errors_of_both_values_count(tmp_path: Path) -> None:
     both = math.hypot(1 / math.e**2, 1 / math.e**2.1)
     assert percent.error == pytest.approx(100 * math.exp(0.1) * both)
     assert points.error == pytest.approx(100 * math.hypot(0.1, 0.1))
+
+
+def test_without_any_error_no_direction_is_certain() -> None:
+    evaluation = {"dense": {"ppl/a": 9.0}, "pruned": {"ppl/a": 11.0}}
+    change = changes(cast(Any, {"evaluation": evaluation}), None)["ppl/a"]
+    assert (change.error, change.word) == (None, "error unknown")
 
 
 @pytest.mark.parametrize(

@@ -262,3 +262,6 @@ def test_the_command_is_installed_and_explains_itself() -> None:
     code = [sys.executable, "-m", "pruning.cli", "compress", "--help"]
     ended = subprocess.run(code, check=True, capture_output=True, text=True)
     assert "depth-pruning compress MODEL [OUT]" in ended.stdout
+    assert {"ratio=0.2", "minutes=null", "algo=greedy", "heal=brief", "heal.tokens=300000"} <= {
+        *ended.stdout.split()
+    }
