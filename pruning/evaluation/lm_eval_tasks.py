@@ -526,7 +526,10 @@ class Zeroshot:
                     f"eval.scorer=engine scores multiple-choice tasks by {' and '.join(sorted(COUNTED))}, but {name} "
                     f"({loaded.OUTPUT_TYPE}) has {metrics}: set eval.scorer=lm_eval."
                 )
-            _ = task.rows  # raises InputError if an answer cannot be scored
+            try:
+                _ = task.rows
+            except InputError as error:
+                raise InputError(f"eval.tasks: '{name}': {error} Choose another task.") from error
         if task.metric is None:
             raise InputError(
                 f"eval.tasks: '{name}' has no accuracy, only {metrics}: choose a task that has "
