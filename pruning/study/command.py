@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -121,10 +122,16 @@ def _check(cells: Sequence[Cell], launcher: InProcess | LocalPool | Slurm) -> No
 
 def _run_guided(cell: Cell, launcher: InProcess | LocalPool | Slurm, outcome: Outcome) -> None:
     run_cells([cell], launcher, outcome)
-    if cell.key in outcome.done and "speed" not in outcome.done[cell.key]["evaluation"]:
+    if cell.key not in outcome.done or "speed" in outcome.done[cell.key]["evaluation"]:
+        return
+    announcements = logging.getLogger(run_cells.__module__)
+    announcements.setLevel(logging.WARNING)  # this cell is announced above
+    try:
         run_cells([speed_cell(cell)], launcher, second := Outcome())
         run_cells([cell], launcher, outcome)  # so that the result names the settings that were asked for
-        outcome.failed |= second.failed
+    finally:
+        announcements.setLevel(logging.NOTSET)
+    outcome.failed |= second.failed
 
 
 def _check_export(cells: Sequence[Cell]) -> None:

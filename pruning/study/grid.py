@@ -225,10 +225,12 @@ def _name(cell: Cell) -> str:
 
 
 def _log_sizes(prepared: Sequence[Prepared]) -> None:
-    for ready in {ready.samples.sha256: ready for ready in prepared}.values():
-        samples = ready.samples
+    chosen: dict[str, set[str]] = {}  # the draws of each text
+    for samples in (ready.samples for ready in prepared):
         pieces = "items" if samples.kind == "items" else f"samples of up to {samples.length} tokens"
-        log.info("chosen on   %d %s of %s", samples.count, pieces, samples.source)
+        chosen.setdefault(f"{samples.count} {pieces} of {samples.source}", set()).add(samples.sha256)
+    for text, draws in chosen.items():
+        log.info("chosen on   %s%s", text, f", {len(draws)} draws" if len(draws) > 1 else "")
     measured = {
         f"{name} ({data.count} {'items' if data.kind == 'items' else f'windows of {data.length} tokens'})": None
         for ready in prepared
