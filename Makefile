@@ -36,6 +36,7 @@ EVERY := $(foreach file,$(wildcard analysis/figures/fig*.py),$(firstword $(subst
 
 .PHONY: demo small study paper heal-study test test-slow test-slurm test-gguf soak ui bench gpu-check serve-check check lint types house figures $(EVERY) report paper-check track pictures describe tour constraints clean
 
+# Nothing is compiled here: Python compiles what it imports, which is a small part of these packages.
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
