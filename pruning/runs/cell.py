@@ -50,7 +50,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Choices:
-    """The name of the option that was chosen in each configuration group, for people to read."""
+    """The name of the chosen option in each of three configuration groups, for people to read."""
 
     objective: str
     calibration: str
@@ -92,26 +92,25 @@ class Cell:
     def key(self) -> str:
         """A readable name, followed by a digest of everything that the result of the search depends on.
 
-        These do not change the key: the folders of results and caches, trackers, launchers, batch sizes, device maps,
-        and the name of the study. The evaluation does not change it either, because a finished mask can be evaluated
-        again.
+        The key does not depend on the folders of results and caches, trackers, launchers, batch sizes, device maps,
+        or the name of the study. It does not depend on the evaluation either: a finished mask can be evaluated again.
         """
         size = f"k{self.k}" if self.ratio is None else f"r{self.ratio:g}"
         stem = "-".join((self.choices.objective, self.choices.algo, size, f"s{self.seed}"))
         return f"{self.model.name}-{stem}-{digest(self.identity())}"
 
     def arithmetic(self) -> dict[str, Any]:
-        """What losses and measurements are computed with: the model's identity, and whether blocks are compiled.
+        """The model's identity, and whether blocks are compiled: losses and measurements depend on both.
 
-        Compiling only changes the rounding, so it is not part of a cell's key. But losses that are compared with each
-        other must be rounded alike.
+        Compiling changes only the rounding, so it is not part of a cell's key. But losses that are compared with each
+        other must be rounded in the same way.
         """
         return self.model.identity() | ({"compile": True} if self.forward.compile else {})
 
     def identity(self) -> dict[str, Any]:
         """The settings that the result of the search depends on. Files are represented by their digests.
 
-        Settings that a cell does not use are left out, so that a setting that is added later changes no key.
+        Settings that a cell does not use are left out, so that adding a setting to the program changes no key.
         """
         bounds = self.forward.bounds and getattr(self.objective, "bounded", False)
         limit, compensation = self.max_evaluations, self.compensation
@@ -140,7 +139,7 @@ class Cell:
         return Removal(self.ratio, self.k, self.unit, self.budget, protect.first, protect.last)
 
     def evaluations(self, space: Space) -> int:
-        """An upper bound on the number of losses that the search asks for in a space."""
+        """An upper bound on the number of losses that the search asks for in `space`."""
         most = self.algo.evaluations(space)
         return most if self.max_evaluations is None else min(most, self.max_evaluations)
 
@@ -151,14 +150,14 @@ class Cell:
 
     @property
     def finished(self) -> bool:
-        """Whether the folder holds a result that must stay: finished, damaged, or of another cell."""
+        """Whether the folder holds a result that must not be replaced: finished, damaged, or of another cell."""
         try:
             return self.done() is not None
         except PruningError:
             return True
 
     def result(self) -> Result | None:
-        """The recorded result, or None. Raises ForeignError if the folder holds the result of another cell."""
+        """The recorded result, if any. Raises ForeignError if the folder holds the result of another cell."""
         result = read_result(self.folder)
         if result is not None and result["cell"] != self.key:
             raise ForeignError(
@@ -168,7 +167,7 @@ class Cell:
         return result
 
     def done(self) -> DoneResult | None:
-        """The recorded result if the cell is finished. Raises ForeignError as `result` does."""
+        """The recorded result if the cell is finished, else None. Raises ForeignError as `result` does."""
         result = self.result()
         return result if result is not None and result["status"] == "done" else None
 
@@ -177,7 +176,7 @@ class Cell:
 class Prepared:
     """A cell whose input is valid, with its samples, evaluation data and search space. No weights are loaded.
 
-    The space is None if it depends on what units cost, which is known only when the model is loaded.
+    The space is None if it depends on the costs of units, which are known only when the model is loaded.
     """
 
     cell: Cell
@@ -185,11 +184,11 @@ class Prepared:
     data: Mapping[str, Data]
     space: Space | None
     text: HealingText | None = None  # what the pruned model is trained on
-    overlap: Mapping[str, int] = dataclasses.field(default_factory=dict)  # with eval.allow_overlap, by metric
+    overlap: Mapping[str, int] = dataclasses.field(default_factory=dict)  # shared pieces by metric
 
     @property
     def evaluations(self) -> int:
-        """About how many losses the search asks for, at most; if units have costs, as if these were equal."""
+        """An upper bound on the number of losses that the search asks for; approximate if the space is None."""
         space = self.space
         if space is None:
             count, removal = self.cell.model.n_blocks, self.cell.removal
@@ -213,7 +212,7 @@ def calibration_record(calibration: Any) -> dict[str, Any]:
 
 
 def settings_record(settings: Any) -> dict[str, Any]:
-    """The type and the fields of a frozen dataclass of settings, with the fields that the type had formerly."""
+    """The type and the fields of a frozen dataclass of settings, and the fields that the type once had (`FORMER`)."""
     name = type(settings).__name__
     return {"type": name, **dataclasses.asdict(settings), **FORMER.get(name, {})}
 
@@ -223,7 +222,7 @@ def _file_digest(path: str) -> str:
     try:
         return file_sha256(file)
     except OSError:
-        return path  # a file that is missing or cannot be read is reported when the cell is checked
+        return path  # the check of the cell reports a file that is missing or cannot be read
 
 
 # Settings of a cell that are the same for every model and search: protected blocks, and how forward passes run.
@@ -231,7 +230,7 @@ def _file_digest(path: str) -> str:
 
 @dataclass(unsafe_hash=True)  # not frozen, because OmegaConf makes frozen dataclasses read-only
 class Protect:
-    """The first `first` blocks and the last `last` blocks of the model must not be removed."""
+    """The numbers of blocks at the start (`first`) and at the end (`last`) of the model that must not be removed."""
 
     first: int = 0
     last: int = 0
@@ -242,8 +241,8 @@ class ForwardSettings:
     """How forward passes are run. No setting changes more than the rounding of losses.
 
     `memory` is the number of bytes that can be used besides the weights (None: a quarter of the free memory).
-    `compile` runs whole blocks through torch.compile. With `bounds`, a search for perplexity
-    or divergence does not compute losses that a bound shows to be too high.
+    With `compile`, whole blocks run through torch.compile. With `bounds`, a search for perplexity or divergence does
+    not compute losses that a bound shows to be too high.
     """
 
     memory: int | None = None
@@ -336,7 +335,7 @@ def forward_with(settings: ForwardSettings, model: LanguageModel) -> Forward:
     return Forward(model, memory=settings.memory, compile=settings.compile, bounds=settings.bounds)
 
 
-# What the units of a model cost: their parameters, or the time that they take, which is measured once.
+# The costs of a model's units: their parameters, or their running time, which is measured once.
 
 TIMES = "latency.json"  # in the folder of a cell: a search that resumes on another device keeps its costs
 
@@ -360,7 +359,7 @@ def cell_space(cell: Cell, model: LanguageModel) -> Space:
 
 
 def _times(cell: Cell, model: LanguageModel, count: int) -> list[float]:
-    """The seconds of each of `count` units: those that this cell began with, or else those of this device."""
+    """The seconds that each of `count` units takes, as recorded when the cell began, or else on this device."""
     from pruning.evaluation.speed import device_name
 
     here = device_name(model.module)
@@ -384,7 +383,7 @@ def _times(cell: Cell, model: LanguageModel, count: int) -> list[float]:
 
 
 def _measured(cell: Cell, model: LanguageModel, device: str) -> dict[str, Any]:
-    """The times of the units on this device, from `latency/` in the results folder, or measured and kept there."""
+    """The times of the units on this device, from a file in `latency/` of the results folder or measured for it."""
     from pruning.engine.dense_pass import unit_times
     from pruning.models.products import native_products
 
@@ -422,7 +421,7 @@ class NoTracker:
     """The tracker that does nothing."""
 
     def start(self, results: Path) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
     def record(self, results: Path, folders: Sequence[Path]) -> None:
-        """Nothing to do."""
+        """Do nothing."""

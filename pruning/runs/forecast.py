@@ -1,6 +1,6 @@
-"""Forecast how long a cell takes on this machine and how much memory, and decide how a guided cell is trained.
+"""Forecast the time and memory that a cell needs on this machine, and decide how a guided cell is trained.
 
-Masks of a search share the beginnings of their passes, so of their block forwards about `SHARED` are left
+The forward passes of a search's masks share prefixes, so only about the fraction `SHARED` of the blocks is computed
 (`docs/engine.md`). All numbers are rough: they are for a person who decides whether to wait.
 """
 
@@ -47,16 +47,16 @@ if TYPE_CHECKING:
     from pruning.evaluation.speed import Speed
 
 
-SHARED = 0.4  # the part of a search's block forwards that is left when masks share their beginnings
-RACED = 0.5  # the part of a loss that a race computes on average (benchmarks/racing.json)
-MAPS = 0.5  # passes over the samples for each removed unit whose run gets a map, on average
-LOADS = 4  # an export takes about as long as loading the model this often: read, write, load again, compare
-TRAINED = 20  # bytes of each trained parameter: copy, gradient, two moments, best values (docs/healing.md)
+SHARED = 0.4  # the fraction of block forward passes that a search computes, because masks share prefixes
+RACED = 0.5  # the fraction of a loss that a race computes on average (benchmarks/racing.json)
+MAPS = 0.5  # the mean number of passes over the samples for each removed unit, if removed runs get maps
+LOADS = 4  # the time of an export, in loads of the model: read, write, load again, compare
+TRAINED = 20  # bytes for each trained parameter: copy, gradient, two moments, best values (docs/healing.md)
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """Seconds by part of the work; bytes of memory that the process needs, and that it can have."""
+    """Seconds for each part of the work; bytes of memory that the process needs, and that are available."""
 
     parts: Mapping[str, float]
     memory: int
@@ -69,11 +69,11 @@ class Forecast:
 
 
 class Machine:
-    """What a cell costs on this machine: the model is loaded, and a few tokens are timed.
+    """Measured costs of a cell on this machine: the model is loaded, and a few tokens are timed.
 
-    It has seconds for each token: of the `first` loss of an objective, of each further `loss`, of the `blocks` alone,
-    of an evaluation (`dense`), and of a `generated` one. Raises UnskippableError or InputError if the model cannot be
-    divided, searched or repaired as the cell asks for.
+    Five attributes are seconds per token: `first` for the first loss of an objective, `loss` for each further loss,
+    `blocks` for the blocks alone, `dense` for an evaluation, and `generated` for generation. Raises UnskippableError
+    or InputError if the model cannot be divided, searched or repaired as the cell asks for.
     """
 
     def __init__(self, prepared: Prepared) -> None:
@@ -91,13 +91,13 @@ class Machine:
         forward, samples = losses.forward, losses.samples
         alone, count = samples.part(0, 1), 1
         once = _seconds(lambda: _score(forward, alone.rows))
-        if once <= QUICK:  # as many as one batch has, for at most QUICK seconds
+        if once <= QUICK:  # time as many samples as fit into one batch and take at most about QUICK seconds
             count = max(1, min(samples.count, forward.batch_tokens // _tokens(alone.rows), int(QUICK / once)))
         part, some = losses.part(0, count), samples.part(0, count)
         tokens, length = _tokens(some.rows), len(some.rows[0].input_ids)
         mask = self.space.drop(
             self.space.free()[0]
-        )  # an early unit: its loss shares no prefix with the dense one
+        )  # the first free unit: its pass shares almost no prefix with the dense pass
         self.first = _seconds(lambda: list(part([Mask(forward.n_blocks, unit=mask.unit)]))) / tokens
         self.loss = _seconds(lambda: list(part([mask]))) / tokens
         warm = forward.fresh()
@@ -108,7 +108,7 @@ class Machine:
         self.generated = sum(unit_times(self.model, "block", (1, 1), 3))
 
     def training(self, heal: Training) -> TrainingRates:
-        """What a training costs. If not even its weights fit into memory, nothing is timed."""
+        """The costs of training with `heal`. If the weights alone do not fit into memory, nothing is timed."""
         module = self.model.module
         blocks = find_blocks(module).modules
         inside = [weight for block in blocks for weight in block.parameters()]
@@ -128,9 +128,9 @@ class Machine:
     def forecast(
         self, prepared: Prepared, training: TrainingRates | None, speed: Speed | None, export: bool
     ) -> Forecast:
-        """What the rest of a cell takes, without what earlier runs have finished.
+        """The forecast of a cell, without the parts that earlier runs have finished.
 
-        `speed` says whether the speed is measured too, and `export` whether a checkpoint is written.
+        If `speed` is not None, its measurement is included; if `export`, so is the writing of a checkpoint.
         """
         cell, space = prepared.cell, self.space
         done = cell.done()
@@ -160,8 +160,8 @@ class Machine:
         module, single = self.model.module, 0
         if done is None and cell.near_ties.most and module.dtype in HALVES:
             single = sum(4 * weight.numel() for weight in module.parameters())
-        # The most bytes besides the loaded model: of the search's states with a float32 copy for near ties, of the
-        # training, or of the export.
+        # Besides the loaded model, the largest of three: the bytes of the search's hidden states (with a float32 copy
+        # of the weights for near ties), of the training, and of the export.
         width = int(module.config.get_text_config(decoder=True).hidden_size)
         states = single + self.model.info.n_blocks * tokens * width * int(module.dtype.itemsize)
         weights = sum(weight.numel() * weight.itemsize for weight in module.parameters())
@@ -170,21 +170,21 @@ class Machine:
         return Forecast(left_over, self.used + extra, self.used + self.free)
 
 
-# What is decided for a cell: how it is trained, from the free memory, and its sizes, from a number of minutes.
+# Decide from the free memory how a cell is trained, and from the minutes how many samples and tokens it uses.
 
-SEARCHED = 0.5  # the largest part of the time for search and training that is given to the search
-FEWEST = 8  # calibration samples
-DECIDES = "brief"  # the option of `heal` that leaves it to the program how to train
+SEARCHED = 0.5  # the search gets at most this fraction of the time for search and training
+FEWEST = 8  # the lowest number of calibration samples that a decision leaves
+DECIDES = "brief"  # the option of `heal` with which the program decides how to train
 
 
 def decided(
     prepared: Prepared, machine: Machine, speed: Speed | None, minutes: float | None
 ) -> tuple[Cell, TrainingRates | None, list[str]]:
-    """The cell with what memory and time allow, the costs of its training, and what was decided, in words.
+    """The cell with settings that memory and time allow, the costs of its training, and the decisions in words.
 
-    With heal=brief, all weights are trained if they fit into memory, and else adapters. With `minutes`, calibration
-    samples are halved until the search takes at most half of the time, and the training takes what is left. Raises
-    InputError with the numbers if no training fits, or if the time is too short for the search with few samples.
+    With heal=brief, all weights are trained if that fits into memory, else adapters. With `minutes`, the number of
+    samples is halved until the search takes at most the fraction `SEARCHED` of the time; the training takes the rest.
+    Raises InputError with the numbers if no training fits, or if the search takes too long with few samples.
     """
     cell, said = prepared.cell, list[str]()
     training = None
@@ -219,7 +219,7 @@ def decided(
     if training is not None and (healing := found.get("healing", 0.0)):
         heal: Training = cell.heal
         step, half = heal.windows * heal.length, heal.tokens // 2
-        # Trials of the rate and held-out losses take the same time for each budget.
+        # The time for trials of the rate, and for the losses after them, does not depend on the budget.
         shorter = parts(with_settings(cell, "heal", replace(heal, tokens=half)), samples).get("healing", 0.0)
         each = (healing - shorter) / (heal.tokens - half)
         most = int(heal.tokens - (healing - (60 * minutes - fixed - searching)) / each) // step * step
@@ -233,7 +233,7 @@ def decided(
 
 
 def _fitting(cell: Cell, machine: Machine, said: list[str]) -> tuple[Cell, TrainingRates]:
-    """The cell with a training that fits into memory, and its costs. Raises InputError if none does."""
+    """The cell with training settings that fit into memory, and their costs. Raises InputError if none fit."""
     heal: Training = cell.heal
     ways = [(heal, "heal=" + str(cell.config["heal"][OPTION]))]
     if cell.config["heal"][OPTION] == DECIDES:
@@ -262,7 +262,7 @@ def _fitting(cell: Cell, machine: Machine, said: list[str]) -> tuple[Cell, Train
 
 
 def with_settings(cell: Cell, group: str, settings: Any, option: str | None = None) -> Cell:
-    """The cell with other settings of `heal`, `calibration` or `eval`; `option` is the name of another option."""
+    """The cell with new `settings` for `heal`, `calibration` or `eval`; `option` (None: as before) is their name."""
     name = cell.config[group][OPTION] if option is None else option
     kept = {key: value for key, value in dataclasses.asdict(settings).items() if key not in SELECTING}
     parts = {key: value for key, value in cell.config.get(group, {}).items() if isinstance(value, Mapping)}
@@ -277,29 +277,29 @@ def with_settings(cell: Cell, group: str, settings: Any, option: str | None = No
 
 
 def _healing(heal: Training, training: TrainingRates, judging: float) -> float:
-    """Seconds of the training and of the losses on held-out windows, which take `judging` for a token."""
-    # The best of the rates that are tried is the beginning of the training itself.
+    """Seconds for the training, and for losses on held-out windows at `judging` seconds per token."""
+    # The trial of the best rate is also the start of the training itself, so it costs nothing extra.
     trials = len(heal.rates) - 1
     judged = heal.heldout * (1 + heal.steps // heal.eval_every + 2 * trials)
     steps = heal.steps + trials * (heal.trial_tokens // (heal.windows * heal.length))
     return heal.length * (steps * heal.windows * training.seconds + judged * judging)
 
 
-# Measure how fast this machine scores, trains and runs a model, on a few tokens, to forecast what a cell takes.
+# Measure on a few tokens how fast this machine scores, trains and runs a model.
 
-QUICK = 1.0  # seconds: if one sample takes less, more are timed, because a token is cheaper in a large batch
+QUICK = 1.0  # seconds: if one sample takes less, more are timed, because tokens are cheaper in a large batch
 
 
 @dataclass(frozen=True)
 class TrainingRates:
-    """Seconds and bytes for each token of a training pass, and bytes of its weights, gradients and optimizer."""
+    """Seconds and bytes per token of a training pass, and the bytes of weights, gradients and optimizer."""
 
     seconds: float
     token_bytes: float
     weights: int
 
     def memory(self, tokens: int) -> int:
-        """The bytes of a training that takes so many tokens at once."""
+        """The bytes that training needs if `tokens` tokens are processed at once."""
         return self.weights + int(tokens * self.token_bytes)
 
 
@@ -321,7 +321,7 @@ def _seconds(run: Callable[[], object]) -> float:
 
 
 def _training(module: Any, rows: Sequence[Row], heal: Training) -> tuple[float, float]:
-    """Seconds and bytes for each token of a training pass, forward and backward, of the dense model."""
+    """Seconds and bytes per token of a training pass (forward and backward) of the dense model."""
     device, tally = input_device(module), Tally()
     weights = LossWeights(kl=float(heal.losses.kl > 0))
     length = min(len(row.input_ids) for row in rows)
@@ -336,7 +336,7 @@ def _training(module: Any, rows: Sequence[Row], heal: Training) -> tuple[float, 
         synchronize(devices(module))
 
     blocks = find_blocks(module).modules
-    # Gradients are computed of all blocks or, for adapters, only back to the first block.
+    # Gradients are computed for all blocks. With adapters, those of the first block suffice for a backward pass.
     inside = {id(w) for block in (blocks[:1] if heal.adapter else blocks) for w in block.parameters()}
     with gradients_kept(module.parameters()), torch.enable_grad():
         for parameter in module.parameters():

@@ -1,7 +1,8 @@
 """Heal the mask of a finished cell, and measure the healed model. Nothing is searched again.
 
-With `heal.candidates=8`, the eight best complete masks that the search scored are healed in rounds of successive
-halving: all of them a little, the better half twice as long, and so on. The one that heals best is healed in full.
+With `heal.candidates=8`, eight masks are healed in rounds of successive halving: the search's mask and the seven best
+other complete masks that it scored. All are trained for a short time, the better half for twice that time, and so on.
+The mask that heals best is then trained with the full budget.
 """
 
 from __future__ import annotations
@@ -41,10 +42,10 @@ log = logging.getLogger(__name__)
 
 
 def healed_cell(prepared: Prepared, done: DoneResult) -> DoneResult:
-    """The result of a finished cell, extended by the healing that the cell asks for and by its evaluation.
+    """The result of a finished cell, extended by the record of the healing and by the healed model's metrics.
 
-    A healing that is in the cell's folder is not repeated, and one that was stopped continues. Raises LossError if a
-    loss is not finite, InputError if the model has changed or there are no candidates.
+    If the cell's folder holds the healed weights, training is not repeated; if training was stopped, it continues.
+    Raises LossError if a loss is not finite, and InputError if the model has changed or there are no candidates.
     """
     cell, text = prepared.cell, prepared.text
     if text is None:
@@ -104,7 +105,7 @@ class Finished:
         return measurements.recorded_model(self.cell, self.done)
 
     def place(self, mask: Mask) -> str:
-        """The folder of a mask's healings: `healed` for the search's mask, and one of its own for any other."""
+        """The folder for a mask's training runs: `healed` for the search's mask, a subfolder of it for each other."""
         named = text_sha256(json.dumps(mask.to_json()))[:16]
         return FOLDER if mask == self.own else f"{FOLDER}/mask-{named}"
 
@@ -115,13 +116,13 @@ class Finished:
         folder: Path | None,
         watch: Callable[[Point], None] = lambda _: None,
     ) -> loop.Healed:
-        """Heal a mask with the cell's repair, which candidates cannot have."""
+        """Heal a mask with the cell's repair. A cell with several candidates has no repair."""
         repair = measurements.recorded_repair(self.cell, self.done)
         return loop.heal(self.model, mask, self.text, settings, folder, watch, repair)
 
 
 def _watch(settings: Training, point: Point) -> None:
-    """Show a point of the curve in the log with the time that is left."""
+    """Log a point of the training curve, with the time that is left."""
     if "heldout_loss" in point:
         step, seconds = point["step"], point["seconds"]
         left = duration_text(seconds / step * (settings.steps - step)) if 0 < step < settings.steps else "-"
@@ -135,7 +136,7 @@ def _watch(settings: Training, point: Point) -> None:
 def healed_evaluator(
     prepared: Prepared, done: DoneResult, record: HealRecord, forward: Forward | None = None
 ) -> Evaluator:
-    """What measures the healed model. Without `forward`, it can only read measurements that are there."""
+    """An evaluator for the healed model. Without `forward`, it can only read measurements that are in files."""
     cell, info = prepared.cell, ModelInfo(**done["model"])
     ending = f"healed-{record['weights_sha256'][:16]}"
     folders = {
@@ -149,7 +150,7 @@ def healed_evaluator(
 def _extended(
     prepared: Prepared, done: DoneResult, record: HealRecord, measure: Evaluator, whole: Mask
 ) -> DoneResult:
-    """The result with the healing and the metrics of the healed model, which replace those of other weights."""
+    """The result with the healed model's record and metrics, which replace those of other healed weights."""
     cell, evaluation = prepared.cell, dict[str, Any](done["evaluation"])
     kept = evaluation.get("records", {})
     if done.get("heal", {}).get("weights_sha256") != record["weights_sha256"]:
@@ -175,17 +176,18 @@ def _extended(
     return {**done, "heal": record, "evaluation": cast(Any, evaluation), "config": config}
 
 
-# Select the mask among candidates. What a mask is judged by is its loss on held-out text after the training.
+# Select one of several candidate masks by their losses on held-out text after training.
 #
-# A trial is an ordinary healing with a small budget, so it begins where the same mask's trial of the round before
-# began to lower its rate. Each is one line of `healed/trials-KEY.jsonl`, from which a stopped selection continues.
+# A trial is ordinary training with a small budget. It continues from the state at which the same mask's trial of the
+# previous round began to lower its learning rate. Each trial is one line of `healed/trials-KEY.jsonl`; a selection
+# that was stopped continues from this file.
 
 
 class Trial(NamedTuple):
-    """What one mask gave in one round.
+    """The outcome of training one mask in one round.
 
-    `heldout_loss` is its held-out loss in nats per token after `tokens` tokens. `trained` tokens of them, and
-    `seconds`, were spent in this round; the beginning had been trained in the round before.
+    `heldout_loss` is its held-out loss in nats per token after `tokens` tokens. This round trained on `trained` of
+    these tokens and took `seconds`; earlier rounds had trained on the others.
     """
 
     mask: Mask
@@ -196,12 +198,12 @@ class Trial(NamedTuple):
 
 
 def select(found: Finished, settings: Training) -> tuple[Mask, SelectionRecord]:
-    """The candidate that heals best, and the trials that say so; those in the cell's folder are not repeated.
+    """The candidate that heals best, and the record of all trials. Trials in the cell's folder are not repeated.
 
     Raises InputError if the search scored no other complete mask, and LossError as `heal` does.
     """
     losses = candidates(found, settings.candidates)
-    # All that a trial depends on, but not how many there are.
+    # A digest of everything that a trial depends on, except its number of tokens, which its line records.
     named = digest({**settings.identity(), "tokens": None, "text": found.text.beginning})
     path = found.cell.folder / FOLDER / f"trials-{named}.jsonl"
 
@@ -214,7 +216,7 @@ def select(found: Finished, settings: Training) -> tuple[Mask, SelectionRecord]:
         return {(one.mask.dropped, one.tokens): one for one in trials}
 
     def clear(left: Sequence[Mask]) -> None:
-        """Remove the states of the masks that are out; those of the search's mask serve other budgets."""
+        """Remove the training states of eliminated masks; those of the search's mask are kept for other budgets."""
         for mask in {*losses} - {*left, found.own}:
             folder = found.cell.folder / found.place(mask)
             for trunk in folder.glob("trunk-*"):
@@ -260,9 +262,9 @@ def halve(
 ) -> Iterator[tuple[list[Trial], list[Mask]]]:
     """Yield the trials of each round of successive halving, and the masks that are left, best first.
 
-    `trial(mask, tokens, before)` heals a mask on `tokens` tokens, of which `before` is the budget of the round before
-    (0 in the first). Of equal masks, the earlier is better. Jamieson and Talwalkar (arXiv 1502.07943, algorithm 1);
-    DarwinLM (arXiv 2502.07780, section 3.2) selects pruned models by short training in the same way.
+    `trial(mask, tokens, before)` heals a mask on `tokens` tokens; `before` is the budget of the previous round (0 in
+    the first round). If losses are equal, the earlier mask counts as better. Jamieson and Talwalkar (arXiv
+    1502.07943, algorithm 1); DarwinLM (arXiv 2502.07780, section 3.2) selects pruned models in the same way.
     """
     left, before = list(masks), 0
     for budget in budgets(len(masks), tokens):
@@ -275,7 +277,7 @@ def halve(
 def candidates(found: Finished, count: int) -> dict[Mask, float]:
     """The search's mask and the best other complete masks that it scored, with their losses.
 
-    Raises InputError if there is no other one.
+    Raises InputError if the search scored no other complete mask.
     """
     cell, done, own = found.cell, found.done, found.own
     entries = collectives.on_first(lambda: list(scoring.read_trace(cell.folder / scoring.NAME)))
@@ -301,13 +303,13 @@ def candidates(found: Finished, count: int) -> dict[Mask, float]:
 
 
 def _tried(found: Finished, settings: Training, mask: Mask, before: int, path: Path) -> Trial:
-    """Heal a mask for a trial, and keep it in a file; the round before had `before` tokens."""
+    """Heal a mask and append the trial to the file `path`; `before` is the budget of the previous round in tokens."""
     home = found.cell.folder / found.place(mask)
     log.info("candidate %s: healing it on %d tokens", mask.described(), settings.tokens)
     healed = found.heal(mask, settings, home)
     shared = replace(settings, tokens=before).stable if before else 0
     last = healed.curve[-1]
-    first = healed.curve[min(shared, last["step"])]  # it may have stopped early
+    first = healed.curve[min(shared, last["step"])]  # training may have stopped early
     seconds, trained = round(last["seconds"] - first["seconds"], 3), last["tokens"] - first["tokens"]
     trial = Trial(mask, settings.tokens, healed.heldout_after, trained, seconds)
     log.info("candidate %s: held-out loss %.4f", mask.described(), trial.heldout_loss)

@@ -1,8 +1,8 @@
 """Measure each mask once, and add the measurements to results.
 
-A measurement depends on (model, evaluation data, mask, compensating factors) and is kept in a file. So a mask is
-measured once, even if several cells, objectives and evaluations need the measurement. A new evaluation adds its
-metrics to the metrics of earlier evaluations.
+A measurement depends on the model, the evaluation data, the mask, and its compensation or repair. It is kept in a
+file, so a mask is measured once, even if several cells, objectives and evaluations need the measurement. A new
+evaluation adds its metrics to those of earlier evaluations.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ GROWING = (*MODELS, "data", "how", "records", "overlap", "files", "settings")
 class Evaluator:
     """Measures masks of one model and keeps the measurements in files, in one folder per metric.
 
-    `dense` holds the file of the dense model's measurement of each metric. It is empty when the dense model is
+    `dense` maps each metric to the file with the dense model's measurement. It is empty if the dense model itself is
     measured.
     """
 
@@ -61,11 +61,11 @@ class Evaluator:
     data: Mapping[str, Data]
     forward: Forward
     folders: Mapping[str, Path]
-    whole: str = "the dense model"  # what the mask that removes nothing stands for
+    whole: str = "the dense model"  # what messages call the mask that removes nothing
     dense: Mapping[str, Path] = field(default_factory=dict)
 
     def __call__(self, mask: Mask) -> Measured:
-        """All metrics of a mask, and how each was measured. What is already in a file is read and not repeated."""
+        """All metrics of a mask, and how each was measured. Measurements that are in files are not repeated."""
         measurements = {name: self._once(name, mask) for name in self.data}
         metrics = {name: value for m in measurements.values() for name, value in m.metrics.items()}
         how = {name: measured.how for name, measured in measurements.items()}
@@ -75,7 +75,7 @@ class Evaluator:
         return Measured(metrics, how)
 
     def path(self, name: str, mask: Mask) -> Path:
-        """The JSON file of a measurement. The other files of the measurement have the same stem."""
+        """The JSON file of a mask's measurement. If it has other files, their names have the same stem."""
         return measurement_path(self.folders[name], mask)
 
     def has(self, mask: Mask) -> bool:
@@ -83,7 +83,7 @@ class Evaluator:
         return collectives.on_first(lambda: all(self.path(name, mask).exists() for name in self.data))
 
     def _once(self, name: str, mask: Mask) -> Measured:
-        """Read a mask's measurement from its file. If there is no file, measure it while other processes wait."""
+        """Read a mask's measurement from its file. Without a file, measure the mask while other processes wait."""
         path = self.path(name, mask)
         with _alone(path):
             known = collectives.on_first(lambda: _read(path, mask) if path.exists() else None)
@@ -115,7 +115,7 @@ def measurement_path(folder: Path, mask: Mask) -> Path:
 
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """Within this context, no other process makes this measurement; the first rank takes the lock for all ranks."""
+    """A context in which no other process makes this measurement; the first rank takes the lock for all ranks."""
     if not collectives.is_first():
         yield
         return
@@ -126,7 +126,7 @@ def _alone(path: Path) -> Iterator[None]:
 
 
 def _read(path: Path, mask: Mask) -> Measured:
-    """The measurement in a file. Raises DamagedError unless it is one of this mask with finite values."""
+    """The measurement in a file. Raises DamagedError unless it belongs to `mask` and all its values are finite."""
     known = storage.read_json(path)
     try:
         found = Measured(dict(known["metrics"]), dict(known["how"]))
@@ -146,9 +146,9 @@ def _not_finite(metrics: Mapping[str, Any]) -> list[str]:
 
 
 def averaged(metrics: Mapping[str, float]) -> dict[str, float]:
-    """`acc/mean`, the unweighted mean accuracy, and its standard error; empty for fewer than two accuracies.
+    """`acc/mean`, the unweighted mean accuracy, and its standard error; empty if there are fewer than two accuracies.
 
-    If an accuracy has no standard error, neither has the mean.
+    If any accuracy has no standard error, the mean has none either.
     """
     names = [name for name in metrics_among(metrics) if kind_of(name) == "acc"]
     if len(names) < 2:
@@ -168,7 +168,7 @@ Scales = tuple[float, ...] | None  # a factor for each unit of the model
 def evaluate_mask(
     prepared: Prepared, mask: Mask, forward: Forward, scales: Scales, repair: Repair | None = None
 ) -> EvaluationRecord:
-    """Metrics of the dense and the pruned model; with compensation, also of the pruned model without it."""
+    """Metrics of the dense and the pruned model; with compensation or repair, also of the pruned model without it."""
     from pruning.models.output_maps import repaired
 
     cell, data = prepared.cell, prepared.data
@@ -205,10 +205,10 @@ def mask_evaluator(
     scales: Scales = None,
     repair: Repair | None = None,
 ) -> Evaluator:
-    """What measures a mask with the factors of a compensation or the maps of a repair, and keeps it in files.
+    """An evaluator for a mask with the factors of a compensation (`scales`) or the maps of a repair.
 
-    The maps have to be folded into the weights where it measures. Without `forward`, it can only read measurements
-    that are there.
+    When it measures, the maps must be folded into the weights. Without `forward`, it can only read measurements that
+    are in files.
     """
     factors = None if scales is None else [scales[i] for i in mask.dropped]
     maps = None if repair is None else repair.sha256
@@ -223,12 +223,12 @@ def mask_evaluator(
 
 
 def digests(data: Mapping[str, Data]) -> dict[str, str]:
-    """The identity of the evaluation data: for each metric, the SHA-256 of its samples or documents."""
+    """For each metric, the SHA-256 of its samples or documents."""
     return {metric: evaluated.sha256 for metric, evaluated in data.items()}
 
 
 def dense_files(prepared: Prepared, info: ModelInfo) -> Mapping[str, Path]:
-    """The file of the dense model's measurement of each metric."""
+    """For each metric, the file with the dense model's measurement."""
     folder, dense = prepared.cell.results / "evaluation", Mask(info.n_blocks)
     return {
         name: measurement_path(folder / evaluation_key(prepared, info, name), dense) for name in prepared.data
@@ -242,10 +242,10 @@ def evaluation_key(
     scales: list[float] | None = None,
     repair: str | None = None,
 ) -> str:
-    """The metric and a digest of what its measurement depends on.
+    """The name of the metric, followed by a digest of everything that its measurement depends on.
 
-    These are format, model and arithmetic, revision, exact data, factors, and the digest of the maps of a repair; of
-    speed, also where the weights are.
+    The digest covers the format, the model and its arithmetic, the revision, the data, the factors, and the digest of
+    a repair's maps. For speed, it also covers the devices on which the weights are placed.
     """
     data = [FORMAT, prepared.cell.arithmetic(), info.revision, metric, prepared.data[metric].sha256]
     data += [scales] if scales is not None else []
@@ -286,10 +286,10 @@ def reevaluate(prepared: Prepared, done: DoneResult) -> DoneResult:
 
 
 def merged(earlier: EvaluationRecord, new: Mapping[str, Any]) -> EvaluationRecord:
-    """Add a new evaluation to the `evaluation` of a result. If both contain a metric, the new value is kept.
+    """The `evaluation` of a result, extended by a new one. If both contain a metric, the new value is kept.
 
-    A new evaluation is of the dense and the pruned model. What was measured of a healed model is kept, unless the
-    data of a metric have changed since.
+    A new evaluation measures the dense and the pruned model. Earlier metrics of the healed model are kept unless the
+    data of a metric have changed.
     """
     old = dict[str, Any](earlier)
     data, how = old.get("data", {}), new.get("how", {})
@@ -316,9 +316,9 @@ def _without(values: Mapping[str, Any], names: Collection[str]) -> dict[str, Any
 
 
 def _mean_of(evaluation: EvaluationRecord, names: Collection[str]) -> dict[str, Any]:
-    """For each model of a result, the mean of the accuracies among the metrics `names`, if all were measured.
+    """For each model of a result, the mean of the accuracies among the metrics `names`, if it has all of these.
 
-    This mean replaces the mean of an earlier evaluation.
+    This mean replaces that of an earlier evaluation.
     """
     accuracies = [name for name in names if name.startswith("acc/")]
     means: dict[str, Any] = {}
@@ -330,7 +330,7 @@ def _mean_of(evaluation: EvaluationRecord, names: Collection[str]) -> dict[str, 
 
 
 def recorded_model(cell: Cell, done: DoneResult) -> LanguageModel:
-    """The model of a finished cell. Raises InputError if it has another revision or other weights than the result."""
+    """The model of a finished cell. Raises InputError if its revision or weights differ from those in the result."""
     revision = done["model"]["revision"]
     if cell.model.in_directory:
         cell.model.check_same_weights(revision)
@@ -344,16 +344,16 @@ def recorded_model(cell: Cell, done: DoneResult) -> LanguageModel:
 
 
 def recorded_scales(done: DoneResult) -> tuple[float, ...] | None:
-    """The factors of a result's compensation, one per unit; None without compensation."""
+    """The compensating factors in a result, one per unit (1 for units that are kept); None without compensation."""
     mask, factors = Mask.from_json(done["mask"]), done.get("compensation")
     return tuple(factors.get(str(unit), 1.0) for unit in range(mask.n_units)) if factors else None
 
 
-# The maps that repair the mask of a cell: measure them and keep them in the cell's folder, or read them.
+# Measure the maps that repair a cell's mask and save them in the cell's folder, or read them.
 
 
 def check_repair(prepared: Prepared, forward: Forward, unit: str) -> None:
-    """Raise InputError before a search if its mask could not be repaired as the cell asks for."""
+    """Raise InputError if a mask of this cell could not be repaired as the cell asks for; called before a search."""
     from pruning.engine.repair import check
 
     if isinstance(prepared.cell.compensation, Linear):
@@ -361,9 +361,9 @@ def check_repair(prepared: Prepared, forward: Forward, unit: str) -> None:
 
 
 def new_repair(prepared: Prepared, forward: Forward, mask: Mask) -> tuple[Repair | None, RepairRecord] | None:
-    """Measure and save the maps of a mask on the cell's samples; None if the cell asks for none.
+    """Fit a mask's maps to the cell's samples and save them; returns them with their record.
 
-    If no map helps, there is a record and no repair.
+    Returns None if the cell asks for no maps. If no map helps, returns None and the record.
     """
     from pruning.engine.repair import measure
 
@@ -377,7 +377,7 @@ def new_repair(prepared: Prepared, forward: Forward, mask: Mask) -> tuple[Repair
 
 
 def recorded_repair(cell: Cell, done: DoneResult) -> Repair | None:
-    """The maps of a finished cell; None if it has none. Raises DamagedError if their file is missing or damaged."""
+    """The maps of a finished cell; None if it has none. Raises DamagedError if the file is missing or damaged."""
     from pruning.models.output_maps import read_repair
 
     if (record := done.get("repair")) is None or not is_repaired(record):
@@ -389,7 +389,7 @@ def recorded_repair(cell: Cell, done: DoneResult) -> Repair | None:
 
 # If a search can need more evaluations than this, no total is shown: the search continues while it improves.
 OPEN = 100_000
-# What a narrow terminal cuts off comes last.
+# A narrow terminal cuts off the end of a bar, so the least important parts come last.
 BAR = "{percentage:3.0f}%|{bar:10}| {n_fmt}/{total_fmt} evaluations [{elapsed}<{remaining}]{postfix}  {desc}"
 COUNT = "{n_fmt} evaluations [{elapsed}]{postfix}  {desc}"
 PART = "{percentage:3.0f}%|{bar:10}| {n_fmt}/{total_fmt} batches [{elapsed}<{remaining}]  {desc}"
@@ -403,10 +403,10 @@ def _bar(title: str, form: str, hidden: bool = False, **settings: Any) -> Any:
 def search_shown(
     title: str, total: int, known: int = 0, hidden: bool = False, unit: str = "block"
 ) -> Iterator[Callable[[int, float, int], None]]:
-    """Yield a function that shows how many masks are scored, and the lowest loss of those that remove the most.
+    """Yield show(evaluations, best, size), which displays the number of scored masks and the lowest loss.
 
-    Its last argument is how many units of the kind `unit` ("block" or "sublayer") the latter remove: losses of masks
-    of different sizes cannot be compared.
+    `best` is the lowest loss among the masks that remove the most units, and `size` is their number of removed units
+    of the kind `unit` ("block" or "sublayer"). Losses of masks of different sizes cannot be compared.
     """
     shown, form = (total, BAR) if total <= OPEN else (None, COUNT)
     with _bar(title, form, hidden, total=shown, initial=min(known, total), unit="eval") as bar:
@@ -414,7 +414,7 @@ def search_shown(
         def show(evaluations: int, best: float, size: int) -> None:
             what = f"{size} {unit_noun(unit)}{'s' * (size != 1)}"
             bar.set_postfix_str(f"best loss {best:.4f} without {what}", refresh=False)
-            # The total counts neither the dense model nor a final mask that the search did not score.
+            # Evaluations include the dense model and a final mask that the search did not score; the total does not.
             bar.update(min(evaluations, total) - bar.n)
 
         yield show
@@ -422,9 +422,9 @@ def search_shown(
 
 @contextmanager
 def batches_shown(title: str) -> Iterator[Callable[[int, int], None]]:
-    """Yield a function that shows how many batches of a measurement are done, of how many.
+    """Yield show(done, total), which displays how many batches of a measurement are done.
 
-    The bar appears after a second, so short measurements show nothing. It disappears at the end.
+    The bar appears after one second, so short measurements show nothing. It disappears at the end.
     """
     with _bar(title, PART, leave=False, delay=1.0) as bar:
 

@@ -74,26 +74,27 @@ def check_cell(cell: Cell) -> None:
 class Drawn:
     """What the cells of one command share: checks of models, samples, evaluation data, and texts for healing.
 
-    Each is drawn and checked once for all cells with the same settings and files.
+    Cells with the same settings and files draw and check them once.
     """
 
     def __init__(self) -> None:
         self._kept: dict[Hashable, Any] = {}
 
     def once(self, key: Hashable, draw: Callable[[], T]) -> T:
-        """What `draw` returned when this key was first asked for."""
+        """The value that `draw` returned when `key` was first used; only the first call for a key runs `draw`."""
         if key not in self._kept:
             self._kept[key] = draw()
         return cast(T, self._kept[key])
 
 
 def prepare(cell: Cell, drawn: Drawn | None = None) -> Prepared:
-    """Check the model, and draw the samples and the evaluation data; `drawn` is what cells of a command share.
+    """Check the model, and draw the samples and the evaluation data. Cells of one command share `drawn`.
 
-    Checks the model's configuration and files, its vocabulary, the search space, the data, and that
-    samples and evaluation data do not overlap.
+    Checks the model's configuration and files, its vocabulary, the search space, the data, and that samples,
+    evaluation data and healing text do not overlap.
 
-    Raises InputError if the input is invalid, UnreachableError if a model or data set cannot be loaded.
+    Raises InputError if the input is invalid, OutOfReachError if the search would need too many evaluations, and
+    UnreachableError if a model or data set cannot be loaded.
     """
     model, drawn = cell.model, drawn or Drawn()
     exported = cell.export is not None and not cell.finished
@@ -128,7 +129,7 @@ def prepare(cell: Cell, drawn: Drawn | None = None) -> Prepared:
     rows |= {f"the data of {name}": getattr(one, "windows", one) for name, one in data.items()}
     if text is not None:
         rows["the healing text"] = Samples("text", text.source, (*text.windows, *text.heldout), text.seed)
-    # Other data, such as the documents of lm-eval, are texts that the tokenizer encodes.
+    # Other data, such as the documents of lm-eval, are texts, which the model's own tokenizer encodes.
     largest = {label: one.largest_id for label, one in rows.items() if isinstance(one, Samples)}
     preflight.check_vocabulary(model, largest)
     if cell.evaluation.allow_overlap:
@@ -140,7 +141,7 @@ def prepare(cell: Cell, drawn: Drawn | None = None) -> Prepared:
 
 
 def _healing_text(cell: Cell, samples: Samples, data: Mapping[str, Data], drawn: Drawn) -> HealingText:
-    """What the pruned model is trained on; an embedded text without windows that repeat a phrase of `data`."""
+    """The text for training the pruned model; an embedded text is without the windows that share text with `data`."""
 
     def draw() -> HealingText:
         check_length(cell.heal.length, cell.model.context_length, cell.model.name)
@@ -153,14 +154,14 @@ def _healing_text(cell: Cell, samples: Samples, data: Mapping[str, Data], drawn:
 
 
 def _trained_text(cell: Cell, drawn: HealingText, data: Mapping[str, Data]) -> HealingText | None:
-    """The text of a finished healing with the settings of a cell, if it shares no run of tokens with `data`.
+    """The text of a finished training run with the cell's settings; None if there is none, or if it overlaps `data`.
 
-    Another evaluation leaves out other windows of the text `drawn`. But a healing need not be repeated if what it was
-    trained on has nothing in common with the new data. None if there is no such healing.
+    With another evaluation, other windows of the text `drawn` would be left out. But if the earlier training text
+    shares no run of tokens with the new data, the training need not be repeated.
     """
 
     def read() -> list[HealRecord]:
-        """The records of the finished healings in the cell's folder; the one of its result comes first."""
+        """The records of finished training runs in the cell's folder; the one that the result names comes first."""
         places = [FOLDER, *([f"{FOLDER}/mask-*"] if cell.heal.candidates > 1 else ())]
         paths = [path for place in places for path in sorted(cell.folder.glob(f"{place}/*/{RECORD}"))]
         records: list[HealRecord] = [storage.read_json(path) for path in paths]
@@ -180,23 +181,25 @@ def _trained_text(cell: Cell, drawn: HealingText, data: Mapping[str, Data]) -> H
 
 # Check drawn data. What is refused, and what is only reported:
 #
-# - Rows that are longer than the model reads are refused: the model would fail. lm-eval would cut off the beginning
-#   of an item, so items of a local file are refused as well. For lm-eval's own tasks, whose data nobody here can
-#   change, the number of shortened items is reported and recorded (`how.shortened`): the result must be lm-eval's.
-# - Data that hold nothing but white space, or several samples that are all equal, are refused: their loss means
-#   nothing, and their standard error of 0 would make every difference significant.
-# - Single samples that are blank or repeated are reported. Real benchmarks have some, and without them the numbers
-#   could not be compared with those of others.
-# - One sample is reported: its value is valid, but it has no standard error, so none is recorded for a metric.
+# - Rows that are longer than the model's context are refused: the model would fail. lm-eval would cut off the start
+#   of such an item, so items of a local file are refused as well. The data of lm-eval's own tasks cannot be changed
+#   here, and the result must be the one that lm-eval gives. So their number of shortened items is reported and
+#   recorded (`how.shortened`).
+# - Data that hold only white space, or several samples that are all equal, are refused: their loss means nothing, and
+#   their standard error of 0 would make every difference significant.
+# - Single samples that are blank or repeated are reported. Real benchmarks have some, and without them our numbers
+#   could not be compared with published ones.
+# - If there is only one sample, that is reported: its value is valid, but it has no standard error.
 
 LM_EVAL = 2048  # tokens that lm-eval gives a model whose configuration and tokenizer set no limit
 
 
 @dataclass(frozen=True)
 class Reader:
-    """The model that reads the data: its name, its limit in tokens (None: unknown), and its tokenizer.
+    """The model that reads the data: its name, its limit `most` in tokens (None: unknown), and its tokenizer.
 
-    `change` is the length above which it embeds the positions of a whole batch in another way (None: never).
+    If a batch holds a row longer than `change` tokens, the model embeds all positions of the batch in another way
+    (None: never).
     """
 
     name: str
@@ -206,7 +209,7 @@ class Reader:
 
     @classmethod
     def of(cls, name: str, config: Any, tokenizer: Any) -> Reader:
-        """A model with this configuration."""
+        """A reader with the limits that the configuration sets."""
         return cls(name, context_length_of(config), tokenizer, rope_change_of(config))
 
 
@@ -238,7 +241,7 @@ def check_evaluation(data: Mapping[str, Data], reader: Reader, evaluation: Any =
 
 
 def check_samples(label: str, samples: Samples, reader: Reader, setting: str) -> None:
-    """Raise InputError if samples of one kind are too long, blank, or all the same; `setting` is their length."""
+    """Raise InputError if samples of one kind are too long, blank, or all the same; `setting` names their length."""
     items, change = samples.kind == "items", reader.change
     if reader.most is not None and samples.length > reader.most:
         long = sum(any(len(row.input_ids) > reader.most for row in unit) for unit in samples.units)
@@ -300,7 +303,7 @@ def _check_repeats(label: str, pieces: Sequence[Hashable], unit: str) -> None:
 
 
 def _setting(evaluation: Any, metric: str) -> str:
-    """The setting that decides how long the rows of a metric are."""
+    """The name of the setting that decides how long the rows of a metric are."""
     name = metric.partition("/")[2]
     if metric == CONTINUATIONS:
         return "eval.prompt_tokens or eval.continuation_tokens"

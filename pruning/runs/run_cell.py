@@ -64,14 +64,14 @@ COST = "cost.json"  # in the folder of a cell whose search is not finished
 def run(prepared: Prepared) -> DoneResult:
     """Search, evaluate and record one cell. A cell that was stopped continues from its journal.
 
-    Every failure is raised, and the study records it. Raises BusyError if another process runs the cell. Raises
-    RankError if there are several ranks and one of them fails.
+    Raises every failure, so that the study can record it. Raises BusyError if another process runs the cell, and
+    RankError if one of several ranks fails.
     """
     cell = prepared.cell
     with cell_lock(cell):
         done = collectives.on_first(cell.done)
         drawn = [prepared.samples.sha256, digests(prepared.data)]
-        if collectives.broadcast(drawn) != drawn:  # for example, because of other versions of libraries
+        if collectives.broadcast(drawn) != drawn:  # for example, if versions of libraries differ
             raise RankError("ranks have drawn different samples: install the same packages on all nodes.")
         result = _run(prepared) if done is None else reevaluate(prepared, done)
         return healed_cell(prepared, result)
@@ -80,8 +80,8 @@ def run(prepared: Prepared) -> DoneResult:
 def record_failure(cell: Cell, error: BaseException) -> FailedResult:
     """Write the result of a cell that failed. The next run of the same command runs the cell again.
 
-    The traceback is appended to the cell's log. If an earlier run has finished the cell, the earlier result is kept,
-    and the failure is only logged and returned. So it is if the cell's files cannot be written.
+    The traceback is appended to the cell's log. If an earlier run has finished the cell, its result is kept, and the
+    failure is only logged and returned. The same holds if the cell's files cannot be written.
     """
     log_path = cell.folder / LOG
     message = sentence(error) if isinstance(error, OSError) else str(error)
@@ -159,7 +159,7 @@ def _run(prepared: Prepared) -> DoneResult:
 def score_key(prepared: Prepared, info: ModelInfo, unit: str = "block") -> str:
     """A digest of everything that a loss depends on: format, model, revision, arithmetic, objective, exact samples.
 
-    `unit` is what the masks are over, because journals number units.
+    `unit` is the kind of unit that masks remove. It is included because journals identify units by their numbers.
     """
     cell = prepared.cell
     data: list[Any] = [FORMAT, cell.arithmetic(), info.revision]
@@ -169,7 +169,7 @@ def score_key(prepared: Prepared, info: ModelInfo, unit: str = "block") -> str:
 
 
 def _search(cell: Cell, space: Space, losses: Calibrated, key: str) -> tuple[Solution, Cost]:
-    """The solution and what it cost. Raises DamagedError if a line of a journal contradicts itself."""
+    """The solution of the search and its cost. Raises DamagedError if a line of a journal contradicts itself."""
     estimate = losses.whole.estimate
 
     def journal(name: str) -> Journal:
@@ -213,7 +213,7 @@ def _calibration_record(prepared: Prepared, solution: Solution, estimate: Estima
 
 def _search_record(cell: Cell, space: Space, solution: Solution, cost: Cost) -> SearchRecord:
     def count(evaluations: float) -> float:
-        """A fraction if some masks were evaluated on a fraction of the samples."""
+        """An int, or a float if some masks were evaluated on a fraction of the samples."""
         return int(evaluations) if float(evaluations).is_integer() else round(evaluations, 3)
 
     mask = solution.score.mask
@@ -233,7 +233,7 @@ def _search_record(cell: Cell, space: Space, solution: Solution, cost: Cost) -> 
 
 
 class CostLedger:
-    """The `Cost` of the current run and of the cell's earlier runs. A file keeps their sum until the cell is done."""
+    """The `Cost` of the current run and of the cell's earlier runs. A file holds their sum until the cell is done."""
 
     def __init__(self, path: Path, running: Cost) -> None:
         self.path, self.running, self._saved = path, running, replace(running)
