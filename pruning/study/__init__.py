@@ -3,5 +3,5 @@
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
-# A composed configuration, and the chosen option of each Hydra group.
+# A composed configuration, and the options chosen in Hydra's groups, by group.
 Composed: TypeAlias = tuple[Any, Mapping[str, Any]]

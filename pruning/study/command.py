@@ -47,7 +47,7 @@ BUSY = 75  # nothing failed, but another process still runs some of the cells; t
 def execute(configs: Sequence[Composed]) -> None:
     """Run a study as a command: print errors in plain words, and exit with a nonzero status if a cell failed.
 
-    Under torchrun, all processes run each cell together and only the first one prints.
+    Under torchrun, all processes run each cell together, and only the first process prints.
     """
     with guarded(), joined_ranks():
         if status := run_study(configs):
@@ -57,7 +57,7 @@ def execute(configs: Sequence[Composed]) -> None:
 def run_study(configs: Sequence[Composed]) -> int:
     """Run the cells of composed configurations; returns the exit status.
 
-    If anything is wrong, raises one InputError that lists all errors, before the first cell starts.
+    If any input is wrong, raises one InputError that lists all errors, before the first cell starts.
     """
     if (tasks := task_cells.task_settings(configs)) is not None:
         configs = task_cells.expanded(configs, tasks)
@@ -96,7 +96,7 @@ def run_study(configs: Sequence[Composed]) -> int:
 
 
 def _check(cells: Sequence[Cell], launcher: InProcess | LocalPool | Slurm) -> None:
-    """Raise one InputError with everything that is wrong with the cells, or if the launcher cannot run them."""
+    """Raise one InputError with all errors of the cells, and with the launcher's error if it cannot run them."""
     from pruning.runs.prepare import check_cell
 
     def check_jobs() -> None:
@@ -128,7 +128,7 @@ def _run_guided(cell: Cell, launcher: InProcess | LocalPool | Slurm, outcome: Ou
     announcements.setLevel(logging.WARNING)  # this cell is announced above
     try:
         run_cells([speed_cell(cell)], launcher, second := Outcome())
-        run_cells([cell], launcher, outcome)  # so that the result names the settings that were asked for
+        run_cells([cell], launcher, outcome)  # the result then has the requested settings again
     finally:
         announcements.setLevel(logging.NOTSET)
     outcome.failed |= second.failed
@@ -149,7 +149,7 @@ def _check_export(cells: Sequence[Cell]) -> None:
 
 
 def _export(cells: Sequence[Cell], outcome: Outcome) -> None:
-    """If the command asks for an export, write the smaller model and print the summary of the export."""
+    """If the command asks for an export, write the smaller model and print a summary."""
     for cell in cells if collectives.is_first() else ():
         if cell.export is not None and cell.key in outcome.done:
             from pruning.export.pipeline import export_cell
@@ -169,7 +169,7 @@ def _route(cells: Sequence[Cell], outcome: Outcome, settings: TaskStudy) -> None
         say(f"\n{routing_text(route_group(group, [outcome.done[cell.key] for cell in group], settings))}")
 
 
-# Start Hydra for a command, and give its errors in this project's words.
+# Start Hydra for a command, and reword its errors.
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")

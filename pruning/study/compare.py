@@ -4,11 +4,11 @@ depth-pruning compare MODEL OTHER... [eval=embedded] [model.dtype=float32] [NAME
 
 MODEL is a directory that save_pretrained wrote, a GGUF file, OWNER/NAME on the hub, or an option of the group model,
 such as smollm2. OTHER is one of these, or the folder of a finished cell: its mask, with its repair and its training.
-All are measured on the same texts and items and on this machine: eval= with the difference to MODEL, bits per byte,
-speed, size and memory. NAME=VALUE are settings of eval, forward, tracker and paths as in `depth-pruning grid`, and
-model.dtype, model.device_map, model.max_memory, model.offload and model.products, which are for all models.
-What was measured before is not measured again, so a command that was stopped continues.
-The options of eval are listed below, of which speed, and continuations of generation, cannot compare models.
+All models are measured on this machine, on the same texts and items. The table gives the metrics of eval= and their
+differences from MODEL, bits per byte, speed, size and memory. NAME=VALUE are settings of eval, forward, tracker and
+paths as in `depth-pruning grid`; model.dtype, model.device_map, model.max_memory, model.offload and model.products
+apply to all models. Measurements are kept, so a command that was stopped continues if it is given again.
+The options of eval are listed below; speed, and generation with continuations, cannot compare models.
 """
 
 from __future__ import annotations
@@ -61,14 +61,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FOLDER = "compared"  # in the results folder: a folder for each comparison
-WIDTH = 100  # columns of a terminal that the table fits
-# Settings of the command: those of `model` are for all models.
+FOLDER = "compared"  # the folder of comparisons in the results folder; each has a folder in it
+WIDTH = 100  # the largest number of characters in a line of the table
+# Settings of the command: those of `model` apply to all models.
 ALLOWED = (
     *("eval", "forward", "tracker", "paths.results", "model.dtype", "model.device_map"),
     *("model.max_memory", "model.offload", "model.products"),
 )
-# The options of the cell that holds them, of which no other one is used.
+# Options for the cell that holds these settings. The cell is never run, so these options have no effect.
 OPTIONS = {"model": "smollm2", "objective": "perplexity", "calibration": "pydoc", "algo": "greedy"}
 OPTIONS |= {"eval": "embedded"}
 
@@ -81,7 +81,7 @@ def main(draw: Callable[[Path], Path]) -> None:
 def compare(words: Sequence[str], draw: Callable[[Path], Path]) -> Path:
     """Measure the models that the words name, and write, print and record their table. Returns the record's folder.
 
-    Raises InputError before anything is measured if a word is wrong, or if a model cannot be measured or compared.
+    If a word is wrong, or if a model cannot be measured or compared, raises InputError before anything is measured.
     """
     places = [word for word in words if names_folder(word)]
     base, given = _base([word for word in words if not names_folder(word)])
@@ -119,14 +119,15 @@ def compare(words: Sequence[str], draw: Callable[[Path], Path]) -> Path:
     return folder
 
 
-# What the words ask for, and what can be said of it before anything is measured.
+# Find the models that the words name, and check them before anything is measured.
 
 
 @dataclass(frozen=True)
 class ComparedModel:
-    """A whole model in a cell with the settings of the command or, with `done`, the mask of a finished cell.
+    """A model to compare: the dense model of `cell` or, if `done` is its result, the pruned model of a finished cell.
 
-    `data` are those of each metric; `others` are the texts that it reads as other tokens than the first model.
+    `data` maps metrics to their data. `others` are the metrics whose text becomes other tokens than for the first
+    model.
     """
 
     place: str
@@ -142,12 +143,12 @@ class ComparedModel:
 
     @property
     def folder(self) -> Path:
-        """The folder of the finished cell, which may have been renamed."""
+        """The folder of the finished cell. Its name need not be the cell's key, because it may have been renamed."""
         return Path(self.place).expanduser().resolve()
 
 
 def _base(settings: Sequence[str]) -> tuple[Cell, dict[str, Any]]:
-    """A cell with the settings of the command, which is never run, and those of them that are for all models."""
+    """A cell that holds the command's settings and is never run, and the settings of `model`, for all models."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
@@ -171,14 +172,14 @@ def _base(settings: Sequence[str]) -> tuple[Cell, dict[str, Any]]:
 
 
 def _found(place: str, base: Cell, given: Mapping[str, Any]) -> ComparedModel:
-    """What a word of the command names. Raises InputError if there is none, or if it is no causal language model."""
+    """The model or cell that a word names. Raises InputError if there is none, or if it is not a causal model."""
     folder = Path(place).expanduser().resolve()
     if not (folder / NAME).is_file():
         model = replace(cast(Model, build_option("model", model_words(place))), **given)
         preflight.check_model(model)
         return ComparedModel(place, replace(base, model=model))
     done = read_done(folder)
-    # Other places to write to, which a folder from elsewhere may name, are not used.
+    # A folder from elsewhere may name places to write to: these are not used.
     config = done["config"] | {"model": done["config"]["model"] | {"offload": None, **given}, "export": None}
     config |= {name: base.config[name] for name in ("eval", "tracker", "forward")}
     cell = recorded_cell(config | {"paths": {"results": str(folder.parent)}}, {})
@@ -187,14 +188,14 @@ def _found(place: str, base: Cell, given: Mapping[str, Any]) -> ComparedModel:
 
 
 def _with_data(models: Sequence[ComparedModel]) -> Iterator[ComparedModel]:
-    """Each model with its data: the windows of text that the first one draws, and the same items.
+    """Yield each model with its data: the windows of text that the first model draws, and the same items.
 
-    Raises InputError as `prepare` does, and if no number could be compared.
+    Raises InputError as `prepare` does, or if no metric could be compared.
     """
     first: Mapping[str, Data] = {}
     for one in models:
         model, evaluation, others = one.cell.model, one.cell.evaluation, []
-        # Of a finished cell, data that it was calibrated or trained on are refused.
+        # For a finished cell, `prepare` refuses data on which it was calibrated or trained.
         data = dict(evaluation.data(model.tokenizer) if one.done is None else prepare(one.cell).data)
         first = first or data
         for metric, drawn in first.items():
@@ -217,12 +218,12 @@ def _is_text(data: Data) -> bool:
     return isinstance(data, Samples) and data.kind == "text"
 
 
-# Measure a model, as `eval=` does, unless its measurements are in files.
+# Measure a model as `eval=` asks for, unless its measurements are in files.
 
 
 @dataclass(frozen=True)
 class Measurements:
-    """All metrics of a model, the terms that were kept of each, and the record of its speed."""
+    """All metrics of a model, the terms that are kept of each metric, and the record of its speed."""
 
     model: ComparedModel
     revision: str
@@ -231,13 +232,13 @@ class Measurements:
     speed: Mapping[str, Any]
 
     def costs(self, text: str) -> tuple[list[float], Estimate]:
-        """What the windows of a text cost the model: see `window_costs`."""
+        """The costs of a text's windows under the model: see `window_costs`."""
         samples = cast(Samples, self.model.data[text])
         return window_costs(self.terms[text], samples, self.model.cell.model.tokenizer)
 
 
 def _measured(one: ComparedModel, speed: Any, results: Path) -> Measurements:
-    """The measurements of a model, in files of the folder `results`. It is loaded only if one of them is missing."""
+    """The measurements of a model, in files in `results`. The model is loaded only if one of the files is missing."""
     from pruning.healing.loop import read_weights, smaller_model
     from pruning.models.output_maps import read_repair, repaired
 
@@ -285,7 +286,7 @@ def _measured(one: ComparedModel, speed: Any, results: Path) -> Measurements:
 
 
 def _row(own: Measurements, first: Measurements) -> ModelRow:
-    """The row of a model, with its differences to the first one."""
+    """The row of a model, with its differences from the first model."""
     one, model = own.model, own.model.cell.model
     changes, bits = dict[str, dict[str, Any]](), dict[str, dict[str, Any]]()
     for metric in metrics_among(own.metrics):
@@ -312,7 +313,7 @@ def _row(own: Measurements, first: Measurements) -> ModelRow:
         prefill=run["pruned"]["prefill_per_second"],
         decode=run["pruned"]["decode_per_second"],
         parameters=sizes["pruned"]["parameters"],
-        # Of a whole model, `pruned` equals `dense`.
+        # For a dense model, `pruned` equals `dense`.
         disk=round(_stored_bytes(model) * sizes["pruned"]["bytes"] / sizes["dense"]["bytes"]),
         memory=run["pruned"]["peak_memory"],
         other_tokens=[*one.others],
@@ -320,7 +321,7 @@ def _row(own: Measurements, first: Measurements) -> ModelRow:
 
 
 def _stored_bytes(model: Model) -> int:
-    """The bytes of the files of the weights of a model that has been loaded once."""
+    """The total size in bytes of a model's weight files, which are on this machine because it has been loaded."""
     from huggingface_hub import snapshot_download
 
     place, options = model.place
@@ -332,7 +333,7 @@ def _stored_bytes(model: Model) -> int:
 
 
 def _notes(models: Sequence[ComparedModel]) -> Iterator[str]:
-    """What a reader must know to compare the rows."""
+    """Yield the notes that a reader needs to compare the rows."""
     if others := [one.name for one in models if one.others]:
         yield (
             f"{', '.join(others)}: another tokenizer than that of {models[0].name}. Perplexities are per token and "
@@ -345,7 +346,7 @@ def _notes(models: Sequence[ComparedModel]) -> Iterator[str]:
 
 
 def _parts(table: ModelTable) -> Iterator[str]:
-    """The table, in parts of as many columns as fit beside the names of the models."""
+    """Yield the table in parts; each has the names of the models and as many columns as fit into `WIDTH`."""
     columns, names = [*table.columns().items()], [row.name for row in table.rows]
     while columns:
         for count in range(len(columns), 0, -1):

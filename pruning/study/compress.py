@@ -3,9 +3,8 @@
 depth-pruning compress MODEL [OUT] [ratio=0.2] [minutes=30] [NAME=VALUE ...]
 
 MODEL is a directory that save_pretrained wrote, a GGUF file, OWNER/NAME on the hub, or an option of the group model,
-such as smollm2. OUT is the directory for the smaller model. With minutes=30, search and training are chosen
-to fit that time. NAME=VALUE are settings as in `depth-pruning grid experiment=compress`, of which this is the
-short form.
+such as smollm2. OUT is the directory for the smaller model. With minutes=30, search and training are chosen to fit
+that time. NAME=VALUE are settings as in `depth-pruning grid experiment=compress`; this command is its short form.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ def main() -> None:
 
 
 def launch_words(words: Sequence[str]) -> list[str]:
-    """The words of `depth-pruning grid` for these words. Raises InputError if the model is missing or unknown."""
+    """The words of `depth-pruning grid` that do the same. Raises InputError if the model is missing or unknown."""
     from pruning.config.words import is_setting
 
     places = [word for word in words if not is_setting(word) and not word.startswith("-")]
@@ -47,7 +46,7 @@ def launch_words(words: Sequence[str]) -> list[str]:
 
 
 def model_words(place: str) -> list[str]:
-    """The words that choose a model by its directory or file, by its name on the hub, or by its option.
+    """The words of `depth-pruning grid` that choose a model: a directory or file, a name on the hub, or an option.
 
     Raises InputError if there is no such model.
     """

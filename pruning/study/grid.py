@@ -54,7 +54,7 @@ class Outcome:
 
 @contextmanager
 def joined_ranks() -> Iterator[None]:
-    """Within this context, the ranks are joined, and only the first one logs its progress."""
+    """A context in which the ranks are joined, and only the first rank logs its progress."""
     with collectives.joined_ranks():
         if not collectives.is_first():
             logging.getLogger("pruning").setLevel(logging.WARNING)
@@ -67,7 +67,7 @@ def joined_ranks() -> Iterator[None]:
 def distinct_cells(configs: Sequence[Composed]) -> list[Cell]:
     """The distinct cells of composed configurations; cells of one model are adjacent.
 
-    Raises one InputError that lists everything that is wrong.
+    Raises one InputError that lists all errors.
     """
     cells = run_checks([partial(cell_of, *config) for config in configs])
     places: dict[str, dict[Path, None]] = {}
@@ -102,7 +102,7 @@ def distinct_cells(configs: Sequence[Composed]) -> list[Cell]:
 
 
 def run_checks(steps: Sequence[Callable[[], Any]]) -> list[Any]:
-    """The return values of all steps. If steps fail, raises one InputError with the errors of all of these."""
+    """The return values of all steps. If any steps fail, raises one InputError with all their errors."""
     values, errors = [], []
     for step in steps:
         try:
@@ -130,11 +130,11 @@ def note_study(cells: Sequence[Cell]) -> None:
             records.write_study(results, name, [*records.read_study(results, name), *keys])
 
 
-# Run the cells that are not done: in this process, in processes beside it, or as jobs.
+# Run the cells that are not done: in this process, in child processes, or as jobs.
 
 
 def run_cells(cells: Sequence[Cell], launcher: InProcess | LocalPool | Slurm, outcome: Outcome) -> None:
-    """Run what is not done yet and add every cell to `outcome`. Raises InputError if a cell's input is wrong."""
+    """Run cells that are not done and add every cell to `outcome`. Raises InputError if a cell's input is wrong."""
     pending = [cell for cell in cells if not _is_done(cell, outcome)]
     if pending and isinstance(launcher, Slurm):
         _run_jobs(cells, pending, launcher, outcome)
@@ -154,7 +154,7 @@ def run_cells(cells: Sequence[Cell], launcher: InProcess | LocalPool | Slurm, ou
 
 
 def _is_done(cell: Cell, outcome: Outcome) -> bool:
-    """Whether the cell's files hold a result with the requested evaluation; if so, adds it to `outcome`."""
+    """Whether the cell is done, evaluated and healed as requested; if so, adds its result to `outcome`."""
     if (result := collectives.on_first(lambda: finished(cell))) is None:
         return False
     outcome.done[cell.key] = result
@@ -162,10 +162,11 @@ def _is_done(cell: Cell, outcome: Outcome) -> bool:
 
 
 def _prepare(cells: Sequence[Cell], outcome: Outcome, in_flight: bool = False) -> list[Prepared]:
-    """Draw and check the samples of all cells before the first search starts.
+    """Draw and check the samples and data of all cells, before the first search starts.
 
-    Raises one InputError for all bad input, and for models and data sets that cannot be reached. A cell whose search
-    would need too many evaluations is left out; if no other cell remains, and none is in flight, raises InputError.
+    If input is invalid, or a model or data set cannot be reached, raises one InputError with all such errors. A cell
+    whose search would need too many evaluations is left out. If no cell remains, and none is done or in flight,
+    raises InputError.
     """
     if not cells:
         return []
@@ -225,7 +226,7 @@ def _name(cell: Cell) -> str:
 
 
 def _log_sizes(prepared: Sequence[Prepared]) -> None:
-    chosen: dict[str, set[str]] = {}  # the draws of each text
+    chosen: dict[str, set[str]] = {}  # the digests of the draws, by their description
     for samples in (ready.samples for ready in prepared):
         pieces = "items" if samples.kind == "items" else f"samples of up to {samples.length} tokens"
         chosen.setdefault(f"{samples.count} {pieces} of {samples.source}", set()).add(samples.sha256)
@@ -244,7 +245,7 @@ def _log_sizes(prepared: Sequence[Prepared]) -> None:
 def _run_jobs(cells: Sequence[Cell], pending: Sequence[Cell], launcher: Slurm, outcome: Outcome) -> None:
     """Submit cells that are not in flight yet; unless launcher.wait=false, wait for all cells in flight.
 
-    Raises InputError if a cell is in flight with another evaluation or healing.
+    Raises InputError if the job of a cell in flight has another evaluation or healing than this command asks for.
     """
     results = cells[0].results
     with submission_lock(results):
@@ -285,7 +286,7 @@ def _take(ended: Mapping[str, CellState], cells: Sequence[Cell], outcome: Outcom
         outcome.failed[cell.key] = state.failure()
 
 
-# Call the tracker of a study. If the tracker fails, only warn: the results are in files.
+# Call the tracker of a study. If it fails, only warn, because the results are in files.
 
 
 def start_tracker(cells: Sequence[Cell]) -> None:
@@ -316,7 +317,7 @@ def _tracked(step: str, action: Callable[[], None]) -> None:
 
 # What the command prints at its end.
 
-# Errors that a second try of the same command does not cure.
+# Errors that would occur again if the same command were repeated.
 FINAL = ("InputError", "UnskippableError", "DamagedError", "ForeignError")
 
 
@@ -337,7 +338,7 @@ def sum_up(cells: Sequence[Cell], outcome: Outcome) -> None:
 
 
 def say_how_to_resume(cells: Sequence[Cell], outcome: Outcome) -> None:
-    """After Ctrl-C, print what is kept and the command that resumes."""
+    """After Ctrl-C, print what is kept, and the command with which to resume."""
     jobs = f"\n{len(outcome.submitted)} jobs keep running." if outcome.submitted else ""
     say(
         f"\nInterrupted: {len(outcome.done)} of {len(cells)} cells are done, and every loss computed so far is kept "

@@ -1,4 +1,4 @@
-"""A guided run (`guide=true`) of one cell: say what it will take, run it, time its models, and say where to look."""
+"""A guided run (`guide=true`) of one cell: print a forecast, run it, time its models, and print where to look."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ log = logging.getLogger(__name__)
 
 OFFLINE = "Without a network, use the text that comes with Python: calibration=pydoc heal.source=pydoc eval=heldout."
 SPEED = ("eval=speed", "eval.batch_sizes=[1]", "eval.repeats=3", "eval.new_tokens=16")
-PROMPT = 256  # tokens of the prompt whose speed is measured, or as many as the model reads
+PROMPT = 256  # tokens of the prompt whose speed is measured; at most half of what the model reads
 
 
 def check_guided(cells: Sequence[Cell], launcher: Any, minutes: float | None) -> Cell:
     """The one cell of a guided run, with a directory for its model: `smaller` in its folder if none is given.
 
-    Raises InputError if there are several cells, if they would run as jobs, or if the minutes are none.
+    Raises InputError if there are several cells, if the launcher is not `local`, or if `minutes` is 0 or less.
     """
     if minutes is not None and minutes <= 0:
         raise InputError(f"minutes={minutes:g} is too short: give more than 0, or null for no limit.")
@@ -56,11 +56,11 @@ def check_guided(cells: Sequence[Cell], launcher: Any, minutes: float | None) ->
     return cell if cell.export is not None else dataclasses.replace(cell, export=cell.folder / SMALLER)
 
 
-PLANS = "plans"  # the folder of what was decided, so that the same command continues with the same settings
+PLANS = "plans"  # the folder of decided settings, so that a repeated command continues with the same ones
 
 
 def planned(cell: Cell, minutes: float | None) -> Cell:
-    """The cell with what is decided for it, after a forecast is printed; a plan that was made before is kept.
+    """The cell with the settings that are decided for it; prints a forecast. An earlier plan for the cell is kept.
 
     Raises the errors of `prepare` and of `forecast.decided` before anything expensive starts.
     """
@@ -113,7 +113,7 @@ def planned(cell: Cell, minutes: float | None) -> Cell:
 
 
 def _at_home(cell: Cell, asked: Cell) -> Cell:
-    """The cell that was decided on, whose model goes into its own folder if that was asked for."""
+    """The decided cell. If `asked` exports its model into its own folder, so does the decided cell."""
     return (
         dataclasses.replace(cell, export=cell.folder / SMALLER)
         if asked.export == asked.folder / SMALLER
@@ -122,7 +122,7 @@ def _at_home(cell: Cell, asked: Cell) -> Cell:
 
 
 def say_result(result: DoneResult, results: Path) -> None:
-    """Print the table of a cell's models, how the last one differs from the dense one, and how sure the choice is."""
+    """Print the table of a cell's models, how the last differs from the dense one, and how certain the mask is."""
     name = result["model"]["name"]
     say(f"\n{name} without {' '.join(map(str, result['mask']['dropped']))}\n\n{table(result)}\n")
     which, _ = [*stages(result)][-1]
@@ -136,7 +136,7 @@ def say_result(result: DoneResult, results: Path) -> None:
 
 
 def say_where(cell: Cell) -> None:
-    """Print where the model's card and the files of its cell are, and how to look at them."""
+    """Print the paths of the model's card and of its cell, and the command that shows the results."""
     assert cell.export is not None
     folder, here = cell.results, Path.cwd()
     shown = folder.relative_to(here) if folder.is_relative_to(here) else folder
@@ -144,9 +144,9 @@ def say_where(cell: Cell) -> None:
 
 
 def speed_cell(cell: Cell) -> Cell:
-    """The same cell with an evaluation of its speed, for a prompt that the model can read.
+    """The cell with an evaluation of its speed, for a prompt that the model can read.
 
-    It asks for no healing: training changes weights and not their number, so the speed does not depend on it.
+    The new cell is not healed: training does not change the number of weights, so speed does not depend on it.
     """
     from pruning.healing.heal_settings import NoHealing
     from pruning.runs.forecast import with_settings
@@ -156,7 +156,7 @@ def speed_cell(cell: Cell) -> Cell:
 
 
 def usual_speed(most: int | None) -> Speed:
-    """The evaluation of speed for models that read `most` tokens; None if they set no limit."""
+    """The evaluation of speed for models that read at most `most` tokens (None: no limit)."""
     prompt = min(PROMPT, (most or 2 * PROMPT) // 2)
     return cast("Speed", build_option("eval", [*SPEED, f"eval.prompts=[{prompt}]"]))
 
@@ -167,7 +167,7 @@ SPEED_STAGE = {"prefill_per_second": "prompt tokens/s", "decode_per_second": "ne
 
 
 def stages(result: DoneResult) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Each model of a result with its metrics: `dense`, `pruned`, and `repaired` and `healed` if there are such."""
+    """Yield each model of a result with its metrics: `dense`, `pruned` and, if they exist, `repaired`, `healed`."""
     evaluation = cast(Mapping[str, Any], result["evaluation"])
     yield "dense", evaluation["dense"]
     if "uncompensated" in evaluation:
@@ -180,11 +180,11 @@ def stages(result: DoneResult) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def table(result: DoneResult) -> str:
-    """One row per model: every metric with its standard error, tokens per second, and size.
+    """The table of a cell's models: every metric with its standard error, tokens per second, and size.
 
-    The row of the healed model names its mask if it is not the search's, and says if training did not help. A repair
-    and a healing change weights and not their number, so all smaller models have the speed and the size of the pruned
-    one.
+    If the healed model has another mask than the search chose, its row names it; the row also says if training did
+    not help. Repair and training do not change the number of weights, so all smaller models have the speed and the
+    size of the pruned one.
     """
     found = list(stages(result))
     names = [name for name in metrics_among(found[0][1]) if isinstance(found[0][1][name], int | float)]

@@ -3,9 +3,10 @@
 depth-pruning heal CELL heal=lora heal.tokens=200000
 
 CELL is the folder of a finished cell. Settings are those of `heal` in a grid, listed below; the default is heal=lora.
-Settings of `tracker`, and model.offload, are those of this command and not of the cell, because a folder can come
-from somebody else.
-A command that was stopped continues if it is given again. Several budgets of one cell share their beginning.
+Because a folder can come from somebody else, the settings of `tracker` and model.offload that it records are not
+used: give them to this command.
+A command that was stopped continues if it is given again. Training runs of one cell with different budgets share
+their first steps.
 """
 
 from __future__ import annotations
@@ -46,9 +47,10 @@ def heal_folder(cell: Cell) -> None:
 
 
 def cell_of(words: Sequence[str]) -> Cell:
-    """The cell of a command line, with the healing that it asks for.
+    """The finished cell that a command line names, with the healing that it asks for.
 
-    Raises InputError if the folder holds no finished cell, or if a setting is wrong.
+    Raises InputError if the folder does not hold a finished cell, has another name than this cell, or a setting is
+    wrong.
     """
     from omegaconf import OmegaConf
 

@@ -1,6 +1,6 @@
-"""The command `depth-pruning grid`, which `python launch.py` is in a checkout.
+"""The command `depth-pruning grid`; in a checkout, `python launch.py` is the same command.
 
-This module imports nothing that is slow, so that Ctrl-C works and a first line is shown from the first moment on.
+This module imports nothing that is slow, so that Ctrl-C works at once and a first line is shown immediately.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pkgutil import resolve_name
 from pruning.core import VERSION
 from pruning.core.terminal import HELP, guarded, prepare_process, show
 
-# With these flags of Hydra, the command only prints something.
+# With these flags of Hydra, the command only prints information and runs nothing.
 SHOWING = {"--hydra-help", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc"}
 
 

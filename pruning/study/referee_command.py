@@ -1,12 +1,12 @@
 """Score published masks: what papers print, what is measured here, and what explains the gap.
 
-depth-pruning referee --dry-run             what it would do, and what is missing
+depth-pruning referee --dry-run             print what would be measured, and what is missing
 depth-pruning referee                       all masks: needs GPUs and a hub account
 depth-pruning referee --only sleb,llama3_8b some: names of files, models or masks
 depth-pruning referee --only ours eval=embedded_windows     this project's own masks: no hub, minutes on two cores
 
-SETTING=VALUE is a setting of a launch. `eval` names the one protocol, and the other settings that count are those of
-`model`, `forward`, `tracker` and `paths`.
+SETTING=VALUE is a setting of `depth-pruning grid`. `eval` names the one protocol; the other settings that have an
+effect are those of `model`, `forward`, `tracker` and `paths`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def main() -> None:
 def run_referee(words: Sequence[str]) -> int:
     """Run the command, or with `--dry-run` print what it would do; returns the exit status.
 
-    Raises InputError, before anything is measured, if an argument is wrong or if a model or text is missing.
+    If an argument is wrong, or if a model or text is missing, raises InputError before anything is measured.
     """
     asked = _parsed(words)
     cell, evaluation = _cell(asked.settings)
@@ -83,7 +83,7 @@ def run_referee(words: Sequence[str]) -> int:
 
 
 def _parsed(words: Sequence[str]) -> argparse.Namespace:
-    """The arguments. Raises InputError if one has no value; argparse itself refuses others."""
+    """The arguments. Raises InputError if --model or --text is not NAME=PATH; argparse refuses unknown options."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -105,7 +105,7 @@ def _parsed(words: Sequence[str]) -> argparse.Namespace:
 
 
 def _cell(words: Sequence[str]) -> tuple[Cell, CorpusPerplexity]:
-    """The cell whose model settings, tracker and folder the command uses, and its evaluation; it is never run."""
+    """A cell and its evaluation. It is never run: the command uses its model settings, tracker and folder."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
@@ -134,7 +134,7 @@ def _cell(words: Sequence[str]) -> tuple[Cell, CorpusPerplexity]:
 
 
 def _dry_run(rows: Sequence[GapRow], referee: Referee) -> str:
-    """What the command would do: the masks with their numbers, and what is missing."""
+    """The text of a dry run: the masks with their published numbers, and what is missing."""
     masks = []
     for entry in dict.fromkeys(row.entry for row in rows):
         printed = ", ".join(f"{one.theirs.corpus} {one.value:,.2f}" for one in entry.numbers) or "-"
@@ -147,7 +147,7 @@ def _dry_run(rows: Sequence[GapRow], referee: Referee) -> str:
 
 
 def _result(found: Sequence[measure.Explained]) -> str:
-    """The table, the count of each verdict with its meaning, and what explains each gap."""
+    """The text of a result: the table, the number and meaning of each verdict, and the explanation of each gap."""
 
     def shown(value: float | None) -> str:
         return "-" if value is None else f"{value:,.2f}"
@@ -168,7 +168,7 @@ def _result(found: Sequence[measure.Explained]) -> str:
 
 
 def _counts(rows: Sequence[GapRow]) -> str:
-    """How many masks, numbers and measurements there are."""
+    """The numbers of masks, of their published numbers, and of measurements, as text."""
     masks = len({row.entry.name for row in rows})
     numbers = sum(row.number is not None for row in rows)
     return f"{masks} published masks with {numbers} numbers, {len(measure.requests(rows))} measurements"

@@ -1,9 +1,10 @@
-"""Choose for a prompt which units a model runs without, say why, and generate without them.
+"""Choose for a prompt which units a model runs without, print the reasons, and generate without these units.
 
 depth-pruning route FOLDER PROMPT [question=true] [max_new_tokens=64]
 
-FOLDER holds a router, such as results/routing/NAME, which a study of tasks prints at its end.
-question=true puts a bare question into the wording that the router was fitted to. max_new_tokens=0 generates nothing.
+FOLDER holds a router; a study of tasks prints its path, results/routing/NAME, at its end.
+With question=true, the prompt is a question, and is put into the wording that the router was fitted to. With
+max_new_tokens=0, nothing is generated.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ from pruning.study.text_tables import say
 CANCEL = "cancel"
 PAUSE = 5.0  # seconds between two updates of the table
 WIDE = 4000  # characters per row if the output is a pipe, so that no row is cut
-# The states as the table orders them, with their colours: what went wrong comes first.
+# The states in the order of the table, with their colours: failed and lost cells come first.
 COLOURS = {
     StateName.FAILED: "red",
     StateName.LOST: "red",
@@ -89,7 +89,7 @@ def _show(results: Path) -> int:
 
 
 def status_table(results: Path, cells: Mapping[str, CellState], rows: int | None = None) -> Table:
-    """The table of some cells; if `rows` is given, only the first `rows` cells and the number of the others."""
+    """The table of `cells`. If `rows` is given, it shows only the first `rows` cells and the number of the others."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("cell", "state", "scored", "left", "job"):
         table.add_column(name, no_wrap=True, justify="right" if name in ("scored", "left") else "left")
@@ -115,12 +115,12 @@ def status_table(results: Path, cells: Mapping[str, CellState], rows: int | None
 
 
 def advance(folder: Path, total: int) -> tuple[int, float | None]:
-    """The number of masks that a cell has scored, and the estimated seconds left; None if there is no estimate.
+    """The number of masks that a cell has scored, and the estimated seconds left (None if there is no estimate).
 
-    Its search asks for `total` masks at most; 0 if that is not known.
+    `total` is the largest number of masks that the search asks for (0: unknown).
 
     The time left is the mean time of the evaluations that the cell computed itself, times the number of masks left.
-    This estimate is too long if other cells compute some of these masks.
+    If other cells compute some of these masks, the estimate is too long.
     """
     lines = [entry.line for entry in read_trace(folder / NAME) if entry.line is not None]
     masks = {tuple(line["dropped"]) for line in lines}

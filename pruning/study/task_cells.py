@@ -1,4 +1,4 @@
-"""The cells of a study of tasks (`tasks.folder=DIR`): one for each task, and which of them belong together."""
+"""The cells of a study of tasks (`tasks.folder=DIR`): one for each task, in groups that are crossed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from pruning.study import Composed
 def task_settings(configs: Sequence[Composed]) -> TaskStudy | None:
     """The settings of a study of tasks; None if the command does not ask for one.
 
-    Raises InputError if a value is wrong, or if cells ask for different settings.
+    Raises InputError if a value is wrong, or if configurations have different settings of tasks.
     """
     plain: list[Any] = [OmegaConf.to_container(config, resolve=True) for config, _ in configs]
     found = [TaskStudy(**one.get("tasks", {})) for one in plain]
@@ -40,7 +40,10 @@ def task_settings(configs: Sequence[Composed]) -> TaskStudy | None:
 
 
 def expanded(configs: Sequence[Composed], settings: TaskStudy) -> list[Composed]:
-    """A configuration for each task of each configuration. Raises InputError if there are too few tasks."""
+    """A configuration for each pair of a configuration and a task.
+
+    Raises InputError if there are too few tasks, or if a configuration's calibration is not `task_items`.
+    """
     sources: list[dict[str, Any]] = [{"source": "file", "path": str(path)} for path in settings.files()]
     if settings.embedded:
         sources.append({"source": EMBEDDED, "path": None})
@@ -59,7 +62,7 @@ def expanded(configs: Sequence[Composed], settings: TaskStudy) -> list[Composed]
 
 
 def groups(cells: Sequence[Cell]) -> list[list[Cell]]:
-    """The cells that differ only in their task, together."""
+    """The cells in groups; the cells of a group differ only in their task."""
     found: dict[str, list[Cell]] = {}
     for cell in cells:
         identity = cell.identity()
@@ -70,7 +73,7 @@ def groups(cells: Sequence[Cell]) -> list[list[Cell]]:
 
 
 def check(cells: Sequence[Cell], launcher: Any, settings: TaskStudy) -> None:
-    """Raise InputError if the cells cannot be crossed, or if tasks share items; nothing is computed."""
+    """Raise InputError if the cells cannot be crossed, or if tasks share items. Computes no losses."""
     if not isinstance(launcher, InProcess) or collectives.world_size() > 1:
         raise InputError(
             "a study of tasks needs launcher=local and one process: it ends by scoring all tasks under all sets here."
@@ -87,14 +90,14 @@ def check(cells: Sequence[Cell], launcher: Any, settings: TaskStudy) -> None:
                 check_samples(f"the {part} items of {task.name}", samples, reader, "calibration.length")
 
 
-# The items of each task of a study: those for the search and for the router, and those that are held out.
+# The items of each task of a study: the calibration items, for the search and the router, and the held-out items.
 
 
 @dataclass(frozen=True)
 class TaskData:
-    """One task: its items as token rows and as prompts, by the names of its parts, `calibration` and `heldout`.
+    """The items of one task as token rows (`parts`) and as prompts, by part: `calibration` and `heldout`.
 
-    `reworded` are the held-out items in a second wording, if it is asked for.
+    If a second wording is asked for, the part `reworded` has the held-out items in it, as token rows only.
     """
 
     name: str
@@ -111,7 +114,7 @@ def data_of(group: Sequence[Cell], settings: TaskStudy) -> list[TaskData]:
     found = []
     for cell in group:
         items = cell.calibration
-        assert isinstance(items, TaskItems)  # `expanded` has checked it
+        assert isinstance(items, TaskItems)  # `expanded` has checked this
         drawn = dict(zip(("calibration", "heldout"), items.parts(tokenizer), strict=True))
         parts = {name: items.rows(some, tokenizer) for name, some in drawn.items()}
         if rewording is not None:
@@ -122,7 +125,7 @@ def data_of(group: Sequence[Cell], settings: TaskStudy) -> list[TaskData]:
 
 
 def _check_apart(tasks: Sequence[TaskData]) -> None:
-    """Raise InputError if two tasks have the same items, or if one is chosen on items that another one holds out."""
+    """Raise InputError if two tasks have the same items, or if one holds out calibration items of another."""
     for one, other in combinations(tasks, 2):
         if all(one.parts[name].keys == other.parts[name].keys for name in one.prompts):
             raise InputError(

@@ -1,6 +1,6 @@
 """Cross the tasks of a study with their sets: score every item under every set, fit the router, record the numbers.
 
-Scores and states are files of their own. A command that was stopped reads those that it finds.
+Scores and hidden states are saved in files, from which a command that was stopped continues.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 
 def route_group(cells: Sequence[Cell], results: Sequence[DoneResult], settings: TaskStudy) -> dict[str, Any]:
-    """The record of a group of finished cells, which is also in `routing.json`; computed unless it is there."""
+    """The record of a group of finished cells. It is read from `routing.json` or, if missing, computed and saved."""
     cell, tasks = cells[0], data_of(cells, settings)
     sets = {task.name: Mask.from_json(result["mask"]) for task, result in zip(tasks, results, strict=True)}
     described = _described(cells, tasks, sets, settings)
@@ -53,7 +53,7 @@ def route_group(cells: Sequence[Cell], results: Sequence[DoneResult], settings: 
     names = list(sets)
     crossed = Crossed(scores["calibration"], scores["heldout"], {name: i for i, name in enumerate(names)})
 
-    # The router is fitted to the calibration items, and predicts for the held-out ones.
+    # The router is fitted to the calibration items. Its predictions are for the held-out items.
     blocks = first_blocks(masks)
     encoder = StateEncoder(forward, cell.model.tokenizer, blocks)
     states = _states(folder / "states.npz", tasks, encoder)
@@ -62,7 +62,7 @@ def route_group(cells: Sequence[Cell], results: Sequence[DoneResult], settings: 
     template = cast(TaskItems, cell.calibration).template
     router = FittedRouter(sets, head, blocks, template, settings.target)
     predicted = {name: head.predict(states[name]).T for name in names}
-    path.unlink(missing_ok=True)  # it describes the router that is now replaced
+    path.unlink(missing_ok=True)  # it describes the old router, which is now replaced
     fitted_router.save_router(folder, router, fitted_router.model_record(model, cell.model))
 
     numbers = set_scores.summary(crossed, scores.get("reworded"), predicted, names, settings.target)
@@ -100,7 +100,7 @@ def _described(
 
 
 def _folder(cell: Cell, tasks: Sequence[TaskData], sets: Mapping[str, Any]) -> Path:
-    """The folder of a group's files; its name has a digest of the weights, the sets and the items."""
+    """The folder of a group's files; its name ends in a digest of the model, the sets and the items."""
     data = [samples.sha256 for task in tasks for samples in task.parts.values()]
     size = f"k{cell.k}" if cell.ratio is None else f"r{cell.ratio:g}"
     unit = "" if cell.unit == "block" else f"-{cell.unit}"
@@ -133,7 +133,7 @@ def _scores(
 
 
 def _states(path: Path, tasks: Sequence[TaskData], encoder: StateEncoder) -> dict[str, Floats]:
-    """The features of the calibration prompts of all tasks, and of each task's held-out ones by its name."""
+    """The features of all tasks' calibration prompts, as `calibration`, and of held-out prompts, by task."""
     if not path.is_file():
         prompts = {"calibration": [p for task in tasks for p in task.prompts["calibration"]]}
         prompts |= {task.name: list(task.prompts["heldout"]) for task in tasks}
@@ -144,16 +144,19 @@ def _states(path: Path, tasks: Sequence[TaskData], encoder: StateEncoder) -> dic
     return {name.removeprefix("of_"): value for name, value in fitted_router.read_arrays(path).items()}
 
 
-# What a study of tasks prints: all tasks under all sets, and what each policy gains.
+# What a study of tasks prints: the scores of all tasks under all sets, and the gain of each policy.
 
 
 def routing_text(record: Mapping[str, Any]) -> str:
-    """Everything about one group of cells, in the order in which it is read."""
+    """The text that reports the record of one group of cells."""
     cross, policies, chosen = record["cross"], record["policies"], record["router"]["chosen"]
     drops = {name: " ".join(Mask.from_json(mask).names()) for name, mask in record["sets"].items()}
 
     def crossed(what: str) -> str:
-        """A row per set, a column per task; with the difference from the task's own set and its standard error."""
+        """A table with a row per set and a column per task.
+
+        Each entry also has the difference from the task's own set, with its standard error.
+        """
         rows = [
             [name, text, *(_entry(cross[task][name], what, name == task) for task in cross)]
             for name, text in {DENSE: "", **drops}.items()

@@ -1,4 +1,4 @@
-"""What a command prints: text, pages from templates, and tables with one row per cell or per failure."""
+"""Print text, and draw what commands print: pages from templates, and tables with a row per cell or failure."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pruning.core.terminal import is_terminal
 from pruning.engine import collectives
 
 LAST = ("asked", "paid", "s")
-UNITS = "dropped (a: attention, m: MLP, b: both)"  # if a mask is over sub-layers
+UNITS = "dropped (a: attention, m: MLP, b: both)"  # if any mask removes sub-layers
 TITLES = {
     "ppl/heldout": "held-out perplexity",
     "acc/heldout": "held-out accuracy",
@@ -36,7 +36,7 @@ def say(text: str) -> None:
 
 
 def page(template: str, **values: Any) -> str:
-    """The text of a template beside this file."""
+    """The text of a template, which is a file beside this one, filled with `values`."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     loader = FileSystemLoader(Path(__file__).parent)
@@ -56,7 +56,7 @@ def failures(failed: Iterable[Failure]) -> str:
 def results(done: Iterable[DoneResult]) -> str:
     """The table of finished cells, with a column `dense -> pruned` for every metric that any of these cells has.
 
-    On a narrow terminal it has fewer columns, and then shorter names.
+    On a narrow terminal, columns are left out, and then titles are shortened.
     """
     found = list(done)
     columns, rows = _cells(found)
@@ -66,16 +66,16 @@ def results(done: Iterable[DoneResult]) -> str:
 
 
 class GrowingTable:
-    """The lines of a table whose cells finish one after the other: `line` gives each as it comes.
+    """A table that is printed line by line, because its cells finish one after the other.
 
-    `names` are those of all cells to come, as `name_of` gives them.
+    `names` are the names of all cells to come, from `name_of`.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names, self.widths = names, list[int]()
 
     def line(self, result: DoneResult) -> str:
-        """The row of a finished cell; above the first row are the titles."""
+        """The row of a finished cell; the first row comes with the titles above it."""
         columns, (row,) = _cells([result])
         shown = [number for number, column in enumerate(columns) if column not in LAST[:2]]
         lines = [[row[number] for number in shown]]
@@ -112,7 +112,7 @@ def _cells(found: Sequence[DoneResult]) -> tuple[list[str], list[list[str]]]:
 
 
 def differing(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """For each row of settings, those that differ from another row, as text; a row need not have every setting."""
+    """For each row of settings, the text of those whose values differ between rows; rows may lack settings."""
     first: dict[str, Any] = {}
     names = {name for row in rows for name, value in row.items() if first.setdefault(name, value) != value}
     return [
@@ -122,12 +122,12 @@ def differing(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _settings(result: DoneResult) -> Iterator[tuple[str, Any]]:
-    """The settings by which a row is named; without objective, algorithm and size, which `_name` has."""
+    """Yield the settings that can be added to a row's name. Objective, algorithm and size are in it anyway."""
     config, calibration = result["config"], result["calibration"]
     yield "seed", config["seed"]
     yield "dtype", config["model"]["dtype"]
     yield from (("first", config["protect"]["first"]), ("last", config["protect"]["last"]))
-    # These differ between objectives anyway, so they are compared only between results of the same objective.
+    # These settings differ between objectives anyway, so only results with the same objective are compared in them.
     for name in ("source", "samples", "length"):
         yield f"{calibration['objective']} {name}", calibration[name]
 
@@ -144,7 +144,7 @@ def title(name: str) -> str:
 
 
 def _near_tie(result: DoneResult) -> str:
-    """A note if rounding may have decided between masks, so that another processor may find another mask."""
+    """A note if rounding may have decided between masks: then another processor may find another mask."""
     if (near := result.get("margins", {}).get("near_ties")) is None:
         return ""
     unknown = " (near ties unknown)" if near["rounding"] is None else ""
@@ -152,7 +152,7 @@ def _near_tie(result: DoneResult) -> str:
 
 
 def _change(metric: str, result: DoneResult) -> str:
-    """A metric as `dense -> pruned`; `-` if it was not measured."""
+    """A metric as `dense -> pruned`, with the healed model's value if there is one; `-` if it was not measured."""
     decimals = 2 if kind_of(metric).endswith("ppl") else 3
     evaluation = result["evaluation"]
     values = [evaluation["dense"].get(metric), evaluation["pruned"].get(metric)]
@@ -164,7 +164,7 @@ def _change(metric: str, result: DoneResult) -> str:
 
 
 def about_healing(result: DoneResult) -> str:
-    """The mask of the healed model, if it is not the search's, and whether training left the weights as they were."""
+    """A note with the healed model's mask if it is not the search's, and with whether training did not help."""
     if "heal" not in result:
         return ""
     selection = result["heal"].get("selection")
@@ -200,10 +200,11 @@ def fitted(
     right: Sequence[str] = (),
     spare: Sequence[Sequence[str]] = (),
 ) -> str:
-    """A table that the terminal has room for; a pipe gets the whole table.
+    """A table that fits the width of the terminal; if the output is a pipe, the whole table.
 
-    If it is too wide, the groups of columns in `spare` are left out one after the other, then titles are shortened.
-    At last entries are folded between words, and columns whose words have no room are left out from the right.
+    If the table is too wide, the groups of columns in `spare` are left out one after the other, then titles are
+    shortened. If this is not enough, entries are folded between words, and the rightmost columns are left out until
+    every word fits.
     """
     titles, shown = list(columns), list(range(len(columns)))
     width = shutil.get_terminal_size().columns if is_terminal(sys.stdout) else None
@@ -235,7 +236,7 @@ def fitted(
 def render(
     columns: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[str] = (), width: int | None = None
 ) -> str:
-    """A table as text; columns in `right` are aligned to the right, and entries are folded to a `width`."""
+    """A table as text. Columns in `right` are aligned to the right. With `width`, entries are folded to fit it."""
     table, rows = Table(box=box.SIMPLE_HEAD, pad_edge=False), list(rows)
     for number, column in enumerate(columns):
         least = None if width is None else min(width, _longest_word((column, *(row[number] for row in rows))))
