@@ -1,8 +1,8 @@
-"""Launchers: run the cells of a command in this process, in processes beside it, or as jobs of a SLURM cluster.
+"""Launchers: run the cells of a command in this process, in child processes, or as jobs of a SLURM cluster.
 
-`conf/launcher/*.yaml` chooses a launcher: `local.py` has that of processes, `slurm.py` that of a cluster. Both run
-`job.py`. For a cluster, `submission.py` has the record of what was submitted, which is written before anything is
-started; `scheduler.py` asks SLURM; `cell_state.py` combines both with a cell's own files, waits and cancels.
+`conf/launcher/*.yaml` configures a launcher: `local.py` has the one for child processes, `slurm.py` the one for a
+cluster. Both run `job.py`. For a cluster, `submission.py` records what is submitted before anything is started, and
+`scheduler.py` asks SLURM; `cell_state.py` combines both with a cell's own files, waits and cancels.
 """
 
 from __future__ import annotations
@@ -12,4 +12,4 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class InProcess:
-    """Runs cells in this process; each model is loaded once for all its cells. It has no settings."""
+    """Runs cells in this process; each model is loaded once for all its cells. This launcher has no settings."""

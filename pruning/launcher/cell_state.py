@@ -1,4 +1,4 @@
-"""The state of a cell, from its files, from squeue and from sacct. Wait for submitted cells, and cancel them."""
+"""Find the state of a cell from its files, squeue and sacct. Wait for submitted cells, and cancel them."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SETTLED = 5.0  # seconds to wait for a result after a job has ended; then its cell counts as failed or lost
+SETTLED = 5.0  # seconds to wait for a result after a job has ended; without one, its cell is failed or lost
 USUAL = {"", "Priority", "Resources", "JobArrayTaskLimit", "BeginTime", "Dependency"}
 POLL = (1.0, 15.0)  # limits of the pause between two checks, in seconds; the pause grows with the cells
 
 
 class StateName(enum.StrEnum):
-    """A failed cell ended for a known reason. A lost cell ended without a result and without a known reason."""
+    """The names of states. A failed cell ended for a known reason; a lost one without a result or a known reason."""
 
     PENDING = "pending"
     RUNNING = "running"
@@ -41,7 +41,7 @@ class StateName(enum.StrEnum):
 
     @property
     def in_flight(self) -> bool:
-        """True if the cell waits or runs."""
+        """Whether the cell waits or runs."""
         return self in (StateName.PENDING, StateName.RUNNING)
 
 
@@ -59,18 +59,18 @@ class CellState:
     def failure(self) -> Failure:
         """The entry of a failed or lost cell in the table of failures."""
         kind, _, message = self.reason.partition(": ")
-        if not kind.isidentifier():  # the reason comes from the scheduler, not from an exception of the cell
+        if not kind.isidentifier():  # the reason comes from the scheduler, and not from an exception
             kind, message = self.state.value, self.reason
         return {"cell": self.key, "error": {"type": kind, "message": message, "log": self.log}}
 
 
-# What a result says.
+# The states of cells that have a result.
 
 
 def finished(cell: Cell) -> DoneResult | None:
-    """The result of a cell; None unless the cell is done, evaluated and healed as requested on the current files.
+    """The result of a cell; None unless the cell is done, and evaluated and healed as requested on the current files.
 
-    The scheduler is not asked.
+    This does not ask the scheduler.
     """
     result = cell.result()
     if result is None or result["status"] != "done" or not _has(result, cell.config):
@@ -95,7 +95,7 @@ def _has(result: DoneResult, config: Mapping[str, Any]) -> bool:
 
 
 def recorded_state(folder: Path, since: str = "") -> tuple[StateName | None, str]:
-    """How a cell has ended and why it failed, as its result says; (None, "") without a result after `since`."""
+    """How a cell has ended and why it failed, by its result; (None, "") if it has none, or failed before `since`."""
     try:
         result = read_result(folder)
     except (OSError, PruningError) as error:
@@ -107,18 +107,18 @@ def recorded_state(folder: Path, since: str = "") -> tuple[StateName | None, str
     return StateName.FAILED, f"{result['error']['type']}: {result['error']['message']}"
 
 
-# The states of submitted cells, and of those that commands compute themselves.
+# The states of submitted cells, and of the cells that commands compute themselves.
 
 
 def cell_states(results: Path, keys: Iterable[str] | None = None) -> dict[str, CellState]:
-    """States of the submitted cells of a results folder, by key; if `keys` is given, only of the cells that it names.
+    """The states, by key, of the submitted cells of a results folder or, if `keys` is given, of these cells only.
 
-    SLURM is asked about the cells that are named, and else about those without a result. Raises InputError if it does
-    not answer.
+    SLURM is asked about all cells in `keys`; if `keys` is None, about the cells that are not done. Raises InputError
+    if SLURM does not answer.
     """
     records = latest(results)
     chosen = {key: records[key] for key in (records if keys is None else keys) if key in records}
-    # Ask about the jobs first. If a job has ended by then, the result that it wrote is read afterwards.
+    # Ask about the jobs first: if a job is reported as ended, the result that it wrote is then read.
     jobs = {
         key: record.jobs[key]
         for key, record in chosen.items()
@@ -129,7 +129,7 @@ def cell_states(results: Path, keys: Iterable[str] | None = None) -> dict[str, C
 
 
 def _is_done(folder: Path, record: Submission, key: str) -> bool:
-    """Whether a cell has the evaluation and healing that were asked for; False if its result cannot be read."""
+    """Whether a cell is done, evaluated and healed as its submission asks; False if its result cannot be read."""
     with suppress(OSError, PruningError):
         result = read_result(folder)
         return result is not None and result["status"] == "done" and _has(result, record.task(key).config)
@@ -162,10 +162,10 @@ def _state(results: Path, key: str, record: Submission, info: Info | None) -> Ce
 
 
 def all_states(results: Path) -> dict[str, CellState]:
-    """States of the submitted cells, and of all others that the studies of a results folder list, by key.
+    """The states, by key, of the submitted cells, and of all other cells in the studies of a results folder.
 
-    As long as one of the others runs, those without a result wait for their turn. Raises InputError as `cell_states`
-    does.
+    As long as one of the other cells runs, those without a result count as waiting. Raises InputError as
+    `cell_states` does.
     """
     states = cell_states(results)
     listed = (key for name in names(results) for key in read_study(results, name))
@@ -205,7 +205,7 @@ def settle(results: Path, keys: Sequence[str]) -> dict[str, CellState]:
         open_keys = [key for key in keys if key not in ended]
         try:
             states = cell_states(results, open_keys)
-        except InputError as error:  # keep waiting: the scheduler is perhaps restarting
+        except InputError as error:  # keep waiting: the scheduler may be restarting
             log.warning("%s", error)
             time.sleep(POLL[1])
             continue
@@ -223,7 +223,7 @@ def settle(results: Path, keys: Sequence[str]) -> dict[str, CellState]:
 
 
 def summary(cells: Sequence[CellState]) -> str:
-    """The number of cells in each state, and every unusual reason for which cells wait."""
+    """A text with the number of cells in each state, and with every unusual reason for which cells wait."""
     counts = Counter(cell.state for cell in cells)
     text = ", ".join(f"{counts[state]} {state}" for state in StateName if counts[state])
     unusual = {cell.reason for cell in cells if cell.state is StateName.PENDING} - USUAL
@@ -231,7 +231,7 @@ def summary(cells: Sequence[CellState]) -> str:
 
 
 def cancel(results: Path) -> int:
-    """Cancel waiting cells and stop running ones; returns how many cells were in flight.
+    """Cancel waiting cells and stop running ones; returns the number of cells that were in flight.
 
     Raises InputError if SLURM does not answer.
     """

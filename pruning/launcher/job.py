@@ -1,9 +1,9 @@
 """What a job runs: one cell, on all of the job's ranks.
 
-A job is pickled, so it holds strings and dicts only. A failure is recorded in the cell's result and raised again, so
-that the scheduler reports it too. A job may be started more than once (time limit, preemption, a lost node, an
-administrator), even after it has finished. So each start first looks for the cell's result. If there is none, the job
-resumes from the cell's files.
+A job is pickled, so it holds only strings and dicts. A failure is recorded in the cell's result and raised again, so
+that the scheduler reports it too. A job may be started more than once, even after it has finished: after a time
+limit or a preemption, after the loss of a node, or by an administrator. So each start first looks for the cell's
+result. If there is none, the job resumes from the cell's files.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-BUSY_SECONDS = 600  # how long to retry a locked cell: if a job died with its node, its lock can remain
+BUSY_SECONDS = 600  # how long to retry a locked cell: if a job dies with its node, its lock can remain
 BUSY_PAUSE = 5
 
 
@@ -72,7 +72,7 @@ class Job:
         return cell.key
 
     def checkpoint(self) -> Any:
-        """The job to start after a time limit or a preemption: this job again, because all state is in files."""
+        """The job to start after a time limit or a preemption: this job again, because its progress is in files."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
@@ -94,7 +94,7 @@ def _run(cell: Cell) -> None:
         except Exception as error:
             try:
                 record_failure(cell, error)
-            except Exception:  # then only the job's log and the scheduler show the failure
+            except Exception:  # only the job's log and the scheduler then show the failure
                 log.exception("the failure could not be recorded")
             raise
 
@@ -102,8 +102,8 @@ def _run(cell: Cell) -> None:
 # The copy of the code that the jobs of one command run, in the results folder.
 #
 # A job may wait for days while the checkout is edited, so it runs this copy of about 1 MB. submitit's own snapshot
-# needs rsync and a git checkout; an installed package has neither. Each command makes a copy of its own, so that no
-# job runs what somebody else has put into a folder.
+# needs rsync and a git checkout, which an installed package does not have. Each command makes a copy of its own, so
+# that no job runs code that somebody else has put into a folder.
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("pruning", "conf")
@@ -132,7 +132,7 @@ def job_environment(code: Path) -> list[str]:
     ]
 
 
-# Settings become lines of a shell script, so a line break in one of them would add a line of its own.
+# Settings become lines of a shell script, so a line break in a setting would add a line to the script.
 
 
 def check_texts(name: str, value: Any) -> None:

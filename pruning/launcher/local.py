@@ -1,4 +1,4 @@
-"""Run cells as processes of this machine, a bounded number at once, each with GPUs of its own."""
+"""Run cells as processes on this machine, a limited number at once, each with its own GPUs."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LONGEST = 365 * 24 * 60  # minutes; in effect no time limit
-PAUSE = 0.2  # seconds between two looks at the running processes
+LONGEST = 365 * 24 * 60  # the time limit in minutes; in effect there is none
+PAUSE = 0.2  # seconds between two checks of the running processes
 
 
 @dataclass(frozen=True)
 class LocalPool:
-    """Runs `parallel` cells at once, each in a process of its own, which ends with the command.
+    """Runs `parallel` cells at once, each in its own process, which ends with the command.
 
-    If `parallel` is null, runs as many cells as the GPUs allow, or two cells if the machine has no GPUs.
+    If `parallel` is null, runs as many cells at once as the GPUs allow, or two if the machine has no GPUs.
     """
 
     parallel: int | None = None
 
     def check(self, asked: Mapping[str, Resources]) -> None:
-        """Raise InputError if this machine cannot meet the settings, or has too few GPUs for `asked`, by model."""
+        """Raise InputError if a setting is invalid, or if this machine lacks the resources `asked` for by a model."""
         if self.parallel is not None and self.parallel < 1:
             raise InputError(f"launcher.parallel={self.parallel} runs nothing: choose 1 or more.")
         gpus = visible()
@@ -55,7 +55,7 @@ class LocalPool:
                 )
 
     def run(self, results: Path, tasks: Sequence[QueuedCell], where: str) -> dict[str, CellState]:
-        """Run cells; returns how each has ended, by key. If this is interrupted, the running ones are stopped.
+        """Run cells; returns the final state of each, by key. If the call is interrupted, running cells are stopped.
 
         `where` is the working directory of the command: relative paths start there.
         """
@@ -81,7 +81,7 @@ class LocalPool:
         return ended
 
     def free_gpus(self, wanted: Resources, used: Iterable[Sequence[str]]) -> list[str] | None:
-        """GPUs for one more cell ([] if the machine has none), or None if no slot is free or too few GPUs are.
+        """GPUs for one more cell ([] if the machine has none); None if no slot is free, or if too few GPUs are free.
 
         `used` has the GPUs of each running cell.
         """
@@ -111,9 +111,9 @@ def _state(results: Path, key: str, since: str, log_file: str) -> CellState:
 
 
 def end_family(number: int) -> None:
-    """Stop the process with a number, and all its descendants."""
+    """Stop the process with the id `number`, and all its descendants."""
     family: list[psutil.Process] = []
-    with suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+    with suppress(psutil.NoSuchProcess):  # the process has ended meanwhile
         first = psutil.Process(number)
         family = [first, *first.children(recursive=True)]
     for member in family:

@@ -1,4 +1,4 @@
-"""The states of SLURM's jobs: squeue knows those that are queued or have ended recently, sacct older ones."""
+"""Ask SLURM for the states of jobs: squeue knows queued, running and recently ended jobs, sacct older ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pruning.core.errors import InputError
 
 @dataclass(frozen=True)
 class Info:
-    """The state of a job: it waits, runs or has ended; `reason` is why it waits or how it ended."""
+    """The state of a job: it waits, runs or has ended. `reason` says why it waits or how it failed."""
 
     active: bool
     waiting: bool = False
@@ -24,7 +24,7 @@ WAITING = {
     "PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD",
 }  # fmt: skip
 RUNNING = {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING"}
-SECONDS = 60  # the longest time to wait for an answer from SLURM
+SECONDS = 60  # how long to wait for an answer from SLURM
 MEANINGS = {
     "CANCELLED": "cancelled",
     "TIMEOUT": "it reached its time limit",
@@ -49,7 +49,7 @@ def ask(names: Iterable[str], jobs: set[str]) -> dict[str, Info]:
         infos[job] = _info(state, "" if reason == "None" else reason)
     if missing := jobs - infos.keys():
         numbers = ",".join(sorted({job.partition("_")[0] for job in missing}))
-        # Without --array, tasks of an array that ended before they began share a row.
+        # Without --array, the tasks of an array that ended before they began would share a row.
         words = ("--array", "--allocations", "--noheader", "--parsable2", "--format=JobID,State,ExitCode")
         with suppress(InputError):  # the cluster has no accounting
             for line in call("sacct", *words, f"--jobs={numbers}").splitlines():
@@ -68,7 +68,7 @@ def _info(state: str, reason: str) -> Info:
 
 
 def largest_array() -> int:
-    """The largest number of tasks in an array."""
+    """The largest number of tasks that the cluster allows in an array."""
     match = re.search(r"^MaxArraySize\s*=\s*(\d+)", call("scontrol", "show", "config"), re.MULTILINE)
     return max(1, int(match[1])) if match else 1001
 

@@ -1,6 +1,6 @@
 """Run cells as jobs of a SLURM cluster, through submitit: one job array for each kind of resources.
 
-At most `parallel` cells run at once in all arrays of a command together, but at least one of each array.
+Over all arrays of a command, at most `parallel` cells run at once; but one cell of each array may always run.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ class Slurm:
         largest_array()
 
     def submit(self, results: Path, tasks: Sequence[QueuedCell], where: str) -> None:
-        """Submit tasks with equal resources as one array, or as several if the cluster limits the size of arrays.
+        """Submit tasks; those with equal resources form one array, or several if the cluster limits its size.
 
         `where` is the working directory of the command: relative paths start there. Raises InputError if sbatch
-        refuses.
+        refuses the tasks.
         """
         parts = job_arrays(tasks, largest_array())
         shares, code = array_shares([len(part) for part in parts], self.parallel), snapshot(results)
@@ -84,7 +84,7 @@ class Slurm:
             **({"gpus_per_node": asked.gpus} if asked.gpus else {}),
             **{name: getattr(self, name) for name in ("partition", "account", "qos", "constraint")},
         )
-        record.complete = True  # whatever comes of it
+        record.complete = True  # also if sbatch refuses
         try:
             with executor.batch():
                 jobs = [executor.submit(Job(t.key, t.config, t.choices, record.where)) for t in part]
@@ -108,7 +108,7 @@ def job_arrays(tasks: Sequence[QueuedCell], most: int) -> list[list[QueuedCell]]
 
 
 def array_shares(sizes: Sequence[int], most: int) -> list[int]:
-    """How many tasks of each array may run at once: at least 1, and at most `most` in all; larger arrays get more."""
+    """The number of tasks of each array that may run at once: 1, and a share of the rest of `most` by its size."""
     whole, shares = sum(sizes), []
     spare = max(0, min(most, whole) - len(sizes))
     for size in sizes:

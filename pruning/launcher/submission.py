@@ -1,7 +1,7 @@
-"""Records of submissions to SLURM: `submission.json` is written before it is asked, `jobs.json` afterwards.
+"""Records of submissions: `submission.json` is written before SLURM is asked, `jobs.json` afterwards.
 
 If a command dies while it submits, its record stays incomplete. Before the next command submits anything, it cancels
-all jobs of the incomplete submission, which it finds by the submission's name.
+all jobs of the incomplete submission. It finds these jobs by the submission's name.
 """
 
 from __future__ import annotations
@@ -36,30 +36,30 @@ NAME, JOBS = "submission.json", "jobs.json"
 
 @dataclass(frozen=True)
 class QueuedCell:
-    """A cell that is to run as a job. Cells with equal digests `group` share scores."""
+    """A cell that is to run as a job. Cells with equal `group`, a digest, share losses."""
 
     key: str
-    config: Mapping[str, Any]  # with options and classes by name
+    config: Mapping[str, Any]  # in the recorded form: options and classes are names
     choices: Mapping[str, str]  # the options of `objective`, `calibration` and `algo`
     resources: Resources
-    evaluations: int  # the most losses that its search will ask for
+    evaluations: int  # an upper bound on the losses that its search asks for
     group: str
 
 
 @dataclass
 class Submission:
-    """Tasks that were submitted together. `STARTED` and `LATER` are what its two files hold."""
+    """Tasks that were submitted together. `submission.json` has the attributes `STARTED`, `jobs.json` has `LATER`."""
 
     STARTED: ClassVar = ("tasks", "submitted", "code", "where")
     LATER: ClassVar = ("jobs", "complete")
 
     folder: Path
     tasks: list[QueuedCell]
-    submitted: str  # when, in UTC
+    submitted: str  # the time of submission in UTC
     code: str  # the folder in `code` with the copy that the jobs run
     where: str  # the working directory of the command; relative paths start there
     jobs: dict[str, str] = field(default_factory=dict)  # names in the scheduler, by the keys of cells
-    complete: bool = False  # whether the scheduler was asked, whatever it answered
+    complete: bool = False  # whether the scheduler was asked; also true if it refused
 
     @property
     def name(self) -> str:
@@ -68,7 +68,7 @@ class Submission:
 
     @classmethod
     def begin(cls, results: Path, tasks: Sequence[QueuedCell], code: Path, where: str) -> Submission:
-        """Write the record of tasks that are about to be submitted; returns it."""
+        """Write and return the record of tasks that are about to be submitted."""
         now = datetime.now(UTC)
         folder = results / "jobs" / f"cells-{now:%Y%m%dT%H%M%S%f}-{secrets.token_hex(2)}"
         begun = cls(folder, list(tasks), now.isoformat(), code.name, where)
@@ -82,7 +82,7 @@ class Submission:
 
     @classmethod
     def load(cls, path: Path) -> Submission:
-        """Read a record. Raises DamagedError if the file is not one."""
+        """Read a record. Raises DamagedError if the file does not hold one."""
         data, jobs = storage.read_json(path), path.with_name(JOBS)
         try:
             record = {key: data[key] for key in cls.STARTED}
@@ -106,12 +106,12 @@ class Submission:
         return self.folder / "cancelled"
 
     def cancel(self) -> None:
-        """Cancel all jobs. Raises InputError if SLURM does not answer."""
+        """Cancel all jobs of this submission. Raises InputError if SLURM does not answer."""
         touch(self.cancelled)
         scheduler.call("scancel", "--quiet", f"--name={self.name}")
 
     def log(self, key: str) -> Path | None:
-        """The log of the first rank of a cell's job: stderr, or stdout if stderr is empty; None without a job."""
+        """The log of the first rank of a cell's job: stderr or, if that is empty, stdout. None if it has no job."""
         if key not in self.jobs:
             return None
         errors, output = (self.folder / f"{self.jobs[key]}_0_log.{ending}" for ending in ("err", "out"))
@@ -119,7 +119,7 @@ class Submission:
 
 
 def submissions(results: Path) -> Iterator[Submission]:
-    """All records of a results folder, the oldest first."""
+    """Yield all records of a results folder, the oldest first."""
     for path in sorted((results / "jobs").glob(f"cells-*/{NAME}")):
         yield Submission.load(path)
 
@@ -136,7 +136,7 @@ def lock_of(results: Path) -> Path:
 
 @contextmanager
 def submission_lock(results: Path) -> Iterator[None]:
-    """Lock out other commands that submit; cancel the jobs of a command that died while it submitted."""
+    """Keep other commands from submitting. At first, cancels the jobs of a command that died while it submitted."""
     lock_of(results).parent.mkdir(parents=True, exist_ok=True)
     with FileLock(lock_of(results)):
         for record in submissions(results):
@@ -148,7 +148,7 @@ def submission_lock(results: Path) -> Iterator[None]:
         yield
 
 
-# The tasks of a command, in the order in which they are submitted.
+# Make the tasks of a command, and order them.
 
 
 def tasks(prepared: Sequence[Prepared]) -> list[QueuedCell]:
@@ -164,16 +164,16 @@ def tasks(prepared: Sequence[Prepared]) -> list[QueuedCell]:
 
 
 def specification(cell: Cell) -> tuple[dict[str, Any], dict[str, str]]:
-    """What a job needs to know about a cell: its configuration and the names of the chosen options."""
+    """The two things that a job needs of a cell: its configuration, and the names of the chosen options."""
     return dict(cell.config), dataclasses.asdict(cell.choices)
 
 
 def ordered(tasks: Sequence[QueuedCell]) -> list[QueuedCell]:
-    """Tasks in the order in which they are submitted, so that they can share losses.
+    """Tasks in the order in which they are submitted, chosen so that they can share losses.
 
-    Cells of one model, objective and set of samples form a group, and share losses. If two cells of a group start
-    together, both compute the same losses. So the shortest search of each group comes first, because the longer
-    searches begin with the same losses; then comes the second shortest of each group, and so on.
+    Cells with the same model, objective and samples form a group, and share losses. If two cells of a group start
+    together, both compute the same losses. Longer searches begin with the losses of shorter ones, so the shortest
+    search of each group comes first, then the second shortest of each group, and so on.
     """
     groups: dict[str, list[QueuedCell]] = {}
     for task in sorted(tasks, key=lambda task: task.evaluations):

@@ -49,8 +49,7 @@ def heal_folder(cell: Cell) -> None:
 def cell_of(words: Sequence[str]) -> Cell:
     """The finished cell that a command line names, with the healing that it asks for.
 
-    Raises InputError if the folder does not hold a finished cell, has another name than this cell, or a setting is
-    wrong.
+    Raises InputError if a setting is wrong, or if the folder does not hold a finished cell with the folder's name.
     """
     from omegaconf import OmegaConf
 

@@ -40,10 +40,7 @@ def task_settings(configs: Sequence[Composed]) -> TaskStudy | None:
 
 
 def expanded(configs: Sequence[Composed], settings: TaskStudy) -> list[Composed]:
-    """A configuration for each pair of a configuration and a task.
-
-    Raises InputError if there are too few tasks, or if a configuration's calibration is not `task_items`.
-    """
+    """A configuration for each pair of a configuration and a task. Raises InputError if there are too few tasks."""
     sources: list[dict[str, Any]] = [{"source": "file", "path": str(path)} for path in settings.files()]
     if settings.embedded:
         sources.append({"source": EMBEDDED, "path": None})

@@ -153,10 +153,7 @@ def routing_text(record: Mapping[str, Any]) -> str:
     drops = {name: " ".join(Mask.from_json(mask).names()) for name, mask in record["sets"].items()}
 
     def crossed(what: str) -> str:
-        """A table with a row per set and a column per task.
-
-        Each entry also has the difference from the task's own set, with its standard error.
-        """
+        """A table: a row per set, a column per task; entries give the difference (and its error) from the own set."""
         rows = [
             [name, text, *(_entry(cross[task][name], what, name == task) for task in cross)]
             for name, text in {DENSE: "", **drops}.items()
