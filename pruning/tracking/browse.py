@@ -25,11 +25,14 @@ from pruning.tracking.client import connect, plain_errors
 from pruning.tracking.mlflow_run import VIEW
 from pruning.tracking.store import DATABASE, MLflow
 
-PORTS = 100  # how many are tried
+PORTS = 100  # the number of ports that are tried
 
 
 def main() -> None:
-    """The command `depth-pruning ui`: start the server of MLflow, print its address once it answers, until Ctrl-C."""
+    """The command `depth-pruning ui`. Starts the server of MLflow, and prints its address when it answers.
+
+    The server runs until Ctrl-C.
+    """
     results, wanted = asked(command_words())
     number = experiment_of(results)
     port = free_port(wanted)
@@ -49,7 +52,7 @@ def main() -> None:
                         f"MLflow has ended ({first_line(log.read().strip().rpartition(chr(10))[2])})."
                     )
                 time.sleep(0.2)
-            # MLflow 3.17 opens an experiment in its view for GenAI, unless the address asks for model training.
+            # Unless the address asks for model training, MLflow 3.17 opens an experiment in its view for GenAI.
             words = f"workflowType=machine_learning&viewStateShareKey={VIEW}"
             show(f"ready    http://127.0.0.1:{port}/#/experiments/{number}/runs?{words}\nCtrl-C ends it.")
             server.wait()
@@ -61,7 +64,7 @@ def main() -> None:
 
 
 def asked(words: Sequence[str]) -> tuple[Path, int]:
-    """The results folder and the port of a command line. Raises InputError if a word is neither."""
+    """The results folder and the port of a command line. Raises InputError if there are other words."""
     ports = [word.removeprefix("port=") for word in words if word.startswith("port=")] or ["5000"]
     folders = [word for word in words if not word.startswith("port=")] or ["results"]
     if len(folders) > 1 or folders[0].startswith("-"):
@@ -72,7 +75,7 @@ def asked(words: Sequence[str]) -> tuple[Path, int]:
 
 
 def free_port(wanted: int) -> int:
-    """The first port from `wanted` on that no program uses. Raises InputError if the next ones are taken, too."""
+    """The first port from `wanted` on that no program uses. Raises InputError if `PORTS` ports are in use."""
     ports = range(wanted, min(wanted + PORTS, 65536))
     port = next((port for port in ports if not _is_open(port)), None)
     if port is None:
@@ -88,7 +91,7 @@ def _is_open(port: int) -> bool:
 
 
 def experiment_of(results: Path) -> str:
-    """The id of the experiment. Raises PruningError if there is no database, or if it cannot be used."""
+    """The id of the results' experiment. Raises PruningError if its database cannot be used or has no runs."""
     database = results / DATABASE
     if database.is_symlink():
         raise PruningError(f"{database} is a symbolic link: give the folder that it leads to.")

@@ -15,7 +15,7 @@ from pruning.core.errors import InputError, PruningError, first_line, near_names
 
 
 def connect(uri: str, *, create: bool = False) -> Any:
-    """An MLflow client. If its server does not answer, a call fails after seconds instead of minutes.
+    """An MLflow client. If the server does not answer, a call fails after seconds, not after minutes.
 
     Raises InputError if the address is wrong, or if an SQLite file does not exist and `create` is false.
     """
@@ -32,7 +32,7 @@ def connect(uri: str, *, create: bool = False) -> Any:
 
     for name in ("alembic", "mlflow"):  # importing mlflow sets these to INFO
         logging.getLogger(name).setLevel(logging.WARNING)
-    # A retry is no news: if the call fails in the end, the caller reports it in one line.
+    # Do not log retries: if a call fails after all of them, the caller reports it in one line.
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
     return MlflowClient(tracking_uri=uri)
 
@@ -45,9 +45,9 @@ FORMS = "sqlite:///FILE, http://HOST:PORT or postgresql://USER@HOST/NAME"
 
 
 def check_uri(uri: str, setting: str = "tracker.uri=") -> None:
-    """Raise InputError, whose text begins with `setting`, if an address cannot be that of a store.
+    """Raise InputError, whose text begins with `setting`, if `uri` cannot be the address of a store.
 
-    The file of an SQLite address must be a database, or there must be a folder for it.
+    If the file of an SQLite address exists, it must be a database; if not, the parent of its folder must exist.
     """
     scheme, _, rest = uri.partition(":")
     kind, fault = scheme.partition("+")[0], None
@@ -72,12 +72,12 @@ def _has_host(uri: str) -> bool:
     try:
         parts = urlsplit(uri)
         return bool(parts.hostname) and (parts.port or 1) > 0
-    except ValueError:  # a port that is no number
+    except ValueError:  # a port that is not a number
         return False
 
 
 def _file_fault(name: str) -> str | None:
-    """Why a name in an address cannot be that of an SQLite file; None if it can."""
+    """The reason why `name`, from an address, cannot be the name of an SQLite file; None if it can."""
     file = Path(name).absolute()
     if not name or name.startswith(":memory:"):
         return "names no file: give sqlite:///FILE with three slashes, or four for an absolute path"
@@ -87,14 +87,17 @@ def _file_fault(name: str) -> str | None:
         return f"cannot be made: there is no folder {file.parent}. Create it or correct the path"
     if file.is_dir():
         return f"is a folder: give a file in it, such as {SQLITE}:///{name.rstrip('/')}/mlflow.db"
-    with suppress(OSError), file.open("rb") as stream:  # if it cannot be read, using the store reports it
+    with suppress(OSError), file.open("rb") as stream:  # an unreadable file is reported later
         if stream.read(16) not in (b"", b"SQLite format 3\0"):
             return f"does not fit: {file} is not an SQLite database. Give another file"
     return None
 
 
 def _check_database(file: Path) -> None:
-    """Raise InputError unless there is a whole database of MLflow, which would create one, or fill another's."""
+    """Raise InputError unless `file` is an undamaged database of MLflow.
+
+    Without this check, MLflow would create a missing database, or add its tables to the database of another program.
+    """
     if not file.exists():
         near = near_names(file.name, [path.name for path in file.parent.glob("*.db")])
         raise InputError(
@@ -105,7 +108,7 @@ def _check_database(file: Path) -> None:
         with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=5)) as database:
             (state,) = database.execute("pragma quick_check(1)").fetchone()
             tables = {name for (name,) in database.execute("select name from sqlite_master")}
-    except sqlite3.OperationalError:  # locked, or not permitted: the connection that writes reports it
+    except sqlite3.OperationalError:  # locked or not permitted: writing reports this
         return
     except sqlite3.DatabaseError as error:
         state = str(error)
@@ -118,7 +121,7 @@ def _check_database(file: Path) -> None:
         raise InputError(f"{file} is not a database of MLflow: give that of the results, RESULTS/mlflow.db.")
 
 
-# Errors of MLflow, its database and its server, of many kinds: a word of the text, and what it means.
+# Errors of MLflow, its database and its server: a part of the error's text, and what it means.
 
 MEANINGS = (
     ("Connection refused", "no server answers there"),
@@ -138,13 +141,13 @@ MEANINGS = (
 
 
 def reason(error: BaseException) -> str:
-    """Why a store cannot be used, in a few words on one line."""
+    """The reason why a store cannot be used, in a few words on one line."""
     return next((meaning for word, meaning in MEANINGS if word in str(error)), first_line(error))
 
 
 @contextmanager
 def plain_errors(store: object) -> Iterator[None]:
-    """A context that turns each exception into a PruningError of one line, which names the store."""
+    """A context in which each exception becomes a PruningError with a text of one line that names the store."""
     try:
         yield
     except PruningError:

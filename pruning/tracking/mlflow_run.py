@@ -31,10 +31,10 @@ from pruning.search.journal import Journal
 from pruning.tracking.client import reason
 
 VERSION = "result_sha256"  # the tag of a complete run; it identifies the result that was recorded
-LAYOUT = "3"  # part of this tag: the names and pictures of runs; a change records all runs again
-BATCH = 1000  # MLflow's limit for the metrics of one message
+LAYOUT = "3"  # part of this tag: the version of the form of runs; if it changes, all runs are recorded again
+BATCH = 1000  # MLflow's limit for the number of metrics in one message
 LONGEST = 6000  # MLflow's limit for the text of a parameter
-# What the list of runs shows; the columns that MLflow chooses itself end before the first number.
+# The columns of the list of runs. With the columns that MLflow chooses itself, no number would be visible.
 COLUMNS = ("metrics.`ppl`", "metrics.`acc`", "tags.`dropped`")
 VIEW = "columns"  # the name of the experiment's shared view with these columns
 # Tags of an experiment: MLflow shows training runs and this description.
@@ -46,7 +46,7 @@ EXPERIMENT_TAGS = {
 
 
 def record_runs(client: Any, experiment: str, folders: Sequence[Path]) -> list[str]:
-    """Record cells; returns a sentence for each cell that could not be recorded. The others are.
+    """Record cells; returns a sentence for each cell that could not be recorded. All other cells are recorded.
 
     If the store itself stops answering, raises its exception at once.
     """
@@ -62,7 +62,7 @@ def record_runs(client: Any, experiment: str, folders: Sequence[Path]) -> list[s
 
 
 def record_run(client: Any, experiment: str, folder: Path, studies: Sequence[str]) -> None:
-    """Record a cell as one run and delete its other runs. Do nothing if there is no result or no change.
+    """Record a cell as one run and delete its other runs. If it has no result or has not changed, do nothing.
 
     `studies` are the names of the studies that ask for the cell.
     """
@@ -79,7 +79,7 @@ def record_run(client: Any, experiment: str, folder: Path, studies: Sequence[str
     started, ended = (_milliseconds(result["environment"][name]) for name in ("started", "ended"))
     k = result["search"]["k"] if result["status"] == "done" else None
     name = run_name(result["cell"], result["config"], k)
-    # The tag `cell` is given at once: a run without it would not be found again after a kill.
+    # The run gets the tag `cell` when it is created: after a kill, a run without this tag would not be found.
     run = client.create_run(experiment, start_time=started, run_name=name, tags={"cell": result["cell"]})
     tags = [RunTag(name, str(value)) for name, value in _tags(result, studies)]
     client.log_batch(run.info.run_id, params=parameters(result["config"]), tags=tags)
@@ -98,7 +98,7 @@ def record_run(client: Any, experiment: str, folder: Path, studies: Sequence[str
 
 
 def record_model(client: Any, experiment: str, folder: Path, row: ModelRow) -> None:
-    """Record a row of a comparison as one run, and delete its other runs. Do nothing if it is recorded already."""
+    """Record a row of a comparison as one run, and delete its other runs. If it is already recorded, do nothing."""
     compared, version = f"{folder.name}/{row.name}", hashlib.sha256(f"{row} {LAYOUT}".encode()).hexdigest()
     same = client.search_runs([experiment], f"tags.compared = '{compared}'")
     if any(run.data.tags.get(VERSION) == version for run in same):
@@ -145,7 +145,7 @@ def version_of(folder: Path, studies: Sequence[str]) -> str:
 
 
 def studies_of(folders: Sequence[Path]) -> dict[Path, list[str]]:
-    """The names of the studies that ask for each cell; a damaged list counts as empty, `record_studies` names it."""
+    """The names of the studies that ask for each cell. A damaged list counts as empty (`record_studies` names it)."""
     asked: dict[Path, list[str]] = {folder: [] for folder in folders}
     for results in dict.fromkeys(folder.parent for folder in folders):
         for name in records.names(results):
@@ -172,7 +172,7 @@ def _tags(result: Result, studies: Sequence[str]) -> Iterator[tuple[str, Any]]:
 
 
 def _metrics(result: Result, folder: Path) -> Iterator[tuple[str, float, int]]:
-    """Yield (name, value, step) for each number of a result, and for the best loss after each evaluation."""
+    """Yield (name, value, step) for the numbers of a result, and for the best loss after each evaluation."""
     if result["status"] != "done":
         return
     yield from summary(result["evaluation"])
@@ -190,7 +190,7 @@ def _metrics(result: Result, folder: Path) -> Iterator[tuple[str, float, int]]:
             yield f"{which}/{name}", value, 0
     if (speed := result["evaluation"].get("speed")) is not None:
         yield from ((name, value, 0) for name, value in flat(speed))
-    if (record := result.get("heal")) is not None:  # the curve of the healing; a step is a number of tokens
+    if (record := result.get("heal")) is not None:  # the training curve; its steps are numbers of tokens
         yield "heal/tokens", record["tokens"], 0
         yield "heal/seconds", record["seconds"], 0
         for point in records.read(folder / record["folder"] / records.CURVE):
@@ -208,15 +208,15 @@ def _milliseconds(time: str) -> int:
     return int(datetime.fromisoformat(time).timestamp() * 1000)
 
 
-# The name by which a person knows a run, and the numbers beside it in the list of runs
+# The name of a run, for people to read, and the numbers beside it in the list of runs
 
 
 def run_name(cell: str, config: Mapping[str, Any], k: int | None = None) -> str:
     """The name of a cell's run, such as `greedy · perplexity · k=6 · smollm2 · seed 0`.
 
-    `k` replaces a ratio of blocks if it is known. If anything but blocks is removed, the name says what:
-    `k=6 sublayer`, or `ratio=0.2 of latency`. Cells that differ in other settings have equal names; the tag `cell`
-    holds the key, which differs.
+    If `k` is known, it replaces a ratio of blocks. If the unit is not a block or the budget is not parameters, the
+    name contains it: `k=6 sublayer`, or `ratio=0.2 of latency`. Cells that differ only in other settings have equal
+    names, and different keys in the tag `cell`.
     """
     if cell.count("-") < 5:
         return cell
@@ -230,7 +230,7 @@ def run_name(cell: str, config: Mapping[str, Any], k: int | None = None) -> str:
 
 
 def summary(evaluation: Mapping[str, Any]) -> Iterator[tuple[str, float, int]]:
-    """Yield `ppl` and `acc` of a cell's last model, rounded: its first perplexity and the mean of its accuracies."""
+    """Yield `ppl` and `acc` of a cell's last model: its first perplexity and its mean accuracy, both rounded."""
     measured = evaluation.get("healed") or evaluation.get("pruned", {})
     for kind, decimals in (("ppl", 2), ("acc", 3)):
         values = [measured[name] for name in metrics_among(measured) if kind_of(name) == kind]

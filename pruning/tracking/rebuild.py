@@ -2,8 +2,8 @@
 
 depth-pruning track [RESULTS] [tracker.uri=URI]
 
-RESULTS is the folder of the cells; the default is `results`. Cells go to the SQLite file in RESULTS, or to the store
-URI.
+RESULTS is the folder of the cells; the default is `results`. Cells are recorded in the SQLite file in RESULTS or, if
+tracker.uri is given, in that store.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ def main() -> None:
 def record_all(results: Path, uri: str | None = None) -> int:
     """Record the cells that have a result, in the store `uri` or the SQLite file of the folder; returns their number.
 
-    What a cell's settings say of its store is not followed: the folder can come from somebody else. Raises InputError
-    if there is no cell, and PruningError if the store cannot be used, or after the others are recorded if a cell
-    cannot be.
+    The store that a cell's settings name is not used, because the folder can come from somebody else. Raises
+    InputError if there is no cell, and PruningError if the store cannot be used. If single cells cannot be recorded,
+    records all others and then raises PruningError.
     """
     tracker, folders = MLflow(uri), sorted(path.parent for path in results.glob(f"*/{NAME}"))
     if not folders:

@@ -18,7 +18,7 @@ from pruning.tracking.client import check_uri, connect, plain_errors
 from pruning.tracking.mlflow_run import EXPERIMENT_TAGS, record_model, record_runs, studies_of, version_of
 
 DATABASE = "mlflow.db"
-HELD = "mlflow.held"  # what the SQLite file holds, to be read without MLflow
+HELD = "mlflow.held"  # a list of what the SQLite file holds, which can be read without MLflow
 PATIENCE = 60.0  # seconds to wait while another process creates the database
 
 
@@ -26,9 +26,9 @@ PATIENCE = 60.0  # seconds to wait while another process creates the database
 class MLflow:
     """Records one MLflow run per cell, with a tag that names the cell's studies. Runs are not nested.
 
-    The default store is an SQLite file beside the results. Cells write only to their folders. The command that
-    started the cells, or `depth-pruning track`, writes the store. Raises InputError if `uri` cannot be the address
-    of a store.
+    The default store is an SQLite file in the results folder. Cells write only to their own folders; the command that
+    started them, or `depth-pruning track`, writes to the store. Raises InputError if `uri` cannot be the address of a
+    store.
     """
 
     uri: str | None = None
@@ -39,21 +39,22 @@ class MLflow:
             check_uri(self.uri)
 
     def start(self, results: Path) -> None:
-        """Create database and experiment, under a lock: two processes at once would corrupt the database."""
+        """Create the database and the experiment, under a lock: two processes at once would corrupt the database."""
         with plain_errors(self._store(results)):
             self._open(results)
 
     def record(self, results: Path, folders: Sequence[Path]) -> None:
         """Record each cell unless the store already has its current result.
 
-        Raises PruningError if the store cannot be used, or after the others are recorded if a cell cannot be.
+        Raises PruningError if the store cannot be used. If single cells cannot be recorded, records all others and
+        then raises PruningError.
         """
         with plain_errors(self._store(results)):
             if self._wanted(results, folders).items() <= self._held(results).items():
                 return
             client, experiment = self._open(results)
-            # Two commands that record one cell would delete each other's unfinished run. Recording many cells takes
-            # minutes, so this is another lock than that of a command that only opens the store.
+            # Two commands that record the same cell would delete each other's unfinished run. Recording many cells
+            # takes minutes, so commands that only open the store use another lock.
             with self._writing(results):
                 held = self._held(results)
                 failures = record_runs(client, experiment, folders)
@@ -73,14 +74,14 @@ class MLflow:
                     record_model(client, experiment, folder, row)
 
     def _writing(self, results: Path) -> AbstractContextManager[object]:
-        """The lock of those who write runs to the SQLite file."""
+        """The lock that a command holds while it writes runs to the SQLite file."""
         return nullcontext() if self.uri else FileLock(results / "mlflow-writing.lock")
 
     def _store(self, results: Path) -> str:
         return self.uri or str(results / DATABASE)
 
     def _open(self, results: Path) -> tuple[Any, str]:
-        """A client and the id of the experiment, which is created if it is missing."""
+        """A client, and the id of the experiment; if it does not exist, it is created."""
         database = results / DATABASE
         if self.uri is None and database.is_symlink():
             raise InputError(
@@ -103,8 +104,8 @@ class MLflow:
                 client.create_experiment(self.experiment, artifact_location=location, tags=EXPERIMENT_TAGS)
             )
 
-    # MLflow's import alone takes two seconds. So a file says what the store held after the last recording: the
-    # version of each cell and study, and the state of the database, which any other writer changes.
+    # Importing MLflow takes two seconds. So a file lists what the store held after the last recording: the version of
+    # each cell and study, and the database's size and mtime, which show whether another program has written to it.
 
     def _state(self, results: Path) -> dict[str, str]:
         try:
@@ -114,7 +115,7 @@ class MLflow:
         return {f"store {self.experiment} {_artifacts(results)}": f"{state.st_size}-{state.st_mtime_ns}"}
 
     def _wanted(self, results: Path, folders: Sequence[Path]) -> dict[str, str]:
-        """What the store holds if recording these cells changes nothing."""
+        """The lines that `HELD` contains if recording these cells would change nothing."""
         wanted, studies = self._state(results), studies_of(folders)
         done = [folder for folder in folders if (folder / NAME).exists()]
         wanted |= {f"cell {folder.name}": version_of(folder, studies[folder]) for folder in done}
@@ -122,7 +123,7 @@ class MLflow:
         return wanted | {f"study {path.stem}": storage.file_sha256(path) for path in lists}
 
     def _held(self, results: Path) -> dict[str, str]:
-        """What the file beside the results holds; nothing if it has been written since, or if that is not known."""
+        """The entries of `HELD`; none if the database has been written since then, or if that is not known."""
         if self.uri is not None:
             return {}
         try:
@@ -140,8 +141,8 @@ def _artifacts(results: Path) -> str:
 def create_store(database: Path) -> None:
     """Create an empty store in the file `database` unless the file exists. Call this under the store's lock.
 
-    MLflow creates its tables one by one, which takes seconds, and cannot open a store in which a kill has left some
-    of the tables. So a new store is made under a hidden name.
+    MLflow creates its tables one by one, which takes seconds, and it cannot open a store in which tables are missing.
+    So that a kill leaves no such store, a new one is created in a hidden folder and then moved.
     """
     if not database.exists():
         with storage.staged(database) as scratch:
