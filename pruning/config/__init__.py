@@ -1,1 +1,1 @@
-"""From a Hydra configuration to a cell: the groups of `conf/`, their classes, and the types of the top level."""
+"""Make cells from Hydra configurations: the groups of `conf/`, their classes, and the types of the top level."""

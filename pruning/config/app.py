@@ -1,7 +1,7 @@
-"""The schema of every option for Hydra, and the objects that settings describe.
+"""Give Hydra the schema of every option, and build the objects that settings describe.
 
-The dataclass of an algorithm, objective, calibration, ... is the schema of its YAML files: a misspelt key,
-on the command line or in a file, fails while the configuration is composed.
+The dataclass of an algorithm, objective, calibration, ... is the schema of its YAML files. So a misspelt key, on the
+command line or in a file, is an error when the configuration is composed.
 """
 
 from __future__ import annotations
@@ -60,19 +60,19 @@ from pruning.core.scoring import NearTies, Racing
 from pruning.routing.task_study import TaskStudy
 from pruning.runs.cell import ForwardSettings, Protect
 
-# The types of the top level of a configuration, and the schemas that Hydra checks options by.
+# The types of a configuration's top level, and the schemas against which Hydra checks options.
 
 
 @dataclasses.dataclass
 class Paths:
-    """Where results go; a relative path starts from the current folder."""
+    """The folder for results; a relative path starts from the working directory."""
 
     results: str = "results"
 
 
 @dataclasses.dataclass
 class ScoreSettings:
-    """Give `share=false` to time an algorithm: the cell then uses no losses that other cells computed."""
+    """Whether cells share losses. With `share=false`, to time an algorithm, a cell uses no losses of other cells."""
 
     share: bool = True
 
@@ -112,10 +112,10 @@ class Config:
 
 @cache
 def register() -> None:
-    """Register schemas and resolvers, once in a process; call this before Hydra reads the configuration.
+    """Register schemas and resolvers, once per process; call this before Hydra reads the configuration.
 
-    Raises InputError if two classes of a group have the same name: class names identify cells and scores, so two
-    objectives with the same name would use each other's losses.
+    Raises InputError if two classes of a group have the same name: cells and scores are identified by class names, so
+    two objectives with the same name would use each other's losses.
     """
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
@@ -128,12 +128,12 @@ def register() -> None:
                     "because scores and cells are identified by that name."
                 )
             store.store(group=f"schema/{group}", name=name, node=schema(cls))
-    # `${unless:${k},0.2}` is 0.2 if k is null, else null.
+    # If k is null, `${unless:${k},0.2}` is 0.2, else null.
     OmegaConf.register_new_resolver("unless", lambda one, other: other if one is None else None, replace=True)
 
 
 def add_hub_models(words: Sequence[str]) -> None:
-    """Let Hydra know each `model=OWNER/NAME` in the words as an option: a model of the hub, with its last name."""
+    """Register each `model=OWNER/NAME` in the words as an option: a model from the hub, with NAME as its name."""
     for whole in hub_names(words):
         owner, _, name = whole.partition("/")
         model = {"name": name, "source": "hub", "path": whole}
@@ -157,13 +157,13 @@ def schema(cls: type) -> type:
     return dataclasses.make_dataclass(f"{cls.__name__}Conf", fields)
 
 
-# Compose a configuration and build the object of one option, as a launch does; commands and Python use this.
+# Compose a configuration, and build the object of one option, as `depth-pruning grid` does.
 
 
 def composed(words: Sequence[str]) -> Any:
-    """The configuration of a launch with these arguments, as an OmegaConf object; works inside a running launch.
+    """The configuration that Hydra composes from these arguments, as an OmegaConf object.
 
-    Raises the errors of Hydra and OmegaConf if an argument is invalid.
+    This can be called while Hydra runs. If an argument is invalid, raises the errors of Hydra and OmegaConf.
     """
     register()
     add_hub_models(words)
@@ -179,7 +179,7 @@ def composed(words: Sequence[str]) -> Any:
 def build_named(group: str, name: str, *words: str) -> Any:
     """Build the object of the option `name` of a group, with further words such as `seed=1`.
 
-    Raises InputError if there is no such option, and the errors of `build_option`.
+    Raises InputError if there is no such option, and otherwise as `build_option` does.
     """
     if name not in options(group):
         raise unknown(group, name, options(group))
@@ -210,10 +210,10 @@ def build_option(group: str, words: Sequence[str]) -> Any:
 
 
 def build(group: str, settings: Any) -> Any:
-    """The object of a group's settings; settings within it that name a class become objects.
+    """Build the object that a group's settings describe; settings within them that name a class become objects.
 
-    Only classes of the group are built, and no value is interpreted, so that a record from elsewhere can be read.
-    Raises InputError if there is no such class or it refuses the settings.
+    Only classes of the group are built, and no value is interpreted, so records from elsewhere are safe to read.
+    Raises InputError if the group has no class of that name, or if the class refuses the settings.
     """
     settings = recorded(settings)
     if not isinstance(settings, Mapping) or CLASS not in settings:
@@ -234,13 +234,13 @@ def _built(group: str, settings: Any) -> Any:
         return cls(**values)
     except PruningError:
         raise
-    except Exception as error:  # whatever a constructor makes of a value of a wrong type
+    except Exception as error:  # a constructor can raise any error if a value has a wrong type
         raise InputError(
             f"the settings of {group} do not fit {cls.__name__}: {first_line(error)}."
         ) from error
 
 
-# Check the settings of a configuration before anything is built: every name must exist, every number be finite.
+# Check the settings of a configuration before anything is built: names must exist, and numbers must be finite.
 
 HIGHEST = 2**63 - 1  # the largest whole number that torch, numpy and SLURM accept
 
@@ -250,7 +250,7 @@ def check_settings(plain: Mapping[str, Any], choices: Mapping[str, Any]) -> None
 
     `plain` is in the recorded form. Classes are looked up in their groups; nothing that a record names is imported.
     """
-    # Shell lines of a launcher may hold `${HOME}`: no cell records them.
+    # The launcher is not checked, because cells do not record it and its shell lines may hold `${HOME}`.
     check_literal({name: value for name, value in plain.items() if name != "launcher"})
     errors: list[PruningError] = [*_numbers(plain), *_names(plain, Config, "", choices)]
     if errors:
@@ -267,7 +267,7 @@ def _numbers(plain: Mapping[str, Any]) -> Iterator[InputError]:
 
 
 def _names(settings: Any, cls: Any, path: str, choices: Mapping[str, Any]) -> Iterator[InputError]:
-    """Errors for the names that a class of settings does not have, at any depth."""
+    """Yield an InputError for each name in `settings`, at any depth, that their class does not have."""
     if not isinstance(settings, Mapping):
         return
     if CLASS in settings:
@@ -283,7 +283,7 @@ def _names(settings: Any, cls: Any, path: str, choices: Mapping[str, Any]) -> It
             yield unknown_setting(here, known, choices.get(here.partition(".")[0]))
 
 
-# The command that runs a recorded configuration again: its options, and the settings that differ from them.
+# The command that runs a recorded configuration again: its options, and the settings that differ from theirs.
 
 GROUPS = ("model", "objective", "calibration", "algo", "compensation", "heal", "eval")
 OTHERS = (
@@ -298,7 +298,7 @@ def launch_words(config: Mapping[str, Any]) -> list[str]:
     """The arguments of `depth-pruning grid` for a recorded configuration, or for some of its groups.
 
     Settings that do not affect the outcome of a cell are left out: folders, trackers, batch sizes. Raises InputError
-    if a setting is not literal: Hydra would interpret it.
+    if a setting is not literal, because Hydra would interpret it.
     """
     check_literal(config)
     config = current(config)
@@ -337,7 +337,7 @@ def _option(group: str, settings: Mapping[str, Any]) -> str:
 
 
 def _changes(wanted: Mapping[str, Any], base: Mapping[str, Any], path: str = "") -> Iterator[str]:
-    """Yield the arguments that change the settings in `base` to `wanted`."""
+    """Yield the arguments that change the settings `base` to `wanted`."""
     for key, value in wanted.items():
         if key == CLASS:
             if base.get(CLASS) != value:
@@ -349,7 +349,7 @@ def _changes(wanted: Mapping[str, Any], base: Mapping[str, Any], path: str = "")
             yield from _changes(value, base[key], f"{path}{key}.")
         elif base[key] != value or (path + key == "ratio" and value is not None):
             yield f"{path}{key}={_hydra(value)}"
-    if path.startswith("eval."):  # the only group whose entries can be removed
+    if path.startswith("eval."):  # the only group from which entries can be removed
         yield from (f"~{path}{key}" for key in base.keys() - wanted.keys() if isinstance(base[key], Mapping))
 
 

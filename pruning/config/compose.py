@@ -72,7 +72,7 @@ def recorded_cell(config: Mapping[str, Any], choices: Mapping[str, str]) -> Cell
 
 
 def _cell(plain: Mapping[str, Any], choices: Mapping[str, Any]) -> Cell:
-    """The cell of a configuration in the recorded form, without the names of options."""
+    """The cell of a configuration in the recorded form, which here does not have the names of options."""
     check_settings(plain, choices)
     built = {group: build(group, plain[group]) for group in PARTS}
     parts: dict[str, Any] = {name: cls(**plain[name]) for name, cls in SETTINGS.items()}
@@ -86,7 +86,7 @@ def _cell(plain: Mapping[str, Any], choices: Mapping[str, Any]) -> Cell:
     for settings in parts.values():
         settings.check()
     results = _folder("paths.results", plain["paths"]["results"])
-    check_literal({"paths": {"results": str(results)}})  # a later healing records it
+    check_literal({"paths": {"results": str(results)}})  # a later command that heals the cell records it
     objective, calibration, kind = choices["objective"], choices["calibration"], built["calibration"].kind
     if kind not in kinds_for(needs := built["objective"].needs):
         fit = [name for name, cls in option_classes("calibration").items() if cls.kind in kinds_for(needs)]
@@ -109,24 +109,24 @@ def _cell(plain: Mapping[str, Any], choices: Mapping[str, Any]) -> Cell:
 
 
 def _record(plain: Mapping[str, Any], choices: Mapping[str, Any], model: Model) -> dict[str, Any]:
-    """The recorded form of a configuration: options and classes by name, without what no cell has."""
+    """The recorded form of a configuration: options and classes are names; settings of the command are left out."""
     config: dict[str, Any] = {str(key): recorded(value) for key, value in plain.items() if key not in COMMAND}
     for group in PARTS:
         if group in choices:
             config[group] = {OPTION: str(choices[group]), **config[group]}
     config["model"].pop("resources", None)
-    # A cell that is not healed records nothing about it, and one that heals the search's mask no selection.
+    # A cell that is not healed records no settings of `heal`; one without other candidates, none of the selection.
     if config["heal"][CLASS] == NO_HEALING[CLASS]:
         del config["heal"]
     elif config["heal"].get("candidates") == 1:
         config["heal"] = {name: value for name, value in config["heal"].items() if name not in SELECTING}
-    # The configuration can leave the name to the directory, and can give a GGUF file as the path.
+    # These can differ from the configuration: the name can come from the directory, and the path can be a GGUF file.
     config["model"] |= {"name": model.name, "path": model.path, "gguf_file": model.gguf_file}
     return config
 
 
 def _folder(setting: str, path: str) -> Path:
-    """The absolute path of a folder. Raises InputError if the setting is empty or there can be no such path."""
+    """The absolute path of a folder. Raises InputError if `path` is empty or not possible; `setting` is its name."""
     if not path.strip() or any(unicodedata.category(character) == "Cc" for character in path):
         raise InputError(
             f"{setting}={path!r} is empty or holds a control character: give another folder, or leave it out."

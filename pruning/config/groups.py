@@ -1,6 +1,6 @@
-"""The groups of `conf/`: the options of each group, what their files say of them, and the class of each option.
+"""The groups of `conf/`: the options of each group, their descriptions, and the class of each option.
 
-Reading the files' text needs neither YAML nor numpy, so `--help` answers at once.
+The files are read as text, without importing YAML or numpy, so `--help` answers at once.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ BUILT = (
     *("model", "objective", "calibration", "algo", "compensation"),
     *("heal", "eval", "tracker", "launcher"),
 )
-GROUPS = (*BUILT, "experiment")  # an experiment is a set of choices
+GROUPS = (*BUILT, "experiment")  # an experiment chooses options of the other groups
 
-# Groups with one class per file: the group's package, and a method that each class has. A new file adds a class.
+# Groups with one class per file: the group's package, and a method that each class has. A new Python file adds a class.
 PACKAGES = {
     "algo": ("pruning.algo", "propose"),
     "objective": ("pruning.objective", "bind"),
     "calibration": ("pruning.calibration", "draw"),
     "eval": ("pruning.evaluation", "measure"),
 }
-# The classes of the other groups. These paths are resolved when a configuration is read, so nothing is imported here.
+# The classes of the other groups. A path is resolved when a configuration is read, so nothing is imported here.
 NAMED = {
     "model": {"model": "pruning.models.handle:Model"},
     "compensation": {
@@ -62,7 +62,7 @@ CONF = next(
 
 
 def options(group: str) -> list[str]:
-    """The names that `group=NAME` accepts, sorted."""
+    """The sorted names of a group's options, which `group=NAME` accepts."""
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
@@ -72,7 +72,7 @@ def text_of(group: str, option: str) -> str:
 
 
 def description(group: str, option: str) -> str:
-    """The first comment line of an option's file; empty if it begins with something else."""
+    """The comment in the first line of an option's file; empty if the file does not begin with a comment."""
     lines = (line for line in text_of(group, option).splitlines() if not line.startswith("# @"))
     first = next(lines, "")
     return first.removeprefix("# ") if first.startswith("#") else ""
@@ -80,7 +80,7 @@ def description(group: str, option: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """A setting in a YAML file: its name with dots, its default as it is written, and its comment."""
+    """A setting in a YAML file: its dotted name, its default as the file has it, and its comment."""
 
     name: str
     default: str
@@ -88,7 +88,7 @@ class Setting:
 
 
 def settings_in(text: str, prefix: str = "") -> Iterator[Setting]:
-    """Yield the settings of a YAML file, each of which stands on a line of its own, in the order of the file."""
+    """Yield the settings in the text of a YAML file, in order. Each setting must be on a line of its own."""
     parents: list[str] = []
     for line in text.splitlines():
         if match := re.match(r"( *)(\w+):(?: +([^#\s].*?))?(?: +# (.*))?$", line):
@@ -115,7 +115,7 @@ def option_classes(group: str) -> dict[str, Any]:
 
 
 def members(group: str) -> Iterator[tuple[str, Any]]:
-    """Yield (schema name, class) for every class that an option of the group can configure."""
+    """Yield (name of the schema, class) for every class that an option of the group can configure."""
     from pruning.core.records import settings_classes  # imports numpy, which `--help` does not need
 
     if group in PACKAGES:
@@ -135,7 +135,7 @@ def _by_name(group: str) -> dict[str, Any]:
 
 
 def class_named(group: str, name: str) -> Any:
-    """The class with a recorded name. Raises InputError, with similar names, if the group has no such class."""
+    """The class of a group with the name `name`. If there is none, raises InputError with similar names."""
     if name not in _by_name(group):
         raise unknown(f"class of {group}", name, _by_name(group))
     return _by_name(group)[name]

@@ -22,7 +22,7 @@ from pruning.config.groups import (
 )
 
 WIDTH = 118
-# The settings that most commands need. The others stand in `--help=all`.
+# The settings that most commands need. Only `--help=all` lists the others.
 USUAL = (
     *("ratio", "k", "unit", "budget", "seed", "max_evaluations", "export", "study", "paths.results"),
     *("model.path", "calibration.samples", "calibration.length", "calibration.path"),
@@ -30,8 +30,8 @@ USUAL = (
 SHOWN = {
     "model": "local",
     "calibration": "text_file",
-}  # options whose files describe what all of a group have
-OWN = "Part of "  # how the description begins of an experiment that belongs to a study of this project
+}  # options whose files describe the settings that all options of a group have
+OWN = "Part of "  # the first words of the description of an experiment from this project's studies
 
 USAGE = """\
 Run one cell, or with -m a grid. One cell = model x objective x calibration x algorithm x ratio.
@@ -51,7 +51,7 @@ Hydra. Finished cells are not run again."""
 
 
 def grid_help(program: str, everything: bool = False) -> str:
-    """The text for `program`, such as `depth-pruning grid`; with every setting of every option if `everything`."""
+    """The help of `program`, such as `depth-pruning grid`. If `everything`, it lists all settings of all options."""
     defaults, parts = default_options(), [USAGE.format(program=program)]
     for group in GROUPS:
         classes = option_classes(group) if everything and group in BUILT else {}
@@ -64,12 +64,12 @@ def grid_help(program: str, everything: bool = False) -> str:
 
 
 def group_help(group: str) -> str:
-    """The options of a group with the settings of each, for the help of a command that takes no others."""
+    """The options of a group with their settings, for the help of a command that takes options of this group only."""
     return "\n".join([f"\n  {group}", *_options(group, None, True, {})])
 
 
 def experiment_help(name: str) -> str:
-    """What an experiment chooses in each group, with its settings, and the settings that most commands need."""
+    """The options that an experiment chooses, with their settings, and the settings that most commands need."""
     text, parts = (
         text_of("experiment", name),
         ["\nSettings and their defaults; `depth-pruning grid --help=all` has all:\n"],
@@ -85,7 +85,7 @@ def experiment_help(name: str) -> str:
 
 
 def _options(group: str, default: str | None, everything: bool, classes: dict[str, Any]) -> Iterator[str]:
-    """A line for each option; with `everything` also its settings, but none that an option above has alike."""
+    """Yield a line for each option. If `everything`, also its settings, except those that an earlier option shows."""
     said = {name: description(group, name) for name in options(group)}
     shown = [name for name, text in said.items() if everything or not text.startswith(OWN)]
     wide, seen = max(map(len, shown)) + 6, set[Setting]()
@@ -101,14 +101,14 @@ def _options(group: str, default: str | None, everything: bool, classes: dict[st
 
 
 def _settings(group: str, option: str, cls: Any) -> list[Setting]:
-    """The settings of an option: those of its file, and those of its class that the file leaves as they are."""
+    """The settings of an option: those in its file, and those of its class that the file does not set."""
     written = [*settings_in(text_of(group, option), f"{group}.")]
     own = [] if cls is None else [*_fields(cls, f"{group}.")]
     return written + [one for one in own if not any(f"{w.name}.".startswith(f"{one.name}.") for w in written)]
 
 
 def _fields(settings: Any, prefix: str) -> Iterator[Setting]:
-    """The settings of a class or an object with their defaults, as YAML has them."""
+    """Yield the settings of a class or an object, with their defaults in YAML."""
     for item in dataclasses.fields(settings):
         value = item.default
         if value is dataclasses.MISSING and item.default_factory is not dataclasses.MISSING:
@@ -121,8 +121,8 @@ def _fields(settings: Any, prefix: str) -> Iterator[Setting]:
 
 
 def _lines(settings: Sequence[Setting]) -> Iterator[str]:
-    """For each setting its name, its default and its comment."""
-    # `${unless:${k},0.2}` is 0.2 unless k is given, and ??? is for a value that has to be given.
+    """Yield lines with the name, the default and the comment of each setting."""
+    # `${unless:${k},0.2}` is 0.2 unless k is given, and ??? marks a value that must be given.
     defaults = [
         re.sub(r"^\$\{unless:.*,(.*)\}$", r"\1", one.default).replace("???", "...") for one in settings
     ]
@@ -133,6 +133,6 @@ def _lines(settings: Sequence[Setting]) -> Iterator[str]:
 
 
 def _described(name: str, text: str, wide: int) -> list[str]:
-    """A name and what is said of it, wrapped beside the name."""
+    """Lines with a name and, beside it, the wrapped text that describes it."""
     first = f"{name:<{wide}}  "
     return textwrap.wrap(text, WIDTH, initial_indent=first, subsequent_indent=" " * (wide + 2)) or [name]

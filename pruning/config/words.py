@@ -1,4 +1,4 @@
-"""Check the words of a command line before Hydra reads them, and say in plain words what Hydra refuses."""
+"""Check the words of a command line before Hydra reads them, and reword Hydra's errors."""
 
 from __future__ import annotations
 
@@ -42,17 +42,17 @@ TYPES = {
 
 
 def is_setting(word: str) -> bool:
-    """Whether a word gives or removes a setting: `name=value`, `+name=value`, `~name`."""
+    """Whether a word gives, adds or removes a setting: `name=value`, `+name=value`, `~name`."""
     return word.startswith("~") or ("=" in word and not word.startswith("-"))
 
 
 def names_folder(word: str) -> bool:
-    """Whether a word of a command that takes folders and settings is a folder: `results`, `~/results`, `./k=1`."""
+    """Whether a word is a folder and not a setting, for commands that take both: `results`, `~/results`, `./k=1`."""
     return "=" not in word or word.startswith(("/", "~", "."))
 
 
 def ordered(words: Sequence[str]) -> list[str]:
-    """The words with all settings before all flags: Hydra does not accept settings on both sides of a flag."""
+    """The words, settings before flags, because Hydra does not accept settings on both sides of a flag."""
     return sorted(words, key=lambda word: not is_setting(word))
 
 
@@ -60,12 +60,12 @@ HUB = re.compile(r"[\w-][\w.-]*/[\w.-]+")  # OWNER/NAME
 
 
 def is_hub_name(name: object) -> bool:
-    """Whether a value of `model` is a name on the hub, OWNER/NAME, and no path of a file or folder."""
+    """Whether a value of `model` is a name on the hub, OWNER/NAME, and not the path of a file or folder."""
     return isinstance(name, str) and bool(HUB.fullmatch(name)) and not Path(name).exists()
 
 
 def hub_names(words: Sequence[str]) -> list[str]:
-    """The names on the hub that words such as `model=smollm2,OWNER/NAME` give."""
+    """The names of models on the hub in words such as `model=smollm2,OWNER/NAME`."""
     values = (word.partition("=")[2].split(",") for word in words if word.startswith("model="))
     return [name for given in values for name in given if is_hub_name(name)]
 
@@ -75,7 +75,7 @@ VALUED = {"-c", "-p", "-cp", "-cn", "-cd", "-i", "-sc", "--cfg", "--package", "-
 
 
 def check_line(words: Sequence[str]) -> None:
-    """Raise InputError for a word that is neither a setting nor a flag of Hydra: the text says how to write it."""
+    """If a word is neither a setting nor a flag of Hydra, raise InputError, which says how to write the word."""
     known = {*GROUPS, *KEPT}
     for before, word, after in zip(["", *words], words, [*words[1:], ""], strict=False):
         name, _, value = word.lstrip("-").partition("=")
@@ -91,7 +91,7 @@ def check_line(words: Sequence[str]) -> None:
 
 
 def check_words(words: Sequence[str]) -> None:
-    """Raise InputError, which shows the quoted word, for each setting that Hydra's grammar cannot read."""
+    """If Hydra's grammar cannot read some settings, raise InputError, which shows how to quote each of them."""
     sweeps = bool(SWEEP & {*words})
     wrong = [word for word in words if is_setting(word) and not _reads(word)]
     if wrong:
@@ -122,9 +122,9 @@ def _unreadable(word: str, sweeps: bool) -> str:
 
 
 def check_choices(words: Sequence[str]) -> None:
-    """Raise InputError, which gives similar names, if a command line names an unknown option of a group.
+    """If a command line names an unknown option of a group, raise InputError, which gives similar names.
 
-    It also refuses words that would remove settings that every cell has.
+    Also raises InputError if a word would remove settings that every cell has.
     """
     if any(word.startswith(("--config-", "-cd", "-cn", "-cp")) for word in words):
         return  # another configuration folder can have more options; Hydra itself checks them
@@ -150,11 +150,11 @@ def check_choices(words: Sequence[str]) -> None:
 
 
 def _unknown_options(group: str, values: Sequence[Any]) -> Iterator[InputError]:
-    """Errors for the options of a group that do not exist."""
+    """Yield an InputError for each of `values` that is not an option of the group."""
     known = options(group)
     for value in values:
         name = value.text if isinstance(value, QuotedString) else value
-        globbed = isinstance(name, Glob)  # it names only options that exist
+        globbed = isinstance(name, Glob)  # a glob can only match options that exist
         several = group == "experiment" and not isinstance(name, str)  # none, or a list of experiments
         if globbed or several or name in known or (group == "model" and is_hub_name(name)):
             continue
@@ -165,7 +165,7 @@ def _unknown_options(group: str, values: Sequence[Any]) -> Iterator[InputError]:
 
 
 def explained(error: Exception, words: Sequence[str]) -> InputError:
-    """An InputError in this project's words for an error of Hydra or OmegaConf."""
+    """An InputError that says in plain words what an error of Hydra or OmegaConf means."""
     cause, line = error.__cause__ or error, first_line(error)
     if match := re.match(r"Could not override '([^']+)'", str(error)):
         path, full = match[1], getattr(cause, "full_key", None) or match[1]
@@ -205,9 +205,9 @@ def chosen_option(group: str, words: Sequence[str]) -> str | None:
 
 
 def unknown_setting(path: str, known: Iterable[str], option: str | None) -> InputError:
-    """An InputError for the setting `path`, such as `algo.foo`; `known` are the settings beside it.
+    """An InputError for the unknown setting `path`, such as `algo.foo`; `known` are the settings that exist there.
 
-    If other options of the group have the setting, the error names them.
+    If other options of the group have this setting, the error names these options.
     """
     parent, _, name = path.rpartition(".")
     group = path.partition(".")[0]
