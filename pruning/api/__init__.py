@@ -1,4 +1,4 @@
-"""The front door for Python: load or wrap a model, search a mask, run it, measure it, export it.
+"""The Python interface: load or wrap a model, search for a mask, run the masked model, measure it, export it.
 
-A cell of the command line uses the same samples, searches, forward passes and exports.
+Cells of the command line use the same samples, searches, forward passes and exports.
 """

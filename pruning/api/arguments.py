@@ -14,7 +14,7 @@ from typing import Any
 from pruning.calibration.item_files import check_encodable
 from pruning.core.errors import InputError, shown, unknown
 
-NUMBERS: dict[Any, Any] = {int: Integral, float: Real}  # a numpy number is a number, and True is none
+NUMBERS: dict[Any, Any] = {int: Integral, float: Real}  # a numpy number is a number; True is not
 # How an error describes a value of a type.
 WORDS = {
     "int": "a whole number",
@@ -30,7 +30,7 @@ WORDS = {
 def check_type(name: str, value: Any, wanted: Any) -> None:
     """Raise InputError if a value is not of the type `wanted`: a plain type or class, a list of these, or a union.
 
-    Other types, such as those of mappings, are not checked here.
+    If `wanted` is any other type, such as a mapping, nothing is checked.
     """
     if typing.get_origin(wanted) is list:
         if not isinstance(value, list | tuple):
@@ -50,9 +50,9 @@ def check_type(name: str, value: Any, wanted: Any) -> None:
 
 
 def check_settings(kind: type[Any], settings: Mapping[str, Any], what: str) -> None:
-    """Raise InputError if a dataclass has no field of a name, or if a value has another type than its field.
+    """Raise InputError if the dataclass `kind` has no field for a setting, or if a value has a wrong type.
 
-    `what` is the noun of such a setting in messages.
+    `what` is what messages call such a setting.
     """
     hints, known = typing.get_type_hints(kind), [field.name for field in dataclasses.fields(kind)]
     for name, value in settings.items():
@@ -62,7 +62,7 @@ def check_settings(kind: type[Any], settings: Mapping[str, Any], what: str) -> N
 
 
 def listed(values: Any, name: str, what: str) -> list[Any]:
-    """Some values as a list. Raises InputError if they are one text, a mapping, or nothing that can be listed."""
+    """Some values as a list. Raises InputError if `values` is one text, a mapping, or not iterable."""
     if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
         given = "one text" if isinstance(values, str) else shown(values)
         raise InputError(f"{name} is {given}: give a list of {what}, [...].")
@@ -70,7 +70,7 @@ def listed(values: Any, name: str, what: str) -> list[Any]:
 
 
 def list_of_texts(texts: Any, name: str) -> list[str]:
-    """The texts as a list. Raises InputError if they are one text, or if one of them is no Unicode text."""
+    """The texts as a list. Raises InputError if `texts` is one text, or if an item is not Unicode text."""
     found = listed(texts, name, "texts (str)")
     for number, text in enumerate(found):
         check_text(text, f"{name}[{number}]")
@@ -78,7 +78,7 @@ def list_of_texts(texts: Any, name: str) -> list[str]:
 
 
 def check_text(text: Any, name: str) -> None:
-    """Raise InputError if a value is no Unicode text."""
+    """Raise InputError if `text` is not Unicode text."""
     if not isinstance(text, str):
         raise InputError(f"{name} is {shown(text)}: give text (str).")
     try:
@@ -88,7 +88,7 @@ def check_text(text: Any, name: str) -> None:
 
 
 def path_of(name: str, value: str | Path) -> Path:
-    """The path in an argument. Raises InputError if no file can have this path."""
+    """An argument as a path. Raises InputError if no file can have this path."""
     check_type(name, value, str | Path)
     try:
         if not str(value) or b"\0" in os.fsencode(value):

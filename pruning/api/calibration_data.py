@@ -1,4 +1,4 @@
-"""Calibration samples for the Python interface: from lists of texts or items, or from a named option."""
+"""Draw calibration samples for the Python interface: from lists of texts or items, or from a named option."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Calibration: TypeAlias = str | Sequence[str] | ItemList | Samples | None  # None
 
 # Defaults, as in the options of `calibration`: 16 windows of 256 tokens (`text_file`), 64 items (`items_file`).
 SAMPLES, LENGTH, ITEMS = 16, 256, 64
-# The calibration option for each kind of data; used if no data are given and the objective is an instance.
+# The calibration option for each need of an objective; used if no data are given and the objective is an instance.
 DEFAULTS = {"text": "pydoc", "any": "pydoc", "items": "commonsense", "both": "both"}
 
 
@@ -36,10 +36,10 @@ def draw_samples(
     seed: int = 0,
     call: str = "search_mask",
 ) -> Samples:
-    """Samples in random order, as a cell draws them; errors name `call`, the function of the Python interface.
+    """Samples in random order, as a cell draws them. Errors name `call`, the function of the Python interface.
 
-    A size of None is the default for the kind of data. Raises InputError if the data are too few or malformed, or if
-    a size would change nothing.
+    If `samples` or `length` is None, the default for the kind of data is used. Raises InputError if the data are too
+    few or malformed, or if `samples` or `length` would have no effect.
     """
     sizes = {name: size for name, size in (("samples", samples), ("length", length)) if size is not None}
     if isinstance(data, Samples):
@@ -80,7 +80,7 @@ def _refuse(call: str, names: Collection[str], why: str) -> None:
 
 
 def _option(name: str | None, objective: Any, seed: int) -> Any:
-    """The option `name` of `conf/calibration`; if `name` is None, the objective chooses."""
+    """The calibration of the option `name`; if `name` is None, of the option that suits the objective."""
     from pruning.config.app import build_named, build_option
 
     if name is None and isinstance(objective, str):
@@ -89,29 +89,29 @@ def _option(name: str | None, objective: Any, seed: int) -> Any:
 
 
 def item_rows(model: PrunableModel, items: ItemList, samples: int, seed: int, call: str) -> Samples:
-    """Rows of multiple-choice items, in the order of the list; an item is an `Item` or a mapping of its fields."""
+    """The rows of `samples` multiple-choice items, in the list's order. An item is an `Item` or a mapping."""
     rows = ItemDraw(samples, seed, setting=f"{call}.samples")
     rows.check()
     return rows.rows(item_list(items, "items", "item"), model.tokenizer, "items")
 
 
 def item_list(items: Any, name: str, where: str) -> list[Item]:
-    """Items from a list of `Item`s and mappings. Raises InputError, which begins with `where`, if one is wrong."""
+    """Items from a list of `Item`s and mappings. If one is wrong, raises InputError, which begins with `where`."""
     given = enumerate(listed(items, name, "items"))
     return [(checked_item if isinstance(one, Item) else read_item)(one, f"{where} {i}") for i, one in given]
 
 
 def check_ids(model: PrunableModel, data: Mapping[str, Samples]) -> None:
-    """Raise InputError if a token of some data has no embedding: the tokenizer then belongs to another model."""
+    """Raise InputError if a token in `data` has no embedding: the tokenizer then belongs to another model."""
     rows = model.module.get_input_embeddings().num_embeddings
     preflight.check_ids(rows, {name: samples.largest_id for name, samples in data.items()})
 
 
 def embedded_texts(name: str) -> list[str]:
-    """The documents of an embedded text: `pydoc`, `wikipedia_sample` (without their held-out parts), or `novel`.
+    """The documents of an embedded text: `pydoc` or `wikipedia_sample`, without their held-out parts, or `novel`.
 
-    `pydoc` comes with Python; the others are fetched once. No search of an embedded calibration reads `novel`.
-    Raises InputError for another name, and UnreachableError if a text cannot be fetched.
+    `pydoc` comes with Python; the others are fetched once. Embedded calibrations do not use `novel`. Raises
+    InputError if there is no text of this name, and UnreachableError if it cannot be fetched.
     """
     if name not in (*PARTED, NOVEL):
         raise unknown("embedded text", name, (*PARTED, NOVEL))

@@ -1,4 +1,4 @@
-"""Change the weights of a model around a mask: heal them, repair them, or write them without the dropped units."""
+"""Change a model's weights for a mask: heal them, repair them, or write them without the dropped units."""
 
 from __future__ import annotations
 
@@ -46,10 +46,11 @@ def heal_mask(
     """Train the model without the units of a mask. Returns a copy of the dense model with the healed weights.
 
     Run, measure or export the copy with the same mask: the units that the mask removes are not healed. `how` is an
-    option of `heal`, `lora`, `full` or `distill`, and `settings` are its settings, such as `lr=1e-4`; without `lr`,
-    short trials choose it. Without texts, the embedded text is used (`source="pydoc"`). With a folder, a call that
-    was stopped continues when it is repeated; other masks and weights can use the same folder. Raises InputError if
-    the mask or a setting is wrong or the texts are too short, and LossError if a loss is not finite.
+    option of `heal` (`lora`, `full` or `distill`), and `settings` are its settings, such as `lr=1e-4`. Without `lr`,
+    short trials choose it. Without texts, the text of the setting `source` is used, by default "pydoc". With a
+    folder, a call that was stopped continues when it is repeated; calls for other masks and weights can use the same
+    one. Raises InputError if the mask or a setting is wrong or the texts are too short, and LossError if a loss is
+    not finite.
     """
     from pruning.config.app import build_named
     from pruning.healing.loop import heal
@@ -99,13 +100,13 @@ def repair_mask(
     seed: int = 0,
     **settings: Any,
 ) -> PrunableModel:
-    """Let linear maps stand in for the removed runs of a mask (ReplaceMe, arXiv 2505.02819).
+    """Replace each run of removed units by a linear map (ReplaceMe, arXiv 2505.02819).
 
-    Returns a copy of the dense model in which the maps are folded into the weights before the runs. A map that does
-    not help on samples that were held out is left out, and the log says so. Run, measure, heal or export the copy
-    with the same mask. `calibration`, `samples`, `length` and `seed` are as in `search_mask`; `settings` are those of
-    the option `how` of `compensation`, such as `heldout=8`. Raises InputError if a setting is wrong, or if the
-    model takes no maps.
+    Returns a copy of the dense model in which each map is folded into the weights before its run. If a map does not
+    help on held-out samples, it is left out, and the log says so. Run, measure, heal or export the copy with the same
+    mask. `calibration`, `samples`, `length` and `seed` are as in `search_mask`; `settings` are those of the option
+    `how` of `compensation`, such as `heldout=8`. Raises InputError if a setting is wrong, or if maps cannot be folded
+    into this model.
     """
     from pruning.config.app import build_named
     from pruning.engine.repair import check, measure
@@ -136,7 +137,7 @@ def _with_weights(model: PrunableModel, weights: Mapping[str, Tensor]) -> Prunab
     return wrap_model(module, model.tokenizer, model.name)
 
 
-# Write a model without the units that a mask drops; unlike on the command line, the model can be in memory.
+# Write a model without the units that a mask drops. Unlike on the command line, the model can be in memory.
 
 
 @exclusive
@@ -146,11 +147,12 @@ def export_model(
     """Write a directory that `from_pretrained` loads, with a model card; returns the directory's path.
 
     If `out` ends in `.gguf`, the blocks are cut out of the GGUF file that the model was loaded from (docs/gguf.md).
-    Of a block that loses only one sub-layer, the last weights of this sub-layer become zeros; they keep their size.
-    Unless `verify` is False, the written model is loaded, and its logits must equal those of the masked model bit
-    for bit. An earlier export of the same model, mask and precision is replaced; any other only with `force`.
-    A directory that holds anything else, or a changed file, is never replaced. Raises InputError if the directory
-    cannot be used or if weights in memory have changed since `load_model`, and MismatchError if the models differ.
+    If a block loses only one sub-layer, the last weights of this sub-layer become zeros and keep their size. Unless
+    `verify` is False, the written model is loaded, and its logits must equal those of the masked model bit for bit.
+    An earlier export of the same model, mask and precision is replaced; another export is replaced only with
+    `force`. A directory that holds anything else, or a changed file, is never replaced. Raises InputError if the
+    directory cannot be used or if weights in memory have changed since `load_model`, and MismatchError if the models
+    differ.
     """
     model.check_mask(mask)
     target = directory(path_of("out", out))
@@ -174,7 +176,7 @@ def export_model(
 
 
 def _check_unchanged(model: PrunableModel, settings: Model) -> None:
-    """Raise InputError if weights in memory are not those of the model's files, from which an export is made."""
+    """Raise InputError if weights in memory differ from those in the model's files, which an export copies."""
     offloaded = any(weight.is_meta for weight in model.module.parameters())
     placed = settings if offloaded else dataclasses.replace(settings, device_map="cpu", max_memory=None)
     stored = dataclasses.replace(placed, products="native").load_anew().module.state_dict()

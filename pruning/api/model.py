@@ -30,7 +30,7 @@ Call = TypeVar("Call", bound=Callable[..., Any])
 class PrunableModel:
     """A causal language model with its tokenizer.
 
-    `settings` say where the weights were loaded from; `settings` is None for a wrapped model.
+    `settings` says where the weights were loaded from; for a wrapped model, it is None.
     """
 
     language_model: LanguageModel
@@ -49,11 +49,11 @@ class PrunableModel:
 
     @property
     def n_blocks(self) -> int:
-        """Number of transformer blocks."""
+        """The number of transformer blocks."""
         return self.language_model.info.n_blocks
 
     def check_mask(self, mask: Mask, what: str = "mask") -> None:
-        """Raise InputError if a mask is none, or for another number of blocks."""
+        """Raise InputError, which calls the mask `what`, if it is not a mask or is for another number of blocks."""
         check_type(what, mask, Mask)
         if mask.n_blocks != self.n_blocks:
             raise InputError(
@@ -63,11 +63,11 @@ class PrunableModel:
 
     @contextmanager
     def masked(self, mask: Mask) -> Iterator[Any]:
-        """Within this context, `module` runs without the dropped blocks; yields `module`.
+        """A context in which `module` runs without the dropped blocks; yields `module`.
 
         The key-value cache is off in this context, so `generate` works but is slow. To generate fast, export the
-        model. Raises InputError if another call uses the model, and lets no other call use it. A forward pass that is
-        given a cache raises InputError too.
+        model. Raises InputError if another call uses the model; within the context, no other call can use it. If a
+        forward pass gets a cache, it raises InputError.
         """
         from pruning.models.sublayers import masked
 
@@ -77,9 +77,9 @@ class PrunableModel:
 
     @contextmanager
     def evaluated_by(self, call: str) -> Iterator[None]:
-        """Within this context, only `call` uses the model, in evaluation mode and in its own precision.
+        """A context in which only `call` uses the model, in evaluation mode and in its own precision.
 
-        Raises InputError as `used_by` does, or if the precision has changed since the model was given.
+        Raises InputError as `used_by` does, or if the precision has changed since the model was loaded or wrapped.
         """
         import torch
 
@@ -101,7 +101,7 @@ class PrunableModel:
 
 
 def load_model(name: str | Path, **settings: Any) -> PrunableModel:
-    """Load a model by its name in `conf/model`, from a directory or a GGUF file, or from the hub.
+    """Load a model. `name` is an option of `model`, a directory, a GGUF file, or a name on the hub.
 
     `settings` are those of `model` on the command line, such as `dtype="float32"` or `revision="..."`.
     Raises InputError if there is no such model, UnreachableError if the hub cannot be reached, and UnskippableError
@@ -131,7 +131,7 @@ def load_model(name: str | Path, **settings: Any) -> PrunableModel:
 
 
 def loaded(model: Model) -> PrunableModel:
-    """A model with weights and a tokenizer of its own, whose changes reach no model that is loaded later."""
+    """A model with its own weights and tokenizer: changes to it do not affect models that are loaded later."""
     preflight.check_model(model)
     return PrunableModel(model.load_anew(), copy.deepcopy(model.tokenizer), model)
 
@@ -139,8 +139,8 @@ def loaded(model: Model) -> PrunableModel:
 def wrap_model(module: Any, tokenizer: Any, name: str = "model") -> PrunableModel:
     """Use a transformers model and its tokenizer from memory. The model is put into evaluation mode.
 
-    Raises UnskippableError if the model's blocks cannot be removed one by one, and InputError if another call uses
-    the model, or if these are no model of transformers whose weights can be read, and its tokenizer.
+    Raises UnskippableError if the model's blocks cannot be removed one by one. Raises InputError if another call uses
+    the model, if `module` is not a transformers model with readable weights, or if `tokenizer` is not a tokenizer.
     """
     from torch import nn
     from transformers import PreTrainedTokenizerBase
@@ -154,7 +154,7 @@ def wrap_model(module: Any, tokenizer: Any, name: str = "model") -> PrunableMode
             "AutoModelForCausalLM.from_pretrained returns."
         )
     for inner, part in module.named_modules():
-        # accelerate reads the weights of a module with this attribute from a disk when the module runs.
+        # If a module has this attribute, accelerate reads its weights from the disk when it runs.
         if not hasattr(part, "_hf_hook") and any(p.is_meta for p in part.parameters(recurse=False)):
             raise InputError(
                 f"module has no weights in {inner or type(part).__name__}: they are on the device 'meta'. Load the "
@@ -172,7 +172,7 @@ def wrap_model(module: Any, tokenizer: Any, name: str = "model") -> PrunableMode
         return PrunableModel(wrapped(module, name), tokenizer)
 
 
-# Let only one call use a model at a time. While a model is used, its methods can be replaced.
+# Let only one call use a model at a time, because a call can replace the model's methods while it runs.
 
 _in_use: WeakKeyDictionary[Any, str] = WeakKeyDictionary()  # the call that uses each transformers model
 _guard = Lock()
@@ -180,10 +180,10 @@ _guard = Lock()
 
 @contextmanager
 def used_by(call: str, module: Any, name: str) -> Iterator[None]:
-    """Within this context, only `call` uses a transformers model.
+    """A context in which only `call` uses the transformers model `module`.
 
-    Raises InputError at once if another call uses it, in this thread or in another one: both would replace methods of
-    its blocks, each would compute with the other's, and the model would not be restored.
+    If another call uses the model, in this or another thread, raises InputError at once. Otherwise both calls would
+    replace methods of its blocks and compute with each other's methods, and the model would not be restored.
     """
     with _guard:
         if (other := _in_use.get(module)) is not None:
@@ -201,9 +201,9 @@ def used_by(call: str, module: Any, name: str) -> Iterator[None]:
 
 
 def exclusive(call: Call) -> Call:
-    """The same function of a model, which checks the types of its arguments by its annotations.
+    """Wrap a function of a model, so that it checks the types of its arguments by its annotations.
 
-    Meanwhile no other call can use the model, and the model is in evaluation mode.
+    While the function runs, no other call can use the model, and the model is in evaluation mode.
     """
     signature = inspect.signature(call)
 
@@ -214,7 +214,7 @@ def exclusive(call: Call) -> Call:
             if name not in hints:
                 raise unknown(f"setting of {call.__name__}", name, signature.parameters)
         for name, value in signature.bind(model, *args, **settings).arguments.items():
-            if name != "settings":  # those that the call itself checks
+            if name != "settings":  # the call itself checks its settings
                 check_type(name, value, hints[name])
         with model.evaluated_by(call.__name__):
             return call(model, *args, **settings)

@@ -29,10 +29,10 @@ PREDICTED = {"loglikelihood": "log-likelihood per token", "margin": "lead of the
 
 @dataclass(frozen=True)
 class Route:
-    """The set that a router chose for a prompt, and why.
+    """The set that a router chose for a prompt, with its predictions.
 
-    `predicted` has for each set the mean log-likelihood per token that a right answer is expected to have, or, if the
-    router predicts margins, by how much it is expected to lead; `seconds` is the router's own time.
+    `predicted` maps each set to the predicted mean log-likelihood per token of the right answer or, if the router
+    predicts margins, to its predicted lead over the other answers. `seconds` is the router's own time.
     """
 
     chosen: str
@@ -54,9 +54,9 @@ class Route:
 
 @dataclass(frozen=True)
 class Router:
-    """A model, and a fitted router over sets of its units. Make one with `fit_router`, or load one from a folder.
+    """A model, and a router that was fitted to sets of its units. Use `fit_router` or `load` to make one.
 
-    `facts` say which model it was fitted to, with the digest of its weights at that time.
+    `facts` identify the model to which the router was fitted, with the digest of its weights at that time.
     """
 
     model: PrunableModel
@@ -66,10 +66,10 @@ class Router:
 
     @classmethod
     def load(cls, folder: str | Path, model: PrunableModel | None = None) -> Router:
-        """The router that a study of tasks or `save` wrote to a folder; its model is loaded unless it is given.
+        """The router that a study of tasks or `save` wrote to a folder. Unless `model` is given, its model is loaded.
 
         Raises InputError if the folder holds no router or if its model is not recorded, DamagedError if a file was
-        changed, and ForeignError if the model is another one than the router was fitted to.
+        changed, and ForeignError if the router was fitted to another model.
         """
         router, record = fitted_router.read_router(path_of("folder", folder))
         if model is None:
@@ -89,8 +89,8 @@ class Router:
     def route(self, prompt: str, *, question: bool = False) -> Route:
         """The set with the highest prediction for a prompt.
 
-        With `question`, the prompt is a question, and is put into the wording that the router was fitted to. Raises
-        InputError if the prompt is too short or too long.
+        With `question=True`, the prompt is a question, and is put into the wording to which the router was fitted.
+        Raises InputError if the prompt is too short or too long.
         """
         check_text(prompt, "prompt")
         check_type("question", question, bool)
@@ -103,16 +103,16 @@ class Router:
         return Route(chosen, sets[chosen], values, seconds, PREDICTED[self.fitted.target])
 
     def wording(self, question: str) -> str:
-        """A question in the wording that the router was fitted to."""
+        """A question in the wording to which the router was fitted."""
         check_text(question, "question")
         return self.fitted.template.replace(FIELD, question)
 
     def generate(
         self, prompt: str, *, question: bool = False, max_new_tokens: int = 64, **settings: Any
     ) -> str:
-        """What the model writes after a prompt without the set that the router chooses.
+        """The text that the model generates after a prompt, without the set that the router chooses.
 
-        `settings` are those of `generate` in transformers; without any, the likeliest token is taken each time.
+        `settings` are those of `generate` in transformers; the default is greedy decoding.
         """
         from pruning.models.blocks import evaluating, input_device
         from pruning.models.kept_models import quiet
@@ -151,8 +151,8 @@ def _recorded_model(record: Mapping[str, Any], folder: str | Path) -> PrunableMo
 def _check_weights(record: Mapping[str, Any], model: PrunableModel, folder: str | Path) -> None:
     """Raise ForeignError unless a router was fitted to the weights of a model.
 
-    Models from files must come from the same files. In equal precision, all weights in memory are compared as well;
-    in another precision they cannot be, so a model that was in memory is refused.
+    If both models are from files, these must be the same. If the precisions are equal, all weights in memory are
+    compared too. If they differ, this is impossible, so a model that was wrapped from memory is refused.
     """
     info = model.language_model.info
     revisions = {info.revision, record["revision"]}
@@ -170,7 +170,7 @@ def _check_weights(record: Mapping[str, Any], model: PrunableModel, folder: str 
         )
 
 
-# Fit a router between sets of units to the items of tasks, without a study.
+# Fit a router that chooses between sets of units, on the items of tasks, without a study.
 
 
 @exclusive
@@ -182,11 +182,11 @@ def fit_router(
     template: str = TEMPLATE,
     target: str = "loglikelihood",
 ) -> Router:
-    """Fit a router to the items of tasks: it predicts the right answer's log-likelihood under each set.
+    """Fit a router to the items of tasks. For a prompt, it predicts under each set how the right answer scores.
 
-    `tasks` maps names to lists of items (question, choices, answer), and `sets` names to masks; the two need not have
-    the same names. `target` is what the router predicts, "loglikelihood" or "margin". Raises InputError if an item, a
-    mask or the target is wrong.
+    `tasks` maps names to lists of items (question, choices, answer), and `sets` maps names to masks; the names need
+    not agree. `target` is what the router predicts of the right answer, "loglikelihood" or "margin". Raises
+    InputError if an item, a mask, the template or the target is wrong.
     """
     for name, given in (("tasks", tasks), ("sets", sets)):
         if not isinstance(given, Mapping):

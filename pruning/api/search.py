@@ -1,4 +1,4 @@
-"""Search a mask, as a cell of the command line does, and measure perplexity and accuracy of a mask."""
+"""Search for a mask, as a cell of the command line does, and measure the perplexity and accuracy of a mask."""
 
 from __future__ import annotations
 
@@ -62,14 +62,14 @@ def search_mask(
     `calibration` is a list of texts, a list of items (question, choices, answer), the name of an option such as
     "pydoc", or samples that an earlier search has drawn. If it is None, the objective chooses the option.
     `objective` and `algo` are names of options, classes, or instances of classes. `unit` is "block", "sublayer" (for
-    attention and MLP apart), "attention" or "mlp"; a ratio is then one of parameters. `samples` and `length` say how
-    much of the data is drawn. The first `protect_first` and the last `protect_last` blocks are never removed. After
-    `max_evaluations` masks, the search is stopped. `heldout` are texts that `SearchResult.measure` measures on if it
-    is given nothing else: before the search, it is checked that they share no text with the calibration, unless
-    `allow_overlap`. `progress=False` hides the bar.
+    attention and MLP apart), "attention" or "mlp"; except for "block", `ratio` is a fraction of the parameters.
+    `samples` and `length` are the number and length of the samples that are drawn. The first `protect_first` and the
+    last `protect_last` blocks are never removed. After `max_evaluations` masks, the search is stopped. `heldout` are
+    the texts on which `SearchResult.measure` measures by default; unless `allow_overlap`, they must not share text
+    with the calibration. `progress=False` hides the progress bar.
 
     If a value is wrong, or if another call uses the model, raises InputError before anything is computed. Raises
-    OutOfReachError if the search would need far too many evaluations, and LossError if a loss is NaN or infinite.
+    OutOfReachError if the search would need too many evaluations, and LossError if a loss is NaN or infinite.
     """
     race, ties, how = racing or Racing(), near_ties or NearTies(), forward or ForwardSettings()
     for part in (race, ties, how):
@@ -126,7 +126,7 @@ def search_mask(
 
 
 def _built(group: str, chosen: Any) -> Any:
-    """The object for a config group: built from an option's name or from a class, or the instance that was given."""
+    """The objective or search to use: `chosen` itself, or an object of the class or option that it names."""
     from pruning.config.app import build_named
     from pruning.config.groups import PACKAGES
 
@@ -139,18 +139,18 @@ def _built(group: str, chosen: Any) -> Any:
     return chosen
 
 
-# What a search found, and what can be done with it.
+# The result of a search, and its methods to run and measure the mask.
 
 OTHER_DATA = "Measure on other data, or allow the overlap with allow_overlap=True."
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What a search found: the mask, its loss, the dense model's loss, and how certain the choice is.
+    """The result of a search: the mask, its loss, the dense model's loss, and how certain the choice is.
 
     `margins` has the runner-up and the ties, in the form of `result.json`; `scores` lists all scores in the order in
-    which they were computed; `samples` are the calibration samples. Losses are in the unit of the objective;
-    a lower loss is better. `standard_error` is None if there is one sample only.
+    which they were computed; `samples` are the calibration samples. Losses are in the unit of the objective; a lower
+    loss is better. If there is only one sample, `standard_error` is None.
     """
 
     model: PrunableModel
@@ -174,21 +174,21 @@ class SearchResult:
 
     @property
     def ties(self) -> list[Mask]:
-        """Masks that drop as much as `mask` and are not significantly worse at level 0.05; at most 100."""
+        """At most 100 masks of the size of `mask` that are not significantly worse than it at level 0.05."""
         record = self.mask.to_json()
         return [Mask.from_json({**record, "dropped": listed}) for listed in self.margins["ties"]]
 
     @contextmanager
     def masked(self) -> Iterator[Any]:
-        """Within this context, the model runs without the dropped blocks; yields the transformers model."""
+        """A context in which the model runs without the dropped blocks; yields the transformers model."""
         with self.model.masked(self.mask) as module:
             yield module
 
     def measure(self, allow_overlap: bool = False, **settings: Any) -> Measurements:
         """Measure the mask and the dense model; `settings` are those of `measure_mask`.
 
-        Without texts and items, the search's `heldout` texts are used. Unless `allow_overlap`, raises InputError if
-        the data share text or items with the calibration samples.
+        Without texts and items, the `heldout` texts of the search are used. If the data share text or items with the
+        calibration samples, raises InputError unless `allow_overlap`.
         """
         if settings.get("texts") is None and settings.get("items") is None:
             settings["texts"] = self.heldout
@@ -214,9 +214,10 @@ ItemSets: TypeAlias = ItemList | Mapping[str, ItemList]
 
 @dataclass(frozen=True)
 class Measurements:
-    """Metrics by name, `ppl/NAME` and `acc/NAME`, of the dense and of the pruned model.
+    """Metrics of the dense and of the pruned model, by name: `ppl/NAME` and `acc/NAME`.
 
-    `NAME/stderr` is the standard error of a metric over windows or items; one window or item has none.
+    The standard error of a metric over windows or items has its name with `/stderr` added; with one window or item,
+    there is none.
     """
 
     dense: dict[str, float]
@@ -245,12 +246,12 @@ def measure_mask(
 ) -> Measurements:
     """Perplexity on texts and accuracy on items, of the dense model and of the model without the dropped blocks.
 
-    `texts` and `items` are lists, or mappings from names to lists. Each text is cut into windows of `window` tokens,
-    without overlap; at most `limit` windows or items of each set are used. Accuracy is the share of items whose
-    right answer has the highest mean token log-likelihood among the choices.
+    `texts` and `items` are lists, or mappings from names to lists. Each text is cut into windows of `window` tokens
+    without overlap; at most `limit` windows or items of each list are used. Accuracy is the share of items whose
+    right answer has the highest mean log-likelihood per token among the choices.
 
-    Raises InputError if there is nothing to measure, or a set is malformed. `SearchResult.measure` also refuses data
-    that share text or items with the calibration samples.
+    Raises InputError if there is nothing to measure, or if a list is malformed. `SearchResult.measure` also refuses
+    data that share text or items with the calibration samples.
     """
     return measured(model, mask, draw_data(model, texts, items, window, limit))
 
@@ -274,7 +275,7 @@ def draw_data(
     window: int = 1024,
     limit: int | None = None,
 ) -> dict[str, Samples]:
-    """The samples of each metric. Raises InputError if there is nothing to measure, or a set is malformed."""
+    """The samples of each metric. Raises InputError if there is nothing to measure, or if a list is malformed."""
     check_type("window", window, int)
     check_type("limit", limit, int | None)
     if window < SHORTEST:
@@ -303,7 +304,7 @@ def draw_data(
 
 
 def _named(sets: Any, name: str) -> dict[str, Any]:
-    """Sets by name; a plain list gets the name of its argument, and there are none in an empty list."""
+    """The lists of texts or items, by name. A plain list is named after its argument; an empty one is left out."""
     if sets is None or (isinstance(sets, Sized) and not len(sets)):
         return {}
     return {str(key): value for key, value in sets.items()} if isinstance(sets, Mapping) else {name: sets}
