@@ -1,4 +1,4 @@
-"""Studies whose truth is known: frames with chosen effects, and results folders as a cell writes them."""
+"""Synthetic studies with known effects: data frames, and results folders in the form that cells write."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ def frame(
 
 
 def effect(cells: pd.DataFrame, columns: Sequence[str], size: float, rng: np.random.Generator) -> Any:
-    """A normal effect of standard deviation `size` for each combination of some columns."""
+    """Effects (cells,): a normal number of standard deviation `size` for each combination of values in `columns`."""
     level = cells.groupby(list(columns), dropna=False).ngroup().to_numpy()
     return rng.normal(0, size, level.max() + 1)[level]
 
 
 def with_masks(cells: pd.DataFrame, importance: np.ndarray[Any, Any]) -> pd.DataFrame:
-    """The cells with the k blocks of least importance (cells, n_blocks) removed in each."""
+    """The cells with masks: each drops its k blocks of least `importance` (cells, n_blocks)."""
     order = importance.argsort(axis=1)
     dropped = [tuple(sorted(map(int, row[:k]))) for row, k in zip(order, cells["k"], strict=True)]
     return cells.assign(dropped=pd.Series(dropped, index=cells.index, dtype=object))
@@ -78,10 +78,10 @@ NEEDS = {
 
 @dataclass(frozen=True)
 class Study:
-    """What a synthetic study covers; `lost` cells leave no result and `broken` ones failed.
+    """The settings of a synthetic study. `lost` cells have no result, and `broken` cells have failed.
 
-    Every unit is removed by a share of `budget`, and as a number of `ks`. `costs` are those of an attention and an
-    MLP. `sources` are all that an objective can read if there are none.
+    Each kind of unit is removed up to each of `ratios` of `budget`, and in each number of `ks`. `costs` are those of
+    an attention layer and an MLP. If `sources` is empty, each objective uses all sources that it can read.
     """
 
     models: tuple[str, ...] = ("smollm2", "gemma3_270m")
@@ -102,7 +102,6 @@ class Study:
     cells: list[str] = field(default_factory=list)
 
 
-# The least that there can be: one cell.
 SMALL = Study(
     models=("smollm2",),
     ratios=(0.1,),
@@ -110,6 +109,7 @@ SMALL = Study(
     algos=("one_shot", "greedy", "genetic", "bayesian"),
     lost=1,
 )
+# The smallest study: one cell.
 ONE = Study(
     models=("smollm2",),
     ratios=(0.1,),
@@ -201,7 +201,7 @@ def _measured(folder: Path, study: Study, cell: str, config: dict[str, Any]) -> 
         "calibration": {
             **calibration,
             "objective": objective,
-            "length": calibration["length"] or 60 + 7 * calibration["seed"],  # of items: the longest drawn
+            "length": calibration["length"] or 60 + 7 * calibration["seed"],  # for items: that of the longest
             **world.measured(mask.dropped),
         },
         "search": {
@@ -219,7 +219,7 @@ def _measured(folder: Path, study: Study, cell: str, config: dict[str, Any]) -> 
 
 
 def _margins(trace: Sequence[dict[str, Any]], mask: Mask) -> dict[str, Any]:
-    """The runner-up among the other masks of the same size, and how many are within two standard errors."""
+    """The runner-up among other masks as large as `mask`, and those within two standard errors of `mask`."""
     own, k = np.array(trace[-1]["samples"]), len(mask.dropped)
     others = {tuple(s["dropped"]): np.array(s["samples"]) - own for s in trace if len(s["dropped"]) == k}
     others.pop(mask.dropped, None)
@@ -238,7 +238,7 @@ def _rng(*parts: Any) -> np.random.Generator:
 
 
 class World:
-    """Per-sample losses that add up over blocks, with a bowl along depth and a little interaction."""
+    """Losses of samples that add up over units; outer units cost most, and adjacent units interact a little."""
 
     def __init__(self, n: int, model: str, objective: str, source: str, seed: int, samples: int) -> None:
         depth = np.linspace(-1, 1, n)
@@ -250,12 +250,12 @@ class World:
         self.n = n
 
     def losses(self, dropped: Sequence[int]) -> Any:
-        """(samples,)"""
+        """The losses (samples,) of a mask."""
         gaps = np.diff(sorted(dropped))
         return self.dense + self.cost[:, list(dropped)].sum(1) + 0.05 * np.sum(gaps == 1)
 
     def measured(self, dropped: Sequence[int]) -> dict[str, float]:
-        """The loss of a mask as a result states it."""
+        """The loss of a mask, in the form of a result."""
         losses = self.losses(dropped)
         error = float(losses.std(ddof=1) / len(losses) ** 0.5)
         return {
@@ -265,14 +265,14 @@ class World:
         }
 
     def score(self, dropped: Iterable[int], seconds: float) -> dict[str, Any]:
-        """A line of a trace."""
+        """The score of a mask, in the form of a trace's line."""
         losses = self.losses(sorted(dropped))
         score = {"dropped": sorted(dropped), "loss": float(losses.mean()), "samples": losses.tolist()}
         return score | {"seconds": seconds}
 
 
 def search(world: World, space: Space, algo: str, seed: int) -> tuple[list[dict[str, Any]], Mask]:
-    """The trace of a search and the mask that it returned, which is in the space."""
+    """The trace of a search, and the mask in `space` that it returned."""
     trace: list[dict[str, Any]] = []
 
     def ask(dropped: Iterable[int]) -> float:

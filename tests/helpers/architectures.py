@@ -1,4 +1,4 @@
-"""Tiny random models of many architectures, and the physical removal of blocks that skipping must equal."""
+"""Tiny random models of many architectures, and models with blocks physically removed, which skipping must equal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import transformers
 
 N_BLOCKS = 6
 
-# config class, settings; the model class follows from AutoModelForCausalLM
+# By architecture: the class of the configuration, and its settings. AutoModelForCausalLM chooses the model's class.
 WIDTH = {"hidden_size": 32, "num_hidden_layers": N_BLOCKS, "num_attention_heads": 4, "vocab_size": 97}
 TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 LLAMA = WIDTH | {"intermediate_size": 48, "num_key_value_heads": 2}
@@ -51,7 +51,7 @@ OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def random_model(kind: str, **settings: Any) -> Any:
-    """A random model in evaluation mode whose every block matters; `kind` is the class of its configuration."""
+    """A random model in evaluation mode in which every block matters; `kind` names the class of its configuration."""
     torch.manual_seed(0)
     config = getattr(transformers, kind)(**{"initializer_range": 0.2, **settings})
     return transformers.AutoModelForCausalLM.from_config(config).eval()
@@ -64,7 +64,7 @@ def tiny_llama(**changes: Any) -> Any:
 
 
 def saved_llama(folder: Path, tokenizer: Any, **changes: Any) -> Path:
-    """A tiny Llama with its tokenizer in a folder, as `model=local` reads it."""
+    """Write a tiny Llama and its tokenizer to a folder, in the form that `model=local` reads; returns the folder."""
     tiny_llama(**changes).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -89,10 +89,10 @@ def without(model: Any, dropped: tuple[int, ...]) -> Any:
     return smaller
 
 
-PARALLEL = ("gpt_neox", "phi")  # attention and MLP are added to the same state, so they are no chain
+PARALLEL = ("gpt_neox", "phi")  # attention and MLP read the same state, so they do not form a chain
 SEQUENTIAL = [*(name for name in ARCHITECTURES if name not in PARALLEL), "falcon"]
 WIDE = ("mixtral", "qwen3_moe")  # they compute in float32 even if the model is in float64
-# The last weights of attention and of the MLP, whose output is added to the hidden state; biases are meant, too.
+# Patterns of the last weights and biases of attention and of the MLP, whose output is added to the hidden state.
 LAST = {
     "attention": r"(o_proj|attn\.c_proj|self_attention\.dense|attn\.out_proj)\.(weight|bias)$",
     "mlp": r"(down_proj|fc2|mlp\.c_proj|dense_4h_to_h)(\.weight|\.bias)?$",
@@ -100,7 +100,7 @@ LAST = {
 
 
 def zeroed(model: Any, units: tuple[int, ...]) -> Any:
-    """A copy of a model in which the output weights of some sub-layers are zeros; unit 2i is attention of block i."""
+    """A copy of a model in which the output weights of `units` are zeros; unit 2i is the attention of block i."""
     changed = copy.deepcopy(model)
     found = set()
     with torch.no_grad():

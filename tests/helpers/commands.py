@@ -1,4 +1,4 @@
-"""Run `depth-pruning` in a process of its own."""
+"""Run `depth-pruning` in a separate process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def depth_pruning(folder: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """How `depth-pruning` ends in a folder; its code is that of this checkout."""
+    """Run this checkout's `depth-pruning` in a folder; returns the ended process with its output."""
     command = [sys.executable, "-m", "pruning.cli", *words]
     given = os.environ | {"PYTHONPATH": str(ROOT)} | environment
     return subprocess.run(command, cwd=folder, env=given, check=False, capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""Changes of files, as a person or a fault makes them, and what a folder holds."""
+"""Change or damage files, as a person or a fault may, and read all files of a folder."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def edit_json(path: Path, change: Callable[[Any], object] | None = None, **values: Any) -> None:
-    """Change a JSON file in place by a function, or give its first level these values; the rest stays as it is."""
+    """Change a JSON file in place: `change` edits its data, and `values` replace entries of its first level."""
     data = json.loads(path.read_text())
     if change is not None:
         change(data)
@@ -36,7 +36,7 @@ def folder_instead(path: Path) -> None:
 
 
 def content(data: bytes) -> Callable[[Path], None]:
-    """A function that writes these bytes to a file."""
+    """A function that writes `data` to a file."""
 
     def write(path: Path) -> None:
         path.write_bytes(data)
@@ -45,7 +45,7 @@ def content(data: bytes) -> Callable[[Path], None]:
 
 
 def tree(folder: Path) -> dict[str, bytes | str]:
-    """The contents of all files and links below a folder, hidden ones too."""
+    """The contents of all files below a folder, and the targets of all links, by path; includes hidden ones."""
     return {
         str(path.relative_to(folder)): str(path.readlink()) if path.is_symlink() else path.read_bytes()
         for path in sorted(folder.rglob("*"))

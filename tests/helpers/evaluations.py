@@ -1,4 +1,4 @@
-"""What tests of evaluations share: a forward on a saved model, items to ask, real data where there are some."""
+"""Helpers for tests of evaluations: forward passes on a saved model, made-up items and tasks, and real data."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def measured(evaluation: Any, folder: Path, mask: Mask, forward: Forward | None 
 def lm_eval_on(
     folder: Path, task: Any, index: TaskManager | None = None, dtype: str = "float32", **options: Any
 ) -> Any:
-    """lm-eval's results for a checkpoint on one task, called as its users call it."""
+    """The results of lm-eval itself for a checkpoint on one task."""
     return lm_eval.simple_evaluate(
         model="hf",
         model_args={"pretrained": str(folder), "dtype": dtype},
@@ -58,7 +58,7 @@ def lm_eval_on(
 
 
 def items_file(path: Path, count: int = 12, seed: int = 0) -> Path:
-    """Questions of made-up sentences, some with equal choices, as benchmarks have them."""
+    """Write a file of multiple-choice items with made-up sentences. As in benchmarks, one item has equal choices."""
     rng = random.Random(seed)
     words = [
         "the",
@@ -91,7 +91,7 @@ def items_file(path: Path, count: int = 12, seed: int = 0) -> Path:
 
 
 def shared_data(name: str) -> Path:
-    """A file of real data, in DEPTH_PRUNING_DATA or in ../shared/data of the checkout; skips where it is absent."""
+    """A file of real data in DEPTH_PRUNING_DATA, by default ../shared/data. If it is absent, skips the test."""
     folder = Path(os.environ.get("DEPTH_PRUNING_DATA", ROOT.parent / "shared" / "data"))
     if not (folder / name).is_file():
         pytest.skip(f"no {name} in {folder}")
@@ -99,7 +99,7 @@ def shared_data(name: str) -> Path:
 
 
 def with_end(folder: Path, copy: Path) -> Path:
-    """A saved model whose tokenizer has an end of text, without which lm-eval itself does not read it."""
+    """Copy a saved model and give its tokenizer an end of text, which lm-eval itself requires; returns the copy."""
     shutil.copytree(folder, copy)
     own = AutoTokenizer.from_pretrained(copy)
     own.eos_token = own.convert_ids_to_tokens(0)
@@ -108,13 +108,13 @@ def with_end(folder: Path, copy: Path) -> Path:
 
 
 def samples_of(files: Mapping[str, bytes]) -> list[dict[str, Any]]:
-    """lm-eval's samples, as they are kept."""
+    """lm-eval's samples in the kept files of a measurement."""
     (packed,) = [content for name, content in files.items() if name == "samples.jsonl.gz"]
     return [json.loads(line) for line in gzip.decompress(packed).splitlines()]
 
 
 def own_tasks(folder: Path) -> TaskManager:
-    """An index with two tasks on a local file, a group of them, and lm-eval's own tasks of one data set."""
+    """An index with three tasks on a local file, a group of two of them, and lm-eval's own tasks on ARC."""
     path = items_file(folder / "items.jsonl")
     common = {
         "dataset_path": "json",
@@ -133,7 +133,7 @@ def own_tasks(folder: Path) -> TaskManager:
 
 
 def questions_file(path: Path, count: int = 8, seed: int = 0) -> Path:
-    """Questions of made-up sentences with answers that no random model writes."""
+    """Write a file of made-up questions, with answers that a random model does not generate."""
     rng = random.Random(seed)
     words = ["the", "red", "stone", "river", "quick", "bird", "over", "sees", "makes", "cold"]
     lines = [
@@ -145,7 +145,7 @@ def questions_file(path: Path, count: int = 8, seed: int = 0) -> Path:
 
 
 def written_tasks(folder: Path) -> TaskManager:
-    """An index with a generated task of two filters, another one, groups of tasks, and lm-eval's GSM8K."""
+    """An index with two generation tasks, one of which has two filters, `own_tasks`, two groups, and GSM8K."""
     path = questions_file(folder / "questions.jsonl")
     own_tasks(folder)
     data = {"data_files": {"test": str(path), "train": str(questions_file(folder / "train.jsonl", 5, 1))}}

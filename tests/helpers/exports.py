@@ -1,4 +1,4 @@
-"""Requests for exports of tiny models, and what the written models compute."""
+"""Requests for exports of tiny models, and checks of the written models."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ IDS = torch.tensor([[3, 14, 15, 9, 26, 5, 35, 8, 9, 79]])
 
 
 def wanted(path: Path, mask: Mask | tuple[int, ...], **settings: Any) -> Request:
-    """An export of the folder or GGUF file `path` to `out` or `out.gguf` beside it."""
+    """A request to export the folder or GGUF file `path` to `out` or `out.gguf` beside it."""
     model = Model("tiny", "local", str(path), dtype=settings.pop("dtype", "float32"))
     chosen = mask if isinstance(mask, Mask) else Mask(N_BLOCKS, mask)
     return Request(model, chosen, **{"out": path.with_name(f"out{path.suffix}"), **settings})
 
 
 def saved(name: str, folder: Path) -> tuple[Any, Path]:
-    """A tiny model of an architecture, and the folder `dense` in which it is saved."""
+    """Build a tiny model of an architecture and save it in `dense` below `folder`; returns the model and the path."""
     model = build(name)
     model.save_pretrained(folder / "dense")
     return model, folder / "dense"
@@ -43,7 +43,7 @@ def caches(model: Any) -> bool:
 
 
 def changed_tensors(model: Any, state: dict[str, torch.Tensor], mask: Mask) -> set[tuple[int, str]]:
-    """The tensors of a written Llama that differ from those of the dense model: old number of the block, and name."""
+    """The tensors, as (number of the dense block, name), in which a written Llama differs from the dense model."""
     kept = [block for block in range(N_BLOCKS) if block not in mask.gone]
     return {
         (old, name)

@@ -10,11 +10,11 @@ import gguf
 import numpy as np
 
 VOCABULARY, N_BLOCKS, WIDTH, HEADS, KV, HEAD, INNER, WINDOW = 64, 6, 64, 4, 2, 16, 96, 8
-# transformers does not read these values from a GGUF file, so the models must have its defaults. Gemma's scale of
-# attention is 1 / sqrt(256).
+# transformers does not read these values from a GGUF file, so the models must have its default values. The default
+# attention scale of Gemma is 1 / sqrt(256).
 QWEN3_HEAD, GEMMA_HEAD, EXPERT_INNER, GEMMA3_BASE = 128, 256, 768, 1e6
 TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0")
-# Weights of a block: GGUF's name and shape. Norms and biases stay in float32, as llama.cpp's converter leaves them.
+# Weights of a block: name in GGUF, and shape. Like llama.cpp's converter, keep norms and biases in float32.
 MLP = {"ffn_gate": (INNER, WIDTH), "ffn_up": (INNER, WIDTH), "ffn_down": (WIDTH, INNER)}
 EXPERTS = {
     "ffn_gate_inp": (4, WIDTH),
@@ -36,7 +36,7 @@ def _attention(head: int) -> dict[str, tuple[int, ...]]:
 ATTENTION = _attention(HEAD)
 QK = ("attn_q_norm", "attn_k_norm")
 SANDWICH = ("post_attention_norm", "post_ffw_norm")
-# By architecture: weights, norms of a block with their widths, biases, settings of its own.
+# For an architecture: its weights, the widths of a block's norms, those of its biases, and its own settings.
 Kind = tuple[dict[str, tuple[int, ...]], dict[str, int], dict[str, int], Callable[[Any], None] | None]
 NORMS = {"attn_norm": WIDTH, "ffn_norm": WIDTH}
 
@@ -86,7 +86,7 @@ def write(
     seed: int = 0,
     extra: Callable[[Any], None] | None = None,
 ) -> Path:
-    """Write a model; `type_` is the type of its matrices. `extra` may add keys to the writer."""
+    """Write a model to the file `path`. `type_` is the type of its matrices; `extra` may add keys to the writer."""
     weights, norms, biases, own = KINDS[kind]
     path.parent.mkdir(parents=True, exist_ok=True)
     writer = gguf.GGUFWriter(path, kind)

@@ -1,4 +1,4 @@
-"""A cache of the hub with one repository, as huggingface_hub lays it out."""
+"""Make a cache of the hub with one repository, in the layout of huggingface_hub."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 def cached(
     folder: Path, patch: pytest.MonkeyPatch, name: str, files: Mapping[str, bytes], commit: str
 ) -> Path:
-    """Put files of a repository into a new cache, which is used from now on; returns their folder."""
+    """Write a repository's files to a new cache, and let huggingface_hub use this cache; returns their folder."""
     cache = folder / "hub" / f"models--{name.replace('/', '--')}"
     (snapshot := cache / "snapshots" / commit).mkdir(parents=True)
     (cache / "refs").mkdir()

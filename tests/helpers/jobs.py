@@ -1,4 +1,4 @@
-"""Jobs on the tiny model, as a launcher makes them, and what they left in the results folder."""
+"""Jobs on the tiny model, as a launcher makes them, and the files that they write to the results folder."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ SMALL = (
     "eval.samples=2",
     "eval.length=32",
     "eval.items=6",
-    "forward.memory=100000000",  # enough to keep all states, so that two ranks keep as many as one
+    "forward.memory=100000000",  # enough for all states, so that two ranks keep as many as one
     "tracker=none",
 )
 
 
 def job(model: Path, results: Path, *words: str) -> Job:
-    """The job of one cell; later words win."""
+    """The job of one cell; of several words for one setting, the last counts."""
     app.register()
     places = (f"model.path={model}", f"paths.results={results}")
     given = {word.partition("=")[0]: word for word in (*SMALL, *places, *words)}
-    chosen = [word for word in given.values() if not word.endswith("=")]  # `name=` leaves a default out
+    chosen = [word for word in given.values() if not word.endswith("=")]  # `name=` removes a default
     with initialize_config_dir(str(groups.CONF), version_base="1.3"):
         composed = compose("config", chosen, return_hydra_config=True)
     choices = dict(composed.hydra.runtime.choices)
@@ -46,7 +46,7 @@ def job(model: Path, results: Path, *words: str) -> Job:
 
 
 def small_batches(monkeypatch: pytest.MonkeyPatch, tokens: int = 64) -> None:
-    """Let forward passes have batches of few tokens, so that every rank has some."""
+    """Let forward passes have batches of few tokens, so that every rank gets a batch."""
 
     def made(forward: Forward) -> None:
         forward.memory_budget = MemoryBudget(forward.model, tokens, forward.memory)
@@ -64,7 +64,7 @@ def journal(results: Path, key: str) -> list[dict[str, Any]]:
 
 
 def journals(results: Path) -> dict[str, Any]:
-    """The mask of each cell, and its masks, losses and terms in order."""
+    """The mask of each cell, and the masks, losses and terms in its journal, in order."""
     contents = {}
     for path in results.glob("*/trace.jsonl"):
         mask = json.loads(path.with_name("mask.json").read_text())

@@ -1,7 +1,7 @@
 """Simulated studies with known variance components, and how often intervals cover their known shares.
 
-Effects of objectives, data and searches are fixed: in every stratum they have exactly the asked variance (ddof 1)
-over the levels of the study. Draws and the rest are random and new in every study.
+Effects of objectives, data and searches are fixed: in every stratum, their variance (ddof 1) over the levels of the
+study is exactly the chosen one. The effects of draws and the residuals are random and new in every study.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ def heavy(rng: np.random.Generator, size: tuple[int, ...]) -> Matrix:
 
 
 def skewed(rng: np.random.Generator, size: tuple[int, ...]) -> Matrix:
-    """Exponential numbers: most are slightly below the mean, few are far above."""
+    """Exponential numbers: most are slightly below the mean, few are far above it."""
     return rng.exponential(size=size) - 1
 
 
 def dominated(rng: np.random.Generator, size: tuple[int, ...]) -> Matrix:
-    """Normal numbers of which one in six, in each study, has 25 times the variance of the others."""
+    """Normal numbers; in each study, one in six has 25 times the variance of the others."""
     large = rng.permuted(np.arange(size[0]) % 6 == 0).reshape(-1, *[1] * (len(size) - 1))
     return np.where(large, 5.0, 1.0) * rng.normal(size=size) / np.sqrt(30 / 6)
 
@@ -62,12 +62,12 @@ def dominated(rng: np.random.Generator, size: tuple[int, ...]) -> Matrix:
 
 @dataclass(frozen=True)
 class Scenario:
-    """True components by the names of sources, the same in every stratum. A source that is not named has no effect.
+    """True variance components by source, equal in every stratum. A source that is not named has no effect.
 
     Cells with equal values in the columns `draw` share the effect of their draw: by default in all strata, for all
-    objectives that read the same samples. `noise` has, for DRAWN and RESIDUAL, the variances of objectives relative
-    to each other, if they differ. `dimensions` is the number of independent coordinates of an outcome. Draws and the
-    rest are `random` numbers.
+    objectives that read the same samples. If variances of DRAWN or RESIDUAL differ between objectives, `noise` has
+    their ratios. `dimensions` is the number of independent coordinates of an outcome. `random` generates the effects
+    of draws and the residuals.
     """
 
     design: Design
@@ -89,7 +89,7 @@ class Scenario:
         return np.asarray(y / np.sqrt(self.dimensions))
 
     def shares(self, seed: int, resamples: int) -> Shares:
-        """The shares that the analysis estimates from the study of this seed."""
+        """The shares that the analysis estimates from the study with this seed."""
         study = self.study(seed)
         parts = [study[stratum.rows] for stratum in self.design.strata]
         of = [Coordinates(y - y.mean(axis=0), np.ones(self.dimensions)) for y in parts]
@@ -97,11 +97,11 @@ class Scenario:
 
     @cached_property
     def _draws(self) -> Any:
-        """The number (cells,) of the draw effect of each cell, in the order in which draws appear."""
+        """The number of each cell's draw, as an array (cells,); draws are numbered in the order of appearance."""
         return pd.factorize(labels(self.design.frame, self.draw))[0]
 
     def _effect(self, name: str, stratum: Any, rng: np.random.Generator) -> Matrix:
-        """Random effects (rows, dimensions) of a source in a stratum, with exactly the variance of its component."""
+        """Random effects (rows, dimensions) of a source in a stratum; their variance is exactly its component."""
         levels = labels(self.design.frame.iloc[stratum.rows], SOURCES[name])
         q = stratum.bases[name]
         effect = q @ (q.T @ rng.normal(size=(levels.max() + 1, self.dimensions))[levels])
@@ -110,7 +110,7 @@ class Scenario:
         return np.asarray(effect * np.sqrt(square / (effect**2).sum()))
 
     def _sizes(self, name: str) -> Matrix:
-        """The standard deviation (cells, 1) of a source of noise. Its mean square is the component."""
+        """The standard deviations (cells, 1) of a source of noise. Their mean square is its component."""
         variances = self.noise.get(name, {})
         relative = np.array([variances.get(o, 1.0) for o in self.design.frame["objective"]])
         return np.asarray(np.sqrt(self.components.get(name, 0.0) * relative / relative.mean())[:, None])
@@ -121,10 +121,10 @@ class Scenario:
 
 @cache
 def archived_design(draws: int = 3, of_losses: bool = False) -> Design:
-    """The design of the archived small study; `of_losses`: of its losses.
+    """The design of the archived small study, for its masks or, if `of_losses`, for its losses.
 
-    Four strata (two models, two sizes), four objectives, two data sets each, three draws, seven algorithms. Three
-    objectives share their texts, the fourth has items. Losses have one stratum per objective.
+    It has four strata (two models, two sizes), four objectives, two data sets for each of these, three draws, and
+    seven algorithms. Three objectives share their texts; the fourth uses items. Losses have a stratum per objective.
     """
     cells = frame(objectives=4, data=2, draws=draws, algos=7, models=("a", "b"), ks=(3, 6))
     items = cells["calibration"].mask(cells["objective"] == "o3", "item set " + cells["calibration"])
@@ -133,7 +133,7 @@ def archived_design(draws: int = 3, of_losses: bool = False) -> Design:
 
 @cache
 def main_design(draws: int = 6, algos: int = 7) -> Design:
-    """The design of the larger study's main comparison: one stratum, two objectives on text, one on items."""
+    """The design of the larger study's main comparison: one stratum, two objectives on text, and one on items."""
     cells = frame(objectives=3, data=1, draws=draws, algos=algos)
     items = cells["calibration"].mask(cells["objective"] == "o2", "items")
     return Design(cells.assign(calibration=items))
@@ -146,16 +146,16 @@ def scenario(
     shared: bool = True,
     noisy: float = 1.0,
 ) -> Scenario:
-    """A scenario on the archived design. If not `shared`, a draw has another effect in each stratum and objective.
+    """A scenario on the archived design. Unless `shared`, a draw's effect differs between strata and objectives.
 
-    The draws of objective o0 have `noisy` times the variance of the others.
+    The draws of objective o0 have `noisy` times the variance of the other objectives' draws.
     """
     same_draw = DRAW if shared else [*STRATUM, *SETTING]
     return Scenario(archived_design(draws, of_losses), components, same_draw, {DRAWN: {"o0": noisy}})
 
 
 def truth(of: Scenario) -> dict[str, float]:
-    """The true shares and ratios."""
+    """The true shares and ratios of a scenario, by name."""
     whole = sum(of.components.values())
     every = ("objective", DATA, SEARCH, BOTH, DRAWN, RESIDUAL)
     share = {name: of.components.get(name, 0.0) / whole for name in every}
@@ -185,7 +185,7 @@ def estimates(shares: Shares) -> dict[str, IntervalEstimate]:
 
 @dataclass(frozen=True)
 class Coverage:
-    """For one quantity: its true value, how often its interval covers it, and the mean and median estimate."""
+    """For one quantity: the true value, the fraction of intervals that cover it, and the mean and median estimate."""
 
     truth: float
     covered: float
@@ -194,7 +194,7 @@ class Coverage:
 
 
 def coverage(of: Scenario, studies: int, resamples: int = 299) -> dict[str, Coverage]:
-    """How often the intervals of simulated studies cover the truth."""
+    """For each quantity of `truth`, how often the intervals of simulated studies cover it."""
     every = [estimates(of.shares(seed, resamples)) for seed in range(studies)]
     return {name: _coverage(true, [one[name] for one in every]) for name, true in truth(of).items()}
 
@@ -218,7 +218,7 @@ SCENARIOS = {
     "null search": scenario({"objective": 0.37, DATA: 0.05, DRAWN: 0.24, RESIDUAL: 0.34}),
     "large interaction": scenario({"objective": 0.02, DRAWN: 0.03, SEARCH: 0.05, BOTH: 0.05, RESIDUAL: 0.85}),
 }
-# On the design of the main comparison, with six draws: shares like those of masks and of perplexity there.
+# Scenarios on the design of the main comparison, with six draws; the shares are similar to the real ones.
 MAIN = {"objective": 0.5, DRAWN: 0.15, SEARCH: 0.05, BOTH: 0.05, RESIDUAL: 0.25}
 UNEQUAL = {name: {"o2": 1000.0} for name in NOISE}
 HARD: Mapping[str, Mapping[str, Any]] = {

@@ -1,4 +1,4 @@
-"""Tasks and records without models, and commands of SLURM that answer what a test wants them to."""
+"""Tasks and records without models, and replacements for SLURM's commands, whose answers a test chooses."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def task(key: str, group: str = "a", evaluations: int = 10, resources: Resources
 
 
 def submission(results: Path, *tasks: QueuedCell, where: str = "/somewhere", **jobs: str) -> Submission:
-    """A record, complete if it names jobs."""
+    """Write the record of a submission. If `jobs` are given, it is complete."""
     record = Submission.begin(results, tasks, results / "code" / "c0de", where)
     record.jobs, record.complete = dict(jobs), bool(jobs)
     record.save()
@@ -28,13 +28,13 @@ def submission(results: Path, *tasks: QueuedCell, where: str = "/somewhere", **j
 
 
 def result(results: Path, key: str, **changes: Any) -> None:
-    """A cell's result as far as launchers read it."""
+    """Write a cell's result with the parts that launchers read."""
     done = {"cell": key, "status": "done", "config": {"eval": {"items": 2}}, "error": None, "environment": {}}
     storage.write_json(results / key / "result.json", done | {"evaluation": {}} | changes)
 
 
 def commands(folder: Path, monkeypatch: pytest.MonkeyPatch, scripts: Mapping[str, str]) -> Path:
-    """Put shell scripts on the PATH; each call's arguments are added to the file that is returned."""
+    """Put shell scripts on the PATH. Returns the file to which each call appends its name and arguments."""
     calls = folder / "calls"
     calls.touch()
     (folder / "bin").mkdir(exist_ok=True)

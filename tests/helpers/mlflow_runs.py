@@ -1,4 +1,4 @@
-"""MLflow runs, as far as two ways to write them must agree."""
+"""Read MLflow runs, to compare those that were written in different ways."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pruning.tracking.client import connect
 
 
 def runs(uri: str) -> dict[str, Any]:
-    """Runs by cell; none if no cell has created the experiment yet."""
+    """The runs in a store, by cell; empty if there is no experiment yet."""
     client = connect(uri)
     if (experiment := client.get_experiment_by_name("depth-pruning")) is None:
         return {}
@@ -19,7 +19,7 @@ def runs(uri: str) -> dict[str, Any]:
 
 
 def described(uri: str, run: Any) -> dict[str, Any]:
-    """All of a run that says neither where it is kept nor how long it took."""
+    """The tags, parameters, metrics, files and state of a run, without those that depend on places and times."""
     client, data = connect(uri), run.data
     histories = {
         name: [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, name)]

@@ -1,4 +1,4 @@
-"""Answers of masks to items whose chance of a right answer is known."""
+"""Simulated answers to items, with known probabilities of a right answer."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ ITEMS = 100
 
 
 def noisy_cells() -> pd.DataFrame:
-    """The design of the archived study, and about as many distinct masks.
+    """The cells of the archived study's design, with about as many distinct masks as the study has.
 
-    Under objective o0, each data set has one mask; under o1, each setting; under o2, each setting has two; under o3,
-    every search finds another mask.
+    Under objective o0, there is one mask for each data set; under o1, one for each setting; under o2, two for each
+    setting; under o3, every search finds another mask.
     """
     frame = archived_design().frame
     number = int(frame["algo"].nunique())
@@ -29,7 +29,7 @@ def noisy_cells() -> pd.DataFrame:
 
 
 def answers(frame: pd.DataFrame, seed: int, better: Any = 0.0) -> dict[str, Any]:
-    """Answers (cells, ITEMS) to two tasks; `better` (cells,) is added to each mask's chance of a right answer."""
+    """Answers (cells, ITEMS) to each of two tasks: 1 if right, else 0. `better` (cells,) raises the probabilities."""
     rng = np.random.default_rng(seed)
     mask = labels(frame.assign(dropped=frame["dropped"].map(str)), ["model", "dropped"])
     found = {}

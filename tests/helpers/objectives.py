@@ -1,4 +1,4 @@
-"""Objectives on tiny models, and what they read, computed the plain way: one row at a time, by hooks and numpy."""
+"""Objectives on tiny models, and simple reference computations of their inputs, one row at a time."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MASKS = [DENSE, *SINGLES, Mask(N_BLOCKS, (1, 2)), Mask(N_BLOCKS, (0, 3, 5)), Mas
 
 
 def samples(kind: str, count: int = 6) -> Samples:
-    """Windows of 3 to 14 tokens, items of 2 to 4 choices, or both."""
+    """Random samples: windows of 3 to 14 tokens, items with 2 to 4 choices, or both."""
     text = Samples("text", "windows", text_rows(count), 0)
     items = Samples("items", "items", item_rows(count + 1), 0)
     if kind == "both":
@@ -48,7 +48,7 @@ def scores(loss: Loss, masks: Sequence[Mask]) -> dict[Mask, Score]:
 
 
 def plain_states(module: Any, row: Row) -> list[np.ndarray]:
-    """States (T, D) before each block and after the last, from hooks on a plain forward pass."""
+    """The hidden states (T, D) before each block and after the last one, from hooks on a forward pass."""
     states: list[torch.Tensor] = []
     blocks = find_blocks(module).modules
 
@@ -68,7 +68,7 @@ def plain_states(module: Any, row: Row) -> list[np.ndarray]:
 
 
 def plain_distributions(module: Any, dropped: tuple[int, ...], row: Row) -> np.ndarray:
-    """ln p (positions, V) where a row's scored tokens are predicted, with the blocks physically removed."""
+    """ln p (positions, V) at the positions that predict a row's scored tokens; blocks are physically removed."""
     smaller = without(module, dropped).to(module.dtype) if dropped else module
     with torch.no_grad():
         logits = smaller(input_ids=torch.tensor([row.input_ids]), use_cache=False).logits[0].double()
@@ -77,7 +77,7 @@ def plain_distributions(module: Any, dropped: tuple[int, ...], row: Row) -> np.n
 
 
 def idle(module: Any, index: int) -> Any:
-    """A Llama whose block `index` adds nothing."""
+    """Let block `index` of a Llama add nothing to the hidden state; returns the Llama."""
     block = find_blocks(module).modules[index]
     with torch.no_grad():
         block.self_attn.o_proj.weight.zero_()  # type: ignore[union-attr]

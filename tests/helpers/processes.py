@@ -1,4 +1,4 @@
-"""Processes that have imported everything: several that meet, for tests of ranks, and one that can be killed."""
+"""Run functions in processes with preloaded imports: in several ranks, or in one process that is killed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.multiprocessing as mp
 
-# What takes seconds to import is imported once, in a process from which the others are forked.
+# These modules take seconds to import. They are imported once, in the process from which the others are forked.
 PRELOADED = [
     "torch",
     "transformers.models.llama.modeling_llama",
@@ -25,7 +25,7 @@ PRELOADED = [
 
 
 def started(function: Callable[..., None], count: int, *arguments: Any) -> None:
-    """Run function(rank, count, port, *arguments) in `count` processes. Raises the error of a process that fails."""
+    """Run function(rank, count, port, *arguments) in `count` processes. If one fails, raises its error."""
     multiprocessing.set_forkserver_preload(PRELOADED)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -36,7 +36,7 @@ def started(function: Callable[..., None], count: int, *arguments: Any) -> None:
 
 
 def meet(rank: int, size: int, port: int) -> None:
-    """Say what torchrun says."""
+    """Set the environment variables that torchrun sets."""
     torch.set_num_threads(1)
     place = {"RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in place.items()})
@@ -49,9 +49,9 @@ def killed(
     modules: Sequence[str] = PRELOADED,
     kill_after: float | None = None,
 ) -> tuple[int, float]:
-    """Call a function in a process that has imported these modules, and kill it after these seconds.
+    """Call a function in a process that has imported `modules`, and kill it after `kill_after` seconds (None: never).
 
-    Returns the exit status, -9 if it was killed, and the seconds that it ran. Its output is added to `log`.
+    Returns the exit status (-9 if it was killed) and the seconds that it ran. Its output is appended to `log`.
     """
     multiprocessing.set_forkserver_preload([*modules])
     process = multiprocessing.get_context("forkserver").Process(

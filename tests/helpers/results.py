@@ -1,4 +1,4 @@
-"""A cell's result, as a cell writes it."""
+"""A result in the form that cells write."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ _TIMES = {"started": "2026-05-01T10:00:00+00:00", "ended": "2026-05-01T10:01:00+
 
 
 def a_result(**changes: Any) -> dict[str, Any]:
-    """The result of a finished greedy search. A mapping among the `changes` changes entries of a part; a part that
-    is None in them is left out.
-    """
+    """The result of a finished greedy search, with `changes`: a mapping updates a part, and None removes one."""
     result: dict[str, Any] = {
         "cell": "smollm2-perplexity-greedy-k2-s0-0123456789ab",
         "status": "done",

@@ -1,4 +1,4 @@
-"""Random token rows of texts and items, and their log-likelihoods the plain way."""
+"""Random token rows of texts and items, and a simple reference computation of their log-likelihoods."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _tokens(rng: random.Random, count: int) -> tuple[int, ...]:
 
 
 def plain(module: Any, dropped: tuple[int, ...], rows: tuple[Row, ...]) -> list[float]:
-    """One forward pass a row, unpadded and unpacked, of a model that has the blocks physically removed."""
+    """The log-likelihoods of rows, each from its own forward pass, with the blocks physically removed."""
     smaller = without(module, dropped).to(module.dtype)
     return [loglik(smaller, row) for row in rows]
 

@@ -1,4 +1,4 @@
-"""Searches on losses that are known: run one alone, or with journals and a store as a cell does."""
+"""Run searches on known losses: a search alone, or with journals and a store as in a cell."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def configured() -> dict[str, Algo]:
 
 @cache
 def pairwise(n_units: int, seed: int, strength: float = 1.0, dense: float = 0.0) -> LossOf:
-    """A loss with a term for each unit and each pair. `random.Random` gives the same numbers on every platform."""
+    """A loss with a term for each unit and each pair. `random.Random` gives equal numbers on all platforms."""
     numbers = random.Random(seed)
     single = [numbers.random() for _ in range(n_units)]
     pair = {both: strength * (numbers.random() - 0.5) for both in combinations(range(n_units), 2)}
@@ -59,7 +59,7 @@ def optimum(space: Space, loss: LossOf) -> Mask:
 
 @dataclass
 class Scripted:
-    """A search whose requests are those of a generator: `script(space)` returns its answer."""
+    """A search that follows a script: `script(space)` yields its requests and returns its answer."""
 
     script: Callable[[Space], Generator[Request, Any, Mask]]
 
@@ -92,7 +92,7 @@ class Run:
 
     @property
     def scores(self) -> list[tuple[Mask, int | None]]:
-        """The mask and the number of samples of each loss that was asked for."""
+        """For each requested loss, the mask and the number of samples."""
         return [(mask, request.samples) for request in self.requests for mask in request.masks]
 
 
@@ -106,9 +106,9 @@ def drive(
     racing: bool = False,
     most: int | None = None,
 ) -> Run:
-    """Run a search for at most `most` masks. `known` gives the losses of the first batches, as a journal would.
+    """Run a search on at most `most` masks. `known` has the losses of the first batches, like a journal.
 
-    Gates are those of `gradient`, by default of the loss. With `racing`, losses that do not matter are infinite.
+    The loss `gradient` (None: `loss`) determines gates. With `racing`, losses that do not matter are infinite.
     """
     requests: list[Ask] = []
     losses: list[tuple[float, ...]] = []
@@ -128,7 +128,7 @@ def drive(
 
 
 def answer(request: Ask, loss: LossOf, racing: bool) -> tuple[float, ...]:
-    """Losses over all samples, or over some of them: then each has a small, reproducible deviation."""
+    """The losses of a request. If it asks for some of the samples only, each has a small, reproducible deviation."""
     candidates = [*request.known, *request.masks]
     losses = [loss(mask) + deviation(mask, request.samples) for mask in candidates]
     if racing and request.best is not None:
@@ -147,7 +147,7 @@ def deviation(mask: Mask, samples: int | None) -> float:
 
 
 def gates(space: Space, loss: LossOf, samples: int = 8) -> np.ndarray:
-    """The secant of a loss, with a little noise for each sample."""
+    """Gates (samples, units): the dense loss minus the loss without a unit, with a little noise for each sample."""
     falls = np.array([loss(space.dense) - loss(space.drop(i)) for i in range(space.n_units)])
     return falls * (1 + 0.01 * np.random.default_rng(0).standard_normal((samples, space.n_units)))
 
@@ -156,10 +156,10 @@ def gates(space: Space, loss: LossOf, samples: int = 8) -> np.ndarray:
 
 
 class TermLosses:
-    """Losses whose terms are `term(mask)` (samples,), with lower bounds `bound(mask)` and a gradient if given.
+    """Losses with the terms `term(mask)` (samples,) and, if given, lower bounds `bound(mask)` and a gradient.
 
-    `computed` lists the parts (mask, start, stop) that a search needed, `again` what its result needed, and
-    `bounded` the masks whose bounds were computed. Masks come `backwards` if asked for.
+    `computed` lists the parts (mask, start, stop) that a search needed, `again` those that its result needed, and
+    `bounded` the masks whose bounds were computed. If `backwards`, masks are computed in reverse order.
     """
 
     def __init__(
@@ -228,7 +228,7 @@ def solved(
     most: int | None = None,
     seed: int = 0,
 ) -> tuple[Solution, Journal]:
-    """Run a search with the journals of a cell and the store of a results folder."""
+    """Run a search with a cell's journals and the store of a results folder; returns the solution and the journal."""
     (folder / cell).mkdir(parents=True, exist_ok=True)
     claim(folder, "key", cell)
     names = (scoring.NAME, scoring.BOUNDS)

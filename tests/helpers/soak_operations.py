@@ -1,4 +1,4 @@
-"""What the soak test kills: each operation works in a folder, and says what it has made there."""
+"""The operations that the soak test kills, each in a folder, and functions that read what they have written."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ SMALL = (
     "k=3",
 )  # fmt: skip
 
-# What differs between two runs: MLflow's name of a run, and the digest of a checkpoint, which holds seconds.
+# Two runs differ in these parts of paths: MLflow's id of a run, and the digest of a checkpoint, which holds times.
 RUN = re.compile(r"\b[0-9a-f]{32}\b|(?<=-)[0-9a-f]{16}(?=\.pt\b)")
 
 
 def search(folder: str, items: str = "eval.items=6") -> None:
-    """Search two masks that share losses, and measure them."""
+    """Run two searches that share losses, and measure their masks."""
     import launch
 
     os.chdir(folder)
@@ -111,11 +111,11 @@ def unpacking(folder: str) -> None:
     unpack(Path(folder) / "many.tar.xz", Path(folder) / "unpacked")
 
 
-# -- what they made ------------------------------------------------------------------------------------------
+# -- what the operations have written ------------------------------------------------------------------------
 
 
 def cells(folder: Path) -> dict[str, Any]:
-    """The mask, the losses and the measurements of each cell; a mask whose loss was computed twice is an error."""
+    """The mask, the losses and the measurements of each cell. Fails if a mask's loss was computed twice."""
     found: dict[str, Any] = {}
     for path in sorted(folder.glob("results/*/result.json")):
         result = json.loads(path.read_text())
@@ -130,7 +130,7 @@ def cells(folder: Path) -> dict[str, Any]:
 
 
 def healings(folder: Path) -> dict[str, Any]:
-    """What the healing of each cell recorded, without times, and what the healed models measure."""
+    """For each cell, the record of its healing and of the trials, without times, and the healed model's metrics."""
     found: dict[str, Any] = {}
     for path in sorted(folder.glob("results/*/result.json")):
         if (heal := (result := json.loads(path.read_text())).get("heal")) is not None:
@@ -157,9 +157,10 @@ def files(folder: Path) -> dict[str, bytes | str]:
 
 
 def leftovers(folder: Path, reference: Path) -> set[str]:
-    """The files and folders, hidden ones too, that are in a folder and not in that of an undisturbed run.
+    """The files and folders, including hidden ones, that are in `folder` but not in that of an undisturbed run.
 
-    What is in such a folder is left out, and so are parts of a killed command, which are swept after a day.
+    The contents of such folders are left out. So are unfinished parts of killed commands, which are removed after a
+    day.
     """
     there, wanted = (
         {RUN.sub("RUN", str(path.relative_to(where))) for path in where.rglob("*")}

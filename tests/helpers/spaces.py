@@ -1,4 +1,4 @@
-"""Spaces of sub-layers, in short."""
+"""A short way to make spaces of sub-layers."""
 
 from __future__ import annotations
 
@@ -18,5 +18,5 @@ def sublayer_space(
     first: int = 0,
     last: int = 0,
 ) -> Space:
-    """The space of sub-layers of some kinds, such as a cell asks for."""
+    """The space of sub-layers whose letters are in `kinds`: a for attention, m for MLP."""
     return Removal(ratio, k, UNITS[kinds], first=first, last=last).space(n_blocks, costs)

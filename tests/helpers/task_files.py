@@ -1,4 +1,4 @@
-"""Files of items for studies of tasks: each task asks about other words, so that a router can tell them apart."""
+"""Files of items for studies of tasks. Tasks ask about different words, so that a router can distinguish them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ WORDS = {"animals": ("horse", "snail", "wolf"), "tools": ("hammer", "spoon", "la
 
 
 def items_of(task: str, count: int) -> list[dict[str, Any]]:
-    """Distinct items of a task, with the right answer in changing places."""
+    """Distinct items of a task; the position of the right answer varies."""
     words = WORDS[task]
     return [
         {
@@ -23,7 +23,7 @@ def items_of(task: str, count: int) -> list[dict[str, Any]]:
 
 
 def task_folder(folder: Path, count: int = 24, tasks: tuple[str, ...] = ("animals", "tools")) -> Path:
-    """A folder with a file for each task."""
+    """Write a file of items for each task to a folder; returns the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for task in tasks:
         lines = "".join(json.dumps(item) + "\n" for item in items_of(task, count))

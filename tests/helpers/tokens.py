@@ -10,7 +10,7 @@ from typing import Any
 
 
 class Numbers:
-    """A tokenizer whose texts are their own token ids: "5 6 7" becomes [5, 6, 7]; '+' glues two into one."""
+    """A tokenizer for texts of numbers, which are the ids: "5 6 7" becomes [5, 6, 7]; "5+6" is one token, 11."""
 
     bos_token_id: int | None = None
 
@@ -23,7 +23,7 @@ class Numbers:
 
 
 def with_bos(tokenizer: Any) -> Any:
-    """The same tokenizer, but every text begins with <s>."""
+    """A copy of a tokenizer that starts every text with <s>."""
     from tokenizers.processors import TemplateProcessing
 
     changed = copy.deepcopy(tokenizer)
@@ -34,6 +34,6 @@ def with_bos(tokenizer: Any) -> Any:
 
 
 def written(folder: Path, name: str, *lines: Any) -> Path:
-    """A file of lines; what is no text yet becomes JSON."""
+    """Write a file of lines; lines that are not text are written as JSON. Returns the file's path."""
     (folder / name).write_text("\n".join(x if isinstance(x, str) else json.dumps(x) for x in lines))
     return folder / name

@@ -8,5 +8,5 @@ BUDGET = {"cost": "parameters", "asked": 0.5, "removed": 0.5, "costs": [1, 3, 1,
 
 
 def score(dropped: list[int], losses: list[float], seconds: float = 1.0) -> dict[str, object]:
-    """A score of a mask with these losses of samples."""
+    """The line of a mask's score; `losses` are those of the samples."""
     return {"dropped": dropped, "loss": float(np.mean(losses)), "samples": losses, "seconds": seconds}

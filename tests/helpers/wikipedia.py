@@ -1,4 +1,4 @@
-"""Embedded texts that need no network: numbered articles and chapters in the form of the real ones."""
+"""Substitutes for embedded texts, without a network: articles and chapters in the form of the real ones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WORDS = "river stone window music number garden letter winter market silver teac
 
 
 def write_dump(folder: Path, articles: int = 40, sentences: int = 40) -> Path:
-    """A dump of articles whose sentences are drawn at random from a few words, so that no two are alike."""
+    """Write a dump of articles with sentences of random words and a number, so that all differ; returns its path."""
     rng = np.random.default_rng(0)
     pages = []
     for number in range(articles):
@@ -29,7 +29,7 @@ def write_dump(folder: Path, articles: int = 40, sentences: int = 40) -> Path:
 
 
 def write_chapters(folder: Path) -> Path:
-    """A novel whose sentences are drawn at random from a few words, with lines as in the real one."""
+    """Write a novel with chapters and lines like the real one, of random words; returns its path."""
     rng = np.random.default_rng(1)
     parts = []
     for number in ("I", "II", "III"):
@@ -41,6 +41,6 @@ def write_chapters(folder: Path) -> Path:
 
 
 def use_dump(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    """Let `wikipedia_sample` read a dump of numbered articles, and `novel` the chapters of `write_chapters`."""
+    """Let `wikipedia_sample` read the articles of `write_dump`, and `novel` the chapters of `write_chapters`."""
     texts = {"wikipedia_sample.xml.bz2": write_dump(folder), "voyage_out.txt": write_chapters(folder)}
     monkeypatch.setattr(sources, "extract", lambda _, name, *__: texts[name])
