@@ -149,10 +149,9 @@ def export_model(
     If `out` ends in `.gguf`, the blocks are cut out of the GGUF file that the model was loaded from (docs/gguf.md).
     If a block loses only one sub-layer, the last weights of this sub-layer become zeros and keep their size. Unless
     `verify` is False, the written model is loaded, and its logits must equal those of the masked model bit for bit.
-    An earlier export of the same model, mask and precision is replaced; another export is replaced only with
-    `force`. A directory that holds anything else, or a changed file, is never replaced. Raises InputError if the
-    directory cannot be used or if weights in memory have changed since `load_model`, and MismatchError if the models
-    differ.
+    An earlier export of the same model, mask and precision is replaced; any other export only with `force`. A
+    directory that holds anything else, or a changed file, is never replaced. Raises InputError if the directory
+    cannot be used or if weights in memory have changed since `load_model`, and MismatchError if the models differ.
     """
     model.check_mask(mask)
     target = directory(path_of("out", out))

@@ -1,4 +1,4 @@
-"""What a job runs: one cell, on all of the job's ranks.
+"""A job of a launcher, which runs one cell on all of its ranks.
 
 A job is pickled, so it holds only strings and dicts. A failure is recorded in the cell's result and raised again, so
 that the scheduler reports it too. A job may be started more than once, even after it has finished: after a time

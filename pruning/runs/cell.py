@@ -134,7 +134,7 @@ class Cell:
 
     @property
     def removal(self) -> Removal:
-        """Which units are removed, and how many of them."""
+        """The kind and the number of the units that are removed."""
         protect = self.protect
         return Removal(self.ratio, self.k, self.unit, self.budget, protect.first, protect.last)
 
@@ -230,7 +230,7 @@ def _file_digest(path: str) -> str:
 
 @dataclass(unsafe_hash=True)  # not frozen, because OmegaConf makes frozen dataclasses read-only
 class Protect:
-    """The numbers of blocks at the start (`first`) and at the end (`last`) of the model that must not be removed."""
+    """The first `first` blocks and the last `last` blocks of the model must not be removed."""
 
     first: int = 0
     last: int = 0
@@ -298,7 +298,7 @@ def cell_lock(cell: Cell) -> Iterator[None]:
 
 @contextmanager
 def _logged(path: Path) -> Iterator[None]:
-    """Within this context, the first rank's log messages are also written to the cell's log file."""
+    """A context in which the first rank's log messages are also written to the file `path`."""
     if not collectives.is_first():
         yield
         return
@@ -359,7 +359,7 @@ def cell_space(cell: Cell, model: LanguageModel) -> Space:
 
 
 def _times(cell: Cell, model: LanguageModel, count: int) -> list[float]:
-    """The seconds that each of `count` units takes, as recorded when the cell began, or else on this device."""
+    """The seconds that each of `count` units takes: as recorded when the cell began, else on this device."""
     from pruning.evaluation.speed import device_name
 
     here = device_name(model.module)
@@ -383,7 +383,7 @@ def _times(cell: Cell, model: LanguageModel, count: int) -> list[float]:
 
 
 def _measured(cell: Cell, model: LanguageModel, device: str) -> dict[str, Any]:
-    """The times of the units on this device, from a file in `latency/` of the results folder or measured for it."""
+    """The record of the units' times on this device: read from `latency/` in the results folder, else measured."""
     from pruning.engine.dense_pass import unit_times
     from pruning.models.products import native_products
 

@@ -1,7 +1,7 @@
 """Forecast the time and memory that a cell needs on this machine, and decide how a guided cell is trained.
 
-The forward passes of a search's masks share prefixes, so only about the fraction `SHARED` of the blocks is computed
-(`docs/engine.md`). All numbers are rough: they are for a person who decides whether to wait.
+The forward passes of a search's masks share prefixes, so only a fraction of about `SHARED` of all block passes is
+computed (`docs/engine.md`). All numbers are rough: they are for a person who decides whether to wait.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ if TYPE_CHECKING:
 SHARED = 0.4  # the fraction of block forward passes that a search computes, because masks share prefixes
 RACED = 0.5  # the fraction of a loss that a race computes on average (benchmarks/racing.json)
 MAPS = 0.5  # the mean number of passes over the samples for each removed unit, if removed runs get maps
-LOADS = 4  # the time of an export, in loads of the model: read, write, load again, compare
+LOADS = 4  # the time of an export, as a multiple of the time to load the model
 TRAINED = 20  # bytes for each trained parameter: copy, gradient, two moments, best values (docs/healing.md)
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """Seconds for each part of the work; bytes of memory that the process needs, and that are available."""
+    """The seconds for each part of the work, and the bytes of memory that are needed and available."""
 
     parts: Mapping[str, float]
     memory: int
@@ -183,8 +183,9 @@ def decided(
     """The cell with settings that memory and time allow, the costs of its training, and the decisions in words.
 
     With heal=brief, all weights are trained if that fits into memory, else adapters. With `minutes`, the number of
-    samples is halved until the search takes at most the fraction `SEARCHED` of the time; the training takes the rest.
-    Raises InputError with the numbers if no training fits, or if the search takes too long with few samples.
+    samples is halved until the search takes at most the fraction `SEARCHED` of the time for both, and the training is
+    shortened to fit. Raises InputError with the numbers if no training fits into memory, or if the search takes too
+    long even with few samples.
     """
     cell, said = prepared.cell, list[str]()
     training = None

@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Outcome:
-    """The outcome of each cell of a command, by the key of the cell."""
+    """The outcome of each cell of a command, by the cell's key."""
 
     done: dict[str, DoneResult] = field(default_factory=dict)
     failed: dict[str, Failure] = field(default_factory=dict)
@@ -289,7 +289,7 @@ def _take(ended: Mapping[str, CellState], cells: Sequence[Cell], outcome: Outcom
 
 
 def start_tracker(cells: Sequence[Cell]) -> None:
-    """Create what the tracker needs, once, before any cell runs. If that fails, warn."""
+    """Prepare the tracker, once, before any cell runs. If this fails, warn."""
     _tracked("start", lambda: cells[0].tracker.start(cells[0].results))
 
 
@@ -337,7 +337,7 @@ def sum_up(cells: Sequence[Cell], outcome: Outcome) -> None:
 
 
 def say_how_to_resume(cells: Sequence[Cell], outcome: Outcome) -> None:
-    """After Ctrl-C, print what is kept, and the command with which to resume."""
+    """After Ctrl-C, print what is kept and which command resumes."""
     jobs = f"\n{len(outcome.submitted)} jobs keep running." if outcome.submitted else ""
     say(
         f"\nInterrupted: {len(outcome.done)} of {len(cells)} cells are done, and every loss computed so far is kept "

@@ -1,12 +1,12 @@
-"""Score published masks: what papers print, what is measured here, and what explains the gap.
+"""Score published masks, and explain the gaps between the papers' numbers and those measured here.
 
 depth-pruning referee --dry-run             print what would be measured, and what is missing
 depth-pruning referee                       all masks: needs GPUs and a hub account
 depth-pruning referee --only sleb,llama3_8b some: names of files, models or masks
 depth-pruning referee --only ours eval=embedded_windows     this project's own masks: no hub, minutes on two cores
 
-SETTING=VALUE is a setting of `depth-pruning grid`. `eval` names the one protocol; the other settings that have an
-effect are those of `model`, `forward`, `tracker` and `paths`.
+SETTING=VALUE is a setting of `depth-pruning grid`. `eval` chooses the one protocol for all masks. Of the other
+settings, only those of `model`, `forward`, `tracker` and `paths` have an effect.
 """
 
 from __future__ import annotations

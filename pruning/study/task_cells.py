@@ -103,7 +103,7 @@ class TaskData:
 
 
 def data_of(group: Sequence[Cell], settings: TaskStudy) -> list[TaskData]:
-    """The items of the tasks of a group of cells, in the order of the cells.
+    """The items of each task in a group, in the order of its cells.
 
     Raises InputError as `TaskItems.draw` does.
     """

@@ -153,7 +153,7 @@ def routing_text(record: Mapping[str, Any]) -> str:
     drops = {name: " ".join(Mask.from_json(mask).names()) for name, mask in record["sets"].items()}
 
     def crossed(what: str) -> str:
-        """A table: a row per set, a column per task; entries give the difference (and its error) from the own set."""
+        """A table with a row per set and a column per task; entries show the difference from the task's own set."""
         rows = [
             [name, text, *(_entry(cross[task][name], what, name == task) for task in cross)]
             for name, text in {DENSE: "", **drops}.items()
@@ -186,5 +186,5 @@ def _entry(entry: Mapping[str, Any], what: str, own: bool) -> str:
 
 
 def _interval(found: Interval, sign: str = "") -> str:
-    """`0.512 [0.498, 0.527]`."""
+    """An interval as text, such as `0.512 [0.498, 0.527]`."""
     return f"{found['value']:{sign}.3f} [{found['low']:{sign}.3f}, {found['high']:{sign}.3f}]"

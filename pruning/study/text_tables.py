@@ -112,7 +112,7 @@ def _cells(found: Sequence[DoneResult]) -> tuple[list[str], list[list[str]]]:
 
 
 def differing(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """For each row of settings, the text of those whose values differ between rows; rows may lack settings."""
+    """For each row of settings, the text of those whose values differ between rows. A row may lack settings."""
     first: dict[str, Any] = {}
     names = {name for row in rows for name, value in row.items() if first.setdefault(name, value) != value}
     return [
@@ -122,7 +122,7 @@ def differing(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _settings(result: DoneResult) -> Iterator[tuple[str, Any]]:
-    """Yield the settings that can be added to a row's name. Objective, algorithm and size are in it anyway."""
+    """Yield the settings that can be added to a row's name, which always has objective, algorithm and size."""
     config, calibration = result["config"], result["calibration"]
     yield "seed", config["seed"]
     yield "dtype", config["model"]["dtype"]

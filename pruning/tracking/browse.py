@@ -29,10 +29,7 @@ PORTS = 100  # the number of ports that are tried
 
 
 def main() -> None:
-    """The command `depth-pruning ui`. Starts the server of MLflow, and prints its address when it answers.
-
-    The server runs until Ctrl-C.
-    """
+    """The command `depth-pruning ui`: run the server of MLflow until Ctrl-C; print its address when it answers."""
     results, wanted = asked(command_words())
     number = experiment_of(results)
     port = free_port(wanted)

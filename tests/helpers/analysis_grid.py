@@ -80,7 +80,7 @@ NEEDS = {
 class Study:
     """The settings of a synthetic study. `lost` cells have no result, and `broken` cells have failed.
 
-    Each kind of unit is removed up to each of `ratios` of `budget`, and in each number of `ks`. `costs` are those of
+    For each kind of unit, cells remove the fractions `ratios` of `budget` and the numbers `ks`. `costs` are those of
     an attention layer and an MLP. If `sources` is empty, each objective uses all sources that it can read.
     """
 
