@@ -151,8 +151,8 @@ def _recorded_model(record: Mapping[str, Any], folder: str | Path) -> PrunableMo
 def _check_weights(record: Mapping[str, Any], model: PrunableModel, folder: str | Path) -> None:
     """Raise ForeignError unless a router was fitted to the weights of a model.
 
-    If both models are from files, these must be the same. If the precisions are equal, all weights in memory are
-    compared too. If they differ, this is impossible, so a model that was wrapped from memory is refused.
+    If both models are from files, these must be the same. If their precisions are equal, all weights in memory are
+    compared too. If the precisions differ, this is impossible, so a model that was wrapped from memory is refused.
     """
     info = model.language_model.info
     revisions = {info.revision, record["revision"]}

@@ -31,7 +31,7 @@ POLL = (1.0, 15.0)  # limits of the pause between two checks, in seconds; the pa
 
 
 class StateName(enum.StrEnum):
-    """The names of states. A failed cell ended for a known reason; a lost one without a result or a known reason."""
+    """The state of a cell. A failed cell ended for a known reason; a lost one without a result or known reason."""
 
     PENDING = "pending"
     RUNNING = "running"

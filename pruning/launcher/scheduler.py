@@ -51,7 +51,7 @@ def ask(names: Iterable[str], jobs: set[str]) -> dict[str, Info]:
         numbers = ",".join(sorted({job.partition("_")[0] for job in missing}))
         # Without --array, the tasks of an array that ended before they began would share a row.
         words = ("--array", "--allocations", "--noheader", "--parsable2", "--format=JobID,State,ExitCode")
-        with suppress(InputError):  # the cluster has no accounting
+        with suppress(InputError):  # sacct fails if the cluster has no accounting
             for line in call("sacct", *words, f"--jobs={numbers}").splitlines():
                 job, state, code = line.split("|")
                 infos.setdefault(job, _info(state, f"exit code and signal {code}"))

@@ -184,7 +184,7 @@ class Prepared:
     data: Mapping[str, Data]
     space: Space | None
     text: HealingText | None = None  # what the pruned model is trained on
-    overlap: Mapping[str, int] = dataclasses.field(default_factory=dict)  # shared pieces by metric
+    overlap: Mapping[str, int] = dataclasses.field(default_factory=dict)  # shared pieces, with allow_overlap
 
     @property
     def evaluations(self) -> int:
@@ -250,10 +250,7 @@ class ForwardSettings:
     bounds: bool = False
 
     def check(self) -> None:
-        """Raise InputError if a number is out of range.
-
-        This is a separate method because OmegaConf does not call __init__.
-        """
+        """Raise InputError if a number is out of range. This is a method because OmegaConf does not call __init__."""
         check_least("forward", self, memory=1)
 
 

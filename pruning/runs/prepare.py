@@ -44,8 +44,7 @@ log = logging.getLogger(__name__)
 def check_cell(cell: Cell) -> None:
     """Check everything that can be checked without data and without a model.
 
-    Raises InputError if the cell is invalid, ForeignError if its folder contains the result of another
-    configuration.
+    Raises InputError if the cell is invalid, and ForeignError if its folder holds the result of another cell.
     """
     cell.removal.check()
     driver.check_limit(cell.max_evaluations)
@@ -198,8 +197,7 @@ LM_EVAL = 2048  # tokens that lm-eval gives a model whose configuration and toke
 class Reader:
     """The model that reads the data: its name, its limit `most` in tokens (None: unknown), and its tokenizer.
 
-    If a batch holds a row longer than `change` tokens, the model embeds all positions of the batch in another way
-    (None: never).
+    If a row is longer than `change` tokens (None: never), the model embeds all positions of its batch in another way.
     """
 
     name: str

@@ -126,8 +126,8 @@ def compare(words: Sequence[str], draw: Callable[[Path], Path]) -> Path:
 class ComparedModel:
     """A model to compare: the dense model of `cell` or, if `done` is its result, the pruned model of a finished cell.
 
-    `data` maps metrics to their data. `others` are the metrics whose text becomes other tokens than for the first
-    model.
+    `data` maps metrics to their data. `others` are the metrics on texts that its tokenizer encodes differently from
+    the first model's.
     """
 
     place: str

@@ -117,10 +117,9 @@ def status_table(results: Path, cells: Mapping[str, CellState], rows: int | None
 def advance(folder: Path, total: int) -> tuple[int, float | None]:
     """The number of masks that a cell has scored, and the estimated seconds left (None if there is no estimate).
 
-    `total` is the largest number of masks that the search asks for (0: unknown).
-
-    The time left is the mean time of the evaluations that the cell computed itself, times the number of masks left.
-    If other cells compute some of these masks, the estimate is too long.
+    `total` is the largest number of masks that the search asks for (0: unknown). The time left is the mean time of
+    the evaluations that the cell computed itself, times the number of masks left. If other cells compute some of
+    these masks, the estimate is too long.
     """
     lines = [entry.line for entry in read_trace(folder / NAME) if entry.line is not None]
     masks = {tuple(line["dropped"]) for line in lines}

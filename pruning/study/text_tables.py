@@ -202,9 +202,8 @@ def fitted(
 ) -> str:
     """A table that fits the width of the terminal; if the output is a pipe, the whole table.
 
-    If the table is too wide, the groups of columns in `spare` are left out one after the other, then titles are
-    shortened. If this is not enough, entries are folded between words, and the rightmost columns are left out until
-    every word fits.
+    If the table is too wide, groups of columns in `spare` are left out one by one, then titles are shortened. If this
+    is not enough, entries are folded between words, and the rightmost columns are left out until every word fits.
     """
     titles, shown = list(columns), list(range(len(columns)))
     width = shutil.get_terminal_size().columns if is_terminal(sys.stdout) else None

@@ -94,10 +94,7 @@ def _file_fault(name: str) -> str | None:
 
 
 def _check_database(file: Path) -> None:
-    """Raise InputError unless `file` is an undamaged database of MLflow.
-
-    Without this check, MLflow would create a missing database, or add its tables to the database of another program.
-    """
+    """Raise InputError unless `file` is an intact MLflow database. MLflow itself would create or alter the file."""
     if not file.exists():
         near = near_names(file.name, [path.name for path in file.parent.glob("*.db")])
         raise InputError(

@@ -26,9 +26,8 @@ PATIENCE = 60.0  # seconds to wait while another process creates the database
 class MLflow:
     """Records one MLflow run per cell, with a tag that names the cell's studies. Runs are not nested.
 
-    The default store is an SQLite file in the results folder. Cells write only to their own folders; the command that
-    started them, or `depth-pruning track`, writes to the store. Raises InputError if `uri` cannot be the address of a
-    store.
+    The default store is an SQLite file in the results folder. Cells do not write to the store: the command that
+    started them does, or `depth-pruning track`. Raises InputError if `uri` cannot be the address of a store.
     """
 
     uri: str | None = None

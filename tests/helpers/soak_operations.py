@@ -159,8 +159,7 @@ def files(folder: Path) -> dict[str, bytes | str]:
 def leftovers(folder: Path, reference: Path) -> set[str]:
     """The files and folders, including hidden ones, that are in `folder` but not in that of an undisturbed run.
 
-    The contents of such folders are left out. So are unfinished parts of killed commands, which are removed after a
-    day.
+    The contents of such folders are left out, and so are unfinished parts, which are removed after a day.
     """
     there, wanted = (
         {RUN.sub("RUN", str(path.relative_to(where))) for path in where.rglob("*")}
