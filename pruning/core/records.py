@@ -10,13 +10,11 @@ import dataclasses
 import importlib.metadata
 import inspect
 import json
-import logging
 import os
 import pkgutil
 import platform
 import re
 import subprocess
-import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -759,45 +757,6 @@ def read_study(results: Path, study: str) -> list[str]:
 def write_study(results: Path, study: str, cells: Iterable[str]) -> None:
     """Write the list of a study; a repeated cell is written only once."""
     storage.write_json(path_of(results, study), {"study": study, "cells": list(dict.fromkeys(cells))})
-
-
-# The cells that each study asks for, as tags of an MLflow experiment.
-#
-# A cell that has not started has no run, so the runs alone do not show which cells are missing. A tag holds up to
-# 5,000 characters, so a long list is split over several tags: `study NAME 0`, `study NAME 1`, ...
-
-log = logging.getLogger(__name__)
-
-FIRST = "study"  # the first word of such a tag
-LONGEST = 4900  # characters in the value of one tag
-
-
-def record_studies(client: Any, experiment: str, results: Path) -> None:
-    """Record the studies of a results folder; keep the cells that another folder has added to the same studies.
-
-    A damaged list is reported and left out.
-    """
-    known = read_studies(client.get_experiment(experiment).tags)
-    for name in names(results):
-        try:
-            cells = dict.fromkeys([*known.get(name, ()), *read_study(results, name)])
-        except DamagedError as error:
-            log.warning("the study '%s' is not recorded: %s", name, error)
-            continue
-        lines = textwrap.wrap(" ".join(cells), LONGEST, break_long_words=False, break_on_hyphens=False)
-        for number, line in enumerate(lines):
-            client.set_experiment_tag(experiment, f"{FIRST} {name} {number}", line)
-
-
-def read_studies(tags: Mapping[str, str]) -> dict[str, list[str]]:
-    """The cells of each study, from the tags of an experiment."""
-    studies: dict[str, dict[int, str]] = {}
-    for tag, line in tags.items():
-        word, _, rest = tag.partition(" ")
-        name, _, number = rest.rpartition(" ")
-        if word == FIRST and number.isdigit():
-            studies.setdefault(name, {})[int(number)] = line
-    return {name: " ".join(lines[n] for n in sorted(lines)).split() for name, lines in studies.items()}
 
 
 # The curve of a healing, `heal.jsonl`: one line per step, and how it is summed up in a result.

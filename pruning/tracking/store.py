@@ -10,7 +10,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from pruning.core import records, storage
+from pruning.core import storage
 from pruning.core.errors import InputError, PruningError
 from pruning.core.model_table import ModelTable
 from pruning.core.records import NAME
@@ -57,7 +57,6 @@ class MLflow:
             with self._writing(results):
                 held = self._held(results)
                 failures = record_runs(client, experiment, folders)
-                records.record_studies(client, experiment, results)
                 if failures:
                     raise PruningError(" ".join([*failures, "All other cells are recorded."]))
                 if self.uri is None:
@@ -104,7 +103,7 @@ class MLflow:
             )
 
     # MLflow's import alone takes two seconds. So a file says what the store held after the last recording: the
-    # version of each cell and study, and the state of the database, which any other writer changes.
+    # version of each cell, and the state of the database, which any other writer changes.
 
     def _state(self, results: Path) -> dict[str, str]:
         try:
@@ -115,11 +114,9 @@ class MLflow:
 
     def _wanted(self, results: Path, folders: Sequence[Path]) -> dict[str, str]:
         """What the store holds if recording these cells changes nothing."""
-        wanted, studies = self._state(results), studies_of(folders)
-        done = [folder for folder in folders if (folder / NAME).exists()]
-        wanted |= {f"cell {folder.name}": version_of(folder, studies[folder]) for folder in done}
-        lists = (results / "studies").glob("*.json")
-        return wanted | {f"study {path.stem}": storage.file_sha256(path) for path in lists}
+        studies, done = studies_of(folders), [folder for folder in folders if (folder / NAME).exists()]
+        cells = {f"cell {folder.name}": version_of(folder, studies[folder]) for folder in done}
+        return self._state(results) | cells
 
     def _held(self, results: Path) -> dict[str, str]:
         """What the file beside the results holds; nothing if it has been written since, or if that is not known."""
