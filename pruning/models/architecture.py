@@ -1,7 +1,4 @@
-"""Facts from the configuration of a model, without its weights, such as whether its blocks can be removed.
-
-`config` is a transformers configuration.
-"""
+"""What a model's transformers configuration shows without weights, such as whether its blocks can be removed."""
 
 from __future__ import annotations
 
@@ -27,7 +24,7 @@ def check_stored(config: Any) -> None:
     """Raise UnskippableError if the model that a stored configuration describes cannot be pruned.
 
     Besides what `check_config` refuses, it refuses quantised weights, an attention kernel from a hub, an unknown
-    number of blocks, a model without a causal language model in transformers, and a masked language model, which
+    number of blocks, a model type without a causal class in transformers, and a masked language model, which
     transformers would load as a decoder.
     """
     from transformers import MODEL_FOR_MASKED_LM_MAPPING

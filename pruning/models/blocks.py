@@ -243,9 +243,9 @@ def _same(a: Tensor, b: Tensor) -> bool:
 def check_causal(model: Any, logits: Tensor) -> None:
     """Raise UnskippableError if another last token changes the logits of earlier tokens.
 
-    A masked language model such as BERT also returns logits and a finite "perplexity", but its input contains
-    the tokens that it predicts. `logits` (1, T, V) are the model's logits for IDS. In a causal model without experts,
-    the earlier logits of both passes are bitwise equal in any precision, because the shapes are equal and masked
+    A masked language model such as BERT also returns logits and a finite "perplexity", but its input contains the
+    tokens that it predicts. `logits` (1, T, V) are the model's logits for IDS. In a causal model without experts, the
+    earlier logits of both passes are bitwise equal in any precision, because the shapes are equal and masked
     positions have the weight 0. Experts can round differently, because the tokens are grouped differently. So a small
     change of the logits is allowed.
     """

@@ -1,7 +1,7 @@
 """Read a GGUF file (keys, tensors and their bytes), and cut blocks out of it without dequantising.
 
-The file is mapped into memory, so nothing is copied. The format is described in ggml's `docs/gguf.md`. This
-module reads the header itself: for a large vocabulary, the reader of the `gguf` package takes 50 times as long.
+The file is mapped into memory, so nothing is copied. The format is described in ggml's `docs/gguf.md`. This module
+reads the header itself: for a large vocabulary, the reader of the `gguf` package takes 50 times as long.
 """
 
 from __future__ import annotations

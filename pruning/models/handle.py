@@ -40,8 +40,7 @@ ALLOWED = {
     "products": (AUTO, "native"),
     "device_map": (AUTO, "cpu"),
 }
-# Settings that decide where weights are stored and how they are multiplied. They change only
-# the rounding of a loss.
+# Settings that decide where weights are stored and how they are multiplied. They change only the rounding of a loss.
 PLACING = ("device_map", "max_memory", "offload", "products")
 LIBRARY_ERRORS = (
     "SafetensorError",
@@ -91,10 +90,10 @@ class Model:
 
     `path` is a hub id, a directory, a GGUF file, or the name of a packaged model. If `name` is empty, a model in a
     directory is named after the directory. `device_map` is "auto" (use the available GPUs) or "cpu". `products` is
-    "auto" (linear layers multiply in float32 if that is faster, see `models/products.py`) or "native".
-    `max_memory` limits the bytes of weights on each device, for example {0: 20GiB, cpu: 50GiB}. `offload` is a folder
-    for weights that do not fit in memory. See `models/placement.py` for both. Only safetensors and GGUF weights are
-    read; no code from a model's repository is ever run. `resources` is what the model's jobs request from a cluster.
+    "auto" (linear layers multiply in float32 if that is faster, see `models/products.py`) or "native". `max_memory`
+    limits the bytes of weights on each device, for example {0: 20GiB, cpu: 50GiB}. `offload` is a folder for weights
+    that do not fit in memory. See `models/placement.py` for both. Only safetensors and GGUF weights are read; no code
+    from a model's repository is ever run. `resources` is what the model's jobs request from a cluster.
 
     Properties raise InputError if the model's files are missing, damaged or inconsistent, and UnreachableError if the
     files cannot be fetched.
@@ -259,8 +258,8 @@ class Model:
     def tokenizer(self) -> Any:
         """The tokenizer. Raises InputError if the model comes without one.
 
-        From a directory without files of a tokenizer, transformers makes one that knows special tokens only. With
-        it, every text would become unknown tokens or none at all.
+        From a directory without files of a tokenizer, transformers makes one that knows special tokens only. With it,
+        every text would become unknown tokens or none at all.
         """
         import transformers
 

@@ -28,15 +28,15 @@ ADAPTER_CONFIG = "adapter_config.json"
 GGUF = ".gguf"
 # Suffixes of files that do not affect losses: text for people, and weights in formats that are never read.
 UNUSED = {".md", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".ot", ".pkl", GGUF}
-TEXTS = ("LICENSE", "LICENCE", "NOTICE", "README", "USE_POLICY")  # first words of other such files
+TEXTS = ("LICENSE", "LICENCE", "NOTICE", "README", "USE_POLICY")  # name prefixes of other such files
 
 
 @dataclass(frozen=True)
 class ModelFiles:
     """The files of a model in a directory.
 
-    `gguf` is the GGUF file that the model is read from, or None. `weights` maps each tensor that an
-    index names to its safetensors file; without an index, it maps the empty name to the only file.
+    `gguf` is the GGUF file that the model is read from, or None. `weights` maps each tensor that an index names to
+    its safetensors file; without an index, it maps the empty name to the only file.
     """
 
     folder: Path

@@ -41,7 +41,7 @@ from pruning.models.sublayers import Chain, find_chain
 ROUNDING = {8: 1e-6, 4: 1e-3, 2: 0.05}
 ADVICE = "Choose compensation=magnitude or compensation=none."
 WRONG_ADVICE = " Remove whole blocks with unit=block."  # ends errors about masks over sub-layers
-LARGE = 30.0  # random outputs are larger than the hidden state by this factor, so their sum is rounded little
+LARGE = 30.0  # size of random outputs relative to the hidden state, so that their sum is rounded little
 STD = 0.5  # of random weights
 
 NAME = "repair.safetensors"
@@ -52,9 +52,9 @@ Precision = Callable[[str, torch.dtype], torch.dtype]
 class Repair:
     """The map (D, D) or (D,), in float32, of each repaired sub-layer: unit 2i is attention of block i, 2i + 1 MLP.
 
-    What a sub-layer adds is multiplied by its map. The file `repair.safetensors` holds each map as a tensor
-    named after its sub-layer, such as `m3`. Folded weights are not stored, because they follow from the maps and the
-    dense model.
+    What a sub-layer adds is multiplied by its map. The file `repair.safetensors` holds each map as a tensor named
+    after its sub-layer, such as `m3`. Folded weights are not stored, because they follow from the maps and the dense
+    model.
     """
 
     maps: Mapping[int, Tensor]
@@ -109,7 +109,7 @@ def repaired(model: Any, repair: Repair | None) -> Iterator[None]:
 
 @contextmanager
 def replaced(model: Any, weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """Within this context the model has other values for some weights; on exit the old ones are back, bit for bit.
+    """Within this context the model has other values for some weights; on exit the old ones are restored bitwise.
 
     A hidden state that was computed outside the context must not be used inside it: use a new `Forward`.
     """
@@ -204,9 +204,7 @@ def find_fold(model: nn.Module, unit: int, form: str) -> Fold:
     return replace(folds[unit], form="diagonal") if form == "diagonal" else folds[unit]
 
 
-_FOLDS: WeakKeyDictionary[nn.Module, dict[int, Fold]] = (
-    WeakKeyDictionary()
-)  # those that have been found, by unit
+_FOLDS: WeakKeyDictionary[nn.Module, dict[int, Fold]] = WeakKeyDictionary()  # the folds found so far, by unit
 
 
 def _found(model: nn.Module, unit: int) -> Fold:

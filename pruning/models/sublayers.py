@@ -8,9 +8,9 @@ called before the other, pass this test on the block's input for four tokens:
 - if only one of them is off, the output differs from the block's input, and from its output with both on;
 - the first sub-layer, followed by the second, returns bitwise the output of the whole block.
 
-A block that adds attention and MLP to the same state (GPT-NeoX, most of Falcon, Phi, Cohere) fails the last
-point. A block whose children add the state themselves (Bloom), or that has three parts (Falcon H1), fails the test,
-too. A mixer such as Mamba counts as attention, and the experts of a block count as one MLP. Names are not used.
+A block that adds attention and MLP to the same state (GPT-NeoX, most of Falcon, Phi, Cohere) fails the last point. A
+block whose children add the state themselves (Bloom), or that has three parts (Falcon H1), fails the test, too. A
+mixer such as Mamba counts as attention, and the experts of a block count as one MLP. Names are not used.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ CACHES = ("past_key_values", "cache", "cache_params", "state")  # arguments of m
 class Sublayer:
     """One sub-layer of a block, and how the block is run so that only this sub-layer adds to the state.
 
-    `main` is the child of the block whose output is added. `others` holds the modules of the other
-    sub-layer, each with the method that replaces its `forward`.
+    `main` is the child of the block whose output is added. `others` holds the modules of the other sub-layer, each
+    with the method that replaces its `forward`.
     """
 
     block: int
@@ -87,7 +87,7 @@ class Chain:
         return len(self.sublayers or self.blocks.modules)
 
     def run(self, index: int, hidden: Tensor, entry: BlockInputs) -> Tensor:
-        """Run unit `index` on a hidden state (B, T, D) of the shape for which `entry` was made."""
+        """The output (B, T, D) of unit `index` for a hidden state; `entry` is from an input of the same shape."""
         if not self.sublayers:
             return apply(self.blocks, index, hidden, entry)
         with self.sublayers[index].alone():
