@@ -255,7 +255,7 @@ class Budget:
 
     @classmethod
     def share(cls, values: Sequence[float], ratio: float, free: Sequence[int]) -> Budget:
-        """A budget of the share `ratio` of all `values`; a mask may miss it by half of the smallest free unit.
+        """A budget of the share `ratio` of all `values`, to within half the cost of the cheapest free unit.
 
         At least one unit stays. Raises InputError if no set of the units `free` meets the budget.
         """
@@ -289,7 +289,7 @@ class Budget:
         return self.least <= sum(self.costs[i] for i in units) <= self.most
 
     def fitting(self, spent: int, others: Sequence[int]) -> list[int]:
-        """Those units of `others` after which the budget is met, or can be met by removing more of `others`."""
+        """The units of `others` after whose removal, besides the cost `spent`, the budget is or can be met."""
         costs = tuple(sorted(self.costs[i] for i in others))
         allowed = {cost for cost in set(costs) if _can_follow(self, spent + cost, costs, cost)}
         return [i for i in others if self.costs[i] in allowed]
@@ -531,7 +531,7 @@ class Latency:
 
 @dataclass(frozen=True)
 class Removal:
-    """How much is removed: `k` units or the share `ratio` of all costs, but no `first` and no `last` blocks."""
+    """How much is removed: `k` units or the share `ratio` of all costs; `first` and `last` protect blocks."""
 
     ratio: float | None
     k: int | None
@@ -583,9 +583,9 @@ class Removal:
     def space(self, n_blocks: int, costs: Sequence[float] | None = None) -> Space:
         """The space for a model; `costs` has a number for each unit, unless units are `counted`.
 
-        With a ratio of costs, the removed units have this share of all costs, to within half of the smallest unit
-        that can be removed. With k, k units are removed, whatever they cost. Raises InputError if the model has no
-        such masks.
+        With a ratio of costs, the removed units have this share of all costs, to within half the cost of the cheapest
+        unit that can be removed. With k, k units are removed, whatever they cost. Raises InputError if the model has
+        no such masks.
         """
         self.check()
         first, last, kinds = self.first, self.last, KINDS[self.unit]
@@ -607,7 +607,7 @@ class Removal:
         return Space(n_blocks, budget.most_units(free), protected, self.mask_unit, budget)
 
     def _count(self, n_blocks: int) -> int:
-        """The number of units to remove: k, or round(ratio * n_blocks), which may be neither 0 nor all of several."""
+        """The number of units to remove: k, or round(ratio * n_blocks) if that is possible; else raises InputError."""
         if self.k is not None:
             return self.k
         assert self.ratio is not None

@@ -18,10 +18,10 @@ class ModelRow:
     """What was measured of one model.
 
     `metrics` are those of `eval=`. `changes` has, for each metric that can be compared, the difference to the first
-    model with its standard error, and both as text. `bits` has, for each perplexity, bits per byte of its text,
-    with the standard error and the paired difference. `prefill` and `decode` are tokens per second. `disk` is the
-    size of the weight files in bytes. `other_tokens` names the perplexities whose texts the model splits into other
-    tokens than the first model does; only their bits per byte can be compared.
+    model with its standard error, and both as text. `bits` has, for each perplexity, bits per byte of its text, with
+    the standard error and the paired difference. `prefill` and `decode` are tokens per second. `disk` is the size of
+    the weight files in bytes. `other_tokens` names the perplexities whose texts the model splits into other tokens
+    than the first model does; only their bits per byte can be compared.
     """
 
     name: str

@@ -324,10 +324,10 @@ class MarginsRecord(TypedDict):
 # `acc/<task>` is lm-eval's `acc_norm` if the task has it, else its `acc`, as in all earlier results. If a task has
 # both, its `acc` is recorded as `acc_plain/<task>`.
 #
-# `exact/<task>` is the share of generated answers that are right. If a task of lm-eval extracts the answer in
-# several ways (filters), this is the share under the first filter; those of others are `exact_<filter>/<task>`.
-# `self_ppl/continuations` is the perplexity of the dense model's own continuations. It is not called `ppl/...`,
-# since figures average those. `same/continuations` and `repeated/continuations` are measured with it.
+# `exact/<task>` is the share of generated answers that are right. If a task of lm-eval extracts the answer in several
+# ways (filters), this is the share under the first filter; those of others are `exact_<filter>/<task>`.
+# `self_ppl/continuations` is the perplexity of the dense model's own continuations. It is not called `ppl/...`, since
+# figures average those. `same/continuations` and `repeated/continuations` are measured with it.
 
 LABELS = {
     "ppl": "perplexity",

@@ -74,9 +74,9 @@ class Score:
 
 # The loss and its standard error, computed from one term per sample.
 #
-# A loss is a weighted mean over samples. The weight of a text window is the number of its scored tokens;
-# items have equal weights. A mixed objective has two kinds of samples, called parts, and each part has a share. With
-# parts p, shares a_p, samples s of part p, weights w_s and terms t_s:
+# A loss is a weighted mean over samples. The weight of a text window is the number of its scored tokens; items have
+# equal weights. A mixed objective has two kinds of samples, called parts, and each part has a share. With parts p,
+# shares a_p, samples s of part p, weights w_s and terms t_s:
 #
 #     loss = sum over p of  a_p * m_p        m_p = sum over s of w_s t_s / sum over s of w_s
 
@@ -237,8 +237,8 @@ def deciding_settings(
 ) -> dict[str, Any]:
     """The settings that can change the mask of a search; a cell's identity holds them.
 
-    `bounds` says whether the loss has bounds. Bounds change the predictions of a lazy search. Other
-    searches find the same mask with bounds as without.
+    `bounds` says whether the loss has bounds. Bounds change the predictions of a lazy search. Other searches find the
+    same mask with bounds as without.
     """
     record: dict[str, Any] = {"racing": None if racing.delta is None else asdict(racing) | {"first": FIRST}}
     if near_ties != NearTies():
@@ -265,7 +265,7 @@ def uses_bounds(racing: Racing, max_evaluations: int | None) -> bool:
 # decides what to do about a line that is complete but damaged.
 
 NAME = "trace.jsonl"
-BEGINNING = re.compile(rb'\{"dropped": \[((?:\d+(?:, \d+)*)?)\]')  # starts each line of `Journal.add`
+BEGINNING = re.compile(rb'\{"dropped": \[((?:\d+(?:, \d+)*)?)\]')  # begins each line
 BOUNDS = "trace_bounds.jsonl"  # lower bounds of scores, with forward.bounds=true
 FLOAT32 = "trace_float32.jsonl"  # float32 scores of masks in near ties
 

@@ -23,7 +23,7 @@ from pruning.core.units import MEBIBYTE
 
 log = logging.getLogger(__name__)
 
-SEAL = "seal"  # the entry of a JSON object that holds the digest of the others
+SEAL = "seal"  # the entry of a JSON object that holds the digest of the other entries
 
 
 def write_text(path: Path, text: str) -> None:
@@ -294,7 +294,7 @@ DAY = 24 * 3600
 
 @contextmanager
 def _hidden(target: Path) -> Iterator[Path]:
-    """Yield a path in a new hidden folder beside `target`, which is removed afterwards."""
+    """Yield a path in a new hidden folder beside `target`; the folder is removed afterwards."""
     with tempfile.TemporaryDirectory(prefix=PART, dir=target.parent, ignore_cleanup_errors=True) as folder:
         yield Path(folder) / target.name
 

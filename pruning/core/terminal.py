@@ -139,8 +139,8 @@ def prepare_process() -> None:
 
 
 # glibc returns every large tensor to the system as soon as it is freed, and the next one gets new pages, which the
-# system fills with zeros first. A forward pass makes and frees a tensor in every step. If the pages are
-# kept, no result changes, but the process holds its peak memory until it ends.
+# system fills with zeros first. A forward pass makes and frees a tensor in every step. If the pages are kept, no
+# result changes, but the process holds its peak memory until it ends.
 TRIM_THRESHOLD, MMAP_MAX = -1, -4  # the numbers of glibc's settings, from its header malloc.h
 NEVER = -1  # as a threshold for returning memory
 
