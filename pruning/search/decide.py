@@ -239,9 +239,9 @@ def _survivors(scores: Sequence[Score], best: int, estimate: Estimate, risk: flo
 class View:
     """The scores that a choice compares: losses or, if `rise` is given, rises since a base mask, per cost.
 
-    Each term of a score is changed in the same way, so standard errors and paired differences remain valid. Costs
-    are counted in multiples of the least cost of a request. So a rise is never larger than the difference of losses
-    from which it is computed, and tolerances for losses are valid for rises, too.
+    Each term of a score is changed in the same way, so standard errors and paired differences remain valid. Costs are
+    counted in multiples of the least cost of a request. So a rise is never larger than the difference of losses from
+    which it is computed, and tolerances for losses are valid for rises, too.
     """
 
     estimate: Estimate
@@ -499,7 +499,7 @@ class Comparison:
     def p_value(self) -> float:
         """The probability of a difference at least this large if the mask is not worse: a one-sided Student's t test.
 
-        If there is only one sample, or only one sample of a kind, no error can be estimated, and the p-value is 1.
+        If there is only one sample, or only one sample of a part, no error can be estimated, and the p-value is 1.
         """
         from scipy.special import stdtr  # fifty times faster than scipy.stats.t for single numbers
 

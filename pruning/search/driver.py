@@ -75,8 +75,8 @@ def solve(
 ) -> Solution:
     """Search for a mask. Scores are kept in the `journal`, and lower bounds of scores in `bounds` (None: in memory).
 
-    If `single` is given, it settles near ties. Raises LossError if a loss is NaN or infinite; the journal
-    keeps earlier scores.
+    If `single` is given, it settles near ties. Raises LossError if a loss is NaN or infinite; the journal keeps
+    earlier scores.
     """
     started, space = time.perf_counter(), problem.space
     book = ScoreBook(losses, journal, bounds or Journal(None, space.n_blocks, space.unit), watch)

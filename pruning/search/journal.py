@@ -118,7 +118,8 @@ class ScoreBook:
     def bounded(self, masks: Sequence[Mask], share: bool) -> dict[Mask, Score]:
         """Lower bounds of the masks' full scores; empty if there are none.
 
-        They are taken from the cell's journal and, if `share`, from those of other cells; missing ones are computed.
+        They are taken from the cell's journal and, if `share` is true, from other cells' journals. Missing ones are
+        computed.
         """
         journal, loss = self.bounds, self.losses.whole
         if share:
@@ -244,10 +245,7 @@ class Journal:
         return [] if others is None else collectives.on_first(lambda: others.find(masks))
 
     def add(self, score: Score) -> None:
-        """Append a score if it covers more samples than the known score of its mask.
-
-        On return, the score is on disk.
-        """
+        """Append a score, at once on disk, if it covers more samples than the known score of its mask."""
         if score.exceeds(self.scores.get(score.mask)):
             if self.path is not None and collectives.is_first():
                 storage.append_line(self.path, score.to_line())
@@ -332,10 +330,7 @@ class Store:
     _ends: dict[Path, int] = field(default_factory=dict)  # the bytes of each journal that are indexed
 
     def find(self, masks: Sequence[Mask]) -> list[Score]:
-        """The scores of these masks: for each mask, the score over the most samples, if any.
-
-        The `seconds` of these scores are 0.
-        """
+        """For each of these masks, the score over the most samples, if there is any; its `seconds` are 0."""
         if wanted := [mask for mask in masks if self._can_grow(mask)]:
             self._index()
             for mask in wanted:
