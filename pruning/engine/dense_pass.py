@@ -215,7 +215,7 @@ def in_float32(forward: Forward) -> Forward | None:
     """The same forward passes through a float32 copy of the model, with the same `cost`.
 
     The copy has the rounded weights of the model, so only the rounding of products and sums differs. Returns None if
-    the model is not in half precision, or if some rank has no memory for a copy on the model's device.
+    the model is not in half precision, not on one device, or too large for a copy on the device of some rank.
     """
     model = forward.model
     if model.module.dtype not in HALVES:
@@ -237,7 +237,7 @@ def unit_times(model: LanguageModel, unit: str, shape: tuple[int, int], repeats:
 
     All units are timed in turn, and then again, so that a slowdown of the machine affects all of them. The times are
     costs of a budget. Source: Puzzle (arXiv 2411.19146) measures each sub-block once on the target hardware, in the
-    target scenario, and sums the times to that of a model.
+    target scenario, and adds these times to get that of a model.
     """
     chain = find_chain(model.module, unit)
     vocabulary = int(model.module.config.get_text_config(decoder=True).vocab_size)

@@ -158,7 +158,7 @@ class Forward:
         return WalkRequest(self, tuple(rows), readout).run(masks)
 
     def with_scales(self, scales: tuple[float, ...] | None) -> Forward:
-        """The same forward passes with these factors for dropped units, without kept states if the factors are new."""
+        """The same forward passes with these factors for dropped units; if these are new, states are not shared."""
         view = copy.copy(self)
         if scales != self.scales:
             view.scales, view.beginnings, view.ends = scales, Beginnings(), None
@@ -326,8 +326,7 @@ class WalkRequest:
             masks = [mask for mask in masks if mask not in {done for done, *_ in given}]
         # In this order, masks with a long common prefix are neighbours, and masks that drop early blocks come first.
         todo = sorted(masks, key=lambda mask: [i not in mask.dropped for i in range(mask.n_units)])
-        # A single mask, such as the dense model, comes between requests of a search, so it leaves kept states as they
-        # are.
+        # A single mask, such as the dense model, comes between requests of a search and leaves kept states unchanged.
         plan, alone = None, len(todo) == 1
         pace = forward.paces.setdefault((len(self.rows), self.readout.part is None), Pace())
         while todo:

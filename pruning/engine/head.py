@@ -89,8 +89,8 @@ class Readout:
 
     `value` is called with the distributions of the pruned model, those of the dense model, and the next tokens (m,).
     If `compares` is false, no dense model is needed, and `value` gets the pruned model's distributions twice. If
-    `part` is given, distributions are over this part of the vocabulary. If the readout also compares, its values
-    are multiplied by the dense model's probability of the part.
+    `part` is given, distributions are over this part of the vocabulary. If the readout also compares, its values are
+    multiplied by the dense model's probability of the part.
     """
 
     value: Callable[[Distributions, Distributions, Tensor], Tensor]
@@ -160,9 +160,9 @@ class Distributions:
 
     If `fused`, logits may be in half precision, and sums over the vocabulary run compiled in one pass.
 
-    `torch.log_softmax` adds V float32 exponentials one after the other. With 150,000 tokens, its error is
-    1e-5 nats, in one direction. `Tensor.sum` adds them pairwise, and the logarithm of the sum is kept in float64. The
-    error is then about 1e-7 nats, and the sum takes less time.
+    `torch.log_softmax` adds V float32 exponentials one after the other. With 150,000 tokens, its error is 1e-5 nats,
+    in one direction. `Tensor.sum` adds them pairwise, and the logarithm of the sum is kept in float64. The error is
+    then about 1e-7 nats, and the sum takes less time.
     """
 
     logits: Tensor

@@ -69,10 +69,8 @@ class MemoryBudget:
         return self._batches[rows]
 
     def merged(self, batch: Batch) -> int:
-        """The number of branches that run as one batch.
-
-        It is above 1 if one branch alone would leave the CPU idle, or if weights are on disk, to read them less
-        often.
+        """The number of branches that run as one batch: several if one branch alone would leave the CPU idle, or if
+        weights are on disk, so that they are read less often.
 
         In half precision, and on a GPU, the last bit of a matrix product depends on the number of its rows. A mask's
         loss would then depend on the other masks, so branches are merged in full precision on a CPU only.

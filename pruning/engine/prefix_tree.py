@@ -32,8 +32,7 @@ if TYPE_CHECKING:
 
 # A hidden state (B, T, D), and the indices of the masks that share it: those with the same decisions up to here.
 Branch = tuple[Tensor, list[int]]
-# A prefix of decisions: a depth, and the dropped units below it. Masks with the same prefix have the same state
-# there.
+# A prefix of decisions: a depth, and the dropped units below it. Masks with the same prefix share the state there.
 Beginning = tuple[int, tuple[int, ...]]
 States = MutableMapping[Beginning, Tensor]
 FIRST: Beginning = (0, ())  # before the first unit nothing is decided
@@ -52,8 +51,8 @@ def run_masks(
     """The states after the last unit: one branch for each distinct mask. All masks are over the same units.
 
     A unit runs on its branches in batches of at most `merged` branches. For each batch, `count` is called with the
-    number of the unit and of the branches. A dropped unit i multiplies the state by `scales[i]`. Masks start at their
-    deepest state in `kept`, and the walk adds the states that are `wanted`.
+    unit's index and the number of branches. A dropped unit i multiplies the state by `scales[i]`. Masks start at
+    their deepest state in `kept`, and the walk adds the states that are `wanted`.
     """
     chain, kept = find_chain(model.module, masks[0].unit), {} if kept is None else kept
     entry = model_entry(model, batch)

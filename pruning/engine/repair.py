@@ -9,8 +9,8 @@ what it adds, only a diagonal T can be folded in.
 
 Deviations: each map is measured on the model whose earlier runs are already removed and repaired, and a large ridge
 moves T towards the identity, which is the plain mask. A map is kept only if it helps: on samples that it was not
-fitted on, the loss of the pruned model must not rise in any source of the samples. If it rises, maps with a
-larger ridge are tried, which change less. If all of these fail, the run has no map.
+fitted on, the loss of the pruned model must not rise in any source of the samples. If it rises, maps with a larger
+ridge are tried, which change less. If all of these fail, the run has no map.
 
 A run takes one or two passes over the samples, through the blocks up to the run. The states of one batch of tokens
 are in memory at a time; the sums take 32 D^2 bytes.
@@ -143,7 +143,7 @@ def measure(forward: Forward, samples: Samples, mask: Mask, fit: Linear) -> tupl
 
 
 class _Judge:
-    """Chooses the ridge of each map and rejects harmful maps, by samples on which the maps are not fitted."""
+    """Chooses the ridge of each map and rejects harmful maps, using samples on which no map is fitted."""
 
     def __init__(self, forward: Forward, samples: Samples, mask: Mask, fit: Linear) -> None:
         self.forward, self.mask, self.fit = forward, mask, fit
@@ -326,8 +326,7 @@ def _run_sums(
                     outputs.clear()
                     with replaced(module, weights):
                         _, current = next(pruned)
-                # Each sub-layer of a block runs alone, and the hook also notes an output of the other, switched-off
-                # one.
+                # Each sub-layer of a block runs alone, and the hook also notes an output of the switched-off one.
                 output = outputs[-1 if run.writer % 2 else 0].to(dense[0].device).view_as(dense[0])
                 added = output if fold.factor == 1.0 else output.double() * fold.factor
                 outputs.clear()
