@@ -607,7 +607,7 @@ class Removal:
         return Space(n_blocks, budget.most_units(free), protected, self.mask_unit, budget)
 
     def _count(self, n_blocks: int) -> int:
-        """The number of units to remove: k, or round(ratio * n_blocks) if that is possible; else raises InputError."""
+        """The number of units to remove: k or round(ratio * n_blocks). Raises InputError if that is impossible."""
         if self.k is not None:
             return self.k
         assert self.ratio is not None

@@ -184,7 +184,7 @@ class ContinuationRecord(TypedDict):
     prompts: list[str]
     texts: list[str]  # the greedy continuations
     greedy: list[list[int]]  # their tokens
-    sampled: NotRequired[list[list[int]]]  # only for the dense model: sampled, to be scored
+    sampled: NotRequired[list[list[int]]]  # of the dense model only: sampled ones, to score
 
 
 def read_continuations(measured: Path) -> ContinuationRecord | None:
