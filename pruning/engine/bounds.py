@@ -45,7 +45,7 @@ PROBABILITY = 0.98  # share of the dense model's probability that the part shoul
 MOST = 8  # the part has at most 1 / MOST of all tokens, besides the scored ones
 MULTIPLE = 1024  # products with other numbers of columns can take twice as long
 PIECE = 64  # positions whose probabilities are computed at a time
-SHARE = 0.5  # largest share of the room for states that states after the last unit take
+SHARE = 0.5  # states after the last unit may take this share of the room for states
 
 
 def bounds(

@@ -286,7 +286,7 @@ class View:
         return losses
 
     def least_above(self, rate: float, mask: Mask) -> float:
-        """The least loss of `mask` for which its `rate` is above this one."""
+        """The least loss at which `mask` is compared by a value above `rate`."""
         more = math.nextafter(rate, math.inf)
         if self.rise is None or self.base is None:
             return more

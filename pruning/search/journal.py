@@ -155,7 +155,7 @@ class ScoreBook:
         return self._score(score.mask, score.samples[:samples], score.seconds)
 
     def _wanted(self, samples: int | None) -> int:
-        """The number of samples to score: all if None, else at least `samples`, and some of each part."""
+        """The number of samples to score: all if None, else at least `samples`, with each part included."""
         if samples is None:
             return self.samples
         return min(max(samples, self.estimate.least), self.samples)
