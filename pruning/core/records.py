@@ -476,7 +476,7 @@ def now() -> str:
 
 # Configurations in the form that results record: with the name of each class, without its module.
 #
-# Hydra needs `_target_: pruning.algo.stepwise.Greedy`. If the class later moves, a result with this path matches no
+# Hydra needs `_target_: pruning.algo.greedy.Greedy`. If the class later moves, a result with this path matches no
 # configuration. So results hold `class: Greedy` and the name of the option, `option: greedy`. Older results hold
 # `_target_`; `recorded` converts both forms to the recorded form.
 
