@@ -32,8 +32,10 @@ import torch
 
 from benchmarks.baselines import Plain, Published
 from pruning.algo import Algo
-from pruning.algo.enumerated import Random
-from pruning.algo.stepwise import Beam, Greedy, OneShot
+from pruning.algo.beam import Beam
+from pruning.algo.greedy import Greedy
+from pruning.algo.one_shot import OneShot
+from pruning.algo.random import Random
 from pruning.calibration import sources
 from pruning.calibration.items import Items
 from pruning.calibration.samples import Row, Samples
@@ -49,8 +51,9 @@ from pruning.models.handle import Model
 from pruning.models.placement import LanguageModel, ModelInfo
 from pruning.models.products import Float32Linear, native_products
 from pruning.objective import Calibrated, Loss, Objective
-from pruning.objective.distributions import Divergence
-from pruning.objective.likelihood import Margin, Perplexity
+from pruning.objective.divergence import Divergence
+from pruning.objective.margin import Margin
+from pruning.objective.perplexity import Perplexity
 from pruning.search.decide import FloatLoss
 from pruning.search.driver import Problem, solve
 from pruning.search.journal import Journal, Store, claim

@@ -472,7 +472,7 @@ def now() -> str:
 
 # Configurations in the form that results record: with the name of each class, without its module.
 #
-# Hydra needs `_target_: pruning.algo.stepwise.Greedy`. If the class later moves, a result with this path no longer
+# Hydra needs `_target_: pruning.algo.greedy.Greedy`. If the class later moves, a result with this path no longer
 # matches a configuration. So results hold `class: Greedy` and the name of the option, `option: greedy`. Older results
 # hold `_target_`; `recorded` converts both forms to the recorded form.
 
