@@ -64,9 +64,8 @@ class Published(Forward):
     """For each mask, run the whole model on one window after another, as SLEB's published code does.
 
     Source: SLEB (arXiv 2402.09025) scores each candidate by the loss of the whole model on one window after another.
-    This is our own implementation without needless costs: it has no cache, and it uses inference mode and the
-    engine's precision. Logits are copied without the last position and normalised in float32, because bfloat16 would
-    change the masks.
+    This implementation is ours and avoids needless costs: it has no cache, and uses inference mode and the engine's
+    precision. Logits are copied without the last position and normalised in float32, since bfloat16 changes masks.
     """
 
     def sums(

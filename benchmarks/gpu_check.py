@@ -238,7 +238,7 @@ def losses(forward: Forward, samples: Samples, chosen: Sequence[Mask]) -> np.nda
 
 
 def weights(given: str | None, where: torch.device) -> Model | None:
-    """The model in the directory `given`; by default, the first of ONE_BILLION in the hub's cache; None if none is there."""
+    """The model in the directory `given`; by default, the first of ONE_BILLION in the hub's cache, or None."""
     device_map = "auto" if where.type == "cuda" else "cpu"
     if given is not None:
         return Model("given", "local", given, device_map=device_map)

@@ -119,7 +119,7 @@ def _works(rows: list[dict[str, Any]]) -> Iterator[list[str]]:
 
 
 def whole() -> str:
-    """The CPU seconds of each way to run the whole command, and the ratio of the script's to them, by machine."""
+    """The CPU seconds of the script and of each way to run the command, and their ratios, by machine."""
     rows: dict[str, list[str]] = {}
     devices = list(dict.fromkeys(str(row["device"]) for row in benchmark("whole")))
     for row in benchmark("whole"):

@@ -137,7 +137,7 @@ def _json(path: Path) -> Any:
 
 
 def _own(results: Path, cells: Iterable[str]) -> Iterator[Path]:
-    """The files of `cells`. An unfinished cell is included, so that its scores need not be computed again."""
+    """The files of `cells`. Unfinished cells are included, so that their scores need not be computed again."""
     for cell in cells:
         yield from (path for name in _CELL_FILES if (path := results / cell / name).exists())
         yield from (results / cell / "healed").rglob("*.json*")

@@ -239,7 +239,7 @@ def _parts(drawn: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def _data(drawn: Mapping[str, Any], whole: bool = False) -> str | None:
-    """The name of calibration data: source, file or data set of the hub; if `whole`, their path, if they have one."""
+    """The name of calibration data: source, file, or data set on the hub. If `whole`, the path if there is one."""
     if parts := _parts(drawn):
         return " + ".join(str(_data(part, whole)) for part in parts)
     source, path = drawn.get("source"), drawn.get("path")
@@ -272,7 +272,7 @@ def _distinct_names(frame: pd.DataFrame) -> pd.DataFrame:
 def _filled(frame: pd.DataFrame, names: list[str], unknown: list[Any]) -> pd.DataFrame:
     """Fill in the columns `names` of cells without a readable result; a cell's name does not contain these values.
 
-    The values are those of the model's other cells or, if it has none, of all cells. If these differ, `unknown`.
+    The values are those of the model's other cells or, if it has none, of all cells; `unknown` if these differ.
     """
     lacking = frame[names[0]].isna()
     known = frame.loc[~lacking, ["model", *names]]
@@ -293,7 +293,7 @@ def _with_sizes(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _labelled(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame with a label in place of each model. If several ratios have one label and one k, it names the ratio.
+    """The frame with a label in place of each model. If several ratios share a label and k, labels name the ratio.
 
     From `smollm2`, whole blocks are removed; from `smollm2 (sublayer)`, a share of the parameters, in sub-layers; in
     `smollm2 (linear)`, linear maps replace the removed blocks.
@@ -314,12 +314,12 @@ def _labelled(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(model=names)
 
 
-# The column that names the metrics measured, in this cell, on other data than in most cells.
+# This column names the metrics that were measured on other data in a cell than in most cells.
 OTHER = "other_data"
 
 
 def on_same_data(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame with values on the same data: for each model and metric, on those data that most cells have.
+    """The frame without values that were measured on other data than in most cells, for each model and metric.
 
     If a cell is evaluated again on other data, the new value counts. The column `data` maps metrics to the digests of
     their data. It is replaced by `other_data`, a text that names the metrics whose values were left out. Cells
@@ -419,7 +419,7 @@ class Metric:
         return ", ".join(name.partition("/")[2] for name in self.names)
 
     def of(self, frame: pd.DataFrame, which: str = "pruned") -> pd.Series[Any]:
-        """The values (cells,) of the models that `which` names: pruned, dense or healed. Accuracies in percent."""
+        """The values (cells,) of the models `which` (pruned, dense or healed); accuracies are in percent."""
         columns = frame.reindex(columns=[f"{which}/{name}" for name in self.names]).astype(float)
         return columns.mean(axis=1, skipna=False) * (100 if self.kind == "acc" else 1)
 
@@ -439,8 +439,8 @@ def measured(frame: pd.DataFrame) -> dict[str, Metric]:
 def choose(frame: pd.DataFrame, kind: str, name: str | None = None) -> Metric:
     """The metric `name`, given with or without its prefix; by default, the mean over the common metrics of a kind.
 
-    A metric is common if nearly every cell has it, of those with any metric of the kind; if none is, the mean is over
-    all metrics. If no cell has all metrics of the mean, the metric that most cells have is chosen instead.
+    Among the cells with any metric of the kind, nearly every cell has a common metric. If no metric is common, the
+    mean is over all metrics. If no cell has all metrics of the mean, the metric that most cells have is chosen instead.
     Raises NothingToRead if the metric was not measured.
     """
     known = names(frame, kind)
@@ -460,7 +460,7 @@ def choose(frame: pd.DataFrame, kind: str, name: str | None = None) -> Metric:
 
 
 def of_windows(frame: pd.DataFrame, name: str | None = None) -> Metric:
-    """The perplexity on whose windows masks are compared: `name`; by default `ppl/heldout` or, without it, the mean.
+    """The perplexity on whose windows masks are compared: `name`; by default `ppl/heldout`, else the default metric.
 
     Raises NothingToRead if it was not measured.
     """

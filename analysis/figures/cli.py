@@ -1,7 +1,7 @@
 """Draw a figure or a table of a study, as PNG, PDF and CSV.
 
 depth-pruning figure NAME [--results results] [--study NAME] ...     `figure NAME --help` lists the options
-depth-pruning figure all [--results results] [--study NAME] ...   every figure and table that it has data for
+depth-pruning figure all [--results results] [--study NAME] ...      every figure and table with data in the study
 
 NAME is one of fig1 to fig10, and table1 to table3.
 """

@@ -3,8 +3,7 @@
 Left: how far the held-out loss of each mask is above the dense model's, pruned and after healing on each number of
 tokens; a cross is the repaired mask. Middle: the rank correlation of held-out losses before and after, for all masks
 and for masks that cost at most twice what the best one costs. Right: the share of the loss added by pruning that
-healing regains, for each mask. Lines are 95 % intervals: in the middle over masks and windows, on the right over
-windows.
+healing regains. Lines are 95 % intervals: in the middle over masks and windows, on the right over windows.
 """
 
 from __future__ import annotations
@@ -39,12 +38,12 @@ from .cli import Drawing, StudyFigure
 from .style import INK, named
 
 KINDS = {"search": "#333333", "single scores": "#B8860B", "sub-layers": "#6A51A3", "random": "#999999"}
-LINEAR = 0.1  # nats; with masks that are better than the dense model, losses below this are drawn linearly
+LINEAR = 0.1  # nats; if masks are better than the dense model, the scale is linear below this
 Masks = dict[tuple[str, float], list[HealedMask]]
 
 
 def healed(results: Path, frame: pd.DataFrame, metric: Metric) -> Masks:
-    """The masks of each model and ratio. Raises NothingToRead unless one has two masks, one repaired or healed."""
+    """The masks of each model and ratio that has two, one repaired or healed. Raises NothingToRead if none has."""
     found = {
         stratum: masks
         for stratum, masks in healed_masks(results, done(frame), metric.names).items()

@@ -77,7 +77,7 @@ def _panel(axes: Axes, cells: pd.DataFrame, rows: Rows, metrics: Sequence[Metric
     def write(y: float, words: str, right: float, **look: Any) -> None:
         place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
         text = axes.annotate(words, (1, y), (right, 0), ha="right", va="center_baseline", **place, **look)
-        text.set_in_layout(y < 1)  # the headings have the room that all lines need; layout is slow
+        text.set_in_layout(y < 1)  # layout is slow: headings stand for all lines
 
     for metric in metrics:
         heading, right = COLUMNS[metric.kind]
@@ -121,7 +121,7 @@ def _foot(cells: pd.DataFrame) -> str:
 
 
 def merged(cells: pd.DataFrame) -> pd.DataFrame:
-    """The cells. If an objective has three or more searches, and all found the same masks, they get one name."""
+    """The cells. If an objective has three or more searches, and all found the same masks, they get a common name."""
     parts = []
     for _, own in groups(cells, "objective"):
         alike = (own["status"] == "done").all() and own["algo"].nunique() > 2

@@ -2,7 +2,7 @@
 
 Source: figure 2 of arXiv 2604.24938, which has only the objective perplexity. Each line is a search, from its rank by
 mean perplexity (left) to its rank by mean accuracy (right); rank 1, the best, is at the top. Searches that tie are in
-a grey band. If one of a panel's rankings is constant, it is not drawn, and the note names it.
+a grey band. If one of its rankings is constant, a panel is not drawn, and the note names it.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def draw(searches: pd.DataFrame, labels: tuple[str, str]) -> Figure:
 
 
 def comparable(searches: pd.DataFrame) -> tuple[pd.DataFrame, str]:
-    """The searches in panels in which neither ranking is constant, and text for the note that names other panels."""
+    """The searches in panels without a constant ranking, and the end of the note, which names the other panels."""
     distinct = searches.groupby(PANEL)[[*SIDES]].transform("nunique")
     varied = distinct.min(axis=1) > 1
     names = []

@@ -2,8 +2,8 @@
 
 Each model and size has a panel; its horizontal axis is the number of blocks that change. All else is equal: searches
 are compared on the same draw, draws for the same search, objectives for both. A point is the mean over all pairs, and
-its line is the 95 percent interval over draws; a small grey point is the mean of one draw. The dotted line is the
-mean for random masks.
+its line is the 95 percent interval over draws; a small grey point is the mean over the pairs with one draw. The
+dotted line is the mean for random masks.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
-"""Figure 7: how near the loss of each search gets to that of the best known mask, and at what cost.
+"""Figure 7: how far the loss of each search is above that of the best known mask, and what the search costs.
 
 Each model and size has a panel. Its horizontal axis is the cost of a search: masks scored, seconds, or block
 forwards. A score is counted even if another cell computed it. The vertical axis is the loss above that of the best
-known mask, in percent of the worst search's. Each objective has a line that joins its searches; if all of them found
-the best known mask, it has none. A filled point is on the Pareto front: no other search has both a lower cost and a
-lower loss.
+known mask, in percent of that of the worst search. Each objective has a line through its searches, unless all found
+the best known mask. A filled point is on the Pareto front: no other search has both a lower cost and a lower loss.
 """
 
 from __future__ import annotations

@@ -94,7 +94,7 @@ def _curves(axes: Axes, lines: pd.DataFrame) -> None:
 
 
 def measure(frame: pd.DataFrame, traces: Mapping[str, Trace]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """How often resamples give another mask, one row per cell; how often subsets agree, one row per cell and n."""
+    """Two frames: how often resamples give another mask, by cell, and how often subsets agree, by cell and n."""
     rows, curves = list[dict[Any, Any]](), dict[str, pd.DataFrame]()
     cells = done(frame)
     for where, budget in zip(cells[WHERE].to_dict("records"), budgets(cells), strict=True):

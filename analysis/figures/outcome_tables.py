@@ -99,7 +99,7 @@ def typeset(rows: pd.DataFrame, metric: Metric) -> Figure:
 def shown_value(row: pd.Series[Any]) -> str:
     """Mean and spread of a row of `aggregate`: geometric for perplexities, as in `53.2 ± 1.1 (5/6)`.
 
-    If some cells are missing, the numbers of finished and of all cells follow. If all are, the value is a dash.
+    If some cells are missing, the numbers of finished and of all cells follow. If all are, a dash replaces the mean.
     """
     count, asked = int(row["cells"]), int(row["asked"])
     if "geometric" in row.index:  # "times or divided by" (Limpert et al. 2001)

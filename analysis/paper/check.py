@@ -215,8 +215,7 @@ def ranges() -> Statement:
 def _span(cell: pd.DataFrame) -> Span:
     """The range of a cell's average accuracies, and the range that item noise alone exceeds in 5 percent of cases.
 
-    The paper gives no standard errors, so binomial ones are used. Equal masks have equal noise, so only distinct
-    results count.
+    The paper gives no standard errors, so binomial errors are used. Equal masks have equal noise, so they count once.
     """
     squares = [cell[task] / 100 * (1 - cell[task] / 100) / n for task, n in ITEMS.items()]
     error = 100 * float(np.sqrt(np.mean(np.sum(squares, axis=0)))) / len(ITEMS)
@@ -313,7 +312,7 @@ def elitist() -> Statement:
 
 
 def _against_one_shot(table: str, column: str) -> tuple[int, int, int]:
-    """Three numbers of results of genetic and Bayesian search: those worse than one-shot's, those better, and all."""
+    """The numbers of genetic and Bayesian results that are worse than one-shot's, that are better, and of all."""
     differences = [
         at(cell, algo, column) - at(cell, "one_shot", column)
         for _, cell in cells(pruned(table))

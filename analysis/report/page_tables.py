@@ -1,4 +1,4 @@
-"""The sortable tables of the report. The page sorts values by the numbers and names that they show."""
+"""The sortable tables of the report. The page sorts rows by the numbers and names that they show."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Value:
 
 @dataclass(frozen=True)
 class ReportTable:
-    """A table. Each heading has a flag: whether its column has numbers. If it is sorted, `dense` rows stay on top."""
+    """A table. Each heading has a flag: whether its column has numbers. Sorting keeps `dense` rows on top."""
 
     name: str
     caption: str

@@ -208,10 +208,9 @@ def mean_text(mean: Any) -> str:
 
 
 def ratio_words(shares: Shares, name: str) -> str:
-    """The ratio `name` of `shares`, for a sentence.
+    """The ratio `name` of `shares`, for a sentence. If it has no upper end, limits of its second side follow.
 
-    If its interval has no upper end, the text says how small the second side is, such as `above 45 (the search
-    explains at most 0.3 percent, the interaction at most 2)`.
+    Such a text is `above 45 (the search explains at most 0.3 percent, the interaction at most 2)`.
     """
     ratio: IntervalEstimate = getattr(shares, name)
     if not ratio.high > NO_SHARE:

@@ -139,7 +139,7 @@ Range = tuple[str, float, float]  # a factor, and the fewest and most blocks tha
 
 
 def moved(m: StudyData) -> Iterator[tuple[str, float, list[Range], float]]:
-    """For each model and size: its name, the size of a mask, the blocks that each factor changes, and chance's."""
+    """For each model and size: its name, the size of a mask, and the blocks that each factor and chance change."""
     for (model, k), cells in groups(m.judged.cells, STRATUM):
         own = [one for one in m.changes if (one.model, one.k) == (model, k)]
         ranges = []

@@ -32,8 +32,7 @@ Matrix = NDArray[np.float64]
 class IntervalEstimate:
     """A number with its 95 percent interval; `low` and `high` are NaN if there is no interval.
 
-    If the denominator of a ratio is not above zero, `value` is NaN. If the interval has no upper end, `high` is
-    infinite.
+    If a ratio's denominator is not above zero, `value` is NaN. If there is no upper end, `high` is infinite.
     """
 
     value: float
@@ -79,8 +78,8 @@ class Design:
         """Variance components of one outcome. `of` has the coordinates of each stratum, in the order of `strata`.
 
         `items` (cells, items), if given, is the noise of each evaluated item, in the units of the outcome
-        (`item_noise`). Its expected part is subtracted from the sums of squares, and items are resampled together
-        with draws. A stratum is left out if the outcome has no spread in it, or if it has too few cells.
+        (`item_noise`). Its expected contribution is subtracted from the sums of squares, and items are resampled
+        together with draws. Strata with too few cells, or without any spread of the outcome, are left out.
         """
         used = [i for i, s in enumerate(self.strata) if not s.refusal and of[i].total > SPREAD]
         draws = count(self.frame)
@@ -113,9 +112,9 @@ class Design:
     ) -> IntervalEstimate:
         """Objective : search, with a jackknife interval over draws on a logarithmic scale.
 
-        The degrees of freedom are the smallest that Welch and Satterthwaite's can be: the fewest draws of any data,
-        minus 1. With the number of draws minus that of data sets, intervals for four data sets with three draws each
-        covered the truth in only 78 to 88 percent of cases.
+        The degrees of freedom are the smallest that Welch and Satterthwaite's formula can give: the number of draws
+        from the data set with the fewest draws, minus 1. With the number of draws minus that of data sets, intervals
+        for four data sets with three draws each covered the truth in only 78 to 88 percent of cases.
         """
 
         def logarithm(parts: Sequence[Stratum], which: Sequence[Coordinates]) -> float:
@@ -146,7 +145,7 @@ class Design:
         ]
 
 
-# Outcomes as coordinates, so that numbers and masks share one algebra.
+# Outcomes as coordinates, so that the same formulas apply to numbers and masks.
 #
 # From distances D, Gower's matrix G = -1/2 J D^2 J (J = I - 11'/n) has the inner products of centred observations.
 # Coordinates are X (n, p) and signs s (p,) with G = X diag(s) X'. If Q is an orthonormal basis of some columns,
@@ -394,8 +393,8 @@ class Borrowed:
 def borrowed(frame: pd.DataFrame) -> Borrowed:
     """The donors of every cell: cells that differ from it only in the draw (PANEL), with draws from the same data.
 
-    The draws from the same data are put in a circle, and each borrows from itself and from the next ones. If a draw
-    has repeated cells, the first borrows from the first of the other draw, and so on. The factor corrects the
+    The draws from the same data are put in a circle, and each draw borrows from itself and from the next draws. If a
+    draw has repeated cells, its first cell borrows from the first of the other draw, and so on. `factor` corrects the
     variance of resampled deviations: deviations of m draws from their mean have (m - 1) / m of a draw's variance.
     """
     draw, data, same = (labels(frame, columns) for columns in (DRAW, DATA, PANEL))
@@ -425,8 +424,7 @@ def resampled_moves(
 ) -> Matrix:
     """The moves (columns + 1, n, p) of one stratum. A resample is their sum, weighted with (weights, 1).
 
-    The last move is the panel, which all resamples keep. `items` (cells of the study, columns), if given, are added
-    as further moves.
+    The last move is the panel, which all resamples keep. `items` (cells of the study, columns) are further moves.
     """
     same = indicator(labels(frame.iloc[rows], PANEL))
     panel = same @ (same.T @ of.x / same.sum(axis=0)[:, None])
@@ -635,8 +633,7 @@ def item_noise(answers: Mapping[str, Matrix]) -> Matrix:
     """The noise E (cells, items) of mean accuracies in percent; their covariance is E E'.
 
     `answers` maps each task to how correct the answer of each cell's mask to each item is (cells, items), from 0 to
-    1. The accuracy is the mean over tasks of the mean over items. Tasks with one item are left out, because they show
-    no noise.
+    1. The accuracy is the mean over tasks of the mean over items. Tasks with only one item are left out.
     """
     columns = []
     for of_task in answers.values():

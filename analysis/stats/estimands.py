@@ -1,7 +1,7 @@
 """How many blocks another search, draw or objective changes, and what that costs in held-out perplexity.
 
-Two masks of k blocks that share s differ in k - s of them. Each number is a mean over pairs of masks. Its 95 percent
-interval leaves out one calibration draw at a time (see `means`). Nothing is compared across models and sizes.
+Two masks of k blocks that share s blocks differ in k - s. Each number is a mean over pairs of masks. Its 95 percent
+interval comes from leaving out one calibration draw at a time (`means`). Masks of one model and size are compared.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class Change:
     possible mean. `each` has, for each draw, the mean over the pairs that contain it. `apart` says that the two sides
     read different data. `size` is the mean number of units that a mask removes.
     `worst_to_best` is the ratio of the highest to the lowest held-out perplexity over the levels of the factor, as a
-    geometric mean; NaN without perplexities. Between draws, neither has an interval: in simulated studies, leaving
-    out one of six draws covered the mean over pairs in only 78 percent, and no interval is known for a range.
+    geometric mean; NaN without perplexities. If draws are compared, `changed` and `worst_to_best` have no interval:
+    leaving out one of six draws covered the mean over pairs in only 78 percent of simulated studies.
     """
 
     model: str
@@ -174,7 +174,7 @@ class SearchLine:
 
 
 def search_lines(frame: pd.DataFrame, over: ArrayLike) -> list[SearchLine]:
-    """One line for each objective and draw that one-shot and another search have solved.
+    """A line for each objective and draw that has cells of one-shot and of another search.
 
     `over` is ln(pruned : unpruned perplexity) of each cell (cells,).
     """

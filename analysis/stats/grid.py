@@ -182,7 +182,7 @@ _PART = re.compile("|".join([*_SHARE, UNKNOWN, COUNTED, *COMPENSATIONS, r"[\d.]+
 
 
 def label(model: str, unit: str, cost: str | None, more: Sequence[str] = ()) -> str:
-    """The model and what is removed from it. `ratio` is a share of `cost`, which is None if units are counted."""
+    """The label of a model: its name and what is removed. `cost` is None if units are counted instead of a share."""
     parts = [unit] if unit != "block" else []
     if unit not in ("block", UNKNOWN) and cost is None:
         parts.append(COUNTED)

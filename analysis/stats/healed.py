@@ -107,7 +107,7 @@ def healed_masks(
         one.add(PRUNED, before, samples)
         if compensation == repair and changed:
             one.add(REPAIRED, window_losses(results, result, metrics), samples)
-        for of, path in healings[row["cell"]] if plain else ():  # healed after repair: not compared
+        for of, path in healings[row["cell"]] if plain else ():  # masks healed after repair are not compared
             if comparable(of) == chosen:
                 losses = joined([_healed_losses(results, path, result, metric) for metric in metrics])
                 one.add(State(of["tokens"], "healed"), losses, samples, of["seed"])
@@ -150,7 +150,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 RESAMPLES = 2000
 FEWEST = 4  # masks; with fewer, no statistics are given
-NEAR = 2.0  # masks near the best one cost at most this factor times its loss
+NEAR = 2.0  # masks near the best one cost at most this multiple of its loss
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,7 @@
 
 Searches, objectives and calibration data are fixed; a draw is a random sample of its data. Cells of one draw are not
 independent, so whole draws are left out: a jackknife over draws within data (Efron and Stein 1981; for means over
-pairs of masks, Arvesen 1969). The interval is Student's; its degrees of freedom are the number of draws minus that of
-data sets.
+pairs of masks, Arvesen 1969). The interval is Student's, with draws minus data sets as its degrees of freedom.
 """
 
 from __future__ import annotations
@@ -96,7 +95,7 @@ def without_interval(mean: DrawMean) -> DrawMean:
 
 
 def jackknife(left: NDArray[np.float64], data: Labels) -> float:
-    """The standard error of a statistic. Per draw, `left` has its value without the draw, and `data` the data set."""
+    """A statistic's standard error. `left` (draws,) are its values without each draw, `data` (draws,) the draws' data."""
     variance = 0.0
     for group in np.unique(data):
         own = left[data == group]

@@ -106,7 +106,7 @@ class Comparisons:
 
 
 def measure(cells: pd.DataFrame) -> Comparisons:
-    """All comparisons of cells with the columns `state` and `ppl`. Cells without a perplexity are left out.
+    """All comparisons of `cells`, which have the columns `state` and `ppl`. Cells without a perplexity are left out.
 
     Objectives are compared over the searches that all of them have (`grid.compared`). If there are none, they are not
     compared. The reference is divergence, which measures what pruning changes in the model. If divergence was not

@@ -1,4 +1,4 @@
-"""How far the mask of each search is from the best known mask of its problem, and what each search costs."""
+"""How far the loss of each search's mask is above that of the best known mask, and what each search costs."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def exact_by_construction(cells: pd.DataFrame, traces: Mapping[str, Trace]) -> f
 
 
 def additive(traces: Iterable[Trace]) -> bool | None:
-    """Whether, in all traces, a mask raises the loss by the sum of its units' rises; None if it cannot be tested."""
+    """Whether masks raise the loss by the sum of their units' rises, in all traces; None if no mask can be tested."""
     compared = None
     for trace in traces:
         losses = {tuple(score["dropped"]): float(score["loss"]) for score in trace}
@@ -175,8 +175,7 @@ def alone(cells: pd.DataFrame, traces: Mapping[str, Trace]) -> pd.DataFrame:
     """Columns for finished cells: `seconds_alone`, and `forwards_alone`, the block forwards if nothing is shared.
 
     A mask that keeps K blocks needs K block forwards; a sub-layer counts as half a block. If a mask was scored on a
-    part of the samples, it needs that part of its block forwards. A criterion needs one dense pass. `traces` include
-    partial scores.
+    part of the samples, only that part counts. A criterion needs one dense pass. `traces` include partial scores.
     """
     costs = shared_costs(cells, traces)
     rows = []
