@@ -174,10 +174,7 @@ def blocks(mean: DrawMean) -> str:
 
 
 def accuracy(own: StudyData, objective: str) -> str:
-    """The mean accuracy in percent of the masks for an objective, with its interval over draws.
-
-    Equal masks show no spread, so they have no interval.
-    """
+    """The mean accuracy, in percent, of an objective's masks; with its interval over draws unless masks are equal."""
     costs = own.costs.set_index(["outcome", "objective"])
     mean, low, high = (at(costs, ("acc", objective), column) for column in ("mean", "low", "high"))
     return f"{mean:.1f}" if np.isclose(low, high) else f"{mean:.1f} ({low:.1f} to {high:.1f})"

@@ -440,7 +440,7 @@ def choose(frame: pd.DataFrame, kind: str, name: str | None = None) -> Metric:
     """The metric `name`, given with or without its prefix; by default, the mean over the common metrics of a kind.
 
     Among the cells with any metric of the kind, nearly every cell has a common metric. If no metric is common, the
-    mean is over all metrics. If no cell has all metrics of the mean, the metric that most cells have is chosen instead.
+    mean is over all metrics. If no cell has all metrics of the mean, the most frequent metric is chosen instead.
     Raises NothingToRead if the metric was not measured.
     """
     known = names(frame, kind)

@@ -54,10 +54,7 @@ class CellEntry:
 
 @dataclass(frozen=True)
 class CellGroup:
-    """The cells with the same model, number of removed blocks and objective.
-
-    `dense` says what was measured with nothing removed.
-    """
+    """The cells with one model, number of removed blocks and objective. `dense` has what the dense model measures."""
 
     heading: str
     anchor: str

@@ -210,7 +210,7 @@ def mean_text(mean: Any) -> str:
 def ratio_words(shares: Shares, name: str) -> str:
     """The ratio `name` of `shares`, for a sentence. If it has no upper end, limits of its second side follow.
 
-    Such a text is `above 45 (the search explains at most 0.3 percent, the interaction at most 2)`.
+    An example is `above 45 (the search explains at most 0.3 percent, the interaction at most 2)`.
     """
     ratio: IntervalEstimate = getattr(shares, name)
     if not ratio.high > NO_SHARE:

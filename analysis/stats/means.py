@@ -95,7 +95,7 @@ def without_interval(mean: DrawMean) -> DrawMean:
 
 
 def jackknife(left: NDArray[np.float64], data: Labels) -> float:
-    """A statistic's standard error. `left` (draws,) are its values without each draw, `data` (draws,) the draws' data."""
+    """The standard error of a statistic with the values `left` without each draw. `left` and `data` are (draws,)."""
     variance = 0.0
     for group in np.unique(data):
         own = left[data == group]
