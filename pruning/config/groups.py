@@ -22,7 +22,7 @@ BUILT = (
 )
 GROUPS = (*BUILT, "experiment")  # an experiment is a set of choices
 
-# Groups with one class per file: the group's package, and a method that each class has. A new file adds a class.
+# Groups whose classes are found: the group's package, and a method that each class has. A new file adds a class.
 PACKAGES = {
     "algo": ("pruning.algo", "propose"),
     "objective": ("pruning.objective", "bind"),
