@@ -1,1 +1,1 @@
-"""Benchmarks: the engine compared with one forward pass per mask."""
+"""Benchmarks, which compare the engine with one forward pass per mask, and checks on GPUs."""

@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 @dataclass
 class Plain(Forward):
-    """For each mask, run all kept blocks and the whole head on all rows, batched as in the engine."""
+    """For each mask, run all kept blocks and the whole head on all rows, in the engine's batches."""
 
-    _dense_logits: dict[int, Tensor] = field(default_factory=dict)  # by the number of the batch
+    _dense_logits: dict[int, Tensor] = field(default_factory=dict)  # by number of batch
 
     def sums(
         self, rows: Sequence[Row], masks: Iterable[Mask], readout: Readout
     ) -> Iterator[tuple[Mask, list[float], float]]:
-        """See `Forward.sums`. The logits of the dense model are computed once."""
+        """See `Forward.sums`. The dense model's logits are computed once."""
         batches, masks = make_batches(single(rows), self.batch_tokens), list(masks)
         shares = find_chain(self.model.module, masks[0].unit).block_shares()
         tokens = sum(batch.ids.numel() for batch in batches)
@@ -61,12 +61,11 @@ class Plain(Forward):
 
 @dataclass
 class Published(Forward):
-    """As SLEB's published code does it: one window at a time, the whole head, one pass per candidate.
+    """For each mask, run the whole model on one window after another, as SLEB's published code does.
 
-    Source: SLEB (arXiv 2402.09025) scores each candidate by the loss of the whole model on one window after the
-    other. This is our own reimplementation, with what costs it nothing: no cache, inference mode, and the engine's
-    precision. Logits are copied without the last position and normalised in float32, since bfloat16 would change
-    the masks.
+    Source: SLEB (arXiv 2402.09025) scores each candidate by the loss of the whole model on one window after another.
+    This implementation is ours and avoids needless costs: it has no cache, and uses inference mode and the engine's
+    precision. Logits are copied without the last position and normalised in float32, since bfloat16 changes masks.
     """
 
     def sums(

@@ -1,14 +1,14 @@
 """Check the engine on a GPU node, and measure its speed there; `make gpu-check` runs it.
 
-- log-likelihoods are equal to those of one masked forward pass per mask, in float32 and in bfloat16;
-- equal batches give losses that are equal to the last bit;
+- log-likelihoods agree with those of one masked forward pass per mask, in float32 and in bfloat16;
+- if masks are scored again, together or one by one, their losses are equal to the last bit;
 - the factors of float32 products are not rounded to TF32;
 - if there are several GPUs, a model that is split over all of them gives the same losses as on one GPU;
-- if this machine holds the weights of a model of about 1B parameters: several of its blocks are removed, one at a
+- if this machine has the weights of a model with about 1B parameters, several of its blocks are removed, one at a
   time. The perplexity of the dense model is finite, and so is the lowest perplexity with one block removed.
 
-Last, a GPU prints the table of `make bench`. `--works tiny pairs` chooses the works whose names contain one of these
-words, on a CPU too; `--works none` leaves the table out.
+Last, on a GPU, the table of `make bench` is printed. `--works tiny pairs` prints it for the works whose names contain
+one of these words, on a CPU too; `--works none` leaves it out.
 
 python -m benchmarks.gpu_check [--device cuda|cpu] [--model DIR] [--works WORD ...]
 """
@@ -46,15 +46,15 @@ Otherwise check `nvidia-smi`, CUDA_VISIBLE_DEVICES, and that PyTorch is built fo
 checks on the CPU: python -m benchmarks.gpu_check --device cpu"""
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}  # relative difference of log-likelihoods
 ONE_BILLION = ("meta-llama/Llama-3.2-1B", "Qwen/Qwen3-1.7B", "Qwen/Qwen3-0.6B")  # tried in this order
-BLOCKS = 12  # of the random model
+BLOCKS = 12  # in the random model
 
 
 class FailedCheck(Exception):  # noqa: N818 - the result of a check, not an error of the program
-    """A check has failed; the text says why."""
+    """A check has failed; the message says why."""
 
 
 def main() -> None:
-    """Run all checks. Exits with 0 if all passed, with 1 if a check has failed, with 2 if there is no GPU."""
+    """Run all checks. Exit with 0 if all passed, with 1 if a check has failed, and with 2 if there is no GPU."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_check")
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("--model", help="directory of a model of about 1B parameters, for the last check")
@@ -90,7 +90,7 @@ def checks(
 
 
 def passes(name: str, check: Callable[[], str]) -> bool:
-    """Run one check and print a line for it."""
+    """Run one check, print a line for it, and return whether it passed."""
     started = time.perf_counter()
     try:
         finding, good = check(), True
@@ -105,7 +105,7 @@ def passes(name: str, check: Callable[[], str]) -> bool:
 
 
 def speed(where: torch.device, dtype: torch.dtype) -> str:
-    """The operations per second of a device in one large matrix product, and its free memory."""
+    """The operations per second of a device in one large matrix product, and its free memory, as text."""
     peak = matmul_peak(where, dtype) / 1e3
     memory = devices.free_memory(torch.nn.Linear(1, 1).to(where)) / 1e9
     return f"{peak:.1f} TFLOP/s, {memory:.0f} GB free, {device_name(where)}"
@@ -180,9 +180,9 @@ def smoke(where: torch.device, given: str | None) -> str:
 
 
 def bench(where: torch.device, words: Sequence[str]) -> str:
-    """Print the table of `make bench` for this device. Masks can differ: half precision rounds both ways of work.
+    """Print the table of `make bench` for this device. Masks can differ, since both methods round in half precision.
 
-    A work that cannot be measured, for example compiled ones without a compiler, is named with the reason.
+    If a work cannot be measured, for example a compiled one without a compiler, a warning names the reason.
     """
     rows: list[dict[str, Any]] = []
     works, peaks = chosen(words), heading(where)
@@ -198,11 +198,11 @@ def bench(where: torch.device, words: Sequence[str]) -> str:
     return f"{len(rows)} of {len(works)} measured; masks differ in {different}"
 
 
-# Models and samples. Random ones need no files; a real model is used only if it is found.
+# Models and samples. Random models and samples need no files; a real model is used only if it is found.
 
 
 def llama(where: torch.device, dtype: torch.dtype) -> LanguageModel:
-    """A random Llama on the device `where`, in the precision `dtype`. Every call returns the same weights."""
+    """A random Llama on the device `where`, in the precision `dtype`. Every call returns equal weights."""
     model = tiny_llama(BLOCKS, where)
     return replace(model, module=model.module.to(dtype))
 
@@ -232,13 +232,13 @@ def masks() -> list[Mask]:
 
 
 def losses(forward: Forward, samples: Samples, chosen: Sequence[Mask]) -> np.ndarray[Any, Any]:
-    """Log-likelihoods, of shape (masks, rows)."""
+    """The log-likelihoods (masks, rows) of `chosen` masks."""
     rows = {mask: values for mask, values, _ in forward.loglikelihoods(samples.rows, chosen)}
     return np.array([rows[mask] for mask in chosen])
 
 
 def weights(given: str | None, where: torch.device) -> Model | None:
-    """The model in a given directory, or the first of ONE_BILLION in the hub's cache. Nothing is downloaded."""
+    """The model in the directory `given`; by default, the first of ONE_BILLION in the hub's cache, or None."""
     device_map = "auto" if where.type == "cuda" else "cpu"
     if given is not None:
         return Model("given", "local", given, device_map=device_map)

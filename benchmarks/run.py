@@ -2,15 +2,15 @@
 
 python -m benchmarks.run [WORD ...]       only the works whose names contain one of the words
 
-Both methods run in one process. This benchmark compares their masks and their CPU seconds, and writes
-benchmarks/results.json, which keeps the rows of other processors; `make describe` copies the tables to
+Both methods run in one process. This benchmark compares their masks and their CPU seconds. It writes the rows of this
+processor to benchmarks/results.json and keeps those of others; `make describe` copies the tables to
 docs/benchmarks.md.
 
 "At peak" is the engine's time, divided by the time of its matrix products at the speed of one large product. No exact
-method avoids these products, so it says how far the engine is from the best that is possible on this machine. Memory
-of freed tensors is kept for both methods (`pruning/core/terminal.py`). The baseline multiplies in the model's
-precision, as other programs do, and the engine in float32 where that is faster (`pruning/models/products.py`). Their
-losses are rounded differently, so both settle near ties in float32; the seconds for this are counted for neither.
+method avoids these products, so the number says how far the engine is from the fastest possible on this machine. Both
+methods keep the memory of freed tensors (`pruning/core/terminal.py`). The baseline multiplies in the model's
+precision, as other programs do. If float32 is faster, the engine uses it (`pruning/models/products.py`). So losses
+are rounded differently, and both methods settle near ties in float32; these seconds are counted for neither.
 """
 
 from __future__ import annotations
@@ -32,8 +32,10 @@ import torch
 
 from benchmarks.baselines import Plain, Published
 from pruning.algo import Algo
-from pruning.algo.enumerated import Random
-from pruning.algo.stepwise import Beam, Greedy, OneShot
+from pruning.algo.beam import Beam
+from pruning.algo.greedy import Greedy
+from pruning.algo.one_shot import OneShot
+from pruning.algo.random import Random
 from pruning.calibration import sources
 from pruning.calibration.items import Items
 from pruning.calibration.samples import Row, Samples
@@ -49,8 +51,9 @@ from pruning.models.handle import Model
 from pruning.models.placement import LanguageModel, ModelInfo
 from pruning.models.products import Float32Linear, native_products
 from pruning.objective import Calibrated, Loss, Objective
-from pruning.objective.distributions import Divergence
-from pruning.objective.likelihood import Margin, Perplexity
+from pruning.objective.divergence import Divergence
+from pruning.objective.margin import Margin
+from pruning.objective.perplexity import Perplexity
 from pruning.search.decide import FloatLoss
 from pruning.search.driver import Problem, solve
 from pruning.search.journal import Journal, Store, claim
@@ -63,7 +66,7 @@ log = logging.getLogger("benchmarks")
 
 
 def main() -> None:
-    """Run the chosen works on the CPU, print a line for each and write its row."""
+    """Run the chosen works on the CPU, and print a line and write a row for each."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     keep_pages()
     peaks = heading(CPU)
@@ -79,7 +82,7 @@ def chosen(words: Sequence[str]) -> list[Work]:
 
 
 def heading(where: torch.device) -> Peaks:
-    """Print the device and the heading of the table. Returns its GFLOP/s. A CPU uses one thread from now on."""
+    """Print the device and the heading of the table; return the device's GFLOP/s. A CPU then uses one thread."""
     if where.type == "cpu":
         torch.set_num_threads(1)
     peaks = {dtype: matmul_peak(where, dtype) for dtype in (torch.float32, torch.bfloat16)}
@@ -92,7 +95,7 @@ def heading(where: torch.device) -> Peaks:
 
 
 def line(work: Work, peaks: Peaks, where: torch.device) -> dict[str, Any]:
-    """Measure a work and print a line of the table. The targets are for a CPU. Returns the work's row of results."""
+    """Measure a work, print its line of the table, and return its row of results. The targets are for a CPU."""
     plain, engine = (run(work, is_plain, where) for is_plain in (True, False))
     block_tokens = [ran.forward.cost.block_tokens for ran in (plain, engine)]
     row = {
@@ -116,9 +119,9 @@ def line(work: Work, peaks: Peaks, where: torch.device) -> dict[str, Any]:
 
 
 def replaced(rows: Sequence[dict[str, Any]], new: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows with a new one in place of that of the same work and device, by device and in the order of `WORKS`.
+    """The rows, sorted by device and work. The row `new` replaces the one of its work and device.
 
-    Rows of works that are no more are left out.
+    Rows of works that no longer exist are left out.
     """
     order = [work.name for work in WORKS]
     others = [row for row in rows if any(row[name] != new[name] for name in ("work", "device"))]
@@ -133,7 +136,7 @@ def replaced(rows: Sequence[dict[str, Any]], new: dict[str, Any]) -> list[dict[s
 class Side:
     """One of the two methods: its engine, the folder of its scores, and the seconds that its searches used.
 
-    `settling` is the part of the seconds in which near ties are settled.
+    `settling` is the number of seconds spent on near ties, which `seconds` excludes.
     """
 
     forward: Forward
@@ -143,8 +146,8 @@ class Side:
     masks: list[Mask] = field(default_factory=list)
     seconds: float = 0.0
     settling: float = 0.0
-    scored: float = 0.0  # masks, counted by the part of the samples
-    bounded: int = 0  # masks
+    scored: float = 0.0  # number of masks; one scored on a part of the samples counts as that part
+    bounded: int = 0  # number of masks
 
     def search(self, algo: Algo, space: Space, losses: Calibrated, racing: Racing) -> None:
         """Run one search as a separate cell, and add its mask."""
@@ -169,7 +172,7 @@ class Side:
     def _in_float32(self, losses: Calibrated) -> Loss | None:
         """The loss in float32, whose seconds are added to `settling`. Both methods compute it with the engine."""
         started = spent(self.where)
-        own = Forward(self.forward.model, self.forward.batch_tokens)  # with a cost of its own
+        own = Forward(self.forward.model, self.forward.batch_tokens)  # counts its own cost
         loss = replace(losses, forward=own).in_float32()
         self.settling += spent(self.where) - started
         if loss is None:
@@ -184,7 +187,7 @@ class Side:
         return Loss(loss.estimate, terms)
 
 
-_ran: dict[str, Side] = {}  # works with the same baseline, or the same engine settings, run it once
+_ran: dict[str, Side] = {}  # works with the same baseline, or the same engine settings, share one run
 
 
 def run(work: Work, plain: bool, where: torch.device) -> Side:
@@ -200,7 +203,7 @@ def run(work: Work, plain: bool, where: torch.device) -> Side:
         with tempfile.TemporaryDirectory() as scratch, products:
             side = Side(forward, Path(scratch), work.shared and not plain, where)
             losses = Calibrated(work.objective, forward, work.samples())
-            if forward.compile or where.type != "cpu":  # compiles; a GPU loads its kernels on first use
+            if forward.compile or where.type != "cpu":  # first use compiles, or loads a GPU's kernels
                 next(iter(losses.whole.terms([Mask(model.info.n_blocks)])))
                 forward.release()
             for algo, k in searches:
@@ -211,7 +214,7 @@ def run(work: Work, plain: bool, where: torch.device) -> Side:
 
 
 def _at_peak(side: Side, samples: Samples, peaks: Peaks) -> float:
-    """The seconds of the engine's matrix products in blocks and head, at the speed of one large product."""
+    """The seconds that the engine's matrix products in blocks and head take at the speed of one large product."""
     forward, module = side.forward, side.forward.model.module
     single = any(isinstance(layer, Float32Linear) for layer in module.modules())
     peak = peaks[torch.float32 if single else next(module.parameters()).dtype]
@@ -230,7 +233,7 @@ INSTRUCTIONS = ("amx_bf16", "avx512_bf16", "avx512f", "avx2")  # as Linux calls 
 
 
 def spent(where: torch.device) -> float:
-    """Seconds that work has taken so far: CPU seconds of this process, or on a GPU, seconds until it has finished."""
+    """Seconds so far: on a CPU, CPU seconds of this process; on a GPU, clock seconds after all work has finished."""
     if where.type == "cpu":
         return time.process_time()
     synchronize([where])
@@ -240,7 +243,7 @@ def spent(where: torch.device) -> float:
 def matmul_peak(where: torch.device, dtype: torch.dtype) -> float:
     """The GFLOP/s of a device in one large matrix product; a multiply-add counts as two operations.
 
-    On a CPU these are CPU seconds, so other work on the machine matters little.
+    On a CPU, the seconds are CPU seconds, so other work on the machine has little effect.
     """
     width = 2048 if where.type == "cpu" else 8192
     a, b = (torch.randn(width, width, device=where).to(dtype) for _ in range(2))
@@ -266,16 +269,16 @@ def device_name(where: torch.device = CPU) -> str:
 # The works that the benchmark times. Each work has a model, samples, and searches.
 
 
-EVERY = Random(trials=100_000)  # all masks in one batch
+EVERY = Random(trials=100_000)  # scores all masks in one batch
 
 
 @dataclass(frozen=True)
 class Work:
     """One work to time, with the engine's settings and those of the baseline.
 
-    If `shared`, the engine's searches use each other's scores. The baseline never does, never races, and runs
-    `plain_searches` (None: the same searches). `unit` is what they remove. With `compile`, the engine runs compiled;
-    the time for compiling is not counted.
+    If `shared`, the engine's searches use each other's scores. The baseline's searches never do, and never race; they
+    are `plain_searches` or, if None, the same searches. `unit` is what searches remove. If `compile`, the engine runs
+    compiled; the time for compiling is not counted.
     """
 
     name: str
@@ -341,7 +344,7 @@ def greedy(name: str, target: float, **settings: Any) -> Work:
 
 
 def varied(work: Work, added: str, **settings: Any) -> Work:
-    """The same work with other settings, which are added to its name."""
+    """The same work with other `settings`; `added` is appended to its name."""
     return replace(work, name=f"{work.name}, {added}", **settings)
 
 

@@ -1,8 +1,8 @@
 """Check that vLLM or SGLang computes an exported model as transformers does: `make serve-check`, on a GPU node.
 
-Both programs have model code of their own, which can derive the kind of a block from its number. So the
-log-probability of every token of a few texts is computed by the program and by transformers, in the same precision,
-and compared. The texts are longer than the sliding windows of small models.
+Both programs have their own model code, which can derive the kind of a block from its number and so be wrong after
+pruning. So the program and transformers both compute the log-probability of every token of a few texts, in the same
+precision, and the results are compared. The texts are longer than the sliding windows of small models.
 
 python -m benchmarks.serve_check --model DIR [--engine vllm|sglang] [--dtype bfloat16]
 """
@@ -20,7 +20,7 @@ import numpy as np
 
 log = logging.getLogger("serve_check")
 
-TEXTS, LENGTH = 4, 800  # tokens of each text
+TEXTS, LENGTH = 4, 800  # number of texts, and tokens of each
 # Largest mean absolute difference of a token's log-probability, in nats.
 TOLERANCE = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 5e-2}
 Rows = Sequence[Sequence[int]]
@@ -76,7 +76,7 @@ def token_rows(model: str) -> list[list[int]]:
 
 
 def transformers(model: str, dtype: str, rows: Rows) -> list[list[float]]:
-    """By transformers; on a GPU if there is one."""
+    """The log-probabilities by transformers, on a GPU if there is one."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -96,7 +96,7 @@ def transformers(model: str, dtype: str, rows: Rows) -> list[list[float]]:
 
 
 def vllm(model: str, dtype: str, rows: Rows) -> list[list[float]]:
-    """By vLLM."""
+    """The log-probabilities by vLLM."""
     from vllm import LLM, SamplingParams
 
     longest = max(map(len, rows)) + 1
@@ -110,7 +110,7 @@ def vllm(model: str, dtype: str, rows: Rows) -> list[list[float]]:
 
 
 def sglang(model: str, dtype: str, rows: Rows) -> list[list[float]]:
-    """By SGLang."""
+    """The log-probabilities by SGLang."""
     import sglang as program
 
     engine = program.Engine(model_path=model, dtype=dtype, disable_cuda_graph=True, trust_remote_code=False)

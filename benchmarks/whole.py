@@ -1,10 +1,10 @@
 """Compare the CPU seconds of the whole command with those of a script that works as SLEB's published code does.
 
-python -m benchmarks.whole       writes benchmarks/whole.json, which keeps the rows of other processors
+python -m benchmarks.whole       writes benchmarks/whole.json, and keeps the rows of other processors there
 
-Both start in a new process, load SmolLM2 and search greedily for six blocks on 8 windows of 128 tokens. Then they
-measure the held-out perplexity and accuracy of the dense and the pruned model. The command also keeps every loss and
-settles near ties; with MLflow, it stores the run. CPU seconds are those of the process and of its children, on one
+Each starts in a new process, loads SmolLM2 and searches greedily for six blocks on 8 windows of 128 tokens. Then it
+measures the held-out perplexity and accuracy of the dense and the pruned model. The command also records every loss
+and settles near ties; with MLflow, it stores the run. CPU seconds are those of the process and its children, on one
 thread.
 """
 
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def python(*words: str) -> tuple[float, str]:
-    """The CPU seconds of `python WORDS` on one thread, with its child processes, and what it printed."""
+    """The CPU seconds of `python WORDS` and its child processes, on one thread, and what it printed."""
     variables = {"PYTHONPATH": str(ROOT), "MLFLOW_DISABLE_TELEMETRY": "true", "OMP_NUM_THREADS": "1"}
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     ended = subprocess.run(
@@ -74,7 +74,7 @@ def python(*words: str) -> tuple[float, str]:
 
 
 def command(settings: list[str]) -> tuple[float, dict[str, Any]]:
-    """The CPU seconds of `launch.py` with an empty results folder, and the blocks that it removed with their loss."""
+    """The CPU seconds of `launch.py` with an empty results folder, and the removed blocks with their loss."""
     with tempfile.TemporaryDirectory() as folder:
         seconds, _ = python("launch.py", *settings, f"paths.results={folder}")
         (cell,) = Path(folder).glob("*/result.json")
@@ -107,7 +107,7 @@ def published() -> dict[str, Any]:
     evaluation = Heldout()
     for name, data in evaluation.data(SMOLLM2.tokenizer).items():
         for mask in (Mask(model.info.n_blocks), best):
-            evaluation.measure(forward, name, data, mask)  # for its time
+            evaluation.measure(forward, name, data, mask)  # only its time is used
     return {"mask": list(best.dropped), "loss": losses[best]}
 
 

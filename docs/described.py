@@ -1,8 +1,8 @@
-"""Write the tables of pages that show the code, the archived studies or the benchmarks; `make describe` runs it.
+"""Write the tables in pages that show archived studies or benchmarks; `make describe` runs it.
 
 python -m docs.described       a test fails if a page is out of date
 
-A table stands between two marks of a page. `PAGES` names what computes each of them.
+A table is between two marks in a page. `PAGES` maps the name in the mark to the function that computes the table.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from benchmarks.whole import PUBLISHED
 from pruning.core.storage import read_json
 
 ROOT = Path(__file__).parents[1]
-Tables = Mapping[str, Callable[[], str]]  # what computes each table of a page, by the name in the mark
+Tables = Mapping[str, Callable[[], str]]  # what computes the tables of a page, by name in the mark
 BLOCK = re.compile(r"<!-- (?P<name>[^>]+): written by make describe -->\n.*?<!-- end -->", re.DOTALL)
 
 
@@ -49,7 +49,7 @@ def path(page: str) -> Path:
 
 
 def filled(page: str, tables: Tables) -> str:
-    """The text of a page with its marked tables computed again. Raises KeyError for a mark of no known table."""
+    """The text of a page with its marked tables computed again. Raises KeyError if a mark names no known table."""
     return BLOCK.sub(
         lambda m: f"<!-- {m['name']}: written by make describe -->\n{tables[m['name']]()}\n<!-- end -->", page
     )
@@ -69,12 +69,12 @@ def benchmark(name: str) -> Any:
 
 
 def engine() -> str:
-    """For each machine that ran `make bench`, what the engine saves on it, and a table with one row for each work."""
+    """For each machine that ran `make bench`: what the engine saves there, and a table with one row for each work."""
     return written(benchmark("results"))
 
 
 def written(rows: list[dict[str, Any]]) -> str:
-    """The text of `engine` for rows of results."""
+    """The text of `engine` for `rows` of results."""
     ordered = sorted(rows, key=lambda row: str(row["device"]))
     machines = (list(part) for _, part in groupby(ordered, key=lambda row: row["device"]))
     heads = ["work", "engine, CPU s", "ratio", "at peak", "fastest settings", "ratio"]
@@ -83,7 +83,7 @@ def written(rows: list[dict[str, Any]]) -> str:
 
 def _machine(rows: list[dict[str, Any]]) -> str:
     measured = [row for row in rows if "peak_gflops" in row]
-    ratios: dict[bool, list[float]] = {True: [], False: []}  # to published code, and to plain passes
+    ratios: dict[bool, list[float]] = {True: [], False: []}  # True: to published code; False: to plain passes
     for row in measured:
         ratios[row["work"].startswith(PUBLISHED)].append(row["ratio"])
     saved = (
@@ -97,7 +97,7 @@ def _machine(rows: list[dict[str, Any]]) -> str:
 
 
 def _works(rows: list[dict[str, Any]]) -> Iterator[list[str]]:
-    """A row for each work: with the engine's defaults, and with the settings that are fastest."""
+    """A row for each work, with the engine's default settings and with the fastest ones."""
     works: dict[str, list[dict[str, Any]]] = {}
     first = rows[0]["work"]
     for row in rows:
@@ -106,7 +106,7 @@ def _works(rows: list[dict[str, Any]]) -> Iterator[list[str]]:
         )
         works.setdefault(name, []).append(row | {"settings": ", ".join(added)})
     for name, (plain, *others) in works.items():
-        # A row without `peak_gflops` is of the benchmark before it settled near ties.
+        # A row without `peak_gflops` was measured before the benchmark settled near ties.
         mark = "" if "peak_gflops" in plain else " \\*"
         line = [
             f"{name}{mark}",
@@ -119,7 +119,7 @@ def _works(rows: list[dict[str, Any]]) -> Iterator[list[str]]:
 
 
 def whole() -> str:
-    """The CPU seconds of the whole command in each way, and how many times less than the script's, by machine."""
+    """The CPU seconds of the script and of each way to run the command, and their ratios, by machine."""
     rows: dict[str, list[str]] = {}
     devices = list(dict.fromkeys(str(row["device"]) for row in benchmark("whole")))
     for row in benchmark("whole"):
@@ -135,7 +135,7 @@ MAIN = (*TEXT, "margin")
 ALL = ("block_influence", *MAIN)
 SMOLLM2, GEMMA = "smollm2", "gemma3_270m"
 NAMES = {SMOLLM2: "SmolLM2", GEMMA: "Gemma 3"}
-OBJECTIVES = ("block_influence", *TEXT)  # those of study_healing
+OBJECTIVES = ("block_influence", *TEXT)  # the objectives of study_healing
 STATES = ("pruned", "repaired", "healed")
 LARGEST = "65,536 tokens"  # the largest budget of the study of fifteen masks
 
@@ -147,16 +147,16 @@ def study(
     searches: tuple[str, ...] = (),
     model: str | None = SMOLLM2,
 ) -> StudyData:
-    """The cells of a model in an archived study that have one of some objectives and searches (any if empty)."""
+    """The cells of a model in an archived study with these objectives and searches; if empty, with any of them."""
     chosen = {"objective": objectives, "algo": searches, "model": (model,) if model else ()}
     only = {column: values for column, values in chosen.items() if values}
     return StudyData(AskedStudy(folder(ROOT / f"analysis/{name}/{name}.tar.xz"), name, only))
 
 
 def ratio(compared: pd.DataFrame, state: str = "pruned", **chosen: str) -> str:
-    """One ratio of perplexities with its interval: that of a state and of some columns; a dash if there is none.
+    """The ratio of perplexities in the row with this state and the `chosen` values, with its interval; else a dash.
 
-    A state is known by its first word. Equal masks show no spread, so they have no interval.
+    A state is recognised by its first word. Equal masks show no spread, so they have no interval.
     """
     rows = compared[compared["state"].str.startswith(state)]
     for column, value in chosen.items():
@@ -174,23 +174,20 @@ def blocks(mean: DrawMean) -> str:
 
 
 def accuracy(own: StudyData, objective: str) -> str:
-    """The mean accuracy in percent of the masks for an objective, with its interval over draws.
-
-    Equal masks show no spread, so they have no interval.
-    """
+    """The mean accuracy, in percent, of an objective's masks; with its interval over draws unless masks are equal."""
     costs = own.costs.set_index(["outcome", "objective"])
     mean, low, high = (at(costs, ("acc", objective), column) for column in ("mean", "low", "high"))
     return f"{mean:.1f}" if np.isclose(low, high) else f"{mean:.1f} ({low:.1f} to {high:.1f})"
 
 
 def estimates(model: str) -> list[Change]:
-    """What search, draw and objective change in the masks of a model, and in its held-out perplexity."""
+    """What search, draw and objective change in a model's masks and in their held-out perplexity."""
     own = study("study", MAIN, model=model)
     return changes(own.cells, np.log(own.metrics["ppl"].of(own.cells).astype(float)))
 
 
 def moved() -> str:
-    """How many blocks change if only one factor does, and highest : lowest held-out perplexity over its levels."""
+    """How many blocks change if one factor changes, and highest : lowest held-out perplexity over its levels."""
     factors = {SEARCH: "another search", DRAWN: "another draw", OBJECTIVE: "another objective"}
     rows: dict[tuple[str, ...], list[str]] = {}
     for model in NAMES:
@@ -217,7 +214,7 @@ def searches(model: str) -> str:
 
 
 def outcomes() -> str:
-    """Held-out perplexity, also relative to that of divergence, and accuracy, by model and objective."""
+    """Held-out perplexity, its ratio to that of divergence, and accuracy, by model and objective."""
     rows = []
     for model, words in NAMES.items():
         own = study("study", ALL, model=model)
@@ -232,7 +229,7 @@ def outcomes() -> str:
 
 
 def after_healing() -> str:
-    """The perplexity of some masks relative to others, as they are, repaired, and healed. Paired by draw."""
+    """The perplexity of some masks relative to others, paired by draw: pruned, repaired, and healed."""
     found = study("study_healing", OBJECTIVES).relative
     rows = []
     for name in TEXT:
@@ -258,7 +255,7 @@ def trained() -> Masks:
 
 
 def fifteen() -> str:
-    """Each mask with its perplexity: pruned, repaired, and trained on the largest budget that all of them have."""
+    """Each mask with its perplexity: pruned, repaired, and trained on LARGEST, the largest budget that all have."""
     rows = []
     for dropped, own in of_states(trained()).groupby("dropped", sort=False):
         state = own.set_index("state")

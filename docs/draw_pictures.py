@@ -1,8 +1,8 @@
 """Draw the pictures of the pages into docs/images; `make pictures` runs it.
 
-python -m docs.draw_pictures [NAME ...]       all pictures, or some of them
+python -m docs.draw_pictures [NAME ...]       all pictures, or those named
 
-The figures of studies are drawn from the archives. Numbers that no archive holds are in files beside the pictures.
+The figures of studies are drawn from the archives. Numbers that are in no archive are in files beside the pictures.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from pruning.core.storage import read_json, write_bytes
 
 ROOT = Path(__file__).parents[1]
 IMAGES = ROOT / "docs" / "images"
-ACCENT = "#37566F"  # no colour of an objective
-SHADES = 256  # colours of a picture: fewer bytes, and no difference that one sees
+ACCENT = "#37566F"  # not the colour of an objective
+SHADES = 256  # number of colours of a picture: it has fewer bytes and looks the same as with all colours
 
 
 def main() -> None:
-    """Draw the pictures that the words name; all of them without a word."""
+    """Draw the pictures that the arguments name; without arguments, all pictures."""
     style.use_style()
     for name in sys.argv[1:] or PICTURES:
         save(name, PICTURES[name]())
@@ -56,13 +56,13 @@ def save(name: str, figure: Figure) -> None:
 
 
 def of_study(figure: str, name: str, **only: list[str]) -> Figure:
-    """A figure of the cells of an archived study that have some values."""
+    """A figure of the cells in an archived study with the values `only` of some columns."""
     entry: StudyFigure = import_module(f"analysis.figures.{figure}").FIGURE
     return entry.of(archived(name, only)).figure
 
 
 def archived(name: str, only: Mapping[str, list[str]]) -> AskedStudy:
-    """The cells of an archived study that have some values."""
+    """The cells in an archived study with the values `only` of some columns."""
     return AskedStudy(folder(ROOT / "analysis" / name / f"{name}.tar.xz"), name, only)
 
 
@@ -72,7 +72,7 @@ COMPARED = (("smollm2", MAIN), ("smollm2", TEXT), ("gemma3_270m", MAIN), ("gemma
 
 
 def ratios() -> Figure:
-    """A forest plot of calibration : search, for the objectives on text and with the margin."""
+    """A forest plot of calibration : search, for the objectives on text, with the margin and without it."""
     found = {}
     for model, objectives in COMPARED:
         study = archived("study", {"model": [model], "objective": objectives})
@@ -88,11 +88,11 @@ def units() -> Figure:
     return fig9_units.draw(pd.read_csv(IMAGES / "units.csv"), Metric("ppl", ("ppl/heldout",)))
 
 
-# What a smaller model has, before and after.
+# A model before and after pruning.
 
 
 def before_after(numbers: dict[str, Any]) -> Figure:
-    """The blocks of a model in each state, with gaps where blocks are removed, and what each state measures."""
+    """The blocks of a model in each state, with gaps for removed blocks, and the measurements of each state."""
     states: dict[str, dict[str, float]] = numbers["states"]
     height = 0.62 + 0.34 * len(states)
     figure = Figure(figsize=(PAGE, height))

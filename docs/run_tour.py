@@ -1,6 +1,6 @@
-"""Run docs/tour.ipynb and keep its outputs.
+"""Run docs/tour.ipynb and save its outputs in it.
 
-python -m docs.run_tour       `make tour` runs it; needs the development packages
+python -m docs.run_tour       `make tour` runs it; it needs the development packages
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ def executed(path: Path = TOUR) -> Any:
     folder = {"metadata": {"path": str(path.parents[1])}}
     NotebookClient(notebook, timeout=SECONDS, kernel_name="python3", resources=folder).execute()
     for cell in notebook.cells:
-        cell.metadata = {}  # drop the times of the run
-        if cell.cell_type == "code":  # drop stderr: it has folder names of this machine
+        cell.metadata = {}  # without the times of the run
+        if cell.cell_type == "code":  # without stderr, which has folder names of this machine
             cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
     notebook.metadata.pop("language_info", None)
     return notebook

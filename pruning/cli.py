@@ -25,7 +25,7 @@ SUBCOMMANDS = {
     "compress": ("make a smaller model from a model", "pruning.study.compress:main"),
     "grid": ("run one cell, or compare models, objectives, data and searches", "pruning.study.launch:main"),
     "compare": ("measure other models beside a model, in one table", "pruning.study.compare:main"),
-    "status": ("show the cells of a folder; cancel or retry jobs", "pruning.study.status:main"),
+    "status": ("show the cells of a folder; cancel jobs", "pruning.study.status:main"),
     "export": ("write the smaller model of a mask", "pruning.export.pipeline:main"),
     "heal": ("train the pruned model of a finished cell", "pruning.study.heal_command:main"),
     "route": ("choose the blocks to skip for one prompt", "pruning.study.route_command:main"),

@@ -1,1 +1,1 @@
-"""Results as one table: read from a folder, an archive or an MLflow store."""
+"""Read results, from a folder or an archive, into one table."""

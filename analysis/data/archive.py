@@ -1,12 +1,12 @@
-"""Pack the files of studies into one archive. Figures can be drawn from it, and another machine can resume from it.
+"""Pack studies into one archive, from which figures can be drawn and another machine can resume.
 
 depth-pruning archive pack results small small.tar.xz       pack the files of cells, searches and measurements
 depth-pruning archive pack results one,two both.tar.xz      several studies; files that they share are packed once
 depth-pruning archive unpack small.tar.xz results           unpack; existing files are not overwritten
 
 The analysis commands accept `--results small.tar.xz` in place of a results folder. The archive omits logs, the
-tracker's store, figures, healed weights, lm-eval's own files, and what only other studies use. It keeps the exact
-samples, so that every loss of a search can be recomputed.
+tracker's store, figures, healed weights, lm-eval's own files, and files that only other studies use. It keeps the
+exact samples, so that every loss of a search can be recomputed.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ class NothingToRead(SystemExit):
     """The requested cells or measurements do not exist or cannot be read. The message says why and what to do."""
 
 
-# The names that an archive may hold: the files of a results folder that are data.
+# The names that an archive may hold: those of data files in a results folder.
 #
-# Everything else is refused, above all `code/` (jobs run it) and `jobs/` (it holds pickles, which can run anything).
+# All other names are refused, above all in `code/`, which jobs run, and `jobs/`, whose pickles can run any code.
 
 _CELL_FILES = (NAME, "config.yaml", "mask.json", scoring.NAME, scoring.FLOAT32, scoring.BOUNDS, "gates.json")
-_FOLDERS = (  # of a results folder that are not cells
+_FOLDERS = (  # in a results folder, but not cells
     "calibration", "code", "evaluation", "figures", "jobs", "mlflow-artifacts", "multirun", "routing", "scores",
     "studies",
 )  # fmt: skip
@@ -70,7 +70,7 @@ _DATA = re.compile(
 
 
 def is_data(name: str) -> bool:
-    """Whether a path relative to a results folder is that of a data file of a study."""
+    """Whether `name`, a path relative to a results folder, is the path of a data file."""
     return _DATA.fullmatch(name) is not None
 
 
@@ -78,10 +78,10 @@ def is_data(name: str) -> bool:
 
 
 def pack(results: Path, studies: Sequence[str], archive: Path) -> int:
-    """Pack the files of studies and return the number of finished cells. Equal files give an identical archive.
+    """Pack the files of `studies` and return the number of finished cells. Equal files give equal archives.
 
-    An earlier archive of that name is replaced only when the new one is complete. Raises InputError if there is no
-    such study, or if a file cannot be read or the archive not written.
+    An existing archive is replaced only when the new one is complete. Raises InputError if a study does not exist,
+    if a file cannot be read, or if the archive cannot be written; DamagedError if a record is damaged.
     """
     if not results.is_dir():
         raise InputError(f"there is no results folder {results}: give the folder of paths.results.")
@@ -118,7 +118,7 @@ def pack(results: Path, studies: Sequence[str], archive: Path) -> int:
 
 
 def _shared(results: Path, cells: Collection[str], own: Iterable[Path]) -> Iterator[Path]:
-    """The files beside the cells that these cells name: scores, measurements, samples, records of routing."""
+    """The scores, measurements and samples that these cells use, and all records of routing."""
     named = {text for path in own if path.suffix == ".json" for _, text in texts(_json(path))}
     yield from (path for path in (results / "scores").glob("*/*") if path.name in cells)
     for path in (results / "evaluation").rglob("*.json"):
@@ -129,7 +129,7 @@ def _shared(results: Path, cells: Collection[str], own: Iterable[Path]) -> Itera
 
 
 def _json(path: Path) -> Any:
-    """The value of a file; None if it is damaged, so that it is packed as it is."""
+    """The JSON value of a file; None if the file is damaged. A damaged file is packed unchanged."""
     try:
         return json.loads(path.read_bytes())
     except ValueError:
@@ -137,7 +137,7 @@ def _json(path: Path) -> Any:
 
 
 def _own(results: Path, cells: Iterable[str]) -> Iterator[Path]:
-    """The files of all cells. Those of unfinished cells are included, so that their scores are not computed again."""
+    """The files of `cells`. Unfinished cells are included, so that their scores need not be computed again."""
     for cell in cells:
         yield from (path for name in _CELL_FILES if (path := results / cell / name).exists())
         yield from (results / cell / "healed").rglob("*.json*")
@@ -160,9 +160,9 @@ def _write(results: Path, paths: set[Path], archive: Path) -> None:
 
 
 def _portable(path: Path, results: Path) -> bytes:
-    """The content of a file, in which the absolute path of the results folder, which is private, is replaced.
+    """The content of a file, with `results` in place of the absolute path of the results folder, which is private.
 
-    A record gets a new seal. Raises DamagedError if its own does not fit.
+    A record that is changed gets a new seal. Raises DamagedError if its old seal does not match its content.
     """
     content = path.read_bytes()
     changed = content.replace(bytes(results.resolve()), b"results")
@@ -175,10 +175,10 @@ def _portable(path: Path, results: Path) -> bytes:
 # Unpack an archive into a results folder: all of it is checked before the first file is put in place.
 #
 # The files are unpacked into a hidden folder inside the results folder, which is on the same disk, and the archive's
-# checksum is verified. Then each file is moved to its place in one step. So a kill leaves whole files only, and
-# unpacking again adds the rest.
+# checksum is verified. Then each file is moved to its place in one step. If the program is killed meanwhile, the
+# files in place are complete, and unpacking again adds the others.
 
-SHOWN = 5  # how many names a message lists
+SHOWN = 5  # a message lists at most this number of names
 
 
 def unpack(archive: Path, results: Path) -> int:
@@ -219,10 +219,10 @@ def unpack(archive: Path, results: Path) -> int:
 
 
 def _extract(archive: Path, tar: tarfile.TarFile, scratch: Path) -> set[str]:
-    """Write the files of an archive into `scratch`; returns their names."""
+    """Write the files of an archive into `scratch`, and return their names."""
     names: set[str] = set()
     for member in tar:
-        if member.name == "manifest.json":  # of an archive that holds the digests of its files
+        if member.name == "manifest.json":  # in some archives: the digests of the files
             continue
         if not member.isreg() or member.name in names or not is_data(member.name):
             raise InputError(
@@ -232,12 +232,12 @@ def _extract(archive: Path, tar: tarfile.TarFile, scratch: Path) -> set[str]:
         tar.extract(member, scratch, set_attrs=False, filter="data")
         names.add(member.name)
     while tar.fileobj is not None and tar.fileobj.read(MEBIBYTE):
-        pass  # the checksum of the compressed data is verified at its end
+        pass  # reading to the end verifies the checksum of the compressed data
     return names
 
 
 def _check_folders(results: Path, names: Collection[str]) -> None:
-    """Raise InputError if a folder that files are to be put in is a link or a file."""
+    """Raise InputError if a link or a file is in the place of a folder of `names`."""
     for inside in sorted({parent for name in names for parent in Path(name).parents}):
         folder = results / inside
         if inside.parts and (folder.is_symlink() or (folder.exists() and not folder.is_dir())):
@@ -249,10 +249,10 @@ def _check_folders(results: Path, names: Collection[str]) -> None:
 
 
 def _put(scratch: Path, results: Path, names: Collection[str]) -> int:
-    """Put each file in its place unless there is one already; returns the number of new files.
+    """Move each file to its place unless a file is there already; return the number of new files.
 
-    A result says that its cell is finished, so the cell's other files must be there before it: results come after
-    the other files, and lists of studies after results.
+    A result marks its cell as finished, so results are moved after all other files of cells, and lists of studies
+    after results.
     """
     new, kept = 0, []
     for name in sorted(names, key=lambda n: (n.startswith("studies/"), n.endswith(f"/{NAME}"), n)):
@@ -261,7 +261,7 @@ def _put(scratch: Path, results: Path, names: Collection[str]) -> int:
         if not os.path.lexists(target):
             (scratch / name).rename(target)
             new += 1
-        elif target.suffix != ".jsonl" and not _same(target, scratch / name):  # a journal may have grown
+        elif target.suffix != ".jsonl" and not _same(target, scratch / name):  # a journal can have grown
             kept.append(name)
     if kept:
         log.warning(

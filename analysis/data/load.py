@@ -1,4 +1,4 @@
-"""Load results into one tidy frame: one row per cell, missing and failed ones included."""
+"""Load results into one tidy frame with one row per cell, including missing and failed cells."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ from .archive import NothingToRead
 
 log = logging.getLogger(__name__)
 
-# `unit` is block, sublayer, attention or mlp. With a budget, `k` is as many whole blocks as the removed share, and
-# `cost` is what a ratio is a share of; it is None if units are counted. `draw` is the seed of the calibration draw.
-# `dropped` are unit numbers, as in `Mask`. `compensation` stands in for removed units: none, magnitude, linear or
-# diagonal. `healing` has the settings of the last healing of the cell's mask. `damage` says what is wrong with the
-# cell's result.json.
+# `unit` is block, sublayer, attention or mlp. If units are counted, `cost` and `budget` are None. Otherwise `ratio`
+# is a share of the `cost`, and `k` is that share in whole blocks. `draw` is the seed of the calibration draw.
+# `dropped` has unit numbers, as in `Mask`. `compensation` replaces removed units: none, magnitude, linear or, in
+# older studies, diagonal. `healing` has the settings with which the cell's mask was last healed. `damage` says what
+# is wrong with the cell's result.json.
 COLUMNS = (
     "cell", "status", "model", "n_blocks", "unit", "n_units", "objective", "calibration", "samples", "length", "draw",
     "algo", "k", "ratio", "cost", "budget", "compensation", "seed", "protect_first", "protect_last", "dropped",
@@ -50,11 +50,11 @@ Only = Mapping[str, Sequence[str]]
 def load(results: Path, study: str | None = None, only: Only = MappingProxyType({})) -> pd.DataFrame:
     """One row for each cell of a study, or of the whole folder. `status` is done, failed, missing or damaged.
 
-    `results` is a results folder, and `only` selects cells by the values of columns. The columns are those of COLUMNS
-    and, for every metric, `dense/<metric>` and `pruned/<metric>`; if a cell was healed, also `healed/<metric>`. If a
-    cell has no result, its row is filled from the cell's name. Values on other held-out data than those of most cells
-    are left out (`on_same_data`). `model` names the unit, the budget and the compensation, unless k whole blocks are
-    removed without any (`stats.grid`).
+    `only` selects cells by the values of columns. The columns are COLUMNS and, for every metric, `dense/<metric>` and
+    `pruned/<metric>`; if a cell was healed, also `healed/<metric>`. If a cell has no result, its row is filled from
+    the cell's name. A value is left out if it was measured on other held-out data than in most cells
+    (`on_same_data`). `model` also names the unit, the budget and the compensation, unless k whole blocks are removed
+    without compensation (`stats.grid`).
     Raises NothingToRead if the study does not exist or no cell is done.
     """
     frame = _distinct_names(pd.DataFrame([row_of(results / key) for key in cells_of(results, study)]))
@@ -103,16 +103,16 @@ def done(frame: pd.DataFrame) -> pd.DataFrame:
 # One row of the frame: what a cell's `result.json` says, or why the file cannot be used.
 
 NUMBERS = ("n_blocks", "k", "loss", "dense_loss", "standard_error", "asked", "paid", "seconds")
-NONE = "NoCompensation"  # a class of pruning.engine.compensation; the analysis must not import torch
+NONE = "NoCompensation"  # a class in pruning.engine.compensation, which imports torch; the analysis must not
 
-# The form of the folder names that pruning.runs.cell gives. If a cell left no result, only its name is known.
+# Matches the folder names that pruning.runs.cell gives. If a cell has no result, only its name is known.
 _KEY = re.compile(
     r"(?P<model>.+)-(?P<objective>\w+)-(?P<algo>\w+)-(?P<size>[rk])(?P<number>[\d.e+-]+)-s(?P<seed>-?\d+)-[0-9a-f]{8}"
 )
 
 
 def row_of(cell_folder: Path) -> dict[str, Any]:
-    """The row of a cell. `status` is done, failed, missing, or damaged; then `damage` says what is wrong."""
+    """The row of a cell. `status` is done, failed, missing or damaged; if it is damaged, `damage` says why."""
     key, path = cell_folder.name, cell_folder / NAME
     named: dict[str, Any] = {}
     if match := _KEY.fullmatch(key):
@@ -133,13 +133,13 @@ def row_of(cell_folder: Path) -> dict[str, Any]:
     except (KeyError, TypeError, ValueError, AttributeError, InputError) as error:
         lacking = f"it lacks {error}" if isinstance(error, KeyError) else first_line(error)
         damage = first_line(f"{path} is damaged: {lacking}.")
-    # Paths are relative: if the study comes from an archive, its folder is temporary.
+    # Paths are shown relative to the results folder, since an archive's results folder is temporary.
     damage = damage.replace(f"{cell_folder.parent}/", "")
     return {"cell": key, "status": "damaged", **named, "damage": damage}
 
 
 def _checked(result: Result, named: Mapping[str, Any]) -> dict[str, Any]:
-    """The row of a result. Raises KeyError, TypeError or ValueError if it lacks something or has unusable values."""
+    """The row of a result. Raises KeyError, TypeError or ValueError if one of its values is missing or unusable."""
     if result["status"] not in ("done", "failed"):
         raise ValueError(f"its status is {result['status']!r}")
     config = result["config"]
@@ -172,7 +172,7 @@ def _checked(result: Result, named: Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError("it does not say why the cell failed")
         return row
     row |= _measured(result, removal)
-    may_lack = {"standard_error"} if row["standard_error"] is None else set()  # a single sample has none
+    may_lack = {"standard_error"} if row["standard_error"] is None else set()  # not known for one sample
     for name in {*NUMBERS, *(name for name in row if "/" in name)} - may_lack:
         if row[name] is None or isinstance(row[name], bool) or not isinstance(row[name], int | float):
             raise TypeError(f"{name} is {row[name]!r} and not a number")
@@ -185,7 +185,7 @@ def _measured(result: DoneResult, removal: Removal) -> dict[str, Any]:
     n_blocks, mask = result["mask"]["n_blocks"], Mask.from_json(result["mask"])
     ratio, budget = result["config"].get("ratio") or search["ratio"], _budget(result, mask, removal)
     margins, heal = result.get("margins"), result.get("heal")
-    # A healing may select another mask, which is not that cell's.
+    # Healing can select a mask that is not this cell's.
     own = heal is not None and not heal.get("selection", {}).get("changed")
     return {
         "model": result["model"]["name"],
@@ -195,7 +195,7 @@ def _measured(result: DoneResult, removal: Removal) -> dict[str, Any]:
         "samples": calibration["samples"],
         "draw": calibration["seed"],
         "algo": search["algo"],
-        # With a budget, masks of one problem differ in their number of units, so that it cannot be their size.
+        # With a budget, the masks of one problem remove different numbers of units, so such a number cannot be k.
         "k": search["k"] if budget is None else round(ratio * n_blocks),
         "ratio": ratio,
         "dropped": mask.dropped,
@@ -233,13 +233,13 @@ def _budget(result: DoneResult, mask: Mask, removal: Removal) -> BudgetRecord | 
 
 
 def _parts(drawn: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The parts of a calibration that is made of several; a part can have parts, too."""
+    """The parts of a calibration; empty if it has none. A part can have parts of its own."""
     nested = (part for part in drawn.values() if isinstance(part, Mapping))
     return [part for part in nested if "source" in part or _parts(part)]
 
 
 def _data(drawn: Mapping[str, Any], whole: bool = False) -> str | None:
-    """The name of calibration data: of its source, of its file, or of its data set on the hub; `whole`: its path."""
+    """The name of calibration data: source, file, or data set on the hub. If `whole`, the path if there is one."""
     if parts := _parts(drawn):
         return " + ".join(str(_data(part, whole)) for part in parts)
     source, path = drawn.get("source"), drawn.get("path")
@@ -248,11 +248,11 @@ def _data(drawn: Mapping[str, Any], whole: bool = False) -> str | None:
     return Path(path).stem if source == "file" else Path(path).name
 
 
-# What cells without a readable result lack, and names that keep apart what nothing compares.
+# Fill in what cells without a readable result lack, and give different models and data different names.
 
 
 def _distinct_names(frame: pd.DataFrame) -> pd.DataFrame:
-    """Name data by their paths, and models by their weights, if different ones share a short name.
+    """If different data share a short name, name them by their paths; if different models do, by their weights.
 
     The columns `path` and `revision` are dropped.
     """
@@ -270,9 +270,9 @@ def _distinct_names(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _filled(frame: pd.DataFrame, names: list[str], unknown: list[Any]) -> pd.DataFrame:
-    """Fill in columns of cells without a readable result, because their names do not hold them.
+    """Fill in the columns `names` of cells without a readable result; a cell's name does not contain these values.
 
-    The values are those of the other cells of the model, or of all if it has none; `unknown` if these differ.
+    The values are those of the model's other cells or, if it has none, of all cells; `unknown` if these differ.
     """
     lacking = frame[names[0]].isna()
     known = frame.loc[~lacking, ["model", *names]]
@@ -285,18 +285,18 @@ def _filled(frame: pd.DataFrame, names: list[str], unknown: list[Any]) -> pd.Dat
 
 
 def _with_sizes(frame: pd.DataFrame) -> pd.DataFrame:
-    """Fill in k of unfinished cells from their ratio and from the block count of finished cells of the same model."""
+    """Fill in k of unfinished cells: their ratio times the number of blocks of their model, if a cell has it."""
     blocks = frame.dropna(subset="n_blocks").groupby("model")["n_blocks"].first()
     n_blocks = frame["n_blocks"].fillna(frame["model"].map(blocks))
-    # round() as in core.spaces.block_count, so that a missing cell appears in the same panel as finished ones.
+    # Rounded as in pruning.core.mask, so that a missing cell appears in the same panel as finished ones.
     return frame.assign(n_blocks=n_blocks, k=frame["k"].fillna((frame["ratio"] * n_blocks).round()))
 
 
 def _labelled(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame with labels as models. Ratios that share a label and a size are distinguished in the label.
+    """The frame with a label in place of each model. If several ratios share a label and k, labels name the ratio.
 
     From `smollm2`, whole blocks are removed; from `smollm2 (sublayer)`, a share of the parameters, in sub-layers; in
-    `smollm2 (linear)`, linear maps stand in for the removed blocks.
+    `smollm2 (linear)`, linear maps replace the removed blocks.
     """
     repairs = column(frame, "compensation", NO_COMPENSATION)
     kinds = list(
@@ -314,16 +314,16 @@ def _labelled(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(model=names)
 
 
-# The column with the metrics of a cell that were measured on other data than those of most cells.
+# This column names the metrics that were measured on other data in a cell than in most cells.
 OTHER = "other_data"
 
 
 def on_same_data(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame without values on other data: for each model and metric, those of most cells are kept.
+    """The frame without values that were measured on other data than in most cells, for each model and metric.
 
-    A cell can be evaluated again on other data, and the new value counts. The column `data` of the frame, which maps
-    metrics to the digests of their data, is replaced by `other_data`: a text with the metrics whose values were left
-    out. Cells without digests are kept.
+    If a cell is evaluated again on other data, the new value counts. The column `data` maps metrics to the digests of
+    their data. It is replaced by `other_data`, a text that names the metrics whose values were left out. Cells
+    without digests are kept.
     """
     values = [(str(c), main_of(without_error(str(c).partition("/")[2]))) for c in frame if "/" in str(c)]
     left: dict[Hashable, list[str]] = {}
@@ -364,12 +364,12 @@ def filter_column(text: str) -> tuple[str, list[str]]:
 def _select(frame: pd.DataFrame, only: Only) -> pd.DataFrame:
     """The cells with one of the listed values in each column of `only`.
 
-    An unfinished cell is also kept if its value in a column is unknown.
+    If an unfinished cell's value in a column is unknown, the cell is kept.
     Raises ValueError if a listed value occurs in no cell.
     """
 
     def text(value: Any) -> str | None:
-        """A value as a user writes it: 3 and not 3.0. None if the value is missing."""
+        """A value as a user writes it: 3 and not 3.0; None if the value is missing."""
         return None if pd.isna(value) else str(value).removesuffix(".0")
 
     for name, kept in only.items():
@@ -386,7 +386,7 @@ def _select(frame: pd.DataFrame, only: Only) -> pd.DataFrame:
 #
 # A metric is named `ppl/<corpus>` or `acc/<task>`. Standard errors, `<metric>/stderr`, are not metrics.
 
-COMMON = 0.9  # a metric enters the mean if at least this share of the measured cells has it
+COMMON = 0.9  # a metric is part of the mean if at least this share of the measured cells has it
 HELDOUT = "ppl/heldout"  # the held-out part of the embedded text
 WORDS = {kind: LABELS[kind] for kind in ("ppl", "acc")}
 
@@ -396,12 +396,12 @@ class Metric:
     """One or several recorded metrics of a kind (`ppl` or `acc`), shown as their arithmetic mean.
 
     The paper's tables also average perplexities arithmetically. If a cell lacks one of the metrics, its mean is
-    NaN, because an average over fewer corpora or tasks would not be comparable.
+    NaN, because an average over fewer corpora or tasks could not be compared with those of other cells.
     """
 
     kind: str
     names: tuple[str, ...]
-    others: tuple[str, ...] = ()  # measured in too few cells to enter the mean
+    others: tuple[str, ...] = ()  # metrics measured in too few cells to be part of the mean
 
     @property
     def label(self) -> str:
@@ -419,10 +419,7 @@ class Metric:
         return ", ".join(name.partition("/")[2] for name in self.names)
 
     def of(self, frame: pd.DataFrame, which: str = "pruned") -> pd.Series[Any]:
-        """Values (cells,) of the pruned models; of the dense or healed ones if `which` is `dense` or `healed`.
-
-        Accuracies are in percent.
-        """
+        """The values (cells,) of the models `which` (pruned, dense or healed); accuracies are in percent."""
         columns = frame.reindex(columns=[f"{which}/{name}" for name in self.names]).astype(float)
         return columns.mean(axis=1, skipna=False) * (100 if self.kind == "acc" else 1)
 
@@ -440,10 +437,10 @@ def measured(frame: pd.DataFrame) -> dict[str, Metric]:
 
 
 def choose(frame: pd.DataFrame, kind: str, name: str | None = None) -> Metric:
-    """The metric `name`, with or without its prefix; by default, a mean over common metrics.
+    """The metric `name`, given with or without its prefix; by default, the mean over the common metrics of a kind.
 
-    This mean is over the metrics that nearly every cell (with any metric of the kind) has, or over all if there is no
-    such metric. If no cell has all metrics of the mean, the metric that most cells have is chosen.
+    Among the cells with any metric of the kind, nearly every cell has a common metric. If no metric is common, the
+    mean is over all metrics. If no cell has all metrics of the mean, the most frequent metric is chosen instead.
     Raises NothingToRead if the metric was not measured.
     """
     known = names(frame, kind)
@@ -463,7 +460,7 @@ def choose(frame: pd.DataFrame, kind: str, name: str | None = None) -> Metric:
 
 
 def of_windows(frame: pd.DataFrame, name: str | None = None) -> Metric:
-    """The perplexity whose windows masks are compared on: `name`, or by default `ppl/heldout`, or the default metric.
+    """The perplexity on whose windows masks are compared: `name`; by default `ppl/heldout`, else the default metric.
 
     Raises NothingToRead if it was not measured.
     """

@@ -1,4 +1,4 @@
-"""A study as a command asks for it: its cells, its title, the journals, and which of its files are damaged."""
+"""A study as a command selects it: its cells, its title, its journals, and which of its files are damaged."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from .load import OTHER, Metric, Only, done, load
 
 @dataclass(frozen=True, eq=False)
 class AskedStudy:
-    """The cells that a command selects. A property raises NothingToRead if no selected cell is finished.
+    """The cells that a command selects. If none of them is finished, properties raise NothingToRead.
 
-    It is compared and hashed by its identity, so that `functools.cache` keeps what a function computes from it.
+    Studies are compared and hashed by identity, so that `functools.cache` can cache functions of a study.
     """
 
     results: Path
@@ -59,11 +59,11 @@ class AskedStudy:
 
     @property
     def lines(self) -> dict[str, list[TraceLine]]:
-        """As `traces`, with the partial scores of races."""
+        """As `traces`, including the partial scores of races."""
         return self.journals.lines
 
     def without(self, objectives: Collection[str]) -> AskedStudy:
-        """The same study without the cells of some objectives. No file is read again.
+        """The study without the cells of `objectives`. No file is read again.
 
         Raises NothingToRead if no finished cell is left.
         """
@@ -88,7 +88,7 @@ class AskedStudy:
 
 # The title line of every figure.
 
-LISTED = 12  # more values than these are not listed
+LISTED = 12  # more values than this are counted instead of listed
 
 
 def describe(frame: pd.DataFrame, study: str | None, only: Only = MappingProxyType({})) -> str:
@@ -120,14 +120,14 @@ def _listed(name: str, values: Iterable[Any]) -> str:
     return f"{name}{'s' if len(distinct) > 1 else ''} {', '.join(distinct)}"
 
 
-# The journals of finished cells: which masks were scored, and what is wrong with files that are not whole.
+# The journals of finished cells: which masks were scored, and what is wrong with damaged journals.
 
 
 @dataclass(frozen=True)
 class Journals:
-    """The scored masks of each finished cell, and what is wrong with the files that are not whole.
+    """The scored masks of each finished cell, and what is wrong with damaged journals.
 
-    `lines` also has the partial scores of races, which only costs need.
+    `lines` includes the partial scores of races, which only the statistics of costs use.
     """
 
     lines: dict[str, list[TraceLine]]
@@ -140,7 +140,7 @@ class Journals:
 
 
 def journals(results: Path, finished: pd.DataFrame) -> Journals:
-    """Read the journals of finished cells. Of a damaged journal, the scores that can be read are kept."""
+    """Read the journals of finished cells. If a journal is damaged, its readable scores are kept."""
     lines, damages = dict[str, list[TraceLine]](), []
     for cell, dropped in zip(finished["cell"], finished["dropped"], strict=True):
         path, entries = results / str(cell) / TRACE, list[TraceEntry]()
@@ -173,25 +173,25 @@ def _whole(lines: Iterable[TraceLine]) -> list[TraceLine]:
     return [line for line in lines if "of" not in line]
 
 
-# The answers of every cell's mask to every item of an accuracy, so that item noise can be computed.
+# The answers of every cell's mask to every item of a task, from which the noise of an accuracy is computed.
 
 
 @dataclass(frozen=True)
 class ItemAnswers:
-    """For each task, how right each cell answered each item (cells, items). `note` says why there are none."""
+    """For each task, how correct each cell's answer to each item is (cells, items). If empty, `note` says why."""
 
     tasks: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     note: str = ""
 
     def take(self, rows: NDArray[np.int64]) -> ItemAnswers:
-        """The answers of some cells."""
+        """The answers of the cells in `rows`."""
         return ItemAnswers({name: answers[rows] for name, answers in self.tasks.items()}, self.note)
 
 
 def answers(results: Path, cells: Sequence[str], tasks: Sequence[str]) -> ItemAnswers:
     """The answers of finished cells to the items of tasks (`acc/<task>`), in the order of the cells.
 
-    There are none if some cell's answers were not kept, or if the cells of a task were measured on different items.
+    There are none if a cell's answers were not kept, or if cells were measured on different items of a task.
     """
     found = {}
     read = [read_done(results / cell) for cell in cells] if tasks else []
@@ -209,15 +209,15 @@ def answers(results: Path, cells: Sequence[str], tasks: Sequence[str]) -> ItemAn
     return ItemAnswers(found)
 
 
-# The held-out outcomes of masks in each of their states: pruned, repaired, or healed on a number of tokens.
+# The held-out outcomes of masks in each state: pruned, repaired, or healed on a number of tokens.
 
 
 def by_state(cells: pd.DataFrame, metrics: Mapping[str, Metric]) -> pd.DataFrame:
-    """Finished cells, with one row for each state of a cell's mask, and the mean metric of each kind for all metrics.
+    """One row for each state of each finished cell's mask, with a column for each kind in `metrics`.
 
-    `state` says what was done to the mask. So `model` does not name the compensation here, and the states of one mask
-    are in one stratum. Of healings, those with the most frequent settings count; tokens and seed may differ. Rows are
-    in the order of the states: pruned, repaired, then healed by tokens.
+    `state` says what was done to the mask, and `model` does not name the compensation, so that all states of a mask
+    are in one stratum. Only healing with the most frequent settings counts; tokens and seed may differ. Rows are in
+    the order of the states: pruned, repaired, then healed, ascending in tokens.
     """
     plain = cells[[name for name in cells if "/" not in str(name)]]
     repair = pd.Series(column(cells, "compensation", NO_COMPENSATION), cells.index)
@@ -238,7 +238,7 @@ def by_state(cells: pd.DataFrame, metrics: Mapping[str, Metric]) -> pd.DataFrame
 
 
 def _tokens(cells: pd.DataFrame) -> pd.Series[int]:
-    """The tokens of each cell's healing; 0 without one, or if its settings are not the most frequent ones."""
+    """The number of tokens on which each mask was healed; 0 if it was not, or not with the most frequent settings."""
     settings = column(cells, "healing", None)
     kinds = [None if one is None else comparable(one) for one in settings]
     counts = Counter(kind for kind in kinds if kind is not None)
@@ -248,11 +248,11 @@ def _tokens(cells: pd.DataFrame) -> pd.Series[int]:
     return pd.Series(tokens, cells.index, dtype=int)
 
 
-# The files beside the results that figures also read: terms of measurements, and healings.
+# Other files that figures read: the terms of measurements, and the records of healing.
 
 
 def damaged(results: Path, cells: Iterable[str]) -> list[str]:
-    """A text for each file beside the cells' results that cannot be read: of healings and of measurements."""
+    """A text for each unreadable file of a measurement or of healing."""
     files = [*results.glob(f"evaluation/*/*.{TERMS}")]
     for cell in cells:
         files += [path for name in (RECORD, EVALUATION) for path in results.glob(f"{cell}/{FOLDER}/*/{name}")]

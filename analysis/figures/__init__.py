@@ -1,1 +1,1 @@
-"""Figures and tables. A file `figN_NAME.py` is the command `figN`, and if it has a caption, a part of the report."""
+"""Figures and tables. A file `figN_NAME.py` is the command `figN`; if it has a caption, the report includes it."""

@@ -1,7 +1,7 @@
 """Draw a figure or a table of a study, as PNG, PDF and CSV.
 
 depth-pruning figure NAME [--results results] [--study NAME] ...     `figure NAME --help` lists the options
-depth-pruning figure all [--results results] [--study NAME] ...   every figure and table that it has data for
+depth-pruning figure all [--results results] [--study NAME] ...      every figure and table with data in the study
 
 NAME is one of fig1 to fig10, and table1 to table3.
 """
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure, the numbers drawn, and further tables by the names of their files."""
+    """A figure, the numbers that it draws, and further tables, by the names of their files."""
 
     figure: Figure
     numbers: pd.DataFrame
@@ -47,9 +47,9 @@ class Drawing:
 class StudyFigure:
     """A figure or table of a study; calling it runs its command.
 
-    `build` gets the study and the options of the command. With a `caption`, the figure is in the report's `section`
-    (a part of `report/summary.py`), if the study is `asked` about it. `metrics` adds the options `--perplexity` and
-    `--accuracy`, and `cost` adds `--cost` with these choices.
+    `build` gets the study and the options of the command. If the figure has a `caption` and `asked` is true for the
+    study, the report shows it in its `section` (a part of `report/summary.py`). `metrics` adds the options
+    `--perplexity` and `--accuracy`, and `cost` adds `--cost` with these choices.
     """
 
     name: str
@@ -75,7 +75,7 @@ class StudyFigure:
         run("figure", given, lambda study: self.save(self.build(study, given), study, given.out))
 
     def save(self, drawing: Drawing, study: AskedStudy, out: Path) -> Path:
-        """Write the files of a drawing. Returns the PNG."""
+        """Write the files of a drawing, and return the path of the PNG."""
         return save(drawing, out, self.name, self.heading, study.title)
 
     def _add_options(self, parser: argparse.ArgumentParser) -> None:
@@ -88,7 +88,7 @@ class StudyFigure:
 
 
 def main() -> None:
-    """Draw the figure that the first word names, or all. Raises InputError if there is none of that name."""
+    """Draw the figure that the first argument names, or all. Raises InputError if there is no such figure."""
     name, *words = sys.argv[1:] or ["--help"]
     if name in HELP:
         show(str(__doc__))
@@ -101,7 +101,7 @@ def main() -> None:
 
 
 def figures() -> dict[str, StudyFigure]:
-    """Every figure and table by its command: a file `figN_NAME.py` ends with the FIGURE of the command `figN`."""
+    """Every figure and table by its command. A file `figN_NAME.py` has the FIGURE of the command `figN`."""
     modules = sorted(
         Path(__file__).parent.glob("fig*.py"), key=lambda path: int(path.stem.partition("_")[0][3:])
     )
@@ -121,17 +121,17 @@ def _draw_all() -> None:
             log.info("%-8s %s", "figure", figure.save(figure.of(study), study, given.out).resolve())
         except NothingToRead as nothing:
             log.info("no       %s: %s", figure.name, nothing)
-        except Exception as error:  # the others are drawn all the same
+        except Exception as error:  # other figures are still drawn
             failed.append(f"{figure.name} could not be drawn ({type(error).__name__}: {error})")
     _end_with([*study.damages, *failed])
 
 
 def save(drawing: Drawing, out: Path, name: str, title: str = "", provenance: str = "") -> Path:
-    """Write a drawing to NAME.png, NAME.pdf, NAME.csv and its other tables to files of their names. Returns the PNG.
+    """Write NAME.png, NAME.pdf, NAME.csv and a CSV for each other table of a drawing. Return the path of the PNG.
 
-    The pictures have the title and the provenance in their metadata.
+    The metadata of the pictures have the title and the provenance.
     """
-    # The files get no date, so that the same results give the same bytes.
+    # The files get no date, so that equal results give equal bytes.
     about: dict[str, dict[str, str | None]] = {
         "png": {"Software": None, "Title": title, "Description": provenance},
         "pdf": {"CreationDate": None, "Title": title, "Subject": provenance},
@@ -140,14 +140,14 @@ def save(drawing: Drawing, out: Path, name: str, title: str = "", provenance: st
         stream = io.BytesIO()
         drawing.figure.savefig(stream, format=ending, metadata=metadata)
         write_bytes(out / f"{name}.{ending}", stream.getvalue())
-        drawing.figure.set_layout_engine("none")  # the second picture is laid out as the first
+        drawing.figure.set_layout_engine("none")  # the second picture keeps the layout of the first
     for file, table in {name: drawing.numbers, **drawing.others}.items():
         write_text(out / f"{file}.csv", table.to_csv(index=False))
     return out / f"{name}.png"
 
 
 def study_arguments(about: str) -> argparse.ArgumentParser:
-    """A parser of `--results DIR --study NAME --only COLUMN=VALUES --out DIR`."""
+    """A parser for `--results DIR --study NAME --only COLUMN=VALUES --out DIR`."""
     parser = argparse.ArgumentParser(description=about)
     where = "a results folder, or an archive (*.tar.xz)"
     parser.add_argument("--results", default="results", type=_expanded, help=where)
@@ -165,13 +165,13 @@ def _expanded(text: str) -> Path:
 
 
 def parsed(parser: argparse.ArgumentParser) -> Namespace:
-    """The arguments of a command. Also sets the style of the figures, and the form of the log."""
+    """Parse the arguments of a command. Also set the style of figures and the format of the log."""
     given = parser.parse_args()
     only: dict[str, list[str]] = {}
     for name, kept in given.only:
         only[name] = [*dict.fromkeys([*only.get(name, ()), *kept])]
     given.only, home = only, Path() if is_archive(given.results) else given.results
-    # A folder of their own for the figures of selected cells, so that those of all cells stay.
+    # Figures of selected cells have a folder of their own, so that they do not replace those of all cells.
     chosen = "__".join(f"{name}={','.join(kept)}" for name, kept in only.items())
     given.out = given.out or home / "figures" / chosen
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
@@ -181,10 +181,10 @@ def parsed(parser: argparse.ArgumentParser) -> Namespace:
 
 
 def run(kind: str, given: Namespace, draw: Callable[[AskedStudy], Path]) -> None:
-    """Draw a study and name the file that `draw` returns.
+    """Draw a study, and log the path of the file that `draw` returns.
 
-    If files of the study are damaged, `draw` uses what can be read; then this function names the files and ends the
-    command with exit code 1.
+    If files of the study are damaged, `draw` uses what can be read. Then this function logs what is damaged and ends
+    the command with exit code 1.
     """
     study = _study(given)
     log.info("%-8s %s", kind, draw(study).resolve())
@@ -208,7 +208,7 @@ def _study(given: Namespace) -> AskedStudy:
 
 
 def _end_with(damages: Sequence[str]) -> None:
-    """Name what is wrong, if there is anything, and end the command with exit code 1."""
+    """If there are damages, log them and end the command with exit code 1."""
     for damage in damages:
         log.warning("damaged  %s", damage)
     if damages:

@@ -1,9 +1,9 @@
 """Figure 10: whether masks still differ after repair and after healing.
 
-Left: how far the held-out loss of each mask is above the dense model's: pruned, and after each budget of healing; a
-cross is the repaired mask. Middle: the rank correlation of the held-out losses before and after, of all masks and of
-those that cost at most twice what the best one costs. Right: the share of the lost loss that each mask regains. Lines
-are 95 % intervals: in the middle over masks and windows, on the right over windows.
+Left: how far the held-out loss of each mask is above the dense model's, pruned and after healing on each number of
+tokens; a cross is the repaired mask. Middle: the rank correlation of held-out losses before and after, for all masks
+and for masks that cost at most twice what the best one costs. Right: the share of the loss added by pruning that
+healing regains. Lines are 95 % intervals: in the middle over masks and windows, on the right over windows.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ from .cli import Drawing, StudyFigure
 from .style import INK, named
 
 KINDS = {"search": "#333333", "single scores": "#B8860B", "sub-layers": "#6A51A3", "random": "#999999"}
-LINEAR = 0.1  # nats; with masks that are better than the dense model, losses below this are drawn linearly
+LINEAR = 0.1  # nats; if masks are better than the dense model, the scale is linear below this
 Masks = dict[tuple[str, float], list[HealedMask]]
 
 
 def healed(results: Path, frame: pd.DataFrame, metric: Metric) -> Masks:
-    """The masks of each model and ratio. Raises NothingToRead unless there are two, one of them repaired."""
+    """The masks of each model and ratio that has two, one repaired or healed. Raises NothingToRead if none has."""
     found = {
         stratum: masks
         for stratum, masks in healed_masks(results, done(frame), metric.names).items()
@@ -68,9 +68,9 @@ def kind(one: HealedMask) -> str:
 
 
 def table(masks: Masks) -> pd.DataFrame:
-    """One row for each mask and state: the loss, its perplexity, and the share of the lost loss that is regained.
+    """One row for each mask and state: the loss, its perplexity, and the regained share of the loss added by pruning.
 
-    With windows of several corpora, the perplexity is the geometric mean over windows.
+    If windows are of several corpora, the perplexity is the geometric mean over windows.
     """
     rows = []
     for (model, ratio), some in masks.items():
@@ -109,7 +109,7 @@ def summary(masks: Masks) -> pd.DataFrame:
 
 
 def _both(masks: Sequence[HealedMask]) -> list[tuple[str, StateStatistics]]:
-    """The statistics of each state: of all masks, then of those near the best one if these are fewer."""
+    """The statistics of each state, for all masks and, if some are not near the best mask, for those that are."""
     near = near_best(masks)
     sets = [("all", masks), *([("near the best", near)] if len(near) < len(masks) else [])]
     found = [(which, one) for which, some in sets for one in statistics(some)]

@@ -1,8 +1,8 @@
 """Figure 1: which blocks each search removed. A panel for each model and size, a line for each search.
 
 Source: figure 1 of arXiv 2604.24938. In addition, each line shows the held-out metrics of its masks. The shade of a
-block is the share of the draws that remove it. Searches that all found the same masks share a line. If sub-layers are
-removed, a block is two squares: its attention above and its MLP below.
+block is the share of the draws that remove it. If all searches found the same masks, they share a line. If sub-layers
+are removed, a block is two squares: its attention above and its MLP below.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from . import style
 from .cli import Drawing, StudyFigure
 from .style import EVERY, LINE, Rows, counted, rows_of
 
-COLUMNS = {"ppl": ("ppl", 30), "acc": ("acc, %", 58)}  # of metrics: right edges in points from the squares
+COLUMNS = {"ppl": ("ppl", 30), "acc": ("acc, %", 58)}  # columns' right edges, in points from the squares
 
 
 def draw(frame: pd.DataFrame) -> Figure:
-    """The panels, in as few columns as a page allows. If a page has no room for them, searches share a line."""
+    """The panels, in as few columns as a page allows. If a page has no room for all lines, searches share a line."""
     known = frame.dropna(subset=["model", "objective", "k"])
     strata, shown = strata_of(known), merged(known)
     line = LINE * (1.5 if has_sublayers(known) else 1)
@@ -77,7 +77,7 @@ def _panel(axes: Axes, cells: pd.DataFrame, rows: Rows, metrics: Sequence[Metric
     def write(y: float, words: str, right: float, **look: Any) -> None:
         place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
         text = axes.annotate(words, (1, y), (right, 0), ha="right", va="center_baseline", **place, **look)
-        text.set_in_layout(y < 1)  # the headings have the room that all lines need; layout is slow
+        text.set_in_layout(y < 1)  # layout is slow: headings stand for all lines
 
     for metric in metrics:
         heading, right = COLUMNS[metric.kind]
@@ -101,7 +101,7 @@ def _panel(axes: Axes, cells: pd.DataFrame, rows: Rows, metrics: Sequence[Metric
 
 
 def _mean(cells: pd.DataFrame, metric: Metric, which: str = "pruned") -> str:
-    """The mean of a metric over cells, as text. The mean of perplexities is geometric; accuracies are in percent."""
+    """The mean of a metric over cells, as text: geometric for perplexities, in percent for accuracies."""
     values = metric.of(cells, which).dropna()
     if values.empty:
         return style.DASH
@@ -109,7 +109,7 @@ def _mean(cells: pd.DataFrame, metric: Metric, which: str = "pruned") -> str:
 
 
 def _foot(cells: pd.DataFrame) -> str:
-    """How to read the figure."""
+    """The note on how to read the figure."""
     most = int(cells.groupby(["model", "k", "objective", "algo"]).size().max())
     parts = ["across: blocks, from 0"]
     parts += ["a block is two squares: attention above, MLP below"] if has_sublayers(cells) else []
@@ -121,7 +121,7 @@ def _foot(cells: pd.DataFrame) -> str:
 
 
 def merged(cells: pd.DataFrame) -> pd.DataFrame:
-    """The cells, with one name for all searches of an objective if three or more found the same masks everywhere."""
+    """The cells. If an objective has three or more searches, and all found the same masks, they get a common name."""
     parts = []
     for _, own in groups(cells, "objective"):
         alike = (own["status"] == "done").all() and own["algo"].nunique() > 2
@@ -137,14 +137,14 @@ def merged(cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def _squares(axes: Axes, cells: pd.DataFrame, y: float, hue: str) -> None:
-    """The squares of a line: the share of its cells that remove a unit."""
+    """Draw the squares of a line: for each unit, the share of the cells that remove it."""
     n_blocks, rows = int(cells["n_blocks"].iloc[0]), 2 if has_sublayers(cells) else 1
     units = np.arange(n_blocks * rows)
     shares = np.mean([np.isin(units, mask) for mask in cells["dropped"]], axis=0)
     edges = np.linspace(y - 0.45, y + 0.45, rows + 1)
     shades = LinearSegmentedColormap.from_list("removed", ["#EFEFEF", hue])
     look: dict[str, Any] = {"cmap": shades, "vmin": 0, "vmax": 1, "edgecolors": "white", "linewidth": 0.4}
-    # Units 2i and 2i + 1 are attention and MLP of block i.
+    # Units 2i and 2i + 1 are the attention and the MLP of block i.
     axes.pcolormesh(np.arange(n_blocks + 1), edges, shares.reshape(-1, rows).T, **look)
 
 
@@ -154,7 +154,7 @@ def has_sublayers(cells: pd.DataFrame) -> bool:
 
 
 def table(frame: pd.DataFrame) -> pd.DataFrame:
-    """The content of the CSV: one row per cell (also missing cells), with mask and metrics."""
+    """The content of the CSV: one row per cell, finished or not, with mask and metrics."""
     metrics = [name for name in frame if str(name).startswith(("dense/", "pruned/"))]
     where = ["model", "objective", "calibration", "samples", "length", "algo", "k", "seed"]
     finished = rows_of(frame, status="done")

@@ -1,8 +1,8 @@
 """Figure 2: rank by perplexity against rank by accuracy, one panel for each objective, model and k.
 
 Source: figure 2 of arXiv 2604.24938, which has only the objective perplexity. Each line is a search, from its rank by
-mean perplexity (left) to its rank by mean accuracy (right); rank 1, the best, is above. Searches that tie stand in a
-grey band. Panels in which one of the rankings is constant are not drawn, and the note names them.
+mean perplexity (left) to its rank by mean accuracy (right); rank 1, the best, is at the top. Searches that tie are in
+a grey band. If one of its rankings is constant, a panel is not drawn, and the note names it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SIDES = ("perplexity_rank", "accuracy_rank")
 
 
 def draw(searches: pd.DataFrame, labels: tuple[str, str]) -> Figure:
-    """A panel for each objective, model and k, without those that have nothing to compare."""
+    """A panel for each objective, model and k in which neither ranking is constant."""
     shown, left_out = comparable(searches)
     where = [
         (objective, *stratum)
@@ -51,7 +51,7 @@ def draw(searches: pd.DataFrame, labels: tuple[str, str]) -> Figure:
 
 
 def comparable(searches: pd.DataFrame) -> tuple[pd.DataFrame, str]:
-    """The panels in which neither ranking is constant, and the end of a note that names the others."""
+    """The searches in panels without a constant ranking, and the end of the note, which names the other panels."""
     distinct = searches.groupby(PANEL)[[*SIDES]].transform("nunique")
     varied = distinct.min(axis=1) > 1
     names = []
@@ -66,7 +66,7 @@ def comparable(searches: pd.DataFrame) -> tuple[pd.DataFrame, str]:
 def _panel(axes: Axes, panel: pd.DataFrame) -> None:
     row = panel.iloc[0]
     hue = style.colour(row["objective"])
-    # Searches that tie stand below each other, in the order of the other side, so that few lines cross.
+    # Searches that tie are placed in the order of the other side, so that few lines cross.
     places = {side: panel.sort_values([side, *SIDES], kind="stable")["algo"].tolist() for side in SIDES}
     for x, side in enumerate(SIDES):
         for _, tied in groups(panel, side):
@@ -89,7 +89,7 @@ def _panel(axes: Axes, panel: pd.DataFrame) -> None:
 
 
 def _words(row: pd.Series[Any]) -> str:
-    """The panel's correlation with its interval."""
+    """The panel's correlation with its interval, as text."""
     if row["note"]:
         return str(row["note"])
     ends = f" ({signed(row['low'])} to {signed(row['high'])})" if row["low"] < row["high"] else ""
@@ -102,9 +102,9 @@ def _words(row: pd.Series[Any]) -> str:
 def ranks(frame: pd.DataFrame, perplexity: Metric, accuracy: Metric) -> pd.DataFrame:
     """One row per algorithm and panel: means, ranks, and the panel's Spearman correlation (interval, note).
 
-    The mean of a perplexity is geometric: in an arithmetic mean, one broken mask would outweigh all other draws.
-    `searches` counts the algorithms of the panel, and `distinct_masks` the masks that they found in all draws. If
-    several algorithms found the same masks in all draws, `distinct` and `distinct_spearman` count these as one.
+    Mean perplexities are geometric: in an arithmetic mean, one broken mask would outweigh all other draws. `searches`
+    counts the algorithms of the panel, and `distinct_masks` the different masks that they found in all draws. If
+    several algorithms found the same mask in every draw, `distinct` and `distinct_spearman` count them as one.
     """
     cells = done(frame)
     cells = cells.assign(perplexity=perplexity.of(cells), accuracy=accuracy.of(cells))

@@ -1,9 +1,9 @@
 """Figure 3: the accuracy and perplexity of each search, with intervals, and how much the searches differ.
 
-Source: figure 3 of arXiv 2604.24938. Each point is the mean of an algorithm over data and draws, its line the 95
-percent interval over draws; means of perplexities are geometric. Beside each objective stands the standard deviation
-over searches (ddof 0): of accuracies in percentage points, of perplexities as a factor. In the CSV, `distinct_sd`
-counts searches with equal masks once, and variances are those of arithmetic means, as in the paper.
+Source: figure 3 of arXiv 2604.24938. Each point is the mean of an algorithm over data and draws, and its line is the
+95 percent interval over draws; mean perplexities are geometric. Beside each objective is the standard deviation over
+searches (ddof 0): of accuracies in percentage points, of perplexities as a factor. In the CSV, `distinct_sd` counts
+searches with equal masks once, and variances are those of arithmetic means, as in the paper.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ OUTCOMES = ("perplexity", "accuracy")
 
 
 def draw(searches: pd.DataFrame, metrics: Mapping[str, Metric]) -> Figure:
-    """A row of panels for each outcome, with a panel for each stratum, and in it a line for each search."""
+    """A row of panels for each outcome: a panel for each stratum, with a line for each search."""
     distinct = searches.groupby("objective")["distinct"].transform("max")
     alike = (distinct == 1) & (searches["searches"] > 1)
     searches = searches.assign(algo=searches["algo"].mask(alike, EVERY))
@@ -78,7 +78,7 @@ def _panel(axes: Axes, chosen: pd.DataFrame, rows: Rows, logarithmic: bool) -> N
 
 
 def _words(row: pd.Series[Any]) -> str:
-    """How much the searches of an objective differ."""
+    """How much the searches of an objective differ, as text."""
     if np.isnan(row["sd"]):
         return "one search"
     if row["distinct"] == 1:
@@ -94,8 +94,8 @@ def spread(frame: pd.DataFrame, metrics: Mapping[str, Metric]) -> pd.DataFrame:
     """One row for each outcome, objective, model, k and algorithm.
 
     `value` is the arithmetic mean, and `variance` its variance over algorithms; in `distinct_variance`, algorithms
-    with equal masks count once. `mean`, `low` and `high` are what is drawn, geometric for perplexities. `sd` and
-    `distinct_sd` are its standard deviations over algorithms, for perplexities a factor.
+    with equal masks count once. `mean`, `low` and `high` are drawn; for perplexities, `mean` is geometric. `sd` and
+    `distinct_sd` are the standard deviations of `mean` over algorithms; for perplexities, they are factors.
     """
     cells = done(frame)
     cells = cells.assign(**{outcome: metrics[outcome].of(cells) for outcome in OUTCOMES})
@@ -112,7 +112,7 @@ def _of_panel(panel: pd.DataFrame, outcome: str, where: Mapping[str, Any]) -> pd
     searches = means(panel, [outcome]).rename(columns={outcome: "value"})
     whole, logs = compared(panel, [outcome])[0], outcome == "perplexity"
     values = np.log(whole[outcome]) if logs else whole[outcome]
-    # In the order of `means`.
+    # In the same order as the rows of `means`.
     drawn = [over_draws(values[algo.index], CellDraws.of(algo)) for _, algo in groups(whole, "algo")]
     shown = pd.DataFrame([[d.mean, d.low, d.high] for d in drawn], columns=["mean", "low", "high"])
     once = ~searches["masks"].duplicated()
@@ -129,7 +129,7 @@ def _of_panel(panel: pd.DataFrame, outcome: str, where: Mapping[str, Any]) -> pd
 
 
 def _sd(values: pd.Series[float]) -> float:
-    """The standard deviation (ddof 0); NaN for a single value, as there is nothing to differ."""
+    """The standard deviation (ddof 0); NaN for a single value."""
     return float(np.std(values)) if len(values) > 1 else float("nan")
 
 

@@ -1,9 +1,9 @@
-"""Figure 4: what moves a mask. How many blocks another search, another draw or another objective changes.
+"""Figure 4: how many blocks of a mask another search, another draw or another objective changes.
 
-A panel for each model and size; across, the blocks that change, from none to all k. Everything else stays equal: a
-search is compared with another on the same draw, a draw with another of the same search. A point is the mean over all
-pairs, its line the 95 percent interval that leaves out one draw; a small grey point is a draw. The dotted line is
-chance: what masks drawn at random would give.
+Each model and size has a panel; its horizontal axis is the number of blocks that change. All else is equal: searches
+are compared on the same draw, draws for the same search, objectives for both. A point is the mean over all pairs, and
+its line is the 95 percent interval over draws; a small grey point is the mean over the pairs with one draw. The
+dotted line is the mean for random masks.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ COLUMNS = (
     "model", "k", "changed_by", "objectives", "others", "blocks", "low", "high", "draws", "chance", "of_each_draw",
     "worst_to_best", "worst_to_best_low", "worst_to_best_high",
 )  # fmt: skip
-WHITE: dict[str, Any] = {"bbox": {"fc": "white", "ec": "none", "pad": 0.6}}  # behind a number
+WHITE: dict[str, Any] = {"bbox": {"fc": "white", "ec": "none", "pad": 0.6}}  # the background of a number
 
 
 def draw(found: Sequence[Change]) -> Figure:
@@ -67,7 +67,7 @@ def draw(found: Sequence[Change]) -> Figure:
 
 
 def label(change: Change) -> str:
-    """The name of a line: the objective, or both that are compared."""
+    """The name of a line: the objective, or the objectives that are compared."""
     few, many = (
         sorted((change.objectives, change.others), key=len) if change.others else (change.objectives, ())
     )

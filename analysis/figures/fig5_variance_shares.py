@@ -1,10 +1,10 @@
-"""Figure 5: how many times as much of each outcome's variance is due to the calibration as to the search.
+"""Figure 5: the share of each outcome's variance that is due to calibration, divided by the share due to the search.
 
 The four outcomes are the mask (Jaccard distance), the calibration loss minus that of the dense model, the logarithm
 of held-out perplexity, and accuracy. Variance components are computed within one model and one k. For the loss, they
-are also computed within one objective, because losses of different objectives have no common unit. Bars are
-95 percent intervals over calibration draws. Shares are in percent, cut off at 0 and 100; the CSV also has the
-components, which can be negative. Sources that the study did not vary have no row.
+are also computed within one objective, because losses of different objectives have no common unit. Lines are
+95 percent intervals over calibration draws. The CSV has the shares, clipped to 0 and 1, and the components, which can
+be negative.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from . import style
 from .cli import Drawing, StudyFigure
 from .style import GREY, INK, LINE, Rows, number, rows_of
 
-LEAST, MOST = 0.05, 100.0  # of the axis
+LEAST, MOST = 0.05, 100.0  # the axis is within these
 Ratios = Mapping[str, Mapping[str, IntervalEstimate]]
 
 
 def ratios(by_outcome: Mapping[str, Shares]) -> Ratios:
-    """The ratios to the search of each outcome, if they are known."""
+    """The known ratios of each outcome: calibration : search, and objective : search."""
     found = {}
     for label, one in by_outcome.items():
         both = {"calibration : search": one.total_ratio, f"{one.objective} : search": one.objective_ratio}
@@ -44,7 +44,7 @@ def ratios(by_outcome: Mapping[str, Shares]) -> Ratios:
 
 
 def draw(found: Ratios, title: str = "How much more calibration decides than the search") -> Figure:
-    """A forest plot: a line for each ratio of each group, with its interval, on a log axis with a line at 1."""
+    """A forest plot: each ratio of each group with its interval, on a log axis with a line at 1."""
     rows = Rows.of({group: [*ratios] or ["no ratio"] for group, ratios in found.items()})
     note = "ratio of shares of variance within model and size, with interactions on both sides; lines: 95 % "
     note += "intervals; an arrow: the line goes on, because a share may be 0"
@@ -81,21 +81,21 @@ def draw(found: Ratios, title: str = "How much more calibration decides than the
 
 # Ratios of shares as text. A ratio without an upper end shows how small its second side is.
 
-NO_SHARE = 1e9  # a share is 0 if another one is so many times as large
+NO_SHARE = 1e9  # if a ratio is above this, its second share is 0 up to rounding
 
 
 def ratio_text(ratio: IntervalEstimate) -> str:
     """A ratio with its interval, for a table in which the shares are beside it.
 
-    Without an upper end, only the lower end is shown; no ratio is infinite. If the second share is 0 in all
-    resamples, up to the rounding of numbers, there is no ratio.
+    If the interval has no upper end, only the lower end is shown. If the second share is 0 in all resamples, up to
+    rounding errors, the text is `no ratio`.
     """
     if ratio.low > NO_SHARE or (np.isnan(ratio.low) and ratio.value > NO_SHARE):
         return "no ratio"
     if np.isnan(ratio.low):
         return number(ratio.value)
-    if ratio.high > NO_SHARE:  # no upper end, up to the rounding of a share that is 0
-        if ratio.low == 1:  # neither side may explain anything, so only the interaction is left on both
+    if ratio.high > NO_SHARE:  # the interval has no upper end
+        if ratio.low == 1:  # both sides may consist of the interaction only
             return "at least 1"
         return f"above {number(ratio.low)}" if ratio.low > 0 else "not determined"
     return f"{number(ratio.value)} ({number(ratio.low)} to {number(ratio.high)})"
@@ -116,11 +116,11 @@ def is_accuracy(label: str) -> bool:
 def shares_of(
     study: AskedStudy, perplexity: str | None, accuracy: str | None
 ) -> tuple[dict[str, Shares], pd.DataFrame]:
-    """The shares of each outcome of a study, and one table of all numbers; without cells of the reference search.
+    """The shares of each outcome of a study, and one table of all numbers; the exhaustive search is left out.
 
     Perplexity and accuracy are outcomes only if they were measured. The noise of the items is subtracted from the
-    sums of squares of an accuracy. If the answers to single items were not kept, it looks like an effect of the
-    setting, so the shares of the accuracy are refused. Raises NothingToRead if a named metric was not measured.
+    sums of squares of an accuracy. If the answers to single items were not kept, this noise would look like an effect
+    of the setting, so the accuracy gets no shares. Raises NothingToRead if a named metric was not measured.
     """
     frame = done(study.frame)
     cells, answers = rivals(frame), ItemAnswers()
@@ -159,10 +159,10 @@ def shares_of(
 
 
 def calibration_perplexity(frame: pd.DataFrame) -> Shares:
-    """Shares of the logarithm of calibration perplexity above the dense model's, in the cells pruned for it.
+    """Shares of variance of ln(calibration perplexity : the dense model's), in the cells pruned for perplexity.
 
-    Data differ in perplexity before anything is removed, so only the rise says what removal does. Raises
-    NothingToRead if no cell minimises perplexity.
+    Data differ in perplexity before anything is removed, so only the rise shows what removal does. Raises
+    NothingToRead if no cell was pruned for perplexity.
     """
     cells = rows_of(frame, objective="perplexity")
     if cells.empty:

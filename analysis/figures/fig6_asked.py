@@ -1,9 +1,9 @@
-"""Figure 6: search harder, get what you asked for. Own loss against held-out perplexity, a line for each draw.
+"""Figure 6: whether a search that lowers the calibration loss also lowers the held-out perplexity.
 
-Across: how many nats lower than one-shot's the calibration loss of a search is, on the same draw. Up: the held-out
-perplexity of its mask over that of the unpruned model. All objectives share the axis of the first panel; each has a
-further panel of its own, because most differences are small beside those between objectives. If an objective asks for
-what one wants, its lines fall.
+Each line joins the searches of one draw. Its horizontal axis is how far the calibration loss of a search is below
+one-shot's, its vertical axis the held-out perplexity of the mask divided by that of the unpruned model. All
+objectives share the first panel; each has a panel of its own too, because differences between searches are small
+compared with those between objectives. If a lower loss means a lower perplexity, the lines fall.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ BREAK = (float("nan"), float("nan"))  # ends a line
 
 
 def draw(lines: Sequence[SearchLine], perplexity: str) -> Figure:
-    """A row of panels for each model and size: all objectives on one axis, then each on its own."""
+    """A row of panels for each model and size: one for all objectives, then one for each."""
     strata = list(dict.fromkeys((line.model, line.k) for line in lines))
     every = style.objectives(line.objective for line in lines)
     shown = [name for name in every if any(gain(one) is not None for one in lines if one.objective == name)]
@@ -84,7 +84,7 @@ def _finish(axes: Axes, title: str, words: str, hue: str) -> None:
 
 
 def verdict(lines: Sequence[SearchLine]) -> str:
-    """Whether the mask of lowest own loss is better or worse held out than one-shot's, over draws."""
+    """Whether the mask with the lowest loss has a lower held-out perplexity than one-shot's, over draws; as text."""
     steps = [step for line in lines if (step := gain(line)) is not None]
     if not steps:
         return "no gain in own loss" if lines else "not run"
@@ -94,7 +94,7 @@ def verdict(lines: Sequence[SearchLine]) -> str:
 
 
 def gain(line: SearchLine) -> float | None:
-    """The logarithm of perplexity at the lowest own loss minus one-shot's; None if no search is better."""
+    """The log perplexity of the mask with the lowest loss, minus one-shot's; None if no search lowers the loss."""
     return None if line.gained[-1] <= 0 else line.over[-1] - line.over[line.searches.index(ONE_SHOT)]
 
 

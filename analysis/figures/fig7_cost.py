@@ -1,9 +1,9 @@
-"""Figure 7: how near the loss of each search gets to that of the best known mask, and at what cost.
+"""Figure 7: how far the loss of each search is above that of the best known mask, and what the search costs.
 
-A panel for each model and size. Across: the cost of a search, in masks scored, seconds, or block forwards. A score is
-counted even if another cell computed it. Up: what is left of the way to the best known mask, in percent of what the
-worst search leaves; a line for each objective joins its searches. A filled point is on the Pareto front: no other
-search has both a lower cost and a lower loss. If every search found the best known mask, an objective has no line.
+Each model and size has a panel. Its horizontal axis is the cost of a search: masks scored, seconds, or block
+forwards. A score is counted even if another cell computed it. The vertical axis is the loss above that of the best
+known mask, in percent of that of the worst search. Each objective has a line through its searches, unless all found
+the best known mask. A filled point is on the Pareto front: no other search has both a lower cost and a lower loss.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .style import GREY, named, rows_of
 
 COSTS = {"scores": "masks scored", "seconds": "seconds of a search alone", "forwards": "block forwards"}
 GROUP = ["objective", *STRATUM]
-APART = 0.045  # of a panel's width: between the names of two searches
+APART = 0.045  # distance between the names of two searches, as a share of the panel's width
 
 
 def draw(ends: pd.DataFrame, cost: str) -> Figure:
@@ -95,7 +95,7 @@ def _names(axes: Axes, costs: pd.Series[float]) -> None:
 def measure(frame: pd.DataFrame, traces: Mapping[str, Trace], lines: Mapping[str, Trace]) -> pd.DataFrame:
     """One row per search, for each objective, model and k: mean costs, and the excess over the best known mask.
 
-    `lines` are the `traces` with the partial scores of races, which also cost time.
+    `lines` are the `traces` and also the partial scores of races, which cost time too.
     """
     cells = done(frame)
     known = regret.best_known(cells, traces)
@@ -116,7 +116,7 @@ def measure(frame: pd.DataFrame, traces: Mapping[str, Trace], lines: Mapping[str
 
 
 def _end(cells: pd.DataFrame) -> dict[str, Any]:
-    """Mean costs and mean excess of a search, with the interval of the excess over draws; it is at least 0."""
+    """Mean costs and mean excess of a search, with the excess's interval over draws, which is clipped at 0."""
     named = {"scores": "asked", "seconds": "seconds_alone", "forwards": "forwards_alone"}
     costs = {cost: float(cells[column].astype(float).mean()) for cost, column in named.items()}
     excess = over_draws(cells["regret"], CellDraws.of(cells))

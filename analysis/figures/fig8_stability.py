@@ -1,8 +1,8 @@
 """Figure 8: how often other calibration samples would lead to another mask, and how many samples are enough.
 
-The figure is computed from the per-sample losses in the traces; no model is run. Above: how often the final decision
+The figure is computed from the per-sample losses in the traces; no model is run. Above: how often the last decision
 of a search gives another mask if the calibration samples are bootstrapped. Below: how often two disjoint subsets of n
-samples give the same mask, over all searches. Points are means over cells, in percent; lines are 95 percent intervals
+samples give equal masks, over all searches. Points are means over cells, in percent; lines are 95 percent intervals
 over calibration draws. The CSV also has the Jaccard overlap of the masks.
 """
 
@@ -32,7 +32,7 @@ WHERE = ["cell", *STRATUM, "objective", "calibration", "samples", "length", "dra
 
 
 def draw(rows: pd.DataFrame, curves: pd.DataFrame) -> Figure:
-    """A column of two panels for each model and size: by search above, over numbers of samples below."""
+    """A column of two panels for each model and size: searches above, numbers of samples below."""
     strata, lines = strata_of(rows), Rows.of_cells(rows)
     note = "means over cells, 95 % intervals over draws; above: bootstrapped calibration samples that choose another "
     note += "mask; below: two disjoint subsets of one draw that choose the same mask, over all searches"
@@ -66,7 +66,7 @@ def draw(rows: pd.DataFrame, curves: pd.DataFrame) -> Figure:
 
 
 def _percent(values: pd.Series[float], drawn: CellDraws) -> tuple[float, float, float]:
-    """The mean of shares in percent, with its interval, which is within 0 and 100. `drawn` is of all rows."""
+    """The mean of shares in percent, with its interval clipped to 0 and 100. `drawn` has the draws of all rows."""
     mean = over_draws(100 * values.astype(float), drawn.take(values.index.to_numpy()))
     low, high = np.clip([mean.low, mean.high], 0, 100)
     return mean.mean, float(low), float(high)
@@ -81,7 +81,7 @@ def _curves(axes: Axes, lines: pd.DataFrame) -> None:
     for i, objective in enumerate(names):
         hue, of_size = style.colour(objective), list(groups(rows_of(lines, objective=objective), "n"))
         means, low, high = zip(*(_percent(part["pair"], drawn) for _, part in of_size), strict=True)
-        x = [n * 2.0 ** (0.06 * (i - (len(names) - 1) / 2)) for n, _ in of_size]  # side by side
+        x = [n * 2.0 ** (0.06 * (i - (len(names) - 1) / 2)) for n, _ in of_size]  # objectives side by side
         axes.plot(x, means, color=hue)
         style.dots(axes, x, means, (low, high), hue, upright=True)
     sizes = sorted(lines["n"].unique())
@@ -94,7 +94,7 @@ def _curves(axes: Axes, lines: pd.DataFrame) -> None:
 
 
 def measure(frame: pd.DataFrame, traces: Mapping[str, Trace]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """One row per cell (how often resamples give another mask, samples needed), and agreement for each cell and n."""
+    """Two frames: how often resamples give another mask, by cell, and how often subsets agree, by cell and n."""
     rows, curves = list[dict[Any, Any]](), dict[str, pd.DataFrame]()
     cells = done(frame)
     for where, budget in zip(cells[WHERE].to_dict("records"), budgets(cells), strict=True):
@@ -116,7 +116,7 @@ def measure(frame: pd.DataFrame, traces: Mapping[str, Trace]) -> tuple[pd.DataFr
 
 @cache
 def stability_of(study: AskedStudy) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """What `measure` finds in a study."""
+    """The frames that `measure` returns for a study."""
     return measure(study.frame, study.traces)
 
 

@@ -1,8 +1,8 @@
 """Figure 9: what is gained by removing sub-layers instead of whole blocks, at the same share of the parameters.
 
-Each point compares the mask over sub-layers (or attention or MLP layers only) with the mask over blocks of the same
-search, objective and samples: exp of the mean difference of the held-out losses over the same windows, which is the
-ratio of the perplexities. The line is its 95 % interval. Left of 1, the sub-layers are better.
+Each point compares a mask over sub-layers (or only attention or MLP layers) with the mask over blocks that the same
+search found for the same objective and samples. The point is the ratio of their held-out perplexities: exp of the
+mean difference of losses over the same windows. The line is its 95 % interval. Left of 1, sub-layers are better.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ SIGN = {"sublayer": "sub-layers", "attention": "attention only", "mlp": "MLPs on
 
 
 def compared(results: Path, frame: pd.DataFrame, metric: Metric) -> pd.DataFrame:
-    """One row for each cell over sub-layers that has one partner over blocks: both masks and the paired difference.
+    """One row for each cell over sub-layers with one partner over blocks: both masks and the paired difference.
 
     Partners have the same search, objective, samples, seed and compensation, and were measured on the same windows.
-    Raises NothingToRead if there is no such pair with the losses of windows.
+    Raises NothingToRead if there is no such pair whose losses per window were kept.
     """
     rows = list(_rows(results, done(frame).assign(bare=done(frame)["model"].map(bare)), metric))
     if not rows:
@@ -80,7 +80,7 @@ def _rows(results: Path, frame: pd.DataFrame, metric: Metric) -> Iterator[dict[s
 
 
 def draw(rows: pd.DataFrame, metric: Metric) -> Figure:
-    """A panel for each model; a group for each objective, with a line for each unit, search and ratio."""
+    """A panel for each model, with a group for each objective and a line for each unit, search and ratio."""
     models = list(dict.fromkeys(rows["model"]))
     rows = rows.assign(line=[_name(row) for row in each(rows)])
     names = style.objectives(rows["objective"])
@@ -111,7 +111,7 @@ def draw(rows: pd.DataFrame, metric: Metric) -> Figure:
 
 
 def _name(row: Any) -> str:
-    """The unit, search, ratio and compensation of a line."""
+    """The name of a line: its unit, search, ratio and compensation."""
     share = f"{100 * row.ratio:g} %{' of the time' * (row.cost == LATENCY)}"
     return f"{SIGN[row.unit]}, {named(row.algo)}, {share}{compensated(row.compensation)}"
 

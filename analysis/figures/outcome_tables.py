@@ -26,7 +26,7 @@ from .cli import Drawing, StudyFigure
 from .style import DASH, GREY, INK, LARGE, PAGE, named, number, rows_of
 
 GROUP = ["objective", *STRATUM, "algo"]
-# The paper's tables: name, objective, and what its averages are over.
+# The paper's tables: name, objective, and the data over which their values are averaged.
 PAPER = {
     "acc": ("table1_accuracy", "margin", "six tasks"),
     "ppl": ("table2_perplexity", "perplexity", "WikiText-2, C4 and LAMBADA"),
@@ -36,9 +36,9 @@ PAPER = {
 def aggregate(frame: pd.DataFrame, metric: Metric) -> pd.DataFrame:
     """One row for each objective, model, k and algorithm of the study, even if no cell of the row is finished.
 
-    `asked` counts all cells of a row, and `cells` the finished ones that have the metric. `mean` and `sd` (ddof 1)
-    are over these; so are `geometric` and `factor`, the exponentials of the mean and the sd of the logarithms (for
-    perplexities). `paper` is the published average. The paper has this average for one objective only.
+    `asked` counts all cells of a row, and `cells` the finished cells that have the metric. `mean` and `sd` (ddof 1)
+    are over the latter. For perplexities, so are `geometric` and `factor`, the exponentials of the mean and of the
+    standard deviation of the logarithms. `paper` is the published average, which the paper has for one objective.
     """
     finished = done(frame)
     values = finished.assign(value=metric.of(finished), dense=metric.of(finished, "dense"))
@@ -99,7 +99,7 @@ def typeset(rows: pd.DataFrame, metric: Metric) -> Figure:
 def shown_value(row: pd.Series[Any]) -> str:
     """Mean and spread of a row of `aggregate`: geometric for perplexities, as in `53.2 ± 1.1 (5/6)`.
 
-    The numbers of finished and of all cells follow if some are missing. If all are, a dash replaces the numbers.
+    If some cells are missing, the numbers of finished and of all cells follow. If all are, a dash replaces the mean.
     """
     count, asked = int(row["cells"]), int(row["asked"])
     if "geometric" in row.index:  # "times or divided by" (Limpert et al. 2001)
@@ -114,9 +114,9 @@ def shown_value(row: pd.Series[Any]) -> str:
 
 
 # Table 3. Means are over calibration data, draws and objectives. Cells share scores, so the recorded seconds of a
-# cell depend on which cells ran before it. The table therefore shows what the search costs alone: every score at the
-# seconds that it took in the cell that computed it (see `stats/regret.py`). `paid` counts the scores that the cells
-# of this study computed themselves.
+# cell depend on which cells ran before it. The table therefore shows what a search costs alone: each score costs the
+# seconds of the cell that computed it (see `stats/regret.py`). `paid` counts the scores that the cells of this study
+# computed themselves.
 
 MEASURES = {
     "asked": "scores asked",
@@ -175,8 +175,8 @@ def typeset_search(rows: pd.DataFrame) -> Figure:
 
 ROW = 0.155  # inches
 SPREAD = "\N{MULTIPLICATION SIGN}\N{DIVISION SIGN}"  # between a geometric mean and its factor
-NARROW = 0.85  # inches: in narrower columns, a mean stands without its spread
-Line = tuple[str, Sequence[str]]  # a name and its values; one without values is the heading of those below
+NARROW = 0.85  # inches: in narrower columns, a mean is shown without its spread
+Line = tuple[str, Sequence[str]]  # a name and its values; a heading has no values
 
 
 def table(columns: Sequence[str], lines: Sequence[Line], title: str, note: str) -> Figure:

@@ -28,17 +28,17 @@ from numpy.typing import ArrayLike
 
 from ..stats.grid import bare, size
 
-# The size of a page in inches: no figure is wider, and none is higher unless its names would overlap.
+# The size of a page in inches. No figure is wider, and a figure is higher only if its names would overlap otherwise.
 PAGE, TALL = 7.0, 9.3
-TITLE, SMALL = 8.0, 7.0  # type in points: titles, and everything else
+TITLE, SMALL = 8.0, 7.0  # size of type in points: for titles, and for everything else
 LINE = 0.115  # inches between two lines of small type
 GREY, INK = "0.4", "0.15"
 DASH = "\N{EN DASH}"  # stands for a missing number
 TIMES = "\N{MULTIPLICATION SIGN}"
 LARGE = 1e6  # numbers of at least this size are shown with an exponent
 
-# One colour for one objective in every figure, from Okabe and Ito's, which readers with any kind of colour blindness
-# can distinguish. Names are written beside what is drawn, so other objectives may share a colour.
+# An objective has the same colour in every figure. The colours are Okabe and Ito's, which readers with any kind of
+# colour blindness can distinguish. Names are written beside what is drawn, so other objectives may share a colour.
 OBJECTIVES = {
     "perplexity": "#0072B2",
     "divergence": "#009E73",
@@ -49,14 +49,14 @@ OBJECTIVES = {
 }
 SPARE = ("#7A6A00", "#5B4B9A", "#8C510A", "#4D4D4D", "#01665E", "#B2476B")
 
-# The units of losses; others have none, or depend on their parts.
+# The units of losses. The losses of other objectives have no unit, or one that depends on their parts.
 UNITS = dict.fromkeys(("perplexity", "divergence", "margin", "uncertainty", "answer", "choice"), " nats")
 
 # The paper's algorithms, in the order of the paper; others are listed after them. All figures use this order.
 ORDER = ("one_shot", "greedy", "beam", "genetic", "bayesian", "cbo", "fast_block_select", "exhaustive")
 
-# Names as people write them. In others, a space replaces each underscore.
-EVERY = "all searches"  # that found the same masks
+# Names as people write them. In other names, a space replaces each underscore.
+EVERY = "all searches"  # the name of searches that found the same masks
 NAMES = {
     "smollm2": "SmolLM2 135M",
     "gemma3_270m": "Gemma 3 270M",
@@ -83,7 +83,7 @@ def use_style() -> None:
 
 
 def named(name: object) -> str:
-    """The name of a model, search or objective as people write it. What a label says of units follows it."""
+    """The name of a model, search or objective as people write it; the rest of a label is unchanged."""
     first = bare(str(name))
     return NAMES.get(first, first.replace("_", " ")) + str(name).removeprefix(first)
 
@@ -129,7 +129,7 @@ def rows_of(frame: pd.DataFrame, **values: Any) -> pd.DataFrame:
 def page(
     rows: int, columns: int, height: float, title: str, note: str = "", **options: Any
 ) -> tuple[Figure, list[list[Axes]]]:
-    """A figure of the width of a page with rows of panels, each `height` inches high with its labels."""
+    """A figure as wide as a page, with rows of panels. Each row is `height` inches high, with its labels."""
     text = wrapped(note, 138)
     figure = Figure(figsize=(PAGE, 0.3 + rows * height + 0.13 * (text.count("\n") + 1)), layout="constrained")
     figure.suptitle(wrapped(title, 100), x=0.008, ha="left", fontsize=TITLE + 0.5, weight="bold", color=INK)
@@ -139,7 +139,7 @@ def page(
 
 
 def pages(count: int, columns: int, height: float, title: str, note: str = "") -> tuple[Figure, list[Axes]]:
-    """As `page`, with a number of panels that are laid out line by line."""
+    """As `page`, for `count` panels, which fill one row after another."""
     columns = min(count, columns)
     figure, grid = page(-(-count // columns), columns, height, title, note)
     flat = [axes for line in grid for axes in line]
@@ -165,9 +165,9 @@ def empty(axes: Axes, text: str) -> None:
 
 @dataclass(frozen=True)
 class Rows:
-    """Where the lines of a panel stand: `heads` by group, `lines` by group and name; from 0 at the top.
+    """The vertical places of a panel's headings (`heads`, by group) and `lines` (by group and name), 0 at the top.
 
-    Headings that are `objectives` have their colours.
+    If `objectives` is true, the groups are objectives, and headings have their colours.
     """
 
     heads: Mapping[str, float]

@@ -1,1 +1,1 @@
-"""The paper's published numbers, and tests of the paper's statements on these numbers."""
+"""The numbers that the paper published, and tests of its statements on these numbers."""

@@ -3,9 +3,9 @@
 depth-pruning check-paper        exit status 1 if a published number is not reproduced
 
 Source: arXiv 2604.24938 v1; its tables are in analysis/paper/. Statements of v3 are not tested: its tables are not
-public, and those of v1 were not made for them. *Implied* marks a statement that v1 relies on without writing it; that
-reading is ours. So are thresholds and rules that the paper does not give; each is named as ours. What noise can
-explain is inconclusive.
+public, and those of v1 were not made for them. *Implied* marks a statement that v1 relies on without writing it; this
+reading is ours. Thresholds and rules that the paper does not give are marked as ours, too. If noise can explain a
+result, the verdict is inconclusive.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ FOLDER = Path(__file__).parent
 CELL = ["model", "k"]
 TASKS = ("hellaswag", "winogrande", "arc_easy", "arc_challenge", "piqa", "boolq")
 CORPORA = ("wikitext2", "c4", "lambada")
-# Items of the whole test sets. Each accuracy in the paper's table 1 is a whole number of these items.
+# Numbers of items in the whole test sets. Each accuracy in the paper's table 1 is a whole number of these items.
 ITEMS = dict(zip(TASKS, (10_042, 1_267, 2_376, 1_172, 1_838, 3_270), strict=True))
-# The paper's models: name in this project -> name in the paper's tables.
+# The paper's models: the name in this project -> the name in the paper's tables.
 MODELS = {"llama3": "llama3", "llama3_1": "llama3.1", "qwen3": "qwen3"}
 
 
@@ -71,14 +71,14 @@ def pruned(name: str) -> pd.DataFrame:
 
 
 def dense(name: str, model: str) -> float:
-    """The published average of the dense model. `model` is its name in a study."""
+    """The published average of the dense model `model`, given by its name in a study."""
     table = read(name)
     rows = table[(table["algo"] == "dense") & (table["model"] == MODELS.get(model))]
     return float(rows["average"].iloc[0])
 
 
 def value(table: pd.DataFrame, column: str, model: str, k: int, algo: str) -> float:
-    """The published number of a model, or NaN if the paper has none. `model` is its name in a study."""
+    """The published number of a model, given by its name in a study; NaN if the paper has no such number."""
     rows = table[(table["model"] == MODELS.get(model)) & (table["k"] == k) & (table["algo"] == algo)]
     return float(rows[column].iloc[0]) if len(rows) else float("nan")
 
@@ -128,7 +128,7 @@ def variances() -> Iterator[Recomputed]:
 
 
 def averages() -> Iterator[Recomputed]:
-    """Count the averages printed in tables 1 and 2 that differ from the mean of their row by more than rounding."""
+    """Count the averages in tables 1 and 2 that differ from the mean of their row by more than rounding errors."""
     for name, columns in (("table1_accuracy", TASKS), ("table2_perplexity", CORPORA)):
         table = read(name)
         means = table[list(columns)].mean(axis=1)
@@ -158,24 +158,24 @@ def statements() -> list[Statement]:
 
 
 def of(decided: bool | None) -> str:
-    """The verdict of a rule; a rule that only counts always decides."""
+    """The verdict for what a rule decided; OPEN if it decided nothing."""
     return OPEN if decided is None else AGREES if decided else DISAGREES
 
 
 def listed(values: Sequence[tuple[str, float]], digits: int = 2) -> str:
-    """Names with their values."""
+    """Names with their values, as text."""
     return ", ".join(f"{name} {value:.{digits}f}" for name, value in values)
 
 
 def most(decided: Iterable[bool | None]) -> bool | None:
-    """What more than half of all cells say; None if neither side has more than half."""
+    """The side that more than half of all cells take; None if there is no such side."""
     every = list(decided)
     return next((side for side in (True, False) if 2 * every.count(side) > len(every)), None)
 
 
 @dataclass(frozen=True)
 class Span:
-    """The range of accuracies of a cell in points, and the range that noise alone exceeds in 5 percent of cases."""
+    """The range of a cell's accuracies in points, and the range that noise alone exceeds in 5 percent of cases."""
 
     span: float
     noise: float
@@ -183,8 +183,8 @@ class Span:
     def between(self, low: float, high: float) -> bool | None:
         """Whether the true span is between `low` and `high` points; None if noise hides it.
 
-        Noise can change a span by at most the span of the noise. So in 95 percent of cases, the true span differs
-        from the measured one by at most `noise`.
+        Noise can change a span by at most its own span. So in 95 percent of cases, the true span differs from the
+        measured span by at most `noise`.
         """
         least, most = self.span - self.noise, self.span + self.noise
         if most < low or least > high:
@@ -193,7 +193,7 @@ class Span:
 
 
 def ranges() -> Statement:
-    """Check claim (iii) by the range of accuracy over the searches of each cell, and what noise makes of it."""
+    """Check claim (iii): the range of accuracies over the searches of each cell, beside the range of noise alone."""
     spans = [(name, _span(cell)) for name, cell in cells(pruned("table1_accuracy"))]
     sides = [span.between(1, 3) for _, span in spans]
     printed = sum(1 <= round(span.span, 1) <= 3 for _, span in spans)
@@ -213,9 +213,9 @@ def ranges() -> Statement:
 
 
 def _span(cell: pd.DataFrame) -> Span:
-    """The range of the average accuracies of a cell, and what noise of the items alone exceeds in 5 percent of cases.
+    """The range of a cell's average accuracies, and the range that item noise alone exceeds in 5 percent of cases.
 
-    The paper gives no standard errors. Equal masks have equal noise, so only distinct results count.
+    The paper gives no standard errors, so binomial errors are used. Equal masks have equal noise, so they count once.
     """
     squares = [cell[task] / 100 * (1 - cell[task] / 100) / n for task, n in ITEMS.items()]
     error = 100 * float(np.sqrt(np.mean(np.sum(squares, axis=0)))) / len(ITEMS)
@@ -260,13 +260,13 @@ def anticorrelated() -> Statement:
 
 
 def _all_negative(correlations: Sequence[float], adjusted: Sequence[float]) -> bool | None:
-    """Whether the significant correlations are negative; None if there are none, or of both signs."""
+    """Whether the significant correlations are negative; None if there are none, or if their signs differ."""
     signs = {value < 0 for value, q in zip(correlations, adjusted, strict=True) if q <= LEVEL}
     return signs.pop() if len(signs) == 1 else None
 
 
 def duplicates() -> Statement:
-    """How the variance between searches changes if equal masks are counted more than once."""
+    """Check whether the variance between searches changes if equal masks are counted more than once."""
     facts, smaller, larger, n = [], 0, 0, 0
     for table, word in (("table1_accuracy", "accuracy"), ("table2_perplexity", "perplexity")):
         pairs = []
@@ -288,8 +288,8 @@ def duplicates() -> Statement:
 def elitist() -> Statement:
     """Count searches that start from the one-shot mask and end worse.
 
-    A search that keeps its best mask cannot end worse on the samples that it searched on. On other samples, noise
-    makes every second of two equally good masks worse. The paper does not say which samples its columns are of.
+    On the samples of the search, a search that keeps its best mask cannot end worse. On other samples, noise makes
+    one of two equally good masks look worse. The paper does not say from which samples its columns are.
     """
     tables = {"margin": ("table1_accuracy", "margin"), "C4 perplexity": ("table2_perplexity", "c4")}
     counts = {name: _against_one_shot(*where) for name, where in tables.items()}
@@ -312,7 +312,7 @@ def elitist() -> Statement:
 
 
 def _against_one_shot(table: str, column: str) -> tuple[int, int, int]:
-    """How many results of genetic and Bayesian search are worse than one-shot's, how many better, and of how many."""
+    """The numbers of genetic and Bayesian results that are worse than one-shot's, that are better, and of all."""
     differences = [
         at(cell, algo, column) - at(cell, "one_shot", column)
         for _, cell in cells(pruned(table))
@@ -322,7 +322,7 @@ def _against_one_shot(table: str, column: str) -> tuple[int, int, int]:
 
 
 def proxy() -> Statement:
-    """Whether a better margin means a better accuracy."""
+    """Check whether a better margin goes with a better accuracy."""
     correlations, hits = list[tuple[str, Agreement]](), 0
     for name, cell in cells(pruned("table1_accuracy")):
         correlations.append((name, agree(cell["average"], -cell["margin"])))
@@ -341,7 +341,7 @@ def proxy() -> Statement:
 
 
 def _of_signs(correlations: Sequence[Agreement]) -> str:
-    """Whether all correlations are positive. Correlations that chance can explain decide nothing."""
+    """The verdict on whether all correlations are positive. Correlations that chance can explain decide nothing."""
     sure = [a for a in correlations if a.p <= LEVEL]
     if any(a.statistic < 0 for a in sure):
         return DISAGREES

@@ -1,4 +1,4 @@
-"""The report's entries, one per cell, with a drawing of the mask; and the configuration of a study."""
+"""The report's entry for each cell, with a drawing of its mask, and the configuration of a study."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from .study_data import StudyData
 
 @dataclass(frozen=True)
 class CellEntry:
-    """What the page shows of one cell. `anchor` is the id of its HTML element."""
+    """What the page shows for one cell. `anchor` is the id of the cell's HTML element."""
 
     anchor: str
     cell: str
@@ -54,10 +54,7 @@ class CellEntry:
 
 @dataclass(frozen=True)
 class CellGroup:
-    """The cells with the same model, number of removed blocks and objective.
-
-    `dense` has what was measured with nothing removed.
-    """
+    """The cells with one model, number of removed blocks and objective. `dense` has what the dense model measures."""
 
     heading: str
     anchor: str
@@ -71,7 +68,7 @@ def anchor(cell: str) -> str:
 
 
 def groups(m: StudyData) -> Iterator[CellGroup]:
-    """All cells (also missing and failed ones), grouped by model, number of removed blocks and objective."""
+    """All cells, including missing and failed ones, grouped by model, number of removed blocks and objective."""
     values = {
         kind: dict(zip(m.frame["cell"], metric.of(m.frame), strict=True))
         for kind, metric in m.metrics.items()
@@ -119,7 +116,7 @@ def _entry(m: StudyData, row: pd.Series[Any], values: Mapping[str, Mapping[str, 
 
 
 def _name(row: pd.Series[Any]) -> str:
-    """What distinguishes a cell from others of its group: search, data, number and length of samples, seed."""
+    """What distinguishes a cell from others in its group: search, data, number and length of samples, seed."""
     data = "" if pd.isna(row["calibration"]) else f", {row['calibration']}"
     size = "" if pd.isna(row["samples"]) else f" {int(row['samples'])}"
     size += "" if pd.isna(row["length"]) else f" x {int(row['length'])}"
@@ -172,7 +169,7 @@ def _margins(margins: MarginsRecord | None) -> Iterator[tuple[str, str]]:
 
 
 def facts(record: Any) -> Iterator[tuple[str, str]]:
-    """What a healing cost and what it gained, as facts about a finished cell; nothing without a healing."""
+    """What healing cost and what was measured after it, as facts about a cell; none if the cell was not healed."""
     if (heal := record.get("heal")) is None:
         return
     yield "healing", f"{heal['settings']['class'].lower()}, {_spent(heal)}"
@@ -189,7 +186,7 @@ def _spent(record: Any) -> str:
 
 
 def strip(mask: Mask) -> Markup:
-    """The mask as a row of squares in SVG; removed units are filled. Sub-layers: attention above, MLPs below."""
+    """The mask as a row of squares in SVG; removed units are filled. Of sub-layers, attention is above the MLP."""
     n_blocks, rows = mask.n_blocks, mask.n_units // mask.n_blocks
     side, gap = 10, 1.5
     kept = "".join(f"M{gap / 2:g} {row * side + side / 2:g}h{n_blocks * side}" for row in range(rows))
@@ -204,7 +201,7 @@ def strip(mask: Mask) -> Markup:
     )
 
 
-# What the dense and the smaller models wrote after the same prompts.
+# What the dense and the pruned models wrote after the same prompts.
 
 WORDS: dict[Kind, str] = {
     "dense": "nothing removed",
@@ -216,7 +213,7 @@ WORDS: dict[Kind, str] = {
 
 @dataclass(frozen=True)
 class ContinuationTable:
-    """Headings and rows of text; one row per prompt. `note` says why there are no rows."""
+    """Headings and rows of text, one row per prompt. If there are no rows, `note` says why."""
 
     heads: list[str] = field(default_factory=list)
     rows: list[tuple[str, ...]] = field(default_factory=list)
@@ -224,7 +221,7 @@ class ContinuationTable:
 
 
 def continuations(results: Path, record: DoneResult) -> ContinuationTable | None:
-    """The first prompts of a cell with each model's greedy continuation; None if none were measured."""
+    """The first prompts of a cell with each model's greedy continuations; None if they were not measured."""
     paths = record["evaluation"].get("records", {}).get(METRIC)
     if paths is None:
         return None
@@ -243,7 +240,7 @@ def continuations(results: Path, record: DoneResult) -> ContinuationTable | None
 
 # The configuration of a study: the settings that all its cells share, and the settings that vary between cells.
 
-# The page does not show these settings. They determine where and how a study runs.
+# The page does not show these settings, which determine only where and how a study runs.
 LEFT_OUT = ("paths.", "tracker", "launcher", "study")
 
 
@@ -253,7 +250,7 @@ Counts = dict[str, Counter[str]]  # for each setting, the number of cells with e
 def settings(m: StudyData) -> tuple[Counts, Counts]:
     """Settings that vary, and settings that all cells share, both in the order of the configuration.
 
-    A setting that only some cells have (say, an option of one search) counts as shared if its value never varies.
+    If only some cells have a setting, such as an option of one search, and its value never varies, it is shared.
     """
     # The class of a config group is listed under the name of the group, as in `algo = Beam`.
     every = _counted(
@@ -269,7 +266,7 @@ def settings(m: StudyData) -> tuple[Counts, Counts]:
 
 
 def environments(m: StudyData) -> Counts:
-    """Commit, device and package versions of the cells."""
+    """Commit, device and package versions, with the number of cells that have each value."""
     every: list[Any] = [record["environment"] for record in m.records.values()]
     names = ("commit", "device", "cpus")
     return _counted({name: one[name] for name in names if name in one} | one["packages"] for one in every)

@@ -1,6 +1,6 @@
-"""The top of the page: how many blocks change in one sentence, three numbers, and the table behind them.
+"""The top of the page: a sentence on how many blocks change, three numbers, and the table of these changes.
 
-The sentence claims no more than was measured. If a study lacks the data for one finding, the next one is taken.
+The sentence claims no more than was measured. If a study lacks the data for one finding, the next one is used.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .summary import moved
 
 @dataclass(frozen=True)
 class HeadlineNumber:
-    """A number, what it is, and how sure it is or what it is taken over."""
+    """A number, its label, and a note on its interval or on what it is computed from."""
 
     value: str
     label: str
@@ -30,7 +30,7 @@ class HeadlineNumber:
 
 @dataclass(frozen=True)
 class Finding:
-    """The top of the page. `table` says what moves a mask, if anything can be compared."""
+    """The top of the page. `table` shows what changes a mask; None if nothing can be compared."""
 
     headline: str
     detail: str
@@ -47,7 +47,7 @@ def finding(m: StudyData) -> Finding:
 
 
 def _moves(m: StudyData) -> list[str] | None:
-    """How many blocks another objective, draw and search changes; in percent of a mask if strata differ."""
+    """How many blocks another objective, draw and search changes; with several strata, in percent of a mask."""
     strata = list(moved(m))
     if not strata:
         return None
@@ -86,7 +86,7 @@ def _finished(m: StudyData) -> list[str]:
     return say("finding", kind="finished", done=len(m.cells), asked=len(m.frame))
 
 
-# The numbers beside the finding, the most telling first.
+# The numbers beside the finding, the most important first.
 
 
 def _cost(m: StudyData) -> HeadlineNumber | None:
@@ -118,7 +118,7 @@ def _one_shot(m: StudyData) -> HeadlineNumber | None:
 
 
 def _perplexity(m: StudyData) -> HeadlineNumber | None:
-    """How many times higher the perplexity of the pruned models is than that of the dense ones."""
+    """The ratio of the pruned models' perplexity to that of the dense models."""
     if (metric := m.metrics.get("ppl")) is None:
         return None
     ratios = (metric.of(m.cells) / metric.of(m.cells, "dense")).dropna()
@@ -126,7 +126,7 @@ def _perplexity(m: StudyData) -> HeadlineNumber | None:
 
 
 def _accuracy(m: StudyData) -> HeadlineNumber | None:
-    """By how many points the accuracy of the pruned models differs from that of the dense ones."""
+    """The accuracy of the pruned models minus that of the dense models, in points."""
     if (metric := m.metrics.get("acc")) is None:
         return None
     change = (metric.of(m.cells) - metric.of(m.cells, "dense")).dropna()

@@ -1,6 +1,6 @@
 """One self-contained HTML page of `depth-pruning compare`: the table of models and a figure.
 
-The figure shows how good each model is over how fast it writes, and over its bytes.
+The figure shows the quality of each model against its speed, and against its bytes on disk.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TITLE = "Quality over speed, and over bytes on disk"
 
 
 def write(folder: Path) -> Path:
-    """Write the figure and the page of the record in a folder beside it, and return the page."""
+    """Write the figure and the page of the record in `folder` into this folder, and return the path of the page."""
     style.use_style()
     table = ModelTable.read(folder)
     drawn = drawing(table)
@@ -62,7 +62,7 @@ def drawing(table: ModelTable) -> Drawing:
             value, error = row.bits[metric]["value"], row.bits[metric].get("difference_error")
         else:
             value, error = row.metrics[metric], row.changes.get(metric, {}).get("error")
-            error = None if error is None else error / 100  # of percentage points
+            error = None if error is None else error / 100  # from percentage points
         numbers = {"model": row.name, "quality": value, "error": error, "megabytes": row.disk / 1e6}
         rows.append(numbers | {f"decode_{end}": row.decode[end] for end in ("median", "low", "high")})
     frame = pd.DataFrame(rows)
@@ -77,7 +77,7 @@ def drawing(table: ModelTable) -> Drawing:
 
 
 def _panel(axes: Axes, frame: pd.DataFrame, across: str, label: str, better: tuple[str, str]) -> None:
-    """Points with their names, and a mark in the `better` corner."""
+    """Draw points with their names, and a mark in the `better` corner."""
     x, y, half = frame[across], frame["quality"], 2 * frame["error"].astype(float).fillna(0.0)
     axes.set_xscale("log")
     style.dots(axes, x, y, (y - half, y + half), style.colour("perplexity"), upright=True)
@@ -85,7 +85,7 @@ def _panel(axes: Axes, frame: pd.DataFrame, across: str, label: str, better: tup
     axes.set(xlim=(low / 1.5, high * 1.5), xlabel=label)
     axes.margins(y=0.25)
     for name, place, value in zip(frame["model"], x, y, strict=True):
-        left = place**2 > low * high  # names stand where the panel has room
+        left = place**2 > low * high  # names are where the panel has room
         near: dict[str, Any] = {
             "xytext": (-5 if left else 5, 4),
             "textcoords": "offset points",

@@ -2,8 +2,8 @@
 
 depth-pruning report --results results --study small
 
-The file contains its figures, style and script. So the page needs no other file and fetches nothing. The same results
-give the same page.
+The file contains its figures, style and script. So the page needs no other file and fetches nothing. Equal results
+give equal pages.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def write(study: AskedStudy, out: Path) -> Path:
 
 
 def page(m: StudyData) -> str:
-    """The page as text."""
+    """The page as HTML."""
     log.info("report   %d cells", len(m.frame))
     drawn = list(drawn_figures(m))
     log.info("report   computing the sentences and tables")
@@ -82,7 +82,7 @@ def inlined(name: str) -> Markup:
     return Markup((study_data.TEMPLATES / name).read_text(encoding="utf-8"))
 
 
-JUDGED = ("masks", "variance")  # sections over the cells that verdicts are about
+JUDGED = ("masks", "variance")  # sections whose figures use only the cells that verdicts are about
 
 
 def sections(
@@ -90,9 +90,9 @@ def sections(
 ) -> Iterator[dict[str, Any]]:
     """The sections: sentences, the figures that show the same numbers, and their tables."""
     for name, part in parts.items():
-        if name != "run":  # it has a place of its own
+        if name != "run":  # the template places it elsewhere
             figures = [figure for figure in drawn if figure.entry.section == name and figure.address]
-            # The tables of several models share a name; a hyphen and a number follow it.
+            # If there is one table for each model, a hyphen and a number follow the name.
             own = [table for one in part.tables for table in tables if table.name.partition("-")[0] == one]
             yield {"anchor": name, "part": part, "figures": figures, "tables": own}
 
@@ -126,14 +126,14 @@ def drawn_figures(m: StudyData) -> Iterator[ReportFigure]:
             yield ReportFigure(entry, reason=f"drawing failed ({type(error).__name__}: {error})")
 
 
-# Text stays text, and an address escapes only what it may not hold: both make the page lighter.
+# Text is not drawn as paths, and an address escapes only characters that it must: both make the page smaller.
 SVG: Any = {"svg.hashsalt": "depth-pruning", "svg.fonttype": "none"}  # so that equal results give equal bytes
 SAFE = " ...,;:/?@&=+$!*'()<>|~_-"
 LARGEST, DPI = 450_000, 140  # bytes of a figure as SVG; larger ones are embedded as PNG
 
 
 def embedded(figure: Figure) -> str:
-    """The figure as a `data:` address. So the page needs no other file."""
+    """The figure as a `data:` address, so that the page needs no other file."""
     stream = io.BytesIO()
     with mpl.rc_context(SVG):
         figure.savefig(stream, format="svg", metadata={"Date": None})

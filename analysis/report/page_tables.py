@@ -1,4 +1,4 @@
-"""The sortable tables of the report. The page sorts values by the numbers and names that they show."""
+"""The sortable tables of the report. The page sorts rows by the numbers and names that they show."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ UNPRUNED = "nothing removed"
 
 @dataclass(frozen=True)
 class Value:
-    """A cell of a table: its text, and the id it links to."""
+    """An entry of a table: its text, and the id of the element that it links to."""
 
     text: str | Markup
     link: str = ""
@@ -35,7 +35,7 @@ class Value:
 
 @dataclass(frozen=True)
 class ReportTable:
-    """A table. Each heading has a flag: whether its column has numbers. `dense` rows stay on top."""
+    """A table. Each heading has a flag: whether its column has numbers. Sorting keeps `dense` rows on top."""
 
     name: str
     caption: str
@@ -46,9 +46,9 @@ class ReportTable:
 
 @dataclass(frozen=True)
 class Content:
-    """What a table shows: a frame whose columns are the headings, and rows of the unpruned models by heading.
+    """What a table shows: a frame whose columns are the headings, and a row by heading for each unpruned model.
 
-    Columns of texts that are `numbers`, such as means with their spread, are sorted by their first number.
+    Columns named in `numbers` have texts, such as means with their spread, and are sorted by their first number.
     """
 
     frame: pd.DataFrame
@@ -68,7 +68,7 @@ class Content:
 
 
 def shown(values: pd.Series[Any]) -> list[str]:
-    """The texts of a column: names as they are, whole numbers whole, and others with about three digits."""
+    """The texts of a column: names unchanged, integers without decimals, other numbers with about three digits."""
     if not is_numeric_dtype(values):
         return [value if isinstance(value, str) else "" for value in values]
     whole = bool((values.dropna() % 1 == 0).all())
@@ -76,7 +76,7 @@ def shown(values: pd.Series[Any]) -> list[str]:
 
 
 def tables(m: StudyData) -> Iterator[ReportTable]:
-    """All tables that the study has the data for, except those of changes and of cells."""
+    """All tables for which the study has the data, except those of changes and of cells."""
     for name, build in TABLES.items():
         with suppress(NothingToRead):
             yield build(m).table(name, captions()[name])
@@ -92,7 +92,7 @@ def captions() -> Mapping[str, str]:
     return found
 
 
-# Outcomes and costs of the searches; shares of variance, stability.
+# Outcomes and costs of the searches, shares of variance, and stability.
 
 
 def _outcome(m: StudyData, kind: str) -> Content:
@@ -176,7 +176,7 @@ def _named(rows: pd.DataFrame, *names: str) -> pd.DataFrame:
 
 
 def _by(rows: pd.DataFrame, named: pd.DataFrame, column: str) -> Content:
-    """One row for each combination of the names, and one column of ratios for each value of `column`."""
+    """One row for each combination of values in `named`, and one column of ratios for each value of `column`."""
     lines: dict[tuple[Any, ...], dict[str, Any]] = {}
     columns = list(dict.fromkeys(map(str, rows[column])))
     for key, row in zip(named.itertuples(index=False, name=None), each(rows), strict=True):
@@ -186,7 +186,7 @@ def _by(rows: pd.DataFrame, named: pd.DataFrame, column: str) -> Content:
     return Content(pd.DataFrame([*lines.values()]), numbers=columns)
 
 
-# What moves a mask, and what that costs held out: a row for each objective, and for objectives that are compared.
+# What changes a mask, and what that costs in held-out perplexity: a row for each objective or pair of objectives.
 
 FACTORS = {SEARCH: "another search", DRAWN: "another draw", OBJECTIVE: "another objective"}
 
@@ -203,7 +203,7 @@ def _by_factor(m: StudyData, text: Callable[[Change], str]) -> dict[tuple[str, i
 
 
 def changes(m: StudyData) -> ReportTable:
-    """Blocks that change, and held-out perplexity over that of the unpruned model."""
+    """The table of blocks that change, and of held-out perplexity divided by that of the unpruned model."""
     rows = _by_factor(m, lambda one: mean_text(one.changed))
     for cost in each(m.held_out):
         spread = f"{number(cost.median)} ({number(cost.lowest)} to {number(cost.highest)})"
@@ -214,7 +214,7 @@ def changes(m: StudyData) -> ReportTable:
 
 
 def _worst(m: StudyData) -> Content:
-    """The highest held-out perplexity divided by the lowest one, over the levels of each factor."""
+    """The highest held-out perplexity divided by the lowest, over the levels of each factor."""
     if m.held_out.empty or not m.changes:
         raise NothingToRead("no perplexity was measured in this study.")
     return Content(pd.DataFrame([*_by_factor(m, lambda one: mean_text(one.worst_to_best)).values()]))

@@ -1,4 +1,4 @@
-"""The statistics of a study, each computed once, and the words in which the report's sentences show them."""
+"""The statistics of a study, each computed once, and the texts by which the report's sentences show them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 @dataclass(frozen=True)
 class StudyData:
-    """A study and its statistics. If the study lacks the data for a property, the property raises NothingToRead."""
+    """A study and its statistics. If the study lacks the data for a statistic, the property raises NothingToRead."""
 
     asked: AskedStudy
 
@@ -57,7 +57,7 @@ class StudyData:
 
     @cached_property
     def metrics(self) -> dict[str, Metric]:
-        """The metrics mean perplexity and mean accuracy, each only if it was measured."""
+        """Mean perplexity and mean accuracy, each only if it was measured."""
         return measured(self.frame)
 
     @cached_property
@@ -67,7 +67,7 @@ class StudyData:
 
     @cached_property
     def crossed(self) -> pd.DataFrame:
-        """As `costs`, for each metric that was measured."""
+        """As `costs`, for each single metric that was measured."""
         return self._matrix({n: Metric(kind, (n,)) for kind in WORDS for n in names(self.cells, kind)})
 
     def _matrix(self, metrics: dict[str, Metric]) -> pd.DataFrame:
@@ -87,13 +87,13 @@ class StudyData:
 
     @cached_property
     def changes(self) -> list[Change]:
-        """How many blocks another search, draw or objective changes, over the cells that verdicts are about."""
+        """How many blocks another search, draw or objective changes, for the cells that verdicts are about."""
         cells, ppl = self.judged.cells, self.metrics.get("ppl")
         return changes(cells, None if ppl is None else np.log(ppl.of(cells)))
 
     @cached_property
     def held_out(self) -> pd.DataFrame:
-        """Held-out perplexity over that of the unpruned model, over the cells that verdicts are about (`matrix`)."""
+        """Held-out perplexity : that of the unpruned model, for the cells that verdicts are about (see `matrix`)."""
         cells, ppl = self.judged.cells, self.metrics.get("ppl")
         over = {} if ppl is None else {"over": ppl.of(cells) / ppl.of(cells, "dense")}
         return crossed.matrix(cells, over, ["over"])
@@ -115,7 +115,7 @@ class StudyData:
 
     @cached_property
     def calibration_perplexity(self) -> Shares:
-        """Shares of the rise of calibration perplexity, in the cells that minimise it."""
+        """Shares of variance of the rise in log calibration perplexity, in the cells pruned for perplexity."""
         return fig5_variance_shares.calibration_perplexity(self.cells)
 
     @property
@@ -130,14 +130,14 @@ class StudyData:
 
     @cached_property
     def judged(self) -> StudyData:
-        """The cells that verdicts are about: those of objectives for which one-shot is not exact by construction."""
+        """The cells that verdicts are about: without objectives for which one-shot is exact by construction."""
         if not self.by_construction:
             return self
         return StudyData(self.asked.without(self.by_construction))
 
     @property
     def left_out(self) -> str:
-        """What `judged` leaves out, as a clause; empty if nothing."""
+        """What `judged` leaves out, as a clause; empty if it leaves nothing out."""
         if not self.by_construction:
             return ""
         cells = int(self.cells["objective"].isin(self.by_construction).sum())
@@ -146,14 +146,14 @@ class StudyData:
 
 
 def tried(measure: Callable[[StudyData], T], m: StudyData) -> T | None:
-    """What `measure` finds; None if the study lacks the data for it."""
+    """The value of `measure` for a study; None if the study lacks the data for it."""
     try:
         return measure(m)
     except NothingToRead:
         return None
 
 
-# Sentences: templates with numbers. A blank line of a template ends a sentence.
+# Sentences: templates filled with numbers. In a template, a blank line ends a sentence.
 
 
 def say(part: str, **numbers: Any) -> list[str]:
@@ -166,7 +166,7 @@ def say(part: str, **numbers: Any) -> list[str]:
 
 @cache
 def templates() -> Environment:
-    """The environment of the templates: the page escapes what it shows, sentences are plain text."""
+    """The environment of the templates. Values are escaped in pages, but not in sentences, which are plain text."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=lambda name: name is not None and name.endswith(".html.j2"),
@@ -208,9 +208,9 @@ def mean_text(mean: Any) -> str:
 
 
 def ratio_words(shares: Shares, name: str) -> str:
-    """A ratio of `shares` for a sentence. Without an upper end, it says how small the second side is.
+    """The ratio `name` of `shares`, for a sentence. If it has no upper end, limits of its second side follow.
 
-    Such as `above 45 (the search explains at most 0.3 percent, the interaction at most 2)`.
+    An example is `above 45 (the search explains at most 0.3 percent, the interaction at most 2)`.
     """
     ratio: IntervalEstimate = getattr(shares, name)
     if not ratio.high > NO_SHARE:

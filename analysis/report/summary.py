@@ -1,4 +1,4 @@
-"""The sentences of the report: here are their numbers, and in `templates/sentences` their words.
+"""The numbers of the report's sentences; their words are in `templates/sentences`.
 
 A sentence claims no more than its interval or test shows. If there is no interval and no test, the sentence says so.
 """
@@ -30,7 +30,7 @@ class Part:
 
 
 def parts(m: StudyData) -> tuple[dict[str, Part], list[tuple[str, str]]]:
-    """The parts of the summary by name, and the headings of those that the study lacks the numbers for, with why."""
+    """The parts of the summary by name; and for each part that lacks its numbers, the heading and the reason."""
     found, lacking = {}, []
     for name, (heading, sentences, tables) in PARTS.items():
         if name != "relative" or compared(m):
@@ -72,7 +72,7 @@ def costs(m: StudyData) -> list[str]:
 def searches(m: StudyData) -> list[str]:
     """How near each algorithm came to the loss of the best known mask, and how many scores it asked for.
 
-    Objectives for which one-shot is exact by construction are left out: there, every search finds the best mask.
+    Objectives for which one-shot is exact by construction are left out, because every search finds their best mask.
     """
     if m.cells["algo"].nunique() < 2:
         raise NothingToRead("only one search was studied")
@@ -98,7 +98,7 @@ def certainty(m: StudyData) -> list[str]:
 
 
 def refusals(m: StudyData, lacking: list[tuple[str, str]]) -> str:
-    """Everything that could not be computed, and why, in one line; `lacking` is known already."""
+    """Everything that could not be computed, and why, in one line. `lacking` has what is already known."""
     found = list(lacking)
     if (shares := tried(lambda study: study.judged.shares, m)) is not None:
         found += [(f"shares of variance of {label}", one.note) for label, one in shares.items() if one.note]
@@ -124,7 +124,7 @@ def compared(m: StudyData) -> bool:
 
 
 def variance(m: StudyData) -> list[str]:
-    """For each outcome, the shares of calibration and search, over the cells that verdicts are about."""
+    """For each outcome, the shares of calibration and search, for the cells that verdicts are about."""
     outcomes = [
         {"label": label, "shares": shares, "verdict": larger(shares)}
         for label, shares in m.judged.shares.items()
@@ -139,7 +139,7 @@ Range = tuple[str, float, float]  # a factor, and the fewest and most blocks tha
 
 
 def moved(m: StudyData) -> Iterator[tuple[str, float, list[Range], float]]:
-    """For each model and size: its name, the size of a mask, what each factor changes, and what chance would."""
+    """For each model and size: its name, the size of a mask, and the blocks that each factor and chance change."""
     for (model, k), cells in groups(m.judged.cells, STRATUM):
         own = [one for one in m.changes if (one.model, one.k) == (model, k)]
         ranges = []
@@ -160,7 +160,7 @@ def masks(m: StudyData) -> list[str]:
     return say("masks", strata=strata, units=noun(m.cells), left_out=m.left_out)
 
 
-# For each part, in the order of the page: its heading, its sentences and its tables. Figures name their part.
+# For each part, in the order of the page: its heading, its sentences and its tables. Each figure names its part.
 PARTS: dict[str, tuple[str, Callable[[StudyData], list[str]], Sequence[str]]] = {
     "run": ("What was run", ran, ()),
     "masks": ("What moves a mask", masks, ("worst",)),

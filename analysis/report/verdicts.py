@@ -1,8 +1,8 @@
 """Tests of the paper's statements on a study. A statement holds, does not hold, or is inconclusive.
 
 Statements are worded as in arXiv 2604.24938 v3, in `templates/sentences/verdicts.j2`. A verdict needs an interval,
-and leaves out what holds by construction. The paper gives no thresholds for words such as "marginal"; the one here is
-ours, and the sentence names it so.
+and leaves out objectives for which one-shot is exact by construction. The paper gives no threshold for words such as
+"marginal"; the threshold here is ours, and the sentence says so.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Judgement = dict[str, Any]  # the verdict, and the numbers of its sentence or th
 def claims(m: StudyData) -> list[str]:
     """One sentence per statement: the verdict, then its numbers. If the study lacks numbers, the verdict is OPEN.
 
-    If verdicts leave out an objective because of what holds by construction, a sentence before them says so.
+    If verdicts leave out an objective, a sentence before them says so.
     """
     found = dict[str, Judgement]()
     for name, judge in JUDGES.items():
@@ -39,7 +39,7 @@ def claims(m: StudyData) -> list[str]:
 
 
 def judged(low: float, high: float, limit: float) -> str:
-    """Whether a quantity is above `limit`, given the ends of its interval. If the interval contains it: OPEN."""
+    """Whether a quantity is above `limit`, given the ends of its interval; OPEN if the interval contains `limit`."""
     return HOLDS if low > limit else FAILS if high < limit else OPEN
 
 
@@ -65,13 +65,13 @@ def _masks(m: StudyData) -> Judgement:
 
 
 def _calibration_perplexity(m: StudyData) -> Judgement:
-    """Judged on the perplexity of the calibration samples, which the statement speaks of; not on held-out text."""
+    """Judge by the perplexity of the calibration samples, because the statement is about it; not by held-out text."""
     shares = m.calibration_perplexity
     return {"verdict": larger(shares), "shares": shares}
 
 
 def _accuracy(m: StudyData) -> Judgement:
-    """The data can refute "comparably" but not prove it: if the interval contains 1, the verdict is OPEN."""
+    """Judge "comparably", which data can refute but not prove: if the interval contains 1, the verdict is OPEN."""
     label = next((label for label in m.shares if is_accuracy(label)), None)
     if label is None:
         return _open("no accuracy was measured")
@@ -80,7 +80,7 @@ def _accuracy(m: StudyData) -> Judgement:
 
 
 def _searches(m: StudyData) -> Judgement:
-    """Whether masks of two searches are more alike than masks drawn at random, for each model, size and objective."""
+    """Whether masks of two searches are more alike than random masks, for each model, size and objective."""
     known = [one for one in m.changes if one.factor == SEARCH and not math.isnan(one.changed.low)]
     if not known:
         return _open("at least two searches and two draws of one size are needed")
@@ -92,12 +92,12 @@ def _searches(m: StudyData) -> Judgement:
 
 
 def _one_shot(m: StudyData) -> Judgement:
-    """How much of what one-shot's mask costs the best known mask saves, on the same samples."""
+    """Which share of one-shot's rise in loss the best known mask avoids, on the same samples."""
     if m.gains.empty:
         return _open("needed are one_shot and another search")
     verdicts, rows = [], []
     for objective, problems in m.gains.groupby("objective"):
-        mean = None  # no share: pruning can lower this loss
+        mean = None  # if pruning lowered the loss in a problem, there is no share
         if not problems["relative"].isna().any():
             mean = over_draws(problems["relative"], CellDraws.of(problems))
             verdicts.append(OPEN if math.isnan(mean.low) else judged(-mean.high, -mean.low, -MARGINAL))

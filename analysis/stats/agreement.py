@@ -59,7 +59,7 @@ def agree(x: ArrayLike, y: ArrayLike, seed: int = 0) -> Agreement:
 
 
 def spearman(x: NDArray[Any], y: NDArray[Any]) -> Any:
-    """Pearson's correlation of the ranks along the last axis, with tied ranks averaged; NaN if x or y is constant."""
+    """Pearson's correlation of ranks along the last axis. Tied ranks are averaged; NaN if `x` or `y` is constant."""
     a, b = (stats.rankdata(values, axis=-1) for values in (x, y))
     a, b = (ranks - ranks.mean(axis=-1, keepdims=True) for ranks in (a, b))
     below = np.sqrt((a**2).sum(axis=-1) * (b**2).sum(axis=-1))

@@ -1,8 +1,8 @@
 """Variance components: how much of the variance is due to the calibration, and how much to the search.
 
 The components of each stratum (one model and one k; for losses also one objective) are estimated from sums of
-squares, and resampled studies give their plausible true values. A share is a component divided by the sum of all, and
-shares are averaged over strata. So the unit of the outcome does not matter, and every stratum has equal weight.
+squares, and resampled studies give their plausible true values. A share is a component divided by the sum of all
+components, and shares are averaged over strata. So the unit of the outcome does not matter, and strata weigh equally.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .means import DATA, jackknife
 
 NAN = float("nan")
 SPREAD = 1e-12  # an outcome whose sum of squares is not above this has no spread
-ROUNDING = 1e-10  # parts of the sum of squares below this are rounding errors
+ROUNDING = 1e-10  # smaller shares of the sum of squares are rounding errors
 TOLERANCE = 1e-8
 Matrix = NDArray[np.float64]
 
@@ -32,7 +32,7 @@ Matrix = NDArray[np.float64]
 class IntervalEstimate:
     """A number with its 95 percent interval; `low` and `high` are NaN if there is no interval.
 
-    A ratio whose denominator is not above zero has no value. If its interval has no upper end, `high` is infinite.
+    If a ratio's denominator is not above zero, `value` is NaN. If there is no upper end, `high` is infinite.
     """
 
     value: float
@@ -44,12 +44,12 @@ class IntervalEstimate:
 class Shares:
     """The variance of one outcome, divided among its sources.
 
-    `sources` has a row for each source: its df, its component (mean over strata), and its share with an interval.
-    `parts` has the shares of calibration, search and their interaction. Shares are cut off at 0, so their sum can be
-    above 1. `total_ratio` (calibration : search) and `objective_ratio` (objective : search) have the interaction on
-    both sides. `objective` is "objective and data" if objectives read other data. For numbers, the
-    interval of the draw's share is not known: with one dominating draw, it covers the truth too rarely.
-    `note` says what could not be computed, and why.
+    `sources` has a row for each source: its degrees of freedom, its component (mean over strata), and its share with
+    an interval. `parts` has the shares of calibration, search and their interaction. Shares are clipped at 0, so
+    their sum can be above 1. In `total_ratio` (calibration : search) and `objective_ratio` (objective : search), the
+    interaction is added to both sides. If objectives read different data, `objective` is "objective and data". If the
+    outcome is a number, the draw's share has no interval: with one dominating draw, it would cover the true share too
+    rarely. `note` says what could not be computed, and why.
     """
 
     sources: pd.DataFrame
@@ -78,8 +78,8 @@ class Design:
         """Variance components of one outcome. `of` has the coordinates of each stratum, in the order of `strata`.
 
         `items` (cells, items), if given, is the noise of each evaluated item, in the units of the outcome
-        (`item_noise`). It is subtracted from the sums of squares, and items are resampled together with draws. Strata
-        in which the outcome has no spread, or that have too few cells, are left out.
+        (`item_noise`). Its expected contribution is subtracted from the sums of squares, and items are resampled
+        together with draws. Strata with too few cells, or without any spread of the outcome, are left out.
         """
         used = [i for i, s in enumerate(self.strata) if not s.refusal and of[i].total > SPREAD]
         draws = count(self.frame)
@@ -110,10 +110,11 @@ class Design:
     def _objective(
         self, of: Sequence[Coordinates], items: Matrix | None, used: Sequence[int]
     ) -> IntervalEstimate:
-        """Objective : search, from the study and without one draw at a time, on a logarithmic scale.
+        """Objective : search, with a jackknife interval over draws on a logarithmic scale.
 
-        Its degrees of freedom are those of the data with fewest draws, the least that Welch and Satterthwaite's can
-        be: with all draws minus data, intervals covered only 78 to 88 percent if each of four data has three draws.
+        The degrees of freedom are the smallest that Welch and Satterthwaite's formula can give: the number of draws
+        from the data set with the fewest draws, minus 1. With the number of draws minus that of data sets, intervals
+        for four data sets with three draws each covered the truth in only 78 to 88 percent of cases.
         """
 
         def logarithm(parts: Sequence[Stratum], which: Sequence[Coordinates]) -> float:
@@ -126,7 +127,7 @@ class Design:
         for parts in self._without_a_draw:
             kept = [of[i].take(np.isin(self.strata[i].rows, parts[i].rows)) for i in used]
             left.append(logarithm([parts[i] for i in used], kept))
-        if not np.isfinite([value, *left]).all():  # a side is 0 without some draw
+        if not np.isfinite([value, *left]).all():  # without some draw, a side is 0
             return IntervalEstimate(float(np.exp(value)) if np.isfinite(value) else NAN, 0.0, float("inf"))
         _, first = np.unique(self.draw, return_index=True)
         data = labels(self.frame, DATA)[first]
@@ -144,19 +145,19 @@ class Design:
         ]
 
 
-# Outcomes as coordinates, so that numbers and masks share one algebra.
+# Outcomes as coordinates, so that the same formulas apply to numbers and masks.
 #
-# Gower's centred matrix G = -1/2 J D^2 J (J = I - 11'/n) of distances D holds the inner products of the observations
-# after centring. X (n, p) and signs s (p,) with G = X diag(s) X' are kept. If Q is an orthonormal basis of some
-# columns, these explain the sum of squares tr(Q'GQ) = sum over p of s |Q'X|^2 (McArdle and Anderson 2001). For
+# From distances D, Gower's matrix G = -1/2 J D^2 J (J = I - 11'/n) has the inner products of centred observations.
+# Coordinates are X (n, p) and signs s (p,) with G = X diag(s) X'. If Q is an orthonormal basis of some columns,
+# these columns explain the sum of squares tr(Q'GQ) = sum over p of s |Q'X|^2 (McArdle and Anderson 2001). For
 # numbers, X is the deviation from the mean, and these sums of squares are those of the analysis of variance.
 
 
 @dataclass(frozen=True)
 class Coordinates:
-    """X (n, p) and signs (p,).
+    """The coordinates `x` (n, p) of n observations, and their `signs` (p,).
 
-    Jaccard distances are not Euclidean, so a few signs can be negative. Without them, sums of squares do not add up.
+    Jaccard distances are not Euclidean, so a few signs can be negative. Without signs, sums of squares do not add up.
     """
 
     x: Matrix
@@ -172,7 +173,7 @@ class Coordinates:
         return self.squares(self.x)
 
     def take(self, rows: NDArray[np.bool_]) -> Coordinates:
-        """The coordinates of some observations."""
+        """The coordinates of the observations in `rows`."""
         return Coordinates(self.x[rows], self.signs)
 
 
@@ -209,7 +210,7 @@ def of_distances(distances: ArrayLike) -> Coordinates:
     return Coordinates(vectors[:, kept] * np.sqrt(np.abs(values[kept])), np.sign(values[kept]))
 
 
-# The sources of variation of a study, from the outside in, and the columns that define their levels.
+# The sources of variation in a study, and the columns that define their levels. A source precedes those nested in it.
 
 DRAWN = "draw (seed)"
 RESIDUAL = "draw x algorithm, rest"
@@ -228,8 +229,8 @@ CALIBRATION = (*OBJECTIVE, "calibration data", "samples", "length", DRAWN)
 INTERACTION = ("objective x algorithm", RESIDUAL)
 EVERY = (*SOURCES, RESIDUAL)
 NOISE = (DRAWN, RESIDUAL)
-Side = Sequence[Sequence[str]]  # parts that are added up, each several sources together
-# The ratios to the search, with the interaction on both sides.
+Side = Sequence[Sequence[str]]  # a sum of parts; each part is a sum of sources
+# The ratios to the search, with the interaction added to both sides.
 AGAINST_SEARCH: Mapping[str, tuple[Side, Side]] = {
     "calibration": ((CALIBRATION, INTERACTION), (SEARCH, INTERACTION)),
     "objective": ((OBJECTIVE, INTERACTION), (SEARCH, INTERACTION)),
@@ -243,7 +244,7 @@ def strata(frame: pd.DataFrame, by: Sequence[str] = STRATUM) -> list[Labels]:
 
 
 def spanned(levels: Sequence[Labels], given: Matrix | None = None) -> Matrix:
-    """An orthonormal basis (n, df) of some levels, each (n,); with `given`, of what they add to that basis."""
+    """An orthonormal basis (n, df) of `levels`, each (n,); if a basis is `given`, of what they add to it."""
     columns = np.hstack([indicator(one) for one in levels])
     if given is not None:
         columns = columns - given @ (given.T @ columns)
@@ -252,13 +253,14 @@ def spanned(levels: Sequence[Labels], given: Matrix | None = None) -> Matrix:
 
 
 def adjusted(levels: Mapping[str, Labels]) -> dict[str, Matrix]:
-    """For one stratum, a basis (n, df) of what each source explains beyond those that do not contain it (type II).
+    """For each source, a basis (n, df) of what it explains beyond the sources that do not contain it (type II).
 
-    `levels` are those of each source (n,). The last basis is the residual: what no source explains.
+    `levels` has the level (n,) of each cell of one stratum, by source. The last basis is for the residual, which no
+    source explains.
     """
 
     def finest(names: Sequence[str]) -> list[Labels]:
-        """Without sources whose levels are unions of the levels of another one, which add nothing."""
+        """The levels of `names`, without sources that add nothing: their levels are unions of another source's."""
         sets = {name: set(SOURCES[name]) for name in names}
         return [levels[n] for n in names if not any(sets[n] < other for other in sets.values())]
 
@@ -286,7 +288,7 @@ def adjusted(levels: Mapping[str, Labels]) -> dict[str, Matrix]:
 
 
 class Stratum:
-    """The equations of one stratum. `names` are the sources with levels to compare."""
+    """The equations of one stratum. `names` are the sources that have several levels to compare."""
 
     def __init__(self, levels: Mapping[str, Labels], rows: Labels) -> None:
         own = {name: of[rows] for name, of in levels.items()}
@@ -318,7 +320,7 @@ class Stratum:
         return _rounded(np.array([of.squares(self.bases[name].T @ of.x) for name in self.names]), of)
 
     def squares_of_items(self, items: Matrix | None) -> Matrix:
-        """The part (names,) of these sums that is expected from the noise of items (cells of the study, items)."""
+        """The sums of squares (names,) expected from the noise of `items` (cells of the study, items)."""
         if items is None:
             return np.zeros(len(self.names))
         return self.squares(Coordinates(items[self.rows], np.ones(items.shape[1])))
@@ -332,7 +334,7 @@ class Stratum:
         return self.spread_out(np.asarray(np.linalg.solve(self.coefficients, np.asarray(squares).T).T))
 
     def expected_noise(self, components: Matrix) -> Matrix:
-        """What draw and residual are expected to add to each sum of squares, for components (..., names)."""
+        """What draw and residual are expected to add to each sum of squares, from components (..., names)."""
         return np.asarray(components[..., self.noise] @ self.coefficients[:, self.noise].T)
 
     def spread_out(self, values: Matrix) -> Matrix:
@@ -343,17 +345,17 @@ class Stratum:
 
 
 def _rounded(squares: Matrix, of: Coordinates) -> Matrix:
-    """Sums of squares, with 0 for rounding errors: if masks are equal, a source explains nothing."""
+    """Sums of squares, with rounding errors set to 0, so that a source explains nothing if masks are equal."""
     return np.where(np.abs(squares) < ROUNDING * of.total, 0.0, squares)
 
 
 # Resampled studies with new calibration draws, the only random factor of a study's design.
 #
 # Objectives, data, algorithms, models and ratios are fixed. A resample keeps the means over draws (the panel) and
-# gives each draw a new deviation from them: a random combination, with normal weights, of the deviations of the
-# draws of the same data. All cells of a draw share the weights, in all strata. So the resampled deviations have the
-# covariance of the observed ones, whatever it is, and the mean squares of resamples vary as those of normal data
-# with as many draws do. Weights of two or six values, as in a wild bootstrap, would keep the squares of the
+# gives each draw a new deviation from them: a random combination, with normal weights, of the deviations that draws
+# from the same data have. All cells of a draw share the weights, in all strata. So the resampled deviations have the
+# covariance of the observed ones, whatever it is, and the mean squares of resamples vary as those of normal data with
+# the same number of draws. Weights with only two or six values, as in a wild bootstrap, would keep the squares of the
 # deviations and hide this variation.
 
 CLUSTERS = 6  # with fewer draws, no interval is given
@@ -389,11 +391,11 @@ class Borrowed:
 
 
 def borrowed(frame: pd.DataFrame) -> Borrowed:
-    """The donors of every cell: the same cell (PANEL) under other draws of the same data.
+    """The donors of every cell: cells that differ from it only in the draw (PANEL), with draws from the same data.
 
-    The draws of the same data are put in a circle, and each borrows from itself and from the next ones. If cells
-    are repeats, the first borrows from the first, and so on. The factor makes the variance of a resampled deviation
-    that of one draw: with m draws, deviations from their mean are too small by the factor (m - 1) / m.
+    The draws from the same data are put in a circle, and each draw borrows from itself and from the next draws. If a
+    draw has repeated cells, its first cell borrows from the first of the other draw, and so on. `factor` corrects the
+    variance of resampled deviations: deviations of m draws from their mean have (m - 1) / m of a draw's variance.
     """
     draw, data, same = (labels(frame, columns) for columns in (DRAW, DATA, PANEL))
     circles = {of: np.unique(draw[data == of]).tolist() for of in np.unique(data)}
@@ -420,9 +422,9 @@ def borrowed(frame: pd.DataFrame) -> Borrowed:
 def resampled_moves(
     frame: pd.DataFrame, rows: Labels, of: Coordinates, donors: Borrowed, items: Matrix | None = None
 ) -> Matrix:
-    """What resamples of one stratum are made of (columns + 1, n, p): their sum, weighted with (weights, 1).
+    """The moves (columns + 1, n, p) of one stratum. A resample is their sum, weighted with (weights, 1).
 
-    The last one is the panel, which stays. `items` (cells of the study, columns), if given, are further moves.
+    The last move is the panel, which all resamples keep. `items` (cells of the study, columns) are further moves.
     """
     same = indicator(labels(frame.iloc[rows], PANEL))
     panel = same @ (same.T @ of.x / same.sum(axis=0)[:, None])
@@ -443,7 +445,7 @@ def bootstrap_weights(columns: int, resamples: int, seed: int) -> Matrix:
 
 
 def added_form(basis: Matrix, moves: Matrix, signs: Matrix) -> Matrix:
-    """The matrix B (columns + 1, columns + 1): a basis explains w'Bw of a resample, with w = (weights, 1)."""
+    """The matrix B (columns + 1, columns + 1): `basis` explains w'Bw of a resample with w = (weights, 1)."""
     along = np.einsum("nq,cnp->cqp", basis, moves, optimize=True)
     left, right = along.reshape(len(moves), -1), (along * signs).reshape(len(moves), -1)
     return np.asarray(left @ right.T)
@@ -455,16 +457,17 @@ def added_form(basis: Matrix, moves: Matrix, signs: Matrix) -> Matrix:
 # sum of squares if nature had drawn as the resample did.
 #
 # Noise (draw and residual). If the expected sum of squares is E, a study observes E times a random factor. A
-# resample shows such a factor: its own sum of squares divided by the mean of all resamples. So E = observed /
-# factor. With normal draws this is the exact chi-square interval. With few draws it reaches far up: this is the
-# widening.
+# resample shows such a factor: its own sum of squares divided by the mean over all resamples. So E = observed /
+# factor. With normal draws, this gives the exact chi-square interval. With few draws, the interval reaches far up
+# (`widened`).
 #
-# Other sources. A resample explains fixed + linear + quadratic: the means over draws alone, products of means and
-# noise, and noise alone. If the true noise is lambda^2 times the estimated noise, then the true part of a source is
+# Other sources. The sum of squares of a resample is fixed + linear + quadratic: the parts of the means over draws, of
+# products of means and noise, and of noise alone. If the true noise is lambda^2 times the estimated noise, then the
+# true part of a source is
 #
 #     observed - lambda linear - lambda^2 (quadratic - its mean) - lambda^2 (the expected noise).
 #
-# If the source has no effect, this is at most 0 as often as an F test against the noise does not reject.
+# If a source has no effect, this part is at most 0 as often as an F test against the noise does not reject.
 
 
 class PlausibleComponents(NamedTuple):
@@ -488,7 +491,7 @@ def widened(observed: Matrix, drawn: Matrix) -> Matrix:
 def plausible(
     stratum: Stratum, of: Coordinates, moves: Matrix, weights: Matrix, items: Matrix | None
 ) -> PlausibleComponents:
-    """Plausible components of an outcome. Its resamples are `moves` with weights (resamples, columns)."""
+    """Plausible components of an outcome. Its resamples are sums of `moves` with `weights` (resamples, columns)."""
     observed, of_items = stratum.squares(of), stratum.squares_of_items(items)
     forms = [_rounded(added_form(stratum.bases[name], moves, of.signs), of) for name in stratum.names]
     fixed = np.array([form[-1, -1] for form in forms])
@@ -532,8 +535,8 @@ def report(
     """Shares of components (strata, sources), with intervals if plausible components of each stratum are given.
 
     Shares are ratios of estimates, so they are biased. The mean difference between the shares of resamples and their
-    true ones estimates the bias, which is subtracted. An interval contains the plausible values with and without
-    this correction, because each of the two covers too little in some simulated study (docs/statistics.md).
+    true shares estimates the bias, which is subtracted. An interval contains the plausible values with and without
+    this correction, because each alone covered the truth too rarely in some simulated study (docs/statistics.md).
     """
     central, sets = shares_of(estimate), list[Matrix]()
     if likely is not None:
@@ -548,7 +551,7 @@ def report(
             return IntervalEstimate(value)
         lows = [value] if np.isfinite(value) else []
         highs = list(lows)
-        for values in map(of, sets):  # NaN counts as any value
+        for values in map(of, sets):  # NaN can be any value: 0 for `low`, infinite for `high`
             unknown, last = np.isnan(values), len(values) - 1
             lows.append(float(np.sort(np.where(unknown, 0.0, values))[int(TAIL * last)]))
             high = np.sort(np.where(unknown, np.inf, values))[int(np.ceil((1 - TAIL) * last))]
@@ -582,8 +585,8 @@ def report(
 def divided(shares: Matrix, above: Side, below: Side) -> Matrix:
     """The shares (..., sources) of some parts divided by those of others; NaN for 0 / 0.
 
-    A part is cut off at 0 before parts are added: otherwise the interaction could make up for a negative share of the
-    search, and calibration : search could be above 1 without a calibration.
+    Each part is clipped at 0 before parts are added. Otherwise a negative share of the search would reduce its side,
+    and calibration : search could be above 1 even if calibration explains nothing.
     """
     first, second = (
         np.sum([np.maximum(_sum(shares, names), 0.0) for names in parts], axis=0) for parts in (above, below)
@@ -600,10 +603,10 @@ def refused(cells: int, draws: int, note: str) -> Shares:
 
 
 def shares_of(components: Matrix) -> Matrix:
-    """Shares (..., sources) of components (strata, ..., sources): of the sum in each stratum, averaged over strata.
+    """Shares (..., sources) of components (strata, ..., sources): divided by the stratum's sum, averaged over strata.
 
-    Estimates of components can be negative. The sum is then at least the largest of calibration, search and
-    interaction, so that no share is above 1. If nothing is above zero, all shares of the stratum are 0.
+    Estimated components can be negative. If calibration, search or interaction is above the sum, the largest of them
+    replaces it, so that no share is above 1. If none is above zero, all shares of the stratum are 0.
     """
     groups = [_sum(components, names) for names in (CALIBRATION, SEARCH, INTERACTION)]
     whole = np.maximum(np.maximum.reduce(groups), components.sum(axis=-1))[..., None]
@@ -618,10 +621,10 @@ def _sum(values: Matrix, names: Sequence[str]) -> Matrix:
 
 # The noise of an accuracy: other items of the same kind would give every mask another accuracy.
 #
-# Masks are measured on the same items, so their noise is correlated, and equal masks have the same noise. The
-# answers to each item give the whole covariance: with x_t (cells,) the contribution of item t to the accuracies,
-# and n items of a task, it is the sum over tasks and items of n / (n - 1) (x_t - mean) (x_t - mean)'. Columns whose
-# products have this sum are the noise of the items.
+# Masks are measured on the same items, so their noise is correlated, and equal masks have equal noise. The answers to
+# each item give the whole covariance. If item t contributes x_t (cells,) to the accuracies, and a task has n items,
+# the covariance is the sum over tasks and items of n / (n - 1) (x_t - mean) (x_t - mean)'. The noise of the items is
+# a matrix of columns whose products with themselves have this sum.
 
 NOISE_COLUMNS = 64  # random combinations of items that resamples use instead of all items
 
@@ -629,9 +632,8 @@ NOISE_COLUMNS = 64  # random combinations of items that resamples use instead of
 def item_noise(answers: Mapping[str, Matrix]) -> Matrix:
     """The noise E (cells, items) of mean accuracies in percent; their covariance is E E'.
 
-    `answers` maps each task to how right each cell's mask answered each item (cells, items), from 0 to 1. The
-    accuracy is the mean over tasks of the mean over items. Tasks of one item say nothing about noise and are left
-    out.
+    `answers` maps each task to how correct the answer of each cell's mask to each item is (cells, items), from 0 to
+    1. The accuracy is the mean over tasks of the mean over items. Tasks with only one item are left out.
     """
     columns = []
     for of_task in answers.values():
@@ -643,7 +645,7 @@ def item_noise(answers: Mapping[str, Matrix]) -> Matrix:
 
 
 def compressed(noise: Matrix, seed: int) -> Matrix:
-    """Fewer columns with about the same covariance: random combinations of the items (cells, at most COLUMNS)."""
+    """`noise` in fewer columns, with nearly its covariance: random combinations (cells, at most NOISE_COLUMNS)."""
     if noise.shape[1] <= NOISE_COLUMNS:
         return noise
     mixed = np.random.default_rng([seed, noise.shape[1]]).normal(size=(noise.shape[1], NOISE_COLUMNS))

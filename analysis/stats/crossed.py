@@ -25,10 +25,10 @@ def matrix(
 ) -> pd.DataFrame:
     """One row for each model, k, objective and outcome: mean over cells, its interval, median, range, and cost.
 
-    Objectives are compared over the searches that all have (`grid.compared`); `note` says what that leaves out.
-    `outcomes` maps a label to one value per cell; lower is better, but for those in `higher`. `cost` is how far the
-    mean is from the best one that any objective has. Outcomes in `geometric` (perplexities) get the geometric mean,
-    so that one broken mask does not dominate it. The interval is over calibration draws.
+    Objectives are compared over the searches that all of them have (`grid.compared`); `note` says what is left out.
+    `outcomes` maps a label to one value per cell. Lower is better, except for labels in `higher`. `cost` is how far
+    the mean is from the best objective's mean. Labels in `geometric` (perplexities) have the geometric mean, so that
+    one broken mask does not dominate it. The interval is over calibration draws.
     """
     columns = ["mean", "low", "high", "median", "lowest", "highest"]
     names = ["model", "k", "objective", "outcome", *columns, "cells", "cost", "note"]
@@ -55,7 +55,7 @@ def matrix(
 def complete_scores(
     trace: Trace, k: int, budget: BudgetRecord | None
 ) -> dict[tuple[int, ...], Mapping[str, Any]]:
-    """The scores of the masks in a trace that remove k units, or what the budget asks for; the last of each mask."""
+    """The last score of each mask in a trace that removes k units or, with a budget, what it requires."""
     masks = {tuple(score["dropped"]): score for score in trace}
     return {mask: score for mask, score in masks.items() if is_complete(mask, k, budget)}
 
@@ -63,7 +63,7 @@ def complete_scores(
 def seconds(traces: Iterable[Trace]) -> dict[tuple[int, ...], float]:
     """Seconds per sample to score each mask of a problem.
 
-    A reused score has 0 seconds, so the line with most seconds counts. In a race, a mask has several lines.
+    A reused score has 0 seconds. If a mask has several lines, as in a race, the one with the most seconds counts.
     """
     longest: dict[tuple[int, ...], tuple[float, int]] = {}
     for trace in traces:
@@ -75,7 +75,7 @@ def seconds(traces: Iterable[Trace]) -> dict[tuple[int, ...], float]:
 
 
 def pareto(cost: Sequence[float], quality: Sequence[float]) -> list[bool]:
-    """Whether each point is on the Pareto front; lower is better in both values. A point with a NaN never is."""
+    """Whether each point is on the Pareto front; lower is better in both values. A point with a NaN is not on it."""
     points = np.column_stack([np.asarray(cost, float), np.asarray(quality, float)])
     front = []
     for point in points:

@@ -1,7 +1,7 @@
 """How many blocks another search, draw or objective changes, and what that costs in held-out perplexity.
 
-Two masks of k blocks that share s differ in k - s of them. Each number is a mean over pairs of masks. Its 95 percent
-interval leaves out one calibration draw at a time (see `means`). Nothing is compared across models and sizes.
+Two masks of k blocks that share s blocks differ in k - s. Each number is a mean over pairs of masks. Its 95 percent
+interval comes from leaving out one calibration draw at a time (`means`). Masks of one model and size are compared.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ Names = tuple[str, ...]
 class Change:
     """How many units of a mask change if one factor changes and all others stay.
 
-    `factor` is SEARCH, DRAWN or OBJECTIVE. `objectives` are compared among themselves if `others` is empty, else with
-    `others`. `changed` is the mean number of units, with its interval cut to what masks of these sizes can have;
-    `chance` is the mean for masks that are drawn at random; `most` is the largest number possible. `each` has, for
-    each draw, the mean over the pairs that it is in. `apart` says that the two sides read other data; `size` is the
-    mean number of units of the masks.
-    `worst_to_best` is the geometric mean ratio of the highest to the lowest held-out perplexity over the levels of
-    the factor; NaN without perplexities. Between draws, neither has an interval: leaving out one of six draws covered
-    the mean over pairs of draws in 78 percent of simulated studies, and the range of draws has none at all.
+    `factor` is SEARCH, DRAWN or OBJECTIVE. If it is OBJECTIVE, `objectives` are compared with `others`; otherwise
+    `objectives` has the one objective of the masks, and `others` is empty. `changed` is the mean number of units, its
+    interval clipped to what masks of these sizes allow; `chance` is the mean for random masks, and `most` the largest
+    possible mean. `each` has, for each draw, the mean over the pairs that contain it. `apart` says that the two sides
+    read different data. `size` is the mean number of units that a mask removes.
+    `worst_to_best` is the ratio of the highest to the lowest held-out perplexity over the levels of the factor, as a
+    geometric mean; NaN without perplexities. If draws are compared, `changed` and `worst_to_best` have no interval:
+    leaving out one of six draws covered the mean over pairs in only 78 percent of simulated studies.
     """
 
     model: str
@@ -56,10 +56,10 @@ def changes(frame: pd.DataFrame, logs: ArrayLike | None = None) -> list[Change]:
     """What each factor changes, for each model, size and objective, and for pairs of objectives.
 
     `frame` has the finished cells, and `logs` the logarithm of each cell's held-out perplexity (cells,). Objectives
-    that read the same samples are compared pair by pair, on the same draw and with the same search. Those that read
-    other data, such as items and text, have no draw in common: all of one kind are compared with all of the other, on
-    all pairs of draws, and draws of equal number are left out together. Comparisons without a pair are left out, and
-    so is the exhaustive search, which is a reference.
+    that read the same samples are compared pair by pair, on the same draw and with the same search. Objectives that
+    read different data, such as items and text, have no draw in common. So all of one kind are compared with all of
+    the other, over all pairs of draws, and the jackknife leaves out draws of equal number together. The exhaustive
+    search, which is a reference, and comparisons without a pair are left out.
     """
     frame = rivals(frame.assign(log=np.nan if logs is None else np.asarray(logs, float)))
     found = []
@@ -88,7 +88,7 @@ def changes(frame: pd.DataFrame, logs: ArrayLike | None = None) -> list[Change]:
 def _change(
     named: tuple[str, int, str, Names, Names], cells: pd.DataFrame, i: Labels, j: Labels, apart: bool = False
 ) -> Change:
-    """The change over the pairs of rows i and j."""
+    """The change over the pairs of cells in rows `i` and `j`."""
     pairs, drawn = MaskSet.of(cells).pairs(i, j), CellDraws.of(cells)
     if apart:
         drawn = CellDraws(labels(cells, ["draw"]), np.zeros(len(cells), dtype=np.int64))
@@ -106,7 +106,7 @@ def _change(
 
 
 def _worst_to_best(cells: pd.DataFrame, factor: str, i: Labels, j: Labels, drawn: CellDraws) -> DrawMean:
-    """The geometric mean of highest : lowest perplexity over the levels of a factor, all others equal."""
+    """The geometric mean of highest : lowest perplexity over the levels of `factor`; all else is equal."""
     logs = cells["log"].to_numpy()
     if factor == OBJECTIVE:
         return _exp(over_pairs(np.abs(logs[i] - logs[j]), drawn.take(i), drawn.take(j)))
@@ -129,7 +129,7 @@ def _exp(mean: DrawMean) -> DrawMean:
 
 
 def _apart(cells: pd.DataFrame) -> Iterator[tuple[Names, Names]]:
-    """The pairs of kinds of objectives that have no samples in common. A kind reads the same data."""
+    """The pairs of kinds of objectives without common samples. Objectives of one kind read the same data."""
     kinds: dict[frozenset[Any], list[str]] = {}
     for name, own in groups(cells, "objective", sort=False):
         kinds.setdefault(frozenset(own["calibration"]), []).append(str(name))
@@ -139,21 +139,21 @@ def _apart(cells: pd.DataFrame) -> Iterator[tuple[Names, Names]]:
 
 
 def _across(cells: pd.DataFrame, ours: Names) -> tuple[Labels, Labels]:
-    """The rows of all pairs of our and their cells with the same search and the same open units."""
+    """The rows of all pairs of cells, one of `ours` and one not, with equal searches and equal protected blocks."""
     alike = labels(cells, ["algo", "protect_first", "protect_last"])
     mine = cells["objective"].isin(ours).to_numpy()
     i, j = np.nonzero((alike[:, None] == alike) & mine[:, None] & ~mine)
     return i, j
 
 
-# Whether a harder search buys what is wanted.
+# Whether a search that lowers the calibration loss also lowers the held-out perplexity.
 
 
 @dataclass(frozen=True)
 class SearchLine:
-    """The searches of one draw: how much lower than one-shot their own loss is, and what the mask costs held out.
+    """The searches of one draw: how far their loss is below one-shot's, and the held-out perplexity of their masks.
 
-    `gained` (searches,) is in nats, ascending; `over` is ln(pruned : unpruned perplexity).
+    `gained` (searches,) is ascending, in the unit of the loss; `over` is ln(pruned : unpruned perplexity).
     """
 
     model: str
@@ -174,7 +174,7 @@ class SearchLine:
 
 
 def search_lines(frame: pd.DataFrame, over: ArrayLike) -> list[SearchLine]:
-    """A line for each draw of an objective through its searches, if one-shot is among them.
+    """A line for each objective and draw that has cells of one-shot and of another search.
 
     `over` is ln(pruned : unpruned perplexity) of each cell (cells,).
     """

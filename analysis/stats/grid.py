@@ -31,7 +31,7 @@ SETTING = [*CONFIGURATION, "draw"]  # a calibration with the draw of its samples
 CELL = [*STRATUM, *SETTING, "algo"]
 
 # For each comparison, the column in which its two masks differ. All other columns of CELL are equal. So objectives
-# are compared on the same samples only: on others, masks would differ because of the samples, too.
+# are compared on the same samples only: with different samples, masks would also differ because of these.
 COMPARISONS = {
     "algorithms": "algo",
     "draws": "draw",
@@ -41,7 +41,7 @@ COMPARISONS = {
 
 
 def several_sizes(frame: pd.DataFrame) -> bool:
-    """Whether draws of different sizes were taken from the same data. Such draws contain each other."""
+    """Whether draws of different sizes were taken from the same data. If so, the larger draws contain the smaller."""
     sizes = frame[["calibration", "samples", "length"]].drop_duplicates()
     return bool(sizes["calibration"].duplicated().any())
 
@@ -49,7 +49,7 @@ def several_sizes(frame: pd.DataFrame) -> bool:
 def labels(frame: pd.DataFrame, columns: Sequence[str]) -> Labels:
     """Integers (n,). Rows have the same integer if their values in `columns` are equal.
 
-    Missing values, such as the length of items, are equal.
+    Missing values, such as the length of items, count as equal.
     """
     if not columns:
         return np.zeros(len(frame), dtype=np.int64)
@@ -78,10 +78,10 @@ DIFFERENT = "over different searches"
 def compared(stratum: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     """The cells of one model and k over which objectives are compared, and a note if cells are left out.
 
-    A search that only some objectives have is no effect of the objective. So these are the cells of searches that
-    every objective has finished, in settings where all of these searches are finished. An objective without such a
-    setting keeps all its cells of these searches. If no search is common, all cells are returned, and the note is
-    `DIFFERENT`.
+    The effect of a search that only some objectives have is not an effect of the objective. So the cells are of the
+    searches that every objective has, in settings that have all of these searches. If an objective has no such
+    setting, all its cells of these searches are kept. If the objectives have no search in common, all cells are
+    returned, and the note is `DIFFERENT`.
     """
     objectives = stratum["objective"].nunique()
     having = stratum.groupby("algo")["objective"].nunique()
@@ -116,7 +116,7 @@ def groups(
 ) -> Iterator[tuple[Any, pd.DataFrame]]:
     """Each combination of values in the columns `by`, with its rows. Missing values form groups too.
 
-    Combinations are sorted, or in the order in which they appear.
+    Combinations are sorted or, if `sort` is false, in the order in which they appear.
     """
     return iter(frame.groupby(by if isinstance(by, str) else list(by), dropna=False, sort=sort))
 
@@ -128,7 +128,7 @@ def at(frame: pd.DataFrame, row: Any, column: str) -> float:
 
 
 def column(frame: pd.DataFrame, name: str, default: Any) -> list[Any]:
-    """The values of a column; `default` for a missing value, and for each row of a frame without this column."""
+    """The texts and dictionaries in a column; `default` for other values, or in all rows if the column is missing."""
     if name not in frame:
         return [default] * len(frame)
     return [value if isinstance(value, str | dict) else default for value in frame[name]]
@@ -163,10 +163,10 @@ def n_open(frame: pd.DataFrame) -> pd.Series[int]:
 # What a cell removes, in words.
 #
 # Blocks and sub-layers are not comparable, nor are k units and a share of the parameters, nor a mask with and
-# without repair. So the `model` of the frame also names what is removed and what stands in for it, unless k whole
-# blocks are removed without compensation. Strata, comparisons, rankings and titles use this label.
+# without repair. So the `model` of the frame also names what is removed and what replaces it, unless k whole blocks
+# are removed without compensation. Strata, comparisons, rankings and titles use this label.
 
-UNKNOWN = "unknown unit"  # of an unfinished cell, in a study with several units
+UNKNOWN = "unknown unit"  # for an unfinished cell, in a study with several units
 WORDS = {
     "block": "block",
     "sublayer": "sub-layer",
@@ -174,15 +174,15 @@ WORDS = {
     "mlp": "MLP sub-layer",
 }
 NO_COMPENSATION = "none"
-UNKNOWN_COMPENSATION = "unknown compensation"  # of an unfinished cell, in a study with several compensations
+UNKNOWN_COMPENSATION = "unknown compensation"  # for an unfinished cell, in a study with several compensations
 COMPENSATIONS = ("magnitude", "linear", "diagonal", UNKNOWN_COMPENSATION)
 COUNTED, LATENCY = "counted", "latency"
-_SHARE = {"sublayer", "attention", "mlp", LATENCY}  # with one of these in its label, a size is a share
+_SHARE = {"sublayer", "attention", "mlp", LATENCY}  # if a label has one of these, the size is a share
 _PART = re.compile("|".join([*_SHARE, UNKNOWN, COUNTED, *COMPENSATIONS, r"[\d.]+ %"]))
 
 
 def label(model: str, unit: str, cost: str | None, more: Sequence[str] = ()) -> str:
-    """The model and what is removed from it. `cost` is what a ratio is a share of; None if units are counted."""
+    """The label of a model: its name and what is removed. `cost` is None if units are counted instead of a share."""
     parts = [unit] if unit != "block" else []
     if unit not in ("block", UNKNOWN) and cost is None:
         parts.append(COUNTED)
@@ -191,19 +191,19 @@ def label(model: str, unit: str, cost: str | None, more: Sequence[str] = ()) -> 
 
 
 def _parts(model: str) -> list[str]:
-    """What a label says in parentheses; nothing if a model's own name ends in parentheses."""
+    """The parts that a label has in parentheses; empty if the parentheses belong to the model's own name."""
     name, _, rest = model.rpartition(" (")
     parts = rest.removesuffix(")").split(", ")
     return parts if name and rest.endswith(")") and all(map(_PART.fullmatch, parts)) else []
 
 
 def bare(model: str) -> str:
-    """The model of a label, without what is removed from it."""
+    """The name of the model in a label."""
     return model.rpartition(" (")[0] if _parts(model) else model
 
 
 def uncompensated(model: str) -> str:
-    """A label without the compensation: the model of the same masks before their repair."""
+    """The label without the compensation, as it is for the same masks before repair."""
     name, parts = bare(model), [part for part in _parts(model) if part not in COMPENSATIONS]
     return f"{name} ({', '.join(parts)})" if parts else name
 
@@ -217,7 +217,7 @@ def size(model: str, k: float) -> str:
 
 
 def removed(row: pd.Series[Any]) -> str:
-    """What a cell removes, if it is known: `3 of 30 blocks removed`, or `10 % of the parameters removed`."""
+    """What a cell removes: `3 of 30 blocks removed`, or `10 % of the parameters removed`; empty if unknown."""
     unit, cost, k = _value(row, "unit", "block"), _value(row, "cost", None), row["k"]
     repair = compensated(_value(row, "compensation", NO_COMPENSATION))
     if cost is not None:
@@ -232,14 +232,14 @@ def removed(row: pd.Series[Any]) -> str:
 
 
 def compensated(found: str) -> str:
-    """What follows a mask in words: `, compensation=linear`, or nothing."""
+    """The words that follow those for a mask: `, compensation=linear`; empty without a compensation."""
     if found in (NO_COMPENSATION, UNKNOWN_COMPENSATION):
         return "" if found == NO_COMPENSATION else f", {found}"
     return f", compensation={found}"
 
 
 def noun(frame: pd.DataFrame) -> str:
-    """What the masks of finished cells are over: `blocks`, `sub-layers`, or `units` if it is both."""
+    """The word for what the masks of finished cells remove: `blocks`, `sub-layers`, or `units` if it is both."""
     units = {KINDS.get(unit, "") == "" for unit in column(frame, "unit", "block")}
     return "units" if len(units) > 1 else "blocks" if units == {True} else "sub-layers"
 

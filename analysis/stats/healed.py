@@ -1,8 +1,8 @@
 """The masks of a study before and after repair and healing, with the loss of each held-out window.
 
-A state of a mask is what was done to it: nothing, a repair, or a healing on a number of tokens. A mask that several
-cells found counts once. Repairs and healings differ with the draw of the calibration: maps are fitted to its samples,
-and healing leaves them out. So the losses of several draws or seeds are averaged.
+A state of a mask is what was done to it: nothing, repair, or healing on a number of tokens. If several cells found a
+mask, it counts once. Repair and healing depend on the calibration draw: maps are fitted to its samples, and healing
+does not train on them. So the losses of several draws or seeds are averaged.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from .grid import NO_COMPENSATION, bare
 from .same_samples import WindowPairsLosses, joined, losses_of, window_losses
 
 REPAIRS = ("linear", "diagonal")
-VARIED = ("tokens", "seed", *RUNNING)  # settings of a healing that may differ within a comparison
+VARIED = ("tokens", "seed", *RUNNING)  # settings of healing that may differ within a comparison
 Matrix = NDArray[np.float64]
 
 
 @dataclass(frozen=True, order=True)
 class State:
-    """What was done to a mask. States are in order: `pruned`, `repaired`, then healings by their tokens."""
+    """What was done to a mask. States are ordered: `pruned`, `repaired`, then healed, ascending in tokens."""
 
     tokens: int = 0
     kind: str = "pruned"
@@ -55,7 +55,7 @@ PRUNED, REPAIRED = State(), State(kind="repaired")
 class HealedMask:
     """A mask, where it comes from, and the losses (windows,) of the dense model and of each state.
 
-    `states` has one array for each run of a state, and `runs` what was added: state, digest of the samples, and seed.
+    `states` has one array for each run of a state, and `runs` the state, digest of the samples, and seed of each.
     """
 
     mask: Mask
@@ -65,7 +65,7 @@ class HealedMask:
     runs: set[tuple[State, str, int]] = field(default_factory=set)
 
     def add(self, state: State, losses: WindowPairsLosses | None, samples: str, seed: int = 0) -> None:
-        """Add losses to a state. Cells with this mask and these calibration samples have the same, so one counts."""
+        """Add the losses of a run to its state, unless another cell with this mask, samples and seed added them."""
         run = (state, "" if state == PRUNED else samples, seed)
         if losses is not None and run not in self.runs:
             self.runs.add(run)
@@ -81,8 +81,8 @@ def healed_masks(
 ) -> dict[tuple[str, float], list[HealedMask]]:
     """The distinct masks of each model and ratio, with the losses on the windows of some metrics.
 
-    Only the most frequent repair, and healings with the most frequent settings, are used, so that masks differ in
-    nothing else. Masks without the losses of windows are left out.
+    Only the most frequent repair and the most frequent settings of healing are used, so that masks differ in nothing
+    else. A mask is left out if its losses per window were not kept.
     """
     values = [f"pruned/{metric}" for metric in metrics if f"pruned/{metric}" in cells]
     cells = cells.dropna(subset=values)  # without cells that were measured on other windows than most
@@ -107,7 +107,7 @@ def healed_masks(
         one.add(PRUNED, before, samples)
         if compensation == repair and changed:
             one.add(REPAIRED, window_losses(results, result, metrics), samples)
-        for of, path in healings[row["cell"]] if plain else ():  # of repaired masks is another question
+        for of, path in healings[row["cell"]] if plain else ():  # masks healed after repair are not compared
             if comparable(of) == chosen:
                 losses = joined([_healed_losses(results, path, result, metric) for metric in metrics])
                 one.add(State(of["tokens"], "healed"), losses, samples, of["seed"])
@@ -115,14 +115,14 @@ def healed_masks(
 
 
 def _healings(cell: Path) -> Iterator[tuple[dict[str, Any], Path]]:
-    """The settings and the folder of each finished healing of a cell's own mask."""
+    """The settings and the folder of each finished training run that healed the cell's own mask."""
     for path in sorted((cell / FOLDER).glob(f"*/{RECORD}")):
         if "settings" in (record := _read(path)):
             yield record["settings"], path.parent
 
 
 def _healed_losses(results: Path, healing: Path, result: Any, metric: str) -> WindowPairsLosses | None:
-    """The losses of a healed mask; None if they are not of the same windows as those of the mask itself."""
+    """The losses of a healed mask; None if they are missing or on other windows than those of the pruned mask."""
     kept = _read(healing / EVALUATION).get("records", {}).get(metric)
     of_mask = Path(result["evaluation"].get("records", {}).get(metric, {}).get("pruned", ""))
     same = kept is not None and Path(kept).parent.name.startswith(f"{of_mask.parent.name}-healed-")
@@ -130,12 +130,12 @@ def _healed_losses(results: Path, healing: Path, result: Any, metric: str) -> Wi
 
 
 def comparable(settings: dict[str, Any]) -> str:
-    """The settings that two healings must share to be compared: all but tokens, seed and how it ran."""
+    """The settings, as text, that healed masks must share to be compared: all except those in VARIED."""
     return json.dumps({k: v for k, v in settings.items() if k not in VARIED}, sort_keys=True)
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The record in a file; empty if there is none, or if it is damaged: the command names such files at its end."""
+    """The record in a file; empty if the file is missing or damaged. At its end, the command names damaged files."""
     with suppress(FileNotFoundError, DamagedError):
         return dict(storage.read_json(path))
     return {}
@@ -143,23 +143,24 @@ def _read(path: Path) -> dict[str, Any]:
 
 # Does the choice of the mask still matter after repair and healing? Statistics with bootstrap intervals.
 #
-# Masks and windows are both a sample. A resample draws masks and windows with replacement, the same windows for all
-# masks and states, because a window that is hard for one mask is hard for the others. The interval is from the 2.5
-# to the 97.5 percentile of resamples (Efron and Tibshirani 1993, section 13.3). With a dozen masks it is
-# approximate.
+# Masks and windows are both random samples. A resample draws masks and windows with replacement. The windows are the
+# same for all masks and states, because a window that is hard for one mask is hard for the others. The interval is
+# from the 2.5 to the 97.5 percentile of resamples (Efron and Tibshirani 1993, section 13.3). With a dozen masks, it
+# is approximate.
 
 RESAMPLES = 2000
-FEWEST = 4  # masks; fewer give no correlation
-NEAR = 2.0  # masks near the best one cost at most this many times its loss
+FEWEST = 4  # masks; with fewer, no statistics are given
+NEAR = 2.0  # masks near the best one cost at most this multiple of its loss
 
 
 @dataclass(frozen=True)
 class StateStatistics:
-    """What a state (repaired, or healed on n tokens) does to the differences between the `masks` that have it.
+    """How much masks differ in a state (repaired, or healed on n tokens), compared with the pruned masks.
 
-    `correlation` is Spearman's, of the held-out losses before and in this state. `spread` is the standard deviation
-    of the losses over masks, in nats, and `share` its share of the spread before. `regret` is how far the mask that
-    was best before is above the best one in this state, in nats.
+    `masks` is the number of masks that have the state. `correlation` is Spearman's, of the held-out losses before and
+    in this state. `spread` is the standard deviation of the losses over masks, in nats, and `share` is `spread`
+    divided by `spread_before`. `regret` is the loss, in this state, of the mask that was best before, minus the
+    lowest loss in this state, in nats.
     """
 
     state: State
@@ -172,7 +173,7 @@ class StateStatistics:
 
 
 def statistics(masks: Sequence[HealedMask], resamples: int = RESAMPLES) -> list[StateStatistics]:
-    """The statistics of each state but the first that at least four masks have."""
+    """The statistics of each state, except pruned, that at least FEWEST masks have."""
     states = sorted({state for one in masks for state in one.states if state != PRUNED})
     having = {state: [one for one in masks if state in one.states] for state in states}
     return [_of_state(some, state, resamples) for state, some in having.items() if len(some) >= FEWEST]
@@ -181,7 +182,7 @@ def statistics(masks: Sequence[HealedMask], resamples: int = RESAMPLES) -> list[
 def _of_state(masks: Sequence[HealedMask], state: State, resamples: int) -> StateStatistics:
     before, after = (np.stack([one.losses(which) for one in masks]) for which in (PRUNED, state))
     rng = np.random.default_rng(0)
-    first, second = [before.mean(1)], [after.mean(1)]  # of the study, then of its resamples
+    first, second = [before.mean(1)], [after.mean(1)]  # first for the study, then for its resamples
     for _ in range(resamples):
         rows = rng.integers(0, len(masks), len(masks))
         windows = rng.integers(0, before.shape[1], before.shape[1])
@@ -202,19 +203,19 @@ def _interval(values: Matrix) -> IntervalEstimate:
 
 
 def near_best(masks: Sequence[HealedMask]) -> list[HealedMask]:
-    """The masks that cost at most twice the loss that the cheapest mask costs, before any repair or healing."""
+    """The masks that, before repair or healing, cost at most NEAR times the loss that the cheapest mask costs."""
     least = min(lost(one, PRUNED) for one in masks)
     most = least + (NEAR - 1) * abs(least)  # a mask can be better than the dense model
     return [one for one in masks if lost(one, PRUNED) <= most]
 
 
 def lost(one: HealedMask, state: State) -> float:
-    """The held-out loss of a state above that of the dense model, in nats per token."""
+    """The held-out loss of a mask in a state minus that of the dense model, in nats per token."""
     return float((one.losses(state) - one.dense).mean())
 
 
 def regained(one: HealedMask, state: State, resamples: int = RESAMPLES) -> IntervalEstimate:
-    """The share of the loss that the mask had cost which is regained in a state, with an interval over windows."""
+    """The share of the loss added by pruning that a state regains, with an interval over windows."""
     rows = np.stack([one.losses(PRUNED), one.losses(state), one.dense])
     windows = np.random.default_rng(0).integers(0, rows.shape[1], (resamples, rows.shape[1]))
     pruned, after, dense = np.column_stack([rows.mean(-1), rows[:, windows].mean(-1)])

@@ -1,4 +1,4 @@
-"""Masks as sets of units, what two of them share, and the pairs of cells that differ in one factor only."""
+"""Masks as sets of units, the units that two masks share, and the pairs of cells that differ in only one factor."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ class MaskSet:
         return cls(members, n_open(frame).to_numpy().astype(np.int64))
 
     def pairs(self, first: Labels, second: Labels) -> Pairs:
-        """The pairs of rows `first` with rows `second`."""
+        """For each i, the pair of the masks in rows first[i] and second[i]."""
         shared, sizes = (self.members[first] & self.members[second]).sum(axis=1), self.members.sum(axis=1)
         return Pairs(shared, sizes[first], sizes[second], self.open[first])
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """For each pair: the shared blocks, the blocks that each mask removes, and the blocks open to the first."""
+    """Numbers of units for each pair: removed by both masks, by each mask, and open to removal for the first mask."""
 
     shared: Labels
     a: Labels
@@ -44,19 +44,19 @@ class Pairs:
 
     @property
     def jaccard(self) -> NDArray[np.float64]:
-        """As `Mask.jaccard`."""
+        """The Jaccard overlap, as in `Mask.jaccard`."""
         either = self.a + self.b - self.shared
         return np.where(either > 0, self.shared / np.maximum(either, 1), 1.0)
 
     @property
     def changed(self) -> NDArray[np.float64]:
-        """How many units differ: those of one mask that the other keeps, as a mean of both sides."""
+        """How many units differ: the number that one mask removes and the other keeps, averaged over both masks."""
         return (self.a + self.b) / 2 - self.shared
 
 
 def compared(frame: pd.DataFrame, comparison: str) -> tuple[Labels, Labels]:
-    """The rows (pairs,) and (pairs,) of cells that differ only in the column COMPARISONS[comparison]."""
-    # Cells with different protected blocks are apart: by chance, their masks share another number of blocks.
+    """Two arrays of rows (pairs,): the cells of a pair differ only in the column COMPARISONS[comparison]."""
+    # Cells with different protected blocks are not paired: their masks share other numbers of blocks by chance.
     varied = COMPARISONS[comparison]
     fixed = [*(column for column in CELL if column != varied), "protect_first", "protect_last"]
     group, level = labels(frame, fixed), labels(frame, [varied])

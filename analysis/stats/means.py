@@ -2,7 +2,7 @@
 
 Searches, objectives and calibration data are fixed; a draw is a random sample of its data. Cells of one draw are not
 independent, so whole draws are left out: a jackknife over draws within data (Efron and Stein 1981; for means over
-pairs of masks, Arvesen 1969). The interval is Student's; its degrees of freedom are the draws minus the data.
+pairs of masks, Arvesen 1969). The interval is Student's, with draws minus data sets as its degrees of freedom.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ DATA = [column for column in DRAW if column != "draw"]
 
 @dataclass(frozen=True)
 class DrawMean:
-    """A mean over cells or pairs, its standard error and interval over draws.
+    """A mean over cells or pairs, with its standard error and interval over draws.
 
-    Both are NaN if some data would have no value without one of its draws: with a single draw, or with two if the
-    values are of pairs of draws. They are also NaN if draws of several sizes from the same data contain each other.
+    Error and interval are NaN if some data set would have no value without one of its draws: with a single draw or,
+    for values of pairs of draws, with two. They are also NaN if the larger draws from a source contain the smaller.
     """
 
     mean: float
@@ -39,9 +39,10 @@ class DrawMean:
 
 @dataclass(frozen=True)
 class CellDraws:
-    """For each cell, the number of its draw, of its data, and of their source (cells,). Objectives can share draws.
+    """For each cell, numbers (cells,) that identify its draw, its data set, and the source of its data set.
 
-    Data of one source differ in the number or the length of their samples. Without `source`, each has its own.
+    Objectives can share draws. Data sets from one source differ in the number or the length of their samples. If
+    `source` is None, no two data sets have a common source.
     """
 
     draw: Labels
@@ -54,7 +55,7 @@ class CellDraws:
         return cls(*(labels(frame, columns) for columns in (DRAW, DATA, ["calibration"])))
 
     def take(self, rows: Any) -> CellDraws:
-        """The draws of some cells."""
+        """The draws of the cells in `rows`."""
         return CellDraws(self.draw[rows], self.data[rows], None if self.source is None else self.source[rows])
 
 
@@ -64,7 +65,7 @@ def over_draws(values: ArrayLike, drawn: CellDraws) -> DrawMean:
 
 
 def over_pairs(values: ArrayLike, first: CellDraws, second: CellDraws) -> DrawMean:
-    """The mean of one value per pair of cells (pairs,). A draw is left out with every pair that it is in."""
+    """The mean of one value per pair of cells (pairs,). A draw is left out with every pair that contains it."""
     numbers = np.asarray(values, float)
     known = ~np.isnan(numbers)
     first, second = first.take(known), second.take(known)
@@ -77,7 +78,7 @@ def over_pairs(values: ArrayLike, first: CellDraws, second: CellDraws) -> DrawMe
     data[a], data[b] = first.data, second.data
     mean = float(numbers.mean())
     left = _without(numbers, np.array([a, b]), np.array([first.data, second.data]), len(draws))
-    nested = False  # draws of several sizes from the same data contain each other
+    nested = False  # whether larger draws contain smaller ones from the same source
     if first.source is not None and second.source is not None:
         of_data = {*zip(first.source, first.data, strict=True), *zip(second.source, second.data, strict=True)}
         nested = len(of_data) > len({source for source, _ in of_data})
@@ -94,7 +95,7 @@ def without_interval(mean: DrawMean) -> DrawMean:
 
 
 def jackknife(left: NDArray[np.float64], data: Labels) -> float:
-    """The standard error of a statistic: its values without each draw are `left` (draws,), from `data` (draws,)."""
+    """The standard error of a statistic with the values `left` without each draw. `left` and `data` are (draws,)."""
     variance = 0.0
     for group in np.unique(data):
         own = left[data == group]
@@ -105,7 +106,7 @@ def jackknife(left: NDArray[np.float64], data: Labels) -> float:
 def _without(values: NDArray[np.float64], draw: Labels, data: Labels, draws: int) -> NDArray[np.float64]:
     """The means (draws,) without each draw; NaN if some data would have no pair. `draw` and `data` are (2, pairs).
 
-    Data keep their weights, since only their draws are random. Without this, errors would be too small.
+    Each combination of data sets keeps its weight, since only draws are random. Otherwise errors would be too small.
     """
     low, high = np.sort(data, axis=0)
     kind = np.unique(low * (data.max() + 1) + high, return_inverse=True)[1]
@@ -121,7 +122,7 @@ def _without(values: NDArray[np.float64], draw: Labels, data: Labels, draws: int
 
 
 def _in_group(weights: NDArray[Any], a: Labels, b: Labels, groups: int) -> NDArray[np.float64]:
-    """For each draw, the sum of the weights of the pairs that it is in. A pair within one counts once."""
+    """For each draw, the summed weights of the pairs that contain it. A pair within one draw counts once."""
     both = np.bincount(a, weights, groups) + np.bincount(b, weights, groups)
     return np.asarray(both - np.bincount(a[a == b], weights[a == b], groups))
 
@@ -132,9 +133,9 @@ REFERENCE = "exhaustive"
 
 
 def rivals(cells: pd.DataFrame) -> pd.DataFrame:
-    """The cells of all searches except the exhaustive search, if there are any.
+    """The cells of all searches except the exhaustive search; if there are no others, all cells.
 
-    The exhaustive search is run in few settings only. All means would be restricted to those settings.
+    The exhaustive search is run in few settings only. With it, all means would be restricted to these settings.
     """
     competing = cells[cells["algo"] != REFERENCE]
     return competing if len(competing) else cells
@@ -143,9 +144,9 @@ def rivals(cells: pd.DataFrame) -> pd.DataFrame:
 def compared(panel: pd.DataFrame, outcomes: Sequence[str] = ()) -> tuple[pd.DataFrame, str]:
     """The cells of settings that every search of the panel finished, and a note if some settings are omitted.
 
-    Means over different draws are not comparable, so a cell that is missing or lacks one of the `outcomes` removes
-    its whole setting from the means. An outcome that a search has in no cell does not count for this search. If no
-    setting is complete, all cells are used, and the note says that the means are over different draws.
+    Means over different draws are not comparable. So if a cell is missing or lacks one of the `outcomes`, its whole
+    setting is left out. If a search has an outcome in no cell, its cells need not have this outcome. If no setting is
+    complete, all cells are used, and the note says that the means are over different draws.
     """
     panel = rivals(panel)
     setting = labels(panel, SETTING)

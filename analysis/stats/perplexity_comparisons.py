@@ -1,9 +1,9 @@
-"""Held-out perplexity of objectives, of searches, and of repaired and healed masks, relative to others of a study.
+"""Held-out perplexity of objectives, of searches, and of repaired and healed masks, relative to others in a study.
 
 Perplexities are averaged geometrically, so the logarithm of a ratio is a difference of means. Masks of the same
 samples are compared draw by draw, because samples that are hard for one search can be hard for the other. Masks
-without common samples are compared as independent ones (Welch 1947). What has fewer than two draws in common with its
-reference is left out, because nothing is known of its noise.
+without common samples are compared as independent ones (Welch 1947). A comparison over fewer than two draws is left
+out, because its noise is unknown.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ NAN = float("nan")
 class RelativePerplexity:
     """A ratio of two mean perplexities, with its 95 percent interval over draws; NaN if there is no interval.
 
-    `draws` counts the common draws if masks are `paired`; otherwise it is the smaller number of both sides.
+    If masks are `paired`, `draws` counts the common draws; otherwise it is the smaller of both sides' numbers.
     """
 
     value: float
@@ -39,10 +39,10 @@ class RelativePerplexity:
 
 
 def relative(first: pd.DataFrame, second: pd.DataFrame) -> RelativePerplexity:
-    """The perplexity (`ppl`) of some cells relative to that of others.
+    """The perplexity (`ppl`) of the cells `first`, relative to that of the cells `second`.
 
-    A draw counts by the mean over its cells. If both sides have draws in common, only these are compared, in pairs.
-    There is no interval if some data were drawn once, or if draws of several sizes contain each other.
+    The value of a draw is the mean over its cells. If the sides have draws in common, only these are compared, in
+    pairs. If some data were drawn once, or if larger draws contain smaller ones, there is no interval.
     """
     sides = [cells[DRAW].assign(side=i, log=_logs(cells)) for i, cells in enumerate((first, second))]
     both = pd.concat(sides, ignore_index=True)
@@ -70,7 +70,7 @@ def _mean(by_draw: pd.Series[float]) -> DrawMean:
 
 
 def _apart(first: pd.Series[float], second: pd.Series[float], nested: bool) -> DrawMean:
-    """The difference of two independent means, with the degrees of freedom of Welch and Satterthwaite."""
+    """The difference of two independent means, with Welch and Satterthwaite's degrees of freedom."""
     a, b = _mean(first), _mean(second)
     difference, draws = a.mean - b.mean, min(a.draws, b.draws)
     error = NAN if nested else float(np.hypot(a.error, b.error))
@@ -92,11 +92,11 @@ FIELDS = list(RelativePerplexity.__dataclass_fields__)
 
 @dataclass(frozen=True)
 class Comparisons:
-    """Frames whose rows have a model, k, what is compared there, and the fields of RelativePerplexity.
+    """Frames whose rows have a model, k, the names of what is compared, and the fields of RelativePerplexity.
 
     `objectives` are relative to `reference`, `searches` to one-shot for the same objective, and `states` to the
-    pruned masks of the same objective and search. `extremes` are the worst objective relative to the best, of pruned
-    masks; they are chosen by the same perplexities, so the ratio is rather too high.
+    pruned masks of the same objective and search. `extremes` has the worst objective relative to the best, for pruned
+    masks. Both are chosen by these perplexities, so the ratio is biased upwards.
     """
 
     objectives: pd.DataFrame
@@ -106,11 +106,12 @@ class Comparisons:
 
 
 def measure(cells: pd.DataFrame) -> Comparisons:
-    """All comparisons of cells with the columns `state` and `ppl`. Cells without a perplexity are left out.
+    """All comparisons of `cells`, which have the columns `state` and `ppl`. Cells without a perplexity are left out.
 
-    Objectives are compared over the searches that all of them have (`grid.compared`), or not at all if there is none.
-    Their reference is divergence, because it measures what pruning changes in the model. If it was not run, it is the
-    objective with the lowest mean perplexity when pruned. It has the ratio 1 and no interval.
+    Objectives are compared over the searches that all of them have (`grid.compared`). If there are none, they are not
+    compared. The reference is divergence, which measures what pruning changes in the model. If divergence was not
+    run, the reference is the objective whose pruned masks have the lowest mean perplexity. The reference has the
+    ratio 1 and no interval.
     """
     known = cells.dropna(subset="ppl") if "ppl" in cells else cells.head(0)
     objectives, extremes = list[list[Any]](), list[list[Any]]()
@@ -137,7 +138,7 @@ def measure(cells: pd.DataFrame) -> Comparisons:
 
 
 def _against(cells: pd.DataFrame, reference: str) -> list[list[Any]]:
-    """The row of each objective; none if no other objective can be compared with the reference."""
+    """The row of each objective; empty if no other objective can be compared with the reference."""
     base, rows = cells[cells["objective"] == reference], list[list[Any]]()
     for objective, part in groups(cells, "objective"):
         found = relative(part, base)
@@ -150,7 +151,7 @@ def _against(cells: pd.DataFrame, reference: str) -> list[list[Any]]:
 
 
 def _pairs(cells: pd.DataFrame, within: list[str], column: str, reference: str) -> pd.DataFrame:
-    """The ratio of each value of a column to its reference."""
+    """The perplexity of the cells with each other value of `column`, relative to that of those with `reference`."""
     rows: list[list[Any]] = []
     for where, part in groups(cells, [*STRATUM, *within], sort=False):
         base = part[part[column] == reference]

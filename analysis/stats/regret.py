@@ -1,4 +1,4 @@
-"""How far the mask of each search is from the best known mask of its problem, and what each search costs."""
+"""How far the loss of each search's mask is above that of the best known mask, and what each search costs."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ PROBLEM = [*STRATUM, *SETTING, "protect_first", "protect_last"]
 def best_known(frame: pd.DataFrame, traces: Mapping[str, Trace]) -> pd.DataFrame:
     """Add to each finished cell what is known about its problem.
 
-    `best` is the lowest loss of all complete masks that were scored in cells of the same problem; a mask is complete
-    if it removes k units, or what the cell's budget asks for. `regret` is the loss of the cell's mask minus `best`.
-    `regret_se` is the regret in standard errors of the paired difference from the best known mask; NaN if samples
-    cannot be paired (`sample_losses`) or if there is only one. `exact` is true if some cell of the problem scored
-    every mask of k units; it is false with a budget.
+    `best` is the lowest loss of all complete masks that cells of the same problem scored; a mask is complete if it
+    removes k units or, with a budget, what the budget requires. `regret` is the loss of the cell's mask minus `best`.
+    `regret_se` is the regret divided by the standard error of the paired difference from the best known mask; NaN if
+    samples cannot be paired (`sample_losses`) or if there is only one sample. `exact` is true if some cell of the
+    problem scored every mask of k units; with a budget, it is false.
     """
     parts = []
     for _, problem in groups(frame.assign(budget_record=pd.Series(budgets(frame), frame.index)), PROBLEM):
@@ -42,7 +42,7 @@ def best_known(frame: pd.DataFrame, traces: Mapping[str, Trace]) -> pd.DataFrame
 
 
 def _mask_losses(problem: pd.DataFrame, traces: Mapping[str, Trace]) -> dict[Removed, float]:
-    """The loss of every complete mask that cells of a problem have scored, and of the masks that they found.
+    """The loss of every complete mask that cells of a problem have scored or found.
 
     Cells that did not share scores have rounded the loss of the same mask differently, by about one part in a
     thousand in bfloat16. The mean over cells is taken, so that such a difference is not mistaken for regret.
@@ -70,24 +70,24 @@ def _enumerated(problem: pd.DataFrame, traces: Mapping[str, Trace]) -> bool:
 
 # Which objectives make one-shot search exact by construction: those whose loss is a sum over the removed units.
 #
-# For such an objective every sensible search finds the same mask. That is arithmetic and no finding, so verdicts
-# leave these objectives out. They are recognised by the scores themselves.
+# For such an objective, every sensible search finds the same mask. That follows from arithmetic and is not a finding,
+# so verdicts leave these objectives out. They are recognised by their scores.
 
-# The largest error of a sum, relative to the largest rise. Cells compute the states of the model in bfloat16, each
-# with its own rounding: in the archived studies, sums of `block_influence` are off by up to 3.8e-4. No cell of an
-# objective that does not add up is below 3.8e-3 there. This threshold is between the two.
+# The largest error allowed in a sum, relative to the largest rise. Cells compute hidden states in bfloat16 and round
+# them differently: in the archived studies, sums of `block_influence` are off by up to 3.8e-4. For objectives whose
+# losses do not add up, sums are off by at least 3.8e-3 in every cell. This threshold is between the two.
 EXACT = 1e-3
 
 
 def exact_by_construction(cells: pd.DataFrame, traces: Mapping[str, Trace]) -> frozenset[str]:
-    """The objectives with additive losses among finished cells."""
+    """The objectives whose losses are additive in all of these finished cells."""
     parts = groups(cells, "objective")
     found = {str(name): additive(traces.get(str(cell), ()) for cell in part["cell"]) for name, part in parts}
     return frozenset(name for name, adds_up in found.items() if adds_up)
 
 
 def additive(traces: Iterable[Trace]) -> bool | None:
-    """Whether, in all traces, a mask's rise is the sum of its units' rises. None if no mask can be compared."""
+    """Whether masks raise the loss by the sum of their units' rises, in all traces; None if no mask can be tested."""
     compared = None
     for trace in traces:
         losses = {tuple(score["dropped"]): float(score["loss"]) for score in trace}
@@ -106,8 +106,8 @@ def additive(traces: Iterable[Trace]) -> bool | None:
 # How much better than one-shot's mask the best known mask is, on the same calibration samples.
 #
 # The two masks of a problem have a loss on every sample. The paired differences have a much smaller error than the
-# losses: the standard error of a loss can be half of all that pruning costs. The best known mask was chosen on these
-# samples, so the gain is flattering to the better search.
+# losses: the standard error of a loss can be half of what pruning costs. The best known mask was chosen on these
+# samples, so the gain is biased upwards.
 
 BASE = "one_shot"
 
@@ -116,8 +116,8 @@ def gains(cells: pd.DataFrame, traces: Mapping[str, Trace]) -> pd.DataFrame:
     """One row per problem that one-shot solved: the gain of the best known mask, with its 95 percent interval.
 
     The gain is the mean paired difference of losses. `relative` is the gain divided by the rise of one-shot's loss
-    above the dense model's, NaN if one-shot's mask lowers the loss. Problems whose losses are not plain means over
-    samples, or that one search alone has scored, are left out.
+    above the dense model's; NaN if one-shot's mask does not raise the loss. A problem is left out if its losses are
+    not plain means over samples, or if it has only one search.
     """
     rows, where = [], [*STRATUM, *SETTING]
     for _, problem in groups(cells, PROBLEM):
@@ -133,11 +133,11 @@ def gains(cells: pd.DataFrame, traces: Mapping[str, Trace]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*where, "gain", "low", "high", "relative"])
 
 
-# What each search would cost alone, whichever cell computed the scores that it asked for.
+# What each search would cost alone, regardless of which cells computed the scores.
 #
-# Cells share scores, so the recorded seconds of a cell depend on the order in which the cells ran. Here every mask
-# that a search asked for is charged the seconds that its evaluation took in the cell that computed it, and the
-# search is charged its own computation: its recorded seconds minus those of its evaluations.
+# Cells share scores, so the recorded seconds of a cell depend on the order in which the cells ran. Here a search pays
+# for every mask that it asked for: the seconds of the evaluation, in the cell that computed it. It also pays for its
+# own computation: its recorded seconds minus those of its evaluations.
 
 # Cells with equal values in these columns share scores, whatever they remove.
 SHARING = ["whole_model", "n_units", *SETTING]
@@ -146,8 +146,8 @@ SHARING = ["whole_model", "n_units", *SETTING]
 class SharedCosts(NamedTuple):
     """Seconds per sample to score each mask, and seconds before the first score.
 
-    A criterion needs one pass of the dense model, after which every score is free: `start` is this pass, and the
-    masks cost nothing. For other objectives `start` is 0.
+    A criterion needs one pass of the dense model, after which every score is free: `start` is the time of this pass,
+    and the masks cost nothing. For other objectives, `start` is 0.
     """
 
     masks: Mapping[Removed, float]
@@ -155,7 +155,7 @@ class SharedCosts(NamedTuple):
 
 
 def shared_costs(cells: pd.DataFrame, traces: Mapping[str, Trace]) -> dict[str, SharedCosts]:
-    """For each finished cell, the costs of the masks of its problem. Cells that share scores share the object."""
+    """For each finished cell, the costs of its problem's masks. Cells that share scores have the same object."""
     costs: dict[str, SharedCosts] = {}
     for _, sharing in groups(cells.assign(whole_model=cells["model"].map(bare)), SHARING):
         forwards, alone = (sharing[name].astype(float) for name in ("block_forwards", "block_forwards_alone"))
@@ -163,7 +163,7 @@ def shared_costs(cells: pd.DataFrame, traces: Mapping[str, Trace]) -> dict[str, 
         if (forwards > 0).any() and (alone == 0).all():  # a criterion: no score needed a pass of its own
             passed = [_spent(traces[cell]) for cell in sharing.loc[forwards > 0, "cell"]]
             known = SharedCosts(dict.fromkeys(paid, 0.0), float(np.median(passed)))
-        else:  # a mask that only other studies computed has the mean of the others
+        else:  # a mask that only other studies scored costs the mean of the others
             positive = [value for value in paid.values() if value > 0]
             mean = float(np.mean(positive)) if positive else 0.0
             known = SharedCosts({mask: value or mean for mask, value in paid.items()})
@@ -172,17 +172,17 @@ def shared_costs(cells: pd.DataFrame, traces: Mapping[str, Trace]) -> dict[str, 
 
 
 def alone(cells: pd.DataFrame, traces: Mapping[str, Trace]) -> pd.DataFrame:
-    """Columns for finished cells: `seconds_alone`, and `forwards_alone`, block forwards if nothing is shared at all.
+    """Columns for finished cells: `seconds_alone`, and `forwards_alone`, the block forwards if nothing is shared.
 
-    A mask that keeps K blocks needs K block forwards, a sub-layer is half a block; a mask that was scored on a part
-    of the samples needs that part of them. A criterion needs one dense pass. `traces` have partial scores, too.
+    A mask that keeps K blocks needs K block forwards; a sub-layer counts as half a block. If a mask was scored on a
+    part of the samples, only that part counts. A criterion needs one dense pass. `traces` include partial scores.
     """
     costs = shared_costs(cells, traces)
     rows = []
     whole = zip(cells["cell"], cells["seconds"], cells["n_blocks"], cells["n_units"], strict=True)
     for cell, recorded, n_blocks, n_units in whole:
         trace, cost = traces[str(cell)], costs[str(cell)]
-        samples: dict[Removed, int] = {}  # that each mask was scored on: in a race, often a part of all
+        samples: dict[Removed, int] = {}  # how many each mask was scored on; in a race, often not all
         for score in trace:
             mask = tuple(score["dropped"])
             samples[mask] = max(samples.get(mask, 0), len(score["samples"]))
@@ -195,7 +195,7 @@ def alone(cells: pd.DataFrame, traces: Mapping[str, Trace]) -> pd.DataFrame:
 
 
 def _spent(trace: Trace) -> float:
-    """The seconds that a cell spent on scores. In a race, a line has the seconds of all its mask's samples so far."""
+    """The seconds that a cell spent on scores. In a race, a line has its mask's seconds for all samples so far."""
     spent: dict[Removed, float] = {}
     for score in trace:
         mask = tuple(score["dropped"])

@@ -1,8 +1,7 @@
 """Compare two masks by their losses on the same samples: held-out windows, or the samples of the calibration.
 
-The difference of two losses has an error that is much smaller than that of each, because a sample that is hard for
-one mask is hard for the other. Journals keep the loss of each
-calibration sample, and measurements that of each window.
+The difference of two losses has a much smaller error than each loss, because a sample that is hard for one mask is
+hard for the other. Journals keep the loss of each calibration sample, and measurements that of each window.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ class PairedDifference:
 
 
 def paired(first: WindowPairsLosses, second: WindowPairsLosses) -> PairedDifference:
-    """The mean difference over windows (windows,), with a Student interval. With one window, there is no error."""
+    """The mean difference of losses (windows,), with a Student interval; error and ends are NaN for one window."""
     differences = np.asarray(first, float) - np.asarray(second, float)
     n, mean = len(differences), float(differences.mean())
     if n < 2:
@@ -54,9 +53,9 @@ def sample_losses(
 ) -> dict[Removed, NDArray[np.float64]]:
     """The losses (samples,) of the complete masks that some cell of a problem has scored on all samples.
 
-    `masks` are the masks to look for; by default, all. If several cells have scored a mask, their mean counts.
-    Nothing is returned if the loss of a mask is not the plain mean of its samples, or if cells have different numbers
-    of samples: then samples cannot be paired.
+    `masks` are the masks to look for; by default, all. If several cells have scored a mask, their mean counts. If the
+    loss of a mask is not the plain mean of its samples, or if cells have different numbers of samples, samples cannot
+    be paired, and the result is empty.
     """
     known: dict[Removed, list[NDArray[np.float64]]] = {}
     for cell, k, budget in zip(problem["cell"], problem["k"], budgets(problem), strict=True):
@@ -89,7 +88,7 @@ def joined(parts: Sequence[WindowPairsLosses | None]) -> WindowPairsLosses | Non
 
 
 def losses_of(measured: Path) -> WindowPairsLosses | None:
-    """The losses of windows that were kept beside the file of a measurement; None if there are none."""
+    """The losses of windows that are kept beside the file of a measurement; None if they were not kept."""
     return _losses(terms_beside(measured))
 
 

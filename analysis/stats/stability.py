@@ -1,9 +1,9 @@
 """Estimate from the per-sample losses in a trace whether other samples would give another mask. No model is run.
 
 The last decision of a search is resampled: the choice among the complete masks that it scored. If a search scored
-fewer than two such masks, as one-shot does, it chose single units by their losses. Then this choice is resampled,
-unless the units have different costs, because then it was no choice of the best k. Earlier decisions are not
-repeated, so the numbers are lower bounds on instability.
+fewer than two such masks, as one-shot does, it chose single units by their losses. Then this choice is resampled, but
+not if the units have different costs, because then the best k were not chosen. Earlier decisions are not repeated, so
+the numbers are lower bounds on instability.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Decision:
     def choose(self, weights: NDArray[np.float64]) -> Chosen:
         """The removed units (resamples, units) for each row of sample weights (resamples, samples).
 
-        The first candidate wins a tie.
+        If candidates tie, the first one is chosen.
         """
         means = weights @ self.losses.T / weights.sum(axis=1, keepdims=True)
         if self.size == 1:
@@ -68,7 +68,7 @@ def last_decision(trace: Trace, k: int, budget: BudgetRecord | None = None) -> D
     chosen = k
     if budget is not None:
         costs = {budget["costs"][score["dropped"][0]] for score in singles}
-        # So many single units meet the budget. Units of different costs are no choice of the best k.
+        # If all units cost the same, this number of them meets the budget; otherwise the best k are not chosen.
         chosen = -(-budget["least"] // costs.pop()) if len(costs) == 1 else len(singles)
     for scores, size in ((complete, 1), (singles, chosen)):
         if len(scores) > size:
@@ -106,7 +106,8 @@ def curve(decision: Decision, resamples: int = 500, seed: int = 0) -> pd.DataFra
     """How often subsets of n samples choose the same mask as all N samples, for n up to N / 2.
 
     Subsets are drawn without replacement. `pair` is how often two disjoint subsets choose the same mask, as two
-    studies with different samples would. A subset agrees more often with all samples, because it is a part of them.
+    studies with different samples would. A subset agrees more often with all samples than with another subset,
+    because it is a part of them.
     """
     n_all = decision.losses.shape[1]
     half = n_all // 2
@@ -121,6 +122,6 @@ def curve(decision: Decision, resamples: int = 500, seed: int = 0) -> pd.DataFra
 
 
 def _agreement(first: Chosen, second: Chosen) -> tuple[float, float]:
-    """How often two sets of units (resamples, units) are equal, and their mean Jaccard overlap."""
+    """How often two masks (resamples, units) are equal, and their mean Jaccard overlap."""
     both, either = (first & second).sum(axis=1), (first | second).sum(axis=1)
     return float(np.mean((first == second).all(axis=1))), float(np.mean(both / either))

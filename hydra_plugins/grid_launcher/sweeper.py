@@ -1,12 +1,12 @@
 """Hydra's plugin for the grid: a sweeper that composes all jobs before the first one runs.
 
-Hydra's own sweeper composes every job to see whether it can, and its launcher composes and runs one after the other.
-Here, even a mistake in the last job stops the command before the first cell starts. Then the study gets all cells: it
-skips those that are finished, and goes on after one that fails.
+Hydra's own sweeper only checks that every job can be composed. Its launcher composes each job again before it runs
+it. Here, even a mistake in the last job stops the command before the first cell starts. Then the study gets all
+cells: it skips finished cells, and continues after a cell that fails.
 
 Most jobs of a grid differ from another job only in values, such as `seed=3`. Hydra sets such values last, on the
-configuration that the options give. So they are set here on a copy of that configuration. Hydra alone composes a job
-with another kind of override, and a job whose values are refused: the error is then Hydra's own.
+configuration that the chosen options give. So this sweeper sets them on a copy of that configuration. If a job has
+another kind of override, or if a value is refused, Hydra composes the job itself, so that the error is Hydra's own.
 """
 
 import copy
@@ -38,12 +38,12 @@ ConfigStore.instance().store(group="hydra/sweeper", name="grid", node=GridSweepe
 
 
 class GridSweeper(BasicSweeper):
-    """Split the arguments into jobs, as Hydra's sweeper does, compose them all, and run the study."""
+    """Split the arguments into jobs, as Hydra's sweeper does, compose all jobs, and run them as a study."""
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Run all cells as one study, unless `hydra/launcher=` chooses a launcher of Hydra, which gets single jobs.
+        """Run all cells as one study. If `hydra/launcher=` chooses a launcher of Hydra, it gets single jobs instead.
 
-        Exits with the study's status if a cell is not done.
+        If a cell is not done, exit with the study's status.
         """
         from pruning.config.app import add_hub_models
         from pruning.study.command import execute
@@ -65,12 +65,12 @@ class GridSweeper(BasicSweeper):
         return None
 
 
-# A cell's configuration, without Hydra's own, and the chosen option of each group.
+# A cell's configuration without the part `hydra`, and the chosen option of each group.
 Composed: TypeAlias = tuple[DictConfig, dict[str, Any]]
 
 
 class Composer:
-    """Composes the jobs of the sweep that `master` configures."""
+    """Compose the jobs of the sweep that `master` configures."""
 
     def __init__(self, loader: ConfigLoader, master: DictConfig) -> None:
         self._loader = loader
@@ -107,7 +107,7 @@ class Composer:
         return cell, choices
 
     def _values(self, words: Sequence[str]) -> list[Override]:
-        """The overrides that change a value; empty if an override neither does so nor chooses an option."""
+        """The overrides that change a value; empty if some override neither changes a value nor chooses an option."""
         values = []
         for override in map(_parsed, words):
             option = override.key_or_group in self._groups or "/" in override.key_or_group

@@ -1,4 +1,4 @@
-"""The prior that favours cheap units, random masks that are drawn from it, and moves from mask to mask.
+"""What searches share: the prior that favours cheap units, random masks, moves from mask to mask, and greedy paths.
 
 The paper calls its genetic and Bayesian searches "prior-guided" without saying what the prior is. Here unit i has the
 weight exp(-(s_i - min s) / (T * scale)): s_i is the loss if only unit i is removed (on a budget, its rise divided by
@@ -11,6 +11,7 @@ attention layers, and the other way round. Random exchanges can lead from any ma
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Generator, Iterable
 from functools import lru_cache
 from itertools import count
@@ -18,11 +19,13 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from pruning.algo import Known, Request
-from pruning.core.mask import Mask, Space
+from pruning.algo import Known, Request, Rise
+from pruning.algo.lazy import Rounds
+from pruning.core.mask import Mask, Space, unit_noun
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 
+RANKS = ("cost", "loss")  # by what one_shot, greedy and beam rank units; see "Rises per cost" below
 STEPS = 200  # exchanges of a random walk, after which a new mask is taken from the list of all masks
 
 
@@ -204,3 +207,78 @@ def _repaired(mask: Mask, back: Iterable[int], order: Iterable[int], space: Spac
 def _others(mask: Mask, space: Space) -> list[int]:
     """The kept units that some mask of the space removes."""
     return [unit for unit in space.fitting() if unit not in mask.dropped]
+
+
+# Rises per cost, and paths of them.
+#
+# On a budget, units differ in cost, so the unit whose removal raises the loss least need not be the one that brings
+# the budget closest for this rise. `rank=cost` divides the rise by the unit's cost, as the greedy method for
+# knapsacks does (Dantzig, Operations Research 5, 1957). `rank=loss` takes the least loss whatever a unit costs, as
+# BlockPruner does (arXiv 2406.10594). Without a budget, both rank by the loss. Ties go to the lower index.
+
+
+def per_cost(space: Space, rank: str) -> bool:
+    """Whether units are ranked by rise per cost, for which the search needs the loss of the dense model, too."""
+    return space.budget is not None and rank == "cost"
+
+
+def rise_since(base: Mask, masks: Iterable[Mask], space: Space) -> Rise:
+    """Compare masks by the rise of the loss since `base`, per cost of the units that `base` does not remove."""
+    return Rise(base, {mask: space.cost(*{*mask.dropped} - {*base.dropped}) for mask in masks})
+
+
+def done(space: Space) -> str:
+    """Why a search that removes one unit per round has stopped."""
+    return "the budget was met" if space.budget is not None else f"k {unit_noun(space.unit)}s were removed"
+
+
+def both_paths(space: Space, known: Known, rounds: Rounds) -> Generator[Request, Any, list[Mask]]:
+    """The mask that steps of single units lead to and, over sub-layers, that of steps of whole blocks, if any fits.
+
+    Greedy over sub-layers can miss a mask of whole blocks that is better than all it finds, because removing one part
+    of a block can cost much where removing both costs little. The second path removes whole blocks while they fit,
+    and then single units; it is never worse than greedy over blocks at the same budget.
+    """
+    found = [(yield from _path(space, known, rounds, blocks=False))]
+    if fitting_blocks(space, space.dense):
+        found.append((yield from _path(space, known, Rounds(None, space.k), blocks=True)))
+    return found
+
+
+def _path(space: Space, known: Known, rounds: Rounds, blocks: bool) -> Generator[Request, Any, Mask]:
+    """The mask of the space to which the steps of least rise of the loss per cost lead."""
+    best = space.dense
+    (before,) = yield from known.ask([best])
+    rounds.know(best, before)
+    while not space.complete(best):
+        masks = fitting_blocks(space, best) if blocks else []
+        masks = masks or [best.drop(i) for i in space.fitting(best.dropped)]
+        rise = rise_since(best, masks, space)
+        losses = yield from rounds.scored(dict.fromkeys(masks, best), 1, rise)
+        # A mask that its rise rules out can have the lowest loss, or the least rise since another mask.
+        known.losses |= {mask: loss for mask, loss in losses.items() if math.isfinite(loss)}
+        values = {mask: rise.rate(mask, losses.get(mask, math.inf), before) for mask in masks}
+        best = min(masks, key=values.__getitem__)
+        before = losses[best]
+    return best
+
+
+def fitting_blocks(space: Space, mask: Mask) -> list[Mask]:
+    """The masks that remove both parts of one block more and can be extended to a mask of the space."""
+    if space.unit != "sublayer":
+        return []
+    free = set(space.free(mask.dropped))
+    pairs = [(2 * block, 2 * block + 1) for block in range(space.n_blocks)]
+    larger = [mask.drop(*pair) for pair in pairs if free.issuperset(pair)]
+    return [candidate for candidate in larger if space.extendable(candidate)]
+
+
+def evaluations_by_blocks(space: Space) -> int:
+    """The most losses that the path of whole blocks asks for."""
+    first = fitting_blocks(space, space.dense)
+    if not first:
+        return 0
+    pairs = [space.cost(*mask.dropped) for mask in first]
+    least = min(space.cost(unit) for unit in space.fitting())
+    rounds, last = space.k // 2, math.ceil(max(pairs) / least)
+    return sum(len(first) - done for done in range(rounds)) + last * len(space.fitting())

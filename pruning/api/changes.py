@@ -28,7 +28,7 @@ from pruning.healing.training_text import check_length
 from pruning.models.architecture import context_length_of
 from pruning.models.handle import Model
 from pruning.models.kept_models import savable
-from pruning.objective.likelihood import Perplexity
+from pruning.objective.perplexity import Perplexity
 from pruning.runs.cell import ForwardSettings, forward_with
 
 

@@ -22,7 +22,7 @@ BUILT = (
 )
 GROUPS = (*BUILT, "experiment")  # an experiment chooses options of the other groups
 
-# Groups with one class per file: the group's package, and a method that each class has. A new module adds a class.
+# Groups whose classes are found: the group's package, and a method that each class has. A new module adds a class.
 PACKAGES = {
     "algo": ("pruning.algo", "propose"),
     "objective": ("pruning.objective", "bind"),

@@ -1,3 +1,3 @@
-"""Values and files that every wing uses: masks, scores, results, digests, errors. No torch, no Hydra."""
+"""Values and files that every package uses: masks, scores, results, digests, errors. No torch, no Hydra."""
 
 VERSION = "0.1.0"

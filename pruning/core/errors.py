@@ -41,7 +41,7 @@ class LossError(PruningError):
 
 
 class RequestError(PruningError):
-    """lm-eval would not ask the model what the items and the template say."""
+    """lm-eval would send the model another request than the items and the template define."""
 
 
 class DamagedError(PruningError):
@@ -67,7 +67,7 @@ class RankError(PruningError):
 def first_line(error: object) -> str:
     """The first line of an error's text, to quote in another message; if the text is empty, the type of the error.
 
-    If the line ends in a colon, the line that it announces is added.
+    If the line ends in a colon, the next line is added.
     """
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
     if len(lines) > 1 and lines[0].endswith(":"):
@@ -90,7 +90,7 @@ def unknown(what: str, name: object, known: Iterable[str]) -> InputError:
 
 
 def check_least(group: str, settings: object, **least: float) -> None:
-    """Raise InputError if a setting of a group is below its least value; None has none.
+    """Raise InputError if a setting of a group is below its least value; None is allowed.
 
     `settings` is an object with these settings, or a mapping.
     """
@@ -101,7 +101,7 @@ def check_least(group: str, settings: object, **least: float) -> None:
 
 
 def check_known(group: str, settings: object, **known: Collection[str]) -> None:
-    """Raise InputError if a setting of a group is none of its known values."""
+    """Raise InputError if a setting of a group is not one of its known values."""
     for name, values in known.items():
         if (value := getattr(settings, name)) not in values:
             raise unknown(f"{group}.{name}", value, values)
@@ -132,7 +132,7 @@ UNWRITABLE = {
 
 
 def os_error(error: BaseException) -> OSError | None:
-    """The error of the operating system that an exception is, or that it names; None if there is none.
+    """The OSError that an exception is, or whose number its text names; None if there is none.
 
     Libraries written in Rust (safetensors, tokenizers) raise exceptions of their own, which name the error's number.
     """
@@ -149,13 +149,13 @@ def unwritable(error: BaseException) -> str | None:
 
 
 def cache_folder() -> Path:
-    """The folder for fetched and converted files, which the environment variable DEPTH_PRUNING_CACHE can name."""
+    """The folder for fetched and converted files, which the environment variable DEPTH_PRUNING_CACHE can set."""
     folder = os.environ.get("DEPTH_PRUNING_CACHE") or platformdirs.user_cache_dir("depth-pruning")
     return Path(folder).expanduser()
 
 
 def is_fatal(error: BaseException) -> bool:
-    """Whether all that follows would fail too: the disk is full, a quota is used up, or nobody reads the output."""
+    """Whether all later work would fail too: the disk is full, a quota is used up, or nobody reads the output."""
     return isinstance(error, OSError) and error.errno in {*NO_SPACE, errno.EPIPE}
 
 

@@ -93,7 +93,7 @@ class Mask:
 
     @property
     def gone(self) -> tuple[int, ...]:
-        """The blocks of which nothing is left, in order."""
+        """The blocks that are removed as a whole, in order."""
         if self.unit == "block":
             return self.dropped
         return tuple(i // 2 for i in self.dropped if i % 2 == 0 and i + 1 in self.dropped)
@@ -108,13 +108,13 @@ class Mask:
         return len(a & b) / len(a | b) if a | b else 1.0
 
     def as_blocks(self) -> Mask | None:
-        """The mask over blocks that removes the same; None if only a part of some block is removed."""
+        """The mask over blocks that removes the same weights; None if some block is removed only in part."""
         if self.unit == "block":
             return self
         return Mask(self.n_blocks, self.gone) if len(self.dropped) == 2 * len(self.gone) else None
 
     def as_sublayers(self) -> Mask:
-        """The mask over sub-layers that removes the same."""
+        """The mask over sub-layers that removes the same weights."""
         if self.unit == "sublayer":
             return self
         return Mask(self.n_blocks, tuple(u for i in self.dropped for u in (2 * i, 2 * i + 1)), "sublayer")
@@ -124,7 +124,7 @@ class Mask:
         return unit_names(self.unit, self.dropped)
 
     def listed(self) -> list[int] | list[str]:
-        """The removed blocks, or the names of the removed sub-layers, as files hold them."""
+        """The numbers of the removed blocks, or the names of the removed sub-layers, as files store them."""
         return list(self.dropped) if self.unit == "block" else list(self.names())
 
     def to_json(self) -> MaskRecord:
@@ -137,7 +137,7 @@ class Mask:
         return f"{len(self.dropped)} of {self.n_units} {unit_noun(self.unit)}s"
 
     def described(self) -> str:
-        """What is removed, for an error: `blocks [2, 5]` or `a3 m7`."""
+        """What is removed, for an error message: `blocks [2, 5]` or `a3 m7`."""
         return f"blocks {list(self.dropped)}" if self.unit == "block" else " ".join(self.names())
 
     @classmethod
@@ -172,7 +172,7 @@ class Mask:
 
 
 def whole_numbers(values: Iterable[Any]) -> tuple[int, ...]:
-    """The values as numbers of Python. Raises TypeError unless all are whole numbers: 1.7, '1' and True are not."""
+    """The values as Python integers. Raises TypeError unless all are whole numbers: 1.7, '1' and True are not."""
     given = tuple(values)
     if any(isinstance(value, bool) for value in given):
         raise TypeError("True and False are no numbers here")
@@ -180,7 +180,7 @@ def whole_numbers(values: Iterable[Any]) -> tuple[int, ...]:
 
 
 def unit_noun(unit: str) -> str:
-    """What a person calls a unit: `block` or `sub-layer`."""
+    """The word for a unit in messages: `block` or `sub-layer`."""
     return "block" if unit == "block" else "sub-layer"
 
 
@@ -195,7 +195,7 @@ def unit_names(unit: str, dropped: Iterable[int]) -> tuple[str, ...]:
 
 
 def _units(names: Iterable[Any]) -> Iterator[int]:
-    """The sub-layers that names stand for; a number alone is a block."""
+    """Yield the sub-layers that names stand for; a number alone stands for a block."""
     for name in names:
         match = NAME.fullmatch(str(name))
         if match is None:
@@ -208,7 +208,7 @@ def _units(names: Iterable[Any]) -> Iterator[int]:
 
 
 class BudgetRecord(TypedDict):
-    """What had to be removed, in parts of the cost of all units."""
+    """How much had to be removed, as parts of the cost of all units."""
 
     cost: str
     asked: float
@@ -237,10 +237,10 @@ class SearchRecord(TypedDict):
     peak_memory: NotRequired[int]
 
 
-# Budgets: what units cost, and which sets of them cost what a budget asks for.
+# Budgets: the costs of units, and the sets of units whose costs meet a budget.
 #
-# Costs are parameters or milliseconds, as whole parts of SCALE of the sum over all units. So all sums up to a budget
-# fit into one integer, whose bit s says whether some set of units costs exactly s.
+# Costs are parameters or times, rounded to whole numbers such that the sum over all units is about SCALE. So one
+# integer can hold all sums up to a budget: its bit s is set if some set of units costs exactly s.
 
 SCALE = 10_000
 
@@ -255,9 +255,9 @@ class Budget:
 
     @classmethod
     def share(cls, values: Sequence[float], ratio: float, free: Sequence[int]) -> Budget:
-        """A budget of `ratio` of all `values`; removed units may miss it by half of the smallest free unit.
+        """A budget of the share `ratio` of all `values`, to within half the cost of the cheapest free unit.
 
-        At least one unit stays. Raises InputError if no set of the units `free` reaches it.
+        At least one unit stays. Raises InputError if no set of the units `free` meets the budget.
         """
         total = sum(values)
         costs = tuple(max(1, round(SCALE * value / total)) for value in values)
@@ -285,11 +285,11 @@ class Budget:
         return cls(tuple(record["costs"]), record["least"], record["most"])
 
     def met_by(self, units: Iterable[int]) -> bool:
-        """Whether units together cost what the budget asks for."""
+        """Whether the cost of units together meets the budget."""
         return self.least <= sum(self.costs[i] for i in units) <= self.most
 
     def fitting(self, spent: int, others: Sequence[int]) -> list[int]:
-        """Those of the units `others` that can be removed so that some of the rest can still meet the budget."""
+        """The units of `others` after whose removal, besides the cost `spent`, the budget is or can be met."""
         costs = tuple(sorted(self.costs[i] for i in others))
         allowed = {cost for cost in set(costs) if _can_follow(self, spent + cost, costs, cost)}
         return [i for i in others if self.costs[i] in allowed]
@@ -301,7 +301,7 @@ class Budget:
     def sets(self, free: Sequence[int]) -> Iterator[tuple[int, ...]]:
         """All sets of the units `free` that meet the budget, in lexicographic order."""
         costs, reachable = [self.costs[i] for i in free], [1]
-        for cost in reversed(costs):  # bit s of reachable[i]: some of the units from number i on cost s
+        for cost in reversed(costs):  # bit s of reachable[i]: some of the units from i on cost s
             reachable.append(self._plus(reachable[-1], cost))
         reachable.reverse()
 
@@ -316,7 +316,7 @@ class Budget:
 
     def most_units(self, free: Sequence[int]) -> int:
         """The largest number of the units `free` that together meet the budget; -1 if none do."""
-        # The most units that cost s; negative if none do.
+        # For each cost s, the largest number of units that cost s together; negative if no units do.
         units = np.full(self.most + 1, -len(self.costs) - 1)
         units[0] = 0
         for cost in (self.costs[i] for i in free):
@@ -325,11 +325,11 @@ class Budget:
         return max(-1, int(units[self.least :].max()))
 
     def _plus(self, sums: int, cost: int) -> int:
-        """The sums, as bits, that a set and perhaps one more unit reach; sums above `most` are left out."""
+        """The sums, as bits, with and without one more unit that has this cost; sums above `most` are left out."""
         return (sums | sums << cost) & ((1 << (self.most + 1)) - 1)
 
     def _meets(self, sums: int, spent: int) -> bool:
-        """Whether `spent` and one of the sums together meet the budget."""
+        """Whether `spent` plus one of the sums meets the budget."""
         if spent > self.most:
             return False
         allowed = sums & ((1 << (self.most - spent + 1)) - 1)
@@ -348,7 +348,7 @@ def _count(budget: Budget, free: tuple[int, ...]) -> int:
 
 @lru_cache(maxsize=65_536)
 def _can_follow(budget: Budget, spent: int, costs: tuple[int, ...], used: int) -> bool:
-    """Whether some of the `costs`, except one of `used`, bring the sum from `spent` into the budget."""
+    """Whether `spent` and some of the `costs`, without one that equals `used`, can meet the budget together."""
     rest = list(costs)
     rest.remove(used)
     sums = 1
@@ -360,18 +360,18 @@ def _can_follow(budget: Budget, spent: int, costs: tuple[int, ...], used: int) -
 def is_complete(dropped: Collection[int], k: int, budget: BudgetRecord | None) -> bool:
     """Whether a mask of a finished cell removes k units or, with a budget, units that together meet it.
 
-    A trace also holds masks that a search scored on the way, and they are not complete.
+    A trace also holds incomplete masks, which a search scored on the way.
     """
     return len(dropped) == k if budget is None else Budget.recorded(budget).met_by(dropped)
 
 
-# The space of masks that a search may return: those that remove exactly k units or, with a budget, those whose
-# removed units together cost what the budget asks for.
+# The space of masks that a search may return: those that remove exactly k units or, with a budget, units whose costs
+# meet it.
 
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """All masks that remove exactly `k` units, or what `budget` asks for, and none of the `protected` units.
+    """All masks that remove exactly `k` units or, with a `budget`, units that meet it, but no `protected` units.
 
     With a budget, `k` is the largest number of units that any mask of the space removes.
     """
@@ -439,11 +439,11 @@ class Space:
         return Mask(self.n_blocks, indices, self.unit)
 
     def cost(self, *indices: int) -> int:
-        """What units cost together; without a budget, their number."""
+        """The cost of units together; without a budget, their number."""
         return len(indices) if self.budget is None else sum(self.budget.costs[i] for i in indices)
 
     def complete(self, mask: Mask) -> bool:
-        """Whether a mask removes as much as the space asks for."""
+        """Whether a mask removes exactly `k` units or, with a budget, units that meet it."""
         if self.budget is None:
             return len(mask.dropped) == self.k
         return self.budget.met_by(mask.dropped)
@@ -454,7 +454,7 @@ class Space:
         )
 
     def fitting(self, dropped: Iterable[int] = ()) -> list[int]:
-        """The units that can be removed as well, so that the result is in the space or can be extended to it.
+        """The units that can be added to `dropped` so that the mask is in the space or can be extended to it.
 
         Without `dropped`, these are the units that some mask of the space removes.
         """
@@ -470,13 +470,13 @@ class Space:
         return inside and (self.complete(mask) or bool(self.fitting(mask.dropped)))
 
     def filled(self, dropped: Iterable[int], order: Iterable[int]) -> Mask:
-        """The units `dropped` and, in this order, the first units that fit, until the mask is in the space.
+        """The mask of `dropped` and of the first units in `order` that fit, added until it is in the space.
 
         A unit that does not fit never fits later. So the result is in the space if `dropped` can be extended to a
         mask of the space and `order` has all other units.
         """
         mask = self.drop(*dropped)
-        if self.budget is None:  # the same, faster
+        if self.budget is None:  # the same result, faster
             closed, left = self.protected | set(mask.dropped), max(0, self.k - len(mask.dropped))
             return mask.drop(*[unit for unit in dict.fromkeys(order) if unit not in closed][:left])
         fits: set[int] | None = None  # None: not known yet
@@ -489,7 +489,7 @@ class Space:
         return mask
 
     def kind(self, unit: int) -> str:
-        """What a unit is: `block`, or of a sub-layer `attention` or `mlp`."""
+        """The kind of a unit: `block` or, for a sub-layer, `attention` or `mlp`."""
         return "block" if self.unit == "block" else ("attention", "mlp")[unit % 2]
 
     def per_cost(self, rise: float, unit: int) -> float:
@@ -508,10 +508,10 @@ def space_of(mask: Mask, search: SearchRecord) -> Space:
 # What a cell removes: which units, how many of them, and what they cost.
 #
 # Whole blocks are counted. Sub-layers differ in size, so a ratio of them is a fraction of the parameters of all
-# blocks, or of the time that they take on this device. Which weights belong to a sub-layer is found by running the
-# model, so the space of such a cell is known only when the model is loaded.
+# blocks, or of the time that all blocks take on this device. Which weights belong to a sub-layer is found by running
+# the model, so the space of such a cell is known only when the model is loaded.
 
-# What `unit` can be, and the kinds of sub-layers that can then be removed: attention, MLP, or both.
+# The values of `unit`, and the kinds of sub-layers that can then be removed: attention, MLP, or both.
 KINDS = {"block": "", "sublayer": "am", "attention": "a", "mlp": "m"}
 COSTS = ("parameters", "latency")
 
@@ -531,7 +531,7 @@ class Latency:
 
 @dataclass(frozen=True)
 class Removal:
-    """`k` units or the fraction `ratio` of their costs, but nothing of the `first` and the `last` blocks."""
+    """How much is removed: `k` units or the share `ratio` of all costs; `first` and `last` protect blocks."""
 
     ratio: float | None
     k: int | None
@@ -572,7 +572,7 @@ class Removal:
 
     @property
     def mask_unit(self) -> str:
-        """What masks are over: "block" or "sublayer"."""
+        """The unit of masks: "block" or "sublayer"."""
         return "block" if self.unit == "block" else "sublayer"
 
     @property
@@ -583,8 +583,9 @@ class Removal:
     def space(self, n_blocks: int, costs: Sequence[float] | None = None) -> Space:
         """The space for a model; `costs` has a number for each unit, unless units are `counted`.
 
-        With a ratio of costs, the removed units have this share of the costs of all units, as close as these allow.
-        With k, k units are removed, whatever they cost. Raises InputError if the model has no such masks.
+        With a ratio of costs, the removed units have this share of all costs, to within half the cost of the cheapest
+        unit that can be removed. With k, k units are removed, whatever they cost. Raises InputError if the model has
+        no such masks.
         """
         self.check()
         first, last, kinds = self.first, self.last, KINDS[self.unit]
@@ -606,7 +607,7 @@ class Removal:
         return Space(n_blocks, budget.most_units(free), protected, self.mask_unit, budget)
 
     def _count(self, n_blocks: int) -> int:
-        """How many units to remove: k, or round(ratio * n_blocks); the latter is neither 0 nor all of several."""
+        """The number of units to remove: k or round(ratio * n_blocks). Raises InputError if that is impossible."""
         if self.k is not None:
             return self.k
         assert self.ratio is not None
@@ -620,7 +621,7 @@ class Removal:
         )
 
     def record(self, space: Space, mask: Mask) -> BudgetRecord | None:
-        """How much of the costs a mask removes; None if units are counted."""
+        """The budget, and the share of the costs that a mask removes; None if units are counted."""
         if self.counted or self.ratio is None:
             return None
         budget = space.budget

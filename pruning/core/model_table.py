@@ -18,10 +18,10 @@ class ModelRow:
     """What was measured of one model.
 
     `metrics` are those of `eval=`. `changes` has, for each metric that can be compared, the difference to the first
-    model with its standard error, and both as text. `bits` has, for each perplexity, bits per byte of its text,
-    with the standard error and the paired difference. `prefill` and `decode` are tokens per second. `disk` are the
-    bytes of the files of the weights. `other_tokens` are the perplexities on texts that the model reads as other
-    tokens than the first model, so that only bits per byte can be compared.
+    model with its standard error, and both as text. `bits` has, for each perplexity, bits per byte of its text, with
+    the standard error and the paired difference. `prefill` and `decode` are tokens per second. `disk` is the size of
+    the weight files in bytes. `other_tokens` names the perplexities whose texts the model splits into other tokens
+    than the first model does; only their bits per byte can be compared.
     """
 
     name: str
@@ -41,7 +41,7 @@ class ModelRow:
 
 @dataclass(frozen=True)
 class ModelTable:
-    """The rows of all models, the first one being what the others are compared with, and how they were measured."""
+    """The rows of all models, and how they were measured. All models are compared with the first one."""
 
     rows: list[ModelRow]
     evaluation: dict[str, Any]  # the settings of eval
@@ -59,7 +59,7 @@ class ModelTable:
         return cls(**{**data, "rows": [ModelRow(**row) for row in data["rows"]]})
 
     def columns(self) -> dict[str, list[str]]:
-        """The columns of the table after the names of the models: the entries of all models, by heading."""
+        """The columns of the table, without the names of the models: the entries of all models, by heading."""
         first, rows = self.rows[0], self.rows
         columns: dict[str, list[str]] = {}
         for metric in metrics_among(first.metrics):
@@ -77,7 +77,7 @@ class ModelTable:
 
 
 def _metric(row: ModelRow, metric: str) -> str:
-    """A metric, with the difference to the first model or, of the first model, its standard error."""
+    """A metric as text, with its difference to the first model; for the first model, with its standard error."""
     if metric in row.other_tokens:
         return "-"
     decimals = 2 if kind_of(metric).endswith("ppl") else 3
@@ -91,7 +91,7 @@ def _metric(row: ModelRow, metric: str) -> str:
 def _bits(
     value: float, error: float | None, difference: float | None = None, difference_error: float | None = None
 ) -> str:
-    """Bits per byte, as `_metric`."""
+    """Bits per byte as text, in the form of `_metric`."""
     text, spread = f"{value:.3f}", error
     if difference is not None:
         text, spread = f"{text}, {difference:+.3f}", difference_error

@@ -10,13 +10,11 @@ import dataclasses
 import importlib.metadata
 import inspect
 import json
-import logging
 import os
 import pkgutil
 import platform
 import re
 import subprocess
-import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -52,7 +50,7 @@ class ModelRecord(TypedDict):
 
 
 class CalibrationRecord(TypedDict):
-    """The loss that was minimised, and the samples it was measured on."""
+    """The loss that was minimised, and the samples on which it was measured."""
 
     objective: str
     source: str
@@ -67,7 +65,7 @@ class CalibrationRecord(TypedDict):
 
 
 class EvaluationRecord(TypedDict, total=False):
-    """What every evaluation so far has measured on the pruned and on the dense model; most keys are metrics."""
+    """What the evaluations of a cell so far have measured, for each of its models; most inner keys are metrics."""
 
     dense: dict[str, float]
     pruned: dict[str, float]
@@ -131,9 +129,9 @@ Result = DoneResult | FailedResult
 
 
 def read_result(folder: Path) -> Result | None:
-    """The result in a cell's folder, with its configuration in today's form; None if there is none.
+    """The result in a cell's folder, with its configuration in today's form; None if there is no result.
 
-    Raises DamagedError if the file does not hold a result, InputError if its configuration is not literal.
+    Raises DamagedError if the file does not hold a result, and InputError as `check_literal` does.
     """
     path = folder / NAME
     try:
@@ -183,8 +181,8 @@ class ContinuationRecord(TypedDict):
 
     prompts: list[str]
     texts: list[str]  # the greedy continuations
-    greedy: list[list[int]]  # the same as tokens
-    sampled: NotRequired[list[list[int]]]  # only of the dense model: the continuations that are scored
+    greedy: list[list[int]]  # their tokens
+    sampled: NotRequired[list[list[int]]]  # of the dense model only: sampled ones, to score
 
 
 def read_continuations(measured: Path) -> ContinuationRecord | None:
@@ -205,17 +203,15 @@ def read_continuations(measured: Path) -> ContinuationRecord | None:
     return cast(ContinuationRecord, kept)
 
 
-# What a result says about a healing: the training of the pruned model.
+# What a result says about healing: the training of the pruned model.
 
-FOLDER = "healed"  # in a cell's folder: one folder for each healing
-RECORD = "heal.json"  # in a healing's folder: its record
-EVALUATION = (
-    "evaluation.json"  # there, of the healed model: a cell's result has that of the last healing only
-)
+FOLDER = "healed"  # in a cell's folder: one folder for each healing run
+RECORD = "heal.json"  # in such a folder: the record of the run
+EVALUATION = "evaluation.json"  # also there; a cell's result holds only the evaluation of the last run
 
 
 class CurveRecord(TypedDict):
-    """The curve of a healing in four numbers."""
+    """The curve of a healing run, summarised in four numbers."""
 
     heldout_before: float
     heldout_after: float
@@ -237,14 +233,14 @@ class TrialRecord(TypedDict):
     """One candidate in one round of the selection."""
 
     dropped: list[int] | list[str]
-    tokens: int  # that it was healed on, those of earlier rounds included
-    heldout_loss: float  # cross entropy per token, in nats, after them
+    tokens: int  # of its healing so far, including earlier rounds
+    heldout_loss: float  # cross entropy per token, in nats, after these tokens
     trained: int  # tokens of this round
     seconds: float  # of training in this round
 
 
 class SelectionRecord(TypedDict):
-    """How the mask that is healed was selected among those of the search."""
+    """How the mask to heal was selected among the masks of the search."""
 
     mask: dict[str, Any]
     changed: bool
@@ -323,13 +319,13 @@ class MarginsRecord(TypedDict):
 
 # Names of metrics: `ppl/<corpus>`, `acc/<task>`, and `<metric>/stderr` for a metric's standard error.
 #
-# `acc/<task>` is lm-eval's `acc_norm` if the task has it, else its `acc`: this is what every earlier result holds
-# under that name. If a task has both, its `acc` is recorded as `acc_plain/<task>`.
+# `acc/<task>` is lm-eval's `acc_norm` if the task has it, else its `acc`, as in all earlier results. If a task has
+# both, its `acc` is recorded as `acc_plain/<task>`.
 #
-# `exact/<task>` is the share of generated answers that are right. If a task of lm-eval extracts the answer in
-# several ways (filters), this is the first way, and `exact_<filter>/<task>` are the others.
-# `self_ppl/continuations` is the perplexity of the dense model's own continuations. It is not called `ppl/...`,
-# since figures average those. `same/continuations` and `repeated/continuations` are measured with it.
+# `exact/<task>` is the share of generated answers that are right. If a task of lm-eval extracts the answer in several
+# ways (filters), this is the share under the first filter; those of others are `exact_<filter>/<task>`.
+# `self_ppl/continuations` is the perplexity of the dense model's own continuations. It is not called `ppl/...`, since
+# figures average those. `same/continuations` and `repeated/continuations` are measured with it.
 
 LABELS = {
     "ppl": "perplexity",
@@ -342,7 +338,7 @@ LABELS = {
     "repeated": "repeated tokens",
 }
 _ERROR, _PLAIN, _EXACT = "/stderr", "acc_plain", "exact"
-# Kinds that are measured with another kind.
+# Kinds that are measured together with another kind, and this other kind.
 _MAIN = {_PLAIN: "acc", "same": "self_ppl", "repeated": "self_ppl"}
 
 
@@ -352,7 +348,7 @@ def error_of(metric: str) -> str:
 
 
 def with_error(metric: str, value: float, error: float, samples: int) -> dict[str, float]:
-    """A metric with its standard error. One sample has none: 0 would say that the value is exact."""
+    """A metric with its standard error; without it for one sample, because 0 would mean an exact value."""
     return {metric: value, error_of(metric): error} if samples > 1 else {metric: value}
 
 
@@ -362,12 +358,12 @@ def plain_of(metric: str) -> str:
 
 
 def filtered_of(metric: str, name: str) -> str:
-    """The name of the share of right answers under another filter, given that under the first filter."""
+    """The name of a share of right answers under the filter `name`, given its name under the first filter."""
     return f"{_EXACT}_{name}/{metric.partition('/')[2]}"
 
 
 def main_of(metric: str) -> str:
-    """The name under which a metric is measured, such as `acc/<task>` for `acc_plain/<task>`; often its own name."""
+    """The metric whose measurement gives `metric`: `acc/<task>` for `acc_plain/<task>`; for most metrics, itself."""
     kind = kind_of(metric)
     main = _EXACT if kind.startswith(f"{_EXACT}_") else _MAIN.get(kind, kind)
     return metric if main == kind else f"{main}/{metric.partition('/')[2]}"
@@ -427,7 +423,7 @@ PACKAGES = ("torch", "transformers", "accelerate", "datasets", "numpy", "hydra-c
 
 
 class EnvironmentRecord(TypedDict):
-    """What the result was computed with."""
+    """The software, the device and the times of a result."""
 
     packages: dict[str, str]
     commit: str | None
@@ -476,9 +472,9 @@ def now() -> str:
 
 # Configurations in the form that results record: with the name of each class, without its module.
 #
-# Hydra needs `_target_: pruning.algo.stepwise.Greedy`. If the class later moves, a result with this path matches no
-# configuration. So results hold `class: Greedy` and the name of the option, `option: greedy`. Older results hold
-# `_target_`; `recorded` converts both forms to the recorded form.
+# Hydra needs `_target_: pruning.algo.greedy.Greedy`. If the class later moves, a result with this path no longer
+# matches a configuration. So results hold `class: Greedy` and the name of the option, `option: greedy`. Older results
+# hold `_target_`; `recorded` converts both forms to the recorded form.
 
 TARGET, CLASS, OPTION = "_target_", "class", "option"
 
@@ -486,7 +482,8 @@ TARGET, CLASS, OPTION = "_target_", "class", "option"
 def settings_classes(package: str, method: str) -> Iterator[tuple[str, type]]:
     """Yield (name, class) for each dataclass with the method `method` in a package's modules.
 
-    These are the classes that settings can choose. The name is that of the class: OneShot is `one_shot`.
+    These are the classes that settings can choose. The name is that of the class in snake case, such as `one_shot`
+    for OneShot.
     """
     path = importlib.import_module(package).__path__
     for info in pkgutil.iter_modules(path):
@@ -515,7 +512,7 @@ def recorded(settings: Any) -> Any:
 
 
 def check_literal(settings: Any, where: str = "") -> None:
-    """Raise InputError, which starts with `where`, if a text holds `${`, because OmegaConf would evaluate it.
+    """Raise InputError, whose text starts with `where`, if a text holds `${`, because OmegaConf would evaluate it.
 
     An expression can call functions and read the environment, and a record can come from somebody else.
     """
@@ -528,7 +525,7 @@ def check_literal(settings: Any, where: str = "") -> None:
 
 
 def check_inside(path: Any, where: str) -> None:
-    """Raise DamagedError, which starts with `where`, unless a recorded path leads into the folder of its record."""
+    """Raise DamagedError, whose text starts with `where`, if a recorded path leads out of the results folder."""
     inside = isinstance(path, str) and not PurePosixPath(path).is_absolute()
     if not inside or ".." in PurePosixPath(path).parts or not PurePosixPath(path).parts:
         raise DamagedError(f"{where} names the path {path!r}, which leads out of the results folder.")
@@ -555,10 +552,10 @@ def same_settings(first: Any, second: Any) -> bool:
     return bool(given(first) == given(second))
 
 
-# Configurations of archived results, which lack what was added since they were recorded.
+# Configurations of archived results, which lack settings that were added later.
 
 NO_HEALING = {CLASS: "NoHealing"}  # results do not record `heal` unless the cell is healed
-# Classes that were renamed: the import path in such a result, and the name today.
+# Renamed classes: the import path in an archived result, and the name today.
 RENAMED = {
     "pruning.compensation.Nothing": "NoCompensation",
     "pruning.track.Nothing": "NoTracker",
@@ -572,13 +569,13 @@ ADDED = {
     "near_ties": {},
     "max_evaluations": None,
 }
-# Settings that the program now decides, by group.
+# Former settings, by group, whose values the program now chooses itself.
 DECIDED = {
     "forward": ("batch_tokens", "patience", "merge", "tf32"),
     "model": ("attention",),
     "racing": ("first",),
 }
-# Settings of calibrations and searches that were added, and their defaults: a cell's key leaves these out.
+# Settings that were added to calibrations and searches, with their defaults, which a cell's key leaves out.
 NEW = {"disjoint": False, "lazy": None, "rank": "cost", "within": "any", "blocks": True}
 # Settings that classes no longer have, with their former defaults, which the keys of cells hold.
 FORMER: dict[str, dict[str, Any]] = {
@@ -592,7 +589,7 @@ FORMER: dict[str, dict[str, Any]] = {
 
 
 def current(config: Any) -> Any:
-    """A configuration as it is recorded today: classes by name, its limit at the top, nothing that is now decided."""
+    """A configuration in today's form: classes by name, `max_evaluations` at the top, no former settings."""
     found = recorded(config)
     if not isinstance(found, dict):
         return found
@@ -610,7 +607,7 @@ def current(config: Any) -> Any:
 
 
 def without_new(record: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a calibration or a search without those that were added, if these have their defaults."""
+    """The settings of a calibration or a search, without added settings that have their defaults."""
     return {name: value for name, value in record.items() if (name, value) not in NEW.items()}
 
 
@@ -618,7 +615,7 @@ def nearest_option(settings: Mapping[str, Any], contents: Mapping[str, Mapping[s
     """The option whose content is most like recorded settings that do not name their option."""
 
     def distance(name: str) -> tuple[bool, int, int]:
-        """Whether the class differs, how many settings do, and, against ties, how alike nested settings are."""
+        """Whether the class differs, how many settings differ and, to break ties, how much nested ones differ."""
         content = contents[name]
         given = {
             key: value
@@ -633,11 +630,11 @@ def nearest_option(settings: Mapping[str, Any], contents: Mapping[str, Mapping[s
     return min(contents, key=distance)
 
 
-# What `result.json` says about the maps that stand in for removed units.
+# What `result.json` says about the maps that replace removed units.
 
 
 class RepairRun(TypedDict):
-    """A run of removed units, and the map that stands in for it."""
+    """A run of removed units, and the map that replaces it."""
 
     removed: list[str]
     folded: str | None
@@ -662,7 +659,7 @@ class RepairRecord(TypedDict):
 
 
 def is_repaired(record: RepairRecord) -> bool:
-    """Whether any map helped, so that there are maps."""
+    """Whether at least one map was kept."""
     return any(run["folded"] is not None for run in record["runs"])
 
 
@@ -687,7 +684,7 @@ class TimingRecord(TypedDict):
 
 
 class RatioRecord(TypedDict):
-    """How many times faster the pruned model is than the dense model, by medians; above 1 means faster."""
+    """The speed of the pruned model divided by that of the dense model, by medians; above 1 means faster."""
 
     prefill: float
     decode: float
@@ -761,52 +758,13 @@ def write_study(results: Path, study: str, cells: Iterable[str]) -> None:
     storage.write_json(path_of(results, study), {"study": study, "cells": list(dict.fromkeys(cells))})
 
 
-# The cells that each study asks for, as tags of an MLflow experiment.
-#
-# A cell that has not started has no run, so the runs alone do not show which cells are missing. A tag holds up to
-# 5,000 characters, so a long list is split over several tags: `study NAME 0`, `study NAME 1`, ...
-
-log = logging.getLogger(__name__)
-
-FIRST = "study"  # the first word of such a tag
-LONGEST = 4900  # characters in the value of one tag
-
-
-def record_studies(client: Any, experiment: str, results: Path) -> None:
-    """Record the studies of a results folder; keep the cells that another folder has added to the same studies.
-
-    A damaged list is reported and left out.
-    """
-    known = read_studies(client.get_experiment(experiment).tags)
-    for name in names(results):
-        try:
-            cells = dict.fromkeys([*known.get(name, ()), *read_study(results, name)])
-        except DamagedError as error:
-            log.warning("the study '%s' is not recorded: %s", name, error)
-            continue
-        lines = textwrap.wrap(" ".join(cells), LONGEST, break_long_words=False, break_on_hyphens=False)
-        for number, line in enumerate(lines):
-            client.set_experiment_tag(experiment, f"{FIRST} {name} {number}", line)
-
-
-def read_studies(tags: Mapping[str, str]) -> dict[str, list[str]]:
-    """The cells of each study, from the tags of an experiment."""
-    studies: dict[str, dict[int, str]] = {}
-    for tag, line in tags.items():
-        word, _, rest = tag.partition(" ")
-        name, _, number = rest.rpartition(" ")
-        if word == FIRST and number.isdigit():
-            studies.setdefault(name, {})[int(number)] = line
-    return {name: " ".join(lines[n] for n in sorted(lines)).split() for name, lines in studies.items()}
-
-
-# The curve of a healing, `heal.jsonl`: one line per step, and how it is summed up in a result.
+# The curve of a healing run, `heal.jsonl`, with one line per step.
 
 CURVE = "heal.jsonl"
 
 
 class Point(TypedDict):
-    """One step of training; step 0 is the pruned model before it, and has no `loss`."""
+    """One step of training; step 0 is the pruned model before training, and has no `loss`."""
 
     step: int
     tokens: int
@@ -845,11 +803,11 @@ def terms_beside(measured: Path) -> Mapping[str, Any] | None:
     try:
         return cast(Mapping[str, Any], storage.read_json(measured.with_name(f"{measured.stem}.{TERMS}")))
     except (FileNotFoundError, DamagedError):
-        return None  # the commands of the analysis name damaged files at their end
+        return None  # commands of the analysis list damaged files when they end
 
 
 def item_hits(terms: Mapping[str, Any]) -> list[float] | None:
-    """How right each item was answered, from 0 to 1; None if the terms are not those of items."""
+    """The credit for the answer to each item, from 0 to 1; None if the terms are not those of items."""
     if "hits" in terms:
         return [*map(float, terms["hits"])]
     if "loglikelihoods" not in terms:

@@ -21,7 +21,7 @@ class Score:
 
     `seconds` is the time that this cell took to compute the loss; 0 if another cell had computed it. A partial score
     covers only the first samples; its `of` is the number of all samples. In a full score, `of` is None. `parts` is
-    the number of parts in which the samples were scored; batches of another size are rounded differently.
+    the number of parts in which the samples were scored, which affects the batches and so the rounding.
     """
 
     mask: Mask
@@ -74,9 +74,9 @@ class Score:
 
 # The loss and its standard error, computed from one term per sample.
 #
-# A loss is a weighted mean over samples. The weight of a text window is the number of its tokens that are scored;
-# items have equal weights. A mixed objective has two kinds of samples, called parts, and each part has a share. With
-# parts p, shares a_p, samples s of part p, weights w_s and terms t_s:
+# A loss is a weighted mean over samples. The weight of a text window is the number of its scored tokens; items have
+# equal weights. A mixed objective has two kinds of samples, called parts, and each part has a share. With parts p,
+# shares a_p, samples s of part p, weights w_s and terms t_s:
 #
 #     loss = sum over p of  a_p * m_p        m_p = sum over s of w_s t_s / sum over s of w_s
 
@@ -190,7 +190,7 @@ def _variance(values: Sequence[float], weights: Sequence[float]) -> float:
 
 
 def plus_minus(error: float | None) -> str:
-    """The words for a standard error after a value; `error` is None if it is unknown."""
+    """The text for a standard error after a value; `error` is None if it is unknown."""
     return "± unknown" if error is None else f"± {error:.4f}"
 
 
@@ -206,7 +206,7 @@ FIRST = 8  # samples of the first look of a race
 
 @dataclass
 class Racing:
-    """The risk of a race that it loses the best mask of a batch; if `delta` is None, racing is off."""
+    """`delta` is the risk that a race loses the best mask of a batch; if it is None, racing is off."""
 
     delta: float | None = None
 
@@ -220,7 +220,7 @@ class Racing:
 
 @dataclass
 class NearTies:
-    """At most `most` masks of a decision are scored again; 0 settles no ties."""
+    """At most `most` masks of a decision are scored again in float32; 0 settles no ties."""
 
     most: int = 8
 
@@ -237,8 +237,8 @@ def deciding_settings(
 ) -> dict[str, Any]:
     """The settings that can change the mask of a search; a cell's identity holds them.
 
-    `bounds` says whether the loss has bounds. They change what a lazy search predicts. Other searches find the same
-    mask with them.
+    `bounds` says whether the loss has bounds. Bounds change the predictions of a lazy search. Other searches find the
+    same mask with bounds as without.
     """
     record: dict[str, Any] = {"racing": None if racing.delta is None else asdict(racing) | {"first": FIRST}}
     if near_ties != NearTies():
@@ -250,9 +250,10 @@ def deciding_settings(
 
 
 def uses_bounds(racing: Racing, max_evaluations: int | None) -> bool:
-    """Whether bounds rule masks out. In a race, few masks are ruled out earlier by bounds of a part of the samples.
+    """Whether bounds rule masks out, which they do neither in a race nor with a limit (`max_evaluations`).
 
-    A search that is cut short needs the losses of all single blocks, to complete its best mask.
+    In a race, bounds over a part of the samples would rule out few masks earlier. A search that a limit stops needs
+    the losses of all single blocks to complete its best mask.
     """
     return racing.delta is None and max_evaluations is None
 
@@ -264,7 +265,7 @@ def uses_bounds(racing: Racing, max_evaluations: int | None) -> bool:
 # decides what to do about a line that is complete but damaged.
 
 NAME = "trace.jsonl"
-BEGINNING = re.compile(rb'\{"dropped": \[((?:\d+(?:, \d+)*)?)\]')  # of every line that `Journal.add` writes
+BEGINNING = re.compile(rb'\{"dropped": \[((?:\d+(?:, \d+)*)?)\]')  # begins each line
 BOUNDS = "trace_bounds.jsonl"  # lower bounds of scores, with forward.bounds=true
 FLOAT32 = "trace_float32.jsonl"  # float32 scores of masks in near ties
 
@@ -309,7 +310,7 @@ def read_masks(path: Path, start: int = 0) -> Iterator[tuple[int, int, tuple[int
 
 
 def read_line(path: Path, offset: int) -> TraceLine | None:
-    """The line that begins at a byte; None if it is damaged, or gone."""
+    """The line that begins at byte `offset`; None if it is damaged or missing."""
     try:
         entry = next(read_trace(path, offset), None)
     except OSError:

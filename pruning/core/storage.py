@@ -23,7 +23,7 @@ from pruning.core.units import MEBIBYTE
 
 log = logging.getLogger(__name__)
 
-SEAL = "seal"  # the entry of a JSON object that holds the digest of the others
+SEAL = "seal"  # the entry of a JSON object that holds the digest of the other entries
 
 
 def write_text(path: Path, text: str) -> None:
@@ -47,18 +47,18 @@ def write_json(path: Path, data: Any) -> None:
 
 
 def write_record(path: Path, data: Mapping[str, Any]) -> None:
-    """Write a JSON object atomically with a seal, so that `read_json` finds a value that was changed by hand."""
+    """Write a JSON object atomically with a seal, so that `read_json` detects a value that was changed by hand."""
     write_json(path, sealed(data))
 
 
 def sealed(data: Mapping[str, Any]) -> dict[str, Any]:
-    """A JSON object with its seal: the beginning of the SHA-256 of its other entries."""
+    """A JSON object with its seal: a prefix of the SHA-256 of its other entries."""
     own = {name: value for name, value in data.items() if name != SEAL}
     return {**data, SEAL: text_sha256(json.dumps(own, sort_keys=True))[:16]}
 
 
 def unsealed(data: dict[str, Any], path: Path) -> dict[str, Any]:
-    """A JSON object of a file without its seal. Raises DamagedError if it has a seal of other contents."""
+    """A JSON object of a file without its seal. Raises DamagedError if the seal does not match the contents."""
     if SEAL in data and data != sealed(data):
         raise DamagedError(
             f"{path} was changed after it was written: its contents do not have the digest in its entry '{SEAL}'. "
@@ -70,7 +70,7 @@ def unsealed(data: dict[str, Any], path: Path) -> dict[str, Any]:
 def read_json(path: Path) -> Any:
     """Read a JSON file. An object that has a seal is returned without it.
 
-    Raises DamagedError, which names the file, if the content is not JSON or does not have the digest of its seal.
+    Raises DamagedError, which names the file, if the content is not JSON or does not match its seal.
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -81,9 +81,9 @@ def read_json(path: Path) -> Any:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Put the name of the file into each OSError that is raised within: errors of a write itself name no file.
+    """Within this context, add the file's name to each OSError, because errors of a write itself name no file.
 
-    If a library raises an exception that only names an error of the operating system, raises that error instead.
+    If a library raises another exception, whose text names an OSError, raises that OSError instead.
     """
     try:
         yield
@@ -117,8 +117,8 @@ def append_line(path: Path, data: Any) -> None:
 def opened(path: Path, flags: int) -> int:
     """A descriptor of a file that is written in place; a new file gets the permissions that the umask leaves.
 
-    Raises OSError if it is a symbolic link or no ordinary file: in a copied folder, a link could lead the writer to
-    any file of this machine. Files that are written as a whole replace a link.
+    Raises OSError if it is a symbolic link or not an ordinary file: in a copied folder, a link could lead the writer
+    to any file of this machine. Files that are written as a whole replace a link.
     """
     if path.is_symlink() or (path.exists() and not path.is_file()):
         raise OSError(errno.ELOOP, "it is a symbolic link or no ordinary file: remove it", str(path))
@@ -182,7 +182,7 @@ def check_links(results: Path, *cells: Path) -> None:
 def check_writable(folder: Path, needed: int = 64 * MEBIBYTE) -> None:
     """Raise InputError if `folder` cannot be created or written, or if its disk has less than `needed` bytes free.
 
-    Raises it also if a folder in it is a link (`check_links`).
+    Also raises InputError if a folder in it is a link (`check_links`).
     """
     check_links(folder)
     try:
@@ -209,17 +209,17 @@ def check_writable(folder: Path, needed: int = 64 * MEBIBYTE) -> None:
 
 SMALL = MEBIBYTE  # smaller files are read each time
 CHUNK = 4 * MEBIBYTE
-# A file that has changed within this time can change again without a new time stamp, so its digest is not kept: a
-# program that has mapped a file gives it no new stamp until the system has written the page back, after 30 seconds.
+# If a file has changed within this time, its digest is not kept, because the file can change again without a new time
+# stamp: a write to a mapped file gets its stamp only when the system writes the page back, after 30 seconds.
 WRITTEN_BACK = 35_000_000_000  # nanoseconds
 
-State: TypeAlias = list[int]  # size, inode, times of modification and of change in nanoseconds, device
+State: TypeAlias = list[int]  # size, inode, mtime and ctime in nanoseconds, device
 
 
 def file_sha256(path: Path, advance: Callable[[int], object] = lambda _: None) -> str:
     """The SHA-256 of a file's bytes, in hex; `advance` is called with the number of bytes after each part is read.
 
-    A large file that has not changed is read once. Raises OSError if the file cannot be read.
+    An unchanged large file is read only once. Raises OSError if the file cannot be read.
     """
     state, entry = file_state(path), _entry(path)
     if state[0] < SMALL or time.time_ns() - state[3] <= WRITTEN_BACK:
@@ -243,7 +243,7 @@ def file_sha256(path: Path, advance: Callable[[int], object] = lambda _: None) -
 
 
 def kept_sha256(path: Path, state: State) -> str | None:
-    """The digest that is kept of a file; None if there is none, or if it is damaged or of an earlier state."""
+    """The kept digest of a file; None if it is missing, damaged, or of an earlier state."""
     try:
         record = read_json(_entry(path))
     except (OSError, DamagedError):
@@ -268,7 +268,7 @@ def _entry(path: Path) -> Path:
 
 
 def file_state(path: Path) -> State:
-    """What changes if a file changes. A program can set the time of modification back, but not the time of change."""
+    """The state of a file, which changes if the file does. A program can set the mtime back, but not the ctime."""
     stat = path.stat()
     return [stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_dev]
 
@@ -283,18 +283,18 @@ def digest(data: Any) -> str:
     return text_sha256(json.dumps(data, sort_keys=True))[:8]
 
 
-# Write beside a target, so that others see it complete or not at all: build it in a hidden folder, then rename it.
+# Build a target in a hidden folder beside it, then rename it, so that others see it complete or not at all.
 #
-# What a kill leaves behind is removed by a later writer, once nothing in it has changed for a day: then no living
-# process writes it.
+# A later writer removes the hidden folder of a killed process if nothing in the folder has changed for a day: then no
+# running process writes it.
 
-PART = ".part-"  # the beginning of the hidden folder's name
+PART = ".part-"  # prefix of the hidden folder's name
 DAY = 24 * 3600
 
 
 @contextmanager
 def _hidden(target: Path) -> Iterator[Path]:
-    """Yield a path in a new hidden folder beside `target`, which is removed afterwards."""
+    """Yield a path in a new hidden folder beside `target`; the folder is removed afterwards."""
     with tempfile.TemporaryDirectory(prefix=PART, dir=target.parent, ignore_cleanup_errors=True) as folder:
         yield Path(folder) / target.name
 
@@ -320,7 +320,7 @@ def staged(target: Path) -> Iterator[Path]:
 
 
 def replace(partial: Path, target: Path) -> None:
-    """Rename a complete directory of `staged` to `target`, in place of an earlier one, which stays if that fails."""
+    """Rename a complete directory from `staged` to `target`. If that fails, an earlier `target` stays."""
     with _hidden(target) as aside:
         if target.exists():
             target.rename(aside)
@@ -333,7 +333,7 @@ def replace(partial: Path, target: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove the hidden folders in `folder` that nobody writes any more; does not raise OSError."""
+    """Remove the hidden folders in `folder` that no process writes any more; does not raise OSError."""
     with suppress(OSError):
         for path in folder.glob(f"{PART}*/"):
             with suppress(OSError):

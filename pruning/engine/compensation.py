@@ -1,4 +1,4 @@
-"""Settings of what stands in for removed units, and magnitude compensation: a factor that scales the hidden state.
+"""Settings of compensation for removed units. Magnitude compensation scales the hidden state by a factor.
 
 Source: Prune&Comp (arXiv 2507.18212; code chenxinrui-tsinghua/PruneAndComp). The blocks of a pre-norm model make the
 state grow. If a block is removed, the state is too small relative to what the following blocks add. If h_i is the
@@ -12,8 +12,8 @@ function, up to the norms' epsilon. Multiplying the state changes no weights, so
 
 Prune&Comp measures a block's factor on the current model, in which earlier removals are already compensated. Here the
 factors are measured once, on the dense model, for all masks. If blocks are removed from the last to the first, both
-are exactly the same. Otherwise, a block after a removed one receives a state of the same magnitude but a slightly
-different direction. On random pre-norm models of six blocks, the factors differ by at most 2 percent.
+ways give exactly the same factors. Otherwise, a block after a removed one receives a state of the same magnitude but
+a slightly different direction. On random pre-norm models of six blocks, the factors differ by at most 2 percent.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Magnitude:
 class Linear:
     """What the unit before a removed run adds is multiplied by a matrix (D, D); see `pruning.engine.repair`.
 
-    `ridge` are the values of the ridge, relative to the mean diagonal of M'M, among which the best is chosen on every
+    `ridge` holds the ridges to try, relative to the mean diagonal of M'M; the best one is chosen on every
     `heldout`-th calibration sample. The search scores masks without maps, because a map belongs to one mask.
     """
 

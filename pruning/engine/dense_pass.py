@@ -65,10 +65,10 @@ def states(
     dropped: Collection[int] = (),
     stop: int | None = None,
 ) -> Iterator[tuple[list[RowInBatch], list[Tensor]]]:
-    """Yield each of this rank's batches: its lines, and its N + 1 hidden states (B, T, D), all on one device.
+    """Yield, for each of this rank's batches, its lines and its N + 1 hidden states (B, T, D), all on one device.
 
     These are the state before each of the N units, and the state after the last unit. Units in `dropped` are skipped.
-    With `stop`, the states before units 0 to `stop` only.
+    If `stop` is given, only the states before units 0 to `stop` are computed.
     """
     for batch, share in _batches(rows, forward.memory_budget.batch_tokens):
         with torch.inference_mode(), _timed(forward):
@@ -80,11 +80,11 @@ def states(
 def backward(
     forward: Forward, rows: Sequence[Row], batch_tokens: int, weights: bool = False, unit: str = "block"
 ) -> Iterator[tuple[list[RowInBatch], Iterator[BackwardStep]]]:
-    """Yield each of this rank's batches: its lines, and the backward steps from the last unit to the first.
+    """Yield, for each of this rank's batches, its lines and the backward steps from the last unit to the first.
 
     The steps give gradients of the sum of the rows' log-likelihoods with respect to the states and, if `weights` is
-    true, to the weights. All states are in memory at the same time. The autograd graph and the weight gradients
-    are in memory for one unit at a time.
+    true, with respect to the weights. All states are in memory at the same time. The autograd graph and the weight
+    gradients are in memory for one unit at a time.
 
     Raises InputError if `weights` is true and some weights are not in memory.
     """
@@ -212,10 +212,10 @@ BYTES = 6  # free bytes that are needed per weight: 4 for the copy, and 2 for th
 
 
 def in_float32(forward: Forward) -> Forward | None:
-    """The same forward passes through a float32 copy of the model; they add to the same cost.
+    """The same forward passes through a float32 copy of the model, with the same `cost`.
 
     The copy has the rounded weights of the model, so only the rounding of products and sums differs. Returns None if
-    the model is not in half precision, or if some rank has no memory for a copy on the model's device.
+    the model is not in half precision, not on one device, or too large for a copy on the device of some rank.
     """
     model = forward.model
     if model.module.dtype not in HALVES:
@@ -237,7 +237,7 @@ def unit_times(model: LanguageModel, unit: str, shape: tuple[int, int], repeats:
 
     All units are timed in turn, and then again, so that a slowdown of the machine affects all of them. The times are
     costs of a budget. Source: Puzzle (arXiv 2411.19146) measures each sub-block once on the target hardware, in the
-    target scenario, and adds the times up to the time of a model.
+    target scenario, and adds these times to get that of a model.
     """
     chain = find_chain(model.module, unit)
     vocabulary = int(model.module.config.get_text_config(decoder=True).vocab_size)

@@ -1,7 +1,7 @@
 """Compute log-likelihoods of token rows under many masks. The program spends most of its time here.
 
 A mask decides for each unit, a block or a sub-layer of a block, whether to keep or drop it. The results equal those
-of a separate masked forward pass for each mask, and do not depend on which masks are evaluated together. On the way:
+of a separate masked forward pass for each mask, and do not depend on which masks are evaluated together. The steps:
 
     request    rows, masks and what to read (`Readout`)                                  `WalkRequest`
     plan       how many masks are walked at a time, which states are kept between walks  `prefix_tree.make_plan`
@@ -65,8 +65,8 @@ if TYPE_CHECKING:
     from pruning.models.placement import LanguageModel
 
 Array = np.ndarray[Any, Any]
-# read(batch, share=...): the number of each mask, and its values at the targets of a batch with this share of all
-# samples.
+# read(batch, share=...) yields the number of each mask and its values at the batch's targets; `share` is the batch's
+# share of all samples.
 Read = Callable[..., Iterator[tuple[int, Array]]]
 StatesAt = Callable[[slice], Tensor]  # the states (n, D) of a mask at some of a batch's targets
 ALL = slice(None)
@@ -74,7 +74,7 @@ ALL = slice(None)
 
 @dataclass
 class Cost:
-    """What forward passes cost. A block forward is one run of one block on all samples.
+    """The cost of forward passes. A block forward is one run of one block on all samples.
 
     A sub-layer counts as its share of the parameters of its block.
 
@@ -114,8 +114,9 @@ class Forward:
     use besides the weights (None: measured on the device). To keep within this limit, fewer masks are walked at a
     time, so fewer masks share computation. If `memory` is given, batches can also become smaller. If `scales` is
     given, a dropped unit i multiplies the hidden state by `scales[i]`. `compile` runs blocks and sums over the
-    vocabulary through torch.compile; sub-layers run uncompiled. With `bounds`, searches may rule masks out by bounds
-    (`bounds.py`). `watch`, if given, is called after each batch: batches done, of how many.
+    vocabulary through torch.compile; sub-layers run uncompiled. If `bounds` is true, searches may rule masks out by
+    bounds (`bounds.py`). If `watch` is given, it is called after each batch with the numbers of finished and of all
+    batches.
     """
 
     model: LanguageModel
@@ -157,7 +158,7 @@ class Forward:
         return WalkRequest(self, tuple(rows), readout).run(masks)
 
     def with_scales(self, scales: tuple[float, ...] | None) -> Forward:
-        """The same forward passes with other factors for dropped units. Batches, caches and the cost are shared."""
+        """The same forward passes with these factors for dropped units; if these are new, states are not shared."""
         view = copy.copy(self)
         if scales != self.scales:
             view.scales, view.beginnings, view.ends = scales, Beginnings(), None
@@ -307,9 +308,9 @@ def _log_totals(found: Iterable[Distributions]) -> Tensor:
 
 @dataclass(frozen=True)
 class WalkRequest:
-    """Values of a readout, summed over the scored positions of each row, for many masks.
+    """A request for a readout's values, summed over the scored positions of each row, for many masks.
 
-    The masks are walked in groups. If memory runs out, the request goes on with less at a time.
+    The masks are walked in groups. If memory runs out, the request continues with fewer masks or tokens at a time.
     """
 
     forward: Forward
@@ -325,7 +326,7 @@ class WalkRequest:
             masks = [mask for mask in masks if mask not in {done for done, *_ in given}]
         # In this order, masks with a long common prefix are neighbours, and masks that drop early blocks come first.
         todo = sorted(masks, key=lambda mask: [i not in mask.dropped for i in range(mask.n_units)])
-        # A single mask, such as the dense model, comes between requests of a search: it changes nothing that is kept.
+        # A single mask, such as the dense model, comes between requests of a search and leaves kept states unchanged.
         plan, alone = None, len(todo) == 1
         pace = forward.paces.setdefault((len(self.rows), self.readout.part is None), Pace())
         while todo:
@@ -361,14 +362,14 @@ class WalkRequest:
         plan = make_plan(leaving, masks[0].n_units, replace(sizes, room=max(0.0, sizes.room - others)))
         whole = make_plan(leaving, masks[0].n_units, sizes)
         if (plan.depths, plan.continues) != (whole.depths, whole.continues):
-            beginnings.clear(but=batches)  # the states of other rows are in the way
+            beginnings.clear(but=batches)  # the states of other rows take too much room
             plan = whole
         if len(masks) > 1:
             beginnings.trim(batches, masks, plan.depths)
         return plan
 
     def _from_ends(self, masks: Sequence[Mask]) -> Iterator[tuple[Mask, list[float], float]]:
-        """Like `run`, of those masks whose states after the last unit are kept; nothing if memory runs out."""
+        """Like `run`, for masks whose states after the last unit are kept; yields nothing if memory runs out."""
         if (ends := self.forward.ends) is None or ends.masks is None:
             return
         if ends.rows != self.rows or [*map(id, ends.batches)] != [*map(id, self.forward.batches(self.rows))]:
@@ -415,7 +416,7 @@ class WalkRequest:
                     forward.watch(done, len(mine))
 
     def _count(self, masks: Sequence[Mask], seconds: float) -> None:
-        """Count what the walk of these masks took."""
+        """Add the walk of these masks to the cost."""
         cost, unit = self.forward.cost, masks[0].unit
         shares = self.forward.shares(unit)
         alone = sum(shares[i] for mask in masks for i in mask.kept)

@@ -24,8 +24,8 @@ from pruning.models.products import compiled_once
 # they do not fit a CPU's cache.
 PROJECTED = {"cpu": 1 << 29, "cuda": 1 << 29}
 NORMALISED = {"cpu": 1 << 20, "cuda": 1 << 29}
-# exp(-80) is 1e-35: beside the highest logit, a whole vocabulary of such terms changes no digit. Smaller terms would
-# be denormal numbers, with which a CPU computes 20 times slower.
+# exp(-80) is about 1e-35: added to the term of the highest logit, a whole vocabulary of such terms changes no digit.
+# Much smaller terms would be denormal numbers, with which a CPU takes 20 times as long.
 NEGLIGIBLE = -80.0
 
 Head = Callable[[Tensor], Tensor]  # maps hidden states (m, D) to logits (m, V), for any m
@@ -36,7 +36,7 @@ Term = Callable[..., Tensor]  # maps log-probabilities (m, V), and tensors of th
 class Projection:
     """Maps hidden states to logits over `vocabulary` tokens. `limit` bounds the bytes of logits at a time.
 
-    If `fuse`, their distributions are fused, provided that the vocabulary can be.
+    If `fuse` is true, the distributions are fused where the size of the vocabulary allows it.
     """
 
     head: Head
@@ -47,14 +47,14 @@ class Projection:
 
 @dataclass(frozen=True, eq=False)
 class PartialHead:
-    """The projection of a model to a part of the vocabulary: some `tokens` (K,), sorted; see `bounds.py`."""
+    """The projection of a model to a part of the vocabulary: the sorted `tokens` (K,); see `bounds.py`."""
 
     module: Any
     tokens: Tensor
 
     @cached_property
     def layer(self) -> nn.Linear:
-        """The rows of these tokens in the model's output layer."""
+        """A linear layer with the rows of these tokens in the model's output layer."""
         output = self.module.get_output_embeddings()
         with torch.no_grad():
             layer = nn.Linear(1, 1, bias=output.bias is not None)
@@ -79,7 +79,7 @@ class PartialHead:
         return replace(whole, head=project, vocabulary=len(self.tokens))
 
     def places(self, targets: Tensor) -> Tensor:
-        """Where tokens stand in this part."""
+        """The positions of tokens within this part."""
         return torch.searchsorted(self.tokens, targets.to(self.tokens.device))
 
 
@@ -89,7 +89,7 @@ class Readout:
 
     `value` is called with the distributions of the pruned model, those of the dense model, and the next tokens (m,).
     If `compares` is false, no dense model is needed, and `value` gets the pruned model's distributions twice. If
-    `part` is given, distributions are over this part of the vocabulary, and if the readout compares, its values are
+    `part` is given, distributions are over this part of the vocabulary. If the readout also compares, its values are
     multiplied by the dense model's probability of the part.
     """
 
@@ -139,18 +139,18 @@ def distributions(projection: Projection, hidden: Tensor) -> Iterator[Distributi
 
 
 def positions_at_once(device: str, vocabulary: int, limit: int | None = None) -> int:
-    """How many positions are projected at a time."""
+    """The number of positions that are projected at a time."""
     size = PROJECTED.get(device, 1 << 25)
     return max(1, min(size, limit or size) // (4 * vocabulary))
 
 
 def compared_at_once(device: str, vocabulary: int, limit: int | None = None) -> int:
-    """At how many positions masks are compared at a time; the dense model's distributions there are kept."""
+    """The number of positions at which masks are compared at a time, with the dense model's distributions kept."""
     return max(1, positions_at_once(device, vocabulary, limit) // 4)
 
 
 def wide(values: Tensor) -> torch.dtype:
-    """The precision in which logits are normalised: float64 stays, all else is float32."""
+    """The precision in which logits are normalised: float64 for float64, else float32."""
     return torch.float64 if values.dtype == torch.float64 else torch.float32
 
 
@@ -160,9 +160,9 @@ class Distributions:
 
     If `fused`, logits may be in half precision, and sums over the vocabulary run compiled in one pass.
 
-    `torch.log_softmax` adds V float32 exponentials one after the other. With 150,000 tokens it is off by 1e-5 nats,
-    in one direction. `Tensor.sum` adds them pairwise, and the logarithm of the sum is kept in float64. This is off by
-    about 1e-7 nats, and it is faster.
+    `torch.log_softmax` adds V float32 exponentials one after the other. With 150,000 tokens, its error is 1e-5 nats,
+    in one direction. `Tensor.sum` adds them pairwise, and the logarithm of the sum is kept in float64. The error is
+    then about 1e-7 nats, and the sum takes less time.
     """
 
     logits: Tensor

@@ -51,7 +51,7 @@ MERGE_OPERATIONS, MERGE_TOKENS = 1e8, 32
 class MemoryBudget:
     """How much `Forward` computes at a time on one model.
 
-    `batch_tokens` and `memory` are as in `Forward`. `lines` holds the token lines of all rows that were asked for.
+    `batch_tokens` and `memory` are as in `Forward`. `lines` holds the token lines of all requested rows.
     """
 
     model: LanguageModel
@@ -69,7 +69,8 @@ class MemoryBudget:
         return self._batches[rows]
 
     def merged(self, batch: Batch) -> int:
-        """How many branches run as one batch: several if one alone would leave the CPU idle, or to read weights once.
+        """The number of branches that run as one batch: several if one branch alone would leave the CPU idle, or if
+        weights are on disk, so that they are read less often.
 
         In half precision, and on a GPU, the last bit of a matrix product depends on the number of its rows. A mask's
         loss would then depend on the other masks, so branches are merged in full precision on a CPU only.
@@ -124,7 +125,7 @@ class MemoryBudget:
         return Projection(partial(head, self.model.module), vocabulary, limit, fuse)
 
     def _halve(self) -> bool:
-        """Halve the tokens of a pass. Returns False if every pass already runs a single line of a single branch."""
+        """Halve the tokens of a pass. Returns False if every pass already runs only one line of one branch."""
         passes = [(b, self.merged(b)) for batches in self._batches.values() for b in batches]
         if self.batch_tokens == 1 or all(len(b.ids) == merged == 1 for b, merged in passes):
             return False
@@ -150,7 +151,7 @@ class MemoryBudget:
     def _overhead(self, rows: tuple[Row, ...], readout: Readout, mask: Mask) -> float:
         """Bytes a pass needs besides the states of masks, measured once; infinite if measuring runs out of memory."""
         batches = self.batches(rows)
-        key = (rows, readout.value, readout.part is None, mask.unit)  # holds no weights of a part
+        key = (rows, readout.value, readout.part is None, mask.unit)  # this key holds no weights of a part
         if key not in self._overheads:
             widest = max(batches, key=lambda b: b.ids.numel()), max(batches, key=lambda b: b.ids.shape[1])
             fullest = max(batches, key=lambda b: len(b.targets) * self.merged(b))

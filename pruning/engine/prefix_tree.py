@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 # A hidden state (B, T, D), and the indices of the masks that share it: those with the same decisions up to here.
 Branch = tuple[Tensor, list[int]]
-# A depth, and the dropped units below it. Masks with the same beginning have the same state there.
+# A prefix of decisions: a depth, and the dropped units below it. Masks with the same prefix share the state there.
 Beginning = tuple[int, tuple[int, ...]]
 States = MutableMapping[Beginning, Tensor]
 FIRST: Beginning = (0, ())  # before the first unit nothing is decided
@@ -51,8 +51,8 @@ def run_masks(
     """The states after the last unit: one branch for each distinct mask. All masks are over the same units.
 
     A unit runs on its branches in batches of at most `merged` branches. For each batch, `count` is called with the
-    number of the unit and of the branches. A dropped unit i multiplies the state by `scales[i]`. Masks start at their
-    deepest state in `kept`, and the walk adds the states that are `wanted`.
+    unit's index and the number of branches. A dropped unit i multiplies the state by `scales[i]`. Masks start at
+    their deepest state in `kept`, and the walk adds the states that are `wanted`.
     """
     chain, kept = find_chain(model.module, masks[0].unit), {} if kept is None else kept
     entry = model_entry(model, batch)
@@ -115,16 +115,16 @@ def _split(
 
 
 def _is_view(hidden: Tensor) -> bool:
-    """Whether a state is part of a larger tensor, whose memory it holds."""
+    """Whether a state is part of a larger tensor, which it keeps in memory."""
     return hidden.untyped_storage().nbytes() != hidden.nbytes
 
 
-# Hidden states that later masks can start from: the states after common beginnings of masks.
+# Hidden states from which later masks can start: the states after common prefixes of decisions.
 #
 # - If masks are walked in several groups, those of a later group start where they leave the path of the last mask
 #   before them. These states are always kept.
-# - The next request of a search often has the same beginnings: if greedy search has dropped block c, its next masks
-#   that drop a block j < c begin as masks of the round before, down to block c. If c is in the middle, this saves a
+# - The next request of a search often has the same prefixes: if greedy search has dropped block c, its next mask that
+#   drops a block j < c agrees with a mask of the round before, up to block c. If c is in the middle, this saves a
 #   quarter of a round's block forwards. States for it are kept at every s-th depth, with the smallest s for which
 #   they fit into memory, unless the request is so large that no related one is likely to follow.
 #
@@ -137,7 +137,7 @@ def beginning(mask: Mask, depth: int) -> Beginning:
 
 
 def _starts(kept: States, masks: Sequence[Mask]) -> dict[Beginning, list[int]]:
-    """The deepest kept beginning of each mask, with the numbers of its masks."""
+    """For each kept prefix, the numbers of the masks of which it is the deepest kept prefix."""
     known = sorted({depth for depth, _ in kept}, reverse=True)
     found: dict[Beginning, list[int]] = {}
     for number, mask in enumerate(masks):
@@ -165,7 +165,7 @@ class Wanted:
                 kept[at] = hidden.clone() if _is_view(hidden) else hidden
 
     def forget_others(self, kept: States, last: Mask) -> None:
-        """Forget the states that were kept for the walk that has ended with the mask `last`."""
+        """Delete the states that no later walk needs; `last` is the last mask of the walk that has ended."""
         needed = {beginning(last, depth) for depth in self.edge}
         for at in [at for at in kept if at[0] not in self.depths and at not in needed]:
             del kept[at]
@@ -180,7 +180,7 @@ class Beginnings:
     )
 
     def of(self, batch: Batch, unit: str) -> dict[Beginning, Tensor]:
-        """The states of a batch between units of one kind; depths of blocks and of sub-layers mean other states."""
+        """The states of a batch between units of one kind: a depth in blocks differs from one in sub-layers."""
         return self._states.setdefault(batch, {}).setdefault(unit, {})
 
     def nbytes(self, batches: Collection[Batch] | None = None) -> int:
@@ -190,7 +190,7 @@ class Beginnings:
         return sum(hidden.nbytes for states in kinds for hidden in states.values())
 
     def trim(self, batches: Collection[Batch], masks: Sequence[Mask], depths: Collection[int]) -> None:
-        """Of some batches, keep the states at `depths` with which one of the masks begins."""
+        """For these batches, keep only the states at `depths` with which one of the masks begins."""
         current = {depth: {beginning(mask, depth) for mask in masks} for depth in depths}
         for batch in batches:
             states = self.of(batch, masks[0].unit)
@@ -198,7 +198,7 @@ class Beginnings:
                 del states[at]
 
     def clear(self, but: Collection[Batch] = ()) -> None:
-        """Forget all states, except those of the batches `but`."""
+        """Delete all states, except those of the batches `but`."""
         for batch in [batch for batch in self._states if batch not in but]:
             del self._states[batch]
 
@@ -208,9 +208,9 @@ class Ends:
     """States after the last unit, from which the whole head can read a mask without running its blocks.
 
     They are kept at the scored positions only, for the masks of one request: the states (n, D) at the n targets of
-    each batch, by mask. `masks` are those of the request once all their states are here, and None while they are
-    computed. On several ranks, each keeps those of its own batches, and `masks` is equal on all. `reserved` is how
-    many bytes all states take, on the rank that has most.
+    each batch, by mask. `masks` is None while the states are computed, and then holds the masks of the request. Each
+    rank keeps the states of its own batches, and `masks` is equal on all ranks. `reserved` is the size of all states
+    in bytes, on the rank that has most.
     """
 
     rows: tuple[Row, ...]
@@ -223,9 +223,9 @@ class Ends:
 # Decide how the masks of one request are walked: how many at a time, and which states are kept between walks.
 
 ALONE = 32  # masks per walk if no states can be kept between walks
-# A request for more masks than this for each unit, such as all pairs, is seldom followed by a related one.
+# If a request has more masks per unit than this, as one for all pairs has, a related request seldom follows.
 LARGE = 8
-PATIENCE = 20.0  # seconds of a walk: if the process is killed, about as much work is lost
+PATIENCE = 20.0  # target seconds of a walk: if the process is killed, about as much work is lost
 UNKNOWN_PACE = 4  # masks in the first walk, after which the time of a mask is known
 
 
@@ -234,7 +234,7 @@ class Pace:
     """Sizes of walks such that a walk takes about `PATIENCE` seconds.
 
     A walk of n masks takes about a + b * n seconds. Reading weights from a disk, for example, takes the same time for
-    any number of masks. If a alone exceeds the patience, at most half of a walk's time is a.
+    any number of masks. If a exceeds half of `PATIENCE`, walks become longer, so that a is about half of their time.
     """
 
     _seen: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=8))
@@ -269,7 +269,8 @@ class StateBytes:
 class WalkPlan:
     """At most `capacity` masks per walk. States at `depths` are kept for the next request.
 
-    If `continues` is true, a walk starts at states of the one before. Its number of masks then changes no cost.
+    If `continues` is true, a walk starts at states of the walk before. Then the number of masks per walk does not
+    change the cost.
     """
 
     capacity: int
@@ -277,12 +278,12 @@ class WalkPlan:
     continues: bool
 
     def size(self, pace: Pace) -> int:
-        """The number of masks in the next walk. It follows the clock only if that changes no block forwards."""
+        """The number of masks in the next walk. It depends on measured times only if it changes no block forwards."""
         return min(self.capacity, pace.size() if self.continues else ALONE)
 
 
 def make_plan(leaving: Sequence[int], n_units: int, sizes: StateBytes) -> WalkPlan:
-    """The plan for masks in order, of which `leaving` are the forks. Half of the room is for states that are kept."""
+    """The plan for sorted masks whose forks are `leaving`. At most half of the room is for kept states."""
     edge = most_edges(leaving) * (sizes.kept + sizes.walked)
     continues = edge <= sizes.room / 2
     depths = range(0)
@@ -294,7 +295,7 @@ def make_plan(leaving: Sequence[int], n_units: int, sizes: StateBytes) -> WalkPl
 
 
 def forks(masks: Sequence[Mask]) -> list[int]:
-    """For each pair of neighbours, the first unit about which they decide differently."""
+    """For each pair of neighbouring masks, the first unit about which they decide differently."""
     return [min({*a.dropped} ^ {*b.dropped}, default=a.n_units) for a, b in pairwise(masks)]
 
 
@@ -333,5 +334,5 @@ def affordable_depths(leaving: Sequence[int], n_units: int, state_bytes: int, ro
 
 
 def _count_states(leaving: Sequence[int], depths: range) -> int:
-    """The number of different beginnings at some depths, of masks in order whose forks are `leaving`."""
+    """The number of different prefixes at some depths, for sorted masks whose forks are `leaving`."""
     return sum(1 + sum(fork < depth for fork in leaving) for depth in depths)

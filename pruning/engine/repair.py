@@ -1,4 +1,4 @@
-"""Measure the linear maps that stand in for removed runs of units (compensation=linear).
+"""Measure the linear maps that replace removed runs of units (compensation=linear).
 
 Source: ReplaceMe (arXiv 2505.02819). A run of units i..j-1 is removed, and unit u = i - 1 before it stays. If y is
 the state before unit u, m what the unit adds, and h_j the dense model's state after the run, then the map T is chosen
@@ -7,10 +7,10 @@ weights of unit u. Units are sub-layers: before a run of whole blocks, u is the 
 ReplaceMe. Nothing comes before a run at the beginning of the model, so such a run has no map. If unit u normalises
 what it adds, only a diagonal T can be folded in.
 
-Deviations: each map is measured on the model that is already pruned and repaired before its run, and a large ridge
+Deviations: each map is measured on the model whose earlier runs are already removed and repaired, and a large ridge
 moves T towards the identity, which is the plain mask. A map is kept only if it helps: on samples that it was not
-fitted on, the loss of the pruned model must not rise in any source of the samples. If it does, maps with a larger
-ridge are tried, which change less, and then none.
+fitted on, the loss of the pruned model must not rise in any source of the samples. If it rises, maps with a larger
+ridge are tried, which change less. If all of these fail, the run has no map.
 
 A run takes one or two passes over the samples, through the blocks up to the run. The states of one batch of tokens
 are in memory at a time; the sums take 32 D^2 bytes.
@@ -87,8 +87,8 @@ def runs_of(mask: Mask) -> list[Run]:
 def check(module: Any, unit: str, samples: Samples) -> None:
     """Raise InputError if a mask over such units could not be repaired on these samples.
 
-    That is so if no map can be folded into the first block of the model (the other blocks are as a rule like it), if
-    its weights are on disk, or if there is only one sample.
+    A mask cannot be repaired if no map can be folded into the model's first block (the other blocks are usually
+    alike), if the weights of that block are on disk, or if there is only one sample.
     """
     if samples.count < 2:
         raise InputError(
@@ -143,12 +143,12 @@ def measure(forward: Forward, samples: Samples, mask: Mask, fit: Linear) -> tupl
 
 
 class _Judge:
-    """Chooses the ridge of each map, and rejects maps that harm, on the samples that maps are not fitted on."""
+    """Chooses the ridge of each map and rejects harmful maps, using samples on which no map is fitted."""
 
     def __init__(self, forward: Forward, samples: Samples, mask: Mask, fit: Linear) -> None:
         self.forward, self.mask, self.fit = forward, mask, fit
         held = heldout_rows(samples, fit.heldout)
-        # Of an item, only the right answer says how good the model is.
+        # Of an item, only the right answer measures the model.
         self.rows = [row for n, row in enumerate(samples.rows) if n in held and row.right is not False]
         self.kept: dict[int, Tensor] = {}  # maps of earlier runs, fitted without the held-out samples
         self.losses = self._losses({})
@@ -208,9 +208,9 @@ def _name(unit: int) -> str:
 
 
 def heldout_rows(samples: Samples, every: int) -> set[int]:
-    """The numbers of the rows of every n-th sample of each source (n = `every`), at least of one.
+    """The numbers of the held-out rows: in each source, those of every n-th sample (n = `every`), of one at least.
 
-    A source with a single sample keeps it for the fit, unless all sources have a single one.
+    A source with a single sample keeps it for the fit. If all sources have a single sample, they count as one source.
     """
     sources = [unit[0].source for unit in samples.units]
     counts = {source: sources.count(source) for source in sources}
@@ -245,7 +245,7 @@ class Sums:
 
     @classmethod
     def empty(cls, fold: Fold) -> Sums:
-        """Sums over no tokens, for the map of a fold."""
+        """Sums over zero tokens, with the shapes for the map of a fold."""
         shape = (fold.width, fold.width) if fold.form == FORM else (fold.width,)
         return cls(torch.zeros(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.float64))
 
@@ -283,7 +283,7 @@ class Sums:
         return solved
 
     def error(self, change: Tensor | None) -> float:
-        """The sum of |m_t T - r_t|^2, divided by the sum of |r_t|^2; None stands for the identity."""
+        """The sum of |m_t T - r_t|^2, divided by the sum of |r_t|^2; `change` is T, or None for the identity."""
         if change is None:
             gram, cross = (
                 float(sums.sum() if sums.dim() == 1 else sums.trace()) for sums in (self.gram, self.cross)
@@ -307,7 +307,7 @@ def _run_sums(
 ) -> tuple[Sums, Sums]:
     """The sums of a run: over the samples that maps are fitted on, and over those that are held out.
 
-    M and Y are those of the model without the `earlier` runs, repaired by `before`.
+    M and the states y are those of the model without the `earlier` runs, repaired by `before`.
     """
     module, rows, held = forward.model.module, samples.rows, heldout_rows(samples, fit.heldout)
     sums, outputs = (Sums.empty(fold), Sums.empty(fold)), list[Tensor]()
@@ -326,7 +326,7 @@ def _run_sums(
                     outputs.clear()
                     with replaced(module, weights):
                         _, current = next(pruned)
-                # Both parts of a block are run one after the other, and the part that is not run returns something.
+                # Each sub-layer of a block runs alone, and the hook also notes an output of the switched-off one.
                 output = outputs[-1 if run.writer % 2 else 0].to(dense[0].device).view_as(dense[0])
                 added = output if fold.factor == 1.0 else output.double() * fold.factor
                 outputs.clear()

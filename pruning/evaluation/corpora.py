@@ -14,7 +14,7 @@ from pruning.calibration.text import SHORTEST, start_tokens
 from pruning.core.errors import InputError, check_least, unknown
 from pruning.core.records import with_error
 from pruning.evaluation import Data, Measured, check_names, short, terms_file
-from pruning.objective.likelihood import Perplexity
+from pruning.objective.perplexity import Perplexity
 
 if TYPE_CHECKING:
     from pruning.core.mask import Mask

@@ -1,7 +1,4 @@
-"""What the configuration of a model says, before any weights are read: whether its blocks can be removed, its kernel.
-
-`config` is a configuration of transformers.
-"""
+"""What a model's transformers configuration shows without weights, such as whether its blocks can be removed."""
 
 from __future__ import annotations
 
@@ -26,8 +23,9 @@ def check_config(config: Any) -> None:
 def check_stored(config: Any) -> None:
     """Raise UnskippableError if the model that a stored configuration describes cannot be pruned.
 
-    Beyond what `check_config` refuses, these are: quantised weights, a model that is no causal language model, and a
-    masked language model, which the transformers library would load as a decoder.
+    Besides what `check_config` refuses, it refuses quantised weights, an attention kernel from a hub, an unknown
+    number of blocks, a model type without a causal class in transformers, and a masked language model, which
+    transformers would load as a decoder.
     """
     from transformers import MODEL_FOR_MASKED_LM_MAPPING
 
@@ -87,15 +85,15 @@ def context_length_of(config: Any) -> int | None:
 
 
 def rope_change_of(config: Any) -> int | None:
-    """The length above which LongRoPE embeds the positions of a whole batch in another way; None for other models."""
+    """The length above which LongRoPE changes the position embeddings of a whole batch; None without LongRoPE."""
     ropes = getattr(config.get_text_config(decoder=True), "rope_parameters", None) or {}
-    # The settings are those of all layers, or one mapping for each type of layer.
+    # `ropes` holds the settings of all layers, or one mapping for each type of layer.
     kinds = [ropes, *(kind for kind in ropes.values() if isinstance(kind, Mapping))]
     long = [kind for kind in kinds if kind.get("rope_type") == "longrope"]
     return min((kind["original_max_position_embeddings"] for kind in long), default=None)
 
 
 def attention_kernel(config: Any) -> str:
-    """The attention kernel to load a model with: sdpa if its class supports it, else eager, as every class does."""
-    # Without a class, loading says what is wrong with the model.
+    """The attention kernel to load a model with: sdpa if its class supports it, else eager, which all support."""
+    # If there is no class, loading reports what is wrong with the model.
     return "sdpa" if getattr(causal_class(config), "_supports_sdpa", False) else "eager"

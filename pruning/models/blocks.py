@@ -1,8 +1,8 @@
-"""Find the blocks of a model by its structure, and run them one by one, what precedes them and what follows them.
+"""Find the blocks of a model by its structure; run the part before them, single blocks, and the part after them.
 
 The blocks are found by running the model on four tokens. Exactly one list of modules must form a chain: the forward
-pass calls every module once, in order, on the output of the previous module. Names are not used. The model runs once
-more on other tokens to check that it is causal.
+pass calls every module once, in order, on the output of the previous module. Names of modules are not used. A last
+run with another fourth token checks that the model is causal.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 IDS = ((1, 2, 3, 4),)
 CHANGED = ((1, 2, 3, 1),)  # another last token
-# A change of the earlier logits, relative to the largest logit, that can still be rounding. A trained bidirectional
-# model changes its logits by tens of percent.
+# The largest change of the earlier logits, relative to the largest logit, that counts as rounding. In a trained
+# bidirectional model, the logits change by tens of percent.
 ROUNDING = 0.05
 
 
@@ -35,7 +35,7 @@ ROUNDING = 0.05
 class Blocks:
     """The decoder blocks of a model, in order; `path` is the name of their list in the model.
 
-    `extra` is how many values a block returns besides the hidden state, or None if the block returns only a tensor.
+    `extra` is the number of values that a block returns besides the hidden state; None if it returns only a tensor.
     """
 
     path: str
@@ -52,7 +52,7 @@ class BlockInputs:
 
 
 def once_per_model(find: Callable[[nn.Module], Found]) -> Callable[[nn.Module], Found]:
-    """`find(model)`, found once for each model and kept as long as the model is in memory."""
+    """A function that returns `find(model)`, computed once per model and kept as long as the model is in memory."""
     known: WeakKeyDictionary[nn.Module, Found] = WeakKeyDictionary()
 
     @wraps(find)
@@ -66,7 +66,7 @@ def once_per_model(find: Callable[[nn.Module], Found]) -> Callable[[nn.Module], 
 
 @once_per_model
 def find_blocks(model: nn.Module) -> Blocks:
-    """The blocks of a causal language model, checked by two forward passes over four tokens.
+    """The blocks of a causal language model, found and checked by forward passes over four tokens.
 
     Raises UnskippableError, with the reason, if the blocks cannot be identified or removed safely one by one, or if
     the model is not causal.
@@ -131,7 +131,7 @@ def enter(model: nn.Module, **inputs: Any) -> BlockInputs:
 
 
 def apply(blocks: Blocks, index: int, hidden: Tensor, entry: BlockInputs) -> Tensor:
-    """Run block `index` on a hidden state (B, T, D) of the shape for which `entry` was made."""
+    """The output (B, T, D) of block `index` for a hidden state; `entry` must come from an input of the same shape."""
     args, kwargs = entry.others[index]
     output = blocks.modules[index](hidden, *args, **kwargs)
     result: Tensor = output if blocks.extra is None else output[0]
@@ -147,7 +147,7 @@ def head(model: Any, hidden: Tensor) -> Tensor:
     """
     blocks = find_blocks(model)
     output = returned(hidden[:, None], blocks.extra)  # (n, 1, D)
-    # Any token but padding. Some configurations, such as RWKV's, have no pad token.
+    # Any token except padding. Some configurations, such as RWKV's, have no pad token.
     filler = 1 if getattr(model.config.get_text_config(decoder=True), "pad_token_id", None) == 0 else 0
     ids = torch.full((len(hidden), 1), filler, device=input_device(model))
     with ExitStack() as stack:
@@ -159,7 +159,7 @@ def head(model: Any, hidden: Tensor) -> Tensor:
 
 
 def scaled_before(module: nn.Module, factor: float) -> RemovableHandle:
-    """A hook that multiplies the hidden state by a factor before a block."""
+    """Register a hook that multiplies the hidden state by `factor` before a block; returns the hook's handle."""
 
     def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
         hidden = hidden_state(args, kwargs)
@@ -170,7 +170,7 @@ def scaled_before(module: nn.Module, factor: float) -> RemovableHandle:
 
 
 def scaled_after(module: nn.Module, factor: float) -> RemovableHandle:
-    """A hook that multiplies the hidden state by a factor after a block."""
+    """Register a hook that multiplies the hidden state by `factor` after a block; returns the hook's handle."""
 
     def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
         return (output[0] * factor, *output[1:]) if isinstance(output, tuple) else output * factor
@@ -194,7 +194,7 @@ class Call:
 
 @contextmanager
 def calls_of(modules: Iterable[nn.Module]) -> Iterator[list[Call]]:
-    """Within this context, the calls of modules are put into the list, in the order in which they return."""
+    """Yield a list; within this context, each call of one of the modules is added to it when the call returns."""
     calls: list[Call] = []
     dicts: dict[nn.Module, list[tuple[dict[Any, Any], int]]] = {}
 
@@ -241,13 +241,13 @@ def _same(a: Tensor, b: Tensor) -> bool:
 
 
 def check_causal(model: Any, logits: Tensor) -> None:
-    """Raise UnskippableError unless the last token leaves the logits of earlier tokens unchanged.
+    """Raise UnskippableError if another last token changes the logits of earlier tokens.
 
-    A masked language model such as BERT also returns logits and a finite "perplexity", but its predictions have seen
-    the token that they predict. `logits` (1, T, V) are those of IDS. In a causal model without experts, the earlier
-    logits of another forward pass are the same bit for bit, whatever the precision: the shapes are the same, and
-    masked positions have the weight 0. Only experts round differently, since the tokens are grouped differently. So
-    a small change of the logits is allowed.
+    A masked language model such as BERT also returns logits and a finite "perplexity", but its input contains the
+    tokens that it predicts. `logits` (1, T, V) are the model's logits for IDS. In a causal model without experts, the
+    earlier logits of both passes are bitwise equal in any precision, because the shapes are equal and masked
+    positions have the weight 0. Experts can round differently, because the tokens are grouped differently. So a small
+    change of the logits is allowed.
     """
     with torch.no_grad():
         other = logits_of(model, torch.tensor(CHANGED, device=input_device(model)))
@@ -268,7 +268,7 @@ def input_device(model: nn.Module) -> torch.device:
 
 
 def few_tokens(model: nn.Module) -> Tensor:
-    """Four token ids (1, 4) with which the structure of a model is found out."""
+    """Four token ids (1, 4), on which a model is run to examine its structure."""
     return torch.tensor(IDS, device=input_device(model))
 
 
@@ -291,21 +291,21 @@ def with_state(args: tuple[Any, ...], kwargs: dict[str, Any], hidden: Tensor) ->
 
 
 def extra_of(output: Any) -> int | None:
-    """How many values a module returned besides its first; None if it returned no tuple."""
+    """The number of values after the first in a module's output; None if the output is not a tuple."""
     return len(output) - 1 if isinstance(output, tuple) else None
 
 
 def returned(hidden: Any, extra: int | None) -> Any:
-    """What a module returns that has only a hidden state to return; `extra` is as in `Blocks`."""
+    """The output of a module with this hidden state and no other values; `extra` is as in `Blocks`."""
     return hidden if extra is None else (hidden, *[None] * extra)
 
 
 def identity(extra: int | None) -> Callable[..., Any]:
-    """The method of a module that returns its input; `extra` is as in `Blocks`."""
+    """A `forward` method that returns its input; `extra` is as in `Blocks`."""
     return lambda *args, **kwargs: returned(hidden_state(args, kwargs), extra)
 
 
-# Changes for the time of a context.
+# Temporary changes, which are undone at the end of a context.
 
 _MISSING = object()
 
@@ -323,7 +323,7 @@ def swapped(owner: Any, name: str, value: Any) -> Iterator[None]:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Within this context, a model is in evaluation mode; on exit, each of its modules gets its own mode back."""
+    """Within this context, a model is in evaluation mode; on exit, the mode of each module is restored."""
     before = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -335,7 +335,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def gradients_kept(weights: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Within this context, weights can be frozen or trained; on exit, each has or has no gradient as before."""
+    """Within this context, `requires_grad` of the weights can be changed; on exit, it is restored."""
     before = [(weight, weight.requires_grad) for weight in weights]
     try:
         yield

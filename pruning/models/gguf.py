@@ -1,7 +1,7 @@
-"""Open a GGUF file (its keys, its tensors and their bytes), and cut blocks out of it without dequantising.
+"""Read a GGUF file (keys, tensors and their bytes), and cut blocks out of it without dequantising.
 
-The file is mapped into memory, so nothing is copied. The format is described in ggml's `docs/gguf.md`. The header is
-read here and not by the `gguf` package, whose reader takes 50 times as long for a large vocabulary.
+The file is mapped into memory, so nothing is copied. The format is described in ggml's `docs/gguf.md`. This module
+reads the header itself: for a large vocabulary, the reader of the `gguf` package takes 50 times as long.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ RECORD = "depth_pruning.record"
 class KeyValue:
     """A key with its value, as stored: `raw` holds the bytes of both.
 
-    `item` is the type of a list's items, else None. `payload` is where the value starts in `raw`, or the first item
-    of a list; `length` is the number of a list's items, else 1.
+    `payload` is the offset in `raw` of the value or, for a list, of its first item. For a list, `item` is the type of
+    its items, and `length` their number; for any other value, these are None and 1.
     """
 
     name: str
@@ -88,17 +88,17 @@ class GgufFile:
 
     @cached_property
     def architecture(self) -> str:
-        """The name of the architecture, which is also the beginning of its keys."""
+        """The name of the architecture, which is also the prefix of its keys."""
         return str(self.value("general.architecture", ""))
 
     @cached_property
     def n_blocks(self) -> int:
-        """The number of blocks; 0 if the file gives none."""
+        """The number of blocks; 0 if the file does not give it."""
         count = self.own("block_count", 0)
         return count if isinstance(count, int) else 0
 
     def value(self, name: str, default: Any = None) -> Any:
-        """A number, a text or a list of numbers; `default` if the file lacks the key, or if it is another list."""
+        """The number, text or list of numbers of a key; `default` if the key is missing or has another list."""
         if (entry := self.entries.get(name)) is None:
             return default
         if entry.kind == STRING:
@@ -109,7 +109,7 @@ class GgufFile:
         return values[0] if entry.item is None else list(values)
 
     def own(self, name: str, default: Any = None) -> Any:
-        """The value of a key of the architecture, without the architecture's name: `block_count`."""
+        """The value of a key of the architecture; `name` is the key without its prefix, such as `block_count`."""
         return self.value(f"{self.architecture}.{name}", default)
 
     def record(self) -> dict[str, Any] | None:
@@ -122,7 +122,7 @@ class GgufFile:
 
 
 def open_gguf(path: Path) -> GgufFile:
-    """Open a GGUF file. Raises InputError if it is damaged, in parts, or not a language model."""
+    """Open a GGUF file. Raises InputError if it is damaged, one of several parts, or not a language model."""
     try:
         opened = _opened(path)
     except (ValueError, ArithmeticError, RecursionError, OSError, struct.error) as error:
@@ -144,7 +144,7 @@ def open_gguf(path: Path) -> GgufFile:
 
 
 def _opened(path: Path) -> GgufFile:
-    """The file. Raises ValueError, struct.error and others if it is damaged."""
+    """The opened file. Raises ValueError, struct.error and others if it is damaged."""
     import gguf
 
     whole = np.memmap(path, np.uint8, "r")
@@ -168,25 +168,25 @@ def _opened(path: Path) -> GgufFile:
 
 
 class _Header:
-    """Reads the header of a file, whose next byte is `at`. Raises struct.error at the end of the file."""
+    """A reader of a file's header; `at` is the offset of the next byte. Raises struct.error at the file's end."""
 
     def __init__(self, data: memoryview) -> None:
         self.data, self.at = data, 4
 
     def number(self, form: str = "Q") -> int:
-        """A whole number."""
+        """Read a whole number."""
         (value,) = struct.unpack_from(f"<{form}", self.data, self.at)
         self.at += struct.calcsize(form)
         return int(value)
 
     def text(self) -> str:
-        """A text, which stands behind its length."""
+        """Read a text, which follows its length."""
         length = self.number()
         self.at += length
         return bytes(self.data[self.at - length : self.at]).decode("utf-8", "replace")
 
     def entry(self) -> KeyValue:
-        """A key with its value."""
+        """Read a key with its value."""
         start, name, kind = self.at, self.text(), self.number("I")
         payload, item, length = self.at, None, 1
         if kind == ARRAY:
@@ -196,7 +196,7 @@ class _Header:
         return KeyValue(name, bytes(self.data[start : self.at]), kind, item, payload - start, length)
 
     def _skip(self, kind: int, count: int = 1) -> None:
-        """Pass values of one type."""
+        """Skip `count` values of one type."""
         if kind in SIZES_OF:
             self.at += count * SIZES_OF[kind]
         elif kind == STRING:
@@ -210,24 +210,24 @@ class _Header:
             raise ValueError(f"a key has the unknown type {kind}")
 
     def tensor(self) -> tuple[str, tuple[int, ...], int, int]:
-        """The name, the shape, the type and the offset of a tensor."""
+        """Read the name, shape, type and offset of a tensor."""
         name, axes = self.text(), self.number("I")
         return name, tuple(self.number() for _ in range(axes)), self.number("I"), self.number()
 
 
 def padded(size: int, alignment: int) -> int:
-    """The next multiple of the alignment."""
+    """`size`, rounded up to a multiple of `alignment`."""
     return -(-size // alignment) * alignment
 
 
 # What llama.cpp derives from a block's number or from the number of blocks, by architecture.
 #
-# A cut moves blocks to other numbers, so whatever is derived from them would change in silence. The tables follow
+# A cut gives blocks other numbers, so what is derived from them would change without an error. The tables follow
 # llama.cpp's `src/models/*.cpp` at commit 0c1e570 (September 2026), the one in llama-cpp-python 0.3.36. An
 # architecture that is in none of them is refused.
 
 PATTERN = "attention.sliding_window_pattern"
-# Nothing is derived from a number; blocks can differ by lists with one entry per block.
+# Architectures for which nothing is derived from a number; lists with one entry per block can make blocks differ.
 # fmt: off
 PLAIN = frozenset([
     "apertus", "arcee", "bloom", "codeshell", "deepseek", "dots1", "exaone", "falcon", "gemma", "glm4",
@@ -237,21 +237,21 @@ PLAIN = frozenset([
     "starcoder2", "xverse",
 ])
 # fmt: on
-# In each period of blocks all have a sliding window but the last; a list in the file replaces this rule.
+# Lengths of periods: all blocks of a period except the last have a sliding window. A list in the file replaces this.
 WINDOWS = {"cohere2": 4, "gemma2": 2, "gemma3": 6, "gpt-oss": 2, "olmo2": 4}
-OPTIONAL = ("gemma3", "olmo2")  # without the key for the window's length, no block of these has a window
-# Architectures for which certain numbers of blocks mean a model of a certain size, and another computation.
+OPTIONAL = ("gemma3", "olmo2")  # if the key for the window's length is missing, no block has a window
+# Architectures that llama.cpp computes in another way if the number of blocks is that of a certain model size.
 SIZES = {
     "command-r": (range(64, 1000), "with norms for queries and keys from 64 blocks on"),
     "gemma2": (range(46, 47), "with another scale of attention at 46 blocks (the 27B model)"),
     "gemma3": (range(62, 63), "with another scale of attention at 62 blocks (the 27B model)"),
 }
-# Keys that tie blocks to others or to the end; the last one names tensors by the numbers of their blocks.
+# Keys that show that blocks depend on others or on the last block; the last key names tensors with block numbers.
 TIED = ("{}.attention.shared_kv_layers", "{}.nextn_predict_layers", "general.tensor_extra.name")
 
 
 def check_known(file: GgufFile) -> None:
-    """Raise InputError, with the reason, if no cut of the file is certain to be computed as before."""
+    """Raise InputError, with the reason, if it is not certain that llama.cpp computes kept blocks as before."""
     name, known = file.architecture, PLAIN | set(WINDOWS) | set(SIZES)
     if name not in known:
         raise InputError(
@@ -270,29 +270,30 @@ def pattern(n_blocks: int, period: int) -> list[bool]:
 
 
 def window_lists(file: GgufFile, mask: Mask) -> dict[str, Sequence[bool]]:
-    """The list of sliding windows that the smaller file needs, by its key; {} if the rule still gives it."""
+    """The key and the list of sliding windows that the smaller file must add; {} if it needs no such list."""
     name = file.architecture
     if name not in WINDOWS or (name in OPTIONAL and not file.own("attention.sliding_window", 0)):
         return {}
     period = file.own(PATTERN, WINDOWS[name])
     if isinstance(period, list):
-        return {}  # a stored list is cut as any other
+        return {}  # a stored list is cut like any other
     old = pattern(mask.n_blocks, int(period))
     kept = [old[block] for block in mask.kept]
     return {} if kept == pattern(len(kept), int(period)) else {PATTERN: kept}
 
 
-# Cut blocks out of a GGUF file: which tensors stay, under which names, and the new beginning of the file.
+# Cut blocks out of a GGUF file: which tensors stay, under which names, and the new header of the file.
 
 PIECE = 1 << 26  # bytes that are copied at once
 
 
 @dataclass(frozen=True)
 class GgufCut:
-    """A planned file. `mask` is over blocks; `names` holds the new name of each tensor that stays, by its old one.
+    """A planned smaller file. `mask` is over blocks; `names` maps the old name of each kept tensor to its new name.
 
-    `zeros` are the old names of tensors that become zeros; all others are copied. `lists` are truth values for blocks
-    that the original file derives from their numbers. `record` says where the file comes from.
+    `zeros` are the old names of tensors that become zeros; all others are copied. `lists` holds lists of truth
+    values, one per block, which llama.cpp derives from block numbers in the original file. `record` says where the
+    file comes from.
     """
 
     file: GgufFile
@@ -311,7 +312,8 @@ class GgufCut:
 def plan_gguf(file: GgufFile, mask: Mask, record: Mapping[str, Any]) -> GgufCut:
     """Plan the file without the blocks that a mask over blocks removes. No weights are read.
 
-    Raises InputError if the file has another number of blocks, or if llama.cpp would compute a kept block otherwise.
+    Raises InputError if the file is incomplete or the mask has another number of blocks, or if llama.cpp might
+    compute a kept block in another way than before.
     """
     if file.n_blocks != mask.n_blocks:
         raise InputError(
@@ -358,7 +360,7 @@ def write_gguf(cut: GgufCut, stream: IO[bytes]) -> None:
 
 
 def _head(cut: GgufCut) -> bytes:
-    """Everything before the first tensor, padded."""
+    """The bytes before the data of the first tensor, padded to the alignment."""
     file, start = cut.file, 0
     entries = list(_entries(cut))
     parts = [b"GGUF", struct.pack("<IQQ", file.version, len(cut.names), len(entries)), *entries]
@@ -372,12 +374,12 @@ def _head(cut: GgufCut) -> bytes:
     return head.ljust(padded(len(head), file.alignment), b"\0")
 
 
-# The keys of a smaller file. Those that do not depend on the blocks keep their bytes, as all of the tokenizer's do.
+# The keys of a smaller file. Keys that do not depend on the blocks, such as those of the tokenizer, are copied.
 
-COUNTS = ("leading_dense_block_count",)  # keys with the number of blocks at the beginning that differ
+COUNTS = ("leading_dense_block_count",)  # keys with the number of first blocks that differ from the others
 # Lists whose length has nothing to do with the number of blocks.
 NOT_PER_BLOCK = ("rope.dimension_sections", "classifier.output_labels")
-BARE = ("xielu.",)  # keys of the blocks that llama.cpp names without the architecture: Apertus' activations
+BARE = ("xielu.",)  # prefixes of per-block keys without the architecture's name: activations of Apertus
 STALE = ("general.size_label", "general.parameter_count")  # they describe the size of the original model
 
 

@@ -1,8 +1,8 @@
 """A model: its settings, what its files say about it, and its weights in memory.
 
-`Model` is what travels through the program. Each question about the model is answered once, when it is first asked:
-where the files are, their digest, the configuration, the tokenizer. All cells of a command that use a model share one
-`Model` (`shared`).
+`Model` is passed through the whole program. It finds each fact about the model once, when the fact is first needed:
+the place of the files, their digest, the configuration, the tokenizer. All cells of a command that use a model share
+one `Model` (`shared`).
 """
 
 from __future__ import annotations
@@ -40,8 +40,7 @@ ALLOWED = {
     "products": (AUTO, "native"),
     "device_map": (AUTO, "cpu"),
 }
-# Settings that decide where weights are stored and how they are multiplied. They change no more of a loss than its
-# rounding.
+# Settings that decide where weights are stored and how they are multiplied. They change only the rounding of a loss.
 PLACING = ("device_map", "max_memory", "offload", "products")
 LIBRARY_ERRORS = (
     "SafetensorError",
@@ -91,13 +90,13 @@ class Model:
 
     `path` is a hub id, a directory, a GGUF file, or the name of a packaged model. If `name` is empty, a model in a
     directory is named after the directory. `device_map` is "auto" (use the available GPUs) or "cpu". `products` is
-    "auto" (linear layers multiply in float32 where that is faster, see `models/products.py`) or "native".
-    `max_memory` limits the bytes of weights on each device, for example {0: 20GiB, cpu: 50GiB}. `offload` is a folder
-    for weights that do not fit in memory. See `models/placement.py` for both. Only safetensors and GGUF weights are
-    read; no code from a model's repository is ever run. `resources` is what the model's jobs request from a cluster.
+    "auto" (linear layers multiply in float32 if that is faster, see `models/products.py`) or "native". `max_memory`
+    limits the bytes of weights on each device, for example {0: 20GiB, cpu: 50GiB}. `offload` is a folder for weights
+    that do not fit in memory. See `models/placement.py` for both. Only safetensors and GGUF weights are read; no code
+    from a model's repository is ever run. `resources` is what the model's jobs request from a cluster.
 
-    A fact raises InputError if the model's files are missing, damaged or contradict each other, and UnreachableError
-    if they cannot be fetched.
+    Properties raise InputError if the model's files are missing, damaged or inconsistent, and UnreachableError if the
+    files cannot be fetched.
     """
 
     name: str
@@ -214,7 +213,7 @@ class Model:
         """
         left_out = ("name", "resources", *PLACING)
         data = {name: value for name, value in asdict(self).items() if name not in left_out}
-        data["attention"] = "sdpa"  # in every key: the kernel was a setting
+        data["attention"] = "sdpa"  # every key holds it, because the kernel was a setting
         if self.files is not None:
             data |= {"path": self.files.digest, "gguf_file": None}
         return data
@@ -229,7 +228,7 @@ class Model:
         return commit_of(self.path, self.revision) or self.revision or "main"
 
     def check_same_weights(self, revision: str) -> None:
-        """Raise InputError unless a model in a directory is the one that a result records with this `revision`."""
+        """Raise InputError if the model is in a directory whose digest is not the `revision` of a result."""
         if self.files is not None and self.files.digest != revision:
             raise InputError(
                 f"model.path={self.path} does not hold the model that the cell was run on (its files have the digest "
@@ -259,8 +258,8 @@ class Model:
     def tokenizer(self) -> Any:
         """The tokenizer. Raises InputError if the model comes without one.
 
-        From a directory without files of a tokenizer, transformers makes one that knows special tokens only. It would
-        turn every text into nothing, or into unknown tokens.
+        From a directory without files of a tokenizer, transformers makes one that knows special tokens only. With it,
+        every text would become unknown tokens or none at all.
         """
         import transformers
 
@@ -305,7 +304,7 @@ class Model:
         return Placement(self.name, self.dtype, self.device_map, self.max_memory, self.offload)
 
     def placement(self) -> dict[str, Any]:
-        """The settings that decide where weights are, if they are not the defaults. Times depend on them."""
+        """Those settings of where weights are that differ from the defaults. They affect times."""
         placed = (self.device_map, self.max_memory, self.offload is not None)
         usual = {"device_map": AUTO, "max_memory": None, "offload": False}
         pairs = zip(usual.items(), placed, strict=True)
@@ -373,20 +372,20 @@ _loaded: list[tuple[Any, LanguageModel]] = []  # at most one model: it is freed 
 
 
 def shared(models: Iterable[Model]) -> list[Model]:
-    """The models, in which equal ones are one object, so that each answers its questions once."""
+    """The models, with one object for all equal ones, so that each fact is found only once."""
     first: dict[Any, Model] = {}
     return [first.setdefault(_key(model), model) for model in models]
 
 
 def _key(model: Model) -> tuple[Any, ...]:
-    """Equal for models that are loaded in the same way."""
+    """A key that is equal for models that are loaded in the same way."""
     return model, str(model.max_memory), model.offload, model.products
 
 
-# The name of a model: a legal part of a folder name, which a directory gives by its path.
+# The name of a model: a legal part of a folder name. The name of a model in a directory comes from the path.
 
 LONGEST_NAME = 160  # bytes
-# Characters of up to 4 bytes; a cell's key adds about 60, and a folder name has at most 255 bytes.
+# In characters of at most 4 bytes. A cell's key adds about 60 bytes, and a folder name has at most 255 bytes.
 LONGEST = 40
 
 

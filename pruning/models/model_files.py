@@ -1,6 +1,6 @@
-"""The files of a model in a directory: which are read, whether they are whole, and the digest of what decides losses.
+"""The files of a model in a directory: which are read, whether they are complete, and their digest.
 
-A directory is resolved once, into `ModelFiles`. No weights are read but for the digest, which is kept in the cache.
+A directory is resolved once, into `ModelFiles`. Weights are read only for the digest, which is kept in the cache.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ CONFIG = "config.json"
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 ADAPTER_CONFIG = "adapter_config.json"
 GGUF = ".gguf"
-# Endings of files that decide no loss: text for people, and weights in formats that are never read.
+# Suffixes of files that do not affect losses: text for people, and weights in formats that are never read.
 UNUSED = {".md", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".ot", ".pkl", GGUF}
-TEXTS = ("LICENSE", "LICENCE", "NOTICE", "README", "USE_POLICY")  # without an ending; they decide no loss
+TEXTS = ("LICENSE", "LICENCE", "NOTICE", "README", "USE_POLICY")  # name prefixes of other such files
 
 
 @dataclass(frozen=True)
 class ModelFiles:
     """The files of a model in a directory.
 
-    `gguf` is the GGUF file that the model is read from, or None. `weights` has the safetensors file of each tensor
-    that an index names; without an index, the only file, under the empty name.
+    `gguf` is the GGUF file that the model is read from, or None. `weights` maps each tensor that an index names to
+    its safetensors file; without an index, it maps the empty name to the only file.
     """
 
     folder: Path
@@ -45,7 +45,7 @@ class ModelFiles:
 
     @cached_property
     def digest(self) -> str:
-        """The identity of the model: the SHA-256 of all bytes that decide its losses, in hex.
+        """The identity of the model: the SHA-256, in hex, of all files that affect its losses.
 
         For a GGUF file, that is the digest of this file. For any other model, it is a digest of the names and
         contents of the files in the directory, without hidden files and without files that are never read. Raises
@@ -59,7 +59,7 @@ class ModelFiles:
 
     @cached_property
     def states(self) -> dict[Path, State]:
-        """The files that decide the losses of the model, and what would change if one of them were written."""
+        """The files that affect the losses of the model, each with a state that changes if the file is written."""
         if self.gguf is not None:
             return {self.gguf: _state(self.gguf)}
         used = {
@@ -136,9 +136,9 @@ def _folder(path: str) -> Path:
 def in_gguf(file: Path) -> tuple[str, dict[str, Any]]:
     """The arguments for `from_pretrained` that read a GGUF file.
 
-    The file's path is absolute: transformers looks for a relative `gguf_file` in the current folder first, so another
-    file of that name there would be read instead. The folder is empty: it would read a tokenizer or settings that are
-    beside the file before those in the file, and the digest is of the file alone.
+    The file's path is absolute: transformers looks for a relative `gguf_file` in the current folder first, so a file
+    of the same name there would be read instead. The folder is empty, because transformers prefers a tokenizer or
+    settings beside the file to those in the file, and the digest covers only the file.
     """
     return _empty_folder().name, {"gguf_file": str(file.absolute())}
 
@@ -152,7 +152,7 @@ def _empty_folder() -> tempfile.TemporaryDirectory[str]:
 
 
 def weight_files(folder: Path) -> dict[str, Path]:
-    """The file of each tensor that the index names; without an index, the only file, under the empty name.
+    """The file of each tensor that the index names; without an index, the only file under the empty name.
 
     Raises InputError if the index is damaged, or if a file that it names is missing.
     """
@@ -177,7 +177,7 @@ def weight_files(folder: Path) -> dict[str, Path]:
 def _check_whole(folder: Path, weights: Mapping[str, Path]) -> None:
     """Raise InputError if a safetensors file is truncated or damaged, or lacks a tensor that the index names.
 
-    The header of a file gives the place of each tensor, so it says how many bytes the file must have.
+    The header of a file gives the place of each tensor, and so the size that the file must have.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -199,7 +199,7 @@ def _check_whole(folder: Path, weights: Mapping[str, Path]) -> None:
             )
 
 
-# From this size on, reading weights for their digests is announced and shown by a bar.
+# If at least this many bytes are read for digests, a log line and a progress bar show it.
 LARGE = 1024 * MEBIBYTE
 BAR = "{percentage:3.0f}%|{bar:10}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}]  {desc}"
 

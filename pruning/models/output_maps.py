@@ -1,10 +1,10 @@
 """Repairs: linear maps of what sub-layers add to the hidden state, folded into the weights of the sub-layers.
 
-A sub-layer adds c * o, in which o is the output of its main module and c is 1 in most models. To add c * o T instead,
-with a matrix T (D, D), the last weights are multiplied by T along the axis of the outputs: exact if o is linear in
-these weights, so also for a sum over experts. If the block normalises o before it is added (Gemma), only a diagonal T
-can be folded, into the weight of that norm, which multiplies by w or by 1 + w. Which case it is, is found by probes
-with random values, and not by names.
+A sub-layer adds c * o, where o is the output of its main module and c is 1 in most models. To make it add c * o T
+instead, with a matrix T (D, D), its last weights are multiplied by T along the axis of their outputs. This is exact
+if o is linear in these weights, as it is for a sum over experts. If the block normalises o before it is added
+(Gemma), only a diagonal T can be folded, into the weight of that norm, which multiplies by w or by 1 + w. Probes with
+random values decide which case applies; names are not used.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ from pruning.models.blocks import (
 )
 from pruning.models.sublayers import Chain, find_chain
 
-# Largest relative difference that is still rounding, by the bytes of a number; other structures differ by about 1.
+# The largest relative difference that counts as rounding, by bytes per number. In other structures, it is about 1.
 ROUNDING = {8: 1e-6, 4: 1e-3, 2: 0.05}
 ADVICE = "Choose compensation=magnitude or compensation=none."
-WRONG_ADVICE = " Remove whole blocks with unit=block."  # what helps against masks over sub-layers
-LARGE = 30.0  # size of a random output relative to the hidden state, so that rounding of their sum is small
+WRONG_ADVICE = " Remove whole blocks with unit=block."  # ends errors about masks over sub-layers
+LARGE = 30.0  # size of random outputs relative to the hidden state, so that their sum is rounded little
 STD = 0.5  # of random weights
 
 NAME = "repair.safetensors"
@@ -52,8 +52,9 @@ Precision = Callable[[str, torch.dtype], torch.dtype]
 class Repair:
     """The map (D, D) or (D,), in float32, of each repaired sub-layer: unit 2i is attention of block i, 2i + 1 MLP.
 
-    What a sub-layer adds is multiplied by its map. The file `repair.safetensors` holds a tensor for each, named by
-    its sub-layer, such as `m3`. Folded weights are not stored: they follow from the maps and the dense model.
+    What a sub-layer adds is multiplied by its map. The file `repair.safetensors` holds each map as a tensor named
+    after its sub-layer, such as `m3`. Folded weights are not stored, because they follow from the maps and the dense
+    model.
     """
 
     maps: Mapping[int, Tensor]
@@ -108,9 +109,9 @@ def repaired(model: Any, repair: Repair | None) -> Iterator[None]:
 
 @contextmanager
 def replaced(model: Any, weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """Within this context the model has other values for some weights; on exit the old ones are back, bit for bit.
+    """Within this context the model has other values for some weights; on exit the old ones are restored bitwise.
 
-    A state that was computed outside must not be used inside: use a new `Forward`.
+    A hidden state that was computed outside the context must not be used inside it: use a new `Forward`.
     """
     parameters = {name: model.get_parameter(name) for name in weights}
     saved = {name: parameter.data for name, parameter in parameters.items()}
@@ -157,7 +158,7 @@ def _short(unit: int) -> str:
 
 
 def _folded(weight: Tensor, axis: int, offset: float, change: Tensor) -> Tensor:
-    """A weight whose outputs, along an axis, are multiplied by a matrix (D, D) or a diagonal (D,); in float64."""
+    """The weight with its outputs, along `axis`, multiplied by a matrix (D, D) or a diagonal (D,); in float64."""
     last = weight.double().movedim(axis, -1) + offset
     return (_mapped(last, change.double().to(last.device)) - offset).movedim(-1, axis)
 
@@ -176,11 +177,11 @@ Axis = tuple[str, int, float]
 
 @dataclass(frozen=True)
 class Fold:
-    """Where a map of what sub-layer `unit` adds is folded in.
+    """The weights into which a map of what sub-layer `unit` adds can be folded.
 
-    `form` says which maps can be: `linear` or `diagonal`. `adder` is the module whose output, times `factor`, is
-    added; it has the width D = `width`. `axes` are the weights, and how they are multiplied. `why` is the reason if a
-    full map cannot be folded.
+    `form` is the kind of map that can be folded: `linear` or `diagonal`. `adder` is the module whose output, times
+    `factor`, is added; the output has the width D = `width`. `axes` are the weights, and how they are multiplied. If
+    a full map cannot be folded, `why` is the reason.
     """
 
     unit: int
@@ -193,7 +194,7 @@ class Fold:
 
 
 def find_fold(model: nn.Module, unit: int, form: str) -> Fold:
-    """How a map of the given form is folded into sub-layer `unit`; if only a diagonal one can be, its form says so.
+    """The fold of a map of this form into sub-layer `unit`; a diagonal fold if only a diagonal map can be folded.
 
     The block is run on four tokens. Raises InputError, with the reason, if no map can be folded.
     """
@@ -203,13 +204,11 @@ def find_fold(model: nn.Module, unit: int, form: str) -> Fold:
     return replace(folds[unit], form="diagonal") if form == "diagonal" else folds[unit]
 
 
-_FOLDS: WeakKeyDictionary[nn.Module, dict[int, Fold]] = (
-    WeakKeyDictionary()
-)  # those that have been found, by unit
+_FOLDS: WeakKeyDictionary[nn.Module, dict[int, Fold]] = WeakKeyDictionary()  # the folds found so far, by unit
 
 
 def _found(model: nn.Module, unit: int) -> Fold:
-    """How a map is folded into a sub-layer: a full one if that is possible, else a diagonal one."""
+    """The fold of a full map into a sub-layer if that is possible, else of a diagonal map."""
     try:
         chain = find_chain(model, "sublayer")
         names = output_weights(model, [unit])[unit]
@@ -244,7 +243,7 @@ class _UnitProbe:
         self.width = self.hidden.shape[-1]
 
     def factor(self, module: nn.Module, diagonal: bool) -> float | None:
-        """The c of what is added, c * o, if o is the output of this module; None if something else is added.
+        """The factor c if the sub-layer adds c * o, and o is the output of `module`; None if it adds another tensor.
 
         The output is replaced by random z, then by z T: what is added must change from c * z to c * z T.
         """
@@ -266,7 +265,7 @@ class _UnitProbe:
         return 1.0 if abs(factor - 1) < tolerance / 10 else factor
 
     def _added(self, module: nn.Module, values: Tensor) -> Tensor:
-        """What the sub-layer adds (1, 4, D), in float64, if a module returns these values (4, D)."""
+        """What the sub-layer adds (1, 4, D), in float64, if `module` returns `values` (4, D)."""
 
         def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
             if isinstance(output, tuple):
@@ -303,8 +302,8 @@ def _close(actual: Tensor, expected: Tensor, tolerance: float) -> bool:
 
 
 # The axes of weights. The last weights of a sub-layer can be stored as (out, in), as (in, out), or as one tensor of
-# all experts, and biases have one axis. Which axis holds the outputs cannot be read off a square matrix. So each
-# choice is tried on a copy of the module with random weights: the right one multiplies the output by the map.
+# all experts, and biases have one axis. The shape of a square matrix does not show which axis holds the outputs. So
+# each choice is tried on a copy of the module with random weights: the right one multiplies the output by the map.
 
 
 class _Twin:
@@ -325,7 +324,7 @@ class _Twin:
         self.set(self.saved)
 
     def set(self, values: Mapping[str, Tensor]) -> None:
-        """Give weights other values."""
+        """Set the weights that `values` names."""
         with torch.no_grad():
             for name, value in values.items():
                 self.weights[name].copy_(value)
@@ -338,7 +337,7 @@ class _Twin:
         return state
 
     def in_order(self, names: Iterable[str]) -> list[str]:
-        """Names of weights, in the order in which their modules return."""
+        """The names of weights in `names`, in the order in which their modules return."""
         with calls_of(self.module.modules()) as calls:
             self.output()
         order = {call.module: number for number, call in enumerate(calls)}
@@ -374,18 +373,18 @@ def _name_of(model: nn.Module, wanted: nn.Module) -> str:
     return name
 
 
-# The weights through which a sub-layer writes: if they are zeros, the sub-layer adds exactly nothing.
+# The output weights of a sub-layer: if they are zeros, the sub-layer adds exactly zero.
 #
 # These are the output projection of attention, or the last projection of an MLP or of all its experts, with biases.
 # With all weights zero, a copy of the main module with random weights must return zeros. Then weights get their
-# random values back, one by one in the order in which modules return; if the output is no longer zero, they become
-# zeros again. What stays zero is a smallest set of weights, the last that are used.
+# random values back, one by one, in the order in which modules return. A weight that makes the output non-zero
+# becomes zero again. The weights that stay zero are a minimal set: the last ones that are used.
 
 
 def output_weights(model: nn.Module, units: Sequence[int]) -> dict[int, tuple[str, ...]]:
     """For each sub-layer of `units`, the names of its output weights in its block, such as `mlp.down_proj.weight`.
 
-    The model is run once on four tokens. Raises UnskippableError if the blocks have no two sub-layers, or if zero
+    The model is run once on four tokens. Raises UnskippableError if blocks do not have two sub-layers, or if zero
     weights do not make a sub-layer's main module return zeros.
     """
     chain = find_chain(model, "sublayer")
@@ -413,7 +412,7 @@ def _module_inputs(model: nn.Module, modules: Sequence[nn.Module]) -> dict[nn.Mo
 
 
 def _last(main: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[str]:
-    """The names of a smallest set of weights that decide whether a module returns zeros; empty if there is none."""
+    """The names of a minimal set of weights that decide whether a module returns zeros; empty if there is none."""
     twin = _Twin(main, args, kwargs)
     names, zeros = twin.in_order(twin.weights), {n: torch.zeros_like(w) for n, w in twin.saved.items()}
     twin.set(zeros)

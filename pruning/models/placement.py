@@ -1,4 +1,4 @@
-"""Choose the device of each weight from the configuration alone, before any weight is read; the loaded model.
+"""Choose the device of each weight from the configuration alone, before any weight is read; hold the loaded model.
 
 If a model fits one GPU, the model is placed on that GPU. A larger model is spread over the GPUs of its rank,
 block by block. The GPUs work one after another, so more GPUs give more memory but no more speed. If
@@ -57,7 +57,7 @@ class Placement:
         try:
             empty = skeleton(config, dtype=dtype)
         except (ValueError, KeyError, AttributeError, RuntimeError, ArithmeticError, TypeError):
-            return {"device_map": "auto"} if gpus else {}  # loading says more
+            return {"device_map": "auto"} if gpus else {}  # loading raises a clearer error
         total = int(compute_module_sizes(empty, dtype=dtype)[""])
         devices = available = _available(gpus, self.max_memory or {})
         if self.offload is None and gpus:  # only the GPUs hold weights

@@ -1,6 +1,6 @@
 """Check a model before anything is computed: its files, its configuration and its tokenizer.
 
-No weights are read. Only what is surely wrong is refused; the rest is found when the weights are loaded.
+No weights are read. Only what is certainly wrong is refused; other faults are found when the weights are loaded.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ log = logging.getLogger(__name__)
 def check_model(model: Model) -> None:
     """Check everything about a model that can be known without its weights.
 
-    Raises InputError if it cannot be pruned or loaded as configured, UnreachableError if its configuration cannot be
-    fetched.
+    Raises InputError if the model cannot be pruned or loaded as configured, and UnreachableError if its configuration
+    cannot be fetched.
     """
     if model.source == "local" and model.revision is not None:
         raise InputError(
@@ -34,10 +34,10 @@ def check_model(model: Model) -> None:
 
 
 def check_renumbering(model: Model, exported: bool) -> None:
-    """Log a warning if some choices of blocks cannot be exported, because a block's number decides what it is.
+    """Log a warning if some choices of blocks cannot be exported, because a block's number affects its computation.
 
-    Before the search, it is not known which blocks will be chosen. So if the model is to be `exported` after it,
-    raises InputError instead: most searches would end without an export.
+    Before the search, the blocks that it will choose are unknown. So if the model is to be `exported` after the
+    search, raises InputError instead of a warning: most searches would end without an export.
     """
     first = Mask(model.n_blocks, (0,))  # without block 0, all other blocks get new numbers
     try:
@@ -57,8 +57,8 @@ def check_renumbering(model: Model, exported: bool) -> None:
 def check_vocabulary(model: Model, ids: Mapping[str, int]) -> None:
     """Raise InputError if the tokenizer makes token ids for which the model has no embedding.
 
-    `ids` holds the largest token id of each set of data. A tokenizer can have more special tokens than the model has
-    embeddings, for example for images or padding. This is an error only if such a token occurs in the data.
+    `ids` holds the largest token id of each set of data. A special token, for example for images or padding, can lack
+    an embedding. This is an error only if the token occurs in the data.
     """
     rows = getattr(model.config.get_text_config(decoder=True), "vocab_size", None)
     if not isinstance(rows, int):
@@ -70,7 +70,7 @@ def check_vocabulary(model: Model, ids: Mapping[str, int]) -> None:
 
 
 def check_ids(rows: int, largest: Mapping[str, int]) -> None:
-    """Raise InputError if the largest token id of some data has none of the `rows` embeddings of a model."""
+    """Raise InputError if a token id in `largest` is not below `rows`, the number of the model's embeddings."""
     for what, number in largest.items():
         if number >= rows:
             raise InputError(

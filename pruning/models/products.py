@@ -1,9 +1,9 @@
 """Matrix products in float32 for models in half precision, on processors that multiply float32 faster.
 
-Few processors multiply bfloat16 fast: those with AMX, and some of AMD's. Others take about twice as long as in
-float32, and eight times if they only have AVX2. On them, linear layers convert their factors to float32, multiply,
-and round the result. That is as precise, because sums of products in half precision are formed in float32 anyway.
-Only the order of the additions differs, as between two kinds of processor (`docs/engine.md`).
+Few processors multiply bfloat16 fast: those with AMX, and some of AMD's. Others take about twice as long in bfloat16
+as in float32, and eight times as long if they only have AVX2. On them, linear layers convert their factors to
+float32, multiply, and round the result. This is as precise as a product in half precision, whose sums are formed in
+float32 anyway. Only the order of the additions differs, as it does between two kinds of processor (`docs/engine.md`).
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from pruning.core.errors import InputError
 from pruning.models.blocks import Blocks, swapped
 
 HALVES = (torch.bfloat16, torch.float16)
-# Converting the weights takes about as long as the two kinds of products of 50 to 100 rows differ by.
+# With fewer than 50 to 100 rows, converting the weights takes longer than the product in float32 saves.
 FEWEST_ROWS = 128
-# Weights are converted for this many outputs at a time, so that those of a vocabulary take little memory.
+# Weights are converted for this many outputs at a time, so that the layer over the vocabulary takes little memory.
 OUTPUTS = 8192
-# float32 must be this many times as fast: near 1, measurements of one machine could differ.
+# float32 must be this many times as fast. With a value near 1, two measurements on one machine could disagree.
 FASTER = 1.25
 
-_within = 0  # how many contexts of `for_any_rows` there are: generators enter and leave them in any order
+_within = 0  # the number of open contexts of `for_any_rows`, which generators enter and leave in any order
 
 
 class Float32Linear(nn.Linear):
@@ -100,10 +100,10 @@ def _cuts(weight: Tensor) -> list[slice]:
 
 @contextmanager
 def for_any_rows() -> Iterator[None]:
-    """Within this context, few rows are multiplied in float32, too.
+    """Within this context, products with few rows are computed in float32, too.
 
-    A race scores parts of the samples, and some parts have few tokens to score. Their losses must be those that the
-    samples have in a whole.
+    A race scores parts of the samples, and some parts have few tokens to score. The losses of a part must equal those
+    of the same samples when all samples are scored at once.
     """
     global _within
     _within += 1
@@ -163,7 +163,7 @@ def float32_is_faster(dtype: torch.dtype) -> bool:
 
 
 def _seconds(dtype: torch.dtype) -> float:
-    """The least CPU seconds of three products. An earlier one sets up the library."""
+    """The least CPU seconds of three products, after one that sets up the library."""
     x, weight = torch.ones(512, 1024, dtype=dtype), torch.ones(1024, 1024, dtype=dtype)
     taken = []
     for _ in range(4):
@@ -175,11 +175,11 @@ def _seconds(dtype: torch.dtype) -> float:
 
 # Run blocks through torch.compile: the operations between their matrix products are fused into a few loops.
 #
-# Compiled blocks round differently from the model's own code, so this is off by default. All shapes run through one
-# compiled form. With a form for each shape, a loss would depend on the order in which shapes came.
+# Compiled blocks round differently from the model's own code, so this is off by default. One compiled form serves all
+# shapes. With a form for each shape, a loss would depend on the order of the shapes.
 
-# The number of compiled forms of a class of blocks. Blocks that differ, such as those with and without a sliding
-# window, need one each. Beyond this limit, torch would run blocks uncompiled.
+# The largest number of compiled forms for a class of blocks. Blocks that differ, such as those with and without a
+# sliding window, need one each. Beyond this limit, torch would run blocks uncompiled.
 MOST_FORMS = 64
 
 

@@ -1,9 +1,9 @@
 """Make the configuration of a model with fewer blocks, and check without weights that the kept blocks are unchanged.
 
 Settings per block (kinds of attention, which blocks have experts, ...) are filtered and renumbered by the mask. Some
-architectures instead compute such a setting from the block's number, for example one value for every fourth block
-and another value for the rest. No filtered list can express such a rule. So both models are built without weights,
-and the kept blocks are compared.
+architectures instead compute such a setting from the block's number, for example one value for every fourth block and
+another value for the others. No filtered list can express such a rule. So both models are built without weights, and
+the kept blocks are compared.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ NUMBERS = (
     *("kv_source_layers", "local_layer_ids", "mlp_only_layers", "moe_layers", "ple_layer_ids"),
     "rope_scaling_layers",
 )
-# Settings that say how many blocks at the beginning differ from the others.
+# Settings that hold the number of first blocks that differ from the others.
 COUNTS = ("first_k_dense_replace", "max_window_layers", "moe_layer_start_index", "num_dense_layers")
 # Settings that are rules for the kinds of blocks. If `layer_types` lists the kind of each block, these rules are
 # removed, unless the configuration class declares them.
@@ -98,7 +98,7 @@ def blocks_of(model: Any, count: int) -> tuple[str, nn.ModuleList]:
 
     Raises UnskippableError unless the decoder has exactly one list of `count` modules.
     """
-    from torch import nn  # here, because a command that only reads results needs no torch
+    from torch import nn  # imported here, because a command that only reads results needs no torch
 
     inside = model.get_decoder().modules()
     lists = [module for module in inside if isinstance(module, nn.ModuleList) and len(module) == count]
@@ -110,7 +110,7 @@ def blocks_of(model: Any, count: int) -> tuple[str, nn.ModuleList]:
 
 
 def check_same_blocks(config: Any, smaller: Any, mask: Mask) -> tuple[Any, Any]:
-    """Build both models without weights. Raises InputError unless the smaller one has exactly the kept blocks.
+    """Both models, without weights. Raises InputError unless the smaller one has exactly the kept blocks.
 
     For each module of a block, the class, the names and shapes of parameters, and all attributes that are numbers
     or text are compared. Only the block's number and the number of blocks may differ.
@@ -147,23 +147,23 @@ def _traits(block: nn.Module) -> Iterator[tuple[str, Any]]:
         yield f"{name} shape", tuple(tensor.shape)
 
 
-# Give every attention that is left a layer of the KV cache, if some blocks have no attention.
+# Give each remaining attention layer a layer of the KV cache if some blocks have no attention.
 #
 # The cache of transformers has one layer per block. Its class follows from the kind of the block (`layer_types`). A
-# block without attention leaves its layer empty, and three rules of transformers (masking_utils.py, cache_utils.py)
-# must not meet an empty layer:
+# block without attention leaves its layer empty. transformers (masking_utils.py, cache_utils.py) must not read these
+# three values from an empty layer:
 #
-# - the number of cached tokens is that of the first layer of an attention;
-# - the size of a mask is that of the first layer of the same kind;
-# - whether a recurrent state exists is asked of the last layer of a recurrent mixer.
+# - the number of cached tokens, which the first layer of the attention kinds gives;
+# - the size of a mask, which the first layer of the same kind gives;
+# - whether a recurrent state exists, which the last layer of a recurrent mixer gives.
 #
-# A block without attention uses no mask, so its kind is free. It takes the kind of the attention before it. Blocks
-# before the first attention take the kind of this attention, which moves into the first of their layers. Then no
-# rule meets an empty layer, the number of layers is that of the blocks, and each block gets the mask of its own
-# kind.
+# A block without attention uses no mask, so it can have any kind. It gets the kind of the last attention before it.
+# Blocks before the first attention get the kind of this attention, which uses the first of their cache layers. Then
+# these values come from layers that are in use, the cache has one layer per block, and each block gets the mask of
+# its own kind.
 
 PLAIN = "full_attention"  # the kind of every block if the configuration lists no kinds
-# Kinds with keys and values for each token and with nothing else, so that an empty layer of theirs does no harm.
+# Kinds that cache only keys and values for each token, so that an empty layer of these kinds does no harm.
 ATTENDING = ("full_attention", "sliding_attention", "chunked_attention")
 
 

@@ -1,9 +1,9 @@
-"""Temporarily remove units from a model in memory. The result equals the mask's exported model after loading.
+"""Temporarily remove units from a model in memory. The result equals the model that an export of the mask would load.
 
 Skipping (`sublayers.masked`) is for searching and works only without a cache. Here the list of blocks, their numbers
 and the configuration become those of the smaller model, so the model can generate with a cache. The weights are
-shared with the dense model. If only one sub-layer of a block is removed, its modules are replaced by modules without
-weights, and the cache is arranged for the attention layers that are left (`pruned_config.cache_layers`).
+shared with the dense model. If only one sub-layer of a block is removed, the modules of this sub-layer are replaced
+by modules without weights, and the remaining attention layers get cache layers (`pruned_config.cache_layers`).
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def _check_cache(model: Any) -> None:
     ids = few_tokens(model)
     with torch.no_grad():
         output = model(input_ids=ids, use_cache=True)
-    # The name depends on the release of transformers.
+    # The name of the attribute depends on the release of transformers.
     cache: Any = getattr(output, "cache" if hasattr(output, "cache") else "past_key_values", None)
     seen = cache.get_seq_length() if hasattr(cache, "get_seq_length") else ids.shape[1]
     if seen != ids.shape[1]:
@@ -96,7 +96,7 @@ def _replaced(entries: dict[str, Any], values: Mapping[str, Any]) -> Iterator[No
 def _parts_removed(model: Any, mask: Mask) -> Iterator[Mapping[nn.Module, int]]:
     """Within this context, blocks that lose one sub-layer have only the modules of the other one.
 
-    Yields the cache layer of each attention layer that is left, for all its modules.
+    Yields the cache layer of each module of the remaining attention layers.
     """
     chain = find_chain(model, "sublayer")
     with ExitStack() as stack:
@@ -110,7 +110,7 @@ def _parts_removed(model: Any, mask: Mask) -> Iterator[Mapping[nn.Module, int]]:
 
 
 def _hollow(module: nn.Module, forward: Forward) -> nn.Module:
-    """A module of the same class and attributes, without weights and with another method.
+    """A module of the same class and attributes as `module`, without weights, whose `forward` is `forward`.
 
     Some blocks read attributes of their modules, so an empty module of another class would not do.
     """

@@ -1,16 +1,16 @@
 """Find the units of a model (blocks, or the two sub-layers of each block), run them one by one, and skip them.
 
 A block with two sub-layers, attention and MLP, computes h1 = h + A(h), and then h1 + M(h1). A and M include their
-norms. A child module of the block is switched off if it returns zeros. A block can be split if two children, one
+norms. To switch a child module of the block off is to let it return zeros. A block can be split if two children, one
 called before the other, pass this test on the block's input for four tokens:
 
 - if both are off, the block returns its input;
-- if only one of them is, the block computes something else than its input, and something else than before;
-- the first sub-layer, followed by the second, returns what the whole block returns, to the last bit.
+- if only one of them is off, the output differs from the block's input, and from its output with both on;
+- the first sub-layer, followed by the second, returns bitwise the output of the whole block.
 
-A block that adds attention and MLP to the same state (GPT-NeoX, most of Falcon, Phi, Cohere) fails the last part. So
-does one whose children add the state themselves (Bloom), or that has three parts (Falcon H1). A mixer such as Mamba
-takes the place of attention, and the experts of a block are one MLP. Names are not used.
+A block that adds attention and MLP to the same state (GPT-NeoX, most of Falcon, Phi, Cohere) fails the last point. A
+block whose children add the state themselves (Bloom), or that has three parts (Falcon H1), fails the test, too. A
+mixer such as Mamba counts as attention, and the experts of a block count as one MLP. Names are not used.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ CACHES = ("past_key_values", "cache", "cache_params", "state")  # arguments of m
 class Sublayer:
     """One sub-layer of a block, and how the block is run so that only this sub-layer adds to the state.
 
-    `main` is the child of the block whose output is added. `others` are the replaced methods of the block's modules
-    that belong to the other sub-layer.
+    `main` is the child of the block whose output is added. `others` holds the modules of the other sub-layer, each
+    with the method that replaces its `forward`.
     """
 
     block: int
@@ -87,7 +87,7 @@ class Chain:
         return len(self.sublayers or self.blocks.modules)
 
     def run(self, index: int, hidden: Tensor, entry: BlockInputs) -> Tensor:
-        """Run unit `index` on a hidden state (B, T, D) of the shape for which `entry` was made."""
+        """The output (B, T, D) of unit `index` for a hidden state; `entry` is from an input of the same shape."""
         if not self.sublayers:
             return apply(self.blocks, index, hidden, entry)
         with self.sublayers[index].alone():
@@ -114,7 +114,7 @@ class Chain:
 
 
 def find_chain(model: nn.Module, unit: str = "block") -> Chain:
-    """The units of a model. Raises UnskippableError if it cannot be divided into such units."""
+    """The units of a model. Raises UnskippableError if the model cannot be divided into units of this kind."""
     return Chain(find_blocks(model), find_sublayers(model) if unit == "sublayer" else ())
 
 
@@ -176,7 +176,7 @@ def masked(model: nn.Module, mask: Mask, scales: Sequence[float] | None = None) 
 
 
 def _without_cache(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The arguments of a forward pass that keeps no cache. Raises InputError if it is given one."""
+    """The arguments of a forward pass, with `use_cache` off. Raises InputError if a cache is among them."""
     from transformers import Cache
 
     named = [name for name in CACHES if kwargs.get(name) is not None]
@@ -210,7 +210,7 @@ class _BlockProbe:
         with calls_of(block.children()) as made:
             whole = self.run(self.hidden)
         counts = Counter(call.module for call in made)
-        # What the children return that are called once and return a tensor, in order.
+        # The outputs, in order, of the children that are called once and return a tensor.
         outputs = {
             c.module: c.output for c in made if counts[c.module] == 1 and _tensor(c.output) is not None
         }
@@ -228,7 +228,7 @@ class _BlockProbe:
     def _pair(
         self, outputs: Mapping[nn.Module, Any], whole: Tensor
     ) -> tuple[tuple[nn.Module, nn.Module] | None, bool]:
-        """The best two children that are added one after the other, and whether two are added to the same state."""
+        """The best pair of children that are added one after the other; whether a pair is added to the same state."""
         zeros = {child: _Zeros(output) for child, output in outputs.items()}
         alone = {child: self._with({child: zeros[child]}, self.hidden) for child in outputs}
         adding = [child for child, out in alone.items() if out is not None and not _equal(out, whole)]
@@ -237,7 +237,7 @@ class _BlockProbe:
         weights = _size(self.blocks.modules[self.index])
         for first, second in combinations(adding, 2):
             if 2 * (_size(first) + _size(second)) < weights:
-                continue  # without biases, zeros of a norm switch off what follows it
+                continue  # without biases, a norm that returns zeros switches off what follows it
             both = self._with({first: zeros[first], second: zeros[second]}, self.hidden)
             if both is None or not _equal(both, self.hidden):
                 continue
@@ -246,8 +246,8 @@ class _BlockProbe:
             after = self._with({first: zeros[first]}, alone[second])
             if after is None or not _equal(after, whole):
                 parallel = True
-            # Children that do more of the work are preferred, or later ones: a norm before or behind a sub-layer can
-            # pass the test, too, but has far fewer weights.
+            # A later pair is preferred unless one of its children has less than half of the weights: a norm before or
+            # after a sub-layer can pass the test, too, but has far fewer weights.
             elif best is None or (2 * _size(first) >= _size(best[0]) and 2 * _size(second) >= _size(best[1])):
                 best = first, second
         return best, parallel
@@ -255,7 +255,7 @@ class _BlockProbe:
     def _off(
         self, other: nn.Module, outputs: Mapping[nn.Module, Any]
     ) -> tuple[tuple[nn.Module, Forward], ...]:
-        """The replaced methods that switch off a sub-layer: that of its main module, and of its norms."""
+        """The modules of a sub-layer (main module and norms), each with the method that switches it off."""
         chosen: dict[nn.Module, Forward] = {other: _Zeros(outputs[other])}
         wanted = self._with(chosen, self.hidden)
         cheaper: list[tuple[nn.Module, Forward]] = [
@@ -279,9 +279,9 @@ class _BlockProbe:
 
 
 class _Zeros:
-    """A method that returns zeros in the place of the hidden state; everything else that it returns is None.
+    """A `forward` method that returns zeros as the hidden state, and None as every other value.
 
-    A scalar zero is added to a state as zeros are, but costs nothing.
+    With `scalar`, it returns a single zero, which gives the same sum at no cost.
     """
 
     def __init__(self, output: Any, scalar: bool = False) -> None:
@@ -299,7 +299,7 @@ class _Zeros:
 
 @contextmanager
 def _replaced(forwards: Mapping[nn.Module, Forward]) -> Iterator[None]:
-    """Within this context, modules have other methods `forward`."""
+    """Within this context, the methods `forward` of some modules are replaced."""
     with ExitStack() as stack:
         for module, forward in forwards.items():
             stack.enter_context(swapped(module, "forward", forward))

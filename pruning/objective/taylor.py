@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from pruning.objective import Forward, Loss, Samples
-from pruning.objective.hidden_states import Array, of_masks
+from pruning.objective._criteria import Array, of_masks
 
 
 @dataclass(frozen=True)

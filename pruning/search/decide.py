@@ -34,9 +34,9 @@ Scorer = Callable[[Sequence[Mask], int | None], Sequence[Score]]  # scores over 
 class Decider:
     """Answers the requests of a search, and notes its decisions.
 
-    `ruled_out` has the masks that the requests of a lazy round have ruled out, and on how many samples each was
-    scored (0: none). The journal does not say that: an earlier run or another cell may have scored a mask on more
-    samples. `estimated` has their estimated losses.
+    `ruled_out` maps each mask that the requests of a lazy round have ruled out to the number of samples on which it
+    was scored (0: none). The journal does not hold this number, because an earlier run or another cell may have
+    scored the mask on more samples. `estimated` maps these masks to their estimated losses.
     """
 
     book: ScoreBook
@@ -48,7 +48,7 @@ class Decider:
     estimated: dict[Mask, float] = field(default_factory=dict)
 
     def answer(self, request: Ask) -> list[float]:
-        """Losses of the masks of a request, in order; infinite or estimated if a mask is ruled out."""
+        """The losses of a request's masks, in order; infinite or estimated if a mask is ruled out."""
         self.book.count_asked(request.masks, request.samples)
         if request.samples is not None or request.best is None:
             return [score.loss for score in self.book.scores(request.masks, request.samples)]
@@ -77,7 +77,7 @@ class Decider:
             finished, out = race(self.racing, masks, best, self.book.estimate, scorer)
         self.ruled_out |= out
 
-        # Near ties are settled among the others, and then the choice is made.
+        # Near ties are settled among the remaining masks, and then the choice is made.
         settled = self.settler.losses(list(finished.values()), best, view)
         self._record(request, best, [replace(s, loss=settled[s.mask]) for s in finished.values()], view)
         whole = self.book.scores(list(finished))
@@ -90,12 +90,12 @@ class Decider:
         return losses
 
     def _bounds(self, known: Sequence[Mask], request: Ask, best: int) -> dict[Mask, Score]:
-        """Lower bounds of the scores of a request's masks, or full scores that are known; empty without bounds."""
+        """For each mask of a request, its known full score or a lower bound of the score; empty without bounds."""
         masks, journal = [*known, *request.masks], self.book.journal.scores
         if self.book.losses.whole.bounds is None or not self.bounding or best >= len(masks):
             return {}
         scores = dict(zip(known, self.book.scores(known), strict=True))
-        # Estimates must not depend on what other cells have scored; without estimates, the choice does not.
+        # Scores of other cells would change estimates, but they change no choice.
         if not request.estimates:
             unknown = [mask for mask in masks if mask not in self.book.bounds.scores]
             self.book.look_up(unknown, self.book.samples)
@@ -104,7 +104,7 @@ class Decider:
         return {mask: (scores | found)[mask] for mask in masks} if found else {}
 
     def _record(self, request: Ask, best: int, settled: Sequence[Score], view: View) -> None:
-        """Note the decision, in place of that of the request which this one goes on with."""
+        """Note the decision. If the request continues a round, it replaces the round's earlier decision."""
         if request.known and self.decisions:
             self.decisions.pop()
         journal = self.book.journal.scores
@@ -123,8 +123,9 @@ class Decider:
     ) -> None:
         """Estimate the losses of masks that a request has ruled out.
 
-        If a mask is ruled out by its bound, this is as far below its loss as those of other masks, on average. In a
-        race, the mask and the best one are compared on the samples on which the mask was scored.
+        If a bound ruled a mask out, its estimate is the bound plus the mean difference of loss and bound of other
+        masks. In a race, it is the best mask's loss plus the mean difference of the two masks' terms, over the
+        samples on which the mask was scored.
         """
         lower, journal = self.book.bounds.scores, self.book.journal.scores
         gaps = [score.loss - lower[score.mask].loss for score in finished if score.mask in lower]
@@ -142,12 +143,12 @@ class Decider:
 
 # Lower bounds.
 #
-# Let L be the `best`-th lowest loss of the masks that are scored so far; the first are those of lowest bound. A mask
-# whose bound is above L, by more than rounding, is not among the `best`, so its loss is not computed. For all others
-# it is, and the choice follows the losses. So the `best` masks are those that all losses would choose. Bounds are
-# kept in a journal, so that a resumed search rules out the same masks.
+# The masks with the lowest bounds are scored first. Let L be the `best`-th lowest loss so far. A mask whose bound is
+# above L, by more than rounding, is not among the `best`, so its loss is not computed. All other masks are scored. So
+# the `best` masks are the same as if all masks were scored. Bounds are kept in a journal, so that a resumed search
+# rules out the same masks.
 
-# Nats. Bounds are computed by other products than losses and are rounded differently.
+# In nats. Bounds and losses come from different matrix products and are rounded differently.
 SLACK = 0.02
 
 
@@ -156,9 +157,9 @@ def bounded(
 ) -> dict[Mask, Score]:
     """The scores of the masks that their bounds do not rule out, in the order of `bounds`.
 
-    A mask is ruled out if its bound is above the score of the last of the `best` by more than SLACK and than its
-    `reach`, because the losses of near ties are needed as well. One rejected mask is always scored, so that the lead
-    of the chosen ones is known.
+    A mask is ruled out if its bound exceeds the score of the last of the `best` by more than SLACK and by more than
+    the `reach` of that score, because the losses of near ties are needed as well. One rejected mask is always scored,
+    so that the lead of the chosen masks is known.
     """
     order = sorted(bounds, key=lambda mask: bounds[mask].loss)
     left, order = order[: best + 1], order[best + 1 :]
@@ -174,9 +175,9 @@ def bounded(
 # Racing: stop scoring candidates that, at a stated confidence, are not among the best.
 #
 # The candidates are ranked by loss after n samples, for a few increasing numbers n. Each such ranking is a look. Let
-# b be the worst of the `best` candidates of lowest loss. Each candidate c that ranks after b is compared with b by
-# the paired differences of their terms, d_s = t_s(c) - t_s(b). If there are m candidates, and r looks before the last
-# sample, c is ruled out if
+# b be the last of the `best` candidates with the lowest losses. Each candidate c that ranks after b is compared with
+# b by the paired differences of their terms, d_s = t_s(c) - t_s(b). If there are m candidates, and r looks before the
+# last sample, c is ruled out if
 #
 #     mean(d)  >  q * se(d)        q: the 1 - delta / (r * (m - best)) quantile of Student's t
 #
@@ -189,9 +190,9 @@ def bounded(
 def race(
     racing: Racing, masks: Sequence[Mask], best: int, estimate: Estimate, scorer: Scorer
 ) -> tuple[dict[Mask, Score], dict[Mask, int]]:
-    """The full scores of the masks that are left, at least `best` if there are as many.
+    """The full scores of the masks that are not ruled out: at least `best`, or all if there are fewer.
 
-    The second dict says on how many samples each of the others was scored before it was ruled out.
+    The second dict maps each mask that is ruled out to the number of samples on which it was scored before.
     """
     if (delta := racing.delta) is None or best >= len(masks):
         return {score.mask: score for score in scorer(masks, None)}, {}
@@ -231,16 +232,16 @@ def _survivors(scores: Sequence[Score], best: int, estimate: Estimate, risk: flo
     return kept
 
 
-# What masks are compared by: their losses or, on a budget, (loss - loss of a base mask) / cost.
+# The values by which masks are compared: their losses or, on a budget, (loss - loss of a base mask) / cost.
 
 
 @dataclass(frozen=True)
 class View:
-    """Scores as a choice sees them: with their losses or, given a `rise`, with rises per cost since a base mask.
+    """The scores that a choice compares: losses or, if `rise` is given, rises since a base mask, per cost.
 
-    Each term of a score is changed in the same way, so standard errors and paired differences follow. Costs are
-    counted in multiples of the least cost of a request. So a rise is never larger than the difference of losses that
-    it comes from, and tolerances of losses hold for it.
+    Each term of a score is changed in the same way, so standard errors and paired differences remain valid. Costs are
+    counted in multiples of the least cost of a request. So a rise is never larger than the difference of losses from
+    which it is computed, and tolerances for losses are valid for rises, too.
     """
 
     estimate: Estimate
@@ -253,7 +254,7 @@ class View:
         return 1.0 if self.rise is None else min(self.rise.costs.values())
 
     def rate(self, mask: Mask, loss: float) -> float:
-        """What a mask with this loss is compared by, in losses per cost."""
+        """The value by which a mask with this loss is compared: the loss or its rise per cost."""
         if self.rise is None or self.base is None:
             return loss
         return self.rise.rate(mask, loss, self.base.loss)
@@ -269,9 +270,9 @@ class View:
         return replace(score, loss=self.rise.rate(score.mask, score.loss, base) * self.unit, samples=terms)
 
     def losses(self, scores: Sequence[Score], settled: Mapping[Mask, float]) -> dict[Mask, float]:
-        """Losses of masks whose rises per cost are in the order of `settled`, which raised some of the rises.
+        """Losses of masks, such that their rises per cost are in the order of `settled`, where some rises are raised.
 
-        A rise that was not raised belongs to the mask's own loss.
+        A mask whose rise is not raised keeps its own loss.
         """
         if self.rise is None or self.base is None:
             return dict(settled)
@@ -285,7 +286,7 @@ class View:
         return losses
 
     def least_above(self, rate: float, mask: Mask) -> float:
-        """The least loss with which a mask is compared by more than `rate`."""
+        """The least loss at which `mask` is compared by a value above `rate`."""
         more = math.nextafter(rate, math.inf)
         if self.rise is None or self.base is None:
             return more
@@ -299,18 +300,18 @@ class View:
 
 # Near ties.
 #
-# In bfloat16, a loss depends on the order in which a processor adds. If two masks differ by less than that, two
-# processors can choose different masks, and all later choices follow. Such masks are scored again in float32, where
-# rounding is 10,000 times smaller, and the search gets losses in the order of the float32 losses.
+# In bfloat16, a loss depends on the order in which a processor adds. If two losses differ by less than this rounding,
+# two processors can choose different masks, and their later choices then differ, too. Such masks are scored again in
+# float32, where rounding is 10,000 times smaller, and the search gets losses in the order of the float32 losses.
 #
 # How far rounding moves a difference of two losses is measured. For each mask with both losses, let d_s be the
 # difference of the two terms of sample s. Rounding moves the loss of a mask by about se(d), the standard error of the
-# mean of d, and a difference of two losses by sqrt(2) times as much. Masks are near if they differ by at most three
-# times that.
+# mean of d, and a difference of two losses by sqrt(2) times as much. Masks are near if their losses differ by at most
+# three times this amount.
 #
-# A search gets no loss that is lower than the mask's own, so settled losses can be compared with those of other
-# masks. Searches that follow each loss, such as a genetic search, can take another path on another processor. For
-# them, only the final mask is compared with the other masks of its size.
+# No settled loss is lower than the mask's own loss, so settled losses can be compared with those of other masks.
+# Searches that follow each loss, such as a genetic search, can take another path on another processor. For them, only
+# the final mask is compared with the other masks of its size.
 
 NEAR = 3 * math.sqrt(2)  # standard errors of rounding within which two losses are near
 
@@ -324,7 +325,7 @@ class FloatLoss:
 
     @cached_property
     def loss(self) -> Loss | None:
-        """The loss, made on first use; it holds a float32 copy of the model until `free`."""
+        """The loss, made on first use; it holds a float32 copy of the model until `free` is called."""
         return self.make()
 
     def free(self) -> None:
@@ -345,7 +346,7 @@ class FloatLoss:
 
 @dataclass
 class Settler:
-    """Settles the near ties of one search, and counts them. Without `single`, every near tie stays as it is."""
+    """Settles the near ties of one search, and counts them. Without `single`, no near tie is settled."""
 
     settings: NearTies
     single: FloatLoss | None
@@ -355,7 +356,7 @@ class Settler:
     unmeasured: bool = False
 
     def begin(self, dense: Mask, resumed: bool) -> None:
-        """Decide once for a search whether float32 is used, so that a search that was killed goes on in the same way.
+        """Decide once for a search whether float32 is used; if the search is resumed, the decision stays the same.
 
         The dense model is scored in float32 before any other score. If a resumed search has no float32 scores, it
         began without float32, for example because there was no memory for it.
@@ -371,8 +372,9 @@ class Settler:
     def losses(self, scores: Sequence[Score], best: int, view: View) -> dict[Mask, float]:
         """The losses by which a search chooses the `best` masks of lowest loss among fully scored masks.
 
-        They are the masks' own losses, except that near masks are raised until they are in the order of their float32
-        losses. Equal ones are in the order of `scores`. The `scores` are those of a `view`, and so are the losses.
+        They are the masks' own losses, except that losses of near masks are raised until they are in the order of the
+        float32 losses. Masks with equal float32 losses stay in the order of `scores`. The `scores` and the losses are
+        those of the `view`.
         """
         losses = {score.mask: score.loss for score in scores}
         ranked = sorted(scores, key=lambda score: score.loss)
@@ -396,7 +398,7 @@ class Settler:
     def _near(self, ranked: Sequence[Score], best: int) -> list[Score]:
         """The chosen and the rejected masks that rounding could exchange; empty if there are none.
 
-        If there are more than `most`, the choice stays open, and only the nearest ones are returned.
+        If there are more than `most`, the choice is counted as open, and only the nearest masks are returned.
         """
         last, following = ranked[best - 1].loss, ranked[best].loss
         inside = [score for score in ranked[:best] if following - score.loss <= self.reach]
@@ -411,7 +413,7 @@ class Settler:
         return [*inside, *outside]
 
     def end(self, winner: Score, others: Sequence[Score]) -> None:
-        """Count the final choice as open if a near mask among the fully scored `others` could win elsewhere."""
+        """Count the final choice as open if a near mask of `others` (fully scored) could win on another processor."""
         view = View(self.estimate)
         if self._measure([winner], view) is None:
             return
@@ -423,7 +425,7 @@ class Settler:
         self._free()
 
     def record(self) -> NearTiesRecord | None:
-        """What a result records; None if near ties were not looked for."""
+        """The record of near ties for a result; None if the search did not look for them."""
         if self.single is None and not self.unmeasured:
             return None
         rounding = None if self.unmeasured else self.rounding
@@ -435,24 +437,24 @@ class Settler:
         return max(NEAR * self.rounding, self.estimate.ties)
 
     def reach_at(self, score: Score, view: View) -> float:
-        """The same, as if this score were compared as well. The reach of other choices does not change."""
+        """The `reach` if this score were compared as well; the reach of other choices does not change."""
         singles = self._singles([score], view)
         return self.reach if singles is None else max(self.reach, NEAR * self._error([score], singles))
 
     def _measure(self, scores: Sequence[Score], view: View) -> list[float] | None:
-        """The float32 losses of some masks, or None. `rounding` grows to the largest error among them."""
+        """The float32 losses of masks, or None if unavailable. `rounding` becomes the largest error so far."""
         if (singles := self._singles(scores, view)) is None:
             return None
         self.rounding = max(self.rounding, self._error(scores, singles))
         return [single.loss for single in singles]
 
     def _singles(self, scores: Sequence[Score], view: View) -> list[Score] | None:
-        """The float32 scores of some masks in the view, or None."""
+        """The float32 scores of some masks in the view; None if they are unavailable."""
         if self.single is None:
             return None
         bases = [] if view.base is None else [view.base.mask]
         if (singles := self.single.scores([*bases, *(score.mask for score in scores)])) is None:
-            self.unmeasured = True  # an earlier run had float32, and this one has not
+            self.unmeasured = True  # an earlier run had float32, but this run does not
             return None
         exact = replace(view, base=singles[0]) if bases else view
         return [exact.of(single) for single in singles[len(bases) :]]
@@ -464,7 +466,7 @@ class Settler:
         return max(map(self.estimate.error, off), default=0.0)
 
     def _free(self) -> None:
-        """Free the float32 copy of the model: no near tie is open any more."""
+        """Free the float32 copy of the model, which is not needed until the next choice."""
         if self.single is not None:
             self.single.free()
 
@@ -497,7 +499,7 @@ class Comparison:
     def p_value(self) -> float:
         """The probability of a difference at least this large if the mask is not worse: a one-sided Student's t test.
 
-        If there is only one sample, or only one sample of a kind, no error can be estimated, and the p-value is 1.
+        If there is only one sample, or only one sample of a part, no error can be estimated, and the p-value is 1.
         """
         from scipy.special import stdtr  # fifty times faster than scipy.stats.t for single numbers
 
@@ -525,7 +527,7 @@ def compare(better: Score, score: Score, estimate: Estimate) -> Comparison:
 
 
 def margins(winner: Score, others: Sequence[Score], estimate: Estimate) -> MarginsRecord:
-    """Find the runner-up and the ties of a winner among `others`, which remove the same number of blocks.
+    """The runner-up and the ties of a winner among `others`, which are complete masks of the same space.
 
     A tie is a mask that is not significantly worse at LEVEL, after Holm's correction for the number of masks
     compared. The runner-up is the mask whose loss exceeds the winner's loss least, among the masks scored on all
@@ -546,7 +548,7 @@ def margins(winner: Score, others: Sequence[Score], estimate: Estimate) -> Margi
 
 
 def certainty(found: MarginsRecord) -> str:
-    """How sure the choice of a mask is, in a few words: the runner-up, the ties, and choices below the rounding."""
+    """A short text on how sure a choice is: the runner-up, the ties, and choices closer than the rounding."""
     if (second := found["runner_up"]) is None:
         return "no other mask of this size was scored"
     near = found.get("near_ties", {"open": 0})["open"]
@@ -576,7 +578,7 @@ def decision(
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Correct p-values for multiple comparisons (Holm 1979). The results are in the order of the arguments."""
+    """The p-values, in the same order, corrected for multiple comparisons (Holm 1979)."""
     values, order = np.array(p_values), np.argsort(p_values, kind="stable")
     raised = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1))
     values[order] = np.minimum(raised, 1.0)

@@ -75,8 +75,8 @@ def solve(
 ) -> Solution:
     """Search for a mask. Scores are kept in the `journal`, and lower bounds of scores in `bounds` (None: in memory).
 
-    If `single` is given, near ties are settled by it. Raises LossError if a loss is NaN or infinite; the journal
-    keeps earlier scores.
+    If `single` is given, it settles near ties. Raises LossError if a loss is NaN or infinite; the journal keeps
+    earlier scores.
     """
     started, space = time.perf_counter(), problem.space
     book = ScoreBook(losses, journal, bounds or Journal(None, space.n_blocks, space.unit), watch)
@@ -113,8 +113,8 @@ def solve(
 def best_so_far(scores: Sequence[Score], complete: Callable[[Mask], bool]) -> Iterator[tuple[int, float]]:
     """Yield the curve of a search: (number of scores, lowest loss so far).
 
-    The loss is the lowest among the masks that are `complete`, which remove as much as the search was asked to, and
-    were scored on all samples.
+    The loss is the lowest among masks that were scored on all samples and are `complete`, that is, remove as much as
+    the search must remove.
     """
     best = float("inf")
     for number, score in enumerate(scores, start=1):
@@ -135,9 +135,9 @@ def check_limit(max_evaluations: int | None) -> None:
 
 
 def proposals(algo: Algo, space: Space, rng: np.random.Generator, max_evaluations: int | None) -> Proposals:
-    """Yield the requests of a search until it ends, or would ask for more distinct masks than it may.
+    """Yield the requests of a search until it ends, or would ask for more than `max_evaluations` distinct masks.
 
-    Gates count as the single removals that they score if the objective has no gradient.
+    A request for gates counts as all single removals, which it scores if the objective has no gradient.
     """
     limit = math.inf if max_evaluations is None else max_evaluations
     search, answer = algo.propose(space, rng), None
@@ -175,16 +175,16 @@ def completed(space: Space, losses: Mapping[Mask, float], gates: np.ndarray[Any,
     """The best evaluated mask of the space; failing that, the largest evaluated mask plus the cheapest single units.
 
     The largest mask is the mask that removes the most units; if there are several, the one with the lowest loss is
-    extended. The cheapest unit is the unit whose removal alone gives the lowest loss. On a budget, the largest mask
-    is the one of several units that cost most, and the cheapest unit has the least rise of the loss per cost. Units
-    that were never removed alone are added last. They are ordered by the rise of the loss that the gates' gradients
-    predict, smallest rise first.
+    extended. The cheapest unit is the unit whose removal alone gives the lowest loss. With a budget, the largest mask
+    is the costliest mask of several units, and the cheapest unit is the unit with the least rise of the loss per
+    cost. Units that were never removed alone are added last. They are ordered by the rise of the loss that the gates'
+    gradients predict, smallest rise first.
     """
 
     def size(mask: Mask) -> float:
         return math.inf if space.complete(mask) else space.cost(*mask.dropped)
 
-    # On a budget, a single unit that costs much is no start: it may be expensive for what it costs.
+    # With a budget, a costly single unit is not a good start, because its rise per cost may be high.
     few = 0 if space.budget is None else 1
     inside = [m for m in losses if space.complete(m) or len(m.dropped) > few]
     best = min(
@@ -207,7 +207,7 @@ def completed(space: Space, losses: Mapping[Mask, float], gates: np.ndarray[Any,
 def gate_gradients(space: Space, book: ScoreBook) -> np.ndarray[Any, Any]:
     """The gradients of the loss at the gates, or secants if there are none, shape (samples, N), float64.
 
-    Raises LossError if a gradient is NaN or infinite, DamagedError if the file of an earlier run holds none.
+    Raises LossError if a gradient is NaN or infinite, and DamagedError if an earlier run's file is damaged.
     """
     gradient = book.losses.whole.gates
     if gradient is None:

@@ -1,4 +1,4 @@
-"""The journals of scores: those of one cell, and those of other cells that it reads.
+"""The journals of scores: the journal of one cell, and those of other cells, which it reads.
 
 A score depends on (model, revision, dtype, objective, calibration samples), not on the cell that computed it.
 For example, one-shot and the first round of greedy need the same scores. So all journals together are the store. Only
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 # Scores that are known, or computed.
 
 # Called after each score, and after each bound of a score. The arguments are the number of masks scored so far, on
-# all samples or fewer, the lowest full loss among the masks that remove most blocks, and how many these remove.
+# all samples or fewer; the lowest full loss among the masks that remove most units; the number of these units.
 Watch = Callable[[int, float, int], None]
 
 
@@ -71,7 +71,7 @@ class ScoreBook:
 
     @property
     def estimate(self) -> Estimate:
-        """How a loss follows from its terms."""
+        """The rule that computes a loss from its terms."""
         return self.losses.whole.estimate
 
     @property
@@ -80,7 +80,7 @@ class ScoreBook:
         return self.estimate.count
 
     def scores(self, masks: Sequence[Mask], samples: int | None = None) -> list[Score]:
-        """Scores over the first `samples` samples (None: all). Only scores that no cell has yet are computed."""
+        """Scores over the first `samples` samples (None: all). Only scores that no cell has are computed."""
         wanted = self._wanted(samples)
         self.look_up(masks, wanted)
         missing: dict[int, dict[Mask, None]] = {}
@@ -95,8 +95,8 @@ class ScoreBook:
     def look_up(self, masks: Sequence[Mask], wanted: int) -> None:
         """Note the scores over `wanted` samples that other cells have computed.
 
-        A search that scores whole masks takes no score that a race of another cell has put together from parts: it is
-        rounded differently, and the search would depend on which cell ran first.
+        A search that scores masks on all samples at once does not take scores that another cell's race has joined
+        from parts. They are rounded differently, so the search would depend on which cell ran first.
         """
         for score in self.journal.find([mask for mask in masks if self._samples_known(mask) < wanted]):
             old = self.journal.scores.get(score.mask)
@@ -104,10 +104,10 @@ class ScoreBook:
                 self._note(score if old is None else replace(score, seconds=old.seconds))
 
     def whole(self, mask: Mask) -> Score:
-        """The full score of a mask, scored again if a race has put it together from parts.
+        """The full score of a mask, scored again if a race has joined it from parts.
 
-        So a result has the same loss with a race and without. The journal keeps the score in parts, which a resumed
-        search needs to choose as before.
+        So a result holds the same loss with and without a race. The journal keeps the joined score, which a resumed
+        search needs to make the same choices.
         """
         (score,) = self.scores([mask])
         if score.parts > 1:
@@ -118,7 +118,8 @@ class ScoreBook:
     def bounded(self, masks: Sequence[Mask], share: bool) -> dict[Mask, Score]:
         """Lower bounds of the masks' full scores; empty if there are none.
 
-        They are taken from the cell's journal and, if `share`, from those of other cells; others are computed.
+        They are taken from the cell's journal and, if `share` is true, from other cells' journals. Missing ones are
+        computed.
         """
         journal, loss = self.bounds, self.losses.whole
         if share:
@@ -148,13 +149,13 @@ class ScoreBook:
         return paid / self.samples, (total - paid) / self.samples
 
     def first(self, score: Score, samples: int) -> Score:
-        """A score cut to its first `samples` samples."""
+        """The part of a score over its first `samples` samples."""
         if len(score.samples) == samples:
             return score
         return self._score(score.mask, score.samples[:samples], score.seconds)
 
     def _wanted(self, samples: int | None) -> int:
-        """The number of samples to score: all if None, else at least `samples` of them, with each kind included."""
+        """The number of samples to score: all if None, else at least `samples`, with each part included."""
         if samples is None:
             return self.samples
         return min(max(samples, self.estimate.least), self.samples)
@@ -182,7 +183,7 @@ class ScoreBook:
         self._progressed()
 
     def _progressed(self) -> None:
-        """Tell `watch` how far the search is, once a mask is scored in full."""
+        """Report the progress to `watch`, if a mask has been scored in full."""
         if self.best:
             size = max(self.best)
             self.watch(len(self.journal.scores), self.best[size], size)
@@ -213,8 +214,8 @@ class Journal:
     ) -> Journal:
         """Read the journal of an earlier run; if there are several ranks, only the first rank reads the file.
 
-        An incomplete last line is cut off; any other bad line raises DamagedError. With an `estimate`, so does a line
-        whose loss is not that of its terms. It is not repaired, because nobody knows which of the two is wrong.
+        An incomplete last line is cut off; any other bad line raises DamagedError. If `estimate` is given, so does a
+        line whose loss is not that of its terms. The line is not repaired, because either of the two can be wrong.
         """
         return collectives.on_first(lambda: cls._read(path, n_blocks, estimate, unit))
 
@@ -238,16 +239,13 @@ class Journal:
         return journal
 
     def find(self, masks: Sequence[Mask]) -> list[Score]:
-        """Those scores of the masks that other cells have computed; equal on all ranks."""
+        """The scores of these masks that other cells have; equal on all ranks."""
         others = self.others
         # Files can grow while ranks read them, so all ranks use what the first rank has read.
         return [] if others is None else collectives.on_first(lambda: others.find(masks))
 
     def add(self, score: Score) -> None:
-        """Append a score if it covers more samples than the known score of its mask.
-
-        On return, the score is on disk.
-        """
+        """Append a score, at once on disk, if it covers more samples than the known score of its mask."""
         if score.exceeds(self.scores.get(score.mask)):
             if self.path is not None and collectives.is_first():
                 storage.append_line(self.path, score.to_line())
@@ -270,7 +268,7 @@ def _score(line: TraceLine | None, n_blocks: int, unit: str) -> Score | None:
 
 
 def _contradiction(score: Score, estimate: Estimate | None) -> str:
-    """What in a score contradicts itself or the samples, in words; empty if nothing does."""
+    """The contradiction within a score, or between it and the samples, as text; empty if there is none."""
     if estimate is None:
         return ""
     terms, most = len(score.samples), estimate.count
@@ -317,7 +315,7 @@ def _claim(results: Path, key: str, cell: str) -> None:
 class Store:
     """The journals called `name` of all other cells with a score key.
 
-    With an `estimate`, a line whose loss is not that of its terms is skipped.
+    If `estimate` is given, a line whose loss is not that of its terms is skipped.
     """
 
     results: Path
@@ -332,10 +330,7 @@ class Store:
     _ends: dict[Path, int] = field(default_factory=dict)  # the bytes of each journal that are indexed
 
     def find(self, masks: Sequence[Mask]) -> list[Score]:
-        """The scores of these masks: for each mask, the score over the most samples, if any.
-
-        The `seconds` of these scores are 0.
-        """
+        """For each of these masks, the score over the most samples, if there is any; its `seconds` are 0."""
         if wanted := [mask for mask in masks if self._can_grow(mask)]:
             self._index()
             for mask in wanted:
@@ -364,7 +359,7 @@ class Store:
                     self._lines.setdefault(tuple(sorted({*blocks})), []).append((path, begin))
 
     def _read(self, mask: Mask) -> None:
-        """Keep the score of a mask over the most samples, among those in the lines that were not read before."""
+        """Read the new lines of a mask, and keep the score over the most samples."""
         lines = self._lines.get(mask.dropped, [])
         while lines and self._can_grow(mask):
             path, offset = lines.pop(0)

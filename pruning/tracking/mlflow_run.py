@@ -145,7 +145,7 @@ def version_of(folder: Path, studies: Sequence[str]) -> str:
 
 
 def studies_of(folders: Sequence[Path]) -> dict[Path, list[str]]:
-    """The names of the studies that ask for each cell. A damaged list counts as empty (`record_studies` names it)."""
+    """The names of the studies that ask for each cell. A damaged list counts as empty."""
     asked: dict[Path, list[str]] = {folder: [] for folder in folders}
     for results in dict.fromkeys(folder.parent for folder in folders):
         for name in records.names(results):

@@ -10,7 +10,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from pruning.core import records, storage
+from pruning.core import storage
 from pruning.core.errors import InputError, PruningError
 from pruning.core.model_table import ModelTable
 from pruning.core.records import NAME
@@ -57,7 +57,6 @@ class MLflow:
             with self._writing(results):
                 held = self._held(results)
                 failures = record_runs(client, experiment, folders)
-                records.record_studies(client, experiment, results)
                 if failures:
                     raise PruningError(" ".join([*failures, "All other cells are recorded."]))
                 if self.uri is None:
@@ -104,7 +103,7 @@ class MLflow:
             )
 
     # Importing MLflow takes two seconds. So a file lists what the store held after the last recording: the version of
-    # each cell and study, and the database's size and mtime, which show whether another program has written to it.
+    # each cell, and the database's size and mtime, which show whether another program has written to it.
 
     def _state(self, results: Path) -> dict[str, str]:
         try:
@@ -114,12 +113,10 @@ class MLflow:
         return {f"store {self.experiment} {_artifacts(results)}": f"{state.st_size}-{state.st_mtime_ns}"}
 
     def _wanted(self, results: Path, folders: Sequence[Path]) -> dict[str, str]:
-        """The lines that `HELD` contains if recording these cells would change nothing."""
-        wanted, studies = self._state(results), studies_of(folders)
-        done = [folder for folder in folders if (folder / NAME).exists()]
-        wanted |= {f"cell {folder.name}": version_of(folder, studies[folder]) for folder in done}
-        lists = (results / "studies").glob("*.json")
-        return wanted | {f"study {path.stem}": storage.file_sha256(path) for path in lists}
+        """The entries that `HELD` contains if recording these cells would change nothing."""
+        studies, done = studies_of(folders), [folder for folder in folders if (folder / NAME).exists()]
+        cells = {f"cell {folder.name}": version_of(folder, studies[folder]) for folder in done}
+        return self._state(results) | cells
 
     def _held(self, results: Path) -> dict[str, str]:
         """The entries of `HELD`; none if the database has been written since then, or if that is not known."""

@@ -8,8 +8,9 @@ import pytest
 from scipy import stats
 
 from pruning.algo import Algo
+from pruning.algo.beam import Beam
+from pruning.algo.greedy import Greedy
 from pruning.algo.lazy import Rounds
-from pruning.algo.stepwise import Beam, Greedy
 from pruning.core.mask import Mask, Space
 from tests.helpers.searches import LossOf, drive, pairwise
 from tests.helpers.spaces import sublayer_space

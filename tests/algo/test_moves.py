@@ -18,7 +18,7 @@ from pruning.algo._moves import (
     swapped,
     within_kind,
 )
-from pruning.algo.population import crossed
+from pruning.algo.genetic import crossed
 from pruning.core.mask import Budget, Mask, Space
 from tests.helpers.spaces import sublayer_space
 

@@ -7,14 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from pruning.algo import cbo
-from pruning.algo.cbo import (
-    Array,
-    Rows,
-    descended,
-    exchanges,
-    minima,
-)
+from pruning.algo import _quadratic
+from pruning.algo._quadratic import Array, Rows, descended, exchanges, minima
 from pruning.core.mask import Budget, Mask, Space
 from tests.helpers.spaces import sublayer_space
 
@@ -60,8 +54,8 @@ def own(space: Space) -> tuple[Budget, Rows]:
 def test_enumeration_gives_the_least_energies_in_order(
     space: Space, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cbo, "CHUNK", chunk)
-    monkeypatch.setattr(cbo, "BUDGET_CHUNK", chunk)
+    monkeypatch.setattr(_quadratic, "CHUNK", chunk)
+    monkeypatch.setattr(_quadratic, "BUDGET_CHUNK", chunk)
     for seed in range(3):
         q = random_q(len(space.fitting()), seed)
         best, how = minima(q, space, 20, np.random.default_rng(0))
@@ -79,8 +73,8 @@ def test_on_a_budget_equal_energies_are_in_lexicographic_order(name: str) -> Non
 def test_annealing_finds_the_exact_optimum_if_that_is_known(
     space: Space, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cbo, "EXACT", 1)
-    monkeypatch.setattr(cbo, "EXACT_ON_BUDGET", 1)
+    monkeypatch.setattr(_quadratic, "EXACT", 1)
+    monkeypatch.setattr(_quadratic, "EXACT_ON_BUDGET", 1)
     for seed in range(3):
         q = random_q(len(space.fitting()), seed)
         best, how = minima(q, space, 5, np.random.default_rng(seed))
@@ -95,7 +89,7 @@ def test_annealing_finds_the_exact_optimum_if_that_is_known(
 def test_spaces_up_to_the_limit_are_enumerated(monkeypatch: pytest.MonkeyPatch) -> None:
     q, rng, found = random_q(10, 1), np.random.default_rng(0), list[str]()
     for limit in (210, 209):
-        monkeypatch.setattr(cbo, "EXACT", limit)
+        monkeypatch.setattr(_quadratic, "EXACT", limit)
         found.append(minima(q, Space(10, 4), 3, rng)[1])
     assert found == ["of all sets", "that annealing found"]
 

@@ -11,21 +11,22 @@ from itertools import combinations, product
 import numpy as np
 import pytest
 
-from pruning.algo import Algo, Ask, Gates, cbo
+from pruning.algo import Algo, Ask, Gates, _quadratic
+from pruning.algo._moves import evaluations_by_blocks, fitting_blocks
 from pruning.algo.annealing import Annealing, accepts
 from pruning.algo.bayesian import Bayesian
-from pruning.algo.cbo import Cbo, CboHessian
-from pruning.algo.enumerated import Contiguous, Exhaustive, Random
+from pruning.algo.beam import Beam
+from pruning.algo.cbo import Cbo
+from pruning.algo.cbo_hessian import CboHessian
+from pruning.algo.contiguous import Contiguous
+from pruning.algo.evolution import Evolution
+from pruning.algo.exhaustive import Exhaustive
 from pruning.algo.fast_block_select import FastBlockSelect, Run, disjoint, runs
-from pruning.algo.population import Evolution, Genetic
-from pruning.algo.stepwise import (
-    Beam,
-    Greedy,
-    LocalSearch,
-    OneShot,
-    evaluations_by_blocks,
-    fitting_blocks,
-)
+from pruning.algo.genetic import Genetic
+from pruning.algo.greedy import Greedy
+from pruning.algo.local_search import LocalSearch
+from pruning.algo.one_shot import OneShot
+from pruning.algo.random import Random
 from pruning.core.errors import OutOfReachError
 from pruning.core.mask import Mask, Removal, Space
 from tests.helpers import searches
@@ -421,8 +422,8 @@ def test_the_quadratic_model_is_exact_for_pairwise_losses_whatever_the_dense_los
     enumerated: bool, offset: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not enumerated:
-        monkeypatch.setattr(cbo, "EXACT", 0)
-        monkeypatch.setattr(cbo, "EXACT_ON_BUDGET", 0)
+        monkeypatch.setattr(_quadratic, "EXACT", 0)
+        monkeypatch.setattr(_quadratic, "EXACT_ON_BUDGET", 0)
     for seed in range(3):
         loss = pairwise(12, seed, 3.0, dense=offset)
         for space in (Space(12, 5, frozenset({3})), UNEQUAL):

@@ -11,9 +11,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import pruning
-from pruning.algo.stepwise import Beam
+from pruning.algo.beam import Beam
 from pruning.calibration.sources import embedded_items, pydoc
-from pruning.objective.likelihood import Margin
+from pruning.objective.margin import Margin
 from pruning.runs.cell import ForwardSettings
 from tests.conftest import N_BLOCKS, Command
 

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import torch.distributed as dist
 
-from pruning.algo.stepwise import Greedy
+from pruning.algo.greedy import Greedy
 from pruning.calibration.samples import Samples
 from pruning.core.mask import Space
 from pruning.engine import collectives
 from pruning.engine.forward import Forward
 from pruning.objective import Calibrated, Objective
-from pruning.objective.likelihood import Margin, Perplexity
+from pruning.objective.margin import Margin
+from pruning.objective.perplexity import Perplexity
 from pruning.search.decide import Racing
 from pruning.search.driver import Problem, solve
 from pruning.search.journal import Journal, Store

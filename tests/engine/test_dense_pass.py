@@ -17,7 +17,8 @@ from pruning.engine import dense_pass
 from pruning.engine.dense_pass import gate_gradients, in_float32, states, unit_times
 from pruning.engine.forward import Forward
 from pruning.models.blocks import find_blocks
-from pruning.objective.likelihood import Margin, Perplexity
+from pruning.objective.margin import Margin
+from pruning.objective.perplexity import Perplexity
 from tests.helpers.architectures import N_BLOCKS, build
 from tests.helpers.objectives import MASKS, bound, model, plain_states, samples
 from tests.helpers.rows import item_rows, language_model, loglik, text_rows

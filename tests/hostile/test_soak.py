@@ -69,7 +69,6 @@ def start(tmp_path: Path, model_folder: Path) -> Path:
     shutil.copytree(model_folder, tmp_path / "work" / "model")
     folder = tmp_path / "work" / "start" / "run"
     (folder / "soak_gguf").mkdir(parents=True)
-    (folder / "soak_gguf" / "__init__.py").touch()
     gguf_models.write(folder / "soak_gguf" / "tiny.gguf", type_="Q8_0")
     many = tmp_path / "many"
     (many / "studies").mkdir(parents=True)

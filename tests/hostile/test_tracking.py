@@ -113,10 +113,9 @@ def test_a_damaged_cell_is_named_and_the_others_are_recorded(
     assert set(runs(f"sqlite:///{folder / 'mlflow.db'}")) == rest
 
 
-def test_a_damaged_study_keeps_no_cell_out(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_study_keeps_no_cell_out(folder: Path) -> None:
     (folder / "studies" / "small.json").write_text('{"cells": [')
     assert rebuild.record_all(folder) == len(_cells(folder))
-    assert "'small'" in caplog.text
 
 
 @pytest.mark.slow

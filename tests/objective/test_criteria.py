@@ -14,14 +14,11 @@ from pruning.core.errors import InputError
 from pruning.core.mask import Mask
 from pruning.engine.dense_pass import gate_gradients
 from pruning.engine.forward import Forward
-from pruning.objective import Objective, hidden_states
-from pruning.objective.hidden_states import (
-    Angular,
-    BlockInfluence,
-    MutualInformation,
-    RelativeMagnitude,
-    _angle,
-)
+from pruning.objective import Objective, _criteria
+from pruning.objective.angular import Angular, _angle
+from pruning.objective.block_influence import BlockInfluence
+from pruning.objective.mutual_information import MutualInformation
+from pruning.objective.relative_magnitude import RelativeMagnitude
 from pruning.objective.taylor import Taylor
 from tests.helpers.architectures import N_BLOCKS
 from tests.helpers.objectives import SINGLES, bound, model, plain_states, samples, scores
@@ -71,7 +68,7 @@ def test_terms_are_sums_of_distances_between_states(
     for number, unit in enumerate(data.units):
         states = [plain_states(module, row) for row in unit]
         for mask in masks:
-            pairs = hidden_states.runs(mask) if objective.by == "run" else [(i, i + 1) for i in mask.dropped]
+            pairs = _criteria.runs(mask) if objective.by == "run" else [(i, i + 1) for i in mask.dropped]
             expected = np.mean([sum(distance(state[i], state[j]) for i, j in pairs) for state in states])
             assert results[mask].samples[number] == pytest.approx(expected, rel=1e-9)
 
@@ -107,7 +104,7 @@ def sublayer_states(module: Any, ids: tuple[int, ...]) -> list[np.ndarray]:
     [((), []), ((3,), [(3, 4)]), ((0, 1, 2), [(0, 3)]), ((0, 2, 3, 5), [(0, 1), (2, 4), (5, 6)])],
 )
 def test_runs_are_maximal(dropped: tuple[int, ...], expected: list[tuple[int, int]]) -> None:
-    assert hidden_states.runs(Mask(N_BLOCKS, dropped)) == expected
+    assert _criteria.runs(Mask(N_BLOCKS, dropped)) == expected
 
 
 @pytest.mark.parametrize(("sign", "expected"), [(1.0, 0.0), (-1.0, 1.0)])

@@ -11,7 +11,8 @@ import torch
 
 from pruning.engine.head import Distributions
 from pruning.objective import Objective
-from pruning.objective.distributions import Divergence, Uncertainty, _change
+from pruning.objective.divergence import Divergence
+from pruning.objective.uncertainty import Uncertainty, _change
 from tests.helpers.objectives import DENSE, MASKS, bound, model, plain_distributions, samples, scores
 
 

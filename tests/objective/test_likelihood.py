@@ -11,16 +11,11 @@ import pytest
 
 from pruning.core.scoring import Score
 from pruning.objective import Objective
-from pruning.objective.likelihood import (
-    TIE_BREAK,
-    Accuracy,
-    Answer,
-    Choice,
-    Margin,
-    Perplexity,
-    miss,
-    surprise,
-)
+from pruning.objective.accuracy import TIE_BREAK, Accuracy, miss
+from pruning.objective.answer import Answer
+from pruning.objective.choice import Choice, surprise
+from pruning.objective.margin import Margin
+from pruning.objective.perplexity import Perplexity
 from pruning.search.decide import compare
 from tests.helpers.objectives import MASKS, bound, model, samples, scores
 from tests.helpers.rows import plain

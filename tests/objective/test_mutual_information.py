@@ -8,7 +8,7 @@ from sklearn.feature_selection import mutual_info_regression
 
 from pruning.calibration.samples import Row, Samples
 from pruning.core.mask import Mask
-from pruning.objective.hidden_states import MutualInformation
+from pruning.objective.mutual_information import MutualInformation
 from tests.helpers.architectures import N_BLOCKS
 from tests.helpers.objectives import bound, model, plain_states, samples, scores
 from tests.helpers.rows import text_rows

@@ -5,8 +5,9 @@ import pytest
 
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
-from pruning.objective.distributions import Divergence
-from pruning.objective.likelihood import Margin, Perplexity
+from pruning.objective.divergence import Divergence
+from pruning.objective.margin import Margin
+from pruning.objective.perplexity import Perplexity
 from pruning.objective.weighted import Weighted, parts
 from tests.helpers.architectures import N_BLOCKS
 from tests.helpers.objectives import MASKS, bound, model, samples, scores

@@ -85,7 +85,7 @@ def test_settings_are_checked_and_composed(installed: Path, tmp_path: Path) -> N
     assert ended.returncode == 2
     assert "Did you mean greedy" in ended.stderr
     composed = run(installed, tmp_path, "-m", "pruning.cli", "grid", "--cfg", "job", "algo=beam")
-    assert "pruning.algo.stepwise.Beam" in composed.stdout, composed.stderr
+    assert "pruning.algo.beam.Beam" in composed.stdout, composed.stderr
     assert run(installed, tmp_path, "-m", "pruning.cli", "check-paper").returncode == 0
 
 

@@ -14,7 +14,7 @@ from pruning.calibration.items import ItemDraw
 from pruning.calibration.samples import Samples
 from pruning.core.mask import Mask
 from pruning.evaluation.heldout import item_accuracy
-from pruning.objective.likelihood import Margin
+from pruning.objective.margin import Margin
 from pruning.routing.set_scores import (
     POLICIES,
     Crossed,

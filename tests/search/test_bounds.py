@@ -13,7 +13,10 @@ import numpy as np
 import pytest
 
 from pruning.algo import Algo, Ask
-from pruning.algo.stepwise import Beam, Greedy, LocalSearch, OneShot
+from pruning.algo.beam import Beam
+from pruning.algo.greedy import Greedy
+from pruning.algo.local_search import LocalSearch
+from pruning.algo.one_shot import OneShot
 from pruning.core import scoring
 from pruning.core.errors import LossError
 from pruning.core.mask import Mask, Space

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from pruning.algo import Algo, Ask, Known, Request
-from pruning.algo.cbo import CboHessian
-from pruning.algo.enumerated import Exhaustive
-from pruning.algo.stepwise import Greedy, OneShot
+from pruning.algo.cbo_hessian import CboHessian
+from pruning.algo.exhaustive import Exhaustive
+from pruning.algo.greedy import Greedy
+from pruning.algo.one_shot import OneShot
 from pruning.core.errors import InputError, LossError
 from pruning.core.mask import Mask, Space
 from pruning.core.scoring import Score

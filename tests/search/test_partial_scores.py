@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from pruning.algo import Algo, Ask, Gates
-from pruning.algo.stepwise import Beam, Greedy
+from pruning.algo.beam import Beam
+from pruning.algo.greedy import Greedy
 from pruning.core.errors import DamagedError, LossError
 from pruning.core.mask import Mask, Space
 from pruning.objective import Loss

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from pruning.algo import Ask, Rise
-from pruning.algo.stepwise import Beam, Greedy
+from pruning.algo.beam import Beam
+from pruning.algo.greedy import Greedy
 from pruning.core.mask import Mask
 from pruning.core.scoring import Estimate, Score
 from pruning.search.decide import Decider, FloatLoss, NearTies, Racing, Settler, View

@@ -195,7 +195,7 @@ def test_a_damaged_journal_is_named_and_the_other_cells_run(launch: Command) -> 
 def test_a_failing_cell_is_recorded_and_does_not_stop_the_others(
     launch: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pruning.algo.stepwise import Greedy
+    from pruning.algo.greedy import Greedy
 
     def broken(*_: Any) -> Any:
         raise RuntimeError("no such luck")

@@ -99,7 +99,7 @@ def test_the_title_line_and_the_configuration(page: ParsedPage) -> None:
     title = ("study small", "model smollm2", "seeds 0, 1, 2", "commit 0123456789ab", "2 of 36 cells missing")
     assert all(words in page.words for words in title)
     assert "calibration.source" in page.words
-    assert "pruning.algo" not in page.words  # one_shot, and not pruning.algo.stepwise.OneShot
+    assert "pruning.algo" not in page.words  # one_shot, and not pruning.algo.one_shot.OneShot
 
 
 def test_the_unpruned_model_stands_above_what_is_sorted(text: str) -> None:

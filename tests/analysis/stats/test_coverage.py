@@ -12,7 +12,9 @@ import pytest
 from analysis.stats.components import Design, IntervalEstimate, coordinates
 from analysis.stats.estimands import DRAWN, OBJECTIVE, SEARCH, Change, changes
 from analysis.stats.means import DrawMean
-from pruning.algo.stepwise import Beam, Greedy, OneShot
+from pruning.algo.beam import Beam
+from pruning.algo.greedy import Greedy
+from pruning.algo.one_shot import OneShot
 from pruning.core.mask import Mask, Space
 from tests.helpers.analysis_grid import frame
 from tests.helpers.known_shares import (

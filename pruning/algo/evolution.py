@@ -1,4 +1,10 @@
-"""Searches that breed sets: genetic, which crosses a population, and evolution, which mutates one parent."""
+"""Evolution. Source: EvoPress (arXiv 2410.14649, algorithm 1, and its script for depth pruning).
+
+Deviations: a stage uses the same first samples in every generation, where EvoPress draws fresh ones, so that scores
+can be compared, reused and extended. The first parent is the better of the best random set and the one-shot set.
+EvoPress drops as many attention layers as MLPs; with `within=kind`, the first parent decides how many of each are
+dropped.
+"""
 
 from __future__ import annotations
 
@@ -10,86 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from pruning.algo import Ask, Found, Known, Proposals, Request, _moves, check_above
+from pruning.algo import Ask, Found, Known, Proposals, Request, _moves
 from pruning.core.errors import InputError, check_known, check_least
 from pruning.core.mask import Mask, Space
 
 TRIES = 20  # mutations tried per offspring if the number of different ones is not known
-
-
-@dataclass(frozen=True)
-class Genetic:
-    """Crosses and mutates a population; returns the best set that was ever scored, at worst the one-shot set.
-
-    The first population is the one-shot set and random sets from the prior (`_moves.py`). Parents are the winners of
-    a `tournament`. A child removes the blocks that both parents remove, and draws the others from those that one
-    parent removes (respectful recombination, Radcliffe 1991). `mutation` is the probability that one block of a child
-    is swapped. The best int(elitism * population) sets survive unchanged. A child that the generation has already is
-    swapped until it is new.
-
-    Source: the paper's search (4), "prior-guided GA: population 16, elitism 0.2, mutation 0.15, 10 generations", and
-    no more.
-    """
-
-    population: int = 16
-    generations: int = 10
-    elitism: float = 0.2
-    mutation: float = 0.15
-    tournament: int = 3
-    temperature: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_least("algo", self, population=2, generations=0, tournament=1, elitism=0, mutation=0)
-        check_above(self, temperature=0)
-        if self.elitism >= 1:
-            raise InputError(f"algo.elitism={self.elitism:g} is too large: choose a number below 1.")
-        if self.mutation > 1:
-            raise InputError(f"algo.mutation={self.mutation:g} is not a probability: choose from 0 to 1.")
-
-    def propose(self, space: Space, rng: np.random.Generator) -> Proposals:
-        """Ask for one batch of single removals, then one per generation."""
-        known = Known()
-        losses = yield from _moves.singles(space, known)
-        population, _ = _moves.first_masks(space, losses, self.temperature, self.population, rng)
-        fitness = yield from known.ask(population)
-        for _ in range(self.generations):
-            if _moves.scored_all(space, known):
-                return Found(known.best(space), "every mask of the space was scored")
-            population = self.breed(population, fitness, space, rng)
-            fitness = yield from known.ask(population)
-        return Found(known.best(space), f"{self.generations} generations were bred")
-
-    def breed(
-        self, population: list[Mask], fitness: list[float], space: Space, rng: np.random.Generator
-    ) -> list[Mask]:
-        """The next generation: the elite, and distinct children of tournament winners."""
-        ranked = [population[r] for r in np.argsort(fitness, kind="stable")]
-        following = ranked[: int(self.elitism * len(ranked))]
-        while len(following) < len(ranked):
-            a, b = (ranked[rng.integers(len(ranked), size=self.tournament).min()] for _ in range(2))
-            child = crossed(a, b, space, rng)
-            child = _moves.swapped(child, space, rng, swaps=int(rng.binomial(1, self.mutation)))
-            following.append(_moves.fresh(child, following, space, rng))
-        return following
-
-    def evaluations(self, space: Space) -> int:
-        """N single removals, the first population, and the children; at most N plus the size of the space."""
-        size = min(self.population, space.size)
-        bred = size + self.generations * (size - int(self.elitism * size))
-        return _moves.n_singles(space) + min(bred, space.size)
-
-
-def crossed(a: Mask, b: Mask, space: Space, rng: np.random.Generator) -> Mask:
-    """A child that removes the units that both a and b remove, and random units that only one of them removes.
-
-    On a budget, other units are removed in random order if those do not meet it.
-    """
-    both = set(a.dropped) & set(b.dropped)
-    either = sorted(set(a.dropped) ^ set(b.dropped))
-    if space.budget is None:
-        return space.drop(*both, *(int(i) for i in rng.choice(either, space.k - len(both), replace=False)))
-    rest = [i for i in space.fitting() if i not in both and i not in either]
-    return space.filled(both, [*rng.permutation(either).tolist(), *rng.permutation(rest).tolist()])
 
 
 @dataclass(frozen=True)
@@ -101,11 +32,6 @@ class Evolution:
     `samples` and `survivors` have one value for each stage except the last, which uses all samples. There, the
     survivors are compared with the parent, and the best is the next parent. On a budget, N and k are the numbers of
     units that can be removed at all and at most.
-
-    Source: EvoPress (arXiv 2410.14649, algorithm 1, and its script for depth pruning). Deviations: a stage uses the
-    same first samples in every generation, where EvoPress draws fresh ones, so that scores can be compared, reused
-    and extended. The first parent is the better of the best random set and the one-shot set. EvoPress drops as many
-    attention layers as MLPs; with `within=kind`, the first parent decides how many of each are dropped.
     """
 
     offspring: int = 32

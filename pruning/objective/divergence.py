@@ -1,4 +1,7 @@
-"""Losses of next-token distributions: how far the pruned model's predictions move from the dense model's."""
+"""Divergence. Source: EvoPress (arXiv 2410.14649), whose search draws a fresh minibatch for each selection.
+
+Here all masks are scored on the same samples.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +22,6 @@ class Divergence:
 
     The loss needs no right answers: it rewards agreement with the dense model, even if that model is wrong. The loss
     of the dense model is 0.
-
-    Source: EvoPress (arXiv 2410.14649), whose search draws a fresh minibatch for each selection. Here all masks are
-    scored on the same samples.
     """
 
     needs: ClassVar[str] = "any"
@@ -30,29 +30,6 @@ class Divergence:
     def bind(self, forward: Forward, samples: Samples) -> Loss:
         """The loss over windows or items, with one term per sample."""
         return between_distributions(forward, samples, _divergence, bounded=forward.bounds)
-
-
-@dataclass(frozen=True)
-class Uncertainty:
-    """Mean over scored positions of |H(pruned) - H(dense)|, in nats.
-
-    With the next-token distributions p_t of the dense model and q_t of the pruned one, and the entropy
-    H(p) = -(sum over tokens v of p(v) ln p(v))
-
-        loss = mean over t of  | H(q_t) - H(p_t) |
-
-    The absolute value is taken at each position, so that increases and decreases of entropy do not cancel. If the
-    pruned model predicts other tokens with the same entropy, the loss is 0; `Divergence` measures such changes.
-
-    Source: the paper's reviewers asked for a local, token-level objective, without a formula. The change of the
-    predictive entropy, the usual measure of a token's uncertainty, is used here.
-    """
-
-    needs: ClassVar[str] = "any"
-
-    def bind(self, forward: Forward, samples: Samples) -> Loss:
-        """The loss over windows or items, with one term per sample."""
-        return between_distributions(forward, samples, _change)
 
 
 def between_distributions(
@@ -96,7 +73,3 @@ def _term(pruned: Tensor, dense: Tensor) -> Tensor:
     from pruning.engine.head import NEGLIGIBLE
 
     return dense.clamp(min=NEGLIGIBLE).exp() * (dense - pruned)
-
-
-def _change(pruned: Distributions, dense: Distributions) -> Tensor:
-    return (pruned.entropy - dense.entropy).abs()

@@ -1,0 +1,38 @@
+"""Contiguous windows. Source: "The Unreasonable Ineffectiveness of the Deeper Layers" (arXiv 2403.17887, section
+3.2), by the angular distance of hidden states; LLM-Streamline (arXiv 2403.19135), by another similarity.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pruning.algo import Ask, Found, Proposals
+from pruning.core.mask import Mask, Space
+
+
+@dataclass(frozen=True)
+class Contiguous:
+    """Scores each window of k neighbouring units once.
+
+    Unprotected blocks with only protected blocks between them are neighbours. On a budget, a window takes units in
+    order until it meets the budget, and leaves out a unit that does not fit. Ties go to the earlier window.
+    """
+
+    def propose(self, space: Space, rng: np.random.Generator) -> Proposals:  # noqa: ARG002
+        """Ask for one batch of all windows."""
+        masks = _windows(space)
+        losses = yield Ask(masks, best=1)
+        return Found(masks[int(np.argmin(losses))], "every window was scored")
+
+    def evaluations(self, space: Space) -> int:
+        """The number of windows: N - k + 1 without a budget."""
+        return len(_windows(space))
+
+
+def _windows(space: Space) -> list[Mask]:
+    """The masks of the space that remove neighbouring units, in the order of their first units."""
+    units = space.fitting()
+    runs = (space.filled((), units[start:]) for start in range(len(units)))
+    return [mask for mask in runs if space.complete(mask)]

@@ -1,0 +1,53 @@
+"""Greedy search. Source: SLEB (arXiv 2402.09025, algorithm 1), which protects the first and the last block
+(`protect.first=1 protect.last=1`); the paper's search (2).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from pruning.algo import Found, Known, Proposals
+from pruning.algo._moves import RANKS, both_paths, done, evaluations_by_blocks, per_cost
+from pruning.algo.lazy import Rounds, check_risk
+from pruning.core.errors import check_known
+from pruning.core.mask import Mask, Space
+
+
+@dataclass(frozen=True)
+class Greedy:
+    """In each of k rounds, scores the removal of every remaining unit and makes the removal of lowest loss.
+
+    On a budget, a round removes the unit with the least rise of the loss per cost since the mask of the round before.
+    Over sub-layers, a second path removes whole blocks, and the better of the two masks is the answer. If `lazy` is
+    given, unpromising candidates are skipped; it is the risk that this changes the search (`lazy.py`).
+    """
+
+    lazy: float | None = None
+    rank: str = "cost"
+
+    def __post_init__(self) -> None:
+        check_risk(self.lazy)
+        check_known("algo", self, rank=RANKS)
+
+    def propose(self, space: Space, rng: np.random.Generator) -> Proposals:  # noqa: ARG002
+        """Ask for one batch per round; each mask removes the previous winner's units and one more."""
+        rounds = Rounds(self.lazy, space.k)
+        if per_cost(space, self.rank):
+            known = Known()
+            found = yield from both_paths(space, known, rounds)
+            return Found(min(found, key=known.losses.__getitem__), done(space))
+        best: Mask = space.dense
+        while not space.complete(best):
+            masks = [best.drop(i) for i in space.fitting(best.dropped)]
+            losses = yield from rounds.scored(dict.fromkeys(masks, best), 1)
+            best = min(masks, key=lambda mask: losses.get(mask, math.inf))
+        return Found(best, done(space))
+
+    def evaluations(self, space: Space) -> int:
+        """N + (N - 1) + ..., one term per round; on a budget, also the dense model and the path of whole blocks."""
+        units = len(space.fitting())
+        more = 1 + evaluations_by_blocks(space) if per_cost(space, self.rank) else 0
+        return sum(units - done for done in range(space.k)) + more

@@ -1,0 +1,35 @@
+"""Choice: the question of the margin with a bounded loss: an item that is answered clearly adds almost nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from pruning.objective import Forward, Loss, Samples
+from pruning.objective.margin import of_answers
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Mean over items of -ln of the right answer's share among all answers, in nats.
+
+    With the score s of `margin.py`, the answers A and the right answer r, the term of an item is
+
+        ln( sum over a in A of exp s(a) )  -  s(r)
+
+    It is 0 if the right answer takes everything, and ln |A| if all answers score equally. Source: none.
+    """
+
+    needs: ClassVar[str] = "items"
+
+    def bind(self, forward: Forward, samples: Samples) -> Loss:
+        """The loss over multiple-choice items, with one term per item."""
+        return of_answers(forward, samples, surprise)
+
+
+def surprise(scores: Sequence[float], right: int) -> float:
+    """-ln of the right answer's share in the softmax of the scores."""
+    return float(np.logaddexp.reduce(scores)) - scores[right]

@@ -1,0 +1,39 @@
+"""Relative magnitude. Source: Weight subcloning (Samragh et al., arXiv 2312.09299), where this ratio is a part of the
+method; ShortGPT (2403.03853) uses it as a baseline under this name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from pruning.core.errors import InputError, check_known
+from pruning.objective import Forward, Loss, Samples, Tensor
+from pruning.objective._criteria import BY, between_states
+
+
+@dataclass(frozen=True)
+class RelativeMagnitude:
+    """Mean over tokens of ||h_j - h_i|| / ||h_j||: the size of what a block adds, relative to its output.
+
+    `norm` is the order p of the norm over the state's width: 2 or 1 (2407.16286 compares both).
+    """
+
+    needs: ClassVar[str] = "any"
+    norm: int = 2
+    by: str = "block"
+
+    def __post_init__(self) -> None:
+        check_known("objective", self, by=BY)
+        if self.norm not in (1, 2):
+            raise InputError(f"objective.norm={self.norm} is not supported: choose 1 or 2.")
+
+    def bind(self, forward: Forward, samples: Samples) -> Loss:
+        """The loss as a sum over removed blocks or runs, with one term per sample."""
+
+        def added(a: Tensor, b: Tensor) -> float:
+            before, after = a.double(), b.double()
+            sizes = (after - before).norm(self.norm, dim=-1) / after.norm(self.norm, dim=-1)
+            return float(sizes.mean())
+
+        return between_states(forward, samples, added, self.by)
