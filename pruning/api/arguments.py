@@ -52,7 +52,7 @@ def check_type(name: str, value: Any, wanted: Any) -> None:
 def check_settings(kind: type[Any], settings: Mapping[str, Any], what: str) -> None:
     """Raise InputError if the dataclass `kind` has no field for a setting, or if a value has a wrong type.
 
-    `what` is what messages call such a setting.
+    `what` is the name of such a setting in messages.
     """
     hints, known = typing.get_type_hints(kind), [field.name for field in dataclasses.fields(kind)]
     for name, value in settings.items():

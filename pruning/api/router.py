@@ -54,7 +54,7 @@ class Route:
 
 @dataclass(frozen=True)
 class Router:
-    """A model, and a router that was fitted to sets of its units. Use `fit_router` or `load` to make one.
+    """A model, and a fitted router that chooses between sets of its units. Use `fit_router` or `load` to make one.
 
     `facts` identify the model to which the router was fitted, with the digest of its weights at that time.
     """

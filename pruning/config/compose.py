@@ -72,7 +72,7 @@ def recorded_cell(config: Mapping[str, Any], choices: Mapping[str, str]) -> Cell
 
 
 def _cell(plain: Mapping[str, Any], choices: Mapping[str, Any]) -> Cell:
-    """The cell of a configuration in the recorded form, which here does not have the names of options."""
+    """The cell of a configuration in the recorded form; `choices` has the names of its options."""
     check_settings(plain, choices)
     built = {group: build(group, plain[group]) for group in PARTS}
     parts: dict[str, Any] = {name: cls(**plain[name]) for name, cls in SETTINGS.items()}

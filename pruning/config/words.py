@@ -52,7 +52,7 @@ def names_folder(word: str) -> bool:
 
 
 def ordered(words: Sequence[str]) -> list[str]:
-    """The words, settings before flags, because Hydra does not accept settings on both sides of a flag."""
+    """The words with all settings before all flags: Hydra does not accept settings on both sides of a flag."""
     return sorted(words, key=lambda word: not is_setting(word))
 
 

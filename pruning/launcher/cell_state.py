@@ -31,7 +31,7 @@ POLL = (1.0, 15.0)  # limits of the pause between two checks, in seconds; the pa
 
 
 class StateName(enum.StrEnum):
-    """The state of a cell. A failed cell ended for a known reason; a lost one without a result or known reason."""
+    """A failed cell ended for a known reason. A lost cell ended without a result and without a known reason."""
 
     PENDING = "pending"
     RUNNING = "running"
@@ -95,7 +95,7 @@ def _has(result: DoneResult, config: Mapping[str, Any]) -> bool:
 
 
 def recorded_state(folder: Path, since: str = "") -> tuple[StateName | None, str]:
-    """How a cell has ended and why it failed, by its result; (None, "") if it has none, or failed before `since`."""
+    """How a cell has ended and why it failed; (None, "") if it has no result, or if it failed before `since`."""
     try:
         result = read_result(folder)
     except (OSError, PruningError) as error:

@@ -108,7 +108,7 @@ def job_arrays(tasks: Sequence[QueuedCell], most: int) -> list[list[QueuedCell]]
 
 
 def array_shares(sizes: Sequence[int], most: int) -> list[int]:
-    """For each array, how many tasks may run at once: 1, plus a share of the other slots by its size."""
+    """How many tasks of each array may run at once: 1, plus a share of the spare slots that grows with the array."""
     whole, shares = sum(sizes), []
     spare = max(0, min(most, whole) - len(sizes))
     for size in sizes:

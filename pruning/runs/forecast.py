@@ -130,7 +130,7 @@ class Machine:
     ) -> Forecast:
         """The forecast of a cell, without the parts that earlier runs have finished.
 
-        If `speed` is not None, its measurement is included; if `export`, so is the writing of a checkpoint.
+        It includes the measurement of `speed` unless this is None, and the export of a checkpoint if `export`.
         """
         cell, space = prepared.cell, self.space
         done = cell.done()

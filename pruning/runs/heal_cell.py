@@ -105,7 +105,7 @@ class Finished:
         return measurements.recorded_model(self.cell, self.done)
 
     def place(self, mask: Mask) -> str:
-        """The folder for a mask's training runs: `healed` for the search's mask, a subfolder of it for each other."""
+        """The folder for a mask's training runs: `healed` for the search's mask, else a subfolder of `healed`."""
         named = text_sha256(json.dumps(mask.to_json()))[:16]
         return FOLDER if mask == self.own else f"{FOLDER}/mask-{named}"
 

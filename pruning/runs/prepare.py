@@ -140,7 +140,7 @@ def prepare(cell: Cell, drawn: Drawn | None = None) -> Prepared:
 
 
 def _healing_text(cell: Cell, samples: Samples, data: Mapping[str, Data], drawn: Drawn) -> HealingText:
-    """The text for training the pruned model; an embedded text is without the windows that share text with `data`."""
+    """The text for training the pruned model. An embedded text loses the windows that share text with `data`."""
 
     def draw() -> HealingText:
         check_length(cell.heal.length, cell.model.context_length, cell.model.name)

@@ -148,7 +148,7 @@ class ComparedModel:
 
 
 def _base(settings: Sequence[str]) -> tuple[Cell, dict[str, Any]]:
-    """A cell that holds the command's settings and is never run, and the settings of `model`, for all models."""
+    """A cell with the command's settings, which is never run, and the settings of `model` for all models."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 

@@ -164,8 +164,8 @@ def _is_done(cell: Cell, outcome: Outcome) -> bool:
 def _prepare(cells: Sequence[Cell], outcome: Outcome, in_flight: bool = False) -> list[Prepared]:
     """Draw and check the samples and data of all cells, before the first search starts.
 
-    Raises one InputError with all errors of input, models and data sets. A cell whose search would need too many
-    evaluations is left out; if no cell remains, and none is done or in flight, raises InputError.
+    Raises one InputError that lists all invalid input and all unreachable models and data sets. If a search would
+    need too many evaluations, its cell is left out; if no cell remains, is done or is in flight, raises InputError.
     """
     if not cells:
         return []

@@ -60,7 +60,7 @@ PLANS = "plans"  # the folder of decided settings, so that a repeated command co
 
 
 def planned(cell: Cell, minutes: float | None) -> Cell:
-    """The cell with the settings that are decided for it; prints a forecast. An earlier plan for the cell is kept.
+    """The cell with the settings that are decided for it; prints a forecast. If there is an earlier plan, it is used.
 
     Raises the errors of `prepare` and of `forecast.decided` before anything expensive starts.
     """

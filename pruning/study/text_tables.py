@@ -200,7 +200,7 @@ def fitted(
     right: Sequence[str] = (),
     spare: Sequence[Sequence[str]] = (),
 ) -> str:
-    """A table that fits the width of the terminal; if the output is a pipe, the whole table.
+    """A table that fits the width of the terminal. If the output is a pipe, the table is drawn in full.
 
     If the table is too wide, groups of columns in `spare` are left out one by one, then titles are shortened. If this
     is not enough, entries are folded between words, and the rightmost columns are left out until every word fits.

@@ -79,7 +79,7 @@ class MLflow:
         return self.uri or str(results / DATABASE)
 
     def _open(self, results: Path) -> tuple[Any, str]:
-        """A client, and the id of the experiment; if it does not exist, it is created."""
+        """A client and the id of the experiment. If there is no experiment, creates one."""
         database = results / DATABASE
         if self.uri is None and database.is_symlink():
             raise InputError(
