@@ -182,8 +182,8 @@ _guard = Lock()
 def used_by(call: str, module: Any, name: str) -> Iterator[None]:
     """A context in which only `call` uses the transformers model `module`.
 
-    If another call uses the model, in this or another thread, raises InputError at once. Otherwise both calls would
-    replace methods of its blocks and compute with each other's methods, and the model would not be restored.
+    If another call uses the model, in this or another thread, raises InputError at once. If both ran, each would
+    replace methods of its blocks and compute with the other's, and the model would not be restored.
     """
     with _guard:
         if (other := _in_use.get(module)) is not None:

@@ -72,7 +72,7 @@ class Paths:
 
 @dataclasses.dataclass
 class ScoreSettings:
-    """Whether cells share losses. With `share=false`, to time an algorithm, a cell uses no losses of other cells."""
+    """Whether a cell uses the losses of other cells. To time an algorithm, give `share=false`."""
 
     share: bool = True
 

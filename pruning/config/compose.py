@@ -126,7 +126,7 @@ def _record(plain: Mapping[str, Any], choices: Mapping[str, Any], model: Model) 
 
 
 def _folder(setting: str, path: str) -> Path:
-    """The absolute path of a folder. Raises InputError if `path` is empty or not possible; `setting` is its name."""
+    """The absolute path of a folder. Raises InputError, which names the `setting`, if there can be no such path."""
     if not path.strip() or any(unicodedata.category(character) == "Cc" for character in path):
         raise InputError(
             f"{setting}={path!r} is empty or holds a control character: give another folder, or leave it out."

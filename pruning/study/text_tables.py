@@ -164,7 +164,7 @@ def _change(metric: str, result: DoneResult) -> str:
 
 
 def about_healing(result: DoneResult) -> str:
-    """A note with the healed model's mask if it is not the search's, and with whether training did not help."""
+    """A note that shows the healed model's mask if it is not the search's, and says if training did not help."""
     if "heal" not in result:
         return ""
     selection = result["heal"].get("selection")

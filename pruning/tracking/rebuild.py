@@ -36,7 +36,7 @@ def record_all(results: Path, uri: str | None = None) -> int:
     """Record the cells that have a result, in the store `uri` or the SQLite file of the folder; returns their number.
 
     The store that a cell's settings name is not used, because the folder can come from somebody else. Raises
-    InputError if there is no cell, and PruningError if the store cannot be used. If single cells cannot be recorded,
+    InputError if there is no cell, and PruningError if the store cannot be used. If some cells cannot be recorded,
     records all others and then raises PruningError.
     """
     tracker, folders = MLflow(uri), sorted(path.parent for path in results.glob(f"*/{NAME}"))

@@ -26,8 +26,8 @@ PATIENCE = 60.0  # seconds to wait while another process creates the database
 class MLflow:
     """Records one MLflow run per cell, with a tag that names the cell's studies. Runs are not nested.
 
-    The default store is an SQLite file in the results folder. Cells do not write to the store: the command that
-    started them does, or `depth-pruning track`. Raises InputError if `uri` cannot be the address of a store.
+    The default store is an SQLite file in the results folder. The command that started the cells writes to it, or
+    `depth-pruning track`; cells never do. Raises InputError if `uri` cannot be the address of a store.
     """
 
     uri: str | None = None

@@ -145,7 +145,7 @@ def questions_file(path: Path, count: int = 8, seed: int = 0) -> Path:
 
 
 def written_tasks(folder: Path) -> TaskManager:
-    """An index with two generation tasks, one of which has two filters, `own_tasks`, two groups, and GSM8K."""
+    """An index with the tasks of `own_tasks`, GSM8K, two generation tasks (one with two filters), and two groups."""
     path = questions_file(folder / "questions.jsonl")
     own_tasks(folder)
     data = {"data_files": {"test": str(path), "train": str(questions_file(folder / "train.jsonl", 5, 1))}}
