@@ -26,7 +26,7 @@ CURE = "Move these files away, or choose another directory (force=true does not 
 
 
 def directory(out: str | Path) -> Path:
-    """The absolute path of an output directory; links are followed. Raises InputError if it is invalid, `.` or `/`."""
+    """The absolute path of an output directory, links followed. Raises InputError if it is invalid, `.` or `/`."""
     if not str(out).strip() or str(out) == ".":
         raise InputError(
             f"the directory for the smaller model is '{out}': give a new directory, such as smaller."
