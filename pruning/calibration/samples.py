@@ -21,9 +21,9 @@ from pruning.core.scoring import Estimate
 class Row:
     """Token ids, and the span [start, stop) of positions whose log-likelihood is scored; start >= 1.
 
-    A row of a multiple-choice item also holds the numbers of its item and choice, and whether the choice is right.
-    `source` names the text or the items that the row comes from if samples have several sources. It is a note: rows
-    of two sources can be equal.
+    A row of a multiple-choice item also holds the numbers of its item and choice, and whether the choice is right. If
+    samples have several sources, `source` names the one that the row comes from. It does not count in comparisons:
+    rows of two sources can be equal.
     """
 
     input_ids: tuple[int, ...]
@@ -94,7 +94,7 @@ class Samples:
         return replace(self, kind=kind, rows=rows)
 
     def labelled(self) -> Samples:
-        """The same samples, whose rows name their source."""
+        """The same samples, with the source of each row in the row; a row that already names one keeps it."""
         return replace(self, rows=tuple(replace(row, source=row.source or self.source) for row in self.rows))
 
     def shuffled(self) -> Samples:
@@ -116,7 +116,7 @@ class Samples:
         return replace(self, rows=tuple(rows))
 
     def estimate(self, shares: tuple[float, ...] = (1.0,)) -> Estimate:
-        """How the terms of the samples form a loss: windows weigh by their tokens, and items equally.
+        """How the terms of the samples form a loss: windows are weighted by their scored tokens, items equally.
 
         If two shares are given, the first is for windows and the second for items.
         """
@@ -156,7 +156,7 @@ class Samples:
         return len({run for _, run in shared_runs(self.rows, other.rows)})
 
     def save(self, folder: Path) -> Path:
-        """Write the rows to `<sha256>.jsonl`, unless it is there, so that any loss can be recomputed."""
+        """Write the rows to `<sha256>.jsonl` unless the file exists, so that any loss can be recomputed."""
         path = folder / f"{self.sha256}.jsonl"
         if not path.exists():
             storage.write_text(path, self._text())
@@ -172,11 +172,11 @@ ORDER = 0  # the seed of the order in which disjoint draws take the pool
 
 
 def drawn(size: int, samples: int, seed: int, disjoint: bool, prefix: str, pool: str) -> list[int]:
-    """The indices, in order, that a seed draws of a pool of `size`, of which there are at least `samples`.
+    """The `samples` indices, in order, that a seed draws from a pool of `size`, which is at least `samples`.
 
     If `disjoint`, a fixed random order of the pool is cut into groups of `samples`, and the seed is the number of a
-    group: draws with different seeds have nothing in common. Raises InputError, which quotes the settings group
-    `prefix` and the description `pool`, if the pool has no group of this number.
+    group: draws with different seeds have nothing in common. If the pool has no group of this number, raises
+    InputError, which quotes the settings group `prefix` and the description `pool`.
     """
     if not disjoint:
         return sorted(np.random.default_rng(seed).choice(size, size=samples, replace=False).tolist())
@@ -192,10 +192,10 @@ def drawn(size: int, samples: int, seed: int, disjoint: bool, prefix: str, pool:
 
 # The runs of tokens that two sets of windows share.
 #
-# Two windows share text if both contain the same run of `OVERLAP` tokens. If one of them has fewer than twice as
-# many, half of the shorter one is enough. Such a run has at least `SHORTEST` tokens, or is the whole window if that
-# is shorter. How long a run must be is decided for each pair of windows, so that long windows of a set do not hide
-# what its short ones share.
+# Two windows share text if both contain the same run of `OVERLAP` tokens. If one of them has fewer than 2 * `OVERLAP`
+# tokens, a run of half the shorter window's length is enough. Such a run has at least `SHORTEST` tokens; if the window
+# is shorter than that, it is the whole window. The required length is decided for each pair of windows, so that long
+# windows of a set do not hide what its short ones share.
 
 OVERLAP, SHORTEST = 32, 20
 
@@ -203,10 +203,10 @@ Run: TypeAlias = tuple[int, ...]
 
 
 def shared_runs(rows: Sequence[Row], others: Sequence[Row]) -> Iterator[tuple[int, Run]]:
-    """Yield the number of each row that shares a run of tokens with one of the others, with each such run."""
+    """Yield (number of the row, run) for each run of tokens that a row shares with one of the others."""
     needs = [_needed(row) for row in rows]
     for length in sorted({*needs, *map(_needed, others)}):
-        # The shorter need of a pair counts: rows with this need meet all longer ones, on both sides.
+        # The smaller need of a pair counts: rows with it are compared with all rows of larger need, on both sides.
         exact = _runs((row for row in others if _needed(row) == length), length)
         longer = _runs((row for row in others if _needed(row) > length), length)
         for number, (row, need) in enumerate(zip(rows, needs, strict=True)):
@@ -223,7 +223,7 @@ def apart(rows: Sequence[Row], others: Sequence[Row]) -> tuple[Row, ...]:
 
 
 def _needed(row: Row) -> int:
-    """How many tokens a run must have to count as shared with a row that is at least as long."""
+    """How many tokens a run must have to count as shared between this row and a row that is at least as long."""
     length = len(row.input_ids)
     return min(OVERLAP, length, max(SHORTEST, length // 2))
 

@@ -80,6 +80,7 @@ def block_states(model: Any, ids: Tensor, recompute: bool = False) -> list[Tenso
 #
 #     cross entropy  softmax(z) - onehot(next token)
 #     KL             t (softmax(z / t) - softmax(y / t)),    y: teacher logits, t: temperature
+#
 # and backpropagation through the model's head gives the gradient with respect to the states. So logits are computed
 # once, and none are kept for the backward pass, as in Liger Kernel (arXiv 2410.10989).
 
