@@ -193,9 +193,9 @@ def drawn(size: int, samples: int, seed: int, disjoint: bool, prefix: str, pool:
 # The runs of tokens that two sets of windows share.
 #
 # Two windows share text if both contain the same run of `OVERLAP` tokens. If one of them has fewer than 2 * `OVERLAP`
-# tokens, a run of half the shorter window's length is enough. Such a run has at least `SHORTEST` tokens; if the window
-# is shorter than that, it is the whole window. The required length is decided for each pair of windows, so that long
-# windows of a set do not hide what its short ones share.
+# tokens, a run of half the shorter window's length is enough. Such a run has at least `SHORTEST` tokens, or is the
+# whole window if the window is shorter. The required length is decided for each pair of windows, so that long windows
+# of a set do not hide what its short ones share.
 
 OVERLAP, SHORTEST = 32, 20
 
