@@ -94,7 +94,7 @@ class Samples:
         return replace(self, kind=kind, rows=rows)
 
     def labelled(self) -> Samples:
-        """The same samples, with the source of each row in the row; a row that already names one keeps it."""
+        """The same samples, with `source` set in each row; a row that has a source keeps it."""
         return replace(self, rows=tuple(replace(row, source=row.source or self.source) for row in self.rows))
 
     def shuffled(self) -> Samples:
@@ -142,7 +142,7 @@ class Samples:
             yield scores, next(choice for choice, row in enumerate(unit) if row.right)
 
     def shared(self, other: Samples) -> int:
-        """The number of items and runs of tokens that both sets contain.
+        """The number of items and runs of tokens that both samples contain.
 
         Windows are compared only with windows, and items only with items.
         """

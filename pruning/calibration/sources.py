@@ -62,7 +62,7 @@ class TextSource:
         return "/".join(one for one in (self.path, self.name, self.split) if one)
 
     def check(self, prefix: str, more: Sequence[str] = ()) -> None:
-        """Raise InputError if a setting is invalid. Messages put `prefix`, the settings group, before its name.
+        """Raise InputError if a setting is invalid. Messages put the settings group, `prefix`, before its name.
 
         `more` are further allowed sources, besides `TEXTS`.
         """

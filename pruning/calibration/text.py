@@ -160,8 +160,8 @@ class Mixed:
 
     `first` and `second` are calibrations of text. Only the settings that locate their text are used: `samples`,
     `length`, `seed` and `disjoint` given here replace theirs. Windows of the two texts alternate. A linear map that
-    repairs a mask works best on the text that it is fitted on. If it is fitted on half of each text, it works on both
-    nearly as well as a map that is fitted on that text alone (`docs/objectives.md`).
+    repairs a mask works best on the text that it is fitted on. If it is fitted on half of each text, it works on each
+    text nearly as well as a map that is fitted on that text alone (`docs/objectives.md`).
     """
 
     first: Any

@@ -98,7 +98,7 @@ class Evaluation(Protocol):
 def digests_of(paths: Iterable[str], folder: Path = Path()) -> dict[str, str | None]:
     """Map each path, exactly as given, to the SHA-256 of its file, or to None if the file cannot be read.
 
-    Relative paths are relative to `folder`.
+    A relative path starts at `folder`.
     """
     digests: dict[str, str | None] = {}
     for path in paths:
@@ -110,7 +110,7 @@ def digests_of(paths: Iterable[str], folder: Path = Path()) -> dict[str, str | N
 
 
 def check_names(setting: str, names: Iterable[str]) -> None:
-    """Raise InputError if a name cannot be part of the name of a metric and of a folder."""
+    """Raise InputError if a name cannot be used in the name of a metric or of a folder."""
     for name in names:
         if not re.fullmatch(r"\w[\w.+-]*", str(name)) or name in TAKEN:
             raise InputError(
@@ -120,7 +120,7 @@ def check_names(setting: str, names: Iterable[str]) -> None:
 
 
 def terms_file(terms: dict[str, Any]) -> dict[str, bytes]:
-    """The file of the values of all samples, by its ending, as in `Measured.files`."""
+    """The file with each sample's values, by its ending, as in `Measured.files`."""
     return {TERMS: json.dumps(sealed(terms)).encode()}
 
 

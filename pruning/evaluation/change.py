@@ -32,7 +32,7 @@ class Change:
 
     @property
     def word(self) -> str:
-        """`better`, `worse`, `within error` if the error can explain the difference, or `error unknown`."""
+        """`better` or `worse`; `within error` if the error can explain the change; `error unknown` without it."""
         if self.error is None:
             return "error unknown"
         if abs(self.amount) <= CERTAIN * self.error:

@@ -117,7 +117,7 @@ def strided(ids: Sequence[int], first: tuple[int, ...], window: int, stride: int
 
 @dataclass(frozen=True)
 class CorpusPerplexity:
-    """Metrics `ppl/<name>` for each corpus of `corpora`; for a quick look, `limit` bounds the windows per corpus."""
+    """Measures `ppl/<name>` on each corpus of `corpora`; for a quick look, `limit` bounds the windows per corpus."""
 
     # Each value is a `Corpus` or a mapping of its settings, so that the command line can add a corpus.
     corpora: dict[str, Any]

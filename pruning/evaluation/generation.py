@@ -95,7 +95,7 @@ class Generation:
             )
 
     def files(self) -> tuple[str, ...]:
-        """The file of the prompts."""
+        """The file of the prompts, if any."""
         return (self.path,) if self.prompts and self.path else ()
 
     def data(self, tokenizer: Any) -> dict[str, Data]:
@@ -242,7 +242,7 @@ def repeated(tokens: Tokens, n: int = N) -> float:
 
 
 def same_start(tokens: Tokens, dense: Tokens) -> float:
-    """The share of the dense model's tokens before the first one that differs; 1 if none differs."""
+    """The share of the dense model's tokens before the first one that differs from `tokens`; 1 if none differs."""
     pairs = zip(tokens, dense, strict=False)
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs)) / len(dense)
 

@@ -52,7 +52,7 @@ class Heldout:
                 raise unknown("text in eval.texts", name, further)
 
     def files(self) -> tuple[str, ...]:
-        """No files."""
+        """No file is read."""
         return ()
 
     def data(self, tokenizer: Any) -> dict[str, Samples]:

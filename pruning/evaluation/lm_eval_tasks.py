@@ -144,7 +144,7 @@ class EvalTask:
         return tuple(rows)
 
     def check_length(self, name: str, most: int) -> None:
-        """Raise InputError if the generated tokens leave no room for a prompt in a model that reads `most` tokens."""
+        """Raise InputError if the generated tokens leave no room for a prompt in a context of `most` tokens."""
         if self.generated and self.new_tokens >= most:
             raise InputError(
                 f"{name} ({self.source}): up to {self.new_tokens} tokens are generated, and the model reads at most "
@@ -152,7 +152,7 @@ class EvalTask:
             )
 
     def too_long(self, most: int) -> list[int]:
-        """The indices of the documents with a request that does not fit a model that reads at most `most` tokens."""
+        """The indices of the documents with a request that is too long for a context of `most` tokens."""
         # The last token of a choice is only scored and never read.
         room = most - self.new_tokens if self.generated else most + 1
         pairs = [
@@ -201,7 +201,7 @@ def _question(context: str) -> str:
 
 
 def check_asking(settings: Any) -> None:
-    """Raise InputError if a setting that evaluations through lm-eval share is wrong."""
+    """Raise InputError if one of the settings common to all evaluations with lm-eval is wrong."""
     check_names("eval.tasks", getattr(settings, "tasks", ()))
     check_least("eval", settings, limit=1, batch_size=1)
     if (scorer := getattr(settings, "scorer", "lm_eval")) not in SCORERS:
@@ -254,7 +254,7 @@ def _ask(
     """lm-eval's output for a task, and the number of items that lm-eval shortened.
 
     If there are several ranks, each answers a share of the requests; then all ranks get all answers. If `answers` are
-    given and no item is too long for the model, they are the answers to the log-likelihood requests.
+    given and no item is too long for the model, the log-likelihood requests get these answers.
     """
     import lm_eval
     from lm_eval.models.huggingface import HFLM
@@ -507,7 +507,7 @@ class Zeroshot:
             raise InputError("eval.tasks is empty: name at least one task of lm-eval.")
 
     def files(self) -> tuple[str, ...]:
-        """No files."""
+        """No file is read."""
         return ()
 
     def data(self, tokenizer: Any) -> dict[str, EvalTask]:

@@ -72,7 +72,7 @@ class Speed:
         check_least("eval", self, new_tokens=2, repeats=1, warmup=0)
 
     def files(self) -> tuple[str, ...]:
-        """No files."""
+        """No file is read."""
         return ()
 
     def data(self, tokenizer: Any) -> dict[str, Machine]:  # noqa: ARG002 - prompts are random tokens
@@ -274,7 +274,7 @@ def alternating(models: Models, batch: int, prompt: int, rounds: Speed) -> dict[
 
 
 def _timed(model: Any, ids: Tensor, new_tokens: int) -> dict[str, float]:
-    """Time one generation.
+    """Time one run of text generation.
 
     Returns prompt tokens per second, new tokens per second after the first new token, the seconds until that token,
     and the bytes of extra memory if they are known.

@@ -67,7 +67,7 @@ class Checkpoint:
         return shapes
 
     def read(self, name: str) -> Tensor:
-        """One tensor, on the CPU."""
+        """The tensor `name`, on the CPU."""
         with _opened(self.files[name]) as stream:
             tensor: Tensor = stream.get_tensor(name)
         return tensor
@@ -100,7 +100,7 @@ class Loaded:
         return {name: tensor.to("meta") for name, tensor in self.state.items()}
 
     def read(self, name: str) -> Tensor:
-        """One tensor, on the CPU."""
+        """The tensor `name`, on the CPU."""
         tensor: Tensor = self.state[name].cpu()
         return tensor
 
@@ -143,7 +143,7 @@ class TensorPlan:
         return (int(match[1]), match[2]) if match else None
 
     def rename(self, name: str) -> str | None:
-        """The name in the smaller checkpoint; None for a tensor of a dropped block."""
+        """The tensor's name in the smaller checkpoint; None if its block is dropped."""
         if (parts := self.block_and_tail(name)) is None:
             return name
         block, tail = parts

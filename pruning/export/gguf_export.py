@@ -51,7 +51,7 @@ def export_gguf(wanted: Request) -> Facts:
     path, settings = find_gguf(wanted.model)
     if wanted.out == path.resolve():
         raise InputError(f"out={wanted.out} is the file that is to be cut: choose another file.")
-    # The record in the file. Without `force`, an earlier file is replaced only if its record is the same.
+    # The record of the new file. Without `force`, an earlier file is replaced only if its record is the same.
     digest = file_sha256(path)
     record = {"mask": wanted.mask.to_json(), "source_sha256": digest}
     blocks = Mask(wanted.mask.n_blocks, wanted.mask.gone)

@@ -113,7 +113,7 @@ def settled(wanted: Request) -> Request:
 
 
 def parse(arguments: Sequence[str]) -> Request:
-    """The request of a command line. Raises an InputError of one sentence if the command line is invalid."""
+    """The request of a command line. If it is invalid, raises InputError with one sentence."""
     parser = argparse.ArgumentParser("depth-pruning export", usage=USAGE, epilog=MORE)
     parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
     parser.add_argument("--drop", metavar="BLOCKS", help="what to remove: 3,7,12 or a3,m7,b12")

@@ -23,7 +23,7 @@ SELECTING = ("candidates", "round_tokens")
 # adapters. How small it must be depends on the model: 1e-4 heals SmolLM2 135M and ruins Qwen2.5-Coder 0.5B.
 ADAPTER_RATES = (5e-4, 1.5e-4, 5e-5)
 WEIGHT_RATES = (1e-4, 3e-5, 1e-5)
-TRIAL_STEPS = 8  # the steps of a trial of a rate
+TRIAL_STEPS = 8  # the steps of a learning-rate trial
 LEAST = {
     **dict.fromkeys(
         ("tokens", "batch_tokens", "micro_tokens", "heldout", "eval_every", "checkpoint_every"), 1
@@ -160,7 +160,7 @@ class Training:
 
     @property
     def trial_tokens(self) -> int:
-        """The tokens of a trial of a rate: `TRIAL_STEPS` steps, or the whole budget if it is smaller."""
+        """The tokens of a learning-rate trial: `TRIAL_STEPS` steps, or the whole budget if that is smaller."""
         return min(TRIAL_STEPS, self.steps) * self.windows * self.length
 
     @property
@@ -287,5 +287,5 @@ class Distill(Training):
 
 
 def budgets(count: int, tokens: int) -> list[int]:
-    """The tokens of each round of successive halving among `count` masks: twice as many as in the round before."""
+    """The tokens of each round of successive halving among `count` masks: first `tokens`, then always doubled."""
     return [tokens * 2**number for number in range((count - 1).bit_length())]

@@ -449,8 +449,8 @@ def smaller_model(model: LanguageModel, mask: Mask, repair: Repair | None = None
 def add_adapters(smaller: SmallerModel, rank: int, alpha: float, seed: int) -> list[nn.Parameter]:
     """Put adapters into a model, in place; returns their weights. Before training, they change nothing.
 
-    Linear layers are found by their class: `Linear`, or GPT-2's transposed `Conv1D`. Raises InputError if there are
-    none.
+    Linear layers are found by their class: `Linear`, or GPT-2's transposed `Conv1D`. Raises InputError if the blocks
+    have none.
     """
     from peft import LoraConfig, inject_adapter_in_model
     from transformers.pytorch_utils import Conv1D

@@ -2,7 +2,7 @@
 
 No rate is right for all models. A trial heals the same mask on the same text for a few steps (`TRIAL_STEPS`), with
 warm-up and decay, and is judged by its loss on held-out windows. Rates are tried from the largest to the smallest,
-and trials end if a rate is no better than the one before it. If no trial lowers the held-out loss, the budget is not
+and trials end if a rate is not better than the one before it. If no trial lowers the held-out loss, the budget is not
 spent: training ends after as many steps as a trial has, no candidates are healed, and the weights from before
 training are kept.
 

@@ -208,7 +208,7 @@ HELP = (
 def missing(rows: Sequence[GapRow], referee: Referee) -> list[str]:
     """The models and texts of the rows that are not available, each with the reason.
 
-    Raises InputError if a model has another number of blocks than its masks.
+    Raises InputError if a model's number of blocks is not that of its masks.
     """
     found = []
     for model in dict.fromkeys(row.entry.model for row in rows):
@@ -268,7 +268,7 @@ class Explained:
 
 
 def explained(rows: Sequence[GapRow], values: Values) -> list[Explained]:
-    """Each row with its verdict. Two values agree if they differ by at most `TOLERANCE`."""
+    """Each row with its verdict. Two values agree if their relative difference is at most `TOLERANCE`."""
     # The row of each paper's dense model, by protocol. If its number agrees, the mask is in doubt, else the protocol.
     dense = {(r.entry.paper, r.entry.model, r.own): r for r in reversed(rows) if not r.entry.mask.dropped}
     found = []

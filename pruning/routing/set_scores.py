@@ -54,7 +54,7 @@ class ItemScores:
 
     @cached_property
     def hits(self) -> Floats:
-        """1 if the right answer has the highest mean, 0 if not, 1/n if n answers share it (sets, items)."""
+        """1 if only the right answer has the highest mean, 1/n if it is one of n that do, else 0 (sets, items)."""
         highest = np.maximum.reduceat(self.means, self._starts, axis=1)
         sharing = np.add.reduceat((self.means == highest[:, self.item]).astype(float), self._starts, axis=1)
         return np.asarray((self.loglikelihood == highest) / sharing)
@@ -136,7 +136,7 @@ def difference(first: Floats, second: Floats) -> dict[str, float | None]:
 # Policies: ways to choose a set for a prompt, and how well each answers every held-out item.
 
 DENSE = "dense"
-# In the order in which tables show them: the name, and what it chooses.
+# The name of each policy and what it chooses, in the order of the tables.
 POLICIES = {
     DENSE: "no set: the whole model",
     "static": "the one set that is best on the calibration items",

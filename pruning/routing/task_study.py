@@ -38,7 +38,7 @@ class TaskStudy:
         return self.cross or self.folder is not None
 
     def check(self) -> None:
-        """Raise InputError if the target is unknown or the rewording asks no question."""
+        """Raise InputError if the target is unknown or the rewording is not a valid template."""
         check_known("tasks", self, target=TARGETS)
         if self.rewording is not None:
             check_template("tasks.rewording", self.rewording)
@@ -46,7 +46,7 @@ class TaskStudy:
     def files(self) -> list[Path]:
         """The files of the tasks, sorted. Hidden files, which macOS writes beside each file, are left out.
 
-        Raises InputError if the folder is missing, or unless there are two or more tasks with different names.
+        Raises InputError if the folder is missing, if there are fewer than two tasks, or if two have the same name.
         """
         if self.folder is None:
             raise InputError(f"tasks.folder is not set, and at least two tasks are needed: {NEEDED}.")
