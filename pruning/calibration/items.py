@@ -129,7 +129,7 @@ def check_template(setting: str, template: str) -> None:
     """
     if FIELD not in template:
         raise InputError(f"{setting}={template!r} does not contain {FIELD}: add it.")
-    fields = re.findall(r"\{\{.*?\}\}|\{%.*?%\}|\{\w+\}", template, re.DOTALL)  # of Python and of Jinja
+    fields = re.findall(r"\{\{.*?\}\}|\{%.*?%\}|\{\w+\}", template, re.DOTALL)  # fields of Python and of Jinja
     if others := sorted({*fields} - {FIELD}):
         raise InputError(
             f"{setting}={template!r} contains {', '.join(others)}, but only {FIELD} is filled in: remove the rest, "

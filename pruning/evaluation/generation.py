@@ -193,7 +193,7 @@ def measure_continuations(forward: Forward, data: Prompts, mask: Mask, batch_siz
                 raise ValueError("the dense model is measured before its masks")
             sampled = tuple(continued(*each, seed=data.windows.seed, watch=forward.watch))
             dense = Written(sampled, greedy)
-    # The tokens of the continuations are scored.
+    # Only the continuations are scored, not the prompts.
     rows = tuple(
         Row((*prompt, *tokens), (len(prompt), len(prompt) + len(tokens)))
         for prompt, tokens in zip(prompts, dense.sampled, strict=True)

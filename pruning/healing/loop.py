@@ -518,7 +518,7 @@ def write_healed(
         with storage.naming(folder / WEIGHTS), temporary_file(folder / WEIGHTS) as (_, temporary):
             mode = temporary.stat().st_mode
             save_file(tensors, temporary)
-            temporary.chmod(mode)  # safetensors makes files that only their owner can read
+            temporary.chmod(mode)  # safetensors writes files that only their owner can read
             temporary.replace(folder / WEIGHTS)
         last = healed.curve[-1]
         record: HealRecord = {

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from pruning.models.placement import LanguageModel
 
 
-STRENGTHS = np.logspace(0, 7, 22)  # of the ridge: candidates for cross-validation
+STRENGTHS = np.logspace(0, 7, 22)  # ridge strengths among which cross-validation chooses
 SHARE = 4  # a router runs at most 1 / SHARE of the blocks
 
 

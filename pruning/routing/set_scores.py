@@ -1,7 +1,7 @@
 """The log-likelihoods of all choices of items under several sets, and what a study of tasks concludes from them.
 
-First the scores of items, then means with intervals, then the ways to choose a set for a prompt (policies), and the
-numbers of a study: the cross table, the policies with intervals, and the oracle's gain.
+This module has, in this order, the scores of items, means with intervals, the ways to choose a set for a prompt
+(policies), and the numbers of a study: the cross table, the policies with intervals, and the oracle's gain.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def score_items(forward: Forward, samples: Samples, masks: Sequence[Mask]) -> It
     )
 
 
-# Means over tasks with intervals: items are resampled within each task, paired over what is compared.
+# Means over tasks with intervals: items are resampled within each task, the same ones for all compared policies.
 
 RESAMPLES = 4000
 LEVEL = 0.95
