@@ -124,12 +124,11 @@ class Items:
 def check_template(setting: str, template: str) -> None:
     """Raise InputError unless a template contains {question}, no other field, and no backslash followed by an n.
 
-    Other fields are not filled in, and the command line does not turn a backslash and an n into a new line. So every
-    prompt would show them literally.
+    Every prompt would show these literally: the command line does not turn a backslash and an n into a new line.
     """
     if FIELD not in template:
         raise InputError(f"{setting}={template!r} does not contain {FIELD}: add it.")
-    fields = re.findall(r"\{\{.*?\}\}|\{%.*?%\}|\{\w+\}", template, re.DOTALL)  # fields of Python and of Jinja
+    fields = re.findall(r"\{\{.*?\}\}|\{%.*?%\}|\{\w+\}", template, re.DOTALL)  # Python and Jinja
     if others := sorted({*fields} - {FIELD}):
         raise InputError(
             f"{setting}={template!r} contains {', '.join(others)}, but only {FIELD} is filled in: remove the rest, "
@@ -145,8 +144,7 @@ def check_template(setting: str, template: str) -> None:
 def encode_pair(tokenizer: Any, prompt: str, answer: str) -> tuple[tuple[int, ...], tuple[int, int]]:
     """The token ids of prompt and answer together, and the span of the answer.
 
-    As in lm-evaluation-harness, the text is tokenised as a whole. If the prompt alone has n tokens, the answer's span
-    begins at token n.
+    The text is tokenised as a whole, as in lm-eval. If the prompt alone has n tokens, the answer begins at token n.
     """
     first = start_tokens(tokenizer)
     start = len(first) + len(tokenizer(prompt, add_special_tokens=False).input_ids)

@@ -22,8 +22,7 @@ class Row:
     """Token ids, and the span [start, stop) of positions whose log-likelihood is scored; start >= 1.
 
     A row of a multiple-choice item also holds the numbers of its item and choice, and whether the choice is right. If
-    samples have several sources, `source` names the one that the row comes from. It does not count in comparisons:
-    rows of two sources can be equal.
+    samples have several sources, `source` names the one that the row comes from. Comparisons ignore it.
     """
 
     input_ids: tuple[int, ...]
@@ -101,8 +100,8 @@ class Samples:
         """The same samples in a random order that the seed determines. Windows and items are shuffled separately.
 
         Each position keeps its kind of sample, window or item; items are renumbered. Shuffling is needed because
-        races and search stages can use only the first samples. These must be a random part of all samples, but a
-        source can be sorted by topic or task.
+        races and search stages can use only the first samples. These must be a random part of all, and a source can
+        be sorted by topic or task.
         """
         rng, rows = np.random.default_rng(self.seed), list[Row]()
         kinds = {kind: self.only(kind).units for kind in ("text", "items")}

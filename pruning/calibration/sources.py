@@ -99,8 +99,7 @@ class TextSource:
     def records(self, prefix: str, instead: str) -> Iterator[Any]:
         """The records of a data set of the hub, in order.
 
-        Raises UnreachableError if the data set cannot be read; the message ends with `instead`, the settings that
-        name a local file.
+        If it cannot be read, raises UnreachableError; the message ends with `instead`, settings for a local file.
         """
         import datasets
 

@@ -45,9 +45,8 @@ def _sizes(tokenizer: Any, ids: Sequence[int]) -> list[int]:
 def read_anew(samples: Samples, tokenizer: Any, other: Any) -> Samples:
     """The windows, whose tokens are from `tokenizer`, as windows of the same text in tokens of the tokenizer `other`.
 
-    The text before a row's span is read but not predicted, and the first token of a row is never predicted. If a
-    window holds only a part of a character, the character is left out. Raises InputError if a window has fewer than
-    two tokens.
+    The text before a row's span is read but not predicted, and the first token of a row is never predicted. A
+    character that is partly outside of a window is left out. Raises InputError if a window has fewer than two tokens.
     """
     first = start_tokens(other)
 

@@ -50,8 +50,7 @@ def changes(result: DoneResult, results: Path | None, which: str = "pruned") -> 
     """The change of each perplexity and accuracy from the dense model of a result to another model, by metric.
 
     `which` names the other model in `evaluation`: `pruned`, `uncompensated` or `healed`. `results` is the results
-    folder, which has the values of each window and item. If these are missing, the errors of both values are
-    combined.
+    folder, which has the values of each window and item. Without these, the errors of both values are combined.
     """
     evaluation = cast(Mapping[str, Any], result["evaluation"])
     dense, smaller = evaluation["dense"], evaluation[which]

@@ -2,15 +2,15 @@
 
 The dense model continues each prompt twice:
 
-- By sampling from its own distribution. A smaller model is measured by its perplexity on these continuations. Divide
-  it by the dense model's: the logarithm of this ratio is an unbiased estimate of the Kullback-Leibler divergence
+- By sampling from its own distribution. A smaller model is measured by its perplexity on these continuations. The
+  logarithm of (its perplexity : the dense model's) is an unbiased estimate of the Kullback-Leibler divergence
   KL(dense || smaller) per token, on text that the dense model writes. Greedy continuations are unsuitable: they are
   often loops, whose perplexity is near 1 for every model that also loops.
-- By greedy decoding. Each smaller model also continues the prompts greedily, and people read both continuations,
-  because these do not differ by chance. Two numbers describe a smaller model's continuations: the share of tokens
-  before the first difference from the dense model's, and the share of repeated runs of tokens.
+- By greedy decoding. Each smaller model does so too, and people read these continuations, because they do not differ
+  by chance. Two numbers describe them: the share of tokens before the first difference from the dense model's, and
+  the share of repeated runs of tokens.
 
-No right answers are needed.
+Continuations need no right answers.
 """
 
 from __future__ import annotations
@@ -134,8 +134,8 @@ class Written(NamedTuple):
 class Prompts:
     """Prompts of equal length (`windows`), each continued by at most `new_tokens` tokens.
 
-    The seed of `windows` is also that of the sampled continuations. `dense` is what the dense model wrote; it is None
-    until the dense model has been measured.
+    The seed of `windows` is also that of the sampled continuations. `dense` is what the dense model wrote; None
+    before the dense model is measured.
     """
 
     windows: Samples

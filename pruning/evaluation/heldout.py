@@ -85,8 +85,7 @@ class Heldout:
 def item_accuracy(name: str, forward: Forward, samples: Samples, mask: Mask) -> Measured:
     """The share of items whose right answer has the highest mean token log-likelihood, and its standard error.
 
-    `right_share` gives the value of an item: a right answer that shares the highest value counts as a fraction. The
-    log-likelihoods of all choices are kept.
+    Ties count as fractions (`right_share`). The log-likelihoods of all choices are kept.
     """
     ((_, logliks, _),) = forward.loglikelihoods(samples.rows, [mask])
     answers = list(samples.answers(logliks))
@@ -108,8 +107,7 @@ class LocalFiles:
     cut into windows as in `Corpus`. Files of items hold JSON lines or a JSON array, in the forms of
     `calibration.item_files`. Each choice is scored after the filled-in template and a space; `templates` maps the
     names of files to their own templates. `acc/<name>` is lm-eval's `acc_norm`, and `acc_plain/<name>` its `acc`. For
-    a quick look, `limit` bounds the number of windows and of items. `scorer` is `lm_eval` or `engine`; see
-    `EvalTask`.
+    a quick look, `limit` bounds the numbers of windows and items. `scorer` is that of `EvalTask`.
     """
 
     texts: Any = None  # `Any` and None, so that the command line can set a dictionary

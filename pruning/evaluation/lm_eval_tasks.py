@@ -214,8 +214,7 @@ def check_asking(settings: Any) -> None:
 def measure_task(name: str, forward: Forward, task: EvalTask, mask: Mask, batch_size: int) -> Measured:
     """The accuracy or the share of exact answers, its standard error, and lm-eval's own results and samples.
 
-    Raises RequestError if lm-eval's requests are not those of the task's digest, and InputError if the model cannot
-    generate text without the units of the mask.
+    Raises RequestError if lm-eval's requests are not those of the task's digest, and the InputError of `generating`.
     """
     from pruning.models.architecture import context_length_of
     from pruning.models.sublayers import masked
@@ -279,8 +278,7 @@ def _ask(
             task_manager=lm_eval.tasks.TaskManager(include_defaults=False),
             num_fewshot=task.fewshot,
             limit=task.limit,
-            # Without bootstrap, lm-eval reports no standard errors at all, although that of a mean needs no
-            # bootstrap.
+            # Without bootstrap, lm-eval reports no standard errors at all, not even that of a mean.
             bootstrap_iters=1000,
         )
     if shortened:
@@ -298,10 +296,9 @@ def _answered(
     requests: Sequence[Any],
     **settings: Any,
 ) -> list[Any]:
-    """The answers to all requests: `known`, if given; otherwise, each rank gets the answers to its share.
+    """The answers to all requests, on all ranks: `known`, if given; otherwise, each rank answers its share.
 
-    The answers of all ranks are gathered, because lm-eval itself knows of only one process. Raises RequestError if
-    the requests are not those of the task.
+    lm-eval itself knows of only one process. Raises RequestError if the requests are not those of the task.
     """
     if [tuple(request.args) for request in requests] != task.asked:
         raise RequestError(
@@ -317,8 +314,7 @@ def _answered(
 def _measured(name: str, task: EvalTask, output: Mapping[str, Any], shortened: int) -> Measured:
     """The measurement from lm-eval's output, whose scores have keys `metric,filter`.
 
-    If a task extracts the written answer in several ways (filters), the first filter gives the metric `name`, and
-    each further filter gives a metric of its own.
+    If a task extracts the answer in several ways (filters), the first filter gives `name`, each other its own metric.
     """
     label, main = task.task.task_name, EXACT if task.generated else str(task.metric)
     scores = output["results"][label]
@@ -488,8 +484,8 @@ COUNTED = {"acc", "acc_norm"}  # the metrics of lm-eval that need only log-likel
 class Zeroshot:
     """Measures `acc/<task>` (lm-eval's `acc_norm` if the task has it, else `acc`) and the tasks' mean, `acc/mean`.
 
-    For a quick look, `limit` bounds the items of each task. `batch_size` is passed to lm-eval. `scorer` is
-    `lm_eval` or `engine`; see `EvalTask`.
+    For a quick look, `limit` bounds the items of each task. `batch_size` is passed to lm-eval. `scorer` is that of
+    `EvalTask`.
     """
 
     tasks: list[str]

@@ -252,8 +252,7 @@ class Peak:
 def alternating(models: Models, batch: int, prompt: int, rounds: Speed) -> dict[str, Values]:
     """The measured values by model and name, one per repeat. The models take turns.
 
-    The first `warmup` rounds are not measured; the next `repeats` rounds are. In a round, each model generates
-    `new_tokens` tokens.
+    The first `warmup` rounds are not measured; the next `repeats` are. A model generates `new_tokens` tokens a round.
     """
     import torch
 

@@ -128,7 +128,7 @@ class TensorPlan:
 
     `prefix` is the part of tensor names before a block's number. `keep` names the modules whose tensors keep their
     stored precision, as in transformers. `values` holds tensors that replace those of blocks, by the block's old
-    number and the rest of the tensor's name.
+    number and the rest of the name.
     """
 
     mask: Mask
@@ -170,8 +170,7 @@ def block_prefix(names: Iterable[str], path: str, n_blocks: int) -> str:
 
     `path` is the path of the blocks in the model. The checkpoint's prefix has the same last part as `path`, but the
     parts before it can be missing or differ. If several prefixes have all block numbers, the one that shares the most
-    parts with `path` is returned. Raises UnskippableError if no prefix has all numbers, or if two share equally many
-    parts with `path`.
+    parts with `path` is returned. Raises UnskippableError if no prefix has all numbers, or if there is a tie.
     """
     last = path.rpartition(".")[2]
     numbers: dict[str, set[int]] = {}

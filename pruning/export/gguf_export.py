@@ -199,8 +199,7 @@ def check_gguf_target(out: Path, record: Mapping[str, Any], force: bool = False)
     """Raise InputError unless a GGUF file can be written to `out`.
 
     An existing file is replaced only if it has a record of this program. Unless `force` is true, its record must also
-    have the entries of `record`: the digest of the file that is cut (`source_sha256`) and the `mask`, as far as they
-    are known.
+    have the entries of `record`: `source_sha256` (of the file that is cut) and `mask`, if they are known.
     """
     try:
         sweep(out.parent)

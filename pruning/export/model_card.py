@@ -283,8 +283,7 @@ def _commands(wanted: Request) -> Iterator[str]:
 def launched(result: DoneResult, healed: bool) -> Mapping[str, Any]:
     """The configuration of a launch that reproduces the pruned or the healed model of a result.
 
-    Healing leaves out windows of its text that overlap the data of an evaluation, so the healed model depends on the
-    settings of that evaluation.
+    A healed model depends on an evaluation: windows of text that overlap its data were left out.
     """
     config = dict(result["config"])
     if not healed:

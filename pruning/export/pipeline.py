@@ -162,9 +162,8 @@ def _record(wanted: Request, found: Facts) -> dict[str, Any]:
 def check_export(cell: Cell) -> None:
     """Raise InputError if the export that a cell asks for would fail after its search.
 
-    An earlier directory may be replaced only if its record names this cell. The record of an earlier GGUF file names
-    the mask, which is unknown before the search. So the file may be replaced only if the cell is finished and has
-    that mask.
+    An earlier directory may be replaced only if its record names this cell. An earlier GGUF file may be replaced only
+    if the cell is finished and has its mask, which is unknown before the search.
     """
     from pruning.engine.compensation import Magnitude, NoCompensation
     from pruning.export.gguf_export import check_gguf_target, find_gguf

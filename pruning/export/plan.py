@@ -180,8 +180,7 @@ def changed(wanted: Request, cut: Cut) -> tuple[Cut, verify.Expected | None]:
 def zeroed(model: Any, removed: Sequence[int]) -> tuple[dict[str, Tensor], int]:
     """Zeros for the output weights of removed sub-layers, by name, and how many parameters these sub-layers have.
 
-    Unit 2i is the attention of block i, and unit 2i + 1 its MLP. Raises UnskippableError if zero weights do not
-    switch a sub-layer off.
+    Unit 2i is the attention of block i. Raises UnskippableError if zero weights do not switch a sub-layer off.
     """
     if not removed:
         return {}, 0

@@ -58,8 +58,7 @@ FACTORS = (
 class Request:
     """What to export: a model, the mask that cuts it, and the directory or GGUF file to write.
 
-    `result` is the result of the cell, or None if the mask comes from elsewhere; `repair` holds maps that are folded
-    into weights.
+    `result` is the result of the cell, or None if the mask comes from elsewhere; `repair` is folded into weights.
     """
 
     model: Model
@@ -98,8 +97,7 @@ def reference(wanted: Request) -> str:
 def settled(wanted: Request) -> Request:
     """The same request; if its mask removes whole blocks only, the mask becomes one over blocks.
 
-    If the mask removes single sub-layers, it stays over sub-layers, and these become zeros. Raises InputError if the
-    mask removes nothing or everything.
+    Single sub-layers become zeros. Raises InputError if the mask removes nothing or everything.
     """
     mask = wanted.mask.as_blocks() or wanted.mask
     if not mask.dropped or not mask.kept:
@@ -232,8 +230,7 @@ def of_cell(
 def _moved(model: Model, option: str | None, revision: str, settings: Mapping[str, str]) -> Model:
     """A cell's model, with the settings that a command changes, at the commit that the cell was run on.
 
-    `option` is the option of the group `model` that the model was composed from. Raises InputError if the command
-    names another model.
+    `option` is the cell's option of the group `model`. Raises InputError if the command names another model.
     """
     fields = _fields(settings)
     for name, given, allowed in (

@@ -1,8 +1,7 @@
 """Prove that a written model has the masked model's logits, and generates the same tokens with and without a cache.
 
-The masked model runs first and is freed; then the written model is loaded as a user would load it. Both models
-compute in float32 (float64 for a float64 export) with the exported weights, so their logits must be equal bit for
-bit.
+The masked model runs first and is freed; then the written model is loaded as a user would load it. Both compute in
+float32 (float64 for a float64 export) with the exported weights, so their logits must be equal bit for bit.
 """
 
 from __future__ import annotations

@@ -184,7 +184,7 @@ class Training:
         """The learning rate of a step, counted from 0, as a fraction of the full rate; in (0, 1].
 
         With WSD (warm-up, stable, linear decay; arXiv 2404.06395), the rate before the decay does not depend on the
-        budget. So a larger budget continues from the state at which the rate of a smaller one began to fall. With a
+        budget. So a larger budget continues from the state at which a smaller one's rate began to fall. With a
         cosine, the rate falls over the whole budget.
         """
         rising = min(1.0, (step + 1) / max(1, self.warmup))

@@ -86,8 +86,7 @@ def heal(
 ) -> Healed:
     """Train the model without the units of a mask. With a `folder`, a killed run continues from its last checkpoint.
 
-    `repair` holds the maps of a compensation. Raises LossError if a loss is not finite, and the errors of
-    `smaller_model`.
+    `repair` has a compensation's maps. Raises LossError if a loss is not finite, and the errors of `smaller_model`.
     """
     read = epochs(text, settings)
     with gradients_kept(model.module.parameters()):  # the smaller model shares some of these weights
@@ -308,9 +307,8 @@ class Trainer:
             collectives.on_first(lambda: storage.write_text(log, lines))
 
     # Checkpoints. The order of the data and the learning rate are functions of the step, and training uses no random
-    # numbers. So a checkpoint holds only weights, optimizer and state. A file is written atomically: if the process
-    # is killed, the previous file is still complete. The file's name ends with a part of its SHA-256, so changed
-    # bytes are detected.
+    # numbers. So a checkpoint holds only weights, optimizer and state. A file is written atomically, so the last one
+    # is complete even after a kill. Its name ends with a part of its SHA-256, so changes are detected.
 
     def save(self, folder: Path, kept: bool = False) -> None:
         """Write a checkpoint, and remove older ones in `folder` that no other budget needs. The first rank does this.
@@ -449,8 +447,8 @@ def smaller_model(model: LanguageModel, mask: Mask, repair: Repair | None = None
 def add_adapters(smaller: SmallerModel, rank: int, alpha: float, seed: int) -> list[nn.Parameter]:
     """Put adapters into a model, in place; returns their weights. Before training, they change nothing.
 
-    Linear layers are found by their class: `Linear`, or GPT-2's transposed `Conv1D`. Raises InputError if the blocks
-    have none.
+    Linear layers are found by their class: `Linear`, or GPT-2's transposed `Conv1D`. Raises InputError if there are
+    none.
     """
     from peft import LoraConfig, inject_adapter_in_model
     from transformers.pytorch_utils import Conv1D

@@ -74,9 +74,8 @@ def block_states(model: Any, ids: Tensor, recompute: bool = False) -> list[Tenso
     return states
 
 
-# Cross entropy and KL. What follows the last block is not trained, so only the gradient with respect to the states is
-# needed. It is computed together with the loss, for some positions at a time. The gradient with respect to the
-# student logits z is
+# Cross entropy and KL. What follows the last block is not trained, so only the states need a gradient. This is
+# computed together with the loss, for some positions at a time. The gradient with respect to the student logits z is
 #
 #     cross entropy  softmax(z) - onehot(next token)
 #     KL             t (softmax(z / t) - softmax(y / t)),    y: teacher logits, t: temperature

@@ -3,8 +3,7 @@
 No rate is right for all models. A trial heals the same mask on the same text for a few steps (`TRIAL_STEPS`), with
 warm-up and decay, and is judged by its loss on held-out windows. Rates are tried from the largest to the smallest,
 and trials end if a rate is not better than the one before it. If no trial lowers the held-out loss, the budget is not
-spent: training ends after as many steps as a trial has, no candidates are healed, and the weights from before
-training are kept.
+spent: training ends after the steps of a trial, no candidates are healed, and the weights from before are kept.
 
 A trial is an ordinary training run with a small budget. So with the schedule `wsd`, healing continues from the state
 at which the best trial's rate began to fall. Each trial is a line of `rates-KEY.jsonl` in the folder of training

@@ -102,8 +102,8 @@ def packed(
     """Cut token ids into windows that begin with the tokens `first`, and separate the held-out windows.
 
     The seed shuffles the windows. If the text is a stream, it shuffles the documents instead, so that the first
-    windows do not depend on the budget. Windows that share text with `calibration` or the held-out windows are left
-    out. Raises InputError if too few remain.
+    windows do not depend on the budget. Windows that share text with calibration are left out. Raises InputError if
+    too few are left.
     """
     payload = settings.length - len(first)
     cuts = [tuple(ids[i : i + payload]) for i in range(0, len(ids) - payload + 1, payload)]

@@ -35,7 +35,7 @@ class Protocol(Corpus):
 
     These settings are a corpus with its windows, and the precision of the weights. If `drawn` is a number, that many
     windows are drawn from all, as in `eval=heldout`; if it is None, the windows are taken in order. `harness` names
-    the program that measured, for people to read.
+    the measuring program, for people to read.
     """
 
     drawn: int | None = None

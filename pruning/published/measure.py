@@ -55,10 +55,10 @@ class Measurement:
 
 @dataclass(frozen=True)
 class GapRow:
-    """A published number of a mask, the common protocol (`one`), and the number's own protocol (`own`).
+    """A published number of a mask, its text's common protocol (`one`), and the number's own protocol (`own`).
 
-    The common protocol is the same for all numbers on a text. `number` is None if no source prints a number; `one` is
-    None if the text has no common protocol; `own` is None if the number's protocol cannot be followed.
+    `number` is None if no source prints a number; `one` is None if the text has no common protocol; `own` is None if
+    the number's protocol cannot be followed.
     """
 
     entry: PublishedMask
@@ -317,10 +317,7 @@ def _value(row: GapRow, protocol: Protocol | None, values: Values) -> float | No
 
 
 def _doubts(row: GapRow, number: PublishedNumber, dense: GapRow | None, values: Values) -> list[str]:
-    """What can be wrong, in words. If the dense model's number differs too, it is the protocol or the weights.
-
-    If the dense model's number agrees, it is the mask.
-    """
+    """What can be wrong, in words: if the dense model differs too, the protocol or the weights; if not, the mask."""
     doubts = []
     if dense is not None and dense.number is not None and row.entry.mask.dropped:
         value = _value(dense, dense.own, values)

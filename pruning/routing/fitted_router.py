@@ -213,8 +213,7 @@ def save_router(folder: Path, router: FittedRouter, model: Mapping[str, Any]) ->
 def read_router(folder: Path) -> tuple[FittedRouter, dict[str, Any]]:
     """The router in a folder, and the record of its model.
 
-    Raises InputError if there is no router. If a file is not as `save_router` wrote it, raises DamagedError, which
-    names the folder.
+    Raises InputError if there is no router, and DamagedError, which names the folder, if a file was changed.
     """
     if not (folder / ROUTER).is_file():
         raise InputError(

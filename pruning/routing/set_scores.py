@@ -167,8 +167,7 @@ def of_sets(scores: Scores) -> dict[str, ItemScores]:
 def choices(crossed: Crossed, routed: Mapping[str, Numbers]) -> dict[str, dict[str, Numbers]]:
     """The set that each policy chooses for each item (items,), by policy and task; 0 is the dense model.
 
-    `routed` are the router's choices, with sets counted from 0. `random` is left out, because it averages over all
-    sets.
+    `routed` are the router's choices, with sets counted from 0. `random`, which averages over all sets, is left out.
     """
     held = of_sets(crossed.heldout)
     static, hindsight = best_static(of_sets(crossed.calibration)), best_static(held)
@@ -238,8 +237,8 @@ def oracle_gains(scores: Scores, reworded: Scores, seed: int = 0) -> dict[str, d
     """The oracle's gains in accuracy over the best static set, for each item of each task.
 
     `apparent`: sets are chosen and judged on one wording. `surviving`: they are chosen on one wording and judged on
-    the other. `chance`: as `surviving`, but with random labels; the mean of `DRAWS` draws. Both wordings have the
-    same items in the same order.
+    the other. `chance`: as `surviving`, but with random labels; the mean of `DRAWS` draws. Both have the same items
+    in the same order.
     """
     static, rng = best_static(scores), np.random.default_rng(seed)
     draws = []
@@ -255,10 +254,7 @@ def oracle_gains(scores: Scores, reworded: Scores, seed: int = 0) -> dict[str, d
 
 
 def surviving_gain(scores: Scores, reworded: Scores) -> dict[str, Floats]:
-    """The oracle's gain (items,), by task, with the choice on one wording and the judgement on the other.
-
-    Each wording is used for the choice once; the gain is the mean of both.
-    """
+    """The gain (items,), by task, with sets chosen on one wording and judged on the other; the mean of both ways."""
     static, other = best_static(scores), best_static(reworded)
     found = {}
     for task, first in scores.items():
