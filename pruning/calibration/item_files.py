@@ -9,7 +9,7 @@ Every error names the file and the line. These forms of items are read; other fi
 | the hub's ARC | `question` | `choices`: {"text": [...], "label": [...]} | `answerKey`: a label |
 | Commonsense 170k | `instruction` | labels after "Answer format:" | `answer`: a label |
 
-The names of questions and of answers can be combined freely.
+Each name for the question can be combined with each name for the answer.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 FIELD = "{question}"  # what a template fills in
 QUESTIONS = ("question", "query")
-ANSWERS = ("answer", "gold", "answerKey")  # of several, the first counts
+ANSWERS = ("answer", "gold", "answerKey")  # if there are several, the first counts
 FORMAT = (
     'An item looks like {"question": "Which animal carries its house?", "choices": ["a horse", "a snail"], '
     '"answer": 1}. The names query, choices, gold are read as well (docs/evaluation.md).'
@@ -71,9 +71,10 @@ def read_items(path: Path, *, equal_choices: bool = False) -> list[Item]:
 
 
 def comparable_items(path: Path) -> list[Item]:
-    """The items of a file whose choices all differ, for an objective. Raises InputError as `read_items` does.
+    """The items of a file whose choices all differ, for an objective.
 
     Some items of real benchmarks, such as ARC, have equal choices. These are left out, and their number is logged.
+    Raises InputError as `read_items` does, or if no item is left.
     """
     items = read_items(path, equal_choices=True)
     kept = [item for item in items if len({choice.strip() for choice in item.choices}) == len(item.choices)]
@@ -85,7 +86,7 @@ def comparable_items(path: Path) -> list[Item]:
 
 
 def read_item(record: Any, where: str, *, equal_choices: bool = False) -> Item:
-    """The item in a record. Raises InputError, which begins with `where` and shows the format, if it is malformed.
+    """The item in a record. If it is malformed, raises InputError, which begins with `where` and shows the format.
 
     Two choices may be equal only if `equal_choices` is true: some items of ARC have equal choices, and lm-eval
     accepts them, but an objective cannot compare them.
@@ -103,7 +104,7 @@ def read_item(record: Any, where: str, *, equal_choices: bool = False) -> Item:
 
 
 def checked_item(item: Item, where: str) -> Item:
-    """An item that was made in Python. Raises InputError as `read_item` does."""
+    """An item made in Python, checked as `read_item` checks a record. Raises the InputError of `read_item`."""
     choices = list(item.choices) if isinstance(item.choices, list | tuple) else item.choices
     record = {"question": item.question, "choices": choices, "answer": item.answer}
     return read_item(record, where, equal_choices=True)
@@ -126,7 +127,7 @@ def _labelled_item(record: Mapping[str, Any], where: str) -> Item:
     return Item(instruction, labels, labels.index(answer))
 
 
-# The fields of an item. Each function raises ValueError, whose text is a sentence, if a field is malformed.
+# The fields of an item. If a field is malformed, each function raises ValueError with one sentence as its message.
 
 
 def _question(record: Mapping[str, Any]) -> str:
@@ -183,7 +184,7 @@ def _answer(record: Mapping[str, Any], choices: Sequence[str], labels: Sequence[
 
 
 def existing(path: str | None, setting: str = "calibration.path") -> Path:
-    """The path as a `Path`. Raises InputError, which names the setting, unless it is a file that can be read."""
+    """The path as a `Path`. Unless it is a readable, non-empty file, raises InputError, which names the setting."""
     if not path:
         raise InputError(f"{setting} is not set: give {setting}=FILE.")
     file = Path(path).expanduser()
@@ -237,7 +238,7 @@ def _parsed(text: str, path: Path, line: int | None = None) -> Any:
 
 
 def check_encodable(text: str, name: str) -> None:
-    """Raise ValueError if a text holds half of a surrogate pair, which JSON can write and no tokenizer can read."""
+    """Raise ValueError if a text contains half of a surrogate pair, which JSON can hold but no tokenizer can read."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -247,7 +248,7 @@ def check_encodable(text: str, name: str) -> None:
 
 
 def text_field(record: Any, name: str, where: str) -> str:
-    """The text in a field of a record. Raises InputError if the field is missing or no Unicode text."""
+    """The text in a field of a record. Raises InputError if the field is missing or is not Unicode text."""
     if not isinstance(record, dict) or not isinstance(record.get(name), str):
         raise InputError(f"{where}: the field '{name}' must be text.")
     try:

@@ -108,7 +108,7 @@ class Items:
         return self._draw(prefix).rows(self.pool(prefix), tokenizer, self.path or self.source)
 
     def pool(self, prefix: str = "calibration") -> list[Item]:
-        """All items of the source. Raises InputError, which names the line, if an item is malformed."""
+        """All items of the source. If an item is malformed, raises InputError, which names the line."""
         if self.source == EMBEDDED:
             return embedded_items(self.part)
         if (file := self.file()) is None:
@@ -122,14 +122,13 @@ class Items:
 
 
 def check_template(setting: str, template: str) -> None:
-    """Raise InputError unless a template contains {question} and nothing else that somebody must fill in.
+    """Raise InputError unless a template contains {question}, no other field, and no backslash followed by an n.
 
-    Every prompt would show another field, or a backslash and an n, as they are: the command line turns no backslash
-    and n into a new line.
+    Every prompt would show these literally: the command line does not turn a backslash and an n into a new line.
     """
     if FIELD not in template:
         raise InputError(f"{setting}={template!r} does not contain {FIELD}: add it.")
-    fields = re.findall(r"\{\{.*?\}\}|\{%.*?%\}|\{\w+\}", template, re.DOTALL)  # of Python and of Jinja
+    fields = re.findall(r"\{\{.*?\}\}|\{%.*?%\}|\{\w+\}", template, re.DOTALL)  # Python and Jinja
     if others := sorted({*fields} - {FIELD}):
         raise InputError(
             f"{setting}={template!r} contains {', '.join(others)}, but only {FIELD} is filled in: remove the rest, "
@@ -145,8 +144,7 @@ def check_template(setting: str, template: str) -> None:
 def encode_pair(tokenizer: Any, prompt: str, answer: str) -> tuple[tuple[int, ...], tuple[int, int]]:
     """The token ids of prompt and answer together, and the span of the answer.
 
-    As in lm-evaluation-harness, the text is tokenised as a whole. If the prompt, tokenised alone,
-    has n tokens, the answer's span begins at token n.
+    The text is tokenised as a whole, as in lm-eval. If the prompt alone has n tokens, the answer begins at token n.
     """
     first = start_tokens(tokenizer)
     start = len(first) + len(tokenizer(prompt, add_special_tokens=False).input_ids)
@@ -158,13 +156,13 @@ def encode_pair(tokenizer: Any, prompt: str, answer: str) -> tuple[tuple[int, ..
 
 @dataclass(frozen=True)
 class TaskItems:
-    """Some items of a task for the search, and other items of the same task held out (`experiment=tasks`).
+    """Some items of a task for the search, and other items of the same task as held-out items (`experiment=tasks`).
 
-    `samples` items are drawn with `seed`; `heldout` other items of the same task, which `split` alone decides. So two
-    draws with different seeds have the same held-out items. Items of more than `length` tokens with their longest
-    answer are left out (None: no limit), and so are items with equal choices. Of equal items, one is used. With
-    `source` "commonsense", the items come with this program, and their two parts are its calibration and held-out
-    parts.
+    `samples` items are drawn with `seed` for the search; `heldout` other items are held out, which `split` alone
+    decides. So two draws with different seeds have the same held-out items. An item is left out if it has more than
+    `length` tokens with its longest answer (None: no limit), or if two of its choices are equal. If items are equal,
+    one is used. If `source` is "commonsense", the items come with this program: those for the search from its
+    calibration part, the held-out ones from its held-out part.
     """
 
     source: str
@@ -193,11 +191,11 @@ class TaskItems:
         return (self.path or "") if self.source == "file" else None
 
     def draw(self, tokenizer: Any, prefix: str = "calibration") -> Samples:
-        """The items for a search. Raises InputError if the task has too few items, or items without a question."""
+        """The items for a search. Raises InputError if the task has too few items, or if one is malformed."""
         return self.rows(self.parts(tokenizer, prefix)[0], tokenizer)
 
     def rows(self, items: Sequence[Item], tokenizer: Any, template: str | None = None) -> Samples:
-        """Items as token rows, in the given wording or in that of the settings."""
+        """Items as token rows, with prompts from `template`, by default that of the settings."""
         draw = ItemDraw(len(items), self.seed, template or self.template)
         return draw.rows(items, tokenizer, self.path or self.source)
 

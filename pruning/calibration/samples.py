@@ -21,9 +21,8 @@ from pruning.core.scoring import Estimate
 class Row:
     """Token ids, and the span [start, stop) of positions whose log-likelihood is scored; start >= 1.
 
-    A row of a multiple-choice item also holds the numbers of its item and choice, and whether the choice is right.
-    `source` names the text or the items that the row comes from if samples have several sources. It is a note: rows
-    of two sources can be equal.
+    A row of a multiple-choice item also holds the numbers of its item and choice, and whether the choice is right. If
+    samples have several sources, `source` names the one that the row comes from. Comparisons ignore it.
     """
 
     input_ids: tuple[int, ...]
@@ -94,15 +93,15 @@ class Samples:
         return replace(self, kind=kind, rows=rows)
 
     def labelled(self) -> Samples:
-        """The same samples, whose rows name their source."""
+        """The same samples, with `source` set in each row; a row that has a source keeps it."""
         return replace(self, rows=tuple(replace(row, source=row.source or self.source) for row in self.rows))
 
     def shuffled(self) -> Samples:
         """The same samples in a random order that the seed determines. Windows and items are shuffled separately.
 
         Each position keeps its kind of sample, window or item; items are renumbered. Shuffling is needed because
-        races and search stages can use only the first samples. These must be a random part of all samples, but a
-        source can be sorted by topic or task.
+        races and search stages can use only the first samples. These must be a random part of all, and a source can
+        be sorted by topic or task.
         """
         rng, rows = np.random.default_rng(self.seed), list[Row]()
         kinds = {kind: self.only(kind).units for kind in ("text", "items")}
@@ -116,7 +115,7 @@ class Samples:
         return replace(self, rows=tuple(rows))
 
     def estimate(self, shares: tuple[float, ...] = (1.0,)) -> Estimate:
-        """How the terms of the samples form a loss: windows weigh by their tokens, and items equally.
+        """How the terms of the samples form a loss: windows are weighted by their scored tokens, items equally.
 
         If two shares are given, the first is for windows and the second for items.
         """
@@ -142,7 +141,7 @@ class Samples:
             yield scores, next(choice for choice, row in enumerate(unit) if row.right)
 
     def shared(self, other: Samples) -> int:
-        """The number of items and runs of tokens that both sets contain.
+        """The number of items and runs of tokens that both samples contain.
 
         Windows are compared only with windows, and items only with items.
         """
@@ -156,7 +155,7 @@ class Samples:
         return len({run for _, run in shared_runs(self.rows, other.rows)})
 
     def save(self, folder: Path) -> Path:
-        """Write the rows to `<sha256>.jsonl`, unless it is there, so that any loss can be recomputed."""
+        """Write the rows to `<sha256>.jsonl` unless the file exists, so that any loss can be recomputed."""
         path = folder / f"{self.sha256}.jsonl"
         if not path.exists():
             storage.write_text(path, self._text())
@@ -172,11 +171,11 @@ ORDER = 0  # the seed of the order in which disjoint draws take the pool
 
 
 def drawn(size: int, samples: int, seed: int, disjoint: bool, prefix: str, pool: str) -> list[int]:
-    """The indices, in order, that a seed draws of a pool of `size`, of which there are at least `samples`.
+    """The `samples` indices, in order, that a seed draws from a pool of `size`, which is at least `samples`.
 
     If `disjoint`, a fixed random order of the pool is cut into groups of `samples`, and the seed is the number of a
-    group: draws with different seeds have nothing in common. Raises InputError, which quotes the settings group
-    `prefix` and the description `pool`, if the pool has no group of this number.
+    group: draws with different seeds have nothing in common. If the pool has no group of this number, raises
+    InputError, which quotes the settings group `prefix` and the description `pool`.
     """
     if not disjoint:
         return sorted(np.random.default_rng(seed).choice(size, size=samples, replace=False).tolist())
@@ -192,10 +191,10 @@ def drawn(size: int, samples: int, seed: int, disjoint: bool, prefix: str, pool:
 
 # The runs of tokens that two sets of windows share.
 #
-# Two windows share text if both contain the same run of `OVERLAP` tokens. If one of them has fewer than twice as
-# many, half of the shorter one is enough. Such a run has at least `SHORTEST` tokens, or is the whole window if that
-# is shorter. How long a run must be is decided for each pair of windows, so that long windows of a set do not hide
-# what its short ones share.
+# Two windows share text if both contain the same run of `OVERLAP` tokens. If one of them has fewer than 2 * `OVERLAP`
+# tokens, a run of half the shorter window's length is enough. Such a run has at least `SHORTEST` tokens, or is the
+# whole window if the window is shorter. The required length is decided for each pair of windows, so that long windows
+# of a set do not hide what its short ones share.
 
 OVERLAP, SHORTEST = 32, 20
 
@@ -203,10 +202,10 @@ Run: TypeAlias = tuple[int, ...]
 
 
 def shared_runs(rows: Sequence[Row], others: Sequence[Row]) -> Iterator[tuple[int, Run]]:
-    """Yield the number of each row that shares a run of tokens with one of the others, with each such run."""
+    """Yield (number of the row, run) for each run of tokens that a row shares with one of the others."""
     needs = [_needed(row) for row in rows]
     for length in sorted({*needs, *map(_needed, others)}):
-        # The shorter need of a pair counts: rows with this need meet all longer ones, on both sides.
+        # The smaller need of a pair counts: rows with it are compared with all rows of larger need, on both sides.
         exact = _runs((row for row in others if _needed(row) == length), length)
         longer = _runs((row for row in others if _needed(row) > length), length)
         for number, (row, need) in enumerate(zip(rows, needs, strict=True)):
@@ -223,7 +222,7 @@ def apart(rows: Sequence[Row], others: Sequence[Row]) -> tuple[Row, ...]:
 
 
 def _needed(row: Row) -> int:
-    """How many tokens a run must have to count as shared with a row that is at least as long."""
+    """How many tokens a run must have to count as shared between this row and a row that is at least as long."""
     length = len(row.input_ids)
     return min(OVERLAP, length, max(SHORTEST, length // 2))
 

@@ -1,4 +1,4 @@
-"""Sources of samples: data that come with this program or with Python, local files, and data sets of a hub.
+"""Sources of samples: data that come with this program, with Python or in wheels, local files, and hub data sets.
 
 Embedded sources have two parts, `calibration` and `heldout`. No document is in both parts, whatever the seed.
 """
@@ -31,7 +31,7 @@ HELDOUT_SHARE = 0.25  # fraction of an embedded text's documents in the part `he
 
 @dataclass(frozen=True)
 class TextSource:
-    """The settings that say where a text is: those of calibrations, of corpora, of prompts and of healing.
+    """The settings that locate a text, shared by calibrations, corpora, prompts and healing.
 
     `source` is `hub` (the data set `path`, its configuration `name`, a `split` and `column`), `file` (`.txt`,
     `.json`, `.jsonl` or `.parquet`), or the name of an embedded text, of which one `part` is read. If a data set is
@@ -62,9 +62,9 @@ class TextSource:
         return "/".join(one for one in (self.path, self.name, self.split) if one)
 
     def check(self, prefix: str, more: Sequence[str] = ()) -> None:
-        """Raise InputError if a setting is invalid. Messages put `prefix`, the settings group, before its name.
+        """Raise InputError if a setting is invalid. Messages put the settings group, `prefix`, before its name.
 
-        `more` are sources beside `TEXTS` that are allowed here.
+        `more` are further allowed sources, besides `TEXTS`.
         """
         check_known(prefix, self, source=(*TEXTS, *more), part=PARTS)
         if self.source == "hub" and not self.path:
@@ -99,7 +99,7 @@ class TextSource:
     def records(self, prefix: str, instead: str) -> Iterator[Any]:
         """The records of a data set of the hub, in order.
 
-        Raises UnreachableError if it cannot be read; `instead` says which settings name a local file.
+        If it cannot be read, raises UnreachableError; the message ends with `instead`, settings for a local file.
         """
         import datasets
 
@@ -120,7 +120,7 @@ class TextSource:
 
 
 def check_path(source: str, path: str | None, prefix: str) -> None:
-    """Raise InputError if a path is given that the source does not read."""
+    """Raise InputError if a path is given although the source does not read one."""
     if path and source in (*EMBEDDED, NOVEL, "commonsense"):
         raise InputError(
             f"{prefix}.path={path} is not read with {prefix}.source={source}: give {prefix}.source=file as well, or "
@@ -169,7 +169,7 @@ def embedded_items(part: str) -> list[Item]:
 
 
 def embedded_text(name: str, part: str) -> Iterator[str]:
-    """The documents of one part of an embedded text. Raises UnreachableError if it cannot be fetched.
+    """The documents of one part of an embedded text. Raises UnreachableError if the text cannot be fetched.
 
     `novel` has no part `calibration`: all of it is held out.
     """
@@ -179,7 +179,7 @@ def embedded_text(name: str, part: str) -> Iterator[str]:
 
 
 def pydoc(part: str) -> Iterator[str]:
-    """The Python language reference that comes with Python, without repeated paragraphs."""
+    """One part of the language reference that comes with Python, without repeated paragraphs."""
     from pydoc_data.topics import topics
 
     seen: set[str] = set()

@@ -18,8 +18,8 @@ SHORTEST = 8  # the least number of tokens of a window
 class WindowDraw:
     """Draws `samples` windows of `length` tokens with `seed`.
 
-    In error messages, `prefix` is the settings group, and `names` are the settings of `samples` and `length` in it.
-    If `disjoint`, draws with different seeds have no window in common.
+    In error messages, `prefix` is the settings group, and `names` are the names of `samples` and `length` in it. If
+    `disjoint`, draws with different seeds have no window in common.
     """
 
     samples: int
@@ -132,7 +132,7 @@ class Both:
     """The samples of a text calibration and of an items calibration, interleaved, for mixed objectives.
 
     Windows and items alternate in proportion to their numbers, beginning with one of each. So if n >= 2, the first n
-    samples contain both kinds. A search or race that uses a part of the samples therefore uses both kinds.
+    samples contain both kinds. A search or race that uses only the first samples therefore uses both kinds.
     """
 
     text: Any
@@ -158,10 +158,10 @@ class Both:
 class Mixed:
     """`samples` windows of `length` tokens, half of them from each of two texts; an odd one is from the first text.
 
-    `first` and `second` are calibrations of text. Only what locates their text is used: `samples`, `length` and
-    `seed` here, and `disjoint`, replace theirs. Windows of the two texts alternate. A linear map that repairs a mask
-    learns the text that it is fitted on. With half of each text it serves both nearly as well as a map for one of
-    them does (`docs/objectives.md`).
+    `first` and `second` are calibrations of text. Only the settings that locate their text are used: `samples`,
+    `length`, `seed` and `disjoint` given here replace theirs. Windows of the two texts alternate. A linear map that
+    repairs a mask works best on the text that it is fitted on. If it is fitted on half of each text, it works on each
+    text nearly as well as a map that is fitted on that text alone (`docs/objectives.md`).
     """
 
     first: Any
@@ -197,7 +197,7 @@ class Mixed:
 
 
 def _check_kinds(**parts: tuple[Any, str]) -> None:
-    """Raise InputError if a part is not a calibration of the kind beside it."""
+    """Raise InputError if a calibration in `parts` is not of the kind that is paired with it."""
     for name, (part, kind) in parts.items():
         if part.kind != kind:
             raise InputError(f"calibration.{name} is a calibration of {part.kind}: choose one of {kind}.")

@@ -27,7 +27,7 @@ TAKEN = ("heldout", "mean", "continuations")  # names that metrics of other eval
 
 
 class Data(Protocol):
-    """The data of one metric: text windows or items (`Samples`), or the documents of a task. `speed` has no data."""
+    """The data of one metric: text windows or items (`Samples`), or a task's documents; for `speed`, the device."""
 
     @property
     def source(self) -> str:
@@ -49,10 +49,10 @@ class Data(Protocol):
 
 @runtime_checkable
 class DataBesideDense(Protocol):
-    """Data of a metric that compares a mask with what the dense model's measurement of this metric wrote."""
+    """The data of a metric that compares a mask with files that the dense model's measurement wrote."""
 
     def beside(self, dense: Path, /) -> Data:
-        """These data together with what the dense model wrote; `dense` is the JSON file of its measurement."""
+        """These data with what the dense model wrote; `dense` is the JSON file of the dense model's measurement."""
         ...
 
 
@@ -98,7 +98,7 @@ class Evaluation(Protocol):
 def digests_of(paths: Iterable[str], folder: Path = Path()) -> dict[str, str | None]:
     """Map each path, exactly as given, to the SHA-256 of its file, or to None if the file cannot be read.
 
-    Relative paths start in `folder`.
+    A relative path starts at `folder`.
     """
     digests: dict[str, str | None] = {}
     for path in paths:
@@ -110,7 +110,7 @@ def digests_of(paths: Iterable[str], folder: Path = Path()) -> dict[str, str | N
 
 
 def check_names(setting: str, names: Iterable[str]) -> None:
-    """Raise InputError if a name cannot be used in the names of a metric and a folder."""
+    """Raise InputError if a name cannot be used in the name of a metric or of a folder."""
     for name in names:
         if not re.fullmatch(r"\w[\w.+-]*", str(name)) or name in TAKEN:
             raise InputError(
@@ -120,10 +120,10 @@ def check_names(setting: str, names: Iterable[str]) -> None:
 
 
 def terms_file(terms: dict[str, Any]) -> dict[str, bytes]:
-    """The file with what was measured on each sample, by its ending; see `Measured.files`."""
+    """The file with each sample's values, by its ending, as in `Measured.files`."""
     return {TERMS: json.dumps(sealed(terms)).encode()}
 
 
 def short(loss: float) -> float:
-    """A loss or a log-likelihood with the digits that are kept."""
+    """A loss or a log-likelihood, rounded to nine significant digits."""
     return float(f"{float(loss):.9g}")

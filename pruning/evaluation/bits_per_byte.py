@@ -1,8 +1,8 @@
-"""Bits per byte: what a text costs a model, whichever tokens its tokenizer cuts the text into.
+"""Bits per byte: a model's loss on a text, in a unit that does not depend on the tokenizer.
 
-A perplexity is per token, so it only compares models that read the same tokens. Bits per byte are the negative
-log-likelihood of the predicted tokens, in bits, divided by the bytes of text that these tokens stand for. A model
-with another tokenizer reads the same windows of text, cut anew into its own tokens.
+A perplexity is per token, so perplexities are comparable only between models that read the same tokens. Bits per byte
+are the negative log-likelihood of the predicted tokens, in bits, divided by the bytes of text that these tokens stand
+for. A model with another tokenizer reads the same windows of text, cut anew into its own tokens.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from pruning.core.scoring import Estimate
 
 
 def window_costs(terms: Mapping[str, Any], samples: Samples, tokenizer: Any) -> tuple[list[float], Estimate]:
-    """Bits per byte of each window, and their mean as an estimate, in which windows weigh by their bytes.
+    """The bits per byte of each window, and the `Estimate` of their mean, weighted by the windows' bytes.
 
-    `terms` are those of a perplexity: nats per token, and the number of predicted tokens, of each window.
+    `terms` are those of a perplexity: for each window, its nats per token and its number of predicted tokens.
     """
     sizes = [sum(_sizes(tokenizer, row.input_ids[slice(*row.span)])) for row in samples.rows]
     windows = zip(terms["losses"], terms["tokens"], sizes, strict=True)
@@ -31,7 +31,7 @@ def window_costs(terms: Mapping[str, Any], samples: Samples, tokenizer: Any) -> 
 
 
 def _sizes(tokenizer: Any, ids: Sequence[int]) -> list[int]:
-    """The bytes that each token stands for: also of a token that holds a part of a character only."""
+    """The number of bytes that each token stands for, even if the token holds only a part of a character."""
     tokens = tokenizer.convert_ids_to_tokens(list(ids))
     if "ByteLevel" in repr(getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", None)):
         return [len(token) for token in tokens]  # each character stands for a byte
@@ -43,11 +43,10 @@ def _sizes(tokenizer: Any, ids: Sequence[int]) -> list[int]:
 
 
 def read_anew(samples: Samples, tokenizer: Any, other: Any) -> Samples:
-    """The same windows of text, cut by `tokenizer`, as the tokens of an `other` tokenizer.
+    """The windows, whose tokens are from `tokenizer`, as windows of the same text in tokens of the tokenizer `other`.
 
-    Predicted are the tokens after those of the text that was only read; at least the first token of a row is never
-    predicted. A character that a window holds only a part of is left out. Raises InputError if a window is less than
-    two tokens.
+    The text before a row's span is read but not predicted, and the first token of a row is never predicted. A
+    character that is partly outside of a window is left out. Raises InputError if a window has fewer than two tokens.
     """
     first = start_tokens(other)
 

@@ -1,7 +1,7 @@
 """How much a metric of a smaller model differs from the dense model's: a number, its error, and a word.
 
-Both models are measured on the same windows and items, and what is hard for one is hard for the other. So the error
-is that of the paired difference, which is much smaller than the errors of the two values.
+Both models are measured on the same windows and items, so their values are correlated. The error is therefore that of
+the paired difference, which is much smaller than the errors of the two values.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from typing import Any, cast
 from pruning.core.records import DoneResult, error_of, item_hits, kept_terms, kind_of, metrics_among
 from pruning.core.scoring import Estimate
 
-CERTAIN = 2.0  # standard errors from which a difference counts as one
-MUCH = 1000.0  # percent from which a factor is easier to read
+CERTAIN = 2.0  # a difference counts if it is more than this many standard errors
+MUCH = 1000.0  # a change of at least this many percent is shown as a factor
 
 
 @dataclass(frozen=True)
 class Change:
-    """A perplexity's change in percent of the dense model's, or an accuracy's in percentage points.
+    """The change of a perplexity, in percent of the dense model's, or of an accuracy, in percentage points.
 
-    `error` is its standard error; None if it is unknown.
+    `error` is the standard error of `amount`; None if it is unknown.
     """
 
     amount: float
@@ -32,7 +32,7 @@ class Change:
 
     @property
     def word(self) -> str:
-        """`better`, `worse`, `within error` if the error can explain the difference, or `error unknown`."""
+        """`better` or `worse`; `within error` if the error can explain the change; `error unknown` without it."""
         if self.error is None:
             return "error unknown"
         if abs(self.amount) <= CERTAIN * self.error:
@@ -47,10 +47,10 @@ class Change:
 
 
 def changes(result: DoneResult, results: Path | None, which: str = "pruned") -> dict[str, Change]:
-    """The change of each perplexity and accuracy that the dense and another model of a result have.
+    """The change of each perplexity and accuracy from the dense model of a result to another model, by metric.
 
-    `which` is a part of `evaluation`: `pruned`, `uncompensated` or `healed`. `results` is the folder of the results,
-    which keeps the losses of windows and items; without them, the errors of both values are combined.
+    `which` names the other model in `evaluation`: `pruned`, `uncompensated` or `healed`. `results` is the results
+    folder, which has the values of each window and item. Without these, the errors of both values are combined.
     """
     evaluation = cast(Mapping[str, Any], result["evaluation"])
     dense, smaller = evaluation["dense"], evaluation[which]
@@ -67,7 +67,7 @@ def changes(result: DoneResult, results: Path | None, which: str = "pruned") -> 
 
 
 def change_of(name: str, values: Sequence[Mapping[str, float]], terms: Sequence[Mapping[str, Any]]) -> Change:
-    """The change of one perplexity or accuracy between two models, from their metrics and their kept terms."""
+    """The change of a perplexity or accuracy from the first to the second model, from their metrics and terms."""
     accuracy = kind_of(name) != "ppl"
     first, second = (value[name] for value in values)
     error = _paired_error(*terms)

@@ -28,18 +28,18 @@ HIGHEST = 700.0  # nats; exp(709.8) overflows a float
 
 @dataclass(frozen=True)
 class Corpus:
-    """The settings of a text corpus and of its windows: those of a `TextSource`, or `source: novel`.
+    """The settings of a text corpus and of its windows. `source` is one of those of a `TextSource`, or `novel`.
 
-    Of the embedded texts, the held-out part is used.
+    If the source is an embedded text, only its held-out part is used.
 
     Only the first `documents` documents are read. They are joined with `join` between them and tokenised as one text.
     If `join` is null, each document is a separate text. A text is cut into windows of `window` tokens. A window
     starts every `stride` tokens (null: no overlap). If a window overlaps the window before it, only the tokens that
     are new in it are scored, so no token counts twice. Only the first `windows` windows are used.
 
-    If the tokenizer begins every text with a special token (BOS), `start` says where it stands: `window` (default)
-    puts it before each window, `text` only before each text, as most papers' scripts do, and `none` nowhere. `window`
-    includes it. With `tail: false`, a last window that is shorter than `window` is not scored.
+    If the tokenizer begins every text with a special token (BOS), `start` says where it is put: `window` (default)
+    puts it before each window, `text` only before each text, as most papers' scripts do, and `none` nowhere. The
+    length `window` includes the token. With `tail: false`, a last window that is shorter than `window` is not scored.
     """
 
     source: str = "hub"
@@ -59,7 +59,7 @@ class Corpus:
 
     @property
     def text(self) -> TextSource:
-        """Where the text is. A data set's documents keep their order, and empty ones count."""
+        """The source of the text. The documents of a data set keep their order, and empty documents are kept."""
         return TextSource.of(self, part="heldout")
 
     def check(self, where: str) -> None:
@@ -103,7 +103,7 @@ def strided(ids: Sequence[int], first: tuple[int, ...], window: int, stride: int
     """
     payload = window - len(first)
     step = min(stride or payload, payload)
-    scored = 0  # the end of the previous window: a number of tokens of the text
+    scored = 0  # the end of the previous window, in tokens of the text
     for begin in range(0, len(ids), step):
         row = (*first, *ids[begin : begin + payload])
         end = begin + len(row) - len(first)
@@ -117,7 +117,7 @@ def strided(ids: Sequence[int], first: tuple[int, ...], window: int, stride: int
 
 @dataclass(frozen=True)
 class CorpusPerplexity:
-    """Metrics `ppl/<name>` for each corpus of `corpora`; for a quick look, `limit` bounds the windows per corpus."""
+    """Measures `ppl/<name>` on each corpus of `corpora`; for a quick look, `limit` bounds the windows per corpus."""
 
     # Each value is a `Corpus` or a mapping of its settings, so that the command line can add a corpus.
     corpora: dict[str, Any]
@@ -154,7 +154,7 @@ class CorpusPerplexity:
 
 
 def _corpus(name: str, settings: Any) -> Corpus:
-    """A corpus from its settings. Raises InputError if a setting is unknown or has a value of another type."""
+    """A corpus from its settings. Raises InputError if a setting is unknown or its value has the wrong type."""
     if isinstance(settings, Corpus):
         return settings
     known = [item.name for item in fields(Corpus)]
@@ -175,7 +175,7 @@ def _corpus(name: str, settings: Any) -> Corpus:
 def corpus_perplexity(
     forward: Forward, name: str, data: Data, mask: Mask, corpus: Corpus, limit: int | None
 ) -> Measured:
-    """The perplexity on windows of a corpus, with a record of the settings of the windows."""
+    """The perplexity on windows of a corpus, with the corpus's settings in the record `how`."""
     samples = cast(Samples, data)
     measured = perplexity(name, forward, samples, mask)
     return replace(measured, how=measured.how | {"limit": limit, "corpus": asdict(corpus)})

@@ -2,14 +2,15 @@
 
 The dense model continues each prompt twice:
 
-- By sampling from its own distribution. The perplexity of these continuations measures the smaller model: the
-  logarithm of its ratio to the dense model's is an unbiased estimate of the Kullback-Leibler divergence per token of
-  the two models, on text that the dense model writes. Greedy continuations would not do: they are often loops, whose
-  perplexity is near 1 for every model that also loops.
-- Greedily, which each smaller model does too. People read these, since they do not differ by chance. Two numbers
-  describe them: the share of tokens before the first difference, and the share of repeated runs of tokens.
+- By sampling from its own distribution. A smaller model is measured by its perplexity on these continuations. The
+  logarithm of (its perplexity : the dense model's) is an unbiased estimate of the Kullback-Leibler divergence
+  KL(dense || smaller) per token, on text that the dense model writes. Greedy continuations are unsuitable: they are
+  often loops, whose perplexity is near 1 for every model that also loops.
+- By greedy decoding. Each smaller model does so too, and people read these continuations, because they do not differ
+  by chance. Two numbers describe them: the share of tokens before the first difference from the dense model's, and
+  the share of repeated runs of tokens.
 
-No right answers are needed.
+Continuations need no right answers.
 """
 
 from __future__ import annotations
@@ -56,12 +57,12 @@ Tokens = Sequence[int]
 
 @dataclass(frozen=True)
 class Generation:
-    """Metrics: `self_ppl/continuations` and two numbers beside it; `exact/<name>` or `acc/<name>` of each task.
+    """Measures continuations (`self_ppl`, `same`, `repeated`), and `exact/<name>` or `acc/<name>` of each task.
 
-    The dense model continues `prompts` windows of `prompt_tokens` tokens of the held-out part of `source` (or of the
-    text file `path`, with source=file) by up to `continuation_tokens` tokens; 0 prompts: no continuations. `tasks`
-    are tasks or groups of lm-eval, generated or multiple-choice. `num_fewshot` examples are in each prompt, and up to
-    `max_new_tokens` are generated (null: the task's own numbers).
+    The dense model continues `prompts` windows of `prompt_tokens` tokens by up to `continuation_tokens` tokens each.
+    The windows are from the held-out part of `source` or, if source=file, from the text file `path`. If `prompts` is
+    0, nothing is continued. `tasks` are tasks or groups of lm-eval, generated or multiple-choice. Each prompt of a
+    task has `num_fewshot` examples, and up to `max_new_tokens` tokens are generated (null: the task's own numbers).
     """
 
     tasks: list[str] = field(default_factory=list)
@@ -94,7 +95,7 @@ class Generation:
             )
 
     def files(self) -> tuple[str, ...]:
-        """The file of the prompts."""
+        """The file of the prompts, if any."""
         return (self.path,) if self.prompts and self.path else ()
 
     def data(self, tokenizer: Any) -> dict[str, Data]:
@@ -131,9 +132,10 @@ class Written(NamedTuple):
 
 @dataclass(frozen=True)
 class Prompts:
-    """Prompts of equal length, and the tokens and the seed of their continuations.
+    """Prompts of equal length (`windows`), each continued by at most `new_tokens` tokens.
 
-    `dense` is what the dense model wrote; it is None until the dense model was measured.
+    The seed of `windows` is also that of the sampled continuations. `dense` is what the dense model wrote; None
+    before the dense model is measured.
     """
 
     windows: Samples
@@ -148,7 +150,7 @@ class Prompts:
 
     @cached_property
     def sha256(self) -> str:
-        """Digest of the prompts, and of what decides their continuations by a model."""
+        """Digest of the prompts, the number of new tokens and the seed, which decide a model's continuations."""
         return text_sha256(json.dumps([self.windows.sha256, self.new_tokens, self.windows.seed, "sampled"]))
 
     @property
@@ -163,7 +165,7 @@ class Prompts:
     def beside(self, dense: Path) -> Prompts:
         """These prompts with what the dense model wrote; `dense` is the file of its measurement.
 
-        Raises DamagedError if the file of its continuations is missing or damaged.
+        Raises DamagedError if the file of the dense model's continuations is missing or damaged.
         """
         kept = collectives.on_first(lambda: read_continuations(dense))
         if kept is None or "sampled" not in kept:
@@ -176,9 +178,9 @@ class Prompts:
 
 
 def measure_continuations(forward: Forward, data: Prompts, mask: Mask, batch_size: int) -> Measured:
-    """The perplexity of the dense model's continuations, and numbers about a model's own greedy continuations.
+    """A model's perplexity on the dense model's continuations, and two shares of its own greedy continuations.
 
-    If the dense model has not continued the prompts yet, `forward` and `mask` must be those of the dense model.
+    If the dense model has not continued the prompts yet, `mask` must be empty, so that the dense model is measured.
     """
     log.info("continuing %d prompts with %s removed", data.windows.count, mask)
     prompts = [row.input_ids for row in data.windows.rows]
@@ -191,7 +193,7 @@ def measure_continuations(forward: Forward, data: Prompts, mask: Mask, batch_siz
                 raise ValueError("the dense model is measured before its masks")
             sampled = tuple(continued(*each, seed=data.windows.seed, watch=forward.watch))
             dense = Written(sampled, greedy)
-    # The tokens of the continuations are scored.
+    # Only the continuations are scored, not the prompts.
     rows = tuple(
         Row((*prompt, *tokens), (len(prompt), len(prompt) + len(tokens)))
         for prompt, tokens in zip(prompts, dense.sampled, strict=True)
@@ -240,7 +242,7 @@ def repeated(tokens: Tokens, n: int = N) -> float:
 
 
 def same_start(tokens: Tokens, dense: Tokens) -> float:
-    """The share of the dense model's tokens before the first one that differs; 1 if none differs."""
+    """The share of the dense model's tokens before the first one that differs from `tokens`; 1 if none differs."""
     pairs = zip(tokens, dense, strict=False)
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs)) / len(dense)
 
@@ -256,11 +258,11 @@ def continued(
     seed: int | None = None,
     watch: Callable[[int, int], None] | None = None,
 ) -> list[tuple[int, ...]]:
-    """The continuation of each prompt: at most `new_tokens` tokens, the last of them an end of text if there is one.
+    """The continuation of each prompt: at most `new_tokens` tokens, up to and including the first end of text.
 
     All prompts have the same length, so nothing is padded. Without `seed`, decoding is greedy. With `seed`, tokens
-    are drawn from the model's own distribution (temperature 1, nothing cut off). If there are several ranks, each
-    continues a share, and all ranks get all continuations.
+    are drawn from the model's own distribution (temperature 1, neither top-k nor top-p). If there are several ranks,
+    each continues a share, and all ranks get all continuations.
     """
     batches = [prompts[start : start + batch_size] for start in range(0, len(prompts), batch_size)]
     numbered = collectives.share_of(list(enumerate(batches)))
@@ -290,8 +292,8 @@ def _batch(
         pad_token_id=ends[0] if ends else 0,
     )
     devices = [ids.device] if ids.device.type == "cuda" else []
-    # transformers uses a model's own settings in place of missing ones, and many of them change probabilities, such
-    # as `min_p`, `suppress_tokens` and `sequence_bias`. So the model has none of its own for this time.
+    # In place of missing settings, transformers uses the model's own. Many of these change probabilities, such as
+    # `min_p`, `suppress_tokens` and `sequence_bias`, so they are removed while the model generates.
     plain = patch.object(module, "generation_config", GenerationConfig())
     with torch.random.fork_rng(devices), plain:
         if seed is not None:
@@ -303,7 +305,7 @@ def _batch(
 
 
 def end_tokens(module: Any) -> tuple[int, ...]:
-    """The tokens that end a text of this model."""
+    """The end-of-text tokens of a model."""
     own = getattr(module, "generation_config", None)
     for settings in (own, module.config.get_text_config(decoder=True)):
         ends = getattr(settings, "eos_token_id", None)

@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Heldout:
-    """Use `samples` windows of `length` tokens and `items` items from the held-out parts of the embedded data.
+    """Evaluate on `samples` windows of `length` tokens and on `items` items of the embedded data's held-out parts.
 
-    The metric `ppl/heldout` is the exponential of the mean negative log-likelihood per token, on `pydoc`. `texts`
-    names further embedded texts, `wikipedia_sample` and `novel`; each gives a metric `ppl/<name>`. Nothing is
-    calibrated, repaired or trained on `novel`. The metric `acc/heldout` is the fraction of items whose right answer
-    has the highest mean log-likelihood per token (lm-eval's acc_norm divides by characters instead).
+    The metric `ppl/heldout` is the exponential of the mean negative log-likelihood per token, on `pydoc`. `texts` can
+    name the other embedded texts, `wikipedia_sample` and `novel`; each of them gives a metric `ppl/<name>`. Nothing
+    is calibrated, repaired or trained on `novel`. The metric `acc/heldout` is the fraction of items whose right
+    answer has the highest mean log-likelihood per token (lm-eval's acc_norm divides by characters instead).
     `<metric>/stderr` is a metric's standard error, estimated over the windows or items.
     """
 
@@ -52,12 +52,12 @@ class Heldout:
                 raise unknown("text in eval.texts", name, further)
 
     def files(self) -> tuple[str, ...]:
-        """No files."""
+        """No file is read."""
         return ()
 
     def data(self, tokenizer: Any) -> dict[str, Samples]:
         """The samples of each metric, by its name. Raises InputError if there are too few windows or items."""
-        # The novel comes first, and so it leads every table.
+        # The novel's metric comes first, here and so in every table.
         names = {"pydoc": "heldout"} | {name: name for name in self.texts or ()}
         data = {}
         for name in sorted(names, key=lambda name: name != NOVEL):
@@ -85,7 +85,7 @@ class Heldout:
 def item_accuracy(name: str, forward: Forward, samples: Samples, mask: Mask) -> Measured:
     """The share of items whose right answer has the highest mean token log-likelihood, and its standard error.
 
-    `right_share` counts each item. The log-likelihoods of all choices are kept.
+    Ties count as fractions (`right_share`). The log-likelihoods of all choices are kept.
     """
     ((_, logliks, _),) = forward.loglikelihoods(samples.rows, [mask])
     answers = list(samples.answers(logliks))
@@ -101,16 +101,16 @@ def item_accuracy(name: str, forward: Forward, samples: Samples, mask: Mask) -> 
 
 @dataclass(frozen=True)
 class LocalFiles:
-    """Metrics: `ppl/<name>` per file of `texts`, `acc/<name>` per file of `items`, `acc/mean` for several such files.
+    """Measures `ppl/<name>` on each file of `texts` and `acc/<name>` on each file of `items`.
 
-    Texts are `.txt`, `.jsonl` or `.parquet` files, cut into windows as in `Corpus`. Items are files of JSON lines or
-    of a JSON array, in the forms of `calibration.item_files`. Each choice is scored after the filled-in template
-    and a space; `templates` maps the names of files to their own templates. `acc/<name>` is lm-eval's `acc_norm`, and
-    `acc_plain/<name>` its `acc`. For a quick look, `limit` bounds the number of windows and of items. `scorer` is
-    `lm_eval` or `engine`.
+    If there are several files of items, `acc/mean` is a metric too. Texts are `.txt`, `.jsonl` or `.parquet` files,
+    cut into windows as in `Corpus`. Files of items hold JSON lines or a JSON array, in the forms of
+    `calibration.item_files`. Each choice is scored after the filled-in template and a space; `templates` maps the
+    names of files to their own templates. `acc/<name>` is lm-eval's `acc_norm`, and `acc_plain/<name>` its `acc`. For
+    a quick look, `limit` bounds the numbers of windows and items. `scorer` is that of `EvalTask`.
     """
 
-    texts: Any = None  # no type and no default, so that the command line can set a dictionary
+    texts: Any = None  # `Any` and None, so that the command line can set a dictionary
     items: Any = None
     window: int = 1024
     stride: int | None = None
@@ -173,7 +173,7 @@ class LocalFiles:
 
 
 def _by_name(group: str, value: Any, wanted: str) -> dict[str, str]:
-    """The texts by name. Raises InputError if `value` is not a mapping of names to texts."""
+    """The files or templates of a setting, by name. Raises InputError if `value` does not map names to strings."""
     texts = {} if value is None else value
     if not isinstance(texts, Mapping) or not all(isinstance(text, str) for text in texts.values()):
         raise InputError(f"eval.{group}={value}: give 'eval.{group}={{NAME: {wanted}}}'.")

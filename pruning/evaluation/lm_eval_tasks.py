@@ -1,11 +1,11 @@
-"""Tasks of lm-eval as evaluation data, and how lm-eval asks a masked model in memory what they ask.
+"""Tasks of lm-eval as evaluation data, and how lm-eval sends their requests to a masked model in memory.
 
-lm-eval makes the requests without a model, so a task has a digest of its prompts and answers before anything is
+lm-eval makes the requests without a model, so a task has a digest of its prompts and answers before a model is
 loaded. A task is either multiple-choice, or the model writes the answers (`generate_until`).
 
-Each task is asked by itself: a batch never mixes tasks, since another padding rounds bfloat16 differently. lm-eval's
-cache of responses is never used: it does not distinguish masks, so a pruned model would get the dense model's
-answers.
+Each task is run separately, so no batch mixes tasks: padding to another length changes how bfloat16 is rounded.
+lm-eval's cache of responses is never used: it does not distinguish masks, so a pruned model would get the dense
+model's answers.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ EXACT = "exact_match"  # the share of right answers, if the model writes them
 SCORERS = ("lm_eval", "engine")
 FEWSHOT_SEED = 1234  # lm-eval's own default
 NEW_TOKENS = 256  # lm-eval's default
-# The names that lm-eval knows for the number of new tokens; the first that is given counts.
+# lm-eval's names for the maximum number of new tokens; the first one that a task sets counts.
 LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 
 
@@ -65,9 +65,9 @@ class EvalTask:
     """The first `limit` documents of a task of lm-eval (None: all); `task` is lm-eval's object.
 
     If the documents are items of a local file, these are `items`. `fewshot` examples are put before each question.
-    `scorer` says what answers the requests of a multiple-choice task: `lm_eval`, or the `engine`. There, the answers
-    to a question share its prompt, and only their tokens are projected to the vocabulary, which takes a fraction of
-    lm-eval's time. Logits are normalised in float32; lm-eval's model does so in the model's own precision.
+    `scorer` names what scores the answers of a multiple-choice task: `lm_eval` or `engine`. In the engine, the
+    answers to a question share its prompt, and only their tokens are projected to the vocabulary, which takes a
+    fraction of lm-eval's time. The engine normalises logits in float32, lm-eval in the model's own precision.
     """
 
     task: Any
@@ -90,7 +90,7 @@ class EvalTask:
 
     @property
     def new_tokens(self) -> int:
-        """At most this many tokens are generated for an answer that the model writes."""
+        """The maximum number of tokens of an answer that the model writes."""
         settings = self.task.config.generation_kwargs or {}
         return int(next((settings[name] for name in LENGTHS if settings.get(name) is not None), NEW_TOKENS))
 
@@ -111,7 +111,7 @@ class EvalTask:
 
     @property
     def asked(self) -> list[tuple[Any, ...]]:
-        """All requests, in order, as often as lm-eval sends each: contexts with continuations or with settings."""
+        """All requests in order, each as often as lm-eval sends it: contexts with continuations or with settings."""
         times = range(self.task.config.repeats or 1)
         return [tuple(asked) for request in self.requests for asked in request["asked"] for _ in times]
 
@@ -144,7 +144,7 @@ class EvalTask:
         return tuple(rows)
 
     def check_length(self, name: str, most: int) -> None:
-        """Raise InputError if a model of `most` tokens has no room for a prompt beside the tokens that it writes."""
+        """Raise InputError if the generated tokens leave no room for a prompt in a context of `most` tokens."""
         if self.generated and self.new_tokens >= most:
             raise InputError(
                 f"{name} ({self.source}): up to {self.new_tokens} tokens are generated, and the model reads at most "
@@ -152,7 +152,7 @@ class EvalTask:
             )
 
     def too_long(self, most: int) -> list[int]:
-        """The numbers, from 0, of the documents with a request that a model of `most` tokens cannot read whole."""
+        """The indices of the documents with a request that is too long for a context of `most` tokens."""
         # The last token of a choice is only scored and never read.
         room = most - self.new_tokens if self.generated else most + 1
         pairs = [
@@ -160,7 +160,7 @@ class EvalTask:
             for number, request in enumerate(self.requests)
             for asked in request["asked"]
         ]
-        # Most requests are short, and a token stands for at least one byte.
+        # A token stands for at least one byte, so only requests of many bytes are tokenised; most are short.
         long = [(n, pair) for n, pair in pairs if len("".join(pair).encode()) + SPECIAL > room]
         whole = encoded([pair for _, pair in long], self.tokenizer)
         return sorted({n for (n, _), (ids, _) in zip(long, whole, strict=True) if len(ids) > room})
@@ -176,11 +176,11 @@ class EvalTask:
         return sum(any(map(known.holds, self._forms(n))) for n in range(len(self.requests)))
 
     def _forms(self, number: int) -> list[Document]:
-        """A document as possible questions with answers. The names of the document's fields are not used."""
+        """The possible questions of a document, with its answers. The names of the document's fields are not used."""
         request = self.requests[number]
         texts = [v for v in request["doc"].values() if isinstance(v, str) and " " in v]
         if self.generated:
-            # Without an answer, only a long question is found. Prompts are left out, because they hold examples too.
+            # Without an answer, only a long question is found. Prompts are left out because they also hold examples.
             target = request["target"]
             answers = [(), (target,)] if isinstance(target, str) else [()]
             return [Document(tuple(texts), one) for one in answers]
@@ -201,7 +201,7 @@ def _question(context: str) -> str:
 
 
 def check_asking(settings: Any) -> None:
-    """Raise InputError if a setting that evaluations through lm-eval share is wrong."""
+    """Raise InputError if one of the settings common to all evaluations with lm-eval is wrong."""
     check_names("eval.tasks", getattr(settings, "tasks", ()))
     check_least("eval", settings, limit=1, batch_size=1)
     if (scorer := getattr(settings, "scorer", "lm_eval")) not in SCORERS:
@@ -214,8 +214,7 @@ def check_asking(settings: Any) -> None:
 def measure_task(name: str, forward: Forward, task: EvalTask, mask: Mask, batch_size: int) -> Measured:
     """The accuracy or the share of exact answers, its standard error, and lm-eval's own results and samples.
 
-    Raises RequestError if lm-eval sends other requests than those of the task's digest, InputError if the model
-    cannot write answers without these units.
+    Raises RequestError if lm-eval's requests are not those of the task's digest, and the InputError of `generating`.
     """
     from pruning.models.architecture import context_length_of
     from pruning.models.sublayers import masked
@@ -223,7 +222,7 @@ def measure_task(name: str, forward: Forward, task: EvalTask, mask: Mask, batch_
     module, answers = forward.model.module, None
     if task.scorer == "engine" and not task.too_long(context_length_of(module.config) or sys.maxsize):
         ((_, found, _),) = forward.loglikelihoods(task.rows, [mask])
-        # In lm-eval's form, which also says whether greedy decoding gives the answer; nothing asks for this.
+        # In lm-eval's form: a value, and whether greedy decoding gives the answer, which nothing uses here.
         answers = [(value, False) for value in found]
     with generating(forward, mask) if task.generated else masked(module, mask, forward.scales):
         output, shortened = _ask(name, forward, task, batch_size, answers)
@@ -236,7 +235,7 @@ def generating(forward: Forward, mask: Mask) -> Iterator[Any]:
     """Within this context the model lacks the units of a mask and can generate; yields the transformers model.
 
     Skipping units works only without a cache, so the units are removed from the model in memory. Raises InputError if
-    the architecture cannot describe these units, as an export does.
+    no configuration of the architecture describes the model without these units; an export raises the same error.
     """
     from pruning.models.removal import blocks_removed, smaller_config
 
@@ -251,10 +250,10 @@ def generating(forward: Forward, mask: Mask) -> Iterator[Any]:
 def _ask(
     name: str, forward: Forward, task: EvalTask, batch_size: int, answers: Sequence[Any] | None
 ) -> tuple[Any, int]:
-    """lm-eval's output for a task, and the number of items that lm-eval has shortened.
+    """lm-eval's output for a task, and the number of items that lm-eval shortened.
 
     If there are several ranks, each answers a share of the requests; then all ranks get all answers. If `answers` are
-    given, they answer the log-likelihood requests, unless the model cannot read all items whole.
+    given and no item is too long for the model, the log-likelihood requests get these answers.
     """
     import lm_eval
     from lm_eval.models.huggingface import HFLM
@@ -279,7 +278,7 @@ def _ask(
             task_manager=lm_eval.tasks.TaskManager(include_defaults=False),
             num_fewshot=task.fewshot,
             limit=task.limit,
-            # Without bootstrap, lm-eval reports no standard errors at all, although that of a mean needs none.
+            # Without bootstrap, lm-eval reports no standard errors at all, not even that of a mean.
             bootstrap_iters=1000,
         )
     if shortened:
@@ -297,9 +296,9 @@ def _answered(
     requests: Sequence[Any],
     **settings: Any,
 ) -> list[Any]:
-    """The answers to all requests: those that are known, or each rank answers its share.
+    """The answers to all requests, on all ranks: `known`, if given; otherwise, each rank answers its share.
 
-    lm-eval itself knows of only one process.
+    lm-eval itself knows of only one process. Raises RequestError if the requests are not those of the task.
     """
     if [tuple(request.args) for request in requests] != task.asked:
         raise RequestError(
@@ -315,8 +314,7 @@ def _answered(
 def _measured(name: str, task: EvalTask, output: Mapping[str, Any], shortened: int) -> Measured:
     """The measurement from lm-eval's output, whose scores have keys `metric,filter`.
 
-    If a task extracts the written answer in several ways (filters), the first one gives the metric `name`, and each
-    gives a metric.
+    If a task extracts the answer in several ways (filters), the first filter gives `name`, each other its own metric.
     """
     label, main = task.task.task_name, EXACT if task.generated else str(task.metric)
     scores = output["results"][label]
@@ -327,7 +325,7 @@ def _measured(name: str, task: EvalTask, output: Mapping[str, Any], shortened: i
             metrics |= _scores(filtered_of(name, way), scores, main, way)
     elif main != "acc" and "acc" in task.task.aggregation():
         metrics |= _scores(plain_of(name), scores, "acc", first)
-    # lm-eval's samples have these as well, but among the prompts: a hundred times as much to read for each mask.
+    # lm-eval's samples have these values too, but also the prompts: a hundred times as much to read for each mask.
     samples = [sample for sample in output["samples"][label] if sample["filter"] == first]
     terms: dict[str, Any] = {"hits": [float(sample[main]) for sample in samples]}
     how = {
@@ -351,13 +349,13 @@ def _measured(name: str, task: EvalTask, output: Mapping[str, Any], shortened: i
 
 
 def _scores(name: str, scores: Mapping[str, Any], metric: str, way: str) -> dict[str, float]:
-    """A value of lm-eval and its standard error. For one item, lm-eval gives a text instead of a standard error."""
+    """A score and its standard error, which is left out for a single item: lm-eval then gives text instead."""
     found = {name: scores[f"{metric},{way}"], error_of(name): scores.get(f"{metric}_stderr,{way}")}
     return {key: float(number) for key, number in found.items() if isinstance(number, (int, float))}
 
 
 def _lm_eval_files(output: Mapping[str, Any]) -> dict[str, bytes]:
-    """Two files by ending: lm-eval's results as lm-eval itself writes them, and its samples, one per line."""
+    """Two files, by ending: lm-eval's results as lm-eval itself writes them, and its samples, one per line."""
     from lm_eval.utils import handle_non_serializable
 
     def text(data: Any, indent: int | None = None) -> str:
@@ -395,7 +393,7 @@ SPECIAL = 4  # more special tokens than any tokenizer adds to a text
 
 
 def encoded(pairs: Sequence[Sequence[str]], tokenizer: Any) -> list[tuple[tuple[int, ...], int]]:
-    """For each context and continuation, the token ids of both together, and how many of them are of the context.
+    """For each context and continuation, the token ids of both together, and how many belong to the context.
 
     As in lm-eval, spaces at the end of a context belong to the continuation, and an empty context is one token.
     """
@@ -420,9 +418,9 @@ def _prefix_token(tokenizer: Any) -> int:
 
 
 def _complete(tokenizer: Any) -> Any:
-    """A copy of a tokenizer, which lm-eval can change. If it has neither a beginning nor an end of text, it gets one.
+    """A copy of a tokenizer that lm-eval can change. If it has neither a BOS nor an EOS token, it gets an EOS token.
 
-    lm-eval pads with this token (padding is masked), puts it before an empty context, and fails without it.
+    lm-eval pads with such a token (padding is masked), puts it before an empty context, and fails without one.
     """
     copied = copy.deepcopy(tokenizer)
     if copied.bos_token_id is None and copied.eos_token_id is None:
@@ -434,11 +432,11 @@ def _complete(tokenizer: Any) -> Any:
 
 
 def item_task(name: str, items: Sequence[Item], template: str, source: str, **options: Any) -> EvalTask:
-    """The task that asks these items; `options` are the tokenizer, the limit and the scorer of an `EvalTask`.
+    """The task of these items; `options` are the tokenizer, the limit and the scorer of an `EvalTask`.
 
     lm-eval fills in templates with Jinja and converts the result: a prompt of digits becomes a number. If the first
-    prompt is a number, lm-eval expects several contexts and asks no question. So lm-eval gets no template. Every
-    field of the task is the name of a field of the documents, which lm-eval returns as it is.
+    prompt is a number, lm-eval expects several contexts and asks no question. So lm-eval gets no template: each
+    `doc_to_*` setting is the name of a field of the documents, whose value lm-eval uses unchanged.
 
     Raises InputError if an answer cannot be scored.
     """
@@ -479,15 +477,15 @@ def item_task(name: str, items: Sequence[Item], template: str, source: str, **op
 
 # The evaluations.
 
-COUNTED = {"acc", "acc_norm"}  # the metrics of lm-eval that need nothing but log-likelihoods
+COUNTED = {"acc", "acc_norm"}  # the metrics of lm-eval that need only log-likelihoods
 
 
 @dataclass(frozen=True)
 class Zeroshot:
-    """Metrics: `acc/<task>` per task (lm-eval's `acc_norm` if the task has it, else `acc`); their mean `acc/mean`.
+    """Measures `acc/<task>` (lm-eval's `acc_norm` if the task has it, else `acc`) and the tasks' mean, `acc/mean`.
 
-    For a quick look, `limit` bounds the items of each task. `batch_size` is passed to lm-eval. `scorer` is
-    `lm_eval` or `engine`; see `EvalTask`.
+    For a quick look, `limit` bounds the items of each task. `batch_size` is passed to lm-eval. `scorer` is that of
+    `EvalTask`.
     """
 
     tasks: list[str]
@@ -505,7 +503,7 @@ class Zeroshot:
             raise InputError("eval.tasks is empty: name at least one task of lm-eval.")
 
     def files(self) -> tuple[str, ...]:
-        """No files."""
+        """No file is read."""
         return ()
 
     def data(self, tokenizer: Any) -> dict[str, EvalTask]:
@@ -540,7 +538,7 @@ class Zeroshot:
 
 @dataclass(frozen=True)
 class Full:
-    """The metrics of `perplexity` and of `zeroshot`. The configuration passes `limit` to both evaluations."""
+    """Measures the metrics of `perplexity` and `zeroshot`. The configuration passes `limit` to both evaluations."""
 
     perplexity: Any
     zeroshot: Any
@@ -569,7 +567,7 @@ class Full:
 
 @lru_cache(maxsize=1)
 def manager() -> Any:
-    """lm-eval's index of its own tasks. It is cached, because building the index takes seconds."""
+    """lm-eval's index of its own tasks. It is cached because building it takes seconds."""
     from lm_eval.tasks import TaskManager
 
     with quiet():
@@ -577,10 +575,10 @@ def manager() -> Any:
 
 
 def load_tasks(name: str, groups: bool = False) -> list[Any]:
-    """A task of lm-eval with its documents or, with `groups`, all tasks of a group.
+    """The lm-eval task `name` with its documents; if `groups` is true and `name` is a group, all its tasks.
 
-    Raises InputError if the name is unknown, names a group and `groups` is false, or needs a package that is not
-    installed. Raises UnreachableError if the documents cannot be loaded.
+    Raises InputError if the name is unknown, if it is a group and `groups` is false, or if a task needs a package
+    that is not installed. Raises UnreachableError if the documents cannot be loaded.
     """
     tasks = manager()
     if name not in tasks.all_tasks:
@@ -615,11 +613,11 @@ def source_of(loaded: Any) -> str:
 def named_data(
     name: str, tokenizer: Any, limit: int | None, fewshot: int | None, new_tokens: int | None
 ) -> dict[str, Data]:
-    """The metric of a task or group and its data: `exact/<name>` if answers are generated, `acc/<name>` if chosen.
+    """The data of a task or group by metric: `exact/<name>` if answers are generated, `acc/<name>` if chosen.
 
-    Without `fewshot` and `new_tokens`, a task keeps its own numbers. Raises InputError if the name is unknown, a task
-    has neither right answers nor choices, or it has too few examples. Raises UnreachableError if the documents cannot
-    be loaded.
+    If `fewshot` or `new_tokens` is None, the task's own number is used. Raises InputError if the name is unknown, if
+    a task is neither generated with exact answers nor multiple-choice, if it has too few examples, or if a group
+    mixes both kinds of tasks. Raises UnreachableError if the documents cannot be loaded.
     """
     tasks = []
     for loaded in load_tasks(name, groups=True):
@@ -655,8 +653,9 @@ def named_data(
 
 @dataclass(frozen=True, eq=False)
 class TaskGroup:
-    """The tasks of a group, such as `mmlu`, in lm-eval's order, measured as one metric: the share of right answers
-    over all items. All have right answers of the same kind.
+    """The tasks of a group, such as `mmlu`, measured as one metric: the share of right answers over all items.
+
+    The tasks are in lm-eval's order. Either all are generated, or all are multiple-choice.
     """
 
     name: str
@@ -677,9 +676,9 @@ class TaskGroup:
         return sum(member.shared(calibration) for member in self.members)
 
     def measured(self, name: str, forward: Forward, mask: Mask, batch_size: int) -> Measured:
-        """The metric over all items, and other metrics that every member has.
+        """The metric over all items, and the other metrics that every member has.
 
-        Items count equally, as in lm-eval's groups that weigh by size, and the standard error is lm-eval's.
+        Items count equally, as in lm-eval's groups whose tasks are weighted by size; the standard error is lm-eval's.
         """
         each = [measure_task(name, forward, member, mask, batch_size) for member in self.members]
         sizes = [one.how["items"] for one in each]
@@ -701,13 +700,13 @@ class TaskGroup:
                 terms.setdefault(key, []).extend(values)
         files = {
             "lm_eval.json": json.dumps(results, indent=2).encode(),
-            "samples.jsonl.gz": b"".join(one.files["samples.jsonl.gz"] for one in each),  # gzip allows it
+            "samples.jsonl.gz": b"".join(one.files["samples.jsonl.gz"] for one in each),  # gzip allows this
         }
         return Measured(metrics, how, files | terms_file(terms))
 
 
 def _pooled(metric: str, values: Sequence[dict[str, Any]], sizes: Sequence[int]) -> dict[str, float]:
-    """The mean over all items of a metric and its standard error, if every member has one."""
+    """A metric's mean over all items, and its standard error if every member has one."""
     from lm_eval.api.metrics import pooled_sample_stderr
 
     total = sum(value[metric] * size for value, size in zip(values, sizes, strict=True)) / sum(sizes)

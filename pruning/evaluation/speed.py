@@ -1,9 +1,9 @@
 """Measure how much faster and smaller the pruned model is than the dense model (`eval=speed`).
 
-The two models take turns to generate text, with a KV cache. The pruned model equals a model that is loaded from an
-export of the mask (`models/removal.py`); of a block that loses one sub-layer, it has only the other one,
-although an export keeps both. The pruned model uses the dense model's weights. So no weights are loaded twice, and
-the two models differ only in the removed units.
+The two models take turns to generate text, with a KV cache. The pruned model is the dense model in memory without the
+removed units (`models/removal.py`), so no weights are loaded twice, and the two models differ only in these units.
+The pruned model equals a model that is loaded from an export, with one exception: if a block loses one sub-layer, an
+export keeps both, and this model only the other one.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ Models: TypeAlias = Mapping[str, Callable[[], AbstractContextManager[Any]]]  # c
 
 @dataclass(frozen=True)
 class Speed:
-    """Settings of the measurement of speed.
+    """The settings of the speed measurement.
 
     For each batch size and prompt length (`prompts`, in tokens), each model generates `new_tokens` tokens greedily,
     `repeats` times. Before that, each model generates them `warmup` times without measurement. The order of the two
@@ -72,7 +72,7 @@ class Speed:
         check_least("eval", self, new_tokens=2, repeats=1, warmup=0)
 
     def files(self) -> tuple[str, ...]:
-        """No files."""
+        """No file is read."""
         return ()
 
     def data(self, tokenizer: Any) -> dict[str, Machine]:  # noqa: ARG002 - prompts are random tokens
@@ -145,14 +145,14 @@ class Machine:
 
 
 def device_name(module: nn.Module) -> str:
-    """The device that runs a model, as `machine` names it: a model can be on the CPU of a machine with GPUs."""
+    """The name of the device that runs a model, which can be the CPU of a machine with GPUs."""
     from pruning.engine.devices import devices
 
     return machine(gpus=any(device.type == "cuda" for device in devices(module)))
 
 
 def machine(gpus: bool = True) -> str:
-    """The names of all GPUs or, if there are none or without `gpus`, the processor's name and the number of threads.
+    """The names of all GPUs; if there are none or `gpus` is false, the processor's name and the number of threads.
 
     No model is loaded for this.
     """
@@ -168,7 +168,7 @@ def machine(gpus: bool = True) -> str:
 
 
 def _proc(path: str, field: str) -> str | None:
-    """The first value of a field in a file of Linux's /proc; None if there is none."""
+    """The first value of a field in a file of Linux's /proc; None if the file or the field is missing."""
     with suppress(OSError):
         for line in Path(path).read_text(encoding="utf-8").splitlines():
             if line.startswith(field):
@@ -209,7 +209,7 @@ def weight(model: Any) -> tuple[int, int]:
 class Peak:
     """Measures extra memory: the peak memory use after `start`, minus the use at `start`.
 
-    With GPUs, memory is summed over all GPUs. Without GPUs, it is that of the process, known only on Linux.
+    If `device` is a GPU, memory is summed over all GPUs. If not, it is the process's memory, known only on Linux.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -252,7 +252,7 @@ class Peak:
 def alternating(models: Models, batch: int, prompt: int, rounds: Speed) -> dict[str, Values]:
     """The measured values by model and name, one per repeat. The models take turns.
 
-    `warmup` rounds are not measured; then, `repeats` rounds are. Each generates `new_tokens` tokens.
+    The first `warmup` rounds are not measured; the next `repeats` are. A model generates `new_tokens` tokens a round.
     """
     import torch
 
@@ -273,7 +273,7 @@ def alternating(models: Models, batch: int, prompt: int, rounds: Speed) -> dict[
 
 
 def _timed(model: Any, ids: Tensor, new_tokens: int) -> dict[str, float]:
-    """Time one generation.
+    """Time one run of text generation.
 
     Returns prompt tokens per second, new tokens per second after the first new token, the seconds until that token,
     and the bytes of extra memory if they are known.

@@ -25,8 +25,8 @@ UNINFORMATIVE = {"yes", "no", "true", "false", *"abcdefgh"}  # with the letters 
 
 Words = tuple[str, ...]
 
-# (digest of calibration data, digest of evaluation data) -> number of shared pieces.
-# The numbers are cached, because many cells use the same data.
+# (digest of calibration data, digest of evaluation data) -> number of shared pieces. The numbers are cached because
+# many cells use the same data.
 _known: dict[tuple[str, str], int] = {}
 
 
@@ -34,7 +34,7 @@ REMEDY = "Choose another calibration.seed or other data, or allow the overlap wi
 
 
 def check_disjoint(calibration: Samples, data: Mapping[str, Data], remedy: str = REMEDY) -> None:
-    """Raise InputError, which ends with `remedy`, if calibration and evaluation share items or runs of text."""
+    """If calibration and evaluation share items or runs of text, raise InputError, which ends with `remedy`."""
     for metric, shared in overlaps(calibration, data).items():
         evaluated, windows = data[metric], windows_of(data[metric])
         if windows is not None:
@@ -63,7 +63,7 @@ def overlaps(calibration: Samples, data: Mapping[str, Data]) -> dict[str, int]:
 
 
 def windows_of(data: Data) -> Samples | None:
-    """The text windows of evaluation data: the data themselves or their prompts; None if they are not text."""
+    """The text windows of evaluation data: the data themselves or their prompts; None if the data are not text."""
     windows = getattr(data, "windows", data)
     return windows if isinstance(windows, Samples) and windows.kind == "text" else None
 
@@ -117,7 +117,7 @@ class Haystack:
 
 @lru_cache(maxsize=1)
 def haystack(calibration: Samples, tokenizer: Any) -> Haystack:
-    """The search index of calibration data. It is kept, because many tasks search it."""
+    """The search index of calibration data. It is cached because many tasks search it."""
     return Haystack(calibration, tokenizer)
 
 

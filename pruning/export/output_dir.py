@@ -20,13 +20,13 @@ from pruning.models.handle import Model
 
 RECORD = "depth_pruning.json"
 TEMPLATES = (
-    "additional_chat_templates"  # transformers' folder for further templates, the only one in an export
+    "additional_chat_templates"  # transformers' folder for further templates, the only folder in an export
 )
 CURE = "Move these files away, or choose another directory (force=true does not replace them)."
 
 
 def directory(out: str | Path) -> Path:
-    """The absolute path of an output directory; links are followed. Raises InputError if there is no such path."""
+    """The absolute path of an output directory, links followed. Raises InputError if it is invalid, `.` or `/`."""
     if not str(out).strip() or str(out) == ".":
         raise InputError(
             f"the directory for the smaller model is '{out}': give a new directory, such as smaller."
@@ -41,10 +41,10 @@ def directory(out: str | Path) -> Path:
 
 
 def check_place(out: Path, model: Model) -> None:
-    """Raise InputError if `out`, a path without links, is inside the folder of the model, or inside that of a cell.
+    """Raise InputError if `out`, a path without links, is inside the model's folder or inside a cell's folder.
 
-    In the folder of a cell, only the directory SMALLER is allowed. A GGUF file that is given by its path has no
-    folder of its own.
+    In a cell's folder, only the directory SMALLER is allowed. If the model is a GGUF file that is given by its path,
+    `out` may be in the folder of that file.
     """
     own = [Path(model.path).expanduser().resolve()] if model.in_directory and model.gguf_file is None else []
     for folder in (out, *out.parents):
@@ -68,7 +68,7 @@ def check_writable(out: Path) -> None:
 
 
 def check_space(out: Path, needed: int) -> None:
-    """Raise InputError if the disk of a directory, which need not exist yet, lacks room for `needed` bytes and 5%."""
+    """Raise InputError unless the disk of `out`, which need not exist yet, has `needed` bytes and 5% more free."""
     free = shutil.disk_usage(next(folder for folder in out.parents if folder.exists())).free
     if free < needed * 1.05:
         raise InputError(
@@ -125,9 +125,9 @@ def _earlier_export(out: Path) -> Mapping[str, Any] | None:
 
 
 def check_same(out: Path, earlier: Mapping[str, Any] | None, wanted: Mapping[str, Any], force: bool) -> None:
-    """Raise InputError unless an earlier export, if there is one, has the wanted entries in its record.
+    """Raise InputError if the record of an earlier export lacks a wanted entry or has another value for it.
 
-    With `force`, it may have others.
+    If `force` is true, or if there is no earlier export (None), nothing is raised.
     """
     other = [] if earlier is None else [name for name, value in wanted.items() if earlier.get(name) != value]
     if other and not force:
@@ -146,18 +146,18 @@ def write_record(folder: Path, record: Mapping[str, Any]) -> None:
 
 
 def _listed(names: Sequence[str]) -> str:
-    """Up to five names, and how many there are beyond."""
+    """Up to five names, and the number of the others."""
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-# Write beside the target, and put the whole in place.
+# Write beside the target, then move the complete directory into place.
 
 
 @contextmanager
 def staging_directory(out: Path) -> Iterator[Path]:
-    """Yield a new hidden directory beside `out`; it is removed afterwards unless it was published.
+    """Yield a new hidden directory beside `out`; it is removed afterwards unless it was moved into place.
 
-    Raises InputError if it cannot be created or filled, for example because the disk is full.
+    Raises InputError if the directory cannot be created or filled, for example because the disk is full.
     """
     try:
         with staged(out) as partial:

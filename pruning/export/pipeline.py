@@ -43,7 +43,7 @@ def main() -> None:
 
 def export_cell(folder: Path, out: Path, healed: bool = False) -> str:
     """Export a finished cell, or its healed model, as a launch does; returns the three lines of `summary`."""
-    # The check before the search has seen that an earlier export there is this cell's.
+    # `force` is safe: the check before the search found that an earlier export there is this cell's.
     wanted = dataclasses.replace(request.of_cell(folder, output_dir.directory(out)), force=True)
     if healed:
         wanted = request.of_healed(wanted)
@@ -51,7 +51,7 @@ def export_cell(folder: Path, out: Path, healed: bool = False) -> str:
 
 
 def written(wanted: Request) -> Facts:
-    """Write what is asked for, a directory or a GGUF file; raises as `export` and `export_gguf` do."""
+    """Write the directory or GGUF file that is wanted. Raises the errors of `export` and `export_gguf`."""
     if is_gguf(wanted.out):
         from pruning.export.gguf_export import export_gguf
 
@@ -88,7 +88,7 @@ def export(wanted: Request) -> Facts:
             wanted.model.tokenizer.save_pretrained(staged)
             cut.tensors.generation.save_pretrained(staged)
         checkpoint.write_config(cut.config, staged)
-        # The model must not be in memory twice when the written one is loaded.
+        # The weights are freed, so that they are not in memory twice when the written model is loaded.
         cut = dataclasses.replace(cut, tensors=None, plan=dataclasses.replace(cut.plan, values={}))
         proof = verify.UNPROVEN
         if goal is not None:
@@ -98,14 +98,14 @@ def export(wanted: Request) -> Facts:
         found = _facts(wanted, cut, proof)
         (staged / "README.md").write_text(model_card.model_card(found), encoding="utf-8")
         output_dir.write_record(staged, {**_record(wanted, found), **identity})
-        # What is there can have changed since the start.
+        # The target can have changed since the start.
         output_dir.check_same(wanted.out, output_dir.check_target(wanted.out), identity, wanted.force)
         storage.replace(staged, wanted.out)
     return found
 
 
 def _identity(wanted: Request) -> dict[str, Any]:
-    """What an earlier export must share with this one to be replaced, unless `force` is given."""
+    """The entries of the record that an earlier export must share with this one to be replaced without `force`."""
     settings, heal = wanted.model, wanted.heal_record
     weights = {"source": settings.source, "revision": settings.recorded_revision}
     if settings.source == "hub":
@@ -120,7 +120,7 @@ def _identity(wanted: Request) -> dict[str, Any]:
 
 
 def _facts(wanted: Request, cut: Cut, proof: str) -> Facts:
-    """Everything that the texts say; `proof` is the comparison with the masked model, in words."""
+    """The facts that the texts state; `proof` is the comparison with the masked model, in words."""
     settings = wanted.model
     if wanted.in_memory is not None:
         source = "a model in memory"
@@ -145,7 +145,7 @@ def _facts(wanted: Request, cut: Cut, proof: str) -> Facts:
 
 
 def _record(wanted: Request, found: Facts) -> dict[str, Any]:
-    """What the record says about the export, besides its identity."""
+    """The entries of the record besides those of `_identity`."""
     return {
         "cell": wanted.cell,
         "settings": model_card.portable(dataclasses.asdict(wanted.model) | {"path": found.base}),
@@ -160,10 +160,10 @@ def _record(wanted: Request, found: Facts) -> dict[str, Any]:
 
 
 def check_export(cell: Cell) -> None:
-    """Raise InputError if a cell's search would end without the directory or the GGUF file that it asks for.
+    """Raise InputError if the export that a cell asks for would fail after its search.
 
-    An earlier directory, which names its cell, may be replaced only if it is this one. Before the search the mask is
-    unknown, so an earlier file may be replaced only if the cell is finished and has its mask.
+    An earlier directory may be replaced only if its record names this cell. An earlier GGUF file may be replaced only
+    if the cell is finished and has its mask, which is unknown before the search.
     """
     from pruning.engine.compensation import Magnitude, NoCompensation
     from pruning.export.gguf_export import check_gguf_target, find_gguf

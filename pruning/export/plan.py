@@ -40,9 +40,9 @@ WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
 class Cut:
     """The planned output: its configuration, the plan for each tensor, and the sizes of both models.
 
-    `settings` name the commit of a hub model. `folder` holds the safetensors files of the model that is cut, and
-    `tensors` reads them; both are None if only transformers can read the weights (GGUF).
-    `idle` is the number of parameters in the output that belong to removed parts of blocks.
+    If the model is on the hub, `settings` name its commit. `folder` holds the safetensors files of the model that is
+    cut, and `tensors` reads them; both are None if only transformers can read the weights (GGUF). `idle` is the
+    number of parameters in the output that belong to removed parts of blocks.
     """
 
     settings: Model
@@ -97,7 +97,7 @@ def plan_cut(wanted: Request) -> Cut:
 
 
 def _find_source(settings: Model) -> tuple[Model, Any, Path | None]:
-    """Settings, configuration and folder of a model; the files of a hub model are downloaded. No weights are read."""
+    """A model's settings, configuration and folder (GGUF: None). Downloads a hub model's files; reads no weights."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
     from transformers import AutoConfig
@@ -124,28 +124,28 @@ def _find_source(settings: Model) -> tuple[Model, Any, Path | None]:
     return replace(settings, revision=folder.name), config, folder  # the folder's name is the commit
 
 
-# Change weights: a healing, a repair, and zeros for removed parts of blocks.
+# Change weights: healed weights, a repair, and zeros for removed parts of blocks.
 #
-# All three give weights of the dense model in memory other values, by name. A checkpoint can store weights under
-# other names and in other shapes, such as one tensor per expert. So transformers converts all weights of a changed
-# block back.
-# No standard architecture has blocks without attention or MLP. So if a part of a block is removed, its output
-# weights become zeros, and a checkpoint that everybody can load keeps both parts.
+# All three give new values to named weights of the dense model in memory. A checkpoint can store weights under other
+# names and in other shapes than the model in memory, such as one tensor per expert. So transformers converts all
+# weights of a changed block to the form of the checkpoint.
+# No standard architecture has blocks without attention or MLP. So if a part of a block is removed, the checkpoint
+# keeps both parts, and the output weights of the removed part become zeros.
 
 
 def parts(mask: Mask) -> tuple[int, ...]:
-    """The removed sub-layers whose block keeps the other one; empty if a mask removes whole blocks."""
+    """The removed sub-layers whose block keeps its other sub-layer; empty if the mask is over blocks."""
     if mask.unit == "block":
         return ()
     return tuple(unit for unit in mask.dropped if unit // 2 not in mask.gone)
 
 
 def changed(wanted: Request, cut: Cut) -> tuple[Cut, verify.Expected | None]:
-    """The cut with every change of weights, and the logits that the export must have (None with verify=false).
+    """The cut with all changed weights, and the logits that the export must have (None with verify=false).
 
-    The model is loaded if one of the two needs it. Raises InputError if it does not fit into memory or if changed
-    weights are not found in the checkpoint, DamagedError if a healing is damaged, UnskippableError if sub-layers are
-    not found.
+    The model is loaded only if weights are changed, if logits are needed, or if only transformers can read the
+    weights. Raises InputError if the model does not fit into memory or if changed weights are not found in the
+    checkpoint, DamagedError if healed weights are damaged, and UnskippableError if sub-layers are not found.
     """
     from pruning.healing.loop import read_weights
 
@@ -178,9 +178,9 @@ def changed(wanted: Request, cut: Cut) -> tuple[Cut, verify.Expected | None]:
 
 
 def zeroed(model: Any, removed: Sequence[int]) -> tuple[dict[str, Tensor], int]:
-    """Zeros for the output weights of removed sub-layers, by name, and the number of parameters of these sub-layers.
+    """Zeros for the output weights of removed sub-layers, by name, and how many parameters these sub-layers have.
 
-    Unit 2i is the attention of block i. Raises UnskippableError if weights cannot switch a sub-layer off.
+    Unit 2i is the attention of block i. Raises UnskippableError if zero weights do not switch a sub-layer off.
     """
     if not removed:
         return {}, 0
@@ -194,7 +194,7 @@ def zeroed(model: Any, removed: Sequence[int]) -> tuple[dict[str, Tensor], int]:
 def _stored_values(
     plan: TensorPlan, model: Any, changed: Iterable[str], tensors: Tensors
 ) -> dict[tuple[int, str], Tensor]:
-    """The tensors that a checkpoint stores for each block with a changed weight, by block and rest of the name.
+    """The tensors that a checkpoint stores for blocks with changed weights, by block number and rest of the name.
 
     Raises InputError if the names and shapes of a block are not those of the checkpoint.
     """
@@ -220,7 +220,7 @@ def _stored_values(
 
 
 def by_tail(path: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors by the rest of their names after the block's number; `path` is that of the block in the model."""
+    """The tensors by the part of their names after the block's number; `path` is the block's path in the model."""
     list_name, number = path.split(".")[-3:-1]
     names = {
         name: re.match(rf"(?:[^.\d][^.]*\.)*?{re.escape(list_name)}\.{number}\.(.*)", name) for name in state

@@ -58,8 +58,7 @@ FACTORS = (
 class Request:
     """What to export: a model, the mask that cuts it, and the directory or GGUF file to write.
 
-    `result` is the result of the cell, or None if the mask comes from elsewhere; `repair` are maps that are folded
-    into weights.
+    `result` is the result of the cell, or None if the mask comes from elsewhere; `repair` is folded into weights.
     """
 
     model: Model
@@ -80,7 +79,7 @@ class Request:
 
     @property
     def heal_record(self) -> HealRecord | None:
-        """How the weights that are written were healed; None if they were not."""
+        """The record of how the written weights were healed; None if they were not healed."""
         return self.result["heal"] if self.healed and self.result is not None else None
 
 
@@ -90,15 +89,15 @@ def is_gguf(out: Path) -> bool:
 
 
 def reference(wanted: Request) -> str:
-    """What the written model must equal: the masked model, or the masked one with what was done to it."""
+    """A name for what the written model must equal, such as `masked model` or `masked, repaired and healed model`."""
     done = [word for word, part in (("repaired", wanted.repair), ("healed", wanted.healed)) if part]
     return f"{', '.join(['masked', *done[:-1]])} and {done[-1]} model" if done else "masked model"
 
 
 def settled(wanted: Request) -> Request:
-    """The same request with a mask over blocks if it removes whole blocks only. Single sub-layers become zeros.
+    """The same request; if its mask removes whole blocks only, the mask becomes one over blocks.
 
-    Raises InputError if the mask removes nothing or everything.
+    Single sub-layers become zeros. Raises InputError if the mask removes nothing or everything.
     """
     mask = wanted.mask.as_blocks() or wanted.mask
     if not mask.dropped or not mask.kept:
@@ -112,7 +111,7 @@ def settled(wanted: Request) -> Request:
 
 
 def parse(arguments: Sequence[str]) -> Request:
-    """The request of a command line. Raises an InputError of one sentence if the command line is invalid."""
+    """The request of a command line. If it is invalid, raises InputError with one sentence."""
     parser = argparse.ArgumentParser("depth-pruning export", usage=USAGE, epilog=MORE)
     parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
     parser.add_argument("--drop", metavar="BLOCKS", help="what to remove: 3,7,12 or a3,m7,b12")
@@ -135,7 +134,7 @@ def parse(arguments: Sequence[str]) -> Request:
     out = output_dir.directory(settings["out"])
     if options.drop is not None:
         model = _model(settings)
-        # Of a GGUF file from the file itself, because transformers does not know all of them.
+        # The number of blocks of a GGUF file is read from the file: transformers does not support every architecture.
         file = find_files(model.path, model.gguf_file).gguf if model.in_directory else None
         count = model.n_blocks if file is None else open_gguf(file).n_blocks
         wanted = Request(model, Mask.parse(count, options.drop), out)
@@ -195,8 +194,8 @@ def of_cell(
 ) -> Request:
     """The request for the folder of a finished cell; `settings` may give a new `model.path` if the model has moved.
 
-    Raises InputError if the cell is not done, was run on another model, or has found another mask than `mask_file`
-    (by default its own `mask.json`) holds. Raises DamagedError if the cell's result is damaged.
+    Raises InputError if the cell is not done, if it was run on another model, or if the mask that it found differs
+    from that in `mask_file` (by default the cell's `mask.json`). Raises DamagedError if the cell's result is damaged.
     """
     from pruning.models.output_maps import read_repair
 
@@ -206,7 +205,7 @@ def of_cell(
         raise InputError(f"cell {folder} is not done ({result['status']}): run it again first.")
     try:
         recorded = dict(result["config"]["model"])
-        # The command gives the folder for offloaded weights: a record can come from somebody else.
+        # The folder for offloaded weights is taken only from the command: a record can come from somebody else.
         option, _, _ = (recorded.pop(name, None) for name in (OPTION, CLASS, "offload"))
         model, revision = Model(**recorded), str(result["model"]["revision"])
         mask, factors = Mask.from_json(result["mask"]), dict(result.get("compensation") or {})
@@ -229,9 +228,9 @@ def of_cell(
 
 
 def _moved(model: Model, option: str | None, revision: str, settings: Mapping[str, str]) -> Model:
-    """A cell's model, with the settings that a command changes, and with the commit that the cell was run on.
+    """A cell's model, with the settings that a command changes, at the commit that the cell was run on.
 
-    `option` is the option that the model comes from. Raises InputError if the command names another model.
+    `option` is the cell's option of the group `model`. Raises InputError if the command names another model.
     """
     fields = _fields(settings)
     for name, given, allowed in (
@@ -241,7 +240,7 @@ def _moved(model: Model, option: str | None, revision: str, settings: Mapping[st
         if given not in allowed and (name == "model" or model.source == "packaged"):
             raise InputError(f"{name}={given} is not the model of the cell, {model.name}: leave {name}= out.")
     if str(fields.get("path", "")).lower().endswith(".gguf"):
-        fields = {"gguf_file": None, **fields}  # the file can have moved under another name
+        fields = {"gguf_file": None, **fields}  # the file can have been renamed
     model = dataclasses.replace(model, **fields)
     if model.source == "hub" and not model.in_directory and model.revision is None and revision != "main":
         return dataclasses.replace(model, revision=revision)
@@ -251,7 +250,7 @@ def _moved(model: Model, option: str | None, revision: str, settings: Mapping[st
 def of_healed(wanted: Request) -> Request:
     """The request with the healed weights of its cell and the mask that was healed.
 
-    Raises InputError if there is no cell, or if it has no healing.
+    Raises InputError if there is no cell, or if the cell was not healed.
     """
     if wanted.result is None or "heal" not in wanted.result:
         raise InputError(

@@ -1,7 +1,7 @@
-"""Prove that a written model is the masked model: same logits, and the same tokens with and without a cache.
+"""Prove that a written model has the masked model's logits, and generates the same tokens with and without a cache.
 
-The masked model runs first and is freed; then the written one is loaded as a user would load it. Both models compute
-in float32 (float64 for a float64 export) with the exported weights, so their logits must be equal bit for bit.
+The masked model runs first and is freed; then the written model is loaded as a user would load it. Both compute in
+float32 (float64 for a float64 export) with the exported weights, so their logits must be equal bit for bit.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from pruning.models.sublayers import masked
 
 UNPROVEN = "not compared with the masked model (verify=false)"
 NEW_TOKENS = 8
-MASKED = "masked model"  # what an export must equal, if nothing else was done to the model
-# SHORT tokens are compared; for a sliding window shorter than LONG, at least NEW_TOKENS more than its length.
+MASKED = "masked model"  # what an export must equal if it has no repair and no healing
+# SHORT tokens are compared. If a sliding window is shorter than LONG, at least its length + NEW_TOKENS are.
 SHORT, LONG = 64, 1024
 
 
@@ -40,15 +40,15 @@ class Expected:
 
 
 def comparison_dtype(dtype: str) -> str:
-    """The precision in which an export in `dtype` is compared."""
+    """The precision in which an export in `dtype` is compared with the masked model."""
     return "float64" if dtype == "float64" else "float32"
 
 
 def load_rounded(settings: Model, precision: Callable[[str, torch.dtype], torch.dtype]) -> Any:
     """The dense model in the precision of the comparison, with its weights rounded as in the export.
 
-    `precision` gives the dtype in which a tensor is written, from its name and stored dtype. Raises InputError if the
-    weights do not fit into memory.
+    `precision(name, stored)` is the dtype in which a tensor of this name and stored dtype is written. Raises
+    InputError if the weights do not fit into memory.
     """
     module = replace(settings, dtype=comparison_dtype(settings.dtype)).load_anew().module
     with torch.no_grad():
@@ -63,7 +63,7 @@ def load_rounded(settings: Model, precision: Callable[[str, torch.dtype], torch.
 
 
 def expected(model: Any, mask: Mask) -> Expected:
-    """Logits of the masked model."""
+    """The masked model's logits for random token ids, and these ids."""
     ids = _ids(model)
     with masked(model, mask):
         return Expected(ids, _logits(model, ids))
@@ -72,10 +72,11 @@ def expected(model: Any, mask: Mask) -> Expected:
 def compare_export(
     place: Path | str, wanted: Expected, settings: Model, of: str = MASKED, config: Any = None, **options: Any
 ) -> str:
-    """Load a written model and compare it bit for bit with `wanted`; returns how, in words.
+    """Load a written model and compare its logits bit for bit with `wanted`; returns the result in words.
 
-    `settings` say where the model runs, `of` what the wanted model is; `config` is the model's configuration, by
-    default its own. Raises MismatchError.
+    `settings` give the dtype and the device, and `of` names the wanted model. `config` is the model's configuration,
+    by default the written one; `options` go to `from_pretrained`. Raises MismatchError if the logits differ, if
+    weights are missing, or if the cache changes generated tokens.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -123,7 +124,7 @@ def compare_export(
 def _ids(model: Any) -> Tensor:
     """Random token ids (1, T). If a sliding window is shorter than LONG, T exceeds the window's length.
 
-    T is never larger than the context length of the model.
+    T is at most the model's context length.
     """
     text = model.config.get_text_config(decoder=True)
     windows = [getattr(text, name, None) or 0 for name in ("sliding_window", "attention_chunk_size")]
@@ -135,7 +136,7 @@ def _ids(model: Any) -> Tensor:
 
 
 def _logits(model: Any, ids: Tensor) -> Tensor:
-    """Logits (T, V), on the CPU."""
+    """The logits (T, V) of token ids (1, T), on the CPU."""
     with torch.no_grad():
         logits: Tensor = model(input_ids=ids.to(input_device(model)), use_cache=False).logits
     return logits[0].cpu()

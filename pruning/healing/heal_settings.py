@@ -15,15 +15,15 @@ from pruning.core.storage import digest, file_sha256
 
 SCHEDULES = ("wsd", "cosine")
 WEIGHTS = ("lora", "full")
-# These settings change no more than the rounding of a result, so a healing keeps its folder if they change.
+# These settings change only the rounding of a result, so they do not change the folder of a healed model.
 RUNNING = ("micro_tokens", "gradient_checkpointing", "checkpoint_every")
 # These settings choose the mask that is healed; how it is healed does not depend on them.
 SELECTING = ("candidates", "round_tokens")
-# The rates that `lr=None` chooses among, largest first. All weights need a smaller one than adapters, and how small
-# depends on the model: 1e-4 heals SmolLM2 135M and ruins Qwen2.5-Coder 0.5B.
+# The rates that `lr=None` chooses among, largest first. Training all weights needs a smaller rate than training
+# adapters. How small it must be depends on the model: 1e-4 heals SmolLM2 135M and ruins Qwen2.5-Coder 0.5B.
 ADAPTER_RATES = (5e-4, 1.5e-4, 5e-5)
 WEIGHT_RATES = (1e-4, 3e-5, 1e-5)
-TRIAL_STEPS = 8  # the steps of a trial of a rate
+TRIAL_STEPS = 8  # the steps of a learning-rate trial
 LEAST = {
     **dict.fromkeys(
         ("tokens", "batch_tokens", "micro_tokens", "heldout", "eval_every", "checkpoint_every"), 1
@@ -50,7 +50,7 @@ class NoHealing:
 
 @dataclass(frozen=True)
 class LossWeights:
-    """What the losses count. The teacher is only run if `kl` or `hidden` is above 0."""
+    """The weights of the losses. The teacher is run only if `kl` or `hidden` is above 0."""
 
     ce: float = 1.0
     kl: float = 0.0
@@ -65,16 +65,16 @@ class LossWeights:
 
 @dataclass(frozen=True)
 class Training:
-    """What all kinds of healing have in common.
+    """The settings that all kinds of healing share.
 
     `tokens` is the budget. Text is packed into windows of `length` tokens. A step trains on `batch_tokens` tokens, at
-    most `micro_tokens` of them at a time. `warmup`, `eval_every` and `checkpoint_every` are counted in steps, and
-    `decay` is the share of the steps at the end in which the rate falls. `heldout` windows of the text are kept for
-    the held-out loss. If this loss has not fallen in `patience` evaluations, training stops (0: never).
+    most `micro_tokens` of them at a time. `warmup`, `eval_every` and `checkpoint_every` are counted in steps. The
+    learning rate falls in the last steps; `decay` is their share of all steps. `heldout` windows of the text are kept
+    for the held-out loss. If this loss has not fallen in `patience` evaluations, training stops (0: never).
 
-    If `lr` is None, short trials choose the learning rate (`rate.py`). With `candidates` above 1, that many masks of
-    the search are healed in rounds of successive halving, on `round_tokens` tokens in the first round, and the one
-    that heals best is healed on the whole budget.
+    If `lr` is None, short trials choose the learning rate (`rate.py`). If `candidates` is above 1, that many masks of
+    the search are healed in rounds of successive halving, on `round_tokens` tokens in the first round. The mask with
+    the lowest held-out loss is then healed on the whole budget.
     """
 
     tokens: int = 200_000
@@ -140,7 +140,7 @@ class Training:
 
     @property
     def text(self) -> TextSource:
-        """Where the text is."""
+        """The source of the text."""
         return TextSource.of(self)
 
     @property
@@ -150,7 +150,7 @@ class Training:
 
     @property
     def losses(self) -> LossWeights:
-        """What the losses count: without a teacher, the cross entropy of the text."""
+        """The weights of the losses: without a teacher, only the cross entropy of the text counts."""
         return LossWeights()
 
     @property
@@ -160,7 +160,7 @@ class Training:
 
     @property
     def trial_tokens(self) -> int:
-        """The tokens of a trial of a rate: `TRIAL_STEPS` steps, or the whole budget if it is smaller."""
+        """The tokens of a learning-rate trial: `TRIAL_STEPS` steps, or the whole budget if that is smaller."""
         return min(TRIAL_STEPS, self.steps) * self.windows * self.length
 
     @property
@@ -175,17 +175,17 @@ class Training:
 
     @property
     def stable(self) -> int:
-        """The number of steps that larger budgets have in common with this one: those before the rate falls."""
+        """The number of steps that larger budgets share with this one: those before the rate falls."""
         if self.schedule == "cosine":
             return 0
         return self.steps - min(self.steps, math.ceil(self.decay * self.steps))
 
     def factor(self, step: int) -> float:
-        """The rate of a step, counted from 0, as a part of the full rate; in (0, 1].
+        """The learning rate of a step, counted from 0, as a fraction of the full rate; in (0, 1].
 
         With WSD (warm-up, stable, linear decay; arXiv 2404.06395), the rate before the decay does not depend on the
-        budget. So a larger budget continues from the state in which a smaller one began to decay. A cosine falls
-        over the whole budget.
+        budget. So a larger budget continues from the state at which a smaller one's rate began to fall. With a
+        cosine, the rate falls over the whole budget.
         """
         rising = min(1.0, (step + 1) / max(1, self.warmup))
         if self.schedule == "cosine":
@@ -207,16 +207,16 @@ class Training:
         return {"type": type(self).__name__, **fields}
 
     def recorded(self) -> dict[str, Any]:
-        """The settings of a record."""
+        """The settings as a record stores them."""
         fields = dataclasses.asdict(self).items()
         return {"class": type(self).__name__} | {name: v for name, v in fields if name not in SELECTING}
 
     def key(self, text: str) -> str:
-        """The name of the folder of a healing on a text with this digest."""
+        """The name of the folder of a training run on a text with the digest `text`."""
         return digest({**self.identity(), "text": text})
 
     def line(self, text: str) -> str:
-        """A name that budgets share whose training begins in the same way."""
+        """A name that budgets share if their training runs have the same first steps."""
         own = self.identity()
         if self.schedule == "wsd":
             own = {name: value for name, value in own.items() if name not in ("tokens", "decay")}
@@ -235,7 +235,7 @@ class Lora(Training):
 
     @property
     def adapter(self) -> bool:
-        """Adapters are trained."""
+        """True: adapters are trained."""
         return True
 
 
@@ -261,7 +261,7 @@ class Distill(Training):
     temperature: float = 1.0
 
     def check(self) -> None:
-        """Raise InputError as `Training.check` does, or if a weight is negative or all are 0."""
+        """Raise InputError as `Training.check` does, or if a loss weight is negative or all are 0."""
         if self.weights not in WEIGHTS:
             raise unknown("heal.weights", self.weights, WEIGHTS)
         if min(self.kl, self.ce, self.hidden) < 0 or self.kl + self.ce + self.hidden == 0:
@@ -287,5 +287,5 @@ class Distill(Training):
 
 
 def budgets(count: int, tokens: int) -> list[int]:
-    """The tokens of each round of successive halving among `count` masks; each round doubles them."""
+    """The tokens of each round of successive halving among `count` masks: first `tokens`, then always doubled."""
     return [tokens * 2**number for number in range((count - 1).bit_length())]

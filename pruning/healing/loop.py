@@ -1,8 +1,8 @@
 """Heal one mask: train the smaller model, and return the weights that have changed.
 
-Budgets of one line share their beginning. With the schedule `wsd`, the state in which a budget begins to decay is
-kept in `trunk-LINE/`, and a larger budget continues from there. What only one budget needs is in the folder of its
-own digest.
+Training runs that differ only in their budget can share their first steps. With the schedule `wsd`, the state at
+which a run's learning rate begins to fall is kept in `trunk-LINE/`, and a run with a larger budget continues from
+there. Files that only one budget needs are in a folder that its digest names.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from pruning.models.removal import blocks_removed, smaller_config
 
 Watch = Callable[[Point], None]  # called after each step
 
-CHECKPOINTS = "checkpoints"  # the folder of what is needed only until a healing is finished
+CHECKPOINTS = "checkpoints"  # the folder of files that are needed only until healing is finished
 ADAPTER = "heal"
 BETAS = (0.9, 0.95)  # of AdamW
 
@@ -84,9 +84,9 @@ def heal(
     watch: Watch = lambda _: None,
     repair: Repair | None = None,
 ) -> Healed:
-    """Train the model without the units of a mask. With a folder, a killed run continues from its last checkpoint.
+    """Train the model without the units of a mask. With a `folder`, a killed run continues from its last checkpoint.
 
-    `repair` are maps of a compensation. Raises LossError if a loss is not finite, and the errors of `smaller_model`.
+    `repair` has a compensation's maps. Raises LossError if a loss is not finite, and the errors of `smaller_model`.
     """
     read = epochs(text, settings)
     with gradients_kept(model.module.parameters()):  # the smaller model shares some of these weights
@@ -102,7 +102,7 @@ def heal(
         teacher = model.module if settings.losses.teaches else None
         trainer = Trainer(smaller, trained, text, settings, teacher, log, watch)
 
-        # First what larger budgets have in common with this one, then the rest.
+        # First the steps that larger budgets share with this one, then the remaining ones.
         trunk, ending = (None, None) if folder is None else _places(settings, text, folder)
         if folder is not None and (saved := latest_checkpoint(settings, text, folder)) is not None:
             trainer.resume(saved)
@@ -128,10 +128,10 @@ def heal(
 
 @dataclass
 class TrainingState:
-    """How far a training run is: its curve, and its best weights so far.
+    """The progress of a training run: its step, its curve, and its best weights so far.
 
-    `best` are the weights with the lowest held-out loss; None before the first. `worse` counts the held-out losses
-    since then.
+    `best` are the weights with the lowest held-out loss; None before the first evaluation. `worse` counts the
+    evaluations since the lowest loss.
     """
 
     step: int = 0
@@ -146,10 +146,10 @@ class TrainingState:
 class Trainer:
     """Trains `parameters` of a smaller model on a text; dropout is off.
 
-    A step is often smaller than the spacing of bfloat16, so weights in half precision are trained through float32
-    copies: these receive the gradients and the steps of AdamW, and the model gets the rounded copies. Each rank takes
-    its share of a step's windows. `teacher` is the dense model, if the losses need it. `log` is the file of the
-    curve; None keeps the curve in memory only.
+    A step is often smaller than the spacing of bfloat16 numbers, so weights in half precision are trained through
+    float32 copies: the copies receive the gradients and the steps of AdamW, and the model gets their rounded values.
+    Each rank takes its share of a step's windows. `teacher` is the dense model, if the losses need it. `log` is the
+    file of the curve; if it is None, the curve is only in memory.
     """
 
     def __init__(
@@ -191,11 +191,11 @@ class Trainer:
 
     @property
     def stopped(self) -> bool:
-        """Whether the held-out loss has not fallen for too long."""
+        """Whether the held-out loss has not fallen in the last `patience` evaluations."""
         return 0 < self.settings.patience <= self.state.worse
 
     def run(self, stop: int, folder: Path | None, kept: bool = False) -> None:
-        """Train up to step `stop`, with checkpoints in `folder`; `kept` keeps the last one for other budgets.
+        """Train up to step `stop`, with checkpoints in `folder`; if `kept`, the last one stays for other budgets.
 
         Raises LossError if a loss is not finite.
         """
@@ -228,7 +228,7 @@ class Trainer:
         return _over_ranks(total) / (len(self.text.heldout) * (self.settings.length - 1))
 
     def _step(self) -> None:
-        """One step of the optimizer."""
+        """Make one step of the optimizer."""
         started, state, settings = time.perf_counter(), self.state, self.settings
         rate = self.rate * settings.factor(state.step)
         loss = self._gradients(self.text.batch(state.step, settings.windows))
@@ -250,7 +250,7 @@ class Trainer:
         self._note({"step": state.step, "tokens": tokens, "seconds": seconds, "loss": loss, "lr": rate})
 
     def _gradients(self, rows: Sequence[Row]) -> float:
-        """Put the gradients of a step's mean loss into the copies, summed over ranks; returns the loss."""
+        """Give the copies the gradients of a step's mean loss, summed over ranks; returns the loss."""
         scale, total = 1.0 / (len(rows) * (self.settings.length - 1)), 0.0
         gradients = [torch.zeros_like(master) for master in self.masters]
         losses, recompute = self.settings.losses, self.settings.gradient_checkpointing
@@ -269,7 +269,7 @@ class Trainer:
         return _over_ranks(total)
 
     def _batches(self, rows: Sequence[Row]) -> Iterator[Tensor]:
-        """Token ids (B, T) of some windows, at most `micro_tokens` at a time."""
+        """Yield the token ids (B, T) of the windows `rows`, at most `micro_tokens` tokens at a time."""
         size, device = max(1, self.settings.micro_tokens // self.settings.length), input_device(self.student)
         for start in range(0, len(rows), size):
             yield torch.tensor([row.input_ids for row in rows[start : start + size]], device=device)
@@ -281,7 +281,7 @@ class Trainer:
                 parameter.copy_(weight)
 
     def _note(self, point: Point) -> None:
-        """Add a point to the curve; at every `eval_every`-th step, with the held-out loss."""
+        """Add a point to the curve; every `eval_every` steps, it gets the held-out loss."""
         if self.state.step % self.settings.eval_every == 0:
             self._judge(point)
         self.state.curve.append(point)
@@ -290,7 +290,7 @@ class Trainer:
         self.watch(point)
 
     def _judge(self, point: Point) -> None:
-        """Measure the held-out loss, and remember the weights if it is the lowest."""
+        """Give a point the held-out loss, and keep the weights if the loss is the lowest so far."""
         state, loss = self.state, self.heldout_loss()
         if not math.isfinite(loss):
             raise LossError(f"the held-out loss of healing is {loss} at step {state.step}: lower heal.lr.")
@@ -307,13 +307,13 @@ class Trainer:
             collectives.on_first(lambda: storage.write_text(log, lines))
 
     # Checkpoints. The order of the data and the learning rate are functions of the step, and training uses no random
-    # numbers, so weights, optimizer and state are everything. A file is written atomically, so a kill leaves the
-    # last one whole. Its name ends with a part of its SHA-256, so a byte that has changed since is found.
+    # numbers. So a checkpoint holds only weights, optimizer and state. A file is written atomically, so the last one
+    # is complete even after a kill. Its name ends with a part of its SHA-256, so changes are detected.
 
     def save(self, folder: Path, kept: bool = False) -> None:
-        """Write a checkpoint, and remove older ones beside it that no other budget needs. The first rank does this.
+        """Write a checkpoint, and remove older ones in `folder` that no other budget needs. The first rank does this.
 
-        A kept one is where the rate of some budget begins to fall.
+        If `kept`, the checkpoint is the state at which the learning rate of a budget begins to fall.
         """
         state = self.state
         weights = [master.detach() for master in self.masters]
@@ -327,7 +327,7 @@ class Trainer:
             with naming(folder / f"{stem}.pt"), temporary_file(folder / f"{stem}.pt") as (stream, temporary):
                 try:
                     torch.save(data, stream)
-                except RuntimeError as error:  # if a write fails, torch hides its error behind one of its own
+                except RuntimeError as error:  # if a write fails, torch raises its own error instead
                     if isinstance(cause := error.__context__, OSError):
                         raise cause from error
                     raise
@@ -342,7 +342,7 @@ class Trainer:
         collectives.on_first(write)
 
     def resume(self, path: Path) -> None:
-        """Continue from a checkpoint. Raises DamagedError if the file is not the one that was written."""
+        """Continue from a checkpoint. Raises DamagedError if the file is not as it was written."""
         try:
             if path.stem.rpartition("-")[2] != file_sha256(path)[:16]:
                 raise ValueError("its contents do not have the digest in its name")
@@ -359,11 +359,11 @@ class Trainer:
         self._write_back(self.masters)
 
 
-# Checkpoints in a folder of healings.
+# Checkpoints in a folder of training runs.
 
 
 def latest_checkpoint(settings: Training, text: HealingText, folder: Path) -> Path | None:
-    """The checkpoint in a folder of healings from which a training continues; None if there is none."""
+    """The checkpoint in `folder` from which training continues; None if there is none."""
 
     def find() -> Path | None:
         trunk, ending = _places(settings, text, folder)
@@ -382,7 +382,7 @@ def _places(settings: Training, text: HealingText, folder: Path) -> tuple[Path, 
 
 
 def _checkpoints(folder: Path) -> Iterator[tuple[str, int, Path]]:
-    """The kind (`step` or `decay`), the step and the path of each checkpoint."""
+    """Yield the kind (`step` or `decay`), the step and the path of each checkpoint in `folder`."""
     for path in sorted(folder.glob("*.pt")):
         if match := re.fullmatch(r"(step|decay)-(\d{8})-[0-9a-f]{16}\.pt", path.name):
             yield match[1], int(match[2]), path
@@ -421,7 +421,7 @@ class SmallerModel:
 
 
 def smaller_model(model: LanguageModel, mask: Mask, repair: Repair | None = None) -> SmallerModel:
-    """A copy of a model that lacks the units of a mask; `repair` are maps that are folded into its weights.
+    """A copy of a model without the units of a mask; the maps of `repair` are folded into its weights.
 
     Raises InputError if nothing or everything is removed, or if weights are on disk, and the errors of
     `smaller_config`.
@@ -445,7 +445,7 @@ def smaller_model(model: LanguageModel, mask: Mask, repair: Repair | None = None
 
 
 def add_adapters(smaller: SmallerModel, rank: int, alpha: float, seed: int) -> list[nn.Parameter]:
-    """Put adapters into a model, in place; returns their weights. At first they change nothing.
+    """Put adapters into a model, in place; returns their weights. Before training, they change nothing.
 
     Linear layers are found by their class: `Linear`, or GPT-2's transposed `Conv1D`. Raises InputError if there are
     none.
@@ -473,7 +473,7 @@ def add_adapters(smaller: SmallerModel, rank: int, alpha: float, seed: int) -> l
 
 
 def merge_adapters(smaller: SmallerModel) -> dict[str, Tensor]:
-    """Add each adapter to its layer's weight and take it out, in place; returns the changed weights by dense name."""
+    """Merge and remove each adapter, in place; returns the changed weights by their names in the dense model."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     module = smaller.model.module
@@ -489,7 +489,7 @@ def merge_adapters(smaller: SmallerModel) -> dict[str, Tensor]:
     return {name: weight.detach() for name, weight in weights if id(weight) in changed}
 
 
-# The folder of a finished healing: its weights and its record. The record is written last.
+# The folder of a healed model: its changed weights and its record. The record is written last.
 
 WEIGHTS = "weights.safetensors"
 
@@ -504,8 +504,8 @@ def write_healed(
 ) -> HealRecord:
     """Write the changed weights and the record, and remove checkpoints. The first rank does this.
 
-    `inside` is the path in the cell's folder of the folder that this folder is in. `evaluation` are the settings of
-    the evaluation for whose sake windows were left out.
+    `inside` is the path of the parent of `folder`, relative to the cell's folder. If windows were left out because
+    they share text with an evaluation, `evaluation` has the settings of that evaluation.
     """
 
     def write() -> HealRecord:
@@ -516,7 +516,7 @@ def write_healed(
         with storage.naming(folder / WEIGHTS), temporary_file(folder / WEIGHTS) as (_, temporary):
             mode = temporary.stat().st_mode
             save_file(tensors, temporary)
-            temporary.chmod(mode)  # safetensors makes files that only their owner can read
+            temporary.chmod(mode)  # safetensors writes files that only their owner can read
             temporary.replace(folder / WEIGHTS)
         last = healed.curve[-1]
         record: HealRecord = {
@@ -549,7 +549,7 @@ def write_healed(
 
 
 def read_record(folder: Path) -> HealRecord | None:
-    """The record of a finished healing; None if it is not finished. All ranks get the same answer."""
+    """The record of a healed model; None if healing is not finished. All ranks get the same answer."""
 
     def read() -> HealRecord | None:
         path = folder / RECORD
@@ -567,7 +567,7 @@ def read_record(folder: Path) -> HealRecord | None:
 
 
 def read_weights(folder: Path, record: Mapping[str, object]) -> dict[str, Tensor]:
-    """The changed weights of a finished healing, by dense name.
+    """The changed weights of a healed model, by their names in the dense model.
 
     Raises DamagedError if the file cannot be read or is not the one that the record describes.
     """
@@ -585,7 +585,7 @@ def read_weights(folder: Path, record: Mapping[str, object]) -> dict[str, Tensor
 
 
 def write_evaluation(folder: Path, metrics: Mapping[str, float], records: Mapping[str, str]) -> None:
-    """Add metrics of the healed model, and the file of each measurement, to those that the folder has."""
+    """Add metrics of the healed model, and the path of each measurement's file, to the evaluation in `folder`."""
 
     def write() -> None:
         path = folder / EVALUATION

@@ -1,4 +1,4 @@
-"""The losses of healing and their gradients, so that logits of all positions are never in memory.
+"""The losses of healing and their gradients, computed without the logits of all positions in memory at once.
 
 For a window of T tokens, the T - 1 predictions are scored. With student logits z and teacher logits y,
 
@@ -6,8 +6,8 @@ For a window of T tokens, the T - 1 predictions are scored. With student logits 
     KL             = t^2 sum_v p_v (log p_v - log q_v),    p = softmax(y / t), q = softmax(z / t)
     hidden         = mean over kept blocks of |h - g|^2 / |g|^2
 
-where h and g are the states after a block in the student and in the teacher (Hinton et al., arXiv 1503.02531). All
-are sums over positions here; the trainer divides by the number of positions.
+where h and g are the states after a block of the student and of the teacher. The KL term is from Hinton et al. (arXiv
+1503.02531). All losses here are sums over positions; the trainer divides by the number of positions.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from pruning.engine.head import NORMALISED, Distributions, positions_at_once
 from pruning.healing.heal_settings import LossWeights
 from pruning.models.blocks import apply, enter, find_blocks, head
 
-# The least mean square of a teacher's state. A state is all zeros if a text begins with the padding token, whose
-# embedding is zeros in many models.
+# The lower bound of a teacher state's mean square, by which errors are divided. A state is all zeros if a text begins
+# with the padding token, whose embedding is zeros in many models.
 SMALLEST = 1e-6
 
 
@@ -37,7 +37,8 @@ def summed_loss(
 ) -> Tensor:
     """The sum of the losses over all predictions of token ids (B, T), in float32.
 
-    `numbers` are the teacher's blocks that the student's blocks correspond to; `recompute` is gradient checkpointing.
+    `numbers` has, for each block of the student, the number of the same block in the teacher. `recompute` turns on
+    gradient checkpointing.
     """
     states = block_states(student, ids, recompute)
     known: list[Tensor] = []
@@ -60,7 +61,7 @@ def summed_loss(
 def block_states(model: Any, ids: Tensor, recompute: bool = False) -> list[Tensor]:
     """The states (B, T, D) after each block, for token ids (B, T).
 
-    With `recompute`, what is inside of a block is computed again in the backward pass.
+    With `recompute`, the values inside a block are computed again in the backward pass.
     """
     blocks, entry = find_blocks(model), enter(model, input_ids=ids)
     hidden, states = entry.hidden, []
@@ -73,18 +74,18 @@ def block_states(model: Any, ids: Tensor, recompute: bool = False) -> list[Tenso
     return states
 
 
-# Cross entropy and KL. What follows the last block is not trained, so only the gradient of the states is needed. It
-# is computed together with the loss, for some positions at a time: the gradient in the student logits z is
+# Cross entropy and KL. What follows the last block is not trained, so only the states need a gradient. This is
+# computed together with the loss, for some positions at a time. The gradient with respect to the student logits z is
 #
 #     cross entropy  softmax(z) - onehot(next token)
 #     KL             t (softmax(z / t) - softmax(y / t)),    y: teacher logits, t: temperature
 #
-# and the model's own head carries it on to the state. So logits are computed once, and nothing of them is kept for
-# the backward pass. The same idea as in Liger Kernel (arXiv 2410.10989).
+# and backpropagation through the model's head gives the gradient with respect to the states. So logits are computed
+# once, and none are kept for the backward pass, as in Liger Kernel (arXiv 2410.10989).
 
 
 class _Readout(torch.autograd.Function):
-    """The loss of states (n, D). The forward pass computes their gradient as well; the backward pass returns it."""
+    """The loss of states (n, D). The forward pass also computes its gradient, which the backward pass returns."""
 
     @staticmethod
     def forward(
@@ -122,9 +123,9 @@ class _Readout(torch.autograd.Function):
 def loss_of_logits(
     logits: Tensor, dense: Tensor | None, targets: Tensor, weights: LossWeights
 ) -> tuple[Tensor, Tensor]:
-    """The loss of logits (m, V) and its gradient (m, V), computed for as many positions as fit the cache.
+    """The loss of logits (m, V) and its gradient (m, V), computed for as many positions at a time as fit the cache.
 
-    `dense` are the teacher's logits (m, V); without them there is no KL.
+    `dense` are the teacher's logits (m, V); if it is None, the loss has no KL term.
     """
     piece = max(1, NORMALISED.get(logits.device.type, 1 << 25) // (4 * logits.shape[-1]))
     total, gradients = torch.zeros((), dtype=torch.float64, device=logits.device), torch.empty_like(logits)

@@ -2,12 +2,12 @@
 
 No rate is right for all models. A trial heals the same mask on the same text for a few steps (`TRIAL_STEPS`), with
 warm-up and decay, and is judged by its loss on held-out windows. Rates are tried from the largest to the smallest,
-and trials end if a rate is no better than the one before it. If no trial lowers the held-out loss, the budget is not
-spent: the healing ends after the steps of a trial, no candidates are healed, and the weights from before are kept.
+and trials end if a rate is not better than the one before it. If no trial lowers the held-out loss, the budget is not
+spent: training ends after the steps of a trial, no candidates are healed, and the weights from before are kept.
 
-A trial is an ordinary healing with a small budget, so with the schedule `wsd` the healing continues from the state in
-which the best trial's rate began to fall. Trials are kept as lines of `rates-KEY.jsonl` in the folder of the
-healings, and a killed command continues after them.
+A trial is an ordinary training run with a small budget. So with the schedule `wsd`, healing continues from the state
+at which the best trial's rate began to fall. Each trial is a line of `rates-KEY.jsonl` in the folder of training
+runs; if a command is killed, the next one does not repeat these trials.
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ def with_rate(
 ) -> tuple[Training, list[RateTrial]]:
     """The settings with a learning rate, and the trials that chose it; there are none if the settings have a rate.
 
-    `curve(settings, place)` heals with some settings, keeps its states in a folder, and returns the curve. `folder`
-    keeps the trials. If no trial helped, the budget of the returned settings is that of a trial. Raises LossError if
-    no rate has a finite loss.
+    `curve(settings, place)` trains with these settings, keeps checkpoints in the folder `place`, and returns the
+    curve. The trials are kept in `folder`. If no trial helped, the budget of the returned settings is that of a
+    trial. Raises LossError if no rate has a finite loss.
     """
     if settings.lr is not None:
         return settings, []
     path = None if folder is None else trials_path(settings, text, folder)
-    scratch = None if path is None else path.with_suffix("")  # the states of the trials
+    scratch = None if path is None else path.with_suffix("")  # the trials' checkpoints
     trials = known(settings, text, folder)
     while (chosen := settled(settings, trials)) is None:
         lr, tokens = settings.rates[len(trials)], settings.trial_tokens
         log.info("trying the learning rate %g on %d tokens", lr, tokens)
         seen: list[Point] = []
-        loss = None  # the lowest after any step; a trial whose loss is not finite has none
+        loss = None  # the lowest held-out loss after any step; None if a loss is not finite
         try:
             seen = heldout(curve(replace(settings, lr=lr, tokens=tokens), scratch))
             loss = min(point["heldout_loss"] for point in seen[1:])
@@ -72,7 +72,7 @@ def with_rate(
             collectives.on_first(partial(storage.append_line, path, storage.sealed(trials[-1])))
 
     def keep() -> None:
-        """Keep the state from which the chosen healing continues, and remove those of the other trials."""
+        """Keep the checkpoint from which the chosen training run continues, and remove those of the other trials."""
         if folder is None or scratch is None or not scratch.is_dir():
             return
         trunk = f"trunk-{chosen.line(text.beginning)}"
@@ -85,9 +85,9 @@ def with_rate(
 
 
 def known(settings: Training, text: HealingText, folder: Path | None) -> list[RateTrial]:
-    """The trials in a folder of healings that these settings and this text would repeat, largest rate first.
+    """The finished trials in `folder` with these settings and this text, largest rate first.
 
-    Raises DamagedError if a line of the file is no trial.
+    Raises DamagedError if a line of the file is not a trial.
     """
 
     def read() -> list[RateTrial]:
@@ -109,7 +109,7 @@ def known(settings: Training, text: HealingText, folder: Path | None) -> list[Ra
 
 
 def settled(settings: Training, trials: Sequence[RateTrial]) -> Training | None:
-    """The settings with the best rate of some trials, largest first; None if another rate has to be tried.
+    """The settings with the best rate of `trials` (largest rate first); None if another rate has to be tried.
 
     Raises LossError if the loss was not finite in any trial.
     """
@@ -137,12 +137,12 @@ def helped(trials: Sequence[RateTrial]) -> bool:
 
 
 def trials_path(settings: Training, text: HealingText, folder: Path) -> Path:
-    """The file of the trials of these settings on this text."""
+    """The file of the trials with these settings on this text."""
     return folder / f"rates-{settings.line(text.beginning)}.jsonl"
 
 
 def warn_if_useless(best_step: int, settings: Training) -> None:
-    """Log a warning if training has not lowered the held-out loss, with what to try."""
+    """If training did not lower the held-out loss, log a warning that says what to try."""
     if best_step == 0:
         log.warning(
             "training did not lower the held-out loss, so the weights from before it are kept (learning rate %g): "
@@ -153,6 +153,6 @@ def warn_if_useless(best_step: int, settings: Training) -> None:
 
 
 def advice(adapter: bool) -> str:
-    """What to try if training adapters, or all weights, did not help."""
+    """What to try if training did not help; `adapter` is whether adapters were trained."""
     other = "a smaller learning rate" if adapter else "adapters (heal=lora)"
     return f"another text, more tokens in a step, or {other}"

@@ -1,7 +1,7 @@
-"""The text of a healing: packed windows to train on, and held-out windows to watch.
+"""The text of healing: packed windows to train on, and held-out windows to measure the loss on.
 
-The text comes from the sources that calibration has, of which only the part `calibration` is read. Windows that share
-text with the calibration samples, or with the held-out windows, are left out.
+The text comes from the same sources as calibration text; of an embedded text, only the part `calibration` is read.
+Windows that share text with the calibration samples, or with the held-out windows, are left out.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ class HealingText:
 
     @cached_property
     def beginning(self) -> str:
-        """A digest that budgets share if the windows of the smaller one are the first windows of the larger one."""
+        """A digest that two budgets share if the smaller one's windows are the first windows of the larger one."""
         return _sha256(self.heldout) if self.endless else self.sha256
 
     def without(self, numbers: Collection[int]) -> HealingText:
-        """The text without some windows, which are numbered from 0: the held-out ones first."""
+        """The text without the windows `numbers`, counted from 0 with the held-out ones first."""
         heldout, windows = (
             tuple(row for number, row in enumerate(rows, first) if number not in numbers)
             for first, rows in ((0, self.heldout), (len(self.heldout), self.windows))
@@ -60,7 +60,7 @@ class HealingText:
         return replace(self, heldout=heldout, windows=windows, left_out=tuple(sorted(numbers)))
 
     def batch(self, step: int, size: int) -> list[Row]:
-        """The `size` windows of a step, counted from 0: a function of the seed, so nothing has to be restored."""
+        """The `size` windows of a step, counted from 0. The seed decides them, so a resumed run restores no state."""
         count = len(self.windows)
         places = (divmod(number, count) for number in range(step * size, (step + 1) * size))
         return [self.windows[_order(self.seed, epoch, count)[place]] for epoch, place in places]
@@ -79,9 +79,9 @@ def _order(seed: int, epoch: int, count: int) -> Sequence[int]:
 
 
 def draw_text(settings: Training, tokenizer: Any, calibration: Samples | None = None) -> HealingText:
-    """The text of a healing, in windows of `settings.length` tokens (with BOS, if the tokenizer puts one first).
+    """The text of healing, in windows of `settings.length` tokens (including BOS, if the tokenizer puts it first).
 
-    Documents are tokenised and concatenated. Raises InputError as `packed` does.
+    Documents are tokenised and concatenated. Raises the InputError of `packed`.
     """
     sha256 = settings.text.file_sha256  # before the text is read
     needed = (settings.steps * settings.windows + settings.heldout) * settings.length
@@ -99,10 +99,11 @@ def packed(
     name: str,
     calibration: Samples | None = None,
 ) -> HealingText:
-    """Cut token ids into windows that begin with the tokens `first`, and set the held-out windows apart.
+    """Cut token ids into windows that begin with the tokens `first`, and separate the held-out windows.
 
-    The seed shuffles the windows, except those of a stream, whose documents are shuffled; so the first windows do not
-    depend on the budget. Raises InputError if too few windows are left.
+    The seed shuffles the windows. If the text is a stream, it shuffles the documents instead, so that the first
+    windows do not depend on the budget. Windows that share text with calibration are left out. Raises InputError if
+    too few are left.
     """
     payload = settings.length - len(first)
     cuts = [tuple(ids[i : i + payload]) for i in range(0, len(ids) - payload + 1, payload)]
@@ -127,7 +128,7 @@ def packed(
 
 
 def epochs(text: HealingText, settings: Training) -> float:
-    """How often the budget reads the text; logs a warning if it has to be repeated."""
+    """How often the budget reads the text; logs a warning if the text has to be repeated."""
     count = settings.steps * settings.windows
     found = count / len(text.windows)
     if found > 1:
@@ -138,15 +139,15 @@ def epochs(text: HealingText, settings: Training) -> float:
     return found
 
 
-# What a healing must not see: data that the model is judged by. Windows of embedded text that repeat a passage of
-# them are left out (its two parts share no paragraph, but a phrase of a manual can be in two paragraphs). Text of the
-# user that shares passages with them is a mistake, and is refused.
+# Healing must not train on the data of the evaluation. If windows of an embedded text repeat a passage of these data,
+# the windows are left out: the two parts of the text share no paragraph, but a phrase of a manual can be in two
+# paragraphs. If the user's own text shares passages with these data, that is a mistake, and the text is refused.
 
 
 def text_apart(text: HealingText, data: Mapping[str, Data], step: int) -> HealingText:
     """The text without the windows that share a run of tokens with windows of an evaluation.
 
-    Raises InputError if no held-out window is left, or fewer windows than a step takes.
+    Raises InputError if no held-out window is left, or if fewer than `step` windows are left to train on.
     """
     text = text.without(repeated(text, data))
     if not text.heldout or len(text.windows) < step:
@@ -159,14 +160,14 @@ def text_apart(text: HealingText, data: Mapping[str, Data], step: int) -> Healin
 
 
 def repeated(text: HealingText, data: Mapping[str, Data]) -> frozenset[int]:
-    """The numbers of the windows that share a run of tokens with windows of an evaluation, as `without` counts."""
+    """The numbers, as in `without`, of the windows that share a run of tokens with windows of an evaluation."""
     rows = (*text.heldout, *text.windows)
     others = [windows for one in data.values() if (windows := windows_of(one)) is not None]
     return frozenset(number for other in others for number, _ in shared_runs(rows, other.rows))
 
 
 def check_text(text: HealingText, data: Mapping[str, Data]) -> None:
-    """Raise InputError if the text of a healing and the data of an evaluation share passages or items."""
+    """Raise InputError if the text of healing and the data of an evaluation share passages or items."""
     counts: Counter[str] = Counter()
     rows = (*text.heldout, *text.windows)
     for start in range(0, len(rows), PIECE):

@@ -1,1 +1,1 @@
-"""Published masks as referee: what papers print, what is measured here, and what explains the gap."""
+"""Published masks as a check: what papers print, what this program measures, and what explains the gap."""

@@ -33,9 +33,9 @@ PAIRINGS = {
 class Protocol(Corpus):
     """Everything that can change the value of a perplexity, except the model and the mask.
 
-    These are a corpus with its windows, and the precision of the weights. `drawn` is a number of windows that are
-    drawn from all, as `eval=heldout` draws them; None if the windows are taken in order. `harness` names the program
-    that measured, for people to read.
+    These settings are a corpus with its windows, and the precision of the weights. If `drawn` is a number, that many
+    windows are drawn from all, as in `eval=heldout`; if it is None, the windows are taken in order. `harness` names
+    the measuring program, for people to read.
     """
 
     drawn: int | None = None
@@ -43,7 +43,7 @@ class Protocol(Corpus):
     harness: str | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
-        """Give settings that change nothing their defaults, so that equal protocols compare equal."""
+        """Reset settings without effect to their defaults, so that equivalent protocols compare equal."""
         if self.drawn is not None:
             plain: dict[str, Any] = {"stride": None, "windows": None, "start": "window", "tail": True}
         else:
@@ -59,7 +59,7 @@ class Protocol(Corpus):
         return draw.windows(embedded_text(self.source, "heldout"), tokenizer, self.source)
 
     def differences(self, other: Protocol) -> str:
-        """The settings that differ, as `window 2048 -> 4096, start window -> none`."""
+        """The settings that differ, for example `window 2048 -> 4096, start window -> none`."""
         pairs = (
             (one.name, getattr(self, one.name), getattr(other, one.name))
             for one in fields(self)
@@ -73,7 +73,7 @@ class Protocol(Corpus):
 
 @dataclass(frozen=True)
 class PrintedSource:
-    """Where something is printed: an address, the place in it, and what was read to find it there."""
+    """Where a mask or number is printed: the document's address, the place in it, and which copy was read."""
 
     address: str
     place: str
@@ -105,7 +105,7 @@ class Theirs:
 
 @dataclass(frozen=True)
 class PublishedNumber:
-    """A published perplexity with its protocol, its source, and how sure it is that it belongs to the mask."""
+    """A published perplexity with its protocol, its source, and its `pairing` with the mask, a key of `PAIRINGS`."""
 
     value: float
     theirs: Theirs
@@ -117,7 +117,7 @@ class PublishedNumber:
 class PublishedMask:
     """A published mask of a model, and its published numbers; `paper` is the name of its file.
 
-    `stated` is the number of removed blocks that the source states; None if it states none.
+    `stated` is the number of removed blocks that the source states; None if it does not state one.
     """
 
     name: str
@@ -144,9 +144,9 @@ def entries() -> tuple[PublishedMask, ...]:
 
 
 def chosen(only: Sequence[str] | None) -> tuple[PublishedMask, ...]:
-    """The entries whose paper, model or own name is in `only`, in the order of the files; None: all.
+    """The entries whose paper, model or own name is in `only`, in the order of the files; all if `only` is None.
 
-    Raises InputError, with similar names, if a name is unknown.
+    If a name is unknown, raises InputError, which gives similar names.
     """
     if only is None:
         return entries()
@@ -188,7 +188,8 @@ def _entry(
 def theirs(corpus: str, not_reproduced: str | None = None, **settings: Any) -> Theirs:
     """A protocol from a file.
 
-    A setting that is null there is unknown, and has the default of `Protocol`. `all` means no limit.
+    A null setting is unknown and gets the default of `Protocol`, except `join` and `name`, for which null is a value.
+    `all` means no limit.
     """
     settings.pop("stated", None)  # where the source states it, for people to read
     missing = tuple(

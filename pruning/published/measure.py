@@ -1,6 +1,6 @@
-"""Measure masks in protocols, and say what explains the gap between a published number and the measurement.
+"""Measure masks under protocols, and say what explains the gap between a published number and its measurement.
 
-Each measurement is a file, so a command that was stopped continues where it was.
+Each measurement is a file, so a stopped command continues where it was if it is run again.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ FOLDER = "published"
 
 @dataclass(frozen=True)
 class Measurement:
-    """One measurement: a mask of a model in a protocol; `corpus` names the text, for people to read."""
+    """One measurement: a mask of a model under a protocol; `corpus` names the text, for people to read."""
 
     model: ModelFacts
     corpus: str
@@ -55,10 +55,10 @@ class Measurement:
 
 @dataclass(frozen=True)
 class GapRow:
-    """A published number of a mask, the one protocol, and the number's own protocol.
+    """A published number of a mask, its text's common protocol (`one`), and the number's own protocol (`own`).
 
-    `number` is None if no source prints a number; `one` is None if the one protocol does not have the number's text;
-    `own` is None if the number's protocol cannot be followed.
+    `number` is None if no source prints a number; `one` is None if the text has no common protocol; `own` is None if
+    the number's protocol cannot be followed.
     """
 
     entry: PublishedMask
@@ -68,7 +68,7 @@ class GapRow:
     own: Protocol | None
 
     def request(self, protocol: Protocol) -> Measurement:
-        """The measurement of this row's mask in a protocol."""
+        """The measurement of this row's mask under a protocol."""
         return Measurement(self.entry.model, self.corpus, protocol, self.entry.mask)
 
     def requests(self) -> list[Measurement]:
@@ -79,10 +79,10 @@ class GapRow:
 def rows(
     entries: Sequence[PublishedMask], one: Mapping[str, Protocol], files: Mapping[str, str] | None = None
 ) -> list[GapRow]:
-    """The rows of entries; `one` is the one protocol of each text.
+    """The rows of entries; `one` has the common protocol of each text.
 
-    Settings that a source does not state are those of the one protocol. `files` are local files that replace texts,
-    by name; how documents are joined and cut stays as it is.
+    If a source does not state a setting, the common protocol's value is used. `files` are local files that replace
+    texts, by name; documents are still joined and cut as the protocol says.
     """
 
     def here(corpus: str, protocol: Protocol | None) -> Protocol | None:
@@ -128,16 +128,16 @@ class Referee:
     _drawn: dict[tuple[str, Protocol], Samples] = field(default_factory=dict)
 
     def settings(self, model: ModelFacts, dtype: str) -> Model:
-        """The settings to load a model with, in a precision."""
+        """The settings that load a model in the precision `dtype`."""
         place = self.places.get(model.name)
         source, path = ("local", place) if place else (model.source, model.path)
         where: dict[str, Any] = {"name": model.name, "source": source, "path": path, "dtype": dtype}
         return replace(self.base, **where, revision=None, gguf_file=None)
 
     def samples(self, request: Measurement) -> Samples:
-        """The windows of a request. Raises InputError if they are too long for the model, and as `Corpus.draw`."""
+        """The windows of a request. Raises InputError if they are too long for the model or as `Corpus.draw` does."""
         settings = self.settings(request.model, request.protocol.dtype)
-        text = replace(request.protocol, dtype="bfloat16")  # precision changes no token
+        text = replace(request.protocol, dtype="bfloat16")  # tokens do not depend on the precision
         key = (str(settings.path), text)
         if key not in self._drawn:
             where = f"the protocol of {request.corpus}"
@@ -149,7 +149,7 @@ class Referee:
         return self._drawn[key]
 
     def known(self, request: Measurement) -> float | None:
-        """The perplexity if it is in its file; else None."""
+        """The perplexity of an earlier measurement; None if there is none."""
         path = self._evaluator(request, None).path(request.name, request.mask)
         return float(storage.read_json(path)["metrics"][request.name]) if path.exists() else None
 
@@ -206,9 +206,9 @@ HELP = (
 
 
 def missing(rows: Sequence[GapRow], referee: Referee) -> list[str]:
-    """The models and texts of the rows that cannot be had, with the reason.
+    """The models and texts of the rows that are not available, each with the reason.
 
-    Raises InputError if a model has another number of blocks than its masks.
+    Raises InputError if a model's number of blocks is not that of its masks.
     """
     found = []
     for model in dict.fromkeys(row.entry.model for row in rows):
@@ -258,7 +258,7 @@ Values = Mapping[Measurement, float | PruningError]
 
 @dataclass(frozen=True)
 class Explained:
-    """A row with its two measurements and the verdict; `text` says it in words."""
+    """A row with its two measurements and the verdict; `text` gives the reasons in words."""
 
     row: GapRow
     one: float | None
@@ -268,8 +268,8 @@ class Explained:
 
 
 def explained(rows: Sequence[GapRow], values: Values) -> list[Explained]:
-    """Each row with its verdict. Two values agree if they differ by at most `TOLERANCE`."""
-    # A paper's dense model, by its own protocol: whether it agrees says if the mask or the protocol is in doubt.
+    """Each row with its verdict. Two values agree if their relative difference is at most `TOLERANCE`."""
+    # The row of each paper's dense model, by protocol. If its number agrees, the mask is in doubt, else the protocol.
     dense = {(r.entry.paper, r.entry.model, r.own): r for r in reversed(rows) if not r.entry.mask.dropped}
     found = []
     for row in rows:
@@ -296,7 +296,7 @@ def explained(rows: Sequence[GapRow], values: Values) -> list[Explained]:
 
 
 def agrees(number: PublishedNumber, value: float | None) -> bool:
-    """Whether a measurement is the published number, within the tolerance."""
+    """Whether a measurement equals the published number within `TOLERANCE`."""
     return value is not None and abs(value - number.value) <= TOLERANCE * number.value
 
 
@@ -311,13 +311,13 @@ def _verdict(row: GapRow, number: PublishedNumber, one: float | None, own: float
 
 
 def _value(row: GapRow, protocol: Protocol | None, values: Values) -> float | None:
-    """What was measured in a protocol of a row; None if there is no such protocol, or if that failed."""
+    """The perplexity of a row under a protocol; None if there is no such protocol, or if its measurement failed."""
     value = None if protocol is None else values[row.request(protocol)]
     return value if isinstance(value, float) else None
 
 
 def _doubts(row: GapRow, number: PublishedNumber, dense: GapRow | None, values: Values) -> list[str]:
-    """What can be at fault: the protocol or the weights if the dense model differs, too; else the mask."""
+    """What can be wrong, in words: if the dense model differs too, the protocol or the weights; if not, the mask."""
     doubts = []
     if dense is not None and dense.number is not None and row.entry.mask.dropped:
         value = _value(dense, dense.own, values)
@@ -333,7 +333,7 @@ def _doubts(row: GapRow, number: PublishedNumber, dense: GapRow | None, values: 
 
 
 def _percent(factor: float) -> str:
-    """A factor as a change: `+3.2 %`; a large one as a factor: `x 40`."""
+    """A factor as a change, such as `+3.20 %`; from 2 on, as a factor, such as `x 40`."""
     return f"x {factor:,.3g}" if factor >= 2 else f"{100 * (factor - 1):+.2f} %"
 
 

@@ -1,8 +1,8 @@
 """A router: it predicts the right answer's log-likelihood under each set from the states of a prompt's tokens.
 
-Source: PuDDing (arXiv 2502.04348) trains its router on the squared error of these log-likelihoods. The error is the
-sum of two parts that do not depend on each other: that of the mean over sets, which says how hard a prompt is, and
-that of the differences between sets, which alone decide the route. Each part gets a strength of its own.
+Source: PuDDing (arXiv 2502.04348) trains its router on the squared error of these log-likelihoods. This error is the
+sum of two independent parts: the error of the mean over sets, which says how hard a prompt is, and the error of the
+differences from this mean, which alone decide the route. Each part is fitted with its own ridge strength.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ if TYPE_CHECKING:
     from pruning.models.placement import LanguageModel
 
 
-STRENGTHS = np.logspace(0, 7, 22)  # of the ridge: candidates for cross-validation
-SHARE = 4  # a router runs at most one block in so many
+STRENGTHS = np.logspace(0, 7, 22)  # ridge strengths among which cross-validation chooses
+SHARE = 4  # a router runs at most 1 / SHARE of the blocks
 
 
 @dataclass(frozen=True)
 class FittedRouter:
-    """`sets` maps the name of each set, that of its task, to its mask. `blocks` is what the encoder runs."""
+    """A router. `sets` maps the name of each task to the mask of its set; `blocks` is how many blocks are run."""
 
     sets: Mapping[str, Mask]
     head: Head
@@ -57,13 +57,13 @@ class FittedRouter:
 
 @dataclass(frozen=True)
 class Head:
-    """Predicts log-likelihoods (prompts, sets) as the mean over sets and the differences from it."""
+    """Predicts the target (prompts, sets) as the sum of its mean over sets and the differences from this mean."""
 
     common: Ridge
     relative: Ridge
 
     def predict(self, features: Floats) -> Floats:
-        """The predicted mean log-likelihood per token of the right answer (prompts, sets)."""
+        """The predicted target (prompts, sets), such as the right answer's mean log-likelihood per token."""
         return self.common.predict(features) + self.relative.predict(features)
 
 
@@ -83,7 +83,7 @@ class Ridge:
 
 
 def fit_head(features: Floats, targets: Floats) -> Head:
-    """Fit to features (prompts, F) and log-likelihoods (prompts, sets); cross-validation chooses the strengths."""
+    """Fit a head to features (prompts, F) and targets (prompts, sets); cross-validation chooses the strengths."""
     mean = targets.mean(axis=1, keepdims=True)
     return Head(_ridge(features, mean), _ridge(features, targets - mean))
 
@@ -98,12 +98,12 @@ def _ridge(features: Floats, targets: Floats) -> Ridge:
     return Ridge(scaler.mean_, scaler.scale_, weight, np.atleast_1d(fitted.intercept_), float(fitted.alpha_))
 
 
-# What a router sees of a prompt: the mean state over its tokens, and the state of its last token.
+# A prompt's features: the mean state over its tokens, and the state of its last token.
 
 
 @dataclass(frozen=True)
 class StateEncoder:
-    """The states of the model itself after its first `blocks` blocks (0: the embeddings), which all sets keep.
+    """Encodes prompts by the model's own states after its first `blocks` blocks, which all sets keep (0: embeddings).
 
     The first token is left out of the mean: many models put a large state there, whatever the prompt says.
     """
@@ -113,7 +113,7 @@ class StateEncoder:
     blocks: int
 
     def encode(self, prompts: Sequence[str]) -> Floats:
-        """Features (prompts, 2 D), in float64. Raises InputError as `prompt_rows` does."""
+        """The features (prompts, 2 D) of prompts, in float64. Raises InputError as `prompt_rows` does."""
         from pruning.engine.dense_pass import states
 
         most = context_length_of(self.forward.model.module.config)
@@ -149,7 +149,7 @@ def prompts(template: str, items: Sequence[Item]) -> tuple[str, ...]:
 
 
 def first_blocks(masks: Sequence[Mask]) -> int:
-    """How many blocks at the beginning a router runs: as many as no mask drops a part of, up to a quarter of all."""
+    """How many first blocks a router runs: those before the first that a mask changes, at most a quarter of all."""
     n_blocks, per_block = masks[0].n_blocks, masks[0].n_units // masks[0].n_blocks
     kept = min((mask.dropped[0] // per_block for mask in masks if mask.dropped), default=n_blocks)
     return min(kept, n_blocks // SHARE)
@@ -159,7 +159,7 @@ FOLDER = "routing"  # in the results folder: a folder for each model, search and
 RECORD, ROUTER, HEAD = "routing.json", "router.json", "router.npz"
 PARTS = ("common", "relative")  # of the head
 FITTED = [field.name for field in fields(Ridge)]
-# What numpy raises for a file that is not what it wrote.
+# What numpy raises if a file is not as numpy wrote it.
 UNREADABLE = (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 
 
@@ -180,7 +180,7 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def model_record(model: LanguageModel, settings: Model | None) -> dict[str, Any]:
-    """What is needed to load the router's model again, and to check that it is the same.
+    """The record of the router's model, from which it is loaded again and checked to be the same model.
 
     `settings` are None for a model in memory.
     """
@@ -193,7 +193,7 @@ def model_record(model: LanguageModel, settings: Model | None) -> dict[str, Any]
 
 
 def save_router(folder: Path, router: FittedRouter, model: Mapping[str, Any]) -> None:
-    """Write `router.npz` and then `router.json`, with what is known about the model."""
+    """Write `router.npz` and then `router.json`, which includes the record `model` of the model."""
     arrays: dict[str, NDArray[Any]] = {}
     for part in PARTS:
         arrays |= {f"{part}_{name}": np.array(getattr(getattr(router.head, part), name)) for name in FITTED}
@@ -211,10 +211,9 @@ def save_router(folder: Path, router: FittedRouter, model: Mapping[str, Any]) ->
 
 
 def read_router(folder: Path) -> tuple[FittedRouter, dict[str, Any]]:
-    """The router of a folder, and what is known about its model.
+    """The router in a folder, and the record of its model.
 
-    Raises InputError if there is none, and DamagedError, which names the folder, if a file has another content than
-    `save_router` has written.
+    Raises InputError if there is no router, and DamagedError, which names the folder, if a file was changed.
     """
     if not (folder / ROUTER).is_file():
         raise InputError(

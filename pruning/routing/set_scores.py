@@ -1,7 +1,7 @@
 """The log-likelihoods of all choices of items under several sets, and what a study of tasks concludes from them.
 
-First the scores of items, then means with intervals, then the ways to choose a set for a prompt (policies), and the
-numbers of a study: the cross table, the policies with intervals, and the oracle's gain.
+This module has, in this order, the scores of items, means with intervals, the ways to choose a set for a prompt
+(policies), and the numbers of a study: the cross table, the policies with intervals, and the oracle's gain.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Numbers = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class ItemScores:
-    """`sums` (sets, rows): log-likelihoods in nats. A row is a choice of an item, with `tokens` tokens.
+    """The log-likelihoods `sums` (sets, rows), in nats. A row is a choice of an item, with `tokens` tokens.
 
     `item` numbers the items from 0; the rows of an item are neighbours. `right` says which choice is right.
     """
@@ -54,7 +54,7 @@ class ItemScores:
 
     @cached_property
     def hits(self) -> Floats:
-        """1 if the right answer has the highest mean, 0 if not, 1/n if n answers share it (sets, items)."""
+        """1 if only the right answer has the highest mean, 1/n if it is one of n that do, else 0 (sets, items)."""
         highest = np.maximum.reduceat(self.means, self._starts, axis=1)
         sharing = np.add.reduceat((self.means == highest[:, self.item]).astype(float), self._starts, axis=1)
         return np.asarray((self.loglikelihood == highest) / sharing)
@@ -66,11 +66,11 @@ class ItemScores:
         return np.asarray(wrong / (self._choices - 1) - self.loglikelihood)
 
     def target(self, name: str) -> Floats:
-        """What a router predicts (sets, items), higher being better: "loglikelihood", or "margin" negated."""
+        """The router's target (sets, items), for which higher is better: `loglikelihood`, or `margin` negated."""
         return self.loglikelihood if name == "loglikelihood" else -self.margin
 
     def random_labels(self, rng: np.random.Generator) -> NDArray[np.bool_]:
-        """Labels of which each choice of an item is right with the same probability."""
+        """Random labels (rows,): one choice of each item is right, each choice with the same probability."""
         right = np.zeros(len(self.item), dtype=bool)
         right[self._starts + rng.integers(0, self._choices)] = True
         return right
@@ -89,7 +89,7 @@ Scores = Mapping[str, ItemScores]  # by task
 
 
 def score_items(forward: Forward, samples: Samples, masks: Sequence[Mask]) -> ItemScores:
-    """Score all items under all masks, over the same kind of units, in one walk through the model."""
+    """Score all items under all masks, which must be over the same kind of units, in one walk through the model."""
     distinct = list(dict.fromkeys(masks))
     found = {mask: values for mask, values, _ in forward.loglikelihoods(samples.rows, distinct)}
     return ItemScores(
@@ -100,7 +100,7 @@ def score_items(forward: Forward, samples: Samples, masks: Sequence[Mask]) -> It
     )
 
 
-# Means over tasks with intervals: items are resampled within each task, paired over what is compared.
+# Means over tasks with intervals: items are resampled within each task, the same ones for all compared policies.
 
 RESAMPLES = 4000
 LEVEL = 0.95
@@ -110,7 +110,7 @@ Interval = Mapping[str, float]  # `value`, a mean over tasks, and its 95 percent
 
 
 def interval(values: Mapping[str, Floats], seed: int = 0) -> Interval:
-    """The mean over tasks of the mean over items, with its interval; `values` has a number per item for each task.
+    """The mean over tasks of the means over items, with its interval; `values` maps tasks to values, one per item.
 
     The interval is a percentile bootstrap over items within tasks. If `values` are differences of two policies on
     the same items, it is the paired interval.
@@ -122,7 +122,7 @@ def interval(values: Mapping[str, Floats], seed: int = 0) -> Interval:
 
 
 def mean_over_tasks(values: Mapping[str, Floats]) -> float:
-    """The mean over tasks of the mean over items: each task counts the same."""
+    """The mean over tasks of the means over items: tasks count equally."""
     return float(np.mean([of_task.mean() for of_task in values.values()]))
 
 
@@ -133,10 +133,10 @@ def difference(first: Floats, second: Floats) -> dict[str, float | None]:
     return {"value": float(gaps.mean()), "error": error}
 
 
-# Ways to choose a set for a prompt, and how right each way answers every held-out item.
+# Policies: ways to choose a set for a prompt, and how well each answers every held-out item.
 
 DENSE = "dense"
-# In the order in which tables show them: the name, and what it chooses.
+# The name of each policy and what it chooses, in the order of the tables.
 POLICIES = {
     DENSE: "no set: the whole model",
     "static": "the one set that is best on the calibration items",
@@ -152,7 +152,7 @@ FIRST = 1e6  # how many nats of margin a right answer outweighs
 
 @dataclass(frozen=True)
 class Crossed:
-    """Scores of each task under the dense model (first) and then under each set; `own` is a task's set, from 0."""
+    """Scores of each task under the dense model (first) and then each set; `own` is a task's set, counted from 0."""
 
     calibration: Scores
     heldout: Scores
@@ -167,7 +167,7 @@ def of_sets(scores: Scores) -> dict[str, ItemScores]:
 def choices(crossed: Crossed, routed: Mapping[str, Numbers]) -> dict[str, dict[str, Numbers]]:
     """The set that each policy chooses for each item (items,), by policy and task; 0 is the dense model.
 
-    `routed` are the router's choices, with sets counted from 0. `random` is left out, because it chooses all.
+    `routed` are the router's choices, with sets counted from 0. `random`, which averages over all sets, is left out.
     """
     held = of_sets(crossed.heldout)
     static, hindsight = best_static(of_sets(crossed.calibration)), best_static(held)
@@ -199,7 +199,7 @@ def values(
 
 
 def best_static(scores: Scores) -> int:
-    """The set with the highest mean accuracy over tasks; of equal ones, that with the lowest margin."""
+    """The set with the highest mean accuracy over tasks; if several are equal, the one with the lowest margin."""
     hits = np.mean([of_task.hits.mean(axis=1) for of_task in scores.values()], axis=0)
     margin = np.mean([of_task.margin.mean(axis=1) for of_task in scores.values()], axis=0)
     return int(np.lexsort((margin, -hits))[0])
@@ -221,24 +221,24 @@ def at(values: Floats, chosen: Numbers | int) -> Floats:
     return np.asarray(values[np.broadcast_to(chosen, n), np.arange(n)])
 
 
-# What of the oracle's gain is more than chance. The oracle sees the answers, so it gains over any one set even if the
-# sets differ by chance only. Two comparisons say how much of this is chance:
+# How much of the oracle's gain is more than chance. The oracle sees the answers, so it is better than any single set
+# even if the sets differ only by chance. Two comparisons show how much of its gain is chance:
 #
 # - The same items are asked in a second wording. The oracle chooses on one wording and is judged on the other, and
-#   the best static set is treated in the same way. If a set's answers to a prompt are noise, this surviving gain is
-#   about 0, or below it: a set chosen by noise is no better than the average set.
+#   the best static set is treated in the same way. The gain that remains is the surviving gain. If a set's answers to
+#   a prompt are noise, it is about 0 or below: a set chosen by noise is no better than the average set.
 # - Answers that do not change with the wording can still be mere preferences, such as for long answers. So the
-#   surviving gain is computed again with labels drawn at random, with which no set knows anything.
+#   surviving gain is computed again with random labels, about which no set can know anything.
 
 DRAWS = 50  # random labels
 
 
 def oracle_gains(scores: Scores, reworded: Scores, seed: int = 0) -> dict[str, dict[str, Floats]]:
-    """Gains in accuracy of the oracle over the best static set, per item of each task.
+    """The oracle's gains in accuracy over the best static set, for each item of each task.
 
-    `apparent`: chosen and judged on one wording. `surviving`: chosen on one wording, judged on the other. `chance`:
-    as `surviving`, with random labels; the mean of `DRAWS` draws. Both wordings have the same items in the same
-    order.
+    `apparent`: sets are chosen and judged on one wording. `surviving`: they are chosen on one wording and judged on
+    the other. `chance`: as `surviving`, but with random labels; the mean of `DRAWS` draws. Both have the same items
+    in the same order.
     """
     static, rng = best_static(scores), np.random.default_rng(seed)
     draws = []
@@ -254,7 +254,7 @@ def oracle_gains(scores: Scores, reworded: Scores, seed: int = 0) -> dict[str, d
 
 
 def surviving_gain(scores: Scores, reworded: Scores) -> dict[str, Floats]:
-    """The gain (items,) of choosing on one wording and being judged on the other, by task; the mean of both ways."""
+    """The gain (items,), by task, with sets chosen on one wording and judged on the other; the mean of both ways."""
     static, other = best_static(scores), best_static(reworded)
     found = {}
     for task, first in scores.items():
@@ -266,7 +266,7 @@ def surviving_gain(scores: Scores, reworded: Scores) -> dict[str, Floats]:
 
 
 def verdict(surviving: Interval, excess: Interval) -> str:
-    """What the oracle's gain says about the sets."""
+    """What the oracle's gain says about the sets, in words."""
     if surviving["low"] <= 0:
         return "chance, as far as these items tell: no gain survives a second wording"
     if excess["low"] <= 0:
@@ -281,7 +281,7 @@ def summary(
     sets: Sequence[str],
     target: str = "loglikelihood",
 ) -> dict[str, Any]:
-    """The numbers of a study. `cross` is by task and then by set, of which `dense` is the first.
+    """The numbers of a study. `cross` is by task and then by set; its first set is `dense`.
 
     `predicted` are the router's predictions (sets, items) of `target` for held-out items, by task. The oracle's
     `excess` is its surviving gain minus `chance`.
@@ -337,9 +337,10 @@ def _cross(scores: ItemScores, own: int, sets: Sequence[str]) -> dict[str, dict[
 
 
 def explained(predicted: Floats, true: Floats) -> dict[str, float]:
-    """The share of the variance (sets, prompts) that predictions explain: of the mean over sets, and of the rest.
+    """The shares of variance that predictions (sets, prompts) explain, by part: `common` and `relative`.
 
-    Below 0, the mean of the prompts would predict better. The rest alone decides the route.
+    `common` is the mean over sets; `relative` are the differences from it, which alone decide the route. If a share
+    is below 0, the mean over prompts would predict better.
     """
     parts = {"common": (predicted.mean(0), true.mean(0))}
     parts["relative"] = (predicted - predicted.mean(0), true - true.mean(0))

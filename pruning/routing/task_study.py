@@ -18,12 +18,12 @@ NEEDED = (
 
 @dataclass  # not frozen, because OmegaConf makes frozen dataclasses read-only
 class TaskStudy:
-    """Whether a command prunes for each task apart, and where the tasks are.
+    """Whether a command prunes for each task separately, and where the tasks are.
 
-    Each file of items in `folder` is a task; with `embedded`, the items that come with this program are one more.
-    `rewording` is a second wording of the prompts; it shows how much of the oracle's gain is chance (None: not done).
-    `target` is what the router predicts: the right answer's "loglikelihood", as in PuDDing, or the "margin" (negated,
-    so that higher is better).
+    Each file of items in `folder` is a task; with `embedded`, the items that come with this program are a further
+    task. `rewording` is a second wording of the prompts; it shows how much of the oracle's gain is chance (None: not
+    measured). `target` is what the router predicts: the right answer's "loglikelihood", as in PuDDing, or the
+    "margin" (negated, so that higher is better).
     """
 
     cross: bool = False
@@ -38,15 +38,15 @@ class TaskStudy:
         return self.cross or self.folder is not None
 
     def check(self) -> None:
-        """Raise InputError if the target is unknown or the rewording asks no question."""
+        """Raise InputError if the target is unknown or the rewording is not a valid template."""
         check_known("tasks", self, target=TARGETS)
         if self.rewording is not None:
             check_template("tasks.rewording", self.rewording)
 
     def files(self) -> list[Path]:
-        """The files of the tasks, sorted, without hidden ones, which macOS writes beside each file.
+        """The files of the tasks, sorted. Hidden files, which macOS writes beside each file, are left out.
 
-        Raises InputError unless there are two tasks or more with own names.
+        Raises InputError if the folder is missing, if there are fewer than two tasks, or if two have the same name.
         """
         if self.folder is None:
             raise InputError(f"tasks.folder is not set, and at least two tasks are needed: {NEEDED}.")
