@@ -243,7 +243,7 @@ def check_encodable(text: str, name: str) -> None:
         text.encode()
     except UnicodeEncodeError as error:
         raise ValueError(
-            f"'{name}' holds the character {text[error.start]!r}, which is no Unicode text."
+            f"'{name}' holds the character {text[error.start]!r}, which is not Unicode text."
         ) from error
 
 

@@ -136,7 +136,7 @@ def check_template(setting: str, template: str) -> None:
         )
     if r"\n" in template:
         raise InputError(
-            f"{setting}={template!r} contains a backslash and an n, which are no new line: in bash, write "
+            f"{setting}={template!r} contains a backslash and an n, which are not a new line: in bash, write "
             f"$'{setting}=\"...\\n...\"', which contains a new line."
         )
 

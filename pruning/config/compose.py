@@ -79,7 +79,7 @@ def _cell(plain: Mapping[str, Any], choices: Mapping[str, Any]) -> Cell:
     study, seed, export = plain["study"], plain["seed"], plain["export"]
     if not re.fullmatch(r"[\w.+-]+", study) or set(study) <= {"."}:
         raise InputError(
-            f"study={study!r} is no file name: use letters, digits, '.', '_', '-', not only dots."
+            f"study={study!r} is not a file name: use letters, digits, '.', '_', '-', not only dots."
         )
     if seed < 0:
         raise InputError(f"seed={seed} is negative: choose 0 or more.")
@@ -134,7 +134,7 @@ def _folder(setting: str, path: str) -> Path:
     try:
         return Path(path).expanduser().resolve()
     except (OSError, RuntimeError, ValueError) as error:
-        raise InputError(f"{setting}={path} is no folder ({error}): give another.") from error
+        raise InputError(f"{setting}={path} is not a folder ({error}): give another.") from error
 
 
 def launcher_of(configs: Sequence[DictConfig]) -> Any:

@@ -175,7 +175,7 @@ def whole_numbers(values: Iterable[Any]) -> tuple[int, ...]:
     """The values as Python integers. Raises TypeError unless all are whole numbers: 1.7, '1' and True are not."""
     given = tuple(values)
     if any(isinstance(value, bool) for value in given):
-        raise TypeError("True and False are no numbers here")
+        raise TypeError("True and False are not numbers here")
     return tuple(map(operator.index, given))
 
 

@@ -221,7 +221,7 @@ def check_gguf_target(out: Path, record: Mapping[str, Any], force: bool = False)
         earlier = gguf.open_gguf(out).record()
     if earlier is None:
         raise InputError(
-            f"{out} exists, and is no GGUF file that this command wrote: move it away, or choose another file "
+            f"{out} exists, and is not a GGUF file that this command wrote: move it away, or choose another file "
             "(force=true does not replace it)."
         )
     output_dir.check_same(out, earlier, record, force)

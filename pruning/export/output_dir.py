@@ -34,7 +34,7 @@ def directory(out: str | Path) -> Path:
     try:
         found = Path(out).expanduser().resolve()
     except (OSError, RuntimeError, ValueError) as error:
-        raise InputError(f"{out} is no directory ({error}): choose another directory.") from error
+        raise InputError(f"{out} is not a directory ({error}): choose another directory.") from error
     if found == found.parent:
         raise InputError(f"out={out} is the root of the file system: give a new directory, such as smaller.")
     return found

@@ -48,7 +48,7 @@ def check_stored(config: Any) -> None:
             )
     if causal_class(config) is None:
         raise UnskippableError(
-            f"a {config.model_type} model is no causal language model of transformers (its classes: "
+            f"a {config.model_type} model is not a causal language model of transformers (its classes: "
             f"{', '.join(config.architectures or ['unknown'])}): only decoder-only language models can be pruned. "
             "If it reads images or sound too, save its language model by itself."
         )

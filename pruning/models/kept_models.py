@@ -114,7 +114,7 @@ def _packaged(name: str) -> Packaged:
     if not re.search(r"[/\\.~]", name):
         raise unknown("packaged model", name, PACKAGED)
     raise InputError(
-        f"model.path={name} is no packaged model ({', '.join(sorted(PACKAGED))}): for a directory or a GGUF file, "
+        f"model.path={name} is not a packaged model ({', '.join(sorted(PACKAGED))}): for a directory or a GGUF file, "
         f"give model=local model.path={name}."
     )
 

@@ -262,8 +262,8 @@ def test_foreign_files_stay(tmp_path: Path) -> None:
     (tmp_path / "new.gguf.md").write_text("mine")
     before = path.read_bytes()
     for name, reason in {
-        "tiny.gguf": "is no GGUF file that this command wrote",
-        "text.gguf": "is no GGUF file that this command wrote",
+        "tiny.gguf": "is not a GGUF file that this command wrote",
+        "text.gguf": "is not a GGUF file that this command wrote",
         "folder.gguf": "is a directory",
         "new.gguf": "new.gguf.md, where the card goes",
     }.items():
