@@ -222,7 +222,7 @@ def apart(rows: Sequence[Row], others: Sequence[Row]) -> tuple[Row, ...]:
 
 
 def _needed(row: Row) -> int:
-    """How many tokens a run must have to count as shared between this row and a row that is at least as long."""
+    """How many tokens a run must have to count as shared between this row and one that is not shorter."""
     length = len(row.input_ids)
     return min(OVERLAP, length, max(SHORTEST, length // 2))
 

@@ -128,7 +128,7 @@ class Estimate:
         return math.sqrt(rest * variance)
 
     def stated_error(self, terms: Sequence[float]) -> float | None:
-        """`error` as results state it: None if a part with a share above 0 has one sample, whose error is unknown."""
+        """`error` as results state it: None if a part with a share above 0 has only one sample."""
         return self.error(terms) if self.freedom(terms) else None
 
     def differences(self, terms: Sequence[float], others: Sequence[float]) -> list[float]:

@@ -36,7 +36,7 @@ Term = Callable[..., Tensor]  # maps log-probabilities (m, V), and tensors of th
 class Projection:
     """Maps hidden states to logits over `vocabulary` tokens. `limit` bounds the bytes of logits at a time.
 
-    If `fuse` is true, the distributions are fused where the size of the vocabulary allows it.
+    If `fuse` is true and the size of the vocabulary allows it, the distributions are fused.
     """
 
     head: Head

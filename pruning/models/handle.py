@@ -415,8 +415,8 @@ def wrapped(module: Any, name: str) -> LanguageModel:
 def _check_extra(what: str, names: Collection[str], path: str, model: Any) -> None:
     """Raise InputError if stored tensors belong to blocks that the configuration does not count.
 
-    `path` is the name of the list of blocks. Tensors that the model's class ignores on purpose are left out, such as
-    those for the prediction of several tokens.
+    `path` is the name of the list of blocks. Tensors that the model's class ignores on purpose, such as those for
+    multi-token prediction, are not checked.
     """
     config = model.config.get_text_config(decoder=True)
     ignored = model._keys_to_ignore_on_load_unexpected or ()

@@ -370,7 +370,7 @@ class Settler:
         self._free()
 
     def losses(self, scores: Sequence[Score], best: int, view: View) -> dict[Mask, float]:
-        """The losses by which a search chooses the `best` masks of lowest loss among fully scored masks.
+        """The losses by which a search chooses the masks with the lowest losses; `best` is their number.
 
         They are the masks' own losses, except that losses of near masks are raised until they are in the order of the
         float32 losses. Masks with equal float32 losses stay in the order of `scores`. The `scores` and the losses are

@@ -188,7 +188,7 @@ def _found(place: str, base: Cell, given: Mapping[str, Any]) -> ComparedModel:
 
 
 def _with_data(models: Sequence[ComparedModel]) -> Iterator[ComparedModel]:
-    """Yield each model with its data: the windows of text that the first model draws, and the same items.
+    """Yield each model with its data: the text windows of the first model, and items that all models share.
 
     Raises InputError as `prepare` does, or if no metric could be compared.
     """
