@@ -17,8 +17,10 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from pruning.core import storage
 from pruning.core.errors import DamagedError, InputError, unknown
@@ -121,12 +123,16 @@ def _packaged(name: str) -> Packaged:
 
 def _convert(gguf: Path, target: Path) -> Path:
     """Dequantise a GGUF model to float32 and save it in the directory `target`. Returns `target`."""
+    import gguf as gguf_package
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     where, options = in_gguf(gguf)
-    # stderr is redirected, since the progress bar of the dequantiser ignores the settings of transformers.
-    with quiet(), contextlib.redirect_stderr(io.StringIO()):
+    # transformers reads the file anew for the configuration, the tokenizer and the model, and maps names anew for
+    # each module, which takes most of the time. stderr is redirected, since the progress bar of the dequantiser
+    # ignores the settings of transformers.
+    once = {name: cache(getattr(gguf_package, name)) for name in ("GGUFReader", "get_tensor_name_map")}
+    with patch.multiple(gguf_package, **once), quiet(), contextlib.redirect_stderr(io.StringIO()):
         tokenizer = AutoTokenizer.from_pretrained(where, **options, trust_remote_code=False)
         model: Any = AutoModelForCausalLM.from_pretrained(
             where, **options, dtype=torch.float32, trust_remote_code=False
