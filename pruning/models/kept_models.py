@@ -131,7 +131,7 @@ def _convert(gguf: Path, target: Path) -> Path:
     # transformers reads the file anew for the configuration, the tokenizer and the model, and maps names anew for
     # each module, which takes most of the time. stderr is redirected, since the progress bar of the dequantiser
     # ignores the settings of transformers.
-    once = {name: cache(getattr(gguf_package, name)) for name in ("GGUFReader", "get_tensor_name_map")}
+    once: Any = {name: cache(getattr(gguf_package, name)) for name in ("GGUFReader", "get_tensor_name_map")}
     with patch.multiple(gguf_package, **once), quiet(), contextlib.redirect_stderr(io.StringIO()):
         tokenizer = AutoTokenizer.from_pretrained(where, **options, trust_remote_code=False)
         model: Any = AutoModelForCausalLM.from_pretrained(
