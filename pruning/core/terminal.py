@@ -121,6 +121,10 @@ def guarded() -> Iterator[None]:
         sys.stdout = None  # else Python reports the pipe again when it ends
         raise SystemExit(FAILED) from None
     except OSError as error:
+        try:
+            sys.stdout.flush()
+        except (OSError, AttributeError):
+            sys.stdout = None  # else Python reports the full disk again when it ends
         _end(sentence(error), FAILED)
 
 
