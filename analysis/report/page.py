@@ -91,10 +91,10 @@ def sections(
     """The sections: sentences, the figures that show the same numbers, and their tables."""
     for name, part in parts.items():
         if name != "run":  # the template places it elsewhere
-            figures = [figure for figure in drawn if figure.entry.section == name and figure.address]
+            shown = [figure for figure in drawn if figure.entry.section == name and figure.address]
             # If there is one table for each model, a hyphen and a number follow the name.
             own = [table for one in part.tables for table in tables if table.name.partition("-")[0] == one]
-            yield {"anchor": name, "part": part, "figures": figures, "tables": own}
+            yield {"anchor": name, "part": part, "figures": shown, "tables": own}
 
 
 # The figures, embedded. If drawing fails, the page says why.

@@ -70,10 +70,8 @@ def group_help(group: str) -> str:
 
 def experiment_help(name: str) -> str:
     """The options that an experiment chooses, with their settings, and the settings that most commands need."""
-    text, parts = (
-        text_of("experiment", name),
-        ["\nSettings and their defaults; `depth-pruning grid --help=all` has all:\n"],
-    )
+    text = text_of("experiment", name)
+    parts = ["\nSettings and their defaults; `depth-pruning grid --help=all` has all:\n"]
     own = {one.name: one.default for one in settings_in(text)}
     known = settings_in((CONF / "config.yaml").read_text(encoding="utf-8"))
     usual = [one for one in known if one.name in (*USUAL, "minutes") and one.name not in ("export", "study")]

@@ -117,9 +117,8 @@ def _run(prepared: Prepared) -> DoneResult:
     space = cell_space(cell, model)
     check_repair(prepared, forward, space.unit)
     key = score_key(prepared, model.info, space.unit)
-    claim(
-        cell.results, key, cell.key
-    )  # raises ForeignError if its journal belongs to other samples or weights
+    # Raises ForeignError if the cell's journal belongs to other samples or weights.
+    claim(cell.results, key, cell.key)
     scales = None
     if isinstance(cell.compensation, Magnitude):
         scales = magnitudes(forward, samples.rows, space.unit)

@@ -129,7 +129,9 @@ def test_a_second_evaluation_heals_again_only_if_it_shares_text_with_the_trainin
     assert both["evaluation"]["healed"].items() > first["evaluation"]["healed"].items()
     ended = launch(*HEAL, *passage(tmp_path, 4))
     second = ended.result()
-    assert second["heal"]["left_out"] != first["heal"]["left_out"], "these windows may not be among those trained on"
+    assert second["heal"]["left_out"] != first["heal"]["left_out"], (
+        "these windows may not be among those trained on"
+    )
     for name in (first["heal"]["folder"], second["heal"]["folder"]):
         file = ended.results / second["cell"] / name / "heal.json"
         write_json(file, {key: value for key, value in read_json(file).items() if key != "left_out"})
