@@ -5,7 +5,7 @@ python launch.py -m algo=one_shot,greedy objective=perplexity,margin ratio=0.1,0
 python launch.py --help                                          all groups, options and settings
 """
 
-from pruning.study.launch import main
+from pruning.study.door import main
 
 __all__ = ["main"]
 

@@ -41,10 +41,7 @@ class GridSweeper(BasicSweeper):
     """Split the arguments into jobs, as Hydra's sweeper does, compose all jobs, and run them as a study."""
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Run all cells as one study. If `hydra/launcher=` chooses a launcher of Hydra, it gets single jobs instead.
-
-        If a cell is not done, exit with the study's status.
-        """
+        """Run all cells as one study; single jobs if `hydra/launcher=` chooses a launcher of Hydra."""
         from pruning.config.app import add_hub_models
         from pruning.study.command import execute
 

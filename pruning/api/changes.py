@@ -179,19 +179,14 @@ def _check_unchanged(model: PrunableModel, settings: Model) -> None:
     offloaded = any(weight.is_meta for weight in model.module.parameters())
     placed = settings if offloaded else dataclasses.replace(settings, device_map="cpu", max_memory=None)
     stored = dataclasses.replace(placed, products="native").load_anew().module.state_dict()
-    now = {name: weight for name, weight in model.module.state_dict().items() if not weight.is_meta}
-    names = now.keys() if offloaded else now.keys() | stored.keys()
-    changed = sorted(name for name in names if not _same(now.get(name), stored.get(name)))
-    if changed:
-        raise InputError(
-            f"{len(changed)} weights of '{model.name}' are not those of its files ({settings.path}), for example "
-            f"{changed[0]}: they changed in memory, or the files did. export_model copies from the files. To export "
-            "the weights in memory, wrap them: pruning.wrap_model(model.module, model.tokenizer)."
-        )
+    for name, weight in model.module.state_dict().items():
+        if not weight.is_meta and not _same(weight, stored.get(name)):
+            raise InputError(
+                f"weights of '{model.name}' are not those of its files ({settings.path}), such as {name}: they "
+                "changed in memory, or the files did. export_model copies from the files. To export the weights in "
+                "memory, wrap them: pruning.wrap_model(model.module, model.tokenizer)."
+            )
 
 
-def _same(one: Tensor | None, other: Tensor | None) -> bool:
-    if one is None or other is None or one.dtype != other.dtype or one.shape != other.shape:
-        return False
-    first, second = (weight.detach().cpu().contiguous().view(-1) for weight in (one, other))
-    return first.view(torch.uint8).equal(second.view(torch.uint8))
+def _same(one: Tensor, other: Tensor | None) -> bool:
+    return other is not None and one.dtype == other.dtype and torch.equal(one.cpu(), other.cpu())

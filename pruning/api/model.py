@@ -109,24 +109,13 @@ def load_model(name: str | Path, **settings: Any) -> PrunableModel:
     """
     let_threads_wait()
     from pruning.config.app import build_option
-    from pruning.config.groups import options
+    from pruning.config.words import model_words
     from pruning.engine.devices import exact
 
-    place, known = path_of("name", name), [option for option in options("model") if option != "local"]
+    path_of("name", name)
     check_settings(Model, settings, "setting of a model")
     exact()
-    name = str(name)
-    if name in known:
-        model: Model = build_option("model", [f"model={name}"])
-    elif place.is_dir() or name.lower().endswith(".gguf"):
-        model = Model(name="", source="local", path=name)  # named after the directory
-    elif "/" in name and not name.startswith((".", "/", "~")):
-        model = Model(name=name.rpartition("/")[2], source="hub", path=name)
-    else:
-        raise InputError(
-            f"there is no model '{name}': give a directory, a name on the hub (OWNER/NAME), or one of "
-            f"{', '.join(known)}."
-        )
+    model: Model = build_option("model", model_words(str(name)))
     return loaded(dataclasses.replace(model, **settings))
 
 

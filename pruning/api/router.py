@@ -151,17 +151,14 @@ def _recorded_model(record: Mapping[str, Any], folder: str | Path) -> PrunableMo
 def _check_weights(record: Mapping[str, Any], model: PrunableModel, folder: str | Path) -> None:
     """Raise ForeignError unless a router was fitted to the weights of a model.
 
-    If both models are from files, these must be the same. If their precisions are equal, all weights in memory are
-    compared too. If the precisions differ, this is impossible, so a model that was wrapped from memory is refused.
+    Weights in memory are compared if their precisions are equal. Else both models must be from the same files.
     """
     info = model.language_model.info
-    revisions = {info.revision, record["revision"]}
-    same = record["n_blocks"] == info.n_blocks and (len(revisions) == 1 or "memory" in revisions)
-    if same and record["dtype"] == info.dtype:
-        digests = {record["weights_sha256"], model.language_model.weights_sha256()}
-        same = len(digests) == 1 or None in digests
-    elif same:
-        same = "memory" not in revisions
+    digests = [record["weights_sha256"], model.language_model.weights_sha256()]
+    if record["dtype"] == info.dtype and None not in digests:
+        same = digests[0] == digests[1]
+    else:
+        same = record["revision"] == info.revision != "memory"
     if not same:
         raise ForeignError(
             f"the router in {folder} was fitted to other weights ({record['n_blocks']} blocks, {record['dtype']}, "

@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, get_type_hints
 
-import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
@@ -30,7 +29,6 @@ from pruning.config.groups import (
     members,
     option_classes,
     options,
-    text_of,
 )
 from pruning.config.words import (
     check_choices,
@@ -51,7 +49,6 @@ from pruning.core.records import (
     check_literal,
     current,
     leaves,
-    nearest_option,
     recorded,
     same_settings,
     without_option,
@@ -161,10 +158,7 @@ def schema(cls: type) -> type:
 
 
 def composed(words: Sequence[str]) -> Any:
-    """The configuration that Hydra composes from these arguments, as an OmegaConf object.
-
-    This can be called while Hydra runs. If an argument is invalid, raises the errors of Hydra and OmegaConf.
-    """
+    """The configuration that Hydra composes from these arguments; raises the errors of Hydra and OmegaConf."""
     register()
     add_hub_models(words)
     running = GlobalHydra.instance().hydra
@@ -177,10 +171,7 @@ def composed(words: Sequence[str]) -> Any:
 
 
 def build_named(group: str, name: str, *words: str) -> Any:
-    """Build the object of the option `name` of a group, with further words such as `seed=1`.
-
-    Raises InputError if there is no such option, and otherwise as `build_option` does.
-    """
+    """Build the object of the option `name` of a group, and of words such as `seed=1`, as `build_option` does."""
     if name not in options(group):
         raise unknown(group, name, options(group))
     return build_option(group, [f"{group}={name}", *words])
@@ -326,14 +317,10 @@ def _plain(words: Sequence[str]) -> dict[str, Any]:
 
 
 def _option(group: str, settings: Mapping[str, Any]) -> str:
-    option = settings.get(OPTION)
+    option = settings.get(OPTION, settings.get("name"))  # archived results have no names of options
     if option in options(group) or (group == "model" and is_hub_name(option)):
         return str(option)
-    classes, contents = option_classes(group), dict[str, dict[str, Any]]()
-    for name in options(group):
-        content = yaml.safe_load(text_of(group, name))
-        contents[name] = {CLASS: classes[name].__name__ if name in classes else None, **content}
-    return nearest_option(settings, contents)
+    return next(name for name, cls in option_classes(group).items() if cls.__name__ == settings[CLASS])
 
 
 def _changes(wanted: Mapping[str, Any], base: Mapping[str, Any], path: str = "") -> Iterator[str]:

@@ -8,12 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from pruning.calibration import kinds_for
-from pruning.config.app import build, check_settings
+from pruning.config.app import build, check_settings, composed
 from pruning.config.groups import BUILT, option_classes
+from pruning.config.words import check_choices, check_words, chosen_option, explained
 from pruning.core.errors import InputError, first_line
 from pruning.core.mask import Latency
 from pruning.core.records import (
@@ -29,12 +31,22 @@ from pruning.core.records import (
 from pruning.core.scoring import NearTies, Racing
 from pruning.healing.heal_settings import SELECTING
 from pruning.models.handle import Model
-from pruning.runs.cell import Cell, Choices, ForwardSettings, Protect
+from pruning.runs.cell import Cell, ForwardSettings, Protect
 
 COMMAND = ("launcher", "guide", "minutes", "tasks")  # settings of the command, not of its cells
 PARTS = tuple(group for group in BUILT if group != "launcher")  # the groups that a cell is made of
 PLAIN = ("ratio", "k", "seed", "study", "unit", "budget", "max_evaluations")
 SETTINGS = {"forward": ForwardSettings, "racing": Racing, "near_ties": NearTies, "latency": Latency}
+
+
+def cell_of_words(words: Sequence[str]) -> Cell:
+    """The cell of a command's words, for commands that use its settings and do not run it."""
+    check_words(words)
+    check_choices(words)
+    try:
+        return cell_of(composed(words), {group: chosen_option(group, words) or "" for group in PARTS})
+    except (HydraException, OmegaConfBaseException) as error:
+        raise explained(error, words) from error
 
 
 def cell_of(config: DictConfig, choices: Mapping[str, Any]) -> Cell:
@@ -55,8 +67,11 @@ def cell_of(config: DictConfig, choices: Mapping[str, Any]) -> Cell:
     return _cell(recorded(container), choices)
 
 
-def recorded_cell(config: Mapping[str, Any], choices: Mapping[str, str]) -> Cell:
-    """The cell of a recorded configuration, from a job or a result. Raises InputError as `cell_of` does."""
+def recorded_cell(config: Mapping[str, Any], choices: Mapping[str, str] | None = None) -> Cell:
+    """The cell of a recorded configuration, from a job or a result. Raises InputError as `cell_of` does.
+
+    `choices` are the names of options that an archived configuration lacks.
+    """
     check_literal(config)
     config = {**ADDED, **current(config)}
     names = {
@@ -66,7 +81,7 @@ def recorded_cell(config: Mapping[str, Any], choices: Mapping[str, str]) -> Cell
     }
     plain = config | {group: without_option(config[group]) for group in PARTS if group in config}
     try:
-        return _cell(plain | {"launcher": None}, {**names, **choices})
+        return _cell(plain | {"launcher": None}, names | dict(choices or {}))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"the recorded configuration is damaged ({error!r}): run the cell again.") from error
 
@@ -87,21 +102,21 @@ def _cell(plain: Mapping[str, Any], choices: Mapping[str, Any]) -> Cell:
         settings.check()
     results = _folder("paths.results", plain["paths"]["results"])
     check_literal({"paths": {"results": str(results)}})  # a later command that heals the cell records it
-    objective, calibration, kind = choices["objective"], choices["calibration"], built["calibration"].kind
+    kind, config = built["calibration"].kind, _record(plain, choices, built["model"])
     if kind not in kinds_for(needs := built["objective"].needs):
         fit = [name for name, cls in option_classes("calibration").items() if cls.kind in kinds_for(needs)]
+        objective, calibration = (config[group].get(OPTION) for group in ("objective", "calibration"))
         raise InputError(
             f"objective={objective} needs {needs}, and calibration={calibration} gives {kind}. "
             f"Calibrations that fit: {', '.join(fit)}."
         )
     return Cell(
-        choices=Choices(str(objective), str(calibration), str(choices["algo"])),
         evaluation=built.pop("eval"),
         protect=Protect(**plain["protect"]),
         results=results,
         export=None if export is None else _folder("export", export),
         share=plain["scores"]["share"],
-        config=_record(plain, choices, built["model"]),
+        config=config,
         **{name: plain[name] for name in PLAIN},
         **built,
         **parts,

@@ -70,6 +70,27 @@ def hub_names(words: Sequence[str]) -> list[str]:
     return [name for given in values for name in given if is_hub_name(name)]
 
 
+def model_words(place: str) -> list[str]:
+    """The words that choose a model: a directory or file, a name on the hub, or an option of the group `model`.
+
+    Raises InputError if there is no such model.
+    """
+    known = [name for name in options("model") if name != "local"]
+    if Path(place).expanduser().exists():
+        return ["model=local", f"model.path={quoted(place)}"]
+    if place in known or is_hub_name(place):
+        return [f"model={place}"]
+    raise InputError(
+        f"there is no model '{place}': give a directory, a GGUF file, a name on the hub (OWNER/NAME), or one of "
+        f"{', '.join(known)}."
+    )
+
+
+def quoted(value: str) -> str:
+    """A text as a value in Hydra's grammar, which reserves some characters."""
+    return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
 # Flags of Hydra whose next word is their value.
 VALUED = {"-c", "-p", "-cp", "-cn", "-cd", "-i", "-sc", "--cfg", "--package", "--info"}  # and --config-*
 
@@ -113,19 +134,14 @@ def _unreadable(word: str, sweeps: bool) -> str:
     if value[:1] == "[" or (value[:1] == "{" and name.rpartition(".")[2] in MAPPINGS):
         return f"{wrong}. Quote each path or text within the brackets: '{name}={{NAME: \"PATH\"}}'."
     parts = value.split(",") if sweeps else [value]  # in a sweep, each value has its own quotes
-    escaped = (part.replace("\\", "\\\\").replace('"', '\\"') for part in parts)
-    quoted = f"{name}=" + ",".join(f'"{part}"' for part in escaped)
-    if not _reads(quoted):
+    cure = f"{name}=" + ",".join(map(quoted, parts))
+    if not _reads(cure):
         return f"{wrong}. Write NAME=VALUE, and put the value in quotes within quotes: 'NAME=\"VALUE\"'."
-    shell = f"'{quoted}'" if "'" not in quoted else shlex.quote(quoted)
-    return f"{wrong}. Put the value in quotes within quotes: {shell}"
+    return f"{wrong}. Put the value in quotes within quotes: {shlex.quote(cure)}"
 
 
 def check_choices(words: Sequence[str]) -> None:
-    """If a command line names an unknown option of a group, raise InputError, which gives similar names.
-
-    Also raises InputError if a word would remove settings that every cell has.
-    """
+    """Raise InputError if words name an unknown option of a group, or remove settings that every cell has."""
     if any(word.startswith(("--config-", "-cd", "-cn", "-cp")) for word in words):
         return  # another configuration folder can have more options; Hydra itself checks them
     try:
@@ -205,10 +221,7 @@ def chosen_option(group: str, words: Sequence[str]) -> str | None:
 
 
 def unknown_setting(path: str, known: Iterable[str], option: str | None) -> InputError:
-    """An InputError for the unknown setting `path`, such as `algo.foo`; `known` are the settings that exist there.
-
-    If other options of the group have this setting, the error names these options.
-    """
+    """An InputError for the unknown setting `path`, with the `known` ones and the options that have it."""
     parent, _, name = path.rpartition(".")
     group = path.partition(".")[0]
     names = sorted({*known} - {"_target_", "hydra"})

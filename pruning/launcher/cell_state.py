@@ -68,10 +68,7 @@ class CellState:
 
 
 def finished(cell: Cell) -> DoneResult | None:
-    """The result of a cell; None unless the cell is done, and evaluated and healed as requested on the current files.
-
-    This does not ask the scheduler.
-    """
+    """The result of a cell; None unless it is evaluated and healed as requested on the current files."""
     result = cell.result()
     if result is None or result["status"] != "done" or not _has(result, cell.config):
         return None
@@ -132,7 +129,7 @@ def _is_done(folder: Path, record: Submission, key: str) -> bool:
     """Whether a cell is done, evaluated and healed as its submission asks; False if its result cannot be read."""
     with suppress(OSError, PruningError):
         result = read_result(folder)
-        return result is not None and result["status"] == "done" and _has(result, record.task(key).config)
+        return result is not None and result["status"] == "done" and _has(result, record.tasks[key].config)
     return False
 
 
@@ -140,7 +137,7 @@ def _state(results: Path, key: str, record: Submission, info: Info | None) -> Ce
     job, log_file = record.jobs.get(key, ""), str(record.log(key) or "")
 
     def state(name: StateName, reason: str = "", log_file: str = log_file) -> CellState:
-        return CellState(key, name, reason, job, log_file, record.task(key).evaluations)
+        return CellState(key, name, reason, job, log_file, record.tasks[key].evaluations)
 
     if info is not None and info.active:
         return state(StateName.PENDING if info.waiting else StateName.RUNNING, info.reason)
@@ -231,10 +228,7 @@ def summary(cells: Sequence[CellState]) -> str:
 
 
 def cancel(results: Path) -> int:
-    """Cancel waiting cells and stop running ones; returns the number of cells that were in flight.
-
-    Raises InputError if SLURM does not answer.
-    """
+    """Cancel waiting cells and stop running ones; returns the number of cells that were in flight."""
     with submission_lock(results):
         flying = [key for key, cell in cell_states(results).items() if cell.state.in_flight]
         records = latest(results)

@@ -15,15 +15,14 @@ import shutil
 import signal
 import tempfile
 import time
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pruning.core.errors import BusyError, InputError
-from pruning.core.records import commit, texts
+from pruning.core.errors import BusyError
+from pruning.core.records import commit
 from pruning.core.terminal import prepare_process
 
 if TYPE_CHECKING:
@@ -42,7 +41,6 @@ class Job:
 
     key: str
     config: Mapping[str, Any]
-    choices: Mapping[str, str]
     folder: str
 
     def __call__(self) -> str:
@@ -53,7 +51,7 @@ class Job:
         logging.getLogger("pruning").setLevel(logging.INFO)
         from pruning.config.compose import recorded_cell
 
-        cell = recorded_cell(self.config, self.choices)
+        cell = recorded_cell(self.config)
         if cell.key != self.key:
             raise RuntimeError(
                 f"the input files of cell {self.key} have changed since it was submitted, so that its key is now "
@@ -130,16 +128,3 @@ def job_environment(code: Path) -> list[str]:
         f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}",
         "export PYTHONSAFEPATH=1",
     ]
-
-
-# Settings become lines of a shell script, so a line break in a setting would add a line to the script.
-
-
-def check_texts(name: str, value: Any) -> None:
-    """Raise InputError if a text in `value`, the setting `name`, holds a control character, such as a line break."""
-    for where, text in texts(value, name):
-        if found := [character for character in text if unicodedata.category(character) == "Cc"]:
-            raise InputError(
-                f"{where}={text!r} holds the control character {found[0]!r}, which would break a line of the job's "
-                "script: remove it. In launcher.setup, give each line as an item of its own."
-            )

@@ -55,10 +55,7 @@ class LocalPool:
                 )
 
     def run(self, results: Path, tasks: Sequence[QueuedCell], where: str) -> dict[str, CellState]:
-        """Run cells; returns the final state of each, by key. If the call is interrupted, running cells are stopped.
-
-        `where` is the working directory of the command: relative paths start there.
-        """
+        """Run cells in the directory `where`; returns their final states. If interrupted, stops those that run."""
         begun = datetime.now(UTC)
         folder = results / "jobs" / f"cells-{begun:%Y%m%dT%H%M%S%f}-{secrets.token_hex(2)}"
         code, waiting, ended = snapshot(results), list(tasks), dict[str, CellState]()
@@ -102,7 +99,7 @@ class LocalPool:
             timeout_min=LONGEST,
             setup=[chosen, *job_environment(code)],
         )
-        return executor.submit(Job(task.key, task.config, task.choices, where))
+        return executor.submit(Job(task.key, task.config, where))
 
 
 def _state(results: Path, key: str, since: str, log_file: str) -> CellState:

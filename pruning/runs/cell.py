@@ -25,6 +25,7 @@ from pruning.core.records import (
     FORMER,
     LOG,
     NAME,
+    OPTION,
     DoneResult,
     Result,
     read_result,
@@ -49,19 +50,9 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Choices:
-    """The name of the chosen option in each of three configuration groups, for people to read."""
-
-    objective: str
-    calibration: str
-    algo: str
-
-
-@dataclass(frozen=True)
 class Cell:
     """One configuration of the grid. Two cells with the same `key` are the same cell."""
 
-    choices: Choices
     model: Model
     objective: Objective
     calibration: Calibration
@@ -96,8 +87,12 @@ class Cell:
         or the name of the study. It does not depend on the evaluation either: a finished mask can be evaluated again.
         """
         size = f"k{self.k}" if self.ratio is None else f"r{self.ratio:g}"
-        stem = "-".join((self.choices.objective, self.choices.algo, size, f"s{self.seed}"))
+        stem = "-".join((self.option("objective"), self.option("algo"), size, f"s{self.seed}"))
         return f"{self.model.name}-{stem}-{digest(self.identity())}"
+
+    def option(self, group: str) -> str:
+        """The name of the chosen option of a group, for people to read."""
+        return str(self.config[group][OPTION])
 
     def arithmetic(self) -> dict[str, Any]:
         """The model's identity, and whether blocks are compiled: losses and measurements depend on both.
@@ -334,8 +329,6 @@ def forward_with(settings: ForwardSettings, model: LanguageModel) -> Forward:
 
 # The costs of a model's units: their parameters, or their running time, which is measured once.
 
-TIMES = "latency.json"  # in the folder of a cell: a search that resumes on another device keeps its costs
-
 
 def cell_space(cell: Cell, model: LanguageModel) -> Space:
     """The space of a cell on a loaded model.
@@ -356,46 +349,37 @@ def cell_space(cell: Cell, model: LanguageModel) -> Space:
 
 
 def _times(cell: Cell, model: LanguageModel, count: int) -> list[float]:
-    """The seconds that each of `count` units takes: as recorded when the cell began, else on this device."""
-    from pruning.evaluation.speed import device_name
+    """The seconds that each of `count` units takes: read from `latency/` in the results folder, else measured.
 
-    here = device_name(model.module)
-
-    def table() -> list[float]:
-        begun = cell.folder / TIMES
-        if not begun.exists():
-            storage.write_record(begun, _measured(cell, model, here))
-        kept = storage.read_json(begun)
-        if kept["device"] != here:
-            log.warning(
-                "%s began on %s, and this is %s: it goes on with the times of its units there.",
-                *(cell.key, kept["device"], here),
-            )
-        seconds = list(map(float, kept["seconds"]))
-        if len(seconds) != count or not all(0 < s < math.inf for s in seconds):
-            raise DamagedError(f"{begun} is damaged (seconds={seconds}): move it away and run again.")
-        return seconds
-
-    return collectives.on_first(table)
-
-
-def _measured(cell: Cell, model: LanguageModel, device: str) -> dict[str, Any]:
-    """The record of the units' times on this device: read from `latency/` in the results folder, else measured."""
+    All cells of a folder use one measurement, so that their masks can be compared, and so that a search which resumes
+    on another device keeps its costs.
+    """
     from pruning.engine.dense_pass import unit_times
+    from pruning.evaluation.speed import device_name
     from pruning.models.products import native_products
 
-    shape, unit = cell.latency, cell.removal.mask_unit
-    what = {"model": cell.model.identity(), "unit": unit, "device": device, **cell.model.placement()}
+    shape, unit, here = cell.latency, cell.removal.mask_unit, device_name(model.module)
+    what = {"model": cell.model.identity(), "unit": unit, **cell.model.placement()}
     what |= {"latency": dataclasses.asdict(shape), "revision": model.info.revision}
     path = cell.results / "latency" / f"{digest(what)}.json"
-    lock = path.parent / ".locks" / path.name
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(lock):  # cells that start together use one measurement
-        if not path.exists():
-            with native_products(model.module):  # as in the programs that will run the pruned model
-                seconds = unit_times(model, unit, (shape.batch, shape.tokens), shape.repeats)
-            storage.write_record(path, what | {"seconds": seconds})
-    return dict(storage.read_json(path))
+
+    def table() -> list[float]:
+        lock = path.parent / ".locks" / path.name
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(lock):  # cells that start together use one measurement
+            if not path.exists():
+                with native_products(model.module):  # as in the programs that will run the pruned model
+                    seconds = unit_times(model, unit, (shape.batch, shape.tokens), shape.repeats)
+                storage.write_record(path, what | {"device": here, "seconds": seconds})
+        kept = storage.read_json(path)
+        if kept["device"] != here:
+            log.warning("the units were timed on %s, and this is %s: see %s", kept["device"], here, path)
+        times = list(map(float, kept["seconds"]))
+        if len(times) != count or not all(0 < s < math.inf for s in times):
+            raise DamagedError(f"{path} is damaged (seconds={times}): move it away and run again.")
+        return times
+
+    return collectives.on_first(table)
 
 
 # The interface of trackers, and a tracker that does nothing. Trackers only copy what the result files contain.

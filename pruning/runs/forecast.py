@@ -62,18 +62,13 @@ class Forecast:
     memory: int
     available: int
 
-    @property
-    def seconds(self) -> float:
-        """The seconds of all parts."""
-        return sum(self.parts.values())
-
 
 class Machine:
     """Measured costs of a cell on this machine: the model is loaded, and a few tokens are timed.
 
-    Five attributes are seconds per token: `first` for the first loss of an objective, `loss` for each further loss,
-    `blocks` for the blocks alone, `dense` for an evaluation, and `generated` for generation. Raises UnskippableError
-    or InputError if the model cannot be divided, searched or repaired as the cell asks for.
+    Four attributes are seconds per token: `loss` for a loss of the objective, `blocks` for the blocks alone, `dense`
+    for an evaluation, and `generated` for generation. Raises UnskippableError or InputError if the model cannot be
+    divided, searched or repaired as the cell asks for.
     """
 
     def __init__(self, prepared: Prepared) -> None:
@@ -85,20 +80,15 @@ class Machine:
         self.kept = 1 - (cell.ratio if cell.ratio is not None else (cell.k or 0) / self.space.n_units)
         self.used, self.free = psutil.Process().memory_info().rss, free_memory(self.model.module)
         self.rows = prepared.samples.rows
-        self._time(Calibrated(cell.objective, forward, prepared.samples))
-
-    def _time(self, losses: Calibrated) -> None:
-        forward, samples = losses.forward, losses.samples
+        samples, losses = prepared.samples, Calibrated(cell.objective, forward, prepared.samples)
         alone, count = samples.part(0, 1), 1
         once = _seconds(lambda: _score(forward, alone.rows))
         if once <= QUICK:  # time as many samples as fit into one batch and take at most about QUICK seconds
             count = max(1, min(samples.count, forward.batch_tokens // _tokens(alone.rows), int(QUICK / once)))
         part, some = losses.part(0, count), samples.part(0, count)
         tokens, length = _tokens(some.rows), len(some.rows[0].input_ids)
-        mask = self.space.drop(
-            self.space.free()[0]
-        )  # the first free unit: its pass shares almost no prefix with the dense pass
-        self.first = _seconds(lambda: list(part([Mask(forward.n_blocks, unit=mask.unit)]))) / tokens
+        mask = self.space.drop(self.space.free()[0])  # its pass shares almost no prefix with the dense pass
+        list(part([Mask(forward.n_blocks, unit=mask.unit)]))  # the first loss also prepares the objective
         self.loss = _seconds(lambda: list(part([mask]))) / tokens
         warm = forward.fresh()
         _score(warm, some.rows)  # the first pass also measures the memory that it needs
@@ -125,13 +115,8 @@ class Machine:
         seconds, tokens = _training(module, self.rows, heal)
         return TrainingRates(self.kept * seconds, self.kept * tokens, weights)
 
-    def forecast(
-        self, prepared: Prepared, training: TrainingRates | None, speed: Speed | None, export: bool
-    ) -> Forecast:
-        """The forecast of a cell, without the parts that earlier runs have finished.
-
-        It includes the measurement of `speed` unless this is None, and the export of a checkpoint if `export`.
-        """
+    def forecast(self, prepared: Prepared, training: TrainingRates | None, speed: Speed) -> Forecast:
+        """The forecast of a guided cell, without the parts that earlier runs have finished."""
         cell, space = prepared.cell, self.space
         done = cell.done()
         tokens, repairs = _tokens(prepared.samples.rows), isinstance(cell.compensation, Linear)
@@ -139,7 +124,7 @@ class Machine:
         if done is None:
             each = self.loss - self.blocks + SHARED * self.blocks
             raced = 1.0 if cell.racing.delta is None else RACED
-            parts["search"] = tokens * (self.first + raced * cell.evaluations(space) * each)
+            parts["search"] = tokens * (self.loss + raced * cell.evaluations(space) * each)
             count = round((1 - self.kept) * space.n_units)
             parts["repair"] = repairs * MAPS * count * tokens * self.blocks
         measured = 0 if done is not None else 3 if repairs else 2
@@ -151,12 +136,11 @@ class Machine:
                 measured += 1
         rows = [row for data in prepared.data.values() if isinstance(data, Samples) for row in data.rows]
         parts["evaluation"] = measured * self.dense * _tokens(rows)
-        if speed is not None and (done is None or "speed" not in done["evaluation"]):
+        if done is None or "speed" not in done["evaluation"]:
             shapes = [(batch, prompt) for batch in speed.batch_sizes for prompt in speed.prompts]
             once = sum(b * p * self.dense + b * speed.new_tokens * self.generated for b, p in shapes)
             parts["speed"] = 2 * (speed.repeats + speed.warmup) * once
-        if export:
-            parts["export"] = LOADS * self.loading
+        parts["export"] = LOADS * self.loading
         module, single = self.model.module, 0
         if done is None and cell.near_ties.most and module.dtype in HALVES:
             single = sum(4 * weight.numel() for weight in module.parameters())
@@ -178,7 +162,7 @@ DECIDES = "brief"  # the option of `heal` with which the program decides how to 
 
 
 def decided(
-    prepared: Prepared, machine: Machine, speed: Speed | None, minutes: float | None
+    prepared: Prepared, machine: Machine, speed: Speed, minutes: float | None
 ) -> tuple[Cell, TrainingRates | None, list[str]]:
     """The cell with settings that memory and time allow, the costs of its training, and the decisions in words.
 
@@ -195,7 +179,7 @@ def decided(
         return cell, training, said
 
     def parts(cell: Cell, rows: Samples) -> Mapping[str, float]:
-        return machine.forecast(replace(prepared, cell=cell, samples=rows), training, speed, True).parts
+        return machine.forecast(replace(prepared, cell=cell, samples=rows), training, speed).parts
 
     samples, calibration = prepared.samples, cast(Any, cell.calibration)
     asked = number = getattr(calibration, "samples", 0)

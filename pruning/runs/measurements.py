@@ -24,6 +24,7 @@ from pruning.core.records import (
     MODELS,
     DoneResult,
     EvaluationRecord,
+    HealRecord,
     RepairRecord,
     error_of,
     is_repaired,
@@ -204,35 +205,37 @@ def mask_evaluator(
     forward: Forward | None,
     scales: Scales = None,
     repair: Repair | None = None,
+    healed: HealRecord | None = None,
 ) -> Evaluator:
-    """An evaluator for a mask with the factors of a compensation (`scales`) or the maps of a repair.
+    """An evaluator for a mask with the factors of a compensation (`scales`), or the maps of a repair, or healed.
 
-    When it measures, the maps must be folded into the weights. Without `forward`, it can only read measurements that
-    are in files.
+    When it measures, the maps must be folded into the weights, and `forward` must be of the healed model. Without
+    `forward`, it can only read measurements that are in files.
     """
     factors = None if scales is None else [scales[i] for i in mask.dropped]
     maps = None if repair is None else repair.sha256
+    ending = "" if healed is None else f"-healed-{healed['weights_sha256'][:16]}"
     folders = {
-        name: prepared.cell.results / "evaluation" / evaluation_key(prepared, info, name, factors, maps)
+        name: prepared.cell.results
+        / "evaluation"
+        / f"{evaluation_key(prepared, info, name, factors, maps)}{ending}"
         for name in prepared.data
     }
-    if forward is not None:
+    if forward is not None and healed is None:
         forward = forward.with_scales(scales) if repair is None else forward.with_scales(scales).fresh()
-    dense = dense_files(prepared, info) if mask.dropped else {}
-    return Evaluator(prepared.cell.evaluation, prepared.data, cast(Any, forward), folders, dense=dense)
+    whole = "the dense model" if healed is None else "the healed model"
+    dense = {
+        name: measurement_path(
+            prepared.cell.results / "evaluation" / evaluation_key(prepared, info, name), Mask(info.n_blocks)
+        )
+        for name in (prepared.data if mask.dropped or healed is not None else ())
+    }
+    return Evaluator(prepared.cell.evaluation, prepared.data, cast(Any, forward), folders, whole, dense)
 
 
 def digests(data: Mapping[str, Data]) -> dict[str, str]:
     """For each metric, the SHA-256 of its samples or documents."""
     return {metric: evaluated.sha256 for metric, evaluated in data.items()}
-
-
-def dense_files(prepared: Prepared, info: ModelInfo) -> Mapping[str, Path]:
-    """For each metric, the file with the dense model's measurement."""
-    folder, dense = prepared.cell.results / "evaluation", Mask(info.n_blocks)
-    return {
-        name: measurement_path(folder / evaluation_key(prepared, info, name), dense) for name in prepared.data
-    }
 
 
 def evaluation_key(
@@ -258,13 +261,24 @@ def evaluation_key(
 
 
 def reevaluate(prepared: Prepared, done: DoneResult) -> DoneResult:
-    """The result of a finished cell, extended by the evaluation that is now requested.
+    """The result of a finished cell, extended by the evaluation that is now requested, as `extended` does."""
+    cell, evaluation = prepared.cell, extended(prepared, done)
+    config = {**done["config"], "eval": cell.config["eval"]}
+    result: DoneResult = {**done, "evaluation": evaluation, "config": config}
+    if result != done:
+        save_config(cell, config)
+        save_result(cell, result)
+    return result
+
+
+def extended(prepared: Prepared, done: DoneResult) -> EvaluationRecord:
+    """The evaluation of a finished cell, extended by that of `prepared`.
 
     Only metrics that are not yet in a file are measured. If the result already contains all metrics, the model is not
     loaded. Raises InputError if the mask was found for another revision of the model, or for other weights.
     """
     cell, evaluation, started = prepared.cell, done["evaluation"], now()
-    if missing := not digests(prepared.data).items() <= evaluation.get("data", {}).items():
+    if not digests(prepared.data).items() <= evaluation.get("data", {}).items():
         model, mask = recorded_model(cell, done), Mask.from_json(done["mask"])
         scales, repair = recorded_scales(done), recorded_repair(cell, done)
         new: dict[str, Any] = dict(
@@ -272,17 +286,11 @@ def reevaluate(prepared: Prepared, done: DoneResult) -> DoneResult:
         )
         new["environment"] = provenance(started, str(model.device))
         evaluation = merged(evaluation, new)
-    measured = evaluation
     if local := digests_of(cell.evaluation.files()):
         evaluation = merged(evaluation, {"files": local})
-    if cell.evaluation.averages and (mean := _mean_of(measured, prepared.data)):
+    if cell.evaluation.averages and (mean := _mean_of(evaluation, prepared.data)):
         evaluation = merged(evaluation, mean)
-    config = {**done["config"], "eval": cell.config["eval"]}
-    result = cast(DoneResult, {**done, "evaluation": evaluation, "config": config})
-    if missing or result != done:
-        save_config(cell, result["config"])
-        save_result(cell, result)
-    return result
+    return evaluation
 
 
 def merged(earlier: EvaluationRecord, new: Mapping[str, Any]) -> EvaluationRecord:
@@ -294,21 +302,25 @@ def merged(earlier: EvaluationRecord, new: Mapping[str, Any]) -> EvaluationRecor
     old = dict[str, Any](earlier)
     data, how = old.get("data", {}), new.get("how", {})
     if any(data.get(metric, sha256) != sha256 for metric, sha256 in new.get("data", {}).items()):
-        old.pop("healed", None)
-        old["records"] = {name: _without(paths, ["healed"]) for name, paths in old.get("records", {}).items()}
+        old = without_healed(old)
     elif "healed" in old and how.get("acc/mean") not in (None, old.get("how", {}).get("acc/mean")):
         old["healed"] = _without(old["healed"], ["acc/mean", error_of("acc/mean")])
     both = {**old, **new}
     for part in GROWING:
         if part in both:
             both[part] = {**old.get(part, {}), **new.get(part, {})}
-    for metric, paths in old.get("records", {}).items():
-        if "healed" in paths:
-            both["records"][metric] = {"healed": paths["healed"], **both["records"][metric]}
+    kept = old.get("records", {})
+    both["records"] = {name: kept.get(name, {}) | paths for name, paths in both.get("records", {}).items()}
     clean = new.get("data", {}).keys() - new.get("overlap", {}).keys()
     if "overlap" in both and not (both := both | {"overlap": _without(both["overlap"], clean)})["overlap"]:
         del both["overlap"]
     return cast(EvaluationRecord, both)
+
+
+def without_healed(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """An `evaluation` without the metrics of the healed model."""
+    records = {name: _without(paths, ["healed"]) for name, paths in evaluation.get("records", {}).items()}
+    return _without(evaluation, ["healed"]) | {"records": records}
 
 
 def _without(values: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
@@ -316,10 +328,7 @@ def _without(values: Mapping[str, Any], names: Collection[str]) -> dict[str, Any
 
 
 def _mean_of(evaluation: EvaluationRecord, names: Collection[str]) -> dict[str, Any]:
-    """For each model of a result, the mean of the accuracies among the metrics `names`, if it has all of these.
-
-    This mean replaces that of an earlier evaluation.
-    """
+    """For each model that has all accuracies among the metrics `names`, their mean, which replaces an earlier one."""
     accuracies = [name for name in names if name.startswith("acc/")]
     means: dict[str, Any] = {}
     for which in MODELS:
@@ -361,10 +370,7 @@ def check_repair(prepared: Prepared, forward: Forward, unit: str) -> None:
 
 
 def new_repair(prepared: Prepared, forward: Forward, mask: Mask) -> tuple[Repair | None, RepairRecord] | None:
-    """Fit a mask's maps to the cell's samples and save them; returns them with their record.
-
-    Returns None if the cell asks for no maps. If no map helps, returns None and the record.
-    """
+    """The maps that repair a mask (None: no map helps) with their record; None if the cell asks for no maps."""
     from pruning.engine.repair import measure
 
     cell = prepared.cell
@@ -422,10 +428,7 @@ def search_shown(
 
 @contextmanager
 def batches_shown(title: str) -> Iterator[Callable[[int, int], None]]:
-    """Yield show(done, total), which displays how many batches of a measurement are done.
-
-    The bar appears after one second, so short measurements show nothing. It disappears at the end.
-    """
+    """Yield show(done, total), which displays how many batches of a measurement are done, after one second."""
     with _bar(title, PART, leave=False, delay=1.0) as bar:
 
         def show(done: int, total: int) -> None:

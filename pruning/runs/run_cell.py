@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import traceback
-from dataclasses import asdict, replace
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any, cast
 
 from pruning.core import scoring, storage
@@ -58,7 +57,7 @@ from pruning.search.journal import Journal, Store, claim
 
 log = logging.getLogger(__name__)
 
-COST = "cost.json"  # in the folder of a cell whose search is not finished
+COST = "cost.json"  # in the folder of a cell whose search is not finished: the cost of all its runs
 
 
 def run(prepared: Prepared) -> DoneResult:
@@ -180,20 +179,26 @@ def _search(cell: Cell, space: Space, losses: Calibrated, key: str) -> tuple[Sol
     own = journal(scoring.NAME)
     single = FloatLoss(losses.in_float32, journal(scoring.FLOAT32)) if losses.in_half else None
     problem = Problem(cell.algo, space, cell.seed, cell.racing, cell.near_ties, cell.max_evaluations)
-    title = f"{cell.model.name} {cell.choices.objective} {cell.choices.algo}"
+    title = f"{cell.model.name} {cell.option('objective')} {cell.option('algo')}"
+    path, running, saved = cell.folder / COST, losses.forward.cost, Cost()
+    earlier = collectives.on_first(lambda: Cost(**storage.read_json(path)) if path.exists() else Cost())
     with search_shown(title, cell.evaluations(space), known=len(own.scores), unit=space.unit) as show:
-        ledger = CostLedger(cell.folder / COST, losses.forward.cost)
 
         def watch(evaluations: int, best: float, size: int) -> None:
+            nonlocal saved
             show(evaluations, best, size)
-            ledger.save()
+            spent = running.over_ranks()
+            if spent != saved and collectives.is_first():
+                storage.write_json(path, asdict(earlier.plus(spent)))
+            saved = spent
 
-        return solve(problem, losses, own, watch, single, journal(scoring.BOUNDS)), ledger.total()
+        solution = solve(problem, losses, own, watch, single, journal(scoring.BOUNDS))
+    return solution, earlier.plus(running.over_ranks())
 
 
 def _calibration_record(prepared: Prepared, solution: Solution, estimate: Estimate) -> CalibrationRecord:
     """The record of the samples and of the loss that was minimised on them."""
-    samples, score, objective = prepared.samples, solution.score, prepared.cell.choices.objective
+    samples, score, objective = prepared.samples, solution.score, prepared.cell.option("objective")
     record: CalibrationRecord = {
         "objective": objective,
         "source": samples.source,
@@ -217,7 +222,7 @@ def _search_record(cell: Cell, space: Space, solution: Solution, cost: Cost) -> 
 
     mask = solution.score.mask
     record: SearchRecord = {
-        "algo": cell.choices.algo,
+        "algo": cell.option("algo"),
         "k": len(mask.dropped),
         "ratio": mask.ratio,
         "stopped": solution.why,
@@ -229,24 +234,3 @@ def _search_record(cell: Cell, space: Space, solution: Solution, cost: Cost) -> 
     if (spent := cell.removal.record(space, mask)) is not None:
         record["budget"] = spent
     return cast(SearchRecord, record | asdict(cost))
-
-
-class CostLedger:
-    """The `Cost` of the current run and of the cell's earlier runs. A file holds their sum until the cell is done."""
-
-    def __init__(self, path: Path, running: Cost) -> None:
-        self.path, self.running, self._saved = path, running, replace(running)
-        self.earlier = collectives.on_first(
-            lambda: Cost(**storage.read_json(path)) if path.exists() else Cost()
-        )
-
-    def total(self) -> Cost:
-        """The cost of all runs and ranks together."""
-        return self.earlier.plus(self.running.over_ranks())
-
-    def save(self) -> None:
-        """Write the total if it has changed since the previous call."""
-        spent = self.running.over_ranks()
-        if spent != self._saved and collectives.is_first():
-            storage.write_json(self.path, asdict(self.earlier.plus(spent)))
-        self._saved = spent

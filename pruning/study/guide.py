@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from pruning.calibration.samples import Samples
 from pruning.config.app import build, build_option
 from pruning.core.errors import InputError, UnreachableError
 from pruning.core.records import (
@@ -39,10 +40,7 @@ PROMPT = 256  # tokens of the prompt whose speed is measured; at most half of wh
 
 
 def check_guided(cells: Sequence[Cell], launcher: Any, minutes: float | None) -> Cell:
-    """The one cell of a guided run, with a directory for its model: `smaller` in its folder if none is given.
-
-    Raises InputError if there are several cells, if the launcher is not `local`, or if `minutes` is 0 or less.
-    """
+    """The one cell of a guided run, which exports to `smaller` in its folder if no directory is given."""
     if minutes is not None and minutes <= 0:
         raise InputError(f"minutes={minutes:g} is too short: give more than 0, or null for no limit.")
     if len(cells) > 1:
@@ -60,10 +58,7 @@ PLANS = "plans"  # the folder of decided settings, so that a repeated command co
 
 
 def planned(cell: Cell, minutes: float | None) -> Cell:
-    """The cell with the settings that are decided for it; prints a forecast. If there is an earlier plan, it is used.
-
-    Raises the errors of `prepare` and of `forecast.decided` before anything expensive starts.
-    """
+    """The cell with the settings that are decided for it, as in an earlier plan if any; prints a forecast."""
     from pruning.evaluation.speed import machine
     from pruning.healing.heal_settings import NoHealing
     from pruning.runs import forecast
@@ -79,7 +74,6 @@ def planned(cell: Cell, minutes: float | None) -> Cell:
             elif cell.heal.trains:
                 cell = forecast.with_settings(cell, "heal", NoHealing(), "none")
         cell = _at_home(cell, asked)
-    timed = speed_cell(cell)
     if (done := finished(cell)) is not None and "speed" in done["evaluation"]:
         return cell
     try:
@@ -88,7 +82,7 @@ def planned(cell: Cell, minutes: float | None) -> Cell:
         raise InputError(f"{error} {OFFLINE}") from error
     log.info("measuring this machine")
     measured, said = forecast.Machine(prepared), list[str]()
-    speed = cast("Speed", timed.evaluation)
+    speed = usual_speed(cell.model.context_length)
     if path.exists():
         training = measured.training(cell.heal) if cell.heal.trains else None
     else:
@@ -96,10 +90,10 @@ def planned(cell: Cell, minutes: float | None) -> Cell:
         cell = _at_home(cell, asked)
         write_json(path, {group: cell.config.get(group) for group in ("heal", "calibration")})
         prepared = prepare(cell) if said else prepared
-    found = measured.forecast(prepared, training, speed, export=True)
+    found = measured.forecast(prepared, training, speed)
     parts = ", ".join(f"{name} {duration_text(seconds)}" for name, seconds in found.parts.items())
     say(
-        f"takes    about {duration_text(found.seconds)} on {machine()}: {parts}\n"
+        f"takes    about {duration_text(sum(found.parts.values()))} on {machine()}: {parts}\n"
         f"memory   about {bytes_text(found.memory)} of {bytes_text(found.available)}\n"
         + "".join(f"decided  {line}\n" for line in said)
         + f"writes   {cell.export}\n"
@@ -143,16 +137,24 @@ def say_where(cell: Cell) -> None:
     say(f"card    {cell.export / 'README.md'}\ncell    {cell.folder}\nlook    depth-pruning ui {shown}")
 
 
-def speed_cell(cell: Cell) -> Cell:
-    """The cell with an evaluation of its speed, for a prompt that the model can read.
+def timed(cell: Cell, done: DoneResult) -> DoneResult:
+    """The result of a finished cell with the speed of its dense and its pruned model, measured once.
 
-    The new cell is not healed: training does not change the number of weights, so speed does not depend on it.
+    Training does not change the number of weights, so the healed model has the speed of the pruned one.
     """
-    from pruning.healing.heal_settings import NoHealing
+    from pruning.runs.cell import Prepared, cell_lock, save_result
     from pruning.runs.forecast import with_settings
+    from pruning.runs.measurements import extended
 
-    timed = with_settings(cell, "eval", usual_speed(cell.model.context_length), "speed")
-    return with_settings(timed, "heal", NoHealing(), "none") if cell.heal.trains else timed
+    if "speed" in done["evaluation"]:
+        return done
+    asked = with_settings(cell, "eval", usual_speed(cell.model.context_length), "speed")
+    data = asked.evaluation.data(cell.model.tokenizer)
+    with cell_lock(cell):
+        evaluation = extended(Prepared(asked, Samples("text", "", (), 0), data, None), done)
+        result: DoneResult = {**done, "evaluation": evaluation}
+        save_result(cell, result)
+    return result
 
 
 def usual_speed(most: int | None) -> Speed:

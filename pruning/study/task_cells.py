@@ -25,10 +25,7 @@ from pruning.study import Composed
 
 
 def task_settings(configs: Sequence[Composed]) -> TaskStudy | None:
-    """The settings of a study of tasks; None if the command does not ask for one.
-
-    Raises InputError if a value is wrong, or if configurations have different settings of tasks.
-    """
+    """The settings of a study of tasks, which all cells share; None if the command asks for none."""
     plain: list[Any] = [OmegaConf.to_container(config, resolve=True) for config, _ in configs]
     found = [TaskStudy(**one.get("tasks", {})) for one in plain]
     if not any(one.asked for one in found):
@@ -103,10 +100,7 @@ class TaskData:
 
 
 def data_of(group: Sequence[Cell], settings: TaskStudy) -> list[TaskData]:
-    """The items of each task in a group, in the order of its cells.
-
-    Raises InputError as `TaskItems.draw` does.
-    """
+    """The items of each task in a group, in the order of its cells."""
     tokenizer, rewording = group[0].model.tokenizer, settings.rewording
     found = []
     for cell in group:

@@ -80,8 +80,8 @@ def _described(
     cell = cells[0]
     return {
         "model": cell.model.name,
-        "objective": cell.choices.objective,
-        "algo": cell.choices.algo,
+        "objective": cell.option("objective"),
+        "algo": cell.option("algo"),
         "unit": cell.unit,
         "k": cell.k,
         "ratio": cell.ratio,
@@ -104,7 +104,7 @@ def _folder(cell: Cell, tasks: Sequence[TaskData], sets: Mapping[str, Any]) -> P
     data = [samples.sha256 for task in tasks for samples in task.parts.values()]
     size = f"k{cell.k}" if cell.ratio is None else f"r{cell.ratio:g}"
     unit = "" if cell.unit == "block" else f"-{cell.unit}"
-    stem = f"{cell.model.name}-{cell.choices.objective}-{cell.choices.algo}-{size}{unit}-s{cell.seed}"
+    stem = f"{cell.model.name}-{cell.option('objective')}-{cell.option('algo')}-{size}{unit}-s{cell.seed}"
     return cell.results / fitted_router.FOLDER / f"{stem}-{digest([cell.model.identity(), sets, data])}"
 
 

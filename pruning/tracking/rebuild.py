@@ -33,12 +33,7 @@ def main() -> None:
 
 
 def record_all(results: Path, uri: str | None = None) -> int:
-    """Record the cells that have a result, in the store `uri` or the SQLite file of the folder; returns their number.
-
-    The store that a cell's settings name is not used, because the folder can come from somebody else. Raises
-    InputError if there is no cell, and PruningError if the store cannot be used. If some cells cannot be recorded,
-    records all others and then raises PruningError.
-    """
+    """Record all cells of a folder, never in the store that their settings name; returns their number."""
     tracker, folders = MLflow(uri), sorted(path.parent for path in results.glob(f"*/{NAME}"))
     if not folders:
         raise InputError(f"no cell found in {results}: give the folder that `paths.results` named.")

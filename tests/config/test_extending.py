@@ -94,7 +94,7 @@ def test_its_first_line_is_its_description_in_the_help(project: Path) -> None:
     for group in SECTIONS:
         name = follow(PAGE, project, group)
         text = (project / "conf" / group / f"{name}.yaml").read_text().splitlines()[0].removeprefix("# ")
-        shown = run(project, "-m", "pruning.cli", "grid", "--help").stdout
+        shown = run(project, "-m", "pruning.commands", "grid", "--help").stdout
         assert re.search(rf"^    {name} +{re.escape(text)}$", shown, re.MULTILINE)
 
 

@@ -40,18 +40,6 @@ def test_torchrun_runs_a_command_on_several_ranks_and_only_the_first_prints(
     _assert_same(journal(plain.results, key), journal(tmp_path / "ranks", key))
 
 
-@pytest.mark.slow
-def test_a_job_with_two_tasks_is_one_cell(launch: Command, tmp_path: Path) -> None:
-    plain = launch(*CELL)
-    (key,) = [result["cell"] for result in plain.all()]
-    ranks = ("launcher=processes", "model.resources.ranks=2", "model.resources.gpus_per_rank=0")
-    ended = launch(*CELL, *ranks, f"paths.results={tmp_path / 'ranks'}")
-    assert ended.status == 0, ended.err + ended.out
-    _assert_same(journal(plain.results, key), journal(tmp_path / "ranks", key))
-    logs = list((tmp_path / "ranks" / "jobs").glob("*/*_1_log.err"))
-    assert len(logs) == 1  # of the second task
-
-
 def _assert_same(expected: list[dict[str, object]], lines: list[dict[str, object]]) -> None:
     assert [line["dropped"] for line in lines] == [line["dropped"] for line in expected]
     assert [line["loss"] for line in lines] == pytest.approx([line["loss"] for line in expected], rel=1e-9)

@@ -44,10 +44,6 @@ class Cluster:
         states = dict(row.split("|") for row in rows)
         return states[job].split()[0] if job in states else ""
 
-    def node(self, job: str) -> str:
-        """The node on which a job runs."""
-        return self.call("squeue", "--noheader", "--format=%N", f"--jobs={job}").strip()
-
     def ends(self, job: str, state: str) -> None:
         """Wait until a job has ended in a state: the accounting lags, and cancelled jobs run on for a moment."""
         until(lambda: self.state(job) == state, f"{job} to be {state}", lambda: self.state(job))

@@ -145,7 +145,3 @@ def test_a_cell_whose_maps_all_harm_is_a_pruned_cell(
     assert "repair by linear maps was tried" in (tmp_path / "out" / "README.md").read_text()
     again = launch(*WORDS, "eval.samples=3")
     assert again.status == 0, again.err
-    healed = launch(*WORDS, "heal=full", "heal.lr=0.003", "heal.tokens=512", "heal.length=32", "heal.heldout=2",
-                    "heal.batch_tokens=256")  # fmt: skip
-    assert healed.status == 0, healed.err
-    assert "healed" in only(healed)["evaluation"]

@@ -112,15 +112,6 @@ def test_after_a_change_everything_is_recorded_again(
     assert opened == [results], "the change is recorded"
 
 
-def test_commands_on_different_cells_of_a_folder_record_nothing_twice(
-    results: Path, opened: list[Path]
-) -> None:
-    write(results, "c")
-    for keys in (["a", "b"], ["c"], ["a"], ["b", "c"]):
-        record(results, *keys)
-    assert opened[1:] == [], "only c was new"
-
-
 def test_two_commands_that_record_the_same_cells_keep_each_others_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
