@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pruning.api.arguments import check_text, check_type, path_of
 from pruning.api.calibration_data import ItemList, item_list
-from pruning.api.model import PrunableModel, exclusive, loaded, used_by
+from pruning.api.model import PrunableModel, check_text, check_type, exclusive, loaded, path_of, used_by
 from pruning.calibration.item_files import FIELD, Item
 from pruning.calibration.items import TEMPLATE, ItemDraw, check_template
 from pruning.config.app import build

@@ -19,7 +19,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import MISSING, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from pruning.config.groups import (
     BUILT,
@@ -39,7 +39,7 @@ from pruning.config.words import (
     is_hub_name,
     unknown_setting,
 )
-from pruning.core.errors import InputError, PruningError, first_line, merged_error, unknown
+from pruning.core.errors import InputError, PruningError, first_line, merged_error
 from pruning.core.mask import Latency
 from pruning.core.records import (
     CLASS,
@@ -170,11 +170,17 @@ def composed(words: Sequence[str]) -> Any:
         GlobalHydra.instance().hydra = running
 
 
-def build_named(group: str, name: str, *words: str) -> Any:
-    """Build the object of the option `name` of a group, and of words such as `seed=1`, as `build_option` does."""
-    if name not in options(group):
-        raise unknown(group, name, options(group))
-    return build_option(group, [f"{group}={name}", *words])
+def settings_of(config: Any, choices: Mapping[str, Any]) -> Any:
+    """A composed configuration in the recorded form. Raises InputError, with the option, if a value is missing."""
+    try:
+        return recorded(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
+    except MissingMandatoryValue as error:
+        key = str(error.full_key)
+        group = key.partition(".")[0]
+        lacking = f"{group}={choices[group]} needs a value" if group in choices else f"{key} is missing"
+        raise InputError(f"{lacking}: give {key}=...") from error
+    except OmegaConfBaseException as error:
+        raise InputError(f"{first_line(error)}.") from error
 
 
 def build_option(group: str, words: Sequence[str]) -> Any:
@@ -187,10 +193,7 @@ def build_option(group: str, words: Sequence[str]) -> Any:
     check_choices(words)
     option = chosen_option(group, words)
     try:
-        chosen = composed(words)[group]
-        if missing := [name for name in chosen if str(chosen._get_node(name)) == "???"]:
-            raise InputError(f"{group}={option} needs a value: give {group}.{missing[0]}=...")
-        plain = recorded(OmegaConf.to_container(chosen, resolve=True))
+        plain = settings_of(composed(words)[group], {group: option})
     except (HydraException, OmegaConfBaseException) as error:
         raise explained(error, words) from error
     check_settings({group: plain}, {group: option})

@@ -10,13 +10,13 @@ from typing import Any
 
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 
 from pruning.calibration import kinds_for
-from pruning.config.app import build, check_settings, composed
+from pruning.config.app import build, check_settings, composed, settings_of
 from pruning.config.groups import BUILT, option_classes
 from pruning.config.words import check_choices, check_words, chosen_option, explained
-from pruning.core.errors import InputError, first_line
+from pruning.core.errors import InputError
 from pruning.core.mask import Latency
 from pruning.core.records import (
     ADDED,
@@ -54,17 +54,7 @@ def cell_of(config: DictConfig, choices: Mapping[str, Any]) -> Cell:
 
     Raises InputError if a value is missing or out of range.
     """
-    try:
-        container = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    except MissingMandatoryValue as error:
-        key = str(error.full_key)
-        option = key.partition(".")[0]
-        if option not in choices:
-            raise InputError(f"{key} is missing: give {key}=...") from error
-        raise InputError(f"{option}={choices[option]} needs a value: give {key}=...") from error
-    except OmegaConfBaseException as error:
-        raise InputError(f"{first_line(error)}.") from error
-    return _cell(recorded(container), choices)
+    return _cell(settings_of(config, choices), choices)
 
 
 def recorded_cell(config: Mapping[str, Any], choices: Mapping[str, str] | None = None) -> Cell:

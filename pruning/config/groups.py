@@ -44,7 +44,7 @@ NAMED = {
         "distill": "pruning.healing.heal_settings:Distill",
     },
     "launcher": {
-        "local": "pruning.launcher:InProcess",
+        "local": "pruning.launcher.local:InProcess",
         "processes": "pruning.launcher.local:LocalPool",
         "slurm": "pruning.launcher.slurm:Slurm",
     },

@@ -51,6 +51,19 @@ def names_folder(word: str) -> bool:
     return "=" not in word or word.startswith(("/", "~", "."))
 
 
+def results_of(words: Sequence[str], *known: str) -> tuple[Path, dict[str, str]]:
+    """The results folder that a command's words name, by default `results`, and the settings of these names.
+
+    Raises InputError for other words.
+    """
+    folders = [word for word in words if names_folder(word)]
+    given = dict(word.split("=", 1) for word in words if not names_folder(word))
+    if len(folders) > 1 or given.keys() - {*known} or any(word.startswith("-") for word in folders):
+        allowed = "".join(f" and {name}=VALUE" for name in known)
+        raise InputError(f"{' '.join(words)}: give one folder of results{allowed}.")
+    return Path(*folders or ["results"]).expanduser().resolve(), given
+
+
 def ordered(words: Sequence[str]) -> list[str]:
     """The words with all settings before all flags: Hydra does not accept settings on both sides of a flag."""
     return sorted(words, key=lambda word: not is_setting(word))

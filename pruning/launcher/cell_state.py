@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SETTLED = 5.0  # seconds to wait for a result after a job has ended; without one, its cell is failed or lost
-USUAL = {"", "Priority", "Resources", "JobArrayTaskLimit", "BeginTime", "Dependency"}
 POLL = (1.0, 15.0)  # limits of the pause between two checks, in seconds; the pause grows with the cells
 
 
@@ -212,19 +211,17 @@ def settle(results: Path, keys: Sequence[str]) -> dict[str, CellState]:
                 doubtful.pop(key, None)
             elif cell.state is StateName.DONE or now - doubtful.setdefault(key, now) >= SETTLED:
                 ended[key] = cell
-        if (line := summary([*ended.values(), *(s for k, s in states.items() if k not in ended)])) != shown:
-            log.info("%s", shown := line)
+        if (line := summary((states | ended).values())) != shown:
+            log.info("cells: %s", shown := line)
         if len(ended) < len(keys):
             time.sleep(min(POLL[1], POLL[0] + len(open_keys) / 50))
     return ended
 
 
-def summary(cells: Sequence[CellState]) -> str:
-    """A text with the number of cells in each state, and with every unusual reason for which cells wait."""
+def summary(cells: Iterable[CellState]) -> str:
+    """A text with the number of cells in each state."""
     counts = Counter(cell.state for cell in cells)
-    text = ", ".join(f"{counts[state]} {state}" for state in StateName if counts[state])
-    unusual = {cell.reason for cell in cells if cell.state is StateName.PENDING} - USUAL
-    return f"cells: {text}" + (f" (some wait: {', '.join(sorted(unusual))})" if unusual else "")
+    return ", ".join(f"{counts[state]} {state}" for state in StateName if counts[state])
 
 
 def cancel(results: Path) -> int:

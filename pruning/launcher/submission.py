@@ -94,11 +94,8 @@ class Submission:
         scheduler.call("scancel", "--quiet", f"--name={self.name}")
 
     def log(self, key: str) -> Path | None:
-        """The log of the first rank of a cell's job: stderr or, if that is empty, stdout. None if it has no job."""
-        if key not in self.jobs:
-            return None
-        errors, output = (self.folder / f"{self.jobs[key]}_0_log.{ending}" for ending in ("err", "out"))
-        return errors if errors.exists() and errors.stat().st_size else output
+        """The log of the first rank of a cell's job; None if it has no job."""
+        return self.folder / f"{self.jobs[key]}_0_log.err" if key in self.jobs else None
 
 
 def submissions(results: Path) -> Iterator[Submission]:

@@ -38,16 +38,16 @@ from pruning.core.errors import (
 from pruning.core.records import NAME, DoneResult, Failure, same_settings
 from pruning.core.terminal import FAILED, INTERRUPTED, guarded, typed_command
 from pruning.engine import collectives
-from pruning.launcher import InProcess
 from pruning.launcher.cell_state import CellState, StateName, cell_states, finished, settle
-from pruning.launcher.local import LocalPool
+from pruning.launcher.local import InProcess, LocalPool
 from pruning.launcher.slurm import Slurm
 from pruning.launcher.submission import latest, submission_lock, tasks
 from pruning.models.handle import shared
 from pruning.routing.task_study import TaskStudy
 from pruning.runs.cell import Cell, Prepared
-from pruning.study import Composed, task_cells, text_tables
+from pruning.study import task_cells, text_tables
 from pruning.study.guide import check_guided, planned, say_result, say_where, timed
+from pruning.study.task_cells import Composed
 from pruning.study.text_tables import say
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,6 @@ The command that asked for such cells tries them again.
 from __future__ import annotations
 
 import sys
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -19,11 +18,11 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from pruning.config.words import names_folder
+from pruning.config.words import results_of
 from pruning.core.errors import InputError, first_line
 from pruning.core.scoring import NAME, read_trace
 from pruning.core.terminal import command_words, is_terminal
-from pruning.launcher.cell_state import CellState, StateName, all_states, cancel
+from pruning.launcher.cell_state import CellState, StateName, all_states, cancel, summary
 from pruning.study.text_tables import say
 
 CANCEL = "cancel"
@@ -46,10 +45,7 @@ def main() -> None:
 
 def run_status(words: Sequence[str]) -> int:
     """Carry out a command; returns its exit status. Raises InputError if the words are invalid."""
-    places = [word for word in words if word != CANCEL]
-    if len(places) > 1 or any("=" in word and not names_folder(word) for word in places):
-        raise InputError(f"{' '.join(words)}: give one folder of results, and {CANCEL} before it or nothing.")
-    results = Path(places[0] if places else "results").expanduser().resolve()
+    results, _ = results_of([word for word in words if word != CANCEL])
     if not results.is_dir():
         raise InputError(f"the folder {results} does not exist: give the one that paths.results named.")
     if CANCEL not in words:
@@ -83,9 +79,7 @@ def status_table(results: Path, cells: Mapping[str, CellState]) -> Table:
             reason += f": {cell.log}"
         words = (cell.key, cell.state.value, scored, left, cell.job, reason)
         table.add_row(*words, style=COLOURS[cell.state])
-    counts = Counter(cell.state for cell in cells.values())
-    summary = ", ".join(f"{counts[state]} {state}" for state in StateName if counts[state])
-    table.caption = f"{len(cells)} cells: {summary}"
+    table.caption = f"{len(cells)} cells: {summary(cells.values())}"
     return table
 
 

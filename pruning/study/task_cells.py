@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, permutations, product
-from typing import Any
+from typing import Any, TypeAlias
 
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
@@ -16,12 +16,14 @@ from pruning.core.errors import InputError
 from pruning.core.storage import digest
 from pruning.engine import collectives
 from pruning.engine.compensation import NoCompensation
-from pruning.launcher import InProcess
+from pruning.launcher.local import InProcess
 from pruning.routing.fitted_router import prompts
 from pruning.routing.task_study import TaskStudy
 from pruning.runs.cell import Cell
 from pruning.runs.prepare import Reader, check_samples
-from pruning.study import Composed
+
+# A composed configuration, and the options chosen in Hydra's groups, by group.
+Composed: TypeAlias = tuple[Any, Mapping[str, Any]]
 
 
 def task_settings(configs: Sequence[Composed]) -> TaskStudy | None:

@@ -12,7 +12,7 @@ import logging
 import sys
 from pathlib import Path
 
-from pruning.config.words import names_folder
+from pruning.config.words import results_of
 from pruning.core.errors import InputError
 from pruning.core.records import NAME
 from pruning.tracking.store import DATABASE, HELD, MLflow
@@ -23,13 +23,8 @@ log = logging.getLogger(__name__)
 def main() -> None:
     """The command `depth-pruning track`. Raises InputError if the words are invalid or there is no cell."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    folders = [word for word in sys.argv[1:] if names_folder(word)] or ["results"]
-    settings = [word for word in sys.argv[1:] if not names_folder(word)]
-    if len(folders) > 1:
-        raise InputError(f"{len(folders)} folders are given ({', '.join(folders)}): give one.")
-    if len(settings) > 1 or not all(word.startswith("tracker.uri=") for word in settings):
-        raise InputError(f"{' '.join(settings)}: this command takes one setting, tracker.uri=URI.")
-    record_all(Path(folders[0]).expanduser().resolve(), settings[0].partition("=")[2] if settings else None)
+    results, given = results_of(sys.argv[1:], "tracker.uri")
+    record_all(results, given.get("tracker.uri"))
 
 
 def record_all(results: Path, uri: str | None = None) -> int:

@@ -68,14 +68,6 @@ def test_the_last_submission_of_a_cell_counts(tmp_path: Path) -> None:
     assert len(records) == 21
 
 
-def test_a_log_is_stderr_unless_it_is_empty(tmp_path: Path) -> None:
-    record = submission(tmp_path, task("a"), a="7_1")
-    assert record.log("a") == record.folder / "7_1_0_log.out"
-    (record.folder / "7_1_0_log.err").write_text("a trace")
-    assert record.log("a") == record.folder / "7_1_0_log.err"
-    assert record.log("c") is None
-
-
 @pytest.mark.parametrize("key", ["evaluations", "nodes", "tasks"])
 def test_a_damaged_record_is_named(key: str, tmp_path: Path) -> None:
     path = submission(tmp_path, task("a")).folder / "submission.json"
