@@ -9,19 +9,9 @@ that time. NAME=VALUE are settings as in `depth-pruning grid experiment=compress
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
 from pruning.core.errors import InputError
-from pruning.core.terminal import command_words, guarded
-from pruning.study import door
-
-
-def main() -> None:
-    """The command `depth-pruning compress`. If anything is wrong, prints it in plain words."""
-    with guarded():
-        sys.argv[1:] = grid_words(command_words(__doc__))
-        door.main()
 
 
 def grid_words(words: Sequence[str]) -> list[str]:
