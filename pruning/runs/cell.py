@@ -19,7 +19,7 @@ from pruning.algo import Algo
 from pruning.calibration import Calibration
 from pruning.calibration.samples import Samples
 from pruning.core import storage
-from pruning.core.errors import BusyError, DamagedError, ForeignError, PruningError, check_least
+from pruning.core.errors import BusyError, DamagedError, ForeignError, check_least
 from pruning.core.mask import Latency, Removal, Space
 from pruning.core.records import (
     FORMER,
@@ -142,14 +142,6 @@ class Cell:
     def folder(self) -> Path:
         """The folder of this cell's files."""
         return self.results / self.key
-
-    @property
-    def finished(self) -> bool:
-        """Whether the folder holds a result that must not be replaced: finished, damaged, or of another cell."""
-        try:
-            return self.done() is not None
-        except PruningError:
-            return True
 
     def result(self) -> Result | None:
         """The recorded result, if any. Raises ForeignError if the folder holds the result of another cell."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 from filelock import FileLock
 
 from pruning.core import storage
-from pruning.core.errors import DamagedError, InputError, LossError, PruningError, first_line
+from pruning.core.errors import DamagedError, InputError, LossError
 from pruning.core.mask import Mask, unit_noun
 from pruning.core.records import (
     MODELS,
@@ -87,16 +87,20 @@ class Evaluator:
         """Read a mask's measurement from its file. Without a file, measure the mask while other processes wait."""
         path = self.path(name, mask)
         with _alone(path):
-            known = collectives.on_first(lambda: _read(path, mask) if path.exists() else None)
+            known = collectives.on_first(lambda: storage.read_json(path) if path.exists() else None)
+            if known is not None and Mask.from_json(known["mask"]) != mask:
+                raise DamagedError(
+                    f"{path} is not the measurement of {mask.described()}: move it away and run again."
+                )
             if known is not None:
-                return known
+                return Measured(known["metrics"], known["how"])
             data = self.data[name]
             if name in self.dense and isinstance(data, DataBesideDense):
                 data = data.beside(self.dense[name])
             title = f"{name} {f'without {mask}' if mask.dropped else f'of {self.whole}'}"
             with batches_shown(title) as watch:
                 measured = self.evaluation.measure(self.forward.watched(watch), name, data, mask)
-            if _not_finite(measured.metrics):
+            if any(isinstance(one, float) and not math.isfinite(one) for one in measured.metrics.values()):
                 raise LossError(
                     f"the evaluation with {mask.described()} removed is not finite: {measured.metrics}. "
                     "Try model.dtype=float32."
@@ -124,26 +128,6 @@ def _alone(path: Path) -> Iterator[None]:
     locks.mkdir(parents=True, exist_ok=True)
     with FileLock(locks / f"{path.parent.name}-{path.stem}.lock"):
         yield
-
-
-def _read(path: Path, mask: Mask) -> Measured:
-    """The measurement in a file. Raises DamagedError unless it belongs to `mask` and all its values are finite."""
-    known = storage.read_json(path)
-    try:
-        found = Measured(dict(known["metrics"]), dict(known["how"]))
-        if Mask.from_json(known["mask"]) != mask:
-            raise ValueError(f"it is of mask={known['mask']}")
-        if wrong := _not_finite(found.metrics):
-            raise ValueError(f"{wrong[0]}={found.metrics[wrong[0]]}")
-    except (KeyError, TypeError, ValueError, PruningError) as error:
-        raise DamagedError(
-            f"{path} is not the measurement of {mask.described()} ({first_line(error)}): move it away and run again."
-        ) from error
-    return found
-
-
-def _not_finite(metrics: Mapping[str, Any]) -> list[str]:
-    return [name for name, one in metrics.items() if isinstance(one, float) and not math.isfinite(one)]
 
 
 def averaged(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -87,7 +87,7 @@ def prepare(cell: Cell, drawn: Drawn | None = None) -> Prepared:
     UnreachableError if a model or data set cannot be loaded.
     """
     model, drawn = cell.model, {} if drawn is None else drawn
-    exported = cell.export is not None and not cell.finished
+    exported = cell.export is not None
     once(drawn, ("model", model), lambda: preflight.check_model(model))
     once(drawn, ("renumbering", model, exported), lambda: preflight.check_renumbering(model, exported))
     lazy.warn_on(cell.calibration.kind, cell.algo)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import math
 import traceback
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, cast
 
 from pruning.core import scoring, storage
-from pruning.core.errors import RankError, is_fatal, sentence
+from pruning.core.errors import PruningError, RankError, is_fatal, sentence
 from pruning.core.mask import SearchRecord, Space
 from pruning.core.records import (
     LOG,
@@ -97,8 +98,9 @@ def record_failure(cell: Cell, error: BaseException) -> FailedResult:
         if collectives.is_first():
             with appending(log_path) as stream:
                 traceback.print_exception(error, file=stream)
-        if not cell.finished:
-            save_result(cell, result)
+        with suppress(PruningError):  # a damaged result, or that of another cell, is not replaced either
+            if cell.done() is None:
+                save_result(cell, result)
     except OSError as unwritable:
         if is_fatal(unwritable):
             raise

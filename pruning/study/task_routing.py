@@ -152,14 +152,11 @@ def routing_text(record: Mapping[str, Any]) -> str:
     cross, policies, chosen = record["cross"], record["policies"], record["router"]["chosen"]
     drops = {name: " ".join(Mask.from_json(mask).names()) for name, mask in record["sets"].items()}
 
-    def crossed(what: str) -> str:
-        """A table with a row per set and a column per task; entries show the difference from the task's own set."""
-        rows = [
-            [name, text, *(_entry(cross[task][name], what, name == task) for task in cross)]
-            for name, text in {DENSE: "", **drops}.items()
-        ]
-        return render(("set", "drops", *cross), rows)
-
+    # A row per set and a column per task; entries show the difference from the task's own set.
+    crossed = [
+        [name, text, *(_entry(cross[task][name], name == task) for task in cross)]
+        for name, text in {DENSE: "", **drops}.items()
+    ]
     rows = []
     for name, policy in policies.items():
         gain = "" if name == "static" else _interval(policy["gain"], "+")
@@ -168,19 +165,18 @@ def routing_text(record: Mapping[str, Any]) -> str:
     return page(
         "routing.txt.jinja",
         record=record,
-        accuracy=crossed("accuracy"),
-        margin=crossed("margin"),
+        accuracy=render(("set", "drops", *cross), crossed),
         policies=render(columns, rows),
         chosen=render(("prompts of", *drops), [[task, *map(str, n.values())] for task, n in chosen.items()]),
         interval=_interval,
     )
 
 
-def _entry(entry: Mapping[str, Any], what: str, own: bool) -> str:
-    text = f"{entry[what]:.3f}"
+def _entry(entry: Mapping[str, Any], own: bool) -> str:
+    text = f"{entry['accuracy']:.3f}"
     if own:
         return f"{text} (own)"
-    gap = entry[f"{what}_to_own"]
+    gap = entry["accuracy_to_own"]
     error = "" if gap["error"] is None else f" ± {gap['error']:.3f}"
     return f"{text} ({gap['value']:+.3f}{error})"
 
