@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from pruning.algo import Algo
 from pruning.calibration import Calibration
 from pruning.calibration.samples import Samples
 from pruning.core import storage
-from pruning.core.errors import BusyError, DamagedError, ForeignError, check_least
+from pruning.core.errors import BusyError, ForeignError, check_least
 from pruning.core.mask import Latency, Removal, Space
 from pruning.core.records import (
     FORMER,
@@ -329,14 +328,14 @@ def cell_space(cell: Cell, model: LanguageModel) -> Space:
     chain = find_chain(model.module, removal.mask_unit)
     costs: Sequence[float] | None = None
     if not removal.counted:
-        costs = chain.sizes() if removal.budget == "parameters" else _times(cell, model, len(chain))
+        costs = chain.sizes() if removal.budget == "parameters" else _times(cell, model)
     space = removal.space(model.info.n_blocks, costs)
     cell.algo.evaluations(space)  # raises OutOfReachError
     return space
 
 
-def _times(cell: Cell, model: LanguageModel, count: int) -> list[float]:
-    """The seconds that each of `count` units takes: read from `latency/` in the results folder, else measured.
+def _times(cell: Cell, model: LanguageModel) -> list[float]:
+    """The seconds that each unit takes: read from `latency/` in the results folder, else measured.
 
     All cells of a folder use one measurement, so that their masks can be compared, and so that a search which resumes
     on another device keeps its costs.
@@ -361,10 +360,7 @@ def _times(cell: Cell, model: LanguageModel, count: int) -> list[float]:
         kept = storage.read_json(path)
         if kept["device"] != here:
             log.warning("the units were timed on %s, and this is %s: see %s", kept["device"], here, path)
-        times = list(map(float, kept["seconds"]))
-        if len(times) != count or not all(0 < s < math.inf for s in times):
-            raise DamagedError(f"{path} is damaged (seconds={times}): move it away and run again.")
-        return times
+        return list(map(float, kept["seconds"]))
 
     return collectives.on_first(table)
 

@@ -9,16 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from pruning.calibration.samples import Samples
-from pruning.config.app import build, build_option
+from pruning.config.app import build_option
+from pruning.config.compose import recorded_cell
 from pruning.core.errors import InputError, UnreachableError
-from pruning.core.records import (
-    OPTION,
-    SMALLER,
-    DoneResult,
-    kind_of,
-    metrics_among,
-    without_option,
-)
+from pruning.core.records import SMALLER, DoneResult, kind_of, metrics_among
 from pruning.core.storage import digest, read_json, write_json
 from pruning.core.units import bytes_text, duration_text, rate_text
 from pruning.evaluation.change import changes
@@ -55,25 +49,19 @@ def check_guided(cells: Sequence[Cell], launcher: Any, minutes: float | None) ->
 
 
 PLANS = "plans"  # the folder of decided settings, so that a repeated command continues with the same ones
+DECIDED = ("heal", "calibration")  # the groups whose settings can be decided
 
 
 def planned(cell: Cell, minutes: float | None) -> Cell:
     """The cell with the settings that are decided for it, as in an earlier plan if any; prints a forecast."""
     from pruning.evaluation.speed import machine
-    from pruning.healing.heal_settings import NoHealing
     from pruning.runs import forecast
     from pruning.runs.prepare import prepare
 
     asked, path = cell, cell.results / PLANS / f"{digest([cell.key, cell.config.get('heal'), minutes])}.json"
     if path.exists():
-        plan = read_json(path)
-        for group, settings in plan.items():
-            if settings is not None:
-                built = build(group, without_option(settings))
-                cell = forecast.with_settings(cell, group, built, settings[OPTION])
-            elif cell.heal.trains:
-                cell = forecast.with_settings(cell, "heal", NoHealing(), "none")
-        cell = _at_home(cell, asked)
+        kept = {group: settings for group, settings in cell.config.items() if group not in DECIDED}
+        cell = _at_home(dataclasses.replace(recorded_cell(kept | read_json(path)), model=cell.model), asked)
     if (done := finished(cell)) is not None and "speed" in done["evaluation"]:
         return cell
     try:
@@ -88,7 +76,7 @@ def planned(cell: Cell, minutes: float | None) -> Cell:
     else:
         cell, training, said = forecast.decided(prepared, measured, speed, minutes)
         cell = _at_home(cell, asked)
-        write_json(path, {group: cell.config.get(group) for group in ("heal", "calibration")})
+        write_json(path, {group: cell.config[group] for group in DECIDED if group in cell.config})
         prepared = prepare(cell) if said else prepared
     found = measured.forecast(prepared, training, speed)
     parts = ", ".join(f"{name} {duration_text(seconds)}" for name, seconds in found.parts.items())
@@ -107,12 +95,9 @@ def planned(cell: Cell, minutes: float | None) -> Cell:
 
 
 def _at_home(cell: Cell, asked: Cell) -> Cell:
-    """The decided cell. If `asked` exports its model into its own folder, so does the decided cell."""
-    return (
-        dataclasses.replace(cell, export=cell.folder / SMALLER)
-        if asked.export == asked.folder / SMALLER
-        else cell
-    )
+    """The decided cell, which exports where `asked` does: if that is its own folder, into its own folder."""
+    own = asked.export == asked.folder / SMALLER
+    return dataclasses.replace(cell, export=cell.folder / SMALLER if own else asked.export)
 
 
 def say_result(result: DoneResult, results: Path) -> None:

@@ -87,26 +87,19 @@ def _file_fault(name: str) -> str | None:
 
 
 def _check_database(file: Path) -> None:
-    """Raise InputError unless `file` is an intact MLflow database. MLflow itself would create or alter the file."""
+    """Raise InputError unless `file` is a database of MLflow, which itself would create or alter the file."""
     if not file.exists():
         near = near_names(file.name, [path.name for path in file.parent.glob("*.db")])
         raise InputError(
             f"there is no MLflow database {file}.{near} `depth-pruning track RESULTS` builds one from the files "
             "of the results."
         )
-    try:
-        with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=5)) as database:
-            (state,) = database.execute("pragma quick_check(1)").fetchone()
-            known = database.execute("select 1 from sqlite_master where name = 'experiments'").fetchone()
-    except sqlite3.OperationalError:  # locked or not permitted: writing reports this
-        return
-    except sqlite3.DatabaseError as error:
-        state, known = str(error), None
-    if state != "ok" or known is None:
-        raise InputError(
-            f"{file} is damaged or not a database of MLflow ({state.splitlines()[0]}): move it away, and "
-            "`depth-pruning track RESULTS` builds the one beside the results again."
-        )
+    known: object = True
+    opened = sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=5)
+    with suppress(sqlite3.OperationalError), closing(opened):  # locked or not permitted: writing reports this
+        known = opened.execute("select 1 from sqlite_master where name = 'experiments'").fetchone()
+    if known is None:
+        raise InputError(f"{file} is not a database of MLflow: give that of the results, RESULTS/mlflow.db.")
 
 
 # Errors of MLflow, its database and its server: a part of the error's text, and what it means.
@@ -117,7 +110,7 @@ MEANINGS = (
     ("database is locked", "another process is writing to it; run again when that has ended"),
     ("could not be acquired", "another process is writing to it; run again when that has ended"),
     ("unable to open database", "it cannot be written"),
-    ("malformed", "its database is damaged"),
+    ("malformed", "its database is damaged: move it away, and `depth-pruning track` builds it again"),
 )
 
 

@@ -118,7 +118,7 @@ def test_a_damaged_database_is_refused_and_can_be_built_again(results: Path, fol
     whole = (results / "mlflow.db").read_bytes()
     database = folder / "mlflow.db"
     database.write_bytes(whole[:8192] + bytes(8192) + whole[16384 : len(whole) // 2])
-    with pytest.raises(InputError, match=r"mlflow\.db"):
+    with pytest.raises(PruningError, match=r"mlflow\.db .*damaged"):
         MLflow().start(folder)
     database.rename(folder / "damaged.db")
     assert rebuild.record_all(folder) == len(_cells(folder))
