@@ -169,17 +169,10 @@ def _trained_text(cell: Cell, drawn: HealingText, data: Mapping[str, Data]) -> H
     return None
 
 
-# Check drawn data. What is refused, and what is only reported:
-#
-# - Rows that are longer than the model's context are refused: the model would fail. lm-eval would cut off the start
-#   of such an item, so items of a local file are refused as well. The data of lm-eval's own tasks cannot be changed
-#   here, and the result must be the one that lm-eval gives. So their number of shortened items is reported and
-#   recorded (`how.shortened`).
-# - Data that hold only white space, or several samples that are all equal, are refused: their loss means nothing, and
-#   their standard error of 0 would make every difference significant.
-# - Single samples that are blank or repeated are reported. Real benchmarks have some, and without them our numbers
-#   could not be compared with published ones.
-# - If there is only one sample, that is reported: its value is valid, but it has no standard error.
+# Check drawn data. Rows longer than the model's context, and data that are all blank or all equal, are refused: the
+# model would fail, or a standard error of 0 would make every difference significant. Single samples that are blank or
+# repeated are only reported, because real benchmarks have some. lm-eval's own tasks cannot be changed: the number of
+# items that lm-eval shortens is reported and recorded (`how.shortened`).
 
 LM_EVAL = 2048  # tokens that lm-eval gives a model whose configuration and tokenizer set no limit
 

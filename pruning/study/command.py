@@ -337,12 +337,12 @@ def _run_here(prepared: Sequence[Prepared], outcome: Outcome) -> None:
 
 
 def _log_sizes(prepared: Sequence[Prepared]) -> None:
-    chosen: dict[str, set[str]] = {}  # the digests of the draws, by their description
-    for samples in (ready.samples for ready in prepared):
-        pieces = "items" if samples.kind == "items" else f"samples of up to {samples.length} tokens"
-        chosen.setdefault(f"{samples.count} {pieces} of {samples.source}", set()).add(samples.sha256)
-    for text, draws in chosen.items():
-        log.info("chosen on   %s%s", text, f", {len(draws)} draws" if len(draws) > 1 else "")
+    chosen = dict.fromkeys(
+        f"{one.count} {'items' if one.kind == 'items' else f'samples of up to {one.length} tokens'} of {one.source}"
+        for one in (ready.samples for ready in prepared)
+    )
+    for text in chosen:
+        log.info("chosen on   %s", text)
     measured = {
         f"{name} ({data.count} {'items' if data.kind == 'items' else f'windows of {data.length} tokens'})": None
         for ready in prepared

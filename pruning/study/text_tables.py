@@ -6,7 +6,6 @@ import io
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -163,15 +162,6 @@ def _speed(result: DoneResult) -> str:
 
 # Draw a table as text.
 
-SHORTER = {
-    "perplexity": "ppl",
-    "accuracy": "acc",
-    "blocks dropped": "blocks",
-    UNITS: "dropped",
-    "held-out ": "",
-}
-SHORTER |= {"prompt tokens/s": "prompt/s", "new tokens/s": "new/s", "parameters": "params"}
-
 
 def fitted(
     columns: Sequence[str],
@@ -181,23 +171,20 @@ def fitted(
 ) -> str:
     """A table that fits the width of the terminal. If the output is a pipe, the table is drawn in full.
 
-    If the table is too wide, groups of columns in `spare` are left out one by one, then titles are shortened, and at
-    last entries are folded.
+    If the table is too wide, groups of columns in `spare` are left out one by one, and at last entries are folded.
     """
-    width = shutil.get_terminal_size().columns if is_terminal(sys.stdout) else 0
-    short = {title: title for title in columns}
-    for title, (long, word) in product(columns, SHORTER.items()):
-        short[title] = short[title].replace(long, word)
-    text, shown = render(columns, rows, right), [*columns]
-    for group in (*spare, ()):
-        if not width or max(map(len, text.splitlines())) <= width:
-            return text
-        shown = [title for title in shown if title not in group]
-        titles = shown if group else [short[title] for title in shown]
-        entries = [[row[columns.index(title)] for title in shown] for row in rows]
-        aligned = [title for title, full in zip(titles, shown, strict=True) if full in right]
-        text = render(titles, entries, aligned, None if group else width)
-    return text
+    width = shutil.get_terminal_size().columns if is_terminal(sys.stdout) else None
+
+    def fits(text: str) -> bool:
+        return width is None or max(map(len, text.splitlines())) <= width
+
+    text = render(columns, rows, right)
+    for group in spare:
+        if not fits(text):
+            kept = [number for number, title in enumerate(columns) if title not in group]
+            columns, rows = [columns[n] for n in kept], [[row[n] for n in kept] for row in rows]
+            text = render(columns, rows, right)
+    return text if fits(text) else render(columns, rows, right, width)
 
 
 def render(
