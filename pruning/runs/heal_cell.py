@@ -57,23 +57,24 @@ def healed_cell(prepared: Prepared, done: DoneResult) -> DoneResult:
     mask, selection = (own, None) if settings.candidates == 1 else select(found, settings)
     place = found.place(mask)
     folder, whole = cell.folder / place / settings.key(text.sha256), Mask(mask.n_blocks - len(mask.gone))
-    record, info = read_record(folder), ModelInfo(**done["model"])
-    measure = None if record is None else mask_evaluator(prepared, info, whole, None, healed=record)
-    if record is None or measure is None or not (cell.evaluation.compares or measure.has(whole)):
-        if record is None:
-            log.info("healing %s on %d tokens of %s", mask, settings.tokens, text.source)
-            healed = found.heal(mask, settings, cell.folder / place, partial(_watch, settings))
-            record = write_healed(folder, healed, text, settings, place, cell.config["eval"])
-            log.info(
-                "healed on %d tokens in %.0f s: held-out loss %.4f -> %.4f",
-                *(record["tokens"], record["seconds"]),
-                *(record["curve"]["heldout_before"], record["curve"]["heldout_after"]),
-            )
-            warn_if_useless(record["best_step"], settings)
-            smaller = healed.smaller
-        else:
-            repair = measurements.recorded_repair(cell, done)
-            smaller = loop.smaller_model(found.model, mask, repair)
+    record, info, smaller = read_record(folder), ModelInfo(**done["model"]), None
+    if record is None:
+        log.info("healing %s on %d tokens of %s", mask, settings.tokens, text.source)
+        healed = found.heal(mask, settings, cell.folder / place, partial(_watch, settings))
+        smaller, record = (
+            healed.smaller,
+            write_healed(folder, healed, text, settings, place, cell.config["eval"]),
+        )
+        log.info(
+            "healed on %d tokens in %.0f s: held-out loss %.4f -> %.4f",
+            *(record["tokens"], record["seconds"]),
+            *(record["curve"]["heldout_before"], record["curve"]["heldout_after"]),
+        )
+        warn_if_useless(record["best_step"], settings)
+    measure = mask_evaluator(prepared, info, whole, None, healed=record)
+    if not (cell.evaluation.compares or measure.has(whole)):
+        if smaller is None:
+            smaller = loop.smaller_model(found.model, mask, measurements.recorded_repair(cell, done))
             smaller.apply(read_weights(folder, record))
         forward = forward_with(cell.forward, smaller.model)
         measure = mask_evaluator(prepared, info, whole, forward, healed=record)

@@ -273,7 +273,7 @@ def run_cells(cells: Sequence[Cell], launcher: InProcess | LocalPool | Slurm, ou
         return
     log.info("cells: %d asked for, %d done, %d to run", len(cells), len(outcome.done), len(pending))
     _log_sizes(prepared)
-    start_tracker(cells)
+    _track("start", cells)
     if isinstance(launcher, LocalPool):
         _take(launcher.run(cells[0].results, tasks(prepared), str(Path.cwd())), pending, outcome)
     else:
@@ -373,7 +373,7 @@ def _run_jobs(cells: Sequence[Cell], pending: Sequence[Cell], launcher: Slurm, o
         note_study([cell for cell in cells if cell.key not in outcome.left_out])
         counts = (len(cells), len(outcome.done), len(flying), len(prepared))
         log.info("cells: %d asked for, %d done, %d in flight, %d to submit", *counts)
-        start_tracker(cells)
+        _track("start", cells)
         if prepared:
             launcher.submit(results, tasks(prepared), str(Path.cwd()))
     keys = [cell.key for cell in (*flying, *(ready.cell for ready in prepared))]
@@ -400,23 +400,18 @@ def _take(ended: Mapping[str, CellState], cells: Sequence[Cell], outcome: Outcom
 # Call the tracker of a study. If it fails, only warn, because the results are in files.
 
 
-def start_tracker(cells: Sequence[Cell]) -> None:
-    """Prepare the tracker, once, before any cell runs. If this fails, warn."""
-    _tracked("start", lambda: cells[0].tracker.start(cells[0].results))
-
-
 def record_cells(cells: Sequence[Cell], outcome: Outcome) -> None:
     """If any cell of this command is done, record all of the command's cells that have a result."""
     folders = [cell.folder for cell in cells if (cell.folder / NAME).exists()]
     if folders and outcome.done:
-        _tracked("record", lambda: cells[0].tracker.record(cells[0].results, folders))
+        _track("record", cells, folders)
 
 
-def _tracked(step: str, action: Callable[[], None]) -> None:
+def _track(step: str, cells: Sequence[Cell], *folders: Sequence[Path]) -> None:
     if not collectives.is_first():
         return
     try:
-        action()
+        getattr(cells[0].tracker, step)(cells[0].results, *folders)
     except Exception as error:
         log.warning(
             "the tracker could not %s (%s): results are safe; run `depth-pruning track RESULTS`, with "

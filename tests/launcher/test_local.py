@@ -44,7 +44,6 @@ ONE, TWO, THREE = Resources(), Resources(ranks=2, gpus_per_rank=1), "GPU-a,GPU-b
         (THREE, LocalPool(), TWO, [], ["GPU-a", "GPU-b"]),
         (THREE, LocalPool(), TWO, [["GPU-a", "GPU-b"]], None),
         (THREE, LocalPool(), ONE, [["GPU-a", "GPU-b"]], ["GPU-c"]),
-        (THREE, LocalPool(), ONE, [["GPU-a", "GPU-b"], ["GPU-c"]], None),
         (THREE, LocalPool(parallel=5), ONE, [], ["GPU-a"]),
         (THREE, LocalPool(parallel=1), ONE, [["GPU-a"]], None),
         ("", LocalPool(), ONE, [], []),  # a machine without GPUs runs two

@@ -94,10 +94,9 @@ class Grid:
         """Plan a fault for each cell whose name contains the keyword: (lines of the journal, action after them)."""
         self.plan.write_text(json.dumps({part: {"after": n, "do": do} for part, (n, do) in faults.items()}))
 
-    def go(self, on: bool = True) -> None:
-        """Let waiting cells go on; with on=False, let them wait again."""
-        go = self.plan.with_name(f"{self.plan.name}.go")
-        go.touch() if on else go.unlink(missing_ok=True)
+    def go(self) -> None:
+        """Let waiting cells go on."""
+        self.plan.with_name(f"{self.plan.name}.go").touch()
 
     def run(self, *words: str, **more: Any) -> Ended:
         """Run the command; it waits unless the words contain `launcher.wait=false`."""

@@ -65,24 +65,6 @@ def test_a_time_limit_puts_a_cell_back_into_the_queue(grid: Grid) -> None:
     grid.completes(*words)
 
 
-def test_a_preempted_cell_continues(grid: Grid) -> None:
-    """A job of a partition with a higher priority takes both nodes."""
-    words = (*GRID, "launcher.partition=low")
-    grid.expect(greedy=(5, "hold"))
-    grid.submit(*words)
-    grid.reaches("greedy", 5)
-    job, urgent = grid.job("greedy"), ("--nodes=2", "--exclusive", "--partition=main", "--output=/dev/null")
-    other = grid.cluster.call("sbatch", "--parsable", *urgent, "--wrap=sleep 2").strip()
-    until(lambda: restarts(grid.cluster, job) >= 1, "the cell to be preempted")
-    grid.go()
-    ended = grid.run(*words)
-    assert ended.status == 0, ended.out + ended.err
-    for number in (other, job, grid.job("one_shot")):
-        grid.cluster.ends(number, "COMPLETED")
-    assert "this job is timed-out" in grid.log("greedy"), "below ten minutes, submitit sees a time limit"
-    grid.completes(*words)
-
-
 def restarts(cluster: Cluster, job: str) -> int:
     """The number of times that SLURM has restarted a job."""
     shown = cluster.call("scontrol", "show", "job", job)
