@@ -16,18 +16,9 @@ from pruning.calibration import kinds_for
 from pruning.config.app import build, check_settings, composed, settings_of
 from pruning.config.groups import BUILT, option_classes
 from pruning.config.words import check_choices, check_words, chosen_option, explained
+from pruning.core import records
 from pruning.core.errors import InputError
 from pruning.core.mask import Latency
-from pruning.core.records import (
-    ADDED,
-    CLASS,
-    NO_HEALING,
-    OPTION,
-    check_literal,
-    current,
-    recorded,
-    without_option,
-)
 from pruning.core.scoring import NearTies, Racing
 from pruning.healing.heal_settings import SELECTING
 from pruning.models.handle import Model
@@ -62,14 +53,14 @@ def recorded_cell(config: Mapping[str, Any], choices: Mapping[str, str] | None =
 
     `choices` are the names of options that an archived configuration lacks.
     """
-    check_literal(config)
-    config = {**ADDED, **current(config)}
+    records.check_literal(config)
+    config = {**records.ADDED, **records.current(config)}
     names = {
-        group: settings[OPTION]
+        group: settings[records.OPTION]
         for group in PARTS
-        if isinstance(settings := config.get(group), Mapping) and OPTION in settings
+        if isinstance(settings := config.get(group), Mapping) and records.OPTION in settings
     }
-    plain = config | {group: without_option(config[group]) for group in PARTS if group in config}
+    plain = config | {group: records.without_option(config[group]) for group in PARTS if group in config}
     try:
         return _cell(plain | {"launcher": None}, names | dict(choices or {}))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -91,11 +82,13 @@ def _cell(plain: Mapping[str, Any], choices: Mapping[str, Any]) -> Cell:
     for settings in parts.values():
         settings.check()
     results = _folder("paths.results", plain["paths"]["results"])
-    check_literal({"paths": {"results": str(results)}})  # a later command that heals the cell records it
+    records.check_literal(
+        {"paths": {"results": str(results)}}
+    )  # a later command that heals the cell records it
     kind, config = built["calibration"].kind, _record(plain, choices, built["model"])
     if kind not in kinds_for(needs := built["objective"].needs):
         fit = [name for name, cls in option_classes("calibration").items() if cls.kind in kinds_for(needs)]
-        objective, calibration = (config[group].get(OPTION) for group in ("objective", "calibration"))
+        objective, calibration = (config[group].get(records.OPTION) for group in ("objective", "calibration"))
         raise InputError(
             f"objective={objective} needs {needs}, and calibration={calibration} gives {kind}. "
             f"Calibrations that fit: {', '.join(fit)}."
@@ -115,13 +108,15 @@ def _cell(plain: Mapping[str, Any], choices: Mapping[str, Any]) -> Cell:
 
 def _record(plain: Mapping[str, Any], choices: Mapping[str, Any], model: Model) -> dict[str, Any]:
     """The recorded form of a configuration: options and classes are names; settings of the command are left out."""
-    config: dict[str, Any] = {str(key): recorded(value) for key, value in plain.items() if key not in COMMAND}
+    config: dict[str, Any] = {
+        str(key): records.recorded(value) for key, value in plain.items() if key not in COMMAND
+    }
     for group in PARTS:
         if group in choices:
-            config[group] = {OPTION: str(choices[group]), **config[group]}
+            config[group] = {records.OPTION: str(choices[group]), **config[group]}
     config["model"].pop("resources", None)
     # A cell that is not healed records no settings of `heal`; one without other candidates, none of the selection.
-    if config["heal"][CLASS] == NO_HEALING[CLASS]:
+    if config["heal"][records.CLASS] == records.NO_HEALING[records.CLASS]:
         del config["heal"]
     elif config["heal"].get("candidates") == 1:
         config["heal"] = {name: value for name, value in config["heal"].items() if name not in SELECTING}

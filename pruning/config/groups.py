@@ -44,7 +44,7 @@ NAMED = {
         "distill": "pruning.healing.heal_settings:Distill",
     },
     "launcher": {
-        "local": "pruning.launcher.local:InProcess",
+        "local": "pruning.launcher:InProcess",
         "processes": "pruning.launcher.local:LocalPool",
         "slurm": "pruning.launcher.slurm:Slurm",
     },

@@ -13,22 +13,13 @@ from hydra.core.override_parser.types import ChoiceSweep, Glob, QuotedString
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
-from pruning.config.groups import (
-    BUILT,
-    CONF,
-    GROUPS,
-    class_settings,
-    default_options,
-    option_classes,
-    options,
-    settings_in,
-)
+from pruning.config import groups
 from pruning.core.errors import InputError, PruningError, first_line, merged_error, near_names, unknown
 
 # The settings that every cell has. `protect` is an empty group by default, so it is not in the file.
 KEPT = {"protect"} | {
     setting.name.partition(".")[0]
-    for setting in settings_in((CONF / "config.yaml").read_text(encoding="utf-8"))
+    for setting in groups.settings_in((groups.CONF / "config.yaml").read_text(encoding="utf-8"))
 }
 
 SWEEP = {"-m", "--multirun"}
@@ -88,7 +79,7 @@ def model_words(place: str) -> list[str]:
 
     Raises InputError if there is no such model.
     """
-    known = [name for name in options("model") if name != "local"]
+    known = [name for name in groups.options("model") if name != "local"]
     if Path(place).expanduser().exists():
         return ["model=local", f"model.path={quoted(place)}"]
     if place in known or is_hub_name(place):
@@ -110,7 +101,7 @@ VALUED = {"-c", "-p", "-cp", "-cn", "-cd", "-i", "-sc", "--cfg", "--package", "-
 
 def check_line(words: Sequence[str]) -> None:
     """If a word is neither a setting nor a flag of Hydra, raise InputError, which says how to write the word."""
-    known = {*GROUPS, *KEPT}
+    known = {*groups.GROUPS, *KEPT}
     for before, word, after in zip(["", *words], words, [*words[1:], ""], strict=False):
         name, _, value = word.lstrip("-").partition("=")
         if word.startswith("--") and name.partition(".")[0] in known:
@@ -120,8 +111,8 @@ def check_line(words: Sequence[str]) -> None:
             continue
         if spaced := re.search(r"(\S+)(?: = ?| ?= )(\S+)", " ".join((before, word, after, *words[-1:]))):
             raise InputError(f"{word}: there are spaces beside an =. Write {spaced[1]}={spaced[2]}.")
-        groups = [group for group in GROUPS if word in options(group)] or ["NAME"]
-        raise InputError(f"{word} is not a setting: write NAME=VALUE, such as {groups[0]}={word}.")
+        fitting = [group for group in groups.GROUPS if word in groups.options(group)] or ["NAME"]
+        raise InputError(f"{word} is not a setting: write NAME=VALUE, such as {fitting[0]}={word}.")
 
 
 def check_words(words: Sequence[str]) -> None:
@@ -165,7 +156,7 @@ def check_choices(words: Sequence[str]) -> None:
     for override in parsed:
         name, given = override.key_or_group, override.value()
         values = list(given.list) if isinstance(given, ChoiceSweep) else [given]
-        if name in GROUPS:
+        if name in groups.GROUPS:
             if not override.is_delete():
                 errors += _unknown_options(name, values)
         elif override.is_delete() and name in KEPT:
@@ -180,7 +171,7 @@ def check_choices(words: Sequence[str]) -> None:
 
 def _unknown_options(group: str, values: Sequence[Any]) -> Iterator[InputError]:
     """Yield an InputError for each of `values` that is not an option of the group."""
-    known = options(group)
+    known = groups.options(group)
     for value in values:
         name = value.text if isinstance(value, QuotedString) else value
         globbed = isinstance(name, Glob)  # a glob can only match options that exist
@@ -230,7 +221,7 @@ def chosen_option(group: str, words: Sequence[str]) -> str | None:
         name, _, value = word.partition("=")
         if name.lstrip("+") == group and re.fullmatch(r"[\w./-]+", value):
             return value
-    return default_options().get(group)
+    return groups.default_options().get(group)
 
 
 def unknown_setting(path: str, known: Iterable[str], option: str | None) -> InputError:
@@ -244,9 +235,11 @@ def unknown_setting(path: str, known: Iterable[str], option: str | None) -> Inpu
         )
     owner = f"{group}={option}" if option and parent == group else parent
     text = f"Its settings: {', '.join(names)}." if names else "It has no settings."
-    classes = option_classes(group) if group in BUILT else {}
+    classes = groups.option_classes(group) if group in groups.BUILT else {}
     found = [
-        one for one, cls in classes.items() if one != option and path[len(group) + 1 :] in class_settings(cls)
+        one
+        for one, cls in classes.items()
+        if one != option and path[len(group) + 1 :] in groups.class_settings(cls)
     ]
     if found:
         text += f" {path} is a setting of {', '.join(f'{group}={one}' for one in found)}."

@@ -4,3 +4,10 @@
 cluster. Both run `job.py`. For a cluster, `submission.py` records what is submitted before anything is started, and
 `scheduler.py` asks SLURM; `cell_state.py` combines both with a cell's own files, waits and cancels.
 """
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class InProcess:
+    """Runs cells in this process; each model is loaded once for all its cells. This launcher has no settings."""

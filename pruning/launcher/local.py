@@ -31,11 +31,6 @@ PAUSE = 0.2  # seconds between two checks of the running processes
 
 
 @dataclass(frozen=True)
-class InProcess:
-    """Runs cells in this process; each model is loaded once for all its cells. This launcher has no settings."""
-
-
-@dataclass(frozen=True)
 class LocalPool:
     """Runs `parallel` cells at once, each in its own process, which ends with the command.
 

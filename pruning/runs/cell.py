@@ -17,20 +17,9 @@ from filelock import FileLock, Timeout
 from pruning.algo import Algo
 from pruning.calibration import Calibration
 from pruning.calibration.samples import Samples
-from pruning.core import storage
+from pruning.core import records, storage
 from pruning.core.errors import BusyError, ForeignError, check_least
 from pruning.core.mask import Latency, Removal, Space
-from pruning.core.records import (
-    FORMER,
-    LOG,
-    NAME,
-    OPTION,
-    DoneResult,
-    Result,
-    read_result,
-    without_new,
-    write_result,
-)
 from pruning.core.scoring import NearTies, Racing, deciding_settings
 from pruning.core.storage import appending, check_links, digest, file_sha256
 from pruning.engine import collectives
@@ -91,7 +80,7 @@ class Cell:
 
     def option(self, group: str) -> str:
         """The name of the chosen option of a group, for people to read."""
-        return str(self.config[group][OPTION])
+        return str(self.config[group][records.OPTION])
 
     def arithmetic(self) -> dict[str, Any]:
         """The model's identity, and whether blocks are compiled: losses and measurements depend on both.
@@ -118,7 +107,7 @@ class Cell:
             "model": self.model.identity(),
             "objective": settings_record(self.objective),
             "calibration": calibration_record(self.calibration),
-            "algo": without_new(settings_record(self.algo)) | {"max_evaluations": limit},
+            "algo": records.without_new(settings_record(self.algo)) | {"max_evaluations": limit},
             "compensation": None if compensation == NoCompensation() else settings_record(compensation),
             "ratio": self.ratio,
             "k": self.k,
@@ -142,17 +131,17 @@ class Cell:
         """The folder of this cell's files."""
         return self.results / self.key
 
-    def result(self) -> Result | None:
+    def result(self) -> records.Result | None:
         """The recorded result, if any. Raises ForeignError if the folder holds the result of another cell."""
-        result = read_result(self.folder)
+        result = records.read_result(self.folder)
         if result is not None and result["cell"] != self.key:
             raise ForeignError(
-                f"{self.folder / NAME} is the result of another cell ({result['cell']}): move the folder "
+                f"{self.folder / records.NAME} is the result of another cell ({result['cell']}): move the folder "
                 f"{self.folder} away, or choose another with paths.results=DIR."
             )
         return result
 
-    def done(self) -> DoneResult | None:
+    def done(self) -> records.DoneResult | None:
         """The recorded result if the cell is finished, else None. Raises ForeignError as `result` does."""
         result = self.result()
         return result if result is not None and result["status"] == "done" else None
@@ -183,7 +172,7 @@ FORMAT = 1  # version of a cell's files and of its losses; increase it if old re
 
 def calibration_record(calibration: Any) -> dict[str, Any]:
     """The settings of a calibration and of its parts. Files are represented by their digests."""
-    record = without_new(settings_record(calibration))
+    record = records.without_new(settings_record(calibration))
     for item in dataclasses.fields(calibration):
         if hasattr(part := getattr(calibration, item.name), "draw"):
             record[item.name] = calibration_record(part)
@@ -195,7 +184,7 @@ def calibration_record(calibration: Any) -> dict[str, Any]:
 def settings_record(settings: Any) -> dict[str, Any]:
     """The type and the fields of a frozen dataclass of settings, and the fields that the type once had (`FORMER`)."""
     name = type(settings).__name__
-    return {"type": name, **dataclasses.asdict(settings), **FORMER.get(name, {})}
+    return {"type": name, **dataclasses.asdict(settings), **records.FORMER.get(name, {})}
 
 
 def _file_digest(path: str) -> str:
@@ -244,10 +233,10 @@ def save_config(cell: Cell, config: Mapping[str, Any]) -> None:
         storage.write_text(cell.folder / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
 
 
-def save_result(cell: Cell, result: Result) -> None:
+def save_result(cell: Cell, result: records.Result) -> None:
     """Write `result.json`, which records that the cell has ended."""
     if collectives.is_first():
-        write_result(cell.folder, result)
+        records.write_result(cell.folder, result)
 
 
 # Lock a cell while it runs, and meanwhile copy log messages into the cell's folder.
@@ -268,7 +257,7 @@ def cell_lock(cell: Cell) -> Iterator[None]:
 
     collectives.on_first(take)
     try:
-        with _logged(cell.folder / LOG):
+        with _logged(cell.folder / records.LOG):
             yield
     finally:
         lock.release()

@@ -26,14 +26,7 @@ from pruning.engine.compensation import Linear
 from pruning.engine.dense_pass import HALVES, unit_times
 from pruning.engine.devices import devices, free_memory, synchronize
 from pruning.engine.memory import Tally
-from pruning.healing.heal_settings import (
-    SELECTING,
-    TRIAL_STEPS,
-    Lora,
-    LossWeights,
-    NoHealing,
-    Training,
-)
+from pruning.healing import heal_settings
 from pruning.healing.losses import summed_loss
 from pruning.models.blocks import find_blocks, gradients_kept, input_device
 from pruning.models.products import native_products
@@ -97,7 +90,7 @@ class Machine:
         self.blocks = min(blocks, self.loss)
         self.generated = sum(unit_times(self.model, "block", (1, 1), 3))
 
-    def training(self, heal: Training) -> TrainingRates:
+    def training(self, heal: heal_settings.Training) -> TrainingRates:
         """The costs of training with `heal`. If the weights alone do not fit into memory, nothing is timed."""
         module = self.model.module
         blocks = find_blocks(module).modules
@@ -202,15 +195,15 @@ def decided(
     if number != asked:
         said.append(f"{number} calibration samples instead of {asked}")
     if training is not None and (healing := found.get("healing", 0.0)):
-        heal: Training = cell.heal
+        heal: heal_settings.Training = cell.heal
         step, half = heal.windows * heal.length, heal.tokens // 2
         # The time for trials of the rate, and for the losses after them, does not depend on the budget.
         shorter = parts(with_settings(cell, "heal", replace(heal, tokens=half)), samples).get("healing", 0.0)
         each = (healing - shorter) / (heal.tokens - half)
         most = int(heal.tokens - (healing - (60 * minutes - fixed - searching)) / each) // step * step
-        if most < TRIAL_STEPS * step:
+        if most < heal_settings.TRIAL_STEPS * step:
             said.append("no training, for which no time is left")
-            return with_settings(cell, "heal", NoHealing(), "none"), None, said
+            return with_settings(cell, "heal", heal_settings.NoHealing(), "none"), None, said
         if most < heal.tokens:
             said.append(f"training on {most:,} tokens instead of {heal.tokens:,}")
             cell = with_settings(cell, "heal", replace(heal, tokens=most))
@@ -219,10 +212,10 @@ def decided(
 
 def _fitting(cell: Cell, machine: Machine, said: list[str]) -> tuple[Cell, TrainingRates]:
     """The cell with training settings that fit into memory, and their costs. Raises InputError if none fit."""
-    heal: Training = cell.heal
+    heal: heal_settings.Training = cell.heal
     ways = [(heal, "heal=" + str(cell.config["heal"][OPTION]))]
     if cell.config["heal"][OPTION] == DECIDES:
-        ways = [(heal, "all weights"), (Lora(**dataclasses.asdict(heal)), "adapters")]
+        ways = [(heal, "all weights"), (heal_settings.Lora(**dataclasses.asdict(heal)), "adapters")]
     needs = []
     for way, name in ways:
         training = machine.training(way)
@@ -249,19 +242,23 @@ def _fitting(cell: Cell, machine: Machine, said: list[str]) -> tuple[Cell, Train
 def with_settings(cell: Cell, group: str, settings: Any, option: str | None = None) -> Cell:
     """The cell with new `settings` for `heal`, `calibration` or `eval`; `option` (None: as before) is their name."""
     name = cell.config[group][OPTION] if option is None else option
-    kept = {key: value for key, value in dataclasses.asdict(settings).items() if key not in SELECTING}
+    kept = {
+        key: value
+        for key, value in dataclasses.asdict(settings).items()
+        if key not in heal_settings.SELECTING
+    }
     parts = {key: value for key, value in cell.config.get(group, {}).items() if isinstance(value, Mapping)}
     record = {OPTION: name, CLASS: type(settings).__name__, **kept, **parts}
     if getattr(settings, "candidates", 1) > 1:
-        record |= {key: getattr(settings, key) for key in SELECTING}
+        record |= {key: getattr(settings, key) for key in heal_settings.SELECTING}
     field = "evaluation" if group == "eval" else group
     config = {**cell.config, group: record}
-    if isinstance(settings, NoHealing):
+    if isinstance(settings, heal_settings.NoHealing):
         del config[group]
     return replace(cell, config=config, **{field: settings})
 
 
-def _healing(heal: Training, training: TrainingRates, judging: float) -> float:
+def _healing(heal: heal_settings.Training, training: TrainingRates, judging: float) -> float:
     """Seconds for the training, and for losses on held-out windows at `judging` seconds per token."""
     # The trial of the best rate is also the start of the training itself, so it costs nothing extra.
     trials = len(heal.rates) - 1
@@ -305,10 +302,10 @@ def _seconds(run: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def _training(module: Any, rows: Sequence[Row], heal: Training) -> tuple[float, float]:
+def _training(module: Any, rows: Sequence[Row], heal: heal_settings.Training) -> tuple[float, float]:
     """Seconds and bytes per token of a training pass (forward and backward) of the dense model."""
     device, tally = input_device(module), Tally()
-    weights = LossWeights(kl=float(heal.losses.kl > 0))
+    weights = heal_settings.LossWeights(kl=float(heal.losses.kl > 0))
     length = min(len(row.input_ids) for row in rows)
 
     def run(count: int) -> None:

@@ -17,23 +17,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 from filelock import FileLock
 
-from pruning.core import storage
+from pruning.core import records, storage
 from pruning.core.errors import DamagedError, InputError, LossError
 from pruning.core.mask import Mask, unit_noun
-from pruning.core.records import (
-    MODELS,
-    DoneResult,
-    EvaluationRecord,
-    HealRecord,
-    RepairRecord,
-    error_of,
-    is_repaired,
-    kind_of,
-    metrics_among,
-    now,
-    provenance,
-    without_error,
-)
 from pruning.core.storage import digest, text_sha256
 from pruning.core.terminal import progress_bar
 from pruning.engine import collectives
@@ -47,7 +33,7 @@ if TYPE_CHECKING:
     from pruning.models.placement import LanguageModel, ModelInfo
 
 # Parts of a result's `evaluation` to which each evaluation adds its own metrics.
-GROWING = (*MODELS, "data", "how", "records", "overlap", "files", "settings")
+GROWING = (*records.MODELS, "data", "how", "records", "overlap", "files", "settings")
 
 
 @dataclass(frozen=True)
@@ -135,14 +121,16 @@ def averaged(metrics: Mapping[str, float]) -> dict[str, float]:
 
     If any accuracy has no standard error, the mean has none either.
     """
-    names = [name for name in metrics_among(metrics) if kind_of(name) == "acc"]
+    names = [name for name in records.metrics_among(metrics) if records.kind_of(name) == "acc"]
     if len(names) < 2:
         return {}
     mean = {"acc/mean": math.fsum(metrics[name] for name in names) / len(names)}
-    errors = [metrics[error_of(name)] for name in names if error_of(name) in metrics]
+    errors = [metrics[records.error_of(name)] for name in names if records.error_of(name) in metrics]
     if len(errors) < len(names):
         return mean
-    return mean | {error_of("acc/mean"): math.sqrt(math.fsum(error**2 for error in errors)) / len(names)}
+    return mean | {
+        records.error_of("acc/mean"): math.sqrt(math.fsum(error**2 for error in errors)) / len(names)
+    }
 
 
 # Measure the mask of a cell, and the dense model, with the cell's evaluation.
@@ -152,17 +140,17 @@ Scales = tuple[float, ...] | None  # a factor for each unit of the model
 
 def evaluate_mask(
     prepared: Prepared, mask: Mask, forward: Forward, scales: Scales, repair: Repair | None = None
-) -> EvaluationRecord:
+) -> records.EvaluationRecord:
     """Metrics of the dense and the pruned model; with compensation or repair, also of the pruned model without it."""
     from pruning.models.output_maps import repaired
 
     cell, data = prepared.cell, prepared.data
-    records: dict[str, dict[str, str]] = {name: {} for name in data}
+    files: dict[str, dict[str, str]] = {name: {} for name in data}
 
     def measure(kind: str, one: Mask, scales: Scales = None, repair: Repair | None = None) -> Measured:
         evaluator = mask_evaluator(prepared, forward.model.info, one, forward, scales, repair)
         for name in data:
-            records[name][kind] = evaluator.path(name, one).relative_to(cell.results).as_posix()
+            files[name][kind] = evaluator.path(name, one).relative_to(cell.results).as_posix()
         with repaired(forward.model.module, repair):
             return evaluator(one)
 
@@ -173,13 +161,13 @@ def evaluate_mask(
     new |= pruned.metrics if cell.evaluation.compares else {"pruned": pruned.metrics}
     if (scales is not None or repair is not None) and not cell.evaluation.compares:
         new["uncompensated"] = measure("uncompensated", mask).metrics
-    new |= {"data": digests(data), "how": pruned.how, "records": records}
+    new |= {"data": digests(data), "how": pruned.how, "records": files}
     new["settings"] = dict.fromkeys(data, cell.config["eval"])
     if local := digests_of(cell.evaluation.files()):
         new["files"] = local
     if prepared.overlap:
         new["overlap"] = dict(prepared.overlap)
-    return cast(EvaluationRecord, new)
+    return cast(records.EvaluationRecord, new)
 
 
 def mask_evaluator(
@@ -189,7 +177,7 @@ def mask_evaluator(
     forward: Forward | None,
     scales: Scales = None,
     repair: Repair | None = None,
-    healed: HealRecord | None = None,
+    healed: records.HealRecord | None = None,
 ) -> Evaluator:
     """An evaluator for a mask with the factors of a compensation (`scales`), or the maps of a repair, or healed.
 
@@ -244,31 +232,31 @@ def evaluation_key(
 # Measure the mask of a finished cell again, with another evaluation. Nothing is searched again.
 
 
-def reevaluate(prepared: Prepared, done: DoneResult) -> DoneResult:
+def reevaluate(prepared: Prepared, done: records.DoneResult) -> records.DoneResult:
     """The result of a finished cell, extended by the evaluation that is now requested, as `extended` does."""
     cell, evaluation = prepared.cell, extended(prepared, done)
     config = {**done["config"], "eval": cell.config["eval"]}
-    result: DoneResult = {**done, "evaluation": evaluation, "config": config}
+    result: records.DoneResult = {**done, "evaluation": evaluation, "config": config}
     if result != done:
         save_config(cell, config)
         save_result(cell, result)
     return result
 
 
-def extended(prepared: Prepared, done: DoneResult) -> EvaluationRecord:
+def extended(prepared: Prepared, done: records.DoneResult) -> records.EvaluationRecord:
     """The evaluation of a finished cell, extended by that of `prepared`.
 
     Only metrics that are not yet in a file are measured. If the result already contains all metrics, the model is not
     loaded. Raises InputError if the mask was found for another revision of the model, or for other weights.
     """
-    cell, evaluation, started = prepared.cell, done["evaluation"], now()
+    cell, evaluation, started = prepared.cell, done["evaluation"], records.now()
     if not digests(prepared.data).items() <= evaluation.get("data", {}).items():
         model, mask = recorded_model(cell, done), Mask.from_json(done["mask"])
         scales, repair = recorded_scales(done), recorded_repair(cell, done)
         new: dict[str, Any] = dict(
             evaluate_mask(prepared, mask, forward_with(cell.forward, model), scales, repair)
         )
-        new["environment"] = provenance(started, str(model.device))
+        new["environment"] = records.provenance(started, str(model.device))
         evaluation = merged(evaluation, new)
     if local := digests_of(cell.evaluation.files()):
         evaluation = merged(evaluation, {"files": local})
@@ -277,7 +265,7 @@ def extended(prepared: Prepared, done: DoneResult) -> EvaluationRecord:
     return evaluation
 
 
-def merged(earlier: EvaluationRecord, new: Mapping[str, Any]) -> EvaluationRecord:
+def merged(earlier: records.EvaluationRecord, new: Mapping[str, Any]) -> records.EvaluationRecord:
     """The `evaluation` of a result, extended by a new one. If both contain a metric, the new value is kept.
 
     A new evaluation measures the dense and the pruned model. Earlier metrics of the healed model are kept unless the
@@ -288,7 +276,7 @@ def merged(earlier: EvaluationRecord, new: Mapping[str, Any]) -> EvaluationRecor
     if any(data.get(metric, sha256) != sha256 for metric, sha256 in new.get("data", {}).items()):
         old = without_healed(old)
     elif "healed" in old and how.get("acc/mean") not in (None, old.get("how", {}).get("acc/mean")):
-        old["healed"] = _without(old["healed"], ["acc/mean", error_of("acc/mean")])
+        old["healed"] = _without(old["healed"], ["acc/mean", records.error_of("acc/mean")])
     both = {**old, **new}
     for part in GROWING:
         if part in both:
@@ -298,31 +286,33 @@ def merged(earlier: EvaluationRecord, new: Mapping[str, Any]) -> EvaluationRecor
     clean = new.get("data", {}).keys() - new.get("overlap", {}).keys()
     if "overlap" in both and not (both := both | {"overlap": _without(both["overlap"], clean)})["overlap"]:
         del both["overlap"]
-    return cast(EvaluationRecord, both)
+    return cast(records.EvaluationRecord, both)
 
 
 def without_healed(evaluation: Mapping[str, Any]) -> dict[str, Any]:
     """An `evaluation` without the metrics of the healed model."""
-    records = {name: _without(paths, ["healed"]) for name, paths in evaluation.get("records", {}).items()}
-    return _without(evaluation, ["healed"]) | {"records": records}
+    kept = {name: _without(paths, ["healed"]) for name, paths in evaluation.get("records", {}).items()}
+    return _without(evaluation, ["healed"]) | {"records": kept}
 
 
 def _without(values: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name not in names}
 
 
-def _mean_of(evaluation: EvaluationRecord, names: Collection[str]) -> dict[str, Any]:
+def _mean_of(evaluation: records.EvaluationRecord, names: Collection[str]) -> dict[str, Any]:
     """For each model that has all accuracies among the metrics `names`, their mean, which replaces an earlier one."""
     accuracies = [name for name in names if name.startswith("acc/")]
     means: dict[str, Any] = {}
-    for which in MODELS:
+    for which in records.MODELS:
         known = evaluation.get(which)
         if known is not None and known.keys() >= set(accuracies):
-            means[which] = averaged({k: v for k, v in known.items() if without_error(k) in accuracies})
+            means[which] = averaged(
+                {k: v for k, v in known.items() if records.without_error(k) in accuracies}
+            )
     return {**means, "how": {"acc/mean": {"of": accuracies}}} if any(means.values()) else {}
 
 
-def recorded_model(cell: Cell, done: DoneResult) -> LanguageModel:
+def recorded_model(cell: Cell, done: records.DoneResult) -> LanguageModel:
     """The model of a finished cell. Raises InputError if its revision or weights differ from those in the result."""
     revision = done["model"]["revision"]
     if cell.model.in_directory:
@@ -336,7 +326,7 @@ def recorded_model(cell: Cell, done: DoneResult) -> LanguageModel:
     return model
 
 
-def recorded_scales(done: DoneResult) -> tuple[float, ...] | None:
+def recorded_scales(done: records.DoneResult) -> tuple[float, ...] | None:
     """The compensating factors in a result, one per unit (1 for units that are kept); None without compensation."""
     mask, factors = Mask.from_json(done["mask"]), done.get("compensation")
     return tuple(factors.get(str(unit), 1.0) for unit in range(mask.n_units)) if factors else None
@@ -353,7 +343,9 @@ def check_repair(prepared: Prepared, forward: Forward, unit: str) -> None:
         check(forward.model.module, unit, prepared.samples)
 
 
-def new_repair(prepared: Prepared, forward: Forward, mask: Mask) -> tuple[Repair | None, RepairRecord] | None:
+def new_repair(
+    prepared: Prepared, forward: Forward, mask: Mask
+) -> tuple[Repair | None, records.RepairRecord] | None:
     """The maps that repair a mask (None: no map helps) with their record; None if the cell asks for no maps."""
     from pruning.engine.repair import measure
 
@@ -366,11 +358,11 @@ def new_repair(prepared: Prepared, forward: Forward, mask: Mask) -> tuple[Repair
     return repair if repair.maps else None, record
 
 
-def recorded_repair(cell: Cell, done: DoneResult) -> Repair | None:
+def recorded_repair(cell: Cell, done: records.DoneResult) -> Repair | None:
     """The maps of a finished cell; None if it has none. Raises DamagedError if the file is missing or damaged."""
     from pruning.models.output_maps import read_repair
 
-    if (record := done.get("repair")) is None or not is_repaired(record):
+    if (record := done.get("repair")) is None or not records.is_repaired(record):
         return None
     return collectives.on_first(lambda: read_repair(cell.folder, record["sha256"]))
 

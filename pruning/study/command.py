@@ -24,22 +24,13 @@ from pruning.config.app import add_hub_models, register
 from pruning.config.compose import cell_of, launcher_of
 from pruning.config.groups import CONF
 from pruning.config.words import check_choices, check_line, check_words, explained, ordered
-from pruning.core import records, storage
-from pruning.core.errors import (
-    BusyError,
-    InputError,
-    OutOfReachError,
-    PruningError,
-    RankError,
-    UnreachableError,
-    is_fatal,
-    merged_error,
-)
+from pruning.core import errors, records, storage
 from pruning.core.records import NAME, DoneResult, Failure, same_settings
 from pruning.core.terminal import FAILED, INTERRUPTED, guarded, typed_command
 from pruning.engine import collectives
+from pruning.launcher import InProcess
 from pruning.launcher.cell_state import CellState, StateName, cell_states, finished, settle
-from pruning.launcher.local import InProcess, LocalPool
+from pruning.launcher.local import LocalPool
 from pruning.launcher.slurm import Slurm
 from pruning.launcher.submission import latest, submission_lock, tasks
 from pruning.models.handle import shared
@@ -71,7 +62,7 @@ def run_study(configs: Sequence[Composed]) -> int:
     if guided:
         cells = [check_guided(cells, launcher, minutes)]
     elif minutes is not None:
-        raise InputError(f"minutes={minutes:g} is for one cell with guide=true: leave it out.")
+        raise errors.InputError(f"minutes={minutes:g} is for one cell with guide=true: leave it out.")
     _check(cells, launcher)
     if study is not None:
         task_cells.check(cells, launcher, study)
@@ -104,19 +95,19 @@ def _check(cells: Sequence[Cell], launcher: InProcess | LocalPool | Slurm) -> No
 
     def check_command() -> None:
         if any(cell.export is not None for cell in cells) and len(cells) > 1:
-            raise InputError(
+            raise errors.InputError(
                 f"export=DIR is for one cell, and this command asks for {len(cells)}: export finished cells one by "
                 "one with `depth-pruning export CELL out=DIR`."
             )
         if isinstance(launcher, InProcess):
             return
         if collectives.world_size() > 1:
-            raise InputError(
+            raise errors.InputError(
                 "torchrun works with launcher=local only: the other launchers start the ranks of each job "
                 "themselves; set model.resources.ranks."
             )
         if isinstance(launcher, Slurm) and not launcher.wait and cells[0].export is not None:
-            raise InputError(
+            raise errors.InputError(
                 "export=DIR needs the finished cell: leave launcher.wait=true, or export it later."
             )
         launcher.check({cell.model.name: cell.model.resources for cell in cells})
@@ -178,8 +169,8 @@ class Outcome:
 
     done: dict[str, DoneResult] = field(default_factory=dict)
     failed: dict[str, Failure] = field(default_factory=dict)
-    busy: dict[str, BusyError] = field(default_factory=dict)
-    left_out: dict[str, OutOfReachError] = field(default_factory=dict)
+    busy: dict[str, errors.BusyError] = field(default_factory=dict)
+    left_out: dict[str, errors.OutOfReachError] = field(default_factory=dict)
     in_flight: dict[str, CellState] = field(default_factory=dict)
     submitted: list[str] = field(default_factory=list)  # cells whose jobs this command waits for
 
@@ -205,26 +196,28 @@ def distinct_cells(configs: Sequence[Composed]) -> list[Cell]:
             places.setdefault(cell.model.name, {})[cell.model.location] = None
     for name, several in places.items():
         if len(several) > 1:
-            raise InputError(
+            raise errors.InputError(
                 f"model.name={name} names {len(several)} different models ({', '.join(map(str, several))}): run a "
                 "separate command for each, and give each a model.name of its own."
             )
     models = shared(cell.model for cell in cells)
     cells = [dataclasses.replace(cell, model=model) for cell, model in zip(cells, models, strict=True)]
     if not cells:
-        raise InputError("no cell is asked for: a swept setting has no values. Give it at least one.")
+        raise errors.InputError("no cell is asked for: a swept setting has no values. Give it at least one.")
     run_checks([partial(getattr, cell, "key") for cell in cells])
     distinct: dict[str, Cell] = {}
     for cell in cells:
         same = distinct.setdefault(cell.key, cell)
         names = dict.fromkeys([*cell.config, *same.config])  # a group whose option is `none` can be absent
         if other := [n for n in names if not same_settings(cell.config.get(n), same.config.get(n))]:
-            raise InputError(
+            raise errors.InputError(
                 f"two configurations of cell {cell.key} differ only in {', '.join(other)}, which is not part of a "
                 "cell's key. Run a separate command for each value."
             )
     if len({cell.results for cell in cells}) > 1:
-        raise InputError("paths.results differs between cells: run a separate command for each folder.")
+        raise errors.InputError(
+            "paths.results differs between cells: run a separate command for each folder."
+        )
     # Cells of one model are adjacent, so that the model is loaded once.
     order = {model: number for number, model in enumerate(dict.fromkeys(cell.model for cell in cells))}
     return sorted(distinct.values(), key=lambda cell: order[cell.model])
@@ -232,14 +225,14 @@ def distinct_cells(configs: Sequence[Composed]) -> list[Cell]:
 
 def run_checks(steps: Sequence[Callable[[], Any]]) -> list[Any]:
     """The return values of all steps. If any steps fail, raises one InputError with all their errors."""
-    values, errors = [], []
+    values, wrong = [], []
     for step in steps:
         try:
             values.append(step())
-        except PruningError as error:
-            errors.append(error)
-    if errors:
-        raise merged_error(errors)
+        except errors.PruningError as error:
+            wrong.append(error)
+    if wrong:
+        raise errors.merged_error(wrong)
     return values
 
 
@@ -298,18 +291,18 @@ def _prepare(cells: Sequence[Cell], outcome: Outcome, in_flight: bool = False) -
         return []
     from pruning.runs.prepare import Drawn, prepare
 
-    drawn, ready, errors = Drawn(), list[Prepared](), list[PruningError]()
+    drawn, ready, wrong = Drawn(), list[Prepared](), list[errors.PruningError]()
     for cell in cells:
         try:
             ready.append(prepare(cell, drawn))
-        except OutOfReachError as error:
+        except errors.OutOfReachError as error:
             outcome.left_out[cell.key] = error
-        except (InputError, UnreachableError) as error:
-            errors.append(error)
-    if not (ready or errors or outcome.done or in_flight):
-        errors += outcome.left_out.values()
-    if errors:
-        raise merged_error(errors)
+        except (errors.InputError, errors.UnreachableError) as error:
+            wrong.append(error)
+    if not (ready or wrong or outcome.done or in_flight):
+        wrong += outcome.left_out.values()
+    if wrong:
+        raise errors.merged_error(wrong)
     return ready
 
 
@@ -323,15 +316,15 @@ def _run_here(prepared: Sequence[Prepared], outcome: Outcome) -> None:
             outcome.done[key] = run(ready)
             if len(prepared) > 1:
                 log.info("%s", text_tables.line(outcome.done[key]))
-        except BusyError as error:
+        except errors.BusyError as error:
             log.warning("%s", error)
             outcome.busy[key] = error
         except Exception as error:
-            if is_fatal(error):
+            if errors.is_fatal(error):
                 raise  # no other cell could write either, and a failure could not be recorded
             outcome.failed[key] = failed = record_failure(ready.cell, error)
             log.error("cell %s failed: %s: %s", key, failed["error"]["type"], failed["error"]["message"])
-            common = isinstance(error, PruningError) and not isinstance(error, RankError)
+            common = isinstance(error, errors.PruningError) and not isinstance(error, errors.RankError)
             if collectives.world_size() > 1 and not common:
                 raise  # the ranks are out of step: collectives would hang
 
@@ -365,7 +358,7 @@ def _run_jobs(cells: Sequence[Cell], pending: Sequence[Cell], launcher: Slurm, o
         for cell in flying:
             asked = records[cell.key].tasks[cell.key].config
             if any(not same_settings(asked.get(g), cell.config.get(g)) for g in ("eval", "heal")):
-                raise InputError(
+                raise errors.InputError(
                     f"the job of {cell.key} has another evaluation or healing: wait until it has ended, or end it "
                     f"with `depth-pruning status cancel {results}`."
                 )

@@ -25,19 +25,10 @@ from pruning.calibration.samples import Samples
 from pruning.config.app import build_option
 from pruning.config.compose import cell_of_words, recorded_cell
 from pruning.config.words import model_words, names_folder
-from pruning.core import storage
+from pruning.core import records, storage
 from pruning.core.errors import DamagedError, InputError, PruningError
 from pruning.core.mask import Mask
 from pruning.core.model_table import ModelRow, ModelTable
-from pruning.core.records import (
-    NAME,
-    DoneResult,
-    is_repaired,
-    kind_of,
-    metrics_among,
-    read_done,
-    terms_beside,
-)
 from pruning.core.terminal import command_words
 from pruning.evaluation import Data
 from pruning.evaluation.bits_per_byte import read_anew, window_costs
@@ -126,7 +117,7 @@ class ComparedModel:
 
     place: str
     cell: Cell
-    done: DoneResult | None = None
+    done: records.DoneResult | None = None
     data: Mapping[str, Data] = field(default_factory=dict)
     others: Sequence[str] = ()
 
@@ -159,11 +150,11 @@ def _base(settings: Sequence[str]) -> tuple[Cell, dict[str, Any]]:
 def _found(place: str, base: Cell, given: Mapping[str, Any]) -> ComparedModel:
     """The model or cell that a word names. Raises InputError if there is none, or if it is not a causal model."""
     folder = Path(place).expanduser().resolve()
-    if not (folder / NAME).is_file():
+    if not (folder / records.NAME).is_file():
         model = replace(cast(Model, build_option("model", model_words(place))), **given)
         preflight.check_model(model)
         return ComparedModel(place, replace(base, model=model))
-    done = read_done(folder)
+    done = records.read_done(folder)
     # A folder from elsewhere may name places to write to: these are not used.
     config = done["config"] | {"model": done["config"]["model"] | {"offload": None, **given}, "export": None}
     config |= {name: base.config[name] for name in ("eval", "tracker", "forward")}
@@ -228,7 +219,7 @@ def _measured(one: ComparedModel, speed: Any, results: Path) -> Measurements:
     if done is not None:
         info, part, healing = ModelInfo(**done["model"]), Mask.from_json(done["mask"]), done.get("heal")
         scales, record = recorded_scales(done), done.get("repair")
-        if record is not None and is_repaired(record):
+        if record is not None and records.is_repaired(record):
             repair = read_repair(one.folder, record["sha256"])
         if healing is not None and "selection" in healing:
             part = Mask.from_json(healing["selection"]["mask"])
@@ -251,7 +242,7 @@ def _measured(one: ComparedModel, speed: Any, results: Path) -> Measurements:
         quality, timer = evaluators(forward_with(cell.forward, loaded), forward_with(cell.forward, healed))
     with nullcontext() if loaded is None else repaired(loaded.module, repair):
         metrics, times = quality(mask).metrics, timer(part).metrics["speed"]
-    terms = {metric: terms_beside(quality.path(metric, mask)) or {} for metric in one.data}
+    terms = {metric: records.terms_beside(quality.path(metric, mask)) or {} for metric in one.data}
     if lost := [metric for metric, data in one.data.items() if _is_text(data) and not terms[metric]]:
         path = quality.path(lost[0], mask)
         raise DamagedError(f"what was kept beside {path} is missing: move this file away and run again.")
@@ -265,8 +256,12 @@ def _row(own: Measurements, first: Measurements) -> ModelRow:
     """The row of a model, with its differences from the first model."""
     one, model = own.model, own.model.cell.model
     changes, bits = dict[str, dict[str, Any]](), dict[str, dict[str, Any]]()
-    for metric in metrics_among(own.metrics):
-        if own is not first and kind_of(metric) in ("ppl", "acc", "exact") and metric not in one.others:
+    for metric in records.metrics_among(own.metrics):
+        if (
+            own is not first
+            and records.kind_of(metric) in ("ppl", "acc", "exact")
+            and metric not in one.others
+        ):
             terms = [found.terms.get(metric, {}) for found in (first, own)]
             change = change_of(metric, (first.metrics, own.metrics), terms)
             changes[metric] = {"amount": change.amount, "error": change.error, "text": str(change)}

@@ -17,8 +17,8 @@ from pruning.core.storage import digest, read_json, write_json
 from pruning.core.units import bytes_text, duration_text, rate_text
 from pruning.evaluation.change import changes
 from pruning.export.model_card import number
+from pruning.launcher import InProcess
 from pruning.launcher.cell_state import finished
-from pruning.launcher.local import InProcess
 from pruning.runs.cell import Cell
 from pruning.search.decide import certainty
 from pruning.study.text_tables import about_healing, fitted, say, title

@@ -20,7 +20,7 @@ from pruning.config.words import names_folder
 from pruning.core.errors import InputError
 from pruning.core.records import NAME, read_done
 from pruning.core.terminal import FAILED, command_words
-from pruning.launcher.local import InProcess
+from pruning.launcher import InProcess
 from pruning.runs.cell import Cell
 from pruning.runs.prepare import check_cell
 from pruning.study.command import Outcome, joined_ranks, record_cells, run_cells, run_checks, sum_up

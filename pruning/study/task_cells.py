@@ -16,7 +16,7 @@ from pruning.core.errors import InputError
 from pruning.core.storage import digest
 from pruning.engine import collectives
 from pruning.engine.compensation import NoCompensation
-from pruning.launcher.local import InProcess
+from pruning.launcher import InProcess
 from pruning.routing.fitted_router import prompts
 from pruning.routing.task_study import TaskStudy
 from pruning.runs.cell import Cell

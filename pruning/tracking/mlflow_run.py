@@ -15,17 +15,6 @@ from pruning.core import records, scoring
 from pruning.core.errors import DamagedError
 from pruning.core.mask import Mask, space_of
 from pruning.core.model_table import ModelRow
-from pruning.core.records import (
-    LOG,
-    MASK,
-    MODELS,
-    NAME,
-    Result,
-    kind_of,
-    leaves,
-    metrics_among,
-    read_result,
-)
 from pruning.evaluation.speed import flat
 from pruning.search.driver import best_so_far
 from pruning.search.journal import Journal
@@ -60,12 +49,12 @@ def record_runs(client: Any, experiment: str, versions: Mapping[Path, str]) -> l
 
 def record_run(client: Any, experiment: str, folder: Path, studies: Sequence[str], version: str) -> None:
     """Record a cell as one run; `studies` are the names of the studies that ask for it."""
-    if (result := read_result(folder)) is None:
+    if (result := records.read_result(folder)) is None:
         return
     times = [datetime.fromisoformat(result["environment"][name]) for name in ("started", "ended")]
     started, ended = (int(1000 * time.timestamp()) for time in times)
     done = result["status"] == "done"
-    files = [NAME, MASK, "config.yaml", scoring.NAME, LOG]
+    files = [records.NAME, records.MASK, "config.yaml", scoring.NAME, records.LOG]
     if done and "heal" in result:
         files.append(f"{result['heal']['folder']}/{records.CURVE}")
     run: dict[str, Any] = {
@@ -126,7 +115,7 @@ def _write(
     made = client.create_run(experiment, start_time=started, run_name=name, tags={first: value})
     run, when = made.info.run_id, ended or started
     metrics = [Metric(name, value, when, step) for name, value, step in points]
-    parameters = [Param(name, str(value)[:LONGEST]) for name, value in leaves(config)]
+    parameters = [Param(name, str(value)[:LONGEST]) for name, value in records.leaves(config)]
     client.log_batch(run, metrics[:BATCH], parameters, [RunTag(tag, str(text)) for tag, text in tags.items()])
     for start in range(BATCH, len(metrics), BATCH):
         client.log_batch(run, metrics=metrics[start : start + BATCH])
@@ -140,7 +129,9 @@ def _write(
 
 def version_of(folder: Path, studies: Sequence[str]) -> str:
     """The digest of what is recorded of a cell: its result, and the studies that ask for it."""
-    return hashlib.sha256((folder / NAME).read_bytes() + " ".join([*studies, LAYOUT]).encode()).hexdigest()
+    return hashlib.sha256(
+        (folder / records.NAME).read_bytes() + " ".join([*studies, LAYOUT]).encode()
+    ).hexdigest()
 
 
 def studies_of(folders: Sequence[Path]) -> dict[Path, list[str]]:
@@ -155,7 +146,7 @@ def studies_of(folders: Sequence[Path]) -> dict[Path, list[str]]:
     return asked
 
 
-def _tags(result: Result, studies: Sequence[str]) -> Iterator[tuple[str, Any]]:
+def _tags(result: records.Result, studies: Sequence[str]) -> Iterator[tuple[str, Any]]:
     config = result["config"]
     yield "sweep", ", ".join(studies) or config["study"]
     yield from (("model", config["model"]["name"]), ("seed", config["seed"]))
@@ -170,7 +161,7 @@ def _tags(result: Result, studies: Sequence[str]) -> Iterator[tuple[str, Any]]:
     yield "git_commit", result["environment"]["commit"]
 
 
-def _metrics(result: Result, folder: Path) -> Iterator[tuple[str, float, int]]:
+def _metrics(result: records.Result, folder: Path) -> Iterator[tuple[str, float, int]]:
     """Yield (name, value, step) for the numbers of a result, and for the best loss after each evaluation."""
     if result["status"] != "done":
         return
@@ -184,7 +175,7 @@ def _metrics(result: Result, folder: Path) -> Iterator[tuple[str, float, int]]:
     if (margins := result.get("margins")) is not None and margins["runner_up"] is not None:
         yield "margins/runner_up_difference", margins["runner_up"]["difference"], 0
         yield "margins/tied", margins["tied"], 0
-    for which in MODELS:
+    for which in records.MODELS:
         for name, value in result["evaluation"].get(which, {}).items():
             yield f"{which}/{name}", value, 0
     if (speed := result["evaluation"].get("speed")) is not None:
@@ -223,6 +214,6 @@ def summary(evaluation: Mapping[str, Any]) -> Iterator[tuple[str, float, int]]:
     """Yield `ppl` and `acc` of a cell's last model: its first perplexity and its mean accuracy, both rounded."""
     measured = evaluation.get("healed") or evaluation.get("pruned", {})
     for kind, decimals in (("ppl", 2), ("acc", 3)):
-        values = [measured[name] for name in metrics_among(measured) if kind_of(name) == kind]
+        values = [measured[name] for name in records.metrics_among(measured) if records.kind_of(name) == kind]
         if values:
             yield kind, round(values[0] if kind == "ppl" else sum(values) / len(values), decimals), 0

@@ -266,7 +266,7 @@ def test_progress_names_the_size_of_its_masks_and_a_measurement_shows_its_batche
     def search_bar(*_: Any, **__: Any) -> Iterator[Callable[[int, float, int], None]]:
         yield lambda _, best, size: shown.append((size, best))
 
-    monkeypatch.setattr("pruning.runs.run_cell.search_shown", search_bar)
+    monkeypatch.setattr("pruning.runs.measurements.search_shown", search_bar)
     monkeypatch.setattr("pruning.runs.measurements.batches_shown", bar)
     assert launch("k=2").status == 0
     assert {size for size, _ in shown} == {0, 1, 2}
