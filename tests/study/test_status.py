@@ -92,7 +92,7 @@ def test_cancelling_asks_once_for_each_submission_that_has_cells_in_flight(
 
 @pytest.mark.parametrize(
     ("words", "named"),
-    [(["nowhere"], "nowhere"), (["cancl", "."], "cancl.*cancel"), (["."], "paths.results")],
+    [(["nowhere"], "nowhere"), (["cancl", "."], "cancl"), (["."], "paths.results")],
 )
 def test_invalid_words_are_refused(
     words: list[str], named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
