@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from pruning.core import storage
 from pruning.core.errors import InputError, PruningError
 from pruning.core.model_table import ModelTable
 from pruning.core.records import NAME
+from pruning.core.wheels import cache_folder, made_once
 from pruning.tracking.client import check_uri, connect, plain_errors
 from pruning.tracking.mlflow_run import EXPERIMENT_TAGS, record_model, record_runs, studies_of, version_of
 
@@ -113,9 +116,16 @@ def create_store(database: Path) -> None:
     """Create an empty store in the file `database` unless the file exists. Call this under the store's lock.
 
     MLflow creates its tables one by one, which takes seconds, and it cannot open a store in which tables are missing.
-    So that a kill leaves no such store, a new one is created in a hidden folder and then moved.
+    So an empty store is made once and kept in the cache, and a whole copy of it is moved into place.
     """
+    empty = cache_folder() / f"mlflow-{version('mlflow')}.db"
+
+    def make(scratch: Path) -> None:
+        connect(f"sqlite:///{scratch / empty.name}", create=True).search_experiments()
+        (scratch / empty.name).replace(empty)
+
     if not database.exists():
+        made_once(empty, empty.exists, make)
         with storage.staged(database) as scratch:
-            connect(f"sqlite:///{scratch / database.name}", create=True).search_experiments()
+            shutil.copyfile(empty, scratch / database.name)
             (scratch / database.name).replace(database)

@@ -145,9 +145,10 @@ def test_a_store_whose_tables_are_not_all_made_is_not_put_in_place(
         return SimpleNamespace(search_experiments=interrupt)
 
     monkeypatch.setattr("pruning.tracking.store.connect", half)
+    monkeypatch.setenv("DEPTH_PRUNING_CACHE", str(tmp_path / "cache"))
     with pytest.raises(KeyboardInterrupt):
         create_store(tmp_path / DATABASE)
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.rglob("*.db")) == []
     (tmp_path / DATABASE).write_text("a store")
     create_store(tmp_path / DATABASE)
     assert (tmp_path / DATABASE).read_text() == "a store", "an existing store is left alone"
