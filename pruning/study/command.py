@@ -245,6 +245,8 @@ def note_study(cells: Sequence[Cell]) -> None:
     results = cells[0].results
     for name in dict.fromkeys(cell.study for cell in cells):
         keys = [cell.key for cell in cells if cell.study == name]
+        if {*keys} <= {*records.read_study(results, name)}:
+            continue
         (results / "studies").mkdir(parents=True, exist_ok=True)
         with FileLock(results / "studies" / ".lock"):  # two commands can add to one study at the same time
             records.write_study(results, name, [*records.read_study(results, name), *keys])
