@@ -13,7 +13,7 @@ from pruning.api.model import PrunableModel, check_text, check_type, exclusive, 
 from pruning.calibration.item_files import FIELD, Item
 from pruning.calibration.items import TEMPLATE, ItemDraw, check_template
 from pruning.config.app import build
-from pruning.core.errors import DamagedError, ForeignError, InputError, shown, unknown
+from pruning.core.errors import ForeignError, InputError, shown, unknown
 from pruning.core.mask import Mask
 from pruning.core.records import CLASS
 from pruning.models.handle import Model
@@ -137,14 +137,7 @@ def _recorded_model(record: Mapping[str, Any], folder: str | Path) -> PrunableMo
         raise InputError(
             f"the model of the router in {folder} was in memory: load the model, and give it as well."
         )
-    try:
-        settings: Model = build("model", {CLASS: Model.__name__, **record["settings"], "offload": None})
-    except (InputError, TypeError) as error:
-        raise DamagedError(
-            f"the router in {folder} does not describe its model ({error}): restore {fitted_router.ROUTER}, or "
-            "give the model."
-        ) from error
-    return loaded(settings)
+    return loaded(build("model", {CLASS: Model.__name__, **record["settings"], "offload": None}))
 
 
 def _check_weights(record: Mapping[str, Any], model: PrunableModel, folder: str | Path) -> None:

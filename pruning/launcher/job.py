@@ -1,9 +1,8 @@
 """A job of a launcher, which runs one cell on all of its ranks.
 
 A job is pickled, so it holds only strings and dicts. A failure is recorded in the cell's result and raised again, so
-that the scheduler reports it too. A job may be started more than once, even after it has finished: after a time
-limit or a preemption, after the loss of a node, or by an administrator. So each start first looks for the cell's
-result. If there is none, the job resumes from the cell's files.
+that the scheduler reports it too. A job may be started more than once, even after it has finished, so each start
+looks for the cell's result. If there is none, the job resumes from the cell's files.
 """
 
 from __future__ import annotations
@@ -99,9 +98,8 @@ def _run(cell: Cell) -> None:
 
 # The copy of the code that the jobs of one command run, in the results folder.
 #
-# A job may wait for days while the checkout is edited, so it runs this copy of about 1 MB. submitit's own snapshot
-# needs rsync and a git checkout, which an installed package does not have. Each command makes a copy of its own, so
-# that no job runs code that somebody else has put into a folder.
+# A job may wait for days while the checkout is edited, so it runs this copy. submitit's own snapshot needs rsync and a
+# git checkout, which an installed package does not have.
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("pruning", "conf")

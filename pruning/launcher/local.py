@@ -69,7 +69,9 @@ class LocalPool:
                     continue
                 for key in [key for key, (job, _) in running.items() if job.done()]:
                     job, _ = running.pop(key)
-                    ended[key] = _state(results, key, begun.isoformat(), str(job.paths.stderr))
+                    state, reason = recorded_state(results / key, begun.isoformat())
+                    state, reason = state or StateName.LOST, reason or "its process has died"
+                    ended[key] = CellState(key, state, reason, log=str(job.paths.stderr))
                     log.info("%s: %s; %d of %d", key, ended[key].state, len(ended), len(tasks))
                 time.sleep(PAUSE)
         finally:
@@ -100,11 +102,6 @@ class LocalPool:
             setup=[chosen, *job_environment(code)],
         )
         return executor.submit(Job(task.key, task.config, where))
-
-
-def _state(results: Path, key: str, since: str, log_file: str) -> CellState:
-    state, reason = recorded_state(results / key, since)
-    return CellState(key, state or StateName.LOST, reason or "its process has died", log=log_file)
 
 
 def end_family(number: int) -> None:

@@ -50,7 +50,7 @@ def healed_cell(prepared: Prepared, done: DoneResult) -> DoneResult:
     if text is None:
         return done
     found = Finished(cell, done, text)
-    own = Mask.from_json(done["mask"])
+    own = found.own
     settings, rates = with_rate(
         cell.heal, text, cell.folder / FOLDER, lambda trial, place: found.heal(own, trial, place).curve
     )
@@ -272,10 +272,6 @@ def candidates(found: Finished, count: int) -> dict[Mask, float]:
             f"heal.candidates={count} needs several masks to choose from, and algo={done['search']['algo']} scored "
             f"no other complete mask in cell {cell.key}: choose a search that does, such as greedy or beam, or "
             "heal.candidates=1."
-        )
-    if len(best) + 1 < count:
-        log.warning(
-            "the search scored only %d complete masks, so there are no more candidates", len(best) + 1
         )
     return {mask: scored.get(mask, done["calibration"]["loss"]) for mask in (own, *best[: count - 1])}
 

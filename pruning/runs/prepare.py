@@ -279,9 +279,8 @@ def _check_repeats(label: str, pieces: Sequence[Hashable], unit: str) -> None:
             f"give different {unit}."
         )
     elif distinct < count:
-        repeated = count - distinct
         text = "%s: %d of %d %s repeat another one, so standard errors are too small"
-        log.warning(text, label, repeated, count, unit)
+        log.warning(text, label, count - distinct, count, unit)
 
 
 def _setting(evaluation: Any, metric: str) -> str:

@@ -117,9 +117,8 @@ def say_result(result: DoneResult, results: Path) -> None:
 def say_where(cell: Cell) -> None:
     """Print the paths of the model's card and of its cell, and the command that shows the results."""
     assert cell.export is not None
-    folder, here = cell.results, Path.cwd()
-    shown = folder.relative_to(here) if folder.is_relative_to(here) else folder
-    say(f"card    {cell.export / 'README.md'}\ncell    {cell.folder}\nlook    depth-pruning ui {shown}")
+    look = f"depth-pruning ui {cell.results}"
+    say(f"card    {cell.export / 'README.md'}\ncell    {cell.folder}\nlook    {look}")
 
 
 def timed(cell: Cell, done: DoneResult) -> DoneResult:
@@ -169,9 +168,7 @@ def stages(result: DoneResult) -> Iterator[tuple[str, Mapping[str, Any]]]:
 def table(result: DoneResult) -> str:
     """The table of a cell's models: every metric with its standard error, tokens per second, and size.
 
-    If the healed model has another mask than the search chose, its row names it; the row also says if training did
-    not help. Repair and training do not change the number of weights, so all smaller models have the speed and the
-    size of the pruned one.
+    Repair and training do not change the number of weights, so all smaller models have speed and size of the pruned.
     """
     found = list(stages(result))
     names = [name for name in metrics_among(found[0][1]) if isinstance(found[0][1][name], int | float)]

@@ -1,6 +1,6 @@
 """Cross the tasks of a study with their sets: score every item under every set, fit the router, record the numbers.
 
-Scores and hidden states are saved in files, from which a command that was stopped continues.
+Scores are saved in files, from which a command that was stopped continues.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pruning.core.records import DoneResult, now, provenance
 from pruning.core.storage import digest
 from pruning.routing import fitted_router, set_scores
 from pruning.routing.fitted_router import FittedRouter, StateEncoder, first_blocks, fit_head
-from pruning.routing.set_scores import DENSE, POLICIES, Crossed, Floats, Interval, ItemScores
+from pruning.routing.set_scores import DENSE, POLICIES, Crossed, Interval, ItemScores
 from pruning.routing.task_study import TaskStudy
 from pruning.runs.cell import Cell, forward_with, model_of
 from pruning.runs.measurements import batches_shown
@@ -56,7 +56,10 @@ def route_group(cells: Sequence[Cell], results: Sequence[DoneResult], settings: 
     # The router is fitted to the calibration items. Its predictions are for the held-out items.
     blocks = first_blocks(masks)
     encoder = StateEncoder(forward, cell.model.tokenizer, blocks)
-    states = _states(folder / "states.npz", tasks, encoder)
+    prompts = {"calibration": [prompt for task in tasks for prompt in task.prompts["calibration"]]}
+    prompts |= {task.name: list(task.prompts["heldout"]) for task in tasks}
+    log.info("reading %d prompts for the router", sum(map(len, prompts.values())))
+    states = {name: encoder.encode(some) for name, some in prompts.items()}
     targets = np.hstack([scores["calibration"][name].target(settings.target)[1:] for name in names])
     head = fit_head(states["calibration"], targets.T)
     template = cast(TaskItems, cell.calibration).template
@@ -130,18 +133,6 @@ def _scores(
                 f"{path} does not hold the scores of items: move it away and run again."
             ) from error
     return found
-
-
-def _states(path: Path, tasks: Sequence[TaskData], encoder: StateEncoder) -> dict[str, Floats]:
-    """The features of all tasks' calibration prompts, as `calibration`, and of held-out prompts, by task."""
-    if not path.is_file():
-        prompts = {"calibration": [p for task in tasks for p in task.prompts["calibration"]]}
-        prompts |= {task.name: list(task.prompts["heldout"]) for task in tasks}
-        log.info("reading %d prompts for the router", sum(map(len, prompts.values())))
-        fitted_router.save_arrays(
-            path, {f"of_{name}": encoder.encode(some) for name, some in prompts.items()}
-        )
-    return {name.removeprefix("of_"): value for name, value in fitted_router.read_arrays(path).items()}
 
 
 # What a study of tasks prints: the scores of all tasks under all sets, and the gain of each policy.

@@ -24,6 +24,9 @@ VERSION = "result_sha256"  # the tag of a complete run; it identifies the result
 LAYOUT = "3"  # part of this tag: the version of the form of runs; if it changes, all runs are recorded again
 BATCH = 800  # metrics in one message; MLflow allows 1000 entries of all kinds
 LONGEST = 6000  # MLflow's limit for the text of a parameter
+# The numbers of a result that become metrics, besides those of its evaluation and its training.
+NUMBERS = [("calibration", name) for name in ("loss", "dense_loss", "standard_error")]
+NUMBERS += [("search", name) for name in ("evaluations_asked", "evaluations_paid", "seconds")]
 # The columns of the list of runs. With the columns that MLflow chooses itself, no number would be visible.
 COLUMNS = ("metrics.`ppl`", "metrics.`acc`", "tags.`dropped`")
 VIEW = "columns"  # the name of the experiment's shared view with these columns
@@ -166,15 +169,10 @@ def _metrics(result: records.Result, folder: Path) -> Iterator[tuple[str, float,
     if result["status"] != "done":
         return
     yield from summary(result["evaluation"])
-    groups: Mapping[str, Any] = {
-        "calibration": (result["calibration"], ("loss", "dense_loss", "standard_error")),
-        "search": (result["search"], ("evaluations_asked", "evaluations_paid", "seconds")),
-    }
-    for group, (values, names) in groups.items():
-        yield from ((f"{group}/{name}", values[name], 0) for name in names if values[name] is not None)
-    if (margins := result.get("margins")) is not None and margins["runner_up"] is not None:
-        yield "margins/runner_up_difference", margins["runner_up"]["difference"], 0
-        yield "margins/tied", margins["tied"], 0
+    groups: Mapping[str, Any] = {group: result[group] for group in ("calibration", "search")}
+    for group, name in NUMBERS:
+        if (value := groups[group][name]) is not None:
+            yield f"{group}/{name}", value, 0
     for which in records.MODELS:
         for name, value in result["evaluation"].get(which, {}).items():
             yield f"{which}/{name}", value, 0
