@@ -98,8 +98,8 @@ def _run(cell: Cell) -> None:
 
 # The copy of the code that the jobs of one command run, in the results folder.
 #
-# A job may wait for days while the checkout is edited, so it runs this copy. submitit's own snapshot needs rsync and a
-# git checkout, which an installed package does not have.
+# A job may wait for days while the checkout is edited, so it runs this copy. submitit's own snapshot needs rsync and
+# a git checkout, which an installed package does not have.
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("pruning", "conf")
