@@ -112,7 +112,7 @@ def _record(plain: Mapping[str, Any], choices: Mapping[str, Any], model: Model) 
         str(key): records.recorded(value) for key, value in plain.items() if key not in COMMAND
     }
     for group in PARTS:
-        if group in choices:
+        if group in choices or group in ("objective", "algo"):  # the key of a cell needs their names
             config[group] = {records.OPTION: str(choices[group]), **config[group]}
     config["model"].pop("resources", None)
     # A cell that is not healed records no settings of `heal`; one without other candidates, none of the selection.

@@ -82,7 +82,7 @@ def model_words(place: str) -> list[str]:
     known = [name for name in groups.options("model") if name != "local"]
     if Path(place).expanduser().exists():
         return ["model=local", f"model.path={quoted(place)}"]
-    if place in known or is_hub_name(place):
+    if place in known or (is_hub_name(place) and not place.lower().endswith(".gguf")):
         return [f"model={place}"]
     raise InputError(
         f"there is no model '{place}': give a directory, a GGUF file, a name on the hub (OWNER/NAME), or one of "
