@@ -54,20 +54,20 @@ def record_run(client: Any, experiment: str, folder: Path, studies: Sequence[str
     """Record a cell as one run; `studies` are the names of the studies that ask for it."""
     if (result := records.read_result(folder)) is None:
         return
-    times = [datetime.fromisoformat(result["environment"][name]) for name in ("started", "ended")]
-    started, ended = (int(1000 * time.timestamp()) for time in times)
-    done = result["status"] == "done"
+    moments = [datetime.fromisoformat(result["environment"][name]) for name in ("started", "ended")]
+    started, ended = (int(1000 * moment.timestamp()) for moment in moments)
+    done = result if result["status"] == "done" else None
     files = [records.NAME, records.MASK, "config.yaml", scoring.NAME, records.LOG]
-    if done and "heal" in result:
-        files.append(f"{result['heal']['folder']}/{records.CURVE}")
+    if done is not None and "heal" in done:
+        files.append(f"{done['heal']['folder']}/{records.CURVE}")
     run: dict[str, Any] = {
-        "name": run_name(result["cell"], result["config"], result["search"]["k"] if done else None),
+        "name": run_name(result["cell"], result["config"], done and done["search"]["k"]),
         "tags": {"cell": result["cell"], **dict(_tags(result, studies))},
         "config": result["config"],
         "points": _metrics(result, folder),
         "files": [folder / file for file in files],
     }
-    _write(client, experiment, version, started, ended, "FINISHED" if done else "FAILED", **run)
+    _write(client, experiment, version, started, ended, "FINISHED" if done is not None else "FAILED", **run)
 
 
 def record_model(client: Any, experiment: str, folder: Path, row: ModelRow) -> None:
