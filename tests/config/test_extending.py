@@ -83,13 +83,6 @@ def test_the_example_of_the_page_passes_every_test_of_its_group(
     assert int(passed[1]) >= least, "the tests did not run on the new option"
 
 
-def test_its_settings_can_be_given_and_a_typo_is_refused(project: Path) -> None:
-    follow(PAGE, project)
-    assert "Deepest(keep=4)" in compose(project, "algo=deepest", "algo.keep=4").stdout
-    assert "algo.keep=-1" in compose(project, "algo=deepest", "algo.keep=-1").stderr
-    assert "kept" in compose(project, "algo=deepest", "algo.kept=4").stderr
-
-
 def test_a_copy_of_an_objective_must_have_another_name(project: Path) -> None:
     """A class name identifies scores, so a changed copy would use the scores of the original."""
     folder = project / "pruning" / "objective"

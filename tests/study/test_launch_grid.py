@@ -97,27 +97,8 @@ def test_a_result_holds_the_margin_of_the_runner_up(launch: Command) -> None:
     assert margins["tied"] == len(margins["ties"])
 
 
-def test_racing_makes_another_cell_and_is_checked(launch: Command) -> None:
-    launch("k=2", "calibration.samples=16")
-    racing = ["racing.delta=0.2", "scores.share=false"]
-    plain, raced = sorted(
-        launch("k=2", "calibration.samples=16", *racing).all(), key=lambda r: -r["search"]["evaluations_paid"]
-    )
-    assert plain["config"]["racing"]["delta"] is None
-    assert raced["search"]["evaluations_paid"] < plain["search"]["evaluations_paid"]
-    assert raced["mask"] == plain["mask"]
-
-
 def test_a_budget_stops_a_search_and_is_checked(launch: Command) -> None:
     result = launch("k=3", "algo=beam", "max_evaluations=9").result()
     assert result["search"]["evaluations_asked"] == 9
     assert result["search"]["stopped"] == "max_evaluations=9 was reached"
     assert len(result["mask"]["dropped"]) == 3
-
-
-def test_the_panel_is_run_by_its_name(launch: Command) -> None:
-    ended = launch("experiment=panel", "objective=perplexity", "ratio=0.5")
-    assert ended.status == 0
-    panel = ["bayesian", "beam", "cbo", "fast_block_select", "genetic", "greedy", "one_shot"]
-    assert sorted(result["search"]["algo"] for result in ended.all()) == panel
-    assert all(len(result["mask"]["dropped"]) == 3 for result in ended.all())
