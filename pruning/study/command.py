@@ -429,7 +429,6 @@ def sum_up(cells: Sequence[Cell], outcome: Outcome) -> None:
         results=cells[0].results,
         done=text_tables.results(done) if done else "",
         failures=text_tables.failures(outcome.failed.values()),
-        reasons=dict.fromkeys(map(str, outcome.left_out.values())),
     )
     say(text if done else f"\n{text}")
 

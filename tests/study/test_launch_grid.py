@@ -1,4 +1,4 @@
-"""Grids: every search on every objective, searches out of reach, compensation, margins, racing."""
+"""Grids: every search on every objective, searches out of reach, compensation, margins."""
 
 from __future__ import annotations
 
