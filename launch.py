@@ -1,13 +1,20 @@
-"""Run one cell or, with -m, a grid of cells.
+"""Run one cell or, with -m, a grid of cells: the same as `depth-pruning grid`.
 
 python launch.py                                                 one cell with the defaults
 python launch.py -m algo=one_shot,greedy objective=perplexity,margin ratio=0.1,0.2
 python launch.py --help                                          all groups, options and settings
 """
 
-from pruning.study.launch import main
+import sys
 
-__all__ = ["main"]
+from pruning import commands
+
+
+def main() -> None:
+    """Run the command with the words of this program."""
+    sys.argv[1:1] = ["grid"]
+    commands.main()
+
 
 if __name__ == "__main__":
     main()

@@ -43,7 +43,7 @@ def main() -> None:
     from benchmarks.run import device_name
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    python("-m", "pruning.cli", "fetch", "smollm2")
+    python("-m", "pruning.commands", "fetch", "smollm2")
     slowest, printed = python("-m", "benchmarks.whole", "published")
     found = {PUBLISHED: (slowest, json.loads(printed.splitlines()[-1]))}
     found |= {way: command(settings) for way, settings in WAYS.items()}

@@ -32,7 +32,7 @@ PROGRAMS = (*PACKAGES, "hydra_plugins", "benchmarks", "docs", "launch.py")
 # The module, function and parameter at which a way begins, and the largest number of files that it may pass through.
 WAYS = {
     "a run": ("pruning.runs.run_cell", "run", "prepared", 23),
-    "the cells of a command": ("pruning.study.grid", "run_cells", "cells", 18),
+    "the cells of a command": ("pruning.study.command", "run_cells", "cells", 18),
     "an export": ("pruning.export.pipeline", "export", "wanted", 17),
     "the report": ("analysis.report.page", "page", "m", 8),
 }

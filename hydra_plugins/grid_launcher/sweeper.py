@@ -1,12 +1,10 @@
 """Hydra's plugin for the grid: a sweeper that composes all jobs before the first one runs.
 
-Hydra's own sweeper only checks that every job can be composed. Its launcher composes each job again before it runs
-it. Here, even a mistake in the last job stops the command before the first cell starts. Then the study gets all
-cells: it skips finished cells, and continues after a cell that fails.
+So even a mistake in the last job stops the command before the first cell starts. Then the study gets all cells.
 
-Most jobs of a grid differ from another job only in values, such as `seed=3`. Hydra sets such values last, on the
-configuration that the chosen options give. So this sweeper sets them on a copy of that configuration. If a job has
-another kind of override, or if a value is refused, Hydra composes the job itself, so that the error is Hydra's own.
+Most jobs of a grid differ from another job only in values, such as `seed=3`, which Hydra sets last. So this sweeper
+sets them on a copy of the configuration that the chosen options give. If a job has another kind of override, or if a
+value is refused, Hydra composes the job itself, so that the error is Hydra's own.
 """
 
 import copy
@@ -41,10 +39,7 @@ class GridSweeper(BasicSweeper):
     """Split the arguments into jobs, as Hydra's sweeper does, compose all jobs, and run them as a study."""
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Run all cells as one study. If `hydra/launcher=` chooses a launcher of Hydra, it gets single jobs instead.
-
-        If a cell is not done, exit with the study's status.
-        """
+        """Run all cells as one study; single jobs if `hydra/launcher=` chooses a launcher of Hydra."""
         from pruning.config.app import add_hub_models
         from pruning.study.command import execute
 

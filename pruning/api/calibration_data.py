@@ -6,8 +6,7 @@ import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from pruning.api.arguments import list_of_texts, listed
-from pruning.api.model import PrunableModel
+from pruning.api.model import PrunableModel, list_of_texts, listed
 from pruning.calibration.item_files import Item, checked_item, read_item
 from pruning.calibration.items import ItemDraw
 from pruning.calibration.samples import Samples
@@ -81,11 +80,12 @@ def _refuse(call: str, names: Collection[str], why: str) -> None:
 
 def _option(name: str | None, objective: Any, seed: int) -> Any:
     """The calibration of the option `name`; if `name` is None, of the option that suits the objective."""
-    from pruning.config.app import build_named, build_option
+    from pruning.config.app import build_option
 
     if name is None and isinstance(objective, str):
         return build_option("calibration", [f"objective={objective}", f"seed={seed}"])
-    return build_named("calibration", DEFAULTS[objective.needs] if name is None else name, f"seed={seed}")
+    option = DEFAULTS[objective.needs] if name is None else name
+    return build_option("calibration", [f"calibration={option}", f"seed={seed}"])
 
 
 def item_rows(model: PrunableModel, items: ItemList, samples: int, seed: int, call: str) -> Samples:

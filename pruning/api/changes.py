@@ -12,9 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pruning.api.arguments import check_settings, list_of_texts, path_of
 from pruning.api.calibration_data import Calibration, draw_samples
-from pruning.api.model import PrunableModel, exclusive, wrap_model
+from pruning.api.model import PrunableModel, check_settings, exclusive, list_of_texts, path_of, wrap_model
 from pruning.calibration.text import start_tokens, token_ids
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
@@ -52,12 +51,12 @@ def heal_mask(
     one. Raises InputError if the mask or a setting is wrong or the texts are too short, and LossError if a loss is
     not finite.
     """
-    from pruning.config.app import build_named
+    from pruning.config.app import build_option
     from pruning.healing.loop import heal
     from pruning.healing.rate import warn_if_useless, with_rate
     from pruning.healing.training_text import draw_text, packed
 
-    option = build_named("heal", how)
+    option = build_option("heal", [f"heal={how}"])
     if not option.trains:
         raise InputError(f"how={how!r} does not train: choose lora, full or distill.")
     settings = {"tokens": tokens, **settings}
@@ -94,7 +93,6 @@ def repair_mask(
     mask: Mask,
     calibration: Calibration = None,
     *,
-    how: str = "linear",
     samples: int | None = None,
     length: int | None = None,
     seed: int = 0,
@@ -104,17 +102,13 @@ def repair_mask(
 
     Returns a copy of the dense model in which each map is folded into the weights before its run. If a map does not
     help on held-out samples, it is left out, and the log says so. Run, measure, heal or export the copy with the same
-    mask. `calibration`, `samples`, `length` and `seed` are as in `search_mask`; `settings` are those of the option
-    `how` of `compensation`, such as `heldout=8`. Raises InputError if a setting is wrong, or if maps cannot be folded
+    mask. `calibration`, `samples`, `length` and `seed` are as in `search_mask`; `settings` are those of
+    compensation=linear, such as `heldout=8`. Raises InputError if a setting is wrong, or if maps cannot be folded
     into this model.
     """
-    from pruning.config.app import build_named
     from pruning.engine.repair import check, measure
     from pruning.models.output_maps import folded_weights
 
-    option = build_named("compensation", how)
-    if not isinstance(option, Linear):
-        raise InputError(f"how={how!r} measures no maps: choose linear.")
     check_settings(Linear, settings, "setting of a repair")
     model.check_mask(mask)
     if not mask.dropped:
@@ -126,7 +120,7 @@ def repair_mask(
     )
     check(model.module, mask.unit, drawn)
     forward = forward_with(ForwardSettings(), model.language_model)
-    repair, _ = measure(forward, drawn, mask, dataclasses.replace(option, **settings))
+    repair, _ = measure(forward, drawn, mask, Linear(**settings))
     return _with_weights(model, folded_weights(model.module, repair))
 
 
@@ -179,19 +173,14 @@ def _check_unchanged(model: PrunableModel, settings: Model) -> None:
     offloaded = any(weight.is_meta for weight in model.module.parameters())
     placed = settings if offloaded else dataclasses.replace(settings, device_map="cpu", max_memory=None)
     stored = dataclasses.replace(placed, products="native").load_anew().module.state_dict()
-    now = {name: weight for name, weight in model.module.state_dict().items() if not weight.is_meta}
-    names = now.keys() if offloaded else now.keys() | stored.keys()
-    changed = sorted(name for name in names if not _same(now.get(name), stored.get(name)))
-    if changed:
-        raise InputError(
-            f"{len(changed)} weights of '{model.name}' are not those of its files ({settings.path}), for example "
-            f"{changed[0]}: they changed in memory, or the files did. export_model copies from the files. To export "
-            "the weights in memory, wrap them: pruning.wrap_model(model.module, model.tokenizer)."
-        )
+    for name, weight in model.module.state_dict().items():
+        if not weight.is_meta and not _same(weight, stored.get(name)):
+            raise InputError(
+                f"weights of '{model.name}' are not those of its files ({settings.path}), such as {name}: they "
+                "changed in memory, or the files did. export_model copies from the files. To export the weights in "
+                "memory, wrap them: pruning.wrap_model(model.module, model.tokenizer)."
+            )
 
 
-def _same(one: Tensor | None, other: Tensor | None) -> bool:
-    if one is None or other is None or one.dtype != other.dtype or one.shape != other.shape:
-        return False
-    first, second = (weight.detach().cpu().contiguous().view(-1) for weight in (one, other))
-    return first.view(torch.uint8).equal(second.view(torch.uint8))
+def _same(one: Tensor, other: Tensor | None) -> bool:
+    return other is not None and one.dtype == other.dtype and torch.equal(one.cpu(), other.cpu())

@@ -1,21 +1,24 @@
-"""Models for the Python interface: loaded by name, or wrapped if they are already in memory."""
+"""Models for the Python interface, loaded by name or wrapped from memory, and the checks of its arguments."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
 import inspect
+import os
+import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
+from numbers import Integral, Real
 from pathlib import Path
 from threading import Lock
 from typing import Any, TypeVar, cast
 from weakref import WeakKeyDictionary
 
-from pruning.api.arguments import check_settings, check_type, path_of
+from pruning.calibration.item_files import check_encodable
 from pruning.core.errors import InputError, shown, unknown
 from pruning.core.mask import Mask
 from pruning.core.terminal import let_threads_wait
@@ -109,24 +112,13 @@ def load_model(name: str | Path, **settings: Any) -> PrunableModel:
     """
     let_threads_wait()
     from pruning.config.app import build_option
-    from pruning.config.groups import options
+    from pruning.config.words import model_words
     from pruning.engine.devices import exact
 
-    place, known = path_of("name", name), [option for option in options("model") if option != "local"]
+    path_of("name", name)
     check_settings(Model, settings, "setting of a model")
     exact()
-    name = str(name)
-    if name in known:
-        model: Model = build_option("model", [f"model={name}"])
-    elif place.is_dir() or name.lower().endswith(".gguf"):
-        model = Model(name="", source="local", path=name)  # named after the directory
-    elif "/" in name and not name.startswith((".", "/", "~")):
-        model = Model(name=name.rpartition("/")[2], source="hub", path=name)
-    else:
-        raise InputError(
-            f"there is no model '{name}': give a directory, a name on the hub (OWNER/NAME), or one of "
-            f"{', '.join(known)}."
-        )
+    model: Model = build_option("model", model_words(str(name)))
     return loaded(dataclasses.replace(model, **settings))
 
 
@@ -220,3 +212,89 @@ def exclusive(call: Call) -> Call:
             return call(model, *args, **settings)
 
     return cast(Call, alone)
+
+
+# Check arguments before anything is computed: their types, texts and paths.
+
+NUMBERS: dict[Any, Any] = {int: Integral, float: Real}  # a numpy number is a number; True is not
+# How an error describes a value of a type.
+WORDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "text",
+    "bool": "True or False",
+    "NoneType": "None",
+    "PrunableModel": "what pruning.load_model or pruning.wrap_model returns",
+    "Mask": "a mask, such as pruning.Mask(24, (2, 3))",
+}
+
+
+def check_type(name: str, value: Any, wanted: Any) -> None:
+    """Raise InputError if a value is not of the type `wanted`: a plain type or class, a list of these, or a union.
+
+    If `wanted` is any other type, such as a mapping, nothing is checked.
+    """
+    if typing.get_origin(wanted) is list:
+        if not isinstance(value, list | tuple):
+            raise InputError(f"{name}={shown(value)} has the wrong type: give a list.")
+        for number, one in enumerate(value):
+            check_type(f"{name}[{number}]", one, typing.get_args(wanted)[0])
+        return
+    union = isinstance(wanted, types.UnionType) or typing.get_origin(wanted) is typing.Union
+    choices = typing.get_args(wanted) if union else (wanted,)
+    if Any in choices or not all(isinstance(choice, type) for choice in choices):
+        return
+    for choice in choices:
+        if isinstance(value, NUMBERS.get(choice, choice)) and (choice is bool or not isinstance(value, bool)):
+            return
+    words = [WORDS.get(choice.__name__, f"a {choice.__name__}") for choice in choices]
+    raise InputError(f"{name}={shown(value)} has the wrong type: give {' or '.join(words)}.")
+
+
+def check_settings(kind: type[Any], settings: Mapping[str, Any], what: str) -> None:
+    """Raise InputError if the dataclass `kind` has no field for a setting, or if a value has a wrong type.
+
+    `what` is the name of such a setting in messages.
+    """
+    hints, known = typing.get_type_hints(kind), [field.name for field in dataclasses.fields(kind)]
+    for name, value in settings.items():
+        if name not in known:
+            raise unknown(what, name, known)
+        check_type(name, value, hints[name])
+
+
+def listed(values: Any, name: str, what: str) -> list[Any]:
+    """Some values as a list. Raises InputError if `values` is one text, a mapping, or not iterable."""
+    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
+        given = "one text" if isinstance(values, str) else shown(values)
+        raise InputError(f"{name} is {given}: give a list of {what}, [...].")
+    return list(values)
+
+
+def list_of_texts(texts: Any, name: str) -> list[str]:
+    """The texts as a list. Raises InputError if `texts` is one text, or if an item is not Unicode text."""
+    found = listed(texts, name, "texts (str)")
+    for number, text in enumerate(found):
+        check_text(text, f"{name}[{number}]")
+    return found
+
+
+def check_text(text: Any, name: str) -> None:
+    """Raise InputError if `text` is not Unicode text."""
+    if not isinstance(text, str):
+        raise InputError(f"{name} is {shown(text)}: give text (str).")
+    try:
+        check_encodable(text, name)
+    except ValueError as error:
+        raise InputError(f"{error} Give other text.") from error
+
+
+def path_of(name: str, value: str | Path) -> Path:
+    """An argument as a path. Raises InputError if no file can have this path."""
+    check_type(name, value, str | Path)
+    try:
+        if not str(value) or b"\0" in os.fsencode(value):
+            raise ValueError("it is empty or holds a null byte")
+        return Path(value).expanduser()
+    except (ValueError, RuntimeError) as error:
+        raise InputError(f"{name}={shown(value)} is not a path ({error}): give another one.") from error

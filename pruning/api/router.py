@@ -8,13 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pruning.api.arguments import check_text, check_type, path_of
 from pruning.api.calibration_data import ItemList, item_list
-from pruning.api.model import PrunableModel, exclusive, loaded, used_by
+from pruning.api.model import PrunableModel, check_text, check_type, exclusive, loaded, path_of, used_by
 from pruning.calibration.item_files import FIELD, Item
 from pruning.calibration.items import TEMPLATE, ItemDraw, check_template
 from pruning.config.app import build
-from pruning.core.errors import DamagedError, ForeignError, InputError, shown, unknown
+from pruning.core.errors import ForeignError, InputError, shown, unknown
 from pruning.core.mask import Mask
 from pruning.core.records import CLASS
 from pruning.models.handle import Model
@@ -138,30 +137,20 @@ def _recorded_model(record: Mapping[str, Any], folder: str | Path) -> PrunableMo
         raise InputError(
             f"the model of the router in {folder} was in memory: load the model, and give it as well."
         )
-    try:
-        settings: Model = build("model", {CLASS: Model.__name__, **record["settings"], "offload": None})
-    except (InputError, TypeError) as error:
-        raise DamagedError(
-            f"the router in {folder} does not describe its model ({error}): restore {fitted_router.ROUTER}, or "
-            "give the model."
-        ) from error
-    return loaded(settings)
+    return loaded(build("model", {CLASS: Model.__name__, **record["settings"], "offload": None}))
 
 
 def _check_weights(record: Mapping[str, Any], model: PrunableModel, folder: str | Path) -> None:
     """Raise ForeignError unless a router was fitted to the weights of a model.
 
-    If both models are from files, these must be the same. If their precisions are equal, all weights in memory are
-    compared too. If the precisions differ, this is impossible, so a model that was wrapped from memory is refused.
+    Weights in memory are compared if their precisions are equal. Else both models must be from the same files.
     """
     info = model.language_model.info
-    revisions = {info.revision, record["revision"]}
-    same = record["n_blocks"] == info.n_blocks and (len(revisions) == 1 or "memory" in revisions)
-    if same and record["dtype"] == info.dtype:
-        digests = {record["weights_sha256"], model.language_model.weights_sha256()}
-        same = len(digests) == 1 or None in digests
-    elif same:
-        same = "memory" not in revisions
+    digests = [record["weights_sha256"], model.language_model.weights_sha256()]
+    if record["dtype"] == info.dtype and None not in digests:
+        same = digests[0] == digests[1]
+    else:
+        same = record["revision"] == info.revision != "memory"
     if not same:
         raise ForeignError(
             f"the router in {folder} was fitted to other weights ({record['n_blocks']} blocks, {record['dtype']}, "

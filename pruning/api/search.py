@@ -10,9 +10,8 @@ from itertools import islice
 from typing import Any, TypeAlias
 
 from pruning.algo import Algo, lazy
-from pruning.api.arguments import check_settings, check_type, list_of_texts, listed
 from pruning.api.calibration_data import Calibration, ItemList, check_ids, draw_samples, item_rows
-from pruning.api.model import PrunableModel, exclusive
+from pruning.api.model import PrunableModel, check_settings, check_type, exclusive, list_of_texts, listed
 from pruning.calibration import kinds_for
 from pruning.calibration.samples import Samples
 from pruning.calibration.text import SHORTEST, start_tokens
@@ -54,7 +53,6 @@ def search_mask(
     forward: ForwardSettings | None = None,
     max_evaluations: int | None = None,
     heldout: TextSets | None = None,
-    allow_overlap: bool = False,
     progress: bool = True,
 ) -> SearchResult:
     """Search for the `k` blocks, or the fraction `ratio=0.2` of all blocks, whose removal raises the loss least.
@@ -65,8 +63,8 @@ def search_mask(
     attention and MLP apart), "attention" or "mlp"; except for "block", `ratio` is a fraction of the parameters.
     `samples` and `length` are the number and length of the samples that are drawn. The first `protect_first` and the
     last `protect_last` blocks are never removed. After `max_evaluations` masks, the search is stopped. `heldout` are
-    the texts on which `SearchResult.measure` measures by default; unless `allow_overlap`, they must not share text
-    with the calibration. `progress=False` hides the progress bar.
+    the texts on which `SearchResult.measure` measures by default; they must not share text with the calibration.
+    `progress=False` hides the progress bar.
 
     If a value is wrong, or if another call uses the model, raises InputError before anything is computed. Raises
     OutOfReachError if the search would need too many evaluations, and LossError if a loss is NaN or infinite.
@@ -91,7 +89,7 @@ def search_mask(
             "both."
         )
     lazy.warn_on(drawn.kind, chosen_algo)
-    if heldout is not None and not allow_overlap:
+    if heldout is not None:
         check_disjoint(drawn, draw_data(model, heldout), OTHER_DATA)
 
     losses = Calibrated(chosen_objective, forward_with(how, model.language_model), drawn)
@@ -121,17 +119,16 @@ def search_mask(
         scores=list(journal.scores.values()),
         samples=losses.samples,
         heldout=heldout,
-        allow_overlap=allow_overlap,
     )
 
 
 def _built(group: str, chosen: Any) -> Any:
     """The objective or search to use: `chosen` itself, or an object of the class or option that it names."""
-    from pruning.config.app import build_named
+    from pruning.config.app import build_option
     from pruning.config.groups import PACKAGES
 
     if isinstance(chosen, str):
-        return build_named(group, chosen)
+        return build_option(group, [f"{group}={chosen}"])
     if isinstance(chosen, type):
         chosen = chosen()
     if not hasattr(chosen, PACKAGES[group][1]):
@@ -141,7 +138,7 @@ def _built(group: str, chosen: Any) -> Any:
 
 # The result of a search, and its methods to run and measure the mask.
 
-OTHER_DATA = "Measure on other data, or allow the overlap with allow_overlap=True."
+OTHER_DATA = "Measure on other data, or allow the overlap with measure(..., allow_overlap=True)."
 
 
 @dataclass(frozen=True)
@@ -165,7 +162,6 @@ class SearchResult:
     scores: list[Score] = field(repr=False)
     samples: Samples = field(repr=False)
     heldout: TextSets | None = field(default=None, repr=False)
-    allow_overlap: bool = False
 
     @property
     def dropped(self) -> tuple[int, ...]:
@@ -194,7 +190,7 @@ class SearchResult:
             settings["texts"] = self.heldout
         with self.model.evaluated_by("measure"):
             data = draw_data(self.model, **settings)
-            if not (allow_overlap or self.allow_overlap):
+            if not allow_overlap:
                 check_disjoint(self.samples, data, OTHER_DATA)
             return measured(self.model, self.mask, data)
 

@@ -14,24 +14,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, get_type_hints
 
-import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import MISSING, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from pruning.config.groups import (
-    BUILT,
-    CONF,
-    class_named,
-    class_settings,
-    members,
-    option_classes,
-    options,
-    text_of,
-)
+from pruning.config import groups
 from pruning.config.words import (
     check_choices,
     check_words,
@@ -41,21 +31,9 @@ from pruning.config.words import (
     is_hub_name,
     unknown_setting,
 )
-from pruning.core.errors import InputError, PruningError, first_line, merged_error, unknown
+from pruning.core import records
+from pruning.core.errors import InputError, PruningError, first_line, merged_error
 from pruning.core.mask import Latency
-from pruning.core.records import (
-    CLASS,
-    NO_HEALING,
-    OPTION,
-    TARGET,
-    check_literal,
-    current,
-    leaves,
-    nearest_option,
-    recorded,
-    same_settings,
-    without_option,
-)
 from pruning.core.scoring import NearTies, Racing
 from pruning.routing.task_study import TaskStudy
 from pruning.runs.cell import ForwardSettings, Protect
@@ -119,9 +97,9 @@ def register() -> None:
     """
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
-    for group in BUILT:
+    for group in groups.BUILT:
         modules: dict[str, str] = {}
-        for name, cls in members(group):
+        for name, cls in groups.members(group):
             if (other := modules.setdefault(cls.__name__, cls.__module__)) != cls.__module__:
                 raise InputError(
                     f"{other} and {cls.__module__} both define a class {cls.__name__}: rename one, "
@@ -161,29 +139,29 @@ def schema(cls: type) -> type:
 
 
 def composed(words: Sequence[str]) -> Any:
-    """The configuration that Hydra composes from these arguments, as an OmegaConf object.
-
-    This can be called while Hydra runs. If an argument is invalid, raises the errors of Hydra and OmegaConf.
-    """
+    """The configuration that Hydra composes from these arguments; raises the errors of Hydra and OmegaConf."""
     register()
     add_hub_models(words)
     running = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
+        with initialize_config_dir(str(groups.CONF), version_base="1.3"):
             return compose("config", list(words))
     finally:
         GlobalHydra.instance().hydra = running
 
 
-def build_named(group: str, name: str, *words: str) -> Any:
-    """Build the object of the option `name` of a group, with further words such as `seed=1`.
-
-    Raises InputError if there is no such option, and otherwise as `build_option` does.
-    """
-    if name not in options(group):
-        raise unknown(group, name, options(group))
-    return build_option(group, [f"{group}={name}", *words])
+def settings_of(config: Any, choices: Mapping[str, Any]) -> Any:
+    """A composed configuration in the recorded form. Raises InputError, with the option, if a value is missing."""
+    try:
+        return records.recorded(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
+    except MissingMandatoryValue as error:
+        key = str(error.full_key)
+        group = key.partition(".")[0]
+        lacking = f"{group}={choices[group]} needs a value" if group in choices else f"{key} is missing"
+        raise InputError(f"{lacking}: give {key}=...") from error
+    except OmegaConfBaseException as error:
+        raise InputError(f"{first_line(error)}.") from error
 
 
 def build_option(group: str, words: Sequence[str]) -> Any:
@@ -196,10 +174,7 @@ def build_option(group: str, words: Sequence[str]) -> Any:
     check_choices(words)
     option = chosen_option(group, words)
     try:
-        chosen = composed(words)[group]
-        if missing := [name for name in chosen if str(chosen._get_node(name)) == "???"]:
-            raise InputError(f"{group}={option} needs a value: give {group}.{missing[0]}=...")
-        plain = recorded(OmegaConf.to_container(chosen, resolve=True))
+        plain = settings_of(composed(words)[group], {group: option})
     except (HydraException, OmegaConfBaseException) as error:
         raise explained(error, words) from error
     check_settings({group: plain}, {group: option})
@@ -215,8 +190,8 @@ def build(group: str, settings: Any) -> Any:
     Only classes of the group are built, and no value is interpreted, so records from elsewhere are safe to read.
     Raises InputError if the group has no class of that name, or if the class refuses the settings.
     """
-    settings = recorded(settings)
-    if not isinstance(settings, Mapping) or CLASS not in settings:
+    settings = records.recorded(settings)
+    if not isinstance(settings, Mapping) or records.CLASS not in settings:
         raise InputError(f"{group}={settings} names no class: choose an option, {group}=NAME.")
     return _built(group, settings)
 
@@ -226,10 +201,10 @@ def _built(group: str, settings: Any) -> Any:
         return [_built(group, item) for item in settings]
     if not isinstance(settings, Mapping):
         return settings
-    values = {key: _built(group, value) for key, value in settings.items() if key != CLASS}
-    if CLASS not in settings:
+    values = {key: _built(group, value) for key, value in settings.items() if key != records.CLASS}
+    if records.CLASS not in settings:
         return values
-    cls = class_named(group, str(settings[CLASS]))
+    cls = groups.class_named(group, str(settings[records.CLASS]))
     try:
         return cls(**values)
     except PruningError:
@@ -251,14 +226,14 @@ def check_settings(plain: Mapping[str, Any], choices: Mapping[str, Any]) -> None
     `plain` is in the recorded form. Classes are looked up in their groups; nothing that a record names is imported.
     """
     # The launcher is not checked, because cells do not record it and its shell lines may hold `${HOME}`.
-    check_literal({name: value for name, value in plain.items() if name != "launcher"})
+    records.check_literal({name: value for name, value in plain.items() if name != "launcher"})
     errors: list[PruningError] = [*_numbers(plain), *_names(plain, Config, "", choices)]
     if errors:
         raise merged_error(errors)
 
 
 def _numbers(plain: Mapping[str, Any]) -> Iterator[InputError]:
-    for path, value in leaves(plain):
+    for path, value in records.leaves(plain):
         for number in value if isinstance(value, list | tuple) else [value]:
             if isinstance(number, float) and not math.isfinite(number):
                 yield InputError(f"{path}={number} is not a finite number: give one that is.")
@@ -270,16 +245,16 @@ def _names(settings: Any, cls: Any, path: str, choices: Mapping[str, Any]) -> It
     """Yield an InputError for each name in `settings`, at any depth, that their class does not have."""
     if not isinstance(settings, Mapping):
         return
-    if CLASS in settings:
-        cls = class_named(path.partition(".")[0], str(settings[CLASS]))
+    if records.CLASS in settings:
+        cls = groups.class_named(path.partition(".")[0], str(settings[records.CLASS]))
     if not dataclasses.is_dataclass(cls):
         return
-    known, hints = class_settings(cls), get_type_hints(cls)
+    known, hints = groups.class_settings(cls), get_type_hints(cls)
     for name, value in settings.items():
         here = f"{path}{name}"
         if name in known:
             yield from _names(value, hints.get(name), f"{here}.", choices)
-        elif name != CLASS:
+        elif name != records.CLASS:
             yield unknown_setting(here, known, choices.get(here.partition(".")[0]))
 
 
@@ -300,9 +275,9 @@ def launch_words(config: Mapping[str, Any]) -> list[str]:
     Settings that do not affect the outcome of a cell are left out: folders, trackers, batch sizes. Raises InputError
     if a setting is not literal, because Hydra would interpret it.
     """
-    check_literal(config)
-    config = current(config)
-    if config.get("heal", {}).get(CLASS) == NO_HEALING[CLASS]:
+    records.check_literal(config)
+    config = records.current(config)
+    if config.get("heal", {}).get(records.CLASS) == records.NO_HEALING[records.CLASS]:
         config = {name: value for name, value in config.items() if name != "heal"}  # as results leave it out
     words = [f"{group}={_option(group, config[group])}" for group in GROUPS if group in config]
     if config.get("seed"):
@@ -310,11 +285,11 @@ def launch_words(config: Mapping[str, Any]) -> list[str]:
     # If `calibration=` is left out, the objective chooses the calibration.
     shorter = [word for word in words if not word.startswith("calibration=")]
     base = _plain(shorter)
-    if "calibration" not in config or same_settings(base["calibration"], config["calibration"]):
+    if "calibration" not in config or records.same_settings(base["calibration"], config["calibration"]):
         words = shorter
     else:
         base = _plain(words)
-    wanted = {name: without_option(config[name]) for name in (*GROUPS, *OTHERS) if name in config}
+    wanted = {name: records.without_option(config[name]) for name in (*GROUPS, *OTHERS) if name in config}
     wanted["forward"] = {k: v for k, v in wanted.get("forward", {}).items() if k in DECIDING}
     if wanted.get("k") is not None:
         wanted.pop("ratio", None)  # the ratio follows from k
@@ -322,27 +297,25 @@ def launch_words(config: Mapping[str, Any]) -> list[str]:
 
 
 def _plain(words: Sequence[str]) -> dict[str, Any]:
-    return dict(recorded(OmegaConf.to_container(composed(words), resolve=True)))
+    return dict(records.recorded(OmegaConf.to_container(composed(words), resolve=True)))
 
 
 def _option(group: str, settings: Mapping[str, Any]) -> str:
-    option = settings.get(OPTION)
-    if option in options(group) or (group == "model" and is_hub_name(option)):
+    option = settings.get(records.OPTION, settings.get("name"))  # archived results have no names of options
+    if option in groups.options(group) or (group == "model" and is_hub_name(option)):
         return str(option)
-    classes, contents = option_classes(group), dict[str, dict[str, Any]]()
-    for name in options(group):
-        content = yaml.safe_load(text_of(group, name))
-        contents[name] = {CLASS: classes[name].__name__ if name in classes else None, **content}
-    return nearest_option(settings, contents)
+    return next(
+        name for name, cls in groups.option_classes(group).items() if cls.__name__ == settings[records.CLASS]
+    )
 
 
 def _changes(wanted: Mapping[str, Any], base: Mapping[str, Any], path: str = "") -> Iterator[str]:
     """Yield the arguments that change the settings `base` to `wanted`."""
     for key, value in wanted.items():
-        if key == CLASS:
-            if base.get(CLASS) != value:
-                cls = class_named(path.partition(".")[0], str(value))
-                yield f"{path}{TARGET}={cls.__module__}.{cls.__qualname__}"
+        if key == records.CLASS:
+            if base.get(records.CLASS) != value:
+                cls = groups.class_named(path.partition(".")[0], str(value))
+                yield f"{path}{records.TARGET}={cls.__module__}.{cls.__qualname__}"
         elif key not in base:
             yield f"+{path}{key}={_hydra(value)}"
         elif isinstance(value, Mapping) and isinstance(base[key], Mapping):

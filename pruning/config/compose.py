@@ -8,28 +8,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 
 from pruning.calibration import kinds_for
-from pruning.config.app import build, check_settings
+from pruning.config.app import build, check_settings, composed, settings_of
 from pruning.config.groups import BUILT, option_classes
-from pruning.core.errors import InputError, first_line
+from pruning.config.words import check_choices, check_words, chosen_option, explained
+from pruning.core import records
+from pruning.core.errors import InputError
 from pruning.core.mask import Latency
-from pruning.core.records import (
-    ADDED,
-    CLASS,
-    NO_HEALING,
-    OPTION,
-    check_literal,
-    current,
-    recorded,
-    without_option,
-)
 from pruning.core.scoring import NearTies, Racing
 from pruning.healing.heal_settings import SELECTING
 from pruning.models.handle import Model
-from pruning.runs.cell import Cell, Choices, ForwardSettings, Protect
+from pruning.runs.cell import Cell, ForwardSettings, Protect
 
 COMMAND = ("launcher", "guide", "minutes", "tasks")  # settings of the command, not of its cells
 PARTS = tuple(group for group in BUILT if group != "launcher")  # the groups that a cell is made of
@@ -37,36 +30,39 @@ PLAIN = ("ratio", "k", "seed", "study", "unit", "budget", "max_evaluations")
 SETTINGS = {"forward": ForwardSettings, "racing": Racing, "near_ties": NearTies, "latency": Latency}
 
 
+def cell_of_words(words: Sequence[str]) -> Cell:
+    """The cell of a command's words, for commands that use its settings and do not run it."""
+    check_words(words)
+    check_choices(words)
+    try:
+        return cell_of(composed(words), {group: chosen_option(group, words) or "" for group in PARTS})
+    except (HydraException, OmegaConfBaseException) as error:
+        raise explained(error, words) from error
+
+
 def cell_of(config: DictConfig, choices: Mapping[str, Any]) -> Cell:
     """The cell of a composed configuration; `choices` holds the chosen option of each Hydra group.
 
     Raises InputError if a value is missing or out of range.
     """
-    try:
-        container = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    except MissingMandatoryValue as error:
-        key = str(error.full_key)
-        option = key.partition(".")[0]
-        if option not in choices:
-            raise InputError(f"{key} is missing: give {key}=...") from error
-        raise InputError(f"{option}={choices[option]} needs a value: give {key}=...") from error
-    except OmegaConfBaseException as error:
-        raise InputError(f"{first_line(error)}.") from error
-    return _cell(recorded(container), choices)
+    return _cell(settings_of(config, choices), choices)
 
 
-def recorded_cell(config: Mapping[str, Any], choices: Mapping[str, str]) -> Cell:
-    """The cell of a recorded configuration, from a job or a result. Raises InputError as `cell_of` does."""
-    check_literal(config)
-    config = {**ADDED, **current(config)}
+def recorded_cell(config: Mapping[str, Any], choices: Mapping[str, str] | None = None) -> Cell:
+    """The cell of a recorded configuration, from a job or a result. Raises InputError as `cell_of` does.
+
+    `choices` are the names of options that an archived configuration lacks.
+    """
+    records.check_literal(config)
+    config = {**records.ADDED, **records.current(config)}
     names = {
-        group: settings[OPTION]
+        group: settings[records.OPTION]
         for group in PARTS
-        if isinstance(settings := config.get(group), Mapping) and OPTION in settings
+        if isinstance(settings := config.get(group), Mapping) and records.OPTION in settings
     }
-    plain = config | {group: without_option(config[group]) for group in PARTS if group in config}
+    plain = config | {group: records.without_option(config[group]) for group in PARTS if group in config}
     try:
-        return _cell(plain | {"launcher": None}, {**names, **choices})
+        return _cell(plain | {"launcher": None}, names | dict(choices or {}))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"the recorded configuration is damaged ({error!r}): run the cell again.") from error
 
@@ -86,22 +82,24 @@ def _cell(plain: Mapping[str, Any], choices: Mapping[str, Any]) -> Cell:
     for settings in parts.values():
         settings.check()
     results = _folder("paths.results", plain["paths"]["results"])
-    check_literal({"paths": {"results": str(results)}})  # a later command that heals the cell records it
-    objective, calibration, kind = choices["objective"], choices["calibration"], built["calibration"].kind
+    records.check_literal(
+        {"paths": {"results": str(results)}}
+    )  # a later command that heals the cell records it
+    kind, config = built["calibration"].kind, _record(plain, choices, built["model"])
     if kind not in kinds_for(needs := built["objective"].needs):
         fit = [name for name, cls in option_classes("calibration").items() if cls.kind in kinds_for(needs)]
+        objective, calibration = (config[group].get(records.OPTION) for group in ("objective", "calibration"))
         raise InputError(
             f"objective={objective} needs {needs}, and calibration={calibration} gives {kind}. "
             f"Calibrations that fit: {', '.join(fit)}."
         )
     return Cell(
-        choices=Choices(str(objective), str(calibration), str(choices["algo"])),
         evaluation=built.pop("eval"),
         protect=Protect(**plain["protect"]),
         results=results,
         export=None if export is None else _folder("export", export),
         share=plain["scores"]["share"],
-        config=_record(plain, choices, built["model"]),
+        config=config,
         **{name: plain[name] for name in PLAIN},
         **built,
         **parts,
@@ -110,13 +108,15 @@ def _cell(plain: Mapping[str, Any], choices: Mapping[str, Any]) -> Cell:
 
 def _record(plain: Mapping[str, Any], choices: Mapping[str, Any], model: Model) -> dict[str, Any]:
     """The recorded form of a configuration: options and classes are names; settings of the command are left out."""
-    config: dict[str, Any] = {str(key): recorded(value) for key, value in plain.items() if key not in COMMAND}
+    config: dict[str, Any] = {
+        str(key): records.recorded(value) for key, value in plain.items() if key not in COMMAND
+    }
     for group in PARTS:
-        if group in choices:
-            config[group] = {OPTION: str(choices[group]), **config[group]}
+        if group in choices or group in ("objective", "algo"):  # the key of a cell needs their names
+            config[group] = {records.OPTION: str(choices[group]), **config[group]}
     config["model"].pop("resources", None)
     # A cell that is not healed records no settings of `heal`; one without other candidates, none of the selection.
-    if config["heal"][CLASS] == NO_HEALING[CLASS]:
+    if config["heal"][records.CLASS] == records.NO_HEALING[records.CLASS]:
         del config["heal"]
     elif config["heal"].get("candidates") == 1:
         config["heal"] = {name: value for name, value in config["heal"].items() if name not in SELECTING}

@@ -8,18 +8,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from pruning.config.groups import (
-    BUILT,
-    CONF,
-    GROUPS,
-    Setting,
-    default_options,
-    description,
-    option_classes,
-    options,
-    settings_in,
-    text_of,
-)
+from pruning.config import groups
 
 WIDTH = 118
 # The settings that most commands need. Only `--help=all` lists the others.
@@ -52,13 +41,13 @@ Hydra. Finished cells are not run again."""
 
 def grid_help(program: str, everything: bool = False) -> str:
     """The help of `program`, such as `depth-pruning grid`. If `everything`, it lists all settings of all options."""
-    defaults, parts = default_options(), [USAGE.format(program=program)]
-    for group in GROUPS:
-        classes = option_classes(group) if everything and group in BUILT else {}
+    defaults, parts = groups.default_options(), [USAGE.format(program=program)]
+    for group in groups.GROUPS:
+        classes = groups.option_classes(group) if everything and group in groups.BUILT else {}
         parts += [f"  {group}", *_options(group, defaults.get(group), everything, classes), ""]
-    known = [*settings_in((CONF / "config.yaml").read_text(encoding="utf-8"))]
+    known = [*groups.settings_in((groups.CONF / "config.yaml").read_text(encoding="utf-8"))]
     for group, option in SHOWN.items():
-        known += settings_in(text_of(group, option), f"{group}.")
+        known += groups.settings_in(groups.text_of(group, option), f"{group}.")
     shown = [setting for setting in known if everything or setting.name in USUAL]
     return "\n".join([*parts, "Settings, as NAME=VALUE, with their defaults:\n", *_lines(shown), END])
 
@@ -70,23 +59,23 @@ def group_help(group: str) -> str:
 
 def experiment_help(name: str) -> str:
     """The options that an experiment chooses, with their settings, and the settings that most commands need."""
-    text = text_of("experiment", name)
+    text = groups.text_of("experiment", name)
     parts = ["\nSettings and their defaults; `depth-pruning grid --help=all` has all:\n"]
-    own = {one.name: one.default for one in settings_in(text)}
-    known = settings_in((CONF / "config.yaml").read_text(encoding="utf-8"))
+    own = {one.name: one.default for one in groups.settings_in(text)}
+    known = groups.settings_in((groups.CONF / "config.yaml").read_text(encoding="utf-8"))
     usual = [one for one in known if one.name in (*USUAL, "minutes") and one.name not in ("export", "study")]
     parts += _lines([dataclasses.replace(one, default=own.get(one.name, one.default)) for one in usual])
     for group, option in re.findall(r"- override /(\w+): (\w+)", text):
-        parts += ["", *_described(f"  {group}={option}", description(group, option), 34)]
+        parts += ["", *_described(f"  {group}={option}", groups.description(group, option), 34)]
         parts += (f"  {line}" for line in _lines(_settings(group, option, None)))
     return "\n".join(parts)
 
 
 def _options(group: str, default: str | None, everything: bool, classes: dict[str, Any]) -> Iterator[str]:
     """Yield a line for each option. If `everything`, also its settings, except those that an earlier option shows."""
-    said = {name: description(group, name) for name in options(group)}
+    said = {name: groups.description(group, name) for name in groups.options(group)}
     shown = [name for name, text in said.items() if everything or not text.startswith(OWN)]
-    wide, seen = max(map(len, shown)) + 6, set[Setting]()
+    wide, seen = max(map(len, shown)) + 6, set[groups.Setting]()
     for name in shown:
         text = (
             said[name] if everything else textwrap.shorten(said[name], WIDTH - wide - 2, placeholder=" ...")
@@ -98,14 +87,14 @@ def _options(group: str, default: str | None, everything: bool, classes: dict[st
             seen.update(settings)
 
 
-def _settings(group: str, option: str, cls: Any) -> list[Setting]:
+def _settings(group: str, option: str, cls: Any) -> list[groups.Setting]:
     """The settings of an option: those in its file, and those of its class that the file does not set."""
-    written = [*settings_in(text_of(group, option), f"{group}.")]
+    written = [*groups.settings_in(groups.text_of(group, option), f"{group}.")]
     own = [] if cls is None else [*_fields(cls, f"{group}.")]
     return written + [one for one in own if not any(f"{w.name}.".startswith(f"{one.name}.") for w in written)]
 
 
-def _fields(settings: Any, prefix: str) -> Iterator[Setting]:
+def _fields(settings: Any, prefix: str) -> Iterator[groups.Setting]:
     """Yield the settings of a class or an object, with their defaults in YAML."""
     for item in dataclasses.fields(settings):
         value = item.default
@@ -115,10 +104,10 @@ def _fields(settings: Any, prefix: str) -> Iterator[Setting]:
             yield from _fields(value, f"{prefix}{item.name}.")
         elif item.init and value is not dataclasses.MISSING:
             text = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-            yield Setting(prefix + item.name, text, "")
+            yield groups.Setting(prefix + item.name, text, "")
 
 
-def _lines(settings: Sequence[Setting]) -> Iterator[str]:
+def _lines(settings: Sequence[groups.Setting]) -> Iterator[str]:
     """Yield lines with the name, the default and the comment of each setting."""
     # `${unless:${k},0.2}` is 0.2 unless k is given, and ??? marks a value that must be given.
     defaults = [

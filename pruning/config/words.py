@@ -13,22 +13,13 @@ from hydra.core.override_parser.types import ChoiceSweep, Glob, QuotedString
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
-from pruning.config.groups import (
-    BUILT,
-    CONF,
-    GROUPS,
-    class_settings,
-    default_options,
-    option_classes,
-    options,
-    settings_in,
-)
+from pruning.config import groups
 from pruning.core.errors import InputError, PruningError, first_line, merged_error, near_names, unknown
 
 # The settings that every cell has. `protect` is an empty group by default, so it is not in the file.
 KEPT = {"protect"} | {
     setting.name.partition(".")[0]
-    for setting in settings_in((CONF / "config.yaml").read_text(encoding="utf-8"))
+    for setting in groups.settings_in((groups.CONF / "config.yaml").read_text(encoding="utf-8"))
 }
 
 SWEEP = {"-m", "--multirun"}
@@ -51,6 +42,19 @@ def names_folder(word: str) -> bool:
     return "=" not in word or word.startswith(("/", "~", "."))
 
 
+def results_of(words: Sequence[str], *known: str) -> tuple[Path, dict[str, str]]:
+    """The results folder that a command's words name, by default `results`, and the settings of these names.
+
+    Raises InputError for other words.
+    """
+    folders = [word for word in words if names_folder(word)]
+    given = dict(word.split("=", 1) for word in words if not names_folder(word))
+    if len(folders) > 1 or given.keys() - {*known} or any(word.startswith("-") for word in folders):
+        allowed = "".join(f" and {name}=VALUE" for name in known)
+        raise InputError(f"{' '.join(words)}: give one folder of results{allowed}.")
+    return Path(*folders or ["results"]).expanduser().resolve(), given
+
+
 def ordered(words: Sequence[str]) -> list[str]:
     """The words with all settings before all flags: Hydra does not accept settings on both sides of a flag."""
     return sorted(words, key=lambda word: not is_setting(word))
@@ -70,13 +74,34 @@ def hub_names(words: Sequence[str]) -> list[str]:
     return [name for given in values for name in given if is_hub_name(name)]
 
 
+def model_words(place: str) -> list[str]:
+    """The words that choose a model: a directory or file, a name on the hub, or an option of the group `model`.
+
+    Raises InputError if there is no such model.
+    """
+    known = [name for name in groups.options("model") if name != "local"]
+    if Path(place).expanduser().exists():
+        return ["model=local", f"model.path={quoted(place)}"]
+    if place in known or (is_hub_name(place) and not place.lower().endswith(".gguf")):
+        return [f"model={place}"]
+    raise InputError(
+        f"there is no model '{place}': give a directory, a GGUF file, a name on the hub (OWNER/NAME), or one of "
+        f"{', '.join(known)}."
+    )
+
+
+def quoted(value: str) -> str:
+    """A text as a value in Hydra's grammar, which reserves some characters."""
+    return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
 # Flags of Hydra whose next word is their value.
 VALUED = {"-c", "-p", "-cp", "-cn", "-cd", "-i", "-sc", "--cfg", "--package", "--info"}  # and --config-*
 
 
 def check_line(words: Sequence[str]) -> None:
     """If a word is neither a setting nor a flag of Hydra, raise InputError, which says how to write the word."""
-    known = {*GROUPS, *KEPT}
+    known = {*groups.GROUPS, *KEPT}
     for before, word, after in zip(["", *words], words, [*words[1:], ""], strict=False):
         name, _, value = word.lstrip("-").partition("=")
         if word.startswith("--") and name.partition(".")[0] in known:
@@ -86,8 +111,8 @@ def check_line(words: Sequence[str]) -> None:
             continue
         if spaced := re.search(r"(\S+)(?: = ?| ?= )(\S+)", " ".join((before, word, after, *words[-1:]))):
             raise InputError(f"{word}: there are spaces beside an =. Write {spaced[1]}={spaced[2]}.")
-        groups = [group for group in GROUPS if word in options(group)] or ["NAME"]
-        raise InputError(f"{word} is not a setting: write NAME=VALUE, such as {groups[0]}={word}.")
+        fitting = [group for group in groups.GROUPS if word in groups.options(group)] or ["NAME"]
+        raise InputError(f"{word} is not a setting: write NAME=VALUE, such as {fitting[0]}={word}.")
 
 
 def check_words(words: Sequence[str]) -> None:
@@ -113,19 +138,14 @@ def _unreadable(word: str, sweeps: bool) -> str:
     if value[:1] == "[" or (value[:1] == "{" and name.rpartition(".")[2] in MAPPINGS):
         return f"{wrong}. Quote each path or text within the brackets: '{name}={{NAME: \"PATH\"}}'."
     parts = value.split(",") if sweeps else [value]  # in a sweep, each value has its own quotes
-    escaped = (part.replace("\\", "\\\\").replace('"', '\\"') for part in parts)
-    quoted = f"{name}=" + ",".join(f'"{part}"' for part in escaped)
-    if not _reads(quoted):
+    cure = f"{name}=" + ",".join(map(quoted, parts))
+    if not _reads(cure):
         return f"{wrong}. Write NAME=VALUE, and put the value in quotes within quotes: 'NAME=\"VALUE\"'."
-    shell = f"'{quoted}'" if "'" not in quoted else shlex.quote(quoted)
-    return f"{wrong}. Put the value in quotes within quotes: {shell}"
+    return f"{wrong}. Put the value in quotes within quotes: {shlex.quote(cure)}"
 
 
 def check_choices(words: Sequence[str]) -> None:
-    """If a command line names an unknown option of a group, raise InputError, which gives similar names.
-
-    Also raises InputError if a word would remove settings that every cell has.
-    """
+    """Raise InputError if words name an unknown option of a group, or remove settings that every cell has."""
     if any(word.startswith(("--config-", "-cd", "-cn", "-cp")) for word in words):
         return  # another configuration folder can have more options; Hydra itself checks them
     try:
@@ -136,7 +156,7 @@ def check_choices(words: Sequence[str]) -> None:
     for override in parsed:
         name, given = override.key_or_group, override.value()
         values = list(given.list) if isinstance(given, ChoiceSweep) else [given]
-        if name in GROUPS:
+        if name in groups.GROUPS:
             if not override.is_delete():
                 errors += _unknown_options(name, values)
         elif override.is_delete() and name in KEPT:
@@ -151,7 +171,7 @@ def check_choices(words: Sequence[str]) -> None:
 
 def _unknown_options(group: str, values: Sequence[Any]) -> Iterator[InputError]:
     """Yield an InputError for each of `values` that is not an option of the group."""
-    known = options(group)
+    known = groups.options(group)
     for value in values:
         name = value.text if isinstance(value, QuotedString) else value
         globbed = isinstance(name, Glob)  # a glob can only match options that exist
@@ -201,14 +221,11 @@ def chosen_option(group: str, words: Sequence[str]) -> str | None:
         name, _, value = word.partition("=")
         if name.lstrip("+") == group and re.fullmatch(r"[\w./-]+", value):
             return value
-    return default_options().get(group)
+    return groups.default_options().get(group)
 
 
 def unknown_setting(path: str, known: Iterable[str], option: str | None) -> InputError:
-    """An InputError for the unknown setting `path`, such as `algo.foo`; `known` are the settings that exist there.
-
-    If other options of the group have this setting, the error names these options.
-    """
+    """An InputError for the unknown setting `path`, with the `known` ones and the options that have it."""
     parent, _, name = path.rpartition(".")
     group = path.partition(".")[0]
     names = sorted({*known} - {"_target_", "hydra"})
@@ -218,9 +235,11 @@ def unknown_setting(path: str, known: Iterable[str], option: str | None) -> Inpu
         )
     owner = f"{group}={option}" if option and parent == group else parent
     text = f"Its settings: {', '.join(names)}." if names else "It has no settings."
-    classes = option_classes(group) if group in BUILT else {}
+    classes = groups.option_classes(group) if group in groups.BUILT else {}
     found = [
-        one for one, cls in classes.items() if one != option and path[len(group) + 1 :] in class_settings(cls)
+        one
+        for one, cls in classes.items()
+        if one != option and path[len(group) + 1 :] in groups.class_settings(cls)
     ]
     if found:
         text += f" {path} is a setting of {', '.join(f'{group}={one}' for one in found)}."

@@ -611,25 +611,6 @@ def without_new(record: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in record.items() if (name, value) not in NEW.items()}
 
 
-def nearest_option(settings: Mapping[str, Any], contents: Mapping[str, Mapping[str, Any]]) -> str:
-    """The option whose content is most like recorded settings that do not name their option."""
-
-    def distance(name: str) -> tuple[bool, int, int]:
-        """Whether the class differs, how many settings differ and, to break ties, how much nested ones differ."""
-        content = contents[name]
-        given = {
-            key: value
-            for key, value in content.items()
-            if key not in (CLASS, "defaults") and not str(value).startswith(("???", "${"))
-        }
-        wrong = sum(settings.get(key) != value for key, value in given.items())
-        nested, known = list(leaves(given)), dict(leaves(settings))
-        alike = sum(known.get(key) == value for key, value in nested)
-        return content[CLASS] != settings.get(CLASS), wrong, len(nested) - 2 * alike
-
-    return min(contents, key=distance)
-
-
 # What `result.json` says about the maps that replace removed units.
 
 

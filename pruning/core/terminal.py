@@ -33,19 +33,12 @@ def is_terminal(stream: Any) -> bool:
         return False
 
 
-def command_words(usage: str | None = None) -> list[str]:
-    """Prepare the process of a command, send its log to stderr as plain text, and return the command's words.
-
-    If `usage` is given and there are no words, or they ask for help, prints the usage and exits.
-    """
+def command_words() -> list[str]:
+    """Prepare the process of a command, send its log to stderr as plain text, and return the command's words."""
     prepare_process()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("pruning").setLevel(logging.INFO)
-    words = sys.argv[1:]
-    if usage is not None and (not words or HELP & {*words}):
-        print(usage)  # noqa: T201 - the command's output
-        raise SystemExit(0)
-    return words
+    return sys.argv[1:]
 
 
 def show(text: str) -> None:

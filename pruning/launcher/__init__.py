@@ -5,8 +5,6 @@ cluster. Both run `job.py`. For a cluster, `submission.py` records what is submi
 `scheduler.py` asks SLURM; `cell_state.py` combines both with a cell's own files, waits and cancels.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 

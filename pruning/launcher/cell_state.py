@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SETTLED = 5.0  # seconds to wait for a result after a job has ended; without one, its cell is failed or lost
-USUAL = {"", "Priority", "Resources", "JobArrayTaskLimit", "BeginTime", "Dependency"}
 POLL = (1.0, 15.0)  # limits of the pause between two checks, in seconds; the pause grows with the cells
 
 
@@ -68,10 +67,7 @@ class CellState:
 
 
 def finished(cell: Cell) -> DoneResult | None:
-    """The result of a cell; None unless the cell is done, and evaluated and healed as requested on the current files.
-
-    This does not ask the scheduler.
-    """
+    """The result of a cell; None unless it is evaluated and healed as requested on the current files."""
     result = cell.result()
     if result is None or result["status"] != "done" or not _has(result, cell.config):
         return None
@@ -132,7 +128,7 @@ def _is_done(folder: Path, record: Submission, key: str) -> bool:
     """Whether a cell is done, evaluated and healed as its submission asks; False if its result cannot be read."""
     with suppress(OSError, PruningError):
         result = read_result(folder)
-        return result is not None and result["status"] == "done" and _has(result, record.task(key).config)
+        return result is not None and result["status"] == "done" and _has(result, record.tasks[key].config)
     return False
 
 
@@ -140,7 +136,7 @@ def _state(results: Path, key: str, record: Submission, info: Info | None) -> Ce
     job, log_file = record.jobs.get(key, ""), str(record.log(key) or "")
 
     def state(name: StateName, reason: str = "", log_file: str = log_file) -> CellState:
-        return CellState(key, name, reason, job, log_file, record.task(key).evaluations)
+        return CellState(key, name, reason, job, log_file, record.tasks[key].evaluations)
 
     if info is not None and info.active:
         return state(StateName.PENDING if info.waiting else StateName.RUNNING, info.reason)
@@ -215,26 +211,21 @@ def settle(results: Path, keys: Sequence[str]) -> dict[str, CellState]:
                 doubtful.pop(key, None)
             elif cell.state is StateName.DONE or now - doubtful.setdefault(key, now) >= SETTLED:
                 ended[key] = cell
-        if (line := summary([*ended.values(), *(s for k, s in states.items() if k not in ended)])) != shown:
-            log.info("%s", shown := line)
+        if (line := summary((states | ended).values())) != shown:
+            log.info("cells: %s", shown := line)
         if len(ended) < len(keys):
             time.sleep(min(POLL[1], POLL[0] + len(open_keys) / 50))
     return ended
 
 
-def summary(cells: Sequence[CellState]) -> str:
-    """A text with the number of cells in each state, and with every unusual reason for which cells wait."""
+def summary(cells: Iterable[CellState]) -> str:
+    """A text with the number of cells in each state."""
     counts = Counter(cell.state for cell in cells)
-    text = ", ".join(f"{counts[state]} {state}" for state in StateName if counts[state])
-    unusual = {cell.reason for cell in cells if cell.state is StateName.PENDING} - USUAL
-    return f"cells: {text}" + (f" (some wait: {', '.join(sorted(unusual))})" if unusual else "")
+    return ", ".join(f"{counts[state]} {state}" for state in StateName if counts[state])
 
 
 def cancel(results: Path) -> int:
-    """Cancel waiting cells and stop running ones; returns the number of cells that were in flight.
-
-    Raises InputError if SLURM does not answer.
-    """
+    """Cancel waiting cells and stop running ones; returns the number of cells that were in flight."""
     with submission_lock(results):
         flying = [key for key, cell in cell_states(results).items() if cell.state.in_flight]
         records = latest(results)

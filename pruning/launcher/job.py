@@ -1,9 +1,8 @@
 """A job of a launcher, which runs one cell on all of its ranks.
 
 A job is pickled, so it holds only strings and dicts. A failure is recorded in the cell's result and raised again, so
-that the scheduler reports it too. A job may be started more than once, even after it has finished: after a time
-limit or a preemption, after the loss of a node, or by an administrator. So each start first looks for the cell's
-result. If there is none, the job resumes from the cell's files.
+that the scheduler reports it too. A job may be started more than once, even after it has finished, so each start
+looks for the cell's result. If there is none, the job resumes from the cell's files.
 """
 
 from __future__ import annotations
@@ -15,15 +14,14 @@ import shutil
 import signal
 import tempfile
 import time
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pruning.core.errors import BusyError, InputError
-from pruning.core.records import commit, texts
+from pruning.core.errors import BusyError
+from pruning.core.records import commit
 from pruning.core.terminal import prepare_process
 
 if TYPE_CHECKING:
@@ -42,7 +40,6 @@ class Job:
 
     key: str
     config: Mapping[str, Any]
-    choices: Mapping[str, str]
     folder: str
 
     def __call__(self) -> str:
@@ -53,7 +50,7 @@ class Job:
         logging.getLogger("pruning").setLevel(logging.INFO)
         from pruning.config.compose import recorded_cell
 
-        cell = recorded_cell(self.config, self.choices)
+        cell = recorded_cell(self.config)
         if cell.key != self.key:
             raise RuntimeError(
                 f"the input files of cell {self.key} have changed since it was submitted, so that its key is now "
@@ -101,9 +98,8 @@ def _run(cell: Cell) -> None:
 
 # The copy of the code that the jobs of one command run, in the results folder.
 #
-# A job may wait for days while the checkout is edited, so it runs this copy of about 1 MB. submitit's own snapshot
-# needs rsync and a git checkout, which an installed package does not have. Each command makes a copy of its own, so
-# that no job runs code that somebody else has put into a folder.
+# A job may wait for days while the checkout is edited, so it runs this copy. submitit's own snapshot needs rsync and
+# a git checkout, which an installed package does not have.
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("pruning", "conf")
@@ -130,16 +126,3 @@ def job_environment(code: Path) -> list[str]:
         f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}",
         "export PYTHONSAFEPATH=1",
     ]
-
-
-# Settings become lines of a shell script, so a line break in a setting would add a line to the script.
-
-
-def check_texts(name: str, value: Any) -> None:
-    """Raise InputError if a text in `value`, the setting `name`, holds a control character, such as a line break."""
-    for where, text in texts(value, name):
-        if found := [character for character in text if unicodedata.category(character) == "Cc"]:
-            raise InputError(
-                f"{where}={text!r} holds the control character {found[0]!r}, which would break a line of the job's "
-                "script: remove it. In launcher.setup, give each line as an item of its own."
-            )

@@ -55,10 +55,7 @@ class LocalPool:
                 )
 
     def run(self, results: Path, tasks: Sequence[QueuedCell], where: str) -> dict[str, CellState]:
-        """Run cells; returns the final state of each, by key. If the call is interrupted, running cells are stopped.
-
-        `where` is the working directory of the command: relative paths start there.
-        """
+        """Run cells in the directory `where`; returns their final states. If interrupted, stops those that run."""
         begun = datetime.now(UTC)
         folder = results / "jobs" / f"cells-{begun:%Y%m%dT%H%M%S%f}-{secrets.token_hex(2)}"
         code, waiting, ended = snapshot(results), list(tasks), dict[str, CellState]()
@@ -72,7 +69,9 @@ class LocalPool:
                     continue
                 for key in [key for key, (job, _) in running.items() if job.done()]:
                     job, _ = running.pop(key)
-                    ended[key] = _state(results, key, begun.isoformat(), str(job.paths.stderr))
+                    state, reason = recorded_state(results / key, begun.isoformat())
+                    state, reason = state or StateName.LOST, reason or "its process has died"
+                    ended[key] = CellState(key, state, reason, log=str(job.paths.stderr))
                     log.info("%s: %s; %d of %d", key, ended[key].state, len(ended), len(tasks))
                 time.sleep(PAUSE)
         finally:
@@ -102,12 +101,7 @@ class LocalPool:
             timeout_min=LONGEST,
             setup=[chosen, *job_environment(code)],
         )
-        return executor.submit(Job(task.key, task.config, task.choices, where))
-
-
-def _state(results: Path, key: str, since: str, log_file: str) -> CellState:
-    state, reason = recorded_state(results / key, since)
-    return CellState(key, state or StateName.LOST, reason or "its process has died", log=log_file)
+        return executor.submit(Job(task.key, task.config, where))
 
 
 def end_family(number: int) -> None:

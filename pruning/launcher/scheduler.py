@@ -37,10 +37,7 @@ MEANINGS = {
 
 
 def ask(names: Iterable[str], jobs: set[str]) -> dict[str, Info]:
-    """The states of those `jobs` that SLURM knows; `names` are the names of their submissions.
-
-    Raises InputError if SLURM does not answer.
-    """
+    """The states of those `jobs` that SLURM knows; `names` are the names of their submissions."""
     listed = call("squeue", "--noheader", "--array", "--states=all", f"--name={','.join(sorted(names))}",
                   "--format=%i|%T|%r")  # fmt: skip
     infos = {}

@@ -1,17 +1,17 @@
 """Run cells as jobs of a SLURM cluster, through submitit: one job array for each kind of resources.
 
-Over all arrays of a command, at most `parallel` cells run at once; but one cell of each array may always run.
+The arrays of a command share `parallel` equally, but one cell of each array may always run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pruning.core.errors import InputError, first_line
-from pruning.launcher.job import Job, check_texts, job_environment, snapshot
+from pruning.launcher.job import Job, job_environment, snapshot
 from pruning.launcher.scheduler import largest_array
 from pruning.launcher.submission import QueuedCell, Submission
 
@@ -40,7 +40,6 @@ class Slurm:
 
     def check(self, asked: Mapping[str, Resources]) -> None:
         """Raise InputError if a setting is invalid or SLURM is not installed; `asked` has resources by model name."""
-        check_texts("launcher", asdict(self))
         for name, least in LEAST.items():
             if getattr(self, name) < least:
                 raise InputError(f"launcher.{name}={getattr(self, name)} is too few: choose {least} or more.")
@@ -59,9 +58,13 @@ class Slurm:
         `where` is the working directory of the command: relative paths start there. Raises InputError if sbatch
         refuses the tasks.
         """
-        parts = job_arrays(tasks, largest_array())
-        shares, code = array_shares([len(part) for part in parts], self.parallel), snapshot(results)
-        for part, share in zip(parts, shares, strict=True):
+        kinds: dict[Resources, list[QueuedCell]] = {}
+        for task in tasks:
+            kinds.setdefault(task.resources, []).append(task)
+        most, code = largest_array(), snapshot(results)
+        parts = [kind[at : at + most] for kind in kinds.values() for at in range(0, len(kind), most)]
+        for part in parts:
+            share = min(len(part), max(1, self.parallel // len(parts)))
             self._array(Submission.begin(results, part, code, where), part, share, code)
 
     def _array(self, record: Submission, part: Sequence[QueuedCell], share: int, code: Path) -> None:
@@ -87,7 +90,7 @@ class Slurm:
         record.complete = True  # also if sbatch refuses
         try:
             with executor.batch():
-                jobs = [executor.submit(Job(t.key, t.config, t.choices, record.where)) for t in part]
+                jobs = [executor.submit(Job(t.key, t.config, record.where)) for t in part]
         except Exception as error:
             record.save()
             lines = [line for line in str(error).splitlines() if "error:" in line]
@@ -97,20 +100,3 @@ class Slurm:
             ) from None
         record.jobs = {task.key: job.job_id for task, job in zip(part, jobs, strict=True)}
         record.save()
-
-
-def job_arrays(tasks: Sequence[QueuedCell], most: int) -> list[list[QueuedCell]]:
-    """Tasks split into arrays; each array holds at most `most` tasks, all with the same resources."""
-    kinds: dict[Resources, list[QueuedCell]] = {}
-    for task in tasks:
-        kinds.setdefault(task.resources, []).append(task)
-    return [kind[start : start + most] for kind in kinds.values() for start in range(0, len(kind), most)]
-
-
-def array_shares(sizes: Sequence[int], most: int) -> list[int]:
-    """How many tasks of each array may run at once: 1, plus a share of the spare slots that grows with the array."""
-    whole, shares = sum(sizes), []
-    spare = max(0, min(most, whole) - len(sizes))
-    for size in sizes:
-        shares.append(min(size, 1 + spare * (size - 1) // max(1, whole - len(sizes))))
-    return shares

@@ -1,4 +1,4 @@
-"""Records of submissions: `submission.json` is written before SLURM is asked, `jobs.json` afterwards.
+"""Records of submissions: `submission.json` is written before SLURM is asked, and again with its answer.
 
 If a command dies while it submits, its record stays incomplete. Before the next command submits anything, it cancels
 all jobs of the incomplete submission. It finds these jobs by the submission's name.
@@ -6,55 +6,46 @@ all jobs of the incomplete submission. It finds these jobs by the submission's n
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from functools import cached_property
-from itertools import chain, zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
 from pruning.core import storage
 from pruning.core.errors import DamagedError
-from pruning.core.storage import digest, touch
 from pruning.launcher import scheduler
 from pruning.models.handle import Resources
 
 if TYPE_CHECKING:
-    from pruning.runs.cell import Cell, Prepared
+    from pruning.runs.cell import Prepared
 
 log = logging.getLogger(__name__)
 
-NAME, JOBS = "submission.json", "jobs.json"
+NAME = "submission.json"
 
 
 @dataclass(frozen=True)
 class QueuedCell:
-    """A cell that is to run as a job. Cells with equal `group`, a digest, share losses."""
+    """A cell that is to run as a job."""
 
     key: str
     config: Mapping[str, Any]  # in the recorded form: options and classes are names
-    choices: Mapping[str, str]  # the options of `objective`, `calibration` and `algo`
     resources: Resources
     evaluations: int  # an upper bound on the losses that its search asks for
-    group: str
 
 
 @dataclass
 class Submission:
-    """Tasks that were submitted together. `submission.json` has the attributes `STARTED`, `jobs.json` has `LATER`."""
-
-    STARTED: ClassVar = ("tasks", "submitted", "code", "where")
-    LATER: ClassVar = ("jobs", "complete")
+    """Tasks that were submitted together, by the keys of their cells."""
 
     folder: Path
-    tasks: list[QueuedCell]
+    tasks: dict[str, QueuedCell]
     submitted: str  # the time of submission in UTC
     code: str  # the folder in `code` with the copy that the jobs run
     where: str  # the working directory of the command; relative paths start there
@@ -71,34 +62,26 @@ class Submission:
         """Write and return the record of tasks that are about to be submitted."""
         now = datetime.now(UTC)
         folder = results / "jobs" / f"cells-{now:%Y%m%dT%H%M%S%f}-{secrets.token_hex(2)}"
-        begun = cls(folder, list(tasks), now.isoformat(), code.name, where)
-        data = asdict(begun)
-        storage.write_json(folder / NAME, {key: data[key] for key in cls.STARTED})
+        begun = cls(folder, {task.key: task for task in tasks}, now.isoformat(), code.name, where)
+        begun.save()
         return begun
 
     def save(self) -> None:
-        """Write `jobs.json`."""
-        storage.write_json(self.folder / JOBS, {key: getattr(self, key) for key in self.LATER})
+        """Write the record."""
+        data = asdict(self)
+        del data["folder"]
+        storage.write_json(self.folder / NAME, data)
 
     @classmethod
     def load(cls, path: Path) -> Submission:
         """Read a record. Raises DamagedError if the file does not hold one."""
-        data, jobs = storage.read_json(path), path.with_name(JOBS)
+        data = storage.read_json(path)
         try:
-            record = {key: data[key] for key in cls.STARTED}
-            record |= storage.read_json(jobs) if jobs.exists() else {}
-            tasks = [QueuedCell(**{**t, "resources": Resources(**t["resources"])}) for t in record["tasks"]]
-            return cls(path.parent, **{**record, "tasks": tasks})
+            for key, task in data["tasks"].items():
+                data["tasks"][key] = QueuedCell(**{**task, "resources": Resources(**task["resources"])})
+            return cls(path.parent, **data)
         except (AttributeError, KeyError, TypeError) as error:
             raise DamagedError(f"{path} is damaged (no record of jobs: {error}): move it away.") from error
-
-    def task(self, key: str) -> QueuedCell:
-        """The task of the cell with this key."""
-        return self._by_key[key]
-
-    @cached_property
-    def _by_key(self) -> dict[str, QueuedCell]:
-        return {task.key: task for task in self.tasks}
 
     @property
     def cancelled(self) -> Path:
@@ -107,15 +90,12 @@ class Submission:
 
     def cancel(self) -> None:
         """Cancel all jobs of this submission. Raises InputError if SLURM does not answer."""
-        touch(self.cancelled)
+        storage.touch(self.cancelled)
         scheduler.call("scancel", "--quiet", f"--name={self.name}")
 
     def log(self, key: str) -> Path | None:
-        """The log of the first rank of a cell's job: stderr or, if that is empty, stdout. None if it has no job."""
-        if key not in self.jobs:
-            return None
-        errors, output = (self.folder / f"{self.jobs[key]}_0_log.{ending}" for ending in ("err", "out"))
-        return errors if errors.exists() and errors.stat().st_size else output
+        """The log of the first rank of a cell's job; None if it has no job."""
+        return self.folder / f"{self.jobs[key]}_0_log.err" if key in self.jobs else None
 
 
 def submissions(results: Path) -> Iterator[Submission]:
@@ -126,7 +106,7 @@ def submissions(results: Path) -> Iterator[Submission]:
 
 def latest(results: Path) -> dict[str, Submission]:
     """The most recent submission of each submitted cell, by the cell's key."""
-    return {task.key: record for record in submissions(results) for task in record.tasks}
+    return {key: record for record in submissions(results) for key in record.tasks}
 
 
 def lock_of(results: Path) -> Path:
@@ -148,35 +128,11 @@ def submission_lock(results: Path) -> Iterator[None]:
         yield
 
 
-# Make the tasks of a command, and order them.
-
-
 def tasks(prepared: Sequence[Prepared]) -> list[QueuedCell]:
-    """Prepared cells as tasks, in the order in which they are submitted."""
-    made = []
-    for ready in prepared:
-        cell, identity = ready.cell, ready.cell.identity()
-        group = digest({name: identity[name] for name in ("model", "objective", "calibration", "seed")})
-        made.append(
-            QueuedCell(cell.key, *specification(cell), cell.model.resources, ready.evaluations, group)
-        )
-    return ordered(made)
+    """Prepared cells as tasks in the order in which they are submitted: the shortest search comes first.
 
-
-def specification(cell: Cell) -> tuple[dict[str, Any], dict[str, str]]:
-    """The two things that a job needs of a cell: its configuration, and the names of the chosen options."""
-    return dict(cell.config), dataclasses.asdict(cell.choices)
-
-
-def ordered(tasks: Sequence[QueuedCell]) -> list[QueuedCell]:
-    """Tasks in the order in which they are submitted, chosen so that they can share losses.
-
-    Cells with the same model, objective and samples form a group, and share losses. If two cells of a group start
-    together, both compute the same losses. Longer searches begin with the losses of shorter ones, so the shortest
-    search of each group comes first, then the second shortest of each group, and so on.
+    Longer searches begin with the losses of shorter ones on the same samples, and cells share losses.
     """
-    groups: dict[str, list[QueuedCell]] = {}
-    for task in sorted(tasks, key=lambda task: task.evaluations):
-        groups.setdefault(task.group, []).append(task)
-    rounds: Iterable[tuple[QueuedCell | None, ...]] = zip_longest(*groups.values())
-    return [task for task in chain.from_iterable(rounds) if task is not None]
+    cells = [(ready.cell, ready.evaluations) for ready in prepared]
+    made = [QueuedCell(cell.key, cell.config, cell.model.resources, most) for cell, most in cells]
+    return sorted(made, key=lambda task: task.evaluations)

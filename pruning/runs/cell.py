@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,19 +17,9 @@ from filelock import FileLock, Timeout
 from pruning.algo import Algo
 from pruning.calibration import Calibration
 from pruning.calibration.samples import Samples
-from pruning.core import storage
-from pruning.core.errors import BusyError, DamagedError, ForeignError, PruningError, check_least
+from pruning.core import records, storage
+from pruning.core.errors import BusyError, ForeignError, check_least
 from pruning.core.mask import Latency, Removal, Space
-from pruning.core.records import (
-    FORMER,
-    LOG,
-    NAME,
-    DoneResult,
-    Result,
-    read_result,
-    without_new,
-    write_result,
-)
 from pruning.core.scoring import NearTies, Racing, deciding_settings
 from pruning.core.storage import appending, check_links, digest, file_sha256
 from pruning.engine import collectives
@@ -49,19 +38,9 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Choices:
-    """The name of the chosen option in each of three configuration groups, for people to read."""
-
-    objective: str
-    calibration: str
-    algo: str
-
-
-@dataclass(frozen=True)
 class Cell:
     """One configuration of the grid. Two cells with the same `key` are the same cell."""
 
-    choices: Choices
     model: Model
     objective: Objective
     calibration: Calibration
@@ -96,8 +75,12 @@ class Cell:
         or the name of the study. It does not depend on the evaluation either: a finished mask can be evaluated again.
         """
         size = f"k{self.k}" if self.ratio is None else f"r{self.ratio:g}"
-        stem = "-".join((self.choices.objective, self.choices.algo, size, f"s{self.seed}"))
+        stem = "-".join((self.option("objective"), self.option("algo"), size, f"s{self.seed}"))
         return f"{self.model.name}-{stem}-{digest(self.identity())}"
+
+    def option(self, group: str) -> str:
+        """The name of the chosen option of a group, for people to read."""
+        return str(self.config[group][records.OPTION])
 
     def arithmetic(self) -> dict[str, Any]:
         """The model's identity, and whether blocks are compiled: losses and measurements depend on both.
@@ -124,7 +107,7 @@ class Cell:
             "model": self.model.identity(),
             "objective": settings_record(self.objective),
             "calibration": calibration_record(self.calibration),
-            "algo": without_new(settings_record(self.algo)) | {"max_evaluations": limit},
+            "algo": records.without_new(settings_record(self.algo)) | {"max_evaluations": limit},
             "compensation": None if compensation == NoCompensation() else settings_record(compensation),
             "ratio": self.ratio,
             "k": self.k,
@@ -148,25 +131,17 @@ class Cell:
         """The folder of this cell's files."""
         return self.results / self.key
 
-    @property
-    def finished(self) -> bool:
-        """Whether the folder holds a result that must not be replaced: finished, damaged, or of another cell."""
-        try:
-            return self.done() is not None
-        except PruningError:
-            return True
-
-    def result(self) -> Result | None:
+    def result(self) -> records.Result | None:
         """The recorded result, if any. Raises ForeignError if the folder holds the result of another cell."""
-        result = read_result(self.folder)
+        result = records.read_result(self.folder)
         if result is not None and result["cell"] != self.key:
             raise ForeignError(
-                f"{self.folder / NAME} is the result of another cell ({result['cell']}): move the folder "
+                f"{self.folder / records.NAME} is the result of another cell ({result['cell']}): move the folder "
                 f"{self.folder} away, or choose another with paths.results=DIR."
             )
         return result
 
-    def done(self) -> DoneResult | None:
+    def done(self) -> records.DoneResult | None:
         """The recorded result if the cell is finished, else None. Raises ForeignError as `result` does."""
         result = self.result()
         return result if result is not None and result["status"] == "done" else None
@@ -188,13 +163,8 @@ class Prepared:
 
     @property
     def evaluations(self) -> int:
-        """An upper bound on the number of losses that the search asks for; approximate if the space is None."""
-        space = self.space
-        if space is None:
-            count, removal = self.cell.model.n_blocks, self.cell.removal
-            units = count if removal.mask_unit == "block" else 2 * count
-            space = removal.space(count, [1.0] * units)
-        return self.cell.evaluations(space)
+        """An upper bound on the number of losses that the search asks for; 0 if the space is None."""
+        return 0 if self.space is None else self.cell.evaluations(self.space)
 
 
 FORMAT = 1  # version of a cell's files and of its losses; increase it if old results must not be reused
@@ -202,7 +172,7 @@ FORMAT = 1  # version of a cell's files and of its losses; increase it if old re
 
 def calibration_record(calibration: Any) -> dict[str, Any]:
     """The settings of a calibration and of its parts. Files are represented by their digests."""
-    record = without_new(settings_record(calibration))
+    record = records.without_new(settings_record(calibration))
     for item in dataclasses.fields(calibration):
         if hasattr(part := getattr(calibration, item.name), "draw"):
             record[item.name] = calibration_record(part)
@@ -214,7 +184,7 @@ def calibration_record(calibration: Any) -> dict[str, Any]:
 def settings_record(settings: Any) -> dict[str, Any]:
     """The type and the fields of a frozen dataclass of settings, and the fields that the type once had (`FORMER`)."""
     name = type(settings).__name__
-    return {"type": name, **dataclasses.asdict(settings), **FORMER.get(name, {})}
+    return {"type": name, **dataclasses.asdict(settings), **records.FORMER.get(name, {})}
 
 
 def _file_digest(path: str) -> str:
@@ -263,10 +233,10 @@ def save_config(cell: Cell, config: Mapping[str, Any]) -> None:
         storage.write_text(cell.folder / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
 
 
-def save_result(cell: Cell, result: Result) -> None:
+def save_result(cell: Cell, result: records.Result) -> None:
     """Write `result.json`, which records that the cell has ended."""
     if collectives.is_first():
-        write_result(cell.folder, result)
+        records.write_result(cell.folder, result)
 
 
 # Lock a cell while it runs, and meanwhile copy log messages into the cell's folder.
@@ -287,7 +257,7 @@ def cell_lock(cell: Cell) -> Iterator[None]:
 
     collectives.on_first(take)
     try:
-        with _logged(cell.folder / LOG):
+        with _logged(cell.folder / records.LOG):
             yield
     finally:
         lock.release()
@@ -334,8 +304,6 @@ def forward_with(settings: ForwardSettings, model: LanguageModel) -> Forward:
 
 # The costs of a model's units: their parameters, or their running time, which is measured once.
 
-TIMES = "latency.json"  # in the folder of a cell: a search that resumes on another device keeps its costs
-
 
 def cell_space(cell: Cell, model: LanguageModel) -> Space:
     """The space of a cell on a loaded model.
@@ -349,53 +317,41 @@ def cell_space(cell: Cell, model: LanguageModel) -> Space:
     chain = find_chain(model.module, removal.mask_unit)
     costs: Sequence[float] | None = None
     if not removal.counted:
-        costs = chain.sizes() if removal.budget == "parameters" else _times(cell, model, len(chain))
+        costs = chain.sizes() if removal.budget == "parameters" else _times(cell, model)
     space = removal.space(model.info.n_blocks, costs)
     cell.algo.evaluations(space)  # raises OutOfReachError
     return space
 
 
-def _times(cell: Cell, model: LanguageModel, count: int) -> list[float]:
-    """The seconds that each of `count` units takes: as recorded when the cell began, else on this device."""
-    from pruning.evaluation.speed import device_name
+def _times(cell: Cell, model: LanguageModel) -> list[float]:
+    """The seconds that each unit takes: read from `latency/` in the results folder, else measured.
 
-    here = device_name(model.module)
-
-    def table() -> list[float]:
-        begun = cell.folder / TIMES
-        if not begun.exists():
-            storage.write_record(begun, _measured(cell, model, here))
-        kept = storage.read_json(begun)
-        if kept["device"] != here:
-            log.warning(
-                "%s began on %s, and this is %s: it goes on with the times of its units there.",
-                *(cell.key, kept["device"], here),
-            )
-        seconds = list(map(float, kept["seconds"]))
-        if len(seconds) != count or not all(0 < s < math.inf for s in seconds):
-            raise DamagedError(f"{begun} is damaged (seconds={seconds}): move it away and run again.")
-        return seconds
-
-    return collectives.on_first(table)
-
-
-def _measured(cell: Cell, model: LanguageModel, device: str) -> dict[str, Any]:
-    """The record of the units' times on this device: read from `latency/` in the results folder, else measured."""
+    All cells of a folder use one measurement, so that their masks can be compared, and so that a search which resumes
+    on another device keeps its costs.
+    """
     from pruning.engine.dense_pass import unit_times
+    from pruning.evaluation.speed import device_name
     from pruning.models.products import native_products
 
-    shape, unit = cell.latency, cell.removal.mask_unit
-    what = {"model": cell.model.identity(), "unit": unit, "device": device, **cell.model.placement()}
+    shape, unit, here = cell.latency, cell.removal.mask_unit, device_name(model.module)
+    what = {"model": cell.model.identity(), "unit": unit, **cell.model.placement()}
     what |= {"latency": dataclasses.asdict(shape), "revision": model.info.revision}
     path = cell.results / "latency" / f"{digest(what)}.json"
-    lock = path.parent / ".locks" / path.name
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(lock):  # cells that start together use one measurement
-        if not path.exists():
-            with native_products(model.module):  # as in the programs that will run the pruned model
-                seconds = unit_times(model, unit, (shape.batch, shape.tokens), shape.repeats)
-            storage.write_record(path, what | {"seconds": seconds})
-    return dict(storage.read_json(path))
+
+    def table() -> list[float]:
+        lock = path.parent / ".locks" / path.name
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(lock):  # cells that start together use one measurement
+            if not path.exists():
+                with native_products(model.module):  # as in the programs that will run the pruned model
+                    seconds = unit_times(model, unit, (shape.batch, shape.tokens), shape.repeats)
+                storage.write_record(path, what | {"device": here, "seconds": seconds})
+        kept = storage.read_json(path)
+        if kept["device"] != here:
+            log.warning("the units were timed on %s, and this is %s: see %s", kept["device"], here, path)
+        return list(map(float, kept["seconds"]))
+
+    return collectives.on_first(table)
 
 
 # The interface of trackers, and a tracker that does nothing. Trackers only copy what the result files contain.

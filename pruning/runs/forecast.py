@@ -26,14 +26,7 @@ from pruning.engine.compensation import Linear
 from pruning.engine.dense_pass import HALVES, unit_times
 from pruning.engine.devices import devices, free_memory, synchronize
 from pruning.engine.memory import Tally
-from pruning.healing.heal_settings import (
-    SELECTING,
-    TRIAL_STEPS,
-    Lora,
-    LossWeights,
-    NoHealing,
-    Training,
-)
+from pruning.healing import heal_settings
 from pruning.healing.losses import summed_loss
 from pruning.models.blocks import find_blocks, gradients_kept, input_device
 from pruning.models.products import native_products
@@ -62,18 +55,13 @@ class Forecast:
     memory: int
     available: int
 
-    @property
-    def seconds(self) -> float:
-        """The seconds of all parts."""
-        return sum(self.parts.values())
-
 
 class Machine:
     """Measured costs of a cell on this machine: the model is loaded, and a few tokens are timed.
 
-    Five attributes are seconds per token: `first` for the first loss of an objective, `loss` for each further loss,
-    `blocks` for the blocks alone, `dense` for an evaluation, and `generated` for generation. Raises UnskippableError
-    or InputError if the model cannot be divided, searched or repaired as the cell asks for.
+    Four attributes are seconds per token: `loss` for a loss of the objective, `blocks` for the blocks alone, `dense`
+    for an evaluation, and `generated` for generation. Raises UnskippableError or InputError if the model cannot be
+    divided, searched or repaired as the cell asks for.
     """
 
     def __init__(self, prepared: Prepared) -> None:
@@ -85,20 +73,15 @@ class Machine:
         self.kept = 1 - (cell.ratio if cell.ratio is not None else (cell.k or 0) / self.space.n_units)
         self.used, self.free = psutil.Process().memory_info().rss, free_memory(self.model.module)
         self.rows = prepared.samples.rows
-        self._time(Calibrated(cell.objective, forward, prepared.samples))
-
-    def _time(self, losses: Calibrated) -> None:
-        forward, samples = losses.forward, losses.samples
+        samples, losses = prepared.samples, Calibrated(cell.objective, forward, prepared.samples)
         alone, count = samples.part(0, 1), 1
         once = _seconds(lambda: _score(forward, alone.rows))
         if once <= QUICK:  # time as many samples as fit into one batch and take at most about QUICK seconds
             count = max(1, min(samples.count, forward.batch_tokens // _tokens(alone.rows), int(QUICK / once)))
         part, some = losses.part(0, count), samples.part(0, count)
         tokens, length = _tokens(some.rows), len(some.rows[0].input_ids)
-        mask = self.space.drop(
-            self.space.free()[0]
-        )  # the first free unit: its pass shares almost no prefix with the dense pass
-        self.first = _seconds(lambda: list(part([Mask(forward.n_blocks, unit=mask.unit)]))) / tokens
+        mask = self.space.drop(self.space.free()[0])  # its pass shares almost no prefix with the dense pass
+        list(part([Mask(forward.n_blocks, unit=mask.unit)]))  # the first loss also prepares the objective
         self.loss = _seconds(lambda: list(part([mask]))) / tokens
         warm = forward.fresh()
         _score(warm, some.rows)  # the first pass also measures the memory that it needs
@@ -107,7 +90,7 @@ class Machine:
         self.blocks = min(blocks, self.loss)
         self.generated = sum(unit_times(self.model, "block", (1, 1), 3))
 
-    def training(self, heal: Training) -> TrainingRates:
+    def training(self, heal: heal_settings.Training) -> TrainingRates:
         """The costs of training with `heal`. If the weights alone do not fit into memory, nothing is timed."""
         module = self.model.module
         blocks = find_blocks(module).modules
@@ -125,13 +108,8 @@ class Machine:
         seconds, tokens = _training(module, self.rows, heal)
         return TrainingRates(self.kept * seconds, self.kept * tokens, weights)
 
-    def forecast(
-        self, prepared: Prepared, training: TrainingRates | None, speed: Speed | None, export: bool
-    ) -> Forecast:
-        """The forecast of a cell, without the parts that earlier runs have finished.
-
-        It includes the measurement of `speed` unless this is None, and the export of a checkpoint if `export`.
-        """
+    def forecast(self, prepared: Prepared, training: TrainingRates | None, speed: Speed) -> Forecast:
+        """The forecast of a guided cell, without the parts that earlier runs have finished."""
         cell, space = prepared.cell, self.space
         done = cell.done()
         tokens, repairs = _tokens(prepared.samples.rows), isinstance(cell.compensation, Linear)
@@ -139,7 +117,7 @@ class Machine:
         if done is None:
             each = self.loss - self.blocks + SHARED * self.blocks
             raced = 1.0 if cell.racing.delta is None else RACED
-            parts["search"] = tokens * (self.first + raced * cell.evaluations(space) * each)
+            parts["search"] = tokens * (self.loss + raced * cell.evaluations(space) * each)
             count = round((1 - self.kept) * space.n_units)
             parts["repair"] = repairs * MAPS * count * tokens * self.blocks
         measured = 0 if done is not None else 3 if repairs else 2
@@ -151,12 +129,11 @@ class Machine:
                 measured += 1
         rows = [row for data in prepared.data.values() if isinstance(data, Samples) for row in data.rows]
         parts["evaluation"] = measured * self.dense * _tokens(rows)
-        if speed is not None and (done is None or "speed" not in done["evaluation"]):
+        if done is None or "speed" not in done["evaluation"]:
             shapes = [(batch, prompt) for batch in speed.batch_sizes for prompt in speed.prompts]
             once = sum(b * p * self.dense + b * speed.new_tokens * self.generated for b, p in shapes)
             parts["speed"] = 2 * (speed.repeats + speed.warmup) * once
-        if export:
-            parts["export"] = LOADS * self.loading
+        parts["export"] = LOADS * self.loading
         module, single = self.model.module, 0
         if done is None and cell.near_ties.most and module.dtype in HALVES:
             single = sum(4 * weight.numel() for weight in module.parameters())
@@ -178,7 +155,7 @@ DECIDES = "brief"  # the option of `heal` with which the program decides how to 
 
 
 def decided(
-    prepared: Prepared, machine: Machine, speed: Speed | None, minutes: float | None
+    prepared: Prepared, machine: Machine, speed: Speed, minutes: float | None
 ) -> tuple[Cell, TrainingRates | None, list[str]]:
     """The cell with settings that memory and time allow, the costs of its training, and the decisions in words.
 
@@ -195,7 +172,7 @@ def decided(
         return cell, training, said
 
     def parts(cell: Cell, rows: Samples) -> Mapping[str, float]:
-        return machine.forecast(replace(prepared, cell=cell, samples=rows), training, speed, True).parts
+        return machine.forecast(replace(prepared, cell=cell, samples=rows), training, speed).parts
 
     samples, calibration = prepared.samples, cast(Any, cell.calibration)
     asked = number = getattr(calibration, "samples", 0)
@@ -218,15 +195,15 @@ def decided(
     if number != asked:
         said.append(f"{number} calibration samples instead of {asked}")
     if training is not None and (healing := found.get("healing", 0.0)):
-        heal: Training = cell.heal
+        heal: heal_settings.Training = cell.heal
         step, half = heal.windows * heal.length, heal.tokens // 2
         # The time for trials of the rate, and for the losses after them, does not depend on the budget.
         shorter = parts(with_settings(cell, "heal", replace(heal, tokens=half)), samples).get("healing", 0.0)
         each = (healing - shorter) / (heal.tokens - half)
         most = int(heal.tokens - (healing - (60 * minutes - fixed - searching)) / each) // step * step
-        if most < TRIAL_STEPS * step:
+        if most < heal_settings.TRIAL_STEPS * step:
             said.append("no training, for which no time is left")
-            return with_settings(cell, "heal", NoHealing(), "none"), None, said
+            return with_settings(cell, "heal", heal_settings.NoHealing(), "none"), None, said
         if most < heal.tokens:
             said.append(f"training on {most:,} tokens instead of {heal.tokens:,}")
             cell = with_settings(cell, "heal", replace(heal, tokens=most))
@@ -235,10 +212,10 @@ def decided(
 
 def _fitting(cell: Cell, machine: Machine, said: list[str]) -> tuple[Cell, TrainingRates]:
     """The cell with training settings that fit into memory, and their costs. Raises InputError if none fit."""
-    heal: Training = cell.heal
+    heal: heal_settings.Training = cell.heal
     ways = [(heal, "heal=" + str(cell.config["heal"][OPTION]))]
     if cell.config["heal"][OPTION] == DECIDES:
-        ways = [(heal, "all weights"), (Lora(**dataclasses.asdict(heal)), "adapters")]
+        ways = [(heal, "all weights"), (heal_settings.Lora(**dataclasses.asdict(heal)), "adapters")]
     needs = []
     for way, name in ways:
         training = machine.training(way)
@@ -265,19 +242,23 @@ def _fitting(cell: Cell, machine: Machine, said: list[str]) -> tuple[Cell, Train
 def with_settings(cell: Cell, group: str, settings: Any, option: str | None = None) -> Cell:
     """The cell with new `settings` for `heal`, `calibration` or `eval`; `option` (None: as before) is their name."""
     name = cell.config[group][OPTION] if option is None else option
-    kept = {key: value for key, value in dataclasses.asdict(settings).items() if key not in SELECTING}
+    kept = {
+        key: value
+        for key, value in dataclasses.asdict(settings).items()
+        if key not in heal_settings.SELECTING
+    }
     parts = {key: value for key, value in cell.config.get(group, {}).items() if isinstance(value, Mapping)}
     record = {OPTION: name, CLASS: type(settings).__name__, **kept, **parts}
     if getattr(settings, "candidates", 1) > 1:
-        record |= {key: getattr(settings, key) for key in SELECTING}
+        record |= {key: getattr(settings, key) for key in heal_settings.SELECTING}
     field = "evaluation" if group == "eval" else group
     config = {**cell.config, group: record}
-    if isinstance(settings, NoHealing):
+    if isinstance(settings, heal_settings.NoHealing):
         del config[group]
     return replace(cell, config=config, **{field: settings})
 
 
-def _healing(heal: Training, training: TrainingRates, judging: float) -> float:
+def _healing(heal: heal_settings.Training, training: TrainingRates, judging: float) -> float:
     """Seconds for the training, and for losses on held-out windows at `judging` seconds per token."""
     # The trial of the best rate is also the start of the training itself, so it costs nothing extra.
     trials = len(heal.rates) - 1
@@ -321,10 +302,10 @@ def _seconds(run: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def _training(module: Any, rows: Sequence[Row], heal: Training) -> tuple[float, float]:
+def _training(module: Any, rows: Sequence[Row], heal: heal_settings.Training) -> tuple[float, float]:
     """Seconds and bytes per token of a training pass (forward and backward) of the dense model."""
     device, tally = input_device(module), Tally()
-    weights = LossWeights(kl=float(heal.losses.kl > 0))
+    weights = heal_settings.LossWeights(kl=float(heal.losses.kl > 0))
     length = min(len(row.input_ids) for row in rows)
 
     def run(count: int) -> None:

@@ -30,10 +30,9 @@ from pruning.healing.rate import warn_if_useless, with_rate
 from pruning.models.placement import ModelInfo
 from pruning.runs import measurements
 from pruning.runs.cell import Cell, Prepared, forward_with, save_config, save_result
-from pruning.runs.measurements import Evaluator
+from pruning.runs.measurements import Evaluator, mask_evaluator
 
 if TYPE_CHECKING:
-    from pruning.engine.forward import Forward
     from pruning.healing.training_text import HealingText
     from pruning.models.placement import LanguageModel
 
@@ -51,32 +50,34 @@ def healed_cell(prepared: Prepared, done: DoneResult) -> DoneResult:
     if text is None:
         return done
     found = Finished(cell, done, text)
-    own = Mask.from_json(done["mask"])
+    own = found.own
     settings, rates = with_rate(
         cell.heal, text, cell.folder / FOLDER, lambda trial, place: found.heal(own, trial, place).curve
     )
     mask, selection = (own, None) if settings.candidates == 1 else select(found, settings)
     place = found.place(mask)
     folder, whole = cell.folder / place / settings.key(text.sha256), Mask(mask.n_blocks - len(mask.gone))
-    record = read_record(folder)
-    measure = None if record is None else healed_evaluator(prepared, done, record)
-    if record is None or measure is None or not (cell.evaluation.compares or measure.has(whole)):
-        if record is None:
-            log.info("healing %s on %d tokens of %s", mask, settings.tokens, text.source)
-            healed = found.heal(mask, settings, cell.folder / place, partial(_watch, settings))
-            record = write_healed(folder, healed, text, settings, place, cell.config["eval"])
-            log.info(
-                "healed on %d tokens in %.0f s: held-out loss %.4f -> %.4f",
-                *(record["tokens"], record["seconds"]),
-                *(record["curve"]["heldout_before"], record["curve"]["heldout_after"]),
-            )
-            warn_if_useless(record["best_step"], settings)
-            smaller = healed.smaller
-        else:
-            repair = measurements.recorded_repair(cell, done)
-            smaller = loop.smaller_model(found.model, mask, repair)
+    record, info, smaller = read_record(folder), ModelInfo(**done["model"]), None
+    if record is None:
+        log.info("healing %s on %d tokens of %s", mask, settings.tokens, text.source)
+        healed = found.heal(mask, settings, cell.folder / place, partial(_watch, settings))
+        smaller, record = (
+            healed.smaller,
+            write_healed(folder, healed, text, settings, place, cell.config["eval"]),
+        )
+        log.info(
+            "healed on %d tokens in %.0f s: held-out loss %.4f -> %.4f",
+            *(record["tokens"], record["seconds"]),
+            *(record["curve"]["heldout_before"], record["curve"]["heldout_after"]),
+        )
+        warn_if_useless(record["best_step"], settings)
+    measure = mask_evaluator(prepared, info, whole, None, healed=record)
+    if not (cell.evaluation.compares or measure.has(whole)):
+        if smaller is None:
+            smaller = loop.smaller_model(found.model, mask, measurements.recorded_repair(cell, done))
             smaller.apply(read_weights(folder, record))
-        measure = healed_evaluator(prepared, done, record, forward_with(cell.forward, smaller.model))
+        forward = forward_with(cell.forward, smaller.model)
+        measure = mask_evaluator(prepared, info, whole, forward, healed=record)
     record = record if selection is None else {**record, "selection": selection}
     record = {**record, "rates": rates} if rates else record
     result = _extended(prepared, done, record, measure, whole)
@@ -133,29 +134,13 @@ def _watch(settings: Training, point: Point) -> None:
         )
 
 
-def healed_evaluator(
-    prepared: Prepared, done: DoneResult, record: HealRecord, forward: Forward | None = None
-) -> Evaluator:
-    """An evaluator for the healed model. Without `forward`, it can only read measurements that are in files."""
-    cell, info = prepared.cell, ModelInfo(**done["model"])
-    ending = f"healed-{record['weights_sha256'][:16]}"
-    folders = {
-        name: cell.results / "evaluation" / f"{measurements.evaluation_key(prepared, info, name)}-{ending}"
-        for name in prepared.data
-    }
-    dense = measurements.dense_files(prepared, info)
-    return Evaluator(cell.evaluation, prepared.data, cast(Any, forward), folders, "the healed model", dense)
-
-
 def _extended(
     prepared: Prepared, done: DoneResult, record: HealRecord, measure: Evaluator, whole: Mask
 ) -> DoneResult:
     """The result with the healed model's record and metrics, which replace those of other healed weights."""
     cell, evaluation = prepared.cell, dict[str, Any](done["evaluation"])
-    kept = evaluation.get("records", {})
     if done.get("heal", {}).get("weights_sha256") != record["weights_sha256"]:
-        evaluation.pop("healed", None)
-        kept = {m: {which: p for which, p in paths.items() if which != "healed"} for m, paths in kept.items()}
+        evaluation = measurements.without_healed(evaluation)
     if not cell.evaluation.compares:
         paths = {
             name: measure.path(name, whole).relative_to(cell.results).as_posix() for name in prepared.data
@@ -163,15 +148,14 @@ def _extended(
         measured = measure(whole).metrics
         evaluation["healed"] = {**evaluation.get("healed", {}), **measured}
         write_evaluation(cell.folder / record["folder"], measured, paths)
-        kept = {
+        evaluation["records"] = {
             metric: one | ({"healed": paths[metric]} if metric in paths else {})
-            for metric, one in kept.items()
+            for metric, one in evaluation.get("records", {}).items()
         }
     elif not evaluation.get("healed"):
         log.warning(
             "the healed model is not measured by this evaluation: run it again, such as with eval=heldout"
         )
-    evaluation["records"] = kept
     config = {**done["config"], "heal": cell.config["heal"]}
     return {**done, "heal": record, "evaluation": cast(Any, evaluation), "config": config}
 
@@ -198,10 +182,7 @@ class Trial(NamedTuple):
 
 
 def select(found: Finished, settings: Training) -> tuple[Mask, SelectionRecord]:
-    """The candidate that heals best, and the record of all trials. Trials in the cell's folder are not repeated.
-
-    Raises InputError if the search scored no other complete mask, and LossError as `heal` does.
-    """
+    """The candidate that heals best, and the record of all trials. Trials in the cell's folder are not repeated."""
     losses = candidates(found, settings.candidates)
     # A digest of everything that a trial depends on, except its number of tokens, which its line records.
     named = digest({**settings.identity(), "tokens": None, "text": found.text.beginning})
@@ -275,10 +256,7 @@ def halve(
 
 
 def candidates(found: Finished, count: int) -> dict[Mask, float]:
-    """The search's mask and the best other complete masks that it scored, with their losses.
-
-    Raises InputError if the search scored no other complete mask.
-    """
+    """The search's mask and the best other complete masks that it scored, with their losses."""
     cell, done, own = found.cell, found.done, found.own
     entries = collectives.on_first(lambda: list(scoring.read_trace(cell.folder / scoring.NAME)))
     scored = {
@@ -294,10 +272,6 @@ def candidates(found: Finished, count: int) -> dict[Mask, float]:
             f"heal.candidates={count} needs several masks to choose from, and algo={done['search']['algo']} scored "
             f"no other complete mask in cell {cell.key}: choose a search that does, such as greedy or beam, or "
             "heal.candidates=1."
-        )
-    if len(best) + 1 < count:
-        log.warning(
-            "the search scored only %d complete masks, so there are no more candidates", len(best) + 1
         )
     return {mask: scored.get(mask, done["calibration"]["loss"]) for mask in (own, *best[: count - 1])}
 

@@ -17,22 +17,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 from filelock import FileLock
 
-from pruning.core import storage
-from pruning.core.errors import DamagedError, InputError, LossError, PruningError, first_line
+from pruning.core import records, storage
+from pruning.core.errors import DamagedError, InputError, LossError
 from pruning.core.mask import Mask, unit_noun
-from pruning.core.records import (
-    MODELS,
-    DoneResult,
-    EvaluationRecord,
-    RepairRecord,
-    error_of,
-    is_repaired,
-    kind_of,
-    metrics_among,
-    now,
-    provenance,
-    without_error,
-)
 from pruning.core.storage import digest, text_sha256
 from pruning.core.terminal import progress_bar
 from pruning.engine import collectives
@@ -46,7 +33,7 @@ if TYPE_CHECKING:
     from pruning.models.placement import LanguageModel, ModelInfo
 
 # Parts of a result's `evaluation` to which each evaluation adds its own metrics.
-GROWING = (*MODELS, "data", "how", "records", "overlap", "files", "settings")
+GROWING = (*records.MODELS, "data", "how", "records", "overlap", "files", "settings")
 
 
 @dataclass(frozen=True)
@@ -86,16 +73,20 @@ class Evaluator:
         """Read a mask's measurement from its file. Without a file, measure the mask while other processes wait."""
         path = self.path(name, mask)
         with _alone(path):
-            known = collectives.on_first(lambda: _read(path, mask) if path.exists() else None)
+            known = collectives.on_first(lambda: storage.read_json(path) if path.exists() else None)
+            if known is not None and Mask.from_json(known["mask"]) != mask:
+                raise DamagedError(
+                    f"{path} is not the measurement of {mask.described()}: move it away and run again."
+                )
             if known is not None:
-                return known
+                return Measured(known["metrics"], known["how"])
             data = self.data[name]
             if name in self.dense and isinstance(data, DataBesideDense):
                 data = data.beside(self.dense[name])
             title = f"{name} {f'without {mask}' if mask.dropped else f'of {self.whole}'}"
             with batches_shown(title) as watch:
                 measured = self.evaluation.measure(self.forward.watched(watch), name, data, mask)
-            if _not_finite(measured.metrics):
+            if any(isinstance(one, float) and not math.isfinite(one) for one in measured.metrics.values()):
                 raise LossError(
                     f"the evaluation with {mask.described()} removed is not finite: {measured.metrics}. "
                     "Try model.dtype=float32."
@@ -125,39 +116,21 @@ def _alone(path: Path) -> Iterator[None]:
         yield
 
 
-def _read(path: Path, mask: Mask) -> Measured:
-    """The measurement in a file. Raises DamagedError unless it belongs to `mask` and all its values are finite."""
-    known = storage.read_json(path)
-    try:
-        found = Measured(dict(known["metrics"]), dict(known["how"]))
-        if Mask.from_json(known["mask"]) != mask:
-            raise ValueError(f"it is of mask={known['mask']}")
-        if wrong := _not_finite(found.metrics):
-            raise ValueError(f"{wrong[0]}={found.metrics[wrong[0]]}")
-    except (KeyError, TypeError, ValueError, PruningError) as error:
-        raise DamagedError(
-            f"{path} is not the measurement of {mask.described()} ({first_line(error)}): move it away and run again."
-        ) from error
-    return found
-
-
-def _not_finite(metrics: Mapping[str, Any]) -> list[str]:
-    return [name for name, one in metrics.items() if isinstance(one, float) and not math.isfinite(one)]
-
-
 def averaged(metrics: Mapping[str, float]) -> dict[str, float]:
     """`acc/mean`, the unweighted mean accuracy, and its standard error; empty if there are fewer than two accuracies.
 
     If any accuracy has no standard error, the mean has none either.
     """
-    names = [name for name in metrics_among(metrics) if kind_of(name) == "acc"]
+    names = [name for name in records.metrics_among(metrics) if records.kind_of(name) == "acc"]
     if len(names) < 2:
         return {}
     mean = {"acc/mean": math.fsum(metrics[name] for name in names) / len(names)}
-    errors = [metrics[error_of(name)] for name in names if error_of(name) in metrics]
+    errors = [metrics[records.error_of(name)] for name in names if records.error_of(name) in metrics]
     if len(errors) < len(names):
         return mean
-    return mean | {error_of("acc/mean"): math.sqrt(math.fsum(error**2 for error in errors)) / len(names)}
+    return mean | {
+        records.error_of("acc/mean"): math.sqrt(math.fsum(error**2 for error in errors)) / len(names)
+    }
 
 
 # Measure the mask of a cell, and the dense model, with the cell's evaluation.
@@ -167,17 +140,17 @@ Scales = tuple[float, ...] | None  # a factor for each unit of the model
 
 def evaluate_mask(
     prepared: Prepared, mask: Mask, forward: Forward, scales: Scales, repair: Repair | None = None
-) -> EvaluationRecord:
+) -> records.EvaluationRecord:
     """Metrics of the dense and the pruned model; with compensation or repair, also of the pruned model without it."""
     from pruning.models.output_maps import repaired
 
     cell, data = prepared.cell, prepared.data
-    records: dict[str, dict[str, str]] = {name: {} for name in data}
+    files: dict[str, dict[str, str]] = {name: {} for name in data}
 
     def measure(kind: str, one: Mask, scales: Scales = None, repair: Repair | None = None) -> Measured:
         evaluator = mask_evaluator(prepared, forward.model.info, one, forward, scales, repair)
         for name in data:
-            records[name][kind] = evaluator.path(name, one).relative_to(cell.results).as_posix()
+            files[name][kind] = evaluator.path(name, one).relative_to(cell.results).as_posix()
         with repaired(forward.model.module, repair):
             return evaluator(one)
 
@@ -188,13 +161,13 @@ def evaluate_mask(
     new |= pruned.metrics if cell.evaluation.compares else {"pruned": pruned.metrics}
     if (scales is not None or repair is not None) and not cell.evaluation.compares:
         new["uncompensated"] = measure("uncompensated", mask).metrics
-    new |= {"data": digests(data), "how": pruned.how, "records": records}
+    new |= {"data": digests(data), "how": pruned.how, "records": files}
     new["settings"] = dict.fromkeys(data, cell.config["eval"])
     if local := digests_of(cell.evaluation.files()):
         new["files"] = local
     if prepared.overlap:
         new["overlap"] = dict(prepared.overlap)
-    return cast(EvaluationRecord, new)
+    return cast(records.EvaluationRecord, new)
 
 
 def mask_evaluator(
@@ -204,35 +177,37 @@ def mask_evaluator(
     forward: Forward | None,
     scales: Scales = None,
     repair: Repair | None = None,
+    healed: records.HealRecord | None = None,
 ) -> Evaluator:
-    """An evaluator for a mask with the factors of a compensation (`scales`) or the maps of a repair.
+    """An evaluator for a mask with the factors of a compensation (`scales`), or the maps of a repair, or healed.
 
-    When it measures, the maps must be folded into the weights. Without `forward`, it can only read measurements that
-    are in files.
+    When it measures, the maps must be folded into the weights, and `forward` must be of the healed model. Without
+    `forward`, it can only read measurements that are in files.
     """
     factors = None if scales is None else [scales[i] for i in mask.dropped]
     maps = None if repair is None else repair.sha256
+    ending = "" if healed is None else f"-healed-{healed['weights_sha256'][:16]}"
     folders = {
-        name: prepared.cell.results / "evaluation" / evaluation_key(prepared, info, name, factors, maps)
+        name: prepared.cell.results
+        / "evaluation"
+        / f"{evaluation_key(prepared, info, name, factors, maps)}{ending}"
         for name in prepared.data
     }
-    if forward is not None:
+    if forward is not None and healed is None:
         forward = forward.with_scales(scales) if repair is None else forward.with_scales(scales).fresh()
-    dense = dense_files(prepared, info) if mask.dropped else {}
-    return Evaluator(prepared.cell.evaluation, prepared.data, cast(Any, forward), folders, dense=dense)
+    whole = "the dense model" if healed is None else "the healed model"
+    dense = {
+        name: measurement_path(
+            prepared.cell.results / "evaluation" / evaluation_key(prepared, info, name), Mask(info.n_blocks)
+        )
+        for name in (prepared.data if mask.dropped or healed is not None else ())
+    }
+    return Evaluator(prepared.cell.evaluation, prepared.data, cast(Any, forward), folders, whole, dense)
 
 
 def digests(data: Mapping[str, Data]) -> dict[str, str]:
     """For each metric, the SHA-256 of its samples or documents."""
     return {metric: evaluated.sha256 for metric, evaluated in data.items()}
-
-
-def dense_files(prepared: Prepared, info: ModelInfo) -> Mapping[str, Path]:
-    """For each metric, the file with the dense model's measurement."""
-    folder, dense = prepared.cell.results / "evaluation", Mask(info.n_blocks)
-    return {
-        name: measurement_path(folder / evaluation_key(prepared, info, name), dense) for name in prepared.data
-    }
 
 
 def evaluation_key(
@@ -257,35 +232,40 @@ def evaluation_key(
 # Measure the mask of a finished cell again, with another evaluation. Nothing is searched again.
 
 
-def reevaluate(prepared: Prepared, done: DoneResult) -> DoneResult:
-    """The result of a finished cell, extended by the evaluation that is now requested.
+def reevaluate(prepared: Prepared, done: records.DoneResult) -> records.DoneResult:
+    """The result of a finished cell, extended by the evaluation that is now requested, as `extended` does."""
+    cell, evaluation = prepared.cell, extended(prepared, done)
+    config = {**done["config"], "eval": cell.config["eval"]}
+    result: records.DoneResult = {**done, "evaluation": evaluation, "config": config}
+    if result != done:
+        save_config(cell, config)
+        save_result(cell, result)
+    return result
+
+
+def extended(prepared: Prepared, done: records.DoneResult) -> records.EvaluationRecord:
+    """The evaluation of a finished cell, extended by that of `prepared`.
 
     Only metrics that are not yet in a file are measured. If the result already contains all metrics, the model is not
     loaded. Raises InputError if the mask was found for another revision of the model, or for other weights.
     """
-    cell, evaluation, started = prepared.cell, done["evaluation"], now()
-    if missing := not digests(prepared.data).items() <= evaluation.get("data", {}).items():
+    cell, evaluation, started = prepared.cell, done["evaluation"], records.now()
+    if not digests(prepared.data).items() <= evaluation.get("data", {}).items():
         model, mask = recorded_model(cell, done), Mask.from_json(done["mask"])
         scales, repair = recorded_scales(done), recorded_repair(cell, done)
         new: dict[str, Any] = dict(
             evaluate_mask(prepared, mask, forward_with(cell.forward, model), scales, repair)
         )
-        new["environment"] = provenance(started, str(model.device))
+        new["environment"] = records.provenance(started, str(model.device))
         evaluation = merged(evaluation, new)
-    measured = evaluation
     if local := digests_of(cell.evaluation.files()):
         evaluation = merged(evaluation, {"files": local})
-    if cell.evaluation.averages and (mean := _mean_of(measured, prepared.data)):
+    if cell.evaluation.averages and (mean := _mean_of(evaluation, prepared.data)):
         evaluation = merged(evaluation, mean)
-    config = {**done["config"], "eval": cell.config["eval"]}
-    result = cast(DoneResult, {**done, "evaluation": evaluation, "config": config})
-    if missing or result != done:
-        save_config(cell, result["config"])
-        save_result(cell, result)
-    return result
+    return evaluation
 
 
-def merged(earlier: EvaluationRecord, new: Mapping[str, Any]) -> EvaluationRecord:
+def merged(earlier: records.EvaluationRecord, new: Mapping[str, Any]) -> records.EvaluationRecord:
     """The `evaluation` of a result, extended by a new one. If both contain a metric, the new value is kept.
 
     A new evaluation measures the dense and the pruned model. Earlier metrics of the healed model are kept unless the
@@ -294,42 +274,45 @@ def merged(earlier: EvaluationRecord, new: Mapping[str, Any]) -> EvaluationRecor
     old = dict[str, Any](earlier)
     data, how = old.get("data", {}), new.get("how", {})
     if any(data.get(metric, sha256) != sha256 for metric, sha256 in new.get("data", {}).items()):
-        old.pop("healed", None)
-        old["records"] = {name: _without(paths, ["healed"]) for name, paths in old.get("records", {}).items()}
+        old = without_healed(old)
     elif "healed" in old and how.get("acc/mean") not in (None, old.get("how", {}).get("acc/mean")):
-        old["healed"] = _without(old["healed"], ["acc/mean", error_of("acc/mean")])
+        old["healed"] = _without(old["healed"], ["acc/mean", records.error_of("acc/mean")])
     both = {**old, **new}
     for part in GROWING:
         if part in both:
             both[part] = {**old.get(part, {}), **new.get(part, {})}
-    for metric, paths in old.get("records", {}).items():
-        if "healed" in paths:
-            both["records"][metric] = {"healed": paths["healed"], **both["records"][metric]}
+    kept = old.get("records", {})
+    both["records"] = {name: kept.get(name, {}) | paths for name, paths in both.get("records", {}).items()}
     clean = new.get("data", {}).keys() - new.get("overlap", {}).keys()
     if "overlap" in both and not (both := both | {"overlap": _without(both["overlap"], clean)})["overlap"]:
         del both["overlap"]
-    return cast(EvaluationRecord, both)
+    return cast(records.EvaluationRecord, both)
+
+
+def without_healed(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """An `evaluation` without the metrics of the healed model."""
+    kept = {name: _without(paths, ["healed"]) for name, paths in evaluation.get("records", {}).items()}
+    return _without(evaluation, ["healed"]) | {"records": kept}
 
 
 def _without(values: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name not in names}
 
 
-def _mean_of(evaluation: EvaluationRecord, names: Collection[str]) -> dict[str, Any]:
-    """For each model of a result, the mean of the accuracies among the metrics `names`, if it has all of these.
-
-    This mean replaces that of an earlier evaluation.
-    """
+def _mean_of(evaluation: records.EvaluationRecord, names: Collection[str]) -> dict[str, Any]:
+    """For each model that has all accuracies among the metrics `names`, their mean, which replaces an earlier one."""
     accuracies = [name for name in names if name.startswith("acc/")]
     means: dict[str, Any] = {}
-    for which in MODELS:
+    for which in records.MODELS:
         known = evaluation.get(which)
         if known is not None and known.keys() >= set(accuracies):
-            means[which] = averaged({k: v for k, v in known.items() if without_error(k) in accuracies})
+            means[which] = averaged(
+                {k: v for k, v in known.items() if records.without_error(k) in accuracies}
+            )
     return {**means, "how": {"acc/mean": {"of": accuracies}}} if any(means.values()) else {}
 
 
-def recorded_model(cell: Cell, done: DoneResult) -> LanguageModel:
+def recorded_model(cell: Cell, done: records.DoneResult) -> LanguageModel:
     """The model of a finished cell. Raises InputError if its revision or weights differ from those in the result."""
     revision = done["model"]["revision"]
     if cell.model.in_directory:
@@ -343,7 +326,7 @@ def recorded_model(cell: Cell, done: DoneResult) -> LanguageModel:
     return model
 
 
-def recorded_scales(done: DoneResult) -> tuple[float, ...] | None:
+def recorded_scales(done: records.DoneResult) -> tuple[float, ...] | None:
     """The compensating factors in a result, one per unit (1 for units that are kept); None without compensation."""
     mask, factors = Mask.from_json(done["mask"]), done.get("compensation")
     return tuple(factors.get(str(unit), 1.0) for unit in range(mask.n_units)) if factors else None
@@ -360,11 +343,10 @@ def check_repair(prepared: Prepared, forward: Forward, unit: str) -> None:
         check(forward.model.module, unit, prepared.samples)
 
 
-def new_repair(prepared: Prepared, forward: Forward, mask: Mask) -> tuple[Repair | None, RepairRecord] | None:
-    """Fit a mask's maps to the cell's samples and save them; returns them with their record.
-
-    Returns None if the cell asks for no maps. If no map helps, returns None and the record.
-    """
+def new_repair(
+    prepared: Prepared, forward: Forward, mask: Mask
+) -> tuple[Repair | None, records.RepairRecord] | None:
+    """The maps that repair a mask (None: no map helps) with their record; None if the cell asks for no maps."""
     from pruning.engine.repair import measure
 
     cell = prepared.cell
@@ -376,11 +358,11 @@ def new_repair(prepared: Prepared, forward: Forward, mask: Mask) -> tuple[Repair
     return repair if repair.maps else None, record
 
 
-def recorded_repair(cell: Cell, done: DoneResult) -> Repair | None:
+def recorded_repair(cell: Cell, done: records.DoneResult) -> Repair | None:
     """The maps of a finished cell; None if it has none. Raises DamagedError if the file is missing or damaged."""
     from pruning.models.output_maps import read_repair
 
-    if (record := done.get("repair")) is None or not is_repaired(record):
+    if (record := done.get("repair")) is None or not records.is_repaired(record):
         return None
     return collectives.on_first(lambda: read_repair(cell.folder, record["sha256"]))
 
@@ -422,10 +404,7 @@ def search_shown(
 
 @contextmanager
 def batches_shown(title: str) -> Iterator[Callable[[int, int], None]]:
-    """Yield show(done, total), which displays how many batches of a measurement are done.
-
-    The bar appears after one second, so short measurements show nothing. It disappears at the end.
-    """
+    """Yield show(done, total), which displays how many batches of a measurement are done, after one second."""
     with _bar(title, PART, leave=False, delay=1.0) as bar:
 
         def show(done: int, total: int) -> None:

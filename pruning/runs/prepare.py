@@ -42,10 +42,7 @@ log = logging.getLogger(__name__)
 
 
 def check_cell(cell: Cell) -> None:
-    """Check everything that can be checked without data and without a model.
-
-    Raises InputError if the cell is invalid, and ForeignError if its folder holds the result of another cell.
-    """
+    """Raise InputError or ForeignError for what can be checked without data and without a model."""
     cell.removal.check()
     driver.check_limit(cell.max_evaluations)
     cell.heal.check()
@@ -70,20 +67,14 @@ def check_cell(cell: Cell) -> None:
     cell.result()
 
 
-class Drawn:
-    """What the cells of one command share: checks of models, samples, evaluation data, and texts for healing.
+Drawn = dict[Hashable, Any]  # what the cells of one command share: each thing is checked or drawn once
 
-    Cells with the same settings and files draw and check them once.
-    """
 
-    def __init__(self) -> None:
-        self._kept: dict[Hashable, Any] = {}
-
-    def once(self, key: Hashable, draw: Callable[[], T]) -> T:
-        """The value that `draw` returned when `key` was first used; only the first call for a key runs `draw`."""
-        if key not in self._kept:
-            self._kept[key] = draw()
-        return cast(T, self._kept[key])
+def once(drawn: Drawn, key: Hashable, draw: Callable[[], T]) -> T:
+    """What `draw` returns, or returned when it was first called for this key."""
+    if key not in drawn:
+        drawn[key] = draw()
+    return cast(T, drawn[key])
 
 
 def prepare(cell: Cell, drawn: Drawn | None = None) -> Prepared:
@@ -95,10 +86,10 @@ def prepare(cell: Cell, drawn: Drawn | None = None) -> Prepared:
     Raises InputError if the input is invalid, OutOfReachError if the search would need too many evaluations, and
     UnreachableError if a model or data set cannot be loaded.
     """
-    model, drawn = cell.model, drawn or Drawn()
-    exported = cell.export is not None and not cell.finished
-    drawn.once(("model", model), lambda: preflight.check_model(model))
-    drawn.once(("renumbering", model, exported), lambda: preflight.check_renumbering(model, exported))
+    model, drawn = cell.model, {} if drawn is None else drawn
+    exported = cell.export is not None
+    once(drawn, ("model", model), lambda: preflight.check_model(model))
+    once(drawn, ("renumbering", model, exported), lambda: preflight.check_renumbering(model, exported))
     lazy.warn_on(cell.calibration.kind, cell.algo)
     most, tokens = model.context_length, cell.latency.tokens
     if cell.removal.budget == "latency" and most is not None and tokens > most:
@@ -120,9 +111,9 @@ def prepare(cell: Cell, drawn: Drawn | None = None) -> Prepared:
         check_evaluation(data, reader, cell.evaluation)
         return data
 
-    samples = drawn.once(("samples", cell.calibration, model), draw_samples)
+    samples = once(drawn, ("samples", cell.calibration, model), draw_samples)
     asked = digest([settings_record(cell.evaluation), digests_of(cell.evaluation.files())])
-    data = drawn.once(("evaluation", asked, model), draw_data)
+    data = once(drawn, ("evaluation", asked, model), draw_data)
     text = _healing_text(cell, samples, data, drawn) if cell.heal.trains else None
     rows: dict[str, Any] = {"the calibration data": samples}
     rows |= {f"the data of {name}": getattr(one, "windows", one) for name, one in data.items()}
@@ -146,7 +137,7 @@ def _healing_text(cell: Cell, samples: Samples, data: Mapping[str, Data], drawn:
         check_length(cell.heal.length, cell.model.context_length, cell.model.name)
         return draw_text(cell.heal, cell.model.tokenizer, samples)
 
-    text = drawn.once(("text", digest([cell.heal.identity(), samples.sha256]), cell.model), draw)
+    text = once(drawn, ("text", digest([cell.heal.identity(), samples.sha256]), cell.model), draw)
     if cell.heal.source not in EMBEDDED:
         return text
     return _trained_text(cell, text, data) or text_apart(text, data, cell.heal.windows)
@@ -178,17 +169,10 @@ def _trained_text(cell: Cell, drawn: HealingText, data: Mapping[str, Data]) -> H
     return None
 
 
-# Check drawn data. What is refused, and what is only reported:
-#
-# - Rows that are longer than the model's context are refused: the model would fail. lm-eval would cut off the start
-#   of such an item, so items of a local file are refused as well. The data of lm-eval's own tasks cannot be changed
-#   here, and the result must be the one that lm-eval gives. So their number of shortened items is reported and
-#   recorded (`how.shortened`).
-# - Data that hold only white space, or several samples that are all equal, are refused: their loss means nothing, and
-#   their standard error of 0 would make every difference significant.
-# - Single samples that are blank or repeated are reported. Real benchmarks have some, and without them our numbers
-#   could not be compared with published ones.
-# - If there is only one sample, that is reported: its value is valid, but it has no standard error.
+# Check drawn data. Rows longer than the model's context, and data that are all blank or all equal, are refused: the
+# model would fail, or a standard error of 0 would make every difference significant. Single samples that are blank or
+# repeated are only reported, because real benchmarks have some. lm-eval's own tasks cannot be changed: the number of
+# items that lm-eval shortens is reported and recorded (`how.shortened`).
 
 LM_EVAL = 2048  # tokens that lm-eval gives a model whose configuration and tokenizer set no limit
 
@@ -295,9 +279,8 @@ def _check_repeats(label: str, pieces: Sequence[Hashable], unit: str) -> None:
             f"give different {unit}."
         )
     elif distinct < count:
-        repeated = count - distinct
         text = "%s: %d of %d %s repeat another one, so standard errors are too small"
-        log.warning(text, label, repeated, count, unit)
+        log.warning(text, label, count - distinct, count, unit)
 
 
 def _setting(evaluation: Any, metric: str) -> str:

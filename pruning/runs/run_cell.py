@@ -5,23 +5,13 @@ from __future__ import annotations
 import logging
 import math
 import traceback
-from dataclasses import asdict, replace
-from pathlib import Path
+from contextlib import suppress
+from dataclasses import asdict
 from typing import Any, cast
 
-from pruning.core import scoring, storage
-from pruning.core.errors import RankError, is_fatal, sentence
+from pruning.core import records, scoring, storage
+from pruning.core.errors import PruningError, RankError, is_fatal, sentence
 from pruning.core.mask import SearchRecord, Space
-from pruning.core.records import (
-    LOG,
-    MASK,
-    CalibrationRecord,
-    DoneResult,
-    FailedResult,
-    ModelRecord,
-    now,
-    provenance,
-)
 from pruning.core.scoring import Estimate
 from pruning.core.storage import appending, check_links, digest
 from pruning.engine import collectives
@@ -31,6 +21,7 @@ from pruning.engine.forward import Cost
 from pruning.evaluation.corpora import HIGHEST
 from pruning.models.placement import ModelInfo
 from pruning.objective import Calibrated
+from pruning.runs import measurements
 from pruning.runs.cell import (
     FORMAT,
     Cell,
@@ -44,24 +35,16 @@ from pruning.runs.cell import (
     settings_record,
 )
 from pruning.runs.heal_cell import healed_cell
-from pruning.runs.measurements import (
-    check_repair,
-    digests,
-    evaluate_mask,
-    new_repair,
-    reevaluate,
-    search_shown,
-)
 from pruning.search.decide import FloatLoss
 from pruning.search.driver import Problem, Solution, solve
 from pruning.search.journal import Journal, Store, claim
 
 log = logging.getLogger(__name__)
 
-COST = "cost.json"  # in the folder of a cell whose search is not finished
+COST = "cost.json"  # in the folder of a cell whose search is not finished: the cost of all its runs
 
 
-def run(prepared: Prepared) -> DoneResult:
+def run(prepared: Prepared) -> records.DoneResult:
     """Search, evaluate and record one cell. A cell that was stopped continues from its journal.
 
     Raises every failure, so that the study can record it. Raises BusyError if another process runs the cell, and
@@ -70,27 +53,27 @@ def run(prepared: Prepared) -> DoneResult:
     cell = prepared.cell
     with cell_lock(cell):
         done = collectives.on_first(cell.done)
-        drawn = [prepared.samples.sha256, digests(prepared.data)]
+        drawn = [prepared.samples.sha256, measurements.digests(prepared.data)]
         if collectives.broadcast(drawn) != drawn:  # for example, if versions of libraries differ
             raise RankError("ranks have drawn different samples: install the same packages on all nodes.")
-        result = _run(prepared) if done is None else reevaluate(prepared, done)
+        result = _run(prepared) if done is None else measurements.reevaluate(prepared, done)
         return healed_cell(prepared, result)
 
 
-def record_failure(cell: Cell, error: BaseException) -> FailedResult:
+def record_failure(cell: Cell, error: BaseException) -> records.FailedResult:
     """Write the result of a cell that failed. The next run of the same command runs the cell again.
 
     The traceback is appended to the cell's log. If an earlier run has finished the cell, its result is kept, and the
     failure is only logged and returned. The same holds if the cell's files cannot be written.
     """
-    log_path = cell.folder / LOG
+    log_path = cell.folder / records.LOG
     message = sentence(error) if isinstance(error, OSError) else str(error)
-    result: FailedResult = {
+    result: records.FailedResult = {
         "cell": cell.key,
         "status": "failed",
         "error": {"type": type(error).__name__, "message": message, "log": str(log_path)},
         "config": dict(cell.config),
-        "environment": provenance(now(), None),
+        "environment": records.provenance(records.now(), None),
     }
     check_links(cell.results, cell.folder)
     try:
@@ -98,8 +81,9 @@ def record_failure(cell: Cell, error: BaseException) -> FailedResult:
         if collectives.is_first():
             with appending(log_path) as stream:
                 traceback.print_exception(error, file=stream)
-        if not cell.finished:
-            save_result(cell, result)
+        with suppress(PruningError):  # a damaged result, or that of another cell, is not replaced either
+            if cell.done() is None:
+                save_result(cell, result)
     except OSError as unwritable:
         if is_fatal(unwritable):
             raise
@@ -107,15 +91,15 @@ def record_failure(cell: Cell, error: BaseException) -> FailedResult:
     return result
 
 
-def _run(prepared: Prepared) -> DoneResult:
-    cell, samples, started = prepared.cell, prepared.samples, now()
+def _run(prepared: Prepared) -> records.DoneResult:
+    cell, samples, started = prepared.cell, prepared.samples, records.now()
     save_config(cell, cell.config)
     if collectives.is_first():
         samples.save(cell.results / "calibration")
     model = model_of(cell)
     forward = forward_with(cell.forward, model)
     space = cell_space(cell, model)
-    check_repair(prepared, forward, space.unit)
+    measurements.check_repair(prepared, forward, space.unit)
     key = score_key(prepared, model.info, space.unit)
     # Raises ForeignError if the cell's journal belongs to other samples or weights.
     claim(cell.results, key, cell.key)
@@ -130,20 +114,20 @@ def _run(prepared: Prepared) -> DoneResult:
         searched.release()
     mask = solution.score.mask
     if collectives.is_first():
-        storage.write_json(cell.folder / MASK, mask.to_json())
-    repair, repair_record = new_repair(prepared, forward, mask) or (None, None)
-    result: DoneResult = {
+        storage.write_json(cell.folder / records.MASK, mask.to_json())
+    repair, repair_record = measurements.new_repair(prepared, forward, mask) or (None, None)
+    result: records.DoneResult = {
         "cell": cell.key,
         "status": "done",
         "error": None,
-        "model": cast(ModelRecord, asdict(model.info)),
+        "model": cast(records.ModelRecord, asdict(model.info)),
         "mask": mask.to_json(),
         "calibration": _calibration_record(prepared, solution, losses.whole.estimate),
         "search": _search_record(cell, space, solution, cost),
         "margins": solution.margins,
         "config": dict(cell.config),
-        "evaluation": evaluate_mask(prepared, mask, forward, scales, repair),
-        "environment": provenance(started, str(model.device)),
+        "evaluation": measurements.evaluate_mask(prepared, mask, forward, scales, repair),
+        "environment": records.provenance(started, str(model.device)),
     }
     if scales is not None:
         result["compensation"] = {str(i): scales[i] for i in mask.dropped}
@@ -180,21 +164,31 @@ def _search(cell: Cell, space: Space, losses: Calibrated, key: str) -> tuple[Sol
     own = journal(scoring.NAME)
     single = FloatLoss(losses.in_float32, journal(scoring.FLOAT32)) if losses.in_half else None
     problem = Problem(cell.algo, space, cell.seed, cell.racing, cell.near_ties, cell.max_evaluations)
-    title = f"{cell.model.name} {cell.choices.objective} {cell.choices.algo}"
-    with search_shown(title, cell.evaluations(space), known=len(own.scores), unit=space.unit) as show:
-        ledger = CostLedger(cell.folder / COST, losses.forward.cost)
+    title = f"{cell.model.name} {cell.option('objective')} {cell.option('algo')}"
+    path, running, saved = cell.folder / COST, losses.forward.cost, Cost()
+    earlier = collectives.on_first(lambda: Cost(**storage.read_json(path)) if path.exists() else Cost())
+    with measurements.search_shown(
+        title, cell.evaluations(space), known=len(own.scores), unit=space.unit
+    ) as show:
 
         def watch(evaluations: int, best: float, size: int) -> None:
+            nonlocal saved
             show(evaluations, best, size)
-            ledger.save()
+            spent = running.over_ranks()
+            if spent != saved and collectives.is_first():
+                storage.write_json(path, asdict(earlier.plus(spent)))
+            saved = spent
 
-        return solve(problem, losses, own, watch, single, journal(scoring.BOUNDS)), ledger.total()
+        solution = solve(problem, losses, own, watch, single, journal(scoring.BOUNDS))
+    return solution, earlier.plus(running.over_ranks())
 
 
-def _calibration_record(prepared: Prepared, solution: Solution, estimate: Estimate) -> CalibrationRecord:
+def _calibration_record(
+    prepared: Prepared, solution: Solution, estimate: Estimate
+) -> records.CalibrationRecord:
     """The record of the samples and of the loss that was minimised on them."""
-    samples, score, objective = prepared.samples, solution.score, prepared.cell.choices.objective
-    record: CalibrationRecord = {
+    samples, score, objective = prepared.samples, solution.score, prepared.cell.option("objective")
+    record: records.CalibrationRecord = {
         "objective": objective,
         "source": samples.source,
         "samples": samples.count,
@@ -217,7 +211,7 @@ def _search_record(cell: Cell, space: Space, solution: Solution, cost: Cost) -> 
 
     mask = solution.score.mask
     record: SearchRecord = {
-        "algo": cell.choices.algo,
+        "algo": cell.option("algo"),
         "k": len(mask.dropped),
         "ratio": mask.ratio,
         "stopped": solution.why,
@@ -229,24 +223,3 @@ def _search_record(cell: Cell, space: Space, solution: Solution, cost: Cost) -> 
     if (spent := cell.removal.record(space, mask)) is not None:
         record["budget"] = spent
     return cast(SearchRecord, record | asdict(cost))
-
-
-class CostLedger:
-    """The `Cost` of the current run and of the cell's earlier runs. A file holds their sum until the cell is done."""
-
-    def __init__(self, path: Path, running: Cost) -> None:
-        self.path, self.running, self._saved = path, running, replace(running)
-        self.earlier = collectives.on_first(
-            lambda: Cost(**storage.read_json(path)) if path.exists() else Cost()
-        )
-
-    def total(self) -> Cost:
-        """The cost of all runs and ranks together."""
-        return self.earlier.plus(self.running.over_ranks())
-
-    def save(self) -> None:
-        """Write the total if it has changed since the previous call."""
-        spent = self.running.over_ranks()
-        if spent != self._saved and collectives.is_first():
-            storage.write_json(self.path, asdict(self.earlier.plus(spent)))
-        self._saved = spent

@@ -22,23 +22,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from pruning.calibration.samples import Samples
-from pruning.config.app import build_option, composed
-from pruning.config.compose import cell_of, recorded_cell
-from pruning.config.words import check_choices, check_words, explained, names_folder
-from pruning.core import storage
+from pruning.config.app import build_option
+from pruning.config.compose import cell_of_words, recorded_cell
+from pruning.config.words import model_words, names_folder
+from pruning.core import records, storage
 from pruning.core.errors import DamagedError, InputError, PruningError
 from pruning.core.mask import Mask
 from pruning.core.model_table import ModelRow, ModelTable
-from pruning.core.records import (
-    NAME,
-    DoneResult,
-    is_repaired,
-    kind_of,
-    metrics_among,
-    read_done,
-    terms_beside,
-)
-from pruning.core.scoring import Estimate
 from pruning.core.terminal import command_words
 from pruning.evaluation import Data
 from pruning.evaluation.bits_per_byte import read_anew, window_costs
@@ -48,10 +38,8 @@ from pruning.models.handle import Model
 from pruning.models.model_files import weight_files
 from pruning.models.placement import ModelInfo
 from pruning.runs.cell import Cell, Prepared, forward_with, model_of
-from pruning.runs.heal_cell import healed_evaluator
 from pruning.runs.measurements import Evaluator, mask_evaluator, recorded_model, recorded_scales
 from pruning.runs.prepare import Reader, check_evaluation, prepare
-from pruning.study.compress import model_words
 from pruning.study.guide import usual_speed
 from pruning.study.text_tables import render, say
 from pruning.tracking.store import MLflow
@@ -68,9 +56,6 @@ ALLOWED = (
     *("eval", "forward", "tracker", "paths.results", "model.dtype", "model.device_map"),
     *("model.max_memory", "model.offload", "model.products"),
 )
-# Options for the cell that holds these settings. The cell is never run, so these options have no effect.
-OPTIONS = {"model": "smollm2", "objective": "perplexity", "calibration": "pydoc", "algo": "greedy"}
-OPTIONS |= {"eval": "embedded"}
 
 
 def main(draw: Callable[[Path], Path]) -> None:
@@ -132,7 +117,7 @@ class ComparedModel:
 
     place: str
     cell: Cell
-    done: DoneResult | None = None
+    done: records.DoneResult | None = None
     data: Mapping[str, Data] = field(default_factory=dict)
     others: Sequence[str] = ()
 
@@ -149,24 +134,15 @@ class ComparedModel:
 
 def _base(settings: Sequence[str]) -> tuple[Cell, dict[str, Any]]:
     """A cell with the command's settings, which is never run, and the settings of `model` for all models."""
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
     for word in settings:
         if not f"{word.lstrip('+~').partition('=')[0]}.".startswith(tuple(f"{name}." for name in ALLOWED)):
             raise InputError(
                 f"{word} is not a setting of compare: give models as words, and settings of {', '.join(ALLOWED)}."
             )
-    chosen = OPTIONS | dict(word.split("=", 1) for word in settings if word.startswith(("eval=", "tracker=")))
-    words = list(dict.fromkeys([f"eval={chosen['eval']}", *settings]))
-    check_words(words)
-    check_choices(words)
-    try:
-        base = cell_of(composed(words), chosen)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise explained(error, words) from error
+    option = next((word for word in settings if word.startswith("eval=")), "eval=embedded")
+    base = cell_of_words(list(dict.fromkeys([option, *settings])))
     if base.evaluation.compares or getattr(base.evaluation, "prompts", False):  # speed, and continuations
-        raise InputError(f"eval={chosen['eval']} compares a mask with its own dense model: give another.")
+        raise InputError(f"{option} compares a mask with its own dense model: give another.")
     names = {word.partition("=")[0].split(".")[1] for word in settings if word.startswith("model.")}
     return base, {name: base.config["model"][name] for name in names}
 
@@ -174,24 +150,21 @@ def _base(settings: Sequence[str]) -> tuple[Cell, dict[str, Any]]:
 def _found(place: str, base: Cell, given: Mapping[str, Any]) -> ComparedModel:
     """The model or cell that a word names. Raises InputError if there is none, or if it is not a causal model."""
     folder = Path(place).expanduser().resolve()
-    if not (folder / NAME).is_file():
+    if not (folder / records.NAME).is_file():
         model = replace(cast(Model, build_option("model", model_words(place))), **given)
         preflight.check_model(model)
         return ComparedModel(place, replace(base, model=model))
-    done = read_done(folder)
+    done = records.read_done(folder)
     # A folder from elsewhere may name places to write to: these are not used.
     config = done["config"] | {"model": done["config"]["model"] | {"offload": None, **given}, "export": None}
     config |= {name: base.config[name] for name in ("eval", "tracker", "forward")}
-    cell = recorded_cell(config | {"paths": {"results": str(folder.parent)}}, {})
+    cell = recorded_cell(config | {"paths": {"results": str(folder.parent)}})
     preflight.check_model(cell.model)
     return ComparedModel(place, cell, done)
 
 
 def _with_data(models: Sequence[ComparedModel]) -> Iterator[ComparedModel]:
-    """Yield each model with its data: the text windows of the first model, and items that all models share.
-
-    Raises InputError as `prepare` does, or if no metric could be compared.
-    """
+    """Yield each model with its data: the windows of the first model's text, and items that all models share."""
     first: Mapping[str, Data] = {}
     for one in models:
         model, evaluation, others = one.cell.model, one.cell.evaluation, []
@@ -231,11 +204,6 @@ class Measurements:
     terms: Mapping[str, Mapping[str, Any]]
     speed: Mapping[str, Any]
 
-    def costs(self, text: str) -> tuple[list[float], Estimate]:
-        """The costs of a text's windows under the model: see `window_costs`."""
-        samples = cast(Samples, self.model.data[text])
-        return window_costs(self.terms[text], samples, self.model.cell.model.tokenizer)
-
 
 def _measured(one: ComparedModel, speed: Any, results: Path) -> Measurements:
     """The measurements of a model, in files in `results`. The model is loaded only if one of the files is missing."""
@@ -251,7 +219,7 @@ def _measured(one: ComparedModel, speed: Any, results: Path) -> Measurements:
     if done is not None:
         info, part, healing = ModelInfo(**done["model"]), Mask.from_json(done["mask"]), done.get("heal")
         scales, record = recorded_scales(done), done.get("repair")
-        if record is not None and is_repaired(record):
+        if record is not None and records.is_repaired(record):
             repair = read_repair(one.folder, record["sha256"])
         if healing is not None and "selection" in healing:
             part = Mask.from_json(healing["selection"]["mask"])
@@ -259,10 +227,9 @@ def _measured(one: ComparedModel, speed: Any, results: Path) -> Measurements:
 
     def evaluators(forward: Forward | None, healed: Forward | None) -> tuple[Evaluator, Evaluator]:
         timer = mask_evaluator(timed, info, part, forward, scales, repair)
-        if done is not None and healing is not None:
-            return healed_evaluator(ready, done, healing, healed), timer
-        own = mask_evaluator(ready, info, part, forward, scales, repair)
-        return replace(own, whole=one.name), timer
+        if healing is not None:
+            return mask_evaluator(ready, info, mask, healed, healed=healing), timer
+        return replace(mask_evaluator(ready, info, part, forward, scales, repair), whole=one.name), timer
 
     quality, timer = evaluators(None, None)
     if not (quality.has(mask) and timer.has(part)):
@@ -275,7 +242,7 @@ def _measured(one: ComparedModel, speed: Any, results: Path) -> Measurements:
         quality, timer = evaluators(forward_with(cell.forward, loaded), forward_with(cell.forward, healed))
     with nullcontext() if loaded is None else repaired(loaded.module, repair):
         metrics, times = quality(mask).metrics, timer(part).metrics["speed"]
-    terms = {metric: terms_beside(quality.path(metric, mask)) or {} for metric in one.data}
+    terms = {metric: records.terms_beside(quality.path(metric, mask)) or {} for metric in one.data}
     if lost := [metric for metric, data in one.data.items() if _is_text(data) and not terms[metric]]:
         path = quality.path(lost[0], mask)
         raise DamagedError(f"what was kept beside {path} is missing: move this file away and run again.")
@@ -289,13 +256,20 @@ def _row(own: Measurements, first: Measurements) -> ModelRow:
     """The row of a model, with its differences from the first model."""
     one, model = own.model, own.model.cell.model
     changes, bits = dict[str, dict[str, Any]](), dict[str, dict[str, Any]]()
-    for metric in metrics_among(own.metrics):
-        if own is not first and kind_of(metric) in ("ppl", "acc", "exact") and metric not in one.others:
+    for metric in records.metrics_among(own.metrics):
+        if (
+            own is not first
+            and records.kind_of(metric) in ("ppl", "acc", "exact")
+            and metric not in one.others
+        ):
             terms = [found.terms.get(metric, {}) for found in (first, own)]
             change = change_of(metric, (first.metrics, own.metrics), terms)
             changes[metric] = {"amount": change.amount, "error": change.error, "text": str(change)}
     for metric in filter(lambda metric: _is_text(one.data[metric]), one.data):
-        (costs, estimate), (theirs, weights) = own.costs(metric), first.costs(metric)
+        (costs, estimate), (theirs, weights) = (
+            window_costs(m.terms[metric], cast(Samples, m.model.data[metric]), m.model.cell.model.tokenizer)
+            for m in (own, first)
+        )
         bits[metric] = {"value": estimate.mean(costs), "error": estimate.stated_error(costs)}
         if own is not first:
             bits[metric]["difference"] = estimate.mean(costs) - weights.mean(theirs)

@@ -8,16 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from pruning.config.app import build, build_option
+from pruning.calibration.samples import Samples
+from pruning.config.app import build_option
+from pruning.config.compose import recorded_cell
 from pruning.core.errors import InputError, UnreachableError
-from pruning.core.records import (
-    OPTION,
-    SMALLER,
-    DoneResult,
-    kind_of,
-    metrics_among,
-    without_option,
-)
+from pruning.core.records import SMALLER, DoneResult, kind_of, metrics_among
 from pruning.core.storage import digest, read_json, write_json
 from pruning.core.units import bytes_text, duration_text, rate_text
 from pruning.evaluation.change import changes
@@ -39,10 +34,7 @@ PROMPT = 256  # tokens of the prompt whose speed is measured; at most half of wh
 
 
 def check_guided(cells: Sequence[Cell], launcher: Any, minutes: float | None) -> Cell:
-    """The one cell of a guided run, with a directory for its model: `smaller` in its folder if none is given.
-
-    Raises InputError if there are several cells, if the launcher is not `local`, or if `minutes` is 0 or less.
-    """
+    """The one cell of a guided run, which exports to `smaller` in its folder if no directory is given."""
     if minutes is not None and minutes <= 0:
         raise InputError(f"minutes={minutes:g} is too short: give more than 0, or null for no limit.")
     if len(cells) > 1:
@@ -57,29 +49,19 @@ def check_guided(cells: Sequence[Cell], launcher: Any, minutes: float | None) ->
 
 
 PLANS = "plans"  # the folder of decided settings, so that a repeated command continues with the same ones
+DECIDED = ("heal", "calibration")  # the groups whose settings can be decided
 
 
 def planned(cell: Cell, minutes: float | None) -> Cell:
-    """The cell with the settings that are decided for it; prints a forecast. If there is an earlier plan, it is used.
-
-    Raises the errors of `prepare` and of `forecast.decided` before anything expensive starts.
-    """
+    """The cell with the settings that are decided for it, as in an earlier plan if any; prints a forecast."""
     from pruning.evaluation.speed import machine
-    from pruning.healing.heal_settings import NoHealing
     from pruning.runs import forecast
     from pruning.runs.prepare import prepare
 
     asked, path = cell, cell.results / PLANS / f"{digest([cell.key, cell.config.get('heal'), minutes])}.json"
     if path.exists():
-        plan = read_json(path)
-        for group, settings in plan.items():
-            if settings is not None:
-                built = build(group, without_option(settings))
-                cell = forecast.with_settings(cell, group, built, settings[OPTION])
-            elif cell.heal.trains:
-                cell = forecast.with_settings(cell, "heal", NoHealing(), "none")
-        cell = _at_home(cell, asked)
-    timed = speed_cell(cell)
+        kept = {group: settings for group, settings in cell.config.items() if group not in DECIDED}
+        cell = _at_home(dataclasses.replace(recorded_cell(kept | read_json(path)), model=cell.model), asked)
     if (done := finished(cell)) is not None and "speed" in done["evaluation"]:
         return cell
     try:
@@ -88,18 +70,18 @@ def planned(cell: Cell, minutes: float | None) -> Cell:
         raise InputError(f"{error} {OFFLINE}") from error
     log.info("measuring this machine")
     measured, said = forecast.Machine(prepared), list[str]()
-    speed = cast("Speed", timed.evaluation)
+    speed = usual_speed(cell.model.context_length)
     if path.exists():
         training = measured.training(cell.heal) if cell.heal.trains else None
     else:
         cell, training, said = forecast.decided(prepared, measured, speed, minutes)
         cell = _at_home(cell, asked)
-        write_json(path, {group: cell.config.get(group) for group in ("heal", "calibration")})
+        write_json(path, {group: cell.config[group] for group in DECIDED if group in cell.config})
         prepared = prepare(cell) if said else prepared
-    found = measured.forecast(prepared, training, speed, export=True)
+    found = measured.forecast(prepared, training, speed)
     parts = ", ".join(f"{name} {duration_text(seconds)}" for name, seconds in found.parts.items())
     say(
-        f"takes    about {duration_text(found.seconds)} on {machine()}: {parts}\n"
+        f"takes    about {duration_text(sum(found.parts.values()))} on {machine()}: {parts}\n"
         f"memory   about {bytes_text(found.memory)} of {bytes_text(found.available)}\n"
         + "".join(f"decided  {line}\n" for line in said)
         + f"writes   {cell.export}\n"
@@ -113,12 +95,9 @@ def planned(cell: Cell, minutes: float | None) -> Cell:
 
 
 def _at_home(cell: Cell, asked: Cell) -> Cell:
-    """The decided cell. If `asked` exports its model into its own folder, so does the decided cell."""
-    return (
-        dataclasses.replace(cell, export=cell.folder / SMALLER)
-        if asked.export == asked.folder / SMALLER
-        else cell
-    )
+    """The decided cell, which exports where `asked` does: if that is its own folder, into its own folder."""
+    own = asked.export == asked.folder / SMALLER
+    return dataclasses.replace(cell, export=cell.folder / SMALLER if own else asked.export)
 
 
 def say_result(result: DoneResult, results: Path) -> None:
@@ -138,21 +117,28 @@ def say_result(result: DoneResult, results: Path) -> None:
 def say_where(cell: Cell) -> None:
     """Print the paths of the model's card and of its cell, and the command that shows the results."""
     assert cell.export is not None
-    folder, here = cell.results, Path.cwd()
-    shown = folder.relative_to(here) if folder.is_relative_to(here) else folder
-    say(f"card    {cell.export / 'README.md'}\ncell    {cell.folder}\nlook    depth-pruning ui {shown}")
+    look = f"depth-pruning ui {cell.results}"
+    say(f"card    {cell.export / 'README.md'}\ncell    {cell.folder}\nlook    {look}")
 
 
-def speed_cell(cell: Cell) -> Cell:
-    """The cell with an evaluation of its speed, for a prompt that the model can read.
+def timed(cell: Cell, done: DoneResult) -> DoneResult:
+    """The result of a finished cell with the speed of its dense and its pruned model, measured once.
 
-    The new cell is not healed: training does not change the number of weights, so speed does not depend on it.
+    Training does not change the number of weights, so the healed model has the speed of the pruned one.
     """
-    from pruning.healing.heal_settings import NoHealing
+    from pruning.runs.cell import Prepared, cell_lock, save_result
     from pruning.runs.forecast import with_settings
+    from pruning.runs.measurements import extended
 
-    timed = with_settings(cell, "eval", usual_speed(cell.model.context_length), "speed")
-    return with_settings(timed, "heal", NoHealing(), "none") if cell.heal.trains else timed
+    if "speed" in done["evaluation"]:
+        return done
+    asked = with_settings(cell, "eval", usual_speed(cell.model.context_length), "speed")
+    data = asked.evaluation.data(cell.model.tokenizer)
+    with cell_lock(cell):
+        evaluation = extended(Prepared(asked, Samples("text", "", (), 0), data, None), done)
+        result: DoneResult = {**done, "evaluation": evaluation}
+        save_result(cell, result)
+    return result
 
 
 def usual_speed(most: int | None) -> Speed:
@@ -182,9 +168,7 @@ def stages(result: DoneResult) -> Iterator[tuple[str, Mapping[str, Any]]]:
 def table(result: DoneResult) -> str:
     """The table of a cell's models: every metric with its standard error, tokens per second, and size.
 
-    If the healed model has another mask than the search chose, its row names it; the row also says if training did
-    not help. Repair and training do not change the number of weights, so all smaller models have the speed and the
-    size of the pruned one.
+    Repair and training do not change the number of weights, so all smaller models have speed and size of the pruned.
     """
     found = list(stages(result))
     names = [name for name in metrics_among(found[0][1]) if isinstance(found[0][1][name], int | float)]

@@ -12,16 +12,18 @@ their first steps.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
+from pruning.config.compose import cell_of_words, recorded_cell
 from pruning.config.words import names_folder
 from pruning.core.errors import InputError
-from pruning.core.records import NAME, OPTION, read_result, recorded
-from pruning.core.terminal import command_words
+from pruning.core.records import NAME, read_done
+from pruning.core.terminal import FAILED, command_words
+from pruning.launcher import InProcess
 from pruning.runs.cell import Cell
-from pruning.study import text_tables
-from pruning.study.grid import Outcome, joined_ranks, record_cells, start_tracker
-from pruning.study.text_tables import say
+from pruning.runs.prepare import check_cell
+from pruning.study.command import Outcome, joined_ranks, record_cells, run_cells, run_checks, sum_up
 
 ALLOWED = tuple(f"{name}{end}" for name in ("heal", "tracker", "model.offload") for end in "=.")
 
@@ -34,28 +36,19 @@ def main() -> None:
 
 def heal_folder(cell: Cell) -> None:
     """Heal a finished cell, record it with its tracker, and print its row of the table."""
-    from pruning.runs.prepare import check_cell, prepare
-    from pruning.runs.run_cell import run
-
-    check_cell(cell)
-    start_tracker([cell])
-    result = run(prepare(cell))
-    record_cells([cell], Outcome({cell.key: result}))
-    say(text_tables.results([result]))
-    if (record := result.get("heal")) is not None:
-        say(f"\nhealed   {cell.folder / record['folder']}")
+    run_checks([partial(check_cell, cell)])
+    run_cells([cell], InProcess(), outcome := Outcome())
+    record_cells([cell], outcome)
+    sum_up([cell], outcome)
+    if outcome.failed:
+        raise SystemExit(FAILED)
 
 
 def cell_of(words: Sequence[str]) -> Cell:
     """The finished cell that a command line names, with the healing that it asks for.
 
-    Raises InputError if a setting is wrong, or if the folder does not hold a finished cell with the folder's name.
+    Raises InputError if a setting is wrong or the folder was renamed, and DamagedError if it holds no finished cell.
     """
-    from omegaconf import OmegaConf
-
-    from pruning.config.app import build_option, composed
-    from pruning.config.compose import recorded_cell
-
     folders = [word for word in words if names_folder(word)]
     settings = [word for word in words if not names_folder(word)]
     if len(folders) != 1:
@@ -63,18 +56,15 @@ def cell_of(words: Sequence[str]) -> Cell:
     if other := [word for word in settings if not word.startswith(ALLOWED)]:
         raise InputError(f"{other[0]} is not a setting of heal: give heal=OPTION or heal.SETTING=VALUE.")
     folder = Path(folders[0]).expanduser().resolve()
-    result = read_result(folder)
-    if result is None or result["status"] != "done":
-        raise InputError(f"{folder} holds no finished {NAME}: run the cell first.")
-    option = next((word.partition("=")[2] for word in settings if word.startswith("heal=")), "lora")
-    asked = list(dict.fromkeys([f"heal={option}", *settings]))
-    if not build_option("heal", asked).trains:
-        raise InputError(f"heal={option} does not train: choose lora, full or distill.")
-    made = recorded(OmegaConf.to_container(composed(asked), resolve=True))
-    config = {**result["config"], "heal": {OPTION: option, **made["heal"]}, "export": None}
-    config |= {"tracker": made["tracker"], "paths": {"results": str(folder.parent)}}
-    config["model"] = {**config["model"], "offload": made["model"]["offload"]}
-    cell = recorded_cell(config, {})
+    result = read_done(folder)
+    option = next((word for word in settings if word.startswith("heal=")), "heal=lora")
+    asked = cell_of_words(list(dict.fromkeys([option, *settings])))
+    if not asked.heal.trains:
+        raise InputError(f"{option} does not train: choose lora, full or distill.")
+    config = {**result["config"], **{name: asked.config[name] for name in ("heal", "tracker")}}
+    config |= {"export": None, "paths": {"results": str(folder.parent)}}
+    config["model"] = {**config["model"], "offload": asked.config["model"]["offload"]}
+    cell = recorded_cell(config)
     if cell.key != folder.name:
         raise InputError(
             f"{folder} is not the folder of the cell that its {NAME} describes ({cell.key}): the model or a file has "

@@ -17,9 +17,7 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 
-from pruning.config.app import composed
-from pruning.config.compose import cell_of
-from pruning.config.words import check_choices, check_words, explained
+from pruning.config.compose import cell_of_words
 from pruning.core import storage
 from pruning.core.errors import InputError, unknown
 from pruning.core.terminal import FAILED, command_words
@@ -42,10 +40,7 @@ def main() -> None:
 
 
 def run_referee(words: Sequence[str]) -> int:
-    """Run the command, or with `--dry-run` print what it would do; returns the exit status.
-
-    If an argument is wrong, or if a model or text is missing, raises InputError before anything is measured.
-    """
+    """Run the command; returns the exit status. Raises InputError before anything is measured."""
     asked = _parsed(words)
     cell, evaluation = _cell(asked.settings)
     one = {
@@ -106,26 +101,14 @@ def _parsed(words: Sequence[str]) -> argparse.Namespace:
 
 def _cell(words: Sequence[str]) -> tuple[Cell, CorpusPerplexity]:
     """A cell and its evaluation. It is never run: the command uses its model settings, tracker and folder."""
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
-    chosen = {"eval": "perplexity", **dict(word.split("=", 1) for word in words if "=" in word)}
-    if "launcher" in chosen:
-        raise InputError(
-            f"launcher={chosen['launcher']}: submit this command itself as a job; leave launcher out."
-        )
-    words = [f"eval={chosen['eval']}", *(word for word in words if not word.startswith("eval="))]
-    check_words(words)
-    check_choices(words)
-    names = {"objective": "perplexity", "calibration": "text", "algo": "greedy", **chosen}
-    try:
-        cell = cell_of(composed(words), names)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise explained(error, words) from error
+    if given := [word for word in words if word.startswith("launcher=")]:
+        raise InputError(f"{given[0]}: submit this command itself as a job; leave launcher out.")
+    option = next((word for word in words if word.startswith("eval=")), "eval=perplexity")
+    cell = cell_of_words(list(dict.fromkeys([option, *words])))
     if not isinstance(cell.evaluation, CorpusPerplexity):
         raise InputError(
-            f"eval={chosen['eval']} is not perplexity on texts: give eval=perplexity or eval=embedded_windows, whose "
-            "corpora are the one protocol."
+            f"{option} is not perplexity on texts: give eval=perplexity or eval=embedded_windows, whose corpora are "
+            "the one protocol."
         )
     return cell, cell.evaluation
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, permutations, product
-from typing import Any
+from typing import Any, TypeAlias
 
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
@@ -21,14 +21,13 @@ from pruning.routing.fitted_router import prompts
 from pruning.routing.task_study import TaskStudy
 from pruning.runs.cell import Cell
 from pruning.runs.prepare import Reader, check_samples
-from pruning.study import Composed
+
+# A composed configuration, and the options chosen in Hydra's groups, by group.
+Composed: TypeAlias = tuple[Any, Mapping[str, Any]]
 
 
 def task_settings(configs: Sequence[Composed]) -> TaskStudy | None:
-    """The settings of a study of tasks; None if the command does not ask for one.
-
-    Raises InputError if a value is wrong, or if configurations have different settings of tasks.
-    """
+    """The settings of a study of tasks, which all cells share; None if the command asks for none."""
     plain: list[Any] = [OmegaConf.to_container(config, resolve=True) for config, _ in configs]
     found = [TaskStudy(**one.get("tasks", {})) for one in plain]
     if not any(one.asked for one in found):
@@ -103,10 +102,7 @@ class TaskData:
 
 
 def data_of(group: Sequence[Cell], settings: TaskStudy) -> list[TaskData]:
-    """The items of each task in a group, in the order of its cells.
-
-    Raises InputError as `TaskItems.draw` does.
-    """
+    """The items of each task in a group, in the order of its cells."""
     tokenizer, rewording = group[0].model.tokenizer, settings.rewording
     found = []
     for cell in group:

@@ -1,6 +1,6 @@
 """Cross the tasks of a study with their sets: score every item under every set, fit the router, record the numbers.
 
-Scores and hidden states are saved in files, from which a command that was stopped continues.
+Scores are saved in files, from which a command that was stopped continues.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pruning.core.records import DoneResult, now, provenance
 from pruning.core.storage import digest
 from pruning.routing import fitted_router, set_scores
 from pruning.routing.fitted_router import FittedRouter, StateEncoder, first_blocks, fit_head
-from pruning.routing.set_scores import DENSE, POLICIES, Crossed, Floats, Interval, ItemScores
+from pruning.routing.set_scores import DENSE, POLICIES, Crossed, Interval, ItemScores
 from pruning.routing.task_study import TaskStudy
 from pruning.runs.cell import Cell, forward_with, model_of
 from pruning.runs.measurements import batches_shown
@@ -56,7 +56,10 @@ def route_group(cells: Sequence[Cell], results: Sequence[DoneResult], settings: 
     # The router is fitted to the calibration items. Its predictions are for the held-out items.
     blocks = first_blocks(masks)
     encoder = StateEncoder(forward, cell.model.tokenizer, blocks)
-    states = _states(folder / "states.npz", tasks, encoder)
+    prompts = {"calibration": [prompt for task in tasks for prompt in task.prompts["calibration"]]}
+    prompts |= {task.name: list(task.prompts["heldout"]) for task in tasks}
+    log.info("reading %d prompts for the router", sum(map(len, prompts.values())))
+    states = {name: encoder.encode(some) for name, some in prompts.items()}
     targets = np.hstack([scores["calibration"][name].target(settings.target)[1:] for name in names])
     head = fit_head(states["calibration"], targets.T)
     template = cast(TaskItems, cell.calibration).template
@@ -80,8 +83,8 @@ def _described(
     cell = cells[0]
     return {
         "model": cell.model.name,
-        "objective": cell.choices.objective,
-        "algo": cell.choices.algo,
+        "objective": cell.option("objective"),
+        "algo": cell.option("algo"),
         "unit": cell.unit,
         "k": cell.k,
         "ratio": cell.ratio,
@@ -104,7 +107,7 @@ def _folder(cell: Cell, tasks: Sequence[TaskData], sets: Mapping[str, Any]) -> P
     data = [samples.sha256 for task in tasks for samples in task.parts.values()]
     size = f"k{cell.k}" if cell.ratio is None else f"r{cell.ratio:g}"
     unit = "" if cell.unit == "block" else f"-{cell.unit}"
-    stem = f"{cell.model.name}-{cell.choices.objective}-{cell.choices.algo}-{size}{unit}-s{cell.seed}"
+    stem = f"{cell.model.name}-{cell.option('objective')}-{cell.option('algo')}-{size}{unit}-s{cell.seed}"
     return cell.results / fitted_router.FOLDER / f"{stem}-{digest([cell.model.identity(), sets, data])}"
 
 
@@ -132,18 +135,6 @@ def _scores(
     return found
 
 
-def _states(path: Path, tasks: Sequence[TaskData], encoder: StateEncoder) -> dict[str, Floats]:
-    """The features of all tasks' calibration prompts, as `calibration`, and of held-out prompts, by task."""
-    if not path.is_file():
-        prompts = {"calibration": [p for task in tasks for p in task.prompts["calibration"]]}
-        prompts |= {task.name: list(task.prompts["heldout"]) for task in tasks}
-        log.info("reading %d prompts for the router", sum(map(len, prompts.values())))
-        fitted_router.save_arrays(
-            path, {f"of_{name}": encoder.encode(some) for name, some in prompts.items()}
-        )
-    return {name.removeprefix("of_"): value for name, value in fitted_router.read_arrays(path).items()}
-
-
 # What a study of tasks prints: the scores of all tasks under all sets, and the gain of each policy.
 
 
@@ -152,14 +143,11 @@ def routing_text(record: Mapping[str, Any]) -> str:
     cross, policies, chosen = record["cross"], record["policies"], record["router"]["chosen"]
     drops = {name: " ".join(Mask.from_json(mask).names()) for name, mask in record["sets"].items()}
 
-    def crossed(what: str) -> str:
-        """A table with a row per set and a column per task; entries show the difference from the task's own set."""
-        rows = [
-            [name, text, *(_entry(cross[task][name], what, name == task) for task in cross)]
-            for name, text in {DENSE: "", **drops}.items()
-        ]
-        return render(("set", "drops", *cross), rows)
-
+    # A row per set and a column per task; entries show the difference from the task's own set.
+    crossed = [
+        [name, text, *(_entry(cross[task][name], name == task) for task in cross)]
+        for name, text in {DENSE: "", **drops}.items()
+    ]
     rows = []
     for name, policy in policies.items():
         gain = "" if name == "static" else _interval(policy["gain"], "+")
@@ -168,19 +156,18 @@ def routing_text(record: Mapping[str, Any]) -> str:
     return page(
         "routing.txt.jinja",
         record=record,
-        accuracy=crossed("accuracy"),
-        margin=crossed("margin"),
+        accuracy=render(("set", "drops", *cross), crossed),
         policies=render(columns, rows),
         chosen=render(("prompts of", *drops), [[task, *map(str, n.values())] for task, n in chosen.items()]),
         interval=_interval,
     )
 
 
-def _entry(entry: Mapping[str, Any], what: str, own: bool) -> str:
-    text = f"{entry[what]:.3f}"
+def _entry(entry: Mapping[str, Any], own: bool) -> str:
+    text = f"{entry['accuracy']:.3f}"
     if own:
         return f"{text} (own)"
-    gap = entry[f"{what}_to_own"]
+    gap = entry["accuracy_to_own"]
     error = "" if gap["error"] is None else f" ± {gap['error']:.3f}"
     return f"{text} ({gap['value']:+.3f}{error})"
 

@@ -54,10 +54,7 @@ def failures(failed: Iterable[Failure]) -> str:
 
 
 def results(done: Iterable[DoneResult]) -> str:
-    """The table of finished cells, with a column `dense -> pruned` for every metric that any of these cells has.
-
-    On a narrow terminal, columns are left out, and then titles are shortened.
-    """
+    """The table of finished cells, with a column `dense -> pruned` for every metric that any cell has."""
     found = list(done)
     columns, rows = _cells(found)
     for row, differences in zip(rows, differing([dict(_settings(one)) for one in found]), strict=True):
@@ -65,26 +62,11 @@ def results(done: Iterable[DoneResult]) -> str:
     return fitted(columns, rows, right=LAST, spare=(LAST, ("loss",)))
 
 
-class GrowingTable:
-    """A table that is printed line by line, because its cells finish one after the other.
-
-    `names` are the names of all cells to come, from `name_of`.
-    """
-
-    def __init__(self, names: Sequence[str]) -> None:
-        self.names, self.widths = names, list[int]()
-
-    def line(self, result: DoneResult) -> str:
-        """The row of a finished cell; the first row comes with the titles above it."""
-        columns, (row,) = _cells([result])
-        shown = [number for number, column in enumerate(columns) if column not in LAST[:2]]
-        lines = [[row[number] for number in shown]]
-        if not self.widths:
-            lines.insert(0, [columns[number] for number in shown])
-            self.widths = [max(map(len, entries)) for entries in zip(*lines, strict=True)]
-            self.widths[0] = max(self.widths[0], *map(len, self.names))
-        padded = ("   ".join(map(str.ljust, line, self.widths)).rstrip() for line in lines)
-        return "\n".join(padded)
+def line(result: DoneResult) -> str:
+    """The row of a cell that has finished, with its titles, for the log of a grid."""
+    columns, (row,) = _cells([result])
+    entries = zip(columns[1:], row[1:], strict=True)
+    return "   ".join([row[0], *(f"{title} {entry}" for title, entry in entries if title not in LAST[:2])])
 
 
 def _cells(found: Sequence[DoneResult]) -> tuple[list[str], list[list[str]]]:
@@ -98,9 +80,11 @@ def _cells(found: Sequence[DoneResult]) -> tuple[list[str], list[list[str]]]:
     for one in found:
         calibration, search, config = one["calibration"], one["search"], one["config"]
         size = f"k={search['k']}" if config["ratio"] is None else f"{config['ratio']:g}"
-        unit, cost = config.get("unit", "block"), config.get("budget", "parameters")
+        name = [one["model"]["name"], calibration["objective"], search["algo"], size]
+        name += [unit] if (unit := config.get("unit", "block")) != "block" else []
+        name += ["by latency"] if config.get("budget", "parameters") == "latency" else []
         row = [
-            name_of(one["model"]["name"], calibration["objective"], search["algo"], size, unit, cost),
+            " ".join(name),
             " ".join(map(str, one["mask"]["dropped"])),
             f"{calibration['dense_loss']:.3f} -> {calibration['loss']:.3f}{_near_tie(one)}",
             *(_change(name, one) for name in names),
@@ -130,12 +114,6 @@ def _settings(result: DoneResult) -> Iterator[tuple[str, Any]]:
     # These settings differ between objectives anyway, so only results with the same objective are compared in them.
     for name in ("source", "samples", "length"):
         yield f"{calibration['objective']} {name}", calibration[name]
-
-
-def name_of(model: str, objective: str, algo: str, size: str, unit: str, cost: str) -> str:
-    """The name of a cell in a table, such as `smollm2 perplexity greedy 0.2`."""
-    parts = [model, objective, algo, size, *([] if unit == "block" else [unit])]
-    return " ".join(parts + ([] if cost == "parameters" else [f"by {cost}"]))
 
 
 def title(name: str) -> str:
@@ -184,15 +162,6 @@ def _speed(result: DoneResult) -> str:
 
 # Draw a table as text.
 
-SHORTER = {
-    "perplexity": "ppl",
-    "accuracy": "acc",
-    "blocks dropped": "blocks",
-    UNITS: "dropped",
-    "held-out ": "",
-}
-SHORTER |= {"prompt tokens/s": "prompt/s", "new tokens/s": "new/s", "parameters": "params"}
-
 
 def fitted(
     columns: Sequence[str],
@@ -202,56 +171,32 @@ def fitted(
 ) -> str:
     """A table that fits the width of the terminal. If the output is a pipe, the table is drawn in full.
 
-    If the table is too wide, groups of columns in `spare` are left out one by one, then titles are shortened. If this
-    is not enough, entries are folded between words, and the rightmost columns are left out until every word fits.
+    If the table is too wide, groups of columns in `spare` are left out one by one, and at last entries are folded.
     """
-    titles, shown = list(columns), list(range(len(columns)))
     width = shutil.get_terminal_size().columns if is_terminal(sys.stdout) else None
 
-    def drawn(width: int | None = None) -> str:
-        aligned = [titles[number] for number in shown if columns[number] in right]
-        return render([titles[n] for n in shown], [[row[n] for n in shown] for row in rows], aligned, width)
-
     def fits(text: str) -> bool:
-        return width is None or max(map(len, text.splitlines()), default=0) <= width
+        return width is None or max(map(len, text.splitlines())) <= width
 
-    text = drawn()
+    text = render(columns, rows, right)
     for group in spare:
         if not fits(text):
-            shown = [number for number in shown if columns[number] not in group]
-            text = drawn()
-    if not fits(text):
-        for long, short in SHORTER.items():
-            titles = [title.replace(long, short) for title in titles]
-        text = drawn()
-    if width is None or fits(text):
-        return text
-    words = [_longest_word((title, *entries)) for title, *entries in zip(titles, *rows, strict=True)]
-    while len(shown) > 1 and sum(words[number] + 3 for number in shown) - 3 > width:
-        shown.pop()
-    return drawn(width)
+            kept = [number for number, title in enumerate(columns) if title not in group]
+            columns, rows = [columns[n] for n in kept], [[row[n] for n in kept] for row in rows]
+            text = render(columns, rows, right)
+    return text if fits(text) else render(columns, rows, right, width)
 
 
 def render(
     columns: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[str] = (), width: int | None = None
 ) -> str:
     """A table as text. Columns in `right` are aligned to the right. With `width`, entries are folded to fit it."""
-    table, rows = Table(box=box.SIMPLE_HEAD, pad_edge=False), list(rows)
-    for number, column in enumerate(columns):
-        least = None if width is None else min(width, _longest_word((column, *(row[number] for row in rows))))
-        table.add_column(
-            column,
-            justify="right" if column in right else "left",
-            no_wrap=width is None,
-            overflow="fold",
-            min_width=least,
-        )
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        justify: Any = "right" if column in right else "left"
+        table.add_column(column, justify=justify, no_wrap=width is None, overflow="fold")
     for row in rows:
         table.add_row(*row)
     stream = io.StringIO()
     Console(file=stream, width=4000 if width is None else max(20, width)).print(table)
     return "\n".join(line.rstrip() for line in stream.getvalue().strip("\n").splitlines())
-
-
-def _longest_word(entries: Iterable[str]) -> int:
-    return max(len(word) for entry in entries for word in ["", *entry.split()])

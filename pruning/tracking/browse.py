@@ -18,6 +18,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from pruning.config.words import results_of
 from pruning.core.errors import InputError, PruningError, first_line
 from pruning.core.terminal import command_words, show
 from pruning.launcher.local import end_family
@@ -62,13 +63,11 @@ def main() -> None:
 
 def asked(words: Sequence[str]) -> tuple[Path, int]:
     """The results folder and the port of a command line. Raises InputError if there are other words."""
-    ports = [word.removeprefix("port=") for word in words if word.startswith("port=")] or ["5000"]
-    folders = [word for word in words if not word.startswith("port=")] or ["results"]
-    if len(folders) > 1 or folders[0].startswith("-"):
-        raise InputError(f"{' '.join(words)}: give one folder of results, and port=5000 for another port.")
-    if not ports[-1].isdecimal() or not 0 < int(ports[-1]) < 65536:
-        raise InputError(f"port={ports[-1]} is not valid: choose 1 to 65535.")
-    return Path(folders[0]).expanduser().resolve(), int(ports[-1])
+    results, given = results_of(words, "port")
+    port = given.get("port", "5000")
+    if not port.isdecimal() or not 0 < int(port) < 65536:
+        raise InputError(f"port={port} is not valid: choose 1 to 65535.")
+    return results, int(port)
 
 
 def free_port(wanted: int) -> int:

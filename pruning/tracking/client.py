@@ -45,18 +45,21 @@ FORMS = "sqlite:///FILE, http://HOST:PORT or postgresql://USER@HOST/NAME"
 
 
 def check_uri(uri: str, setting: str = "tracker.uri=") -> None:
-    """Raise InputError, whose text begins with `setting`, if `uri` cannot be the address of a store.
-
-    If the file of an SQLite address exists, it must be a database; if not, the parent of its folder must exist.
-    """
-    scheme, _, rest = uri.partition(":")
-    kind, fault = scheme.partition("+")[0], None
+    """Raise InputError, whose text begins with `setting`, if `uri` cannot be the address of a store."""
+    scheme, fault = uri.partition(":")[0], None
+    kind = scheme.partition("+")[0]
     if kind not in KINDS or uri == kind:
         fault = f"is not the address of an MLflow store ('{scheme}').{near_names(kind, KINDS)} Give {FORMS}"
     elif kind == SQLITE:
         fault = _file_fault(uri.partition(":///")[2].partition("?")[0])
-    elif len(rest) < len("//x") or (kind.startswith("http") and not _has_host(uri)):
-        fault = f"names no server or database: give {FORMS}"
+    else:
+        try:
+            parts = urlsplit(uri)
+            named = bool(parts.hostname) and (parts.port or 1) > 0
+        except ValueError:  # a port that is not a number
+            named = False
+        if not named:
+            fault = f"names no server or database: give {FORMS}"
     if fault is not None:
         raise InputError(f"{setting}{uri} {fault}.")
 
@@ -68,25 +71,15 @@ def sqlite_file(uri: str) -> Path | None:
     return Path(uri.partition(":///")[2].partition("?")[0]).absolute()
 
 
-def _has_host(uri: str) -> bool:
-    try:
-        parts = urlsplit(uri)
-        return bool(parts.hostname) and (parts.port or 1) > 0
-    except ValueError:  # a port that is not a number
-        return False
-
-
 def _file_fault(name: str) -> str | None:
     """The reason why `name`, from an address, cannot be the name of an SQLite file; None if it can."""
     file = Path(name).absolute()
     if not name or name.startswith(":memory:"):
         return "names no file: give sqlite:///FILE with three slashes, or four for an absolute path"
-    if name.startswith("~"):
-        return f"has a ~, which is not expanded: give {SQLITE}:///{Path(name).expanduser()}"
     if not file.parent.parent.is_dir():
         return f"cannot be made: there is no folder {file.parent}. Create it or correct the path"
     if file.is_dir():
-        return f"is a folder: give a file in it, such as {SQLITE}:///{name.rstrip('/')}/mlflow.db"
+        return "is a folder: give a file in it, such as mlflow.db"
     with suppress(OSError), file.open("rb") as stream:  # an unreadable file is reported later
         if stream.read(16) not in (b"", b"SQLite format 3\0"):
             return f"does not fit: {file} is not an SQLite database. Give another file"
@@ -94,27 +87,18 @@ def _file_fault(name: str) -> str | None:
 
 
 def _check_database(file: Path) -> None:
-    """Raise InputError unless `file` is an intact MLflow database. MLflow itself would create or alter the file."""
+    """Raise InputError unless `file` is a database of MLflow, which itself would create or alter the file."""
     if not file.exists():
         near = near_names(file.name, [path.name for path in file.parent.glob("*.db")])
         raise InputError(
             f"there is no MLflow database {file}.{near} `depth-pruning track RESULTS` builds one from the files "
             "of the results."
         )
-    try:
-        with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=5)) as database:
-            (state,) = database.execute("pragma quick_check(1)").fetchone()
-            tables = {name for (name,) in database.execute("select name from sqlite_master")}
-    except sqlite3.OperationalError:  # locked or not permitted: writing reports this
-        return
-    except sqlite3.DatabaseError as error:
-        state = str(error)
-    if state != "ok":
-        raise InputError(
-            f"the MLflow database {file} is damaged ({state.splitlines()[0]}): move it away, and "
-            "`depth-pruning track RESULTS` builds the one beside the results again."
-        )
-    if "experiments" not in tables:
+    known: object = True
+    opened = sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=5)
+    with suppress(sqlite3.OperationalError), closing(opened):  # locked or not permitted: writing reports this
+        known = opened.execute("select 1 from sqlite_master where name = 'experiments'").fetchone()
+    if known is None:
         raise InputError(f"{file} is not a database of MLflow: give that of the results, RESULTS/mlflow.db.")
 
 
@@ -122,18 +106,11 @@ def _check_database(file: Path) -> None:
 
 MEANINGS = (
     ("Connection refused", "no server answers there"),
-    ("Failed to resolve", "its host is unknown"),
-    ("Connection aborted", "the server closed the connection"),
     ("timed out", "it does not answer in time"),
     ("database is locked", "another process is writing to it; run again when that has ended"),
     ("could not be acquired", "another process is writing to it; run again when that has ended"),
-    ("readonly database", "it cannot be written"),
     ("unable to open database", "it cannot be written"),
-    ("Permission denied", "it cannot be written"),
-    ("disk is full", "its disk is full"),
-    ("No space left", "its disk is full"),
-    ("malformed", "its database is damaged"),
-    ("not a database", "its database is damaged"),
+    ("malformed", "its database is damaged: move it away, and `depth-pruning track` builds it again"),
 )
 
 

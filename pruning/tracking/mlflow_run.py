@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -14,17 +15,6 @@ from pruning.core import records, scoring
 from pruning.core.errors import DamagedError
 from pruning.core.mask import Mask, space_of
 from pruning.core.model_table import ModelRow
-from pruning.core.records import (
-    LOG,
-    MASK,
-    MODELS,
-    NAME,
-    Result,
-    kind_of,
-    leaves,
-    metrics_among,
-    read_result,
-)
 from pruning.evaluation.speed import flat
 from pruning.search.driver import best_so_far
 from pruning.search.journal import Journal
@@ -32,8 +22,11 @@ from pruning.tracking.client import reason
 
 VERSION = "result_sha256"  # the tag of a complete run; it identifies the result that was recorded
 LAYOUT = "3"  # part of this tag: the version of the form of runs; if it changes, all runs are recorded again
-BATCH = 1000  # MLflow's limit for the number of metrics in one message
+BATCH = 800  # metrics in one message; MLflow allows 1000 entries of all kinds
 LONGEST = 6000  # MLflow's limit for the text of a parameter
+# The numbers of a result that become metrics, besides those of its evaluation and its training.
+NUMBERS = [("calibration", name) for name in ("loss", "dense_loss", "standard_error")]
+NUMBERS += [("search", name) for name in ("evaluations_asked", "evaluations_paid", "seconds")]
 # The columns of the list of runs. With the columns that MLflow chooses itself, no number would be visible.
 COLUMNS = ("metrics.`ppl`", "metrics.`acc`", "tags.`dropped`")
 VIEW = "columns"  # the name of the experiment's shared view with these columns
@@ -45,103 +38,103 @@ EXPERIMENT_TAGS = {
 }
 
 
-def record_runs(client: Any, experiment: str, folders: Sequence[Path]) -> list[str]:
-    """Record cells; returns a sentence for each cell that could not be recorded. All other cells are recorded.
-
-    If the store itself stops answering, raises its exception at once.
-    """
-    failures = []
-    studies = studies_of(folders)
-    for folder in folders:
+def record_runs(client: Any, experiment: str, versions: Mapping[Path, str]) -> list[str]:
+    """Record the cells in folders, which map to their versions; returns a sentence for each that fails."""
+    failures, studies = [], studies_of([*versions])
+    for folder, version in versions.items():
         try:
-            record_run(client, experiment, folder, studies[folder])
+            record_run(client, experiment, folder, studies[folder], version)
         except Exception as error:  # a damaged file, or a value that the store refuses
             client.get_experiment(experiment)  # raises if the store is the cause
             failures.append(f"{folder.name} could not be recorded in MLflow: {reason(error)}.")
     return failures
 
 
-def record_run(client: Any, experiment: str, folder: Path, studies: Sequence[str]) -> None:
-    """Record a cell as one run and delete its other runs. If it has no result or has not changed, do nothing.
-
-    `studies` are the names of the studies that ask for the cell.
-    """
-    from mlflow.entities import RunTag
-
-    if (result := read_result(folder)) is None:
+def record_run(client: Any, experiment: str, folder: Path, studies: Sequence[str], version: str) -> None:
+    """Record a cell as one run; `studies` are the names of the studies that ask for it."""
+    if (result := records.read_result(folder)) is None:
         return
-    version = version_of(folder, studies)
-    same = client.search_runs([experiment], f"tags.cell = '{result['cell']}'")
-    if any(run.data.tags.get(VERSION) == version for run in same):
-        return
-    for run in same:
-        client.delete_run(run.info.run_id)
-    started, ended = (_milliseconds(result["environment"][name]) for name in ("started", "ended"))
-    k = result["search"]["k"] if result["status"] == "done" else None
-    name = run_name(result["cell"], result["config"], k)
-    # The run gets the tag `cell` when it is created: after a kill, a run without this tag would not be found.
-    run = client.create_run(experiment, start_time=started, run_name=name, tags={"cell": result["cell"]})
-    tags = [RunTag(name, str(value)) for name, value in _tags(result, studies)]
-    client.log_batch(run.info.run_id, params=parameters(result["config"]), tags=tags)
-    log_metrics(client, run.info.run_id, [(*point, ended) for point in _metrics(result, folder)])
-    files = [NAME, MASK, "config.yaml", scoring.NAME, LOG]
-    if result["status"] == "done" and "heal" in result:
-        files.append(f"{result['heal']['folder']}/{records.CURVE}")
-    for path in (folder / file for file in files):
-        if path.is_file() and not path.is_symlink():  # a link in a copied folder can lead to a private file
-            client.log_artifact(run.info.run_id, str(path))
-    client.set_terminated(
-        run.info.run_id, "FINISHED" if result["status"] == "done" else "FAILED", end_time=ended
-    )
-    # This tag is set last, so that an interrupted recording is repeated.
-    client.set_tag(run.info.run_id, VERSION, version)
+    moments = [datetime.fromisoformat(result["environment"][name]) for name in ("started", "ended")]
+    started, ended = (int(1000 * moment.timestamp()) for moment in moments)
+    done = result if result["status"] == "done" else None
+    files = [records.NAME, records.MASK, "config.yaml", scoring.NAME, records.LOG]
+    if done is not None and "heal" in done:
+        files.append(f"{done['heal']['folder']}/{records.CURVE}")
+    run: dict[str, Any] = {
+        "name": run_name(result["cell"], result["config"], done and done["search"]["k"]),
+        "tags": {"cell": result["cell"], **dict(_tags(result, studies))},
+        "config": result["config"],
+        "points": _metrics(result, folder),
+        "files": [folder / file for file in files],
+    }
+    _write(client, experiment, version, started, ended, "FINISHED" if done is not None else "FAILED", **run)
 
 
 def record_model(client: Any, experiment: str, folder: Path, row: ModelRow) -> None:
-    """Record a row of a comparison as one run, and delete its other runs. If it is already recorded, do nothing."""
-    compared, version = f"{folder.name}/{row.name}", hashlib.sha256(f"{row} {LAYOUT}".encode()).hexdigest()
-    same = client.search_runs([experiment], f"tags.compared = '{compared}'")
-    if any(run.data.tags.get(VERSION) == version for run in same):
-        return
-    for run in same:
-        client.delete_run(run.info.run_id)
-    tags = {"compared": compared, "model": row.name}
-    run = client.create_run(experiment, run_name=f"{row.name} · compared", tags=tags)
-    config = {"place": row.place, "revision": row.revision, "dtype": row.dtype}
-    client.log_batch(run.info.run_id, params=parameters(config))
+    """Record a row of a comparison as one run."""
     numbers: dict[str, float | None] = {**row.metrics, "parameters": row.parameters, "bytes": row.disk}
     numbers |= {"peak_memory": row.memory, "prefill_per_second": row.prefill["median"]}
     numbers |= {"decode_per_second": row.decode["median"]}
     numbers |= {f"bits_per_byte/{name.partition('/')[2]}": bits["value"] for name, bits in row.bits.items()}
     points = [(name, value, 0) for name, value in numbers.items() if value is not None]
-    points += summary({"pruned": row.metrics})
-    log_metrics(client, run.info.run_id, [(*point, run.info.start_time) for point in points])
-    for path in sorted(folder.iterdir()):
-        if path.is_file() and not path.is_symlink():
-            client.log_artifact(run.info.run_id, str(path))
-    client.set_terminated(run.info.run_id)
-    client.set_tag(run.info.run_id, VERSION, version)
+    run: dict[str, Any] = {
+        "name": f"{row.name} · compared",
+        "tags": {"compared": f"{folder.name}/{row.name}", "model": row.name},
+        "config": {"place": row.place, "revision": row.revision, "dtype": row.dtype},
+        "points": [*points, *summary({"pruned": row.metrics})],
+        "files": sorted(folder.iterdir()),
+    }
+    version, now = hashlib.sha256(f"{row} {LAYOUT}".encode()).hexdigest(), int(1000 * time.time())
+    _write(client, experiment, version, now, None, "FINISHED", **run)
 
 
-def parameters(config: Mapping[str, Any]) -> list[Any]:
-    """A configuration as MLflow's parameters."""
-    from mlflow.entities import Param
+def _write(
+    client: Any,
+    experiment: str,
+    version: str,
+    started: int,
+    ended: int | None,
+    status: str,
+    *,
+    name: str,
+    tags: Mapping[str, Any],
+    config: Mapping[str, Any],
+    points: Iterable[tuple[str, float, int]],
+    files: Iterable[Path],
+) -> None:
+    """Write a run and delete its other versions; if it is complete in this version, do nothing.
 
-    return [Param(name, str(value)[:LONGEST]) for name, value in leaves(config)]
+    The first of the `tags` identifies the run. Times are in milliseconds; a point has a name, a value and a step.
+    """
+    from mlflow.entities import Metric, Param, RunTag
 
-
-def log_metrics(client: Any, run: str, points: Sequence[tuple[str, float, int, int]]) -> None:
-    """Write points (name, value, step, time in milliseconds) to a run."""
-    from mlflow.entities import Metric
-
-    metrics = [Metric(name, value, when, step) for name, value, step, when in points]
-    for start in range(0, len(metrics), BATCH):
+    first, value = next(iter(tags.items()))
+    same = client.search_runs([experiment], f"tags.{first} = '{value}'")
+    if any(run.data.tags.get(VERSION) == version for run in same):
+        return
+    for run in same:
+        client.delete_run(run.info.run_id)
+    # The run gets its first tag when it is created: after a kill, a run without this tag would not be found.
+    made = client.create_run(experiment, start_time=started, run_name=name, tags={first: value})
+    run, when = made.info.run_id, ended or started
+    metrics = [Metric(name, value, when, step) for name, value, step in points]
+    parameters = [Param(name, str(value)[:LONGEST]) for name, value in records.leaves(config)]
+    client.log_batch(run, metrics[:BATCH], parameters, [RunTag(tag, str(text)) for tag, text in tags.items()])
+    for start in range(BATCH, len(metrics), BATCH):
         client.log_batch(run, metrics=metrics[start : start + BATCH])
+    for path in files:
+        if path.is_file() and not path.is_symlink():  # a link in a copied folder can lead to a private file
+            client.log_artifact(run, str(path))
+    client.set_terminated(run, status, end_time=ended)
+    # This tag is set last, so that an interrupted recording is repeated.
+    client.set_tag(run, VERSION, version)
 
 
 def version_of(folder: Path, studies: Sequence[str]) -> str:
     """The digest of what is recorded of a cell: its result, and the studies that ask for it."""
-    return hashlib.sha256((folder / NAME).read_bytes() + " ".join([*studies, LAYOUT]).encode()).hexdigest()
+    return hashlib.sha256(
+        (folder / records.NAME).read_bytes() + " ".join([*studies, LAYOUT]).encode()
+    ).hexdigest()
 
 
 def studies_of(folders: Sequence[Path]) -> dict[Path, list[str]]:
@@ -156,9 +149,9 @@ def studies_of(folders: Sequence[Path]) -> dict[Path, list[str]]:
     return asked
 
 
-def _tags(result: Result, studies: Sequence[str]) -> Iterator[tuple[str, Any]]:
+def _tags(result: records.Result, studies: Sequence[str]) -> Iterator[tuple[str, Any]]:
     config = result["config"]
-    yield from (("cell", result["cell"]), ("sweep", ", ".join(studies) or config["study"]))
+    yield "sweep", ", ".join(studies) or config["study"]
     yield from (("model", config["model"]["name"]), ("seed", config["seed"]))
     if result["status"] == "done":
         yield from (("objective", result["calibration"]["objective"]), ("algo", result["search"]["algo"]))
@@ -171,21 +164,16 @@ def _tags(result: Result, studies: Sequence[str]) -> Iterator[tuple[str, Any]]:
     yield "git_commit", result["environment"]["commit"]
 
 
-def _metrics(result: Result, folder: Path) -> Iterator[tuple[str, float, int]]:
+def _metrics(result: records.Result, folder: Path) -> Iterator[tuple[str, float, int]]:
     """Yield (name, value, step) for the numbers of a result, and for the best loss after each evaluation."""
     if result["status"] != "done":
         return
     yield from summary(result["evaluation"])
-    groups: Mapping[str, Any] = {
-        "calibration": (result["calibration"], ("loss", "dense_loss", "standard_error")),
-        "search": (result["search"], ("evaluations_asked", "evaluations_paid", "seconds")),
-    }
-    for group, (values, names) in groups.items():
-        yield from ((f"{group}/{name}", values[name], 0) for name in names if values[name] is not None)
-    if (margins := result.get("margins")) is not None and margins["runner_up"] is not None:
-        yield "margins/runner_up_difference", margins["runner_up"]["difference"], 0
-        yield "margins/tied", margins["tied"], 0
-    for which in MODELS:
+    groups: Mapping[str, Any] = {group: result[group] for group in ("calibration", "search")}
+    for group, name in NUMBERS:
+        if (value := groups[group][name]) is not None:
+            yield f"{group}/{name}", value, 0
+    for which in records.MODELS:
         for name, value in result["evaluation"].get(which, {}).items():
             yield f"{which}/{name}", value, 0
     if (speed := result["evaluation"].get("speed")) is not None:
@@ -204,20 +192,11 @@ def _metrics(result: Result, folder: Path) -> Iterator[tuple[str, float, int]]:
         yield "search/best_loss", best, step
 
 
-def _milliseconds(time: str) -> int:
-    return int(datetime.fromisoformat(time).timestamp() * 1000)
-
-
 # The name of a run, for people to read, and the numbers beside it in the list of runs
 
 
 def run_name(cell: str, config: Mapping[str, Any], k: int | None = None) -> str:
-    """The name of a cell's run, such as `greedy · perplexity · k=6 · smollm2 · seed 0`.
-
-    If `k` is known, it replaces a ratio of blocks. If the unit is not a block or the budget is not parameters, the
-    name contains it: `k=6 sublayer`, or `ratio=0.2 of latency`. Cells that differ only in other settings have equal
-    names, and different keys in the tag `cell`.
-    """
+    """The name of a cell's run, such as `greedy · perplexity · k=6 · smollm2 · seed 0`."""
     if cell.count("-") < 5:
         return cell
     model, objective, algo, size, seed, _ = cell.rsplit("-", 5)
@@ -233,6 +212,6 @@ def summary(evaluation: Mapping[str, Any]) -> Iterator[tuple[str, float, int]]:
     """Yield `ppl` and `acc` of a cell's last model: its first perplexity and its mean accuracy, both rounded."""
     measured = evaluation.get("healed") or evaluation.get("pruned", {})
     for kind, decimals in (("ppl", 2), ("acc", 3)):
-        values = [measured[name] for name in metrics_among(measured) if kind_of(name) == kind]
+        values = [measured[name] for name in records.metrics_among(measured) if records.kind_of(name) == kind]
         if values:
             yield kind, round(values[0] if kind == "ppl" else sum(values) / len(values), decimals), 0

@@ -12,7 +12,7 @@ import logging
 import sys
 from pathlib import Path
 
-from pruning.config.words import names_folder
+from pruning.config.words import results_of
 from pruning.core.errors import InputError
 from pruning.core.records import NAME
 from pruning.tracking.store import DATABASE, HELD, MLflow
@@ -23,22 +23,12 @@ log = logging.getLogger(__name__)
 def main() -> None:
     """The command `depth-pruning track`. Raises InputError if the words are invalid or there is no cell."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    folders = [word for word in sys.argv[1:] if names_folder(word)] or ["results"]
-    settings = [word for word in sys.argv[1:] if not names_folder(word)]
-    if len(folders) > 1:
-        raise InputError(f"{len(folders)} folders are given ({', '.join(folders)}): give one.")
-    if len(settings) > 1 or not all(word.startswith("tracker.uri=") for word in settings):
-        raise InputError(f"{' '.join(settings)}: this command takes one setting, tracker.uri=URI.")
-    record_all(Path(folders[0]).expanduser().resolve(), settings[0].partition("=")[2] if settings else None)
+    results, given = results_of(sys.argv[1:], "tracker.uri")
+    record_all(results, given.get("tracker.uri"))
 
 
 def record_all(results: Path, uri: str | None = None) -> int:
-    """Record the cells that have a result, in the store `uri` or the SQLite file of the folder; returns their number.
-
-    The store that a cell's settings name is not used, because the folder can come from somebody else. Raises
-    InputError if there is no cell, and PruningError if the store cannot be used. If some cells cannot be recorded,
-    records all others and then raises PruningError.
-    """
+    """Record all cells of a folder, never in the store that their settings name; returns their number."""
     tracker, folders = MLflow(uri), sorted(path.parent for path in results.glob(f"*/{NAME}"))
     if not folders:
         raise InputError(f"no cell found in {results}: give the folder that `paths.results` named.")

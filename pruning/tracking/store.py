@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,13 @@ from pruning.core import storage
 from pruning.core.errors import InputError, PruningError
 from pruning.core.model_table import ModelTable
 from pruning.core.records import NAME
+from pruning.core.wheels import cache_folder, made_once
 from pruning.tracking.client import check_uri, connect, plain_errors
 from pruning.tracking.mlflow_run import EXPERIMENT_TAGS, record_model, record_runs, studies_of, version_of
 
 DATABASE = "mlflow.db"
-HELD = "mlflow.held"  # a list of what the SQLite file holds, which can be read without MLflow
+# Importing MLflow takes two seconds. So this file says without MLflow whether the SQLite file holds the same cells.
+HELD = "mlflow.held"
 PATIENCE = 60.0  # seconds to wait while another process creates the database
 
 
@@ -43,25 +47,20 @@ class MLflow:
             self._open(results)
 
     def record(self, results: Path, folders: Sequence[Path]) -> None:
-        """Record each cell unless the store already has its current result.
-
-        Raises PruningError if the store cannot be used. If single cells cannot be recorded, records all others and
-        then raises PruningError.
-        """
+        """Record each cell unless the store has its current result. Raises PruningError for those that fail."""
         with plain_errors(self._store(results)):
-            if self._wanted(results, folders).items() <= self._held(results).items():
+            studies, held = studies_of(folders), results / HELD
+            versions = {one: version_of(one, studies[one]) for one in folders if (one / NAME).exists()}
+            if self.uri is None and held.exists() and held.read_bytes() == self._state(results, versions):
                 return
             client, experiment = self._open(results)
             # Two commands that record the same cell would delete each other's unfinished run. Recording many cells
             # takes minutes, so commands that only open the store use another lock.
             with self._writing(results):
-                held = self._held(results)
-                failures = record_runs(client, experiment, folders)
-                if failures:
+                if failures := record_runs(client, experiment, versions):
                     raise PruningError(" ".join([*failures, "All other cells are recorded."]))
                 if self.uri is None:
-                    lines = sorted(" ".join(item) for item in (held | self._wanted(results, folders)).items())
-                    storage.write_text(results / HELD, "\n".join(lines))
+                    storage.write_bytes(held, self._state(results, versions))
 
     def record_models(self, results: Path, folder: Path) -> None:
         """Record each model of the comparison in a folder as a run. Raises PruningError as `record` does."""
@@ -102,32 +101,11 @@ class MLflow:
                 client.create_experiment(self.experiment, artifact_location=location, tags=EXPERIMENT_TAGS)
             )
 
-    # Importing MLflow takes two seconds. So a file lists what the store held after the last recording: the version of
-    # each cell, and the database's size and mtime, which show whether another program has written to it.
-
-    def _state(self, results: Path) -> dict[str, str]:
-        try:
-            state = (results / DATABASE).stat()
-        except OSError:
-            return {"no store": ""}
-        return {f"store {self.experiment} {_artifacts(results)}": f"{state.st_size}-{state.st_mtime_ns}"}
-
-    def _wanted(self, results: Path, folders: Sequence[Path]) -> dict[str, str]:
-        """The entries that `HELD` contains if recording these cells would change nothing."""
-        studies, done = studies_of(folders), [folder for folder in folders if (folder / NAME).exists()]
-        cells = {f"cell {folder.name}": version_of(folder, studies[folder]) for folder in done}
-        return self._state(results) | cells
-
-    def _held(self, results: Path) -> dict[str, str]:
-        """The entries of `HELD`; none if the database has been written since then, or if that is not known."""
-        if self.uri is not None:
-            return {}
-        try:
-            lines = (results / HELD).read_text(encoding="utf-8").splitlines()
-        except (OSError, ValueError):
-            return {}
-        held = {name: value for name, _, value in (line.rpartition(" ") for line in lines)}
-        return held if self._state(results).items() <= held.items() else {}
+    def _state(self, results: Path, versions: Mapping[Path, str]) -> bytes:
+        """A digest of the cells and of the database, whose size and mtime show whether it was written to since."""
+        database = (results / DATABASE).stat() if (results / DATABASE).exists() else None
+        place = [self.experiment, str(results), database and [database.st_size, database.st_mtime_ns]]
+        return storage.digest([place, sorted(versions.values())]).encode()
 
 
 def _artifacts(results: Path) -> str:
@@ -138,9 +116,16 @@ def create_store(database: Path) -> None:
     """Create an empty store in the file `database` unless the file exists. Call this under the store's lock.
 
     MLflow creates its tables one by one, which takes seconds, and it cannot open a store in which tables are missing.
-    So that a kill leaves no such store, a new one is created in a hidden folder and then moved.
+    So an empty store is made once and kept in the cache, and a whole copy of it is moved into place.
     """
+    empty = cache_folder() / f"mlflow-{version('mlflow')}.db"
+
+    def make(scratch: Path) -> None:
+        connect(f"sqlite:///{scratch / empty.name}", create=True).search_experiments()
+        (scratch / empty.name).replace(empty)
+
     if not database.exists():
+        made_once(empty, empty.exists, make)
         with storage.staged(database) as scratch:
-            connect(f"sqlite:///{scratch / database.name}", create=True).search_experiments()
+            shutil.copyfile(empty, scratch / database.name)
             (scratch / database.name).replace(database)

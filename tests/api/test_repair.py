@@ -90,11 +90,6 @@ REFUSED: dict[str, tuple[Any, str]] = {
         lambda model: pruning.heal_mask(model, MASK, texts=TEXTS, how="full", length=2049),
         "2048 tokens",
     ),
-    "magnitude": (
-        lambda model: pruning.repair_mask(model, MASK, TEXTS, how="magnitude"),
-        "how='magnitude'.*linear",
-    ),
-    "how": (lambda model: pruning.repair_mask(model, MASK, TEXTS, how="lineer"), "lineer.*linear"),
     "setting": (lambda model: pruning.repair_mask(model, MASK, TEXTS, ridges=[1.0]), "ridges.*ridge"),
     "samples": (lambda model: pruning.repair_mask(model, MASK, TEXTS, samples=0), "repair_mask.samples=0"),
     "one sample": (lambda model: pruning.repair_mask(model, MASK, TEXTS, samples=1), "2 calibration samples"),

@@ -69,11 +69,10 @@ def test_a_saved_router_chooses_the_same(
 def test_another_model_is_refused(
     router: pruning.Router, model: pruning.PrunableModel, tmp_path: Path
 ) -> None:
-    folder = router.save(tmp_path / "router")
-    info = dataclasses.replace(model.language_model.info, revision="other")
+    info = dataclasses.replace(model.language_model.info, revision="other", dtype="bfloat16")
     other = dataclasses.replace(model, language_model=dataclasses.replace(model.language_model, info=info))
     with pytest.raises(ForeignError, match="fitted to other weights"):
-        pruning.Router.load(folder, other)
+        pruning.Router.load(router.save(tmp_path / "router"), other)
     wrapped = pruning.wrap_model(model.module, model.tokenizer)
     place = pruning.fit_router(wrapped, TASKS, SETS).save(tmp_path / "memory")
     with pytest.raises(InputError, match="was in memory"):

@@ -16,7 +16,7 @@ from hydra.utils import instantiate
 from pruning.calibration.items import Items
 from pruning.calibration.sources import pydoc
 from pruning.calibration.text import Both, Mixed, Text, start_tokens
-from pruning.config.app import build_named, register
+from pruning.config.app import build_option, register
 from pruning.config.groups import CONF
 from pruning.core.errors import InputError
 from pruning.evaluation.heldout import Heldout
@@ -94,7 +94,7 @@ def test_the_option_draws_the_embedded_texts_and_cells_use_both(
     launch: Command, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_dump(monkeypatch, tmp_path)
-    drawn = build_named("calibration", "mixed", "seed=1").draw(tokenizer)
+    drawn = build_option("calibration", ["calibration=mixed", "seed=1"]).draw(tokenizer)
     assert (drawn.count, drawn.length, drawn.seed) == (64, 128, 1)
     assert drawn.rows[1::2] == Text("wikipedia_sample", 32, 128, 1).draw(tokenizer).rows
     words = ("algo=one_shot", "k=1", "calibration=mixed")

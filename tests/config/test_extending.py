@@ -83,21 +83,6 @@ def test_the_example_of_the_page_passes_every_test_of_its_group(
     assert int(passed[1]) >= least, "the tests did not run on the new option"
 
 
-def test_its_settings_can_be_given_and_a_typo_is_refused(project: Path) -> None:
-    follow(PAGE, project)
-    assert "Deepest(keep=4)" in compose(project, "algo=deepest", "algo.keep=4").stdout
-    assert "algo.keep=-1" in compose(project, "algo=deepest", "algo.keep=-1").stderr
-    assert "kept" in compose(project, "algo=deepest", "algo.kept=4").stderr
-
-
-def test_its_first_line_is_its_description_in_the_help(project: Path) -> None:
-    for group in SECTIONS:
-        name = follow(PAGE, project, group)
-        text = (project / "conf" / group / f"{name}.yaml").read_text().splitlines()[0].removeprefix("# ")
-        shown = run(project, "-m", "pruning.cli", "grid", "--help").stdout
-        assert re.search(rf"^    {name} +{re.escape(text)}$", shown, re.MULTILINE)
-
-
 def test_a_copy_of_an_objective_must_have_another_name(project: Path) -> None:
     """A class name identifies scores, so a changed copy would use the scores of the original."""
     folder = project / "pruning" / "objective"

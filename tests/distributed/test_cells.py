@@ -14,14 +14,12 @@ import pytest
 from pruning.core import storage
 from pruning.engine import collectives
 from pruning.launcher.job import Job
-from tests.helpers.evaluations import items_file
 from tests.helpers.jobs import job, journal, result, small_batches
 from tests.helpers.processes import meet, started
 
-TEXT = ("perplexity", "divergence", "uncertainty", "block_influence", "relative_magnitude")
+TEXT = ("perplexity", "divergence", "uncertainty", "block_influence")
 CELLS: dict[str, tuple[str, ...]] = {
     **{name: (f"objective={name}", "algo=greedy", "k=2", "calibration.length=24") for name in TEXT},
-    "angular": ("objective=angular", "algo=contiguous", "k=2", "calibration.length=24"),
     "mutual_information": ("objective=mutual_information", "algo=one_shot", "k=2", "calibration.length=24"),
     "taylor": ("objective=taylor", "algo=one_shot", "k=2", "calibration.length=24"),
     "margin": ("objective=margin", "algo=greedy", "k=2"),
@@ -37,7 +35,6 @@ CELLS: dict[str, tuple[str, ...]] = {
     "sublayers": ("unit=sublayer", "ratio=0.34", "calibration.length=24", "algo=greedy", "compensation=magnitude"),
     "repair": ("objective=perplexity", "calibration.length=24", "calibration.samples=8", "algo=greedy", "k=2",
                "compensation=linear"),
-    "lm_eval": ("objective=margin", "algo=one_shot", "k=1"),
 }  # fmt: skip
 FEW = ("divergence", "margin", "racing", "sublayers", "repair")  # the others are for `make test-slow`
 PARTS = {"few": FEW, "others": tuple(name for name in CELLS if name not in FEW)}
@@ -82,11 +79,7 @@ def _run_part(part: str, model_folder: Path, folder: Path) -> Both:
     here = Path.cwd()
     for name in ("one", "two"):
         (folder / name).mkdir(parents=True)
-    items = items_file(folder / "items.jsonl", 7)
-    measured = ("eval=local", f"eval.items={{q:{items}}}", "eval.samples=", "eval.length=")
     cells = {name: CELLS[name] for name in PARTS[part]}
-    if "lm_eval" in cells:
-        cells["lm_eval"] += measured
     many = {name: job(model_folder, folder / "two" / "results", *words) for name, words in cells.items()}
     started(worker, 2, list(many.values()))
     with pytest.MonkeyPatch.context() as monkeypatch:

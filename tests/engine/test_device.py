@@ -57,11 +57,11 @@ def test_forward_settings_do_not_change_the_cell_key(model_folder: Path, tmp_pat
         recorded["model"] = {**cell.config["model"], "attention": "auto"}
         recorded["algo"] = {**cell.config["algo"], "blocks": True}
         recorded["compensation"] = cell.config["compensation"] | (LINEAR if cell is repaired else {})
-        assert recorded_cell(recorded, cell.choices).key == cell.key
+        assert recorded_cell(recorded).key == cell.key
     assert len({plain.key, raced.key, repaired.key}) == 3
     recorded["compensation"] |= {"toward": "zero"}
     with pytest.raises(InputError, match="toward"):
-        recorded_cell(recorded, repaired.choices)
+        recorded_cell(recorded)
 
 
 def test_the_fullest_device_counts_and_disk_is_not_a_device(monkeypatch: pytest.MonkeyPatch) -> None:

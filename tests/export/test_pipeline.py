@@ -104,7 +104,7 @@ def test_a_hub_model_is_cut_from_the_cache(model_folder: Path, tmp_path: Path) -
     (snapshot.parents[1] / "refs" / "main").write_text(snapshot.name)
     words = ["--drop", "2,3", "out=out", "model=qwen3", "model.name=tiny", "model.path=someone/tiny"]
     cache = {"HF_HUB_CACHE": str(snapshot.parents[2]), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "pruning.cli", "export", *words]
+    command = [sys.executable, "-m", "pruning.commands", "export", *words]
     ended = subprocess.run(
         command, cwd=tmp_path, env=os.environ | cache, check=False, capture_output=True, text=True
     )

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pruning.core import records
-from pruning.core.errors import InputError
+from pruning.core.errors import InputError, PruningError
 from pruning.core.mask import Mask
 from pruning.core.storage import file_sha256, read_json, write_json
 from pruning.healing.heal_settings import Full
@@ -167,7 +167,7 @@ def test_the_command_heals_a_finished_cell_as_a_launch_does(launch: Command) -> 
     [((), "0 folders"), (("nowhere",), "nowhere"), (("nowhere", "algo=greedy"), "algo=greedy")],
 )
 def test_the_command_names_what_is_wrong(words: tuple[str, ...], named: str) -> None:
-    with pytest.raises(InputError, match=named):
+    with pytest.raises(PruningError, match=named):
         cell_of(words)
 
 

@@ -15,7 +15,6 @@ from pruning.config.compose import cell_of
 from pruning.engine.forward import Forward
 from pruning.engine.memory import MemoryBudget
 from pruning.launcher.job import Job
-from pruning.launcher.submission import specification
 
 SMALL = (
     "model=local",
@@ -42,7 +41,7 @@ def job(model: Path, results: Path, *words: str) -> Job:
     with open_dict(composed):
         del composed["hydra"]
     cell = cell_of(composed, choices)
-    return Job(cell.key, *specification(cell), str(results.parent))
+    return Job(cell.key, cell.config, str(results.parent))
 
 
 def small_batches(monkeypatch: pytest.MonkeyPatch, tokens: int = 64) -> None:

@@ -14,9 +14,9 @@ from pruning.launcher.submission import QueuedCell, Submission
 from pruning.models.handle import Resources
 
 
-def task(key: str, group: str = "a", evaluations: int = 10, resources: Resources | None = None) -> QueuedCell:
+def task(key: str, evaluations: int = 10, resources: Resources | None = None) -> QueuedCell:
     config = {"eval": {"items": 2}, "tracker": {"class": "NoTracker"}}
-    return QueuedCell(key, config, {"algo": "greedy"}, resources or Resources(), evaluations, group)
+    return QueuedCell(key, config, resources or Resources(), evaluations)
 
 
 def submission(results: Path, *tasks: QueuedCell, where: str = "/somewhere", **jobs: str) -> Submission:

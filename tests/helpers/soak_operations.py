@@ -17,7 +17,7 @@ from tests.helpers.mlflow_runs import runs
 
 MODULES = (
     "launch", "torch", "transformers.models.llama.modeling_llama", "transformers.models.auto.tokenization_auto",
-    "pruning.study.command", "pruning.study.grid", "pruning.runs.run_cell", "pruning.models.kept_models",
+    "pruning.study.command", "pruning.runs.run_cell", "pruning.models.kept_models",
     "pruning.export.pipeline", "pruning.export.plan", "pruning.export.verify", "pruning.export.checkpoint",
     "pruning.healing.loop", "pruning.runs.heal_cell", "pruning.export.gguf_export",
     "pruning.tracking.rebuild", "mlflow", "mlflow.store.tracking.sqlalchemy_store", "gguf", "analysis.data.archive",

@@ -17,7 +17,7 @@ import pytest
 
 from analysis.data import archive
 from analysis.data.archive import is_data
-from pruning import cli
+from pruning.commands import main
 from pruning.config.app import composed
 from pruning.config.compose import cell_of
 from pruning.core.errors import InputError
@@ -257,7 +257,7 @@ def test_the_command_says_what_is_wrong_in_a_sentence(
     Path("dangling").symlink_to("nowhere")
     monkeypatch.setattr(sys, "argv", ["depth-pruning", "archive", *words.split()])
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        main()
     assert ended.value.code == 2
     assert named in (said := capsys.readouterr().err)
     assert said.count("\n") == 1

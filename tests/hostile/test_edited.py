@@ -13,10 +13,8 @@ import pytest
 
 from pruning.core import storage
 from pruning.core.errors import DamagedError
-from pruning.core.mask import Mask
 from pruning.core.records import read_result
 from pruning.healing.loop import read_record
-from pruning.runs import measurements
 from tests.conftest import Command
 from tests.helpers.damage import edit_json
 
@@ -74,14 +72,6 @@ def test_an_edited_measurement_is_not_taken_by_another_cell(launch: Command, cel
         data["mask"]["dropped"] = [0, 1]
         storage.write_record(path, data)
     refused(launch, path, "k=2", "algo=beam")
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_measurement_that_is_not_a_number_is_not_read(value: float, tmp_path: Path) -> None:
-    path = tmp_path / "0.json"
-    path.write_text(json.dumps({"mask": Mask(6, (1,)).to_json(), "metrics": {"ppl/x": value}, "how": {}}))
-    with pytest.raises(DamagedError, match=r"0\.json.*ppl/x"):
-        measurements._read(path, Mask(6, (1,)))
 
 
 @pytest.mark.slow

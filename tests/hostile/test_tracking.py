@@ -8,7 +8,6 @@ import sqlite3
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -53,7 +52,7 @@ WRONG = {
     **dict.fromkeys(("sqlite:", "sqlite:///", "sqlite:///:memory:"), "names no file"),
     **dict.fromkeys(("sqlite:/runs.db", "sqlite://runs.db"), "three slashes"),
     "sqlite:///no/such/folder/runs.db": "/no/such/folder",
-    "sqlite:///sub": "sqlite:///sub/mlflow.db",
+    "sqlite:///sub": "is a folder",
     "sqlite:///text.db": "text.db",
     **dict.fromkeys(("http://", "http://host:port"), "names no server"),
     "postgresql://": "postgresql://",
@@ -82,13 +81,6 @@ def test_the_address_of_a_store_is_accepted(tmp_path: Path, monkeypatch: pytest.
     assert [MLflow(uri).uri for uri in RIGHT] == RIGHT
 
 
-def test_a_wrong_address_stops_a_command_before_a_cell_is_made(launch: Any) -> None:
-    ended = launch("algo=one_shot", "k=1", "tracker.uri=sqllite:///runs.db", tracker="mlflow")
-    assert ended.status != 0
-    assert "'sqllite'" in ended.err
-    assert not ended.results.exists() or not list(ended.results.glob("*/result.json"))
-
-
 def test_commands_that_read_create_no_database(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"mlflow\.db"):
         browse.experiment_of(tmp_path)
@@ -113,17 +105,12 @@ def test_a_damaged_cell_is_named_and_the_others_are_recorded(
     assert set(runs(f"sqlite:///{folder / 'mlflow.db'}")) == rest
 
 
-def test_a_damaged_study_keeps_no_cell_out(folder: Path) -> None:
-    (folder / "studies" / "small.json").write_text('{"cells": [')
-    assert rebuild.record_all(folder) == len(_cells(folder))
-
-
 @pytest.mark.slow
 def test_a_damaged_database_is_refused_and_can_be_built_again(results: Path, folder: Path) -> None:
     whole = (results / "mlflow.db").read_bytes()
     database = folder / "mlflow.db"
     database.write_bytes(whole[:8192] + bytes(8192) + whole[16384 : len(whole) // 2])
-    with pytest.raises(InputError, match=r"mlflow\.db"):
+    with pytest.raises(PruningError, match=r"mlflow\.db .*damaged"):
         MLflow().start(folder)
     database.rename(folder / "damaged.db")
     assert rebuild.record_all(folder) == len(_cells(folder))
@@ -134,12 +121,6 @@ def test_a_busy_database_is_one_sentence(folder: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(store_module, "PATIENCE", 0.1)
     with FileLock(folder / "mlflow.lock"), pytest.raises(PruningError, match="another process"):
         MLflow().start(folder)
-
-
-def test_an_unwritable_store_is_one_sentence(folder: Path) -> None:
-    (folder / "mlflow.lock").mkdir()
-    with pytest.raises(PruningError, match=r"^the MLflow store .*mlflow\.db[^\n]*$"):
-        MLflow().record(folder, _cells(folder))
 
 
 def test_a_server_that_is_absent_is_one_line(

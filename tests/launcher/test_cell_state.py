@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,7 +9,7 @@ import pytest
 
 from pruning.core.errors import InputError
 from pruning.launcher import cell_state, scheduler
-from pruning.launcher.cell_state import CellState, StateName, _has, cell_states, settle, summary
+from pruning.launcher.cell_state import StateName, _has, cell_states, settle
 from pruning.launcher.scheduler import Info
 from pruning.launcher.submission import submission_lock
 from tests.helpers.launchers import result, submission, task
@@ -122,12 +121,6 @@ def test_a_healed_model_that_is_not_measured_is_not_done_although_speed_is(heale
     settings = {"ppl/new": asked["eval"], "speed": asked["eval"]}
     evaluation = {"speed": {}, "settings": settings, "records": records}
     assert _has(cast(Any, {"config": asked, "heal": {}, "evaluation": evaluation}), asked) == healed
-
-
-def test_only_unusual_reasons_to_wait_are_reported() -> None:
-    waiting = [CellState(reason, StateName.PENDING, reason) for reason in ("Priority", "PartitionTimeLimit")]
-    assert summary(waiting) == "cells: 2 pending (some wait: PartitionTimeLimit)"
-    assert summary([replace(waiting[0]), CellState("a", StateName.DONE)]) == "cells: 1 pending, 1 done"
 
 
 def test_waiting_outlives_a_scheduler_that_restarts(tmp_path: Path, slurm: list[Answer]) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from filelock import FileLock, Timeout
@@ -13,7 +15,7 @@ from pruning.core.errors import DamagedError
 from pruning.core.records import commit
 from pruning.launcher import job
 from pruning.launcher.job import job_environment
-from pruning.launcher.submission import Submission, latest, ordered, submission_lock, submissions
+from pruning.launcher.submission import Submission, latest, submission_lock, submissions, tasks
 from pruning.models.handle import Resources
 from tests.helpers.launchers import submission, task
 
@@ -46,18 +48,16 @@ def test_a_job_imports_the_copy_though_the_project_is_installed(tmp_path: Path) 
     assert done.stdout.strip() == str(folder / "pruning" / "__init__.py")
 
 
-def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
+def test_a_record_is_on_disk_before_any_job_has_a_name_and_then_has_all_jobs(tmp_path: Path) -> None:
     asked = task("a", resources=Resources(nodes=2, ranks=4, memory_gb=1.5))
-    written = submission(tmp_path, asked, task("b"), a="7_0", b="7_1")
-    (read,) = submissions(tmp_path)
-    assert read == written
-    assert (read.task("a"), read.jobs, read.where) == (asked, {"a": "7_0", "b": "7_1"}, "/somewhere")
-
-
-def test_a_record_is_on_disk_before_any_job_has_a_name(tmp_path: Path) -> None:
-    begun = Submission.begin(tmp_path, [task("a")], tmp_path / "c0de", ".")
+    begun = Submission.begin(tmp_path, [asked, task("b")], tmp_path / "c0de", "/somewhere")
     (read,) = submissions(tmp_path)
     assert (read.name, read.jobs, read.complete) == (begun.name, {}, False)
+    begun.jobs, begun.complete = {"a": "7_0", "b": "7_1"}, True
+    begun.save()
+    (read,) = submissions(tmp_path)
+    assert read == begun
+    assert read.tasks["a"] == asked
 
 
 def test_the_last_submission_of_a_cell_counts(tmp_path: Path) -> None:
@@ -68,15 +68,7 @@ def test_the_last_submission_of_a_cell_counts(tmp_path: Path) -> None:
     assert len(records) == 21
 
 
-def test_a_log_is_stderr_unless_it_is_empty(tmp_path: Path) -> None:
-    record = submission(tmp_path, task("a"), a="7_1")
-    assert record.log("a") == record.folder / "7_1_0_log.out"
-    (record.folder / "7_1_0_log.err").write_text("a trace")
-    assert record.log("a") == record.folder / "7_1_0_log.err"
-    assert record.log("c") is None
-
-
-@pytest.mark.parametrize("key", ["group", "nodes", "tasks"])
+@pytest.mark.parametrize("key", ["evaluations", "nodes", "tasks"])
 def test_a_damaged_record_is_named(key: str, tmp_path: Path) -> None:
     path = submission(tmp_path, task("a")).folder / "submission.json"
     path.write_text(path.read_text().replace(f'"{key}"', f'"{key}s"'))
@@ -84,20 +76,14 @@ def test_a_damaged_record_is_named(key: str, tmp_path: Path) -> None:
         list(submissions(tmp_path))
 
 
-TASKS = [
-    task("a-long", "a", 90),
-    task("a-short", "a", 10),
-    task("b-long", "b", 80),
-    task("a-middle", "a", 50),
-    task("b-short", "b", 20),
-]
-EQUAL = [task(name, "a", 10) for name in ("z", "m", "a")]
-
-
-def test_the_shortest_of_each_group_come_first_then_the_second_of_each() -> None:
-    keys = [cell.key for cell in ordered(TASKS)]
-    assert keys == ["a-short", "b-short", "a-middle", "b-long", "a-long"]
-    assert ordered(EQUAL) == EQUAL
+def test_the_shortest_search_is_submitted_first() -> None:
+    lengths = {"long": 90, "short": 10, "middle": 50}
+    cells = {
+        key: SimpleNamespace(key=key, config={}, model=SimpleNamespace(resources=Resources()))
+        for key in lengths
+    }
+    prepared: Any = [SimpleNamespace(cell=cells[key], evaluations=most) for key, most in lengths.items()]
+    assert [one.key for one in tasks(prepared)] == ["short", "middle", "long"]
 
 
 def test_two_commands_do_not_submit_at_once(tmp_path: Path) -> None:

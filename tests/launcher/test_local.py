@@ -35,22 +35,6 @@ def test_a_grid_in_processes_equals_one_in_this_process(launch: Command, tmp_pat
     assert len(list(ended.results.glob("jobs/cells-*"))) == 1
 
 
-@pytest.mark.slow
-def test_a_failed_cell_is_reported_and_the_same_command_tries_it_again(
-    launch: Command, tmp_path: Path
-) -> None:
-    grid = ("-m", "algo=one_shot", "k=1", "launcher=processes")
-    broken = tmp_path / "results" / "evaluation"
-    broken.parent.mkdir()
-    broken.write_text("a file instead of a folder")
-    ended = launch(*grid)
-    assert ended.status == 1
-    assert "1 of 1 cells failed" in ended.out
-    assert "NotADirectoryError" in ended.out or "FileExistsError" in ended.out
-    broken.unlink()
-    assert launch(*grid).status == 0
-
-
 ONE, TWO, THREE = Resources(), Resources(ranks=2, gpus_per_rank=1), "GPU-a,GPU-b,GPU-c"
 
 
@@ -60,7 +44,6 @@ ONE, TWO, THREE = Resources(), Resources(ranks=2, gpus_per_rank=1), "GPU-a,GPU-b
         (THREE, LocalPool(), TWO, [], ["GPU-a", "GPU-b"]),
         (THREE, LocalPool(), TWO, [["GPU-a", "GPU-b"]], None),
         (THREE, LocalPool(), ONE, [["GPU-a", "GPU-b"]], ["GPU-c"]),
-        (THREE, LocalPool(), ONE, [["GPU-a", "GPU-b"], ["GPU-c"]], None),
         (THREE, LocalPool(parallel=5), ONE, [], ["GPU-a"]),
         (THREE, LocalPool(parallel=1), ONE, [["GPU-a"]], None),
         ("", LocalPool(), ONE, [], []),  # a machine without GPUs runs two

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pruning.cli import SUBCOMMANDS
+from pruning.commands import SUBCOMMANDS
 
 ROOT = Path(__file__).parents[2]
 
@@ -69,24 +69,24 @@ def test_an_installation_has_options_pages_and_types(installed: Path) -> None:
 
 def test_the_command_is_installed(installed: Path) -> None:
     (points,) = installed.glob("*.dist-info/entry_points.txt")
-    assert "depth-pruning = pruning.cli:main" in points.read_text()
+    assert "depth-pruning = pruning.commands:main" in points.read_text()
 
 
 @pytest.mark.parametrize("name", [*SUBCOMMANDS])
 def test_help_names_nothing_that_an_installation_lacks(installed: Path, tmp_path: Path, name: str) -> None:
-    ended = run(installed, tmp_path, "-m", "pruning.cli", name, "--help")
+    ended = run(installed, tmp_path, "-m", "pruning.commands", name, "--help")
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.strip()
     assert re.findall(r"launch\.py|\bmake \w+|docs/|python -m|conf/", ended.stdout) == []
 
 
 def test_settings_are_checked_and_composed(installed: Path, tmp_path: Path) -> None:
-    ended = run(installed, tmp_path, "-m", "pruning.cli", "grid", "algo=greedi")
+    ended = run(installed, tmp_path, "-m", "pruning.commands", "grid", "algo=greedi")
     assert ended.returncode == 2
     assert "Did you mean greedy" in ended.stderr
-    composed = run(installed, tmp_path, "-m", "pruning.cli", "grid", "--cfg", "job", "algo=beam")
+    composed = run(installed, tmp_path, "-m", "pruning.commands", "grid", "--cfg", "job", "algo=beam")
     assert "pruning.algo.beam.Beam" in composed.stdout, composed.stderr
-    assert run(installed, tmp_path, "-m", "pruning.cli", "check-paper").returncode == 0
+    assert run(installed, tmp_path, "-m", "pruning.commands", "check-paper").returncode == 0
 
 
 @pytest.mark.slow
@@ -95,7 +95,7 @@ def test_a_grid_its_report_and_a_figure(installed: Path, tmp_path: Path, model_f
     words = [*small.split(), "calibration.length=24", f"model.path={model_folder}", "k=1,2", "algo=one_shot"]
     for command in (["grid", "-m", *words], ["report"], ["figure", "fig1"], ["status"], ["archive", "pack"]):
         name = ["results", "default", "one.tar.xz"] if command[0] == "archive" else []
-        ended = run(installed, tmp_path, "-m", "pruning.cli", *command, *name)
+        ended = run(installed, tmp_path, "-m", "pruning.commands", *command, *name)
         assert ended.returncode == 0, ended.stderr
     made = (
         "results/mlflow.db",

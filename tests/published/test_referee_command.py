@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pruning import cli
+from pruning import commands
 from pruning.core.storage import read_json
 from pruning.models.handle import Model
 from pruning.published import library, measure
@@ -38,7 +38,7 @@ def referee(
         caplog.clear()
         status: Any = 0
         try:
-            cli.main()
+            commands.main()
         except SystemExit as end:
             status = end.code
         out, err = capfd.readouterr()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hydra import initialize_config_dir
@@ -77,7 +77,7 @@ def decide(
     rows = tuple(Row((1, 2), (1, 2)) for _ in range(64))
     prepared: Any = Prepared(asked, Samples("text", "t", rows, 0), {}, None)
     machine: Any = Fake(free)
-    return decided(prepared, machine, None, minutes)
+    return decided(prepared, machine, cast(Any, None), minutes)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_the_free_memory_decides_how_it_is_trained(
     assert (training is None) == (not chosen.heal.trains)
     assert (said == []) == (trained in ((Full, 2048), (NoHealing, None)))
     if chosen.heal.trains:
-        assert chosen.config["heal"] == recorded_cell(chosen.config, vars(chosen.choices)).config["heal"]
+        assert chosen.config["heal"] == recorded_cell(chosen.config).config["heal"]
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_search_and_training_are_chosen_to_fit_the_minutes(
     chosen, _, said = decide(tmp_path, 5000, minutes)
     assert (chosen.calibration.samples, chosen.heal.tokens) == (samples, tokens)
     assert len(said) == (samples < 64) + (tokens < 300_000)
-    assert chosen.key == recorded_cell(chosen.config, vars(chosen.choices)).key
+    assert chosen.key == recorded_cell(chosen.config).key
 
 
 def test_too_few_minutes_are_refused_with_the_least_number(tmp_path: Path) -> None:

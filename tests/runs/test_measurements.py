@@ -13,10 +13,7 @@ from tqdm import tqdm
 
 from pruning.config.compose import recorded_cell
 from pruning.core import storage
-from pruning.engine.forward import Forward
-from pruning.engine.prefix_tree import Beginnings
 from pruning.models.handle import Model
-from pruning.runs import run_cell
 from pruning.runs.cell import ForwardSettings, Prepared
 from pruning.runs.measurements import evaluation_key, search_shown
 from pruning.runs.prepare import prepare
@@ -27,7 +24,7 @@ from tests.helpers.jobs import job
 
 def prepared(model_folder: Path, tmp_path: Path, *words: str) -> Prepared:
     asked = job(model_folder, tmp_path, "k=1", "calibration.length=24", *words)
-    return prepare(recorded_cell(asked.config, asked.choices))
+    return prepare(recorded_cell(asked.config))
 
 
 def changed(ready: Prepared, **changes: Any) -> Prepared:
@@ -58,30 +55,15 @@ def test_compiling_keeps_scores_and_measurements_apart_but_not_cells(
     assert score_key(other, info) == score_key(plain, info)
 
 
-@pytest.mark.parametrize(
-    ("total", "known", "done", "shown", "hidden"),
-    [
-        (11, 4, 12, [" 36%|", "| 11/11 evaluations [", "best loss 3.2500 without 2"], ""),
-        (593_920, 0, 310, ["310 evaluations [", "best loss 3.2500 without 2"], "%/<"),
-    ],
-    ids=["with a total", "with an unknown end"],
-)  # fmt: skip
 def test_a_bar_counts_up_to_its_total_and_no_further(
-    total: int,
-    known: int,
-    done: int,
-    shown: list[str],
-    hidden: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("tqdm.tqdm", partial(tqdm, disable=False))
     monkeypatch.setattr("pruning.core.terminal.is_terminal", lambda stream: stream is not None)
-    with search_shown("tiny margin greedy", total, known=known) as show:
-        show(done, 3.25, 2)
+    with search_shown("tiny margin greedy", 11, known=4) as show:
+        show(12, 3.25, 2)
     printed = capsys.readouterr().err
-    assert all(text in printed for text in shown)
-    assert not {*hidden} & {*printed}
+    assert all(text in printed for text in (" 36%|", "| 11/11 evaluations [", "best loss 3.2500 without 2"))
 
 
 @pytest.mark.parametrize("algos", ["one_shot", "one_shot,greedy,random"])
@@ -110,29 +92,3 @@ def test_files_are_hashed_and_the_configuration_and_tokenizer_read_once(
     assert {*weights, "config.json", "tokenizer.json"} <= {*hashed}
     assert {*hashed.values()} == {1}
     assert read == {"AutoConfig": 1, "AutoTokenizer": 1, "AutoModelForCausalLM": 1}
-
-
-@pytest.fixture
-def most(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The bytes of all states that were kept before they were freed."""
-    sizes, clear = list[int](), Beginnings.clear
-
-    def cleared(self: Beginnings, *given: Any, **named: Any) -> None:
-        sizes.append(self.nbytes())
-        clear(self, *given, **named)
-
-    monkeypatch.setattr(Beginnings, "clear", cleared)
-    return sizes
-
-
-def test_a_cell_keeps_no_states(launch: Command, most: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    forwards, make = list[Forward](), run_cell.forward_with
-
-    def made(*given: Any) -> Forward:
-        forwards.append(make(*given))
-        return forwards[-1]
-
-    monkeypatch.setattr(run_cell, "forward_with", made)
-    launch("algo=greedy", "ratio=0.5")
-    assert max(most) > 0, "nothing was kept during the search"
-    assert [forward.beginnings.nbytes() for forward in forwards] == [0]

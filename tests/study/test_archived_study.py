@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -19,8 +18,6 @@ from pruning.core.records import read_done
 from pruning.export.pipeline import export_cell
 from pruning.launcher.cell_state import finished
 from pruning.runs.cell import Cell
-from pruning.tracking.rebuild import record_all
-from tests.helpers.mlflow_runs import runs
 
 ARCHIVE = Path(__file__).parents[2] / "analysis" / "small" / "small.tar.xz"
 CELLS = 696
@@ -77,9 +74,7 @@ def test_every_cell_keeps_its_key_and_is_found_done(study: Path, monkeypatch: py
 
 def test_a_cell_of_another_evaluation_is_not_found_done(study: Path) -> None:
     cell = cell_of(folders(study)[0], study)
-    other = recorded_cell(
-        dict(cell.config) | {"eval": {**cell.config["eval"], "window": 64}}, vars(cell.choices)
-    )
+    other = recorded_cell(dict(cell.config) | {"eval": {**cell.config["eval"], "window": 64}})
     assert finished(other) is None
 
 
@@ -117,16 +112,6 @@ def as_before(csv: bytes, name: str) -> bytes:
     """The columns that the file had before, as they are written."""
     table = pd.read_csv(io.BytesIO(csv), dtype=str, keep_default_na=False)
     return table.drop(columns=LATER.get(name, [])).to_csv(index=False).encode()
-
-
-def test_mlflow_is_rebuilt_from_such_results(study: Path, tmp_path: Path) -> None:
-    for folder in folders(study)[:2]:
-        shutil.copytree(folder, tmp_path / folder.name)
-    shutil.copytree(study / "evaluation", tmp_path / "evaluation")
-    assert record_all(tmp_path) == 2
-    recorded = runs(f"sqlite:///{tmp_path / 'mlflow.db'}")
-    assert set(recorded) == {folder.name for folder in folders(tmp_path)}
-    assert {run.data.params["compensation.class"] for run in recorded.values()} == {"NoCompensation"}
 
 
 @pytest.fixture

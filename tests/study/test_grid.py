@@ -21,9 +21,10 @@ from pruning.launcher.cell_state import CellState, StateName
 from pruning.launcher.job import Job
 from pruning.launcher.slurm import Slurm
 from pruning.launcher.submission import QueuedCell, Submission
+from pruning.models.handle import Resources
 from pruning.runs.cell import Cell
-from pruning.study import grid
-from pruning.study.grid import Outcome, note_study, run_cells
+from pruning.study import command
+from pruning.study.command import Outcome, note_study, run_cells
 from tests.helpers.jobs import job
 from tests.helpers.launchers import submission, task
 
@@ -60,13 +61,6 @@ def test_two_commands_of_one_study_lose_no_cell(tmp_path: Path, monkeypatch: pyt
     assert sorted(listed(tmp_path)) == sorted(["first", *(f"cell-{n}" for n in range(12))])
 
 
-def test_what_is_noted_already_needs_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    note_study([cell(tmp_path, "a"), cell(tmp_path, "b")])
-    monkeypatch.setattr("filelock.FileLock", None)  # another user's folder may be read-only
-    note_study([cell(tmp_path, "b")])
-    assert listed(tmp_path) == ["a", "b"]
-
-
 @dataclass(frozen=True)
 class Jobs(Slurm):
     """A launcher whose jobs are over as soon as somebody waits for them."""
@@ -74,7 +68,7 @@ class Jobs(Slurm):
     started: dict[str, Job] = field(default_factory=dict)
 
     def submit(self, results: Path, tasks: Sequence[QueuedCell], where: str) -> None:  # noqa: ARG002
-        self.started.update({one.key: Job(one.key, one.config, one.choices, where) for one in tasks})
+        self.started.update({one.key: Job(one.key, one.config, where) for one in tasks})
 
     def settle(self, _: Path, keys: Sequence[str]) -> dict[str, CellState]:
         for key in keys:
@@ -86,7 +80,7 @@ class Jobs(Slurm):
 
 
 def cell_of(asked: Job) -> Cell:
-    return recorded_cell(asked.config, asked.choices)
+    return recorded_cell(asked.config)
 
 
 @pytest.fixture
@@ -104,10 +98,10 @@ def jobs(asked: dict[int, Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     """Another command has submitted the cell with two windows of evaluation."""
     launcher = Jobs(started={asked[2].key: asked[2]})
     record: Submission = submission(tmp_path / "results", task(asked[2].key), **{asked[2].key: "7"})
-    record.tasks[0] = QueuedCell(**{**vars(record.tasks[0]), "config": asked[2].config})
-    monkeypatch.setattr(grid, "latest", lambda _: {asked[2].key: record})
-    monkeypatch.setattr(grid, "cell_states", launcher.states)
-    monkeypatch.setattr(grid, "settle", launcher.settle)
+    record.tasks[asked[2].key] = QueuedCell(asked[2].key, asked[2].config, Resources(), 10)
+    monkeypatch.setattr(command, "latest", lambda _: {asked[2].key: record})
+    monkeypatch.setattr(command, "cell_states", launcher.states)
+    monkeypatch.setattr(command, "settle", launcher.settle)
     return launcher
 
 

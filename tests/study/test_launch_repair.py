@@ -81,20 +81,6 @@ def test_other_evaluations_read_the_maps(launch: Command, monkeypatch: pytest.Mo
     assert later["evaluation"]["pruned"]["ppl/heldout"] == fresh["evaluation"]["pruned"]["ppl/heldout"]
 
 
-def test_repairs_share_no_measurements(launch: Command) -> None:
-    ended = launch("-m", "k=2", "calibration.samples=8", "compensation=none,linear,magnitude")
-    assert ended.status == 0, ended.err
-    by_kind = {result["config"]["compensation"]["option"]: result for result in ended.all()}
-    linear, plain = (by_kind[name]["evaluation"] for name in ("linear", "none"))
-    assert by_kind["linear"]["mask"] == by_kind["none"]["mask"]
-    pruned = [evaluation["records"]["ppl/heldout"]["pruned"] for evaluation in (linear, plain)]
-    assert len(set(pruned)) == 2
-    assert len({evaluation["pruned"]["ppl/heldout"] for evaluation in (linear, plain)}) == 2
-    assert linear["records"]["ppl/heldout"]["uncompensated"] == pruned[1]
-    for name in ("none", "magnitude"):
-        assert "repair" not in by_kind[name]
-
-
 def test_weights_are_back_if_an_evaluation_fails(launch: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     from pruning.evaluation.heldout import Heldout
     from pruning.models.handle import _loaded
@@ -145,7 +131,3 @@ def test_a_cell_whose_maps_all_harm_is_a_pruned_cell(
     assert "repair by linear maps was tried" in (tmp_path / "out" / "README.md").read_text()
     again = launch(*WORDS, "eval.samples=3")
     assert again.status == 0, again.err
-    healed = launch(*WORDS, "heal=full", "heal.lr=0.003", "heal.tokens=512", "heal.length=32", "heal.heldout=2",
-                    "heal.batch_tokens=256")  # fmt: skip
-    assert healed.status == 0, healed.err
-    assert "healed" in only(healed)["evaluation"]

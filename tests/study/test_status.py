@@ -41,10 +41,10 @@ def test_progress_counts_masks_once_and_time_by_paid_evaluations(tmp_path: Path)
     assert advance(tmp_path / "a", 9)[0] == 3
 
 
-def shown(results: Path, cells: dict[str, CellState], rows: int | None = None) -> str:
+def shown(results: Path, cells: dict[str, CellState]) -> str:
     console = Console(width=200)
     with console.capture() as capture:
-        console.print(status_table(results, cells, rows))
+        console.print(status_table(results, cells))
     return capture.get()
 
 
@@ -63,7 +63,6 @@ def test_the_table_begins_with_what_went_wrong(tmp_path: Path) -> None:
     running = next(line for line in lines if line.startswith("run"))
     assert running.split()[1:5] == ["running", "1/3", "01:00", "7_1"]
     assert "4 cells: 1 pending, 1 running, 1 done, 1 failed" in lines[-1]
-    assert "; 3 not shown" in shown(tmp_path, cells, rows=1)
 
 
 @pytest.fixture
@@ -93,12 +92,7 @@ def test_cancelling_asks_once_for_each_submission_that_has_cells_in_flight(
 
 @pytest.mark.parametrize(
     ("words", "named"),
-    [
-        (["nowhere"], "nowhere"),
-        (["cancl", "."], "cancl.*cancel"),
-        (["."], "paths.results"),
-        (["tracker.uri=x"], "tracker.uri=x"),
-    ],
+    [(["nowhere"], "nowhere"), (["cancl", "."], "cancl"), (["."], "paths.results")],
 )
 def test_invalid_words_are_refused(
     words: list[str], named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

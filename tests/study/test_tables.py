@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import initialize_config_dir
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pruning.config import app, groups
 from pruning.core.units import rate_text
 from pruning.study import guide, text_tables
-from tests.config.test_experiments import cell
 
 settings_of = st.dictionaries(
     st.sampled_from(["seed", "dtype", "first", "margin samples"]), st.sampled_from([0, 1, None, "a"])
@@ -70,20 +66,6 @@ def test_the_table_names_units_that_are_no_blocks() -> None:
     assert "  b1 a3  " in shown
 
 
-def test_a_growing_table_has_the_same_columns_in_each_line() -> None:
-    names = [
-        text_tables.name_of("m", "perplexity", algo, "0.2", "block", "parameters")
-        for algo in ("greedy", "one_shot")
-    ]
-    whole, growing = text_tables.results([done([1, 4])]), text_tables.GrowingTable(names)
-    assert whole.split()[:7] == ["cell", "blocks", "dropped", "loss", "asked", "paid", "s"]
-    titles, first = growing.line(done([1, 4])).splitlines()
-    (second,) = growing.line(done([2, 5])).splitlines()
-    assert titles.split() == ["cell", "blocks", "dropped", "loss", "s"]
-    assert titles.index("blocks") == first.index("1 4") == len(names[1]) + 3, "all names have room"
-    assert first.replace("1 4", "2 5") == second
-
-
 @pytest.mark.parametrize("changed", [True, False])
 def test_the_healed_row_names_its_mask_if_it_is_not_the_one_of_the_search(changed: bool) -> None:
     mask = {"n_blocks": 6, "dropped": [0, 5] if changed else [1, 4]}
@@ -99,16 +81,3 @@ def test_the_healed_row_names_its_mask_if_it_is_not_the_one_of_the_search(change
 def test_a_difference_between_slow_rates_shows() -> None:
     numbers = {0.0: "0.00", 0.0499: "0.0499", 1.2: "1.20", 26.14: "26.1", 999.4: "999", 1133.0: "1,133"}
     assert {value: rate_text(value) for value in numbers} == numbers
-
-
-def test_the_measurement_of_the_speed_heals_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    app.register()
-    monkeypatch.setattr("pruning.models.handle.Model.context_length", 2048)
-    with initialize_config_dir(str(groups.CONF), version_base="1.3"):
-        asked = cell("experiment=compress", f"paths.results={tmp_path}")
-        timed = guide.speed_cell(asked)
-    assert asked.heal.trains
-    assert not timed.heal.trains
-    assert "heal" not in timed.config
-    assert timed.config["eval"]["option"] == "speed"
-    assert (timed.algo, timed.compensation, timed.ratio) == (asked.algo, asked.compensation, asked.ratio)

@@ -89,15 +89,6 @@ def check_command(folder: Path, record: dict[str, Any], monkeypatch: pytest.Monk
     assert all(name in out for name in record["sets"])
 
 
-def test_a_sweep_over_files_of_items_gives_a_set_for_each(launch: Command, tmp_path: Path) -> None:
-    folder = task_folder(tmp_path / "tasks")
-    paths = f"calibration.path={folder / 'animals.jsonl'},{folder / 'tools.jsonl'}"
-    ended = launch("-m", "objective=margin", "calibration=items_file", paths, "k=2")
-    assert ended.status == 0, ended.err
-    assert {Path(result["calibration"]["source"]).stem for result in ended.all()} == {"animals", "tools"}
-    assert not (ended.results / fitted_router.FOLDER).exists()
-
-
 def test_sublayers_have_sets_too(launch: Command, tmp_path: Path) -> None:
     tasks = f"tasks.folder={task_folder(tmp_path / 'tasks')}"
     words = (*SMALL, "unit=sublayer", "tasks.rewording=null", tasks)

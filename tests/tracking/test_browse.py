@@ -60,7 +60,7 @@ def test_the_first_columns_are_rounded_numbers_of_the_last_model() -> None:
 @pytest.mark.slow
 def test_the_address_answers_when_it_is_printed_and_the_server_ends_with_the_command(tmp_path: Path) -> None:
     MLflow().start(tmp_path)
-    command = [sys.executable, "-m", "pruning.cli", "ui", str(tmp_path), "port=5321"]
+    command = [sys.executable, "-m", "pruning.commands", "ui", str(tmp_path), "port=5321"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

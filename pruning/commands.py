@@ -22,8 +22,11 @@ ANALYSIS = "pruning.analysis" if (Path(__file__).parent / "analysis").is_dir() e
 
 # What each subcommand does, and the function that runs it with the words in `sys.argv`.
 SUBCOMMANDS = {
-    "compress": ("make a smaller model from a model", "pruning.study.compress:main"),
-    "grid": ("run one cell, or compare models, objectives, data and searches", "pruning.study.launch:main"),
+    "compress": ("make a smaller model from a model", "pruning.study.compress:grid_words"),
+    "grid": (
+        "run one cell, or compare models, objectives, data and searches",
+        "pruning.study.command:launch",
+    ),
     "compare": ("measure other models beside a model, in one table", "pruning.study.compare:main"),
     "status": ("show the cells of a folder; cancel jobs", "pruning.study.status:main"),
     "export": ("write the smaller model of a mask", "pruning.export.pipeline:main"),
@@ -41,6 +44,9 @@ SUBCOMMANDS = {
 # The help of these subcommands is the docstring of their module; for the first three, settings are added. The other
 # subcommands print their own help.
 DESCRIBED = ("compress", "compare", "heal", "status", "route", "ui", "track", "check-paper")
+
+# With these flags of Hydra, `grid` only prints information and runs nothing.
+SHOWING = {"--hydra-help", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc"}
 
 PAGE_OF_MODELS = f"{ANALYSIS}.report.models_page:write"  # draws the models that `compare` has measured
 
@@ -70,7 +76,7 @@ def run(words: Sequence[str]) -> None:
         show(WELCOME)
     elif name in HELP:
         show(usage())
-    elif name == "--version":
+    elif name == "--version" or words == ["grid", "--version"]:
         show(f"depth-pruning {VERSION}")
     elif name not in SUBCOMMANDS:
         if name.startswith("-") or "=" in name:
@@ -78,11 +84,20 @@ def run(words: Sequence[str]) -> None:
                 f"{name}: a command comes first, such as `depth-pruning grid {' '.join(words)}`."
             )
         raise unknown("command", name, SUBCOMMANDS)
-    elif name in DESCRIBED and HELP & {*rest}:
+    elif name == "grid" and HELP & {*rest}:
+        from pruning.config.help_page import grid_help
+
+        program = "python launch.py" if sys.argv[0].endswith("launch.py") else "depth-pruning grid"
+        show(grid_help(program, "--help=all" in rest))
+    elif name in DESCRIBED and (HELP & {*rest} or words == ["compress"]):
         show(described(name))
     else:
+        if name == "compress":
+            name, rest = "grid", resolve_name(SUBCOMMANDS[name][1])(rest)
         sys.argv = [f"depth-pruning {name}", *rest]
         prepare_process()
+        if name == "grid" and not SHOWING & {word.partition("=")[0] for word in rest}:
+            print("reading the settings", file=sys.stderr, flush=True)  # noqa: T201
         command = resolve_name(SUBCOMMANDS[name][1])
         # Importing the analysis changes how numpy computes, so `compare` imports it after all measurements.
         command(lambda folder: resolve_name(PAGE_OF_MODELS)(folder)) if name == "compare" else command()
