@@ -387,7 +387,6 @@ def _select(frame: pd.DataFrame, only: Only) -> pd.DataFrame:
 # A metric is named `ppl/<corpus>` or `acc/<task>`. Standard errors, `<metric>/stderr`, are not metrics.
 
 COMMON = 0.9  # a metric is part of the mean if at least this share of the measured cells has it
-HELDOUT = "ppl/heldout"  # the held-out part of the embedded text
 WORDS = {kind: LABELS[kind] for kind in ("ppl", "acc")}
 
 
@@ -457,12 +456,3 @@ def choose(frame: pd.DataFrame, kind: str, name: str | None = None) -> Metric:
     if full not in known:
         raise NothingToRead(f"no {WORDS[kind]} '{name}' in this study. Measured: {', '.join(known)}.")
     return Metric(kind, (full,))
-
-
-def of_windows(frame: pd.DataFrame, name: str | None = None) -> Metric:
-    """The perplexity on whose windows masks are compared: `name`; by default `ppl/heldout`, else the default metric.
-
-    Raises NothingToRead if it was not measured.
-    """
-    chosen = choose(frame, "ppl", name)
-    return Metric("ppl", (HELDOUT,)) if name is None and HELDOUT in chosen.names else chosen

@@ -1,10 +1,4 @@
-"""Figure 10: whether masks still differ after repair and after healing.
-
-Left: how far the held-out loss of each mask is above the dense model's, pruned and after healing on each number of
-tokens; a cross is the repaired mask. Middle: the rank correlation of held-out losses before and after, for all masks
-and for masks that cost at most twice what the best one costs. Right: the share of the loss added by pruning that
-healing regains. Lines are 95 % intervals: in the middle over masks and windows, on the right over windows.
-"""
+"""Figure 10: whether masks still differ after repair and after healing."""
 
 from __future__ import annotations
 
@@ -20,7 +14,7 @@ from matplotlib.figure import Figure
 from pruning.core.records import read_result
 
 from ..data.archive import NothingToRead
-from ..data.load import Metric, done, of_windows
+from ..data.load import Metric, choose, done
 from ..data.study import AskedStudy
 from ..stats.healed import (
     PRUNED,
@@ -96,12 +90,12 @@ def table(masks: Masks) -> pd.DataFrame:
 
 
 def summary(masks: Masks) -> pd.DataFrame:
-    """One row for each model, ratio and state: correlation, spread and regret, with their intervals."""
+    """One row for each model, ratio and state: correlation and spread, with their intervals."""
     rows = []
     for (model, ratio), some in masks.items():
         for which, one in _both(some):
             row = {"model": model, "ratio": ratio, "of": which, "state": one.state.label, "masks": one.masks}
-            for name in ("correlation", "spread_before", "spread", "share", "regret"):
+            for name in ("correlation", "spread_before", "spread"):
                 found = getattr(one, name)
                 row |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
             rows.append(row)
@@ -204,7 +198,7 @@ def _asked(study: AskedStudy) -> bool:
 
 
 def _build(study: AskedStudy, given: Namespace) -> Drawing:
-    metric = of_windows(study.frame, given.perplexity)
+    metric = choose(study.frame, "ppl", given.perplexity)
     masks = healed(study.results, study.frame, metric)
     others = {"fig10_healing_summary": summary(masks)}
     return Drawing(draw(masks, metric), table(masks), others)

@@ -1,8 +1,6 @@
 """Figure 2: rank by perplexity against rank by accuracy, one panel for each objective, model and k.
 
-Source: figure 2 of arXiv 2604.24938, which has only the objective perplexity. Each line is a search, from its rank by
-mean perplexity (left) to its rank by mean accuracy (right); rank 1, the best, is at the top. Searches that tie are in
-a grey band. If one of its rankings is constant, a panel is not drawn, and the note names it.
+Source: figure 2 of arXiv 2604.24938, which has only the objective perplexity. Searches that tie are in a grey band.
 """
 
 from __future__ import annotations
@@ -103,15 +101,13 @@ def ranks(frame: pd.DataFrame, perplexity: Metric, accuracy: Metric) -> pd.DataF
     """One row per algorithm and panel: means, ranks, and the panel's Spearman correlation (interval, note).
 
     Mean perplexities are geometric: in an arithmetic mean, one broken mask would outweigh all other draws. `searches`
-    counts the algorithms of the panel, and `distinct_masks` the different masks that they found in all draws. If
-    several algorithms found the same mask in every draw, `distinct` and `distinct_spearman` count them as one.
+    counts the algorithms of the panel; `distinct` counts those that found the same mask in every draw as one.
     """
     cells = done(frame)
     cells = cells.assign(perplexity=perplexity.of(cells), accuracy=accuracy.of(cells))
     parts = []
     for (objective, model, k), panel in groups(cells, PANEL):
         ranked = _ranked(panel)
-        distinct = ranked.drop_duplicates("masks")
         found = agree(ranked["perplexity_rank"], ranked["accuracy_rank"])
         parts.append(
             ranked.drop(columns="masks").assign(
@@ -119,12 +115,10 @@ def ranks(frame: pd.DataFrame, perplexity: Metric, accuracy: Metric) -> pd.DataF
                 model=model,
                 k=int(k),
                 searches=len(ranked),
-                distinct=len(distinct),
-                distinct_masks=len({dropped for masks in ranked["masks"] for *_, dropped in masks}),
+                distinct=ranked["masks"].nunique(),
                 spearman=found.statistic,
                 low=found.low,
                 high=found.high,
-                distinct_spearman=agree(distinct["perplexity_rank"], distinct["accuracy_rank"]).statistic,
                 note=found.note,
             )
         )

@@ -265,13 +265,6 @@ def settings(m: StudyData) -> tuple[Counts, Counts]:
     return varied, {name: values for name, values in every.items() if name not in varied}
 
 
-def environments(m: StudyData) -> Counts:
-    """Commit, device and package versions, with the number of cells that have each value."""
-    every: list[Any] = [record["environment"] for record in m.records.values()]
-    names = ("commit", "device", "cpus")
-    return _counted({name: one[name] for name in names if name in one} | one["packages"] for one in every)
-
-
 def _counted(cells: Iterable[dict[str, Any]]) -> Counts:
     values: Counts = {}
     for cell in cells:

@@ -1,19 +1,14 @@
-"""The top of the page: a sentence on how many blocks change, three numbers, and the table of these changes.
-
-The sentence claims no more than was measured. If a study lacks the data for one finding, the next one is used.
-"""
+"""The top of the page: how many blocks change, three numbers, and the table of these changes."""
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import pandas as pd
 
 from ..figures.style import TIMES, counted, number
-from ..stats.grid import noun, removed
+from ..stats.grid import noun
 from .page_tables import ReportTable, changes
 from .study_data import StudyData, listed, say, tried
 from .summary import moved
@@ -40,7 +35,8 @@ class Finding:
 
 def finding(m: StudyData) -> Finding:
     """The top of the page for a study."""
-    headline, detail = next(said for say_it in (_moves, _damage, _finished) if (said := tried(say_it, m)))
+    finished = {"done": len(m.cells), "asked": len(m.frame)}
+    headline, detail = tried(_moves, m) or say("finding", kind="finished", **finished)
     numbers = [found for measure in NUMBERS if (found := tried(measure, m))]
     known = tried(lambda study: study.changes, m)
     return Finding(headline, detail, numbers[:3], changes(m) if known else None)
@@ -69,41 +65,7 @@ def _moves(m: StudyData) -> list[str] | None:
     )
 
 
-def _damage(m: StudyData) -> list[str] | None:
-    """What removing blocks does to perplexity or to accuracy."""
-    words = {removed(row) for _, row in m.cells.iterrows()}
-    which = {re.sub(r" removed(, (.*))?", lambda f: f" ({f[2]})" if f[2] else "", text) for text in words}
-    found = _perplexity(m) or _accuracy(m)
-    if found is None:
-        return None
-    what = which.pop() if len(which) == 1 else noun(m.cells)
-    value = found.value.removeprefix(f"{TIMES} ")
-    kind = "multiplied" if "ppl" in m.metrics else "changed"
-    return say("finding", kind=kind, what=what, value=value, note=found.note)
-
-
-def _finished(m: StudyData) -> list[str]:
-    return say("finding", kind="finished", done=len(m.cells), asked=len(m.frame))
-
-
 # The numbers beside the finding, the most important first.
-
-
-def _cost(m: StudyData) -> HeadlineNumber | None:
-    """The perplexity of the worst objective divided by that of the best one."""
-    found = m.relative.extremes
-    if found.empty:
-        return None
-    values, first = found["value"], found.iloc[0]
-    if len(found) > 1:
-        where = f"median over {counted(len(found), 'combination')} of model and size"
-        note = f"{where}; range {number(values.min())} to {number(values.max())}"
-    else:
-        ends = f"95 percent interval {number(first['low'])} to {number(first['high'])}"
-        known = not math.isnan(first["low"])
-        note = f"{first['worst']} instead of {first['best']}; {ends if known else 'no interval'}"
-    label = "perplexity if pruned for the worst objective instead of the best"
-    return HeadlineNumber(f"{TIMES} {number(float(values.median()))}", label, note)
 
 
 def _one_shot(m: StudyData) -> HeadlineNumber | None:
@@ -147,5 +109,5 @@ def _count(m: StudyData) -> HeadlineNumber:
 
 
 NUMBERS: tuple[Callable[[StudyData], HeadlineNumber | None], ...] = (
-    _cost, _one_shot, _accuracy, _perplexity, _count,
+    _one_shot, _accuracy, _perplexity, _count,
 )  # fmt: skip

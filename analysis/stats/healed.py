@@ -20,7 +20,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pruning.core import storage
-from pruning.core.errors import DamagedError
 from pruning.core.mask import Mask
 from pruning.core.records import EVALUATION, FOLDER, RECORD, is_repaired, read_done
 from pruning.healing.heal_settings import RUNNING
@@ -135,8 +134,8 @@ def comparable(settings: dict[str, Any]) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The record in a file; empty if the file is missing or damaged. At its end, the command names damaged files."""
-    with suppress(FileNotFoundError, DamagedError):
+    """The record in a file; empty if the file is missing."""
+    with suppress(FileNotFoundError):
         return dict(storage.read_json(path))
     return {}
 
@@ -158,9 +157,7 @@ class StateStatistics:
     """How much masks differ in a state (repaired, or healed on n tokens), compared with the pruned masks.
 
     `masks` is the number of masks that have the state. `correlation` is Spearman's, of the held-out losses before and
-    in this state. `spread` is the standard deviation of the losses over masks, in nats, and `share` is `spread`
-    divided by `spread_before`. `regret` is the loss, in this state, of the mask that was best before, minus the
-    lowest loss in this state, in nats.
+    in this state. `spread` is the standard deviation of the losses over masks, in nats.
     """
 
     state: State
@@ -168,8 +165,6 @@ class StateStatistics:
     correlation: IntervalEstimate
     spread_before: IntervalEstimate
     spread: IntervalEstimate
-    share: IntervalEstimate
-    regret: IntervalEstimate
 
 
 def statistics(masks: Sequence[HealedMask], resamples: int = RESAMPLES) -> list[StateStatistics]:
@@ -190,9 +185,7 @@ def _of_state(masks: Sequence[HealedMask], state: State, resamples: int) -> Stat
         second.append(after[rows][:, windows].mean(1))
     old, new = np.array(first), np.array(second)
     spread_before, spread = old.std(axis=1, ddof=1), new.std(axis=1, ddof=1)
-    share = np.divide(spread, spread_before, out=np.full(len(old), np.nan), where=spread_before > 0)
-    regret = new[np.arange(len(new)), old.argmin(axis=1)] - new.min(axis=1)
-    found = [_interval(of) for of in (spearman(old, new), spread_before, spread, share, regret)]
+    found = [_interval(of) for of in (spearman(old, new), spread_before, spread)]
     return StateStatistics(state, len(masks), *found)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -143,55 +142,29 @@ def gains(cells: pd.DataFrame, traces: Mapping[str, Trace]) -> pd.DataFrame:
 SHARING = ["whole_model", "n_units", *SETTING]
 
 
-class SharedCosts(NamedTuple):
-    """Seconds per sample to score each mask, and seconds before the first score.
+def seconds_alone(cells: pd.DataFrame, traces: Mapping[str, Trace]) -> pd.Series[float]:
+    """The seconds of each finished cell if nothing is shared; `traces` include partial scores.
 
-    A criterion needs one pass of the dense model, after which every score is free: `start` is the time of this pass,
-    and the masks cost nothing. For other objectives, `start` is 0.
+    If a mask was scored on a part of the samples, only that part counts. A criterion needs one pass of the dense
+    model, after which every score is free. A mask that only other studies scored costs the mean of the others.
     """
-
-    masks: Mapping[Removed, float]
-    start: float = 0.0
-
-
-def shared_costs(cells: pd.DataFrame, traces: Mapping[str, Trace]) -> dict[str, SharedCosts]:
-    """For each finished cell, the costs of its problem's masks. Cells that share scores have the same object."""
-    costs: dict[str, SharedCosts] = {}
+    found = pd.Series(np.nan, cells.index, name="seconds_alone")
     for _, sharing in groups(cells.assign(whole_model=cells["model"].map(bare)), SHARING):
         forwards, alone = (sharing[name].astype(float) for name in ("block_forwards", "block_forwards_alone"))
-        paid = seconds(traces[cell] for cell in sharing["cell"])
+        paid, start = seconds(traces[cell] for cell in sharing["cell"]), 0.0
         if (forwards > 0).any() and (alone == 0).all():  # a criterion: no score needed a pass of its own
-            passed = [_spent(traces[cell]) for cell in sharing.loc[forwards > 0, "cell"]]
-            known = SharedCosts(dict.fromkeys(paid, 0.0), float(np.median(passed)))
-        else:  # a mask that only other studies scored costs the mean of the others
-            positive = [value for value in paid.values() if value > 0]
-            mean = float(np.mean(positive)) if positive else 0.0
-            known = SharedCosts({mask: value or mean for mask, value in paid.items()})
-        costs |= dict.fromkeys(map(str, sharing["cell"]), known)
-    return costs
-
-
-def alone(cells: pd.DataFrame, traces: Mapping[str, Trace]) -> pd.DataFrame:
-    """Columns for finished cells: `seconds_alone`, and `forwards_alone`, the block forwards if nothing is shared.
-
-    A mask that keeps K blocks needs K block forwards; a sub-layer counts as half a block. If a mask was scored on a
-    part of the samples, only that part counts. A criterion needs one dense pass. `traces` include partial scores.
-    """
-    costs = shared_costs(cells, traces)
-    rows = []
-    whole = zip(cells["cell"], cells["seconds"], cells["n_blocks"], cells["n_units"], strict=True)
-    for cell, recorded, n_blocks, n_units in whole:
-        trace, cost = traces[str(cell)], costs[str(cell)]
-        samples: dict[Removed, int] = {}  # how many each mask was scored on; in a race, often not all
-        for score in trace:
-            mask = tuple(score["dropped"])
-            samples[mask] = max(samples.get(mask, 0), len(score["samples"]))
-        asked = cost.start + sum(cost.masks[mask] * n for mask, n in samples.items())
-        own = max(0.0, float(recorded) - _spent(trace))
-        most = max(samples.values(), default=1)
-        kept = sum((n_units - len(m)) * n / most for m, n in samples.items()) * n_blocks / n_units
-        rows.append([asked + own, float(n_blocks) if cost.start else kept])
-    return pd.DataFrame(rows, cells.index, columns=["seconds_alone", "forwards_alone"])
+            start = float(np.median([_spent(traces[cell]) for cell in sharing.loc[forwards > 0, "cell"]]))
+            paid = dict.fromkeys(paid, 0.0)
+        positive = [value for value in paid.values() if value > 0]
+        mean = float(np.mean(positive)) if positive else 0.0
+        for row, cell, recorded in zip(sharing.index, sharing["cell"], sharing["seconds"], strict=True):
+            samples: dict[Removed, int] = {}  # how many each mask was scored on; in a race, often not all
+            for score in traces[cell]:
+                mask = tuple(score["dropped"])
+                samples[mask] = max(samples.get(mask, 0), len(score["samples"]))
+            asked = start + sum((paid[mask] or mean) * n for mask, n in samples.items())
+            found[row] = asked + max(0.0, float(recorded) - _spent(traces[cell]))
+    return found
 
 
 def _spent(trace: Trace) -> float:

@@ -281,7 +281,7 @@ def test_the_verdict_counts_draws_in_which_a_harder_search_is_better_held_out(
 
 def test_the_ends_of_searches_are_in_percent_of_the_worst(study: AskedStudy) -> None:
     ends = fig7_cost.measure(study.frame, study.traces, study.lines)
-    axes = fig7_cost.draw(ends, "scores").axes[0]
+    axes = fig7_cost.draw(ends).axes[0]
     chosen = ends[ends["k"] == ends["k"].min()]
     worst = chosen.groupby("objective")["excess"].transform("max")
     chosen, worst = chosen[worst > 0], worst[worst > 0]
@@ -297,7 +297,7 @@ def test_the_ends_of_searches_are_in_percent_of_the_worst(study: AskedStudy) -> 
 def test_an_objective_without_excess_is_not_drawn(study: AskedStudy) -> None:
     ends = fig7_cost.measure(study.frame, study.traces, study.lines)
     ends.loc[ends["objective"] == "margin", "excess"] = 0.0
-    figure = fig7_cost.draw(ends, "scores")
+    figure = fig7_cost.draw(ends)
     assert not [text for axes in figure.axes for text in texts(axes) if text.startswith("margin")]
     assert note(figure).endswith("every search found the best known mask for margin")
 
@@ -306,8 +306,7 @@ def test_costs_of_figure_7_are_those_of_table_3(study: AskedStudy) -> None:
     ends = fig7_cost.measure(study.frame, study.traces, study.lines)
     costs = outcome_tables.search_means(study.frame, study.lines).set_index(["k", "algo"])
     for (k, algo), rows in ends.groupby(["k", "algo"]):
-        columns = {"seconds": "seconds_alone", "forwards": "forwards_alone", "scores": "asked"}
-        for cost, column in columns.items():
+        for cost, column in {"seconds": "seconds_alone", "scores": "asked"}.items():
             mean = np.average(rows[cost], weights=rows["cells"])
             assert mean == pytest.approx(costs.loc[(k, algo), column])
 

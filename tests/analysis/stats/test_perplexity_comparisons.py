@@ -147,16 +147,6 @@ def test_without_divergence_the_reference_is_the_best_pruned_objective() -> None
     assert set(rows["reference"]) == {"perplexity"}, "the margin is best when healed, but not when pruned"
 
 
-def test_the_worst_pruned_objective_is_compared_with_the_best() -> None:
-    grid = cells()
-    healed = grid.assign(state="healed", ppl=grid["ppl"] * np.where(grid["objective"] == "margin", 1e-6, 1.0))
-    row = measure(pd.concat([grid, healed])).extremes.iloc[0]
-    best, worst = (grid[grid["objective"] == name] for name in ("perplexity", "margin"))
-    assert (row["best"], row["worst"]) == ("perplexity", "margin")
-    assert row[["value", "low", "high"]].tolist() == list(vars(relative(worst, best)).values())[:3]
-    assert measure(best).extremes.empty
-
-
 def test_objectives_are_compared_over_common_searches() -> None:
     grid = cells()
     lacking = grid[(grid["objective"] != "margin") | (grid["algo"] != "beam")]
