@@ -239,15 +239,9 @@ def fifteen() -> str:
         state = own.set_index("state")
         last = at(state, LARGEST, "regained"), at(state, LARGEST, "low")
         share = f"{percent(last[0])} ({percent(last[1])} to {percent(at(state, LARGEST, 'high'))})"
-        shown = [_perplexity(at(state, name, "ppl")) for name in ("pruned", "repaired", LARGEST)]
+        shown = [number(at(state, name, "ppl")) for name in ("pruned", "repaired", LARGEST)]
         rows.append([str(own["found_by"].iloc[0]), str(dropped), *shown, share])
     return table(["found by", "removed", "pruned", "repaired", LARGEST, "regained"], rows)
-
-
-def _perplexity(value: float) -> str:
-    if value >= 1e6:
-        return f"{value:.1e}".replace("e+0", "e")
-    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
 
 
 PAGES: Mapping[str, Tables] = {

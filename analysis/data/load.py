@@ -52,10 +52,8 @@ def load(results: Path, study: str | None = None, only: Only = MappingProxyType(
 
     `only` selects cells by the values of columns. The columns are COLUMNS and, for every metric, `dense/<metric>` and
     `pruned/<metric>`; if a cell was healed, also `healed/<metric>`. If a cell has no result, its row is filled from
-    the cell's name. A value is left out if it was measured on other held-out data than in most cells
-    (`on_same_data`). `model` also names the unit, the budget and the compensation, unless k whole blocks are removed
-    without compensation (`stats.grid`).
-    Raises NothingToRead if the study does not exist or no cell is done.
+    the cell's name. `model` also names the unit, the budget and the compensation, unless k whole blocks are removed
+    without compensation (`stats.grid`). Raises NothingToRead if the study does not exist or no cell is done.
     """
     frame = _distinct_names(pd.DataFrame([row_of(results / key) for key in cells_of(results, study)]))
     if frame.empty or not (frame["status"] == "done").any():
@@ -270,18 +268,15 @@ def _distinct_names(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _filled(frame: pd.DataFrame, names: list[str], unknown: list[Any]) -> pd.DataFrame:
-    """Fill in the columns `names` of cells without a readable result; a cell's name does not contain these values.
-
-    The values are those of the model's other cells or, if it has none, of all cells; `unknown` if these differ.
-    """
+    """Fill in the columns `names` of cells without a readable result: the values of all others, or `unknown`."""
     lacking = frame[names[0]].isna()
-    known = frame.loc[~lacking, ["model", *names]]
-    filled = frame[names].astype(object)
-    for row in frame.index[lacking]:
-        own = known[known["model"] == frame.at[row, "model"]]
-        values = (own if len(own) else known)[names].drop_duplicates()
-        filled.loc[row] = values.iloc[0].tolist() if len(values) == 1 else unknown
-    return frame.assign(**{name: filled[name] for name in names})
+    known = frame.loc[~lacking, names].drop_duplicates()
+    values = known.iloc[0].tolist() if len(known) == 1 else unknown
+    columns = {
+        name: frame[name].astype(object).where(~lacking, value)
+        for name, value in zip(names, values, strict=True)
+    }
+    return frame.assign(**columns)
 
 
 def _with_sizes(frame: pd.DataFrame) -> pd.DataFrame:
@@ -436,11 +431,10 @@ def measured(frame: pd.DataFrame) -> dict[str, Metric]:
 
 
 def choose(frame: pd.DataFrame, kind: str, name: str | None = None) -> Metric:
-    """The metric `name`, given with or without its prefix; by default, the mean over the common metrics of a kind.
+    """The metric `name`, with or without its prefix; by default, the mean over metrics that nearly all cells have.
 
-    Among the cells with any metric of the kind, nearly every cell has a common metric. If no metric is common, the
-    mean is over all metrics. If no cell has all metrics of the mean, the most frequent metric is chosen instead.
-    Raises NothingToRead if the metric was not measured.
+    If there is no such metric, the mean is over all. If no cell has all metrics of the mean, the most frequent metric
+    is chosen instead. Raises NothingToRead if the metric was not measured.
     """
     known = names(frame, kind)
     if not known:

@@ -62,26 +62,21 @@ class StudyFigure:
 
     def of(self, study: AskedStudy) -> Drawing:
         """The drawing with default options."""
-        parser = argparse.ArgumentParser()
-        self._add_options(parser)
-        return self.build(study, parser.parse_args([]))
+        return self.build(study, Namespace(perplexity=None, accuracy=None))
 
     def __call__(self) -> None:
         """Run the command."""
         parser = study_arguments(self.heading)
-        self._add_options(parser)
+        if self.metrics:
+            every = "default: the mean over all that nearly every cell has"
+            parser.add_argument("--perplexity", metavar="NAME", help=f"the corpus, as in ppl/NAME; {every}")
+            parser.add_argument("--accuracy", metavar="NAME", help=f"the task, as in acc/NAME; {every}")
         given = parsed(parser)
         run("figure", given, lambda study: self.save(self.build(study, given), study, given.out))
 
     def save(self, drawing: Drawing, study: AskedStudy, out: Path) -> Path:
         """Write the files of a drawing, and return the path of the PNG."""
         return save(drawing, out, self.name, self.heading, study.title)
-
-    def _add_options(self, parser: argparse.ArgumentParser) -> None:
-        if self.metrics:
-            every = "default: the mean over all that nearly every cell has"
-            parser.add_argument("--perplexity", metavar="NAME", help=f"the corpus, as in ppl/NAME; {every}")
-            parser.add_argument("--accuracy", metavar="NAME", help=f"the task, as in acc/NAME; {every}")
 
 
 def main() -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ class CellEntry:
     error: str = ""
     short: str = ""
     mask: Markup | None = None
-    continuations: ContinuationTable | None = None
+    continuations: Sequence[Mapping[str, str]] = ()
     facts: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -172,17 +173,10 @@ def facts(record: Any) -> Iterator[tuple[str, str]]:
     """What healing cost and what was measured after it, as facts about a cell; none if the cell was not healed."""
     if (heal := record.get("heal")) is None:
         return
-    yield "healing", f"{heal['settings']['class'].lower()}, {_spent(heal)}"
-    if (selection := heal.get("selection")) is not None:
-        changed = "another mask than the search's" if selection["changed"] else "the search's mask"
-        rounds = f"of {len(selection['losses'])} in {len(selection['rounds'])} rounds"
-        yield "selection by healing", f"{changed}, {rounds}: {_spent(selection)}"
+    cost = f"{heal['tokens']:,} tokens in {heal['seconds']:,.0f} s"
+    yield "healing", f"{heal['settings']['class'].lower()}, {cost}"
     if measured := _measured(record["evaluation"].get("healed", {})):
         yield "held out, healed", measured
-
-
-def _spent(record: Any) -> str:
-    return f"{record['tokens']:,} tokens in {record['seconds']:,.0f} s"
 
 
 def strip(mask: Mask) -> Markup:
@@ -211,31 +205,16 @@ WORDS: dict[Kind, str] = {
 }
 
 
-@dataclass(frozen=True)
-class ContinuationTable:
-    """Headings and rows of text, one row per prompt. If there are no rows, `note` says why."""
-
-    heads: list[str] = field(default_factory=list)
-    rows: list[tuple[str, ...]] = field(default_factory=list)
-    note: str = ""
-
-
-def continuations(results: Path, record: DoneResult) -> ContinuationTable | None:
-    """The first prompts of a cell with each model's greedy continuations; None if they were not measured."""
-    paths = record["evaluation"].get("records", {}).get(METRIC)
-    if paths is None:
-        return None
+def continuations(results: Path, record: DoneResult) -> list[dict[str, str]]:
+    """The first prompts of a cell with each model's greedy continuation; empty if there are none that can be read."""
+    paths: Mapping[Kind, str] = record["evaluation"].get("records", {}).get(METRIC, {})
     columns: dict[str, list[str]] = {}
     for which in (kind for kind in MODELS if kind in paths):
-        try:
-            kept = read_continuations(results / paths[which])
-        except (PruningError, OSError) as error:
-            return ContinuationTable(note=str(error))
-        if kept is not None:
-            columns |= {"prompt": kept["prompts"], WORDS[which]: kept["texts"]}
-    if len(columns) < 2:
-        return ContinuationTable(note="The files of the continuations are not in the results folder.")
-    return ContinuationTable(list(columns), list(zip(*columns.values(), strict=True))[:SHOWN])
+        with suppress(PruningError, OSError):
+            if (kept := read_continuations(results / paths[which])) is not None:
+                columns |= {"prompt": kept["prompts"], WORDS[which]: kept["texts"]}
+    rows = zip(*columns.values(), strict=True)
+    return [dict(zip(columns, row, strict=True)) for row in rows][:SHOWN]
 
 
 # The configuration of a study: the settings that all its cells share, and the settings that vary between cells.

@@ -103,11 +103,6 @@ def _over(known: pd.Series[float], value: str, label: str) -> HeadlineNumber | N
     return HeadlineNumber(value, f"{label}, pruned against dense", note)
 
 
-def _count(m: StudyData) -> HeadlineNumber:
-    note = "nothing is missing" if len(m.cells) == len(m.frame) else "the others are in the list of cells"
-    return HeadlineNumber(f"{len(m.cells):,} of {len(m.frame):,}", "cells are finished", note)
-
-
 NUMBERS: tuple[Callable[[StudyData], HeadlineNumber | None], ...] = (
-    _one_shot, _accuracy, _perplexity, _count,
+    _one_shot, _accuracy, _perplexity,
 )  # fmt: skip

@@ -146,16 +146,17 @@ def cells(m: StudyData) -> ReportTable:
     removed = [len(dropped) if isinstance(dropped, tuple) else np.nan for dropped in frame["dropped"]]
     added = (frame["loss"] - frame["dense_loss"]).astype(float)
     metrics = {{"ppl": "perplexity", "acc": "accuracy, %"}[kind]: one for kind, one in m.metrics.items()}
+    link = Markup('<a href="#{}" class="{}">{}</a>')
+    links = [link.format(anchor(row["cell"]), *[row["status"]] * 2) for _, row in frame.iterrows()]
+    strips = [strip(mask_of(row)) if row["status"] == "done" else "" for _, row in frame.iterrows()]
     columns: dict[str, Any] = {
-        "cell": [_link(cell, status) for cell, status in zip(frame["cell"], frame["status"], strict=True)],
+        "cell": pd.Series(links, frame.index, dtype=object),  # as text, pandas would lose the markup
         **{name: frame[name] for name in ("model", "objective")},
         "search": frame["algo"],
         "k": np.where(budget, removed, frame["k"]),
         "data": frame["calibration"],
         "seed": frame["seed"].astype(float),
-        f"{noun(m.cells)} removed": [
-            strip(mask_of(row)) if row["status"] == "done" else "" for _, row in frame.iterrows()
-        ],
+        f"{noun(m.cells)} removed": pd.Series(strips, frame.index, dtype=object),
         "loss added": ["" if np.isnan(value) else f"{value:+.3f}" for value in added],
         **{heading: one.of(frame) for heading, one in metrics.items()},
         "asked": frame["asked"].astype(float),
@@ -167,7 +168,3 @@ def cells(m: StudyData) -> ReportTable:
         for model, own in groups(m.cells, "model")
     ]
     return _table("cells", pd.DataFrame(columns), dense, ["loss added"])
-
-
-def _link(cell: str, status: str) -> Markup:
-    return Markup('<a href="#{}" class="{}">{}</a>').format(anchor(cell), status, status)

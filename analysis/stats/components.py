@@ -1,8 +1,7 @@
 """Variance components: how much of the variance is due to the calibration, and how much to the search.
 
 The components of each stratum (one model and one k; for losses also one objective) are estimated from sums of
-squares, and resampled studies give their plausible true values. A share is a component divided by the sum of all
-components, and shares are averaged over strata. So the unit of the outcome does not matter, and strata weigh equally.
+squares, and resampled studies give their plausible true values. docs/statistics.md says what is computed.
 """
 
 from __future__ import annotations
@@ -73,9 +72,8 @@ class Design:
     ) -> Shares:
         """Variance components of one outcome. `of` has the coordinates of each stratum, in the order of `strata`.
 
-        `items` (cells, items), if given, is the noise of each evaluated item, in the units of the outcome
-        (`item_noise`). Its expected contribution is subtracted from the sums of squares, and items are resampled
-        together with draws. Strata with too few cells, or without any spread of the outcome, are left out.
+        `items` (cells, items), if given, is the noise of each evaluated item (`item_noise`). It is subtracted from
+        sums of squares, and resampled. Strata with too few cells, or with equal outcomes, are left out.
         """
         used = [i for i, s in enumerate(self.strata) if not s.refusal and of[i].total > SPREAD]
         if not used:
@@ -266,16 +264,13 @@ def adjusted(levels: Mapping[str, Labels]) -> dict[str, Matrix]:
 
 # From sums of squares to components.
 #
-# Sums of squares grow with the number of levels even if nothing has an effect. Let Q_j be a basis of what source j
-# adds to the sources that do not contain it, and Z_i the indicators of source i. Then
+# Let Q_j be a basis of what source j adds to the sources that do not contain it, and Z_i the indicators of source i.
 #
 #     E[SS_j] = s_j^2 tr(Q_j' Z_j Z_j' Q_j) + sum over noise i of sigma_i^2 tr(Q_j' Z_i Z_i' Q_j),
 #
 # where the noise sources i are the draw and the residual. These equations are solved for s_j^2 and sigma_i^2
-# (Searle, Casella and McCulloch 1992, chapter 5). In a balanced grid, a component is (the mean square of the source
-# - the mean square of its noise) / (the number of cells per level), but the grid need not be balanced. The
-# estimates are unbiased, and can be negative if the true component is zero. s_j^2 is the variance (ddof 1) of the
-# effects over the levels in the study.
+# (Searle, Casella and McCulloch 1992, chapter 5). The estimates are unbiased, and can be negative if the true
+# component is zero. s_j^2 is the variance (ddof 1) of the effects over the levels in the study.
 
 
 class Stratum:

@@ -152,41 +152,34 @@ FEWEST = 4  # masks; with fewer, no statistics are given
 NEAR = 2.0  # masks near the best one cost at most this multiple of its loss
 
 
-@dataclass(frozen=True)
-class StateStatistics:
-    """How much masks differ in a state (repaired, or healed on n tokens), compared with the pruned masks.
+def statistics(masks: Sequence[HealedMask], resamples: int = RESAMPLES) -> list[dict[str, Any]]:
+    """A row for each state, except pruned, that at least FEWEST masks have: how much masks differ in it.
 
-    `masks` is the number of masks that have the state. `correlation` is Spearman's, of the held-out losses before and
-    in this state. `spread` is the standard deviation of the losses over masks, in nats.
+    `masks` is their number, and `correlation` Spearman's, of the held-out losses before and in this state. `spread`
+    is the standard deviation of the losses over masks, in nats, and `spread_before` that of the same masks, pruned.
+    Each has the ends `_low` and `_high` of its interval.
     """
-
-    state: State
-    masks: int
-    correlation: IntervalEstimate
-    spread_before: IntervalEstimate
-    spread: IntervalEstimate
-
-
-def statistics(masks: Sequence[HealedMask], resamples: int = RESAMPLES) -> list[StateStatistics]:
-    """The statistics of each state, except pruned, that at least FEWEST masks have."""
-    states = sorted({state for one in masks for state in one.states if state != PRUNED})
-    having = {state: [one for one in masks if state in one.states] for state in states}
-    return [_of_state(some, state, resamples) for state, some in having.items() if len(some) >= FEWEST]
-
-
-def _of_state(masks: Sequence[HealedMask], state: State, resamples: int) -> StateStatistics:
-    before, after = (np.stack([one.losses(which) for one in masks]) for which in (PRUNED, state))
-    rng = np.random.default_rng(0)
-    first, second = [before.mean(1)], [after.mean(1)]  # first for the study, then for its resamples
-    for _ in range(resamples):
-        rows = rng.integers(0, len(masks), len(masks))
-        windows = rng.integers(0, before.shape[1], before.shape[1])
-        first.append(before[rows][:, windows].mean(1))
-        second.append(after[rows][:, windows].mean(1))
-    old, new = np.array(first), np.array(second)
-    spread_before, spread = old.std(axis=1, ddof=1), new.std(axis=1, ddof=1)
-    found = [_interval(of) for of in (spearman(old, new), spread_before, spread)]
-    return StateStatistics(state, len(masks), *found)
+    rows = []
+    for state in sorted({state for one in masks for state in one.states if state != PRUNED}):
+        having = [one for one in masks if state in one.states]
+        if len(having) < FEWEST:
+            continue
+        before, after = (np.stack([one.losses(which) for one in having]) for which in (PRUNED, state))
+        rng = np.random.default_rng(0)
+        first, second = [before.mean(1)], [after.mean(1)]  # first for the study, then for its resamples
+        for _ in range(resamples):
+            drawn = rng.integers(0, len(having), len(having))
+            windows = rng.integers(0, before.shape[1], before.shape[1])
+            first.append(before[drawn][:, windows].mean(1))
+            second.append(after[drawn][:, windows].mean(1))
+        old, new = np.array(first), np.array(second)
+        spreads = {"spread_before": old.std(axis=1, ddof=1), "spread": new.std(axis=1, ddof=1)}
+        row: dict[str, Any] = {"state": state, "masks": len(having)}
+        for name, values in {"correlation": spearman(old, new), **spreads}.items():
+            found = _interval(values)
+            row |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
+        rows.append(row)
+    return rows
 
 
 def _interval(values: Matrix) -> IntervalEstimate:

@@ -221,22 +221,11 @@ def test_a_regret_below_one_error_of_the_loss_is_no_reason_to_call_a_mask_as_goo
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*PARTS, "small"])
-def test_nothing_is_missing_from_an_archive(name: str) -> None:
-    assert set(archived(name, model=None).frame["status"]) == {"done"}
-
-
-@pytest.mark.slow
-def test_the_hours_of_search_are_those_of_the_archives() -> None:
-    hours = {
-        name: archived(name, model=None).cells.groupby("model")["seconds"].sum() / 3600 for name in PARTS
-    }
+def test_archives_are_complete_and_hold_the_hours_of_search() -> None:
+    frames = {name: archived(name, model=None).frame for name in (*PARTS, "small")}
+    assert all(set(frame["status"]) == {"done"} for frame in frames.values())
+    hours = {name: frames[name].groupby("model")["seconds"].sum() / 3600 for name in PARTS}
     small, gemma = (hours["study"][model] for model in NAMES)
     every = sum(own.sum() for own in hours.values())
     said = f"{small:.1f} hours of search on SmolLM2 and {gemma:.1f} on Gemma, all parts {every:.1f}"
     assert said in page("studies.md")
-
-
-def test_the_archives_of_the_study_are_small() -> None:
-    archives = (ROOT / "analysis").glob("study*/study*.tar.xz")
-    assert sum(archive.stat().st_size for archive in archives) < 40e6

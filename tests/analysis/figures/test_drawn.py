@@ -26,7 +26,7 @@ from analysis.figures import (
     style,
 )
 from analysis.stats.components import IntervalEstimate
-from analysis.stats.estimands import OBJECTIVE, SearchLine, changes
+from analysis.stats.estimands import SearchLine, changes
 from analysis.stats.means import CellDraws, means, over_draws
 from tests.helpers.analysis_grid import Study, frame, write
 
@@ -118,7 +118,6 @@ def test_ranks_count_searches_and_distinct_masks(study: AskedStudy) -> None:
     rows = fig2_ranks.ranks(study.frame, *both).query("objective == 'perplexity' and k == 2")
     cells = done(study.frame).query("objective == 'perplexity' and k == 2")
     assert set(rows["searches"]) == {5}
-    assert set(rows["distinct_masks"]) == {cells["dropped"].nunique()}
     assert set(rows["distinct"]) == {means(cells.assign(x=1.0), ["x"])["masks"].nunique()}
 
 
@@ -158,14 +157,6 @@ def test_perplexities_are_averaged_geometrically(study: AskedStudy) -> None:
     assert row["sd"] == pytest.approx(np.exp(np.std(np.log(same["mean"]))))
 
 
-def test_searches_that_found_the_same_masks_share_a_line(study: AskedStudy) -> None:
-    rows, _ = spread(study)
-    metrics = {"perplexity": choose(study.frame, "ppl"), "accuracy": choose(study.frame, "acc")}
-    alike = rows.assign(distinct=rows["distinct"].mask(rows["objective"] == "margin", 1))
-    names = [label.get_text() for label in fig3_variance.draw(alike, metrics).axes[0].get_yticklabels()]
-    assert (names.count("greedy"), names.count(style.EVERY)) == (2, 1)
-
-
 # -- figure 4 ----------------------------------------------------------------------------------------------
 
 
@@ -175,34 +166,14 @@ def test_each_change_has_its_mean_interval_draws_and_chance() -> None:
     number = cells["draw"] + 3 * (cells["calibration"] == "text1") + 6 * items + (cells["algo"] == "algo1")
     cells["calibration"] = cells["calibration"].where(~items, "items" + cells["calibration"])
     found = changes(cells.assign(n_blocks=60, dropped=[(3 * n, 3 * n + 1, 3 * n + 2) for n in number]))
-    figure = fig4_changes.draw(found)
-    (axes,) = figure.axes
+    (axes,) = fig4_changes.draw(found).axes
     names = [label.get_text() for label in axes.get_yticklabels()]
     assert names[3:] == ["o0", "o1", "o2"] * 2 + ["o0 : o1", "o2 : o0 or o1"]
-    assert {x for x, _ in points(axes)} == {one.changed.mean for one in found} | {
-        value for one in found for value in one.each
-    }
+    each = {value for one in found for value in one.each}
+    assert {x for x, _ in points(axes)} == {one.changed.mean for one in found} | each
     assert_equal(bars(axes), pd.DataFrame([vars(one.changed) for one in found]))
     dotted = [line.get_xdata()[0] for line in axes.lines if line.get_linestyle() == ":"]
     assert dotted == [one.chance for one in found]
-    assert len(fig4_changes.table(found)) == len(found)
-    assert "no draw in common" in note(figure)
-
-
-@pytest.mark.parametrize(
-    ("ours", "theirs", "label"),
-    [
-        (("one_shot",), (), "one-shot"),
-        (("perplexity",), ("block_influence",), "perplexity : block influence"),
-        (("a", "b", "c"), ("margin",), "margin : the others"),
-        (("a", "b"), ("c", "d"), "a or b : c or d"),
-    ],
-)
-def test_a_line_is_named_by_what_is_compared(ours: Sequence[str], theirs: Sequence[str], label: str) -> None:
-    cells = frame(objectives=2, data=1, draws=2, algos=2)
-    (one, *_) = changes(cells.assign(dropped=[(1, 2, 3)] * len(cells)))
-    named = {**vars(one), "factor": OBJECTIVE, "objectives": tuple(ours), "others": tuple(theirs)}
-    assert fig4_changes.label(type(one)(**named)) == label
 
 
 # -- figure 5 ----------------------------------------------------------------------------------------------
@@ -280,7 +251,7 @@ def test_the_verdict_counts_draws_in_which_a_harder_search_is_better_held_out(
 
 
 def test_the_ends_of_searches_are_in_percent_of_the_worst(study: AskedStudy) -> None:
-    ends = fig7_cost.measure(study.frame, study.traces, study.lines)
+    ends = fig7_cost.measure(study.frame, study.journals.traces, study.journals.lines)
     axes = fig7_cost.draw(ends).axes[0]
     chosen = ends[ends["k"] == ends["k"].min()]
     worst = chosen.groupby("objective")["excess"].transform("max")
@@ -295,33 +266,15 @@ def test_the_ends_of_searches_are_in_percent_of_the_worst(study: AskedStudy) -> 
 
 
 def test_an_objective_without_excess_is_not_drawn(study: AskedStudy) -> None:
-    ends = fig7_cost.measure(study.frame, study.traces, study.lines)
+    ends = fig7_cost.measure(study.frame, study.journals.traces, study.journals.lines)
     ends.loc[ends["objective"] == "margin", "excess"] = 0.0
     figure = fig7_cost.draw(ends)
     assert not [text for axes in figure.axes for text in texts(axes) if text.startswith("margin")]
     assert note(figure).endswith("every search found the best known mask for margin")
 
 
-def test_costs_of_figure_7_are_those_of_table_3(study: AskedStudy) -> None:
-    ends = fig7_cost.measure(study.frame, study.traces, study.lines)
-    costs = outcome_tables.search_means(study.frame, study.lines).set_index(["k", "algo"])
-    for (k, algo), rows in ends.groupby(["k", "algo"]):
-        for cost, column in {"seconds": "seconds_alone", "scores": "asked"}.items():
-            mean = np.average(rows[cost], weights=rows["cells"])
-            assert mean == pytest.approx(costs.loc[(k, algo), column])
-
-
-def test_names_of_searches_are_apart_and_within_the_panel() -> None:
-    axes = Figure().add_subplot()
-    axes.set(xscale="log", xlim=(1, 1000))
-    fig7_cost._names(axes, pd.Series({"a": 10.0, "b": 10.1, "c": 990.0, "d": 999.0}))
-    places = [text.get_position()[0] for text in axes.texts]
-    assert np.diff(places).min() >= fig7_cost.APART - 1e-9
-    assert places[-1] <= 1
-
-
 def test_figure_8_is_in_percent_with_intervals(study: AskedStudy) -> None:
-    rows, curves = fig8_stability.measure(study.frame, study.traces)
+    rows, curves = fig8_stability.measure(study.frame, study.journals.traces)
     figure = fig8_stability.draw(rows, curves)
     above, below = figure.axes[0], figure.axes[2]
     chosen = rows[(rows["objective"] == "divergence") & (rows["algo"] == "greedy") & (rows["k"] == 2)]
@@ -336,7 +289,7 @@ def test_figure_8_is_in_percent_with_intervals(study: AskedStudy) -> None:
 
 def test_figure_8_says_which_cells_it_leaves_out_and_why(study: AskedStudy) -> None:
     chosen = study.frame.query("objective == 'divergence' and algo == 'greedy' and status == 'done'")
-    traces = dict(study.traces)
+    traces = dict(study.journals.traces)
     for cell in chosen["cell"]:  # as after a race: only the masks that were chosen have all their samples
         traces[cell] = [traces[cell][0], traces[cell][-1]]
     figure = fig8_stability.draw(*fig8_stability.measure(study.frame, traces))
@@ -361,10 +314,13 @@ def test_table_2_has_geometric_means_with_a_factor(study: AskedStudy) -> None:
 
 
 def test_table_3_prints_what_a_search_costs_alone(study: AskedStudy) -> None:
-    rows = outcome_tables.search_means(study.frame, study.lines)
-    row = rows[rows["algo"] == "greedy"].iloc[0]
-    assert row["seconds_alone"] > 0
-    shown = texts(outcome_tables.typeset_search(rows).axes[0])
-    assert {"scores asked", "seconds", "scores paid"} <= set(shown)
-    recorded = study.frame["seconds"].astype(float).mean()
-    assert recorded != pytest.approx(rows["seconds_alone"].mean())
+    rows = outcome_tables.search_means(study.frame, study.journals.lines)
+    assert {"scores asked", "seconds", "scores paid"} <= set(
+        texts(outcome_tables.typeset_search(rows).axes[0])
+    )
+    assert study.frame["seconds"].astype(float).mean() != pytest.approx(rows["seconds_alone"].mean())
+    ends = fig7_cost.measure(study.frame, study.journals.traces, study.journals.lines)
+    costs = rows.set_index(["k", "algo"])
+    for of, own in ends.groupby(["k", "algo"]):
+        for cost, column in {"seconds": "seconds_alone", "scores": "asked"}.items():
+            assert np.average(own[cost], weights=own["cells"]) == pytest.approx(costs.loc[of, column])

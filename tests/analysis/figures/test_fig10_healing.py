@@ -59,7 +59,7 @@ def test_masks_have_the_losses_that_the_results_record(launch: Command, tmp_path
     rows = table({stratum: masks})
     assert set(rows["state"]) == {"pruned", "repaired", "256 tokens", "512 tokens"}
     assert (rows.loc[rows["state"] == "pruned", "regained"] == 0).all()
-    figure = draw({stratum: masks}, HELDOUT)
+    figure = draw({stratum: masks}, summary({stratum: masks}), HELDOUT)
     assert len(figure.axes) == 3
     archive = tmp_path / "heal.tar.xz"
     pack(last.results, ["heal"], archive)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from analysis.data.archive import NothingToRead
-from analysis.data.load import Metric, load, of_windows
+from analysis.data.load import Metric, choose, load
 from analysis.figures.fig9_units import compared, draw
 from analysis.stats.same_samples import paired, window_losses
 from pruning.core.records import read_done
@@ -45,7 +45,7 @@ def test_repaired_masks_are_compared_with_repaired_ones(launch: Command) -> None
     ended = launch("-m", *words, "compensation=none,linear")
     assert ended.status == 0, ended.err
     frame = load(ended.results, "units")
-    rows = compared(ended.results, frame, of_windows(frame)).set_index("compensation")
+    rows = compared(ended.results, frame, choose(frame, "ppl")).set_index("compensation")
     assert sorted(rows.index) == ["linear", "none"]
     for how in ("none", "linear"):
         cells = frame[frame["compensation"] == how].set_index("unit")
@@ -55,15 +55,14 @@ def test_repaired_masks_are_compared_with_repaired_ones(launch: Command) -> None
     assert [line.endswith("compensation=linear") for line in lines] == [False, True, False]
 
 
-def test_without_a_partner_over_blocks_it_says_what_to_run(launch: Command) -> None:
-    ended = launch("unit=sublayer", "ratio=0.34", "study=units")
-    with pytest.raises(NothingToRead, match="unit=block,sublayer at the same ratio"):
-        compared(ended.results, load(ended.results, "units"), HELDOUT)
-
-
-def test_results_without_the_losses_of_windows_are_left_out(launch: Command, tmp_path: Path) -> None:
+def test_results_without_a_partner_or_the_losses_of_windows_are_left_out(
+    launch: Command, tmp_path: Path
+) -> None:
     ended = launch("-m", "unit=block,sublayer", "ratio=0.34", "study=units")
+    frame = load(ended.results, "units")
+    with pytest.raises(NothingToRead, match="unit=block,sublayer at the same ratio"):
+        compared(ended.results, frame[frame["unit"] != "block"], HELDOUT)
     for path in (ended.results / "evaluation").rglob("*.terms.json"):
         path.unlink()
     with pytest.raises(NothingToRead, match="evaluate the cells again"):
-        compared(ended.results, load(ended.results, "units"), HELDOUT)
+        compared(ended.results, frame, HELDOUT)

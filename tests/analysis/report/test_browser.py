@@ -91,19 +91,12 @@ def probed_page(page: Path) -> dict[str, Any]:
     return result
 
 
-@pytest.mark.parametrize(("width", "height"), [(1280, 2400), (390, 1800)])
-def test_the_page_is_drawn_without_console_messages(page: Path, width: int, height: int) -> None:
-    picture = page.with_name(f"report-{width}.png")
-    assert console(browse(page, f"--window-size={width},{height}", f"--screenshot={picture}")) == []
+def test_the_page_is_drawn_without_console_messages(page: Path) -> None:
+    picture = page.with_name("report.png")
+    assert console(browse(page, "--window-size=390,1800", f"--screenshot={picture}")) == []
     pixels = imread(str(picture))[..., :3]
-    assert pixels.shape[:2] == (height, width)
-    ground = pixels[5, 5]
-    inked = (abs(pixels - ground) > 0.25).any(axis=2)
+    inked = (abs(pixels - pixels[5, 5]) > 0.25).any(axis=2)
     assert 0.01 < inked.mean() < 0.5  # there is text and background
-    assert inked[-height // 4 :].any()
-
-
-def test_an_error_would_be_seen(page: Path) -> None:
     broken = page.with_name("broken.html")
     broken.write_text("<p>text</p><script>nothing.there()</script>", encoding="utf-8")
     assert any("nothing is not defined" in message for message in console(browse(broken, "--dump-dom")))

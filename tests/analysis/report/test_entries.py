@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from markupsafe import Markup
 
 from analysis.data.study import AskedStudy
 from analysis.report import cells, page_tables
-from analysis.report.cells import ContinuationTable, continuations, facts, strip
+from analysis.report.cells import continuations, facts, strip
 from analysis.report.study_data import StudyData
+from analysis.stats.grid import masks
 from pruning.core.mask import Mask
 from pruning.core.records import METRIC, SHOWN
 from tests.helpers.analysis_grid import SUBLAYERS, write
@@ -48,12 +50,15 @@ def test_an_entry_names_the_sublayers_and_their_share(study: StudyData) -> None:
         assert known["removed"] == f"{mask}, {share:.1f} % of the parameters (10 % asked for)"
 
 
-def test_the_table_of_cells_counts_the_units_of_each_mask(study: StudyData) -> None:
+def test_the_table_of_cells_links_entries_and_counts_the_units_of_each_mask(study: StudyData) -> None:
     table = page_tables.cells(study)
     headings = [heading for heading, _ in table.headings]
-    assert "sub-layers removed" in headings
-    shown = [row[headings.index("k")].text for row in table.rows]
+    shown = [row[headings.index("k")] for row in table.rows]
     assert shown == [str(len(dropped)) for dropped in study.frame["dropped"]]
+    for row, cell, mask in zip(table.rows, study.cells["cell"], masks(study.cells), strict=True):
+        assert isinstance(row[0], Markup)
+        assert f'href="#cell-{cell}"' in row[0]
+        assert row[headings.index("sub-layers removed")] == strip(mask)
 
 
 def test_facts_name_cost_and_gain() -> None:
@@ -62,15 +67,6 @@ def test_facts_name_cost_and_gain() -> None:
     said = [("healing", "lora, 2,048 tokens in 3 s"), ("held out, healed", "ppl/heldout 20.50 ± 1.00")]
     assert list(facts(record)) == said
     assert list(facts({"evaluation": {}})) == []
-    selection = {
-        "changed": True,
-        "losses": [3.0, 3.1, 3.2],
-        "rounds": [[], []],
-        "tokens": 4096,
-        "seconds": 7.0,
-    }
-    selected = dict(facts({**record, "heal": {**heal, "selection": selection}}))["selection by healing"]
-    assert selected == "another mask than the search's, of 3 in 2 rounds: 4,096 tokens in 7 s"
 
 
 # Continuations.
@@ -88,23 +84,12 @@ def record(**paths: str) -> Any:
     return {"evaluation": {"records": {METRIC: paths}}}
 
 
-def test_ten_prompts_with_a_column_for_each_model(tmp_path: Path) -> None:
+def test_ten_prompts_with_a_text_of_each_model(tmp_path: Path) -> None:
     paths = {which: kept(tmp_path, which) for which in ("healed", "dense", "pruned")}
-    table = continuations(tmp_path, record(**paths))
-    assert table is not None
-    assert table.heads == ["prompt", "nothing removed", "pruned", "healed"]
-    assert len(table.rows) == SHOWN
-    assert table.rows[2] == ("prompt 2", "dense 2", "pruned 2", "healed 2")
+    rows = continuations(tmp_path, record(**paths))
+    assert len(rows) == SHOWN
+    texts = {"prompt": "prompt 2", "nothing removed": "dense 2", "pruned": "pruned 2", "healed": "healed 2"}
+    assert list(rows[2].items()) == list(texts.items())
     (tmp_path / "pruned.continuations.json").write_text("{")
-    damaged = continuations(tmp_path, record(**paths))
-    assert damaged is not None
-    assert "pruned.continuations.json is damaged" in damaged.note
-    assert damaged.rows == []
-
-
-def test_cells_without_continuations_have_no_table(tmp_path: Path) -> None:
-    lost = continuations(tmp_path, record())
-    assert lost == ContinuationTable(note=lost.note if lost else "")
-    without: Any = {"evaluation": {"records": {"ppl/heldout": {"dense": "a.json"}}}}
-    assert continuations(tmp_path, without) is None
-    assert continuations(tmp_path, {"evaluation": {}}) is None  # type: ignore[typeddict-item]
+    assert list(continuations(tmp_path, record(**paths))[2]) == ["prompt", "nothing removed", "healed"]
+    assert continuations(tmp_path, {"evaluation": {"records": {"ppl/a": {}}}}) == []  # type: ignore[typeddict-item]

@@ -9,13 +9,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from scipy.stats import gmean
 
 from analysis.data.study import AskedStudy
+from analysis.figures.outcome_tables import UNPRUNED
 from analysis.figures.style import number
 from analysis.report import page_tables, summary
 from analysis.report.page_tables import ReportTable, tables
 from analysis.report.study_data import StudyData, with_interval
-from analysis.stats.estimands import SEARCH
 from tests.helpers.analysis_grid import ONE, Study, write
 
 STUDY = Study(
@@ -36,7 +37,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> StudyData:
 
 
 def texts(table: ReportTable) -> list[list[str]]:
-    return [[str(value.text) for value in row] for row in table.rows]
+    return [list(row) for row in table.rows]
 
 
 def named(study: StudyData, name: str) -> list[ReportTable]:
@@ -45,17 +46,16 @@ def named(study: StudyData, name: str) -> list[ReportTable]:
 
 def test_tables_show_the_numbers_of_the_statistics(study: StudyData) -> None:
     found = {table.name: table for table in tables(study)}
-    for table in found.values():
+    for table in (*found.values(), page_tables.cells(study)):
         assert all(len(row) == len(table.headings) for row in (*table.dense, *table.rows)), table.name
-    cells = study.cells[(study.cells["model"] == "smollm2") & (study.cells["objective"] == "margin")]
-    values = 100 * cells["pruned/acc/heldout"].astype(float)
-    (row,) = [row for row in texts(found["crossed"]) if row[:4] == ["acc/heldout", "smollm2", "6", "margin"]]
-    numbers = [values.mean(), values.median(), values.min(), values.max()]
-    assert [row[n] for n in (5, 8, 9, 10)] == [number(value) for value in numbers]
-    assert float(row[6]) < float(row[5]) < float(row[7])
-    worst = next(one for one in study.changes if one.model == "smollm2" and one.factor == SEARCH)
-    (row,) = [row for row in texts(found["worst"]) if row[:2] == ["smollm2, k = 6", worst.objectives[0]]]
-    assert row[2].startswith(f"{worst.worst_to_best.mean:.2f} (")
+    cells = study.cells.query("model == 'smollm2' and objective == 'margin' and algo == 'beam'")
+    for name, metric in study.metrics.items():
+        values = metric.of(cells)
+        mean, dense = (gmean, number) if name == "ppl" else (np.mean, "{:.1f}".format)
+        table = found[{"ppl": "perplexity", "acc": "accuracy"}[name]]
+        (row,) = [row for row in table.rows if row[:2] == ("pruned for margin", "beam")]
+        assert row[3].split()[0] == f"{mean(values):.1f}"
+        assert table.dense[0][1::2] == [UNPRUNED, dense(metric.of(cells, "dense").mean())]
 
 
 def test_tables_show_the_papers_numbers_for_its_models(tmp_path: Path) -> None:
@@ -73,17 +73,18 @@ def test_tables_show_the_papers_numbers_for_its_models(tmp_path: Path) -> None:
     write(tmp_path, paper)
     found = {table.name: table for table in tables(StudyData(AskedStudy(tmp_path, "small")))}
 
-    def column(name: str, heading: str, objective: str | None = None) -> list[str]:
-        headings = [text for text, _ in found[name].headings]
-        rows = {
-            row[headings.index("search")]: row for row in texts(found[name]) if objective in (None, row[0])
-        }
-        return [rows[algo][headings.index(heading)] for algo in paper.algos]
+    def last_column(name: str) -> list[str]:
+        assert "paper" in found[name].headings[-1][0]
+        return [row[-1] for row in found[name].rows]
 
-    assert column("perplexity", "paper", "perplexity") == ["19.35", "19.90", "19.61"]
-    assert column("perplexity", "paper", "margin") == ["–"] * 3  # noqa: RUF001 - the paper does not print these
-    assert column("accuracy", "paper", "margin") == ["57.99", "60.69", "59.93"]
-    assert column("search", "paper, seconds") == ["551", "3,223", "8,173"]
+    assert last_column("perplexity") == [
+        "19.35",
+        "19.90",
+        "19.61",
+        *[""] * 3,
+    ]  # the paper has none for margin
+    assert last_column("accuracy") == [*[""] * 3, "57.99", "60.69", "59.93"]
+    assert last_column("search") == ["551", "3,223", "8,173"]
 
 
 def logs(study: StudyData, model: str) -> pd.DataFrame:
@@ -140,9 +141,3 @@ def test_draws_of_several_sizes_have_no_interval(tmp_path: Path) -> None:
     m = StudyData(AskedStudy(tmp_path, None))
     ((_, _, ratio), *_) = texts(*named(m, "searches"))
     assert ratio.endswith("(no interval)")
-
-
-def test_the_table_of_cells_has_every_cell(study: StudyData) -> None:
-    table = page_tables.cells(study)
-    assert len(table.rows) == len(study.frame)
-    assert all(len(row) == len(table.headings) for row in table.rows)

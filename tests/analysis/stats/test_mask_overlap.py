@@ -10,13 +10,7 @@ import pytest
 
 from analysis.stats.grid import CELL, COMPARISONS, masks
 from analysis.stats.mask_overlap import MaskSet, compared
-from pruning.core.mask import Mask
 from tests.helpers.analysis_grid import frame
-
-
-def test_equal_empty_masks_overlap_wholly() -> None:
-    empty = MaskSet.of(frame(objectives=1, data=1, draws=1, algos=2).assign(dropped=[(), ()]))
-    assert empty.pairs(np.array([0]), np.array([1])).jaccard.tolist() == [Mask(30).jaccard(Mask(30))]
 
 
 def counted(cells: pd.DataFrame, comparison: str) -> int:
