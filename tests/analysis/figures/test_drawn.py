@@ -27,7 +27,7 @@ from analysis.figures import (
 )
 from analysis.stats.components import IntervalEstimate
 from analysis.stats.estimands import SearchLine, changes
-from analysis.stats.means import CellDraws, means, over_draws
+from analysis.stats.means import CellDraws, over_draws
 from tests.helpers.analysis_grid import Study, frame, write
 
 STUDY = Study(
@@ -111,14 +111,6 @@ def test_panels_with_a_constant_ranking_are_not_drawn_and_the_note_names_them() 
     assert note(drawn).endswith(": flat")
     nothing = fig2_ranks.draw(flat, ("ppl", "acc"))
     assert not nothing.axes[0].axison
-
-
-def test_ranks_count_searches_and_distinct_masks(study: AskedStudy) -> None:
-    both = choose(study.frame, "ppl"), choose(study.frame, "acc")
-    rows = fig2_ranks.ranks(study.frame, *both).query("objective == 'perplexity' and k == 2")
-    cells = done(study.frame).query("objective == 'perplexity' and k == 2")
-    assert set(rows["searches"]) == {5}
-    assert set(rows["distinct"]) == {means(cells.assign(x=1.0), ["x"])["masks"].nunique()}
 
 
 # -- figure 3 ----------------------------------------------------------------------------------------------

@@ -133,15 +133,6 @@ def test_one_command_draws_all_that_a_study_has_data_for(
             assert picture.info["Title"] == FIGURES[name].heading
 
 
-def test_the_same_results_give_the_same_bytes(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn = []
-    for _ in range(2):
-        draw("fig4_changes", results, monkeypatch, "--study", "small")
-        paths = [results / "figures" / f"fig4_changes.{ending}" for ending in ("pdf", "png", "csv")]
-        drawn.append([path.read_bytes() for path in paths])
-    assert drawn[0] == drawn[1]
-
-
 # Which cells are drawn.
 
 
@@ -191,22 +182,7 @@ def test_missing_and_failed_cells_are_filled_from_their_names(results: Path) -> 
     assert set(kept["calibration"].dropna()) == {source}
 
 
-@pytest.mark.parametrize(("seeds", "words"), [(12, "seeds 0, 1, 10, 11, 2, 3"), (13, "13 seeds")])
-def test_a_title_does_not_list_very_many_seeds(seeds: int, words: str) -> None:
-    cells = grid(draws=seeds, objectives=1, data=1, algos=1).assign(commit="c0ffee")
-    assert words in describe(cells, "large")
-
-
-# The frame of the cells, and the metrics.
-
-
-def test_the_cost_ledger_and_the_calibration_are_in_the_frame(results: Path) -> None:
-    cells = load(results).query("objective == 'margin' and status == 'done'")
-    cell = cells[cells["algo"] == "one_shot"].iloc[0]
-    assert cell["block_forwards_alone"] == cell["asked"] * (32 - 3)
-    assert (cell["samples"], cell["draw"]) == (16, cell["seed"])
-    assert cells["length"].isna().all()  # of items: one setting, whatever their longest is
-    assert cells["draw"].nunique() == 3
+# The metrics.
 
 
 def test_metrics_by_name_and_mean(results: Path) -> None:
@@ -268,20 +244,6 @@ def test_one_broken_mask_does_not_decide_a_rank_by_perplexity() -> None:
 
 
 # The paper's numbers, and style.
-
-
-def test_tables_count_cells_and_show_the_papers_numbers(tmp_path: Path) -> None:
-    algos = ("one_shot", "greedy")
-    write(tmp_path, Study(models=("llama3",), ratios=(7 / 32,), objectives=("margin",), algos=algos, lost=1))
-    frame = load(tmp_path, "small")
-    metric = choose(frame, "acc")
-    rows = outcome_tables.aggregate(frame, metric)
-    assert rows.set_index("algo").loc["greedy", "paper"] == 60.69
-    assert (rows["cells"].sum(), rows["asked"].sum()) == (len(frame) - 1, len(frame))
-    texts = [text.get_text() for text in outcome_tables.typeset(rows, metric).axes[0].texts]
-    assert {"60.69", "74.58"} <= set(texts)  # greedy, and nothing removed
-    assert any("six tasks" in text for text in texts)
-    assert any(text.endswith("(2/3)") for text in texts)
 
 
 @pytest.mark.parametrize(

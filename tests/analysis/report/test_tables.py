@@ -67,7 +67,7 @@ def test_tables_show_the_papers_numbers_for_its_models(tmp_path: Path) -> None:
         algos=("one_shot", "greedy", "cbo"),
         seeds=(0,),
         metrics=("ppl/wikitext2", "ppl/c4", "ppl/lambada", "acc/piqa"),
-        lost=0,
+        lost=1,
         broken=0,
     )
     write(tmp_path, paper)
@@ -85,6 +85,7 @@ def test_tables_show_the_papers_numbers_for_its_models(tmp_path: Path) -> None:
     ]  # the paper has none for margin
     assert last_column("accuracy") == [*[""] * 3, "57.99", "60.69", "59.93"]
     assert last_column("search") == ["551", "3,223", "8,173"]
+    assert found["accuracy"].dense[0][-1] == "74.58"
 
 
 def logs(study: StudyData, model: str) -> pd.DataFrame:

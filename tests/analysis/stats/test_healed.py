@@ -93,17 +93,6 @@ def test_a_reversed_order_has_a_correlation_of_minus_one() -> None:
     assert found["correlation"] == pytest.approx(-1)
 
 
-def test_an_interval_covers_the_estimate_and_is_wider_with_noise() -> None:
-    rng = np.random.default_rng(0)
-    before = list(rng.normal(4, 1, 12))
-    (near,) = statistics(masks(before, [value + 0.1 * float(rng.normal()) for value in before]), 300)
-    (far,) = statistics(masks(before, [value + 1.5 * float(rng.normal()) for value in before]), 300)
-    for one in (near, far):
-        assert one["correlation_low"] <= one["correlation"] <= one["correlation_high"]
-    wide, narrow = (one["correlation_high"] - one["correlation_low"] for one in (far, near))
-    assert wide > narrow
-
-
 def test_the_share_regained_is_of_the_gap_to_the_dense_model() -> None:
     (one,) = masks([4.0], [3.5])
     found = regained(one, AFTER, 100)
