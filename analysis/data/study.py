@@ -187,9 +187,8 @@ def answers(
 def by_state(cells: pd.DataFrame, metrics: Mapping[str, Metric]) -> pd.DataFrame:
     """One row for each state of each finished cell's mask, with a column for each kind in `metrics`.
 
-    `state` says what was done to the mask, and `model` does not name the compensation, so that all states of a mask
-    are in one stratum. Only healing with the most frequent settings counts; tokens and seed may differ. Rows are in
-    the order of the states: pruned, repaired, then healed, ascending in tokens.
+    `model` does not name the compensation, so that all states of a mask are in one stratum. Only healing with the
+    most frequent settings counts; tokens and seed may differ. States are sorted: pruned, repaired, healed.
     """
     plain = cells[[name for name in cells if "/" not in str(name)]]
     repair = pd.Series(column(cells, "compensation", NO_COMPENSATION), cells.index)

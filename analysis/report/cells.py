@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -231,22 +231,12 @@ def settings(m: StudyData) -> tuple[Counts, Counts]:
 
     If only some cells have a setting, such as an option of one search, and its value never varies, it is shared.
     """
-    # The class of a config group is listed under the name of the group, as in `algo = Beam`.
-    every = _counted(
-        {
-            name.removesuffix(f".{CLASS}"): value
-            for name, value in leaves(record["config"])
-            if not name.startswith(LEFT_OUT) and not name.endswith(f".{OPTION}")
-        }
-        for record in m.records.values()
-    )
+    every: Counts = {}
+    for record in m.records.values():
+        for name, value in leaves(record["config"]):
+            if not name.startswith(LEFT_OUT) and not name.endswith(f".{OPTION}"):
+                # The class of a config group is listed under the name of the group, as in `algo = Beam`.
+                counts = every.setdefault(name.removesuffix(f".{CLASS}"), Counter())
+                counts["none" if value is None else str(value)] += 1
     varied = {name: values for name, values in every.items() if len(values) > 1}
     return varied, {name: values for name, values in every.items() if name not in varied}
-
-
-def _counted(cells: Iterable[dict[str, Any]]) -> Counts:
-    values: Counts = {}
-    for cell in cells:
-        for name, value in cell.items():
-            values.setdefault(name, Counter())["none" if value is None else str(value)] += 1
-    return values

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import pandas as pd
-
 from ..figures.style import TIMES, counted, number
 from ..stats.grid import noun
 from .page_tables import ReportTable, changes
@@ -39,7 +37,7 @@ def finding(m: StudyData) -> Finding:
     headline, detail = tried(_moves, m) or say("finding", kind="finished", **finished)
     numbers = [found for measure in NUMBERS if (found := tried(measure, m))]
     known = tried(lambda study: study.changes, m)
-    return Finding(headline, detail, numbers[:3], changes(m) if known else None)
+    return Finding(headline, detail, numbers, changes(m) if known else None)
 
 
 def _moves(m: StudyData) -> list[str] | None:
@@ -79,30 +77,21 @@ def _one_shot(m: StudyData) -> HeadlineNumber | None:
     return HeadlineNumber(value, label, f"paired on the calibration samples{without}")
 
 
-def _perplexity(m: StudyData) -> HeadlineNumber | None:
-    """The ratio of the pruned models' perplexity to that of the dense models."""
-    if (metric := m.metrics.get("ppl")) is None:
+def _pruned(m: StudyData, kind: str) -> HeadlineNumber | None:
+    """The perplexity of the pruned models over that of the dense models, or their accuracy minus it, in points."""
+    if (metric := m.metrics.get(kind)) is None:
         return None
-    ratios = (metric.of(m.cells) / metric.of(m.cells, "dense")).dropna()
-    return _over(ratios, f"{TIMES} {number(float(ratios.median()))}", metric.label)
-
-
-def _accuracy(m: StudyData) -> HeadlineNumber | None:
-    """The accuracy of the pruned models minus that of the dense models, in points."""
-    if (metric := m.metrics.get("acc")) is None:
-        return None
-    change = (metric.of(m.cells) - metric.of(m.cells, "dense")).dropna()
-    return _over(change, f"{float(change.median()):+.1f} points".replace("-", "−"), metric.label)  # noqa: RUF001
-
-
-def _over(known: pd.Series[float], value: str, label: str) -> HeadlineNumber | None:
+    pruned, dense = metric.of(m.cells), metric.of(m.cells, "dense")
+    known = (pruned / dense if kind == "ppl" else pruned - dense).dropna()
     if known.empty:
         return None
+    median = float(known.median())
+    value = f"{TIMES} {number(median)}" if kind == "ppl" else f"{median:+.1f} points".replace("-", "−")  # noqa: RUF001
     ends = f"range {number(known.min())} to {number(known.max())}"
-    note = f"median over {counted(len(known), 'cell')}; {ends}" if len(known) > 1 else f"one cell, on {label}"
-    return HeadlineNumber(value, f"{label}, pruned against dense", note)
+    note = f"median over {counted(len(known), 'cell')}; {ends}" if len(known) > 1 else "one cell"
+    return HeadlineNumber(value, f"{metric.label}, pruned against dense", note)
 
 
 NUMBERS: tuple[Callable[[StudyData], HeadlineNumber | None], ...] = (
-    _one_shot, _accuracy, _perplexity,
+    _one_shot, lambda m: _pruned(m, "acc"), lambda m: _pruned(m, "ppl"),
 )  # fmt: skip

@@ -140,12 +140,9 @@ def _read(path: Path) -> dict[str, Any]:
     return {}
 
 
-# Does the choice of the mask still matter after repair and healing? Statistics with bootstrap intervals.
-#
-# Masks and windows are both random samples. A resample draws masks and windows with replacement. The windows are the
-# same for all masks and states, because a window that is hard for one mask is hard for the others. The interval is
-# from the 2.5 to the 97.5 percentile of resamples (Efron and Tibshirani 1993, section 13.3). With a dozen masks, it
-# is approximate.
+# Does the choice of the mask still matter after repair and healing? Statistics with percentile bootstrap intervals
+# (Efron and Tibshirani 1993, section 13.3). A resample draws masks and windows with replacement, the same windows for
+# all masks and states, because a window that is hard for one mask is hard for the others.
 
 RESAMPLES = 2000
 FEWEST = 4  # masks; with fewer, no statistics are given

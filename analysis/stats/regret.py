@@ -67,10 +67,8 @@ def _enumerated(problem: pd.DataFrame, traces: Mapping[str, Trace]) -> bool:
     )
 
 
-# Which objectives make one-shot search exact by construction: those whose loss is a sum over the removed units.
-#
-# For such an objective, every sensible search finds the same mask. That follows from arithmetic and is not a finding,
-# so verdicts leave these objectives out. They are recognised by their scores.
+# Which objectives make one-shot search exact by construction: those whose loss is a sum over the removed units. That
+# every search finds their best mask follows from arithmetic and is not a finding, so verdicts leave them out.
 
 # The largest error allowed in a sum, relative to the largest rise. Cells compute hidden states in bfloat16 and round
 # them differently: in the archived studies, sums of `block_influence` are off by up to 3.8e-4. For objectives whose
@@ -102,11 +100,8 @@ def additive(traces: Iterable[Trace]) -> bool | None:
     return compared
 
 
-# How much better than one-shot's mask the best known mask is, on the same calibration samples.
-#
-# The two masks of a problem have a loss on every sample. The paired differences have a much smaller error than the
-# losses: the standard error of a loss can be half of what pruning costs. The best known mask was chosen on these
-# samples, so the gain is biased upwards.
+# How much better than one-shot's mask the best known mask is, paired on the same calibration samples. The best known
+# mask was chosen on these samples, so the gain is biased upwards.
 
 BASE = "one_shot"
 
@@ -132,11 +127,9 @@ def gains(cells: pd.DataFrame, traces: Mapping[str, Trace]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*where, "gain", "low", "high", "relative"])
 
 
-# What each search would cost alone, regardless of which cells computed the scores.
-#
-# Cells share scores, so the recorded seconds of a cell depend on the order in which the cells ran. Here a search pays
-# for every mask that it asked for: the seconds of the evaluation, in the cell that computed it. It also pays for its
-# own computation: its recorded seconds minus those of its evaluations.
+# What each search would cost alone. Cells share scores, so recorded seconds depend on the order in which cells ran.
+# Here a search pays for every mask that it asked for: the seconds of the evaluation, in the cell that computed it. It
+# also pays for its own computation: its recorded seconds minus those of its evaluations.
 
 # Cells with equal values in these columns share scores, whatever they remove.
 SHARING = ["whole_model", "n_units", *SETTING]

@@ -239,8 +239,12 @@ def test_one_broken_mask_does_not_decide_a_rank_by_perplexity() -> None:
     perplexity = np.where(cells["algo"] == "algo1", np.where(first, 10.0, 200.0), 100.0)
     measured = {"pruned/ppl/text": perplexity, "pruned/acc/items": np.linspace(0.2, 0.8, len(cells))}
     frame = cells.assign(dropped=cells["algo"], **measured)
-    best = fig2_ranks.ranks(frame, choose(frame, "ppl"), choose(frame, "acc")).set_index("algo").loc["algo1"]
+    both = choose(frame, "ppl"), choose(frame, "acc")
+    best = fig2_ranks.ranks(frame, *both).set_index("algo").loc["algo1"]
     assert (best["perplexity"], best["perplexity_rank"]) == (pytest.approx(np.sqrt(10.0 * 200.0)), 1)
+    few = fig2_ranks.ranks(frame[frame["algo"].isin(["algo1", "algo2"])], *both)
+    assert few["spearman"].isna().all()
+    assert few["note"].str.startswith("2 pairs; at least 4").all()
 
 
 # The paper's numbers, and style.
