@@ -91,7 +91,7 @@ def _panel(axes: Axes, panel: pd.DataFrame) -> None:
 
 
 def ranks(frame: pd.DataFrame, perplexity: Metric, accuracy: Metric) -> pd.DataFrame:
-    """One row per algorithm and panel: means, ranks, and the panel's Spearman correlation or the reason why it has none.
+    """One row per algorithm and panel: means, ranks, and the panel's Spearman correlation or why it has none.
 
     Mean perplexities are geometric: in an arithmetic mean, one broken mask would outweigh all other draws. `searches`
     counts the algorithms of the panel; `distinct` counts those that found the same mask in every draw as one.
