@@ -99,11 +99,9 @@ def summary(masks: Masks) -> pd.DataFrame:
     for (model, ratio), some in masks.items():
         near = near_best(some)
         sets = {"all": some} | ({"near the best": near} if len(near) < len(some) else {})
-        found = [
-            {"model": model, "ratio": ratio, "of": of} | row
-            for of, own in sets.items()
-            for row in statistics(own)
-        ]
+        found: list[dict[str, Any]] = []
+        for of, own in sets.items():
+            found += [{"model": model, "ratio": ratio, "of": of} | row for row in statistics(own)]
         found.sort(key=lambda row: row["state"])
         rows += [row | {"state": row["state"].label} for row in found]
     return pd.DataFrame(rows)

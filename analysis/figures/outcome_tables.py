@@ -183,7 +183,10 @@ NARROW = 0.85  # inches: in narrower columns, a mean is shown without its spread
 
 def table(texts: pd.DataFrame, title: str, note: str) -> Figure:
     """Draw a table. Its index has groups, which get a heading unless they are empty, and names."""
-    columns, lines = list(texts), list[tuple[str, Sequence[str]]]()  # the line of a heading has no values
+    columns, lines = (
+        list(map(str, texts)),
+        list[tuple[str, Sequence[str]]](),
+    )  # the line of a heading has no values
     for group, own in texts.groupby(level=0, sort=False):
         lines += [(str(group), [])] if group else []
         lines += [(name, list(values)) for (_, name), values in zip(own.index, own.to_numpy(), strict=True)]

@@ -207,7 +207,7 @@ WORDS: dict[Kind, str] = {
 
 def continuations(results: Path, record: DoneResult) -> list[dict[str, str]]:
     """The first prompts of a cell with each model's greedy continuation; empty if there are none that can be read."""
-    paths: Mapping[Kind, str] = record["evaluation"].get("records", {}).get(METRIC, {})
+    paths = record["evaluation"].get("records", {}).get(METRIC, {})
     columns: dict[str, list[str]] = {}
     for which in (kind for kind in MODELS if kind in paths):
         with suppress(PruningError, OSError):

@@ -63,10 +63,11 @@ def tables(m: StudyData) -> Iterator[ReportTable]:
     for kind, name in (("acc", "accuracy"), ("ppl", "perplexity")):
         if metric := m.metrics.get(kind):
             texts = outcome_tables.outcome_texts(outcome_tables.aggregate(m.frame, metric), metric)
-            first, *rest = _flat(texts, "pruned for").to_dict("records")
-            yield _table(name, pd.DataFrame(rest), [first], list(texts))
+            flat = _flat(texts, "pruned for")
+            dense = {str(heading): str(flat[heading].iloc[0]) for heading in flat}
+            yield _table(name, flat.iloc[1:], [dense], list(map(str, texts)))
     costs = outcome_tables.search_texts(outcome_tables.search_means(m.frame, m.asked.journals.lines))
-    yield _table("search", _flat(costs, "model"), numbers=list(costs))
+    yield _table("search", _flat(costs, "model"), numbers=list(map(str, costs)))
     relative = {"objectives": _objective_ratios, "searches": _searches, "states": _states}
     for name, of_model in relative.items():
         for place, (model, rows) in enumerate(groups(getattr(m.relative, name), "model"), start=1):
