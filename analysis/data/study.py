@@ -142,14 +142,11 @@ def _lacking(path: Path, entries: list[TraceEntry], dropped: tuple[int, ...]) ->
     """What is wrong with the journal of a finished cell; empty if nothing is."""
     if not path.exists():
         return "is missing"
-    if damaged := [entry.number for entry in entries if entry.line is None]:
-        return f"is damaged in line {damaged[0]}"
-    if path.stat().st_size > (entries[-1].end if entries else 0):
-        return "is cut off in its last line"
     scores = _whole(entry.line for entry in entries if entry.line is not None)
-    if not any(tuple(score["dropped"]) == dropped for score in scores):
-        return "is cut off: it has no score of the mask that the cell found"
-    return ""
+    whole = all(entry.line is not None for entry in entries)
+    whole &= path.stat().st_size <= (entries[-1].end if entries else 0)
+    found = any(tuple(score["dropped"]) == dropped for score in scores)
+    return "" if whole and found else "is damaged or cut off"
 
 
 def _whole(lines: Iterable[TraceLine]) -> list[TraceLine]:

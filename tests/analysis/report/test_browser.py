@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from matplotlib.image import imread
 
 from analysis.data.study import AskedStudy
 from analysis.report.page import write as write_page
@@ -89,17 +88,6 @@ def probed_page(page: Path) -> dict[str, Any]:
     (message,) = console(browse(probed, "--window-size=1280,900", "--dump-dom"))
     result: dict[str, Any] = json.loads(message.removeprefix("PROBE").replace('\\"', '"'))
     return result
-
-
-def test_the_page_is_drawn_without_console_messages(page: Path) -> None:
-    picture = page.with_name("report.png")
-    assert console(browse(page, "--window-size=390,1800", f"--screenshot={picture}")) == []
-    pixels = imread(str(picture))[..., :3]
-    inked = (abs(pixels - pixels[5, 5]) > 0.25).any(axis=2)
-    assert 0.01 < inked.mean() < 0.5  # there is text and background
-    broken = page.with_name("broken.html")
-    broken.write_text("<p>text</p><script>nothing.there()</script>", encoding="utf-8")
-    assert any("nothing is not defined" in message for message in console(browse(broken, "--dump-dom")))
 
 
 def test_figures_are_shown_and_the_top_of_the_page_is_on_the_first_screen(
