@@ -1,4 +1,4 @@
-"""Figure 10 collects each mask before and after repair and healing, and says how far their order stays."""
+"""Figures 9 and 10 compare masks by their losses on the same windows: sub-layers, repaired and healed masks."""
 
 from __future__ import annotations
 
@@ -8,15 +8,72 @@ import numpy as np
 import pytest
 
 from analysis.data.archive import NothingToRead, folder, pack
-from analysis.data.load import Metric, load
-from analysis.figures.fig10_healing import draw, healed, summary, table
+from analysis.data.load import Metric, choose, load
+from analysis.figures import fig9_units, fig10_healing
+from analysis.figures.fig9_units import compared
+from analysis.figures.fig10_healing import healed, summary, table
 from analysis.stats.healed import PRUNED, REPAIRED, HealedMask, State, healed_masks
+from analysis.stats.same_samples import paired, window_losses
 from pruning.core.mask import Mask
 from pruning.core.records import read_done
 from tests.conftest import Command
 
 METRIC = "ppl/heldout"
 HELDOUT = Metric("ppl", (METRIC,))
+
+
+def test_a_pair_is_compared_on_the_same_windows(launch: Command) -> None:
+    ended = launch("-m", "unit=block,sublayer,attention", "ratio=0.34", "eval.samples=4", "study=units")
+    assert ended.status == 0, ended.err
+    rows = compared(ended.results, load(ended.results, "units"), HELDOUT)
+    assert sorted(rows["unit"]) == ["attention", "sublayer"]
+    both = {
+        unit: window_losses(ended.results, read_done(folder.parent), [METRIC])
+        for folder in ended.results.glob("*/result.json")
+        for unit in [read_done(folder.parent)["config"]["unit"]]
+    }
+    row = rows[rows["unit"] == "sublayer"].iloc[0]
+    assert both["block"] is not None
+    assert both["sublayer"] is not None
+    expected = paired(both["sublayer"], both["block"])
+    assert (row["difference"], row["low"], row["high"]) == (expected.mean, expected.low, expected.high)
+    assert row["windows"] == 4
+    assert row["ppl_block"] == pytest.approx(float(np.exp(both["block"].mean())))
+    (axes,) = fig9_units.draw(rows, HELDOUT).axes
+    ratios = {round(float(line.get_xdata()[0]), 9) for line in axes.lines if line.get_linestyle() == "None"}
+    assert ratios == {round(float(np.exp(value)), 9) for value in rows["difference"]}
+
+
+def test_repaired_masks_are_compared_with_repaired_ones(launch: Command) -> None:
+    words = ("unit=block,sublayer", "ratio=0.34", "eval.samples=2", "study=units")
+    ended = launch("-m", *words, "compensation=none,linear")
+    assert ended.status == 0, ended.err
+    frame = load(ended.results, "units")
+    rows = compared(ended.results, frame, choose(frame, "ppl")).set_index("compensation")
+    assert sorted(rows.index) == ["linear", "none"]
+    for how in ("none", "linear"):
+        cells = frame[frame["compensation"] == how].set_index("unit")
+        assert rows.loc[how, "ppl"] == pytest.approx(cells.loc["sublayer", f"pruned/{METRIC}"])
+        assert rows.loc[how, "ppl_block"] == pytest.approx(cells.loc["block", f"pruned/{METRIC}"])
+    lines = [
+        label.get_text() for label in fig9_units.draw(rows.reset_index(), HELDOUT).axes[0].get_yticklabels()
+    ]
+    assert [line.endswith("compensation=linear") for line in lines] == [False, True, False]
+
+
+def test_results_without_a_partner_or_the_losses_of_windows_are_left_out(
+    launch: Command, tmp_path: Path
+) -> None:
+    ended = launch("-m", "unit=block,sublayer", "ratio=0.34", "study=units")
+    frame = load(ended.results, "units")
+    with pytest.raises(NothingToRead, match="unit=block,sublayer at the same ratio"):
+        compared(ended.results, frame[frame["unit"] != "block"], HELDOUT)
+    for path in (ended.results / "evaluation").rglob("*.terms.json"):
+        path.unlink()
+    with pytest.raises(NothingToRead, match="evaluate the cells again"):
+        compared(ended.results, frame, HELDOUT)
+
+
 STUDY = ("-m", "study=heal", "objective=perplexity,block_influence", "algo=one_shot", "k=2", "eval.samples=4")
 HEAL = (
     *("compensation=none", "heal=full", "heal.length=32", "heal.batch_tokens=128", "heal.heldout=2"),
@@ -59,7 +116,7 @@ def test_masks_have_the_losses_that_the_results_record(launch: Command, tmp_path
     rows = table({stratum: masks})
     assert set(rows["state"]) == {"pruned", "repaired", "256 tokens", "512 tokens"}
     assert (rows.loc[rows["state"] == "pruned", "regained"] == 0).all()
-    figure = draw({stratum: masks}, summary({stratum: masks}), HELDOUT)
+    figure = fig10_healing.draw({stratum: masks}, summary({stratum: masks}), HELDOUT)
     assert len(figure.axes) == 3
     archive = tmp_path / "heal.tar.xz"
     pack(last.results, ["heal"], archive)
