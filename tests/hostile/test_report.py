@@ -20,7 +20,7 @@ from analysis.report import page
 from tests.helpers.analysis_grid import ONE, write
 from tests.helpers.damage import content, edit_json, folder_instead, half
 
-STUDY = replace(ONE, algos=("one_shot", "greedy", "beam"), cells=[])
+STUDY = replace(ONE, algos=("one_shot", "greedy", "beam"))
 
 
 @pytest.fixture(scope="module")

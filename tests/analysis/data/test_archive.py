@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -14,18 +15,16 @@ from analysis.data.load import load
 from pruning.core import records
 from pruning.core.errors import DamagedError, InputError
 from pruning.core.storage import read_json, write_record
-from tests.helpers.analysis_grid import Study, write
+from tests.helpers.analysis_grid import ONE, write
 
-SMALL = Study(
-    models=("smollm2",), ratios=(0.1,), objectives=("perplexity",), algos=("greedy",), seeds=(0, 1), lost=0
-)
+STUDY = replace(ONE, objectives=("perplexity",), seeds=(0, 1))
 
 
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
     """A study named small, with an unfinished cell that has computed scores, and with a log."""
     folder = tmp_path / "results"
-    keys = write(folder, SMALL)
+    keys = write(folder, STUDY)
     (folder / keys[0] / "launch.log").write_text("not for the archive", encoding="utf-8")
     (folder / keys[1] / "result.json").unlink()
     (folder / "scores" / "key").mkdir(parents=True)

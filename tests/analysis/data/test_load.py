@@ -20,7 +20,6 @@ from analysis.stats import mask_overlap
 from analysis.stats.grid import strata_of
 from analysis.stats.regret import PROBLEM
 from pruning.core.mask import Mask
-from tests.helpers import analysis_grid
 from tests.helpers.analysis_grid import ONE, SUBLAYERS, Study, write
 
 
@@ -73,7 +72,7 @@ def test_data_are_named_by_their_parts_and_by_their_paths_if_names_are_alike(tmp
 def test_models_of_one_name_with_other_weights_are_not_pooled(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    keys = write(tmp_path, replace(ONE, seeds=(0, 1), cells=[]))
+    keys = write(tmp_path, replace(ONE, seeds=(0, 1)))
     for key, revision in zip(keys, ("aaaaaaaa", "bbbbbbbb"), strict=False):
         changed(tmp_path / key / "result.json", "model", "revision", to=revision)
     name = ONE.models[0]
@@ -84,10 +83,7 @@ def test_models_of_one_name_with_other_weights_are_not_pooled(
 # -- units, budgets and compensations --------------------------------------------------------------------------
 
 FEW = replace(SUBLAYERS, algos=("one_shot", "greedy"), seeds=(0,))
-BLOCKS = analysis_grid.Study(
-    models=("smollm2",), ratios=(0.1,), objectives=("perplexity",), algos=("one_shot", "greedy"), seeds=(0,),
-    lost=0, broken=0,
-)  # fmt: skip
+BLOCKS = replace(ONE, objectives=("perplexity",), algos=("one_shot", "greedy"))
 
 
 def listed(results: Path, keys: list[str]) -> None:
@@ -96,7 +92,7 @@ def listed(results: Path, keys: list[str]) -> None:
 
 
 def test_the_frame_holds_units_and_what_was_removed(tmp_path: Path) -> None:
-    keys = analysis_grid.write(tmp_path, FEW)
+    keys = write(tmp_path, FEW)
     frame = load(tmp_path).set_index("cell")
     for key in keys:
         result = json.loads((tmp_path / key / "result.json").read_text())
@@ -109,11 +105,11 @@ def test_the_frame_holds_units_and_what_was_removed(tmp_path: Path) -> None:
 
 
 def test_cells_of_different_units_are_never_compared(tmp_path: Path) -> None:
-    analysis_grid.write(tmp_path, BLOCKS)
-    analysis_grid.write(tmp_path, FEW)
-    analysis_grid.write(tmp_path, replace(SUBLAYERS, units=("sublayer",), ratios=(), ks=(3,), seeds=(0,)))
+    write(tmp_path, BLOCKS)
+    write(tmp_path, FEW)
+    write(tmp_path, replace(SUBLAYERS, units=("sublayer",), ratios=(), ks=(3,), seeds=(0,)))
     timed = replace(SUBLAYERS, units=("block", "sublayer"), budget="latency", costs=(2, 3), seeds=(0,))
-    analysis_grid.write(tmp_path, timed)
+    write(tmp_path, timed)
     frame = load(tmp_path)
     kinds = ["", " (attention)", " (latency)", " (sublayer)", " (sublayer, counted)", " (sublayer, latency)"]
     assert strata_of(frame) == [(f"smollm2{kind}", 3) for kind in kinds]
@@ -128,12 +124,10 @@ def test_cells_of_different_units_are_never_compared(tmp_path: Path) -> None:
 
 
 def test_budgets_of_one_size_that_differ_are_kept_apart_and_filters_take_plain_names(tmp_path: Path) -> None:
-    analysis_grid.write(
-        tmp_path, replace(SUBLAYERS, units=("sublayer",), ratios=(0.1, 0.11, 0.2), seeds=(0,))
-    )
+    write(tmp_path, replace(SUBLAYERS, units=("sublayer",), ratios=(0.1, 0.11, 0.2), seeds=(0,)))
     labels = {"smollm2 (sublayer, 10 %)", "smollm2 (sublayer, 11 %)", "smollm2 (sublayer)"}
     assert set(load(tmp_path)["model"]) == labels
-    analysis_grid.write(tmp_path, replace(FEW, units=("attention",)))
+    write(tmp_path, replace(FEW, units=("attention",)))
     assert set(load(tmp_path, only={"model": ["smollm2"], "unit": ["attention"]})["model"]) == {
         "smollm2 (attention)"
     }
@@ -147,7 +141,7 @@ def test_a_missing_cell_has_the_unit_of_the_models_other_cells(
     units: tuple[str, ...], label: str, tmp_path: Path
 ) -> None:
     """By its ratio, it can be of either unit if there are two."""
-    keys = analysis_grid.write(tmp_path, replace(SUBLAYERS, units=units, seeds=(0,)))
+    keys = write(tmp_path, replace(SUBLAYERS, units=units, seeds=(0,)))
     (tmp_path / keys[0] / "result.json").unlink()
     listed(tmp_path, keys)
     row = load(tmp_path, "mine").set_index("cell").loc[keys[0]]
@@ -168,7 +162,7 @@ def test_a_missing_cell_has_the_unit_of_the_models_other_cells(
 def test_a_result_whose_units_do_not_fit_is_damaged(
     where: tuple[str, ...], to: Any, reason: str, tmp_path: Path
 ) -> None:
-    keys = analysis_grid.write(tmp_path, FEW)
+    keys = write(tmp_path, FEW)
     changed(tmp_path / keys[0] / "result.json", *where, to=to)
     row = load(tmp_path).set_index("cell").loc[keys[0]]
     assert row["status"] == "damaged"
@@ -177,7 +171,7 @@ def test_a_result_whose_units_do_not_fit_is_damaged(
 
 def compensated(results: Path, name: str | None) -> list[str]:
     """Write the cells of BLOCKS with a compensation, or without this setting as early versions did."""
-    keys = analysis_grid.write(results, BLOCKS)
+    keys = write(results, BLOCKS)
     for key in keys if name else ():
         path = results / key / "result.json"
         result = json.loads(path.read_text())

@@ -32,8 +32,7 @@ from analysis.stats.components import IntervalEstimate
 from analysis.stats.estimands import SearchLine, changes
 from analysis.stats.means import CellDraws, over_draws
 from pruning.core.mask import Mask
-from tests.helpers import analysis_grid
-from tests.helpers.analysis_grid import SUBLAYERS, Study, frame, write
+from tests.helpers.analysis_grid import ONE, SUBLAYERS, frame, write
 
 
 def cells(draws: int, algos: int = 2) -> pd.DataFrame:
@@ -88,12 +87,8 @@ def test_a_page_has_room_for_a_large_study() -> None:
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Cells of blocks, of sub-layers and of attention in one folder."""
     folder = tmp_path_factory.mktemp("results")
-    blocks = analysis_grid.Study(
-        models=("smollm2",), ratios=(0.1,), objectives=("perplexity",), metrics=("ppl/heldout", "acc/heldout"),
-        algos=("one_shot", "greedy"), seeds=(0, 1), lost=0, broken=0,
-    )  # fmt: skip
-    analysis_grid.write(folder, blocks)
-    analysis_grid.write(folder, SUBLAYERS)
+    write(folder, replace(ONE, objectives=("perplexity",), algos=("one_shot", "greedy"), seeds=(0, 1)))
+    write(folder, SUBLAYERS)
     return folder
 
 
@@ -110,7 +105,7 @@ def test_the_csv_has_the_short_notation_and_no_mask_of_a_missing_cell(results: P
 
 @pytest.mark.parametrize("unit", ["sublayer", "mlp"])
 def test_attention_is_drawn_above_the_mlps(unit: str, tmp_path: Path) -> None:
-    analysis_grid.write(tmp_path, replace(SUBLAYERS, units=(unit,), algos=("greedy",), seeds=(0,)))
+    write(tmp_path, replace(SUBLAYERS, units=(unit,), algos=("greedy",), seeds=(0,)))
     found = load(tmp_path)
     axes = fig1_masks.draw(found).axes[0]
     (mesh,) = [mesh for mesh in axes.collections if isinstance(mesh, QuadMesh)]
@@ -119,14 +114,14 @@ def test_attention_is_drawn_above_the_mlps(unit: str, tmp_path: Path) -> None:
     assert removed == set(found["dropped"][0])
 
 
-STUDY = Study(
+STUDY = replace(
+    ONE,
     models=("gemma3_270m",),
     ratios=(0.1, 0.2),
     objectives=("perplexity", "divergence", "margin"),
     algos=("one_shot", "greedy", "genetic", "bayesian", "beam"),
+    seeds=(0, 1, 2),
     metrics=("ppl/wikitext2", "acc/piqa", "acc/boolq"),
-    lost=0,
-    broken=0,
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -20,32 +21,21 @@ from analysis.data.load import choose, load
 from analysis.data.study import AskedStudy, describe
 from analysis.figures import cli, fig2_ranks, outcome_tables, style
 from analysis.stats import means as means_module
-from tests.helpers.analysis_grid import Study, write
+from tests.helpers import analysis_grid
+from tests.helpers.analysis_grid import ONE, Study, write
 from tests.helpers.analysis_grid import frame as grid
 
 FIGURES = {figure.name: figure for figure in cli.figures().values()}
 # Figures 9 and 10 need a study of their own; see their tests.
 DRAWN = [name for name in FIGURES if name not in ("fig9_units", "fig10_healing")]
-SMALL = Study(
+SMALL = replace(
+    analysis_grid.SMALL,
     models=("llama3",),
-    ratios=(0.1,),
-    objectives=("perplexity", "margin"),
-    algos=("one_shot", "greedy", "genetic", "bayesian"),
     metrics=("ppl/wikitext2", "ppl/c4", "acc/piqa", "acc/boolq"),
     lost=2,
 )
-
-
 # Two objectives and two searches on one draw of each data, as in the demo.
-FOUR = Study(
-    models=("smollm2",),
-    ratios=(0.1,),
-    objectives=("margin", "divergence"),
-    algos=("one_shot", "greedy"),
-    seeds=(0,),
-    lost=0,
-    broken=0,
-)
+FOUR = replace(ONE, objectives=("margin", "divergence"), algos=("one_shot", "greedy"))
 
 
 @pytest.fixture(scope="module")

@@ -22,42 +22,29 @@ METRIC = "ppl/heldout"
 HELDOUT = Metric("ppl", (METRIC,))
 
 
-def test_a_pair_is_compared_on_the_same_windows(launch: Command) -> None:
-    ended = launch("-m", "unit=block,sublayer,attention", "ratio=0.34", "eval.samples=4", "study=units")
-    assert ended.status == 0, ended.err
-    rows = compared(ended.results, load(ended.results, "units"), HELDOUT)
-    assert sorted(rows["unit"]) == ["attention", "sublayer"]
-    both = {
-        unit: window_losses(ended.results, read_done(folder.parent), [METRIC])
-        for folder in ended.results.glob("*/result.json")
-        for unit in [read_done(folder.parent)["config"]["unit"]]
-    }
-    row = rows[rows["unit"] == "sublayer"].iloc[0]
-    assert both["block"] is not None
-    assert both["sublayer"] is not None
-    expected = paired(both["sublayer"], both["block"])
-    assert (row["difference"], row["low"], row["high"]) == (expected.mean, expected.low, expected.high)
-    assert row["windows"] == 4
-    assert row["ppl_block"] == pytest.approx(float(np.exp(both["block"].mean())))
-    (axes,) = fig9_units.draw(rows, HELDOUT).axes
-    ratios = {round(float(line.get_xdata()[0]), 9) for line in axes.lines if line.get_linestyle() == "None"}
-    assert ratios == {round(float(np.exp(value)), 9) for value in rows["difference"]}
-
-
-def test_repaired_masks_are_compared_with_repaired_ones(launch: Command) -> None:
-    words = ("unit=block,sublayer", "ratio=0.34", "eval.samples=2", "study=units")
-    ended = launch("-m", *words, "compensation=none,linear")
+def test_a_pair_is_compared_on_the_same_windows_and_with_the_same_repair(launch: Command) -> None:
+    words = ("unit=block,sublayer", "ratio=0.34", "eval.samples=4", "study=units", "compensation=none,linear")
+    ended = launch("-m", *words)
     assert ended.status == 0, ended.err
     frame = load(ended.results, "units")
     rows = compared(ended.results, frame, choose(frame, "ppl")).set_index("compensation")
     assert sorted(rows.index) == ["linear", "none"]
-    for how in ("none", "linear"):
-        cells = frame[frame["compensation"] == how].set_index("unit")
-        assert rows.loc[how, "ppl"] == pytest.approx(cells.loc["sublayer", f"pruned/{METRIC}"])
-        assert rows.loc[how, "ppl_block"] == pytest.approx(cells.loc["block", f"pruned/{METRIC}"])
-    lines = [
-        label.get_text() for label in fig9_units.draw(rows.reset_index(), HELDOUT).axes[0].get_yticklabels()
-    ]
+    for how, row in rows.iterrows():
+        cells = frame[frame["compensation"] == how].set_index("unit")["cell"]
+        first, second = (
+            window_losses(ended.results, read_done(ended.results / cells[unit]), [METRIC])
+            for unit in ("sublayer", "block")
+        )
+        assert first is not None
+        assert second is not None
+        expected = paired(first, second)
+        assert (row["difference"], row["low"], row["high"]) == (expected.mean, expected.low, expected.high)
+        assert row["windows"] == 4
+        assert row["ppl_block"] == pytest.approx(float(np.exp(second.mean())))
+    (axes,) = fig9_units.draw(rows.reset_index(), HELDOUT).axes
+    ratios = {round(float(line.get_xdata()[0]), 9) for line in axes.lines if line.get_linestyle() == "None"}
+    assert ratios == {round(float(np.exp(value)), 9) for value in rows["difference"]}
+    lines = [label.get_text() for label in axes.get_yticklabels()]
     assert [line.endswith("compensation=linear") for line in lines] == [False, True, False]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from analysis.data.load import load
 from analysis.data.study import AskedStudy
 from analysis.report import page as report_page
-from tests.helpers.analysis_grid import ONE, SMALL, Study, write
+from tests.helpers.analysis_grid import ONE, SMALL, write
 
 
 class ParsedPage(HTMLParser):
@@ -107,7 +108,7 @@ def test_the_same_results_give_the_same_page(results: Path, text: str, tmp_path:
 
 @pytest.mark.parametrize("metrics", [ONE.metrics, ()])
 def test_a_study_of_one_cell_has_a_page(metrics: tuple[str, ...], tmp_path: Path) -> None:
-    write(tmp_path, Study(**(ONE.__dict__ | {"metrics": metrics, "cells": []})))
+    write(tmp_path, replace(ONE, metrics=metrics))
     text = report_page.write(AskedStudy(tmp_path, "small"), tmp_path / "out").read_text(encoding="utf-8")
     assert "drawing failed" not in text
     assert 'id="refused"' in text
