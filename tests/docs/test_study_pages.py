@@ -135,11 +135,8 @@ def test_sentences_on_the_margin_are_those_of_the_archive() -> None:
     assert f"prefers right answers by {ends} nats per token, and all 24 masks" in WRITTEN
     accurate = {name: described.accuracy(own, name).split()[0] for name in ("margin", "divergence")}
     assert f"({accurate['margin']} instead of {accurate['divergence']} percent)" in WRITTEN
-    acc = (
-        gemma.cells.assign(acc=gemma.metrics["acc"].of(gemma.cells))
-        .groupby(["objective", "draw"])["acc"]
-        .mean()
-    )
+    right = gemma.cells.assign(acc=gemma.metrics["acc"].of(gemma.cells))
+    acc = right.groupby(["objective", "draw"])["acc"].mean()
     assert (acc["margin"] > acc["divergence"]).sum() == 5
     dense = (
         archived("study", ("margin",), model=model).cells["dense/acc/arc_easy"].iloc[0] for model in NAMES

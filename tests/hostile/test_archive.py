@@ -81,24 +81,12 @@ def test_what_is_packed_is_unpacked(packed: Path, tmp_path: Path) -> None:
     assert archive.unpack(packed, tmp_path / "new") == 0
 
 
-NAMES = (
-    *(
-        "code/0123/pruning/__init__.py",
-        f"{CELL}/code/result.json",
-        f"{CELL}/sitecustomize.py",
-        "mlflow.db",
-        "",
-    ),
-    *("jobs/cells-1/1_submitted.pkl", "studies/x.py", f"{CELL}/launch.log", "evaluation/key/x.lm_eval.json"),
-    *(
-        "result.json",
-        "a\nb/result.json",
-        "../outside/result.json",
-        "/outside/result.json",
-        "scores/key/../../x",
-    ),
-    *(f"./{CELL}/result.json", f"{CELL}//result.json"),
-)
+NAMES = [
+    *("code/0123/pruning/__init__.py", "mlflow.db", "jobs/cells-1/1_submitted.pkl", "studies/x.py", ""),
+    *("../outside/result.json", "/outside/result.json", "scores/key/../../x", "a\nb/result.json"),
+    *("result.json", "evaluation/key/x.lm_eval.json", f"./{CELL}/result.json"),
+    *(f"{CELL}/{name}" for name in ("code/result.json", "sitecustomize.py", "launch.log", "/result.json")),
+]
 MEMBERS = {
     "symbolic link": special(f"{CELL}/trace.jsonl", tarfile.SYMTYPE, "/etc/passwd"),
     "hard link": special(f"{CELL}/trace.jsonl", tarfile.LNKTYPE, f"{CELL}/mask.json"),
