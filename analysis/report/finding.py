@@ -1,24 +1,14 @@
-"""The top of the page: how many blocks change, three numbers, and the table of these changes."""
+"""The top of the page: how many blocks change, and the table of these changes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..figures.style import TIMES, counted, number
+from ..figures.style import number
 from ..stats.grid import noun
 from .page_tables import ReportTable, changes
-from .study_data import StudyData, listed, say, tried
+from .study_data import StudyData, say, tried
 from .summary import moved
-
-
-@dataclass(frozen=True)
-class HeadlineNumber:
-    """A number, its label, and a note on its interval or on what it is computed from."""
-
-    value: str
-    label: str
-    note: str
 
 
 @dataclass(frozen=True)
@@ -27,7 +17,6 @@ class Finding:
 
     headline: str
     detail: str
-    numbers: list[HeadlineNumber]
     table: ReportTable | None
 
 
@@ -35,9 +24,8 @@ def finding(m: StudyData) -> Finding:
     """The top of the page for a study."""
     finished = {"done": len(m.cells), "asked": len(m.frame)}
     headline, detail = tried(_moves, m) or say("finding", kind="finished", **finished)
-    numbers = [found for measure in NUMBERS if (found := tried(measure, m))]
     known = tried(lambda study: study.changes, m)
-    return Finding(headline, detail, numbers, changes(m) if known else None)
+    return Finding(headline, detail, changes(m) if known else None)
 
 
 def _moves(m: StudyData) -> list[str] | None:
@@ -61,37 +49,3 @@ def _moves(m: StudyData) -> list[str] | None:
         chance=" to ".join(dict.fromkeys(map(form, (min(chance), max(chance))))),
         left_out=m.left_out,
     )
-
-
-# The numbers beside the finding, the most important first.
-
-
-def _one_shot(m: StudyData) -> HeadlineNumber | None:
-    """In how many problems the best known mask is clearly better than one-shot's, on the same samples."""
-    gains = m.judged.gains
-    if gains.empty:
-        return None
-    without = f"; without {listed(sorted(m.by_construction))}" if m.by_construction else ""
-    value = f"{int((gains['low'] > 0).sum())} of {len(gains)}"
-    label = "problems in which the best known mask is clearly better than one-shot's"
-    return HeadlineNumber(value, label, f"paired on the calibration samples{without}")
-
-
-def _pruned(m: StudyData, kind: str) -> HeadlineNumber | None:
-    """The perplexity of the pruned models over that of the dense models, or their accuracy minus it, in points."""
-    if (metric := m.metrics.get(kind)) is None:
-        return None
-    pruned, dense = metric.of(m.cells), metric.of(m.cells, "dense")
-    known = (pruned / dense if kind == "ppl" else pruned - dense).dropna()
-    if known.empty:
-        return None
-    median = float(known.median())
-    value = f"{TIMES} {number(median)}" if kind == "ppl" else f"{median:+.1f} points".replace("-", "−")  # noqa: RUF001
-    ends = f"range {number(known.min())} to {number(known.max())}"
-    note = f"median over {counted(len(known), 'cell')}; {ends}" if len(known) > 1 else "one cell"
-    return HeadlineNumber(value, f"{metric.label}, pruned against dense", note)
-
-
-NUMBERS: tuple[Callable[[StudyData], HeadlineNumber | None], ...] = (
-    _one_shot, lambda m: _pruned(m, "acc"), lambda m: _pruned(m, "ppl"),
-)  # fmt: skip

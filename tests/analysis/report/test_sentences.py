@@ -67,7 +67,7 @@ def test_the_sentences_of_a_study_are_those_of_the_golden_file(written: Any, tmp
     """If a change is meant, delete the file and run the test twice: the first run writes it and fails."""
     m = StudyData(AskedStudy(tmp_path, written(tmp_path)))
     top = finding.finding(m)
-    said = [top.headline, top.detail, *(f"{n.value} | {n.label} | {n.note}" for n in top.numbers)]
+    said = [top.headline, top.detail]
     parts, lacking = summary.parts(m)
     for part in parts.values():
         assert not any("nan" in text.lower().split() for text in part.sentences)
@@ -157,7 +157,7 @@ def test_nothing_is_judged_if_all_holds_by_construction(study: StudyData) -> Non
         _ = study.judged
     said = verdicts.claims(study)
     assert all(f": {verdicts.OPEN}; there are no finished cells" in text for text in said[1:])
-    assert finding.finding(study).numbers
+    assert finding.finding(study).table is None
     with pytest.raises(NothingToRead):
         summary.variance(study)
 
