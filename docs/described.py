@@ -28,7 +28,6 @@ from analysis.report.verdicts import claims
 from analysis.stats.estimands import DRAWN, OBJECTIVE, SEARCH, Change, changes
 from analysis.stats.grid import at, each
 from analysis.stats.means import DrawMean
-from benchmarks.whole import PUBLISHED
 from pruning.core.storage import read_json
 
 ROOT = Path(__file__).parents[1]
@@ -69,53 +68,32 @@ def benchmark(name: str) -> Any:
 
 
 def engine() -> str:
-    """For each machine that ran `make bench`: what the engine saves there, and a table with one row for each work."""
+    """A table for each machine that ran `make bench`."""
     return written(benchmark("results"))
 
 
 def written(rows: list[dict[str, Any]]) -> str:
-    """The text of `engine` for `rows` of results."""
-    ordered = sorted(rows, key=lambda row: str(row["device"]))
-    machines = (list(part) for _, part in groupby(ordered, key=lambda row: row["device"]))
+    """A table for each machine: each work with the default settings of the engine, and with the fastest settings."""
     heads = ["work", "engine, CPU s", "ratio", "at peak", "fastest settings", "ratio"]
-    return "\n\n".join(f"{_machine(part)}\n\n{table(heads, _works(part))}" for part in machines)
-
-
-def _machine(rows: list[dict[str, Any]]) -> str:
-    measured = [row for row in rows if "peak_gflops" in row]
-    ratios: dict[bool, list[float]] = {True: [], False: []}  # True: to published code; False: to plain passes
-    for row in measured:
-        ratios[row["work"].startswith(PUBLISHED)].append(row["ratio"])
-    saved = (
-        f"{min(ratios[False]):.1f} to {max(ratios[False]):.1f} times less CPU time than one masked forward "
+    by_machine = groupby(sorted(rows, key=lambda row: str(row["device"])), key=lambda row: row["device"])
+    return "\n\n".join(
+        f"One thread of an {device}:\n\n{table(heads, _works(list(own)))}" for device, own in by_machine
     )
-    saved += "pass per mask"
-    if published := ratios[True]:
-        saved += f", and {min(published):.1f} to {max(published):.1f} times less than SLEB's way of scoring"
-    equal = ", with the same masks" if all(row["masks_equal"] for row in measured) else ""
-    return f"On one thread of an {rows[0]['device']}, the engine uses {saved}{equal}:"
 
 
 def _works(rows: list[dict[str, Any]]) -> Iterator[list[str]]:
-    """A row for each work, with the engine's default settings and with the fastest ones."""
     works: dict[str, list[dict[str, Any]]] = {}
-    first = rows[0]["work"]
     for row in rows:
-        name, *added = re.split(
-            r",? with (?=bounds|lazy)|, (?=compiled)", row["work"].replace("the same", first)
-        )
+        work = row["work"].replace("the same", rows[0]["work"])
+        name, *added = re.split(r",? with (?=bounds|lazy)|, (?=compiled)", work)
         works.setdefault(name, []).append(row | {"settings": ", ".join(added)})
     for name, (plain, *others) in works.items():
         # A row without `peak_gflops` was measured before the benchmark settled near ties.
         mark = "" if "peak_gflops" in plain else " \\*"
-        line = [
-            f"{name}{mark}",
-            f"{plain['cpu_seconds']:,.1f}",
-            f"{plain['ratio']:.2f}x",
-            f"{plain['at_peak']:.2f}",
-        ]
+        speed = [f"{plain['cpu_seconds']:,.1f}", f"{plain['ratio']:.2f}x", f"{plain['at_peak']:.2f}"]
         best = min(others, key=lambda row: float(row["cpu_seconds"]), default=None)
-        yield line + ([best["settings"], f"{best['ratio']:.2f}x"] if best else [DASH] * 2)
+        fastest = [best["settings"], f"{best['ratio']:.2f}x"] if best else [DASH] * 2
+        yield [f"{name}{mark}", *speed, *fastest]
 
 
 def whole() -> str:
@@ -261,15 +239,9 @@ def fifteen() -> str:
         state = own.set_index("state")
         last = at(state, LARGEST, "regained"), at(state, LARGEST, "low")
         share = f"{percent(last[0])} ({percent(last[1])} to {percent(at(state, LARGEST, 'high'))})"
-        shown = [_perplexity(at(state, name, "ppl")) for name in ("pruned", "repaired", LARGEST)]
+        shown = [number(at(state, name, "ppl")) for name in ("pruned", "repaired", LARGEST)]
         rows.append([str(own["found_by"].iloc[0]), str(dropped), *shown, share])
     return table(["found by", "removed", "pruned", "repaired", LARGEST, "regained"], rows)
-
-
-def _perplexity(value: float) -> str:
-    if value >= 1e6:
-        return f"{value:.1e}".replace("e+0", "e")
-    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
 
 
 PAGES: Mapping[str, Tables] = {

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -19,15 +18,14 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 from PIL import Image
 
-from analysis.data.archive import folder
 from analysis.data.load import Metric
-from analysis.data.study import AskedStudy
 from analysis.figures import fig5_variance_shares, fig9_units, style
 from analysis.figures.cli import StudyFigure
 from analysis.figures.style import GREY, INK, PAGE
 from pruning.core.storage import read_json, write_bytes
 
-ROOT = Path(__file__).parents[1]
+from .described import MAIN, NAMES, ROOT, SMOLLM2, TEXT, study
+
 IMAGES = ROOT / "docs" / "images"
 ACCENT = "#37566F"  # not the colour of an objective
 SHADES = 256  # number of colours of a picture: it has fewer bytes and looks the same as with all colours
@@ -55,29 +53,21 @@ def save(name: str, figure: Figure) -> None:
 # Figures of archived studies.
 
 
-def of_study(figure: str, name: str, **only: list[str]) -> Figure:
-    """A figure of the cells in an archived study with the values `only` of some columns."""
+def of_study(figure: str, name: str, objectives: tuple[str, ...] = (), model: str | None = None) -> Figure:
+    """A figure of the cells of an archived study with these objectives and this model; by default, of all."""
     entry: StudyFigure = import_module(f"analysis.figures.{figure}").FIGURE
-    return entry.of(archived(name, only)).figure
+    return entry.of(study(name, objectives, model=model).asked).figure
 
 
-def archived(name: str, only: Mapping[str, list[str]]) -> AskedStudy:
-    """The cells in an archived study with the values `only` of some columns."""
-    return AskedStudy(folder(ROOT / "analysis" / name / f"{name}.tar.xz"), name, only)
-
-
-TEXT, MAIN = ["perplexity", "divergence"], ["perplexity", "divergence", "margin"]
 RATIO = "calibration : search"
-COMPARED = (("smollm2", MAIN), ("smollm2", TEXT), ("gemma3_270m", MAIN), ("gemma3_270m", TEXT))
+COMPARED = [(model, objectives) for model in NAMES for objectives in (MAIN, TEXT)]
 
 
 def ratios() -> Figure:
     """A forest plot of calibration : search, for the objectives on text, with the margin and without it."""
     found = {}
     for model, objectives in COMPARED:
-        study = archived("study", {"model": [model], "objective": objectives})
-        shares = fig5_variance_shares.shares_of(study, None, None)[0]
-        known = fig5_variance_shares.ratios(shares).items()
+        known = fig5_variance_shares.ratios(study("study", objectives, model=model).shares).items()
         group = f"{style.named(model)}: {', '.join(objectives)}"
         found[group] = {outcome: every[RATIO] for outcome, every in known if RATIO in every}
     return fig5_variance_shares.draw(found, "Calibration : search, in masks and in what they cost")
@@ -123,10 +113,10 @@ def before_after(numbers: dict[str, Any]) -> Figure:
 
 PICTURES: dict[str, Callable[[], Figure]] = {
     "before_after": lambda: before_after(read_json(IMAGES / "before_after.json")),
-    "changes": lambda: of_study("fig4_changes", "study", objective=MAIN),
-    "asked": lambda: of_study("fig6_asked", "study", objective=MAIN),
+    "changes": lambda: of_study("fig4_changes", "study", MAIN),
+    "asked": lambda: of_study("fig6_asked", "study", MAIN),
     "ratios": ratios,
-    "cost": lambda: of_study("fig7_cost", "study", model=["smollm2"]),
+    "cost": lambda: of_study("fig7_cost", "study", model=SMOLLM2),
     "study_masks": lambda: of_study("fig1_masks", "study"),
     "healing": lambda: of_study("fig10_healing", "heal"),
     "units": units,

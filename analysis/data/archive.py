@@ -201,7 +201,12 @@ def unpack(archive: Path, results: Path) -> int:
             staged(results / "unpacked") as scratch,
         ):
             names = _extract(archive, tar, scratch)
-            _check_folders(results, names)
+            for inside in sorted({parent for name in names for parent in Path(name).parents} - {Path()}):
+                if (folder := results / inside).is_symlink() or (folder.exists() and not folder.is_dir()):
+                    raise InputError(
+                        f"{folder} is a link or a file, and files are unpacked into real folders only: move it "
+                        "away, or unpack into another folder. Nothing was unpacked."
+                    )
             return _put(scratch, results, names)
     except (tarfile.TarError, lzma.LZMAError, EOFError) as error:
         raise InputError(
@@ -236,18 +241,6 @@ def _extract(archive: Path, tar: tarfile.TarFile, scratch: Path) -> set[str]:
     return names
 
 
-def _check_folders(results: Path, names: Collection[str]) -> None:
-    """Raise InputError if a link or a file is in the place of a folder of `names`."""
-    for inside in sorted({parent for name in names for parent in Path(name).parents}):
-        folder = results / inside
-        if inside.parts and (folder.is_symlink() or (folder.exists() and not folder.is_dir())):
-            what = "a symbolic link" if folder.is_symlink() else "a file"
-            raise InputError(
-                f"{folder} is {what}, and files are unpacked into real folders only: move it away, or unpack "
-                "into another folder. Nothing was unpacked."
-            )
-
-
 def _put(scratch: Path, results: Path, names: Collection[str]) -> int:
     """Move each file to its place unless a file is there already; return the number of new files.
 
@@ -261,7 +254,9 @@ def _put(scratch: Path, results: Path, names: Collection[str]) -> int:
         if not os.path.lexists(target):
             (scratch / name).rename(target)
             new += 1
-        elif target.suffix != ".jsonl" and not _same(target, scratch / name):  # a journal can have grown
+        elif target.suffix != ".jsonl" and (  # a journal can have grown
+            target.is_symlink() or not target.is_file() or not cmp(target, scratch / name, shallow=False)
+        ):
             kept.append(name)
     if kept:
         log.warning(
@@ -269,10 +264,6 @@ def _put(scratch: Path, results: Path, names: Collection[str]) -> int:
             "again.", results, len(kept), ", ".join(kept[:SHOWN]), ", ..." if len(kept) > SHOWN else "",
         )  # fmt: skip
     return new
-
-
-def _same(existing: Path, unpacked: Path) -> bool:
-    return existing.is_file() and not existing.is_symlink() and cmp(existing, unpacked, shallow=False)
 
 
 # An archive as a temporary results folder, so that figures can be drawn from it.

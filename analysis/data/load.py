@@ -52,10 +52,8 @@ def load(results: Path, study: str | None = None, only: Only = MappingProxyType(
 
     `only` selects cells by the values of columns. The columns are COLUMNS and, for every metric, `dense/<metric>` and
     `pruned/<metric>`; if a cell was healed, also `healed/<metric>`. If a cell has no result, its row is filled from
-    the cell's name. A value is left out if it was measured on other held-out data than in most cells
-    (`on_same_data`). `model` also names the unit, the budget and the compensation, unless k whole blocks are removed
-    without compensation (`stats.grid`).
-    Raises NothingToRead if the study does not exist or no cell is done.
+    the cell's name. `model` also names the unit, the budget and the compensation, unless k whole blocks are removed
+    without compensation (`stats.grid`). Raises NothingToRead if the study does not exist or no cell is done.
     """
     frame = _distinct_names(pd.DataFrame([row_of(results / key) for key in cells_of(results, study)]))
     if frame.empty or not (frame["status"] == "done").any():
@@ -270,18 +268,15 @@ def _distinct_names(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _filled(frame: pd.DataFrame, names: list[str], unknown: list[Any]) -> pd.DataFrame:
-    """Fill in the columns `names` of cells without a readable result; a cell's name does not contain these values.
-
-    The values are those of the model's other cells or, if it has none, of all cells; `unknown` if these differ.
-    """
+    """Fill in the columns `names` of cells without a readable result: the values of all others, or `unknown`."""
     lacking = frame[names[0]].isna()
-    known = frame.loc[~lacking, ["model", *names]]
-    filled = frame[names].astype(object)
-    for row in frame.index[lacking]:
-        own = known[known["model"] == frame.at[row, "model"]]
-        values = (own if len(own) else known)[names].drop_duplicates()
-        filled.loc[row] = values.iloc[0].tolist() if len(values) == 1 else unknown
-    return frame.assign(**{name: filled[name] for name in names})
+    known = frame.loc[~lacking, names].drop_duplicates()
+    values = known.iloc[0].tolist() if len(known) == 1 else unknown
+    columns = {
+        name: frame[name].astype(object).where(~lacking, value)
+        for name, value in zip(names, values, strict=True)
+    }
+    return frame.assign(**columns)
 
 
 def _with_sizes(frame: pd.DataFrame) -> pd.DataFrame:
@@ -387,7 +382,6 @@ def _select(frame: pd.DataFrame, only: Only) -> pd.DataFrame:
 # A metric is named `ppl/<corpus>` or `acc/<task>`. Standard errors, `<metric>/stderr`, are not metrics.
 
 COMMON = 0.9  # a metric is part of the mean if at least this share of the measured cells has it
-HELDOUT = "ppl/heldout"  # the held-out part of the embedded text
 WORDS = {kind: LABELS[kind] for kind in ("ppl", "acc")}
 
 
@@ -437,11 +431,10 @@ def measured(frame: pd.DataFrame) -> dict[str, Metric]:
 
 
 def choose(frame: pd.DataFrame, kind: str, name: str | None = None) -> Metric:
-    """The metric `name`, given with or without its prefix; by default, the mean over the common metrics of a kind.
+    """The metric `name`, with or without its prefix; by default, the mean over metrics that nearly all cells have.
 
-    Among the cells with any metric of the kind, nearly every cell has a common metric. If no metric is common, the
-    mean is over all metrics. If no cell has all metrics of the mean, the most frequent metric is chosen instead.
-    Raises NothingToRead if the metric was not measured.
+    If there is no such metric, the mean is over all. If no cell has all metrics of the mean, the most frequent metric
+    is chosen instead. Raises NothingToRead if the metric was not measured.
     """
     known = names(frame, kind)
     if not known:
@@ -457,12 +450,3 @@ def choose(frame: pd.DataFrame, kind: str, name: str | None = None) -> Metric:
     if full not in known:
         raise NothingToRead(f"no {WORDS[kind]} '{name}' in this study. Measured: {', '.join(known)}.")
     return Metric(kind, (full,))
-
-
-def of_windows(frame: pd.DataFrame, name: str | None = None) -> Metric:
-    """The perplexity on whose windows masks are compared: `name`; by default `ppl/heldout`, else the default metric.
-
-    Raises NothingToRead if it was not measured.
-    """
-    chosen = choose(frame, "ppl", name)
-    return Metric("ppl", (HELDOUT,)) if name is None and HELDOUT in chosen.names else chosen

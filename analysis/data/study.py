@@ -14,9 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pruning.core import storage
-from pruning.core.errors import DamagedError
-from pruning.core.records import EVALUATION, FOLDER, RECORD, TERMS, item_hits, kept_terms, read_done
+from pruning.core.records import item_hits, kept_terms, read_done
 from pruning.core.scoring import NAME as TRACE
 from pruning.core.scoring import TraceEntry, TraceLine, read_trace
 
@@ -52,16 +50,6 @@ class AskedStudy:
         """The journals of the finished cells."""
         return journals(self.results, done(self.frame))
 
-    @property
-    def traces(self) -> dict[str, list[TraceLine]]:
-        """The scored masks of each finished cell."""
-        return self.journals.traces
-
-    @property
-    def lines(self) -> dict[str, list[TraceLine]]:
-        """As `traces`, including the partial scores of races."""
-        return self.journals.lines
-
     def without(self, objectives: Collection[str]) -> AskedStudy:
         """The study without the cells of `objectives`. No file is read again.
 
@@ -74,16 +62,11 @@ class AskedStudy:
         vars(kept).update(frame=frame, journals=self.journals)
         return kept
 
-    def answers(self, tasks: Sequence[str]) -> ItemAnswers:
-        """The answers of the finished cells to the items of tasks (`acc/<task>`)."""
-        return answers(self.results, list(map(str, done(self.frame)["cell"])), tasks)
-
     @property
     def damages(self) -> list[str]:
-        """A text for each damaged file. Journals are included only if they have been read."""
+        """A text for each damaged result, and for each damaged journal if journals have been read."""
         results = [str(text) for text in self.frame["damage"].dropna()]
-        read = self.journals.damages if "journals" in self.__dict__ else []
-        return [*results, *read, *damaged(self.results, done(self.frame)["cell"])]
+        return results + (self.journals.damages if "journals" in self.__dict__ else [])
 
 
 # The title line of every figure.
@@ -159,14 +142,11 @@ def _lacking(path: Path, entries: list[TraceEntry], dropped: tuple[int, ...]) ->
     """What is wrong with the journal of a finished cell; empty if nothing is."""
     if not path.exists():
         return "is missing"
-    if damaged := [entry.number for entry in entries if entry.line is None]:
-        return f"is damaged in line {damaged[0]}"
-    if path.stat().st_size > (entries[-1].end if entries else 0):
-        return "is cut off in its last line"
     scores = _whole(entry.line for entry in entries if entry.line is not None)
-    if not any(tuple(score["dropped"]) == dropped for score in scores):
-        return "is cut off: it has no score of the mask that the cell found"
-    return ""
+    whole = all(entry.line is not None for entry in entries)
+    whole &= path.stat().st_size <= (entries[-1].end if entries else 0)
+    found = any(tuple(score["dropped"]) == dropped for score in scores)
+    return "" if whole and found else "is damaged or cut off"
 
 
 def _whole(lines: Iterable[TraceLine]) -> list[TraceLine]:
@@ -176,22 +156,13 @@ def _whole(lines: Iterable[TraceLine]) -> list[TraceLine]:
 # The answers of every cell's mask to every item of a task, from which the noise of an accuracy is computed.
 
 
-@dataclass(frozen=True)
-class ItemAnswers:
-    """For each task, how correct each cell's answer to each item is (cells, items). If empty, `note` says why."""
+def answers(
+    results: Path, cells: Sequence[str], tasks: Sequence[str]
+) -> tuple[dict[str, NDArray[np.float64]], str]:
+    """For each task (`acc/<task>`), how correct each cell's answer to each item is (cells, items).
 
-    tasks: dict[str, NDArray[np.float64]] = field(default_factory=dict)
-    note: str = ""
-
-    def take(self, rows: NDArray[np.int64]) -> ItemAnswers:
-        """The answers of the cells in `rows`."""
-        return ItemAnswers({name: answers[rows] for name, answers in self.tasks.items()}, self.note)
-
-
-def answers(results: Path, cells: Sequence[str], tasks: Sequence[str]) -> ItemAnswers:
-    """The answers of finished cells to the items of tasks (`acc/<task>`), in the order of the cells.
-
-    There are none if a cell's answers were not kept, or if cells were measured on different items of a task.
+    There are none if a cell's answers were not kept, or if cells were measured on different items of a task. Then the
+    text says so.
     """
     found = {}
     read = [read_done(results / cell) for cell in cells] if tasks else []
@@ -199,14 +170,12 @@ def answers(results: Path, cells: Sequence[str], tasks: Sequence[str]) -> ItemAn
         kept = [kept_terms(results, result, task) for result in read]
         known = [right for terms in kept if terms is not None and (right := item_hits(terms)) is not None]
         if lacking := len(cells) - len(known):
-            return ItemAnswers(
-                note=f"the answers to single items were not kept in {lacking:,} of {len(cells):,} cells"
-            )
+            return {}, f"the answers to single items were not kept in {lacking:,} of {len(cells):,} cells"
         digests = {result["evaluation"]["data"].get(task) for result in read}
         if len(digests) > 1 or len({len(right) for right in known}) > 1:
-            return ItemAnswers(note=f"cells were measured on different items of {task}")
+            return {}, f"cells were measured on different items of {task}"
         found[task] = np.array(known)
-    return ItemAnswers(found)
+    return found, ""
 
 
 # The held-out outcomes of masks in each state: pruned, repaired, or healed on a number of tokens.
@@ -215,9 +184,8 @@ def answers(results: Path, cells: Sequence[str], tasks: Sequence[str]) -> ItemAn
 def by_state(cells: pd.DataFrame, metrics: Mapping[str, Metric]) -> pd.DataFrame:
     """One row for each state of each finished cell's mask, with a column for each kind in `metrics`.
 
-    `state` says what was done to the mask, and `model` does not name the compensation, so that all states of a mask
-    are in one stratum. Only healing with the most frequent settings counts; tokens and seed may differ. Rows are in
-    the order of the states: pruned, repaired, then healed, ascending in tokens.
+    `model` does not name the compensation, so that all states of a mask are in one stratum. Only healing with the
+    most frequent settings counts; tokens and seed may differ. States are sorted: pruned, repaired, healed.
     """
     plain = cells[[name for name in cells if "/" not in str(name)]]
     repair = pd.Series(column(cells, "compensation", NO_COMPENSATION), cells.index)
@@ -246,22 +214,3 @@ def _tokens(cells: pd.DataFrame) -> pd.Series[int]:
     known = zip(settings, kinds, strict=True)
     tokens = [one["tokens"] if one is not None and kind == usual else 0 for one, kind in known]
     return pd.Series(tokens, cells.index, dtype=int)
-
-
-# Other files that figures read: the terms of measurements, and the records of healing.
-
-
-def damaged(results: Path, cells: Iterable[str]) -> list[str]:
-    """A text for each unreadable file of a measurement or of healing."""
-    files = [*results.glob(f"evaluation/*/*.{TERMS}")]
-    for cell in cells:
-        files += [path for name in (RECORD, EVALUATION) for path in results.glob(f"{cell}/{FOLDER}/*/{name}")]
-    found = []
-    for path in sorted(files):
-        try:
-            storage.read_json(path)
-        except DamagedError:
-            found.append(f"{path.relative_to(results)} is damaged")
-        except OSError as error:
-            found.append(f"{path.relative_to(results)} cannot be read ({error.strerror})")
-    return found

@@ -49,7 +49,7 @@ class StudyFigure:
 
     `build` gets the study and the options of the command. If the figure has a `caption` and `asked` is true for the
     study, the report shows it in its `section` (a part of `report/summary.py`). `metrics` adds the options
-    `--perplexity` and `--accuracy`, and `cost` adds `--cost` with these choices.
+    `--perplexity` and `--accuracy`.
     """
 
     name: str
@@ -59,32 +59,24 @@ class StudyFigure:
     section: str = ""
     asked: Callable[[AskedStudy], bool] = lambda _: True
     metrics: bool = False
-    cost: Sequence[str] = ()
 
     def of(self, study: AskedStudy) -> Drawing:
         """The drawing with default options."""
-        parser = argparse.ArgumentParser()
-        self._add_options(parser)
-        return self.build(study, parser.parse_args([]))
+        return self.build(study, Namespace(perplexity=None, accuracy=None))
 
     def __call__(self) -> None:
         """Run the command."""
         parser = study_arguments(self.heading)
-        self._add_options(parser)
+        if self.metrics:
+            every = "default: the mean over all that nearly every cell has"
+            parser.add_argument("--perplexity", metavar="NAME", help=f"the corpus, as in ppl/NAME; {every}")
+            parser.add_argument("--accuracy", metavar="NAME", help=f"the task, as in acc/NAME; {every}")
         given = parsed(parser)
         run("figure", given, lambda study: self.save(self.build(study, given), study, given.out))
 
     def save(self, drawing: Drawing, study: AskedStudy, out: Path) -> Path:
         """Write the files of a drawing, and return the path of the PNG."""
         return save(drawing, out, self.name, self.heading, study.title)
-
-    def _add_options(self, parser: argparse.ArgumentParser) -> None:
-        if self.metrics:
-            every = "default: the mean over all that nearly every cell has"
-            parser.add_argument("--perplexity", metavar="NAME", help=f"the corpus, as in ppl/NAME; {every}")
-            parser.add_argument("--accuracy", metavar="NAME", help=f"the task, as in acc/NAME; {every}")
-        if self.cost:
-            parser.add_argument("--cost", choices=self.cost, default=self.cost[0], help="the unit of cost")
 
 
 def main() -> None:
@@ -192,19 +184,12 @@ def run(kind: str, given: Namespace, draw: Callable[[AskedStudy], Path]) -> None
 
 
 def _study(given: Namespace) -> AskedStudy:
-    """The study of a command. Raises NothingToRead if it cannot be read, or if `out` cannot be written."""
+    """The study of a command. Raises NothingToRead if it cannot be read, and OSError if `out` cannot be written."""
     study = AskedStudy(folder(given.results), given.study, given.only)
     _ = study.frame
-    try:
-        given.out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=given.out):
-            pass
-    except OSError as error:
-        is_file = isinstance(error, FileExistsError | NotADirectoryError)
-        reason = "there is a file in its place" if is_file else error.strerror
-        message = f"the folder {given.out} cannot be written ({reason}): choose another with --out DIR."
-        raise NothingToRead(message) from error
-    return study
+    given.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=given.out):
+        return study
 
 
 def _end_with(damages: Sequence[str]) -> None:

@@ -1,16 +1,11 @@
-"""Figure 10: whether masks still differ after repair and after healing.
-
-Left: how far the held-out loss of each mask is above the dense model's, pruned and after healing on each number of
-tokens; a cross is the repaired mask. Middle: the rank correlation of held-out losses before and after, for all masks
-and for masks that cost at most twice what the best one costs. Right: the share of the loss added by pruning that
-healing regains. Lines are 95 % intervals: in the middle over masks and windows, on the right over windows.
-"""
+"""Figure 10: whether masks still differ after repair and after healing."""
 
 from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,13 +15,13 @@ from matplotlib.figure import Figure
 from pruning.core.records import read_result
 
 from ..data.archive import NothingToRead
-from ..data.load import Metric, done, of_windows
+from ..data.load import Metric, choose, done
 from ..data.study import AskedStudy
+from ..stats.grid import each
 from ..stats.healed import (
     PRUNED,
     REPAIRED,
     HealedMask,
-    StateStatistics,
     healed_masks,
     lost,
     near_best,
@@ -35,7 +30,7 @@ from ..stats.healed import (
 )
 from . import style
 from .cli import Drawing, StudyFigure
-from .style import INK, named
+from .style import INK, named, rows_of
 
 KINDS = {"search": "#333333", "single scores": "#B8860B", "sub-layers": "#6A51A3", "random": "#999999"}
 LINEAR = 0.1  # nats; if masks are better than the dense model, the scale is linear below this
@@ -96,38 +91,35 @@ def table(masks: Masks) -> pd.DataFrame:
 
 
 def summary(masks: Masks) -> pd.DataFrame:
-    """One row for each model, ratio and state: correlation, spread and regret, with their intervals."""
+    """One row for each model, ratio and state: correlation and spread, with their intervals.
+
+    They are for all masks and, if some are not near the best mask, also for those that are.
+    """
     rows = []
     for (model, ratio), some in masks.items():
-        for which, one in _both(some):
-            row = {"model": model, "ratio": ratio, "of": which, "state": one.state.label, "masks": one.masks}
-            for name in ("correlation", "spread_before", "spread", "share", "regret"):
-                found = getattr(one, name)
-                row |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
-            rows.append(row)
+        near = near_best(some)
+        sets = {"all": some} | ({"near the best": near} if len(near) < len(some) else {})
+        found: list[dict[str, Any]] = []
+        for of, own in sets.items():
+            found += [{"model": model, "ratio": ratio, "of": of} | row for row in statistics(own)]
+        found.sort(key=lambda row: row["state"])
+        rows += [row | {"state": row["state"].label} for row in found]
     return pd.DataFrame(rows)
 
 
-def _both(masks: Sequence[HealedMask]) -> list[tuple[str, StateStatistics]]:
-    """The statistics of each state, for all masks and, if some are not near the best mask, for those that are."""
-    near = near_best(masks)
-    sets = [("all", masks), *([("near the best", near)] if len(near) < len(masks) else [])]
-    found = [(which, one) for which, some in sets for one in statistics(some)]
-    return sorted(found, key=lambda pair: pair[1].state)
-
-
-def draw(masks: Masks, metric: Metric) -> Figure:
+def draw(masks: Masks, correlations: pd.DataFrame, metric: Metric) -> Figure:
     """A row of three panels for each model and ratio."""
     some = [one for of in masks.values() for one in of]
     windows = max(len(one.losses(PRUNED)) for one in some)
     note = f"held-out loss: mean over {windows} windows of {metric.sets}; a line is a mask, a cross "
     note += "the repaired mask; intervals: 95 %, in the middle over masks and windows, right over windows"
-    if any(len(near_best(of)) < len(of) for of in masks.values()):
+    if len(correlations) and (correlations["of"] != "all").any():
         note += "; open circles: masks that cost at most twice the best one"
     figure, grid = style.page(len(masks), 3, 2.3, "Do masks still differ after repair and healing?", note)
     for axes, ((model, ratio), of) in zip(grid, masks.items(), strict=True):
         _curves(axes[0], of)
-        _correlations(axes[1], _both(of))
+        own = rows_of(correlations, model=model, ratio=ratio) if len(correlations) else correlations
+        _correlations(axes[1], list(each(own)))
         _shares(axes[2], of)
         axes[0].set_title(f"{named(model)}, {100 * ratio:g} % removed")
     return figure
@@ -159,20 +151,19 @@ def _curves(axes: Axes, masks: Sequence[HealedMask]) -> None:
     axes.set(ylabel="held-out loss above the unpruned\nmodel's, nats per token", xlabel="tokens of healing")
 
 
-def _correlations(axes: Axes, found: Sequence[tuple[str, StateStatistics]]) -> None:
+def _correlations(axes: Axes, found: Sequence[Any]) -> None:
     if not found:
         style.empty(axes, "fewer than four masks\nwere repaired or healed")
         return
-    for y, (which, one) in enumerate(found):
-        value, fill = one.correlation, INK if which == "all" else "white"
-        style.dots(axes, value.value, y, (value.low, value.high), INK, mec=INK, mfc=fill)
-        axes.text(value.value, y - 0.14, style.signed(value.value), ha="center", va="bottom")
+    for y, one in enumerate(found):
+        ends, fill = (one.correlation_low, one.correlation_high), INK if one.of == "all" else "white"
+        style.dots(axes, one.correlation, y, ends, INK, mec=INK, mfc=fill)
+        axes.text(one.correlation, y - 0.14, style.signed(one.correlation), ha="center", va="bottom")
     axes.axvline(0, color="0.7", lw=0.8, zorder=0)
-    axes.set_xlim(min(-0.05, *(one.correlation.low - 0.05 for _, one in found)), 1.05)
+    axes.set_xlim(min(-0.05, *(one.correlation_low - 0.05 for one in found)), 1.05)
     axes.set_ylim(len(found) - 0.4, -0.6)
     names = [
-        f"{one.state.label}, {one.masks} masks" if which == "all" else f"{one.masks} {which}"
-        for which, one in found
+        f"{one.state}, {one.masks} masks" if one.of == "all" else f"{one.masks} {one.of}" for one in found
     ]
     axes.set_yticks(range(len(found)), names)
     axes.set_xlabel("rank correlation\nwith the pruned masks")
@@ -204,10 +195,10 @@ def _asked(study: AskedStudy) -> bool:
 
 
 def _build(study: AskedStudy, given: Namespace) -> Drawing:
-    metric = of_windows(study.frame, given.perplexity)
+    metric = choose(study.frame, "ppl", given.perplexity)
     masks = healed(study.results, study.frame, metric)
-    others = {"fig10_healing_summary": summary(masks)}
-    return Drawing(draw(masks, metric), table(masks), others)
+    found = summary(masks)
+    return Drawing(draw(masks, found, metric), table(masks), {"fig10_healing_summary": found})
 
 
 FIGURE = StudyFigure(

@@ -1,8 +1,6 @@
-"""Figure 1: which blocks each search removed. A panel for each model and size, a line for each search.
+"""Figure 1: which blocks each search removed (figure 1 of arXiv 2604.24938), with the held-out metrics of its masks.
 
-Source: figure 1 of arXiv 2604.24938. In addition, each line shows the held-out metrics of its masks. The shade of a
-block is the share of the draws that remove it. If all searches found the same masks, they share a line. If sub-layers
-are removed, a block is two squares: its attention above and its MLP below.
+If sub-layers are removed, a block is two squares: its attention above and its MLP below.
 """
 
 from __future__ import annotations
@@ -29,7 +27,7 @@ COLUMNS = {"ppl": ("ppl", 30), "acc": ("acc, %", 58)}  # columns' right edges, i
 
 
 def draw(frame: pd.DataFrame) -> Figure:
-    """The panels, in as few columns as a page allows. If a page has no room for all lines, searches share a line."""
+    """The panels, in as few columns as a page allows."""
     known = frame.dropna(subset=["model", "objective", "k"])
     strata, shown = strata_of(known), merged(known)
     line = LINE * (1.5 if has_sublayers(known) else 1)
@@ -38,10 +36,6 @@ def draw(frame: pd.DataFrame) -> Figure:
         heights = [rows.height * line + 0.45 for rows in lines]
         if sum(heights) < style.TALL and (columns > 1 or len(strata) == 1):
             break
-    else:
-        lines = _lines(known.assign(algo=EVERY), strata, columns)
-        heights = [rows.height * line + 0.45 for rows in lines]
-        shown = known.assign(algo=EVERY)
     metrics, title = list(measured(frame).values()), "Blocks that each search removed, by objective"
     figure, grid = style.page(
         len(lines), columns, float(np.mean(heights)), title, _foot(known), height_ratios=heights

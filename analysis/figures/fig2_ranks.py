@@ -1,14 +1,11 @@
 """Figure 2: rank by perplexity against rank by accuracy, one panel for each objective, model and k.
 
-Source: figure 2 of arXiv 2604.24938, which has only the objective perplexity. Each line is a search, from its rank by
-mean perplexity (left) to its rank by mean accuracy (right); rank 1, the best, is at the top. Searches that tie are in
-a grey band. If one of its rankings is constant, a panel is not drawn, and the note names it.
+Source: figure 2 of arXiv 2604.24938, which has only the objective perplexity. Searches that tie are in a grey band.
 """
 
 from __future__ import annotations
 
 from argparse import Namespace
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,15 +14,16 @@ from matplotlib.figure import Figure
 
 from ..data.load import Metric, choose, done
 from ..data.study import AskedStudy
-from ..stats.agreement import agree
+from ..stats.agreement import spearman
 from ..stats.grid import STRATUM, groups, strata_of
 from ..stats.means import means
 from . import style
 from .cli import Drawing, StudyFigure
-from .style import named, rows_of, signed
+from .style import counted, named, rows_of, signed
 
 PANEL = ["objective", *STRATUM]
 SIDES = ("perplexity_rank", "accuracy_rank")
+LEAST = 4  # pairs; with fewer, no correlation is given
 
 
 def draw(searches: pd.DataFrame, labels: tuple[str, str]) -> Figure:
@@ -38,7 +36,7 @@ def draw(searches: pd.DataFrame, labels: tuple[str, str]) -> Figure:
     ]
     found = [panel for one in where if len(panel := rows_of(shown, **dict(zip(PANEL, one, strict=True))))]
     note = f"left: rank by {labels[0]}; right: rank by {labels[1]}; best above; grey: searches that tie; "
-    note += "ρ: Spearman over searches with its 95 % interval" + left_out  # noqa: RUF001
+    note += "ρ: Spearman over searches" + left_out  # noqa: RUF001
     columns = 4 if len(found) > 6 else 3
     height = 0.66 + 0.13 * searches.groupby(PANEL).size().max()
     title = "Do perplexity and accuracy rank the searches alike?"
@@ -81,56 +79,52 @@ def _panel(axes: Axes, panel: pd.DataFrame) -> None:
         axes.text(-0.12, ends[0], named(algo), ha="right", va="center_baseline", in_layout=False)
     axes.set(xlim=(-1.0, 1.15), ylim=(len(panel) - 0.5, -0.6))
     axes.set_axis_off()
-    title = f"{style.stratum(row['model'], row['k'])}\n{_words(row)}"
+    words = f"ρ {signed(row['spearman'])}"  # noqa: RUF001
+    title = f"{style.stratum(row['model'], row['k'])}\n{row['note'] or words}"
     axes.set_title(title, fontsize=style.SMALL)
     height = 6 + 9 * len(title.splitlines())
     above = axes.annotate(named(row["objective"]), (0, 1), (0, height), "axes fraction", "offset points")
     above.set(color=hue, weight="bold", annotation_clip=False)
 
 
-def _words(row: pd.Series[Any]) -> str:
-    """The panel's correlation with its interval, as text."""
-    if row["note"]:
-        return str(row["note"])
-    ends = f" ({signed(row['low'])} to {signed(row['high'])})" if row["low"] < row["high"] else ""
-    return f"ρ {signed(row['spearman'])}{ends}"  # noqa: RUF001
-
-
 # The numbers of the figure: ranks of the searches by perplexity and by accuracy, and how far they agree.
 
 
 def ranks(frame: pd.DataFrame, perplexity: Metric, accuracy: Metric) -> pd.DataFrame:
-    """One row per algorithm and panel: means, ranks, and the panel's Spearman correlation (interval, note).
+    """One row per algorithm and panel: means, ranks, and the panel's Spearman correlation or why it has none.
 
     Mean perplexities are geometric: in an arithmetic mean, one broken mask would outweigh all other draws. `searches`
-    counts the algorithms of the panel, and `distinct_masks` the different masks that they found in all draws. If
-    several algorithms found the same mask in every draw, `distinct` and `distinct_spearman` count them as one.
+    counts the algorithms of the panel; `distinct` counts those that found the same mask in every draw as one.
     """
     cells = done(frame)
     cells = cells.assign(perplexity=perplexity.of(cells), accuracy=accuracy.of(cells))
     parts = []
     for (objective, model, k), panel in groups(cells, PANEL):
         ranked = _ranked(panel)
-        distinct = ranked.drop_duplicates("masks")
-        found = agree(ranked["perplexity_rank"], ranked["accuracy_rank"])
+        rho, note = _correlation(ranked)
         parts.append(
             ranked.drop(columns="masks").assign(
                 objective=objective,
                 model=model,
                 k=int(k),
                 searches=len(ranked),
-                distinct=len(distinct),
-                distinct_masks=len({dropped for masks in ranked["masks"] for *_, dropped in masks}),
-                spearman=found.statistic,
-                low=found.low,
-                high=found.high,
-                distinct_spearman=agree(distinct["perplexity_rank"], distinct["accuracy_rank"]).statistic,
-                note=found.note,
+                distinct=ranked["masks"].nunique(),
+                spearman=rho,
+                note=note,
             )
         )
     table = pd.concat(parts, ignore_index=True)
     first = [*PANEL, "algo"]
     return table[[*first, *(c for c in table if c not in first)]]
+
+
+def _correlation(ranked: pd.DataFrame) -> tuple[float, str]:
+    first, second = ranked[[*SIDES]].dropna().to_numpy(float).T
+    if len(first) < LEAST:
+        return float("nan"), f"{counted(len(first), 'pair')}; at least {LEAST} are needed"
+    if np.ptp(first) == 0 or np.ptp(second) == 0:
+        return float("nan"), "one of the rankings is constant"
+    return float(spearman(first, second)), ""
 
 
 def _ranked(panel: pd.DataFrame) -> pd.DataFrame:

@@ -1,9 +1,7 @@
 """Figure 3: the accuracy and perplexity of each search, with intervals, and how much the searches differ.
 
-Source: figure 3 of arXiv 2604.24938. Each point is the mean of an algorithm over data and draws, and its line is the
-95 percent interval over draws; mean perplexities are geometric. Beside each objective is the standard deviation over
-searches (ddof 0): of accuracies in percentage points, of perplexities as a factor. In the CSV, `distinct_sd` counts
-searches with equal masks once, and variances are those of arithmetic means, as in the paper.
+Source: figure 3 of arXiv 2604.24938. Standard deviations over searches have ddof 0. In the CSV, variances are those
+of arithmetic means, as in the paper.
 """
 
 from __future__ import annotations
@@ -93,9 +91,9 @@ def _words(row: pd.Series[Any]) -> str:
 def spread(frame: pd.DataFrame, metrics: Mapping[str, Metric]) -> pd.DataFrame:
     """One row for each outcome, objective, model, k and algorithm.
 
-    `value` is the arithmetic mean, and `variance` its variance over algorithms; in `distinct_variance`, algorithms
-    with equal masks count once. `mean`, `low` and `high` are drawn; for perplexities, `mean` is geometric. `sd` and
-    `distinct_sd` are the standard deviations of `mean` over algorithms; for perplexities, they are factors.
+    `value` is the arithmetic mean, and `variance` its variance over algorithms. `mean`, `low` and `high` are drawn;
+    for perplexities, `mean` is geometric. `sd` is the standard deviation of `mean` over algorithms; for perplexities,
+    it is a factor. `distinct` counts algorithms that found the same mask in every draw as one.
     """
     cells = done(frame)
     cells = cells.assign(**{outcome: metrics[outcome].of(cells) for outcome in OUTCOMES})
@@ -104,7 +102,7 @@ def spread(frame: pd.DataFrame, metrics: Mapping[str, Metric]) -> pd.DataFrame:
         where = {"objective": objective, "model": model, "k": int(k)}
         parts += [_of_panel(panel, outcome, where) for outcome in OUTCOMES]
     rows = pd.concat(parts, ignore_index=True)
-    first = ["outcome", "objective", *STRATUM, "algo", "cells", "value", "variance", "distinct_variance"]
+    first = ["outcome", "objective", *STRATUM, "algo", "cells", "value", "variance"]
     return rows[[*first, *(column for column in rows if column not in first)]]
 
 
@@ -115,16 +113,14 @@ def _of_panel(panel: pd.DataFrame, outcome: str, where: Mapping[str, Any]) -> pd
     # In the same order as the rows of `means`.
     drawn = [over_draws(values[algo.index], CellDraws.of(algo)) for _, algo in groups(whole, "algo")]
     shown = pd.DataFrame([[d.mean, d.low, d.high] for d in drawn], columns=["mean", "low", "high"])
-    once = ~searches["masks"].duplicated()
     rows = searches.drop(columns="masks").assign(
         outcome=outcome,
         **where,
         variance=_sd(searches["value"]) ** 2,
-        distinct_variance=_sd(searches["value"][once]) ** 2,
-        searches=len(once),
-        distinct=int(once.sum()),
+        searches=len(searches),
+        distinct=searches["masks"].nunique(),
     )
-    numbers = shown.assign(sd=_sd(shown["mean"]), distinct_sd=_sd(shown["mean"][once]))
+    numbers = shown.assign(sd=_sd(shown["mean"]))
     return pd.concat([rows, numbers.map(np.exp) if logs else numbers], axis=1)
 
 

@@ -1,10 +1,4 @@
-"""Figure 4: how many blocks of a mask another search, another draw or another objective changes.
-
-Each model and size has a panel; its horizontal axis is the number of blocks that change. All else is equal: searches
-are compared on the same draw, draws for the same search, objectives for both. A point is the mean over all pairs, and
-its line is the 95 percent interval over draws; a small grey point is the mean over the pairs with one draw. The
-dotted line is the mean for random masks.
-"""
+"""Figure 4: how many blocks of a mask another search, another draw or another objective changes."""
 
 from __future__ import annotations
 

@@ -1,10 +1,8 @@
 """Figure 5: the share of each outcome's variance that is due to calibration, divided by the share due to the search.
 
-The four outcomes are the mask (Jaccard distance), the calibration loss minus that of the dense model, the logarithm
-of held-out perplexity, and accuracy. Variance components are computed within one model and one k. For the loss, they
-are also computed within one objective, because losses of different objectives have no common unit. Lines are
-95 percent intervals over calibration draws. The CSV has the shares, clipped to 0 and 1, and the components, which can
-be negative.
+The outcomes are the mask (Jaccard distance), the calibration loss minus that of the dense model, the logarithm of
+held-out perplexity, and accuracy. The CSV has the shares, clipped to 0 and 1, and the components, which can be
+negative.
 """
 
 from __future__ import annotations
@@ -21,7 +19,7 @@ from matplotlib.ticker import FuncFormatter
 
 from ..data.archive import NothingToRead
 from ..data.load import choose, done, names
-from ..data.study import AskedStudy, ItemAnswers
+from ..data.study import AskedStudy, answers
 from ..stats import components
 from ..stats.components import IntervalEstimate, Shares, item_noise
 from ..stats.grid import STRATUM
@@ -123,7 +121,7 @@ def shares_of(
     of the setting, so the accuracy gets no shares. Raises NothingToRead if a named metric was not measured.
     """
     frame = done(study.frame)
-    cells, answers = rivals(frame), ItemAnswers()
+    cells, items, lacking = rivals(frame), dict[str, Any](), ""
     # For each outcome, one value per cell (None if the outcome is the mask), and the columns of its strata.
     outcomes: dict[str, tuple[Any, list[str]]] = {
         MASKS: (None, STRATUM),
@@ -134,17 +132,20 @@ def shares_of(
         outcomes[f"log {ppl.label}"] = (np.log(ppl.of(cells)), STRATUM)
     if accuracy or names(frame, "acc"):
         acc = choose(frame, "acc", accuracy)
-        outcomes[acc.label], answers = (acc.of(cells), STRATUM), study.answers(acc.names)
+        outcomes[acc.label] = (acc.of(cells), STRATUM)
+        items, lacking = answers(study.results, list(frame["cell"]), acc.names)
     found, parts = {}, []
     for label, (values, by) in outcomes.items():
         values = None if values is None else values.dropna()
         use = cells if values is None else cells.loc[values.index]
-        tasks = answers.take(use.index.to_numpy()).tasks if is_accuracy(label) else {}
-        use = use.reset_index(drop=True)
-        if is_accuracy(label) and not tasks:
-            shares = components.refused(len(use), components.count(use), answers.note)
+        rows, use = use.index.to_numpy(), use.reset_index(drop=True)
+        if is_accuracy(label) and not items:
+            shares = components.refused(lacking)
         else:
-            of, noise = components.coordinates(use, values, by), item_noise(tasks) if tasks else None
+            noise = None
+            if is_accuracy(label):
+                noise = item_noise({task: right[rows] for task, right in items.items()})
+            of = components.coordinates(use, values, by)
             shares = components.Design(use, by).shares(of, items=noise)
         found[label] = shares
         totals: dict[str, IntervalEstimate] = {

@@ -1,9 +1,7 @@
 """Figure 6: whether a search that lowers the calibration loss also lowers the held-out perplexity.
 
-Each line joins the searches of one draw. Its horizontal axis is how far the calibration loss of a search is below
-one-shot's, its vertical axis the held-out perplexity of the mask divided by that of the unpruned model. All
-objectives share the first panel; each has a panel of its own too, because differences between searches are small
-compared with those between objectives. If a lower loss means a lower perplexity, the lines fall.
+All objectives share the first panel; each has a panel of its own too, because differences between searches are small
+compared with those between objectives.
 """
 
 from __future__ import annotations

@@ -1,10 +1,4 @@
-"""Figure 7: how far the loss of each search is above that of the best known mask, and what the search costs.
-
-Each model and size has a panel. Its horizontal axis is the cost of a search: masks scored, seconds, or block
-forwards. A score is counted even if another cell computed it. The vertical axis is the loss above that of the best
-known mask, in percent of that of the worst search. Each objective has a line through its searches, unless all found
-the best known mask. A filled point is on the Pareto front: no other search has both a lower cost and a lower loss.
-"""
+"""Figure 7: how far the loss of each search is above that of the best known mask, and how many masks it scored."""
 
 from __future__ import annotations
 
@@ -27,15 +21,14 @@ from . import style
 from .cli import Drawing, StudyFigure
 from .style import GREY, named, rows_of
 
-COSTS = {"scores": "masks scored", "seconds": "seconds of a search alone", "forwards": "block forwards"}
 GROUP = ["objective", *STRATUM]
 APART = 0.045  # distance between the names of two searches, as a share of the panel's width
 
 
-def draw(ends: pd.DataFrame, cost: str) -> Figure:
+def draw(ends: pd.DataFrame) -> Figure:
     """A panel for each model and size, with a line for each objective."""
     strata = strata_of(ends[ends["excess"] > 0]) or strata_of(ends)[:1]
-    note = "points: means over calibration draws, with 95 % intervals; filled: no other search has both a lower cost "
+    note = "points: means over calibration draws, with 95 % intervals; filled: no other search has both fewer scores "
     note += "and a lower loss; in brackets: the loss that the worst search leaves above the best known mask"
     worst = ends.groupby("objective")["excess"].max()
     if gone := [named(name) for name in style.objectives(worst.index[worst <= 0])]:
@@ -43,36 +36,34 @@ def draw(ends: pd.DataFrame, cost: str) -> Figure:
     title = "What the searches cost, and what they leave of the way to the best known mask"
     figure, panels = style.pages(len(strata), 2, 3.0 if len(strata) < 5 else 2.7, title, note)
     for i, (axes, (model, k)) in enumerate(zip(panels, strata, strict=True)):
-        _panel(axes, rows_of(ends, model=model, k=k).dropna(subset=[cost, "excess"]), cost)
+        _panel(axes, rows_of(ends, model=model, k=k))
         axes.set_title(style.stratum(model, k), pad=6 + 4.1 * max(map(len, map(named, ends["algo"]))))
-        axes.set_xlabel(COSTS[cost])
+        axes.set_xlabel("masks scored")
         if i % 2 == 0:
             axes.set_ylabel("excess loss, % of the worst search's")
     return figure
 
 
-def _panel(axes: Axes, shown: pd.DataFrame, cost: str) -> None:
-    if shown.empty or shown["excess"].max() <= 0:
-        style.empty(
-            axes, "every search found the best known mask" if len(shown) else f"no {COSTS[cost]} recorded"
-        )
+def _panel(axes: Axes, shown: pd.DataFrame) -> None:
+    if shown["excess"].max() <= 0:
+        style.empty(axes, "every search found the best known mask")
         return
     axes.set_xscale("log")
     for i, objective in enumerate(style.objectives(shown.loc[shown["excess"] > 0, "objective"])):
-        own = rows_of(shown, objective=objective).sort_values(cost)
+        own = rows_of(shown, objective=objective).sort_values("scores")
         hue, base = style.colour(objective), float(own["excess"].max())
         words = f"{named(objective)} ({style.number(base)}{style.UNITS.get(objective, '')})"
         axes.text(0.99, 0.98 - 0.075 * i, words, color=hue, transform=axes.transAxes, ha="right", va="top")
         left = 100 * own[["excess", "low", "high"]] / base
-        axes.plot(own[cost], left["excess"], color=hue, lw=0.8, alpha=0.5)
-        axes.vlines(own[cost], left["low"], left["high"], color=hue, lw=0.8, alpha=0.45)
+        axes.plot(own["scores"], left["excess"], color=hue, lw=0.8, alpha=0.5)
+        axes.vlines(own["scores"], left["low"], left["high"], color=hue, lw=0.8, alpha=0.45)
         for row, y in zip(each(own), left["excess"], strict=True):
-            face = hue if getattr(row, f"front_{cost}") else "white"
-            axes.plot(getattr(row, cost), y, "o", color=hue, ms=4, mfc=face, mew=0.8)
-    axes.set(xlim=(shown[cost].min() / 1.2, shown[cost].max() * 1.2), ylim=(-4, 145))
+            face = hue if row.front_scores else "white"
+            axes.plot(row.scores, y, "o", color=hue, ms=4, mfc=face, mew=0.8)
+    axes.set(xlim=(shown["scores"].min() / 1.2, shown["scores"].max() * 1.2), ylim=(-4, 145))
     axes.set_yticks(range(0, 101, 25))
     style.plain_log(axes.xaxis)
-    _names(axes, shown.groupby("algo")[cost].median().sort_values())
+    _names(axes, shown.groupby("algo")["scores"].median().sort_values())
 
 
 def _names(axes: Axes, costs: pd.Series[float]) -> None:
@@ -99,7 +90,7 @@ def measure(frame: pd.DataFrame, traces: Mapping[str, Trace], lines: Mapping[str
     """
     cells = done(frame)
     known = regret.best_known(cells, traces)
-    known = known.join(regret.alone(known, lines))
+    known = known.join(regret.seconds_alone(known, lines))
     ends = []
     for keys, panel in groups(known, GROUP):
         whole, note = compared(panel)
@@ -107,33 +98,30 @@ def measure(frame: pd.DataFrame, traces: Mapping[str, Trace], lines: Mapping[str
             where = dict(zip(GROUP, keys, strict=True)) | {"algo": algo}
             ends.append(where | _end(searched) | {"draws_note": note})
     table = pd.DataFrame(ends)
-    for unit in COSTS:
-        table[f"front_{unit}"] = False
-        for _, panel in groups(table, GROUP):
-            front = crossed.pareto(list(panel[unit]), list(panel["excess"]))
-            table.loc[panel.index, f"front_{unit}"] = front
+    table["front_scores"] = False
+    for _, panel in groups(table, GROUP):
+        table.loc[panel.index, "front_scores"] = crossed.pareto(panel["scores"], panel["excess"])
     return table
 
 
 def _end(cells: pd.DataFrame) -> dict[str, Any]:
     """Mean costs and mean excess of a search, with the excess's interval over draws, which is clipped at 0."""
-    named = {"scores": "asked", "seconds": "seconds_alone", "forwards": "forwards_alone"}
+    named = {"scores": "asked", "seconds": "seconds_alone"}
     costs = {cost: float(cells[column].astype(float).mean()) for cost, column in named.items()}
     excess = over_draws(cells["regret"], CellDraws.of(cells))
     ends = {"low": float(np.maximum(0.0, excess.low)), "high": excess.high, "draws": excess.draws}
     return {"cells": len(cells), **costs, "excess": excess.mean, **ends}
 
 
-def _build(study: AskedStudy, given: Namespace) -> Drawing:
-    ends = measure(study.frame, study.traces, study.lines)
-    return Drawing(draw(ends, given.cost), ends)
+def _build(study: AskedStudy, _: Namespace) -> Drawing:
+    ends = measure(study.frame, study.journals.traces, study.journals.lines)
+    return Drawing(draw(ends), ends)
 
 
 FIGURE = StudyFigure(
     name="fig7_cost",
     heading="Quality against cost",
     build=_build,
-    cost=tuple(COSTS),
     section="searches",
     caption="Calibration loss above the best known mask against the number of masks scored, in percent of what the "
     "worst search leaves. Filled points are on the Pareto front.",

@@ -1,10 +1,4 @@
-"""Figure 8: how often other calibration samples would lead to another mask, and how many samples are enough.
-
-The figure is computed from the per-sample losses in the traces; no model is run. Above: how often the last decision
-of a search gives another mask if the calibration samples are bootstrapped. Below: how often two disjoint subsets of n
-samples give equal masks, over all searches. Points are means over cells, in percent; lines are 95 percent intervals
-over calibration draws. The CSV also has the Jaccard overlap of the masks.
-"""
+"""Figure 8: how often other calibration samples would lead to another mask, from losses in the traces."""
 
 from __future__ import annotations
 
@@ -103,11 +97,10 @@ def measure(frame: pd.DataFrame, traces: Mapping[str, Trace]) -> tuple[pd.DataFr
         if decision is None:
             rows.append(where | {"note": stability.refusal(trace)})
             continue
-        other, overlap = stability.resampled(decision)
         curves[where["cell"]] = stability.curve(decision)
         sizes = {"candidates": len(decision.candidates), "resampled": decision.losses.shape[1]}
-        rows.append(where | sizes | {"other_mask": other, "overlap": overlap, "note": ""})
-    table = pd.DataFrame(rows, columns=[*WHERE, "candidates", "resampled", "other_mask", "overlap", "note"])
+        rows.append(where | sizes | {"other_mask": stability.resampled(decision), "note": ""})
+    table = pd.DataFrame(rows, columns=[*WHERE, "candidates", "resampled", "other_mask", "note"])
     if not curves:
         return table, pd.DataFrame()
     agreement = pd.concat(curves, names=["cell"]).reset_index("cell")
@@ -117,7 +110,7 @@ def measure(frame: pd.DataFrame, traces: Mapping[str, Trace]) -> tuple[pd.DataFr
 @cache
 def stability_of(study: AskedStudy) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The frames that `measure` returns for a study."""
-    return measure(study.frame, study.traces)
+    return measure(study.frame, study.journals.traces)
 
 
 def _build(study: AskedStudy, _: Namespace) -> Drawing:

@@ -1,8 +1,6 @@
 """Figure 9: what is gained by removing sub-layers instead of whole blocks, at the same share of the parameters.
 
-Each point compares a mask over sub-layers (or only attention or MLP layers) with the mask over blocks that the same
-search found for the same objective and samples. The point is the ratio of their held-out perplexities: exp of the
-mean difference of losses over the same windows. The line is its 95 % interval. Left of 1, sub-layers are better.
+Each point is exp of the mean difference of two masks' losses over the same windows, with its 95 % interval.
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ from pruning.core.mask import Mask
 from pruning.core.records import read_done
 
 from ..data.archive import NothingToRead
-from ..data.load import Metric, done, of_windows
+from ..data.load import Metric, choose, done
 from ..data.study import AskedStudy
 from ..stats.grid import LATENCY, bare, compensated, each, groups
 from ..stats.same_samples import paired, window_losses
@@ -117,7 +115,7 @@ def _name(row: Any) -> str:
 
 
 def _build(study: AskedStudy, given: Namespace) -> Drawing:
-    metric = of_windows(study.frame, given.perplexity)
+    metric = choose(study.frame, "ppl", given.perplexity)
     rows = compared(study.results, study.frame, metric)
     return Drawing(draw(rows, metric), rows)
 

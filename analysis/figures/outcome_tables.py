@@ -1,8 +1,7 @@
-"""Tables 1 to 3: accuracy and perplexity of the masks, and what the searches cost.
+"""Tables 1 to 3 of arXiv 2604.24938: accuracy and perplexity of the masks, and what the searches cost.
 
-Source: tables 1 to 3 of arXiv 2604.24938. Table 1 of the paper has only masks pruned for margin, and table 2 only
-masks pruned for perplexity. If the paper has numbers for a model and k, they are in the column after the study's own;
-the paper's means of perplexities are arithmetic. The CSVs also have each individual metric and the calibration loss.
+Table 1 of the paper has only masks pruned for margin, and table 2 only masks pruned for perplexity. If the paper has
+numbers for a model and k, they are in the column after the study's own; its means of perplexities are arithmetic.
 """
 
 from __future__ import annotations
@@ -61,29 +60,36 @@ def aggregate(frame: pd.DataFrame, metric: Metric) -> pd.DataFrame:
     return rows
 
 
-def typeset(rows: pd.DataFrame, metric: Metric) -> Figure:
-    """One row per objective and algorithm; one column per model and k.
+UNPRUNED = "nothing removed"
 
-    If the paper has numbers for a model and k, its column follows.
+
+def outcome_texts(rows: pd.DataFrame, metric: Metric) -> pd.DataFrame:
+    """The rows of `aggregate` as texts: a row per objective and search, below one of the unpruned models.
+
+    There is a column per model and k and, if the paper has numbers for these, its column.
     """
-    name, _, averaged = PAPER[metric.kind]
-    columns, dense = dict[str, pd.DataFrame](), []
+    name, columns = PAPER[metric.kind][0], dict[str, list[str]]()
+    lines = [
+        (objective, algo)
+        for objective in style.objectives(rows["objective"])
+        for algo in style.ordered(rows_of(rows, objective=objective)["algo"])
+    ]
     for model, k in strata_of(rows):
         own = rows_of(rows, model=model, k=k).set_index(["objective", "algo"])
-        texts = [shown_value(row) for _, row in own.iterrows()]
-        columns[style.stratum(model, k, narrow=True)] = own.assign(text=texts)
-        mean = own["dense"].mean()
-        dense.append(number(mean) if metric.kind == "ppl" or np.isnan(mean) else f"{mean:.1f}")
-        if own["paper"].notna().any():
-            texts = ["" if np.isnan(value) else f"{value:.2f}" for value in own["paper"]]
-            columns[f"{style.stratum(model, k, narrow=True)}, paper"] = own.assign(text=texts)
-            dense.append(f"{check.dense(name, model):.2f}")
-    lines: list[Line] = [("nothing removed", dense)]
-    for objective in style.objectives(rows["objective"]):
-        lines.append((f"pruned for {named(objective)}", []))
-        for algo in style.ordered(rows_of(rows, objective=objective)["algo"]):
-            cells = (own["text"].get((objective, algo), "") for own in columns.values())
-            lines.append((named(algo), list(map(str, cells))))
+        heading, mean = style.stratum(model, k, narrow=True), own["dense"].mean()
+        dense = number(mean) if metric.kind == "ppl" or np.isnan(mean) else f"{mean:.1f}"
+        texts = {key: shown_value(row) for key, row in own.iterrows()}
+        columns[heading] = [dense, *(texts.get(line, "") for line in lines)]
+        if paper := own["paper"].dropna().map("{:.2f}".format).to_dict():
+            dense = f"{check.dense(name, model):.2f}"
+            columns[f"{heading}, paper"] = [dense, *(paper.get(line, "") for line in lines)]
+    groups = [("", UNPRUNED), *((f"pruned for {named(objective)}", named(algo)) for objective, algo in lines)]
+    return pd.DataFrame(columns, pd.MultiIndex.from_tuples(groups))
+
+
+def typeset(rows: pd.DataFrame, metric: Metric) -> Figure:
+    """Table 1 or 2, drawn."""
+    name, _, averaged = PAPER[metric.kind]
     unit = " in percent" if metric.kind == "acc" else ""
     spreads = "mean ± standard deviation"
     if metric.kind == "ppl":
@@ -93,7 +99,8 @@ def typeset(rows: pd.DataFrame, metric: Metric) -> Figure:
     note = (
         f"{spreads}; n = {n} cells (calibration data, draws and seeds); {paper}(n/m): n of m cells are done"
     )
-    return table(list(columns), lines, f"Table {name[5]}: {metric.label}{unit}, of masks held out", note)
+    title = f"Table {name[5]}: {metric.label}{unit}, of masks held out"
+    return table(outcome_texts(rows, metric), title, note)
 
 
 def shown_value(row: pd.Series[Any]) -> str:
@@ -118,12 +125,7 @@ def shown_value(row: pd.Series[Any]) -> str:
 # seconds of the cell that computed it (see `stats/regret.py`). `paid` counts the scores that the cells of this study
 # computed themselves.
 
-MEASURES = {
-    "asked": "scores asked",
-    "seconds_alone": "seconds",
-    "forwards_alone": "block forwards",
-    "paid": "scores paid",
-}
+MEASURES = {"asked": "scores asked", "seconds_alone": "seconds", "paid": "scores paid"}
 SEARCH_GROUP = [*STRATUM, "algo"]
 
 
@@ -133,9 +135,9 @@ def search_means(frame: pd.DataFrame, lines: Mapping[str, Trace]) -> pd.DataFram
     `seconds` and `block_forwards` are as recorded, so they depend on the order in which the cells ran.
     """
     measured = ["asked", "paid", "shared", "seconds", "block_forwards", "block_forwards_alone", "peak_memory"]
-    measured += ["seconds_alone", "forwards_alone"]
+    measured += ["seconds_alone"]
     finished = done(frame)
-    finished = finished.join(regret.alone(finished, lines))
+    finished = finished.join(regret.seconds_alone(finished, lines))
     by = finished.astype(dict.fromkeys(measured, float)).groupby(SEARCH_GROUP)
     rows = by[measured].mean().assign(cells=by.size())
     rows = rows.join(frame.groupby(SEARCH_GROUP).size().rename("asked_cells"), how="outer").reset_index()
@@ -147,28 +149,29 @@ def search_means(frame: pd.DataFrame, lines: Mapping[str, Trace]) -> pd.DataFram
     return rows
 
 
-def typeset_search(rows: pd.DataFrame) -> Figure:
-    """One row per model, k and algorithm; one column per measure."""
-    columns = [
-        *MEASURES.values(),
-        "cells",
-        *(["paper,\nseconds"] * bool(rows["paper_seconds"].notna().any())),
-    ]
-    lines: list[Line] = []
+def search_texts(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `search_means` as texts: a row per model, k and search, and a column per measure."""
+    lines, index = [], []
     for model, k in strata_of(rows):
-        lines.append((style.stratum(model, k).replace("\n", " "), []))
         of_stratum = rows_of(rows, model=model, k=k).set_index("algo")
         for algo in style.ordered(of_stratum.index):
             row: Any = of_stratum.loc[algo]
-            values = [number(row[name]) for name in MEASURES]
-            values.append(f"{0 if np.isnan(row['cells']) else int(row['cells'])}/{int(row['asked_cells'])}")
-            values.append("" if np.isnan(row["paper_seconds"]) else number(row["paper_seconds"]))
-            lines.append((named(algo), values[: len(columns)]))
+            line = {heading: number(row[name]) for name, heading in MEASURES.items()}
+            line["cells"] = f"{0 if np.isnan(row['cells']) else int(row['cells'])}/{int(row['asked_cells'])}"
+            if rows["paper_seconds"].notna().any():
+                seconds = row["paper_seconds"]
+                line["paper,\nseconds"] = "" if np.isnan(seconds) else number(seconds)
+            lines.append(line)
+            index.append((style.stratum(model, k).replace("\n", " "), named(algo)))
+    return pd.DataFrame(lines, pd.MultiIndex.from_tuples(index))
+
+
+def typeset_search(rows: pd.DataFrame) -> Figure:
+    """Table 3, drawn."""
     note = "means over objectives, calibration data and draws; "
     note += "seconds: each score at the time that it took where it was computed, and the search's own; "
-    note += "block forwards: one block over all samples, nothing shared; "
     note += "paid: computed by the cells of this study, as other cells share theirs"
-    return table(columns, lines, "Table 3: what the searches cost", note)
+    return table(search_texts(rows), "Table 3: what the searches cost", note)
 
 
 # Tables drawn as figures for print, with rules, right-aligned numbers and groups of lines.
@@ -176,11 +179,17 @@ def typeset_search(rows: pd.DataFrame) -> Figure:
 ROW = 0.155  # inches
 SPREAD = "\N{MULTIPLICATION SIGN}\N{DIVISION SIGN}"  # between a geometric mean and its factor
 NARROW = 0.85  # inches: in narrower columns, a mean is shown without its spread
-Line = tuple[str, Sequence[str]]  # a name and its values; a heading has no values
 
 
-def table(columns: Sequence[str], lines: Sequence[Line], title: str, note: str) -> Figure:
-    """Draw a table."""
+def table(texts: pd.DataFrame, title: str, note: str) -> Figure:
+    """Draw a table. Its index has groups, which get a heading unless they are empty, and names."""
+    columns, lines = (
+        list(map(str, texts)),
+        list[tuple[str, Sequence[str]]](),
+    )  # the line of a heading has no values
+    for group, own in texts.groupby(level=0, sort=False):
+        lines += [(str(group), [])] if group else []
+        lines += [(name, list(values)) for (_, name), values in zip(own.index, own.to_numpy(), strict=True)]
     first = 0.15 + 0.06 * max(len(name) for name, _ in lines)
     width = min(1.3, (PAGE - first - 0.05) / len(columns))
     rights = [first + width * (i + 1) for i in range(len(columns))]
@@ -214,7 +223,7 @@ def _outcome(study: AskedStudy, kind: str, name: str | None) -> Drawing:
 
 
 def _search(study: AskedStudy, _: Namespace) -> Drawing:
-    rows = search_means(study.frame, study.lines)
+    rows = search_means(study.frame, study.journals.lines)
     return Drawing(typeset_search(rows), rows)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ class CellEntry:
     error: str = ""
     short: str = ""
     mask: Markup | None = None
-    continuations: ContinuationTable | None = None
+    continuations: Sequence[Mapping[str, str]] = ()
     facts: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -172,17 +173,10 @@ def facts(record: Any) -> Iterator[tuple[str, str]]:
     """What healing cost and what was measured after it, as facts about a cell; none if the cell was not healed."""
     if (heal := record.get("heal")) is None:
         return
-    yield "healing", f"{heal['settings']['class'].lower()}, {_spent(heal)}"
-    if (selection := heal.get("selection")) is not None:
-        changed = "another mask than the search's" if selection["changed"] else "the search's mask"
-        rounds = f"of {len(selection['losses'])} in {len(selection['rounds'])} rounds"
-        yield "selection by healing", f"{changed}, {rounds}: {_spent(selection)}"
+    cost = f"{heal['tokens']:,} tokens in {heal['seconds']:,.0f} s"
+    yield "healing", f"{heal['settings']['class'].lower()}, {cost}"
     if measured := _measured(record["evaluation"].get("healed", {})):
         yield "held out, healed", measured
-
-
-def _spent(record: Any) -> str:
-    return f"{record['tokens']:,} tokens in {record['seconds']:,.0f} s"
 
 
 def strip(mask: Mask) -> Markup:
@@ -211,31 +205,16 @@ WORDS: dict[Kind, str] = {
 }
 
 
-@dataclass(frozen=True)
-class ContinuationTable:
-    """Headings and rows of text, one row per prompt. If there are no rows, `note` says why."""
-
-    heads: list[str] = field(default_factory=list)
-    rows: list[tuple[str, ...]] = field(default_factory=list)
-    note: str = ""
-
-
-def continuations(results: Path, record: DoneResult) -> ContinuationTable | None:
-    """The first prompts of a cell with each model's greedy continuations; None if they were not measured."""
-    paths = record["evaluation"].get("records", {}).get(METRIC)
-    if paths is None:
-        return None
+def continuations(results: Path, record: DoneResult) -> list[dict[str, str]]:
+    """The first prompts of a cell with each model's greedy continuation; empty if there are none that can be read."""
+    paths = record["evaluation"].get("records", {}).get(METRIC, {})
     columns: dict[str, list[str]] = {}
     for which in (kind for kind in MODELS if kind in paths):
-        try:
-            kept = read_continuations(results / paths[which])
-        except (PruningError, OSError) as error:
-            return ContinuationTable(note=str(error))
-        if kept is not None:
-            columns |= {"prompt": kept["prompts"], WORDS[which]: kept["texts"]}
-    if len(columns) < 2:
-        return ContinuationTable(note="The files of the continuations are not in the results folder.")
-    return ContinuationTable(list(columns), list(zip(*columns.values(), strict=True))[:SHOWN])
+        with suppress(PruningError, OSError):
+            if (kept := read_continuations(results / paths[which])) is not None:
+                columns |= {"prompt": kept["prompts"], WORDS[which]: kept["texts"]}
+    rows = zip(*columns.values(), strict=True)
+    return [dict(zip(columns, row, strict=True)) for row in rows][:SHOWN]
 
 
 # The configuration of a study: the settings that all its cells share, and the settings that vary between cells.
@@ -252,29 +231,12 @@ def settings(m: StudyData) -> tuple[Counts, Counts]:
 
     If only some cells have a setting, such as an option of one search, and its value never varies, it is shared.
     """
-    # The class of a config group is listed under the name of the group, as in `algo = Beam`.
-    every = _counted(
-        {
-            name.removesuffix(f".{CLASS}"): value
-            for name, value in leaves(record["config"])
-            if not name.startswith(LEFT_OUT) and not name.endswith(f".{OPTION}")
-        }
-        for record in m.records.values()
-    )
+    every: Counts = {}
+    for record in m.records.values():
+        for name, value in leaves(record["config"]):
+            if not name.startswith(LEFT_OUT) and not name.endswith(f".{OPTION}"):
+                # The class of a config group is listed under the name of the group, as in `algo = Beam`.
+                counts = every.setdefault(name.removesuffix(f".{CLASS}"), Counter())
+                counts["none" if value is None else str(value)] += 1
     varied = {name: values for name, values in every.items() if len(values) > 1}
     return varied, {name: values for name, values in every.items() if name not in varied}
-
-
-def environments(m: StudyData) -> Counts:
-    """Commit, device and package versions, with the number of cells that have each value."""
-    every: list[Any] = [record["environment"] for record in m.records.values()]
-    names = ("commit", "device", "cpus")
-    return _counted({name: one[name] for name in names if name in one} | one["packages"] for one in every)
-
-
-def _counted(cells: Iterable[dict[str, Any]]) -> Counts:
-    values: Counts = {}
-    for cell in cells:
-        for name, value in cell.items():
-            values.setdefault(name, Counter())["none" if value is None else str(value)] += 1
-    return values

@@ -1,31 +1,14 @@
-"""The top of the page: a sentence on how many blocks change, three numbers, and the table of these changes.
-
-The sentence claims no more than was measured. If a study lacks the data for one finding, the next one is used.
-"""
+"""The top of the page: how many blocks change, and the table of these changes."""
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Callable
 from dataclasses import dataclass
 
-import pandas as pd
-
-from ..figures.style import TIMES, counted, number
-from ..stats.grid import noun, removed
+from ..figures.style import number
+from ..stats.grid import noun
 from .page_tables import ReportTable, changes
-from .study_data import StudyData, listed, say, tried
+from .study_data import StudyData, say, tried
 from .summary import moved
-
-
-@dataclass(frozen=True)
-class HeadlineNumber:
-    """A number, its label, and a note on its interval or on what it is computed from."""
-
-    value: str
-    label: str
-    note: str
 
 
 @dataclass(frozen=True)
@@ -34,16 +17,15 @@ class Finding:
 
     headline: str
     detail: str
-    numbers: list[HeadlineNumber]
     table: ReportTable | None
 
 
 def finding(m: StudyData) -> Finding:
     """The top of the page for a study."""
-    headline, detail = next(said for say_it in (_moves, _damage, _finished) if (said := tried(say_it, m)))
-    numbers = [found for measure in NUMBERS if (found := tried(measure, m))]
+    finished = {"done": len(m.cells), "asked": len(m.frame)}
+    headline, detail = tried(_moves, m) or say("finding", kind="finished", **finished)
     known = tried(lambda study: study.changes, m)
-    return Finding(headline, detail, numbers[:3], changes(m) if known else None)
+    return Finding(headline, detail, changes(m) if known else None)
 
 
 def _moves(m: StudyData) -> list[str] | None:
@@ -67,85 +49,3 @@ def _moves(m: StudyData) -> list[str] | None:
         chance=" to ".join(dict.fromkeys(map(form, (min(chance), max(chance))))),
         left_out=m.left_out,
     )
-
-
-def _damage(m: StudyData) -> list[str] | None:
-    """What removing blocks does to perplexity or to accuracy."""
-    words = {removed(row) for _, row in m.cells.iterrows()}
-    which = {re.sub(r" removed(, (.*))?", lambda f: f" ({f[2]})" if f[2] else "", text) for text in words}
-    found = _perplexity(m) or _accuracy(m)
-    if found is None:
-        return None
-    what = which.pop() if len(which) == 1 else noun(m.cells)
-    value = found.value.removeprefix(f"{TIMES} ")
-    kind = "multiplied" if "ppl" in m.metrics else "changed"
-    return say("finding", kind=kind, what=what, value=value, note=found.note)
-
-
-def _finished(m: StudyData) -> list[str]:
-    return say("finding", kind="finished", done=len(m.cells), asked=len(m.frame))
-
-
-# The numbers beside the finding, the most important first.
-
-
-def _cost(m: StudyData) -> HeadlineNumber | None:
-    """The perplexity of the worst objective divided by that of the best one."""
-    found = m.relative.extremes
-    if found.empty:
-        return None
-    values, first = found["value"], found.iloc[0]
-    if len(found) > 1:
-        where = f"median over {counted(len(found), 'combination')} of model and size"
-        note = f"{where}; range {number(values.min())} to {number(values.max())}"
-    else:
-        ends = f"95 percent interval {number(first['low'])} to {number(first['high'])}"
-        known = not math.isnan(first["low"])
-        note = f"{first['worst']} instead of {first['best']}; {ends if known else 'no interval'}"
-    label = "perplexity if pruned for the worst objective instead of the best"
-    return HeadlineNumber(f"{TIMES} {number(float(values.median()))}", label, note)
-
-
-def _one_shot(m: StudyData) -> HeadlineNumber | None:
-    """In how many problems the best known mask is clearly better than one-shot's, on the same samples."""
-    gains = m.judged.gains
-    if gains.empty:
-        return None
-    without = f"; without {listed(sorted(m.by_construction))}" if m.by_construction else ""
-    value = f"{int((gains['low'] > 0).sum())} of {len(gains)}"
-    label = "problems in which the best known mask is clearly better than one-shot's"
-    return HeadlineNumber(value, label, f"paired on the calibration samples{without}")
-
-
-def _perplexity(m: StudyData) -> HeadlineNumber | None:
-    """The ratio of the pruned models' perplexity to that of the dense models."""
-    if (metric := m.metrics.get("ppl")) is None:
-        return None
-    ratios = (metric.of(m.cells) / metric.of(m.cells, "dense")).dropna()
-    return _over(ratios, f"{TIMES} {number(float(ratios.median()))}", metric.label)
-
-
-def _accuracy(m: StudyData) -> HeadlineNumber | None:
-    """The accuracy of the pruned models minus that of the dense models, in points."""
-    if (metric := m.metrics.get("acc")) is None:
-        return None
-    change = (metric.of(m.cells) - metric.of(m.cells, "dense")).dropna()
-    return _over(change, f"{float(change.median()):+.1f} points".replace("-", "−"), metric.label)  # noqa: RUF001
-
-
-def _over(known: pd.Series[float], value: str, label: str) -> HeadlineNumber | None:
-    if known.empty:
-        return None
-    ends = f"range {number(known.min())} to {number(known.max())}"
-    note = f"median over {counted(len(known), 'cell')}; {ends}" if len(known) > 1 else f"one cell, on {label}"
-    return HeadlineNumber(value, f"{label}, pruned against dense", note)
-
-
-def _count(m: StudyData) -> HeadlineNumber:
-    note = "nothing is missing" if len(m.cells) == len(m.frame) else "the others are in the list of cells"
-    return HeadlineNumber(f"{len(m.cells):,} of {len(m.frame):,}", "cells are finished", note)
-
-
-NUMBERS: tuple[Callable[[StudyData], HeadlineNumber | None], ...] = (
-    _cost, _one_shot, _accuracy, _perplexity, _count,
-)  # fmt: skip

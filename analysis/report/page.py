@@ -8,7 +8,6 @@ give equal pages.
 
 from __future__ import annotations
 
-import base64
 import io
 import logging
 from collections.abc import Iterator, Sequence
@@ -68,7 +67,6 @@ def page(m: StudyData) -> str:
             refused=summary.refusals(m, lacking),
             varied=varied,
             shared=shared,
-            environments=cells.environments(m),
             cells=page_tables.cells(m),
             groups=list(cells.groups(m)),
             style=inlined("report.css"),
@@ -129,7 +127,6 @@ def drawn_figures(m: StudyData) -> Iterator[ReportFigure]:
 # Text is not drawn as paths, and an address escapes only characters that it must: both make the page smaller.
 SVG: Any = {"svg.hashsalt": "depth-pruning", "svg.fonttype": "none"}  # so that equal results give equal bytes
 SAFE = " ...,;:/?@&=+$!*'()<>|~_-"
-LARGEST, DPI = 450_000, 140  # bytes of a figure as SVG; larger ones are embedded as PNG
 
 
 def embedded(figure: Figure) -> str:
@@ -137,8 +134,4 @@ def embedded(figure: Figure) -> str:
     stream = io.BytesIO()
     with mpl.rc_context(SVG):
         figure.savefig(stream, format="svg", metadata={"Date": None})
-    if len(stream.getvalue()) < LARGEST:
-        return "data:image/svg+xml," + quote(" ".join(stream.getvalue().decode().split()), safe=SAFE)
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=DPI, metadata={"Software": None})
-    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+    return "data:image/svg+xml," + quote(" ".join(stream.getvalue().decode().split()), safe=SAFE)

@@ -18,7 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pruning.core.records import Result, read_result
 
 from ..data.archive import NothingToRead
-from ..data.load import WORDS, Metric, done, measured, names
+from ..data.load import Metric, done, measured
 from ..data.study import AskedStudy, by_state
 from ..figures import fig5_variance_shares, fig8_stability
 from ..figures.fig5_variance_shares import NO_SHARE, ratio_text
@@ -63,17 +63,8 @@ class StudyData:
     @cached_property
     def costs(self) -> pd.DataFrame:
         """What pruning for each objective costs in mean perplexity and in mean accuracy."""
-        return self._matrix(self.metrics)
-
-    @cached_property
-    def crossed(self) -> pd.DataFrame:
-        """As `costs`, for each single metric that was measured."""
-        return self._matrix({n: Metric(kind, (n,)) for kind in WORDS for n in names(self.cells, kind)})
-
-    def _matrix(self, metrics: dict[str, Metric]) -> pd.DataFrame:
-        values = {name: one.of(self.cells) for name, one in metrics.items()}
-        of_kind = {kind: [name for name, one in metrics.items() if one.kind == kind] for kind in WORDS}
-        return crossed.matrix(self.cells, values, geometric=of_kind["ppl"], higher=of_kind["acc"])
+        values = {kind: one.of(self.cells) for kind, one in self.metrics.items()}
+        return crossed.matrix(self.cells, values, geometric=["ppl"], higher=["acc"])
 
     @cached_property
     def relative(self) -> Comparisons:
@@ -101,12 +92,12 @@ class StudyData:
     @cached_property
     def regrets(self) -> pd.DataFrame:
         """Every finished cell with its regret."""
-        return regret.best_known(self.cells, self.asked.traces)
+        return regret.best_known(self.cells, self.asked.journals.traces)
 
     @cached_property
     def gains(self) -> pd.DataFrame:
         """For each problem, how much better than one-shot's mask the best known mask is, on the same samples."""
-        return regret.gains(self.cells, self.asked.traces)
+        return regret.gains(self.cells, self.asked.journals.traces)
 
     @property
     def shares(self) -> dict[str, Shares]:
@@ -126,7 +117,7 @@ class StudyData:
     @cached_property
     def by_construction(self) -> frozenset[str]:
         """The objectives for which one-shot search is exact by construction."""
-        return regret.exact_by_construction(self.cells, self.asked.traces)
+        return regret.exact_by_construction(self.cells, self.asked.journals.traces)
 
     @cached_property
     def judged(self) -> StudyData:

@@ -163,11 +163,11 @@ def masks(m: StudyData) -> list[str]:
 # For each part, in the order of the page: its heading, its sentences and its tables. Each figure names its part.
 PARTS: dict[str, tuple[str, Callable[[StudyData], list[str]], Sequence[str]]] = {
     "run": ("What was run", ran, ()),
-    "masks": ("What moves a mask", masks, ("worst",)),
+    "masks": ("What moves a mask", masks, ()),
     "costs": (
         "What pruning for one objective costs in other outcomes",
         costs,
-        ("crossed", "perplexity", "accuracy"),
+        ("perplexity", "accuracy"),
     ),
     "relative": (
         "Held-out perplexity of objectives and searches relative to others",
@@ -175,7 +175,7 @@ PARTS: dict[str, tuple[str, Callable[[StudyData], list[str]], Sequence[str]]] = 
         ("objectives", "searches", "states"),
     ),
     "searches": ("Comparison of searches", searches, ("search",)),
-    "certainty": ("How certain a mask is", certainty, ("stability",)),
-    "variance": ("Calibration against search", variance, ("shares",)),
+    "certainty": ("How certain a mask is", certainty, ()),
+    "variance": ("Calibration against search", variance, ()),
     "paper": ("The paper's statements", claims, ()),
 }

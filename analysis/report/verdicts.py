@@ -8,7 +8,7 @@ and leaves out objectives for which one-shot is exact by construction. The paper
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..data.archive import NothingToRead
@@ -59,14 +59,7 @@ def _together(verdicts: Sequence[str]) -> str:
     return "holds for some objectives" if HOLDS in verdicts and FAILS not in verdicts else OPEN
 
 
-def _masks(m: StudyData) -> Judgement:
-    shares = m.shares[MASKS]
-    return {"verdict": larger(shares), "shares": shares}
-
-
-def _calibration_perplexity(m: StudyData) -> Judgement:
-    """Judge by the perplexity of the calibration samples, because the statement is about it; not by held-out text."""
-    shares = m.calibration_perplexity
+def _larger(shares: Shares) -> Judgement:
     return {"verdict": larger(shares), "shares": shares}
 
 
@@ -105,9 +98,10 @@ def _one_shot(m: StudyData) -> Judgement:
     return {"verdict": _together(verdicts) if verdicts else OPEN, "objectives": rows}
 
 
-JUDGES = {
-    "masks": _masks,
-    "calibration_perplexity": _calibration_perplexity,
+JUDGES: dict[str, Callable[[StudyData], Judgement]] = {
+    "masks": lambda m: _larger(m.shares[MASKS]),
+    # The statement is about the perplexity of the calibration samples, not about that of held-out text.
+    "calibration_perplexity": lambda m: _larger(m.calibration_perplexity),
     "accuracy": _accuracy,
     "searches": _searches,
     "one_shot": _one_shot,

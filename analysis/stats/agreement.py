@@ -1,61 +1,12 @@
-"""Do two rankings agree? Spearman's correlation with a permutation p-value and a bootstrap interval."""
+"""Do two rankings agree? Spearman's correlation."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from scipy import stats
-
-EXACT = 8  # up to this number of pairs, all n! pairings are tried; above it, RESAMPLES random pairings
-RESAMPLES = 9999
-BOOTSTRAP = 2000
-LEAST = 4  # the fewest pairs accepted; with three, the smallest possible two-sided p-value is 1/3
-NAN = float("nan")
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """A rank correlation of n pairs, with its p-value and interval. `note` says why a value is NaN."""
-
-    statistic: float
-    p: float
-    low: float
-    high: float
-    n: int
-    note: str = ""
-
-
-def agree(x: ArrayLike, y: ArrayLike, seed: int = 0) -> Agreement:
-    """Spearman's correlation of two outcomes over the same cells. Pairs with a NaN are omitted and not counted.
-
-    The two-sided p-value comes from permuted pairings; it is exact for up to EXACT pairs. The 95 percent interval
-    comes from the percentile bootstrap over pairs; resamples in which one side is constant are omitted.
-    """
-    pairs = np.column_stack([np.asarray(x, float), np.asarray(y, float)])
-    a, b = pairs[~np.isnan(pairs).any(axis=1)].T
-    n = len(a)
-    if n < LEAST:
-        note = f"{n} pair{'s' * (n != 1)}; at least {LEAST} are needed"
-        return Agreement(NAN, NAN, NAN, NAN, n, note)
-    if np.ptp(a) == 0 or np.ptp(b) == 0:
-        return Agreement(NAN, NAN, NAN, NAN, n, "one of the rankings is constant")
-    tested = stats.permutation_test(
-        (a,),
-        lambda moved, **_: spearman(moved, b),
-        permutation_type="pairings",
-        vectorized=True,
-        n_resamples=math.factorial(n) if n <= EXACT else RESAMPLES,
-        rng=np.random.default_rng(seed),
-    )
-    low = high = NAN
-    if n > LEAST:
-        drawn = np.random.default_rng(seed).integers(n, size=(BOOTSTRAP, n))
-        low, high = map(float, np.nanquantile(spearman(a[drawn], b[drawn]), [0.025, 0.975]))
-    return Agreement(float(tested.statistic), float(tested.pvalue), low, high, n)
 
 
 def spearman(x: NDArray[Any], y: NDArray[Any]) -> Any:

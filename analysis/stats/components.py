@@ -1,8 +1,7 @@
 """Variance components: how much of the variance is due to the calibration, and how much to the search.
 
 The components of each stratum (one model and one k; for losses also one objective) are estimated from sums of
-squares, and resampled studies give their plausible true values. A share is a component divided by the sum of all
-components, and shares are averaged over strata. So the unit of the outcome does not matter, and strata weigh equally.
+squares, and resampled studies give their plausible true values. docs/statistics.md says what is computed.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -45,18 +43,15 @@ class Shares:
     """The variance of one outcome, divided among its sources.
 
     `sources` has a row for each source: its degrees of freedom, its component (mean over strata), and its share with
-    an interval. `parts` has the shares of calibration, search and their interaction. Shares are clipped at 0, so
-    their sum can be above 1. In `total_ratio` (calibration : search) and `objective_ratio` (objective : search), the
-    interaction is added to both sides. If objectives read different data, `objective` is "objective and data". If the
-    outcome is a number, the draw's share has no interval: with one dominating draw, it would cover the true share too
-    rarely. `note` says what could not be computed, and why.
+    an interval. `parts` has the shares of calibration, search and their interaction, clipped at 0. `total_ratio` is
+    calibration : search and `objective_ratio` objective : search, each with the interaction on both sides. If
+    objectives read different data, `objective` is "objective and data". `note` says what could not be computed, and
+    why.
     """
 
     sources: pd.DataFrame
     parts: Mapping[str, IntervalEstimate]
     total_ratio: IntervalEstimate
-    cells: int
-    draws: int
     note: str = ""
     objective_ratio: IntervalEstimate = IntervalEstimate(NAN)
     objective: str = "objective"
@@ -77,29 +72,26 @@ class Design:
     ) -> Shares:
         """Variance components of one outcome. `of` has the coordinates of each stratum, in the order of `strata`.
 
-        `items` (cells, items), if given, is the noise of each evaluated item, in the units of the outcome
-        (`item_noise`). Its expected contribution is subtracted from the sums of squares, and items are resampled
-        together with draws. Strata with too few cells, or without any spread of the outcome, are left out.
+        `items` (cells, items), if given, is the noise of each evaluated item (`item_noise`). It is subtracted from
+        sums of squares, and resampled. Strata with too few cells, or with equal outcomes, are left out.
         """
         used = [i for i, s in enumerate(self.strata) if not s.refusal and of[i].total > SPREAD]
-        draws = count(self.frame)
         if not used:
             reasons = (stratum.refusal for stratum in self.strata)
-            note = next(filter(None, reasons), "all cells of a stratum have the same outcome")
-            return refused(len(self.frame), draws, note)
+            return refused(next(filter(None, reasons), "all cells of a stratum have the same outcome"))
         df = {name: sum(self.strata[i].df[name] for i in used) for name in EVERY}
-        cells = sum(len(self.strata[i].rows) for i in used)
         solved = np.array([self.strata[i].components(of[i], items) for i in used])
         if self.no_interval:
-            return report(solved, None, df, cells, draws, self.no_interval)
+            return report(solved, None, df, self.no_interval)
         fewer = None if items is None else compressed(items, seed)
         likely = []
         for i in used:
             moves = resampled_moves(self.frame, self.strata[i].rows, of[i], self.donors, fewer)
-            weights = bootstrap_weights(len(moves) - 1, resamples, seed)
+            weights = np.random.default_rng(seed).normal(size=(resamples, len(moves) - 1))
             likely.append(plausible(self.strata[i], of[i], moves, weights, items))
-        found = report(solved, likely, df, cells, draws, "")
+        found = report(solved, likely, df)
         if any(of[i].x.shape[1] == 1 for i in used):
+            # For numbers, with one dominating draw, this interval would cover the true share too rarely.
             found.sources.loc[found.sources["source"] == DRAWN, ["low", "high"]] = NAN
         if not df["objective"]:
             return found
@@ -125,8 +117,9 @@ class Design:
         value = logarithm([self.strata[i] for i in used], [of[i] for i in used])
         left = []
         for parts in self._without_a_draw:
-            kept = [of[i].take(np.isin(self.strata[i].rows, parts[i].rows)) for i in used]
-            left.append(logarithm([parts[i] for i in used], kept))
+            kept = [np.isin(self.strata[i].rows, parts[i].rows) for i in used]
+            which = [Coordinates(of[i].x[rows], of[i].signs) for i, rows in zip(used, kept, strict=True)]
+            left.append(logarithm([parts[i] for i in used], which))
         if not np.isfinite([value, *left]).all():  # without some draw, a side is 0
             return IntervalEstimate(float(np.exp(value)) if np.isfinite(value) else NAN, 0.0, float("inf"))
         _, first = np.unique(self.draw, return_index=True)
@@ -171,10 +164,6 @@ class Coordinates:
     def total(self) -> float:
         """The sum of squares of all observations, tr(G)."""
         return self.squares(self.x)
-
-    def take(self, rows: NDArray[np.bool_]) -> Coordinates:
-        """The coordinates of the observations in `rows`."""
-        return Coordinates(self.x[rows], self.signs)
 
 
 def coordinates(
@@ -275,16 +264,13 @@ def adjusted(levels: Mapping[str, Labels]) -> dict[str, Matrix]:
 
 # From sums of squares to components.
 #
-# Sums of squares grow with the number of levels even if nothing has an effect. Let Q_j be a basis of what source j
-# adds to the sources that do not contain it, and Z_i the indicators of source i. Then
+# Let Q_j be a basis of what source j adds to the sources that do not contain it, and Z_i the indicators of source i.
 #
 #     E[SS_j] = s_j^2 tr(Q_j' Z_j Z_j' Q_j) + sum over noise i of sigma_i^2 tr(Q_j' Z_i Z_i' Q_j),
 #
 # where the noise sources i are the draw and the residual. These equations are solved for s_j^2 and sigma_i^2
-# (Searle, Casella and McCulloch 1992, chapter 5). In a balanced grid, a component is (the mean square of the source
-# - the mean square of its noise) / (the number of cells per level), but the grid need not be balanced. The
-# estimates are unbiased, and can be negative if the true component is zero. s_j^2 is the variance (ddof 1) of the
-# effects over the levels in the study.
+# (Searle, Casella and McCulloch 1992, chapter 5). The estimates are unbiased, and can be negative if the true
+# component is zero. s_j^2 is the variance (ddof 1) of the effects over the levels in the study.
 
 
 class Stratum:
@@ -351,20 +337,13 @@ def _rounded(squares: Matrix, of: Coordinates) -> Matrix:
 
 # Resampled studies with new calibration draws, the only random factor of a study's design.
 #
-# Objectives, data, algorithms, models and ratios are fixed. A resample keeps the means over draws (the panel) and
-# gives each draw a new deviation from them: a random combination, with normal weights, of the deviations that draws
-# from the same data have. All cells of a draw share the weights, in all strata. So the resampled deviations have the
-# covariance of the observed ones, whatever it is, and the mean squares of resamples vary as those of normal data with
-# the same number of draws. Weights with only two or six values, as in a wild bootstrap, would keep the squares of the
-# deviations and hide this variation.
+# A resample keeps the means over draws (the panel) and gives each draw a new deviation from them: a random
+# combination, with normal weights, of the deviations that draws from the same data have. All cells of a draw share
+# the weights, in all strata, so resampled deviations have the covariance of the observed ones. Weights with only two
+# or six values, as in a wild bootstrap, would keep the squares of the deviations and hide how they vary.
 
 CLUSTERS = 6  # with fewer draws, no interval is given
 PARTNERS = 8  # a draw borrows from at most this number of draws, itself included
-
-
-def count(frame: pd.DataFrame) -> int:
-    """The number of draws."""
-    return len(np.unique(labels(frame, DRAW)))
 
 
 def refusal(frame: pd.DataFrame) -> str:
@@ -374,7 +353,7 @@ def refusal(frame: pd.DataFrame) -> str:
         return "no interval: most configurations were drawn once, so the noise of a draw is unknown"
     if several_sizes(frame):
         return "no interval: draws of several sizes contain each other; choose one with --only samples=N"
-    if (draws := count(frame)) < CLUSTERS:
+    if (draws := len(np.unique(labels(frame, DRAW)))) < CLUSTERS:
         return f"no interval: {draws} draws; at least {CLUSTERS} are needed"
     return ""
 
@@ -439,11 +418,6 @@ def resampled_moves(
     return moves
 
 
-def bootstrap_weights(columns: int, resamples: int, seed: int) -> Matrix:
-    """Normal weights (resamples, columns)."""
-    return np.random.default_rng(seed).normal(size=(resamples, columns))
-
-
 def added_form(basis: Matrix, moves: Matrix, signs: Matrix) -> Matrix:
     """The matrix B (columns + 1, columns + 1): `basis` explains w'Bw of a resample with w = (weights, 1)."""
     along = np.einsum("nq,cnp->cqp", basis, moves, optimize=True)
@@ -451,35 +425,18 @@ def added_form(basis: Matrix, moves: Matrix, signs: Matrix) -> Matrix:
     return np.asarray(left @ right.T)
 
 
-# Plausible true components of one stratum: those under which the observed sums of squares would not be surprising.
-#
-# Generalised intervals (Weerahandi 1993) take, for each resample, the true value that would have given the observed
-# sum of squares if nature had drawn as the resample did.
+# Plausible true components of one stratum: generalised intervals (Weerahandi 1993) take, for each resample, the true
+# value that would have given the observed sum of squares if nature had drawn as the resample did.
 #
 # Noise (draw and residual). If the expected sum of squares is E, a study observes E times a random factor. A
 # resample shows such a factor: its own sum of squares divided by the mean over all resamples. So E = observed /
-# factor. With normal draws, this gives the exact chi-square interval. With few draws, the interval reaches far up
-# (`widened`).
+# factor (`widened`). With normal draws, this gives the exact chi-square interval.
 #
 # Other sources. The sum of squares of a resample is fixed + linear + quadratic: the parts of the means over draws, of
 # products of means and noise, and of noise alone. If the true noise is lambda^2 times the estimated noise, then the
 # true part of a source is
 #
 #     observed - lambda linear - lambda^2 (quadratic - its mean) - lambda^2 (the expected noise).
-#
-# If a source has no effect, this part is at most 0 as often as an F test against the noise does not reject.
-
-
-class PlausibleComponents(NamedTuple):
-    """Components of a stratum in resamples, in the order of EVERY.
-
-    `plausible` (resamples, sources) are plausible true values. `drawn` (resamples, sources) are the estimates from
-    the resamples, whose own true components are `centre` (sources,).
-    """
-
-    plausible: Matrix
-    drawn: Matrix
-    centre: Matrix
 
 
 def widened(observed: Matrix, drawn: Matrix) -> Matrix:
@@ -490,8 +447,12 @@ def widened(observed: Matrix, drawn: Matrix) -> Matrix:
 
 def plausible(
     stratum: Stratum, of: Coordinates, moves: Matrix, weights: Matrix, items: Matrix | None
-) -> PlausibleComponents:
-    """Plausible components of an outcome. Its resamples are sums of `moves` with `weights` (resamples, columns)."""
+) -> tuple[Matrix, Matrix, Matrix]:
+    """Components of an outcome whose resamples are sums of `moves` with `weights` (resamples, columns).
+
+    They are the plausible true values (resamples, sources), the estimates from the resamples (resamples, sources),
+    and the true components (sources,) of the resamples, each in the order of EVERY.
+    """
     observed, of_items = stratum.squares(of), stratum.squares_of_items(items)
     forms = [_rounded(added_form(stratum.bases[name], moves, of.signs), of) for name in stratum.names]
     fixed = np.array([form[-1, -1] for form in forms])
@@ -513,9 +474,7 @@ def plausible(
     true[:, ~noise] = (left / own)[:, ~noise]
     centre = fixed / own
     centre[noise] = np.linalg.solve(between_noise, (whole.mean(axis=0) - of_items)[noise])
-    return PlausibleComponents(
-        stratum.spread_out(true), stratum.solve(whole - of_items), stratum.spread_out(centre)
-    )
+    return stratum.spread_out(true), stratum.solve(whole - of_items), stratum.spread_out(centre)
 
 
 # Shares and ratios of variance components with their intervals, as figure 5 and the report show them.
@@ -526,11 +485,9 @@ TAIL = 0.02  # on each side; with 0.025, intervals that claim 95 percent covered
 
 def report(
     estimate: Matrix,
-    likely: Sequence[PlausibleComponents] | None,
+    likely: Sequence[tuple[Matrix, Matrix, Matrix]] | None,
     df: Mapping[str, int],
-    cells: int,
-    draws: int,
-    note: str,
+    note: str = "",
 ) -> Shares:
     """Shares of components (strata, sources), with intervals if plausible components of each stratum are given.
 
@@ -540,9 +497,8 @@ def report(
     """
     central, sets = shares_of(estimate), list[Matrix]()
     if likely is not None:
-        true = shares_of(np.array([each.plausible for each in likely]))
-        drawn = shares_of(np.array([each.drawn for each in likely])).mean(axis=0)
-        bias = drawn - shares_of(np.array([each.centre for each in likely]))
+        true, drawn, centre = (shares_of(np.array(parts)) for parts in zip(*likely, strict=True))
+        bias = drawn.mean(axis=0) - centre
         central, sets = central - bias, [true, true - bias]
 
     def interval(of: Callable[[Matrix], Matrix]) -> IntervalEstimate:
@@ -575,8 +531,6 @@ def report(
         pd.DataFrame(rows, columns=SHARES_COLUMNS),
         {name: share(members) for name, members in parts.items()},
         ratio(*AGAINST_SEARCH["calibration"]),
-        cells,
-        draws,
         note,
     )
     return replace(found, objective_ratio=ratio(*AGAINST_SEARCH["objective"])) if df["objective"] else found
@@ -595,11 +549,11 @@ def divided(shares: Matrix, above: Side, below: Side) -> Matrix:
         return np.asarray(first / second)
 
 
-def refused(cells: int, draws: int, note: str) -> Shares:
+def refused(note: str) -> Shares:
     """Shares that are all NaN, with the reason in `note`."""
     nothing = IntervalEstimate(NAN)
     parts = dict.fromkeys(("calibration", "search", "interaction"), nothing)
-    return Shares(pd.DataFrame(columns=SHARES_COLUMNS), parts, nothing, cells, draws, note)
+    return Shares(pd.DataFrame(columns=SHARES_COLUMNS), parts, nothing, note)
 
 
 def shares_of(components: Matrix) -> Matrix:
@@ -621,10 +575,9 @@ def _sum(values: Matrix, names: Sequence[str]) -> Matrix:
 
 # The noise of an accuracy: other items of the same kind would give every mask another accuracy.
 #
-# Masks are measured on the same items, so their noise is correlated, and equal masks have equal noise. The answers to
-# each item give the whole covariance. If item t contributes x_t (cells,) to the accuracies, and a task has n items,
-# the covariance is the sum over tasks and items of n / (n - 1) (x_t - mean) (x_t - mean)'. The noise of the items is
-# a matrix of columns whose products with themselves have this sum.
+# Masks are measured on the same items, so their noise is correlated. If item t contributes x_t (cells,) to the
+# accuracies, and a task has n items, the covariance is the sum over tasks and items of n / (n - 1) (x_t - mean)
+# (x_t - mean)'. The noise of the items is a matrix of columns whose products with themselves have this sum.
 
 NOISE_COLUMNS = 64  # random combinations of items that resamples use instead of all items
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from pruning.core.mask import BudgetRecord, is_complete
 
@@ -74,7 +75,7 @@ def seconds(traces: Iterable[Trace]) -> dict[tuple[int, ...], float]:
     return {mask: spent / samples for mask, (spent, samples) in longest.items()}
 
 
-def pareto(cost: Sequence[float], quality: Sequence[float]) -> list[bool]:
+def pareto(cost: ArrayLike, quality: ArrayLike) -> list[bool]:
     """Whether each point is on the Pareto front; lower is better in both values. A point with a NaN is not on it."""
     points = np.column_stack([np.asarray(cost, float), np.asarray(quality, float)])
     front = []

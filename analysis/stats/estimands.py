@@ -28,14 +28,13 @@ Names = tuple[str, ...]
 class Change:
     """How many units of a mask change if one factor changes and all others stay.
 
-    `factor` is SEARCH, DRAWN or OBJECTIVE. If it is OBJECTIVE, `objectives` are compared with `others`; otherwise
-    `objectives` has the one objective of the masks, and `others` is empty. `changed` is the mean number of units, its
-    interval clipped to what masks of these sizes allow; `chance` is the mean for random masks, and `most` the largest
-    possible mean. `each` has, for each draw, the mean over the pairs that contain it. `apart` says that the two sides
-    read different data. `size` is the mean number of units that a mask removes.
-    `worst_to_best` is the ratio of the highest to the lowest held-out perplexity over the levels of the factor, as a
-    geometric mean; NaN without perplexities. If draws are compared, `changed` and `worst_to_best` have no interval:
-    leaving out one of six draws covered the mean over pairs in only 78 percent of simulated studies.
+    If `factor` is OBJECTIVE, `objectives` are compared with `others`, which read different data if `apart`; else
+    `objectives` has the one objective of the masks. `changed` is the mean number of units, its interval clipped to
+    what masks of these sizes allow; `chance` is the mean for random masks, `most` the largest possible mean, and
+    `size` the mean number of removed units. `each` has, for each draw, the mean over the pairs that contain it.
+    `worst_to_best` is the ratio of the highest to the lowest held-out perplexity over the levels of the factor
+    (geometric mean). If draws are compared, there are no intervals: leaving out one of six draws covered the mean
+    over pairs in only 78 percent of simulated studies.
     """
 
     model: str
@@ -56,10 +55,9 @@ def changes(frame: pd.DataFrame, logs: ArrayLike | None = None) -> list[Change]:
     """What each factor changes, for each model, size and objective, and for pairs of objectives.
 
     `frame` has the finished cells, and `logs` the logarithm of each cell's held-out perplexity (cells,). Objectives
-    that read the same samples are compared pair by pair, on the same draw and with the same search. Objectives that
-    read different data, such as items and text, have no draw in common. So all of one kind are compared with all of
-    the other, over all pairs of draws, and the jackknife leaves out draws of equal number together. The exhaustive
-    search, which is a reference, and comparisons without a pair are left out.
+    that read the same samples are compared pair by pair, on the same draw and with the same search. Of objectives
+    that read different data, all of one kind are compared with all of the other, over all pairs of draws, and the
+    jackknife leaves out draws of equal number together. The exhaustive search is left out.
     """
     frame = rivals(frame.assign(log=np.nan if logs is None else np.asarray(logs, float)))
     found = []

@@ -20,7 +20,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pruning.core import storage
-from pruning.core.errors import DamagedError
 from pruning.core.mask import Mask
 from pruning.core.records import EVALUATION, FOLDER, RECORD, is_repaired, read_done
 from pruning.healing.heal_settings import RUNNING
@@ -135,65 +134,49 @@ def comparable(settings: dict[str, Any]) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The record in a file; empty if the file is missing or damaged. At its end, the command names damaged files."""
-    with suppress(FileNotFoundError, DamagedError):
+    """The record in a file; empty if the file is missing."""
+    with suppress(FileNotFoundError):
         return dict(storage.read_json(path))
     return {}
 
 
-# Does the choice of the mask still matter after repair and healing? Statistics with bootstrap intervals.
-#
-# Masks and windows are both random samples. A resample draws masks and windows with replacement. The windows are the
-# same for all masks and states, because a window that is hard for one mask is hard for the others. The interval is
-# from the 2.5 to the 97.5 percentile of resamples (Efron and Tibshirani 1993, section 13.3). With a dozen masks, it
-# is approximate.
+# Does the choice of the mask still matter after repair and healing? Statistics with percentile bootstrap intervals
+# (Efron and Tibshirani 1993, section 13.3). A resample draws masks and windows with replacement, the same windows for
+# all masks and states, because a window that is hard for one mask is hard for the others.
 
 RESAMPLES = 2000
 FEWEST = 4  # masks; with fewer, no statistics are given
 NEAR = 2.0  # masks near the best one cost at most this multiple of its loss
 
 
-@dataclass(frozen=True)
-class StateStatistics:
-    """How much masks differ in a state (repaired, or healed on n tokens), compared with the pruned masks.
+def statistics(masks: Sequence[HealedMask], resamples: int = RESAMPLES) -> list[dict[str, Any]]:
+    """A row for each state, except pruned, that at least FEWEST masks have: how much masks differ in it.
 
-    `masks` is the number of masks that have the state. `correlation` is Spearman's, of the held-out losses before and
-    in this state. `spread` is the standard deviation of the losses over masks, in nats, and `share` is `spread`
-    divided by `spread_before`. `regret` is the loss, in this state, of the mask that was best before, minus the
-    lowest loss in this state, in nats.
+    `masks` is their number, and `correlation` Spearman's, of the held-out losses before and in this state. `spread`
+    is the standard deviation of the losses over masks, in nats, and `spread_before` that of the same masks, pruned.
+    Each has the ends `_low` and `_high` of its interval.
     """
-
-    state: State
-    masks: int
-    correlation: IntervalEstimate
-    spread_before: IntervalEstimate
-    spread: IntervalEstimate
-    share: IntervalEstimate
-    regret: IntervalEstimate
-
-
-def statistics(masks: Sequence[HealedMask], resamples: int = RESAMPLES) -> list[StateStatistics]:
-    """The statistics of each state, except pruned, that at least FEWEST masks have."""
-    states = sorted({state for one in masks for state in one.states if state != PRUNED})
-    having = {state: [one for one in masks if state in one.states] for state in states}
-    return [_of_state(some, state, resamples) for state, some in having.items() if len(some) >= FEWEST]
-
-
-def _of_state(masks: Sequence[HealedMask], state: State, resamples: int) -> StateStatistics:
-    before, after = (np.stack([one.losses(which) for one in masks]) for which in (PRUNED, state))
-    rng = np.random.default_rng(0)
-    first, second = [before.mean(1)], [after.mean(1)]  # first for the study, then for its resamples
-    for _ in range(resamples):
-        rows = rng.integers(0, len(masks), len(masks))
-        windows = rng.integers(0, before.shape[1], before.shape[1])
-        first.append(before[rows][:, windows].mean(1))
-        second.append(after[rows][:, windows].mean(1))
-    old, new = np.array(first), np.array(second)
-    spread_before, spread = old.std(axis=1, ddof=1), new.std(axis=1, ddof=1)
-    share = np.divide(spread, spread_before, out=np.full(len(old), np.nan), where=spread_before > 0)
-    regret = new[np.arange(len(new)), old.argmin(axis=1)] - new.min(axis=1)
-    found = [_interval(of) for of in (spearman(old, new), spread_before, spread, share, regret)]
-    return StateStatistics(state, len(masks), *found)
+    rows = []
+    for state in sorted({state for one in masks for state in one.states if state != PRUNED}):
+        having = [one for one in masks if state in one.states]
+        if len(having) < FEWEST:
+            continue
+        before, after = (np.stack([one.losses(which) for one in having]) for which in (PRUNED, state))
+        rng = np.random.default_rng(0)
+        first, second = [before.mean(1)], [after.mean(1)]  # first for the study, then for its resamples
+        for _ in range(resamples):
+            drawn = rng.integers(0, len(having), len(having))
+            windows = rng.integers(0, before.shape[1], before.shape[1])
+            first.append(before[drawn][:, windows].mean(1))
+            second.append(after[drawn][:, windows].mean(1))
+        old, new = np.array(first), np.array(second)
+        spreads = {"spread_before": old.std(axis=1, ddof=1), "spread": new.std(axis=1, ddof=1)}
+        row: dict[str, Any] = {"state": state, "masks": len(having)}
+        for name, values in {"correlation": spearman(old, new), **spreads}.items():
+            found = _interval(values)
+            row |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
+        rows.append(row)
+    return rows
 
 
 def _interval(values: Matrix) -> IntervalEstimate:

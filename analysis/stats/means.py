@@ -26,8 +26,8 @@ DATA = [column for column in DRAW if column != "draw"]
 class DrawMean:
     """A mean over cells or pairs, with its standard error and interval over draws.
 
-    Error and interval are NaN if some data set would have no value without one of its draws: with a single draw or,
-    for values of pairs of draws, with two. They are also NaN if the larger draws from a source contain the smaller.
+    Error and interval are NaN if some data set would have no value without one of its draws, or if the larger draws
+    from a source contain the smaller.
     """
 
     mean: float
@@ -133,10 +133,7 @@ REFERENCE = "exhaustive"
 
 
 def rivals(cells: pd.DataFrame) -> pd.DataFrame:
-    """The cells of all searches except the exhaustive search; if there are no others, all cells.
-
-    The exhaustive search is run in few settings only. With it, all means would be restricted to these settings.
-    """
+    """The cells of all searches but the exhaustive one, which is run in few settings; if there are no others, all."""
     competing = cells[cells["algo"] != REFERENCE]
     return competing if len(competing) else cells
 
@@ -144,9 +141,8 @@ def rivals(cells: pd.DataFrame) -> pd.DataFrame:
 def compared(panel: pd.DataFrame, outcomes: Sequence[str] = ()) -> tuple[pd.DataFrame, str]:
     """The cells of settings that every search of the panel finished, and a note if some settings are omitted.
 
-    Means over different draws are not comparable. So if a cell is missing or lacks one of the `outcomes`, its whole
-    setting is left out. If a search has an outcome in no cell, its cells need not have this outcome. If no setting is
-    complete, all cells are used, and the note says that the means are over different draws.
+    If a cell is missing or lacks one of the `outcomes`, its whole setting is left out, unless its search has the
+    outcome in no cell. If no setting is complete, all cells are used, and the note says so.
     """
     panel = rivals(panel)
     setting = labels(panel, SETTING)

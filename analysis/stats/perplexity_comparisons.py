@@ -95,12 +95,10 @@ class Comparisons:
     """Frames whose rows have a model, k, the names of what is compared, and the fields of RelativePerplexity.
 
     `objectives` are relative to `reference`, `searches` to one-shot for the same objective, and `states` to the
-    pruned masks of the same objective and search. `extremes` has the worst objective relative to the best, for pruned
-    masks. Both are chosen by these perplexities, so the ratio is biased upwards.
+    pruned masks of the same objective and search.
     """
 
     objectives: pd.DataFrame
-    extremes: pd.DataFrame
     searches: pd.DataFrame
     states: pd.DataFrame
 
@@ -114,7 +112,7 @@ def measure(cells: pd.DataFrame) -> Comparisons:
     ratio 1 and no interval.
     """
     known = cells.dropna(subset="ppl") if "ppl" in cells else cells.head(0)
-    objectives, extremes = list[list[Any]](), list[list[Any]]()
+    objectives = list[list[Any]]()
     for stratum, part in groups(known, STRATUM):
         reference = ""
         for state, every in groups(part, "state", sort=False):
@@ -124,14 +122,9 @@ def measure(cells: pd.DataFrame) -> Comparisons:
             means = pd.Series(_logs(fair)).groupby(fair["objective"].to_numpy()).mean()
             reference = reference or (DIVERGENCE if DIVERGENCE in means else str(means.idxmin()))
             objectives += [[*stratum, state, *row] for row in _against(fair, reference)]
-            names = list(means.sort_values().index)
-            if state == PRUNED.label and len(names) > 1:
-                best, worst = (fair[fair["objective"] == names[end]] for end in (0, -1))
-                extremes.append([*stratum, names[0], names[-1], *vars(relative(worst, best)).values()])
     columns = [*STRATUM, "state", "objective", "reference", "ppl", *FIELDS]
     return Comparisons(
         pd.DataFrame(objectives, columns=columns),
-        pd.DataFrame(extremes, columns=[*STRATUM, "best", "worst", *FIELDS]),
         _pairs(known, ["state", "objective"], "algo", SEARCH),
         _pairs(known, ["objective", "algo"], "state", PRUNED.label),
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -68,10 +67,8 @@ def _enumerated(problem: pd.DataFrame, traces: Mapping[str, Trace]) -> bool:
     )
 
 
-# Which objectives make one-shot search exact by construction: those whose loss is a sum over the removed units.
-#
-# For such an objective, every sensible search finds the same mask. That follows from arithmetic and is not a finding,
-# so verdicts leave these objectives out. They are recognised by their scores.
+# Which objectives make one-shot search exact by construction: those whose loss is a sum over the removed units. That
+# every search finds their best mask follows from arithmetic and is not a finding, so verdicts leave them out.
 
 # The largest error allowed in a sum, relative to the largest rise. Cells compute hidden states in bfloat16 and round
 # them differently: in the archived studies, sums of `block_influence` are off by up to 3.8e-4. For objectives whose
@@ -103,11 +100,8 @@ def additive(traces: Iterable[Trace]) -> bool | None:
     return compared
 
 
-# How much better than one-shot's mask the best known mask is, on the same calibration samples.
-#
-# The two masks of a problem have a loss on every sample. The paired differences have a much smaller error than the
-# losses: the standard error of a loss can be half of what pruning costs. The best known mask was chosen on these
-# samples, so the gain is biased upwards.
+# How much better than one-shot's mask the best known mask is, paired on the same calibration samples. The best known
+# mask was chosen on these samples, so the gain is biased upwards.
 
 BASE = "one_shot"
 
@@ -133,65 +127,37 @@ def gains(cells: pd.DataFrame, traces: Mapping[str, Trace]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*where, "gain", "low", "high", "relative"])
 
 
-# What each search would cost alone, regardless of which cells computed the scores.
-#
-# Cells share scores, so the recorded seconds of a cell depend on the order in which the cells ran. Here a search pays
-# for every mask that it asked for: the seconds of the evaluation, in the cell that computed it. It also pays for its
-# own computation: its recorded seconds minus those of its evaluations.
+# What each search would cost alone. Cells share scores, so recorded seconds depend on the order in which cells ran.
+# Here a search pays for every mask that it asked for: the seconds of the evaluation, in the cell that computed it. It
+# also pays for its own computation: its recorded seconds minus those of its evaluations.
 
 # Cells with equal values in these columns share scores, whatever they remove.
 SHARING = ["whole_model", "n_units", *SETTING]
 
 
-class SharedCosts(NamedTuple):
-    """Seconds per sample to score each mask, and seconds before the first score.
+def seconds_alone(cells: pd.DataFrame, traces: Mapping[str, Trace]) -> pd.Series[float]:
+    """The seconds of each finished cell if nothing is shared; `traces` include partial scores.
 
-    A criterion needs one pass of the dense model, after which every score is free: `start` is the time of this pass,
-    and the masks cost nothing. For other objectives, `start` is 0.
+    If a mask was scored on a part of the samples, only that part counts. A criterion needs one pass of the dense
+    model, after which every score is free. A mask that only other studies scored costs the mean of the others.
     """
-
-    masks: Mapping[Removed, float]
-    start: float = 0.0
-
-
-def shared_costs(cells: pd.DataFrame, traces: Mapping[str, Trace]) -> dict[str, SharedCosts]:
-    """For each finished cell, the costs of its problem's masks. Cells that share scores have the same object."""
-    costs: dict[str, SharedCosts] = {}
+    found = pd.Series(np.nan, cells.index, name="seconds_alone")
     for _, sharing in groups(cells.assign(whole_model=cells["model"].map(bare)), SHARING):
         forwards, alone = (sharing[name].astype(float) for name in ("block_forwards", "block_forwards_alone"))
-        paid = seconds(traces[cell] for cell in sharing["cell"])
+        paid, start = seconds(traces[cell] for cell in sharing["cell"]), 0.0
         if (forwards > 0).any() and (alone == 0).all():  # a criterion: no score needed a pass of its own
-            passed = [_spent(traces[cell]) for cell in sharing.loc[forwards > 0, "cell"]]
-            known = SharedCosts(dict.fromkeys(paid, 0.0), float(np.median(passed)))
-        else:  # a mask that only other studies scored costs the mean of the others
-            positive = [value for value in paid.values() if value > 0]
-            mean = float(np.mean(positive)) if positive else 0.0
-            known = SharedCosts({mask: value or mean for mask, value in paid.items()})
-        costs |= dict.fromkeys(map(str, sharing["cell"]), known)
-    return costs
-
-
-def alone(cells: pd.DataFrame, traces: Mapping[str, Trace]) -> pd.DataFrame:
-    """Columns for finished cells: `seconds_alone`, and `forwards_alone`, the block forwards if nothing is shared.
-
-    A mask that keeps K blocks needs K block forwards; a sub-layer counts as half a block. If a mask was scored on a
-    part of the samples, only that part counts. A criterion needs one dense pass. `traces` include partial scores.
-    """
-    costs = shared_costs(cells, traces)
-    rows = []
-    whole = zip(cells["cell"], cells["seconds"], cells["n_blocks"], cells["n_units"], strict=True)
-    for cell, recorded, n_blocks, n_units in whole:
-        trace, cost = traces[str(cell)], costs[str(cell)]
-        samples: dict[Removed, int] = {}  # how many each mask was scored on; in a race, often not all
-        for score in trace:
-            mask = tuple(score["dropped"])
-            samples[mask] = max(samples.get(mask, 0), len(score["samples"]))
-        asked = cost.start + sum(cost.masks[mask] * n for mask, n in samples.items())
-        own = max(0.0, float(recorded) - _spent(trace))
-        most = max(samples.values(), default=1)
-        kept = sum((n_units - len(m)) * n / most for m, n in samples.items()) * n_blocks / n_units
-        rows.append([asked + own, float(n_blocks) if cost.start else kept])
-    return pd.DataFrame(rows, cells.index, columns=["seconds_alone", "forwards_alone"])
+            start = float(np.median([_spent(traces[cell]) for cell in sharing.loc[forwards > 0, "cell"]]))
+            paid = dict.fromkeys(paid, 0.0)
+        positive = [value for value in paid.values() if value > 0]
+        mean = float(np.mean(positive)) if positive else 0.0
+        for row, cell, recorded in zip(sharing.index, sharing["cell"], sharing["seconds"], strict=True):
+            samples: dict[Removed, int] = {}  # how many each mask was scored on; in a race, often not all
+            for score in traces[cell]:
+                mask = tuple(score["dropped"])
+                samples[mask] = max(samples.get(mask, 0), len(score["samples"]))
+            asked = start + sum((paid[mask] or mean) * n for mask, n in samples.items())
+            found[row] = asked + max(0.0, float(recorded) - _spent(traces[cell]))
+    return found
 
 
 def _spent(trace: Trace) -> float:

@@ -93,22 +93,16 @@ def _plain_means(trace: Trace) -> bool:
     return bool(np.all(np.abs(means - losses) <= 1e-6 + 0.02 * losses.std()))
 
 
-def resampled(decision: Decision, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
-    """How often bootstrapped calibration samples change the mask, and the mean Jaccard overlap with the old mask."""
+def resampled(decision: Decision, resamples: int = 1000, seed: int = 0) -> float:
+    """How often bootstrapped calibration samples change the mask."""
     n = decision.losses.shape[1]
     rng = np.random.default_rng(seed)
     chosen = decision.choose(rng.multinomial(n, np.full(n, 1 / n), size=resamples).astype(float))
-    same, overlap = _agreement(chosen, decision.chosen)
-    return 1.0 - same, overlap
+    return 1.0 - _agreement(chosen, decision.chosen)
 
 
 def curve(decision: Decision, resamples: int = 500, seed: int = 0) -> pd.DataFrame:
-    """How often subsets of n samples choose the same mask as all N samples, for n up to N / 2.
-
-    Subsets are drawn without replacement. `pair` is how often two disjoint subsets choose the same mask, as two
-    studies with different samples would. A subset agrees more often with all samples than with another subset,
-    because it is a part of them.
-    """
+    """How often two disjoint subsets of n samples choose the same mask (`pair`), for n up to half of the samples."""
     n_all = decision.losses.shape[1]
     half = n_all // 2
     rng = np.random.default_rng(seed)
@@ -117,11 +111,10 @@ def curve(decision: Decision, resamples: int = 500, seed: int = 0) -> pd.DataFra
         order = rng.random((resamples, n_all)).argsort(axis=1).argsort(axis=1)
         first, second = ((order < n).astype(float), ((order >= n) & (order < 2 * n)).astype(float))
         a, b = decision.choose(first), decision.choose(second)
-        rows.append([n, *_agreement(a, decision.chosen), *_agreement(a, b)])
-    return pd.DataFrame(rows, columns=["n", "same", "overlap", "pair", "pair_overlap"])
+        rows.append([n, _agreement(a, b)])
+    return pd.DataFrame(rows, columns=["n", "pair"])
 
 
-def _agreement(first: Chosen, second: Chosen) -> tuple[float, float]:
-    """How often two masks (resamples, units) are equal, and their mean Jaccard overlap."""
-    both, either = (first & second).sum(axis=1), (first | second).sum(axis=1)
-    return float(np.mean((first == second).all(axis=1))), float(np.mean(both / either))
+def _agreement(first: Chosen, second: Chosen) -> float:
+    """How often two masks (resamples, units) are equal."""
+    return float(np.mean((first == second).all(axis=1)))

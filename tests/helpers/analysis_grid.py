@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +99,6 @@ class Study:
     budget: str = "parameters"
     costs: tuple[int, ...] = (83, 250)
     sources: tuple[str, ...] = ()
-    cells: list[str] = field(default_factory=list)
 
 
 SMALL = Study(
@@ -110,24 +109,13 @@ SMALL = Study(
     lost=1,
 )
 # The smallest study: one cell.
-ONE = Study(
-    models=("smollm2",),
-    ratios=(0.1,),
-    objectives=("margin",),
-    algos=("greedy",),
-    seeds=(0,),
-    lost=0,
-    broken=0,
-)
-SUBLAYERS = Study(
-    models=("smollm2",),
-    ratios=(0.1,),
+ONE = replace(SMALL, objectives=("margin",), algos=("greedy",), seeds=(0,), lost=0, broken=0)
+SUBLAYERS = replace(
+    ONE,
     objectives=("perplexity",),
     algos=("one_shot", "greedy", "genetic"),
     seeds=(0, 1),
     metrics=("ppl/heldout",),
-    lost=0,
-    broken=0,
     units=("sublayer", "attention"),
     sources=("pydoc",),
 )

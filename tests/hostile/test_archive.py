@@ -81,18 +81,12 @@ def test_what_is_packed_is_unpacked(packed: Path, tmp_path: Path) -> None:
     assert archive.unpack(packed, tmp_path / "new") == 0
 
 
-NAMES = (
-    *(
-        "code/0123/pruning/__init__.py",
-        "code/config.yaml",
-        f"{CELL}/code/result.json",
-        f"{CELL}/sitecustomize.py",
-    ),
-    *("jobs/cells-1/submission.json", "jobs/cells-1/1_submitted.pkl", "studies/x.py", f"{CELL}/launch.log"),
-    *("mlflow.db", "figures/a.png", "evaluation/key/x.lm_eval.json", "result.json", "", "a\nb/result.json"),
-    *("../outside/result.json", "/outside/result.json", f"./{CELL}/result.json", f"{CELL}//result.json"),
-    "scores/key/../../x",
-)
+NAMES = [
+    *("code/0123/pruning/__init__.py", "mlflow.db", "jobs/cells-1/1_submitted.pkl", "studies/x.py", ""),
+    *("../outside/result.json", "/outside/result.json", "scores/key/../../x", "a\nb/result.json"),
+    *("result.json", "evaluation/key/x.lm_eval.json", f"./{CELL}/result.json"),
+    *(f"{CELL}/{name}" for name in ("code/result.json", "sitecustomize.py", "launch.log", "/result.json")),
+]
 MEMBERS = {
     "symbolic link": special(f"{CELL}/trace.jsonl", tarfile.SYMTYPE, "/etc/passwd"),
     "hard link": special(f"{CELL}/trace.jsonl", tarfile.LNKTYPE, f"{CELL}/mask.json"),
@@ -124,17 +118,6 @@ def test_links_in_the_folder_are_not_followed(link: str, packed: Path, tmp_path:
     assert [path for path in (tmp_path / "new").rglob("*") if path.is_file()] == []
 
 
-def test_a_link_in_the_place_of_a_file_is_kept(
-    packed: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    name = f"{CELL}/mask.json"
-    (tmp_path / "new" / CELL).mkdir(parents=True)
-    (tmp_path / "new" / name).symlink_to(tmp_path / "victim")
-    assert archive.unpack(packed, tmp_path / "new") == len(FILES) - 1
-    assert not (tmp_path / "victim").exists()
-    assert f"1 files differ from the archive and were kept: {name}" in caplog.text
-
-
 def test_existing_files_are_kept_and_those_that_differ_are_named(
     packed: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -143,20 +126,19 @@ def test_existing_files_are_kept_and_those_that_differ_are_named(
     archive.unpack(packed, new)
     assert not caplog.text
     (new / CELL / "mask.json").write_bytes(b"[")
-    before = tree(new)
+    (new / CELL / "config.yaml").unlink()
+    (new / CELL / "config.yaml").symlink_to(tmp_path / "victim")
     assert archive.unpack(packed, new) == 0
-    assert tree(new) == before
-    assert f"kept: {CELL}/mask.json" in caplog.text
+    assert (new / CELL / "mask.json").read_bytes() == b"["
+    assert not (tmp_path / "victim").exists()
+    assert f"kept: {CELL}/config.yaml, {CELL}/mask.json" in caplog.text
 
 
 DAMAGE: dict[str, Callable[[Path], object]] = {
-    "cut": lambda path: path.write_bytes(path.read_bytes()[:-100]),
     "cut in its last bytes": lambda path: path.write_bytes(path.read_bytes()[:-4]),
     "a bit flipped": lambda path: path.write_bytes(
         (data := path.read_bytes())[:200] + bytes([data[200] ^ 8]) + data[201:]
     ),
-    "empty": lambda path: path.write_bytes(b""),
-    "text": lambda path: path.write_text("no archive"),
     "uncompressed": lambda path: tar_of(path, DATA, mode="w:"),
 }
 
@@ -198,36 +180,13 @@ def test_a_kill_while_files_are_put_in_place_leaves_whole_files(
     assert FILES.items() <= tree(new).items()
 
 
-def test_a_kill_while_packing_leaves_the_earlier_archive(
-    results: Path, packed: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = packed.read_bytes()
-    monkeypatch.setattr(tarfile.TarFile, "addfile", die)
-    in_a_process_that_is_killed(lambda: archive.pack(results, ["small"], packed))
-    assert packed.read_bytes() == before
-
-
-def test_a_full_disk_is_said_and_leaves_nothing(
-    packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: Any, **__: Any) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(tarfile.TarFile, "extract", full)
-    with pytest.raises(InputError, match=r"cannot be written \(No space left on device\)"):
-        archive.unpack(packed, tmp_path / "new")
-    assert not (tmp_path / "new").exists()
-
-
 # The words of a command, and what its refusal names.
 COMMANDS = [
-    ("unpack gone.tar.xz new", "gone.tar.xz"),
     ("unpack source new", "source cannot be read"),
     ("unpack text.tar.xz new", "text.tar.xz is damaged"),
     ("unpack small.tar.xz text.tar.xz", "text.tar.xz cannot be written (File exists)"),
-    ("unpack small.tar.xz text.tar.xz/new", "text.tar.xz/new cannot be written (Not a directory)"),
     ("unpack small.tar.xz dangling", "dangling cannot be written (File exists)"),
-    ("unpack small.tar.xz halves", "halves/calibration is a file"),
+    ("unpack small.tar.xz halves", "halves/calibration is a link or a file"),
     ("pack gone small a.tar.xz", "gone"),
     ("pack source smal a.tar.xz", "'smal'. Did you mean small?"),
     ("pack source ../small a.tar.xz", "'../small'"),
@@ -236,9 +195,8 @@ COMMANDS = [
     ("pack source small text.tar.xz/a.tar.xz", "text.tar.xz/a.tar.xz was not packed"),
     ("pack source planted a.tar.xz", "planted.json is damaged ('../../etc'"),
     ("pack source list a.tar.xz", "list.json is damaged"),
-    ("pack source torn a.tar.xz", "torn.json is damaged"),
 ]
-ODD = {"planted": b'{"cells": ["../../etc"]}', "list": b"[]", "torn": b'{"cells": ['}
+ODD = {"planted": b'{"cells": ["../../etc"]}', "list": b"[]"}
 
 
 @pytest.mark.parametrize(("words", "named"), COMMANDS)
@@ -271,12 +229,9 @@ def test_the_command_says_what_is_wrong_in_a_sentence(
 BREAKS = [
     (Slurm(partition="gpu\n#SBATCH --uid=root"), "launcher.partition"),
     (Slurm(account="a\rb"), "launcher.account"),
-    (Slurm(qos="a\x00"), "launcher.qos"),
-    (Slurm(constraint="a\x0bb"), "launcher.constraint"),
     (Slurm(setup=["module load cuda", "true\nrm -r /"]), "launcher.setup"),
     (Slurm(python="python\n"), "launcher.python"),
     (Slurm(srun=["--a\nb"]), "launcher.srun"),
-    (Slurm(options={"reservation": "day\nrm"}), "launcher.options.reservation"),
     (Slurm(options={"a\nrm -r /": 1}), "launcher.options"),
     (Slurm(options={"exclude": ["a", "b\x85"]}), "launcher.options.exclude"),
 ]

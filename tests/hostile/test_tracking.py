@@ -21,7 +21,7 @@ from tests.helpers.analysis_grid import ONE, write
 from tests.helpers.damage import half
 from tests.helpers.mlflow_runs import runs
 
-TINY = replace(ONE, objectives=("perplexity",), cells=[])
+TINY = replace(ONE, objectives=("perplexity",))
 
 
 @pytest.fixture(scope="module")

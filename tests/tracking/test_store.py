@@ -182,7 +182,7 @@ def server(tmp_path: Path) -> Iterator[str]:
 
 def test_runs_on_a_server_and_in_a_file_are_the_same(server: str, tmp_path: Path) -> None:
     results = tmp_path / "results"
-    study = replace(analysis_grid.ONE, objectives=("perplexity",), cells=[])
+    study = replace(analysis_grid.ONE, objectives=("perplexity",))
     analysis_grid.write(results, study)
     assert record_all(results) == record_all(results, server) == record_all(results, server) > 1
     file = f"sqlite:///{results / 'mlflow.db'}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -14,18 +15,16 @@ from analysis.data.load import load
 from pruning.core import records
 from pruning.core.errors import DamagedError, InputError
 from pruning.core.storage import read_json, write_record
-from tests.helpers.analysis_grid import Study, write
+from tests.helpers.analysis_grid import ONE, write
 
-SMALL = Study(
-    models=("smollm2",), ratios=(0.1,), objectives=("perplexity",), algos=("greedy",), seeds=(0, 1), lost=0
-)
+STUDY = replace(ONE, objectives=("perplexity",), seeds=(0, 1))
 
 
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
     """A study named small, with an unfinished cell that has computed scores, and with a log."""
     folder = tmp_path / "results"
-    keys = write(folder, SMALL)
+    keys = write(folder, STUDY)
     (folder / keys[0] / "launch.log").write_text("not for the archive", encoding="utf-8")
     (folder / keys[1] / "result.json").unlink()
     (folder / "scores" / "key").mkdir(parents=True)
@@ -81,32 +80,24 @@ def test_a_study_is_packed_without_what_others_use_and_several_without_repeats(
     results: Path, tmp_path: Path
 ) -> None:
     """Each cell gets a measurement, and the second study has one cell of the first and one of its own."""
-    done = sorted(path.parent for path in results.glob("*/result.json"))
-    for cell in done:
+    cells = sorted(path.parent for path in results.glob("*/result.json"))
+    (measured := results / "evaluation" / "ppl-text").mkdir(parents=True)
+    for cell in cells:
         data = read_json(cell / "result.json")
         data["evaluation"]["records"] = {"ppl/text": {"pruned": f"evaluation/ppl-text/{cell.name}.json"}}
         write_record(cell / "result.json", data)
         for end in (".json", ".terms.json"):
-            (results / "evaluation" / "ppl-text").mkdir(parents=True, exist_ok=True)
-            (results / "evaluation" / "ppl-text" / f"{cell.name}{end}").write_text("{}")
-    records.write_study(results, "first", [done[0].name, done[1].name])
-    records.write_study(results, "second", [done[1].name, done[2].name])
-
-    def names(*studies: str) -> list[str]:
+            (measured / f"{cell.name}{end}").write_text("{}")
+    one, two, three = (cell.name for cell in cells)
+    records.write_study(results, "first", [one, two])
+    records.write_study(results, "second", [two, three])
+    for studies, held in ((("first",), (one, two)), (("first", "second"), (one, two, three))):
         place = tmp_path / "-".join(studies)
         archive.pack(results, studies, place / "packed.tar.xz")
         archive.unpack(place / "packed.tar.xz", place / "results")
-        return [
-            path.stem
-            for path in (place / "results").rglob("*.json")
-            if path.parent.name in ("ppl-text", "studies")
-        ]
-
-    one, two, three = (cell.name for cell in done)
-    assert sorted(names("first")) == sorted(["first", one, two, f"{one}.terms", f"{two}.terms"])
-    assert sorted(names("first", "second")) == sorted(
-        ["first", "second", *(f"{key}{end}" for key in (one, two, three) for end in ("", ".terms"))]
-    )
+        found = {path.name for path in (place / "results" / "evaluation").rglob("*.json")}
+        assert found == {f"{key}{end}" for key in held for end in (".json", ".terms.json")}
+        assert {path.stem for path in (place / "results" / "studies").iterdir()} == {*studies}
 
 
 def test_a_record_has_a_seal_of_its_own_after_the_path_is_replaced(results: Path, cell: Path) -> None:
@@ -122,21 +113,18 @@ def test_a_record_has_a_seal_of_its_own_after_the_path_is_replaced(results: Path
         archive.pack(results, ["small"], results.parent / "edited.tar.xz")
 
 
-@pytest.mark.parametrize("where", ["calibration/x.jsonl", "evaluation/z/a.json", "scores"])
+@pytest.mark.parametrize("where", ["evaluation/z/a.json", "scores"])
 def test_what_links_lead_to_is_not_packed(where: str, results: Path, cell: Path, tmp_path: Path) -> None:
     data = read_json(cell / "result.json")
-    data["calibration"]["sha256"] = "x"
     data["evaluation"]["records"] = {"acc/z": {"pruned": "evaluation/z/a.json"}}
     write_record(cell / "result.json", data)
-    (private := tmp_path / "private").mkdir()
-    for name in ("a.json", "a.jsonl"):
-        (private / name).write_text("secret")
-    (private / "key").mkdir()
-    (private / "key" / cell.name).touch()
+    (private := tmp_path / "private" / "key").mkdir(parents=True)
+    for path in (private.parent / "a.json", private / cell.name):
+        path.write_text("secret")
     link = results / where
     if link.is_dir():
         shutil.rmtree(link)
     link.parent.mkdir(parents=True, exist_ok=True)
-    link.symlink_to(private if "." not in link.name else private / "a.json")
+    link.symlink_to(private.parent if where == "scores" else private.parent / "a.json")
     with pytest.raises(InputError, match=f"{link.name} is a symbolic link"):
         archive.pack(results, ["small"], tmp_path / "more.tar.xz")

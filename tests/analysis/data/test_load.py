@@ -12,8 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.data.archive import NothingToRead
-from analysis.data.load import choose, done, load, of_windows, on_same_data
+from analysis.data.load import choose, done, load, on_same_data
 from analysis.data.study import AskedStudy, describe, journals
 from analysis.report import summary
 from analysis.report.study_data import StudyData
@@ -21,7 +20,6 @@ from analysis.stats import mask_overlap
 from analysis.stats.grid import strata_of
 from analysis.stats.regret import PROBLEM
 from pruning.core.mask import Mask
-from tests.helpers import analysis_grid
 from tests.helpers.analysis_grid import ONE, SUBLAYERS, Study, write
 
 
@@ -44,45 +42,37 @@ def hub(path: str) -> dict[str, Any]:
     return PYDOC | {"source": "hub", "path": path}
 
 
-@pytest.mark.parametrize(
-    ("parts", "name"),
-    [
-        ({"first": PYDOC, "second": hub("allenai/c4")}, "pydoc + c4"),
-        ({"first": hub("a/books"), "second": PYDOC}, "books + pydoc"),
-        ({"text": PYDOC, "items": ITEMS}, "pydoc + commonsense"),
-        ({"text": {"first": PYDOC, "second": hub("allenai/c4")}, "items": ITEMS}, "pydoc + c4 + commonsense"),
-        (PYDOC, "pydoc"),
-        (PYDOC | {"source": "file", "path": "/data/a/wiki.txt"}, "wiki"),
-        ({"text": PYDOC, "items": {"source": "file", "path": "own.jsonl"}}, "pydoc + own"),
-        ({"source": "commonsense170k", "path": "zwhe99/commonsense_170k"}, "commonsense170k"),
-    ],
-)
-def test_data_of_several_parts_are_named_by_their_parts(
-    parts: dict[str, Any], name: str, tmp_path: Path
-) -> None:
-    (key,) = write(tmp_path, ONE)
-    drawn = {"option": "mixed", "samples": 32, "length": 128, "seed": 0} | parts
-    changed(tmp_path / key / "result.json", "config", "calibration", to=drawn)
-    assert load(tmp_path)["calibration"].item() == name
+# Calibration data, and their names in the frame. In the last four, data of one short name have several paths.
+MIXED = {"option": "mixed"}
+NAMES: list[tuple[dict[str, Any], str]] = [
+    ({"text": PYDOC, "items": ITEMS}, "pydoc + commonsense"),
+    ({"text": {"first": PYDOC, "second": hub("allenai/c4")}, "items": ITEMS}, "pydoc + c4 + commonsense"),
+    (PYDOC | {"source": "file", "path": "/data/a/wiki.txt"}, "wiki"),
+    ({"text": PYDOC, "items": {"source": "file", "path": "own.jsonl"}}, "pydoc + own"),
+    ({"source": "commonsense170k", "path": "zwhe99/commonsense_170k"}, "commonsense170k"),
+    (MIXED | {"first": PYDOC, "second": hub("a/books")}, "pydoc + a/books"),
+    (MIXED | {"first": PYDOC, "second": hub("b/books")}, "pydoc + b/books"),
+    (hub("a/books"), "a/books"),
+    (hub("b/books"), "b/books"),
+]
 
 
-def test_parts_of_one_name_are_told_apart_by_their_paths(tmp_path: Path) -> None:
+def test_data_are_named_by_their_parts_and_by_their_paths_if_names_are_alike(tmp_path: Path) -> None:
     (key,) = write(tmp_path, ONE)
     result = json.loads((tmp_path / key / "result.json").read_text())
-    mixed = [{"option": "mixed", "first": PYDOC, "second": hub(path)} for path in ("a/books", "b/books")]
-    for number, drawn in enumerate([*mixed, hub("a/books"), hub("b/books")]):
-        result["config"]["calibration"] = drawn | {"samples": 4, "length": 128, "seed": 0}
+    for number, (drawn, _) in enumerate(NAMES):
+        result["config"]["calibration"] = {"samples": 32, "length": 128, "seed": 0} | drawn
         cell = f"{key[:-8]}{number:08x}"
         (tmp_path / cell).mkdir()
         (tmp_path / cell / "result.json").write_text(json.dumps(result | {"cell": cell}))
     (tmp_path / key / "result.json").unlink()
-    assert list(load(tmp_path)["calibration"]) == ["pydoc + a/books", "pydoc + b/books", "a/books", "b/books"]
+    assert list(load(tmp_path)["calibration"]) == [name for _, name in NAMES]
 
 
 def test_models_of_one_name_with_other_weights_are_not_pooled(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    keys = write(tmp_path, replace(ONE, seeds=(0, 1), cells=[]))
+    keys = write(tmp_path, replace(ONE, seeds=(0, 1)))
     for key, revision in zip(keys, ("aaaaaaaa", "bbbbbbbb"), strict=False):
         changed(tmp_path / key / "result.json", "model", "revision", to=revision)
     name = ONE.models[0]
@@ -93,10 +83,7 @@ def test_models_of_one_name_with_other_weights_are_not_pooled(
 # -- units, budgets and compensations --------------------------------------------------------------------------
 
 FEW = replace(SUBLAYERS, algos=("one_shot", "greedy"), seeds=(0,))
-BLOCKS = analysis_grid.Study(
-    models=("smollm2",), ratios=(0.1,), objectives=("perplexity",), algos=("one_shot", "greedy"), seeds=(0,),
-    lost=0, broken=0,
-)  # fmt: skip
+BLOCKS = replace(ONE, objectives=("perplexity",), algos=("one_shot", "greedy"))
 
 
 def listed(results: Path, keys: list[str]) -> None:
@@ -105,7 +92,7 @@ def listed(results: Path, keys: list[str]) -> None:
 
 
 def test_the_frame_holds_units_and_what_was_removed(tmp_path: Path) -> None:
-    keys = analysis_grid.write(tmp_path, FEW)
+    keys = write(tmp_path, FEW)
     frame = load(tmp_path).set_index("cell")
     for key in keys:
         result = json.loads((tmp_path / key / "result.json").read_text())
@@ -118,11 +105,11 @@ def test_the_frame_holds_units_and_what_was_removed(tmp_path: Path) -> None:
 
 
 def test_cells_of_different_units_are_never_compared(tmp_path: Path) -> None:
-    analysis_grid.write(tmp_path, BLOCKS)
-    analysis_grid.write(tmp_path, FEW)
-    analysis_grid.write(tmp_path, replace(SUBLAYERS, units=("sublayer",), ratios=(), ks=(3,), seeds=(0,)))
+    write(tmp_path, BLOCKS)
+    write(tmp_path, FEW)
+    write(tmp_path, replace(SUBLAYERS, units=("sublayer",), ratios=(), ks=(3,), seeds=(0,)))
     timed = replace(SUBLAYERS, units=("block", "sublayer"), budget="latency", costs=(2, 3), seeds=(0,))
-    analysis_grid.write(tmp_path, timed)
+    write(tmp_path, timed)
     frame = load(tmp_path)
     kinds = ["", " (attention)", " (latency)", " (sublayer)", " (sublayer, counted)", " (sublayer, latency)"]
     assert strata_of(frame) == [(f"smollm2{kind}", 3) for kind in kinds]
@@ -136,36 +123,29 @@ def test_cells_of_different_units_are_never_compared(tmp_path: Path) -> None:
     assert "only model smollm2 · units attention" in describe(frame, "mine", {"model": ("smollm2",)})
 
 
-def test_budgets_of_one_size_that_differ_are_kept_apart(tmp_path: Path) -> None:
-    analysis_grid.write(
-        tmp_path, replace(SUBLAYERS, units=("sublayer",), ratios=(0.1, 0.11, 0.2), seeds=(0,))
-    )
+def test_budgets_of_one_size_that_differ_are_kept_apart_and_filters_take_plain_names(tmp_path: Path) -> None:
+    write(tmp_path, replace(SUBLAYERS, units=("sublayer",), ratios=(0.1, 0.11, 0.2), seeds=(0,)))
     labels = {"smollm2 (sublayer, 10 %)", "smollm2 (sublayer, 11 %)", "smollm2 (sublayer)"}
     assert set(load(tmp_path)["model"]) == labels
+    write(tmp_path, replace(FEW, units=("attention",)))
+    assert set(load(tmp_path, only={"model": ["smollm2"], "unit": ["attention"]})["model"]) == {
+        "smollm2 (attention)"
+    }
 
 
-def test_a_filter_takes_models_and_units_by_their_plain_names(tmp_path: Path) -> None:
-    analysis_grid.write(tmp_path, FEW)
-    assert len(load(tmp_path, only={"model": ["smollm2"]})) == 4
-    assert set(load(tmp_path, only={"unit": ["attention"]})["model"]) == {"smollm2 (attention)"}
-
-
-def test_a_missing_cell_has_the_unit_of_the_models_other_cells(tmp_path: Path) -> None:
-    keys = analysis_grid.write(tmp_path, replace(SUBLAYERS, units=("sublayer",), seeds=(0,)))
+@pytest.mark.parametrize(
+    ("units", "label"),
+    [(("sublayer",), "sublayer"), (("sublayer", "attention"), "unknown unit")],
+)
+def test_a_missing_cell_has_the_unit_of_the_models_other_cells(
+    units: tuple[str, ...], label: str, tmp_path: Path
+) -> None:
+    """By its ratio, it can be of either unit if there are two."""
+    keys = write(tmp_path, replace(SUBLAYERS, units=units, seeds=(0,)))
     (tmp_path / keys[0] / "result.json").unlink()
     listed(tmp_path, keys)
-    frame = load(tmp_path, "mine")
-    assert list(frame["status"]) == ["missing", "done", "done"]
-    assert set(frame["model"]) == {"smollm2 (sublayer)"}
-    assert set(frame["k"]) == {3}
-
-
-def test_a_missing_cell_that_can_have_several_units_has_none(tmp_path: Path) -> None:
-    keys = analysis_grid.write(tmp_path, replace(SUBLAYERS, seeds=(0,)))
-    (tmp_path / keys[0] / "result.json").unlink()
-    listed(tmp_path, keys)
-    models = load(tmp_path, "mine").set_index("cell")["model"]
-    assert models[keys[0]] == "smollm2 (unknown unit)"  # by its ratio, it can be of either
+    row = load(tmp_path, "mine").set_index("cell").loc[keys[0]]
+    assert (row["status"], row["model"], row["k"]) == ("missing", f"smollm2 ({label})", 3)
 
 
 @pytest.mark.parametrize(
@@ -182,7 +162,7 @@ def test_a_missing_cell_that_can_have_several_units_has_none(tmp_path: Path) -> 
 def test_a_result_whose_units_do_not_fit_is_damaged(
     where: tuple[str, ...], to: Any, reason: str, tmp_path: Path
 ) -> None:
-    keys = analysis_grid.write(tmp_path, FEW)
+    keys = write(tmp_path, FEW)
     changed(tmp_path / keys[0] / "result.json", *where, to=to)
     row = load(tmp_path).set_index("cell").loc[keys[0]]
     assert row["status"] == "damaged"
@@ -191,7 +171,7 @@ def test_a_result_whose_units_do_not_fit_is_damaged(
 
 def compensated(results: Path, name: str | None) -> list[str]:
     """Write the cells of BLOCKS with a compensation, or without this setting as early versions did."""
-    keys = analysis_grid.write(results, BLOCKS)
+    keys = write(results, BLOCKS)
     for key in keys if name else ():
         path = results / key / "result.json"
         result = json.loads(path.read_text())
@@ -211,18 +191,6 @@ def test_masks_with_and_without_repair_are_never_pooled(tmp_path: Path) -> None:
     assert set(frame.loc[frame["model"] == "smollm2", "compensation"]) == {"none"}
     assert set(load(tmp_path, only={"compensation": ["linear"]})["model"]) == {"smollm2 (linear)"}
     assert "compensations linear, magnitude, none" in describe(frame, "mine")
-
-
-def test_a_missing_cell_has_the_compensation_of_all_others(tmp_path: Path) -> None:
-    compensated(tmp_path, "Linear")
-    (gone,) = [path for path in tmp_path.iterdir() if "greedy" in path.name and "wiki" not in path.name][:1]
-    keys = [path.name for path in tmp_path.iterdir() if path.name.startswith("smollm2")]
-    (gone / "result.json").unlink()
-    listed(tmp_path, keys)
-    assert set(load(tmp_path, "mine")["model"]) == {"smollm2 (linear)"}
-    keys += compensated(tmp_path, None)
-    listed(tmp_path, keys)
-    assert load(tmp_path, "mine").set_index("cell")["model"][gone.name] == "smollm2 (unknown compensation)"
 
 
 # -- the same held-out data ------------------------------------------------------------------------------------
@@ -268,20 +236,6 @@ def test_the_report_and_the_title_say_what_is_left_out(tmp_path: Path) -> None:
 
 
 # -- metrics ---------------------------------------------------------------------------------------------------
-
-
-def of_metrics(*names: str) -> pd.DataFrame:
-    return pd.DataFrame({f"pruned/{name}": [1.0, 2.0] for name in names})
-
-
-def test_windows_are_those_of_the_embedded_text_or_of_what_was_measured() -> None:
-    assert of_windows(of_metrics("ppl/a", "ppl/heldout")).names == ("ppl/heldout",)
-    assert of_windows(of_metrics("ppl/wikitext2", "ppl/lambada", "acc/a")).sets == "lambada, wikitext2"
-    assert of_windows(of_metrics("ppl/wikitext2", "ppl/lambada"), "wikitext2").names == ("ppl/wikitext2",)
-    with pytest.raises(NothingToRead, match="heldout"):
-        of_windows(of_metrics("ppl/wikitext2"), "heldout")
-    with pytest.raises(NothingToRead):
-        of_windows(of_metrics("acc/a"))
 
 
 def test_cells_that_were_measured_on_different_texts_are_not_averaged_over_nothing() -> None:

@@ -1,4 +1,4 @@
-"""States of masks, answers to items, and damaged files beside the results."""
+"""States of masks, and answers to items."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ import pandas as pd
 import pytest
 
 from analysis.data.load import done, load, measured
-from analysis.data.study import answers, by_state, damaged
-from analysis.stats.healed import _read
-from pruning.core.records import terms_beside
+from analysis.data.study import answers, by_state
 from tests.helpers.analysis_grid import ONE, write
 
 # -- states: repaired cells join the masks before their repair, and healed ones have rows of their own -----------
@@ -89,10 +87,9 @@ def answered(results: Path, name: str, right: list[float] | None, digest: str = 
 
 def test_answers_are_in_the_order_of_the_cells(tmp_path: Path) -> None:
     names = [answered(tmp_path, "b", [1.0, 0.0]), answered(tmp_path, "a", [0.5, 1.0])]
-    found = answers(tmp_path, names, [TASK])
-    np.testing.assert_array_equal(found.tasks[TASK], [[1.0, 0.0], [0.5, 1.0]])
-    np.testing.assert_array_equal(found.take(np.array([1])).tasks[TASK], [[0.5, 1.0]])
-    assert found.note == ""
+    found, note = answers(tmp_path, names, [TASK])
+    np.testing.assert_array_equal(found[TASK], [[1.0, 0.0], [0.5, 1.0]])
+    assert note == ""
 
 
 @pytest.mark.parametrize(
@@ -103,35 +100,6 @@ def test_answers_that_are_lacking_or_to_other_items_are_refused(
     second: list[float] | None, digest: str, note: str, tmp_path: Path
 ) -> None:
     names = [answered(tmp_path, "a", [1.0, 0.0]), answered(tmp_path, "b", second, digest)]
-    found = answers(tmp_path, names, [TASK])
-    assert found.tasks == {}
-    assert found.note.endswith(note)
-
-
-# -- files beside the results ------------------------------------------------------------------------------------
-
-CELL = "tiny-perplexity-greedy-k1-s0-00000000"
-TERMS, HEALED_TERMS = "evaluation/ppl-a-1/m.terms.json", "evaluation/ppl-a-1-healed-2/m.terms.json"
-FILES: dict[str, Any] = {
-    f"{CELL}/result.json": {"evaluation": {"records": {"ppl/a": {"pruned": "evaluation/ppl-a-1/m.json"}}}},
-    f"{CELL}/healed/h/heal.json": {"settings": {}},
-    f"{CELL}/healed/h/evaluation.json": {"records": {"ppl/a": "evaluation/ppl-a-1-healed-2/m.json"}},
-    f"{CELL}/healed/h/heal.jsonl": {"step": 0, "tokens": 0},
-    "evaluation/ppl-a-1/m.json": {"value": 1},
-    TERMS: {"losses": [1.0]},
-    HEALED_TERMS: {"losses": [0.5]},
-}
-
-
-def test_damaged_files_that_figures_read_are_named_and_left_out(tmp_path: Path) -> None:
-    for name, content in FILES.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(json.dumps(content) + "\n", encoding="utf-8")
-    healing = f"{CELL}/healed/h"
-    assert damaged(tmp_path, [CELL]) == []
-    torn = sorted([TERMS, f"{healing}/heal.json"])
-    for name in torn:
-        (tmp_path / name).write_text('{"cells": [1, \n', encoding="utf-8")
-    assert damaged(tmp_path, [CELL]) == [f"{name} is damaged" for name in torn]
-    assert terms_beside(tmp_path / "evaluation/ppl-a-1/m.json") is None
-    assert _read(tmp_path / healing / "heal.json") == {}
+    found, said = answers(tmp_path, names, [TASK])
+    assert found == {}
+    assert said.endswith(note)

@@ -1,22 +1,31 @@
-"""The report's tables show the numbers of the statistics, and ratios of perplexities with their intervals."""
+"""The report's tables and entries show the numbers of the statistics and of each cell."""
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from markupsafe import Markup
 from scipy import stats
+from scipy.stats import gmean
 
 from analysis.data.study import AskedStudy
+from analysis.figures.outcome_tables import UNPRUNED
 from analysis.figures.style import number
-from analysis.report import page_tables, summary
+from analysis.report import cells, page_tables, summary
+from analysis.report.cells import continuations, facts, strip
 from analysis.report.page_tables import ReportTable, tables
 from analysis.report.study_data import StudyData, with_interval
-from analysis.stats.estimands import SEARCH
-from tests.helpers.analysis_grid import ONE, Study, write
+from analysis.stats.grid import masks
+from pruning.core.mask import Mask
+from pruning.core.records import METRIC, SHOWN
+from tests.helpers.analysis_grid import ONE, SUBLAYERS, Study, write
 
 STUDY = Study(
     ratios=(0.2,),
@@ -36,7 +45,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> StudyData:
 
 
 def texts(table: ReportTable) -> list[list[str]]:
-    return [[str(value.text) for value in row] for row in table.rows]
+    return [list(row) for row in table.rows]
 
 
 def named(study: StudyData, name: str) -> list[ReportTable]:
@@ -45,45 +54,45 @@ def named(study: StudyData, name: str) -> list[ReportTable]:
 
 def test_tables_show_the_numbers_of_the_statistics(study: StudyData) -> None:
     found = {table.name: table for table in tables(study)}
-    for table in found.values():
+    for table in (*found.values(), page_tables.cells(study)):
         assert all(len(row) == len(table.headings) for row in (*table.dense, *table.rows)), table.name
-    cells = study.cells[(study.cells["model"] == "smollm2") & (study.cells["objective"] == "margin")]
-    values = 100 * cells["pruned/acc/heldout"].astype(float)
-    (row,) = [row for row in texts(found["crossed"]) if row[:4] == ["acc/heldout", "smollm2", "6", "margin"]]
-    numbers = [values.mean(), values.median(), values.min(), values.max()]
-    assert [row[n] for n in (5, 8, 9, 10)] == [number(value) for value in numbers]
-    assert float(row[6]) < float(row[5]) < float(row[7])
-    worst = next(one for one in study.changes if one.model == "smollm2" and one.factor == SEARCH)
-    (row,) = [row for row in texts(found["worst"]) if row[:2] == ["smollm2, k = 6", worst.objectives[0]]]
-    assert row[2].startswith(f"{worst.worst_to_best.mean:.2f} (")
+    cells = study.cells.query("model == 'smollm2' and objective == 'margin' and algo == 'beam'")
+    for name, metric in study.metrics.items():
+        values = metric.of(cells)
+        mean, dense = (gmean, number) if name == "ppl" else (np.mean, "{:.1f}".format)
+        table = found[{"ppl": "perplexity", "acc": "accuracy"}[name]]
+        (row,) = [row for row in table.rows if row[:2] == ("pruned for margin", "beam")]
+        assert row[3].split()[0] == f"{mean(values):.1f}"
+        assert table.dense[0][1::2] == [UNPRUNED, dense(metric.of(cells, "dense").mean())]
 
 
 def test_tables_show_the_papers_numbers_for_its_models(tmp_path: Path) -> None:
     """For LLaMA3 without 7 of 32 blocks, tables 1 to 3 of arXiv 2604.24938 v1 have averages and seconds."""
-    paper = Study(
+    paper = replace(
+        ONE,
         models=("llama3",),
         ratios=(7 / 32,),
         objectives=("perplexity", "margin"),
         algos=("one_shot", "greedy", "cbo"),
-        seeds=(0,),
         metrics=("ppl/wikitext2", "ppl/c4", "ppl/lambada", "acc/piqa"),
-        lost=0,
-        broken=0,
+        lost=1,
     )
     write(tmp_path, paper)
     found = {table.name: table for table in tables(StudyData(AskedStudy(tmp_path, "small")))}
 
-    def column(name: str, heading: str, objective: str | None = None) -> list[str]:
-        headings = [text for text, _ in found[name].headings]
-        rows = {
-            row[headings.index("search")]: row for row in texts(found[name]) if objective in (None, row[0])
-        }
-        return [rows[algo][headings.index(heading)] for algo in paper.algos]
+    def last_column(name: str) -> list[str]:
+        assert "paper" in found[name].headings[-1][0]
+        return [row[-1] for row in found[name].rows]
 
-    assert column("perplexity", "paper", "perplexity") == ["19.35", "19.90", "19.61"]
-    assert column("perplexity", "paper", "margin") == ["–"] * 3  # noqa: RUF001 - the paper does not print these
-    assert column("accuracy", "paper", "margin") == ["57.99", "60.69", "59.93"]
-    assert column("search", "paper, seconds") == ["551", "3,223", "8,173"]
+    assert last_column("perplexity") == [
+        "19.35",
+        "19.90",
+        "19.61",
+        *[""] * 3,
+    ]  # the paper has none for margin
+    assert last_column("accuracy") == [*[""] * 3, "57.99", "60.69", "59.93"]
+    assert last_column("search") == ["551", "3,223", "8,173"]
+    assert found["accuracy"].dense[0][-1] == "74.58"
 
 
 def logs(study: StudyData, model: str) -> pd.DataFrame:
@@ -142,7 +151,78 @@ def test_draws_of_several_sizes_have_no_interval(tmp_path: Path) -> None:
     assert ratio.endswith("(no interval)")
 
 
-def test_the_table_of_cells_has_every_cell(study: StudyData) -> None:
-    table = page_tables.cells(study)
-    assert len(table.rows) == len(study.frame)
-    assert all(len(row) == len(table.headings) for row in table.rows)
+# The entries of cells.
+
+
+@pytest.fixture(scope="module")
+def sublayers(tmp_path_factory: pytest.TempPathFactory) -> StudyData:
+    folder = tmp_path_factory.mktemp("results")
+    write(folder, replace(SUBLAYERS, units=("sublayer",), algos=("one_shot", "greedy"), seeds=(0,)))
+    return StudyData(AskedStudy(folder, None))
+
+
+def test_a_strip_has_attention_above_and_mlps_below() -> None:
+    drawn = strip(Mask.parse(3, "a0,b1"))
+    assert 'aria-label="sub-layers a0, b1 of 6 removed"' in drawn
+    assert 'viewBox="0 0 30 20"' in drawn
+    gone = re.search(r'class="gone" d="([^"]*)"', drawn)
+    assert gone is not None
+    assert re.findall(r"M([\d.]+) ([\d.]+)h8.5", gone[1]) == [("0.75", "5"), ("10.75", "5"), ("10.75", "15")]
+    assert 'aria-label="no sub-layer removed"' in strip(Mask(3, (), "sublayer"))
+
+
+def test_an_entry_names_the_sublayers_and_their_share(sublayers: StudyData) -> None:
+    (group,) = cells.groups(sublayers)
+    assert group.heading == "smollm2, 10 % of the parameters removed, pruned for perplexity"
+    for entry in group.entries:
+        record = sublayers.records[entry.cell]
+        assert record["status"] == "done"
+        known, mask = dict(entry.facts), Mask.from_json(record["mask"])
+        assert known["sub-layers removed"] == ", ".join(mask.names())
+        share = 100 * record["search"]["budget"]["removed"]
+        assert known["removed"] == f"{mask}, {share:.1f} % of the parameters (10 % asked for)"
+
+
+def test_the_table_of_cells_links_entries_and_counts_the_units_of_each_mask(sublayers: StudyData) -> None:
+    table = page_tables.cells(sublayers)
+    headings = [heading for heading, _ in table.headings]
+    shown = [row[headings.index("k")] for row in table.rows]
+    assert shown == [str(len(dropped)) for dropped in sublayers.frame["dropped"]]
+    for row, cell, mask in zip(table.rows, sublayers.cells["cell"], masks(sublayers.cells), strict=True):
+        assert isinstance(row[0], Markup)
+        assert f'href="#cell-{cell}"' in row[0]
+        assert row[headings.index("sub-layers removed")] == strip(mask)
+
+
+def test_facts_name_cost_and_gain() -> None:
+    heal = {"settings": {"class": "Lora"}, "tokens": 2048, "seconds": 3.2}
+    record = {"heal": heal, "evaluation": {"healed": {"ppl/heldout": 20.5, "ppl/heldout/stderr": 1.0}}}
+    said = [("healing", "lora, 2,048 tokens in 3 s"), ("held out, healed", "ppl/heldout 20.50 ± 1.00")]
+    assert list(facts(record)) == said
+    assert list(facts({"evaluation": {}})) == []
+
+
+# Continuations.
+
+
+def kept(results: Path, name: str, count: int = SHOWN + 3) -> str:
+    numbers = range(count)
+    record = {"prompts": [f"prompt {n}" for n in numbers], "texts": [f"{name} {n}" for n in numbers]}
+    record["greedy"] = [[n] for n in numbers]  # type: ignore[misc]
+    (results / f"{name}.continuations.json").write_text(json.dumps(record))
+    return f"{name}.json"
+
+
+def record(**paths: str) -> Any:
+    return {"evaluation": {"records": {METRIC: paths}}}
+
+
+def test_ten_prompts_with_a_text_of_each_model(tmp_path: Path) -> None:
+    paths = {which: kept(tmp_path, which) for which in ("healed", "dense", "pruned")}
+    rows = continuations(tmp_path, record(**paths))
+    assert len(rows) == SHOWN
+    texts = {"prompt": "prompt 2", "nothing removed": "dense 2", "pruned": "pruned 2", "healed": "healed 2"}
+    assert list(rows[2].items()) == list(texts.items())
+    (tmp_path / "pruned.continuations.json").write_text("{")
+    assert list(continuations(tmp_path, record(**paths))[2]) == ["prompt", "nothing removed", "healed"]
+    assert continuations(tmp_path, {"evaluation": {"records": {"ppl/a": {}}}}) == []  # type: ignore[typeddict-item]

@@ -10,22 +10,13 @@ import pytest
 
 from analysis.stats import grid
 from analysis.stats.crossed import matrix
-from analysis.stats.grid import DIFFERENT, compared, labels
-from analysis.stats.mask_overlap import MaskSet
+from analysis.stats.grid import DIFFERENT, compared
 from pruning.core.mask import KINDS, Mask, Removal
 from tests.helpers.analysis_grid import frame
 
 CELL: dict[str, Any] = {
     "n_blocks": 6, "protect_first": 1, "protect_last": 0, "k": 2, "ratio": 0.2, "dropped": (2, 5),
 }  # fmt: skip
-
-
-def test_labels_are_those_of_a_plain_group_number() -> None:
-    cells = frame(objectives=2, data=2, draws=2, algos=2)
-    cells.loc[::3, "length"] = np.nan
-    columns = ["objective", "calibration", "samples", "length", "draw"]
-    plain = cells.groupby(columns, dropna=False, sort=True).ngroup().to_numpy()
-    np.testing.assert_array_equal(labels(cells, columns), plain)
 
 
 # -- objectives are compared over the searches that all of them have finished ------------------------------------
@@ -54,12 +45,8 @@ def test_draws_that_lack_a_search_are_left_out_unless_no_draw_is_complete() -> N
     assert (kept["objective"] == "o1").sum() == 6
     apart = (cells["objective"] == "o0") & ((cells["algo"] == "algo1") == (cells["draw"] == 0))
     assert len(compared(cells[~apart])[0]) == len(cells[~apart])
-
-
-def test_without_a_common_search_nothing_is_judged() -> None:
-    cells = objectives()
-    cells = cells[(cells["objective"] == "o0") == (cells["algo"] == "algo0")].reset_index(drop=True)
-    assert compared(cells)[1] == DIFFERENT
+    different = cells[(cells["objective"] == "o0") == (cells["algo"] == "algo0")]
+    assert compared(different)[1] == DIFFERENT
 
 
 # -- what a cell removes -----------------------------------------------------------------------------------------
@@ -71,18 +58,6 @@ def test_open_units_are_those_of_the_space(unit: str) -> None:
     cells = pd.DataFrame([CELL | {"unit": unit}])
     assert list(grid.n_open(cells)) == [len(space.free())]
     assert grid.masks(cells) == [Mask(6, (2, 5), space.unit)] == [grid.mask_of(cells.iloc[0])]
-
-
-def test_a_frame_without_units_is_of_blocks() -> None:
-    cells = pd.DataFrame([CELL])
-    assert grid.masks(cells) == [Mask(6, (2, 5))]
-    assert list(grid.n_open(cells)) == [5]
-    assert grid.budgets(cells) == [None]
-    last = CELL | {"unit": "sublayer", "dropped": (2, 11)}
-    masks = MaskSet.of(pd.DataFrame([last, last | {"dropped": (3, 11)}]))
-    assert (list(masks.members.sum(axis=1)), list(masks.open)) == ([2, 2], [10, 10]), (
-        "units beyond the number of blocks"
-    )
 
 
 @pytest.mark.parametrize(
@@ -110,10 +85,7 @@ def test_labels_and_words(
     assert grid.removed(pd.Series(CELL | {"unit": unit, "cost": cost})) == removed
 
 
-def test_a_label_with_more_is_still_one_and_other_brackets_are_a_name() -> None:
-    label = grid.label("m", "sublayer", "parameters", ("linear", "11 %"))
-    assert label == "m (sublayer, linear, 11 %)"
-    assert grid.bare(label) == "m"
+def test_other_brackets_are_a_name() -> None:
     for name in ("m (mine)", "m (sublayer) x", "m", "m (my linear one)"):
         assert grid.bare(name) == name
     assert grid.bare("m (v2) (linear)") == "m (v2)"

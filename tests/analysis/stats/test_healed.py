@@ -1,4 +1,4 @@
-"""Which losses are of pruned, repaired or healed masks; rank correlation, spread and regret in known cases."""
+"""Which losses are of pruned, repaired or healed masks; rank correlation and spread in known cases."""
 
 from __future__ import annotations
 
@@ -79,29 +79,18 @@ def masks(before: list[float], after: list[float]) -> list[HealedMask]:
     return found
 
 
-def test_masks_that_keep_their_order_have_a_correlation_of_one_and_no_regret() -> None:
+def test_masks_that_keep_their_order_have_a_correlation_of_one() -> None:
     (found,) = statistics(masks([3, 4, 5, 6, 7], [2.5, 3.0, 3.5, 4.0, 4.5]), 200)
-    assert (found.correlation.value, found.correlation.low) == pytest.approx((1, 1))
-    assert (found.share.value, found.share.low) == pytest.approx((0.5, 0.5))
-    assert (found.regret.value, found.masks) == (0, 5)
+    assert (found["correlation"], found["correlation_low"]) == pytest.approx((1, 1))
+    spreads = [np.std(losses, ddof=1) for losses in ([3, 4, 5, 6, 7], [2.5, 3.0, 3.5, 4.0, 4.5])]
+    assert [found["spread_before"], found["spread"]] == pytest.approx(spreads)
+    assert found["masks"] == 5
     assert statistics(masks([3, 4, 5], [3, 4, 5]), 10) == [], "three masks are too few"
 
 
-def test_a_reversed_order_has_a_correlation_of_minus_one_and_a_regret() -> None:
+def test_a_reversed_order_has_a_correlation_of_minus_one() -> None:
     (found,) = statistics(masks([3, 4, 5, 6], [3.0, 2.9, 2.8, 2.7]), 200)
-    assert found.correlation.value == pytest.approx(-1)
-    assert found.regret.value == pytest.approx(0.3)
-    assert found.regret.low <= 0.3 <= found.regret.high
-
-
-def test_an_interval_covers_the_estimate_and_is_wider_with_noise() -> None:
-    rng = np.random.default_rng(0)
-    before = list(rng.normal(4, 1, 12))
-    (near,) = statistics(masks(before, [value + 0.1 * float(rng.normal()) for value in before]), 300)
-    (far,) = statistics(masks(before, [value + 1.5 * float(rng.normal()) for value in before]), 300)
-    for one in (near, far):
-        assert one.correlation.low <= one.correlation.value <= one.correlation.high
-    assert far.correlation.high - far.correlation.low > near.correlation.high - near.correlation.low
+    assert found["correlation"] == pytest.approx(-1)
 
 
 def test_the_share_regained_is_of_the_gap_to_the_dense_model() -> None:

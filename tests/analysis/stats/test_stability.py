@@ -24,11 +24,9 @@ def decided(losses: np.ndarray, masks: list[list[int]], k: int, budget: object =
 def test_a_clear_decision_is_stable_and_a_tie_is_a_coin() -> None:
     noise = np.random.default_rng(0).normal(size=(2, 64))
     clear = decided(noise + np.array([[0.0], [5.0]]), [[1, 2], [1, 3]], 2)
-    assert stability.resampled(clear) == (0.0, 1.0)
+    assert stability.resampled(clear) == 0.0
     noise[1] += noise[0].mean() - noise[1].mean() + 1e-6
-    other, overlap = stability.resampled(decided(noise, [[1, 2], [1, 3]], 2))
-    assert 0.4 < other < 0.6
-    assert overlap == pytest.approx(1 - other * (2 / 3))
+    assert 0.4 < stability.resampled(decided(noise, [[1, 2], [1, 3]], 2)) < 0.6
 
 
 def test_one_shot_is_decided_by_single_blocks() -> None:
@@ -62,13 +60,12 @@ def test_resampling_agrees_with_the_normal_theory() -> None:
     b = a + rng.normal(0.05, 0.5, size=200)
     z = abs(np.mean(b - a)) / (np.std(b - a) / np.sqrt(200))
     decision = decided(np.array([a, b]), [[1], [2]], 1)
-    assert stability.resampled(decision, 4000)[0] == pytest.approx(stats.norm.sf(z), abs=0.03)
+    assert stability.resampled(decision, 4000) == pytest.approx(stats.norm.sf(z), abs=0.03)
 
 
-def test_agreement_grows_with_samples_and_disjoint_halves_agree_least() -> None:
+def test_agreement_grows_with_samples() -> None:
     rng = np.random.default_rng(1)
     losses = rng.normal(size=(6, 64)) + np.arange(6)[:, None] * 0.4
     curve = stability.curve(decided(losses, [[i] for i in range(6)], 1))
     assert list(curve["n"]) == [1, 2, 4, 8, 16, 32]
-    assert curve["same"].is_monotonic_increasing
-    assert (curve["pair"] <= curve["same"] + 0.05).all()
+    assert curve["pair"].is_monotonic_increasing

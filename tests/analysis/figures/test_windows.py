@@ -1,4 +1,4 @@
-"""Figure 10 collects each mask before and after repair and healing, and says how far their order stays."""
+"""Figures 9 and 10 compare masks by their losses on the same windows: sub-layers, repaired and healed masks."""
 
 from __future__ import annotations
 
@@ -8,15 +8,59 @@ import numpy as np
 import pytest
 
 from analysis.data.archive import NothingToRead, folder, pack
-from analysis.data.load import Metric, load
-from analysis.figures.fig10_healing import draw, healed, summary, table
+from analysis.data.load import Metric, choose, load
+from analysis.figures import fig9_units, fig10_healing
+from analysis.figures.fig9_units import compared
+from analysis.figures.fig10_healing import healed, summary, table
 from analysis.stats.healed import PRUNED, REPAIRED, HealedMask, State, healed_masks
+from analysis.stats.same_samples import paired, window_losses
 from pruning.core.mask import Mask
 from pruning.core.records import read_done
 from tests.conftest import Command
 
 METRIC = "ppl/heldout"
 HELDOUT = Metric("ppl", (METRIC,))
+
+
+def test_a_pair_is_compared_on_the_same_windows_and_with_the_same_repair(launch: Command) -> None:
+    words = ("unit=block,sublayer", "ratio=0.34", "eval.samples=4", "study=units", "compensation=none,linear")
+    ended = launch("-m", *words)
+    assert ended.status == 0, ended.err
+    frame = load(ended.results, "units")
+    rows = compared(ended.results, frame, choose(frame, "ppl")).set_index("compensation")
+    assert sorted(rows.index) == ["linear", "none"]
+    for how, row in rows.iterrows():
+        cells = frame[frame["compensation"] == how].set_index("unit")["cell"]
+        first, second = (
+            window_losses(ended.results, read_done(ended.results / cells[unit]), [METRIC])
+            for unit in ("sublayer", "block")
+        )
+        assert first is not None
+        assert second is not None
+        expected = paired(first, second)
+        assert (row["difference"], row["low"], row["high"]) == (expected.mean, expected.low, expected.high)
+        assert row["windows"] == 4
+        assert row["ppl_block"] == pytest.approx(float(np.exp(second.mean())))
+    (axes,) = fig9_units.draw(rows.reset_index(), HELDOUT).axes
+    ratios = {round(float(line.get_xdata()[0]), 9) for line in axes.lines if line.get_linestyle() == "None"}
+    assert ratios == {round(float(np.exp(value)), 9) for value in rows["difference"]}
+    lines = [label.get_text() for label in axes.get_yticklabels()]
+    assert [line.endswith("compensation=linear") for line in lines] == [False, True, False]
+
+
+def test_results_without_a_partner_or_the_losses_of_windows_are_left_out(
+    launch: Command, tmp_path: Path
+) -> None:
+    ended = launch("-m", "unit=block,sublayer", "ratio=0.34", "study=units")
+    frame = load(ended.results, "units")
+    with pytest.raises(NothingToRead, match="unit=block,sublayer at the same ratio"):
+        compared(ended.results, frame[frame["unit"] != "block"], HELDOUT)
+    for path in (ended.results / "evaluation").rglob("*.terms.json"):
+        path.unlink()
+    with pytest.raises(NothingToRead, match="evaluate the cells again"):
+        compared(ended.results, frame, HELDOUT)
+
+
 STUDY = ("-m", "study=heal", "objective=perplexity,block_influence", "algo=one_shot", "k=2", "eval.samples=4")
 HEAL = (
     *("compensation=none", "heal=full", "heal.length=32", "heal.batch_tokens=128", "heal.heldout=2"),
@@ -59,7 +103,7 @@ def test_masks_have_the_losses_that_the_results_record(launch: Command, tmp_path
     rows = table({stratum: masks})
     assert set(rows["state"]) == {"pruned", "repaired", "256 tokens", "512 tokens"}
     assert (rows.loc[rows["state"] == "pruned", "regained"] == 0).all()
-    figure = draw({stratum: masks}, HELDOUT)
+    figure = fig10_healing.draw({stratum: masks}, summary({stratum: masks}), HELDOUT)
     assert len(figure.axes) == 3
     archive = tmp_path / "heal.tar.xz"
     pack(last.results, ["heal"], archive)
