@@ -22,7 +22,7 @@ from filelock import FileLock
 
 from pruning.core import storage
 from pruning.core.errors import DamagedError
-from pruning.core.storage import digest, touch
+from pruning.core.storage import digest
 from pruning.launcher import scheduler
 from pruning.models.handle import Resources
 
@@ -107,7 +107,7 @@ class Submission:
 
     def cancel(self) -> None:
         """Cancel all jobs of this submission. Raises InputError if SLURM does not answer."""
-        touch(self.cancelled)
+        self.cancelled.touch()
         scheduler.call("scancel", "--quiet", f"--name={self.name}")
 
     def log(self, key: str) -> Path | None:

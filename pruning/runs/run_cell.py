@@ -23,7 +23,7 @@ from pruning.core.records import (
     provenance,
 )
 from pruning.core.scoring import Estimate
-from pruning.core.storage import appending, check_links, digest
+from pruning.core.storage import digest
 from pruning.engine import collectives
 from pruning.engine.compensation import Magnitude
 from pruning.engine.dense_pass import magnitudes
@@ -92,11 +92,10 @@ def record_failure(cell: Cell, error: BaseException) -> FailedResult:
         "config": dict(cell.config),
         "environment": provenance(now(), None),
     }
-    check_links(cell.results, cell.folder)
     try:
         cell.folder.mkdir(parents=True, exist_ok=True)
         if collectives.is_first():
-            with appending(log_path) as stream:
+            with log_path.open("a", encoding="utf-8") as stream:
                 traceback.print_exception(error, file=stream)
         if not cell.finished:
             save_result(cell, result)
