@@ -16,7 +16,7 @@ from pruning.calibration.items import TEMPLATE, ItemDraw, check_template
 from pruning.config.app import build
 from pruning.core.errors import DamagedError, ForeignError, InputError, shown, unknown
 from pruning.core.mask import Mask
-from pruning.core.records import CLASS
+from pruning.core.records import CLASS, current
 from pruning.models.handle import Model
 from pruning.routing import fitted_router
 from pruning.routing.fitted_router import FittedRouter, StateEncoder, first_blocks, fit_head, prompts
@@ -139,7 +139,8 @@ def _recorded_model(record: Mapping[str, Any], folder: str | Path) -> PrunableMo
             f"the model of the router in {folder} was in memory: load the model, and give it as well."
         )
     try:
-        settings: Model = build("model", {CLASS: Model.__name__, **record["settings"], "offload": None})
+        recorded = current({"model": record["settings"]})["model"]
+        settings: Model = build("model", {CLASS: Model.__name__, **recorded})
     except (InputError, TypeError) as error:
         raise DamagedError(
             f"the router in {folder} does not describe its model ({error}): restore {fitted_router.ROUTER}, or "

@@ -572,7 +572,7 @@ ADDED = {
 # Former settings, by group, whose values the program now chooses itself.
 DECIDED = {
     "forward": ("batch_tokens", "patience", "merge", "tf32"),
-    "model": ("attention",),
+    "model": ("attention", "max_memory", "offload"),
     "racing": ("first",),
 }
 # Settings that were added to calibrations and searches, with their defaults, which a cell's key leaves out.

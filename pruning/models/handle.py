@@ -28,7 +28,7 @@ from pruning.models import kept_models
 from pruning.models.architecture import attention_kernel, block_count, context_length_of
 from pruning.models.kept_models import PACKAGED, quiet
 from pruning.models.model_files import ADAPTER_CONFIG, GGUF, INDEX, SINGLE, ModelFiles, find_files, in_gguf
-from pruning.models.placement import LanguageModel, ModelInfo, Placement
+from pruning.models.placement import LanguageModel, ModelInfo, device_options
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +40,6 @@ ALLOWED = {
     "products": (AUTO, "native"),
     "device_map": (AUTO, "cpu"),
 }
-# Settings that decide where weights are stored and how they are multiplied. They change only the rounding of a loss.
-PLACING = ("device_map", "max_memory", "offload", "products")
 LIBRARY_ERRORS = (
     "SafetensorError",
     "StrictDataclassFieldValidationError",
@@ -90,10 +88,9 @@ class Model:
 
     `path` is a hub id, a directory, a GGUF file, or the name of a packaged model. If `name` is empty, a model in a
     directory is named after the directory. `device_map` is "auto" (use the available GPUs) or "cpu". `products` is
-    "auto" (linear layers multiply in float32 if that is faster, see `models/products.py`) or "native". `max_memory`
-    limits the bytes of weights on each device, for example {0: 20GiB, cpu: 50GiB}. `offload` is a folder for weights
-    that do not fit in memory. See `models/placement.py` for both. Only safetensors and GGUF weights are read; no code
-    from a model's repository is ever run. `resources` is what the model's jobs request from a cluster.
+    "auto" (linear layers multiply in float32 if that is faster, see `models/products.py`) or "native". Only
+    safetensors and GGUF weights are read; no code from a model's repository is ever run. `resources` is what the
+    model's jobs request from a cluster.
 
     Properties raise InputError if the model's files are missing, damaged or inconsistent, and UnreachableError if the
     files cannot be fetched.
@@ -107,8 +104,6 @@ class Model:
     dtype: str = "bfloat16"
     products: str = field(default=AUTO, compare=False)
     device_map: str = "auto"
-    max_memory: Any = field(default=None, compare=False)  # untyped, so that a key can be a GPU's number
-    offload: str | None = field(default=None, compare=False)
     resources: Resources = field(default=Resources(), compare=False)
 
     def __post_init__(self) -> None:
@@ -141,13 +136,6 @@ class Model:
             put(name=directory_name(self.location))
         check_name("model.name", self.name)
         check_known("model", self, **ALLOWED)
-        if self.max_memory is not None:
-            if not isinstance(self.max_memory, Mapping):
-                raise InputError(
-                    f"model.max_memory={self.max_memory} is not a mapping: write "
-                    "model.max_memory={0: 20GiB, cpu: 50GiB}."
-                )
-            put(max_memory={str(device): str(size) for device, size in self.max_memory.items()})
 
     # Where the model is.
 
@@ -211,7 +199,7 @@ class Model:
         A model in a directory is identified by all bytes of its files, not by its path. The devices of the weights
         and the resources of the jobs are left out.
         """
-        left_out = ("name", "resources", *PLACING)
+        left_out = ("name", "resources", "device_map", "products")  # the last two change only a loss's rounding
         data = {name: value for name, value in asdict(self).items() if name not in left_out}
         data["attention"] = "sdpa"  # every key holds it, because the kernel was a setting
         if self.files is not None:
@@ -298,27 +286,14 @@ class Model:
 
     # Its weights.
 
-    @property
-    def placing(self) -> Placement:
-        """The settings that decide where the weights go."""
-        return Placement(self.name, self.dtype, self.device_map, self.max_memory, self.offload)
-
     def placement(self) -> dict[str, Any]:
-        """Those settings of where weights are that differ from the defaults. They affect times."""
-        placed = (self.device_map, self.max_memory, self.offload is not None)
-        usual = {"device_map": AUTO, "max_memory": None, "offload": False}
-        pairs = zip(usual.items(), placed, strict=True)
-        return {name: value for (name, default), value in pairs if value != default}
+        """The setting of where weights are, if it is not the default. It affects times."""
+        return {} if self.device_map == AUTO else {"device_map": self.device_map}
 
     @property
     def device_options(self) -> dict[str, Any]:
         """Device options for `from_pretrained`. Raises InputError if the model does not fit."""
-        options = self.placing.options(self.config)
-        if "offload_folder" in options and self.is_gguf:
-            raise InputError(
-                f"model {self.name} does not fit one device, and GGUF weights cannot be offloaded: use safetensors."
-            )
-        return options
+        return device_options(self.name, self.dtype, self.device_map, self.config)
 
     def load(self) -> LanguageModel:
         """The loaded model. It stays in memory until another model is loaded. Raises as `load_anew` does."""
@@ -379,7 +354,7 @@ def shared(models: Iterable[Model]) -> list[Model]:
 
 def _key(model: Model) -> tuple[Any, ...]:
     """A key that is equal for models that are loaded in the same way."""
-    return model, str(model.max_memory), model.offload, model.products
+    return model, model.products
 
 
 # The name of a model: a legal part of a folder name. The name of a model in a directory comes from the path.

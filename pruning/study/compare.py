@@ -6,8 +6,8 @@ MODEL is a directory that save_pretrained wrote, a GGUF file, OWNER/NAME on the 
 such as smollm2. OTHER is one of these, or the folder of a finished cell: its mask, with its repair and its training.
 All models are measured on this machine, on the same texts and items. The table gives the metrics of eval= and their
 differences from MODEL, bits per byte, speed, size and memory. NAME=VALUE are settings of eval, forward, tracker and
-paths as in `depth-pruning grid`; model.dtype, model.device_map, model.max_memory, model.offload and model.products
-apply to all models. Measurements are kept, so a command that was stopped continues if it is given again.
+paths as in `depth-pruning grid`; model.dtype, model.device_map and model.products apply to all models. Measurements
+are kept, so a command that was stopped continues if it is given again.
 The options of eval are listed below; speed, and generation with continuations, cannot compare models.
 """
 
@@ -64,10 +64,7 @@ log = logging.getLogger(__name__)
 FOLDER = "compared"  # the folder of comparisons in the results folder; each has a folder in it
 WIDTH = 100  # the largest number of characters in a line of the table
 # Settings of the command: those of `model` apply to all models.
-ALLOWED = (
-    *("eval", "forward", "tracker", "paths.results", "model.dtype", "model.device_map"),
-    *("model.max_memory", "model.offload", "model.products"),
-)
+ALLOWED = ("eval", "forward", "tracker", "paths.results", "model.dtype", "model.device_map", "model.products")
 # Options for the cell that holds these settings. The cell is never run, so these options have no effect.
 OPTIONS = {"model": "smollm2", "objective": "perplexity", "calibration": "pydoc", "algo": "greedy"}
 OPTIONS |= {"eval": "embedded"}
@@ -180,7 +177,7 @@ def _found(place: str, base: Cell, given: Mapping[str, Any]) -> ComparedModel:
         return ComparedModel(place, replace(base, model=model))
     done = read_done(folder)
     # A folder from elsewhere may name places to write to: these are not used.
-    config = done["config"] | {"model": done["config"]["model"] | {"offload": None, **given}, "export": None}
+    config = done["config"] | {"model": done["config"]["model"] | given, "export": None}
     config |= {name: base.config[name] for name in ("eval", "tracker", "forward")}
     cell = recorded_cell(config | {"paths": {"results": str(folder.parent)}}, {})
     preflight.check_model(cell.model)

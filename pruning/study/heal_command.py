@@ -3,8 +3,8 @@
 depth-pruning heal CELL heal=lora heal.tokens=200000
 
 CELL is the folder of a finished cell. Settings are those of `heal` in a grid, listed below; the default is heal=lora.
-Because a folder can come from somebody else, the settings of `tracker` and model.offload that it records are not
-used: give them to this command.
+Because a folder can come from somebody else, the settings of `tracker` that it records are not used: give them to
+this command.
 A command that was stopped continues if it is given again. Training runs of one cell with different budgets share
 their first steps.
 """
@@ -23,7 +23,7 @@ from pruning.study import text_tables
 from pruning.study.grid import Outcome, joined_ranks, record_cells, start_tracker
 from pruning.study.text_tables import say
 
-ALLOWED = tuple(f"{name}{end}" for name in ("heal", "tracker", "model.offload") for end in "=.")
+ALLOWED = tuple(f"{name}{end}" for name in ("heal", "tracker") for end in "=.")
 
 
 def main() -> None:
@@ -73,7 +73,6 @@ def cell_of(words: Sequence[str]) -> Cell:
     made = recorded(OmegaConf.to_container(composed(asked), resolve=True))
     config = {**result["config"], "heal": {OPTION: option, **made["heal"]}, "export": None}
     config |= {"tracker": made["tracker"], "paths": {"results": str(folder.parent)}}
-    config["model"] = {**config["model"], "offload": made["model"]["offload"]}
     cell = recorded_cell(config, {})
     if cell.key != folder.name:
         raise InputError(

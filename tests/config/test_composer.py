@@ -25,7 +25,7 @@ JOBS = {
     "the same value twice": ["seed=1", "seed=2", "seed=1"],
     "null, a list, quotes and a mapping": ["k=null", "eval.settings=1", "study='a,b'"],
     "a mapping for a group": ["model={path: x}", "model=local", "model.path=y"],
-    "a nested mapping": ["model=local", "model.path=x", "model.max_memory={0: 1GiB}"],
+    "a nested mapping": ["model=local", "model.path=x", "model.resources={ranks: 2}"],
     "added": ["+model.other=1"],
     "forced": ["++seed=4", "seed=5"],
     "removed": ["~eval.items", "seed=2"],

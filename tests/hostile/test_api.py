@@ -347,8 +347,6 @@ WRONG: dict[tuple[str, str], list[Any]] = {
     ("load_model", "path"): [3, "a\0b", SURROGATE, ""],
     ("load_model", "gguf_file"): [3, ""],
     ("load_model", "device_map"): [None, {"": 0}],
-    ("load_model", "max_memory"): [3, "2GiB"],
-    ("load_model", "offload"): [3, [1]],
     ("load_model", "resources"): [3, {"nodes": 2}],
     **{(call, "model"): ["smollm2"] for call in (*MASKED, "search_mask", "fit_router")},
     **{(call, "mask"): [[2, 3], pruning.Mask(4, (1,))] for call in MASKED},
