@@ -199,7 +199,12 @@ class Model:
         A model in a directory is identified by all bytes of its files, not by its path. The devices of the weights
         and the resources of the jobs are left out.
         """
-        left_out = ("name", "resources", "device_map", "products")  # the last two change only a loss's rounding
+        left_out = (
+            "name",
+            "resources",
+            "device_map",
+            "products",
+        )  # the last two change only a loss's rounding
         data = {name: value for name, value in asdict(self).items() if name not in left_out}
         data["attention"] = "sdpa"  # every key holds it, because the kernel was a setting
         if self.files is not None:

@@ -55,7 +55,10 @@ def device_options(name: str, dtype: str, device_map: str, config: Any) -> dict[
             parts = ", ".join(f"GPU {gpu} {count}" for gpu, count in Counter(chosen.values()).items())
             log.info("%s (%s) is spread over devices; parts on each: %s", name, bytes_text(total), parts)
             return {"device_map": chosen}
-    sizes = [*(f"GPU {gpu} {bytes_text(size)}" for gpu, size in gpus.items()), f"main memory {bytes_text(memory)}"]
+    sizes = [
+        *(f"GPU {gpu} {bytes_text(size)}" for gpu, size in gpus.items()),
+        f"main memory {bytes_text(memory)}",
+    ]
     raise InputError(
         f"model {name} needs {bytes_text(total)} for its weights in {dtype}, but the memory available is: "
         f"{', '.join(sizes)}. Give each rank more GPUs (model.resources.gpus_per_rank), or choose a smaller "

@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from pruning.core.errors import InputError, UnskippableError, first_line
@@ -145,69 +144,3 @@ def _traits(block: nn.Module) -> Iterator[tuple[str, Any]]:
                 yield f"{path}.{name}".lstrip("."), value
     for name, tensor in block.state_dict().items():
         yield f"{name} shape", tuple(tensor.shape)
-
-
-# Give each remaining attention layer a layer of the KV cache if some blocks have no attention.
-#
-# The cache of transformers has one layer per block. Its class follows from the kind of the block (`layer_types`). A
-# block without attention leaves its layer empty. transformers (masking_utils.py, cache_utils.py) must not read these
-# three values from an empty layer:
-#
-# - the number of cached tokens, which the first layer of the attention kinds gives;
-# - the size of a mask, which the first layer of the same kind gives;
-# - whether a recurrent state exists, which the last layer of a recurrent mixer gives.
-#
-# A block without attention uses no mask, so it can have any kind. It gets the kind of the last attention before it.
-# Blocks before the first attention get the kind of this attention, which uses the first of their cache layers. Then
-# these values come from layers that are in use, the cache has one layer per block, and each block gets the mask of
-# its own kind.
-
-PLAIN = "full_attention"  # the kind of every block if the configuration lists no kinds
-# Kinds that cache only keys and values for each token, so that an empty layer of these kinds does no harm.
-ATTENDING = ("full_attention", "sliding_attention", "chunked_attention")
-
-
-def cache_layers(config: Any, mask: Mask) -> tuple[list[str], list[int | None]]:
-    """The kind of each kept block, and the cache layer of its attention; None if its attention is removed.
-
-    `config` is the configuration of the dense model, `mask` is over sub-layers. Raises InputError if no attention is
-    left.
-    """
-    listed = getattr(config.get_text_config(decoder=True), "layer_types", None)
-    kept = [block for block in range(mask.n_blocks) if block not in mask.gone]
-    kinds = [listed[block] if listed else PLAIN for block in kept]
-    has = [2 * block not in mask.dropped for block in kept]
-    layers = [i if attends else None for i, attends in enumerate(has)]
-    if all(has):
-        return kinds, layers
-    first = next((i for i, kind in enumerate(kinds) if has[i] and kind in ATTENDING), None)
-    if first is None:
-        raise InputError(
-            f"no attention with keys and values would be left (of {mask.n_blocks} blocks): a {config.model_type} "
-            "model needs at least one to count its tokens when it generates with a cache. Keep one of them."
-        )
-    layers[first] = next((i for i in range(first) if not has[i]), first)
-    last = kinds[first]
-    for i, kind in enumerate(kinds):
-        if not has[i]:
-            kinds[i] = last
-        elif kind in ATTENDING:
-            last = kind
-    return kinds, layers
-
-
-def set_kinds(config: Any, kinds: list[str]) -> None:
-    """Write the kinds of the blocks into the configuration of the smaller model, if it lists them.
-
-    Raises InputError if the configuration computes the kinds, so that they cannot be written.
-    """
-    text = config.get_text_config(decoder=True)
-    if not getattr(text, "layer_types", None):
-        return
-    with suppress(AttributeError):  # a property without a setter
-        text.layer_types = kinds
-    if list(text.layer_types) != kinds:
-        raise InputError(
-            f"a {config.model_type} model cannot be built without these parts: its configuration computes the "
-            f"kinds of its blocks, and they would have to be {', '.join(kinds)}. Remove whole blocks, or other parts."
-        )

@@ -46,7 +46,7 @@ from pruning.models.blocks import (
 )
 
 Forward = Callable[..., Any]
-CACHES = ("past_key_values", "cache", "cache_params", "state")  # arguments of models that hold a cache
+CACHES = ("cache", "past_key_values", "cache_params", "state")  # arguments of models that hold a cache
 
 
 @dataclass(frozen=True)

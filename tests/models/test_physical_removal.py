@@ -15,7 +15,6 @@ from pruning.core.errors import InputError
 from pruning.core.mask import Mask
 from pruning.evaluation import speed
 from pruning.models import removal
-from pruning.models.pruned_config import cache_layers
 from pruning.models.removal import blocks_removed, smaller_config
 from pruning.models.sublayers import find_chain, masked
 from tests.helpers.architectures import ARCHITECTURES, N_BLOCKS, PARALLEL, attributes, build
@@ -91,28 +90,12 @@ def test_missing_modules_keep_their_class_and_are_restored_after_an_error() -> N
     assert attributes(model) == before
 
 
-def test_models_that_cannot_use_a_cache_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = build("llama")
-    with pytest.raises(InputError, match=r"no attention .*of 6 blocks"):
-        smaller_config(model, Mask.parse(N_BLOCKS, "b0 a1 a2 a3 a4 a5"))
-    monkeypatch.setattr(removal, "_numbers", lambda *_: {})  # then the first layer of the cache stays empty
-    with pytest.raises(InputError, match="0 tokens after 4"):
-        smaller_config(model, Mask.parse(N_BLOCKS, "a0"))
-
-
-@pytest.mark.parametrize(
-    ("mask", "kinds", "layers"),
-    [
-        ("a0 a1 a2 a4", "ffffff", (None, None, None, 0, None, 5)),
-        ("a2 b5", "rssfs", (0, 1, None, 3, 4)),
-        ("a1 a3", "rsrssf", (0, None, 2, None, 1, 5)),
-    ],
-)
-def test_no_rule_of_the_cache_meets_an_empty_layer(mask: str, kinds: str, layers: tuple[Any, ...]) -> None:
-    names = {"s": "sliding_attention", "f": "full_attention", "r": "linear_attention"}
-    config = build("gemma3").config
-    config.layer_types = [names[kind] for kind in "rsrfsf"]
-    assert cache_layers(config, Mask.parse(6, mask)) == ([names[kind] for kind in kinds], [*layers])
+def test_a_cache_that_loses_count_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        removal, "_counting", lambda forward, _: forward
+    )  # the first layer of the cache stays empty
+    with pytest.raises(InputError, match=r"llama .*unit=block"):
+        smaller_config(build("llama"), Mask.parse(N_BLOCKS, "a0"))
 
 
 def test_mixers_of_a_hybrid_model_keep_their_layers() -> None:
