@@ -176,11 +176,9 @@ def export_model(
 
 def _check_unchanged(model: PrunableModel, settings: Model) -> None:
     """Raise InputError if weights in memory differ from those in the model's files, which an export copies."""
-    offloaded = any(weight.is_meta for weight in model.module.parameters())
     stored = dataclasses.replace(settings, device_map="cpu", products="native").load_anew().module.state_dict()
-    now = {name: weight for name, weight in model.module.state_dict().items() if not weight.is_meta}
-    names = now.keys() if offloaded else now.keys() | stored.keys()
-    changed = sorted(name for name in names if not _same(now.get(name), stored.get(name)))
+    now = model.module.state_dict()
+    changed = sorted(name for name in now.keys() | stored.keys() if not _same(now.get(name), stored.get(name)))
     if changed:
         raise InputError(
             f"{len(changed)} weights of '{model.name}' are not those of its files ({settings.path}), for example "

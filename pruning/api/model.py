@@ -154,11 +154,10 @@ def wrap_model(module: Any, tokenizer: Any, name: str = "model") -> PrunableMode
             "AutoModelForCausalLM.from_pretrained returns."
         )
     for inner, part in module.named_modules():
-        # If a module has this attribute, accelerate reads its weights from the disk when it runs.
-        if not hasattr(part, "_hf_hook") and any(p.is_meta for p in part.parameters(recurse=False)):
+        if any(p.is_meta for p in part.parameters(recurse=False)):
             raise InputError(
                 f"module has no weights in {inner or type(part).__name__}: they are on the device 'meta'. Load the "
-                "model with from_pretrained."
+                "model with from_pretrained, whole and in memory."
             )
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         raise InputError(

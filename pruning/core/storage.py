@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, TypeAlias
+from typing import IO, Any
 
 from pruning.core.errors import DamagedError, InputError, cache_folder, os_error
 from pruning.core.units import MEBIBYTE
@@ -155,8 +155,6 @@ CHUNK = 4 * MEBIBYTE
 # stamp: a write to a mapped file gets its stamp only when the system writes the page back, after 30 seconds.
 WRITTEN_BACK = 35_000_000_000  # nanoseconds
 
-State: TypeAlias = list[int]  # size, inode, mtime and ctime in nanoseconds, device
-
 
 def file_sha256(path: Path, advance: Callable[[int], object] = lambda _: None) -> str:
     """The SHA-256 of a file's bytes, in hex; `advance` is called with the number of bytes after each part is read.
@@ -166,7 +164,7 @@ def file_sha256(path: Path, advance: Callable[[int], object] = lambda _: None) -
     state = file_state(path)
     if state[0] < SMALL or time.time_ns() - state[3] <= WRITTEN_BACK:
         return _read(path, advance)
-    if (kept := kept_sha256(path, state)) is not None:
+    if (kept := kept_sha256(path)) is not None:
         return kept
     sha256 = _read(path, advance)
     if file_state(path) == state:
@@ -175,18 +173,18 @@ def file_sha256(path: Path, advance: Callable[[int], object] = lambda _: None) -
     return sha256
 
 
-def kept_sha256(path: Path, state: State) -> str | None:
+def kept_sha256(path: Path) -> str | None:
     """The kept digest of a file; None if it is missing, damaged, or of an earlier state."""
     try:
         record = read_json(_entry(path))
-        return str(record["sha256"]) if record["state"] == state else None
+        return str(record["sha256"]) if record["state"] == file_state(path) else None
     except (OSError, DamagedError, LookupError, TypeError):
         return None
 
 
 def _read(path: Path, advance: Callable[[int], object]) -> str:
     digest = hashlib.sha256()
-    with path.open("rb") as stream:
+    with naming(path), path.open("rb") as stream:
         while chunk := stream.read(CHUNK):
             digest.update(chunk)
             advance(len(chunk))
@@ -197,8 +195,8 @@ def _entry(path: Path) -> Path:
     return cache_folder() / "digests" / f"{text_sha256(str(path.resolve()))[:32]}.json"
 
 
-def file_state(path: Path) -> State:
-    """The state of a file, which changes if the file does. A program can set the mtime back, but not the ctime."""
+def file_state(path: Path) -> list[int]:
+    """Size, inode, mtime, ctime and device. A program can set the mtime of a changed file back, but not the ctime."""
     stat = path.stat()
     return [stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_dev]
 

@@ -7,7 +7,6 @@ checked against a SHA-256 and kept in the user's cache folder, or in the folder 
 from __future__ import annotations
 
 import logging
-import re
 import shutil
 import subprocess
 import sys
@@ -143,18 +142,6 @@ def use_hub() -> None:
         # `datasets` copies the setting when it is imported, which can be before or after.
         if (config := sys.modules.get("datasets.config")) is not None:
             config.HF_HUB_OFFLINE = config.HF_DATASETS_OFFLINE = True  # type: ignore[attr-defined]
-
-
-def check_no_folder(name: str, setting: str) -> None:
-    """Raise InputError if the current folder has a folder called `name`, which would be read instead of the hub.
-
-    Names such as ./DIR and /DIR are paths, not names of repositories.
-    """
-    if re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name) and Path(name).is_dir():
-        raise InputError(
-            f"{setting}={name} is a name on the hub, and the current folder has a folder of this name, which would "
-            f"be read instead: write ./{name} if you mean the folder, else start from another folder."
-        )
 
 
 def commit_of(name: str, revision: str | None = None) -> str | None:

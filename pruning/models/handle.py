@@ -23,7 +23,7 @@ from pruning.core.errors import (
     check_least,
     first_line,
 )
-from pruning.core.wheels import check_no_folder, commit_of, use_hub
+from pruning.core.wheels import commit_of, use_hub
 from pruning.models import kept_models
 from pruning.models.architecture import attention_kernel, block_count, context_length_of
 from pruning.models.kept_models import PACKAGED, quiet
@@ -102,8 +102,8 @@ class Model:
     revision: str | None = None
     gguf_file: str | None = None
     dtype: str = "bfloat16"
-    products: str = field(default=AUTO, compare=False)
-    device_map: str = "auto"
+    products: str = AUTO
+    device_map: str = AUTO
     resources: Resources = field(default=Resources(), compare=False)
 
     def __post_init__(self) -> None:
@@ -130,8 +130,6 @@ class Model:
                 f"model.gguf_file={self.gguf_file} is for a file on this machine: download it, and give model=local "
                 "model.path=FILE.gguf."
             )
-        if self.source == "hub":
-            check_no_folder(self.path, "model.path")
         if not self.name and self.source == "local":
             put(name=directory_name(self.location))
         check_name("model.name", self.name)
@@ -181,7 +179,7 @@ class Model:
     @property
     def is_gguf(self) -> bool:
         """Whether the weights are read from a GGUF file."""
-        return "gguf_file" in self.place[1]
+        return self.files is not None and self.files.gguf is not None
 
     @property
     def is_cached(self) -> bool:
@@ -302,7 +300,7 @@ class Model:
 
     def load(self) -> LanguageModel:
         """The loaded model. It stays in memory until another model is loaded. Raises as `load_anew` does."""
-        key = (*_key(self), self.files and self.files.digest)
+        key = (self, self.files and self.files.digest)
         if not _loaded or _loaded[0][0] != key:
             _loaded.clear()
             _loaded.append((key, self.load_anew()))
@@ -324,8 +322,6 @@ class Model:
         options |= {"dtype": getattr(torch, self.dtype), "attn_implementation": attention_kernel(self.config)}
         if not self.is_gguf:
             options["use_safetensors"] = True
-        if self.files is not None:
-            self.files.check_unchanged()
         log.info("loading %s (%s) from %s", self.name, self.dtype, place)
         with quiet():
             module, loading = self.read_with(transformers.AutoModelForCausalLM, place, options)
@@ -353,13 +349,8 @@ _loaded: list[tuple[Any, LanguageModel]] = []  # at most one model: it is freed 
 
 def shared(models: Iterable[Model]) -> list[Model]:
     """The models, with one object for all equal ones, so that each fact is found only once."""
-    first: dict[Any, Model] = {}
-    return [first.setdefault(_key(model), model) for model in models]
-
-
-def _key(model: Model) -> tuple[Any, ...]:
-    """A key that is equal for models that are loaded in the same way."""
-    return model, model.products
+    first: dict[Model, Model] = {}
+    return [first.setdefault(model, model) for model in models]
 
 
 # The name of a model: a legal part of a folder name. The name of a model in a directory comes from the path.

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pruning.core.errors import InputError, first_line
-from pruning.core.storage import State, file_sha256, file_state, kept_sha256, text_sha256
+from pruning.core.storage import file_sha256, kept_sha256, text_sha256
 from pruning.core.terminal import progress_bar
 from pruning.core.units import MEBIBYTE, bytes_text
 from pruning.models.gguf import open_gguf
@@ -51,17 +51,8 @@ class ModelFiles:
         contents of the files in the directory, without hidden files and without files that are never read. Raises
         InputError if a file cannot be read.
         """
-        digests = file_digests(list(self.states))
         if self.gguf is not None:
-            return digests[self.gguf]
-        lines = [f"{file.relative_to(self.folder).as_posix()}\0{digest}" for file, digest in digests.items()]
-        return text_sha256("\n".join(lines))
-
-    @cached_property
-    def states(self) -> dict[Path, State]:
-        """The files that affect the losses of the model, each with a state that changes if the file is written."""
-        if self.gguf is not None:
-            return {self.gguf: _state(self.gguf)}
+            return file_digests([self.gguf])[self.gguf]
         used = {
             file
             for file in self.folder.iterdir()
@@ -69,16 +60,9 @@ class ModelFiles:
             and not file.name.startswith((".", *TEXTS))
             and file.is_file()
         }
-        return {file: _state(file) for file in sorted(used | {*self.weights.values()})}
-
-    def check_unchanged(self) -> None:
-        """Raise InputError if a file has changed since the digest was computed."""
-        for file, state in self.states.items():
-            if _state(file) != state:
-                raise InputError(
-                    f"{file} has changed since this command started: run the command again when the model's files "
-                    "no longer change."
-                )
+        digests = file_digests(sorted(used | {*self.weights.values()}))
+        lines = [f"{file.relative_to(self.folder).as_posix()}\0{digest}" for file, digest in digests.items()]
+        return text_sha256("\n".join(lines))
 
 
 def find_files(path: str, gguf_file: str | None = None) -> ModelFiles:
@@ -206,28 +190,13 @@ BAR = "{percentage:3.0f}%|{bar:10}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}] 
 
 def file_digests(paths: Sequence[Path]) -> dict[Path, str]:
     """The SHA-256 of each file, in hex. Raises InputError if a file cannot be read."""
-    states = {path: _state(path) for path in paths}
-    total = sum(state[0] for path, state in states.items() if kept_sha256(path, state) is None)
-    if total >= LARGE:
-        log.info("reading %s of weights once, to identify the model", bytes_text(total))
-    digests = {}
-    with progress_bar("weights", BAR, total < LARGE, total=total, unit_scale=True) as bar:
-        for path in paths:
-            try:
-                digests[path] = file_sha256(path, bar.update)
-            except OSError as error:
-                raise _unreadable(path, error) from error
-    return digests
-
-
-def _state(file: Path) -> State:
     try:
-        return file_state(file)
+        total = sum(path.stat().st_size for path in paths if kept_sha256(path) is None)
+        if total >= LARGE:
+            log.info("reading %s of weights once, to identify the model", bytes_text(total))
+        with progress_bar("weights", BAR, total < LARGE, total=total, unit_scale=True) as bar:
+            return {path: file_sha256(path, bar.update) for path in paths}
     except OSError as error:
-        raise _unreadable(file, error) from error
-
-
-def _unreadable(file: Path, error: OSError) -> InputError:
-    return InputError(
-        f"{file} cannot be read ({error.strerror}): correct the path or the file's permissions."
-    )
+        raise InputError(
+            f"{error.filename} cannot be read ({error.strerror}): correct the path or the file's permissions."
+        ) from error

@@ -42,9 +42,8 @@ def change(form: str, width: int = 32) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("unit", [2, 3, 8, 11])
-@pytest.mark.parametrize("form", ["linear", "diagonal"])
-def test_folding_equals_applying_the_map(model: Any, unit: int, form: str) -> None:
-    fold = find_fold(model, unit, form)
+def test_folding_equals_applying_the_map(model: Any, unit: int) -> None:
+    fold = find_fold(model, unit)
     given = change(fold.form)
     plain = added(model, unit)
     expected = plain * given.to(plain) if given.dim() == 1 else plain @ given.to(plain)
@@ -58,7 +57,7 @@ def test_folding_equals_applying_the_map(model: Any, unit: int, form: str) -> No
 
 
 def test_only_a_diagonal_map_fits_behind_a_norm() -> None:
-    fold = find_fold(build("gemma3"), 3, "linear")
+    fold = find_fold(build("gemma3"), 3)
     assert fold.form == "diagonal"
     assert "normalises" in (fold.why or "")
     assert fold.axes == (("model.layers.1.post_feedforward_layernorm.weight", 0, 1.0),)
@@ -73,7 +72,7 @@ def test_a_factor_of_what_is_added_is_found() -> None:
         transformers.AutoModelForCausalLM.from_config(transformers.GraniteConfig(**settings)).eval().double()
     )
     for unit in (2, 3):
-        fold = find_fold(module, unit, "linear")
+        fold = find_fold(module, unit)
         assert (fold.form, fold.factor) == ("linear", pytest.approx(0.22))
         plain, given = added(module, unit), change("linear")
         with repaired(module, Repair({unit: given})):
@@ -83,14 +82,14 @@ def test_a_factor_of_what_is_added_is_found() -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 @pytest.mark.parametrize("name", ["llama", "gpt2", "gemma3"])
 def test_the_same_weights_are_found_in_every_precision(name: str, dtype: torch.dtype) -> None:
-    expected, found = (find_fold(build(name).to(one), 3, "linear") for one in (torch.float64, dtype))
+    expected, found = (find_fold(build(name).to(one), 3) for one in (torch.float64, dtype))
     assert (found.form, found.factor, found.axes) == (expected.form, expected.factor, expected.axes)
 
 
 @pytest.mark.parametrize("name", PARALLEL)
 def test_sub_layers_that_take_no_map_are_refused(name: str) -> None:
     with pytest.raises(InputError, match=r"to the same state.*compensation=magnitude"):
-        find_fold(build(name), 3, "linear")
+        find_fold(build(name), 3)
 
 
 def test_weights_are_restored_after_an_error() -> None:
