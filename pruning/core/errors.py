@@ -170,12 +170,6 @@ def sentence(error: OSError) -> str:
             f"{path or 'a file'} cannot be written, because the disk is full or a quota is used up: free some space "
             "and run the same command again. Everything finished so far is kept."
         )
-    cache = cache_folder().absolute()
-    if path and (Path(path).is_relative_to(cache) or Path(path) in list(cache.parents)[:-1]):
-        return (
-            f"{path}, a folder for fetched models and texts, cannot be used ({reason}): choose another with the "
-            "environment variable DEPTH_PRUNING_CACHE=DIR."
-        )
     if error.errno in DENIED:
         return (
             f"{path or 'a file'} is not accessible ({reason}): ask its owner for permission, or choose another path "

@@ -395,15 +395,11 @@ class Space:
                 "least one must stay. Protect fewer blocks (protect.first, protect.last), or choose a model of more "
                 "blocks."
             )
-        if not 1 <= self.k < count:
+        if not 1 <= self.k <= most:
             raise InputError(
-                f"k = {self.k} {noun}s cannot be removed from a model of {count}: "
-                f"choose {f'k from 1 to {most}' if most > 1 else 'k=1'}."
-            )
-        if self.k > free:
-            raise InputError(
-                f"k = {self.k} is more than the {free} unprotected {noun}s of {count}: lower k or ratio, or protect "
-                "fewer blocks (protect.first, protect.last)."
+                f"k = {self.k} {noun}s cannot be removed from a model of {count}, of which {free} are unprotected: "
+                f"choose {f'k from 1 to {most}' if most > 1 else 'k=1'}, or protect fewer blocks (protect.first, "
+                "protect.last)."
             )
 
     @property

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -326,8 +326,6 @@ class Model:
         with quiet():
             module, loading = self.read_with(transformers.AutoModelForCausalLM, place, options)
         what = f"model {self.name} ({place})"
-        if getattr(module, "_hf_peft_config_loaded", False):
-            raise InputError(f"{what} is an adapter: {MERGE} and model=local.")
         if lacking := sorted(map(str, [*loading["missing_keys"], *loading["mismatched_keys"]])):
             # transformers fills missing weights with random numbers and raises no error.
             raise InputError(
@@ -335,7 +333,7 @@ class Model:
             )
         try:
             loaded = _described(module, self.name, self.origin, self.recorded_revision, self.dtype)
-            _check_extra(what, loading["unexpected_keys"], find_blocks(module).path, module)
+            _check_extra(what, loading["unexpected_keys"], find_blocks(module).path, module.config)
         except UnskippableError as error:
             raise UnskippableError(f"model {self.name} ({self.path}): {error}") from error
         if self.products == AUTO and use_faster_products(module):
@@ -383,22 +381,19 @@ def wrapped(module: Any, name: str) -> LanguageModel:
     return _described(module, name, "memory", "memory", str(module.dtype).removeprefix("torch."))
 
 
-def _check_extra(what: str, names: Collection[str], path: str, model: Any) -> None:
+def _check_extra(what: str, names: Iterable[str], path: str, config: Any) -> None:
     """Raise InputError if stored tensors belong to blocks that the configuration does not count.
 
-    `path` is the name of the list of blocks. Tensors that the model's class ignores on purpose, such as those for
-    multi-token prediction, are not checked.
+    `path` is the name of the list of blocks, whose first part stored names can lack.
     """
-    config = model.config.get_text_config(decoder=True)
-    ignored = model._keys_to_ignore_on_load_unexpected or ()
-    short = path.partition(".")[2] or path  # the first part can be missing, as in a base model
+    text = config.get_text_config(decoder=True)
+    most = text.num_hidden_layers + (getattr(text, "num_nextn_predict_layers", None) or 0)
+    short = path.partition(".")[2] or path
     pattern = re.compile(rf"(?:{re.escape(path)}|{re.escape(short)})\.(\d+)\.")
-    counted = (name for name in names if not any(re.search(one, name) for one in ignored))
-    numbers = {int(match[1]) for name in counted if (match := pattern.match(name))}
-    most = config.num_hidden_layers + (getattr(config, "num_nextn_predict_layers", None) or 0)
+    numbers = {int(match[1]) for name in names if (match := pattern.match(name))}
     if extra := sorted(number for number in numbers if number >= most):
         raise InputError(
-            f"{what}: config.json asks for {config.num_hidden_layers} blocks, and the weights hold block {extra[0]} "
+            f"{what}: config.json asks for {text.num_hidden_layers} blocks, and the weights hold block {extra[0]} "
             "too: use the configuration and the weights of one model."
         )
 

@@ -5,16 +5,11 @@ No weights are read. Only what is certainly wrong is refused; other faults are f
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 
-from pruning.core.errors import InputError, PruningError, UnskippableError
-from pruning.core.mask import Mask
-from pruning.models import pruned_config
+from pruning.core.errors import InputError, UnskippableError
 from pruning.models.architecture import check_config, check_stored
 from pruning.models.handle import Model
-
-log = logging.getLogger(__name__)
 
 
 def check_model(model: Model) -> None:
@@ -31,27 +26,6 @@ def check_model(model: Model) -> None:
         (check_config if model.is_gguf else check_stored)(model.config)
     except UnskippableError as error:
         raise InputError(f"model {model.name} ({model.path}): {error}") from error
-
-
-def check_renumbering(model: Model, exported: bool) -> None:
-    """Log a warning if some choices of blocks cannot be exported, because a block's number affects its computation.
-
-    Before the search, the blocks that it will choose are unknown. So if the model is to be `exported` after the
-    search, raises InputError instead of a warning: most searches would end without an export.
-    """
-    first = Mask(model.n_blocks, (0,))  # without block 0, all other blocks get new numbers
-    try:
-        pruned_config.check_same_blocks(model.config, pruned_config.pruned_config(model.config, first), first)
-    except PruningError as error:
-        what = (
-            f"model {model.name}: not every choice of blocks can be exported, or measured with eval=speed or "
-            f"eval=generation. For example, without block 0: {error}"
-        )
-        if exported:
-            raise InputError(
-                f"{what} Leave export= out, and try `depth-pruning export CELL out=DIR` after the search."
-            ) from error
-        log.warning(what)
 
 
 def check_vocabulary(model: Model, ids: Mapping[str, int]) -> None:

@@ -43,7 +43,7 @@ def pruned_config(config: Any, mask: Mask) -> Any:
     Raises InputError if the configuration overrides settings block by block.
     """
     new = copy.deepcopy(config)
-    old, text = config.get_text_config(decoder=True), new.get_text_config(decoder=True)
+    text = new.get_text_config(decoder=True)
     if getattr(text, "is_heterogeneous", False):
         raise InputError(
             "its configuration overrides settings block by block (per_layer_config), which is not supported."
@@ -67,12 +67,7 @@ def pruned_config(config: Any, mask: Mask) -> Any:
     if vars(text).get("layer_types") is not None:
         for name in [rule for rule in RULES if rule not in getattr(type(text), "__annotations__", {})]:
             vars(text).pop(name, None)
-    step = vars(old).get("decoder_sparse_step", 1)
-    if step != 1 and "mlp_only_layers" in vars(old):
-        dense = {i for i in mask.kept if i in old.mlp_only_layers or (i + 1) % step != 0}
-        text.mlp_only_layers = [new for new, i in enumerate(mask.kept) if i in dense]
-        text.decoder_sparse_step = 1
-    if "attention_types" in vars(old):  # GPT-Neo: a pattern and its number of repeats
+    if "attention_types" in vars(text):  # GPT-Neo: a pattern and its number of repeats
         text.attention_types = [[list(text.attention_layers), 1]]
     text.num_hidden_layers = len(mask.kept)
     return new

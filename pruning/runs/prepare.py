@@ -96,9 +96,7 @@ def prepare(cell: Cell, drawn: Drawn | None = None) -> Prepared:
     UnreachableError if a model or data set cannot be loaded.
     """
     model, drawn = cell.model, drawn or Drawn()
-    exported = cell.export is not None and not cell.finished
     drawn.once(("model", model), lambda: preflight.check_model(model))
-    drawn.once(("renumbering", model, exported), lambda: preflight.check_renumbering(model, exported))
     lazy.warn_on(cell.calibration.kind, cell.algo)
     most, tokens = model.context_length, cell.latency.tokens
     if cell.removal.budget == "latency" and most is not None and tokens > most:
