@@ -11,9 +11,8 @@ from torch._dynamo.utils import counters
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
 from pruning.engine.forward import Forward
-from pruning.models import products
 from pruning.models.blocks import find_blocks, swapped
-from pruning.models.products import compiled, use_faster_products
+from pruning.models.products import compiled
 from tests.helpers.architectures import N_BLOCKS, build
 from tests.helpers.rows import language_model, plain, text_rows
 
@@ -48,24 +47,6 @@ def test_compiled_blocks_give_the_losses_of_plain_passes_and_compile_once_for_al
         assert alone == together[mask], "a loss depends on the other masks"
     assert counters["stats"]["unique_graphs"] == forms, "something was compiled twice"
     assert not any("forward" in vars(block) for block in find_blocks(module).modules)
-
-
-@pytest.mark.slow
-@needs_compiler
-def test_compiled_blocks_multiply_in_float32_as_uncompiled_ones_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(products, "float32_is_faster", lambda _: True)
-    module, rows = build("llama").to(torch.bfloat16), text_rows(40)
-    assert use_faster_products(module)
-
-    def sums(*masks: Mask, fused: bool) -> dict[Mask, list[float]]:
-        forward = Forward(language_model(module), compile=fused)
-        return {mask: values for mask, values, _ in forward.loglikelihoods(rows, masks)}
-
-    together = sums(*MASKS, fused=True)
-    plainly = sums(*MASKS, fused=False)
-    for mask in MASKS:
-        assert together[mask] == pytest.approx(plainly[mask], rel=0.02)
-        assert sums(mask, fused=True)[mask] == together[mask], "a loss depends on the other masks"
 
 
 def test_a_block_whose_forward_was_replaced_is_refused() -> None:

@@ -38,35 +38,31 @@ def model(request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.mark.parametrize("text", MASKS)
-def test_the_model_without_the_parts_is_the_masked_one(model: Any, text: str) -> None:
+def test_the_model_without_the_parts_is_the_masked_one_with_and_without_a_cache(
+    model: Any, text: str
+) -> None:
     mask = Mask.parse(N_BLOCKS, text)
     plain, before = logits(model), attributes(model)
     parameters, size = speed.weight(model)
     missing = sum(find_chain(model, "sublayer").sizes()[unit] for unit in mask.dropped)
+    # The argument for the cache differs between models.
+    name = "cache" if "cache" in signature(model.forward).parameters else "past_key_values"
     with masked(model, mask):
         expected, tokens = logits(model), model.generate(**PROMPT)
-    with blocks_removed(model, mask, smaller_config(model, mask)):
+    with blocks_removed(model, mask, smaller_config(model, mask)), torch.no_grad():
         assert torch.equal(logits(model), expected)
         assert torch.equal(model.generate(**PROMPT, use_cache=True), tokens)
         assert torch.equal(model.generate(**PROMPT, use_cache=False), tokens)
         assert ("without weights" in repr(model)) == (mask.as_blocks() is None)
         assert speed.weight(model) == (parameters - missing, size - 4 * missing)
+        cache = {name: transformers.DynamicCache(config=model.config)}
+        steps = [(0, 4), (4, 5), (5, 8), (8, 9), (9, 10)]
+        parts = [model(input_ids=IDS[:, a:b], **cache, use_cache=True).logits for a, b in steps]
+    torch.testing.assert_close(torch.cat(parts, dim=1), expected, rtol=1e-4, atol=1e-4)
     assert attributes(model) == before
     assert speed.weight(model) == (parameters, size)
     assert torch.equal(logits(model), plain)
     assert not torch.equal(plain, expected), "the parts made no difference"
-
-
-@pytest.mark.parametrize("text", MASKS)
-def test_every_step_with_the_cache_equals_the_step_without_it(model: Any, text: str) -> None:
-    mask = Mask.parse(N_BLOCKS, text)
-    # The argument for the cache differs between releases of transformers.
-    name = "cache" if "cache" in signature(model.forward).parameters else "past_key_values"
-    with blocks_removed(model, mask, smaller_config(model, mask)), torch.no_grad():
-        whole, cache = logits(model), {name: transformers.DynamicCache(config=model.config)}
-        steps = [(0, 4), (4, 5), (5, 8), (8, 9), (9, 10)]
-        parts = [model(input_ids=IDS[:, a:b], **cache, use_cache=True).logits for a, b in steps]
-    torch.testing.assert_close(torch.cat(parts, dim=1), whole, rtol=1e-4, atol=1e-4)
 
 
 def test_whole_blocks_in_a_mask_of_parts_are_whole_blocks() -> None:
