@@ -132,11 +132,8 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "kind of json": (from_json(n_blocks=4, dropped=["c1"], unit="sublayer"), "'c1' .*a3, m3 or b3"),
     "name of json": (from_json(n_blocks=4, dropped=["a9"], unit="sublayer"), r"\[18\]"),
     **{f"list {text}": (parsed(text), f"'{text}' .*a3,m7,b12") for text in ("x3", "a", "3-5", "a3;m1", "-1")},
-    **{f"k={k}": (lambda k=k: Space(8, k), rf"k = {k} .* of 8: .* from 1 to 7") for k in (0, -1, 8, 9)},
-    "k of free": (
-        lambda: Space(8, 6, frozenset({0, 1, 7})),
-        r"k = 6 .* 5 unprotected blocks of 8.*protect\.first",
-    ),
+    **{f"k={k}": (lambda k=k: Space(8, k), rf"k = {k} .* of 8, .* from 1 to 7") for k in (0, -1, 8, 9)},
+    "k of free": (lambda: Space(8, 6, frozenset({0, 1, 7})), r"k = 6 .* 8, .* 5 .*protect\.first"),
     "unit": (Removal(0.2, None, "sublayers").check, r"'sublayers'.*sublayer"),
     "budget": (Removal(0.2, None, "sublayer", "time").check, r"'time'.*latency"),
     "neither": (Removal(None, None).check, "ratio or k"),
