@@ -176,9 +176,13 @@ def export_model(
 
 def _check_unchanged(model: PrunableModel, settings: Model) -> None:
     """Raise InputError if weights in memory differ from those in the model's files, which an export copies."""
-    stored = dataclasses.replace(settings, device_map="cpu", products="native").load_anew().module.state_dict()
+    stored = (
+        dataclasses.replace(settings, device_map="cpu", products="native").load_anew().module.state_dict()
+    )
     now = model.module.state_dict()
-    changed = sorted(name for name in now.keys() | stored.keys() if not _same(now.get(name), stored.get(name)))
+    changed = sorted(
+        name for name in now.keys() | stored.keys() if not _same(now.get(name), stored.get(name))
+    )
     if changed:
         raise InputError(
             f"{len(changed)} weights of '{model.name}' are not those of its files ({settings.path}), for example "

@@ -19,7 +19,6 @@ from pruning.api.arguments import check_settings, check_type, path_of
 from pruning.core.errors import InputError, shown, unknown
 from pruning.core.mask import Mask
 from pruning.core.terminal import let_threads_wait
-from pruning.models import preflight
 from pruning.models.handle import Model, check_name, wrapped
 from pruning.models.placement import LanguageModel
 
@@ -132,7 +131,7 @@ def load_model(name: str | Path, **settings: Any) -> PrunableModel:
 
 def loaded(model: Model) -> PrunableModel:
     """A model with its own weights and tokenizer: changes to it do not affect models that are loaded later."""
-    preflight.check_model(model)
+    model.check()
     return PrunableModel(model.load_anew(), copy.deepcopy(model.tokenizer), model)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pruning.core.errors import UnskippableError
+from pruning.core.errors import InputError, UnskippableError
 
 
 def check_config(config: Any) -> None:
@@ -62,6 +62,16 @@ def check_stored(config: Any) -> None:
             f"a {config.model_type} model is a masked language model, not a causal one: its predictions see later "
             "tokens. Give a model that predicts the next token."
         )
+
+
+def check_token_ids(rows: int, largest: Mapping[str, int]) -> None:
+    """Raise InputError if a token id in `largest` is not below `rows`, the number of the model's embeddings."""
+    for what, number in largest.items():
+        if number >= rows:
+            raise InputError(
+                f"{what} has the token id {number}, and the model's vocabulary has {rows} tokens (0 to {rows - 1}): "
+                "use the tokenizer that belongs to the model."
+            )
 
 
 def causal_class(config: Any) -> Any:

@@ -25,7 +25,14 @@ from pruning.core.errors import (
 )
 from pruning.core.wheels import commit_of, use_hub
 from pruning.models import kept_models
-from pruning.models.architecture import attention_kernel, block_count, context_length_of
+from pruning.models.architecture import (
+    attention_kernel,
+    block_count,
+    check_config,
+    check_stored,
+    check_token_ids,
+    context_length_of,
+)
 from pruning.models.kept_models import PACKAGED, quiet
 from pruning.models.model_files import ADAPTER_CONFIG, GGUF, INDEX, SINGLE, ModelFiles, find_files, in_gguf
 from pruning.models.placement import LanguageModel, ModelInfo, device_options
@@ -35,11 +42,7 @@ log = logging.getLogger(__name__)
 AUTO = "auto"
 SOURCES = ("hub", "local", "packaged")
 DTYPES = ("float32", "bfloat16", "float16", "float64")
-ALLOWED = {
-    "dtype": DTYPES,
-    "products": (AUTO, "native"),
-    "device_map": (AUTO, "cpu"),
-}
+ALLOWED = {"dtype": DTYPES, "products": (AUTO, "native"), "device_map": (AUTO, "cpu")}
 LIBRARY_ERRORS = (
     "SafetensorError",
     "StrictDataclassFieldValidationError",
@@ -194,15 +197,10 @@ class Model:
     def identity(self) -> dict[str, Any]:
         """The settings that decide whether two models are the same: weights, precision, attention kernel.
 
-        A model in a directory is identified by all bytes of its files, not by its path. The devices of the weights
-        and the resources of the jobs are left out.
+        A model in a directory is identified by all bytes of its files, not by its path. Settings that change at most
+        the rounding of a loss are left out.
         """
-        left_out = (
-            "name",
-            "resources",
-            "device_map",
-            "products",
-        )  # the last two change only a loss's rounding
+        left_out = ("name", "resources", "device_map", "products")
         data = {name: value for name, value in asdict(self).items() if name not in left_out}
         data["attention"] = "sdpa"  # every key holds it, because the kernel was a setting
         if self.files is not None:
@@ -286,6 +284,35 @@ class Model:
                     "the hub and log in with `hf auth login`. Without a network, use model=local model.path=DIR."
                 ) from error
             raise InputError(f"model.path={self.path} cannot be loaded ({first}).") from error
+
+    def check(self) -> None:
+        """Check everything that can be known without weights. Only what is certainly wrong is refused.
+
+        Raises InputError if the model cannot be pruned or loaded as configured, and UnreachableError if its
+        configuration cannot be fetched.
+        """
+        if self.source == "local" and self.revision is not None:
+            raise InputError(
+                f"model.revision={self.revision} means nothing for the directory {self.path}: leave it out."
+            )
+        try:
+            (check_config if self.is_gguf else check_stored)(self.config)
+        except UnskippableError as error:
+            raise InputError(f"model {self.name} ({self.path}): {error}") from error
+
+    def check_vocabulary(self, ids: Mapping[str, int]) -> None:
+        """Raise InputError if the tokenizer makes token ids for which the model has no embedding.
+
+        `ids` holds the largest token id of each set of data. A special token, for example for images or padding, can
+        lack an embedding, which is an error only if the token occurs in the data.
+        """
+        rows = getattr(self.config.get_text_config(decoder=True), "vocab_size", None)
+        if not isinstance(rows, int):
+            return
+        added = getattr(self.tokenizer, "added_tokens_decoder", {})
+        numbers = self.tokenizer.get_vocab().values()
+        plain = [number for number in numbers if not getattr(added.get(number), "special", False)]
+        check_token_ids(rows, {f"the tokenizer of {self.name}": max(plain, default=0)} | dict(ids))
 
     # Its weights.
 

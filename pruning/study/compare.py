@@ -43,7 +43,6 @@ from pruning.core.terminal import command_words
 from pruning.evaluation import Data
 from pruning.evaluation.bits_per_byte import read_anew, window_costs
 from pruning.evaluation.change import change_of
-from pruning.models import preflight
 from pruning.models.handle import Model
 from pruning.models.model_files import weight_files
 from pruning.models.placement import ModelInfo
@@ -173,14 +172,14 @@ def _found(place: str, base: Cell, given: Mapping[str, Any]) -> ComparedModel:
     folder = Path(place).expanduser().resolve()
     if not (folder / NAME).is_file():
         model = replace(cast(Model, build_option("model", model_words(place))), **given)
-        preflight.check_model(model)
+        model.check()
         return ComparedModel(place, replace(base, model=model))
     done = read_done(folder)
     # A folder from elsewhere may name places to write to: these are not used.
     config = done["config"] | {"model": done["config"]["model"] | given, "export": None}
     config |= {name: base.config[name] for name in ("eval", "tracker", "forward")}
     cell = recorded_cell(config | {"paths": {"results": str(folder.parent)}}, {})
-    preflight.check_model(cell.model)
+    cell.model.check()
     return ComparedModel(place, cell, done)
 
 
@@ -207,7 +206,7 @@ def _with_data(models: Sequence[ComparedModel]) -> Iterator[ComparedModel]:
             )
         check_evaluation(data, Reader.of(model.name, model.config, model.tokenizer), evaluation)
         rows = {f"the data of {metric}": d.largest_id for metric, d in data.items() if isinstance(d, Samples)}
-        preflight.check_vocabulary(model, rows)
+        model.check_vocabulary(rows)
         yield replace(one, data=data, others=others)
 
 

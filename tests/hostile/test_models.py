@@ -25,7 +25,6 @@ from pruning.models.architecture import check_stored
 from pruning.models.blocks import head
 from pruning.models.handle import Model, _check_extra
 from pruning.models.kept_models import fetch
-from pruning.models.preflight import check_model, check_vocabulary
 from tests.conftest import N_BLOCKS, Command
 from tests.helpers import architectures
 from tests.helpers.architectures import LLAMA, TOKENS, WIDTH, build, random_model
@@ -100,10 +99,10 @@ def test_a_damaged_or_foreign_model_is_refused_before_it_is_loaded(
     damage: Callable[[Path], Any], named: str, model_folder: Path, tmp_path: Path
 ) -> None:
     folder = shutil.copytree(model_folder, tmp_path / "model")
-    check_model(Model("good", "local", str(folder)))
+    Model("good", "local", str(folder)).check()
     damage(folder)
     with pytest.raises(InputError, match=named):
-        check_model(Model("bad", "local", str(folder)))
+        Model("bad", "local", str(folder)).check()
 
 
 # For the last two, transformers makes an empty tokenizer.
@@ -159,7 +158,7 @@ OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
 def test_a_class_without_sdpa_uses_eager(kind: str, settings: dict[str, Any], tmp_path: Path) -> None:
     random_model(kind, **settings).save_pretrained(tmp_path)
     chosen = Model("other", "local", str(tmp_path), dtype="float32")
-    check_model(chosen)
+    chosen.check()
     loaded = chosen.load_anew()
     assert loaded.info.attention == "eager"
     assert head(loaded.module, torch.randn(2, 32)).shape == (2, 97)
@@ -189,7 +188,7 @@ def test_weights_of_another_model_are_refused_when_they_are_loaded(
 
 def test_a_revision_of_a_directory_is_refused(model_folder: Path) -> None:
     with pytest.raises(InputError, match=r"model\.revision=abc "):
-        check_model(Model("tiny", "local", str(model_folder), revision="abc"))
+        Model("tiny", "local", str(model_folder), revision="abc").check()
 
 
 def test_blocks_for_several_tokens_are_not_left_over() -> None:
@@ -212,11 +211,11 @@ def test_a_tokenizer_larger_than_the_vocabulary(
     settings = Model("larger", "local", str(folder))
     if refused:
         with pytest.raises(InputError, match=r"520, .* 512 "):
-            check_vocabulary(settings, {})
+            settings.check_vocabulary({})
     else:
-        check_vocabulary(settings, {"the calibration data": 511})
+        settings.check_vocabulary({"the calibration data": 511})
         with pytest.raises(InputError, match=r"the calibration data .* 515"):
-            check_vocabulary(settings, {"the calibration data": 515})
+            settings.check_vocabulary({"the calibration data": 515})
 
 
 def negate(folder: Path) -> None:
