@@ -65,10 +65,7 @@ class RankError(PruningError):
 
 
 def first_line(error: object) -> str:
-    """The first line of an error's text, to quote in another message; if the text is empty, the type of the error.
-
-    If the line ends in a colon, the next line is added.
-    """
+    """The first line of an error's text, with the next one after a colon; of an empty text, the type of the error."""
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
     if len(lines) > 1 and lines[0].endswith(":"):
         lines[0] = f"{lines[0]} {lines[1]}"
@@ -90,10 +87,7 @@ def unknown(what: str, name: object, known: Iterable[str]) -> InputError:
 
 
 def check_least(group: str, settings: object, **least: float) -> None:
-    """Raise InputError if a setting of a group is below its least value; None is allowed.
-
-    `settings` is an object with these settings, or a mapping.
-    """
+    """Raise InputError if a setting of a group, an object or a mapping, is below its least value; None is allowed."""
     for name, bound in least.items():
         value = settings[name] if isinstance(settings, Mapping) else getattr(settings, name)
         if value is not None and value < bound:

@@ -152,10 +152,7 @@ class Mask:
 
     @classmethod
     def parse(cls, n_blocks: int, text: str) -> Mask:
-        """The mask of a list such as `3,7,12` or `a3 m7 b12`; over sub-layers if it names an `a` or an `m`.
-
-        Raises InputError for any other text.
-        """
+        """The mask of a list such as `3,7,12` or `a3 m7 b12`; over sub-layers if it names an `a` or an `m`."""
         if not isinstance(text, str):
             raise InputError(
                 f"{shown(text)} is not text: write blocks as in Mask.parse({n_blocks}, '3,7,12')."
@@ -358,15 +355,11 @@ def _can_follow(budget: Budget, spent: int, costs: tuple[int, ...], used: int) -
 
 
 def is_complete(dropped: Collection[int], k: int, budget: BudgetRecord | None) -> bool:
-    """Whether a mask of a finished cell removes k units or, with a budget, units that together meet it.
-
-    A trace also holds incomplete masks, which a search scored on the way.
-    """
+    """Whether a mask in the trace of a finished cell removes k units or, with a budget, units that meet it."""
     return len(dropped) == k if budget is None else Budget.recorded(budget).met_by(dropped)
 
 
-# The space of masks that a search may return: those that remove exactly k units or, with a budget, units whose costs
-# meet it.
+# The space of masks that a search may return.
 
 
 @dataclass(frozen=True, slots=True)
@@ -450,10 +443,7 @@ class Space:
         )
 
     def fitting(self, dropped: Iterable[int] = ()) -> list[int]:
-        """The units that can be added to `dropped` so that the mask is in the space or can be extended to it.
-
-        Without `dropped`, these are the units that some mask of the space removes.
-        """
+        """The units that can be added to `dropped` so that the mask is in the space or can be extended to it."""
         removed = set(dropped)
         others = self.free(removed)
         if self.budget is None:
@@ -494,7 +484,7 @@ class Space:
 
 
 def space_of(mask: Mask, search: SearchRecord) -> Space:
-    """The space of a finished search, from its final mask and its record. No units are protected in it."""
+    """The space of a finished search, from its final mask and its record, without protected units."""
     if (record := search.get("budget")) is None:
         return Space(mask.n_blocks, len(mask.dropped), unit=mask.unit)
     budget = Budget.recorded(record)
@@ -503,9 +493,8 @@ def space_of(mask: Mask, search: SearchRecord) -> Space:
 
 # What a cell removes: which units, how many of them, and what they cost.
 #
-# Whole blocks are counted. Sub-layers differ in size, so a ratio of them is a fraction of the parameters of all
-# blocks, or of the time that all blocks take on this device. Which weights belong to a sub-layer is found by running
-# the model, so the space of such a cell is known only when the model is loaded.
+# Sub-layers differ in size, so a ratio of them is a fraction of the parameters of all blocks, or of the time that all
+# blocks take on this device. So the space of such a cell is known only when the model is loaded.
 
 # The values of `unit`, and the kinds of sub-layers that can then be removed: attention, MLP, or both.
 KINDS = {"block": "", "sublayer": "am", "attention": "a", "mlp": "m"}

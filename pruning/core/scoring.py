@@ -107,10 +107,7 @@ class Estimate:
         return 1 + max(self.parts.index(part) for part in parts if part in self.parts)
 
     def mean(self, terms: Sequence[float]) -> float:
-        """The loss.
-
-        Not finite if a term is not finite; NaN if `terms` has no sample of a part with a share above 0.
-        """
+        """The loss: not finite if a term is not, NaN if `terms` has no sample of a part with a share above 0."""
         parts = [
             share * weighted_mean(values, weights) for share, values, weights in self._by_part(terms) if share
         ]
@@ -163,10 +160,7 @@ class Estimate:
 
 
 def weighted_mean(values: Sequence[float], weights: Sequence[float]) -> float:
-    """The weighted mean. Sums are exact, so the order of the values does not matter.
-
-    NaN if there are no values; not finite if a value is not finite.
-    """
+    """The weighted mean, in any order of the values, because sums are exact; NaN if there are no values."""
     if not values:
         return math.nan
     if not all(map(math.isfinite, values)):
@@ -258,11 +252,8 @@ def uses_bounds(racing: Racing, max_evaluations: int | None) -> bool:
     return racing.delta is None and max_evaluations is None
 
 
-# `trace.jsonl`, the journal of a cell: one line per score, in the order in which the search needed them.
-#
-# This module holds the file's only writer and reader. Each line is written in a single call, so a kill can tear at
-# most the last line. The reader skips a torn last line, because a writer may still be completing it. The caller
-# decides what to do about a line that is complete but damaged.
+# `trace.jsonl`, the journal of a cell: one line per score, in the order in which the search needed them. A torn last
+# line is skipped, because a writer may still be completing it.
 
 NAME = "trace.jsonl"
 BEGINNING = re.compile(rb'\{"dropped": \[((?:\d+(?:, \d+)*)?)\]')  # begins each line
@@ -298,10 +289,7 @@ def read_trace(path: Path, start: int = 0) -> Iterator[TraceEntry]:
 
 
 def read_masks(path: Path, start: int = 0) -> Iterator[tuple[int, int, tuple[int, ...] | None]]:
-    """Yield (offset of the line, offset after it, removed blocks) for each complete line from byte `start` on.
-
-    The rest of a line is not read, so it can be damaged. The blocks are None if they cannot be read either.
-    """
+    """Yield (offset of the line, offset after it, removed blocks or None if damaged) for each complete line."""
     for end, line in storage.read_lines(path, start):
         found = BEGINNING.match(line)
         blocks = None if found is None else tuple(map(int, re.findall(rb"\d+", found[1])))

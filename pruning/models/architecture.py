@@ -21,12 +21,7 @@ def check_config(config: Any) -> None:
 
 
 def check_stored(config: Any) -> None:
-    """Raise UnskippableError if the model that a stored configuration describes cannot be pruned.
-
-    Besides what `check_config` refuses, it refuses quantised weights, an attention kernel from a hub, an unknown
-    number of blocks, a model type without a causal class in transformers, and a masked language model, which
-    transformers would load as a decoder.
-    """
+    """Raise UnskippableError if the model that a stored configuration describes cannot be pruned."""
     from transformers import MODEL_FOR_MASKED_LM_MAPPING
 
     check_config(config)

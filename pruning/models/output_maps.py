@@ -54,8 +54,7 @@ class Repair:
     """The map (D, D) or (D,), in float32, of each repaired sub-layer: unit 2i is attention of block i, 2i + 1 MLP.
 
     What a sub-layer adds is multiplied by its map. The file `repair.safetensors` holds each map as a tensor named
-    after its sub-layer, such as `m3`. Folded weights are not stored, because they follow from the maps and the dense
-    model.
+    after its sub-layer, such as `m3`.
     """
 
     maps: Mapping[int, Tensor]
@@ -110,10 +109,7 @@ def repaired(model: Any, repair: Repair | None) -> Iterator[None]:
 
 @contextmanager
 def replaced(model: Any, weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """Within this context the model has other values for some weights; on exit the old ones are restored bitwise.
-
-    A hidden state that was computed outside the context must not be used inside it: use a new `Forward`.
-    """
+    """Within this context the model has other values for some weights; use a new `Forward` inside it."""
     parameters = {name: model.get_parameter(name) for name in weights}
     saved = {name: parameter.data for name, parameter in parameters.items()}
     try:

@@ -102,8 +102,7 @@ def _cuts(weight: Tensor) -> list[slice]:
 def for_any_rows() -> Iterator[None]:
     """Within this context, products with few rows are computed in float32, too.
 
-    A race scores parts of the samples, and some parts have few tokens to score. The losses of a part must equal those
-    of the same samples when all samples are scored at once.
+    So the losses of a race's first samples equal those of the same samples among all.
     """
     global _within
     _within += 1
@@ -116,11 +115,7 @@ def for_any_rows() -> Iterator[None]:
 
 
 def use_faster_products(module: nn.Module) -> bool:
-    """Let the linear layers of a model multiply in float32 if that is faster on this processor.
-
-    Layers on other devices, and those whose weights accelerate moves, stay as they are. Weights do not change.
-    Returns whether any layer was changed.
-    """
+    """Let the linear layers on the CPU multiply in float32 if that is faster; returns whether any was changed."""
     layers = [
         one
         for one in module.modules()

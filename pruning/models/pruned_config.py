@@ -1,9 +1,8 @@
 """Make the configuration of a model with fewer blocks, and check without weights that the kept blocks are unchanged.
 
 Settings per block (kinds of attention, which blocks have experts, ...) are filtered and renumbered by the mask. Some
-architectures instead compute such a setting from the block's number, for example one value for every fourth block and
-another value for the others. No filtered list can express such a rule. So both models are built without weights, and
-the kept blocks are compared.
+architectures instead compute such a setting from the block's number, which no filtered list can express. So both
+models are built without weights, and the kept blocks are compared.
 """
 
 from __future__ import annotations
@@ -74,10 +73,7 @@ def pruned_config(config: Any, mask: Mask) -> Any:
 
 
 def skeleton(config: Any, **options: Any) -> Any:
-    """The causal language model of a configuration, without weights: its parameters are on the meta device.
-
-    `options` are those of `from_config`, such as a `dtype`.
-    """
+    """The causal language model of a configuration, on the meta device; `options` are those of `from_config`."""
     import torch
     from transformers import AutoModelForCausalLM
 

@@ -140,9 +140,8 @@ def masked(model: nn.Module, mask: Mask, scales: Sequence[float] | None = None) 
     """Within this context, each dropped unit adds nothing to the hidden state that it receives.
 
     If `scales` is given (one factor per unit), dropped unit i multiplies the hidden state by `scales[i]`. Methods
-    `forward` are replaced, so a dropped unit is not run and its weights are not read; with a hook that overrides the
-    output, the unit would still run. On exit everything is restored, including the device hooks of accelerate, which
-    also replace `forward`. Contexts can be nested. Raises UnskippableError as `find_chain` does.
+    `forward` are replaced, so a dropped unit is not run. On exit everything is restored, including the device hooks
+    of accelerate, which also replace `forward`. Contexts can be nested. Raises UnskippableError as `find_chain` does.
 
     Caching is off within the context: if block 0 were skipped while a cache is used, the model would count the
     positions of new tokens from 0 again. So a forward pass that is given a cache raises InputError.
