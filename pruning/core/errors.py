@@ -117,12 +117,6 @@ def merged_error(errors: Sequence[PruningError]) -> InputError:
 
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT}  # if one of these occurs, every later write fails too
 DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
-UNWRITABLE = {
-    *NO_SPACE,
-    *DENIED,
-    *(errno.EFBIG, errno.EIO, errno.EBUSY, errno.EXDEV),
-    *(errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG),
-}
 
 
 def os_error(error: BaseException) -> OSError | None:
@@ -139,7 +133,7 @@ def os_error(error: BaseException) -> OSError | None:
 def unwritable(error: BaseException) -> str | None:
     """Why a file could not be written, such as `No space left on device`; None if the error has another cause."""
     found = os_error(error)
-    return os.strerror(found.errno) if found is not None and found.errno in UNWRITABLE else None
+    return os.strerror(found.errno) if found is not None and found.errno else None
 
 
 def cache_folder() -> Path:

@@ -18,8 +18,14 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from pruning.core.errors import DamagedError, InputError, UnreachableError, first_line, unwritable
-from pruning.core.errors import cache_folder as cache_folder  # a part of this module's interface
+from pruning.core.errors import (
+    DamagedError,
+    InputError,
+    UnreachableError,
+    cache_folder,
+    first_line,
+    unwritable,
+)
 from pruning.core.storage import file_sha256, staged, sweep
 
 log = logging.getLogger(__name__)

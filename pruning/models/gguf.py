@@ -71,10 +71,6 @@ class Stored:
         match = BLOCK.fullmatch(self.name)
         return int(match[1]) if match else None
 
-    def renamed(self, number: int) -> str:
-        """The name of the same tensor in another block."""
-        return f"blk.{number}.{self.name.split('.', 2)[2]}"
-
 
 @dataclass(frozen=True)
 class GgufFile:
@@ -334,11 +330,12 @@ def plan_gguf(file: GgufFile, mask: Mask, record: Mapping[str, Any]) -> GgufCut:
             "incomplete, or has blocks after the last one, which is not supported."
         )
     new = {old: number for number, old in enumerate(mask.kept)}
-    names = {
-        tensor.name: tensor.name if tensor.block is None else tensor.renamed(new[tensor.block])
-        for tensor in file.tensors.values()
-        if tensor.block is None or tensor.block in new
-    }
+    names = {}
+    for name, tensor in file.tensors.items():
+        if tensor.block is None:
+            names[name] = name
+        elif tensor.block in new:
+            names[name] = f"blk.{new[tensor.block]}.{name.split('.', 2)[2]}"
     return GgufCut(file, mask, names, window_lists(file, mask), record)
 
 

