@@ -262,17 +262,10 @@ class Budget:
         most = min(int(target + half), sum(costs) - min(costs))
         made = cls(costs, max(1, -int(-(target - half) // 1)), most)
         if not made.fitting(0, free):
-            open_share = sum(costs[i] for i in free) / SCALE
-            reason = (
-                f"the units that can be removed are only {open_share:.3g} of them"
-                if open_share < ratio
-                else "nothing would be left of the model"
-                if made.least > most
-                else f"no set of units comes as close as {half / SCALE:.2g} to it"
-            )
             raise InputError(
-                f"ratio={ratio:g} of the blocks' costs cannot be removed: {reason}. Choose another ratio, give k, or "
-                "protect fewer blocks (protect.first, protect.last)."
+                f"ratio={ratio:g} of the blocks' costs cannot be removed: no set of the units that can be removed "
+                f"({sum(costs[i] for i in free) / SCALE:.3g} of the costs) comes as close as {half / SCALE:.2g} to "
+                "it. Choose another ratio, give k, or protect fewer blocks (protect.first, protect.last)."
             )
         return made
 
@@ -532,12 +525,10 @@ class Removal:
             raise unknown("unit", self.unit, KINDS)
         if self.budget not in COSTS:
             raise unknown("budget", self.budget, COSTS)
-        if ratio is None and k is None:
-            raise InputError("give either ratio or k, not both: neither is given.")
-        if ratio is not None and k is not None:
+        if (ratio is None) == (k is None):
             raise InputError(
-                f"give either ratio or k, not both: both are given (ratio={ratio}, k={k}). If an experiment sets the "
-                "ratio, ratio=null removes it."
+                f"ratio={ratio} and k={k}: give either ratio or k, and not both. If an experiment sets the ratio, "
+                "ratio=null removes it."
             )
         if ratio is not None and not 0 < ratio < 1:
             raise InputError(

@@ -134,13 +134,10 @@ class Estimate:
         return [difference if abs(difference) > self.ties else 0.0 for difference in differences]
 
     def freedom(self, terms: Sequence[float]) -> float:
-        """The degrees of freedom of `error`.
+        """The degrees of freedom of `error`; 0 if a part with a share above 0 has only one sample.
 
-        If a part with a share above 0 has only one sample, the error of that part is unknown, and the result is 0.
-
-        For one part, this is the number of samples minus one. For several parts, whose variances differ, the
-        formula of Welch and Satterthwaite is used: (sum v)^2 / sum (v^2 / (n - 1)), where v is the variance that a
-        part with n samples adds.
+        For one part, this is the number of samples minus one; for several, whose variances differ, that of Welch and
+        Satterthwaite: (sum v)^2 / sum (v^2 / (n - 1)), where v is the variance that a part with n samples adds.
         """
         parts = [
             (share**2 * _variance(values, weights), len(values) - 1)

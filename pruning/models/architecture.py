@@ -32,7 +32,6 @@ def check_stored(config: Any) -> None:
                 f"its configuration names the attention kernel {kernel} of a hub, whose code would be fetched and "
                 "run: remove attn_implementation from config.json."
             )
-    for part in (config, text):
         settings = getattr(part, "quantization_config", None) or getattr(part, "compression_config", None)
         if settings:
             found = settings if isinstance(settings, dict) else vars(settings)

@@ -76,14 +76,10 @@ def find_files(path: str, gguf_file: str | None = None) -> ModelFiles:
         file for file in folder.glob(f"*{GGUF}") if file.is_file() and not file.name.startswith(".")
     )
     described = (folder / CONFIG).exists()
-    if not weights and not ggufs:
+    if not ggufs and not (weights and described):
         raise InputError(
-            f"model.path={path}: no weights there. Give a directory that save_pretrained wrote, with {SINGLE} or "
-            f"{INDEX}, or a {GGUF} file."
-        )
-    if not described and not ggufs:
-        raise InputError(
-            f"model.path={path}: no {CONFIG} there; give a directory that save_pretrained wrote."
+            f"model.path={path}: no {'weights' if described else CONFIG} there. Give a directory that "
+            f"save_pretrained wrote, with {CONFIG} and {SINGLE} or {INDEX}, or a {GGUF} file."
         )
     if gguf_file is None and described and weights:
         _check_whole(folder, weights)
@@ -107,12 +103,8 @@ def _folder(path: str) -> Path:
         raise InputError(
             f"model.path={path!r} is not a path ({error}): give a directory or a GGUF file."
         ) from error
-    if folder.is_file():
-        raise InputError(
-            f"model.path={path} is a file: give the directory that holds it, or a file that ends in .gguf."
-        )
     if not folder.is_dir():
-        raise InputError(f"model.path={path}: there is no such directory.")
+        raise InputError(f"model.path={path}: there is no such directory, nor a file that ends in .gguf.")
     return folder
 
 

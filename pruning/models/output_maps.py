@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -85,17 +85,14 @@ def read_repair(folder: Path, sha256: str) -> Repair:
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    path = folder / NAME
-    try:
+    path, repair = folder / NAME, None
+    with suppress(OSError, SafetensorError, ValueError):
         tensors = load(path.read_bytes())
         repair = Repair({2 * int(name[1:]) + "am".index(name[0]): value for name, value in tensors.items()})
-    except (OSError, SafetensorError, ValueError) as error:
+    if repair is None or repair.sha256 != sha256:
         raise DamagedError(
-            f"{path}, the maps of the repaired cell, cannot be read: move the folder away and run the cell again."
-        ) from error
-    if repair.sha256 != sha256:
-        raise DamagedError(
-            f"{path} holds other maps than the result says: run the cell again in a new folder."
+            f"{path} is damaged, or holds other maps than the result says: move the folder away and run the cell "
+            "again."
         )
     return repair
 

@@ -1,16 +1,14 @@
 """Find the units of a model (blocks, or the two sub-layers of each block), run them one by one, and skip them.
 
-A block with two sub-layers, attention and MLP, computes h1 = h + A(h), and then h1 + M(h1). A and M include their
-norms. To switch a child module of the block off is to let it return zeros. A block can be split if two children, one
-called before the other, pass this test on the block's input for four tokens:
+A block with two sub-layers computes h1 = h + A(h), and then h1 + M(h1); A and M include their norms. To switch a
+child module off is to let it return zeros. A block can be split if two children, one called before the other, pass
+this test on the block's input for four tokens:
 
 - if both are off, the block returns its input;
 - if only one of them is off, the output differs from the block's input, and from its output with both on;
 - the first sub-layer, followed by the second, returns bitwise the output of the whole block.
 
-A block that adds attention and MLP to the same state (GPT-NeoX, most of Falcon, Phi, Cohere) fails the last point. A
-block whose children add the state themselves (Bloom), or that has three parts (Falcon H1), fails the test, too. A
-mixer such as Mamba counts as attention, and the experts of a block count as one MLP. Names are not used.
+A mixer such as Mamba counts as attention, and the experts of a block count as one MLP. Names are not used.
 """
 
 from __future__ import annotations

@@ -107,7 +107,7 @@ def test_a_model_without_all_its_weights_is_refused(
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        (("unit=attention", "ratio=0.9"), "removed are only"),
+        (("unit=attention", "ratio=0.9"), "can be removed"),
         ((*LINEAR, "calibration.samples=1"), "2 calibration samples"),
     ],
 )
