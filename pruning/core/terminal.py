@@ -34,10 +34,7 @@ def is_terminal(stream: Any) -> bool:
 
 
 def command_words(usage: str | None = None) -> list[str]:
-    """Prepare the process of a command, send its log to stderr as plain text, and return the command's words.
-
-    If `usage` is given and there are no words, or they ask for help, prints the usage and exits.
-    """
+    """Prepare the process and the log of a command, and return its words; without words, print `usage` and exit."""
     prepare_process()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("pruning").setLevel(logging.INFO)
@@ -102,8 +99,7 @@ def typed_command() -> str:
 def guarded() -> Iterator[None]:
     """Within this context, turn ordinary faults into one line and an exit status.
 
-    Bad input gives status 2, a failure 1, Ctrl-C 130. Any other exception is a defect and keeps its traceback. If the
-    reader of the output is gone, as with `| head`, the command ends with status 1 and no message.
+    Bad input gives status 2, a failure 1, Ctrl-C 130. Any other exception is a defect and keeps its traceback.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

@@ -75,11 +75,6 @@ def causal_class(config: Any) -> Any:
     return MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
 
 
-def block_count(config: Any) -> int:
-    """The number of blocks."""
-    return int(config.get_text_config(decoder=True).num_hidden_layers)
-
-
 def context_length_of(config: Any) -> int | None:
     """The longest input, in tokens, of a model with this configuration; None if the configuration sets no limit."""
     text = config.get_text_config(decoder=True)

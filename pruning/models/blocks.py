@@ -1,8 +1,7 @@
 """Find the blocks of a model by its structure; run the part before them, single blocks, and the part after them.
 
 The blocks are found by running the model on four tokens. Exactly one list of modules must form a chain: the forward
-pass calls every module once, in order, on the output of the previous module. Names of modules are not used. A last
-run with another fourth token checks that the model is causal.
+pass calls every module once, in order, on the output of the previous module. Names of modules are not used.
 """
 
 from __future__ import annotations
@@ -66,11 +65,7 @@ def once_per_model(find: Callable[[nn.Module], Found]) -> Callable[[nn.Module], 
 
 @once_per_model
 def find_blocks(model: nn.Module) -> Blocks:
-    """The blocks of a causal language model, found and checked by forward passes over four tokens.
-
-    Raises UnskippableError, with the reason, if the blocks cannot be identified or removed safely one by one, or if
-    the model is not causal.
-    """
+    """The blocks of a causal model. Raises UnskippableError, with the reason, if one cannot be removed safely."""
     config: Any = model.config
     check_config(config)
     name, count = type(model).__name__, config.get_text_config(decoder=True).num_hidden_layers

@@ -1,8 +1,7 @@
 """A model: its settings, what its files say about it, and its weights in memory.
 
-`Model` is passed through the whole program. It finds each fact about the model once, when the fact is first needed:
-the place of the files, their digest, the configuration, the tokenizer. All cells of a command that use a model share
-one `Model` (`shared`).
+`Model` finds each fact about the model once, when the fact is first needed: the place of the files, their digest, the
+configuration, the tokenizer. All cells of a command that use a model share one `Model` (`shared`).
 """
 
 from __future__ import annotations
@@ -27,7 +26,6 @@ from pruning.core.wheels import commit_of, use_hub
 from pruning.models import kept_models
 from pruning.models.architecture import (
     attention_kernel,
-    block_count,
     check_config,
     check_stored,
     check_token_ids,
@@ -62,9 +60,8 @@ NO_TOKENIZER = (
 class Resources:
     """What the jobs of a model request from a cluster: `ranks` processes on each of `nodes` machines.
 
-    Each process, called a rank, has `gpus_per_rank` GPUs and `cpus_per_rank` cores. Each rank holds the whole
-    model, on one GPU or spread over several, and evaluates its share of the samples. `memory_gb` is per node.
-    `minutes` is the time limit. If a cell reaches this limit, the next run continues from the cell's files.
+    Each rank holds the whole model and evaluates its share of the samples. `memory_gb` is per node. If a cell reaches
+    the limit of `minutes`, the next run continues from the cell's files.
     """
 
     nodes: int = 1
@@ -236,7 +233,7 @@ class Model:
     @property
     def n_blocks(self) -> int:
         """The number of blocks, from the configuration alone."""
-        return block_count(self.config)
+        return int(self.config.get_text_config(decoder=True).num_hidden_layers)
 
     @property
     def context_length(self) -> int | None:
@@ -247,8 +244,7 @@ class Model:
     def tokenizer(self) -> Any:
         """The tokenizer. Raises InputError if the model comes without one.
 
-        From a directory without files of a tokenizer, transformers makes one that knows special tokens only. With it,
-        every text would become unknown tokens or none at all.
+        From a directory without a tokenizer, transformers makes one that knows special tokens only.
         """
         import transformers
 

@@ -1,10 +1,9 @@
 """Repairs: linear maps of what sub-layers add to the hidden state, folded into the weights of the sub-layers.
 
 A sub-layer adds c * o, where o is the output of its main module and c is 1 in most models. To make it add c * o T
-instead, with a matrix T (D, D), its last weights are multiplied by T along the axis of their outputs. This is exact
-if o is linear in these weights, as it is for a sum over experts. If the block normalises o before it is added
-(Gemma), only a diagonal T can be folded, into the weight of that norm, which multiplies by w or by 1 + w. Probes with
-random values decide which case applies; names are not used.
+instead, with a matrix T (D, D), its last weights are multiplied by T along the axis of their outputs. If the block
+normalises o before it is added (Gemma), only a diagonal T can be folded, into the weight of that norm, which
+multiplies by w or by 1 + w. Probes with random values decide which case applies; names are not used.
 """
 
 from __future__ import annotations

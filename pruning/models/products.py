@@ -1,9 +1,8 @@
 """Matrix products in float32 for models in half precision, on processors that multiply float32 faster.
 
-Few processors multiply bfloat16 fast: those with AMX, and some of AMD's. Others take about twice as long in bfloat16
-as in float32, and eight times as long if they only have AVX2. On them, linear layers convert their factors to
-float32, multiply, and round the result. This is as precise as a product in half precision, whose sums are formed in
-float32 anyway. Only the order of the additions differs, as it does between two kinds of processor (`docs/engine.md`).
+Processors without AMX take about twice as long in bfloat16 as in float32, and eight times as long if they only have
+AVX2. On them, linear layers convert their factors to float32, multiply, and round the result. This is as precise as a
+product in half precision, whose sums are formed in float32 anyway; only the order of the additions differs.
 """
 
 from __future__ import annotations
@@ -171,11 +170,9 @@ def _seconds(dtype: torch.dtype) -> float:
 # Run blocks through torch.compile: the operations between their matrix products are fused into a few loops.
 #
 # Compiled blocks round differently from the model's own code, so this is off by default. One compiled form serves all
-# shapes. With a form for each shape, a loss would depend on the order of the shapes.
+# shapes: with a form for each shape, a loss would depend on the order of the shapes.
 
-# The largest number of compiled forms for a class of blocks. Blocks that differ, such as those with and without a
-# sliding window, need one each. Beyond this limit, torch would run blocks uncompiled.
-MOST_FORMS = 64
+MOST_FORMS = 64  # for a class of blocks: those with and without a sliding window, for example, need one each
 
 
 @contextmanager

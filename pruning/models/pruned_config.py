@@ -102,8 +102,7 @@ def blocks_of(model: Any, count: int) -> tuple[str, nn.ModuleList]:
 def check_same_blocks(config: Any, smaller: Any, mask: Mask) -> tuple[Any, Any]:
     """Both models, without weights. Raises InputError unless the smaller one has exactly the kept blocks.
 
-    For each module of a block, the class, the names and shapes of parameters, and all attributes that are numbers
-    or text are compared. Only the block's number and the number of blocks may differ.
+    Only the block's number and the number of blocks may differ (`_traits`).
     """
     try:
         dense, pruned = skeleton(config), skeleton(smaller)

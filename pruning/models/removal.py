@@ -1,9 +1,8 @@
 """Temporarily remove units from a model in memory. The result equals the model that an export of the mask would load.
 
-Skipping (`sublayers.masked`) is for searching and works only without a cache. Here the list of blocks, their numbers
-and the configuration become those of the smaller model, so the model can generate with a cache. The weights are
-shared with the dense model. If only one sub-layer of a block is removed, the modules of this sub-layer are replaced
-by modules without weights.
+Skipping (`sublayers.masked`) works only without a cache. Here the list of blocks, their numbers and the configuration
+become those of the smaller model, so the model can generate with a cache. If only one sub-layer of a block is
+removed, the modules of this sub-layer are replaced by modules without weights.
 """
 
 from __future__ import annotations

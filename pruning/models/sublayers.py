@@ -118,10 +118,7 @@ def find_chain(model: nn.Module, unit: str = "block") -> Chain:
 
 @once_per_model
 def find_sublayers(model: nn.Module) -> tuple[Sublayer, ...]:
-    """The 2N sub-layers of a model of N blocks, in the order in which they run: attention and MLP of each block.
-
-    Raises UnskippableError, with the reason, if a block does not consist of two sub-layers one after the other.
-    """
+    """Attention and MLP of each block. Raises UnskippableError, with the reason, if a block has other parts."""
     blocks, found = find_blocks(model), list[Sublayer]()
     with torch.no_grad():
         entry = enter(model, input_ids=few_tokens(model))
@@ -276,10 +273,7 @@ class _BlockProbe:
 
 
 class _Zeros:
-    """A `forward` method that returns zeros as the hidden state, and None as every other value.
-
-    With `scalar`, it returns a single zero, which gives the same sum at no cost.
-    """
+    """A `forward` method that returns zeros as the hidden state, or with `scalar` one zero, for the same sum."""
 
     def __init__(self, output: Any, scalar: bool = False) -> None:
         found = _tensor(output)

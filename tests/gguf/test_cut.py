@@ -11,7 +11,6 @@ import pytest
 
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
-from pruning.models import gguf as module
 from pruning.models.gguf import (
     PLAIN,
     WINDOWS,
@@ -61,13 +60,6 @@ def test_tensors_are_copied_and_renumbered(tmp_path: Path, type_: str, alignment
         assert tensor.shape.tolist() == before.shape.tolist(), tensor.name
         assert tensor.data_offset % alignment == 0, tensor.name
         assert tensor.data.tobytes() == before.data.tobytes(), tensor.name
-
-
-def test_large_tensors_are_copied_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = gguf_models.write(tmp_path / "a.gguf")
-    whole = cut(path).path.read_bytes()
-    monkeypatch.setattr(module, "PIECE", 1000)
-    assert cut(path).path.read_bytes() == whole
 
 
 def test_a_tensor_becomes_zeros(tmp_path: Path) -> None:
