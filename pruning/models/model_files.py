@@ -78,7 +78,7 @@ def find_files(path: str, gguf_file: str | None = None) -> ModelFiles:
     described = (folder / CONFIG).exists()
     if not ggufs and not (weights and described):
         raise InputError(
-            f"model.path={path}: no {'weights' if described else CONFIG} there. Give a directory that "
+            f"model.path={path}: no {CONFIG if weights else 'weights'} there. Give a directory that "
             f"save_pretrained wrote, with {CONFIG} and {SINGLE} or {INDEX}, or a {GGUF} file."
         )
     if gguf_file is None and described and weights:
