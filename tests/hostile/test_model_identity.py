@@ -212,16 +212,14 @@ def test_a_path_that_is_no_model_is_refused_with_the_cure(
         request.parse(["--drop", "1", "out=out", *words])
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "tiny.gguf"])
-def test_an_adapter_stops_a_launch_and_an_export(name: str, folder: Path, gguf: Path, tmp_path: Path) -> None:
-    if name == "tiny.gguf":
-        shutil.copyfile(gguf, folder / name)
+def test_an_adapter_stops_a_launch_and_an_export(folder: Path, gguf: Path, tmp_path: Path) -> None:
+    shutil.copyfile(gguf, folder / "tiny.gguf")
     (folder / ADAPTER_CONFIG).write_text('{"peft_type": "LORA"}')
-    path = folder if name == "model.safetensors" else folder / name
+    for path in (folder, folder / "tiny.gguf"):
+        with pytest.raises(InputError, match=ADAPTER_CONFIG):
+            _ = local(path).place
     with pytest.raises(InputError, match=ADAPTER_CONFIG):
-        _ = local(path).place
-    with pytest.raises(InputError, match=ADAPTER_CONFIG):
-        pipeline.export(request.Request(local(path), Mask(6, (1,)), tmp_path / "out"))
+        pipeline.export(request.Request(local(folder), Mask(6, (1,)), tmp_path / "out"))
 
 
 # -- GGUF files
@@ -248,28 +246,21 @@ def test_a_gguf_file_is_a_model(gguf: Path, tmp_path: Path) -> None:
     assert all(str(tmp_path).encode() not in path.read_bytes() for path in (tmp_path / "out").iterdir())
 
 
-def weights(model: Any) -> Any:
-    return model.get_input_embeddings().weight.detach()
+def test_a_gguf_file_of_that_name_in_the_current_folder_is_not_read(
+    gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def weights(model: Any) -> Any:
+        return model.get_input_embeddings().weight.detach()
 
-
-@pytest.fixture
-def wanted(gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The weights of `gguf`; the current folder holds another file of its name, which transformers would prefer."""
     with quiet(), contextlib.redirect_stderr(io.StringIO()):
         right = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=str(gguf), dtype=torch.float32)
     for name in (gguf.name, "out.gguf"):
         gguf_models.write(tmp_path / "elsewhere" / name, type_="Q8_0", seed=1)
-    monkeypatch.chdir(tmp_path / "elsewhere")
-    return weights(right)
-
-
-def test_a_gguf_file_of_that_name_in_the_current_folder_is_not_read(
-    gguf: Path, wanted: Any, tmp_path: Path
-) -> None:
+    monkeypatch.chdir(tmp_path / "elsewhere")  # transformers would prefer the file that is here
     for given in (gguf, Path("..") / gguf.parent.name / gguf.name):
-        assert torch.equal(weights(local(given).load_anew().module), wanted)
+        assert torch.equal(weights(local(given).load_anew().module), weights(right))
     folder = _convert(gguf, tmp_path / "converted")
-    assert torch.equal(weights(AutoModelForCausalLM.from_pretrained(folder)), wanted)
+    assert torch.equal(weights(AutoModelForCausalLM.from_pretrained(folder)), weights(right))
     assert all(str(tmp_path).encode() not in path.read_bytes() for path in folder.iterdir())
     assert "equal bit for bit" in pipeline.written(drop(gguf, tmp_path / "out.gguf")).proof
 

@@ -134,11 +134,8 @@ def test_every_command_ends_in_one_line(
     assert end.value.code == status
     assert (said := capsys.readouterr().err).startswith(text)
     assert said.count("\n") == 1
-
-
-def test_a_defect_keeps_its_traceback() -> None:
     with pytest.raises(ZeroDivisionError), guarded():
-        _ = 1 // 0
+        _ = 1 // 0  # a defect keeps its traceback
 
 
 def test_every_door_is_guarded() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from torch import Tensor, nn
+from torch import nn
 
 from pruning.core.errors import InputError, UnskippableError
 from pruning.models import output_maps as maps_module
@@ -128,26 +128,6 @@ def test_the_output_projections_are_found(name: str) -> None:
         assert set(found[unit]) == wanted
         assert wanted
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
-
-
-class Constant(nn.Linear):
-    """A module that adds more than its weights give."""
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        return super().forward(hidden) + 1
-
-
-@pytest.mark.parametrize(
-    ("module", "width", "owners"),
-    [
-        (nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)), 4, ["2"]),
-        (Constant(4, 4), 4, []),
-    ],
-    ids=["several layers", "constant"],
-)
-def test_the_fewest_and_last_weights_are_found(module: nn.Module, width: int, owners: list[str]) -> None:
-    last = maps_module._last(module, (torch.randn(3, width),), {})
-    assert set(last) == {f"{owner}.{kind}" for owner in owners for kind in ("weight", "bias")}
 
 
 def test_a_module_that_no_zeros_switch_off_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

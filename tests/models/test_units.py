@@ -186,12 +186,6 @@ def test_skipping_equals_zero_output_weights(split: Any, dropped: tuple[int, ...
     assert (skipped - dense).abs().max() > 1e-3, "the sub-layers made no difference"
 
 
-def test_a_block_without_both_parts_is_a_removed_block(split: Any) -> None:
-    expected = logits(without(split, (1, 4)).to(split.dtype), use_cache=False)
-    with masked(split, sublayers(2, 3, 8, 9)):
-        assert torch.allclose(logits(split), expected, rtol=1e-5, atol=1e-5)
-
-
 def test_the_two_sub_layers_make_the_block_to_the_last_bit(split: Any) -> None:
     chain = find_chain(split, "sublayer")
     with torch.no_grad():
