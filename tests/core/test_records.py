@@ -66,12 +66,10 @@ def test_the_recorded_form_is_reached_in_one_step_and_an_options_name_decides_no
 @pytest.mark.parametrize(
     ("name", "main", "label"),
     [
-        ("acc/arc", "acc/arc", "accuracy"),
         ("acc_plain/arc", "acc/arc", "plain accuracy"),
         ("exact/gsm8k", "exact/gsm8k", "exact answers"),
         ("exact_flexible-extract/gsm8k", "exact/gsm8k", "exact answers, flexible-extract"),
         ("self_ppl/continuations", "self_ppl/continuations", "perplexity of the dense model's text"),
-        ("same/continuations", "self_ppl/continuations", "tokens before the first difference"),
         ("repeated/continuations", "self_ppl/continuations", "repeated tokens"),
         ("other/x", "other/x", "other"),
     ],

@@ -162,13 +162,11 @@ def test_a_hub_model_is_identified_by_its_commit(
 
 
 NAMES = {
-    "/m/base": "base",
     "/m/my model (2)": "my_model__2_",
     "/m/.hidden": "hidden",
     "/m/Größe": "Größe",
     "/": "local",
     "/m/x.gguf": "x",
-    "/m/a=b": "a_b",
     f"/m/{'n' * 300}": "n" * 40,
 }
 

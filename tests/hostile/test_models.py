@@ -31,11 +31,6 @@ from tests.helpers.damage import content, edit_config, edit_json, edit_weights, 
 CAUSAL = LLAMA | TOKENS
 
 
-def transposed(weights: dict[str, Any]) -> dict[str, Any]:
-    name = "model.layers.1.mlp.down_proj.weight"
-    return weights | {name: weights[name].T.contiguous()}
-
-
 def shard(folder: Path) -> Path:
     """Divide the weights into several files; returns their index."""
     model = transformers.LlamaForCausalLM.from_pretrained(folder)
@@ -165,11 +160,6 @@ FOREIGN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "fewer blocks": (in_config(num_hidden_layers=4), "4 blocks.* block 4"),
     "more blocks": (in_config(num_hidden_layers=8), r"layers\.6\."),
     "other shape": (in_config(intermediate_size=80), r"config\.json"),
-    "transposed": (lambda f: edit_weights(f, transposed), r"config\.json"),
-    "a lost tensor": (
-        lambda f: edit_weights(f, lambda w: {k: v for k, v in w.items() if k != "model.norm.weight"}),
-        r"model\.norm\.weight",
-    ),
 }
 
 

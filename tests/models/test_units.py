@@ -125,11 +125,6 @@ class Passing(nn.Module):
         return hidden + 1, hidden if bias is None else bias
 
 
-class Narrowing(nn.Module):
-    def forward(self, hidden: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return (hidden[..., :-1],)
-
-
 class Line(nn.Module):
     """A minimal model for `find_blocks`: each block gets all values that the one before returned."""
 
@@ -146,22 +141,8 @@ class Line(nn.Module):
         return state[0]
 
 
-def encoder_decoder() -> Any:
-    config = transformers.T5Config(d_model=16, d_ff=16, num_layers=2, num_heads=2, d_kv=8, vocab_size=50)
-    return transformers.T5ForConditionalGeneration(config)
-
-
-def shared_keys() -> Any:
-    model = build("llama")
-    model.config.num_kv_shared_layers = 2
-    return model
-
-
 REFUSED = {
-    "encoder-decoder": encoder_decoder,
-    "reuse keys and values": shared_keys,
     "block 0 passes more than the hidden state on": lambda: Line(Passing(), Passing()),
-    "block 0 does not return a hidden state": lambda: Line(Narrowing(), Narrowing()),
     "not called once each": lambda: Line(*[Passing()] * 2),
     "no list of 3 blocks": lambda: Line(Passing(), Passing(), count=3),
 }
