@@ -1,9 +1,11 @@
-"""Files that a stranger recorded: no reader of them runs, resolves or imports what a value names."""
+"""Records that a stranger made or that were changed by hand: nothing that they name is run, and none is believed."""
 
 from __future__ import annotations
 
 import copy
 import json
+import re
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -15,16 +17,20 @@ import pytest
 
 from pruning.config.app import build_option, composed, launch_words
 from pruning.config.compose import cell_of, recorded_cell
-from pruning.core.errors import InputError, PruningError
+from pruning.core import storage
+from pruning.core.errors import DamagedError, InputError, PruningError
+from pruning.core.mask import Mask
 from pruning.core.records import read_result
 from pruning.core.storage import file_sha256, sealed
 from pruning.export.request import of_cell
 from pruning.healing.loop import read_record
 from pruning.launcher.job import Job
 from pruning.routing.fitted_router import read_router
+from pruning.runs import measurements
 from pruning.runs.cell import NoTracker
 from pruning.study import heal_command
 from tests.conftest import Command
+from tests.helpers.damage import edit_json
 from tests.helpers.results import a_result
 
 SECRET = "a secret of this machine"
@@ -192,3 +198,118 @@ def test_healing_a_copied_cell_writes_only_where_the_command_says(
     cell = heal_command.cell_of([str(folder), "heal=full", "tracker=none"])
     assert (cell.folder, cell.export) == (folder, None)
     assert isinstance(cell.tracker, NoTracker)
+
+
+SEARCH = ("k=2", "algo=greedy")
+HEAL = (
+    *("heal=full", "heal.tokens=2048", "heal.length=32", "heal.batch_tokens=256", "heal.heldout=4"),
+    *("heal.eval_every=4", "heal.checkpoint_every=8"),
+)
+
+
+def stopped(launch: Command, path: Path, *words: str) -> None:
+    ended = launch(*words)
+    assert ended.status != 0, ended.out
+    assert path.name in ended.out + ended.err
+
+
+@pytest.fixture
+def cell(launch: Command) -> Path:
+    """The folder of a finished cell."""
+    (path,) = launch(*SEARCH).results.glob("*/result.json")
+    return path.parent
+
+
+def test_an_edited_result_is_not_shown(launch: Command, cell: Path) -> None:
+    whole = (path := cell / "result.json").read_text()
+    changes: list[Callable[[Any], object]] = [
+        lambda data: data["mask"].update(dropped=[0, 1]),
+        lambda data: data["calibration"].update(loss=1.5),
+        lambda data: data["evaluation"]["pruned"].update({"ppl/heldout": 3.25}),
+        lambda data: data["search"].update(evaluations_paid=1),
+    ]
+    for change in changes:
+        path.write_text(whole)
+        edit_json(path, change)
+        with pytest.raises(DamagedError, match=path.name):
+            read_result(cell)
+    stopped(launch, path, *SEARCH)
+
+
+@pytest.mark.parametrize("what", ["metrics", "mask", "terms"])
+def test_an_edited_measurement_is_not_taken_by_another_cell(launch: Command, cell: Path, what: str) -> None:
+    record = storage.read_json(cell / "result.json")["evaluation"]["records"]["ppl/heldout"]["pruned"]
+    path = cell.parent / record
+    if what == "terms":
+        path = path.with_name(f"{path.stem}.terms.json")
+        edit_json(path, lambda data: data["losses"].__setitem__(0, 0.5))
+        with pytest.raises(DamagedError, match=path.name):
+            storage.read_json(path)
+        return
+    if what == "metrics":
+        edit_json(path, lambda data: data["metrics"].update({"ppl/heldout": 2.5}))
+    else:
+        data = json.loads(path.read_text())
+        del data[storage.SEAL]
+        data["mask"]["dropped"] = [0, 1]
+        storage.write_record(path, data)
+    stopped(launch, path, "k=2", "algo=beam")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_measurement_that_is_not_a_number_is_not_read(value: float, tmp_path: Path) -> None:
+    path = tmp_path / "0.json"
+    path.write_text(json.dumps({"mask": Mask(6, (1,)).to_json(), "metrics": {"ppl/x": value}, "how": {}}))
+    with pytest.raises(DamagedError, match=r"0\.json.*ppl/x"):
+        measurements._read(path, Mask(6, (1,)))
+
+
+@pytest.mark.slow
+def test_an_edited_healing_or_trial_is_not_continued(launch: Command) -> None:
+    ended = launch(*SEARCH, *HEAL)
+    assert ended.status == 0, ended.err
+    folder = ended.results / ended.result()["cell"]
+    (trials,) = folder.glob("healed/rates-*.jsonl")
+    lines = [json.loads(line) for line in trials.read_text().splitlines()]
+    lines[-1]["heldout_loss"] = 0.1
+    kept = trials.read_text()
+    trials.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    stopped(launch, trials, *SEARCH, *HEAL, "eval.samples=3")
+    trials.write_text(kept)
+    record = folder / ended.result()["heal"]["folder"] / "heal.json"
+    edit_json(record, lambda data: data["curve"].update(heldout_after=0.1))
+    stopped(launch, record, *SEARCH, *HEAL, "eval.samples=3")
+
+
+def test_a_record_without_a_seal_is_read(tmp_path: Path) -> None:
+    storage.write_json(path := tmp_path / "plain.json", {"a": 1})
+    assert storage.read_json(path) == {"a": 1}
+    storage.write_record(path, {"b": 0.1, "ä": [1e-300, None]})
+    assert storage.read_json(path) == {"b": 0.1, "ä": [1e-300, None]}
+
+
+def test_a_journal_of_nobody_knows_whom_is_not_continued(launch: Command, cell: Path) -> None:
+    (cell / "result.json").unlink()
+    shutil.rmtree(cell.parent / "scores")
+    stopped(launch, cell / "trace.jsonl", *SEARCH)
+
+
+def test_a_recorded_path_stays_in_the_folder(cell: Path) -> None:
+    path = cell / "result.json"
+    for where in ("/etc/passwd", "../outside.json", "evaluation/../../outside.json", 3, ""):
+        edits: list[Callable[[Any], object]] = [
+            lambda data, where=where: data["evaluation"]["records"]["ppl/heldout"].update(pruned=where),
+            lambda data, where=where: data.update(heal={"folder": where}),
+        ]
+        for edit in edits:
+            edit(data := storage.read_json(path))
+            storage.write_record(path.with_name("other") / path.name, data)
+            with pytest.raises(DamagedError, match=re.escape(repr(where))):
+                read_result(path.with_name("other"))
+
+
+def test_a_record_of_healing_names_its_own_folder(tmp_path: Path) -> None:
+    for folder in ("../../outside", "healed/other", "/healed/key", "healed/../key"):
+        storage.write_record(tmp_path / "key" / "heal.json", {"folder": folder})
+        with pytest.raises(DamagedError, match=r"heal\.json"):
+            read_record(tmp_path / "key")
