@@ -17,19 +17,14 @@ from pruning.core.mask import Mask
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """The loss of one mask under one objective, with its per-sample terms; lower is better.
-
-    `seconds` is the time that this cell took to compute the loss; 0 if another cell had computed it. A partial score
-    covers only the first samples; its `of` is the number of all samples. In a full score, `of` is None. `parts` is
-    the number of parts in which the samples were scored, which affects the batches and so the rounding.
-    """
+    """The loss of one mask under one objective, with its per-sample terms; lower is better."""
 
     mask: Mask
     loss: float
     samples: tuple[float, ...]
-    seconds: float
-    of: int | None = None
-    parts: int = 1
+    seconds: float  # 0 if another cell has computed the loss
+    of: int | None = None  # the number of all samples, if this score covers only the first ones
+    parts: int = 1  # in which the samples were scored, which affects the batches and so the rounding
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.loss):

