@@ -20,13 +20,11 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from analysis.data import archive
 from pruning.core import storage
 from pruning.core.errors import InputError, PruningError
 from pruning.core.terminal import guarded, sentence
 from pruning.runs.measurements import batches_shown, search_shown
 from pruning.study import text_tables
-from pruning.tracking import rebuild
 from pruning.tracking.client import check_uri
 from pruning.tracking.store import MLflow
 from tests.conftest import Command
@@ -266,12 +264,6 @@ def test_a_home_folder_in_quotes_is_expanded_everywhere(
     assert ended.status == 0, ended.err
     assert len(list((home / "out").glob("*/result.json"))) == 1
     assert (home / "less" / "config.json").exists()
-    monkeypatch.setattr("sys.argv", ["archive", "unpack", "~/none.tar.xz", "~/new"])
-    with pytest.raises(Exception, match=str(home)):
-        archive.main()
-    monkeypatch.setattr("sys.argv", ["track", "~/nothing"])
-    with pytest.raises(InputError, match=str(home)):
-        rebuild.main()
     with pytest.raises(InputError, match=f"sqlite:///{home}"):
         check_uri("sqlite:///~/runs.db")
     assert not list(tmp_path.rglob("~*"))
