@@ -79,19 +79,12 @@ def test_blocks_that_are_gone_have_lost_both_parts(mask: Mask) -> None:
     assert whole is None or whole.as_sublayers() == parts
 
 
-def test_a_mask_over_sublayers_has_two_units_per_block() -> None:
-    mask = sublayers(5, 0, 1)
-    assert (mask.n_units, mask.dropped, mask.kept, mask.ratio) == (8, (0, 1, 5), (2, 3, 4, 6, 7), 3 / 8)
-    assert (mask.dense, mask.drop(7)) == (sublayers(), sublayers(0, 1, 5, 7))
-    assert sublayers(1, 2, 4, 5, 7).names() == ("m0", "a1", "b2", "m3")
-    assert Mask(4, (0, 3)).names() == ("0", "3")
-
-
 def test_a_list_of_names_is_a_mask() -> None:
     for text in ("3,1", "b3 1"):
         assert Mask.parse(4, text) == Mask(4, (1, 3))
     assert Mask.parse(4, "a3, m1 ,b0") == sublayers(0, 1, 3, 6)
     assert (Mask.parse(4, "a2 2"), Mask.parse(4, "")) == (sublayers(4, 5), Mask(4))
+    assert sublayers(1, 2, 4, 5, 7).names() == ("m0", "a1", "b2", "m3")
 
 
 def from_json(**data: Any) -> Callable[[], object]:

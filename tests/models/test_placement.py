@@ -10,12 +10,11 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.utils import instantiate
 from transformers import LlamaConfig
 
 from pruning.config.app import register
 from pruning.config.compose import launcher_of
-from pruning.config.groups import CONF, options
+from pruning.config.groups import CONF
 from pruning.core.errors import InputError
 from pruning.launcher.slurm import Slurm
 from pruning.models.handle import Model, Resources
@@ -82,17 +81,6 @@ def test_what_fits_nowhere_is_refused_with_all_sizes_and_what_to_do(machine: Any
 def hydra() -> None:
     GlobalHydra.instance().clear()
     register()
-
-
-@pytest.mark.parametrize("name", options("model"))
-def test_every_model_has_resources(name: str, tmp_path: Path) -> None:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        model = instantiate(
-            compose("config", [f"model={name}", f"model.path={tmp_path}"]).model, _convert_="all"
-        )
-    assert isinstance(model.resources, Resources)
-    model.resources.check(name)
-    assert hash(model.resources)
 
 
 def test_resources_are_not_part_of_a_cell(launch: Command) -> None:
