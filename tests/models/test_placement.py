@@ -12,9 +12,9 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from transformers import LlamaConfig
 
-from pruning.config.app import register
+from pruning.config.app import build_option, register
 from pruning.config.compose import launcher_of
-from pruning.config.groups import CONF
+from pruning.config.groups import CONF, options
 from pruning.core.errors import InputError
 from pruning.launcher.slurm import Slurm
 from pruning.models.handle import Model, Resources
@@ -81,6 +81,11 @@ def test_what_fits_nowhere_is_refused_with_all_sizes_and_what_to_do(machine: Any
 def hydra() -> None:
     GlobalHydra.instance().clear()
     register()
+
+
+def test_every_model_has_possible_resources(tmp_path: Path) -> None:
+    for name in options("model"):
+        build_option("model", [f"model={name}", f"model.path={tmp_path}"]).resources.check(name)
 
 
 def test_resources_are_not_part_of_a_cell(launch: Command) -> None:
