@@ -13,7 +13,7 @@ from pruning.calibration.samples import Samples
 from pruning.calibration.sources import NOVEL, PARTED, embedded_text
 from pruning.calibration.text import WindowDraw
 from pruning.core.errors import InputError, unknown
-from pruning.models import preflight
+from pruning.models.architecture import check_token_ids
 from pruning.runs.prepare import Reader, check_calibration
 
 ItemList: TypeAlias = Sequence[Item | Mapping[str, Any]]
@@ -104,7 +104,7 @@ def item_list(items: Any, name: str, where: str) -> list[Item]:
 def check_ids(model: PrunableModel, data: Mapping[str, Samples]) -> None:
     """Raise InputError if a token in `data` has no embedding: the tokenizer then belongs to another model."""
     rows = model.module.get_input_embeddings().num_embeddings
-    preflight.check_ids(rows, {name: samples.largest_id for name, samples in data.items()})
+    check_token_ids(rows, {name: samples.largest_id for name, samples in data.items()})
 
 
 def embedded_texts(name: str) -> list[str]:

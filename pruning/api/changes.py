@@ -170,11 +170,11 @@ def export_model(
 
 def _check_unchanged(model: PrunableModel, settings: Model) -> None:
     """Raise InputError if weights in memory differ from those in the model's files, which an export copies."""
-    offloaded = any(weight.is_meta for weight in model.module.parameters())
-    placed = settings if offloaded else dataclasses.replace(settings, device_map="cpu", max_memory=None)
-    stored = dataclasses.replace(placed, products="native").load_anew().module.state_dict()
+    stored = (
+        dataclasses.replace(settings, device_map="cpu", products="native").load_anew().module.state_dict()
+    )
     for name, weight in model.module.state_dict().items():
-        if not weight.is_meta and not _same(weight, stored.get(name)):
+        if not _same(weight, stored.get(name)):
             raise InputError(
                 f"weights of '{model.name}' are not those of its files ({settings.path}), such as {name}: they "
                 "changed in memory, or the files did. export_model copies from the files. To export the weights in "

@@ -22,7 +22,6 @@ from pruning.calibration.item_files import check_encodable
 from pruning.core.errors import InputError, shown, unknown
 from pruning.core.mask import Mask
 from pruning.core.terminal import let_threads_wait
-from pruning.models import preflight
 from pruning.models.handle import Model, check_name, wrapped
 from pruning.models.placement import LanguageModel
 
@@ -124,7 +123,7 @@ def load_model(name: str | Path, **settings: Any) -> PrunableModel:
 
 def loaded(model: Model) -> PrunableModel:
     """A model with its own weights and tokenizer: changes to it do not affect models that are loaded later."""
-    preflight.check_model(model)
+    model.check()
     return PrunableModel(model.load_anew(), copy.deepcopy(model.tokenizer), model)
 
 
@@ -146,11 +145,10 @@ def wrap_model(module: Any, tokenizer: Any, name: str = "model") -> PrunableMode
             "AutoModelForCausalLM.from_pretrained returns."
         )
     for inner, part in module.named_modules():
-        # If a module has this attribute, accelerate reads its weights from the disk when it runs.
-        if not hasattr(part, "_hf_hook") and any(p.is_meta for p in part.parameters(recurse=False)):
+        if any(p.is_meta for p in part.parameters(recurse=False)):
             raise InputError(
                 f"module has no weights in {inner or type(part).__name__}: they are on the device 'meta'. Load the "
-                "model with from_pretrained."
+                "model with from_pretrained, whole and in memory."
             )
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         raise InputError(

@@ -137,7 +137,7 @@ def _recorded_model(record: Mapping[str, Any], folder: str | Path) -> PrunableMo
         raise InputError(
             f"the model of the router in {folder} was in memory: load the model, and give it as well."
         )
-    return loaded(build("model", {CLASS: Model.__name__, **record["settings"], "offload": None}))
+    return loaded(build("model", {CLASS: Model.__name__, **record["settings"]}))
 
 
 def _check_weights(record: Mapping[str, Any], model: PrunableModel, folder: str | Path) -> None:

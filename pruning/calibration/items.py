@@ -113,7 +113,7 @@ class Items:
             return embedded_items(self.part)
         if (file := self.file()) is None:
             hub = sources.TextSource("hub", self.path, split=self.split, revision=self.revision)
-            records = hub.records(prefix, f"{prefix}.path=FILE")
+            records = hub.records(f"{prefix}.path=FILE")
             return [read_item(one, f"{self.path}, item {n}") for n, one in enumerate(records, start=1)]
         return comparable_items(existing(file, f"{prefix}.path"))
 

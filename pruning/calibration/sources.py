@@ -19,7 +19,7 @@ from xml.etree import ElementTree
 from pruning.calibration.item_files import Item, existing, json_records, read_items, read_text, text_field
 from pruning.core.errors import InputError, UnreachableError, check_known, first_line
 from pruning.core.storage import file_sha256
-from pruning.core.wheels import Wheel, check_no_folder, extract, use_hub
+from pruning.core.wheels import Wheel, extract, use_hub
 
 PARTED = ("pydoc", "wikipedia_sample")  # embedded texts; `embedded` is all of them together
 NOVEL = "novel"  # an embedded text for evaluations only: nothing is calibrated, repaired or trained on it
@@ -88,7 +88,7 @@ class TextSource:
         if self.source == "file":
             yield from _file_documents(existing(self.path, f"{prefix}.path"), self.column, f"{prefix}.column")
         elif self.source == "hub":
-            for record in self.records(prefix, f"{prefix}.source=file {prefix}.path=FILE"):
+            for record in self.records(f"{prefix}.source=file {prefix}.path=FILE"):
                 if self.column not in record:
                     raise InputError(f"{prefix}.column={self.column}: {self.label} has no such column.")
                 yield str(record[self.column] or "")
@@ -96,14 +96,13 @@ class TextSource:
             for name in PARTED if self.source == "embedded" else (self.source,):
                 yield from embedded_text(name, self.part)
 
-    def records(self, prefix: str, instead: str) -> Iterator[Any]:
+    def records(self, instead: str) -> Iterator[Any]:
         """The records of a data set of the hub, in order.
 
         If it cannot be read, raises UnreachableError; the message ends with `instead`, settings for a local file.
         """
         import datasets
 
-        check_no_folder(str(self.path), f"{prefix}.path")
         use_hub()
         where = {"split": self.split, "revision": self.revision, "streaming": self.stream}
         try:

@@ -23,7 +23,7 @@ KEPT = {"protect"} | {
 }
 
 SWEEP = {"-m", "--multirun"}
-MAPPINGS = ("texts", "items", "templates", "max_memory")  # settings whose values are written in braces
+MAPPINGS = ("texts", "items", "templates")  # settings whose values are written in braces
 TYPES = {
     "Float": "a number",
     "Integer": "a whole number, such as 1000000 instead of 1e6",

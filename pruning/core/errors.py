@@ -65,10 +65,7 @@ class RankError(PruningError):
 
 
 def first_line(error: object) -> str:
-    """The first line of an error's text, to quote in another message; if the text is empty, the type of the error.
-
-    If the line ends in a colon, the next line is added.
-    """
+    """The first line of an error's text, with the next one after a colon; of an empty text, the type of the error."""
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
     if len(lines) > 1 and lines[0].endswith(":"):
         lines[0] = f"{lines[0]} {lines[1]}"
@@ -90,10 +87,7 @@ def unknown(what: str, name: object, known: Iterable[str]) -> InputError:
 
 
 def check_least(group: str, settings: object, **least: float) -> None:
-    """Raise InputError if a setting of a group is below its least value; None is allowed.
-
-    `settings` is an object with these settings, or a mapping.
-    """
+    """Raise InputError if a setting of a group, an object or a mapping, is below its least value; None is allowed."""
     for name, bound in least.items():
         value = settings[name] if isinstance(settings, Mapping) else getattr(settings, name)
         if value is not None and value < bound:
@@ -123,12 +117,6 @@ def merged_error(errors: Sequence[PruningError]) -> InputError:
 
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT}  # if one of these occurs, every later write fails too
 DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
-UNWRITABLE = {
-    *NO_SPACE,
-    *DENIED,
-    *(errno.EFBIG, errno.EIO, errno.EBUSY, errno.EXDEV),
-    *(errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG),
-}
 
 
 def os_error(error: BaseException) -> OSError | None:
@@ -145,7 +133,7 @@ def os_error(error: BaseException) -> OSError | None:
 def unwritable(error: BaseException) -> str | None:
     """Why a file could not be written, such as `No space left on device`; None if the error has another cause."""
     found = os_error(error)
-    return os.strerror(found.errno) if found is not None and found.errno in UNWRITABLE else None
+    return os.strerror(found.errno) if found is not None and found.errno else None
 
 
 def cache_folder() -> Path:
@@ -169,12 +157,6 @@ def sentence(error: OSError) -> str:
         return (
             f"{path or 'a file'} cannot be written, because the disk is full or a quota is used up: free some space "
             "and run the same command again. Everything finished so far is kept."
-        )
-    cache = cache_folder().absolute()
-    if path and (Path(path).is_relative_to(cache) or Path(path) in list(cache.parents)[:-1]):
-        return (
-            f"{path}, a folder for fetched models and texts, cannot be used ({reason}): choose another with the "
-            "environment variable DEPTH_PRUNING_CACHE=DIR."
         )
     if error.errno in DENIED:
         return (

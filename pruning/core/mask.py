@@ -152,10 +152,7 @@ class Mask:
 
     @classmethod
     def parse(cls, n_blocks: int, text: str) -> Mask:
-        """The mask of a list such as `3,7,12` or `a3 m7 b12`; over sub-layers if it names an `a` or an `m`.
-
-        Raises InputError for any other text.
-        """
+        """The mask of a list such as `3,7,12` or `a3 m7 b12`; over sub-layers if it names an `a` or an `m`."""
         if not isinstance(text, str):
             raise InputError(
                 f"{shown(text)} is not text: write blocks as in Mask.parse({n_blocks}, '3,7,12')."
@@ -265,17 +262,10 @@ class Budget:
         most = min(int(target + half), sum(costs) - min(costs))
         made = cls(costs, max(1, -int(-(target - half) // 1)), most)
         if not made.fitting(0, free):
-            open_share = sum(costs[i] for i in free) / SCALE
-            reason = (
-                f"the units that can be removed are only {open_share:.3g} of them"
-                if open_share < ratio
-                else "nothing would be left of the model"
-                if made.least > most
-                else f"no set of units comes as close as {half / SCALE:.2g} to it"
-            )
             raise InputError(
-                f"ratio={ratio:g} of the blocks' costs cannot be removed: {reason}. Choose another ratio, give k, or "
-                "protect fewer blocks (protect.first, protect.last)."
+                f"ratio={ratio:g} of the blocks' costs cannot be removed: no set of the units that can be removed "
+                f"({sum(costs[i] for i in free) / SCALE:.3g} of the costs) comes as close as {half / SCALE:.2g} to "
+                "it. Choose another ratio, give k, or protect fewer blocks (protect.first, protect.last)."
             )
         return made
 
@@ -358,15 +348,11 @@ def _can_follow(budget: Budget, spent: int, costs: tuple[int, ...], used: int) -
 
 
 def is_complete(dropped: Collection[int], k: int, budget: BudgetRecord | None) -> bool:
-    """Whether a mask of a finished cell removes k units or, with a budget, units that together meet it.
-
-    A trace also holds incomplete masks, which a search scored on the way.
-    """
+    """Whether a mask in the trace of a finished cell removes k units or, with a budget, units that meet it."""
     return len(dropped) == k if budget is None else Budget.recorded(budget).met_by(dropped)
 
 
-# The space of masks that a search may return: those that remove exactly k units or, with a budget, units whose costs
-# meet it.
+# The space of masks that a search may return.
 
 
 @dataclass(frozen=True, slots=True)
@@ -395,15 +381,11 @@ class Space:
                 "least one must stay. Protect fewer blocks (protect.first, protect.last), or choose a model of more "
                 "blocks."
             )
-        if not 1 <= self.k < count:
+        if not 1 <= self.k <= most:
             raise InputError(
-                f"k = {self.k} {noun}s cannot be removed from a model of {count}: "
-                f"choose {f'k from 1 to {most}' if most > 1 else 'k=1'}."
-            )
-        if self.k > free:
-            raise InputError(
-                f"k = {self.k} is more than the {free} unprotected {noun}s of {count}: lower k or ratio, or protect "
-                "fewer blocks (protect.first, protect.last)."
+                f"k = {self.k} {noun}s cannot be removed from a model of {count}, of which {free} are unprotected: "
+                f"choose {f'k from 1 to {most}' if most > 1 else 'k=1'}, or protect fewer blocks (protect.first, "
+                "protect.last)."
             )
 
     @property
@@ -454,10 +436,7 @@ class Space:
         )
 
     def fitting(self, dropped: Iterable[int] = ()) -> list[int]:
-        """The units that can be added to `dropped` so that the mask is in the space or can be extended to it.
-
-        Without `dropped`, these are the units that some mask of the space removes.
-        """
+        """The units that can be added to `dropped` so that the mask is in the space or can be extended to it."""
         removed = set(dropped)
         others = self.free(removed)
         if self.budget is None:
@@ -498,7 +477,7 @@ class Space:
 
 
 def space_of(mask: Mask, search: SearchRecord) -> Space:
-    """The space of a finished search, from its final mask and its record. No units are protected in it."""
+    """The space of a finished search, from its final mask and its record, without protected units."""
     if (record := search.get("budget")) is None:
         return Space(mask.n_blocks, len(mask.dropped), unit=mask.unit)
     budget = Budget.recorded(record)
@@ -507,9 +486,8 @@ def space_of(mask: Mask, search: SearchRecord) -> Space:
 
 # What a cell removes: which units, how many of them, and what they cost.
 #
-# Whole blocks are counted. Sub-layers differ in size, so a ratio of them is a fraction of the parameters of all
-# blocks, or of the time that all blocks take on this device. Which weights belong to a sub-layer is found by running
-# the model, so the space of such a cell is known only when the model is loaded.
+# Sub-layers differ in size, so a ratio of them is a fraction of the parameters of all blocks, or of the time that all
+# blocks take on this device. So the space of such a cell is known only when the model is loaded.
 
 # The values of `unit`, and the kinds of sub-layers that can then be removed: attention, MLP, or both.
 KINDS = {"block": "", "sublayer": "am", "attention": "a", "mlp": "m"}
@@ -547,12 +525,10 @@ class Removal:
             raise unknown("unit", self.unit, KINDS)
         if self.budget not in COSTS:
             raise unknown("budget", self.budget, COSTS)
-        if ratio is None and k is None:
-            raise InputError("give either ratio or k, not both: neither is given.")
-        if ratio is not None and k is not None:
+        if (ratio is None) == (k is None):
             raise InputError(
-                f"give either ratio or k, not both: both are given (ratio={ratio}, k={k}). If an experiment sets the "
-                "ratio, ratio=null removes it."
+                f"ratio={ratio} and k={k}: give either ratio or k, and not both. If an experiment sets the ratio, "
+                "ratio=null removes it."
             )
         if ratio is not None and not 0 < ratio < 1:
             raise InputError(

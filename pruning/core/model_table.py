@@ -15,28 +15,21 @@ NAME = "compared.json"
 
 @dataclass(frozen=True)
 class ModelRow:
-    """What was measured of one model.
-
-    `metrics` are those of `eval=`. `changes` has, for each metric that can be compared, the difference to the first
-    model with its standard error, and both as text. `bits` has, for each perplexity, bits per byte of its text, with
-    the standard error and the paired difference. `prefill` and `decode` are tokens per second. `disk` is the size of
-    the weight files in bytes. `other_tokens` names the perplexities whose texts the model splits into other tokens
-    than the first model does; only their bits per byte can be compared.
-    """
+    """What was measured of one model."""
 
     name: str
     place: str
     revision: str
     dtype: str
-    metrics: dict[str, float]
-    changes: dict[str, dict[str, Any]]
-    bits: dict[str, dict[str, Any]]
-    prefill: SpreadRecord
+    metrics: dict[str, float]  # of `eval=`
+    changes: dict[str, dict[str, Any]]  # of a metric: difference to the first model, its error, both as text
+    bits: dict[str, dict[str, Any]]  # of a perplexity: bits per byte, their error, and the paired difference
+    prefill: SpreadRecord  # tokens per second
     decode: SpreadRecord
     parameters: int
-    disk: int
+    disk: int  # bytes of the weight files
     memory: int | None
-    other_tokens: list[str]
+    other_tokens: list[str]  # perplexities of texts that the first model splits into other tokens
 
 
 @dataclass(frozen=True)

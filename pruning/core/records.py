@@ -186,10 +186,7 @@ class ContinuationRecord(TypedDict):
 
 
 def read_continuations(measured: Path) -> ContinuationRecord | None:
-    """The continuations beside the file of a measurement; None if there are none.
-
-    Raises DamagedError if the file holds something else.
-    """
+    """The continuations beside the file of a measurement; None if there are none. Raises DamagedError if damaged."""
     path = measured.with_name(f"{measured.stem}.{ENDING}")
     if not path.exists():
         return None
@@ -274,7 +271,7 @@ class HealRecord(TypedDict):
     selection: NotRequired[SelectionRecord]
 
 
-# What `result.json` says about how sure the choice of the mask is.
+# How sure the choice of the mask is.
 
 
 class ComparisonRecord(TypedDict):
@@ -319,13 +316,10 @@ class MarginsRecord(TypedDict):
 
 # Names of metrics: `ppl/<corpus>`, `acc/<task>`, and `<metric>/stderr` for a metric's standard error.
 #
-# `acc/<task>` is lm-eval's `acc_norm` if the task has it, else its `acc`, as in all earlier results. If a task has
-# both, its `acc` is recorded as `acc_plain/<task>`.
-#
-# `exact/<task>` is the share of generated answers that are right. If a task of lm-eval extracts the answer in several
-# ways (filters), this is the share under the first filter; those of others are `exact_<filter>/<task>`.
-# `self_ppl/continuations` is the perplexity of the dense model's own continuations. It is not called `ppl/...`, since
-# figures average those. `same/continuations` and `repeated/continuations` are measured with it.
+# `acc/<task>` is lm-eval's `acc_norm` if the task has it, else its `acc`. If a task has both, its `acc` is recorded
+# as `acc_plain/<task>`. `exact/<task>` is the share of generated answers that are right, under the first filter of
+# lm-eval if there are several; those of others are `exact_<filter>/<task>`. The perplexity of the dense model's own
+# continuations is not called `ppl/...`, since figures average those.
 
 LABELS = {
     "ppl": "perplexity",
@@ -472,19 +466,14 @@ def now() -> str:
 
 # Configurations in the form that results record: with the name of each class, without its module.
 #
-# Hydra needs `_target_: pruning.algo.greedy.Greedy`. If the class later moves, a result with this path no longer
-# matches a configuration. So results hold `class: Greedy` and the name of the option, `option: greedy`. Older results
-# hold `_target_`; `recorded` converts both forms to the recorded form.
+# Hydra needs `_target_: pruning.algo.greedy.Greedy`. So that a class can move, results hold `class: Greedy` and the
+# name of the option, `option: greedy`. Older results hold `_target_`.
 
 TARGET, CLASS, OPTION = "_target_", "class", "option"
 
 
 def settings_classes(package: str, method: str) -> Iterator[tuple[str, type]]:
-    """Yield (name, class) for each dataclass with the method `method` in a package's modules.
-
-    These are the classes that settings can choose. The name is that of the class in snake case, such as `one_shot`
-    for OneShot.
-    """
+    """Yield (name, class) for each dataclass with the method `method` in a package; OneShot is named `one_shot`."""
     path = importlib.import_module(package).__path__
     for info in pkgutil.iter_modules(path):
         module = importlib.import_module(f"{package}.{info.name}")
@@ -494,10 +483,7 @@ def settings_classes(package: str, method: str) -> Iterator[tuple[str, type]]:
 
 
 def recorded(settings: Any) -> Any:
-    """Settings with each `_target_`, at any depth, replaced by the name of its class.
-
-    Settings that are already in the recorded form are unchanged.
-    """
+    """Settings with each `_target_`, at any depth, replaced by the name of its class."""
     if isinstance(settings, list | tuple):
         return [recorded(item) for item in settings]
     if not isinstance(settings, Mapping):
@@ -512,10 +498,7 @@ def recorded(settings: Any) -> Any:
 
 
 def check_literal(settings: Any, where: str = "") -> None:
-    """Raise InputError, whose text starts with `where`, if a text holds `${`, because OmegaConf would evaluate it.
-
-    An expression can call functions and read the environment, and a record can come from somebody else.
-    """
+    """Raise InputError, whose text starts with `where`, if a text holds `${`, because OmegaConf would evaluate it."""
     for name, text in texts(settings):
         if "${" in text:
             raise InputError(
@@ -572,7 +555,7 @@ ADDED = {
 # Former settings, by group, whose values the program now chooses itself.
 DECIDED = {
     "forward": ("batch_tokens", "patience", "merge", "tf32"),
-    "model": ("attention",),
+    "model": ("attention", "max_memory", "offload"),
     "racing": ("first",),
 }
 # Settings that were added to calibrations and searches, with their defaults, which a cell's key leaves out.
@@ -611,7 +594,7 @@ def without_new(record: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in record.items() if (name, value) not in NEW.items()}
 
 
-# What `result.json` says about the maps that replace removed units.
+# The maps that replace removed units.
 
 
 class RepairRun(TypedDict):
@@ -644,7 +627,7 @@ def is_repaired(record: RepairRecord) -> bool:
     return any(run["folded"] is not None for run in record["runs"])
 
 
-# What `result.json` says about the speed of the dense and the pruned model.
+# The speed of the dense and the pruned model.
 
 
 class SpreadRecord(TypedDict):
@@ -715,10 +698,7 @@ def names(results: Path) -> list[str]:
 
 
 def read_study(results: Path, study: str) -> list[str]:
-    """The keys of the cells that a study asks for; an empty list if there is no such study.
-
-    Raises DamagedError if the file holds no list of cells.
-    """
+    """The keys of the cells of a study; an empty list if there is no such study. Raises DamagedError if damaged."""
     path = path_of(results, study)
     if not path.exists():
         return []

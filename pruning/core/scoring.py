@@ -17,19 +17,14 @@ from pruning.core.mask import Mask
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """The loss of one mask under one objective, with its per-sample terms; lower is better.
-
-    `seconds` is the time that this cell took to compute the loss; 0 if another cell had computed it. A partial score
-    covers only the first samples; its `of` is the number of all samples. In a full score, `of` is None. `parts` is
-    the number of parts in which the samples were scored, which affects the batches and so the rounding.
-    """
+    """The loss of one mask under one objective, with its per-sample terms; lower is better."""
 
     mask: Mask
     loss: float
     samples: tuple[float, ...]
-    seconds: float
-    of: int | None = None
-    parts: int = 1
+    seconds: float  # 0 if another cell has computed the loss
+    of: int | None = None  # the number of all samples, if this score covers only the first ones
+    parts: int = 1  # in which the samples were scored, which affects the batches and so the rounding
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.loss):
@@ -107,10 +102,7 @@ class Estimate:
         return 1 + max(self.parts.index(part) for part in parts if part in self.parts)
 
     def mean(self, terms: Sequence[float]) -> float:
-        """The loss.
-
-        Not finite if a term is not finite; NaN if `terms` has no sample of a part with a share above 0.
-        """
+        """The loss: not finite if a term is not, NaN if `terms` has no sample of a part with a share above 0."""
         parts = [
             share * weighted_mean(values, weights) for share, values, weights in self._by_part(terms) if share
         ]
@@ -137,13 +129,10 @@ class Estimate:
         return [difference if abs(difference) > self.ties else 0.0 for difference in differences]
 
     def freedom(self, terms: Sequence[float]) -> float:
-        """The degrees of freedom of `error`.
+        """The degrees of freedom of `error`; 0 if a part with a share above 0 has only one sample.
 
-        If a part with a share above 0 has only one sample, the error of that part is unknown, and the result is 0.
-
-        For one part, this is the number of samples minus one. For several parts, whose variances differ, the
-        formula of Welch and Satterthwaite is used: (sum v)^2 / sum (v^2 / (n - 1)), where v is the variance that a
-        part with n samples adds.
+        For one part, this is the number of samples minus one; for several, whose variances differ, that of Welch and
+        Satterthwaite: (sum v)^2 / sum (v^2 / (n - 1)), where v is the variance that a part with n samples adds.
         """
         parts = [
             (share**2 * _variance(values, weights), len(values) - 1)
@@ -163,10 +152,7 @@ class Estimate:
 
 
 def weighted_mean(values: Sequence[float], weights: Sequence[float]) -> float:
-    """The weighted mean. Sums are exact, so the order of the values does not matter.
-
-    NaN if there are no values; not finite if a value is not finite.
-    """
+    """The weighted mean, in any order of the values, because sums are exact; NaN if there are no values."""
     if not values:
         return math.nan
     if not all(map(math.isfinite, values)):
@@ -258,11 +244,8 @@ def uses_bounds(racing: Racing, max_evaluations: int | None) -> bool:
     return racing.delta is None and max_evaluations is None
 
 
-# `trace.jsonl`, the journal of a cell: one line per score, in the order in which the search needed them.
-#
-# This module holds the file's only writer and reader. Each line is written in a single call, so a kill can tear at
-# most the last line. The reader skips a torn last line, because a writer may still be completing it. The caller
-# decides what to do about a line that is complete but damaged.
+# `trace.jsonl`, the journal of a cell: one line per score, in the order in which the search needed them. A torn last
+# line is skipped, because a writer may still be completing it.
 
 NAME = "trace.jsonl"
 BEGINNING = re.compile(rb'\{"dropped": \[((?:\d+(?:, \d+)*)?)\]')  # begins each line
@@ -298,10 +281,7 @@ def read_trace(path: Path, start: int = 0) -> Iterator[TraceEntry]:
 
 
 def read_masks(path: Path, start: int = 0) -> Iterator[tuple[int, int, tuple[int, ...] | None]]:
-    """Yield (offset of the line, offset after it, removed blocks) for each complete line from byte `start` on.
-
-    The rest of a line is not read, so it can be damaged. The blocks are None if they cannot be read either.
-    """
+    """Yield (offset of the line, offset after it, removed blocks or None if damaged) for each complete line."""
     for end, line in storage.read_lines(path, start):
         found = BEGINNING.match(line)
         blocks = None if found is None else tuple(map(int, re.findall(rb"\d+", found[1])))

@@ -5,23 +5,17 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import logging
 import os
-import re
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, TypeAlias
-
-from filelock import FileLock
+from typing import IO, Any
 
 from pruning.core.errors import DamagedError, InputError, cache_folder, os_error
 from pruning.core.units import MEBIBYTE
-
-log = logging.getLogger(__name__)
 
 SEAL = "seal"  # the entry of a JSON object that holds the digest of the other entries
 
@@ -68,10 +62,7 @@ def unsealed(data: dict[str, Any], path: Path) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file. An object that has a seal is returned without it.
-
-    Raises DamagedError, which names the file, if the content is not JSON or does not match its seal.
-    """
+    """The content of a JSON file, without its seal. Raises DamagedError if it is not JSON or the seal is wrong."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:  # such as a number of 5,000 digits, or too many brackets
@@ -105,34 +96,9 @@ def append_line(path: Path, data: Any) -> None:
     Raises OSError, which names the file, if the line could not be written as a whole.
     """
     line = (json.dumps(data, allow_nan=False) + "\n").encode()
-    with naming(path):
-        descriptor = opened(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        try:
-            if os.write(descriptor, line) < len(line):
-                raise OSError(errno.ENOSPC, "the disk is full, or a quota is used up", str(path))
-        finally:
-            os.close(descriptor)
-
-
-def opened(path: Path, flags: int) -> int:
-    """A descriptor of a file that is written in place; a new file gets the permissions that the umask leaves.
-
-    Raises OSError if it is a symbolic link or not an ordinary file: in a copied folder, a link could lead the writer
-    to any file of this machine. Files that are written as a whole replace a link.
-    """
-    if path.is_symlink() or (path.exists() and not path.is_file()):
-        raise OSError(errno.ELOOP, "it is a symbolic link or no ordinary file: remove it", str(path))
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-
-
-def appending(path: Path) -> IO[str]:
-    """A text stream that appends to a file. Raises OSError as `opened` does."""
-    return os.fdopen(opened(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "a", encoding="utf-8")
-
-
-def touch(path: Path) -> None:
-    """Create an empty file unless the file exists. Raises OSError as `opened` does."""
-    os.close(opened(path, os.O_WRONLY | os.O_CREAT))
+    with naming(path), path.open("ab", buffering=0) as stream:
+        if os.write(stream.fileno(), line) < len(line):
+            raise OSError(errno.ENOSPC, "the disk is full, or a quota is used up", str(path))
 
 
 def mend(path: Path) -> None:
@@ -142,8 +108,8 @@ def mend(path: Path) -> None:
     data = path.read_bytes()
     end = data.rfind(b"\n") + 1
     if end < len(data):
-        with naming(path), os.fdopen(opened(path, os.O_RDWR), "r+b") as stream:
-            stream.truncate(end)
+        with naming(path):
+            os.truncate(path, end)
 
 
 def read_lines(path: Path, start: int = 0) -> Iterator[tuple[int, bytes]]:
@@ -157,34 +123,8 @@ def read_lines(path: Path, start: int = 0) -> Iterator[tuple[int, bytes]]:
             yield start, line
 
 
-# The folders of a results folder that its cells share.
-SHARED = (
-    *("calibration", "evaluation", "jobs", "latency", "mlflow-artifacts"),
-    *("published", "routing", "scores", "studies"),
-)
-
-
-def check_links(results: Path, *cells: Path) -> None:
-    """Raise InputError if a folder in a results folder, or in one of its cells, is a symbolic link.
-
-    A results folder can come from somebody else, and its links could lead anywhere. The results folder itself may be
-    reached through a link.
-    """
-    inside = (Path(place) / name for cell in cells for place, names, _ in os.walk(cell) for name in names)
-    for folder in (*(results / name for name in SHARED), *cells, *inside):
-        if folder.is_symlink():
-            raise InputError(
-                f"{folder} is a symbolic link to {folder.readlink()}: a results folder holds its folders itself. "
-                "Move the whole results folder to the other place."
-            )
-
-
 def check_writable(folder: Path, needed: int = 64 * MEBIBYTE) -> None:
-    """Raise InputError if `folder` cannot be created or written, or if its disk has less than `needed` bytes free.
-
-    Also raises InputError if a folder in it is a link (`check_links`).
-    """
-    check_links(folder)
+    """Raise InputError if `folder` cannot be created or written, or if its disk has less than `needed` bytes free."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -205,7 +145,6 @@ def check_writable(folder: Path, needed: int = 64 * MEBIBYTE) -> None:
 # Digests of files, texts and JSON data.
 
 # The digest of a large file is kept in the user's cache folder, in a file of its own, until the file changes.
-# Processes that need the same digest wait for the one that computes it. A damaged entry is computed again.
 
 SMALL = MEBIBYTE  # smaller files are read each time
 CHUNK = 4 * MEBIBYTE
@@ -213,50 +152,36 @@ CHUNK = 4 * MEBIBYTE
 # stamp: a write to a mapped file gets its stamp only when the system writes the page back, after 30 seconds.
 WRITTEN_BACK = 35_000_000_000  # nanoseconds
 
-State: TypeAlias = list[int]  # size, inode, mtime and ctime in nanoseconds, device
-
 
 def file_sha256(path: Path, advance: Callable[[int], object] = lambda _: None) -> str:
     """The SHA-256 of a file's bytes, in hex; `advance` is called with the number of bytes after each part is read.
 
     An unchanged large file is read only once. Raises OSError if the file cannot be read.
     """
-    state, entry = file_state(path), _entry(path)
+    state = file_state(path)
     if state[0] < SMALL or time.time_ns() - state[3] <= WRITTEN_BACK:
         return _read(path, advance)
-    with suppress(OSError):
-        entry.parent.mkdir(parents=True, exist_ok=True)
-    if not os.access(entry.parent, os.W_OK):
-        log.warning(
-            "%s cannot be written, so large weights are read again by each command: name another folder with "
-            "DEPTH_PRUNING_CACHE=DIR",
-            entry.parent,
-        )
-        return _read(path, advance)
-    with FileLock(f"{entry}.lock"):
-        if (kept := kept_sha256(path, state)) is not None:
-            return kept
-        sha256 = _read(path, advance)
-        if file_state(path) == state:
-            write_json(entry, {"path": str(path), "state": state, "sha256": sha256})
-        return sha256
+    if (kept := kept_sha256(path)) is not None:
+        return kept
+    sha256 = _read(path, advance)
+    if file_state(path) == state:
+        with suppress(OSError):  # if the cache cannot be written, the file is read again next time
+            write_record(_entry(path), {"path": str(path), "state": state, "sha256": sha256})
+    return sha256
 
 
-def kept_sha256(path: Path, state: State) -> str | None:
+def kept_sha256(path: Path) -> str | None:
     """The kept digest of a file; None if it is missing, damaged, or of an earlier state."""
     try:
         record = read_json(_entry(path))
-    except (OSError, DamagedError):
+        return str(record["sha256"]) if record["state"] == file_state(path) else None
+    except (OSError, DamagedError, LookupError, TypeError):
         return None
-    if not isinstance(record, Mapping) or record.get("state") != state:
-        return None
-    digest = record.get("sha256")
-    return digest if isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest) else None
 
 
 def _read(path: Path, advance: Callable[[int], object]) -> str:
     digest = hashlib.sha256()
-    with path.open("rb") as stream:
+    with naming(path), path.open("rb") as stream:
         while chunk := stream.read(CHUNK):
             digest.update(chunk)
             advance(len(chunk))
@@ -267,8 +192,8 @@ def _entry(path: Path) -> Path:
     return cache_folder() / "digests" / f"{text_sha256(str(path.resolve()))[:32]}.json"
 
 
-def file_state(path: Path) -> State:
-    """The state of a file, which changes if the file does. A program can set the mtime back, but not the ctime."""
+def file_state(path: Path) -> list[int]:
+    """Size, inode, mtime, ctime and device. A program can set the mtime of a changed file back, but not the ctime."""
     stat = path.stat()
     return [stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_dev]
 
@@ -285,8 +210,7 @@ def digest(data: Any) -> str:
 
 # Build a target in a hidden folder beside it, then rename it, so that others see it complete or not at all.
 #
-# A later writer removes the hidden folder of a killed process if nothing in the folder has changed for a day: then no
-# running process writes it.
+# A later writer removes the hidden folder of a killed process, in which nothing has changed for a day.
 
 PART = ".part-"  # prefix of the hidden folder's name
 DAY = 24 * 3600

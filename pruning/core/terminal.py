@@ -33,12 +33,16 @@ def is_terminal(stream: Any) -> bool:
         return False
 
 
-def command_words() -> list[str]:
-    """Prepare the process of a command, send its log to stderr as plain text, and return the command's words."""
+def command_words(usage: str | None = None) -> list[str]:
+    """Prepare the process and the log of a command, and return its words; without words, print `usage` and exit."""
     prepare_process()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("pruning").setLevel(logging.INFO)
-    return sys.argv[1:]
+    words = sys.argv[1:]
+    if usage is not None and (not words or HELP & {*words}):
+        print(usage)  # noqa: T201 - the command's output
+        raise SystemExit(0)
+    return words
 
 
 def show(text: str) -> None:
@@ -95,8 +99,7 @@ def typed_command() -> str:
 def guarded() -> Iterator[None]:
     """Within this context, turn ordinary faults into one line and an exit status.
 
-    Bad input gives status 2, a failure 1, Ctrl-C 130. Any other exception is a defect and keeps its traceback. If the
-    reader of the output is gone, as with `| head`, the command ends with status 1 and no message.
+    Bad input gives status 2, a failure 1, Ctrl-C 130. Any other exception is a defect and keeps its traceback.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -135,18 +138,14 @@ def prepare_process() -> None:
     keep_pages()
 
 
-# glibc returns every large tensor to the system as soon as it is freed, and the next one gets new pages, which the
-# system fills with zeros first. A forward pass makes and frees a tensor in every step. If the pages are kept, no
-# result changes, but the process holds its peak memory until it ends.
+# glibc returns every large tensor to the system when it is freed, and the next one gets new pages, which the system
+# fills with zeros first. If the pages are kept, the process holds its peak memory until it ends.
 TRIM_THRESHOLD, MMAP_MAX = -1, -4  # the numbers of glibc's settings, from its header malloc.h
 NEVER = -1  # as a threshold for returning memory
 
 
 def keep_pages() -> bool:
-    """Let glibc keep freed memory for the next tensor; returns whether it does.
-
-    Nothing changes if the user has set how memory is allocated, or if the C library is not glibc.
-    """
+    """Let glibc keep freed memory for the next tensor, unless the user has set how; returns whether it does."""
     tuned = "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "") or os.environ.get("LD_PRELOAD")
     if tuned or any(name.startswith("MALLOC_") for name in os.environ) or platform.libc_ver()[0] != "glibc":
         return False
@@ -154,9 +153,8 @@ def keep_pages() -> bool:
     return bool(set_option(MMAP_MAX, 0)) and bool(set_option(TRIM_THRESHOLD, NEVER))
 
 
-# In GNU's OpenMP, a waiting thread spins 300,000 times before it sleeps. If other processes keep the cores busy, the
-# spinning thread takes a core from the thread that it waits for. On an idle machine, torch is almost as fast with
-# 1,000 spins as with 300,000; on a busy machine, it is as fast as with no spins. docs/engine.md has the times.
+# In GNU's OpenMP, a waiting thread spins 300,000 times before it sleeps. On a busy machine, it takes a core from the
+# thread that it waits for. docs/engine.md has the times.
 SPINS = ("GOMP_SPINCOUNT", "1000")
 THREADS_DECIDED = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")  # if one is set, nothing is changed
 
@@ -167,9 +165,8 @@ def let_threads_wait() -> None:
         os.environ.setdefault(*SPINS)
 
 
-# The matrices of the analysis are small. If other processes keep the cores busy, one product of two such matrices
-# takes 0.1 ms with one thread and 90 ms with two, which wait for each other. With one thread, the numbers are also
-# the same on every machine of one kind, however many cores it has.
+# The matrices of the analysis are small. On a busy machine, a product takes 0.1 ms with one thread and 90 ms with
+# two, which wait for each other. With one thread, the numbers are also the same however many cores there are.
 BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")  # of the packages of numpy and scipy
 
 

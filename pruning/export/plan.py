@@ -25,7 +25,7 @@ from pruning.export.checkpoint import (
     block_prefix,
 )
 from pruning.export.request import Request
-from pruning.models import preflight, pruned_config
+from pruning.models import pruned_config
 from pruning.models.blocks import find_blocks
 from pruning.models.handle import Model
 from pruning.models.kept_models import quiet
@@ -102,7 +102,7 @@ def _find_source(settings: Model) -> tuple[Model, Any, Path | None]:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
     from transformers import AutoConfig
 
-    preflight.check_model(settings)
+    settings.check()
     where, options = settings.place
     config = settings.read_with(AutoConfig, where, options)
     if "gguf_file" in options:

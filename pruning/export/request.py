@@ -205,8 +205,7 @@ def of_cell(
         raise InputError(f"cell {folder} is not done ({result['status']}): run it again first.")
     try:
         recorded = dict(result["config"]["model"])
-        # The folder for offloaded weights is taken only from the command: a record can come from somebody else.
-        option, _, _ = (recorded.pop(name, None) for name in (OPTION, CLASS, "offload"))
+        option, _ = (recorded.pop(name, None) for name in (OPTION, CLASS))
         model, revision = Model(**recorded), str(result["model"]["revision"])
         mask, factors = Mask.from_json(result["mask"]), dict(result.get("compensation") or {})
     except (KeyError, TypeError, AttributeError, ValueError) as error:

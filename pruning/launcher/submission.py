@@ -90,7 +90,7 @@ class Submission:
 
     def cancel(self) -> None:
         """Cancel all jobs of this submission. Raises InputError if SLURM does not answer."""
-        storage.touch(self.cancelled)
+        self.cancelled.touch()
         scheduler.call("scancel", "--quiet", f"--name={self.name}")
 
     def log(self, key: str) -> Path | None:

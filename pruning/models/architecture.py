@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pruning.core.errors import UnskippableError
+from pruning.core.errors import InputError, UnskippableError
 
 
 def check_config(config: Any) -> None:
@@ -21,12 +21,7 @@ def check_config(config: Any) -> None:
 
 
 def check_stored(config: Any) -> None:
-    """Raise UnskippableError if the model that a stored configuration describes cannot be pruned.
-
-    Besides what `check_config` refuses, it refuses quantised weights, an attention kernel from a hub, an unknown
-    number of blocks, a model type without a causal class in transformers, and a masked language model, which
-    transformers would load as a decoder.
-    """
+    """Raise UnskippableError if the model that a stored configuration describes cannot be pruned."""
     from transformers import MODEL_FOR_MASKED_LM_MAPPING
 
     check_config(config)
@@ -37,7 +32,6 @@ def check_stored(config: Any) -> None:
                 f"its configuration names the attention kernel {kernel} of a hub, whose code would be fetched and "
                 "run: remove attn_implementation from config.json."
             )
-    for part in (config, text):
         settings = getattr(part, "quantization_config", None) or getattr(part, "compression_config", None)
         if settings:
             found = settings if isinstance(settings, dict) else vars(settings)
@@ -64,16 +58,21 @@ def check_stored(config: Any) -> None:
         )
 
 
+def check_token_ids(rows: int, largest: Mapping[str, int]) -> None:
+    """Raise InputError if a token id in `largest` is not below `rows`, the number of the model's embeddings."""
+    for what, number in largest.items():
+        if number >= rows:
+            raise InputError(
+                f"{what} has the token id {number}, and the model's vocabulary has {rows} tokens (0 to {rows - 1}): "
+                "use the tokenizer that belongs to the model."
+            )
+
+
 def causal_class(config: Any) -> Any:
     """The class that transformers loads for this configuration as a causal language model; None if it has none."""
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
     return MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
-
-
-def block_count(config: Any) -> int:
-    """The number of blocks."""
-    return int(config.get_text_config(decoder=True).num_hidden_layers)
 
 
 def context_length_of(config: Any) -> int | None:

@@ -1,8 +1,7 @@
 """Find the blocks of a model by its structure; run the part before them, single blocks, and the part after them.
 
 The blocks are found by running the model on four tokens. Exactly one list of modules must form a chain: the forward
-pass calls every module once, in order, on the output of the previous module. Names of modules are not used. A last
-run with another fourth token checks that the model is causal.
+pass calls every module once, in order, on the output of the previous module. Names of modules are not used.
 """
 
 from __future__ import annotations
@@ -66,11 +65,7 @@ def once_per_model(find: Callable[[nn.Module], Found]) -> Callable[[nn.Module], 
 
 @once_per_model
 def find_blocks(model: nn.Module) -> Blocks:
-    """The blocks of a causal language model, found and checked by forward passes over four tokens.
-
-    Raises UnskippableError, with the reason, if the blocks cannot be identified or removed safely one by one, or if
-    the model is not causal.
-    """
+    """The blocks of a causal model. Raises UnskippableError, with the reason, if one cannot be removed safely."""
     config: Any = model.config
     check_config(config)
     name, count = type(model).__name__, config.get_text_config(decoder=True).num_hidden_layers
@@ -105,9 +100,8 @@ class _Reached(Exception):  # noqa: N818 - a signal that the last block was reac
 def enter(model: nn.Module, **inputs: Any) -> BlockInputs:
     """Run a model up to its blocks and record the arguments that it would pass to each block; no block is run.
 
-    The model itself makes the attention masks, position embeddings and so on, separately for each block, so
-    blocks with different kinds of attention get the right masks. All these arguments can be reused with any
-    hidden state of the same shape.
+    So each block gets the attention mask of its own kind. The arguments can be reused with any hidden state of the
+    same shape.
     """
     blocks = find_blocks(model)
     hiddens: list[Tensor] = []
@@ -141,9 +135,7 @@ def apply(blocks: Blocks, index: int, hidden: Tensor, entry: BlockInputs) -> Ten
 def head(model: Any, hidden: Tensor) -> Tensor:
     """Logits (n, V) of hidden states (n, D) that come out of the last block.
 
-    The model itself is run on n sequences of one token each, with its blocks skipped and `hidden` as their
-    output. This applies everything that the model does after its blocks (norms, projections, soft caps) to each
-    position separately.
+    The model itself is run on n sequences of one token each, with its blocks skipped and `hidden` as their output.
     """
     blocks = find_blocks(model)
     output = returned(hidden[:, None], blocks.extra)  # (n, 1, D)
@@ -243,11 +235,8 @@ def _same(a: Tensor, b: Tensor) -> bool:
 def check_causal(model: Any, logits: Tensor) -> None:
     """Raise UnskippableError if another last token changes the logits of earlier tokens.
 
-    A masked language model such as BERT also returns logits and a finite "perplexity", but its input contains the
-    tokens that it predicts. `logits` (1, T, V) are the model's logits for IDS. In a causal model without experts, the
-    earlier logits of both passes are bitwise equal in any precision, because the shapes are equal and masked
-    positions have the weight 0. Experts can round differently, because the tokens are grouped differently. So a small
-    change of the logits is allowed.
+    A masked language model such as BERT has logits too, but its input contains the tokens that it predicts. `logits`
+    (1, T, V) are the model's logits for IDS. A small change is allowed, because experts can round differently.
     """
     with torch.no_grad():
         other = logits_of(model, torch.tensor(CHANGED, device=input_device(model)))

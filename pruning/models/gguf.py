@@ -1,7 +1,7 @@
 """Read a GGUF file (keys, tensors and their bytes), and cut blocks out of it without dequantising.
 
-The file is mapped into memory, so nothing is copied. The format is described in ggml's `docs/gguf.md`. This module
-reads the header itself: for a large vocabulary, the reader of the `gguf` package takes 50 times as long.
+The format is described in ggml's `docs/gguf.md`. This module reads the header itself: for a large vocabulary, the
+reader of the `gguf` package takes 50 times as long.
 """
 
 from __future__ import annotations
@@ -30,18 +30,14 @@ RECORD = "depth_pruning.record"
 
 @dataclass(frozen=True)
 class KeyValue:
-    """A key with its value, as stored: `raw` holds the bytes of both.
-
-    `payload` is the offset in `raw` of the value or, for a list, of its first item. For a list, `item` is the type of
-    its items, and `length` their number; for any other value, these are None and 1.
-    """
+    """A key with its value, as stored: `raw` holds the bytes of both."""
 
     name: str
     raw: bytes
     kind: int
-    item: int | None
-    payload: int
-    length: int
+    item: int | None  # the type of a list's items; None for any other value
+    payload: int  # the offset in `raw` of the value or of a list's first item
+    length: int  # of a list; 1 for any other value
 
 
 @dataclass(frozen=True)
@@ -70,10 +66,6 @@ class Stored:
         """The number of the block that the tensor belongs to; None if it is in no block."""
         match = BLOCK.fullmatch(self.name)
         return int(match[1]) if match else None
-
-    def renamed(self, number: int) -> str:
-        """The name of the same tensor in another block."""
-        return f"blk.{number}.{self.name.split('.', 2)[2]}"
 
 
 @dataclass(frozen=True)
@@ -284,8 +276,6 @@ def window_lists(file: GgufFile, mask: Mask) -> dict[str, Sequence[bool]]:
 
 # Cut blocks out of a GGUF file: which tensors stay, under which names, and the new header of the file.
 
-PIECE = 1 << 26  # bytes that are copied at once
-
 
 @dataclass(frozen=True)
 class GgufCut:
@@ -312,8 +302,7 @@ class GgufCut:
 def plan_gguf(file: GgufFile, mask: Mask, record: Mapping[str, Any]) -> GgufCut:
     """Plan the file without the blocks that a mask over blocks removes. No weights are read.
 
-    Raises InputError if the file is incomplete or the mask has another number of blocks, or if llama.cpp might
-    compute a kept block in another way than before.
+    Raises InputError if the file is incomplete, or if llama.cpp might compute a kept block otherwise than before.
     """
     if file.n_blocks != mask.n_blocks:
         raise InputError(
@@ -334,11 +323,12 @@ def plan_gguf(file: GgufFile, mask: Mask, record: Mapping[str, Any]) -> GgufCut:
             "incomplete, or has blocks after the last one, which is not supported."
         )
     new = {old: number for number, old in enumerate(mask.kept)}
-    names = {
-        tensor.name: tensor.name if tensor.block is None else tensor.renamed(new[tensor.block])
-        for tensor in file.tensors.values()
-        if tensor.block is None or tensor.block in new
-    }
+    names = {}
+    for name, tensor in file.tensors.items():
+        if tensor.block is None:
+            names[name] = name
+        elif tensor.block in new:
+            names[name] = f"blk.{new[tensor.block]}.{name.split('.', 2)[2]}"
     return GgufCut(file, mask, names, window_lists(file, mask), record)
 
 
@@ -348,14 +338,12 @@ def size_of(cut: GgufCut) -> int:
 
 
 def write_gguf(cut: GgufCut, stream: IO[bytes]) -> None:
-    """Write the smaller file. Tensors are copied in pieces, so memory does not grow with the size of the model."""
+    """Write the smaller file. Tensors are copied from the mapped file, so memory does not grow with the model."""
     stream.write(_head(cut))
     for tensor in cut.kept:
         size = len(tensor.data)
-        for start in range(0, size, PIECE):
-            piece = tensor.data[start : start + PIECE]
-            # Zero bytes are zero weights in every type: quantised weights are multiplied by scales, which are zero.
-            stream.write(bytes(len(piece)) if tensor.name in cut.zeros else memoryview(piece))
+        # Zero bytes are zero weights in every type: quantised weights are multiplied by scales, which are zero.
+        stream.write(bytes(size) if tensor.name in cut.zeros else memoryview(tensor.data))
         stream.write(bytes(padded(size, cut.file.alignment) - size))
 
 

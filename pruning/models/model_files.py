@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pruning.core.errors import InputError, first_line
-from pruning.core.storage import State, file_sha256, file_state, kept_sha256, text_sha256
+from pruning.core.storage import file_sha256, kept_sha256, text_sha256
 from pruning.core.terminal import progress_bar
 from pruning.core.units import MEBIBYTE, bytes_text
 from pruning.models.gguf import open_gguf
@@ -47,21 +47,11 @@ class ModelFiles:
     def digest(self) -> str:
         """The identity of the model: the SHA-256, in hex, of all files that affect its losses.
 
-        For a GGUF file, that is the digest of this file. For any other model, it is a digest of the names and
-        contents of the files in the directory, without hidden files and without files that are never read. Raises
-        InputError if a file cannot be read.
+        For any model but a GGUF file, it is a digest of the names and contents of the files in the directory,
+        without hidden files and without files that are never read. Raises InputError if a file cannot be read.
         """
-        digests = file_digests(list(self.states))
         if self.gguf is not None:
-            return digests[self.gguf]
-        lines = [f"{file.relative_to(self.folder).as_posix()}\0{digest}" for file, digest in digests.items()]
-        return text_sha256("\n".join(lines))
-
-    @cached_property
-    def states(self) -> dict[Path, State]:
-        """The files that affect the losses of the model, each with a state that changes if the file is written."""
-        if self.gguf is not None:
-            return {self.gguf: _state(self.gguf)}
+            return file_digests([self.gguf])[self.gguf]
         used = {
             file
             for file in self.folder.iterdir()
@@ -69,16 +59,9 @@ class ModelFiles:
             and not file.name.startswith((".", *TEXTS))
             and file.is_file()
         }
-        return {file: _state(file) for file in sorted(used | {*self.weights.values()})}
-
-    def check_unchanged(self) -> None:
-        """Raise InputError if a file has changed since the digest was computed."""
-        for file, state in self.states.items():
-            if _state(file) != state:
-                raise InputError(
-                    f"{file} has changed since this command started: run the command again when the model's files "
-                    "no longer change."
-                )
+        digests = file_digests(sorted(used | {*self.weights.values()}))
+        lines = [f"{file.relative_to(self.folder).as_posix()}\0{digest}" for file, digest in digests.items()]
+        return text_sha256("\n".join(lines))
 
 
 def find_files(path: str, gguf_file: str | None = None) -> ModelFiles:
@@ -93,14 +76,10 @@ def find_files(path: str, gguf_file: str | None = None) -> ModelFiles:
         file for file in folder.glob(f"*{GGUF}") if file.is_file() and not file.name.startswith(".")
     )
     described = (folder / CONFIG).exists()
-    if not weights and not ggufs:
+    if not ggufs and not (weights and described):
         raise InputError(
-            f"model.path={path}: no weights there. Give a directory that save_pretrained wrote, with {SINGLE} or "
-            f"{INDEX}, or a {GGUF} file."
-        )
-    if not described and not ggufs:
-        raise InputError(
-            f"model.path={path}: no {CONFIG} there; give a directory that save_pretrained wrote."
+            f"model.path={path}: no {CONFIG if weights else 'weights'} there. Give a directory that "
+            f"save_pretrained wrote, with {CONFIG} and {SINGLE} or {INDEX}, or a {GGUF} file."
         )
     if gguf_file is None and described and weights:
         _check_whole(folder, weights)
@@ -124,21 +103,16 @@ def _folder(path: str) -> Path:
         raise InputError(
             f"model.path={path!r} is not a path ({error}): give a directory or a GGUF file."
         ) from error
-    if folder.is_file():
-        raise InputError(
-            f"model.path={path} is a file: give the directory that holds it, or a file that ends in .gguf."
-        )
     if not folder.is_dir():
-        raise InputError(f"model.path={path}: there is no such directory.")
+        raise InputError(f"model.path={path}: there is no such directory, nor a file that ends in .gguf.")
     return folder
 
 
 def in_gguf(file: Path) -> tuple[str, dict[str, Any]]:
     """The arguments for `from_pretrained` that read a GGUF file.
 
-    The file's path is absolute: transformers looks for a relative `gguf_file` in the current folder first, so a file
-    of the same name there would be read instead. The folder is empty, because transformers prefers a tokenizer or
-    settings beside the file to those in the file, and the digest covers only the file.
+    The path is absolute, since transformers looks for a relative one in the current folder first. The folder is
+    empty, since transformers would prefer a tokenizer or settings beside the file to those in the file.
     """
     return _empty_folder().name, {"gguf_file": str(file.absolute())}
 
@@ -175,10 +149,7 @@ def weight_files(folder: Path) -> dict[str, Path]:
 
 
 def _check_whole(folder: Path, weights: Mapping[str, Path]) -> None:
-    """Raise InputError if a safetensors file is truncated or damaged, or lacks a tensor that the index names.
-
-    The header of a file gives the place of each tensor, and so the size that the file must have.
-    """
+    """Raise InputError if a safetensors file is truncated or damaged, or lacks a tensor that the index names."""
     from safetensors import SafetensorError, safe_open
 
     names: dict[Path, list[str]] = {}
@@ -206,28 +177,13 @@ BAR = "{percentage:3.0f}%|{bar:10}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}] 
 
 def file_digests(paths: Sequence[Path]) -> dict[Path, str]:
     """The SHA-256 of each file, in hex. Raises InputError if a file cannot be read."""
-    states = {path: _state(path) for path in paths}
-    total = sum(state[0] for path, state in states.items() if kept_sha256(path, state) is None)
-    if total >= LARGE:
-        log.info("reading %s of weights once, to identify the model", bytes_text(total))
-    digests = {}
-    with progress_bar("weights", BAR, total < LARGE, total=total, unit_scale=True) as bar:
-        for path in paths:
-            try:
-                digests[path] = file_sha256(path, bar.update)
-            except OSError as error:
-                raise _unreadable(path, error) from error
-    return digests
-
-
-def _state(file: Path) -> State:
     try:
-        return file_state(file)
+        total = sum(path.stat().st_size for path in paths if kept_sha256(path) is None)
+        if total >= LARGE:
+            log.info("reading %s of weights once, to identify the model", bytes_text(total))
+        with progress_bar("weights", BAR, total < LARGE, total=total, unit_scale=True) as bar:
+            return {path: file_sha256(path, bar.update) for path in paths}
     except OSError as error:
-        raise _unreadable(file, error) from error
-
-
-def _unreadable(file: Path, error: OSError) -> InputError:
-    return InputError(
-        f"{file} cannot be read ({error.strerror}): correct the path or the file's permissions."
-    )
+        raise InputError(
+            f"{error.filename} cannot be read ({error.strerror}): correct the path or the file's permissions."
+        ) from error

@@ -1,10 +1,9 @@
 """Repairs: linear maps of what sub-layers add to the hidden state, folded into the weights of the sub-layers.
 
 A sub-layer adds c * o, where o is the output of its main module and c is 1 in most models. To make it add c * o T
-instead, with a matrix T (D, D), its last weights are multiplied by T along the axis of their outputs. This is exact
-if o is linear in these weights, as it is for a sum over experts. If the block normalises o before it is added
-(Gemma), only a diagonal T can be folded, into the weight of that norm, which multiplies by w or by 1 + w. Probes with
-random values decide which case applies; names are not used.
+instead, with a matrix T (D, D), its last weights are multiplied by T along the axis of their outputs. If the block
+normalises o before it is added (Gemma), only a diagonal T can be folded, into the weight of that norm, which
+multiplies by w or by 1 + w. Probes with random values decide which case applies; names are not used.
 """
 
 from __future__ import annotations
@@ -12,13 +11,12 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -28,11 +26,13 @@ from pruning.core.errors import DamagedError, InputError, UnskippableError
 from pruning.core.mask import unit_names
 from pruning.models.blocks import (
     Arguments,
+    BlockInputs,
     calls_of,
     enter,
     few_tokens,
     hidden_state,
     logits_of,
+    once_per_model,
     with_state,
 )
 from pruning.models.sublayers import Chain, find_chain
@@ -53,8 +53,7 @@ class Repair:
     """The map (D, D) or (D,), in float32, of each repaired sub-layer: unit 2i is attention of block i, 2i + 1 MLP.
 
     What a sub-layer adds is multiplied by its map. The file `repair.safetensors` holds each map as a tensor named
-    after its sub-layer, such as `m3`. Folded weights are not stored, because they follow from the maps and the dense
-    model.
+    after its sub-layer, such as `m3`.
     """
 
     maps: Mapping[int, Tensor]
@@ -85,17 +84,14 @@ def read_repair(folder: Path, sha256: str) -> Repair:
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    path = folder / NAME
-    try:
+    path, repair = folder / NAME, None
+    with suppress(OSError, SafetensorError, ValueError):
         tensors = load(path.read_bytes())
         repair = Repair({2 * int(name[1:]) + "am".index(name[0]): value for name, value in tensors.items()})
-    except (OSError, SafetensorError, ValueError) as error:
+    if repair is None or repair.sha256 != sha256:
         raise DamagedError(
-            f"{path}, the maps of the repaired cell, cannot be read: move the folder away and run the cell again."
-        ) from error
-    if repair.sha256 != sha256:
-        raise DamagedError(
-            f"{path} holds other maps than the result says: run the cell again in a new folder."
+            f"{path} is damaged, or holds other maps than the result says: move the folder away and run the cell "
+            "again."
         )
     return repair
 
@@ -109,10 +105,7 @@ def repaired(model: Any, repair: Repair | None) -> Iterator[None]:
 
 @contextmanager
 def replaced(model: Any, weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """Within this context the model has other values for some weights; on exit the old ones are restored bitwise.
-
-    A hidden state that was computed outside the context must not be used inside it: use a new `Forward`.
-    """
+    """Within this context the model has other values for some weights; use a new `Forward` inside it."""
     parameters = {name: model.get_parameter(name) for name in weights}
     saved = {name: parameter.data for name, parameter in parameters.items()}
     try:
@@ -128,29 +121,19 @@ def folded_weights(model: Any, repair: Repair, precision: Precision | None = Non
     """The weights into which maps are folded, by their names in the model.
 
     Products are computed in float64 and rounded once, to the dtype that `precision` gives for a weight's name and
-    dtype (None: the weight's own). Raises InputError if a map cannot be folded, or if a weight is not in memory.
+    dtype (None: the weight's own). Raises InputError if a map cannot be folded.
     """
     found = {}
     for unit, change in sorted(repair.maps.items()):
-        fold = find_fold(model, unit, "diagonal" if change.dim() == 1 else "linear")
+        fold = find_fold(model, unit)
         if fold.form == "diagonal" and change.dim() == 2:
             raise InputError(f"the map of {_short(unit)} cannot be folded: {fold.why}.")
         for name, axis, offset in fold.axes:
             weight = model.get_parameter(name)
-            check_in_memory(weight)
             values = _folded(weight.detach(), axis, offset, change)
             rounded = values.to(weight.dtype if precision is None else precision(name, weight.dtype))
             found[name] = rounded.to(weight.dtype).contiguous()
     return found
-
-
-def check_in_memory(weight: Tensor) -> None:
-    """Raise InputError if a weight is on disk, where it cannot be replaced."""
-    if weight.device.type == "meta":
-        raise InputError(
-            "maps cannot be folded into weights that are offloaded: use a larger machine, a smaller model.dtype, or "
-            "compensation=magnitude."
-        )
 
 
 def _short(unit: int) -> str:
@@ -179,9 +162,9 @@ Axis = tuple[str, int, float]
 class Fold:
     """The weights into which a map of what sub-layer `unit` adds can be folded.
 
-    `form` is the kind of map that can be folded: `linear` or `diagonal`. `adder` is the module whose output, times
-    `factor`, is added; the output has the width D = `width`. `axes` are the weights, and how they are multiplied. If
-    a full map cannot be folded, `why` is the reason.
+    `form` is `linear`, or `diagonal` if only a diagonal map can be folded; then `why` is the reason. `adder` is the
+    module whose output, times `factor`, is added; the output has the width D = `width`. `axes` are the weights, and
+    how they are multiplied.
     """
 
     unit: int
@@ -193,108 +176,86 @@ class Fold:
     why: str | None = None
 
 
-def find_fold(model: nn.Module, unit: int, form: str) -> Fold:
-    """The fold of a map of this form into sub-layer `unit`; a diagonal fold if only a diagonal map can be folded.
+@once_per_model
+def _folds(_model: nn.Module) -> dict[int, Fold]:
+    """The folds found so far, by unit."""
+    return {}
+
+
+def find_fold(model: nn.Module, unit: int) -> Fold:
+    """The fold of a map into sub-layer `unit`: of a full map if that is possible, else of a diagonal map.
 
     The block is run on four tokens. Raises InputError, with the reason, if no map can be folded.
     """
-    folds = _FOLDS.setdefault(model, {})
+    folds = _folds(model)
     if unit not in folds:
         folds[unit] = _found(model, unit)
-    return replace(folds[unit], form="diagonal") if form == "diagonal" else folds[unit]
-
-
-_FOLDS: WeakKeyDictionary[nn.Module, dict[int, Fold]] = WeakKeyDictionary()  # the folds found so far, by unit
+    return folds[unit]
 
 
 def _found(model: nn.Module, unit: int) -> Fold:
-    """The fold of a full map into a sub-layer if that is possible, else of a diagonal map."""
     try:
         chain = find_chain(model, "sublayer")
         names = output_weights(model, [unit])[unit]
     except UnskippableError as error:
         raise InputError(f"{str(error).removesuffix(WRONG_ADVICE)} {ADVICE}") from error
-    probe, main = _UnitProbe(model, chain, unit), chain.sublayers[unit].main
-    if (factor := probe.factor(main, diagonal=False)) is not None:
+    block, main = chain.blocks.modules[unit // 2], chain.sublayers[unit].main
+    with torch.no_grad():
+        entry = enter(model, input_ids=few_tokens(model))
+    width = entry.hidden.shape[-1]
+    if (factor := _factor(chain, unit, main, entry)) is not None:
         path = f"{chain.blocks.path}.{unit // 2}."
         if (axes := _axes(model, main, [path + name for name in names])) is not None:
-            return Fold(unit, "linear", main, factor, probe.width, axes)
+            return Fold(unit, "linear", main, factor, width, axes)
         why = "its output is not linear in its last weights"
     else:
         why = "the block normalises what the sub-layer returns before it is added"
-        for norm in probe.later():
-            factor = probe.factor(norm, diagonal=True)
+        with calls_of(block.children()) as calls, torch.no_grad():
+            chain.run(unit, entry.hidden, entry)
+        ran = [call.module for call in calls]
+        for norm in ran[ran.index(main) + 1 :]:
+            factor = _factor(chain, unit, norm, entry)
             if factor is not None and (axes := _axes(model, norm)) is not None:
-                return Fold(unit, "diagonal", norm, factor, probe.width, axes, why)
+                return Fold(unit, "diagonal", norm, factor, width, axes, why)
     raise InputError(
         f"no map can be folded into the {('attention', 'MLP')[unit % 2]} of block {unit // 2} "
         f"({type(main).__name__}): {why}. {ADVICE}"
     )
 
 
-class _UnitProbe:
-    """Runs one sub-layer on four tokens, with the outputs of a module replaced."""
+def _factor(chain: Chain, unit: int, module: nn.Module, entry: BlockInputs) -> float | None:
+    """The factor c if the sub-layer adds c * o, and o is the output of `module`; None if it adds another tensor.
 
-    def __init__(self, model: nn.Module, chain: Chain, unit: int) -> None:
-        self.chain, self.unit = chain, unit
+    The block is run with a random o: what is added must be c * o.
+    """
+    hidden = entry.hidden
+    noise = torch.randn(4, hidden.shape[-1], generator=_seeded(), dtype=torch.float64)
+    noise *= LARGE * float(hidden.double().pow(2).mean().sqrt() + 0.1)
+
+    def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
+        if isinstance(output, tuple):
+            return (noise.to(output[0]).view_as(output[0]), *output[1:])
+        return noise.to(output).view_as(output)
+
+    handle = module.register_forward_hook(hook)
+    try:
         with torch.no_grad():
-            self.entry = enter(model, input_ids=few_tokens(model))
-        self.hidden = self.entry.hidden
-        self.width = self.hidden.shape[-1]
-
-    def factor(self, module: nn.Module, diagonal: bool) -> float | None:
-        """The factor c if the sub-layer adds c * o, and o is the output of `module`; None if it adds another tensor.
-
-        The output is replaced by random z, then by z T: what is added must change from c * z to c * z T.
-        """
-        generator = torch.Generator().manual_seed(0)
-        noise = torch.randn(4, self.width, generator=generator, dtype=torch.float64)
-        noise *= LARGE * float(self.hidden.double().pow(2).mean().sqrt() + 0.1)
-        change = _random_map(self.width, diagonal, generator)
-        try:
-            plain, mapped = (self._added(module, values) for values in (noise, _mapped(noise, change)))
-        except (RuntimeError, TypeError, ValueError):
-            return None
-        known = noise.to(self.hidden.dtype).double().view_as(plain)
-        factor = float((plain * known).sum() / (known * known).sum())
-        tolerance = ROUNDING[self.hidden.element_size()]
-        if factor == 0 or not _close(plain, factor * known, tolerance):
-            return None
-        if not _close(mapped, factor * _mapped(known, change), tolerance):
-            return None
-        return 1.0 if abs(factor - 1) < tolerance / 10 else factor
-
-    def _added(self, module: nn.Module, values: Tensor) -> Tensor:
-        """What the sub-layer adds (1, 4, D), in float64, if `module` returns `values` (4, D)."""
-
-        def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
-            if isinstance(output, tuple):
-                return (values.to(output[0]).view_as(output[0]), *output[1:])
-            return values.to(output).view_as(output)
-
-        handle = module.register_forward_hook(hook)
-        try:
-            with torch.no_grad():
-                after = self.chain.run(self.unit, self.hidden, self.entry)
-        finally:
-            handle.remove()
-        return (after.double() - self.hidden.to(after.device).double()).cpu()
-
-    def later(self) -> Sequence[nn.Module]:
-        """The children of the block that run in this sub-layer after its main module."""
-        block = self.chain.blocks.modules[self.unit // 2]
-        with calls_of(block.children()) as calls, torch.no_grad():
-            self.chain.run(self.unit, self.hidden, self.entry)
-        ran = [call.module for call in calls]
-        return ran[ran.index(self.chain.sublayers[self.unit].main) + 1 :]
+            after = chain.run(unit, hidden, entry)
+    except (RuntimeError, TypeError, ValueError):
+        return None
+    finally:
+        handle.remove()
+    added = (after.double() - hidden.to(after.device).double()).cpu()
+    known = noise.to(hidden.dtype).double().view_as(added)
+    factor = float((added * known).sum() / (known * known).sum())
+    tolerance = ROUNDING[hidden.element_size()]
+    if factor == 0 or not _close(added, factor * known, tolerance):
+        return None
+    return 1.0 if abs(factor - 1) < tolerance / 10 else factor
 
 
-def _random_map(width: int, diagonal: bool, generator: torch.Generator) -> Tensor:
-    """A random map in float64: a matrix (D, D), or the diagonal (D,) of one."""
-    if diagonal:
-        return torch.rand(width, generator=generator, dtype=torch.float64) + 0.5
-    matrix: Tensor = torch.randn(width, width, generator=generator, dtype=torch.float64) / width**0.5
-    return matrix
+def _seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
 
 
 def _close(actual: Tensor, expected: Tensor, tolerance: float) -> bool:
@@ -310,7 +271,7 @@ class _Twin:
     """A copy of a module with random weights, and random arguments for it. `saved` are the random weights."""
 
     def __init__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.generator = torch.Generator().manual_seed(0)
+        self.generator = _seeded()
         if (state := hidden_state(args, kwargs)) is not None:
             noise = torch.randn(state.shape, generator=self.generator).to(state)
             args, kwargs = with_state(args, kwargs, noise)
@@ -353,9 +314,11 @@ def _axes(model: nn.Module, module: nn.Module, names: Sequence[str] = ()) -> tup
     """
     own, twin = _name_of(model, module), _Twin(module, *_module_inputs(model, [module])[module])
     weights = twin.in_order(name.removeprefix(f"{own}.") for name in names) or [*twin.weights]
-    plain = twin.output().double().cpu()
-    change = _random_map(width := plain.shape[-1], not names, twin.generator)
-    first = next(value for value in (*twin.args, *twin.kwargs.values()) if isinstance(value, Tensor))
+    plain = twin.output()
+    tolerance, width = ROUNDING[plain.element_size()], plain.shape[-1]
+    plain = plain.double().cpu()
+    shape = (width, width) if names else (width,)
+    change = torch.randn(shape, generator=twin.generator, dtype=torch.float64)
     possible = [
         [(name, axis, offset) for axis, size in enumerate(twin.weights[name].shape)
          for offset in ((0.0,) if names else (0.0, 1.0)) if size == width]
@@ -363,7 +326,7 @@ def _axes(model: nn.Module, module: nn.Module, names: Sequence[str] = ()) -> tup
     ]  # fmt: skip
     for axes in product(*possible) if weights else ():
         twin.set({name: _folded(twin.saved[name], axis, offset, change) for name, axis, offset in axes})
-        if _close(twin.output().double().cpu(), _mapped(plain, change), ROUNDING[first.element_size()]):
+        if _close(twin.output().double().cpu(), _mapped(plain, change), tolerance):
             return tuple((f"{own}.{name}", axis, offset) for name, axis, offset in axes)
     return None
 

@@ -1,9 +1,8 @@
 """Matrix products in float32 for models in half precision, on processors that multiply float32 faster.
 
-Few processors multiply bfloat16 fast: those with AMX, and some of AMD's. Others take about twice as long in bfloat16
-as in float32, and eight times as long if they only have AVX2. On them, linear layers convert their factors to
-float32, multiply, and round the result. This is as precise as a product in half precision, whose sums are formed in
-float32 anyway. Only the order of the additions differs, as it does between two kinds of processor (`docs/engine.md`).
+Processors without AMX take about twice as long in bfloat16 as in float32, and eight times as long if they only have
+AVX2. On them, linear layers convert their factors to float32, multiply, and round the result. This is as precise as a
+product in half precision, whose sums are formed in float32 anyway; only the order of the additions differs.
 """
 
 from __future__ import annotations
@@ -102,8 +101,7 @@ def _cuts(weight: Tensor) -> list[slice]:
 def for_any_rows() -> Iterator[None]:
     """Within this context, products with few rows are computed in float32, too.
 
-    A race scores parts of the samples, and some parts have few tokens to score. The losses of a part must equal those
-    of the same samples when all samples are scored at once.
+    So the losses of a race's first samples equal those of the same samples among all.
     """
     global _within
     _within += 1
@@ -116,11 +114,7 @@ def for_any_rows() -> Iterator[None]:
 
 
 def use_faster_products(module: nn.Module) -> bool:
-    """Let the linear layers of a model multiply in float32 if that is faster on this processor.
-
-    Layers on other devices, and those whose weights accelerate moves, stay as they are. Weights do not change.
-    Returns whether any layer was changed.
-    """
+    """Let the linear layers on the CPU multiply in float32 if that is faster; returns whether any was changed."""
     layers = [
         one
         for one in module.modules()
@@ -176,11 +170,9 @@ def _seconds(dtype: torch.dtype) -> float:
 # Run blocks through torch.compile: the operations between their matrix products are fused into a few loops.
 #
 # Compiled blocks round differently from the model's own code, so this is off by default. One compiled form serves all
-# shapes. With a form for each shape, a loss would depend on the order of the shapes.
+# shapes: with a form for each shape, a loss would depend on the order of the shapes.
 
-# The largest number of compiled forms for a class of blocks. Blocks that differ, such as those with and without a
-# sliding window, need one each. Beyond this limit, torch would run blocks uncompiled.
-MOST_FORMS = 64
+MOST_FORMS = 64  # for a class of blocks: those with and without a sliding window, for example, need one each
 
 
 @contextmanager

@@ -1,9 +1,8 @@
 """Make the configuration of a model with fewer blocks, and check without weights that the kept blocks are unchanged.
 
 Settings per block (kinds of attention, which blocks have experts, ...) are filtered and renumbered by the mask. Some
-architectures instead compute such a setting from the block's number, for example one value for every fourth block and
-another value for the others. No filtered list can express such a rule. So both models are built without weights, and
-the kept blocks are compared.
+architectures instead compute such a setting from the block's number, which no filtered list can express. So both
+models are built without weights, and the kept blocks are compared.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from pruning.core.errors import InputError, UnskippableError, first_line
@@ -44,7 +42,7 @@ def pruned_config(config: Any, mask: Mask) -> Any:
     Raises InputError if the configuration overrides settings block by block.
     """
     new = copy.deepcopy(config)
-    old, text = config.get_text_config(decoder=True), new.get_text_config(decoder=True)
+    text = new.get_text_config(decoder=True)
     if getattr(text, "is_heterogeneous", False):
         raise InputError(
             "its configuration overrides settings block by block (per_layer_config), which is not supported."
@@ -68,22 +66,14 @@ def pruned_config(config: Any, mask: Mask) -> Any:
     if vars(text).get("layer_types") is not None:
         for name in [rule for rule in RULES if rule not in getattr(type(text), "__annotations__", {})]:
             vars(text).pop(name, None)
-    step = vars(old).get("decoder_sparse_step", 1)
-    if step != 1 and "mlp_only_layers" in vars(old):
-        dense = {i for i in mask.kept if i in old.mlp_only_layers or (i + 1) % step != 0}
-        text.mlp_only_layers = [new for new, i in enumerate(mask.kept) if i in dense]
-        text.decoder_sparse_step = 1
-    if "attention_types" in vars(old):  # GPT-Neo: a pattern and its number of repeats
+    if "attention_types" in vars(text):  # GPT-Neo: a pattern and its number of repeats
         text.attention_types = [[list(text.attention_layers), 1]]
     text.num_hidden_layers = len(mask.kept)
     return new
 
 
 def skeleton(config: Any, **options: Any) -> Any:
-    """The causal language model of a configuration, without weights: its parameters are on the meta device.
-
-    `options` are those of `from_config`, such as a `dtype`.
-    """
+    """The causal language model of a configuration, on the meta device; `options` are those of `from_config`."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -112,8 +102,7 @@ def blocks_of(model: Any, count: int) -> tuple[str, nn.ModuleList]:
 def check_same_blocks(config: Any, smaller: Any, mask: Mask) -> tuple[Any, Any]:
     """Both models, without weights. Raises InputError unless the smaller one has exactly the kept blocks.
 
-    For each module of a block, the class, the names and shapes of parameters, and all attributes that are numbers
-    or text are compared. Only the block's number and the number of blocks may differ.
+    Only the block's number and the number of blocks may differ (`_traits`).
     """
     try:
         dense, pruned = skeleton(config), skeleton(smaller)
@@ -145,69 +134,3 @@ def _traits(block: nn.Module) -> Iterator[tuple[str, Any]]:
                 yield f"{path}.{name}".lstrip("."), value
     for name, tensor in block.state_dict().items():
         yield f"{name} shape", tuple(tensor.shape)
-
-
-# Give each remaining attention layer a layer of the KV cache if some blocks have no attention.
-#
-# The cache of transformers has one layer per block. Its class follows from the kind of the block (`layer_types`). A
-# block without attention leaves its layer empty. transformers (masking_utils.py, cache_utils.py) must not read these
-# three values from an empty layer:
-#
-# - the number of cached tokens, which the first layer of the attention kinds gives;
-# - the size of a mask, which the first layer of the same kind gives;
-# - whether a recurrent state exists, which the last layer of a recurrent mixer gives.
-#
-# A block without attention uses no mask, so it can have any kind. It gets the kind of the last attention before it.
-# Blocks before the first attention get the kind of this attention, which uses the first of their cache layers. Then
-# these values come from layers that are in use, the cache has one layer per block, and each block gets the mask of
-# its own kind.
-
-PLAIN = "full_attention"  # the kind of every block if the configuration lists no kinds
-# Kinds that cache only keys and values for each token, so that an empty layer of these kinds does no harm.
-ATTENDING = ("full_attention", "sliding_attention", "chunked_attention")
-
-
-def cache_layers(config: Any, mask: Mask) -> tuple[list[str], list[int | None]]:
-    """The kind of each kept block, and the cache layer of its attention; None if its attention is removed.
-
-    `config` is the configuration of the dense model, `mask` is over sub-layers. Raises InputError if no attention is
-    left.
-    """
-    listed = getattr(config.get_text_config(decoder=True), "layer_types", None)
-    kept = [block for block in range(mask.n_blocks) if block not in mask.gone]
-    kinds = [listed[block] if listed else PLAIN for block in kept]
-    has = [2 * block not in mask.dropped for block in kept]
-    layers = [i if attends else None for i, attends in enumerate(has)]
-    if all(has):
-        return kinds, layers
-    first = next((i for i, kind in enumerate(kinds) if has[i] and kind in ATTENDING), None)
-    if first is None:
-        raise InputError(
-            f"no attention with keys and values would be left (of {mask.n_blocks} blocks): a {config.model_type} "
-            "model needs at least one to count its tokens when it generates with a cache. Keep one of them."
-        )
-    layers[first] = next((i for i in range(first) if not has[i]), first)
-    last = kinds[first]
-    for i, kind in enumerate(kinds):
-        if not has[i]:
-            kinds[i] = last
-        elif kind in ATTENDING:
-            last = kind
-    return kinds, layers
-
-
-def set_kinds(config: Any, kinds: list[str]) -> None:
-    """Write the kinds of the blocks into the configuration of the smaller model, if it lists them.
-
-    Raises InputError if the configuration computes the kinds, so that they cannot be written.
-    """
-    text = config.get_text_config(decoder=True)
-    if not getattr(text, "layer_types", None):
-        return
-    with suppress(AttributeError):  # a property without a setter
-        text.layer_types = kinds
-    if list(text.layer_types) != kinds:
-        raise InputError(
-            f"a {config.model_type} model cannot be built without these parts: its configuration computes the "
-            f"kinds of its blocks, and they would have to be {', '.join(kinds)}. Remove whole blocks, or other parts."
-        )

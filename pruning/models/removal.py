@@ -1,9 +1,8 @@
 """Temporarily remove units from a model in memory. The result equals the model that an export of the mask would load.
 
-Skipping (`sublayers.masked`) is for searching and works only without a cache. Here the list of blocks, their numbers
-and the configuration become those of the smaller model, so the model can generate with a cache. The weights are
-shared with the dense model. If only one sub-layer of a block is removed, the modules of this sub-layer are replaced
-by modules without weights, and the remaining attention layers get cache layers (`pruned_config.cache_layers`).
+Skipping (`sublayers.masked`) works only without a cache. Here the list of blocks, their numbers and the configuration
+become those of the smaller model, so the model can generate with a cache. If only one sub-layer of a block is
+removed, the modules of this sub-layer are replaced by modules without weights.
 """
 
 from __future__ import annotations
@@ -19,9 +18,9 @@ from torch import nn
 
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
-from pruning.models.blocks import few_tokens, find_blocks
-from pruning.models.pruned_config import cache_layers, check_same_blocks, pruned_config, set_kinds
-from pruning.models.sublayers import Forward, Sublayer, find_chain
+from pruning.models.blocks import ROUNDING, few_tokens, find_blocks, hidden_state
+from pruning.models.pruned_config import check_same_blocks, pruned_config
+from pruning.models.sublayers import CACHES, Forward, find_chain
 
 # Attributes that hold the number of a block.
 NUMBER = re.compile(r"(layer_idx|layer_index|layer_id|layer_number)$")
@@ -37,24 +36,24 @@ def smaller_config(model: Any, mask: Mask) -> Any:
     smaller = pruned_config(model.config, blocks)
     check_same_blocks(model.config, smaller, blocks)
     if mask.as_blocks() is None:
-        set_kinds(smaller, cache_layers(model.config, mask)[0])
         with blocks_removed(model, mask, smaller):
             _check_cache(model)
     return smaller
 
 
 def _check_cache(model: Any) -> None:
-    """Raise InputError unless the model's cache counts the tokens that it has seen."""
+    """Raise InputError unless a step with a cache gives the logits of a pass without one."""
     ids = few_tokens(model)
     with torch.no_grad():
-        output = model(input_ids=ids, use_cache=True)
-    # The name of the attribute depends on the release of transformers.
-    cache: Any = getattr(output, "cache" if hasattr(output, "cache") else "past_key_values", None)
-    seen = cache.get_seq_length() if hasattr(cache, "get_seq_length") else ids.shape[1]
-    if seen != ids.shape[1]:
+        whole = model(input_ids=ids, use_cache=False).logits[:, -1]
+        begun = model(input_ids=ids[:, :-1], use_cache=True)
+        name = next((name for name in CACHES if getattr(begun, name, None) is not None), None)
+        cache = {} if name is None else {name: begun[name]}
+        step = model(input_ids=ids[:, -1:], use_cache=True, **cache).logits[:, -1] if cache else whole
+    if not (step - whole).abs().max() <= ROUNDING * whole.abs().max():
         raise InputError(
-            f"a {model.config.model_type} model cannot generate without these parts: its cache counts {seen} tokens "
-            f"after {ids.shape[1]}. Remove whole blocks (unit=block), or other parts."
+            f"a {model.config.model_type} model cannot generate without these parts, because its cache needs them. "
+            "Remove whole blocks (unit=block), or other parts."
         )
 
 
@@ -63,19 +62,27 @@ def blocks_removed(model: Any, mask: Mask, smaller: Any) -> Iterator[None]:
     """Within this context the model has only the kept units; on exit everything is restored."""
     blocks = find_blocks(model)
     path, _, name = blocks.path.rpartition(".")
-    kept = [(index, block) for index, block in enumerate(blocks.modules) if index not in mask.gone]
+    kept = [block for block in range(mask.n_blocks) if block not in mask.gone]
+    sublayers = () if mask.as_blocks() is not None else find_chain(model, "sublayer").sublayers
     with ExitStack() as stack:
-        layers = {} if mask.as_blocks() is not None else stack.enter_context(_parts_removed(model, mask))
+        for unit in mask.dropped if sublayers else ():
+            if unit // 2 in kept:
+                off = dict(sublayers[unit ^ 1].others)
+                if unit % 2 == 0:
+                    main = sublayers[unit].main
+                    off[main] = _counting(off[main], kept.index(unit // 2))
+                modules = blocks.modules[unit // 2]._modules
+                hollow = {n: _hollow(m, off[m]) for n, m in modules.items() if m in off}
+                stack.enter_context(_replaced(modules, modules | hollow))
         config = model.config.get_text_config(decoder=True)
         stack.enter_context(_replaced(vars(config), vars(smaller.get_text_config(decoder=True))))
-        for position, (index, block) in enumerate(kept):
-            for module in block.modules():
-                number = layers.get(module, position)
-                renumbered = {k: number for k, v in vars(module).items() if NUMBER.match(k) and v == index}
-                stack.enter_context(_replaced(vars(module), vars(module) | renumbered))
+        for position, index in enumerate(kept):
+            for module in blocks.modules[index].modules():
+                own = {k: position for k, v in vars(module).items() if NUMBER.match(k) and v == index}
+                stack.enter_context(_replaced(vars(module), vars(module) | own))
         parent = model.get_submodule(path)
         stack.callback(setattr, parent, name, getattr(parent, name))
-        setattr(parent, name, nn.ModuleList(block for _, block in kept))
+        setattr(parent, name, nn.ModuleList(blocks.modules[index] for index in kept))
         yield
 
 
@@ -92,23 +99,6 @@ def _replaced(entries: dict[str, Any], values: Mapping[str, Any]) -> Iterator[No
         entries.update(saved)
 
 
-@contextmanager
-def _parts_removed(model: Any, mask: Mask) -> Iterator[Mapping[nn.Module, int]]:
-    """Within this context, blocks that lose one sub-layer have only the modules of the other one.
-
-    Yields the cache layer of each module of the remaining attention layers.
-    """
-    chain = find_chain(model, "sublayer")
-    with ExitStack() as stack:
-        for unit in mask.dropped:
-            if unit // 2 not in mask.gone:
-                modules = chain.blocks.modules[unit // 2]._modules
-                others = dict(chain.sublayers[unit ^ 1].others)
-                hollow = {n: _hollow(m, others[m]) for n, m in modules.items() if m in others}
-                stack.enter_context(_replaced(modules, modules | hollow))
-        yield _numbers(model.config, mask, chain.sublayers)
-
-
 def _hollow(module: nn.Module, forward: Forward) -> nn.Module:
     """A module of the same class and attributes as `module`, without weights, whose `forward` is `forward`.
 
@@ -122,11 +112,21 @@ def _hollow(module: nn.Module, forward: Forward) -> nn.Module:
     return hollow
 
 
-def _numbers(config: Any, mask: Mask, sublayers: tuple[Sublayer, ...]) -> dict[nn.Module, int]:
-    kept = [block for block in range(mask.n_blocks) if block not in mask.gone]
-    return {
-        module: layer
-        for block, layer in zip(kept, cache_layers(config, mask)[1], strict=True)
-        if layer is not None
-        for module in sublayers[2 * block].main.modules()
-    }
+def _counting(forward: Forward, layer: int) -> Forward:
+    """A `forward` of a removed attention, which also puts its tokens into a layer of the cache, as one zero each.
+
+    A model reads the number of cached tokens and the sizes of masks from the first layer of each kind.
+    """
+    from transformers import Cache
+    from transformers.cache_utils import CacheLayerMixin
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        hidden = hidden_state(args, kwargs)
+        assert hidden is not None
+        for cache in (value for value in (*args, *kwargs.values()) if isinstance(value, Cache)):
+            if all(isinstance(one, CacheLayerMixin) for one in cache.layers[layer : layer + 1]):  # no mixer
+                zeros = hidden.new_zeros(len(hidden), 1, hidden.shape[1], 1)
+                cache.update(zeros, zeros, layer)
+        return forward(*args, **kwargs)
+
+    return counted

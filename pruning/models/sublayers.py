@@ -1,16 +1,14 @@
 """Find the units of a model (blocks, or the two sub-layers of each block), run them one by one, and skip them.
 
-A block with two sub-layers, attention and MLP, computes h1 = h + A(h), and then h1 + M(h1). A and M include their
-norms. To switch a child module of the block off is to let it return zeros. A block can be split if two children, one
-called before the other, pass this test on the block's input for four tokens:
+A block with two sub-layers computes h1 = h + A(h), and then h1 + M(h1); A and M include their norms. To switch a
+child module off is to let it return zeros. A block can be split if two children, one called before the other, pass
+this test on the block's input for four tokens:
 
 - if both are off, the block returns its input;
 - if only one of them is off, the output differs from the block's input, and from its output with both on;
 - the first sub-layer, followed by the second, returns bitwise the output of the whole block.
 
-A block that adds attention and MLP to the same state (GPT-NeoX, most of Falcon, Phi, Cohere) fails the last point. A
-block whose children add the state themselves (Bloom), or that has three parts (Falcon H1), fails the test, too. A
-mixer such as Mamba counts as attention, and the experts of a block count as one MLP. Names are not used.
+A mixer such as Mamba counts as attention, and the experts of a block count as one MLP. Names are not used.
 """
 
 from __future__ import annotations
@@ -46,7 +44,7 @@ from pruning.models.blocks import (
 )
 
 Forward = Callable[..., Any]
-CACHES = ("past_key_values", "cache", "cache_params", "state")  # arguments of models that hold a cache
+CACHES = ("cache", "past_key_values", "cache_params", "state")  # arguments of models that hold a cache
 
 
 @dataclass(frozen=True)
@@ -120,10 +118,7 @@ def find_chain(model: nn.Module, unit: str = "block") -> Chain:
 
 @once_per_model
 def find_sublayers(model: nn.Module) -> tuple[Sublayer, ...]:
-    """The 2N sub-layers of a model of N blocks, in the order in which they run: attention and MLP of each block.
-
-    Raises UnskippableError, with the reason, if a block does not consist of two sub-layers one after the other.
-    """
+    """Attention and MLP of each block. Raises UnskippableError, with the reason, if a block has other parts."""
     blocks, found = find_blocks(model), list[Sublayer]()
     with torch.no_grad():
         entry = enter(model, input_ids=few_tokens(model))
@@ -140,9 +135,8 @@ def masked(model: nn.Module, mask: Mask, scales: Sequence[float] | None = None) 
     """Within this context, each dropped unit adds nothing to the hidden state that it receives.
 
     If `scales` is given (one factor per unit), dropped unit i multiplies the hidden state by `scales[i]`. Methods
-    `forward` are replaced, so a dropped unit is not run and its weights are not read; with a hook that overrides the
-    output, the unit would still run. On exit everything is restored, including the device hooks of accelerate, which
-    also replace `forward`. Contexts can be nested. Raises UnskippableError as `find_chain` does.
+    `forward` are replaced, so a dropped unit is not run. On exit everything is restored, including the device hooks
+    of accelerate, which also replace `forward`. Contexts can be nested. Raises UnskippableError as `find_chain` does.
 
     Caching is off within the context: if block 0 were skipped while a cache is used, the model would count the
     positions of new tokens from 0 again. So a forward pass that is given a cache raises InputError.
@@ -279,10 +273,7 @@ class _BlockProbe:
 
 
 class _Zeros:
-    """A `forward` method that returns zeros as the hidden state, and None as every other value.
-
-    With `scalar`, it returns a single zero, which gives the same sum at no cost.
-    """
+    """A `forward` method that returns zeros as the hidden state, or with `scalar` one zero, for the same sum."""
 
     def __init__(self, output: Any, scalar: bool = False) -> None:
         found = _tensor(output)

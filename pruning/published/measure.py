@@ -20,7 +20,6 @@ from pruning.core.mask import Mask
 from pruning.core.storage import digest
 from pruning.core.wheels import commit_of
 from pruning.evaluation.corpora import CorpusPerplexity
-from pruning.models import preflight
 from pruning.models.handle import Model
 from pruning.published.library import PAIRINGS, ModelFacts, Protocol, PublishedMask, PublishedNumber
 from pruning.runs.cell import FORMAT, ForwardSettings, forward_with
@@ -214,7 +213,7 @@ def missing(rows: Sequence[GapRow], referee: Referee) -> list[str]:
     for model in dict.fromkeys(row.entry.model for row in rows):
         settings = referee.settings(model, "bfloat16")
         try:
-            preflight.check_model(settings)
+            settings.check()
             _ = settings.tokenizer
             if settings.source == "hub" and not settings.is_cached and constants.is_offline_mode():
                 raise UnreachableError("its weights are not in the cache")

@@ -21,7 +21,7 @@ from pruning.core import records, storage
 from pruning.core.errors import BusyError, ForeignError, check_least
 from pruning.core.mask import Latency, Removal, Space
 from pruning.core.scoring import NearTies, Racing, deciding_settings
-from pruning.core.storage import appending, check_links, digest, file_sha256
+from pruning.core.storage import digest, file_sha256
 from pruning.engine import collectives
 from pruning.engine.compensation import Compensation, NoCompensation
 from pruning.evaluation import Data, Evaluation
@@ -248,7 +248,6 @@ def cell_lock(cell: Cell) -> Iterator[None]:
     lock = FileLock(cell.folder / ".lock", timeout=0)
 
     def take() -> None:
-        check_links(cell.results, cell.folder)
         cell.folder.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire()
@@ -269,7 +268,7 @@ def _logged(path: Path) -> Iterator[None]:
     if not collectives.is_first():
         yield
         return
-    stream = appending(path)
+    stream = path.open("a", encoding="utf-8")
     handler = logging.StreamHandler(stream)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()

@@ -31,7 +31,6 @@ from pruning.healing.training_text import (
     repeated,
     text_apart,
 )
-from pruning.models import preflight
 from pruning.models.architecture import context_length_of, rope_change_of
 from pruning.runs.cell import Cell, Prepared, settings_record
 from pruning.search import driver
@@ -87,9 +86,7 @@ def prepare(cell: Cell, drawn: Drawn | None = None) -> Prepared:
     UnreachableError if a model or data set cannot be loaded.
     """
     model, drawn = cell.model, {} if drawn is None else drawn
-    exported = cell.export is not None
-    once(drawn, ("model", model), lambda: preflight.check_model(model))
-    once(drawn, ("renumbering", model, exported), lambda: preflight.check_renumbering(model, exported))
+    once(drawn, ("model", model), model.check)
     lazy.warn_on(cell.calibration.kind, cell.algo)
     most, tokens = model.context_length, cell.latency.tokens
     if cell.removal.budget == "latency" and most is not None and tokens > most:
@@ -121,7 +118,7 @@ def prepare(cell: Cell, drawn: Drawn | None = None) -> Prepared:
         rows["the healing text"] = Samples("text", text.source, (*text.windows, *text.heldout), text.seed)
     # Other data, such as the documents of lm-eval, are texts, which the model's own tokenizer encodes.
     largest = {label: one.largest_id for label, one in rows.items() if isinstance(one, Samples)}
-    preflight.check_vocabulary(model, largest)
+    model.check_vocabulary(largest)
     if cell.evaluation.allow_overlap:
         return Prepared(cell, samples, data, space, text, overlaps(samples, data))
     check_disjoint(samples, data)

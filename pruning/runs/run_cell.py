@@ -13,7 +13,7 @@ from pruning.core import records, scoring, storage
 from pruning.core.errors import PruningError, RankError, is_fatal, sentence
 from pruning.core.mask import SearchRecord, Space
 from pruning.core.scoring import Estimate
-from pruning.core.storage import appending, check_links, digest
+from pruning.core.storage import digest
 from pruning.engine import collectives
 from pruning.engine.compensation import Magnitude
 from pruning.engine.dense_pass import magnitudes
@@ -75,11 +75,10 @@ def record_failure(cell: Cell, error: BaseException) -> records.FailedResult:
         "config": dict(cell.config),
         "environment": records.provenance(records.now(), None),
     }
-    check_links(cell.results, cell.folder)
     try:
         cell.folder.mkdir(parents=True, exist_ok=True)
         if collectives.is_first():
-            with appending(log_path) as stream:
+            with log_path.open("a", encoding="utf-8") as stream:
                 traceback.print_exception(error, file=stream)
         with suppress(PruningError):  # a damaged result, or that of another cell, is not replaced either
             if cell.done() is None:

@@ -308,7 +308,7 @@ def _claim(results: Path, key: str, cell: str) -> None:
             )
     pointer = scores / key / cell
     pointer.parent.mkdir(parents=True, exist_ok=True)
-    storage.touch(pointer)
+    pointer.touch()
 
 
 @dataclass

@@ -6,8 +6,8 @@ MODEL is a directory that save_pretrained wrote, a GGUF file, OWNER/NAME on the 
 such as smollm2. OTHER is one of these, or the folder of a finished cell: its mask, with its repair and its training.
 All models are measured on this machine, on the same texts and items. The table gives the metrics of eval= and their
 differences from MODEL, bits per byte, speed, size and memory. NAME=VALUE are settings of eval, forward, tracker and
-paths as in `depth-pruning grid`; model.dtype, model.device_map, model.max_memory, model.offload and model.products
-apply to all models. Measurements are kept, so a command that was stopped continues if it is given again.
+paths as in `depth-pruning grid`; model.dtype, model.device_map and model.products apply to all models. Measurements
+are kept, so a command that was stopped continues if it is given again.
 The options of eval are listed below; speed, and generation with continuations, cannot compare models.
 """
 
@@ -33,7 +33,6 @@ from pruning.core.terminal import command_words
 from pruning.evaluation import Data
 from pruning.evaluation.bits_per_byte import read_anew, window_costs
 from pruning.evaluation.change import change_of
-from pruning.models import preflight
 from pruning.models.handle import Model
 from pruning.models.model_files import weight_files
 from pruning.models.placement import ModelInfo
@@ -52,10 +51,7 @@ log = logging.getLogger(__name__)
 FOLDER = "compared"  # the folder of comparisons in the results folder; each has a folder in it
 WIDTH = 100  # the largest number of characters in a line of the table
 # Settings of the command: those of `model` apply to all models.
-ALLOWED = (
-    *("eval", "forward", "tracker", "paths.results", "model.dtype", "model.device_map"),
-    *("model.max_memory", "model.offload", "model.products"),
-)
+ALLOWED = ("eval", "forward", "tracker", "paths.results", "model.dtype", "model.device_map", "model.products")
 
 
 def main(draw: Callable[[Path], Path]) -> None:
@@ -152,14 +148,14 @@ def _found(place: str, base: Cell, given: Mapping[str, Any]) -> ComparedModel:
     folder = Path(place).expanduser().resolve()
     if not (folder / records.NAME).is_file():
         model = replace(cast(Model, build_option("model", model_words(place))), **given)
-        preflight.check_model(model)
+        model.check()
         return ComparedModel(place, replace(base, model=model))
     done = records.read_done(folder)
     # A folder from elsewhere may name places to write to: these are not used.
-    config = done["config"] | {"model": done["config"]["model"] | {"offload": None, **given}, "export": None}
+    config = done["config"] | {"model": done["config"]["model"] | given, "export": None}
     config |= {name: base.config[name] for name in ("eval", "tracker", "forward")}
     cell = recorded_cell(config | {"paths": {"results": str(folder.parent)}})
-    preflight.check_model(cell.model)
+    cell.model.check()
     return ComparedModel(place, cell, done)
 
 
@@ -183,7 +179,7 @@ def _with_data(models: Sequence[ComparedModel]) -> Iterator[ComparedModel]:
             )
         check_evaluation(data, Reader.of(model.name, model.config, model.tokenizer), evaluation)
         rows = {f"the data of {metric}": d.largest_id for metric, d in data.items() if isinstance(d, Samples)}
-        preflight.check_vocabulary(model, rows)
+        model.check_vocabulary(rows)
         yield replace(one, data=data, others=others)
 
 

@@ -3,8 +3,8 @@
 depth-pruning heal CELL heal=lora heal.tokens=200000
 
 CELL is the folder of a finished cell. Settings are those of `heal` in a grid, listed below; the default is heal=lora.
-Because a folder can come from somebody else, the settings of `tracker` and model.offload that it records are not
-used: give them to this command.
+Because a folder can come from somebody else, the settings of `tracker` that it records are not used: give them to
+this command.
 A command that was stopped continues if it is given again. Training runs of one cell with different budgets share
 their first steps.
 """
@@ -25,7 +25,7 @@ from pruning.runs.cell import Cell
 from pruning.runs.prepare import check_cell
 from pruning.study.command import Outcome, joined_ranks, record_cells, run_cells, run_checks, sum_up
 
-ALLOWED = tuple(f"{name}{end}" for name in ("heal", "tracker", "model.offload") for end in "=.")
+ALLOWED = tuple(f"{name}{end}" for name in ("heal", "tracker") for end in "=.")
 
 
 def main() -> None:
@@ -63,7 +63,6 @@ def cell_of(words: Sequence[str]) -> Cell:
         raise InputError(f"{option} does not train: choose lora, full or distill.")
     config = {**result["config"], **{name: asked.config[name] for name in ("heal", "tracker")}}
     config |= {"export": None, "paths": {"results": str(folder.parent)}}
-    config["model"] = {**config["model"], "offload": asked.config["model"]["offload"]}
     cell = recorded_cell(config)
     if cell.key != folder.name:
         raise InputError(

@@ -13,10 +13,10 @@ from typing import Any
 from filelock import FileLock
 
 from pruning.core import storage
-from pruning.core.errors import InputError, PruningError
+from pruning.core.errors import InputError, PruningError, cache_folder
 from pruning.core.model_table import ModelTable
 from pruning.core.records import NAME
-from pruning.core.wheels import cache_folder, made_once
+from pruning.core.wheels import made_once
 from pruning.tracking.client import check_uri, connect, plain_errors
 from pruning.tracking.mlflow_run import EXPERIMENT_TAGS, record_model, record_runs, studies_of, version_of
 

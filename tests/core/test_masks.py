@@ -60,16 +60,13 @@ def test_a_mask_comes_back_from_json_and_from_its_names(mask: Mask) -> None:
     assert mask.ratio == pytest.approx(1 - len(mask.kept) / mask.n_units)
 
 
-@given(masks(12, "block"), masks(12, "block"), st.integers(0, 11))
-def test_jaccard_is_the_overlap_of_the_removed_sets(a: Mask, b: Mask, index: int) -> None:
+@given(masks(12, "block"), masks(12, "block"))
+def test_jaccard_is_the_overlap_of_the_removed_sets(a: Mask, b: Mask) -> None:
     union = len(set(a.dropped) | set(b.dropped))
     assert a.jaccard(b) == b.jaccard(a)
     assert (a.jaccard(b) == 1) == (a == b)
     assert round(a.jaccard(b) * union) == len(set(a.dropped) & set(b.dropped))
-    assert Mask(9, (1, 2, 3)).jaccard(Mask(9, (2, 3, 4))) == pytest.approx(2 / 4)
-    before = a.dropped
-    assert set(a.drop(index).dropped) == {*before, index}
-    assert a.dropped == before
+    assert a.drop(*b.dropped).jaccard(a) == (len(a.dropped) / union if union else 1)
 
 
 @given(masks())
@@ -82,26 +79,12 @@ def test_blocks_that_are_gone_have_lost_both_parts(mask: Mask) -> None:
     assert whole is None or whole.as_sublayers() == parts
 
 
-def test_a_mask_over_sublayers_has_two_units_per_block() -> None:
-    mask = sublayers(5, 0, 1)
-    assert (mask.n_units, mask.dropped, mask.kept, mask.ratio) == (8, (0, 1, 5), (2, 3, 4, 6, 7), 3 / 8)
-    assert (mask.dense, mask.drop(7)) == (sublayers(), sublayers(0, 1, 5, 7))
+def test_a_list_of_names_is_a_mask() -> None:
+    for text in ("3,1", "b3 1"):
+        assert Mask.parse(4, text) == Mask(4, (1, 3))
+    assert Mask.parse(4, "a3, m1 ,b0") == sublayers(0, 1, 3, 6)
+    assert (Mask.parse(4, "a2 2"), Mask.parse(4, "")) == (sublayers(4, 5), Mask(4))
     assert sublayers(1, 2, 4, 5, 7).names() == ("m0", "a1", "b2", "m3")
-    assert Mask(4, (0, 3)).names() == ("0", "3")
-
-
-@pytest.mark.parametrize(
-    ("text", "mask"),
-    [
-        ("3,1", Mask(4, (1, 3))),
-        ("b3 1", Mask(4, (1, 3))),
-        ("a3, m1 ,b0", sublayers(0, 1, 3, 6)),
-        ("a2 2", sublayers(4, 5)),
-        ("", Mask(4)),
-    ],
-)
-def test_a_list_of_names_is_a_mask(text: str, mask: Mask) -> None:
-    assert Mask.parse(4, text) == mask
 
 
 def from_json(**data: Any) -> Callable[[], object]:
@@ -131,16 +114,13 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "unit of json": (from_json(n_blocks=4, dropped=["a1"], unit="head"), "unit='head' .*block"),
     "kind of json": (from_json(n_blocks=4, dropped=["c1"], unit="sublayer"), "'c1' .*a3, m3 or b3"),
     "name of json": (from_json(n_blocks=4, dropped=["a9"], unit="sublayer"), r"\[18\]"),
-    **{f"list {text}": (parsed(text), f"'{text}' .*a3,m7,b12") for text in ("x3", "a", "3-5", "a3;m1", "-1")},
-    **{f"k={k}": (lambda k=k: Space(8, k), rf"k = {k} .* of 8: .* from 1 to 7") for k in (0, -1, 8, 9)},
-    "k of free": (
-        lambda: Space(8, 6, frozenset({0, 1, 7})),
-        r"k = 6 .* 5 unprotected blocks of 8.*protect\.first",
-    ),
+    **{f"list {text}": (parsed(text), f"'{text}' .*a3,m7,b12") for text in ("x3", "3-5", "-1")},
+    **{f"k={k}": (lambda k=k: Space(8, k), rf"k = {k} .* of 8, .* from 1 to 7") for k in (0, -1, 8, 9)},
+    "k of free": (lambda: Space(8, 6, frozenset({0, 1, 7})), r"k = 6 .* 8, .* 5 .*protect\.first"),
     "unit": (Removal(0.2, None, "sublayers").check, r"'sublayers'.*sublayer"),
     "budget": (Removal(0.2, None, "sublayer", "time").check, r"'time'.*latency"),
-    "neither": (Removal(None, None).check, "ratio or k"),
-    "both": (Removal(0.2, 3).check, r"ratio or k.*ratio=0\.2, k=3"),
+    "neither": (Removal(None, None).check, r"ratio=None and k=None"),
+    "both": (Removal(0.2, 3).check, r"ratio=0\.2 and k=3"),
     "both of parts": (Removal(0.2, 3, "sublayer").check, "ratio or k"),
     "k of time": (Removal(None, 3, "sublayer", "latency").check, "budget=latency and k=3"),
     **{
@@ -156,9 +136,9 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
         for first, last in ((5, 5), (10, 0), (0, 12), (-1, 0), (0, -2))
     },
     **{f"latency.{n}": (Latency(**{n: 0}).check, f"latency.{n}=0") for n in ("batch", "tokens", "repeats")},
-    "out of reach": (spaced(10, 0.5, None, "attention", costs=[1.0, 3.0] * 10), r"ratio=0\.5 .* only 0\.25"),
+    "out of reach": (spaced(10, 0.5, None, "attention", costs=[1.0, 3.0] * 10), r"ratio=0\.5 .*\(0\.25 of"),
     "too coarse": (lambda: Budget.share((1, 1, 1), 0.1, [0, 1, 2]), r"ratio=0\.1 .* as close"),
-    "too much": (lambda: Budget.share((1, 1, 1, 1), 0.95, range(4)), r"ratio=0\.95 .* nothing"),
+    "too much": (lambda: Budget.share((1, 1, 1, 1), 0.95, range(4)), r"ratio=0\.95 "),
 }
 
 
@@ -216,11 +196,6 @@ def test_a_budget_is_the_ratio_give_or_take_half_of_the_smallest_unit(
     assert made.fitting(0, free)
 
 
-def test_the_budget_of_a_fifth_of_30_blocks() -> None:
-    made = Budget.share((83, 250) * 30, 0.2, range(60))
-    assert (made.costs[:2], made.least, made.most) == ((83, 250), 1959, 2041)
-
-
 # Spaces.
 
 UNEQUAL = sublayer_space(4, 0.4, None, (2, 3, 1, 5, 2, 3, 1.5, 4), first=1)
@@ -263,11 +238,6 @@ def test_filling_takes_the_first_units_that_fit(data: st.DataObject) -> None:
             mask = mask.drop(unit)
     assert chosen.filled(start, order) == mask
     assert mask in chosen
-
-
-def test_a_partial_order_may_leave_a_mask_incomplete() -> None:
-    assert SPACES["a budget"].filled((0,), [2]).dropped == (0, 2)
-    assert SPACES["blocks"].filled((), [0, 5]).dropped == (5,), "block 0 is protected"
 
 
 def test_masks_of_other_models_and_masks_with_protected_units_are_not_in_the_space() -> None:
@@ -348,16 +318,11 @@ def test_a_ratio_of_sub_layers_is_one_of_their_costs() -> None:
     space = removal.space(10, COSTS)
     for units in ((0, 1, 2, 3), range(0, 16, 2), (1, 3, 4, 6)):
         assert space.complete(space.drop(*units)), units
-    assert not space.complete(space.drop(1, 3))
-    assert not space.complete(space.drop(1, 3, 5))
+    assert not any(space.complete(space.drop(*units)) for units in ((1, 3), (1, 3, 5)))
     record = removal.record(space, space.drop(0, 1, 2, 3))
     assert record is not None
     assert (record["cost"], record["asked"], record["removed"]) == ("parameters", 0.2, 0.2)
     assert record["least"] < sum(record["costs"][:4]) < record["most"]
-    for ratio in (0.1, 0.25, 0.4, 0.62):
-        chosen = sublayer_space(8, ratio, None, (1, 3) * 8)
-        for mask in (chosen.filled((), range(16)), chosen.filled((), range(15, -1, -1))):
-            assert abs(chosen.cost(*mask.dropped) / SCALE - ratio) <= 0.5 / 32 + 1e-4
 
 
 def test_blocks_can_cost_time() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import inspect
 import os
 import platform
 import pty
@@ -15,8 +14,7 @@ import termios
 
 import pytest
 
-from pruning.core import errors
-from pruning.core.errors import InputError, PruningError, UnreachableError, is_fatal, merged_error, unknown
+from pruning.core.errors import InputError, UnreachableError, is_fatal, merged_error, unknown
 from pruning.core.terminal import (
     BLAS_THREADS,
     SPINS,
@@ -30,7 +28,6 @@ from pruning.core.terminal import (
 @pytest.mark.parametrize(
     ("name", "known", "near", "available"),
     [
-        ("gredy", ["one_shot", "greedy", "evopress"], " Did you mean greedy?", "evopress, greedy, one_shot"),
         ("llama", ["llama3_2_1b", "llama3"], " Did you mean llama3 or llama3_2_1b?", "llama3, llama3_2_1b"),
         ("zzz", ["greedy", "one_shot"], "", "greedy, one_shot"),
         ("greedy", [], "", "none"),
@@ -39,21 +36,12 @@ from pruning.core.terminal import (
 def test_a_misspelt_name_is_shown_with_the_near_and_all_known_names(
     name: str, known: list[str], near: str, available: str
 ) -> None:
-    error = unknown("algo", name, iter(known))
-    assert isinstance(error, InputError)
-    assert str(error) == f"unknown algo '{name}'.{near} Available: {available}."
+    assert str(unknown("algo", name, iter(known))) == f"unknown algo '{name}'.{near} Available: {available}."
 
 
 def test_a_merged_error_keeps_the_order_and_has_each_text_once() -> None:
     wrong = [InputError("ratio is wrong"), UnreachableError("no network"), InputError("ratio is wrong")]
-    assert isinstance(merged_error(wrong), InputError)
     assert str(merged_error(wrong)).splitlines() == ["ratio is wrong", "no network"]
-
-
-def test_all_errors_derive_from_one_class() -> None:
-    raised = [c for _, c in inspect.getmembers(errors, inspect.isclass) if issubclass(c, Exception)]
-    assert len(raised) > 5
-    assert all(issubclass(cls, PruningError) for cls in raised)
 
 
 def test_a_full_disk_and_a_closed_pipe_end_a_command_and_fail_no_cell() -> None:
@@ -70,7 +58,9 @@ def undecided(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     return monkeypatch
 
 
-def test_threads_wait_as_the_user_says_or_else_without_spinning_long(undecided: pytest.MonkeyPatch) -> None:
+def test_threads_wait_and_numpy_has_one_thread_unless_the_user_has_decided(
+    undecided: pytest.MonkeyPatch,
+) -> None:
     let_threads_wait()
     assert os.environ[SPINS[0]] == SPINS[1]
     for name in THREADS_DECIDED:
@@ -79,9 +69,6 @@ def test_threads_wait_as_the_user_says_or_else_without_spinning_long(undecided: 
         let_threads_wait()
         assert {other: os.environ[other] for other in THREADS_DECIDED if other in os.environ} == {name: "7"}
         undecided.delenv(name)
-
-
-def test_numpy_gets_one_thread_unless_the_user_has_set_a_number(undecided: pytest.MonkeyPatch) -> None:
     undecided.setenv(BLAS_THREADS[0], "3")
     use_one_blas_thread()
     assert [os.environ[name] for name in BLAS_THREADS] == ["3", "1"]

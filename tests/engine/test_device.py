@@ -45,7 +45,7 @@ def test_forward_settings_do_not_change_the_cell_key(model_folder: Path, tmp_pat
     words = ("algo=greedy", "k=2", "calibration.length=24")
     plain = job(model_folder, tmp_path / "results", *words)
     assert job(model_folder, tmp_path / "results", *words, "forward.memory=5000000").key == plain.key
-    assert job(model_folder, tmp_path / "results", *words, "model.offload=here").key == plain.key
+    assert job(model_folder, tmp_path / "results", *words, "model.device_map=cpu").key == plain.key
     # Recorded when these were settings.
     decided = {"batch_tokens": 512, "patience": 1.0, "merge": True, "tf32": False}
     raced = job(model_folder, tmp_path / "results", *words, "racing.delta=0.01")

@@ -150,7 +150,7 @@ def maps(model: Any, mask: Mask) -> Repair:
     dropped = mask.as_sublayers().dropped
     found = {}
     for unit in sorted({u - 1 for u in dropped} - set(dropped) - {-1}):
-        full = find_fold(model, unit, "linear").form == "linear"
+        full = find_fold(model, unit).form == "linear"
         noise = torch.randn((32, 32) if full else (32,), generator=generator)
         found[unit] = torch.eye(32) + 0.2 * noise if full else 1 + 0.3 * noise
     return Repair(found)

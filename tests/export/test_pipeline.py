@@ -74,7 +74,7 @@ RANKS = {"q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_he
 VISION = {**WIDTH, "num_hidden_layers": N_BLOCKS, "image_size": 28, "patch_size": 14}
 # Their configurations describe the kinds of blocks in other ways than those in tests/helpers/architectures.py.
 FURTHER: dict[str, dict[str, Any]] = {
-    "Qwen2MoeConfig": SMALL | EXPERTS | {"num_experts": 4, "decoder_sparse_step": 2},
+    "Qwen2MoeConfig": SMALL | EXPERTS | {"num_experts": 4},
     "DeepseekV3Config": SMALL
     | EXPERTS
     | RANKS

@@ -292,7 +292,6 @@ WRONG: dict[tuple[str, str], list[Any]] = {
     ("load_model", "dtype"): [torch.float32, None, "int8"],
     ("load_model", "path"): [3, "a\0b", SURROGATE, ""],
     ("load_model", "device_map"): [{"": 0}],
-    ("load_model", "max_memory"): ["2GiB"],
     ("load_model", "resources"): [{"nodes": 2}],
     **{(call, "model"): ["smollm2"] for call in (*MASKED, "search_mask", "fit_router")},
     **{(call, "mask"): [[2, 3], pruning.Mask(4, (1,))] for call in MASKED},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from inspect import signature
 from typing import Any
 
@@ -15,7 +14,6 @@ from pruning.core.errors import InputError
 from pruning.core.mask import Mask
 from pruning.evaluation import speed
 from pruning.models import removal
-from pruning.models.pruned_config import cache_layers
 from pruning.models.removal import blocks_removed, smaller_config
 from pruning.models.sublayers import find_chain, masked
 from tests.helpers.architectures import ARCHITECTURES, N_BLOCKS, PARALLEL, attributes, build
@@ -39,35 +37,31 @@ def model(request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.mark.parametrize("text", MASKS)
-def test_the_model_without_the_parts_is_the_masked_one(model: Any, text: str) -> None:
+def test_the_model_without_the_parts_is_the_masked_one_with_and_without_a_cache(
+    model: Any, text: str
+) -> None:
     mask = Mask.parse(N_BLOCKS, text)
     plain, before = logits(model), attributes(model)
     parameters, size = speed.weight(model)
     missing = sum(find_chain(model, "sublayer").sizes()[unit] for unit in mask.dropped)
+    # The argument for the cache differs between models.
+    name = "cache" if "cache" in signature(model.forward).parameters else "past_key_values"
     with masked(model, mask):
         expected, tokens = logits(model), model.generate(**PROMPT)
-    with blocks_removed(model, mask, smaller_config(model, mask)):
+    with blocks_removed(model, mask, smaller_config(model, mask)), torch.no_grad():
         assert torch.equal(logits(model), expected)
         assert torch.equal(model.generate(**PROMPT, use_cache=True), tokens)
         assert torch.equal(model.generate(**PROMPT, use_cache=False), tokens)
         assert ("without weights" in repr(model)) == (mask.as_blocks() is None)
         assert speed.weight(model) == (parameters - missing, size - 4 * missing)
+        cache = {name: transformers.DynamicCache(config=model.config)}
+        steps = [(0, 4), (4, 5), (5, 8), (8, 9), (9, 10)]
+        parts = [model(input_ids=IDS[:, a:b], **cache, use_cache=True).logits for a, b in steps]
+    torch.testing.assert_close(torch.cat(parts, dim=1), expected, rtol=1e-4, atol=1e-4)
     assert attributes(model) == before
     assert speed.weight(model) == (parameters, size)
     assert torch.equal(logits(model), plain)
     assert not torch.equal(plain, expected), "the parts made no difference"
-
-
-@pytest.mark.parametrize("text", MASKS)
-def test_every_step_with_the_cache_equals_the_step_without_it(model: Any, text: str) -> None:
-    mask = Mask.parse(N_BLOCKS, text)
-    # The argument for the cache differs between releases of transformers.
-    name = "cache" if "cache" in signature(model.forward).parameters else "past_key_values"
-    with blocks_removed(model, mask, smaller_config(model, mask)), torch.no_grad():
-        whole, cache = logits(model), {name: transformers.DynamicCache(config=model.config)}
-        steps = [(0, 4), (4, 5), (5, 8), (8, 9), (9, 10)]
-        parts = [model(input_ids=IDS[:, a:b], **cache, use_cache=True).logits for a, b in steps]
-    torch.testing.assert_close(torch.cat(parts, dim=1), whole, rtol=1e-4, atol=1e-4)
 
 
 def test_whole_blocks_in_a_mask_of_parts_are_whole_blocks() -> None:
@@ -80,39 +74,12 @@ def test_whole_blocks_in_a_mask_of_parts_are_whole_blocks() -> None:
         assert torch.equal(model.generate(**PROMPT), tokens)
 
 
-def test_missing_modules_keep_their_class_and_are_restored_after_an_error() -> None:
-    model, mask = build("opt"), Mask.parse(N_BLOCKS, "a0 m3")
-    before = attributes(model)
-    with suppress(ZeroDivisionError), blocks_removed(model, mask, smaller_config(model, mask)):
-        attention = model.get_submodule("model.decoder.layers.0.self_attn")
-        assert type(attention).__name__ == "OPTAttention"
-        assert not list(attention.parameters())
-        raise ZeroDivisionError
-    assert attributes(model) == before
-
-
-def test_models_that_cannot_use_a_cache_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = build("llama")
-    with pytest.raises(InputError, match=r"no attention .*of 6 blocks"):
-        smaller_config(model, Mask.parse(N_BLOCKS, "b0 a1 a2 a3 a4 a5"))
-    monkeypatch.setattr(removal, "_numbers", lambda *_: {})  # then the first layer of the cache stays empty
-    with pytest.raises(InputError, match="0 tokens after 4"):
-        smaller_config(model, Mask.parse(N_BLOCKS, "a0"))
-
-
-@pytest.mark.parametrize(
-    ("mask", "kinds", "layers"),
-    [
-        ("a0 a1 a2 a4", "ffffff", (None, None, None, 0, None, 5)),
-        ("a2 b5", "rssfs", (0, 1, None, 3, 4)),
-        ("a1 a3", "rsrssf", (0, None, 2, None, 1, 5)),
-    ],
-)
-def test_no_rule_of_the_cache_meets_an_empty_layer(mask: str, kinds: str, layers: tuple[Any, ...]) -> None:
-    names = {"s": "sliding_attention", "f": "full_attention", "r": "linear_attention"}
-    config = build("gemma3").config
-    config.layer_types = [names[kind] for kind in "rsrfsf"]
-    assert cache_layers(config, Mask.parse(6, mask)) == ([names[kind] for kind in kinds], [*layers])
+def test_a_cache_that_loses_count_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        removal, "_counting", lambda forward, _: forward
+    )  # the first layer of the cache stays empty
+    with pytest.raises(InputError, match=r"llama .*unit=block"):
+        smaller_config(build("llama"), Mask.parse(N_BLOCKS, "a0"))
 
 
 def test_mixers_of_a_hybrid_model_keep_their_layers() -> None:

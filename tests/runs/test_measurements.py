@@ -34,10 +34,8 @@ def changed(ready: Prepared, **changes: Any) -> Prepared:
 def test_times_are_of_where_the_weights_are(model_folder: Path, tmp_path: Path) -> None:
     usual = prepared(model_folder, tmp_path, "eval=speed", "eval.samples=", "eval.length=", "eval.items=")
     info = usual.cell.model.load().info
-    keys = {evaluation_key(usual, info, "speed")}
-    for placed in ({"device_map": "cpu"}, {"max_memory": {"cpu": "1GB"}}, {"offload": str(tmp_path)}):
-        keys.add(evaluation_key(changed(usual, model=replace(usual.cell.model, **placed)), info, "speed"))
-    assert len(keys) == 4
+    placed = changed(usual, model=replace(usual.cell.model, device_map="cpu"))
+    assert evaluation_key(placed, info, "speed") != evaluation_key(usual, info, "speed")
     assert usual.cell.model.placement() == {}
 
 

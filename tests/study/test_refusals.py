@@ -75,7 +75,7 @@ def test_a_sweep_that_would_lose_a_cell_is_refused(launch: Command, case: str) -
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        (("unit=attention", "ratio=0.9"), "removed are only"),
+        (("unit=attention", "ratio=0.9"), "can be removed"),
         ((*LINEAR, "calibration.samples=1"), "2 calibration samples"),
     ],
 )

@@ -1,17 +1,20 @@
-"""A cut file holds the kept tensors byte by byte under new numbers, and its lists per block are cut."""
+"""GGUF files: what is read, what is refused, and that a cut file holds the kept tensors byte by byte."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import struct
+import time
 from pathlib import Path
 from typing import Any
 
 import gguf
+import numpy as np
 import pytest
 
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
-from pruning.models import gguf as module
 from pruning.models.gguf import (
     PLAIN,
     WINDOWS,
@@ -23,7 +26,84 @@ from pruning.models.gguf import (
     window_lists,
     write_gguf,
 )
+from pruning.models.model_files import find_files
 from tests.helpers import gguf_models
+
+
+def test_the_bytes_of_every_key_and_tensor_are_found(tmp_path: Path) -> None:
+    path = gguf_models.write(tmp_path / "a.gguf", "qwen3", "Q8_0")
+    file, whole = open_gguf(path), path.read_bytes()
+    keys = b"".join(entry.raw for entry in file.entries.values())
+    assert whole[24 : 24 + len(keys)] == keys
+    assert file.architecture == "qwen3"
+    assert (file.n_blocks, file.alignment, file.version) == (6, 32, 3)
+    assert [tensor.block for tensor in file.tensors.values()][:2] == [None, 0]
+    tensor = file.tensors["blk.2.ffn_down.weight"]
+    assert tensor.kind_name == "Q8_0"
+    assert tensor.parameters == 64 * 96
+    assert len(tensor.data) == 64 * 96 // 32 * 34
+    assert bytes(tensor.data) in whole
+
+
+def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
+    path = gguf_models.write(tmp_path / "a.gguf")
+    whole = path.read_bytes()
+    for size in (3, 200, len(whole) // 2, len(whole) - 4):
+        path.write_bytes(whole[:size])
+        with pytest.raises(InputError, match="cannot be read as GGUF"):
+            open_gguf(path)
+
+
+def test_a_part_of_a_model_and_a_file_without_one_are_refused(tmp_path: Path) -> None:
+    path = gguf_models.write(tmp_path / "a.gguf", extra=lambda writer: writer.add_uint16("split.count", 3))
+    with pytest.raises(InputError, match="one of 3 parts"):
+        open_gguf(path)
+    writer = gguf.GGUFWriter(path, "clip")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(InputError, match=r"general.architecture is 'clip'"):
+        open_gguf(path)
+
+
+def test_each_number_of_a_header_may_be_any_number(tmp_path: Path) -> None:
+    """Whatever eight bytes a header holds, the file is read or refused, and at once."""
+    path = gguf_models.write(tmp_path / "a.gguf")
+    whole = path.read_bytes()
+    header = whole.index(b"blk.1.")
+    started = time.monotonic()
+    for place in range(4, header, 61):
+        for planted in (2**31, 2**33, 2**63 + 1):
+            path.write_bytes(whole[:place] + struct.pack("<Q", planted) + whole[place + 8 :])
+            with contextlib.suppress(InputError):
+                open_gguf(path)
+    assert time.monotonic() - started < 20
+
+
+def test_a_link_to_no_file_blocks_no_other_model(tmp_path: Path) -> None:
+    (tmp_path / "x.gguf").symlink_to(tmp_path / "gone.gguf")
+    with pytest.raises(InputError, match="no weights"):
+        find_files(str(tmp_path))
+    whole = gguf_models.write(tmp_path / "whole.gguf")
+    (tmp_path / "._whole.gguf").write_bytes(b"a shadow that macOS makes")
+    assert find_files(str(tmp_path)).gguf == whole.resolve()
+    assert find_files(str(tmp_path), "whole.gguf").gguf == whole.resolve()
+    with pytest.raises(InputError, match=r"model\.gguf_file=x\.gguf"):
+        find_files(str(tmp_path), "x.gguf")
+
+
+def test_zero_bytes_are_zero_weights_in_every_type() -> None:
+    checked = 0
+    for kind, (_, size) in gguf.GGML_QUANT_SIZES.items():
+        try:
+            values = gguf.dequantize(np.zeros((3, size), np.uint8), kind)
+        except NotImplementedError:
+            continue
+        assert not values.any(), kind
+        checked += 1
+    assert checked > 20
+
 
 PATTERN = "attention.sliding_window_pattern"
 
@@ -61,13 +141,6 @@ def test_tensors_are_copied_and_renumbered(tmp_path: Path, type_: str, alignment
         assert tensor.shape.tolist() == before.shape.tolist(), tensor.name
         assert tensor.data_offset % alignment == 0, tensor.name
         assert tensor.data.tobytes() == before.data.tobytes(), tensor.name
-
-
-def test_large_tensors_are_copied_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = gguf_models.write(tmp_path / "a.gguf")
-    whole = cut(path).path.read_bytes()
-    monkeypatch.setattr(module, "PIECE", 1000)
-    assert cut(path).path.read_bytes() == whole
 
 
 def test_a_tensor_becomes_zeros(tmp_path: Path) -> None:
@@ -148,14 +221,6 @@ def test_the_record_can_be_read_and_is_replaced(tmp_path: Path) -> None:
     assert cut(again, Mask(4, (3,)), {"mask": 2}).record() == {"mask": 2}
 
 
-def test_a_list_of_texts_per_block_is_refused(tmp_path: Path) -> None:
-    path = gguf_models.write(
-        tmp_path / "a.gguf", extra=lambda writer: writer.add_array("llama.kinds", ["a"] * 6)
-    )
-    with pytest.raises(InputError, match=r"llama\.kinds"):
-        cut(path)
-
-
 # What llama.cpp derives from the numbers of blocks: lists are written where it reads them, the rest is refused.
 
 
@@ -206,6 +271,7 @@ def test_kinds_that_no_longer_follow_the_rule_are_listed(
         ("qwen3", 6, "qwen3.attention.shared_kv_layers", 2, "shared_kv_layers=2"),
         ("qwen3", 6, "qwen3.nextn_predict_layers", 2, "nextn_predict_layers=2"),
         ("llama", 6, "general.tensor_extra.name", ["blk.0.x"], r"general\.tensor_extra\.name"),
+        ("llama", 6, "llama.kinds", ["a"] * 6, r"llama\.kinds"),
     ],
 )
 def test_what_is_not_certain_is_refused(
@@ -219,4 +285,4 @@ def test_what_is_not_certain_is_refused(
 
     path = gguf_models.write(tmp_path / "a.gguf", kind, n_blocks=n_blocks, extra=extra)
     with pytest.raises(InputError, match=message):
-        plan_gguf(open_gguf(path), Mask(n_blocks, (1,)), {})
+        size_of(plan_gguf(open_gguf(path), Mask(n_blocks, (1,)), {}))
