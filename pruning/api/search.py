@@ -99,7 +99,7 @@ def search_mask(
     single = (
         FloatLoss(losses.in_float32, Journal(None, space.n_blocks, space.unit)) if losses.in_half else None
     )
-    problem = Problem(chosen_algo, space, seed, race, ties, max_evaluations)
+    problem = Problem(chosen_algo, space, seed, race, ties, max_evaluations, bounds=True)
     most = min(most, max_evaluations or most)
     title = f"{model.name} {type(chosen_algo).__name__}"
     try:

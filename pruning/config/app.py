@@ -286,11 +286,7 @@ def _names(settings: Any, cls: Any, path: str, choices: Mapping[str, Any]) -> It
 # The command that runs a recorded configuration again: its options, and the settings that differ from theirs.
 
 GROUPS = ("model", "objective", "calibration", "algo", "compensation", "heal", "eval")
-OTHERS = (
-    *("ratio", "k", "unit", "budget", "latency", "protect", "racing", "near_ties", "seed", "max_evaluations"),
-    "forward",
-)
-DECIDING = ("compile", "bounds")  # settings of `forward` that can change a mask or its losses
+OTHERS = ("ratio", "k", "unit", "budget", "latency", "protect", "racing", "near_ties", "seed", "max_evaluations")
 RESOURCES = "model.resources."  # left out: these settings only affect where a cell runs
 
 
@@ -315,7 +311,6 @@ def launch_words(config: Mapping[str, Any]) -> list[str]:
     else:
         base = _plain(words)
     wanted = {name: without_option(config[name]) for name in (*GROUPS, *OTHERS) if name in config}
-    wanted["forward"] = {k: v for k, v in wanted.get("forward", {}).items() if k in DECIDING}
     if wanted.get("k") is not None:
         wanted.pop("ratio", None)  # the ratio follows from k
     return [*words, *(w for w in _changes(wanted, base) if not w.startswith(RESOURCES))]

@@ -571,7 +571,7 @@ ADDED = {
 }
 # Former settings, by group, whose values the program now chooses itself.
 DECIDED = {
-    "forward": ("batch_tokens", "patience", "merge", "tf32"),
+    "forward": ("batch_tokens", "patience", "merge", "tf32", "compile", "bounds"),
     "model": ("attention",),
     "racing": ("first",),
 }

@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict, cast
 
@@ -232,32 +232,6 @@ class NearTies:
             )
 
 
-def deciding_settings(
-    algo: Any, racing: Racing, near_ties: NearTies, bounds: bool, max_evaluations: int | None
-) -> dict[str, Any]:
-    """The settings that can change the mask of a search; a cell's identity holds them.
-
-    `bounds` says whether the loss has bounds. Bounds change the predictions of a lazy search. Other searches find the
-    same mask with bounds as without.
-    """
-    record: dict[str, Any] = {"racing": None if racing.delta is None else asdict(racing) | {"first": FIRST}}
-    if near_ties != NearTies():
-        record["near_ties"] = asdict(near_ties)
-    lazy = getattr(algo, "lazy", None) is not None
-    if bounds and lazy and uses_bounds(racing, max_evaluations):
-        record["bounds"] = True
-    return record
-
-
-def uses_bounds(racing: Racing, max_evaluations: int | None) -> bool:
-    """Whether bounds rule masks out, which they do neither in a race nor with a limit (`max_evaluations`).
-
-    In a race, bounds over a part of the samples would rule out few masks earlier. A search that a limit stops needs
-    the losses of all single blocks to complete its best mask.
-    """
-    return racing.delta is None and max_evaluations is None
-
-
 # `trace.jsonl`, the journal of a cell: one line per score, in the order in which the search needed them.
 #
 # This module holds the file's only writer and reader. Each line is written in a single call, so a kill can tear at
@@ -266,7 +240,7 @@ def uses_bounds(racing: Racing, max_evaluations: int | None) -> bool:
 
 NAME = "trace.jsonl"
 BEGINNING = re.compile(rb'\{"dropped": \[((?:\d+(?:, \d+)*)?)\]')  # begins each line
-BOUNDS = "trace_bounds.jsonl"  # lower bounds of scores, with forward.bounds=true
+BOUNDS = "trace_bounds.jsonl"  # lower bounds of scores
 FLOAT32 = "trace_float32.jsonl"  # float32 scores of masks in near ties
 
 

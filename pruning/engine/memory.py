@@ -115,14 +115,14 @@ class MemoryBudget:
         else:
             raise error
 
-    def projection(self, fuse: bool = False) -> Projection:
+    def projection(self) -> Projection:
         """The model's head.
 
         If `memory` is set, logits are limited to 1/8 of it, because several tensors of their size exist at once.
         """
         vocabulary = int(self.model.module.config.get_text_config(decoder=True).vocab_size)
         limit = None if self.memory is None else max(1, self.memory // 8)
-        return Projection(partial(head, self.model.module), vocabulary, limit, fuse)
+        return Projection(partial(head, self.model.module), vocabulary, limit)
 
     def _halve(self) -> bool:
         """Halve the tokens of a pass. Returns False if every pass already runs only one line of one branch."""

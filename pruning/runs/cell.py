@@ -31,7 +31,7 @@ from pruning.core.records import (
     without_new,
     write_result,
 )
-from pruning.core.scoring import NearTies, Racing, deciding_settings
+from pruning.core.scoring import FIRST, NearTies, Racing
 from pruning.core.storage import appending, check_links, digest, file_sha256
 from pruning.engine import collectives
 from pruning.engine.compensation import Compensation, NoCompensation
@@ -87,6 +87,7 @@ class Cell:
     # Training of the pruned model. Like the evaluation, it is not part of the key.
     heal: Any = dataclasses.field(default_factory=NoHealing)
     max_evaluations: int | None = None  # distinct masks after which the search is stopped
+    alone: bool = False  # whether it is the only cell of its command, so that nothing compares its losses with others
 
     @cached_property
     def key(self) -> str:
@@ -99,22 +100,16 @@ class Cell:
         stem = "-".join((self.choices.objective, self.choices.algo, size, f"s{self.seed}"))
         return f"{self.model.name}-{stem}-{digest(self.identity())}"
 
-    def arithmetic(self) -> dict[str, Any]:
-        """The model's identity, and whether blocks are compiled: losses and measurements depend on both.
-
-        Compiling changes only the rounding, so it is not part of a cell's key. But losses that are compared with each
-        other must be rounded in the same way.
-        """
-        return self.model.identity() | ({"compile": True} if self.forward.compile else {})
-
     def identity(self) -> dict[str, Any]:
         """The settings that the result of the search depends on. Files are represented by their digests.
 
         Settings that a cell does not use are left out, so that adding a setting to the program changes no key.
         """
-        bounds = self.forward.bounds and getattr(self.objective, "bounded", False)
-        limit, compensation = self.max_evaluations, self.compensation
-        record = deciding_settings(self.algo, self.racing, self.near_ties, bounds, limit)
+        limit, compensation, racing = self.max_evaluations, self.compensation, self.racing
+        race = None if racing.delta is None else dataclasses.asdict(racing) | {"first": FIRST}
+        record: dict[str, Any] = {"racing": race}
+        if self.near_ties != NearTies():
+            record["near_ties"] = dataclasses.asdict(self.near_ties)
         if self.unit != "block":
             record |= {"unit": self.unit}
         if self.budget != "parameters":
@@ -238,16 +233,9 @@ class Protect:
 
 @dataclass
 class ForwardSettings:
-    """How forward passes are run. No setting changes more than the rounding of losses.
-
-    `memory` is the number of bytes that can be used besides the weights (None: a quarter of the free memory).
-    With `compile`, whole blocks run through torch.compile. With `bounds`, a search for perplexity or divergence does
-    not compute losses that a bound shows to be too high.
-    """
+    """`memory` is the number of bytes that masks can use besides the weights (None: a quarter of the free memory)."""
 
     memory: int | None = None
-    compile: bool = False
-    bounds: bool = False
 
     def check(self) -> None:
         """Raise InputError if a number is out of range. This is a method because OmegaConf does not call __init__."""
@@ -329,7 +317,7 @@ def forward_with(settings: ForwardSettings, model: LanguageModel) -> Forward:
     from pruning.engine.forward import Forward
 
     exact()
-    return Forward(model, memory=settings.memory, compile=settings.compile, bounds=settings.bounds)
+    return Forward(model, memory=settings.memory)
 
 
 # The costs of a model's units: their parameters, or their running time, which is measured once.

@@ -244,10 +244,10 @@ def evaluation_key(
 ) -> str:
     """The name of the metric, followed by a digest of everything that its measurement depends on.
 
-    The digest covers the format, the model and its arithmetic, the revision, the data, the factors, and the digest of
+    The digest covers the format, the model, the revision, the data, the factors, and the digest of
     a repair's maps. For speed, it also covers the devices on which the weights are placed.
     """
-    data = [FORMAT, prepared.cell.arithmetic(), info.revision, metric, prepared.data[metric].sha256]
+    data = [FORMAT, prepared.cell.model.identity(), info.revision, metric, prepared.data[metric].sha256]
     data += [scales] if scales is not None else []
     data += [{"repair": repair}] if repair is not None else []
     data += [placed] if metric == "speed" and (placed := prepared.cell.model.placement()) else []

@@ -156,12 +156,12 @@ def _run(prepared: Prepared) -> DoneResult:
 
 
 def score_key(prepared: Prepared, info: ModelInfo, unit: str = "block") -> str:
-    """A digest of everything that a loss depends on: format, model, revision, arithmetic, objective, exact samples.
+    """A digest of everything that a loss depends on: format, model, revision, objective, exact samples.
 
     `unit` is the kind of unit that masks remove. It is included because journals identify units by their numbers.
     """
     cell = prepared.cell
-    data: list[Any] = [FORMAT, cell.arithmetic(), info.revision]
+    data: list[Any] = [FORMAT, cell.model.identity(), info.revision]
     data += [settings_record(cell.objective), prepared.samples.sha256]
     data += [settings_record(cell.compensation)] if cell.compensation.search else []
     return digest([*data, unit] if unit != "block" else data)
@@ -179,7 +179,8 @@ def _search(cell: Cell, space: Space, losses: Calibrated, key: str) -> tuple[Sol
 
     own = journal(scoring.NAME)
     single = FloatLoss(losses.in_float32, journal(scoring.FLOAT32)) if losses.in_half else None
-    problem = Problem(cell.algo, space, cell.seed, cell.racing, cell.near_ties, cell.max_evaluations)
+    limits = cell.near_ties, cell.max_evaluations
+    problem = Problem(cell.algo, space, cell.seed, cell.racing, *limits, bounds=cell.alone)
     title = f"{cell.model.name} {cell.choices.objective} {cell.choices.algo}"
     with search_shown(title, cell.evaluations(space), known=len(own.scores), unit=space.unit) as show:
         ledger = CostLedger(cell.folder / COST, losses.forward.cost)

@@ -20,7 +20,7 @@ from pruning.core import storage
 from pruning.core.errors import DamagedError, InputError, LossError, first_line
 from pruning.core.mask import Mask, Space
 from pruning.core.records import MarginsRecord
-from pruning.core.scoring import NearTies, Racing, Score, uses_bounds
+from pruning.core.scoring import NearTies, Racing, Score
 from pruning.engine import collectives
 from pruning.search.decide import Decider, FloatLoss, Settler, margins
 from pruning.search.journal import Journal, Losses, ScoreBook, Watch
@@ -33,7 +33,8 @@ GATES = "gates.json"  # beside the journal, so that a resumed search gets the sa
 class Problem:
     """A search problem: find a mask of `space` with `algo`; all randomness comes from `seed`.
 
-    After `max_evaluations` distinct masks, the search is stopped (None: no limit).
+    After `max_evaluations` distinct masks, the search is stopped (None: no limit). If `bounds` is true, nothing but
+    the search reads the losses, so bounds may rule masks out whose losses it does not need.
     """
 
     algo: Algo
@@ -42,6 +43,7 @@ class Problem:
     racing: Racing
     near_ties: NearTies = field(default_factory=lambda: NearTies(most=0))
     max_evaluations: int | None = None
+    bounds: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,12 +82,13 @@ def solve(
     """
     started, space = time.perf_counter(), problem.space
     book = ScoreBook(losses, journal, bounds or Journal(None, space.n_blocks, space.unit), watch)
-    settler = Settler(problem.near_ties, single, book.estimate)
-    bounding = uses_bounds(problem.racing, problem.max_evaluations)
+    settler = Settler(problem.near_ties.most, single if problem.near_ties.most else None, book.estimate)
+    # In a race, bounds over a part of the samples would rule out few masks earlier. A search that a limit stops needs
+    # the losses of all single blocks to complete its best mask.
+    bounding = problem.bounds and problem.racing.delta is None and problem.max_evaluations is None
     decider = Decider(book, problem.racing, settler, bounding)
     journals = [journal, book.bounds, *([] if single is None else [single.journal])]
     before = sum(score.seconds for kept in journals for score in kept.scores.values())
-    settler.begin(space.dense, resumed=bool(journal.scores))
     dense = book.scores([space.dense])[0]
     requests = proposals(problem.algo, space, np.random.default_rng(problem.seed), problem.max_evaluations)
     answer: Any = None

@@ -115,16 +115,9 @@ class ScoreBook:
                 score = self._score(mask, tuple(terms), score.seconds + seconds)
         return score
 
-    def bounded(self, masks: Sequence[Mask], share: bool) -> dict[Mask, Score]:
-        """Lower bounds of the masks' full scores; empty if there are none.
-
-        They are taken from the cell's journal and, if `share` is true, from other cells' journals. Missing ones are
-        computed.
-        """
+    def bounded(self, masks: Sequence[Mask]) -> dict[Mask, Score]:
+        """Lower bounds of the masks' full scores, from the cell's journal or computed; empty if there are none."""
         journal, loss = self.bounds, self.losses.whole
-        if share:
-            for score in journal.find([mask for mask in masks if mask not in journal.scores]):
-                journal.add(score)
         missing = [mask for mask in masks if mask not in journal.scores]
         for mask, terms, seconds in loss.bounds(missing) if loss.bounds is not None and missing else ():
             journal.add(Score(mask, loss.estimate.mean(terms), tuple(terms), seconds))
@@ -302,9 +295,8 @@ def _claim(results: Path, key: str, cell: str) -> None:
                 other.unlink()  # the folder has been moved away
                 continue
             raise ForeignError(
-                f"{folder} holds a journal of other calibration samples, of another revision of the model or with "
-                "another forward.compile: set that as before, move the folder away, or choose another with "
-                "paths.results=DIR."
+                f"{folder} holds a journal of other calibration samples or of another revision of the model: set "
+                "that as before, move the folder away, or choose another with paths.results=DIR."
             )
     pointer = scores / key / cell
     pointer.parent.mkdir(parents=True, exist_ok=True)

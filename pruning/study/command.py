@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import hydra
@@ -62,6 +63,8 @@ def run_study(configs: Sequence[Composed]) -> int:
     if (tasks := task_cells.task_settings(configs)) is not None:
         configs = task_cells.expanded(configs, tasks)
     cells, launcher = distinct_cells(configs), launcher_of([config for config, _ in configs])
+    if len(cells) == 1:
+        cells = [replace(cells[0], alone=True)]
     guided, minutes = (configs[0][0].get(name) for name in ("guide", "minutes"))
     if guided:
         cells = [check_guided(cells, launcher, minutes)]

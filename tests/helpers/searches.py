@@ -228,12 +228,15 @@ def solved(
     most: int | None = None,
     seed: int = 0,
 ) -> tuple[Solution, Journal]:
-    """Run a search with a cell's journals and the store of a results folder; returns the solution and the journal."""
+    """Run a search with a cell's journals and the store of a results folder; returns the solution and the journal.
+
+    Bounds are used if `losses` has any.
+    """
     (folder / cell).mkdir(parents=True, exist_ok=True)
     claim(folder, "key", cell)
     names = (scoring.NAME, scoring.BOUNDS)
     scores, bounds = (Journal.open(folder / cell / n, space.n_blocks, unit=space.unit) for n in names)
     for name, own in zip(names, (scores, bounds), strict=True) if share else ():
         own.others = Store(folder, "key", cell, space.n_blocks, space.unit, name=name)
-    problem = Problem(algo, space, seed, racing or Racing(), max_evaluations=most)
+    problem = Problem(algo, space, seed, racing or Racing(), max_evaluations=most, bounds=True)
     return solve(problem, losses, scores, watch, bounds=bounds), scores
