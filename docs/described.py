@@ -101,9 +101,7 @@ def _works(rows: list[dict[str, Any]]) -> Iterator[list[str]]:
     works: dict[str, list[dict[str, Any]]] = {}
     first = rows[0]["work"]
     for row in rows:
-        name, *added = re.split(
-            r",? with (?=bounds|lazy)|, (?=compiled)", row["work"].replace("the same", first)
-        )
+        name, *added = re.split(r",? with (?=bounds|lazy)", row["work"].replace("the same", first))
         works.setdefault(name, []).append(row | {"settings": ", ".join(added)})
     for name, (plain, *others) in works.items():
         # A row without `peak_gflops` was measured before the benchmark settled near ties.

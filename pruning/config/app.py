@@ -286,7 +286,9 @@ def _names(settings: Any, cls: Any, path: str, choices: Mapping[str, Any]) -> It
 # The command that runs a recorded configuration again: its options, and the settings that differ from theirs.
 
 GROUPS = ("model", "objective", "calibration", "algo", "compensation", "heal", "eval")
-OTHERS = ("ratio", "k", "unit", "budget", "latency", "protect", "racing", "near_ties", "seed", "max_evaluations")
+OTHERS = (
+    *("ratio", "k", "unit", "budget", "latency", "protect", "racing", "near_ties", "seed", "max_evaluations"),
+)
 RESOURCES = "model.resources."  # left out: these settings only affect where a cell runs
 
 

@@ -87,7 +87,7 @@ class Cell:
     # Training of the pruned model. Like the evaluation, it is not part of the key.
     heal: Any = dataclasses.field(default_factory=NoHealing)
     max_evaluations: int | None = None  # distinct masks after which the search is stopped
-    alone: bool = False  # whether it is the only cell of its command, so that nothing compares its losses with others
+    alone: bool = False  # whether it is the only cell of its command: nothing else then reads its losses
 
     @cached_property
     def key(self) -> str:

@@ -89,7 +89,7 @@ class Decider:
         return losses
 
     def _bounds(self, request: Ask, best: int) -> dict[Mask, Score]:
-        """For each mask of a request, a lower bound of its score or the score of another cell; empty without bounds."""
+        """For each mask of a request, a lower bound of its score, or another cell's score; empty without bounds."""
         # Bounds would change the predictions of a lazy search.
         if not self.bounding or request.estimates or best + 1 >= len(request.masks):
             return {}

@@ -32,7 +32,7 @@ CASES: list[tuple[str, list[str], str]] = [
     ("", ["calibration.length=1e9"], "calibration.length=1e9 is not valid: give a whole number"),
     ("", ["forward.memory=0"], "forward.memory=0 is too small: choose 1 or more"),
     ("", ["+algo.foo=1"], "algo=greedy has no setting 'foo'. Its settings: lazy, rank"),
-    ("", ["+forward.foo=1"], "forward has no setting 'foo'. Its settings: bounds, compile,"),
+    ("", ["+forward.foo=1"], "forward has no setting 'foo'. Its settings: memory"),
     ("", ["+model.resources.foo=1"], "model.resources has no setting 'foo'"),
     ("", ["algos=greedy"], "'algos'. Did you mean algo? Available: algo, budget, calibration"),
     ("", ["launcher.requeues=-1"], "launcher.requeues is a setting of launcher=slurm"),

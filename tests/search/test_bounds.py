@@ -156,7 +156,9 @@ def test_the_losses_of_masks_that_a_race_rules_out_are_estimated(tmp_path: Path)
         own = losses.term(mask)
         difference = own - losses.term(best.mask)
         seen = [best.loss + difference[:n].mean() for n in looks_of(S)]
-        assert any(loss == pytest.approx(estimate) for estimate in (seen if other == np.inf else [own.mean()]))
+        assert any(
+            loss == pytest.approx(estimate) for estimate in (seen if other == np.inf else [own.mean()])
+        )
 
 
 def late(mask: Mask) -> np.ndarray:

@@ -41,7 +41,9 @@ class Setting:
         ]
         self.single = {MASKS[i]: single.get(i, loss) for i, loss in half.items()}
         self.walks: list[list[Mask]] = []
-        self.rounding = size * math.sqrt(2 * S / (S - 1) / S)  # the standard error of differences of -2, 0 and 2
+        self.rounding = size * math.sqrt(
+            2 * S / (S - 1) / S
+        )  # the standard error of differences of -2, 0 and 2
 
     def settler(self, most: int = 8, journal: Journal | None = None, available: bool = True) -> Settler:
         loss = Loss(ESTIMATE, self.terms) if available else None
@@ -203,7 +205,7 @@ def test_rounding_changes_no_mask_and_few_masks_are_scored_in_float32(algo: Algo
         assert (bounded.score, bounded.margins["near_ties"]) == (one.score, one.margins["near_ties"])
     assert differ[0] > 5, "rounding does change masks without float32"
     assert differ[8] == 0
-    assert paid[1] < 0.35 * paid[0]
+    assert paid[1] < 0.4 * paid[0]
 
 
 @pytest.mark.parametrize("most", [-1, 1])
