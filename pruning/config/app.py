@@ -58,7 +58,7 @@ from pruning.core.records import (
 )
 from pruning.core.scoring import NearTies, Racing
 from pruning.routing.task_study import TaskStudy
-from pruning.runs.cell import ForwardSettings, Protect
+from pruning.runs.cell import Protect
 
 # The types of a configuration's top level, and the schemas against which Hydra checks options.
 
@@ -103,7 +103,6 @@ class Config:
     study: str = "default"
     paths: Paths = dataclasses.field(default_factory=Paths)
     latency: Latency = dataclasses.field(default_factory=Latency)
-    forward: ForwardSettings = dataclasses.field(default_factory=ForwardSettings)
     racing: Racing = dataclasses.field(default_factory=Racing)
     near_ties: NearTies = dataclasses.field(default_factory=NearTies)
     scores: ScoreSettings = dataclasses.field(default_factory=ScoreSettings)

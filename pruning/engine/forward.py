@@ -109,16 +109,13 @@ class Cost:
 class Forward:
     """Forward passes of one model.
 
-    `batch_tokens` limits the tokens, padding included, that a block processes at once. `memory` limits the bytes in
-    use besides the weights (None: measured on the device). To keep within this limit, fewer masks are walked at a
-    time, so fewer masks share computation. If `memory` is given, batches can also become smaller. If `scales` is
-    given, a dropped unit i multiplies the hidden state by `scales[i]`. If `watch` is given, it is called after each
-    batch with the numbers of finished and of all batches.
+    `batch_tokens` limits the tokens, padding included, that a block processes at once. If `scales` is given, a
+    dropped unit i multiplies the hidden state by `scales[i]`. If `watch` is given, it is called after each batch with
+    the numbers of finished and of all batches.
     """
 
     model: LanguageModel
     batch_tokens: int = 2048
-    memory: int | None = None
     scales: tuple[float, ...] | None = None
     cost: Cost = field(default_factory=Cost)
     watch: Callable[[int, int], None] | None = None
@@ -135,7 +132,7 @@ class Forward:
     _shares: dict[str, Sequence[float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.memory_budget = MemoryBudget(self.model, self.batch_tokens, self.memory)
+        self.memory_budget = MemoryBudget(self.model, self.batch_tokens)
 
     def loglikelihoods(
         self, rows: Sequence[Row], masks: Iterable[Mask]
@@ -167,7 +164,7 @@ class Forward:
 
     def fresh(self) -> Forward:
         """New forward passes with the same settings and cost but no shared states, for weights that have changed."""
-        return Forward(self.model, self.batch_tokens, self.memory, self.scales, self.cost)
+        return Forward(self.model, self.batch_tokens, self.scales, self.cost)
 
     def release(self) -> None:
         """Free the memory of states and weights that are kept for a search."""
@@ -273,7 +270,7 @@ class Forward:
                 yield from read_out(readout, projection, flat, None, wanted).numpy().reshape(len(group), -1)
             return
         values = np.zeros((len(states), len(targets)))
-        step = compared_at_once(self.model.device.type, projection.vocabulary, projection.limit)
+        step = compared_at_once(self.model.device.type, projection.vocabulary)
         for start in range(0, len(targets), step):  # the dense model is projected once for all masks
             at = slice(start, start + step)
             known = list(distributions(projection, dense[at].to(states[0](at).device)))
@@ -347,7 +344,7 @@ class WalkRequest:
         """Decide how many masks are walked at a time; keep only those states that can be used again."""
         budget, beginnings = self.forward.memory_budget, self.forward.beginnings
         self.forward.batches(self.rows)
-        sizes = budget.sizes(self.rows, self.readout, masks[0], beginnings.nbytes())
+        sizes = budget.sizes(self.rows, beginnings.nbytes())
         if self.forward.ends is not None:
             sizes = replace(sizes, room=max(0.0, sizes.room - self.forward.ends.reserved))
         batches = collectives.share_of(budget.batches(self.rows))

@@ -32,11 +32,10 @@ Head = Callable[[Tensor], Tensor]  # maps hidden states (m, D) to logits (m, V),
 
 @dataclass(frozen=True)
 class Projection:
-    """Maps hidden states to logits over `vocabulary` tokens. `limit` bounds the bytes of logits at a time."""
+    """Maps hidden states to logits over `vocabulary` tokens."""
 
     head: Head
     vocabulary: int
-    limit: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +119,7 @@ def read_out(
 def distributions(projection: Projection, hidden: Tensor) -> Iterator[Distributions]:
     """The distributions of hidden states (n, D), a group of positions at a time."""
     device, vocabulary = hidden.device.type, projection.vocabulary
-    most = positions_at_once(device, vocabulary, projection.limit)
+    most = positions_at_once(device, vocabulary)
     groups = max(1, math.ceil(len(hidden) / most))
     step = max(1, math.ceil(len(hidden) / groups))  # so the groups have nearly equal sizes
     piece = max(1, NORMALISED.get(device, 1 << 25) // (4 * vocabulary))
@@ -129,15 +128,14 @@ def distributions(projection: Projection, hidden: Tensor) -> Iterator[Distributi
         yield from (Distributions(part.to(wide(logits))) for part in torch.split(logits, piece))
 
 
-def positions_at_once(device: str, vocabulary: int, limit: int | None = None) -> int:
+def positions_at_once(device: str, vocabulary: int) -> int:
     """The number of positions that are projected at a time."""
-    size = PROJECTED.get(device, 1 << 25)
-    return max(1, min(size, limit or size) // (4 * vocabulary))
+    return max(1, PROJECTED.get(device, 1 << 25) // (4 * vocabulary))
 
 
-def compared_at_once(device: str, vocabulary: int, limit: int | None = None) -> int:
+def compared_at_once(device: str, vocabulary: int) -> int:
     """The number of positions at which masks are compared at a time, with the dense model's distributions kept."""
-    return max(1, positions_at_once(device, vocabulary, limit) // 4)
+    return max(1, positions_at_once(device, vocabulary) // 4)
 
 
 def wide(values: Tensor) -> torch.dtype:

@@ -19,7 +19,7 @@ from pruning.algo import Algo
 from pruning.calibration import Calibration
 from pruning.calibration.samples import Samples
 from pruning.core import storage
-from pruning.core.errors import BusyError, DamagedError, ForeignError, PruningError, check_least
+from pruning.core.errors import BusyError, DamagedError, ForeignError, PruningError
 from pruning.core.mask import Latency, Removal, Space
 from pruning.core.records import (
     FORMER,
@@ -76,7 +76,6 @@ class Cell:
     study: str
     results: Path
     export: Path | None  # the directory for the smaller model
-    forward: ForwardSettings
     share: bool
     racing: Racing
     near_ties: NearTies
@@ -220,26 +219,12 @@ def _file_digest(path: str) -> str:
         return path  # the check of the cell reports a file that is missing or cannot be read
 
 
-# Settings of a cell that are the same for every model and search: protected blocks, and how forward passes run.
-
-
 @dataclass(unsafe_hash=True)  # not frozen, because OmegaConf makes frozen dataclasses read-only
 class Protect:
     """The first `first` blocks and the last `last` blocks of the model must not be removed."""
 
     first: int = 0
     last: int = 0
-
-
-@dataclass
-class ForwardSettings:
-    """`memory` is the number of bytes that masks can use besides the weights (None: a quarter of the free memory)."""
-
-    memory: int | None = None
-
-    def check(self) -> None:
-        """Raise InputError if a number is out of range. This is a method because OmegaConf does not call __init__."""
-        check_least("forward", self, memory=1)
 
 
 # Write the files in a cell's folder. If there are several ranks, only the first rank writes.
@@ -300,7 +285,7 @@ def _logged(path: Path) -> Iterator[None]:
         stream.close()
 
 
-# The model of a cell, and forward passes with the cell's settings.
+# The model of a cell, and its forward passes.
 
 
 def model_of(cell: Cell) -> LanguageModel:
@@ -311,13 +296,13 @@ def model_of(cell: Cell) -> LanguageModel:
     return cell.model.load()
 
 
-def forward_with(settings: ForwardSettings, model: LanguageModel) -> Forward:
-    """Forward passes of a model with given settings."""
+def forward_of(model: LanguageModel) -> Forward:
+    """Forward passes of a model, whose losses are equal each time."""
     from pruning.engine.devices import exact
     from pruning.engine.forward import Forward
 
     exact()
-    return Forward(model, memory=settings.memory)
+    return Forward(model)
 
 
 # The costs of a model's units: their parameters, or their running time, which is measured once.

@@ -38,7 +38,7 @@ from pruning.core.terminal import progress_bar
 from pruning.engine import collectives
 from pruning.engine.compensation import Linear
 from pruning.evaluation import Data, DataBesideDense, Evaluation, Measured, digests_of
-from pruning.runs.cell import FORMAT, Cell, Prepared, forward_with, model_of, save_config, save_result
+from pruning.runs.cell import FORMAT, Cell, Prepared, forward_of, model_of, save_config, save_result
 
 if TYPE_CHECKING:
     from pruning.engine.forward import Forward
@@ -267,9 +267,7 @@ def reevaluate(prepared: Prepared, done: DoneResult) -> DoneResult:
     if missing := not digests(prepared.data).items() <= evaluation.get("data", {}).items():
         model, mask = recorded_model(cell, done), Mask.from_json(done["mask"])
         scales, repair = recorded_scales(done), recorded_repair(cell, done)
-        new: dict[str, Any] = dict(
-            evaluate_mask(prepared, mask, forward_with(cell.forward, model), scales, repair)
-        )
+        new: dict[str, Any] = dict(evaluate_mask(prepared, mask, forward_of(model), scales, repair))
         new["environment"] = provenance(started, str(model.device))
         evaluation = merged(evaluation, new)
     measured = evaluation

@@ -37,7 +37,7 @@ from pruning.runs.cell import (
     Prepared,
     cell_lock,
     cell_space,
-    forward_with,
+    forward_of,
     model_of,
     save_config,
     save_result,
@@ -113,7 +113,7 @@ def _run(prepared: Prepared) -> DoneResult:
     if collectives.is_first():
         samples.save(cell.results / "calibration")
     model = model_of(cell)
-    forward = forward_with(cell.forward, model)
+    forward = forward_of(model)
     space = cell_space(cell, model)
     check_repair(prepared, forward, space.unit)
     key = score_key(prepared, model.info, space.unit)

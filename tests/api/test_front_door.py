@@ -14,7 +14,6 @@ import pruning
 from pruning.algo.beam import Beam
 from pruning.calibration.sources import embedded_items, pydoc
 from pruning.objective.margin import Margin
-from pruning.runs.cell import ForwardSettings
 from tests.conftest import N_BLOCKS, Command
 
 TEXTS = list(pydoc("calibration"))[:40]
@@ -161,7 +160,6 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "too many": ({"k": N_BLOCKS}, str(N_BLOCKS)),
     "too short": ({"samples": 10_000_000}, "search_mask.samples"),
     "kind": ({"objective": "margin"}, "Margin.*items"),
-    "forward": ({"forward": ForwardSettings(memory="many")}, "memory='many'"),  # type: ignore[arg-type]
     "sizes": ({"objective": "weighted", "calibration": None, "samples": 3}, "samples.*has no such setting"),
     "length of items": ({"objective": "margin", "calibration": ITEMS, "length": 8}, "length.*items"),
     "no data": ({"calibration": []}, "calibration is an empty list"),

@@ -44,15 +44,14 @@ def test_products_are_exact(flags: Any, monkeypatch: pytest.MonkeyPatch) -> None
 def test_forward_settings_do_not_change_the_cell_key(model_folder: Path, tmp_path: Path) -> None:
     words = ("algo=greedy", "k=2", "calibration.length=24")
     plain = job(model_folder, tmp_path / "results", *words)
-    assert job(model_folder, tmp_path / "results", *words, "forward.memory=5000000").key == plain.key
     assert job(model_folder, tmp_path / "results", *words, "model.offload=here").key == plain.key
     # Recorded when these were settings.
-    decided = {"batch_tokens": 512, "patience": 1.0, "merge": True, "tf32": False}
+    decided = {"batch_tokens": 512, "patience": 1.0, "merge": True, "tf32": False, "compile": True, "bounds": True}
     raced = job(model_folder, tmp_path / "results", *words, "racing.delta=0.01")
     repaired = job(model_folder, tmp_path / "results", *words, "compensation=linear")
     assert settings_record(Linear()).items() >= LINEAR.items(), "as in the keys of archived cells"
     for cell in (plain, raced, repaired):
-        recorded = {**cell.config, "forward": {**cell.config["forward"], **decided}}
+        recorded = {**cell.config, "forward": decided}
         recorded["racing"] = {**cell.config["racing"], "first": 8}
         recorded["model"] = {**cell.config["model"], "attention": "auto"}
         recorded["algo"] = {**cell.config["algo"], "blocks": True}

@@ -17,10 +17,9 @@ from pruning.engine.forward import Forward
 from pruning.engine.prefix_tree import Beginnings
 from pruning.models.handle import Model
 from pruning.runs import run_cell
-from pruning.runs.cell import ForwardSettings, Prepared
+from pruning.runs.cell import Prepared
 from pruning.runs.measurements import evaluation_key, search_shown
 from pruning.runs.prepare import prepare
-from pruning.runs.run_cell import score_key
 from tests.conftest import Command
 from tests.helpers.jobs import job
 
@@ -42,13 +41,6 @@ def test_times_are_of_where_the_weights_are(model_folder: Path, tmp_path: Path) 
         keys.add(evaluation_key(changed(usual, model=replace(usual.cell.model, **placed)), info, "speed"))
     assert len(keys) == 4
     assert usual.cell.model.placement() == {}
-
-
-def test_memory_changes_neither_scores_nor_measurements(model_folder: Path, tmp_path: Path) -> None:
-    plain = prepared(model_folder, tmp_path)
-    other, info = changed(plain, forward=ForwardSettings(memory=9_000_000)), plain.cell.model.load().info
-    assert score_key(other, info) == score_key(plain, info)
-    assert all(evaluation_key(other, info, m) == evaluation_key(plain, info, m) for m in plain.data)
 
 
 @pytest.mark.parametrize(
@@ -119,13 +111,13 @@ def most(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_a_cell_keeps_no_states(launch: Command, most: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    forwards, make = list[Forward](), run_cell.forward_with
+    forwards, make = list[Forward](), run_cell.forward_of
 
     def made(*given: Any) -> Forward:
         forwards.append(make(*given))
         return forwards[-1]
 
-    monkeypatch.setattr(run_cell, "forward_with", made)
+    monkeypatch.setattr(run_cell, "forward_of", made)
     launch("algo=greedy", "ratio=0.5")
     assert max(most) > 0, "nothing was kept during the search"
     assert [forward.beginnings.nbytes() for forward in forwards] == [0]

@@ -126,7 +126,7 @@ def test_the_same_configuration_is_the_same_cell_wherever_it_is_asked_from(
     first = launch(*arguments, "calibration.path=text.txt").result()["cell"]
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "copy.txt").write_bytes((tmp_path / "text.txt").read_bytes())
-    ended = launch(*arguments, f"calibration.path={tmp_path}/elsewhere/copy.txt", "forward.memory=9000000")
+    ended = launch(*arguments, f"calibration.path={tmp_path}/elsewhere/copy.txt")
     assert "every cell was done" in ended.err
     assert ended.result()["cell"] == first
     (tmp_path / "elsewhere" / "copy.txt").write_text("pack my box with five dozen liquor jugs. " * 60)
