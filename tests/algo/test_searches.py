@@ -171,12 +171,6 @@ def test_it_is_never_worse_than_greedy_over_blocks(algo: Algo, seed: int) -> Non
     assert len(run.scores) <= algo.evaluations(THIRD)
 
 
-def test_the_path_of_blocks_finds_what_steps_of_single_units_pass_by() -> None:
-    found = drive(Greedy(), THIRD, paired).answer
-    assert found == by_blocks(paired)
-    assert paired(found) == min(map(paired, THIRD.masks()))
-
-
 def test_blocks_that_fit_are_whole_and_unprotected() -> None:
     quarter = sublayer_space(N, 0.25, None, COSTS)  # a block and a half
     first = fitting_blocks(quarter, quarter.dense)
@@ -241,15 +235,6 @@ def test_random_scores_distinct_masks_in_one_batch_and_takes_the_best(trials: in
     assert run.why == ("50 masks were drawn" if trials == 50 else "every mask of the space was scored")
 
 
-def test_random_draws_all_blocks_equally_often_and_on_a_budget_distinct_masks() -> None:
-    quarter = sublayer_space(N, 0.25, None, COSTS)
-    assert len({*drive(Random(quarter.size - 1), quarter, equal).asked}) == quarter.size - 1
-    masks = [mask for seed in range(20) for mask in drive(Random(60), SPACE, equal, seed).asked]
-    drawn = Counter(i for mask in masks for i in mask.dropped)
-    assert len(drawn) == 12
-    assert all(count == pytest.approx(20 * 60 * 4 / 12, rel=0.2) for count in drawn.values())
-
-
 @pytest.mark.parametrize(
     ("space", "windows"),
     [
@@ -269,14 +254,6 @@ def test_contiguous_takes_the_best_window_of_unprotected_neighbours(
 
 
 # Annealing and genetic.
-
-
-def test_chains_share_their_batches() -> None:
-    run = drive(Annealing(chains=5, steps=7), SPACE, pairwise(12, 0))
-    assert [len(batch) for batch in run.batches[:2]] == [12, 5]
-    assert all(len(batch) <= 5 for batch in run.batches[1:])
-    assert len(run.batches) <= 1 + 1 + 7
-    assert run.why == "each chain took 7 steps"
 
 
 def test_a_step_swaps_one_block_of_the_current_set() -> None:
@@ -313,27 +290,6 @@ def test_the_elite_survives_and_a_generation_has_no_duplicates() -> None:
     assert following[:3] == [population[i] for i in np.argsort(fitness)][:3], "int(0.2 * 16)"
     assert len({*following}) == len(following) == 16
     assert all(mask in ENDS for mask in following)
-
-
-def test_children_are_made_of_two_winners_of_tournaments() -> None:
-    rng = np.random.default_rng(2)
-    first, *others = (ENDS.drop(*c) for c in ((1, 2, 3, 4, 5), (8, 9, 10, 11, 12), (6, 7, 8, 9, 10)))
-    algo = Genetic(population=2, mutation=0, tournament=1, elitism=0)
-    bred = [mask for _ in range(50) for mask in algo.breed([first, others[0]], [1.0, 2.0], ENDS, rng)]
-    mixed = [0 < len({*first.dropped} & {*mask.dropped}) < 5 and 6 not in mask.dropped for mask in bred]
-    assert sum(mixed) > 30, "half of the pairs are two different sets"
-    algo = Genetic(population=3, mutation=0, tournament=60)
-    bred = [m for _ in range(100) for m in algo.breed([first, *others], [1.0, 2.0, 3.0], ENDS, rng)]
-    # The best set wins every tournament and crosses with itself; one swap makes its child a new set.
-    assert all(len({*mask.dropped} & {*first.dropped}) >= 3 for mask in bred)
-
-
-def test_the_first_population_is_the_one_shot_set_and_draws() -> None:
-    loss = pairwise(14, 0)
-    run = drive(Genetic(), ENDS, loss)
-    assert [len(batch) for batch in run.batches[:2]] == [12, 16]
-    assert run.batches[1][0] == drive(OneShot(), ENDS, loss).answer
-    assert run.why == "10 generations were bred"
 
 
 # Evolution.
@@ -406,13 +362,6 @@ def test_within_a_kind_the_number_of_attentions_and_mlps_is_kept() -> None:
     assert not later <= parents
 
 
-def test_if_no_swap_of_a_kind_is_possible_the_search_says_so() -> None:
-    stuck = Space(2, 2, frozenset({3}), "sublayer")  # a0, m0 and a1: {a0, a1} has no other attention to swap
-    loss = lambda mask: float(mask.dropped != (0, 2)) + 0.1 * (1 in mask.dropped)  # noqa: E731
-    run = drive(Evolution(within="kind", initial=1), stuck, loss, seed=1)
-    assert (run.why, run.answer) == ("no swap stays in the space", stuck.drop(0, 2))
-
-
 # CBO: `test_quadratic.py` tests how energies are minimised.
 
 
@@ -439,17 +388,6 @@ def test_singles_and_pairs_are_one_batch_and_the_best_are_scored_after_them() ->
     assert list(run.batches[1][:6]) == sorted(space.masks(), key=loss)[:6]
     assert {*run.batches[1]} - {drive(OneShot(), space, loss).answer} <= {*run.batches[1][:6]}
     assert len(drive(Cbo(), Space(9, 1), pairwise(9, 0)).asked) == 9 == Cbo().evaluations(Space(9, 1))
-
-
-def test_rescoring_finds_what_the_model_ranks_a_little_lower() -> None:
-    space, plain = Space(10, 4), pairwise(10, 3, 3.0)
-    third = sorted(space.masks(), key=plain)[2]
-
-    def loss(mask: Mask) -> float:  # pairs do not show that these four are cheap together
-        return plain(mask) - 5.0 * (mask == third)
-
-    assert drive(Cbo(rescore=2), space, loss).answer == optimum(space, plain)
-    assert drive(Cbo(rescore=3), space, loss).answer == third
 
 
 GATED = Space(9, 4, frozenset({0, 7}))
@@ -528,6 +466,12 @@ def test_only_runs_are_measured_and_only_the_best_candidates_of_each_length() ->
     assert all(len(runs(mask.dropped)) == 1 for run in found for mask in run.asked)
     whys = {"the set no longer changed", "the search came back to an earlier set"}
     assert {run.why for run in found} <= whys
+
+
+def test_the_path_of_blocks_finds_what_steps_of_single_units_pass_by() -> None:
+    found = drive(Greedy(), THIRD, paired).answer
+    assert found == by_blocks(paired)
+    assert paired(found) == min(map(paired, THIRD.masks()))
 
 
 @pytest.mark.parametrize("seed", range(10))

@@ -50,14 +50,6 @@ def test_each_source_has_held_out_samples() -> None:
     assert heldout_rows(of_first(2), 4) == {1}
 
 
-def test_a_map_that_helps_on_all_sources_is_the_best_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    repair, record = measured(monkeypatch, lambda maps: {"a": -change(maps), "b": 0.0})
-    assert sorted(repair.maps) == [1, 7]
-    _, plain_record = measured(monkeypatch, lambda _: {})
-    assert [run["ridge"] for run in record["runs"]] == [run["ridge"] for run in plain_record["runs"]]
-    assert record["sha256"] == plain_record["sha256"]
-
-
 def test_a_map_that_harms_one_source_gives_way_to_a_weaker_one(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes, limit = list[float](), float("inf")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pruning.core.mask import Mask
-from pruning.core.scoring import Score, read_masks, read_trace
+from pruning.core.scoring import Score, read_trace
 from pruning.search import journal
 from pruning.search.journal import Store
 
@@ -95,13 +94,3 @@ def test_a_journal_that_was_replaced_gives_no_wrong_score(tmp_path: Path) -> Non
     assert not store.find([Mask(N, (1,)), Mask(N, (2,))])
     (tmp_path / "a" / "trace.jsonl").unlink()
     assert not store.find([Mask(N, (0,))])
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_lines_are_found_at_their_offsets(tmp_path: Path, seed: int) -> None:
-    rng = random.Random(seed)
-    written(tmp_path, {"a": [line(sorted(rng.sample(range(N), 2)), COUNT, 1.0) for _ in range(20)]})
-    path = tmp_path / "a" / "trace.jsonl"
-    ends = [entry.end for entry in read_trace(path)]
-    blocks = [tuple(entry.line["dropped"]) for entry in read_trace(path) if entry.line is not None]
-    assert list(read_masks(path)) == list(zip([0, *ends], ends, blocks, strict=False))
