@@ -146,7 +146,6 @@ def proposals(algo: Algo, space: Space, rng: np.random.Generator, max_evaluation
     search, answer = algo.propose(space, rng), None
     spent: dict[Mask, None] = {}  # also masks that were scored on a part of the samples
     losses: dict[Mask, float] = {}  # over all samples
-    gates: np.ndarray[Any, Any] | None = None
     while True:
         try:
             request = search.send(answer)
@@ -166,22 +165,19 @@ def proposals(algo: Algo, space: Space, rng: np.random.Generator, max_evaluation
         if len(affordable) < len(masks):
             if affordable and whole:
                 losses.update(zip(affordable, (yield Ask(affordable)), strict=True))
-            return Found(completed(space, losses, gates), f"max_evaluations={limit} was reached")
+            return Found(completed(space, losses), f"max_evaluations={limit} was reached")
         answer = yield request
-        if isinstance(request, Gates):
-            gates = answer
-        elif whole:
+        if isinstance(request, Ask) and whole:
             losses.update(zip([*request.known, *request.masks], answer, strict=True))
 
 
-def completed(space: Space, losses: Mapping[Mask, float], gates: np.ndarray[Any, Any] | None = None) -> Mask:
+def completed(space: Space, losses: Mapping[Mask, float]) -> Mask:
     """The best evaluated mask of the space; failing that, the largest evaluated mask plus the cheapest single units.
 
     The largest mask is the mask that removes the most units; if there are several, the one with the lowest loss is
     extended. The cheapest unit is the unit whose removal alone gives the lowest loss. With a budget, the largest mask
     is the costliest mask of several units, and the cheapest unit is the unit with the least rise of the loss per
-    cost. Units that were never removed alone are added last. They are ordered by the rise of the loss that the gates'
-    gradients predict, smallest rise first.
+    cost. Units that were never removed alone are added last.
     """
 
     def size(mask: Mask) -> float:
@@ -193,13 +189,11 @@ def completed(space: Space, losses: Mapping[Mask, float], gates: np.ndarray[Any,
     best = min(
         filter(space.extendable, inside), key=lambda mask: (-size(mask), losses[mask]), default=space.dense
     )
-    rises = np.zeros(space.n_units) if gates is None else -gates.mean(axis=0)
     dense = losses.get(space.dense)
 
-    def alone(i: int) -> tuple[float, float]:
+    def alone(i: int) -> float:
         loss = losses.get(space.drop(i), math.inf)
-        rate = loss if dense is None else space.per_cost(loss - dense, i)
-        return rate, space.per_cost(float(rises[i]), i)
+        return loss if dense is None else space.per_cost(loss - dense, i)
 
     return space.filled(best.dropped, sorted(space.free(best.dropped), key=alone))
 
