@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from pruning.algo import Algo, Ask, Gates, _quadratic
-from pruning.algo._moves import evaluations_by_blocks, fitting_blocks
 from pruning.algo.annealing import Annealing, accepts
 from pruning.algo.bayesian import Bayesian
 from pruning.algo.beam import Beam
@@ -21,14 +20,14 @@ from pruning.algo.cbo_hessian import CboHessian
 from pruning.algo.contiguous import Contiguous
 from pruning.algo.evolution import Evolution
 from pruning.algo.exhaustive import Exhaustive
-from pruning.algo.fast_block_select import FastBlockSelect, Run, disjoint, runs
+from pruning.algo.fast_block_select import FastBlockSelect, Run, disjoint
 from pruning.algo.genetic import Genetic
 from pruning.algo.greedy import Greedy
 from pruning.algo.local_search import LocalSearch
 from pruning.algo.one_shot import OneShot
 from pruning.algo.random import Random
 from pruning.core.errors import OutOfReachError
-from pruning.core.mask import Mask, Removal, Space
+from pruning.core.mask import Mask, Space
 from tests.helpers import searches
 from tests.helpers.searches import LossOf, deviation, drive, optimum, pairwise
 from tests.helpers.spaces import sublayer_space
@@ -80,17 +79,6 @@ def test_equal_losses_lead_to_the_first_mask(algo: Algo) -> None:
 
 
 # One-shot, greedy and beam.
-
-
-def test_greedy_sees_an_interaction_that_one_shot_does_not() -> None:
-    single, space = additive(0.1, 0.2, 0.9, 0.3), Space(4, 2)
-    together: dict[tuple[int, ...], float] = {(0, 1): 2.0, (0, 3): 0.1}
-
-    def loss(mask: Mask) -> float:
-        return single(mask) + together.get(mask.dropped, 0.0)
-
-    assert drive(Greedy(), space, loss).answer == optimum(space, loss) == space.drop(0, 3)
-    assert drive(OneShot(), space, loss).answer == space.drop(0, 1)
 
 
 @pytest.mark.parametrize("algo", [Greedy(), OneShot()], ids=["greedy", "one_shot"])
@@ -171,22 +159,6 @@ def test_it_is_never_worse_than_greedy_over_blocks(algo: Algo, seed: int) -> Non
     assert len(run.scores) <= algo.evaluations(THIRD)
 
 
-def test_blocks_that_fit_are_whole_and_unprotected() -> None:
-    quarter = sublayer_space(N, 0.25, None, COSTS)  # a block and a half
-    first = fitting_blocks(quarter, quarter.dense)
-    assert [mask.names() for mask in first] == [(f"b{block}",) for block in range(N)]
-    assert not fitting_blocks(quarter, first[0])
-    assert drive(Greedy(), quarter, paired).answer in quarter, "single units fill the rest"
-    ends = sublayer_space(N, 1 / 3, None, COSTS, first=1, last=1)
-    assert [mask.names() for mask in fitting_blocks(ends, ends.dense)] == [
-        (f"b{b}",) for b in range(1, N - 1)
-    ]
-    blocks = Removal(1 / 3, None, budget="latency").space(N, (1.0,) * N)
-    for space in (sublayer_space(N, 0.2, None, COSTS, "a"), blocks):
-        assert fitting_blocks(space, space.dense) == []
-        assert evaluations_by_blocks(space) == 0
-
-
 # Local search.
 
 
@@ -254,16 +226,6 @@ def test_contiguous_takes_the_best_window_of_unprotected_neighbours(
 
 
 # Annealing and genetic.
-
-
-def test_a_step_swaps_one_block_of_the_current_set() -> None:
-    loss = pairwise(12, 0, 2.0)
-    run = drive(Annealing(chains=1, steps=60, heat=1e-9), SPACE, loss)
-    at = run.batches[1][0]
-    for (move,) in run.batches[2:]:  # so cold that only better sets are accepted
-        assert len({*move.dropped} - {*at.dropped}) == 1
-        at = min(at, move, key=loss)
-    assert run.answer == at
 
 
 def test_worse_sets_are_accepted_less_often_as_it_cools() -> None:
@@ -348,20 +310,6 @@ def test_the_number_of_generations_is_evopress_s_unless_it_is_given() -> None:
     assert len(drive(Evolution(), Space(6, 1), pairwise(6, 0)).asked) == 6
 
 
-def test_within_a_kind_the_number_of_attentions_and_mlps_is_kept() -> None:
-    space, loss = Space(6, 4, frozenset(), "sublayer"), pairwise(12, 2, 2.0)
-
-    def mlps(algo: Evolution) -> tuple[set[int], set[int]]:
-        run = drive(algo, space, loss, seed=3)
-        counts = [{sum(u % 2 for u in m.dropped) for m in request.masks} for request in run.requests]
-        return counts[2], set().union(*counts[3:])
-
-    parents, later = mlps(Evolution(within="kind", initial=1, generations=6))
-    assert later <= parents
-    parents, later = mlps(Evolution(initial=1, generations=6))
-    assert not later <= parents
-
-
 # CBO: `test_quadratic.py` tests how energies are minimised.
 
 
@@ -379,15 +327,6 @@ def test_the_quadratic_model_is_exact_for_pairwise_losses_whatever_the_dense_los
             run = drive(Cbo(rescore=0), space, loss)
             assert run.answer == optimum(space, loss)
             assert (space.dense in run.asked) == (space.budget is not None), "only there, sets differ in size"
-
-
-def test_singles_and_pairs_are_one_batch_and_the_best_are_scored_after_them() -> None:
-    space, loss = Space(10, 4), pairwise(10, 2)
-    run = drive(Cbo(rescore=6), space, loss)
-    assert [len(mask.dropped) for mask in run.batches[0]] == [1] * 10 + [2] * 45
-    assert list(run.batches[1][:6]) == sorted(space.masks(), key=loss)[:6]
-    assert {*run.batches[1]} - {drive(OneShot(), space, loss).answer} <= {*run.batches[1][:6]}
-    assert len(drive(Cbo(), Space(9, 1), pairwise(9, 0)).asked) == 9 == Cbo().evaluations(Space(9, 1))
 
 
 GATED = Space(9, 4, frozenset({0, 7}))
@@ -454,18 +393,6 @@ def test_a_run_that_is_expensive_as_a_group_is_replaced() -> None:
     assert run.answer.dropped == (4, 5), "1 and 2 are cheapest alone and expensive together"
     assert run.why == "the set no longer changed"
     assert len(run.batches) == 2, "after the first replacement, every group is known"
-
-
-def test_only_runs_are_measured_and_only_the_best_candidates_of_each_length() -> None:
-    assert runs((0, 3, 4, 5, 8, 9)) == [(3, 4, 5), (8, 9), (0,)]
-    asked = drive(
-        FastBlockSelect(candidates=3), Space(8, 2), additive(0.1, 0.2, *np.linspace(0.5, 1, 6))
-    ).batches
-    assert [mask.dropped for mask in asked[1]] == [(0, 1), (1, 2), (2, 3)]
-    found = [drive(FastBlockSelect(), Space(14, 6), pairwise(14, seed, 4.0)) for seed in range(40)]
-    assert all(len(runs(mask.dropped)) == 1 for run in found for mask in run.asked)
-    whys = {"the set no longer changed", "the search came back to an earlier set"}
-    assert {run.why for run in found} <= whys
 
 
 def test_the_path_of_blocks_finds_what_steps_of_single_units_pass_by() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterable
 from itertools import islice
 from typing import Any
@@ -178,14 +177,3 @@ def test_after_running_out_of_memory_losses_are_right(when: str, monkeypatch: py
     expected = summed(forward_of().loglikelihoods(ROWS, MASKS))
     for mask in MASKS:
         assert found[mask] == pytest.approx(expected[mask], rel=1e-6)
-
-
-def test_nothing_is_kept_after_a_search() -> None:
-    forward = forward_of()
-    summed(bounds(forward, ROWS, MASKS, LIKELIHOOD))
-    assert kept(forward)
-    weights = weakref.ref(part_of(forward).layer)
-    forward.release()
-    assert forward.ends is None
-    assert not forward.beginnings.nbytes()
-    assert weights() is None

@@ -90,19 +90,6 @@ def test_other_factors_have_states_of_their_own() -> None:
     assert values(forward.with_scales(None), round_of_greedy(3)) == plain
 
 
-def test_what_no_mask_begins_with_is_forgotten() -> None:
-    forward = Forward(MODELS["llama"], 60)
-    values(forward, round_of_greedy())
-    held = forward.beginnings.nbytes()
-    values(forward, round_of_greedy(0))
-    assert 0 < forward.beginnings.nbytes() <= held
-    batch = forward.batches(ROWS["text"])[0]
-    assert all(0 in dropped for depth, dropped in forward.beginnings.of(batch, "block") if depth)
-    forward.memory_budget._batches.clear()
-    del batch
-    assert forward.beginnings.nbytes() == 0, "states end with their batch"
-
-
 @given(st.lists(st.sampled_from(MASKS), min_size=1, max_size=20, unique=True))
 def test_edges_are_where_later_masks_leave_the_path(masks: list[Mask]) -> None:
     todo, longest = in_order(masks), 0

@@ -159,7 +159,7 @@ class TermLosses:
     """Losses with the terms `term(mask)` (samples,) and, if given, lower bounds `bound(mask)` and a gradient.
 
     `computed` lists the parts (mask, start, stop) that a search needed, `again` those that its result needed, and
-    `bounded` the masks whose bounds were computed. If `backwards`, masks are computed in reverse order.
+    `bounded` the masks whose bounds were computed.
     """
 
     def __init__(
@@ -168,10 +168,9 @@ class TermLosses:
         samples: int,
         bound: Callable[[Mask], np.ndarray] | None = None,
         gradient: np.ndarray | None = None,
-        backwards: bool = False,
     ) -> None:
         self.term, self.samples, self.bound = term, samples, bound
-        self.gradient, self.gradients, self.backwards = gradient, 0, backwards
+        self.gradient, self.gradients = gradient, 0
         self.computed: list[tuple[Mask, int, int]] = []
         self.again: list[tuple[Mask, int, int]] = []
         self.bounded: list[Mask] = []
@@ -185,7 +184,7 @@ class TermLosses:
 
     def loss(self, start: int, stop: int, computed: list[tuple[Mask, int, int]]) -> Loss:
         def terms(masks: Sequence[Mask]) -> Scored:
-            for mask in reversed(masks) if self.backwards else masks:
+            for mask in masks:
                 computed.append((mask, start, stop))
                 yield mask, self.term(mask)[start:stop].tolist(), 0.5
 

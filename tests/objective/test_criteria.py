@@ -106,20 +106,6 @@ def test_collinear_states_are_handled(sign: float, expected: float) -> None:
     assert _angle(state, sign * 7 * state) == pytest.approx(expected, abs=1e-6)
 
 
-def test_the_last_block_is_measured_before_the_final_norm() -> None:
-    """`output_hidden_states` ends with the normed state, which is easily mistaken for the block's output."""
-    module, data = model(), samples("text", 1)
-    with torch.no_grad():
-        module.model.norm.weight.copy_(torch.linspace(-1, 3, 32))
-    (row,) = data.rows
-    loss = scores(bound(BlockInfluence(), module, data), SINGLES)[SINGLES[-1]].loss
-    with torch.no_grad():
-        hidden = module(input_ids=torch.tensor([row.input_ids]), output_hidden_states=True).hidden_states
-    states = plain_states(module, row)
-    assert loss == pytest.approx(influence(states[-2], states[-1]), rel=1e-9)
-    assert abs(loss - influence(hidden[-2][0].numpy(), hidden[-1][0].numpy())) > 0.05
-
-
 def test_taylor_divides_the_score_of_a_block_between_its_parts() -> None:
     module, data = model(dtype=torch.float32), samples("text", 3)
     parts = scores(bound(Taylor(), module, data), PARTS)

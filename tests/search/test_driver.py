@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Callable, Generator, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -40,9 +39,9 @@ def quadratic(mask: Mask) -> float:
     return additive(mask) + sum(PAIRS.get(pair, 0.0) for pair in combinations(mask.dropped, 2))
 
 
-def losses(loss: Callable[[Mask], float] = quadratic, backwards: bool = False) -> TermLosses:
+def losses(loss: Callable[[Mask], float] = quadratic) -> TermLosses:
     """Losses of one sample each."""
-    return TermLosses(lambda mask: np.array([loss(mask)]), 1, backwards=backwards)
+    return TermLosses(lambda mask: np.array([loss(mask)]), 1)
 
 
 def fixed(batches: Sequence[Sequence[Mask]], answer: Mask, received: list[Sequence[float]]) -> Algo:
@@ -76,31 +75,6 @@ def test_nothing_is_computed_twice_and_all_is_counted(
     assert (solution.asked, solution.paid) == (paid, paid)
     assert len(table.masks) == len({*table.masks}) == paid + extra, "also the dense model and the answer"
     assert list(journal.scores) == table.masks
-
-
-@pytest.mark.parametrize("algo", ALGOS)
-def test_resuming_from_any_part_of_the_journal_ends_the_same_and_pays_the_rest(
-    tmp_path: Path, algo: Algo
-) -> None:
-    whole, journal = solved(tmp_path, losses(), algo, SPACE)
-    assert journal.path is not None
-    data = journal.path.read_bytes()
-    for length in range(0, len(data) + 1, 7):
-        folder, rest = tmp_path / f"cut{length}", losses()
-        shutil.copytree(tmp_path / "scores", folder / "scores")
-        (folder / "cell").mkdir()
-        (folder / "cell" / "trace.jsonl").write_bytes(data[:length])
-        resumed, again = solved(folder, rest, algo, SPACE)
-        assert resumed.score == whole.score
-        assert (resumed.asked, resumed.paid) == (whole.asked, whole.paid)
-        assert len(rest.computed) == data.count(b"\n") - data[:length].count(b"\n")
-        assert list(again.scores.values()) == list(journal.scores.values())
-        assert again.path is not None
-        assert again.path.read_bytes() == data
-    rest = losses()
-    resumed, _ = solved(tmp_path, rest, algo, SPACE)
-    assert rest.computed == []
-    assert resumed.seconds >= len(journal.scores) * 0.5, "seconds add up over the runs"
 
 
 @pytest.mark.parametrize(("share", "paid"), [(True, 8), (False, 15)])
@@ -231,5 +205,3 @@ def test_a_limit_is_at_least_1() -> None:
     for limit in (0, -3):
         with pytest.raises(InputError, match=f"^max_evaluations={limit} "):
             driver.check_limit(limit)
-
-

@@ -7,13 +7,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pruning.core.mask import Mask
 from pruning.core.scoring import Score, read_trace
-from pruning.search import journal
 from pruning.search.journal import Store
 
 N = 5
@@ -73,17 +71,6 @@ def test_what_is_found_is_what_a_plain_reading_finds(
         assert found.keys() == expected.keys()
         for blocks, score in expected.items():
             assert len(found[blocks].samples) == len(score.samples) >= before.get(blocks, 0)
-
-
-def test_only_the_lines_of_wanted_masks_are_parsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    written(tmp_path, {"a": [line([block], COUNT, 1.0) for block in range(N)]})
-    read: list[int] = []
-    original = journal.read_line
-    monkeypatch.setattr(journal, "read_line", lambda p, o: (read.append(o), original(p, o))[1])
-    store = Store(tmp_path, "key", "own", N)
-    for _ in range(2):
-        assert [score.mask.dropped for score in store.find([Mask(N, (3,))])] == [(3,)]
-    assert len(read) == 1
 
 
 def test_a_journal_that_was_replaced_gives_no_wrong_score(tmp_path: Path) -> None:
