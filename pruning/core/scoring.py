@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -239,7 +238,6 @@ class NearTies:
 # decides what to do about a line that is complete but damaged.
 
 NAME = "trace.jsonl"
-BEGINNING = re.compile(rb'\{"dropped": \[((?:\d+(?:, \d+)*)?)\]')  # begins each line
 BOUNDS = "trace_bounds.jsonl"  # lower bounds of scores
 FLOAT32 = "trace_float32.jsonl"  # float32 scores of masks in near ties
 
@@ -269,27 +267,6 @@ def read_trace(path: Path, start: int = 0) -> Iterator[TraceEntry]:
     if path.exists():
         for number, (end, line) in enumerate(storage.read_lines(path, start), start=1):
             yield TraceEntry(number, end, _parsed(line))
-
-
-def read_masks(path: Path, start: int = 0) -> Iterator[tuple[int, int, tuple[int, ...] | None]]:
-    """Yield (offset of the line, offset after it, removed blocks) for each complete line from byte `start` on.
-
-    The rest of a line is not read, so it can be damaged. The blocks are None if they cannot be read either.
-    """
-    for end, line in storage.read_lines(path, start):
-        found = BEGINNING.match(line)
-        blocks = None if found is None else tuple(map(int, re.findall(rb"\d+", found[1])))
-        yield start, end, blocks
-        start = end
-
-
-def read_line(path: Path, offset: int) -> TraceLine | None:
-    """The line that begins at byte `offset`; None if it is damaged or missing."""
-    try:
-        entry = next(read_trace(path, offset), None)
-    except OSError:
-        return None
-    return None if entry is None else entry.line
 
 
 def _parsed(text: bytes) -> TraceLine | None:

@@ -1,4 +1,4 @@
-"""The index of other cells' scores: what it finds equals a plain reading of all lines."""
+"""The scores of other cells: what a store finds, also later, equals a plain reading of all lines."""
 
 from __future__ import annotations
 
@@ -71,13 +71,3 @@ def test_what_is_found_is_what_a_plain_reading_finds(
         assert found.keys() == expected.keys()
         for blocks, score in expected.items():
             assert len(found[blocks].samples) == len(score.samples) >= before.get(blocks, 0)
-
-
-def test_a_journal_that_was_replaced_gives_no_wrong_score(tmp_path: Path) -> None:
-    written(tmp_path, {"a": [line([1], COUNT, 1.0), line([2], COUNT, 2.0)]})
-    store = Store(tmp_path, "key", "own", N)
-    store.find([Mask(N, (0,))])
-    (tmp_path / "a" / "trace.jsonl").write_text(line([3], COUNT, 3.0) + "\n" + line([4], COUNT, 4.0) + "\n")
-    assert not store.find([Mask(N, (1,)), Mask(N, (2,))])
-    (tmp_path / "a" / "trace.jsonl").unlink()
-    assert not store.find([Mask(N, (0,))])
