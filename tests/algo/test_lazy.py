@@ -53,12 +53,6 @@ def test_the_risk_bounds_the_share_of_searches_that_lose(plain: Algo, lazy: Algo
     assert asked[1] < 0.8 * asked[0]
 
 
-@pytest.mark.parametrize(("plain", "lazy"), PLAIN, ids=["greedy", "beam"])
-def test_a_race_that_rules_masks_out_changes_nothing(plain: Algo, lazy: Algo) -> None:
-    loss = noisy(3, 0.01)
-    assert drive(lazy, SPACE, loss, racing=True).answer == drive(plain, SPACE, loss).answer
-
-
 def test_the_bound_is_the_one_of_the_formula() -> None:
     lazy = Rounds(0.1, 5, _squares=0.5, _freedom=7)
     errors = [0.1, 0.3, 0.2]

@@ -17,8 +17,8 @@ from pruning.algo._moves import (
     within_kind,
 )
 from pruning.algo.genetic import crossed
-from pruning.core.mask import Budget, Mask, Space
-from tests.helpers.spaces import sublayer_space
+from pruning.core.mask import Budget, Space
+from tests.helpers.spaces import sublayer_space, swaps
 
 RNG = np.random.default_rng
 BUDGETS = {
@@ -34,15 +34,6 @@ UNIFORM = sublayer_space(6, 0.25, None, (1, 3) * 6)
 def space(request: pytest.FixtureRequest) -> Space:
     found: Space = request.param
     return found
-
-
-def swaps(mask: Mask, space: Space) -> set[Mask]:
-    found = {
-        space.drop(*({*mask.dropped} - {back}), new)
-        for back in mask.dropped
-        for new in space.free(mask.dropped)
-    }
-    return {swap for swap in found if swap in space}
 
 
 def test_a_walk_changes_the_mask_at_each_step_and_reaches_every_mask(space: Space) -> None:

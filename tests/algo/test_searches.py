@@ -28,9 +28,8 @@ from pruning.algo.one_shot import OneShot
 from pruning.algo.random import Random
 from pruning.core.errors import OutOfReachError
 from pruning.core.mask import Mask, Space
-from tests.helpers import searches
 from tests.helpers.searches import LossOf, deviation, drive, optimum, pairwise
-from tests.helpers.spaces import sublayer_space
+from tests.helpers.spaces import sublayer_space, swaps
 
 SPACE = Space(12, 4)
 ENDS = Space(14, 5, frozenset({0, 13}))
@@ -46,16 +45,6 @@ def additive(*single: float) -> LossOf:
 
 def equal(_: Mask) -> float:
     return 3.0
-
-
-def swaps(mask: Mask, space: Space) -> set[Mask]:
-    """The masks of the space that differ by one swap."""
-    found = {
-        space.drop(*({*mask.dropped} - {back}), new)
-        for back in mask.dropped
-        for new in space.free(mask.dropped)
-    }
-    return {swap for swap in found if swap in space}
 
 
 @pytest.mark.parametrize(
@@ -257,10 +246,6 @@ def test_the_elite_survives_and_a_generation_has_no_duplicates() -> None:
 # Evolution.
 
 
-def by_samples(run: searches.Run, samples: int | None) -> list[list[Mask]]:
-    return [list(request.masks) for request in run.requests if request.samples == samples]
-
-
 def test_most_mutants_are_one_swap_away_and_none_more_than_three() -> None:
     parent, rng = ENDS.drop(*range(1, 6)), np.random.default_rng(1)
     mutants = [m for _ in range(200) for m in Evolution(offspring=2).mutants(parent, ENDS, rng)]
@@ -285,20 +270,13 @@ def test_later_stages_ask_only_for_survivors() -> None:
     algo = Evolution(offspring=20, samples=(2, 5), survivors=(6, 2), initial=10, generations=8)
     loss = pairwise(14, 3, 2.0)
     run = drive(algo, ENDS, loss, seed=4)
-    seen: dict[int | None, set[Mask]] = {2: set(), 5: set(), None: set()}
-    assert len(by_samples(run, 2)[0]) == 10, "the first parent is selected on the samples of the first stage"
-    for request in run.requests[1:]:
-        before = {5: seen[2], None: seen[5]}.get(request.samples)
-        if before is not None and len(seen[None]) > 1:
-            assert {*request.masks} <= before
-        seen[request.samples] |= {*request.masks}
-    assert len(seen[2]) > len(seen[5]) > len(seen[None]) > 8
-    assert all(len(batch) <= 6 for batch in by_samples(run, 5))
-    assert all(len(batch) <= 2 for batch in by_samples(run, None)[1:])
-    survivors = sorted(by_samples(run, 2)[1], key=lambda mask: loss(mask) + deviation(mask, 2))[:6]
-    assert by_samples(run, 5)[0] == survivors
-    full = [mask for batch in by_samples(run, None) for mask in batch if mask in ENDS]
-    assert run.answer == min(full, key=loss), "the parent is the best so far on all samples"
+    few, more, full = ([r.masks for r in run.requests if r.samples == n] for n in (2, 5, None))
+    assert len(few[0]) == 10, "the first parent is selected on the samples of the first stage"
+    assert list(more[0]) == sorted(few[1], key=lambda mask: loss(mask) + deviation(mask, 2))[:6]
+    assert all(len(batch) <= 6 for batch in more)
+    assert all(len(batch) <= 2 for batch in full[2:])
+    scored = [mask for batch in full for mask in batch if mask in ENDS]
+    assert run.answer == min(scored, key=loss), "the parent is the best so far on all samples"
 
 
 def test_the_number_of_generations_is_evopress_s_unless_it_is_given() -> None:

@@ -44,17 +44,6 @@ def losses(loss: Callable[[Mask], float] = quadratic) -> TermLosses:
     return TermLosses(lambda mask: np.array([loss(mask)]), 1)
 
 
-def fixed(batches: Sequence[Sequence[Mask]], answer: Mask, received: list[Sequence[float]]) -> Algo:
-    """A search that asks for given batches, whatever their losses, and returns a given answer."""
-
-    def script(_: Space) -> Generator[Ask, Any, Mask]:
-        for batch in batches:
-            received.append((yield Ask(batch)))
-        return answer
-
-    return Scripted(script)
-
-
 ALGOS = [pytest.param(Greedy(), id="greedy"), pytest.param(OneShot(), id="one_shot")]
 
 
@@ -92,16 +81,6 @@ def test_what_another_cell_paid_for_is_not_paid_again_if_cells_share(
     assert again.paid == paid, "a resumed search still does not count the other cell's scores as paid"
 
 
-def test_a_mask_that_is_asked_for_again_is_answered_but_not_computed(tmp_path: Path) -> None:
-    table, a, b = losses(), Mask(N, (0, 1, 2)), Mask(N, (3, 4, 5))
-    received: list[Sequence[float]] = []
-    solution, _ = solved(tmp_path, table, fixed([[a, b, a], [b]], b, received), SPACE)
-    assert (solution.asked, solution.paid) == (4, 2)
-    assert table.masks == [Mask(N), a, b]
-    first, second = quadratic(a), quadratic(b)
-    assert received == [[first, second, first], [second]]
-
-
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_stops_the_search_and_keeps_the_rest(tmp_path: Path, bad: float) -> None:
     wrong = Mask(N, (1, 4))
@@ -115,13 +94,6 @@ def test_a_loss_that_is_not_finite_stops_the_search_and_keeps_the_rest(tmp_path:
     solution, _ = solved(tmp_path, mended, Greedy(), SPACE)
     assert mended.masks[0] == wrong
     assert solution.score.mask.dropped == (1, 4, 5)
-
-
-@pytest.mark.parametrize("answer", [(0, 1), (0, 1, 2, 3), (0, 1, 5)])
-def test_an_answer_outside_of_the_space_is_refused(tmp_path: Path, answer: tuple[int, ...]) -> None:
-    algo = fixed([[Mask(N, (0,))]], Mask(N, answer), [])
-    with pytest.raises(AssertionError, match="is not in"):
-        solved(tmp_path, losses(), algo, Space(N, 3, frozenset({5})))
 
 
 def test_the_watch_gets_each_score_and_the_best_of_the_largest_masks(tmp_path: Path) -> None:

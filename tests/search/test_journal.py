@@ -57,14 +57,6 @@ def test_a_journal_gives_back_the_exact_floats_in_order(
         assert list(Journal.open(path, N).scores.values()) == scores
 
 
-def test_a_score_is_journalled_once(tmp_path: Path) -> None:
-    journal = Journal.open(tmp_path / "trace.jsonl", N)
-    journal.add(score(1, loss=2.0))
-    journal.add(score(1, loss=3.0))
-    assert journal.path.read_text().count("\n") == 1
-    assert Journal.open(journal.path, N).scores == {Mask(N, (1,)): score(1, loss=2.0)}
-
-
 def test_a_torn_last_line_is_cut_and_the_next_one_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "trace.jsonl"
     first = Journal.open(path, N)
@@ -129,13 +121,3 @@ def test_a_cell_cannot_be_claimed_under_another_key(tmp_path: Path) -> None:
     with pytest.raises(ForeignError, match=r"other calibration samples.*paths\.results=DIR") as caught:
         cell(tmp_path, "a", key="two")
     assert str(tmp_path / "a") in str(caught.value)
-
-
-def test_a_cell_whose_folder_has_been_moved_away_is_claimed_anew(tmp_path: Path) -> None:
-    journal, _ = cell(tmp_path, "a", key="one")
-    journal.add(score(1))
-    with pytest.raises(ForeignError):
-        cell(tmp_path, "a", key="two")
-    (tmp_path / "a").rename(tmp_path / "aside")
-    cell(tmp_path, "a", key="two")
-    assert [path.parent.name for path in (tmp_path / "scores").glob("*/a")] == ["two"]
