@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import cast
 
 import numpy as np
@@ -309,28 +308,23 @@ NEAR, FAR = 3, 10
 
 @dataclass(frozen=True)
 class FloatLoss:
-    """The loss in float32 and the journal of its scores. `make` returns None if float32 is not available."""
+    """The loss in float32 and the journal of its scores.
+
+    `make` returns None if float32 is not available. The loss holds a float32 copy of the model, so it is made again
+    for each walk, and is not kept.
+    """
 
     make: Callable[[], Loss | None]
     journal: Journal
-
-    @cached_property
-    def loss(self) -> Loss | None:
-        """The loss, made on first use; it holds a float32 copy of the model until `free` is called."""
-        return self.make()
-
-    def free(self) -> None:
-        """Free the float32 copy of the model; the loss is made again when it is needed."""
-        self.__dict__.pop("loss", None)
 
     def scores(self, masks: Sequence[Mask]) -> list[Score] | None:
         """Full scores of the masks, or None if some are in no cell's journal and cannot be computed."""
         for score in self.journal.find([mask for mask in masks if mask not in self.journal.scores]):
             self.journal.add(score)
         if missing := [mask for mask in dict.fromkeys(masks) if mask not in self.journal.scores]:
-            if self.loss is None:
+            if (loss := self.make()) is None:
                 return None
-            for score in self.loss(missing):
+            for score in loss(missing):
                 self.journal.add(score)
         return [self.journal.scores[mask] for mask in masks]
 
@@ -416,7 +410,6 @@ class Settler:
         while count < (wanted := max(1, min(len(self._near(last, others)), self.most - 1))):
             count = wanted
             exact = self._measure(last, nearest[:count], view)
-        self.single.free()  # not needed until the next choice
         return exact if lead <= self.reach else {}
 
     def _near(self, last: Score, others: Iterable[Score]) -> list[Score]:

@@ -148,7 +148,7 @@ def test_a_choice_of_all_masks_or_without_float32_keeps_its_losses() -> None:
     assert not setting.walks
 
 
-def test_the_float32_copy_is_freed_and_scores_in_journals_are_not_computed_again(tmp_path: Path) -> None:
+def test_float32_scores_in_journals_are_not_computed_again(tmp_path: Path) -> None:
     setting, found = Setting({0: 1.0, 1: 1.01, 2: 3.0}, {0: 1.02, 1: 1.0}, 0.02), []
     for cell, available in (("one", True), ("one", False), ("two", False)):
         claim(tmp_path, "key", cell)
@@ -157,8 +157,6 @@ def test_the_float32_copy_is_freed_and_scores_in_journals_are_not_computed_again
         journal.others = Store(tmp_path, "key", cell, 6, estimate=ESTIMATE, name=FLOAT32)
         settler = setting.settler(journal=journal, available=available)
         found.append(settler.losses(setting.scores, 1, PLAIN))
-        assert settler.single is not None
-        assert "loss" not in vars(settler.single)
     assert found[0] == found[1] == found[2]
     assert setting.walks == [[MASKS[0], MASKS[1]]]
 
