@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 # per block, starting kernels takes longer than running them. With fewer than MERGE_TOKENS tokens, reading the
 # weights takes longer than computing with them.
 MERGE_OPERATIONS, MERGE_TOKENS = 1e8, 32
-SHARE = 4  # hidden states take at most 1 / SHARE of the free memory
+ROOM = 0.25  # hidden states take at most this share of the free memory
 
 
 @dataclass
@@ -71,14 +71,12 @@ class MemoryBudget:
 
         `held` is the size in bytes of states that exist already and may be replaced.
         """
-        room = -collectives.all_max(
-            -(free_memory(self.model.module) + held) // SHARE
-        )  # the least over all ranks
+        free = -collectives.all_max(-(free_memory(self.model.module) + held))  # the least over all ranks
         # States count twice after a merged pass, since a branch's state can keep other branches' states in memory.
         walked = (b.ids.numel() * (2 if self.merged(b) > 1 else 1) for b in self.batches(rows))
         mine = sum(batch.ids.numel() for batch in collectives.share_of(self.batches(rows)))
         kept = int(collectives.all_max(self._state_bytes(mine)))
-        return StateBytes(min(room, self._state_limit), self._state_bytes(max(walked)), kept)
+        return StateBytes(min(ROOM * free, self._state_limit), self._state_bytes(max(walked)), kept)
 
     def shrink(self, error: Exception, masks: int) -> None:
         """Halve the number of masks or of tokens per pass, after memory ran out.
