@@ -142,6 +142,7 @@ class Side:
     forward: Forward
     folder: Path
     share: bool
+    bounds: bool
     where: torch.device
     masks: list[Mask] = field(default_factory=list)
     seconds: float = 0.0
@@ -161,7 +162,7 @@ class Side:
         if losses.in_half:
             memory = Journal(None, space.n_blocks, unit=space.unit)
             single = FloatLoss(lambda: self._in_float32(losses), memory)
-        problem = Problem(algo, space, 0, racing, NearTies())
+        problem = Problem(algo, space, 0, racing, NearTies(), bounds=self.bounds)
         started, settling = spent(self.where), self.settling
         solution = solve(problem, losses, own[0], lambda *_: None, single, own[1])
         self.seconds += spent(self.where) - started - (self.settling - settling)
@@ -193,17 +194,17 @@ _ran: dict[str, Side] = {}  # works with the same baseline, or the same engine s
 def run(work: Work, plain: bool, where: torch.device) -> Side:
     """Run the searches of a work with the baseline or with the engine."""
     searches = (work.plain_searches if plain else None) or work.searches
-    settings: dict[str, Any] = {} if plain else {"compile": work.compile, "bounds": work.bounds}
-    how = (work.baseline, work.baseline_tokens) if plain else (work.shared, work.racing, settings)
+    bounds = work.bounds and not plain
+    how = (work.baseline, work.baseline_tokens) if plain else (work.shared, work.racing, bounds)
     key = repr((where, work.model, work.objective, work.samples, searches, work.unit, how))
     if key not in _ran:
         model = work.model(where)
-        forward = work.baseline(model, work.baseline_tokens) if plain else Forward(model, **settings)
+        forward = work.baseline(model, work.baseline_tokens) if plain else Forward(model)
         products = native_products(model.module) if plain else nullcontext()
         with tempfile.TemporaryDirectory() as scratch, products:
-            side = Side(forward, Path(scratch), work.shared and not plain, where)
+            side = Side(forward, Path(scratch), work.shared and not plain, bounds, where)
             losses = Calibrated(work.objective, forward, work.samples())
-            if forward.compile or where.type != "cpu":  # first use compiles, or loads a GPU's kernels
+            if where.type != "cpu":  # the first use loads a GPU's kernels
                 next(iter(losses.whole.terms([Mask(model.info.n_blocks)])))
                 forward.release()
             for algo, k in searches:
@@ -277,8 +278,7 @@ class Work:
     """One work to time, with the engine's settings and those of the baseline.
 
     If `shared`, the engine's searches use each other's scores. The baseline's searches never do, and never race; they
-    are `plain_searches` or, if None, the same searches. `unit` is what searches remove. If `compile`, the engine runs
-    compiled; the time for compiling is not counted.
+    are `plain_searches` or, if None, the same searches. `unit` is what searches remove.
     """
 
     name: str
@@ -293,7 +293,6 @@ class Work:
     baseline: type[Forward] = Plain
     plain_searches: Sequence[tuple[Algo, int]] | None = None
     unit: str = "block"
-    compile: bool = False
     bounds: bool = False
 
 
@@ -351,7 +350,6 @@ def varied(work: Work, added: str, **settings: Any) -> Work:
 FEW = partial(text, 4, 128)
 LAZY: dict[str, Any] = {"searches": [(Greedy(lazy=0.05), 6)], "plain_searches": [(Greedy(), 6)]}
 RACING: dict[str, Any] = {"samples": partial(text, 128, 64), "racing": Racing(0.05)}
-FASTEST: dict[str, Any] = {"bounds": True, "compile": True}
 PANEL = tuple((algo, k) for k in (3, 6) for algo in (OneShot(), Greedy(), Beam(5)))
 RACE = "greedy k=6, 128 x 64 tokens"
 SHORT = greedy("greedy k=6, SmolLM2, 2 x 64 tokens, perplexity", 3.0, samples=partial(text, 2, 64))
@@ -396,35 +394,25 @@ SLEB = "as SLEB's published code does it"
 
 WORKS = (
     greedy("greedy k=6 of 30, SmolLM2, 8 x 128 tokens, perplexity", 3.0),
-    greedy("the same, compiled", 3.0, compile=True),
     greedy("the same with bounds", 3.0, bounds=True),
-    greedy("the same with bounds, compiled", 3.0, **FASTEST),
     greedy("the same with lazy rounds", 4.5, **LAZY),
-    greedy("the same with lazy rounds, compiled", 4.5, **LAZY, compile=True),
-    greedy("the same with lazy rounds, with bounds, compiled", 4.5, **LAZY, **FASTEST),
     SHORT,
     greedy(f"{RACE}, racing", 7.0, **RACING),
-    greedy(f"{RACE}, racing, compiled", 7.0, **RACING, compile=True),
     greedy(f"{RACE}, lazy rounds and racing", 7.0, **RACING, **LAZY),
-    greedy(f"{RACE}, lazy rounds and racing, compiled", 7.0, **RACING, **LAZY, compile=True),
     SUBLAYERS,
     varied(SUBLAYERS, "with bounds", bounds=True),
     greedy(f"{SLEB}, exact", 3.5, baseline=Published),
-    greedy(f"{SLEB}, exact, with bounds, compiled", 3.5, baseline=Published, **FASTEST),
+    greedy(f"{SLEB}, exact, with bounds", 3.5, baseline=Published, bounds=True),
     greedy(f"{SLEB}, 128 x 64 tokens, lazy rounds and racing", 8.0, baseline=Published, **RACING, **LAZY),
     DIVERGENCES,
-    varied(DIVERGENCES, "compiled", compile=True),
-    varied(DIVERGENCES, "with bounds, compiled", **FASTEST),
+    varied(DIVERGENCES, "with bounds", bounds=True),
     MARGINS,
-    varied(MARGINS, "compiled", compile=True),
     TINY,
     PAIRS,
-    varied(PAIRS, "with bounds, compiled", **FASTEST),
+    varied(PAIRS, "with bounds", bounds=True),
     TRIPLES,
-    varied(TRIPLES, "compiled", compile=True),
     PANEL_WORK,
     varied(PANEL_WORK, "with bounds", bounds=True),
-    varied(PANEL_WORK, "with bounds, compiled", **FASTEST),
 )
 
 if __name__ == "__main__":

@@ -31,7 +31,6 @@ CELL = [f"k={K}", "algo=greedy", f"calibration.samples={SAMPLES}", f"calibration
 PUBLISHED = "as SLEB's published code does it"
 WAYS = {
     "the command": CELL,
-    "the command, bounds": [*CELL, "forward.bounds=true"],
     "the command, lazy rounds": [*CELL, "algo.lazy=0.05"],
     "the command, lazy rounds, no MLflow": [*CELL, "algo.lazy=0.05", "tracker=none"],
 }

@@ -85,7 +85,7 @@ def _works(rows: list[dict[str, Any]]) -> Iterator[list[str]]:
     works: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         work = row["work"].replace("the same", rows[0]["work"])
-        name, *added = re.split(r",? with (?=bounds|lazy)|, (?=compiled)", work)
+        name, *added = re.split(r",? with (?=bounds|lazy)", work)
         works.setdefault(name, []).append(row | {"settings": ", ".join(added)})
     for name, (plain, *others) in works.items():
         # A row without `peak_gflops` was measured before the benchmark settled near ties.

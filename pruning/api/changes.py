@@ -28,7 +28,7 @@ from pruning.models.architecture import context_length_of
 from pruning.models.handle import Model
 from pruning.models.kept_models import savable
 from pruning.objective.perplexity import Perplexity
-from pruning.runs.cell import ForwardSettings, forward_with
+from pruning.runs.cell import forward_of
 
 
 @exclusive
@@ -119,7 +119,7 @@ def repair_mask(
         model, calibration, Perplexity(), samples=samples, length=length, seed=seed, call="repair_mask"
     )
     check(model.module, mask.unit, drawn)
-    forward = forward_with(ForwardSettings(), model.language_model)
+    forward = forward_of(model.language_model)
     repair, _ = measure(forward, drawn, mask, Linear(**settings))
     return _with_weights(model, folded_weights(model.module, repair))
 

@@ -21,7 +21,7 @@ from pruning.routing import fitted_router
 from pruning.routing.fitted_router import FittedRouter, StateEncoder, first_blocks, fit_head, prompts
 from pruning.routing.set_scores import routes, score_items
 from pruning.routing.task_study import TARGETS
-from pruning.runs.cell import ForwardSettings, forward_with
+from pruning.runs.cell import forward_of
 
 PREDICTED = {"loglikelihood": "log-likelihood per token", "margin": "lead of the right answer per token"}
 
@@ -75,7 +75,7 @@ class Router:
             model = _recorded_model(record, folder)
         check_type("model", model, PrunableModel)
         _check_weights(record, model, folder)
-        forward = forward_with(ForwardSettings(), model.language_model)
+        forward = forward_of(model.language_model)
         encoder = StateEncoder(forward, model.tokenizer, router.blocks)
         return cls(model, router, encoder, record)
 
@@ -198,7 +198,7 @@ def fit_router(
     if len(items) < 2:
         raise InputError(f"{len(items)} items are given: give two or more.")
     blocks = first_blocks(list(sets.values()))
-    forward = forward_with(ForwardSettings(), model.language_model)
+    forward = forward_of(model.language_model)
     encoder = StateEncoder(forward, model.tokenizer, blocks)
     samples = ItemDraw(len(items), 0, template).rows(items, model.tokenizer, "items")
     scores = score_items(forward, samples, list(sets.values()))

@@ -24,7 +24,7 @@ from pruning.evaluation.heldout import item_accuracy
 from pruning.evaluation.text_overlap import check_disjoint
 from pruning.models.sublayers import find_chain
 from pruning.objective import Calibrated, Objective
-from pruning.runs.cell import ForwardSettings, forward_with
+from pruning.runs.cell import forward_of
 from pruning.runs.measurements import search_shown
 from pruning.runs.prepare import Reader, check_evaluation
 from pruning.search import driver
@@ -50,7 +50,6 @@ def search_mask(
     protect_last: int = 0,
     racing: Racing | None = None,
     near_ties: NearTies | None = None,
-    forward: ForwardSettings | None = None,
     max_evaluations: int | None = None,
     heldout: TextSets | None = None,
     progress: bool = True,
@@ -69,8 +68,8 @@ def search_mask(
     If a value is wrong, or if another call uses the model, raises InputError before anything is computed. Raises
     OutOfReachError if the search would need too many evaluations, and LossError if a loss is NaN or infinite.
     """
-    race, ties, how = racing or Racing(), near_ties or NearTies(), forward or ForwardSettings()
-    for part in (race, ties, how):
+    race, ties = racing or Racing(), near_ties or NearTies()
+    for part in (race, ties):
         check_settings(type(part), {f.name: getattr(part, f.name) for f in fields(part)}, "setting")
         part.check()
     chosen_objective, chosen_algo = _built("objective", objective), _built("algo", algo)
@@ -92,12 +91,12 @@ def search_mask(
     if heldout is not None:
         check_disjoint(drawn, draw_data(model, heldout), OTHER_DATA)
 
-    losses = Calibrated(chosen_objective, forward_with(how, model.language_model), drawn)
+    losses = Calibrated(chosen_objective, forward_of(model.language_model), drawn)
     journal = Journal(None, space.n_blocks, space.unit)
     single = (
         FloatLoss(losses.in_float32, Journal(None, space.n_blocks, space.unit)) if losses.in_half else None
     )
-    problem = Problem(chosen_algo, space, seed, race, ties, max_evaluations)
+    problem = Problem(chosen_algo, space, seed, race, ties, max_evaluations, bounds=True)
     most = min(most, max_evaluations or most)
     title = f"{model.name} {type(chosen_algo).__name__}"
     try:
@@ -255,7 +254,7 @@ def measure_mask(
 def measured(model: PrunableModel, mask: Mask, data: Mapping[str, Samples]) -> Measurements:
     """The metrics of a mask and of the dense model on data that `draw_data` has drawn."""
     model.check_mask(mask)
-    forward = forward_with(ForwardSettings(), model.language_model)
+    forward = forward_of(model.language_model)
     found = Measurements({}, {})
     for name, samples in data.items():
         measure = perplexity if samples.kind == "text" else item_accuracy

@@ -36,7 +36,7 @@ from pruning.core.errors import InputError, PruningError, first_line, merged_err
 from pruning.core.mask import Latency
 from pruning.core.scoring import NearTies, Racing
 from pruning.routing.task_study import TaskStudy
-from pruning.runs.cell import ForwardSettings, Protect
+from pruning.runs.cell import Protect
 
 # The types of a configuration's top level, and the schemas against which Hydra checks options.
 
@@ -81,7 +81,6 @@ class Config:
     study: str = "default"
     paths: Paths = dataclasses.field(default_factory=Paths)
     latency: Latency = dataclasses.field(default_factory=Latency)
-    forward: ForwardSettings = dataclasses.field(default_factory=ForwardSettings)
     racing: Racing = dataclasses.field(default_factory=Racing)
     near_ties: NearTies = dataclasses.field(default_factory=NearTies)
     scores: ScoreSettings = dataclasses.field(default_factory=ScoreSettings)
@@ -263,9 +262,7 @@ def _names(settings: Any, cls: Any, path: str, choices: Mapping[str, Any]) -> It
 GROUPS = ("model", "objective", "calibration", "algo", "compensation", "heal", "eval")
 OTHERS = (
     *("ratio", "k", "unit", "budget", "latency", "protect", "racing", "near_ties", "seed", "max_evaluations"),
-    "forward",
 )
-DECIDING = ("compile", "bounds")  # settings of `forward` that can change a mask or its losses
 RESOURCES = "model.resources."  # left out: these settings only affect where a cell runs
 
 
@@ -290,7 +287,6 @@ def launch_words(config: Mapping[str, Any]) -> list[str]:
     else:
         base = _plain(words)
     wanted = {name: records.without_option(config[name]) for name in (*GROUPS, *OTHERS) if name in config}
-    wanted["forward"] = {k: v for k, v in wanted.get("forward", {}).items() if k in DECIDING}
     if wanted.get("k") is not None:
         wanted.pop("ratio", None)  # the ratio follows from k
     return [*words, *(w for w in _changes(wanted, base) if not w.startswith(RESOURCES))]

@@ -22,12 +22,12 @@ from pruning.core.mask import Latency
 from pruning.core.scoring import NearTies, Racing
 from pruning.healing.heal_settings import SELECTING
 from pruning.models.handle import Model
-from pruning.runs.cell import Cell, ForwardSettings, Protect
+from pruning.runs.cell import Cell, Protect
 
 COMMAND = ("launcher", "guide", "minutes", "tasks")  # settings of the command, not of its cells
 PARTS = tuple(group for group in BUILT if group != "launcher")  # the groups that a cell is made of
 PLAIN = ("ratio", "k", "seed", "study", "unit", "budget", "max_evaluations")
-SETTINGS = {"forward": ForwardSettings, "racing": Racing, "near_ties": NearTies, "latency": Latency}
+SETTINGS = {"racing": Racing, "near_ties": NearTies, "latency": Latency}
 
 
 def cell_of_words(words: Sequence[str]) -> Cell:

@@ -554,7 +554,6 @@ ADDED = {
 }
 # Former settings, by group, whose values the program now chooses itself.
 DECIDED = {
-    "forward": ("batch_tokens", "patience", "merge", "tf32"),
     "model": ("attention", "max_memory", "offload"),
     "racing": ("first",),
 }
@@ -578,6 +577,7 @@ def current(config: Any) -> Any:
         return found
     if isinstance(algo := found.get("algo"), dict) and "max_evaluations" in algo:
         found["max_evaluations"] = algo.pop("max_evaluations")
+    found.pop("forward", None)  # how forward passes ran
     for group, names in DECIDED.items():
         if isinstance(settings := found.get(group), dict):
             found[group] = {name: value for name, value in settings.items() if name not in names}

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict, cast
 
@@ -218,38 +217,11 @@ class NearTies:
             )
 
 
-def deciding_settings(
-    algo: Any, racing: Racing, near_ties: NearTies, bounds: bool, max_evaluations: int | None
-) -> dict[str, Any]:
-    """The settings that can change the mask of a search; a cell's identity holds them.
-
-    `bounds` says whether the loss has bounds. Bounds change the predictions of a lazy search. Other searches find the
-    same mask with bounds as without.
-    """
-    record: dict[str, Any] = {"racing": None if racing.delta is None else asdict(racing) | {"first": FIRST}}
-    if near_ties != NearTies():
-        record["near_ties"] = asdict(near_ties)
-    lazy = getattr(algo, "lazy", None) is not None
-    if bounds and lazy and uses_bounds(racing, max_evaluations):
-        record["bounds"] = True
-    return record
-
-
-def uses_bounds(racing: Racing, max_evaluations: int | None) -> bool:
-    """Whether bounds rule masks out, which they do neither in a race nor with a limit (`max_evaluations`).
-
-    In a race, bounds over a part of the samples would rule out few masks earlier. A search that a limit stops needs
-    the losses of all single blocks to complete its best mask.
-    """
-    return racing.delta is None and max_evaluations is None
-
-
 # `trace.jsonl`, the journal of a cell: one line per score, in the order in which the search needed them. A torn last
 # line is skipped, because a writer may still be completing it.
 
 NAME = "trace.jsonl"
-BEGINNING = re.compile(rb'\{"dropped": \[((?:\d+(?:, \d+)*)?)\]')  # begins each line
-BOUNDS = "trace_bounds.jsonl"  # lower bounds of scores, with forward.bounds=true
+BOUNDS = "trace_bounds.jsonl"  # lower bounds of scores
 FLOAT32 = "trace_float32.jsonl"  # float32 scores of masks in near ties
 
 
@@ -278,24 +250,6 @@ def read_trace(path: Path, start: int = 0) -> Iterator[TraceEntry]:
     if path.exists():
         for number, (end, line) in enumerate(storage.read_lines(path, start), start=1):
             yield TraceEntry(number, end, _parsed(line))
-
-
-def read_masks(path: Path, start: int = 0) -> Iterator[tuple[int, int, tuple[int, ...] | None]]:
-    """Yield (offset of the line, offset after it, removed blocks or None if damaged) for each complete line."""
-    for end, line in storage.read_lines(path, start):
-        found = BEGINNING.match(line)
-        blocks = None if found is None else tuple(map(int, re.findall(rb"\d+", found[1])))
-        yield start, end, blocks
-        start = end
-
-
-def read_line(path: Path, offset: int) -> TraceLine | None:
-    """The line that begins at byte `offset`; None if it is damaged or missing."""
-    try:
-        entry = next(read_trace(path, offset), None)
-    except OSError:
-        return None
-    return None if entry is None else entry.line
 
 
 def _parsed(text: bytes) -> TraceLine | None:

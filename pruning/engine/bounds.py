@@ -70,8 +70,8 @@ def bounds(
         return
     # Keep states at the scored positions if those of all masks take at most SHARE of the room for states.
     forward.ends = None
-    sizes = forward.memory_budget.sizes(rows, readout, masks[0], forward.beginnings.nbytes())
-    batches = forward.batches(rows)  # `sizes` can make them smaller
+    sizes = forward.memory_budget.sizes(rows, forward.beginnings.nbytes())
+    batches = forward.batches(rows)
     tokens = sum(batch.ids.numel() for batch in batches)
     scored = sum(len(batch.targets) for batch in batches)
     if (reserved := len(masks) * sizes.kept * scored / tokens) <= SHARE * sizes.room:

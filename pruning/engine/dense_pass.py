@@ -228,7 +228,7 @@ def in_float32(forward: Forward) -> Forward | None:
         return None
     module = copy.deepcopy(model.module).float()
     copied = LanguageModel(module, replace(model.info, dtype="float32"))
-    return Forward(copied, forward.batch_tokens, forward.memory, forward.scales, forward.cost)
+    return Forward(copied, forward.batch_tokens, forward.scales, forward.cost)
 
 
 @torch.inference_mode()

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import os
 import resource
 import warnings
 from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
 
 import psutil
 import torch
 from torch import nn
+
+GROUPS = Path("/sys/fs/cgroup")
 
 
 def exact() -> None:
@@ -49,10 +54,24 @@ def free_memory(module: nn.Module) -> int:
 
 def _free(device: torch.device) -> int:
     if device.type != "cuda":
-        return int(psutil.virtual_memory().available)
+        return int(min(psutil.virtual_memory().available, _allowed()))
     # Memory that PyTorch has reserved but does not use is free, too.
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return int(torch.cuda.mem_get_info(device)[0]) + unused
+
+
+def _allowed() -> float:
+    """The bytes that the limits of a container or of a SLURM job leave to this process; without limits, infinite."""
+    left = math.inf
+    with suppress(OSError, ValueError):
+        own = GROUPS / Path("/proc/self/cgroup").read_text().rpartition("::")[2].strip("/\n")
+        for group in (own, *own.parents):
+            limit = (group / "memory.max").read_text().strip() if (group / "memory.max").exists() else "max"
+            if limit != "max":
+                stated = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+                used = int((group / "memory.current").read_text()) - int(stated["inactive_file"])
+                left = min(left, int(limit) - used)
+    return max(0.0, left)
 
 
 def peak_memory(module: nn.Module) -> int:

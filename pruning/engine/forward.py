@@ -19,7 +19,6 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -57,7 +56,7 @@ from pruning.engine.prefix_tree import (
     run_masks,
 )
 from pruning.models.blocks import find_blocks
-from pruning.models.products import compiled, for_any_rows
+from pruning.models.products import for_any_rows
 from pruning.models.sublayers import find_chain
 
 if TYPE_CHECKING:
@@ -110,23 +109,16 @@ class Cost:
 class Forward:
     """Forward passes of one model.
 
-    `batch_tokens` limits the tokens, padding included, that a block processes at once. `memory` limits the bytes in
-    use besides the weights (None: measured on the device). To keep within this limit, fewer masks are walked at a
-    time, so fewer masks share computation. If `memory` is given, batches can also become smaller. If `scales` is
-    given, a dropped unit i multiplies the hidden state by `scales[i]`. `compile` runs blocks and sums over the
-    vocabulary through torch.compile; sub-layers run uncompiled. If `bounds` is true, searches may rule masks out by
-    bounds (`bounds.py`). If `watch` is given, it is called after each batch with the numbers of finished and of all
-    batches.
+    `batch_tokens` limits the tokens, padding included, that a block processes at once. If `scales` is given, a
+    dropped unit i multiplies the hidden state by `scales[i]`. If `watch` is given, it is called after each batch with
+    the numbers of finished and of all batches.
     """
 
     model: LanguageModel
     batch_tokens: int = 2048
-    memory: int | None = None
     scales: tuple[float, ...] | None = None
     cost: Cost = field(default_factory=Cost)
     watch: Callable[[int, int], None] | None = None
-    compile: bool = False
-    bounds: bool = False
     # What is kept between requests:
     beginnings: Beginnings = field(default_factory=Beginnings)
     ends: Ends | None = None
@@ -140,7 +132,7 @@ class Forward:
     _shares: dict[str, Sequence[float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.memory_budget = MemoryBudget(self.model, self.batch_tokens, self.memory)
+        self.memory_budget = MemoryBudget(self.model, self.batch_tokens)
 
     def loglikelihoods(
         self, rows: Sequence[Row], masks: Iterable[Mask]
@@ -172,8 +164,7 @@ class Forward:
 
     def fresh(self) -> Forward:
         """New forward passes with the same settings and cost but no shared states, for weights that have changed."""
-        limits = (self.batch_tokens, self.memory, self.scales, self.cost)
-        return Forward(self.model, *limits, compile=self.compile, bounds=self.bounds)
+        return Forward(self.model, self.batch_tokens, self.scales, self.cost)
 
     def release(self) -> None:
         """Free the memory of states and weights that are kept for a search."""
@@ -267,7 +258,7 @@ class Forward:
         self, batch: Batch, states: Sequence[StatesAt], readout: Readout, dense: Tensor | None
     ) -> Iterator[Array]:
         """The readout's values (n,) at a batch's n targets, for each mask whose states are given."""
-        whole, targets, part = self.memory_budget.projection(self.compile), batch.targets, readout.part
+        whole, targets, part = self.memory_budget.projection(), batch.targets, readout.part
         projection = whole
         if part is not None:
             projection, targets = part.of(whole), part.places(targets)
@@ -279,7 +270,7 @@ class Forward:
                 yield from read_out(readout, projection, flat, None, wanted).numpy().reshape(len(group), -1)
             return
         values = np.zeros((len(states), len(targets)))
-        step = compared_at_once(self.model.device.type, projection.vocabulary, projection.limit)
+        step = compared_at_once(self.model.device.type, projection.vocabulary)
         for start in range(0, len(targets), step):  # the dense model is projected once for all masks
             at = slice(start, start + step)
             known = list(distributions(projection, dense[at].to(states[0](at).device)))
@@ -353,7 +344,7 @@ class WalkRequest:
         """Decide how many masks are walked at a time; keep only those states that can be used again."""
         budget, beginnings = self.forward.memory_budget, self.forward.beginnings
         self.forward.batches(self.rows)
-        sizes = budget.sizes(self.rows, self.readout, masks[0], beginnings.nbytes())
+        sizes = budget.sizes(self.rows, beginnings.nbytes())
         if self.forward.ends is not None:
             sizes = replace(sizes, room=max(0.0, sizes.room - self.forward.ends.reserved))
         batches = collectives.share_of(budget.batches(self.rows))
@@ -393,7 +384,7 @@ class WalkRequest:
         started = time.perf_counter()
         sums, failure = np.zeros((len(masks), len(self.rows))), None
         try:
-            self._add(sums, masks[0].unit, read)
+            self._add(sums, read)
         except RuntimeError as error:  # the traceback would keep the failed pass's tensors in memory
             failure = error.with_traceback(None) if out_of_memory(error) else error
         if (failed := collectives.any_failure(failure)) is not None:
@@ -402,13 +393,12 @@ class WalkRequest:
         return sums, collectives.all_max(time.perf_counter() - started), None
 
     @torch.inference_mode()
-    def _add(self, sums: Array, unit: str, read: Read) -> None:
+    def _add(self, sums: Array, read: Read) -> None:
         """Add the values of this rank's batches to `sums` (masks, rows), in float64."""
         forward, batches = self.forward, self.forward.batches(self.rows)
         tokens = sum(batch.ids.numel() for batch in batches)
         mine = collectives.share_of(batches)
-        blocks = find_blocks(forward.model.module) if forward.compile and unit == "block" else None
-        with nullcontext() if blocks is None else compiled(blocks), for_any_rows():
+        with for_any_rows():
             for done, batch in enumerate(mine, start=1):
                 for number, values in read(batch, share=batch.ids.numel() / tokens):
                     np.add.at(sums[number], batch.rows.numpy(), values)

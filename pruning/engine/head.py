@@ -10,14 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pruning.models.blocks import head
-from pruning.models.products import compiled_once
 
 # Bytes of float32 logits that are projected at a time, and normalised at a time, for each kind of device. If too
 # few positions are projected, reading the weights takes most of the time. If the logits of too many are normalised,
@@ -29,20 +28,14 @@ NORMALISED = {"cpu": 1 << 20, "cuda": 1 << 29}
 NEGLIGIBLE = -80.0
 
 Head = Callable[[Tensor], Tensor]  # maps hidden states (m, D) to logits (m, V), for any m
-Term = Callable[..., Tensor]  # maps log-probabilities (m, V), and tensors of this shape, to terms (m, V)
 
 
 @dataclass(frozen=True)
 class Projection:
-    """Maps hidden states to logits over `vocabulary` tokens. `limit` bounds the bytes of logits at a time.
-
-    If `fuse` is true and the size of the vocabulary allows it, the distributions are fused.
-    """
+    """Maps hidden states to logits over `vocabulary` tokens."""
 
     head: Head
     vocabulary: int
-    limit: int | None = None
-    fuse: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,27 +119,23 @@ def read_out(
 def distributions(projection: Projection, hidden: Tensor) -> Iterator[Distributions]:
     """The distributions of hidden states (n, D), a group of positions at a time."""
     device, vocabulary = hidden.device.type, projection.vocabulary
-    most = positions_at_once(device, vocabulary, projection.limit)
+    most = positions_at_once(device, vocabulary)
     groups = max(1, math.ceil(len(hidden) / most))
     step = max(1, math.ceil(len(hidden) / groups))  # so the groups have nearly equal sizes
     piece = max(1, NORMALISED.get(device, 1 << 25) // (4 * vocabulary))
     for states in torch.split(hidden, step):
         logits = projection.head(states)
-        if projection.fuse and logits.shape[-1] % SHORT == 0:
-            yield Distributions(logits, fused=True)
-        else:
-            yield from (Distributions(part.to(wide(logits))) for part in torch.split(logits, piece))
+        yield from (Distributions(part.to(wide(logits))) for part in torch.split(logits, piece))
 
 
-def positions_at_once(device: str, vocabulary: int, limit: int | None = None) -> int:
+def positions_at_once(device: str, vocabulary: int) -> int:
     """The number of positions that are projected at a time."""
-    size = PROJECTED.get(device, 1 << 25)
-    return max(1, min(size, limit or size) // (4 * vocabulary))
+    return max(1, PROJECTED.get(device, 1 << 25) // (4 * vocabulary))
 
 
-def compared_at_once(device: str, vocabulary: int, limit: int | None = None) -> int:
+def compared_at_once(device: str, vocabulary: int) -> int:
     """The number of positions at which masks are compared at a time, with the dense model's distributions kept."""
-    return max(1, positions_at_once(device, vocabulary, limit) // 4)
+    return max(1, positions_at_once(device, vocabulary) // 4)
 
 
 def wide(values: Tensor) -> torch.dtype:
@@ -158,26 +147,21 @@ def wide(values: Tensor) -> torch.dtype:
 class Distributions:
     """The next-token distributions at m positions, from logits (m, V) in float32 or float64.
 
-    If `fused`, logits may be in half precision, and sums over the vocabulary run compiled in one pass.
-
     `torch.log_softmax` adds V float32 exponentials one after the other. With 150,000 tokens, its error is 1e-5 nats,
     in one direction. `Tensor.sum` adds them pairwise, and the logarithm of the sum is kept in float64. The error is
     then about 1e-7 nats, and the sum takes less time.
     """
 
     logits: Tensor
-    fused: bool = False
 
     @cached_property
     def highest(self) -> Tensor:
         """The highest logit of each position (m, 1)."""
-        return self._fused_total[0] if self.fused else self.logits.amax(-1, keepdim=True)
+        return self.logits.amax(-1, keepdim=True)
 
     @cached_property
     def log_sum(self) -> Tensor:
         """The logarithm of sum exp(logit - highest logit) of each position (m, 1), in float64."""
-        if self.fused:
-            return self._fused_total[1]
         return _log_of_sum((self.logits - self.highest).clamp_(min=NEGLIGIBLE))
 
     @property
@@ -192,8 +176,6 @@ class Distributions:
 
     def take(self, tokens: Tensor) -> Tensor:
         """As `of`, but the logits are overwritten, which saves a tensor. The distributions cannot be used again."""
-        if self.fused:
-            return self.of(tokens)
         chosen, highest = self.logits.gather(-1, tokens[:, None]).double(), self.highest
         log_sum = _log_of_sum(self.logits.sub_(highest).clamp_(min=NEGLIGIBLE))
         return (chosen - highest.double() - log_sum)[:, 0]
@@ -216,57 +198,9 @@ class Distributions:
     @cached_property
     def entropy(self) -> Tensor:
         """-(sum over tokens v of p(v) ln p(v)) of each position (m,), in nats."""
-        if self.fused:
-            return -self.token_sum(_weighted_logarithm)
         return -(self.probabilities * self.whole).sum(-1)
-
-    def token_sum(self, term: Term, *others: Tensor) -> Tensor:
-        """For fused distributions: the sum over tokens (m,) of `term(log-probabilities, *others)`, in float64."""
-        highest, logarithm = self._fused_total
-        sums = compiled_once(_summed(term))(self.logits, highest, logarithm.to(highest.dtype), *others)
-        found: Tensor = sums.double().sum(-1)
-        return found
-
-    @cached_property
-    def _fused_total(self) -> tuple[Tensor, Tensor]:
-        """`highest` and `log_sum`, from compiled code."""
-        highest, sums = compiled_once(_exponentials)(self.logits)
-        return highest, sums.double().sum(-1, keepdim=True).log_()
 
 
 def _log_of_sum(terms: Tensor) -> Tensor:
     """The logarithm of sum exp(term) over the last axis (m, 1), in float64. The terms (m, V) are overwritten."""
     return terms.exp_().sum(-1, keepdim=True).double().log_()
-
-
-# Sums over a vocabulary in one compiled pass over the logits, for `forward.compile=true`.
-#
-# Uncompiled, each operation (convert, subtract, exponential, sum) reads and writes all logits. Only sums of SHORT
-# terms are formed in the compiled code, and they are added in float64 outside of it. So the order of the additions
-# depends neither on the compiler nor on the number of positions, and the sums are more accurate than those of whole
-# rows.
-
-SHORT = 128
-
-
-def _exponentials(logits: Tensor) -> tuple[Tensor, Tensor]:
-    highest = logits.amax(-1, keepdim=True).to(wide(logits))
-    terms = (logits.to(wide(logits)) - highest).clamp(min=NEGLIGIBLE).exp()
-    return highest, _short_sums(terms)
-
-
-@cache  # the same function each time, so that it is compiled once
-def _summed(term: Term) -> Callable[..., Tensor]:
-    def sums(logits: Tensor, highest: Tensor, logarithm: Tensor, *others: Tensor) -> Tensor:
-        log_probabilities = logits.to(highest.dtype) - highest - logarithm
-        return _short_sums(term(log_probabilities, *others))
-
-    return sums
-
-
-def _weighted_logarithm(logarithms: Tensor) -> Tensor:
-    return logarithms.clamp(min=NEGLIGIBLE).exp() * logarithms
-
-
-def _short_sums(terms: Tensor) -> Tensor:
-    return terms.view(len(terms), -1, SHORT).sum(-1)

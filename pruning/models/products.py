@@ -8,17 +8,14 @@ product in half precision, whose sums are formed in float32 anyway; only the ord
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from functools import cache, partial
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
-
-from pruning.core.errors import InputError
-from pruning.models.blocks import Blocks, swapped
 
 HALVES = (torch.bfloat16, torch.float16)
 # With fewer than 50 to 100 rows, converting the weights takes longer than the product in float32 saves.
@@ -165,36 +162,3 @@ def _seconds(dtype: torch.dtype) -> float:
         linear(x, weight)
         taken.append(time.thread_time() - started)
     return min(taken[1:])
-
-
-# Run blocks through torch.compile: the operations between their matrix products are fused into a few loops.
-#
-# Compiled blocks round differently from the model's own code, so this is off by default. One compiled form serves all
-# shapes: with a form for each shape, a loss would depend on the order of the shapes.
-
-MOST_FORMS = 64  # for a class of blocks: those with and without a sliding window, for example, need one each
-
-
-@contextmanager
-def compiled(blocks: Blocks) -> Iterator[None]:
-    """Within this context, blocks run compiled. The first use compiles them, which takes about a minute.
-
-    Raises InputError if a block's method `forward` has been replaced, as accelerate does to move weights.
-    """
-    if any("forward" in vars(module) for module in blocks.modules):
-        raise InputError(
-            "forward.compile=true is for models on one device, but this one is spread over several devices, or has "
-            "weights on disk: set forward.compile=false."
-        )
-    with ExitStack() as stack:
-        stack.enter_context(torch._dynamo.config.patch(recompile_limit=MOST_FORMS))
-        for module in blocks.modules:
-            fused = partial(compiled_once(type(module).forward), module)
-            stack.enter_context(swapped(module, "forward", fused))
-        yield
-
-
-@cache
-def compiled_once(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, compiled at its first use. One form serves all shapes."""
-    return torch.compile(function, dynamic=True)

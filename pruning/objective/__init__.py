@@ -49,7 +49,7 @@ class Objective(Protocol):
 class Loss:
     """An objective bound to a model and samples. A call with masks yields their scores as they are computed.
 
-    `bounds` yields terms that are at most those of `terms`, for less work; None if there are none or if they are off.
+    `bounds` yields terms that are at most those of `terms`, for less work; None if there are none.
     """
 
     estimate: Estimate

@@ -17,7 +17,6 @@ class Answer:
     """
 
     needs: ClassVar[str] = "items"
-    bounded: ClassVar[bool] = True
 
     def bind(self, forward: Forward, samples: Samples) -> Loss:
         """The loss over the right answers, with one term per item."""

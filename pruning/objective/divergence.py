@@ -25,11 +25,10 @@ class Divergence:
     """
 
     needs: ClassVar[str] = "any"
-    bounded: ClassVar[bool] = True  # whether its loss has bounds
 
     def bind(self, forward: Forward, samples: Samples) -> Loss:
         """The loss over windows or items, with one term per sample."""
-        return between_distributions(forward, samples, _divergence, bounded=forward.bounds)
+        return between_distributions(forward, samples, _divergence, bounded=True)
 
 
 def between_distributions(
@@ -62,14 +61,5 @@ def between_distributions(
 def _divergence(pruned: Distributions, dense: Distributions) -> Tensor:
     import torch
 
-    if pruned.fused:
-        return pruned.token_sum(_term, dense.whole)
     whole = pruned.take_whole()
     return torch.sub(dense.whole, whole, out=whole).mul_(dense.probabilities).sum(-1)
-
-
-def _term(pruned: Tensor, dense: Tensor) -> Tensor:
-    """The term p (ln p - ln q) of each token (m, V), from the logarithms of q and p."""
-    from pruning.engine.head import NEGLIGIBLE
-
-    return dense.clamp(min=NEGLIGIBLE).exp() * (dense - pruned)

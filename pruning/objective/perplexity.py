@@ -26,7 +26,6 @@ class Perplexity:
     """
 
     needs: ClassVar[str] = "text"
-    bounded: ClassVar[bool] = True  # whether its loss has bounds
 
     def bind(self, forward: Forward, samples: Samples) -> Loss:
         """The loss over text windows, with one term per window."""
@@ -55,4 +54,4 @@ def of_rows(forward: Forward, rows: Sequence[Row], estimate: Estimate) -> Loss:
     def terms(masks: Sequence[Mask]) -> Scored:
         return mapped(forward.loglikelihoods(rows, masks), means)
 
-    return Loss(estimate, terms, gates, lower if forward.bounds else None)
+    return Loss(estimate, terms, gates, lower)

@@ -22,7 +22,7 @@ from pruning.core.wheels import commit_of
 from pruning.evaluation.corpora import CorpusPerplexity
 from pruning.models.handle import Model
 from pruning.published.library import PAIRINGS, ModelFacts, Protocol, PublishedMask, PublishedNumber
-from pruning.runs.cell import FORMAT, ForwardSettings, forward_with
+from pruning.runs.cell import FORMAT, forward_of
 from pruning.runs.measurements import Evaluator
 from pruning.runs.prepare import Reader, check_evaluation
 
@@ -121,7 +121,6 @@ class Referee:
 
     results: Path
     base: Model
-    forward: ForwardSettings
     places: Mapping[str, str] = field(default_factory=dict)
     limit: int | None = None
     _drawn: dict[tuple[str, Protocol], Samples] = field(default_factory=dict)
@@ -167,7 +166,7 @@ class Referee:
                 continue
             exact()
             try:
-                forward = forward_with(self.forward, self.settings(model, dtype).load())
+                forward = forward_of(self.settings(model, dtype).load())
             except PruningError as error:
                 log.error("%s in %s cannot be loaded: %s", model.name, dtype, error)
                 yield from ((request, error) for request in missing)

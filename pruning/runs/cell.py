@@ -18,9 +18,9 @@ from pruning.algo import Algo
 from pruning.calibration import Calibration
 from pruning.calibration.samples import Samples
 from pruning.core import records, storage
-from pruning.core.errors import BusyError, ForeignError, check_least
+from pruning.core.errors import BusyError, ForeignError
 from pruning.core.mask import Latency, Removal, Space
-from pruning.core.scoring import NearTies, Racing, deciding_settings
+from pruning.core.scoring import FIRST, NearTies, Racing
 from pruning.core.storage import digest, file_sha256
 from pruning.engine import collectives
 from pruning.engine.compensation import Compensation, NoCompensation
@@ -55,7 +55,6 @@ class Cell:
     study: str
     results: Path
     export: Path | None  # the directory for the smaller model
-    forward: ForwardSettings
     share: bool
     racing: Racing
     near_ties: NearTies
@@ -66,6 +65,7 @@ class Cell:
     # Training of the pruned model. Like the evaluation, it is not part of the key.
     heal: Any = dataclasses.field(default_factory=NoHealing)
     max_evaluations: int | None = None  # distinct masks after which the search is stopped
+    alone: bool = False  # whether it is the only cell of its command: nothing else then reads its losses
 
     @cached_property
     def key(self) -> str:
@@ -82,22 +82,16 @@ class Cell:
         """The name of the chosen option of a group, for people to read."""
         return str(self.config[group][records.OPTION])
 
-    def arithmetic(self) -> dict[str, Any]:
-        """The model's identity, and whether blocks are compiled: losses and measurements depend on both.
-
-        Compiling changes only the rounding, so it is not part of a cell's key. But losses that are compared with each
-        other must be rounded in the same way.
-        """
-        return self.model.identity() | ({"compile": True} if self.forward.compile else {})
-
     def identity(self) -> dict[str, Any]:
         """The settings that the result of the search depends on. Files are represented by their digests.
 
         Settings that a cell does not use are left out, so that adding a setting to the program changes no key.
         """
-        bounds = self.forward.bounds and getattr(self.objective, "bounded", False)
-        limit, compensation = self.max_evaluations, self.compensation
-        record = deciding_settings(self.algo, self.racing, self.near_ties, bounds, limit)
+        limit, compensation, racing = self.max_evaluations, self.compensation, self.racing
+        race = None if racing.delta is None else dataclasses.asdict(racing) | {"first": FIRST}
+        record: dict[str, Any] = {"racing": race}
+        if self.near_ties != NearTies():
+            record["near_ties"] = dataclasses.asdict(self.near_ties)
         if self.unit != "block":
             record |= {"unit": self.unit}
         if self.budget != "parameters":
@@ -195,33 +189,12 @@ def _file_digest(path: str) -> str:
         return path  # the check of the cell reports a file that is missing or cannot be read
 
 
-# Settings of a cell that are the same for every model and search: protected blocks, and how forward passes run.
-
-
 @dataclass(unsafe_hash=True)  # not frozen, because OmegaConf makes frozen dataclasses read-only
 class Protect:
     """The first `first` blocks and the last `last` blocks of the model must not be removed."""
 
     first: int = 0
     last: int = 0
-
-
-@dataclass
-class ForwardSettings:
-    """How forward passes are run. No setting changes more than the rounding of losses.
-
-    `memory` is the number of bytes that can be used besides the weights (None: a quarter of the free memory).
-    With `compile`, whole blocks run through torch.compile. With `bounds`, a search for perplexity or divergence does
-    not compute losses that a bound shows to be too high.
-    """
-
-    memory: int | None = None
-    compile: bool = False
-    bounds: bool = False
-
-    def check(self) -> None:
-        """Raise InputError if a number is out of range. This is a method because OmegaConf does not call __init__."""
-        check_least("forward", self, memory=1)
 
 
 # Write the files in a cell's folder. If there are several ranks, only the first rank writes.
@@ -281,7 +254,7 @@ def _logged(path: Path) -> Iterator[None]:
         stream.close()
 
 
-# The model of a cell, and forward passes with the cell's settings.
+# The model of a cell, and its forward passes.
 
 
 def model_of(cell: Cell) -> LanguageModel:
@@ -292,13 +265,13 @@ def model_of(cell: Cell) -> LanguageModel:
     return cell.model.load()
 
 
-def forward_with(settings: ForwardSettings, model: LanguageModel) -> Forward:
-    """Forward passes of a model with given settings."""
+def forward_of(model: LanguageModel) -> Forward:
+    """Forward passes of a model, whose losses are equal each time."""
     from pruning.engine.devices import exact
     from pruning.engine.forward import Forward
 
     exact()
-    return Forward(model, memory=settings.memory, compile=settings.compile, bounds=settings.bounds)
+    return Forward(model)
 
 
 # The costs of a model's units: their parameters, or their running time, which is measured once.

@@ -9,13 +9,16 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import psutil
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from pruning.calibration.samples import Samples
 from pruning.core.errors import InputError
@@ -25,13 +28,12 @@ from pruning.core.units import bytes_text, duration_text
 from pruning.engine.compensation import Linear
 from pruning.engine.dense_pass import HALVES, unit_times
 from pruning.engine.devices import devices, free_memory, synchronize
-from pruning.engine.memory import Tally
 from pruning.healing import heal_settings
 from pruning.healing.losses import summed_loss
 from pruning.models.blocks import find_blocks, gradients_kept, input_device
 from pruning.models.products import native_products
 from pruning.objective import Calibrated
-from pruning.runs.cell import Cell, Prepared, cell_space, forward_with, model_of
+from pruning.runs.cell import Cell, Prepared, cell_space, forward_of, model_of
 from pruning.runs.measurements import check_repair
 
 if TYPE_CHECKING:
@@ -68,7 +70,7 @@ class Machine:
         cell, started = prepared.cell, time.perf_counter()
         self.model = model_of(cell)
         self.loading = time.perf_counter() - started
-        forward, self.space = forward_with(cell.forward, self.model), cell_space(cell, self.model)
+        forward, self.space = forward_of(self.model), cell_space(cell, self.model)
         check_repair(prepared, forward, self.space.unit)
         self.kept = 1 - (cell.ratio if cell.ratio is not None else (cell.k or 0) / self.space.n_units)
         self.used, self.free = psutil.Process().memory_info().rss, free_memory(self.model.module)
@@ -300,6 +302,38 @@ def _seconds(run: Callable[[], object]) -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter() - started
+
+
+class Tally(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the bytes of tensors that were created in its context and still exist, and records the peak."""
+
+    supports_higher_order_operators = True
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.live = self.most = 0
+        self._counted: set[int] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run an operation and count the tensors that it returns, unless they share memory with its inputs."""
+        result = func(*args, **(kwargs or {}))
+        inputs = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
+        for tensor in tree_leaves(result):
+            if not isinstance(tensor, Tensor) or tensor.device.type == "meta":
+                continue
+            storage = tensor.untyped_storage()
+            if storage._cdata not in inputs and storage._cdata not in self._counted:
+                self._counted.add(storage._cdata)
+                self.live += storage.nbytes()
+                self.most = max(self.most, self.live)
+                weakref.finalize(storage, self._forget, storage._cdata, storage.nbytes())
+        return result
+
+    def _forget(self, number: int, size: int) -> None:
+        self._counted.discard(number)
+        self.live -= size
 
 
 def _training(module: Any, rows: Sequence[Row], heal: heal_settings.Training) -> tuple[float, float]:

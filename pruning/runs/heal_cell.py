@@ -29,7 +29,7 @@ from pruning.healing.loop import read_record, read_weights, write_evaluation, wr
 from pruning.healing.rate import warn_if_useless, with_rate
 from pruning.models.placement import ModelInfo
 from pruning.runs import measurements
-from pruning.runs.cell import Cell, Prepared, forward_with, save_config, save_result
+from pruning.runs.cell import Cell, Prepared, forward_of, save_config, save_result
 from pruning.runs.measurements import Evaluator, mask_evaluator
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def healed_cell(prepared: Prepared, done: DoneResult) -> DoneResult:
         if smaller is None:
             smaller = loop.smaller_model(found.model, mask, measurements.recorded_repair(cell, done))
             smaller.apply(read_weights(folder, record))
-        forward = forward_with(cell.forward, smaller.model)
+        forward = forward_of(smaller.model)
         measure = mask_evaluator(prepared, info, whole, forward, healed=record)
     record = record if selection is None else {**record, "selection": selection}
     record = {**record, "rates": rates} if rates else record

@@ -25,7 +25,7 @@ from pruning.core.terminal import progress_bar
 from pruning.engine import collectives
 from pruning.engine.compensation import Linear
 from pruning.evaluation import Data, DataBesideDense, Evaluation, Measured, digests_of
-from pruning.runs.cell import FORMAT, Cell, Prepared, forward_with, model_of, save_config, save_result
+from pruning.runs.cell import FORMAT, Cell, Prepared, forward_of, model_of, save_config, save_result
 
 if TYPE_CHECKING:
     from pruning.engine.forward import Forward
@@ -219,10 +219,10 @@ def evaluation_key(
 ) -> str:
     """The name of the metric, followed by a digest of everything that its measurement depends on.
 
-    The digest covers the format, the model and its arithmetic, the revision, the data, the factors, and the digest of
+    The digest covers the format, the model, the revision, the data, the factors, and the digest of
     a repair's maps. For speed, it also covers the devices on which the weights are placed.
     """
-    data = [FORMAT, prepared.cell.arithmetic(), info.revision, metric, prepared.data[metric].sha256]
+    data = [FORMAT, prepared.cell.model.identity(), info.revision, metric, prepared.data[metric].sha256]
     data += [scales] if scales is not None else []
     data += [{"repair": repair}] if repair is not None else []
     data += [placed] if metric == "speed" and (placed := prepared.cell.model.placement()) else []
@@ -253,9 +253,7 @@ def extended(prepared: Prepared, done: records.DoneResult) -> records.Evaluation
     if not digests(prepared.data).items() <= evaluation.get("data", {}).items():
         model, mask = recorded_model(cell, done), Mask.from_json(done["mask"])
         scales, repair = recorded_scales(done), recorded_repair(cell, done)
-        new: dict[str, Any] = dict(
-            evaluate_mask(prepared, mask, forward_with(cell.forward, model), scales, repair)
-        )
+        new: dict[str, Any] = dict(evaluate_mask(prepared, mask, forward_of(model), scales, repair))
         new["environment"] = records.provenance(started, str(model.device))
         evaluation = merged(evaluation, new)
     if local := digests_of(cell.evaluation.files()):

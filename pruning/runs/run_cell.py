@@ -28,7 +28,7 @@ from pruning.runs.cell import (
     Prepared,
     cell_lock,
     cell_space,
-    forward_with,
+    forward_of,
     model_of,
     save_config,
     save_result,
@@ -96,7 +96,7 @@ def _run(prepared: Prepared) -> records.DoneResult:
     if collectives.is_first():
         samples.save(cell.results / "calibration")
     model = model_of(cell)
-    forward = forward_with(cell.forward, model)
+    forward = forward_of(model)
     space = cell_space(cell, model)
     measurements.check_repair(prepared, forward, space.unit)
     key = score_key(prepared, model.info, space.unit)
@@ -139,12 +139,12 @@ def _run(prepared: Prepared) -> records.DoneResult:
 
 
 def score_key(prepared: Prepared, info: ModelInfo, unit: str = "block") -> str:
-    """A digest of everything that a loss depends on: format, model, revision, arithmetic, objective, exact samples.
+    """A digest of everything that a loss depends on: format, model, revision, objective, exact samples.
 
     `unit` is the kind of unit that masks remove. It is included because journals identify units by their numbers.
     """
     cell = prepared.cell
-    data: list[Any] = [FORMAT, cell.arithmetic(), info.revision]
+    data: list[Any] = [FORMAT, cell.model.identity(), info.revision]
     data += [settings_record(cell.objective), prepared.samples.sha256]
     data += [settings_record(cell.compensation)] if cell.compensation.search else []
     return digest([*data, unit] if unit != "block" else data)
@@ -162,7 +162,8 @@ def _search(cell: Cell, space: Space, losses: Calibrated, key: str) -> tuple[Sol
 
     own = journal(scoring.NAME)
     single = FloatLoss(losses.in_float32, journal(scoring.FLOAT32)) if losses.in_half else None
-    problem = Problem(cell.algo, space, cell.seed, cell.racing, cell.near_ties, cell.max_evaluations)
+    limits = cell.near_ties, cell.max_evaluations
+    problem = Problem(cell.algo, space, cell.seed, cell.racing, *limits, bounds=cell.alone)
     title = f"{cell.model.name} {cell.option('objective')} {cell.option('algo')}"
     path, running, saved = cell.folder / COST, losses.forward.cost, Cost()
     earlier = collectives.on_first(lambda: Cost(**storage.read_json(path)) if path.exists() else Cost())

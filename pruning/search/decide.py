@@ -4,7 +4,7 @@ If a search uses only the `best` masks of a request, the others need not be scor
 or make the choice more certain. Each has its own section below, and `Decider.decide` is the only place that combines
 them:
 
-- lower bounds rule out masks before they are scored (`forward.bounds`);
+- lower bounds rule out masks before they are scored, if nothing else reads their losses;
 - a race rules out masks after some of the samples (`racing.delta`);
 - near ties, which rounding could exchange, are settled in float32 (`near_ties.most`);
 - a lazy round asks for its candidates in several requests, and gets estimates for masks that are ruled out.
@@ -13,9 +13,8 @@ them:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import cast
 
 import numpy as np
@@ -23,7 +22,7 @@ import numpy as np
 from pruning.algo import Ask, Rise
 from pruning.core.mask import Mask
 from pruning.core.records import ComparisonRecord, DecisionRecord, MarginsRecord, NearTiesRecord
-from pruning.core.scoring import FIRST, Estimate, NearTies, Racing, Score, plus_minus
+from pruning.core.scoring import FIRST, Estimate, Racing, Score, plus_minus
 from pruning.objective import Loss
 from pruning.search.journal import Journal, ScoreBook
 
@@ -32,7 +31,7 @@ Scorer = Callable[[Sequence[Mask], int | None], Sequence[Score]]  # scores over 
 
 @dataclass
 class Decider:
-    """Answers the requests of a search, and notes its decisions.
+    """Answers the requests of a search, and notes its decisions. If `bounding`, bounds may rule masks out.
 
     `ruled_out` maps each mask that the requests of a lazy round have ruled out to the number of samples on which it
     was scored (0: none). The journal does not hold this number, because an earlier run or another cell may have
@@ -42,7 +41,7 @@ class Decider:
     book: ScoreBook
     racing: Racing
     settler: Settler
-    bounding: bool = True
+    bounding: bool = False
     decisions: list[DecisionRecord] = field(default_factory=list)
     ruled_out: dict[Mask, int] = field(default_factory=dict)
     estimated: dict[Mask, float] = field(default_factory=dict)
@@ -67,11 +66,10 @@ class Decider:
             return [view.of(score) for score in self.book.scores(masks, samples)]
 
         # Bounds or a race rule masks out.
-        masks, out = [*known, *request.masks], dict[Mask, int]()
-        bounds = self._bounds(known, request, best)
-        if bounds:
+        masks = [*known, *request.masks]
+        if bounds := self._bounds(request, best):
             views = {mask: view.of(bound) for mask, bound in bounds.items()}
-            finished = bounded(views, best, scorer, lambda worst: self.settler.reach_at(worst, view))
+            finished = bounded(views, best, scorer, lambda scores: self.settler.reach_in(scores, best, view))
             out = {mask: 0 for mask in masks if mask not in finished}
         else:
             finished, out = race(self.racing, masks, best, self.book.estimate, scorer)
@@ -83,25 +81,23 @@ class Decider:
         whole = self.book.scores(list(finished))
         losses = view.losses(whole, settled)
         if request.estimates:
-            self._estimate(out, bounds, known, whole)
+            self._estimate(out, known, whole)
             rate = sorted(view.rate(mask, loss) for mask, loss in losses.items())[min(best, len(losses)) - 1]
             # No estimate may be among the `best`.
             losses |= {mask: max(loss, view.least_above(rate, mask)) for mask, loss in self.estimated.items()}
         return losses
 
-    def _bounds(self, known: Sequence[Mask], request: Ask, best: int) -> dict[Mask, Score]:
-        """For each mask of a request, its known full score or a lower bound of the score; empty without bounds."""
-        masks, journal = [*known, *request.masks], self.book.journal.scores
-        if self.book.losses.whole.bounds is None or not self.bounding or best >= len(masks):
+    def _bounds(self, request: Ask, best: int) -> dict[Mask, Score]:
+        """For each mask of a request, a lower bound of its score, or another cell's score; empty without bounds."""
+        # Bounds would change the predictions of a lazy search.
+        if not self.bounding or request.estimates or best + 1 >= len(request.masks):
             return {}
-        scores = dict(zip(known, self.book.scores(known), strict=True))
-        # Scores of other cells would change estimates, but they change no choice.
-        if not request.estimates:
-            unknown = [mask for mask in masks if mask not in self.book.bounds.scores]
-            self.book.look_up(unknown, self.book.samples)
-            scores |= {m: journal[m] for m in unknown if m in journal and journal[m].of is None}
-        found = self.book.bounded([m for m in masks if m not in scores], share=not request.estimates)
-        return {mask: (scores | found)[mask] for mask in masks} if found else {}
+        journal = self.book.journal.scores
+        unknown = [mask for mask in request.masks if mask not in self.book.bounds.scores]
+        self.book.look_up(unknown, self.book.samples)
+        known = {mask: journal[mask] for mask in unknown if mask in journal and journal[mask].of is None}
+        found = self.book.bounded([mask for mask in request.masks if mask not in known])
+        return {mask: (known | found)[mask] for mask in request.masks} if found else {}
 
     def _record(self, request: Ask, best: int, settled: Sequence[Score], view: View) -> None:
         """Note the decision. If the request continues a round, it replaces the round's earlier decision."""
@@ -114,28 +110,16 @@ class Decider:
         if record is not None:
             self.decisions.append(record | {"skipped": skipped} if skipped else record)
 
-    def _estimate(
-        self,
-        out: Mapping[Mask, int],
-        bounds: Mapping[Mask, Score],
-        known: Sequence[Mask],
-        finished: Sequence[Score],
-    ) -> None:
-        """Estimate the losses of masks that a request has ruled out.
+    def _estimate(self, out: Mapping[Mask, int], known: Sequence[Mask], finished: Sequence[Score]) -> None:
+        """Estimate the losses of masks that a race has ruled out.
 
-        If a bound ruled a mask out, its estimate is the bound plus the mean difference of loss and bound of other
-        masks. In a race, it is the best mask's loss plus the mean difference of the two masks' terms, over the
-        samples on which the mask was scored.
+        The estimate is the best mask's loss plus the mean difference of the two masks' terms, over the samples on
+        which the mask was scored.
         """
-        lower, journal = self.book.bounds.scores, self.book.journal.scores
-        gaps = [score.loss - lower[score.mask].loss for score in finished if score.mask in lower]
-        gap = math.fsum(gaps) / len(gaps) if gaps else 0.0
-        best = min(finished, key=lambda score: score.loss)
+        journal, best = self.book.journal.scores, min(finished, key=lambda score: score.loss)
         for mask, samples in out.items():
             if mask in known:  # scored in full by an earlier request of this round, and now ruled out
                 self.estimated[mask] = journal[mask].loss
-            elif not samples:
-                self.estimated[mask] = bounds[mask].loss + gap
             else:
                 pairs = zip(journal[mask].samples[:samples], best.samples, strict=False)
                 self.estimated[mask] = best.loss + self.book.estimate.mean([a - b for a, b in pairs])
@@ -143,32 +127,34 @@ class Decider:
 
 # Lower bounds.
 #
-# The masks with the lowest bounds are scored first. Let L be the `best`-th lowest loss so far. A mask whose bound is
-# above L, by more than rounding, is not among the `best`, so its loss is not computed. All other masks are scored. So
-# the `best` masks are the same as if all masks were scored. Bounds are kept in a journal, so that a resumed search
-# rules out the same masks.
+# The masks with the lowest bounds are scored first. Let L be the loss of the runner-up, the best of the rejected
+# masks so far. A mask whose bound is above L, by more than rounding, is neither chosen nor the runner-up, so its loss
+# is not computed. All other masks are scored. So the choice and its lead are the same as if all masks were scored.
+# Bounds are kept in a journal, so that a resumed search rules out the same masks.
 
 # In nats. Bounds and losses come from different matrix products and are rounded differently.
 SLACK = 0.02
 
 
 def bounded(
-    bounds: Mapping[Mask, Score], best: int, scorer: Scorer, reach: Callable[[Score], float]
+    bounds: Mapping[Mask, Score], best: int, scorer: Scorer, reach: Callable[[Sequence[Score]], float]
 ) -> dict[Mask, Score]:
     """The scores of the masks that their bounds do not rule out, in the order of `bounds`.
 
-    A mask is ruled out if its bound exceeds the score of the last of the `best` by more than SLACK and by more than
-    the `reach` of that score, because the losses of near ties are needed as well. One rejected mask is always scored,
-    so that the lead of the chosen masks is known.
+    A mask is ruled out if its bound exceeds the score of the runner-up by more than SLACK and by more than
+    `reach(scores)`, because the losses of near ties are needed as well.
     """
     order = sorted(bounds, key=lambda mask: bounds[mask].loss)
-    left, order = order[: best + 1], order[best + 1 :]
-    scores: dict[Mask, Score] = {}
+    left, scores = order[: best + 1], dict[Mask, Score]()
+
+    def within(reach: float) -> list[Mask]:
+        following = sorted(score.loss for score in scores.values())[best]
+        limit = following + max(SLACK, reach)
+        return [mask for mask in order if mask not in scores and bounds[mask].loss <= limit]
+
     while left:
         scores |= {score.mask: score for score in scorer(left, None)}
-        worst = sorted(scores.values(), key=lambda score: score.loss)[best - 1]
-        limit = worst.loss + max(SLACK, reach(worst))
-        left = [mask for mask in order if mask not in scores and bounds[mask].loss <= limit]
+        left = within(0.0) or within(reach(list(scores.values())))
     return {mask: scores[mask] for mask in bounds if mask in scores}
 
 
@@ -304,70 +290,63 @@ class View:
 # two processors can choose different masks, and their later choices then differ, too. Such masks are scored again in
 # float32, where rounding is 10,000 times smaller, and the search gets losses in the order of the float32 losses.
 #
-# How far rounding moves a difference of two losses is measured. For each mask with both losses, let d_s be the
-# difference of the two terms of sample s. Rounding moves the loss of a mask by about se(d), the standard error of the
-# mean of d, and a difference of two losses by sqrt(2) times as much. Masks are near if their losses differ by at most
-# three times this amount.
+# Rounding moves the losses of all masks similarly, so the difference of two masks counts. Let d_s be the difference
+# of the two masks' terms of sample s in half precision, minus that in float32. Rounding moves the difference of the
+# two losses by |mean(d)| or by the standard error of the mean, whichever is larger; `rounding` is the largest such
+# value so far. A choice is settled by one rule:
+#
+#     If the best rejected mask is farther than FAR times the rounding from the last mask chosen, nothing is scored in
+#     float32. Otherwise this last mask, the mask nearest to it and all masks within NEAR times the rounding are, in
+#     one walk; the rounding is measured again, and the choice follows the float32 losses of the near masks.
 #
 # No settled loss is lower than the mask's own loss, so settled losses can be compared with those of other masks.
 # Searches that follow each loss, such as a genetic search, can take another path on another processor. For them, only
 # the final mask is compared with the other masks of its size.
 
-NEAR = 3 * math.sqrt(2)  # standard errors of rounding within which two losses are near
+NEAR, FAR = 3, 10
 
 
 @dataclass(frozen=True)
 class FloatLoss:
-    """The loss in float32 and the journal of its scores. `make` returns None if float32 is not available."""
+    """The loss in float32 and the journal of its scores.
+
+    `make` returns None if float32 is not available. The loss holds a float32 copy of the model, so it is made again
+    for each walk, and is not kept.
+    """
 
     make: Callable[[], Loss | None]
     journal: Journal
-
-    @cached_property
-    def loss(self) -> Loss | None:
-        """The loss, made on first use; it holds a float32 copy of the model until `free` is called."""
-        return self.make()
-
-    def free(self) -> None:
-        """Free the float32 copy of the model; the loss is made again when it is needed."""
-        self.__dict__.pop("loss", None)
 
     def scores(self, masks: Sequence[Mask]) -> list[Score] | None:
         """Full scores of the masks, or None if some are in no cell's journal and cannot be computed."""
         for score in self.journal.find([mask for mask in masks if mask not in self.journal.scores]):
             self.journal.add(score)
-        if missing := [mask for mask in masks if mask not in self.journal.scores]:
-            if self.loss is None:
+        if missing := [mask for mask in dict.fromkeys(masks) if mask not in self.journal.scores]:
+            if (loss := self.make()) is None:
                 return None
-            for score in self.loss(missing):
+            for score in loss(missing):
                 self.journal.add(score)
         return [self.journal.scores[mask] for mask in masks]
 
 
 @dataclass
 class Settler:
-    """Settles the near ties of one search, and counts them. Without `single`, no near tie is settled."""
+    """Settles the near ties of one search, and counts them; at most `most` masks of a choice are scored in float32.
 
-    settings: NearTies
+    Without `single`, no near tie is settled. If float32 scores were needed and not available, `unmeasured` is true.
+    """
+
+    most: int
     single: FloatLoss | None
     estimate: Estimate
-    rounding: float = 0.0  # the largest se(d) so far
+    rounding: float = 0.0  # 0 also if it has not been measured yet
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("settled", "changed", "open"), 0))
     unmeasured: bool = False
 
-    def begin(self, dense: Mask, resumed: bool) -> None:
-        """Decide once for a search whether float32 is used; if the search is resumed, the decision stays the same.
-
-        The dense model is scored in float32 before any other score. If a resumed search has no float32 scores, it
-        began without float32, for example because there was no memory for it.
-        """
-        if self.settings.most == 0 or self.single is None:
-            self.single = None
-        elif self.single.journal.scores:
-            self.single.scores([dense])
-        elif resumed or self.single.loss is None or self.single.scores([dense]) is None:
-            self.single, self.unmeasured = None, True
-        self._free()
+    @property
+    def reach(self) -> float:
+        """The largest difference of two losses at which masks are near; it can grow during a search."""
+        return max(NEAR * self.rounding, self.estimate.ties)
 
     def losses(self, scores: Sequence[Score], best: int, view: View) -> dict[Mask, float]:
         """The losses by which a search chooses the masks with the lowest losses; `best` is their number.
@@ -378,97 +357,78 @@ class Settler:
         """
         losses = {score.mask: score.loss for score in scores}
         ranked = sorted(scores, key=lambda score: score.loss)
-        near, single = list[Score](), None
-        if 0 < best < len(ranked) and self._measure([ranked[best - 1]], view) is not None:
-            near = self._near(ranked, best)
-            single = self._measure(near, view) if near else None
-        self._free()
-        if single is None:
+        if not (exact := self._among(ranked, best, view)):
             return losses
+        self.counts["open"] += len(self._near(ranked[best - 1], ranked)) > self.most
         position, last = {mask: i for i, mask in enumerate(losses)}, -math.inf
-        for _, _, mask in sorted(
-            (loss, position[s.mask], s.mask) for loss, s in zip(single, near, strict=True)
-        ):
+        for mask in sorted(exact, key=lambda mask: (exact[mask], position[mask])):
             last = losses[mask] = max(losses[mask], math.nextafter(last, math.inf))
         self.counts["settled"] += 1
         chosen = {score.mask for score in ranked[:best]}
         self.counts["changed"] += chosen != set(sorted(losses, key=losses.__getitem__)[:best])
         return losses
 
-    def _near(self, ranked: Sequence[Score], best: int) -> list[Score]:
-        """The chosen and the rejected masks that rounding could exchange; empty if there are none.
-
-        If there are more than `most`, the choice is counted as open, and only the nearest masks are returned.
-        """
-        last, following = ranked[best - 1].loss, ranked[best].loss
-        inside = [score for score in ranked[:best] if following - score.loss <= self.reach]
-        outside = [score for score in ranked[best:] if score.loss - last <= self.reach]
-        if not inside or not outside:
-            return []
-        most = self.settings.most
-        if len(inside) + len(outside) > most:
-            self.counts["open"] += 1
-            few = max(1, min(len(inside), most - min(len(outside), most // 2)))
-            inside, outside = inside[-few:], outside[: most - few]
-        return [*inside, *outside]
+    def reach_in(self, scores: Sequence[Score], best: int, view: View) -> float:
+        """The reach after the choice of the `best` of some scores is settled."""
+        self._among(sorted(scores, key=lambda score: score.loss), best, view)
+        return self.reach
 
     def end(self, winner: Score, others: Sequence[Score]) -> None:
         """Count the final choice as open if a near mask of `others` (fully scored) could win on another processor."""
-        view = View(self.estimate)
-        if self._measure([winner], view) is None:
-            return
-        near = [s for s in others if s.mask != winner.mask and abs(s.loss - winner.loss) <= self.reach]
-        near.sort(key=lambda score: abs(score.loss - winner.loss))
-        single = self._measure([winner, *near[: self.settings.most - 1]], view)
-        if single is None or len(near) >= self.settings.most or min(single) < single[0]:
+        rest = [score for score in others if score.mask != winner.mask]
+        lead = min((abs(score.loss - winner.loss) for score in rest), default=math.inf)
+        exact = self._exact(winner, rest, lead, View(self.estimate))
+        if exact and (len(self._near(winner, rest)) >= self.most or min(exact.values()) < exact[winner.mask]):
             self.counts["open"] += 1
-        self._free()
 
     def record(self) -> NearTiesRecord | None:
         """The record of near ties for a result; None if the search did not look for them."""
-        if self.single is None and not self.unmeasured:
+        if self.single is None:
             return None
         rounding = None if self.unmeasured else self.rounding
         return cast(NearTiesRecord, self.counts | {"rounding": rounding})
 
-    @property
-    def reach(self) -> float:
-        """The largest difference of two losses at which masks are near; it can grow during a search."""
-        return max(NEAR * self.rounding, self.estimate.ties)
+    def _among(self, ranked: Sequence[Score], best: int, view: View) -> dict[Mask, float]:
+        """The float32 losses that decide the choice of the `best` ranked scores; empty if their own losses do."""
+        if not 0 < best < len(ranked):
+            return {}
+        last = ranked[best - 1]
+        others = [score for score in ranked if score is not last]
+        return self._exact(last, others, ranked[best].loss - last.loss, view)
 
-    def reach_at(self, score: Score, view: View) -> float:
-        """The `reach` if this score were compared as well; the reach of other choices does not change."""
-        singles = self._singles([score], view)
-        return self.reach if singles is None else max(self.reach, NEAR * self._error([score], singles))
+    def _exact(self, last: Score, others: Sequence[Score], lead: float, view: View) -> dict[Mask, float]:
+        """The float32 losses of a mask and of the masks near it; empty if none of them can take its place.
 
-    def _measure(self, scores: Sequence[Score], view: View) -> list[float] | None:
-        """The float32 losses of masks, or None if unavailable. `rounding` becomes the largest error so far."""
-        if (singles := self._singles(scores, view)) is None:
-            return None
-        self.rounding = max(self.rounding, self._error(scores, singles))
-        return [single.loss for single in singles]
+        `lead` is the difference of the losses of `last` and of the nearest mask that can.
+        """
+        far = max(FAR * self.rounding, self.estimate.ties)
+        if self.single is None or not others or (self.rounding and lead > far):
+            return {}
+        nearest = sorted(others, key=lambda score: abs(score.loss - last.loss))
+        exact, count = dict[Mask, float](), 0
+        # The reach can grow with each measurement.
+        while count < (wanted := max(1, min(len(self._near(last, others)), self.most - 1))):
+            count = wanted
+            exact = self._measure(last, nearest[:count], view)
+        return exact if lead <= self.reach else {}
 
-    def _singles(self, scores: Sequence[Score], view: View) -> list[Score] | None:
-        """The float32 scores of some masks in the view; None if they are unavailable."""
-        if self.single is None:
-            return None
-        bases = [] if view.base is None else [view.base.mask]
+    def _near(self, last: Score, others: Iterable[Score]) -> list[Score]:
+        return [score for score in others if abs(score.loss - last.loss) <= self.reach]
+
+    def _measure(self, last: Score, others: Sequence[Score], view: View) -> dict[Mask, float]:
+        """The float32 losses of masks, empty if they are unavailable. The rounding becomes the largest so far."""
+        assert self.single is not None
+        scores, bases = [last, *others], [] if view.base is None else [view.base.mask]
         if (singles := self.single.scores([*bases, *(score.mask for score in scores)])) is None:
-            self.unmeasured = True  # an earlier run had float32, but this run does not
-            return None
+            self.unmeasured = True
+            return {}
         exact = replace(view, base=singles[0]) if bases else view
-        return [exact.of(single) for single in singles[len(bases) :]]
-
-    def _error(self, scores: Sequence[Score], singles: Sequence[Score]) -> float:
-        """The largest se(d) of some masks, 0 if there are none."""
-        pairs = zip(scores, singles, strict=True)
-        off = ([a - b for a, b in zip(s.samples, single.samples, strict=True)] for s, single in pairs)
-        return max(map(self.estimate.error, off), default=0.0)
-
-    def _free(self) -> None:
-        """Free the float32 copy of the model, which is not needed until the next choice."""
-        if self.single is not None:
-            self.single.free()
+        found = [exact.of(single) for single in singles[len(bases) :]]
+        off = [np.subtract(half.samples, single.samples) for half, single in zip(scores, found, strict=True)]
+        for moved in ((one - off[0]).tolist() for one in off[1:]):
+            sizes = abs(self.estimate.mean(moved)), self.estimate.error(moved)
+            self.rounding = max(self.rounding, *sizes)
+        return {single.mask: single.loss for single in found}
 
 
 # Whether the winner of a search is significantly better than the runner-up and the other masks.

@@ -20,7 +20,7 @@ from pruning.core import storage
 from pruning.core.errors import DamagedError, InputError, LossError, first_line
 from pruning.core.mask import Mask, Space
 from pruning.core.records import MarginsRecord
-from pruning.core.scoring import NearTies, Racing, Score, uses_bounds
+from pruning.core.scoring import NearTies, Racing, Score
 from pruning.engine import collectives
 from pruning.search.decide import Decider, FloatLoss, Settler, margins
 from pruning.search.journal import Journal, Losses, ScoreBook, Watch
@@ -33,7 +33,8 @@ GATES = "gates.json"  # beside the journal, so that a resumed search gets the sa
 class Problem:
     """A search problem: find a mask of `space` with `algo`; all randomness comes from `seed`.
 
-    After `max_evaluations` distinct masks, the search is stopped (None: no limit).
+    After `max_evaluations` distinct masks, the search is stopped (None: no limit). If `bounds` is true, nothing but
+    the search reads the losses, so bounds may rule masks out whose losses it does not need.
     """
 
     algo: Algo
@@ -42,6 +43,7 @@ class Problem:
     racing: Racing
     near_ties: NearTies = field(default_factory=lambda: NearTies(most=0))
     max_evaluations: int | None = None
+    bounds: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,12 +82,13 @@ def solve(
     """
     started, space = time.perf_counter(), problem.space
     book = ScoreBook(losses, journal, bounds or Journal(None, space.n_blocks, space.unit), watch)
-    settler = Settler(problem.near_ties, single, book.estimate)
-    bounding = uses_bounds(problem.racing, problem.max_evaluations)
+    settler = Settler(problem.near_ties.most, single if problem.near_ties.most else None, book.estimate)
+    # In a race, bounds over a part of the samples would rule out few masks earlier. A search that a limit stops needs
+    # the losses of all single blocks to complete its best mask.
+    bounding = problem.bounds and problem.racing.delta is None and problem.max_evaluations is None
     decider = Decider(book, problem.racing, settler, bounding)
     journals = [journal, book.bounds, *([] if single is None else [single.journal])]
     before = sum(score.seconds for kept in journals for score in kept.scores.values())
-    settler.begin(space.dense, resumed=bool(journal.scores))
     dense = book.scores([space.dense])[0]
     requests = proposals(problem.algo, space, np.random.default_rng(problem.seed), problem.max_evaluations)
     answer: Any = None
@@ -143,7 +146,6 @@ def proposals(algo: Algo, space: Space, rng: np.random.Generator, max_evaluation
     search, answer = algo.propose(space, rng), None
     spent: dict[Mask, None] = {}  # also masks that were scored on a part of the samples
     losses: dict[Mask, float] = {}  # over all samples
-    gates: np.ndarray[Any, Any] | None = None
     while True:
         try:
             request = search.send(answer)
@@ -163,22 +165,19 @@ def proposals(algo: Algo, space: Space, rng: np.random.Generator, max_evaluation
         if len(affordable) < len(masks):
             if affordable and whole:
                 losses.update(zip(affordable, (yield Ask(affordable)), strict=True))
-            return Found(completed(space, losses, gates), f"max_evaluations={limit} was reached")
+            return Found(completed(space, losses), f"max_evaluations={limit} was reached")
         answer = yield request
-        if isinstance(request, Gates):
-            gates = answer
-        elif whole:
+        if isinstance(request, Ask) and whole:
             losses.update(zip([*request.known, *request.masks], answer, strict=True))
 
 
-def completed(space: Space, losses: Mapping[Mask, float], gates: np.ndarray[Any, Any] | None = None) -> Mask:
+def completed(space: Space, losses: Mapping[Mask, float]) -> Mask:
     """The best evaluated mask of the space; failing that, the largest evaluated mask plus the cheapest single units.
 
     The largest mask is the mask that removes the most units; if there are several, the one with the lowest loss is
     extended. The cheapest unit is the unit whose removal alone gives the lowest loss. With a budget, the largest mask
     is the costliest mask of several units, and the cheapest unit is the unit with the least rise of the loss per
-    cost. Units that were never removed alone are added last. They are ordered by the rise of the loss that the gates'
-    gradients predict, smallest rise first.
+    cost. Units that were never removed alone are added last.
     """
 
     def size(mask: Mask) -> float:
@@ -190,13 +189,11 @@ def completed(space: Space, losses: Mapping[Mask, float], gates: np.ndarray[Any,
     best = min(
         filter(space.extendable, inside), key=lambda mask: (-size(mask), losses[mask]), default=space.dense
     )
-    rises = np.zeros(space.n_units) if gates is None else -gates.mean(axis=0)
     dense = losses.get(space.dense)
 
-    def alone(i: int) -> tuple[float, float]:
+    def alone(i: int) -> float:
         loss = losses.get(space.drop(i), math.inf)
-        rate = loss if dense is None else space.per_cost(loss - dense, i)
-        return rate, space.per_cost(float(rises[i]), i)
+        return loss if dense is None else space.per_cost(loss - dense, i)
 
     return space.filled(best.dropped, sorted(space.free(best.dropped), key=alone))
 

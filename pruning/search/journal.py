@@ -19,15 +19,7 @@ from typing import Protocol
 from pruning.core import storage
 from pruning.core.errors import DamagedError, ForeignError, InputError
 from pruning.core.mask import Mask
-from pruning.core.scoring import (
-    NAME,
-    Estimate,
-    Score,
-    TraceLine,
-    read_line,
-    read_masks,
-    read_trace,
-)
+from pruning.core.scoring import NAME, Estimate, Score, TraceLine, read_trace
 from pruning.engine import collectives
 from pruning.objective import Loss
 
@@ -115,16 +107,9 @@ class ScoreBook:
                 score = self._score(mask, tuple(terms), score.seconds + seconds)
         return score
 
-    def bounded(self, masks: Sequence[Mask], share: bool) -> dict[Mask, Score]:
-        """Lower bounds of the masks' full scores; empty if there are none.
-
-        They are taken from the cell's journal and, if `share` is true, from other cells' journals. Missing ones are
-        computed.
-        """
+    def bounded(self, masks: Sequence[Mask]) -> dict[Mask, Score]:
+        """Lower bounds of the masks' full scores, from the cell's journal or computed; empty if there are none."""
         journal, loss = self.bounds, self.losses.whole
-        if share:
-            for score in journal.find([mask for mask in masks if mask not in journal.scores]):
-                journal.add(score)
         missing = [mask for mask in masks if mask not in journal.scores]
         for mask, terms, seconds in loss.bounds(missing) if loss.bounds is not None and missing else ():
             journal.add(Score(mask, loss.estimate.mean(terms), tuple(terms), seconds))
@@ -280,7 +265,7 @@ def _contradiction(score: Score, estimate: Estimate | None) -> str:
     return ""
 
 
-# The journals of other cells. New lines are indexed by their removed blocks, and parsed only if their mask is needed.
+# The journals of other cells.
 
 
 def claim(results: Path, key: str, cell: str) -> None:
@@ -302,9 +287,8 @@ def _claim(results: Path, key: str, cell: str) -> None:
                 other.unlink()  # the folder has been moved away
                 continue
             raise ForeignError(
-                f"{folder} holds a journal of other calibration samples, of another revision of the model or with "
-                "another forward.compile: set that as before, move the folder away, or choose another with "
-                "paths.results=DIR."
+                f"{folder} holds a journal of other calibration samples or of another revision of the model: set "
+                "that as before, move the folder away, or choose another with paths.results=DIR."
             )
     pointer = scores / key / cell
     pointer.parent.mkdir(parents=True, exist_ok=True)
@@ -326,49 +310,23 @@ class Store:
     estimate: Estimate | None = None
     name: str = NAME
     _scores: dict[Mask, Score] = field(default_factory=dict)
-    _lines: dict[tuple[int, ...], list[tuple[Path, int]]] = field(default_factory=dict)  # not read yet
-    _ends: dict[Path, int] = field(default_factory=dict)  # the bytes of each journal that are indexed
+    _ends: dict[Path, int] = field(default_factory=dict)  # the bytes of each journal that have been read
 
     def find(self, masks: Sequence[Mask]) -> list[Score]:
         """For each of these masks, the score over the most samples, if there is any; its `seconds` are 0."""
-        if wanted := [mask for mask in masks if self._can_grow(mask)]:
-            self._index()
-            for mask in wanted:
-                self._read(mask)
+        if any(mask not in self._scores or self._scores[mask].of is not None for mask in masks):
+            self._read()
         return [self._scores[mask] for mask in masks if mask in self._scores]
 
-    def _can_grow(self, mask: Mask) -> bool:
-        return mask not in self._scores or self._scores[mask].of is not None
-
-    def _index(self) -> None:
-        """Index the new lines of all journals by their blocks."""
+    def _read(self) -> None:
+        """Read the new lines of all journals."""
         folder = self.results / "scores" / self.key
         names = {pointer.name for pointer in folder.iterdir()} if folder.exists() else set[str]()
         for path in (self.results / name / self.name for name in sorted(names - {self.cell})):
-            start = self._ends.get(path, 0)
-            try:
-                if path.stat().st_size <= start:
-                    continue
-            except OSError:  # the cell has no journal yet
-                continue
-            for begin, end, blocks in read_masks(path, start):
-                self._ends[path] = end
-                if blocks is None:
-                    _skip(path)
-                else:
-                    self._lines.setdefault(tuple(sorted({*blocks})), []).append((path, begin))
-
-    def _read(self, mask: Mask) -> None:
-        """Read the new lines of a mask, and keep the score over the most samples."""
-        lines = self._lines.get(mask.dropped, [])
-        while lines and self._can_grow(mask):
-            path, offset = lines.pop(0)
-            score = _score(read_line(path, offset), self.n_blocks, self.unit)
-            if score is None or score.mask != mask or _contradiction(score, self.estimate):
-                _skip(path)
-            elif score.exceeds(self._scores.get(mask)):
-                self._scores[mask] = replace(score, seconds=0.0)
-
-
-def _skip(path: Path) -> None:
-    log.warning("%s: skipped a damaged line", path)
+            for entry in read_trace(path, self._ends.get(path, 0)):
+                self._ends[path] = entry.end
+                score = _score(entry.line, self.n_blocks, self.unit)
+                if score is None or _contradiction(score, self.estimate):
+                    log.warning("%s: skipped a damaged line", path)
+                elif score.exceeds(self._scores.get(score.mask)):
+                    self._scores[score.mask] = replace(score, seconds=0.0)

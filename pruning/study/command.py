@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,8 @@ def run_study(configs: Sequence[Composed]) -> int:
     if (study := task_cells.task_settings(configs)) is not None:
         configs = task_cells.expanded(configs, study)
     cells, launcher = distinct_cells(configs), launcher_of([config for config, _ in configs])
+    if len(cells) == 1:
+        cells = [replace(cells[0], alone=True)]
     guided, minutes = (configs[0][0].get(name) for name in ("guide", "minutes"))
     if guided:
         cells = [check_guided(cells, launcher, minutes)]

@@ -5,9 +5,9 @@ depth-pruning compare MODEL OTHER... [eval=embedded] [model.dtype=float32] [NAME
 MODEL is a directory that save_pretrained wrote, a GGUF file, OWNER/NAME on the hub, or an option of the group model,
 such as smollm2. OTHER is one of these, or the folder of a finished cell: its mask, with its repair and its training.
 All models are measured on this machine, on the same texts and items. The table gives the metrics of eval= and their
-differences from MODEL, bits per byte, speed, size and memory. NAME=VALUE are settings of eval, forward, tracker and
-paths as in `depth-pruning grid`; model.dtype, model.device_map and model.products apply to all models. Measurements
-are kept, so a command that was stopped continues if it is given again.
+differences from MODEL, bits per byte, speed, size and memory. NAME=VALUE are settings of eval, tracker and paths as
+in `depth-pruning grid`; model.dtype, model.device_map and model.products apply to all models. Measurements are kept,
+so a command that was stopped continues if it is given again.
 The options of eval are listed below; speed, and generation with continuations, cannot compare models.
 """
 
@@ -36,7 +36,7 @@ from pruning.evaluation.change import change_of
 from pruning.models.handle import Model
 from pruning.models.model_files import weight_files
 from pruning.models.placement import ModelInfo
-from pruning.runs.cell import Cell, Prepared, forward_with, model_of
+from pruning.runs.cell import Cell, Prepared, forward_of, model_of
 from pruning.runs.measurements import Evaluator, mask_evaluator, recorded_model, recorded_scales
 from pruning.runs.prepare import Reader, check_evaluation, prepare
 from pruning.study.guide import usual_speed
@@ -51,7 +51,7 @@ log = logging.getLogger(__name__)
 FOLDER = "compared"  # the folder of comparisons in the results folder; each has a folder in it
 WIDTH = 100  # the largest number of characters in a line of the table
 # Settings of the command: those of `model` apply to all models.
-ALLOWED = ("eval", "forward", "tracker", "paths.results", "model.dtype", "model.device_map", "model.products")
+ALLOWED = ("eval", "tracker", "paths.results", "model.dtype", "model.device_map", "model.products")
 
 
 def main(draw: Callable[[Path], Path]) -> None:
@@ -153,7 +153,7 @@ def _found(place: str, base: Cell, given: Mapping[str, Any]) -> ComparedModel:
     done = records.read_done(folder)
     # A folder from elsewhere may name places to write to: these are not used.
     config = done["config"] | {"model": done["config"]["model"] | given, "export": None}
-    config |= {name: base.config[name] for name in ("eval", "tracker", "forward")}
+    config |= {name: base.config[name] for name in ("eval", "tracker")}
     cell = recorded_cell(config | {"paths": {"results": str(folder.parent)}})
     cell.model.check()
     return ComparedModel(place, cell, done)
@@ -235,7 +235,7 @@ def _measured(one: ComparedModel, speed: Any, results: Path) -> Measurements:
             smaller = smaller_model(loaded, part, repair)
             smaller.apply(read_weights(one.folder / healing["folder"], healing))
             healed = smaller.model
-        quality, timer = evaluators(forward_with(cell.forward, loaded), forward_with(cell.forward, healed))
+        quality, timer = evaluators(forward_of(loaded), forward_of(healed))
     with nullcontext() if loaded is None else repaired(loaded.module, repair):
         metrics, times = quality(mask).metrics, timer(part).metrics["speed"]
     terms = {metric: records.terms_beside(quality.path(metric, mask)) or {} for metric in one.data}

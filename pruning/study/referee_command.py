@@ -6,7 +6,7 @@ depth-pruning referee --only sleb,llama3_8b some: names of files, models or mask
 depth-pruning referee --only ours eval=embedded_windows     this project's own masks: no hub, minutes on two cores
 
 SETTING=VALUE is a setting of `depth-pruning grid`. `eval` chooses the one protocol for all masks. Of the other
-settings, only those of `model`, `forward`, `tracker` and `paths` have an effect.
+settings, only those of `model`, `tracker` and `paths` have an effect.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def run_referee(words: Sequence[str]) -> int:
         for name in getattr(asked, option):
             if name not in known:
                 raise unknown(f"{option} in --{option}", name, known)
-    referee = Referee(cell.results, cell.model, cell.forward, asked.model, evaluation.limit)
+    referee = Referee(cell.results, cell.model, asked.model, evaluation.limit)
     if asked.dry_run:
         say(_dry_run(rows, referee))
         return 0

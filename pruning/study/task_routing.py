@@ -23,7 +23,7 @@ from pruning.routing import fitted_router, set_scores
 from pruning.routing.fitted_router import FittedRouter, StateEncoder, first_blocks, fit_head
 from pruning.routing.set_scores import DENSE, POLICIES, Crossed, Interval, ItemScores
 from pruning.routing.task_study import TaskStudy
-from pruning.runs.cell import Cell, forward_with, model_of
+from pruning.runs.cell import Cell, forward_of, model_of
 from pruning.runs.measurements import batches_shown
 from pruning.study.task_cells import TaskData, data_of
 from pruning.study.text_tables import page, render
@@ -47,7 +47,7 @@ def route_group(cells: Sequence[Cell], results: Sequence[DoneResult], settings: 
         return earlier | {"folder": str(folder)}
     started = now()
     model = model_of(cell)
-    forward = forward_with(cell.forward, model)
+    forward = forward_of(model)
     masks = list(sets.values())
     scores = {part: _scores(folder, tasks, masks, forward, part) for part in tasks[0].parts}
     names = list(sets)

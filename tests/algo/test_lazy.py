@@ -12,7 +12,7 @@ from pruning.algo.beam import Beam
 from pruning.algo.greedy import Greedy
 from pruning.algo.lazy import Rounds
 from pruning.core.mask import Mask, Space
-from tests.helpers.searches import LossOf, drive, pairwise
+from tests.helpers.searches import LossOf, drive
 from tests.helpers.spaces import sublayer_space
 
 SPACE = Space(24, 5)
@@ -51,17 +51,6 @@ def test_the_risk_bounds_the_share_of_searches_that_lose(plain: Algo, lazy: Algo
     assert kept >= 54, "at a risk of 0.05, 3 of 60 may lose; 6 would be very unlikely"
     asked = [sum(len(run.asked) for run in runs) for runs in zip(*searches, strict=True)]
     assert asked[1] < 0.8 * asked[0]
-
-
-def test_a_loss_whose_increments_change_at_random_is_scored_whole() -> None:
-    loss = pairwise(24, 1, strength=30.0)
-    assert len(drive(Greedy(lazy=0.05), SPACE, loss).asked) > 0.75 * len(drive(Greedy(), SPACE, loss).asked)
-
-
-@pytest.mark.parametrize(("plain", "lazy"), PLAIN, ids=["greedy", "beam"])
-def test_a_race_that_rules_masks_out_changes_nothing(plain: Algo, lazy: Algo) -> None:
-    loss = noisy(3, 0.01)
-    assert drive(lazy, SPACE, loss, racing=True).answer == drive(plain, SPACE, loss).answer
 
 
 def test_the_bound_is_the_one_of_the_formula() -> None:

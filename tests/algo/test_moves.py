@@ -7,10 +7,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from pruning.algo import _moves
 from pruning.algo._moves import (
     draw,
-    exchanged,
     fresh,
     log_weights,
     neighbours,
@@ -19,8 +17,8 @@ from pruning.algo._moves import (
     within_kind,
 )
 from pruning.algo.genetic import crossed
-from pruning.core.mask import Budget, Mask, Space
-from tests.helpers.spaces import sublayer_space
+from pruning.core.mask import Budget, Space
+from tests.helpers.spaces import sublayer_space, swaps
 
 RNG = np.random.default_rng
 BUDGETS = {
@@ -38,15 +36,6 @@ def space(request: pytest.FixtureRequest) -> Space:
     return found
 
 
-def swaps(mask: Mask, space: Space) -> set[Mask]:
-    found = {
-        space.drop(*({*mask.dropped} - {back}), new)
-        for back in mask.dropped
-        for new in space.free(mask.dropped)
-    }
-    return {swap for swap in found if swap in space}
-
-
 def test_a_walk_changes_the_mask_at_each_step_and_reaches_every_mask(space: Space) -> None:
     rng, every = RNG(1), list(space.masks())
     seen, mask = {every[0]}, every[0]
@@ -56,13 +45,6 @@ def test_a_walk_changes_the_mask_at_each_step_and_reaches_every_mask(space: Spac
         assert after != mask
         seen.add(mask := after)
     assert seen == {*every}
-
-
-def test_a_space_of_one_mask_has_no_exchange() -> None:
-    single = sublayer_space(6, 0.25, None, (1, 3) * 6, "a")
-    mask = next(single.masks())
-    assert exchanged(mask, single, RNG(0)) == mask
-    assert neighbours(mask, single) == ()
 
 
 def test_neighbours_are_distinct_masks_and_include_each_swap(space: Space) -> None:
@@ -75,22 +57,10 @@ def test_neighbours_are_distinct_masks_and_include_each_swap(space: Space) -> No
         assert space.budget is not None or swaps(mask, space) == {*found}
 
 
-def test_neighbours_are_repaired_in_the_order_of_units() -> None:
-    mask = UNIFORM.drop(1, 3)  # MLPs of blocks 0 and 1
-    assert UNIFORM.drop(0, 2, 3, 4) in neighbours(mask, UNIFORM), "m0 given back, a0 removed, then a1 and a2"
-    assert UNIFORM.drop(0, 1, 2, 10) in neighbours(mask, UNIFORM), "m1 given back, a5 removed, then a0 and a1"
-
-
 def test_a_mask_that_is_not_taken_is_found_even_if_only_one_is_left(space: Space) -> None:
     every, rng = list(space.masks()), RNG(3)
     for left in every[::7]:
         assert fresh(every[-1], [mask for mask in every if mask != left], space, rng) == left
-
-
-def test_without_steps_the_first_mask_in_order_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_moves, "STEPS", 1)
-    every = list(UNIFORM.masks())
-    assert fresh(every[0], every[:7], UNIFORM, RNG(0)) == every[7]
 
 
 def test_a_swap_of_too_many_blocks_swaps_as_many_as_possible() -> None:
@@ -144,10 +114,3 @@ def test_within_a_kind_attention_is_swapped_for_attention_only(space: Space) -> 
         assert mask in space
         kinds.add(new % 2)
     assert kinds == {0, 1}
-
-
-def test_a_swap_within_a_kind_stays_in_the_space_or_is_not_made() -> None:
-    unequal = BUDGETS["unequal"]
-    assert all(within_kind(mask, unequal, RNG(8), 3) in unequal for mask in unequal.masks())
-    small = Space(2, 2, unit="sublayer")
-    assert within_kind(small.drop(0, 2), small, RNG(8), 2).dropped == (0, 2)

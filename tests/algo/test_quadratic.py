@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 
 from pruning.algo import _quadratic
-from pruning.algo._quadratic import Array, Rows, descended, exchanges, minima
-from pruning.core.mask import Budget, Mask, Space
+from pruning.algo._quadratic import Array, minima
+from pruning.core.mask import Mask, Space
 from tests.helpers.spaces import sublayer_space
 
 UNEQUAL = sublayer_space(6, 0.3, None, (2, 3, 1, 5, 2, 3, 1.5, 4, 2, 2.5, 3, 7))
@@ -39,15 +37,6 @@ def random_q(n: int, seed: int) -> Array:
 def energy(q: Array, space: Space, mask: Mask) -> float:
     chosen = [space.fitting().index(unit) for unit in mask.dropped]
     return float(q[np.ix_(chosen, chosen)].sum())
-
-
-def own(space: Space) -> tuple[Budget, Rows]:
-    """The budget of the units that can be removed, and the masks of the space as rows."""
-    units, budget = space.fitting(), space.budget
-    assert budget is not None
-    costs = tuple(budget.costs[u] for u in units)
-    rows = np.array([[u in mask.dropped for u in units] for mask in space.masks()])
-    return Budget(costs, budget.least, budget.most), rows
 
 
 @pytest.mark.parametrize("chunk", [7, 8_192])
@@ -86,14 +75,6 @@ def test_annealing_finds_the_exact_optimum_if_that_is_known(
         assert found == sorted(found)
 
 
-def test_spaces_up_to_the_limit_are_enumerated(monkeypatch: pytest.MonkeyPatch) -> None:
-    q, rng, found = random_q(10, 1), np.random.default_rng(0), list[str]()
-    for limit in (210, 209):
-        monkeypatch.setattr(_quadratic, "EXACT", limit)
-        found.append(minima(q, Space(10, 4), 3, rng)[1])
-    assert found == ["of all sets", "that annealing found"]
-
-
 def test_annealing_finds_an_optimum_that_is_planted_in_a_large_space() -> None:
     space = sublayer_space(24, 0.25, None, (1, 3) * 24)
     assert space.size > 10**9
@@ -101,27 +82,3 @@ def test_annealing_finds_an_optimum_that_is_planted_in_a_large_space() -> None:
     inside = np.isin(np.arange(n), planted.dropped)
     q = np.where(np.outer(inside, inside), -1.0, 1.0) + 0.01 * random_q(n, 1)
     assert minima((q + q.T) / 2, space, 3, np.random.default_rng(0))[0][0] == planted
-
-
-def test_exchanges_meet_the_budget_and_change_numbers_of_units() -> None:
-    space = SPACES["uniform"]
-    (budget, rows), units = own(space), space.fitting()
-    moved, valid = exchanges(rows, budget, np.random.default_rng(0))
-    for before, after, good in zip(rows, moved, valid, strict=True):
-        assert (space.drop(*(units[r] for r in np.flatnonzero(after))) in space) == good
-        assert not (before == after).all()
-    assert valid.mean() > 0.3
-    assert len(set((moved.sum(1) - rows.sum(1))[valid].tolist())) > 1
-
-
-def test_descent_ends_in_local_minima() -> None:
-    q, (budget, rows), units = random_q(12, 3), own(UNEQUAL), UNEQUAL.fitting()
-    for row in descended(q, budget, rows[:30]):
-        mask = UNEQUAL.drop(*(units[r] for r in np.flatnonzero(row)))
-        swaps = [
-            UNEQUAL.drop(*({*mask.dropped} - {a}), b)
-            for a in mask.dropped
-            for b in UNEQUAL.free(mask.dropped)
-        ]
-        least = min((energy(q, UNEQUAL, swap) for swap in swaps if swap in UNEQUAL), default=math.inf)
-        assert energy(q, UNEQUAL, mask) <= least + 1e-9

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from pruning.algo import Algo, Ask, Gates, _quadratic
-from pruning.algo._moves import evaluations_by_blocks, fitting_blocks
 from pruning.algo.annealing import Annealing, accepts
 from pruning.algo.bayesian import Bayesian
 from pruning.algo.beam import Beam
@@ -21,17 +20,16 @@ from pruning.algo.cbo_hessian import CboHessian
 from pruning.algo.contiguous import Contiguous
 from pruning.algo.evolution import Evolution
 from pruning.algo.exhaustive import Exhaustive
-from pruning.algo.fast_block_select import FastBlockSelect, Run, disjoint, runs
+from pruning.algo.fast_block_select import FastBlockSelect, Run, disjoint
 from pruning.algo.genetic import Genetic
 from pruning.algo.greedy import Greedy
 from pruning.algo.local_search import LocalSearch
 from pruning.algo.one_shot import OneShot
 from pruning.algo.random import Random
 from pruning.core.errors import OutOfReachError
-from pruning.core.mask import Mask, Removal, Space
-from tests.helpers import searches
+from pruning.core.mask import Mask, Space
 from tests.helpers.searches import LossOf, deviation, drive, optimum, pairwise
-from tests.helpers.spaces import sublayer_space
+from tests.helpers.spaces import sublayer_space, swaps
 
 SPACE = Space(12, 4)
 ENDS = Space(14, 5, frozenset({0, 13}))
@@ -47,16 +45,6 @@ def additive(*single: float) -> LossOf:
 
 def equal(_: Mask) -> float:
     return 3.0
-
-
-def swaps(mask: Mask, space: Space) -> set[Mask]:
-    """The masks of the space that differ by one swap."""
-    found = {
-        space.drop(*({*mask.dropped} - {back}), new)
-        for back in mask.dropped
-        for new in space.free(mask.dropped)
-    }
-    return {swap for swap in found if swap in space}
 
 
 @pytest.mark.parametrize(
@@ -80,17 +68,6 @@ def test_equal_losses_lead_to_the_first_mask(algo: Algo) -> None:
 
 
 # One-shot, greedy and beam.
-
-
-def test_greedy_sees_an_interaction_that_one_shot_does_not() -> None:
-    single, space = additive(0.1, 0.2, 0.9, 0.3), Space(4, 2)
-    together: dict[tuple[int, ...], float] = {(0, 1): 2.0, (0, 3): 0.1}
-
-    def loss(mask: Mask) -> float:
-        return single(mask) + together.get(mask.dropped, 0.0)
-
-    assert drive(Greedy(), space, loss).answer == optimum(space, loss) == space.drop(0, 3)
-    assert drive(OneShot(), space, loss).answer == space.drop(0, 1)
 
 
 @pytest.mark.parametrize("algo", [Greedy(), OneShot()], ids=["greedy", "one_shot"])
@@ -171,28 +148,6 @@ def test_it_is_never_worse_than_greedy_over_blocks(algo: Algo, seed: int) -> Non
     assert len(run.scores) <= algo.evaluations(THIRD)
 
 
-def test_the_path_of_blocks_finds_what_steps_of_single_units_pass_by() -> None:
-    found = drive(Greedy(), THIRD, paired).answer
-    assert found == by_blocks(paired)
-    assert paired(found) == min(map(paired, THIRD.masks()))
-
-
-def test_blocks_that_fit_are_whole_and_unprotected() -> None:
-    quarter = sublayer_space(N, 0.25, None, COSTS)  # a block and a half
-    first = fitting_blocks(quarter, quarter.dense)
-    assert [mask.names() for mask in first] == [(f"b{block}",) for block in range(N)]
-    assert not fitting_blocks(quarter, first[0])
-    assert drive(Greedy(), quarter, paired).answer in quarter, "single units fill the rest"
-    ends = sublayer_space(N, 1 / 3, None, COSTS, first=1, last=1)
-    assert [mask.names() for mask in fitting_blocks(ends, ends.dense)] == [
-        (f"b{b}",) for b in range(1, N - 1)
-    ]
-    blocks = Removal(1 / 3, None, budget="latency").space(N, (1.0,) * N)
-    for space in (sublayer_space(N, 0.2, None, COSTS, "a"), blocks):
-        assert fitting_blocks(space, space.dense) == []
-        assert evaluations_by_blocks(space) == 0
-
-
 # Local search.
 
 
@@ -241,15 +196,6 @@ def test_random_scores_distinct_masks_in_one_batch_and_takes_the_best(trials: in
     assert run.why == ("50 masks were drawn" if trials == 50 else "every mask of the space was scored")
 
 
-def test_random_draws_all_blocks_equally_often_and_on_a_budget_distinct_masks() -> None:
-    quarter = sublayer_space(N, 0.25, None, COSTS)
-    assert len({*drive(Random(quarter.size - 1), quarter, equal).asked}) == quarter.size - 1
-    masks = [mask for seed in range(20) for mask in drive(Random(60), SPACE, equal, seed).asked]
-    drawn = Counter(i for mask in masks for i in mask.dropped)
-    assert len(drawn) == 12
-    assert all(count == pytest.approx(20 * 60 * 4 / 12, rel=0.2) for count in drawn.values())
-
-
 @pytest.mark.parametrize(
     ("space", "windows"),
     [
@@ -269,24 +215,6 @@ def test_contiguous_takes_the_best_window_of_unprotected_neighbours(
 
 
 # Annealing and genetic.
-
-
-def test_chains_share_their_batches() -> None:
-    run = drive(Annealing(chains=5, steps=7), SPACE, pairwise(12, 0))
-    assert [len(batch) for batch in run.batches[:2]] == [12, 5]
-    assert all(len(batch) <= 5 for batch in run.batches[1:])
-    assert len(run.batches) <= 1 + 1 + 7
-    assert run.why == "each chain took 7 steps"
-
-
-def test_a_step_swaps_one_block_of_the_current_set() -> None:
-    loss = pairwise(12, 0, 2.0)
-    run = drive(Annealing(chains=1, steps=60, heat=1e-9), SPACE, loss)
-    at = run.batches[1][0]
-    for (move,) in run.batches[2:]:  # so cold that only better sets are accepted
-        assert len({*move.dropped} - {*at.dropped}) == 1
-        at = min(at, move, key=loss)
-    assert run.answer == at
 
 
 def test_worse_sets_are_accepted_less_often_as_it_cools() -> None:
@@ -315,32 +243,7 @@ def test_the_elite_survives_and_a_generation_has_no_duplicates() -> None:
     assert all(mask in ENDS for mask in following)
 
 
-def test_children_are_made_of_two_winners_of_tournaments() -> None:
-    rng = np.random.default_rng(2)
-    first, *others = (ENDS.drop(*c) for c in ((1, 2, 3, 4, 5), (8, 9, 10, 11, 12), (6, 7, 8, 9, 10)))
-    algo = Genetic(population=2, mutation=0, tournament=1, elitism=0)
-    bred = [mask for _ in range(50) for mask in algo.breed([first, others[0]], [1.0, 2.0], ENDS, rng)]
-    mixed = [0 < len({*first.dropped} & {*mask.dropped}) < 5 and 6 not in mask.dropped for mask in bred]
-    assert sum(mixed) > 30, "half of the pairs are two different sets"
-    algo = Genetic(population=3, mutation=0, tournament=60)
-    bred = [m for _ in range(100) for m in algo.breed([first, *others], [1.0, 2.0, 3.0], ENDS, rng)]
-    # The best set wins every tournament and crosses with itself; one swap makes its child a new set.
-    assert all(len({*mask.dropped} & {*first.dropped}) >= 3 for mask in bred)
-
-
-def test_the_first_population_is_the_one_shot_set_and_draws() -> None:
-    loss = pairwise(14, 0)
-    run = drive(Genetic(), ENDS, loss)
-    assert [len(batch) for batch in run.batches[:2]] == [12, 16]
-    assert run.batches[1][0] == drive(OneShot(), ENDS, loss).answer
-    assert run.why == "10 generations were bred"
-
-
 # Evolution.
-
-
-def by_samples(run: searches.Run, samples: int | None) -> list[list[Mask]]:
-    return [list(request.masks) for request in run.requests if request.samples == samples]
 
 
 def test_most_mutants_are_one_swap_away_and_none_more_than_three() -> None:
@@ -367,20 +270,13 @@ def test_later_stages_ask_only_for_survivors() -> None:
     algo = Evolution(offspring=20, samples=(2, 5), survivors=(6, 2), initial=10, generations=8)
     loss = pairwise(14, 3, 2.0)
     run = drive(algo, ENDS, loss, seed=4)
-    seen: dict[int | None, set[Mask]] = {2: set(), 5: set(), None: set()}
-    assert len(by_samples(run, 2)[0]) == 10, "the first parent is selected on the samples of the first stage"
-    for request in run.requests[1:]:
-        before = {5: seen[2], None: seen[5]}.get(request.samples)
-        if before is not None and len(seen[None]) > 1:
-            assert {*request.masks} <= before
-        seen[request.samples] |= {*request.masks}
-    assert len(seen[2]) > len(seen[5]) > len(seen[None]) > 8
-    assert all(len(batch) <= 6 for batch in by_samples(run, 5))
-    assert all(len(batch) <= 2 for batch in by_samples(run, None)[1:])
-    survivors = sorted(by_samples(run, 2)[1], key=lambda mask: loss(mask) + deviation(mask, 2))[:6]
-    assert by_samples(run, 5)[0] == survivors
-    full = [mask for batch in by_samples(run, None) for mask in batch if mask in ENDS]
-    assert run.answer == min(full, key=loss), "the parent is the best so far on all samples"
+    few, more, full = ([r.masks for r in run.requests if r.samples == n] for n in (2, 5, None))
+    assert len(few[0]) == 10, "the first parent is selected on the samples of the first stage"
+    assert list(more[0]) == sorted(few[1], key=lambda mask: loss(mask) + deviation(mask, 2))[:6]
+    assert all(len(batch) <= 6 for batch in more)
+    assert all(len(batch) <= 2 for batch in full[2:])
+    scored = [mask for batch in full for mask in batch if mask in ENDS]
+    assert run.answer == min(scored, key=loss), "the parent is the best so far on all samples"
 
 
 def test_the_number_of_generations_is_evopress_s_unless_it_is_given() -> None:
@@ -390,27 +286,6 @@ def test_the_number_of_generations_is_evopress_s_unless_it_is_given() -> None:
     assert run.why == "3 generations were bred"
     assert {request.samples for request in run.requests} == {None}, "without stages, all samples are used"
     assert len(drive(Evolution(), Space(6, 1), pairwise(6, 0)).asked) == 6
-
-
-def test_within_a_kind_the_number_of_attentions_and_mlps_is_kept() -> None:
-    space, loss = Space(6, 4, frozenset(), "sublayer"), pairwise(12, 2, 2.0)
-
-    def mlps(algo: Evolution) -> tuple[set[int], set[int]]:
-        run = drive(algo, space, loss, seed=3)
-        counts = [{sum(u % 2 for u in m.dropped) for m in request.masks} for request in run.requests]
-        return counts[2], set().union(*counts[3:])
-
-    parents, later = mlps(Evolution(within="kind", initial=1, generations=6))
-    assert later <= parents
-    parents, later = mlps(Evolution(initial=1, generations=6))
-    assert not later <= parents
-
-
-def test_if_no_swap_of_a_kind_is_possible_the_search_says_so() -> None:
-    stuck = Space(2, 2, frozenset({3}), "sublayer")  # a0, m0 and a1: {a0, a1} has no other attention to swap
-    loss = lambda mask: float(mask.dropped != (0, 2)) + 0.1 * (1 in mask.dropped)  # noqa: E731
-    run = drive(Evolution(within="kind", initial=1), stuck, loss, seed=1)
-    assert (run.why, run.answer) == ("no swap stays in the space", stuck.drop(0, 2))
 
 
 # CBO: `test_quadratic.py` tests how energies are minimised.
@@ -430,26 +305,6 @@ def test_the_quadratic_model_is_exact_for_pairwise_losses_whatever_the_dense_los
             run = drive(Cbo(rescore=0), space, loss)
             assert run.answer == optimum(space, loss)
             assert (space.dense in run.asked) == (space.budget is not None), "only there, sets differ in size"
-
-
-def test_singles_and_pairs_are_one_batch_and_the_best_are_scored_after_them() -> None:
-    space, loss = Space(10, 4), pairwise(10, 2)
-    run = drive(Cbo(rescore=6), space, loss)
-    assert [len(mask.dropped) for mask in run.batches[0]] == [1] * 10 + [2] * 45
-    assert list(run.batches[1][:6]) == sorted(space.masks(), key=loss)[:6]
-    assert {*run.batches[1]} - {drive(OneShot(), space, loss).answer} <= {*run.batches[1][:6]}
-    assert len(drive(Cbo(), Space(9, 1), pairwise(9, 0)).asked) == 9 == Cbo().evaluations(Space(9, 1))
-
-
-def test_rescoring_finds_what_the_model_ranks_a_little_lower() -> None:
-    space, plain = Space(10, 4), pairwise(10, 3, 3.0)
-    third = sorted(space.masks(), key=plain)[2]
-
-    def loss(mask: Mask) -> float:  # pairs do not show that these four are cheap together
-        return plain(mask) - 5.0 * (mask == third)
-
-    assert drive(Cbo(rescore=2), space, loss).answer == optimum(space, plain)
-    assert drive(Cbo(rescore=3), space, loss).answer == third
 
 
 GATED = Space(9, 4, frozenset({0, 7}))
@@ -518,16 +373,10 @@ def test_a_run_that_is_expensive_as_a_group_is_replaced() -> None:
     assert len(run.batches) == 2, "after the first replacement, every group is known"
 
 
-def test_only_runs_are_measured_and_only_the_best_candidates_of_each_length() -> None:
-    assert runs((0, 3, 4, 5, 8, 9)) == [(3, 4, 5), (8, 9), (0,)]
-    asked = drive(
-        FastBlockSelect(candidates=3), Space(8, 2), additive(0.1, 0.2, *np.linspace(0.5, 1, 6))
-    ).batches
-    assert [mask.dropped for mask in asked[1]] == [(0, 1), (1, 2), (2, 3)]
-    found = [drive(FastBlockSelect(), Space(14, 6), pairwise(14, seed, 4.0)) for seed in range(40)]
-    assert all(len(runs(mask.dropped)) == 1 for run in found for mask in run.asked)
-    whys = {"the set no longer changed", "the search came back to an earlier set"}
-    assert {run.why for run in found} <= whys
+def test_the_path_of_blocks_finds_what_steps_of_single_units_pass_by() -> None:
+    found = drive(Greedy(), THIRD, paired).answer
+    assert found == by_blocks(paired)
+    assert paired(found) == min(map(paired, THIRD.masks()))
 
 
 @pytest.mark.parametrize("seed", range(10))

@@ -14,7 +14,6 @@ import pruning
 from pruning.algo.beam import Beam
 from pruning.calibration.sources import embedded_items, pydoc
 from pruning.objective.margin import Margin
-from pruning.runs.cell import ForwardSettings
 from tests.conftest import N_BLOCKS, Command
 
 TEXTS = list(pydoc("calibration"))[:40]
@@ -150,7 +149,6 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "size": ({"k": None}, "ratio or k"),
     "too short": ({"samples": 10_000_000}, "search_mask.samples"),
     "kind": ({"objective": "margin"}, "Margin.*items"),
-    "forward": ({"forward": ForwardSettings(memory="many")}, "memory='many'"),  # type: ignore[arg-type]
     "sizes": ({"objective": "weighted", "calibration": None, "samples": 3}, "samples.*has no such setting"),
     "length of items": ({"objective": "margin", "calibration": ITEMS, "length": 8}, "length.*items"),
     "blank data": ({"calibration": [" ", "\n"]}, "white space"),

@@ -11,7 +11,7 @@ import torch
 import pruning
 from pruning.calibration.sources import pydoc
 from pruning.evaluation.heldout import Heldout
-from pruning.runs.cell import ForwardSettings, forward_with
+from pruning.runs.cell import forward_of
 from tests.conftest import Command
 
 TEXTS = list(pydoc("calibration"))[:40]
@@ -34,7 +34,7 @@ def test_a_repair_is_that_of_the_command_line(launch: Command, model: pruning.Pr
     assert all(torch.equal(weight, before[name]) for name, weight in model.module.named_parameters())
 
     data = Heldout(samples=2, length=32, items=6).data(model.tokenizer)
-    forward = forward_with(ForwardSettings(), repaired.language_model)
+    forward = forward_of(repaired.language_model)
     measured = Heldout().measure(forward, "ppl/heldout", data["ppl/heldout"], mask).metrics
     assert measured["ppl/heldout"] == cell["evaluation"]["pruned"]["ppl/heldout"]
     assert measured["ppl/heldout"] != cell["evaluation"]["uncompensated"]["ppl/heldout"]

@@ -14,6 +14,8 @@ import pytest
 from pruning.core import storage
 from pruning.engine import collectives
 from pruning.launcher.job import Job
+from pruning.runs import run_cell
+from pruning.search.driver import Problem
 from tests.helpers.jobs import job, journal, result, small_batches
 from tests.helpers.processes import meet, started
 
@@ -28,8 +30,6 @@ CELLS: dict[str, tuple[str, ...]] = {
     "gates": ("objective=margin", "algo=cbo_hessian", "k=2", "seed=1"),
     "racing": ("objective=perplexity", "calibration.length=24", "calibration.samples=12", "algo=greedy", "k=3",
                "racing.delta=0.5"),
-    "bounds": ("objective=perplexity", "calibration.length=24", "calibration.samples=5", "algo=greedy", "k=3",
-               "forward.bounds=true"),
     "compensation": ("objective=perplexity", "calibration.length=24", "algo=greedy", "k=2",
                      "compensation=magnitude"),
     "sublayers": ("unit=sublayer", "ratio=0.34", "calibration.length=24", "algo=greedy", "compensation=magnitude"),
@@ -45,9 +45,17 @@ CASES = [
 ]
 
 
+def with_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let each cell rule masks out by bounds, as in a command of one cell."""
+    monkeypatch.setattr(
+        run_cell, "Problem", lambda *given, **rest: Problem(*given, **rest | {"bounds": True})
+    )
+
+
 def worker(rank: int, size: int, port: int, jobs: list[Job]) -> None:
     meet(rank, size, port)
-    small_batches(pytest.MonkeyPatch())
+    small_batches(monkeypatch := pytest.MonkeyPatch())
+    with_bounds(monkeypatch)
     writes: list[str] = []
     for name in ("write_text", "append_line"):
         write = getattr(storage, name)
@@ -84,6 +92,7 @@ def _run_part(part: str, model_folder: Path, folder: Path) -> Both:
     started(worker, 2, list(many.values()))
     with pytest.MonkeyPatch.context() as monkeypatch:
         small_batches(monkeypatch)
+        with_bounds(monkeypatch)
         for words in cells.values():
             job(model_folder, folder / "one" / "results", *words)()
     os.chdir(here)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterable
 from itertools import islice
 from typing import Any
@@ -13,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from pruning.core.mask import Mask
-from pruning.engine import bounds as bounds_module
 from pruning.engine.bounds import MOST, MULTIPLE, bounds, chosen_tokens
 from pruning.engine.forward import Forward
 from pruning.engine.head import LIKELIHOOD, PartialHead, Readout
@@ -115,17 +113,6 @@ def test_the_fewest_tokens_with_most_of_the_probability_and_all_targets_are_chos
     assert chosen == [0, 1, *range(100_000 - filled + 2, 100_000)]
 
 
-def test_the_part_is_chosen_once_and_the_models_head_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    forward, calls, make = forward_of(), list[Any](), bounds_module.partial_head
-    monkeypatch.setattr(bounds_module, "partial_head", lambda *given: calls.append(given) or make(*given))
-    whole = forward.model.module.get_output_embeddings()
-    for _ in range(2):
-        summed(bounds(forward, list(ROWS), MASKS, LIKELIHOOD))
-    assert len(calls) == 1
-    assert forward.model.module.get_output_embeddings() is whole
-    assert kept(forward) == {*MASKS}
-
-
 def test_states_that_do_not_fit_are_not_kept() -> None:
     forward = forward_of()
     forward.memory_budget._state_limit = 1.0
@@ -190,24 +177,3 @@ def test_after_running_out_of_memory_losses_are_right(when: str, monkeypatch: py
     expected = summed(forward_of().loglikelihoods(ROWS, MASKS))
     for mask in MASKS:
         assert found[mask] == pytest.approx(expected[mask], rel=1e-6)
-
-
-@pytest.mark.parametrize("memory", [60_000, 20_000])
-def test_batches_can_become_smaller_between_the_choice_of_a_part_and_its_use(memory: int) -> None:
-    rows, forward = text_rows(12), forward_of(batch_tokens=200, memory=memory)
-    expected = summed(forward_of().sums(rows, MASKS, DIVERGENCE))
-    lowest = summed(bounds(forward, rows, MASKS, DIVERGENCE))
-    assert forward.memory_budget.batch_tokens < 200, "the batches did not change"
-    for mask in MASKS:
-        assert all(np.array(lowest[mask]) <= np.array(expected[mask]) + 1e-6), mask
-
-
-def test_nothing_is_kept_after_a_search() -> None:
-    forward = forward_of()
-    summed(bounds(forward, ROWS, MASKS, LIKELIHOOD))
-    assert kept(forward)
-    weights = weakref.ref(part_of(forward).layer)
-    forward.release()
-    assert forward.ends is None
-    assert not forward.beginnings.nbytes()
-    assert weights() is None

@@ -131,14 +131,6 @@ def test_a_mixture_of_experts_has_gates_and_weights_can_be_on_disk() -> None:
     np.testing.assert_allclose(gates_of(offloaded), gates_of(model()), rtol=1e-9)
 
 
-def test_neither_batches_nor_the_positions_at_once_change_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
-    module, rows = model("qwen3"), ROWS["items"]
-    expected = gates_of(module, rows, 1)
-    for positions in (dense_pass.POSITIONS, 1, 3):
-        monkeypatch.setattr(dense_pass, "POSITIONS", positions)
-        np.testing.assert_allclose(gates_of(module, rows, 4000), expected, rtol=1e-9, atol=1e-12)
-
-
 def test_passes_are_counted_in_block_forwards() -> None:
     forward = Forward(language_model(model()), batch_tokens=30)
     list(states(forward, ROWS["text"]))

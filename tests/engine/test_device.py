@@ -44,15 +44,21 @@ def test_products_are_exact(flags: Any, monkeypatch: pytest.MonkeyPatch) -> None
 def test_forward_settings_do_not_change_the_cell_key(model_folder: Path, tmp_path: Path) -> None:
     words = ("algo=greedy", "k=2", "calibration.length=24")
     plain = job(model_folder, tmp_path / "results", *words)
-    assert job(model_folder, tmp_path / "results", *words, "forward.memory=5000000").key == plain.key
     assert job(model_folder, tmp_path / "results", *words, "model.device_map=cpu").key == plain.key
     # Recorded when these were settings.
-    decided = {"batch_tokens": 512, "patience": 1.0, "merge": True, "tf32": False}
+    decided = {
+        "batch_tokens": 512,
+        "patience": 1.0,
+        "merge": True,
+        "tf32": False,
+        "compile": True,
+        "bounds": True,
+    }
     raced = job(model_folder, tmp_path / "results", *words, "racing.delta=0.01")
     repaired = job(model_folder, tmp_path / "results", *words, "compensation=linear")
     assert settings_record(Linear()).items() >= LINEAR.items(), "as in the keys of archived cells"
     for cell in (plain, raced, repaired):
-        recorded = {**cell.config, "forward": {**cell.config["forward"], **decided}}
+        recorded = {**cell.config, "forward": decided}
         recorded["racing"] = {**cell.config["racing"], "first": 8}
         recorded["model"] = {**cell.config["model"], "attention": "auto"}
         recorded["algo"] = {**cell.config["algo"], "blocks": True}
@@ -72,3 +78,18 @@ def test_the_fullest_device_counts_and_disk_is_not_a_device(monkeypatch: pytest.
     assert devices.devices(nn.Linear(2, 2, device="meta")) == [torch.device("cpu")]
     assert devices.free_memory(module) == 9
     assert devices.peak_memory(module) > 1 << 20
+
+
+def test_the_limit_of_a_container_bounds_the_free_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, own = tmp_path / "groups", Path("/proc/self/cgroup").read_text().rpartition("::")[2].strip("/\n")
+    for group, limit, used in ((root, "max", 0), (root / own, "1000", 700)):
+        group.mkdir(parents=True, exist_ok=True)
+        (group / "memory.max").write_text(f"{limit}\n")
+        (group / "memory.current").write_text(f"{used}\n")
+        (group / "memory.stat").write_text("anon 5\ninactive_file 100\n")
+    monkeypatch.setattr(devices, "GROUPS", root)
+    assert devices.free_memory(nn.Linear(2, 2)) == 1000 - (700 - 100)
+    monkeypatch.setattr(devices, "GROUPS", tmp_path / "absent")
+    assert devices.free_memory(nn.Linear(2, 2)) > 1 << 20

@@ -1,8 +1,7 @@
-"""Values of next-token distributions, computed in pieces and compiled, equal the exact ones."""
+"""Values of next-token distributions, computed in pieces, equal the exact ones."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 
 import numpy as np
@@ -15,12 +14,7 @@ from pruning.engine.head import LIKELIHOOD, Distributions, Projection, Readout, 
 from pruning.objective.divergence import _divergence
 from pruning.objective.uncertainty import _change
 
-# Not ours: torch's own compiler uses parts of torch that it deprecates, when it is first imported.
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
-needs_compiler = pytest.mark.skipif(
-    not any(map(shutil.which, ("g++", "clang++"))), reason="torch.compile needs a C++ compiler"
-)
-SMALL, FUSED = 50, 4 * head.SHORT  # sizes of vocabularies
+SMALL = 50  # size of the vocabulary
 TARGETS = torch.arange(20)
 Value = Callable[[Distributions, Distributions], Tensor]
 
@@ -31,36 +25,31 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(head.NORMALISED, "cpu", 4 * SMALL * 3)
 
 
-def logits(seed: int, dtype: torch.dtype, vocabulary: int = SMALL) -> Tensor:
-    return (torch.randn(20, vocabulary, generator=torch.Generator().manual_seed(seed)) * 15).to(dtype)
+def logits(seed: int, dtype: torch.dtype) -> Tensor:
+    return (torch.randn(20, SMALL, generator=torch.Generator().manual_seed(seed)) * 15).to(dtype)
 
 
 def exact(drawn: Tensor) -> Tensor:
     return torch.log_softmax(drawn.double(), -1)
 
 
-def identity(vocabulary: int, fuse: bool = False) -> Projection:
-    return Projection(lambda states: states, vocabulary, fuse=fuse)
+IDENTITY = Projection(lambda states: states, SMALL)
 
 
-@pytest.mark.parametrize("fuse", [False, pytest.param(True, marks=[needs_compiler, pytest.mark.slow])])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_likelihoods_equal_log_softmax_and_do_not_depend_on_other_positions(
-    dtype: torch.dtype, fuse: bool
-) -> None:
-    size = FUSED if fuse else SMALL
-    projection, drawn = identity(size, fuse), logits(0, dtype, size)
-    values = read_out(LIKELIHOOD, projection, drawn.clone(), None, TARGETS)
+def test_likelihoods_equal_log_softmax_and_do_not_depend_on_other_positions(dtype: torch.dtype) -> None:
+    drawn = logits(0, dtype)
+    values = read_out(LIKELIHOOD, IDENTITY, drawn.clone(), None, TARGETS)
     tolerance = 1e-12 if dtype == torch.float64 else 1e-6
     np.testing.assert_allclose(values, exact(drawn)[TARGETS, TARGETS], rtol=tolerance, atol=tolerance)
     rows = zip(drawn.clone().split(1), TARGETS.split(1), strict=True)
-    assert torch.equal(torch.cat([read_out(LIKELIHOOD, projection, r, None, t) for r, t in rows]), values)
+    assert torch.equal(torch.cat([read_out(LIKELIHOOD, IDENTITY, r, None, t) for r, t in rows]), values)
 
 
 def test_a_comparison_sees_the_dense_model_at_the_same_position() -> None:
     difference = Readout(lambda a, b, targets: (a.whole - b.whole)[:, 7] + 0 * targets, compares=True)
     a, b = logits(1, torch.float64), logits(2, torch.float64)
-    values = read_out(difference, identity(SMALL), a, list(distributions(identity(SMALL), b)), TARGETS)
+    values = read_out(difference, IDENTITY, a, list(distributions(IDENTITY, b)), TARGETS)
     np.testing.assert_allclose(values, (exact(a) - exact(b))[:, 7], rtol=1e-12)
 
 
@@ -85,26 +74,9 @@ def test_overwriting_the_logits_changes_no_value(dtype: torch.dtype) -> None:
     assert torch.equal(Distributions(drawn.clone()).take_whole(), Distributions(drawn).whole)
 
 
-@needs_compiler
-@pytest.mark.parametrize("value", [_divergence, _change])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_compiled_comparisons_equal_uncompiled_ones(value: Value, dtype: torch.dtype) -> None:
-    pruned, dense = logits(1, dtype, FUSED), logits(2, dtype, FUSED)
-    compiled = value(Distributions(pruned, fused=True), Distributions(dense, fused=True))
-    expected = value(Distributions(pruned.double()), Distributions(dense.double()))
-    np.testing.assert_allclose(compiled, expected, rtol=1e-6, atol=1e-6)
-
-
-@pytest.mark.parametrize("fused", [False, pytest.param(True, marks=needs_compiler)])
-def test_logits_far_apart_and_infinite_ones_are_allowed(fused: bool) -> None:
-    drawn = logits(3, torch.float32, FUSED)
+def test_logits_far_apart_and_infinite_ones_are_allowed() -> None:
+    drawn = logits(3, torch.float32)
     drawn[0, :3] = torch.tensor([300.0, -200.0, -torch.inf])
     for token in (1, 2):
-        found = Distributions(drawn, fused).of(torch.full((20,), token))
+        found = Distributions(drawn).of(torch.full((20,), token))
         np.testing.assert_allclose(found, exact(drawn)[:, token], rtol=1e-6)
-
-
-def test_only_vocabularies_that_can_be_divided_are_fused() -> None:
-    drawn = [logits(4, torch.float32, size) for size in (FUSED, FUSED + 1)]
-    found = [next(distributions(identity(d.shape[1], fuse=True), d)).fused for d in drawn]
-    assert found == [True, False]

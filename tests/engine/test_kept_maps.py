@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 
-from pruning.calibration.samples import Samples
 from pruning.core.mask import Mask
 from pruning.core.records import is_repaired
 from pruning.engine import repair as repairs
@@ -37,25 +36,6 @@ def measured(monkeypatch: pytest.MonkeyPatch, losses: Any) -> Any:
 def change(maps: dict[int, torch.Tensor]) -> float:
     """How far maps are from none: the larger the ridge, the less."""
     return sum(float((one - torch.eye(len(one))).norm()) for one in maps.values())
-
-
-def test_each_source_has_held_out_samples() -> None:
-    held = [DATA.rows[row].source for row in heldout_rows(DATA, 4)]
-    assert (held.count("a"), held.count("b")) == (3, 3)
-
-    def of_first(count: int) -> Samples:
-        return replace(DATA, rows=DATA.rows[:count])
-
-    assert heldout_rows(of_first(3), 4) == {2}, "the only sample of b is fitted on"
-    assert heldout_rows(of_first(2), 4) == {1}
-
-
-def test_a_map_that_helps_on_all_sources_is_the_best_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    repair, record = measured(monkeypatch, lambda maps: {"a": -change(maps), "b": 0.0})
-    assert sorted(repair.maps) == [1, 7]
-    _, plain_record = measured(monkeypatch, lambda _: {})
-    assert [run["ridge"] for run in record["runs"]] == [run["ridge"] for run in plain_record["runs"]]
-    assert record["sha256"] == plain_record["sha256"]
 
 
 def test_a_map_that_harms_one_source_gives_way_to_a_weaker_one(monkeypatch: pytest.MonkeyPatch) -> None:

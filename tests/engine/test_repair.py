@@ -70,12 +70,6 @@ def test_maps_are_least_squares_on_plain_states(name: str, batch_tokens: int) ->
     assert [run["folded"] for run in record["runs"]] == ["m0", "m3"]
 
 
-def test_a_mask_over_sub_layers_of_whole_blocks_has_the_same_maps() -> None:
-    module, mask = model(), Mask(N_BLOCKS, (1, 2, 4))
-    (one, first), (two, second) = measured(module, mask), measured(module, mask.as_sublayers())
-    assert (one.sha256, first) == (two.sha256, second)
-
-
 def distances(module: Any, mask: Mask, rows: Any, repair: Any) -> tuple[float, float]:
     """The squared distance, after a mask's last removed unit, to the dense model's states, and the error's unit."""
     forward, units = Forward(language_model(module)), mask.as_sublayers().dropped
@@ -201,8 +195,3 @@ def test_errors_are_those_over_the_tokens_and_sums_add_up(diagonal: bool) -> Non
     mapped = M * change if diagonal else M @ change
     assert found.error(change) == pytest.approx(float(((mapped - R) ** 2).sum() / (R**2).sum()))
     assert found.error(None) == pytest.approx(float(((M - R) ** 2).sum() / (R**2).sum()))
-
-
-def test_inputs_that_are_all_zero_give_the_map_that_is_known() -> None:
-    nothing = sums_of(True, torch.zeros_like(M))
-    assert torch.equal(nothing.solve(0.1), torch.ones(WIDTH, dtype=torch.float64))

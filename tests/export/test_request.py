@@ -249,7 +249,7 @@ eval=zeroshot eval.tasks=[piqa,boolq]
 eval=full eval.limit=3 k=2
 eval=speed eval.prompts=[3]
 unit=sublayer budget=latency near_ties.most=0 latency.tokens=64
-algo=greedy algo.lazy=0.05 forward.bounds=true forward.compile=true
+algo=greedy algo.lazy=0.05
 calibration=mixed calibration.samples=6 heal=brief eval=embedded racing.delta=0.01
 """
 

@@ -24,7 +24,6 @@ SMALL = (
     "eval.samples=2",
     "eval.length=32",
     "eval.items=6",
-    "forward.memory=100000000",  # enough for all states, so that two ranks keep as many as one
     "tracker=none",
 )
 
@@ -48,7 +47,7 @@ def small_batches(monkeypatch: pytest.MonkeyPatch, tokens: int = 64) -> None:
     """Let forward passes have batches of few tokens, so that every rank gets a batch."""
 
     def made(forward: Forward) -> None:
-        forward.memory_budget = MemoryBudget(forward.model, tokens, forward.memory)
+        forward.memory_budget = MemoryBudget(forward.model, tokens)
 
     monkeypatch.setattr(Forward, "__post_init__", made)
 

@@ -159,7 +159,7 @@ class TermLosses:
     """Losses with the terms `term(mask)` (samples,) and, if given, lower bounds `bound(mask)` and a gradient.
 
     `computed` lists the parts (mask, start, stop) that a search needed, `again` those that its result needed, and
-    `bounded` the masks whose bounds were computed. If `backwards`, masks are computed in reverse order.
+    `bounded` the masks whose bounds were computed.
     """
 
     def __init__(
@@ -168,10 +168,9 @@ class TermLosses:
         samples: int,
         bound: Callable[[Mask], np.ndarray] | None = None,
         gradient: np.ndarray | None = None,
-        backwards: bool = False,
     ) -> None:
         self.term, self.samples, self.bound = term, samples, bound
-        self.gradient, self.gradients, self.backwards = gradient, 0, backwards
+        self.gradient, self.gradients = gradient, 0
         self.computed: list[tuple[Mask, int, int]] = []
         self.again: list[tuple[Mask, int, int]] = []
         self.bounded: list[Mask] = []
@@ -185,7 +184,7 @@ class TermLosses:
 
     def loss(self, start: int, stop: int, computed: list[tuple[Mask, int, int]]) -> Loss:
         def terms(masks: Sequence[Mask]) -> Scored:
-            for mask in reversed(masks) if self.backwards else masks:
+            for mask in masks:
                 computed.append((mask, start, stop))
                 yield mask, self.term(mask)[start:stop].tolist(), 0.5
 
@@ -228,12 +227,15 @@ def solved(
     most: int | None = None,
     seed: int = 0,
 ) -> tuple[Solution, Journal]:
-    """Run a search with a cell's journals and the store of a results folder; returns the solution and the journal."""
+    """Run a search with a cell's journals and the store of a results folder; returns the solution and the journal.
+
+    Bounds are used if `losses` has any.
+    """
     (folder / cell).mkdir(parents=True, exist_ok=True)
     claim(folder, "key", cell)
     names = (scoring.NAME, scoring.BOUNDS)
     scores, bounds = (Journal.open(folder / cell / n, space.n_blocks, unit=space.unit) for n in names)
     for name, own in zip(names, (scores, bounds), strict=True) if share else ():
         own.others = Store(folder, "key", cell, space.n_blocks, space.unit, name=name)
-    problem = Problem(algo, space, seed, racing or Racing(), max_evaluations=most)
+    problem = Problem(algo, space, seed, racing or Racing(), max_evaluations=most, bounds=True)
     return solve(problem, losses, scores, watch, bounds=bounds), scores

@@ -24,7 +24,7 @@ MODULES = (
 )  # fmt: skip
 SMALL = (
     "model=local", "model.name=tiny", "model.dtype=bfloat16", "calibration.samples=4", "calibration.length=24",
-    "eval.samples=2", "eval.length=32", "tracker=none", "forward.memory=1000000",
+    "eval.samples=2", "eval.length=32", "tracker=none",
     "k=3",
 )  # fmt: skip
 

@@ -1,10 +1,10 @@
-"""A short way to make spaces of sub-layers."""
+"""Spaces of sub-layers, and the swaps of a mask."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pruning.core.mask import Removal, Space
+from pruning.core.mask import Mask, Removal, Space
 
 UNITS = {"am": "sublayer", "a": "attention", "m": "mlp"}
 
@@ -20,3 +20,10 @@ def sublayer_space(
 ) -> Space:
     """The space of sub-layers whose letters are in `kinds`: a for attention, m for MLP."""
     return Removal(ratio, k, UNITS[kinds], first=first, last=last).space(n_blocks, costs)
+
+
+def swaps(mask: Mask, space: Space) -> set[Mask]:
+    """The masks of the space that differ by one swap."""
+    pairs = ((back, new) for back in mask.dropped for new in space.free(mask.dropped))
+    found = {space.drop(*({*mask.dropped} - {back}), new) for back, new in pairs}
+    return {swap for swap in found if swap in space}

@@ -99,53 +99,11 @@ def sublayer_states(module: Any, ids: tuple[int, ...]) -> list[np.ndarray]:
     return [part[0].numpy() for part in torch.stack(parts).cumsum(0)]
 
 
-@pytest.mark.parametrize(
-    ("dropped", "expected"),
-    [((), []), ((3,), [(3, 4)]), ((0, 1, 2), [(0, 3)]), ((0, 2, 3, 5), [(0, 1), (2, 4), (5, 6)])],
-)
-def test_runs_are_maximal(dropped: tuple[int, ...], expected: list[tuple[int, int]]) -> None:
-    assert _criteria.runs(Mask(N_BLOCKS, dropped)) == expected
-
-
 @pytest.mark.parametrize(("sign", "expected"), [(1.0, 0.0), (-1.0, 1.0)])
 def test_collinear_states_are_handled(sign: float, expected: float) -> None:
     """Rounding can make the absolute value of their cosine greater than 1."""
     state = torch.full((1, 3), 0.1)
     assert _angle(state, sign * 7 * state) == pytest.approx(expected, abs=1e-6)
-
-
-def test_the_last_block_is_measured_before_the_final_norm() -> None:
-    """`output_hidden_states` ends with the normed state, which is easily mistaken for the block's output."""
-    module, data = model(), samples("text", 1)
-    with torch.no_grad():
-        module.model.norm.weight.copy_(torch.linspace(-1, 3, 32))
-    (row,) = data.rows
-    loss = scores(bound(BlockInfluence(), module, data), SINGLES)[SINGLES[-1]].loss
-    with torch.no_grad():
-        hidden = module(input_ids=torch.tensor([row.input_ids]), output_hidden_states=True).hidden_states
-    states = plain_states(module, row)
-    assert loss == pytest.approx(influence(states[-2], states[-1]), rel=1e-9)
-    assert abs(loss - influence(hidden[-2][0].numpy(), hidden[-1][0].numpy())) > 0.05
-
-
-def test_one_dense_pass_is_made_for_all_masks_when_the_first_is_asked_for() -> None:
-    forward = Forward(language_model(model()))
-    loss = BlockInfluence().bind(forward, samples("text"))
-    assert forward.cost.block_forwards == 0
-    scores(loss, ALL[:5])
-    scores(loss, ALL[5:])
-    assert forward.cost.block_forwards == pytest.approx(N_BLOCKS)
-
-
-@pytest.mark.parametrize("objective", [MutualInformation(), BlockInfluence(by="run")], ids=repr)
-def test_the_same_objective_serves_blocks_and_sub_layers(objective: Objective) -> None:
-    """Depths of blocks and of sub-layers are different states, so nothing of one may be used for the other."""
-    module, data = model(), samples("text", 3)
-    together = bound(objective, module, data)
-    mixed = scores(together, SINGLES) | scores(together, PARTS)
-    apart = scores(bound(objective, module, data), SINGLES) | scores(bound(objective, module, data), PARTS)
-    for mask, score in mixed.items():
-        assert score.samples == pytest.approx(apart[mask].samples, abs=1e-12)
 
 
 def test_taylor_divides_the_score_of_a_block_between_its_parts() -> None:

@@ -134,10 +134,3 @@ def test_removing_a_block_that_does_nothing_is_never_worse(name: str, objective:
         cheapest = min(changes, key=changes.__getitem__) == Mask(N_BLOCKS, (3,))
         assert cheapest or changes[Mask(N_BLOCKS, (3,))] == pytest.approx(0, abs=1e-9)
         assert cheapest or name not in RELATIVE
-
-
-def test_gates_have_a_row_for_each_sample_and_a_column_for_each_block(objective: Objective) -> None:
-    for kind in kinds(objective):
-        data = samples(kind, COUNT)
-        if (gates := bound(objective, model(), data).gates) is not None:
-            assert gates("block").shape == (data.count, N_BLOCKS)

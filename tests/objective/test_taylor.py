@@ -13,10 +13,8 @@ from pruning.calibration.samples import Row
 from pruning.config.app import register
 from pruning.config.groups import CONF
 from pruning.core.errors import InputError
-from pruning.core.mask import Mask
 from pruning.models.blocks import find_blocks
 from pruning.objective.taylor import Taylor
-from tests.helpers.architectures import N_BLOCKS
 from tests.helpers.objectives import SINGLES, bound, model, samples, scores
 
 
@@ -65,20 +63,6 @@ def test_a_mixture_of_experts_counts_the_experts_that_were_used() -> None:
         assert list(results[mask].samples) == pytest.approx(expected[:, index].tolist(), rel=1e-3)
 
 
-def test_of_an_item_the_right_answer_counts() -> None:
-    module, data = model(), samples("items", 3)
-    results = scores(bound(Taylor(), module, data), SINGLES)
-    right = [row for row in data.rows if row.right]
-    for number, row in enumerate(right):
-        assert results[SINGLES[4]].samples[number] == pytest.approx(saliences(module, row)[4], rel=1e-6)
-
-
-def test_scores_of_blocks_are_added() -> None:
-    masks = [*SINGLES, Mask(N_BLOCKS, (1, 2, 4))]
-    results = scores(bound(Taylor(), model(), samples("text")), masks)
-    assert results[masks[-1]].loss == pytest.approx(sum(results[SINGLES[i]].loss for i in (1, 2, 4)))
-
-
 def test_offloaded_weights_are_refused_with_a_reason() -> None:
     module = cpu_offload(model(), execution_device=torch.device("cpu"))
     with pytest.raises(InputError, match="gradients of weights need all weights in memory"):
@@ -96,3 +80,11 @@ def test_taylor_plus_protects_the_ends() -> None:
     assert (plain.protect.first, plain.protect.last) == (0, 0)
     assert (chosen.protect.first, chosen.protect.last) == (1, 2)
     assert plus.objective == plain.objective
+
+
+def test_of_an_item_the_right_answer_counts() -> None:
+    module, data = model(), samples("items", 3)
+    results = scores(bound(Taylor(), module, data), SINGLES)
+    right = [row for row in data.rows if row.right]
+    for number, row in enumerate(right):
+        assert results[SINGLES[4]].samples[number] == pytest.approx(saliences(module, row)[4], rel=1e-6)

@@ -8,7 +8,7 @@ from pruning.core.mask import Mask
 from pruning.objective.divergence import Divergence
 from pruning.objective.margin import Margin
 from pruning.objective.perplexity import Perplexity
-from pruning.objective.weighted import Weighted, parts
+from pruning.objective.weighted import Weighted
 from tests.helpers.architectures import N_BLOCKS
 from tests.helpers.objectives import MASKS, bound, model, samples, scores
 
@@ -59,23 +59,6 @@ def test_losses_on_both_kinds_of_samples_are_mixed(order: tuple[str, str], weigh
         assert windows == list(single["perplexity"][mask].samples)
 
 
-def test_the_error_is_that_of_two_independent_parts() -> None:
-    data = samples("both")
-    loss = bound(Weighted(weight=0.25), model(), data)
-    (score,) = scores(loss, [Mask(N_BLOCKS, (2,))]).values()
-    text = (
-        data.only("text")
-        .estimate()
-        .error([t for t, u in zip(score.samples, data.units, strict=True) if u[0].item is None])
-    )
-    items = (
-        data.only("items")
-        .estimate()
-        .error([t for t, u in zip(score.samples, data.units, strict=True) if u[0].item is not None])
-    )
-    assert loss.estimate.error(score.samples) == pytest.approx(np.hypot(0.75 * text, 0.25 * items))
-
-
 def test_gates_are_mixed_if_both_have_them() -> None:
     module, text, both = model(), samples("text"), samples("both")
     perplexity = bound(Perplexity(), module, text).gates
@@ -100,12 +83,6 @@ def test_masks_are_yielded_as_soon_as_both_have_scored_them(monkeypatch: pytest.
     assert len(list(terms)) == len(MASKS) - 1
 
 
-def test_every_other_objective_can_be_a_part() -> None:
-    assert "weighted" not in parts()
-    assert {"perplexity", "margin", "taylor"} <= parts().keys()
-    assert all(part().needs in ("text", "items", "any") for part in parts().values())
-
-
 @pytest.mark.parametrize(
     ("wrong", "named"),
     [
@@ -118,3 +95,20 @@ def test_invalid_settings_are_refused(wrong: dict[str, object], named: str) -> N
     with pytest.raises(InputError) as caught:
         Weighted(**wrong)  # type: ignore[arg-type]
     assert named in str(caught.value)
+
+
+def test_the_error_is_that_of_two_independent_parts() -> None:
+    data = samples("both")
+    loss = bound(Weighted(weight=0.25), model(), data)
+    (score,) = scores(loss, [Mask(N_BLOCKS, (2,))]).values()
+    text = (
+        data.only("text")
+        .estimate()
+        .error([t for t, u in zip(score.samples, data.units, strict=True) if u[0].item is None])
+    )
+    items = (
+        data.only("items")
+        .estimate()
+        .error([t for t, u in zip(score.samples, data.units, strict=True) if u[0].item is not None])
+    )
+    assert loss.estimate.error(score.samples) == pytest.approx(np.hypot(0.75 * text, 0.25 * items))

@@ -31,7 +31,6 @@ from pruning.published.measure import (
     requests,
     rows,
 )
-from pruning.runs.cell import ForwardSettings
 from tests.conftest import N_BLOCKS
 
 ONE = {
@@ -69,7 +68,7 @@ SOURCE = PrintedSource("https://x", "table", "read")
 
 
 def referee(tmp_path: Path) -> Referee:
-    return Referee(tmp_path, Model("base", "packaged", "smollm2"), ForwardSettings())
+    return Referee(tmp_path, Model("base", "packaged", "smollm2"))
 
 
 def row(model: ModelFacts, protocol: Protocol) -> measure.GapRow:

@@ -32,7 +32,7 @@ from pruning.routing.set_scores import (
     values,
     verdict,
 )
-from pruning.runs.cell import ForwardSettings, forward_with
+from pruning.runs.cell import forward_of
 from tests.helpers.task_files import items_of
 
 MASKS = [Mask(6), Mask(6, (1, 3)), Mask(6, (4,)), Mask(6, (1, 3))]
@@ -51,9 +51,9 @@ def samples(tokenizer: Any) -> Samples:
 
 
 def test_the_cross_table_equals_an_evaluation_of_each_mask(model: PrunableModel, samples: Samples) -> None:
-    scores = score_items(forward_with(ForwardSettings(), model.language_model), samples, MASKS)
+    scores = score_items(forward_of(model.language_model), samples, MASKS)
     for number, mask in enumerate(MASKS):
-        alone = forward_with(ForwardSettings(), model.language_model)
+        alone = forward_of(model.language_model)
         (found,) = Margin().bind(alone, samples)([mask])
         assert scores.margin[number].mean() == pytest.approx(found.loss, abs=1e-9)
         assert scores.margin[number] == pytest.approx(found.samples, abs=1e-9)
@@ -76,7 +76,7 @@ def test_ties_share_the_point_of_a_right_answer() -> None:
 
 
 def test_random_labels_mark_one_choice_of_each_item(samples: Samples, model: PrunableModel) -> None:
-    scores = score_items(forward_with(ForwardSettings(), model.language_model), samples, MASKS[:1])
+    scores = score_items(forward_of(model.language_model), samples, MASKS[:1])
     labels = [scores.random_labels(np.random.default_rng(seed)) for seed in range(200)]
     per_item = np.add.reduceat(
         np.array(labels, dtype=int), np.flatnonzero(np.diff(scores.item, prepend=-1)), axis=1

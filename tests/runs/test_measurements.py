@@ -13,11 +13,13 @@ from tqdm import tqdm
 
 from pruning.config.compose import recorded_cell
 from pruning.core import storage
+from pruning.engine.forward import Forward
+from pruning.engine.prefix_tree import Beginnings
 from pruning.models.handle import Model
-from pruning.runs.cell import ForwardSettings, Prepared
+from pruning.runs import run_cell
+from pruning.runs.cell import Prepared
 from pruning.runs.measurements import evaluation_key, search_shown
 from pruning.runs.prepare import prepare
-from pruning.runs.run_cell import score_key
 from tests.conftest import Command
 from tests.helpers.jobs import job
 
@@ -37,20 +39,6 @@ def test_times_are_of_where_the_weights_are(model_folder: Path, tmp_path: Path) 
     placed = changed(usual, model=replace(usual.cell.model, device_map="cpu"))
     assert evaluation_key(placed, info, "speed") != evaluation_key(usual, info, "speed")
     assert usual.cell.model.placement() == {}
-
-
-def test_compiling_keeps_scores_and_measurements_apart_but_not_cells(
-    model_folder: Path, tmp_path: Path
-) -> None:
-    plain = prepared(model_folder, tmp_path)
-    compiled = changed(plain, forward=ForwardSettings(compile=True))
-    info = plain.cell.model.load().info
-    assert compiled.cell.key == plain.cell.key
-    assert score_key(compiled, info) != score_key(plain, info)
-    for metric in plain.data:
-        assert evaluation_key(compiled, info, metric) != evaluation_key(plain, info, metric)
-    other = changed(plain, forward=ForwardSettings(memory=9_000_000))
-    assert score_key(other, info) == score_key(plain, info)
 
 
 def test_a_bar_counts_up_to_its_total_and_no_further(
@@ -90,3 +78,29 @@ def test_files_are_hashed_and_the_configuration_and_tokenizer_read_once(
     assert {*weights, "config.json", "tokenizer.json"} <= {*hashed}
     assert {*hashed.values()} == {1}
     assert read == {"AutoConfig": 1, "AutoTokenizer": 1, "AutoModelForCausalLM": 1}
+
+
+@pytest.fixture
+def most(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The bytes of all states that were kept before they were freed."""
+    sizes, clear = list[int](), Beginnings.clear
+
+    def cleared(self: Beginnings, *given: Any, **named: Any) -> None:
+        sizes.append(self.nbytes())
+        clear(self, *given, **named)
+
+    monkeypatch.setattr(Beginnings, "clear", cleared)
+    return sizes
+
+
+def test_a_cell_keeps_no_states(launch: Command, most: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    forwards, make = list[Forward](), run_cell.forward_of
+
+    def made(*given: Any) -> Forward:
+        forwards.append(make(*given))
+        return forwards[-1]
+
+    monkeypatch.setattr(run_cell, "forward_of", made)
+    launch("algo=greedy", "ratio=0.5")
+    assert max(most) > 0, "nothing was kept during the search"
+    assert [forward.beginnings.nbytes() for forward in forwards] == [0]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Callable, Generator, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -12,9 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pruning.algo import Algo, Ask, Known, Request
-from pruning.algo.cbo_hessian import CboHessian
-from pruning.algo.exhaustive import Exhaustive
+from pruning.algo import Algo, Ask
 from pruning.algo.greedy import Greedy
 from pruning.algo.one_shot import OneShot
 from pruning.core.errors import InputError, LossError
@@ -24,7 +21,7 @@ from pruning.search import driver
 from pruning.search.decide import Racing
 from pruning.search.driver import best_so_far
 from pruning.search.journal import Journal
-from tests.helpers.searches import Scripted, TermLosses, drive, pairwise, solved
+from tests.helpers.searches import Scripted, TermLosses, solved
 from tests.helpers.spaces import sublayer_space
 
 N = 6
@@ -42,20 +39,9 @@ def quadratic(mask: Mask) -> float:
     return additive(mask) + sum(PAIRS.get(pair, 0.0) for pair in combinations(mask.dropped, 2))
 
 
-def losses(loss: Callable[[Mask], float] = quadratic, backwards: bool = False) -> TermLosses:
+def losses(loss: Callable[[Mask], float] = quadratic) -> TermLosses:
     """Losses of one sample each."""
-    return TermLosses(lambda mask: np.array([loss(mask)]), 1, backwards=backwards)
-
-
-def fixed(batches: Sequence[Sequence[Mask]], answer: Mask, received: list[Sequence[float]]) -> Algo:
-    """A search that asks for given batches, whatever their losses, and returns a given answer."""
-
-    def script(_: Space) -> Generator[Ask, Any, Mask]:
-        for batch in batches:
-            received.append((yield Ask(batch)))
-        return answer
-
-    return Scripted(script)
+    return TermLosses(lambda mask: np.array([loss(mask)]), 1)
 
 
 ALGOS = [pytest.param(Greedy(), id="greedy"), pytest.param(OneShot(), id="one_shot")]
@@ -80,31 +66,6 @@ def test_nothing_is_computed_twice_and_all_is_counted(
     assert list(journal.scores) == table.masks
 
 
-@pytest.mark.parametrize("algo", ALGOS)
-def test_resuming_from_any_part_of_the_journal_ends_the_same_and_pays_the_rest(
-    tmp_path: Path, algo: Algo
-) -> None:
-    whole, journal = solved(tmp_path, losses(), algo, SPACE)
-    assert journal.path is not None
-    data = journal.path.read_bytes()
-    for length in range(0, len(data) + 1, 7):
-        folder, rest = tmp_path / f"cut{length}", losses()
-        shutil.copytree(tmp_path / "scores", folder / "scores")
-        (folder / "cell").mkdir()
-        (folder / "cell" / "trace.jsonl").write_bytes(data[:length])
-        resumed, again = solved(folder, rest, algo, SPACE)
-        assert resumed.score == whole.score
-        assert (resumed.asked, resumed.paid) == (whole.asked, whole.paid)
-        assert len(rest.computed) == data.count(b"\n") - data[:length].count(b"\n")
-        assert list(again.scores.values()) == list(journal.scores.values())
-        assert again.path is not None
-        assert again.path.read_bytes() == data
-    rest = losses()
-    resumed, _ = solved(tmp_path, rest, algo, SPACE)
-    assert rest.computed == []
-    assert resumed.seconds >= len(journal.scores) * 0.5, "seconds add up over the runs"
-
-
 @pytest.mark.parametrize(("share", "paid"), [(True, 8), (False, 15)])
 def test_what_another_cell_paid_for_is_not_paid_again_if_cells_share(
     tmp_path: Path, share: bool, paid: int
@@ -118,24 +79,6 @@ def test_what_another_cell_paid_for_is_not_paid_again_if_cells_share(
     assert len(table.computed) == 16 - known
     again, _ = solved(tmp_path, losses(), Greedy(), SPACE, cell="second", share=share)
     assert again.paid == paid, "a resumed search still does not count the other cell's scores as paid"
-
-
-def test_a_mask_that_is_asked_for_again_is_answered_but_not_computed(tmp_path: Path) -> None:
-    table, a, b = losses(), Mask(N, (0, 1, 2)), Mask(N, (3, 4, 5))
-    received: list[Sequence[float]] = []
-    solution, _ = solved(tmp_path, table, fixed([[a, b, a], [b]], b, received), SPACE)
-    assert (solution.asked, solution.paid) == (4, 2)
-    assert table.masks == [Mask(N), a, b]
-    first, second = quadratic(a), quadratic(b)
-    assert received == [[first, second, first], [second]]
-
-
-@pytest.mark.parametrize("algo", ALGOS)
-def test_losses_may_come_in_any_order(tmp_path: Path, algo: Algo) -> None:
-    forwards, backwards = (
-        solved(tmp_path / str(back), losses(backwards=back), algo, SPACE)[0] for back in (False, True)
-    )
-    assert backwards.score == forwards.score
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -153,13 +96,6 @@ def test_a_loss_that_is_not_finite_stops_the_search_and_keeps_the_rest(tmp_path:
     assert solution.score.mask.dropped == (1, 4, 5)
 
 
-@pytest.mark.parametrize("answer", [(0, 1), (0, 1, 2, 3), (0, 1, 5)])
-def test_an_answer_outside_of_the_space_is_refused(tmp_path: Path, answer: tuple[int, ...]) -> None:
-    algo = fixed([[Mask(N, (0,))]], Mask(N, answer), [])
-    with pytest.raises(AssertionError, match="is not in"):
-        solved(tmp_path, losses(), algo, Space(N, 3, frozenset({5})))
-
-
 def test_the_watch_gets_each_score_and_the_best_of_the_largest_masks(tmp_path: Path) -> None:
     calls: list[tuple[int, float, int]] = []
     solved(tmp_path, losses(additive), OneShot(), SPACE, watch=lambda *call: calls.append(call))
@@ -173,18 +109,6 @@ def test_best_so_far_falls_and_counts_all_scores() -> None:
     scores = [Score(Mask(N, d), loss, (loss,), 1.0) for d, loss in table.items()]
     assert list(best_so_far(scores, Space(N, 2).complete)) == [(2, 5.0), (3, 5.0), (4, 4.0), (6, 4.0)]
     assert list(best_so_far(scores, Space(N, 3).complete)) == []
-
-
-def test_on_a_budget_masks_of_other_numbers_of_units_are_compared(tmp_path: Path) -> None:
-    space = sublayer_space(3, 1 / 3, None, (1, 3) * 3)  # an attention and an MLP
-    rises = (0.1, 0.9, 0.2, 0.6, 0.3, 0.8)
-    table = losses(lambda mask: 2.0 + sum(rises[u] for u in mask.dropped))
-    solution, journal = solved(tmp_path, table, Exhaustive(), space)
-    assert solution.score.mask.names() == ("a0", "m1")
-    assert solution.margins["compared"] == space.size - 1 == 8
-    curve = [loss for _, loss in best_so_far(list(journal.scores.values()), space.complete)]
-    assert curve[-1] == pytest.approx(2.7)
-    assert len(curve) == space.size, "the dense model is not counted"
 
 
 @pytest.mark.parametrize("racing", [Racing(), Racing(delta=0.5)], ids=["whole", "race"])
@@ -226,13 +150,6 @@ def test_a_cell_stops_at_its_limit(tmp_path: Path) -> None:
     assert (solution.asked, solution.why) == (N + 2, "max_evaluations=8 was reached")
 
 
-def test_a_greedy_round_that_is_cut_off_ends_with_the_best_mask_scored() -> None:
-    loss = pairwise(8, 1)
-    run = drive(Greedy(), LIMITED, loss, most=7 + 6 + 3)
-    assert run.answer == min(run.batches[-1], key=loss)
-    assert run.asked == drive(Greedy(), LIMITED, loss).asked[:16], "the first requests are the same"
-
-
 def test_the_best_mask_is_completed_by_the_cheapest_blocks() -> None:
     singles = {Mask(8, (i,)): loss for i, loss in enumerate((5.0, 1.0, 4.0, 2.0))}
     assert driver.completed(LIMITED, singles).dropped == (1, 2, 3)
@@ -260,24 +177,3 @@ def test_a_limit_is_at_least_1() -> None:
     for limit in (0, -3):
         with pytest.raises(InputError, match=f"^max_evaluations={limit} "):
             driver.check_limit(limit)
-
-
-@pytest.mark.parametrize("limit", [7, 8])
-def test_a_limit_spent_on_gates_ends_with_the_mask_that_the_gates_rank_best(limit: int) -> None:
-    loss, one_shot = pairwise(8, 4, strength=0.1), drive(OneShot(), LIMITED, pairwise(8, 4, strength=0.1))
-    run = drive(CboHessian(), LIMITED, loss, most=limit)
-    assert len(run.asked) == limit - 7, "the gates count as the losses of the seven single removals"
-    assert one_shot.answer.dropped != (0, 1, 2), "(0, 1, 2) would be the default without any information"
-    assert run.answer == (run.asked[0] if run.asked else one_shot.answer)
-
-
-def test_a_mask_counts_once_however_many_samples_it_is_asked_on() -> None:
-    def script(space: Space) -> Generator[Request, Any, Mask]:
-        """Asks for all pairs on two samples, then for the best pair on all samples."""
-        masks, known = list(space.masks()), Known()
-        few = yield Ask(masks, samples=2)
-        yield from known.ask([masks[int(np.argmin(few))]])
-        return known.best(space)
-
-    run = drive(Scripted(script), Space(7, 2), pairwise(7, 0), most=21)
-    assert run.why == "the script ended"

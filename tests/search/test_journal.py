@@ -57,20 +57,6 @@ def test_a_journal_gives_back_the_exact_floats_in_order(
         assert list(Journal.open(path, N).scores.values()) == scores
 
 
-def test_a_score_is_journalled_once(tmp_path: Path) -> None:
-    journal = Journal.open(tmp_path / "trace.jsonl", N)
-    journal.add(score(1, loss=2.0))
-    journal.add(score(1, loss=3.0))
-    assert journal.path.read_text().count("\n") == 1
-    assert Journal.open(journal.path, N).scores == {Mask(N, (1,)): score(1, loss=2.0)}
-
-
-def test_a_journal_line_holds_what_is_documented(tmp_path: Path) -> None:
-    Journal.open(tmp_path / "trace.jsonl", N).add(score(4, 1))
-    line = json.loads((tmp_path / "trace.jsonl").read_text())
-    assert line == {"dropped": [1, 4], "loss": 1.5, "samples": [1.0, 2.0], "seconds": 0.25}
-
-
 def test_a_torn_last_line_is_cut_and_the_next_one_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "trace.jsonl"
     first = Journal.open(path, N)
@@ -112,24 +98,6 @@ def test_a_store_shares_between_cells_of_one_key_and_marks_what_is_not_paid(tmp_
     assert not store.find([Mask(N, (2,))]), "a cell's own journal is not read through the store"
 
 
-def test_a_store_does_not_share_across_keys(tmp_path: Path) -> None:
-    journal, _ = cell(tmp_path, "a")
-    _, foreign = cell(tmp_path, "b", key="other")
-    journal.add(score(2))
-    assert not foreign.find([Mask(N, (2,))])
-
-
-def test_a_torn_line_of_another_cell_is_read_once_it_is_whole(tmp_path: Path) -> None:
-    first, _ = cell(tmp_path, "a")
-    _, store = cell(tmp_path, "b")
-    first.add(score(1))
-    whole = first.path.read_bytes()
-    first.path.write_bytes(whole[:10])
-    assert not store.find([Mask(N, (1,))])
-    first.path.write_bytes(whole)
-    assert store.find([Mask(N, (1,))]) == [score(1, seconds=0.0)]
-
-
 def test_a_damaged_line_of_another_cell_is_skipped_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -153,13 +121,3 @@ def test_a_cell_cannot_be_claimed_under_another_key(tmp_path: Path) -> None:
     with pytest.raises(ForeignError, match=r"other calibration samples.*paths\.results=DIR") as caught:
         cell(tmp_path, "a", key="two")
     assert str(tmp_path / "a") in str(caught.value)
-
-
-def test_a_cell_whose_folder_has_been_moved_away_is_claimed_anew(tmp_path: Path) -> None:
-    journal, _ = cell(tmp_path, "a", key="one")
-    journal.add(score(1))
-    with pytest.raises(ForeignError):
-        cell(tmp_path, "a", key="two")
-    (tmp_path / "a").rename(tmp_path / "aside")
-    cell(tmp_path, "a", key="two")
-    assert [path.parent.name for path in (tmp_path / "scores").glob("*/a")] == ["two"]

@@ -1,22 +1,33 @@
+"""Near ties are settled in float32: the same choices on every processor, for few float32 scores."""
+
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy.linalg import hadamard
 
+from pruning.algo import Algo
+from pruning.algo.beam import Beam
+from pruning.algo.greedy import Greedy
+from pruning.algo.one_shot import OneShot
 from pruning.core.errors import InputError
-from pruning.core.mask import Mask
-from pruning.core.scoring import FLOAT32, Estimate, Score
+from pruning.core.mask import Mask, Space
+from pruning.core.scoring import FLOAT32, Estimate, NearTies, Racing, Score
 from pruning.objective import Loss
-from pruning.search.decide import NEAR, FloatLoss, NearTies, Settler, View
+from pruning.search.decide import FAR, NEAR, FloatLoss, Settler, View
+from pruning.search.driver import Problem, Solution, solve
 from pruning.search.journal import Journal, Store, claim
+from tests.helpers.searches import TermLosses
 
 S = 8
-ROUNDING = (1, -1, 1, -1, 1, -1, 1, -1)  # the pattern in which rounding moves the terms of a mask
+SIGNS = hadamard(S)[1:]  # for each mask, the signs with which rounding moves its terms
 MASKS = [Mask(6, (i,)) for i in range(6)]
-DENSE, ESTIMATE = Mask(6), Estimate((1.0,) * S, (0,) * S)
+ESTIMATE = Estimate((1.0,) * S, (0,) * S)
 PLAIN = View(ESTIMATE)
 
 
@@ -25,23 +36,22 @@ class Setting:
 
     def __init__(self, half: Mapping[int, float], single: Mapping[int, float], size: float) -> None:
         self.scores = [
-            Score(MASKS[i], loss, tuple(single.get(i, loss) + size * sign for sign in ROUNDING), 1.0)
+            Score(MASKS[i], loss, tuple((single.get(i, loss) + size * SIGNS[i]).tolist()), 1.0)
             for i, loss in half.items()
         ]
         self.single = {MASKS[i]: single.get(i, loss) for i, loss in half.items()}
-        self.computed: list[Mask] = []
-        self.reach = NEAR * size * math.sqrt(8 / 7) / math.sqrt(S)
+        self.walks: list[list[Mask]] = []
+        self.rounding = size * math.sqrt(
+            2 * S / (S - 1) / S
+        )  # the standard error of differences of -2, 0 and 2
 
     def settler(self, most: int = 8, journal: Journal | None = None, available: bool = True) -> Settler:
         loss = Loss(ESTIMATE, self.terms) if available else None
-        settler = Settler(NearTies(most), FloatLoss(lambda: loss, journal or Journal(None, 6)), ESTIMATE)
-        settler.begin(DENSE, resumed=bool(journal and journal.scores))
-        self.computed.clear()
-        return settler
+        return Settler(most, FloatLoss(lambda: loss, journal or Journal(None, 6)), ESTIMATE)
 
     def terms(self, masks: Sequence[Mask]) -> Iterator[tuple[Mask, Sequence[float], float]]:
+        self.walks.append(list(masks))
         for mask in masks:
-            self.computed.append(mask)
             yield mask, [self.single.get(mask, 0.0)] * S, 1.0
 
 
@@ -49,48 +59,46 @@ def best(losses: Mapping[Mask, float], count: int) -> set[Mask]:
     return set(sorted(losses, key=losses.__getitem__)[:count])
 
 
-def test_a_clear_decision_costs_one_mask_and_changes_nothing() -> None:
+def counts(settler: Settler) -> tuple[int, int, int]:
+    record = settler.record()
+    assert record is not None
+    return record["settled"], record["changed"], record["open"]
+
+
+def test_the_first_choice_measures_the_rounding_of_a_pair_and_a_clear_choice_nothing() -> None:
     setting = Setting({0: 1.0, 1: 2.0, 2: 3.0}, {}, 0.01)
     settler = setting.settler()
-    assert settler.losses(setting.scores, 1, PLAIN) == {MASKS[0]: 1.0, MASKS[1]: 2.0, MASKS[2]: 3.0}
-    assert setting.computed == [MASKS[0]]
-    assert settler.record() == {
-        "settled": 0,
-        "changed": 0,
-        "open": 0,
-        "rounding": pytest.approx(setting.reach / NEAR),
-    }
+    for _ in range(2):
+        assert settler.losses(setting.scores, 1, PLAIN) == {MASKS[0]: 1.0, MASKS[1]: 2.0, MASKS[2]: 3.0}
+    settler.losses(setting.scores[1:], 1, PLAIN)
+    assert setting.walks == [[MASKS[0], MASKS[1]]]
+    assert settler.rounding == pytest.approx(setting.rounding)
+    assert counts(settler) == (0, 0, 0)
 
 
-def test_the_float32_loss_is_freed_after_each_choice() -> None:
-    setting, made = Setting({0: 1.0, 1: 1.01, 2: 3.0}, {0: 1.02, 1: 1.0}, 0.02), list[Loss]()
-
-    def make() -> Loss:
-        made.append(Loss(ESTIMATE, setting.terms))
-        return made[-1]
-
-    floats = FloatLoss(make, Journal(None, 6))
-    settler = Settler(NearTies(), floats, ESTIMATE)
-    settler.begin(DENSE, resumed=False)
-    assert (len(made), "loss" in vars(floats)) == (1, False)
+@pytest.mark.parametrize(
+    ("lead", "scored"), [(0.99 * NEAR, 3), (1.01 * NEAR, 2), (0.99 * FAR, 2), (1.01 * FAR, 0)]
+)
+def test_only_masks_within_the_measured_rounding_are_scored(lead: float, scored: int) -> None:
+    size = Setting({}, {}, 0.1).rounding
+    half = {0: 1.0, 1: 1.0 + lead * size, 2: 1.0 + lead * size}
+    setting = Setting(half, {0: 5.0, 1: 5.0 + lead * size, 2: 9.0}, 0.1)
+    settler = setting.settler()
+    settler.rounding = size
     settler.losses(setting.scores, 1, PLAIN)
-    assert (len(made), "loss" in vars(floats)) == (2, False), "one copy serves all near masks of a choice"
-    settler.end(setting.scores[1], setting.scores)
-    assert "loss" not in vars(floats)
+    assert [len(walk) for walk in setting.walks] == ([scored] if scored else []), "one walk"
 
 
-def test_float32_scores_of_other_cells_are_not_computed_again(tmp_path: Path) -> None:
-    setting, made = Setting({0: 1.0, 1: 1.01, 2: 3.0}, {0: 1.02, 1: 1.0}, 0.02), list[int]()
-    found = []
-    for cell in ("one", "two"):
-        claim(tmp_path, "key", cell)
-        (tmp_path / cell).mkdir()
-        journal = Journal.open(tmp_path / cell / FLOAT32, 6, ESTIMATE)
-        journal.others = Store(tmp_path, "key", cell, 6, estimate=ESTIMATE, name=FLOAT32)
-        found.append(setting.settler(journal=journal).losses(setting.scores, 1, PLAIN))
-        made.append(len(setting.computed))
-    assert found[0] == found[1]
-    assert made == [2, 0]
+def test_what_rounding_moves_in_all_masks_alike_does_not_count_and_what_it_moves_in_one_does() -> None:
+    scores = [Score(MASKS[i], loss, (loss + 0.5,) * S, 1.0) for i, loss in enumerate((1.0, 1.01, 1.3))]
+    setting = Setting({0: 1.0, 1: 1.01, 2: 1.3}, {}, 0.0)
+    settler = setting.settler()
+    settler.losses(scores, 1, PLAIN)
+    assert settler.rounding == pytest.approx(0, abs=1e-12)
+    moved = [scores[0], Score(MASKS[1], 1.01, (1.71,) * S, 1.0), scores[2]]
+    settler.losses(moved, 1, PLAIN)
+    assert settler.rounding == pytest.approx(0.2), "the standard error is 0, and the mean is not"
+    assert {*setting.walks[-1]} == {MASKS[2]}, "a larger rounding makes a third mask near"
 
 
 def test_near_masks_are_put_in_the_order_of_their_float32_losses() -> None:
@@ -99,58 +107,9 @@ def test_near_masks_are_put_in_the_order_of_their_float32_losses() -> None:
     losses = settler.losses(setting.scores, 1, PLAIN)
     assert losses == {MASKS[0]: pytest.approx(1.01), MASKS[1]: 1.01, MASKS[2]: 3.0}
     assert best(losses, 1) == {MASKS[1]}
-    assert set(setting.computed) == {MASKS[0], MASKS[1]}
-    record = settler.record()
-    assert record is not None
-    assert (record["settled"], record["changed"], record["open"]) == (1, 1, 0)
-
-
-def test_losses_that_rounding_cannot_swap_are_left_alone() -> None:
-    probe = Setting({0: 1.0, 1: 2.0}, {}, 0.1)
-    for gap, computed in ((probe.reach * 1.01, 1), (probe.reach * 0.99, 2)):
-        setting = Setting({0: 1.0, 1: 1.0 + gap}, {0: 5.0, 1: 4.0}, 0.1)
-        setting.settler().losses(setting.scores, 1, PLAIN)
-        assert len(setting.computed) == computed, gap
-
-
-def test_two_processors_choose_the_same_masks() -> None:
-    exact = {0: 1.0, 1: 1.004, 2: 1.008, 3: 1.012, 4: 1.2, 5: 1.3}
-    found = []
-    for shift in (0.006, -0.006):
-        half = {i: loss + shift * (-1) ** i for i, loss in exact.items()}
-        setting = Setting(half, exact, 0.02)
-        losses = setting.settler().losses(setting.scores, 2, PLAIN)
-        found.append(best(losses, 2))
-        assert all(losses[MASKS[i]] >= half[i] for i in half), "no loss is lower than the mask's own"
-    assert found == [{MASKS[0], MASKS[1]}] * 2
-
-
-def test_too_many_near_masks_leave_the_decision_open_and_its_cost_bounded() -> None:
-    setting = Setting(dict.fromkeys(range(6), 1.0), {i: 2.0 - i for i in range(6)}, 0.1)
-    settler = setting.settler(most=3)
-    settler.losses(setting.scores, 2, PLAIN)
-    assert len(setting.computed) <= 3
-    record = settler.record()
-    assert record is not None
-    assert record["open"] == 1
-
-
-def test_a_choice_of_all_masks_or_without_float32_costs_nothing() -> None:
-    setting = Setting({0: 1.0, 1: 1.0}, {}, 0.1)
-    losses = {MASKS[0]: 1.0, MASKS[1]: 1.0}
-    assert setting.settler().losses(setting.scores, 2, PLAIN) == losses
-    off = setting.settler(most=0)
-    assert off.losses(setting.scores, 1, PLAIN) == losses
-    assert off.record() is None
-    without = setting.settler(available=False)
-    assert without.losses(setting.scores, 1, PLAIN) == losses
-    assert without.record() == {"settled": 0, "changed": 0, "open": 0, "rounding": None}
-    assert not setting.computed
-
-
-def test_equal_losses_are_settled_too_and_equal_float32_losses_go_by_position() -> None:
-    setting = Setting({0: 1.0, 1: 1.0, 2: 1.0}, {0: 1.2, 1: 1.1, 2: 1.1}, 0.02)
-    assert best(setting.settler().losses(setting.scores, 1, PLAIN), 1) == {MASKS[1]}
+    assert counts(settler) == (1, 1, 0)
+    equal = Setting({0: 1.0, 1: 1.0, 2: 1.0}, {0: 1.2, 1: 1.1, 2: 1.1}, 0.02)
+    assert best(equal.settler().losses(equal.scores, 1, PLAIN), 1) == {MASKS[1]}, "the first of equal ones"
 
 
 def test_a_settled_loss_does_not_beat_a_better_mask_of_another_request() -> None:
@@ -160,33 +119,91 @@ def test_a_settled_loss_does_not_beat_a_better_mask_of_another_request() -> None
     assert best(losses, 1) == {MASKS[2]}
 
 
+def test_too_many_near_masks_leave_the_decision_open_and_its_cost_bounded() -> None:
+    setting = Setting(dict.fromkeys(range(6), 1.0), {i: 2.0 - i / 100 for i in range(6)}, 0.1)
+    settler = setting.settler(most=3)
+    settler.losses(setting.scores, 2, PLAIN)
+    assert sum(map(len, setting.walks)) == 3
+    assert counts(settler)[2] == 1
+
+
 @pytest.mark.parametrize(("winner", "left"), [(0, 0), (1, 1)])
 def test_a_final_mask_that_could_lose_on_another_processor_is_open(winner: int, left: int) -> None:
     setting = Setting({0: 1.0, 1: 1.0, 2: 3.0}, {0: 1.0, 1: 1.001}, 0.02)
     settler = setting.settler()
     settler.end(setting.scores[winner], setting.scores)
-    record = settler.record()
-    assert record is not None
-    assert record["open"] == left
+    assert counts(settler)[2] == left
 
 
-def test_a_search_that_began_without_float32_goes_on_without_it() -> None:
-    setting = Setting({0: 1.0, 1: 1.0}, {0: 1.1, 1: 1.0}, 0.1)
-    loss = Loss(ESTIMATE, setting.terms)
-    settler = Settler(NearTies(), FloatLoss(lambda: loss, Journal(None, 6)), ESTIMATE)
-    settler.begin(DENSE, resumed=True)
-    assert settler.losses(setting.scores, 1, PLAIN) == {MASKS[0]: 1.0, MASKS[1]: 1.0}
-    assert not setting.computed
+def test_a_choice_of_all_masks_or_without_float32_keeps_its_losses() -> None:
+    setting = Setting({0: 1.0, 1: 1.0}, {}, 0.1)
+    losses = {MASKS[0]: 1.0, MASKS[1]: 1.0}
+    assert setting.settler().losses(setting.scores, 2, PLAIN) == losses
+    off = Settler(0, None, ESTIMATE)
+    assert off.losses(setting.scores, 1, PLAIN) == losses
+    assert off.record() is None
+    without = setting.settler(available=False)
+    assert without.losses(setting.scores, 1, PLAIN) == losses
+    assert without.record() == {"settled": 0, "changed": 0, "open": 0, "rounding": None}
+    assert not setting.walks
 
 
-@pytest.mark.parametrize("available", [True, False])
-def test_scores_in_the_journal_settle_a_choice_even_if_float32_is_gone(available: bool) -> None:
-    setting, journal = Setting({0: 1.0, 1: 1.01}, {0: 1.02, 1: 1.0}, 0.02), Journal(None, 6)
-    first = setting.settler(journal=journal).losses(setting.scores, 1, PLAIN)
-    assert len(setting.computed) == 2
-    later = setting.settler(journal=journal, available=available)
-    assert later.losses(setting.scores, 1, PLAIN) == first
-    assert not setting.computed
+def test_float32_scores_in_journals_are_not_computed_again(tmp_path: Path) -> None:
+    setting, found = Setting({0: 1.0, 1: 1.01, 2: 3.0}, {0: 1.02, 1: 1.0}, 0.02), []
+    for cell, available in (("one", True), ("one", False), ("two", False)):
+        claim(tmp_path, "key", cell)
+        (tmp_path / cell).mkdir(exist_ok=True)
+        journal = Journal.open(tmp_path / cell / FLOAT32, 6, ESTIMATE)
+        journal.others = Store(tmp_path, "key", cell, 6, estimate=ESTIMATE, name=FLOAT32)
+        settler = setting.settler(journal=journal, available=available)
+        found.append(settler.losses(setting.scores, 1, PLAIN))
+    assert found[0] == found[1] == found[2]
+    assert setting.walks == [[MASKS[0], MASKS[1]]]
+
+
+# Two processors.
+
+N, K, SAMPLES = 8, 3, 16
+
+
+def searched(algo: Algo, seed: int, processor: int, most: int, bounded: bool) -> tuple[Solution, int, int]:
+    """A search on losses that a processor rounds in its own way; the numbers of scores in both precisions."""
+    rng = np.random.default_rng(seed)
+    single, pairs = rng.exponential(0.02, N), np.triu(rng.normal(0, 0.01, (N, N)), 1)
+    samples = rng.normal(3, 1, SAMPLES)
+
+    def exact(mask: Mask) -> np.ndarray:
+        both = sum(pairs[pair] for pair in combinations(mask.dropped, 2))
+        own = np.random.default_rng([seed, *mask.dropped]).normal(0, 0.1, SAMPLES)
+        return np.asarray(samples + single[list(mask.dropped)].sum() + both + own - own.mean())
+
+    def rounded(mask: Mask) -> np.ndarray:
+        alike = np.random.default_rng([seed, processor]).normal(0, 0.05, SAMPLES)  # moves all masks
+        own = np.random.default_rng([seed, processor, 1, *mask.dropped]).normal(0, 0.004, SAMPLES)
+        return exact(mask) + alike + own
+
+    half, whole = TermLosses(rounded, SAMPLES, lambda mask: rounded(mask) - 0.01), TermLosses(exact, SAMPLES)
+    problem = Problem(algo, Space(N, K), 0, Racing(), NearTies(most), bounds=bounded)
+    floats = FloatLoss(lambda: whole.whole, Journal(None, N))
+    solution = solve(problem, half, Journal(None, N), lambda *_: None, floats)
+    return solution, len(half.computed), len(floats.journal.scores)
+
+
+@pytest.mark.parametrize("algo", [Greedy(), OneShot(), Beam(2)], ids=["greedy", "one_shot", "beam"])
+def test_rounding_changes_no_mask_and_few_masks_are_scored_in_float32(algo: Algo) -> None:
+    differ = {0: 0, 8: 0}
+    paid = np.zeros(2)
+    for seed in range(60):
+        for most in differ:
+            one, *numbers = searched(algo, seed, 1, most, bounded=False)
+            other, *_ = searched(algo, seed, 2, most, bounded=False)
+            differ[most] += one.score.mask != other.score.mask
+        paid += numbers
+        bounded, *_ = searched(algo, seed, 1, 8, bounded=True)
+        assert (bounded.score, bounded.margins["near_ties"]) == (one.score, one.margins["near_ties"])
+    assert differ[0] > 5, "rounding does change masks without float32"
+    assert differ[8] == 0
+    assert paid[1] < 0.4 * paid[0]
 
 
 @pytest.mark.parametrize("most", [-1, 1])

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from pruning.algo import Algo, Ask, Gates
-from pruning.algo.beam import Beam
 from pruning.algo.greedy import Greedy
 from pruning.core.errors import DamagedError, LossError
 from pruning.core.mask import Mask, Space
@@ -99,30 +98,6 @@ def test_if_two_cells_score_parts_of_a_mask_each_pays_for_its_part(tmp_path: Pat
     assert solution.paid == pytest.approx(paid_in(table))
     assert solution.shared == pytest.approx(6 - paid_in(table))
     assert solution.shared > 1
-
-
-def test_a_paid_part_still_counts_as_paid_after_another_cell_completes_the_score(tmp_path: Path) -> None:
-    table, again = losses(), losses()
-    solved(tmp_path, table, staged(), SPACE, cell="first")
-    solved(tmp_path, losses(), staged([]), SPACE, cell="second")
-    solution, _ = solved(tmp_path, again, staged([]), SPACE, cell="first")
-    assert again.computed == [], "the second cell has them all"
-    assert solution.paid == pytest.approx(paid_in(table))
-    assert solution.shared == pytest.approx(6 - paid_in(table))
-    lines = map(json.loads, (tmp_path / "first" / "trace.jsonl").read_text().splitlines())
-    spent = {tuple(line["dropped"]): line["seconds"] for line in lines}
-    assert sum(spent.values()) == pytest.approx(0.5 * len(table.computed))
-
-
-@pytest.mark.parametrize("algo", [Greedy(), Beam(3)], ids=["greedy", "beam"])
-def test_a_race_ends_with_the_same_mask_and_pays_less(tmp_path: Path, algo: Algo) -> None:
-    plain, raced = losses(), losses()
-    expected, _ = solved(tmp_path / "plain", plain, algo, SPACE)
-    solution, journal = solved(tmp_path / "raced", raced, algo, SPACE, RACING)
-    assert (solution.score.mask, solution.score.samples) == (expected.score.mask, expected.score.samples)
-    assert raced.terms_paid < 0.8 * plain.terms_paid
-    assert solution.paid < expected.paid == expected.asked == solution.asked
-    assert journal.scores[solution.score.mask].of is None
 
 
 class Rounded(TermLosses):

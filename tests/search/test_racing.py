@@ -93,11 +93,6 @@ def test_survivors_are_scored_in_full_and_the_others_never_are() -> None:
     assert len(finished) < len(race.masks)
 
 
-def test_at_least_as_many_survive_as_matter() -> None:
-    race = Field(np.repeat(np.arange(6.0)[:, None], SAMPLES, 1) + candidates(0, count=6).terms * 1e-6)
-    assert race.winners(4) == run_race(Racing(0.01), race.masks, 4, EVEN, race)[0].keys()
-
-
 def test_a_kind_with_only_one_known_sample_rules_nothing_out() -> None:
     """Its error is not known yet: the first look of a mixture with few windows may come too early."""
     race = candidates(0, count=4)
@@ -124,13 +119,6 @@ def test_differences_that_count_as_ties_rule_nothing_out(ties: float, lost: int)
     assert race.winners(1) == {race.masks[0]}
     finished = run_race(Racing(0.01), race.masks, 1, estimate, race)[0]
     assert len(race.winners(1) - finished.keys()) == lost
-
-
-@pytest.mark.parametrize(("racing", "best"), [(Racing(None), 1), (Racing(0.01), 28)])
-def test_nothing_is_ruled_out_if_racing_is_off_or_all_matter(racing: Racing, best: int) -> None:
-    race = candidates(1)
-    assert list(run_race(racing, race.masks, best, EVEN, race)[0]) == race.masks
-    assert set(race.paid.values()) == {SAMPLES}
 
 
 def test_looks_grow_by_half_and_end_before_the_last_sample() -> None:

@@ -13,7 +13,7 @@ from pruning.algo.beam import Beam
 from pruning.algo.greedy import Greedy
 from pruning.core.mask import Mask
 from pruning.core.scoring import Estimate, Score
-from pruning.search.decide import Decider, FloatLoss, NearTies, Racing, Settler, View
+from pruning.search.decide import Decider, FloatLoss, Racing, Settler, View
 from pruning.search.journal import Journal, ScoreBook
 from tests.helpers.searches import TermLosses, solved
 from tests.helpers.spaces import sublayer_space
@@ -79,15 +79,15 @@ def decider(half: Mapping[Mask, float], single: Mapping[Mask, float], spread: fl
     exact = TermLosses(lambda mask: np.full(S, single[mask]), S)
     floats = FloatLoss(lambda: exact.whole, Journal(None, N, unit="sublayer"))
     book = ScoreBook(noisy(0), journal, Journal(None, N, "sublayer"), lambda *_: None)
-    return Decider(book, Racing(), Settler(NearTies(), floats, ESTIMATE))
+    return Decider(book, Racing(), Settler(8, floats, ESTIMATE))
 
 
 def test_near_rises_per_cost_are_settled_in_float32() -> None:
-    half = {DENSE: 2.0, A0: 2.101, M0: 2.3, A1: 2.5}  # rises per cost 0.101, 0.1, 0.5
-    single = {DENSE: 2.0, A0: 2.1, M0: 2.303, A1: 2.5}  # 0.1, 0.101
-    for spread, chosen in ((0.02, A0), (1e-7, M0)):  # rounding that can swap them, and rounding that cannot
-        masks = [A0, M0, A1]
-        losses = decider(half, single, spread).answer(Ask(masks, best=1, rise=RISE))
+    single = {DENSE: 2.0, A0: 2.1, M0: 2.303, A1: 2.5}  # rises per cost 0.1, 0.101, 0.5
+    for loss, chosen in ((2.3, A0), (2.1, M0)):  # rises of M0: 0.1, which A0's 0.101 is near, and 0.033
+        half, masks = {DENSE: 2.0, A0: 2.101, M0: loss, A1: 2.5}, [A0, M0, A1]
+        exact = single if chosen == A0 else half
+        losses = decider(half, exact, 0.02).answer(Ask(masks, best=1, rise=RISE))
         rates = {m: RISE.rate(m, loss, 2.0) for m, loss in zip(masks, losses, strict=True)}
         assert min(rates, key=rates.__getitem__) == chosen
         assert all(loss >= half[mask] for mask, loss in zip(masks, losses, strict=True))

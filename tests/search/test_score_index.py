@@ -1,20 +1,17 @@
-"""The index of other cells' scores: what it finds equals a plain reading of all lines."""
+"""The scores of other cells: what a store finds, also later, equals a plain reading of all lines."""
 
 from __future__ import annotations
 
 import json
-import random
 import tempfile
 from pathlib import Path
 from typing import Any
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pruning.core.mask import Mask
-from pruning.core.scoring import Score, read_masks, read_trace
-from pruning.search import journal
+from pruning.core.scoring import Score, read_trace
 from pruning.search.journal import Store
 
 N = 5
@@ -74,34 +71,3 @@ def test_what_is_found_is_what_a_plain_reading_finds(
         assert found.keys() == expected.keys()
         for blocks, score in expected.items():
             assert len(found[blocks].samples) == len(score.samples) >= before.get(blocks, 0)
-
-
-def test_only_the_lines_of_wanted_masks_are_parsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    written(tmp_path, {"a": [line([block], COUNT, 1.0) for block in range(N)]})
-    read: list[int] = []
-    original = journal.read_line
-    monkeypatch.setattr(journal, "read_line", lambda p, o: (read.append(o), original(p, o))[1])
-    store = Store(tmp_path, "key", "own", N)
-    for _ in range(2):
-        assert [score.mask.dropped for score in store.find([Mask(N, (3,))])] == [(3,)]
-    assert len(read) == 1
-
-
-def test_a_journal_that_was_replaced_gives_no_wrong_score(tmp_path: Path) -> None:
-    written(tmp_path, {"a": [line([1], COUNT, 1.0), line([2], COUNT, 2.0)]})
-    store = Store(tmp_path, "key", "own", N)
-    store.find([Mask(N, (0,))])
-    (tmp_path / "a" / "trace.jsonl").write_text(line([3], COUNT, 3.0) + "\n" + line([4], COUNT, 4.0) + "\n")
-    assert not store.find([Mask(N, (1,)), Mask(N, (2,))])
-    (tmp_path / "a" / "trace.jsonl").unlink()
-    assert not store.find([Mask(N, (0,))])
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_lines_are_found_at_their_offsets(tmp_path: Path, seed: int) -> None:
-    rng = random.Random(seed)
-    written(tmp_path, {"a": [line(sorted(rng.sample(range(N), 2)), COUNT, 1.0) for _ in range(20)]})
-    path = tmp_path / "a" / "trace.jsonl"
-    ends = [entry.end for entry in read_trace(path)]
-    blocks = [tuple(entry.line["dropped"]) for entry in read_trace(path) if entry.line is not None]
-    assert list(read_masks(path)) == list(zip([0, *ends], ends, blocks, strict=False))
