@@ -130,6 +130,11 @@ class Forward:
     # What is kept between requests:
     beginnings: Beginnings = field(default_factory=Beginnings)
     ends: Ends | None = None
+    # If not empty, a request walks these masks, too, and `known` keeps all values for later requests:
+    together: tuple[Mask, ...] = ()
+    known: dict[tuple[tuple[Row, ...], Readout], dict[Mask, tuple[list[float], float]]] = field(
+        default_factory=dict
+    )
     parts: dict[tuple[Row, ...], PartialHead | None] = field(default_factory=dict)
     # By the number of rows, and whether the whole head is read:
     paces: dict[tuple[int, bool], Pace] = field(default_factory=dict)
@@ -155,13 +160,30 @@ class Forward:
         self, rows: Sequence[Row], masks: Iterable[Mask], readout: Readout
     ) -> Iterator[tuple[Mask, list[float], float]]:
         """Like `loglikelihoods`, but for any readout, whose values are summed over each row's scored positions."""
-        return WalkRequest(self, tuple(rows), readout).run(masks)
+        request = WalkRequest(self, tuple(rows), readout)
+        if not self.together:
+            yield from request.run(masks)
+            return
+        known, masks = self.known.setdefault((request.rows, readout), {}), list(masks)
+        if not known.keys() >= {*masks}:
+            todo = {*masks, *self.together} - known.keys()
+            known.update((mask, (values, seconds)) for mask, values, seconds in request.run(todo))
+        yield from ((mask, *known[mask]) for mask in masks)
+
+    def beside(self, masks: Iterable[Mask]) -> Forward:
+        """The same forward passes, which compute the values of all `masks` when one of them is asked for.
+
+        The masks share their walk, and each of them gets its values later without one. All are over the same units.
+        """
+        view = copy.copy(self)
+        view.together = tuple(masks)
+        return view
 
     def with_scales(self, scales: tuple[float, ...] | None) -> Forward:
         """The same forward passes with these factors for dropped units; if these are new, states are not shared."""
         view = copy.copy(self)
         if scales != self.scales:
-            view.scales, view.beginnings, view.ends = scales, Beginnings(), None
+            view.scales, view.beginnings, view.ends, view.known = scales, Beginnings(), None, {}
         return view
 
     def watched(self, watch: Callable[[int, int], None]) -> Forward:
@@ -333,7 +355,8 @@ class WalkRequest:
             plan = plan or self._plan(todo)
             chunk = todo[: plan.size(pace)]
             edge = edges(forks(todo[len(chunk) - 1 :])) if plan.continues else []
-            wanted = None if alone else Wanted(plan.depths, edge)
+            # No related request follows masks that are measured together.
+            wanted = None if alone else Wanted(() if forward.together else plan.depths, edge)
             read = partial(forward.read, masks=chunk, readout=self.readout, wanted=wanted)
             sums, seconds, failed = self._tried(chunk, read)
             # If a rank runs out of memory, all ranks retry; otherwise their next chunks would differ.

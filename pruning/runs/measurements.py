@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,12 +64,15 @@ class Evaluator:
     whole: str = "the dense model"  # what messages call the mask that removes nothing
     dense: Mapping[str, Path] = field(default_factory=dict)
 
-    def __call__(self, mask: Mask) -> Measured:
-        """All metrics of a mask, and how each was measured. Measurements that are in files are not repeated."""
-        measurements = {name: self._once(name, mask) for name in self.data}
+    def __call__(self, mask: Mask, beside: Sequence[Mask] = ()) -> Measured:
+        """All metrics of a mask, and how each was measured. Measurements that are in files are not repeated.
+
+        The masks `beside`, which are measured next, share the forward passes.
+        """
+        measurements = {name: self._once(name, mask, beside) for name in self.data}
         metrics = {name: value for m in measurements.values() for name, value in m.metrics.items()}
         how = {name: measured.how for name, measured in measurements.items()}
-        if self.evaluation.averages and (mean := averaged(metrics)):
+        if mean := averaged(metrics):
             metrics |= mean
             how["acc/mean"] = {"of": [name for name in measurements if name.startswith("acc/")]}
         return Measured(metrics, how)
@@ -82,7 +85,7 @@ class Evaluator:
         """Whether all measurements of a mask are in files. All ranks get the same answer."""
         return collectives.on_first(lambda: all(self.path(name, mask).exists() for name in self.data))
 
-    def _once(self, name: str, mask: Mask) -> Measured:
+    def _once(self, name: str, mask: Mask, beside: Sequence[Mask]) -> Measured:
         """Read a mask's measurement from its file. Without a file, measure the mask while other processes wait."""
         path = self.path(name, mask)
         with _alone(path):
@@ -90,11 +93,14 @@ class Evaluator:
             if known is not None:
                 return known
             data = self.data[name]
-            if name in self.dense and isinstance(data, DataBesideDense):
+            if self.dense.get(name, path) != path and isinstance(data, DataBesideDense):
                 data = data.beside(self.dense[name])
             title = f"{name} {f'without {mask}' if mask.dropped else f'of {self.whole}'}"
+            alike = [other for other in beside if other.unit == mask.unit]
+            others = collectives.on_first(lambda: [one for one in alike if not self.path(name, one).exists()])
             with batches_shown(title) as watch:
-                measured = self.evaluation.measure(self.forward.watched(watch), name, data, mask)
+                forward = self.forward.watched(watch).beside([mask, *others])
+                measured = self.evaluation.measure(forward, name, data, mask)
             if _not_finite(measured.metrics):
                 raise LossError(
                     f"the evaluation with {mask.described()} removed is not finite: {measured.metrics}. "
@@ -171,24 +177,29 @@ def evaluate_mask(
     """Metrics of the dense and the pruned model; with compensation or repair, also of the pruned model without it."""
     from pruning.models.output_maps import repaired
 
-    cell, data = prepared.cell, prepared.data
+    cell, data, info = prepared.cell, prepared.data, forward.model.info
     records: dict[str, dict[str, str]] = {name: {} for name in data}
+    plain = mask_evaluator(prepared, info, mask, forward)
 
-    def measure(kind: str, one: Mask, scales: Scales = None, repair: Repair | None = None) -> Measured:
-        evaluator = mask_evaluator(prepared, forward.model.info, one, forward, scales, repair)
+    def measure(kind: str, one: Mask, evaluator: Evaluator, *beside: Mask) -> dict[str, Any]:
         for name in data:
             records[name][kind] = evaluator.path(name, one).relative_to(cell.results).as_posix()
-        with repaired(forward.model.module, repair):
-            return evaluator(one)
+        measured = evaluator(one, beside)
+        new["how"] = measured.how
+        return measured.metrics
 
     new: dict[str, Any] = {"dense": {}, "pruned": {}}
     if not cell.evaluation.compares:
-        new["dense"] = measure("dense", Mask(mask.n_blocks)).metrics
-    pruned = measure("pruned", mask, scales, repair)
-    new |= pruned.metrics if cell.evaluation.compares else {"pruned": pruned.metrics}
-    if (scales is not None or repair is not None) and not cell.evaluation.compares:
-        new["uncompensated"] = measure("uncompensated", mask).metrics
-    new |= {"data": digests(data), "how": pruned.how, "records": records}
+        new["dense"] = measure("dense", Mask(mask.n_blocks), plain, mask)
+    if scales is None and repair is None:
+        pruned = measure("pruned", mask, plain)
+    else:
+        if not cell.evaluation.compares:
+            new["uncompensated"] = measure("uncompensated", mask, plain)
+        with repaired(forward.model.module, repair):
+            pruned = measure("pruned", mask, mask_evaluator(prepared, info, mask, forward, scales, repair))
+    new |= pruned if cell.evaluation.compares else {"pruned": pruned}
+    new |= {"data": digests(data), "records": records}
     new["settings"] = dict.fromkeys(data, cell.config["eval"])
     if local := digests_of(cell.evaluation.files()):
         new["files"] = local
@@ -218,7 +229,7 @@ def mask_evaluator(
     }
     if forward is not None:
         forward = forward.with_scales(scales) if repair is None else forward.with_scales(scales).fresh()
-    dense = dense_files(prepared, info) if mask.dropped else {}
+    dense = dense_files(prepared, info)
     return Evaluator(prepared.cell.evaluation, prepared.data, cast(Any, forward), folders, dense=dense)
 
 
@@ -275,7 +286,7 @@ def reevaluate(prepared: Prepared, done: DoneResult) -> DoneResult:
     measured = evaluation
     if local := digests_of(cell.evaluation.files()):
         evaluation = merged(evaluation, {"files": local})
-    if cell.evaluation.averages and (mean := _mean_of(measured, prepared.data)):
+    if mean := _mean_of(measured, prepared.data):
         evaluation = merged(evaluation, mean)
     config = {**done["config"], "eval": cell.config["eval"]}
     result = cast(DoneResult, {**done, "evaluation": evaluation, "config": config})
