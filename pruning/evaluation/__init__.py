@@ -72,7 +72,6 @@ class Evaluation(Protocol):
     """The interface of every evaluation."""
 
     compares: ClassVar[bool]  # whether one measurement covers both the mask and the dense model
-    averages: ClassVar[bool]  # whether the mean of the accuracies is a metric, too
 
     @property
     def allow_overlap(self) -> bool:

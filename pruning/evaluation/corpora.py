@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar, cast, get_type_hints
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from pruning.engine.forward import Forward
 
 
-KINDS = {int: "a whole number, such as 1000000", str: "text", bool: "true or false"}
 STARTS = ("window", "text", "none")
 HIGHEST = 700.0  # nats; exp(709.8) overflows a float
 
@@ -125,7 +124,6 @@ class CorpusPerplexity:
     allow_overlap: bool = False
 
     compares: ClassVar[bool] = False
-    averages: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         corpora = {name: _corpus(name, settings) for name, settings in self.corpora.items()}
@@ -157,18 +155,19 @@ def _corpus(name: str, settings: Any) -> Corpus:
     """A corpus from its settings. Raises InputError if a setting is unknown or its value has the wrong type."""
     if isinstance(settings, Corpus):
         return settings
-    known = [item.name for item in fields(Corpus)]
+    hints = get_type_hints(Corpus)
     if not isinstance(settings, Mapping):
         raise InputError(
             f"eval.corpora.{name}={settings}: give settings such as {{source: file, path: FILE}}."
         )
-    hints = get_type_hints(Corpus)
     for key, value in settings.items():
-        if key not in known:
-            raise unknown(f"setting of eval.corpora.{name}", str(key), known)
-        if not isinstance(value, hints[key]) or isinstance(value, bool) != (hints[key] is bool):
-            wanted = next(words for kind, words in KINDS.items() if hints[key] in (kind, kind | None))
-            raise InputError(f"eval.corpora.{name}.{key}={value!r} is not valid: give {wanted}.")
+        if key not in hints:
+            raise unknown(f"setting of eval.corpora.{name}", str(key), hints)
+        if not isinstance(value, hints[key]):
+            wanted = getattr(hints[key], "__name__", hints[key])
+            raise InputError(
+                f"eval.corpora.{name}.{key}={value!r} is not valid: give a value of type {wanted}."
+            )
     return Corpus(**settings)
 
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 from unittest.mock import patch
 
 from pruning.calibration.samples import Row, Samples
@@ -35,14 +35,7 @@ from pruning.core.storage import text_sha256
 from pruning.engine import collectives
 from pruning.evaluation import Data, Measured
 from pruning.evaluation.corpora import perplexity
-from pruning.evaluation.lm_eval_tasks import (
-    EvalTask,
-    TaskGroup,
-    check_asking,
-    generating,
-    measure_task,
-    named_data,
-)
+from pruning.evaluation.lm_eval_tasks import Task, check_asking, generating, measure_task, tasks_data
 
 if TYPE_CHECKING:
     from pruning.core.mask import Mask
@@ -80,7 +73,6 @@ class Generation:
     allow_overlap: bool = False
 
     compares: ClassVar[bool] = False
-    averages: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_asking(self)
@@ -110,38 +102,33 @@ class Generation:
                 draw.windows(documents, tokenizer, label), self.continuation_tokens, tokenizer
             )
         for name in dict.fromkeys(self.tasks):
-            data |= named_data(name, tokenizer, self.limit, self.num_fewshot, self.max_new_tokens)
+            options = {"fewshot": self.num_fewshot, "new_tokens": self.max_new_tokens, "written": True}
+            written, task = tasks_data(name, tokenizer, self.limit, **options)
+            data[f"{'exact' if written else 'acc'}/{name}"] = task
         return data
 
     def measure(self, forward: Forward, name: str, data: Data, mask: Mask) -> Measured:
         """The perplexity of continuations, the share of right answers, or the accuracy."""
         if isinstance(data, Prompts):
             return measure_continuations(forward, data, mask, self.batch_size)
-        if isinstance(data, TaskGroup):
-            return data.measured(name, forward, mask, self.batch_size)
-        assert isinstance(data, EvalTask)
-        return measure_task(name, forward, data, mask, self.batch_size)
+        return measure_task(name, forward, cast(Task, data), mask, self.batch_size)
 
 
-class Written(NamedTuple):
-    """What the dense model wrote: for each prompt, a sampled and a greedy continuation."""
-
-    sampled: tuple[tuple[int, ...], ...]
-    greedy: tuple[tuple[int, ...], ...]
+Written = tuple[tuple[int, ...], ...]  # the continuation of each prompt
 
 
 @dataclass(frozen=True)
 class Prompts:
     """Prompts of equal length (`windows`), each continued by at most `new_tokens` tokens.
 
-    The seed of `windows` is also that of the sampled continuations. `dense` is what the dense model wrote; None
-    before the dense model is measured.
+    The seed of `windows` is also that of the sampled continuations. `dense` is what the dense model wrote, sampled
+    and greedy; None before the dense model is measured.
     """
 
     windows: Samples
     new_tokens: int
     tokenizer: Any = field(compare=False)
-    dense: Written | None = None
+    dense: tuple[Written, Written] | None = None
 
     @property
     def source(self) -> str:
@@ -174,7 +161,7 @@ class Prompts:
                 "dense model is measured again."
             )
         sampled, greedy = (tuple(map(tuple, rows)) for rows in (kept["sampled"], kept["greedy"]))
-        return replace(self, dense=Written(sampled, greedy))
+        return replace(self, dense=(sampled, greedy))
 
 
 def measure_continuations(forward: Forward, data: Prompts, mask: Mask, batch_size: int) -> Measured:
@@ -184,24 +171,24 @@ def measure_continuations(forward: Forward, data: Prompts, mask: Mask, batch_siz
     """
     log.info("continuing %d prompts with %s removed", data.windows.count, mask)
     prompts = [row.input_ids for row in data.windows.rows]
-    with generating(forward, mask) as module:
-        each = (module, prompts, data.new_tokens, batch_size)
+    with generating(forward, mask):
+        each = (forward.model.module, prompts, data.new_tokens, batch_size)
         greedy = tuple(continued(*each, watch=forward.watch))
-        dense = data.dense
-        if dense is None:
-            if mask.dropped:
-                raise ValueError("the dense model is measured before its masks")
-            sampled = tuple(continued(*each, seed=data.windows.seed, watch=forward.watch))
-            dense = Written(sampled, greedy)
+        if data.dense is None and mask.dropped:
+            raise ValueError("the dense model is measured before its masks")
+        sampled, first = data.dense or (
+            tuple(continued(*each, seed=data.windows.seed, watch=forward.watch)),
+            greedy,
+        )
     # Only the continuations are scored, not the prompts.
     rows = tuple(
         Row((*prompt, *tokens), (len(prompt), len(prompt) + len(tokens)))
-        for prompt, tokens in zip(prompts, dense.sampled, strict=True)
+        for prompt, tokens in zip(prompts, sampled, strict=True)
     )
     measured = perplexity(METRIC, forward, replace(data.windows, rows=rows), mask)
     metrics = dict(measured.metrics)
     for name, values in (
-        ("same", [same_start(*pair) for pair in zip(greedy, dense.greedy, strict=True)]),
+        ("same", [same_start(*pair) for pair in zip(greedy, first, strict=True)]),
         ("repeated", [repeated(tokens) for tokens in greedy]),
     ):
         metrics |= with_error(f"{name}/{NAME}", mean(values), standard_error(values), len(values))
@@ -211,7 +198,7 @@ def measure_continuations(forward: Forward, data: Prompts, mask: Mask, batch_siz
         "seed": data.windows.seed,
         "scored": "continuations that the dense model samples at temperature 1",
         "compared": f"greedy continuations; repeated runs of {N} tokens",
-        "sampled_sha256": text_sha256(json.dumps(dense.sampled)),
+        "sampled_sha256": text_sha256(json.dumps(sampled)),
     }
     kept: ContinuationRecord = {
         "prompts": _texts(data.tokenizer, prompts),
@@ -219,7 +206,7 @@ def measure_continuations(forward: Forward, data: Prompts, mask: Mask, batch_siz
         "greedy": [list(row) for row in greedy],
     }
     if data.dense is None:
-        kept["sampled"] = [list(row) for row in dense.sampled]
+        kept["sampled"] = [list(row) for row in sampled]
     files = {**measured.files, ENDING: json.dumps(kept, ensure_ascii=False).encode()}
     return Measured(metrics, measured.how | how, files)
 

@@ -42,7 +42,6 @@ class Heldout:
     texts: list[str] | None = None
 
     compares: ClassVar[bool] = False
-    averages: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         self._windows.check()
@@ -124,7 +123,6 @@ class LocalFiles:
     allow_overlap: bool = False
 
     compares: ClassVar[bool] = False
-    averages: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         for group, value in (("texts", "FILE"), ("items", "FILE"), ("templates", "TEMPLATE")):

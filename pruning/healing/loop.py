@@ -45,6 +45,7 @@ Watch = Callable[[Point], None]  # called after each step
 CHECKPOINTS = "checkpoints"  # the folder of files that are needed only until healing is finished
 ADAPTER = "heal"
 BETAS = (0.9, 0.95)  # of AdamW
+CLIP = 1.0  # the largest norm of a gradient
 
 
 @dataclass(frozen=True)
@@ -177,16 +178,7 @@ class Trainer:
         for weight in parameters:
             weight.requires_grad_(True)
         self.masters = [nn.Parameter(weight.detach().float().clone()) for weight in parameters]
-        groups: list[dict[str, Any]] = [
-            {"params": [master for master in self.masters if master.dim() > 1]},
-            {"params": [master for master in self.masters if master.dim() <= 1], "weight_decay": 0.0},
-        ]
-        self.optimizer = torch.optim.AdamW(
-            [group for group in groups if group["params"]],
-            lr=self.rate,
-            betas=BETAS,
-            weight_decay=settings.weight_decay,
-        )
+        self.optimizer = torch.optim.AdamW(self.masters, lr=self.rate, betas=BETAS, weight_decay=0.0)
         self.state = TrainingState()
 
     @property
@@ -202,7 +194,7 @@ class Trainer:
         self._write_curve()
         if not self.state.curve:
             self._note({"step": 0, "tokens": 0, "seconds": 0.0})
-        every = self.settings.checkpoint_every
+        every = self.settings.eval_every
         while self.state.step < stop and not self.stopped:
             self._step()
             if folder is not None and self.state.step % every == 0 and self.state.step < stop:
@@ -239,7 +231,7 @@ class Trainer:
             )
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        torch.nn.utils.clip_grad_norm_(self.masters, settings.clip)
+        torch.nn.utils.clip_grad_norm_(self.masters, CLIP)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self._write_back(self.masters)

@@ -227,11 +227,9 @@ def check_evaluation(data: Mapping[str, Data], reader: Reader, evaluation: Any =
         label = f"the data of {metric}"
         if isinstance(drawn, Samples):
             check_samples(label, drawn, reader, _setting(evaluation, metric))
-        elif isinstance(drawn, TaskGroup):
+        elif isinstance(drawn, EvalTask | TaskGroup):
             for member in drawn.members:
                 _check_task(label, member, reader)
-        elif isinstance(drawn, EvalTask):
-            _check_task(label, drawn, reader)
         elif isinstance(drawn, Prompts) and drawn.length <= (reader.most or drawn.length):
             check_samples(label, drawn.windows, reader, "eval.prompt_tokens")
         elif (length := getattr(drawn, "length", 0)) > (reader.most or length):

@@ -174,17 +174,12 @@ def test_gsm8k_without_a_hub_is_refused_in_one_line() -> None:
     ("options", "named"),
     [
         ({"prompts": 0}, "eval.prompts=32"),
-        ({"prompts": -1}, "eval.prompts=-1 .*0"),
         ({"prompt_tokens": 3}, "eval.prompt_tokens=3 .*8"),
-        ({"continuation_tokens": 0}, "eval.continuation_tokens=0 .*1"),
-        ({"seed": -1}, "eval.seed=-1 .*0"),
         ({"source": "embeded"}, "eval.source 'embeded'"),
         ({"source": "file"}, "eval.path is not set"),
         ({"path": "x.txt"}, "eval.path=x.txt .*eval.source=pydoc"),
-        ({"num_fewshot": -1}, "eval.num_fewshot=-1 .*0"),
         ({"max_new_tokens": 0}, "eval.max_new_tokens=0 .*1"),
         ({"tasks": ["mean"]}, "eval.tasks: 'mean'"),
-        ({"limit": 0}, "eval.limit=0 .*1"),
         ({"batch_size": 0}, "eval.batch_size=0 .*1"),
         ({"prompts": 1_000_000}, "lower eval.prompts or eval.prompt_tokens"),
     ],
@@ -210,8 +205,6 @@ def test_a_question_must_leave_room_for_its_answer(folder: Path) -> None:
 def test_questions_in_the_calibration_text_are_refused(folder: Path, tmp_path: Path) -> None:
     own, path = tokenizer_of(folder), tmp_path / "questions.jsonl"
     records = [json.loads(line) for line in path.read_text().splitlines()]
-    short = {"question": "Who wrote poem 1?", "answer": "Ann Other"}
-    path.write_text("".join(json.dumps(record) + "\n" for record in [*records, short]))
 
     def shared(text: str) -> int:
         ids = tuple(own(text, add_special_tokens=False).input_ids)
@@ -221,8 +214,6 @@ def test_questions_in_the_calibration_text_are_refused(folder: Path, tmp_path: P
     (task,) = data.values()
     assert shared("Nothing of these questions is in this text.") == 0
     assert shared(f"Once asked: {records[2]['question']} And so on.") == 1
-    assert shared("Who wrote poem 1? We do not say.") == 0
-    assert shared("Who wrote poem 1? Ann Other, they say.") == 1
     ids = tuple(own(records[2]["question"], add_special_tokens=False).input_ids)
     with pytest.raises(InputError, match=r"exact/unfiltered .* share 1 items"):
         check_disjoint(Samples("text", "mine.txt", (Row(ids, (1, len(ids))),), 0), data)

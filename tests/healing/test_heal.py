@@ -172,15 +172,11 @@ def test_budgets_share_their_beginning(tmp_path: Path) -> None:
     assert same(healed(between, tmp_path), healed(between)), "a budget in between, later"
 
 
-def test_a_cosine_shares_nothing(tmp_path: Path) -> None:
-    small, large = (lora(tokens=tokens, schedule="cosine") for tokens in (640, 1280))
-    assert small.line("text") != large.line("text")
-    healed(small, tmp_path)
-    assert same(healed(large, tmp_path), healed(large))
-
-
-def test_it_stops_early_if_the_held_out_loss_rises_and_keeps_the_best_weights() -> None:
-    settings = full(tokens=64 * 40, lr=0.3, patience=2, clip=100.0)
+def test_it_stops_early_if_the_held_out_loss_rises_and_keeps_the_best_weights(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(loop, "CLIP", 100.0)
+    settings = full(tokens=64 * 40, lr=0.3, patience=2)
     found = healed(settings)
     judged = records.heldout(found.curve)
     assert found.stopped_early
@@ -190,9 +186,9 @@ def test_it_stops_early_if_the_held_out_loss_rises_and_keeps_the_best_weights() 
     measured = trainer(settings, found.smaller).heldout_loss()
     assert measured == pytest.approx(best["heldout_loss"], rel=1e-6)
     assert best["heldout_loss"] == found.summary()["heldout_after"]
-    last = healed(full(tokens=64 * judged[-1]["step"], lr=0.3, patience=2, clip=100.0))
+    last = healed(full(tokens=64 * judged[-1]["step"], lr=0.3, patience=2))
     assert (last.curve[-1]["step"], last.stopped_early) == (judged[-1]["step"], False), "nothing was left"
-    patient = healed(full(tokens=64 * 40, lr=0.3, patience=0, clip=100.0))
+    patient = healed(full(tokens=64 * 40, lr=0.3, patience=0))
     assert patient.curve[-1]["step"] == settings.steps
 
 
@@ -232,17 +228,13 @@ def test_adapters_in_half_precision_gain_what_they_gain_in_float32_and_are_judge
     assert found[0].summary()["heldout_after"] == trainer(settings, rebuilt).heldout_loss() != on_curve
 
 
-def test_damaged_files_are_named(tmp_path: Path) -> None:
+def test_damaged_weights_are_named(tmp_path: Path) -> None:
     settings = lora()
     record = write_healed(tmp_path / "key", healed(settings), text(settings), settings)
     assert len(read_weights(tmp_path / "key", record)) == 28
     (tmp_path / "key" / WEIGHTS).write_bytes(b"no weights")
     with pytest.raises(DamagedError, match=r"weights\.safetensors"):
         read_weights(tmp_path / "key", record)
-    name = f"step-00000002-{'0' * 16}.pt"
-    (tmp_path / name).write_bytes(b"no checkpoint")
-    with pytest.raises(DamagedError, match=name):
-        trainer().resume(tmp_path / name)
 
 
 @pytest.mark.parametrize("place", ["*/checkpoints/step-*.pt", "trunk-*/decay-*.pt"])
@@ -269,7 +261,7 @@ def test_a_checkpoint_with_a_flipped_byte_is_not_trained_on(place: str, tmp_path
     assert same(healed(settings, tmp_path), healed(settings))
 
 
-class Full(io.RawIOBase):
+class FullDisk(io.RawIOBase):
     """A file on a disk that has room for some bytes."""
 
     def __init__(self, room: int) -> None:
@@ -302,8 +294,8 @@ def test_a_full_disk_is_an_error_of_the_disk(tmp_path: Path, monkeypatch: pytest
     for room in (0, 100, 5_000, 40_000):
 
         @contextmanager
-        def full_file(_: Path, room: int = room) -> Iterator[tuple[Full, Path]]:
-            yield Full(room), tmp_path / "never"
+        def full_file(_: Path, room: int = room) -> Iterator[tuple[FullDisk, Path]]:
+            yield FullDisk(room), tmp_path / "never"
 
         monkeypatch.setattr(loop, "temporary_file", full_file)
         with pytest.raises(OSError, match="No space left on device") as error:

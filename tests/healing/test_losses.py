@@ -99,22 +99,6 @@ def test_a_state_of_zeros_gives_no_nan_and_the_teacher_gets_no_gradients() -> No
     assert all(weight.grad is None for weight in dense.module.parameters() if id(weight) in inside)
 
 
-def test_logits_are_computed_once_for_a_loss_and_its_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(losses, "positions_at_once", lambda *_: 7)
-    smaller = smaller_model(tiny(), MASK)
-    rows: list[int] = []
-    head = losses.head
-
-    def counted(model: Any, hidden: Tensor) -> Tensor:
-        rows.append(len(hidden))
-        return head(model, hidden)
-
-    monkeypatch.setattr(losses, "head", counted)
-    loss = summed_loss(smaller.model.module, IDS, Weights())
-    loss.backward()
-    assert rows == [7, 7, 7, 7, 2], "30 predictions, seven at a time, and none of them again"
-
-
 @pytest.mark.parametrize("weights", [Weights(), Weights(0.5, 1.0, 0.0, 2.0)], ids=str)
 def test_in_bfloat16_loss_and_gradient_are_those_of_float32_up_to_rounding(weights: Weights) -> None:
     student, teacher = torch.randn(2, 40, 97, generator=torch.Generator().manual_seed(1)).bfloat16()

@@ -14,7 +14,7 @@ from pruning.calibration.text import WindowDraw, start_tokens, token_ids
 from pruning.core.errors import InputError
 from pruning.evaluation.heldout import Heldout
 from pruning.healing import training_text
-from pruning.healing.heal_settings import Distill, Full, Lora, budgets
+from pruning.healing.heal_settings import Distill, Full, Lora
 from pruning.healing.training_text import HealingText, check_text, draw_text, packed, text_apart
 from tests.healing.worlds import full, lora
 
@@ -31,7 +31,6 @@ from tests.healing.worlds import full, lora
         (Full(source="file"), r"heal\.path=FILE"),
         (Full(source="file", path="/nowhere"), r"heal\.path=/nowhere"),
         (Full(path="notes.txt"), r"heal\.path=notes\.txt .* heal\.source=pydoc"),
-        (Full(schedule="step"), r"heal\.schedule 'step'"),
         (Lora(rank=0), r"heal\.rank=0 "),
         (Distill(weights="some"), r"heal\.weights 'some'"),
         (Distill(kl=-1.0), r"heal\.kl=-1"),
@@ -51,9 +50,7 @@ def test_a_key_is_that_of_settings_and_text(tmp_path: Path) -> None:
     plain = Full()
     assert plain.key("text") != Full(lr=1e-3).key("text") != Full(tokens=100).key("text")
     assert plain.key("text") != plain.key("other")
-    same = Full(
-        micro_tokens=1, checkpoint_every=3, gradient_checkpointing=True, candidates=8, round_tokens=64
-    )
+    same = Full(micro_tokens=1, gradient_checkpointing=True, candidates=8, round_tokens=64)
     assert plain.key("text") == same.key("text")
     assert plain.line("text") == same.line("text") == Full(tokens=100, decay=0.5).line("text")
     assert plain.line("text") != Full(lr=1e-3).line("text")
@@ -85,17 +82,6 @@ def test_the_beginning_of_a_rate_does_not_depend_on_the_budget() -> None:
     assert [small.factor(i) for i in range(16, 20)] == pytest.approx([0.8, 0.6, 0.4, 0.2])
     assert Full(tokens=1).factor(0) > 0
     assert Full(tokens=20480, warmup=0, decay=0.0).stable == 10
-
-
-def test_a_cosine_falls_over_the_whole_budget() -> None:
-    cosine = Full(tokens=20480, schedule="cosine", warmup=0)
-    assert cosine.stable == 0
-    assert [round(cosine.factor(i), 3) for i in (0, 5, 9)] == [1.0, 0.5, 0.024]
-
-
-@pytest.mark.parametrize(("count", "expected"), [(1, []), (2, [5]), (5, [5, 10, 20]), (8, [5, 10, 20])])
-def test_each_round_doubles_the_tokens(count: int, expected: list[int]) -> None:
-    assert budgets(count, 5) == expected
 
 
 def ids_of(rows: Any) -> list[tuple[int, ...]]:

@@ -53,7 +53,7 @@ def healing(folder: str) -> None:
 
     os.chdir(folder)
     heal = ("heal=full", "heal.tokens=4096", "heal.length=32", "heal.batch_tokens=256", "heal.heldout=2")
-    words = (*SMALL, *heal, "heal.checkpoint_every=2", "model.path=../../model", "paths.results=results")
+    words = (*SMALL, *heal, "heal.eval_every=2", "model.path=../../model", "paths.results=results")
     sys.argv = ["launch.py", "algo=greedy", *words, "eval.items=6"]
     launch.main()
 

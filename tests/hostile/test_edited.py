@@ -23,7 +23,7 @@ from tests.helpers.damage import edit_json
 SEARCH = ("k=2", "algo=greedy")
 HEAL = (
     *("heal=full", "heal.tokens=2048", "heal.length=32", "heal.batch_tokens=256", "heal.heldout=4"),
-    *("heal.eval_every=4", "heal.checkpoint_every=8"),
+    "heal.eval_every=4",
 )
 
 
