@@ -586,7 +586,9 @@ FORMER: dict[str, dict[str, Any]] = {
     "CboHessian": {"exact": 100_000_000},
     "Exhaustive": {"batch": 256},
     "Linear": {"search": False, "toward": "identity", "sequential": True},
-    **{name: {"schedule": "wsd", "weight_decay": 0.0, "clip": 1.0} for name in ("Full", "Lora", "Distill")},
+    **{name: {"schedule": "wsd", "weight_decay": 0.0, "clip": 1.0} for name in ("Full", "Lora")},
+    "Distill": {"schedule": "wsd", "weight_decay": 0.0, "clip": 1.0, "hidden": 0.0, "temperature": 1.0},
+    "TaskItems": {"length": None},
 }
 
 

@@ -27,7 +27,7 @@ from unittest.mock import patch
 
 from pruning.calibration.samples import Row, Samples
 from pruning.calibration.sources import PARTED, TextSource, check_path
-from pruning.calibration.text import SHORTEST, WindowDraw
+from pruning.calibration.text import SHORTEST, drawn_windows
 from pruning.core.errors import DamagedError, InputError, check_known, check_least
 from pruning.core.records import ENDING, METRIC, ContinuationRecord, read_continuations, with_error
 from pruning.core.scoring import mean, standard_error
@@ -94,13 +94,12 @@ class Generation:
         """The prompts, and the documents of each task."""
         data: dict[str, Data] = {}
         if self.prompts:
-            names = ("prompts", "prompt_tokens")
-            draw = WindowDraw(self.prompts, self.prompt_tokens, self.seed, "eval", names=names)
-            documents = TextSource.of(self, part="heldout").documents("eval")
-            label = str(Path(self.path)) if self.path else self.source
-            data[METRIC] = Prompts(
-                draw.windows(documents, tokenizer, label), self.continuation_tokens, tokenizer
+            windows = drawn_windows(
+                TextSource.of(self, part="heldout").documents("eval"),
+                *(tokenizer, str(Path(self.path)) if self.path else self.source),
+                *(self.prompts, self.prompt_tokens, self.seed, "eval", ("prompts", "prompt_tokens")),
             )
+            data[METRIC] = Prompts(windows, self.continuation_tokens, tokenizer)
         for name in dict.fromkeys(self.tasks):
             options = {"fewshot": self.num_fewshot, "new_tokens": self.max_new_tokens, "written": True}
             written, task = tasks_data(name, tokenizer, self.limit, **options)

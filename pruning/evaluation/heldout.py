@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from pruning.calibration.item_files import existing, read_items
-from pruning.calibration.items import TEMPLATE, ItemDraw, check_template
+from pruning.calibration.items import EMBEDDED, TEMPLATE, check_template, drawn_items, items_of
 from pruning.calibration.samples import Samples
 from pruning.calibration.sources import NOVEL, PARTED, embedded_items, embedded_text
-from pruning.calibration.text import WindowDraw
-from pruning.core.errors import InputError, unknown
+from pruning.calibration.text import SHORTEST, drawn_windows
+from pruning.core.errors import InputError, check_least, unknown
 from pruning.core.records import right_share, with_error
 from pruning.core.scoring import mean, standard_error
 from pruning.evaluation import Data, Measured, check_names, terms_file
@@ -44,8 +44,7 @@ class Heldout:
     compares: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        self._windows.check()
-        self._items.check()
+        check_least("eval", self, samples=1, length=SHORTEST, items=1, seed=0)
         for name in self.texts or ():
             if name not in (further := (*PARTED[1:], NOVEL)):
                 raise unknown("text in eval.texts", name, further)
@@ -60,19 +59,13 @@ class Heldout:
         names = {"pydoc": "heldout"} | {name: name for name in self.texts or ()}
         data = {}
         for name in sorted(names, key=lambda name: name != NOVEL):
-            data[f"ppl/{names[name]}"] = self._windows.windows(
-                embedded_text(name, "heldout"), tokenizer, name
+            data[f"ppl/{names[name]}"] = drawn_windows(
+                *(embedded_text(name, "heldout"), tokenizer, name),
+                *(self.samples, self.length, self.seed, "eval"),
             )
-        data["acc/heldout"] = self._items.rows(embedded_items("heldout"), tokenizer, "commonsense")
+        items = drawn_items(embedded_items("heldout"), EMBEDDED, self.items, self.seed, "eval.items")
+        data["acc/heldout"] = items_of(items, tokenizer, EMBEDDED, self.seed)
         return data
-
-    @property
-    def _windows(self) -> WindowDraw:
-        return WindowDraw(self.samples, self.length, self.seed, "eval")
-
-    @property
-    def _items(self) -> ItemDraw:
-        return ItemDraw(self.items, self.seed, setting="eval.items")
 
     def measure(self, forward: Forward, name: str, data: Data, mask: Mask) -> Measured:
         """The perplexity on text, or the accuracy on items."""

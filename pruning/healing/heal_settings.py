@@ -42,17 +42,10 @@ class NoHealing:
 
 @dataclass(frozen=True)
 class LossWeights:
-    """The weights of the losses. The teacher is run only if `kl` or `hidden` is above 0."""
+    """The weights of the losses. The teacher is run only if `kl` is above 0."""
 
     ce: float = 1.0
     kl: float = 0.0
-    hidden: float = 0.0
-    temperature: float = 1.0
-
-    @property
-    def teaches(self) -> bool:
-        """Whether a teacher is needed."""
-        return self.kl > 0 or self.hidden > 0
 
 
 @dataclass(frozen=True)
@@ -219,10 +212,9 @@ class Full(Training):
 
 @dataclass(frozen=True)
 class Distill(Training):
-    """The dense model is the teacher: its next-token distributions, and optionally its hidden states, are learnt.
+    """The dense model is the teacher, whose next-token distributions are learnt.
 
-    The loss is ce * cross entropy + kl * temperature^2 * KL(teacher || student) + hidden * relative squared error of
-    the states after the kept blocks. `weights` says what is trained: `lora` or `full`.
+    The loss is ce * cross entropy + kl * KL(teacher || student). `weights` says what is trained: `lora` or `full`.
     """
 
     weights: str = "lora"
@@ -230,27 +222,21 @@ class Distill(Training):
     alpha: float = 32.0
     kl: float = 1.0
     ce: float = 0.5
-    hidden: float = 0.0
-    temperature: float = 1.0
 
     def check(self) -> None:
         """Raise InputError as `Training.check` does, or if a loss weight is negative or all are 0."""
         check_known("heal", self, weights=("lora", "full"))
-        if min(self.kl, self.ce, self.hidden) < 0 or self.kl + self.ce + self.hidden == 0:
+        if min(self.kl, self.ce) < 0 or self.kl + self.ce == 0:
             raise InputError(
-                f"heal.kl={self.kl:g}, heal.ce={self.ce:g} and heal.hidden={self.hidden:g} are weights of a loss: "
-                "choose 0 or more, and at least one above 0."
-            )
-        if not 0 < self.temperature < math.inf:
-            raise InputError(
-                f"heal.temperature={self.temperature:g} is out of range: choose a number above 0."
+                f"heal.kl={self.kl:g} and heal.ce={self.ce:g} are weights of a loss: choose 0 or more, and at least "
+                "one above 0."
             )
         super().check()
 
     @property
     def losses(self) -> LossWeights:
-        """The weights of the three losses."""
-        return LossWeights(self.ce, self.kl, self.hidden, self.temperature)
+        """The weights of the two losses."""
+        return LossWeights(self.ce, self.kl)
 
 
 def budgets(count: int, tokens: int) -> list[int]:

@@ -100,7 +100,7 @@ def heal(
             weights = {n: one for n, one in smaller.block_weights().items() if one.is_floating_point()}
             trained = list(weights.values())
         log = None if folder is None else folder / settings.key(text.sha256) / records.CURVE
-        teacher = model.module if settings.losses.teaches else None
+        teacher = model.module if settings.losses.kl else None
         trainer = Trainer(smaller, trained, text, settings, teacher, log, watch)
 
         # First the steps that larger budgets share with this one, then the remaining ones.
@@ -168,7 +168,7 @@ class Trainer:
                 f"a step has {settings.windows} windows, which {collectives.world_size()} ranks cannot share: "
                 "raise heal.batch_tokens, or start fewer ranks."
             )
-        self.student, self.numbers = smaller.model.module, smaller.numbers
+        self.student = smaller.model.module
         self.parameters, self.text, self.settings = parameters, text, settings
         self.teacher, self.log, self.watch = teacher, log, watch
         assert settings.lr is not None, "trials choose the rate before anything is trained"
@@ -247,7 +247,7 @@ class Trainer:
         gradients = [torch.zeros_like(master) for master in self.masters]
         losses, recompute = self.settings.losses, self.settings.gradient_checkpointing
         for ids in self._batches(collectives.share_of(rows)):
-            loss = scale * summed_loss(self.student, ids, losses, self.teacher, self.numbers, recompute)
+            loss = scale * summed_loss(self.student, ids, losses, self.teacher, recompute)
             torch.autograd.backward(loss)
             total += float(loss.detach())
             for gradient, weight in zip(gradients, self.parameters, strict=True):

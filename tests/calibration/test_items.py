@@ -148,7 +148,7 @@ def settings(folder: Path, **changed: Any) -> TaskItems:
 
 
 def held_out(items: TaskItems, tokenizer: Any, template: str | None = None) -> Samples:
-    return items.rows(items.parts(tokenizer)[1], tokenizer, template)
+    return items.rows(items.parts()[1], tokenizer, template)
 
 
 def test_calibration_and_held_out_items_are_apart_for_every_seed(tmp_path: Path, tokenizer: Any) -> None:
@@ -182,7 +182,7 @@ def test_equal_items_long_items_and_items_with_equal_choices_are_left_out(
     same = {"question": "Which one?", "choices": ["a", "a"], "answer": 0}
     path = written(tmp_path, "mixed.jsonl", *good, good[0], long, same)
     items = TaskItems("file", 2, 0, str(path), heldout=2, length=60)
-    drawn, heldout = items.parts(tokenizer)
+    drawn, heldout = items.parts()
     assert {item.question for item in [*drawn, *heldout]} == {item["question"] for item in good}
     assert items.task == "mixed"
 

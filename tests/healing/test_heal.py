@@ -93,7 +93,7 @@ def test_blocks_are_copies_and_other_weights_are_shared() -> None:
         (lora(tokens=2048), MASK),
         (full(tokens=2048), MASK),
         (full(tokens=2048), PARTS),
-        (distill(tokens=2048, weights="full", lr=3e-3, ce=1.0, kl=0.1, hidden=0.1), MASK),
+        (distill(tokens=2048, weights="full", lr=3e-3, ce=1.0, kl=0.1), MASK),
     ],
     ids=["lora", "full", "parts", "distill"],
 )
@@ -136,7 +136,7 @@ class KilledError(Exception):
     pass
 
 
-@pytest.mark.parametrize("settings", [lora(), full(), distill(hidden=0.3)], ids=["lora", "full", "distill"])
+@pytest.mark.parametrize("settings", [lora(), full(), distill()], ids=["lora", "full", "distill"])
 @pytest.mark.parametrize("at", [1, 5, 9])
 def test_a_stopped_training_continues_with_the_same_result(tmp_path: Path, settings: Any, at: int) -> None:
     whole = healed(settings)
@@ -306,7 +306,7 @@ def test_a_full_disk_is_an_error_of_the_disk(tmp_path: Path, monkeypatch: pytest
 
 # Two ranks train as one process does, up to the rounding of sums.
 
-RANKS = distill(weights="full", lr=3e-3, ce=1.0, kl=0.1, hidden=0.1, micro_tokens=16)
+RANKS = distill(weights="full", lr=3e-3, ce=1.0, kl=0.1, micro_tokens=16)
 
 
 def worker(rank: int, size: int, port: int, folder: Path) -> None:

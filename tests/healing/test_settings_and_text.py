@@ -10,7 +10,7 @@ import pytest
 
 from pruning.calibration.samples import Row, Samples
 from pruning.calibration.sources import pydoc
-from pruning.calibration.text import WindowDraw, start_tokens, token_ids
+from pruning.calibration.text import drawn_windows, start_tokens, token_ids
 from pruning.core.errors import InputError
 from pruning.evaluation.heldout import Heldout
 from pruning.healing import training_text
@@ -34,8 +34,7 @@ from tests.healing.worlds import full, lora
         (Lora(rank=0), r"heal\.rank=0 "),
         (Distill(weights="some"), r"heal\.weights 'some'"),
         (Distill(kl=-1.0), r"heal\.kl=-1"),
-        (Distill(kl=0.0, ce=0.0), r"heal\.kl=0, heal\.ce=0"),
-        (Distill(temperature=0.0), r"heal\.temperature=0 "),
+        (Distill(kl=0.0, ce=0.0), r"heal\.kl=0 and heal\.ce=0"),
         (lora(candidates=0), r"heal\.candidates=0 "),
         (lora(candidates=2, round_tokens=32), r"heal\.round_tokens=32 .* 64 tokens"),
         (lora(candidates=8, round_tokens=320), r"heal\.candidates=8 .* 3 rounds.* 1280 tokens"),
@@ -121,7 +120,7 @@ def test_windows_of_the_calibration_and_of_the_held_out_text_are_left_out() -> N
 
 def test_embedded_text_shares_nothing_with_held_out_parts_or_the_calibration(tokenizer: Any) -> None:
     settings = Full(length=64, batch_tokens=256)
-    calibration = WindowDraw(16, 128, 0).windows(pydoc("calibration"), tokenizer, "pydoc")
+    calibration = drawn_windows(pydoc("calibration"), tokenizer, "pydoc", 16, 128, 0)
     text = draw_text(settings, tokenizer, calibration)
     check_text(text, Heldout(samples=8, length=64, items=5).data(tokenizer))
     assert not samples(*text.heldout, *text.windows).shared(calibration)
