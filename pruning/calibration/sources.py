@@ -18,7 +18,6 @@ from xml.etree import ElementTree
 
 from pruning.calibration.item_files import Item, existing, json_records, read_items, read_text, text_field
 from pruning.core.errors import InputError, UnreachableError, check_known, first_line
-from pruning.core.storage import file_sha256
 from pruning.core.wheels import Wheel, check_no_folder, extract, use_hub
 
 PARTED = ("pydoc", "wikipedia_sample")  # embedded texts; `embedded` is all of them together
@@ -74,11 +73,6 @@ class TextSource:
     def file(self) -> str | None:
         """The local file that is read, if any."""
         return (self.path or "") if self.source == "file" else None
-
-    @property
-    def file_sha256(self) -> str | None:
-        """The digest of the local file that is read, if any."""
-        return None if (file := self.file()) is None else file_sha256(Path(file).expanduser())
 
     def documents(self, prefix: str) -> Iterator[str]:
         """The documents, in order.

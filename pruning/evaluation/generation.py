@@ -292,12 +292,8 @@ def _batch(
 
 def end_tokens(module: Any) -> tuple[int, ...]:
     """The end-of-text tokens of a model."""
-    own = getattr(module, "generation_config", None)
-    for settings in (own, module.config.get_text_config(decoder=True)):
-        ends = getattr(settings, "eos_token_id", None)
-        if ends is not None:
-            return tuple(ends) if isinstance(ends, (list, tuple)) else (int(ends),)
-    return ()
+    ends = module.generation_config.eos_token_id
+    return () if ends is None else tuple(ends) if isinstance(ends, list | tuple) else (int(ends),)
 
 
 def until_end(tokens: Tokens, ends: Tokens) -> tuple[int, ...]:

@@ -41,7 +41,7 @@ from pruning.core.storage import text_sha256
 from pruning.core.wheels import use_hub
 from pruning.engine import collectives
 from pruning.evaluation import Data, Evaluation, Measured, check_names, short, terms_file
-from pruning.evaluation.text_overlap import Haystack, haystack, words
+from pruning.evaluation.text_overlap import Haystack, haystack
 
 if TYPE_CHECKING:
     from pruning.calibration.samples import Samples
@@ -187,16 +187,10 @@ class EvalTask:
         # If the contexts of a document differ, as in WinoGrande, they contain the choices, and all answers are equal.
         choices = () if self.generated or len(contexts) > 1 else [asked[-1] for asked in request["asked"]]
         if not (self.generated or self.fewshot):  # every context holds the same examples
-            questions += map(_question, contexts)
+            questions += contexts
         if self.items and self.items[number].key in known.keys:
             return True
         return any(known.holds(question, tuple(choices)) for question in questions)
-
-
-def _question(context: str) -> str:
-    """A prompt without the words "question" and "answer" that most templates put around a question."""
-    prompt = words(context)
-    return " ".join(prompt[int(prompt[:1] == ("question",)) : len(prompt) - int(prompt[-1:] == ("answer",))])
 
 
 def check_asking(settings: Any) -> None:
@@ -558,13 +552,6 @@ def load_tasks(name: str) -> list[Any]:
         ) from error
 
 
-def source_of(loaded: Any) -> str:
-    """The data set, configuration and split of a task of lm-eval."""
-    config = loaded.config
-    parts = (config.dataset_path, config.dataset_name, config.test_split or config.validation_split)
-    return "/".join(str(part) for part in parts if part)
-
-
 def tasks_data(
     name: str,
     tokenizer: Any,
@@ -582,8 +569,11 @@ def tasks_data(
     """
     tasks = []
     for loaded in load_tasks(name):
-        examples = (loaded.config.num_fewshot or 0) if fewshot is None else fewshot
-        task = EvalTask(loaded, source_of(loaded), tokenizer, limit, fewshot=examples, scorer=scorer)
+        config = loaded.config
+        examples = (config.num_fewshot or 0) if fewshot is None else fewshot
+        names = (config.dataset_path, config.dataset_name, config.test_split or config.validation_split)
+        source = "/".join(str(name) for name in names if name)
+        task = EvalTask(loaded, source, tokenizer, limit, fewshot=examples, scorer=scorer)
         metrics = loaded.aggregation()
         listed = f"{loaded.OUTPUT_TYPE}, with {', '.join(metrics) or 'no metrics'}"
         if not (written and EXACT in metrics if task.generated else task.metric is not None):
@@ -598,7 +588,7 @@ def tasks_data(
                 f"one ({listed}): set eval.scorer=lm_eval."
             )
         if task.generated and new_tokens is not None:
-            settings = {k: v for k, v in (loaded.config.generation_kwargs or {}).items() if k not in LENGTHS}
+            settings = {k: v for k, v in (config.generation_kwargs or {}).items() if k not in LENGTHS}
             loaded.set_config("generation_kwargs", settings | {"max_gen_toks": new_tokens})
         try:
             _ = task.rows if scorer == "engine" else task.requests

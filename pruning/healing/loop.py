@@ -300,7 +300,7 @@ class Trainer:
 
     # Checkpoints. The order of the data and the learning rate are functions of the step, and training uses no random
     # numbers. So a checkpoint holds only weights, optimizer and state. A file is written atomically, so the last one
-    # is complete even after a kill. Its name ends with a part of its SHA-256, so changes are detected.
+    # is complete even after a kill.
 
     def save(self, folder: Path, kept: bool = False) -> None:
         """Write a checkpoint, and remove older ones in `folder` that no other budget needs. The first rank does this.
@@ -315,8 +315,8 @@ class Trainer:
         def write() -> None:
             folder.mkdir(parents=True, exist_ok=True)
             sweep(folder)
-            stem = f"{'decay' if kept else 'step'}-{state.step:08d}"
-            with naming(folder / f"{stem}.pt"), temporary_file(folder / f"{stem}.pt") as (stream, temporary):
+            path = folder / f"{'decay' if kept else 'step'}-{state.step:08d}.pt"
+            with naming(path), temporary_file(path) as (stream, temporary):
                 try:
                     torch.save(data, stream)
                 except RuntimeError as error:  # if a write fails, torch raises its own error instead
@@ -325,7 +325,6 @@ class Trainer:
                     raise
                 stream.flush()
                 os.fsync(stream.fileno())
-                path = folder / f"{stem}-{file_sha256(temporary)[:16]}.pt"
                 temporary.replace(path)
             for kind, step, older in _checkpoints(folder):
                 if older != path and (kind == "step" or step == state.step):
@@ -334,10 +333,8 @@ class Trainer:
         collectives.on_first(write)
 
     def resume(self, path: Path) -> None:
-        """Continue from a checkpoint. Raises DamagedError if the file is not as it was written."""
+        """Continue from a checkpoint. Raises DamagedError if the file cannot be read."""
         try:
-            if path.stem.rpartition("-")[2] != file_sha256(path)[:16]:
-                raise ValueError("its contents do not have the digest in its name")
             data = torch.load(path, map_location="cpu", weights_only=True)
             weights, optimizer = data.pop("weights"), data.pop("optimizer")
             self.state = TrainingState(**{**data, "curve": json.loads(data["curve"])})
@@ -376,7 +373,7 @@ def _places(settings: Training, text: HealingText, folder: Path) -> tuple[Path, 
 def _checkpoints(folder: Path) -> Iterator[tuple[str, int, Path]]:
     """Yield the kind (`step` or `decay`), the step and the path of each checkpoint in `folder`."""
     for path in sorted(folder.glob("*.pt")):
-        if match := re.fullmatch(r"(step|decay)-(\d{8})-[0-9a-f]{16}\.pt", path.name):
+        if match := re.fullmatch(r"(step|decay)-(\d{8})\.pt", path.name):
             yield match[1], int(match[2]), path
 
 

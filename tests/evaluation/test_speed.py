@@ -97,12 +97,10 @@ def test_times_are_of_the_prompt_and_of_what_follows(monkeypatch: pytest.MonkeyP
 
 
 def test_the_peak_counts_only_the_extra_memory() -> None:
-    peak = speed.Peak(torch.device("cpu"))
-    peak.start()
-    if peak.extra() is None:
-        pytest.skip("this system does not report the peak")
     for _ in range(2):  # the second time, the C library has freed memory that it could use again
-        peak.start()
+        peak = speed.Peak(torch.device("cpu"))
+        if peak.extra() is None:
+            pytest.skip("this system does not report the peak")
         blocks = [torch.ones(1 << 18, dtype=torch.uint8) for _ in range(256)]
         del blocks
         extra = peak.extra()
@@ -164,15 +162,10 @@ def test_speed_goes_to_result_mlflow_table_and_card(launch: Command, tmp_path: P
         assert tracked.data.metrics[name] == pytest.approx(value)
     ratio = record["runs"][0]["ratio"]
     assert f"{ratio['prefill']:.2f}x prefill, {ratio['decode']:.2f}x decode" in " ".join(ended.out.split())
-    quality, line, _ = ended.out.splitlines()[-3:]
-    assert quality.startswith("quality ppl/heldout ")
-    assert line.endswith(speedup_text(result))
-    assert speedup_text(result).startswith("; ")
+    assert ended.out.splitlines()[-2].endswith(speedup_text(result))
     card = (tmp_path / "smaller" / "README.md").read_text()
     assert "## What was gained" in card
     median = rate_text(record["runs"][0]["dense"]["prefill_per_second"]["median"])
     assert f"| 1, 16 | prefill, tokens/s | {median} (" in card
-    launches = [line for line in card.splitlines() if line.startswith("depth-pruning grid ")]
-    assert ["eval=speed" in line and "export=DIR" in line for line in launches] == [True]
     dense = record["sizes"]["dense"]["parameters"]
     assert f"| parameters | {dense:,} | {record['sizes']['pruned']['parameters']:,} |" in card

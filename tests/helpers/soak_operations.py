@@ -28,8 +28,8 @@ SMALL = (
     "k=3",
 )  # fmt: skip
 
-# Two runs differ in these parts of paths: MLflow's id of a run, and the digest of a checkpoint, which holds times.
-RUN = re.compile(r"\b[0-9a-f]{32}\b|(?<=-)[0-9a-f]{16}(?=\.pt\b)")
+# Two runs differ in this part of paths: MLflow's id of a run.
+RUN = re.compile(r"\b[0-9a-f]{32}\b")
 
 
 def search(folder: str, items: str = "eval.items=6") -> None:

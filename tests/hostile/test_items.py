@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -174,22 +173,6 @@ def test_a_template_on_the_command_line_arrives_as_it_is_written(
     (path,) = {path.parent for path in ended.results.rglob("*.samples.jsonl.gz")}
     (sample, _) = samples_of({"samples.jsonl.gz": next(path.glob("*.gz")).read_bytes()})
     assert sample["arguments"][0][0] == context.format(ITEM.question)
-
-
-def test_each_file_can_have_its_own_template(folder: Path, tmp_path: Path) -> None:
-    path = str(lines(tmp_path / "items.jsonl", SNAIL))
-    evaluation = LocalFiles(
-        items={"a": path, "b": path}, template="T {question}", templates={"b": "{question}="}
-    )
-    data = evaluation.data(tokenizer_of(folder))
-    assert [task.asked[0][0] for task in data.values()] == [f"T {ITEM.question}", f"{ITEM.question}="]  # type: ignore[attr-defined]
-    for templates, named in (
-        ({"c": "{question}"}, "'c'"),
-        ({"a": "x"}, "eval.templates.a='x'"),
-        ("{q}", "{q}"),
-    ):
-        with pytest.raises(InputError, match=re.escape(named)):
-            LocalFiles(items={"a": path}, templates=templates)
 
 
 def windows(*texts: tuple[int, ...]) -> Samples:
