@@ -63,7 +63,8 @@ def draw_samples(
                 raise InputError("the texts hold nothing but white space: give text to predict.")
             asked = {"samples": SAMPLES, "length": LENGTH, "seed": seed, **sizes}
             check_least(call, asked, samples=1, length=SHORTEST, seed=0)
-            drawn = drawn_windows(texts, model.tokenizer, "texts", prefix=call, **asked).shuffled()
+            draw = (asked["samples"], asked["length"], seed)
+            drawn = drawn_windows(texts, model.tokenizer, "texts", draw, call).shuffled()
         else:
             _refuse(call, sizes.keys() & {"length"}, "items have the length that they have")
             drawn = item_rows(

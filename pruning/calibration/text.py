@@ -18,21 +18,19 @@ def drawn_windows(
     documents: Iterable[str],
     tokenizer: Any,
     source: str,
-    samples: int,
-    length: int,
-    seed: int,
+    draw: tuple[int, int, int],
     prefix: str = "calibration",
     names: tuple[str, str] = ("samples", "length"),
     stream: bool = False,
     disjoint: bool = False,
 ) -> Samples:
-    """`samples` windows of `length` tokens from documents, drawn with `seed`.
+    """Windows of documents. `draw` has the number of windows, their length in tokens, and the seed.
 
-    In messages, `prefix` is the settings group, and `names` are the names of `samples` and `length` in it. With
+    In messages, `prefix` is the settings group, and `names` are the names of the number and the length in it. With
     `stream`, only the documents that the windows need are read. If `disjoint`, draws with different seeds have no
     window in common. Raises InputError if the documents are too short.
     """
-    first = start_tokens(tokenizer)
+    (samples, length, seed), first = draw, start_tokens(tokenizer)
     payload = length - len(first)
     needed = samples * payload
     tokens = token_ids(documents, tokenizer, needed if stream else None)
@@ -89,12 +87,9 @@ class Text:
 
     def draw(self, tokenizer: Any, prefix: str = "calibration") -> Samples:
         """Draw the windows. Raises InputError if the source is too short for them."""
-        return drawn_windows(
-            *(TextSource.of(self).documents(prefix), tokenizer, self.path or self.source),
-            *(self.samples, self.length, self.seed, prefix),
-            stream=self.stream,
-            disjoint=self.disjoint,
-        )
+        documents, source = TextSource.of(self).documents(prefix), self.path or self.source
+        asked, once = (self.samples, self.length, self.seed), self.disjoint
+        return drawn_windows(documents, tokenizer, source, asked, prefix, stream=self.stream, disjoint=once)
 
 
 def start_tokens(tokenizer: Any) -> tuple[int, ...]:

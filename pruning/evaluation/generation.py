@@ -94,15 +94,16 @@ class Generation:
         """The prompts, and the documents of each task."""
         data: dict[str, Data] = {}
         if self.prompts:
-            windows = drawn_windows(
-                TextSource.of(self, part="heldout").documents("eval"),
-                *(tokenizer, str(Path(self.path)) if self.path else self.source),
-                *(self.prompts, self.prompt_tokens, self.seed, "eval", ("prompts", "prompt_tokens")),
-            )
+            documents = TextSource.of(self, part="heldout").documents("eval")
+            source = str(Path(self.path)) if self.path else self.source
+            draw = (self.prompts, self.prompt_tokens, self.seed)
+            names = ("prompts", "prompt_tokens")
+            windows = drawn_windows(documents, tokenizer, source, draw, "eval", names)
             data[METRIC] = Prompts(windows, self.continuation_tokens, tokenizer)
         for name in dict.fromkeys(self.tasks):
-            options = {"fewshot": self.num_fewshot, "new_tokens": self.max_new_tokens, "written": True}
-            written, task = tasks_data(name, tokenizer, self.limit, **options)
+            written, task = tasks_data(
+                name, tokenizer, self.limit, "lm_eval", self.num_fewshot, self.max_new_tokens, written=True
+            )
             data[f"{'exact' if written else 'acc'}/{name}"] = task
         return data
 

@@ -59,10 +59,8 @@ class Heldout:
         names = {"pydoc": "heldout"} | {name: name for name in self.texts or ()}
         data = {}
         for name in sorted(names, key=lambda name: name != NOVEL):
-            data[f"ppl/{names[name]}"] = drawn_windows(
-                *(embedded_text(name, "heldout"), tokenizer, name),
-                *(self.samples, self.length, self.seed, "eval"),
-            )
+            text, draw = embedded_text(name, "heldout"), (self.samples, self.length, self.seed)
+            data[f"ppl/{names[name]}"] = drawn_windows(text, tokenizer, name, draw, "eval")
         items = drawn_items(embedded_items("heldout"), EMBEDDED, self.items, self.seed, "eval.items")
         data["acc/heldout"] = items_of(items, tokenizer, EMBEDDED, self.seed)
         return data

@@ -478,9 +478,9 @@ class Zeroshot:
 
     def data(self, tokenizer: Any) -> dict[str, Data]:
         """The documents of each task."""
-        options = {"limit": self.limit, "scorer": self.scorer}
         return {
-            f"acc/{name}": tasks_data(name, tokenizer, **options)[1] for name in dict.fromkeys(self.tasks)
+            f"acc/{name}": tasks_data(name, tokenizer, self.limit, self.scorer)[1]
+            for name in dict.fromkeys(self.tasks)
         }
 
     def measure(self, forward: Forward, name: str, data: Data, mask: Mask) -> Measured:

@@ -56,7 +56,7 @@ class Protocol(Corpus):
         if self.drawn is None:
             return super().draw(tokenizer, where, limit)
         text, samples = embedded_text(self.source, "heldout"), min(self.drawn, limit or self.drawn)
-        return drawn_windows(text, tokenizer, self.source, samples, self.window, 0, where)
+        return drawn_windows(text, tokenizer, self.source, (samples, self.window, 0), where)
 
     def differences(self, other: Protocol) -> str:
         """The settings that differ, for example `window 2048 -> 4096, start window -> none`."""

@@ -45,7 +45,6 @@ def test_an_item_is_found_whichever_answer_is_right_and_however_it_is_spelt(
     samples = items_of(tokenizer, tmp_path, (QUESTION, ANSWERS, 2), ("Is it so", ("yes", "no"), 0))
     assert holds(samples, tokenizer, QUESTION, *ANSWERS)
     assert holds(samples, tokenizer, f"{QUESTION.upper()}?", *ANSWERS)
-    assert not holds(samples, tokenizer, QUESTION, "a snail", "a horse", "a wolf")
     assert not holds(samples, tokenizer, "Which animal carries its house on its head", *ANSWERS)
 
 

@@ -120,7 +120,7 @@ def test_windows_of_the_calibration_and_of_the_held_out_text_are_left_out() -> N
 
 def test_embedded_text_shares_nothing_with_held_out_parts_or_the_calibration(tokenizer: Any) -> None:
     settings = Full(length=64, batch_tokens=256)
-    calibration = drawn_windows(pydoc("calibration"), tokenizer, "pydoc", 16, 128, 0)
+    calibration = drawn_windows(pydoc("calibration"), tokenizer, "pydoc", (16, 128, 0))
     text = draw_text(settings, tokenizer, calibration)
     check_text(text, Heldout(samples=8, length=64, items=5).data(tokenizer))
     assert not samples(*text.heldout, *text.windows).shared(calibration)
