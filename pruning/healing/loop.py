@@ -11,7 +11,6 @@ import copy
 import json
 import math
 import os
-import re
 import shutil
 import time
 import warnings
@@ -108,7 +107,9 @@ def heal(
         if folder is not None and (saved := latest_checkpoint(settings, text, folder)) is not None:
             trainer.resume(saved)
         if trainer.state.step < settings.stable:
-            trainer.run(settings.stable, trunk, kept=True)
+            trainer.run(settings.stable, ending)
+            if trunk is not None and not trainer.stopped:
+                trainer.save(trunk)
         trainer.run(settings.steps, ending)
         trainer.finish()
 
@@ -186,21 +187,16 @@ class Trainer:
         """Whether the held-out loss has not fallen in the last `patience` evaluations."""
         return 0 < self.settings.patience <= self.state.worse
 
-    def run(self, stop: int, folder: Path | None, kept: bool = False) -> None:
-        """Train up to step `stop`, with checkpoints in `folder`; if `kept`, the last one stays for other budgets.
-
-        Raises LossError if a loss is not finite.
-        """
+    def run(self, stop: int, folder: Path | None) -> None:
+        """Train up to step `stop`, with a checkpoint in `folder`. Raises LossError if a loss is not finite."""
         self._write_curve()
         if not self.state.curve:
             self._note({"step": 0, "tokens": 0, "seconds": 0.0})
         every = self.settings.eval_every
         while self.state.step < stop and not self.stopped:
             self._step()
-            if folder is not None and self.state.step % every == 0 and self.state.step < stop:
-                self.save(folder)
-        if folder is not None and kept:
-            self.save(folder, kept=not self.stopped)
+            if folder is not None and self.state.step < stop and self.state.step % every == 0:
+                self.save(folder, only=True)
 
     def finish(self) -> None:
         """Give the model the weights with the lowest held-out loss."""
@@ -302,11 +298,8 @@ class Trainer:
     # numbers. So a checkpoint holds only weights, optimizer and state. A file is written atomically, so the last one
     # is complete even after a kill.
 
-    def save(self, folder: Path, kept: bool = False) -> None:
-        """Write a checkpoint, and remove older ones in `folder` that no other budget needs. The first rank does this.
-
-        If `kept`, the checkpoint is the state at which the learning rate of a budget begins to fall.
-        """
+    def save(self, folder: Path, only: bool = False) -> None:
+        """Write a checkpoint and, if it is to be the `only` one, remove the others. The first rank does this."""
         state = self.state
         weights = [master.detach() for master in self.masters]
         data = {"weights": weights, "optimizer": self.optimizer.state_dict(), **vars(state)}
@@ -315,7 +308,7 @@ class Trainer:
         def write() -> None:
             folder.mkdir(parents=True, exist_ok=True)
             sweep(folder)
-            path = folder / f"{'decay' if kept else 'step'}-{state.step:08d}.pt"
+            path = folder / f"step-{state.step:08d}.pt"
             with naming(path), temporary_file(path) as (stream, temporary):
                 try:
                     torch.save(data, stream)
@@ -326,8 +319,8 @@ class Trainer:
                 stream.flush()
                 os.fsync(stream.fileno())
                 temporary.replace(path)
-            for kind, step, older in _checkpoints(folder):
-                if older != path and (kind == "step" or step == state.step):
+            for _, older in _checkpoints(folder) if only else ():
+                if older != path:
                     older.unlink(missing_ok=True)
 
         collectives.on_first(write)
@@ -356,10 +349,9 @@ def latest_checkpoint(settings: Training, text: HealingText, folder: Path) -> Pa
 
     def find() -> Path | None:
         trunk, ending = _places(settings, text, folder)
-        for place, most in ((ending, settings.steps), (trunk, settings.stable)):
-            if fitting := [(step, path) for _, step, path in _checkpoints(place) if step <= most]:
-                return max(fitting)[1]
-        return None
+        places = ((ending, settings.steps), (trunk, settings.stable))
+        found = [one for place, most in places for one in _checkpoints(place) if one[0] <= most]
+        return max(found)[1] if found else None
 
     return collectives.on_first(find)
 
@@ -370,11 +362,9 @@ def _places(settings: Training, text: HealingText, folder: Path) -> tuple[Path, 
     return trunk, folder / settings.key(text.sha256) / CHECKPOINTS
 
 
-def _checkpoints(folder: Path) -> Iterator[tuple[str, int, Path]]:
-    """Yield the kind (`step` or `decay`), the step and the path of each checkpoint in `folder`."""
-    for path in sorted(folder.glob("*.pt")):
-        if match := re.fullmatch(r"(step|decay)-(\d{8})\.pt", path.name):
-            yield match[1], int(match[2]), path
+def _checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    """The step and the path of each checkpoint in `folder`."""
+    return [(int(path.stem[len("step-") :]), path) for path in folder.glob("step-????????.pt")]
 
 
 def _over_ranks(value: float) -> float:
