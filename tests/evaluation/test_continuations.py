@@ -132,25 +132,15 @@ def test_a_continuation_ends_with_the_end_of_text(model_folder: Path) -> None:
     assert until_end([4, 6], (5,)) == (4, 6)
 
 
-def test_the_share_of_repeated_runs() -> None:
+def test_the_shares_of_repeated_runs_and_before_the_first_difference() -> None:
     assert repeated([1, 2, 3, 4, 5, 6]) == 0
     assert repeated([7] * 8) == pytest.approx(4 / 5)  # five runs of four, one of them new
     assert repeated([1, 2, 1, 2, 1, 2], n=2) == pytest.approx(3 / 5)
     assert repeated([1, 2, 3]) == 0, "there is no run of four"
-
-
-@pytest.mark.parametrize(
-    ("tokens", "dense", "share"),
-    [
-        ([5, 6, 9, 8], [5, 6, 7, 8], 0.5),
-        ([5, 6], [5, 6], 1),
-        ([5], [5, 6, 7, 8], 0.25),
-        ([5, 6, 7], [5, 6], 1),
-        ([4], [5], 0),
-    ],
-)
-def test_the_share_before_the_first_difference(tokens: list[int], dense: list[int], share: float) -> None:
-    assert same_start(tokens, dense) == share
+    assert same_start([5, 6, 9, 8], [5, 6, 7, 8]) == 0.5
+    assert same_start([5], [5, 6, 7, 8]) == 0.25
+    assert same_start([5, 6, 7], [5, 6]) == 1
+    assert same_start([4], [5]) == 0
 
 
 MASK = Mask(N_BLOCKS, (1, 4))

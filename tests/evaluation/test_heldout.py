@@ -176,15 +176,6 @@ def test_the_mean_accuracy_weighs_tasks_equally() -> None:
     assert averaged({"acc/a": 0.2, "acc/a/stderr": 0.03}) == {}
 
 
-def test_heldout_data_has_the_requested_size(tokenizer: Any) -> None:
-    data = Heldout(samples=3, length=40, items=7).data(tokenizer)
-    text, items = data["ppl/heldout"], data["acc/heldout"]
-    assert (text.kind, text.count, text.length, items.kind, items.count) == ("text", 3, 40, "items", 7)
-    for name, value, least in (("samples", 0, 1), ("length", 7, 8), ("items", 0, 1), ("seed", -1, 0)):
-        with pytest.raises(InputError, match=rf"eval\.{name}={value} .*{least}"):
-            Heldout(**{name: value})  # type: ignore[arg-type]
-
-
 def test_heldout_data_shares_nothing_with_the_embedded_calibration(tokenizer: Any) -> None:
     data = Heldout(samples=20, length=64, items=100, seed=1).data(tokenizer)
     check_disjoint(Text("pydoc", 40, 64, 1).draw(tokenizer), data)
@@ -240,3 +231,9 @@ def test_masks_that_are_measured_together_get_their_own_numbers_and_share_their_
     before = evaluate.forward.cost.block_forwards
     evaluate(mask)
     assert evaluate.forward.cost.block_forwards == before, "a mask is not walked twice"
+
+
+@pytest.mark.parametrize(("name", "value"), [("samples", 0), ("length", 7), ("items", 0), ("seed", -1)])
+def test_settings_out_of_range_are_refused(name: str, value: int) -> None:
+    with pytest.raises(InputError, match=rf"eval\.{name}={value} .*{value + 1}"):
+        Heldout(**{name: value})  # type: ignore[arg-type]
