@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from pruning.calibration import sources
+from pruning.calibration import LABELLED, file_of, sources
 from pruning.calibration.item_files import FIELD, Item, comparable_items, existing, read_item
 from pruning.calibration.samples import Row, Samples, drawn
 from pruning.calibration.sources import embedded_items
@@ -19,7 +19,7 @@ from pruning.core.errors import InputError, check_known, check_least
 
 TEMPLATE = "Question: {question}\nAnswer:"
 EMBEDDED = "commonsense"  # the items that come with this program
-SOURCES = (EMBEDDED, "file", "commonsense170k")
+SOURCES = (EMBEDDED, "file", LABELLED)
 
 
 def items_of(
@@ -78,11 +78,6 @@ class Items:
         check_least("calibration", self, samples=1, seed=0)
         check_template("calibration.template", self.template)
 
-    def file(self) -> str | None:
-        """The local file that is read, if any."""
-        local = self.source == "file" or bool(self.path and Path(self.path).expanduser().is_file())
-        return (self.path or "") if local else None
-
     def draw(self, tokenizer: Any, prefix: str = "calibration") -> Samples:
         """Draw the items. Raises InputError if there are too few or if an item cannot be scored."""
         source, setting = self.path or self.source, f"{prefix}.samples"
@@ -93,7 +88,7 @@ class Items:
         """All items of the source. If an item is malformed, raises InputError, which names the line."""
         if self.source == EMBEDDED:
             return embedded_items(self.part)
-        if (file := self.file()) is None:
+        if (file := file_of(self)) is None:
             hub = sources.TextSource("hub", self.path, split=self.split, revision=self.revision)
             records = hub.records(prefix, f"{prefix}.path=FILE")
             return [read_item(one, f"{self.path}, item {n}") for n, one in enumerate(records, start=1)]
@@ -162,10 +157,6 @@ class TaskItems:
     def task(self) -> str:
         """The name of the task: that of its file, without the ending."""
         return Path(self.path or "").stem if self.source == "file" else EMBEDDED
-
-    def file(self) -> str | None:
-        """The local file that is read, if any."""
-        return (self.path or "") if self.source == "file" else None
 
     def draw(self, tokenizer: Any, prefix: str = "calibration") -> Samples:
         """The items for a search. Raises InputError if the task has too few items, or if one is malformed."""

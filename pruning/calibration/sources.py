@@ -70,10 +70,6 @@ class TextSource:
             raise InputError(f"{prefix}.path is not set: give the name of a data set, {prefix}.path=NAME.")
         check_path(self.source, self.path, prefix)
 
-    def file(self) -> str | None:
-        """The local file that is read, if any."""
-        return (self.path or "") if self.source == "file" else None
-
     def documents(self, prefix: str) -> Iterator[str]:
         """The documents, in order.
 

@@ -81,10 +81,6 @@ class Text:
                 "calibration.stream=false, or calibration.disjoint=false."
             )
 
-    def file(self) -> str | None:
-        """The local file that is read, if any."""
-        return TextSource.of(self).file()
-
     def draw(self, tokenizer: Any, prefix: str = "calibration") -> Samples:
         """Draw the windows. Raises InputError if the source is too short for them."""
         documents, source = TextSource.of(self).documents(prefix), self.path or self.source
@@ -132,10 +128,6 @@ class Both:
     def __post_init__(self) -> None:
         _check_kinds(text=(self.text, "text"), items=(self.items, "items"))
 
-    def file(self) -> str | None:
-        """None; the methods `file` of `text` and `items` return the files that are read."""
-        return None
-
     def draw(self, tokenizer: Any, prefix: str = "calibration") -> Samples:
         """Draw the samples of both parts. Raises InputError if either part does."""
         text: Samples = self.text.draw(tokenizer, f"{prefix}.text")
@@ -165,10 +157,6 @@ class Mixed:
     def __post_init__(self) -> None:
         _check_kinds(first=(self.first, "text"), second=(self.second, "text"))
         check_least("calibration", self, samples=2, length=SHORTEST, seed=0)  # one window for each text
-
-    def file(self) -> str | None:
-        """None; the methods `file` of `first` and `second` return the files that are read."""
-        return None
 
     def draw(self, tokenizer: Any, prefix: str = "calibration") -> Samples:
         """Draw the windows. Raises InputError if a text is too short, or if both are the same text."""

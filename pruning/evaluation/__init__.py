@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
@@ -76,10 +76,6 @@ class Evaluation(Protocol):
     @property
     def allow_overlap(self) -> bool:
         """Whether data that overlap the calibration data are allowed."""
-        ...
-
-    def files(self) -> Sequence[str]:
-        """The local files that the evaluation reads."""
         ...
 
     def data(self, tokenizer: Any) -> Mapping[str, Data]:

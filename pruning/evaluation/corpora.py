@@ -135,10 +135,6 @@ class CorpusPerplexity:
         for name, corpus in corpora.items():
             corpus.check(f"eval.corpora.{name}")
 
-    def files(self) -> tuple[str, ...]:
-        """The local files of the corpora."""
-        return tuple(file for corpus in self.corpora.values() if (file := corpus.text.file()))
-
     def data(self, tokenizer: Any) -> dict[str, Samples]:
         """The windows of each corpus."""
         return {

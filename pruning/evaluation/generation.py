@@ -86,10 +86,6 @@ class Generation:
                 "eval=generation has nothing to measure: give eval.prompts=32 or 'eval.tasks=[TASK]'."
             )
 
-    def files(self) -> tuple[str, ...]:
-        """The file of the prompts, if any."""
-        return (self.path,) if self.prompts and self.path else ()
-
     def data(self, tokenizer: Any) -> dict[str, Data]:
         """The prompts, and the documents of each task."""
         data: dict[str, Data] = {}

@@ -49,10 +49,6 @@ class Heldout:
             if name not in (further := (*PARTED[1:], NOVEL)):
                 raise unknown("text in eval.texts", name, further)
 
-    def files(self) -> tuple[str, ...]:
-        """No file is read."""
-        return ()
-
     def data(self, tokenizer: Any) -> dict[str, Samples]:
         """The samples of each metric, by its name. Raises InputError if there are too few windows or items."""
         # The novel's metric comes first, here and so in every table.
@@ -114,6 +110,7 @@ class LocalFiles:
     allow_overlap: bool = False
 
     compares: ClassVar[bool] = False
+    FILES: ClassVar[tuple[str, ...]] = ("texts", "items")
 
     def __post_init__(self) -> None:
         for group, value in (("texts", "FILE"), ("items", "FILE"), ("templates", "TEMPLATE")):
@@ -132,10 +129,6 @@ class LocalFiles:
             check_template(f"eval.templates.{name}", template)
         for name in self.texts:
             self._corpus(name).check("eval")
-
-    def files(self) -> tuple[str, ...]:
-        """The files of texts and of items."""
-        return (*self.texts.values(), *self.items.values())
 
     def data(self, tokenizer: Any) -> dict[str, Data]:
         """The windows of each text and the items of each file."""

@@ -472,10 +472,6 @@ class Zeroshot:
         if not self.tasks:
             raise InputError("eval.tasks is empty: name at least one task of lm-eval.")
 
-    def files(self) -> tuple[str, ...]:
-        """No file is read."""
-        return ()
-
     def data(self, tokenizer: Any) -> dict[str, Data]:
         """The documents of each task."""
         return {
@@ -498,10 +494,6 @@ class TextAndTasks:
     allow_overlap: bool = False
 
     compares: ClassVar[bool] = False
-
-    def files(self) -> tuple[str, ...]:
-        """The local files of the corpora."""
-        return tuple(self.perplexity.files())
 
     def data(self, tokenizer: Any) -> dict[str, Data]:
         """The windows of each corpus and the documents of each task."""

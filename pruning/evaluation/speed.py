@@ -71,10 +71,6 @@ class Speed:
                 )
         check_least("eval", self, new_tokens=2, repeats=1, warmup=0)
 
-    def files(self) -> tuple[str, ...]:
-        """No file is read."""
-        return ()
-
     def data(self, tokenizer: Any) -> dict[str, Machine]:  # noqa: ARG002 - prompts are random tokens
         """The settings and the device, under the metric's name `speed`."""
         device = machine()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from pruning.calibration import file_of
 from pruning.calibration.item_files import existing
 from pruning.calibration.sources import TextSource
 from pruning.core.errors import InputError, check_known, check_least
@@ -34,10 +35,6 @@ class NoHealing:
 
     def check(self) -> None:
         """Nothing to check."""
-
-    def files(self) -> tuple[str, ...]:
-        """No file is read."""
-        return ()
 
 
 @dataclass(frozen=True)
@@ -96,7 +93,7 @@ class Training:
         if not 0 <= self.decay <= 1:
             raise InputError(f"heal.decay={self.decay:g} is out of range: choose 0 to 1.")
         self.text.check("heal")
-        for file in self.files():
+        if (file := file_of(self)) is not None:
             existing(file, "heal.path")
         if self.candidates > 1:
             self._check_rounds()
@@ -167,14 +164,10 @@ class Training:
             return rising
         return rising * (self.steps - step) / (self.steps - self.stable + 1)
 
-    def files(self) -> tuple[str, ...]:
-        """The local file that is read, or none."""
-        return (self.path or "",) if self.source == "file" else ()
-
     def identity(self) -> dict[str, Any]:
         """The settings that the healed weights depend on. A file is represented by its digest."""
         fields = {name: value for name, value in self.recorded().items() if name not in RUNNING}
-        for file in self.files():
+        if (file := file_of(self)) is not None:
             fields["path"] = file_sha256(Path(file).expanduser())
         return {"type": fields.pop("class"), **fields}
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from pruning.calibration import file_of
 from pruning.calibration.samples import Row, Samples, apart, shared_runs
 from pruning.calibration.text import start_tokens, token_ids
 from pruning.core.errors import InputError
@@ -84,7 +85,7 @@ def draw_text(settings: Training, tokenizer: Any, calibration: Samples | None = 
 
     Documents are tokenised and concatenated. Raises the InputError of `packed`.
     """
-    file = settings.text.file()
+    file = file_of(settings)
     sha256 = None if file is None else file_sha256(Path(file).expanduser())  # before the text is read
     needed = (settings.steps * settings.windows + settings.heldout) * settings.length
     documents = settings.text.documents("heal")

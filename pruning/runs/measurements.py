@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from filelock import FileLock
 
+from pruning.calibration import files_of
 from pruning.core import storage
 from pruning.core.errors import DamagedError, InputError, LossError, PruningError, first_line
 from pruning.core.mask import Mask, unit_noun
@@ -201,7 +202,7 @@ def evaluate_mask(
     new |= pruned if cell.evaluation.compares else {"pruned": pruned}
     new |= {"data": digests(data), "records": records}
     new["settings"] = dict.fromkeys(data, cell.config["eval"])
-    if local := digests_of(cell.evaluation.files()):
+    if local := digests_of(files_of(cell.evaluation)):
         new["files"] = local
     if prepared.overlap:
         new["overlap"] = dict(prepared.overlap)
@@ -284,7 +285,7 @@ def reevaluate(prepared: Prepared, done: DoneResult) -> DoneResult:
         new["environment"] = provenance(started, str(model.device))
         evaluation = merged(evaluation, new)
     measured = evaluation
-    if local := digests_of(cell.evaluation.files()):
+    if local := digests_of(files_of(cell.evaluation)):
         evaluation = merged(evaluation, {"files": local})
     if mean := _mean_of(measured, prepared.data):
         evaluation = merged(evaluation, mean)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 from pruning.algo import lazy
+from pruning.calibration import file_of, files_of
 from pruning.calibration.item_files import existing
 from pruning.calibration.samples import Samples
 from pruning.calibration.sources import EMBEDDED
@@ -65,7 +66,7 @@ def check_cell(cell: Cell) -> None:
             f"heal.candidates={cell.heal.candidates} cannot be used with a compensation, which is measured for the "
             "search's mask only: choose compensation=none or heal.candidates=1."
         )
-    if (file := cell.calibration.file()) is not None:
+    if (file := file_of(cell.calibration)) is not None:
         existing(file)
     cell.result()
 
@@ -121,7 +122,7 @@ def prepare(cell: Cell, drawn: Drawn | None = None) -> Prepared:
         return data
 
     samples = drawn.once(("samples", cell.calibration, model), draw_samples)
-    asked = digest([settings_record(cell.evaluation), digests_of(cell.evaluation.files())])
+    asked = digest([settings_record(cell.evaluation), digests_of(files_of(cell.evaluation))])
     data = drawn.once(("evaluation", asked, model), draw_data)
     text = _healing_text(cell, samples, data, drawn) if cell.heal.trains else None
     rows: dict[str, Any] = {"the calibration data": samples}

@@ -9,6 +9,7 @@ from unittest.mock import Mock
 import datasets
 import pytest
 
+from pruning.calibration import file_of
 from pruning.calibration.item_files import Item
 from pruning.calibration.items import Items, TaskItems, encode_pair
 from pruning.calibration.samples import Row, Samples
@@ -101,14 +102,14 @@ def test_labels_are_the_choices_of_commonsense170k(tmp_path: Path, monkeypatch: 
     ]
     local = Items("commonsense170k", 1, 0, path=str(written(tmp_path, "c.json", [BOOLQ, PIQA])))
     assert local.pool() == expected
-    assert local.file() == local.path
+    assert file_of(local) == local.path
     load = Mock(return_value=[BOOLQ, PIQA])
     monkeypatch.setattr(datasets, "load_dataset", load)
     hub = Items("commonsense170k", 2, 0, path="zwhe99/commonsense_170k", revision="abc")
     assert hub.pool() == expected
     assert load.call_args.args[0] == hub.path
     assert load.call_args.kwargs["revision"] == "abc"
-    assert hub.file() is None
+    assert file_of(hub) is None
 
 
 @pytest.mark.parametrize(

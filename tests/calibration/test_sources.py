@@ -6,6 +6,7 @@ import bz2
 import json
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,15 @@ import datasets
 import pandas
 import pytest
 
-from pruning.calibration import sources
+from pruning.calibration import file_of, files_of, sources
 from pruning.calibration.item_files import Item
 from pruning.calibration.items import Items
 from pruning.calibration.sources import PARTED, PARTS, TextSource, embedded_items, pydoc
-from pruning.calibration.text import Text
+from pruning.calibration.text import Both, Mixed, Text
 from pruning.core.errors import InputError, UnreachableError
-from pruning.evaluation.corpora import Corpus
+from pruning.evaluation.corpora import Corpus, CorpusPerplexity
+from pruning.evaluation.heldout import Heldout, LocalFiles
+from pruning.evaluation.lm_eval_tasks import TextAndTasks, Zeroshot
 from pruning.healing.heal_settings import Full
 from tests.helpers.tokens import Numbers, written
 from tests.helpers.wikipedia import use_dump
@@ -43,8 +46,18 @@ def test_every_class_of_settings_describes_its_source_in_the_same_fields() -> No
     for settings in (Text("hub", 1, 8, 3, **flat), Full(source="hub", seed=3, **flat)):
         assert TextSource.of(settings) == TextSource("hub", **flat, seed=3)
     assert Corpus("hub", **flat).text == TextSource("hub", **flat, part="heldout")
-    assert (wanted.label, wanted.file()) == ("a/b/c/d", None)
-    assert TextSource("file", path="a.txt").file() == Text("file", 1, 8, 0, path="a.txt").file() == "a.txt"
+    assert (wanted.label, file_of(wanted)) == ("a/b/c/d", None)
+
+
+def test_local_files_are_found_in_all_parts_of_settings() -> None:
+    text, items = Text("file", 1, 8, 0, path="a.txt"), Items("file", 1, 0, path="b.jsonl")
+    assert files_of(Both(text, items)) == files_of(Mixed(text, replace(text, path="b.jsonl"), 2, 8, 0))
+    assert files_of(Both(text, items)) == ("a.txt", "b.jsonl")
+    corpora = {"x": {"source": "file", "path": "c.txt"}, "y": {"path": "some/set"}}
+    assert files_of(TextAndTasks(CorpusPerplexity(corpora), Zeroshot(["a"]))) == ("c.txt",)
+    assert files_of(LocalFiles({"x": "d.txt"}, {"y": "e.jsonl"})) == ("d.txt", "e.jsonl")
+    assert files_of(Heldout(texts=["novel"])) == files_of(Full()) == ()
+    assert files_of(Full(source="file", path="f.txt")) == ("f.txt",)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from pruning.calibration import files_of
 from pruning.core.errors import DamagedError, InputError
 from pruning.core.mask import Mask
 from pruning.core.records import METRIC, read_continuations
@@ -241,7 +242,7 @@ def test_a_file_of_the_user_is_continued_and_must_not_be_the_calibration_text(
     mine = replace(SETTINGS, source="file", path=str(path), prompt_tokens=40)
     data = prompts(model_folder, mine)
     assert data.source == str(path)
-    assert mine.files() == (str(path),)
+    assert files_of(mine) == (str(path),)
     calibration = replace(data.windows, source="calibration")
     with pytest.raises(InputError, match=r"share text in \d+ of \d+ windows"):
         check_disjoint(calibration, {METRIC: data})
