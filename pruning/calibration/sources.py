@@ -150,19 +150,13 @@ def hub_errors() -> tuple[type[Exception], ...]:
 
 
 def embedded_items(part: str) -> list[Item]:
-    """One part of the multiple-choice items written for this project (Apache-2.0).
-
-    The lines alternate between the two parts, so that both parts contain every topic of the file.
-    """
+    """One part of the items written for this project (Apache-2.0). Its lines alternate, so it has every topic."""
     path = Path(str(resources.files("pruning") / "data" / "commonsense.jsonl"))
     return read_items(path)[PARTS.index(part) :: 2]
 
 
 def embedded_text(name: str, part: str) -> Iterator[str]:
-    """The documents of one part of an embedded text. Raises UnreachableError if the text cannot be fetched.
-
-    `novel` has no part `calibration`: all of it is held out.
-    """
+    """The documents of one part of an embedded text; `novel` is held out as a whole. Raises UnreachableError."""
     if name == NOVEL:
         return chapters() if part == "heldout" else iter(())
     return pydoc(part) if name == "pydoc" else _part(articles(), part)

@@ -116,8 +116,8 @@ Unit = tuple[Row, ...]
 class Both:
     """The samples of a text calibration and of an items calibration, interleaved, for mixed objectives.
 
-    Windows and items alternate in proportion to their numbers, beginning with one of each. So if n >= 2, the first n
-    samples contain both kinds. A search or race that uses only the first samples therefore uses both kinds.
+    Windows and items alternate in proportion to their numbers, beginning with one of each, so that a search or race
+    that uses only the first samples uses both kinds.
     """
 
     text: Any
@@ -141,8 +141,7 @@ class Mixed:
 
     `first` and `second` are calibrations of text. Only the settings that locate their text are used: `samples`,
     `length`, `seed` and `disjoint` given here replace theirs. Windows of the two texts alternate. A linear map that
-    repairs a mask works best on the text that it is fitted on. If it is fitted on half of each text, it works on each
-    text nearly as well as a map that is fitted on that text alone (`docs/objectives.md`).
+    is fitted on half of each text works on each nearly as well as one fitted on it alone (`docs/objectives.md`).
     """
 
     first: Any

@@ -36,10 +36,7 @@ class Data(Protocol):
 
     @property
     def sha256(self) -> str:
-        """Digest of the exact tokens, or of prompts, answers and metric.
-
-        For one model and mask, equal digests mean equal measurements.
-        """
+        """Digest of the exact data: for one model and mask, equal digests mean equal measurements."""
         ...
 
     def shared(self, calibration: Samples, /) -> int:
@@ -91,10 +88,7 @@ class Evaluation(Protocol):
 
 
 def digests_of(paths: Iterable[str], folder: Path = Path()) -> dict[str, str | None]:
-    """Map each path, exactly as given, to the SHA-256 of its file, or to None if the file cannot be read.
-
-    A relative path starts at `folder`.
-    """
+    """The SHA-256 of each file, by the path as given; None if it cannot be read. Relative paths start at `folder`."""
     digests: dict[str, str | None] = {}
     for path in paths:
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar, cast, get_type_hints
 
@@ -144,7 +144,8 @@ class CorpusPerplexity:
 
     def measure(self, forward: Forward, name: str, data: Data, mask: Mask) -> Measured:
         """The perplexity on a corpus's windows."""
-        return corpus_perplexity(forward, name, data, mask, self.corpora[name.partition("/")[2]], self.limit)
+        how = {"limit": self.limit, "corpus": asdict(self.corpora[name.partition("/")[2]])}
+        return perplexity(name, forward, cast(Samples, data), mask, **how)
 
 
 def _corpus(name: str, settings: Any) -> Corpus:
@@ -167,19 +168,10 @@ def _corpus(name: str, settings: Any) -> Corpus:
     return Corpus(**settings)
 
 
-def corpus_perplexity(
-    forward: Forward, name: str, data: Data, mask: Mask, corpus: Corpus, limit: int | None
-) -> Measured:
-    """The perplexity on windows of a corpus, with the corpus's settings in the record `how`."""
-    samples = cast(Samples, data)
-    measured = perplexity(name, forward, samples, mask)
-    return replace(measured, how=measured.how | {"limit": limit, "corpus": asdict(corpus)})
-
-
-def perplexity(name: str, forward: Forward, samples: Samples, mask: Mask) -> Measured:
+def perplexity(name: str, forward: Forward, samples: Samples, mask: Mask, **method: Any) -> Measured:
     """The exponential of the mean negative log-likelihood per token, and its standard error over the windows.
 
-    The loss of each window is kept, so that masks can be compared window by window.
+    The loss of each window is kept, so that masks can be compared window by window. `method` is added to the record.
     """
     loss = Perplexity().bind(forward, samples)
     (score,) = loss([mask])
@@ -189,4 +181,4 @@ def perplexity(name: str, forward: Forward, samples: Samples, mask: Mask) -> Mea
     tokens = [row.span[1] - row.span[0] for row in samples.rows]
     how = {"source": samples.source, "windows": samples.count, "longest": samples.length}
     kept = {"losses": [*map(short, score.samples)], "tokens": tokens}
-    return Measured(metrics, how | {"tokens_scored": sum(tokens)}, terms_file(kept))
+    return Measured(metrics, how | {"tokens_scored": sum(tokens)} | method, terms_file(kept))

@@ -1,16 +1,12 @@
 """Measure what a model writes (`eval=generation`): continuations of text, and generated tasks of lm-eval.
 
-The dense model continues each prompt twice:
+The dense model samples a continuation of each prompt. A smaller model is measured by its perplexity on these: the
+logarithm of (its perplexity : the dense model's) is an unbiased estimate of the Kullback-Leibler divergence
+KL(dense || smaller) per token, on text that the dense model writes. Greedy continuations are unsuitable: they are
+often loops, whose perplexity is near 1 for every model that also loops.
 
-- By sampling from its own distribution. A smaller model is measured by its perplexity on these continuations. The
-  logarithm of (its perplexity : the dense model's) is an unbiased estimate of the Kullback-Leibler divergence
-  KL(dense || smaller) per token, on text that the dense model writes. Greedy continuations are unsuitable: they are
-  often loops, whose perplexity is near 1 for every model that also loops.
-- By greedy decoding. Each smaller model does so too, and people read these continuations, because they do not differ
-  by chance. Two numbers describe them: the share of tokens before the first difference from the dense model's, and
-  the share of repeated runs of tokens.
-
-Continuations need no right answers.
+All models also continue the prompts greedily, because people read these continuations. Two numbers describe them: the
+share of tokens before the first difference from the dense model's, and the share of repeated runs of tokens.
 """
 
 from __future__ import annotations
@@ -163,7 +159,7 @@ class Prompts:
 def measure_continuations(forward: Forward, data: Prompts, mask: Mask, batch_size: int) -> Measured:
     """A model's perplexity on the dense model's continuations, and two shares of its own greedy continuations.
 
-    If the dense model has not continued the prompts yet, `mask` must be empty, so that the dense model is measured.
+    The dense model must be measured first.
     """
     log.info("continuing %d prompts with %s removed", data.windows.count, mask)
     prompts = [row.input_ids for row in data.windows.rows]
@@ -217,8 +213,7 @@ N = 4  # tokens in a run that can be repeated
 def repeated(tokens: Tokens, n: int = N) -> float:
     """The share of runs of `n` tokens that occurred before in the same text; 0 if there is no such run.
 
-    This is seq-rep-n of "Neural Text Generation with Unlikelihood Training" (arXiv 1908.04319, section 6), and 1
-    minus distinct-n of the text. A text that repeats one short phrase gets nearly 1.
+    This is seq-rep-n of "Neural Text Generation with Unlikelihood Training" (arXiv 1908.04319, section 6).
     """
     runs = [tuple(tokens[start : start + n]) for start in range(len(tokens) - n + 1)]
     return 1 - len(set(runs)) / len(runs) if runs else 0.0
@@ -243,9 +238,8 @@ def continued(
 ) -> list[tuple[int, ...]]:
     """The continuation of each prompt: at most `new_tokens` tokens, up to and including the first end of text.
 
-    All prompts have the same length, so nothing is padded. Without `seed`, decoding is greedy. With `seed`, tokens
-    are drawn from the model's own distribution (temperature 1, neither top-k nor top-p). If there are several ranks,
-    each continues a share, and all ranks get all continuations.
+    All prompts have the same length. Without `seed`, decoding is greedy. With `seed`, tokens are drawn from the
+    model's own distribution (temperature 1). Each rank continues a share, and all ranks get all continuations.
     """
     batches = [prompts[start : start + batch_size] for start in range(0, len(prompts), batch_size)]
     numbered = collectives.share_of(list(enumerate(batches)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from pruning.calibration.item_files import existing, read_items
@@ -15,7 +15,7 @@ from pruning.core.errors import InputError, check_least, unknown
 from pruning.core.records import right_share, with_error
 from pruning.core.scoring import mean, standard_error
 from pruning.evaluation import Data, Measured, check_names, terms_file
-from pruning.evaluation.corpora import Corpus, corpus_perplexity, perplexity
+from pruning.evaluation.corpora import Corpus, perplexity
 from pruning.evaluation.lm_eval_tasks import EvalTask, check_asking, item_task, measure_task
 
 if TYPE_CHECKING:
@@ -147,7 +147,8 @@ class LocalFiles:
         """The perplexity on a text, or the accuracy on items."""
         if isinstance(data, EvalTask):
             return measure_task(name, forward, data, mask, self.batch_size)
-        return corpus_perplexity(forward, name, data, mask, self._corpus(name.partition("/")[2]), self.limit)
+        how = {"limit": self.limit, "corpus": asdict(self._corpus(name.partition("/")[2]))}
+        return perplexity(name, forward, cast(Samples, data), mask, **how)
 
     def _corpus(self, name: str) -> Corpus:
         cut: dict[str, Any] = {"join": self.join, "window": self.window, "stride": self.stride}

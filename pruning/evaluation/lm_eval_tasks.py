@@ -1,11 +1,8 @@
 """Tasks of lm-eval as evaluation data, and how lm-eval sends their requests to a masked model in memory.
 
 lm-eval makes the requests without a model, so a task has a digest of its prompts and answers before a model is
-loaded. A task is either multiple-choice, or the model writes the answers (`generate_until`).
-
-Each task is run separately, so no batch mixes tasks: padding to another length changes how bfloat16 is rounded.
-lm-eval's cache of responses is never used: it does not distinguish masks, so a pruned model would get the dense
-model's answers.
+loaded. Each task is run separately, so no batch mixes tasks: padding to another length changes how bfloat16 is
+rounded. lm-eval's cache of responses is never used, because it does not distinguish masks.
 """
 
 from __future__ import annotations
@@ -141,14 +138,6 @@ class EvalTask:
                     )
                 rows.append(Row(ids, (start, len(ids)), number, choice, choice == request["target"]))
         return tuple(rows)
-
-    def check_length(self, name: str, most: int) -> None:
-        """Raise InputError if the generated tokens leave no room for a prompt in a context of `most` tokens."""
-        if self.generated and self.new_tokens >= most:
-            raise InputError(
-                f"{name} ({self.source}): up to {self.new_tokens} tokens are generated, and the model reads at most "
-                f"{most}: lower eval.max_new_tokens."
-            )
 
     def too_long(self, most: int) -> list[int]:
         """The indices of the documents with a request that is too long for a context of `most` tokens."""
@@ -391,10 +380,7 @@ def _prefix_token(tokenizer: Any) -> int:
 
 
 def _complete(tokenizer: Any) -> Any:
-    """A copy of a tokenizer that lm-eval can change. If it has neither a BOS nor an EOS token, it gets an EOS token.
-
-    lm-eval pads with such a token (padding is masked), puts it before an empty context, and fails without one.
-    """
+    """A copy of a tokenizer that lm-eval can change, with an EOS token, without which (or a BOS) lm-eval fails."""
     copied = copy.deepcopy(tokenizer)
     if copied.bos_token_id is None and copied.eos_token_id is None:
         copied.eos_token = copied.convert_ids_to_tokens(_prefix_token(copied))
@@ -407,11 +393,9 @@ def _complete(tokenizer: Any) -> Any:
 def item_task(name: str, items: Sequence[Item], template: str, source: str, **options: Any) -> EvalTask:
     """The task of these items; `options` are the tokenizer, the limit and the scorer of an `EvalTask`.
 
-    lm-eval fills in templates with Jinja and converts the result: a prompt of digits becomes a number. If the first
-    prompt is a number, lm-eval expects several contexts and asks no question. So lm-eval gets no template: each
-    `doc_to_*` setting is the name of a field of the documents, whose value lm-eval uses unchanged.
-
-    Raises InputError if an answer cannot be scored.
+    lm-eval fills in templates with Jinja and converts the result: a prompt of digits becomes a number. So it gets no
+    template: each `doc_to_*` setting names a field of the documents, whose value lm-eval uses unchanged. Raises
+    InputError if an answer cannot be scored.
     """
     import datasets
     from lm_eval.api.task import ConfigurableTask
@@ -455,8 +439,7 @@ def item_task(name: str, items: Sequence[Item], template: str, source: str, **op
 class Zeroshot:
     """Measures `acc/<task>` (lm-eval's `acc_norm` if the task has it, else `acc`) and the tasks' mean, `acc/mean`.
 
-    For a quick look, `limit` bounds the items of each task. `batch_size` is passed to lm-eval. `scorer` is that of
-    `EvalTask`.
+    For a quick look, `limit` bounds the items of each task. `scorer` is that of `EvalTask`.
     """
 
     tasks: list[str]
@@ -555,9 +538,8 @@ def tasks_data(
 ) -> tuple[bool, Task]:
     """Whether the model writes the answers of a task or group, and its data. If not `written`, it must choose them.
 
-    If `fewshot` or `new_tokens` is None, the task's own number is used. Raises InputError if the name is unknown, if
-    a task has neither an accuracy nor, if `written`, exact answers, if no prompts can be made, or if a group mixes
-    both kinds of tasks. Raises UnreachableError if the documents cannot be loaded.
+    If `fewshot` or `new_tokens` is None, the task's own number is used. Raises the errors of `load_tasks`, and
+    InputError if a task has no fitting metric, if no prompts can be made, or if a group mixes both kinds of tasks.
     """
     tasks = []
     for loaded in load_tasks(name):

@@ -1,9 +1,8 @@
 """Measure how much faster and smaller the pruned model is than the dense model (`eval=speed`).
 
 The two models take turns to generate text, with a KV cache. The pruned model is the dense model in memory without the
-removed units (`models/removal.py`), so no weights are loaded twice, and the two models differ only in these units.
-The pruned model equals a model that is loaded from an export, with one exception: if a block loses one sub-layer, an
-export keeps both, and this model only the other one.
+removed units (`models/removal.py`). It equals a model that is loaded from an export, with one exception: if a block
+loses one sub-layer, an export keeps both, and this model only the other one.
 """
 
 from __future__ import annotations
@@ -126,10 +125,7 @@ class Speed:
 
 @dataclass(frozen=True)
 class Machine:
-    """The settings and the device, in place of data.
-
-    The digest covers the device, so a measurement on one device is not reused for another device.
-    """
+    """The settings and the device, in place of data. The digest covers both."""
 
     source: str
     sha256: str
@@ -148,10 +144,7 @@ def device_name(module: nn.Module) -> str:
 
 
 def machine(gpus: bool = True) -> str:
-    """The names of all GPUs; if there are none or `gpus` is false, the processor's name and the number of threads.
-
-    No model is loaded for this.
-    """
+    """The names of all GPUs; if there are none or `gpus` is false, the processor's name and the number of threads."""
     import torch
 
     if gpus and torch.cuda.is_available():
@@ -242,10 +235,7 @@ class Peak:
 
 
 def alternating(models: Models, batch: int, prompt: int, rounds: Speed) -> dict[str, Values]:
-    """The measured values by model and name, one per repeat. The models take turns.
-
-    The first `warmup` rounds are not measured; the next `repeats` are. A model generates `new_tokens` tokens a round.
-    """
+    """The measured values by model and name, one per repeat. The models take turns."""
     import torch
 
     from pruning.models.blocks import input_device
@@ -265,11 +255,7 @@ def alternating(models: Models, batch: int, prompt: int, rounds: Speed) -> dict[
 
 
 def _timed(model: Any, ids: Tensor, new_tokens: int) -> dict[str, float]:
-    """Time one run of text generation.
-
-    Returns prompt tokens per second, new tokens per second after the first new token, the seconds until that token,
-    and the bytes of extra memory if they are known.
-    """
+    """Prompt tokens per second, new tokens per second after the first, seconds until the first, and extra bytes."""
     import torch
     from transformers import GenerationConfig, StoppingCriteriaList
 

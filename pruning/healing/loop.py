@@ -189,7 +189,6 @@ class Trainer:
 
     def run(self, stop: int, folder: Path | None) -> None:
         """Train up to step `stop`, with a checkpoint in `folder`. Raises LossError if a loss is not finite."""
-        self._write_curve()
         if not self.state.curve:
             self._note({"step": 0, "tokens": 0, "seconds": 0.0})
         every = self.settings.eval_every
@@ -203,8 +202,10 @@ class Trainer:
         last = self.state.curve[-1]
         if not self.stopped and last.get("heldout_loss") is None:
             self._judge(last)
-            self._write_curve()
             self.watch(last)
+        if (log := self.log) is not None:
+            lines = "".join(json.dumps(point) + "\n" for point in self.state.curve)
+            collectives.on_first(lambda: storage.write_text(log, lines))
         self._write_back(self.masters if self.state.best is None else self.state.best)
 
     def heldout_loss(self) -> float:
@@ -273,8 +274,6 @@ class Trainer:
         if self.state.step % self.settings.eval_every == 0:
             self._judge(point)
         self.state.curve.append(point)
-        if self.log is not None and collectives.is_first():
-            storage.append_line(self.log, point)
         self.watch(point)
 
     def _judge(self, point: Point) -> None:
@@ -288,11 +287,6 @@ class Trainer:
             state.best = [master.detach().clone() for master in self.masters]
         else:
             state.worse += 1
-
-    def _write_curve(self) -> None:
-        if (log := self.log) is not None:
-            lines = "".join(json.dumps(point) + "\n" for point in self.state.curve)
-            collectives.on_first(lambda: storage.write_text(log, lines))
 
     # Checkpoints. The order of the data and the learning rate are functions of the step, and training uses no random
     # numbers. So a checkpoint holds only weights, optimizer and state. A file is written atomically, so the last one

@@ -132,13 +132,10 @@ def settled(settings: Training, trials: Sequence[RateTrial]) -> Training | None:
             "or try model.dtype=float32."
         )
     chosen = replace(settings, lr=best["lr"])
-    return chosen if helped(trials) else replace(chosen, tokens=settings.trial_tokens, candidates=1)
-
-
-def helped(trials: Sequence[RateTrial]) -> bool:
-    """Whether any trial lowered the held-out loss."""
-    pairs = ((trial["heldout_before"], trial["heldout_loss"]) for trial in trials)
-    return any(before is not None and after is not None and after < before for before, after in pairs)
+    before = max(
+        trial["heldout_before"] or 0.0 for trial in trials
+    )  # equal in all trials, but 0 in a failed one
+    return chosen if min(losses) < before else replace(chosen, tokens=settings.trial_tokens, candidates=1)
 
 
 def trials_path(settings: Training, text: HealingText, folder: Path) -> Path:

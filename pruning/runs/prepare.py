@@ -273,7 +273,11 @@ def check_samples(label: str, samples: Samples, reader: Reader, setting: str) ->
 def _check_task(label: str, task: EvalTask, reader: Reader) -> None:
     own = getattr(task.tokenizer, "model_max_length", LM_EVAL)
     most = reader.most or (own if own < 10**9 else LM_EVAL)
-    task.check_length(label, most)
+    if task.generated and task.new_tokens >= most:
+        raise InputError(
+            f"{label} ({task.source}): up to {task.new_tokens} tokens are generated, and the model reads at most "
+            f"{most}: lower eval.max_new_tokens."
+        )
     if task.items and (long := task.too_long(most)):
         raise InputError(
             f"{label} ({task.source}): {len(long)} of {len(task.requests)} items, the first of them number "

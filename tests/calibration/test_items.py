@@ -116,9 +116,7 @@ def test_labels_are_the_choices_of_commonsense170k(tmp_path: Path, monkeypatch: 
     ("change", "named"),
     [
         ({"answer": "maybe"}, "'maybe' .*true, false"),
-        ({"answer": ""}, "'' .*labels"),
         ({"instruction": "do fish swim?"}, "'Answer format"),
-        ({"instruction": "Answer format: true/false, please"}, "'Answer format"),
     ],
 )
 def test_a_malformed_item_of_commonsense170k_is_named(

@@ -74,20 +74,6 @@ def test_a_launch_exports_its_healed_model_and_replaces_an_export_of_another_hea
     assert "README.md changed" in launch(*heal, "heal.tokens=3072", f"export={out}").err
 
 
-def test_an_export_of_another_cell_is_refused_before_the_training(
-    launch: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    words, out = (*SEARCH, "near_ties.most=0"), f"export={tmp_path / 'out'}"
-    first = launch(*SEARCH, out).result()
-    (second,) = (one for one in launch(*words).all() if one["cell"] != first["cell"])
-    assert second["mask"] == first["mask"]
-    monkeypatch.setattr("pruning.healing.loop.heal", None)  # training would fail
-    for more in (["heal=full", *SHORT], []):
-        ended = launch(*words, *more, out)
-        assert ended.status == 2
-        assert out in ended.err
-
-
 def test_experts_that_are_stored_one_by_one_are_found(tmp_path: Path) -> None:
     model = build("qwen3_moe")
     model.save_pretrained(tmp_path / "dense")

@@ -65,10 +65,9 @@ def test_a_training_that_does_not_help_ends_with_the_trials(
 ) -> None:
     monkeypatch.setattr(heal_settings, "WEIGHT_RATES", (100.0, 90.0))
     asked = full(lr=None, tokens=64 * 20, eval_every=99, candidates=2, round_tokens=64)
-    chosen, trials = with_rate(asked, TEXT, tmp_path, Curves())
+    chosen, _ = with_rate(asked, TEXT, tmp_path, Curves())
     assert chosen.tokens == asked.trial_tokens < asked.tokens
     assert chosen.candidates == 1, "no candidates are healed"
-    assert not rate.helped(trials)
     found = healed(chosen, tmp_path)
     assert found.best_step == 0
     summary = found.summary()
@@ -108,9 +107,7 @@ def test_a_trial_is_judged_as_a_healing_by_its_lowest_loss() -> None:
     assert settled(AUTO, trials[:1]) is None, "a second rate has to be tried"
 
 
-@pytest.mark.parametrize(
-    "line", ["no JSON", "[1]", '"text"', '{"lr": 1}', '{"lr": 1, "tokens": 1, "seal": "0"}']
-)
+@pytest.mark.parametrize("line", ["no JSON", "[1]", '{"lr": 1, "tokens": 1, "seal": "0"}'])
 def test_a_damaged_file_of_trials_is_named(line: str, tmp_path: Path) -> None:
     path = rate.trials_path(AUTO, TEXT, tmp_path)
     path.write_text(line + "\n")
