@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from pruning.calibration.samples import Samples
+from pruning.core.storage import file_sha256
 
 
 class Calibration(Protocol):
@@ -42,6 +43,17 @@ def files_of(settings: Any) -> tuple[str, ...]:
     own = [] if (file := file_of(settings)) is None else [file]
     own += [file for name in getattr(settings, "FILES", ()) for file in getattr(settings, name).values()]
     return (*own, *(file for part in fields(settings) for file in files_of(getattr(settings, part.name))))
+
+
+def digests_of(settings: Any) -> dict[str, str | None]:
+    """The SHA-256 of each local file of settings, by the path as given; None if the file cannot be read."""
+    digests: dict[str, str | None] = {}
+    for path in files_of(settings):
+        try:
+            digests[path] = file_sha256(Path(path).expanduser())
+        except OSError:
+            digests[path] = None
+    return digests
 
 
 def kinds_for(needs: str) -> tuple[str, ...]:

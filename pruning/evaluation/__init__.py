@@ -12,17 +12,18 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from pruning.core.errors import InputError
 from pruning.core.records import TERMS
-from pruning.core.storage import file_sha256, sealed
+from pruning.core.storage import sealed
 
 if TYPE_CHECKING:
     from pruning.calibration.samples import Samples
     from pruning.core.mask import Mask
     from pruning.engine.forward import Forward
 
+SPEED = "speed"  # a metric whose one measurement covers both the mask and the dense model
 TAKEN = ("heldout", "mean", "continuations")  # names that metrics of other evaluations use
 
 
@@ -68,8 +69,6 @@ class Measured:
 class Evaluation(Protocol):
     """The interface of every evaluation."""
 
-    compares: ClassVar[bool]  # whether one measurement covers both the mask and the dense model
-
     @property
     def allow_overlap(self) -> bool:
         """Whether data that overlap the calibration data are allowed."""
@@ -85,17 +84,6 @@ class Evaluation(Protocol):
     def measure(self, forward: Forward, name: str, data: Data, mask: Mask) -> Measured:
         """The metric `name` of a mask, measured on `data`; `forward.scales` are the compensating factors."""
         ...
-
-
-def digests_of(paths: Iterable[str], folder: Path = Path()) -> dict[str, str | None]:
-    """The SHA-256 of each file, by the path as given; None if it cannot be read. Relative paths start at `folder`."""
-    digests: dict[str, str | None] = {}
-    for path in paths:
-        try:
-            digests[path] = file_sha256(folder / Path(path).expanduser())
-        except OSError:
-            digests[path] = None
-    return digests
 
 
 def check_names(setting: str, names: Iterable[str]) -> None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any, ClassVar, cast, get_type_hints
+from typing import TYPE_CHECKING, Any, cast, get_type_hints
 
 from pruning.calibration.samples import Row, Samples
 from pruning.calibration.sources import NOVEL, TextSource
@@ -122,8 +122,6 @@ class CorpusPerplexity:
     corpora: dict[str, Any]
     limit: int | None = None
     allow_overlap: bool = False
-
-    compares: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         corpora = {name: _corpus(name, settings) for name, settings in self.corpora.items()}

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, cast
 from unittest.mock import patch
 
 from pruning.calibration.samples import Row, Samples
@@ -67,8 +67,6 @@ class Generation:
     limit: int | None = None
     batch_size: int = 16
     allow_overlap: bool = False
-
-    compares: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_asking(self)

@@ -41,8 +41,6 @@ class Heldout:
     allow_overlap: bool = False
     texts: list[str] | None = None
 
-    compares: ClassVar[bool] = False
-
     def __post_init__(self) -> None:
         check_least("eval", self, samples=1, length=SHORTEST, items=1, seed=0)
         for name in self.texts or ():
@@ -109,7 +107,6 @@ class LocalFiles:
     scorer: str = "lm_eval"
     allow_overlap: bool = False
 
-    compares: ClassVar[bool] = False
     FILES: ClassVar[tuple[str, ...]] = ("texts", "items")
 
     def __post_init__(self) -> None:

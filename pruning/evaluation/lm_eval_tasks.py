@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, cast
 from unittest.mock import patch
 
 from pruning.calibration.item_files import FIELD, Item
@@ -448,8 +448,6 @@ class Zeroshot:
     scorer: str = "lm_eval"
     allow_overlap: bool = False
 
-    compares: ClassVar[bool] = False
-
     def __post_init__(self) -> None:
         check_asking(self)
         if not self.tasks:
@@ -475,8 +473,6 @@ class TextAndTasks:
     zeroshot: Any
     limit: int | None = None
     allow_overlap: bool = False
-
-    compares: ClassVar[bool] = False
 
     def data(self, tokenizer: Any) -> dict[str, Data]:
         """The windows of each corpus and the documents of each task."""

@@ -26,7 +26,7 @@ from pruning.core.errors import InputError, check_least
 from pruning.core.records import SpeedRecord, SpreadRecord
 from pruning.core.storage import text_sha256
 from pruning.engine import collectives
-from pruning.evaluation import Data, Measured
+from pruning.evaluation import SPEED, Data, Measured
 from pruning.models.kept_models import quiet
 
 if TYPE_CHECKING:
@@ -59,7 +59,6 @@ class Speed:
     repeats: int = 5
     warmup: int = 1
 
-    compares: ClassVar[bool] = True
     allow_overlap: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -74,7 +73,7 @@ class Speed:
         """The settings and the device, under the metric's name `speed`."""
         device = machine()
         text = json.dumps([asdict(self), device], sort_keys=True)
-        return {"speed": Machine(device, text_sha256(text), max(self.prompts) + self.new_tokens)}
+        return {SPEED: Machine(device, text_sha256(text), max(self.prompts) + self.new_tokens)}
 
     def measure(self, forward: Forward, name: str, data: Data, mask: Mask) -> Measured:  # noqa: ARG002
         """Sizes and speeds of both models, under `speed`. If there are several ranks, only the first measures."""

@@ -23,6 +23,7 @@ from pruning.core.records import FOLDER, RECORD, DoneResult, HealRecord, Point, 
 from pruning.core.storage import digest, text_sha256
 from pruning.core.units import duration_text
 from pruning.engine import collectives
+from pruning.evaluation import SPEED
 from pruning.healing import loop
 from pruning.healing.heal_settings import Training, budgets
 from pruning.healing.loop import read_record, read_weights, write_evaluation, write_healed
@@ -60,7 +61,7 @@ def healed_cell(prepared: Prepared, done: DoneResult) -> DoneResult:
     folder, whole = cell.folder / place / settings.key(text.sha256), Mask(mask.n_blocks - len(mask.gone))
     record = read_record(folder)
     measure = None if record is None else healed_evaluator(prepared, done, record)
-    if record is None or measure is None or not (cell.evaluation.compares or measure.has(whole)):
+    if record is None or measure is None or not (SPEED in prepared.data or measure.has(whole)):
         if record is None:
             log.info("healing %s on %d tokens of %s", mask, settings.tokens, text.source)
             healed = found.heal(mask, settings, cell.folder / place, partial(_watch, settings))
@@ -156,7 +157,7 @@ def _extended(
     if done.get("heal", {}).get("weights_sha256") != record["weights_sha256"]:
         evaluation.pop("healed", None)
         kept = {m: {which: p for which, p in paths.items() if which != "healed"} for m, paths in kept.items()}
-    if not cell.evaluation.compares:
+    if SPEED not in prepared.data:
         paths = {
             name: measure.path(name, whole).relative_to(cell.results).as_posix() for name in prepared.data
         }

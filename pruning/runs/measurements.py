@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from filelock import FileLock
 
-from pruning.calibration import files_of
+from pruning.calibration import digests_of
 from pruning.core import storage
 from pruning.core.errors import DamagedError, InputError, LossError, PruningError, first_line
 from pruning.core.mask import Mask, unit_noun
@@ -38,7 +38,7 @@ from pruning.core.storage import digest, text_sha256
 from pruning.core.terminal import progress_bar
 from pruning.engine import collectives
 from pruning.engine.compensation import Linear
-from pruning.evaluation import Data, DataBesideDense, Evaluation, Measured, digests_of
+from pruning.evaluation import SPEED, Data, DataBesideDense, Evaluation, Measured
 from pruning.runs.cell import FORMAT, Cell, Prepared, forward_with, model_of, save_config, save_result
 
 if TYPE_CHECKING:
@@ -190,19 +190,19 @@ def evaluate_mask(
         return measured.metrics
 
     new: dict[str, Any] = {"dense": {}, "pruned": {}}
-    if not cell.evaluation.compares:
+    if SPEED not in data:
         new["dense"] = measure("dense", Mask(mask.n_blocks), plain, mask)
     if scales is None and repair is None:
         pruned = measure("pruned", mask, plain)
     else:
-        if not cell.evaluation.compares:
+        if SPEED not in data:
             new["uncompensated"] = measure("uncompensated", mask, plain)
         with repaired(forward.model.module, repair):
             pruned = measure("pruned", mask, mask_evaluator(prepared, info, mask, forward, scales, repair))
-    new |= pruned if cell.evaluation.compares else {"pruned": pruned}
+    new |= pruned if SPEED in data else {"pruned": pruned}
     new |= {"data": digests(data), "records": records}
     new["settings"] = dict.fromkeys(data, cell.config["eval"])
-    if local := digests_of(files_of(cell.evaluation)):
+    if local := digests_of(cell.evaluation):
         new["files"] = local
     if prepared.overlap:
         new["overlap"] = dict(prepared.overlap)
@@ -262,7 +262,7 @@ def evaluation_key(
     data = [FORMAT, prepared.cell.arithmetic(), info.revision, metric, prepared.data[metric].sha256]
     data += [scales] if scales is not None else []
     data += [{"repair": repair}] if repair is not None else []
-    data += [placed] if metric == "speed" and (placed := prepared.cell.model.placement()) else []
+    data += [placed] if metric == SPEED and (placed := prepared.cell.model.placement()) else []
     return f"{metric.replace('/', '-')}-{digest(data)}"
 
 
@@ -285,7 +285,7 @@ def reevaluate(prepared: Prepared, done: DoneResult) -> DoneResult:
         new["environment"] = provenance(started, str(model.device))
         evaluation = merged(evaluation, new)
     measured = evaluation
-    if local := digests_of(files_of(cell.evaluation)):
+    if local := digests_of(cell.evaluation):
         evaluation = merged(evaluation, {"files": local})
     if mean := _mean_of(measured, prepared.data):
         evaluation = merged(evaluation, mean)

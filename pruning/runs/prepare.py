@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 from pruning.algo import lazy
-from pruning.calibration import file_of, files_of
+from pruning.calibration import digests_of, file_of
 from pruning.calibration.item_files import existing
 from pruning.calibration.samples import Samples
 from pruning.calibration.sources import EMBEDDED
@@ -19,7 +19,7 @@ from pruning.core.records import METRIC as CONTINUATIONS
 from pruning.core.storage import digest
 from pruning.engine import collectives
 from pruning.engine.compensation import Magnitude, NoCompensation
-from pruning.evaluation import Data, digests_of
+from pruning.evaluation import Data
 from pruning.evaluation.generation import Generation, Prompts
 from pruning.evaluation.lm_eval_tasks import EvalTask, TaskGroup
 from pruning.evaluation.text_overlap import check_disjoint, overlaps
@@ -122,7 +122,7 @@ def prepare(cell: Cell, drawn: Drawn | None = None) -> Prepared:
         return data
 
     samples = drawn.once(("samples", cell.calibration, model), draw_samples)
-    asked = digest([settings_record(cell.evaluation), digests_of(files_of(cell.evaluation))])
+    asked = digest([settings_record(cell.evaluation), digests_of(cell.evaluation)])
     data = drawn.once(("evaluation", asked, model), draw_data)
     text = _healing_text(cell, samples, data, drawn) if cell.heal.trains else None
     rows: dict[str, Any] = {"the calibration data": samples}
