@@ -170,13 +170,14 @@ class Forward:
             known.update((mask, (values, seconds)) for mask, values, seconds in request.run(todo))
         yield from ((mask, *known[mask]) for mask in masks)
 
-    def beside(self, masks: Iterable[Mask]) -> Forward:
+    def beside(self, masks: Sequence[Mask]) -> Forward:
         """The same forward passes, which compute the values of all `masks` when one of them is asked for.
 
-        The masks share their walk, and each of them gets its values later without one. All are over the same units.
+        The masks share their walk, and each of them gets its values later without one. Masks over different kinds of
+        units share nothing.
         """
         view = copy.copy(self)
-        view.together = tuple(masks)
+        view.together = tuple(masks) if len({mask.unit for mask in masks}) == 1 else ()
         return view
 
     def with_scales(self, scales: tuple[float, ...] | None) -> Forward:
@@ -201,6 +202,7 @@ class Forward:
         """Free the memory of states and weights that are kept for a search."""
         self.beginnings.clear()
         self.ends = None
+        self.known.clear()
         self.parts.clear()
 
     @property

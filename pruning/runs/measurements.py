@@ -97,8 +97,9 @@ class Evaluator:
             if self.dense.get(name, path) != path and isinstance(data, DataBesideDense):
                 data = data.beside(self.dense[name])
             title = f"{name} {f'without {mask}' if mask.dropped else f'of {self.whole}'}"
-            alike = [other for other in beside if other.unit == mask.unit]
-            others = collectives.on_first(lambda: [one for one in alike if not self.path(name, one).exists()])
+            others = collectives.on_first(
+                lambda: [one for one in beside if not self.path(name, one).exists()]
+            )
             with batches_shown(title) as watch:
                 forward = self.forward.watched(watch).beside([mask, *others])
                 measured = self.evaluation.measure(forward, name, data, mask)
