@@ -101,15 +101,12 @@ def test_labels_are_the_choices_of_commonsense170k(tmp_path: Path, monkeypatch: 
         Item(PIQA["instruction"], ("solution1", "solution2", "solution3"), 2),
     ]
     local = Items("commonsense170k", 1, 0, path=str(written(tmp_path, "c.json", [BOOLQ, PIQA])))
-    assert local.pool() == expected
-    assert file_of(local) == local.path
     load = Mock(return_value=[BOOLQ, PIQA])
     monkeypatch.setattr(datasets, "load_dataset", load)
     hub = Items("commonsense170k", 2, 0, path="zwhe99/commonsense_170k", revision="abc")
-    assert hub.pool() == expected
-    assert load.call_args.args[0] == hub.path
-    assert load.call_args.kwargs["revision"] == "abc"
-    assert file_of(hub) is None
+    assert local.pool() == hub.pool() == expected
+    assert (file_of(local), file_of(hub)) == (local.path, None)
+    assert (load.call_args.args[0], load.call_args.kwargs["revision"]) == (hub.path, "abc")
 
 
 @pytest.mark.parametrize(
