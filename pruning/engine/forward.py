@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -130,8 +130,10 @@ class Forward:
     # What is kept between requests:
     beginnings: Beginnings = field(default_factory=Beginnings)
     ends: Ends | None = None
-    # If not empty, a request walks these masks, too, and `known` keeps all values for later requests:
+    # If not empty, a request walks these masks, too, and `known` keeps all values for later requests. If `keep` is
+    # above 0, the states before this unit are kept as well.
     together: tuple[Mask, ...] = ()
+    keep: int = 0
     known: dict[tuple[tuple[Row, ...], Readout], dict[Mask, tuple[list[float], float]]] = field(
         default_factory=dict
     )
@@ -194,9 +196,15 @@ class Forward:
         return view
 
     def fresh(self) -> Forward:
-        """New forward passes with the same settings and cost but no shared states, for weights that have changed."""
+        """New forward passes with the same settings and cost for weights that have changed.
+
+        They start at states that were kept before unit `keep`, in front of which no weight may have changed.
+        """
         limits = (self.batch_tokens, self.memory, self.scales, self.cost)
-        return Forward(self.model, *limits, compile=self.compile, bounds=self.bounds)
+        new = Forward(self.model, *limits, compile=self.compile, bounds=self.bounds)
+        if self.keep:
+            new.memory_budget, new.beginnings = self.memory_budget, self.beginnings
+        return new
 
     def release(self) -> None:
         """Free the memory of states and weights that are kept for a search."""
@@ -357,8 +365,10 @@ class WalkRequest:
             plan = plan or self._plan(todo)
             chunk = todo[: plan.size(pace)]
             edge = edges(forks(todo[len(chunk) - 1 :])) if plan.continues else []
-            # No related request follows masks that are measured together.
-            wanted = None if alone else Wanted(() if forward.together else plan.depths, edge)
+            depths: Collection[int] = plan.depths
+            if forward.together:  # no related request follows masks that are measured together
+                depths = [forward.keep] if forward.keep and plan.continues else []
+            wanted = None if alone and not forward.keep else Wanted(depths, edge)
             read = partial(forward.read, masks=chunk, readout=self.readout, wanted=wanted)
             sums, seconds, failed = self._tried(chunk, read)
             # If a rank runs out of memory, all ranks retry; otherwise their next chunks would differ.

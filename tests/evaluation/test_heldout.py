@@ -24,6 +24,7 @@ from pruning.engine.forward import Forward
 from pruning.evaluation.heldout import Heldout
 from pruning.evaluation.text_overlap import check_disjoint
 from pruning.models.handle import Model
+from pruning.models.output_maps import replaced
 from pruning.runs.measurements import Evaluator, averaged, merged
 from tests.helpers.evaluations import tokenizer_of
 
@@ -231,6 +232,27 @@ def test_masks_that_are_measured_together_get_their_own_numbers_and_share_their_
     before = evaluate.forward.cost.block_forwards
     evaluate(mask)
     assert evaluate.forward.cost.block_forwards == before, "a mask is not walked twice"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_changed_weights_are_measured_from_the_states_in_front_of_them(
+    model_folder: Path, dtype: str
+) -> None:
+    model, mask = Model("tiny", "local", str(model_folder), dtype=dtype).load(), Mask(6, (3, 4))
+    forward, name = Forward(model), "model.layers.2.mlp.down_proj.weight"
+    forward.keep = 2
+    for samples in Heldout(samples=4, length=64, items=12).data(tokenizer_of(model_folder)).values():
+        list(forward.beside([Mask(6), mask]).loglikelihoods(samples.rows, [mask]))
+        with replaced(model.module, {name: model.module.get_parameter(name).data * 1.5}):
+            found, alone = forward.fresh(), Forward(model)
+            before = found.cost.block_forwards
+            ((_, values, _),), ((_, expected, _),) = (
+                one.loglikelihoods(samples.rows, [mask]) for one in (found, alone)
+            )
+            assert values == expected
+            assert found.cost.block_forwards - before == pytest.approx(alone.cost.block_forwards - 2)
+        ((_, plain, _),) = forward.loglikelihoods(samples.rows, [mask])
+        assert values != plain
 
 
 @pytest.mark.parametrize(("name", "value"), [("samples", 0), ("length", 7), ("items", 0), ("seed", -1)])
