@@ -11,8 +11,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pruning.core.errors import InputError
 from pruning.core.records import TERMS
@@ -28,7 +27,11 @@ TAKEN = ("heldout", "mean", "continuations")  # names that metrics of other eval
 
 
 class Data(Protocol):
-    """The data of one metric: text windows or items (`Samples`), or a task's documents; for `speed`, the device."""
+    """The data of one metric: text windows or items (`Samples`), or a task's documents; for `speed`, the device.
+
+    Data that a mask shares with the dense model have a method `beside`: it returns them with what the dense model
+    wrote beside the file of its measurement.
+    """
 
     @property
     def source(self) -> str:
@@ -42,15 +45,6 @@ class Data(Protocol):
 
     def shared(self, calibration: Samples, /) -> int:
         """The number of text passages or items that are also in the calibration data."""
-        ...
-
-
-@runtime_checkable
-class DataBesideDense(Protocol):
-    """The data of a metric that compares a mask with files that the dense model's measurement wrote."""
-
-    def beside(self, dense: Path, /) -> Data:
-        """These data with what the dense model wrote; `dense` is the JSON file of the dense model's measurement."""
         ...
 
 

@@ -38,7 +38,7 @@ from pruning.core.storage import digest, text_sha256
 from pruning.core.terminal import progress_bar
 from pruning.engine import collectives
 from pruning.engine.compensation import Linear
-from pruning.evaluation import SPEED, Data, DataBesideDense, Evaluation, Measured
+from pruning.evaluation import SPEED, Data, Evaluation, Measured
 from pruning.runs.cell import FORMAT, Cell, Prepared, forward_with, model_of, save_config, save_result
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class Evaluator:
             if known is not None:
                 return known
             data = self.data[name]
-            if self.dense.get(name, path) != path and isinstance(data, DataBesideDense):
+            if self.dense.get(name, path) != path and hasattr(data, "beside"):
                 data = data.beside(self.dense[name])
             title = f"{name} {f'without {mask}' if mask.dropped else f'of {self.whole}'}"
             others = collectives.on_first(

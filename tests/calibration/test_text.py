@@ -15,7 +15,6 @@ from pruning.calibration.text import Both, Mixed, Text, start_tokens
 from pruning.config.app import build_named
 from pruning.core.errors import InputError
 from pruning.evaluation.heldout import Heldout
-from tests.conftest import Command
 from tests.helpers.tokens import Numbers, with_bos, written
 from tests.helpers.wikipedia import use_dump
 
@@ -70,23 +69,13 @@ def test_half_of_the_windows_are_those_of_each_text(tmp_path: Path, samples: int
     assert (drawn.rows[0::2], drawn.rows[1::2]) == tuple(alone)
 
 
-def test_the_option_draws_the_embedded_texts_and_cells_use_both(
-    launch: Command, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_option_draws_the_embedded_texts(
+    tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_dump(monkeypatch, tmp_path)
     drawn = build_named("calibration", "mixed", "seed=1").draw(tokenizer)
     assert (drawn.count, drawn.length, drawn.seed) == (64, 128, 1)
     assert drawn.rows[1::2] == Text("wikipedia_sample", 32, 128, 1).draw(tokenizer).rows
-    words = ("algo=one_shot", "k=1", "calibration=mixed")
-    ended = launch(*words, "eval.texts=[wikipedia_sample]")
-    assert ended.status == 0, ended.err
-    result = ended.result()
-    assert result["calibration"]["source"] == "pydoc + wikipedia_sample"
-    assert result["calibration"]["samples"] == 4
-    assert {"ppl/heldout", "ppl/wikipedia_sample", "acc/heldout"} <= set(result["evaluation"]["pruned"])
-    other = launch(*words, "calibration@calibration.second=text_file", f"calibration.second.path={__file__}")
-    assert other.status == 0, other.err
-    assert len({one["cell"] for one in other.all()}) == 2, "the texts are part of the cell's identity"
 
 
 def test_the_held_out_parts_of_all_embedded_texts(
