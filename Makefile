@@ -114,7 +114,7 @@ BUDGETS ?= 4096 16384 65536 262144
 HEAL_SEEDS ?= 0 1 2
 MASKS := heal heal_criteria heal_random heal_sublayer
 HEALING = compensation=none heal=lora heal.source=wikipedia_sample heal.batch_tokens=512 heal.lr=0.001 heal.warmup=2 \
-	heal.heldout=4 heal.eval_every=32 heal.checkpoint_every=8 heal.patience=0
+	heal.heldout=4 heal.eval_every=32 heal.patience=0
 heal-study: $(VENV)/installed
 	@$(BIN)/depth-pruning archive unpack $(call packed,heal) $(RESULTS)
 	@failed=0; \

@@ -8,11 +8,11 @@ from typing import Any, TypeAlias
 
 from pruning.api.model import PrunableModel, list_of_texts, listed
 from pruning.calibration.item_files import Item, checked_item, read_item
-from pruning.calibration.items import ItemDraw
+from pruning.calibration.items import drawn_items, items_of
 from pruning.calibration.samples import Samples
 from pruning.calibration.sources import NOVEL, PARTED, embedded_text
-from pruning.calibration.text import WindowDraw
-from pruning.core.errors import InputError, unknown
+from pruning.calibration.text import SHORTEST, drawn_windows
+from pruning.core.errors import InputError, check_least, unknown
 from pruning.models.architecture import check_token_ids
 from pruning.runs.prepare import Reader, check_calibration
 
@@ -60,9 +60,10 @@ def draw_samples(
             texts = list_of_texts(given, "calibration")
             if not any(text.strip() for text in texts):
                 raise InputError("the texts hold nothing but white space: give text to predict.")
-            windows = WindowDraw(sizes.get("samples", SAMPLES), sizes.get("length", LENGTH), seed, call)
-            windows.check()
-            drawn = windows.windows(texts, model.tokenizer, "texts").shuffled()
+            asked = {"samples": SAMPLES, "length": LENGTH, "seed": seed, **sizes}
+            check_least(call, asked, samples=1, length=SHORTEST, seed=0)
+            draw = (asked["samples"], asked["length"], seed)
+            drawn = drawn_windows(texts, model.tokenizer, "texts", draw, call).shuffled()
         else:
             _refuse(call, sizes.keys() & {"length"}, "items have the length that they have")
             drawn = item_rows(
@@ -90,9 +91,11 @@ def _option(name: str | None, objective: Any, seed: int) -> Any:
 
 def item_rows(model: PrunableModel, items: ItemList, samples: int, seed: int, call: str) -> Samples:
     """The rows of `samples` multiple-choice items, in the list's order. An item is an `Item` or a mapping."""
-    rows = ItemDraw(samples, seed, setting=f"{call}.samples")
-    rows.check()
-    return rows.rows(item_list(items, "items", "item"), model.tokenizer, "items")
+    check_least(call, {"samples": samples, "seed": seed}, samples=1, seed=0)
+    pool = item_list(items, "items", "item")
+    return items_of(
+        drawn_items(pool, "items", samples, seed, f"{call}.samples"), model.tokenizer, "items", seed
+    )
 
 
 def item_list(items: Any, name: str, where: str) -> list[Item]:

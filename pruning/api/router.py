@@ -11,7 +11,7 @@ from typing import Any
 from pruning.api.calibration_data import ItemList, item_list
 from pruning.api.model import PrunableModel, check_text, check_type, exclusive, loaded, path_of, used_by
 from pruning.calibration.item_files import FIELD, Item
-from pruning.calibration.items import TEMPLATE, ItemDraw, check_template
+from pruning.calibration.items import TEMPLATE, check_template, items_of
 from pruning.config.app import build
 from pruning.core.errors import ForeignError, InputError, shown, unknown
 from pruning.core.mask import Mask
@@ -200,7 +200,7 @@ def fit_router(
     blocks = first_blocks(list(sets.values()))
     forward = forward_of(model.language_model)
     encoder = StateEncoder(forward, model.tokenizer, blocks)
-    samples = ItemDraw(len(items), 0, template).rows(items, model.tokenizer, "items")
+    samples = items_of(items, model.tokenizer, "items", 0, template)
     scores = score_items(forward, samples, list(sets.values()))
     head = fit_head(encoder.encode(prompts(template, items)), scores.target(target).T)
     router = FittedRouter(sets, head, blocks, template, target)

@@ -254,11 +254,12 @@ def measure_mask(
 def measured(model: PrunableModel, mask: Mask, data: Mapping[str, Samples]) -> Measurements:
     """The metrics of a mask and of the dense model on data that `draw_data` has drawn."""
     model.check_mask(mask)
-    forward = forward_of(model.language_model)
+    dense = Mask(model.n_blocks)
+    forward = forward_of(model.language_model).beside([dense, mask])
     found = Measurements({}, {})
     for name, samples in data.items():
         measure = perplexity if samples.kind == "text" else item_accuracy
-        found.dense.update(measure(name, forward, samples, Mask(model.n_blocks)).metrics)
+        found.dense.update(measure(name, forward, samples, dense).metrics)
         found.pruned.update(measure(name, forward, samples, mask).metrics)
     return found
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from pruning.calibration.samples import Samples
+from pruning.core.storage import file_sha256
 
 
 class Calibration(Protocol):
@@ -19,9 +23,37 @@ class Calibration(Protocol):
         """
         ...
 
-    def file(self) -> str | None:
-        """The local file that is read, if any. Its contents, not its name, are part of a cell's identity."""
-        ...
+
+LABELLED = "commonsense170k"  # the source whose `path` is a data set or a local copy of its file
+
+
+def file_of(settings: Any) -> str | None:
+    """The local file that settings read as their source, if any. Its contents, not its name, identify it."""
+    source, path = getattr(settings, "source", None), getattr(settings, "path", None)
+    copied = source == LABELLED and path and Path(path).expanduser().is_file()
+    return path or "" if source == "file" or copied else None
+
+
+def files_of(settings: Any) -> tuple[str, ...]:
+    """All local files that settings and their parts read; a class lists its fields that name files in `FILES`."""
+    if isinstance(settings, Mapping):
+        return tuple(file for part in settings.values() for file in files_of(part))
+    if not is_dataclass(settings):
+        return ()
+    own = [] if (file := file_of(settings)) is None else [file]
+    own += [file for name in getattr(settings, "FILES", ()) for file in getattr(settings, name).values()]
+    return (*own, *(file for part in fields(settings) for file in files_of(getattr(settings, part.name))))
+
+
+def digests_of(settings: Any) -> dict[str, str | None]:
+    """The SHA-256 of each local file of settings, by the path as given; None if the file cannot be read."""
+    digests: dict[str, str | None] = {}
+    for path in files_of(settings):
+        try:
+            digests[path] = file_sha256(Path(path).expanduser())
+        except OSError:
+            digests[path] = None
+    return digests
 
 
 def kinds_for(needs: str) -> tuple[str, ...]:

@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from pruning.calibration import sources
-from pruning.calibration.item_files import (
-    FIELD,
-    Item,
-    comparable_items,
-    existing,
-    read_item,
-)
+from pruning.calibration import LABELLED, file_of, sources
+from pruning.calibration.item_files import FIELD, Item, comparable_items, existing, read_item
 from pruning.calibration.samples import Row, Samples, drawn
 from pruning.calibration.sources import embedded_items
 from pruning.calibration.text import start_tokens
@@ -26,56 +19,42 @@ from pruning.core.errors import InputError, check_known, check_least
 
 TEMPLATE = "Question: {question}\nAnswer:"
 EMBEDDED = "commonsense"  # the items that come with this program
-SOURCES = (EMBEDDED, "file", "commonsense170k")
+SOURCES = (EMBEDDED, "file", LABELLED)
 
 
-@dataclass(frozen=True)
-class ItemDraw:
-    """Draws `samples` items with `seed`. Each choice becomes a row; the row's span covers the choice's tokens.
+def items_of(
+    items: Sequence[Item], tokenizer: Any, source: str, seed: int, template: str = TEMPLATE
+) -> Samples:
+    """Items as rows, one for each choice. A row's span covers the choice's tokens.
 
     The prompt is `template` with the question filled in. A space and the choice follow the prompt, as in
-    lm-evaluation-harness. `setting` is the name of `samples` in error messages, such as `calibration.samples`. If
-    `disjoint`, draws with different seeds have no item in common.
+    lm-evaluation-harness. Raises InputError if an item cannot be scored.
     """
+    rows = tuple(
+        Row(*encode_pair(tokenizer, *pair), number, choice, choice == item.answer)
+        for number, item in enumerate(items)
+        for choice, pair in enumerate(item.pairs(template))
+    )
+    return Samples("items", source, rows, seed, frozenset(item.key for item in items))
 
-    samples: int
-    seed: int
-    template: str = TEMPLATE
-    setting: str = "calibration.samples"
-    disjoint: bool = False
 
-    def check(self) -> None:
-        """Raise InputError if a number is out of range or the template is wrong."""
-        samples = self.setting.rpartition(".")[2]
-        check_least(self._prefix, {samples: self.samples, "seed": self.seed}, **{samples: 1, "seed": 0})
-        check_template(f"{self._prefix}.template", self.template)
+def drawn_items(
+    pool: Sequence[Item], source: str, samples: int, seed: int, setting: str, disjoint: bool = False
+) -> list[Item]:
+    """`samples` items of a pool, drawn with `seed`. If `disjoint`, draws with different seeds share no item.
 
-    def rows(self, pool: Sequence[Item], tokenizer: Any, source: str) -> Samples:
-        """Draw items as rows. Raises InputError if there are too few items or if an item cannot be scored."""
-        if len(pool) < self.samples:
-            raise InputError(
-                f"{source} has {len(pool)} items, fewer than {self.setting}={self.samples}: "
-                f"lower {self.setting}."
-            )
-        described = f"{source} has {len(pool)} items"
-        chosen = drawn(len(pool), self.samples, self.seed, self.disjoint, self._prefix, described)
-        items = [pool[i] for i in chosen]
-        rows = tuple(
-            Row(*encode_pair(tokenizer, *pair), number, choice, choice == item.answer)
-            for number, item in enumerate(items)
-            for choice, pair in enumerate(item.pairs(self.template))
-        )
-        return Samples("items", source, rows, self.seed, frozenset(item.key for item in items))
-
-    @property
-    def _prefix(self) -> str:
-        """The settings group in error messages."""
-        return self.setting.rpartition(".")[0]
+    `setting` is the name of `samples` in messages. Raises InputError if there are too few items.
+    """
+    if len(pool) < samples:
+        raise InputError(f"{source} has {len(pool)} items, fewer than {setting}={samples}: lower {setting}.")
+    prefix = setting.rpartition(".")[0]
+    chosen = drawn(len(pool), samples, seed, disjoint, prefix, f"{source} has {len(pool)} items")
+    return [pool[i] for i in chosen]
 
 
 @dataclass(frozen=True)
 class Items:
-    """`samples` items of a source, drawn as `ItemDraw` describes.
+    """`samples` items of a source, as in `items_of` and `drawn_items`.
 
     `source` is `commonsense` (the items of this program, of which one `part` is read), `file` (the file `path`), or
     `commonsense170k` (the data set `path` with its `split` and `revision`, or a local copy `path` of its JSON file).
@@ -96,29 +75,24 @@ class Items:
     def __post_init__(self) -> None:
         check_known("calibration", self, source=SOURCES, part=sources.PARTS)
         sources.check_path(self.source, self.path, "calibration")
-        self._draw("calibration").check()
-
-    def file(self) -> str | None:
-        """The local file that is read, if any."""
-        local = self.source == "file" or bool(self.path and Path(self.path).expanduser().is_file())
-        return (self.path or "") if local else None
+        check_least("calibration", self, samples=1, seed=0)
+        check_template("calibration.template", self.template)
 
     def draw(self, tokenizer: Any, prefix: str = "calibration") -> Samples:
         """Draw the items. Raises InputError if there are too few or if an item cannot be scored."""
-        return self._draw(prefix).rows(self.pool(prefix), tokenizer, self.path or self.source)
+        source, setting = self.path or self.source, f"{prefix}.samples"
+        items = drawn_items(self.pool(prefix), source, self.samples, self.seed, setting, self.disjoint)
+        return items_of(items, tokenizer, source, self.seed, self.template)
 
     def pool(self, prefix: str = "calibration") -> list[Item]:
         """All items of the source. If an item is malformed, raises InputError, which names the line."""
         if self.source == EMBEDDED:
             return embedded_items(self.part)
-        if (file := self.file()) is None:
+        if (file := file_of(self)) is None:
             hub = sources.TextSource("hub", self.path, split=self.split, revision=self.revision)
             records = hub.records(f"{prefix}.path=FILE")
             return [read_item(one, f"{self.path}, item {n}") for n, one in enumerate(records, start=1)]
         return comparable_items(existing(file, f"{prefix}.path"))
-
-    def _draw(self, prefix: str) -> ItemDraw:
-        return ItemDraw(self.samples, self.seed, self.template, f"{prefix}.samples", self.disjoint)
 
 
 def check_template(setting: str, template: str) -> None:
@@ -159,10 +133,9 @@ class TaskItems:
     """Some items of a task for the search, and other items of the same task as held-out items (`experiment=tasks`).
 
     `samples` items are drawn with `seed` for the search; `heldout` other items are held out, which `split` alone
-    decides. So two draws with different seeds have the same held-out items. An item is left out if it has more than
-    `length` tokens with its longest answer (None: no limit), or if two of its choices are equal. If items are equal,
-    one is used. If `source` is "commonsense", the items come with this program: those for the search from its
-    calibration part, the held-out ones from its held-out part.
+    decides. So two draws with different seeds have the same held-out items. An item is left out if two of its choices
+    are equal. If items are equal, one is used. If `source` is "commonsense", the items come with this program: those
+    for the search from its calibration part, the held-out ones from its held-out part.
     """
 
     source: str
@@ -171,7 +144,6 @@ class TaskItems:
     path: str | None = None
     heldout: int = 200
     split: int = 0
-    length: int | None = None
     template: str = TEMPLATE
 
     kind: ClassVar[str] = "items"
@@ -179,55 +151,37 @@ class TaskItems:
     def __post_init__(self) -> None:
         check_known("calibration", self, source=("file", EMBEDDED))
         check_template("calibration.template", self.template)
-        check_least("calibration", self, samples=1, seed=0, heldout=1, split=0, length=2)
+        check_least("calibration", self, samples=1, seed=0, heldout=1, split=0)
 
     @property
     def task(self) -> str:
         """The name of the task: that of its file, without the ending."""
         return Path(self.path or "").stem if self.source == "file" else EMBEDDED
 
-    def file(self) -> str | None:
-        """The local file that is read, if any."""
-        return (self.path or "") if self.source == "file" else None
-
     def draw(self, tokenizer: Any, prefix: str = "calibration") -> Samples:
         """The items for a search. Raises InputError if the task has too few items, or if one is malformed."""
-        return self.rows(self.parts(tokenizer, prefix)[0], tokenizer)
+        return self.rows(self.parts(prefix)[0], tokenizer)
 
     def rows(self, items: Sequence[Item], tokenizer: Any, template: str | None = None) -> Samples:
         """Items as token rows, with prompts from `template`, by default that of the settings."""
-        draw = ItemDraw(len(items), self.seed, template or self.template)
-        return draw.rows(items, tokenizer, self.path or self.source)
+        return items_of(items, tokenizer, self.path or self.source, self.seed, template or self.template)
 
-    def parts(self, tokenizer: Any, prefix: str = "calibration") -> tuple[list[Item], list[Item]]:
+    def parts(self, prefix: str = "calibration") -> tuple[list[Item], list[Item]]:
         """The items for the search and the held-out items. No item is in both."""
-        first, second = self._pools(prefix)
-        heldout = list(islice(self._fitting(second, tokenizer), self.heldout))
+        if self.source == EMBEDDED:
+            first, second = embedded_items("calibration"), embedded_items("heldout")
+        else:
+            path = existing(self.path, f"{prefix}.path")
+            items = list({item.key: item for item in comparable_items(path)}.values())
+            first = second = [items[i] for i in np.random.default_rng(self.split).permutation(len(items))]
+        heldout = second[: self.heldout]
         taken = {item.key for item in heldout}
         rest = [item for item in first if item.key not in taken]
-        order = np.random.default_rng(self.seed).permutation(len(rest))
-        chosen = list(islice(self._fitting([rest[i] for i in order], tokenizer), self.samples))
+        chosen = [rest[i] for i in np.random.default_rng(self.seed).permutation(len(rest))][: self.samples]
         if len(chosen) < self.samples or len(heldout) < self.heldout:
-            short = "" if self.length is None else f" of at most {self.length} tokens"
             raise InputError(
-                f"the task {self.task} has {len(chosen) + len(heldout)} distinct items{short}, and {self.samples} "
+                f"the task {self.task} has {len(chosen) + len(heldout)} distinct items, and {self.samples} "
                 f"for the search and {self.heldout} held out are asked for: lower {prefix}.samples "
                 f"or {prefix}.heldout."
             )
         return chosen, heldout
-
-    def _pools(self, prefix: str) -> tuple[list[Item], list[Item]]:
-        """The items that may be drawn for the search, and those that may be held out, in the order of the split."""
-        if self.source == EMBEDDED:
-            return embedded_items("calibration"), embedded_items("heldout")
-        path = existing(self.path, f"{prefix}.path")
-        items = list({item.key: item for item in comparable_items(path)}.values())
-        order = np.random.default_rng(self.split).permutation(len(items))
-        pool = [items[i] for i in order]
-        return pool, pool
-
-    def _fitting(self, items: Sequence[Item], tokenizer: Any) -> Iterator[Item]:
-        for item in items:
-            longest = max(len(encode_pair(tokenizer, *pair)[0]) for pair in item.pairs(self.template))
-            if self.length is None or longest <= self.length:
-                yield item

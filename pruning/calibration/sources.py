@@ -18,7 +18,6 @@ from xml.etree import ElementTree
 
 from pruning.calibration.item_files import Item, existing, json_records, read_items, read_text, text_field
 from pruning.core.errors import InputError, UnreachableError, check_known, first_line
-from pruning.core.storage import file_sha256
 from pruning.core.wheels import Wheel, extract, use_hub
 
 PARTED = ("pydoc", "wikipedia_sample")  # embedded texts; `embedded` is all of them together
@@ -70,15 +69,6 @@ class TextSource:
         if self.source == "hub" and not self.path:
             raise InputError(f"{prefix}.path is not set: give the name of a data set, {prefix}.path=NAME.")
         check_path(self.source, self.path, prefix)
-
-    def file(self) -> str | None:
-        """The local file that is read, if any."""
-        return (self.path or "") if self.source == "file" else None
-
-    @property
-    def file_sha256(self) -> str | None:
-        """The digest of the local file that is read, if any."""
-        return None if (file := self.file()) is None else file_sha256(Path(file).expanduser())
 
     def documents(self, prefix: str) -> Iterator[str]:
         """The documents, in order.
@@ -159,19 +149,13 @@ def hub_errors() -> tuple[type[Exception], ...]:
 
 
 def embedded_items(part: str) -> list[Item]:
-    """One part of the multiple-choice items written for this project (Apache-2.0).
-
-    The lines alternate between the two parts, so that both parts contain every topic of the file.
-    """
+    """One part of the items written for this project (Apache-2.0). Its lines alternate, so it has every topic."""
     path = Path(str(resources.files("pruning") / "data" / "commonsense.jsonl"))
     return read_items(path)[PARTS.index(part) :: 2]
 
 
 def embedded_text(name: str, part: str) -> Iterator[str]:
-    """The documents of one part of an embedded text. Raises UnreachableError if the text cannot be fetched.
-
-    `novel` has no part `calibration`: all of it is held out.
-    """
+    """The documents of one part of an embedded text; `novel` is held out as a whole. Raises UnreachableError."""
     if name == NOVEL:
         return chapters() if part == "heldout" else iter(())
     return pydoc(part) if name == "pydoc" else _part(articles(), part)

@@ -14,47 +14,36 @@ from pruning.core.errors import InputError, check_least
 SHORTEST = 8  # the least number of tokens of a window
 
 
-@dataclass(frozen=True)
-class WindowDraw:
-    """Draws `samples` windows of `length` tokens with `seed`.
+def drawn_windows(
+    documents: Iterable[str],
+    tokenizer: Any,
+    source: str,
+    draw: tuple[int, int, int],
+    prefix: str = "calibration",
+    names: tuple[str, str] = ("samples", "length"),
+    stream: bool = False,
+    disjoint: bool = False,
+) -> Samples:
+    """Windows of documents. `draw` has the number of windows, their length in tokens, and the seed.
 
-    In error messages, `prefix` is the settings group, and `names` are the names of `samples` and `length` in it. If
-    `disjoint`, draws with different seeds have no window in common.
+    In messages, `prefix` is the settings group, and `names` are the names of the number and the length in it. With
+    `stream`, only the documents that the windows need are read. If `disjoint`, draws with different seeds have no
+    window in common. Raises InputError if the documents are too short.
     """
-
-    samples: int
-    length: int
-    seed: int
-    prefix: str = "calibration"
-    disjoint: bool = False
-    names: tuple[str, str] = ("samples", "length")
-
-    def check(self) -> None:
-        """Raise InputError if a number is out of range."""
-        samples, length = self.names
-        given = {samples: self.samples, length: self.length, "seed": self.seed}
-        check_least(self.prefix, given, **{samples: 1, length: SHORTEST, "seed": 0})
-
-    def windows(self, documents: Iterable[str], tokenizer: Any, source: str, stream: bool = False) -> Samples:
-        """Draw windows from documents. Raises InputError if the documents are too short.
-
-        With `stream`, only the documents that the windows need are read.
-        """
-        first = start_tokens(tokenizer)
-        payload = self.length - len(first)
-        needed = self.samples * payload
-        tokens = token_ids(documents, tokenizer, needed if stream else None)
-        available = len(tokens) // payload
-        if available < self.samples:
-            raise InputError(
-                f"{source} is too short: it has {len(tokens)} tokens, but {self.samples} windows of {self.length} "
-                f"need {needed}: lower {' or '.join(f'{self.prefix}.{name}' for name in self.names)}."
-            )
-        pool = f"{source} has {available} windows of {self.length} tokens"
-        chosen = drawn(available, self.samples, self.seed, self.disjoint, self.prefix, pool)
-        cuts = (tokens[i * payload : (i + 1) * payload] for i in chosen)
-        rows = tuple(Row((*first, *cut), (1, self.length)) for cut in cuts)
-        return Samples("text", source, rows, self.seed)
+    (samples, length, seed), first = draw, start_tokens(tokenizer)
+    payload = length - len(first)
+    needed = samples * payload
+    tokens = token_ids(documents, tokenizer, needed if stream else None)
+    available = len(tokens) // payload
+    if available < samples:
+        raise InputError(
+            f"{source} is too short: it has {len(tokens)} tokens, but {samples} windows of {length} need {needed}: "
+            f"lower {' or '.join(f'{prefix}.{name}' for name in names)}."
+        )
+    pool = f"{source} has {available} windows of {length} tokens"
+    chosen = drawn(available, samples, seed, disjoint, prefix, pool)
+    cuts = (tokens[i * payload : (i + 1) * payload] for i in chosen)
+    return Samples("text", source, tuple(Row((*first, *cut), (1, length)) for cut in cuts), seed)
 
 
 @dataclass(frozen=True)
@@ -85,22 +74,18 @@ class Text:
 
     def __post_init__(self) -> None:
         TextSource.of(self).check("calibration")
-        WindowDraw(self.samples, self.length, self.seed).check()
+        check_least("calibration", self, samples=1, length=SHORTEST, seed=0)
         if self.stream and self.disjoint:
             raise InputError(
                 "calibration.stream=true takes the first windows of a shuffled data set, so draws can overlap: set "
                 "calibration.stream=false, or calibration.disjoint=false."
             )
 
-    def file(self) -> str | None:
-        """The local file that is read, if any."""
-        return TextSource.of(self).file()
-
     def draw(self, tokenizer: Any, prefix: str = "calibration") -> Samples:
         """Draw the windows. Raises InputError if the source is too short for them."""
-        draw = WindowDraw(self.samples, self.length, self.seed, prefix, self.disjoint)
-        documents = TextSource.of(self).documents(prefix)
-        return draw.windows(documents, tokenizer, self.path or self.source, self.stream)
+        documents, source = TextSource.of(self).documents(prefix), self.path or self.source
+        asked, once = (self.samples, self.length, self.seed), self.disjoint
+        return drawn_windows(documents, tokenizer, source, asked, prefix, stream=self.stream, disjoint=once)
 
 
 def start_tokens(tokenizer: Any) -> tuple[int, ...]:
@@ -131,8 +116,8 @@ Unit = tuple[Row, ...]
 class Both:
     """The samples of a text calibration and of an items calibration, interleaved, for mixed objectives.
 
-    Windows and items alternate in proportion to their numbers, beginning with one of each. So if n >= 2, the first n
-    samples contain both kinds. A search or race that uses only the first samples therefore uses both kinds.
+    Windows and items alternate in proportion to their numbers, beginning with one of each, so that a search or race
+    that uses only the first samples uses both kinds.
     """
 
     text: Any
@@ -142,10 +127,6 @@ class Both:
 
     def __post_init__(self) -> None:
         _check_kinds(text=(self.text, "text"), items=(self.items, "items"))
-
-    def file(self) -> str | None:
-        """None; the methods `file` of `text` and `items` return the files that are read."""
-        return None
 
     def draw(self, tokenizer: Any, prefix: str = "calibration") -> Samples:
         """Draw the samples of both parts. Raises InputError if either part does."""
@@ -160,8 +141,7 @@ class Mixed:
 
     `first` and `second` are calibrations of text. Only the settings that locate their text are used: `samples`,
     `length`, `seed` and `disjoint` given here replace theirs. Windows of the two texts alternate. A linear map that
-    repairs a mask works best on the text that it is fitted on. If it is fitted on half of each text, it works on each
-    text nearly as well as a map that is fitted on that text alone (`docs/objectives.md`).
+    is fitted on half of each text works on each nearly as well as one fitted on it alone (`docs/objectives.md`).
     """
 
     first: Any
@@ -175,12 +155,7 @@ class Mixed:
 
     def __post_init__(self) -> None:
         _check_kinds(first=(self.first, "text"), second=(self.second, "text"))
-        check_least("calibration", self, samples=2)  # one window for each text
-        WindowDraw(self.samples, self.length, self.seed).check()
-
-    def file(self) -> str | None:
-        """None; the methods `file` of `first` and `second` return the files that are read."""
-        return None
+        check_least("calibration", self, samples=2, length=SHORTEST, seed=0)  # one window for each text
 
     def draw(self, tokenizer: Any, prefix: str = "calibration") -> Samples:
         """Draw the windows. Raises InputError if a text is too short, or if both are the same text."""

@@ -556,6 +556,7 @@ ADDED = {
 DECIDED = {
     "model": ("attention", "max_memory", "offload"),
     "racing": ("first",),
+    "heal": ("checkpoint_every",),
 }
 # Settings that were added to calibrations and searches, with their defaults, which a cell's key leaves out.
 NEW = {"disjoint": False, "lazy": None, "rank": "cost", "within": "any", "blocks": True}
@@ -567,6 +568,9 @@ FORMER: dict[str, dict[str, Any]] = {
     "CboHessian": {"exact": 100_000_000},
     "Exhaustive": {"batch": 256},
     "Linear": {"search": False, "toward": "identity", "sequential": True},
+    **{name: {"schedule": "wsd", "weight_decay": 0.0, "clip": 1.0} for name in ("Full", "Lora")},
+    "Distill": {"schedule": "wsd", "weight_decay": 0.0, "clip": 1.0, "hidden": 0.0, "temperature": 1.0},
+    "TaskItems": {"length": None},
 }
 
 

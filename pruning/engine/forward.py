@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -122,6 +122,13 @@ class Forward:
     # What is kept between requests:
     beginnings: Beginnings = field(default_factory=Beginnings)
     ends: Ends | None = None
+    # If not empty, a request walks these masks, too, and `known` keeps all values for later requests. If `keep` is
+    # above 0, the states before this unit are kept as well.
+    together: tuple[Mask, ...] = ()
+    keep: int = 0
+    known: dict[tuple[tuple[Row, ...], Readout], dict[Mask, tuple[list[float], float]]] = field(
+        default_factory=dict
+    )
     parts: dict[tuple[Row, ...], PartialHead | None] = field(default_factory=dict)
     # By the number of rows, and whether the whole head is read:
     paces: dict[tuple[int, bool], Pace] = field(default_factory=dict)
@@ -147,13 +154,31 @@ class Forward:
         self, rows: Sequence[Row], masks: Iterable[Mask], readout: Readout
     ) -> Iterator[tuple[Mask, list[float], float]]:
         """Like `loglikelihoods`, but for any readout, whose values are summed over each row's scored positions."""
-        return WalkRequest(self, tuple(rows), readout).run(masks)
+        request = WalkRequest(self, tuple(rows), readout)
+        if not self.together:
+            yield from request.run(masks)
+            return
+        known, masks = self.known.setdefault((request.rows, readout), {}), list(masks)
+        if not known.keys() >= {*masks}:
+            todo = {*masks, *self.together} - known.keys()
+            known.update((mask, (values, seconds)) for mask, values, seconds in request.run(todo))
+        yield from ((mask, *known[mask]) for mask in masks)
+
+    def beside(self, masks: Sequence[Mask]) -> Forward:
+        """The same forward passes, which compute the values of all `masks` when one of them is asked for.
+
+        The masks share their walk, and each of them gets its values later without one. Masks over different kinds of
+        units share nothing.
+        """
+        view = copy.copy(self)
+        view.together = tuple(masks) if len({mask.unit for mask in masks}) == 1 else ()
+        return view
 
     def with_scales(self, scales: tuple[float, ...] | None) -> Forward:
         """The same forward passes with these factors for dropped units; if these are new, states are not shared."""
         view = copy.copy(self)
         if scales != self.scales:
-            view.scales, view.beginnings, view.ends = scales, Beginnings(), None
+            view.scales, view.beginnings, view.ends, view.known = scales, Beginnings(), None, {}
         return view
 
     def watched(self, watch: Callable[[int, int], None]) -> Forward:
@@ -163,13 +188,20 @@ class Forward:
         return view
 
     def fresh(self) -> Forward:
-        """New forward passes with the same settings and cost but no shared states, for weights that have changed."""
-        return Forward(self.model, self.batch_tokens, self.scales, self.cost)
+        """New forward passes with the same settings and cost for weights that have changed.
+
+        They start at states that were kept before unit `keep`, in front of which no weight may have changed.
+        """
+        new = Forward(self.model, self.batch_tokens, self.scales, self.cost)
+        if self.keep:
+            new.memory_budget, new.beginnings = self.memory_budget, self.beginnings
+        return new
 
     def release(self) -> None:
         """Free the memory of states and weights that are kept for a search."""
         self.beginnings.clear()
         self.ends = None
+        self.known.clear()
         self.parts.clear()
 
     @property
@@ -324,7 +356,10 @@ class WalkRequest:
             plan = plan or self._plan(todo)
             chunk = todo[: plan.size(pace)]
             edge = edges(forks(todo[len(chunk) - 1 :])) if plan.continues else []
-            wanted = None if alone else Wanted(plan.depths, edge)
+            depths: Collection[int] = plan.depths
+            if forward.together:  # no related request follows masks that are measured together
+                depths = [forward.keep] if forward.keep and plan.continues else []
+            wanted = None if alone and not forward.keep else Wanted(depths, edge)
             read = partial(forward.read, masks=chunk, readout=self.readout, wanted=wanted)
             sums, seconds, failed = self._tried(chunk, read)
             # If a rank runs out of memory, all ranks retry; otherwise their next chunks would differ.

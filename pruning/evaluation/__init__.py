@@ -9,25 +9,29 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pruning.core.errors import InputError
 from pruning.core.records import TERMS
-from pruning.core.storage import file_sha256, sealed
+from pruning.core.storage import sealed
 
 if TYPE_CHECKING:
     from pruning.calibration.samples import Samples
     from pruning.core.mask import Mask
     from pruning.engine.forward import Forward
 
+SPEED = "speed"  # a metric whose one measurement covers both the mask and the dense model
 TAKEN = ("heldout", "mean", "continuations")  # names that metrics of other evaluations use
 
 
 class Data(Protocol):
-    """The data of one metric: text windows or items (`Samples`), or a task's documents; for `speed`, the device."""
+    """The data of one metric: text windows or items (`Samples`), or a task's documents; for `speed`, the device.
+
+    Data that a mask shares with the dense model have a method `beside`: it returns them with what the dense model
+    wrote beside the file of its measurement.
+    """
 
     @property
     def source(self) -> str:
@@ -36,23 +40,11 @@ class Data(Protocol):
 
     @property
     def sha256(self) -> str:
-        """Digest of the exact tokens, or of prompts, answers and metric.
-
-        For one model and mask, equal digests mean equal measurements.
-        """
+        """Digest of the exact data: for one model and mask, equal digests mean equal measurements."""
         ...
 
     def shared(self, calibration: Samples, /) -> int:
         """The number of text passages or items that are also in the calibration data."""
-        ...
-
-
-@runtime_checkable
-class DataBesideDense(Protocol):
-    """The data of a metric that compares a mask with files that the dense model's measurement wrote."""
-
-    def beside(self, dense: Path, /) -> Data:
-        """These data with what the dense model wrote; `dense` is the JSON file of the dense model's measurement."""
         ...
 
 
@@ -71,16 +63,9 @@ class Measured:
 class Evaluation(Protocol):
     """The interface of every evaluation."""
 
-    compares: ClassVar[bool]  # whether one measurement covers both the mask and the dense model
-    averages: ClassVar[bool]  # whether the mean of the accuracies is a metric, too
-
     @property
     def allow_overlap(self) -> bool:
         """Whether data that overlap the calibration data are allowed."""
-        ...
-
-    def files(self) -> Sequence[str]:
-        """The local files that the evaluation reads."""
         ...
 
     def data(self, tokenizer: Any) -> Mapping[str, Data]:
@@ -93,20 +78,6 @@ class Evaluation(Protocol):
     def measure(self, forward: Forward, name: str, data: Data, mask: Mask) -> Measured:
         """The metric `name` of a mask, measured on `data`; `forward.scales` are the compensating factors."""
         ...
-
-
-def digests_of(paths: Iterable[str], folder: Path = Path()) -> dict[str, str | None]:
-    """Map each path, exactly as given, to the SHA-256 of its file, or to None if the file cannot be read.
-
-    A relative path starts at `folder`.
-    """
-    digests: dict[str, str | None] = {}
-    for path in paths:
-        try:
-            digests[path] = file_sha256(folder / Path(path).expanduser())
-        except OSError:
-            digests[path] = None
-    return digests
 
 
 def check_names(setting: str, names: Iterable[str]) -> None:

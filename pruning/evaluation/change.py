@@ -20,7 +20,7 @@ MUCH = 1000.0  # a change of at least this many percent is shown as a factor
 
 
 @dataclass(frozen=True)
-class Change:
+class QualityChange:
     """The change of a perplexity, in percent of the dense model's, or of an accuracy, in percentage points.
 
     `error` is the standard error of `amount`; None if it is unknown.
@@ -46,7 +46,7 @@ class Change:
         return f"{self.amount:+.1f}{error} {'points' if self.accuracy else '%'} ({self.word})"
 
 
-def changes(result: DoneResult, results: Path | None, which: str = "pruned") -> dict[str, Change]:
+def changes(result: DoneResult, results: Path | None, which: str = "pruned") -> dict[str, QualityChange]:
     """The change of each perplexity and accuracy from the dense model of a result to another model, by metric.
 
     `which` names the other model in `evaluation`: `pruned`, `uncompensated` or `healed`. `results` is the results
@@ -66,7 +66,9 @@ def changes(result: DoneResult, results: Path | None, which: str = "pruned") -> 
     return found
 
 
-def change_of(name: str, values: Sequence[Mapping[str, float]], terms: Sequence[Mapping[str, Any]]) -> Change:
+def change_of(
+    name: str, values: Sequence[Mapping[str, float]], terms: Sequence[Mapping[str, Any]]
+) -> QualityChange:
     """The change of a perplexity or accuracy from the first to the second model, from their metrics and terms."""
     accuracy = kind_of(name) != "ppl"
     first, second = (value[name] for value in values)
@@ -75,9 +77,9 @@ def change_of(name: str, values: Sequence[Mapping[str, float]], terms: Sequence[
         errors = [value[error_of(name)] / (1.0 if accuracy else value[name]) for value in values]
         error = math.hypot(*errors)
     if accuracy:
-        return Change(100 * (second - first), None if error is None else 100 * error, True)
+        return QualityChange(100 * (second - first), None if error is None else 100 * error, True)
     ratio = second / first
-    return Change(100 * (ratio - 1), None if error is None else 100 * ratio * error, False)
+    return QualityChange(100 * (ratio - 1), None if error is None else 100 * ratio * error, False)
 
 
 def _paired_error(dense: Mapping[str, Any], smaller: Mapping[str, Any]) -> float | None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any, ClassVar, cast, get_type_hints
+from typing import TYPE_CHECKING, Any, cast, get_type_hints
 
 from pruning.calibration.samples import Row, Samples
 from pruning.calibration.sources import NOVEL, TextSource
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from pruning.engine.forward import Forward
 
 
-KINDS = {int: "a whole number, such as 1000000", str: "text", bool: "true or false"}
 STARTS = ("window", "text", "none")
 HIGHEST = 700.0  # nats; exp(709.8) overflows a float
 
@@ -124,9 +123,6 @@ class CorpusPerplexity:
     limit: int | None = None
     allow_overlap: bool = False
 
-    compares: ClassVar[bool] = False
-    averages: ClassVar[bool] = False
-
     def __post_init__(self) -> None:
         corpora = {name: _corpus(name, settings) for name, settings in self.corpora.items()}
         object.__setattr__(self, "corpora", corpora)
@@ -137,10 +133,6 @@ class CorpusPerplexity:
         for name, corpus in corpora.items():
             corpus.check(f"eval.corpora.{name}")
 
-    def files(self) -> tuple[str, ...]:
-        """The local files of the corpora."""
-        return tuple(file for corpus in self.corpora.values() if (file := corpus.text.file()))
-
     def data(self, tokenizer: Any) -> dict[str, Samples]:
         """The windows of each corpus."""
         return {
@@ -150,41 +142,34 @@ class CorpusPerplexity:
 
     def measure(self, forward: Forward, name: str, data: Data, mask: Mask) -> Measured:
         """The perplexity on a corpus's windows."""
-        return corpus_perplexity(forward, name, data, mask, self.corpora[name.partition("/")[2]], self.limit)
+        how = {"limit": self.limit, "corpus": asdict(self.corpora[name.partition("/")[2]])}
+        return perplexity(name, forward, cast(Samples, data), mask, **how)
 
 
 def _corpus(name: str, settings: Any) -> Corpus:
     """A corpus from its settings. Raises InputError if a setting is unknown or its value has the wrong type."""
     if isinstance(settings, Corpus):
         return settings
-    known = [item.name for item in fields(Corpus)]
+    hints = get_type_hints(Corpus)
     if not isinstance(settings, Mapping):
         raise InputError(
             f"eval.corpora.{name}={settings}: give settings such as {{source: file, path: FILE}}."
         )
-    hints = get_type_hints(Corpus)
     for key, value in settings.items():
-        if key not in known:
-            raise unknown(f"setting of eval.corpora.{name}", str(key), known)
-        if not isinstance(value, hints[key]) or isinstance(value, bool) != (hints[key] is bool):
-            wanted = next(words for kind, words in KINDS.items() if hints[key] in (kind, kind | None))
-            raise InputError(f"eval.corpora.{name}.{key}={value!r} is not valid: give {wanted}.")
+        if key not in hints:
+            raise unknown(f"setting of eval.corpora.{name}", str(key), hints)
+        if not isinstance(value, hints[key]):
+            wanted = getattr(hints[key], "__name__", hints[key])
+            raise InputError(
+                f"eval.corpora.{name}.{key}={value!r} is not valid: give a value of type {wanted}."
+            )
     return Corpus(**settings)
 
 
-def corpus_perplexity(
-    forward: Forward, name: str, data: Data, mask: Mask, corpus: Corpus, limit: int | None
-) -> Measured:
-    """The perplexity on windows of a corpus, with the corpus's settings in the record `how`."""
-    samples = cast(Samples, data)
-    measured = perplexity(name, forward, samples, mask)
-    return replace(measured, how=measured.how | {"limit": limit, "corpus": asdict(corpus)})
-
-
-def perplexity(name: str, forward: Forward, samples: Samples, mask: Mask) -> Measured:
+def perplexity(name: str, forward: Forward, samples: Samples, mask: Mask, **method: Any) -> Measured:
     """The exponential of the mean negative log-likelihood per token, and its standard error over the windows.
 
-    The loss of each window is kept, so that masks can be compared window by window.
+    The loss of each window is kept, so that masks can be compared window by window. `method` is added to the record.
     """
     loss = Perplexity().bind(forward, samples)
     (score,) = loss([mask])
@@ -194,4 +179,4 @@ def perplexity(name: str, forward: Forward, samples: Samples, mask: Mask) -> Mea
     tokens = [row.span[1] - row.span[0] for row in samples.rows]
     how = {"source": samples.source, "windows": samples.count, "longest": samples.length}
     kept = {"losses": [*map(short, score.samples)], "tokens": tokens}
-    return Measured(metrics, how | {"tokens_scored": sum(tokens)}, terms_file(kept))
+    return Measured(metrics, how | {"tokens_scored": sum(tokens)} | method, terms_file(kept))

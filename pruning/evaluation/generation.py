@@ -1,16 +1,12 @@
 """Measure what a model writes (`eval=generation`): continuations of text, and generated tasks of lm-eval.
 
-The dense model continues each prompt twice:
+The dense model samples a continuation of each prompt. A smaller model is measured by its perplexity on these: the
+logarithm of (its perplexity : the dense model's) is an unbiased estimate of the Kullback-Leibler divergence
+KL(dense || smaller) per token, on text that the dense model writes. Greedy continuations are unsuitable: they are
+often loops, whose perplexity is near 1 for every model that also loops.
 
-- By sampling from its own distribution. A smaller model is measured by its perplexity on these continuations. The
-  logarithm of (its perplexity : the dense model's) is an unbiased estimate of the Kullback-Leibler divergence
-  KL(dense || smaller) per token, on text that the dense model writes. Greedy continuations are unsuitable: they are
-  often loops, whose perplexity is near 1 for every model that also loops.
-- By greedy decoding. Each smaller model does so too, and people read these continuations, because they do not differ
-  by chance. Two numbers describe them: the share of tokens before the first difference from the dense model's, and
-  the share of repeated runs of tokens.
-
-Continuations need no right answers.
+All models also continue the prompts greedily, because people read these continuations. Two numbers describe them: the
+share of tokens before the first difference from the dense model's, and the share of repeated runs of tokens.
 """
 
 from __future__ import annotations
@@ -22,12 +18,12 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, cast
 from unittest.mock import patch
 
 from pruning.calibration.samples import Row, Samples
 from pruning.calibration.sources import PARTED, TextSource, check_path
-from pruning.calibration.text import SHORTEST, WindowDraw
+from pruning.calibration.text import SHORTEST, drawn_windows
 from pruning.core.errors import DamagedError, InputError, check_known, check_least
 from pruning.core.records import ENDING, METRIC, ContinuationRecord, read_continuations, with_error
 from pruning.core.scoring import mean, standard_error
@@ -35,14 +31,7 @@ from pruning.core.storage import text_sha256
 from pruning.engine import collectives
 from pruning.evaluation import Data, Measured
 from pruning.evaluation.corpora import perplexity
-from pruning.evaluation.lm_eval_tasks import (
-    EvalTask,
-    TaskGroup,
-    check_asking,
-    generating,
-    measure_task,
-    named_data,
-)
+from pruning.evaluation.lm_eval_tasks import Task, check_asking, generating, measure_task, tasks_data
 
 if TYPE_CHECKING:
     from pruning.core.mask import Mask
@@ -79,9 +68,6 @@ class Generation:
     batch_size: int = 16
     allow_overlap: bool = False
 
-    compares: ClassVar[bool] = False
-    averages: ClassVar[bool] = True
-
     def __post_init__(self) -> None:
         check_asking(self)
         least = {"prompts": 0, "prompt_tokens": SHORTEST, "continuation_tokens": 1, "seed": 0}
@@ -94,54 +80,45 @@ class Generation:
                 "eval=generation has nothing to measure: give eval.prompts=32 or 'eval.tasks=[TASK]'."
             )
 
-    def files(self) -> tuple[str, ...]:
-        """The file of the prompts, if any."""
-        return (self.path,) if self.prompts and self.path else ()
-
     def data(self, tokenizer: Any) -> dict[str, Data]:
         """The prompts, and the documents of each task."""
         data: dict[str, Data] = {}
         if self.prompts:
-            names = ("prompts", "prompt_tokens")
-            draw = WindowDraw(self.prompts, self.prompt_tokens, self.seed, "eval", names=names)
             documents = TextSource.of(self, part="heldout").documents("eval")
-            label = str(Path(self.path)) if self.path else self.source
-            data[METRIC] = Prompts(
-                draw.windows(documents, tokenizer, label), self.continuation_tokens, tokenizer
-            )
+            source = str(Path(self.path)) if self.path else self.source
+            draw = (self.prompts, self.prompt_tokens, self.seed)
+            names = ("prompts", "prompt_tokens")
+            windows = drawn_windows(documents, tokenizer, source, draw, "eval", names)
+            data[METRIC] = Prompts(windows, self.continuation_tokens, tokenizer)
         for name in dict.fromkeys(self.tasks):
-            data |= named_data(name, tokenizer, self.limit, self.num_fewshot, self.max_new_tokens)
+            written, task = tasks_data(
+                name, tokenizer, self.limit, "lm_eval", self.num_fewshot, self.max_new_tokens, written=True
+            )
+            data[f"{'exact' if written else 'acc'}/{name}"] = task
         return data
 
     def measure(self, forward: Forward, name: str, data: Data, mask: Mask) -> Measured:
         """The perplexity of continuations, the share of right answers, or the accuracy."""
         if isinstance(data, Prompts):
             return measure_continuations(forward, data, mask, self.batch_size)
-        if isinstance(data, TaskGroup):
-            return data.measured(name, forward, mask, self.batch_size)
-        assert isinstance(data, EvalTask)
-        return measure_task(name, forward, data, mask, self.batch_size)
+        return measure_task(name, forward, cast(Task, data), mask, self.batch_size)
 
 
-class Written(NamedTuple):
-    """What the dense model wrote: for each prompt, a sampled and a greedy continuation."""
-
-    sampled: tuple[tuple[int, ...], ...]
-    greedy: tuple[tuple[int, ...], ...]
+Written = tuple[tuple[int, ...], ...]  # the continuation of each prompt
 
 
 @dataclass(frozen=True)
 class Prompts:
     """Prompts of equal length (`windows`), each continued by at most `new_tokens` tokens.
 
-    The seed of `windows` is also that of the sampled continuations. `dense` is what the dense model wrote; None
-    before the dense model is measured.
+    The seed of `windows` is also that of the sampled continuations. `dense` is what the dense model wrote, sampled
+    and greedy; None before the dense model is measured.
     """
 
     windows: Samples
     new_tokens: int
     tokenizer: Any = field(compare=False)
-    dense: Written | None = None
+    dense: tuple[Written, Written] | None = None
 
     @property
     def source(self) -> str:
@@ -174,34 +151,34 @@ class Prompts:
                 "dense model is measured again."
             )
         sampled, greedy = (tuple(map(tuple, rows)) for rows in (kept["sampled"], kept["greedy"]))
-        return replace(self, dense=Written(sampled, greedy))
+        return replace(self, dense=(sampled, greedy))
 
 
 def measure_continuations(forward: Forward, data: Prompts, mask: Mask, batch_size: int) -> Measured:
     """A model's perplexity on the dense model's continuations, and two shares of its own greedy continuations.
 
-    If the dense model has not continued the prompts yet, `mask` must be empty, so that the dense model is measured.
+    The dense model must be measured first.
     """
     log.info("continuing %d prompts with %s removed", data.windows.count, mask)
     prompts = [row.input_ids for row in data.windows.rows]
-    with generating(forward, mask) as module:
-        each = (module, prompts, data.new_tokens, batch_size)
+    with generating(forward, mask):
+        each = (forward.model.module, prompts, data.new_tokens, batch_size)
         greedy = tuple(continued(*each, watch=forward.watch))
-        dense = data.dense
-        if dense is None:
-            if mask.dropped:
-                raise ValueError("the dense model is measured before its masks")
-            sampled = tuple(continued(*each, seed=data.windows.seed, watch=forward.watch))
-            dense = Written(sampled, greedy)
+        if data.dense is None and mask.dropped:
+            raise ValueError("the dense model is measured before its masks")
+        sampled, first = data.dense or (
+            tuple(continued(*each, seed=data.windows.seed, watch=forward.watch)),
+            greedy,
+        )
     # Only the continuations are scored, not the prompts.
     rows = tuple(
         Row((*prompt, *tokens), (len(prompt), len(prompt) + len(tokens)))
-        for prompt, tokens in zip(prompts, dense.sampled, strict=True)
+        for prompt, tokens in zip(prompts, sampled, strict=True)
     )
     measured = perplexity(METRIC, forward, replace(data.windows, rows=rows), mask)
     metrics = dict(measured.metrics)
     for name, values in (
-        ("same", [same_start(*pair) for pair in zip(greedy, dense.greedy, strict=True)]),
+        ("same", [same_start(*pair) for pair in zip(greedy, first, strict=True)]),
         ("repeated", [repeated(tokens) for tokens in greedy]),
     ):
         metrics |= with_error(f"{name}/{NAME}", mean(values), standard_error(values), len(values))
@@ -211,7 +188,7 @@ def measure_continuations(forward: Forward, data: Prompts, mask: Mask, batch_siz
         "seed": data.windows.seed,
         "scored": "continuations that the dense model samples at temperature 1",
         "compared": f"greedy continuations; repeated runs of {N} tokens",
-        "sampled_sha256": text_sha256(json.dumps(dense.sampled)),
+        "sampled_sha256": text_sha256(json.dumps(sampled)),
     }
     kept: ContinuationRecord = {
         "prompts": _texts(data.tokenizer, prompts),
@@ -219,7 +196,7 @@ def measure_continuations(forward: Forward, data: Prompts, mask: Mask, batch_siz
         "greedy": [list(row) for row in greedy],
     }
     if data.dense is None:
-        kept["sampled"] = [list(row) for row in dense.sampled]
+        kept["sampled"] = [list(row) for row in sampled]
     files = {**measured.files, ENDING: json.dumps(kept, ensure_ascii=False).encode()}
     return Measured(metrics, measured.how | how, files)
 
@@ -234,8 +211,7 @@ N = 4  # tokens in a run that can be repeated
 def repeated(tokens: Tokens, n: int = N) -> float:
     """The share of runs of `n` tokens that occurred before in the same text; 0 if there is no such run.
 
-    This is seq-rep-n of "Neural Text Generation with Unlikelihood Training" (arXiv 1908.04319, section 6), and 1
-    minus distinct-n of the text. A text that repeats one short phrase gets nearly 1.
+    This is seq-rep-n of "Neural Text Generation with Unlikelihood Training" (arXiv 1908.04319, section 6).
     """
     runs = [tuple(tokens[start : start + n]) for start in range(len(tokens) - n + 1)]
     return 1 - len(set(runs)) / len(runs) if runs else 0.0
@@ -260,9 +236,8 @@ def continued(
 ) -> list[tuple[int, ...]]:
     """The continuation of each prompt: at most `new_tokens` tokens, up to and including the first end of text.
 
-    All prompts have the same length, so nothing is padded. Without `seed`, decoding is greedy. With `seed`, tokens
-    are drawn from the model's own distribution (temperature 1, neither top-k nor top-p). If there are several ranks,
-    each continues a share, and all ranks get all continuations.
+    All prompts have the same length. Without `seed`, decoding is greedy. With `seed`, tokens are drawn from the
+    model's own distribution (temperature 1). Each rank continues a share, and all ranks get all continuations.
     """
     batches = [prompts[start : start + batch_size] for start in range(0, len(prompts), batch_size)]
     numbered = collectives.share_of(list(enumerate(batches)))
@@ -306,12 +281,8 @@ def _batch(
 
 def end_tokens(module: Any) -> tuple[int, ...]:
     """The end-of-text tokens of a model."""
-    own = getattr(module, "generation_config", None)
-    for settings in (own, module.config.get_text_config(decoder=True)):
-        ends = getattr(settings, "eos_token_id", None)
-        if ends is not None:
-            return tuple(ends) if isinstance(ends, (list, tuple)) else (int(ends),)
-    return ()
+    ends = module.generation_config.eos_token_id
+    return () if ends is None else tuple(ends) if isinstance(ends, list | tuple) else (int(ends),)
 
 
 def until_end(tokens: Tokens, ends: Tokens) -> tuple[int, ...]:

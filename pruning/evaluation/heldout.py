@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from pruning.calibration.item_files import existing, read_items
-from pruning.calibration.items import TEMPLATE, ItemDraw, check_template
+from pruning.calibration.items import EMBEDDED, TEMPLATE, check_template, drawn_items, items_of
 from pruning.calibration.samples import Samples
 from pruning.calibration.sources import NOVEL, PARTED, embedded_items, embedded_text
-from pruning.calibration.text import WindowDraw
-from pruning.core.errors import InputError, unknown
+from pruning.calibration.text import SHORTEST, drawn_windows
+from pruning.core.errors import InputError, check_least, unknown
 from pruning.core.records import right_share, with_error
 from pruning.core.scoring import mean, standard_error
 from pruning.evaluation import Data, Measured, check_names, terms_file
-from pruning.evaluation.corpora import Corpus, corpus_perplexity, perplexity
+from pruning.evaluation.corpora import Corpus, perplexity
 from pruning.evaluation.lm_eval_tasks import EvalTask, check_asking, item_task, measure_task
 
 if TYPE_CHECKING:
@@ -41,19 +41,11 @@ class Heldout:
     allow_overlap: bool = False
     texts: list[str] | None = None
 
-    compares: ClassVar[bool] = False
-    averages: ClassVar[bool] = False
-
     def __post_init__(self) -> None:
-        self._windows.check()
-        self._items.check()
+        check_least("eval", self, samples=1, length=SHORTEST, items=1, seed=0)
         for name in self.texts or ():
             if name not in (further := (*PARTED[1:], NOVEL)):
                 raise unknown("text in eval.texts", name, further)
-
-    def files(self) -> tuple[str, ...]:
-        """No file is read."""
-        return ()
 
     def data(self, tokenizer: Any) -> dict[str, Samples]:
         """The samples of each metric, by its name. Raises InputError if there are too few windows or items."""
@@ -61,19 +53,11 @@ class Heldout:
         names = {"pydoc": "heldout"} | {name: name for name in self.texts or ()}
         data = {}
         for name in sorted(names, key=lambda name: name != NOVEL):
-            data[f"ppl/{names[name]}"] = self._windows.windows(
-                embedded_text(name, "heldout"), tokenizer, name
-            )
-        data["acc/heldout"] = self._items.rows(embedded_items("heldout"), tokenizer, "commonsense")
+            text, draw = embedded_text(name, "heldout"), (self.samples, self.length, self.seed)
+            data[f"ppl/{names[name]}"] = drawn_windows(text, tokenizer, name, draw, "eval")
+        items = drawn_items(embedded_items("heldout"), EMBEDDED, self.items, self.seed, "eval.items")
+        data["acc/heldout"] = items_of(items, tokenizer, EMBEDDED, self.seed)
         return data
-
-    @property
-    def _windows(self) -> WindowDraw:
-        return WindowDraw(self.samples, self.length, self.seed, "eval")
-
-    @property
-    def _items(self) -> ItemDraw:
-        return ItemDraw(self.items, self.seed, setting="eval.items")
 
     def measure(self, forward: Forward, name: str, data: Data, mask: Mask) -> Measured:
         """The perplexity on text, or the accuracy on items."""
@@ -123,8 +107,7 @@ class LocalFiles:
     scorer: str = "lm_eval"
     allow_overlap: bool = False
 
-    compares: ClassVar[bool] = False
-    averages: ClassVar[bool] = True
+    FILES: ClassVar[tuple[str, ...]] = ("texts", "items")
 
     def __post_init__(self) -> None:
         for group, value in (("texts", "FILE"), ("items", "FILE"), ("templates", "TEMPLATE")):
@@ -144,10 +127,6 @@ class LocalFiles:
         for name in self.texts:
             self._corpus(name).check("eval")
 
-    def files(self) -> tuple[str, ...]:
-        """The files of texts and of items."""
-        return (*self.texts.values(), *self.items.values())
-
     def data(self, tokenizer: Any) -> dict[str, Data]:
         """The windows of each text and the items of each file."""
         data: dict[str, Data] = {}
@@ -165,7 +144,8 @@ class LocalFiles:
         """The perplexity on a text, or the accuracy on items."""
         if isinstance(data, EvalTask):
             return measure_task(name, forward, data, mask, self.batch_size)
-        return corpus_perplexity(forward, name, data, mask, self._corpus(name.partition("/")[2]), self.limit)
+        how = {"limit": self.limit, "corpus": asdict(self._corpus(name.partition("/")[2]))}
+        return perplexity(name, forward, cast(Samples, data), mask, **how)
 
     def _corpus(self, name: str) -> Corpus:
         cut: dict[str, Any] = {"join": self.join, "window": self.window, "stride": self.stride}

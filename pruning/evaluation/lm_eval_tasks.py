@@ -1,11 +1,8 @@
 """Tasks of lm-eval as evaluation data, and how lm-eval sends their requests to a masked model in memory.
 
 lm-eval makes the requests without a model, so a task has a digest of its prompts and answers before a model is
-loaded. A task is either multiple-choice, or the model writes the answers (`generate_until`).
-
-Each task is run separately, so no batch mixes tasks: padding to another length changes how bfloat16 is rounded.
-lm-eval's cache of responses is never used: it does not distinguish masks, so a pruned model would get the dense
-model's answers.
+loaded. Each task is run separately, so no batch mixes tasks: padding to another length changes how bfloat16 is
+rounded. lm-eval's cache of responses is never used, because it does not distinguish masks.
 """
 
 from __future__ import annotations
@@ -14,13 +11,13 @@ import copy
 import gzip
 import json
 import logging
-import sys
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, cast
 from unittest.mock import patch
 
 from pruning.calibration.item_files import FIELD, Item
@@ -41,7 +38,7 @@ from pruning.core.storage import text_sha256
 from pruning.core.wheels import use_hub
 from pruning.engine import collectives
 from pruning.evaluation import Data, Evaluation, Measured, check_names, short, terms_file
-from pruning.evaluation.text_overlap import Document, haystack, words
+from pruning.evaluation.text_overlap import Haystack, haystack
 
 if TYPE_CHECKING:
     from pruning.calibration.samples import Samples
@@ -66,8 +63,8 @@ class EvalTask:
 
     If the documents are items of a local file, these are `items`. `fewshot` examples are put before each question.
     `scorer` names what scores the answers of a multiple-choice task: `lm_eval` or `engine`. In the engine, the
-    answers to a question share its prompt, and only their tokens are projected to the vocabulary, which takes a
-    fraction of lm-eval's time. The engine normalises logits in float32, lm-eval in the model's own precision.
+    answers to a question share its prompt, which is faster. It normalises logits in float32, lm-eval in the model's
+    own precision.
     """
 
     task: Any
@@ -101,13 +98,12 @@ class EvalTask:
         self.task.set_fewshot_seed(FEWSHOT_SEED)
         with quiet():
             self.task.build_all_requests(limit=self.limit)
-        found: list[dict[str, Any]] = []
-        for _, group in groupby(self.task.instances, key=lambda instance: instance.doc_id):
-            instances = list(group)
-            doc = instances[0].doc
-            asked = [one.arguments for one in instances]
-            found.append({"doc": doc, "asked": asked, "target": self.task.doc_to_target(doc)})
-        return found
+        groups = [list(group) for _, group in groupby(self.task.instances, key=lambda one: one.doc_id)]
+        return [
+            {"doc": doc, "asked": [one.arguments for one in group], "target": self.task.doc_to_target(doc)}
+            for group in groups
+            for doc in [group[0].doc]
+        ]
 
     @property
     def asked(self) -> list[tuple[Any, ...]]:
@@ -143,14 +139,6 @@ class EvalTask:
                 rows.append(Row(ids, (start, len(ids)), number, choice, choice == request["target"]))
         return tuple(rows)
 
-    def check_length(self, name: str, most: int) -> None:
-        """Raise InputError if the generated tokens leave no room for a prompt in a context of `most` tokens."""
-        if self.generated and self.new_tokens >= most:
-            raise InputError(
-                f"{name} ({self.source}): up to {self.new_tokens} tokens are generated, and the model reads at most "
-                f"{most}: lower eval.max_new_tokens."
-            )
-
     def too_long(self, most: int) -> list[int]:
         """The indices of the documents with a request that is too long for a context of `most` tokens."""
         # The last token of a choice is only scored and never read.
@@ -166,6 +154,11 @@ class EvalTask:
         return sorted({n for (n, _), (ids, _) in zip(long, whole, strict=True) if len(ids) > room})
 
     @property
+    def members(self) -> tuple[EvalTask, ...]:
+        """The task itself, as `TaskGroup.members`."""
+        return (self,)
+
+    @property
     def pieces(self) -> list[str]:
         """The requests of each document, to find documents that occur more than once."""
         return [str(request["asked"]) for request in self.requests]
@@ -173,31 +166,20 @@ class EvalTask:
     def shared(self, calibration: Samples, /) -> int:
         """The number of documents that are in the calibration data."""
         known = haystack(calibration, self.tokenizer)
-        return sum(any(map(known.holds, self._forms(n))) for n in range(len(self.requests)))
+        return sum(self._held(known, number) for number in range(len(self.requests)))
 
-    def _forms(self, number: int) -> list[Document]:
-        """The possible questions of a document, with its answers. The names of the document's fields are not used."""
+    def _held(self, known: Haystack, number: int) -> bool:
+        """Whether the calibration data hold a document. The names of the document's fields are not used."""
         request = self.requests[number]
-        texts = [v for v in request["doc"].values() if isinstance(v, str) and " " in v]
-        if self.generated:
-            # Without an answer, only a long question is found. Prompts are left out because they also hold examples.
-            target = request["target"]
-            answers = [(), (target,)] if isinstance(target, str) else [()]
-            return [Document(tuple(texts), one) for one in answers]
-        contexts = dict.fromkeys(str(asked[0]) for asked in request["asked"])
-        # With examples, every context holds the same ones, so a context says nothing about its own document.
-        questions = map(_question, contexts) if not self.fewshot else ()
-        # If the contexts of a document differ, as in WinoGrande, the contexts contain the choices, and all
-        # answers are equal. Such answers are left out.
-        choices = dict.fromkeys(str(asked[-1]) for asked in request["asked"]) if len(contexts) == 1 else ()
-        key = (self.items[number].key,) if self.items else ()
-        return [Document(tuple(dict.fromkeys((*texts, *questions))), tuple(choices), key)]
-
-
-def _question(context: str) -> str:
-    """A prompt without the words "question" and "answer" that most templates put around a question."""
-    prompt = words(context)
-    return " ".join(prompt[int(prompt[:1] == ("question",)) : len(prompt) - int(prompt[-1:] == ("answer",))])
+        contexts = list(dict.fromkeys(str(asked[0]) for asked in request["asked"]))
+        questions = [text for text in request["doc"].values() if isinstance(text, str) and " " in text]
+        # If the contexts of a document differ, as in WinoGrande, they contain the choices, and all answers are equal.
+        choices = () if self.generated or len(contexts) > 1 else [asked[-1] for asked in request["asked"]]
+        if not (self.generated or self.fewshot):  # every context holds the same examples
+            questions += contexts
+        if self.items and self.items[number].key in known.keys:
+            return True
+        return any(known.holds(question, tuple(choices)) for question in questions)
 
 
 def check_asking(settings: Any) -> None:
@@ -211,52 +193,16 @@ def check_asking(settings: Any) -> None:
 # The measurement of a masked model.
 
 
-def measure_task(name: str, forward: Forward, task: EvalTask, mask: Mask, batch_size: int) -> Measured:
-    """The accuracy or the share of exact answers, its standard error, and lm-eval's own results and samples.
+def _measured_task(name: str, forward: Forward, task: EvalTask, mask: Mask, batch_size: int) -> Measured:
+    """The measurement of one task.
 
-    Raises RequestError if lm-eval's requests are not those of the task's digest, and the InputError of `generating`.
-    """
-    from pruning.models.architecture import context_length_of
-    from pruning.models.sublayers import masked
-
-    module, answers = forward.model.module, None
-    if task.scorer == "engine" and not task.too_long(context_length_of(module.config) or sys.maxsize):
-        ((_, found, _),) = forward.loglikelihoods(task.rows, [mask])
-        # In lm-eval's form: a value, and whether greedy decoding gives the answer, which nothing uses here.
-        answers = [(value, False) for value in found]
-    with generating(forward, mask) if task.generated else masked(module, mask, forward.scales):
-        output, shortened = _ask(name, forward, task, batch_size, answers)
-    # On each machine, lm-eval returns the output to one rank only.
-    return collectives.on_first(lambda: _measured(name, task, output, shortened))
-
-
-@contextmanager
-def generating(forward: Forward, mask: Mask) -> Iterator[Any]:
-    """Within this context the model lacks the units of a mask and can generate; yields the transformers model.
-
-    Skipping units works only without a cache, so the units are removed from the model in memory. Raises InputError if
-    no configuration of the architecture describes the model without these units; an export raises the same error.
-    """
-    from pruning.models.removal import blocks_removed, smaller_config
-
-    module = forward.model.module
-    if not mask.dropped:
-        yield module
-        return
-    with blocks_removed(module, mask, smaller_config(module, mask)):
-        yield module
-
-
-def _ask(
-    name: str, forward: Forward, task: EvalTask, batch_size: int, answers: Sequence[Any] | None
-) -> tuple[Any, int]:
-    """lm-eval's output for a task, and the number of items that lm-eval shortened.
-
-    If there are several ranks, each answers a share of the requests; then all ranks get all answers. If `answers` are
-    given and no item is too long for the model, the log-likelihood requests get these answers.
+    If there are several ranks, each answers a share of the requests; then all ranks get all answers. Raises
+    RequestError if lm-eval's requests are not those of the task's digest, and the InputError of `generating`.
     """
     import lm_eval
     from lm_eval.models.huggingface import HFLM
+
+    from pruning.models.sublayers import masked
 
     # Outside a checkout, git prints an error if lm-eval asks it about the current folder.
     with quiet(), patch("lm_eval.evaluator.get_git_commit_hash", lambda: None):
@@ -266,27 +212,45 @@ def _ask(
             batch_size=batch_size,
             trust_remote_code=False,
         )
-        # If the first weights are on disk, lm-eval chooses the wrong device.
-        model._device = forward.model.device
-        shortened = len(task.too_long(model.max_length))
+        model._device = (
+            forward.model.device
+        )  # if the first weights are on disk, lm-eval chooses the wrong one
+        answers = None
+        if shortened := len(task.too_long(model.max_length)):
+            log.warning(
+                "%s: %d of %d items are longer than the %d tokens that the model reads; lm-eval cuts off their start",
+                *(name, shortened, len(task.requests), model.max_length),
+            )
+        elif task.scorer == "engine":
+            ((_, values, _),) = forward.loglikelihoods(task.rows, [mask])
+            # In lm-eval's form: a value, and whether greedy decoding gives the answer, which nothing uses here.
+            answers = [(value, False) for value in values]
         for kind in ("loglikelihood", "generate_until"):
-            known = answers if kind == "loglikelihood" and not shortened else None
-            setattr(model, kind, partial(_answered, getattr(model, kind), task, known))
-        output = lm_eval.simple_evaluate(
-            model=model,
-            tasks=[task.task],
-            task_manager=lm_eval.tasks.TaskManager(include_defaults=False),
-            num_fewshot=task.fewshot,
-            limit=task.limit,
-            # Without bootstrap, lm-eval reports no standard errors at all, not even that of a mean.
-            bootstrap_iters=1000,
-        )
-    if shortened:
-        log.warning(
-            "%s: %d of %d items are longer than the %d tokens that the model reads; lm-eval cut off their beginning",
-            *(name, shortened, len(task.requests), model.max_length),
-        )
-    return output, shortened
+            setattr(model, kind, partial(_answered, getattr(model, kind), task, answers))
+        with generating(forward, mask) if task.generated else masked(model.model, mask, forward.scales):
+            output = lm_eval.simple_evaluate(
+                model=model,
+                tasks=[task.task],
+                task_manager=lm_eval.tasks.TaskManager(include_defaults=False),
+                num_fewshot=task.fewshot,
+                limit=task.limit,
+                # Without bootstrap, lm-eval reports no standard errors at all, not even that of a mean.
+                bootstrap_iters=1000,
+            )
+    # On each machine, lm-eval returns the output to one rank only.
+    return collectives.on_first(lambda: _measured(name, task, output, shortened))
+
+
+def generating(forward: Forward, mask: Mask) -> AbstractContextManager[None]:
+    """A context in which the model lacks the units of a mask and can generate.
+
+    Skipping units works only without a cache, so the units are removed from the model in memory. Raises InputError if
+    no configuration of the architecture describes the model without these units; an export raises the same error.
+    """
+    from pruning.models.removal import blocks_removed, smaller_config
+
+    module = forward.model.module
+    return blocks_removed(module, mask, smaller_config(module, mask)) if mask.dropped else nullcontext()
 
 
 def _answered(
@@ -358,12 +322,10 @@ def _lm_eval_files(output: Mapping[str, Any]) -> dict[str, bytes]:
     """Two files, by ending: lm-eval's results as lm-eval itself writes them, and its samples, one per line."""
     from lm_eval.utils import handle_non_serializable
 
-    def text(data: Any, indent: int | None = None) -> str:
-        return json.dumps(data, default=handle_non_serializable, indent=indent, ensure_ascii=False)
-
+    text = partial(json.dumps, default=handle_non_serializable, ensure_ascii=False)
     results = {key: value for key, value in output.items() if key != "samples"}
-    lines = [text(sample) for samples in output["samples"].values() for sample in samples]
-    packed = gzip.compress("".join(f"{line}\n" for line in lines).encode(), mtime=0)
+    lines = [f"{text(sample)}\n" for samples in output["samples"].values() for sample in samples]
+    packed = gzip.compress("".join(lines).encode(), mtime=0)
     return {"lm_eval.json": text(results, indent=2).encode(), "samples.jsonl.gz": packed}
 
 
@@ -418,10 +380,7 @@ def _prefix_token(tokenizer: Any) -> int:
 
 
 def _complete(tokenizer: Any) -> Any:
-    """A copy of a tokenizer that lm-eval can change. If it has neither a BOS nor an EOS token, it gets an EOS token.
-
-    lm-eval pads with such a token (padding is masked), puts it before an empty context, and fails without one.
-    """
+    """A copy of a tokenizer that lm-eval can change, with an EOS token, without which (or a BOS) lm-eval fails."""
     copied = copy.deepcopy(tokenizer)
     if copied.bos_token_id is None and copied.eos_token_id is None:
         copied.eos_token = copied.convert_ids_to_tokens(_prefix_token(copied))
@@ -434,11 +393,9 @@ def _complete(tokenizer: Any) -> Any:
 def item_task(name: str, items: Sequence[Item], template: str, source: str, **options: Any) -> EvalTask:
     """The task of these items; `options` are the tokenizer, the limit and the scorer of an `EvalTask`.
 
-    lm-eval fills in templates with Jinja and converts the result: a prompt of digits becomes a number. If the first
-    prompt is a number, lm-eval expects several contexts and asks no question. So lm-eval gets no template: each
-    `doc_to_*` setting is the name of a field of the documents, whose value lm-eval uses unchanged.
-
-    Raises InputError if an answer cannot be scored.
+    lm-eval fills in templates with Jinja and converts the result: a prompt of digits becomes a number. So it gets no
+    template: each `doc_to_*` setting names a field of the documents, whose value lm-eval uses unchanged. Raises
+    InputError if an answer cannot be scored.
     """
     import datasets
     from lm_eval.api.task import ConfigurableTask
@@ -477,15 +434,12 @@ def item_task(name: str, items: Sequence[Item], template: str, source: str, **op
 
 # The evaluations.
 
-COUNTED = {"acc", "acc_norm"}  # the metrics of lm-eval that need only log-likelihoods
-
 
 @dataclass(frozen=True)
 class Zeroshot:
     """Measures `acc/<task>` (lm-eval's `acc_norm` if the task has it, else `acc`) and the tasks' mean, `acc/mean`.
 
-    For a quick look, `limit` bounds the items of each task. `batch_size` is passed to lm-eval. `scorer` is that of
-    `EvalTask`.
+    For a quick look, `limit` bounds the items of each task. `scorer` is that of `EvalTask`.
     """
 
     tasks: list[str]
@@ -494,50 +448,25 @@ class Zeroshot:
     scorer: str = "lm_eval"
     allow_overlap: bool = False
 
-    compares: ClassVar[bool] = False
-    averages: ClassVar[bool] = True
-
     def __post_init__(self) -> None:
         check_asking(self)
         if not self.tasks:
             raise InputError("eval.tasks is empty: name at least one task of lm-eval.")
 
-    def files(self) -> tuple[str, ...]:
-        """No file is read."""
-        return ()
-
-    def data(self, tokenizer: Any) -> dict[str, EvalTask]:
+    def data(self, tokenizer: Any) -> dict[str, Data]:
         """The documents of each task."""
-        return {f"acc/{name}": self._task(name, tokenizer) for name in dict.fromkeys(self.tasks)}
+        return {
+            f"acc/{name}": tasks_data(name, tokenizer, self.limit, self.scorer)[1]
+            for name in dict.fromkeys(self.tasks)
+        }
 
     def measure(self, forward: Forward, name: str, data: Data, mask: Mask) -> Measured:
         """The accuracy on a task."""
-        return measure_task(name, forward, cast(EvalTask, data), mask, self.batch_size)
-
-    def _task(self, name: str, tokenizer: Any) -> EvalTask:
-        (loaded,) = load_tasks(name)
-        task = EvalTask(loaded, source_of(loaded), tokenizer, self.limit, scorer=self.scorer)
-        metrics = ", ".join(loaded.aggregation())
-        if self.scorer == "engine":
-            if loaded.OUTPUT_TYPE != "multiple_choice" or not {*loaded.aggregation()} <= COUNTED:
-                raise InputError(
-                    f"eval.scorer=engine scores multiple-choice tasks by {' and '.join(sorted(COUNTED))}, but {name} "
-                    f"({loaded.OUTPUT_TYPE}) has {metrics}: set eval.scorer=lm_eval."
-                )
-            try:
-                _ = task.rows
-            except InputError as error:
-                raise InputError(f"eval.tasks: '{name}': {error} Choose another task.") from error
-        if task.metric is None:
-            raise InputError(
-                f"eval.tasks: '{name}' has no accuracy, only {metrics}: choose a task that has "
-                f"{' or '.join(METRICS)}."
-            )
-        return task
+        return measure_task(name, forward, cast(Task, data), mask, self.batch_size)
 
 
 @dataclass(frozen=True)
-class Full:
+class TextAndTasks:
     """Measures the metrics of `perplexity` and `zeroshot`. The configuration passes `limit` to both evaluations."""
 
     perplexity: Any
@@ -545,20 +474,13 @@ class Full:
     limit: int | None = None
     allow_overlap: bool = False
 
-    compares: ClassVar[bool] = False
-    averages: ClassVar[bool] = True
-
-    def files(self) -> tuple[str, ...]:
-        """The local files of the corpora."""
-        return tuple(self.perplexity.files())
-
     def data(self, tokenizer: Any) -> dict[str, Data]:
         """The windows of each corpus and the documents of each task."""
         return {**self.perplexity.data(tokenizer), **self.zeroshot.data(tokenizer)}
 
     def measure(self, forward: Forward, name: str, data: Data, mask: Mask) -> Measured:
         """The perplexity on text windows, or the accuracy on a task."""
-        part: Evaluation = self.zeroshot if isinstance(data, EvalTask) else self.perplexity
+        part: Evaluation = self.perplexity if name.startswith("ppl/") else self.zeroshot
         return part.measure(forward, name, data, mask)
 
 
@@ -574,11 +496,11 @@ def manager() -> Any:
         return TaskManager()
 
 
-def load_tasks(name: str, groups: bool = False) -> list[Any]:
-    """The lm-eval task `name` with its documents; if `groups` is true and `name` is a group, all its tasks.
+def load_tasks(name: str) -> list[Any]:
+    """The lm-eval task `name` with its documents; if `name` is a group, all its tasks.
 
-    Raises InputError if the name is unknown, if it is a group and `groups` is false, or if a task needs a package
-    that is not installed. Raises UnreachableError if the documents cannot be loaded.
+    Raises InputError if the name is unknown, or if a task needs a package that is not installed. Raises
+    UnreachableError if the documents cannot be loaded.
     """
     tasks = manager()
     if name not in tasks.all_tasks:
@@ -586,8 +508,6 @@ def load_tasks(name: str, groups: bool = False) -> list[Any]:
         raise InputError(
             f"eval.tasks: '{name}' is not a task of lm-eval.{hint} `lm-eval ls tasks` lists all tasks."
         )
-    if name not in tasks.all_subtasks and not groups:
-        raise InputError(f"eval.tasks: '{name}' is a group of tasks: name its tasks one by one.")
     use_hub()
     try:
         with quiet():
@@ -603,52 +523,61 @@ def load_tasks(name: str, groups: bool = False) -> list[Any]:
         ) from error
 
 
-def source_of(loaded: Any) -> str:
-    """The data set, configuration and split of a task of lm-eval."""
-    config = loaded.config
-    parts = (config.dataset_path, config.dataset_name, config.test_split or config.validation_split)
-    return "/".join(str(part) for part in parts if part)
+def tasks_data(
+    name: str,
+    tokenizer: Any,
+    limit: int | None,
+    scorer: str = "lm_eval",
+    fewshot: int | None = 0,
+    new_tokens: int | None = None,
+    written: bool = False,
+) -> tuple[bool, Task]:
+    """Whether the model writes the answers of a task or group, and its data. If not `written`, it must choose them.
 
-
-def named_data(
-    name: str, tokenizer: Any, limit: int | None, fewshot: int | None, new_tokens: int | None
-) -> dict[str, Data]:
-    """The data of a task or group by metric: `exact/<name>` if answers are generated, `acc/<name>` if chosen.
-
-    If `fewshot` or `new_tokens` is None, the task's own number is used. Raises InputError if the name is unknown, if
-    a task is neither generated with exact answers nor multiple-choice, if it has too few examples, or if a group
-    mixes both kinds of tasks. Raises UnreachableError if the documents cannot be loaded.
+    If `fewshot` or `new_tokens` is None, the task's own number is used. Raises the errors of `load_tasks`, and
+    InputError if a task has no fitting metric, if no prompts can be made, or if a group mixes both kinds of tasks.
     """
     tasks = []
-    for loaded in load_tasks(name, groups=True):
-        examples = (loaded.config.num_fewshot or 0) if fewshot is None else fewshot
-        task = EvalTask(loaded, source_of(loaded), tokenizer, limit, fewshot=examples)
+    for loaded in load_tasks(name):
+        config = loaded.config
+        examples = (config.num_fewshot or 0) if fewshot is None else fewshot
+        names = (config.dataset_path, config.dataset_name, config.test_split or config.validation_split)
+        source = "/".join(str(name) for name in names if name)
+        task = EvalTask(loaded, source, tokenizer, limit, fewshot=examples, scorer=scorer)
         metrics = loaded.aggregation()
-        if not (task.generated and EXACT in metrics) and not (
-            loaded.OUTPUT_TYPE == "multiple_choice" and task.metric is not None
-        ):
-            listed = f"the metrics {', '.join(metrics)}" if metrics else "no metrics"
+        listed = f"{loaded.OUTPUT_TYPE}, with {', '.join(metrics) or 'no metrics'}"
+        if not (written and EXACT in metrics if task.generated else task.metric is not None):
+            exact = f", or a generate_until task with {EXACT}" if written else ""
             raise InputError(
-                f"eval.tasks: '{name}' is a {loaded.OUTPUT_TYPE} task with {listed}: choose a generate_until task "
-                f"with {EXACT}, or a multiple_choice task with {' or '.join(METRICS)}."
+                f"eval.tasks: '{name}' cannot be measured ({listed}): choose a task that has "
+                f"{' or '.join(METRICS)}{exact}."
+            )
+        if scorer == "engine" and (loaded.OUTPUT_TYPE != "multiple_choice" or not {*metrics} <= {*METRICS}):
+            raise InputError(
+                f"eval.scorer=engine scores multiple-choice tasks by {' and '.join(METRICS)}, but {name} is another "
+                f"one ({listed}): set eval.scorer=lm_eval."
             )
         if task.generated and new_tokens is not None:
-            settings = {k: v for k, v in (loaded.config.generation_kwargs or {}).items() if k not in LENGTHS}
+            settings = {k: v for k, v in (config.generation_kwargs or {}).items() if k not in LENGTHS}
             loaded.set_config("generation_kwargs", settings | {"max_gen_toks": new_tokens})
         try:
-            _ = task.requests
-        except (ValueError, AssertionError, IndexError) as error:  # what lm-eval's samplers raise
+            _ = task.rows if scorer == "engine" else task.requests
+        except (
+            InputError,
+            ValueError,
+            AssertionError,
+            IndexError,
+        ) as error:  # the last ones: lm-eval's samplers
             raise InputError(
-                f"eval.tasks: no prompts of '{name}' with {task.fewshot} examples can be made ({first_line(error)}): "
-                "lower eval.num_fewshot."
+                f"eval.tasks: the prompts of '{name}' with {examples} examples cannot be used "
+                f"({first_line(error)}): lower eval.num_fewshot, or choose another task."
             ) from error
         tasks.append(task)
     if len({task.generated for task in tasks}) > 1:
         raise InputError(
             f"eval.tasks: some tasks of '{name}' are generated and some multiple-choice: name them one by one."
         )
-    kind = "exact" if tasks[0].generated else "acc"
-    return {f"{kind}/{name}": tasks[0] if len(tasks) == 1 else TaskGroup(name, tuple(tasks))}
+    return tasks[0].generated, tasks[0] if len(tasks) == 1 else TaskGroup(name, tuple(tasks))
 
 
 @dataclass(frozen=True, eq=False)
@@ -675,42 +604,44 @@ class TaskGroup:
         """The number of documents that are in the calibration data."""
         return sum(member.shared(calibration) for member in self.members)
 
-    def measured(self, name: str, forward: Forward, mask: Mask, batch_size: int) -> Measured:
-        """The metric over all items, and the other metrics that every member has.
 
-        Items count equally, as in lm-eval's groups whose tasks are weighted by size; the standard error is lm-eval's.
-        """
-        each = [measure_task(name, forward, member, mask, batch_size) for member in self.members]
-        sizes = [one.how["items"] for one in each]
-        metrics: dict[str, float] = {}
-        for metric in metrics_among(each[0].metrics):
-            if all(metric in one.metrics for one in each):
-                metrics |= _pooled(metric, [one.metrics for one in each], sizes)
-        labels = [member.task.task_name for member in self.members]
-        how = {"group": self.name, "tasks": len(labels), "items": sum(sizes), "limit": self.members[0].limit}
-        how["metric"] = " or ".join(dict.fromkeys(one.how["metric"] for one in each))
-        how |= {key: each[0].how[key] for key in ("lm_eval", "fewshot") if key in each[0].how}
-        # The files of all members together: lm-eval's results by task, all samples, and all terms.
-        results = {
-            label: json.loads(one.files["lm_eval.json"]) for label, one in zip(labels, each, strict=True)
-        }
-        terms: dict[str, list[Any]] = {}
-        for one in each:
-            for key, values in json.loads(one.files[TERMS]).items():
-                terms.setdefault(key, []).extend(values)
-        files = {
-            "lm_eval.json": json.dumps(results, indent=2).encode(),
-            "samples.jsonl.gz": b"".join(one.files["samples.jsonl.gz"] for one in each),  # gzip allows this
-        }
-        return Measured(metrics, how, files | terms_file(terms))
+Task = EvalTask | TaskGroup
 
 
-def _pooled(metric: str, values: Sequence[dict[str, Any]], sizes: Sequence[int]) -> dict[str, float]:
-    """A metric's mean over all items, and its standard error if every member has one."""
+def measure_task(name: str, forward: Forward, data: Task, mask: Mask, batch_size: int) -> Measured:
+    """The accuracy or the share of exact answers, its standard error, and lm-eval's own results and samples.
+
+    In a group, items count equally, as in lm-eval's groups whose tasks are weighted by size, and the standard error
+    is lm-eval's. Raises the errors of `_measured_task`.
+    """
+    if isinstance(data, EvalTask):
+        return _measured_task(name, forward, data, mask, batch_size)
     from lm_eval.api.metrics import pooled_sample_stderr
 
-    total = sum(value[metric] * size for value, size in zip(values, sizes, strict=True)) / sum(sizes)
-    errors = [value[error_of(metric)] for value in values if error_of(metric) in value]
-    if len(errors) < len(values):
-        return {metric: total}
-    return {metric: total, error_of(metric): float(pooled_sample_stderr(errors, list(sizes)))}
+    each = [_measured_task(name, forward, member, mask, batch_size) for member in data.members]
+    sizes = [one.how["items"] for one in each]
+    metrics: dict[str, float] = {}
+    for metric in metrics_among(each[0].metrics):
+        values, errors = (
+            [one.metrics[key] for one in each if key in one.metrics] for key in (metric, error_of(metric))
+        )
+        if len(values) == len(each):
+            metrics[metric] = sum(n * size for n, size in zip(values, sizes, strict=True)) / sum(sizes)
+            if len(errors) == len(each):
+                metrics[error_of(metric)] = float(pooled_sample_stderr(errors, sizes))
+    labels = [member.task.task_name for member in data.members]
+    how = {"group": data.name, "tasks": len(labels), "items": sum(sizes), "limit": data.members[0].limit}
+    how["metric"] = " or ".join(dict.fromkeys(one.how["metric"] for one in each))
+    how |= {key: each[0].how[key] for key in ("lm_eval", "fewshot") if key in each[0].how}
+    # The files of all members together: lm-eval's results by task, all samples, and all terms.
+    pairs = zip(labels, each, strict=True)
+    results = {label: json.loads(one.files["lm_eval.json"]) for label, one in pairs}
+    terms: dict[str, list[Any]] = defaultdict(list)
+    for one in each:
+        for key, found in json.loads(one.files[TERMS]).items():
+            terms[key].extend(found)
+    files = {
+        "lm_eval.json": json.dumps(results, indent=2).encode(),
+        "samples.jsonl.gz": b"".join(one.files["samples.jsonl.gz"] for one in each),  # gzip allows this
+    }
+    return Measured(metrics, how, files | terms_file(terms))

@@ -1,9 +1,8 @@
 """Measure how much faster and smaller the pruned model is than the dense model (`eval=speed`).
 
 The two models take turns to generate text, with a KV cache. The pruned model is the dense model in memory without the
-removed units (`models/removal.py`), so no weights are loaded twice, and the two models differ only in these units.
-The pruned model equals a model that is loaded from an export, with one exception: if a block loses one sub-layer, an
-export keeps both, and this model only the other one.
+removed units (`models/removal.py`). It equals a model that is loaded from an export, with one exception: if a block
+loses one sub-layer, an export keeps both, and this model only the other one.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ import gc
 import json
 import logging
 import platform
-import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -22,11 +20,13 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, cast
 
+import numpy as np
+
 from pruning.core.errors import InputError, check_least
 from pruning.core.records import SpeedRecord, SpreadRecord
 from pruning.core.storage import text_sha256
 from pruning.engine import collectives
-from pruning.evaluation import Data, Measured
+from pruning.evaluation import SPEED, Data, Measured
 from pruning.models.kept_models import quiet
 
 if TYPE_CHECKING:
@@ -59,8 +59,6 @@ class Speed:
     repeats: int = 5
     warmup: int = 1
 
-    compares: ClassVar[bool] = True
-    averages: ClassVar[bool] = False
     allow_overlap: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -71,15 +69,11 @@ class Speed:
                 )
         check_least("eval", self, new_tokens=2, repeats=1, warmup=0)
 
-    def files(self) -> tuple[str, ...]:
-        """No file is read."""
-        return ()
-
     def data(self, tokenizer: Any) -> dict[str, Machine]:  # noqa: ARG002 - prompts are random tokens
         """The settings and the device, under the metric's name `speed`."""
         device = machine()
         text = json.dumps([asdict(self), device], sort_keys=True)
-        return {"speed": Machine(device, text_sha256(text), max(self.prompts) + self.new_tokens)}
+        return {SPEED: Machine(device, text_sha256(text), max(self.prompts) + self.new_tokens)}
 
     def measure(self, forward: Forward, name: str, data: Data, mask: Mask) -> Measured:  # noqa: ARG002
         """Sizes and speeds of both models, under `speed`. If there are several ranks, only the first measures."""
@@ -130,10 +124,7 @@ class Speed:
 
 @dataclass(frozen=True)
 class Machine:
-    """The settings and the device, in place of data.
-
-    The digest covers the device, so a measurement on one device is not reused for another device.
-    """
+    """The settings and the device, in place of data. The digest covers both."""
 
     source: str
     sha256: str
@@ -152,10 +143,7 @@ def device_name(module: nn.Module) -> str:
 
 
 def machine(gpus: bool = True) -> str:
-    """The names of all GPUs; if there are none or `gpus` is false, the processor's name and the number of threads.
-
-    No model is loaded for this.
-    """
+    """The names of all GPUs; if there are none or `gpus` is false, the processor's name and the number of threads."""
     import torch
 
     if gpus and torch.cuda.is_available():
@@ -178,7 +166,7 @@ def _proc(path: str, field: str) -> str | None:
 
 def _spread(values: list[float]) -> SpreadRecord:
     """The median, the lower quartile and the upper quartile."""
-    low, middle, high = statistics.quantiles(values, method="inclusive") if len(values) > 1 else values * 3
+    low, middle, high = map(float, np.quantile(values, (0.25, 0.5, 0.75)))
     return {"median": middle, "low": low, "high": high}
 
 
@@ -207,18 +195,15 @@ def weight(model: Any) -> tuple[int, int]:
 
 
 class Peak:
-    """Measures extra memory: the peak memory use after `start`, minus the use at `start`.
+    """Measures extra memory: the peak use after the object is made, minus the use at that time.
 
     If `device` is a GPU, memory is summed over all GPUs. If not, it is the process's memory, known only on Linux.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.cuda = device.type == "cuda"
-
-    def start(self) -> None:
-        """Start measuring."""
         import torch
 
+        self.cuda = device.type == "cuda"
         if self.cuda:
             for number in range(torch.cuda.device_count()):
                 torch.cuda.reset_peak_memory_stats(number)
@@ -232,7 +217,7 @@ class Peak:
         self.before = self._now("memory_allocated", "VmRSS")
 
     def extra(self) -> int | None:
-        """The peak above the use at `start`, in bytes; None if it is unknown."""
+        """The peak above the use at the start, in bytes; None if it is unknown."""
         peak = self._now("max_memory_allocated", "VmHWM")
         return None if peak is None or self.before is None else max(0, peak - self.before)
 
@@ -240,8 +225,7 @@ class Peak:
         import torch
 
         if self.cuda:
-            devices = range(torch.cuda.device_count())
-            return int(sum(getattr(torch.cuda, of_cuda)(number) for number in devices))
+            return int(sum(map(getattr(torch.cuda, of_cuda), range(torch.cuda.device_count()))))
         kilobytes = _proc("/proc/self/status", f"{of_process}:")
         return int(kilobytes.split()[0]) * 1024 if kilobytes else None
 
@@ -250,10 +234,7 @@ class Peak:
 
 
 def alternating(models: Models, batch: int, prompt: int, rounds: Speed) -> dict[str, Values]:
-    """The measured values by model and name, one per repeat. The models take turns.
-
-    The first `warmup` rounds are not measured; the next `repeats` are. A model generates `new_tokens` tokens a round.
-    """
+    """The measured values by model and name, one per repeat. The models take turns."""
     import torch
 
     from pruning.models.blocks import input_device
@@ -273,11 +254,7 @@ def alternating(models: Models, batch: int, prompt: int, rounds: Speed) -> dict[
 
 
 def _timed(model: Any, ids: Tensor, new_tokens: int) -> dict[str, float]:
-    """Time one run of text generation.
-
-    Returns prompt tokens per second, new tokens per second after the first new token, the seconds until that token,
-    and the bytes of extra memory if they are known.
-    """
+    """Prompt tokens per second, new tokens per second after the first, seconds until the first, and extra bytes."""
     import torch
     from transformers import GenerationConfig, StoppingCriteriaList
 
@@ -293,7 +270,6 @@ def _timed(model: Any, ids: Tensor, new_tokens: int) -> dict[str, float]:
         return torch.zeros(len(sequences), dtype=torch.bool, device=sequences.device)
 
     peak = Peak(ids.device)
-    peak.start()
     begun = now()
     model.generate(
         input_ids=ids,

@@ -7,10 +7,8 @@ common format, so the words of each document are searched for in the text of the
 from __future__ import annotations
 
 import re
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from pruning.calibration.item_files import Item
@@ -19,9 +17,7 @@ from pruning.core.errors import InputError
 from pruning.evaluation import Data
 
 RUN = 32  # words: a passage of this length counts as shared if it is in both the calibration and the evaluation data
-LEAST = 4  # words: a question with fewer words is found only by its item's key
-ALONE = 8  # words: a question of at least this length is found even if all its answers are uninformative
-UNINFORMATIVE = {"yes", "no", "true", "false", *"abcdefgh"}  # with the letters of choices, as in MMLU
+ALONE = 8  # words: a shorter question is found only by its item's key
 
 Words = tuple[str, ...]
 
@@ -68,51 +64,25 @@ def windows_of(data: Data) -> Samples | None:
     return windows if isinstance(windows, Samples) and windows.kind == "text" else None
 
 
-@dataclass(frozen=True)
-class Document:
-    """A document of a task: all texts that could be the question, the answers, and the key of its item if known."""
-
-    questions: tuple[str, ...]
-    answers: tuple[str, ...]
-    known: tuple[str, ...] = ()
-
-
 class Haystack:
-    """A search index of the words in each sample of the calibration data."""
+    """A search index of the words in the calibration data."""
 
     def __init__(self, calibration: Samples, tokenizer: Any) -> None:
         self.keys = calibration.keys
-        texts = (tokenizer.decode([t for row in unit for t in row.input_ids]) for unit in calibration.units)
-        self.samples = [words(text) for text in texts]
-        self.spaced = [f" {' '.join(sample)} " for sample in self.samples]
+        decoded = (tokenizer.decode([t for row in unit for t in row.input_ids]) for unit in calibration.units)
+        samples = [words(text) for text in decoded]
+        self.text = "\n".join(f" {' '.join(sample)} " for sample in samples)
+        self.runs = {run for sample in samples for run in _runs(sample)}
 
-    def holds(self, document: Document) -> bool:
-        """Whether a sample contains the document: its question and answers, or `RUN` adjacent question words."""
-        keys = {Item(question, document.answers, 0).key for question in document.questions}
-        if self.keys & {*document.known, *keys}:
+    def holds(self, question: str, choices: tuple[str, ...] = ()) -> bool:
+        """Whether the data contain an item, `RUN` adjacent words of its question, or the whole question.
+
+        A question of fewer than `ALONE` words can be in any text, so it is found only by its item.
+        """
+        asked = words(question)
+        if Item(question, choices, 0).key in self.keys or any(run in self.runs for run in _runs(asked)):
             return True
-        answers = [w for answer in document.answers if (w := words(answer)) and not set(w) <= UNINFORMATIVE]
-        return any(self._contains(words(question), answers) for question in document.questions)
-
-    def _contains(self, question: Words, answers: Sequence[Words]) -> bool:
-        if any(run in self._runs for run in _runs(question, RUN)):
-            return True
-        if len(question) < (LEAST if answers else ALONE):
-            return False
-        texts = (self.spaced[number] for number in self._beginnings.get(question[:LEAST], ()))
-        return any(all(f" {' '.join(w)} " in text for w in (question, *answers)) for text in texts)
-
-    @cached_property
-    def _beginnings(self) -> Mapping[Words, set[int]]:
-        numbers: dict[Words, set[int]] = defaultdict(set)
-        for number, sample in enumerate(self.samples):
-            for run in _runs(sample, LEAST):
-                numbers[run].add(number)
-        return numbers
-
-    @cached_property
-    def _runs(self) -> set[Words]:
-        return {run for sample in self.samples for run in _runs(sample, RUN)}
+        return len(asked) >= ALONE and f" {' '.join(asked)} " in self.text
 
 
 @lru_cache(maxsize=1)
@@ -126,5 +96,5 @@ def words(text: str) -> Words:
     return tuple(re.findall(r"\w+", text.lower()))
 
 
-def _runs(sample: Words, length: int) -> list[Words]:
-    return [sample[i : i + length] for i in range(len(sample) - length + 1)]
+def _runs(sample: Words) -> list[Words]:
+    return [sample[i : i + RUN] for i in range(len(sample) - RUN + 1)]

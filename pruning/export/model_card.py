@@ -20,7 +20,7 @@ from pruning.core import records
 from pruning.core.mask import Mask, unit_noun
 from pruning.core.records import CLASS, DoneResult, HealRecord
 from pruning.core.units import bytes_text, rate_text
-from pruning.evaluation.change import Change, changes
+from pruning.evaluation.change import QualityChange, changes
 from pruning.export.request import Request
 from pruning.models.handle import directory_name
 from pruning.search.decide import certainty
@@ -98,7 +98,7 @@ def facts(wanted: Request, **known: Any) -> Facts:
     hub = {"hub": settings.path, "packaged": PACKAGED.get(settings.path, ("",))[0]}.get(settings.source)
     named = hub if hub and not settings.in_directory else directory_name(settings.location)
     base, unit = wanted.in_memory or named, unit_noun(mask.unit).replace("-", "")
-    which, found = "healed" if wanted.healed else "pruned", dict[str, Change]()
+    which, found = "healed" if wanted.healed else "pruned", dict[str, QualityChange]()
     if wanted.result is not None and which in wanted.result["evaluation"]:
         found = changes(wanted.result, wanted.folder and wanted.folder.parent, which)
     return Facts(

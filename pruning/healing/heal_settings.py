@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from pruning.calibration import file_of
 from pruning.calibration.item_files import existing
 from pruning.calibration.sources import TextSource
-from pruning.core.errors import InputError, check_least, unknown
+from pruning.core.errors import InputError, check_known, check_least
+from pruning.core.records import FORMER
 from pruning.core.storage import digest, file_sha256
 
-SCHEDULES = ("wsd", "cosine")
-WEIGHTS = ("lora", "full")
 # These settings change only the rounding of a result, so they do not change the folder of a healed model.
-RUNNING = ("micro_tokens", "gradient_checkpointing", "checkpoint_every")
+RUNNING = ("micro_tokens", "gradient_checkpointing", "checkpoint_every")  # the last one is a former setting
 # These settings choose the mask that is healed; how it is healed does not depend on them.
 SELECTING = ("candidates", "round_tokens")
 # The rates that `lr=None` chooses among, largest first. Training all weights needs a smaller rate than training
@@ -24,14 +24,7 @@ SELECTING = ("candidates", "round_tokens")
 ADAPTER_RATES = (5e-4, 1.5e-4, 5e-5)
 WEIGHT_RATES = (1e-4, 3e-5, 1e-5)
 TRIAL_STEPS = 8  # the steps of a learning-rate trial
-LEAST = {
-    **dict.fromkeys(
-        ("tokens", "batch_tokens", "micro_tokens", "heldout", "eval_every", "checkpoint_every"), 1
-    ),
-    **dict.fromkeys(("candidates", "round_tokens", "rank"), 1),
-    **dict.fromkeys(("warmup", "patience", "seed"), 0),
-    "length": 8,
-}
+AT_LEAST_1 = ("tokens", "batch_tokens", "micro_tokens", "heldout", "eval_every", "candidates", "round_tokens")
 
 
 @dataclass(frozen=True)
@@ -43,24 +36,13 @@ class NoHealing:
     def check(self) -> None:
         """Nothing to check."""
 
-    def files(self) -> tuple[str, ...]:
-        """No file is read."""
-        return ()
-
 
 @dataclass(frozen=True)
 class LossWeights:
-    """The weights of the losses. The teacher is run only if `kl` or `hidden` is above 0."""
+    """The weights of the losses. The teacher is run only if `kl` is above 0."""
 
     ce: float = 1.0
     kl: float = 0.0
-    hidden: float = 0.0
-    temperature: float = 1.0
-
-    @property
-    def teaches(self) -> bool:
-        """Whether a teacher is needed."""
-        return self.kl > 0 or self.hidden > 0
 
 
 @dataclass(frozen=True)
@@ -68,9 +50,9 @@ class Training:
     """The settings that all kinds of healing share.
 
     `tokens` is the budget. Text is packed into windows of `length` tokens. A step trains on `batch_tokens` tokens, at
-    most `micro_tokens` of them at a time. `warmup`, `eval_every` and `checkpoint_every` are counted in steps. The
-    learning rate falls in the last steps; `decay` is their share of all steps. `heldout` windows of the text are kept
-    for the held-out loss. If this loss has not fallen in `patience` evaluations, training stops (0: never).
+    most `micro_tokens` of them at a time. `warmup` and `eval_every` are counted in steps. The learning rate falls in
+    the last steps; `decay` is their share of all steps. `heldout` windows of the text are kept for the held-out loss.
+    If this loss has not fallen in `patience` evaluations, training stops (0: never).
 
     If `lr` is None, short trials choose the learning rate (`rate.py`). If `candidates` is above 1, that many masks of
     the search are healed in rounds of successive halving, on `round_tokens` tokens in the first round. The mask with
@@ -81,11 +63,8 @@ class Training:
     length: int = 256
     batch_tokens: int = 2048
     lr: float | None = None
-    schedule: str = "wsd"
     warmup: int = 5
     decay: float = 0.2
-    weight_decay: float = 0.0
-    clip: float = 1.0
     seed: int = 0
     source: str = "pydoc"
     path: str | None = None
@@ -97,7 +76,6 @@ class Training:
     heldout: int = 16
     eval_every: int = 10
     patience: int = 3
-    checkpoint_every: int = 10
     micro_tokens: int = 2048
     gradient_checkpointing: bool = False
     candidates: int = 1
@@ -108,17 +86,14 @@ class Training:
 
     def check(self) -> None:
         """Raise InputError if a setting is out of range, or if a file is missing."""
-        check_least("heal", self, **{name: least for name, least in LEAST.items() if hasattr(self, name)})
-        for name in ("lr", "clip"):
-            if (value := getattr(self, name)) is not None and not 0 < value < math.inf:
-                raise InputError(f"heal.{name}={value:g} is out of range: choose a number above 0.")
-        for name, most in (("decay", 1.0), ("weight_decay", math.inf)):
-            if not 0 <= (value := getattr(self, name)) <= most:
-                raise InputError(f"heal.{name}={value:g} is out of range: choose 0 to {most:g}.")
-        if self.schedule not in SCHEDULES:
-            raise unknown("heal.schedule", self.schedule, SCHEDULES)
+        least = {**dict.fromkeys(AT_LEAST_1, 1), "warmup": 0, "patience": 0, "seed": 0, "length": 8}
+        check_least("heal", self, **least | ({"rank": 1} if hasattr(self, "rank") else {}))
+        if self.lr is not None and not 0 < self.lr < math.inf:
+            raise InputError(f"heal.lr={self.lr:g} is out of range: choose a number above 0.")
+        if not 0 <= self.decay <= 1:
+            raise InputError(f"heal.decay={self.decay:g} is out of range: choose 0 to 1.")
         self.text.check("heal")
-        for file in self.files():
+        if (file := file_of(self)) is not None:
             existing(file, "heal.path")
         if self.candidates > 1:
             self._check_rounds()
@@ -146,7 +121,7 @@ class Training:
     @property
     def adapter(self) -> bool:
         """Whether LoRA adapters are trained, not the weights themselves."""
-        return False
+        return getattr(self, "weights", "lora" if hasattr(self, "rank") else "full") == "lora"
 
     @property
     def losses(self) -> LossWeights:
@@ -176,40 +151,31 @@ class Training:
     @property
     def stable(self) -> int:
         """The number of steps that larger budgets share with this one: those before the rate falls."""
-        if self.schedule == "cosine":
-            return 0
         return self.steps - min(self.steps, math.ceil(self.decay * self.steps))
 
     def factor(self, step: int) -> float:
         """The learning rate of a step, counted from 0, as a fraction of the full rate; in (0, 1].
 
-        With WSD (warm-up, stable, linear decay; arXiv 2404.06395), the rate before the decay does not depend on the
-        budget. So a larger budget continues from the state at which a smaller one's rate began to fall. With a
-        cosine, the rate falls over the whole budget.
+        It rises, stays, and falls linearly (WSD, arXiv 2404.06395), so the rate before the fall does not depend on
+        the budget: a larger budget continues from the state at which a smaller one's rate began to fall.
         """
         rising = min(1.0, (step + 1) / max(1, self.warmup))
-        if self.schedule == "cosine":
-            return rising * 0.5 * (1 + math.cos(math.pi * step / self.steps))
         if step < self.stable:
             return rising
         return rising * (self.steps - step) / (self.steps - self.stable + 1)
 
-    def files(self) -> tuple[str, ...]:
-        """The local file that is read, or none."""
-        return (self.path or "",) if self.source == "file" else ()
-
     def identity(self) -> dict[str, Any]:
         """The settings that the healed weights depend on. A file is represented by its digest."""
-        left_out = (*RUNNING, *SELECTING)
-        fields = {name: value for name, value in dataclasses.asdict(self).items() if name not in left_out}
-        for file in self.files():
+        fields = {name: value for name, value in self.recorded().items() if name not in RUNNING}
+        if (file := file_of(self)) is not None:
             fields["path"] = file_sha256(Path(file).expanduser())
-        return {"type": type(self).__name__, **fields}
+        return {"type": fields.pop("class"), **fields}
 
     def recorded(self) -> dict[str, Any]:
-        """The settings as a record stores them."""
-        fields = dataclasses.asdict(self).items()
-        return {"class": type(self).__name__} | {name: v for name, v in fields if name not in SELECTING}
+        """The settings as a record stores them, with those that the class once had."""
+        name = type(self).__name__
+        fields = (dataclasses.asdict(self) | FORMER[name]).items()
+        return {"class": name} | {field: value for field, value in fields if field not in SELECTING}
 
     def key(self, text: str) -> str:
         """The name of the folder of a training run on a text with the digest `text`."""
@@ -217,9 +183,7 @@ class Training:
 
     def line(self, text: str) -> str:
         """A name that budgets share if their training runs have the same first steps."""
-        own = self.identity()
-        if self.schedule == "wsd":
-            own = {name: value for name, value in own.items() if name not in ("tokens", "decay")}
+        own = {name: value for name, value in self.identity().items() if name not in ("tokens", "decay")}
         return digest({**own, "text": text})
 
 
@@ -233,11 +197,6 @@ class Lora(Training):
     rank: int = 16
     alpha: float = 32.0
 
-    @property
-    def adapter(self) -> bool:
-        """True: adapters are trained."""
-        return True
-
 
 @dataclass(frozen=True)
 class Full(Training):
@@ -246,10 +205,9 @@ class Full(Training):
 
 @dataclass(frozen=True)
 class Distill(Training):
-    """The dense model is the teacher: its next-token distributions, and optionally its hidden states, are learnt.
+    """The dense model is the teacher, whose next-token distributions are learnt.
 
-    The loss is ce * cross entropy + kl * temperature^2 * KL(teacher || student) + hidden * relative squared error of
-    the states after the kept blocks. `weights` says what is trained: `lora` or `full`.
+    The loss is ce * cross entropy + kl * KL(teacher || student). `weights` says what is trained: `lora` or `full`.
     """
 
     weights: str = "lora"
@@ -257,33 +215,21 @@ class Distill(Training):
     alpha: float = 32.0
     kl: float = 1.0
     ce: float = 0.5
-    hidden: float = 0.0
-    temperature: float = 1.0
 
     def check(self) -> None:
         """Raise InputError as `Training.check` does, or if a loss weight is negative or all are 0."""
-        if self.weights not in WEIGHTS:
-            raise unknown("heal.weights", self.weights, WEIGHTS)
-        if min(self.kl, self.ce, self.hidden) < 0 or self.kl + self.ce + self.hidden == 0:
+        check_known("heal", self, weights=("lora", "full"))
+        if min(self.kl, self.ce) < 0 or self.kl + self.ce == 0:
             raise InputError(
-                f"heal.kl={self.kl:g}, heal.ce={self.ce:g} and heal.hidden={self.hidden:g} are weights of a loss: "
-                "choose 0 or more, and at least one above 0."
-            )
-        if not 0 < self.temperature < math.inf:
-            raise InputError(
-                f"heal.temperature={self.temperature:g} is out of range: choose a number above 0."
+                f"heal.kl={self.kl:g} and heal.ce={self.ce:g} are weights of a loss: choose 0 or more, and at least "
+                "one above 0."
             )
         super().check()
 
     @property
-    def adapter(self) -> bool:
-        """Whether adapters are trained."""
-        return self.weights == "lora"
-
-    @property
     def losses(self) -> LossWeights:
-        """The weights of the three losses."""
-        return LossWeights(self.ce, self.kl, self.hidden, self.temperature)
+        """The weights of the two losses."""
+        return LossWeights(self.ce, self.kl)
 
 
 def budgets(count: int, tokens: int) -> list[int]:

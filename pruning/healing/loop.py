@@ -11,7 +11,6 @@ import copy
 import json
 import math
 import os
-import re
 import shutil
 import time
 import warnings
@@ -45,6 +44,7 @@ Watch = Callable[[Point], None]  # called after each step
 CHECKPOINTS = "checkpoints"  # the folder of files that are needed only until healing is finished
 ADAPTER = "heal"
 BETAS = (0.9, 0.95)  # of AdamW
+CLIP = 1.0  # the largest norm of a gradient
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def heal(
             weights = {n: one for n, one in smaller.block_weights().items() if one.is_floating_point()}
             trained = list(weights.values())
         log = None if folder is None else folder / settings.key(text.sha256) / records.CURVE
-        teacher = model.module if settings.losses.teaches else None
+        teacher = model.module if settings.losses.kl else None
         trainer = Trainer(smaller, trained, text, settings, teacher, log, watch)
 
         # First the steps that larger budgets share with this one, then the remaining ones.
@@ -107,7 +107,9 @@ def heal(
         if folder is not None and (saved := latest_checkpoint(settings, text, folder)) is not None:
             trainer.resume(saved)
         if trainer.state.step < settings.stable:
-            trainer.run(settings.stable, trunk, kept=True)
+            trainer.run(settings.stable, ending)
+            if trunk is not None and not trainer.stopped:
+                trainer.save(trunk)
         trainer.run(settings.steps, ending)
         trainer.finish()
 
@@ -167,7 +169,7 @@ class Trainer:
                 f"a step has {settings.windows} windows, which {collectives.world_size()} ranks cannot share: "
                 "raise heal.batch_tokens, or start fewer ranks."
             )
-        self.student, self.numbers = smaller.model.module, smaller.numbers
+        self.student = smaller.model.module
         self.parameters, self.text, self.settings = parameters, text, settings
         self.teacher, self.log, self.watch = teacher, log, watch
         assert settings.lr is not None, "trials choose the rate before anything is trained"
@@ -177,16 +179,7 @@ class Trainer:
         for weight in parameters:
             weight.requires_grad_(True)
         self.masters = [nn.Parameter(weight.detach().float().clone()) for weight in parameters]
-        groups: list[dict[str, Any]] = [
-            {"params": [master for master in self.masters if master.dim() > 1]},
-            {"params": [master for master in self.masters if master.dim() <= 1], "weight_decay": 0.0},
-        ]
-        self.optimizer = torch.optim.AdamW(
-            [group for group in groups if group["params"]],
-            lr=self.rate,
-            betas=BETAS,
-            weight_decay=settings.weight_decay,
-        )
+        self.optimizer = torch.optim.AdamW(self.masters, lr=self.rate, betas=BETAS, weight_decay=0.0)
         self.state = TrainingState()
 
     @property
@@ -194,29 +187,25 @@ class Trainer:
         """Whether the held-out loss has not fallen in the last `patience` evaluations."""
         return 0 < self.settings.patience <= self.state.worse
 
-    def run(self, stop: int, folder: Path | None, kept: bool = False) -> None:
-        """Train up to step `stop`, with checkpoints in `folder`; if `kept`, the last one stays for other budgets.
-
-        Raises LossError if a loss is not finite.
-        """
-        self._write_curve()
+    def run(self, stop: int, folder: Path | None) -> None:
+        """Train up to step `stop`, with a checkpoint in `folder`. Raises LossError if a loss is not finite."""
         if not self.state.curve:
             self._note({"step": 0, "tokens": 0, "seconds": 0.0})
-        every = self.settings.checkpoint_every
+        every = self.settings.eval_every
         while self.state.step < stop and not self.stopped:
             self._step()
-            if folder is not None and self.state.step % every == 0 and self.state.step < stop:
-                self.save(folder)
-        if folder is not None and kept:
-            self.save(folder, kept=not self.stopped)
+            if folder is not None and self.state.step < stop and self.state.step % every == 0:
+                self.save(folder, only=True)
 
     def finish(self) -> None:
         """Give the model the weights with the lowest held-out loss."""
         last = self.state.curve[-1]
         if not self.stopped and last.get("heldout_loss") is None:
             self._judge(last)
-            self._write_curve()
             self.watch(last)
+        if (log := self.log) is not None:
+            lines = "".join(json.dumps(point) + "\n" for point in self.state.curve)
+            collectives.on_first(lambda: storage.write_text(log, lines))
         self._write_back(self.masters if self.state.best is None else self.state.best)
 
     def heldout_loss(self) -> float:
@@ -239,7 +228,7 @@ class Trainer:
             )
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        torch.nn.utils.clip_grad_norm_(self.masters, settings.clip)
+        torch.nn.utils.clip_grad_norm_(self.masters, CLIP)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self._write_back(self.masters)
@@ -255,7 +244,7 @@ class Trainer:
         gradients = [torch.zeros_like(master) for master in self.masters]
         losses, recompute = self.settings.losses, self.settings.gradient_checkpointing
         for ids in self._batches(collectives.share_of(rows)):
-            loss = scale * summed_loss(self.student, ids, losses, self.teacher, self.numbers, recompute)
+            loss = scale * summed_loss(self.student, ids, losses, self.teacher, recompute)
             torch.autograd.backward(loss)
             total += float(loss.detach())
             for gradient, weight in zip(gradients, self.parameters, strict=True):
@@ -285,8 +274,6 @@ class Trainer:
         if self.state.step % self.settings.eval_every == 0:
             self._judge(point)
         self.state.curve.append(point)
-        if self.log is not None and collectives.is_first():
-            storage.append_line(self.log, point)
         self.watch(point)
 
     def _judge(self, point: Point) -> None:
@@ -301,20 +288,12 @@ class Trainer:
         else:
             state.worse += 1
 
-    def _write_curve(self) -> None:
-        if (log := self.log) is not None:
-            lines = "".join(json.dumps(point) + "\n" for point in self.state.curve)
-            collectives.on_first(lambda: storage.write_text(log, lines))
-
     # Checkpoints. The order of the data and the learning rate are functions of the step, and training uses no random
     # numbers. So a checkpoint holds only weights, optimizer and state. A file is written atomically, so the last one
-    # is complete even after a kill. Its name ends with a part of its SHA-256, so changes are detected.
+    # is complete even after a kill.
 
-    def save(self, folder: Path, kept: bool = False) -> None:
-        """Write a checkpoint, and remove older ones in `folder` that no other budget needs. The first rank does this.
-
-        If `kept`, the checkpoint is the state at which the learning rate of a budget begins to fall.
-        """
+    def save(self, folder: Path, only: bool = False) -> None:
+        """Write a checkpoint and, if it is to be the `only` one, remove the others. The first rank does this."""
         state = self.state
         weights = [master.detach() for master in self.masters]
         data = {"weights": weights, "optimizer": self.optimizer.state_dict(), **vars(state)}
@@ -323,8 +302,8 @@ class Trainer:
         def write() -> None:
             folder.mkdir(parents=True, exist_ok=True)
             sweep(folder)
-            stem = f"{'decay' if kept else 'step'}-{state.step:08d}"
-            with naming(folder / f"{stem}.pt"), temporary_file(folder / f"{stem}.pt") as (stream, temporary):
+            path = folder / f"step-{state.step:08d}.pt"
+            with naming(path), temporary_file(path) as (stream, temporary):
                 try:
                     torch.save(data, stream)
                 except RuntimeError as error:  # if a write fails, torch raises its own error instead
@@ -333,19 +312,16 @@ class Trainer:
                     raise
                 stream.flush()
                 os.fsync(stream.fileno())
-                path = folder / f"{stem}-{file_sha256(temporary)[:16]}.pt"
                 temporary.replace(path)
-            for kind, step, older in _checkpoints(folder):
-                if older != path and (kind == "step" or step == state.step):
+            for _, older in _checkpoints(folder) if only else ():
+                if older != path:
                     older.unlink(missing_ok=True)
 
         collectives.on_first(write)
 
     def resume(self, path: Path) -> None:
-        """Continue from a checkpoint. Raises DamagedError if the file is not as it was written."""
+        """Continue from a checkpoint. Raises DamagedError if the file cannot be read."""
         try:
-            if path.stem.rpartition("-")[2] != file_sha256(path)[:16]:
-                raise ValueError("its contents do not have the digest in its name")
             data = torch.load(path, map_location="cpu", weights_only=True)
             weights, optimizer = data.pop("weights"), data.pop("optimizer")
             self.state = TrainingState(**{**data, "curve": json.loads(data["curve"])})
@@ -367,10 +343,9 @@ def latest_checkpoint(settings: Training, text: HealingText, folder: Path) -> Pa
 
     def find() -> Path | None:
         trunk, ending = _places(settings, text, folder)
-        for place, most in ((ending, settings.steps), (trunk, settings.stable)):
-            if fitting := [(step, path) for _, step, path in _checkpoints(place) if step <= most]:
-                return max(fitting)[1]
-        return None
+        places = ((ending, settings.steps), (trunk, settings.stable))
+        found = [one for place, most in places for one in _checkpoints(place) if one[0] <= most]
+        return max(found)[1] if found else None
 
     return collectives.on_first(find)
 
@@ -381,11 +356,9 @@ def _places(settings: Training, text: HealingText, folder: Path) -> tuple[Path, 
     return trunk, folder / settings.key(text.sha256) / CHECKPOINTS
 
 
-def _checkpoints(folder: Path) -> Iterator[tuple[str, int, Path]]:
-    """Yield the kind (`step` or `decay`), the step and the path of each checkpoint in `folder`."""
-    for path in sorted(folder.glob("*.pt")):
-        if match := re.fullmatch(r"(step|decay)-(\d{8})-[0-9a-f]{16}\.pt", path.name):
-            yield match[1], int(match[2]), path
+def _checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    """The step and the path of each checkpoint in `folder`."""
+    return [(int(path.stem[len("step-") :]), path) for path in folder.glob("step-????????.pt")]
 
 
 def _over_ranks(value: float) -> float:

@@ -3,11 +3,10 @@
 For a window of T tokens, the T - 1 predictions are scored. With student logits z and teacher logits y,
 
     cross entropy  = -log softmax(z)[next token]
-    KL             = t^2 sum_v p_v (log p_v - log q_v),    p = softmax(y / t), q = softmax(z / t)
-    hidden         = mean over kept blocks of |h - g|^2 / |g|^2
+    KL             = sum_v p_v (log p_v - log q_v),    p = softmax(y), q = softmax(z)
 
-where h and g are the states after a block of the student and of the teacher. The KL term is from Hinton et al. (arXiv
-1503.02531). All losses here are sums over positions; the trainer divides by the number of positions.
+The KL term is from Hinton et al. (arXiv 1503.02531). All losses here are sums over positions; the trainer divides by
+the number of positions.
 """
 
 from __future__ import annotations
@@ -22,63 +21,47 @@ from pruning.engine.head import NORMALISED, Distributions, positions_at_once
 from pruning.healing.heal_settings import LossWeights
 from pruning.models.blocks import apply, enter, find_blocks, head
 
-# The lower bound of a teacher state's mean square, by which errors are divided. A state is all zeros if a text begins
-# with the padding token, whose embedding is zeros in many models.
-SMALLEST = 1e-6
-
 
 def summed_loss(
     student: Any,
     ids: Tensor,
     weights: LossWeights,
     teacher: Any = None,
-    numbers: tuple[int, ...] = (),
     recompute: bool = False,
 ) -> Tensor:
     """The sum of the losses over all predictions of token ids (B, T), in float32.
 
-    `numbers` has, for each block of the student, the number of the same block in the teacher. `recompute` turns on
-    gradient checkpointing.
+    `recompute` turns on gradient checkpointing.
     """
-    states = block_states(student, ids, recompute)
-    known: list[Tensor] = []
-    if weights.teaches:
+    hidden, goals = last_state(student, ids, recompute)[:, :-1].flatten(0, 1), None
+    if weights.kl:
         with torch.no_grad():
-            known = block_states(teacher, ids)
-    hidden, targets = states[-1][:, :-1].flatten(0, 1), ids[:, 1:].flatten().to(states[-1].device)
-    goals = known[-1][:, :-1].flatten(0, 1) if weights.kl else None
+            goals = last_state(teacher, ids)[:, :-1].flatten(0, 1)
+    targets = ids[:, 1:].flatten().to(hidden.device)
     total: Tensor = _Readout.apply(hidden, targets, student, weights, teacher, goals)  # type: ignore[no-untyped-call]
-    if weights.hidden:
-        errors = []
-        for state, number in zip(states, numbers, strict=True):
-            wanted = known[number][:, :-1].float()
-            size = wanted.square().mean(-1).clamp(min=SMALLEST)
-            errors.append(((state[:, :-1].float() - wanted).square().mean(-1) / size).sum())
-        total = total + weights.hidden * torch.stack([error.to(errors[0].device) for error in errors]).mean()
     return total
 
 
-def block_states(model: Any, ids: Tensor, recompute: bool = False) -> list[Tensor]:
-    """The states (B, T, D) after each block, for token ids (B, T).
+def last_state(model: Any, ids: Tensor, recompute: bool = False) -> Tensor:
+    """The state (B, T, D) after the last block, for token ids (B, T).
 
     With `recompute`, the values inside a block are computed again in the backward pass.
     """
     blocks, entry = find_blocks(model), enter(model, input_ids=ids)
-    hidden, states = entry.hidden, []
+    hidden = entry.hidden
     for index in range(len(blocks.modules)):
         if recompute and torch.is_grad_enabled():
             hidden = checkpoint(apply, blocks, index, hidden, entry, use_reentrant=False)
         else:
             hidden = apply(blocks, index, hidden, entry)
-        states.append(hidden)
-    return states
+    return hidden
 
 
 # Cross entropy and KL. What follows the last block is not trained, so only the states need a gradient. This is
 # computed together with the loss, for some positions at a time. The gradient with respect to the student logits z is
 #
 #     cross entropy  softmax(z) - onehot(next token)
-#     KL             t (softmax(z / t) - softmax(y / t)),    y: teacher logits, t: temperature
+#     KL             softmax(z) - softmax(y),    y: teacher logits
 #
 # and backpropagation through the model's head gives the gradient with respect to the states. So logits are computed
 # once, and none are kept for the backward pass, as in Liger Kernel (arXiv 2410.10989).
@@ -129,7 +112,7 @@ def loss_of_logits(
     """
     piece = max(1, NORMALISED.get(logits.device.type, 1 << 25) // (4 * logits.shape[-1]))
     total, gradients = torch.zeros((), dtype=torch.float64, device=logits.device), torch.empty_like(logits)
-    dtype, heat = torch.promote_types(logits.dtype, torch.float32), weights.temperature
+    dtype = torch.promote_types(logits.dtype, torch.float32)
     for start in range(0, len(logits), piece):
         part = slice(start, start + piece)
         z, right = logits[part].to(dtype), targets[part]
@@ -138,11 +121,10 @@ def loss_of_logits(
         gradient = student.probabilities * weights.ce
         gradient[torch.arange(len(z), device=z.device), right] -= weights.ce
         if dense is not None:
-            y = dense[part].to(logits.device, dtype)
-            p, q = Distributions(y / heat), student if heat == 1 else Distributions(z / heat)
-            kl = (p.probabilities * (p.whole - q.whole)).sum(dtype=torch.float64)
-            loss = loss + weights.kl * heat**2 * kl
-            gradient.add_(q.probabilities - p.probabilities, alpha=weights.kl * heat)
+            teacher = Distributions(dense[part].to(logits.device, dtype))
+            kl = (teacher.probabilities * (teacher.whole - student.whole)).sum(dtype=torch.float64)
+            loss = loss + weights.kl * kl
+            gradient.add_(student.probabilities - teacher.probabilities, alpha=weights.kl)
         gradients[part] = gradient
         total += loss
     return total, gradients

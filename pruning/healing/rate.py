@@ -1,13 +1,14 @@
 """Choose the learning rate for healing by short trials, before the budget is spent: `heal.lr=null`.
 
 No rate is right for all models. A trial heals the same mask on the same text for a few steps (`TRIAL_STEPS`), with
-warm-up and decay, and is judged by its loss on held-out windows. Rates are tried from the largest to the smallest,
-and trials end if a rate is not better than the one before it. If no trial lowers the held-out loss, the budget is not
-spent: training ends after the steps of a trial, no candidates are healed, and the weights from before are kept.
+warm-up and decay, and is judged by its lowest loss on held-out windows. Rates are tried from the largest to the
+smallest, and trials end if a rate is not better than the one before it. If no trial lowers the held-out loss, the
+budget is not spent: training ends after the steps of a trial, no candidates are healed, and the weights from before
+are kept.
 
-A trial is an ordinary training run with a small budget. So with the schedule `wsd`, healing continues from the state
-at which the best trial's rate began to fall. Each trial is a line of `rates-KEY.jsonl` in the folder of training
-runs; if a command is killed, the next one does not repeat these trials.
+A trial is an ordinary training run with a small budget, so healing continues from the state at which the best trial's
+rate began to fall. Each trial is a line of `rates-KEY.jsonl` in the folder of training runs; if a command is killed,
+the next one does not repeat these trials.
 """
 
 from __future__ import annotations
@@ -49,25 +50,8 @@ def with_rate(
     scratch = None if path is None else path.with_suffix("")  # the trials' checkpoints
     trials = known(settings, text, folder)
     while (chosen := settled(settings, trials)) is None:
-        lr, tokens = settings.rates[len(trials)], settings.trial_tokens
-        log.info("trying the learning rate %g on %d tokens", lr, tokens)
-        seen: list[Point] = []
-        loss = None  # the lowest held-out loss after any step; None if a loss is not finite
-        try:
-            seen = heldout(curve(replace(settings, lr=lr, tokens=tokens), scratch))
-            loss = min(point["heldout_loss"] for point in seen[1:])
-            log.info("learning rate %g: held-out loss %.4f -> %.4f", lr, seen[0]["heldout_loss"], loss)
-        except LossError as error:
-            log.warning("the learning rate %g is too large: %s", lr, error)
-        before, seconds = (seen[0]["heldout_loss"], seen[-1]["seconds"]) if seen else (None, 0.0)
-        found = {
-            "lr": lr,
-            "tokens": tokens,
-            "heldout_before": before,
-            "heldout_loss": loss,
-            "seconds": seconds,
-        }
-        trials.append(cast(RateTrial, found))
+        trial = replace(settings, lr=settings.rates[len(trials)], tokens=settings.trial_tokens)
+        trials.append(_tried(trial, scratch, curve))
         if path is not None:
             collectives.on_first(partial(storage.append_line, path, storage.sealed(trials[-1])))
 
@@ -82,6 +66,27 @@ def with_rate(
 
     collectives.on_first(keep)
     return chosen, trials
+
+
+def _tried(trial: Training, folder: Path | None, curve: Curve) -> RateTrial:
+    """The record of a trial. Its loss is None if a loss was not finite."""
+    log.info("trying the learning rate %g on %d tokens", trial.lr, trial.tokens)
+    found: RateTrial = {
+        "lr": cast(float, trial.lr),
+        "tokens": trial.tokens,
+        "heldout_before": None,
+        "heldout_loss": None,
+        "seconds": 0.0,
+    }
+    try:
+        before, *after = heldout(curve(trial, folder))
+    except LossError as error:
+        log.warning("the learning rate %g is too large: %s", trial.lr, error)
+        return found
+    lowest = min(point["heldout_loss"] for point in after)
+    log.info("learning rate %g: held-out loss %.4f -> %.4f", trial.lr, before["heldout_loss"], lowest)
+    measured = {"heldout_before": before["heldout_loss"], "heldout_loss": lowest}
+    return cast(RateTrial, {**found, **measured, "seconds": after[-1]["seconds"]})
 
 
 def known(settings: Training, text: HealingText, folder: Path | None) -> list[RateTrial]:
@@ -119,21 +124,18 @@ def settled(settings: Training, trials: Sequence[RateTrial]) -> Training | None:
     worse = len(losses) > 1 and losses[-1] >= losses[-2] and losses[-1] < math.inf
     if len(losses) < len(settings.rates) and not worse:
         return None
-    best = min(range(len(losses)), key=lambda number: losses[number])
-    if losses[best] == math.inf:
+    best = trials[losses.index(min(losses))]
+    if min(losses) == math.inf:
         listed = ", ".join(f"{trial['lr']:g}" for trial in trials)
         raise LossError(
             f"the loss of healing is not finite with any of the learning rates {listed}: choose a smaller heal.lr, "
             "or try model.dtype=float32."
         )
-    chosen = replace(settings, lr=trials[best]["lr"])
-    return chosen if helped(trials) else replace(chosen, tokens=settings.trial_tokens, candidates=1)
-
-
-def helped(trials: Sequence[RateTrial]) -> bool:
-    """Whether any trial lowered the held-out loss."""
-    pairs = ((trial["heldout_before"], trial["heldout_loss"]) for trial in trials)
-    return any(before is not None and after is not None and after < before for before, after in pairs)
+    chosen = replace(settings, lr=best["lr"])
+    before = max(
+        trial["heldout_before"] or 0.0 for trial in trials
+    )  # equal in all trials, but 0 in a failed one
+    return chosen if min(losses) < before else replace(chosen, tokens=settings.trial_tokens, candidates=1)
 
 
 def trials_path(settings: Training, text: HealingText, folder: Path) -> Path:
@@ -146,13 +148,7 @@ def warn_if_useless(best_step: int, settings: Training) -> None:
     if best_step == 0:
         log.warning(
             "training did not lower the held-out loss, so the weights from before it are kept (learning rate %g): "
-            "try %s",
+            "try another text, more tokens in a step, or %s",
             settings.lr,
-            advice(settings.adapter),
+            "a smaller learning rate" if settings.adapter else "adapters (heal=lora)",
         )
-
-
-def advice(adapter: bool) -> str:
-    """What to try if training did not help; `adapter` is whether adapters were trained."""
-    other = "a smaller learning rate" if adapter else "adapters (heal=lora)"
-    return f"another text, more tokens in a step, or {other}"

@@ -12,14 +12,16 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pruning.calibration import file_of
 from pruning.calibration.samples import Row, Samples, apart, shared_runs
 from pruning.calibration.text import start_tokens, token_ids
 from pruning.core.errors import InputError
-from pruning.core.storage import text_sha256
+from pruning.core.storage import file_sha256, text_sha256
 from pruning.evaluation import Data
 from pruning.evaluation.text_overlap import overlaps, windows_of
 from pruning.healing.heal_settings import Training
@@ -83,7 +85,8 @@ def draw_text(settings: Training, tokenizer: Any, calibration: Samples | None = 
 
     Documents are tokenised and concatenated. Raises the InputError of `packed`.
     """
-    sha256 = settings.text.file_sha256  # before the text is read
+    file = file_of(settings)
+    sha256 = None if file is None else file_sha256(Path(file).expanduser())  # before the text is read
     needed = (settings.steps * settings.windows + settings.heldout) * settings.length
     documents = settings.text.documents("heal")
     ids = token_ids(documents, tokenizer, 2 * needed if settings.stream else None)

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pruning.calibration import digests_of
 from pruning.core.errors import InputError, PruningError
 from pruning.core.records import LOG, DoneResult, Failure, names, read_result, read_study, same_settings
-from pruning.evaluation import digests_of
 from pruning.launcher import scheduler
 from pruning.launcher.scheduler import Info
 from pruning.launcher.submission import Submission, latest, lock_of, submission_lock
@@ -72,8 +72,8 @@ def finished(cell: Cell) -> DoneResult | None:
     if result is None or result["status"] != "done" or not _has(result, cell.config):
         return None
     heal: Mapping[str, Any] = result.get("heal", {})
-    healed = all(heal.get("file_sha256") == sha256 for sha256 in digests_of(cell.heal.files()).values())
-    read = digests_of(cell.evaluation.files()).items() <= result["evaluation"].get("files", {}).items()
+    healed = all(heal.get("file_sha256") == sha256 for sha256 in digests_of(cell.heal).values())
+    read = digests_of(cell.evaluation).items() <= result["evaluation"].get("files", {}).items()
     return result if healed and read else None
 
 

@@ -16,7 +16,7 @@ import yaml
 
 from pruning.calibration.samples import Samples
 from pruning.calibration.sources import embedded_text
-from pruning.calibration.text import WindowDraw
+from pruning.calibration.text import drawn_windows
 from pruning.core.errors import InputError, near_names
 from pruning.core.mask import Mask
 from pruning.evaluation.corpora import Corpus
@@ -55,8 +55,8 @@ class Protocol(Corpus):
         """The windows; at most `limit` if it is given. Raises the errors of `Corpus.draw`."""
         if self.drawn is None:
             return super().draw(tokenizer, where, limit)
-        draw = WindowDraw(min(self.drawn, limit or self.drawn), self.window, 0, where)
-        return draw.windows(embedded_text(self.source, "heldout"), tokenizer, self.source)
+        text, samples = embedded_text(self.source, "heldout"), min(self.drawn, limit or self.drawn)
+        return drawn_windows(text, tokenizer, self.source, (samples, self.window, 0), where)
 
     def differences(self, other: Protocol) -> str:
         """The settings that differ, for example `window 2048 -> 4096, start window -> none`."""

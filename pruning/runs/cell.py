@@ -15,7 +15,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from pruning.algo import Algo
-from pruning.calibration import Calibration
+from pruning.calibration import Calibration, file_of
 from pruning.calibration.samples import Samples
 from pruning.core import records, storage
 from pruning.core.errors import BusyError, ForeignError
@@ -170,7 +170,7 @@ def calibration_record(calibration: Any) -> dict[str, Any]:
     for item in dataclasses.fields(calibration):
         if hasattr(part := getattr(calibration, item.name), "draw"):
             record[item.name] = calibration_record(part)
-    if (file := calibration.file()) is not None:
+    if (file := file_of(calibration)) is not None:
         record["path"] = _file_digest(file)
     return record
 

@@ -344,8 +344,8 @@ def _training(module: Any, rows: Sequence[Row], heal: heal_settings.Training) ->
 
     def run(count: int) -> None:
         ids = torch.tensor([row.input_ids[:length] for row in rows[:count]], device=device)
-        teacher = module if weights.teaches else None
-        loss = summed_loss(module, ids, weights, teacher, (), heal.gradient_checkpointing)
+        teacher = module if weights.kl else None
+        loss = summed_loss(module, ids, weights, teacher, heal.gradient_checkpointing)
         torch.autograd.backward(loss)
         for parameter in module.parameters():
             parameter.grad = None

@@ -23,6 +23,7 @@ from pruning.core.records import FOLDER, RECORD, DoneResult, HealRecord, Point, 
 from pruning.core.storage import digest, text_sha256
 from pruning.core.units import duration_text
 from pruning.engine import collectives
+from pruning.evaluation import SPEED
 from pruning.healing import loop
 from pruning.healing.heal_settings import Training, budgets
 from pruning.healing.loop import read_record, read_weights, write_evaluation, write_healed
@@ -72,7 +73,7 @@ def healed_cell(prepared: Prepared, done: DoneResult) -> DoneResult:
         )
         warn_if_useless(record["best_step"], settings)
     measure = mask_evaluator(prepared, info, whole, None, healed=record)
-    if not (cell.evaluation.compares or measure.has(whole)):
+    if not (SPEED in prepared.data or measure.has(whole)):
         if smaller is None:
             smaller = loop.smaller_model(found.model, mask, measurements.recorded_repair(cell, done))
             smaller.apply(read_weights(folder, record))
@@ -141,7 +142,7 @@ def _extended(
     cell, evaluation = prepared.cell, dict[str, Any](done["evaluation"])
     if done.get("heal", {}).get("weights_sha256") != record["weights_sha256"]:
         evaluation = measurements.without_healed(evaluation)
-    if not cell.evaluation.compares:
+    if SPEED not in prepared.data:
         paths = {
             name: measure.path(name, whole).relative_to(cell.results).as_posix() for name in prepared.data
         }

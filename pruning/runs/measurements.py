@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from filelock import FileLock
 
+from pruning.calibration import digests_of
 from pruning.core import records, storage
 from pruning.core.errors import DamagedError, InputError, LossError
 from pruning.core.mask import Mask, unit_noun
@@ -24,7 +25,7 @@ from pruning.core.storage import digest, text_sha256
 from pruning.core.terminal import progress_bar
 from pruning.engine import collectives
 from pruning.engine.compensation import Linear
-from pruning.evaluation import Data, DataBesideDense, Evaluation, Measured, digests_of
+from pruning.evaluation import SPEED, Data, Evaluation, Measured
 from pruning.runs.cell import FORMAT, Cell, Prepared, forward_of, model_of, save_config, save_result
 
 if TYPE_CHECKING:
@@ -51,12 +52,15 @@ class Evaluator:
     whole: str = "the dense model"  # what messages call the mask that removes nothing
     dense: Mapping[str, Path] = field(default_factory=dict)
 
-    def __call__(self, mask: Mask) -> Measured:
-        """All metrics of a mask, and how each was measured. Measurements that are in files are not repeated."""
-        measurements = {name: self._once(name, mask) for name in self.data}
+    def __call__(self, mask: Mask, beside: Sequence[Mask] = ()) -> Measured:
+        """All metrics of a mask, and how each was measured. Measurements that are in files are not repeated.
+
+        The masks `beside`, which are measured next, share the forward passes.
+        """
+        measurements = {name: self._once(name, mask, beside) for name in self.data}
         metrics = {name: value for m in measurements.values() for name, value in m.metrics.items()}
         how = {name: measured.how for name, measured in measurements.items()}
-        if self.evaluation.averages and (mean := averaged(metrics)):
+        if mean := averaged(metrics):
             metrics |= mean
             how["acc/mean"] = {"of": [name for name in measurements if name.startswith("acc/")]}
         return Measured(metrics, how)
@@ -69,7 +73,7 @@ class Evaluator:
         """Whether all measurements of a mask are in files. All ranks get the same answer."""
         return collectives.on_first(lambda: all(self.path(name, mask).exists() for name in self.data))
 
-    def _once(self, name: str, mask: Mask) -> Measured:
+    def _once(self, name: str, mask: Mask, beside: Sequence[Mask]) -> Measured:
         """Read a mask's measurement from its file. Without a file, measure the mask while other processes wait."""
         path = self.path(name, mask)
         with _alone(path):
@@ -81,11 +85,15 @@ class Evaluator:
             if known is not None:
                 return Measured(known["metrics"], known["how"])
             data = self.data[name]
-            if name in self.dense and isinstance(data, DataBesideDense):
+            if self.dense.get(name, path) != path and hasattr(data, "beside"):
                 data = data.beside(self.dense[name])
             title = f"{name} {f'without {mask}' if mask.dropped else f'of {self.whole}'}"
+            others = collectives.on_first(
+                lambda: [one for one in beside if not self.path(name, one).exists()]
+            )
             with batches_shown(title) as watch:
-                measured = self.evaluation.measure(self.forward.watched(watch), name, data, mask)
+                forward = self.forward.watched(watch).beside([mask, *others])
+                measured = self.evaluation.measure(forward, name, data, mask)
             if any(isinstance(one, float) and not math.isfinite(one) for one in measured.metrics.values()):
                 raise LossError(
                     f"the evaluation with {mask.described()} removed is not finite: {measured.metrics}. "
@@ -144,26 +152,36 @@ def evaluate_mask(
     """Metrics of the dense and the pruned model; with compensation or repair, also of the pruned model without it."""
     from pruning.models.output_maps import repaired
 
-    cell, data = prepared.cell, prepared.data
+    cell, data, info = prepared.cell, prepared.data, forward.model.info
     files: dict[str, dict[str, str]] = {name: {} for name in data}
+    forward = forward.fresh()
+    if (
+        repair is not None and mask.unit == "block"
+    ):  # blocks in front of all removed and repaired ones run once
+        forward.keep = min(*mask.dropped, *(unit // 2 for unit in repair.maps))
+    plain = mask_evaluator(prepared, info, mask, forward)
 
-    def measure(kind: str, one: Mask, scales: Scales = None, repair: Repair | None = None) -> Measured:
-        evaluator = mask_evaluator(prepared, forward.model.info, one, forward, scales, repair)
+    def measure(kind: str, one: Mask, evaluator: Evaluator, *beside: Mask) -> dict[str, Any]:
         for name in data:
             files[name][kind] = evaluator.path(name, one).relative_to(cell.results).as_posix()
-        with repaired(forward.model.module, repair):
-            return evaluator(one)
+        measured = evaluator(one, beside)
+        new["how"] = measured.how
+        return measured.metrics
 
     new: dict[str, Any] = {"dense": {}, "pruned": {}}
-    if not cell.evaluation.compares:
-        new["dense"] = measure("dense", Mask(mask.n_blocks)).metrics
-    pruned = measure("pruned", mask, scales, repair)
-    new |= pruned.metrics if cell.evaluation.compares else {"pruned": pruned.metrics}
-    if (scales is not None or repair is not None) and not cell.evaluation.compares:
-        new["uncompensated"] = measure("uncompensated", mask).metrics
-    new |= {"data": digests(data), "how": pruned.how, "records": files}
+    if SPEED not in data:
+        new["dense"] = measure("dense", Mask(mask.n_blocks), plain, mask)
+    if scales is None and repair is None:
+        pruned = measure("pruned", mask, plain)
+    else:
+        if SPEED not in data:
+            new["uncompensated"] = measure("uncompensated", mask, plain)
+        with repaired(forward.model.module, repair):
+            pruned = measure("pruned", mask, mask_evaluator(prepared, info, mask, forward, scales, repair))
+    new |= pruned if SPEED in data else {"pruned": pruned}
+    new |= {"data": digests(data), "records": files}
     new["settings"] = dict.fromkeys(data, cell.config["eval"])
-    if local := digests_of(cell.evaluation.files()):
+    if local := digests_of(cell.evaluation):
         new["files"] = local
     if prepared.overlap:
         new["overlap"] = dict(prepared.overlap)
@@ -200,7 +218,7 @@ def mask_evaluator(
         name: measurement_path(
             prepared.cell.results / "evaluation" / evaluation_key(prepared, info, name), Mask(info.n_blocks)
         )
-        for name in (prepared.data if mask.dropped or healed is not None else ())
+        for name in prepared.data
     }
     return Evaluator(prepared.cell.evaluation, prepared.data, cast(Any, forward), folders, whole, dense)
 
@@ -225,7 +243,7 @@ def evaluation_key(
     data = [FORMAT, prepared.cell.model.identity(), info.revision, metric, prepared.data[metric].sha256]
     data += [scales] if scales is not None else []
     data += [{"repair": repair}] if repair is not None else []
-    data += [placed] if metric == "speed" and (placed := prepared.cell.model.placement()) else []
+    data += [placed] if metric == SPEED and (placed := prepared.cell.model.placement()) else []
     return f"{metric.replace('/', '-')}-{digest(data)}"
 
 
@@ -256,9 +274,9 @@ def extended(prepared: Prepared, done: records.DoneResult) -> records.Evaluation
         new: dict[str, Any] = dict(evaluate_mask(prepared, mask, forward_of(model), scales, repair))
         new["environment"] = records.provenance(started, str(model.device))
         evaluation = merged(evaluation, new)
-    if local := digests_of(cell.evaluation.files()):
+    if local := digests_of(cell.evaluation):
         evaluation = merged(evaluation, {"files": local})
-    if cell.evaluation.averages and (mean := _mean_of(evaluation, prepared.data)):
+    if mean := _mean_of(evaluation, prepared.data):
         evaluation = merged(evaluation, mean)
     return evaluation
 

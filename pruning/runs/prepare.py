@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 from pruning.algo import lazy
+from pruning.calibration import digests_of, file_of
 from pruning.calibration.item_files import existing
 from pruning.calibration.samples import Samples
 from pruning.calibration.sources import EMBEDDED
@@ -18,7 +19,7 @@ from pruning.core.records import METRIC as CONTINUATIONS
 from pruning.core.storage import digest
 from pruning.engine import collectives
 from pruning.engine.compensation import Magnitude, NoCompensation
-from pruning.evaluation import Data, digests_of
+from pruning.evaluation import Data
 from pruning.evaluation.generation import Generation, Prompts
 from pruning.evaluation.lm_eval_tasks import EvalTask, TaskGroup
 from pruning.evaluation.text_overlap import check_disjoint, overlaps
@@ -61,7 +62,7 @@ def check_cell(cell: Cell) -> None:
             f"heal.candidates={cell.heal.candidates} cannot be used with a compensation, which is measured for the "
             "search's mask only: choose compensation=none or heal.candidates=1."
         )
-    if (file := cell.calibration.file()) is not None:
+    if (file := file_of(cell.calibration)) is not None:
         existing(file)
     cell.result()
 
@@ -109,7 +110,7 @@ def prepare(cell: Cell, drawn: Drawn | None = None) -> Prepared:
         return data
 
     samples = once(drawn, ("samples", cell.calibration, model), draw_samples)
-    asked = digest([settings_record(cell.evaluation), digests_of(cell.evaluation.files())])
+    asked = digest([settings_record(cell.evaluation), digests_of(cell.evaluation)])
     data = once(drawn, ("evaluation", asked, model), draw_data)
     text = _healing_text(cell, samples, data, drawn) if cell.heal.trains else None
     rows: dict[str, Any] = {"the calibration data": samples}
@@ -208,11 +209,9 @@ def check_evaluation(data: Mapping[str, Data], reader: Reader, evaluation: Any =
         label = f"the data of {metric}"
         if isinstance(drawn, Samples):
             check_samples(label, drawn, reader, _setting(evaluation, metric))
-        elif isinstance(drawn, TaskGroup):
+        elif isinstance(drawn, EvalTask | TaskGroup):
             for member in drawn.members:
                 _check_task(label, member, reader)
-        elif isinstance(drawn, EvalTask):
-            _check_task(label, drawn, reader)
         elif isinstance(drawn, Prompts) and drawn.length <= (reader.most or drawn.length):
             check_samples(label, drawn.windows, reader, "eval.prompt_tokens")
         elif (length := getattr(drawn, "length", 0)) > (reader.most or length):
@@ -255,7 +254,11 @@ def check_samples(label: str, samples: Samples, reader: Reader, setting: str) ->
 def _check_task(label: str, task: EvalTask, reader: Reader) -> None:
     own = getattr(task.tokenizer, "model_max_length", LM_EVAL)
     most = reader.most or (own if own < 10**9 else LM_EVAL)
-    task.check_length(label, most)
+    if task.generated and task.new_tokens >= most:
+        raise InputError(
+            f"{label} ({task.source}): up to {task.new_tokens} tokens are generated, and the model reads at most "
+            f"{most}: lower eval.max_new_tokens."
+        )
     if task.items and (long := task.too_long(most)):
         raise InputError(
             f"{label} ({task.source}): {len(long)} of {len(task.requests)} items, the first of them number "

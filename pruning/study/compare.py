@@ -33,6 +33,7 @@ from pruning.core.terminal import command_words
 from pruning.evaluation import Data
 from pruning.evaluation.bits_per_byte import read_anew, window_costs
 from pruning.evaluation.change import change_of
+from pruning.evaluation.speed import Speed
 from pruning.models.handle import Model
 from pruning.models.model_files import weight_files
 from pruning.models.placement import ModelInfo
@@ -137,7 +138,7 @@ def _base(settings: Sequence[str]) -> tuple[Cell, dict[str, Any]]:
             )
     option = next((word for word in settings if word.startswith("eval=")), "eval=embedded")
     base = cell_of_words(list(dict.fromkeys([option, *settings])))
-    if base.evaluation.compares or getattr(base.evaluation, "prompts", False):  # speed, and continuations
+    if isinstance(base.evaluation, Speed) or getattr(base.evaluation, "prompts", False):  # continuations
         raise InputError(f"{option} compares a mask with its own dense model: give another.")
     names = {word.partition("=")[0].split(".")[1] for word in settings if word.startswith("model.")}
     return base, {name: base.config["model"][name] for name in names}

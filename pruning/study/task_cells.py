@@ -108,7 +108,7 @@ def data_of(group: Sequence[Cell], settings: TaskStudy) -> list[TaskData]:
     for cell in group:
         items = cell.calibration
         assert isinstance(items, TaskItems)  # `expanded` has checked this
-        drawn = dict(zip(("calibration", "heldout"), items.parts(tokenizer), strict=True))
+        drawn = dict(zip(("calibration", "heldout"), items.parts(), strict=True))
         parts = {name: items.rows(some, tokenizer) for name, some in drawn.items()}
         if rewording is not None:
             parts["reworded"] = items.rows(drawn["heldout"], tokenizer, rewording)

@@ -9,12 +9,12 @@ from unittest.mock import Mock
 import datasets
 import pytest
 
+from pruning.calibration import file_of
 from pruning.calibration.item_files import Item
 from pruning.calibration.items import Items, TaskItems, encode_pair
 from pruning.calibration.samples import Row, Samples
 from pruning.calibration.sources import embedded_items
 from pruning.core.errors import InputError
-from tests.helpers.evaluations import shared_data
 from tests.helpers.task_files import items_of, task_folder
 from tests.helpers.tokens import Numbers, with_bos, written
 
@@ -66,22 +66,12 @@ def test_each_choice_becomes_a_row_and_the_right_one_is_marked(tokenizer: Any, t
     assert texts == [f"Question: Which floats?\nAnswer: {choice}" for choice in ("A cork", "A coin")]
 
 
-def test_a_seed_decides_the_items_and_none_is_drawn_twice(tokenizer: Any) -> None:
-    draws = [Items("commonsense", 20, seed).draw(tokenizer) for seed in (0, 0, 1)]
-    assert draws[0].rows == draws[1].rows
-    assert draws[0].sha256 != draws[2].sha256
-    assert draws[0].count == len(draws[0].keys) == 20
-    for item in range(20):
-        assert sum(bool(row.right) for row in draws[0].rows if row.item == item) == 1
-
-
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
         ({"samples": -1}, r"calibration\.samples=-1 .*1"),
         ({"samples": 10_000}, r"lower calibration\.samples"),
         ({"template": "Q: {}"}, r"calibration\.template='Q: \{\}' .*\{question\}"),
-        ({"template": "{question} {choices}"}, r"calibration\.template=.*contains \{choices\}"),
         ({"source": "comonsense"}, r"calibration\.source 'comonsense'.*commonsense"),
         ({"path": "x.jsonl"}, r"calibration\.path=x\.jsonl .*calibration\.source=commonsense"),
         ({"part": "other"}, r"calibration\.part 'other'"),
@@ -111,24 +101,19 @@ def test_labels_are_the_choices_of_commonsense170k(tmp_path: Path, monkeypatch: 
         Item(PIQA["instruction"], ("solution1", "solution2", "solution3"), 2),
     ]
     local = Items("commonsense170k", 1, 0, path=str(written(tmp_path, "c.json", [BOOLQ, PIQA])))
-    assert local.pool() == expected
-    assert local.file() == local.path
     load = Mock(return_value=[BOOLQ, PIQA])
     monkeypatch.setattr(datasets, "load_dataset", load)
     hub = Items("commonsense170k", 2, 0, path="zwhe99/commonsense_170k", revision="abc")
-    assert hub.pool() == expected
-    assert load.call_args.args[0] == hub.path
-    assert load.call_args.kwargs["revision"] == "abc"
-    assert hub.file() is None
+    assert local.pool() == hub.pool() == expected
+    assert (file_of(local), file_of(hub)) == (local.path, None)
+    assert (load.call_args.args[0], load.call_args.kwargs["revision"]) == (hub.path, "abc")
 
 
 @pytest.mark.parametrize(
     ("change", "named"),
     [
         ({"answer": "maybe"}, "'maybe' .*true, false"),
-        ({"answer": ""}, "'' .*labels"),
         ({"instruction": "do fish swim?"}, "'Answer format"),
-        ({"instruction": "Answer format: true/false, please"}, "'Answer format"),
     ],
 )
 def test_a_malformed_item_of_commonsense170k_is_named(
@@ -148,7 +133,7 @@ def settings(folder: Path, **changed: Any) -> TaskItems:
 
 
 def held_out(items: TaskItems, tokenizer: Any, template: str | None = None) -> Samples:
-    return items.rows(items.parts(tokenizer)[1], tokenizer, template)
+    return items.rows(items.parts()[1], tokenizer, template)
 
 
 def test_calibration_and_held_out_items_are_apart_for_every_seed(tmp_path: Path, tokenizer: Any) -> None:
@@ -174,15 +159,12 @@ def test_a_second_wording_asks_the_same_items(tmp_path: Path, tokenizer: Any) ->
     assert first.sha256 != second.sha256
 
 
-def test_equal_items_long_items_and_items_with_equal_choices_are_left_out(
-    tmp_path: Path, tokenizer: Any
-) -> None:
+def test_equal_items_and_items_with_equal_choices_are_left_out(tmp_path: Path, tokenizer: Any) -> None:
     good = items_of("animals", 4)
-    long = {"question": "Why? " * 60, "choices": ["a", "b"], "answer": 0}
     same = {"question": "Which one?", "choices": ["a", "a"], "answer": 0}
-    path = written(tmp_path, "mixed.jsonl", *good, good[0], long, same)
-    items = TaskItems("file", 2, 0, str(path), heldout=2, length=60)
-    drawn, heldout = items.parts(tokenizer)
+    path = written(tmp_path, "mixed.jsonl", *good, good[0], same)
+    items = TaskItems("file", 2, 0, str(path), heldout=2)
+    drawn, heldout = items.parts()
     assert {item.question for item in [*drawn, *heldout]} == {item["question"] for item in good}
     assert items.task == "mixed"
 
@@ -194,11 +176,6 @@ def test_the_items_of_this_program_keep_their_parts(tokenizer: Any) -> None:
     assert held_out(items, tokenizer).keys <= {item.key for item in embedded_items("heldout")}
 
 
-def test_arc_has_items_with_equal_choices_and_is_read(tokenizer: Any) -> None:
-    items = TaskItems("file", 8, 0, str(shared_data("arc_easy.jsonl")), heldout=20)
-    assert not items.draw(tokenizer).keys & held_out(items, tokenizer).keys
-
-
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
@@ -206,7 +183,6 @@ def test_arc_has_items_with_equal_choices_and_is_read(tokenizer: Any) -> None:
         ({"heldout": 0}, r"calibration\.heldout=0 .*1"),
         ({"source": "web"}, r"calibration\.source 'web'"),
         ({"template": "no field"}, r"calibration\.template=.*\{question\}"),
-        ({"length": 5}, "of at most 5 tokens"),
         ({"path": None}, r"calibration\.path is not set"),
     ],
 )

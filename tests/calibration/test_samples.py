@@ -40,14 +40,10 @@ def both_samples() -> Samples:
     return Samples("both", "b", tuple(row for unit in units for row in unit), 0, frozenset("ab"))
 
 
-@given(st.integers(0, 6), st.integers(-2, 8), st.integers(-2, 8))
-def test_a_row_has_tokens_to_score_and_one_before_them(length: int, start: int, stop: int) -> None:
-    ids = tuple(range(length))
-    if 1 <= start < stop <= length:
-        assert Row(ids, (start, stop)).span == (start, stop)
-    else:
-        with pytest.raises(ValueError, match=f"does not fit {length} tokens"):
-            Row(ids, (start, stop))
+@pytest.mark.parametrize("span", [(0, 2), (2, 2), (1, 4)])
+def test_a_row_has_tokens_to_score_and_one_before_them(span: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match="does not fit 3 tokens"):
+        Row((4, 5, 6), span)
 
 
 def test_the_digest_is_that_of_the_saved_file_and_never_changes(tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ import bz2
 import json
 from collections import Counter
 from collections.abc import Iterator
-from itertools import count, zip_longest
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -15,14 +16,15 @@ import datasets
 import pandas
 import pytest
 
-from pruning.calibration import sources
+from pruning.calibration import file_of, files_of, sources
 from pruning.calibration.item_files import Item
 from pruning.calibration.items import Items
 from pruning.calibration.sources import PARTED, PARTS, TextSource, embedded_items, pydoc
-from pruning.calibration.text import Text
+from pruning.calibration.text import Both, Mixed, Text
 from pruning.core.errors import InputError, UnreachableError
-from pruning.core.storage import file_sha256
-from pruning.evaluation.corpora import Corpus
+from pruning.evaluation.corpora import Corpus, CorpusPerplexity
+from pruning.evaluation.heldout import Heldout, LocalFiles
+from pruning.evaluation.lm_eval_tasks import TextAndTasks, Zeroshot
 from pruning.healing.heal_settings import Full
 from tests.helpers.tokens import Numbers, written
 from tests.helpers.wikipedia import use_dump
@@ -44,9 +46,18 @@ def test_every_class_of_settings_describes_its_source_in_the_same_fields() -> No
     for settings in (Text("hub", 1, 8, 3, **flat), Full(source="hub", seed=3, **flat)):
         assert TextSource.of(settings) == TextSource("hub", **flat, seed=3)
     assert Corpus("hub", **flat).text == TextSource("hub", **flat, part="heldout")
-    assert (wanted.label, wanted.file(), wanted.file_sha256) == ("a/b/c/d", None, None)
-    assert TextSource("file", path=__file__).file_sha256 == file_sha256(Path(__file__))
-    assert TextSource("file", path="a.txt").file() == Text("file", 1, 8, 0, path="a.txt").file() == "a.txt"
+    assert (wanted.label, file_of(wanted)) == ("a/b/c/d", None)
+
+
+def test_local_files_are_found_in_all_parts_of_settings() -> None:
+    text, items = Text("file", 1, 8, 0, path="a.txt"), Items("file", 1, 0, path="b.jsonl")
+    assert files_of(Both(text, items)) == files_of(Mixed(text, replace(text, path="b.jsonl"), 2, 8, 0))
+    assert files_of(Both(text, items)) == ("a.txt", "b.jsonl")
+    corpora = {"x": {"source": "file", "path": "c.txt"}, "y": {"path": "some/set"}}
+    assert files_of(TextAndTasks(CorpusPerplexity(corpora), Zeroshot(["a"]))) == ("c.txt",)
+    assert files_of(LocalFiles({"x": "d.txt"}, {"y": "e.jsonl"})) == ("d.txt", "e.jsonl")
+    assert files_of(Heldout(texts=["novel"])) == files_of(Full()) == ()
+    assert files_of(Full(source="file", path="f.txt")) == ("f.txt",)
 
 
 @pytest.mark.parametrize(
@@ -74,9 +85,8 @@ def test_the_parts_of_pydoc_share_no_paragraph(tokenizer: Any) -> None:
     assert max(holders.values()) == 1, "every paragraph is in one document only"
     share = sum(map(len, heldout)) / sum(map(len, calibration + heldout))
     assert 0.1 < share < 0.4
-    for seed in range(2):
-        drawn = [Text("pydoc", 40, 64, seed, part=part).draw(tokenizer) for part in PARTS]
-        assert drawn[0].shared(drawn[1]) == 0
+    first, second = (Text("pydoc", 40, 64, 0, part=part).draw(tokenizer) for part in PARTS)
+    assert first.shared(second) == 0
 
 
 def test_the_embedded_source_is_all_embedded_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,30 +97,21 @@ def test_the_embedded_source_is_all_embedded_texts(tmp_path: Path, monkeypatch: 
 
 
 def test_the_embedded_items_are_many_different_and_well_formed() -> None:
-    path = Path(sources.__file__).parent.parent / "data" / "commonsense.jsonl"
-    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    assert len(records) >= 240
     parts = [embedded_items(part) for part in PARTS]
     assert [Items("commonsense", 1, 0, part=part).pool() for part in PARTS] == parts
-    embedded = [item for pair in zip_longest(*parts) for item in pair if item]
-    assert len({item.key for item in embedded}) == len(embedded) == len(records)
-    for item, record in zip(embedded, records, strict=True):
-        assert 2 <= len(item.choices) <= 4
-        assert len({choice.lower() for choice in item.choices}) == len(item.choices), item.question
-        assert record == {"question": item.question, "choices": list(item.choices), "answer": item.answer}
+    embedded = [item for part in parts for item in part]
+    assert len({item.key for item in embedded}) == len(embedded) >= 240
+    for item in embedded:
+        assert 2 <= len({choice.lower() for choice in item.choices}) == len(item.choices) <= 4, item.question
 
 
-@pytest.mark.parametrize(
-    ("question", "choices"),
-    [
-        ("which  floats", ("A coin", "A cork")),
-        ("WHICH FLOATS?!", ("a cork.", "a coin.")),
-        ("Which floats?", ("A  cork", "A coin")),
-    ],
-)
-def test_the_key_of_an_item_ignores_spacing_case_and_order(question: str, choices: tuple[str, ...]) -> None:
+def test_the_key_of_an_item_ignores_spacing_case_and_order() -> None:
     item = Item("Which floats?", ("A cork", "A coin"), 0)
-    assert Item(question, choices, 1).key == item.key
+    for other in (
+        Item("which  floats", ("A coin", "A  cork"), 1),
+        Item("WHICH FLOATS?!", ("a coin.", "a cork"), 1),
+    ):
+        assert other.key == item.key
     assert Item("Which sinks?", item.choices, 0).key != item.key
     assert Item(item.question, ("A cork", "A cup"), 0).key != item.key
 
@@ -197,11 +198,9 @@ def test_text_is_one_document_and_each_record_is_one(tmp_path: Path, monkeypatch
         (".", None, r"calibration\.path=.*folder"),
         ("empty.jsonl", b"", r"empty\.jsonl.*empty"),
         ("latin.txt", b"Gr\xf6\xdfe", r"latin\.txt .*UTF-8.*byte 2"),
-        ("latin.jsonl", b"Gr\xf6\xdfe", r"latin\.jsonl .*UTF-8.*byte 2"),
         ("a.jsonl", b'{"text": "one"}\n\n{"text": ', r"a\.jsonl, line 3: .*JSON"),
         ("a.json", b'[{"text": "one"},\n\'a\']', r"a\.json, line 2: .*JSON"),
         ("a.jsonl", b'{"text": "one"}\n{"body": "x"}', r"a\.jsonl, line 2: .*'text'"),
-        ("a.jsonl", b'{"text": "one"}\n{"text": 3}', r"a\.jsonl, line 2: .*'text'"),
         ("a.jsonl", b'{"text": "one"}\n[1]', r"a\.jsonl, line 2: .*'text'"),
         ("a.jsonl", b'{"text": "right"}\n{"text": "a \\ud800 b"}', r"a\.jsonl, line 2: 'text' .*ud800"),
     ],
@@ -213,12 +212,6 @@ def test_what_is_wrong_in_a_file_of_text_is_named(
         (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=named):
         read(tmp_path / name)
-
-
-@pytest.mark.parametrize("source", [Text("file", 1, 8, 0), Items("file", 1, 0), Items("file", 1, 0, path="")])
-def test_a_file_source_needs_a_file(source: Text | Items) -> None:
-    with pytest.raises(InputError, match=r"calibration\.path=FILE"):
-        source.draw(Numbers())
 
 
 def test_items_with_equal_choices_are_left_out_of_a_calibration(tmp_path: Path) -> None:

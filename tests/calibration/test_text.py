@@ -8,19 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
-from hydra.utils import instantiate
 
 from pruning.calibration.items import Items
 from pruning.calibration.sources import pydoc
 from pruning.calibration.text import Both, Mixed, Text, start_tokens
-from pruning.config.app import build_option, register
-from pruning.config.groups import CONF
+from pruning.config.app import build_option
 from pruning.core.errors import InputError
 from pruning.evaluation.heldout import Heldout
-from tests.conftest import Command
 from tests.helpers.tokens import Numbers, with_bos, written
 from tests.helpers.wikipedia import use_dump
 
@@ -45,13 +39,6 @@ def test_text_is_cut_into_windows_that_do_not_overlap(tmp_path: Path) -> None:
         assert row.input_ids == tuple(range(row.input_ids[0], row.input_ids[0] + 10))
         assert row.span == (1, 10)
         assert row.item is row.right is None
-
-
-def test_a_seed_decides_the_windows(tokenizer: Any) -> None:
-    draws = [Text("pydoc", 6, 32, seed).draw(tokenizer) for seed in (0, 0, 1)]
-    assert draws[0].rows == draws[1].rows
-    assert draws[0].sha256 != draws[2].sha256
-    assert (draws[2].kind, draws[2].source, draws[2].seed, draws[2].count) == ("text", "pydoc", 1, 6)
 
 
 def test_each_window_begins_as_the_tokenizer_begins_a_text(tokenizer: Any) -> None:
@@ -82,31 +69,13 @@ def test_half_of_the_windows_are_those_of_each_text(tmp_path: Path, samples: int
     assert (drawn.rows[0::2], drawn.rows[1::2]) == tuple(alone)
 
 
-def test_both_texts_of_a_mixed_draw_are_disjoint(tokenizer: object) -> None:
-    first, second = Text("pydoc", 1, 16, 0), Text("pydoc", 1, 16, 0, part="heldout")
-    draws = [Mixed(first, second, 64, 16, seed, disjoint=True).draw(tokenizer).rows for seed in (0, 1)]
-    windows = [{row.input_ids for row in rows} for rows in draws]
-    assert len(windows[0]) == 64
-    assert windows[0].isdisjoint(windows[1])
-
-
-def test_the_option_draws_the_embedded_texts_and_cells_use_both(
-    launch: Command, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_option_draws_the_embedded_texts(
+    tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_dump(monkeypatch, tmp_path)
     drawn = build_option("calibration", ["calibration=mixed", "seed=1"]).draw(tokenizer)
     assert (drawn.count, drawn.length, drawn.seed) == (64, 128, 1)
     assert drawn.rows[1::2] == Text("wikipedia_sample", 32, 128, 1).draw(tokenizer).rows
-    words = ("algo=one_shot", "k=1", "calibration=mixed")
-    ended = launch(*words, "eval.texts=[wikipedia_sample]")
-    assert ended.status == 0, ended.err
-    result = ended.result()
-    assert result["calibration"]["source"] == "pydoc + wikipedia_sample"
-    assert result["calibration"]["samples"] == 4
-    assert {"ppl/heldout", "ppl/wikipedia_sample", "acc/heldout"} <= set(result["evaluation"]["pruned"])
-    other = launch(*words, "calibration@calibration.second=text_file", f"calibration.second.path={__file__}")
-    assert other.status == 0, other.err
-    assert len({one["cell"] for one in other.all()}) == 2, "the texts are part of the cell's identity"
 
 
 def test_the_held_out_parts_of_all_embedded_texts(
@@ -135,19 +104,6 @@ def test_a_calibration_of_both_kinds_draws_both(tokenizer: Any) -> None:
     assert drawn.part(0, 2).only("text").count == drawn.part(0, 2).only("items").count == 1
 
 
-def test_both_parts_are_chosen_and_set_on_the_command_line() -> None:
-    GlobalHydra.instance().clear()
-    register()
-    words = ["objective=weighted", "calibration@calibration.text=wikitext2", "calibration.items.samples=9"]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        settings = compose("config", [*words, "seed=4"]).calibration
-        with pytest.raises(HydraException, match="sampels"):
-            compose("config", ["objective=weighted", "calibration.text.sampels=4"])
-    both = instantiate(settings)
-    assert (both.text.path, both.items.samples, both.text.seed) == ("Salesforce/wikitext", 9, 4)
-    assert hash(both) == hash(instantiate(settings))
-
-
 PYDOC, ITEMS = Text("pydoc", 5, 16, 3), Items("commonsense", 7, 3)
 
 
@@ -156,7 +112,6 @@ PYDOC, ITEMS = Text("pydoc", 5, 16, 3), Items("commonsense", 7, 3)
     [
         (lambda _: Text("pydoc", 0, 8, 0), r"calibration\.samples=0 .*1"),
         (lambda _: Text("pydoc", 1, 7, 0), r"calibration\.length=7 .*8"),
-        (lambda _: Text("pydoc", 1, 8, -1), r"calibration\.seed=-1 .*0"),
         (
             lambda _: Text("hub", 4, 8, 0, path="a", stream=True, disjoint=True),
             r"stream=false, .*disjoint=false",
@@ -165,12 +120,7 @@ PYDOC, ITEMS = Text("pydoc", 5, 16, 3), Items("commonsense", 7, 3)
         (lambda f: Both(text(f, 0), Items("commonsense", 10**6, 3)), r"lower calibration\.items\.samples"),
         (lambda _: Mixed(PYDOC, ITEMS, 4, 16, 0), r"calibration\.second .*items"),
         (lambda _: Mixed(PYDOC, PYDOC, 1, 16, 0), r"calibration\.samples=1 .*2"),
-        (lambda _: Mixed(PYDOC, PYDOC, 2, 3, 0), r"calibration\.length=3 .*8"),
         (lambda f: Mixed(text(f, 0), text(f, 0), 30, 16, 0), r"share \d+ runs"),
-        (
-            lambda f: Mixed(text(f, 0), text(f, 500), 30, 30, 0),
-            "has 400 tokens, but 15 windows of 30 need 450",
-        ),
         (
             lambda f: replace(text(f, 0), samples=51),
             r"from0\.jsonl .*has 400 tokens, but 51 windows of 8 need 408",

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from pruning.calibration import files_of
 from pruning.core.errors import DamagedError, InputError
 from pruning.core.mask import Mask
 from pruning.core.records import METRIC, read_continuations
@@ -20,7 +21,6 @@ from pruning.engine.forward import Forward
 from pruning.evaluation.generation import (
     Generation,
     Prompts,
-    Written,
     continued,
     end_tokens,
     measure_continuations,
@@ -61,13 +61,12 @@ def test_it_equals_greedy_decoding_of_the_masked_model_without_a_cache(name: str
     before = [dict(vars(module)) for module in model.module.modules()]
     with masked(model.module, mask):
         wanted = [plain(model.module, prompt, 9) for prompt in PROMPTS]
-    with generating(Forward(model), mask) as module:
-        assert continued(module, PROMPTS, 9, batch_size=2) == wanted
+    with generating(Forward(model), mask):
+        assert continued(model.module, PROMPTS, 9, batch_size=2) == wanted
     assert [dict(vars(module)) for module in model.module.modules()] == before
     dense = [plain(model.module, prompt, 9) for prompt in PROMPTS]
     assert dense != wanted, "the mask made no difference"
-    with generating(Forward(model), Mask(6)) as module:
-        assert continued(module, PROMPTS, 9, batch_size=3) == dense
+    assert continued(model.module, PROMPTS, 9, batch_size=3) == dense
 
 
 def test_samples_are_drawn_from_the_whole_distribution_of_the_model(model_folder: Path) -> None:
@@ -87,42 +86,28 @@ def test_samples_are_drawn_from_the_whole_distribution_of_the_model(model_folder
 @pytest.mark.parametrize(
     "own",
     [
-        {"min_p": 0.9},
-        {"typical_p": 0.1},
-        {"epsilon_cutoff": 0.02},
-        {"eta_cutoff": 0.5},
-        {"top_h": 0.1},
-        {"suppress_tokens": [*range(0, 512, 2)]},
-        {"begin_suppress_tokens": [*range(0, 512, 2)]},
-        {"bad_words_ids": [[token] for token in range(1, 512, 2)]},
-        {"sequence_bias": [[[9], 20.0]]},
-        {"encoder_repetition_penalty": 5.0},
-        {"repetition_penalty": 9.0},
-        {"no_repeat_ngram_size": 1},
-        {"exponential_decay_length_penalty": (1, 9.0)},
-        {"forced_eos_token_id": 3},
-        {"guidance_scale": 3.0},
-        {"penalty_alpha": 0.6, "top_k": 4},
-        {"num_beams": 3},
-        {"min_new_tokens": 5},
-        {"renormalize_logits": True, "temperature": 0.1},
-        {"return_dict_in_generate": True},
+        {
+            "min_p": 0.9,
+            "repetition_penalty": 9.0,
+            "suppress_tokens": [*range(0, 512, 2)],
+            "min_new_tokens": 5,
+        },
+        {"num_beams": 3, "return_dict_in_generate": True, "renormalize_logits": True, "temperature": 0.1},
     ],
     ids=lambda own: next(iter(own)),
 )
-def test_no_setting_of_the_model_changes_what_it_writes(model_folder: Path, own: dict[str, Any]) -> None:
+def test_no_setting_of_the_model_changes_what_it_writes(
+    model_folder: Path, own: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     module = forward_of(model_folder).model.module
-    kept = module.generation_config
     wanted = [continued(module, PROMPTS, 8, batch_size=3, seed=seed) for seed in (None, 5)]
-    module.generation_config = changed = copy.deepcopy(kept)
+    changed = copy.deepcopy(module.generation_config)
     changed.update(**own)
+    monkeypatch.setattr(module, "generation_config", changed)
     before = changed.to_dict()
-    try:
-        assert [continued(module, PROMPTS, 8, batch_size=3, seed=seed) for seed in (None, 5)] == wanted
-        assert module.generation_config is changed
-        assert changed.to_dict() == before
-    finally:
-        module.generation_config = kept
+    assert [continued(module, PROMPTS, 8, batch_size=3, seed=seed) for seed in (None, 5)] == wanted
+    assert module.generation_config is changed
+    assert changed.to_dict() == before
 
 
 def test_the_seed_decides_the_samples_and_others_random_numbers_stay(model_folder: Path) -> None:
@@ -148,32 +133,15 @@ def test_a_continuation_ends_with_the_end_of_text(model_folder: Path) -> None:
     assert until_end([4, 6], (5,)) == (4, 6)
 
 
-def test_progress_is_shown_by_batches(model_folder: Path) -> None:
-    shown: list[tuple[int, int]] = []
-    module = forward_of(model_folder).model.module
-    continued(module, PROMPTS, 2, batch_size=2, watch=lambda done, total: shown.append((done, total)))
-    assert shown == [(1, 2), (2, 2)]
-
-
-def test_the_share_of_repeated_runs() -> None:
+def test_the_shares_of_repeated_runs_and_before_the_first_difference() -> None:
     assert repeated([1, 2, 3, 4, 5, 6]) == 0
     assert repeated([7] * 8) == pytest.approx(4 / 5)  # five runs of four, one of them new
     assert repeated([1, 2, 1, 2, 1, 2], n=2) == pytest.approx(3 / 5)
     assert repeated([1, 2, 3]) == 0, "there is no run of four"
-
-
-@pytest.mark.parametrize(
-    ("tokens", "dense", "share"),
-    [
-        ([5, 6, 9, 8], [5, 6, 7, 8], 0.5),
-        ([5, 6], [5, 6], 1),
-        ([5], [5, 6, 7, 8], 0.25),
-        ([5, 6, 7], [5, 6], 1),
-        ([4], [5], 0),
-    ],
-)
-def test_the_share_before_the_first_difference(tokens: list[int], dense: list[int], share: float) -> None:
-    assert same_start(tokens, dense) == share
+    assert same_start([5, 6, 9, 8], [5, 6, 7, 8]) == 0.5
+    assert same_start([5], [5, 6, 7, 8]) == 0.25
+    assert same_start([5, 6, 7], [5, 6]) == 1
+    assert same_start([4], [5]) == 0
 
 
 MASK = Mask(N_BLOCKS, (1, 4))
@@ -260,7 +228,7 @@ def test_missing_or_damaged_continuations_are_an_error(
 def test_data_are_identified_by_prompts_length_and_seed(model_folder: Path) -> None:
     plain = prompts(model_folder)
     assert plain.sha256 == prompts(model_folder).sha256
-    with_dense = replace(plain, dense=Written(((1,),), ((1,),)))
+    with_dense = replace(plain, dense=(((1,),), ((1,),)))
     assert with_dense.sha256 == plain.sha256
     for change in ({"continuation_tokens": 11}, {"seed": 1}, {"prompt_tokens": 13}, {"prompts": 4}):
         assert prompts(model_folder, replace(SETTINGS, **change)).sha256 != plain.sha256
@@ -274,7 +242,7 @@ def test_a_file_of_the_user_is_continued_and_must_not_be_the_calibration_text(
     mine = replace(SETTINGS, source="file", path=str(path), prompt_tokens=40)
     data = prompts(model_folder, mine)
     assert data.source == str(path)
-    assert mine.files() == (str(path),)
+    assert files_of(mine) == (str(path),)
     calibration = replace(data.windows, source="calibration")
     with pytest.raises(InputError, match=r"share text in \d+ of \d+ windows"):
         check_disjoint(calibration, {METRIC: data})

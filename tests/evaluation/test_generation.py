@@ -12,7 +12,7 @@ from lm_eval.api.metrics import pooled_sample_stderr
 from lm_eval.tasks import TaskManager
 
 from pruning.calibration.samples import Row, Samples
-from pruning.core.errors import InputError, UnreachableError
+from pruning.core.errors import InputError
 from pruning.core.mask import Mask
 from pruning.evaluation import lm_eval_tasks
 from pruning.evaluation.generation import Generation
@@ -90,23 +90,6 @@ def test_answers_are_those_of_lm_eval_on_the_exported_checkpoint(
     assert len(hits) == 8
 
 
-def test_right_answers_are_counted_with_their_standard_error(
-    folder: Path, tmp_path: Path, index: TaskManager
-) -> None:
-    evaluation, forward = asking("unfiltered"), forward_of(folder)
-    files = measured(evaluation, folder, MASK, forward).files
-    path = tmp_path / "questions.jsonl"
-    records = [json.loads(line) for line in path.read_text().splitlines()]
-    for record, sample in list(zip(records, samples_of(files), strict=True))[:3]:
-        record["answer"] = sample["resps"][0][0]
-    path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    again = measured(evaluation, folder, MASK, forward)
-    hits = [1.0] * 3 + [0.0] * 5
-    assert json.loads(again.files["terms.json"])["hits"] == hits
-    assert again.metrics["exact/unfiltered"] == 3 / 8
-    assert again.metrics["exact/unfiltered/stderr"] == pytest.approx(np.std(hits, ddof=1) / 8**0.5)
-
-
 def test_examples_and_new_tokens_can_be_chosen_and_identify_the_data(folder: Path) -> None:
     own = tokenizer_of(folder)
     data = Generation(["unfiltered", "normed"], prompts=0, num_fewshot=1, max_new_tokens=3).data(own)
@@ -114,19 +97,14 @@ def test_examples_and_new_tokens_can_be_chosen_and_identify_the_data(folder: Pat
     assert isinstance(written, EvalTask)
     assert isinstance(chosen, EvalTask)
     assert {prompt.count("Answer:") for prompt, _ in written.asked} == {2}
-    assert {asked["max_gen_toks"] for _, asked in written.asked} == {3}
-    assert written.new_tokens == 3
+    assert {asked["max_gen_toks"] for _, asked in written.asked} == {written.new_tokens} == {3}
     assert chosen.requests[0]["asked"][0][0].count("\n\n") == 1
     assert measured(asking("normed", num_fewshot=1), folder, MASK).how["fewshot"] == 1
     (none,) = Zeroshot(["normed"]).data(own).values()
-    assert none.fewshot == 0
     assert none.sha256 != chosen.sha256
-    known = task_of(asking("unfiltered"), folder).sha256
-    assert task_of(asking("unfiltered", batch_size=2), folder).sha256 == known
-    others = [
-        asking("unfiltered", **one) for one in ({"limit": 2}, {"max_new_tokens": 7}, {"num_fewshot": 1})
-    ]
-    assert len({known, *(task_of(one, folder).sha256 for one in others)}) == 4
+    changes: list[dict[str, int]] = [{}, {"limit": 2}, {"max_new_tokens": 7}, {"num_fewshot": 1}]
+    assert len({task_of(asking("unfiltered", **one), folder).sha256 for one in changes}) == 4
+    assert len({task_of(asking("unfiltered", batch_size=size), folder).sha256 for size in (2, 16)}) == 1
 
 
 @pytest.mark.parametrize(("name", "kind"), [("writing", "exact"), ("both", "acc")])
@@ -155,7 +133,7 @@ def test_a_group_is_one_metric_over_all_items(folder: Path, name: str, kind: str
     [
         ("filterd", {}, "'filterd'.*filtered"),
         ("mixed", {}, "'mixed'"),
-        ("other", {}, "'other' .*multiple_choice .*brier_score.*exact_match"),
+        ("other", {}, "'other' .*multiple_choice.*brier_score.*exact_match"),
         ("unfiltered", {"num_fewshot": 9}, "'unfiltered' with 9 .*eval.num_fewshot"),
     ],
 )
@@ -164,27 +142,16 @@ def test_a_task_that_cannot_be_measured_is_refused(folder: Path, name: str, opti
         asking(name, **options).data(tokenizer_of(folder))
 
 
-def test_gsm8k_without_a_hub_is_refused_in_one_line() -> None:
-    with pytest.raises(UnreachableError, match="the data of task gsm8k") as caught:
-        asking("gsm8k").data(None)
-    assert "\n" not in str(caught.value)
-
-
 @pytest.mark.parametrize(
     ("options", "named"),
     [
         ({"prompts": 0}, "eval.prompts=32"),
-        ({"prompts": -1}, "eval.prompts=-1 .*0"),
         ({"prompt_tokens": 3}, "eval.prompt_tokens=3 .*8"),
-        ({"continuation_tokens": 0}, "eval.continuation_tokens=0 .*1"),
-        ({"seed": -1}, "eval.seed=-1 .*0"),
         ({"source": "embeded"}, "eval.source 'embeded'"),
         ({"source": "file"}, "eval.path is not set"),
         ({"path": "x.txt"}, "eval.path=x.txt .*eval.source=pydoc"),
-        ({"num_fewshot": -1}, "eval.num_fewshot=-1 .*0"),
         ({"max_new_tokens": 0}, "eval.max_new_tokens=0 .*1"),
         ({"tasks": ["mean"]}, "eval.tasks: 'mean'"),
-        ({"limit": 0}, "eval.limit=0 .*1"),
         ({"batch_size": 0}, "eval.batch_size=0 .*1"),
         ({"prompts": 1_000_000}, "lower eval.prompts or eval.prompt_tokens"),
     ],
@@ -210,8 +177,6 @@ def test_a_question_must_leave_room_for_its_answer(folder: Path) -> None:
 def test_questions_in_the_calibration_text_are_refused(folder: Path, tmp_path: Path) -> None:
     own, path = tokenizer_of(folder), tmp_path / "questions.jsonl"
     records = [json.loads(line) for line in path.read_text().splitlines()]
-    short = {"question": "Who wrote poem 1?", "answer": "Ann Other"}
-    path.write_text("".join(json.dumps(record) + "\n" for record in [*records, short]))
 
     def shared(text: str) -> int:
         ids = tuple(own(text, add_special_tokens=False).input_ids)
@@ -221,8 +186,6 @@ def test_questions_in_the_calibration_text_are_refused(folder: Path, tmp_path: P
     (task,) = data.values()
     assert shared("Nothing of these questions is in this text.") == 0
     assert shared(f"Once asked: {records[2]['question']} And so on.") == 1
-    assert shared("Who wrote poem 1? We do not say.") == 0
-    assert shared("Who wrote poem 1? Ann Other, they say.") == 1
     ids = tuple(own(records[2]["question"], add_special_tokens=False).input_ids)
     with pytest.raises(InputError, match=r"exact/unfiltered .* share 1 items"):
         check_disjoint(Samples("text", "mine.txt", (Row(ids, (1, len(ids))),), 0), data)

@@ -13,8 +13,6 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from pruning.calibration.items import Items
 from pruning.calibration.samples import Row, Samples
@@ -22,11 +20,13 @@ from pruning.calibration.text import Text
 from pruning.core.errors import InputError, LossError
 from pruning.core.mask import Mask
 from pruning.core.records import TERMS
-from pruning.core.scoring import standard_error
 from pruning.engine.forward import Forward
 from pruning.evaluation.heldout import Heldout
 from pruning.evaluation.text_overlap import check_disjoint
+from pruning.models.handle import Model
+from pruning.models.output_maps import replaced
 from pruning.runs.measurements import Evaluator, averaged, merged
+from tests.helpers.evaluations import tokenizer_of
 
 N = 4
 TEXT = Samples("text", "t", (Row((1, 2, 3), (1, 3)), Row((4, 5, 6, 7, 8), (1, 5))), 0)
@@ -61,6 +61,9 @@ class Counting:
     def watched(self, _: Callable[[int, int], None]) -> Counting:
         return self
 
+    def beside(self, _: Iterable[Mask]) -> Counting:
+        return self
+
     def loglikelihoods(
         self, rows: Sequence[Row], masks: Iterable[Mask]
     ) -> Iterator[tuple[Mask, list[float], float]]:
@@ -72,13 +75,6 @@ class Counting:
 def evaluator(folder: Path, forward: Counting) -> Evaluator:
     folders = {name: folder / name.replace("/", "-") for name in DATA}
     return Evaluator(Heldout(), DATA, cast(Forward, forward), folders)
-
-
-@given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=30))
-def test_the_standard_error_is_numpys(values: list[float]) -> None:
-    assert standard_error([3.0]) == 0.0
-    expected = np.std(values, ddof=1) / math.sqrt(len(values))
-    assert standard_error(values) == pytest.approx(float(expected), rel=1e-9, abs=1e-8)
 
 
 def test_perplexity_weighs_tokens_equally(tmp_path: Path) -> None:
@@ -125,22 +121,6 @@ def test_two_evaluators_that_need_a_measurement_at_once_make_it_once(tmp_path: P
     first, second = (job.result() for job in jobs)
     assert first == second
     assert sum(len(forward.asked) for forward in forwards) == len(DATA)
-
-
-def test_each_mask_has_its_own_measurement(tmp_path: Path) -> None:
-    forward = Counting()
-    evaluate = evaluator(tmp_path, forward)
-    masks = [Mask(N), Mask(N, (0,)), Mask(N, (0, 1)), Mask(N + 1, (0,))]
-    for mask in masks:
-        evaluate(mask)
-    assert forward.asked == [mask for mask in masks for _ in range(2)]
-    for name in DATA:
-        folder = tmp_path / name.replace("/", "-")
-        files = [path for path in folder.iterdir() if not path.name.endswith(TERMS)]
-        assert len(list(folder.iterdir())) == 2 * len(files), "each has the terms of its windows or items"
-        recorded = [json.loads(path.read_text()) for path in files]
-        assert {Mask.from_json(record["mask"]) for record in recorded} == set(masks)
-        assert all(set(record["metrics"]) == {name, f"{name}/stderr"} for record in recorded)
 
 
 def test_the_terms_of_a_measurement_give_its_metrics(tmp_path: Path) -> None:
@@ -197,20 +177,10 @@ def test_the_mean_accuracy_weighs_tasks_equally() -> None:
     assert averaged({"acc/a": 0.2, "acc/a/stderr": 0.03}) == {}
 
 
-def test_heldout_data_has_the_requested_size(tokenizer: Any) -> None:
-    data = Heldout(samples=3, length=40, items=7).data(tokenizer)
-    text, items = data["ppl/heldout"], data["acc/heldout"]
-    assert (text.kind, text.count, text.length, items.kind, items.count) == ("text", 3, 40, "items", 7)
-    for name, value, least in (("samples", 0, 1), ("length", 7, 8), ("items", 0, 1), ("seed", -1, 0)):
-        with pytest.raises(InputError, match=rf"eval\.{name}={value} .*{least}"):
-            Heldout(**{name: value})  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_heldout_data_shares_nothing_with_the_embedded_calibration(tokenizer: Any, seed: int) -> None:
-    data = Heldout(samples=20, length=64, items=100, seed=seed).data(tokenizer)
-    check_disjoint(Text("pydoc", 40, 64, seed).draw(tokenizer), data)
-    check_disjoint(Items("commonsense", 100, seed).draw(tokenizer), data)
+def test_heldout_data_shares_nothing_with_the_embedded_calibration(tokenizer: Any) -> None:
+    data = Heldout(samples=20, length=64, items=100, seed=1).data(tokenizer)
+    check_disjoint(Text("pydoc", 40, 64, 1).draw(tokenizer), data)
+    check_disjoint(Items("commonsense", 100, 1).draw(tokenizer), data)
 
 
 @pytest.mark.parametrize(
@@ -231,3 +201,61 @@ def test_calibration_on_the_evaluation_data_is_refused(
         assert f"({one.source}, {one.sha256[:12]})" in str(caught.value)
     assert f"{metric} (" in str(caught.value)
     assert re.search(f"share {share}", str(caught.value))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_masks_that_are_measured_together_get_their_own_numbers_and_share_their_walk(
+    model_folder: Path, tmp_path: Path, dtype: str
+) -> None:
+    """The dense model and a mask run their common blocks once, and each value equals that of a walk alone."""
+    data = Heldout(samples=4, length=64, items=12).data(tokenizer_of(model_folder))
+    model, dense = Model("tiny", "local", str(model_folder), dtype=dtype).load(), Mask(6)
+    mask = Mask(6, (3, 4))
+
+    def measured(folder: str, *beside: Mask) -> tuple[list[Any], Forward]:
+        folders = {name: tmp_path / folder / name.replace("/", "-") for name in data}
+        evaluate = Evaluator(Heldout(), data, Forward(model), folders)
+        return [evaluate(dense, beside).metrics, evaluate(mask).metrics], evaluate.forward
+
+    together, shared = measured("together", mask)
+    alone, apart = measured("alone")
+    assert together == alone
+    for path in (tmp_path / "alone").rglob("*.json"):
+        assert (
+            path.read_bytes() == (tmp_path / "together" / path.relative_to(tmp_path / "alone")).read_bytes()
+        )
+    saved = apart.cost.block_forwards - shared.cost.block_forwards
+    assert saved == pytest.approx(2 * 3), "three blocks, on text and on items"
+    assert not shared.beginnings.nbytes(), "no states are kept"
+    evaluate = Evaluator(Heldout(), data, Forward(model), {n: tmp_path / "together" / n for n in data})
+    evaluate(dense, [mask])
+    before = evaluate.forward.cost.block_forwards
+    evaluate(mask)
+    assert evaluate.forward.cost.block_forwards == before, "a mask is not walked twice"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_changed_weights_are_measured_from_the_states_in_front_of_them(
+    model_folder: Path, dtype: str
+) -> None:
+    model, mask = Model("tiny", "local", str(model_folder), dtype=dtype).load(), Mask(6, (3, 4))
+    forward, name = Forward(model), "model.layers.2.mlp.down_proj.weight"
+    forward.keep = 2
+    for samples in Heldout(samples=4, length=64, items=12).data(tokenizer_of(model_folder)).values():
+        list(forward.beside([Mask(6), mask]).loglikelihoods(samples.rows, [mask]))
+        with replaced(model.module, {name: model.module.get_parameter(name).data * 1.5}):
+            found, alone = forward.fresh(), Forward(model)
+            before = found.cost.block_forwards
+            ((_, values, _),), ((_, expected, _),) = (
+                one.loglikelihoods(samples.rows, [mask]) for one in (found, alone)
+            )
+            assert values == expected
+            assert found.cost.block_forwards - before == pytest.approx(alone.cost.block_forwards - 2)
+        ((_, plain, _),) = forward.loglikelihoods(samples.rows, [mask])
+        assert values != plain
+
+
+@pytest.mark.parametrize(("name", "value"), [("samples", 0), ("length", 7), ("items", 0), ("seed", -1)])
+def test_settings_out_of_range_are_refused(name: str, value: int) -> None:
+    with pytest.raises(InputError, match=rf"eval\.{name}={value} .*{value + 1}"):
+        Heldout(**{name: value})  # type: ignore[arg-type]

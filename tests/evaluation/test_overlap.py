@@ -12,10 +12,9 @@ import pytest
 from pruning.calibration.items import Items
 from pruning.calibration.samples import Samples
 from pruning.calibration.text import Text
-from pruning.evaluation.corpora import Corpus
 from pruning.evaluation.heldout import LocalFiles
 from pruning.evaluation.lm_eval_tasks import EvalTask
-from pruning.evaluation.text_overlap import Document, Haystack, overlaps
+from pruning.evaluation.text_overlap import Haystack, overlaps
 from tests.helpers.tokens import written
 
 QUESTION = "Which animal carries its house on its back"
@@ -37,7 +36,7 @@ def items_of(tokenizer: Any, folder: Path, *items: tuple[str, tuple[str, ...], i
 
 
 def holds(samples: Samples, tokenizer: Any, question: str, *answers: str) -> bool:
-    return Haystack(samples, tokenizer).holds(Document((question,), answers))
+    return Haystack(samples, tokenizer).holds(question, answers)
 
 
 def test_an_item_is_found_whichever_answer_is_right_and_however_it_is_spelt(
@@ -46,30 +45,15 @@ def test_an_item_is_found_whichever_answer_is_right_and_however_it_is_spelt(
     samples = items_of(tokenizer, tmp_path, (QUESTION, ANSWERS, 2), ("Is it so", ("yes", "no"), 0))
     assert holds(samples, tokenizer, QUESTION, *ANSWERS)
     assert holds(samples, tokenizer, f"{QUESTION.upper()}?", *ANSWERS)
-    assert not holds(samples, tokenizer, QUESTION, "a snail", "a horse", "a wolf")
     assert not holds(samples, tokenizer, "Which animal carries its house on its head", *ANSWERS)
 
 
-def test_text_that_holds_question_and_answers_is_found(tokenizer: Any, tmp_path: Path) -> None:
-    quiz = text_of(
-        tokenizer, tmp_path, "A quiz.", f"Question: {QUESTION}? A) a snail B) a horse C) an owl.", PASSAGE
-    )
+def test_text_that_holds_a_question_or_a_long_passage_of_it_is_found(tokenizer: Any, tmp_path: Path) -> None:
+    quiz = text_of(tokenizer, tmp_path, f"A quiz. {QUESTION}? Nobody says.", PASSAGE, "After.")
     assert holds(quiz, tokenizer, QUESTION, *ANSWERS)
-    assert not holds(quiz, tokenizer, QUESTION, "a snail", "a wolf")
-    alone = text_of(tokenizer, tmp_path, f"{QUESTION}? Nobody says.")
-    assert not holds(alone, tokenizer, QUESTION, *ANSWERS)
-    assert holds(alone, tokenizer, QUESTION, "yes", "no"), (
-        "a yes-or-no question is recognised without its answers"
-    )
-    assert not holds(alone, tokenizer, "Nobody says", "yes", "no"), "a few words may be in any text"
-
-
-def test_a_long_passage_is_found_by_itself(tokenizer: Any, tmp_path: Path) -> None:
-    samples = text_of(tokenizer, tmp_path, "Before.", PASSAGE, "After.")
-    assert holds(samples, tokenizer, f"{PASSAGE} Is it so", "yes", "no")
-    assert not holds(
-        samples, tokenizer, f"{PASSAGE[:90]} and then something else. Is it so", "perhaps", "never"
-    )
+    assert not holds(quiz, tokenizer, "Nobody says", "yes", "no"), "a few words may be in any text"
+    assert holds(quiz, tokenizer, f"{PASSAGE} Is it so", "yes", "no")
+    assert not holds(quiz, tokenizer, f"{PASSAGE[:90]} and then something else. Is it so", "yes", "no")
 
 
 @pytest.mark.parametrize(
@@ -111,10 +95,3 @@ def test_tasks_and_texts_are_both_searched(tokenizer: Any, tmp_path: Path) -> No
     both = text_of(tokenizer, tmp_path, PASSAGE, f"{QUESTION}? {', '.join(ANSWERS)}.")
     assert overlaps(both, data).keys() == {"ppl/prose", "acc/quiz"}
     assert overlaps(text_of(tokenizer, tmp_path, json.dumps({"a": "b c d e f g h i"})), data) == {}
-
-
-def test_windows_of_any_length_are_compared(tokenizer: Any, tmp_path: Path) -> None:
-    path = str(written(tmp_path, "long.txt", PASSAGE * 8))
-    calibration = Text("file", 3, 24, 0, path).draw(tokenizer)
-    data = {"ppl/x": Corpus("file", path, window=512).draw(tokenizer, "eval")}
-    assert overlaps(calibration, data)["ppl/x"] > 0

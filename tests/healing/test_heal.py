@@ -93,7 +93,7 @@ def test_blocks_are_copies_and_other_weights_are_shared() -> None:
         (lora(tokens=2048), MASK),
         (full(tokens=2048), MASK),
         (full(tokens=2048), PARTS),
-        (distill(tokens=2048, weights="full", lr=3e-3, ce=1.0, kl=0.1, hidden=0.1), MASK),
+        (distill(tokens=2048, weights="full", lr=3e-3, ce=1.0, kl=0.1), MASK),
     ],
     ids=["lora", "full", "parts", "distill"],
 )
@@ -136,7 +136,7 @@ class KilledError(Exception):
     pass
 
 
-@pytest.mark.parametrize("settings", [lora(), full(), distill(hidden=0.3)], ids=["lora", "full", "distill"])
+@pytest.mark.parametrize("settings", [lora(), full(), distill()], ids=["lora", "full", "distill"])
 @pytest.mark.parametrize("at", [1, 5, 9])
 def test_a_stopped_training_continues_with_the_same_result(tmp_path: Path, settings: Any, at: int) -> None:
     whole = healed(settings)
@@ -172,15 +172,11 @@ def test_budgets_share_their_beginning(tmp_path: Path) -> None:
     assert same(healed(between, tmp_path), healed(between)), "a budget in between, later"
 
 
-def test_a_cosine_shares_nothing(tmp_path: Path) -> None:
-    small, large = (lora(tokens=tokens, schedule="cosine") for tokens in (640, 1280))
-    assert small.line("text") != large.line("text")
-    healed(small, tmp_path)
-    assert same(healed(large, tmp_path), healed(large))
-
-
-def test_it_stops_early_if_the_held_out_loss_rises_and_keeps_the_best_weights() -> None:
-    settings = full(tokens=64 * 40, lr=0.3, patience=2, clip=100.0)
+def test_it_stops_early_if_the_held_out_loss_rises_and_keeps_the_best_weights(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(loop, "CLIP", 100.0)
+    settings = full(tokens=64 * 40, lr=0.3, patience=2)
     found = healed(settings)
     judged = records.heldout(found.curve)
     assert found.stopped_early
@@ -190,9 +186,9 @@ def test_it_stops_early_if_the_held_out_loss_rises_and_keeps_the_best_weights() 
     measured = trainer(settings, found.smaller).heldout_loss()
     assert measured == pytest.approx(best["heldout_loss"], rel=1e-6)
     assert best["heldout_loss"] == found.summary()["heldout_after"]
-    last = healed(full(tokens=64 * judged[-1]["step"], lr=0.3, patience=2, clip=100.0))
+    last = healed(full(tokens=64 * judged[-1]["step"], lr=0.3, patience=2))
     assert (last.curve[-1]["step"], last.stopped_early) == (judged[-1]["step"], False), "nothing was left"
-    patient = healed(full(tokens=64 * 40, lr=0.3, patience=0, clip=100.0))
+    patient = healed(full(tokens=64 * 40, lr=0.3, patience=0))
     assert patient.curve[-1]["step"] == settings.steps
 
 
@@ -239,37 +235,12 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "key" / WEIGHTS).write_bytes(b"no weights")
     with pytest.raises(DamagedError, match=r"weights\.safetensors"):
         read_weights(tmp_path / "key", record)
-    name = f"step-00000002-{'0' * 16}.pt"
-    (tmp_path / name).write_bytes(b"no checkpoint")
-    with pytest.raises(DamagedError, match=name):
-        trainer().resume(tmp_path / name)
+    (tmp_path / "step-00000002.pt").write_bytes(b"no checkpoint")
+    with pytest.raises(DamagedError, match="step-00000002"):
+        trainer().resume(tmp_path / "step-00000002.pt")
 
 
-@pytest.mark.parametrize("place", ["*/checkpoints/step-*.pt", "trunk-*/decay-*.pt"])
-def test_a_checkpoint_with_a_flipped_byte_is_not_trained_on(place: str, tmp_path: Path) -> None:
-    settings = full(decay=0.5)
-
-    def stopped(point: records.Point) -> None:
-        if point["step"] == settings.steps:
-            raise KilledError
-
-    with pytest.raises(KilledError):
-        healed(settings, tmp_path, watch=stopped)
-    (path,) = tmp_path.glob(place)
-    for other in {*tmp_path.glob("**/*.pt")} - {path}:
-        other.unlink()
-    content = bytearray(path.read_bytes())
-    values = torch.load(path, weights_only=True)["weights"][0].numpy().tobytes()[:64]
-    content[content.index(values) + 3] ^= 0x40  # a weight of another size, in a file that torch still reads
-    path.write_bytes(content)
-    assert torch.load(path, weights_only=True)["step"] == int(path.stem.split("-")[1])
-    with pytest.raises(DamagedError, match=path.name):
-        healed(settings, tmp_path)
-    path.unlink()
-    assert same(healed(settings, tmp_path), healed(settings))
-
-
-class Full(io.RawIOBase):
+class FullDisk(io.RawIOBase):
     """A file on a disk that has room for some bytes."""
 
     def __init__(self, room: int) -> None:
@@ -302,8 +273,8 @@ def test_a_full_disk_is_an_error_of_the_disk(tmp_path: Path, monkeypatch: pytest
     for room in (0, 100, 5_000, 40_000):
 
         @contextmanager
-        def full_file(_: Path, room: int = room) -> Iterator[tuple[Full, Path]]:
-            yield Full(room), tmp_path / "never"
+        def full_file(_: Path, room: int = room) -> Iterator[tuple[FullDisk, Path]]:
+            yield FullDisk(room), tmp_path / "never"
 
         monkeypatch.setattr(loop, "temporary_file", full_file)
         with pytest.raises(OSError, match="No space left on device") as error:
@@ -314,7 +285,7 @@ def test_a_full_disk_is_an_error_of_the_disk(tmp_path: Path, monkeypatch: pytest
 
 # Two ranks train as one process does, up to the rounding of sums.
 
-RANKS = distill(weights="full", lr=3e-3, ce=1.0, kl=0.1, hidden=0.1, micro_tokens=16)
+RANKS = distill(weights="full", lr=3e-3, ce=1.0, kl=0.1, micro_tokens=16)
 
 
 def worker(rank: int, size: int, port: int, folder: Path) -> None:

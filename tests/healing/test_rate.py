@@ -60,22 +60,14 @@ def test_the_best_rate_is_taken_and_its_trial_is_the_beginning_of_the_healing(tm
     assert all(torch.equal(found.tensors[name], plain.tensors[name]) for name in plain.tensors)
 
 
-def test_no_smaller_rate_is_tried_if_one_is_no_better(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(heal_settings, "WEIGHT_RATES", (3e-3, 1e-9, 1e-10))
-    chosen, trials = with_rate(AUTO, TEXT, None, Curves())
-    assert chosen.lr == 3e-3
-    assert [trial["lr"] for trial in trials] == [3e-3, 1e-9]
-
-
 def test_a_training_that_does_not_help_ends_with_the_trials(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(heal_settings, "WEIGHT_RATES", (100.0, 90.0))
     asked = full(lr=None, tokens=64 * 20, eval_every=99, candidates=2, round_tokens=64)
-    chosen, trials = with_rate(asked, TEXT, tmp_path, Curves())
+    chosen, _ = with_rate(asked, TEXT, tmp_path, Curves())
     assert chosen.tokens == asked.trial_tokens < asked.tokens
     assert chosen.candidates == 1, "no candidates are healed"
-    assert not rate.helped(trials)
     found = healed(chosen, tmp_path)
     assert found.best_step == 0
     summary = found.summary()
@@ -102,18 +94,6 @@ def test_a_rate_that_diverges_is_never_taken() -> None:
         with_rate(AUTO, TEXT, None, Curves(all=LossError("nan")))
 
 
-def test_what_other_healings_have_left_stays(tmp_path: Path) -> None:
-    other = full(lr=RATES[2], tokens=64 * 30)
-    trunk = tmp_path / f"trunk-{other.line(text(other).beginning)}"
-    healed(other, tmp_path)
-    kept = {path.name for path in trunk.iterdir()}
-    assert kept
-    for _ in range(2):
-        chosen, _ = with_rate(AUTO, TEXT, tmp_path, Curves())
-        assert chosen.lr != RATES[2]
-        assert {path.name for path in trunk.iterdir()} >= kept
-
-
 def test_a_trial_is_judged_as_a_healing_by_its_lowest_loss() -> None:
     losses = {RATES[0]: (3.5, 3.3, 3.6), RATES[1]: (3.5, 3.4, 3.4)}
 
@@ -127,9 +107,7 @@ def test_a_trial_is_judged_as_a_healing_by_its_lowest_loss() -> None:
     assert settled(AUTO, trials[:1]) is None, "a second rate has to be tried"
 
 
-@pytest.mark.parametrize(
-    "line", ["no JSON", "[1]", '"text"', '{"lr": 1}', '{"lr": 1, "tokens": 1, "seal": "0"}']
-)
+@pytest.mark.parametrize("line", ["no JSON", "[1]", '{"lr": 1, "tokens": 1, "seal": "0"}'])
 def test_a_damaged_file_of_trials_is_named(line: str, tmp_path: Path) -> None:
     path = rate.trials_path(AUTO, TEXT, tmp_path)
     path.write_text(line + "\n")
@@ -144,7 +122,7 @@ def test_a_given_rate_is_not_tried() -> None:
 
 
 SEARCH = ("algo=one_shot", "k=2", "heal=full", "heal.length=32", "heal.batch_tokens=256", "heal.heldout=4")
-SEARCH = (*SEARCH, "heal.tokens=4096", "heal.checkpoint_every=2", "heal.eval_every=4")
+SEARCH = (*SEARCH, "heal.tokens=4096", "heal.eval_every=4")
 
 
 def test_a_launch_records_its_trials_and_is_done_the_second_time(

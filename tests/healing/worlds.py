@@ -23,7 +23,6 @@ SHORT: dict[str, Any] = {
     "warmup": 2,
     "heldout": 4,
     "eval_every": 2,
-    "checkpoint_every": 2,
     "patience": 0,
 }
 MASK = Mask(N_BLOCKS, (1, 4))

@@ -114,7 +114,7 @@ def samples_of(files: Mapping[str, bytes]) -> list[dict[str, Any]]:
 
 
 def own_tasks(folder: Path) -> TaskManager:
-    """An index with three tasks on a local file, a group of two of them, and lm-eval's own tasks on ARC."""
+    """An index with four tasks on a local file, a group of two of them, and lm-eval's own tasks on ARC."""
     path = items_file(folder / "items.jsonl")
     common = {
         "dataset_path": "json",
@@ -122,7 +122,12 @@ def own_tasks(folder: Path) -> TaskManager:
         "test_split": "test",
     }
     common |= {"output_type": "multiple_choice", "doc_to_text": "{{question}}", "doc_to_choice": "choices"}
-    metrics = {"normed": ["acc", "acc_norm"], "plain": ["acc"], "other": ["brier_score"]}
+    metrics = {
+        "normed": ["acc", "acc_norm"],
+        "plain": ["acc"],
+        "other": ["brier_score"],
+        "more": ["acc", "brier_score"],
+    }
     for name, own in metrics.items():
         wanted = [{"metric": metric, "aggregation": "mean", "higher_is_better": True} for metric in own]
         task = common | {"task": name, "doc_to_target": "answer", "metric_list": wanted}

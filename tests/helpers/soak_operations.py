@@ -28,8 +28,8 @@ SMALL = (
     "k=3",
 )  # fmt: skip
 
-# Two runs differ in these parts of paths: MLflow's id of a run, and the digest of a checkpoint, which holds times.
-RUN = re.compile(r"\b[0-9a-f]{32}\b|(?<=-)[0-9a-f]{16}(?=\.pt\b)")
+# Two runs differ in this part of paths: MLflow's id of a run.
+RUN = re.compile(r"\b[0-9a-f]{32}\b")
 
 
 def search(folder: str, items: str = "eval.items=6") -> None:
@@ -53,7 +53,7 @@ def healing(folder: str) -> None:
 
     os.chdir(folder)
     heal = ("heal=full", "heal.tokens=4096", "heal.length=32", "heal.batch_tokens=256", "heal.heldout=2")
-    words = (*SMALL, *heal, "heal.checkpoint_every=2", "model.path=../../model", "paths.results=results")
+    words = (*SMALL, *heal, "heal.eval_every=2", "model.path=../../model", "paths.results=results")
     sys.argv = ["launch.py", "algo=greedy", *words, "eval.items=6"]
     launch.main()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -121,15 +120,13 @@ QUESTIONS = ["12", "2020-01-01", "{{7*7}}", "[1, 2]", "plain", "{% raw %}", "Non
 
 
 @pytest.mark.parametrize("template", ["{question}", "{question}\n", "Q: {question}"])
-def test_every_question_is_asked_as_it_is(folder: Path, tmp_path: Path, template: str) -> None:
-    path = lines(tmp_path / "items.jsonl", *(SNAIL | {"question": question} for question in QUESTIONS))
+@pytest.mark.parametrize("first", ["12", "plain", "None"])  # a library may guess a type from the first line
+def test_every_question_is_asked_as_it_is(folder: Path, tmp_path: Path, template: str, first: str) -> None:
+    questions = [first, *QUESTIONS]
+    path = lines(tmp_path / "items.jsonl", *(SNAIL | {"question": question} for question in questions))
     task = task_of(path, tokenizer_of(folder), template=template)
-    filled = [template.replace("{question}", question) for question in QUESTIONS]
+    filled = [template.replace("{question}", question) for question in questions]
     assert task.asked == [(text, choice) for text in filled for choice in (" a horse", " a snail")]
-    for first in QUESTIONS:  # a type that a library guesses from the first line
-        path = lines(tmp_path / "items.jsonl", *(SNAIL | {"question": q} for q in (first, *QUESTIONS)))
-        asked = task_of(path, tokenizer_of(folder), limit=2, template=template).asked
-        assert asked[0] == (template.replace("{question}", first), " a horse")
 
 
 def test_requests_that_differ_from_the_items_are_never_sent(folder: Path, tmp_path: Path) -> None:
@@ -141,10 +138,7 @@ def test_requests_that_differ_from_the_items_are_never_sent(folder: Path, tmp_pa
         evaluation.measure(forward_of(folder), "acc/mine", task, Mask(N_BLOCKS))
 
 
-@pytest.mark.parametrize(
-    "template",
-    ["{question} {choices}", "{{question}} {question}", "{% x %}{question}", r"{question}\nAnswer:"],
-)
+@pytest.mark.parametrize("template", ["{question} {choices}", "{% x %}{question}", r"{question}\nAnswer:"])
 def test_a_template_with_other_fields_or_a_backslash_and_an_n_is_refused(
     tmp_path: Path, template: str
 ) -> None:
@@ -176,22 +170,6 @@ def test_a_template_on_the_command_line_arrives_as_it_is_written(
     assert sample["arguments"][0][0] == context.format(ITEM.question)
 
 
-def test_each_file_can_have_its_own_template(folder: Path, tmp_path: Path) -> None:
-    path = str(lines(tmp_path / "items.jsonl", SNAIL))
-    evaluation = LocalFiles(
-        items={"a": path, "b": path}, template="T {question}", templates={"b": "{question}="}
-    )
-    data = evaluation.data(tokenizer_of(folder))
-    assert [task.asked[0][0] for task in data.values()] == [f"T {ITEM.question}", f"{ITEM.question}="]  # type: ignore[attr-defined]
-    for templates, named in (
-        ({"c": "{question}"}, "'c'"),
-        ({"a": "x"}, "eval.templates.a='x'"),
-        ("{q}", "{q}"),
-    ):
-        with pytest.raises(InputError, match=re.escape(named)):
-            LocalFiles(items={"a": path}, templates=templates)
-
-
 def windows(*texts: tuple[int, ...]) -> Samples:
     return Samples("text", "t", tuple(Row(ids, (1, len(ids))) for ids in texts), 0)
 
@@ -214,21 +192,6 @@ class Blank(Numbers):
 def test_windows_that_mean_nothing_are_refused(samples: Samples, named: str) -> None:
     with pytest.raises(InputError, match=named):
         check_calibration(samples, Reader("tiny", 4, Blank()))
-
-
-@pytest.mark.parametrize(
-    ("samples", "said"),
-    [
-        (windows((1, 2), (3, 14)), "1 of 2 windows"),
-        (windows((11, 12), (11, 12), (11, 13)), "1 of 3 windows"),
-        (windows((11, 12)), "one sample"),
-    ],
-)
-def test_windows_that_mean_little_are_reported(
-    samples: Samples, said: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    check_calibration(samples, Reader("tiny", None, Blank()))
-    assert caplog.text.count(said) == 1
 
 
 LONG = SNAIL | {"question": "word " * 3000}
@@ -312,7 +275,6 @@ TWO = Estimate((1.0, 3.0), (0, 0))
     ("line", "named"),
     [
         (score(1.5, 1.0, 2.0), r"line 1 .*1\.5.*1\.75"),
-        (score(1.0, 1.0), "1 terms of 1 samples"),
         (score(1.0, 1.0, 1.0, 1.0), "3 terms of 3 samples"),
         (score(2.0, 1.0, of=2), "line 1 .*2.*1"),
     ],
@@ -329,22 +291,6 @@ def test_a_journal_line_that_contradicts_itself_is_damaged(
     store = Store(tmp_path, "key", "other", N_BLOCKS, estimate=TWO)
     assert store.find([line.mask]) == []
     assert "damaged line" in caplog.text
-
-
-def test_a_cell_does_not_go_on_from_a_changed_journal(launch: Command) -> None:
-    result = launch("k=1", "algo=one_shot").result()
-    cell = launch("k=1", "algo=one_shot").results / result["cell"]
-    (cell / "result.json").unlink()
-    whole = (cell / "trace.jsonl").read_text()
-    first, second, rest = whole.split("\n", 2)
-    line = json.loads(second)
-    (cell / "trace.jsonl").write_text("\n".join([first, json.dumps(line | {"loss": line["loss"] / 2}), rest]))
-    ended = launch("k=1", "algo=one_shot")
-    assert ended.status == 1
-    assert "line 2 " in " ".join((ended.out + ended.err).split())
-    (cell / "trace.jsonl").write_text("\n".join([first, rest]))
-    again = launch("k=1", "algo=one_shot").result()
-    assert (again["mask"], again["calibration"]) == (result["mask"], result["calibration"])
 
 
 FILES = ["arc_easy.jsonl", "arc_challenge.jsonl", "piqa.jsonl", "boolq.jsonl", "commonsense170k_part.json"]

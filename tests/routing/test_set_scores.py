@@ -10,7 +10,7 @@ import pytest
 
 from pruning.api.model import PrunableModel, load_model
 from pruning.calibration.item_files import read_item
-from pruning.calibration.items import ItemDraw
+from pruning.calibration.items import items_of as rows_of
 from pruning.calibration.samples import Samples
 from pruning.core.mask import Mask
 from pruning.evaluation.heldout import item_accuracy
@@ -47,7 +47,7 @@ def model(model_folder: Path) -> PrunableModel:
 def samples(tokenizer: Any) -> Samples:
     items = [read_item(one, "item") for one in items_of("animals", 9)]
     items += [read_item({"question": "Is it so?", "choices": ["yes", "no"], "answer": 1}, "item")]
-    return ItemDraw(len(items), 0).rows(items, tokenizer, "items")
+    return rows_of(items, tokenizer, "items", 0)
 
 
 def test_the_cross_table_equals_an_evaluation_of_each_mask(model: PrunableModel, samples: Samples) -> None:

@@ -24,7 +24,7 @@ TINY = (
     *("experiment=compress", "ratio=0.34", "algo=one_shot", "calibration.samples=8", "calibration.length=24"),
     *("eval=embedded", "eval.samples=2", "eval.length=32", "eval.items=6"),
     *("heal.tokens=2048", "heal.length=32", "heal.batch_tokens=256", "heal.eval_every=4", "heal.heldout=4"),
-    *("heal.checkpoint_every=1", "heal.lr=0.003"),
+    "heal.lr=0.003",
 )
 QUICK = ("eval=speed", "eval.batch_sizes=[1]", "eval.new_tokens=2", "eval.repeats=1", "eval.warmup=0")
 OFFLINE = ("calibration=pydoc", "heal.source=pydoc", "eval.texts=null")
