@@ -94,7 +94,7 @@ def planned(cell: Cell, minutes: float | None) -> Cell:
     else:
         cell, training, said = forecast.decided(prepared, measured, speed, minutes)
         cell = _at_home(cell, asked)
-        write_json(path, {group: cell.config.get(group) for group in ("heal", "calibration")})
+        write_json(path, {group: cell.config.get(group) for group in ("heal", "calibration", "eval")})
         prepared = prepare(cell) if said else prepared
     found = measured.forecast(prepared, training, speed, export=True)
     parts = ", ".join(f"{name} {duration_text(seconds)}" for name, seconds in found.parts.items())
