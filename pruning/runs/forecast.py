@@ -28,6 +28,7 @@ from pruning.core.units import bytes_text, duration_text
 from pruning.engine.compensation import Linear
 from pruning.engine.dense_pass import HALVES, unit_times
 from pruning.engine.devices import devices, free_memory, synchronize
+from pruning.evaluation.heldout import Heldout
 from pruning.healing import heal_settings
 from pruning.healing.losses import summed_loss
 from pruning.models.blocks import find_blocks, gradients_kept, input_device
@@ -151,8 +152,9 @@ class Machine:
 
 # Decide from the free memory how a cell is trained, and from the minutes how many samples and tokens it uses.
 
+MEASURED = 0.25  # the evaluation gets at most this fraction of the minutes, if it can be shortened
 SEARCHED = 0.5  # the search gets at most this fraction of the time for search and training
-FEWEST = 8  # the lowest number of calibration samples that a decision leaves
+FEWEST = 8  # the lowest number of calibration samples, and of windows to measure on, that a decision leaves
 DECIDES = "brief"  # the option of `heal` with which the program decides how to train
 
 
@@ -161,10 +163,11 @@ def decided(
 ) -> tuple[Cell, TrainingRates | None, list[str]]:
     """The cell with settings that memory and time allow, the costs of its training, and the decisions in words.
 
-    With heal=brief, all weights are trained if that fits into memory, else adapters. With `minutes`, the number of
-    samples is halved until the search takes at most the fraction `SEARCHED` of the time for both, and the training is
-    shortened to fit. Raises InputError with the numbers if no training fits into memory, or if the search takes too
-    long even with few samples.
+    With heal=brief, all weights are trained if that fits into memory, else adapters. With `minutes`, the windows and
+    items of an evaluation on embedded data are halved until it takes at most the fraction `MEASURED` of them. Then
+    the calibration samples are halved until the search takes at most the fraction `SEARCHED` of the time for search
+    and training, and the training is shortened to fit. Raises InputError with the numbers if no training fits into
+    memory, or if the search takes too long even with few samples.
     """
     cell, said = prepared.cell, list[str]()
     training = None
@@ -173,10 +176,23 @@ def decided(
     if minutes is None:
         return cell, training, said
 
-    def parts(cell: Cell, rows: Samples) -> Mapping[str, float]:
-        return machine.forecast(replace(prepared, cell=cell, samples=rows), training, speed).parts
+    part = 1.0  # of the windows and items on which the cell was asked to measure
 
-    samples, calibration = prepared.samples, cast(Any, cell.calibration)
+    def parts(cell: Cell, rows: Samples) -> dict[str, float]:
+        found = machine.forecast(replace(prepared, cell=cell, samples=rows), training, speed).parts
+        return {name: seconds * (part if name == "evaluation" else 1) for name, seconds in found.items()}
+
+    samples, calibration, evaluation = prepared.samples, cast(Any, cell.calibration), cell.evaluation
+    while (
+        isinstance(evaluation, Heldout)
+        and evaluation.samples >= 2 * FEWEST
+        and parts(cell, samples).get("evaluation", 0.0) > MEASURED * 60 * minutes
+    ):
+        part /= 2
+        evaluation = replace(evaluation, samples=evaluation.samples // 2, items=evaluation.items // 2)
+        cell = with_settings(cell, "eval", evaluation)
+    if part < 1:
+        said.append(f"measured on {evaluation.samples} windows of each text and {evaluation.items} items")
     asked = number = getattr(calibration, "samples", 0)
     while True:
         found = parts(cell, samples)
@@ -200,8 +216,8 @@ def decided(
         heal: heal_settings.Training = cell.heal
         step, half = heal.windows * heal.length, heal.tokens // 2
         # The time for trials of the rate, and for the losses after them, does not depend on the budget.
-        shorter = parts(with_settings(cell, "heal", replace(heal, tokens=half)), samples).get("healing", 0.0)
-        each = (healing - shorter) / (heal.tokens - half)
+        halved = parts(with_settings(cell, "heal", replace(heal, tokens=half)), samples).get("healing", 0.0)
+        each = (healing - halved) / (heal.tokens - half)
         most = int(heal.tokens - (healing - (60 * minutes - fixed - searching)) / each) // step * step
         if most < heal_settings.TRIAL_STEPS * step:
             said.append("no training, for which no time is left")

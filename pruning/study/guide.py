@@ -49,7 +49,7 @@ def check_guided(cells: Sequence[Cell], launcher: Any, minutes: float | None) ->
 
 
 PLANS = "plans"  # the folder of decided settings, so that a repeated command continues with the same ones
-DECIDED = ("heal", "calibration")  # the groups whose settings can be decided
+DECIDED = ("heal", "calibration", "eval")  # the groups whose settings can be decided
 
 
 def planned(cell: Cell, minutes: float | None) -> Cell:

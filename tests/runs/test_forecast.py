@@ -115,20 +115,22 @@ def test_a_training_that_fits_in_no_way_is_refused_with_the_numbers(
 
 
 @pytest.mark.parametrize(
-    ("minutes", "samples", "tokens"),
+    ("minutes", "windows", "samples", "tokens"),
     [
-        (60.0, 64, 300_000),  # 640 s of search, 60 s of evaluation, 330 s of training
-        (14.0, 32, 300_000),
-        (8.0, 16, 230_000 // 2048 * 2048),
-        (4.0, 8, 70_000 // 2048 * 2048),
+        (60.0, 32, 64, 300_000),  # 640 s of search, 60 s of evaluation, 330 s of training
+        (14.0, 32, 32, 300_000),
+        (8.0, 32, 16, 230_000 // 2048 * 2048),
+        (3.6, 16, 8, 76_000 // 2048 * 2048),
     ],
 )
-def test_search_and_training_are_chosen_to_fit_the_minutes(
-    minutes: float, samples: int, tokens: int, tmp_path: Path
+def test_search_training_and_evaluation_are_chosen_to_fit_the_minutes(
+    minutes: float, windows: int, samples: int, tokens: int, tmp_path: Path
 ) -> None:
     chosen, _, said = decide(tmp_path, 5000, minutes)
+    evaluation: Any = chosen.evaluation
     assert (chosen.calibration.samples, chosen.heal.tokens) == (samples, tokens)
-    assert len(said) == (samples < 64) + (tokens < 300_000)
+    assert (evaluation.samples, evaluation.items) == (windows, 200 * windows // 32)
+    assert len(said) == (windows < 32) + (samples < 64) + (tokens < 300_000)
     assert chosen.key == recorded_cell(chosen.config).key
 
 
