@@ -182,7 +182,8 @@ def decided(
         found = machine.forecast(replace(prepared, cell=cell, samples=rows), training, speed).parts
         return {name: seconds * (part if name == "evaluation" else 1) for name, seconds in found.items()}
 
-    samples, calibration, evaluation = prepared.samples, cast(Any, cell.calibration), cell.evaluation
+    samples, calibration = prepared.samples, cast(Any, cell.calibration)
+    evaluation = cast(Any, cell.evaluation)
     while (
         isinstance(evaluation, Heldout)
         and evaluation.samples >= 2 * FEWEST
