@@ -227,8 +227,6 @@ def _extract(archive: Path, tar: tarfile.TarFile, scratch: Path) -> set[str]:
     """Write the files of an archive into `scratch`, and return their names."""
     names: set[str] = set()
     for member in tar:
-        if member.name == "manifest.json":  # in some archives: the digests of the files
-            continue
         if not member.isreg() or member.name in names or not is_data(member.name):
             raise InputError(
                 f"{archive} holds {member.name!r}, which is no data of a study, so `pack` did not "

@@ -273,7 +273,7 @@ def launch_words(config: Mapping[str, Any]) -> list[str]:
     if a setting is not literal, because Hydra would interpret it.
     """
     records.check_literal(config)
-    config = records.current(config)
+    config = records.recorded(config)
     if config.get("heal", {}).get(records.CLASS) == records.NO_HEALING[records.CLASS]:
         config = {name: value for name, value in config.items() if name != "heal"}  # as results leave it out
     words = [f"{group}={_option(group, config[group])}" for group in GROUPS if group in config]

@@ -54,7 +54,7 @@ def recorded_cell(config: Mapping[str, Any], choices: Mapping[str, str] | None =
     `choices` are the names of options that an archived configuration lacks.
     """
     records.check_literal(config)
-    config = {**records.ADDED, **records.current(config)}
+    config = {"heal": records.NO_HEALING, **records.recorded(config)}
     names = {
         group: settings[records.OPTION]
         for group in PARTS

@@ -129,7 +129,7 @@ Result = DoneResult | FailedResult
 
 
 def read_result(folder: Path) -> Result | None:
-    """The result in a cell's folder, with its configuration in today's form; None if there is no result.
+    """The result in a cell's folder; None if there is no result.
 
     Raises DamagedError if the file does not hold a result, and InputError as `check_literal` does.
     """
@@ -141,14 +141,11 @@ def read_result(folder: Path) -> Result | None:
     if not isinstance(data, dict) or not {"cell", "status", "config"} <= data.keys():
         raise DamagedError(f"{path} is damaged: it holds no result. Move it away and run the cell again.")
     distrusted = f"{path} is not to be trusted: "
-    data["config"] = current(data["config"])
     check_literal(data["config"], distrusted)
     try:
         evaluation = data.get("evaluation", {})
         named = [p for paths in evaluation.get("records", {}).values() for p in paths.values()]
         named += [data["heal"]["folder"]] if "folder" in data.get("heal", {}) else []
-        if "settings" in evaluation:
-            evaluation["settings"] = recorded(evaluation["settings"])
     except (AttributeError, KeyError, TypeError) as error:
         raise DamagedError(f"{path} is damaged ({error!r}): move it away and run the cell again.") from error
     for one in named:
@@ -467,7 +464,7 @@ def now() -> str:
 # Configurations in the form that results record: with the name of each class, without its module.
 #
 # Hydra needs `_target_: pruning.algo.greedy.Greedy`. So that a class can move, results hold `class: Greedy` and the
-# name of the option, `option: greedy`. Older results hold `_target_`.
+# name of the option, `option: greedy`.
 
 TARGET, CLASS, OPTION = "_target_", "class", "option"
 
@@ -491,7 +488,7 @@ def recorded(settings: Any) -> Any:
     made: dict[str, Any] = {}
     for key, value in settings.items():
         if key == TARGET and isinstance(value, str):
-            made[CLASS] = RENAMED.get(value, value.rpartition(".")[2])
+            made[CLASS] = value.rpartition(".")[2]
         else:
             made[str(key)] = recorded(value)
     return made
@@ -522,80 +519,11 @@ def without_option(settings: Any) -> Any:
 
 
 def same_settings(first: Any, second: Any) -> bool:
-    """Whether two settings of one group are equal, apart from the names of their options.
+    """Whether two settings of one group, in the recorded form or in Hydra's, are equal but for their options' names."""
+    return bool(without_option(recorded(first)) == without_option(recorded(second)))
 
-    Each can be in the recorded form or in Hydra's form. A setting that is null equals one that is absent, because
-    archived results lack settings that were added since.
-    """
-
-    def given(settings: Any) -> Any:
-        known = without_option(recorded(settings))
-        return {key: v for key, v in known.items() if v is not None} if isinstance(known, Mapping) else known
-
-    return bool(given(first) == given(second))
-
-
-# Configurations of archived results, which lack settings that were added later.
 
 NO_HEALING = {CLASS: "NoHealing"}  # results do not record `heal` unless the cell is healed
-# Renamed classes: the import path in an archived result, and the name today.
-RENAMED = {
-    "pruning.compensation.Nothing": "NoCompensation",
-    "pruning.track.Nothing": "NoTracker",
-    "pruning.evaluation.local.Local": "LocalFiles",
-}
-ADDED = {
-    "heal": NO_HEALING,
-    "unit": "block",
-    "budget": "parameters",
-    "latency": {},
-    "near_ties": {},
-    "max_evaluations": None,
-}
-# Former settings, by group, whose values the program now chooses itself.
-DECIDED = {
-    "model": ("attention", "max_memory", "offload"),
-    "racing": ("first",),
-    "heal": ("checkpoint_every",),
-}
-# Settings that were added to calibrations and searches, with their defaults, which a cell's key leaves out.
-NEW = {"disjoint": False, "lazy": None, "rank": "cost", "within": "any", "blocks": True}
-# Settings that classes no longer have, with their former defaults, which the keys of cells hold.
-FORMER: dict[str, dict[str, Any]] = {
-    "Greedy": {"blocks": True},
-    "Genetic": {"mutates": "set"},
-    "Cbo": {"exact": 100_000_000},
-    "CboHessian": {"exact": 100_000_000},
-    "Exhaustive": {"batch": 256},
-    "Linear": {"search": False, "toward": "identity", "sequential": True},
-    **{name: {"schedule": "wsd", "weight_decay": 0.0, "clip": 1.0} for name in ("Full", "Lora")},
-    "Distill": {"schedule": "wsd", "weight_decay": 0.0, "clip": 1.0, "hidden": 0.0, "temperature": 1.0},
-    "TaskItems": {"length": None},
-}
-
-
-def current(config: Any) -> Any:
-    """A configuration in today's form: classes by name, `max_evaluations` at the top, no former settings."""
-    found = recorded(config)
-    if not isinstance(found, dict):
-        return found
-    if isinstance(algo := found.get("algo"), dict) and "max_evaluations" in algo:
-        found["max_evaluations"] = algo.pop("max_evaluations")
-    found.pop("forward", None)  # how forward passes ran
-    for group, names in DECIDED.items():
-        if isinstance(settings := found.get(group), dict):
-            found[group] = {name: value for name, value in settings.items() if name not in names}
-    for group, settings in found.items():
-        if isinstance(settings, dict) and (former := FORMER.get(str(settings.get(CLASS)))):
-            found[group] = {
-                n: value for n, value in settings.items() if n not in former or value != former[n]
-            }
-    return found
-
-
-def without_new(record: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a calibration or a search, without added settings that have their defaults."""
-    return {name: value for name, value in record.items() if (name, value) not in NEW.items()}
 
 
 # The maps that replace removed units.

@@ -12,11 +12,10 @@ from pruning.calibration import file_of
 from pruning.calibration.item_files import existing
 from pruning.calibration.sources import TextSource
 from pruning.core.errors import InputError, check_known, check_least
-from pruning.core.records import FORMER
 from pruning.core.storage import digest, file_sha256
 
 # These settings change only the rounding of a result, so they do not change the folder of a healed model.
-RUNNING = ("micro_tokens", "gradient_checkpointing", "checkpoint_every")  # the last one is a former setting
+RUNNING = ("micro_tokens", "gradient_checkpointing")
 # These settings choose the mask that is healed; how it is healed does not depend on them.
 SELECTING = ("candidates", "round_tokens")
 # The rates that `lr=None` chooses among, largest first. Training all weights needs a smaller rate than training
@@ -172,10 +171,9 @@ class Training:
         return {"type": fields.pop("class"), **fields}
 
     def recorded(self) -> dict[str, Any]:
-        """The settings as a record stores them, with those that the class once had."""
-        name = type(self).__name__
-        fields = (dataclasses.asdict(self) | FORMER[name]).items()
-        return {"class": name} | {field: value for field, value in fields if field not in SELECTING}
+        """The settings as a record stores them."""
+        fields = dataclasses.asdict(self).items()
+        return {"class": type(self).__name__} | {n: value for n, value in fields if n not in SELECTING}
 
     def key(self, text: str) -> str:
         """The name of the folder of a training run on a text with the digest `text`."""

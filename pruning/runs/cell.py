@@ -20,10 +20,10 @@ from pruning.calibration.samples import Samples
 from pruning.core import records, storage
 from pruning.core.errors import BusyError, ForeignError
 from pruning.core.mask import Latency, Removal, Space
-from pruning.core.scoring import FIRST, NearTies, Racing
+from pruning.core.scoring import NearTies, Racing
 from pruning.core.storage import digest, file_sha256
 from pruning.engine import collectives
-from pruning.engine.compensation import Compensation, NoCompensation
+from pruning.engine.compensation import Compensation
 from pruning.evaluation import Data, Evaluation
 from pruning.healing.heal_settings import NoHealing
 from pruning.healing.training_text import HealingText
@@ -83,31 +83,26 @@ class Cell:
         return str(self.config[group][records.OPTION])
 
     def identity(self) -> dict[str, Any]:
-        """The settings that the result of the search depends on. Files are represented by their digests.
-
-        Settings that a cell does not use are left out, so that adding a setting to the program changes no key.
-        """
-        limit, compensation, racing = self.max_evaluations, self.compensation, self.racing
-        race = None if racing.delta is None else dataclasses.asdict(racing) | {"first": FIRST}
-        record: dict[str, Any] = {"racing": race}
-        if self.near_ties != NearTies():
-            record["near_ties"] = dataclasses.asdict(self.near_ties)
-        if self.unit != "block":
-            record |= {"unit": self.unit}
-        if self.budget != "parameters":
-            record |= {"budget": self.budget, "latency": dataclasses.asdict(self.latency)}
-        return record | {
+        """The settings that the result of the search depends on. Files are represented by their digests."""
+        record = {
             "format": FORMAT,
             "model": self.model.identity(),
             "objective": settings_record(self.objective),
             "calibration": calibration_record(self.calibration),
-            "algo": records.without_new(settings_record(self.algo)) | {"max_evaluations": limit},
-            "compensation": None if compensation == NoCompensation() else settings_record(compensation),
+            "algo": settings_record(self.algo),
+            "compensation": settings_record(self.compensation),
+            "racing": dataclasses.asdict(self.racing),
+            "near_ties": dataclasses.asdict(self.near_ties),
+            "max_evaluations": self.max_evaluations,
             "ratio": self.ratio,
             "k": self.k,
+            "unit": self.unit,
+            "budget": self.budget,
             "protect": dataclasses.asdict(self.protect),
             "seed": self.seed,
         }
+        timed = self.budget == "latency"
+        return record | ({"latency": dataclasses.asdict(self.latency)} if timed else {})
 
     @property
     def removal(self) -> Removal:
@@ -166,7 +161,7 @@ FORMAT = 1  # version of a cell's files and of its losses; increase it if old re
 
 def calibration_record(calibration: Any) -> dict[str, Any]:
     """The settings of a calibration and of its parts. Files are represented by their digests."""
-    record = records.without_new(settings_record(calibration))
+    record = settings_record(calibration)
     for item in dataclasses.fields(calibration):
         if hasattr(part := getattr(calibration, item.name), "draw"):
             record[item.name] = calibration_record(part)
@@ -176,9 +171,8 @@ def calibration_record(calibration: Any) -> dict[str, Any]:
 
 
 def settings_record(settings: Any) -> dict[str, Any]:
-    """The type and the fields of a frozen dataclass of settings, and the fields that the type once had (`FORMER`)."""
-    name = type(settings).__name__
-    return {"type": name, **dataclasses.asdict(settings), **records.FORMER.get(name, {})}
+    """The type and the fields of a frozen dataclass of settings."""
+    return {"type": type(settings).__name__, **dataclasses.asdict(settings)}
 
 
 def _file_digest(path: str) -> str:
