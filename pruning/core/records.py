@@ -519,7 +519,7 @@ def without_option(settings: Any) -> Any:
 
 
 def same_settings(first: Any, second: Any) -> bool:
-    """Whether two settings of one group, in the recorded form or in Hydra's, are equal but for their options' names."""
+    """Whether two settings of one group, recorded or in Hydra's form, are equal but for their options' names."""
     return bool(without_option(recorded(first)) == without_option(recorded(second)))
 
 
