@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analysis.data.archive import NothingToRead
 from analysis.data.load import choose, done, load, on_same_data
 from analysis.data.study import AskedStudy, describe, journals
 from analysis.report import summary
@@ -238,12 +239,32 @@ def test_the_report_and_the_title_say_what_is_left_out(tmp_path: Path) -> None:
 # -- metrics ---------------------------------------------------------------------------------------------------
 
 
-def test_cells_that_were_measured_on_different_texts_are_not_averaged_over_nothing() -> None:
-    cells = pd.DataFrame(
-        {"pruned/ppl/a": [1.0, 2.0, 3.0, None, None], "pruned/ppl/b": [None, None, None, 4.0, 5.0]}
-    )
+N = np.nan
+METRICS = {
+    "nearly every cell has both": (
+        {"a": [1.0] * 20, "b": [N] + [1.0] * 19},
+        "ab",
+        "mean perplexity (2 corpora)",
+    ),
+    "few have b": ({"a": [1.0] * 20, "b": [N] * 4 + [1.0] * 16}, "a", "perplexity (a, 1 of 2 corpora)"),
+    "none is common": ({"a": [N, 1, 1, 1], "b": [1, 1, 1, N]}, "ab", "mean perplexity (2 corpora)"),
+    "no cell has both": ({"a": [1, 2, 3, N, N], "b": [N, N, N, 4, 5]}, "a", "perplexity (a, 1 of 2 corpora)"),
+    "cells without any do not count": ({"a": [1, N], "b": [2, N]}, "ab", "mean perplexity (2 corpora)"),
+    "b was never measured": ({"a": [1, 2], "b": [N, N], "mean": [3, 3]}, "a", "perplexity (a)"),
+    "two of three": ({"a": [1, 2], "b": [3, 4], "c": [N, 5]}, "ab", "mean perplexity (2 of 3 corpora)"),
+}
+
+
+@pytest.mark.parametrize("case", METRICS)
+def test_a_mean_is_over_what_nearly_every_cell_has_and_says_what_it_leaves_out(case: str) -> None:
+    columns, names, label = METRICS[case]
+    cells = pd.DataFrame({f"pruned/ppl/{name}": values for name, values in columns.items()})
     chosen = choose(cells, "ppl")
-    assert (chosen.names, chosen.others) == (("ppl/a",), ("ppl/b",))
-    both = cells.fillna({"pruned/ppl/b": 1.0})
-    assert choose(both, "ppl").names == ("ppl/b",)
-    assert choose(both.iloc[[0, 3]].assign(**{"pruned/ppl/a": 1.0}), "ppl").names == ("ppl/a", "ppl/b")
+    assert chosen.names == tuple(f"ppl/{name}" for name in names)
+    assert chosen.label == label
+    expected = np.mean([columns[name] for name in names], axis=0)  # NaN if one is lacking
+    np.testing.assert_array_equal(chosen.of(cells), expected)
+    assert choose(cells, "ppl", "a") == choose(cells, "ppl", "ppl/a")
+    for name in ("other", "mean"):
+        with pytest.raises(NothingToRead, match="Measured: ppl/a"):
+            choose(cells, "ppl", name)
