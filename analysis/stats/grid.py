@@ -36,7 +36,6 @@ COMPARISONS = {
     "algorithms": "algo",
     "draws": "draw",
     "objectives": "objective",
-    "seeds": "seed",  # of the search, on the same samples
 }
 
 

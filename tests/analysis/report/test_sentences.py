@@ -42,30 +42,19 @@ def study(results: Path) -> StudyData:
     return StudyData(AskedStudy(results, "small"))
 
 
-def one(folder: Path) -> str | None:
-    write(folder, ONE)
-    return "small"
+STUDIES = {
+    "small": SMALL,
+    "one": ONE,
+    "unmeasured": replace(ONE, metrics=()),
+    "sublayers": replace(SUBLAYERS, units=("sublayer",), algos=("one_shot", "greedy"), seeds=(0,)),
+}
 
 
-def unmeasured(folder: Path) -> str | None:
-    write(folder, replace(ONE, metrics=()))
-    return "small"
-
-
-def sublayers(folder: Path) -> str | None:
-    write(folder, replace(SUBLAYERS, units=("sublayer",), algos=("one_shot", "greedy"), seeds=(0,)))
-    return None
-
-
-def small(folder: Path) -> str | None:
-    write(folder, SMALL)
-    return "small"
-
-
-@pytest.mark.parametrize("written", [small, one, unmeasured, sublayers])
-def test_the_sentences_of_a_study_are_those_of_the_golden_file(written: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", STUDIES)
+def test_the_sentences_of_a_study_are_those_of_the_golden_file(name: str, tmp_path: Path) -> None:
     """If a change is meant, delete the file and run the test twice: the first run writes it and fails."""
-    m = StudyData(AskedStudy(tmp_path, written(tmp_path)))
+    write(tmp_path, STUDIES[name])
+    m = StudyData(AskedStudy(tmp_path, "small"))
     top = finding.finding(m)
     said = [top.headline, top.detail]
     parts, lacking = summary.parts(m)
@@ -73,7 +62,7 @@ def test_the_sentences_of_a_study_are_those_of_the_golden_file(written: Any, tmp
         assert not any("nan" in text.lower().split() for text in part.sentences)
         said += ["", f"# {part.heading}", *part.sentences]
     said += ["", f"Not computed: {summary.refusals(m, lacking)}"]
-    path = GOLDEN / f"{written.__name__}.txt"
+    path = GOLDEN / f"{name}.txt"
     if not path.exists():
         path.write_text("\n".join(said) + "\n", encoding="utf-8")
         pytest.fail(f"{path} was written")
