@@ -149,7 +149,7 @@ def test_jobs(config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.Monkey
     for _, edited, literal in some(config):
         if literal:
             with pytest.raises(PruningError):
-                Job("a", edited, NAMES, str(tmp_path))()
+                Job("a", edited, str(tmp_path))()
 
 
 def test_routers_and_healings(tmp_path: Path) -> None:
