@@ -13,13 +13,14 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, open_dict
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pruning.config import app, groups
 from pruning.config.app import launch_words
 from pruning.core.errors import DamagedError, InputError
 from pruning.core.mask import Mask
+from pruning.core.records import OPTION
 from pruning.export import pipeline as program
 from pruning.export.gguf_export import card_of, export_gguf
 from pruning.export.pipeline import export_cell
@@ -258,16 +259,20 @@ calibration=mixed calibration.samples=6 heal=brief eval=embedded racing.delta=0.
 def test_the_command_in_a_card_composes_the_same_configuration(line: str) -> None:
     words = shlex.split(line)
 
-    def composed(given: list[str]) -> dict[str, Any]:
+    def composed(given: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
         with initialize_config_dir(str(groups.CONF), version_base="1.3"):
-            plain = OmegaConf.to_container(compose("config", given), resolve=True)
-        assert isinstance(plain, dict)
-        return {name: plain[name] for name in plain if name not in ("tracker", "study")}
+            config = compose("config", given, return_hydra_config=True)
+        choices = dict(config.hydra.runtime.choices)
+        with open_dict(config):
+            del config["hydra"]
+        plain: Any = OmegaConf.to_container(config, resolve=True)
+        return {name: plain[name] for name in plain if name not in ("tracker", "study")}, choices
 
     app.register()
-    wanted = composed(words)
-    replayed = launch_words(wanted)
-    assert composed(shlex.split(shlex.join(replayed))) == wanted
+    wanted, choices = composed(words)
+    options = {name: {OPTION: choices[name], **wanted[name]} for name in wanted.keys() & choices.keys()}
+    replayed = launch_words(wanted | options)
+    assert composed(shlex.split(shlex.join(replayed)))[0] == wanted
     assert len(replayed) <= len(words) + 6, f"more words than needed: {replayed}"
 
 
