@@ -247,7 +247,7 @@ def test_with_less_free_memory_fewer_states_are_kept_and_more_is_computed_again(
             values = losses(forward, ROWS[kind], ALL_MASKS)
             found.append((forward.cost.block_forwards, values))
             assert forward.beginnings.nbytes() <= memory_module.ROOM * size / 2
-    assert found[0][0] <= found[1][0] < found[2][0] < sum(len(mask.kept) for mask in ALL_MASKS)
+    assert found[0][0] <= found[1][0] < found[2][0] <= sum(len(mask.kept) for mask in ALL_MASKS)
     assert found[0][1] == found[1][1] == found[2][1]
 
 
