@@ -20,7 +20,6 @@ from pruning.core.mask import Mask
 from pruning.engine import memory as memory_module
 from pruning.engine.dense_pass import magnitudes
 from pruning.engine.forward import Forward
-from pruning.engine.prefix_tree import Pace
 from pruning.models.blocks import find_blocks
 from pruning.models.handle import LanguageModel
 from pruning.models.sublayers import find_chain, masked
@@ -148,13 +147,6 @@ def test_a_block_forward_is_divided_by_parameters() -> None:
     assert forward.cost.block_forwards == pytest.approx(N_BLOCKS - mlp / (attention + mlp))
     assert forward.cost.block_forwards_alone == pytest.approx(N_BLOCKS - mlp / (attention + mlp), abs=1e-3)
     assert forward.n_units("sublayer") == 2 * N_BLOCKS
-
-
-def test_a_kill_costs_one_mask_if_masks_are_walked_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Pace, "size", lambda _: 1)
-    forward = Forward(language_model(build("llama")))
-    list(itertools.islice(forward.loglikelihoods(ROWS["text"], SINGLES), 5))
-    assert forward.cost.block_forwards_alone == 5 * (N_BLOCKS - 1), "more were computed than were returned"
 
 
 def test_branches_are_merged_only_if_a_batch_is_small(
