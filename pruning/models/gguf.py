@@ -22,7 +22,7 @@ from pruning.core.errors import InputError, first_line
 from pruning.core.mask import Mask
 
 BLOCK = re.compile(r"blk\.(\d+)\.(.+)")
-UINT32, BOOL, STRING, ARRAY = 4, 7, 8, 9  # numbers of types in the format
+BOOL, STRING, ARRAY = 7, 8, 9  # numbers of types in the format
 FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 SIZES_OF = {kind: struct.calcsize(form) for kind, form in FORMATS.items()}
 RECORD = "depth_pruning.record"
