@@ -90,7 +90,7 @@ def test_weights_are_back_if_an_evaluation_fails(launch: Command, monkeypatch: p
 
     def failing(self: Heldout, forward: Any, name: str, data: Any, mask: Mask) -> Any:
         seen.append({key: value.clone() for key, value in forward.model.module.state_dict().items()})
-        if mask.dropped:
+        if len(seen) == 5:  # after two metrics of the dense and of the pruned model
             raise RuntimeError("the evaluation fails")
         return plain(self, forward, name, data, mask)
 
