@@ -39,14 +39,13 @@ Which = Literal["pruned", "healed"]
 
 @dataclass(frozen=True)
 class CutFile:
-    """A GGUF file that was written: its name, its digest, and the number of tensors whose values were changed.
+    """A GGUF file that was written: its name and its digest.
 
     If the kinds of blocks no longer follow from the blocks' numbers, `listed` is the key that lists them; else None.
     """
 
     name: str
     sha256: str
-    changed: int
     listed: str | None
 
 

@@ -17,12 +17,11 @@ from pruning.core.mask import Mask
 from pruning.export import verify
 from pruning.export.checkpoint import (
     BESIDE,
-    Checkpoint,
-    Loaded,
     ModelSizes,
     TensorPlan,
-    Tensors,
     block_prefix,
+    own_tensors,
+    stored_tensors,
 )
 from pruning.export.request import Request
 from pruning.models import preflight, pruned_config
@@ -41,15 +40,15 @@ class Cut:
     """The planned output: its configuration, the plan for each tensor, and the sizes of both models.
 
     If the model is on the hub, `settings` name its commit. `folder` holds the safetensors files of the model that is
-    cut, and `tensors` reads them; both are None if only transformers can read the weights (GGUF). `idle` is the
-    number of parameters in the output that belong to removed parts of blocks.
+    cut, and `tensors` are those in them; both are None if only transformers can read the weights (GGUF). `idle` is
+    the number of parameters in the output that belong to removed parts of blocks.
     """
 
     settings: Model
     folder: Path | None
     config: Any
     plan: TensorPlan
-    tensors: Tensors | None
+    tensors: Mapping[str, Tensor] | None
     sizes: ModelSizes
     idle: int = 0
 
@@ -81,8 +80,8 @@ def plan_cut(wanted: Request) -> Cut:
     dense, smaller = pruned_config.check_same_blocks(source, config, blocks)
     config.name_or_path = ""  # do not publish the local path
     config.architectures = config.architectures or [type(dense).__name__]
-    tensors = None if folder is None else Checkpoint(folder)
-    shapes = (tensors or Loaded(dense)).shapes()
+    tensors = None if folder is None else stored_tensors(folder)
+    shapes = tensors or own_tensors(dense)
     # Modules that transformers keeps in float32 even if another dtype is requested.
     strict, usual = dense._keep_in_fp32_modules_strict or (), dense._keep_in_fp32_modules or ()
     keep = {"float16": {*strict, *usual}, "bfloat16": {*strict}}.get(wanted.model.dtype, set())
@@ -159,7 +158,7 @@ def changed(wanted: Request, cut: Cut) -> tuple[Cut, verify.Expected | None]:
         return cut, None
     log.info("loading %s in %s", wanted.model.name, verify.comparison_dtype(wanted.model.dtype))
     model = verify.load_rounded(wanted.model, cut.plan.precision)
-    tensors = cut.tensors or Loaded(model)
+    tensors = cut.tensors or own_tensors(model)
     folded = {} if wanted.repair is None else folded_weights(model, wanted.repair, cut.plan.precision)
     folded = {name: values for name, values in folded.items() if name not in healed}
     zeros, idle = zeroed(model, removed)
@@ -192,7 +191,7 @@ def zeroed(model: Any, removed: Sequence[int]) -> tuple[dict[str, Tensor], int]:
 
 
 def _stored_values(
-    plan: TensorPlan, model: Any, changed: Iterable[str], tensors: Tensors
+    plan: TensorPlan, model: Any, changed: Iterable[str], tensors: Mapping[str, Tensor]
 ) -> dict[tuple[int, str], Tensor]:
     """The tensors that a checkpoint stores for blocks with changed weights, by block number and rest of the name.
 
@@ -200,7 +199,7 @@ def _stored_values(
     """
     from transformers.core_model_loading import revert_weight_conversion
 
-    stored = {plan.block_and_tail(name): tensor.shape for name, tensor in tensors.shapes().items()}
+    stored = {plan.block_and_tail(name): tensor.shape for name, tensor in tensors.items()}
     blocks, found = f"{find_blocks(model).path}.", dict[tuple[int, str], Tensor]()
     for block in sorted({int(name.removeprefix(blocks).partition(".")[0]) for name in changed}):
         path = f"{blocks}{block}."

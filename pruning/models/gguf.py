@@ -291,9 +291,8 @@ PIECE = 1 << 26  # bytes that are copied at once
 class GgufCut:
     """A planned smaller file. `mask` is over blocks; `names` maps the old name of each kept tensor to its new name.
 
-    `zeros` are the old names of tensors that become zeros; all others are copied. `lists` holds lists of truth
-    values, one per block, which llama.cpp derives from block numbers in the original file. `record` says where the
-    file comes from.
+    `lists` holds lists of truth values, one per block, which llama.cpp derives from block numbers in the original
+    file. `record` says where the file comes from.
     """
 
     file: GgufFile
@@ -301,7 +300,6 @@ class GgufCut:
     names: Mapping[str, str]
     lists: Mapping[str, Any]
     record: Mapping[str, Any]
-    zeros: frozenset[str] = frozenset()
 
     @property
     def kept(self) -> list[Stored]:
@@ -353,9 +351,7 @@ def write_gguf(cut: GgufCut, stream: IO[bytes]) -> None:
     for tensor in cut.kept:
         size = len(tensor.data)
         for start in range(0, size, PIECE):
-            piece = tensor.data[start : start + PIECE]
-            # Zero bytes are zero weights in every type: quantised weights are multiplied by scales, which are zero.
-            stream.write(bytes(len(piece)) if tensor.name in cut.zeros else memoryview(piece))
+            stream.write(memoryview(tensor.data[start : start + PIECE]))
         stream.write(bytes(padded(size, cut.file.alignment) - size))
 
 
