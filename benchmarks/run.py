@@ -10,7 +10,8 @@ docs/benchmarks.md.
 method avoids these products, so the number says how far the engine is from the fastest possible on this machine. Both
 methods keep the memory of freed tensors (`pruning/core/terminal.py`). The baseline multiplies in the model's
 precision, as other programs do. If float32 is faster, the engine uses it (`pruning/models/products.py`). So losses
-are rounded differently, and both methods settle near ties in float32; these seconds are counted for neither.
+are rounded differently, and both methods settle near ties in float32. These seconds count for the engine if the
+baseline is SLEB's way, which settles nothing, and for neither method otherwise.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from __future__ import annotations
 import logging
 import platform
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -32,15 +32,13 @@ import torch
 
 from benchmarks.baselines import Plain, Published
 from pruning.algo import Algo
-from pruning.algo.beam import Beam
 from pruning.algo.greedy import Greedy
-from pruning.algo.one_shot import OneShot
 from pruning.algo.random import Random
 from pruning.calibration import sources
 from pruning.calibration.items import Items
 from pruning.calibration.samples import Row, Samples
 from pruning.calibration.text import Text
-from pruning.core import scoring, storage
+from pruning.core import storage
 from pruning.core.mask import Mask, Space
 from pruning.core.scoring import NearTies, Racing
 from pruning.core.terminal import keep_pages
@@ -56,10 +54,9 @@ from pruning.objective.margin import Margin
 from pruning.objective.perplexity import Perplexity
 from pruning.search.decide import FloatLoss
 from pruning.search.driver import Problem, solve
-from pruning.search.journal import Journal, Store, claim
+from pruning.search.journal import Journal
 
 Peaks = Mapping[torch.dtype, float]  # GFLOP/s in one large product
-FILES = (scoring.NAME, scoring.BOUNDS)
 RESULTS = Path(__file__).parent / "results.json"
 CPU = torch.device("cpu")
 log = logging.getLogger("benchmarks")
@@ -89,85 +86,78 @@ def heading(where: torch.device) -> Peaks:
     shown = ", ".join(f"{str(dtype)[6:]} {peak:,.0f}" for dtype, peak in peaks.items())
     threads = ", one thread" if where.type == "cpu" else ""
     log.info("%s%s, largest product in GFLOP/s: %s", device_name(where), threads, shown)
-    names = ("plain s", "engine s", "ratio", "tokens", "at peak", "target", "work")
-    log.info("%9s %9s %7s %9s %8s %7s  %s", *names)
+    log.info("%9s %9s %7s %8s  %s", "plain s", "engine s", "ratio", "at peak", "work")
     return peaks
 
 
 def line(work: Work, peaks: Peaks, where: torch.device) -> dict[str, Any]:
-    """Measure a work, print its line of the table, and return its row of results. The targets are for a CPU."""
+    """Measure a work, print its line of the table, and return its row of results."""
     plain, engine = (run(work, is_plain, where) for is_plain in (True, False))
-    block_tokens = [ran.forward.cost.block_tokens for ran in (plain, engine)]
+    seconds = engine.seconds + (engine.settling if work.baseline is Published else 0)
     row = {
         "work": work.name,
+        "settings": work.settings,
         "baseline_cpu_seconds": round(plain.seconds, 2),
-        "cpu_seconds": round(engine.seconds, 2),
-        "ratio": round(plain.seconds / engine.seconds, 2),
-        "tokens_ratio": round(block_tokens[0] / block_tokens[1], 2),
-        "masks_equal": plain.masks == engine.masks,
+        "cpu_seconds": round(seconds, 2),
+        "ratio": round(plain.seconds / seconds, 2),
+        "masks_equal": plain.mask == engine.mask,
         "at_peak": round(engine.seconds / _at_peak(engine, work.samples(), peaks), 2),
-        "target": work.target,
         "device": device_name(where),
-        "peak_gflops": {str(dtype)[6:]: round(speed) for dtype, speed in peaks.items()},
     }
-    columns = ("baseline_cpu_seconds", "cpu_seconds", "ratio", "tokens_ratio", "at_peak")
-    target = f"{work.target:.1f}x" if where.type == "cpu" else "-"
-    log.info("%9.1f %9.1f %6.2fx %8.2fx %7.2fx %7s  %s", *(row[name] for name in columns), target, work.name)
+    log.info("%9.1f %9.1f %6.2fx %7.2fx  %s", *list(row.values())[2:5], row["at_peak"], shown(work))
     if not row["masks_equal"]:
-        log.warning("the masks differ: %s", work.name)
+        log.warning("the masks differ: %s", shown(work))
     return row
 
 
+def shown(work: Work) -> str:
+    """The name of a work with its settings."""
+    return f"{work.name}: {work.settings}" if work.settings else work.name
+
+
 def replaced(rows: Sequence[dict[str, Any]], new: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows, sorted by device and work. The row `new` replaces the one of its work and device.
+    """The rows, sorted by device and work. The row `new` replaces the one of its work, settings and device.
 
     Rows of works that no longer exist are left out.
     """
-    order = [work.name for work in WORKS]
-    others = [row for row in rows if any(row[name] != new[name] for name in ("work", "device"))]
-    kept = [row for row in (*others, new) if row["work"] in order]
-    return sorted(kept, key=lambda row: (row["device"], order.index(row["work"])))
+    order = [(work.name, work.settings) for work in WORKS]
+    rows = [row for row in rows if any(row[name] != new[name] for name in ("work", "settings", "device"))]
+    kept = [row for row in (*rows, new) if (row["work"], row["settings"]) in order]
+    return sorted(kept, key=lambda row: (row["device"], order.index((row["work"], row["settings"]))))
 
 
-# Run the searches of a work with the baseline or with the engine.
+# Run the search of a work with the baseline or with the engine.
 
 
 @dataclass
 class Side:
-    """One of the two methods: its engine, the folder of its scores, and the seconds that its searches used.
+    """One of the two methods: its engine, the mask that it found, and the seconds that its search used.
 
     `settling` is the number of seconds spent on near ties, which `seconds` excludes.
     """
 
     forward: Forward
-    folder: Path
-    share: bool
     where: torch.device
-    masks: list[Mask] = field(default_factory=list)
+    mask: Mask | None = None
     seconds: float = 0.0
     settling: float = 0.0
     scored: float = 0.0  # number of masks; one scored on a part of the samples counts as that part
     bounded: int = 0  # number of masks
 
     def search(self, algo: Algo, space: Space, losses: Calibrated, racing: Racing) -> None:
-        """Run one search as a separate cell, and add its mask."""
-        name = f"cell{len(self.masks)}"
-        (self.folder / name).mkdir(parents=True)
-        claim(self.folder, "key", name)
-        own = [Journal.open(self.folder / name / file, space.n_blocks, unit=space.unit) for file in FILES]
-        for journal, file in zip(own, FILES, strict=True) if self.share else ():
-            journal.others = Store(self.folder, "key", name, space.n_blocks, space.unit, name=file)
+        """Run the search."""
+        own = [Journal(None, space.n_blocks, unit=space.unit) for _ in range(2)]  # of losses and of bounds
         single = None
         if losses.in_half:
             memory = Journal(None, space.n_blocks, unit=space.unit)
             single = FloatLoss(lambda: self._in_float32(losses), memory)
         problem = Problem(algo, space, 0, racing, NearTies())
-        started, settling = spent(self.where), self.settling
+        started = spent(self.where)
         solution = solve(problem, losses, own[0], lambda *_: None, single, own[1])
-        self.seconds += spent(self.where) - started - (self.settling - settling)
-        self.scored += solution.paid + 1  # and the dense model
-        self.bounded += sum(score.seconds > 0 for score in own[1].scores.values())
-        self.masks.append(solution.score.mask)
+        self.seconds = spent(self.where) - started - self.settling
+        self.scored = solution.paid + 1  # and the dense model
+        self.bounded = sum(score.seconds > 0 for score in own[1].scores.values())
+        self.mask = solution.score.mask
 
     def _in_float32(self, losses: Calibrated) -> Loss | None:
         """The loss in float32, whose seconds are added to `settling`. Both methods compute it with the engine."""
@@ -191,24 +181,25 @@ _ran: dict[str, Side] = {}  # works with the same baseline, or the same engine s
 
 
 def run(work: Work, plain: bool, where: torch.device) -> Side:
-    """Run the searches of a work with the baseline or with the engine."""
-    searches = (work.plain_searches if plain else None) or work.searches
+    """Run the search of a work with the baseline or with the engine."""
     settings: dict[str, Any] = {} if plain else {"compile": work.compile, "bounds": work.bounds}
-    how = (work.baseline, work.baseline_tokens) if plain else (work.shared, work.racing, settings)
-    key = repr((where, work.model, work.objective, work.samples, searches, work.unit, how))
+    how = (work.baseline, work.baseline_tokens) if plain else (work.racing, work.lazy, settings)
+    key = repr((where, work.model, work.objective, work.samples, work.algo, work.k, work.unit, how))
     if key not in _ran:
         model = work.model(where)
         forward = work.baseline(model, work.baseline_tokens) if plain else Forward(model, **settings)
         products = native_products(model.module) if plain else nullcontext()
-        with tempfile.TemporaryDirectory() as scratch, products:
-            side = Side(forward, Path(scratch), work.shared and not plain, where)
+        with products:
+            side = Side(forward, where)
             losses = Calibrated(work.objective, forward, work.samples())
             if forward.compile or where.type != "cpu":  # first use compiles, or loads a GPU's kernels
                 next(iter(losses.whole.terms([Mask(model.info.n_blocks)])))
                 forward.release()
-            for algo, k in searches:
-                space = Space(model.info.n_blocks, k, unit=work.unit)
-                side.search(algo, space, losses, Racing() if plain else work.racing)
+            space = Space(model.info.n_blocks, work.k, unit=work.unit)
+            if plain:
+                side.search(work.algo, space, losses, Racing())
+            else:
+                side.search(work.lazy or work.algo, space, losses, work.racing)
         _ran[key] = side
     return _ran[key]
 
@@ -269,29 +260,26 @@ def device_name(where: torch.device = CPU) -> str:
 # The works that the benchmark times. Each work has a model, samples, and searches.
 
 
-EVERY = Random(trials=100_000)  # scores all masks in one batch
-
-
 @dataclass(frozen=True)
 class Work:
-    """One work to time, with the engine's settings and those of the baseline.
+    """One search to time, with the engine's settings and those of the baseline.
 
-    If `shared`, the engine's searches use each other's scores. The baseline's searches never do, and never race; they
-    are `plain_searches` or, if None, the same searches. `unit` is what searches remove. If `compile`, the engine runs
-    compiled; the time for compiling is not counted.
+    `settings` name the engine's settings; empty means the defaults. The engine runs the search `lazy` instead of
+    `algo` if there is one, and may race; the baseline does neither. `unit` is what searches remove. If `compile`, the
+    engine runs compiled; the time for compiling is not counted.
     """
 
     name: str
-    target: float
     model: Callable[[torch.device], LanguageModel]
     objective: Objective
     samples: Callable[[], Samples]
-    searches: Sequence[tuple[Algo, int]]
+    k: int
+    algo: Algo = field(default_factory=Greedy)
+    settings: str = ""
     baseline_tokens: int = 2048
-    shared: bool = False
     racing: Racing = field(default_factory=Racing)
     baseline: type[Forward] = Plain
-    plain_searches: Sequence[tuple[Algo, int]] | None = None
+    lazy: Algo | None = None
     unit: str = "block"
     compile: bool = False
     bounds: bool = False
@@ -337,95 +325,48 @@ def tokens(samples: int, length: int) -> Samples:
     return Samples("text", "random", rows, 0)
 
 
-def greedy(name: str, target: float, **settings: Any) -> Work:
-    """Greedy search for six blocks of SmolLM2 by perplexity."""
-    defaults = {"objective": Perplexity(), "samples": partial(text, 8, 128), "searches": [(Greedy(), 6)]}
-    return Work(name, target, smollm2, **{**defaults, **settings})
+def greedy(name: str, samples: Callable[[], Samples], k: int = 6, **settings: Any) -> Work:
+    """Greedy search for k blocks of SmolLM2 by perplexity, unless `settings` differ."""
+    return Work(name, smollm2, samples=samples, k=k, **{"objective": Perplexity(), **settings})
 
 
-def varied(work: Work, added: str, **settings: Any) -> Work:
-    """The same work with other `settings`; `added` is appended to its name."""
-    return replace(work, name=f"{work.name}, {added}", **settings)
-
-
+COMPILED: dict[str, Any] = {"settings": "compiled", "compile": True}
+BOUNDS: dict[str, Any] = {"settings": "bounds", "bounds": True}
+EXACT: dict[str, Any] = {"settings": "bounds, compiled", "bounds": True, "compile": True}
+LAZY: dict[str, Any] = {"settings": "lazy rounds, compiled", "lazy": Greedy(lazy=0.05), "compile": True}
+ALL: dict[str, Any] = LAZY | {"settings": "lazy rounds, bounds, compiled", "bounds": True}
 FEW = partial(text, 4, 128)
-LAZY: dict[str, Any] = {"searches": [(Greedy(lazy=0.05), 6)], "plain_searches": [(Greedy(), 6)]}
-RACING: dict[str, Any] = {"samples": partial(text, 128, 64), "racing": Racing(0.05)}
-FASTEST: dict[str, Any] = {"bounds": True, "compile": True}
-PANEL = tuple((algo, k) for k in (3, 6) for algo in (OneShot(), Greedy(), Beam(5)))
-RACE = "greedy k=6, 128 x 64 tokens"
-SHORT = greedy("greedy k=6, SmolLM2, 2 x 64 tokens, perplexity", 3.0, samples=partial(text, 2, 64))
-SUBLAYERS = greedy(
-    "greedy k=6 of 60 sub-layers, SmolLM2, 4 x 128 tokens, perplexity", 3.0, samples=FEW, unit="sublayer"
-)
-DIVERGENCES = greedy(
-    "greedy k=6, SmolLM2, 4 x 128 tokens, divergence", 3.0, samples=FEW, objective=Divergence()
-)
-MARGINS = greedy(
-    "greedy k=6, SmolLM2, margin on 32 four-choice items",
-    5.5,
-    samples=partial(four_choice_items, 32),
-    objective=Margin(),
-)
-PAIRS = greedy("all 435 pairs of 30, SmolLM2", 3.2, samples=FEW, searches=[(EVERY, 2)])
-PANEL_WORK = greedy(
-    "one_shot, greedy and beam at k=3 and k=6 with shared scores, SmolLM2",
-    5.0,
-    samples=FEW,
-    searches=PANEL,
-    shared=True,
-)
-TRIPLES = Work(
-    "all C(28,3) masks, tiny Llama",
-    7.0,
-    partial(tiny_llama, 28),
-    Perplexity(),
-    partial(tokens, 2, 64),
-    [(EVERY, 3)],
-)
+SLEB = "as SLEB's published code does it"
+SHORT = greedy(f"{SLEB}, 2 x 128 tokens, k=2", partial(text, 2, 128), k=2, baseline=Published)
+LONG = greedy(f"{SLEB}, 16 x 128 tokens, k=6", partial(text, 16, 128), baseline=Published)
+EIGHT = greedy("greedy k=6 of 30, SmolLM2, 8 x 128 tokens, perplexity", partial(text, 8, 128))
+RACE = greedy("greedy k=6, 128 x 64 tokens, racing", partial(text, 128, 64), racing=Racing(0.05))
+PARTS = greedy("greedy k=6 of 60 sub-layers, SmolLM2, 4 x 128 tokens, perplexity", FEW, unit="sublayer")
+DIVERGENCES = greedy("greedy k=6, SmolLM2, 4 x 128 tokens, divergence", FEW, objective=Divergence())
+ITEMS = partial(four_choice_items, 32)
+MARGINS = greedy("greedy k=6, SmolLM2, margin on 32 four-choice items", ITEMS, objective=Margin())
+# So many trials score all masks, in one batch.
+PAIRS = greedy("all 435 pairs of 30, SmolLM2", FEW, 2, algo=Random(trials=100_000))
 TINY = Work(
     "greedy k=8 of 32, tiny Llama (hidden 64), batch 1",
-    6.0,
     partial(tiny_llama, 32),
     Perplexity(),
     partial(tokens, 32, 64),
-    [(Greedy(), 8)],
+    k=8,
     baseline_tokens=64,
 )
-SLEB = "as SLEB's published code does it"
-
-WORKS = (
-    greedy("greedy k=6 of 30, SmolLM2, 8 x 128 tokens, perplexity", 3.0),
-    greedy("the same, compiled", 3.0, compile=True),
-    greedy("the same with bounds", 3.0, bounds=True),
-    greedy("the same with bounds, compiled", 3.0, **FASTEST),
-    greedy("the same with lazy rounds", 4.5, **LAZY),
-    greedy("the same with lazy rounds, compiled", 4.5, **LAZY, compile=True),
-    greedy("the same with lazy rounds, with bounds, compiled", 4.5, **LAZY, **FASTEST),
-    SHORT,
-    greedy(f"{RACE}, racing", 7.0, **RACING),
-    greedy(f"{RACE}, racing, compiled", 7.0, **RACING, compile=True),
-    greedy(f"{RACE}, lazy rounds and racing", 7.0, **RACING, **LAZY),
-    greedy(f"{RACE}, lazy rounds and racing, compiled", 7.0, **RACING, **LAZY, compile=True),
-    SUBLAYERS,
-    varied(SUBLAYERS, "with bounds", bounds=True),
-    greedy(f"{SLEB}, exact", 3.5, baseline=Published),
-    greedy(f"{SLEB}, exact, with bounds, compiled", 3.5, baseline=Published, **FASTEST),
-    greedy(f"{SLEB}, 128 x 64 tokens, lazy rounds and racing", 8.0, baseline=Published, **RACING, **LAZY),
-    DIVERGENCES,
-    varied(DIVERGENCES, "compiled", compile=True),
-    varied(DIVERGENCES, "with bounds, compiled", **FASTEST),
-    MARGINS,
-    varied(MARGINS, "compiled", compile=True),
-    TINY,
-    PAIRS,
-    varied(PAIRS, "with bounds, compiled", **FASTEST),
-    TRIPLES,
-    varied(TRIPLES, "compiled", compile=True),
-    PANEL_WORK,
-    varied(PANEL_WORK, "with bounds", bounds=True),
-    varied(PANEL_WORK, "with bounds, compiled", **FASTEST),
-)
+VARIED: list[tuple[Work, Sequence[dict[str, Any]]]] = [
+    (EIGHT, (EXACT, ALL)),
+    (SHORT, (EXACT, ALL)),
+    (LONG, (EXACT, ALL)),
+    (RACE, (LAZY,)),
+    (PARTS, (BOUNDS,)),
+    (DIVERGENCES, (EXACT,)),
+    (MARGINS, (COMPILED,)),
+    (TINY, ()),
+    (PAIRS, (EXACT,)),
+]
+WORKS = [replace(work, **own) for work, variants in VARIED for own in ({}, *variants)]
 
 if __name__ == "__main__":
     main()

@@ -37,10 +37,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     name = asked.engine or next(filter(_installed, ENGINES), "vllm")
     if not _installed(name):
-        log.error(
-            "%s is not installed: on a GPU node, run `pip install %s` in an environment of its own.",
-            *(name, name),
-        )
+        log.error("%s is not installed: on a GPU node, install it in an environment of its own.", name)
         raise SystemExit(2)
     if not (Path(asked.model) / "config.json").is_file():
         log.error("--model %s holds no config.json: give the directory of an export.", asked.model)

@@ -27,7 +27,7 @@ FORMAT = {"format": "pt"}  # what transformers expects in a safetensors file
 
 
 def stored_tensors(folder: Path) -> dict[str, Tensor]:
-    """The tensors in the safetensors files of a directory. They are mapped from the files, and read when they are used.
+    """The tensors in the safetensors files of a directory, mapped from the files: they are read when they are used.
 
     Raises InputError if there are no such files, or if one is missing or cannot be read.
     """

@@ -1,6 +1,6 @@
 """The texts of an export: its model card with metadata for the hub, and three printed lines.
 
-The card is a template (`card.md.jinja`); this module computes the values that it prints.
+The card is a template (`card.md.jinja`); this module has the facts and functions that it uses.
 """
 
 from __future__ import annotations
@@ -148,60 +148,14 @@ def model_card(facts: Facts) -> str:
         model_name=facts.name if measured else None,  # only valid together with results
         eval_results=measured or None,
     )
-    text = (
-        _templates()
-        .get_template("card.md.jinja")
-        .render(**vars(facts), share=facts.share, **_measurements(facts))
-    )
+    text = _templates().get_template("card.md.jinja").render(**vars(facts), share=facts.share)
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}"))
 
 
-def _measurements(facts: Facts) -> dict[str, Any]:
-    """The card's values besides the facts: counts of parts of blocks, how the mask was chosen, what was measured."""
-    mask, result = facts.mask, facts.result
-    lone = [u % 2 for u in mask.dropped if u // 2 not in mask.gone] if mask.unit == "sublayer" else []
-    found: dict[str, Any] = {
-        "lone": [lone.count(kind) for kind in (0, 1)],
-        "in_use": [sum(unit % 2 == kind for unit in mask.kept) for kind in (0, 1)],
-        "measured": [name for name, _, _ in metrics(result)],
-        "unmeasured": unmeasured(result),
-        "unrepaired": False,
-        "selection": None,
-        "speed": None,
-        "number": number,
-        "certain": None,
-    }
-    if result is None:
-        return found
-    evaluation = result["evaluation"]
-    chosen = None if facts.healed is None else facts.healed.get("selection")
-    if chosen is not None and chosen["changed"]:
-        trials = [trial["dropped"] for trial in chosen["rounds"][0]]
-        loss = chosen["losses"][trials.index(Mask.from_json(chosen["mask"]).listed())]
-        own = " ".join(Mask.from_json(result["mask"]).names())
-        found["selection"] = {"own": own, "trained": len(trials), "loss": loss}
-    first = "pruned as searched" if found["selection"] else "pruned"
-    plain, changed = evaluation.get("uncompensated"), "repaired" if "repair" in result else "compensated"
-    pruned = [(first, evaluation["pruned"])]
-    if plain is not None:
-        pruned = [(first, plain), (changed, evaluation["pruned"])]
-    healed = [("healed", evaluation["healed"])] if "healed" in evaluation else []
-    return found | {
-        "models": [("dense", evaluation["dense"]), *pruned, *healed],
-        "overlap": list(evaluation.get("overlap", {}).items()),
-        "how": [_how(name, evaluation) for name in found["measured"]],
-        "speed": evaluation.get("speed"),
-        "certain": certainty(result["margins"]) if "margins" in result else None,
-        "unrepaired": "repair" in result and not records.is_repaired(result["repair"]),
-    }
-
-
-def _how(name: str, evaluation: Mapping[str, Any]) -> tuple[str, str, bool, list[tuple[str, str]], str]:
-    """A metric's name, its main metric, whether it is lm-eval's plain `acc`, its settings, its data's digest."""
+def settings_of(name: str, evaluation: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """How a metric was measured: each setting with its value as JSON, without paths and settings that are null."""
     how = dict(records.leaves(portable(evaluation.get("how", {}).get(name, {}))))
-    settings = [(k, json.dumps(value, ensure_ascii=False)) for k, value in how.items() if value is not None]
-    digest = evaluation.get("data", {}).get(name, "")[:16]
-    return name, records.main_of(name), records.kind_of(name) == "acc_plain", settings, digest
+    return [(k, json.dumps(value, ensure_ascii=False)) for k, value in how.items() if value is not None]
 
 
 def summary(facts: Facts, out: Path) -> str:
@@ -305,6 +259,17 @@ def _templates() -> Any:
         undefined=StrictUndefined,
         autoescape=False,
     )
+    found.globals |= {
+        "certainty": certainty,
+        "is_repaired": records.is_repaired,
+        "kind_of": records.kind_of,
+        "main_of": records.main_of,
+        "mask_of": Mask.from_json,
+        "metrics": metrics,
+        "number": number,
+        "settings_of": settings_of,
+        "unmeasured": unmeasured,
+    }
     found.filters |= {
         "as": format,
         "bytes": bytes_text,

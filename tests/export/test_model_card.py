@@ -130,8 +130,8 @@ CASES: dict[str, dict[str, Any]] = {
     "speed_only": {"result": RESULT | {"evaluation": {"dense": {}, "pruned": {}, "speed": SPEED}}},
 }
 FILES: dict[str, dict[str, Any]] = {
-    "gguf": {"file": CutFile("Cut.gguf", "ef" * 32, 0, None)},
-    "gguf_listed": PARTS | {"file": CutFile("cut.gguf", "ef" * 32, 3, "gemma2.attention.pattern")},
+    "gguf": {"file": CutFile("Cut.gguf", "ef" * 32, None)},
+    "gguf_listed": PARTS | {"file": CutFile("cut.gguf", "ef" * 32, "gemma2.attention.pattern")},
 }
 
 
