@@ -1,6 +1,6 @@
 """The texts of an export: its model card with metadata for the hub, and three printed lines.
 
-The card is a template (`card.md.jinja`); this module has the facts and functions that it uses.
+The texts are templates (`*.jinja`); this module has the facts and functions that they use.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def model_card(facts: Facts) -> str:
     """The text of the model card, with metadata for the hub."""
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-    measured = [
+    results = [
         EvalResult(
             task_type="text-generation",
             dataset_type=name.partition("/")[2] or name,
@@ -136,7 +136,7 @@ def model_card(facts: Facts) -> str:
             metric_name=name,
             metric_value=facts.result["evaluation"][facts.which][name] if facts.result else None,
         )
-        for name, _, _ in metrics(facts.result, facts.which)
+        for name in measured(facts.result, facts.which)
     ]
     known = {base: {"license": licence} for base, licence in PACKAGED.values()}
     data = ModelCardData(
@@ -145,11 +145,10 @@ def model_card(facts: Facts) -> str:
         library_name="transformers" if facts.file is None else "gguf",
         pipeline_tag="text-generation",
         tags=["depth-pruning", "pruned"],
-        model_name=facts.name if measured else None,  # only valid together with results
-        eval_results=measured or None,
+        model_name=facts.name if results else None,  # only valid together with results
+        eval_results=results or None,
     )
-    text = _templates().get_template("card.md.jinja").render(**vars(facts), share=facts.share)
-    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}"))
+    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{_rendered('card.md.jinja', facts)}"))
 
 
 def settings_of(name: str, evaluation: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -160,34 +159,20 @@ def settings_of(name: str, evaluation: Mapping[str, Any]) -> list[tuple[str, str
 
 def summary(facts: Facts, out: Path) -> str:
     """Three lines: how the metrics change, what is removed with sizes and speed, and where the model is."""
-    sizes, mask, used = facts.sizes, facts.mask, facts.sizes.parameters - facts.idle
-    measured = [
-        f"{name} {before} -> {after}" + (f": {facts.changes[name]}" if name in facts.changes else "")
-        for name, before, after in metrics(facts.result, facts.which)
-    ]
-    return "\n".join(
-        [
-            f"quality {', '.join(measured) or f'not measured: {unmeasured(facts.result)}'}",
-            f"removed {facts.share} ({mask}: {' '.join(mask.names())}), "
-            f"{sizes.dense_parameters:,} -> {used:,} parameters{' in use' if facts.idle else ''}, "
-            f"{bytes_text(sizes.dense_bytes)} -> {bytes_text(sizes.bytes)} in {facts.dtype}"
-            f"{speedup_text(facts.result)}",
-            f"model   {out} ({facts.proof})",
-        ]
-    )
+    return _rendered("summary.txt.jinja", facts, which=facts.which, out=out).rstrip()
+
+
+def _rendered(template: str, facts: Facts, **more: Any) -> str:
+    return str(_templates().get_template(template).render(**vars(facts), share=facts.share, **more))
 
 
 # A result's measurements as text.
 
 
-def metrics(result: DoneResult | None, which: Which = "pruned") -> Iterator[tuple[str, str, str]]:
-    """Yield each metric's name, its value for the dense model, and that for the pruned or healed model, as text."""
-    if result is None:
-        return
-    dense, pruned = result["evaluation"]["dense"], result["evaluation"].get(which, {})
-    for name in records.metrics_among(pruned):
-        if isinstance(pruned[name], (int, float)):
-            yield name, number(name, dense), number(name, pruned)
+def measured(result: DoneResult | None, which: Which = "pruned") -> list[str]:
+    """The names of the metrics of the pruned or healed model."""
+    found: Mapping[str, Any] = result["evaluation"].get(which, {}) if result is not None else {}
+    return [name for name in records.metrics_among(found) if isinstance(found[name], (int, float))]
 
 
 def number(name: str, values: Mapping[str, Any]) -> str:
@@ -202,17 +187,6 @@ def number(name: str, values: Mapping[str, Any]) -> str:
 def unmeasured(result: DoneResult | None) -> str:
     """The reason why a result has no metrics."""
     return "the mask does not come from a cell" if result is None else "its cell was evaluated for speed only"
-
-
-def speedup_text(result: DoneResult | None) -> str:
-    """The speedup over the dense model (ratio of tokens per second), in a few words; empty if it was not measured."""
-    if result is None or (speed := result["evaluation"].get("speed")) is None:
-        return ""
-    run = speed["runs"][0]
-    return (
-        f"; {run['ratio']['prefill']:.2f}x prefill, {run['ratio']['decode']:.2f}x decode "
-        f"(batch {run['batch']}, prompt {run['prompt']}, {speed['device']})"
-    )
 
 
 # The commands that reproduce an export.
@@ -265,7 +239,7 @@ def _templates() -> Any:
         "kind_of": records.kind_of,
         "main_of": records.main_of,
         "mask_of": Mask.from_json,
-        "metrics": metrics,
+        "measured": measured,
         "number": number,
         "settings_of": settings_of,
         "unmeasured": unmeasured,

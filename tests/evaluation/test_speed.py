@@ -17,7 +17,6 @@ from pruning.core.mask import Mask
 from pruning.core.units import rate_text
 from pruning.evaluation import speed
 from pruning.evaluation.speed import Speed, flat
-from pruning.export.model_card import speedup_text
 from pruning.export.pipeline import export
 from pruning.export.request import Request
 from pruning.models.removal import blocks_removed, smaller_config
@@ -164,10 +163,7 @@ def test_speed_goes_to_result_mlflow_table_and_card(launch: Command, tmp_path: P
         assert tracked.data.metrics[name] == pytest.approx(value)
     ratio = record["runs"][0]["ratio"]
     assert f"{ratio['prefill']:.2f}x prefill, {ratio['decode']:.2f}x decode" in " ".join(ended.out.split())
-    quality, line, _ = ended.out.splitlines()[-3:]
-    assert quality.startswith("quality ppl/heldout ")
-    assert line.endswith(speedup_text(result))
-    assert speedup_text(result).startswith("; ")
+    assert ended.out.splitlines()[-3].startswith("quality ppl/heldout ")
     card = (tmp_path / "smaller" / "README.md").read_text()
     assert "## What was gained" in card
     median = rate_text(record["runs"][0]["dense"]["prefill_per_second"]["median"])

@@ -13,7 +13,7 @@ from pruning.config.app import launch_words
 from pruning.core.mask import Mask
 from pruning.core.storage import read_json
 from pruning.export.checkpoint import ModelSizes
-from pruning.export.model_card import CutFile, Facts, launched, metrics, model_card, summary
+from pruning.export.model_card import CutFile, Facts, launched, measured as names, model_card, summary
 from tests.conftest import Command
 from tests.healing.test_launch import SEARCH, SHORT, passage
 
@@ -131,7 +131,7 @@ CASES: dict[str, dict[str, Any]] = {
 }
 FILES: dict[str, dict[str, Any]] = {
     "gguf": {"file": CutFile("Cut.gguf", "ef" * 32, None)},
-    "gguf_listed": PARTS | {"file": CutFile("cut.gguf", "ef" * 32, "gemma2.attention.pattern")},
+    "gguf_listed": {"file": CutFile("cut.gguf", "ef" * 32, "gemma2.attention.pattern")},
 }
 
 
@@ -154,7 +154,7 @@ def test_the_card_is_one_that_the_hub_reads() -> None:
     assert values == {"ppl/heldout": 40.38, "acc/heldout": 0.49, "speed/decode": 100.0}
     without = ModelCard(model_card(replace(FACTS, result=None, base="folder"))).data
     assert (without.base_model, without.eval_results) == (None, None), "a directory is not a hub name"
-    assert list(metrics(None)) == []
+    assert names(None) == []
 
 
 def test_licences_are_passed_on() -> None:
