@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -68,14 +67,6 @@ def test_large_tensors_are_copied_in_pieces(tmp_path: Path, monkeypatch: pytest.
     whole = cut(path).path.read_bytes()
     monkeypatch.setattr(module, "PIECE", 1000)
     assert cut(path).path.read_bytes() == whole
-
-
-def test_a_tensor_becomes_zeros(tmp_path: Path) -> None:
-    plan = plan_gguf(open_gguf(gguf_models.write(tmp_path / "a.gguf")), Mask(6, (2,)), {})
-    with (tmp_path / "out.gguf").open("wb") as stream:
-        write_gguf(dataclasses.replace(plan, zeros=frozenset(["blk.3.ffn_down.weight"])), stream)
-    zero = [name for name, one in open_gguf(tmp_path / "out.gguf").tensors.items() if not one.data.any()]
-    assert zero == ["blk.2.ffn_down.weight"]
 
 
 def test_a_file_with_other_blocks_than_the_mask_is_refused(tmp_path: Path) -> None:

@@ -82,9 +82,9 @@ def write(
     path: Path,
     kind: str = "llama",
     type_: str = "F32",
+    extra: Callable[[Any], None] | None = None,
     n_blocks: int = N_BLOCKS,
     seed: int = 0,
-    extra: Callable[[Any], None] | None = None,
 ) -> Path:
     """Write a model to the file `path`. `type_` is the type of its matrices; `extra` may add keys to the writer."""
     weights, norms, biases, own = KINDS[kind]

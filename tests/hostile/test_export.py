@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 from safetensors import SafetensorError
 
-import pruning
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
 from pruning.export import model_card as card_module
@@ -26,7 +25,7 @@ from pruning.export.request import Request
 from pruning.models.handle import Model
 from tests.conftest import Command
 from tests.export.test_model_card import FACTS, RESULT
-from tests.helpers.damage import edit_json, edit_weights, tree
+from tests.helpers.damage import edit_json, edit_weights, half, tree
 
 N = 6
 
@@ -59,25 +58,17 @@ def add_to_record(out: Path) -> None:
     edit_json(out / RECORD, lambda record: record["files"].update({"NOTES.md": "0" * 64}))
 
 
-def earlier_version(out: Path) -> None:
-    def change(record: dict[str, Any]) -> None:
-        del record["files"], record["seal"]
-
-    edit_json(out / RECORD, change)
-
-
 RECORD = "depth_pruning.json"
 # What is in the directory of an export, and what the refusal names.
 OTHERS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "notes": (lambda out: (out / "NOTES.md").write_text("x"), "holds NOTES.md"),
     "training": (lambda out: (out / "checkpoint-500").mkdir(), "holds checkpoint-500"),
-    "results": (lambda out: (out / "results" / "cell").mkdir(parents=True), "holds results"),
     "hidden": (lambda out: (out / ".git").mkdir(), r"holds \.git"),
     "edited": (lambda out: (out / "README.md").write_text("mine"), "README.md changed"),
     "tuned": (lambda out: (out / "model.safetensors").write_bytes(b"x"), "model.safetensors changed"),
     "link": (linked, "holds README.md"),
     "forged": (add_to_record, "no export"),
-    "earlier version": (earlier_version, "no export"),
+    "no digests": (lambda out: (out / RECORD).write_text('{"mask": {}}'), "no export"),
     "record damaged": (lambda out: (out / RECORD).write_text("{"), "no export"),
     "record lost": (lambda out: (out / RECORD).unlink(), "no export"),
     "record odd": (lambda out: (out / RECORD).write_text('{"files": [1]}'), "no export"),
@@ -104,12 +95,7 @@ def test_what_no_export_wrote_is_never_replaced(
     assert {path for path in made.rglob("*") if path.is_dir()} == folders
 
 
-def test_a_web_project_and_an_export_of_another_model_are_not_replaced(
-    dense: Path, made: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "web").mkdir()
-    (tmp_path / "web" / "config.json").write_text("{}")
-    refused(request(dense, tmp_path / "web"), r"web holds config\.json")
+def test_an_export_of_another_model_is_not_replaced(dense: Path, made: Path) -> None:
     edit_weights(dense, lambda tensors: tensors | {"model.norm.weight": tensors["model.norm.weight"] + 1})
     before = tree(made)
     with pytest.raises(InputError, match="another model"):
@@ -150,7 +136,6 @@ TEMPLATES = "additional_chat_templates"
 IN_TEMPLATES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "new": (lambda folder: (folder / "mine.jinja").write_text("mine"), rf"holds {TEMPLATES}/mine\.jinja"),
     "changed": (lambda f: (f / "tool_use.jinja").write_text("mine"), rf"{TEMPLATES}/tool_use\.jinja changed"),
-    "nested": (lambda folder: (folder / "mine").mkdir(), f"holds {TEMPLATES}/mine"),
     "linked": (linked_folder, f"holds {TEMPLATES}"),
 }
 
@@ -211,10 +196,8 @@ def test_a_launch_is_refused_before_the_search(launch: Command, word: str, named
     assert ended.err.count("\n") == 2  # the first line is printed at once: reading the settings
 
 
-@pytest.mark.parametrize("bytes_left", [0, 5, 100, -1])
-def test_truncated_weights_are_named(dense: Path, made: Path, bytes_left: int) -> None:
-    weights = dense / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:bytes_left])
+def test_truncated_weights_are_named(dense: Path, made: Path) -> None:
+    half(dense / "model.safetensors")
     refused(request(dense, made), r"model\.safetensors is truncated")
 
 
@@ -286,26 +269,17 @@ def test_a_local_export_names_no_local_path(made: Path) -> None:
 def test_an_export_into_the_folder_of_its_model_or_of_a_cell_is_refused(
     model_folder: Path, launch: Command, tmp_path: Path
 ) -> None:
-    model = tmp_path / "model"
-    shutil.copytree(model_folder, model)
+    model = shutil.copytree(model_folder, tmp_path / "model")
     assert launch("k=1", "algo=one_shot").status == 0
     (cell,) = (path.parent for path in (tmp_path / "results").glob("*/result.json"))
     (tmp_path / "linked").symlink_to(model)
     before = sorted(tmp_path.rglob("*"))
-    for place in (model / "out", tmp_path / "linked" / "a" / "out", cell, cell / "out"):
-        for name in ("", ".gguf"):
-            out = directory(f"{place}{name}")
-            if out.parent == cell.parent:
-                continue  # beside the cell
-            with pytest.raises(InputError, match=r"out=\S+ is inside"):
-                written(request(model, out, 2))
-            if not out.is_relative_to(model):
-                ended = launch("k=2", "algo=one_shot", f"export={out}")
-                assert (ended.status, len(ended.all())) == (2, 1)
-                assert str(cell) in " ".join(ended.err.split())
-    loaded = pruning.load_model(model, dtype="float32")
-    with pytest.raises(InputError, match="is inside"):
-        pruning.export_model(loaded, Mask(N, (2,)), cell / "out")
+    for place in (model / "out", tmp_path / "linked" / "a" / "out", cell, cell / "out", cell / "out.gguf"):
+        with pytest.raises(InputError, match=r"out=\S+ is inside"):
+            written(request(model, directory(place), 2))
+    ended = launch("k=2", "algo=one_shot", f"export={cell / 'out'}")
+    assert (ended.status, len(ended.all())) == (2, 1)
+    assert str(cell) in " ".join(ended.err.split())
     written(request(model, cell / "smaller", 2))
     shutil.rmtree(cell / "smaller")
     with pytest.raises(InputError, match="out=/"):
