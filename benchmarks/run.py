@@ -183,11 +183,11 @@ _ran: dict[str, Side] = {}  # works with the same baseline, or the same engine s
 def run(work: Work, plain: bool, where: torch.device) -> Side:
     """Run the search of a work with the baseline or with the engine."""
     settings: dict[str, Any] = {} if plain else {"compile": work.compile, "bounds": work.bounds}
-    how = (work.baseline, work.baseline_tokens) if plain else (work.racing, work.lazy, settings)
+    how = work.baseline if plain else (work.racing, work.lazy, settings)
     key = repr((where, work.model, work.objective, work.samples, work.algo, work.k, work.unit, how))
     if key not in _ran:
         model = work.model(where)
-        forward = work.baseline(model, work.baseline_tokens) if plain else Forward(model, **settings)
+        forward = work.baseline(model, 2048) if plain else Forward(model, **settings)
         products = native_products(model.module) if plain else nullcontext()
         with products:
             side = Side(forward, where)
@@ -276,7 +276,6 @@ class Work:
     k: int
     algo: Algo = field(default_factory=Greedy)
     settings: str = ""
-    baseline_tokens: int = 2048
     racing: Racing = field(default_factory=Racing)
     baseline: type[Forward] = Plain
     lazy: Algo | None = None
@@ -319,7 +318,7 @@ def four_choice_items(count: int) -> Samples:
 
 
 def tokens(samples: int, length: int) -> Samples:
-    """Random tokens for the tiny models."""
+    """Random tokens for tiny models."""
     rng = np.random.default_rng(0)
     rows = tuple(Row(tuple(map(int, rng.integers(3, 512, length))), (1, length)) for _ in range(samples))
     return Samples("text", "random", rows, 0)
@@ -347,14 +346,6 @@ ITEMS = partial(four_choice_items, 32)
 MARGINS = greedy("greedy k=6, SmolLM2, margin on 32 four-choice items", ITEMS, objective=Margin())
 # So many trials score all masks, in one batch.
 PAIRS = greedy("all 435 pairs of 30, SmolLM2", FEW, 2, algo=Random(trials=100_000))
-TINY = Work(
-    "greedy k=8 of 32, tiny Llama (hidden 64), batch 1",
-    partial(tiny_llama, 32),
-    Perplexity(),
-    partial(tokens, 32, 64),
-    k=8,
-    baseline_tokens=64,
-)
 VARIED: list[tuple[Work, Sequence[dict[str, Any]]]] = [
     (EIGHT, (EXACT, ALL)),
     (SHORT, (EXACT, ALL)),
@@ -363,7 +354,6 @@ VARIED: list[tuple[Work, Sequence[dict[str, Any]]]] = [
     (PARTS, (BOUNDS,)),
     (DIVERGENCES, (EXACT,)),
     (MARGINS, (COMPILED,)),
-    (TINY, ()),
     (PAIRS, (EXACT,)),
 ]
 WORKS = [replace(work, **own) for work, variants in VARIED for own in ({}, *variants)]

@@ -10,9 +10,9 @@ python -m benchmarks.serve_check --model DIR [--engine vllm|sglang] [--dtype bfl
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import logging
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 
@@ -28,31 +28,40 @@ Engine = Callable[[str, str, Rows], list[list[float]]]  # model, dtype, rows of 
 
 
 def main() -> None:
-    """Exit with 0 if the programs agree, with 1 if they do not, and with 2 if the program is not installed."""
+    """Exit with 0 if the programs agree, with 1 if they do not, and with 2 if one cannot be run."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.serve_check")
     parser.add_argument("--model", required=True, help="the directory of an export")
-    parser.add_argument("--engine", choices=sorted(ENGINES), help="by default the one that is installed")
+    parser.add_argument("--engine", choices=sorted(ENGINES), default="vllm")
     parser.add_argument("--dtype", default="bfloat16", choices=sorted(TOLERANCE))
     asked = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    name = asked.engine or next(filter(_installed, ENGINES), "vllm")
-    if not _installed(name):
-        log.error("%s is not installed: on a GPU node, install it in an environment of its own.", name)
+    if find_spec(asked.engine) is None:
+        log.error(
+            "%s is not installed: on a GPU node, install it in an environment of its own.", asked.engine
+        )
         raise SystemExit(2)
     if not (Path(asked.model) / "config.json").is_file():
         log.error("--model %s holds no config.json: give the directory of an export.", asked.model)
         raise SystemExit(2)
     rows = token_rows(asked.model)
     ours, theirs = (
-        np.concatenate([np.asarray(row) for row in engine(asked.model, asked.dtype, rows)])
-        for engine in (transformers, ENGINES[name])
+        np.concatenate(engine(asked.model, asked.dtype, rows))
+        for engine in (transformers, ENGINES[asked.engine])
     )
     gap = np.abs(ours - theirs)
     good = gap.mean() <= TOLERANCE[asked.dtype]
     log.info(
         "%s: %s against transformers, %s: %d tokens, loss %.4f nats per token; the log-probabilities differ by %.1e "
         "on average and %.1e at most",
-        *("ok" if good else "FAILED", name, asked.dtype, len(gap), -ours.mean(), gap.mean(), gap.max()),
+        *(
+            "ok" if good else "FAILED",
+            asked.engine,
+            asked.dtype,
+            len(gap),
+            -ours.mean(),
+            gap.mean(),
+            gap.max(),
+        ),
     )
     raise SystemExit(0 if good else 1)
 
@@ -87,8 +96,7 @@ def transformers(model: str, dtype: str, rows: Rows) -> list[list[float]]:
             logits = module(input_ids=ids, use_cache=False).logits[0, :-1].float()
         found.append(logits.log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0].tolist())
     del module
-    if device == "cuda":
-        torch.cuda.empty_cache()
+    torch.cuda.empty_cache()
     return found
 
 
@@ -124,11 +132,6 @@ def sglang(model: str, dtype: str, rows: Rows) -> list[list[float]]:
 
 
 ENGINES: dict[str, Engine] = {"vllm": vllm, "sglang": sglang}
-
-
-def _installed(name: str) -> bool:
-    return importlib.util.find_spec(name) is not None
-
 
 if __name__ == "__main__":
     main()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -189,28 +189,21 @@ def copy_beside(folder: Path | None, model: Model, target: Path) -> None:
 
 
 def write_config(config: Any, folder: Path) -> None:
-    """Write config.json so that it is read back unchanged. Raises InputError if that is impossible."""
+    """Write config.json so that it is read back unchanged."""
     from transformers import AutoConfig
 
-    def lost() -> list[str]:
-        read = AutoConfig.from_pretrained(folder, trust_remote_code=False).to_dict()
-        return list(_changed(config.to_dict(), read))
-
     config.save_pretrained(folder)
-    if lost():
+    read = AutoConfig.from_pretrained(folder, trust_remote_code=False).to_dict()
+    if _differs(config.to_dict(), read):
         # `save_pretrained` omits settings equal to a default, but a default can depend on another setting.
         config.to_json_file(folder / "config.json", use_diff=False)
-    if names := lost():
-        raise InputError(
-            f"a {config.model_type} configuration loses {', '.join(names)} when it is saved: it cannot be exported."
-        )
 
 
-def _changed(wanted: Mapping[str, Any], read: Mapping[str, Any]) -> Iterator[str]:
-    """The names of settings whose values changed between writing and reading."""
-    for name, value in wanted.items():
-        other = read.get(name, value)
-        if isinstance(value, Mapping) and isinstance(other, Mapping):
-            yield from (f"{name}.{inner}" for inner in _changed(value, other))
-        elif name not in ("transformers_version", "_name_or_path") and other != value:
-            yield name
+def _differs(wanted: Mapping[str, Any], read: Mapping[str, Any]) -> bool:
+    """Whether a setting, at any depth, is not read as it was wanted."""
+    return any(
+        _differs(value, read.get(name, value))
+        if isinstance(value, Mapping) and isinstance(read.get(name, value), Mapping)
+        else name not in ("transformers_version", "_name_or_path") and read.get(name, value) != value
+        for name, value in wanted.items()
+    )

@@ -132,13 +132,6 @@ def _find_source(settings: Model) -> tuple[Model, Any, Path | None]:
 # keeps both parts, and the output weights of the removed part become zeros.
 
 
-def parts(mask: Mask) -> tuple[int, ...]:
-    """The removed sub-layers whose block keeps its other sub-layer; empty if the mask is over blocks."""
-    if mask.unit == "block":
-        return ()
-    return tuple(unit for unit in mask.dropped if unit // 2 not in mask.gone)
-
-
 def changed(wanted: Request, cut: Cut) -> tuple[Cut, verify.Expected | None]:
     """The cut with all changed weights, and the logits that the export must have (None with verify=false).
 
@@ -152,7 +145,8 @@ def changed(wanted: Request, cut: Cut) -> tuple[Cut, verify.Expected | None]:
     if (record := wanted.heal_record) is not None:
         assert wanted.folder is not None
         healed = read_weights(wanted.folder / record["folder"], record)
-    removed = parts(wanted.mask)
+    mask = wanted.mask
+    removed = [] if mask.unit == "block" else [unit for unit in mask.dropped if unit // 2 not in mask.gone]
     needed = bool(removed or healed) or wanted.repair is not None
     if not (wanted.verify or needed or cut.tensors is None):
         return cut, None
@@ -170,7 +164,7 @@ def changed(wanted: Request, cut: Cut) -> tuple[Cut, verify.Expected | None]:
     with torch.no_grad():
         for name, values in new.items():
             weights[name].copy_(values.to(cut.plan.precision(name, values.dtype)))
-    goal = verify.expected(model, wanted.mask) if wanted.verify else None
+    goal = verify.expected(model, mask) if wanted.verify else None
     if new:
         cut = replace(cut, plan=replace(cut.plan, values=_stored_values(cut.plan, model, new, tensors)))
     return replace(cut, tensors=tensors, idle=idle), goal

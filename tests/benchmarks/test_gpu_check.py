@@ -13,7 +13,7 @@ import torch
 
 from benchmarks import gpu_check
 from benchmarks import run as benchmark
-from benchmarks.run import TINY, tiny_llama
+from benchmarks.run import EIGHT, tiny_llama, tokens
 
 
 def run(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, *words: str) -> tuple[int, str]:
@@ -28,9 +28,9 @@ def run(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, *word
 def test_all_checks_pass_on_the_cpu(
     model_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(
-        benchmark, "WORKS", [replace(TINY, name="two of six", model=partial(tiny_llama, 6), k=2)]
-    )
+    tiny = {"model": partial(tiny_llama, 6), "samples": partial(tokens, 2, 64)}
+    work = replace(EIGHT, name="two of six", k=2, **tiny)
+    monkeypatch.setattr(benchmark, "WORKS", [work])
     words = ("--device", "cpu", "--model", str(model_folder), "--works", "of six")
     status, text = run(monkeypatch, caplog, *words)
     assert status == 0, text

@@ -40,7 +40,7 @@ def test_the_same_model_passes_and_another_fails(
     other = AutoModelForCausalLM.from_pretrained(model_folder)
     other.model.layers[1], other.model.layers[2] = other.model.layers[2], other.model.layers[1]
     other.save_pretrained(tmp_path / "other")
-    monkeypatch.setattr(serve_check, "_installed", lambda _: True)
+    monkeypatch.setattr(serve_check, "find_spec", lambda _: True)
     monkeypatch.setattr(serve_check, "LENGTH", 40)
     words = ("--model", str(model_folder), "--engine", "vllm", "--dtype", "float32")
     for answering, status in ((model_folder, 0), (tmp_path / "other", 1)):
@@ -56,11 +56,11 @@ def test_the_same_model_passes_and_another_fails(
 def test_without_the_program_or_a_model_it_says_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(serve_check, "_installed", lambda _: False)
+    monkeypatch.setattr(serve_check, "find_spec", lambda _: None)
     status, text = run(monkeypatch, caplog, "--model", str(tmp_path), "--engine", "sglang")
     assert status == 2
-    assert "pip install sglang" in text
-    monkeypatch.setattr(serve_check, "_installed", lambda _: True)
+    assert "sglang is not installed" in text
+    monkeypatch.setattr(serve_check, "find_spec", lambda _: True)
     status, text = run(monkeypatch, caplog, "--model", str(tmp_path))
     assert status == 2
     assert str(tmp_path) in text

@@ -16,11 +16,9 @@ from pruning.core.mask import Mask
 from pruning.evaluation.heldout import item_accuracy
 from pruning.objective.margin import Margin
 from pruning.routing.set_scores import (
-    POLICIES,
     Crossed,
     Floats,
     ItemScores,
-    at,
     best_sets,
     best_static,
     choices,
