@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import pytest
 from pruning import cli
 from pruning.core.storage import read_json
 from pruning.models.handle import Model
-from pruning.published import library, measure
+from pruning.published import library
 from tests.conftest import Ended
 from tests.helpers.architectures import saved_llama
 
@@ -134,23 +133,6 @@ def test_masks_of_papers_are_measured_and_a_second_run_measures_only_what_is_mis
     assert rows(second) == list(table.values())
     monkeypatch.setattr(Model, "load", lambda _: pytest.fail("every measurement is in a file"))
     assert rows(referee(line)) == list(table.values())
-
-
-def test_a_number_that_was_measured_in_its_own_protocol_is_found_there(
-    referee: Referee, given: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    line = f"--only quark-llama2-chat-3 {given}"
-    (row,) = rows(referee(line))
-    assert row["verdict"] == "unexplained"
-    entries = library.entries()
-    (entry,) = (one for one in entries if one.name == "quark-llama2-chat-3")
-    (number,) = (one for one in entry.numbers if one.theirs.corpus == "wikitext2")
-    found = dataclasses.replace(entry, numbers=(dataclasses.replace(number, value=row["own"]),))
-    monkeypatch.setattr(library, "entries", lambda: tuple(found if e is entry else e for e in entries))
-    monkeypatch.setattr(measure, "TOLERANCE", 1e-6)
-    (row,) = rows(referee(line))
-    assert row["verdict"] == "protocol"
-    assert row["one"] != pytest.approx(row["own"], rel=1e-4)
 
 
 @pytest.mark.slow
