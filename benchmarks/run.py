@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.baselines import Plain, Published
+from benchmarks.baselines import ONE_WINDOW, Plain
 from pruning.algo import Algo
 from pruning.algo.greedy import Greedy
 from pruning.algo.random import Random
@@ -93,7 +93,7 @@ def heading(where: torch.device) -> Peaks:
 def line(work: Work, peaks: Peaks, where: torch.device) -> dict[str, Any]:
     """Measure a work, print its line of the table, and return its row of results."""
     plain, engine = (run(work, is_plain, where) for is_plain in (True, False))
-    seconds = engine.seconds + (engine.settling if work.baseline is Published else 0)
+    seconds = engine.seconds + (engine.settling if work.baseline_tokens == ONE_WINDOW else 0)
     row = {
         "work": work.name,
         "settings": work.settings,
@@ -183,11 +183,11 @@ _ran: dict[str, Side] = {}  # works with the same baseline, or the same engine s
 def run(work: Work, plain: bool, where: torch.device) -> Side:
     """Run the search of a work with the baseline or with the engine."""
     settings: dict[str, Any] = {} if plain else {"compile": work.compile, "bounds": work.bounds}
-    how = work.baseline if plain else (work.racing, work.lazy, settings)
+    how = work.baseline_tokens if plain else (work.racing, work.lazy, settings)
     key = repr((where, work.model, work.objective, work.samples, work.algo, work.k, work.unit, how))
     if key not in _ran:
         model = work.model(where)
-        forward = work.baseline(model, 2048) if plain else Forward(model, **settings)
+        forward = Plain(model, work.baseline_tokens) if plain else Forward(model, **settings)
         products = native_products(model.module) if plain else nullcontext()
         with products:
             side = Side(forward, where)
@@ -277,7 +277,7 @@ class Work:
     algo: Algo = field(default_factory=Greedy)
     settings: str = ""
     racing: Racing = field(default_factory=Racing)
-    baseline: type[Forward] = Plain
+    baseline_tokens: int = 2048
     lazy: Algo | None = None
     unit: str = "block"
     compile: bool = False
@@ -336,8 +336,8 @@ LAZY: dict[str, Any] = {"settings": "lazy rounds, compiled", "lazy": Greedy(lazy
 ALL: dict[str, Any] = LAZY | {"settings": "lazy rounds, bounds, compiled", "bounds": True}
 FEW = partial(text, 4, 128)
 SLEB = "as SLEB's published code does it"
-SHORT = greedy(f"{SLEB}, 2 x 128 tokens, k=2", partial(text, 2, 128), k=2, baseline=Published)
-LONG = greedy(f"{SLEB}, 16 x 128 tokens, k=6", partial(text, 16, 128), baseline=Published)
+SHORT = greedy(f"{SLEB}, 2 x 128 tokens, k=2", partial(text, 2, 128), k=2, baseline_tokens=ONE_WINDOW)
+LONG = greedy(f"{SLEB}, 16 x 128 tokens, k=6", partial(text, 16, 128), baseline_tokens=ONE_WINDOW)
 EIGHT = greedy("greedy k=6 of 30, SmolLM2, 8 x 128 tokens, perplexity", partial(text, 8, 128))
 RACE = greedy("greedy k=6, 128 x 64 tokens, racing", partial(text, 128, 64), racing=Racing(0.05))
 PARTS = greedy("greedy k=6 of 60 sub-layers, SmolLM2, 4 x 128 tokens, perplexity", FEW, unit="sublayer")

@@ -94,7 +94,7 @@ def script(size: str) -> dict[str, Any]:
     """
     import torch
 
-    from benchmarks.baselines import Published
+    from benchmarks.baselines import ONE_WINDOW, Plain
     from benchmarks.run import SMOLLM2, text
     from pruning.core.mask import Mask
     from pruning.evaluation.heldout import Heldout
@@ -102,7 +102,7 @@ def script(size: str) -> dict[str, Any]:
     torch.set_num_threads(1)
     samples, k = SIZES[size]
     model, windows = replace(SMOLLM2, products="native").load(), text(samples, 128)
-    forward, best = Published(model), Mask(model.info.n_blocks)
+    forward, best = Plain(model, ONE_WINDOW), Mask(model.info.n_blocks)
     tokens = sum(row.span[1] - row.span[0] for row in windows.rows)
     losses: dict[Mask, float] = {}
     started = time.process_time()
