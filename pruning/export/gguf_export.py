@@ -164,9 +164,9 @@ def check_gguf_target(out: Path, record: Mapping[str, Any], force: bool = False)
     An existing file is replaced only if it has a record of this program. Unless `force` is true, its record must also
     have the entries of `record`: `source_sha256` (of the file that is cut) and `mask`, if they are known.
     """
+    output_dir.check_writable(out)
     if out.is_dir():
         raise InputError(f"{out} is a directory: give a file, or a directory whose name has another ending.")
-    output_dir.check_writable(out)
     if not out.exists():
         if card_of(out).exists():
             raise InputError(

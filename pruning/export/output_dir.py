@@ -89,9 +89,9 @@ def check_target(out: Path) -> Mapping[str, Any] | None:
 
     Raises InputError if `out` cannot be written, or holds anything but unchanged files of an earlier export.
     """
+    check_writable(out)
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file: give a directory, or a file that ends in .gguf.")
-    check_writable(out)
     there = {str(path.relative_to(out)): path for path in sorted(out.rglob("*"))} if out.exists() else {}
     if not there:
         return None

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 
-import pruning
 from pruning.core.errors import InputError, MismatchError
 from pruning.core.mask import Mask
 from pruning.export import gguf_export, pipeline, request
@@ -139,16 +138,6 @@ def test_the_command_cuts_a_file(
     for part in ("license: apache-2.0", "weights in Q8_0, F32", "FROM ./cut.gguf", "out=FILE.gguf", digest):
         assert part in card
     assert str(tmp_path) not in card
-
-
-def test_python_writes_a_file_too(tmp_path: Path) -> None:
-    path = gguf_models.write(tmp_path / "tiny.gguf")
-    model = pruning.load_model(path)
-    assert pruning.export_model(model, Mask(6, (1,)), tmp_path / "o.gguf") == tmp_path / "o.gguf"
-    assert open_gguf(tmp_path / "o.gguf").n_blocks == 5
-    wrapped = pruning.wrap_model(model.module, model.tokenizer)
-    with pytest.raises(InputError, match="a model in memory has no GGUF file"):
-        pruning.export_model(wrapped, Mask(6, (1,)), tmp_path / "p.gguf")
 
 
 def test_an_architecture_that_transformers_cannot_load_is_cut_unproven(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable
@@ -25,9 +24,10 @@ from pruning.export.request import Request
 from pruning.models.handle import Model
 from tests.conftest import Command
 from tests.export.test_model_card import FACTS, RESULT
-from tests.helpers.damage import edit_json, edit_weights, half, tree
+from tests.helpers.damage import edit_json, edit_weights, tree
 
 N = 6
+RECORD, TEMPLATES = "depth_pruning.json", "additional_chat_templates"
 
 
 def request(folder: Path, out: Path, *dropped: int, **settings: Any) -> Request:
@@ -37,8 +37,11 @@ def request(folder: Path, out: Path, *dropped: int, **settings: Any) -> Request:
 
 @pytest.fixture
 def dense(model_folder: Path, tmp_path: Path) -> Path:
-    shutil.copytree(model_folder, tmp_path / "dense")
-    return tmp_path / "dense"
+    """A copy of the tests' model with a further chat template, which is in a folder."""
+    folder = Path(shutil.copytree(model_folder, tmp_path / "dense"))
+    (folder / TEMPLATES).mkdir()
+    (folder / TEMPLATES / "tool_use.jinja").write_text("{{ 2 }}")
+    return folder
 
 
 @pytest.fixture
@@ -53,12 +56,16 @@ def linked(out: Path) -> None:
     (out / "README.md").symlink_to(out.parent / "mine.md")
 
 
+def linked_folder(out: Path) -> None:
+    (out / TEMPLATES).rename(out.parent / "elsewhere")
+    (out / TEMPLATES).symlink_to("../elsewhere")
+
+
 def add_to_record(out: Path) -> None:
     (out / "NOTES.md").write_text("precious")
     edit_json(out / RECORD, lambda record: record["files"].update({"NOTES.md": "0" * 64}))
 
 
-RECORD = "depth_pruning.json"
 # What is in the directory of an export, and what the refusal names.
 OTHERS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "notes": (lambda out: (out / "NOTES.md").write_text("x"), "holds NOTES.md"),
@@ -67,6 +74,8 @@ OTHERS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "edited": (lambda out: (out / "README.md").write_text("mine"), "README.md changed"),
     "tuned": (lambda out: (out / "model.safetensors").write_bytes(b"x"), "model.safetensors changed"),
     "link": (linked, "holds README.md"),
+    "template": (lambda out: (out / TEMPLATES / "mine.jinja").write_text("x"), rf"holds {TEMPLATES}/mine"),
+    "folder": (linked_folder, f"holds {TEMPLATES}"),
     "forged": (add_to_record, "no export"),
     "no digests": (lambda out: (out / RECORD).write_text('{"mask": {}}'), "no export"),
     "record damaged": (lambda out: (out / RECORD).write_text("{"), "no export"),
@@ -127,30 +136,6 @@ def test_what_appears_during_an_export_is_kept(
     assert not list(made.parent.glob(".out*"))
 
 
-def linked_folder(folder: Path) -> None:
-    folder.rename(folder.parent.parent / "elsewhere")
-    folder.symlink_to("../elsewhere")
-
-
-TEMPLATES = "additional_chat_templates"
-IN_TEMPLATES: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "new": (lambda folder: (folder / "mine.jinja").write_text("mine"), rf"holds {TEMPLATES}/mine\.jinja"),
-    "changed": (lambda f: (f / "tool_use.jinja").write_text("mine"), rf"{TEMPLATES}/tool_use\.jinja changed"),
-    "linked": (linked_folder, f"holds {TEMPLATES}"),
-}
-
-
-@pytest.mark.parametrize(("change", "named"), IN_TEMPLATES.values(), ids=IN_TEMPLATES)
-def test_changes_in_the_folder_of_chat_templates_are_seen(
-    change: Callable[[Path], Any], named: str, dense: Path, tmp_path: Path
-) -> None:
-    (dense / TEMPLATES).mkdir()
-    (dense / TEMPLATES / "tool_use.jinja").write_text("{{ 2 }}")
-    export(request(dense, out := tmp_path / "out"))
-    change(out / TEMPLATES)
-    refused(request(dense, out), named)
-
-
 def test_an_empty_directory_and_a_link_to_one_are_used(dense: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "link").symlink_to("empty")
@@ -196,41 +181,31 @@ def test_a_launch_is_refused_before_the_search(launch: Command, word: str, named
     assert ended.err.count("\n") == 2  # the first line is printed at once: reading the settings
 
 
-def test_truncated_weights_are_named(dense: Path, made: Path) -> None:
-    half(dense / "model.safetensors")
-    refused(request(dense, made), r"model\.safetensors is truncated")
+FULL = [
+    OSError(errno.ENOSPC, "No space left on device"),
+    SafetensorError("No space left on device (os error 28)"),
+]
 
 
-@pytest.mark.parametrize("index", ["[]", "{}", '{"weight_map": {"a": 1}}'])
-def test_a_damaged_index_is_named(dense: Path, tmp_path: Path, index: str) -> None:
-    (dense / "model.safetensors").rename(dense / "model-1.safetensors")  # a single file would be read instead
-    (dense / "model.safetensors.index.json").write_text(index)
-    with pytest.raises(InputError, match=r"index\.json|weight files are missing"):
-        export(request(dense, tmp_path / "out"))
-
-
-FULL: dict[str, Exception] = {
-    "system": OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
-    "safetensors": SafetensorError("Error: I/O error: No space left on device (os error 28)"),
-}
-
-
-@pytest.mark.parametrize("case", FULL)
 @pytest.mark.parametrize(
-    "step", ["checkpoint.write_shards", "output_dir.write_record", "checkpoint.write_config"]
+    ("step", "error"),
+    [
+        ("checkpoint.write_shards", FULL[1]),
+        ("output_dir.write_record", FULL[0]),
+        ("checkpoint.write_config", FULL[0]),
+    ],
 )
 def test_a_full_disk_leaves_nothing_over(
-    case: str, step: str, dense: Path, made: Path, monkeypatch: pytest.MonkeyPatch
+    step: str, error: Exception, dense: Path, made: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: Any) -> None:
-        raise FULL[case]
+        raise error
 
-    before = tree(made)
+    before = tree(made.parent)
     monkeypatch.setattr(f"pruning.export.{step}", full)
     with pytest.raises(InputError, match=r"out cannot be written \(No space left on device\)"):
         export(request(dense, made))
-    assert tree(made) == before
-    assert {path.name for path in made.parent.iterdir()} == {"dense", "out"}
+    assert tree(made.parent) == before
 
 
 NASTY = "<script>alert(1)</script>|`x`\n\n# h [a](b) ![c](d) **e**"
@@ -258,11 +233,6 @@ def test_paths_and_names_are_made_portable() -> None:
     assert portable(given) == {"a": "x", "b": ["y", 3], "c": "org/name"}
     assert (code("a`b"), code_block("```")) == ("`a'b`", "```\n'''\n```")
     assert escaped("my_text <b>") == "my_text &lt;b&gt;"
-
-
-def test_a_local_export_names_no_local_path(made: Path) -> None:
-    for name in ("README.md", "depth_pruning.json", "config.json"):
-        assert str(made.parent) not in (made / name).read_text(), name
 
 
 @pytest.mark.slow
