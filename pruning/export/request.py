@@ -7,11 +7,11 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import yaml
 
-from pruning.config.app import build_option
+from pruning.config.app import build_option, check_settings
 from pruning.core import storage
 from pruning.core.errors import DamagedError, InputError, unknown
 from pruning.core.mask import Mask
@@ -138,7 +138,9 @@ def parse(arguments: Sequence[str]) -> Request:
         wanted = of_cell(path, out, settings)
     elif not path.is_file():
         raise InputError(f"{path} does not exist: give a cell folder or a mask file.")
-    elif path.name == MASK and (path.parent / NAME).is_file() and "model" not in settings:
+    elif (path.parent / NAME).is_file() and "model" not in settings:
+        if path.name != MASK:
+            raise InputError(f"{path} is not the {MASK} of the cell there: give its model as well (model=NAME).")
         wanted = of_cell(path.parent, out, settings)
     else:
         wanted = Request(_model(settings), _mask(path), out)
@@ -147,20 +149,9 @@ def parse(arguments: Sequence[str]) -> Request:
 
 def _model(settings: Mapping[str, str]) -> Model:
     """The model that the words `model=NAME model.SETTING=VALUE` describe, composed as a launch composes it."""
-    _fields(settings)
     words = [f"{name}={value}" for name, value in settings.items() if name.partition(".")[0] == "model"]
     model: Model = build_option("model", words)
     return model
-
-
-def _fields(settings: Mapping[str, str]) -> dict[str, Any]:
-    """The values of the words `model.SETTING=VALUE`, by setting. Raises InputError if a setting is unknown."""
-    known = [f"model.{item.name}" for item in dataclasses.fields(Model)]
-    given = {name: value for name, value in settings.items() if name.startswith("model.")}
-    for name in given:
-        if name not in known:
-            raise unknown("setting", name, known)
-    return {name.removeprefix("model."): yaml.safe_load(value) for name, value in given.items()}
 
 
 def _mask(path: Path) -> Mask:
@@ -212,7 +203,9 @@ def _moved(model: Model, revision: str, settings: Mapping[str, str]) -> Model:
 
     Raises InputError if the command names another model.
     """
-    fields = _fields(settings)
+    given = {name: value for name, value in settings.items() if name.startswith("model.")}
+    fields = {name.removeprefix("model."): yaml.safe_load(value) for name, value in given.items()}
+    check_settings({"model": {CLASS: Model.__name__, **fields}}, {"model": model.name})
     if "model" in settings or (model.source == "packaged" and "path" in fields):
         raise InputError(
             f"the cell in the command has a model, {model.name}: leave out model=, and give model.path only if the "

@@ -79,7 +79,7 @@ BAD: dict[str, tuple[str, str]] = {
     "setting": ("--drop 1 out=x forse=true", "unknown setting 'forse'. Did you mean force?"),
     "truth": ("--drop 1 out=x force=perhaps @", "force=perhaps is not valid: choose true or false"),
     "model": ("--drop 1 out=x model=smollm", "unknown model 'smollm'. Did you mean smollm2"),
-    "field": ("--drop 1 out=x model.dtyp=x", "unknown setting 'model.dtyp'. Did you mean model.dtype"),
+    "field": ("--drop 1 out=x model.dtyp=x", "no setting 'dtyp'. Did you mean dtype"),
     "dtype": ("--drop 1 out=x model.dtype=float8", "unknown model.dtype 'float8'. Did you mean float"),
     "path": ("--drop 1 out=x model=local", "model=local needs a value: give model.path=..."),
     "place": ("--drop 1 out=x model=local model.path=nowhere", "there is no such directory"),

@@ -110,24 +110,13 @@ SMALL = Study(
     lost=1,
 )
 # The smallest study: one cell.
-ONE = Study(
-    models=("smollm2",),
-    ratios=(0.1,),
-    objectives=("margin",),
-    algos=("greedy",),
-    seeds=(0,),
-    lost=0,
-    broken=0,
-)
-SUBLAYERS = Study(
-    models=("smollm2",),
-    ratios=(0.1,),
+ONE = replace(SMALL, objectives=("margin",), algos=("greedy",), seeds=(0,), lost=0, broken=0)
+SUBLAYERS = replace(
+    ONE,
     objectives=("perplexity",),
     algos=("one_shot", "greedy", "genetic"),
     seeds=(0, 1),
     metrics=("ppl/heldout",),
-    lost=0,
-    broken=0,
     units=("sublayer", "attention"),
     sources=("pydoc",),
 )
