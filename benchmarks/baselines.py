@@ -7,7 +7,6 @@ masks.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -20,7 +19,7 @@ from pruning.core.mask import Mask
 from pruning.engine.batching import Batch, make_batches, single
 from pruning.engine.forward import Forward
 from pruning.engine.head import LIKELIHOOD, Distributions, Readout
-from pruning.models.sublayers import find_chain, masked
+from pruning.models.sublayers import masked
 
 if TYPE_CHECKING:
     from pruning.calibration.samples import Row
@@ -38,16 +37,13 @@ class Plain(Forward):
     def sums(
         self, rows: Sequence[Row], masks: Iterable[Mask], readout: Readout
     ) -> Iterator[tuple[Mask, list[float], float]]:
-        """See `Forward.sums`. The dense model's logits are computed once."""
+        """See `Forward.sums`; seconds are not measured. The dense model's logits are computed once."""
         batches, masks = make_batches(single(rows), self.batch_tokens), list(masks)
-        shares = find_chain(self.model.module, masks[0].unit).block_shares()
-        tokens = sum(batch.ids.numel() for batch in batches)
         for mask in masks:
-            started, sums = time.perf_counter(), torch.zeros(len(rows), dtype=torch.float64)
+            sums = torch.zeros(len(rows), dtype=torch.float64)
             for number, batch in enumerate(batches):
                 sums.index_add_(0, batch.rows, self._read_values(number, batch, mask, readout))
-            self.cost.block_tokens += round(tokens * sum(shares[i] for i in mask.kept))
-            yield mask, sums.tolist(), time.perf_counter() - started
+            yield mask, sums.tolist(), 0.0
 
     @torch.inference_mode()
     def _read_values(self, number: int, batch: Batch, mask: Mask, readout: Readout) -> Tensor:

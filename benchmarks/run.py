@@ -146,10 +146,10 @@ class Side:
 
     def search(self, algo: Algo, space: Space, losses: Calibrated, racing: Racing) -> None:
         """Run the search."""
-        own = [Journal(None, space.n_blocks, unit=space.unit) for _ in range(2)]  # of losses and of bounds
+        own = [Journal(None, space.n_blocks) for _ in range(2)]  # of losses and of bounds
         single = None
         if losses.in_half:
-            memory = Journal(None, space.n_blocks, unit=space.unit)
+            memory = Journal(None, space.n_blocks)
             single = FloatLoss(lambda: self._in_float32(losses), memory)
         problem = Problem(algo, space, 0, racing, NearTies())
         started = spent(self.where)
@@ -184,7 +184,7 @@ def run(work: Work, plain: bool, where: torch.device) -> Side:
     """Run the search of a work with the baseline or with the engine."""
     settings: dict[str, Any] = {} if plain else {"compile": work.compile, "bounds": work.bounds}
     how = work.baseline_tokens if plain else (work.racing, work.lazy, settings)
-    key = repr((where, work.model, work.objective, work.samples, work.algo, work.k, work.unit, how))
+    key = repr((where, work.model, work.objective, work.samples, work.algo, work.k, how))
     if key not in _ran:
         model = work.model(where)
         forward = Plain(model, work.baseline_tokens) if plain else Forward(model, **settings)
@@ -195,7 +195,7 @@ def run(work: Work, plain: bool, where: torch.device) -> Side:
             if forward.compile or where.type != "cpu":  # first use compiles, or loads a GPU's kernels
                 next(iter(losses.whole.terms([Mask(model.info.n_blocks)])))
                 forward.release()
-            space = Space(model.info.n_blocks, work.k, unit=work.unit)
+            space = Space(model.info.n_blocks, work.k)
             if plain:
                 side.search(work.algo, space, losses, Racing())
             else:
@@ -265,8 +265,8 @@ class Work:
     """One search to time, with the engine's settings and those of the baseline.
 
     `settings` name the engine's settings; empty means the defaults. The engine runs the search `lazy` instead of
-    `algo` if there is one, and may race; the baseline does neither. `unit` is what searches remove. If `compile`, the
-    engine runs compiled; the time for compiling is not counted.
+    `algo` if there is one, and may race; the baseline does neither. If `compile`, the engine runs compiled; the time
+    for compiling is not counted.
     """
 
     name: str
@@ -279,7 +279,6 @@ class Work:
     racing: Racing = field(default_factory=Racing)
     baseline_tokens: int = 2048
     lazy: Algo | None = None
-    unit: str = "block"
     compile: bool = False
     bounds: bool = False
 
@@ -330,7 +329,6 @@ def greedy(name: str, samples: Callable[[], Samples], k: int = 6, **settings: An
 
 
 COMPILED: dict[str, Any] = {"settings": "compiled", "compile": True}
-BOUNDS: dict[str, Any] = {"settings": "bounds", "bounds": True}
 EXACT: dict[str, Any] = {"settings": "bounds, compiled", "bounds": True, "compile": True}
 LAZY: dict[str, Any] = {"settings": "lazy rounds, compiled", "lazy": Greedy(lazy=0.05), "compile": True}
 ALL: dict[str, Any] = LAZY | {"settings": "lazy rounds, bounds, compiled", "bounds": True}
@@ -340,7 +338,6 @@ SHORT = greedy(f"{SLEB}, 2 x 128 tokens, k=2", partial(text, 2, 128), k=2, basel
 LONG = greedy(f"{SLEB}, 16 x 128 tokens, k=6", partial(text, 16, 128), baseline_tokens=ONE_WINDOW)
 EIGHT = greedy("greedy k=6 of 30, SmolLM2, 8 x 128 tokens, perplexity", partial(text, 8, 128))
 RACE = greedy("greedy k=6, 128 x 64 tokens, racing", partial(text, 128, 64), racing=Racing(0.05))
-PARTS = greedy("greedy k=6 of 60 sub-layers, SmolLM2, 4 x 128 tokens, perplexity", FEW, unit="sublayer")
 DIVERGENCES = greedy("greedy k=6, SmolLM2, 4 x 128 tokens, divergence", FEW, objective=Divergence())
 ITEMS = partial(four_choice_items, 32)
 MARGINS = greedy("greedy k=6, SmolLM2, margin on 32 four-choice items", ITEMS, objective=Margin())
@@ -351,7 +348,6 @@ VARIED: list[tuple[Work, Sequence[dict[str, Any]]]] = [
     (SHORT, (EXACT, ALL)),
     (LONG, (EXACT, ALL)),
     (RACE, (LAZY,)),
-    (PARTS, (BOUNDS,)),
     (DIVERGENCES, (EXACT,)),
     (MARGINS, (COMPILED,)),
     (PAIRS, (EXACT,)),

@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,12 +24,6 @@ log = logging.getLogger("serve_check")
 TEXTS, LENGTH, PIECE = 4, 800, 8  # number of texts, and tokens of each text and of a piece
 # Largest mean absolute difference of the log-likelihoods of pieces, in nats per token.
 TOLERANCE = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 5e-2}
-# By program, as lm-eval calls it: further arguments.
-OPTIONS: dict[str, dict[str, Any]] = {
-    "hf": {},
-    "vllm": {"enforce_eager": True, "max_model_len": LENGTH + 1},
-    "sglang": {"max_model_len": LENGTH + 1},
-}
 
 
 def main() -> None:
@@ -85,12 +78,19 @@ def log_likelihoods(
     program: str, model: str, dtype: str, rows: Sequence[Sequence[int]]
 ) -> NDArray[np.float64]:
     """The log-likelihood per token of each piece of the rows but the first, given what is before it in its row."""
+    import torch
     from lm_eval.api.registry import get_model
 
     starts = [(row, start) for row in rows for start in range(PIECE, len(row), PIECE)]
     pieces = [(("", ""), list(row[:start]), list(row[start : start + PIECE])) for row, start in starts]
-    engine = get_model(program)(pretrained=model, dtype=dtype, trust_remote_code=False, **OPTIONS[program])
-    return np.array([sum_ for sum_, _ in engine._loglikelihood_tokens(pieces)]) / [len(p[2]) for p in pieces]
+    options: dict[str, object] = {"max_model_len": LENGTH + 1}
+    if program == "hf":
+        options = {"device": "cuda" if torch.cuda.is_available() else "cpu"}
+    engine = get_model(program)(pretrained=model, dtype=dtype, trust_remote_code=False, **options)
+    sums = [total for total, _ in engine._loglikelihood_tokens(pieces)]
+    del engine
+    torch.cuda.empty_cache()  # the other program needs the memory
+    return np.array(sums) / [len(piece) for _, _, piece in pieces]
 
 
 if __name__ == "__main__":

@@ -40,10 +40,9 @@ def export_gguf(wanted: Request) -> Facts:
     Raises MismatchError if the written file does not give the logits of the masked model.
     """
     wanted = settled(wanted)
-    changing = {"the healing": wanted.heal_record, "the repair": wanted.repair}
-    changing["a mask over parts of blocks"] = wanted.mask if wanted.mask.unit != "block" else None
-    for name, given in changing.items():
-        if given is not None:
+    changing = {"the healing": wanted.healed, "the repair": wanted.repair}
+    for name, given in {**changing, "a mask over parts of blocks": wanted.mask.unit != "block"}.items():
+        if given:
             raise InputError(f"{name} changes weights, and {CONVERT}.")
     output_dir.check_place(wanted.out, wanted.model)
     path, settings = find_gguf(wanted.model)

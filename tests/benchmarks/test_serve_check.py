@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def test_log_likelihoods_are_those_of_the_pieces_after_their_contexts(model_fold
 def test_the_same_model_passes_and_another_fails(
     model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    other = AutoModelForCausalLM.from_pretrained(model_folder)
+    other = AutoModelForCausalLM.from_pretrained(shutil.copytree(model_folder, tmp_path / "other"))
     other.model.layers[1], other.model.layers[2] = other.model.layers[2], other.model.layers[1]
     other.save_pretrained(tmp_path / "other")
     monkeypatch.setattr(serve_check, "find_spec", lambda _: True)

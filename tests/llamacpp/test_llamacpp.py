@@ -96,12 +96,6 @@ def test_without_the_list_llama_cpp_computes_something_else(
     assert differences(wanted(path, Mask(6, BROKEN_RULE[kind])))[0] > 0.1
 
 
-def test_another_mask_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, plan = gguf_models.write(tmp_path / "tiny.gguf"), cutting.plan_gguf
-    monkeypatch.setattr(cutting, "plan_gguf", lambda file, _, record: plan(file, Mask(6, (1, 3)), record))
-    assert differences(wanted(path, Mask(6, (1, 4)), verify=False))[0] > 0.1
-
-
 @pytest.mark.model
 @pytest.mark.parametrize(
     ("name", "mask"), [("smollm2", Mask(30, (5, 14, 25))), ("gemma3_270m", Mask(18, (3, 9)))], ids=str
