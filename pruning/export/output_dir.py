@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -99,13 +98,13 @@ def check_target(out: Path) -> Mapping[str, Any] | None:
     with suppress(DamagedError, OSError):
         record = storage.read_json(path) if path.is_file() and not path.is_symlink() else None
     if not isinstance(record, dict) or not isinstance(record.get("files"), dict):
-        raise InputError(f"{out} holds {_listed(there)}, and no export of this program. {CURE}")
+        raise InputError(f"{out} holds {min(there)}, and no export of this program. {CURE}")
     files: Mapping[str, str] = record["files"]
     own = {RECORD, *files, *(str(Path(name).parent) for name in files)}
     if foreign := [name for name, path in there.items() if name not in own or path.is_symlink()]:
-        raise InputError(f"{out} holds {_listed(foreign)}, which the export there did not write. {CURE}")
+        raise InputError(f"{out} holds {foreign[0]}, which the export there did not write. {CURE}")
     if changed := [name for name in files if name in there and file_sha256(there[name]) != files[name]]:
-        raise InputError(f"{out}: {_listed(changed)} changed after the export there was written. {CURE}")
+        raise InputError(f"{out}: {changed[0]} changed after the export there was written. {CURE}")
     found: Mapping[str, Any] = record
     return found
 
@@ -129,11 +128,6 @@ def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     files = {str(path.relative_to(folder)): file_sha256(path) for path in paths}
     storage.write_record(folder / RECORD, {**record, "files": files})
-
-
-def _listed(names: Collection[str]) -> str:
-    """Up to five names, and the number of the others."""
-    return ", ".join(islice(names, 5)) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 # Write beside the target, then move the complete directory into place.

@@ -1,9 +1,4 @@
-"""Write a model without the removed blocks, and prove that it equals the masked model.
-
-depth-pruning export CELL_OR_MASK out=DIR                  a finished cell's folder, or a mask.json and model=NAME
-depth-pruning export --drop 3,7,12 out=DIR model=local model.path=MODEL
-depth-pruning export CELL_OR_MASK out=FILE.gguf            the same for a GGUF file (gguf_export.py)
-"""
+"""Write a model without the removed blocks, and prove that it equals the masked model (`depth-pruning export`)."""
 
 from __future__ import annotations
 

@@ -98,7 +98,6 @@ def plan_cut(wanted: Request) -> Cut:
 def _find_source(settings: Model) -> tuple[Model, Any, Path | None]:
     """A model's settings, configuration and folder (GGUF: None). Downloads a hub model's files; reads no weights."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
     from transformers import AutoConfig
 
     preflight.check_model(settings)
@@ -113,11 +112,10 @@ def _find_source(settings: Model) -> tuple[Model, Any, Path | None]:
     try:
         with quiet():
             found = snapshot_download(settings.path, revision=settings.revision, allow_patterns=patterns)
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+    except (OSError, ValueError) as error:
         raise UnreachableError(
-            f"model {settings.name} ({settings.path}) cannot be fetched ({first_line(error)}). If it is gated, "
-            "accept its terms on the hub and log in with `hf auth login`; without a network, use model=local "
-            "model.path=DIR."
+            f"the weights of model {settings.name} ({settings.path}) cannot be fetched ({first_line(error)}): run "
+            "the command again with a network, or give them with model=local model.path=DIR."
         ) from error
     folder = Path(found)
     return replace(settings, revision=folder.name), config, folder  # the folder's name is the commit
