@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -212,8 +211,6 @@ def _stored_values(
 
 def by_tail(path: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors by the part of their names after the block's number; `path` is the block's path in the model."""
-    list_name, number = path.split(".")[-3:-1]
-    names = {
-        name: re.match(rf"(?:[^.\d][^.]*\.)*?{re.escape(list_name)}\.{number}\.(.*)", name) for name in state
-    }
-    return {match[1]: state[name] for name, match in names.items() if match is not None}
+    numbered = f".{'.'.join(path.split('.')[-3:-1])}."  # such as `.layers.3.`
+    tails = {f".{name}".partition(numbered)[2]: tensor for name, tensor in state.items()}
+    return {tail: tensor for tail, tensor in tails.items() if tail}

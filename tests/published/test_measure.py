@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -100,14 +101,14 @@ def test_a_model_with_other_blocks_is_refused(tmp_path: Path, model_folder: Path
 MODEL = ModelFacts("m", "hub", "o/m", 8)
 WIKI = Protocol(path="wiki", window=2048)
 OWN = Protocol(path="wiki", window=4096, start="none", dtype="float16")
-NUMBER = PublishedNumber(10.0, Theirs("wikitext2", OWN), SOURCE, "printed_together")
 Given = dict[tuple[Protocol, int], float | PruningError]
 
 
-def entry(dropped: tuple[int, ...] = (1, 2), *, value: float = 10.0, **changes: object) -> PublishedMask:
-    """A mask with a number, or the dense model; `changes` are those of the number, or of its protocol."""
-    theirs = replace(NUMBER.theirs, **{k: changes.pop(k) for k in [*changes] if hasattr(NUMBER.theirs, k)})  # type: ignore[arg-type]
-    number = replace(NUMBER, value=value, theirs=theirs, **changes)  # type: ignore[arg-type]
+def entry(
+    dropped: tuple[int, ...] = (1, 2), value: float = 10.0, pairing: str = "printed_together", **theirs: Any
+) -> PublishedMask:
+    """A mask, or the dense model, with a number; `theirs` changes the number's protocol."""
+    number = PublishedNumber(value, replace(Theirs("wikitext2", OWN), **theirs), SOURCE, pairing)
     return PublishedMask(
         f"e{len(dropped)}", "paper", MODEL, "method", Mask(8, dropped), SOURCE, None, (number,)
     )
