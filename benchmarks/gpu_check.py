@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def checks(
-    where: torch.device, model: str | None, works: Sequence[str] | None = None
+    where: torch.device, model: str | None, works: Sequence[str] | None
 ) -> Iterator[tuple[str, Callable[[], str]]]:
     """Yield the name and action of every check that this machine can run."""
     for dtype in (torch.float32, torch.bfloat16):

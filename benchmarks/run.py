@@ -2,16 +2,11 @@
 
 python -m benchmarks.run [WORD ...]       only the works whose names contain one of the words
 
-Both methods run in one process. This benchmark compares their masks and their CPU seconds. It writes the rows of this
-processor to benchmarks/results.json and keeps those of others; `make describe` copies the tables to
-docs/benchmarks.md.
-
-"At peak" is the engine's time, divided by the time of its matrix products at the speed of one large product. No exact
-method avoids these products, so the number says how far the engine is from the fastest possible on this machine. Both
-methods keep the memory of freed tensors (`pruning/core/terminal.py`). The baseline multiplies in the model's
-precision, as other programs do. If float32 is faster, the engine uses it (`pruning/models/products.py`). So losses
-are rounded differently, and both methods settle near ties in float32. These seconds count for the engine if the
-baseline is SLEB's way, which settles nothing, and for neither method otherwise.
+Both methods run in one process and keep the memory of freed tensors. Masks and CPU seconds are compared. The rows of
+this processor are written to benchmarks/results.json, and those of others are kept; docs/benchmarks.md explains the
+columns. The baseline multiplies in the model's precision, as other programs do. If float32 is faster, the engine uses
+it (`pruning/models/products.py`). So losses are rounded differently, and both methods settle near ties in float32.
+These seconds count for the engine if the baseline is SLEB's way, which settles nothing, and for neither otherwise.
 """
 
 from __future__ import annotations
