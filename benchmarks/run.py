@@ -78,9 +78,9 @@ def heading(where: torch.device) -> Peaks:
     if where.type == "cpu":
         torch.set_num_threads(1)
     peaks = {dtype: matmul_peak(where, dtype) for dtype in (torch.float32, torch.bfloat16)}
-    shown = ", ".join(f"{str(dtype)[6:]} {peak:,.0f}" for dtype, peak in peaks.items())
+    speeds = ", ".join(f"{str(dtype)[6:]} {peak:,.0f}" for dtype, peak in peaks.items())
     threads = ", one thread" if where.type == "cpu" else ""
-    log.info("%s%s, largest product in GFLOP/s: %s", device_name(where), threads, shown)
+    log.info("%s%s, largest product in GFLOP/s: %s", device_name(where), threads, speeds)
     log.info("%9s %9s %7s %8s  %s", "plain s", "engine s", "ratio", "at peak", "work")
     return peaks
 

@@ -91,16 +91,16 @@ def check_target(out: Path) -> Mapping[str, Any] | None:
     check_writable(out)
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file: give a directory, or a file that ends in .gguf.")
-    there = {str(path.relative_to(out)): path for path in sorted(out.rglob("*"))} if out.exists() else {}
-    if not there:
+    if not (names := sorted(path.name for path in out.iterdir()) if out.exists() else []):
         return None
     path, record = out / RECORD, None
     with suppress(DamagedError, OSError):
         record = storage.read_json(path) if path.is_file() and not path.is_symlink() else None
     if not isinstance(record, dict) or not isinstance(record.get("files"), dict):
-        raise InputError(f"{out} holds {min(there)}, and no export of this program. {CURE}")
+        raise InputError(f"{out} holds {names[0]}, and no export of this program. {CURE}")
     files: Mapping[str, str] = record["files"]
     own = {RECORD, *files, *(str(Path(name).parent) for name in files)}
+    there = {str(path.relative_to(out)): path for path in sorted(out.rglob("*"))}
     if foreign := [name for name, path in there.items() if name not in own or path.is_symlink()]:
         raise InputError(f"{out} holds {foreign[0]}, which the export there did not write. {CURE}")
     if changed := [name for name in files if name in there and file_sha256(there[name]) != files[name]]:

@@ -140,7 +140,9 @@ def parse(arguments: Sequence[str]) -> Request:
         raise InputError(f"{path} does not exist: give a cell folder or a mask file.")
     elif (path.parent / NAME).is_file() and "model" not in settings:
         if path.name != MASK:
-            raise InputError(f"{path} is not the {MASK} of the cell there: give its model as well (model=NAME).")
+            raise InputError(
+                f"{path} is not the {MASK} of the cell there: give its model as well (model=NAME)."
+            )
         wanted = of_cell(path.parent, out, settings)
     else:
         wanted = Request(_model(settings), _mask(path), out)
