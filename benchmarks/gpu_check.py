@@ -46,10 +46,6 @@ TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}  # relative difference o
 BLOCKS = 12  # in the random model
 
 
-class FailedCheck(Exception):  # noqa: N818 - the result of a check, not an error of the program
-    """A check has failed; the message says why."""
-
-
 def main() -> None:
     """Run all checks. Exit with 0 if all passed, with 1 if a check has failed, and with 2 if there is no GPU."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_check")
@@ -91,7 +87,7 @@ def passes(name: str, check: Callable[[], str]) -> bool:
     started = time.perf_counter()
     try:
         finding, good = check(), True
-    except FailedCheck as failure:
+    except PruningError as failure:
         finding, good = str(failure), False
     except Exception as error:
         log.exception("%s", name)
@@ -108,7 +104,7 @@ def equal(where: torch.device, dtype: torch.dtype) -> str:
         engine, plain = (losses(kind(model, 512), samples, masks()) for kind in (Forward, Plain))
         worst = max(worst, float(np.max(np.abs(engine - plain) / np.abs(plain))))
     if worst > TOLERANCE[dtype]:
-        raise FailedCheck(f"they differ by {worst:.1e}, more than {TOLERANCE[dtype]:.0e}")
+        raise PruningError(f"they differ by {worst:.1e}, more than {TOLERANCE[dtype]:.0e}")
     return f"relative difference at most {worst:.1e}"
 
 
@@ -119,7 +115,7 @@ def repeats(where: torch.device, dtype: torch.dtype) -> str:
     alone = np.concatenate([losses(Forward(model, 512), samples, [mask]) for mask in masks()])
     for what, other in (("the second time", again), ("if masks are scored one by one", alone)):
         if not np.array_equal(first, other):
-            raise FailedCheck(f"losses differ by {np.max(np.abs(first - other)):.1e} {what}")
+            raise PruningError(f"losses differ by {np.max(np.abs(first - other)):.1e} {what}")
     return f"{first.size} log-likelihoods, bit by bit"
 
 
@@ -128,7 +124,7 @@ def exactness(where: torch.device) -> str:
     factor = torch.full((256, 256), 1 + 2.0**-12, device=where)
     error = float(((factor @ factor).double() - 256 * (1 + 2.0**-12) ** 2).abs().max())
     if error > 1e-2:
-        raise FailedCheck(f"products of float32 are off by {error:.1e}: is NVIDIA_TF32_OVERRIDE set?")
+        raise PruningError(f"products of float32 are off by {error:.1e}: is NVIDIA_TF32_OVERRIDE set?")
     return f"error {error:.1e}"
 
 
@@ -143,7 +139,7 @@ def spread() -> str:
     spread_out = LanguageModel(dispatch_model(parts.module, device_map=layers | ends), parts.info)
     single, several = (losses(Forward(model, 512), windows(), masks()) for model in (whole, spread_out))
     if not np.allclose(single, several, rtol=TOLERANCE[torch.float32]):
-        raise FailedCheck(f"losses differ by {np.max(np.abs(single - several)):.1e}")
+        raise PruningError(f"losses differ by {np.max(np.abs(single - several)):.1e}")
     return f"{count} GPUs, the same losses as on one"
 
 
@@ -157,7 +153,7 @@ def smoke(settings: Model) -> str:
     best = singles[int(np.argmax(losses(forward, samples, singles).sum(1)))]
     dense, pruned = (perplexity("ppl", forward, samples, mask).metrics["ppl"] for mask in (best.dense, best))
     if not np.isfinite([dense, pruned]).all():
-        raise FailedCheck(f"{settings.path}: perplexities {dense} and {pruned}")
+        raise PruningError(f"{settings.path}: perplexities {dense} and {pruned}")
     lost = f"perplexity {dense:.2f}, {pruned:.2f} without block {best.dropped[0]}"
     return f"{settings.path}: {lost}; peak {devices.peak_memory(model.module) / 1e9:.1f} GB"
 
@@ -175,7 +171,7 @@ def bench(where: torch.device, words: Sequence[str]) -> str:
         except Exception as error:
             log.warning("not measured: %s (%s: %s)", shown(work), type(error).__name__, first_line(error))
     if not rows:
-        raise FailedCheck(f"none of {len(works)} works could be measured")
+        raise PruningError(f"none of {len(works)} works could be measured")
     different = sum(row["masks_equal"] is False for row in rows)
     return f"{len(rows)} of {len(works)} measured; masks differ in {different}"
 
@@ -220,7 +216,4 @@ def losses(forward: Forward, samples: Samples, chosen: Sequence[Mask]) -> np.nda
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except PruningError as problem:
-        raise SystemExit(str(problem)) from None
+    main()

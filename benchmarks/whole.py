@@ -27,7 +27,8 @@ from pruning.core.records import read_done
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "whole.json"
-SIZES = {"2 x 128 tokens, k=2": (2, 2), "16 x 128 tokens, k=6": (16, 6)}  # windows, and blocks to remove
+# Windows, and blocks to remove.
+SIZES = {"2 x 128 tokens, k=2": (2, 2), "8 x 128 tokens, k=6": (8, 6), "16 x 128 tokens, k=6": (16, 6)}
 SEARCH, SCRIPT = "SLEB's published way, the search alone", "SLEB's published way"
 WAYS = {
     "the command as it comes": [],
@@ -56,7 +57,7 @@ def main() -> None:
             log.info("%s", rows[-1])
     old: list[dict[str, Any]] = storage.read_json(RESULTS) if RESULTS.exists() else []
     kept = [row for row in old if row["device"] != device or row["size"] not in chosen]
-    storage.write_json(RESULTS, [*kept, *rows])
+    storage.write_json(RESULTS, sorted([*kept, *rows], key=lambda row: [*SIZES].index(row["size"])))
 
 
 def python(*words: str) -> tuple[float, str]:

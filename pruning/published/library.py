@@ -60,12 +60,9 @@ class Protocol(Corpus):
 
     def differences(self, other: Protocol) -> str:
         """The settings that differ, for example `window 2048 -> 4096, start window -> none`."""
-        pairs = (
-            (one.name, getattr(self, one.name), getattr(other, one.name))
-            for one in fields(self)
-            if one.compare
-        )
-        return ", ".join(f"{name} {mine} -> {theirs}" for name, mine, theirs in pairs if mine != theirs)
+        compared = [one.name for one in fields(self) if one.compare]
+        pairs = {name: (getattr(self, name), getattr(other, name)) for name in compared}
+        return ", ".join(f"{name} {one} -> {two}" for name, (one, two) in pairs.items() if one != two)
 
 
 # What the files hold
