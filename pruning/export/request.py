@@ -178,9 +178,9 @@ def of_cell(folder: Path, out: Path, settings: Mapping[str, str] | None = None) 
     if result["status"] != "done":
         raise InputError(f"cell {folder} is not done ({result['status']}): run it again first.")
     try:
-        recorded = dict(result["config"]["model"])
-        option, _ = (recorded.pop(name, None) for name in (OPTION, CLASS))
-        model, revision = Model(**recorded), str(result["model"]["revision"])
+        recorded = result["config"]["model"]
+        known = {name: value for name, value in recorded.items() if name not in (OPTION, CLASS)}
+        model, revision = Model(**known), str(result["model"]["revision"])
         mask, factors = Mask.from_json(result["mask"]), dict(result.get("compensation") or {})
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise DamagedError(f"{folder / NAME} is damaged (it is not a result): run the cell again.") from error
