@@ -1,8 +1,12 @@
-"""What the engine is compared with: one masked forward pass for each mask, as in every public tool."""
+"""What the engine is compared with: one masked forward pass for each mask, as in every public tool.
+
+SLEB's published code (arXiv 2402.09025) passes one window at a time: here, batches of `ONE_WINDOW` tokens. Needless
+costs of that code are avoided: no cache, inference mode. Logits are normalised in float32, since bfloat16 changes
+masks.
+"""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -15,10 +19,13 @@ from pruning.core.mask import Mask
 from pruning.engine.batching import Batch, make_batches, single
 from pruning.engine.forward import Forward
 from pruning.engine.head import LIKELIHOOD, Distributions, Readout
-from pruning.models.sublayers import find_chain, masked
+from pruning.models.sublayers import masked
 
 if TYPE_CHECKING:
     from pruning.calibration.samples import Row
+
+
+ONE_WINDOW = 1  # each window is longer than a batch may be, so it is a batch of its own
 
 
 @dataclass
@@ -30,16 +37,13 @@ class Plain(Forward):
     def sums(
         self, rows: Sequence[Row], masks: Iterable[Mask], readout: Readout
     ) -> Iterator[tuple[Mask, list[float], float]]:
-        """See `Forward.sums`. The dense model's logits are computed once."""
+        """See `Forward.sums`; seconds are not measured. The dense model's logits are computed once."""
         batches, masks = make_batches(single(rows), self.batch_tokens), list(masks)
-        shares = find_chain(self.model.module, masks[0].unit).block_shares()
-        tokens = sum(batch.ids.numel() for batch in batches)
         for mask in masks:
-            started, sums = time.perf_counter(), torch.zeros(len(rows), dtype=torch.float64)
+            sums = torch.zeros(len(rows), dtype=torch.float64)
             for number, batch in enumerate(batches):
                 sums.index_add_(0, batch.rows, self._read_values(number, batch, mask, readout))
-            self.cost.block_tokens += round(tokens * sum(shares[i] for i in mask.kept))
-            yield mask, sums.tolist(), time.perf_counter() - started
+            yield mask, sums.tolist(), 0.0
 
     @torch.inference_mode()
     def _read_values(self, number: int, batch: Batch, mask: Mask, readout: Readout) -> Tensor:
@@ -57,32 +61,3 @@ class Plain(Forward):
         with masked(self.model.module, mask):
             logits: Tensor = self.model.module(**inputs, use_cache=False).logits.flatten(0, 1)
         return logits[batch.indices.to(logits.device)].float()
-
-
-@dataclass
-class Published(Forward):
-    """For each mask, run the whole model on one window after another, as SLEB's published code does.
-
-    Source: SLEB (arXiv 2402.09025) scores each candidate by the loss of the whole model on one window after another.
-    This implementation is ours and avoids needless costs: it has no cache, and uses inference mode and the engine's
-    precision. Logits are copied without the last position and normalised in float32, since bfloat16 changes masks.
-    """
-
-    def sums(
-        self, rows: Sequence[Row], masks: Iterable[Mask], readout: Readout
-    ) -> Iterator[tuple[Mask, list[float], float]]:
-        """See `Forward.sums`; only for log-likelihoods of windows of text."""
-        assert readout is LIKELIHOOD
-        for mask in masks:
-            started = time.perf_counter()
-            with torch.inference_mode(), masked(self.model.module, mask):
-                sums = [self._window(row) for row in rows]
-            self.cost.block_tokens += len(mask.kept) * sum(len(row.input_ids) for row in rows)
-            yield mask, sums, time.perf_counter() - started
-
-    def _window(self, row: Row) -> float:
-        ids = torch.tensor([row.input_ids], device=self.model.device)
-        logits = self.model.module(input_ids=ids, use_cache=False).logits
-        shifted, following = logits[:, :-1].contiguous().float(), ids[:, 1:]
-        losses = cross_entropy(shifted.flatten(0, 1), following.flatten(), reduction="none")
-        return -float(losses[row.span[0] - 1 : row.span[1] - 1].double().sum())

@@ -4,8 +4,7 @@
 - if masks are scored again, together or one by one, their losses are equal to the last bit;
 - the factors of float32 products are not rounded to TF32;
 - if there are several GPUs, a model that is split over all of them gives the same losses as on one GPU;
-- if this machine has the weights of a model with about 1B parameters, several of its blocks are removed, one at a
-  time. The perplexity of the dense model is finite, and so is the lowest perplexity with one block removed.
+- with `--model DIR`, blocks of this model are removed, one at a time: perplexities are finite.
 
 Last, on a GPU, the table of `make bench` is printed. `--works tiny pairs` prints it for the works whose names contain
 one of these words, on a CPU too; `--works none` leaves it out.
@@ -21,17 +20,16 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from benchmarks.baselines import Plain
-from benchmarks.run import chosen, device_name, heading, line, matmul_peak, tiny_llama, tokens
+from benchmarks.run import chosen, heading, line, shown, tiny_llama, tokens
 from pruning.calibration.samples import Row, Samples
 from pruning.calibration.text import Text
-from pruning.core.errors import PruningError
+from pruning.core.errors import PruningError, first_line
 from pruning.core.mask import Mask
 from pruning.engine import devices
 from pruning.engine.forward import Forward
@@ -40,17 +38,12 @@ from pruning.models.placement import LanguageModel
 
 log = logging.getLogger("gpu_check")
 
-NO_GPU = """no GPU is visible to PyTorch ({why}). On a cluster, run this on a GPU node:
+NO_GPU = """no GPU is visible to PyTorch %s. On a cluster, run this on a GPU node:
     srun --gpus=1 --cpus-per-task=8 --mem=32G --time=30 make gpu-check
 Otherwise check `nvidia-smi`, CUDA_VISIBLE_DEVICES, and that PyTorch is built for CUDA (pip install torch). To run the
 checks on the CPU: python -m benchmarks.gpu_check --device cpu"""
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}  # relative difference of log-likelihoods
-ONE_BILLION = ("meta-llama/Llama-3.2-1B", "Qwen/Qwen3-1.7B", "Qwen/Qwen3-0.6B")  # tried in this order
 BLOCKS = 12  # in the random model
-
-
-class FailedCheck(Exception):  # noqa: N818 - the result of a check, not an error of the program
-    """A check has failed; the message says why."""
 
 
 def main() -> None:
@@ -62,8 +55,7 @@ def main() -> None:
     asked = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if asked.device == "cuda" and not torch.cuda.is_available():
-        built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
-        log.error(NO_GPU.format(why=f"PyTorch {torch.__version__}, {built}"))
+        log.error(NO_GPU, torch.__version__)
         raise SystemExit(2)
     devices.exact()
     found = checks(torch.device(asked.device), asked.model, asked.works)
@@ -73,18 +65,19 @@ def main() -> None:
 
 
 def checks(
-    where: torch.device, model: str | None, works: Sequence[str] | None = None
+    where: torch.device, model: str | None, works: Sequence[str] | None
 ) -> Iterator[tuple[str, Callable[[], str]]]:
     """Yield the name and action of every check that this machine can run."""
     for dtype in (torch.float32, torch.bfloat16):
         name = str(dtype).removeprefix("torch.")
-        yield f"speed of products, {name}", partial(speed, where, dtype)
         yield f"engine equals plain passes, {name}", partial(equal, where, dtype)
         yield f"equal batches, equal losses, {name}", partial(repeats, where, dtype)
     yield "float32 stays float32", partial(exactness, where)
     if where.type == "cuda" and torch.cuda.device_count() > 1:
         yield "a model spread over GPUs", spread
-    yield "a model of about 1B parameters", partial(smoke, where, model)
+    if model is not None:
+        place = "auto" if where.type == "cuda" else "cpu"
+        yield "a real model", partial(smoke, Model("given", "local", model, device_map=place))
     if where.type == "cuda" if works is None else list(works) != ["none"]:
         yield "the works of make bench", partial(bench, where, works or ())
 
@@ -94,7 +87,7 @@ def passes(name: str, check: Callable[[], str]) -> bool:
     started = time.perf_counter()
     try:
         finding, good = check(), True
-    except FailedCheck as failure:
+    except PruningError as failure:
         finding, good = str(failure), False
     except Exception as error:
         log.exception("%s", name)
@@ -104,35 +97,25 @@ def passes(name: str, check: Callable[[], str]) -> bool:
     return good
 
 
-def speed(where: torch.device, dtype: torch.dtype) -> str:
-    """The operations per second of a device in one large matrix product, and its free memory, as text."""
-    peak = matmul_peak(where, dtype) / 1e3
-    memory = devices.free_memory(torch.nn.Linear(1, 1).to(where)) / 1e9
-    return f"{peak:.1f} TFLOP/s, {memory:.0f} GB free, {device_name(where)}"
-
-
 def equal(where: torch.device, dtype: torch.dtype) -> str:
     """Compare the log-likelihoods of the engine with those of plain passes, for texts and items under many masks."""
     worst, model = 0.0, llama(where, dtype)
-    for samples in (windows(6, 48), items(6)):
+    for samples in (windows(), items()):
         engine, plain = (losses(kind(model, 512), samples, masks()) for kind in (Forward, Plain))
         worst = max(worst, float(np.max(np.abs(engine - plain) / np.abs(plain))))
     if worst > TOLERANCE[dtype]:
-        raise FailedCheck(f"they differ by {worst:.1e}, more than {TOLERANCE[dtype]:.0e}")
+        raise PruningError(f"they differ by {worst:.1e}, more than {TOLERANCE[dtype]:.0e}")
     return f"relative difference at most {worst:.1e}"
 
 
 def repeats(where: torch.device, dtype: torch.dtype) -> str:
     """Score all masks together, twice, and then one by one. The losses of a mask must be equal each time."""
-    model, samples = llama(where, dtype), windows(6, 48)
+    model, samples = llama(where, dtype), windows()
     first, again = (losses(Forward(model, 512), samples, masks()) for _ in range(2))
     alone = np.concatenate([losses(Forward(model, 512), samples, [mask]) for mask in masks()])
-    if not np.array_equal(first, again):
-        raise FailedCheck(f"the same losses differ by {np.max(np.abs(first - again)):.1e} the second time")
-    if not np.array_equal(first, alone):
-        raise FailedCheck(
-            f"a mask's losses depend on the other masks, by {np.max(np.abs(first - alone)):.1e}"
-        )
+    for what, other in (("the second time", again), ("if masks are scored one by one", alone)):
+        if not np.array_equal(first, other):
+            raise PruningError(f"losses differ by {np.max(np.abs(first - other)):.1e} {what}")
     return f"{first.size} log-likelihoods, bit by bit"
 
 
@@ -141,7 +124,7 @@ def exactness(where: torch.device) -> str:
     factor = torch.full((256, 256), 1 + 2.0**-12, device=where)
     error = float(((factor @ factor).double() - 256 * (1 + 2.0**-12) ** 2).abs().max())
     if error > 1e-2:
-        raise FailedCheck(f"products of float32 are off by {error:.1e}: is NVIDIA_TF32_OVERRIDE set?")
+        raise PruningError(f"products of float32 are off by {error:.1e}: is NVIDIA_TF32_OVERRIDE set?")
     return f"error {error:.1e}"
 
 
@@ -154,29 +137,25 @@ def spread() -> str:
     layers = {f"model.layers.{block}": block * count // BLOCKS for block in range(BLOCKS)}
     ends = {"model.embed_tokens": 0, "model.rotary_emb": 0, "model.norm": count - 1, "lm_head": count - 1}
     spread_out = LanguageModel(dispatch_model(parts.module, device_map=layers | ends), parts.info)
-    single, several = (losses(Forward(model, 512), windows(6, 48), masks()) for model in (whole, spread_out))
+    single, several = (losses(Forward(model, 512), windows(), masks()) for model in (whole, spread_out))
     if not np.allclose(single, several, rtol=TOLERANCE[torch.float32]):
-        raise FailedCheck(f"losses differ by {np.max(np.abs(single - several)):.1e}")
+        raise PruningError(f"losses differ by {np.max(np.abs(single - several)):.1e}")
     return f"{count} GPUs, the same losses as on one"
 
 
-def smoke(where: torch.device, given: str | None) -> str:
+def smoke(settings: Model) -> str:
     """Score single removals of blocks from a real model, and evaluate the mask with the best score."""
     from pruning.evaluation.corpora import perplexity
 
-    if (spec := weights(given, where)) is None:
-        return "skipped: no weights here. Download some (hf download Qwen/Qwen3-0.6B), or give --model DIR"
-    model, samples = spec.load(), Text("pydoc", 8, 256, 0).draw(spec.tokenizer)
+    model, samples = settings.load(), Text("pydoc", 8, 256, 0).draw(settings.tokenizer)
     singles = [Mask(model.info.n_blocks, (block,)) for block in range(0, model.info.n_blocks, 4)]
     forward = Forward(model, 4096)
     best = singles[int(np.argmax(losses(forward, samples, singles).sum(1)))]
-    dense, pruned = (
-        perplexity("ppl", forward, samples, mask).metrics["ppl"] for mask in (Mask(best.n_blocks), best)
-    )
+    dense, pruned = (perplexity("ppl", forward, samples, mask).metrics["ppl"] for mask in (best.dense, best))
     if not np.isfinite([dense, pruned]).all():
-        raise FailedCheck(f"{spec.path}: perplexities {dense} and {pruned}")
+        raise PruningError(f"{settings.path}: perplexities {dense} and {pruned}")
     lost = f"perplexity {dense:.2f}, {pruned:.2f} without block {best.dropped[0]}"
-    return f"{spec.path}: {lost}; peak {devices.peak_memory(model.module) / 1e9:.1f} GB"
+    return f"{settings.path}: {lost}; peak {devices.peak_memory(model.module) / 1e9:.1f} GB"
 
 
 def bench(where: torch.device, words: Sequence[str]) -> str:
@@ -190,15 +169,14 @@ def bench(where: torch.device, words: Sequence[str]) -> str:
         try:
             rows.append(line(work, peaks, where))
         except Exception as error:
-            reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-            log.warning("not measured: %s (%s)", work.name, reason)
+            log.warning("not measured: %s (%s: %s)", shown(work), type(error).__name__, first_line(error))
     if not rows:
-        raise FailedCheck(f"none of {len(works)} works could be measured")
+        raise PruningError(f"none of {len(works)} works could be measured")
     different = sum(row["masks_equal"] is False for row in rows)
     return f"{len(rows)} of {len(works)} measured; masks differ in {different}"
 
 
-# Models and samples. Random models and samples need no files; a real model is used only if it is found.
+# Random models and samples, which need no files.
 
 
 def llama(where: torch.device, dtype: torch.dtype) -> LanguageModel:
@@ -207,17 +185,17 @@ def llama(where: torch.device, dtype: torch.dtype) -> LanguageModel:
     return replace(model, module=model.module.to(dtype))
 
 
-def windows(count: int, length: int) -> Samples:
-    """Windows of random tokens. Their lengths differ slightly."""
-    rows = tokens(count, length).rows
-    cut = (Row(row.input_ids[: length - n % 4], (1, length - n % 4)) for n, row in enumerate(rows))
+def windows() -> Samples:
+    """Six windows of random tokens. Their lengths differ slightly."""
+    rows = tokens(6, 48).rows
+    cut = (Row(row.input_ids[: 48 - n % 4], (1, 48 - n % 4)) for n, row in enumerate(rows))
     return Samples("text", "random", tuple(cut), 0)
 
 
-def items(count: int) -> Samples:
-    """Random questions with four answers each. The engine packs the answers of a question after its prompt."""
+def items() -> Samples:
+    """Six random questions with four answers each. The engine packs the answers of a question after its prompt."""
     rows = []
-    for item, row in enumerate(tokens(count, 50).rows):
+    for item, row in enumerate(tokens(6, 50).rows):
         for choice in range(4):
             ids = row.input_ids[:20] + row.input_ids[20 + 7 * choice : 23 + 8 * choice]
             rows.append(Row(ids, (20, len(ids)), item, choice, choice == 0))
@@ -237,22 +215,5 @@ def losses(forward: Forward, samples: Samples, chosen: Sequence[Mask]) -> np.nda
     return np.array([rows[mask] for mask in chosen])
 
 
-def weights(given: str | None, where: torch.device) -> Model | None:
-    """The model in the directory `given`; by default, the first of ONE_BILLION in the hub's cache, or None."""
-    device_map = "auto" if where.type == "cuda" else "cpu"
-    if given is not None:
-        return Model("given", "local", given, device_map=device_map)
-    from huggingface_hub import try_to_load_from_cache
-
-    for name in ONE_BILLION:
-        config = try_to_load_from_cache(name, "config.json")
-        if isinstance(config, str) and any(Path(config).parent.glob("*.safetensors")):
-            return Model("cached", "local", str(Path(config).parent), device_map=device_map)
-    return None
-
-
 if __name__ == "__main__":
-    try:
-        main()
-    except PruningError as problem:
-        raise SystemExit(str(problem)) from None
+    main()

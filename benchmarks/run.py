@@ -2,15 +2,11 @@
 
 python -m benchmarks.run [WORD ...]       only the works whose names contain one of the words
 
-Both methods run in one process. This benchmark compares their masks and their CPU seconds. It writes the rows of this
-processor to benchmarks/results.json and keeps those of others; `make describe` copies the tables to
-docs/benchmarks.md.
-
-"At peak" is the engine's time, divided by the time of its matrix products at the speed of one large product. No exact
-method avoids these products, so the number says how far the engine is from the fastest possible on this machine. Both
-methods keep the memory of freed tensors (`pruning/core/terminal.py`). The baseline multiplies in the model's
-precision, as other programs do. If float32 is faster, the engine uses it (`pruning/models/products.py`). So losses
-are rounded differently, and both methods settle near ties in float32; these seconds are counted for neither.
+Both methods run in one process and keep the memory of freed tensors. Masks and CPU seconds are compared. The rows of
+this processor are written to benchmarks/results.json, and those of others are kept; docs/benchmarks.md explains the
+columns. The baseline multiplies in the model's precision, as other programs do. If float32 is faster, the engine uses
+it (`pruning/models/products.py`). So losses are rounded differently, and both methods settle near ties in float32.
+These seconds count for the engine if the baseline is SLEB's way, which settles nothing, and for neither otherwise.
 """
 
 from __future__ import annotations
@@ -18,7 +14,6 @@ from __future__ import annotations
 import logging
 import platform
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -30,17 +25,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.baselines import Plain, Published
+from benchmarks.baselines import ONE_WINDOW, Plain
 from pruning.algo import Algo
-from pruning.algo.beam import Beam
 from pruning.algo.greedy import Greedy
-from pruning.algo.one_shot import OneShot
 from pruning.algo.random import Random
 from pruning.calibration import sources
 from pruning.calibration.items import Items
 from pruning.calibration.samples import Row, Samples
 from pruning.calibration.text import Text
-from pruning.core import scoring, storage
+from pruning.core import storage
 from pruning.core.mask import Mask, Space
 from pruning.core.scoring import NearTies, Racing
 from pruning.core.terminal import keep_pages
@@ -56,10 +49,9 @@ from pruning.objective.margin import Margin
 from pruning.objective.perplexity import Perplexity
 from pruning.search.decide import FloatLoss
 from pruning.search.driver import Problem, solve
-from pruning.search.journal import Journal, Store, claim
+from pruning.search.journal import Journal
 
 Peaks = Mapping[torch.dtype, float]  # GFLOP/s in one large product
-FILES = (scoring.NAME, scoring.BOUNDS)
 RESULTS = Path(__file__).parent / "results.json"
 CPU = torch.device("cpu")
 log = logging.getLogger("benchmarks")
@@ -86,89 +78,81 @@ def heading(where: torch.device) -> Peaks:
     if where.type == "cpu":
         torch.set_num_threads(1)
     peaks = {dtype: matmul_peak(where, dtype) for dtype in (torch.float32, torch.bfloat16)}
-    shown = ", ".join(f"{str(dtype)[6:]} {peak:,.0f}" for dtype, peak in peaks.items())
+    speeds = ", ".join(f"{str(dtype)[6:]} {peak:,.0f}" for dtype, peak in peaks.items())
     threads = ", one thread" if where.type == "cpu" else ""
-    log.info("%s%s, largest product in GFLOP/s: %s", device_name(where), threads, shown)
-    names = ("plain s", "engine s", "ratio", "tokens", "at peak", "target", "work")
-    log.info("%9s %9s %7s %9s %8s %7s  %s", *names)
+    log.info("%s%s, largest product in GFLOP/s: %s", device_name(where), threads, speeds)
+    log.info("%9s %9s %7s %8s  %s", "plain s", "engine s", "ratio", "at peak", "work")
     return peaks
 
 
 def line(work: Work, peaks: Peaks, where: torch.device) -> dict[str, Any]:
-    """Measure a work, print its line of the table, and return its row of results. The targets are for a CPU."""
+    """Measure a work, print its line of the table, and return its row of results."""
     plain, engine = (run(work, is_plain, where) for is_plain in (True, False))
-    block_tokens = [ran.forward.cost.block_tokens for ran in (plain, engine)]
+    seconds = engine.seconds + (engine.settling if work.baseline_tokens == ONE_WINDOW else 0)
     row = {
         "work": work.name,
+        "settings": work.settings,
         "baseline_cpu_seconds": round(plain.seconds, 2),
-        "cpu_seconds": round(engine.seconds, 2),
-        "ratio": round(plain.seconds / engine.seconds, 2),
-        "tokens_ratio": round(block_tokens[0] / block_tokens[1], 2),
-        "masks_equal": plain.masks == engine.masks,
+        "cpu_seconds": round(seconds, 2),
+        "ratio": round(plain.seconds / seconds, 2),
+        "masks_equal": plain.mask == engine.mask,
         "at_peak": round(engine.seconds / _at_peak(engine, work.samples(), peaks), 2),
-        "target": work.target,
         "device": device_name(where),
-        "peak_gflops": {str(dtype)[6:]: round(speed) for dtype, speed in peaks.items()},
     }
-    columns = ("baseline_cpu_seconds", "cpu_seconds", "ratio", "tokens_ratio", "at_peak")
-    target = f"{work.target:.1f}x" if where.type == "cpu" else "-"
-    log.info("%9.1f %9.1f %6.2fx %8.2fx %7.2fx %7s  %s", *(row[name] for name in columns), target, work.name)
+    log.info("%9.1f %9.1f %6.2fx %7.2fx  %s", *list(row.values())[2:5], row["at_peak"], shown(work))
     if not row["masks_equal"]:
-        log.warning("the masks differ: %s", work.name)
+        log.warning("the masks differ: %s", shown(work))
     return row
 
 
+def shown(work: Work) -> str:
+    """The name of a work with its settings."""
+    return f"{work.name}: {work.settings}" if work.settings else work.name
+
+
 def replaced(rows: Sequence[dict[str, Any]], new: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows, sorted by device and work. The row `new` replaces the one of its work and device.
+    """The rows, sorted by device and work. The row `new` replaces the one of its work, settings and device.
 
     Rows of works that no longer exist are left out.
     """
-    order = [work.name for work in WORKS]
-    others = [row for row in rows if any(row[name] != new[name] for name in ("work", "device"))]
-    kept = [row for row in (*others, new) if row["work"] in order]
-    return sorted(kept, key=lambda row: (row["device"], order.index(row["work"])))
+    order = [(work.name, work.settings) for work in WORKS]
+    rows = [row for row in rows if any(row[name] != new[name] for name in ("work", "settings", "device"))]
+    kept = [row for row in (*rows, new) if (row["work"], row["settings"]) in order]
+    return sorted(kept, key=lambda row: (row["device"], order.index((row["work"], row["settings"]))))
 
 
-# Run the searches of a work with the baseline or with the engine.
+# Run the search of a work with the baseline or with the engine.
 
 
 @dataclass
 class Side:
-    """One of the two methods: its engine, the folder of its scores, and the seconds that its searches used.
+    """One of the two methods: its engine, the mask that it found, and the seconds that its search used.
 
     `settling` is the number of seconds spent on near ties, which `seconds` excludes.
     """
 
     forward: Forward
-    folder: Path
-    share: bool
-    bounds: bool
     where: torch.device
-    masks: list[Mask] = field(default_factory=list)
+    mask: Mask | None = None
     seconds: float = 0.0
     settling: float = 0.0
     scored: float = 0.0  # number of masks; one scored on a part of the samples counts as that part
     bounded: int = 0  # number of masks
 
-    def search(self, algo: Algo, space: Space, losses: Calibrated, racing: Racing) -> None:
-        """Run one search as a separate cell, and add its mask."""
-        name = f"cell{len(self.masks)}"
-        (self.folder / name).mkdir(parents=True)
-        claim(self.folder, "key", name)
-        own = [Journal.open(self.folder / name / file, space.n_blocks, unit=space.unit) for file in FILES]
-        for journal, file in zip(own, FILES, strict=True) if self.share else ():
-            journal.others = Store(self.folder, "key", name, space.n_blocks, space.unit, name=file)
+    def search(self, algo: Algo, space: Space, losses: Calibrated, racing: Racing, bounds: bool) -> None:
+        """Run the search."""
+        own = [Journal(None, space.n_blocks) for _ in range(2)]  # of losses and of bounds
         single = None
         if losses.in_half:
-            memory = Journal(None, space.n_blocks, unit=space.unit)
+            memory = Journal(None, space.n_blocks)
             single = FloatLoss(lambda: self._in_float32(losses), memory)
-        problem = Problem(algo, space, 0, racing, NearTies(), bounds=self.bounds)
-        started, settling = spent(self.where), self.settling
+        problem = Problem(algo, space, 0, racing, NearTies(), bounds=bounds)
+        started = spent(self.where)
         solution = solve(problem, losses, own[0], lambda *_: None, single, own[1])
-        self.seconds += spent(self.where) - started - (self.settling - settling)
-        self.scored += solution.paid + 1  # and the dense model
-        self.bounded += sum(score.seconds > 0 for score in own[1].scores.values())
-        self.masks.append(solution.score.mask)
+        self.seconds = spent(self.where) - started - self.settling
+        self.scored = solution.paid + 1  # and the dense model
+        self.bounded = sum(score.seconds > 0 for score in own[1].scores.values())
+        self.mask = solution.score.mask
 
     def _in_float32(self, losses: Calibrated) -> Loss | None:
         """The loss in float32, whose seconds are added to `settling`. Both methods compute it with the engine."""
@@ -192,24 +176,24 @@ _ran: dict[str, Side] = {}  # works with the same baseline, or the same engine s
 
 
 def run(work: Work, plain: bool, where: torch.device) -> Side:
-    """Run the searches of a work with the baseline or with the engine."""
-    searches = (work.plain_searches if plain else None) or work.searches
-    bounds = work.bounds and not plain
-    how = (work.baseline, work.baseline_tokens) if plain else (work.shared, work.racing, bounds)
-    key = repr((where, work.model, work.objective, work.samples, searches, work.unit, how))
+    """Run the search of a work with the baseline or with the engine."""
+    how = work.baseline_tokens if plain else (work.racing, work.lazy, work.bounds)
+    key = repr((where, work.model, work.objective, work.samples, work.algo, work.k, how))
     if key not in _ran:
         model = work.model(where)
-        forward = work.baseline(model, work.baseline_tokens) if plain else Forward(model)
+        forward = Plain(model, work.baseline_tokens) if plain else Forward(model)
         products = native_products(model.module) if plain else nullcontext()
-        with tempfile.TemporaryDirectory() as scratch, products:
-            side = Side(forward, Path(scratch), work.shared and not plain, bounds, where)
+        with products:
+            side = Side(forward, where)
             losses = Calibrated(work.objective, forward, work.samples())
             if where.type != "cpu":  # the first use loads a GPU's kernels
                 next(iter(losses.whole.terms([Mask(model.info.n_blocks)])))
                 forward.release()
-            for algo, k in searches:
-                space = Space(model.info.n_blocks, k, unit=work.unit)
-                side.search(algo, space, losses, Racing() if plain else work.racing)
+            space = Space(model.info.n_blocks, work.k)
+            if plain:
+                side.search(work.algo, space, losses, Racing(), bounds=False)
+            else:
+                side.search(work.lazy or work.algo, space, losses, work.racing, work.bounds)
         _ran[key] = side
     return _ran[key]
 
@@ -270,29 +254,24 @@ def device_name(where: torch.device = CPU) -> str:
 # The works that the benchmark times. Each work has a model, samples, and searches.
 
 
-EVERY = Random(trials=100_000)  # scores all masks in one batch
-
-
 @dataclass(frozen=True)
 class Work:
-    """One work to time, with the engine's settings and those of the baseline.
+    """One search to time, with the engine's settings and those of the baseline.
 
-    If `shared`, the engine's searches use each other's scores. The baseline's searches never do, and never race; they
-    are `plain_searches` or, if None, the same searches. `unit` is what searches remove.
+    `settings` name the engine's settings; empty means the defaults. The engine runs the search `lazy` instead of
+    `algo` if there is one, and may race; the baseline does neither.
     """
 
     name: str
-    target: float
     model: Callable[[torch.device], LanguageModel]
     objective: Objective
     samples: Callable[[], Samples]
-    searches: Sequence[tuple[Algo, int]]
-    baseline_tokens: int = 2048
-    shared: bool = False
+    k: int
+    algo: Algo = field(default_factory=Greedy)
+    settings: str = ""
     racing: Racing = field(default_factory=Racing)
-    baseline: type[Forward] = Plain
-    plain_searches: Sequence[tuple[Algo, int]] | None = None
-    unit: str = "block"
+    baseline_tokens: int = 2048
+    lazy: Algo | None = None
     bounds: bool = False
 
 
@@ -330,90 +309,40 @@ def four_choice_items(count: int) -> Samples:
 
 
 def tokens(samples: int, length: int) -> Samples:
-    """Random tokens for the tiny models."""
+    """Random tokens for tiny models."""
     rng = np.random.default_rng(0)
     rows = tuple(Row(tuple(map(int, rng.integers(3, 512, length))), (1, length)) for _ in range(samples))
     return Samples("text", "random", rows, 0)
 
 
-def greedy(name: str, target: float, **settings: Any) -> Work:
-    """Greedy search for six blocks of SmolLM2 by perplexity."""
-    defaults = {"objective": Perplexity(), "samples": partial(text, 8, 128), "searches": [(Greedy(), 6)]}
-    return Work(name, target, smollm2, **{**defaults, **settings})
+def greedy(name: str, samples: Callable[[], Samples], k: int = 6, **settings: Any) -> Work:
+    """Greedy search for k blocks of SmolLM2 by perplexity, unless `settings` differ."""
+    return Work(name, smollm2, samples=samples, k=k, **{"objective": Perplexity(), **settings})
 
 
-def varied(work: Work, added: str, **settings: Any) -> Work:
-    """The same work with other `settings`; `added` is appended to its name."""
-    return replace(work, name=f"{work.name}, {added}", **settings)
-
-
+BOUNDS: dict[str, Any] = {"settings": "bounds", "bounds": True}
+LAZY: dict[str, Any] = {"settings": "lazy rounds", "lazy": Greedy(lazy=0.05)}
 FEW = partial(text, 4, 128)
-LAZY: dict[str, Any] = {"searches": [(Greedy(lazy=0.05), 6)], "plain_searches": [(Greedy(), 6)]}
-RACING: dict[str, Any] = {"samples": partial(text, 128, 64), "racing": Racing(0.05)}
-PANEL = tuple((algo, k) for k in (3, 6) for algo in (OneShot(), Greedy(), Beam(5)))
-RACE = "greedy k=6, 128 x 64 tokens"
-SHORT = greedy("greedy k=6, SmolLM2, 2 x 64 tokens, perplexity", 3.0, samples=partial(text, 2, 64))
-SUBLAYERS = greedy(
-    "greedy k=6 of 60 sub-layers, SmolLM2, 4 x 128 tokens, perplexity", 3.0, samples=FEW, unit="sublayer"
-)
-DIVERGENCES = greedy(
-    "greedy k=6, SmolLM2, 4 x 128 tokens, divergence", 3.0, samples=FEW, objective=Divergence()
-)
-MARGINS = greedy(
-    "greedy k=6, SmolLM2, margin on 32 four-choice items",
-    5.5,
-    samples=partial(four_choice_items, 32),
-    objective=Margin(),
-)
-PAIRS = greedy("all 435 pairs of 30, SmolLM2", 3.2, samples=FEW, searches=[(EVERY, 2)])
-PANEL_WORK = greedy(
-    "one_shot, greedy and beam at k=3 and k=6 with shared scores, SmolLM2",
-    5.0,
-    samples=FEW,
-    searches=PANEL,
-    shared=True,
-)
-TRIPLES = Work(
-    "all C(28,3) masks, tiny Llama",
-    7.0,
-    partial(tiny_llama, 28),
-    Perplexity(),
-    partial(tokens, 2, 64),
-    [(EVERY, 3)],
-)
-TINY = Work(
-    "greedy k=8 of 32, tiny Llama (hidden 64), batch 1",
-    6.0,
-    partial(tiny_llama, 32),
-    Perplexity(),
-    partial(tokens, 32, 64),
-    [(Greedy(), 8)],
-    baseline_tokens=64,
-)
 SLEB = "as SLEB's published code does it"
-
-WORKS = (
-    greedy("greedy k=6 of 30, SmolLM2, 8 x 128 tokens, perplexity", 3.0),
-    greedy("the same with bounds", 3.0, bounds=True),
-    greedy("the same with lazy rounds", 4.5, **LAZY),
-    SHORT,
-    greedy(f"{RACE}, racing", 7.0, **RACING),
-    greedy(f"{RACE}, lazy rounds and racing", 7.0, **RACING, **LAZY),
-    SUBLAYERS,
-    varied(SUBLAYERS, "with bounds", bounds=True),
-    greedy(f"{SLEB}, exact", 3.5, baseline=Published),
-    greedy(f"{SLEB}, exact, with bounds", 3.5, baseline=Published, bounds=True),
-    greedy(f"{SLEB}, 128 x 64 tokens, lazy rounds and racing", 8.0, baseline=Published, **RACING, **LAZY),
-    DIVERGENCES,
-    varied(DIVERGENCES, "with bounds", bounds=True),
-    MARGINS,
-    TINY,
-    PAIRS,
-    varied(PAIRS, "with bounds", bounds=True),
-    TRIPLES,
-    PANEL_WORK,
-    varied(PANEL_WORK, "with bounds", bounds=True),
-)
+SHORT = greedy(f"{SLEB}, 2 x 128 tokens, k=2", partial(text, 2, 128), k=2, baseline_tokens=ONE_WINDOW)
+LONG = greedy(f"{SLEB}, 16 x 128 tokens, k=6", partial(text, 16, 128), baseline_tokens=ONE_WINDOW)
+EIGHT = greedy("greedy k=6 of 30, SmolLM2, 8 x 128 tokens, perplexity", partial(text, 8, 128))
+RACE = greedy("greedy k=6, 128 x 64 tokens, racing", partial(text, 128, 64), racing=Racing(0.05))
+DIVERGENCES = greedy("greedy k=6, SmolLM2, 4 x 128 tokens, divergence", FEW, objective=Divergence())
+ITEMS = partial(four_choice_items, 32)
+MARGINS = greedy("greedy k=6, SmolLM2, margin on 32 four-choice items", ITEMS, objective=Margin())
+# So many trials score all masks, in one batch.
+PAIRS = greedy("all 435 pairs of 30, SmolLM2", FEW, 2, algo=Random(trials=100_000))
+VARIED: list[tuple[Work, Sequence[dict[str, Any]]]] = [
+    (EIGHT, (BOUNDS, LAZY)),
+    (SHORT, (BOUNDS, LAZY)),
+    (LONG, (BOUNDS, LAZY)),
+    (RACE, (LAZY,)),
+    (DIVERGENCES, (BOUNDS,)),
+    (MARGINS, ()),
+    (PAIRS, (BOUNDS,)),
+]
+WORKS = [replace(work, **own) for work, variants in VARIED for own in ({}, *variants)]
 
 if __name__ == "__main__":
     main()

@@ -1,8 +1,8 @@
 """Check that vLLM or SGLang computes an exported model as transformers does: `make serve-check`, on a GPU node.
 
 Both programs have their own model code, which can derive the kind of a block from its number and so be wrong after
-pruning. So the program and transformers both compute the log-probability of every token of a few texts, in the same
-precision, and the results are compared. The texts are longer than the sliding windows of small models.
+pruning. So the program and transformers both compute the log-likelihoods of all pieces of a few texts after their
+contexts, in the same precision, through lm-eval. The texts are longer than the sliding windows of small models.
 
 python -m benchmarks.serve_check --model DIR [--engine vllm|sglang] [--dtype bfloat16]
 """
@@ -10,52 +10,54 @@ python -m benchmarks.serve_check --model DIR [--engine vllm|sglang] [--dtype bfl
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 log = logging.getLogger("serve_check")
 
-TEXTS, LENGTH = 4, 800  # number of texts, and tokens of each
-# Largest mean absolute difference of a token's log-probability, in nats.
+TEXTS, LENGTH, PIECE = 4, 800, 8  # number of texts, and tokens of each text and of a piece
+# Largest mean absolute difference of the log-likelihoods of pieces, in nats per token.
 TOLERANCE = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 5e-2}
-Rows = Sequence[Sequence[int]]
-Engine = Callable[[str, str, Rows], list[list[float]]]  # model, dtype, rows of token ids
 
 
 def main() -> None:
-    """Exit with 0 if the programs agree, with 1 if they do not, and with 2 if the program is not installed."""
+    """Exit with 0 if the programs agree, with 1 if they do not, and with 2 if one cannot be run."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.serve_check")
     parser.add_argument("--model", required=True, help="the directory of an export")
-    parser.add_argument("--engine", choices=sorted(ENGINES), help="by default the one that is installed")
+    parser.add_argument("--engine", choices=("vllm", "sglang"), default="vllm")
     parser.add_argument("--dtype", default="bfloat16", choices=sorted(TOLERANCE))
     asked = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    name = asked.engine or next(filter(_installed, ENGINES), "vllm")
-    if not _installed(name):
+    if find_spec(asked.engine) is None:
         log.error(
-            "%s is not installed: on a GPU node, run `pip install %s` in an environment of its own.",
-            *(name, name),
+            "%s is not installed: on a GPU node, install it in an environment of its own.", asked.engine
         )
         raise SystemExit(2)
     if not (Path(asked.model) / "config.json").is_file():
         log.error("--model %s holds no config.json: give the directory of an export.", asked.model)
         raise SystemExit(2)
     rows = token_rows(asked.model)
-    ours, theirs = (
-        np.concatenate([np.asarray(row) for row in engine(asked.model, asked.dtype, rows)])
-        for engine in (transformers, ENGINES[name])
-    )
+    ours, theirs = (log_likelihoods(name, asked.model, asked.dtype, rows) for name in ("hf", asked.engine))
     gap = np.abs(ours - theirs)
     good = gap.mean() <= TOLERANCE[asked.dtype]
     log.info(
-        "%s: %s against transformers, %s: %d tokens, loss %.4f nats per token; the log-probabilities differ by %.1e "
-        "on average and %.1e at most",
-        *("ok" if good else "FAILED", name, asked.dtype, len(gap), -ours.mean(), gap.mean(), gap.max()),
+        "%s: %s against transformers, %s: %d pieces, loss %.4f nats per token; it differs by %.1e on average and by "
+        "%.1e at most",
+        *(
+            "ok" if good else "FAILED",
+            asked.engine,
+            asked.dtype,
+            len(gap),
+            -ours.mean(),
+            gap.mean(),
+            gap.max(),
+        ),
     )
     raise SystemExit(0 if good else 1)
 
@@ -72,65 +74,23 @@ def token_rows(model: str) -> list[list[int]]:
     return [ids[start : start + LENGTH] for start in range(0, len(ids), LENGTH)]
 
 
-# Each program gives the log-probability of each token but the first.
-
-
-def transformers(model: str, dtype: str, rows: Rows) -> list[list[float]]:
-    """The log-probabilities by transformers, on a GPU if there is one."""
+def log_likelihoods(
+    program: str, model: str, dtype: str, rows: Sequence[Sequence[int]]
+) -> NDArray[np.float64]:
+    """The log-likelihood per token of each piece of the rows but the first, given what is before it in its row."""
     import torch
-    from transformers import AutoModelForCausalLM
+    from lm_eval.api.registry import get_model
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    module = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype), trust_remote_code=False)
-    module = module.to(device).eval()
-    found = []
-    for row in rows:
-        ids = torch.tensor([list(row)], device=device)
-        with torch.no_grad():
-            logits = module(input_ids=ids, use_cache=False).logits[0, :-1].float()
-        found.append(logits.log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0].tolist())
-    del module
-    if device == "cuda":
-        torch.cuda.empty_cache()
-    return found
-
-
-def vllm(model: str, dtype: str, rows: Rows) -> list[list[float]]:
-    """The log-probabilities by vLLM."""
-    from vllm import LLM, SamplingParams
-
-    longest = max(map(len, rows)) + 1
-    engine = LLM(model=model, dtype=dtype, enforce_eager=True, max_model_len=longest, trust_remote_code=False)
-    wanted = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0)
-    outputs = engine.generate([{"prompt_token_ids": list(row)} for row in rows], wanted)
-    return [
-        [place[token].logprob for token, place in zip(row[1:], output.prompt_logprobs[1:], strict=True)]
-        for row, output in zip(rows, outputs, strict=True)
-    ]
-
-
-def sglang(model: str, dtype: str, rows: Rows) -> list[list[float]]:
-    """The log-probabilities by SGLang."""
-    import sglang as program
-
-    engine = program.Engine(model_path=model, dtype=dtype, disable_cuda_graph=True, trust_remote_code=False)
-    try:
-        outputs = engine.generate(
-            input_ids=[list(row) for row in rows],
-            sampling_params={"max_new_tokens": 1, "temperature": 0.0},
-            return_logprob=True,
-            logprob_start_len=0,
-        )
-    finally:
-        engine.shutdown()
-    return [[entry[0] for entry in output["meta_info"]["input_token_logprobs"][1:]] for output in outputs]
-
-
-ENGINES: dict[str, Engine] = {"vllm": vllm, "sglang": sglang}
-
-
-def _installed(name: str) -> bool:
-    return importlib.util.find_spec(name) is not None
+    starts = [(row, start) for row in rows for start in range(PIECE, len(row), PIECE)]
+    pieces = [(("", ""), list(row[:start]), list(row[start : start + PIECE])) for row, start in starts]
+    options: dict[str, object] = {"max_model_len": LENGTH + 1}
+    if program == "hf":
+        options = {"device": "cuda" if torch.cuda.is_available() else "cpu"}
+    engine = get_model(program)(pretrained=model, dtype=dtype, trust_remote_code=False, **options)
+    sums = [total for total, _ in engine._loglikelihood_tokens(pieces)]
+    del engine
+    torch.cuda.empty_cache()  # the other program needs the memory
+    return np.array(sums) / [len(piece) for _, _, piece in pieces]
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 """Compare the CPU seconds of the whole command with those of a script that works as SLEB's published code does.
 
-python -m benchmarks.whole       writes benchmarks/whole.json, and keeps the rows of other processors there
+python -m benchmarks.whole [WORD ...]     only the sizes whose names contain one of the words
 
-Each starts in a new process, loads SmolLM2 and searches greedily for six blocks on 8 windows of 128 tokens. Then it
-measures the held-out perplexity and accuracy of the dense and the pruned model. The command also records every loss
-and settles near ties; with MLflow, it stores the run. CPU seconds are those of the process and its children, on one
-thread.
+Each starts in a new process, loads SmolLM2 and searches greedily on windows of 128 tokens. Then it measures the
+held-out perplexity and accuracy of the dense and the pruned model. The command also records every loss, settles near
+ties and stores the run in MLflow. CPU seconds are those of the process and its children, on one thread. The rows of
+this processor are written to benchmarks/whole.json, and those of others are kept.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,33 +27,36 @@ from pruning.core.records import read_done
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "whole.json"
-K, SAMPLES, LENGTH = 6, 8, 128
-CELL = [f"k={K}", "algo=greedy", f"calibration.samples={SAMPLES}", f"calibration.length={LENGTH}"]
-PUBLISHED = "as SLEB's published code does it"
+# Windows, and blocks to remove.
+SIZES = {"2 x 128 tokens, k=2": (2, 2), "8 x 128 tokens, k=6": (8, 6), "16 x 128 tokens, k=6": (16, 6)}
+SEARCH, SCRIPT = "SLEB's published way, the search alone", "SLEB's published way"
 WAYS = {
-    "the command": CELL,
-    "the command, lazy rounds": [*CELL, "algo.lazy=0.05"],
-    "the command, lazy rounds, no MLflow": [*CELL, "algo.lazy=0.05", "tracker=none"],
+    "the command as it comes": [],
+    "the command, best of all": ["algo.lazy=0.05"],
 }
 log = logging.getLogger("benchmarks")
 
 
 def main() -> None:
-    """Time the script and the command, print a line for each, and write the results file."""
+    """Time the script and the command at the chosen sizes, print a line for each, and write the results file."""
     from benchmarks.run import device_name
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     python("-m", "pruning.commands", "fetch", "smollm2")
-    slowest, printed = python("-m", "benchmarks.whole", "published")
-    found = {PUBLISHED: (slowest, json.loads(printed.splitlines()[-1]))}
-    found |= {way: command(settings) for way, settings in WAYS.items()}
+    chosen = [size for size in SIZES if not sys.argv[1:] or any(word in size for word in sys.argv[1:])]
     device, rows = device_name(), []
-    for way, (seconds, ended) in found.items():
-        row = {"way": way, "cpu_seconds": seconds, "ratio": round(slowest / seconds, 2), "device": device}
-        rows.append(row | {"mask": ended["mask"], "loss": round(ended["loss"], 4)})
-        log.info("%s", rows[-1])
+    for size in chosen:
+        slowest, printed = python("-m", "benchmarks.whole", "script", size)
+        script = json.loads(printed.splitlines()[-1])
+        found = {SEARCH: (script["search"], script), SCRIPT: (slowest, script)}
+        found |= {way: command(size, settings) for way, settings in WAYS.items()}
+        for way, (seconds, ended) in found.items():
+            row = {"size": size, "way": way, "cpu_seconds": seconds, "ratio": round(slowest / seconds, 2)}
+            rows.append(row | {"mask": ended["mask"], "loss": round(ended["loss"], 4), "device": device})
+            log.info("%s", rows[-1])
     old: list[dict[str, Any]] = storage.read_json(RESULTS) if RESULTS.exists() else []
-    storage.write_json(RESULTS, [*(other for other in old if other["device"] != device), *rows])
+    kept = [row for row in old if row["device"] != device or row["size"] not in chosen]
+    storage.write_json(RESULTS, sorted([*kept, *rows], key=lambda row: [*SIZES].index(row["size"])))
 
 
 def python(*words: str) -> tuple[float, str]:
@@ -72,46 +76,51 @@ def python(*words: str) -> tuple[float, str]:
     return round(seconds, 1), ended.stdout
 
 
-def command(settings: list[str]) -> tuple[float, dict[str, Any]]:
+def command(size: str, settings: list[str]) -> tuple[float, dict[str, Any]]:
     """The CPU seconds of `launch.py` with an empty results folder, and the removed blocks with their loss."""
+    samples, k = SIZES[size]
+    cell = [f"k={k}", "algo=greedy", f"calibration.samples={samples}", "calibration.length=128", *settings]
     with tempfile.TemporaryDirectory() as folder:
-        seconds, _ = python("launch.py", *settings, f"paths.results={folder}")
-        (cell,) = Path(folder).glob("*/result.json")
-        done = read_done(cell.parent)
+        seconds, _ = python("launch.py", *cell, f"paths.results={folder}")
+        (path,) = Path(folder).glob("*/result.json")
+        done = read_done(path.parent)
         return seconds, {"mask": done["mask"]["dropped"], "loss": done["calibration"]["loss"]}
 
 
-def published() -> dict[str, Any]:
+def script(size: str) -> dict[str, Any]:
     """Search and measure with one pass of the whole model per window and candidate.
 
-    Returns the removed blocks and their calibration loss in nats per token.
+    Returns the removed blocks, their calibration loss in nats per token, and the CPU seconds of the search.
     """
     import torch
 
-    from benchmarks.baselines import Published
+    from benchmarks.baselines import ONE_WINDOW, Plain
     from benchmarks.run import SMOLLM2, text
     from pruning.core.mask import Mask
     from pruning.evaluation.heldout import Heldout
 
     torch.set_num_threads(1)
-    model, windows = replace(SMOLLM2, products="native").load(), text(SAMPLES, LENGTH)
-    forward, best = Published(model), Mask(model.info.n_blocks)
+    samples, k = SIZES[size]
+    model, windows = replace(SMOLLM2, products="native").load(), text(samples, 128)
+    forward, best = Plain(model, ONE_WINDOW), Mask(model.info.n_blocks)
     tokens = sum(row.span[1] - row.span[0] for row in windows.rows)
     losses: dict[Mask, float] = {}
-    while len(best.dropped) < K:
+    started = time.process_time()
+    while len(best.dropped) < k:
         candidates = [best.drop(i) for i in best.kept]
         scored = forward.loglikelihoods(windows.rows, candidates)
         losses = {mask: -sum(rows) / tokens for mask, rows, _ in scored}
         best = min(losses, key=losses.__getitem__)
+    searched = round(time.process_time() - started, 1)
     evaluation = Heldout()
     for name, data in evaluation.data(SMOLLM2.tokenizer).items():
-        for mask in (Mask(model.info.n_blocks), best):
+        for mask in (best.dense, best):
             evaluation.measure(forward, name, data, mask)  # only its time is used
-    return {"mask": list(best.dropped), "loss": losses[best]}
+    return {"mask": list(best.dropped), "loss": losses[best], "search": searched}
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["published"]:
-        sys.stdout.write(json.dumps(published()) + "\n")
+    if sys.argv[1:2] == ["script"]:
+        sys.stdout.write(json.dumps(script(sys.argv[2])) + "\n")
     else:
         main()

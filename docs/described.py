@@ -61,6 +61,8 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 # Benchmarks.
 
+SLEB = "as SLEB's published code does it"  # how the names of works begin in which this is the baseline
+
 
 def benchmark(name: str) -> Any:
     """The results of a benchmark."""
@@ -73,37 +75,46 @@ def engine() -> str:
 
 
 def written(rows: list[dict[str, Any]]) -> str:
-    """A table for each machine: each work with the default settings of the engine, and with the fastest settings."""
-    heads = ["work", "engine, CPU s", "ratio", "at peak", "fastest settings", "ratio"]
-    by_machine = groupby(sorted(rows, key=lambda row: str(row["device"])), key=lambda row: row["device"])
-    return "\n\n".join(
-        f"One thread of an {device}:\n\n{table(heads, _works(list(own)))}" for device, own in by_machine
+    """The text of `engine` for `rows` of results."""
+    ordered = sorted(rows, key=lambda row: str(row["device"]))
+    machines = (list(part) for _, part in groupby(ordered, key=lambda row: row["device"]))
+    heads = ["work", "as it comes, CPU s", "ratio", "at peak", "best exact", "best of all"]
+    return "\n\n".join(f"{_machine(part)}\n\n{table(heads, _works(part))}" for part in machines)
+
+
+def _machine(rows: list[dict[str, Any]]) -> str:
+    ratios: dict[bool, list[float]] = {True: [], False: []}  # True: to published code; False: to plain passes
+    for row in rows:
+        ratios[row["work"].startswith(SLEB)].append(row["ratio"])
+    names = {False: "one masked forward pass per mask", True: "SLEB's way of scoring"}
+    saved = " and ".join(
+        f"{min(ratios[published]):.1f} to {max(ratios[published]):.1f} times less CPU time than {name}"
+        for published, name in names.items()
+        if ratios[published]
     )
+    equal = ", with the same masks" if all(row["masks_equal"] for row in rows) else ""
+    return f"On one thread of an {rows[0]['device']}, the engine uses {saved}{equal}:"
 
 
 def _works(rows: list[dict[str, Any]]) -> Iterator[list[str]]:
-    works: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
-        work = row["work"].replace("the same", rows[0]["work"])
-        name, *added = re.split(r",? with (?=bounds|lazy)", work)
-        works.setdefault(name, []).append(row | {"settings": ", ".join(added)})
-    for name, (plain, *others) in works.items():
-        # A row without `peak_gflops` was measured before the benchmark settled near ties.
-        mark = "" if "peak_gflops" in plain else " \\*"
-        speed = [f"{plain['cpu_seconds']:,.1f}", f"{plain['ratio']:.2f}x", f"{plain['at_peak']:.2f}"]
-        best = min(others, key=lambda row: float(row["cpu_seconds"]), default=None)
-        fastest = [best["settings"], f"{best['ratio']:.2f}x"] if best else [DASH] * 2
-        yield [f"{name}{mark}", *speed, *fastest]
+    """A row for each work: as it comes, with the best exact settings, and with the best of all settings."""
+    for name, group in groupby(rows, key=lambda row: str(row["work"])):
+        plain, *others = group
+        line = [name, f"{plain['cpu_seconds']:,.1f}", f"{plain['ratio']:.2f}x", f"{plain['at_peak']:.2f}"]
+        for lazy in (False, True):
+            of_kind = [one for one in others if one["settings"].startswith("lazy") == lazy]
+            line += [f"{one['settings']}: {one['ratio']:.2f}x" for one in of_kind] or [DASH]
+        yield line
 
 
 def whole() -> str:
-    """The CPU seconds of the script and of each way to run the command, and their ratios, by machine."""
-    rows: dict[str, list[str]] = {}
+    """The CPU seconds of the script and of each way to run the command, and their ratios, by size and machine."""
+    rows: dict[tuple[str, str], list[str]] = {}
     devices = list(dict.fromkeys(str(row["device"]) for row in benchmark("whole")))
     for row in benchmark("whole"):
-        own = rows.setdefault(row["way"], [DASH] * len(devices))
+        own = rows.setdefault((row["size"], row["way"]), [DASH] * len(devices))
         own[devices.index(row["device"])] = f"{row['cpu_seconds']:.1f}, {row['ratio']:.2f}x"
-    return table(["", *devices], ([way, *own] for way, own in rows.items()))
+    return table(["", "", *devices], ([size, way, *own] for (size, way), own in rows.items()))
 
 
 # Archived studies.

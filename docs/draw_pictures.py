@@ -68,7 +68,7 @@ def ratios() -> Figure:
     found = {}
     for model, objectives in COMPARED:
         known = fig5_variance_shares.ratios(study("study", objectives, model=model).shares).items()
-        group = f"{style.named(model)}: {', '.join(objectives)}"
+        group = f"{style.named(model)}: {', '.join(style.objectives(objectives))}"
         found[group] = {outcome: every[RATIO] for outcome, every in known if RATIO in every}
     return fig5_variance_shares.draw(found, "Calibration : search, in masks and in what they cost")
 

@@ -173,7 +173,7 @@ class Body:
             case ast.Dict() | ast.BoolOp():
                 return any(map(self.carries, node.values))
             case ast.IfExp():
-                return self.carries(node.body) or self.carries(node.orelse)
+                return any(map(self.carries, (node.body, node.orelse)))
             case ast.ListComp() | ast.GeneratorExp() | ast.SetComp():
                 return self.carries(node.elt)
             case ast.Call(func=ast.Name(id=name)):
@@ -193,53 +193,46 @@ class Body:
                 return self.type_of(node.body) or self.type_of(node.orelse)
             case ast.Attribute():
                 cls = self.type_of(node.value)
-                found = member(cls, node.attr) if cls else None
-                if found is None:
+                if (found := member(cls, node.attr) if cls else None) is None:
                     return None
-                item = found[1]
-                return class_of(
-                    found[0], item.annotation if isinstance(item, ast.AnnAssign) else item.returns
-                )
+                module, item = found
+                return class_of(module, item.annotation if isinstance(item, ast.AnnAssign) else item.returns)
             case ast.Call():
-                if made := self.made(node.func):
-                    return made
+                if (found := self.meaning(node.func)) and found[0] == "class":
+                    return found[1:]
                 called = self.called(node.func)
                 return class_of(called[0][0], called[0][1].returns) if called else None
             case _:
                 return None
 
-    def made(self, function: ast.expr) -> Class | None:
-        """The class whose object a call creates."""
-        found = self._meaning(function)
-        return found[1:] if found and found[0] == "class" else None
-
-    def _meaning(self, function: ast.expr) -> tuple[str, str, str] | None:
+    def meaning(self, function: ast.expr) -> tuple[str, str, str] | None:
+        """What a called name means, alone or within a module, as `definition` gives it."""
         if isinstance(function, ast.Name):
             return definition(self.module, function.id)
         if isinstance(function, ast.Attribute) and isinstance(function.value, ast.Name):
-            inner = (
-                definition(self.module, function.value.id) if function.value.id not in self.types else None
-            )
+            name = function.value.id
+            inner = None if name in self.types else definition(self.module, name)
             return definition(inner[1], function.attr) if inner and inner[0] == "module" else None
         return None
 
     def called(self, function: ast.expr) -> tuple[Place, Class | None] | None:
         """The function that a call runs, and the class that it belongs to."""
-        if found := self._meaning(function):
+        cls: Class | None = None
+        if found := self.meaning(function):
             kind, module, name = found
             if kind == "function":
                 return (module, modules()[module].functions[name]), None
             cls = (module, name)
             place = method(cls, "__init__") or method(cls, "__post_init__")
-            return (place, cls) if place else None
-        if isinstance(function, ast.Attribute):
-            cls_ = self.type_of(function.value)
-            if cls_ is None and isinstance(function.value, ast.Name):
+        elif isinstance(function, ast.Attribute):
+            cls = self.type_of(function.value)
+            if cls is None and isinstance(function.value, ast.Name):
                 inner = definition(self.module, function.value.id)
-                cls_ = inner[1:] if inner and inner[0] == "class" else None
-            place = method(cls_, function.attr)
-            return (place, cls_) if place else None
-        return None
+                cls = inner[1:] if inner and inner[0] == "class" else None
+            place = method(cls, function.attr)
+        else:
+            return None
+        return (place, cls) if place else None
 
     def passed_on(self) -> Iterator[tuple[Place, Class | None, str]]:
         """Yield the functions to which the value is passed, their classes, and their parameters that receive it."""

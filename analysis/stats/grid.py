@@ -32,12 +32,7 @@ CELL = [*STRATUM, *SETTING, "algo"]
 
 # For each comparison, the column in which its two masks differ. All other columns of CELL are equal. So objectives
 # are compared on the same samples only: with different samples, masks would also differ because of these.
-COMPARISONS = {
-    "algorithms": "algo",
-    "draws": "draw",
-    "objectives": "objective",
-    "seeds": "seed",  # of the search, on the same samples
-}
+COMPARISONS = {"algorithms": "algo", "draws": "draw", "objectives": "objective"}
 
 
 def several_sizes(frame: pd.DataFrame) -> bool:

@@ -300,9 +300,10 @@ def _option(group: str, settings: Mapping[str, Any]) -> str:
     option = settings.get(records.OPTION, settings.get("name"))  # archived results have no names of options
     if option in groups.options(group) or (group == "model" and is_hub_name(option)):
         return str(option)
-    return next(
-        name for name, cls in groups.option_classes(group).items() if cls.__name__ == settings[records.CLASS]
-    )
+    usual = settings["source"] if group == "model" else groups.default_options().get(group)
+    classes = groups.option_classes(group).items()
+    fit = [name for name, cls in classes if cls.__name__ == settings[records.CLASS]]
+    return usual if usual in fit else fit[0]
 
 
 def _changes(wanted: Mapping[str, Any], base: Mapping[str, Any], path: str = "") -> Iterator[str]:

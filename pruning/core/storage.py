@@ -123,6 +123,19 @@ def read_lines(path: Path, start: int = 0) -> Iterator[tuple[int, bytes]]:
             yield start, line
 
 
+def check_links(cell: Path) -> None:
+    """Raise InputError if a cell's folder, or anything in it, is a symbolic link.
+
+    A results folder can come from somebody else, and what is appended through a link could end in any file.
+    """
+    inside = (Path(place) / name for place, folders, files in os.walk(cell) for name in (*folders, *files))
+    for path in (cell, *inside):
+        if path.is_symlink():
+            raise InputError(
+                f"{path} is a symbolic link to {path.readlink()}: put the file or folder itself there."
+            )
+
+
 def check_writable(folder: Path, needed: int = 64 * MEBIBYTE) -> None:
     """Raise InputError if `folder` cannot be created or written, or if its disk has less than `needed` bytes free."""
     try:

@@ -359,7 +359,7 @@ class WalkRequest:
             depths: Collection[int] = plan.depths
             if forward.together:  # no related request follows masks that are measured together
                 depths = [forward.keep] if forward.keep and plan.continues else []
-            wanted = None if alone and not forward.keep else Wanted(depths, edge)
+            wanted = None if alone else Wanted(depths, edge)
             read = partial(forward.read, masks=chunk, readout=self.readout, wanted=wanted)
             sums, seconds, failed = self._tried(chunk, read)
             # If a rank runs out of memory, all ranks retry; otherwise their next chunks would differ.

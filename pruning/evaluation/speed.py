@@ -69,11 +69,11 @@ class Speed:
                 )
         check_least("eval", self, new_tokens=2, repeats=1, warmup=0)
 
-    def data(self, tokenizer: Any) -> dict[str, Machine]:  # noqa: ARG002 - prompts are random tokens
+    def data(self, tokenizer: Any) -> dict[str, SpeedData]:  # noqa: ARG002 - prompts are random tokens
         """The settings and the device, under the metric's name `speed`."""
         device = machine()
         text = json.dumps([asdict(self), device], sort_keys=True)
-        return {SPEED: Machine(device, text_sha256(text), max(self.prompts) + self.new_tokens)}
+        return {SPEED: SpeedData(device, text_sha256(text), max(self.prompts) + self.new_tokens)}
 
     def measure(self, forward: Forward, name: str, data: Data, mask: Mask) -> Measured:  # noqa: ARG002
         """Sizes and speeds of both models, under `speed`. If there are several ranks, only the first measures."""
@@ -123,7 +123,7 @@ class Speed:
 
 
 @dataclass(frozen=True)
-class Machine:
+class SpeedData:
     """The settings and the device, in place of data. The digest covers both."""
 
     source: str

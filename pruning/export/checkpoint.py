@@ -1,4 +1,4 @@
-"""Read the tensors of a checkpoint one at a time, and write a smaller one with the files that belong to it.
+"""Cut the tensors of a checkpoint, and write a smaller one with the files that belong to it.
 
 The whole model is never in memory, unless only transformers can read its weights (GGUF).
 """
@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from itertools import groupby
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,91 +19,39 @@ from pruning.core import storage
 from pruning.core.errors import InputError, UnskippableError, first_line
 from pruning.core.mask import Mask
 from pruning.export.output_dir import TEMPLATES
+from pruning.models.handle import Model
 from pruning.models.model_files import INDEX, SINGLE, weight_files
 
-DTYPES = {
-    **{f"F{n}": f"float{n}" for n in (16, 32, 64)},
-    **{f"I{n}": f"int{n}" for n in (8, 16, 32, 64)},
-    **{f"U{n}": f"uint{n}" for n in (8, 16, 32, 64)},
-    "BF16": "bfloat16",
-    "BOOL": "bool",
-    "F8_E4M3": "float8_e4m3fn",
-    "F8_E5M2": "float8_e5m2",
-}
 LARGEST = "5GB"  # the largest file of weights
 FORMAT = {"format": "pt"}  # what transformers expects in a safetensors file
 
 
-class Checkpoint:
-    """The tensors in the safetensors files of a directory: `shapes` lists them, and `read` reads one.
+def stored_tensors(folder: Path) -> dict[str, Tensor]:
+    """The tensors in the safetensors files of a directory, mapped from the files: they are read when they are used.
 
-    Raises InputError if the directory holds no weights, or if a file is missing.
+    Raises InputError if there are no such files, or if one is missing or cannot be read.
     """
-
-    def __init__(self, folder: Path) -> None:
-        files = weight_files(folder)
-        if not files:
-            raise InputError(f"{folder} holds neither {SINGLE} nor {INDEX}.")
-        if (single := files.get("")) is not None:
-            with _opened(single) as stream:
-                files = dict.fromkeys(stream.keys(), single)
-        self.files = dict(sorted(files.items(), key=lambda item: item[1]))
-
-    def shapes(self) -> Mapping[str, Tensor]:
-        """Tensors on the meta device by name, one file after another; only headers are read."""
-        shapes = {}
-        for path, pairs in groupby(self.files.items(), key=lambda pair: pair[1]):
-            with _opened(path) as stream:
-                for name, _ in pairs:
-                    part = stream.get_slice(name)
-                    if (dtype := DTYPES.get(part.get_dtype())) is None:
-                        raise InputError(
-                            f"tensor {name} of {path} is stored in {part.get_dtype()}, which cannot be cut: give a "
-                            f"checkpoint in one of {', '.join(DTYPES)}."
-                        )
-                    shapes[name] = torch.empty(part.get_shape(), dtype=getattr(torch, dtype), device="meta")
-        return shapes
-
-    def read(self, name: str) -> Tensor:
-        """The tensor `name`, on the CPU."""
-        with _opened(self.files[name]) as stream:
-            tensor: Tensor = stream.get_tensor(name)
-        return tensor
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """Yield an open file of weights. If it cannot be read, raises InputError, which names the file."""
     from safetensors import SafetensorError, safe_open
 
-    try:
-        with safe_open(path, framework="pt") as stream:
-            yield stream
-    except (SafetensorError, OSError) as error:
-        raise InputError(
-            f"{path} cannot be read ({first_line(error)}). It may be truncated: copy or download it again."
-        ) from error
+    if not (files := weight_files(folder)):
+        raise InputError(f"{folder} holds neither {SINGLE} nor {INDEX}.")
+    found: dict[str, Tensor] = {}
+    for path in sorted(set(files.values())):
+        try:
+            with safe_open(path, framework="pt") as stream:
+                named = stream.keys() if "" in files else [name for name in files if files[name] == path]
+                found |= {name: stream.get_tensor(name) for name in named}
+        except (SafetensorError, OSError) as error:
+            raise InputError(
+                f"{path} cannot be read ({first_line(error)}). It may be truncated: copy or download it again."
+            ) from error
+    return found
 
 
-class Loaded:
-    """The tensors of a model in memory, without tied copies, and its generation settings."""
-
-    def __init__(self, model: Any) -> None:
-        tied = getattr(model, "all_tied_weights_keys", None) or {}
-        self.state = {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
-        self.generation: Any = getattr(model, "generation_config", None)
-
-    def shapes(self) -> Mapping[str, Tensor]:
-        """Tensors on the meta device by name."""
-        return {name: tensor.to("meta") for name, tensor in self.state.items()}
-
-    def read(self, name: str) -> Tensor:
-        """The tensor `name`, on the CPU."""
-        tensor: Tensor = self.state[name].cpu()
-        return tensor
-
-
-Tensors: TypeAlias = Checkpoint | Loaded
+def own_tensors(model: Any) -> dict[str, Tensor]:
+    """The tensors of a model in memory, without tied copies."""
+    tied = getattr(model, "all_tied_weights_keys", None) or {}
+    return {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
 
 
 # Cut blocks out of a checkpoint. Tensors keep the names that they have in the checkpoint, even if an old release of
@@ -159,10 +105,9 @@ class TensorPlan:
 
     def tensor(self, name: str, tensor: Tensor) -> Tensor:
         """The tensor to write for the stored tensor `name`."""
-        precision = self.precision(name, tensor.dtype)
-        if (place := self.block_and_tail(name)) is not None:
-            tensor = self.values.get(place, tensor)
-        return tensor.to(precision).contiguous()
+        place = self.block_and_tail(name)
+        new = tensor if place is None else self.values.get(place, tensor)
+        return new.to("cpu", self.precision(name, tensor.dtype)).contiguous()
 
 
 def block_prefix(names: Iterable[str], path: str, n_blocks: int) -> str:
@@ -188,7 +133,7 @@ def block_prefix(names: Iterable[str], path: str, n_blocks: int) -> str:
     return best[0]
 
 
-def write_shards(tensors: Tensors, plan: TensorPlan, folder: Path) -> None:
+def write_shards(tensors: Mapping[str, Tensor], plan: TensorPlan, folder: Path) -> None:
     """Write the safetensors files of the smaller checkpoint, with an index if there are several.
 
     One file, of at most `LARGEST`, is in memory at a time.
@@ -196,17 +141,16 @@ def write_shards(tensors: Tensors, plan: TensorPlan, folder: Path) -> None:
     from huggingface_hub import split_torch_state_dict_into_shards
     from safetensors.torch import save_file
 
-    names: dict[str, str] = {}
-    shapes: dict[str, Tensor] = {}
-    for old, shape in tensors.shapes().items():
-        if (new := plan.rename(old)) is not None:
-            names[new], shapes[new] = old, shape.to(plan.precision(old, shape.dtype))
+    names = {new: old for old in tensors if (new := plan.rename(old)) is not None}
+    shapes = {
+        new: tensors[old].to("meta", plan.precision(old, tensors[old].dtype)) for new, old in names.items()
+    }
     split = split_torch_state_dict_into_shards(shapes, max_shard_size=LARGEST)
     for file, members in split.filename_to_tensors.items():
         path = folder / file
         path.touch()
         mode = path.stat().st_mode
-        save_file({new: plan.tensor(names[new], tensors.read(names[new])) for new in members}, path, FORMAT)
+        save_file({new: plan.tensor(names[new], tensors[names[new]]) for new in members}, path, FORMAT)
         path.chmod(mode)  # safetensors writes files that only their owner can read
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
@@ -225,44 +169,41 @@ BESIDE = (
 )  # fmt: skip
 
 
-def copy_beside(folder: Path, target: Path) -> None:
-    """Copy tokenizer, generation settings and licences from the folder of a model to `target`."""
+def copy_beside(folder: Path | None, model: Model, target: Path) -> None:
+    """Copy tokenizer, generation settings and licences from the folder of a model (None: a GGUF file) to `target`."""
     from transformers import GenerationConfig
 
-    for path in (path for pattern in BESIDE for path in sorted(folder.glob(pattern)) if path.is_file()):
-        copy = target / path.relative_to(folder)
-        copy.parent.mkdir(exist_ok=True)
-        shutil.copyfile(path, copy)
-    if not (target / GENERATION).exists():
+    settings: Any = model.config
+    if folder is None:
+        model.tokenizer.save_pretrained(target)
+    else:
+        for path in (path for pattern in BESIDE for path in sorted(folder.glob(pattern)) if path.is_file()):
+            copy = target / path.relative_to(folder)
+            copy.parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, copy)
         # Read from the file, because transformers removes these settings from a configuration that it loads.
-        found = GenerationConfig.from_model_config(storage.read_json(folder / "config.json"))
+        settings = storage.read_json(folder / "config.json")
+    if not (target / GENERATION).exists():
         # `save_pretrained` would refuse what loading accepts, such as a temperature without sampling.
-        found.to_json_file(target / GENERATION)
+        GenerationConfig.from_model_config(settings).to_json_file(target / GENERATION)
 
 
 def write_config(config: Any, folder: Path) -> None:
-    """Write config.json so that it is read back unchanged. Raises InputError if that is impossible."""
+    """Write config.json so that it is read back unchanged."""
     from transformers import AutoConfig
 
-    def lost() -> list[str]:
-        read = AutoConfig.from_pretrained(folder, trust_remote_code=False).to_dict()
-        return list(_changed(config.to_dict(), read))
-
     config.save_pretrained(folder)
-    if lost():
+    read = AutoConfig.from_pretrained(folder, trust_remote_code=False).to_dict()
+    if _differs(config.to_dict(), read):
         # `save_pretrained` omits settings equal to a default, but a default can depend on another setting.
         config.to_json_file(folder / "config.json", use_diff=False)
-    if names := lost():
-        raise InputError(
-            f"a {config.model_type} configuration loses {', '.join(names)} when it is saved: it cannot be exported."
-        )
 
 
-def _changed(wanted: Mapping[str, Any], read: Mapping[str, Any]) -> Iterator[str]:
-    """The names of settings whose values changed between writing and reading."""
-    for name, value in wanted.items():
-        other = read.get(name, value)
-        if isinstance(value, Mapping) and isinstance(other, Mapping):
-            yield from (f"{name}.{inner}" for inner in _changed(value, other))
-        elif name not in ("transformers_version", "_name_or_path") and other != value:
-            yield name
+def _differs(wanted: Mapping[str, Any], read: Mapping[str, Any]) -> bool:
+    """Whether a setting, at any depth, is not read as it was wanted."""
+    return any(
+        _differs(value, read.get(name, value))
+        if isinstance(value, Mapping) and isinstance(read.get(name, value), Mapping)
+        else name not in ("transformers_version", "_name_or_path") and read.get(name, value) != value
+        for name, value in wanted.items()
+    )

@@ -1,8 +1,5 @@
 """Cut the blocks of a mask out of a GGUF file, and prove that the smaller file equals the masked model.
 
-depth-pruning export CELL_OR_MASK out=FILE.gguf
-depth-pruning export --drop 3,7,12 out=FILE.gguf model=local model.path=MODEL.gguf
-
 No weight is dequantised: tensors are copied byte by byte, with new block numbers in their names. For the proof,
 transformers loads both files and dequantises them in the same way.
 """
@@ -13,7 +10,7 @@ import contextlib
 import io
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,15 +18,14 @@ from typing import Any
 from pruning.core import storage
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
-from pruning.core.storage import file_sha256, sweep
+from pruning.core.storage import file_sha256
 from pruning.core.units import bytes_text
 from pruning.export import output_dir, verify
 from pruning.export.checkpoint import ModelSizes
 from pruning.export.model_card import CutFile, Facts, facts, model_card
-from pruning.export.plan import parts, zeroed
-from pruning.export.request import Request, reference, settled
+from pruning.export.request import Request, settled
 from pruning.models import gguf, pruned_config
-from pruning.models.gguf import GgufCut, GgufFile
+from pruning.models.gguf import GgufCut
 from pruning.models.handle import Model, directory_name
 from pruning.models.kept_models import gguf_of_package
 from pruning.models.model_files import find_files, in_gguf
@@ -44,28 +40,21 @@ def export_gguf(wanted: Request) -> Facts:
     Raises MismatchError if the written file does not give the logits of the masked model.
     """
     wanted = settled(wanted)
-    for name, given in (("healing", wanted.heal_record), ("repair", wanted.repair)):
-        if given is not None:
-            raise InputError(f"the {name} of the cell changes weights, and {CONVERT}.")
+    changing = {"the healing": wanted.healed, "the repair": wanted.repair}
+    for name, given in {**changing, "a mask over parts of blocks": wanted.mask.unit != "block"}.items():
+        if given:
+            raise InputError(f"{name} changes weights, and {CONVERT}.")
     output_dir.check_place(wanted.out, wanted.model)
     path, settings = find_gguf(wanted.model)
     if wanted.out == path.resolve():
         raise InputError(f"out={wanted.out} is the file that is to be cut: choose another file.")
     # The record of the new file. Without `force`, an earlier file is replaced only if its record is the same.
-    digest = file_sha256(path)
-    record = {"mask": wanted.mask.to_json(), "source_sha256": digest}
-    blocks = Mask(wanted.mask.n_blocks, wanted.mask.gone)
-    cut = gguf.plan_gguf(gguf.open_gguf(path), blocks, record)
+    record = {"mask": wanted.mask.to_json(), "source_sha256": file_sha256(path)}
+    cut = gguf.plan_gguf(gguf.open_gguf(path), wanted.mask, record)
     size = gguf.size_of(cut)
     check_gguf_target(wanted.out, record, wanted.force)
     output_dir.check_space(wanted.out, size)
-    idle, goal = 0, None
-    if wanted.verify or parts(wanted.mask):
-        model = load_dense(settings)
-        zeros, idle = zeroed(model, parts(wanted.mask))
-        cut = replace(cut, zeros=_holding(cut.file, zeros))
-        goal = verify.expected(model, wanted.mask) if wanted.verify else None
-        del model
+    goal = verify.expected(load_dense(settings), wanted.mask) if wanted.verify else None
     with output_dir.staging_directory(wanted.out) as partial:
         smaller = partial / wanted.out.name
         log.info("writing %s", bytes_text(size))
@@ -76,29 +65,26 @@ def export_gguf(wanted: Request) -> Facts:
         proof, moved = verify.UNPROVEN, False
         if goal is not None:
             log.info("reloading and comparing")
-            proof, moved = _proven(smaller, goal, settings, wanted)
+            proof, moved = _proven(smaller, goal, settings, wanted.mask)
         check_gguf_target(wanted.out, record, wanted.force)  # the target can have changed meanwhile
         listed = f"{cut.file.architecture}.{gguf.PATTERN}" if moved or cut.lists else None
-        written = CutFile(wanted.out.name, file_sha256(smaller), len(cut.zeros), listed)
-        found = _facts(wanted, cut, idle, proof, written)
+        found = _facts(wanted, cut, proof, CutFile(wanted.out.name, file_sha256(smaller), listed))
         smaller.replace(wanted.out)
         storage.write_text(card_of(wanted.out), model_card(found))
     return found
 
 
-def _facts(wanted: Request, cut: GgufCut, idle: int, proof: str, file: CutFile) -> Facts:
+def _facts(wanted: Request, cut: GgufCut, proof: str, file: CutFile) -> Facts:
     source, kept = cut.file, cut.kept
-    largest = sorted(kept, key=lambda tensor: -len(tensor.data))
     every = list(source.tensors.values())
     parameters = [sum(tensor.parameters for tensor in tensors) for tensors in (every, kept)]
     sizes = [sum(len(tensor.data) for tensor in tensors) for tensors in (every, kept)]
-    digest = cut.record["source_sha256"][:16]
+    largest = sorted(kept, key=lambda tensor: -len(tensor.data))
     return facts(
         wanted,
-        source=f"the GGUF file of the SHA-256 `{digest}` ({directory_name(source.path)})",
+        source=f"the GGUF file of the SHA-256 `{cut.record['source_sha256'][:16]}` ({directory_name(source.path)})",
         dtype=", ".join(dict.fromkeys(tensor.kind_name for tensor in largest)),
         sizes=ModelSizes(*parameters, *sizes),
-        idle=idle,
         proof=proof,
         inherited={"license": licence} if (licence := source.value("general.license")) else {},
         file=file,
@@ -132,23 +118,6 @@ def find_gguf(settings: Model) -> tuple[Path, Model]:
     )
 
 
-def _holding(file: GgufFile, names: Iterable[str]) -> frozenset[str]:
-    """The tensors in the file that hold the weights `names` of the model. Raises InputError if one is not found."""
-    from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
-
-    kinds = {name: kind for kind, name in MODEL_ARCH_NAMES.items()}
-    table, found = get_tensor_name_map(kinds[file.architecture], file.n_blocks), set[str]()
-    for name in names:
-        stem = table.get_name(name, try_suffixes=(".weight", ".bias")) or ""
-        if not (here := [one for one in (stem, f"{stem}.weight") if one in file.tensors]):
-            raise InputError(
-                f"{file.path}: no tensor is found for the weight {name}. Remove whole blocks, or export a directory "
-                "(out=DIR) and convert that."
-            )
-        found.add(here[0])
-    return frozenset(found)
-
-
 # The proof with transformers: the cut file must give the same logits as the whole file under the mask.
 
 
@@ -158,15 +127,10 @@ def load_dense(settings: Model) -> Any:
         with contextlib.redirect_stderr(io.StringIO()):  # transformers' progress bar ignores its settings
             return settings.load_anew().module
     except InputError as error:
-        if "not supported" in str(error):
-            raise InputError(
-                f"{error} With verify=false the file is cut without a comparison; a mask.json is then needed, "
-                "because transformers cannot load the file."
-            ) from error
-        raise
+        raise InputError(f"{error} With verify=false the file is cut without a comparison.") from error
 
 
-def _proven(path: Path, goal: verify.Expected, settings: Model, wanted: Request) -> tuple[str, bool]:
+def _proven(path: Path, goal: verify.Expected, settings: Model, mask: Mask) -> tuple[str, bool]:
     """How the file was checked, in words, and whether its blocks' kinds no longer follow from their new numbers.
 
     `settings` are those of the whole file. If transformers derives wrong kinds (sliding or full attention) from the
@@ -174,13 +138,11 @@ def _proven(path: Path, goal: verify.Expected, settings: Model, wanted: Request)
     """
     from transformers import AutoConfig
 
-    mask = wanted.mask
-    config = pruned_config.pruned_config(settings.config, Mask(mask.n_blocks, mask.gone))
+    config = pruned_config.pruned_config(settings.config, mask)
     where, options = in_gguf(path)
     own = AutoConfig.from_pretrained(where, **options, trust_remote_code=False)
     moved = _kinds(own) != _kinds(config)
-    config = config if moved else own
-    return verify.compare_export(where, goal, settings, reference(wanted), config, **options), moved
+    return verify.compare_export(where, goal, settings, config if moved else own, **options), moved
 
 
 def _kinds(config: Any) -> Any:
@@ -201,15 +163,9 @@ def check_gguf_target(out: Path, record: Mapping[str, Any], force: bool = False)
     An existing file is replaced only if it has a record of this program. Unless `force` is true, its record must also
     have the entries of `record`: `source_sha256` (of the file that is cut) and `mask`, if they are known.
     """
-    try:
-        sweep(out.parent)
-        if out.is_dir():
-            raise InputError(
-                f"{out} is a directory: give a file, or a directory whose name has another ending."
-            )
-        output_dir.check_writable(out)
-    except OSError as error:
-        raise InputError(f"{out} cannot be written ({error.strerror}): choose another file.") from error
+    output_dir.check_writable(out)
+    if out.is_dir():
+        raise InputError(f"{out} is a directory: give a file, or a directory whose name has another ending.")
     if not out.exists():
         if card_of(out).exists():
             raise InputError(

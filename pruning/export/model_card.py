@@ -1,6 +1,6 @@
 """The texts of an export: its model card with metadata for the hub, and three printed lines.
 
-The card is a template (`card.md.jinja`); this module computes the values that it prints.
+The texts are templates (`*.jinja`); this module has the facts and functions that they use.
 """
 
 from __future__ import annotations
@@ -39,14 +39,13 @@ Which = Literal["pruned", "healed"]
 
 @dataclass(frozen=True)
 class CutFile:
-    """A GGUF file that was written: its name, its digest, and the number of tensors whose values were changed.
+    """A GGUF file that was written: its name and its digest.
 
     If the kinds of blocks no longer follow from the blocks' numbers, `listed` is the key that lists them; else None.
     """
 
     name: str
     sha256: str
-    changed: int
     listed: str | None
 
 
@@ -128,7 +127,7 @@ def model_card(facts: Facts) -> str:
     """The text of the model card, with metadata for the hub."""
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-    measured = [
+    results = [
         EvalResult(
             task_type="text-generation",
             dataset_type=name.partition("/")[2] or name,
@@ -137,7 +136,7 @@ def model_card(facts: Facts) -> str:
             metric_name=name,
             metric_value=facts.result["evaluation"][facts.which][name] if facts.result else None,
         )
-        for name, _, _ in metrics(facts.result, facts.which)
+        for name in measured(facts.result, facts.which)
     ]
     known = {base: {"license": licence} for base, licence in PACKAGED.values()}
     data = ModelCardData(
@@ -146,95 +145,34 @@ def model_card(facts: Facts) -> str:
         library_name="transformers" if facts.file is None else "gguf",
         pipeline_tag="text-generation",
         tags=["depth-pruning", "pruned"],
-        model_name=facts.name if measured else None,  # only valid together with results
-        eval_results=measured or None,
+        model_name=facts.name if results else None,  # only valid together with results
+        eval_results=results or None,
     )
-    text = (
-        _templates()
-        .get_template("card.md.jinja")
-        .render(**vars(facts), share=facts.share, **_measurements(facts))
-    )
-    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}"))
+    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{_rendered('card.md.jinja', facts)}"))
 
 
-def _measurements(facts: Facts) -> dict[str, Any]:
-    """The card's values besides the facts: counts of parts of blocks, how the mask was chosen, what was measured."""
-    mask, result = facts.mask, facts.result
-    lone = [u % 2 for u in mask.dropped if u // 2 not in mask.gone] if mask.unit == "sublayer" else []
-    found: dict[str, Any] = {
-        "lone": [lone.count(kind) for kind in (0, 1)],
-        "in_use": [sum(unit % 2 == kind for unit in mask.kept) for kind in (0, 1)],
-        "measured": [name for name, _, _ in metrics(result)],
-        "unmeasured": unmeasured(result),
-        "unrepaired": False,
-        "selection": None,
-        "speed": None,
-        "number": number,
-        "certain": None,
-    }
-    if result is None:
-        return found
-    evaluation = result["evaluation"]
-    chosen = None if facts.healed is None else facts.healed.get("selection")
-    if chosen is not None and chosen["changed"]:
-        trials = [trial["dropped"] for trial in chosen["rounds"][0]]
-        loss = chosen["losses"][trials.index(Mask.from_json(chosen["mask"]).listed())]
-        own = " ".join(Mask.from_json(result["mask"]).names())
-        found["selection"] = {"own": own, "trained": len(trials), "loss": loss}
-    first = "pruned as searched" if found["selection"] else "pruned"
-    plain, changed = evaluation.get("uncompensated"), "repaired" if "repair" in result else "compensated"
-    pruned = [(first, evaluation["pruned"])]
-    if plain is not None:
-        pruned = [(first, plain), (changed, evaluation["pruned"])]
-    healed = [("healed", evaluation["healed"])] if "healed" in evaluation else []
-    return found | {
-        "models": [("dense", evaluation["dense"]), *pruned, *healed],
-        "overlap": list(evaluation.get("overlap", {}).items()),
-        "how": [_how(name, evaluation) for name in found["measured"]],
-        "speed": evaluation.get("speed"),
-        "certain": certainty(result["margins"]) if "margins" in result else None,
-        "unrepaired": "repair" in result and not records.is_repaired(result["repair"]),
-    }
-
-
-def _how(name: str, evaluation: Mapping[str, Any]) -> tuple[str, str, bool, list[tuple[str, str]], str]:
-    """A metric's name, its main metric, whether it is lm-eval's plain `acc`, its settings, its data's digest."""
+def settings_of(name: str, evaluation: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """How a metric was measured: each setting with its value as JSON, without paths and settings that are null."""
     how = dict(records.leaves(portable(evaluation.get("how", {}).get(name, {}))))
-    settings = [(k, json.dumps(value, ensure_ascii=False)) for k, value in how.items() if value is not None]
-    digest = evaluation.get("data", {}).get(name, "")[:16]
-    return name, records.main_of(name), records.kind_of(name) == "acc_plain", settings, digest
+    return [(k, json.dumps(value, ensure_ascii=False)) for k, value in how.items() if value is not None]
 
 
 def summary(facts: Facts, out: Path) -> str:
     """Three lines: how the metrics change, what is removed with sizes and speed, and where the model is."""
-    sizes, mask, used = facts.sizes, facts.mask, facts.sizes.parameters - facts.idle
-    measured = [
-        f"{name} {before} -> {after}" + (f": {facts.changes[name]}" if name in facts.changes else "")
-        for name, before, after in metrics(facts.result, facts.which)
-    ]
-    return "\n".join(
-        [
-            f"quality {', '.join(measured) or f'not measured: {unmeasured(facts.result)}'}",
-            f"removed {facts.share} ({mask}: {' '.join(mask.names())}), "
-            f"{sizes.dense_parameters:,} -> {used:,} parameters{' in use' if facts.idle else ''}, "
-            f"{bytes_text(sizes.dense_bytes)} -> {bytes_text(sizes.bytes)} in {facts.dtype}"
-            f"{speedup_text(facts.result)}",
-            f"model   {out} ({facts.proof})",
-        ]
-    )
+    return _rendered("summary.txt.jinja", facts, which=facts.which, out=out).rstrip()
+
+
+def _rendered(template: str, facts: Facts, **more: Any) -> str:
+    return str(_templates().get_template(template).render(**vars(facts), share=facts.share, **more))
 
 
 # A result's measurements as text.
 
 
-def metrics(result: DoneResult | None, which: Which = "pruned") -> Iterator[tuple[str, str, str]]:
-    """Yield each metric's name, its value for the dense model, and that for the pruned or healed model, as text."""
-    if result is None:
-        return
-    dense, pruned = result["evaluation"]["dense"], result["evaluation"].get(which, {})
-    for name in records.metrics_among(pruned):
-        if isinstance(pruned[name], (int, float)):
-            yield name, number(name, dense), number(name, pruned)
+def measured(result: DoneResult | None, which: Which = "pruned") -> list[str]:
+    """The names of the metrics of the pruned or healed model."""
+    found: Mapping[str, Any] = result["evaluation"].get(which, {}) if result is not None else {}
+    return [name for name in records.metrics_among(found) if isinstance(found[name], (int, float))]
 
 
 def number(name: str, values: Mapping[str, Any]) -> str:
@@ -249,17 +187,6 @@ def number(name: str, values: Mapping[str, Any]) -> str:
 def unmeasured(result: DoneResult | None) -> str:
     """The reason why a result has no metrics."""
     return "the mask does not come from a cell" if result is None else "its cell was evaluated for speed only"
-
-
-def speedup_text(result: DoneResult | None) -> str:
-    """The speedup over the dense model (ratio of tokens per second), in a few words; empty if it was not measured."""
-    if result is None or (speed := result["evaluation"].get("speed")) is None:
-        return ""
-    run = speed["runs"][0]
-    return (
-        f"; {run['ratio']['prefill']:.2f}x prefill, {run['ratio']['decode']:.2f}x decode "
-        f"(batch {run['batch']}, prompt {run['prompt']}, {speed['device']})"
-    )
 
 
 # The commands that reproduce an export.
@@ -306,6 +233,17 @@ def _templates() -> Any:
         undefined=StrictUndefined,
         autoescape=False,
     )
+    found.globals |= {
+        "certainty": certainty,
+        "is_repaired": records.is_repaired,
+        "kind_of": records.kind_of,
+        "main_of": records.main_of,
+        "mask_of": Mask.from_json,
+        "measured": measured,
+        "number": number,
+        "settings_of": settings_of,
+        "unmeasured": unmeasured,
+    }
     found.filters |= {
         "as": format,
         "bytes": bytes_text,

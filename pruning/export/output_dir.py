@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ RECORD = "depth_pruning.json"
 TEMPLATES = (
     "additional_chat_templates"  # transformers' folder for further templates, the only folder in an export
 )
-CURE = "Move these files away, or choose another directory (force=true does not replace them)."
+CURE = "Move this away, or choose another directory (force=true does not replace it)."
 
 
 def directory(out: str | Path) -> Path:
@@ -60,11 +59,15 @@ def check_place(out: Path, model: Model) -> None:
 
 
 def check_writable(out: Path) -> None:
-    """Raise OSError if nothing can be created or replaced at `out`."""
-    parent = next(folder for folder in out.parents if folder.exists())
-    for folder in (parent, *([out] if out.is_dir() else [])):
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+    """Raise InputError if nothing can be created or replaced at `out`. Old unfinished parts beside it are removed."""
+    try:
+        sweep(out.parent)
+        parent = next(folder for folder in out.parents if folder.exists())
+        for folder in (parent, *([out] if out.is_dir() else [])):
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+    except OSError as error:
+        raise InputError(f"{out} cannot be written ({error.strerror}): choose another place.") from error
 
 
 def check_space(out: Path, needed: int) -> None:
@@ -85,41 +88,23 @@ def check_target(out: Path) -> Mapping[str, Any] | None:
 
     Raises InputError if `out` cannot be written, or holds anything but unchanged files of an earlier export.
     """
-    try:
-        sweep(out.parent)
-        if out.exists() and not out.is_dir():
-            raise InputError(f"{out} is a file: give a directory, or a file that ends in .gguf.")
-        check_writable(out)
-        if not out.exists():
-            return None
-        if os.path.ismount(out):
-            raise InputError(f"{out} is a mount point, which cannot be replaced: give a directory in it.")
-        return _earlier_export(out)
-    except OSError as error:
-        raise InputError(
-            f"{out} cannot be used for an export ({error.strerror}): choose another directory."
-        ) from error
-
-
-def _earlier_export(out: Path) -> Mapping[str, Any] | None:
-    """The record of the export in the directory `out`; None if the directory is empty. All files are read."""
-    if not (names := sorted(path.name for path in out.iterdir())):
+    check_writable(out)
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file: give a directory, or a file that ends in .gguf.")
+    if not (names := sorted(path.name for path in out.iterdir()) if out.exists() else []):
         return None
     path, record = out / RECORD, None
     with suppress(DamagedError, OSError):
         record = storage.read_json(path) if path.is_file() and not path.is_symlink() else None
     if not isinstance(record, dict) or not isinstance(record.get("files"), dict):
-        raise InputError(
-            f"{out} holds {_listed(names)}, and no export of this program. "
-            "Move the directory away, or choose another (force=true does not replace it)."
-        )
+        raise InputError(f"{out} holds {names[0]}, and no export of this program. {CURE}")
     files: Mapping[str, str] = record["files"]
     own = {RECORD, *files, *(str(Path(name).parent) for name in files)}
     there = {str(path.relative_to(out)): path for path in sorted(out.rglob("*"))}
     if foreign := [name for name, path in there.items() if name not in own or path.is_symlink()]:
-        raise InputError(f"{out} holds {_listed(foreign)}, which the export there did not write. {CURE}")
+        raise InputError(f"{out} holds {foreign[0]}, which the export there did not write. {CURE}")
     if changed := [name for name in files if name in there and file_sha256(there[name]) != files[name]]:
-        raise InputError(f"{out}: {_listed(changed)} changed after the export there was written. {CURE}")
+        raise InputError(f"{out}: {changed[0]} changed after the export there was written. {CURE}")
     found: Mapping[str, Any] = record
     return found
 
@@ -143,11 +128,6 @@ def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     files = {str(path.relative_to(folder)): file_sha256(path) for path in paths}
     storage.write_record(folder / RECORD, {**record, "files": files})
-
-
-def _listed(names: Sequence[str]) -> str:
-    """Up to five names, and the number of the others."""
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 # Write beside the target, then move the complete directory into place.

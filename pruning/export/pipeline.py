@@ -1,22 +1,15 @@
-"""Write a model without the removed blocks, and prove that it equals the masked model.
-
-depth-pruning export CELL_OR_MASK out=DIR                  a finished cell's folder, or a mask.json and model=NAME
-depth-pruning export --drop 3,7,12 out=DIR model=local model.path=MODEL
-depth-pruning export CELL_OR_MASK out=FILE.gguf            the same for a GGUF file (gguf_export.py)
-"""
+"""Write a model without the removed blocks, and prove that it equals the masked model (`depth-pruning export`)."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pruning.core import storage
 from pruning.core.errors import InputError
-from pruning.core.mask import Mask
-from pruning.core.terminal import guarded, prepare_process
+from pruning.core.terminal import command_words, guarded
 from pruning.core.units import bytes_text
 from pruning.export import model_card, output_dir, request
 from pruning.export.model_card import Facts
@@ -34,10 +27,7 @@ log = logging.getLogger(__name__)
 def main() -> None:
     """The entry point of `depth-pruning export`."""
     with guarded():
-        prepare_process()
-        logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-        logging.getLogger("pruning").setLevel(logging.INFO)
-        wanted = request.parse(sys.argv[1:])
+        wanted = request.parse(command_words())
         print(model_card.summary(written(wanted), wanted.out))  # noqa: T201 - the command's output
 
 
@@ -81,20 +71,14 @@ def export(wanted: Request) -> Facts:
         log.info("writing %s", bytes_text(cut.sizes.bytes))
         assert cut.tensors is not None
         checkpoint.write_shards(cut.tensors, cut.plan, staged)
-        if cut.folder is not None:
-            checkpoint.copy_beside(cut.folder, staged)
-        else:
-            assert isinstance(cut.tensors, checkpoint.Loaded)
-            wanted.model.tokenizer.save_pretrained(staged)
-            cut.tensors.generation.save_pretrained(staged)
+        checkpoint.copy_beside(cut.folder, wanted.model, staged)
         checkpoint.write_config(cut.config, staged)
         # The weights are freed, so that they are not in memory twice when the written model is loaded.
         cut = dataclasses.replace(cut, tensors=None, plan=dataclasses.replace(cut.plan, values={}))
         proof = verify.UNPROVEN
         if goal is not None:
             log.info("reloading and comparing")
-            of = request.reference(wanted)
-            proof = verify.compare_export(staged, goal, wanted.model, of)
+            proof = verify.compare_export(staged, goal, wanted.model)
         found = _facts(wanted, cut, proof)
         (staged / "README.md").write_text(model_card.model_card(found), encoding="utf-8")
         output_dir.write_record(staged, {**_record(wanted, found), **identity})
@@ -128,10 +112,8 @@ def _facts(wanted: Request, cut: Cut, proof: str) -> Facts:
         kind = "a GGUF file" if settings.gguf_file else "a directory"
         source = f"{kind} of the digest `{settings.files.digest[:16]}`"
     else:
-        source = settings.origin
-        if settings.revision:
-            source += f" at {settings.revision}"
-        elif settings.source == "packaged":
+        source = f"{settings.origin} at {settings.revision}" if settings.revision else settings.origin
+        if settings.source == "packaged":
             source += f", whose GGUF ({PACKAGED[settings.path].file}) is dequantised"
     return model_card.facts(
         wanted,
@@ -175,15 +157,13 @@ def check_export(cell: Cell) -> None:
         raise InputError(f"export={out}: {FACTORS}")
     output_dir.check_place(out, cell.model)
     if is_gguf(out):
-        if cell.heal.trains or not isinstance(cell.compensation, NoCompensation):
-            changing = "healing" if cell.heal.trains else "a compensation"
+        whole = cell.removal.mask_unit == "block"
+        if cell.heal.trains or not isinstance(cell.compensation, NoCompensation) or not whole:
             raise InputError(
-                f"{changing} changes weights, and the tensors of {out} are copies: choose heal=none "
-                "compensation=none, or export a directory (export=DIR) and convert it (docs/gguf.md)."
+                f"the tensors of {out} are copies, so no weight may change: choose heal=none compensation=none "
+                "unit=block, or export a directory (export=DIR) and convert it (docs/gguf.md)."
             )
-        mask = None if (done := cell.done()) is None else Mask.from_json(done["mask"])
-        mask = mask and (mask.as_blocks() or mask)  # as an export records it
-        check_gguf_target(out, {"mask": None if mask is None else mask.to_json()})
+        check_gguf_target(out, {"mask": None if (done := cell.done()) is None else done["mask"]})
         check_known(open_gguf(find_gguf(cell.model)[0]))
     elif cell.results.is_relative_to(out):
         raise InputError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,12 +16,11 @@ from pruning.core.mask import Mask
 from pruning.export import verify
 from pruning.export.checkpoint import (
     BESIDE,
-    Checkpoint,
-    Loaded,
     ModelSizes,
     TensorPlan,
-    Tensors,
     block_prefix,
+    own_tensors,
+    stored_tensors,
 )
 from pruning.export.request import Request
 from pruning.models import pruned_config
@@ -41,15 +39,15 @@ class Cut:
     """The planned output: its configuration, the plan for each tensor, and the sizes of both models.
 
     If the model is on the hub, `settings` name its commit. `folder` holds the safetensors files of the model that is
-    cut, and `tensors` reads them; both are None if only transformers can read the weights (GGUF). `idle` is the
-    number of parameters in the output that belong to removed parts of blocks.
+    cut, and `tensors` are those in them; both are None if only transformers can read the weights (GGUF). `idle` is
+    the number of parameters in the output that belong to removed parts of blocks.
     """
 
     settings: Model
     folder: Path | None
     config: Any
     plan: TensorPlan
-    tensors: Tensors | None
+    tensors: Mapping[str, Tensor] | None
     sizes: ModelSizes
     idle: int = 0
 
@@ -81,8 +79,8 @@ def plan_cut(wanted: Request) -> Cut:
     dense, smaller = pruned_config.check_same_blocks(source, config, blocks)
     config.name_or_path = ""  # do not publish the local path
     config.architectures = config.architectures or [type(dense).__name__]
-    tensors = None if folder is None else Checkpoint(folder)
-    shapes = (tensors or Loaded(dense)).shapes()
+    tensors = None if folder is None else stored_tensors(folder)
+    shapes = tensors or own_tensors(dense)
     # Modules that transformers keeps in float32 even if another dtype is requested.
     strict, usual = dense._keep_in_fp32_modules_strict or (), dense._keep_in_fp32_modules or ()
     keep = {"float16": {*strict, *usual}, "bfloat16": {*strict}}.get(wanted.model.dtype, set())
@@ -99,7 +97,6 @@ def plan_cut(wanted: Request) -> Cut:
 def _find_source(settings: Model) -> tuple[Model, Any, Path | None]:
     """A model's settings, configuration and folder (GGUF: None). Downloads a hub model's files; reads no weights."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
     from transformers import AutoConfig
 
     settings.check()
@@ -114,11 +111,10 @@ def _find_source(settings: Model) -> tuple[Model, Any, Path | None]:
     try:
         with quiet():
             found = snapshot_download(settings.path, revision=settings.revision, allow_patterns=patterns)
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+    except (OSError, ValueError) as error:
         raise UnreachableError(
-            f"model {settings.name} ({settings.path}) cannot be fetched ({first_line(error)}). If it is gated, "
-            "accept its terms on the hub and log in with `hf auth login`; without a network, use model=local "
-            "model.path=DIR."
+            f"the weights of model {settings.name} ({settings.path}) cannot be fetched ({first_line(error)}): run "
+            "the command again with a network, or give them with model=local model.path=DIR."
         ) from error
     folder = Path(found)
     return replace(settings, revision=folder.name), config, folder  # the folder's name is the commit
@@ -131,13 +127,6 @@ def _find_source(settings: Model) -> tuple[Model, Any, Path | None]:
 # weights of a changed block to the form of the checkpoint.
 # No standard architecture has blocks without attention or MLP. So if a part of a block is removed, the checkpoint
 # keeps both parts, and the output weights of the removed part become zeros.
-
-
-def parts(mask: Mask) -> tuple[int, ...]:
-    """The removed sub-layers whose block keeps its other sub-layer; empty if the mask is over blocks."""
-    if mask.unit == "block":
-        return ()
-    return tuple(unit for unit in mask.dropped if unit // 2 not in mask.gone)
 
 
 def changed(wanted: Request, cut: Cut) -> tuple[Cut, verify.Expected | None]:
@@ -153,13 +142,14 @@ def changed(wanted: Request, cut: Cut) -> tuple[Cut, verify.Expected | None]:
     if (record := wanted.heal_record) is not None:
         assert wanted.folder is not None
         healed = read_weights(wanted.folder / record["folder"], record)
-    removed = parts(wanted.mask)
+    mask = wanted.mask
+    removed = [] if mask.unit == "block" else [unit for unit in mask.dropped if unit // 2 not in mask.gone]
     needed = bool(removed or healed) or wanted.repair is not None
     if not (wanted.verify or needed or cut.tensors is None):
         return cut, None
     log.info("loading %s in %s", wanted.model.name, verify.comparison_dtype(wanted.model.dtype))
     model = verify.load_rounded(wanted.model, cut.plan.precision)
-    tensors = cut.tensors or Loaded(model)
+    tensors = cut.tensors or own_tensors(model)
     folded = {} if wanted.repair is None else folded_weights(model, wanted.repair, cut.plan.precision)
     folded = {name: values for name, values in folded.items() if name not in healed}
     zeros, idle = zeroed(model, removed)
@@ -171,7 +161,7 @@ def changed(wanted: Request, cut: Cut) -> tuple[Cut, verify.Expected | None]:
     with torch.no_grad():
         for name, values in new.items():
             weights[name].copy_(values.to(cut.plan.precision(name, values.dtype)))
-    goal = verify.expected(model, wanted.mask) if wanted.verify else None
+    goal = verify.expected(model, mask) if wanted.verify else None
     if new:
         cut = replace(cut, plan=replace(cut.plan, values=_stored_values(cut.plan, model, new, tensors)))
     return replace(cut, tensors=tensors, idle=idle), goal
@@ -192,7 +182,7 @@ def zeroed(model: Any, removed: Sequence[int]) -> tuple[dict[str, Tensor], int]:
 
 
 def _stored_values(
-    plan: TensorPlan, model: Any, changed: Iterable[str], tensors: Tensors
+    plan: TensorPlan, model: Any, changed: Iterable[str], tensors: Mapping[str, Tensor]
 ) -> dict[tuple[int, str], Tensor]:
     """The tensors that a checkpoint stores for blocks with changed weights, by block number and rest of the name.
 
@@ -200,7 +190,7 @@ def _stored_values(
     """
     from transformers.core_model_loading import revert_weight_conversion
 
-    stored = {plan.block_and_tail(name): tensor.shape for name, tensor in tensors.shapes().items()}
+    stored = {plan.block_and_tail(name): tensor.shape for name, tensor in tensors.items()}
     blocks, found = f"{find_blocks(model).path}.", dict[tuple[int, str], Tensor]()
     for block in sorted({int(name.removeprefix(blocks).partition(".")[0]) for name in changed}):
         path = f"{blocks}{block}."
@@ -221,8 +211,6 @@ def _stored_values(
 
 def by_tail(path: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors by the part of their names after the block's number; `path` is the block's path in the model."""
-    list_name, number = path.split(".")[-3:-1]
-    names = {
-        name: re.match(rf"(?:[^.\d][^.]*\.)*?{re.escape(list_name)}\.{number}\.(.*)", name) for name in state
-    }
-    return {match[1]: state[name] for name, match in names.items() if match is not None}
+    numbered = f".{'.'.join(path.split('.')[-3:-1])}."  # such as `.layers.3.`
+    tails = {f".{name}".partition(numbered)[2]: tensor for name, tensor in state.items()}
+    return {tail: tensor for tail, tensor in tails.items() if tail}

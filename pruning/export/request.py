@@ -7,11 +7,11 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import yaml
 
-from pruning.config.app import build_option
+from pruning.config.app import build_option, check_settings
 from pruning.core import storage
 from pruning.core.errors import DamagedError, InputError, unknown
 from pruning.core.mask import Mask
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from pruning.models.output_maps import Repair
 
 SETTINGS = ("out", "force", "verify", "healed", "model")
+FLAGS = ("force", "verify", "healed")
 USAGE = """depth-pruning export CELL_OR_MASK out=DIR [model=NAME] [model.SETTING=VALUE ...]
        depth-pruning export --drop 3,7,12 out=DIR [model=NAME] [model.SETTING=VALUE ...]
-       depth-pruning export --drop "a3 m7 b12" out=DIR [model=NAME] [model.SETTING=VALUE ...]
        depth-pruning export ... out=FILE.gguf [...]"""
 MORE = """CELL_OR_MASK is the folder of a finished cell, or a mask.json. model=NAME is an option of the group model
 (default smollm2); for any other directory or a GGUF file, give model=local model.path=PATH. For a cell, leave the
@@ -46,8 +46,6 @@ blocks are cut out. healed=true writes the weights of the cell's healing (`depth
 the comparison with the masked model. An export replaces an earlier export of the same model and
 mask; force=true replaces any earlier export. A directory that holds anything else, or a changed file, is never
 replaced."""
-
-
 FACTORS = (
     "the factors of compensation=magnitude multiply the hidden state, which no standard checkpoint can do: choose "
     "compensation=none or linear."
@@ -88,12 +86,6 @@ def is_gguf(out: Path) -> bool:
     return out.suffix.lower() == ".gguf"
 
 
-def reference(wanted: Request) -> str:
-    """A name for what the written model must equal, such as `masked model` or `masked, repaired and healed model`."""
-    done = [word for word, part in (("repaired", wanted.repair), ("healed", wanted.healed)) if part]
-    return f"{', '.join(['masked', *done[:-1]])} and {done[-1]} model" if done else "masked model"
-
-
 def settled(wanted: Request) -> Request:
     """The same request; if its mask removes whole blocks only, the mask becomes one over blocks.
 
@@ -122,6 +114,10 @@ def parse(arguments: Sequence[str]) -> Request:
         group, dot, _ = name.partition(".")
         if group not in SETTINGS or (dot and group != "model"):
             raise unknown("setting", name, SETTINGS)
+    for name in FLAGS:
+        if (text := settings.get(name, "true")).lower() not in ("true", "false"):
+            raise InputError(f"{name}={text} is not valid: choose true or false.")
+    flags = {name: settings[name].lower() == "true" for name in FLAGS if name in settings}
     if len(paths) + (options.drop is not None) != 1:
         drops = "no --drop" if options.drop is None else "--drop"
         raise InputError(
@@ -143,41 +139,21 @@ def parse(arguments: Sequence[str]) -> Request:
     elif not path.is_file():
         raise InputError(f"{path} does not exist: give a cell folder or a mask file.")
     elif (path.parent / NAME).is_file() and "model" not in settings:
-        wanted = of_cell(path.parent, out, settings, path)
+        if path.name != MASK:
+            raise InputError(
+                f"{path} is not the {MASK} of the cell there: give its model as well (model=NAME)."
+            )
+        wanted = of_cell(path.parent, out, settings)
     else:
         wanted = Request(_model(settings), _mask(path), out)
-    if _truth("healed", settings, False):
-        wanted = of_healed(wanted)
-    return dataclasses.replace(
-        wanted,
-        force=_truth("force", settings, wanted.force),
-        verify=_truth("verify", settings, wanted.verify),
-    )
+    return dataclasses.replace(of_healed(wanted) if flags.get("healed") else wanted, **flags)
 
 
 def _model(settings: Mapping[str, str]) -> Model:
     """The model that the words `model=NAME model.SETTING=VALUE` describe, composed as a launch composes it."""
-    _fields(settings)
     words = [f"{name}={value}" for name, value in settings.items() if name.partition(".")[0] == "model"]
     model: Model = build_option("model", words)
     return model
-
-
-def _fields(settings: Mapping[str, str]) -> dict[str, Any]:
-    """The values of the words `model.SETTING=VALUE`, by setting. Raises InputError if a setting is unknown."""
-    known = [f"model.{item.name}" for item in dataclasses.fields(Model)]
-    given = {name: value for name, value in settings.items() if name.startswith("model.")}
-    for name in given:
-        if name not in known:
-            raise unknown("setting", name, known)
-    return {name.removeprefix("model."): yaml.safe_load(value) for name, value in given.items()}
-
-
-def _truth(name: str, settings: Mapping[str, str], default: bool) -> bool:
-    text = settings.get(name, str(default))
-    if text.lower() not in ("true", "false"):
-        raise InputError(f"{name}={text} is not valid: choose true or false.")
-    return text.lower() == "true"
 
 
 def _mask(path: Path) -> Mask:
@@ -189,13 +165,11 @@ def _mask(path: Path) -> Mask:
 # From the folder of a cell.
 
 
-def of_cell(
-    folder: Path, out: Path, settings: Mapping[str, str] | None = None, mask_file: Path | None = None
-) -> Request:
+def of_cell(folder: Path, out: Path, settings: Mapping[str, str] | None = None) -> Request:
     """The request for the folder of a finished cell; `settings` may give a new `model.path` if the model has moved.
 
-    Raises InputError if the cell is not done, if it was run on another model, or if the mask that it found differs
-    from that in `mask_file` (by default the cell's `mask.json`). Raises DamagedError if the cell's result is damaged.
+    Raises InputError if the cell is not done, if it was run on another model, or if the cell's `mask.json` is not the
+    mask that it found. Raises DamagedError if the cell's result is damaged.
     """
     from pruning.models.output_maps import read_repair
 
@@ -204,21 +178,20 @@ def of_cell(
     if result["status"] != "done":
         raise InputError(f"cell {folder} is not done ({result['status']}): run it again first.")
     try:
-        recorded = dict(result["config"]["model"])
-        option, _ = (recorded.pop(name, None) for name in (OPTION, CLASS))
-        model, revision = Model(**recorded), str(result["model"]["revision"])
+        recorded = result["config"]["model"]
+        known = {name: value for name, value in recorded.items() if name not in (OPTION, CLASS)}
+        model, revision = Model(**known), str(result["model"]["revision"])
         mask, factors = Mask.from_json(result["mask"]), dict(result.get("compensation") or {})
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise DamagedError(f"{folder / NAME} is damaged (it is not a result): run the cell again.") from error
     if any(factor != 1 for factor in factors.values()):
         raise InputError(f"{folder}: {FACTORS}")
-    beside = folder / MASK if mask_file is None else mask_file
-    if beside.is_file() and (given := _mask(beside)) != mask:
+    if (beside := folder / MASK).is_file() and (given := _mask(beside)) != mask:
         raise InputError(
             f"{beside} removes {given.described()}, and the cell found {mask.described()} ({NAME}): restore the "
             "file, or give it with its model (model=NAME) to export what it says."
         )
-    model = _moved(model, option, revision, settings or {})
+    model = _moved(model, revision, settings or {})
     if model.in_directory:
         model.check_same_weights(revision)
     record = result.get("repair")
@@ -226,18 +199,19 @@ def of_cell(
     return Request(model, mask, out, result, folder, repair)
 
 
-def _moved(model: Model, option: str | None, revision: str, settings: Mapping[str, str]) -> Model:
+def _moved(model: Model, revision: str, settings: Mapping[str, str]) -> Model:
     """A cell's model, with the settings that a command changes, at the commit that the cell was run on.
 
-    `option` is the cell's option of the group `model`. Raises InputError if the command names another model.
+    Raises InputError if the command names another model.
     """
-    fields = _fields(settings)
-    for name, given, allowed in (
-        ("model", settings.get("model", model.name), (model.name, option)),
-        ("model.path", fields.get("path", model.path), (model.path,)),
-    ):
-        if given not in allowed and (name == "model" or model.source == "packaged"):
-            raise InputError(f"{name}={given} is not the model of the cell, {model.name}: leave {name}= out.")
+    given = {name: value for name, value in settings.items() if name.startswith("model.")}
+    fields = {name.removeprefix("model."): yaml.safe_load(value) for name, value in given.items()}
+    check_settings({"model": {CLASS: Model.__name__, **fields}}, {"model": model.name})
+    if "model" in settings or (model.source == "packaged" and "path" in fields):
+        raise InputError(
+            f"the cell in the command has a model, {model.name}: leave out model=, and give model.path only if the "
+            "directory of that model has moved."
+        )
     if str(fields.get("path", "")).lower().endswith(".gguf"):
         fields = {"gguf_file": None, **fields}  # the file can have been renamed
     model = dataclasses.replace(model, **fields)

@@ -26,7 +26,6 @@ from pruning.models.sublayers import masked
 
 UNPROVEN = "not compared with the masked model (verify=false)"
 NEW_TOKENS = 8
-MASKED = "masked model"  # what an export must equal if it has no repair and no healing
 # SHORT tokens are compared. If a sliding window is shorter than LONG, at least its length + NEW_TOKENS are.
 SHORT, LONG = 64, 1024
 
@@ -70,13 +69,13 @@ def expected(model: Any, mask: Mask) -> Expected:
 
 
 def compare_export(
-    place: Path | str, wanted: Expected, settings: Model, of: str = MASKED, config: Any = None, **options: Any
+    place: Path | str, wanted: Expected, settings: Model, config: Any = None, **options: Any
 ) -> str:
     """Load a written model and compare its logits bit for bit with `wanted`; returns the result in words.
 
-    `settings` give the dtype and the device, and `of` names the wanted model. `config` is the model's configuration,
-    by default the written one; `options` go to `from_pretrained`. Raises MismatchError if the logits differ, if
-    weights are missing, or if the cache changes generated tokens.
+    `settings` give the dtype and the device. `config` is the model's configuration, by default the written one;
+    `options` go to `from_pretrained`. Raises MismatchError if the logits differ, if weights are missing, or if the
+    cache changes generated tokens.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -103,7 +102,7 @@ def compare_export(
     if not torch.equal(logits, wanted.logits):
         agreement = (logits.argmax(-1) == wanted.logits.argmax(-1)).double().mean()
         wrong.append(
-            f"its logits differ from those of the {of} by {float(gap.max()):.3g} at most, first at token "
+            f"its logits differ from those in memory by {float(gap.max()):.3g} at most, first at token "
             f"{int(gap.amax(-1).nonzero()[0])} of {len(gap)} ({agreement:.0%} of the most likely tokens agree)"
         )
     try:
@@ -116,8 +115,8 @@ def compare_export(
     if wrong:
         raise MismatchError(f"the exported model is not the masked model: {'; '.join(wrong)}.")
     return (
-        f"reloaded: logits of {len(gap)} tokens are equal bit for bit to those of the {of}, {len(plain)} tokens "
-        "generated with the cache equal those without it"
+        f"reloaded: logits of {len(gap)} tokens are equal bit for bit to those of the masked model in memory, "
+        f"{len(plain)} tokens generated with the cache equal those without it"
     )
 
 

@@ -5,12 +5,14 @@ The arrays of a command share `parallel` equally, but one cell of each array may
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pruning.core.errors import InputError, first_line
+from pruning.core.records import texts
 from pruning.launcher.job import Job, job_environment, snapshot
 from pruning.launcher.scheduler import largest_array
 from pruning.launcher.submission import QueuedCell, Submission
@@ -40,6 +42,14 @@ class Slurm:
 
     def check(self, asked: Mapping[str, Resources]) -> None:
         """Raise InputError if a setting is invalid or SLURM is not installed; `asked` has resources by model name."""
+        for where, text in texts(
+            asdict(self), "launcher"
+        ):  # a line break would add a line to the job's script
+            if any(unicodedata.category(character) == "Cc" for character in text):
+                raise InputError(
+                    f"{where}={text!r} holds a control character: remove it. In launcher.setup, give each line as an "
+                    "item of its own."
+                )
         for name, least in LEAST.items():
             if getattr(self, name) < least:
                 raise InputError(f"launcher.{name}={getattr(self, name)} is too few: choose {least} or more.")

@@ -22,7 +22,7 @@ from pruning.core.errors import InputError, first_line
 from pruning.core.mask import Mask
 
 BLOCK = re.compile(r"blk\.(\d+)\.(.+)")
-UINT32, BOOL, STRING, ARRAY = 4, 7, 8, 9  # numbers of types in the format
+BOOL, STRING, ARRAY = 7, 8, 9  # numbers of types in the format
 FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 SIZES_OF = {kind: struct.calcsize(form) for kind, form in FORMATS.items()}
 RECORD = "depth_pruning.record"
@@ -281,9 +281,8 @@ def window_lists(file: GgufFile, mask: Mask) -> dict[str, Sequence[bool]]:
 class GgufCut:
     """A planned smaller file. `mask` is over blocks; `names` maps the old name of each kept tensor to its new name.
 
-    `zeros` are the old names of tensors that become zeros; all others are copied. `lists` holds lists of truth
-    values, one per block, which llama.cpp derives from block numbers in the original file. `record` says where the
-    file comes from.
+    `lists` holds lists of truth values, one per block, which llama.cpp derives from block numbers in the original
+    file. `record` says where the file comes from.
     """
 
     file: GgufFile
@@ -291,7 +290,6 @@ class GgufCut:
     names: Mapping[str, str]
     lists: Mapping[str, Any]
     record: Mapping[str, Any]
-    zeros: frozenset[str] = frozenset()
 
     @property
     def kept(self) -> list[Stored]:
@@ -342,8 +340,7 @@ def write_gguf(cut: GgufCut, stream: IO[bytes]) -> None:
     stream.write(_head(cut))
     for tensor in cut.kept:
         size = len(tensor.data)
-        # Zero bytes are zero weights in every type: quantised weights are multiplied by scales, which are zero.
-        stream.write(bytes(size) if tensor.name in cut.zeros else memoryview(tensor.data))
+        stream.write(memoryview(tensor.data))
         stream.write(bytes(padded(size, cut.file.alignment) - size))
 
 

@@ -60,12 +60,9 @@ class Protocol(Corpus):
 
     def differences(self, other: Protocol) -> str:
         """The settings that differ, for example `window 2048 -> 4096, start window -> none`."""
-        pairs = (
-            (one.name, getattr(self, one.name), getattr(other, one.name))
-            for one in fields(self)
-            if one.compare
-        )
-        return ", ".join(f"{name} {mine} -> {theirs}" for name, mine, theirs in pairs if mine != theirs)
+        compared = [one.name for one in fields(self) if one.compare]
+        pairs = {name: (getattr(self, name), getattr(other, name)) for name in compared}
+        return ", ".join(f"{name} {one} -> {two}" for name, (one, two) in pairs.items() if one != two)
 
 
 # What the files hold
@@ -154,11 +151,9 @@ def chosen(only: Sequence[str] | None) -> tuple[PublishedMask, ...]:
     known = set().union(*(names for _, names in named))
     for name in only:
         if name not in known:
-            near = near_names(name, sorted(known))
-            papers = {entry.paper for entry in entries()} | {entry.model.name for entry in entries()}
             raise InputError(
-                f"--only: unknown published mask, paper or model '{name}'.{near} Papers and models: "
-                f"{', '.join(sorted(papers))}; each mask has a name, which --dry-run lists."
+                f"--only: unknown published mask, paper or model '{name}'.{near_names(name, sorted(known))} "
+                "--dry-run lists all masks."
             )
     return tuple(entry for entry, names in named if names & {*only})
 
@@ -172,16 +167,16 @@ def models() -> Mapping[str, ModelFacts]:
 def _entry(
     paper: str, raw: Mapping[str, Any], sources: Mapping[str, PrintedSource], protocols: Mapping[str, Theirs]
 ) -> PublishedMask:
-    numbers = [
+    numbers = tuple(
         PublishedNumber(
             float(one["value"]), protocols[one["protocol"]], sources[one["source"]], one["pairing"]
         )
         for one in raw.get("numbers", ())
-    ]
+    )
     model, removed = models()[raw["model"]], raw["removed"]
     mask = Mask.parse(model.blocks, removed if isinstance(removed, str) else " ".join(map(str, removed)))
     known = {name: value for name, value in raw.items() if name not in ("removed", "stated")}
-    known |= {"model": model, "mask": mask, "mask_source": sources[raw["mask"]], "numbers": tuple(numbers)}
+    known |= {"model": model, "mask": mask, "mask_source": sources[raw["mask"]], "numbers": numbers}
     return PublishedMask(paper=paper, stated=raw.get("stated", {}).get("blocks"), **known)
 
 

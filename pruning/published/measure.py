@@ -174,10 +174,8 @@ class Referee:
             for number, request in enumerate(missing, start=1):
                 log.info("%s %s: measurement %d of %d", model.name, dtype, number, len(missing))
                 try:
-                    yield (
-                        request,
-                        float(self._evaluator(request, forward)(request.mask).metrics[request.name]),
-                    )
+                    measured = self._evaluator(request, forward)(request.mask)
+                    yield request, float(measured.metrics[request.name])
                 except PruningError as error:
                     log.error("%s without %s: %s", model.name, request.mask.described(), error)
                     yield request, error
@@ -215,11 +213,11 @@ def missing(rows: Sequence[GapRow], referee: Referee) -> list[str]:
             settings.check()
             _ = settings.tokenizer
             if settings.source == "hub" and not settings.is_cached and constants.is_offline_mode():
-                raise UnreachableError("its weights are not in the cache")
+                raise UnreachableError("its weights are not in the cache, and the hub cannot be reached")
         except InputError:
             raise
         except PruningError as error:
-            found.append(f"model {model.name} ({settings.path}): {_why(error)}")
+            found.append(f"model {model.name} ({settings.path}): {first_line(error)}")
             continue
         if (count := settings.n_blocks) != model.blocks:
             raise InputError(
@@ -230,14 +228,8 @@ def missing(rows: Sequence[GapRow], referee: Referee) -> list[str]:
         try:
             next(iter(text.documents(f"the text {name}")), None)
         except PruningError as error:
-            found.append(f"text {name} ({text.label}): {_why(error)}")
+            found.append(f"text {name} ({text.label}): {first_line(error)}")
     return found
-
-
-def _why(error: PruningError) -> str:
-    if isinstance(error, UnreachableError) and constants.is_offline_mode():
-        return "it is not in the cache, and the hub cannot be reached"
-    return first_line(error)
 
 
 TOLERANCE = 0.01  # the relative difference up to which two perplexities agree
@@ -293,19 +285,18 @@ def explained(rows: Sequence[GapRow], values: Values) -> list[Explained]:
     return found
 
 
-def agrees(number: PublishedNumber, value: float | None) -> bool:
-    """Whether a measurement equals the published number within `TOLERANCE`."""
-    return value is not None and abs(value - number.value) <= TOLERANCE * number.value
-
-
 def _verdict(row: GapRow, number: PublishedNumber, one: float | None, own: float | None) -> str:
     if row.own is None:
         return "not reproduced"
-    if not agrees(number, own):
+    if not _agrees(number, own):
         return "unexplained"
     if one is None:
         return "agrees"
-    return "none" if agrees(number, one) else "protocol"
+    return "none" if _agrees(number, one) else "protocol"
+
+
+def _agrees(number: PublishedNumber, value: float | None) -> bool:
+    return value is not None and abs(value - number.value) <= TOLERANCE * number.value
 
 
 def _value(row: GapRow, protocol: Protocol | None, values: Values) -> float | None:
@@ -316,18 +307,14 @@ def _value(row: GapRow, protocol: Protocol | None, values: Values) -> float | No
 
 def _doubts(row: GapRow, number: PublishedNumber, dense: GapRow | None, values: Values) -> list[str]:
     """What can be wrong, in words: if the dense model differs too, the protocol or the weights; if not, the mask."""
-    doubts = []
-    if dense is not None and dense.number is not None and row.entry.mask.dropped:
-        value = _value(dense, dense.own, values)
-        if value is None:
-            doubts.append("the dense model could not be measured")
-        elif agrees(dense.number, value):
-            doubts.append("the dense model agrees, so the mask is in doubt, not the protocol")
-        else:
-            doubts.append(f"the dense model differs, too, by {_percent(value / dense.number.value)}")
-    if number.pairing == "inferred":
-        doubts.append(PAIRINGS["inferred"])
-    return doubts
+    doubts = [PAIRINGS["inferred"]] if number.pairing == "inferred" else []
+    if dense is None or dense.number is None or not row.entry.mask.dropped:
+        return doubts
+    if (value := _value(dense, dense.own, values)) is None:
+        return ["the dense model could not be measured", *doubts]
+    if _agrees(dense.number, value):
+        return ["the dense model agrees, so the mask is in doubt, not the protocol", *doubts]
+    return [f"the dense model differs, too, by {_percent(value / dense.number.value)}", *doubts]
 
 
 def _percent(factor: float) -> str:

@@ -194,10 +194,9 @@ def model_record(model: LanguageModel, settings: Model | None) -> dict[str, Any]
 
 def save_router(folder: Path, router: FittedRouter, model: Mapping[str, Any]) -> None:
     """Write `router.npz` and then `router.json`, which includes the record `model` of the model."""
-    arrays: dict[str, NDArray[Any]] = {}
-    for part in PARTS:
-        arrays |= {f"{part}_{name}": np.array(getattr(getattr(router.head, part), name)) for name in FITTED}
-    save_arrays(folder / HEAD, arrays)
+    parts = {part: getattr(router.head, part) for part in PARTS}
+    named = {f"{part}_{name}": getattr(ridge, name) for part, ridge in parts.items() for name in FITTED}
+    save_arrays(folder / HEAD, {name: np.array(value) for name, value in named.items()})
     record = {
         "sets": {name: mask.to_json() for name, mask in router.sets.items()},
         "blocks": router.blocks,

@@ -215,6 +215,7 @@ def cell_lock(cell: Cell) -> Iterator[None]:
     lock = FileLock(cell.folder / ".lock", timeout=0)
 
     def take() -> None:
+        storage.check_links(cell.folder)
         cell.folder.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire()

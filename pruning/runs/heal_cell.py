@@ -51,7 +51,7 @@ def healed_cell(prepared: Prepared, done: DoneResult) -> DoneResult:
     if text is None:
         return done
     found = Finished(cell, done, text)
-    own = found.own
+    own = Mask.from_json(done["mask"])
     settings, rates = with_rate(
         cell.heal, text, cell.folder / FOLDER, lambda trial, place: found.heal(own, trial, place).curve
     )
@@ -62,10 +62,8 @@ def healed_cell(prepared: Prepared, done: DoneResult) -> DoneResult:
     if record is None:
         log.info("healing %s on %d tokens of %s", mask, settings.tokens, text.source)
         healed = found.heal(mask, settings, cell.folder / place, partial(_watch, settings))
-        smaller, record = (
-            healed.smaller,
-            write_healed(folder, healed, text, settings, place, cell.config["eval"]),
-        )
+        smaller = healed.smaller
+        record = write_healed(folder, healed, text, settings, place, cell.config["eval"])
         log.info(
             "healed on %d tokens in %.0f s: held-out loss %.4f -> %.4f",
             *(record["tokens"], record["seconds"]),
@@ -75,7 +73,8 @@ def healed_cell(prepared: Prepared, done: DoneResult) -> DoneResult:
     measure = mask_evaluator(prepared, info, whole, None, healed=record)
     if not (SPEED in prepared.data or measure.has(whole)):
         if smaller is None:
-            smaller = loop.smaller_model(found.model, mask, measurements.recorded_repair(cell, done))
+            repair = measurements.recorded_repair(cell, done)
+            smaller = loop.smaller_model(found.model, mask, repair)
             smaller.apply(read_weights(folder, record))
         forward = forward_of(smaller.model)
         measure = mask_evaluator(prepared, info, whole, forward, healed=record)

@@ -76,6 +76,7 @@ def record_failure(cell: Cell, error: BaseException) -> records.FailedResult:
         "environment": records.provenance(records.now(), None),
     }
     try:
+        storage.check_links(cell.folder)
         cell.folder.mkdir(parents=True, exist_ok=True)
         if collectives.is_first():
             with log_path.open("a", encoding="utf-8") as stream:
@@ -83,10 +84,11 @@ def record_failure(cell: Cell, error: BaseException) -> records.FailedResult:
         with suppress(PruningError):  # a damaged result, or that of another cell, is not replaced either
             if cell.done() is None:
                 save_result(cell, result)
-    except OSError as unwritable:
+    except (OSError, PruningError) as unwritable:
         if is_fatal(unwritable):
             raise
-        log.warning("the failure of %s is not recorded: %s", cell.key, sentence(unwritable))
+        why = sentence(unwritable) if isinstance(unwritable, OSError) else unwritable
+        log.warning("the failure of %s is not recorded: %s", cell.key, why)
     return result
 
 

@@ -7,9 +7,9 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from pruning.algo.bayesian import Bayesian, Surrogate, indicators, promising
+from pruning.algo.bayesian import Surrogate, indicators, promising
 from pruning.core.mask import Mask, Space
-from tests.helpers.searches import drive, pairwise
+from tests.helpers.searches import pairwise
 
 SPACE = Space(12, 4)
 
@@ -17,12 +17,6 @@ SPACE = Space(12, 4)
 def sets(count: int, seed: int = 0) -> list[Mask]:
     every = [SPACE.drop(*c) for c in combinations(range(12), 4)]
     return [every[i] for i in np.random.default_rng(seed).permutation(len(every))[:count]]
-
-
-def test_it_asks_in_batches_and_for_no_more_than_its_trials() -> None:
-    run = drive(Bayesian(trials=60, random=10, batch=8), SPACE, pairwise(12, 0))
-    assert [len(batch) for batch in run.batches] == [12, 11, 8, 8, 8, 8, 8, 8, 1]
-    assert run.why == "60 trials were made"
 
 
 def test_the_surrogate_learns_pairs_that_single_losses_do_not_show() -> None:

@@ -47,21 +47,6 @@ def equal(_: Mask) -> float:
     return 3.0
 
 
-@pytest.mark.parametrize(
-    "algo",
-    [
-        *(Annealing(steps=10_000), Bayesian(), Genetic(generations=1000)),
-        Evolution(samples=(), survivors=(), generations=100),
-    ],
-    ids=str,
-)
-def test_a_small_space_is_exhausted_and_the_reason_is_reported(algo: Algo) -> None:
-    space, loss = Space(6, 2), pairwise(6, 0)
-    run = drive(algo, space, loss)
-    assert run.why == "every mask of the space was scored"
-    assert run.answer == optimum(space, loss)
-
-
 @pytest.mark.parametrize("algo", [Annealing(), Bayesian(trials=40), LocalSearch(), Exhaustive()], ids=str)
 def test_equal_losses_lead_to_the_first_mask(algo: Algo) -> None:
     assert drive(algo, SPACE, equal).answer.dropped == (0, 1, 2, 3)

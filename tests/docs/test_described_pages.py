@@ -77,16 +77,18 @@ def test_the_page_on_results_explains_each_key_of_a_file(file: str, record: type
     ]
 
 
-def test_the_engine_s_tables_have_each_work_once_with_its_fastest_settings() -> None:
-    row = {"work": "greedy", "cpu_seconds": 10.0, "ratio": 3.0, "at_peak": 1.5}
-    row |= {"device": "Intel Xeon", "peak_gflops": {}}
-    bounds = row | {"work": "the same with bounds", "cpu_seconds": 8.0, "ratio": 4.0}
-    slower = row | {"work": "greedy with lazy rounds", "cpu_seconds": 9.0, "ratio": 2.0}
-    other = row | {"work": "beam", "ratio": 5.0}
-    _, table = described.written([row, bounds, slower, other]).split("\n\n")
+def test_the_engine_s_tables_have_each_work_once_with_its_best_settings() -> None:
+    row = {"work": "greedy", "settings": "", "cpu_seconds": 10.0, "ratio": 3.0, "at_peak": 1.5}
+    row |= {"device": "Intel Xeon", "masks_equal": True}
+    bounds = row | {"settings": "bounds", "ratio": 4.0}
+    published = row | {"work": f"{described.SLEB}, k=2", "ratio": 5.0, "masks_equal": False}
+    lazy = published | {"settings": "lazy rounds", "ratio": 6.0}
+    said, table = described.written([row, bounds, published, lazy]).split("\n\n")
+    assert re.findall(r"\d\.\d", said) == ["3.0", "4.0", "5.0", "6.0"]
+    assert "same masks" not in said
     assert table.splitlines()[2:] == [
-        "| greedy | 10.0 | 3.00x | 1.50 | bounds | 4.00x |",
-        "| beam | 10.0 | 5.00x | 1.50 | \N{EN DASH} | \N{EN DASH} |",
+        "| greedy | 10.0 | 3.00x | 1.50 | bounds: 4.00x | \N{EN DASH} |",
+        f"| {described.SLEB}, k=2 | 10.0 | 5.00x | 1.50 | \N{EN DASH} | lazy rounds: 6.00x |",
     ]
 
 

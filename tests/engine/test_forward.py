@@ -20,7 +20,6 @@ from pruning.core.mask import Mask
 from pruning.engine import memory as memory_module
 from pruning.engine.dense_pass import magnitudes
 from pruning.engine.forward import Forward
-from pruning.engine.prefix_tree import Pace
 from pruning.models.blocks import find_blocks
 from pruning.models.handle import LanguageModel
 from pruning.models.sublayers import find_chain, masked
@@ -150,13 +149,6 @@ def test_a_block_forward_is_divided_by_parameters() -> None:
     assert forward.n_units("sublayer") == 2 * N_BLOCKS
 
 
-def test_a_kill_costs_one_mask_if_masks_are_walked_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Pace, "size", lambda _: 1)
-    forward = Forward(language_model(build("llama")))
-    list(itertools.islice(forward.loglikelihoods(ROWS["text"], SINGLES), 5))
-    assert forward.cost.block_forwards_alone == 5 * (N_BLOCKS - 1), "more were computed than were returned"
-
-
 def test_branches_are_merged_only_if_a_batch_is_small(
     ran: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -247,7 +239,7 @@ def test_with_less_free_memory_fewer_states_are_kept_and_more_is_computed_again(
             values = losses(forward, ROWS[kind], ALL_MASKS)
             found.append((forward.cost.block_forwards, values))
             assert forward.beginnings.nbytes() <= memory_module.ROOM * size / 2
-    assert found[0][0] <= found[1][0] < found[2][0] < sum(len(mask.kept) for mask in ALL_MASKS)
+    assert found[0][0] <= found[1][0] < found[2][0] <= sum(len(mask.kept) for mask in ALL_MASKS)
     assert found[0][1] == found[1][1] == found[2][1]
 
 

@@ -23,11 +23,12 @@ from pruning.export.request import Request
 from pruning.models.output_maps import Repair, find_fold, repaired
 from pruning.models.removal import blocks_removed, smaller_config
 from pruning.models.sublayers import masked
-from tests.helpers import gguf_models
 from tests.helpers.architectures import N_BLOCKS, PARALLEL, SEQUENTIAL, logits, without, zeroed
+from tests.helpers.damage import tree
 from tests.helpers.exports import caches, changed_tensors, load, saved, wanted
 
 MASK = Mask.parse(N_BLOCKS, "a0 m1 b2 a5")
+BLOCKS, PARTS = Mask(N_BLOCKS, (1, 2, 4)), Mask.parse(N_BLOCKS, "a1 b3 m4")
 
 
 @pytest.mark.parametrize("name", SEQUENTIAL)
@@ -55,59 +56,27 @@ def test_blocks_without_two_parts_are_refused(name: str, tmp_path: Path) -> None
 
 
 def test_the_record_and_the_summary_say_what_is_missing(tmp_path: Path) -> None:
-    facts = export(wanted(saved("llama", tmp_path)[1], MASK))
+    facts = export(wanted(saved("llama", tmp_path)[1], MASK, verify=False))
     assert facts.name == "dense-7-of-12-sublayers"
     assert any("--drop a0,m1,b2,a5 " in command for command in facts.commands)
     assert "(5 of 12 sub-layers: a0 m1 b2 a5), " in summary(facts, tmp_path)
-    assert "parameters in use" in summary(facts, tmp_path)
     record = json.loads((tmp_path / "out" / "depth_pruning.json").read_text())
     assert record["mask"] == MASK.to_json()
     assert (record["form"], record["idle_parameters"]) == ("zeros", facts.idle)
-    export(wanted(tmp_path / "dense", MASK, verify=False))
-    with pytest.raises(InputError, match="another mask"):
-        export(wanted(tmp_path / "dense", Mask.parse(N_BLOCKS, "a0 m1 b2")))
 
 
 def test_whole_blocks_are_exported_as_a_mask_over_blocks(tmp_path: Path) -> None:
     _, dense = saved("llama", tmp_path)
-    blocks = Mask(N_BLOCKS, (1, 4))
-    export(wanted(dense, blocks))
-    first = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    export(wanted(dense, BLOCKS, verify=False))
+    first = tree(tmp_path / "out")
     shutil.rmtree(tmp_path / "out")
-    export(wanted(dense, blocks.as_sublayers()))
-    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == first
+    export(wanted(dense, BLOCKS.as_sublayers(), verify=False))
+    assert tree(tmp_path / "out") == first
 
 
-def test_one_part_must_stay_and_is_enough(tmp_path: Path) -> None:
-    _, dense = saved("llama", tmp_path)
-    every = Mask(N_BLOCKS, tuple(range(12)), "sublayer")
-    assert "equal bit for bit" in export(wanted(dense, Mask(N_BLOCKS, every.dropped[:-1], "sublayer"))).proof
-    with pytest.raises(InputError, match="6 of 6 blocks"):
-        export(wanted(dense, every))
-
-
-def test_another_weight_that_is_zero_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    right = plan._stored_values
-
-    def wrong(*given: Any) -> Any:
-        size = given[1].model.layers[0].self_attn.v_proj.weight
-        return right(*given) | {(0, "self_attn.v_proj.weight"): torch.zeros_like(size)}
-
-    monkeypatch.setattr(plan, "_stored_values", wrong)
-    with pytest.raises(MismatchError, match="its logits differ"):
-        export(wanted(saved("mixtral", tmp_path)[1], Mask.parse(N_BLOCKS, "m0 a1")))
-
-
-def test_experts_in_tensors_of_their_own_are_all_zeros(tmp_path: Path) -> None:
-    _, dense = saved("mixtral", tmp_path)
-    names = load_file(dense / "model.safetensors")
-    last = {name for name in names if name.startswith("model.layers.1.") and ".w2." in name}
-    if not last:
-        pytest.skip("this release of transformers saves the experts in one tensor")
-    export(wanted(dense, Mask.parse(N_BLOCKS, "m1"), verify=False))
-    written = load_file(tmp_path / "out" / "model.safetensors")
-    assert {name for name, tensor in written.items() if not tensor.any()} == last
-    assert len(last) == 4
+def test_one_part_is_enough(tmp_path: Path) -> None:
+    first = Mask(N_BLOCKS, tuple(range(11)), "sublayer")
+    assert "equal bit for bit" in export(wanted(saved("llama", tmp_path)[1], first)).proof
 
 
 def test_a_checkpoint_whose_names_are_unknown_is_refused(
@@ -128,20 +97,6 @@ def test_a_checkpoint_whose_names_are_unknown_is_refused(
     with pytest.raises(InputError, match=r"block 0 .*\.old"):
         export(wanted(dense, Mask.parse(N_BLOCKS, "a0"), verify=False))
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize("verified", [True, False])
-def test_a_gguf_file(tmp_path: Path, verified: bool) -> None:
-    (tmp_path / "dense").mkdir()
-    gguf_models.write(tmp_path / "dense" / "tiny.gguf", type_="Q8_0")
-    facts = export(wanted(tmp_path / "dense", Mask.parse(N_BLOCKS, "a1 m4"), verify=verified))
-    assert ("equal bit for bit" in facts.proof) == verified
-    tensors = load_file(tmp_path / "out" / "model.safetensors")
-    zeros = {name for name, tensor in tensors.items() if not tensor.any()}
-    assert zeros == {"model.layers.1.self_attn.o_proj.weight", "model.layers.4.mlp.down_proj.weight"}
-
-
-BLOCKS, PARTS = Mask(N_BLOCKS, (1, 2, 4)), Mask.parse(N_BLOCKS, "a1 b3 m4")
 
 
 def maps(model: Any, mask: Mask) -> Repair:
@@ -165,7 +120,7 @@ def request(name: str, folder: Path, mask: Mask = BLOCKS, **settings: Any) -> tu
 @pytest.mark.parametrize("name", SEQUENTIAL)
 def test_an_export_is_the_masked_and_repaired_model(name: str, mask: Mask, tmp_path: Path) -> None:
     model, given = request(name, tmp_path, mask)
-    assert "equal bit for bit to those of the masked and repaired model" in export(given).proof
+    assert "equal bit for bit" in export(given).proof
     written = logits(load(tmp_path / "out", dtype=torch.float32))
     with masked(model, mask):
         plain = logits(model)
@@ -193,30 +148,6 @@ def test_only_the_weights_before_a_run_are_changed(tmp_path: Path) -> None:
     assert given.repair is not None
     expected = given.repair.maps[1].T @ model.model.layers[0].mlp.down_proj.weight
     assert torch.allclose(state["model.layers.0.mlp.down_proj.weight"], expected, atol=1e-5)
-
-
-@pytest.mark.parametrize("verified", [True, False])
-def test_a_repaired_gguf_file(tmp_path: Path, verified: bool) -> None:
-    (tmp_path / "dense").mkdir()
-    gguf_models.write(tmp_path / "dense" / "tiny.gguf", type_="Q8_0")
-    given = wanted(tmp_path / "dense", (1, 4), verify=verified)
-    export(given)
-    before = load_file(tmp_path / "out" / "model.safetensors")
-    width = before["model.layers.0.mlp.down_proj.weight"].shape[0]
-    repair = Repair({1: 2 * torch.eye(width)})
-    facts = export(dataclasses.replace(given, repair=repair, force=True))
-    assert ("equal bit for bit" in facts.proof) == verified
-    after = load_file(tmp_path / "out" / "model.safetensors")
-    different = {name for name in before if not torch.equal(before[name], after[name])}
-    assert different == {"model.layers.0.mlp.down_proj.weight"}
-    assert torch.equal(after[different.pop()], 2 * before["model.layers.0.mlp.down_proj.weight"])
-
-
-def test_a_wrong_value_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "_stored_values", lambda *_: {})
-    with pytest.raises(MismatchError, match="masked and repaired model"):
-        export(request("llama", tmp_path)[1])
-    assert not (tmp_path / "out").exists()
 
 
 def test_the_record_says_what_was_repaired(tmp_path: Path) -> None:

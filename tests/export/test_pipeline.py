@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,29 +14,24 @@ import transformers
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from pruning.core import storage
 from pruning.core.errors import InputError, MismatchError, PruningError
 from pruning.core.mask import Mask
 from pruning.export import checkpoint
+from pruning.export.model_card import summary
 from pruning.export.pipeline import export
-from pruning.export.request import Request
+from pruning.export.request import Request, parse
 from pruning.models.handle import Model
 from tests.helpers import gguf_models
 from tests.helpers.architectures import ARCHITECTURES, N_BLOCKS, logits, without
+from tests.helpers.damage import edit_config, tree
 from tests.helpers.exports import caches, load, saved, wanted
-
-ROOT = Path(__file__).parents[2]
+from tests.helpers.hub_cache import cached
 
 
 @pytest.fixture
 def dense(model_folder: Path, tmp_path: Path) -> Path:
     """A copy of the tests' model."""
     return Path(shutil.copytree(model_folder, tmp_path / "dense"))
-
-
-def set_config(folder: Path, **settings: Any) -> None:
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | settings))
 
 
 @pytest.mark.parametrize("dropped", [(1, 4), (0, 5)], ids=str)
@@ -97,26 +88,22 @@ def test_further_architectures(kind: str, tmp_path: Path) -> None:
     assert "equal bit for bit" in export(wanted(tmp_path / "dense", (1, 4))).proof
 
 
-def test_a_hub_model_is_cut_from_the_cache(model_folder: Path, tmp_path: Path) -> None:
-    snapshot = tmp_path / "hub" / "models--someone--tiny" / "snapshots" / ("c0ffee" + "0" * 34)
-    shutil.copytree(model_folder, snapshot)
-    (snapshot.parents[1] / "refs").mkdir()
-    (snapshot.parents[1] / "refs" / "main").write_text(snapshot.name)
-    words = ["--drop", "2,3", "out=out", "model=qwen3", "model.name=tiny", "model.path=someone/tiny"]
-    cache = {"HF_HUB_CACHE": str(snapshot.parents[2]), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "pruning.commands", "export", *words]
-    ended = subprocess.run(
-        command, cwd=tmp_path, env=os.environ | cache, check=False, capture_output=True, text=True
-    )
-    assert ended.returncode == 0, ended.stderr
-    quality, removed, where = ended.stdout.splitlines()
+def test_a_hub_model_is_cut_from_the_cache(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {path.name: path.read_bytes() for path in model_folder.iterdir()}
+    commit = "c0ffee" + "0" * 34
+    cached(tmp_path, monkeypatch, "someone/tiny", files, commit)
+    words = ["--drop", "2,3", f"out={tmp_path / 'out'}", "model=qwen3", "model.name=tiny"]
+    facts = export(parse([*words, "model.path=someone/tiny"]))
+    quality, removed, where = summary(facts, tmp_path / "out").splitlines()
     assert quality.startswith("quality not measured")
     assert removed.startswith("removed 33.3 % of the blocks, ")
     assert where.startswith(f"model   {tmp_path / 'out'} (reloaded: ")
     assert "equal bit for bit" in where
     card = (tmp_path / "out" / "README.md").read_text()
     assert "base_model: someone/tiny" in card
-    assert f"model.revision={snapshot.name}" in card
+    assert f"model.revision={commit}" in card
     assert AutoTokenizer.from_pretrained(tmp_path / "out")("a").input_ids
 
 
@@ -125,7 +112,7 @@ def test_files_beside_the_weights_come_along(dense: Path, tmp_path: Path) -> Non
     (dense / "tekken.json").write_text("{}")
     (dense / "modeling_tiny.py").write_text("raise SystemExit")
     (dense / "README.md").write_text("---\nlicense: mit\nlanguage: en\n---\n")
-    set_config(dense, auto_map={"AutoModel": "modeling_tiny.Tiny"})
+    edit_config(dense, auto_map={"AutoModel": "modeling_tiny.Tiny"})
     tokenizer, templates = AutoTokenizer.from_pretrained(dense), {"default": "{{ 1 }}", "tool_use": "{{ 2 }}"}
     tokenizer.chat_template = templates
     tokenizer.save_pretrained(dense)
@@ -149,7 +136,7 @@ def test_generation_settings_in_the_configuration_are_kept(
     dense: Path, tmp_path: Path, more: dict[str, Any]
 ) -> None:
     (dense / "generation_config.json").unlink()
-    set_config(dense, eos_token_id=[1, 2], max_length=77, **more)
+    edit_config(dense, eos_token_id=[1, 2], max_length=77, **more)
     export(wanted(dense, (2,), verify=False))
     before, after = (load(folder).generation_config for folder in (dense, tmp_path / "out"))
     assert (after.max_length, after.temperature) == (77, 0.3)
@@ -195,19 +182,16 @@ def test_a_failed_check_leaves_everything_as_it_was(
     dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     export(wanted(dense, (2,)))
-    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    before = tree(tmp_path)
     rename = checkpoint.TensorPlan.rename
     monkeypatch.setattr(  # a cut that removes block 3 instead of 2
         checkpoint.TensorPlan,
         "rename",
         lambda plan, name: rename(replace(plan, mask=Mask(N_BLOCKS, (3,))), name),
     )
-    with pytest.raises(
-        MismatchError, match=r"its logits differ .* by [\d.]+ at most, first at token 0 of 64"
-    ):
+    with pytest.raises(MismatchError, match=r"differ .* by [\d.]+ at most, first at token 0 of 64"):
         export(wanted(dense, (2,)))
-    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
-    assert {path.name for path in tmp_path.iterdir()} == {"dense", "out"}
+    assert tree(tmp_path) == before
 
 
 def test_layer_types_left_alone_would_be_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,26 +212,20 @@ def test_layer_types_left_alone_would_be_noticed(tmp_path: Path, monkeypatch: py
 
 
 def test_an_earlier_export_of_the_same_mask_is_replaced(dense: Path, tmp_path: Path) -> None:
-    export(wanted(dense, (2,)))
-    export(wanted(dense, (2,)))
-    with pytest.raises(InputError, match=r"another precision: .* force=true"):
-        export(wanted(dense, (2,), dtype="bfloat16"))
-    export(wanted(dense, (2,), dtype="bfloat16", force=True))
-    assert load(tmp_path / "out").dtype == torch.bfloat16
-    with pytest.raises(InputError, match="another mask"):
-        export(wanted(dense, (3,)))
-    export(wanted(dense, (3,), force=True))
+    for _ in range(2):
+        export(wanted(dense, (2,), verify=False))
+    for other, settings in (("precision", {"dtype": "bfloat16"}), ("mask", {"mask": (3,)})):
+        request = wanted(dense, **{"mask": (2,), "verify": False, **settings})
+        with pytest.raises(InputError, match=f"another {other}.* force=true"):
+            export(request)
+        export(replace(request, force=True))
+    assert load(tmp_path / "out").dtype == torch.float32
 
 
 def test_the_model_that_is_cut_is_never_replaced(model_folder: Path, tmp_path: Path) -> None:
     shutil.copytree(model_folder, tmp_path / "out" / "dense")
-    shutil.copytree(model_folder, tmp_path / "out", dirs_exist_ok=True)
-    inner = wanted(tmp_path / "out" / "dense", (1,), out=tmp_path / "out", force=True)
-    with pytest.raises(InputError, match=r"config\.json, dense, "):
-        export(inner)
-    export(replace(inner, out=tmp_path / "again", verify=False))
-    with pytest.raises(InputError, match=r"again is inside .*again"):
-        export(wanted(tmp_path / "again", Mask(5, (1,)), out=tmp_path / "again", force=True))
+    with pytest.raises(InputError, match="out holds dense"):
+        export(wanted(tmp_path / "out" / "dense", (1,), out=tmp_path / "out", force=True))
 
 
 QUANTISED = {"quantization_config": {"quant_method": "fp8"}}
@@ -258,6 +236,7 @@ BAD: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "another model": ({"mask": Mask(7, (1,))}, {}, "7 blocks and model tiny has 6"),
     "quantised": ({}, QUANTISED, r"quantised \(fp8\)"),
     "shared keys": ({}, {"num_kv_shared_layers": 2}, "its last 2 blocks"),
+    "full disk": ({}, {}, r"0.0 MB free and 0\.\d MB are needed"),
 }
 
 
@@ -266,17 +245,12 @@ def test_bad_requests_end_before_a_model_is_loaded(
     case: str, dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Model, "load_anew", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 10, 1000))
     settings, config, message = BAD[case]
-    set_config(dense, **config)
+    edit_config(dense, **config)
     with pytest.raises(PruningError, match=message):
         export(wanted(dense, **{"mask": (1,), **settings}))
     assert not (tmp_path / "out").exists()
-
-
-def test_a_full_disk_is_noticed_before(dense: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 10, 1000))
-    with pytest.raises(InputError, match=r"0.0 MB free and 0\.\d MB are needed"):
-        export(wanted(dense, (2,)))
 
 
 def test_ctrl_c_leaves_nothing_behind(dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,45 +263,22 @@ def test_ctrl_c_leaves_nothing_behind(dense: Path, tmp_path: Path, monkeypatch: 
     assert {path.name for path in tmp_path.iterdir()} == {"dense"}
 
 
-def test_kill_9_leaves_no_directory_of_that_name(
-    dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    code = (
-        "import os, signal, sys\n"
-        "import pruning.export.checkpoint\n"
-        "pruning.export.checkpoint.write_config = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "from pruning.export import pipeline\n"
-        "pipeline.main()\n"
-    )
-    words = ["--drop", "2", "out=out", "model=local", "model.path=dense", "verify=false"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    ended = subprocess.run([sys.executable, "-c", code, *words], cwd=tmp_path, env=environment, check=False)
-    assert ended.returncode == -signal.SIGKILL
-    (partial,) = tmp_path.glob(".part-*/out")
-    assert not (partial / "config.json").exists(), "what is left could be taken for a model"
-    assert not (tmp_path / "out").exists()
-    export(wanted(dense, (2,), verify=False))
-    monkeypatch.setattr(storage, "DAY", -1)
-    storage.sweep(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"dense", "out"}, "a later writer removes it"
-
-
 @pytest.mark.slow
 @pytest.mark.model
 @pytest.mark.parametrize(
-    ("name", "n_blocks", "dropped"), [("smollm2", 30, (0, 5, 14)), ("gemma3_270m", 18, (2, 5, 9))]
+    ("name", "mask", "full"),
+    [("smollm2", Mask(30, (0, 5, 14)), None), ("gemma3_270m", Mask(18, (2, 5, 9)), [8, 14])],
 )
-def test_packaged_models(name: str, n_blocks: int, dropped: tuple[int, ...], tmp_path: Path) -> None:
+def test_packaged_models(name: str, mask: Mask, full: list[int] | None, tmp_path: Path) -> None:
     model = Model(name, "packaged", name, dtype="bfloat16")
-    facts = export(Request(model, Mask(n_blocks, dropped), tmp_path / "out"))
+    facts = export(Request(model, mask, tmp_path / "out"))
     assert "equal bit for bit" in facts.proof
     smaller = load(tmp_path / "out")
     assert smaller.dtype == torch.bfloat16
-    assert smaller.config.num_hidden_layers == n_blocks - 3
     assert sum(p.numel() for p in smaller.parameters()) == facts.sizes.parameters
-    if name == "gemma3_270m":
-        full = [i for i, kind in enumerate(smaller.config.layer_types) if kind == "full_attention"]
-        assert full == [8, 14]  # blocks 5, 11 and 17 of the whole model; 5 is dropped
+    if full is not None:  # blocks 11 and 17 of the whole model; 5 is dropped
+        kinds = smaller.config.layer_types
+        assert [i for i, kind in enumerate(kinds) if kind == "full_attention"] == full
     words = AutoTokenizer.from_pretrained(tmp_path / "out")("The capital of France is", return_tensors="pt")
     longer = smaller.generate(**words, max_new_tokens=4, do_sample=False)
     assert longer.shape[1] == words.input_ids.shape[1] + 4

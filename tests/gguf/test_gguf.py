@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import struct
 import time
 from pathlib import Path
@@ -141,14 +140,6 @@ def test_tensors_are_copied_and_renumbered(tmp_path: Path, type_: str, alignment
         assert tensor.shape.tolist() == before.shape.tolist(), tensor.name
         assert tensor.data_offset % alignment == 0, tensor.name
         assert tensor.data.tobytes() == before.data.tobytes(), tensor.name
-
-
-def test_a_tensor_becomes_zeros(tmp_path: Path) -> None:
-    plan = plan_gguf(open_gguf(gguf_models.write(tmp_path / "a.gguf")), Mask(6, (2,)), {})
-    with (tmp_path / "out.gguf").open("wb") as stream:
-        write_gguf(dataclasses.replace(plan, zeros=frozenset(["blk.3.ffn_down.weight"])), stream)
-    zero = [name for name, one in open_gguf(tmp_path / "out.gguf").tensors.items() if not one.data.any()]
-    assert zero == ["blk.2.ffn_down.weight"]
 
 
 def test_a_file_with_other_blocks_than_the_mask_is_refused(tmp_path: Path) -> None:

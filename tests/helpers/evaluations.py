@@ -61,19 +61,8 @@ def items_file(path: Path, count: int = 12, seed: int = 0) -> Path:
     """Write a file of multiple-choice items with made-up sentences. As in benchmarks, one item has equal choices."""
     rng = random.Random(seed)
     words = [
-        "the",
-        "a",
-        "red",
-        "stone",
-        "river",
-        "quick",
-        "slow",
-        "bird",
-        "over",
-        "under",
-        "sees",
-        "makes",
-        "and",
+        *("the", "a", "red", "stone", "river", "quick", "slow"),
+        *("bird", "over", "under", "sees", "makes", "and"),
     ]
 
     def sentence(length: int) -> str:
@@ -116,18 +105,15 @@ def samples_of(files: Mapping[str, bytes]) -> list[dict[str, Any]]:
 def own_tasks(folder: Path) -> TaskManager:
     """An index with four tasks on a local file, a group of two of them, and lm-eval's own tasks on ARC."""
     path = items_file(folder / "items.jsonl")
-    common = {
-        "dataset_path": "json",
-        "dataset_kwargs": {"data_files": {"test": str(path)}},
+    common = {"dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(path)}}}
+    common |= {
         "test_split": "test",
+        "output_type": "multiple_choice",
+        "doc_to_text": "{{question}}",
+        "doc_to_choice": "choices",
     }
     common |= {"output_type": "multiple_choice", "doc_to_text": "{{question}}", "doc_to_choice": "choices"}
-    metrics = {
-        "normed": ["acc", "acc_norm"],
-        "plain": ["acc"],
-        "other": ["brier_score"],
-        "more": ["acc", "brier_score"],
-    }
+    metrics = {"normed": ["acc", "acc_norm"], "plain": ["acc"], "other": ["brier_score"]}
     for name, own in metrics.items():
         wanted = [{"metric": metric, "aggregation": "mean", "higher_is_better": True} for metric in own]
         task = common | {"task": name, "doc_to_target": "answer", "metric_list": wanted}

@@ -58,23 +58,15 @@ def _experts(writer: Any) -> None:
     writer.add_expert_feed_forward_length(EXPERT_INNER)
 
 
+BIASES = {"attn_q": HEADS * HEAD, "attn_k": KV * HEAD, "attn_v": KV * HEAD}
+GEMMA, GEMMA_NORMS = _attention(GEMMA_HEAD) | MLP, NORMS | dict.fromkeys(SANDWICH, WIDTH)
 KINDS: dict[str, Kind] = {
     "llama": (ATTENTION | MLP, NORMS, {}, None),
-    "qwen2": (
-        ATTENTION | MLP,
-        NORMS,
-        {"attn_q": HEADS * HEAD, "attn_k": KV * HEAD, "attn_v": KV * HEAD},
-        None,
-    ),
+    "qwen2": (ATTENTION | MLP, NORMS, BIASES, None),
     "qwen3": (_attention(QWEN3_HEAD) | MLP, NORMS | dict.fromkeys(QK, QWEN3_HEAD), {}, None),
     "qwen3moe": (ATTENTION | EXPERTS, NORMS | dict.fromkeys(QK, HEAD), {}, _experts),
-    "gemma2": (_attention(GEMMA_HEAD) | MLP, NORMS | dict.fromkeys(SANDWICH, WIDTH), {}, _gemma2),
-    "gemma3": (
-        _attention(GEMMA_HEAD) | MLP,
-        NORMS | dict.fromkeys(SANDWICH, WIDTH) | dict.fromkeys(QK, GEMMA_HEAD),
-        {},
-        _gemma3,
-    ),
+    "gemma2": (GEMMA, GEMMA_NORMS, {}, _gemma2),
+    "gemma3": (GEMMA, GEMMA_NORMS | dict.fromkeys(QK, GEMMA_HEAD), {}, _gemma3),
 }
 
 
@@ -82,9 +74,9 @@ def write(
     path: Path,
     kind: str = "llama",
     type_: str = "F32",
+    extra: Callable[[Any], None] | None = None,
     n_blocks: int = N_BLOCKS,
     seed: int = 0,
-    extra: Callable[[Any], None] | None = None,
 ) -> Path:
     """Write a model to the file `path`. `type_` is the type of its matrices; `extra` may add keys to the writer."""
     weights, norms, biases, own = KINDS[kind]
@@ -113,17 +105,12 @@ def write(
 
 
 def _settings(writer: Any, n_blocks: int, head: int) -> None:
-    writer.add_block_count(n_blocks)
-    writer.add_context_length(128)
-    writer.add_embedding_length(WIDTH)
-    writer.add_feed_forward_length(INNER)
-    writer.add_head_count(HEADS)
-    writer.add_head_count_kv(KV)
-    writer.add_key_length(head)
-    writer.add_value_length(head)
+    numbers = {"block_count": n_blocks, "context_length": 128, "embedding_length": WIDTH}
+    numbers |= {"feed_forward_length": INNER, "head_count": HEADS, "head_count_kv": KV, "key_length": head}
+    numbers |= {"value_length": head, "rope_dimension_count": head, "vocab_size": VOCABULARY}
+    for name, number in numbers.items():
+        getattr(writer, f"add_{name}")(number)
     writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_dimension_count(head)
-    writer.add_vocab_size(VOCABULARY)
     tokens = ["<unk>", "<s>", "</s>", *(chr(ord("A") + i) for i in range(VOCABULARY - 4)), "AB"]
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("default")

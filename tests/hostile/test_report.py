@@ -145,11 +145,17 @@ def test_the_page_says_which_files_are_damaged_and_shows_the_rest(results: Path)
     assert "drawing failed" not in text
 
 
+def no_result_whole(study: Path) -> None:
+    for path in study.parents[1].glob("*/result.json"):
+        half(path)
+
+
 STUDIES = {
     "truncated": (half, ".", "small.json is damaged"),
     "numbers": (content(b'{"cells": [1]}'), ".", "small.json is damaged"),
     "no cells": (content(b'{"cells": []}'), ".", "lists no cells"),
     "a folder": (folder_instead, ".", "cannot be read"),
+    "no result that is whole": (no_result_whole, ".", "result.json is damaged"),
     "results that are absent": (Path.exists, "absent", "absent"),
     "results that are a file": (Path.exists, "studies/small.json", "small.json"),
     "a damaged archive": (
@@ -175,10 +181,3 @@ def test_a_bad_out_is_an_error_before_anything_is_computed(
     monkeypatch.setattr("analysis.figures.outcome_tables.search_means", lambda *_: pytest.fail("computed"))
     with pytest.raises(OSError, match=out):
         run("table3_search", monkeypatch, results, "--out", str(results / out))
-
-
-def test_nothing_finished_but_a_damaged_file_names_it(results: Path) -> None:
-    for path in results.glob("*/result.json"):
-        half(path)
-    with pytest.raises(NothingToRead, match=r"result.json is damaged"):
-        load(results, "small")

@@ -1,8 +1,7 @@
 """Commands that are killed at random moments: the same command then ends as if nothing had happened.
 
-`make soak` does it 100 times. `make test-slow` kills each operation once, without tracking and healing, which take
-seconds. SOAK_SEED chooses the moments, and a failure names the seed that repeats it.
-SOAK_ONLY=export,unpacking chooses operations.
+`make soak` does it 100 times. `make test-slow` kills each operation once, without healing, which takes seconds.
+SOAK_SEED chooses the moments, and a failure names the seed that repeats it.
 """
 
 from __future__ import annotations
@@ -19,14 +18,12 @@ from typing import Any
 
 import pytest
 
-from analysis.data import archive
 from tests.helpers import gguf_models, processes, soak_operations
-from tests.helpers.soak_operations import cells, files, healings, leftovers, recorded
+from tests.helpers.soak_operations import cells, files, healings, leftovers
 
-KILLS = int(os.environ.get("TEST_SOAK", "5"))  # in all
+KILLS = int(os.environ.get("TEST_SOAK", "4"))  # in all
 SEED = int(os.environ.get("SOAK_SEED", "0"))
 MOST = 3  # kills of one run, before it may end
-PARTS = 5  # of a run's time, in the table of kills
 
 log = logging.getLogger(__name__)
 
@@ -46,80 +43,47 @@ class Operation:
         return processes.killed(work, str(folder), log=log, modules=modules, kill_after=kill_after)
 
 
-OPERATIONS = (
+OPERATIONS = [
     Operation("search", None, cells),
     Operation("evaluation", "search", cells),
-    Operation("tracking", "search", recorded),
     Operation("export", "search", lambda folder: files(folder / "out"), "out"),
-    Operation("healing", "search", healings),
-    Operation("packing", "search", lambda folder: files(folder / "packed"), "packed"),
     Operation("cutting", None, lambda folder: files(folder / "cut")),
-    Operation("conversion", None, lambda folder: files(folder / "cache" / "models"), "cache/models"),
-    Operation("unpacking", None, lambda folder: files(folder / "unpacked"), "unpacked"),
-)
-LONG = ("tracking", "healing")  # a new store takes seconds to make, and a healing many steps
-USUAL = [item.name for item in OPERATIONS if "TEST_SOAK" in os.environ or item.name not in LONG]
-CHOSEN = os.environ.get("SOAK_ONLY", ",".join(USUAL)).split(",")
-EACH = -(-KILLS // len(USUAL))  # kills of each operation
-
-
-@pytest.fixture
-def start(tmp_path: Path, model_folder: Path) -> Path:
-    """The folder from which operations without a predecessor start."""
-    shutil.copytree(model_folder, tmp_path / "work" / "model")
-    folder = tmp_path / "work" / "start" / "run"
-    (folder / "soak_gguf").mkdir(parents=True)
-    gguf_models.write(folder / "soak_gguf" / "tiny.gguf", type_="Q8_0")
-    many = tmp_path / "many"
-    (many / "studies").mkdir(parents=True)
-    (many / "studies" / "many.json").write_text('{"study": "many", "cells": []}')
-    for number in range(200):
-        (many / "calibration").mkdir(exist_ok=True)
-        (many / "calibration" / f"{number}.jsonl").write_bytes(random.Random(number).randbytes(20_000))
-    archive.pack(many, ["many"], folder / "many.tar.xz")
-    return folder
-
-
-def killed(output: Path, operation: Operation, folder: Path, wanted: Any, delay: float) -> bool:
-    """Kill a run after a delay; returns whether it was killed before it ended. What is there is checked."""
-    status, _ = operation.run(output, folder, kill_after=delay)
-    assert status in (0, -signal.SIGKILL), output.read_text()[-3000:]
-    if operation.whole is not None:
-        assert files(folder / operation.whole).items() <= wanted.items(), "a file is not whole"
-    return status != 0
+    *([Operation("healing", "search", healings)] if "TEST_SOAK" in os.environ else []),
+]
+EACH = -(-KILLS // len(OPERATIONS))  # kills of each operation
 
 
 @pytest.mark.slow
-def test_a_killed_command_ends_as_if_nothing_had_happened(start: Path, tmp_path: Path) -> None:
-    done: dict[str | None, Path] = {None: start}
-    table: dict[str, list[int]] = {}
+def test_a_killed_command_ends_as_if_nothing_had_happened(tmp_path: Path, model_folder: Path) -> None:
+    shutil.copytree(model_folder, tmp_path / "work" / "model")
+    done: dict[str | None, Path] = {None: tmp_path / "work" / "start" / "run"}
+    gguf_models.write(tmp_path / "work" / "start" / "run" / "soak_gguf" / "tiny.gguf", type_="Q8_0")
     output = tmp_path / "log"
-    for operation in (item for item in OPERATIONS if item.name in (*CHOSEN, "search")):
+    for operation in OPERATIONS:
         reference = tmp_path / "work" / operation.name / "reference"
         shutil.copytree(done[operation.after], reference)
         status, seconds = operation.run(output, reference)
         assert status == 0, output.read_text()[-3000:]
         done[operation.name], wanted = reference, operation.made(reference)
         assert wanted
-        kills = table[f"{operation.name} ({seconds:.2f} s)"] = [0] * PARTS
-        trial = 0
-        while operation.name in CHOSEN and sum(kills) < EACH:
+        kills = trial = 0
+        while kills < EACH:
             trial += 1
             chance = random.Random(f"{SEED} {operation.name} {trial}")
             folder = reference.with_name(f"trial{trial}")
             shutil.copytree(done[operation.after], folder)
-            for _ in range(chance.randint(1, min(MOST, EACH))):
-                share = chance.random()
-                if not killed(output, operation, folder, wanted, share * seconds):
-                    break
-                kills[int(share * PARTS)] += 1
-            status, _ = operation.run(output, folder)
             what = f"{operation.name}, trial {trial}, SOAK_SEED={SEED}"
+            for _ in range(chance.randint(1, min(MOST, EACH))):
+                status, _ = operation.run(output, folder, kill_after=chance.random() * seconds)
+                assert status in (0, -signal.SIGKILL), f"{what}: {output.read_text()[-3000:]}"
+                if operation.whole is not None:
+                    assert files(folder / operation.whole).items() <= wanted.items(), "a file is not whole"
+                if status == 0:
+                    break
+                kills += 1
+            status, _ = operation.run(output, folder)
             assert status == 0, f"{what}: {output.read_text()[-3000:]}"
             assert operation.made(folder) == wanted, what
-            left = leftovers(folder, reference)
-            log.info("%s: %s, left over: %s", what, kills, sorted(left) or "nothing")
-            assert not left, what
+            assert not leftovers(folder, reference), what
+            log.info("%s: %d kills of %.2f s", what, kills, seconds)
             shutil.rmtree(folder)
-    for name, kills in table.items():
-        log.info("%s: %d kills, by fifth of its time %s", name, sum(kills), kills)

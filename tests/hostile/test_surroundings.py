@@ -254,6 +254,24 @@ def test_progress_names_the_size_of_its_masks_and_a_measurement_shows_its_batche
     assert all(steps[-1][0] == steps[-1][1] for steps in batches.values())
 
 
+@pytest.mark.parametrize("name", ["launch.log", "trace.jsonl", ""])
+def test_a_copied_cell_with_a_link_writes_nothing_through_it(
+    launch: Command, tmp_path: Path, name: str
+) -> None:
+    ended = launch("algo=one_shot", "k=1")
+    (cell,) = [path.parent for path in ended.results.glob("*/result.json")]
+    (cell / "result.json").unlink()
+    victim = tmp_path / "victim"
+    (cell / name).rename(victim)
+    (cell / name).symlink_to(victim)
+    files = {path: path.read_bytes() for path in [victim, *victim.glob("*")] if path.is_file()}
+    ended = launch("algo=one_shot", "k=1")
+    assert ended.status != 0
+    assert str(cell / name) in ended.err
+    assert {path: path.read_bytes() for path in files} == files
+    assert name or not (victim / "result.json").exists()
+
+
 def test_a_database_that_is_a_link_is_not_written(launch: Command, tmp_path: Path) -> None:
     (victim := tmp_path / "victim").write_text("precious")
     ended = launch("algo=one_shot", "k=1")

@@ -50,26 +50,19 @@ def test_packages_are_small_because_they_have_no_archives(installed: Path, tmp_p
     assert not [name for name in names if name.endswith(".xz")]
 
 
-def test_an_installation_takes_no_common_names(installed: Path) -> None:
+def test_an_installation_takes_no_common_names_and_has_a_command_options_pages_and_types(
+    installed: Path,
+) -> None:
     names = {path.name for path in installed.iterdir() if not path.name.endswith(".dist-info")}
     assert names == {"pruning", "hydra_plugins"}
-
-
-def test_an_installation_has_options_pages_and_types(installed: Path) -> None:
-    files = ("conf/config.yaml", "conf/algo/greedy.yaml", "analysis/report/templates/report.css", "py.typed")
-    files += (
-        "analysis/figures/style.mplstyle",
-        "analysis/paper/table1_accuracy.csv",
-        "data/commonsense.jsonl",
-        "export/card.md.jinja",
-        "study/outcome.txt.jinja",
-    )
-    assert [name for name in files if not (installed / "pruning" / name).is_file()] == []
-
-
-def test_the_command_is_installed(installed: Path) -> None:
     (points,) = installed.glob("*.dist-info/entry_points.txt")
     assert "depth-pruning = pruning.commands:main" in points.read_text()
+    files = [
+        *("conf/config.yaml", "conf/algo/greedy.yaml", "analysis/report/templates/report.css", "py.typed"),
+        *("analysis/figures/style.mplstyle", "analysis/paper/table1_accuracy.csv", "data/commonsense.jsonl"),
+        *("export/card.md.jinja", "export/summary.txt.jinja", "study/outcome.txt.jinja"),
+    ]
+    assert [name for name in files if not (installed / "pruning" / name).is_file()] == []
 
 
 @pytest.mark.parametrize("name", [*SUBCOMMANDS])
@@ -97,13 +90,8 @@ def test_a_grid_its_report_and_a_figure(installed: Path, tmp_path: Path, model_f
         name = ["results", "default", "one.tar.xz"] if command[0] == "archive" else []
         ended = run(installed, tmp_path, "-m", "pruning.commands", *command, *name)
         assert ended.returncode == 0, ended.stderr
-    made = (
-        "results/mlflow.db",
-        "results/figures/report.html",
-        "results/figures/fig1_masks.png",
-        "one.tar.xz",
-    )
-    assert [name for name in made if not (tmp_path / name).is_file()] == []
+    made = ["mlflow.db", "figures/report.html", "figures/fig1_masks.png", "../one.tar.xz"]
+    assert [name for name in made if not (tmp_path / "results" / name).is_file()] == []
 
 
 def test_importing_the_package_imports_nothing_heavy(installed: Path, tmp_path: Path) -> None:

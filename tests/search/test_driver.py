@@ -96,14 +96,6 @@ def test_a_loss_that_is_not_finite_stops_the_search_and_keeps_the_rest(tmp_path:
     assert solution.score.mask.dropped == (1, 4, 5)
 
 
-def test_the_watch_gets_each_score_and_the_best_of_the_largest_masks(tmp_path: Path) -> None:
-    calls: list[tuple[int, float, int]] = []
-    solved(tmp_path, losses(additive), OneShot(), SPACE, watch=lambda *call: calls.append(call))
-    assert [number for number, *_ in calls] == list(range(1, N + 3))
-    assert [best for _, best, _ in calls] == pytest.approx([3.0, 3.9, 3.2, 3.2, 3.2, 3.2, 3.2, 3.85])
-    assert [size for *_, size in calls] == [0, *[1] * N, 3]
-
-
 def test_best_so_far_falls_and_counts_all_scores() -> None:
     table = {(0,): 0.1, (0, 1): 5.0, (0, 2): 6.0, (1, 2): 4.0, (2,): 0.2, (2, 3): 4.5}
     scores = [Score(Mask(N, d), loss, (loss,), 1.0) for d, loss in table.items()]
@@ -142,12 +134,6 @@ def test_a_choice_in_several_requests_counts_each_mask_once_and_is_one_decision(
 
 
 # Searches that are stopped after `max_evaluations` masks.
-
-
-def test_a_cell_stops_at_its_limit(tmp_path: Path) -> None:
-    table = losses()
-    solution, _ = solved(tmp_path, table, Greedy(), SPACE, most=N + 2)
-    assert (solution.asked, solution.why) == (N + 2, "max_evaluations=8 was reached")
 
 
 def test_the_best_mask_is_completed_by_the_cheapest_blocks() -> None:

@@ -85,14 +85,6 @@ def test_a_winner_that_varies_more_than_the_others_is_lost_at_most_as_often_as_s
     assert lost <= 100 * 0.05
 
 
-def test_survivors_are_scored_in_full_and_the_others_never_are() -> None:
-    race = candidates(3)
-    finished = run_race(Racing(0.01), race.masks, 1, EVEN, race)[0]
-    assert all(score.of is None for score in finished.values())
-    assert all((race.paid[mask] == SAMPLES) == (mask in finished) for mask in race.masks)
-    assert len(finished) < len(race.masks)
-
-
 def test_a_kind_with_only_one_known_sample_rules_nothing_out() -> None:
     """Its error is not known yet: the first look of a mixture with few windows may come too early."""
     race = candidates(0, count=4)

@@ -4,6 +4,8 @@
 #   cluster.sh up               install packages, start, wait until all nodes are up; prints the path of slurm.conf
 #   cluster.sh is-up            succeed if all nodes are up
 #   cluster.sh down             stop the cluster's daemons and remove its folder
+#   cluster.sh stop-node NAME   kill a node's daemon and everything that runs there, like a power cut
+#   cluster.sh start-node NAME
 #
 # CLUSTER_ROOT, CLUSTER_NODES, CLUSTER_CPUS, CLUSTER_GPUS (fake GPUs per node), CLUSTER_ACCOUNTING=0, CLUSTER_PORT,
 # CLUSTER_SIGNAL=0 (preemption without a signal to the job) change the cluster. It needs root.
@@ -224,5 +226,7 @@ case ${1:-} in
   up) up ;;
   is-up) [ -f "$SLURM_CONF" ] && timeout 10 scontrol ping >/dev/null 2>&1 && all_up ;;
   down) down ;;
-  *) sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 2 ;;
+  stop-node) stop_node "$2" ;;
+  start-node) alive "$2" || slurmd -N "$2" ;;
+  *) sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 2 ;;
 esac

@@ -44,6 +44,10 @@ class Cluster:
         states = dict(row.split("|") for row in rows)
         return states[job].split()[0] if job in states else ""
 
+    def node(self, job: str) -> str:
+        """The node on which a job runs."""
+        return self.call("squeue", "--noheader", "--format=%N", f"--jobs={job}").strip()
+
     def ends(self, job: str, state: str) -> None:
         """Wait until a job has ended in a state: the accounting lags, and cancelled jobs run on for a moment."""
         until(lambda: self.state(job) == state, f"{job} to be {state}", lambda: self.state(job))
@@ -94,9 +98,10 @@ class Grid:
         """Plan a fault for each cell whose name contains the keyword: (lines of the journal, action after them)."""
         self.plan.write_text(json.dumps({part: {"after": n, "do": do} for part, (n, do) in faults.items()}))
 
-    def go(self) -> None:
-        """Let waiting cells go on."""
-        self.plan.with_name(f"{self.plan.name}.go").touch()
+    def go(self, on: bool = True) -> None:
+        """Let waiting cells go on; with on=False, let them wait again."""
+        go = self.plan.with_name(f"{self.plan.name}.go")
+        go.touch() if on else go.unlink(missing_ok=True)
 
     def run(self, *words: str, **more: Any) -> Ended:
         """Run the command; it waits unless the words contain `launcher.wait=false`."""

@@ -19,7 +19,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
     "no block": (("ratio=0.01",), "ratio=0.01"),
     "k of 0": (("k=0",), "k=0"),
     "all blocks": (("k=6",), "k = 6"),
-    "protected": (("k=4", "protect.first=2", "protect.last=2"), "2 unprotected blocks of 6"),
+    "protected": (("k=4", "protect.first=2", "protect.last=2"), "of 6, of which 2 are unprotected"),
     "kind": (("objective=margin", "calibration=pydoc"), "calibration=pydoc"),
     "no file": (("calibration=text_file", "calibration.path=nowhere.txt"), "nowhere.txt"),
     "no path": (("calibration=text_file",), "calibration.path=FILE"),

@@ -1,4 +1,4 @@
-"""The frame of results: names of data and models, units and budgets, one kind of held-out data, and metrics."""
+"""The frame of results, its metrics, the states of masks, and the answers to items."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.data.load import choose, done, load, on_same_data
-from analysis.data.study import AskedStudy, describe, journals
+from analysis.data.archive import NothingToRead
+from analysis.data.load import choose, done, load, measured, on_same_data
+from analysis.data.study import AskedStudy, answers, by_state, describe, journals
 from analysis.report import summary
 from analysis.report.study_data import StudyData
 from analysis.stats import mask_overlap
@@ -57,15 +58,21 @@ NAMES: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-def test_data_are_named_by_their_parts_and_by_their_paths_if_names_are_alike(tmp_path: Path) -> None:
-    (key,) = write(tmp_path, ONE)
-    result = json.loads((tmp_path / key / "result.json").read_text())
-    for number, (drawn, _) in enumerate(NAMES):
-        result["config"]["calibration"] = {"samples": 32, "length": 128, "seed": 0} | drawn
+def copies(results: Path, *changes: dict[str, Any]) -> None:
+    """Write copies of one cell, each with changes of its result."""
+    (key,) = write(results, ONE)
+    plain = json.loads((results / key / "result.json").read_text())
+    (results / key / "result.json").unlink()
+    for number, change in enumerate(changes):
         cell = f"{key[:-8]}{number:08x}"
-        (tmp_path / cell).mkdir()
-        (tmp_path / cell / "result.json").write_text(json.dumps(result | {"cell": cell}))
-    (tmp_path / key / "result.json").unlink()
+        parts = {name: plain.get(name, {}) | part for name, part in change.items()}
+        (results / cell).mkdir()
+        (results / cell / "result.json").write_text(json.dumps(plain | parts | {"cell": cell}))
+
+
+def test_data_are_named_by_their_parts_and_by_their_paths_if_names_are_alike(tmp_path: Path) -> None:
+    drawn = [{"samples": 32, "length": 128, "seed": 0} | drawn for drawn, _ in NAMES]
+    copies(tmp_path, *({"config": {"calibration": one}} for one in drawn))
     assert list(load(tmp_path)["calibration"]) == [name for _, name in NAMES]
 
 
@@ -238,12 +245,113 @@ def test_the_report_and_the_title_say_what_is_left_out(tmp_path: Path) -> None:
 # -- metrics ---------------------------------------------------------------------------------------------------
 
 
-def test_cells_that_were_measured_on_different_texts_are_not_averaged_over_nothing() -> None:
-    cells = pd.DataFrame(
-        {"pruned/ppl/a": [1.0, 2.0, 3.0, None, None], "pruned/ppl/b": [None, None, None, 4.0, 5.0]}
-    )
+N = np.nan
+METRICS = {
+    "nearly every cell has both": (
+        {"a": [1.0] * 20, "b": [N] + [1.0] * 19},
+        "ab",
+        "mean perplexity (2 corpora)",
+    ),
+    "few have b": ({"a": [1.0] * 20, "b": [N] * 4 + [1.0] * 16}, "a", "perplexity (a, 1 of 2 corpora)"),
+    "none is common": ({"a": [N, 1, 1, 1], "b": [1, 1, 1, N]}, "ab", "mean perplexity (2 corpora)"),
+    "no cell has both": ({"a": [1, 2, 3, N, N], "b": [N, N, N, 4, 5]}, "a", "perplexity (a, 1 of 2 corpora)"),
+    "cells without any do not count": ({"a": [1, N], "b": [2, N]}, "ab", "mean perplexity (2 corpora)"),
+    "b was never measured": ({"a": [1, 2], "b": [N, N], "mean": [3, 3]}, "a", "perplexity (a)"),
+    "two of three": ({"a": [1, 2], "b": [3, 4], "c": [N, 5]}, "ab", "mean perplexity (2 of 3 corpora)"),
+}
+
+
+@pytest.mark.parametrize("case", METRICS)
+def test_a_mean_is_over_what_nearly_every_cell_has_and_says_what_it_leaves_out(case: str) -> None:
+    columns, names, label = METRICS[case]
+    cells = pd.DataFrame({f"pruned/ppl/{name}": values for name, values in columns.items()})
     chosen = choose(cells, "ppl")
-    assert (chosen.names, chosen.others) == (("ppl/a",), ("ppl/b",))
-    both = cells.fillna({"pruned/ppl/b": 1.0})
-    assert choose(both, "ppl").names == ("ppl/b",)
-    assert choose(both.iloc[[0, 3]].assign(**{"pruned/ppl/a": 1.0}), "ppl").names == ("ppl/a", "ppl/b")
+    assert chosen.names == tuple(f"ppl/{name}" for name in names)
+    assert chosen.label == label
+    expected = np.mean([columns[name] for name in names], axis=0)  # NaN if one is lacking
+    np.testing.assert_array_equal(chosen.of(cells), expected)
+    assert choose(cells, "ppl", "a") == choose(cells, "ppl", "ppl/a")
+    for name in ("other", "mean"):
+        with pytest.raises(NothingToRead, match="Measured: ppl/a"):
+            choose(cells, "ppl", name)
+
+
+# -- states: repaired cells join the masks before their repair, and healed ones have rows of their own -----------
+
+LORA = {"class": "Lora", "lr": 0.001, "seed": 0}
+DENSE, PRUNED, HEALED = 17.0, 40.0, 25.0
+
+
+def states(results: Path, *changes: dict[str, Any]) -> pd.DataFrame:
+    """The states of copies of one cell, each with changes of its result."""
+    known = {"dense": {"ppl/heldout": DENSE}, "pruned": {"ppl/heldout": PRUNED, "acc/heldout": 0.4}}
+    copies(results, *({**one, "evaluation": known | one.get("evaluation", {})} for one in changes))
+    cells = done(load(results))
+    return by_state(cells, measured(cells))
+
+
+def healed(tokens: int, **more: Any) -> dict[str, Any]:
+    record = {"settings": LORA | {"tokens": tokens} | more}
+    return {"heal": record, "evaluation": {"healed": {"ppl/heldout": HEALED, "acc/heldout": 0.5}}}
+
+
+def test_each_state_of_a_mask_is_a_row(tmp_path: Path) -> None:
+    linear = {"config": {"compensation": {"class": "Linear"}}}
+    found = states(tmp_path, healed(20_000), healed(512), linear | healed(512), linear)
+    repaired, few = "repaired (linear)", "healed on 512 tokens"
+    expected = ["pruned", "pruned", repaired, repaired, few, f"{repaired}, {few}", "healed on 20,000 tokens"]
+    assert list(found["state"]) == expected
+    assert set(found["model"]) == {"smollm2"}
+    assert list(found["ppl"]) == [PRUNED] * 4 + [HEALED] * 3
+    assert found["acc"].tail(3).tolist() == [50.0] * 3
+
+
+def test_healings_with_the_most_frequent_settings_count(tmp_path: Path) -> None:
+    found = states(tmp_path, healed(512), healed(512, seed=1) | {"evaluation": {}}, healed(512, lr=0.01))
+    assert list(found["state"]) == ["pruned"] * 3 + ["healed on 512 tokens"] * 2
+    assert found["ppl"].isna().tolist() == [False] * 4 + [True], "one was not measured"
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_the_healing_of_another_mask_is_no_state_of_this_one(changed: bool, tmp_path: Path) -> None:
+    selected = healed(512)
+    selected["heal"]["selection"] = {"changed": changed}
+    assert list(states(tmp_path, selected)["state"]) == ["pruned", *["healed on 512 tokens"] * (not changed)]
+
+
+# -- answers -----------------------------------------------------------------------------------------------------
+
+TASK = "acc/heldout"
+
+
+def answered(results: Path, name: str, right: list[float] | None, digest: str = "d") -> str:
+    path = f"evaluation/acc-heldout-1/{name}.json"
+    evaluation: dict[str, Any] = {"data": {TASK: digest}, "records": {TASK: {"pruned": path}}}
+    if right is not None:
+        kept = (results / path).with_name(f"{name}.terms.json")
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(json.dumps({"hits": right}), encoding="utf-8")
+    (results / name).mkdir()
+    result = {"cell": name, "status": "done", "config": {}, "evaluation": evaluation}
+    (results / name / "result.json").write_text(json.dumps(result), encoding="utf-8")
+    return name
+
+
+def test_answers_are_in_the_order_of_the_cells(tmp_path: Path) -> None:
+    names = [answered(tmp_path, "b", [1.0, 0.0]), answered(tmp_path, "a", [0.5, 1.0])]
+    found, note = answers(tmp_path, names, [TASK])
+    np.testing.assert_array_equal(found[TASK], [[1.0, 0.0], [0.5, 1.0]])
+    assert note == ""
+
+
+@pytest.mark.parametrize(
+    ("second", "digest", "note"),
+    [(None, "d", "not kept in 1 of 2 cells"), ([1.0, 0.0], "other", f"different items of {TASK}")],
+)
+def test_answers_that_are_lacking_or_to_other_items_are_refused(
+    second: list[float] | None, digest: str, note: str, tmp_path: Path
+) -> None:
+    names = [answered(tmp_path, "a", [1.0, 0.0]), answered(tmp_path, "b", second, digest)]
+    found, said = answers(tmp_path, names, [TASK])
+    assert found == {}
+    assert said.endswith(note)

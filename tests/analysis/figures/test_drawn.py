@@ -341,14 +341,6 @@ def test_the_ends_of_searches_are_in_percent_of_the_worst(study: AskedStudy) -> 
     assert (ends["low"].dropna() >= 0).all()
 
 
-def test_an_objective_without_excess_is_not_drawn(study: AskedStudy) -> None:
-    ends = fig7_cost.measure(study.frame, study.journals.traces, study.journals.lines)
-    ends.loc[ends["objective"] == "margin", "excess"] = 0.0
-    figure = fig7_cost.draw(ends)
-    assert not [text for axes in figure.axes for text in texts(axes) if text.startswith("margin")]
-    assert note(figure).endswith("every search found the best known mask for margin")
-
-
 def test_figure_8_is_in_percent_with_intervals(study: AskedStudy) -> None:
     rows, curves = fig8_stability.measure(study.frame, study.journals.traces)
     figure = fig8_stability.draw(rows, curves)
@@ -361,15 +353,6 @@ def test_figure_8_is_in_percent_with_intervals(study: AskedStudy) -> None:
     same = curves[(curves["objective"] == "margin") & (curves["k"] == 2) & (curves["n"] == 1)]
     agreed = over_draws(100 * same["pair"], CellDraws.of(same))
     assert any(y == pytest.approx(agreed.mean) for _, y in points(below))
-
-
-def test_figure_8_says_which_cells_it_leaves_out_and_why(study: AskedStudy) -> None:
-    chosen = study.frame.query("objective == 'divergence' and algo == 'greedy' and status == 'done'")
-    traces = dict(study.journals.traces)
-    for cell in chosen["cell"]:  # as after a race: only the masks that were chosen have all their samples
-        traces[cell] = [traces[cell][0], traces[cell][-1]]
-    figure = fig8_stability.draw(*fig8_stability.measure(study.frame, traces))
-    assert f"left out: {len(chosen)} cells of divergence, where no rival" in note(figure)
 
 
 # -- tables ------------------------------------------------------------------------------------------------

@@ -15,7 +15,6 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 from PIL import Image
 
-from analysis.data import load as load_module
 from analysis.data.archive import NothingToRead
 from analysis.data.load import choose, load
 from analysis.data.study import AskedStudy, describe
@@ -170,45 +169,6 @@ def test_missing_and_failed_cells_are_filled_from_their_names(results: Path) -> 
     kept = load(results, "small", {"calibration": [source]})
     assert set(lost["cell"]) <= set(kept["cell"])
     assert set(kept["calibration"].dropna()) == {source}
-
-
-# The metrics.
-
-
-def test_metrics_by_name_and_mean(results: Path) -> None:
-    frame = load(results)
-    recorded = frame.assign(**{"pruned/acc/mean": 0.9, "pruned/acc/mean/stderr": 0.1})
-    assert choose(frame, "ppl").names == ("ppl/c4", "ppl/wikitext2")
-    assert choose(frame, "acc", "piqa") == choose(frame, "acc", "acc/piqa")
-    assert choose(frame, "acc").label == choose(recorded, "acc").label == "mean accuracy (2 tasks)"
-    for name in ("arc_easy", "mean"):
-        with pytest.raises(NothingToRead, match="Measured: acc/boolq, acc/piqa"):
-            choose(recorded, "acc", name)
-
-
-def test_a_mean_is_over_what_nearly_every_cell_has_and_says_what_it_leaves_out(results: Path) -> None:
-    frame = load(results)
-    done = frame.index[frame["status"] == "done"]
-    few, many = done[: len(done) // 20], done[: len(done) // 5]
-    frame.loc[few, "pruned/ppl/c4"] = np.nan
-    metric = choose(frame, "ppl")
-    assert metric.names == ("ppl/c4", "ppl/wikitext2")  # the few cells without it have no mean
-    assert metric.of(frame)[few].isna().all()
-    assert metric.of(frame).notna().sum() == len(done) - len(few)
-    frame.loc[many, "pruned/ppl/c4"] = np.nan
-    metric = choose(frame, "ppl")
-    assert (metric.names, metric.others) == (("ppl/wikitext2",), ("ppl/c4",))
-    assert metric.label == "perplexity (wikitext2, 1 of 2 corpora)"
-    assert metric.of(frame)[many[0]] == frame.loc[many[0], "pruned/ppl/wikitext2"]
-    tasks = frame.assign(**{"pruned/acc/arc_easy": frame["pruned/acc/piqa"].where(frame.index == done[0])})
-    assert choose(tasks, "acc").label == "mean accuracy (2 of 3 tasks)"
-    frame.loc[many, "pruned/ppl/wikitext2"] = np.nan  # cells without any metric of the kind do not count
-    assert choose(frame, "ppl").others == ()
-    frame["pruned/ppl/lambada"] = np.nan
-    assert "ppl/lambada" not in load_module.names(frame, "ppl")
-    for number, name in enumerate(("c4", "wikitext2")):  # if no metric is common, the mean is over all
-        frame[f"pruned/ppl/{name}"] = load(results)[f"pruned/ppl/{name}"].where(frame.index % 4 != number)
-    assert choose(frame, "ppl").names == ("ppl/c4", "ppl/wikitext2")
 
 
 # Comparable draws, and ranks.

@@ -1,8 +1,12 @@
-"""The page of a study is self-contained and complete; its sections show what the study has."""
+"""The page of a study is self-contained and complete; in a browser, its script sorts, filters and opens entries."""
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import shutil
+import subprocess
 import sys
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -129,3 +133,67 @@ def test_the_command(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(report_page, "page", lambda material: f"<p>{material.asked.study}</p>")
     report_page.main()
     assert (tmp_path / "report.html").read_text(encoding="utf-8") == "<p>small</p>"
+
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+# Runs after the page's script and writes its results to the console as one line.
+PROBE = """
+const table = document.getElementById("table-cells"), rows = () => Array.from(table.tBodies[1].rows);
+const column = name => Array.from(table.tHead.rows[0].cells).findIndex(cell => cell.textContent === name);
+const values = name => rows().map(row => row.cells[column(name)].textContent);
+const press = name => table.tHead.rows[0].cells[column(name)].querySelector("button").click();
+const bottom = name => document.querySelector(name).getBoundingClientRect().bottom;
+const first = ["h1", ".picture", "nav ol"].map(bottom);
+const found = {first, images: Array.from(document.images).map(image => image.naturalWidth)};
+press("loss added"); found.up = values("loss added");
+press("loss added"); found.down = values("loss added");
+found.said = table.tHead.rows[0].cells[column("loss added")].getAttribute("aria-sort");
+const filter = document.getElementById("filter");
+filter.value = "margin greedy"; filter.dispatchEvent(new Event("input"));
+found.kept = rows().filter(row => !row.hidden).map(row => row.textContent);
+filter.value = ""; filter.dispatchEvent(new Event("input"));
+found.all = rows().filter(row => !row.hidden).length;
+const link = table.querySelector("a"), entry = document.getElementById(link.hash.slice(1));
+found.shut = entry.open;
+link.click();
+setTimeout(() => {
+  found.open = entry.open && entry.closest(".group").open;
+  found.wide = document.documentElement.scrollWidth <= innerWidth;
+  console.log("PROBE" + JSON.stringify(found));
+}, 300);
+"""
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: apt-get install chromium")
+def test_in_a_browser_figures_are_shown_and_tables_sort_filter_and_open_entries(
+    results: Path, text: str
+) -> None:
+    """No driver is needed, because a probe script is added to the page. Its result is the only message."""
+    probed = results / "figures" / "probed.html"
+    probed.write_text(text.replace("</body>", f"<script>{PROBE}</script></body>"), encoding="utf-8")
+    plain = ["--headless", "--disable-gpu", "--hide-scrollbars", "--enable-logging=stderr", "--dump-dom"]
+    plain += [
+        "--virtual-time-budget=5000",
+        f"--user-data-dir={results / 'profile'}",
+        "--window-size=1280,900",
+    ]
+    plain += ["--no-sandbox"] * (os.geteuid() == 0)  # Chromium refuses to use a sandbox as root
+    command = [str(CHROMIUM), *plain, probed.as_uri()]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    (message,) = re.findall(r'CONSOLE[^"]*"(.*)", source', ended.stdout + ended.stderr)
+    found = json.loads(message.removeprefix("PROBE").replace('\\"', '"'))
+    assert len(found["images"]) == 8
+    assert all(width > 100 for width in found["images"])
+    assert found["wide"], "something sticks out at the side"
+    assert all(0 < bottom <= 800 for bottom in found["first"]), "the first screen"
+    absent = ("–", "")  # noqa: RUF001
+    up, down = ([float(text) for text in found[way] if text not in absent] for way in ("up", "down"))
+    assert (up, down) == (sorted(up), sorted(up, reverse=True))
+    assert found["said"] == "descending"
+    for way in ("up", "down"):  # a cell without a number comes last in both orders
+        missing = [text in absent for text in found[way]]
+        assert missing == sorted(missing)
+    assert 0 < len(found["kept"]) < found["all"]
+    assert all("margin" in row and "greedy" in row for row in found["kept"])
+    assert (found["shut"], found["open"]) == (False, True)

@@ -17,7 +17,7 @@ from analysis.data.archive import NothingToRead
 from analysis.data.load import load
 from analysis.data.study import AskedStudy
 from analysis.figures.fig5_variance_shares import LOSS, MASKS
-from analysis.report import finding, summary, verdicts
+from analysis.report import page, summary, verdicts
 from analysis.report.study_data import StudyData, listed, percents, reasons, say, with_interval
 from analysis.report.verdicts import FAILS, HOLDS, JUDGES, OPEN, claims
 from analysis.stats.components import IntervalEstimate, Shares
@@ -42,38 +42,27 @@ def study(results: Path) -> StudyData:
     return StudyData(AskedStudy(results, "small"))
 
 
-def one(folder: Path) -> str | None:
-    write(folder, ONE)
-    return "small"
+STUDIES = {
+    "small": SMALL,
+    "one": ONE,
+    "unmeasured": replace(ONE, metrics=()),
+    "sublayers": replace(SUBLAYERS, units=("sublayer",), algos=("one_shot", "greedy"), seeds=(0,)),
+}
 
 
-def unmeasured(folder: Path) -> str | None:
-    write(folder, replace(ONE, metrics=()))
-    return "small"
-
-
-def sublayers(folder: Path) -> str | None:
-    write(folder, replace(SUBLAYERS, units=("sublayer",), algos=("one_shot", "greedy"), seeds=(0,)))
-    return None
-
-
-def small(folder: Path) -> str | None:
-    write(folder, SMALL)
-    return "small"
-
-
-@pytest.mark.parametrize("written", [small, one, unmeasured, sublayers])
-def test_the_sentences_of_a_study_are_those_of_the_golden_file(written: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", STUDIES)
+def test_the_sentences_of_a_study_are_those_of_the_golden_file(name: str, tmp_path: Path) -> None:
     """If a change is meant, delete the file and run the test twice: the first run writes it and fails."""
-    m = StudyData(AskedStudy(tmp_path, written(tmp_path)))
-    top = finding.finding(m)
+    write(tmp_path, STUDIES[name])
+    m = StudyData(AskedStudy(tmp_path, "small"))
+    top = page.finding(m)
     said = [top.headline, top.detail]
     parts, lacking = summary.parts(m)
     for part in parts.values():
         assert not any("nan" in text.lower().split() for text in part.sentences)
         said += ["", f"# {part.heading}", *part.sentences]
     said += ["", f"Not computed: {summary.refusals(m, lacking)}"]
-    path = GOLDEN / f"{written.__name__}.txt"
+    path = GOLDEN / f"{name}.txt"
     if not path.exists():
         path.write_text("\n".join(said) + "\n", encoding="utf-8")
         pytest.fail(f"{path} was written")
@@ -88,7 +77,7 @@ def test_sentences_follow_the_numbers(results: Path, study: StudyData, tmp_path:
     costs = " ".join(summary.costs(study))
     assert f"perplexity, {expected['perplexity']:.1f}" in costs
     assert f"margin gives {expected['margin']:.1f}" in costs
-    top = finding.finding(study)
+    top = page.finding(study)
     for factor in (OBJECTIVE, DRAWN, SEARCH):
         means = [one.changed.mean for one in study.changes if one.factor == factor]
         assert f"nother {factor} " in top.headline
@@ -146,7 +135,7 @@ def test_verdicts_finding_and_searches_leave_out_what_holds_by_construction(
         assert rest == expected
     assert summary.variance(study) == summary.variance(other)
     assert not study.shares["masks"].sources.equals(study.judged.shares["masks"].sources)
-    top, alone = finding.finding(study), finding.finding(other)
+    top, alone = page.finding(study), page.finding(other)
     assert (top.headline, top.table) == (alone.headline, alone.table)
     assert left in top.detail
 
@@ -157,13 +146,13 @@ def test_nothing_is_judged_if_all_holds_by_construction(study: StudyData) -> Non
         _ = study.judged
     said = verdicts.claims(study)
     assert all(f": {verdicts.OPEN}; there are no finished cells" in text for text in said[1:])
-    assert finding.finding(study).table is None
+    assert page.finding(study).table is None
     with pytest.raises(NothingToRead):
         summary.variance(study)
 
 
 def test_the_table_below_the_headline_has_what_changes_and_what_it_costs(study: StudyData) -> None:
-    table = finding.finding(study).table
+    table = page.finding(study).table
     assert table is not None
     assert [row[1] for row in table.rows] == ["perplexity", "margin", "perplexity : margin"]
     cost = study.held_out.set_index("objective").loc["margin"]

@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from markupsafe import Markup
-from scipy import stats
 from scipy.stats import gmean
 
 from analysis.data.study import AskedStudy
@@ -20,9 +19,9 @@ from analysis.figures.outcome_tables import UNPRUNED
 from analysis.figures.style import number
 from analysis.report import cells, page_tables, summary
 from analysis.report.cells import continuations, facts, strip
-from analysis.report.page_tables import ReportTable, tables
+from analysis.report.page_tables import tables
 from analysis.report.study_data import StudyData, with_interval
-from analysis.stats.grid import masks
+from analysis.stats.grid import each, masks
 from pruning.core.mask import Mask
 from pruning.core.records import METRIC, SHOWN
 from tests.helpers.analysis_grid import ONE, SUBLAYERS, Study, write
@@ -42,14 +41,6 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> StudyData:
     folder = tmp_path_factory.mktemp("results")
     write(folder, STUDY)
     return StudyData(AskedStudy(folder, "small"))
-
-
-def texts(table: ReportTable) -> list[list[str]]:
-    return [list(row) for row in table.rows]
-
-
-def named(study: StudyData, name: str) -> list[ReportTable]:
-    return [table for table in tables(study) if table.name.partition("-")[0] == name]
 
 
 def test_tables_show_the_numbers_of_the_statistics(study: StudyData) -> None:
@@ -84,55 +75,28 @@ def test_tables_show_the_papers_numbers_for_its_models(tmp_path: Path) -> None:
         assert "paper" in found[name].headings[-1][0]
         return [row[-1] for row in found[name].rows]
 
-    assert last_column("perplexity") == [
-        "19.35",
-        "19.90",
-        "19.61",
-        *[""] * 3,
-    ]  # the paper has none for margin
-    assert last_column("accuracy") == [*[""] * 3, "57.99", "60.69", "59.93"]
+    # The paper has no perplexity of masks for margin, and no accuracy of masks for perplexity.
+    assert last_column("perplexity") == ["19.35", "19.90", "19.61", "", "", ""]
+    assert last_column("accuracy") == ["", "", "", "57.99", "60.69", "59.93"]
     assert last_column("search") == ["551", "3,223", "8,173"]
     assert found["accuracy"].dense[0][-1] == "74.58"
 
 
-def logs(study: StudyData, model: str) -> pd.DataFrame:
-    """The cells of a model, with the logarithm of perplexity."""
-    cells = study.cells[study.cells["model"] == model]
-    return cells.assign(log=np.log(cells["pruned/ppl/heldout"].astype(float)))
-
-
-def test_each_model_has_a_table_of_objectives_with_intervals(study: StudyData) -> None:
-    found = named(study, "objectives")
-    assert [table.caption.rpartition(": ")[2] for table in found] == ["gemma3_270m", "smollm2"]
-    for table, model in zip(found, ("gemma3_270m", "smollm2"), strict=True):
-        means = logs(study, model).groupby(["objective", "calibration", "draw"])["log"].mean()
-        rows = {row[1]: row for row in texts(table)}
-        assert rows["divergence"][3:] == ["1, the reference", "6", "on the same samples"]
-        apart = (means["block_influence"] - means["divergence"]).to_numpy()
-        expected = with_interval(*np.exp([apart.mean(), *jackknifed(apart)]))
-        assert rows["block_influence"][3:] == [expected, "6", "on the same samples"]
-        ratio = np.exp(means["margin"].mean() - means["divergence"].mean())
-        assert rows["margin"][3].split()[0] == with_interval(ratio, 0, 0).split()[0]
-        assert rows["margin"][4:] == ["3", "as independent samples"]
-
-
-def jackknifed(apart: np.ndarray) -> tuple[float, float]:
-    """Ends over two texts of three draws each, as docs/statistics.md says."""
-    error = np.sqrt((apart.reshape(2, 3).var(axis=1, ddof=1) / 3).sum()) / 2  # of the mean of two means
-    half = float(stats.t.ppf(0.975, 4) * error)
-    return float(apart.mean() - half), float(apart.mean() + half)
-
-
-def test_searches_are_compared_with_one_shot(study: StudyData) -> None:
-    (table,) = [table for table in named(study, "searches") if table.caption.endswith("smollm2")]
-    assert [heading for heading, _ in table.headings] == ["k", "search", *STUDY.objectives]
-    margin = logs(study, "smollm2").query("objective == 'margin'")
-    by = margin.pivot(index="draw", columns="algo", values="log")
-    expected = stats.ttest_rel(by["beam"], by["one_shot"]).confidence_interval()
-    value = np.exp((by["beam"] - by["one_shot"]).mean())
-    rows = {row[1]: row for row in texts(table)}
-    assert rows["beam"][4] == with_interval(value, np.exp(expected.low), np.exp(expected.high))
-    assert set(rows) == {"greedy", "beam"}
+def test_tables_of_ratios_show_the_comparisons_of_each_model(study: StudyData) -> None:
+    found = {table.name: table for table in tables(study)}
+    for place, model in enumerate(("gemma3_270m", "smollm2"), start=1):
+        objectives, searches = found[f"objectives-{place}"], found[f"searches-{place}"]
+        assert objectives.caption.endswith(f": {model}")
+        rows = each(study.relative.objectives.query("model == @model"))
+        for line, row in zip(objectives.rows, rows, strict=True):
+            ratio = with_interval(row.value, row.low, row.high)
+            ratio = "1, the reference" if row.objective == row.reference else ratio
+            how = "on the same samples" if row.paired else "as independent samples"
+            assert tuple(line[1:]) == (row.objective, number(row.ppl), ratio, str(row.draws), how)
+        assert [heading for heading, _ in searches.headings] == ["k", "search", *STUDY.objectives]
+        shown = pd.DataFrame(searches.rows).set_index(1)[[2, 3, 4]].set_axis(STUDY.objectives, axis="columns")
+        for row in each(study.relative.searches.query("model == @model")):
+            assert shown.loc[row.algo, row.objective] == with_interval(row.value, row.low, row.high)
 
 
 def test_ratios_are_shown_if_two_draws_can_be_compared(study: StudyData, tmp_path: Path) -> None:
@@ -140,15 +104,7 @@ def test_ratios_are_shown_if_two_draws_can_be_compared(study: StudyData, tmp_pat
     write(tmp_path, replace(ONE, objectives=("divergence", "margin")))
     single = StudyData(AskedStudy(tmp_path, "small"))
     assert "relative" not in summary.parts(single)[0]
-    assert not named(single, "objectives")
-
-
-def test_draws_of_several_sizes_have_no_interval(tmp_path: Path) -> None:
-    for samples in (8, 16):
-        write(tmp_path, replace(STUDY, models=("smollm2",), objectives=("divergence",), samples=samples))
-    m = StudyData(AskedStudy(tmp_path, None))
-    ((_, _, ratio), *_) = texts(*named(m, "searches"))
-    assert ratio.endswith("(no interval)")
+    assert not [table for table in tables(single) if table.name.startswith("objectives")]
 
 
 # The entries of cells.

@@ -23,17 +23,7 @@ from analysis.stats.components import (
     Design,
     Shares,
     Stratum,
-    adjusted,
-    borrowed,
-    compressed,
-    coordinates,
-    item_noise,
-    of_distances,
     of_values,
-    report,
-    resampled_moves,
-    spanned,
-    widened,
 )
 from analysis.stats.grid import DRAW, labels, masks
 from tests.helpers.analysis_grid import effect, frame, with_masks
@@ -53,9 +43,9 @@ NO_TIES = [[0, 1, 5, 4], [1, 0, 3, 2], [5, 3, 0, 3], [4, 2, 3, 0]]
 def test_pseudo_f_of_permanova_as_scikit_bio_and_vegan_have_it(
     distances: list[list[float]], groups: str, published: float
 ) -> None:
-    of = of_distances(distances)
-    mean = spanned([np.zeros(len(groups), dtype=np.int64)])
-    q = spanned([np.unique(list(groups), return_inverse=True)[1]], mean)
+    of = components.of_distances(distances)
+    mean = components.spanned([np.zeros(len(groups), dtype=np.int64)])
+    q = components.spanned([np.unique(list(groups), return_inverse=True)[1]], mean)
     ss, df = of.squares(q.T @ of.x), q.shape[1]
     assert ss / df / ((of.total - ss) / (len(groups) - 1 - df)) == pytest.approx(published, abs=1e-6)
 
@@ -91,7 +81,9 @@ def test_each_source_explains_what_least_squares_say_beyond_those_that_do_not_co
         else:
             others = [of for of in SOURCES.values() if not set(SOURCES[name]) <= set(of)]
             assert found == pytest.approx(rest(others) - rest([*others, SOURCES[name]])), name
-    for q in adjusted({name: labels(cells, columns) for name, columns in SOURCES.items()}).values():
+    for q in components.adjusted(
+        {name: labels(cells, columns) for name, columns in SOURCES.items()}
+    ).values():
         np.testing.assert_allclose(q.T @ q, np.eye(q.shape[1]), atol=1e-10)
 
 
@@ -100,7 +92,7 @@ def test_coordinates_of_masks_have_the_centred_inner_products_of_their_distances
     every = masks(cells)
     squared = np.array([[1.0 - a.jaccard(b) for b in every] for a in every]) ** 2
     centre = np.eye(len(cells)) - 1 / len(cells)
-    (of,) = coordinates(cells, None)
+    (of,) = components.coordinates(cells, None)
     np.testing.assert_allclose((of.x * of.signs) @ of.x.T, -0.5 * centre @ squared @ centre, atol=1e-11)
     assert (of.signs < 0).any(), "Jaccard distances are not Euclidean"
 
@@ -157,7 +149,7 @@ def two_models(seed: int, noise: float) -> tuple[pd.DataFrame, Any]:
 
 
 def shares_of(cells: pd.DataFrame, y: Any) -> Shares:
-    return Design(cells).shares(coordinates(cells, y), resamples=200)
+    return Design(cells).shares(components.coordinates(cells, y), resamples=200)
 
 
 def test_no_ratio_is_infinite_and_shares_are_cut_off_at_0_and_1() -> None:
@@ -191,7 +183,9 @@ def test_objective_against_search_has_the_interval_that_leaves_out_one_draw() ->
     def logarithm(kept: Any) -> float:
         part = cells[kept].reset_index(drop=True)
         design = Design(part)
-        solved = [s.components(c) for s, c in zip(design.strata, coordinates(part, y[kept]), strict=True)]
+        solved = [
+            s.components(c) for s, c in zip(design.strata, components.coordinates(part, y[kept]), strict=True)
+        ]
         share = dict(zip(EVERY, components.shares_of(np.array(solved)), strict=True))
         interaction = share["objective x algorithm"] + share[RESIDUAL]
         return math.log((share["objective"] + interaction) / (max(0.0, share["algorithm"]) + interaction))
@@ -218,7 +212,7 @@ def test_a_ratio_needs_a_calibration_to_be_above_one(search: float, expected: fl
     """The interaction must not make up for a negative component: with -0.1 + 1 above -0.3 + 1, it would be 1.29."""
     known = {"objective": -0.1, "algorithm": search, RESIDUAL: 1.0}
     estimate = np.array([[known.get(name, 0.0) for name in EVERY]])
-    found = report(estimate, None, dict.fromkeys(EVERY, 3), "no interval")
+    found = components.report(estimate, None, dict.fromkeys(EVERY, 3), "no interval")
     assert found.total_ratio.value == found.objective_ratio.value == pytest.approx(expected)
 
 
@@ -250,18 +244,20 @@ def test_draws_of_several_sizes_have_no_interval() -> None:
 
 def test_with_normal_draws_the_interval_of_a_mean_square_is_that_of_chi_square() -> None:
     drawn = np.random.default_rng(0).chisquare(4, 200_000)[:, None]
-    ends = np.quantile(widened(np.array([8.0]), drawn), [0.025, 0.975])
+    ends = np.quantile(components.widened(np.array([8.0]), drawn), [0.025, 0.975])
     assert ends == pytest.approx(8.0 * 4 / stats.chi2.ppf([0.975, 0.025], 4), rel=0.02)
-    assert not widened(np.zeros(2), np.zeros((5, 2))).any(), "what explains nothing stays at nothing"
+    assert not components.widened(np.zeros(2), np.zeros((5, 2))).any(), (
+        "what explains nothing stays at nothing"
+    )
 
 
 @pytest.mark.parametrize("numbers", [True, False])
 def test_a_form_gives_the_sums_of_squares_of_each_resample(numbers: bool) -> None:
     """A resample by hand: for each cell its mean over draws, and weighted deviations of its donors."""
     cells, y = unbalanced(2)
-    (of,) = coordinates(cells, y if numbers else None)
-    donors, stratum = borrowed(cells), stratum_of(cells)
-    moves = resampled_moves(cells, stratum.rows, of, donors)
+    (of,) = components.coordinates(cells, y if numbers else None)
+    donors, stratum = components.borrowed(cells), stratum_of(cells)
+    moves = components.resampled_moves(cells, stratum.rows, of, donors)
     weights = np.random.default_rng(0).normal(size=(3, donors.columns))
     means = pd.DataFrame(of.x).groupby(labels(cells, PANEL)).transform("mean").to_numpy()
     for weight in weights:
@@ -281,7 +277,7 @@ def test_draws_borrow_from_the_same_cell_of_other_draws() -> None:
     rng = np.random.default_rng(2)
     cells = frame(objectives=2, data=2, draws=4, algos=3)
     cells = cells[rng.random(len(cells)) > 0.2].reset_index(drop=True)
-    found, cluster, panel = borrowed(cells), labels(cells, DRAW), labels(cells, PANEL)
+    found, cluster, panel = components.borrowed(cells), labels(cells, DRAW), labels(cells, PANEL)
     np.testing.assert_array_equal(panel[found.row], panel[found.donor])
     for row in range(len(cells)):
         mine, same = found.row == row, np.flatnonzero(panel == panel[row])
@@ -291,9 +287,9 @@ def test_draws_borrow_from_the_same_cell_of_other_draws() -> None:
     for column in np.unique(found.column):
         entries = found.column == column
         assert len(set(zip(cluster[found.row[entries]], cluster[found.donor[entries]], strict=True))) == 1
-    assert (np.bincount(borrowed(frame(objectives=1, data=2, draws=30, algos=2)).row) == 8).all()
+    assert (np.bincount(components.borrowed(frame(objectives=1, data=2, draws=30, algos=2)).row) == 8).all()
     twice = frame(objectives=1, data=1, draws=3, algos=2)
-    found = borrowed(twice.loc[twice.index.repeat(2)].reset_index(drop=True))
+    found = components.borrowed(twice.loc[twice.index.repeat(2)].reset_index(drop=True))
     assert (np.bincount(found.row) == 3).all()
     assert (found.row % 2 == found.donor % 2).all(), "of repeats, the first borrows from the first"
 
@@ -304,21 +300,21 @@ def test_draws_borrow_from_the_same_cell_of_other_draws() -> None:
 def noisy_shares(design: Design, of: dict[str, Any], seed: int, subtract: bool = True) -> Shares:
     y = 100 * np.mean([task.mean(axis=1) for task in of.values()], axis=0)
     parts = [of_values(y[stratum.rows]) for stratum in design.strata]
-    return design.shares(parts, 199, seed, item_noise(of) if subtract else None)
+    return design.shares(parts, 199, seed, components.item_noise(of) if subtract else None)
 
 
 def test_the_noise_has_the_covariance_of_the_mean_accuracies() -> None:
     rng = np.random.default_rng(0)
     two = rng.integers(0, 2, (2, 40)).astype(float)
     three = rng.integers(0, 2, (2, 30)).astype(float)
-    noise = item_noise({"acc/a": two, "acc/b": three})
+    noise = components.item_noise({"acc/a": two, "acc/b": three})
     expected = sum(np.cov(x) / x.shape[1] for x in (two, three)) / 4 * 1e4
     np.testing.assert_allclose(noise @ noise.T, expected)
     many = np.random.default_rng(1).normal(size=(5, 1000))
-    few = compressed(many, 0)
+    few = components.compressed(many, 0)
     assert few.shape == (5, 64)
     np.testing.assert_allclose((few @ few.T).diagonal(), (many @ many.T).diagonal(), rtol=0.5)
-    np.testing.assert_array_equal(compressed(many[:, :64], 0), many[:, :64])
+    np.testing.assert_array_equal(components.compressed(many[:, :64], 0), many[:, :64])
 
 
 def test_with_answers_noise_alone_decides_nothing_and_an_effect_is_still_found() -> None:

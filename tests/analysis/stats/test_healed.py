@@ -10,17 +10,7 @@ import pandas as pd
 import pytest
 
 from analysis.stats import healed
-from analysis.stats.healed import (
-    PRUNED,
-    REPAIRED,
-    HealedMask,
-    State,
-    healed_masks,
-    lost,
-    near_best,
-    regained,
-    statistics,
-)
+from analysis.stats.healed import PRUNED, REPAIRED, HealedMask, State
 from pruning.core.mask import Mask
 
 AFTER = State(1000, "healed")
@@ -52,11 +42,11 @@ def cells(monkeypatch: pytest.MonkeyPatch) -> pd.DataFrame:
 
 @pytest.mark.parametrize("order", [[0, 1, 2, 3, 4], [4, 3, 2, 1, 0]])
 def test_the_most_frequent_repair_is_averaged_over_draws(order: list[int], cells: pd.DataFrame) -> None:
-    ((one,),) = healed_masks(Path("results"), cells.iloc[order], ["ppl/heldout"]).values()
+    ((one,),) = healed.healed_masks(Path("results"), cells.iloc[order], ["ppl/heldout"]).values()
     assert one.losses(PRUNED) == pytest.approx(3.0 + WINDOWS)
     assert one.losses(REPAIRED) == pytest.approx(2.1 + WINDOWS)
     assert len(one.states[REPAIRED]) == 2
-    ((one,),) = healed_masks(Path("results"), cells.iloc[:2], ["ppl/heldout"]).values()
+    ((one,),) = healed.healed_masks(Path("results"), cells.iloc[:2], ["ppl/heldout"]).values()
     assert set(one.states) == {PRUNED}, "without such a repair there is no such state"
 
 
@@ -80,28 +70,28 @@ def masks(before: list[float], after: list[float]) -> list[HealedMask]:
 
 
 def test_masks_that_keep_their_order_have_a_correlation_of_one() -> None:
-    (found,) = statistics(masks([3, 4, 5, 6, 7], [2.5, 3.0, 3.5, 4.0, 4.5]), 200)
+    (found,) = healed.statistics(masks([3, 4, 5, 6, 7], [2.5, 3.0, 3.5, 4.0, 4.5]), 200)
     assert (found["correlation"], found["correlation_low"]) == pytest.approx((1, 1))
     spreads = [np.std(losses, ddof=1) for losses in ([3, 4, 5, 6, 7], [2.5, 3.0, 3.5, 4.0, 4.5])]
     assert [found["spread_before"], found["spread"]] == pytest.approx(spreads)
     assert found["masks"] == 5
-    assert statistics(masks([3, 4, 5], [3, 4, 5]), 10) == [], "three masks are too few"
+    assert healed.statistics(masks([3, 4, 5], [3, 4, 5]), 10) == [], "three masks are too few"
 
 
 def test_a_reversed_order_has_a_correlation_of_minus_one() -> None:
-    (found,) = statistics(masks([3, 4, 5, 6], [3.0, 2.9, 2.8, 2.7]), 200)
+    (found,) = healed.statistics(masks([3, 4, 5, 6], [3.0, 2.9, 2.8, 2.7]), 200)
     assert found["correlation"] == pytest.approx(-1)
 
 
 def test_the_share_regained_is_of_the_gap_to_the_dense_model() -> None:
     (one,) = masks([4.0], [3.5])
-    found = regained(one, AFTER, 100)
+    found = healed.regained(one, AFTER, 100)
     assert (found.value, found.low, found.high) == pytest.approx((0.25, 0.25, 0.25))
 
 
 def test_masks_near_the_best_cost_at_most_twice_as_much() -> None:
     some = masks([3.0, 3.5, 4.0, 4.1, 9.0], [3.0, 3.0, 3.0, 3.0, 3.0])
-    assert [one.mask.dropped for one in near_best(some)] == [(0,), (1,), (2,)]
-    assert (lost(some[1], PRUNED), lost(some[1], AFTER)) == pytest.approx((1.5, 1.0))
-    better = near_best(masks([1.98, 1.99, 2.01, 2.5], [2.0] * 4))  # than the dense model
-    assert [lost(one, PRUNED) for one in better] == pytest.approx([-0.02, -0.01])
+    assert [one.mask.dropped for one in healed.near_best(some)] == [(0,), (1,), (2,)]
+    assert (healed.lost(some[1], PRUNED), healed.lost(some[1], AFTER)) == pytest.approx((1.5, 1.0))
+    better = healed.near_best(masks([1.98, 1.99, 2.01, 2.5], [2.0] * 4))  # than the dense model
+    assert [healed.lost(one, PRUNED) for one in better] == pytest.approx([-0.02, -0.01])

@@ -68,10 +68,7 @@ def test_pairs_differ_in_one_thing_only() -> None:
         "algorithms": 24 * 6,  # 2 k x 2 objectives x 2 data x 3 draws
         "draws": 32 * 3,
         "objectives": 48,  # on the same samples: 2 k x 2 data x 3 draws x 4 algorithms
-        "seeds": 0,
     }
-    two = pd.concat([cells, cells.assign(seed=9)], ignore_index=True)
-    assert counted(two, "seeds") == len(cells)
     items = cells.assign(calibration=cells["calibration"].where(cells["objective"] == "o0", "items"))
     assert counted(items, "objectives") == 0, "data share only the numbers of their draws"
     one = frame(objectives=1, data=1, draws=1, algos=3).assign(protect_first=[0, 0, 1])
@@ -108,24 +105,17 @@ def test_pairs_at_once_equal_pair_by_pair(comparison: str) -> None:
     np.testing.assert_array_equal(np.column_stack([found.jaccard, found.changed]), [*plain.values()])
 
 
-def test_crossed_matrix_has_the_best_objective_at_zero_cost() -> None:
-    cells = frame(objectives=2, data=1, draws=2, algos=2)
-    second = (cells["objective"] == "o1").astype(float)
-    table = crossed.matrix(cells, {"ppl": 10 + second, "acc": -50 - 5 * second})
-    costs = table.set_index(["objective", "outcome"])["cost"]
-    assert costs.to_dict() == {("o0", "ppl"): 0, ("o1", "ppl"): 1, ("o0", "acc"): 5, ("o1", "acc"): 0}
-    assert set(table["cells"]) == {4}
-
-
 def test_perplexities_have_geometric_means_that_one_broken_model_does_not_decide() -> None:
     cells = frame(objectives=2, data=1, draws=2, algos=1)
     values = pd.Series(20.0, index=cells.index)
     values[cells["objective"] == "o1"] = [10.0, 1000.0]
-    table = crossed.matrix(cells, {"ppl": values, "same": values}, ["ppl"])
-    table = table.set_index(["outcome", "objective"])
+    outcomes = {"ppl": values, "same": values, "acc": values}
+    table = crossed.matrix(cells, outcomes, ["ppl"], ["acc"]).set_index(["outcome", "objective"])
     assert table["mean"].loc["ppl"].to_dict() == pytest.approx({"o0": 20.0, "o1": 100.0})
     assert table["mean"].loc["same"].to_dict() == pytest.approx({"o0": 20.0, "o1": 505.0})
     assert table["cost"].loc["ppl"].to_dict() == pytest.approx({"o0": 0.0, "o1": 80.0})
+    assert table["cost"].loc["acc"].to_dict() == pytest.approx({"o0": 505.0 - 20.0, "o1": 0.0})
+    assert set(table["cells"]) == {2}
     ends = table[["median", "lowest", "highest"]].loc["ppl"].loc["o1"]
     assert ends.tolist() == pytest.approx([100.0, 10.0, 1000.0])
 

@@ -67,6 +67,17 @@ def test_only_common_draws_are_compared_each_of_which_counts_once() -> None:
     assert vars(relative(often, second)) == pytest.approx(vars(relative(first, second)))
 
 
+def test_differences_between_data_are_no_noise() -> None:
+    """Each of two texts has five draws; the error is that of the mean of two means."""
+    grid = ratios(data=2)
+    means = np.log(grid["ppl"]).groupby([grid["objective"], grid["calibration"], grid["draw"]]).mean()
+    apart = (means["o0"] - means["o1"]).to_numpy().reshape(2, 5)
+    half = stats.t.ppf(0.975, 8) * np.sqrt((apart.var(axis=1, ddof=1) / 5).sum()) / 2
+    found = relative(side(grid, "o0"), side(grid, "o1"))
+    ends = np.exp([apart.mean(), apart.mean() - half, apart.mean() + half])
+    assert [found.value, found.low, found.high] == pytest.approx(ends.tolist())
+
+
 def test_draws_that_contain_each_other_give_no_interval() -> None:
     grid = ratios()
     few, many = (side(grid, "o0").assign(samples=n) for n in (8, 64))
