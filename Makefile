@@ -9,7 +9,7 @@
 # make fig10   masks before and after repair and healing; STUDY=heal, after `make heal-study` or from its archive
 # make heal-study   does the choice of the mask matter after healing? a small model, hours on two CPU cores
 # make study   the larger study of docs/results.md: many hours on two CPU cores; DATA=DIR, a folder of texts and items;
-#              continues from the archives analysis/study*/study*.tar.xz
+#              continues from the archive analysis/study/study.tar.xz
 # make test-slow   the tests that `make test` leaves out, because each takes more than six seconds
 # make test-slurm   the launchers on a real SLURM of two nodes, installed from Debian's packages; as root
 # make test-gguf   cut GGUF files run by a real llama.cpp, which is built from its source package: ten minutes
@@ -89,13 +89,12 @@ HELDOUT = eval=local eval.scorer=engine eval.window=128 eval.limit=200 \
 	'eval.texts=$(call named,wikitext2:$(DATA)/wikitext2.txt lambada:$(DATA)/lambada.jsonl python:$(DATA)/python.txt)' \
 	'eval.items=$(call named,$(foreach task,$(TASKS),$(task):$(DATA)/$(task).jsonl))'
 # Parts that a reader compares with each other share a study, so that each report is about one comparison. The report of
-# `study` is RESULTS/figures/report.html, those of the other studies are RESULTS/figures/NAME/report.html. A study that has
-# been run has an archive in analysis. study_labels compares labels with the items of study_margin and uses its cells.
+# `study` is RESULTS/figures/report.html, those of the other studies are RESULTS/figures/NAME/report.html. The studies
+# that have been run are in one archive. study_labels compares labels with the items of study_margin and uses its cells.
 STUDIES := study study_all study_seeds study_sizes study_labels study_units study_healing study_losses
 study: $(VENV)/installed
 	@test -d "$(DATA)" || { echo "make study needs DATA=DIR, a folder of texts and items: the Makefile names its files."; exit 2; }
-	@for name in $(STUDIES); do archive=analysis/$$name/$$name.tar.xz; \
-	  test ! -e $$archive || $(BIN)/depth-pruning archive unpack $$archive $(RESULTS) || exit; done
+	@$(BIN)/depth-pruning archive unpack $(call packed,study) $(RESULTS)
 	@failed=0; \
 	$(foreach part,$(PARTS),$(LAUNCH) experiment=$(part) $(HELDOUT) $(ITEMS_$(part)) || failed=1;) \
 	$(if $(filter study_healing,$(PARTS)), \

@@ -48,11 +48,8 @@ def cell_of(config: DictConfig, choices: Mapping[str, Any]) -> Cell:
     return _cell(settings_of(config, choices), choices)
 
 
-def recorded_cell(config: Mapping[str, Any], choices: Mapping[str, str] | None = None) -> Cell:
-    """The cell of a recorded configuration, from a job or a result. Raises InputError as `cell_of` does.
-
-    `choices` are the names of options that an archived configuration lacks.
-    """
+def recorded_cell(config: Mapping[str, Any]) -> Cell:
+    """The cell of a recorded configuration, from a job or a result. Raises InputError as `cell_of` does."""
     records.check_literal(config)
     config = {"heal": records.NO_HEALING, **records.recorded(config)}
     names = {
@@ -62,7 +59,7 @@ def recorded_cell(config: Mapping[str, Any], choices: Mapping[str, str] | None =
     }
     plain = config | {group: records.without_option(config[group]) for group in PARTS if group in config}
     try:
-        return _cell(plain | {"launcher": None}, names | dict(choices or {}))
+        return _cell(plain | {"launcher": None}, names)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"the recorded configuration is damaged ({error!r}): run the cell again.") from error
 

@@ -106,9 +106,9 @@ def write(path: Path, data: Any) -> Path:
 
 
 def test_cells_of_recorded_configurations(config: dict[str, Any]) -> None:
-    assert recorded_cell(config, {}).config["algo"] == config["algo"]
+    assert recorded_cell(config).config["algo"] == config["algo"]
     for edited, literal in edits(config):
-        refused(lambda edited: recorded_cell(edited, NAMES), edited, literal)
+        refused(lambda edited: recorded_cell(edited), edited, literal)
 
 
 def test_results_and_their_configurations(config: dict[str, Any], tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_results_and_their_configurations(config: dict[str, Any], tmp_path: Path
         write(tmp_path / "a" / "result.json", result_of(edited))
         result = read_result(tmp_path / "a")
         assert result is not None
-        return recorded_cell(result["config"], {}), of_cell(tmp_path / "a", tmp_path / "out")
+        return recorded_cell(result["config"]), of_cell(tmp_path / "a", tmp_path / "out")
 
     for edited, literal in islice(edits(config), None, None, 3):
         refused(read, edited, literal)
@@ -193,7 +193,7 @@ def test_a_path_that_a_record_could_not_hold_is_refused_before_a_cell_starts(
 def test_healing_a_copied_cell_writes_only_where_the_command_says(
     name: str, value: Any, config: dict[str, Any], tmp_path: Path
 ) -> None:
-    folder = tmp_path / recorded_cell(config, {}).key
+    folder = tmp_path / recorded_cell(config).key
     write(folder / "result.json", result_of(changed(config, name, value)))
     cell = heal_command.cell_of([str(folder), "heal=full", "tracker=none"])
     assert (cell.folder, cell.export) == (folder, None)

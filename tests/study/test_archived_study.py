@@ -48,13 +48,7 @@ def folders(study: Path) -> list[Path]:
 
 def cell_of(folder: Path, results: Path) -> Cell:
     """The cell that the recorded configuration describes, in this results folder."""
-    done = read_done(folder)
-    names = {
-        "objective": done["calibration"]["objective"],
-        "algo": done["search"]["algo"],
-        "calibration": "-",
-    }
-    return recorded_cell({**done["config"], "paths": {"results": str(results)}}, names)
+    return recorded_cell({**read_done(folder)["config"], "paths": {"results": str(results)}})
 
 
 @pytest.mark.slow
