@@ -139,7 +139,8 @@ def study(
     """The cells of a model in an archived study with these objectives and searches; if empty, with any of them."""
     chosen = {"objective": objectives, "algo": searches, "model": (model,) if model else ()}
     only = {column: values for column, values in chosen.items() if values}
-    return StudyData(AskedStudy(folder(ROOT / "analysis/study/study.tar.xz"), name, only))
+    packed = name.partition("_")[0]  # the parts of the larger study share its archive
+    return StudyData(AskedStudy(folder(ROOT / f"analysis/{packed}/{packed}.tar.xz"), name, only))
 
 
 def ratio(compared: pd.DataFrame, state: str = "pruned", **chosen: str) -> str:
