@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import AutoModelForCausalLM
 
 from pruning.calibration import sources
@@ -181,6 +187,42 @@ def test_without_a_network_it_says_which_text_needs_none(
     assert ended.status == 2, ended.out
     assert "calibration=pydoc heal.source=pydoc eval=heldout" in ended.err
     assert not list(ended.results.glob("*/result.json"))
+
+
+def command(model: Path, results: Path, out: Path) -> list[str]:
+    script = f"from pruning import commands; from pruning.study import guide; guide.SPEED = {QUICK}; commands.main()"
+    sizes = [word for word in TINY if not word.startswith(("experiment=", "heal.eval_every="))]
+    words = [
+        *sizes,
+        "heal.eval_every=1",
+        *OFFLINE,
+        f"paths.results={results}",
+        "tracker=none",
+        "model.dtype=float32",
+    ]
+    return [sys.executable, "-c", script, "compress", str(model), str(out), *words]
+
+
+@pytest.mark.slow
+def test_a_killed_command_continues_to_the_same_model(model_folder: Path, tmp_path: Path) -> None:
+    whole = command(model_folder, tmp_path / "whole", tmp_path / "a")
+    subprocess.run(whole, check=True, capture_output=True, cwd=tmp_path)
+    killed = command(model_folder, tmp_path / "killed", tmp_path / "b")
+    checkpoints = "*/healed/*/**/step-*.pt"
+    with subprocess.Popen(
+        killed, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        while process.poll() is None and not list((tmp_path / "killed").glob(checkpoints)):
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGKILL)
+    assert not (tmp_path / "b").exists()
+    again = subprocess.run(killed, check=True, capture_output=True, cwd=tmp_path, text=True)
+    assert "search" not in again.stdout.partition("memory")[0], "what is done is not forecast"
+    results = [read_json(next((tmp_path / name).glob("*/result.json"))) for name in ("whole", "killed")]
+    assert results[0]["heal"]["weights_sha256"] == results[1]["heal"]["weights_sha256"]
+    models = [AutoModelForCausalLM.from_pretrained(tmp_path / name).state_dict() for name in "ab"]
+    assert models[0].keys() == models[1].keys()
+    assert all(torch.equal(models[0][name], models[1][name]) for name in models[0])
 
 
 def test_the_words_of_the_command(tmp_path: Path) -> None:
