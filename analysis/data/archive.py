@@ -5,8 +5,9 @@ depth-pruning archive pack results one,two both.tar.xz      several studies; fil
 depth-pruning archive unpack small.tar.xz results           unpack; existing files are not overwritten
 
 The analysis commands accept `--results small.tar.xz` in place of a results folder. The archive omits logs, the
-tracker's store, figures, healed weights, lm-eval's own files, and files that only other studies use. It keeps the
-exact samples, so that every loss of a search can be recomputed.
+tracker's store, figures, healed weights, lm-eval's own files, and files that only other studies use. Of a finished
+cell's journal it keeps full scores with about six digits of each term, and only the costs of partial ones. It keeps
+the exact samples, so that every loss of a search can be recomputed.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ from pruning.core.storage import SEAL, read_json, sealed, staged
 from pruning.core.units import MEBIBYTE
 
 SUFFIX = ".tar.xz"
+DIGITS = 6  # significant digits of a term, unless its loss needs more
+NEAR = 9e-7  # the largest error of a term, as a fraction of its loss; readers of journals allow 1e-6
 
 log = logging.getLogger(__name__)
 
@@ -165,11 +168,33 @@ def _portable(path: Path, results: Path) -> bytes:
     A record that is changed gets a new seal. Raises DamagedError if its old seal does not match its content.
     """
     content = path.read_bytes()
+    if path.name == scoring.NAME and (path.parent / NAME).exists():
+        content = b"".join(map(_shorter, content.splitlines(keepends=True)))
     changed = content.replace(bytes(results.resolve()), b"results")
     if changed == content or path.suffix != ".json" or SEAL.encode() not in content:
         return changed
     read_json(path)
     return json.dumps(sealed(json.loads(changed)), indent=2, ensure_ascii=False).encode() + b"\n"
+
+
+def _shorter(line: bytes) -> bytes:
+    """A journal's line, whose terms have no more digits than their loss needs. A partial score loses its terms."""
+    try:
+        score = json.loads(line)
+        loss, terms, short = score["loss"], score["samples"], []
+    except (KeyError, TypeError, ValueError):
+        return line  # a damaged line is packed unchanged
+    if "of" in score:
+        return json.dumps(score | {"loss": _rounded(loss, DIGITS), "samples": []}).encode() + b"\n"
+    for digits in range(DIGITS, 18):
+        short = [_rounded(term, digits) for term in terms]
+        if all(abs(new - term) <= NEAR * abs(loss) for new, term in zip(short, terms, strict=True)):
+            break
+    return json.dumps(score | {"samples": short}).encode() + b"\n"
+
+
+def _rounded(number: float, digits: int) -> float:
+    return float(f"{number:.{digits}g}")
 
 
 # Unpack an archive into a results folder: all of it is checked before the first file is put in place.

@@ -297,8 +297,8 @@ def merged(earlier: records.EvaluationRecord, new: Mapping[str, Any]) -> records
     for part in GROWING:
         if part in both:
             both[part] = {**old.get(part, {}), **new.get(part, {})}
-    kept = old.get("records", {})
-    both["records"] = {name: kept.get(name, {}) | paths for name, paths in both.get("records", {}).items()}
+    if kept := old.get("records", {}):
+        both["records"] = {name: kept.get(name, {}) | paths for name, paths in both["records"].items()}
     clean = new.get("data", {}).keys() - new.get("overlap", {}).keys()
     if "overlap" in both and not (both := both | {"overlap": _without(both["overlap"], clean)})["overlap"]:
         del both["overlap"]

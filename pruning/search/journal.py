@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -19,7 +19,7 @@ from typing import Protocol
 from pruning.core import storage
 from pruning.core.errors import DamagedError, ForeignError, InputError
 from pruning.core.mask import Mask
-from pruning.core.scoring import NAME, Estimate, Score, TraceLine, read_trace
+from pruning.core.scoring import NAME, Estimate, Score, TraceEntry, TraceLine, read_trace
 from pruning.engine import collectives
 from pruning.objective import Loss
 
@@ -208,7 +208,7 @@ class Journal:
     def _read(cls, path: Path, n_blocks: int, estimate: Estimate | None, unit: str) -> Journal:
         journal = cls(path, n_blocks, unit)
         storage.mend(path)
-        for entry in read_trace(path):
+        for entry in _with_terms(path):
             score = _score(entry.line, n_blocks, unit)
             if score is None:
                 raise DamagedError(
@@ -242,6 +242,13 @@ class Journal:
         if score.seconds > spent:
             self.paid[score.mask] = self.paid.get(score.mask, 0) + len(score.samples) - known
         self.scores[score.mask] = score
+
+
+def _with_terms(path: Path, start: int = 0) -> Iterator[TraceEntry]:
+    """The lines of a journal that have terms: an archive leaves out those of partial scores."""
+    for entry in read_trace(path, start):
+        if entry.line is None or entry.line["samples"] or "of" not in entry.line:
+            yield entry
 
 
 def _score(line: TraceLine | None, n_blocks: int, unit: str) -> Score | None:
@@ -323,7 +330,7 @@ class Store:
         folder = self.results / "scores" / self.key
         names = {pointer.name for pointer in folder.iterdir()} if folder.exists() else set[str]()
         for path in (self.results / name / self.name for name in sorted(names - {self.cell})):
-            for entry in read_trace(path, self._ends.get(path, 0)):
+            for entry in _with_terms(path, self._ends.get(path, 0)):
                 self._ends[path] = entry.end
                 score = _score(entry.line, self.n_blocks, self.unit)
                 if score is None or _contradiction(score, self.estimate):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pruning.core import records
-from pruning.core.errors import InputError
+from pruning.core.errors import PruningError
 from pruning.core.mask import Mask
 from pruning.core.storage import file_sha256, read_json, write_json
 from pruning.healing.heal_settings import Full
@@ -155,7 +155,7 @@ def test_the_command_heals_a_finished_cell_as_a_launch_does(launch: Command) -> 
     assert by_command["evaluation"]["healed"]["ppl/heldout"] > 0
     refused = {(str(path.parent), "heal=none"): "heal=none", (): "0 folders", ("nowhere",): "nowhere"}
     for words, named in refused.items():
-        with pytest.raises(InputError, match=named):
+        with pytest.raises(PruningError, match=named):
             cell_of(words)
 
 

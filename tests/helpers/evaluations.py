@@ -114,6 +114,7 @@ def own_tasks(folder: Path) -> TaskManager:
     }
     common |= {"output_type": "multiple_choice", "doc_to_text": "{{question}}", "doc_to_choice": "choices"}
     metrics = {"normed": ["acc", "acc_norm"], "plain": ["acc"], "other": ["brier_score"]}
+    metrics["more"] = ["acc", "brier_score"]
     for name, own in metrics.items():
         wanted = [{"metric": metric, "aggregation": "mean", "higher_is_better": True} for metric in own]
         task = common | {"task": name, "doc_to_target": "answer", "metric_list": wanted}

@@ -19,14 +19,12 @@ from pruning.config.app import build_option, composed, launch_words
 from pruning.config.compose import cell_of, recorded_cell
 from pruning.core import storage
 from pruning.core.errors import DamagedError, InputError, PruningError
-from pruning.core.mask import Mask
 from pruning.core.records import read_result
 from pruning.core.storage import file_sha256, sealed
 from pruning.export.request import of_cell
 from pruning.healing.loop import read_record
 from pruning.launcher.job import Job
 from pruning.routing.fitted_router import read_router
-from pruning.runs import measurements
 from pruning.runs.cell import NoTracker
 from pruning.study import heal_command
 from tests.conftest import Command
@@ -254,14 +252,6 @@ def test_an_edited_measurement_is_not_taken_by_another_cell(launch: Command, cel
         data["mask"]["dropped"] = [0, 1]
         storage.write_record(path, data)
     stopped(launch, path, "k=2", "algo=beam")
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_measurement_that_is_not_a_number_is_not_read(value: float, tmp_path: Path) -> None:
-    path = tmp_path / "0.json"
-    path.write_text(json.dumps({"mask": Mask(6, (1,)).to_json(), "metrics": {"ppl/x": value}, "how": {}}))
-    with pytest.raises(DamagedError, match=r"0\.json.*ppl/x"):
-        measurements._read(path, Mask(6, (1,)))
 
 
 @pytest.mark.slow

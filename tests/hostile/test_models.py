@@ -320,7 +320,7 @@ def test_each_call_that_loads_a_model_refuses_its_code() -> None:
     parts = ("pruning", "analysis", "benchmarks", "docs")
     files = [path for part in parts for path in root.glob(f"{part}/**/*.py")]
     found = [(path.name, call) for path in files for call in calls(ast.parse(path.read_text("utf-8")))]
-    assert len(found) > 12
+    assert len(found) > 8
     assert [(name, call.lineno) for name, call in found if not refuses_code(call)] == []
     (call,) = calls(ast.parse("AutoModel.from_pretrained(path, **options)"))
     assert not refuses_code(call), "what a caller passes on does not count"
