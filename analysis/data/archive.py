@@ -153,7 +153,7 @@ def _write(results: Path, paths: set[Path], archive: Path) -> None:
                 f"{place} is a symbolic link, and an archive holds only files of the results folder: replace the "
                 "link by what it leads to, or remove it."
             )
-    with tarfile.open(archive, "w:xz", preset=9) as tar:
+    with tarfile.open(archive, "w:xz", preset=9 | lzma.PRESET_EXTREME) as tar:
         for path in sorted(paths):
             if is_data(name := path.relative_to(results).as_posix()):
                 content = _portable(path, results)
