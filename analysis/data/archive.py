@@ -153,7 +153,8 @@ def _write(results: Path, paths: set[Path], archive: Path) -> None:
                 f"{place} is a symbolic link, and an archive holds only files of the results folder: replace the "
                 "link by what it leads to, or remove it."
             )
-    with tarfile.open(archive, "w:xz", preset=9 | lzma.PRESET_EXTREME) as tar:
+    smallest = 9 | lzma.PRESET_EXTREME
+    with lzma.open(archive, "wb", preset=smallest) as stream, tarfile.open(fileobj=stream, mode="w") as tar:
         for path in sorted(paths):
             if is_data(name := path.relative_to(results).as_posix()):
                 content = _portable(path, results)
@@ -185,7 +186,8 @@ def _shorter(line: bytes) -> bytes:
     except (KeyError, TypeError, ValueError):
         return line  # a damaged line is packed unchanged
     if "of" in score:
-        return json.dumps(score | {"loss": _rounded(loss, DIGITS), "samples": []}).encode() + b"\n"
+        left = {"loss": _rounded(loss, DIGITS), "samples": [], "scored": scoring.scored(score)}
+        return json.dumps(score | left).encode() + b"\n"
     for digits in range(DIGITS, 18):
         short = [_rounded(term, digits) for term in terms]
         if all(abs(new - term) <= NEAR * abs(loss) for new, term in zip(short, terms, strict=True)):

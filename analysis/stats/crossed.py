@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from pruning.core.mask import BudgetRecord, is_complete
+from pruning.core.scoring import scored
 
 from . import grid
 from .grid import STRATUM, groups
@@ -70,7 +71,7 @@ def seconds(traces: Iterable[Trace]) -> dict[tuple[int, ...], float]:
     for trace in traces:
         for score in trace:
             mask = tuple(score["dropped"])
-            line = (float(score["seconds"]), len(score["samples"]))
+            line = (float(score["seconds"]), scored(score))
             longest[mask] = max(longest.get(mask, line), line)
     return {mask: spent / samples for mask, (spent, samples) in longest.items()}
 

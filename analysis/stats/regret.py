@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import pandas as pd
 
+from pruning.core.scoring import scored
+
 from .crossed import Trace, complete_scores, seconds
 from .grid import SETTING, STRATUM, bare, budgets, groups, n_open
 from .same_samples import Removed, paired, sample_losses
@@ -154,7 +156,7 @@ def seconds_alone(cells: pd.DataFrame, traces: Mapping[str, Trace]) -> pd.Series
             samples: dict[Removed, int] = {}  # how many each mask was scored on; in a race, often not all
             for score in traces[cell]:
                 mask = tuple(score["dropped"])
-                samples[mask] = max(samples.get(mask, 0), len(score["samples"]))
+                samples[mask] = max(samples.get(mask, 0), scored(score))
             asked = start + sum((paid[mask] or mean) * n for mask, n in samples.items())
             found[row] = asked + max(0.0, float(recorded) - _spent(traces[cell]))
     return found

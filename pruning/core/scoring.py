@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict, cast
@@ -234,6 +234,12 @@ class TraceLine(TypedDict):
     seconds: float
     of: NotRequired[int]
     parts: NotRequired[int]
+    scored: NotRequired[int]  # instead of the terms of a partial score, which an archive leaves out
+
+
+def scored(line: Mapping[str, Any]) -> int:
+    """The number of samples that the score in a line covers."""
+    return int(line.get("scored", len(line["samples"])))
 
 
 @dataclass(frozen=True)

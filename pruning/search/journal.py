@@ -247,7 +247,7 @@ class Journal:
 def _with_terms(path: Path, start: int = 0) -> Iterator[TraceEntry]:
     """The lines of a journal that have terms: an archive leaves out those of partial scores."""
     for entry in read_trace(path, start):
-        if entry.line is None or entry.line["samples"] or "of" not in entry.line:
+        if entry.line is None or "scored" not in entry.line:
             yield entry
 
 

@@ -26,8 +26,11 @@ from pruning.config.app import composed
 from pruning.config.compose import cell_of
 from pruning.core import records
 from pruning.core.errors import DamagedError, InputError
-from pruning.core.storage import read_json, write_record
+from pruning.core.mask import Mask
+from pruning.core.scoring import Estimate, Score, mean, scored
+from pruning.core.storage import append_line, read_json, write_record
 from pruning.launcher.slurm import Slurm
+from pruning.search.journal import Journal
 from tests.helpers.analysis_grid import ONE, write
 from tests.helpers.damage import tree
 from tests.helpers.launchers import commands
@@ -71,6 +74,23 @@ def test_an_archive_and_its_folder_give_the_same_frame(study: Path, tmp_path: Pa
     assert second.read_bytes() == first.read_bytes(), "equal files give equal bytes"
     with pytest.raises(NothingToRead, match=r"gone\.tar\.xz"):
         archive.folder(Path("gone.tar.xz"))
+
+
+def test_a_finished_cell_keeps_its_full_scores_and_the_costs_of_partial_ones(study: Path, cell: Path) -> None:
+    terms = (0.123456789123, -7.87654321987, 7.75308642)
+    mask, part = Mask(30, (1, 2)), Mask(30, (1, 3))
+    full = Score(mask, mean(terms), terms, 0.5)
+    (cell / "trace.jsonl").write_text("")
+    for score in (full, Score(part, mean(terms[:2]), terms[:2], 0.25, 3)):
+        append_line(cell / "trace.jsonl", score.to_line())
+    path = again(study) / cell.name / "trace.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(scored(line), line["seconds"]) for line in lines] == [(3, 0.5), (2, 0.25)]
+    kept = Journal.open(path, 30, Estimate((1.0,) * 3, (0,) * 3)).scores
+    assert {*kept} == {mask}, "a partial score without terms is not known"
+    assert kept[mask].loss == full.loss
+    assert kept[mask].samples == pytest.approx(terms, abs=1e-6 * abs(full.loss))
+    assert len(path.read_bytes()) < 250
 
 
 def test_data_are_packed_and_logs_weights_and_private_paths_are_not(study: Path, cell: Path) -> None:
