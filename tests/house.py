@@ -32,13 +32,13 @@ PROGRAMS = (*PACKAGES, "hydra_plugins", "benchmarks", "docs", "launch.py")
 # The module, function and parameter at which a way begins, and the largest number of files that it may pass through.
 WAYS = {
     "a run": ("pruning.runs.run_cell", "run", "prepared", 23),
-    "the cells of a command": ("pruning.study.command", "run_cells", "cells", 18),
-    "an export": ("pruning.export.pipeline", "export", "wanted", 17),
-    "the report": ("analysis.report.page", "page", "m", 8),
+    "the cells of a command": ("pruning.study.command", "run_cells", "cells", 15),
+    "an export": ("pruning.export.pipeline", "export", "wanted", 15),
+    "the report": ("analysis.report.page", "page", "m", 7),
 }
 # The limits of the counts, which may only be lowered. The aim is 35,000 lines in 220 files, 28,000 lines of tests, 20
 # floors, and 25 files that a run passes through.
-LIMITS = {"lines": 37_800, "files": 214, "lines of tests": 31_900, "floors": 19, "settings": 155}
+LIMITS = {"lines": 34_600, "files": 209, "lines of tests": 27_600, "floors": 19, "settings": 144}
 
 Class: TypeAlias = tuple[str, str]  # the module and the name of a class
 Place: TypeAlias = tuple[str, ast.FunctionDef]
