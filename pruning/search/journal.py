@@ -168,10 +168,11 @@ class ScoreBook:
         self._progressed()
 
     def _progressed(self) -> None:
-        """Report the progress to `watch`, if a mask has been scored in full."""
+        """Report the number of masks with a score or a bound to `watch`, if a mask has been scored in full."""
         if self.best:
             size = max(self.best)
-            self.watch(len(self.journal.scores), self.best[size], size)
+            done = self.journal.scores.keys() | self.bounds.scores.keys()
+            self.watch(len(done), self.best[size], size)
 
 
 # The cell's own journal.

@@ -19,7 +19,6 @@ from pruning.core.records import (
     read_result,
     recorded,
     same_settings,
-    write_result,
 )
 from pruning.core.scoring import TraceLine, read_trace
 from pruning.core.storage import append_line
@@ -42,14 +41,9 @@ def test_what_is_no_result_is_damaged(tmp_path: Path, text: str) -> None:
         read_result(tmp_path)
 
 
-def test_import_paths_are_read_as_names_and_written_as_names(tmp_path: Path) -> None:
+def test_a_failed_cell_is_no_finished_one(tmp_path: Path) -> None:
     (tmp_path / NAME).write_text(json.dumps(FAILED))
-    result = read_result(tmp_path)
-    assert result is not None
-    assert result["config"]["algo"] == {"class": "Greedy"}
-    assert result["config"]["max_evaluations"] is None
-    write_result(tmp_path, result)
-    assert "_target_" not in (tmp_path / NAME).read_text()
+    assert read_result(tmp_path) == FAILED
     with pytest.raises(DamagedError, match=str(tmp_path)):
         read_done(tmp_path)
 
