@@ -201,7 +201,7 @@ def test_healing_a_copied_cell_writes_only_where_the_command_says(
 SEARCH = ("k=2", "algo=greedy")
 HEAL = (
     *("heal=full", "heal.tokens=2048", "heal.length=32", "heal.batch_tokens=256", "heal.heldout=4"),
-    *("heal.eval_every=4", "heal.checkpoint_every=8"),
+    "heal.eval_every=4",
 )
 
 
