@@ -179,20 +179,24 @@ def _portable(path: Path, results: Path) -> bytes:
 
 
 def _shorter(line: bytes) -> bytes:
-    """A journal's line, whose terms have no more digits than their loss needs. A partial score loses its terms."""
+    """A journal's line as an archive keeps it. A damaged line is packed unchanged."""
     try:
-        score = json.loads(line)
-        loss, terms, short = score["loss"], score["samples"], []
+        return json.dumps(_short(json.loads(line))).encode() + b"\n"
     except (KeyError, TypeError, ValueError):
-        return line  # a damaged line is packed unchanged
+        return line
+
+
+def _short(score: dict[str, Any]) -> dict[str, Any]:
+    """A score whose terms have no more digits than its loss needs. A partial score loses its terms."""
+    loss, terms = score["loss"], score["samples"]
     if "of" in score:
-        left = {"loss": _rounded(loss, DIGITS), "samples": [], "scored": scoring.scored(score)}
-        return json.dumps(score | left).encode() + b"\n"
+        return score | {"loss": _rounded(loss, DIGITS), "samples": [], "scored": scoring.scored(score)}
+    short = terms
     for digits in range(DIGITS, 18):
         short = [_rounded(term, digits) for term in terms]
         if all(abs(new - term) <= NEAR * abs(loss) for new, term in zip(short, terms, strict=True)):
             break
-    return json.dumps(score | {"samples": short}).encode() + b"\n"
+    return score | {"samples": short}
 
 
 def _rounded(number: float, digits: int) -> float:

@@ -155,9 +155,8 @@ def evaluate_mask(
     cell, data, info = prepared.cell, prepared.data, forward.model.info
     files: dict[str, dict[str, str]] = {name: {} for name in data}
     forward = forward.fresh()
-    if (
-        repair is not None and mask.unit == "block"
-    ):  # blocks in front of all removed and repaired ones run once
+    if repair is not None and mask.unit == "block":
+        # Blocks in front of all removed and repaired ones run once.
         forward.keep = min(*mask.dropped, *(unit // 2 for unit in repair.maps))
     plain = mask_evaluator(prepared, info, mask, forward)
 
