@@ -6,9 +6,12 @@ configuration, the tokenizer. All cells of a command that use a model share one 
 
 from __future__ import annotations
 
+import io
 import logging
 import re
+import sys
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext, redirect_stderr
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +25,7 @@ from pruning.core.errors import (
     check_least,
     first_line,
 )
+from pruning.core.terminal import is_terminal
 from pruning.core.wheels import commit_of, use_hub
 from pruning.models import kept_models
 from pruning.models.architecture import (
@@ -340,8 +344,10 @@ class Model:
         options |= {"dtype": getattr(torch, self.dtype), "attn_implementation": attention_kernel(self.config)}
         if not self.is_gguf:
             options["use_safetensors"] = True
-        log.info("loading %s (%s) from %s", self.name, self.dtype, place)
-        with quiet():
+        log.info("loading %s (%s) from %s", self.name, self.dtype, self.path if self.is_gguf else place)
+        # For a GGUF file, transformers shows a bar that it has no setting for; in a file, it would be 100 lines.
+        hidden = self.is_gguf and not is_terminal(sys.stderr)
+        with quiet(), redirect_stderr(io.StringIO()) if hidden else nullcontext():
             module, loading = self.read_with(transformers.AutoModelForCausalLM, place, options)
         what = f"model {self.name} ({place})"
         if lacking := sorted(map(str, [*loading["missing_keys"], *loading["mismatched_keys"]])):

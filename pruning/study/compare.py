@@ -79,7 +79,7 @@ def compare(words: Sequence[str], draw: Callable[[Path], Path]) -> Path:
     storage.check_writable(base.results)
     lengths = [one.cell.model.context_length for one in models]
     speed = usual_speed(min((most for most in lengths if most is not None), default=None))
-    measured: list[Measurements] = []
+    measured: list[MeasuredModel] = []
     for number, one in enumerate(models, start=1):
         log.info("model %d of %d: %s", number, len(models), one.name)
         measured.append(_measured(one, speed, base.results))
@@ -192,7 +192,7 @@ def _is_text(data: Data) -> bool:
 
 
 @dataclass(frozen=True)
-class Measurements:
+class MeasuredModel:
     """All metrics of a model, the terms that are kept of each metric, and the record of its speed."""
 
     model: ComparedModel
@@ -202,7 +202,7 @@ class Measurements:
     speed: Mapping[str, Any]
 
 
-def _measured(one: ComparedModel, speed: Any, results: Path) -> Measurements:
+def _measured(one: ComparedModel, speed: Any, results: Path) -> MeasuredModel:
     """The measurements of a model, in files in `results`. The model is loaded only if one of the files is missing."""
     from pruning.healing.loop import read_weights, smaller_model
     from pruning.models.output_maps import read_repair, repaired
@@ -243,13 +243,13 @@ def _measured(one: ComparedModel, speed: Any, results: Path) -> Measurements:
     if lost := [metric for metric, data in one.data.items() if _is_text(data) and not terms[metric]]:
         path = quality.path(lost[0], mask)
         raise DamagedError(f"what was kept beside {path} is missing: move this file away and run again.")
-    return Measurements(one, info.revision, metrics, terms, times)
+    return MeasuredModel(one, info.revision, metrics, terms, times)
 
 
 # The table.
 
 
-def _row(own: Measurements, first: Measurements) -> ModelRow:
+def _row(own: MeasuredModel, first: MeasuredModel) -> ModelRow:
     """The row of a model, with its differences from the first model."""
     one, model = own.model, own.model.cell.model
     changes, bits = dict[str, dict[str, Any]](), dict[str, dict[str, Any]]()
