@@ -1,11 +1,11 @@
-"""Make batches for a model from token rows: sort and pad the rows, and pack the choices of an item into one line.
+"""Turn token rows into batches for a model: sort and pad the rows, and pack an item's choices into one line.
 
-An item's choices share its prompt. A packed line has the prompt once, followed by the choices. Each choice attends
-to the prompt and itself but not to the other choices, and its positions continue from the end of the prompt:
+An item's choices share its prompt. A packed line is the prompt and then the choices. Each choice attends to
+the prompt and itself but not to the other choices, and its positions continue from the end of the prompt:
 
     tokens     q q q a a b b b        a, b: two answers to the question q
     position   0 1 2 3 4 3 4 5
-    segment    0 0 0 1 1 2 2 2        token i attends to j <= i if j's segment is 0 or i's segment
+    segment    0 0 0 1 1 2 2 2        token i attends to j <= i if j's segment is 0 or equals i's
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from pruning.engine import collectives
 if TYPE_CHECKING:
     from pruning.calibration.samples import Row
 
-# The largest change of losses by packing (relative and absolute) for which choices are packed; 0.05 in other dtypes.
+# Choices are packed if log-likelihoods change by at most this, absolute plus relative (other dtypes: 0.05).
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
-TRIED = 8  # the items of this many first rows are run both ways
+TRIED = 8  # leading rows whose items are run both packed and unpacked
 
 
 @dataclass(frozen=True)
@@ -51,18 +51,18 @@ class Batch:
     """
 
     ids: Tensor  # (B, T), right-padded
-    attention: Tensor | None  # (B, T) of 0 and 1, (B, 1, T, T) of booleans, or None if causality suffices
+    attention: Tensor | None  # (B, T) of 0, 1; (B, 1, T, T) of booleans; or None if the causal mask suffices
     positions: Tensor | None  # (B, T), or None for 0, 1, 2, ...
     indices: Tensor
     targets: Tensor
     rows: Tensor
 
     def inputs(self, device: torch.device, dtype: torch.dtype, copies: int = 1) -> dict[str, Tensor]:
-        """Keyword arguments of the model's forward, for `copies` of this batch, stacked along the batch axis."""
+        """Keyword arguments of the model's forward: the batch, repeated `copies` times along axis 0."""
         arguments = {"input_ids": self.ids.to(device)}
         if self.attention is not None:
             mask = self.attention.to(device)
-            if self.attention.dim() == 4:  # additive, since every attention kernel accepts such a mask
+            if self.attention.dim() == 4:  # an additive mask, which every attention kernel accepts
                 mask = torch.where(mask, 0.0, torch.finfo(dtype).min).to(dtype)
             arguments["attention_mask"] = mask
         if self.positions is not None:
@@ -75,9 +75,9 @@ Likelihoods = Callable[[Sequence["Row"], Sequence[TokenLine]], np.ndarray[Any, A
 
 
 def token_lines(module: Any, rows: Sequence[Row], likelihoods: Likelihoods) -> list[TokenLine]:
-    """Make lines from rows. Choices are packed only if this does not change the losses of the first items.
+    """Make lines from rows. Choices are packed only if this keeps the first items' losses within `TOLERANCE`.
 
-    Packing needs a model that accepts positions and a mask of token pairs, and an attention window over every line.
+    The model must also accept positions and a mask of token pairs, and no line may exceed its sliding window.
     """
     if all(row.item is None for row in rows):
         return single(rows)
@@ -106,7 +106,7 @@ def single(rows: Sequence[Row]) -> list[TokenLine]:
 
 
 def packed(rows: Sequence[Row]) -> list[TokenLine]:
-    """For items, one line per item: the common prompt, then the choices. For texts, one line per row."""
+    """One line per item (the common prompt, then the choices), and one line per row of text."""
     groups = groupby(
         enumerate(rows), key=lambda pair: ("row", pair[0]) if pair[1].item is None else ("item", pair[1].item)
     )
@@ -116,8 +116,8 @@ def packed(rows: Sequence[Row]) -> list[TokenLine]:
 def make_batches(lines: Sequence[TokenLine], batch_tokens: int) -> list[Batch]:
     """Sort lines by length and cut them into batches of at most `batch_tokens` tokens, padding included.
 
-    The batches depend only on the lines, so a loss that is computed again is bitwise the same. A line longer than
-    `batch_tokens` is the only line of its batch.
+    The batches depend only on the lines, so computing a loss again gives bitwise the same value. A line
+    longer than `batch_tokens` gets its own batch.
     """
     ordered = sorted(lines, key=lambda line: (len(line.tokens), line.targets))
     batches: list[list[TokenLine]] = []

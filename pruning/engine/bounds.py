@@ -1,22 +1,21 @@
-"""Bounds of sums over rows, from a part of the vocabulary.
+"""Bounds on the sum of a row's values, computed from only a part of the vocabulary.
 
-The log-likelihood of a token x is ln p(x) = z_x - ln sum over all tokens v of exp z_v, with the logits z. The sum
-over only some tokens is smaller. So for every set S of tokens that contains x,
+With the logits z, the log-likelihood of a token x is ln p(x) = z_x - ln sum over all tokens v of exp z_v. A
+sum over only some tokens is smaller. So for every set S of tokens that contains x,
 
     ln p(x)  <=  z_x - ln sum over v in S of exp z_v
 
-Let p(S) be the probability of S under p, and p_S the distribution p within S. By the chain rule, the divergence of
-two distributions p and q is a sum of three parts: one for the probabilities of S, one within S, and one outside of S.
-All three are 0 or more. So
+Let p(S) be the probability of S under p, and p_S the distribution p within S. By the chain rule, KL(p || q)
+is the sum of three terms, none of them negative: for the probabilities of S, within S, and outside of S. So
 
     KL(p || q)  >=  p(S) * KL(p_S || q_S)
 
-The right sides need only the projection to S, and p(S) of the dense model, which is known. They are close to the left
-sides if S holds the tokens that are likely in the samples. So S holds all scored tokens, and the tokens with most of
-the dense model's probability, summed over all scored positions.
+The right-hand sides need only the logits of S and the dense model's p(S), which is known. They are close to
+the left-hand sides if S contains the likely tokens of the samples. So S contains all scored tokens, and the
+tokens with the largest dense-model probability, summed over all scored positions.
 
-If there is room, the states after the last unit are kept. Then the exact sums of masks that are not ruled out need
-only the head.
+If there is room, the states after the last unit are kept. Then the exact sums of masks that the bounds do not
+rule out need only the head.
 """
 
 from __future__ import annotations
@@ -42,8 +41,8 @@ if TYPE_CHECKING:
     from pruning.engine.forward import Forward
 
 PROBABILITY = 0.98  # share of the dense model's probability that the part should have
-MOST = 8  # the part has at most 1 / MOST of all tokens, besides the scored ones
-MULTIPLE = 1024  # products with other numbers of columns can take twice as long
+MOST = 8  # besides the scored tokens, the part has at most 1 / MOST of the vocabulary
+MULTIPLE = 1024  # products can take twice as long if the number of columns is not a multiple of this
 PIECE = 64  # positions whose probabilities are computed at a time
 SHARE = 0.5  # states after the last unit may take this share of the room for states
 
@@ -51,14 +50,14 @@ SHARE = 0.5  # states after the last unit may take this share of the room for st
 def bounds(
     forward: Forward, rows: Sequence[Row], masks: Sequence[Mask], readout: Readout
 ) -> Iterator[tuple[Mask, list[float], float]]:
-    """Like `forward.sums`, but from a part of the vocabulary; nothing if the model's head cannot be divided.
+    """Like `forward.sums`, but bounds from a part of the vocabulary; nothing if the head cannot be divided.
 
-    If `readout` gives log-likelihoods, the sums are upper bounds of the exact sums. If it gives the divergence from
-    the dense model, they are lower bounds.
+    If `readout` gives log-likelihoods, the bounds are upper bounds. If it gives the divergence from the dense
+    model, they are lower bounds.
     """
     rows = tuple(rows)
 
-    # If memory runs out, some positions are read again. They then count twice in the choice of tokens.
+    # If memory runs out, some positions are read again and count twice in the choice of tokens.
     def read_dense(readout: Readout) -> None:
         for _ in forward.sums(rows, [Mask(forward.n_blocks)], readout):
             pass
@@ -88,7 +87,7 @@ def bounds(
 
 
 def partial_head(module: Any, rows: Sequence[Row], read: Callable[[Readout], None]) -> PartialHead | None:
-    """The part of a model's vocabulary that matters for some rows; None if its output layer is not a plain one.
+    """A head for the tokens that matter for `rows`; None if the output layer is not a linear layer in memory.
 
     `read` applies a readout to the dense model at the scored positions of the rows.
     """
@@ -112,9 +111,9 @@ def partial_head(module: Any, rows: Sequence[Row], read: Callable[[Readout], Non
 
 
 def chosen_tokens(probabilities: NDArray[np.float64], targets: Collection[int]) -> list[int]:
-    """The sorted tokens: `targets`, and the fewest with the share PROBABILITY, at most 1 / MOST of the vocabulary.
+    """Sorted: `targets`, and the fewest tokens that reach PROBABILITY; at most 1 / MOST of the vocabulary.
 
-    If these are more than MULTIPLE, the next most likely tokens are added to make their number a multiple of it.
+    If there are more than MULTIPLE, the next most likely tokens round their number up to a multiple of it.
     """
     order = np.argsort(-probabilities, kind="stable")
     shares = np.cumsum(probabilities[order]) / probabilities.sum()

@@ -1,8 +1,8 @@
-"""Collective operations of the processes (ranks) that run one cell together; with one process, they do nothing.
+"""Collective operations of the processes (ranks) that run a cell together; with one rank, they do nothing.
 
-Each rank holds the whole model and takes its share of the samples. Ranks exchange only losses: kilobytes of float64
-in CPU memory. So the gloo backend is enough on every machine, with or without GPUs, and no GPU waits for another.
-Torch is imported only if ranks need it, because a command that only submits jobs does not.
+Each rank holds the whole model and takes its share of the samples. In a search, ranks exchange only losses:
+kilobytes of float64 in CPU memory. So the gloo backend is enough on every machine, with or without GPUs.
+Torch is imported only if ranks need it: a command that only submits jobs does not need it.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from pruning.core.errors import InputError, RankError
 
 T = TypeVar("T")
 
-# A rank that dies is noticed at once. PATIENCE is the time limit for a rank that hangs, and ARRIVAL that for a rank
-# that never starts.
+# A rank that dies is noticed at once. PATIENCE is the time limit for a rank that hangs, and ARRIVAL the limit
+# for a rank that never starts.
 PATIENCE, ARRIVAL = timedelta(hours=2), timedelta(minutes=10)
 
 
@@ -58,7 +58,7 @@ def world_size() -> int:
 
 
 def is_first() -> bool:
-    """Whether this is the first rank, which is the one that writes files."""
+    """Whether this is the first rank, which writes the files."""
     return rank() == 0
 
 
@@ -69,7 +69,7 @@ def share_of(tasks: Sequence[T]) -> Sequence[T]:
 
 
 def gather(results: Sequence[T]) -> list[T]:
-    """Collect, on every rank, the results of all tasks that `share_of` divided, in the order of the tasks."""
+    """The results of all tasks, in order, on every rank; `results` are those of this rank's share."""
     if (size := world_size()) == 1:
         return list(results)
     shares: list[Any] = [None] * size
@@ -120,7 +120,7 @@ def on_first(action: Callable[[], T]) -> T:
 
 
 def any_failure(error: Exception | None) -> Exception | None:
-    """This rank's error; a RankError if only other ranks have errors; None if no rank has one."""
+    """This rank's error; a RankError if only other ranks failed; None if no rank failed."""
     texts = gather([None if error is None else f"{type(error).__name__}: {error}"])
     if error is not None or not any(texts):
         return error
@@ -136,7 +136,7 @@ def _world() -> tuple[int, int]:
 
 
 def _exchange(operation: Callable[[Any], Any]) -> None:
-    """Run a collective operation. Raises RankError if a rank is gone."""
+    """Run a collective operation. Raises RankError if another rank has ended or does not answer."""
     import torch.distributed as dist
 
     try:
@@ -147,14 +147,14 @@ def _exchange(operation: Callable[[Any], Any]) -> None:
         ) from error
 
 
-# Find, in the environment of torchrun or submitit, where a job's ranks meet and which GPUs each rank uses.
+# Read from the environment of torchrun or submitit where a job's ranks meet and which GPUs each rank uses.
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 @dataclass(frozen=True)
 class Rendezvous:
-    """The number of a process among all ranks and among its machine's, and the address where they join."""
+    """A process's rank and the number of ranks, overall and per machine, and the address where they meet."""
 
     rank: int
     size: int
@@ -193,14 +193,14 @@ class Rendezvous:
 def find_rendezvous() -> Rendezvous | None:
     """This process's rank and where to meet the other ranks; None if there is only one rank."""
     given = os.environ
-    if all(name in given for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")):  # of torchrun
+    if all(name in given for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")):  # by torchrun
         rank, size = int(given["RANK"]), int(given["WORLD_SIZE"])
         local = int(given.get("LOCAL_RANK", rank)), int(given.get("LOCAL_WORLD_SIZE", size))
         place = Rendezvous(rank, size, *local, "env://")
     elif "SUBMITIT_EXECUTOR" in given:
         from submitit.helpers import TorchDistributedEnvironment
 
-        # Only read this: its method `export` would replace the scheduler's CUDA_VISIBLE_DEVICES by the local rank.
+        # Do not call `found.export`: it would set CUDA_VISIBLE_DEVICES to the local rank.
         found = TorchDistributedEnvironment()
         # A laptop cannot always resolve its own host name.
         host = "127.0.0.1" if found.local_world_size == found.world_size else found.master_addr
@@ -221,16 +221,16 @@ def visible() -> list[str]:
 
 
 def share(gpus: list[str], rank: int, size: int) -> str | None:
-    """The GPUs of local rank `rank`, as a value of CUDA_VISIBLE_DEVICES; None if the variable stays as it is.
+    """The GPUs of local rank `rank` as a CUDA_VISIBLE_DEVICES value; None if the variable need not change.
 
-    Each rank gets neighbours in `gpus`, because neighbouring GPUs are likely to be well connected. Raises
-    InputError if there are fewer GPUs than ranks on this machine.
+    Each rank gets consecutive entries of `gpus`, because neighbouring GPUs are likely to be well connected.
+    Raises InputError if there are fewer GPUs than ranks on this machine.
     """
     given = (os.environ.get(name, "") for name in ("SLURM_GPUS_PER_TASK", "SLURM_GPU_BIND"))
-    # SLURM_TRES_PER_TASK can list only cores.
+    # SLURM_TRES_PER_TASK may list cores without GPUs.
     bound = any(value not in ("", "none") for value in given)
     if not gpus or bound or "gpu" in os.environ.get("SLURM_TRES_PER_TASK", ""):
-        return None  # there are none, or SLURM has already given each task its own
+        return None  # there are no GPUs, or SLURM has already assigned them to tasks
     if len(gpus) < size:
         raise InputError(
             f"{size} ranks on one machine share {len(gpus)} GPUs ({VISIBLE}={','.join(gpus)}), but each needs at "

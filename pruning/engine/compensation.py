@@ -1,4 +1,4 @@
-"""Settings of compensation for removed units. Magnitude compensation scales the hidden state by a factor.
+"""Settings for the compensation of removed units. Magnitude compensation scales the hidden state by a factor.
 
 Source: Prune&Comp (arXiv 2507.18212; code chenxinrui-tsinghua/PruneAndComp). The blocks of a pre-norm model make the
 state grow. If a block is removed, the state is too small relative to what the following blocks add. If h_i is the
@@ -6,14 +6,14 @@ state before block i, the factor of block i is
 
     s_i = mean over samples of  (mean |h_{i+1}|) / (mean |h_i|)        inner means over tokens and width
 
-and removing block i replaces F_i(h) by s_i * h. Prune&Comp instead multiplies the embeddings and the output
-projections of all earlier blocks by s_i. Every norm that reads the state cancels such a factor, so both give the same
-function, up to the norms' epsilon. Multiplying the state changes no weights, so embeddings can be tied.
+and removing block i replaces its output F_i(h) by s_i * h. Prune&Comp instead multiplies the embeddings and
+all earlier blocks' output projections by s_i. Every norm that reads the state cancels s_i, so both give the
+same function, up to the norms' epsilon. Multiplying the state changes no weights, so embeddings can be tied.
 
-Prune&Comp measures a block's factor on the current model, in which earlier removals are already compensated. Here the
-factors are measured once, on the dense model, for all masks. If blocks are removed from the last to the first, both
-ways give exactly the same factors. Otherwise, a block after a removed one receives a state of the same magnitude but
-a slightly different direction. On random pre-norm models of six blocks, the factors differ by at most 2 percent.
+Prune&Comp measures a block's factor on the current model, in which earlier removals are compensated. Here the
+factors are measured once, on the dense model, for all masks. If blocks are removed from the last to the
+first, both ways give identical factors. Otherwise, the state after a removed block has the right magnitude
+but a slightly different direction. On random pre-norm models of six blocks, factors differ by up to 2 %.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class NoCompensation:
 
 @dataclass(frozen=True)
 class Magnitude:
-    """Removed units are replaced by factors.
+    """Each removed unit is replaced by a factor that multiplies the hidden state.
 
     If `search` is true, the search scores compensated models, as Prune&Comp's iterative search does. If it is false,
     the search scores uncompensated models, and only the final mask is compensated.
@@ -45,10 +45,10 @@ class Magnitude:
 
 @dataclass(frozen=True)
 class Linear:
-    """What the unit before a removed run adds is multiplied by a matrix (D, D); see `pruning.engine.repair`.
+    """A matrix (D, D) multiplies what the unit before each removed run adds; see `pruning.engine.repair`.
 
-    `ridge` holds the ridges to try, relative to the mean diagonal of M'M; the best one is chosen on every
-    `heldout`-th calibration sample. The search scores masks without maps, because a map belongs to one mask.
+    `ridge` lists the ridges to try, in units of the mean diagonal of M'M. Every `heldout`-th calibration
+    sample is held out to choose one. The search scores masks without maps, because a map belongs to one mask.
     """
 
     search: ClassVar[bool] = False

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pruning.calibration.samples import Row
 
 
-# A backward step costs as much as this many block forwards: one to run the block again, about two for its gradient.
+# A backward step costs as much as 3 block forwards: one to run the block again, about two for its gradient.
 BACKWARD = 3
 POSITIONS = 128  # positions projected to the vocabulary at a time; few, to keep the autograd graph small
 
@@ -45,7 +45,7 @@ class RowInBatch:
 
 @dataclass(frozen=True)
 class BackwardStep:
-    """One unit of a backward pass.
+    """The backward step through one unit.
 
     It has the states (B, T, D) before and after the unit, the gradient with respect to the state after the unit,
     and the gradients with respect to the unit's weights.
@@ -67,8 +67,8 @@ def states(
 ) -> Iterator[tuple[list[RowInBatch], list[Tensor]]]:
     """Yield, for each of this rank's batches, its lines and its N + 1 hidden states (B, T, D), all on one device.
 
-    These are the state before each of the N units, and the state after the last unit. Units in `dropped` are skipped.
-    If `stop` is given, only the states before units 0 to `stop` are computed.
+    The states are those before each of the N units and the one after the last unit. Units in `dropped` are
+    skipped. If `stop` is given, only the states before units 0 to `stop` are computed.
     """
     for batch, share in _batches(rows, forward.memory_budget.batch_tokens):
         with torch.inference_mode(), _timed(forward):
@@ -82,9 +82,9 @@ def backward(
 ) -> Iterator[tuple[list[RowInBatch], Iterator[BackwardStep]]]:
     """Yield, for each of this rank's batches, its lines and the backward steps from the last unit to the first.
 
-    The steps give gradients of the sum of the rows' log-likelihoods with respect to the states and, if `weights` is
-    true, with respect to the weights. All states are in memory at the same time. The autograd graph and the weight
-    gradients are in memory for one unit at a time.
+    The steps give the gradients of the rows' summed log-likelihood with respect to the states and, if
+    `weights` is true, the weights. All states are in memory at the same time. The autograd graph and the
+    weight gradients are in memory for one unit at a time.
 
     Raises InputError if `weights` is true and some weights are not in memory.
     """
@@ -98,7 +98,7 @@ def backward(
 
 
 def magnitudes(forward: Forward, rows: Sequence[Row], unit: str = "block") -> tuple[float, ...]:
-    """The factor s_i of each unit, measured on some rows by one pass of the dense model."""
+    """The factor s_i of each unit (`compensation.py`), measured on `rows` in one dense pass."""
     # The ratios are kept per row, so that sums do not depend on the number of ranks.
     ratios = np.zeros((len(rows), forward.n_units(unit)))
     for lines, hidden in states(forward, rows, unit):
@@ -111,8 +111,8 @@ def magnitudes(forward: Forward, rows: Sequence[Row], unit: str = "block") -> tu
 def gate_gradients(forward: Forward, rows: Sequence[Row], unit: str = "block") -> np.ndarray[Any, Any]:
     """Derivatives (rows, N) of each row's log-likelihood with respect to each unit's gate, in float64.
 
-    With a gate a, unit i adds a * (F(h) - h) to h. So the derivative at a = 1 is <g, F(h) - h>, in which g is the
-    gradient with respect to the state after unit i. See `pruning.algo.Gates`.
+    With a gate a, unit i adds a * (F(h) - h) to h. So the derivative at a = 1 is <g, F(h) - h>, where g is
+    the gradient with respect to the state after unit i. See `pruning.algo.Gates`.
     """
     gradients = np.zeros((len(rows), forward.n_units(unit)))
     for lines, steps in backward(forward, rows, forward.memory_budget.batch_tokens, unit=unit):
@@ -133,7 +133,7 @@ def _batches(rows: Sequence[Row], batch_tokens: int) -> Iterator[tuple[Batch, fl
 
 
 def _lines(batch: Batch, rows: Sequence[Row]) -> list[RowInBatch]:
-    """The lines of a batch with one row per line."""
+    """The lines of a batch that has one row per line."""
     width = batch.ids.shape[1]
     lines = dict(zip(batch.rows.tolist(), (batch.indices // width).tolist(), strict=True))
     return [RowInBatch(row, line, len(rows[row].input_ids)) for row, line in lines.items()]
@@ -172,7 +172,7 @@ def _run_backward(
     for index in reversed(range(len(chain))):
         chosen = [weight for weight in chain.weights(index) if weights and weight.is_floating_point()]
         with gradients_kept(chosen), torch.enable_grad(), _timed(forward):
-            for weight in chosen:  # also those that their owner has frozen
+            for weight in chosen:  # including weights that the caller has frozen
                 weight.requires_grad_(True)
             before = hidden.pop(index).detach().requires_grad_()
             after = chain.run(index, before, entry)
@@ -205,17 +205,17 @@ def _timed(forward: Forward) -> Iterator[None]:
     forward.cost.forward_seconds += time.perf_counter() - started
 
 
-# Forward passes in float32 with the weights of a model in half precision.
+# Forward passes in float32 with a half-precision model's weights.
 
 HALVES = (torch.bfloat16, torch.float16)
 BYTES = 6  # free bytes that are needed per weight: 4 for the copy, and 2 for the passes through it
 
 
 def in_float32(forward: Forward) -> Forward | None:
-    """The same forward passes through a float32 copy of the model, with the same `cost`.
+    """Forward passes through a float32 copy of the model; they add to the same `cost`.
 
-    The copy has the rounded weights of the model, so only the rounding of products and sums differs. Returns None if
-    the model is not in half precision, not on one device, or too large for a copy on the device of some rank.
+    The copy has the model's rounded weights, so only the rounding of products and sums differs. Returns None
+    if the model is not in half precision or not on one device, or if a rank has no room for a copy.
     """
     model = forward.model
     if model.module.dtype not in HALVES:
@@ -233,11 +233,11 @@ def in_float32(forward: Forward) -> Forward | None:
 
 @torch.inference_mode()
 def unit_times(model: LanguageModel, unit: str, shape: tuple[int, int], repeats: int) -> list[float]:
-    """The median seconds of each unit on this device, on random tokens of a shape (sequences, tokens).
+    """Each unit's median time on this device in seconds, for random tokens of `shape` (sequences, tokens).
 
-    All units are timed in turn, and then again, so that a slowdown of the machine affects all of them. The times are
-    costs of a budget. Source: Puzzle (arXiv 2411.19146) measures each sub-block once on the target hardware, in the
-    target scenario, and adds these times to get that of a model.
+    Each repeat times all units in turn, so that a slowdown of the machine affects all of them. Budgets use
+    the times as costs. Source: Puzzle (arXiv 2411.19146) measures each sub-block once on the target hardware,
+    in the target scenario, and adds these times up to the time of a model.
     """
     chain = find_chain(model.module, unit)
     vocabulary = int(model.module.config.get_text_config(decoder=True).vocab_size)

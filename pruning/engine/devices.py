@@ -30,7 +30,7 @@ def exact() -> None:
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
     torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
     if torch.cuda.is_available():
-        # Deterministic mode also fills new memory by default, which costs a second write per result: turn that off.
+        # By default, deterministic mode also fills new memory, a second write per result: turn that off.
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         warnings.filterwarnings("ignore", ".*does not have a deterministic implementation")
@@ -43,12 +43,12 @@ def devices(module: nn.Module) -> list[torch.device]:
 
 
 def offloaded(module: nn.Module) -> bool:
-    """Whether some weights are on disk, and are read for each use."""
+    """Whether some weights are on disk and are read again for each use."""
     return any(parameter.device.type == "meta" for parameter in module.parameters())
 
 
 def free_memory(module: nn.Module) -> int:
-    """The bytes that are free now on the model's device with the least free memory."""
+    """The smallest amount of free memory among the model's devices, in bytes."""
     return min(map(_free, devices(module)))
 
 
@@ -61,7 +61,7 @@ def _free(device: torch.device) -> int:
 
 
 def _allowed() -> float:
-    """The bytes that the limits of a container or of a SLURM job leave to this process; without limits, infinite."""
+    """The bytes that the limits of a container or a SLURM job still allow; infinite without limits."""
     left = math.inf
     with suppress(OSError, ValueError):
         own = GROUPS / Path("/proc/self/cgroup").read_text().rpartition("::")[2].strip("/\n")

@@ -10,8 +10,8 @@ of a separate masked forward pass for each mask, and do not depend on which mask
     head       the states at the scored positions become next-token distributions        `head`
     terms      the readout's values, summed for each row
 
-A round of greedy search over N blocks costs about N^2 / 2 block forwards this way instead of N^2. Scoring all
-pairs of blocks costs N^3 / 6 instead of N^3 / 2.
+This reduces a round of greedy search over N blocks from N^2 to about N^2 / 2 block forwards. It reduces
+scoring all pairs of blocks from N^3 / 2 to N^3 / 6.
 """
 
 from __future__ import annotations
@@ -75,10 +75,10 @@ ALL = slice(None)
 class Cost:
     """The cost of forward passes. A block forward is one run of one block on all samples.
 
-    A sub-layer counts as its share of the parameters of its block.
+    A sub-layer counts as its share of its block's parameters.
 
-    `block_forwards_alone` is the number of block forwards if every mask were evaluated separately.
-    `block_tokens` is the number of tokens that a block has processed, summed over blocks. `peak_memory` is in bytes.
+    `block_forwards_alone` counts the block forwards that separate evaluations of the masks would need.
+    `block_tokens` counts a token once for each block that processes it. `peak_memory` is in bytes.
     """
 
     block_forwards: float = 0.0
@@ -98,7 +98,7 @@ class Cost:
         )
 
     def over_ranks(self) -> Cost:
-        """The cost over all ranks: the sum of their work, the maximum of their time and of their memory."""
+        """The cost over all ranks: the sum of their work, and the maxima of their time and memory."""
         work = np.array([self.block_forwards, self.block_tokens], dtype=float)
         forwards, tokens = collectives.all_sum(work)
         seconds, memory = collectives.all_max(self.forward_seconds), collectives.all_max(self.peak_memory)
@@ -122,18 +122,18 @@ class Forward:
     # What is kept between requests:
     beginnings: Beginnings = field(default_factory=Beginnings)
     ends: Ends | None = None
-    # If not empty, a request walks these masks, too, and `known` keeps all values for later requests. If `keep` is
-    # above 0, the states before this unit are kept as well.
+    # If `together` is not empty, each request also walks these masks, and `known` keeps all values for later
+    # requests. If `keep` is above 0, the states before unit `keep` are kept, too.
     together: tuple[Mask, ...] = ()
     keep: int = 0
     known: dict[tuple[tuple[Row, ...], Readout], dict[Mask, tuple[list[float], float]]] = field(
         default_factory=dict
     )
     parts: dict[tuple[Row, ...], PartialHead | None] = field(default_factory=dict)
-    # By the number of rows, and whether the whole head is read:
+    # Keys: the number of rows, and whether the whole head is read.
     paces: dict[tuple[int, bool], Pace] = field(default_factory=dict)
     memory_budget: MemoryBudget = field(init=False, repr=False)
-    # At a batch's targets, on the CPU: the dense model's states, and the logarithms of its sums over the vocabulary.
+    # At a batch's targets, on the CPU: the dense model's states, and the logarithm of its sum of exp(logit).
     _dense_states: WeakKeyDictionary[Batch, Tensor] = field(default_factory=WeakKeyDictionary)
     _dense_totals: WeakKeyDictionary[Batch, Tensor] = field(default_factory=WeakKeyDictionary)
     _shares: dict[str, Sequence[float]] = field(default_factory=dict)
@@ -146,14 +146,14 @@ class Forward:
     ) -> Iterator[tuple[Mask, list[float], float]]:
         """Yield each mask, in any order, with each row's log-likelihood in nats and the average seconds per mask.
 
-        With several ranks, each runs some of the batches, and all ranks get the sums.
+        With several ranks, each rank runs some of the batches, and all ranks get the sums.
         """
         return self.sums(rows, masks, LIKELIHOOD)
 
     def sums(
         self, rows: Sequence[Row], masks: Iterable[Mask], readout: Readout
     ) -> Iterator[tuple[Mask, list[float], float]]:
-        """Like `loglikelihoods`, but for any readout, whose values are summed over each row's scored positions."""
+        """Like `loglikelihoods`, but sums the values of any readout over each row's scored positions."""
         request = WalkRequest(self, tuple(rows), readout)
         if not self.together:
             yield from request.run(masks)
@@ -165,17 +165,17 @@ class Forward:
         yield from ((mask, *known[mask]) for mask in masks)
 
     def beside(self, masks: Sequence[Mask]) -> Forward:
-        """The same forward passes, which compute the values of all `masks` when one of them is asked for.
+        """The same forward passes, but the first request for one of `masks` computes the values of all.
 
-        The masks share their walk, and each of them gets its values later without one. Masks over different kinds of
-        units share nothing.
+        The masks share one walk, and later requests reuse the values. Masks over different kinds of units
+        share nothing.
         """
         view = copy.copy(self)
         view.together = tuple(masks) if len({mask.unit for mask in masks}) == 1 else ()
         return view
 
     def with_scales(self, scales: tuple[float, ...] | None) -> Forward:
-        """The same forward passes with these factors for dropped units; if these are new, states are not shared."""
+        """The same forward passes with these factors for dropped units. New factors share no states."""
         view = copy.copy(self)
         if scales != self.scales:
             view.scales, view.beginnings, view.ends, view.known = scales, Beginnings(), None, {}
@@ -188,9 +188,9 @@ class Forward:
         return view
 
     def fresh(self) -> Forward:
-        """New forward passes with the same settings and cost for weights that have changed.
+        """New forward passes with the same settings and cost, for use after weights have changed.
 
-        They start at states that were kept before unit `keep`, in front of which no weight may have changed.
+        If `keep` is above 0, they reuse the states before unit `keep`: no weight before it may have changed.
         """
         new = Forward(self.model, self.batch_tokens, self.scales, self.cost)
         if self.keep:
@@ -198,7 +198,7 @@ class Forward:
         return new
 
     def release(self) -> None:
-        """Free the memory of states and weights that are kept for a search."""
+        """Free the memory of the states, values and weights that are kept for a search."""
         self.beginnings.clear()
         self.ends = None
         self.known.clear()
@@ -214,13 +214,13 @@ class Forward:
         return len(find_chain(self.model.module, unit))
 
     def shares(self, unit: str) -> Sequence[float]:
-        """The share of a block's parameters that each unit has."""
+        """Each unit's share of its block's parameters."""
         if unit not in self._shares:
             self._shares[unit] = find_chain(self.model.module, unit).block_shares()
         return self._shares[unit]
 
     def batches(self, rows: tuple[Row, ...]) -> list[Batch]:
-        """The batches of some rows. Choices of an item share a line if the model allows it."""
+        """The batches of some rows. An item's choices share a line if the model allows it."""
         lines = self.memory_budget.lines
         if rows not in lines:
             lines[rows] = token_lines(self.model.module, rows, self._dense_likelihoods)
@@ -246,7 +246,7 @@ class Forward:
         wanted: Wanted | None = None,
         ends: Ends | None = None,
     ) -> Iterator[tuple[int, Array]]:
-        """Yield the number of each mask, and the readout's values (n,) at the batch's targets.
+        """Yield the index of each mask, and the readout's values (n,) at the batch's targets.
 
         The head runs only at the targets. `share` is the batch's share of all samples, used to count block forwards.
         If `ends` are given, their states are read, and no block runs.
@@ -325,13 +325,13 @@ def _at(batch: Batch, hidden: Tensor, at: slice) -> Tensor:
 
 
 def _log_totals(found: Iterable[Distributions]) -> Tensor:
-    """The logarithm of the sum over the vocabulary at each position, in float64 on the CPU."""
+    """The logarithm of sum exp(logit) at each position, in float64 on the CPU."""
     return torch.cat([distribution.log_total.cpu() for distribution in found])
 
 
 @dataclass(frozen=True)
 class WalkRequest:
-    """A request for a readout's values, summed over the scored positions of each row, for many masks.
+    """A request for a readout's values, summed over each row's scored positions, for many masks.
 
     The masks are walked in groups. If memory runs out, the request continues with fewer masks or tokens at a time.
     """
@@ -349,7 +349,7 @@ class WalkRequest:
             masks = [mask for mask in masks if mask not in {done for done, *_ in given}]
         # In this order, masks with a long common prefix are neighbours, and masks that drop early blocks come first.
         todo = sorted(masks, key=lambda mask: [i not in mask.dropped for i in range(mask.n_units)])
-        # A single mask, such as the dense model, comes between requests of a search and leaves kept states unchanged.
+        # A single mask, such as the dense model, can interrupt a search: its request changes no states.
         plan, alone = None, len(todo) == 1
         pace = forward.paces.setdefault((len(self.rows), self.readout.part is None), Pace())
         while todo:
@@ -376,7 +376,7 @@ class WalkRequest:
                 yield mask, values.tolist(), seconds / len(chunk)
 
     def _plan(self, masks: Sequence[Mask]) -> WalkPlan:
-        """Decide how many masks are walked at a time; keep only those states that can be used again."""
+        """Decide how many masks are walked at a time; delete kept states that cannot be used again."""
         budget, beginnings = self.forward.memory_budget, self.forward.beginnings
         self.forward.batches(self.rows)
         sizes = budget.sizes(self.rows, beginnings.nbytes())
@@ -395,11 +395,11 @@ class WalkRequest:
         return plan
 
     def _from_ends(self, masks: Sequence[Mask]) -> Iterator[tuple[Mask, list[float], float]]:
-        """Like `run`, for masks whose states after the last unit are kept; yields nothing if memory runs out."""
+        """Like `run`, but only for masks whose last states are kept (`Ends`); nothing if memory runs out."""
         if (ends := self.forward.ends) is None or ends.masks is None:
             return
         if ends.rows != self.rows or [*map(id, ends.batches)] != [*map(id, self.forward.batches(self.rows))]:
-            self.forward.ends = None  # other rows or batches are asked for
+            self.forward.ends = None  # the request is for other rows or batches
             return
         if not (known := [mask for mask in masks if mask in ends.masks]):
             return
@@ -415,7 +415,7 @@ class WalkRequest:
             yield mask, values.tolist(), seconds / len(known)
 
     def _tried(self, masks: Sequence[Mask], read: Read) -> tuple[Array, float, Exception | None]:
-        """The sums (masks, rows) over all batches, the seconds that they took, and the error of a rank, if any."""
+        """The sums (masks, rows) over all batches, the seconds taken, and an error if a rank failed."""
         started = time.perf_counter()
         sums, failure = np.zeros((len(masks), len(self.rows))), None
         try:

@@ -23,8 +23,8 @@ from pruning.models.blocks import head
 # they do not fit a CPU's cache.
 PROJECTED = {"cpu": 1 << 29, "cuda": 1 << 29}
 NORMALISED = {"cpu": 1 << 20, "cuda": 1 << 29}
-# exp(-80) is about 1e-35: added to the term of the highest logit, a whole vocabulary of such terms changes no digit.
-# Much smaller terms would be denormal numbers, with which a CPU takes 20 times as long.
+# exp(-80) is about 1e-35: a whole vocabulary of such terms does not change the sum, in which the highest
+# logit has the term 1. Much smaller terms would be denormal numbers, with which a CPU is 20 times slower.
 NEGLIGIBLE = -80.0
 
 Head = Callable[[Tensor], Tensor]  # maps hidden states (m, D) to logits (m, V), for any m
@@ -40,14 +40,14 @@ class Projection:
 
 @dataclass(frozen=True, eq=False)
 class PartialHead:
-    """The projection of a model to a part of the vocabulary: the sorted `tokens` (K,); see `bounds.py`."""
+    """A model's head for a part of the vocabulary, the sorted `tokens` (K,); see `bounds.py`."""
 
     module: Any
     tokens: Tensor
 
     @cached_property
     def layer(self) -> nn.Linear:
-        """A linear layer with the rows of these tokens in the model's output layer."""
+        """A linear layer that has only these tokens' rows of the model's output layer."""
         output = self.module.get_output_embeddings()
         with torch.no_grad():
             layer = nn.Linear(1, 1, bias=output.bias is not None)
@@ -80,10 +80,10 @@ class PartialHead:
 class Readout:
     """One value per position, computed from the next-token distributions at m positions.
 
-    `value` is called with the distributions of the pruned model, those of the dense model, and the next tokens (m,).
-    If `compares` is false, no dense model is needed, and `value` gets the pruned model's distributions twice. If
-    `part` is given, distributions are over this part of the vocabulary. If the readout also compares, its values are
-    multiplied by the dense model's probability of the part.
+    `value` is called with the distributions of the pruned model, those of the dense model, and the next
+    tokens (m,). If `compares` is false, no dense model is needed, and `value` gets the pruned model's
+    distributions twice. If `part` is given, distributions cover only this part of the vocabulary. If
+    `compares` is also true, values are multiplied by the dense model's probability of the part.
     """
 
     value: Callable[[Distributions, Distributions, Tensor], Tensor]
@@ -103,8 +103,8 @@ def read_out(
 ) -> Tensor:
     """The values (n,) of a readout, in float64 on the CPU.
 
-    They are computed from hidden states (n, D), the dense model's `distributions` at the same positions or None, and
-    token ids (n,).
+    `hidden` are states (n, D), and `targets` token ids (n,). `dense` are the dense model's `distributions` at
+    the same positions, or None.
     """
     start, targets, values = 0, targets.to(hidden.device), []
     for number, pruned in enumerate(distributions(projection, hidden)):
@@ -134,7 +134,7 @@ def positions_at_once(device: str, vocabulary: int) -> int:
 
 
 def compared_at_once(device: str, vocabulary: int) -> int:
-    """The number of positions at which masks are compared at a time, with the dense model's distributions kept."""
+    """The number of positions to compare at a time, with the dense model's distributions there in memory."""
     return max(1, positions_at_once(device, vocabulary) // 4)
 
 
@@ -147,9 +147,9 @@ def wide(values: Tensor) -> torch.dtype:
 class Distributions:
     """The next-token distributions at m positions, from logits (m, V) in float32 or float64.
 
-    `torch.log_softmax` adds V float32 exponentials one after the other. With 150,000 tokens, its error is 1e-5 nats,
-    in one direction. `Tensor.sum` adds them pairwise, and the logarithm of the sum is kept in float64. The error is
-    then about 1e-7 nats, and the sum takes less time.
+    `torch.log_softmax` adds V float32 exponentials one after the other. With 150,000 tokens, its error is
+    1e-5 nats and always has the same sign. `Tensor.sum` adds them pairwise, and the logarithm of the sum is
+    kept in float64. The error is then about 1e-7 nats, and the sum takes less time.
     """
 
     logits: Tensor
@@ -175,7 +175,7 @@ class Distributions:
         return (chosen - self.highest.double() - self.log_sum)[:, 0]
 
     def take(self, tokens: Tensor) -> Tensor:
-        """As `of`, but the logits are overwritten, which saves a tensor. The distributions cannot be used again."""
+        """Like `of`, but overwrites the logits to save memory. The distributions cannot be used again."""
         chosen, highest = self.logits.gather(-1, tokens[:, None]).double(), self.highest
         log_sum = _log_of_sum(self.logits.sub_(highest).clamp_(min=NEGLIGIBLE))
         return (chosen - highest.double() - log_sum)[:, 0]
@@ -186,13 +186,13 @@ class Distributions:
         return (self.logits - self.highest).sub_(self.log_sum.to(self.highest.dtype))
 
     def take_whole(self) -> Tensor:
-        """As `whole`, but the logits are overwritten, as by `take`."""
+        """Like `whole`, but overwrites the logits, as `take` does."""
         below = self.logits.sub_(self.highest)
         return below.sub_(_log_of_sum(below.clamp(min=NEGLIGIBLE)).to(below.dtype))
 
     @cached_property
     def probabilities(self) -> Tensor:
-        """The probabilities (m, V) of all tokens, except that none is below 1e-35: denormal numbers are slow."""
+        """The probabilities (m, V) of all tokens, at least 1e-35 each: denormal numbers are slow."""
         return self.whole.clamp(min=NEGLIGIBLE).exp_()
 
     @cached_property

@@ -1,8 +1,8 @@
 """Limit how much is computed at a time: tokens per batch, branches per pass, bytes of hidden states.
 
-The batches do not depend on the amount of free memory, since other batches would change the last bits of losses. Free
-memory limits how many masks are walked at a time: their hidden states take at most a quarter of it. Only if memory
-runs out all the same, batches become smaller.
+The batches do not depend on the amount of free memory, since other batches would change the last bits of
+losses. Free memory limits how many masks are walked at a time: their hidden states take at most a quarter of
+it. Batches become smaller only if memory runs out nevertheless.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ ROOM = 0.25  # hidden states take at most this share of the free memory
 class MemoryBudget:
     """How much `Forward` computes at a time on one model; `batch_tokens` is as in `Forward`.
 
-    `lines` holds the token lines of all requested rows.
+    `lines` maps requested rows to their token lines.
     """
 
     model: LanguageModel
@@ -56,18 +56,19 @@ class MemoryBudget:
         return self._batches[rows]
 
     def merged(self, batch: Batch) -> int:
-        """The number of branches that run as one batch: several if one branch alone would leave the CPU idle, or if
-        weights are on disk, so that they are read less often.
+        """The number of branches that run as one batch. It is above 1 if a single branch would leave the CPU
+        idle, or if weights are on disk: merging reads them less often.
 
-        In half precision, and on a GPU, the last bit of a matrix product depends on the number of its rows. A mask's
-        loss would then depend on the other masks, so branches are merged in full precision on a CPU only.
+        In half precision, and on a GPU, the last bit of a matrix product depends on the number of its rows. A
+        mask's loss would then depend on other masks. So if weights are in memory, branches are merged only in
+        full precision on a CPU.
         """
         tokens, (on_disk, exact, parameters) = batch.ids.numel(), self._merging
         small = tokens < MERGE_TOKENS or 2 * tokens * parameters < MERGE_OPERATIONS
         return max(1, self.batch_tokens // tokens) if on_disk or (exact and small) else 1
 
     def sizes(self, rows: tuple[Row, ...], held: int) -> StateBytes:
-        """The room for hidden states, and the size of a state; equal on all ranks.
+        """The room for hidden states and the sizes of a state, in bytes; equal on all ranks.
 
         `held` is the size in bytes of states that exist already and may be replaced.
         """
@@ -118,7 +119,7 @@ class MemoryBudget:
 
     @cached_property
     def _merging(self) -> tuple[bool, bool, int]:
-        """Whether weights are on disk, whether products are exact for any rows, and the parameters of a block."""
+        """Whether weights are on disk, and products exact for any number of rows; a block's parameters."""
         module = self.model.module
         exact = self.model.device.type == "cpu" and module.dtype in (torch.float32, torch.float64)
         parameters = sum(p.numel() for p in find_blocks(module).modules[0].parameters())

@@ -1,8 +1,8 @@
 """Run one batch under many masks by walking the tree of keep/drop decisions unit by unit.
 
-Masks with the same decisions up to some unit share the computation up to that unit. There is one hidden state for
-each distinct prefix of decisions, and a unit runs once for each distinct prefix that keeps it. A dropped unit costs
-nothing, and the weights of a unit that no mask keeps are never read. Units are blocks or sub-layers of blocks.
+Masks with the same decisions up to some unit share the computation up to it. There is one hidden state per
+prefix of decisions, and a unit runs once per prefix that ends with keeping it. Dropped units cost nothing,
+and the weights of units that all masks drop are never read. Units are blocks or sub-layers of blocks.
 
 A walk can begin at states that an earlier walk has kept (`Beginnings`). A plan says how many masks a walk has, and
 which states it keeps (`make_plan`).
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 
 # A hidden state (B, T, D), and the indices of the masks that share it: those with the same decisions up to here.
 Branch = tuple[Tensor, list[int]]
-# A prefix of decisions: a depth, and the dropped units below it. Masks with the same prefix share the state there.
+# A prefix of decisions: a depth, and the dropped units below it. Masks with the same prefix share its state.
 Beginning = tuple[int, tuple[int, ...]]
 States = MutableMapping[Beginning, Tensor]
-FIRST: Beginning = (0, ())  # before the first unit nothing is decided
+FIRST: Beginning = (0, ())  # before the first unit, nothing is decided
 
 
 def run_masks(
@@ -50,16 +50,16 @@ def run_masks(
 ) -> list[Branch]:
     """The states after the last unit: one branch for each distinct mask. All masks are over the same units.
 
-    A unit runs on its branches in batches of at most `merged` branches. For each batch, `count` is called with the
-    unit's index and the number of branches. A dropped unit i multiplies the state by `scales[i]`. Masks start at
-    their deepest state in `kept`, and the walk adds the states that are `wanted`.
+    A unit runs on its branches in batches of at most `merged` branches. For each batch, `count` is called
+    with the unit's index and the number of branches. A dropped unit i multiplies the state by `scales[i]`.
+    Each mask starts at its deepest state in `kept`, and the walk adds the `wanted` states to `kept`.
     """
     chain, kept = find_chain(model.module, masks[0].unit), {} if kept is None else kept
     entry = model_entry(model, batch)
     waiting = _starts(kept, masks)
     branches: list[Branch] = [(entry.hidden, waiting.pop(FIRST))] if FIRST in waiting else []
     nothing = entry.hidden.new_empty(0)
-    entries = {1: replace(entry, hidden=nothing)}  # by the number of branches
+    entries = {1: replace(entry, hidden=nothing)}  # keys: the number of branches
     del entry
     for index in range(len(chain)):
         branches += [(kept[at], numbers) for at, numbers in waiting.items() if at[0] == index]
@@ -115,18 +115,18 @@ def _split(
 
 
 def _is_view(hidden: Tensor) -> bool:
-    """Whether a state is part of a larger tensor, which it keeps in memory."""
+    """Whether a state is a view of a larger tensor, which stays in memory as long as the view."""
     return hidden.untyped_storage().nbytes() != hidden.nbytes
 
 
 # Hidden states from which later masks can start: the states after common prefixes of decisions.
 #
-# - If masks are walked in several groups, those of a later group start where they leave the path of the last mask
-#   before them. These states are always kept.
-# - The next request of a search often has the same prefixes: if greedy search has dropped block c, its next mask that
-#   drops a block j < c agrees with a mask of the round before, up to block c. If c is in the middle, this saves a
-#   quarter of a round's block forwards. States for it are kept at every s-th depth, with the smallest s for which
-#   they fit into memory, unless the request is so large that no related one is likely to follow.
+# - If masks are walked in several groups, the masks of a later group start where they leave the path of the
+#   previous group's last mask. These states are kept if they fit into half of the room.
+# - The next request of a search often has the same prefixes. If greedy search has dropped block c, its next
+#   mask {j, c} with j < c agrees up to block c with the mask {j} of the previous round. If c is in the
+#   middle, this saves a quarter of a round's block forwards. So states are kept at every s-th depth (s: the
+#   smallest power of two with which they fit). Large requests keep none (`LARGE`).
 #
 # All states are exact, so losses do not depend on what is kept.
 
@@ -137,7 +137,7 @@ def beginning(mask: Mask, depth: int) -> Beginning:
 
 
 def _starts(kept: States, masks: Sequence[Mask]) -> dict[Beginning, list[int]]:
-    """For each kept prefix, the numbers of the masks of which it is the deepest kept prefix."""
+    """Map each kept prefix to the numbers of the masks whose deepest kept prefix it is."""
     known = sorted({depth for depth, _ in kept}, reverse=True)
     found: dict[Beginning, list[int]] = {}
     for number, mask in enumerate(masks):
@@ -150,14 +150,14 @@ def _starts(kept: States, masks: Sequence[Mask]) -> dict[Beginning, list[int]]:
 class Wanted:
     """Which states a walk keeps: all at `depths` for the next request, and those at `edge` for the next walk.
 
-    `edge` are depths on the path of the last mask of the walk.
+    `edge` holds depths on the path of the walk's last mask.
     """
 
     depths: Collection[int] = ()
     edge: Collection[int] = ()
 
     def keep(self, kept: States, depth: int, branches: Sequence[Branch], masks: Sequence[Mask]) -> None:
-        """Keep the states before unit `depth` that are wanted. A view of a larger tensor is copied."""
+        """Keep the wanted states before unit `depth`. A view of a larger tensor is copied."""
         every, last = depth in self.depths, depth in self.edge
         for hidden, numbers in branches if depth and (every or last) else ():
             at = beginning(masks[numbers[0]], depth)
@@ -180,7 +180,7 @@ class Beginnings:
     )
 
     def of(self, batch: Batch, unit: str) -> dict[Beginning, Tensor]:
-        """The states of a batch between units of one kind: a depth in blocks differs from one in sub-layers."""
+        """A batch's states for one kind of unit: a depth in blocks is not a depth in sub-layers."""
         return self._states.setdefault(batch, {}).setdefault(unit, {})
 
     def nbytes(self, batches: Collection[Batch] | None = None) -> int:
@@ -190,7 +190,7 @@ class Beginnings:
         return sum(hidden.nbytes for states in kinds for hidden in states.values())
 
     def trim(self, batches: Collection[Batch], masks: Sequence[Mask], depths: Collection[int]) -> None:
-        """For these batches, keep only the states at `depths` with which one of the masks begins."""
+        """For these batches, keep only the states at `depths` from which one of the masks can start."""
         current = {depth: {beginning(mask, depth) for mask in masks} for depth in depths}
         for batch in batches:
             states = self.of(batch, masks[0].unit)
@@ -205,12 +205,12 @@ class Beginnings:
 
 @dataclass
 class Ends:
-    """States after the last unit, from which the whole head can read a mask without running its blocks.
+    """States after the last unit, from which the whole head can score a mask without running blocks.
 
-    They are kept at the scored positions only, for the masks of one request: the states (n, D) at the n targets of
-    each batch, by mask. `masks` is None while the states are computed, and then holds the masks of the request. Each
-    rank keeps the states of its own batches, and `masks` is equal on all ranks. `reserved` is the size of all states
-    in bytes, on the rank that has most.
+    They are kept only at the scored positions, for the masks of one request: the states (n, D) at the n
+    targets of each batch, by mask. `masks` is None while the states are computed; then it contains the
+    request's masks. Each rank keeps the states of its own batches, and `masks` is equal on all ranks.
+    `reserved` is the size of all states in bytes, on the rank that has the most.
     """
 
     rows: tuple[Row, ...]
@@ -223,7 +223,7 @@ class Ends:
 # Decide how the masks of one request are walked: how many at a time, and which states are kept between walks.
 
 ALONE = 32  # masks per walk if no states can be kept between walks
-# If a request has more masks per unit than this, as one for all pairs has, a related request seldom follows.
+# If a request has more masks per unit than this, such as one for all pairs, a related request seldom follows.
 LARGE = 8
 PATIENCE = 20.0  # target seconds of a walk: if the process is killed, about as much work is lost
 UNKNOWN_PACE = 4  # masks in the first walk, after which the time of a mask is known
@@ -231,10 +231,10 @@ UNKNOWN_PACE = 4  # masks in the first walk, after which the time of a mask is k
 
 @dataclass
 class Pace:
-    """Sizes of walks such that a walk takes about `PATIENCE` seconds.
+    """Chooses the number of masks per walk so that a walk takes about `PATIENCE` seconds.
 
-    A walk of n masks takes about a + b * n seconds. Reading weights from a disk, for example, takes the same time for
-    any number of masks. If a exceeds half of `PATIENCE`, walks become longer, so that a is about half of their time.
+    A walk of n masks takes about (a + b * n) seconds. Reading weights from a disk takes a fixed time a. If a
+    exceeds half of `PATIENCE`, walks become longer, so that b * n is half of their time.
     """
 
     _seen: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=8))
@@ -258,7 +258,7 @@ class Pace:
 
 @dataclass(frozen=True)
 class StateBytes:
-    """Bytes: `room` for all states, `walked` for one mask's state in a walk, `kept` for a state on all batches."""
+    """Bytes: `room` for all states, `walked` per mask's state in a walk, `kept` per state on all batches."""
 
     room: float
     walked: int
@@ -267,10 +267,10 @@ class StateBytes:
 
 @dataclass(frozen=True)
 class WalkPlan:
-    """At most `capacity` masks per walk. States at `depths` are kept for the next request.
+    """A plan of walks with at most `capacity` masks each. States at `depths` are kept for the next request.
 
-    If `continues` is true, a walk starts at states of the walk before. Then the number of masks per walk does not
-    change the cost.
+    If `continues` is true, a walk starts at states of the previous walk. Then the number of masks per walk
+    does not change the cost.
     """
 
     capacity: int
@@ -278,7 +278,7 @@ class WalkPlan:
     continues: bool
 
     def size(self, pace: Pace) -> int:
-        """The number of masks in the next walk. It depends on measured times only if it changes no block forwards."""
+        """The number of masks in the next walk. It uses measured times only if the cost is the same."""
         return min(self.capacity, pace.size() if self.continues else ALONE)
 
 
@@ -295,7 +295,7 @@ def make_plan(leaving: Sequence[int], n_units: int, sizes: StateBytes) -> WalkPl
 
 
 def forks(masks: Sequence[Mask]) -> list[int]:
-    """For each pair of neighbouring masks, the first unit about which they decide differently."""
+    """For each pair of neighbouring masks, the first unit on which their decisions differ."""
     return [min({*a.dropped} ^ {*b.dropped}, default=a.n_units) for a, b in pairwise(masks)]
 
 
@@ -320,7 +320,7 @@ def most_edges(leaving: Sequence[int]) -> int:
 
 
 def affordable_depths(leaving: Sequence[int], n_units: int, state_bytes: int, room: float) -> range:
-    """Every s-th depth, with the smallest power of two s for which all states there fit into `room` bytes.
+    """Every s-th depth, for the smallest power of two s with which all states there fit into `room` bytes.
 
     `leaving` are the forks of the masks in order, and `state_bytes` is the size of one state on all batches.
     """

@@ -1,19 +1,19 @@
 """Measure the linear maps that replace removed runs of units (compensation=linear).
 
-Source: ReplaceMe (arXiv 2505.02819). A run of units i..j-1 is removed, and unit u = i - 1 before it stays. If y is
-the state before unit u, m what the unit adds, and h_j the dense model's state after the run, then the map T is chosen
-so that y + m T is close to h_j, by least squares over the tokens of the calibration samples. T is folded into the
-weights of unit u. Units are sub-layers: before a run of whole blocks, u is the MLP of the last block before it, as in
-ReplaceMe. Nothing comes before a run at the beginning of the model, so such a run has no map. If unit u normalises
-what it adds, only a diagonal T can be folded in.
+Source: ReplaceMe (arXiv 2505.02819). A run of units i..j-1 is removed, and unit u = i - 1 before it stays.
+Let y be the state before unit u, m what unit u adds, and h_j the dense model's state after the run. Least
+squares over the calibration tokens gives the map T with y + m T closest to h_j. T is folded into the weights
+of unit u. Units are sub-layers, so before a run of whole blocks, u is the MLP of the preceding block, as in
+ReplaceMe. A run at the beginning of the model has no unit before it, and so no map. If unit u normalises what
+it adds, only a diagonal T can be folded in.
 
-Deviations: each map is measured on the model whose earlier runs are already removed and repaired, and a large ridge
-moves T towards the identity, which is the plain mask. A map is kept only if it helps: on samples that it was not
-fitted on, the loss of the pruned model must not rise in any source of the samples. If it rises, maps with a larger
-ridge are tried, which change less. If all of these fail, the run has no map.
+Deviations: each map is fitted on the model in which earlier runs are already removed and repaired. A large
+ridge moves T towards the identity, which changes nothing. A map is kept only if the pruned model's loss on
+held-out samples rises in no source of the samples. If it rises, maps with a larger ridge, which change less,
+are tried. If all of these fail, the run has no map.
 
-A run takes one or two passes over the samples, through the blocks up to the run. The states of one batch of tokens
-are in memory at a time; the sums take 32 D^2 bytes.
+Fitting a run's map takes one or two passes over the samples, through the blocks up to the run's end. The
+states of one batch of tokens are in memory at a time; the sums take 32 D^2 bytes.
 """
 
 from __future__ import annotations
@@ -52,14 +52,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Run:
-    """Removed sub-layers `first` to `last`, between kept ones."""
+    """A maximal run of removed sub-layers: `first` to `last`."""
 
     first: int
     last: int
 
     @property
     def writer(self) -> int:
-        """The sub-layer before the run, into which its map is folded; -1 if there is none."""
+        """The sub-layer before the run, into which the run's map is folded; -1 if there is none."""
         return self.first - 1
 
     @property
@@ -84,10 +84,10 @@ def runs_of(mask: Mask) -> list[Run]:
 
 
 def check(module: Any, unit: str, samples: Samples) -> None:
-    """Raise InputError if a mask over such units could not be repaired on these samples.
+    """Raise InputError if masks over units of this kind cannot be repaired with these samples.
 
-    A mask cannot be repaired if no map can be folded into the model's first block (the other blocks are usually
-    alike), or if there is only one sample.
+    This is so if no map can be folded into the model's first block (the other blocks are usually alike), or
+    if there is only one sample.
     """
     if samples.count < 2:
         raise InputError(
@@ -105,7 +105,7 @@ def check(module: Any, unit: str, samples: Samples) -> None:
 
 
 def measure(forward: Forward, samples: Samples, mask: Mask, fit: Linear) -> tuple[Repair, RepairRecord]:
-    """The maps of a mask's runs that help, measured on the rows of some samples, and a record of how well they fit.
+    """The maps that help a mask's runs, fitted on `samples`, and a record of how well they fit.
 
     Raises InputError as `check` does.
     """
@@ -140,18 +140,18 @@ def measure(forward: Forward, samples: Samples, mask: Mask, fit: Linear) -> tupl
 
 
 class _Judge:
-    """Chooses the ridge of each map and rejects harmful maps, using samples on which no map is fitted."""
+    """Chooses the ridge of each map and rejects harmful maps, both on held-out samples."""
 
     def __init__(self, forward: Forward, samples: Samples, mask: Mask, fit: Linear) -> None:
         self.forward, self.mask, self.fit = forward, mask, fit
         held = heldout_rows(samples, fit.heldout)
-        # Of an item, only the right answer measures the model.
+        # For an item, only the right answer counts.
         self.rows = [row for n, row in enumerate(samples.rows) if n in held and row.right is not False]
         self.kept: dict[int, Tensor] = {}  # maps of earlier runs, fitted without the held-out samples
         self.losses = self._losses({})
 
     def record(self, run: Run, fold: Fold, fitted: Sums, heldout: Sums) -> tuple[RepairRun, float | None]:
-        """The record of a run, and the ridge of its map; None if no map helps."""
+        """The record of a run, and the ridge of its map or, if no map helps, None."""
         errors = collectives.on_first(
             lambda: {ridge: heldout.error(fitted.solve(ridge)) for ridge in self.fit.ridge}
         )
@@ -184,7 +184,7 @@ class _Judge:
         return record, ridge
 
     def _losses(self, maps: dict[int, Tensor]) -> dict[str, float]:
-        """The loss of the pruned model with some maps, in nats per token, on the held-out samples of each source."""
+        """The pruned model's loss with some maps on each source's held-out samples, in nats per token."""
         with repaired(self.forward.model.module, Repair(maps)):
             ((_, values, _),) = self.forward.fresh().loglikelihoods(self.rows, [self.mask])
         sums: dict[str, float] = {}
@@ -196,7 +196,7 @@ class _Judge:
 
 
 def _map(sums: Sums, ridge: float) -> Tensor:
-    """The map with a ridge, in float32; equal on all ranks."""
+    """The map for a ridge, in float32; equal on all ranks."""
     return collectives.on_first(lambda: sums.solve(ridge).float())
 
 
@@ -205,9 +205,9 @@ def _name(unit: int) -> str:
 
 
 def heldout_rows(samples: Samples, every: int) -> set[int]:
-    """The numbers of the held-out rows: in each source, those of every n-th sample (n = `every`), of one at least.
+    """The numbers of the held-out rows: those of every n-th sample of each source (n = `every`; one or more).
 
-    A source with a single sample keeps it for the fit. If all sources have a single sample, they count as one source.
+    A source with one sample keeps it for the fit. If all sources have one, they count as a single source.
     """
     sources = [unit[0].source for unit in samples.units]
     counts = {source: sources.count(source) for source in sources}
@@ -224,12 +224,12 @@ def heldout_rows(samples: Samples, every: int) -> set[int]:
 
 # Least squares from sums over tokens: the map T, near the identity I, that brings M T closest to R.
 #
-# With rows m_t of M and r_t of R, one row per token, T minimises
+# With m_t (what unit u adds) in M and r_t = h_j - y in R, one row per token t, T minimises
 #
 #     sum over t of |m_t T - r_t|^2  +  a mean(diag G) |T - I|^2        G = M' M,  C = M' R
 #
-# so T = I + (G + a mean(diag G) I)^-1 (C - G). Only G and C are kept, in float64. They take 16 D^2 bytes (D = 4096:
-# 270 MB), or 16 D bytes for a diagonal T, however many tokens there are.
+# so T = I + (G + a mean(diag G) I)^-1 (C - G). Only G and C are kept, in float64. They take 16 D^2 bytes (D =
+# 4096: 270 MB), or 16 D bytes for a diagonal T, for any number of tokens.
 
 
 @dataclass
@@ -242,7 +242,7 @@ class Sums:
 
     @classmethod
     def empty(cls, fold: Fold) -> Sums:
-        """Sums over zero tokens, with the shapes for the map of a fold."""
+        """Sums over zero tokens, in the shapes that the map of `fold` needs."""
         shape = (fold.width, fold.width) if fold.form == FORM else (fold.width,)
         return cls(torch.zeros(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.float64))
 
@@ -268,7 +268,7 @@ class Sums:
         return Sums(self.gram + other.gram, self.cross + other.cross, self.square + other.square)
 
     def solve(self, ridge: float) -> Tensor:
-        """The map T in float64; `ridge` is a."""
+        """The map T in float64; `ridge` is the factor a above."""
         if self.gram.dim() == 1:
             rest = self.gram + ridge * self.gram.mean()
             change: Tensor = (self.cross - self.gram) / torch.where(rest > 0, rest, 1.0)
@@ -302,9 +302,9 @@ def _run_sums(
     before: Repair,
     fit: Linear,
 ) -> tuple[Sums, Sums]:
-    """The sums of a run: over the samples that maps are fitted on, and over those that are held out.
+    """A run's sums over the samples for fitting, and those over the held-out samples.
 
-    M and the states y are those of the model without the `earlier` runs, repaired by `before`.
+    M and the states y are from the model without the `earlier` runs, repaired by `before`.
     """
     module, rows, held = forward.model.module, samples.rows, heldout_rows(samples, fit.heldout)
     sums, outputs = (Sums.empty(fold), Sums.empty(fold)), list[Tensor]()
@@ -323,7 +323,7 @@ def _run_sums(
                     outputs.clear()
                     with replaced(module, weights):
                         _, current = next(pruned)
-                # Each sub-layer of a block runs alone, and the hook also notes an output of the switched-off one.
+                # Each sub-layer of a block runs alone, and the hook also notes the disabled one's output.
                 output = outputs[-1 if run.writer % 2 else 0].to(dense[0].device).view_as(dense[0])
                 added = output if fold.factor == 1.0 else output.double() * fold.factor
                 outputs.clear()

@@ -23,24 +23,24 @@ if TYPE_CHECKING:
     from pruning.engine.forward import Forward
 
 SPEED = "speed"  # a metric whose one measurement covers both the mask and the dense model
-TAKEN = ("heldout", "mean", "continuations")  # names that metrics of other evaluations use
+TAKEN = ("heldout", "mean", "continuations")  # names in use for the metrics of other evaluations
 
 
 class Data(Protocol):
     """The data of one metric: text windows or items (`Samples`), or a task's documents; for `speed`, the device.
 
-    Data that a mask shares with the dense model have a method `beside`: it returns them with what the dense model
-    wrote beside the file of its measurement.
+    If measuring a mask needs the dense model's output, the data have a method `beside`. It returns the data
+    with this output, which is stored next to the dense model's measurement.
     """
 
     @property
     def source(self) -> str:
-        """The origin of the data, for people to read."""
+        """Where the data come from, in words for people."""
         ...
 
     @property
     def sha256(self) -> str:
-        """Digest of the exact data: for one model and mask, equal digests mean equal measurements."""
+        """Digest of the exact data. For the same model and mask, equal digests mean equal measurements."""
         ...
 
     def shared(self, calibration: Samples, /) -> int:
@@ -52,7 +52,7 @@ class Data(Protocol):
 class Measured:
     """The measurement of one mask: a metric, its standard error `<name>/stderr`, and a record of the method (`how`).
 
-    `files` maps the endings of file names to contents; these files are written next to the measurement.
+    `files` maps file-name endings to contents; the files are written next to the measurement.
     """
 
     metrics: dict[str, Any]
@@ -71,7 +71,7 @@ class Evaluation(Protocol):
     def data(self, tokenizer: Any) -> Mapping[str, Data]:
         """The data of each metric, by the metric's name.
 
-        Raises InputError if settings or files are wrong, UnreachableError if a data set cannot be loaded.
+        Raises InputError if a setting or a file is invalid, UnreachableError if a data set cannot be loaded.
         """
         ...
 
@@ -81,7 +81,7 @@ class Evaluation(Protocol):
 
 
 def check_names(setting: str, names: Iterable[str]) -> None:
-    """Raise InputError if a name cannot be used in the name of a metric or of a folder."""
+    """Raise InputError if a name cannot be part of the name of a metric or folder."""
     for name in names:
         if not re.fullmatch(r"\w[\w.+-]*", str(name)) or name in TAKEN:
             raise InputError(
@@ -91,7 +91,7 @@ def check_names(setting: str, names: Iterable[str]) -> None:
 
 
 def terms_file(terms: dict[str, Any]) -> dict[str, bytes]:
-    """The file with each sample's values, by its ending, as in `Measured.files`."""
+    """The file of each sample's values, keyed by its ending as in `Measured.files`."""
     return {TERMS: json.dumps(sealed(terms)).encode()}
 
 

@@ -1,8 +1,8 @@
 """Bits per byte: a model's loss on a text, in a unit that does not depend on the tokenizer.
 
-A perplexity is per token, so perplexities are comparable only between models that read the same tokens. Bits per byte
-are the negative log-likelihood of the predicted tokens, in bits, divided by the bytes of text that these tokens stand
-for. A model with another tokenizer reads the same windows of text, cut anew into its own tokens.
+A perplexity is per token, so perplexities are comparable only between models that read the same tokens. Bits
+per byte are the negative log-likelihood of the predicted tokens, in bits, divided by the bytes of text that
+these tokens stand for. A model with another tokenizer reads the same windows of text in its own tokens.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pruning.core.scoring import Estimate
 def window_costs(terms: Mapping[str, Any], samples: Samples, tokenizer: Any) -> tuple[list[float], Estimate]:
     """The bits per byte of each window, and the `Estimate` of their mean, weighted by the windows' bytes.
 
-    `terms` are those of a perplexity: for each window, its nats per token and its number of predicted tokens.
+    `terms` are from a perplexity: the nats per token and the number of predicted tokens of each window.
     """
     sizes = [sum(_sizes(tokenizer, row.input_ids[slice(*row.span)])) for row in samples.rows]
     windows = zip(terms["losses"], terms["tokens"], sizes, strict=True)
@@ -31,11 +31,11 @@ def window_costs(terms: Mapping[str, Any], samples: Samples, tokenizer: Any) -> 
 
 
 def _sizes(tokenizer: Any, ids: Sequence[int]) -> list[int]:
-    """The number of bytes that each token stands for, even if the token holds only a part of a character."""
+    """The number of bytes that each token stands for, even if it contains only part of a character."""
     tokens = tokenizer.convert_ids_to_tokens(list(ids))
     if "ByteLevel" in repr(getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", None)):
         return [len(token) for token in tokens]  # each character stands for a byte
-    # As SentencePiece writes tokens: a mark for a space, and <0xE2> for a byte of a character without a token.
+    # SentencePiece writes a mark for a space, and <0xE2> for a byte of a character without a token.
     return [
         1 if re.fullmatch(r"<0x[0-9A-F]{2}>", token) else len(token.replace("\u2581", " ").encode())
         for token in tokens
@@ -43,7 +43,7 @@ def _sizes(tokenizer: Any, ids: Sequence[int]) -> list[int]:
 
 
 def read_anew(samples: Samples, tokenizer: Any, other: Any) -> Samples:
-    """The windows, whose tokens are from `tokenizer`, as windows of the same text in tokens of the tokenizer `other`.
+    """The same text as in the windows `samples`, in tokens of `other` instead of `tokenizer`.
 
     The text before a row's span is read but not predicted, and the first token of a row is never predicted. A
     character that is partly outside of a window is left out. Raises InputError if a window has fewer than two tokens.

@@ -1,7 +1,7 @@
-"""How much a metric of a smaller model differs from the dense model's: a number, its error, and a word.
+"""How much a metric of a smaller model differs from that of the dense model: a number, its error, and a word.
 
-Both models are measured on the same windows and items, so their values are correlated. The error is therefore that of
-the paired difference, which is much smaller than the errors of the two values.
+Both models are measured on the same windows and items, so their values are correlated. The error is that of
+the paired difference, which is much smaller than the errors of both values.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class QualityChange:
 
     @property
     def word(self) -> str:
-        """`better` or `worse`; `within error` if the error can explain the change; `error unknown` without it."""
+        """`better` or `worse`; `within error` if `error` explains the change; `error unknown` if None."""
         if self.error is None:
             return "error unknown"
         if abs(self.amount) <= CERTAIN * self.error:
@@ -47,10 +47,10 @@ class QualityChange:
 
 
 def changes(result: DoneResult, results: Path | None, which: str = "pruned") -> dict[str, QualityChange]:
-    """The change of each perplexity and accuracy from the dense model of a result to another model, by metric.
+    """How much each perplexity and accuracy of another model differs from the dense model's, by metric.
 
-    `which` names the other model in `evaluation`: `pruned`, `uncompensated` or `healed`. `results` is the results
-    folder, which has the values of each window and item. Without these, the errors of both values are combined.
+    `which` is the other model: `pruned`, `uncompensated` or `healed`. `results` is the results folder, with
+    the values of each window and item. Without them, the two models' errors are combined.
     """
     evaluation = cast(Mapping[str, Any], result["evaluation"])
     dense, smaller = evaluation["dense"], evaluation[which]
@@ -69,7 +69,7 @@ def changes(result: DoneResult, results: Path | None, which: str = "pruned") -> 
 def change_of(
     name: str, values: Sequence[Mapping[str, float]], terms: Sequence[Mapping[str, Any]]
 ) -> QualityChange:
-    """The change of a perplexity or accuracy from the first to the second model, from their metrics and terms."""
+    """How a perplexity or accuracy changes from the first to the second model, given metrics and terms."""
     accuracy = kind_of(name) != "ppl"
     first, second = (value[name] for value in values)
     error = _paired_error(*terms)

@@ -27,18 +27,18 @@ HIGHEST = 700.0  # nats; exp(709.8) overflows a float
 
 @dataclass(frozen=True)
 class Corpus:
-    """The settings of a text corpus and of its windows. `source` is one of those of a `TextSource`, or `novel`.
+    """The settings of a text corpus and its windows. `source` is a source of `TextSource`, or `novel`.
 
     If the source is an embedded text, only its held-out part is used.
 
-    Only the first `documents` documents are read. They are joined with `join` between them and tokenised as one text.
-    If `join` is null, each document is a separate text. A text is cut into windows of `window` tokens. A window
-    starts every `stride` tokens (null: no overlap). If a window overlaps the window before it, only the tokens that
-    are new in it are scored, so no token counts twice. Only the first `windows` windows are used.
+    Only the first `documents` documents are read. They are joined with `join` between them and tokenised as
+    one text. If `join` is null, each document is a separate text. A text is cut into windows of `window`
+    tokens. A window starts every `stride` tokens (null: no overlap). If a window overlaps the previous one,
+    only its new tokens are scored, so no token counts twice. Only the first `windows` windows are used.
 
-    If the tokenizer begins every text with a special token (BOS), `start` says where it is put: `window` (default)
-    puts it before each window, `text` only before each text, as most papers' scripts do, and `none` nowhere. The
-    length `window` includes the token. With `tail: false`, a last window that is shorter than `window` is not scored.
+    If the tokenizer begins texts with a special token (BOS), `start` says where: before each window
+    (`window`, the default), before each text (`text`, as in most papers), or nowhere (`none`). `window`
+    includes this token. With `tail: false`, a last window that is shorter than `window` is not scored.
     """
 
     source: str = "hub"
@@ -74,7 +74,7 @@ class Corpus:
             )
 
     def draw(self, tokenizer: Any, where: str, limit: int | None = None) -> Samples:
-        """The windows; at most `limit` windows if `limit` is given. Raises InputError if there are no windows."""
+        """The windows, at most `limit` if it is given. Raises InputError if there are no windows."""
         most = min((n for n in (self.windows, limit) if n is not None), default=None)
         rows = tuple(islice(self._rows(tokenizer, where), most))
         if not rows:

@@ -1,12 +1,12 @@
-"""Measure what a model writes (`eval=generation`): continuations of text, and generated tasks of lm-eval.
+"""Measure generated text (`eval=generation`): continuations, and lm-eval tasks whose answers are generated.
 
-The dense model samples a continuation of each prompt. A smaller model is measured by its perplexity on these: the
-logarithm of (its perplexity : the dense model's) is an unbiased estimate of the Kullback-Leibler divergence
-KL(dense || smaller) per token, on text that the dense model writes. Greedy continuations are unsuitable: they are
-often loops, whose perplexity is near 1 for every model that also loops.
+The dense model samples a continuation of each prompt. A smaller model is measured by its perplexity on these
+continuations. The log ratio of its perplexity to the dense model's is an unbiased estimate of KL(dense ||
+smaller) per token, on text that the dense model writes. Greedy continuations are unsuitable: they are often
+loops, which have a perplexity near 1 under every model that also loops.
 
-All models also continue the prompts greedily, because people read these continuations. Two numbers describe them: the
-share of tokens before the first difference from the dense model's, and the share of repeated runs of tokens.
+All models also continue the prompts greedily, for people to read. Two numbers describe these continuations:
+the share of tokens before the first difference from the dense model's, and the share of repeated token runs.
 """
 
 from __future__ import annotations
@@ -111,8 +111,8 @@ Written = tuple[tuple[int, ...], ...]  # the continuation of each prompt
 class Prompts:
     """Prompts of equal length (`windows`), each continued by at most `new_tokens` tokens.
 
-    The seed of `windows` is also that of the sampled continuations. `dense` is what the dense model wrote, sampled
-    and greedy; None before the dense model is measured.
+    The seed of `windows` is also that of the sampled continuations. `dense` contains the dense model's
+    sampled and greedy continuations; None before it is measured.
     """
 
     windows: Samples
@@ -140,7 +140,7 @@ class Prompts:
         return self.windows.shared(calibration)
 
     def beside(self, dense: Path) -> Prompts:
-        """These prompts with what the dense model wrote; `dense` is the file of its measurement.
+        """These prompts with the dense model's continuations; `dense` is the file of its measurement.
 
         Raises DamagedError if the file of the dense model's continuations is missing or damaged.
         """
@@ -155,7 +155,7 @@ class Prompts:
 
 
 def measure_continuations(forward: Forward, data: Prompts, mask: Mask, batch_size: int) -> Measured:
-    """A model's perplexity on the dense model's continuations, and two shares of its own greedy continuations.
+    """A model's perplexity on the dense model's continuations; `same` and `repeated` of its own greedy ones.
 
     The dense model must be measured first.
     """
@@ -209,7 +209,7 @@ N = 4  # tokens in a run that can be repeated
 
 
 def repeated(tokens: Tokens, n: int = N) -> float:
-    """The share of runs of `n` tokens that occurred before in the same text; 0 if there is no such run.
+    """The share of runs of `n` tokens that occurred earlier in the text; 0 if it has fewer than `n` tokens.
 
     This is seq-rep-n of "Neural Text Generation with Unlikelihood Training" (arXiv 1908.04319, section 6).
     """
@@ -236,8 +236,8 @@ def continued(
 ) -> list[tuple[int, ...]]:
     """The continuation of each prompt: at most `new_tokens` tokens, up to and including the first end of text.
 
-    All prompts have the same length. Without `seed`, decoding is greedy. With `seed`, tokens are drawn from the
-    model's own distribution (temperature 1). Each rank continues a share, and all ranks get all continuations.
+    All prompts have the same length. Without `seed`, decoding is greedy. With `seed`, tokens are sampled at
+    temperature 1. Each rank continues a share of the prompts, and all ranks get all continuations.
     """
     batches = [prompts[start : start + batch_size] for start in range(0, len(prompts), batch_size)]
     numbered = collectives.share_of(list(enumerate(batches)))
@@ -267,8 +267,8 @@ def _batch(
         pad_token_id=ends[0] if ends else 0,
     )
     devices = [ids.device] if ids.device.type == "cuda" else []
-    # In place of missing settings, transformers uses the model's own. Many of these change probabilities, such as
-    # `min_p`, `suppress_tokens` and `sequence_bias`, so they are removed while the model generates.
+    # If a setting is missing, transformers uses the model's. Many of these, such as `min_p`,
+    # `suppress_tokens` and `sequence_bias`, change probabilities, so they are removed during generation.
     plain = patch.object(module, "generation_config", GenerationConfig())
     with torch.random.fork_rng(devices), plain:
         if seed is not None:
@@ -286,6 +286,6 @@ def end_tokens(module: Any) -> tuple[int, ...]:
 
 
 def until_end(tokens: Tokens, ends: Tokens) -> tuple[int, ...]:
-    """The tokens up to the first end of text, which is included; what follows is padding."""
+    """The tokens up to and including the first end-of-text token; later tokens are padding."""
     stop = next((number for number, token in enumerate(tokens, start=1) if token in ends), len(tokens))
     return tuple(tokens[:stop])

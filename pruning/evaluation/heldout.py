@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Heldout:
-    """Evaluate on `samples` windows of `length` tokens and on `items` items of the embedded data's held-out parts.
+    """Evaluate on held-out embedded data: `samples` windows of `length` tokens, and `items` items.
 
     The metric `ppl/heldout` is the exponential of the mean negative log-likelihood per token, on `pydoc`. `texts` can
     name the other embedded texts, `wikipedia_sample` and `novel`; each of them gives a metric `ppl/<name>`. Nothing
@@ -49,7 +49,7 @@ class Heldout:
 
     def data(self, tokenizer: Any) -> dict[str, Samples]:
         """The samples of each metric, by its name. Raises InputError if there are too few windows or items."""
-        # The novel's metric comes first, here and so in every table.
+        # The novel's metric comes first here, and therefore in every table.
         names = {"pydoc": "heldout"} | {name: name for name in self.texts or ()}
         data = {}
         for name in sorted(names, key=lambda name: name != NOVEL):
@@ -87,11 +87,11 @@ def item_accuracy(name: str, forward: Forward, samples: Samples, mask: Mask) -> 
 class LocalFiles:
     """Measures `ppl/<name>` on each file of `texts` and `acc/<name>` on each file of `items`.
 
-    If there are several files of items, `acc/mean` is a metric too. Texts are `.txt`, `.jsonl` or `.parquet` files,
-    cut into windows as in `Corpus`. Files of items hold JSON lines or a JSON array, in the forms of
-    `calibration.item_files`. Each choice is scored after the filled-in template and a space; `templates` maps the
-    names of files to their own templates. `acc/<name>` is lm-eval's `acc_norm`, and `acc_plain/<name>` its `acc`. For
-    a quick look, `limit` bounds the numbers of windows and items. `scorer` is that of `EvalTask`.
+    If there are several files of items, `acc/mean` is a metric too. Texts are `.txt`, `.jsonl` or `.parquet`
+    files, cut into windows as in `Corpus`. Files of items contain JSON lines or a JSON array, in the forms of
+    `calibration.item_files`. Each choice is scored after the filled-in template and a space; `templates` maps
+    names of `items` to their own templates. `acc/<name>` is lm-eval's `acc_norm`, and `acc_plain/<name>` its
+    `acc`. For a quick look, `limit` bounds the numbers of windows and items. `scorer` is as in `EvalTask`.
     """
 
     texts: Any = None  # `Any` and None, so that the command line can set a dictionary
@@ -101,7 +101,7 @@ class LocalFiles:
     join: str | None = None
     column: str = "text"
     template: str = TEMPLATE
-    templates: Any = None  # as `texts`
+    templates: Any = None  # `Any` and None as for `texts`
     limit: int | None = None
     batch_size: int = 16
     scorer: str = "lm_eval"

@@ -1,8 +1,8 @@
 """Tasks of lm-eval as evaluation data, and how lm-eval sends their requests to a masked model in memory.
 
-lm-eval makes the requests without a model, so a task has a digest of its prompts and answers before a model is
-loaded. Each task is run separately, so no batch mixes tasks: padding to another length changes how bfloat16 is
-rounded. lm-eval's cache of responses is never used, because it does not distinguish masks.
+lm-eval makes the requests without a model, so a task has a digest of its prompts and answers before a model
+is loaded. Each task is run separately, so that no batch mixes tasks: padding to another length changes
+rounding in bfloat16. lm-eval's cache of responses is never used, because it does not distinguish masks.
 """
 
 from __future__ import annotations
@@ -49,22 +49,22 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 METRICS = ("acc_norm", "acc")  # a multiple-choice task's accuracy is the first of these metrics that it has
-EXACT = "exact_match"  # the share of right answers, if the model writes them
+EXACT = "exact_match"  # the share of right answers, if answers are generated
 SCORERS = ("lm_eval", "engine")
 FEWSHOT_SEED = 1234  # lm-eval's own default
 NEW_TOKENS = 256  # lm-eval's default
-# lm-eval's names for the maximum number of new tokens; the first one that a task sets counts.
+# lm-eval's names for the maximum number of new tokens. The first one that a task sets is used.
 LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 
 
 @dataclass(frozen=True, eq=False)
 class EvalTask:
-    """The first `limit` documents of a task of lm-eval (None: all); `task` is lm-eval's object.
+    """The first `limit` documents (None: all) of an lm-eval task; `task` is lm-eval's object.
 
-    If the documents are items of a local file, these are `items`. `fewshot` examples are put before each question.
-    `scorer` names what scores the answers of a multiple-choice task: `lm_eval` or `engine`. In the engine, the
-    answers to a question share its prompt, which is faster. It normalises logits in float32, lm-eval in the model's
-    own precision.
+    If the documents come from a local file, `items` are its items. `fewshot` examples are put before each
+    question. `scorer` names what scores the answers of a multiple-choice task: `lm_eval` or `engine`. The
+    engine runs a question's prompt only once for all answers, which is faster. It normalises logits in
+    float32, but lm-eval does so in the model's precision.
     """
 
     task: Any
@@ -87,7 +87,7 @@ class EvalTask:
 
     @property
     def new_tokens(self) -> int:
-        """The maximum number of tokens of an answer that the model writes."""
+        """The maximum number of tokens in a generated answer."""
         settings = self.task.config.generation_kwargs or {}
         return int(next((settings[name] for name in LENGTHS if settings.get(name) is not None), NEW_TOKENS))
 
@@ -107,7 +107,7 @@ class EvalTask:
 
     @property
     def asked(self) -> list[tuple[Any, ...]]:
-        """All requests in order, each as often as lm-eval sends it: contexts with continuations or with settings."""
+        """All requests as lm-eval sends them, repeats included: contexts with continuations or settings."""
         times = range(self.task.config.repeats or 1)
         return [tuple(asked) for request in self.requests for asked in request["asked"] for _ in times]
 
@@ -148,14 +148,14 @@ class EvalTask:
             for number, request in enumerate(self.requests)
             for asked in request["asked"]
         ]
-        # A token stands for at least one byte, so only requests of many bytes are tokenised; most are short.
+        # A token stands for at least one byte, so only requests with too many bytes are tokenised.
         long = [(n, pair) for n, pair in pairs if len("".join(pair).encode()) + SPECIAL > room]
         whole = encoded([pair for _, pair in long], self.tokenizer)
         return sorted({n for (n, _), (ids, _) in zip(long, whole, strict=True) if len(ids) > room})
 
     @property
     def members(self) -> tuple[EvalTask, ...]:
-        """The task itself, as `TaskGroup.members`."""
+        """Only this task; `TaskGroup.members` has all tasks of a group."""
         return (self,)
 
     @property
@@ -169,13 +169,13 @@ class EvalTask:
         return sum(self._held(known, number) for number in range(len(self.requests)))
 
     def _held(self, known: Haystack, number: int) -> bool:
-        """Whether the calibration data hold a document. The names of the document's fields are not used."""
+        """Whether the calibration data contain document `number`. The names of its fields are not used."""
         request = self.requests[number]
         contexts = list(dict.fromkeys(str(asked[0]) for asked in request["asked"]))
         questions = [text for text in request["doc"].values() if isinstance(text, str) and " " in text]
         # If the contexts of a document differ, as in WinoGrande, they contain the choices, and all answers are equal.
         choices = () if self.generated or len(contexts) > 1 else [asked[-1] for asked in request["asked"]]
-        if not (self.generated or self.fewshot):  # every context holds the same examples
+        if not (self.generated or self.fewshot):  # few-shot contexts contain the same examples
             questions += contexts
         if self.items and self.items[number].key in known.keys:
             return True
@@ -183,7 +183,7 @@ class EvalTask:
 
 
 def check_asking(settings: Any) -> None:
-    """Raise InputError if one of the settings common to all evaluations with lm-eval is wrong."""
+    """Raise InputError if a setting that all lm-eval evaluations share is invalid."""
     check_names("eval.tasks", getattr(settings, "tasks", ()))
     check_least("eval", settings, limit=1, batch_size=1)
     if (scorer := getattr(settings, "scorer", "lm_eval")) not in SCORERS:
@@ -214,7 +214,7 @@ def _measured_task(name: str, forward: Forward, task: EvalTask, mask: Mask, batc
         )
         model._device = (
             forward.model.device
-        )  # if the first weights are on disk, lm-eval chooses the wrong one
+        )  # if the first weights are on disk, lm-eval chooses the wrong device
         answers = None
         if shortened := len(task.too_long(model.max_length)):
             log.warning(
@@ -242,10 +242,10 @@ def _measured_task(name: str, forward: Forward, task: EvalTask, mask: Mask, batc
 
 
 def generating(forward: Forward, mask: Mask) -> AbstractContextManager[None]:
-    """A context in which the model lacks the units of a mask and can generate.
+    """A context in which the model lacks a mask's units and can generate text.
 
-    Skipping units works only without a cache, so the units are removed from the model in memory. Raises InputError if
-    no configuration of the architecture describes the model without these units; an export raises the same error.
+    Skipping units works only without a cache, so they are removed from the model in memory. Raises InputError
+    if no configuration of the architecture describes the smaller model; an export raises the same error.
     """
     from pruning.models.removal import blocks_removed, smaller_config
 
@@ -262,7 +262,7 @@ def _answered(
 ) -> list[Any]:
     """The answers to all requests, on all ranks: `known`, if given; otherwise, each rank answers its share.
 
-    lm-eval itself knows of only one process. Raises RequestError if the requests are not those of the task.
+    lm-eval itself sees only one process. Raises RequestError if the requests are not those of the task.
     """
     if [tuple(request.args) for request in requests] != task.asked:
         raise RequestError(
@@ -278,7 +278,7 @@ def _answered(
 def _measured(name: str, task: EvalTask, output: Mapping[str, Any], shortened: int) -> Measured:
     """The measurement from lm-eval's output, whose scores have keys `metric,filter`.
 
-    If a task extracts the answer in several ways (filters), the first filter gives `name`, each other its own metric.
+    If a task extracts answers by several filters, the first gives `name`; each other has its own metric.
     """
     label, main = task.task.task_name, EXACT if task.generated else str(task.metric)
     scores = output["results"][label]
@@ -289,7 +289,7 @@ def _measured(name: str, task: EvalTask, output: Mapping[str, Any], shortened: i
             metrics |= _scores(filtered_of(name, way), scores, main, way)
     elif main != "acc" and "acc" in task.task.aggregation():
         metrics |= _scores(plain_of(name), scores, "acc", first)
-    # lm-eval's samples have these values too, but also the prompts: a hundred times as much to read for each mask.
+    # lm-eval's samples have these values, too. With their prompts, they are a hundred times as large.
     samples = [sample for sample in output["samples"][label] if sample["filter"] == first]
     terms: dict[str, Any] = {"hits": [float(sample[main]) for sample in samples]}
     how = {
@@ -313,7 +313,7 @@ def _measured(name: str, task: EvalTask, output: Mapping[str, Any], shortened: i
 
 
 def _scores(name: str, scores: Mapping[str, Any], metric: str, way: str) -> dict[str, float]:
-    """A score and its standard error, which is left out for a single item: lm-eval then gives text instead."""
+    """A score and its standard error, which is left out for a single item: lm-eval then gives a string."""
     found = {name: scores[f"{metric},{way}"], error_of(name): scores.get(f"{metric}_stderr,{way}")}
     return {key: float(number) for key, number in found.items() if isinstance(number, (int, float))}
 
@@ -331,7 +331,7 @@ def _lm_eval_files(output: Mapping[str, Any]) -> dict[str, bytes]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence lm-eval's warnings, which concern intended uses, and the progress bars of its short steps."""
+    """Silence lm-eval's warnings (its uses here are intended) and the progress bars of its short steps."""
     import lm_eval.api.model
     import lm_eval.api.task
     from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
@@ -357,7 +357,7 @@ SPECIAL = 4  # more special tokens than any tokenizer adds to a text
 def encoded(pairs: Sequence[Sequence[str]], tokenizer: Any) -> list[tuple[tuple[int, ...], int]]:
     """For each context and continuation, the token ids of both together, and how many belong to the context.
 
-    As in lm-eval, spaces at the end of a context belong to the continuation, and an empty context is one token.
+    As in lm-eval, a context's trailing spaces belong to the continuation, and an empty context is one token.
     """
     first, empty = start_tokens(tokenizer), _prefix_token(tokenizer)
     texts = list(dict.fromkeys(text for pair in pairs for text in (pair[0].rstrip(), pair[0] + pair[1])))
@@ -380,7 +380,7 @@ def _prefix_token(tokenizer: Any) -> int:
 
 
 def _complete(tokenizer: Any) -> Any:
-    """A copy of a tokenizer that lm-eval can change, with an EOS token, without which (or a BOS) lm-eval fails."""
+    """A copy of a tokenizer for lm-eval to change. Without BOS and EOS, lm-eval fails, so an EOS is added."""
     copied = copy.deepcopy(tokenizer)
     if copied.bos_token_id is None and copied.eos_token_id is None:
         copied.eos_token = copied.convert_ids_to_tokens(_prefix_token(copied))
@@ -393,9 +393,9 @@ def _complete(tokenizer: Any) -> Any:
 def item_task(name: str, items: Sequence[Item], template: str, source: str, **options: Any) -> EvalTask:
     """The task of these items; `options` are the tokenizer, the limit and the scorer of an `EvalTask`.
 
-    lm-eval fills in templates with Jinja and converts the result: a prompt of digits becomes a number. So it gets no
-    template: each `doc_to_*` setting names a field of the documents, whose value lm-eval uses unchanged. Raises
-    InputError if an answer cannot be scored.
+    lm-eval fills in templates with Jinja and converts the result: a prompt of digits becomes a number. So
+    lm-eval gets no template: each `doc_to_*` setting names a field of the documents, whose value lm-eval uses
+    unchanged. Raises InputError if an answer cannot be scored.
     """
     import datasets
     from lm_eval.api.task import ConfigurableTask
@@ -424,7 +424,7 @@ def item_task(name: str, items: Sequence[Item], template: str, source: str, **op
                 "custom_dataset": lambda **_: data,
             }
         )
-    # lm-eval records its settings, so they name the file of the items instead of the function above.
+    # lm-eval records these settings, so they now name the file of items instead of the function.
     task.set_config("custom_dataset", None)
     task.set_config("dataset_kwargs", {"data_files": {"test": source}})
     found = EvalTask(task, source, items=tuple(items), **options)
@@ -439,7 +439,7 @@ def item_task(name: str, items: Sequence[Item], template: str, source: str, **op
 class Zeroshot:
     """Measures `acc/<task>` (lm-eval's `acc_norm` if the task has it, else `acc`) and the tasks' mean, `acc/mean`.
 
-    For a quick look, `limit` bounds the items of each task. `scorer` is that of `EvalTask`.
+    For a quick look, `limit` bounds the items of each task. `scorer` is as in `EvalTask`.
     """
 
     tasks: list[str]
@@ -532,10 +532,10 @@ def tasks_data(
     new_tokens: int | None = None,
     written: bool = False,
 ) -> tuple[bool, Task]:
-    """Whether the model writes the answers of a task or group, and its data. If not `written`, it must choose them.
+    """Whether the answers of a task or group are generated (allowed only if `written`), and its data.
 
-    If `fewshot` or `new_tokens` is None, the task's own number is used. Raises the errors of `load_tasks`, and
-    InputError if a task has no fitting metric, if no prompts can be made, or if a group mixes both kinds of tasks.
+    If `fewshot` or `new_tokens` is None, the task's own number is used. Raises the errors of `load_tasks`,
+    and InputError if a task cannot be measured or prompted, or if a group mixes both kinds.
     """
     tasks = []
     for loaded in load_tasks(name):
@@ -567,7 +567,7 @@ def tasks_data(
             ValueError,
             AssertionError,
             IndexError,
-        ) as error:  # the last ones: lm-eval's samplers
+        ) as error:  # lm-eval's samplers raise the last two
             raise InputError(
                 f"eval.tasks: the prompts of '{name}' with {examples} examples cannot be used "
                 f"({first_line(error)}): lower eval.num_fewshot, or choose another task."
@@ -611,8 +611,8 @@ Task = EvalTask | TaskGroup
 def measure_task(name: str, forward: Forward, data: Task, mask: Mask, batch_size: int) -> Measured:
     """The accuracy or the share of exact answers, its standard error, and lm-eval's own results and samples.
 
-    In a group, items count equally, as in lm-eval's groups whose tasks are weighted by size, and the standard error
-    is lm-eval's. Raises the errors of `_measured_task`.
+    In a group, all items count equally, as if lm-eval weighted the tasks by size. The standard error is
+    lm-eval's. Raises the errors of `_measured_task`.
     """
     if isinstance(data, EvalTask):
         return _measured_task(name, forward, data, mask, batch_size)

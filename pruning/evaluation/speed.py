@@ -1,8 +1,8 @@
 """Measure how much faster and smaller the pruned model is than the dense model (`eval=speed`).
 
-The two models take turns to generate text, with a KV cache. The pruned model is the dense model in memory without the
-removed units (`models/removal.py`). It equals a model that is loaded from an export, with one exception: if a block
-loses one sub-layer, an export keeps both, and this model only the other one.
+The two models take turns to generate text, with a KV cache. The pruned model is the dense model in memory
+without the removed units (`models/removal.py`). It equals a model loaded from an export, except if a mask
+removes one sub-layer of a block. Then an export contains both sub-layers, but this model only the kept one.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ class SpeedData:
 
 
 def device_name(module: nn.Module) -> str:
-    """The name of the device that runs a model, which can be the CPU of a machine with GPUs."""
+    """The name of the device that runs a model. It can be a CPU even if the machine has GPUs."""
     from pruning.engine.devices import devices
 
     return machine(gpus=any(device.type == "cuda" for device in devices(module)))
@@ -149,7 +149,7 @@ def machine(gpus: bool = True) -> str:
     if gpus and torch.cuda.is_available():
         names = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
         return " + ".join(names)
-    # The name as Linux reports it or, on other systems, as Python does.
+    # The name that Linux reports or, on other systems, the one that Python reports.
     processor = _proc("/proc/cpuinfo", "model name") or platform.processor() or platform.machine()
     threads = torch.get_num_threads()
     return f"{processor}, {threads} thread{'s' if threads > 1 else ''}"
@@ -195,9 +195,9 @@ def weight(model: Any) -> tuple[int, int]:
 
 
 class Peak:
-    """Measures extra memory: the peak use after the object is made, minus the use at that time.
+    """Measures extra memory: the peak use after this object is created, minus the use at its creation.
 
-    If `device` is a GPU, memory is summed over all GPUs. If not, it is the process's memory, known only on Linux.
+    If `device` is a GPU, memory is summed over all GPUs. If not, it is the process's, known only on Linux.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -234,7 +234,7 @@ class Peak:
 
 
 def alternating(models: Models, batch: int, prompt: int, rounds: Speed) -> dict[str, Values]:
-    """The measured values by model and name, one per repeat. The models take turns."""
+    """The measured values by model and name, one for each repeat. The models take turns."""
     import torch
 
     from pruning.models.blocks import input_device

@@ -30,7 +30,7 @@ REMEDY = "Choose another calibration.seed or other data, or allow the overlap wi
 
 
 def check_disjoint(calibration: Samples, data: Mapping[str, Data], remedy: str = REMEDY) -> None:
-    """If calibration and evaluation share items or runs of text, raise InputError, which ends with `remedy`."""
+    """Raise InputError, ending with `remedy`, if calibration and evaluation share items or runs of text."""
     for metric, shared in overlaps(calibration, data).items():
         evaluated, windows = data[metric], windows_of(data[metric])
         if windows is not None:
@@ -77,7 +77,7 @@ class Haystack:
     def holds(self, question: str, choices: tuple[str, ...] = ()) -> bool:
         """Whether the data contain an item, `RUN` adjacent words of its question, or the whole question.
 
-        A question of fewer than `ALONE` words can be in any text, so it is found only by its item.
+        A question of fewer than `ALONE` words can be in any text, so it is found only by its item's key.
         """
         asked = words(question)
         if Item(question, choices, 0).key in self.keys or any(run in self.runs for run in _runs(asked)):

@@ -1,4 +1,4 @@
-"""Cut the tensors of a checkpoint, and write a smaller one with the files that belong to it.
+"""Cut blocks out of a checkpoint, and write a smaller one with the files that belong to it.
 
 The whole model is never in memory, unless only transformers can read its weights (GGUF).
 """
@@ -27,7 +27,7 @@ FORMAT = {"format": "pt"}  # what transformers expects in a safetensors file
 
 
 def stored_tensors(folder: Path) -> dict[str, Tensor]:
-    """The tensors in the safetensors files of a directory, mapped from the files: they are read when they are used.
+    """The tensors in a directory's safetensors files, memory-mapped: they are read only when they are used.
 
     Raises InputError if there are no such files, or if one is missing or cannot be read.
     """
@@ -54,13 +54,13 @@ def own_tensors(model: Any) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
 
 
-# Cut blocks out of a checkpoint. Tensors keep the names that they have in the checkpoint, even if an old release of
-# transformers wrote it; only block numbers change.
+# Cut blocks out of a checkpoint. Tensors keep the names that they have in the checkpoint, even if an old
+# release of transformers wrote them; only block numbers change.
 
 
 @dataclass(frozen=True)
 class ModelSizes:
-    """The numbers of parameters and bytes of the dense and the smaller model, in the precision of the export."""
+    """Parameter and byte counts of the dense and the smaller model, in the export's precision."""
 
     dense_parameters: int
     parameters: int
@@ -72,9 +72,9 @@ class ModelSizes:
 class TensorPlan:
     """The new name, precision and values of each tensor of a checkpoint.
 
-    `prefix` is the part of tensor names before a block's number. `keep` names the modules whose tensors keep their
-    stored precision, as in transformers. `values` holds tensors that replace those of blocks, by the block's old
-    number and the rest of the name.
+    `prefix` is the part of tensor names before a block's number. `keep` names the modules whose tensors keep
+    their stored precision, as in transformers. `values` are new tensors for blocks, by the block's old number
+    and the rest of the tensor's name.
     """
 
     mask: Mask
@@ -136,7 +136,7 @@ def block_prefix(names: Iterable[str], path: str, n_blocks: int) -> str:
 def write_shards(tensors: Mapping[str, Tensor], plan: TensorPlan, folder: Path) -> None:
     """Write the safetensors files of the smaller checkpoint, with an index if there are several.
 
-    One file, of at most `LARGEST`, is in memory at a time.
+    Only one file, of at most `LARGEST`, is in memory at a time.
     """
     from huggingface_hub import split_torch_state_dict_into_shards
     from safetensors.torch import save_file
@@ -170,7 +170,7 @@ BESIDE = (
 
 
 def copy_beside(folder: Path | None, model: Model, target: Path) -> None:
-    """Copy tokenizer, generation settings and licences from the folder of a model (None: a GGUF file) to `target`."""
+    """Write a model's tokenizer, generation settings and licences to `target`; for GGUF, `folder` is None."""
     from transformers import GenerationConfig
 
     settings: Any = model.config
@@ -189,7 +189,7 @@ def copy_beside(folder: Path | None, model: Model, target: Path) -> None:
 
 
 def write_config(config: Any, folder: Path) -> None:
-    """Write config.json so that it is read back unchanged."""
+    """Write config.json so that reading it gives the same configuration."""
     from transformers import AutoConfig
 
     config.save_pretrained(folder)
@@ -200,7 +200,7 @@ def write_config(config: Any, folder: Path) -> None:
 
 
 def _differs(wanted: Mapping[str, Any], read: Mapping[str, Any]) -> bool:
-    """Whether a setting, at any depth, is not read as it was wanted."""
+    """Whether any setting in `read`, at any depth, has another value than in `wanted`."""
     return any(
         _differs(value, read.get(name, value))
         if isinstance(value, Mapping) and isinstance(read.get(name, value), Mapping)

@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 def export_gguf(wanted: Request) -> Facts:
-    """Write the file `wanted.out` and its card beside it. The file appears there complete, or not at all.
+    """Write the file `wanted.out` and, next to it, its card. The file appears there complete, or not at all.
 
     If the request cannot be met, raises InputError, UnreachableError or UnskippableError before anything is written.
     Raises MismatchError if the written file does not give the logits of the masked model.
@@ -131,10 +131,10 @@ def load_dense(settings: Model) -> Any:
 
 
 def _proven(path: Path, goal: verify.Expected, settings: Model, mask: Mask) -> tuple[str, bool]:
-    """How the file was checked, in words, and whether its blocks' kinds no longer follow from their new numbers.
+    """How the file was checked, in words, and whether the new block numbers imply wrong kinds of blocks.
 
-    `settings` are those of the whole file. If transformers derives wrong kinds (sliding or full attention) from the
-    new numbers, it is given a configuration that lists them. Raises MismatchError if the file does not give `goal`.
+    `settings` are those of the whole file. If transformers derives wrong kinds (sliding or full attention)
+    from the numbers, it gets the right configuration. Raises MismatchError if the file does not give `goal`.
     """
     from transformers import AutoConfig
 
@@ -160,8 +160,8 @@ def card_of(out: Path) -> Path:
 def check_gguf_target(out: Path, record: Mapping[str, Any], force: bool = False) -> None:
     """Raise InputError unless a GGUF file can be written to `out`.
 
-    An existing file is replaced only if it has a record of this program. Unless `force` is true, its record must also
-    have the entries of `record`: `source_sha256` (of the file that is cut) and `mask`, if they are known.
+    An existing file is replaced only if it has a record of this program. Unless `force` is true, its record
+    must also have the same entries as `record`, such as `source_sha256` (of the file that is cut) and `mask`.
     """
     output_dir.check_writable(out)
     if out.is_dir():

@@ -41,7 +41,7 @@ Which = Literal["pruned", "healed"]
 class CutFile:
     """A GGUF file that was written: its name and its digest.
 
-    If the kinds of blocks no longer follow from the blocks' numbers, `listed` is the key that lists them; else None.
+    If blocks' kinds no longer follow from their numbers, `listed` is the key that lists the kinds; else None.
     """
 
     name: str
@@ -53,11 +53,11 @@ class CutFile:
 class Facts:
     """The facts that the texts of an export state.
 
-    `base` is the hub name of the original model, or the name of its directory; `source` says where the weights came
-    from; `commands` reproduce the export; `proof` says how the export was checked. `result` is the result of the
-    cell, or None if the mask comes from elsewhere. `repair` names the sub-layers whose output a map multiplies.
-    `idle` counts the parameters in the file that belong to removed parts of blocks. If the export is a directory,
-    `file` is None. `changes` says in words how each metric differs from the dense model's.
+    `base` is the hub name of the original model, or the name of its directory; `source` says where the
+    weights came from; `commands` reproduce the export; `proof` says how the export was checked. `result` is
+    the result of the cell, or None if the mask comes from elsewhere. `repair` names the sub-layers whose
+    output a map multiplies. `idle` counts the exported parameters of removed parts of blocks. If the export
+    is a directory, `file` is None. `changes` says in words how each metric differs from the dense model's.
     """
 
     name: str
@@ -152,7 +152,7 @@ def model_card(facts: Facts) -> str:
 
 
 def settings_of(name: str, evaluation: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """How a metric was measured: each setting with its value as JSON, without paths and settings that are null."""
+    """How a metric was measured: settings that are not null, with values as JSON and paths shortened."""
     how = dict(records.leaves(portable(evaluation.get("how", {}).get(name, {}))))
     return [(k, json.dumps(value, ensure_ascii=False)) for k, value in how.items() if value is not None]
 
@@ -193,7 +193,7 @@ def unmeasured(result: DoneResult | None) -> str:
 
 
 def _commands(wanted: Request) -> Iterator[str]:
-    """Yield a command that repeats search, evaluation and export, and one that repeats the export only."""
+    """Yield the possible commands: one for search, evaluation and export, and one for the export only."""
     if wanted.in_memory is not None:
         yield f"pruning.export_model(model, {wanted.mask!r}, DIR)  # in Python"
         return
@@ -210,7 +210,7 @@ def _commands(wanted: Request) -> Iterator[str]:
 def launched(result: DoneResult, healed: bool) -> Mapping[str, Any]:
     """The configuration of a launch that reproduces the pruned or the healed model of a result.
 
-    A healed model depends on an evaluation: windows of text that overlap its data were left out.
+    A healed model also depends on an evaluation, whose data determine the windows that healing leaves out.
     """
     config = dict(result["config"])
     if not healed:
@@ -286,5 +286,5 @@ def code_block(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """The text with spaces for line breaks and other unprintable characters, which could end a comment or a table."""
+    """The text with spaces for unprintable characters: a line break could end a comment or a table."""
     return "".join(c if c.isprintable() else " " for c in text)

@@ -59,7 +59,7 @@ def check_place(out: Path, model: Model) -> None:
 
 
 def check_writable(out: Path) -> None:
-    """Raise InputError if nothing can be created or replaced at `out`. Old unfinished parts beside it are removed."""
+    """Raise InputError if nothing can be written at `out`. Removes old unfinished exports next to it."""
     try:
         sweep(out.parent)
         parent = next(folder for folder in out.parents if folder.exists())
@@ -71,7 +71,7 @@ def check_writable(out: Path) -> None:
 
 
 def check_space(out: Path, needed: int) -> None:
-    """Raise InputError unless the disk of `out`, which need not exist yet, has `needed` bytes and 5% more free."""
+    """Raise InputError unless the disk of `out` has `needed` bytes and 5% more free; `out` need not exist."""
     free = shutil.disk_usage(next(folder for folder in out.parents if folder.exists())).free
     if free < needed * 1.05:
         raise InputError(
@@ -80,13 +80,13 @@ def check_space(out: Path, needed: int) -> None:
         )
 
 
-# An earlier export, and whether it may be replaced. Its record holds the digests of its files.
+# An earlier export, and whether it may be replaced. Its record contains the digests of its files.
 
 
 def check_target(out: Path) -> Mapping[str, Any] | None:
     """The record of the earlier export that an export to `out` would replace; None if `out` is new or empty.
 
-    Raises InputError if `out` cannot be written, or holds anything but unchanged files of an earlier export.
+    Raises InputError if `out` cannot be written, or contains anything but unchanged files of such an export.
     """
     check_writable(out)
     if out.exists() and not out.is_dir():
@@ -112,7 +112,7 @@ def check_target(out: Path) -> Mapping[str, Any] | None:
 def check_same(out: Path, earlier: Mapping[str, Any] | None, wanted: Mapping[str, Any], force: bool) -> None:
     """Raise InputError if the record of an earlier export lacks a wanted entry or has another value for it.
 
-    If `force` is true, or if there is no earlier export (None), nothing is raised.
+    If `force` is true or there is no earlier export (None), nothing is raised.
     """
     other = [] if earlier is None else [name for name, value in wanted.items() if earlier.get(name) != value]
     if other and not force:

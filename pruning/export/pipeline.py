@@ -33,7 +33,7 @@ def main() -> None:
 
 def export_cell(folder: Path, out: Path, healed: bool = False) -> str:
     """Export a finished cell, or its healed model, as a launch does; returns the three lines of `summary`."""
-    # `force` is safe: the check before the search found that an earlier export there is this cell's.
+    # `force` is safe: the check before the search allows only an earlier export of this cell.
     wanted = dataclasses.replace(request.of_cell(folder, output_dir.directory(out)), force=True)
     if healed:
         wanted = request.of_healed(wanted)
@@ -41,7 +41,7 @@ def export_cell(folder: Path, out: Path, healed: bool = False) -> str:
 
 
 def written(wanted: Request) -> Facts:
-    """Write the directory or GGUF file that is wanted. Raises the errors of `export` and `export_gguf`."""
+    """Write the requested directory or GGUF file. Raises the errors of `export` and `export_gguf`."""
     if is_gguf(wanted.out):
         from pruning.export.gguf_export import export_gguf
 
@@ -82,14 +82,14 @@ def export(wanted: Request) -> Facts:
         found = _facts(wanted, cut, proof)
         (staged / "README.md").write_text(model_card.model_card(found), encoding="utf-8")
         output_dir.write_record(staged, {**_record(wanted, found), **identity})
-        # The target can have changed since the start.
+        # The target may have changed since the start.
         output_dir.check_same(wanted.out, output_dir.check_target(wanted.out), identity, wanted.force)
         storage.replace(staged, wanted.out)
     return found
 
 
 def _identity(wanted: Request) -> dict[str, Any]:
-    """The entries of the record that an earlier export must share with this one to be replaced without `force`."""
+    """Record entries: without `force`, an earlier export is replaced only if its entries equal these."""
     settings, heal = wanted.model, wanted.heal_record
     weights = {"source": settings.source, "revision": settings.recorded_revision}
     if settings.source == "hub":
@@ -104,7 +104,7 @@ def _identity(wanted: Request) -> dict[str, Any]:
 
 
 def _facts(wanted: Request, cut: Cut, proof: str) -> Facts:
-    """The facts that the texts state; `proof` is the comparison with the masked model, in words."""
+    """The facts that the export's texts state; `proof` describes the comparison with the masked model."""
     settings = wanted.model
     if wanted.in_memory is not None:
         source = "a model in memory"
@@ -144,8 +144,8 @@ def _record(wanted: Request, found: Facts) -> dict[str, Any]:
 def check_export(cell: Cell) -> None:
     """Raise InputError if the export that a cell asks for would fail after its search.
 
-    An earlier directory may be replaced only if its record names this cell. An earlier GGUF file may be replaced only
-    if the cell is finished and has its mask, which is unknown before the search.
+    An earlier directory may be replaced only if its record names this cell. An earlier GGUF file may be
+    replaced only if the cell is finished and found that file's mask.
     """
     from pruning.engine.compensation import Magnitude, NoCompensation
     from pruning.export.gguf_export import check_gguf_target, find_gguf

@@ -38,9 +38,9 @@ WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
 class Cut:
     """The planned output: its configuration, the plan for each tensor, and the sizes of both models.
 
-    If the model is on the hub, `settings` name its commit. `folder` holds the safetensors files of the model that is
-    cut, and `tensors` are those in them; both are None if only transformers can read the weights (GGUF). `idle` is
-    the number of parameters in the output that belong to removed parts of blocks.
+    If the model is on the hub, `settings` name its commit. `folder` contains the safetensors files of the
+    model that is cut, and `tensors` are the tensors in them. Both are None if only transformers can read the
+    weights (GGUF). `idle` is the number of parameters in the output that belong to removed parts of blocks.
     """
 
     settings: Model
@@ -122,11 +122,11 @@ def _find_source(settings: Model) -> tuple[Model, Any, Path | None]:
 
 # Change weights: healed weights, a repair, and zeros for removed parts of blocks.
 #
-# All three give new values to named weights of the dense model in memory. A checkpoint can store weights under other
-# names and in other shapes than the model in memory, such as one tensor per expert. So transformers converts all
-# weights of a changed block to the form of the checkpoint.
-# No standard architecture has blocks without attention or MLP. So if a part of a block is removed, the checkpoint
-# keeps both parts, and the output weights of the removed part become zeros.
+# All three give new values to named weights of the dense model in memory. A checkpoint can store weights
+# under other names and in other shapes than the model in memory, such as one tensor per expert. So
+# transformers converts all weights of a changed block to the checkpoint's form. No standard architecture has
+# blocks without attention or MLP. So if a part of a block is removed, the checkpoint keeps both parts, and
+# the output weights of the removed part become zeros.
 
 
 def changed(wanted: Request, cut: Cut) -> tuple[Cut, verify.Expected | None]:
@@ -168,9 +168,9 @@ def changed(wanted: Request, cut: Cut) -> tuple[Cut, verify.Expected | None]:
 
 
 def zeroed(model: Any, removed: Sequence[int]) -> tuple[dict[str, Tensor], int]:
-    """Zeros for the output weights of removed sub-layers, by name, and how many parameters these sub-layers have.
+    """Zeros for the output weights of removed sub-layers, by name, and these sub-layers' parameter count.
 
-    Unit 2i is the attention of block i. Raises UnskippableError if zero weights do not switch a sub-layer off.
+    Unit 2i is the attention of block i. Raises UnskippableError if zero weights do not disable a sub-layer.
     """
     if not removed:
         return {}, 0
@@ -184,9 +184,9 @@ def zeroed(model: Any, removed: Sequence[int]) -> tuple[dict[str, Tensor], int]:
 def _stored_values(
     plan: TensorPlan, model: Any, changed: Iterable[str], tensors: Mapping[str, Tensor]
 ) -> dict[tuple[int, str], Tensor]:
-    """The tensors that a checkpoint stores for blocks with changed weights, by block number and rest of the name.
+    """The tensors to store for blocks with changed weights, by block number and rest of the name.
 
-    Raises InputError if the names and shapes of a block are not those of the checkpoint.
+    Raises InputError if a block's names or shapes differ from those in the checkpoint.
     """
     from transformers.core_model_loading import revert_weight_conversion
 

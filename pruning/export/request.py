@@ -1,4 +1,4 @@
-"""The request for an export (a mask, its model, what to write), from the words of a command or from a cell."""
+"""The request for an export (mask, model and output), from command-line arguments or from a cell."""
 
 from __future__ import annotations
 
@@ -82,14 +82,14 @@ class Request:
 
 
 def is_gguf(out: Path) -> bool:
-    """Whether an export to this path writes a GGUF file, and not a directory."""
+    """Whether an export to this path writes a GGUF file instead of a directory."""
     return out.suffix.lower() == ".gguf"
 
 
 def settled(wanted: Request) -> Request:
-    """The same request; if its mask removes whole blocks only, the mask becomes one over blocks.
+    """The same request; if its mask removes only whole blocks, it becomes a mask over blocks.
 
-    Single sub-layers become zeros. Raises InputError if the mask removes nothing or everything.
+    Otherwise, the export zeroes removed sub-layers. Raises InputError if the mask removes nothing or all.
     """
     mask = wanted.mask.as_blocks() or wanted.mask
     if not mask.dropped or not mask.kept:
@@ -99,11 +99,11 @@ def settled(wanted: Request) -> Request:
     return dataclasses.replace(wanted, mask=mask)
 
 
-# From the words of a command.
+# From command-line arguments.
 
 
 def parse(arguments: Sequence[str]) -> Request:
-    """The request of a command line. If it is invalid, raises InputError with one sentence."""
+    """The request of a command line. Raises InputError if it is invalid."""
     parser = argparse.ArgumentParser("depth-pruning export", usage=USAGE, epilog=MORE)
     parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
     parser.add_argument("--drop", metavar="BLOCKS", help="what to remove: 3,7,12 or a3,m7,b12")
@@ -150,7 +150,7 @@ def parse(arguments: Sequence[str]) -> Request:
 
 
 def _model(settings: Mapping[str, str]) -> Model:
-    """The model that the words `model=NAME model.SETTING=VALUE` describe, composed as a launch composes it."""
+    """The model that the arguments `model=NAME model.SETTING=VALUE` describe, composed as in a launch."""
     words = [f"{name}={value}" for name, value in settings.items() if name.partition(".")[0] == "model"]
     model: Model = build_option("model", words)
     return model
@@ -213,7 +213,7 @@ def _moved(model: Model, revision: str, settings: Mapping[str, str]) -> Model:
             "directory of that model has moved."
         )
     if str(fields.get("path", "")).lower().endswith(".gguf"):
-        fields = {"gguf_file": None, **fields}  # the file can have been renamed
+        fields = {"gguf_file": None, **fields}  # the file may have been renamed
     model = dataclasses.replace(model, **fields)
     if model.source == "hub" and not model.in_directory and model.revision is None and revision != "main":
         return dataclasses.replace(model, revision=revision)

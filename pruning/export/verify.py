@@ -26,7 +26,7 @@ from pruning.models.sublayers import masked
 
 UNPROVEN = "not compared with the masked model (verify=false)"
 NEW_TOKENS = 8
-# SHORT tokens are compared. If a sliding window is shorter than LONG, at least its length + NEW_TOKENS are.
+# SHORT tokens are compared; for a sliding window shorter than LONG, at least its length + NEW_TOKENS tokens.
 SHORT, LONG = 64, 1024
 
 
@@ -62,7 +62,7 @@ def load_rounded(settings: Model, precision: Callable[[str, torch.dtype], torch.
 
 
 def expected(model: Any, mask: Mask) -> Expected:
-    """The masked model's logits for random token ids, and these ids."""
+    """Random token ids, and the masked model's logits for them."""
     ids = _ids(model)
     with masked(model, mask):
         return Expected(ids, _logits(model, ids))
@@ -73,9 +73,9 @@ def compare_export(
 ) -> str:
     """Load a written model and compare its logits bit for bit with `wanted`; returns the result in words.
 
-    `settings` give the dtype and the device. `config` is the model's configuration, by default the written one;
-    `options` go to `from_pretrained`. Raises MismatchError if the logits differ, if weights are missing, or if the
-    cache changes generated tokens.
+    `settings` has the dtype and the device. `config` is the model's configuration, by default the written
+    one; `options` go to `from_pretrained`. Raises MismatchError if the logits differ, if weights are missing,
+    or if the cache changes generated tokens.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 

@@ -33,7 +33,7 @@ class NoHealing:
     trains: ClassVar[bool] = False
 
     def check(self) -> None:
-        """Nothing to check."""
+        """Do nothing: there are no settings to check."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,10 @@ class LossWeights:
 class Training:
     """The settings that all kinds of healing share.
 
-    `tokens` is the budget. Text is packed into windows of `length` tokens. A step trains on `batch_tokens` tokens, at
-    most `micro_tokens` of them at a time. `warmup` and `eval_every` are counted in steps. The learning rate falls in
-    the last steps; `decay` is their share of all steps. `heldout` windows of the text are kept for the held-out loss.
-    If this loss has not fallen in `patience` evaluations, training stops (0: never).
+    `tokens` is the budget. Text is packed into windows of `length` tokens. A step trains on `batch_tokens`
+    tokens, at most `micro_tokens` of them at a time. `warmup` and `eval_every` count steps. The learning rate
+    falls in the last steps; `decay` is their share of all steps. `heldout` windows are kept for the held-out
+    loss. If this loss reaches no new minimum in `patience` evaluations, training stops (0: never).
 
     If `lr` is None, short trials choose the learning rate (`rate.py`). If `candidates` is above 1, that many masks of
     the search are healed in rounds of successive halving, on `round_tokens` tokens in the first round. The mask with
@@ -98,7 +98,7 @@ class Training:
             self._check_rounds()
 
     def _check_rounds(self) -> None:
-        """Raise InputError if candidates would be healed on less than a step, or on more than the whole budget."""
+        """Raise InputError if rounds would heal on fewer tokens than a step, or on more than the budget."""
         step, rounds = self.windows * self.length, budgets(self.candidates, self.round_tokens)
         if self.round_tokens < step:
             raise InputError(
@@ -119,7 +119,7 @@ class Training:
 
     @property
     def adapter(self) -> bool:
-        """Whether LoRA adapters are trained, not the weights themselves."""
+        """Whether LoRA adapters are trained instead of the weights themselves."""
         return getattr(self, "weights", "lora" if hasattr(self, "rank") else "full") == "lora"
 
     @property
@@ -155,8 +155,8 @@ class Training:
     def factor(self, step: int) -> float:
         """The learning rate of a step, counted from 0, as a fraction of the full rate; in (0, 1].
 
-        It rises, stays, and falls linearly (WSD, arXiv 2404.06395), so the rate before the fall does not depend on
-        the budget: a larger budget continues from the state at which a smaller one's rate began to fall.
+        It rises, stays constant, and falls linearly (WSD, arXiv 2404.06395). Until it falls, it is the same
+        for all budgets. So a larger budget continues from the state before a smaller one's fall.
         """
         rising = min(1.0, (step + 1) / max(1, self.warmup))
         if step < self.stable:
@@ -180,7 +180,7 @@ class Training:
         return digest({**self.identity(), "text": text})
 
     def line(self, text: str) -> str:
-        """A name that budgets share if their training runs have the same first steps."""
+        """A name shared by runs with the same first steps: they differ only in `tokens` and `decay`."""
         own = {name: value for name, value in self.identity().items() if name not in ("tokens", "decay")}
         return digest({**own, "text": text})
 
@@ -203,7 +203,7 @@ class Full(Training):
 
 @dataclass(frozen=True)
 class Distill(Training):
-    """The dense model is the teacher, whose next-token distributions are learnt.
+    """The smaller model learns the next-token distributions of the dense model, its teacher.
 
     The loss is ce * cross entropy + kl * KL(teacher || student). `weights` says what is trained: `lora` or `full`.
     """
@@ -231,5 +231,5 @@ class Distill(Training):
 
 
 def budgets(count: int, tokens: int) -> list[int]:
-    """The tokens of each round of successive halving among `count` masks: first `tokens`, then always doubled."""
+    """The tokens of each round of halving among `count` masks: `tokens`, doubled in every further round."""
     return [tokens * 2**number for number in range((count - 1).bit_length())]

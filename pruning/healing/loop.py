@@ -1,8 +1,8 @@
 """Heal one mask: train the smaller model, and return the weights that have changed.
 
-Training runs that differ only in their budget can share their first steps. With the schedule `wsd`, the state at
-which a run's learning rate begins to fall is kept in `trunk-LINE/`, and a run with a larger budget continues from
-there. Files that only one budget needs are in a folder that its digest names.
+Training runs that differ only in their budget can share their first steps. The state at which a run's
+learning rate begins to fall is kept in `trunk-LINE/`, and a run with a larger budget continues from this
+state. Files that only one run needs are in a folder that the run's digest names.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Healed:
     epochs: float
 
     def summary(self) -> CurveRecord:
-        """The training in four numbers."""
+        """The held-out loss before and after training, and the training loss of the first and last step."""
         losses = [point["loss"] for point in self.curve if "loss" in point]
         return {
             "heldout_before": records.heldout(self.curve)[0]["heldout_loss"],
@@ -86,7 +86,7 @@ def heal(
 ) -> Healed:
     """Train the model without the units of a mask. With a `folder`, a killed run continues from its last checkpoint.
 
-    `repair` has a compensation's maps. Raises LossError if a loss is not finite, and the errors of `smaller_model`.
+    `repair` has maps to fold in. Raises LossError if a loss is not finite, and the errors of `smaller_model`.
     """
     read = epochs(text, settings)
     with gradients_kept(model.module.parameters()):  # the smaller model shares some of these weights
@@ -116,7 +116,7 @@ def heal(
         state, early = trainer.state, trainer.stopped and trainer.state.step < settings.steps
         tensors = {name: weight.detach() for name, weight in weights.items()}
         after = state.best_loss
-        if settings.adapter:  # merging rounds the weights, so the loss is not that on the curve
+        if settings.adapter:  # merging rounds the weights, so the loss differs from the curve's
             tensors = merge_adapters(smaller)
             after = trainer.heldout_loss()
         for weight in smaller.model.module.parameters():
@@ -148,10 +148,10 @@ class TrainingState:
 class Trainer:
     """Trains `parameters` of a smaller model on a text; dropout is off.
 
-    A step is often smaller than the spacing of bfloat16 numbers, so weights in half precision are trained through
-    float32 copies: the copies receive the gradients and the steps of AdamW, and the model gets their rounded values.
-    Each rank takes its share of a step's windows. `teacher` is the dense model, if the losses need it. `log` is the
-    file of the curve; if it is None, the curve is only in memory.
+    A step is often smaller than the spacing of bfloat16 numbers. So gradients and AdamW's steps go to float32
+    copies of the weights, and the model gets the rounded values of the copies. Each rank takes its share of a
+    step's windows. `teacher` is the dense model, if the losses need it. `log` is the file of the curve; if it
+    is None, the curve is only in memory.
     """
 
     def __init__(
@@ -188,7 +188,7 @@ class Trainer:
         return 0 < self.settings.patience <= self.state.worse
 
     def run(self, stop: int, folder: Path | None) -> None:
-        """Train up to step `stop`, with a checkpoint in `folder`. Raises LossError if a loss is not finite."""
+        """Train up to step `stop`, with checkpoints in `folder`. Raises LossError if a loss is not finite."""
         if not self.state.curve:
             self._note({"step": 0, "tokens": 0, "seconds": 0.0})
         every = self.settings.eval_every
@@ -198,7 +198,7 @@ class Trainer:
                 self.save(folder, only=True)
 
     def finish(self) -> None:
-        """Give the model the weights with the lowest held-out loss."""
+        """Write the curve, and load the weights with the lowest held-out loss into the model."""
         last = self.state.curve[-1]
         if not self.stopped and last.get("heldout_loss") is None:
             self._judge(last)
@@ -239,7 +239,7 @@ class Trainer:
         self._note({"step": state.step, "tokens": tokens, "seconds": seconds, "loss": loss, "lr": rate})
 
     def _gradients(self, rows: Sequence[Row]) -> float:
-        """Give the copies the gradients of a step's mean loss, summed over ranks; returns the loss."""
+        """Set the copies' gradients to those of a step's mean loss, summed over ranks; returns the loss."""
         scale, total = 1.0 / (len(rows) * (self.settings.length - 1)), 0.0
         gradients = [torch.zeros_like(master) for master in self.masters]
         losses, recompute = self.settings.losses, self.settings.gradient_checkpointing
@@ -264,7 +264,7 @@ class Trainer:
             yield torch.tensor([row.input_ids for row in rows[start : start + size]], device=device)
 
     def _write_back(self, weights: Sequence[Tensor]) -> None:
-        """Give the model these weights, rounded to its precision."""
+        """Copy these weights into the model, rounded to its precision."""
         with torch.no_grad():
             for parameter, weight in zip(self.parameters, weights, strict=True):
                 parameter.copy_(weight)
@@ -277,7 +277,7 @@ class Trainer:
         self.watch(point)
 
     def _judge(self, point: Point) -> None:
-        """Give a point the held-out loss, and keep the weights if the loss is the lowest so far."""
+        """Add the held-out loss to a point, and keep the weights if the loss is the lowest so far."""
         state, loss = self.state, self.heldout_loss()
         if not math.isfinite(loss):
             raise LossError(f"the held-out loss of healing is {loss} at step {state.step}: lower heal.lr.")
@@ -288,12 +288,12 @@ class Trainer:
         else:
             state.worse += 1
 
-    # Checkpoints. The order of the data and the learning rate are functions of the step, and training uses no random
-    # numbers. So a checkpoint holds only weights, optimizer and state. A file is written atomically, so the last one
-    # is complete even after a kill.
+    # Checkpoints. The order of the data and the learning rate are functions of the step, and training uses no
+    # random numbers. So a checkpoint contains only weights, optimizer and state. A file is written
+    # atomically, so the last one is complete even after a kill.
 
     def save(self, folder: Path, only: bool = False) -> None:
-        """Write a checkpoint and, if it is to be the `only` one, remove the others. The first rank does this."""
+        """Write a checkpoint and, if `only` is true, remove all others. Only the first rank does this."""
         state = self.state
         weights = [master.detach() for master in self.masters]
         data = {"weights": weights, "optimizer": self.optimizer.state_dict(), **vars(state)}
@@ -351,7 +351,7 @@ def latest_checkpoint(settings: Training, text: HealingText, folder: Path) -> Pa
 
 
 def _places(settings: Training, text: HealingText, folder: Path) -> tuple[Path, Path]:
-    """The folders of the checkpoints that other budgets can use, and of those that only this one can."""
+    """The folders of checkpoints that other budgets can use, and of those that only this budget can use."""
     trunk = folder / f"trunk-{settings.line(text.beginning)}"
     return trunk, folder / settings.key(text.sha256) / CHECKPOINTS
 
@@ -365,7 +365,7 @@ def _over_ranks(value: float) -> float:
     return float(collectives.all_sum(np.array([value]))[0])
 
 
-# The smaller model as a model of its own: its blocks are copies, all other weights are the dense model's.
+# The smaller model: its blocks are copies, and it shares all other weights with the dense model.
 
 
 @dataclass(frozen=True)
@@ -477,7 +477,7 @@ def write_healed(
 ) -> HealRecord:
     """Write the changed weights and the record, and remove checkpoints. The first rank does this.
 
-    `inside` is the path of the parent of `folder`, relative to the cell's folder. If windows were left out because
+    `inside` is the path of `folder`'s parent, relative to the cell's folder. If windows were left out because
     they share text with an evaluation, `evaluation` has the settings of that evaluation.
     """
 
@@ -522,7 +522,7 @@ def write_healed(
 
 
 def read_record(folder: Path) -> HealRecord | None:
-    """The record of a healed model; None if healing is not finished. All ranks get the same answer."""
+    """The record of a healed model; None if healing is not finished; equal on all ranks."""
 
     def read() -> HealRecord | None:
         path = folder / RECORD

@@ -57,8 +57,8 @@ def last_state(model: Any, ids: Tensor, recompute: bool = False) -> Tensor:
     return hidden
 
 
-# Cross entropy and KL. What follows the last block is not trained, so only the states need a gradient. This is
-# computed together with the loss, for some positions at a time. The gradient with respect to the student logits z is
+# Cross entropy and KL. Layers after the blocks are not trained, so only states need a gradient. It is
+# computed with the loss, some positions at a time. The gradient with respect to the student logits z is
 #
 #     cross entropy  softmax(z) - onehot(next token)
 #     KL             softmax(z) - softmax(y),    y: teacher logits
@@ -106,7 +106,7 @@ class _Readout(torch.autograd.Function):
 def loss_of_logits(
     logits: Tensor, dense: Tensor | None, targets: Tensor, weights: LossWeights
 ) -> tuple[Tensor, Tensor]:
-    """The loss of logits (m, V) and its gradient (m, V), computed for as many positions at a time as fit the cache.
+    """The loss of logits (m, V) and its gradient (m, V), computed in groups of positions that fit the cache.
 
     `dense` are the teacher's logits (m, V); if it is None, the loss has no KL term.
     """

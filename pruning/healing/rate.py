@@ -1,10 +1,10 @@
 """Choose the learning rate for healing by short trials, before the budget is spent: `heal.lr=null`.
 
-No rate is right for all models. A trial heals the same mask on the same text for a few steps (`TRIAL_STEPS`), with
-warm-up and decay, and is judged by its lowest loss on held-out windows. Rates are tried from the largest to the
-smallest, and trials end if a rate is not better than the one before it. If no trial lowers the held-out loss, the
-budget is not spent: training ends after the steps of a trial, no candidates are healed, and the weights from before
-are kept.
+No rate is right for all models. A trial heals the same mask on the same text for a few steps (`TRIAL_STEPS`),
+with warm-up and decay, and is judged by its lowest loss on held-out windows. Rates are tried from the largest
+to the smallest, and trials end if a rate is not better than the previous one. If no trial lowers the held-out
+loss, the budget is not spent: training ends after the steps of a trial, no candidates are healed, and the
+weights before training are kept.
 
 A trial is an ordinary training run with a small budget, so healing continues from the state at which the best trial's
 rate began to fall. Each trial is a line of `rates-KEY.jsonl` in the folder of training runs; if a command is killed,
@@ -38,7 +38,7 @@ Curve: TypeAlias = Callable[[Training, Path | None], list[Point]]
 def with_rate(
     settings: Training, text: HealingText, folder: Path | None, curve: Curve
 ) -> tuple[Training, list[RateTrial]]:
-    """The settings with a learning rate, and the trials that chose it; there are none if the settings have a rate.
+    """The settings with a learning rate, and the trials that chose it (none if the settings have a rate).
 
     `curve(settings, place)` trains with these settings, keeps checkpoints in the folder `place`, and returns the
     curve. The trials are kept in `folder`. If no trial helped, the budget of the returned settings is that of a
@@ -69,7 +69,7 @@ def with_rate(
 
 
 def _tried(trial: Training, folder: Path | None, curve: Curve) -> RateTrial:
-    """The record of a trial. Its loss is None if a loss was not finite."""
+    """Run a trial and return its record. The record's losses are None if any loss is not finite."""
     log.info("trying the learning rate %g on %d tokens", trial.lr, trial.tokens)
     found: RateTrial = {
         "lr": cast(float, trial.lr),
@@ -114,7 +114,7 @@ def known(settings: Training, text: HealingText, folder: Path | None) -> list[Ra
 
 
 def settled(settings: Training, trials: Sequence[RateTrial]) -> Training | None:
-    """The settings with the best rate of `trials` (largest rate first); None if another rate has to be tried.
+    """The settings with the best rate of `trials` (largest rate first); None if another rate must be tried.
 
     Raises LossError if the loss was not finite in any trial.
     """
@@ -134,7 +134,7 @@ def settled(settings: Training, trials: Sequence[RateTrial]) -> Training | None:
     chosen = replace(settings, lr=best["lr"])
     before = max(
         trial["heldout_before"] or 0.0 for trial in trials
-    )  # equal in all trials, but 0 in a failed one
+    )  # equal in all trials, except that it is missing in a failed one
     return chosen if min(losses) < before else replace(chosen, tokens=settings.trial_tokens, candidates=1)
 
 

@@ -50,7 +50,7 @@ class HealingText:
 
     @cached_property
     def beginning(self) -> str:
-        """A digest that two budgets share if the smaller one's windows are the first windows of the larger one."""
+        """A digest that budgets share if a smaller budget's windows come first in a larger budget's."""
         return _sha256(self.heldout) if self.endless else self.sha256
 
     def without(self, numbers: Collection[int]) -> HealingText:
@@ -62,7 +62,7 @@ class HealingText:
         return replace(self, heldout=heldout, windows=windows, left_out=tuple(sorted(numbers)))
 
     def batch(self, step: int, size: int) -> list[Row]:
-        """The `size` windows of a step, counted from 0. The seed decides them, so a resumed run restores no state."""
+        """The `size` windows of a step (from 0). They depend only on seed and step: no state is saved."""
         count = len(self.windows)
         places = (divmod(number, count) for number in range(step * size, (step + 1) * size))
         return [self.windows[_order(self.seed, epoch, count)[place]] for epoch, place in places]
@@ -104,9 +104,9 @@ def packed(
 ) -> HealingText:
     """Cut token ids into windows that begin with the tokens `first`, and separate the held-out windows.
 
-    The seed shuffles the windows. If the text is a stream, it shuffles the documents instead, so that the first
-    windows do not depend on the budget. Windows that share text with calibration are left out. Raises InputError if
-    too few are left.
+    The windows are shuffled. If the text is a stream, its documents were shuffled instead, so that the first
+    windows do not depend on the budget. Windows that share text with calibration are left out. Raises
+    InputError if too few windows are left.
     """
     payload = settings.length - len(first)
     cuts = [tuple(ids[i : i + payload]) for i in range(0, len(ids) - payload + 1, payload)]
@@ -142,9 +142,9 @@ def epochs(text: HealingText, settings: Training) -> float:
     return found
 
 
-# Healing must not train on the data of the evaluation. If windows of an embedded text repeat a passage of these data,
-# the windows are left out: the two parts of the text share no paragraph, but a phrase of a manual can be in two
-# paragraphs. If the user's own text shares passages with these data, that is a mistake, and the text is refused.
+# Healing must not train on the data of the evaluation. Windows of an embedded text that repeat a passage of
+# these data are left out: the text's two parts share no paragraph, but a phrase of a manual can be in two
+# paragraphs. If the user's own text shares passages with these data, it is refused as a mistake.
 
 
 def text_apart(text: HealingText, data: Mapping[str, Data], step: int) -> HealingText:
