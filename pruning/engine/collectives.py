@@ -1,7 +1,7 @@
 """Collective operations of the processes (ranks) that run a cell together; with one rank, they do nothing.
 
-Each rank holds the whole model and takes its share of the samples. In a search, ranks exchange only losses:
-kilobytes of float64 in CPU memory. So the gloo backend is enough on every machine, with or without GPUs.
+Each rank has the whole model and takes its share of the samples. Ranks exchange only sums over samples, in CPU
+memory: kilobytes of losses in a search. So the gloo backend is enough on every machine, with or without GPUs.
 Torch is imported only if ranks need it: a command that only submits jobs does not need it.
 """
 

@@ -7,7 +7,7 @@ loss, the budget is not spent: training ends after the steps of a trial, no cand
 weights before training are kept.
 
 A trial is an ordinary training run with a small budget, so healing continues from the state at which the best trial's
-rate began to fall. Each trial is a line of `rates-KEY.jsonl` in the folder of training runs; if a command is killed,
+rate began to fall. Each trial is a line of `rates-LINE.jsonl` in the folder of training runs; if a command is killed,
 the next one does not repeat these trials.
 """
 
