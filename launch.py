@@ -11,7 +11,7 @@ from pruning import commands
 
 
 def main() -> None:
-    """Run the command with the words of this program."""
+    """Run `depth-pruning grid` with this program's command-line arguments."""
     sys.argv[1:1] = ["grid"]
     commands.main()
 

@@ -1,4 +1,4 @@
-"""Depth pruning of language models: which blocks can be removed, how much that costs, and what decides it.
+"""Depth pruning of language models: which blocks can be removed, and at what cost.
 
 The names below are the Python interface; `docs/python.md` shows how to use each. A name is imported when it is first
 used, so that `import pruning` needs neither torch nor Hydra.

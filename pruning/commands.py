@@ -16,11 +16,11 @@ from pruning.core import VERSION
 from pruning.core.errors import InputError, unknown
 from pruning.core.terminal import HELP, guarded, prepare_process, show
 
-# The analysis is a package beside this one in a checkout, and inside this one if it is installed.
+# In a checkout, the package of the analysis is beside this one; after installation, it is inside this one.
 ANALYSIS = "pruning.analysis" if (Path(__file__).parent / "analysis").is_dir() else "analysis"
 
 
-# What each subcommand does, and the function that runs it with the words in `sys.argv`.
+# What each subcommand does, and the function that runs it with the arguments in `sys.argv`.
 SUBCOMMANDS = {
     "compress": ("make a smaller model from a model", "pruning.study.compress:grid_words"),
     "grid": (
@@ -48,12 +48,12 @@ DESCRIBED = ("compress", "compare", "heal", "status", "route", "ui", "track", "c
 # With these flags of Hydra, `grid` only prints information and runs nothing.
 SHOWING = {"--hydra-help", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc"}
 
-PAGE_OF_MODELS = f"{ANALYSIS}.report.models_page:write"  # draws the models that `compare` has measured
+PAGE_OF_MODELS = f"{ANALYSIS}.report.models_page:write"  # writes a page on the models that `compare` measured
 
 WELCOME = f"""\
 depth-pruning {VERSION}: make a language model smaller by removing whole transformer blocks.
 
-It searches for the blocks whose loss costs least, repairs and trains what is left, measures it on held-out data,
+It finds the blocks whose removal costs least, repairs and trains the rest, measures it on held-out data,
 and writes a model that loads like the first one. A grid compares models, objectives, calibration data and searches.
 
     depth-pruning compress smollm2 smaller ratio=0.2               a smaller model, with one command
@@ -64,13 +64,13 @@ and writes a model that loads like the first one. A grid compares models, object
 
 
 def main() -> None:
-    """Run the subcommand that `sys.argv` names. If anything is wrong, prints it in plain words."""
+    """Run the subcommand that `sys.argv` names. Prints errors as plain text."""
     with guarded():
         run(sys.argv[1:])
 
 
 def run(words: Sequence[str]) -> None:
-    """Run a subcommand, or print the requested help or version. Raises InputError if there is no such subcommand."""
+    """Run a subcommand, or print its help or the version. Raises InputError for an unknown subcommand."""
     name, *rest = words or [""]
     if not name:
         show(WELCOME)
@@ -112,7 +112,7 @@ def usage() -> str:
 
 
 def described(name: str) -> str:
-    """The help of a subcommand: its module's docstring, read without importing the module, and settings if any."""
+    """The help of a subcommand: its module's docstring, read without an import, and settings if any."""
     module = SUBCOMMANDS[name][1].partition(":")[0].replace(".", "/")
     source = (Path(__file__).parents[1] / f"{module}.py").read_text(encoding="utf-8")
     text = ast.get_docstring(ast.parse(source)) or ""

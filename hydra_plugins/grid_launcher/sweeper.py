@@ -1,10 +1,10 @@
 """Hydra's plugin for the grid: a sweeper that composes all jobs before the first one runs.
 
-So even a mistake in the last job stops the command before the first cell starts. Then the study gets all cells.
+So even a mistake in the last job stops the command before the first cell starts.
 
-Most jobs of a grid differ from another job only in values, such as `seed=3`, which Hydra sets last. So this sweeper
-sets them on a copy of the configuration that the chosen options give. If a job has another kind of override, or if a
-value is refused, Hydra composes the job itself, so that the error is Hydra's own.
+Most jobs of a grid differ from another job only in values, such as `seed=3`, which Hydra sets last. So this
+sweeper sets these values on a copy of the configuration of the chosen options. If a job has another kind of
+override, or if a value is refused, Hydra composes the job, so that the error is Hydra's own.
 """
 
 import copy
@@ -39,7 +39,7 @@ class GridSweeper(BasicSweeper):
     """Split the arguments into jobs, as Hydra's sweeper does, compose all jobs, and run them as a study."""
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Run all cells as one study; single jobs if `hydra/launcher=` chooses a launcher of Hydra."""
+        """Run all cells as one study or, if `hydra/launcher=` chooses a launcher of Hydra, as single jobs."""
         from pruning.config.app import add_hub_models
         from pruning.study.command import execute
 
@@ -60,7 +60,7 @@ class GridSweeper(BasicSweeper):
         return None
 
 
-# A cell's configuration without the part `hydra`, and the chosen option of each group.
+# A cell's configuration without its part `hydra`, and the chosen option of each group.
 Composed: TypeAlias = tuple[DictConfig, dict[str, Any]]
 
 
@@ -102,7 +102,7 @@ class Composer:
         return cell, choices
 
     def _values(self, words: Sequence[str]) -> list[Override]:
-        """The overrides that change a value; empty if some override neither changes a value nor chooses an option."""
+        """The overrides that change a value; empty if one neither changes a value nor chooses an option."""
         values = []
         for override in map(_parsed, words):
             option = override.key_or_group in self._groups or "/" in override.key_or_group

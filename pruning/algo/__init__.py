@@ -1,7 +1,7 @@
 """Searches: each is a frozen dataclass of hyper-parameters with a `propose` generator.
 
-A search yields masks and receives their losses in the same order. It knows no model, no objective and no clock, and
-all randomness comes from `rng`. So it is a pure function of (seed, losses), and replaying the losses of a journal
+A search yields masks and receives their losses in the same order. It uses no model, objective or clock, and
+all randomness comes from `rng`. So it is a pure function of (seed, losses): replaying the losses of a journal
 restores its state.
 """
 
@@ -21,20 +21,20 @@ class Algo(Protocol):
     """The interface of every search."""
 
     def propose(self, space: Space, rng: np.random.Generator) -> Proposals:
-        """Yield requests, receive answers, return one mask of `space`."""
+        """Yield requests, receive their answers, and return a `Found` with one mask of `space`."""
         ...
 
     def evaluations(self, space: Space) -> int:
         """An upper bound on the number of losses that the search asks for. Progress bars and cost tables use it.
 
-        Raises OutOfReachError, which names that bound, if the search needs too many losses in this space.
+        If the search needs too many losses in this space, raises OutOfReachError; its text states the bound.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Rise:
-    """Masks are compared by the rise of the loss since the mask `base`, divided by a cost; each cost is above 0."""
+    """Compares masks by the rise of the loss above that of the mask `base`, per cost; costs are positive."""
 
     base: Mask
     costs: Mapping[Mask, float]
@@ -48,15 +48,15 @@ class Rise:
 class Ask:
     """A request for the losses of masks. The answer is a list of floats in the same order.
 
-    If `best` is given, the search uses only the `best` lowest losses; with `rise`, those of least rise per cost. If a
-    race or a bound rules a mask out, the answer for this mask is an infinite loss. With `estimates`, for a search
-    that predicts later losses from the answer, it is an estimated loss above those of the `best`. If `samples` (at
-    least 1) is given, losses are computed on the first `samples` samples, or on all if there are fewer. A search
-    never asks twice for the same mask on the same number of samples, unless rises per cost are compared.
+    If `best` is given, the search uses only the `best` lowest losses or, with `rise`, the lowest rises per
+    cost. If a race or a bound rules a mask out, the answer for it is infinite or, with `estimates`, an
+    estimate above the losses of the `best`. Searches that predict later losses set `estimates`. If `samples`
+    (at least 1) is given, losses are computed on the first `samples` samples, or on all if there are fewer.
+    No search asks twice for a mask on the same number of samples, except to compare rises per cost.
 
-    With `best`, a search can ask for its candidates in several requests. The `best` are then chosen from the masks
-    `known`, whose losses were asked for before, and from `masks`; the answer has the losses of both, in this order.
-    `rest` is the number of candidates that no request has named yet.
+    With `best`, a search can ask for its candidates in several requests. The `best` are then chosen from
+    `known`, the masks of earlier requests, and `masks`; the answer has the losses of both, in this order.
+    `rest` is the number of candidates that later requests can contain.
     """
 
     masks: Sequence[Mask]
@@ -80,7 +80,7 @@ class Gates:
 
 @dataclass(frozen=True)
 class Found:
-    """The outcome of a search: a mask of the space, and a few words on why the search stopped."""
+    """The outcome of a search: a mask of the space, and the reason why the search stopped, as text."""
 
     mask: Mask
     why: str
@@ -105,7 +105,7 @@ class Known:
         return [self.losses[mask] for mask in masks]
 
     def best(self, space: Space) -> Mask:
-        """The mask of least loss among those that are in the space. Ties go to the mask that was asked for first."""
+        """The mask of the space with the lowest known loss. Ties go to the mask that was asked for first."""
         return min((mask for mask in self.losses if mask in space), key=self.losses.__getitem__)
 
 

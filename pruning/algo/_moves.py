@@ -1,12 +1,12 @@
-"""What searches share: the prior that favours cheap units, random masks, moves from mask to mask, and greedy paths.
+"""Code shared by searches: the prior, random masks, moves between masks, and greedy paths.
 
-The paper calls its genetic and Bayesian searches "prior-guided" without saying what the prior is. Here unit i has the
-weight exp(-(s_i - min s) / (T * scale)): s_i is the loss if only unit i is removed (on a budget, its rise divided by
-the unit's cost), T is the setting `temperature`, and scale is the median of s_i - min s.
+The paper calls its genetic and Bayesian searches "prior-guided" without saying what the prior is. Here unit i
+has the weight exp(-(s_i - min s) / (T * scale)). s_i is the loss if only unit i is removed; on a budget, it
+is the rise of the loss per cost. T is the setting `temperature`, and scale is the median of s_i - min s.
 
-Without a budget, a move swaps units. On a budget, it exchanges: it removes a kept unit, gives back removed units
-until the budget can be met again, and removes other units until it is met. So an MLP can take the place of three
-attention layers, and the other way round. Random exchanges can lead from any mask to any other.
+Without a budget, a move is a swap: it restores one unit and removes another. On a budget, a move is an
+exchange: it removes a kept unit, restores units until the budget can be met again, and removes others until
+it is met. So an MLP can replace three attention layers. Exchanges can lead from any mask to any other.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from pruning.core.mask import Mask, Space, unit_noun
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 
-RANKS = ("cost", "loss")  # by what one_shot, greedy and beam rank units; see "Rises per cost" below
-STEPS = 200  # exchanges of a random walk, after which a new mask is taken from the list of all masks
+RANKS = ("cost", "loss")  # the values of `rank` in one_shot, greedy and beam; see "Rises per cost" below
+STEPS = 200  # exchanges of a random walk; if all fail, the first new mask in the list of all is taken
 
 
 # Losses of single removals, and the one-shot set.
@@ -35,7 +35,7 @@ STEPS = 200  # exchanges of a random walk, after which a new mask is taken from 
 def singles(space: Space, known: Known) -> Generator[Request, Any, Array]:
     """The losses of removing each unit of `space.fitting()` alone.
 
-    On a budget, these are the rises of the loss since the dense model, whose loss is asked for, too.
+    On a budget, the loss of the dense model is asked for too, and subtracted.
     """
     masks = [space.drop(i) for i in space.fitting()]
     if space.budget is None:
@@ -50,17 +50,17 @@ def n_singles(space: Space) -> int:
 
 
 def rates(space: Space, losses: Array) -> Array:
-    """What units are ranked by: the losses of `singles`, on a budget divided by the costs of the units."""
+    """The values by which units are ranked: the losses of `singles`, on a budget divided by unit costs."""
     return np.array([space.per_cost(loss, unit) for loss, unit in zip(losses, space.fitting(), strict=True)])
 
 
 def one_shot(space: Space, losses: Array) -> Mask:
-    """The mask of the units with the least `rates` that fit. Ties go to the lower index."""
+    """The mask that removes units in order of rising `rates` if they fit. Ties go to the lower index."""
     return ranked(space, rates(space, losses))
 
 
 def ranked(space: Space, values: Array) -> Mask:
-    """The mask of the units of `space.fitting()` with the least values that fit. Ties go to the lower index."""
+    """The mask that removes units of `space.fitting()` in order of rising `values` if they fit."""
     units = space.fitting()
     return space.filled((), (units[r] for r in np.argsort(values, kind="stable")))
 
@@ -82,23 +82,23 @@ def scored_all(space: Space, known: Known) -> bool:
 def first_masks(
     space: Space, losses: Array, temperature: float, size: int, rng: np.random.Generator
 ) -> tuple[list[Mask], Array]:
-    """The one-shot set and draws from the prior, `size` distinct masks in all, and the prior's log-weights."""
+    """`size` distinct masks (the one-shot set and draws from the prior), and the prior's log-weights."""
     weights = log_weights(rates(space, losses), temperature)
     return extended([one_shot(space, losses)], size, space, rng, weights), weights
 
 
 def log_weights(values: Array, temperature: float) -> Array:
-    """Logarithms of the prior's weights for the `rates` of units, up to a constant."""
+    """The logarithms of the prior's weights, up to a constant; `values` are the `rates` of the units."""
     weights: Array = (values.min() - values) / (temperature * scale(values))
     return weights
 
 
 def draw(space: Space, rng: np.random.Generator, weights: Array | None = None) -> Mask:
-    """A random mask of the space. Without log-weights, all masks are equally likely if there is no budget.
+    """A random mask of the space. Without log-weights and without a budget, all masks are equally likely.
 
     Gumbel noise is added to each log-weight. The k units with the largest sums are a draw without replacement in
     proportion to the weights (Kool, van Hoof and Welling, arXiv 1903.06059). Unlike `rng.choice`, this also works
-    with very small weights. On a budget, units are taken in the order of the sums if they fit.
+    with very small weights. On a budget, units are removed in the order of these sums if they fit.
     """
     units = space.fitting()
     keys = rng.gumbel(size=len(units)) + (0.0 if weights is None else weights)
@@ -108,7 +108,7 @@ def draw(space: Space, rng: np.random.Generator, weights: Array | None = None) -
 def extended(
     masks: list[Mask], size: int, space: Space, rng: np.random.Generator, weights: Array | None = None
 ) -> list[Mask]:
-    """The masks and new random ones, `size` distinct masks in all, or as many as the space has."""
+    """The given masks and new random ones: `size` distinct masks, or as many as the space has."""
     masks = list(masks)
     while len(masks) < min(size, space.size):
         masks.append(fresh(draw(space, rng, weights), masks, space, rng))
@@ -116,9 +116,9 @@ def extended(
 
 
 def fresh(mask: Mask, taken: Collection[Mask], space: Space, rng: np.random.Generator) -> Mask:
-    """The mask, or the first mask outside `taken` on a random walk; the space must contain such a mask.
+    """The first mask outside `taken` on a random walk from `mask`; the space must contain such a mask.
 
-    On a budget, it is the first in the order of units if STEPS steps find none.
+    On a budget, if STEPS steps find none, it is the lexicographically first one.
     """
     for _ in count() if space.budget is None else range(STEPS):
         if mask not in taken:
@@ -131,10 +131,10 @@ def fresh(mask: Mask, taken: Collection[Mask], space: Space, rng: np.random.Gene
 
 
 def swapped(mask: Mask, space: Space, rng: np.random.Generator, swaps: int = 1) -> Mask:
-    """The mask after `swaps` random units were given back and as many others removed; k is unchanged.
+    """The mask after `swaps` random units are restored and as many others removed.
 
-    If the mask removes or keeps fewer than `swaps` units, as many as possible are swapped. On a budget, these are
-    `swaps` exchanges, one after the other.
+    If the mask removes or keeps fewer than `swaps` units, as many as possible are swapped. On a budget,
+    `swaps` random exchanges are made instead, one after the other.
     """
     if space.budget is not None:
         for _ in range(swaps):
@@ -148,7 +148,7 @@ def swapped(mask: Mask, space: Space, rng: np.random.Generator, swaps: int = 1) 
 
 
 def exchanged(mask: Mask, space: Space, rng: np.random.Generator) -> Mask:
-    """The mask after one random exchange. It differs from the mask unless the space has no other unit."""
+    """The mask after one random exchange; `mask` itself only if no other unit can be removed."""
     kept = _others(mask, space)
     if not kept:
         return mask
@@ -159,9 +159,9 @@ def exchanged(mask: Mask, space: Space, rng: np.random.Generator) -> Mask:
 
 @lru_cache(maxsize=64)
 def neighbours(mask: Mask, space: Space) -> tuple[Mask, ...]:
-    """The distinct masks after an exchange of each removed unit for each kept one, repaired in the order of units.
+    """The distinct masks after exchanging a removed unit for a kept one, each repaired in unit order.
 
-    Without a budget, these are all k * (N - k) masks that differ from this one by one swap.
+    Without a budget, these are all k * (N - k) masks that differ from `mask` by one swap.
     """
     kept, found = _others(mask, space), dict[Mask, None]()
     for back in mask.dropped:
@@ -191,9 +191,9 @@ def _swap(mask: Mask, back: int, new: int, space: Space) -> Mask:
 
 
 def _repaired(mask: Mask, back: Iterable[int], order: Iterable[int], space: Space) -> Mask:
-    """A mask of the space: give back the first units of `back` until the rest fits, then remove the first of `order`.
+    """A mask of the space: restore units of `back` until it is extendable, then fill it from `order`.
 
-    Units that were given back are removed again only if no unit of `order` fits.
+    Restored units are removed again only if no unit of `order` fits.
     """
     removed, given = set(mask.dropped), list[int]()
     for unit in back:
@@ -209,21 +209,21 @@ def _others(mask: Mask, space: Space) -> list[int]:
     return [unit for unit in space.fitting() if unit not in mask.dropped]
 
 
-# Rises per cost, and paths of them.
+# Rises per cost, and the greedy paths that follow them.
 #
-# On a budget, units differ in cost, so the unit whose removal raises the loss least need not be the one that brings
-# the budget closest for this rise. `rank=cost` divides the rise by the unit's cost, as the greedy method for
-# knapsacks does (Dantzig, Operations Research 5, 1957). `rank=loss` takes the least loss whatever a unit costs, as
-# BlockPruner does (arXiv 2406.10594). Without a budget, both rank by the loss. Ties go to the lower index.
+# On a budget, units differ in cost, so the removal that raises the loss least may save little of the cost.
+# `rank=cost` divides the rise by the unit's cost, as the greedy method for knapsacks does (Dantzig,
+# Operations Research 5, 1957). `rank=loss` ignores the cost, as BlockPruner does (arXiv 2406.10594). Without
+# a budget, both rank by the loss. Ties go to the lower index.
 
 
 def per_cost(space: Space, rank: str) -> bool:
-    """Whether units are ranked by rise per cost, for which the search needs the loss of the dense model, too."""
+    """Whether units are ranked by rise per cost. The search then also needs the loss of the dense model."""
     return space.budget is not None and rank == "cost"
 
 
 def rise_since(base: Mask, masks: Iterable[Mask], space: Space) -> Rise:
-    """Compare masks by the rise of the loss since `base`, per cost of the units that `base` does not remove."""
+    """A `Rise` since `base`; a mask's cost is that of the units that it removes and `base` does not."""
     return Rise(base, {mask: space.cost(*{*mask.dropped} - {*base.dropped}) for mask in masks})
 
 
@@ -233,11 +233,11 @@ def done(space: Space) -> str:
 
 
 def both_paths(space: Space, known: Known, rounds: Rounds) -> Generator[Request, Any, list[Mask]]:
-    """The mask that steps of single units lead to and, over sub-layers, that of steps of whole blocks, if any fits.
+    """The mask from greedy steps of units and, over sub-layers, one from steps of blocks if a block fits.
 
-    Greedy over sub-layers can miss a mask of whole blocks that is better than all it finds, because removing one part
-    of a block can cost much where removing both costs little. The second path removes whole blocks while they fit,
-    and then single units; it is never worse than greedy over blocks at the same budget.
+    Greedy search over sub-layers can miss a better mask of blocks: removing one part of a block can cost more
+    than removing both. The second path removes whole blocks while they fit, and then single units; it is
+    never worse than greedy search over blocks at the same budget.
     """
     found = [(yield from _path(space, known, rounds, blocks=False))]
     if fitting_blocks(space, space.dense):
@@ -246,7 +246,7 @@ def both_paths(space: Space, known: Known, rounds: Rounds) -> Generator[Request,
 
 
 def _path(space: Space, known: Known, rounds: Rounds, blocks: bool) -> Generator[Request, Any, Mask]:
-    """The mask of the space to which the steps of least rise of the loss per cost lead."""
+    """The mask of the space reached by greedy steps, each with the lowest rise of the loss per cost."""
     best = space.dense
     (before,) = yield from known.ask([best])
     rounds.know(best, before)
@@ -255,7 +255,7 @@ def _path(space: Space, known: Known, rounds: Rounds, blocks: bool) -> Generator
         masks = masks or [best.drop(i) for i in space.fitting(best.dropped)]
         rise = rise_since(best, masks, space)
         losses = yield from rounds.scored(dict.fromkeys(masks, best), 1, rise)
-        # A mask that its rise rules out can have the lowest loss, or the least rise since another mask.
+        # A mask that is ruled out here can still have the lowest loss, or the lowest rise since another mask.
         known.losses |= {mask: loss for mask, loss in losses.items() if math.isfinite(loss)}
         values = {mask: rise.rate(mask, losses.get(mask, math.inf), before) for mask in masks}
         best = min(masks, key=values.__getitem__)
@@ -264,7 +264,7 @@ def _path(space: Space, known: Known, rounds: Rounds, blocks: bool) -> Generator
 
 
 def fitting_blocks(space: Space, mask: Mask) -> list[Mask]:
-    """The masks that remove both parts of one block more and can be extended to a mask of the space."""
+    """The masks that remove both parts of one more block and are still extendable."""
     if space.unit != "sublayer":
         return []
     free = set(space.free(mask.dropped))
@@ -274,7 +274,7 @@ def fitting_blocks(space: Space, mask: Mask) -> list[Mask]:
 
 
 def evaluations_by_blocks(space: Space) -> int:
-    """The most losses that the path of whole blocks asks for."""
+    """An upper bound on the number of losses that the path of whole blocks asks for."""
     first = fitting_blocks(space, space.dense)
     if not first:
         return 0

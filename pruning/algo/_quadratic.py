@@ -1,14 +1,14 @@
-"""Masks of least quadratic energy x^T Q x in a space; x_u is 1 if unit u is removed. `cbo` and `cbo_hessian` use it.
+"""The masks of lowest quadratic energy x^T Q x, for `cbo` and `cbo_hessian`; x_u is 1 if unit u is removed.
 
-If the space is small enough, the answer is exact. To enumerate sets of k units, the units are split into two halves A
-and B. For each number of chosen units in A, one matrix product gives the energies of all pairs of half-sets (10.5
-million sets, n = 32 and k = 8, take a fraction of a second):
+If the space is small enough, the answer is exact. To enumerate sets of k units, the units are split into two
+halves A and B. For each number of chosen units in A, one matrix product gives the energies of all pairs of
+half-sets (n = 32 and k = 8 take a fraction of a second):
 
     E(x) = x_A^T Q_AA x_A + x_B^T Q_BB x_B + 2 x_A^T Q_AB x_B
 
-In larger spaces, chains of annealing run in parallel, and the best swaps lead from the end of each chain down to a
-local minimum. The result is chosen from these minima and all sets one swap away. A step of a chain swaps two units
-or, on a budget, exchanges units. So no penalty term is needed, which can lead to worse sets.
+In larger spaces, annealing chains run in parallel. The best swaps lead from the end of each chain to a local
+minimum. The result is chosen from these minima and all sets one swap away. Each step of a chain leads to a
+set of the space, so no penalty term is needed; such a term can lead to worse sets.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ import numpy as np
 from pruning.core.mask import Budget, Mask, Space
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
-Rows: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]  # (sets, n): whether a set has a unit
+Rows: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]  # (sets, n): whether a set contains a unit
 
-CHUNK = 1 << 20  # energies of pairs of half-sets that are held in memory at once
-EXACT = 100_000_000  # sets that are enumerated; in a larger space, chains of annealing look for the least energies
-EXACT_ON_BUDGET, BUDGET_CHUNK = 200_000, 8_192  # masks of a budget that are enumerated, and at once
+CHUNK = 1 << 20  # energies of pairs of half-sets that are kept in memory at once
+EXACT = 100_000_000  # sets of the largest space that is enumerated; in a larger one, annealing chains run
+EXACT_ON_BUDGET, BUDGET_CHUNK = 200_000, 8_192  # the same on a budget, and the masks of a batch
 CHAINS, SWEEPS, COLDEST = 64, 200, 1e-3  # annealing: each chain tries SWEEPS * n steps
 
 
 def minima(q: Array, space: Space, count: int, rng: np.random.Generator) -> tuple[list[Mask], str]:
-    """The `count` masks of least energy, best first, and of which sets they are the least, in words.
+    """The `count` masks of lowest energy, best first, and text that says from which sets they are chosen.
 
     The symmetric Q has a row for each unit of `space.fitting()`. Masks of equal energy are in lexicographic order.
     """
@@ -64,7 +64,7 @@ def energies(q: Array, rows: Rows | Array) -> Array:
 
 
 def enumerated(q: Array, k: int, count: int) -> Rows:
-    """The `count` sets of k units of least energy, by enumeration of all sets."""
+    """The `count` sets of k units with the lowest energies, by enumeration of all sets."""
     half = len(q) // 2
     best: list[tuple[float, tuple[int, ...]]] = []
     for left in range(max(0, k - (len(q) - half)), min(k, half) + 1):
@@ -83,7 +83,7 @@ def enumerated(q: Array, k: int, count: int) -> Rows:
 
 
 def _smallest(values: Array, count: int, below: float) -> Iterable[tuple[int, int]]:
-    """The positions (row, column) of the `count` least values. Values above `below` are left out."""
+    """The positions (row, column) of the `count` smallest values. Values above `below` are left out."""
     indices = np.flatnonzero(values <= below)
     if len(indices) > count:
         indices = indices[np.argpartition(values.ravel()[indices], count - 1)[:count]]
@@ -114,7 +114,7 @@ def _enumerated_on_budget(q: Array, space: Space, count: int) -> Rows:
 
 
 def swapped_chains(q: Array, k: int, rng: np.random.Generator) -> Rows:
-    """The final sets of k units of chains that start from random ones.
+    """The final sets of annealing chains over sets of k units. Each chain starts from a random set.
 
     With the field g = Q x, replacing i by j changes the energy by 2 (g_j - g_i) + Q_ii + Q_jj - 2 Q_ij.
     """
@@ -135,7 +135,7 @@ def swapped_chains(q: Array, k: int, rng: np.random.Generator) -> Rows:
 
 
 def exchanged_chains(q: Array, budget: Budget, rows: Rows, rng: np.random.Generator) -> Rows:
-    """The final sets of chains that start from `rows` and stay within a budget."""
+    """The final sets of annealing chains that start from `rows` and stay within a budget."""
     energy = energies(q, rows)
     hottest = float(np.std(rows @ q)) or 1.0
     for temperature in np.geomspace(hottest, COLDEST * hottest, SWEEPS * len(q)):
@@ -147,18 +147,18 @@ def exchanged_chains(q: Array, budget: Budget, rows: Rows, rng: np.random.Genera
 
 
 def exchanges(rows: Rows, budget: Budget, rng: np.random.Generator) -> tuple[Rows, Rows]:
-    """A random exchange for each set, and whether the result meets the budget.
+    """The sets after one random exchange each, and whether each result is valid.
 
-    Units are in random order. The first unit outside the set is added. Of the set, the first units are given back
-    until the rest costs at most `most`. Then the first other units that cost no more than what is left are added as
-    long as their sum does.
+    Units are taken in random order. The first unit outside the set is added. Units of the set are restored
+    until the set costs at most `most`. Then other units, each of which would fit alone, are added until the
+    set costs at least `least` or the next unit would exceed `most`.
     """
     order = rng.permuted(np.tile(np.arange(rows.shape[1]), (len(rows), 1)), axis=1)
     mixed, cost = np.take_along_axis(rows, order, 1), np.array(budget.costs)[order]
     outside = ~mixed
     new = outside & (np.cumsum(outside, axis=1) == 1)
     spent = (cost * (mixed | new)).sum(axis=1, keepdims=True)
-    before = np.cumsum(cost * mixed, axis=1) - cost * mixed  # what the units of the set before this one cost
+    before = np.cumsum(cost * mixed, axis=1) - cost * mixed  # the cost of the earlier units of the set
     kept = (mixed & (before >= spent - budget.most)) | new
     room = budget.most - (cost * kept).sum(axis=1, keepdims=True)
     fits = outside & ~new & (cost <= room)
@@ -171,13 +171,13 @@ def exchanges(rows: Rows, budget: Budget, rng: np.random.Generator) -> tuple[Row
 
 
 def nearest(q: Array, budget: Budget, rows: Rows, count: int) -> Rows:
-    """The `count` sets of least energy among the local minima below `rows` and all sets one swap away from these."""
+    """The `count` sets of lowest energy `_around` the local minima that are `descended` from `rows`."""
     near = np.unique(np.concatenate([_around(row, budget) for row in descended(q, budget, rows)]), axis=0)
     return near[np.lexsort((*(~near).T[::-1], energies(q, near)))[:count]]
 
 
 def descended(q: Array, budget: Budget, rows: Rows) -> Rows:
-    """Each set after the best swaps of two units, until no swap that stays in the budget lowers the energy."""
+    """Each set after moves to the best set `_around` it, repeated until none lowers the energy."""
     ends = []
     for row in np.unique(rows, axis=0):
         while True:
@@ -192,7 +192,7 @@ def descended(q: Array, budget: Budget, rows: Rows) -> Rows:
 
 
 def _around(row: Rows, budget: Budget) -> Rows:
-    """A set and all sets within the budget that differ by one unit or by a swap of two units, as rows."""
+    """A set, and all sets within the budget that differ from it by one unit or one swap, as rows."""
     inside, outside = np.flatnonzero(row), np.flatnonzero(~row)
     back, new = (grid.ravel() for grid in np.meshgrid(inside, outside, indexing="ij"))
     swaps, flips = np.tile(row, (len(back), 1)), row ^ np.eye(len(row), dtype=bool)

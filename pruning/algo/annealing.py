@@ -16,10 +16,10 @@ from pruning.core.mask import Space
 class Annealing:
     """Returns the best set that any chain scored. It is never worse than the one-shot set.
 
-    A set whose loss is higher by d replaces the current set with probability exp(-d / T) (Metropolis). T starts at
-    `heat` times the spread of the losses of single removals and is multiplied by `cooling` at each step. `chains`
-    chains share their batches: the first starts from the one-shot set, the others from draws of the prior with
-    `temperature`. 4 chains of 50 steps have the budget of the paper's Bayesian search.
+    A set whose loss is higher by d replaces the current set with probability exp(-d / T) (Metropolis). T
+    starts at `heat` times the spread of single-removal losses and is multiplied by `cooling` at each step.
+    The chains share their batches: the first starts from the one-shot set, the others from draws of the prior
+    with `temperature`. 4 chains of 50 steps match the 200 trials of the paper's Bayesian search.
 
     Source: Kirkpatrick, Gelatt and Vecchi, "Optimization by simulated annealing" (Science 220, 1983); not in the
     paper's panel.
@@ -61,7 +61,7 @@ class Annealing:
 
 
 def accepts(worse: float, temperature: float) -> float:
-    """The probability of accepting a set whose loss is greater by `worse`; after many steps the temperature is 0."""
+    """The probability of accepting a loss that is greater by `worse`; `temperature` can underflow to 0."""
     if worse <= 0:
         return 1.0
     return math.exp(-worse / temperature) if temperature > 0 else 0.0

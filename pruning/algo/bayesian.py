@@ -1,13 +1,13 @@
-"""Bayesian: a surrogate of the loss is fitted to the scored sets and chooses which sets to score next.
+"""Bayesian search: a surrogate of the loss, fitted to the scored sets, chooses the sets to score next.
 
 The random sets are drawn from the prior (`_moves.py`), and the one-shot set is one of the trials. The surrogate is a
 Gaussian process over the blocks and the pairs of blocks that sets share. Each batch of `batch` sets minimises a lower
-confidence bound, mean - kappa * deviation. The candidates are all sets one swap away from the `elite` best sets, and
-as many draws from the prior: the surrogate is trusted only near scored sets, as in trust-region methods for discrete
-spaces (Wan et al., arXiv 2102.07188).
+confidence bound, mean - kappa * deviation. The candidates are all sets one swap away from the `elite` best
+sets, and as many draws from the prior. Swaps are used because a surrogate is reliable only near scored sets,
+as in trust-region methods (Wan et al., arXiv 2102.07188).
 
-Source: the paper's search (5), "prior-guided BO: 200 trials, 10 random inits"; it names neither surrogate nor
-acquisition function.
+Source: the paper's search (5), "prior-guided BO: 200 trials, 10 random inits"; the paper names no surrogate
+and no acquisition function.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from pruning.algo import Found, Known, Proposals, _moves, check_above
 from pruning.core.errors import check_least
 from pruning.core.mask import Mask, Space
 
-MOST = 4_000  # candidates among sub-layers; more are thinned at random, because their covariance would be too large
-WIDE = 100.0  # variance of the intercept and of the slope of the prior score
+MOST = 4_000  # limit of candidates over sub-layers; beyond it, a random subset keeps the covariance small
+WIDE = 100.0  # prior variance of the intercept and of the slope on the prior score
 PAIRS, NUGGETS = (0.0, 0.25, 0.5, 0.75, 1.0), (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
 
@@ -98,7 +98,7 @@ def indicators(masks: list[Mask]) -> _moves.Array:
 
 @dataclass(frozen=True)
 class Surrogate:
-    """A Gaussian process for the losses y (n,) of sets x (n, N) of 0 and 1 with prior scores a (n,).
+    """A Gaussian process for the losses y (n,) of sets, with 0-1 rows x (n, N) and prior scores a (n,).
 
     It is a Bayesian linear regression on one- and two-block features, the statistical model of BOCS (Baptista and
     Poloczek, arXiv 1806.08838, section 3) in dual form, with Gaussian priors in place of horseshoe priors. Sets S and
@@ -106,10 +106,10 @@ class Surrogate:
 
         cov(S, T) = s^2 [ c (1 + a(S) a(T)) + (1 - r) |S & T| / k + r C(|S & T|, 2) / C(k, 2) + e [S = T] ]
 
-    k is the (on a budget: mean) size of the scored sets. a(S), the prior score of S, is the sum of its blocks'
-    single-removal losses, standardised; c = WIDE. The nugget e is the variance that pairs cannot explain. r (`pairs`)
-    and e are chosen from a grid to maximise the marginal likelihood; s^2 has a closed form. So the fit needs no
-    sampling: it solves a system of n equations, while the coefficients would be N + C(N, 2) unknowns.
+    k is the mean size of the scored sets. a(S), the prior score of S, is the sum of its blocks'
+    single-removal losses, standardised; c = WIDE. The nugget e is the variance that pairs cannot explain. r
+    (`pairs`) and e are chosen from a grid to maximise the marginal likelihood; s^2 has a closed form. So the
+    fit needs no sampling: it solves n equations, not N + C(N, 2) for the coefficients.
     """
 
     x: _moves.Array
@@ -120,7 +120,7 @@ class Surrogate:
 
     @classmethod
     def fit(cls, x: _moves.Array, a: _moves.Array, y: _moves.Array) -> Surrogate:
-        """The model whose pair share and nugget give the greatest evidence on the grid."""
+        """The model with the highest evidence among all pair shares and nuggets of the grid."""
         models = [cls(x, a, y, pairs, nugget) for pairs, nugget in product(PAIRS, NUGGETS)]
         return max(models, key=Surrogate.evidence)
 

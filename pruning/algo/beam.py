@@ -16,12 +16,12 @@ from pruning.core.mask import Mask, Space
 
 @dataclass(frozen=True)
 class Beam:
-    """Like greedy, but keeps the `width` best sets of each size instead of one. With all sets, it is exhaustive.
+    """Like greedy, but keeps the `width` best sets of each size. If it keeps all, it is exhaustive.
 
-    Ties go to the set that was reached first. On a budget, sets that meet it are set aside, and the one of least loss
-    is the answer. The other sets of a round are compared by the rise of the loss since the dense model, divided by
-    what they cost. Greedy divides the rise since the set of the round before, so beam with width 1 can differ from it
-    there. `lazy` is as in `Greedy`.
+    Ties go to the set that was reached first. On a budget, the answer is the set of lowest loss among those
+    that meet it. The others are compared by the rise of the loss since the dense model, per cost. Greedy uses
+    the rise since the previous round, so even with `width=1` the results can differ. `lazy` is as in
+    `Greedy`.
     """
 
     width: int = 5

@@ -1,7 +1,7 @@
 """CBO with measured coefficients. Source: "Block removal through constrained binary optimisation" (arXiv 2602.00161).
 
-The source's coefficients come from gradients (`cbo_hessian.py`). The running time of the paper's search (6), 8,172
-seconds, suggests measured ones: 30 single removals and 435 pairs would take 8,276.
+The source's coefficients come from gradients (`cbo_hessian.py`). The running time of the paper's search (6),
+8,172 seconds, suggests measured ones: 30 single removals and 435 pairs would take 8,276 seconds.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ class Cbo:
 
         D(S) ~ x^T Q x     Q_ii = D(i)     Q_ij = 1/2 [D(ij) - D(i) - D(j)]     sum x = k
 
-    This is exact if the loss has only single and pairwise terms. For `perplexity`, the loss is the NLL: under its
-    exponential, one vital block would have large negative couplings with all others. The dense loss changes the
-    energy of all sets of k units equally, so it is asked for only on a budget.
+    This is exact if the loss has only single and pairwise terms. For `perplexity`, the loss is the NLL. With
+    its exponential, one vital block would have large negative couplings with all others. The dense loss
+    changes the energy of all sets of k units equally, so it is asked for only on a budget.
 
-    The `rescore` sets of least energy and the one-shot set are scored; `rescore=0` returns the minimum unscored.
+    The `rescore` sets of lowest energy and the one-shot set are scored; `rescore=0` skips this step.
     """
 
     rescore: int = 16
@@ -39,7 +39,7 @@ class Cbo:
         check_least("algo", self, rescore=0)
 
     def propose(self, space: Space, rng: np.random.Generator) -> Proposals:
-        """Ask for one batch of single removals and pairs, then for a second batch: the sets of least energy."""
+        """Ask for one batch of single removals and pairs, then for one of the sets of lowest energy."""
         known, units = Known(), space.fitting()
         pairs = list(combinations(range(len(units)), 2)) if space.k > 1 else []
         dense = [] if space.budget is None else [space.dense]
@@ -58,7 +58,7 @@ class Cbo:
         return Found(known.best(space), f"the {len(best)} least energies {how} were scored")
 
     def evaluations(self, space: Space) -> int:
-        """N if k = 1; N + N (N - 1) / 2 if k = 2, and the rescored sets and the one-shot set if k > 2."""
+        """N single removals, N (N - 1) / 2 pairs if k > 1, and the rescored and one-shot sets if k > 2."""
         units = len(space.fitting())
         pairs = units * (units - 1) // 2 if space.k > 1 else 0
         last = self.rescore + 1 if self.rescore and space.k > 2 else 0

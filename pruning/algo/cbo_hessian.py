@@ -1,7 +1,7 @@
 """CBO on gates. Source: "Block removal through constrained binary optimisation" (arXiv 2602.00161) and its code.
 
-As it advises, the `rescore` sets of least energy ("excited states") are scored, and the best of them is the answer;
-in the source, the 17th was better than the first. `rescore=0` returns the minimum unscored.
+As the source advises, the `rescore` sets of lowest energy ("excited states") are scored, and the best is the
+answer. In the source, the 17th was better than the first. `rescore=0` returns the first without a score.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class CboHessian:
         check_least("algo", self, rescore=0)
 
     def propose(self, space: Space, rng: np.random.Generator) -> Proposals:
-        """Ask for the gradients, then for one batch of the sets of least energy."""
+        """Ask for the gradients, then for one batch of the sets of lowest energy."""
         a = (yield Gates())[:, space.fitting()]  # (m, units that can be removed)
         q = a.T @ a / len(a)
         if self.linear:

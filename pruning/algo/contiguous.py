@@ -1,5 +1,5 @@
-"""Contiguous windows. Source: "The Unreasonable Ineffectiveness of the Deeper Layers" (arXiv 2403.17887, section
-3.2), by the angular distance of hidden states; LLM-Streamline (arXiv 2403.19135), by another similarity.
+"""Contiguous windows. Sources: "The Unreasonable Ineffectiveness of the Deeper Layers" (arXiv 2403.17887,
+section 3.2), with the angular distance of hidden states; LLM-Streamline (arXiv 2403.19135).
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from pruning.core.mask import Mask, Space
 class Contiguous:
     """Scores each window of k neighbouring units once.
 
-    Unprotected blocks with only protected blocks between them are neighbours. On a budget, a window takes units in
-    order until it meets the budget, and leaves out a unit that does not fit. Ties go to the earlier window.
+    Unprotected blocks with only protected blocks between them count as neighbours. On a budget, a window
+    takes the units that fit, in order, until it meets the budget. Ties go to the earlier window.
     """
 
     def propose(self, space: Space, rng: np.random.Generator) -> Proposals:  # noqa: ARG002

@@ -1,9 +1,9 @@
 """Evolution. Source: EvoPress (arXiv 2410.14649, algorithm 1, and its script for depth pruning).
 
-Deviations: a stage uses the same first samples in every generation, where EvoPress draws fresh ones, so that scores
-can be compared, reused and extended. The first parent is the better of the best random set and the one-shot set.
-EvoPress drops as many attention layers as MLPs; with `within=kind`, the first parent decides how many of each are
-dropped.
+Deviations: a stage uses the same first samples in every generation, so that scores can be compared, reused
+and extended; EvoPress draws fresh ones. The first parent is the better of the best random set and the
+one-shot set. EvoPress drops as many attention layers as MLPs; with `within=kind`, the first parent decides
+how many of each are dropped.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from pruning.algo import Ask, Found, Known, Proposals, Request, _moves
 from pruning.core.errors import InputError, check_known, check_least
 from pruning.core.mask import Mask, Space
 
-TRIES = 20  # mutations tried per offspring if the number of different ones is not known
+TRIES = 20  # attempts per offspring if the number of possible mutants is unknown
 
 
 @dataclass(frozen=True)
 class Evolution:
     """One parent, many mutated offspring, selected in stages on more and more samples.
 
-    `initial` random sets are scored on few samples and the best becomes the parent. Each of k (N - k) / 1.5
-    generations makes `offspring` distinct masks: the parent after min(u, v) swaps, u and v uniform on 1 to `swaps`.
-    `samples` and `survivors` have one value for each stage except the last, which uses all samples. There, the
-    survivors are compared with the parent, and the best is the next parent. On a budget, N and k are the numbers of
-    units that can be removed at all and at most.
+    Of `initial` random sets, the best on few samples can become the parent. Each of k (N - k) / 1.5
+    generations makes `offspring` distinct masks: the parent after min(u, v) swaps, with u and v uniform on 1
+    to `swaps`. `samples` and `survivors` have one value for each stage except the last, which uses all
+    samples. There, the best of the survivors and the parent is the next parent. On a budget, N units are
+    removable, at most k of them together.
     """
 
     offspring: int = 32
@@ -40,7 +40,7 @@ class Evolution:
     initial: int = 64
     generations: int | None = None  # None means k (N - k) / 1.5
     swaps: int = 3
-    within: str = "any"  # or "kind": swap attention for attention and MLP for MLP only
+    within: str = "any"  # or "kind": swap attention only for attention, and MLP only for MLP
 
     def __post_init__(self) -> None:
         check_known("algo", self, within=("any", "kind"))
@@ -82,7 +82,7 @@ class Evolution:
     def mutants(self, parent: Mask, space: Space, rng: np.random.Generator) -> list[Mask]:
         """`offspring` distinct masks, 1 to `swaps` swaps away from the parent; all such masks if there are fewer.
 
-        If it is not known how many there are (on a budget, or within kinds), some can be missed if there are few.
+        On a budget or within kinds, their number is unknown, so if there are few, some can be missed.
         """
         kept, counted = len(space.fitting()) - space.k, space.budget is None and self.within == "any"
         reach = sum(math.comb(space.k, d) * math.comb(kept, d) for d in range(1, self.swaps + 1))

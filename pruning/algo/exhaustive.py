@@ -12,7 +12,7 @@ from pruning.algo import Ask, Found, Proposals
 from pruning.core.errors import OutOfReachError, check_least
 from pruning.core.mask import Mask, Space, unit_noun
 
-BATCH = 256  # masks that are asked for at a time
+BATCH = 256  # masks per request
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,14 @@
 """Fast-Block-Select: replace runs of neighbouring blocks by runs of the same length with a lower joint loss.
 
 The set P starts as the one-shot set. The runs of neighbours in P compete with other runs of the same length (on a
-budget, also of the same cost). The loss of removing a whole run is measured for the runs of P and for the
-`candidates` of each length whose blocks have the least sum of single-removal losses; these are called groups. The
-next P consists of groups without a common block that have the least sum of losses; ties keep P. The steps are
-repeated until P is unchanged or equals an earlier P. P as a whole is never scored, so the result can be worse than
-the one-shot set.
+budget, also of the same cost). The joint loss of removing a run is measured for the runs of P and, for each
+length, for the `candidates` runs with the lowest sum of single-removal losses. These runs are called groups.
+The next P replaces each run of P by a group of its length; the groups are disjoint and have the lowest total
+loss; ties keep P. This is repeated until P is unchanged or equals an earlier P. P as a whole is never scored,
+so it can be worse than the one-shot set.
 
-Source: MI-PRUN (arXiv 2601.07212, algorithm 1), in the paper's search (7) with the loss in place of mutual
-information. The number of candidates, what a conflict is, and which groups are chosen are not stated there.
+Source: MI-PRUN (arXiv 2601.07212, algorithm 1), the paper's search (7), but with the loss instead of mutual
+information. It does not state how many candidates there are, what a conflict is, or which groups are chosen.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class FastBlockSelect:
         return Found(chosen, why)
 
     def _pool(self, size: Size, current: Sequence[Run], alone: dict[int, float], space: Space) -> list[Run]:
-        """The current runs of this size, and the `candidates` runs with the least sum of single-removal losses."""
+        """The current runs of this size, and the `candidates` runs of lowest summed single-removal loss."""
         windows = [tuple(range(start, start + size[0])) for start in alone]
         inside = [run for run in windows if all(i in alone for i in run) and _size(run, space) == size]
         inside.sort(key=lambda run: sum(alone[i] for i in run))
@@ -84,11 +84,11 @@ def _size(run: Run, space: Space) -> Size:
 
 
 def disjoint(sizes: Sequence[Size], pools: dict[Size, list[Run]], losses: dict[Run, float]) -> list[Run]:
-    """The disjoint runs of these sizes with the least total loss. Equal sizes must be next to each other in `sizes`.
+    """The disjoint runs of these sizes with the lowest total loss. In `sizes`, equal sizes are adjacent.
 
-    Branch and bound: runs of equal size are chosen in order of rising loss, so the n-th run of a size costs at
-    least the n-th least loss of that size. This gives a lower bound on the total of a partial choice. If the bound
-    is not below the best total so far, the choice is dropped. Ties go to the runs that come first in their pools.
+    Branch and bound: runs of equal size are chosen in order of rising loss. So the n-th chosen run of a size
+    has at least the n-th lowest loss. This gives a lower bound on the total of a partial choice, which is
+    dropped if the bound is not below the best total. Ties go to the first runs of the pools.
     """
     ranked = {size: sorted(pool, key=losses.__getitem__) for size, pool in pools.items()}
     least = [losses[ranked[size][sizes[:r].count(size)]] for r, size in enumerate(sizes)]

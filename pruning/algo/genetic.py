@@ -1,5 +1,5 @@
-"""Genetic search. Source: the paper's search (4), "prior-guided GA: population 16, elitism 0.2, mutation 0.15, 10
-generations", and no more.
+"""Genetic search. Source: the paper's search (4). All that the paper states is "prior-guided GA: population
+16, elitism 0.2, mutation 0.15, 10 generations".
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from pruning.core.mask import Mask, Space
 class Genetic:
     """Crosses and mutates a population; returns the best set that was ever scored, at worst the one-shot set.
 
-    The first population is the one-shot set and random sets from the prior (`_moves.py`). Parents are the winners of
-    a `tournament`. A child removes the blocks that both parents remove, and draws the others from those that one
-    parent removes (respectful recombination, Radcliffe 1991). `mutation` is the probability that one block of a child
-    is swapped. The best int(elitism * population) sets survive unchanged. A child that the generation has already is
-    swapped until it is new.
+    The first population is the one-shot set and random sets from the prior (`_moves.py`). A parent is the
+    best of `tournament` random members. A child removes the blocks that both parents remove, and draws the
+    others from those that one parent removes (respectful recombination, Radcliffe 1991). `mutation` is the
+    probability that one block of a child is swapped. The best int(elitism * population) sets survive
+    unchanged. If the generation already contains a child, blocks of the child are swapped until it is new.
     """
 
     population: int = 16
@@ -75,7 +75,7 @@ class Genetic:
 def crossed(a: Mask, b: Mask, space: Space, rng: np.random.Generator) -> Mask:
     """A child that removes the units that both a and b remove, and random units that only one of them removes.
 
-    On a budget, other units are removed in random order if those do not meet it.
+    On a budget, if these units do not meet it, other units are removed too, in random order.
     """
     both = set(a.dropped) & set(b.dropped)
     either = sorted(set(a.dropped) ^ set(b.dropped))

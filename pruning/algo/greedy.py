@@ -1,4 +1,4 @@
-"""Greedy search. Source: SLEB (arXiv 2402.09025, algorithm 1), which protects the first and the last block
+"""Greedy search. Sources: SLEB (arXiv 2402.09025, algorithm 1), which protects the first and the last block
 (`protect.first=1 protect.last=1`); the paper's search (2).
 """
 
@@ -18,11 +18,11 @@ from pruning.core.mask import Mask, Space
 
 @dataclass(frozen=True)
 class Greedy:
-    """In each of k rounds, scores the removal of every remaining unit and makes the removal of lowest loss.
+    """In each of k rounds, scores the removal of each remaining unit and carries out the best one.
 
-    On a budget, a round removes the unit with the least rise of the loss per cost since the mask of the round before.
-    Over sub-layers, a second path removes whole blocks, and the better of the two masks is the answer. If `lazy` is
-    given, unpromising candidates are skipped; it is the risk that this changes the search (`lazy.py`).
+    On a budget, a round removes the unit with the lowest rise of the loss per cost since the previous round.
+    Over sub-layers, a second path removes whole blocks, and the better of the two masks is the answer. `lazy`
+    is the risk of missing the mask by skipping unpromising candidates (`lazy.py`).
     """
 
     lazy: float | None = None

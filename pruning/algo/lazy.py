@@ -1,17 +1,17 @@
 """Lazy rounds: ask for the most promising candidates first, and stop when no other is likely to be chosen.
 
-The increase of the loss by one more block, its increment, is much the same in each round of greedy. So the increment
-of the round before predicts the loss of each candidate. Candidates are scored from the lowest prediction upwards, and
-the others are skipped as soon as this holds for each:
+The increment of a block, by which its removal raises the loss, is similar in each round of greedy search. So
+the increment in the previous round predicts the loss of a candidate. Candidates are scored from the lowest
+prediction upwards. The rest are skipped once this holds for each of them:
 
     prediction + mean(e) - q * sd(e) * sqrt(1 + 1 / n)  >  the loss of the worst candidate that would be chosen
 
-The errors e are actual (or, of candidates that a race or a bound has ruled out, estimated) minus predicted losses.
-Their mean is that of the n candidates asked for in this round, and their standard deviation is pooled over all
-rounds, with a mean of its own for each round. If m candidates are left and the search has r rounds, q is the 1 - risk
-/ ((r - 1) * m) quantile of Student's t. So the probability that the search skips a candidate that it would have
-chosen is about `risk`, if errors are normally distributed. They are only roughly so; docs/algorithms.md has the share
-of searches that kept their mask. If masks are compared by the rise of the loss per cost, so are both sides.
+The errors e are losses minus predictions. If a race or a bound has ruled a candidate out, its loss is
+estimated. mean(e) is over the n candidates asked for in this round. sd(e) is pooled over all rounds, each
+with its own mean. If m candidates are left and the search has r rounds, q is the 1 - risk / ((r - 1) * m)
+quantile of Student's t. So if errors are normally distributed, `risk` is about the probability of skipping a
+candidate that would have been chosen. They are only roughly normal; docs/algorithms.md has the share of
+searches that kept their mask. If masks are compared by rises per cost, both sides are such rises.
 """
 
 from __future__ import annotations
@@ -27,35 +27,35 @@ from pruning.core.errors import InputError
 from pruning.core.mask import Mask
 
 FIRST = 6  # candidates that are scored before any can be skipped
-MORE = 3  # candidates that are scored at a time from then on
+MORE = 3  # candidates in each later batch
 log = logging.getLogger(__name__)
 
 
 @dataclass
 class Rounds:
-    """The `count` rounds of one search that drop one block more in each, and the errors of its predictions so far.
+    """The `count` rounds of one search, each of which drops one more block, and its prediction errors so far.
 
-    `risk` is the probability that the search may lose by skipping; None skips no candidate.
+    `risk` is the accepted probability of skipping a candidate that would be chosen. If None, none is skipped.
     """
 
     risk: float | None
     count: int
-    _losses: dict[Mask, float] = field(default_factory=dict)  # of all candidates; skipped ones: a prediction
+    _losses: dict[Mask, float] = field(default_factory=dict)  # of all candidates; if skipped, predicted
     _parents: dict[Mask, Mask] = field(default_factory=dict)
-    _squares: float = 0.0  # of the errors in earlier rounds, about the mean of their round
+    _squares: float = 0.0  # sum of squared errors in earlier rounds, about each round's mean
     _freedom: int = 0
 
     def know(self, dense: Mask, loss: float) -> None:
-        """Note the loss of the dense model; without it, losses can be compared, but not their rises per cost."""
+        """Record the loss of the dense model, without which rises per cost cannot be compared."""
         self._losses[dense] = loss
 
     def scored(
         self, children: Mapping[Mask, Mask], best: int | None, rise: Rise | None = None
     ) -> Generator[Request, Any, dict[Mask, float]]:
-        """The losses of the candidates of a round that were scored, of which `best` (None: all) will be chosen.
+        """Score candidates of a round and return their losses. `best` of them will be chosen (None: all).
 
-        `children` maps each candidate to its parent, the mask without the new block. If `rise` is given, the `best`
-        are those of least rise per cost.
+        `children` maps each candidate to its parent, the mask without the new block. With `rise`, the `best`
+        have the lowest rises per cost.
         """
         if self.risk is None:
             masks = list(children)
@@ -66,7 +66,7 @@ class Rounds:
             return loss if rise is None else rise.rate(mask, loss, self._losses[rise.base])
 
         increments = {mask: self._increment(mask, parent) for mask, parent in children.items()}
-        new = None in increments.values()  # as in the first round, nothing is known
+        new = None in increments.values()  # then nothing is predicted, as in the first round
         predicted = {
             mask: 0.0 if new or more is None else self._losses[children[mask]] + more
             for mask, more in increments.items()
@@ -91,16 +91,15 @@ class Rounds:
         if not new:
             self._squares += _spread(errors, centre)
             self._freedom += len(errors) - 1
-        for mask in children:  # a skipped candidate has the mean error of the others
+        for mask in children:  # for a skipped candidate, the mean error of the others is assumed
             self._losses[mask] = losses.get(mask, predicted[mask] + centre)
         self._parents |= children
         return losses
 
     def _increment(self, mask: Mask, parent: Mask) -> float | None:
-        """The increment of the new units in the round before; None if they were no candidate there.
+        """The increment of the new units in the previous round; None if they were not a candidate there.
 
-        If the loss of the dense model is not known, it is taken as 0. That moves all predictions of a round by the
-        same amount.
+        If the loss of the dense model is unknown, 0 is used, which shifts all predictions of a round equally.
         """
         if (before := self._parents.get(parent)) is None:
             return None
@@ -108,7 +107,7 @@ class Rounds:
         return None if loss is None else loss - self._losses.get(before, 0.0)
 
     def _least_error(self, errors: Sequence[float], left: int) -> float:
-        """A lower bound of the errors of `left` candidates; minus infinity if too little is known."""
+        """A lower bound on the errors of `left` candidates; minus infinity if too few errors are known."""
         count = len(errors)
         centre = math.fsum(errors) / count
         squares, freedom = self._squares + _spread(errors, centre), self._freedom + count - 1
@@ -134,7 +133,7 @@ def check_risk(risk: float | None) -> None:
 
 
 def warn_on(kind: str, algo: object) -> None:
-    """Log a warning if a search is lazy on this kind of samples, and often loses its mask there."""
+    """Log a warning if a search is lazy on samples other than text, which often changes its mask."""
     if getattr(algo, "lazy", None) is not None and kind != "text":
         log.warning(
             "algo.lazy is meant for losses on text: on items, increments change much from round to round, so the "

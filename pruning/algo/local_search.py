@@ -20,8 +20,8 @@ from pruning.core.mask import Mask, Space
 class LocalSearch:
     """Starts from the better of the one-shot and greedy sets, and swaps units until no swap lowers the loss.
 
-    All k * (N - k) swaps of a set are one batch, and the best of them is taken if it lowers the loss. So the result
-    is never worse than those of one_shot and greedy. On a budget, one unit can be exchanged for several.
+    All k * (N - k) swaps of a set are one batch, and the best one is made if it lowers the loss. So the
+    result is never worse than those of one_shot and greedy. On a budget, swaps are exchanges.
     """
 
     def propose(self, space: Space, rng: np.random.Generator) -> Proposals:  # noqa: ARG002
@@ -36,7 +36,7 @@ class LocalSearch:
         return Found(best, "no swap lowers the loss")
 
     def _starts(self, space: Space, known: Known) -> Generator[Request, Any, list[Mask]]:
-        """Score the rounds of greedy; returns the sets to start from that are not known yet, or not in full."""
+        """Score the rounds of greedy search. Returns the starting sets that must still be scored."""
         if space.budget is not None:  # greedy and one_shot rank by the rise of the loss per cost
             losses = yield from singles(space, known)
             rounds = Rounds(None, space.k)

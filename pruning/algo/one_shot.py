@@ -1,5 +1,5 @@
-"""One-shot search. Source: the paper's search (1), "top-k selection"; the perplexity criterion of Shortened LLaMA
-(arXiv 2402.02834, section 2.2).
+"""One-shot search. Sources: the paper's search (1), "top-k selection"; the perplexity criterion of Shortened
+LLaMA (arXiv 2402.02834, section 2.2).
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from pruning.core.mask import Space, unit_noun
 
 @dataclass(frozen=True)
 class OneShot:
-    """Scores the removal of every single unit, then removes the k units that cost least, ignoring interactions.
+    """Scores the removal of each unit, then removes the k units of lowest loss, ignoring interactions.
 
-    On a budget, units are removed in this order if they fit.
+    On a budget, units that fit are removed in the order that `rank` gives.
     """
 
     rank: str = "cost"  # or "loss"
@@ -37,5 +37,5 @@ class OneShot:
         return Found(ranked(space, values), f"every {unit_noun(space.unit)} was scored")
 
     def evaluations(self, space: Space) -> int:
-        """The number of units that can be removed: N. On a budget, the dense model is added."""
+        """The number N of removable units; with `rank=cost` on a budget, N + 1 with the dense model."""
         return len(space.fitting()) + per_cost(space, self.rank)

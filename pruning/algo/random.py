@@ -1,6 +1,6 @@
 """Random masks: a baseline that any search should beat at equal cost.
 
-200 trials are the budget of the paper's Bayesian search.
+The paper's Bayesian search also has 200 trials.
 """
 
 from __future__ import annotations

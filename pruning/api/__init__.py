@@ -1,4 +1,4 @@
 """The Python interface: load or wrap a model, search for a mask, run the masked model, measure it, export it.
 
-Cells of the command line use the same samples, searches, forward passes and exports.
+The command line uses the same code for samples, searches, forward passes and exports.
 """

@@ -90,7 +90,7 @@ def _option(name: str | None, objective: Any, seed: int) -> Any:
 
 
 def item_rows(model: PrunableModel, items: ItemList, samples: int, seed: int, call: str) -> Samples:
-    """The rows of `samples` multiple-choice items, in the list's order. An item is an `Item` or a mapping."""
+    """The rows of `samples` drawn items, in the order of `items`. An item is an `Item` or a mapping."""
     check_least(call, {"samples": samples, "seed": seed}, samples=1, seed=0)
     pool = item_list(items, "items", "item")
     return items_of(
@@ -99,7 +99,7 @@ def item_rows(model: PrunableModel, items: ItemList, samples: int, seed: int, ca
 
 
 def item_list(items: Any, name: str, where: str) -> list[Item]:
-    """Items from a list of `Item`s and mappings. If one is wrong, raises InputError, which begins with `where`."""
+    """The items in a list of `Item`s and mappings. An InputError for a malformed one begins with `where`."""
     given = enumerate(listed(items, name, "items"))
     return [(checked_item if isinstance(one, Item) else read_item)(one, f"{where} {i}") for i, one in given]
 

@@ -46,10 +46,10 @@ def heal_mask(
 
     Run, measure or export the copy with the same mask: the units that the mask removes are not healed. `how` is an
     option of `heal` (`lora`, `full` or `distill`), and `settings` are its settings, such as `lr=1e-4`. Without `lr`,
-    short trials choose it. Without texts, the text of the setting `source` is used, by default "pydoc". With a
-    folder, a call that was stopped continues when it is repeated; calls for other masks and weights can use the same
-    one. Raises InputError if the mask or a setting is wrong or the texts are too short, and LossError if a loss is
-    not finite.
+    short trials choose it. Without texts, the text of the setting `source` is used, by default "pydoc". With
+    a folder, repeating a stopped call continues it; other masks and weights can share the folder. Raises
+    InputError if the mask or a setting is wrong or the texts are too short, and LossError if a loss is not
+    finite.
     """
     from pruning.config.app import build_option
     from pruning.healing.loop import heal
@@ -60,7 +60,7 @@ def heal_mask(
     if not option.trains:
         raise InputError(f"how={how!r} does not train: choose lora, full or distill.")
     settings = {"tokens": tokens, **settings}
-    check_settings(type(option), settings, "setting of a healing")
+    check_settings(type(option), settings, "setting of heal_mask")
     chosen = dataclasses.replace(option, **settings)
     chosen.check()
     if chosen.candidates != 1:
@@ -109,7 +109,7 @@ def repair_mask(
     from pruning.engine.repair import check, measure
     from pruning.models.output_maps import folded_weights
 
-    check_settings(Linear, settings, "setting of a repair")
+    check_settings(Linear, settings, "setting of repair_mask")
     model.check_mask(mask)
     if not mask.dropped:
         raise InputError(
@@ -138,14 +138,14 @@ def _with_weights(model: PrunableModel, weights: Mapping[str, Tensor]) -> Prunab
 def export_model(
     model: PrunableModel, mask: Mask, out: str | Path, *, force: bool = False, verify: bool = True
 ) -> Path:
-    """Write a directory that `from_pretrained` loads, with a model card; returns the directory's path.
+    """Write the smaller model, with a model card, to a directory for `from_pretrained`; returns its path.
 
     If `out` ends in `.gguf`, the blocks are cut out of the GGUF file that the model was loaded from (docs/gguf.md).
     If a block loses only one sub-layer, the last weights of this sub-layer become zeros and keep their size. Unless
     `verify` is False, the written model is loaded, and its logits must equal those of the masked model bit for bit.
-    An earlier export of the same model, mask and precision is replaced; any other export only with `force`. A
-    directory that holds anything else, or a changed file, is never replaced. Raises InputError if the directory
-    cannot be used or if weights in memory have changed since `load_model`, and MismatchError if the models differ.
+    An earlier export of this model, mask and precision is replaced; any other export only with `force`. A
+    directory with anything else, or with a changed file, is never replaced. Raises InputError if the
+    directory cannot be used or weights in memory have changed, and MismatchError if logits differ.
     """
     model.check_mask(mask)
     target = directory(path_of("out", out))

@@ -1,4 +1,4 @@
-"""Models for the Python interface, loaded by name or wrapped from memory, and the checks of its arguments."""
+"""Models for the Python interface, loaded by name or wrapped from memory, and checks of arguments."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class PrunableModel:
         return self.language_model.info.n_blocks
 
     def check_mask(self, mask: Mask, what: str = "mask") -> None:
-        """Raise InputError, which calls the mask `what`, if it is not a mask or is for another number of blocks."""
+        """Raise InputError unless `mask` is a mask for this number of blocks. Messages call it `what`."""
         check_type(what, mask, Mask)
         if mask.n_blocks != self.n_blocks:
             raise InputError(
@@ -68,8 +68,8 @@ class PrunableModel:
         """A context in which `module` runs without the dropped blocks; yields `module`.
 
         The key-value cache is off in this context, so `generate` works but is slow. To generate fast, export the
-        model. Raises InputError if another call uses the model; within the context, no other call can use it. If a
-        forward pass gets a cache, it raises InputError.
+        model. Raises InputError if another call uses the model; within the context, no other call can use it.
+        A forward pass that is given a cache raises InputError.
         """
         from pruning.models.sublayers import masked
 
@@ -172,8 +172,8 @@ _guard = Lock()
 def used_by(call: str, module: Any, name: str) -> Iterator[None]:
     """A context in which only `call` uses the transformers model `module`.
 
-    If another call uses the model, in this or another thread, raises InputError at once. If both ran, each would
-    replace methods of its blocks and compute with the other's, and the model would not be restored.
+    Raises InputError at once if another call uses the model, in this or another thread. Two calls at once
+    would replace each other's block methods, and the model would not be restored.
     """
     with _guard:
         if (other := _in_use.get(module)) is not None:
@@ -191,7 +191,7 @@ def used_by(call: str, module: Any, name: str) -> Iterator[None]:
 
 
 def exclusive(call: Call) -> Call:
-    """Wrap a function of a model, so that it checks the types of its arguments by its annotations.
+    """Wrap a function of a model, so that the function's arguments are checked against their annotations.
 
     While the function runs, no other call can use the model, and the model is in evaluation mode.
     """
@@ -228,7 +228,7 @@ WORDS = {
 
 
 def check_type(name: str, value: Any, wanted: Any) -> None:
-    """Raise InputError if a value is not of the type `wanted`: a plain type or class, a list of these, or a union.
+    """Raise InputError if a value is not of the type `wanted`: a class, a list, or a union.
 
     If `wanted` is any other type, such as a mapping, nothing is checked.
     """
@@ -252,7 +252,7 @@ def check_type(name: str, value: Any, wanted: Any) -> None:
 def check_settings(kind: type[Any], settings: Mapping[str, Any], what: str) -> None:
     """Raise InputError if the dataclass `kind` has no field for a setting, or if a value has a wrong type.
 
-    `what` is the name of such a setting in messages.
+    Messages call such a setting `what`.
     """
     hints, known = typing.get_type_hints(kind), [field.name for field in dataclasses.fields(kind)]
     for name, value in settings.items():
@@ -262,7 +262,7 @@ def check_settings(kind: type[Any], settings: Mapping[str, Any], what: str) -> N
 
 
 def listed(values: Any, name: str, what: str) -> list[Any]:
-    """Some values as a list. Raises InputError if `values` is one text, a mapping, or not iterable."""
+    """The values as a list. Raises InputError if `values` is one string, a mapping, or not iterable."""
     if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
         given = "one text" if isinstance(values, str) else shown(values)
         raise InputError(f"{name} is {given}: give a list of {what}, [...].")
@@ -270,7 +270,7 @@ def listed(values: Any, name: str, what: str) -> list[Any]:
 
 
 def list_of_texts(texts: Any, name: str) -> list[str]:
-    """The texts as a list. Raises InputError if `texts` is one text, or if an item is not Unicode text."""
+    """The texts as a list. Raises InputError if `texts` is one string, or if an entry is not Unicode text."""
     found = listed(texts, name, "texts (str)")
     for number, text in enumerate(found):
         check_text(text, f"{name}[{number}]")

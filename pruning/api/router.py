@@ -1,4 +1,4 @@
-"""Choose for each prompt which set of units the model runs without, and generate without it."""
+"""Choose a set of units to skip for each prompt, and generate text without these units."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ PREDICTED = {"loglikelihood": "log-likelihood per token", "margin": "lead of the
 class Route:
     """The set that a router chose for a prompt, with its predictions.
 
-    `predicted` maps each set to the predicted mean log-likelihood per token of the right answer or, if the router
-    predicts margins, to its predicted lead over the other answers. `seconds` is the router's own time.
+    `predicted` maps each set to the prediction for the right answer: its mean log-likelihood per token or, if
+    the router predicts margins, its lead over the other answers. `seconds` is the router's own time.
     """
 
     chosen: str
@@ -53,7 +53,7 @@ class Route:
 
 @dataclass(frozen=True)
 class Router:
-    """A model, and a fitted router that chooses between sets of its units. Use `fit_router` or `load` to make one.
+    """A model, and a router that chooses which of its units to skip. Use `fit_router` or `load` to make one.
 
     `facts` identify the model to which the router was fitted, with the digest of its weights at that time.
     """
@@ -65,10 +65,10 @@ class Router:
 
     @classmethod
     def load(cls, folder: str | Path, model: PrunableModel | None = None) -> Router:
-        """The router that a study of tasks or `save` wrote to a folder. Unless `model` is given, its model is loaded.
+        """The router in a folder from a task study or `save`. If `model` is None, the recorded one is loaded.
 
-        Raises InputError if the folder holds no router or if its model is not recorded, DamagedError if a file was
-        changed, and ForeignError if the router was fitted to another model.
+        Raises InputError if the folder contains no router or if its model is not recorded, DamagedError if a
+        file was changed, and ForeignError if the router was fitted to another model.
         """
         router, record = fitted_router.read_router(path_of("folder", folder))
         if model is None:
@@ -88,8 +88,8 @@ class Router:
     def route(self, prompt: str, *, question: bool = False) -> Route:
         """The set with the highest prediction for a prompt.
 
-        With `question=True`, the prompt is a question, and is put into the wording to which the router was fitted.
-        Raises InputError if the prompt is too short or too long.
+        With `question=True`, the prompt is a question, which is put into the wording that the router was
+        fitted to. Raises InputError if the prompt is too short or too long.
         """
         check_text(prompt, "prompt")
         check_type("question", question, bool)
@@ -109,7 +109,7 @@ class Router:
     def generate(
         self, prompt: str, *, question: bool = False, max_new_tokens: int = 64, **settings: Any
     ) -> str:
-        """The text that the model generates after a prompt, without the set that the router chooses.
+        """The text that the model generates after a prompt, without the units that the router chooses.
 
         `settings` are those of `generate` in transformers; the default is greedy decoding.
         """
@@ -143,7 +143,7 @@ def _recorded_model(record: Mapping[str, Any], folder: str | Path) -> PrunableMo
 def _check_weights(record: Mapping[str, Any], model: PrunableModel, folder: str | Path) -> None:
     """Raise ForeignError unless a router was fitted to the weights of a model.
 
-    Weights in memory are compared if their precisions are equal. Else both models must be from the same files.
+    If the precisions are equal and both digests known, the digests are compared; else the revisions are.
     """
     info = model.language_model.info
     digests = [record["weights_sha256"], model.language_model.weights_sha256()]
@@ -159,7 +159,7 @@ def _check_weights(record: Mapping[str, Any], model: PrunableModel, folder: str 
         )
 
 
-# Fit a router that chooses between sets of units, on the items of tasks, without a study.
+# Fit a router, which chooses between sets of units, to the items of tasks without a study.
 
 
 @exclusive
@@ -171,11 +171,11 @@ def fit_router(
     template: str = TEMPLATE,
     target: str = "loglikelihood",
 ) -> Router:
-    """Fit a router to the items of tasks. For a prompt, it predicts under each set how the right answer scores.
+    """Fit a router to the items of tasks. It predicts the right answer's score under each set.
 
     `tasks` maps names to lists of items (question, choices, answer), and `sets` maps names to masks; the names need
-    not agree. `target` is what the router predicts of the right answer, "loglikelihood" or "margin". Raises
-    InputError if an item, a mask, the template or the target is wrong.
+    not agree. `target` is the score that the router predicts, "loglikelihood" or "margin". Raises InputError
+    if an item, a mask, the template or the target is wrong.
     """
     for name, given in (("tasks", tasks), ("sets", sets)):
         if not isinstance(given, Mapping):

@@ -58,14 +58,14 @@ def search_mask(
 
     `calibration` is a list of texts, a list of items (question, choices, answer), the name of an option such as
     "pydoc", or samples that an earlier search has drawn. If it is None, the objective chooses the option.
-    `objective` and `algo` are names of options, classes, or instances of classes. `unit` is "block", "sublayer" (for
-    attention and MLP apart), "attention" or "mlp"; except for "block", `ratio` is a fraction of the parameters.
-    `samples` and `length` are the number and length of the samples that are drawn. The first `protect_first` and the
-    last `protect_last` blocks are never removed. After `max_evaluations` masks, the search is stopped. `heldout` are
-    the texts on which `SearchResult.measure` measures by default; they must not share text with the calibration.
-    `progress=False` hides the progress bar.
+    `objective` and `algo` are names of options, classes, or instances of classes. `unit` is "block",
+    "sublayer" (attention and MLP separately), "attention" or "mlp"; except for "block", `ratio` is a fraction
+    of the parameters. `samples` and `length` are the number and length of the drawn samples. The first
+    `protect_first` and the last `protect_last` blocks are never removed. After `max_evaluations` masks, the
+    search is stopped. `heldout` are the texts on which `SearchResult.measure` measures by default; they must
+    not share text with the calibration. `progress=False` hides the progress bar.
 
-    If a value is wrong, or if another call uses the model, raises InputError before anything is computed. Raises
+    Before anything is computed, raises InputError if a value is wrong or another call uses the model. Raises
     OutOfReachError if the search would need too many evaluations, and LossError if a loss is NaN or infinite.
     """
     race, ties = racing or Racing(), near_ties or NearTies()
@@ -122,7 +122,7 @@ def search_mask(
 
 
 def _built(group: str, chosen: Any) -> Any:
-    """The objective or search to use: `chosen` itself, or an object of the class or option that it names."""
+    """`chosen` itself or, if it is a class or the name of an option, an object of it."""
     from pruning.config.app import build_option
     from pruning.config.groups import PACKAGES
 
@@ -144,9 +144,9 @@ OTHER_DATA = "Measure on other data, or allow the overlap with measure(..., allo
 class SearchResult:
     """The result of a search: the mask, its loss, the dense model's loss, and how certain the choice is.
 
-    `margins` has the runner-up and the ties, in the form of `result.json`; `scores` lists all scores in the order in
-    which they were computed; `samples` are the calibration samples. Losses are in the unit of the objective; a lower
-    loss is better. If there is only one sample, `standard_error` is None.
+    `margins` has the runner-up and the ties, in the form of `result.json`. `scores` lists all scores in the
+    order of their computation. `samples` are the calibration samples. Losses are in the unit of the
+    objective; a lower loss is better. If there is only one sample, `standard_error` is None.
     """
 
     model: PrunableModel
@@ -211,8 +211,7 @@ ItemSets: TypeAlias = ItemList | Mapping[str, ItemList]
 class Measurements:
     """Metrics of the dense and of the pruned model, by name: `ppl/NAME` and `acc/NAME`.
 
-    The standard error of a metric over windows or items has its name with `/stderr` added; with one window or item,
-    there is none.
+    `METRIC/stderr` is the standard error of a metric over windows or items; with only one, there is none.
     """
 
     dense: dict[str, float]
@@ -300,7 +299,7 @@ def draw_data(
 
 
 def _named(sets: Any, name: str) -> dict[str, Any]:
-    """The lists of texts or items, by name. A plain list is named after its argument; an empty one is left out."""
+    """The lists of texts or items, by name. A plain list is named after its argument."""
     if sets is None or (isinstance(sets, Sized) and not len(sets)):
         return {}
     return {str(key): value for key, value in sets.items()} if isinstance(sets, Mapping) else {name: sets}

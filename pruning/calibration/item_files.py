@@ -4,7 +4,7 @@ Every error names the file and the line. These forms of items are read; other fi
 
 | form | question | choices | right answer |
 |---|---|---|---|
-| this project's | `question` | `choices`, a list of texts | `answer`: an index, a letter, or the text of a choice |
+| this project's | `question` | `choices`, a list of strings | `answer`: an index, a letter, or a choice |
 | LLM Foundry's | `query` | `choices` | `gold` |
 | the hub's ARC | `question` | `choices`: {"text": [...], "label": [...]} | `answerKey`: a label |
 | Commonsense 170k | `instruction` | labels after "Answer format:" | `answer`: a label |
@@ -28,9 +28,9 @@ from pruning.core.storage import text_sha256
 
 log = logging.getLogger(__name__)
 
-FIELD = "{question}"  # what a template fills in
+FIELD = "{question}"  # a template's place for the question
 QUESTIONS = ("question", "query")
-ANSWERS = ("answer", "gold", "answerKey")  # if there are several, the first counts
+ANSWERS = ("answer", "gold", "answerKey")  # if there are several, the first is used
 FORMAT = (
     'An item looks like {"question": "Which animal carries its house?", "choices": ["a horse", "a snail"], '
     '"answer": 1}. The names query, choices, gold are read as well (docs/evaluation.md).'
@@ -71,10 +71,10 @@ def read_items(path: Path, *, equal_choices: bool = False) -> list[Item]:
 
 
 def comparable_items(path: Path) -> list[Item]:
-    """The items of a file whose choices all differ, for an objective.
+    """The items of a file, for an objective, without those that have equal choices.
 
-    Some items of real benchmarks, such as ARC, have equal choices. These are left out, and their number is logged.
-    Raises InputError as `read_items` does, or if no item is left.
+    Some items of real benchmarks, such as ARC, have equal choices. The number left out is logged. Raises
+    InputError as `read_items` does, and also if no item is left.
     """
     items = read_items(path, equal_choices=True)
     kept = [item for item in items if len({choice.strip() for choice in item.choices}) == len(item.choices)]
@@ -104,7 +104,7 @@ def read_item(record: Any, where: str, *, equal_choices: bool = False) -> Item:
 
 
 def checked_item(item: Item, where: str) -> Item:
-    """An item made in Python, checked as `read_item` checks a record. Raises the InputError of `read_item`."""
+    """An item made in Python, checked as a record is. Raises InputError as `read_item` does."""
     choices = list(item.choices) if isinstance(item.choices, list | tuple) else item.choices
     record = {"question": item.question, "choices": choices, "answer": item.answer}
     return read_item(record, where, equal_choices=True)
@@ -127,11 +127,11 @@ def _labelled_item(record: Mapping[str, Any], where: str) -> Item:
     return Item(instruction, labels, labels.index(answer))
 
 
-# The fields of an item. If a field is malformed, each function raises ValueError with one sentence as its message.
+# Each function reads one field of an item. If the field is malformed, it raises ValueError with one sentence.
 
 
 def _question(record: Mapping[str, Any]) -> str:
-    """The text in the first of the fields `QUESTIONS`. A blank text asks nothing, so it is refused."""
+    """The text in the first existing field of `QUESTIONS`. Raises ValueError if it is blank or not text."""
     name = next((name for name in QUESTIONS if name in record), QUESTIONS[0])
     if not isinstance(value := record.get(name), str):
         raise ValueError(f"the field '{name}' must be text, not {shown(value)}.")
@@ -163,7 +163,7 @@ def _choices(record: Mapping[str, Any], equal_choices: bool) -> tuple[tuple[str,
 
 
 def _answer(record: Mapping[str, Any], choices: Sequence[str], labels: Sequence[str]) -> int:
-    """The index of the right choice. A text must agree with exactly one choice or label: nothing is guessed."""
+    """The index of the right choice. A string must equal exactly one choice or label."""
     name = next((name for name in ANSWERS if name in record), ANSWERS[0])
     value = record.get(name)
     if type(value) is int and 0 <= value < len(choices):
@@ -238,7 +238,7 @@ def _parsed(text: str, path: Path, line: int | None = None) -> Any:
 
 
 def check_encodable(text: str, name: str) -> None:
-    """Raise ValueError if a text contains half of a surrogate pair, which JSON can hold but no tokenizer can read."""
+    """Raise ValueError if a string has half of a surrogate pair, which JSON allows and tokenizers do not."""
     try:
         text.encode()
     except UnicodeEncodeError as error:

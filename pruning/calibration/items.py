@@ -54,10 +54,11 @@ def drawn_items(
 
 @dataclass(frozen=True)
 class Items:
-    """`samples` items of a source, as in `items_of` and `drawn_items`.
+    """`samples` items of a source, drawn by `drawn_items` and turned into rows by `items_of`.
 
-    `source` is `commonsense` (the items of this program, of which one `part` is read), `file` (the file `path`), or
-    `commonsense170k` (the data set `path` with its `split` and `revision`, or a local copy `path` of its JSON file).
+    `source` is `commonsense` (a `part` of this program's items), `file` (the file `path`), or
+    `commonsense170k`. The last one is the data set `path` with its `split` and `revision`, or a local copy
+    `path` of its JSON file.
     """
 
     source: str
@@ -98,7 +99,7 @@ class Items:
 def check_template(setting: str, template: str) -> None:
     """Raise InputError unless a template contains {question}, no other field, and no backslash followed by an n.
 
-    Every prompt would show these literally: the command line does not turn a backslash and an n into a new line.
+    Prompts would contain other fields literally; the command line does not convert a backslash and an n.
     """
     if FIELD not in template:
         raise InputError(f"{setting}={template!r} does not contain {FIELD}: add it.")
@@ -132,10 +133,10 @@ def encode_pair(tokenizer: Any, prompt: str, answer: str) -> tuple[tuple[int, ..
 class TaskItems:
     """Some items of a task for the search, and other items of the same task as held-out items (`experiment=tasks`).
 
-    `samples` items are drawn with `seed` for the search; `heldout` other items are held out, which `split` alone
-    decides. So two draws with different seeds have the same held-out items. An item is left out if two of its choices
-    are equal. If items are equal, one is used. If `source` is "commonsense", the items come with this program: those
-    for the search from its calibration part, the held-out ones from its held-out part.
+    `samples` items are drawn with `seed` for the search; `heldout` other items, chosen by `split` alone, are
+    held out. So two draws with different seeds have the same held-out items. An item is left out if two of
+    its choices are equal. Of equal items, one is used. If `source` is "commonsense", the items come with this
+    program: those for the search from its calibration part, the held-out ones from its held-out part.
     """
 
     source: str
@@ -155,7 +156,7 @@ class TaskItems:
 
     @property
     def task(self) -> str:
-        """The name of the task: that of its file, without the ending."""
+        """The name of the task: that of its file, without the ending, or `commonsense`."""
         return Path(self.path or "").stem if self.source == "file" else EMBEDDED
 
     def draw(self, tokenizer: Any, prefix: str = "calibration") -> Samples:

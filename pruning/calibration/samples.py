@@ -21,8 +21,8 @@ from pruning.core.scoring import Estimate
 class Row:
     """Token ids, and the span [start, stop) of positions whose log-likelihood is scored; start >= 1.
 
-    A row of a multiple-choice item also holds the numbers of its item and choice, and whether the choice is right. If
-    samples have several sources, `source` names the one that the row comes from. Comparisons ignore it.
+    A row of a multiple-choice item also has the numbers of its item and choice, and whether the choice is
+    right. If samples have several sources, `source` is that of the row; comparisons ignore it.
     """
 
     input_ids: tuple[int, ...]
@@ -165,17 +165,17 @@ class Samples:
         return "".join(json.dumps(row.to_json()) + "\n" for row in self.rows)
 
 
-# Which windows or items of a pool a seed draws.
+# The windows or items that a seed draws from a pool.
 
-ORDER = 0  # the seed of the order in which disjoint draws take the pool
+ORDER = 0  # the seed of the pool's order for disjoint draws
 
 
 def drawn(size: int, samples: int, seed: int, disjoint: bool, prefix: str, pool: str) -> list[int]:
     """The `samples` indices, in order, that a seed draws from a pool of `size`, which is at least `samples`.
 
-    If `disjoint`, a fixed random order of the pool is cut into groups of `samples`, and the seed is the number of a
-    group: draws with different seeds have nothing in common. If the pool has no group of this number, raises
-    InputError, which quotes the settings group `prefix` and the description `pool`.
+    If `disjoint`, a fixed random order of the pool is cut into groups of `samples`, and the seed is the
+    number of a group. So draws with different seeds have nothing in common. If the pool has no group of this
+    number, raises InputError, which quotes the settings group `prefix` and the description `pool`.
     """
     if not disjoint:
         return sorted(np.random.default_rng(seed).choice(size, size=samples, replace=False).tolist())
@@ -193,8 +193,8 @@ def drawn(size: int, samples: int, seed: int, disjoint: bool, prefix: str, pool:
 #
 # Two windows share text if both contain the same run of `OVERLAP` tokens. If one of them has fewer than 2 * `OVERLAP`
 # tokens, a run of half the shorter window's length is enough. Such a run has at least `SHORTEST` tokens, or is the
-# whole window if the window is shorter. The required length is decided for each pair of windows, so that long windows
-# of a set do not hide what its short ones share.
+# whole window if the window is shorter. The required length is decided for each pair, so that long windows of
+# a set do not hide what its short ones share.
 
 OVERLAP, SHORTEST = 32, 20
 
@@ -205,7 +205,7 @@ def shared_runs(rows: Sequence[Row], others: Sequence[Row]) -> Iterator[tuple[in
     """Yield (number of the row, run) for each run of tokens that a row shares with one of the others."""
     needs = [_needed(row) for row in rows]
     for length in sorted({*needs, *map(_needed, others)}):
-        # The smaller need of a pair counts: rows with it are compared with all rows of larger need, on both sides.
+        # Two rows are compared at the smaller of their required lengths, whichever side has it.
         exact = _runs((row for row in others if _needed(row) == length), length)
         longer = _runs((row for row in others if _needed(row) > length), length)
         for number, (row, need) in enumerate(zip(rows, needs, strict=True)):
@@ -222,7 +222,7 @@ def apart(rows: Sequence[Row], others: Sequence[Row]) -> tuple[Row, ...]:
 
 
 def _needed(row: Row) -> int:
-    """How many tokens a run must have to count as shared between this row and one that is not shorter."""
+    """The length from which a run counts as shared between this row and one that is not shorter."""
     length = len(row.input_ids)
     return min(OVERLAP, length, max(SHORTEST, length // 2))
 

@@ -61,7 +61,7 @@ class TextSource:
         return "/".join(one for one in (self.path, self.name, self.split) if one)
 
     def check(self, prefix: str, more: Sequence[str] = ()) -> None:
-        """Raise InputError if a setting is invalid. Messages put the settings group, `prefix`, before its name.
+        """Raise InputError if a setting is invalid. `prefix` is the settings group in messages.
 
         `more` are further allowed sources, besides `TEXTS`.
         """
@@ -73,7 +73,7 @@ class TextSource:
     def documents(self, prefix: str) -> Iterator[str]:
         """The documents, in order.
 
-        Raises InputError if the source is malformed, UnreachableError if a data set cannot be reached.
+        Raises InputError if the source is malformed, and UnreachableError if a data set cannot be reached.
         """
         if self.source == "file":
             yield from _file_documents(existing(self.path, f"{prefix}.path"), self.column, f"{prefix}.column")
@@ -89,7 +89,7 @@ class TextSource:
     def records(self, instead: str) -> Iterator[Any]:
         """The records of a data set of the hub, in order.
 
-        If it cannot be read, raises UnreachableError; the message ends with `instead`, settings for a local file.
+        Raises UnreachableError if it cannot be read; the text ends with `instead`, settings for a local file.
         """
         import datasets
 
@@ -149,13 +149,13 @@ def hub_errors() -> tuple[type[Exception], ...]:
 
 
 def embedded_items(part: str) -> list[Item]:
-    """One part of the items written for this project (Apache-2.0). Its lines alternate, so it has every topic."""
+    """One part of this project's own items (Apache-2.0). Parts alternate by line, so each has all topics."""
     path = Path(str(resources.files("pruning") / "data" / "commonsense.jsonl"))
     return read_items(path)[PARTS.index(part) :: 2]
 
 
 def embedded_text(name: str, part: str) -> Iterator[str]:
-    """The documents of one part of an embedded text; `novel` is held out as a whole. Raises UnreachableError."""
+    """The documents in a part of an embedded text; all of `novel` is held out. Can raise UnreachableError."""
     if name == NOVEL:
         return chapters() if part == "heldout" else iter(())
     return pydoc(part) if name == "pydoc" else _part(articles(), part)

@@ -11,7 +11,7 @@ from pruning.calibration.samples import Row, Samples, drawn
 from pruning.calibration.sources import TextSource
 from pruning.core.errors import InputError, check_least
 
-SHORTEST = 8  # the least number of tokens of a window
+SHORTEST = 8  # the minimum number of tokens of a window
 
 
 def drawn_windows(
@@ -24,11 +24,11 @@ def drawn_windows(
     stream: bool = False,
     disjoint: bool = False,
 ) -> Samples:
-    """Windows of documents. `draw` has the number of windows, their length in tokens, and the seed.
+    """Windows cut from documents. `draw` has the number of windows, their length in tokens, and the seed.
 
-    In messages, `prefix` is the settings group, and `names` are the names of the number and the length in it. With
-    `stream`, only the documents that the windows need are read. If `disjoint`, draws with different seeds have no
-    window in common. Raises InputError if the documents are too short.
+    Messages name the settings group `prefix` and its settings `names` for the number and the length. With
+    `stream`, only the documents that the windows need are read. If `disjoint`, draws with different seeds
+    have no window in common. Raises InputError if the documents are too short.
     """
     (samples, length, seed), first = draw, start_tokens(tokenizer)
     payload = length - len(first)
@@ -107,7 +107,7 @@ def token_ids(documents: Iterable[str], tokenizer: Any, most: int | None) -> lis
     return ids
 
 
-# Two calibrations together.
+# Calibrations that combine two others.
 
 Unit = tuple[Row, ...]
 
@@ -116,8 +116,8 @@ Unit = tuple[Row, ...]
 class Both:
     """The samples of a text calibration and of an items calibration, interleaved, for mixed objectives.
 
-    Windows and items alternate in proportion to their numbers, beginning with one of each, so that a search or race
-    that uses only the first samples uses both kinds.
+    Windows and items alternate in proportion to their numbers, beginning with one of each. So a search or
+    race that uses only the first samples uses both kinds.
     """
 
     text: Any
@@ -137,11 +137,12 @@ class Both:
 
 @dataclass(frozen=True)
 class Mixed:
-    """`samples` windows of `length` tokens, half of them from each of two texts; an odd one is from the first text.
+    """`samples` windows of `length` tokens, half from each of two texts, rounded up for the first.
 
-    `first` and `second` are calibrations of text. Only the settings that locate their text are used: `samples`,
-    `length`, `seed` and `disjoint` given here replace theirs. Windows of the two texts alternate. A linear map that
-    is fitted on half of each text works on each nearly as well as one fitted on it alone (`docs/objectives.md`).
+    Of the text calibrations `first` and `second`, only the settings that locate the text are used: `samples`,
+    `length`, `seed` and `disjoint` given here replace theirs. Windows of the two texts alternate. A linear
+    map fitted on half of each is nearly as good on either text as one fitted on that text alone
+    (docs/objectives.md).
     """
 
     first: Any
@@ -172,7 +173,7 @@ class Mixed:
 
 
 def _check_kinds(**parts: tuple[Any, str]) -> None:
-    """Raise InputError if a calibration in `parts` is not of the kind that is paired with it."""
+    """Raise InputError unless each calibration in `parts` is of the kind that is paired with it."""
     for name, (part, kind) in parts.items():
         if part.kind != kind:
             raise InputError(f"calibration.{name} is a calibration of {part.kind}: choose one of {kind}.")

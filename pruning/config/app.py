@@ -1,7 +1,7 @@
 """Give Hydra the schema of every option, and build the objects that settings describe.
 
-The dataclass of an algorithm, objective, calibration, ... is the schema of its YAML files. So a misspelt key, on the
-command line or in a file, is an error when the configuration is composed.
+The dataclass of an algorithm, objective, calibration, ... is the schema of its YAML files. So composing a
+configuration fails if a key is misspelt, on the command line or in a file.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class Config:
 def register() -> None:
     """Register schemas and resolvers, once per process; call this before Hydra reads the configuration.
 
-    Raises InputError if two classes of a group have the same name: cells and scores are identified by class names, so
+    Raises InputError if two classes of a group have the same name. Class names identify cells and scores, so
     two objectives with the same name would use each other's losses.
     """
     store = ConfigStore.instance()
@@ -110,7 +110,7 @@ def register() -> None:
 
 
 def add_hub_models(words: Sequence[str]) -> None:
-    """Register each `model=OWNER/NAME` in the words as an option: a model from the hub, with NAME as its name."""
+    """Register each `model=OWNER/NAME` in the arguments as an option: a hub model with the name NAME."""
     for whole in hub_names(words):
         owner, _, name = whole.partition("/")
         model = {"name": name, "source": "hub", "path": whole}
@@ -151,7 +151,7 @@ def composed(words: Sequence[str]) -> Any:
 
 
 def settings_of(config: Any, choices: Mapping[str, Any]) -> Any:
-    """A composed configuration in the recorded form. Raises InputError, with the option, if a value is missing."""
+    """A composed configuration in the recorded form. If a value is missing, raises InputError."""
     try:
         return records.recorded(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
     except MissingMandatoryValue as error:
@@ -164,7 +164,7 @@ def settings_of(config: Any, choices: Mapping[str, Any]) -> Any:
 
 
 def build_option(group: str, words: Sequence[str]) -> Any:
-    """Build the object of a config group from words such as `model=local model.path=DIR`.
+    """Build the object of a config group from arguments such as `model=local model.path=DIR`.
 
     Raises InputError if an option or a setting does not exist, a value is missing, or the constructor refuses a
     value.
@@ -184,7 +184,7 @@ def build_option(group: str, words: Sequence[str]) -> Any:
 
 
 def build(group: str, settings: Any) -> Any:
-    """Build the object that a group's settings describe; settings within them that name a class become objects.
+    """Build the object that a group's settings describe; nested settings with a class become objects, too.
 
     Only classes of the group are built, and no value is interpreted, so records from elsewhere are safe to read.
     Raises InputError if the group has no class of that name, or if the class refuses the settings.
@@ -220,11 +220,11 @@ HIGHEST = 2**63 - 1  # the largest whole number that torch, numpy and SLURM acce
 
 
 def check_settings(plain: Mapping[str, Any], choices: Mapping[str, Any]) -> None:
-    """Raise InputError for settings that do not exist, numbers that are NaN or too large, and texts that hold `${`.
+    """Raise InputError if a setting is unknown, a number not finite or too large, or a string contains `${`.
 
-    `plain` is in the recorded form. Classes are looked up in their groups; nothing that a record names is imported.
+    `plain` is in the recorded form. Classes are looked up in their groups; no name in a record is imported.
     """
-    # The launcher is not checked, because cells do not record it and its shell lines may hold `${HOME}`.
+    # The launcher is not checked, because cells do not record it and its shell lines may contain `${HOME}`.
     records.check_literal({name: value for name, value in plain.items() if name != "launcher"})
     errors: list[PruningError] = [*_numbers(plain), *_names(plain, Config, "", choices)]
     if errors:
@@ -241,7 +241,7 @@ def _numbers(plain: Mapping[str, Any]) -> Iterator[InputError]:
 
 
 def _names(settings: Any, cls: Any, path: str, choices: Mapping[str, Any]) -> Iterator[InputError]:
-    """Yield an InputError for each name in `settings`, at any depth, that their class does not have."""
+    """Yield an InputError for each name, at any depth of `settings`, that is not a field of its class."""
     if not isinstance(settings, Mapping):
         return
     if records.CLASS in settings:
@@ -257,7 +257,7 @@ def _names(settings: Any, cls: Any, path: str, choices: Mapping[str, Any]) -> It
             yield unknown_setting(here, known, choices.get(here.partition(".")[0]))
 
 
-# The command that runs a recorded configuration again: its options, and the settings that differ from theirs.
+# The command that repeats a recorded configuration: options, and settings that differ from the options' own.
 
 GROUPS = ("model", "objective", "calibration", "algo", "compensation", "heal", "eval")
 OTHERS = (
@@ -275,7 +275,7 @@ def launch_words(config: Mapping[str, Any]) -> list[str]:
     records.check_literal(config)
     config = records.recorded(config)
     if config.get("heal", {}).get(records.CLASS) == records.NO_HEALING[records.CLASS]:
-        config = {name: value for name, value in config.items() if name != "heal"}  # as results leave it out
+        config = {name: value for name, value in config.items() if name != "heal"}  # as results omit it, too
     words = [f"{group}={_option(group, config[group])}" for group in GROUPS if group in config]
     if config.get("seed"):
         words.append(f"seed={config['seed']}")  # before `_plain`, because other settings refer to the seed
@@ -297,7 +297,7 @@ def _plain(words: Sequence[str]) -> dict[str, Any]:
 
 
 def _option(group: str, settings: Mapping[str, Any]) -> str:
-    option = settings.get(records.OPTION, settings.get("name"))  # archived results have no names of options
+    option = settings.get(records.OPTION, settings.get("name"))  # archived results have no option names
     if option in groups.options(group) or (group == "model" and is_hub_name(option)):
         return str(option)
     usual = settings["source"] if group == "model" else groups.default_options().get(group)

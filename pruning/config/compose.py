@@ -31,7 +31,7 @@ SETTINGS = {"racing": Racing, "near_ties": NearTies, "latency": Latency}
 
 
 def cell_of_words(words: Sequence[str]) -> Cell:
-    """The cell of a command's words, for commands that use its settings and do not run it."""
+    """The cell that a command's arguments describe, for commands that use its settings but do not run it."""
     check_words(words)
     check_choices(words)
     try:
@@ -41,7 +41,7 @@ def cell_of_words(words: Sequence[str]) -> Cell:
 
 
 def cell_of(config: DictConfig, choices: Mapping[str, Any]) -> Cell:
-    """The cell of a composed configuration; `choices` holds the chosen option of each Hydra group.
+    """The cell of a composed configuration; `choices` has the chosen option of each Hydra group.
 
     Raises InputError if a value is missing or out of range.
     """
@@ -79,9 +79,7 @@ def _cell(plain: Mapping[str, Any], choices: Mapping[str, Any]) -> Cell:
     for settings in parts.values():
         settings.check()
     results = _folder("paths.results", plain["paths"]["results"])
-    records.check_literal(
-        {"paths": {"results": str(results)}}
-    )  # a later command that heals the cell records it
+    records.check_literal({"paths": {"results": str(results)}})  # healing the cell later records the path
     kind, config = built["calibration"].kind, _record(plain, choices, built["model"])
     if kind not in kinds_for(needs := built["objective"].needs):
         fit = [name for name, cls in option_classes("calibration").items() if cls.kind in kinds_for(needs)]
@@ -112,7 +110,7 @@ def _record(plain: Mapping[str, Any], choices: Mapping[str, Any], model: Model) 
         if group in choices or group in ("objective", "algo"):  # the key of a cell needs their names
             config[group] = {records.OPTION: str(choices[group]), **config[group]}
     config["model"].pop("resources", None)
-    # A cell that is not healed records no settings of `heal`; one without other candidates, none of the selection.
+    # `heal` is recorded only if the cell is healed; settings of the selection, only with several candidates.
     if config["heal"][records.CLASS] == records.NO_HEALING[records.CLASS]:
         del config["heal"]
     elif config["heal"].get("candidates") == 1:
@@ -123,7 +121,7 @@ def _record(plain: Mapping[str, Any], choices: Mapping[str, Any], model: Model) 
 
 
 def _folder(setting: str, path: str) -> Path:
-    """The absolute path of a folder. Raises InputError, which names the `setting`, if there can be no such path."""
+    """The absolute path of a folder. Raises InputError if the path is invalid."""
     if not path.strip() or any(unicodedata.category(character) == "Cc" for character in path):
         raise InputError(
             f"{setting}={path!r} is empty or holds a control character: give another folder, or leave it out."
@@ -135,7 +133,7 @@ def _folder(setting: str, path: str) -> Path:
 
 
 def launcher_of(configs: Sequence[DictConfig]) -> Any:
-    """The one launcher of a command. Raises InputError if its cells ask for different launchers."""
+    """The launcher that all cells of a command share. Raises InputError if their launchers differ."""
     first = OmegaConf.to_container(configs[0].launcher, resolve=True)
     if any(OmegaConf.to_container(config.launcher, resolve=True) != first for config in configs):
         raise InputError("launcher differs between cells: use a separate command for each launcher.")

@@ -22,7 +22,7 @@ BUILT = (
 )
 GROUPS = (*BUILT, "experiment")  # an experiment chooses options of the other groups
 
-# Groups whose classes are found: the group's package, and a method that each class has. A new module adds a class.
+# Groups whose classes are discovered: the group's package, and the method that identifies a class in it.
 PACKAGES = {
     "algo": ("pruning.algo", "propose"),
     "objective": ("pruning.objective", "bind"),
@@ -80,7 +80,7 @@ def description(group: str, option: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """A setting in a YAML file: its dotted name, its default as the file has it, and its comment."""
+    """A setting in a YAML file: its dotted name, its default as written in the file, and its comment."""
 
     name: str
     default: str

@@ -53,7 +53,7 @@ def grid_help(program: str, everything: bool = False) -> str:
 
 
 def group_help(group: str) -> str:
-    """The options of a group with their settings, for the help of a command that takes options of this group only."""
+    """The options of a group with their settings, for a command that takes only options of this group."""
     return "\n".join([f"\n  {group}", *_options(group, None, True, {})])
 
 
@@ -72,7 +72,7 @@ def experiment_help(name: str) -> str:
 
 
 def _options(group: str, default: str | None, everything: bool, classes: dict[str, Any]) -> Iterator[str]:
-    """Yield a line for each option. If `everything`, also its settings, except those that an earlier option shows."""
+    """Yield a line per option. If `everything`, its settings follow, except repeated ones."""
     said = {name: groups.description(group, name) for name in groups.options(group)}
     shown = [name for name, text in said.items() if everything or not text.startswith(OWN)]
     wide, seen = max(map(len, shown)) + 6, set[groups.Setting]()

@@ -1,4 +1,4 @@
-"""Check the words of a command line before Hydra reads them, and reword Hydra's errors."""
+"""Check command-line arguments before Hydra reads them, and reword Hydra's errors."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ TYPES = {
 
 
 def is_setting(word: str) -> bool:
-    """Whether a word gives, adds or removes a setting: `name=value`, `+name=value`, `~name`."""
+    """Whether an argument sets, adds or removes a setting: `name=value`, `+name=value`, `~name`."""
     return word.startswith("~") or ("=" in word and not word.startswith("-"))
 
 
 def names_folder(word: str) -> bool:
-    """Whether a word is a folder and not a setting, for commands that take both: `results`, `~/results`, `./k=1`."""
+    """Whether an argument names a folder and not a setting, such as `results`, `~/results` or `./k=1`."""
     return "=" not in word or word.startswith(("/", "~", "."))
 
 
 def results_of(words: Sequence[str], *known: str) -> tuple[Path, dict[str, str]]:
-    """The results folder that a command's words name, by default `results`, and the settings of these names.
+    """The results folder in a command's arguments (default `results`), and the settings among `known`.
 
-    Raises InputError for other words.
+    Raises InputError for any other argument.
     """
     folders = [word for word in words if names_folder(word)]
     given = dict(word.split("=", 1) for word in words if not names_folder(word))
@@ -56,7 +56,7 @@ def results_of(words: Sequence[str], *known: str) -> tuple[Path, dict[str, str]]
 
 
 def ordered(words: Sequence[str]) -> list[str]:
-    """The words with all settings before all flags: Hydra does not accept settings on both sides of a flag."""
+    """The arguments, settings before flags: Hydra does not accept settings on both sides of a flag."""
     return sorted(words, key=lambda word: not is_setting(word))
 
 
@@ -69,13 +69,13 @@ def is_hub_name(name: object) -> bool:
 
 
 def hub_names(words: Sequence[str]) -> list[str]:
-    """The names of models on the hub in words such as `model=smollm2,OWNER/NAME`."""
+    """The names of models on the hub in arguments such as `model=smollm2,OWNER/NAME`."""
     values = (word.partition("=")[2].split(",") for word in words if word.startswith("model="))
     return [name for given in values for name in given if is_hub_name(name)]
 
 
 def model_words(place: str) -> list[str]:
-    """The words that choose a model: a directory or file, a name on the hub, or an option of the group `model`.
+    """The arguments that choose a model. `place` is a path, a name on the hub, or an option of `model`.
 
     Raises InputError if there is no such model.
     """
@@ -91,16 +91,16 @@ def model_words(place: str) -> list[str]:
 
 
 def quoted(value: str) -> str:
-    """A text as a value in Hydra's grammar, which reserves some characters."""
+    """A string, quoted for Hydra's grammar, which reserves some characters."""
     return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-# Flags of Hydra whose next word is their value.
+# Flags of Hydra whose value is the next argument.
 VALUED = {"-c", "-p", "-cp", "-cn", "-cd", "-i", "-sc", "--cfg", "--package", "--info"}  # and --config-*
 
 
 def check_line(words: Sequence[str]) -> None:
-    """If a word is neither a setting nor a flag of Hydra, raise InputError, which says how to write the word."""
+    """Raise InputError, with a correction, if an argument is neither a setting nor a flag of Hydra."""
     known = {*groups.GROUPS, *KEPT}
     for before, word, after in zip(["", *words], words, [*words[1:], ""], strict=False):
         name, _, value = word.lstrip("-").partition("=")
@@ -116,7 +116,7 @@ def check_line(words: Sequence[str]) -> None:
 
 
 def check_words(words: Sequence[str]) -> None:
-    """If Hydra's grammar cannot read some settings, raise InputError, which shows how to quote each of them."""
+    """Raise InputError, which shows the correct quotes, if Hydra's grammar cannot read some settings."""
     sweeps = bool(SWEEP & {*words})
     wrong = [word for word in words if is_setting(word) and not _reads(word)]
     if wrong:
@@ -145,7 +145,7 @@ def _unreadable(word: str, sweeps: bool) -> str:
 
 
 def check_choices(words: Sequence[str]) -> None:
-    """Raise InputError if words name an unknown option of a group, or remove settings that every cell has."""
+    """Raise InputError if arguments choose an unknown option, or remove settings that every cell has."""
     if any(word.startswith(("--config-", "-cd", "-cn", "-cp")) for word in words):
         return  # another configuration folder can have more options; Hydra itself checks them
     try:
@@ -185,7 +185,7 @@ def _unknown_options(group: str, values: Sequence[Any]) -> Iterator[InputError]:
 
 
 def explained(error: Exception, words: Sequence[str]) -> InputError:
-    """An InputError that says in plain words what an error of Hydra or OmegaConf means."""
+    """An InputError that explains an error of Hydra or OmegaConf in plain language."""
     cause, line = error.__cause__ or error, first_line(error)
     if match := re.match(r"Could not override '([^']+)'", str(error)):
         path, full = match[1], getattr(cause, "full_key", None) or match[1]
@@ -216,7 +216,7 @@ def explained(error: Exception, words: Sequence[str]) -> InputError:
 
 
 def chosen_option(group: str, words: Sequence[str]) -> str | None:
-    """The option of a group that a command line chooses, or the default."""
+    """The option of a group that a command line chooses, or the default option."""
     for word in words:
         name, _, value = word.partition("=")
         if name.lstrip("+") == group and re.fullmatch(r"[\w./-]+", value):
@@ -225,7 +225,7 @@ def chosen_option(group: str, words: Sequence[str]) -> str | None:
 
 
 def unknown_setting(path: str, known: Iterable[str], option: str | None) -> InputError:
-    """An InputError for the unknown setting `path`, with the `known` ones and the options that have it."""
+    """An InputError for the unknown setting `path`; lists `known` settings and options that have this one."""
     parent, _, name = path.rpartition(".")
     group = path.partition(".")[0]
     names = sorted({*known} - {"_target_", "hydra"})

@@ -41,7 +41,7 @@ class LossError(PruningError):
 
 
 class RequestError(PruningError):
-    """lm-eval would send the model another request than the items and the template define."""
+    """lm-eval would send the model a request other than the one that item and template define."""
 
 
 class DamagedError(PruningError):
@@ -49,7 +49,7 @@ class DamagedError(PruningError):
 
 
 class ForeignError(PruningError):
-    """A folder holds the result of another configuration."""
+    """A folder contains the result of another configuration."""
 
 
 class MismatchError(PruningError):
@@ -65,7 +65,7 @@ class RankError(PruningError):
 
 
 def first_line(error: object) -> str:
-    """The first line of an error's text, with the next one after a colon; of an empty text, the type of the error."""
+    """The first line of an error's text, plus the second after a colon; for no text, the error's type."""
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
     if len(lines) > 1 and lines[0].endswith(":"):
         lines[0] = f"{lines[0]} {lines[1]}"
@@ -87,7 +87,7 @@ def unknown(what: str, name: object, known: Iterable[str]) -> InputError:
 
 
 def check_least(group: str, settings: object, **least: float) -> None:
-    """Raise InputError if a setting of a group, an object or a mapping, is below its least value; None is allowed."""
+    """Raise InputError if a value in `settings` is below its minimum in `least`; None is allowed."""
     for name, bound in least.items():
         value = settings[name] if isinstance(settings, Mapping) else getattr(settings, name)
         if value is not None and value < bound:
@@ -95,7 +95,7 @@ def check_least(group: str, settings: object, **least: float) -> None:
 
 
 def check_known(group: str, settings: object, **known: Collection[str]) -> None:
-    """Raise InputError if a setting of a group is not one of its known values."""
+    """Raise InputError if a value in `settings` is not among its `known` values."""
     for name, values in known.items():
         if (value := getattr(settings, name)) not in values:
             raise unknown(f"{group}.{name}", value, values)
@@ -120,9 +120,9 @@ DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 def os_error(error: BaseException) -> OSError | None:
-    """The OSError that an exception is, or whose number its text names; None if there is none.
+    """The exception itself if it is an OSError, else the OSError whose number its text states, if any.
 
-    Libraries written in Rust (safetensors, tokenizers) raise exceptions of their own, which name the error's number.
+    Libraries in Rust (safetensors, tokenizers) raise other exceptions, whose text states its number.
     """
     if isinstance(error, OSError):
         return error
@@ -143,7 +143,7 @@ def cache_folder() -> Path:
 
 
 def is_fatal(error: BaseException) -> bool:
-    """Whether all later work would fail too: the disk is full, a quota is used up, or nobody reads the output."""
+    """Whether all later work would fail too, because of a full disk, a used-up quota or a closed output."""
     return isinstance(error, OSError) and error.errno in {*NO_SPACE, errno.EPIPE}
 
 

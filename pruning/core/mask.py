@@ -24,7 +24,7 @@ NAME = re.compile(r"([abm]?)(\d+)")
 
 
 class MaskRecord(TypedDict):
-    """A mask in the form that `mask.json` and `result.json` hold."""
+    """A mask in the form of `mask.json` and `result.json`."""
 
     n_blocks: int
     dropped: list[int] | list[str]
@@ -36,8 +36,8 @@ class Mask:
     """Which of a model's units are removed: blocks, or the sub-layers of blocks.
 
     `dropped` is sorted and has no duplicates, so equal sets give equal masks with equal hashes.
-    Raises InputError unless `n_blocks` is a whole number of at least 1, `unit` is one of UNITS, and `dropped` holds
-    whole numbers from 0 to n_units-1.
+    Raises InputError unless `n_blocks` is a whole number of at least 1, `unit` is one of UNITS, and `dropped`
+    contains whole numbers from 0 to n_units-1.
     """
 
     n_blocks: int
@@ -128,12 +128,12 @@ class Mask:
         return list(self.dropped) if self.unit == "block" else list(self.names())
 
     def to_json(self) -> MaskRecord:
-        """The form that mask.json and result.json hold."""
+        """The mask as mask.json and result.json store it."""
         record: MaskRecord = {"n_blocks": self.n_blocks, "dropped": self.listed()}
         return record if self.unit == "block" else {**record, "unit": self.unit}
 
     def __str__(self) -> str:
-        """How much is removed, in words: `6 of 30 blocks` or `9 of 60 sub-layers`."""
+        """How much is removed, as text: `6 of 30 blocks` or `9 of 60 sub-layers`."""
         return f"{len(self.dropped)} of {self.n_units} {unit_noun(self.unit)}s"
 
     def described(self) -> str:
@@ -152,7 +152,7 @@ class Mask:
 
     @classmethod
     def parse(cls, n_blocks: int, text: str) -> Mask:
-        """The mask of a list such as `3,7,12` or `a3 m7 b12`; over sub-layers if it names an `a` or an `m`."""
+        """The mask for text such as `3,7,12` or `a3 m7 b12`; over sub-layers if it has an `a` or an `m`."""
         if not isinstance(text, str):
             raise InputError(
                 f"{shown(text)} is not text: write blocks as in Mask.parse({n_blocks}, '3,7,12')."
@@ -192,7 +192,7 @@ def unit_names(unit: str, dropped: Iterable[int]) -> tuple[str, ...]:
 
 
 def _units(names: Iterable[Any]) -> Iterator[int]:
-    """Yield the sub-layers that names stand for; a number alone stands for a block."""
+    """Yield the indices of the sub-layers that `names` denote; a plain number denotes a block."""
     for name in names:
         match = NAME.fullmatch(str(name))
         if match is None:
@@ -205,7 +205,7 @@ def _units(names: Iterable[Any]) -> Iterator[int]:
 
 
 class BudgetRecord(TypedDict):
-    """How much had to be removed, as parts of the cost of all units."""
+    """A cell's budget: the share to remove, the share removed, the units' costs, and the limits."""
 
     cost: str
     asked: float
@@ -236,15 +236,15 @@ class SearchRecord(TypedDict):
 
 # Budgets: the costs of units, and the sets of units whose costs meet a budget.
 #
-# Costs are parameters or times, rounded to whole numbers such that the sum over all units is about SCALE. So one
-# integer can hold all sums up to a budget: its bit s is set if some set of units costs exactly s.
+# Costs are parameters or times, rounded to whole numbers such that the sum over all units is about SCALE. So
+# one integer can represent all sums up to a budget: its bit s is set if some set of units costs exactly s.
 
 SCALE = 10_000
 
 
 @dataclass(frozen=True)
 class Budget:
-    """The cost of every unit, and the least and the most that removed units may cost together."""
+    """The cost of every unit, and the minimum and maximum total cost of the removed units."""
 
     costs: tuple[int, ...]
     least: int
@@ -252,9 +252,9 @@ class Budget:
 
     @classmethod
     def share(cls, values: Sequence[float], ratio: float, free: Sequence[int]) -> Budget:
-        """A budget of the share `ratio` of all `values`, to within half the cost of the cheapest free unit.
+        """The budget to remove `ratio` of all `values`, to within half the cost of the cheapest free unit.
 
-        At least one unit stays. Raises InputError if no set of the units `free` meets the budget.
+        At least one unit stays. Raises InputError if no set of `free` units meets the budget.
         """
         total = sum(values)
         costs = tuple(max(1, round(SCALE * value / total)) for value in values)
@@ -279,7 +279,7 @@ class Budget:
         return self.least <= sum(self.costs[i] for i in units) <= self.most
 
     def fitting(self, spent: int, others: Sequence[int]) -> list[int]:
-        """The units of `others` after whose removal, besides the cost `spent`, the budget is or can be met."""
+        """The units of `others` that fit after a cost of `spent`: with them, the budget can be met."""
         costs = tuple(sorted(self.costs[i] for i in others))
         allowed = {cost for cost in set(costs) if _can_follow(self, spent + cost, costs, cost)}
         return [i for i in others if self.costs[i] in allowed]
@@ -305,7 +305,7 @@ class Budget:
         return extended((), 0, 0)
 
     def most_units(self, free: Sequence[int]) -> int:
-        """The largest number of the units `free` that together meet the budget; -1 if none do."""
+        """The size of the largest set of `free` units that meets the budget; -1 if there is none."""
         # For each cost s, the largest number of units that cost s together; negative if no units do.
         units = np.full(self.most + 1, -len(self.costs) - 1)
         units[0] = 0
@@ -315,7 +315,7 @@ class Budget:
         return max(-1, int(units[self.least :].max()))
 
     def _plus(self, sums: int, cost: int) -> int:
-        """The sums, as bits, with and without one more unit that has this cost; sums above `most` are left out."""
+        """The bitset of sums if one more unit of this cost may be added, without sums above `most`."""
         return (sums | sums << cost) & ((1 << (self.most + 1)) - 1)
 
     def _meets(self, sums: int, spent: int) -> bool:
@@ -338,7 +338,7 @@ def _count(budget: Budget, free: tuple[int, ...]) -> int:
 
 @lru_cache(maxsize=65_536)
 def _can_follow(budget: Budget, spent: int, costs: tuple[int, ...], used: int) -> bool:
-    """Whether `spent` and some of the `costs`, without one that equals `used`, can meet the budget together."""
+    """Whether `spent` plus some of `costs`, without one equal to `used`, can meet the budget."""
     rest = list(costs)
     rest.remove(used)
     sums = 1
@@ -436,7 +436,7 @@ class Space:
         )
 
     def fitting(self, dropped: Iterable[int] = ()) -> list[int]:
-        """The units that can be added to `dropped` so that the mask is in the space or can be extended to it."""
+        """The units that can be added to `dropped` so that the mask is in the space or still extendable."""
         removed = set(dropped)
         others = self.free(removed)
         if self.budget is None:
@@ -449,7 +449,7 @@ class Space:
         return inside and (self.complete(mask) or bool(self.fitting(mask.dropped)))
 
     def filled(self, dropped: Iterable[int], order: Iterable[int]) -> Mask:
-        """The mask of `dropped` and of the first units in `order` that fit, added until it is in the space.
+        """The mask that removes `dropped` and then, in `order`, units that fit, until it is in the space.
 
         A unit that does not fit never fits later. So the result is in the space if `dropped` can be extended to a
         mask of the space and `order` has all other units.
@@ -486,8 +486,8 @@ def space_of(mask: Mask, search: SearchRecord) -> Space:
 
 # What a cell removes: which units, how many of them, and what they cost.
 #
-# Sub-layers differ in size, so a ratio of them is a fraction of the parameters of all blocks, or of the time that all
-# blocks take on this device. So the space of such a cell is known only when the model is loaded.
+# Sub-layers differ in size. So a ratio of them is a fraction of the parameters of all blocks, or of the time
+# that these take on this device, and the space is known only when the model is loaded.
 
 # The values of `unit`, and the kinds of sub-layers that can then be removed: attention, MLP, or both.
 KINDS = {"block": "", "sublayer": "am", "attention": "a", "mlp": "m"}
@@ -496,7 +496,7 @@ COSTS = ("parameters", "latency")
 
 @dataclass(unsafe_hash=True)  # not frozen, because OmegaConf makes frozen dataclasses read-only
 class Latency:
-    """The input for which units are timed: `batch` sequences of `tokens` tokens, `repeats` times each."""
+    """Each unit is timed `repeats` times on `batch` sequences of `tokens` tokens."""
 
     batch: int = 1
     tokens: int = 512
@@ -553,15 +553,14 @@ class Removal:
 
     @property
     def counted(self) -> bool:
-        """Whether units are counted, so that the space does not depend on what they cost."""
+        """Whether the removed units are counted, so that the space does not depend on their costs."""
         return self.k is not None or (self.unit, self.budget) == ("block", "parameters")
 
     def space(self, n_blocks: int, costs: Sequence[float] | None = None) -> Space:
         """The space for a model; `costs` has a number for each unit, unless units are `counted`.
 
-        With a ratio of costs, the removed units have this share of all costs, to within half the cost of the cheapest
-        unit that can be removed. With k, k units are removed, whatever they cost. Raises InputError if the model has
-        no such masks.
+        With a ratio of costs, the removed units have this share of all costs, to within half the cost of the
+        cheapest removable unit. With k, costs are ignored. Raises InputError if the model has no such masks.
         """
         self.check()
         first, last, kinds = self.first, self.last, KINDS[self.unit]

@@ -15,21 +15,21 @@ NAME = "compared.json"
 
 @dataclass(frozen=True)
 class ModelRow:
-    """What was measured of one model."""
+    """The measurements of one model."""
 
     name: str
     place: str
     revision: str
     dtype: str
     metrics: dict[str, float]  # of `eval=`
-    changes: dict[str, dict[str, Any]]  # of a metric: difference to the first model, its error, both as text
-    bits: dict[str, dict[str, Any]]  # of a perplexity: bits per byte, their error, and the paired difference
+    changes: dict[str, dict[str, Any]]  # by metric: difference from the first model, error, and text of both
+    bits: dict[str, dict[str, Any]]  # by perplexity: bits per byte, their error, and the paired difference
     prefill: SpreadRecord  # tokens per second
     decode: SpreadRecord
     parameters: int
     disk: int  # bytes of the weight files
     memory: int | None
-    other_tokens: list[str]  # perplexities of texts that the first model splits into other tokens
+    other_tokens: list[str]  # perplexity metrics whose texts the first model splits into other tokens
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class ModelTable:
 
 
 def _metric(row: ModelRow, metric: str) -> str:
-    """A metric as text, with its difference to the first model; for the first model, with its standard error."""
+    """A metric as text, with its difference from the first model; for the first, with its standard error."""
     if metric in row.other_tokens:
         return "-"
     decimals = 2 if kind_of(metric).endswith("ppl") else 3

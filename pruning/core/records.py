@@ -1,7 +1,7 @@
 """`result.json` and the records beside it: their keys, and their only readers and writers.
 
-`docs/results_folder.md` says what each key means; a test compares its lists with the types here. Keys marked
-`NotRequired` are absent from results of cells to which they do not apply, and from archived ones.
+`docs/results_folder.md` says what each key means; a test compares the page's lists with these types. Keys
+marked `NotRequired` can be absent: from archived results, and from cells to which they do not apply.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class CalibrationRecord(TypedDict):
 
 
 class EvaluationRecord(TypedDict, total=False):
-    """What the evaluations of a cell so far have measured, for each of its models; most inner keys are metrics."""
+    """The results of all evaluations of a cell so far, for each model; most inner keys are metrics."""
 
     dense: dict[str, float]
     pruned: dict[str, float]
@@ -131,7 +131,7 @@ Result = DoneResult | FailedResult
 def read_result(folder: Path) -> Result | None:
     """The result in a cell's folder; None if there is no result.
 
-    Raises DamagedError if the file does not hold a result, and InputError as `check_literal` does.
+    Raises DamagedError if the file does not contain a result, and InputError as `check_literal` does.
     """
     path = folder / NAME
     try:
@@ -154,7 +154,7 @@ def read_result(folder: Path) -> Result | None:
 
 
 def read_done(folder: Path) -> DoneResult:
-    """The result of a finished cell. Raises DamagedError if the folder holds none."""
+    """The result of a finished cell. Raises DamagedError if there is none."""
     result = read_result(folder)
     if result is None or result["status"] != "done":
         raise DamagedError(f"{folder} holds no finished result: run the cell again.")
@@ -178,12 +178,12 @@ class ContinuationRecord(TypedDict):
 
     prompts: list[str]
     texts: list[str]  # the greedy continuations
-    greedy: list[list[int]]  # their tokens
-    sampled: NotRequired[list[list[int]]]  # of the dense model only: sampled ones, to score
+    greedy: list[list[int]]  # the tokens of `texts`
+    sampled: NotRequired[list[list[int]]]  # only of the dense model: sampled continuations to score
 
 
 def read_continuations(measured: Path) -> ContinuationRecord | None:
-    """The continuations beside the file of a measurement; None if there are none. Raises DamagedError if damaged."""
+    """The continuations beside a measurement's file; None if there are none. Can raise DamagedError."""
     path = measured.with_name(f"{measured.stem}.{ENDING}")
     if not path.exists():
         return None
@@ -201,7 +201,7 @@ def read_continuations(measured: Path) -> ContinuationRecord | None:
 
 FOLDER = "healed"  # in a cell's folder: one folder for each healing run
 RECORD = "heal.json"  # in such a folder: the record of the run
-EVALUATION = "evaluation.json"  # also there; a cell's result holds only the evaluation of the last run
+EVALUATION = "evaluation.json"  # beside it: its evaluation; a cell's result has only that of the last run
 
 
 class CurveRecord(TypedDict):
@@ -268,7 +268,7 @@ class HealRecord(TypedDict):
     selection: NotRequired[SelectionRecord]
 
 
-# How sure the choice of the mask is.
+# How certain the choice of the mask is.
 
 
 class ComparisonRecord(TypedDict):
@@ -301,7 +301,7 @@ class NearTiesRecord(TypedDict):
 
 
 class MarginsRecord(TypedDict):
-    """How sure the choice of the mask is."""
+    """How certain the choice of the mask is."""
 
     compared: int
     runner_up: ComparisonRecord | None
@@ -314,9 +314,9 @@ class MarginsRecord(TypedDict):
 # Names of metrics: `ppl/<corpus>`, `acc/<task>`, and `<metric>/stderr` for a metric's standard error.
 #
 # `acc/<task>` is lm-eval's `acc_norm` if the task has it, else its `acc`. If a task has both, its `acc` is recorded
-# as `acc_plain/<task>`. `exact/<task>` is the share of generated answers that are right, under the first filter of
-# lm-eval if there are several; those of others are `exact_<filter>/<task>`. The perplexity of the dense model's own
-# continuations is not called `ppl/...`, since figures average those.
+# as `acc_plain/<task>`. `exact/<task>` is the share of generated answers that are right under lm-eval's first
+# filter, and `exact_<filter>/<task>` that under another filter. The perplexity of the dense model's own
+# continuations is not called `ppl/...`, because figures average all metrics of this name.
 
 LABELS = {
     "ppl": "perplexity",
@@ -329,7 +329,7 @@ LABELS = {
     "repeated": "repeated tokens",
 }
 _ERROR, _PLAIN, _EXACT = "/stderr", "acc_plain", "exact"
-# Kinds that are measured together with another kind, and this other kind.
+# Kinds that are measured together with another kind, each mapped to this other kind.
 _MAIN = {_PLAIN: "acc", "same": "self_ppl", "repeated": "self_ppl"}
 
 
@@ -339,17 +339,17 @@ def error_of(metric: str) -> str:
 
 
 def with_error(metric: str, value: float, error: float, samples: int) -> dict[str, float]:
-    """A metric with its standard error; without it for one sample, because 0 would mean an exact value."""
+    """A metric and, for two or more samples, its standard error; an error of 0 would mean an exact value."""
     return {metric: value, error_of(metric): error} if samples > 1 else {metric: value}
 
 
 def plain_of(metric: str) -> str:
-    """The name of the accuracy that is not normalised by length, given the name of an accuracy."""
+    """The name of the accuracy without length normalisation, given the name of the task's `acc`."""
     return f"{_PLAIN}/{metric.partition('/')[2]}"
 
 
 def filtered_of(metric: str, name: str) -> str:
-    """The name of a share of right answers under the filter `name`, given its name under the first filter."""
+    """The name of `exact/<task>` under the filter `name`, given its name under the first filter."""
     return f"{_EXACT}_{name}/{metric.partition('/')[2]}"
 
 
@@ -376,7 +376,7 @@ def kind_of(metric: str) -> str:
 
 
 def label_of(metric: str) -> str:
-    """The kind of a metric in words; an unknown kind is returned unchanged."""
+    """The readable name of a metric's kind; an unknown kind is returned unchanged."""
     kind = kind_of(metric)
     if kind.startswith(f"{_EXACT}_"):
         return f"{LABELS[_EXACT]}, {kind.removeprefix(f'{_EXACT}_')}"
@@ -396,7 +396,7 @@ def leaves(data: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]
 
 
 def texts(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """Yield (name, text) for each text at any depth, in lists too. The keys of a mapping are texts with its name."""
+    """Yield (name, string) for each string at any depth. Mapping keys are yielded, too."""
     if isinstance(value, str):
         yield name, value
     elif isinstance(value, Mapping):
@@ -463,8 +463,8 @@ def now() -> str:
 
 # Configurations in the form that results record: with the name of each class, without its module.
 #
-# Hydra needs `_target_: pruning.algo.greedy.Greedy`. So that a class can move, results hold `class: Greedy` and the
-# name of the option, `option: greedy`.
+# Hydra needs `_target_: pruning.algo.greedy.Greedy`. So that classes can move, results contain
+# `class: Greedy` and the option's name, `option: greedy`.
 
 TARGET, CLASS, OPTION = "_target_", "class", "option"
 
@@ -495,7 +495,7 @@ def recorded(settings: Any) -> Any:
 
 
 def check_literal(settings: Any, where: str = "") -> None:
-    """Raise InputError, whose text starts with `where`, if a text holds `${`, because OmegaConf would evaluate it."""
+    """Raise InputError, which starts with `where`, if a string contains `${`: OmegaConf would evaluate it."""
     for name, text in texts(settings):
         if "${" in text:
             raise InputError(
@@ -505,21 +505,21 @@ def check_literal(settings: Any, where: str = "") -> None:
 
 
 def check_inside(path: Any, where: str) -> None:
-    """Raise DamagedError, whose text starts with `where`, if a recorded path leads out of the results folder."""
+    """Raise DamagedError, which starts with `where`, if a recorded path leads out of the results folder."""
     inside = isinstance(path, str) and not PurePosixPath(path).is_absolute()
     if not inside or ".." in PurePosixPath(path).parts or not PurePosixPath(path).parts:
         raise DamagedError(f"{where} names the path {path!r}, which leads out of the results folder.")
 
 
 def without_option(settings: Any) -> Any:
-    """Recorded settings without the name of their option, because that name does not affect a result."""
+    """Recorded settings without the name of their option, which does not affect a result."""
     if isinstance(settings, Mapping):
         return {key: value for key, value in settings.items() if key != OPTION}
     return settings
 
 
 def same_settings(first: Any, second: Any) -> bool:
-    """Whether two settings of one group, recorded or in Hydra's form, are equal but for their options' names."""
+    """Whether two settings of one group, recorded or in Hydra's form, are equal except for option names."""
     return bool(without_option(recorded(first)) == without_option(recorded(second)))
 
 
@@ -580,7 +580,7 @@ class TimingRecord(TypedDict):
 
 
 class RatioRecord(TypedDict):
-    """The speed of the pruned model divided by that of the dense model, by medians; above 1 means faster."""
+    """The pruned model's median speed divided by the dense model's; above 1, the pruned one is faster."""
 
     prefill: float
     decode: float
@@ -625,12 +625,12 @@ def path_of(results: Path, study: str) -> Path:
 
 
 def names(results: Path) -> list[str]:
-    """The studies of a results folder, sorted."""
+    """The sorted names of the studies in a results folder."""
     return sorted(path.stem for path in (results / "studies").glob("*.json"))
 
 
 def read_study(results: Path, study: str) -> list[str]:
-    """The keys of the cells of a study; an empty list if there is no such study. Raises DamagedError if damaged."""
+    """The keys of a study's cells; empty if there is no such study. Raises DamagedError if unreadable."""
     path = path_of(results, study)
     if not path.exists():
         return []
@@ -647,7 +647,7 @@ def read_study(results: Path, study: str) -> list[str]:
 
 
 def write_study(results: Path, study: str, cells: Iterable[str]) -> None:
-    """Write the list of a study; a repeated cell is written only once."""
+    """Write the list of a study's cells; a repeated cell is written only once."""
     storage.write_json(path_of(results, study), {"study": study, "cells": list(dict.fromkeys(cells))})
 
 
@@ -668,7 +668,7 @@ class Point(TypedDict):
 
 
 def read(path: Path) -> list[Point]:
-    """The points in a curve's file; empty if there is no file. A torn last line is left out."""
+    """The points in the file of a curve; empty if there is no file. A torn last line is left out."""
     if not path.exists():
         return []
     return [cast(Point, json.loads(line)) for _, line in storage.read_lines(path)]
@@ -685,14 +685,14 @@ def heldout(points: Sequence[Point]) -> list[Point]:
 def kept_terms(
     results: Path, result: DoneResult, metric: str, which: str = "pruned"
 ) -> Mapping[str, Any] | None:
-    """The terms of a cell's mask, or of the dense model; None if they were not kept, or are damaged."""
+    """The terms of a metric for the model `which` of a cell; None if they were not kept, or are damaged."""
     kept = cast(Mapping[str, Any], result["evaluation"]).get("records", {})
     path = kept.get(metric, {}).get(which)
     return None if path is None else terms_beside(results / path)
 
 
 def terms_beside(measured: Path) -> Mapping[str, Any] | None:
-    """The terms that were kept beside the file of a measurement; None if there are none, or if they are damaged."""
+    """The terms kept beside a measurement's file; None if there are none, or if they are damaged."""
     try:
         return cast(Mapping[str, Any], storage.read_json(measured.with_name(f"{measured.stem}.{TERMS}")))
     except (FileNotFoundError, DamagedError):
@@ -710,7 +710,7 @@ def item_hits(terms: Mapping[str, Any]) -> list[float] | None:
 
 
 def right_share(scores: Sequence[float], right: int) -> float:
-    """1 if the right answer alone has the highest score, 1/n if n answers including it have, else 0.
+    """1/n if the right answer is one of n answers with the highest score, else 0.
 
     So a collapsed model, which scores all answers equally, gets the accuracy of random guesses.
     """

@@ -22,8 +22,8 @@ class Score:
     loss: float
     samples: tuple[float, ...]
     seconds: float  # 0 if another cell has computed the loss
-    of: int | None = None  # the number of all samples, if this score covers only the first ones
-    parts: int = 1  # in which the samples were scored, which affects the batches and so the rounding
+    of: int | None = None  # if this score covers only the first samples, the number of all
+    parts: int = 1  # number of parts in which the samples were scored; affects batches and rounding
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.loss):
@@ -50,7 +50,7 @@ class Score:
 
     @classmethod
     def from_line(cls, line: TraceLine, n_blocks: int, unit: str = "block") -> Score:
-        """The score that a line holds. Raises InputError if the line names units that the model does not have."""
+        """The score in a line. Raises InputError if the line names units that the model does not have."""
         mask = Mask(n_blocks, tuple(line["dropped"]), unit)
         return cls(
             mask,
@@ -79,9 +79,8 @@ class Score:
 class Estimate:
     """The weight and the part of each sample, in order, and the share of each part.
 
-    If there are fewer terms than weights, the terms belong to the first samples. If the terms of
-    two masks differ by `ties` or less, the difference only serves to break ties. Statistical tests must count it
-    as 0.
+    If there are fewer terms than weights, the terms belong to the first samples. If the terms of two masks
+    differ by `ties` or less, the difference only breaks ties: statistical tests must count it as 0.
     """
 
     weights: tuple[float, ...]
@@ -101,7 +100,7 @@ class Estimate:
         return 1 + max(self.parts.index(part) for part in parts if part in self.parts)
 
     def mean(self, terms: Sequence[float]) -> float:
-        """The loss: not finite if a term is not, NaN if `terms` has no sample of a part with a share above 0."""
+        """The loss. It is not finite if a term is not, and NaN if a part with a share above 0 has no term."""
         parts = [
             share * weighted_mean(values, weights) for share, values, weights in self._by_part(terms) if share
         ]
@@ -110,8 +109,8 @@ class Estimate:
     def error(self, terms: Sequence[float], whole: int | None = None) -> float:
         """The standard error of the loss, by linearisation within each part; a part with one sample adds 0.
 
-        If `whole` is given, the n terms are those of a random subset of `whole` samples, and the loss estimates the
-        loss over all `whole` samples. The error is then multiplied by sqrt(1 - n / whole), so it is 0 if n = whole.
+        If `whole` is given, the n terms are a random subset of `whole` terms, and the loss is an estimate for
+        all of them. The error is then multiplied by sqrt(1 - n / whole), so it is 0 if n = whole.
         """
         rest = 1.0 if whole is None else max(0.0, 1 - len(terms) / whole)
         parts = self._by_part(terms)
@@ -130,8 +129,8 @@ class Estimate:
     def freedom(self, terms: Sequence[float]) -> float:
         """The degrees of freedom of `error`; 0 if a part with a share above 0 has only one sample.
 
-        For one part, this is the number of samples minus one; for several, whose variances differ, that of Welch and
-        Satterthwaite: (sum v)^2 / sum (v^2 / (n - 1)), where v is the variance that a part with n samples adds.
+        For one part, this is the number of samples minus one. For several, it is that of Welch and
+        Satterthwaite: (sum v)^2 / sum (v^2 / (n - 1)), where a part with n samples adds the variance v.
         """
         parts = [
             (share**2 * _variance(values, weights), len(values) - 1)
@@ -151,7 +150,7 @@ class Estimate:
 
 
 def weighted_mean(values: Sequence[float], weights: Sequence[float]) -> float:
-    """The weighted mean, in any order of the values, because sums are exact; NaN if there are no values."""
+    """The weighted mean; NaN without values. Exact sums make it independent of the order of the values."""
     if not values:
         return math.nan
     if not all(map(math.isfinite, values)):
@@ -184,9 +183,9 @@ def standard_error(values: Sequence[float]) -> float:
     return math.sqrt(_variance(values, [1.0] * len(values)))
 
 
-# Settings of how a search decides between masks (`pruning.search.decide`).
+# Settings for decisions between masks (`pruning.search.decide`).
 
-FIRST = 8  # samples of the first look of a race
+FIRST = 8  # samples on which a race first compares masks
 
 
 @dataclass
@@ -234,7 +233,7 @@ class TraceLine(TypedDict):
     seconds: float
     of: NotRequired[int]
     parts: NotRequired[int]
-    scored: NotRequired[int]  # instead of the terms of a partial score, which an archive leaves out
+    scored: NotRequired[int]  # in archives, instead of the terms of a partial score
 
 
 def scored(line: Mapping[str, Any]) -> int:
@@ -244,7 +243,7 @@ def scored(line: Mapping[str, Any]) -> int:
 
 @dataclass(frozen=True)
 class TraceEntry:
-    """A complete line: its number, counted from 1; the offset after it; and its content, or None if it is damaged."""
+    """A complete line: its number, from 1; the offset after it; and its content, or None if damaged."""
 
     number: int
     end: int

@@ -17,7 +17,7 @@ from typing import IO, Any
 from pruning.core.errors import DamagedError, InputError, cache_folder, os_error
 from pruning.core.units import MEBIBYTE
 
-SEAL = "seal"  # the entry of a JSON object that holds the digest of the other entries
+SEAL = "seal"  # the entry of a JSON object with the digest of the other entries
 
 
 def write_text(path: Path, text: str) -> None:
@@ -52,7 +52,7 @@ def sealed(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unsealed(data: dict[str, Any], path: Path) -> dict[str, Any]:
-    """A JSON object of a file without its seal. Raises DamagedError if the seal does not match the contents."""
+    """The JSON object of a file, without its seal. Raises DamagedError if the seal does not match it."""
     if SEAL in data and data != sealed(data):
         raise DamagedError(
             f"{path} was changed after it was written: its contents do not have the digest in its entry '{SEAL}'. "
@@ -72,9 +72,9 @@ def read_json(path: Path) -> Any:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Within this context, add the file's name to each OSError, because errors of a write itself name no file.
+    """Within this context, add the file's name to each OSError, because errors in writing name no file.
 
-    If a library raises another exception, whose text names an OSError, raises that OSError instead.
+    If a library raises another exception and its text names an OSError, that OSError is raised instead.
     """
     try:
         yield
@@ -126,7 +126,7 @@ def read_lines(path: Path, start: int = 0) -> Iterator[tuple[int, bytes]]:
 def check_links(cell: Path) -> None:
     """Raise InputError if a cell's folder, or anything in it, is a symbolic link.
 
-    A results folder can come from somebody else, and what is appended through a link could end in any file.
+    A results folder can come from somebody else, and appending through a link could change any file.
     """
     inside = (Path(place) / name for place, folders, files in os.walk(cell) for name in (*folders, *files))
     for path in (cell, *inside):
@@ -137,7 +137,7 @@ def check_links(cell: Path) -> None:
 
 
 def check_writable(folder: Path, needed: int = 64 * MEBIBYTE) -> None:
-    """Raise InputError if `folder` cannot be created or written, or if its disk has less than `needed` bytes free."""
+    """Raise InputError if `folder` cannot be created or written, or if fewer than `needed` bytes are free."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -161,13 +161,13 @@ def check_writable(folder: Path, needed: int = 64 * MEBIBYTE) -> None:
 
 SMALL = MEBIBYTE  # smaller files are read each time
 CHUNK = 4 * MEBIBYTE
-# If a file has changed within this time, its digest is not kept, because the file can change again without a new time
-# stamp: a write to a mapped file gets its stamp only when the system writes the page back, after 30 seconds.
+# If a file has changed within this time, its digest is not kept, because a later change may not have a new
+# mtime yet. A write to a mapped file changes the mtime only when the system writes the page back, after 30 s.
 WRITTEN_BACK = 35_000_000_000  # nanoseconds
 
 
 def file_sha256(path: Path, advance: Callable[[int], object] = lambda _: None) -> str:
-    """The SHA-256 of a file's bytes, in hex; `advance` is called with the number of bytes after each part is read.
+    """The SHA-256 of a file, in hex; after each read, `advance` is called with the number of bytes read.
 
     An unchanged large file is read only once. Raises OSError if the file cannot be read.
     """
@@ -212,7 +212,7 @@ def file_state(path: Path) -> list[int]:
 
 
 def text_sha256(text: str) -> str:
-    """The SHA-256 of a text in UTF-8, in hex."""
+    """The SHA-256 of a string in UTF-8, in hex."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -223,7 +223,7 @@ def digest(data: Any) -> str:
 
 # Build a target in a hidden folder beside it, then rename it, so that others see it complete or not at all.
 #
-# A later writer removes the hidden folder of a killed process, in which nothing has changed for a day.
+# A later writer removes hidden folders of killed processes if nothing in them has changed for a day.
 
 PART = ".part-"  # prefix of the hidden folder's name
 DAY = 24 * 3600
@@ -247,7 +247,7 @@ def temporary_file(target: Path) -> Iterator[tuple[IO[bytes], Path]]:
 def staged(target: Path) -> Iterator[Path]:
     """Yield a hidden directory beside `target`; it is removed afterwards unless it was renamed.
 
-    First removes what killed processes have left there. Raises OSError if the directory cannot be created.
+    First removes old hidden folders of killed processes. Raises OSError if the directory cannot be created.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     sweep(target.parent)
@@ -270,7 +270,7 @@ def replace(partial: Path, target: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove the hidden folders in `folder` that no process writes any more; does not raise OSError."""
+    """Remove the hidden folders in `folder` that have not changed for a day. Raises no OSError."""
     with suppress(OSError):
         for path in folder.glob(f"{PART}*/"):
             with suppress(OSError):

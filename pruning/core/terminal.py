@@ -34,7 +34,7 @@ def is_terminal(stream: Any) -> bool:
 
 
 def command_words(usage: str | None = None) -> list[str]:
-    """Prepare the process and the log of a command, and return its words; without words, print `usage` and exit."""
+    """Prepare the process and log of a command; return its arguments. If none, print `usage` and exit."""
     prepare_process()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("pruning").setLevel(logging.INFO)
@@ -51,7 +51,7 @@ def show(text: str) -> None:
 
 
 def progress_bar(title: str, form: str, hidden: bool = False, **settings: Any) -> Any:
-    """A tqdm bar on standard error: on a terminal, one moving line; in a file, a line at most every 20 seconds."""
+    """A tqdm bar on standard error: one moving line on a terminal; in a file, a line at most every 20 s."""
     from tqdm import tqdm
 
     stream: Any = sys.stderr
@@ -85,7 +85,7 @@ class _Lines(io.StringIO):
 
 
 def typed_command() -> str:
-    """The command line of this process as it was typed. An installed program is given by its name alone."""
+    """The command line of this process as it was typed. Installed programs are named without path."""
     program, *words = sys.orig_argv
     if words and not words[0].startswith("-") and not words[0].endswith(".py"):
         program, *words = words
@@ -129,7 +129,7 @@ def _end(text: str, status: int) -> None:
     raise SystemExit(status) from None
 
 
-# What must be set before torch or numpy is imported: how memory is kept, and how threads wait.
+# Settings before torch or numpy is imported: how memory is kept, and how threads wait.
 
 
 def prepare_process() -> None:
@@ -139,13 +139,13 @@ def prepare_process() -> None:
 
 
 # glibc returns every large tensor to the system when it is freed, and the next one gets new pages, which the system
-# fills with zeros first. If the pages are kept, the process holds its peak memory until it ends.
+# fills with zeros first. If the pages are kept, the process keeps its peak memory until it ends.
 TRIM_THRESHOLD, MMAP_MAX = -1, -4  # the numbers of glibc's settings, from its header malloc.h
-NEVER = -1  # as a threshold for returning memory
+NEVER = -1  # the threshold at which no memory is returned
 
 
 def keep_pages() -> bool:
-    """Let glibc keep freed memory for the next tensor, unless the user has set how; returns whether it does."""
+    """Make glibc keep freed memory, unless the user has configured it. Returns whether it will."""
     tuned = "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "") or os.environ.get("LD_PRELOAD")
     if tuned or any(name.startswith("MALLOC_") for name in os.environ) or platform.libc_ver()[0] != "glibc":
         return False
@@ -166,11 +166,11 @@ def let_threads_wait() -> None:
 
 
 # The matrices of the analysis are small. On a busy machine, a product takes 0.1 ms with one thread and 90 ms with
-# two, which wait for each other. With one thread, the numbers are also the same however many cores there are.
-BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")  # of the packages of numpy and scipy
+# two, which wait for each other. With one thread, the numbers also do not depend on the number of cores.
+BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")  # of the builds of numpy and scipy
 
 
 def use_one_blas_thread() -> None:
-    """Let numpy compute with one thread, unless the user has set a number."""
+    """Let numpy compute with one thread, unless the user has set a number of threads."""
     for name in BLAS_THREADS:
         os.environ.setdefault(name, "1")

