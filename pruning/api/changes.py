@@ -47,9 +47,9 @@ def heal_mask(
     Run, measure or export the copy with the same mask: the units that the mask removes are not healed. `how` is an
     option of `heal` (`lora`, `full` or `distill`), and `settings` are its settings, such as `lr=1e-4`. Without `lr`,
     short trials choose it. Without texts, the text of the setting `source` is used, by default "pydoc". With
-    a folder, repeating a stopped call continues it; other masks and weights can share the folder. Raises
-    InputError if the mask or a setting is wrong or the texts are too short, and LossError if a loss is not
-    finite.
+    a folder, repeating a stopped call continues it; calls for other masks and weights can share the folder.
+    Raises InputError if the mask or a setting is wrong or the texts are too short, and LossError if a loss is
+    not finite.
     """
     from pruning.config.app import build_option
     from pruning.healing.loop import heal

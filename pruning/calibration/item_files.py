@@ -28,7 +28,7 @@ from pruning.core.storage import text_sha256
 
 log = logging.getLogger(__name__)
 
-FIELD = "{question}"  # a template's place for the question
+FIELD = "{question}"  # the placeholder of a template for the question
 QUESTIONS = ("question", "query")
 ANSWERS = ("answer", "gold", "answerKey")  # if there are several, the first is used
 FORMAT = (

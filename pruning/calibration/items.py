@@ -99,7 +99,8 @@ class Items:
 def check_template(setting: str, template: str) -> None:
     """Raise InputError unless a template contains {question}, no other field, and no backslash followed by an n.
 
-    Prompts would contain other fields literally; the command line does not convert a backslash and an n.
+    Prompts would contain other fields literally. The command line does not turn a backslash and an n into a
+    new line.
     """
     if FIELD not in template:
         raise InputError(f"{setting}={template!r} does not contain {FIELD}: add it.")
