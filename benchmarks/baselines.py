@@ -1,8 +1,8 @@
-"""What the engine is compared with: one masked forward pass for each mask, as in every public tool.
+"""The baseline of the benchmarks: one masked forward pass per mask, as in every public tool.
 
-SLEB's published code (arXiv 2402.09025) passes one window at a time: here, batches of `ONE_WINDOW` tokens. Needless
-costs of that code are avoided: no cache, inference mode. Logits are normalised in float32, since bfloat16 changes
-masks.
+SLEB's published code (arXiv 2402.09025) runs one window at a time, as `ONE_WINDOW` does here. Needless costs
+of that code are avoided: there is no cache, and inference mode is on. Logits are normalised in float32, since
+bfloat16 would change masks.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from pruning.calibration.samples import Row
 
 
-ONE_WINDOW = 1  # each window is longer than a batch may be, so it is a batch of its own
+ONE_WINDOW = 1  # tokens in a batch; every window is longer, so it is a batch of its own
 
 
 @dataclass
 class Plain(Forward):
     """For each mask, run all kept blocks and the whole head on all rows, in the engine's batches."""
 
-    _dense_logits: dict[int, Tensor] = field(default_factory=dict)  # by number of batch
+    _dense_logits: dict[int, Tensor] = field(default_factory=dict)  # by the batch's number
 
     def sums(
         self, rows: Sequence[Row], masks: Iterable[Mask], readout: Readout

@@ -4,7 +4,7 @@
 - if masks are scored again, together or one by one, their losses are equal to the last bit;
 - the factors of float32 products are not rounded to TF32;
 - if there are several GPUs, a model that is split over all of them gives the same losses as on one GPU;
-- with `--model DIR`, blocks of this model are removed, one at a time: perplexities are finite.
+- with `--model DIR`, perplexities of this model, dense and without one block, are finite.
 
 Last, on a GPU, the table of `make bench` is printed. `--works tiny pairs` prints it for the works whose names contain
 one of these words, on a CPU too; `--works none` leaves it out.
@@ -42,12 +42,12 @@ NO_GPU = """no GPU is visible to PyTorch %s. On a cluster, run this on a GPU nod
     srun --gpus=1 --cpus-per-task=8 --mem=32G --time=30 make gpu-check
 Otherwise check `nvidia-smi`, CUDA_VISIBLE_DEVICES, and that PyTorch is built for CUDA (pip install torch). To run the
 checks on the CPU: python -m benchmarks.gpu_check --device cpu"""
-TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}  # relative difference of log-likelihoods
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}  # largest relative difference of log-likelihoods
 BLOCKS = 12  # in the random model
 
 
 def main() -> None:
-    """Run all checks. Exit with 0 if all passed, with 1 if a check has failed, and with 2 if there is no GPU."""
+    """Run all checks. Exit with 0 if all have passed, 1 if a check has failed, and 2 if there is no GPU."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_check")
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("--model", help="directory of a model of about 1B parameters, for the last check")
@@ -120,7 +120,7 @@ def repeats(where: torch.device, dtype: torch.dtype) -> str:
 
 
 def exactness(where: torch.device) -> str:
-    """Check the error of a product whose factors need more than TF32's 10 bits of mantissa."""
+    """Check the error of a product of factors that need more than TF32's 10 mantissa bits."""
     factor = torch.full((256, 256), 1 + 2.0**-12, device=where)
     error = float(((factor @ factor).double() - 256 * (1 + 2.0**-12) ** 2).abs().max())
     if error > 1e-2:
@@ -144,7 +144,7 @@ def spread() -> str:
 
 
 def smoke(settings: Model) -> str:
-    """Score single removals of blocks from a real model, and evaluate the mask with the best score."""
+    """Score masks that remove one block of a real model, and evaluate the best of them."""
     from pruning.evaluation.corpora import perplexity
 
     model, samples = settings.load(), Text("pydoc", 8, 256, 0).draw(settings.tokenizer)
@@ -159,7 +159,7 @@ def smoke(settings: Model) -> str:
 
 
 def bench(where: torch.device, words: Sequence[str]) -> str:
-    """Print the table of `make bench` for this device. Masks can differ, since both methods round in half precision.
+    """Print the table of `make bench` for this device. Masks can differ, because of half-precision rounding.
 
     If a work cannot be measured, for example a compiled one without a compiler, a warning names the reason.
     """

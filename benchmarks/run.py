@@ -2,11 +2,12 @@
 
 python -m benchmarks.run [WORD ...]       only the works whose names contain one of the words
 
-Both methods run in one process and keep the memory of freed tensors. Masks and CPU seconds are compared. The rows of
-this processor are written to benchmarks/results.json, and those of others are kept; docs/benchmarks.md explains the
-columns. The baseline multiplies in the model's precision, as other programs do. If float32 is faster, the engine uses
-it (`pruning/models/products.py`). So losses are rounded differently, and both methods settle near ties in float32.
-These seconds count for the engine if the baseline is SLEB's way, which settles nothing, and for neither otherwise.
+Both methods run in one process and keep the memory of freed tensors. Their masks and CPU seconds are
+compared. The rows of this processor are replaced in benchmarks/results.json; docs/benchmarks.md explains the
+columns. The baseline multiplies in the model's precision, as other programs do. If float32 is faster, the
+engine uses it (`pruning/models/products.py`). So losses are rounded differently, and both methods settle near
+ties in float32. The seconds for this count for the engine if the baseline is SLEB's way, which settles no
+ties. Otherwise, they count for neither method.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ log = logging.getLogger("benchmarks")
 
 
 def main() -> None:
-    """Run the chosen works on the CPU, and print a line and write a row for each."""
+    """Run the chosen works on the CPU. Print a line and write a row of results for each work."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     keep_pages()
     peaks = heading(CPU)
@@ -69,12 +70,12 @@ def main() -> None:
 
 
 def chosen(words: Sequence[str]) -> list[Work]:
-    """The works whose names contain one of the words; all works if there are none."""
+    """The works whose names contain one of the words; all works if there are no words."""
     return [work for work in WORKS if not words or any(word in work.name for word in words)]
 
 
 def heading(where: torch.device) -> Peaks:
-    """Print the device and the heading of the table; return the device's GFLOP/s. A CPU then uses one thread."""
+    """Print the device and the table's heading, and return the device's GFLOP/s. On a CPU, set one thread."""
     if where.type == "cpu":
         torch.set_num_threads(1)
     peaks = {dtype: matmul_peak(where, dtype) for dtype in (torch.float32, torch.bfloat16)}
@@ -136,12 +137,12 @@ class Side:
     mask: Mask | None = None
     seconds: float = 0.0
     settling: float = 0.0
-    scored: float = 0.0  # number of masks; one scored on a part of the samples counts as that part
+    scored: float = 0.0  # number of masks; a mask scored on a part of the samples counts as that fraction
     bounded: int = 0  # number of masks
 
     def search(self, algo: Algo, space: Space, losses: Calibrated, racing: Racing, bounds: bool) -> None:
         """Run the search."""
-        own = [Journal(None, space.n_blocks) for _ in range(2)]  # of losses and of bounds
+        own = [Journal(None, space.n_blocks) for _ in range(2)]  # for losses and bounds
         single = None
         if losses.in_half:
             memory = Journal(None, space.n_blocks)
@@ -155,7 +156,7 @@ class Side:
         self.mask = solution.score.mask
 
     def _in_float32(self, losses: Calibrated) -> Loss | None:
-        """The loss in float32, whose seconds are added to `settling`. Both methods compute it with the engine."""
+        """The loss in float32. Both methods compute it with the engine, and `settling` counts its seconds."""
         started = spent(self.where)
         own = Forward(self.forward.model, self.forward.batch_tokens)  # counts its own cost
         loss = replace(losses, forward=own).in_float32()
@@ -172,7 +173,7 @@ class Side:
         return Loss(loss.estimate, terms)
 
 
-_ran: dict[str, Side] = {}  # works with the same baseline, or the same engine settings, share one run
+_ran: dict[str, Side] = {}  # works with the same baseline, or with the same engine settings, share one run
 
 
 def run(work: Work, plain: bool, where: torch.device) -> Side:
@@ -214,11 +215,11 @@ def _at_peak(side: Side, samples: Samples, peaks: Peaks) -> float:
 
 # Time work on a device, and measure how fast the device can be.
 
-INSTRUCTIONS = ("amx_bf16", "avx512_bf16", "avx512f", "avx2")  # as Linux calls them, the fastest first
+INSTRUCTIONS = ("amx_bf16", "avx512_bf16", "avx512f", "avx2")  # their names in Linux, fastest first
 
 
 def spent(where: torch.device) -> float:
-    """Seconds so far: on a CPU, CPU seconds of this process; on a GPU, clock seconds after all work has finished."""
+    """On a CPU, this process's CPU seconds so far; on a GPU, clock seconds after all work has ended."""
     if where.type == "cpu":
         return time.process_time()
     synchronize([where])
@@ -258,8 +259,8 @@ def device_name(where: torch.device = CPU) -> str:
 class Work:
     """One search to time, with the engine's settings and those of the baseline.
 
-    `settings` name the engine's settings; empty means the defaults. The engine runs the search `lazy` instead of
-    `algo` if there is one, and may race; the baseline does neither.
+    `settings` names the engine's settings; empty means the defaults. If there is a search `lazy`, the engine
+    runs it instead of `algo`. Only the engine may race; the baseline always runs `algo`.
     """
 
     name: str
@@ -300,7 +301,7 @@ def text(samples: int, length: int) -> Samples:
 
 
 def four_choice_items(count: int) -> Samples:
-    """The first embedded calibration items that have four choices, in the order of the draw with seed 0."""
+    """The first embedded calibration items with four choices, in the order that seed 0 draws them."""
     every = Items("commonsense", len(sources.embedded_items("calibration")), 0)
     drawn = every.draw(SMOLLM2.tokenizer)
     sizes = {item: sum(row.item == item for row in drawn.rows) for item in {row.item for row in drawn.rows}}
@@ -331,7 +332,7 @@ RACE = greedy("greedy k=6, 128 x 64 tokens, racing", partial(text, 128, 64), rac
 DIVERGENCES = greedy("greedy k=6, SmolLM2, 4 x 128 tokens, divergence", FEW, objective=Divergence())
 ITEMS = partial(four_choice_items, 32)
 MARGINS = greedy("greedy k=6, SmolLM2, margin on 32 four-choice items", ITEMS, objective=Margin())
-# So many trials score all masks, in one batch.
+# With this many trials, random search scores all masks, in one batch.
 PAIRS = greedy("all 435 pairs of 30, SmolLM2", FEW, 2, algo=Random(trials=100_000))
 VARIED: list[tuple[Work, Sequence[dict[str, Any]]]] = [
     (EIGHT, (BOUNDS, LAZY)),

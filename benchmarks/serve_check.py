@@ -1,8 +1,8 @@
 """Check that vLLM or SGLang computes an exported model as transformers does: `make serve-check`, on a GPU node.
 
-Both programs have their own model code, which can derive the kind of a block from its number and so be wrong after
-pruning. So the program and transformers both compute the log-likelihoods of all pieces of a few texts after their
-contexts, in the same precision, through lm-eval. The texts are longer than the sliding windows of small models.
+Both programs have their own model code. If it derives a block's kind from its number, it is wrong after
+pruning. So the program and transformers score a few texts piece by piece, in the same precision, through
+lm-eval. The texts are longer than the sliding windows of small models.
 
 python -m benchmarks.serve_check --model DIR [--engine vllm|sglang] [--dtype bfloat16]
 """
@@ -27,7 +27,7 @@ TOLERANCE = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 5e-2}
 
 
 def main() -> None:
-    """Exit with 0 if the programs agree, with 1 if they do not, and with 2 if one cannot be run."""
+    """Exit with 0 if the program agrees with transformers, 1 if it does not, and 2 if it cannot be run."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.serve_check")
     parser.add_argument("--model", required=True, help="the directory of an export")
     parser.add_argument("--engine", choices=("vllm", "sglang"), default="vllm")
@@ -77,7 +77,7 @@ def token_rows(model: str) -> list[list[int]]:
 def log_likelihoods(
     program: str, model: str, dtype: str, rows: Sequence[Sequence[int]]
 ) -> NDArray[np.float64]:
-    """The log-likelihood per token of each piece of the rows but the first, given what is before it in its row."""
+    """The log-likelihood per token of each piece but a row's first, given the tokens before it in the row."""
     import torch
     from lm_eval.api.registry import get_model
 

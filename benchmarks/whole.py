@@ -1,11 +1,11 @@
-"""Compare the CPU seconds of the whole command with those of a script that works as SLEB's published code does.
+"""Compare the CPU seconds of the whole command with those of a script that scores as SLEB's code does.
 
 python -m benchmarks.whole [WORD ...]     only the sizes whose names contain one of the words
 
-Each starts in a new process, loads SmolLM2 and searches greedily on windows of 128 tokens. Then it measures the
-held-out perplexity and accuracy of the dense and the pruned model. The command also records every loss, settles near
-ties and stores the run in MLflow. CPU seconds are those of the process and its children, on one thread. The rows of
-this processor are written to benchmarks/whole.json, and those of others are kept.
+Both start in a new process, load SmolLM2 and search greedily on windows of 128 tokens. Then both measure
+held-out perplexity and accuracy of the dense and the pruned model. The command also records every loss,
+settles near ties and stores the run in MLflow. CPU seconds are those of a process and its children, on one
+thread. The rows of this processor are written to benchmarks/whole.json, and those of others are kept.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pruning.core.records import read_done
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "whole.json"
-# Windows, and blocks to remove.
+# For each size: how many windows, and how many blocks to remove.
 SIZES = {"2 x 128 tokens, k=2": (2, 2), "8 x 128 tokens, k=6": (8, 6), "16 x 128 tokens, k=6": (16, 6)}
 SEARCH, SCRIPT = "SLEB's published way, the search alone", "SLEB's published way"
 WAYS = {
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def python(*words: str) -> tuple[float, str]:
-    """The CPU seconds of `python WORDS` and its child processes, on one thread, and what it printed."""
+    """Run `python WORDS` on one thread. Returns its CPU seconds, with child processes, and its output."""
     variables = {"PYTHONPATH": str(ROOT), "MLFLOW_DISABLE_TELEMETRY": "true", "OMP_NUM_THREADS": "1"}
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     ended = subprocess.run(
@@ -77,7 +77,7 @@ def python(*words: str) -> tuple[float, str]:
 
 
 def command(size: str, settings: list[str]) -> tuple[float, dict[str, Any]]:
-    """The CPU seconds of `launch.py` with an empty results folder, and the removed blocks with their loss."""
+    """The CPU seconds of `launch.py` with an empty results folder; the removed blocks and their loss."""
     samples, k = SIZES[size]
     cell = [f"k={k}", "algo=greedy", f"calibration.samples={samples}", "calibration.length=128", *settings]
     with tempfile.TemporaryDirectory() as folder:
@@ -88,7 +88,7 @@ def command(size: str, settings: list[str]) -> tuple[float, dict[str, Any]]:
 
 
 def script(size: str) -> dict[str, Any]:
-    """Search and measure with one pass of the whole model per window and candidate.
+    """Search and measure with one forward pass of the whole model for each window and candidate.
 
     Returns the removed blocks, their calibration loss in nats per token, and the CPU seconds of the search.
     """
@@ -115,7 +115,7 @@ def script(size: str) -> dict[str, Any]:
     evaluation = Heldout()
     for name, data in evaluation.data(SMOLLM2.tokenizer).items():
         for mask in (best.dense, best):
-            evaluation.measure(forward, name, data, mask)  # only its time is used
+            evaluation.measure(forward, name, data, mask)  # only the time that this takes is used
     return {"mask": list(best.dropped), "loss": losses[best], "search": searched}
 
 

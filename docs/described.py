@@ -1,6 +1,6 @@
-"""Write the tables in pages that show archived studies or benchmarks; `make describe` runs it.
+"""Write the tables in pages about archived studies or benchmarks; `make describe` runs this module.
 
-python -m docs.described       a test fails if a page is out of date
+python -m docs.described a test fails if any page is out of date
 
 A table is between two marks in a page. `PAGES` maps the name in the mark to the function that computes the table.
 """
@@ -31,7 +31,7 @@ from analysis.stats.means import DrawMean
 from pruning.core.storage import read_json
 
 ROOT = Path(__file__).parents[1]
-Tables = Mapping[str, Callable[[], str]]  # what computes the tables of a page, by name in the mark
+Tables = Mapping[str, Callable[[], str]]  # the functions for a page's tables, by name in the mark
 BLOCK = re.compile(r"<!-- (?P<name>[^>]+): written by make describe -->\n.*?<!-- end -->", re.DOTALL)
 
 
@@ -61,7 +61,7 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 # Benchmarks.
 
-SLEB = "as SLEB's published code does it"  # how the names of works begin in which this is the baseline
+SLEB = "as SLEB's published code does it"  # the names of works with this baseline start like this
 
 
 def benchmark(name: str) -> Any:
@@ -97,7 +97,7 @@ def _machine(rows: list[dict[str, Any]]) -> str:
 
 
 def _works(rows: list[dict[str, Any]]) -> Iterator[list[str]]:
-    """A row for each work: as it comes, with the best exact settings, and with the best of all settings."""
+    """Yield a row per work: with default settings, the best exact settings, and the best of all settings."""
     for name, group in groupby(rows, key=lambda row: str(row["work"])):
         plain, *others = group
         line = [name, f"{plain['cpu_seconds']:,.1f}", f"{plain['ratio']:.2f}x", f"{plain['at_peak']:.2f}"]
@@ -136,7 +136,7 @@ def study(
     searches: tuple[str, ...] = (),
     model: str | None = SMOLLM2,
 ) -> StudyData:
-    """The cells of a model in an archived study with these objectives and searches; if empty, with any of them."""
+    """The cells of a model in an archived study, with these objectives and searches (empty: with any)."""
     chosen = {"objective": objectives, "algo": searches, "model": (model,) if model else ()}
     only = {column: values for column, values in chosen.items() if values}
     packed = name.partition("_")[0]  # the parts of the larger study share its archive
@@ -144,7 +144,7 @@ def study(
 
 
 def ratio(compared: pd.DataFrame, state: str = "pruned", **chosen: str) -> str:
-    """The ratio of perplexities in the row with this state and the `chosen` values, with its interval; else a dash.
+    """The ratio and its interval in the row of this state and the `chosen` values; a dash if there is none.
 
     A state is recognised by its first word. Equal masks show no spread, so they have no interval.
     """
@@ -164,7 +164,7 @@ def blocks(mean: DrawMean) -> str:
 
 
 def accuracy(own: StudyData, objective: str) -> str:
-    """The mean accuracy, in percent, of an objective's masks; with its interval over draws unless masks are equal."""
+    """The mean accuracy in percent of an objective's masks, with its interval over draws if masks differ."""
     costs = own.costs.set_index(["outcome", "objective"])
     mean, low, high = (at(costs, ("acc", objective), column) for column in ("mean", "low", "high"))
     return f"{mean:.1f}" if np.isclose(low, high) else f"{mean:.1f} ({low:.1f} to {high:.1f})"
@@ -245,7 +245,7 @@ def trained() -> Masks:
 
 
 def fifteen() -> str:
-    """Each mask with its perplexity: pruned, repaired, and trained on LARGEST, the largest budget that all have."""
+    """Each mask with its perplexity: pruned, repaired, and trained on LARGEST, which all masks have."""
     rows = []
     for dropped, own in of_states(trained()).groupby("dropped", sort=False):
         state = own.set_index("state")

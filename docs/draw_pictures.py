@@ -28,11 +28,11 @@ from .described import MAIN, NAMES, ROOT, SMOLLM2, TEXT, study
 
 IMAGES = ROOT / "docs" / "images"
 ACCENT = "#37566F"  # not the colour of an objective
-SHADES = 256  # number of colours of a picture: it has fewer bytes and looks the same as with all colours
+SHADES = 256  # number of colours of a picture, for a small file; it looks the same as with all colours
 
 
 def main() -> None:
-    """Draw the pictures that the arguments name; without arguments, all pictures."""
+    """Draw the pictures named by the arguments; without arguments, all pictures."""
     style.use_style()
     for name in sys.argv[1:] or PICTURES:
         save(name, PICTURES[name]())
@@ -54,7 +54,7 @@ def save(name: str, figure: Figure) -> None:
 
 
 def of_study(figure: str, name: str, objectives: tuple[str, ...] = (), model: str | None = None) -> Figure:
-    """A figure of the cells of an archived study with these objectives and this model; by default, of all."""
+    """A figure of an archived study's cells with these objectives and this model; by default, of all."""
     entry: StudyFigure = import_module(f"analysis.figures.{figure}").FIGURE
     return entry.of(study(name, objectives, model=model).asked).figure
 
@@ -64,7 +64,7 @@ COMPARED = [(model, objectives) for model in NAMES for objectives in (MAIN, TEXT
 
 
 def ratios() -> Figure:
-    """A forest plot of calibration : search, for the objectives on text, with the margin and without it."""
+    """A forest plot of calibration : search, for the objectives on text alone, and with the margin."""
     found = {}
     for model, objectives in COMPARED:
         known = fig5_variance_shares.ratios(study("study", objectives, model=model).shares).items()
@@ -82,7 +82,7 @@ def units() -> Figure:
 
 
 def before_after(numbers: dict[str, Any]) -> Figure:
-    """The blocks of a model in each state, with gaps for removed blocks, and the measurements of each state."""
+    """A model's blocks in each state, with gaps for removed blocks, and the measurements of each state."""
     states: dict[str, dict[str, float]] = numbers["states"]
     height = 0.62 + 0.34 * len(states)
     figure = Figure(figsize=(PAGE, height))

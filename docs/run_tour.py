@@ -1,6 +1,6 @@
 """Run docs/tour.ipynb and save its outputs in it.
 
-python -m docs.run_tour       `make tour` runs it; it needs the development packages
+python -m docs.run_tour `make tour` runs this; it needs the development packages
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def executed(path: Path = TOUR) -> Any:
     NotebookClient(notebook, timeout=SECONDS, kernel_name="python3", resources=folder).execute()
     for cell in notebook.cells:
         cell.metadata = {}  # without the times of the run
-        if cell.cell_type == "code":  # without stderr, which has folder names of this machine
+        if cell.cell_type == "code":  # without stderr, which names folders of this machine
             cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
     notebook.metadata.pop("language_info", None)
     return notebook

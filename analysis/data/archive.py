@@ -4,10 +4,10 @@ depth-pruning archive pack results small small.tar.xz       pack the files of ce
 depth-pruning archive pack results one,two both.tar.xz      several studies; files that they share are packed once
 depth-pruning archive unpack small.tar.xz results           unpack; existing files are not overwritten
 
-The analysis commands accept `--results small.tar.xz` in place of a results folder. The archive omits logs, the
-tracker's store, figures, healed weights, lm-eval's own files, and files that only other studies use. Of a finished
-cell's journal it keeps full scores with about six digits of each term, and only the costs of partial ones. It keeps
-the exact samples, so that every loss of a search can be recomputed.
+The analysis commands accept `--results small.tar.xz` in place of a results folder. The archive omits logs,
+the tracker's store, figures, healed weights, lm-eval's own files, and files that only other studies use. In a
+finished cell's journal, terms of full scores keep about six digits, and partial scores keep no terms. The
+archive has the exact samples, so every loss of a search can be recomputed.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from pruning.core.units import MEBIBYTE
 
 SUFFIX = ".tar.xz"
 DIGITS = 6  # significant digits of a term, unless its loss needs more
-NEAR = 9e-7  # the largest error of a term, as a fraction of its loss; readers of journals allow 1e-6
+NEAR = 9e-7  # the largest error of a term, as a fraction of the loss; readers of journals allow 1e-6
 
 log = logging.getLogger(__name__)
 
@@ -45,9 +45,9 @@ class NothingToRead(SystemExit):
     """The requested cells or measurements do not exist or cannot be read. The message says why and what to do."""
 
 
-# The names that an archive may hold: those of data files in a results folder.
+# The names that an archive may contain: those of data files in a results folder.
 #
-# All other names are refused, above all in `code/`, which jobs run, and `jobs/`, whose pickles can run any code.
+# All other names are refused, because jobs run the files in `code/`, and pickles in `jobs/` can run any code.
 
 _CELL_FILES = (NAME, "config.yaml", "mask.json", scoring.NAME, scoring.FLOAT32, scoring.BOUNDS, "gates.json")
 _FOLDERS = (  # in a results folder, but not cells
@@ -62,7 +62,7 @@ _DATA = re.compile(
             rf"studies/{_PART}\.json",
             rf"calibration/{_PART}\.jsonl",
             rf"scores/{_PART}/{_PART}",
-            rf"evaluation/{_PART}/{_PART}(?<!\.lm_eval)\.json",  # lm-eval's own record can hold paths of the machine
+            rf"evaluation/{_PART}/{_PART}(?<!\.lm_eval)\.json",  # lm-eval's record can have local paths
             rf"routing/{_PART}/routing\.json",
             rf"{_CELL}/(?:{'|'.join(map(re.escape, _CELL_FILES))})",
             rf"{_CELL}/healed/(?:rates|trials)-{_PART}\.jsonl",
@@ -164,7 +164,7 @@ def _write(results: Path, paths: set[Path], archive: Path) -> None:
 
 
 def _portable(path: Path, results: Path) -> bytes:
-    """The content of a file, with `results` in place of the absolute path of the results folder, which is private.
+    """The content of a file, in which `results` replaces the absolute, private path of the results folder.
 
     A record that is changed gets a new seal. Raises DamagedError if its old seal does not match its content.
     """
@@ -179,7 +179,7 @@ def _portable(path: Path, results: Path) -> bytes:
 
 
 def _shorter(line: bytes) -> bytes:
-    """A journal's line as an archive keeps it. A damaged line is packed unchanged."""
+    """A journal's line in the form that an archive stores. A damaged line is packed unchanged."""
     try:
         return json.dumps(_short(json.loads(line))).encode() + b"\n"
     except (KeyError, TypeError, ValueError):
@@ -187,7 +187,7 @@ def _shorter(line: bytes) -> bytes:
 
 
 def _short(score: dict[str, Any]) -> dict[str, Any]:
-    """A score whose terms have no more digits than its loss needs. A partial score loses its terms."""
+    """A score whose terms have no more digits than its loss needs; a partial score without its terms."""
     loss, terms = score["loss"], score["samples"]
     if "of" in score:
         return score | {"loss": _rounded(loss, DIGITS), "samples": [], "scored": scoring.scored(score)}
@@ -203,7 +203,7 @@ def _rounded(number: float, digits: int) -> float:
     return float(f"{number:.{digits}g}")
 
 
-# Unpack an archive into a results folder: all of it is checked before the first file is put in place.
+# Unpack an archive into a results folder. The whole archive is checked before any file is put in place.
 #
 # The files are unpacked into a hidden folder inside the results folder, which is on the same disk, and the archive's
 # checksum is verified. Then each file is moved to its place in one step. If the program is killed meanwhile, the
@@ -215,9 +215,9 @@ SHOWN = 5  # a message lists at most this number of names
 def unpack(archive: Path, results: Path) -> int:
     """Unpack an archive into a results folder and return the number of new files.
 
-    Existing files are kept; a warning names those whose content differs from the archive. Raises InputError if the
-    archive cannot be read, is damaged or holds anything but data of a study, if a link in the results folder is in
-    the way, or if the folder cannot be written.
+    Existing files are kept; a warning names those whose content differs from the archive. Raises InputError
+    if the archive cannot be read, is damaged, or contains anything but data of a study; also if the results
+    folder cannot be written, or has a link in place of a folder.
     """
     new = not results.exists()
     try:
@@ -273,8 +273,7 @@ def _extract(archive: Path, tar: tarfile.TarFile, scratch: Path) -> set[str]:
 def _put(scratch: Path, results: Path, names: Collection[str]) -> int:
     """Move each file to its place unless a file is there already; return the number of new files.
 
-    A result marks its cell as finished, so results are moved after all other files of cells, and lists of studies
-    after results.
+    A result marks its cell as finished, so results follow the cells' other files. Lists of studies are last.
     """
     new, kept = 0, []
     for name in sorted(names, key=lambda n: (n.startswith("studies/"), n.endswith(f"/{NAME}"), n)):
@@ -283,7 +282,7 @@ def _put(scratch: Path, results: Path, names: Collection[str]) -> int:
         if not os.path.lexists(target):
             (scratch / name).rename(target)
             new += 1
-        elif target.suffix != ".jsonl" and (  # a journal can have grown
+        elif target.suffix != ".jsonl" and (  # a journal may have grown
             target.is_symlink() or not target.is_file() or not cmp(target, scratch / name, shallow=False)
         ):
             kept.append(name)
@@ -323,7 +322,7 @@ def folder(results: Path) -> Path:
 
 
 def main() -> None:
-    """Pack or unpack, and log the number of finished cells or of new files; on an error, print one sentence."""
+    """Run the command. It logs the number of packed finished cells, or of unpacked new files."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     parser = argparse.ArgumentParser(
         description=__doc__,

@@ -1,4 +1,4 @@
-"""Load results into one tidy frame with one row per cell, including missing and failed cells."""
+"""Load results into one frame with a row per cell, including missing and failed cells."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ log = logging.getLogger(__name__)
 
 # `unit` is block, sublayer, attention or mlp. If units are counted, `cost` and `budget` are None. Otherwise `ratio`
 # is a share of the `cost`, and `k` is that share in whole blocks. `draw` is the seed of the calibration draw.
-# `dropped` has unit numbers, as in `Mask`. `compensation` replaces removed units: none, magnitude, linear or, in
-# older studies, diagonal. `healing` has the settings with which the cell's mask was last healed. `damage` says what
-# is wrong with the cell's result.json.
+# `dropped` has unit numbers, as in `Mask`. `compensation` is what replaces removed units: none, magnitude,
+# linear or, in older studies, diagonal. `healing` has the settings with which the cell's mask was last
+# healed. `damage` says what is wrong with the cell's result.json.
 COLUMNS = (
     "cell", "status", "model", "n_blocks", "unit", "n_units", "objective", "calibration", "samples", "length", "draw",
     "algo", "k", "ratio", "cost", "budget", "compensation", "seed", "protect_first", "protect_last", "dropped",
@@ -101,9 +101,9 @@ def done(frame: pd.DataFrame) -> pd.DataFrame:
 # One row of the frame: what a cell's `result.json` says, or why the file cannot be used.
 
 NUMBERS = ("n_blocks", "k", "loss", "dense_loss", "standard_error", "asked", "paid", "seconds")
-NONE = "NoCompensation"  # a class in pruning.engine.compensation, which imports torch; the analysis must not
+NONE = "NoCompensation"  # a class of a module that is not imported here, because it imports torch
 
-# Matches the folder names that pruning.runs.cell gives. If a cell has no result, only its name is known.
+# Matches the names of cells' folders (`Cell.key`). If a cell has no result, only this name is known.
 _KEY = re.compile(
     r"(?P<model>.+)-(?P<objective>\w+)-(?P<algo>\w+)-(?P<size>[rk])(?P<number>[\d.e+-]+)-s(?P<seed>-?\d+)-[0-9a-f]{8}"
 )
@@ -170,7 +170,7 @@ def _checked(result: Result, named: Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError("it does not say why the cell failed")
         return row
     row |= _measured(result, removal)
-    may_lack = {"standard_error"} if row["standard_error"] is None else set()  # not known for one sample
+    may_lack = {"standard_error"} if row["standard_error"] is None else set()  # unknown for one sample
     for name in {*NUMBERS, *(name for name in row if "/" in name)} - may_lack:
         if row[name] is None or isinstance(row[name], bool) or not isinstance(row[name], int | float):
             raise TypeError(f"{name} is {row[name]!r} and not a number")
@@ -237,7 +237,7 @@ def _parts(drawn: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def _data(drawn: Mapping[str, Any], whole: bool = False) -> str | None:
-    """The name of calibration data: source, file, or data set on the hub. If `whole`, the path if there is one."""
+    """The source, file name or hub name of calibration data; if `whole` is true, paths are not shortened."""
     if parts := _parts(drawn):
         return " + ".join(str(_data(part, whole)) for part in parts)
     source, path = drawn.get("source"), drawn.get("path")
@@ -246,11 +246,11 @@ def _data(drawn: Mapping[str, Any], whole: bool = False) -> str | None:
     return Path(path).stem if source == "file" else Path(path).name
 
 
-# Fill in what cells without a readable result lack, and give different models and data different names.
+# Fill in values of cells without a readable result, and give different models and data different names.
 
 
 def _distinct_names(frame: pd.DataFrame) -> pd.DataFrame:
-    """If different data share a short name, name them by their paths; if different models do, by their weights.
+    """Rename data that share a short name by their paths, and models that share a name by their revisions.
 
     The columns `path` and `revision` are dropped.
     """
@@ -268,7 +268,7 @@ def _distinct_names(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _filled(frame: pd.DataFrame, names: list[str], unknown: list[Any]) -> pd.DataFrame:
-    """Fill in the columns `names` of cells without a readable result: the values of all others, or `unknown`."""
+    """Fill in `names` for cells without a usable result: the value that all others share, or `unknown`."""
     lacking = frame[names[0]].isna()
     known = frame.loc[~lacking, names].drop_duplicates()
     values = known.iloc[0].tolist() if len(known) == 1 else unknown
@@ -280,7 +280,7 @@ def _filled(frame: pd.DataFrame, names: list[str], unknown: list[Any]) -> pd.Dat
 
 
 def _with_sizes(frame: pd.DataFrame) -> pd.DataFrame:
-    """Fill in k of unfinished cells: their ratio times the number of blocks of their model, if a cell has it."""
+    """Fill in k of unfinished cells: the ratio times the model's number of blocks, if any cell records it."""
     blocks = frame.dropna(subset="n_blocks").groupby("model")["n_blocks"].first()
     n_blocks = frame["n_blocks"].fillna(frame["model"].map(blocks))
     # Rounded as in pruning.core.mask, so that a missing cell appears in the same panel as finished ones.
@@ -290,8 +290,8 @@ def _with_sizes(frame: pd.DataFrame) -> pd.DataFrame:
 def _labelled(frame: pd.DataFrame) -> pd.DataFrame:
     """The frame with a label in place of each model. If several ratios share a label and k, labels name the ratio.
 
-    From `smollm2`, whole blocks are removed; from `smollm2 (sublayer)`, a share of the parameters, in sub-layers; in
-    `smollm2 (linear)`, linear maps replace the removed blocks.
+    `smollm2` stands for whole removed blocks, `smollm2 (sublayer)` for a share of the parameters in
+    sub-layers, and `smollm2 (linear)` for blocks that linear maps replace.
     """
     repairs = column(frame, "compensation", NO_COMPENSATION)
     kinds = list(
@@ -309,16 +309,16 @@ def _labelled(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(model=names)
 
 
-# This column names the metrics that were measured on other data in a cell than in most cells.
+# This column names the metrics of a cell that were measured on other data than in most cells.
 OTHER = "other_data"
 
 
 def on_same_data(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame without values that were measured on other data than in most cells, for each model and metric.
+    """The frame without values on other data than in most cells, for each metric of each model.
 
-    If a cell is evaluated again on other data, the new value counts. The column `data` maps metrics to the digests of
-    their data. It is replaced by `other_data`, a text that names the metrics whose values were left out. Cells
-    without digests are kept.
+    If a cell is evaluated again on other data, the new value counts. The column `data` maps metrics to
+    digests. It is replaced by `other_data`, which names the metrics of omitted values. Cells without digests
+    keep their values.
     """
     values = [(str(c), main_of(without_error(str(c).partition("/")[2]))) for c in frame if "/" in str(c)]
     left: dict[Hashable, list[str]] = {}
@@ -387,10 +387,10 @@ WORDS = {kind: LABELS[kind] for kind in ("ppl", "acc")}
 
 @dataclass(frozen=True)
 class Metric:
-    """One or several recorded metrics of a kind (`ppl` or `acc`), shown as their arithmetic mean.
+    """One or several recorded metrics of a kind (`ppl` or `acc`), and their arithmetic mean.
 
-    The paper's tables also average perplexities arithmetically. If a cell lacks one of the metrics, its mean is
-    NaN, because an average over fewer corpora or tasks could not be compared with those of other cells.
+    The paper's tables also average perplexities arithmetically. If a cell lacks one of the metrics, its mean
+    is NaN: an average over fewer corpora or tasks could not be compared with other cells' averages.
     """
 
     kind: str
@@ -433,8 +433,8 @@ def measured(frame: pd.DataFrame) -> dict[str, Metric]:
 def choose(frame: pd.DataFrame, kind: str, name: str | None = None) -> Metric:
     """The metric `name`, with or without its prefix; by default, the mean over metrics that nearly all cells have.
 
-    If there is no such metric, the mean is over all. If no cell has all metrics of the mean, the most frequent metric
-    is chosen instead. Raises NothingToRead if the metric was not measured.
+    If no metric is that common, the mean is over all. If no cell has all metrics of the mean, the most
+    frequent metric is chosen instead. Raises NothingToRead if the metric was not measured.
     """
     known = names(frame, kind)
     if not known:

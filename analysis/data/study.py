@@ -1,4 +1,4 @@
-"""A study as a command selects it: its cells, its title, its journals, and which of its files are damaged."""
+"""The study that a command selects: its cells, its title, its journals, and messages on damaged files."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class AskedStudy:
 
     @property
     def damages(self) -> list[str]:
-        """A text for each damaged result, and for each damaged journal if journals have been read."""
+        """A message for each damaged result and, if journals have been read, for each damaged journal."""
         results = [str(text) for text in self.frame["damage"].dropna()]
         return results + (self.journals.damages if "journals" in self.__dict__ else [])
 
@@ -123,7 +123,7 @@ class Journals:
 
 
 def journals(results: Path, finished: pd.DataFrame) -> Journals:
-    """Read the journals of finished cells. If a journal is damaged, its readable scores are kept."""
+    """Read the journals of finished cells. If a journal is damaged, its readable scores are used."""
     lines, damages = dict[str, list[TraceLine]](), []
     for cell, dropped in zip(finished["cell"], finished["dropped"], strict=True):
         path, entries = results / str(cell) / TRACE, list[TraceEntry]()
@@ -153,7 +153,7 @@ def _whole(lines: Iterable[TraceLine]) -> list[TraceLine]:
     return [line for line in lines if "of" not in line]
 
 
-# The answers of every cell's mask to every item of a task, from which the noise of an accuracy is computed.
+# How each cell's mask answers each item of a task. The noise of an accuracy is computed from this.
 
 
 def answers(
@@ -161,8 +161,7 @@ def answers(
 ) -> tuple[dict[str, NDArray[np.float64]], str]:
     """For each task (`acc/<task>`), how correct each cell's answer to each item is (cells, items).
 
-    There are none if a cell's answers were not kept, or if cells were measured on different items of a task. Then the
-    text says so.
+    If a cell's answers were not stored, or if items of a task differ between cells, returns only the reason.
     """
     found = {}
     read = [read_done(results / cell) for cell in cells] if tasks else []
@@ -184,8 +183,8 @@ def answers(
 def by_state(cells: pd.DataFrame, metrics: Mapping[str, Metric]) -> pd.DataFrame:
     """One row for each state of each finished cell's mask, with a column for each kind in `metrics`.
 
-    `model` does not name the compensation, so that all states of a mask are in one stratum. Only healing with the
-    most frequent settings counts; tokens and seed may differ. States are sorted: pruned, repaired, healed.
+    `model` omits the compensation, so that all states of a mask are in one stratum. Only healing with the
+    most frequent settings counts, for any tokens and seeds. States are sorted: pruned, repaired, healed.
     """
     plain = cells[[name for name in cells if "/" not in str(name)]]
     repair = pd.Series(column(cells, "compensation", NO_COMPENSATION), cells.index)
@@ -206,7 +205,7 @@ def by_state(cells: pd.DataFrame, metrics: Mapping[str, Metric]) -> pd.DataFrame
 
 
 def _tokens(cells: pd.DataFrame) -> pd.Series[int]:
-    """The number of tokens on which each mask was healed; 0 if it was not, or not with the most frequent settings."""
+    """The tokens on which each mask was healed with the most frequent settings; 0 if it was not."""
     settings = column(cells, "healing", None)
     kinds = [None if one is None else comparable(one) for one in settings]
     counts = Counter(kind for kind in kinds if kind is not None)

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure, the numbers that it draws, and further tables, by the names of their files."""
+    """A figure, the numbers in it, and further tables by file name."""
 
     figure: Figure
     numbers: pd.DataFrame
@@ -47,8 +47,8 @@ class Drawing:
 class StudyFigure:
     """A figure or table of a study; calling it runs its command.
 
-    `build` gets the study and the options of the command. If the figure has a `caption` and `asked` is true for the
-    study, the report shows it in its `section` (a part of `report/summary.py`). `metrics` adds the options
+    `build` gets the study and the options of the command. If the figure has a `caption` and `asked(study)` is
+    true, the report shows it in its `section` (a part of `report/summary.py`). `metrics` adds the options
     `--perplexity` and `--accuracy`.
     """
 
@@ -80,7 +80,7 @@ class StudyFigure:
 
 
 def main() -> None:
-    """Draw the figure that the first argument names, or all. Raises InputError if there is no such figure."""
+    """Draw the figure named by the first argument, or all. Raises InputError if there is no such figure."""
     name, *words = sys.argv[1:] or ["--help"]
     if name in HELP:
         show(str(__doc__))
@@ -93,7 +93,7 @@ def main() -> None:
 
 
 def figures() -> dict[str, StudyFigure]:
-    """Every figure and table by its command. A file `figN_NAME.py` has the FIGURE of the command `figN`."""
+    """All figures and tables by command. FIGURE in the file `figN_NAME.py` belongs to the command `figN`."""
     modules = sorted(
         Path(__file__).parent.glob("fig*.py"), key=lambda path: int(path.stem.partition("_")[0][3:])
     )
@@ -132,7 +132,7 @@ def save(drawing: Drawing, out: Path, name: str, title: str = "", provenance: st
         stream = io.BytesIO()
         drawing.figure.savefig(stream, format=ending, metadata=metadata)
         write_bytes(out / f"{name}.{ending}", stream.getvalue())
-        drawing.figure.set_layout_engine("none")  # the second picture keeps the layout of the first
+        drawing.figure.set_layout_engine("none")  # the PDF keeps the layout of the PNG
     for file, table in {name: drawing.numbers, **drawing.others}.items():
         write_text(out / f"{file}.csv", table.to_csv(index=False))
     return out / f"{name}.png"
@@ -163,7 +163,7 @@ def parsed(parser: argparse.ArgumentParser) -> Namespace:
     for name, kept in given.only:
         only[name] = [*dict.fromkeys([*only.get(name, ()), *kept])]
     given.only, home = only, Path() if is_archive(given.results) else given.results
-    # Figures of selected cells have a folder of their own, so that they do not replace those of all cells.
+    # Figures of selected cells get their own folder, so that they do not replace figures of all cells.
     chosen = "__".join(f"{name}={','.join(kept)}" for name, kept in only.items())
     given.out = given.out or home / "figures" / chosen
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
@@ -175,8 +175,8 @@ def parsed(parser: argparse.ArgumentParser) -> Namespace:
 def run(kind: str, given: Namespace, draw: Callable[[AskedStudy], Path]) -> None:
     """Draw a study, and log the path of the file that `draw` returns.
 
-    If files of the study are damaged, `draw` uses what can be read. Then this function logs what is damaged and ends
-    the command with exit code 1.
+    If files of the study are damaged, `draw` uses what can be read. Then the damage is logged, and the
+    command ends with exit code 1.
     """
     study = _study(given)
     log.info("%-8s %s", kind, draw(study).resolve())

@@ -33,12 +33,12 @@ from .cli import Drawing, StudyFigure
 from .style import INK, named, rows_of
 
 KINDS = {"search": "#333333", "single scores": "#B8860B", "sub-layers": "#6A51A3", "random": "#999999"}
-LINEAR = 0.1  # nats; if masks are better than the dense model, the scale is linear below this
+LINEAR = 0.1  # nats; the scale is linear below this if a mask is better than the dense model
 Masks = dict[tuple[str, float], list[HealedMask]]
 
 
 def healed(results: Path, frame: pd.DataFrame, metric: Metric) -> Masks:
-    """The masks of each model and ratio that has two, one repaired or healed. Raises NothingToRead if none has."""
+    """The masks of models and ratios with two or more masks, some repaired or healed (else NothingToRead)."""
     found = {
         stratum: masks
         for stratum, masks in healed_masks(results, done(frame), metric.names).items()
@@ -53,7 +53,7 @@ def healed(results: Path, frame: pd.DataFrame, metric: Metric) -> Masks:
 
 
 def kind(one: HealedMask) -> str:
-    """How a mask was found, in one of four words."""
+    """How a mask was found: one of the four keys of KINDS."""
     if one.mask.unit != "block":
         return "sub-layers"
     names = [name for name in one.found_by if name != "random"]
@@ -65,7 +65,7 @@ def kind(one: HealedMask) -> str:
 def table(masks: Masks) -> pd.DataFrame:
     """One row for each mask and state: the loss, its perplexity, and the regained share of the loss added by pruning.
 
-    If windows are of several corpora, the perplexity is the geometric mean over windows.
+    If the windows come from several corpora, the perplexity is a geometric mean over windows.
     """
     rows = []
     for (model, ratio), some in masks.items():
@@ -93,7 +93,7 @@ def table(masks: Masks) -> pd.DataFrame:
 def summary(masks: Masks) -> pd.DataFrame:
     """One row for each model, ratio and state: correlation and spread, with their intervals.
 
-    They are for all masks and, if some are not near the best mask, also for those that are.
+    Rows are for all masks and, if some masks are far from the best one, also for those near it.
     """
     rows = []
     for (model, ratio), some in masks.items():

@@ -1,6 +1,6 @@
 """Figure 1: which blocks each search removed (figure 1 of arXiv 2604.24938), with the held-out metrics of its masks.
 
-If sub-layers are removed, a block is two squares: its attention above and its MLP below.
+If sub-layers are removed, each block is two squares: attention above, MLP below.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from . import style
 from .cli import Drawing, StudyFigure
 from .style import EVERY, LINE, Rows, counted, rows_of
 
-COLUMNS = {"ppl": ("ppl", 30), "acc": ("acc, %", 58)}  # columns' right edges, in points from the squares
+COLUMNS = {"ppl": ("ppl", 30), "acc": ("acc, %", 58)}  # headings, and right edges in points from the squares
 
 
 def draw(frame: pd.DataFrame) -> Figure:
@@ -51,7 +51,7 @@ def draw(frame: pd.DataFrame) -> Figure:
 
 
 def _lines(cells: pd.DataFrame, strata: Sequence[tuple[str, int]], columns: int) -> list[Rows]:
-    """The rows of each line of panels: the objectives and searches of its strata."""
+    """The rows in each line of panels: the objectives and searches of the line's strata."""
     return [
         Rows.of_cells(pd.concat([rows_of(cells, model=m, k=k) for m, k in strata[i : i + columns]]))
         for i in range(0, len(strata), columns)
@@ -71,7 +71,7 @@ def _panel(axes: Axes, cells: pd.DataFrame, rows: Rows, metrics: Sequence[Metric
     def write(y: float, words: str, right: float, **look: Any) -> None:
         place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
         text = axes.annotate(words, (1, y), (right, 0), ha="right", va="center_baseline", **place, **look)
-        text.set_in_layout(y < 1)  # layout is slow: headings stand for all lines
+        text.set_in_layout(y < 1)  # layout is slow, so only headings take part in it
 
     for metric in metrics:
         heading, right = COLUMNS[metric.kind]
@@ -115,7 +115,7 @@ def _foot(cells: pd.DataFrame) -> str:
 
 
 def merged(cells: pd.DataFrame) -> pd.DataFrame:
-    """The cells. If an objective has three or more searches, and all found the same masks, they get a common name."""
+    """The cells. If three or more searches of an objective all found the same masks, they share a name."""
     parts = []
     for _, own in groups(cells, "objective"):
         alike = (own["status"] == "done").all() and own["algo"].nunique() > 2
@@ -131,7 +131,7 @@ def merged(cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def _squares(axes: Axes, cells: pd.DataFrame, y: float, hue: str) -> None:
-    """Draw the squares of a line: for each unit, the share of the cells that remove it."""
+    """Draw a line of squares, shaded by the share of the cells that remove the unit."""
     n_blocks, rows = int(cells["n_blocks"].iloc[0]), 2 if has_sublayers(cells) else 1
     units = np.arange(n_blocks * rows)
     shares = np.mean([np.isin(units, mask) for mask in cells["dropped"]], axis=0)

@@ -1,6 +1,6 @@
 """Figure 2: rank by perplexity against rank by accuracy, one panel for each objective, model and k.
 
-Source: figure 2 of arXiv 2604.24938, which has only the objective perplexity. Searches that tie are in a grey band.
+Source: figure 2 of arXiv 2604.24938, which has only perplexity as objective. Grey bands join tied searches.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .style import counted, named, rows_of, signed
 
 PANEL = ["objective", *STRATUM]
 SIDES = ("perplexity_rank", "accuracy_rank")
-LEAST = 4  # pairs; with fewer, no correlation is given
+LEAST = 4  # the fewest pairs for which a correlation is given
 
 
 def draw(searches: pd.DataFrame, labels: tuple[str, str]) -> Figure:
@@ -49,7 +49,7 @@ def draw(searches: pd.DataFrame, labels: tuple[str, str]) -> Figure:
 
 
 def comparable(searches: pd.DataFrame) -> tuple[pd.DataFrame, str]:
-    """The searches in panels without a constant ranking, and the end of the note, which names the other panels."""
+    """The searches in panels without constant rankings, and a note that names the other panels."""
     distinct = searches.groupby(PANEL)[[*SIDES]].transform("nunique")
     varied = distinct.min(axis=1) > 1
     names = []
@@ -64,7 +64,7 @@ def comparable(searches: pd.DataFrame) -> tuple[pd.DataFrame, str]:
 def _panel(axes: Axes, panel: pd.DataFrame) -> None:
     row = panel.iloc[0]
     hue = style.colour(row["objective"])
-    # Searches that tie are placed in the order of the other side, so that few lines cross.
+    # Tied searches are placed in the order of their ranks on the other side, so that few lines cross.
     places = {side: panel.sort_values([side, *SIDES], kind="stable")["algo"].tolist() for side in SIDES}
     for x, side in enumerate(SIDES):
         for _, tied in groups(panel, side):
@@ -91,10 +91,10 @@ def _panel(axes: Axes, panel: pd.DataFrame) -> None:
 
 
 def ranks(frame: pd.DataFrame, perplexity: Metric, accuracy: Metric) -> pd.DataFrame:
-    """One row per algorithm and panel: means, ranks, and the panel's Spearman correlation or why it has none.
+    """One row per algorithm and panel: means, ranks, and the panel's Spearman correlation or a note.
 
-    Mean perplexities are geometric: in an arithmetic mean, one broken mask would outweigh all other draws. `searches`
-    counts the algorithms of the panel; `distinct` counts those that found the same mask in every draw as one.
+    Mean perplexities are geometric: in an arithmetic mean, one broken mask would outweigh all other draws.
+    `searches` counts the panel's algorithms; `distinct` counts those with equal masks in every draw once.
     """
     cells = done(frame)
     cells = cells.assign(perplexity=perplexity.of(cells), accuracy=accuracy.of(cells))

@@ -81,7 +81,7 @@ def _change(axes: Axes, one: Change, y: float) -> None:
 
 
 def table(found: Sequence[Change]) -> pd.DataFrame:
-    """One row for each change, with the ratio of the worst to the best held-out perplexity."""
+    """One row for each change, with the highest held-out perplexity divided by the lowest."""
     rows = []
     for one in found:
         changed, ratio = one.changed, one.worst_to_best

@@ -28,7 +28,7 @@ from . import style
 from .cli import Drawing, StudyFigure
 from .style import GREY, INK, LINE, Rows, number, rows_of
 
-LEAST, MOST = 0.05, 100.0  # the axis is within these
+LEAST, MOST = 0.05, 100.0  # limits of the axis
 Ratios = Mapping[str, Mapping[str, IntervalEstimate]]
 
 
@@ -77,16 +77,16 @@ def draw(found: Ratios, title: str = "How much more calibration decides than the
     return figure
 
 
-# Ratios of shares as text. A ratio without an upper end shows how small its second side is.
+# Ratios of shares as text. If a ratio has no upper end, only its lower end is shown.
 
-NO_SHARE = 1e9  # if a ratio is above this, its second share is 0 up to rounding
+NO_SHARE = 1e9  # if a ratio is above this, its denominator is 0 up to rounding
 
 
 def ratio_text(ratio: IntervalEstimate) -> str:
-    """A ratio with its interval, for a table in which the shares are beside it.
+    """A ratio with its interval as text, for a table that also has the shares.
 
-    If the interval has no upper end, only the lower end is shown. If the second share is 0 in all resamples, up to
-    rounding errors, the text is `no ratio`.
+    If the interval has no upper end, only the lower end is shown. If the denominator is 0 in all resamples,
+    up to rounding errors, the text is `no ratio`.
     """
     if ratio.low > NO_SHARE or (np.isnan(ratio.low) and ratio.value > NO_SHARE):
         return "no ratio"
@@ -114,7 +114,7 @@ def is_accuracy(label: str) -> bool:
 def shares_of(
     study: AskedStudy, perplexity: str | None, accuracy: str | None
 ) -> tuple[dict[str, Shares], pd.DataFrame]:
-    """The shares of each outcome of a study, and one table of all numbers; the exhaustive search is left out.
+    """The shares of each outcome of a study, and one table of all numbers, without the exhaustive search.
 
     Perplexity and accuracy are outcomes only if they were measured. The noise of the items is subtracted from the
     sums of squares of an accuracy. If the answers to single items were not kept, this noise would look like an effect
@@ -162,8 +162,8 @@ def shares_of(
 def calibration_perplexity(frame: pd.DataFrame) -> Shares:
     """Shares of variance of ln(calibration perplexity : the dense model's), in the cells pruned for perplexity.
 
-    Data differ in perplexity before anything is removed, so only the rise shows what removal does. Raises
-    NothingToRead if no cell was pruned for perplexity.
+    Data sets differ in perplexity before anything is removed, so only the rise shows the effect of removal.
+    Raises NothingToRead if no cell was pruned for perplexity.
     """
     cells = rows_of(frame, objective="perplexity")
     if cells.empty:

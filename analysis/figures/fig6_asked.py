@@ -1,7 +1,7 @@
 """Figure 6: whether a search that lowers the calibration loss also lowers the held-out perplexity.
 
-All objectives share the first panel; each has a panel of its own too, because differences between searches are small
-compared with those between objectives.
+The first panel has all objectives. Each objective also has its own panel, because differences between
+searches are small compared with those between objectives.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ BREAK = (float("nan"), float("nan"))  # ends a line
 
 
 def draw(lines: Sequence[SearchLine], perplexity: str) -> Figure:
-    """A row of panels for each model and size: one for all objectives, then one for each."""
+    """A row of panels for each model and size: a panel for all objectives, then one for each objective."""
     strata = list(dict.fromkeys((line.model, line.k) for line in lines))
     every = style.objectives(line.objective for line in lines)
     shown = [name for name in every if any(gain(one) is not None for one in lines if one.objective == name)]
@@ -82,7 +82,7 @@ def _finish(axes: Axes, title: str, words: str, hue: str) -> None:
 
 
 def verdict(lines: Sequence[SearchLine]) -> str:
-    """Whether the mask with the lowest loss has a lower held-out perplexity than one-shot's, over draws; as text."""
+    """A text: the change of perplexity from one-shot's mask to the mask of lowest loss, over draws."""
     steps = [step for line in lines if (step := gain(line)) is not None]
     if not steps:
         return "no gain in own loss" if lines else "not run"

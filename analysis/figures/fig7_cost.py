@@ -86,7 +86,7 @@ def _names(axes: Axes, costs: pd.Series[float]) -> None:
 def measure(frame: pd.DataFrame, traces: Mapping[str, Trace], lines: Mapping[str, Trace]) -> pd.DataFrame:
     """One row per search, for each objective, model and k: mean costs, and the excess over the best known mask.
 
-    `lines` are the `traces` and also the partial scores of races, which cost time too.
+    `lines` are the `traces` and the partial scores of races, which also take time.
     """
     cells = done(frame)
     known = regret.best_known(cells, traces)
@@ -105,7 +105,7 @@ def measure(frame: pd.DataFrame, traces: Mapping[str, Trace], lines: Mapping[str
 
 
 def _end(cells: pd.DataFrame) -> dict[str, Any]:
-    """Mean costs and mean excess of a search, with the excess's interval over draws, which is clipped at 0."""
+    """Mean costs and mean excess of a search, and an interval of the excess over draws, clipped at 0."""
     named = {"scores": "asked", "seconds": "seconds_alone"}
     costs = {cost: float(cells[column].astype(float).mean()) for cost, column in named.items()}
     excess = over_draws(cells["regret"], CellDraws.of(cells))

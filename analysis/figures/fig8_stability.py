@@ -26,7 +26,7 @@ WHERE = ["cell", *STRATUM, "objective", "calibration", "samples", "length", "dra
 
 
 def draw(rows: pd.DataFrame, curves: pd.DataFrame) -> Figure:
-    """A column of two panels for each model and size: searches above, numbers of samples below."""
+    """Two panels for each model and size: searches above, numbers of samples below."""
     strata, lines = strata_of(rows), Rows.of_cells(rows)
     note = "means over cells, 95 % intervals over draws; above: bootstrapped calibration samples that choose another "
     note += "mask; below: two disjoint subsets of one draw that choose the same mask, over all searches"
@@ -88,7 +88,7 @@ def _curves(axes: Axes, lines: pd.DataFrame) -> None:
 
 
 def measure(frame: pd.DataFrame, traces: Mapping[str, Trace]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Two frames: how often resamples give another mask, by cell, and how often subsets agree, by cell and n."""
+    """Two frames, by cell: how often resamples give another mask, and how often subsets of size n agree."""
     rows, curves = list[dict[Any, Any]](), dict[str, pd.DataFrame]()
     cells = done(frame)
     for where, budget in zip(cells[WHERE].to_dict("records"), budgets(cells), strict=True):
@@ -109,7 +109,7 @@ def measure(frame: pd.DataFrame, traces: Mapping[str, Trace]) -> tuple[pd.DataFr
 
 @cache
 def stability_of(study: AskedStudy) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The frames that `measure` returns for a study."""
+    """The two frames of `measure` for a study."""
     return measure(study.frame, study.journals.traces)
 
 

@@ -1,4 +1,4 @@
-"""Figure 9: what is gained by removing sub-layers instead of whole blocks, at the same share of the parameters.
+"""Figure 9: sub-layers compared with whole blocks, if the same share of the parameters is removed.
 
 Each point is exp of the mean difference of two masks' losses over the same windows, with its 95 % interval.
 """
@@ -34,10 +34,10 @@ SIGN = {"sublayer": "sub-layers", "attention": "attention only", "mlp": "MLPs on
 
 
 def compared(results: Path, frame: pd.DataFrame, metric: Metric) -> pd.DataFrame:
-    """One row for each cell over sub-layers with one partner over blocks: both masks and the paired difference.
+    """One row for each sub-layer cell with exactly one partner over blocks: masks and paired difference.
 
     Partners have the same search, objective, samples, seed and compensation, and were measured on the same windows.
-    Raises NothingToRead if there is no such pair whose losses per window were kept.
+    Raises NothingToRead if no such pair has stored losses per window.
     """
     rows = list(_rows(results, done(frame).assign(bare=done(frame)["model"].map(bare)), metric))
     if not rows:

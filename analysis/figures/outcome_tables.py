@@ -1,7 +1,7 @@
 """Tables 1 to 3 of arXiv 2604.24938: accuracy and perplexity of the masks, and what the searches cost.
 
-Table 1 of the paper has only masks pruned for margin, and table 2 only masks pruned for perplexity. If the paper has
-numbers for a model and k, they are in the column after the study's own; its means of perplexities are arithmetic.
+Table 1 of the paper has only masks pruned for margin, and table 2 only masks pruned for perplexity. If the
+paper has numbers for a model and k, an extra column shows them; they are arithmetic means.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .cli import Drawing, StudyFigure
 from .style import DASH, GREY, INK, LARGE, PAGE, named, number, rows_of
 
 GROUP = ["objective", *STRATUM, "algo"]
-# The paper's tables: name, objective, and the data over which their values are averaged.
+# The paper's tables: name, objective, and the data that the values are averages over.
 PAPER = {
     "acc": ("table1_accuracy", "margin", "six tasks"),
     "ppl": ("table2_perplexity", "perplexity", "WikiText-2, C4 and LAMBADA"),
@@ -35,9 +35,9 @@ PAPER = {
 def aggregate(frame: pd.DataFrame, metric: Metric) -> pd.DataFrame:
     """One row for each objective, model, k and algorithm of the study, even if no cell of the row is finished.
 
-    `asked` counts all cells of a row, and `cells` the finished cells that have the metric. `mean` and `sd` (ddof 1)
-    are over the latter. For perplexities, so are `geometric` and `factor`, the exponentials of the mean and of the
-    standard deviation of the logarithms. `paper` is the published average, which the paper has for one objective.
+    `asked` counts all cells of a row, and `cells` the finished cells that have the metric. `mean` and `sd`
+    (ddof 1) are over these cells. For perplexities, `geometric` and `factor` are exp(mean) and exp(standard
+    deviation) of their logarithms. `paper` is the published average, if any.
     """
     finished = done(frame)
     values = finished.assign(value=metric.of(finished), dense=metric.of(finished, "dense"))
@@ -64,9 +64,9 @@ UNPRUNED = "nothing removed"
 
 
 def outcome_texts(rows: pd.DataFrame, metric: Metric) -> pd.DataFrame:
-    """The rows of `aggregate` as texts: a row per objective and search, below one of the unpruned models.
+    """The rows of `aggregate` as strings: a row per objective and search, below a row of unpruned models.
 
-    There is a column per model and k and, if the paper has numbers for these, its column.
+    Each model and k has a column and, if the paper has numbers for these, another for the paper.
     """
     name, columns = PAPER[metric.kind][0], dict[str, list[str]]()
     lines = [
@@ -106,7 +106,7 @@ def typeset(rows: pd.DataFrame, metric: Metric) -> Figure:
 def shown_value(row: pd.Series[Any]) -> str:
     """Mean and spread of a row of `aggregate`: geometric for perplexities, as in `53.2 ± 1.1 (5/6)`.
 
-    If some cells are missing, the numbers of finished and of all cells follow. If all are, a dash replaces the mean.
+    If some cells are missing, the counts of finished and of all cells follow; if all are, there is a dash.
     """
     count, asked = int(row["cells"]), int(row["asked"])
     if "geometric" in row.index:  # "times or divided by" (Limpert et al. 2001)
@@ -121,9 +121,9 @@ def shown_value(row: pd.Series[Any]) -> str:
 
 
 # Table 3. Means are over calibration data, draws and objectives. Cells share scores, so the recorded seconds of a
-# cell depend on which cells ran before it. The table therefore shows what a search costs alone: each score costs the
-# seconds of the cell that computed it (see `stats/regret.py`). `paid` counts the scores that the cells of this study
-# computed themselves.
+# cell depend on which cells ran before it. So the table shows what a search costs alone: each score costs the
+# seconds of the cell that computed it (`stats/regret.py`). `paid` counts the scores that the cells of this
+# study computed themselves.
 
 MEASURES = {"asked": "scores asked", "seconds_alone": "seconds", "paid": "scores paid"}
 SEARCH_GROUP = [*STRATUM, "algo"]
@@ -150,7 +150,7 @@ def search_means(frame: pd.DataFrame, lines: Mapping[str, Trace]) -> pd.DataFram
 
 
 def search_texts(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of `search_means` as texts: a row per model, k and search, and a column per measure."""
+    """The rows of `search_means` as strings: a row per model, k and search, and a column per measure."""
     lines, index = [], []
     for model, k in strata_of(rows):
         of_stratum = rows_of(rows, model=model, k=k).set_index("algo")
@@ -178,11 +178,11 @@ def typeset_search(rows: pd.DataFrame) -> Figure:
 
 ROW = 0.155  # inches
 SPREAD = "\N{MULTIPLICATION SIGN}\N{DIVISION SIGN}"  # between a geometric mean and its factor
-NARROW = 0.85  # inches: in narrower columns, a mean is shown without its spread
+NARROW = 0.85  # inches; narrower columns show a mean without its spread
 
 
 def table(texts: pd.DataFrame, title: str, note: str) -> Figure:
-    """Draw a table. Its index has groups, which get a heading unless they are empty, and names."""
+    """Draw a table. Its index has groups and names; a group gets a heading unless its name is empty."""
     columns, lines = (
         list(map(str, texts)),
         list[tuple[str, Sequence[str]]](),

@@ -28,7 +28,7 @@ from numpy.typing import ArrayLike
 
 from ..stats.grid import bare, size
 
-# The size of a page in inches. No figure is wider, and a figure is higher only if its names would overlap otherwise.
+# The size of a page in inches. No figure is wider; one is higher only if its names would otherwise overlap.
 PAGE, TALL = 7.0, 9.3
 TITLE, SMALL = 8.0, 7.0  # size of type in points: for titles, and for everything else
 LINE = 0.115  # inches between two lines of small type
@@ -37,8 +37,8 @@ DASH = "\N{EN DASH}"  # stands for a missing number
 TIMES = "\N{MULTIPLICATION SIGN}"
 LARGE = 1e6  # numbers of at least this size are shown with an exponent
 
-# An objective has the same colour in every figure. The colours are Okabe and Ito's, which readers with any kind of
-# colour blindness can distinguish. Names are written beside what is drawn, so other objectives may share a colour.
+# An objective has the same colour in every figure. The colours are Okabe and Ito's, which readers with any
+# colour blindness can distinguish. Other objectives may share a colour, because all are labelled.
 OBJECTIVES = {
     "perplexity": "#0072B2",
     "divergence": "#009E73",
@@ -49,14 +49,14 @@ OBJECTIVES = {
 }
 SPARE = ("#7A6A00", "#5B4B9A", "#8C510A", "#4D4D4D", "#01665E", "#B2476B")
 
-# The units of losses. The losses of other objectives have no unit, or one that depends on their parts.
+# The units of losses. Losses of other objectives have no unit, or a unit that depends on their parts.
 UNITS = dict.fromkeys(("perplexity", "divergence", "margin", "uncertainty", "answer", "choice"), " nats")
 
 # The paper's algorithms, in the order of the paper; others are listed after them. All figures use this order.
 ORDER = ("one_shot", "greedy", "beam", "genetic", "bayesian", "cbo", "fast_block_select", "exhaustive")
 
-# Names as people write them. In other names, a space replaces each underscore.
-EVERY = "all searches"  # the name of searches that found the same masks
+# Readable names. In all other names, a space replaces each underscore.
+EVERY = "all searches"  # the common name of searches that found the same masks
 NAMES = {
     "smollm2": "SmolLM2 135M",
     "gemma3_270m": "Gemma 3 270M",
@@ -83,13 +83,13 @@ def use_style() -> None:
 
 
 def named(name: object) -> str:
-    """The name of a model, search or objective as people write it; the rest of a label is unchanged."""
+    """The readable name of a model, search or objective. The rest of a label is unchanged."""
     first = bare(str(name))
     return NAMES.get(first, first.replace("_", " ")) + str(name).removeprefix(first)
 
 
 def stratum(model: str, k: float, narrow: bool = False) -> str:
-    """The heading of a panel: the model and how much is removed; in two lines if `narrow` or long."""
+    """The heading of a panel: the model and how much is removed, in several lines if `narrow` or long."""
     first = bare(model)
     more = model.removeprefix(first).strip(" ()")
     rest = ", ".join(filter(None, [more, size(model, k)]))
@@ -139,7 +139,7 @@ def page(
 
 
 def pages(count: int, columns: int, height: float, title: str, note: str = "") -> tuple[Figure, list[Axes]]:
-    """As `page`, for `count` panels, which fill one row after another."""
+    """Like `page`, for `count` panels that fill one row after another."""
     columns = min(count, columns)
     figure, grid = page(-(-count // columns), columns, height, title, note)
     flat = [axes for line in grid for axes in line]
@@ -154,7 +154,7 @@ def wrapped(text: str, limit: int) -> str:
 
 
 def empty(axes: Axes, text: str) -> None:
-    """Write in an empty panel the reason why nothing is drawn there."""
+    """Write into an empty panel why nothing is drawn in it."""
     axes.set_axis_off()
     shown = axes.text(0.5, 0.5, text, color=GREY, fontsize=SMALL, transform=axes.transAxes)
     shown.set(ha="center", va="center")
@@ -219,7 +219,7 @@ def dots(
 
 
 def plain_log(axis: Axis) -> None:
-    """Label a log axis with plain numbers: 20, 50, 1,000; a wide range with powers of ten. Set axis limits first."""
+    """Label a log axis with plain numbers or, over a wide range, powers of ten. Set the axis limits first."""
     low, high = axis.get_view_interval()
     axis.set_minor_locator(NullLocator())
     if high > 300 * low:
@@ -240,7 +240,7 @@ def signed(value: float) -> str:
 
 
 def large(value: float) -> str:
-    """A large number in short form, such as the perplexity of a broken model: 1.4e8."""
+    """A large number in short form, such as 1.4e8 for the perplexity of a broken model."""
     return f"{value:.2g}".replace("e+0", "e").replace("e+", "e")
 
 

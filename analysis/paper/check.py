@@ -21,7 +21,7 @@ from ..stats.grid import each, groups
 
 
 def main() -> None:
-    """Print the report."""
+    """Print the report, and exit with its status."""
     text, status = report()
     print("\n".join(text))  # noqa: T201
     sys.exit(status)
@@ -38,7 +38,7 @@ def report() -> tuple[list[str], int]:
     return [*text, "", f"{len(numbers) - failed} of {len(numbers)} reproduced"], int(failed > 0)
 
 
-# The numbers that the paper prints, as frames, and the names of its models in a study.
+# The numbers printed in the paper, as frames, and the names of the paper's models in a study.
 
 FOLDER = Path(__file__).parent
 CELL = ["model", "k"]
@@ -55,26 +55,26 @@ def read(name: str) -> pd.DataFrame:
 
 
 def pruned(name: str) -> pd.DataFrame:
-    """A published table without the rows of the whole models."""
+    """A published table without the rows of unpruned models."""
     table = read(name)
     return table[table["algo"] != "dense"].reset_index(drop=True)
 
 
 def dense(name: str, model: str) -> float:
-    """The published average of the dense model `model`, given by its name in a study."""
+    """The published average of a dense model, which is given by its name in a study."""
     table = read(name)
     rows = table[(table["algo"] == "dense") & (table["model"] == MODELS.get(model))]
     return float(rows["average"].iloc[0])
 
 
 def value(table: pd.DataFrame, column: str, model: str, k: int, algo: str) -> float:
-    """The published number of a model, given by its name in a study; NaN if the paper has no such number."""
+    """A published number of a model, which is given by its name in a study; NaN if there is none."""
     rows = table[(table["model"] == MODELS.get(model)) & (table["k"] == k) & (table["algo"] == algo)]
     return float(rows[column].iloc[0]) if len(rows) else float("nan")
 
 
 def cells(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Each model and k of a published table, such as `llama3 M7`, and its rows by search."""
+    """Yield each model and k of a published table, such as `llama3 M7`, with its rows by search."""
     for (model, k), cell in groups(table, CELL):
         yield f"{model} M{k}", cell.set_index("algo")
 
@@ -118,7 +118,7 @@ def variances() -> Iterator[Recomputed]:
 
 
 def averages() -> Iterator[Recomputed]:
-    """Count the averages in tables 1 and 2 that differ from the mean of their row by more than rounding errors."""
+    """Count the averages in tables 1 and 2 that differ from their row's mean by more than rounding errors."""
     for name, columns in (("table1_accuracy", TASKS), ("table2_perplexity", CORPORA)):
         table = read(name)
         means = table[list(columns)].mean(axis=1)

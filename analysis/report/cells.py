@@ -1,4 +1,4 @@
-"""The report's entry for each cell, with a drawing of its mask, and the configuration of a study."""
+"""The report's entries for cells, with drawings of their masks, and the configuration of a study."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class CellEntry:
 
 @dataclass(frozen=True)
 class CellGroup:
-    """The cells with one model, number of removed blocks and objective. `dense` has what the dense model measures."""
+    """The cells of one model, size and objective. `dense` is a text with the dense model's metrics."""
 
     heading: str
     anchor: str
@@ -117,7 +117,7 @@ def _entry(m: StudyData, row: pd.Series[Any], values: Mapping[str, Mapping[str, 
 
 
 def _name(row: pd.Series[Any]) -> str:
-    """What distinguishes a cell from others in its group: search, data, number and length of samples, seed."""
+    """A name that is unique in the cell's group: search, data, number and length of samples, seed."""
     data = "" if pd.isna(row["calibration"]) else f", {row['calibration']}"
     size = "" if pd.isna(row["samples"]) else f" {int(row['samples'])}"
     size += "" if pd.isna(row["length"]) else f" x {int(row['length'])}"
@@ -126,7 +126,7 @@ def _name(row: pd.Series[Any]) -> str:
 
 
 def _measured(metrics: Mapping[str, float]) -> str:
-    """All measured values, with their standard errors if they were recorded."""
+    """A text with all metrics, and with their standard errors if they were recorded."""
     texts = []
     for name in metrics_among(metrics):
         digits, error = 3 if abs(metrics[name]) < 10 else 2, metrics.get(error_of(name))
@@ -170,7 +170,7 @@ def _margins(margins: MarginsRecord | None) -> Iterator[tuple[str, str]]:
 
 
 def facts(record: Any) -> Iterator[tuple[str, str]]:
-    """What healing cost and what was measured after it, as facts about a cell; none if the cell was not healed."""
+    """Facts about a healed cell: the cost of healing, and the metrics after it. Without healing, no facts."""
     if (heal := record.get("heal")) is None:
         return
     cost = f"{heal['tokens']:,} tokens in {heal['seconds']:,.0f} s"
@@ -180,7 +180,7 @@ def facts(record: Any) -> Iterator[tuple[str, str]]:
 
 
 def strip(mask: Mask) -> Markup:
-    """The mask as a row of squares in SVG; removed units are filled. Of sub-layers, attention is above the MLP."""
+    """The mask as squares in SVG; removed units are filled. For sub-layers, attention is above the MLP."""
     n_blocks, rows = mask.n_blocks, mask.n_units // mask.n_blocks
     side, gap = 10, 1.5
     kept = "".join(f"M{gap / 2:g} {row * side + side / 2:g}h{n_blocks * side}" for row in range(rows))
@@ -195,7 +195,7 @@ def strip(mask: Mask) -> Markup:
     )
 
 
-# What the dense and the pruned models wrote after the same prompts.
+# What the dense and the pruned models generated from the same prompts.
 
 WORDS: dict[Kind, str] = {
     "dense": "nothing removed",
@@ -206,7 +206,7 @@ WORDS: dict[Kind, str] = {
 
 
 def continuations(results: Path, record: DoneResult) -> list[dict[str, str]]:
-    """The first prompts of a cell with each model's greedy continuation; empty if there are none that can be read."""
+    """The first prompts of a cell, with each model's greedy continuation; empty if none can be read."""
     paths = record["evaluation"].get("records", {}).get(METRIC, {})
     columns: dict[str, list[str]] = {}
     for which in (kind for kind in MODELS if kind in paths):
@@ -227,9 +227,8 @@ Counts = dict[str, Counter[str]]  # for each setting, the number of cells with e
 
 
 def settings(m: StudyData) -> tuple[Counts, Counts]:
-    """Settings that vary, and settings that all cells share, both in the order of the configuration.
-
-    If only some cells have a setting, such as an option of one search, and its value never varies, it is shared.
+    """Settings that vary between cells, and shared settings, both in the order of the configuration. A
+    setting that only some cells have, such as an option of one search, is shared if its value never varies.
     """
     every: Counts = {}
     for record in m.records.values():

@@ -26,7 +26,7 @@ TITLE = "Quality over speed, and over bytes on disk"
 
 
 def write(folder: Path) -> Path:
-    """Write the figure and the page of the record in `folder` into this folder, and return the path of the page."""
+    """Draw the figure and the page of the record in `folder`, save both there, and return the page's path."""
     style.use_style()
     table = ModelTable.read(folder)
     drawn = drawing(table)
@@ -52,7 +52,7 @@ def write(folder: Path) -> Path:
 
 
 def drawing(table: ModelTable) -> Drawing:
-    """Two panels with a point for each model: bits per byte of the first text or, without texts, an accuracy."""
+    """Two panels with a point per model: its bits per byte of the first text or, without texts, accuracy."""
     first = table.rows[0]
     others = [metric for metric in metrics_among(first.metrics) if kind_of(metric) != "ppl"]
     metric = next(iter(first.bits), None) or others[0]
@@ -77,7 +77,7 @@ def drawing(table: ModelTable) -> Drawing:
 
 
 def _panel(axes: Axes, frame: pd.DataFrame, across: str, label: str, better: tuple[str, str]) -> None:
-    """Draw points with their names, and a mark in the `better` corner."""
+    """Draw points with their names, and mark the corner `better`, where the best models are."""
     x, y, half = frame[across], frame["quality"], 2 * frame["error"].astype(float).fillna(0.0)
     axes.set_xscale("log")
     style.dots(axes, x, y, (y - half, y + half), style.colour("perplexity"), upright=True)
@@ -85,7 +85,7 @@ def _panel(axes: Axes, frame: pd.DataFrame, across: str, label: str, better: tup
     axes.set(xlim=(low / 1.5, high * 1.5), xlabel=label)
     axes.margins(y=0.25)
     for name, place, value in zip(frame["model"], x, y, strict=True):
-        left = place**2 > low * high  # names are where the panel has room
+        left = place**2 > low * high  # names are on the side where the panel has room
         near: dict[str, Any] = {
             "xytext": (-5 if left else 5, 4),
             "textcoords": "offset points",

@@ -103,7 +103,7 @@ def finding(m: StudyData) -> Finding:
 
 
 def _moves(m: StudyData) -> list[str] | None:
-    """How many blocks another objective, draw and search changes; with several strata, in percent of a mask."""
+    """How many blocks another objective, draw or search changes; in percent if there are several strata."""
     strata = list(moved(m))
     if not strata:
         return None
@@ -133,11 +133,11 @@ JUDGED = ("masks", "variance")  # sections whose figures use only the cells that
 def sections(
     parts: dict[str, Part], drawn: Sequence[ReportFigure], tables: Sequence[ReportTable]
 ) -> Iterator[dict[str, Any]]:
-    """The sections: sentences, the figures that show the same numbers, and their tables."""
+    """The sections, each with its sentences, the figures of the same numbers, and its tables."""
     for name, part in parts.items():
         if name != "run":  # the template places it elsewhere
             shown = [figure for figure in drawn if figure.entry.section == name and figure.address]
-            # If there is one table for each model, a hyphen and a number follow the name.
+            # If each model has its own table, a hyphen and a number follow the table's name.
             own = [table for one in part.tables for table in tables if table.name.partition("-")[0] == one]
             yield {"anchor": name, "part": part, "figures": shown, "tables": own}
 
@@ -171,7 +171,7 @@ def drawn_figures(m: StudyData) -> Iterator[ReportFigure]:
             yield ReportFigure(entry, reason=f"drawing failed ({type(error).__name__}: {error})")
 
 
-# Text is not drawn as paths, and an address escapes only characters that it must: both make the page smaller.
+# To make the page smaller, text is not drawn as paths, and only characters that need it are escaped.
 SVG: Any = {"svg.hashsalt": "depth-pruning", "svg.fonttype": "none"}  # so that equal results give equal bytes
 SAFE = " ...,;:/?@&=+$!*'()<>|~_-"
 

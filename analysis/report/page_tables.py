@@ -1,4 +1,4 @@
-"""The sortable tables of the report. The page sorts rows by the numbers and names that they show."""
+"""The sortable tables of the report. The page sorts rows by the numbers or names in a column."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .study_data import StudyData, mean_text, templates, with_interval
 
 @dataclass(frozen=True)
 class ReportTable:
-    """A table of texts. A flag of each heading says whether its column has numbers. Sorting keeps `dense` on top."""
+    """A table of strings. A heading's flag is true for a column of numbers. The rows `dense` stay on top."""
 
     name: str
     caption: str
@@ -38,9 +38,9 @@ def _table(
     numbers: Sequence[str] = (),
     model: str = "",
 ) -> ReportTable:
-    """A table whose headings are the columns of `frame`; `dense` has a row by heading for each unpruned model.
+    """A table with the columns of `frame`. `dense` has a row for each unpruned model, keyed by heading.
 
-    Columns named in `numbers` have texts, such as means with their spread, and are sorted by their first number.
+    Columns in `numbers` have strings, such as means with their spread, and are sorted by the first number.
     """
     captions: Mapping[str, str] = getattr(templates().get_template("texts.j2").module, "captions")  # noqa: B009
     caption = captions[name.partition("-")[0]] + (f": {model}" if model else "")
@@ -51,7 +51,7 @@ def _table(
 
 
 def _texts(values: pd.Series[Any]) -> list[str]:
-    """The texts of a column: names unchanged, integers without decimals, other numbers with about three digits."""
+    """A column as strings: names unchanged, integers without decimals, other numbers rounded."""
     if not is_numeric_dtype(values):
         return [value if isinstance(value, str) else "" for value in values]
     whole = bool((values.dropna() % 1 == 0).all())
@@ -101,7 +101,7 @@ def _states(name: str, model: str, rows: pd.DataFrame) -> ReportTable:
 
 
 def _named(rows: pd.DataFrame, *names: str) -> pd.DataFrame:
-    """The size, the state if there are several, and further names of each row."""
+    """The columns that identify each row: the size, the state (if there are several), and `names`."""
     kept = ["k", *(["state"] if rows["state"].nunique() > 1 else []), *names]
     return rows[kept].rename(columns={"objective": "pruned for", "algo": "search"})
 
@@ -121,7 +121,7 @@ FACTORS = {SEARCH: "another search", DRAWN: "another draw", OBJECTIVE: "another 
 
 
 def changes(m: StudyData) -> ReportTable:
-    """The table of blocks that change, and of held-out perplexity divided by that of the unpruned model."""
+    """The table of changed blocks, and of held-out perplexity divided by that of the unpruned model."""
     rows: dict[tuple[str, int, str], dict[str, str]] = {}
     for one in m.changes:
         sides = " : ".join(" or ".join(side) for side in (one.objectives, one.others) if side)
@@ -142,7 +142,7 @@ def changes(m: StudyData) -> ReportTable:
 def cells(m: StudyData) -> ReportTable:
     """A row for each cell of the study."""
     frame = m.frame
-    # With a budget, only the mask shows how many units a cell removes.
+    # If there is a budget, only the mask shows how many units a cell removes.
     budget = [isinstance(cost, str) for cost in frame["cost"]]
     removed = [len(dropped) if isinstance(dropped, tuple) else np.nan for dropped in frame["dropped"]]
     added = (frame["loss"] - frame["dense_loss"]).astype(float)
@@ -151,7 +151,7 @@ def cells(m: StudyData) -> ReportTable:
     links = [link.format(anchor(row["cell"]), *[row["status"]] * 2) for _, row in frame.iterrows()]
     strips = [strip(mask_of(row)) if row["status"] == "done" else "" for _, row in frame.iterrows()]
     columns: dict[str, Any] = {
-        "cell": pd.Series(links, frame.index, dtype=object),  # as text, pandas would lose the markup
+        "cell": pd.Series(links, frame.index, dtype=object),  # other dtypes lose the markup
         **{name: frame[name] for name in ("model", "objective")},
         "search": frame["algo"],
         "k": np.where(budget, removed, frame["k"]),

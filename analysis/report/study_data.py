@@ -1,4 +1,4 @@
-"""The statistics of a study, each computed once, and the texts by which the report's sentences show them."""
+"""The statistics of a study, each computed once, and functions that put them into the report's sentences."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class StudyData:
 
     @cached_property
     def relative(self) -> Comparisons:
-        """Held-out perplexity of objectives, searches and states relative to others. Every frame can be empty."""
+        """Held-out perplexity of objectives, searches and states relative to others. Frames can be empty."""
         return perplexity_comparisons.measure(self.states)
 
     @cached_property
@@ -84,7 +84,7 @@ class StudyData:
 
     @cached_property
     def held_out(self) -> pd.DataFrame:
-        """Held-out perplexity : that of the unpruned model, for the cells that verdicts are about (see `matrix`)."""
+        """Held-out perplexity divided by the unpruned model's, for the cells that verdicts are about."""
         cells, ppl = self.judged.cells, self.metrics.get("ppl")
         over = {} if ppl is None else {"over": ppl.of(cells) / ppl.of(cells, "dense")}
         return crossed.matrix(cells, over, ["over"])
@@ -96,7 +96,7 @@ class StudyData:
 
     @cached_property
     def gains(self) -> pd.DataFrame:
-        """For each problem, how much better than one-shot's mask the best known mask is, on the same samples."""
+        """For each problem, the gain of the best known mask over one-shot's mask, on the same samples."""
         return regret.gains(self.cells, self.asked.journals.traces)
 
     @property
@@ -106,7 +106,7 @@ class StudyData:
 
     @cached_property
     def calibration_perplexity(self) -> Shares:
-        """Shares of variance of the rise in log calibration perplexity, in the cells pruned for perplexity."""
+        """The shares of variance of the rise in log calibration perplexity, for the objective perplexity."""
         return fig5_variance_shares.calibration_perplexity(self.cells)
 
     @property
@@ -128,7 +128,7 @@ class StudyData:
 
     @property
     def left_out(self) -> str:
-        """What `judged` leaves out, as a clause; empty if it leaves nothing out."""
+        """A clause that names what `judged` leaves out; empty if it leaves nothing out."""
         if not self.by_construction:
             return ""
         cells = int(self.cells["objective"].isin(self.by_construction).sum())
@@ -148,7 +148,7 @@ def tried(measure: Callable[[StudyData], T], m: StudyData) -> T | None:
 
 
 def say(part: str, **numbers: Any) -> list[str]:
-    """The sentences of the template `sentences/PART.j2`, each with a capital letter."""
+    """The sentences of the template `sentences/PART.j2`, each beginning with a capital letter."""
     text = templates().get_template(f"sentences/{part}.j2").render(numbers)
     sentences = (" ".join(sentence.split()) for sentence in re.split(r"\n\s*\n", text))
     closed = (re.sub(r" ([;,.])(?= |$)", r"\1", sentence) for sentence in sentences if sentence)
@@ -199,7 +199,7 @@ def mean_text(mean: Any) -> str:
 
 
 def ratio_words(shares: Shares, name: str) -> str:
-    """The ratio `name` of `shares`, for a sentence. If it has no upper end, limits of its second side follow.
+    """The ratio `name` of `shares` as text. If it has no upper end, limits of its second side follow.
 
     An example is `above 45 (the search explains at most 0.3 percent, the interaction at most 2)`.
     """

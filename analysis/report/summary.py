@@ -30,7 +30,7 @@ class Part:
 
 
 def parts(m: StudyData) -> tuple[dict[str, Part], list[tuple[str, str]]]:
-    """The parts of the summary by name; and for each part that lacks its numbers, the heading and the reason."""
+    """The parts of the summary by name, and the heading and reason of each part that lacks its numbers."""
     found, lacking = {}, []
     for name, (heading, sentences, tables) in PARTS.items():
         if name != "relative" or compared(m):
@@ -72,7 +72,7 @@ def costs(m: StudyData) -> list[str]:
 def searches(m: StudyData) -> list[str]:
     """How near each algorithm came to the loss of the best known mask, and how many scores it asked for.
 
-    Objectives for which one-shot is exact by construction are left out, because every search finds their best mask.
+    Objectives for which one-shot is exact by construction are left out: every search finds their best mask.
     """
     if m.cells["algo"].nunique() < 2:
         raise NothingToRead("only one search was studied")
@@ -98,7 +98,7 @@ def certainty(m: StudyData) -> list[str]:
 
 
 def refusals(m: StudyData, lacking: list[tuple[str, str]]) -> str:
-    """Everything that could not be computed, and why, in one line. `lacking` has what is already known."""
+    """A sentence about what could not be computed, and why. `lacking` has reasons that are known already."""
     found = list(lacking)
     if (shares := tried(lambda study: study.judged.shares, m)) is not None:
         found += [(f"shares of variance of {label}", one.note) for label, one in shares.items() if one.note]
@@ -119,7 +119,7 @@ def refusals(m: StudyData, lacking: list[tuple[str, str]]) -> str:
 
 
 def compared(m: StudyData) -> bool:
-    """Whether two objectives or two searches have at least two draws with a perplexity."""
+    """Whether the perplexities of objectives or of searches can be compared, over at least two draws."""
     return len(m.relative.objectives) + len(m.relative.searches) > 0
 
 
@@ -135,11 +135,11 @@ def variance(m: StudyData) -> list[str]:
     return say("variance", outcomes=outcomes)
 
 
-Range = tuple[str, float, float]  # a factor, and the fewest and most blocks that it changes
+Range = tuple[str, float, float]  # a factor, and the lowest and highest mean number of blocks that it changes
 
 
 def moved(m: StudyData) -> Iterator[tuple[str, float, list[Range], float]]:
-    """For each model and size: its name, the size of a mask, and the blocks that each factor and chance change."""
+    """Yield for each model and size: a name, the size of a mask, what each factor changes, and chance."""
     for (model, k), cells in groups(m.judged.cells, STRATUM):
         own = [one for one in m.changes if (one.model, one.k) == (model, k)]
         ranges = []

@@ -19,8 +19,8 @@ from ..stats.means import CellDraws, over_draws
 from .study_data import StudyData, say, tried
 
 HOLDS, FAILS, OPEN = "holds here", "does not hold here", "inconclusive"
-MARGINAL = 0.1  # ours: an improvement is marginal if it is at most this share of what one-shot's mask costs
-Judgement = dict[str, Any]  # the verdict, and the numbers of its sentence or the reason why there are none
+MARGINAL = 0.1  # ours: an improvement of at most this share of the loss that one-shot's mask adds is marginal
+Judgement = dict[str, Any]  # the verdict, and its sentence's numbers or the reason why there are none
 
 
 def claims(m: StudyData) -> list[str]:
@@ -64,7 +64,7 @@ def _larger(shares: Shares) -> Judgement:
 
 
 def _accuracy(m: StudyData) -> Judgement:
-    """Judge "comparably", which data can refute but not prove: if the interval contains 1, the verdict is OPEN."""
+    """Judge "comparably". Data can only refute this: if the interval contains 1, the verdict is OPEN."""
     label = next((label for label in m.shares if is_accuracy(label)), None)
     if label is None:
         return _open("no accuracy was measured")
@@ -85,12 +85,12 @@ def _searches(m: StudyData) -> Judgement:
 
 
 def _one_shot(m: StudyData) -> Judgement:
-    """Which share of one-shot's rise in loss the best known mask avoids, on the same samples."""
+    """The share of one-shot's rise in loss that the best known mask avoids, on the same samples."""
     if m.gains.empty:
         return _open("needed are one_shot and another search")
     verdicts, rows = [], []
     for objective, problems in m.gains.groupby("objective"):
-        mean = None  # if pruning lowered the loss in a problem, there is no share
+        mean = None  # there is no share if pruning lowered the loss in a problem
         if not problems["relative"].isna().any():
             mean = over_draws(problems["relative"], CellDraws.of(problems))
             verdicts.append(OPEN if math.isnan(mean.low) else judged(-mean.high, -mean.low, -MARGINAL))

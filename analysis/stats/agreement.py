@@ -1,4 +1,4 @@
-"""Do two rankings agree? Spearman's correlation."""
+"""Spearman's correlation of two rankings."""
 
 from __future__ import annotations
 

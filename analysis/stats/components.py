@@ -1,7 +1,7 @@
 """Variance components: how much of the variance is due to the calibration, and how much to the search.
 
 The components of each stratum (one model and one k; for losses also one objective) are estimated from sums of
-squares, and resampled studies give their plausible true values. docs/statistics.md says what is computed.
+squares. Resampled studies give plausible true values of them. docs/statistics.md has the definitions.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .mask_overlap import MaskSet
 from .means import DATA, jackknife
 
 NAN = float("nan")
-SPREAD = 1e-12  # an outcome whose sum of squares is not above this has no spread
+SPREAD = 1e-12  # if an outcome's sum of squares is at most this, it has no spread
 ROUNDING = 1e-10  # smaller shares of the sum of squares are rounding errors
 TOLERANCE = 1e-8
 Matrix = NDArray[np.float64]
@@ -70,10 +70,9 @@ class Design:
     def shares(
         self, of: Sequence[Coordinates], resamples: int = 999, seed: int = 0, items: Matrix | None = None
     ) -> Shares:
-        """Variance components of one outcome. `of` has the coordinates of each stratum, in the order of `strata`.
-
-        `items` (cells, items), if given, is the noise of each evaluated item (`item_noise`). It is subtracted from
-        sums of squares, and resampled. Strata with too few cells, or with equal outcomes, are left out.
+        """Shares of an outcome's variance. `of` has its coordinates in each stratum, as in `strata`. `items`
+        (cells, items), if given, is the noise of items (`item_noise`), which is resampled and subtracted from
+        sums of squares. Strata with too few cells or equal outcomes are left out.
         """
         used = [i for i, s in enumerate(self.strata) if not s.refusal and of[i].total > SPREAD]
         if not used:
@@ -91,7 +90,7 @@ class Design:
             likely.append(plausible(self.strata[i], of[i], moves, weights, items))
         found = report(solved, likely, df)
         if any(of[i].x.shape[1] == 1 for i in used):
-            # For numbers, with one dominating draw, this interval would cover the true share too rarely.
+            # For numbers, this interval would cover the true share too rarely if one draw dominates.
             found.sources.loc[found.sources["source"] == DRAWN, ["low", "high"]] = NAN
         if not df["objective"]:
             return found
@@ -105,8 +104,8 @@ class Design:
         """Objective : search, with a jackknife interval over draws on a logarithmic scale.
 
         The degrees of freedom are the smallest that Welch and Satterthwaite's formula can give: the number of draws
-        from the data set with the fewest draws, minus 1. With the number of draws minus that of data sets, intervals
-        for four data sets with three draws each covered the truth in only 78 to 88 percent of cases.
+        from the data set with the fewest draws, minus 1. With draws minus data sets as degrees of freedom,
+        intervals for four data sets of three draws covered only 78 to 88 percent of true values.
         """
 
         def logarithm(parts: Sequence[Stratum], which: Sequence[Coordinates]) -> float:
@@ -131,7 +130,7 @@ class Design:
 
     @cached_property
     def _without_a_draw(self) -> list[list[Stratum]]:
-        """The strata without the cells of each draw in turn."""
+        """For each draw, all strata without the cells of this draw."""
         return [
             [Stratum(self.levels, s.rows[self.draw[s.rows] != number]) for s in self.strata]
             for number in np.unique(self.draw)
@@ -169,7 +168,7 @@ class Coordinates:
 def coordinates(
     frame: pd.DataFrame, values: ArrayLike | None, by: Sequence[str] = STRATUM
 ) -> list[Coordinates]:
-    """The coordinates of each stratum in the units of the outcome. `values` are numbers, or None for masks."""
+    """An outcome's coordinates in each stratum, in the outcome's units. `values` is None for masks."""
     if values is None:
         return [of_masks(frame.iloc[rows]) for rows in strata(frame, by)]
     y = np.asarray(values, float)
@@ -199,7 +198,7 @@ def of_distances(distances: ArrayLike) -> Coordinates:
     return Coordinates(vectors[:, kept] * np.sqrt(np.abs(values[kept])), np.sign(values[kept]))
 
 
-# The sources of variation in a study, and the columns that define their levels. A source precedes those nested in it.
+# The sources of variation in a study, and the columns that define their levels; nested sources come later.
 
 DRAWN = "draw (seed)"
 RESIDUAL = "draw x algorithm, rest"
@@ -233,7 +232,7 @@ def strata(frame: pd.DataFrame, by: Sequence[str] = STRATUM) -> list[Labels]:
 
 
 def spanned(levels: Sequence[Labels], given: Matrix | None = None) -> Matrix:
-    """An orthonormal basis (n, df) of `levels`, each (n,); if a basis is `given`, of what they add to it."""
+    """An orthonormal basis (n, df) of the span of `levels`, each (n,), without the span of `given`."""
     columns = np.hstack([indicator(one) for one in levels])
     if given is not None:
         columns = columns - given @ (given.T @ columns)
@@ -249,7 +248,7 @@ def adjusted(levels: Mapping[str, Labels]) -> dict[str, Matrix]:
     """
 
     def finest(names: Sequence[str]) -> list[Labels]:
-        """The levels of `names`, without sources that add nothing: their levels are unions of another source's."""
+        """The levels of `names`, except for sources whose levels are unions of another source's levels."""
         sets = {name: set(SOURCES[name]) for name in names}
         return [levels[n] for n in names if not any(sets[n] < other for other in sets.values())]
 
@@ -292,7 +291,7 @@ class Stratum:
 
     @property
     def refusal(self) -> str:
-        """Why no component can be computed; empty if the cells suffice."""
+        """The reason why no component can be computed; empty if there is none."""
         if not any(self.df[name] for name in CALIBRATION):
             return "one calibration only: nothing to compare the search with"
         if not self.df["algorithm"]:
@@ -320,7 +319,7 @@ class Stratum:
         return self.spread_out(np.asarray(np.linalg.solve(self.coefficients, np.asarray(squares).T).T))
 
     def expected_noise(self, components: Matrix) -> Matrix:
-        """What draw and residual are expected to add to each sum of squares, from components (..., names)."""
+        """What draw and residual add to each sum of squares in expectation. `components` are (..., names)."""
         return np.asarray(components[..., self.noise] @ self.coefficients[:, self.noise].T)
 
     def spread_out(self, values: Matrix) -> Matrix:
@@ -352,7 +351,7 @@ def refusal(frame: pd.DataFrame) -> str:
     if float((repeats > 1).mean()) < 0.5:
         return "no interval: most configurations were drawn once, so the noise of a draw is unknown"
     if several_sizes(frame):
-        return "no interval: draws of several sizes contain each other; choose one with --only samples=N"
+        return "no interval: larger draws contain smaller ones; choose one size with --only samples=N"
     if (draws := len(np.unique(labels(frame, DRAW)))) < CLUSTERS:
         return f"no interval: {draws} draws; at least {CLUSTERS} are needed"
     return ""
@@ -401,7 +400,7 @@ def borrowed(frame: pd.DataFrame) -> Borrowed:
 def resampled_moves(
     frame: pd.DataFrame, rows: Labels, of: Coordinates, donors: Borrowed, items: Matrix | None = None
 ) -> Matrix:
-    """The moves (columns + 1, n, p) of one stratum. A resample is their sum, weighted with (weights, 1).
+    """The moves (columns + 1, n, p) of one stratum. Their sum, weighted with (weights, 1), is a resample.
 
     The last move is the panel, which all resamples keep. `items` (cells of the study, columns) are further moves.
     """
@@ -419,7 +418,7 @@ def resampled_moves(
 
 
 def added_form(basis: Matrix, moves: Matrix, signs: Matrix) -> Matrix:
-    """The matrix B (columns + 1, columns + 1): `basis` explains w'Bw of a resample with w = (weights, 1)."""
+    """The matrix B (columns + 1, columns + 1). With w = (weights, 1), `basis` explains w'Bw of a resample."""
     along = np.einsum("nq,cnp->cqp", basis, moves, optimize=True)
     left, right = along.reshape(len(moves), -1), (along * signs).reshape(len(moves), -1)
     return np.asarray(left @ right.T)
@@ -450,7 +449,7 @@ def plausible(
 ) -> tuple[Matrix, Matrix, Matrix]:
     """Components of an outcome whose resamples are sums of `moves` with `weights` (resamples, columns).
 
-    They are the plausible true values (resamples, sources), the estimates from the resamples (resamples, sources),
+    Returns plausible true values (resamples, sources), the estimates from the resamples (resamples, sources),
     and the true components (sources,) of the resamples, each in the order of EVERY.
     """
     observed, of_items = stratum.squares(of), stratum.squares_of_items(items)
@@ -491,9 +490,9 @@ def report(
 ) -> Shares:
     """Shares of components (strata, sources), with intervals if plausible components of each stratum are given.
 
-    Shares are ratios of estimates, so they are biased. The mean difference between the shares of resamples and their
-    true shares estimates the bias, which is subtracted. An interval contains the plausible values with and without
-    this correction, because each alone covered the truth too rarely in some simulated study (docs/statistics.md).
+    Shares are ratios of estimates, so they are biased. The bias is estimated by the mean difference between
+    the shares of resamples and their true shares, and subtracted. An interval contains the plausible values
+    with and without this correction, because each alone covered the truth too rarely (docs/statistics.md).
     """
     central, sets = shares_of(estimate), list[Matrix]()
     if likely is not None:
@@ -507,7 +506,7 @@ def report(
             return IntervalEstimate(value)
         lows = [value] if np.isfinite(value) else []
         highs = list(lows)
-        for values in map(of, sets):  # NaN can be any value: 0 for `low`, infinite for `high`
+        for values in map(of, sets):  # NaN can be any value, so it is 0 for `low` and infinite for `high`
             unknown, last = np.isnan(values), len(values) - 1
             lows.append(float(np.sort(np.where(unknown, 0.0, values))[int(TAIL * last)]))
             high = np.sort(np.where(unknown, np.inf, values))[int(np.ceil((1 - TAIL) * last))]
@@ -539,8 +538,8 @@ def report(
 def divided(shares: Matrix, above: Side, below: Side) -> Matrix:
     """The shares (..., sources) of some parts divided by those of others; NaN for 0 / 0.
 
-    Each part is clipped at 0 before parts are added. Otherwise a negative share of the search would reduce its side,
-    and calibration : search could be above 1 even if calibration explains nothing.
+    Each part is clipped at 0 before parts are added. Otherwise a negative share of the search would reduce
+    the search's side, and calibration : search could exceed 1 even if calibration explains nothing.
     """
     first, second = (
         np.sum([np.maximum(_sum(shares, names), 0.0) for names in parts], axis=0) for parts in (above, below)
@@ -557,10 +556,10 @@ def refused(note: str) -> Shares:
 
 
 def shares_of(components: Matrix) -> Matrix:
-    """Shares (..., sources) of components (strata, ..., sources): divided by the stratum's sum, averaged over strata.
+    """Shares (..., sources) of components (strata, ..., sources), averaged over strata.
 
-    Estimated components can be negative. If calibration, search or interaction is above the sum, the largest of them
-    replaces it, so that no share is above 1. If none is above zero, all shares of the stratum are 0.
+    Components are divided by their stratum's sum, or by the largest of calibration, search and interaction if
+    others are negative. If none is above zero, all shares of the stratum are 0.
     """
     groups = [_sum(components, names) for names in (CALIBRATION, SEARCH, INTERACTION)]
     whole = np.maximum(np.maximum.reduce(groups), components.sum(axis=-1))[..., None]
@@ -577,7 +576,7 @@ def _sum(values: Matrix, names: Sequence[str]) -> Matrix:
 #
 # Masks are measured on the same items, so their noise is correlated. If item t contributes x_t (cells,) to the
 # accuracies, and a task has n items, the covariance is the sum over tasks and items of n / (n - 1) (x_t - mean)
-# (x_t - mean)'. The noise of the items is a matrix of columns whose products with themselves have this sum.
+# (x_t - mean)'. The noise of the items is a matrix E such that E E' is this sum.
 
 NOISE_COLUMNS = 64  # random combinations of items that resamples use instead of all items
 
@@ -598,7 +597,7 @@ def item_noise(answers: Mapping[str, Matrix]) -> Matrix:
 
 
 def compressed(noise: Matrix, seed: int) -> Matrix:
-    """`noise` in fewer columns, with nearly its covariance: random combinations (cells, at most NOISE_COLUMNS)."""
+    """Random combinations (cells, at most NOISE_COLUMNS) of the columns, with nearly the same covariance."""
     if noise.shape[1] <= NOISE_COLUMNS:
         return noise
     mixed = np.random.default_rng([seed, noise.shape[1]]).normal(size=(noise.shape[1], NOISE_COLUMNS))

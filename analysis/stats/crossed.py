@@ -1,4 +1,4 @@
-"""Measure what pruning for one objective costs in other outcomes, and the scores and seconds of a search."""
+"""What pruning for one objective costs in other outcomes, and what a search costs in scores and seconds."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def matrix(
 ) -> pd.DataFrame:
     """One row for each model, k, objective and outcome: mean over cells, its interval, median, range, and cost.
 
-    Objectives are compared over the searches that all of them have (`grid.compared`); `note` says what is left out.
-    `outcomes` maps a label to one value per cell. Lower is better, except for labels in `higher`. `cost` is how far
-    the mean is from the best objective's mean. Labels in `geometric` (perplexities) have the geometric mean, so that
-    one broken mask does not dominate it. The interval is over calibration draws.
+    Objectives are compared over the searches that all of them have (`grid.compared`); `note` says what is
+    left out. `outcomes` maps a label to one value per cell. Lower is better, except for labels in `higher`.
+    `cost` is the distance of the mean from the best objective's mean. Means of labels in `geometric`
+    (perplexities) are geometric, so that no broken mask dominates. The interval is over calibration draws.
     """
     columns = ["mean", "low", "high", "median", "lowest", "highest"]
     names = ["model", "k", "objective", "outcome", *columns, "cells", "cost", "note"]
@@ -57,7 +57,7 @@ def matrix(
 def complete_scores(
     trace: Trace, k: int, budget: BudgetRecord | None
 ) -> dict[tuple[int, ...], Mapping[str, Any]]:
-    """The last score of each mask in a trace that removes k units or, with a budget, what it requires."""
+    """The last score of each complete mask in a trace: k units or, with a budget, units that meet it."""
     masks = {tuple(score["dropped"]): score for score in trace}
     return {mask: score for mask, score in masks.items() if is_complete(mask, k, budget)}
 

@@ -26,15 +26,15 @@ Names = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Change:
-    """How many units of a mask change if one factor changes and all others stay.
+    """How many units of a mask change if one factor changes and all others stay the same.
 
     If `factor` is OBJECTIVE, `objectives` are compared with `others`, which read different data if `apart`; else
-    `objectives` has the one objective of the masks. `changed` is the mean number of units, its interval clipped to
-    what masks of these sizes allow; `chance` is the mean for random masks, `most` the largest possible mean, and
-    `size` the mean number of removed units. `each` has, for each draw, the mean over the pairs that contain it.
-    `worst_to_best` is the ratio of the highest to the lowest held-out perplexity over the levels of the factor
-    (geometric mean). If draws are compared, there are no intervals: leaving out one of six draws covered the mean
-    over pairs in only 78 percent of simulated studies.
+    `objectives` has the one objective of the masks. `changed` is the mean number of changed units, with its
+    interval clipped to possible values. `chance` is the mean for random masks, `most` the largest possible
+    mean, and `size` the mean number of removed units. `each` has, for each draw, the mean over the pairs that
+    contain it. `worst_to_best` is the ratio of the highest to the lowest held-out perplexity over the levels
+    of the factor (geometric mean). If draws are compared, there are no intervals: in simulated studies of six
+    draws, jackknife intervals covered the true mean in only 78 percent of cases.
     """
 
     model: str
@@ -55,9 +55,9 @@ def changes(frame: pd.DataFrame, logs: ArrayLike | None = None) -> list[Change]:
     """What each factor changes, for each model, size and objective, and for pairs of objectives.
 
     `frame` has the finished cells, and `logs` the logarithm of each cell's held-out perplexity (cells,). Objectives
-    that read the same samples are compared pair by pair, on the same draw and with the same search. Of objectives
-    that read different data, all of one kind are compared with all of the other, over all pairs of draws, and the
-    jackknife leaves out draws of equal number together. The exhaustive search is left out.
+    that read the same samples are compared pair by pair, on the same draw and with the same search. If
+    objectives read different data, all of one kind are compared with all of the other kind, over all pairs of
+    draws. The jackknife then leaves out draws with equal numbers together. The exhaustive search is left out.
     """
     frame = rivals(frame.assign(log=np.nan if logs is None else np.asarray(logs, float)))
     found = []
@@ -86,7 +86,7 @@ def changes(frame: pd.DataFrame, logs: ArrayLike | None = None) -> list[Change]:
 def _change(
     named: tuple[str, int, str, Names, Names], cells: pd.DataFrame, i: Labels, j: Labels, apart: bool = False
 ) -> Change:
-    """The change over the pairs of cells in rows `i` and `j`."""
+    """The change, over the pairs of cells in rows i[n] and j[n]."""
     pairs, drawn = MaskSet.of(cells).pairs(i, j), CellDraws.of(cells)
     if apart:
         drawn = CellDraws(labels(cells, ["draw"]), np.zeros(len(cells), dtype=np.int64))
@@ -127,7 +127,7 @@ def _exp(mean: DrawMean) -> DrawMean:
 
 
 def _apart(cells: pd.DataFrame) -> Iterator[tuple[Names, Names]]:
-    """The pairs of kinds of objectives without common samples. Objectives of one kind read the same data."""
+    """Yield pairs of kinds of objectives that share no data. Objectives of one kind read the same data."""
     kinds: dict[frozenset[Any], list[str]] = {}
     for name, own in groups(cells, "objective", sort=False):
         kinds.setdefault(frozenset(own["calibration"]), []).append(str(name))
@@ -137,7 +137,7 @@ def _apart(cells: pd.DataFrame) -> Iterator[tuple[Names, Names]]:
 
 
 def _across(cells: pd.DataFrame, ours: Names) -> tuple[Labels, Labels]:
-    """The rows of all pairs of cells, one of `ours` and one not, with equal searches and equal protected blocks."""
+    """The rows of all pairs of cells, one in `ours` and one not, with equal search and protected blocks."""
     alike = labels(cells, ["algo", "protect_first", "protect_last"])
     mine = cells["objective"].isin(ours).to_numpy()
     i, j = np.nonzero((alike[:, None] == alike) & mine[:, None] & ~mine)
@@ -172,7 +172,7 @@ class SearchLine:
 
 
 def search_lines(frame: pd.DataFrame, over: ArrayLike) -> list[SearchLine]:
-    """A line for each objective and draw that has cells of one-shot and of another search.
+    """A line for each objective and draw with cells of one-shot and of at least one other search.
 
     `over` is ln(pruned : unpruned perplexity) of each cell (cells,).
     """

@@ -1,4 +1,4 @@
-"""Which columns of the frame define a stratum, a configuration, a draw and a cell; what a cell removes, in words."""
+"""The columns that define a stratum, a configuration, a draw and a cell, and texts on what a cell removes."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ DRAW = [
 SETTING = [*CONFIGURATION, "draw"]  # a calibration with the draw of its samples; the search is not included
 CELL = [*STRATUM, *SETTING, "algo"]
 
-# For each comparison, the column in which its two masks differ. All other columns of CELL are equal. So objectives
-# are compared on the same samples only: with different samples, masks would also differ because of these.
+# For each comparison, the column in which its two masks differ. All other columns of CELL are equal. So
+# objectives are compared on the same samples only. Otherwise, masks would also differ because of the samples.
 COMPARISONS = {"algorithms": "algo", "draws": "draw", "objectives": "objective"}
 
 
@@ -73,10 +73,10 @@ DIFFERENT = "over different searches"
 def compared(stratum: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     """The cells of one model and k over which objectives are compared, and a note if cells are left out.
 
-    The effect of a search that only some objectives have is not an effect of the objective. So the cells are of the
-    searches that every objective has, in settings that have all of these searches. If an objective has no such
-    setting, all its cells of these searches are kept. If the objectives have no search in common, all cells are
-    returned, and the note is `DIFFERENT`.
+    The effect of a search that only some objectives have is not an effect of the objective. So only the
+    searches that every objective has are kept, in settings that have all of them. If an objective has no such
+    setting, all its cells of these searches are kept. If the objectives have no search in common, all cells
+    are returned, and the note is `DIFFERENT`.
     """
     objectives = stratum["objective"].nunique()
     having = stratum.groupby("algo")["objective"].nunique()
@@ -123,7 +123,7 @@ def at(frame: pd.DataFrame, row: Any, column: str) -> float:
 
 
 def column(frame: pd.DataFrame, name: str, default: Any) -> list[Any]:
-    """The texts and dictionaries in a column; `default` for other values, or in all rows if the column is missing."""
+    """The strings and dictionaries in a column; `default` for other values, or if there is no column."""
     if name not in frame:
         return [default] * len(frame)
     return [value if isinstance(value, str | dict) else default for value in frame[name]]
@@ -198,7 +198,7 @@ def bare(model: str) -> str:
 
 
 def uncompensated(model: str) -> str:
-    """The label without the compensation, as it is for the same masks before repair."""
+    """The label without the compensation: the label of the same masks before repair."""
     name, parts = bare(model), [part for part in _parts(model) if part not in COMPENSATIONS]
     return f"{name} ({', '.join(parts)})" if parts else name
 
@@ -227,14 +227,14 @@ def removed(row: pd.Series[Any]) -> str:
 
 
 def compensated(found: str) -> str:
-    """The words that follow those for a mask: `, compensation=linear`; empty without a compensation."""
+    """The end of a mask's description, such as `, compensation=linear`; empty without a compensation."""
     if found in (NO_COMPENSATION, UNKNOWN_COMPENSATION):
         return "" if found == NO_COMPENSATION else f", {found}"
     return f", compensation={found}"
 
 
 def noun(frame: pd.DataFrame) -> str:
-    """The word for what the masks of finished cells remove: `blocks`, `sub-layers`, or `units` if it is both."""
+    """The word for what masks of finished cells remove: `blocks`, `sub-layers`, or `units` if both occur."""
     units = {KINDS.get(unit, "") == "" for unit in column(frame, "unit", "block")}
     return "units" if len(units) > 1 else "blocks" if units == {True} else "sub-layers"
 

@@ -54,7 +54,7 @@ PRUNED, REPAIRED = State(), State(kind="repaired")
 class HealedMask:
     """A mask, where it comes from, and the losses (windows,) of the dense model and of each state.
 
-    `states` has one array for each run of a state, and `runs` the state, digest of the samples, and seed of each.
+    `states` has one array per run of a state. `runs` has each run's state, digest of the samples, and seed.
     """
 
     mask: Mask
@@ -81,7 +81,7 @@ def healed_masks(
     """The distinct masks of each model and ratio, with the losses on the windows of some metrics.
 
     Only the most frequent repair and the most frequent settings of healing are used, so that masks differ in nothing
-    else. A mask is left out if its losses per window were not kept.
+    else. A mask is left out if its losses per window were not stored.
     """
     values = [f"pruned/{metric}" for metric in metrics if f"pruned/{metric}" in cells]
     cells = cells.dropna(subset=values)  # without cells that were measured on other windows than most
@@ -146,15 +146,15 @@ def _read(path: Path) -> dict[str, Any]:
 
 RESAMPLES = 2000
 FEWEST = 4  # masks; with fewer, no statistics are given
-NEAR = 2.0  # masks near the best one cost at most this multiple of its loss
+NEAR = 2.0  # masks near the best one add at most this multiple of the loss that it adds
 
 
 def statistics(masks: Sequence[HealedMask], resamples: int = RESAMPLES) -> list[dict[str, Any]]:
     """A row for each state, except pruned, that at least FEWEST masks have: how much masks differ in it.
 
-    `masks` is their number, and `correlation` Spearman's, of the held-out losses before and in this state. `spread`
-    is the standard deviation of the losses over masks, in nats, and `spread_before` that of the same masks, pruned.
-    Each has the ends `_low` and `_high` of its interval.
+    `masks` is their number, and `correlation` is Spearman's, between their held-out losses when pruned and in
+    this state. `spread` is the standard deviation of the losses over masks, in nats, and `spread_before` that
+    of the pruned masks. The ends of these statistics' intervals have the suffixes `_low` and `_high`.
     """
     rows = []
     for state in sorted({state for one in masks for state in one.states if state != PRUNED}):
@@ -186,7 +186,7 @@ def _interval(values: Matrix) -> IntervalEstimate:
 
 
 def near_best(masks: Sequence[HealedMask]) -> list[HealedMask]:
-    """The masks that, before repair or healing, cost at most NEAR times the loss that the cheapest mask costs."""
+    """The masks that, when pruned, add at most NEAR times the loss that the best mask adds."""
     least = min(lost(one, PRUNED) for one in masks)
     most = least + (NEAR - 1) * abs(least)  # a mask can be better than the dense model
     return [one for one in masks if lost(one, PRUNED) <= most]

@@ -1,4 +1,4 @@
-"""Masks as sets of units, the units that two masks share, and the pairs of cells that differ in only one factor."""
+"""Masks as sets of units, the overlap of two masks, and pairs of cells that differ in only one factor."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class MaskSet:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Numbers of units for each pair: removed by both masks, by each mask, and open to removal for the first mask."""
+    """Numbers of units per pair: removed by both masks, by the first, by the second; open in the first."""
 
     shared: Labels
     a: Labels

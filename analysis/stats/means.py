@@ -1,8 +1,8 @@
 """Means with 95 percent intervals over calibration draws, which are the only random part of a study's design.
 
-Searches, objectives and calibration data are fixed; a draw is a random sample of its data. Cells of one draw are not
-independent, so whole draws are left out: a jackknife over draws within data (Efron and Stein 1981; for means over
-pairs of masks, Arvesen 1969). The interval is Student's, with draws minus data sets as its degrees of freedom.
+Searches, objectives and calibration data are fixed; a draw is a random sample of its data. Cells of one draw
+are not independent, so a jackknife within data leaves out whole draws (Efron and Stein 1981; for pairs of
+masks, Arvesen 1969). The interval is Student's, with draws minus data sets as degrees of freedom.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ DATA = [column for column in DRAW if column != "draw"]
 class DrawMean:
     """A mean over cells or pairs, with its standard error and interval over draws.
 
-    Error and interval are NaN if some data set would have no value without one of its draws, or if the larger draws
-    from a source contain the smaller.
+    Error and interval are NaN if a data set has no value without one of its draws, or if larger draws from a
+    source contain smaller ones.
     """
 
     mean: float
@@ -65,7 +65,7 @@ def over_draws(values: ArrayLike, drawn: CellDraws) -> DrawMean:
 
 
 def over_pairs(values: ArrayLike, first: CellDraws, second: CellDraws) -> DrawMean:
-    """The mean of one value per pair of cells (pairs,). A draw is left out with every pair that contains it."""
+    """The mean of one value per pair of cells (pairs,). A draw is left out with all its pairs."""
     numbers = np.asarray(values, float)
     known = ~np.isnan(numbers)
     first, second = first.take(known), second.take(known)
@@ -90,12 +90,12 @@ def over_pairs(values: ArrayLike, first: CellDraws, second: CellDraws) -> DrawMe
 
 
 def without_interval(mean: DrawMean) -> DrawMean:
-    """The mean alone."""
+    """The mean without error and interval."""
     return replace(mean, error=NAN, low=NAN, high=NAN)
 
 
 def jackknife(left: NDArray[np.float64], data: Labels) -> float:
-    """The standard error of a statistic with the values `left` without each draw. `left` and `data` are (draws,)."""
+    """The standard error of a statistic, whose value without each draw is in `left` (draws,)."""
     variance = 0.0
     for group in np.unique(data):
         own = left[data == group]
@@ -133,7 +133,7 @@ REFERENCE = "exhaustive"
 
 
 def rivals(cells: pd.DataFrame) -> pd.DataFrame:
-    """The cells of all searches but the exhaustive one, which is run in few settings; if there are no others, all."""
+    """The cells without the exhaustive search, which few settings have; if there is no other, all cells."""
     competing = cells[cells["algo"] != REFERENCE]
     return competing if len(competing) else cells
 

@@ -26,7 +26,7 @@ NAN = float("nan")
 
 @dataclass(frozen=True)
 class RelativePerplexity:
-    """A ratio of two mean perplexities, with its 95 percent interval over draws; NaN if there is no interval.
+    """A ratio of two mean perplexities, with its 95 percent interval over draws (NaN if there is none).
 
     If masks are `paired`, `draws` counts the common draws; otherwise it is the smaller of both sides' numbers.
     """
@@ -85,7 +85,7 @@ def _apart(first: pd.Series[float], second: pd.Series[float], nested: bool) -> D
 
 
 FEWEST = 2
-DIVERGENCE = "divergence"  # what objectives are compared with, if a study has it
+DIVERGENCE = "divergence"  # the reference for objectives, if a study has it
 SEARCH = "one_shot"
 FIELDS = list(RelativePerplexity.__dataclass_fields__)
 
@@ -106,10 +106,10 @@ class Comparisons:
 def measure(cells: pd.DataFrame) -> Comparisons:
     """All comparisons of `cells`, which have the columns `state` and `ppl`. Cells without a perplexity are left out.
 
-    Objectives are compared over the searches that all of them have (`grid.compared`). If there are none, they are not
-    compared. The reference is divergence, which measures what pruning changes in the model. If divergence was not
-    run, the reference is the objective whose pruned masks have the lowest mean perplexity. The reference has the
-    ratio 1 and no interval.
+    Objectives are compared over the searches that all of them have (`grid.compared`). Without a common
+    search, they are not compared. The reference is divergence, which measures what pruning changes in the
+    model. If divergence was not run, the reference is the objective whose pruned masks have the lowest mean
+    perplexity. The reference has the ratio 1 and no interval.
     """
     known = cells.dropna(subset="ppl") if "ppl" in cells else cells.head(0)
     objectives = list[list[Any]]()
@@ -144,7 +144,7 @@ def _against(cells: pd.DataFrame, reference: str) -> list[list[Any]]:
 
 
 def _pairs(cells: pd.DataFrame, within: list[str], column: str, reference: str) -> pd.DataFrame:
-    """The perplexity of the cells with each other value of `column`, relative to that of those with `reference`."""
+    """For each other value of `column`, the perplexity relative to that of cells with `reference`."""
     rows: list[list[Any]] = []
     for where, part in groups(cells, [*STRATUM, *within], sort=False):
         base = part[part[column] == reference]

@@ -21,11 +21,11 @@ PROBLEM = [*STRATUM, *SETTING, "protect_first", "protect_last"]
 def best_known(frame: pd.DataFrame, traces: Mapping[str, Trace]) -> pd.DataFrame:
     """Add to each finished cell what is known about its problem.
 
-    `best` is the lowest loss of all complete masks that cells of the same problem scored; a mask is complete if it
-    removes k units or, with a budget, what the budget requires. `regret` is the loss of the cell's mask minus `best`.
-    `regret_se` is the regret divided by the standard error of the paired difference from the best known mask; NaN if
-    samples cannot be paired (`sample_losses`) or if there is only one sample. `exact` is true if some cell of the
-    problem scored every mask of k units; with a budget, it is false.
+    `best` is the lowest loss of all complete masks that cells of the same problem scored. A mask is complete
+    if it removes k units or, with a budget, units that meet it. `regret` is the loss of the cell's mask minus
+    `best`. `regret_se` is the regret divided by the standard error of the paired difference from the best
+    known mask; NaN if samples cannot be paired (`sample_losses`) or if there is only one sample. `exact` is
+    true if some cell of the problem scored every mask of k units; with a budget, it is false.
     """
     parts = []
     for _, problem in groups(frame.assign(budget_record=pd.Series(budgets(frame), frame.index)), PROBLEM):
@@ -45,8 +45,8 @@ def best_known(frame: pd.DataFrame, traces: Mapping[str, Trace]) -> pd.DataFrame
 def _mask_losses(problem: pd.DataFrame, traces: Mapping[str, Trace]) -> dict[Removed, float]:
     """The loss of every complete mask that cells of a problem have scored or found.
 
-    Cells that did not share scores have rounded the loss of the same mask differently, by about one part in a
-    thousand in bfloat16. The mean over cells is taken, so that such a difference is not mistaken for regret.
+    Cells that did not share scores round a mask's loss differently, by about one part in a thousand in
+    bfloat16. The mean over cells is used, so that such a difference is not mistaken for regret.
     """
     losses: dict[Removed, list[float]] = {}
     columns = ("cell", "k", "budget_record", "dropped", "loss")
@@ -69,8 +69,8 @@ def _enumerated(problem: pd.DataFrame, traces: Mapping[str, Trace]) -> bool:
     )
 
 
-# Which objectives make one-shot search exact by construction: those whose loss is a sum over the removed units. That
-# every search finds their best mask follows from arithmetic and is not a finding, so verdicts leave them out.
+# One-shot search is exact by construction if an objective's loss is a sum over the removed units. That every
+# search then finds the best mask is arithmetic and not a finding, so verdicts leave these objectives out.
 
 # The largest error allowed in a sum, relative to the largest rise. Cells compute hidden states in bfloat16 and round
 # them differently: in the archived studies, sums of `block_influence` are off by up to 3.8e-4. For objectives whose
@@ -79,14 +79,14 @@ EXACT = 1e-3
 
 
 def exact_by_construction(cells: pd.DataFrame, traces: Mapping[str, Trace]) -> frozenset[str]:
-    """The objectives whose losses are additive in all of these finished cells."""
+    """The objectives whose losses are additive in all of the finished `cells`."""
     parts = groups(cells, "objective")
     found = {str(name): additive(traces.get(str(cell), ()) for cell in part["cell"]) for name, part in parts}
     return frozenset(name for name, adds_up in found.items() if adds_up)
 
 
 def additive(traces: Iterable[Trace]) -> bool | None:
-    """Whether masks raise the loss by the sum of their units' rises, in all traces; None if no mask can be tested."""
+    """Whether each mask raises the loss by the sum of its units' rises; None if no mask can be tested."""
     compared = None
     for trace in traces:
         losses = {tuple(score["dropped"]): float(score["loss"]) for score in trace}
@@ -102,7 +102,7 @@ def additive(traces: Iterable[Trace]) -> bool | None:
     return compared
 
 
-# How much better than one-shot's mask the best known mask is, paired on the same calibration samples. The best known
+# The gain of the best known mask over one-shot's mask, paired on the same calibration samples. The best known
 # mask was chosen on these samples, so the gain is biased upwards.
 
 BASE = "one_shot"
@@ -130,8 +130,8 @@ def gains(cells: pd.DataFrame, traces: Mapping[str, Trace]) -> pd.DataFrame:
 
 
 # What each search would cost alone. Cells share scores, so recorded seconds depend on the order in which cells ran.
-# Here a search pays for every mask that it asked for: the seconds of the evaluation, in the cell that computed it. It
-# also pays for its own computation: its recorded seconds minus those of its evaluations.
+# Here a search pays, for every mask that it asked for, the seconds that the score took in the cell that
+# computed it. It also pays for its own computation: its recorded seconds minus those of its scores.
 
 # Cells with equal values in these columns share scores, whatever they remove.
 SHARING = ["whole_model", "n_units", *SETTING]
@@ -140,8 +140,8 @@ SHARING = ["whole_model", "n_units", *SETTING]
 def seconds_alone(cells: pd.DataFrame, traces: Mapping[str, Trace]) -> pd.Series[float]:
     """The seconds of each finished cell if nothing is shared; `traces` include partial scores.
 
-    If a mask was scored on a part of the samples, only that part counts. A criterion needs one pass of the dense
-    model, after which every score is free. A mask that only other studies scored costs the mean of the others.
+    If a mask was scored on a part of the samples, only that part counts. A criterion needs one pass of the
+    dense model, after which scores are free. A mask that only other studies scored gets the mean.
     """
     found = pd.Series(np.nan, cells.index, name="seconds_alone")
     for _, sharing in groups(cells.assign(whole_model=cells["model"].map(bare)), SHARING):
@@ -153,7 +153,7 @@ def seconds_alone(cells: pd.DataFrame, traces: Mapping[str, Trace]) -> pd.Series
         positive = [value for value in paid.values() if value > 0]
         mean = float(np.mean(positive)) if positive else 0.0
         for row, cell, recorded in zip(sharing.index, sharing["cell"], sharing["seconds"], strict=True):
-            samples: dict[Removed, int] = {}  # how many each mask was scored on; in a race, often not all
+            samples: dict[Removed, int] = {}  # each mask's number of samples; in a race, often not all
             for score in traces[cell]:
                 mask = tuple(score["dropped"])
                 samples[mask] = max(samples.get(mask, 0), scored(score))

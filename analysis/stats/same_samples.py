@@ -1,7 +1,7 @@
 """Compare two masks by their losses on the same samples: held-out windows, or the samples of the calibration.
 
 The difference of two losses has a much smaller error than each loss, because a sample that is hard for one mask is
-hard for the other. Journals keep the loss of each calibration sample, and measurements that of each window.
+hard for the other. Journals have the losses of calibration samples, and measurements those of windows.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ def sample_losses(
 ) -> dict[Removed, NDArray[np.float64]]:
     """The losses (samples,) of the complete masks that some cell of a problem has scored on all samples.
 
-    `masks` are the masks to look for; by default, all. If several cells have scored a mask, their mean counts. If the
-    loss of a mask is not the plain mean of its samples, or if cells have different numbers of samples, samples cannot
-    be paired, and the result is empty.
+    `masks` are the masks to look for; by default, all. If several cells have scored a mask, the mean of their
+    losses counts. The result is empty if samples cannot be paired: a mask's loss is not the plain mean of its
+    samples, or cells have different numbers of samples.
     """
     known: dict[Removed, list[NDArray[np.float64]]] = {}
     for cell, k, budget in zip(problem["cell"], problem["k"], budgets(problem), strict=True):
@@ -71,24 +71,24 @@ def sample_losses(
     return {mask: np.mean(losses, axis=0) for mask, losses in known.items()}
 
 
-# What a measurement keeps beside its value: the loss of each window, or the answer to each item.
+# What is stored next to a measurement's value: the loss of each window, or the answer to each item.
 
 
 def window_losses(
     results: Path, result: DoneResult, metrics: Sequence[str], which: str = "pruned"
 ) -> WindowPairsLosses | None:
-    """The losses of a cell's mask on the windows of all metrics; None if they were not kept."""
+    """The losses of a cell's mask on the windows of all metrics; None if they were not stored."""
     return joined([_losses(kept_terms(results, result, metric, which)) for metric in metrics])
 
 
 def joined(parts: Sequence[WindowPairsLosses | None]) -> WindowPairsLosses | None:
-    """The losses of several metrics, one after the other; None if some are not known."""
+    """The losses of several metrics, concatenated; None if those of a metric are missing."""
     known = [part for part in parts if part is not None]
     return np.concatenate(known) if known and len(known) == len(parts) else None
 
 
 def losses_of(measured: Path) -> WindowPairsLosses | None:
-    """The losses of windows that are kept beside the file of a measurement; None if they were not kept."""
+    """The window losses stored next to a measurement file; None if they were not stored."""
     return _losses(terms_beside(measured))
 
 

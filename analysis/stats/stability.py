@@ -1,9 +1,9 @@
 """Estimate from the per-sample losses in a trace whether other samples would give another mask. No model is run.
 
 The last decision of a search is resampled: the choice among the complete masks that it scored. If a search scored
-fewer than two such masks, as one-shot does, it chose single units by their losses. Then this choice is resampled, but
-not if the units have different costs, because then the best k were not chosen. Earlier decisions are not repeated, so
-the numbers are lower bounds on instability.
+fewer than two such masks, as one-shot does, it chose single units by their losses. Then this choice is
+resampled, unless the units have different costs: in this case, a search does not choose the best k. Earlier
+decisions are not repeated, so the numbers are lower bounds on instability.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def last_decision(trace: Trace, k: int, budget: BudgetRecord | None = None) -> D
     chosen = k
     if budget is not None:
         costs = {budget["costs"][score["dropped"][0]] for score in singles}
-        # If all units cost the same, this number of them meets the budget; otherwise the best k are not chosen.
+        # If all units cost the same, this number meets the budget; otherwise units are not resampled.
         chosen = -(-budget["least"] // costs.pop()) if len(costs) == 1 else len(singles)
     for scores, size in ((complete, 1), (singles, chosen)):
         if len(scores) > size:
@@ -116,5 +116,5 @@ def curve(decision: Decision, resamples: int = 500, seed: int = 0) -> pd.DataFra
 
 
 def _agreement(first: Chosen, second: Chosen) -> float:
-    """How often two masks (resamples, units) are equal."""
+    """The share of resamples in which two masks (resamples, units) are equal."""
     return float(np.mean((first == second).all(axis=1)))

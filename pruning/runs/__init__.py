@@ -1,1 +1,1 @@
-"""One cell: its identity and files, the checks before it starts, and its run from search to result."""
+"""One cell: its settings and files, the checks before it starts, and its run from search to result."""

@@ -1,4 +1,4 @@
-"""A cell of the grid: its settings, its key, its folder, its result, its model and the space of its masks."""
+"""A cell of the grid: its settings, key, folder, result and model, and the space of its masks."""
 
 from __future__ import annotations
 
@@ -64,12 +64,12 @@ class Cell:
     latency: Latency = dataclasses.field(default_factory=Latency)
     # Training of the pruned model. Like the evaluation, it is not part of the key.
     heal: Any = dataclasses.field(default_factory=NoHealing)
-    max_evaluations: int | None = None  # distinct masks after which the search is stopped
-    alone: bool = False  # whether it is the only cell of its command: nothing else then reads its losses
+    max_evaluations: int | None = None  # the search stops after this number of distinct masks
+    alone: bool = False  # whether this is the command's only cell, so nothing else reads its losses
 
     @cached_property
     def key(self) -> str:
-        """A readable name, followed by a digest of everything that the result of the search depends on.
+        """A readable name, and a digest of everything that the result of the search depends on.
 
         The key does not depend on the folders of results and caches, trackers, launchers, batch sizes, device maps,
         or the name of the study. It does not depend on the evaluation either: a finished mask can be evaluated again.
@@ -79,7 +79,7 @@ class Cell:
         return f"{self.model.name}-{stem}-{digest(self.identity())}"
 
     def option(self, group: str) -> str:
-        """The name of the chosen option of a group, for people to read."""
+        """The readable name of the option that is chosen in a group."""
         return str(self.config[group][records.OPTION])
 
     def identity(self) -> dict[str, Any]:
@@ -106,7 +106,7 @@ class Cell:
 
     @property
     def removal(self) -> Removal:
-        """The kind and the number of the units that are removed."""
+        """Which kind of unit is removed, and how many units or which share."""
         protect = self.protect
         return Removal(self.ratio, self.k, self.unit, self.budget, protect.first, protect.last)
 
@@ -121,7 +121,7 @@ class Cell:
         return self.results / self.key
 
     def result(self) -> records.Result | None:
-        """The recorded result, if any. Raises ForeignError if the folder holds the result of another cell."""
+        """The recorded result, or None. Raises ForeignError if the folder contains another cell's result."""
         result = records.read_result(self.folder)
         if result is not None and result["cell"] != self.key:
             raise ForeignError(
@@ -138,9 +138,9 @@ class Cell:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A cell whose input is valid, with its samples, evaluation data and search space. No weights are loaded.
+    """A checked cell with its samples, evaluation data and search space. The model is not loaded yet.
 
-    The space is None if it depends on the costs of units, which are known only when the model is loaded.
+    The space is None if it depends on the costs of units, which are known only after the model is loaded.
     """
 
     cell: Cell
@@ -148,11 +148,11 @@ class Prepared:
     data: Mapping[str, Data]
     space: Space | None
     text: HealingText | None = None  # what the pruned model is trained on
-    overlap: Mapping[str, int] = dataclasses.field(default_factory=dict)  # shared pieces, with allow_overlap
+    overlap: Mapping[str, int] = dataclasses.field(default_factory=dict)  # shared pieces by metric
 
     @property
     def evaluations(self) -> int:
-        """An upper bound on the number of losses that the search asks for; 0 if the space is None."""
+        """An upper bound on the number of losses that the search asks for; 0 if the space is not known."""
         return 0 if self.space is None else self.cell.evaluations(self.space)
 
 
@@ -180,7 +180,7 @@ def _file_digest(path: str) -> str:
     try:
         return file_sha256(file)
     except OSError:
-        return path  # the check of the cell reports a file that is missing or cannot be read
+        return path  # checking the cell later reports the missing or unreadable file
 
 
 @dataclass(unsafe_hash=True)  # not frozen, because OmegaConf makes frozen dataclasses read-only
@@ -195,7 +195,7 @@ class Protect:
 
 
 def save_config(cell: Cell, config: Mapping[str, Any]) -> None:
-    """Write `config.yaml`: the configuration, in which options and classes are names."""
+    """Write the configuration to `config.yaml`; options and classes are given by their names."""
     if collectives.is_first():
         storage.write_text(cell.folder / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
 
@@ -253,7 +253,7 @@ def _logged(path: Path) -> Iterator[None]:
 
 
 def model_of(cell: Cell) -> LanguageModel:
-    """The model of a cell, loaded once for consecutive cells with this model. Raises as `Model.load` does."""
+    """The model of a cell; it stays loaded for further cells with it. Raises what `Model.load` raises."""
     from pruning.engine.devices import exact
 
     exact()
@@ -261,7 +261,7 @@ def model_of(cell: Cell) -> LanguageModel:
 
 
 def forward_of(model: LanguageModel) -> Forward:
-    """Forward passes of a model, whose losses are equal each time."""
+    """The engine for a model's forward passes. Repeated passes give equal losses."""
     from pruning.engine.devices import exact
     from pruning.engine.forward import Forward
 
@@ -273,10 +273,10 @@ def forward_of(model: LanguageModel) -> Forward:
 
 
 def cell_space(cell: Cell, model: LanguageModel) -> Space:
-    """The space of a cell on a loaded model.
+    """The space of a cell's masks; `model` is the cell's loaded model.
 
-    Raises UnskippableError if its blocks cannot be divided into the cell's units, InputError if the ratio cannot be
-    reached, and OutOfReachError if the search would need too many losses.
+    Raises UnskippableError if the model's blocks cannot be divided into the cell's units. Raises InputError
+    if the ratio cannot be reached, and OutOfReachError if the search would need too many losses.
     """
     from pruning.models.sublayers import find_chain
 
@@ -291,10 +291,10 @@ def cell_space(cell: Cell, model: LanguageModel) -> Space:
 
 
 def _times(cell: Cell, model: LanguageModel) -> list[float]:
-    """The seconds that each unit takes: read from `latency/` in the results folder, else measured.
+    """The seconds that each unit takes, from a file in `latency/`. If it is missing, the units are timed.
 
-    All cells of a folder use one measurement, so that their masks can be compared, and so that a search which resumes
-    on another device keeps its costs.
+    All cells of a folder use one measurement, so their masks can be compared, and a search that resumes on
+    another device keeps its costs.
     """
     from pruning.engine.dense_pass import unit_times
     from pruning.evaluation.speed import device_name

@@ -1,7 +1,7 @@
 """Forecast the time and memory that a cell needs on this machine, and decide how a guided cell is trained.
 
-The forward passes of a search's masks share prefixes, so only a fraction of about `SHARED` of all block passes is
-computed (`docs/engine.md`). All numbers are rough: they are for a person who decides whether to wait.
+Masks share prefixes of their forward passes, so a search computes only about the fraction `SHARED` of all
+block passes (`docs/engine.md`). All numbers are rough: they are for a person who decides whether to wait.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ if TYPE_CHECKING:
 
 
 SHARED = 0.4  # the fraction of block forward passes that a search computes, because masks share prefixes
-RACED = 0.5  # the fraction of a loss that a race computes on average (benchmarks/racing.json)
-MAPS = 0.5  # the mean number of passes over the samples for each removed unit, if removed runs get maps
+RACED = 0.5  # the mean fraction of the samples on which a race scores a mask (benchmarks/racing.json)
+MAPS = 0.5  # the mean number of passes over the samples, per removed unit, that fitting a repair's maps takes
 LOADS = 4  # the time of an export, as a multiple of the time to load the model
-TRAINED = 20  # bytes for each trained parameter: copy, gradient, two moments, best values (docs/healing.md)
+TRAINED = 20  # bytes per trained parameter: copy, gradient, two moments, best values (docs/healing.md)
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,11 @@ class Forecast:
 
 
 class Machine:
-    """Measured costs of a cell on this machine: the model is loaded, and a few tokens are timed.
+    """Measured costs of a cell on this machine. Creating it loads the model and times a few tokens.
 
     Four attributes are seconds per token: `loss` for a loss of the objective, `blocks` for the blocks alone, `dense`
-    for an evaluation, and `generated` for generation. Raises UnskippableError or InputError if the model cannot be
-    divided, searched or repaired as the cell asks for.
+    for an evaluation, and `generated` for generation. Raises UnskippableError or InputError if the model
+    cannot be divided, searched or repaired as the cell requires.
     """
 
     def __init__(self, prepared: Prepared) -> None:
@@ -140,8 +140,8 @@ class Machine:
         module, single = self.model.module, 0
         if done is None and cell.near_ties.most and module.dtype in HALVES:
             single = sum(4 * weight.numel() for weight in module.parameters())
-        # Besides the loaded model, the largest of three: the bytes of the search's hidden states (with a float32 copy
-        # of the weights for near ties), of the training, and of the export.
+        # Besides the loaded model, memory is needed for the largest of three steps: the search (hidden
+        # states, and a float32 copy of the weights for near ties), the training, and the export.
         width = int(module.config.get_text_config(decoder=True).hidden_size)
         states = single + self.model.info.n_blocks * tokens * width * int(module.dtype.itemsize)
         weights = sum(weight.numel() * weight.itemsize for weight in module.parameters())
@@ -154,7 +154,7 @@ class Machine:
 
 MEASURED = 0.25  # the evaluation gets at most this fraction of the minutes, if it can be shortened
 SEARCHED = 0.5  # the search gets at most this fraction of the time for search and training
-FEWEST = 8  # the lowest number of calibration samples, and of windows to measure on, that a decision leaves
+FEWEST = 8  # no decision leaves fewer calibration samples, or fewer windows to measure on
 DECIDES = "brief"  # the option of `heal` with which the program decides how to train
 
 
@@ -163,11 +163,11 @@ def decided(
 ) -> tuple[Cell, TrainingRates | None, list[str]]:
     """The cell with settings that memory and time allow, the costs of its training, and the decisions in words.
 
-    With heal=brief, all weights are trained if that fits into memory, else adapters. With `minutes`, the windows and
-    items of an evaluation on embedded data are halved until it takes at most the fraction `MEASURED` of them. Then
-    the calibration samples are halved until the search takes at most the fraction `SEARCHED` of the time for search
-    and training, and the training is shortened to fit. Raises InputError with the numbers if no training fits into
-    memory, or if the search takes too long even with few samples.
+    With heal=brief, all weights are trained if that fits into memory, else adapters. With `minutes`, windows
+    and items of an evaluation on embedded data are halved until the evaluation takes at most the fraction
+    `MEASURED` of this time. Then calibration samples are halved until the search takes at most the fraction
+    `SEARCHED` of the time for search and training. Last, the training is shortened to fit. Raises InputError
+    with the numbers if no training fits into memory, or if the search takes too long even with few samples.
     """
     cell, said = prepared.cell, list[str]()
     training = None
@@ -176,7 +176,7 @@ def decided(
     if minutes is None:
         return cell, training, said
 
-    part = 1.0  # of the windows and items on which the cell was asked to measure
+    part = 1.0  # the fraction of the requested windows and items that is kept
 
     def parts(cell: Cell, rows: Samples) -> dict[str, float]:
         found = machine.forecast(replace(prepared, cell=cell, samples=rows), training, speed).parts
@@ -216,7 +216,7 @@ def decided(
     if training is not None and (healing := found.get("healing", 0.0)):
         heal: heal_settings.Training = cell.heal
         step, half = heal.windows * heal.length, heal.tokens // 2
-        # The time for trials of the rate, and for the losses after them, does not depend on the budget.
+        # Trials of the learning rate, and the losses after them, take the same time for every budget.
         halved = parts(with_settings(cell, "heal", replace(heal, tokens=half)), samples).get("healing", 0.0)
         each = (healing - halved) / (heal.tokens - half)
         most = int(heal.tokens - (healing - (60 * minutes - fixed - searching)) / each) // step * step
@@ -259,7 +259,7 @@ def _fitting(cell: Cell, machine: Machine, said: list[str]) -> tuple[Cell, Train
 
 
 def with_settings(cell: Cell, group: str, settings: Any, option: str | None = None) -> Cell:
-    """The cell with new `settings` for `heal`, `calibration` or `eval`; `option` (None: as before) is their name."""
+    """The cell with new `settings` of heal, calibration or eval, named `option` (None: the old name)."""
     name = cell.config[group][OPTION] if option is None else option
     kept = {
         key: value
@@ -278,7 +278,7 @@ def with_settings(cell: Cell, group: str, settings: Any, option: str | None = No
 
 
 def _healing(heal: heal_settings.Training, training: TrainingRates, judging: float) -> float:
-    """Seconds for the training, and for losses on held-out windows at `judging` seconds per token."""
+    """Seconds for the training and for its held-out losses, which take `judging` seconds per token."""
     # The trial of the best rate is also the start of the training itself, so it costs nothing extra.
     trials = len(heal.rates) - 1
     judged = heal.heldout * (1 + heal.steps // heal.eval_every + 2 * trials)
@@ -369,12 +369,12 @@ def _training(module: Any, rows: Sequence[Row], heal: heal_settings.Training) ->
         synchronize(devices(module))
 
     blocks = find_blocks(module).modules
-    # Gradients are computed for all blocks. With adapters, those of the first block suffice for a backward pass.
+    # Without adapters, all blocks get gradients; with them, the first does, for a full backward pass.
     inside = {id(w) for block in (blocks[:1] if heal.adapter else blocks) for w in block.parameters()}
     with gradients_kept(module.parameters()), torch.enable_grad():
         for parameter in module.parameters():
             parameter.requires_grad_(id(parameter) in inside and parameter.is_floating_point())
-        with tally, native_products(module):  # the float32 copies of weights do not grow with the tokens
+        with tally, native_products(module):  # without float32 copies, whose size is fixed
             run(1)
         count = max(1, min(len(rows), heal.micro_tokens // length))
         seconds = _seconds(lambda: run(count))

@@ -44,8 +44,8 @@ log = logging.getLogger(__name__)
 def healed_cell(prepared: Prepared, done: DoneResult) -> DoneResult:
     """The result of a finished cell, extended by the record of the healing and by the healed model's metrics.
 
-    If the cell's folder holds the healed weights, training is not repeated; if training was stopped, it continues.
-    Raises LossError if a loss is not finite, and InputError if the model has changed or there are no candidates.
+    Finished training is not repeated if the cell's folder has the weights; stopped training continues. Raises
+    LossError if a loss is not finite, and InputError if the model has changed or there are no candidates.
     """
     cell, text = prepared.cell, prepared.text
     if text is None:
@@ -102,7 +102,7 @@ class Finished:
 
     @cached_property
     def model(self) -> LanguageModel:
-        """The dense model. Raises InputError if it is not the one that was searched."""
+        """The dense model. Raises InputError if it differs from the model that was searched."""
         return measurements.recorded_model(self.cell, self.done)
 
     def place(self, mask: Mask) -> str:
@@ -117,13 +117,13 @@ class Finished:
         folder: Path | None,
         watch: Callable[[Point], None] = lambda _: None,
     ) -> loop.Healed:
-        """Heal a mask with the cell's repair. A cell with several candidates has no repair."""
+        """Heal a mask with the cell's repair, if any; cells with several candidates have no repair."""
         repair = measurements.recorded_repair(self.cell, self.done)
         return loop.heal(self.model, mask, self.text, settings, folder, watch, repair)
 
 
 def _watch(settings: Training, point: Point) -> None:
-    """Log a point of the training curve, with the time that is left."""
+    """Log a point of the training curve that has a held-out loss, with the estimated time left."""
     if "heldout_loss" in point:
         step, seconds = point["step"], point["seconds"]
         left = duration_text(seconds / step * (settings.steps - step)) if 0 < step < settings.steps else "-"
@@ -137,7 +137,7 @@ def _watch(settings: Training, point: Point) -> None:
 def _extended(
     prepared: Prepared, done: DoneResult, record: HealRecord, measure: Evaluator, whole: Mask
 ) -> DoneResult:
-    """The result with the healed model's record and metrics, which replace those of other healed weights."""
+    """The result with the healed model's record and metrics. Metrics of other healed weights are removed."""
     cell, evaluation = prepared.cell, dict[str, Any](done["evaluation"])
     if done.get("heal", {}).get("weights_sha256") != record["weights_sha256"]:
         evaluation = measurements.without_healed(evaluation)
@@ -162,16 +162,16 @@ def _extended(
 
 # Select one of several candidate masks by their losses on held-out text after training.
 #
-# A trial is ordinary training with a small budget. It continues from the state at which the same mask's trial of the
-# previous round began to lower its learning rate. Each trial is one line of `healed/trials-KEY.jsonl`; a selection
-# that was stopped continues from this file.
+# A trial is ordinary training with a small budget. It continues the same mask's trial of the previous round
+# from the step at which that trial began to lower its learning rate. Each trial is one line of
+# `healed/trials-KEY.jsonl`; a selection that was stopped continues from this file.
 
 
 class Trial(NamedTuple):
     """The outcome of training one mask in one round.
 
-    `heldout_loss` is its held-out loss in nats per token after `tokens` tokens. This round trained on `trained` of
-    these tokens and took `seconds`; earlier rounds had trained on the others.
+    `heldout_loss` is the mask's held-out loss in nats per token after `tokens` tokens. This round trained on
+    `trained` of these tokens in `seconds` seconds; earlier rounds trained on the others.
     """
 
     mask: Mask
@@ -184,7 +184,7 @@ class Trial(NamedTuple):
 def select(found: Finished, settings: Training) -> tuple[Mask, SelectionRecord]:
     """The candidate that heals best, and the record of all trials. Trials in the cell's folder are not repeated."""
     losses = candidates(found, settings.candidates)
-    # A digest of everything that a trial depends on, except its number of tokens, which its line records.
+    # A digest of all that a trial depends on, except its number of tokens, which is in its line.
     named = digest({**settings.identity(), "tokens": None, "text": found.text.beginning})
     path = found.cell.folder / FOLDER / f"trials-{named}.jsonl"
 
@@ -202,7 +202,7 @@ def select(found: Finished, settings: Training) -> tuple[Mask, SelectionRecord]:
             folder = found.cell.folder / found.place(mask)
             for trunk in folder.glob("trunk-*"):
                 shutil.rmtree(trunk, ignore_errors=True)
-            if folder.is_dir() and not any(folder.iterdir()):  # it holds no finished healing
+            if folder.is_dir() and not any(folder.iterdir()):  # no finished training run is left in it
                 folder.rmdir()
 
     def recorded(trial: Trial) -> Any:
@@ -244,8 +244,8 @@ def halve(
     """Yield the trials of each round of successive halving, and the masks that are left, best first.
 
     `trial(mask, tokens, before)` heals a mask on `tokens` tokens; `before` is the budget of the previous round (0 in
-    the first round). If losses are equal, the earlier mask counts as better. Jamieson and Talwalkar (arXiv
-    1502.07943, algorithm 1); DarwinLM (arXiv 2502.07780, section 3.2) selects pruned models in the same way.
+    the first round). If losses are equal, the earlier mask counts as better. This is algorithm 1 of Jamieson
+    and Talwalkar (arXiv 1502.07943). DarwinLM (arXiv 2502.07780, section 3.2) selects pruned models so.
     """
     left, before = list(masks), 0
     for budget in budgets(len(masks), tokens):

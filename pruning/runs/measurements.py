@@ -1,8 +1,8 @@
 """Measure each mask once, and add the measurements to results.
 
-A measurement depends on the model, the evaluation data, the mask, and its compensation or repair. It is kept in a
-file, so a mask is measured once, even if several cells, objectives and evaluations need the measurement. A new
-evaluation adds its metrics to those of earlier evaluations.
+A measurement depends on the model, the evaluation data, the mask, and its compensation or repair. It is
+stored in a file, so a mask is measured only once, even if several cells, objectives or evaluations need it. A
+new evaluation adds its metrics to those of earlier evaluations.
 """
 
 from __future__ import annotations
@@ -33,16 +33,15 @@ if TYPE_CHECKING:
     from pruning.models.output_maps import Repair
     from pruning.models.placement import LanguageModel, ModelInfo
 
-# Parts of a result's `evaluation` to which each evaluation adds its own metrics.
+# The mappings in a result's `evaluation` that a new evaluation extends instead of replacing them.
 GROWING = (*records.MODELS, "data", "how", "records", "overlap", "files", "settings")
 
 
 @dataclass(frozen=True)
 class Evaluator:
-    """Measures masks of one model and keeps the measurements in files, in one folder per metric.
+    """Measures masks of one model and stores the measurements in files, in one folder per metric.
 
-    `dense` maps each metric to the file with the dense model's measurement. It is empty if the dense model itself is
-    measured.
+    `dense` maps each metric to the file of the dense model's measurement, which some metrics need.
     """
 
     evaluation: Evaluation
@@ -55,7 +54,7 @@ class Evaluator:
     def __call__(self, mask: Mask, beside: Sequence[Mask] = ()) -> Measured:
         """All metrics of a mask, and how each was measured. Measurements that are in files are not repeated.
 
-        The masks `beside`, which are measured next, share the forward passes.
+        The masks `beside`, which are measured next, are scored in the same forward passes.
         """
         measurements = {name: self._once(name, mask, beside) for name in self.data}
         metrics = {name: value for m in measurements.values() for name, value in m.metrics.items()}
@@ -66,7 +65,7 @@ class Evaluator:
         return Measured(metrics, how)
 
     def path(self, name: str, mask: Mask) -> Path:
-        """The JSON file of a mask's measurement. If it has other files, their names have the same stem."""
+        """The JSON file of a mask's measurement. Other files of the measurement have the same stem."""
         return measurement_path(self.folders[name], mask)
 
     def has(self, mask: Mask) -> bool:
@@ -74,7 +73,7 @@ class Evaluator:
         return collectives.on_first(lambda: all(self.path(name, mask).exists() for name in self.data))
 
     def _once(self, name: str, mask: Mask, beside: Sequence[Mask]) -> Measured:
-        """Read a mask's measurement from its file. Without a file, measure the mask while other processes wait."""
+        """Read a mask's measurement from its file. If there is none, measure while other processes wait."""
         path = self.path(name, mask)
         with _alone(path):
             known = collectives.on_first(lambda: storage.read_json(path) if path.exists() else None)
@@ -149,14 +148,14 @@ Scales = tuple[float, ...] | None  # a factor for each unit of the model
 def evaluate_mask(
     prepared: Prepared, mask: Mask, forward: Forward, scales: Scales, repair: Repair | None = None
 ) -> records.EvaluationRecord:
-    """Metrics of the dense and the pruned model; with compensation or repair, also of the pruned model without it."""
+    """Metrics of the dense and the pruned model, and of the latter before compensation or repair, if any."""
     from pruning.models.output_maps import repaired
 
     cell, data, info = prepared.cell, prepared.data, forward.model.info
     files: dict[str, dict[str, str]] = {name: {} for name in data}
     forward = forward.fresh()
     if repair is not None and mask.unit == "block":
-        # Blocks in front of all removed and repaired ones run once.
+        # Blocks before the first removed or repaired block run once for all models.
         forward.keep = min(*mask.dropped, *(unit // 2 for unit in repair.maps))
     plain = mask_evaluator(prepared, info, mask, forward)
 
@@ -196,10 +195,10 @@ def mask_evaluator(
     repair: Repair | None = None,
     healed: records.HealRecord | None = None,
 ) -> Evaluator:
-    """An evaluator for a mask with the factors of a compensation (`scales`), or the maps of a repair, or healed.
+    """An evaluator of a mask that can be compensated (`scales`), repaired or healed.
 
-    When it measures, the maps must be folded into the weights, and `forward` must be of the healed model. Without
-    `forward`, it can only read measurements that are in files.
+    To measure, a repair's maps must be folded into the weights, and for a healed mask `forward` must be of
+    the healed model. Without `forward`, the evaluator can only read measurements from files.
     """
     factors = None if scales is None else [scales[i] for i in mask.dropped]
     maps = None if repair is None else repair.sha256
@@ -236,8 +235,8 @@ def evaluation_key(
 ) -> str:
     """The name of the metric, followed by a digest of everything that its measurement depends on.
 
-    The digest covers the format, the model, the revision, the data, the factors, and the digest of
-    a repair's maps. For speed, it also covers the devices on which the weights are placed.
+    The digest covers format, model, revision, data, compensating factors, and a repair's digest. For speed,
+    it also covers the devices on which the weights are placed.
     """
     data = [FORMAT, prepared.cell.model.identity(), info.revision, metric, prepared.data[metric].sha256]
     data += [scales] if scales is not None else []
@@ -250,7 +249,7 @@ def evaluation_key(
 
 
 def reevaluate(prepared: Prepared, done: records.DoneResult) -> records.DoneResult:
-    """The result of a finished cell, extended by the evaluation that is now requested, as `extended` does."""
+    """Extend a finished cell's result by the requested evaluation (see `extended`), save it and return it."""
     cell, evaluation = prepared.cell, extended(prepared, done)
     config = {**done["config"], "eval": cell.config["eval"]}
     result: records.DoneResult = {**done, "evaluation": evaluation, "config": config}
@@ -261,7 +260,7 @@ def reevaluate(prepared: Prepared, done: records.DoneResult) -> records.DoneResu
 
 
 def extended(prepared: Prepared, done: records.DoneResult) -> records.EvaluationRecord:
-    """The evaluation of a finished cell, extended by that of `prepared`.
+    """The evaluation of a finished cell, extended by the evaluation that `prepared` requests.
 
     Only metrics that are not yet in a file are measured. If the result already contains all metrics, the model is not
     loaded. Raises InputError if the mask was found for another revision of the model, or for other weights.
@@ -283,8 +282,8 @@ def extended(prepared: Prepared, done: records.DoneResult) -> records.Evaluation
 def merged(earlier: records.EvaluationRecord, new: Mapping[str, Any]) -> records.EvaluationRecord:
     """The `evaluation` of a result, extended by a new one. If both contain a metric, the new value is kept.
 
-    A new evaluation measures the dense and the pruned model. Earlier metrics of the healed model are kept unless the
-    data of a metric have changed.
+    A new evaluation measures only the dense and the pruned model. Earlier metrics of the healed model are
+    kept unless the data of a metric have changed.
     """
     old = dict[str, Any](earlier)
     data, how = old.get("data", {}), new.get("how", {})
@@ -315,7 +314,7 @@ def _without(values: Mapping[str, Any], names: Collection[str]) -> dict[str, Any
 
 
 def _mean_of(evaluation: records.EvaluationRecord, names: Collection[str]) -> dict[str, Any]:
-    """For each model that has all accuracies among the metrics `names`, their mean, which replaces an earlier one."""
+    """New `acc/mean` entries, for each model that has all accuracies among the metrics `names`."""
     accuracies = [name for name in names if name.startswith("acc/")]
     means: dict[str, Any] = {}
     for which in records.MODELS:
@@ -342,16 +341,16 @@ def recorded_model(cell: Cell, done: records.DoneResult) -> LanguageModel:
 
 
 def recorded_scales(done: records.DoneResult) -> tuple[float, ...] | None:
-    """The compensating factors in a result, one per unit (1 for units that are kept); None without compensation."""
+    """The compensating factors in a result, one per unit (1 for kept units); None without compensation."""
     mask, factors = Mask.from_json(done["mask"]), done.get("compensation")
     return tuple(factors.get(str(unit), 1.0) for unit in range(mask.n_units)) if factors else None
 
 
-# Measure the maps that repair a cell's mask and save them in the cell's folder, or read them.
+# Compute the maps that repair a cell's mask and save them in the cell's folder, or read them.
 
 
 def check_repair(prepared: Prepared, forward: Forward, unit: str) -> None:
-    """Raise InputError if a mask of this cell could not be repaired as the cell asks for; called before a search."""
+    """Before a search, raise InputError if the cell's repair would be impossible for its masks."""
     from pruning.engine.repair import check
 
     if isinstance(prepared.cell.compensation, Linear):
@@ -361,7 +360,7 @@ def check_repair(prepared: Prepared, forward: Forward, unit: str) -> None:
 def new_repair(
     prepared: Prepared, forward: Forward, mask: Mask
 ) -> tuple[Repair | None, records.RepairRecord] | None:
-    """The maps that repair a mask (None: no map helps) with their record; None if the cell asks for no maps."""
+    """The maps that repair a mask (None: no map helps), and their record; None if no repair is requested."""
     from pruning.engine.repair import measure
 
     cell = prepared.cell
@@ -384,7 +383,7 @@ def recorded_repair(cell: Cell, done: records.DoneResult) -> Repair | None:
 
 # Progress bars: of a search (evaluations done, best loss, time left), and of one measurement (batches done).
 
-# If a search can need more evaluations than this, no total is shown: the search continues while it improves.
+# If a search can need more evaluations than this, no total is shown: it may end much earlier.
 OPEN = 100_000
 # A narrow terminal cuts off the end of a bar, so the least important parts come last.
 BAR = "{percentage:3.0f}%|{bar:10}| {n_fmt}/{total_fmt} evaluations [{elapsed}<{remaining}]{postfix}  {desc}"
@@ -402,8 +401,8 @@ def search_shown(
 ) -> Iterator[Callable[[int, float, int], None]]:
     """Yield show(evaluations, best, size), which displays the number of scored masks and the lowest loss.
 
-    `best` is the lowest loss among the masks that remove the most units, and `size` is their number of removed units
-    of the kind `unit` ("block" or "sublayer"). Losses of masks of different sizes cannot be compared.
+    `best` is the lowest loss among the masks that remove the most units; `size` is how many units of the kind
+    `unit` ("block" or "sublayer") they remove. Losses of masks of different sizes cannot be compared.
     """
     shown, form = (total, BAR) if total <= OPEN else (None, COUNT)
     with _bar(title, form, hidden, total=shown, initial=min(known, total), unit="eval") as bar:
@@ -411,7 +410,7 @@ def search_shown(
         def show(evaluations: int, best: float, size: int) -> None:
             what = f"{size} {unit_noun(unit)}{'s' * (size != 1)}"
             bar.set_postfix_str(f"best loss {best:.4f} without {what}", refresh=False)
-            # Evaluations include the dense model and a final mask that the search did not score; the total does not.
+            # `evaluations` also counts the dense model and a final mask that the search did not score.
             bar.update(min(evaluations, total) - bar.n)
 
         yield show
@@ -419,7 +418,7 @@ def search_shown(
 
 @contextmanager
 def batches_shown(title: str) -> Iterator[Callable[[int, int], None]]:
-    """Yield show(done, total), which displays how many batches of a measurement are done, after one second."""
+    """Yield show(done, total), which displays a measurement's finished batches, after one second."""
     with _bar(title, PART, leave=False, delay=1.0) as bar:
 
         def show(done: int, total: int) -> None:

@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 
 def check_cell(cell: Cell) -> None:
-    """Raise InputError or ForeignError for what can be checked without data and without a model."""
+    """Check everything that needs neither data nor a model. Raises InputError or ForeignError."""
     cell.removal.check()
     driver.check_limit(cell.max_evaluations)
     cell.heal.check()
@@ -67,11 +67,11 @@ def check_cell(cell: Cell) -> None:
     cell.result()
 
 
-Drawn = dict[Hashable, Any]  # what the cells of one command share: each thing is checked or drawn once
+Drawn = dict[Hashable, Any]  # results of checks and draws that the cells of one command share
 
 
 def once(drawn: Drawn, key: Hashable, draw: Callable[[], T]) -> T:
-    """What `draw` returns, or returned when it was first called for this key."""
+    """The result of `draw()`, which is called only once for each key."""
     if key not in drawn:
         drawn[key] = draw()
     return cast(T, drawn[key])
@@ -80,8 +80,8 @@ def once(drawn: Drawn, key: Hashable, draw: Callable[[], T]) -> T:
 def prepare(cell: Cell, drawn: Drawn | None = None) -> Prepared:
     """Check the model, and draw the samples and the evaluation data. Cells of one command share `drawn`.
 
-    Checks the model's configuration and files, its vocabulary, the search space, the data, and that samples,
-    evaluation data and healing text do not overlap.
+    Checks the model's configuration, files and vocabulary, the search space and the data. It also checks that
+    samples, evaluation data and healing text do not overlap.
 
     Raises InputError if the input is invalid, OutOfReachError if the search would need too many evaluations, and
     UnreachableError if a model or data set cannot be loaded.
@@ -129,7 +129,7 @@ def prepare(cell: Cell, drawn: Drawn | None = None) -> Prepared:
 
 
 def _healing_text(cell: Cell, samples: Samples, data: Mapping[str, Data], drawn: Drawn) -> HealingText:
-    """The text for training the pruned model. An embedded text loses the windows that share text with `data`."""
+    """The text for training the pruned model. Windows that overlap `data` are left out of embedded texts."""
 
     def draw() -> HealingText:
         check_length(cell.heal.length, cell.model.context_length, cell.model.name)
@@ -144,8 +144,8 @@ def _healing_text(cell: Cell, samples: Samples, data: Mapping[str, Data], drawn:
 def _trained_text(cell: Cell, drawn: HealingText, data: Mapping[str, Data]) -> HealingText | None:
     """The text of a finished training run with the cell's settings; None if there is none, or if it overlaps `data`.
 
-    With another evaluation, other windows of the text `drawn` would be left out. But if the earlier training text
-    shares no run of tokens with the new data, the training need not be repeated.
+    For a new evaluation, other windows of `drawn` would be left out. But if the earlier training text shares
+    no run of tokens with the new data, the training need not be repeated.
     """
 
     def read() -> list[HealRecord]:
@@ -172,14 +172,14 @@ def _trained_text(cell: Cell, drawn: HealingText, data: Mapping[str, Data]) -> H
 # repeated are only reported, because real benchmarks have some. lm-eval's own tasks cannot be changed: the number of
 # items that lm-eval shortens is reported and recorded (`how.shortened`).
 
-LM_EVAL = 2048  # tokens that lm-eval gives a model whose configuration and tokenizer set no limit
+LM_EVAL = 2048  # the limit in tokens that lm-eval assumes if configuration and tokenizer set none
 
 
 @dataclass(frozen=True)
 class Reader:
     """The model that reads the data: its name, its limit `most` in tokens (None: unknown), and its tokenizer.
 
-    If a row is longer than `change` tokens (None: never), the model embeds all positions of its batch in another way.
+    If a row has more than `change` tokens (None: no limit), its whole batch gets other position embeddings.
     """
 
     name: str
@@ -219,7 +219,7 @@ def check_evaluation(data: Mapping[str, Data], reader: Reader, evaluation: Any =
 
 
 def check_samples(label: str, samples: Samples, reader: Reader, setting: str) -> None:
-    """Raise InputError if samples of one kind are too long, blank, or all the same; `setting` names their length."""
+    """Raise InputError if samples are too long, blank, or all the same; `setting` decides their length."""
     items, change = samples.kind == "items", reader.change
     if reader.most is not None and samples.length > reader.most:
         long = sum(any(len(row.input_ids) > reader.most for row in unit) for unit in samples.units)
@@ -284,7 +284,7 @@ def _check_repeats(label: str, pieces: Sequence[Hashable], unit: str) -> None:
 
 
 def _setting(evaluation: Any, metric: str) -> str:
-    """The name of the setting that decides how long the rows of a metric are."""
+    """The setting that decides the length of a metric's rows."""
     name = metric.partition("/")[2]
     if metric == CONTINUATIONS:
         return "eval.prompt_tokens or eval.continuation_tokens"

@@ -41,14 +41,14 @@ from pruning.search.journal import Journal, Store, claim
 
 log = logging.getLogger(__name__)
 
-COST = "cost.json"  # in the folder of a cell whose search is not finished: the cost of all its runs
+COST = "cost.json"  # the cost of all runs of a search; the file exists until the search has finished
 
 
 def run(prepared: Prepared) -> records.DoneResult:
     """Search, evaluate and record one cell. A cell that was stopped continues from its journal.
 
-    Raises every failure, so that the study can record it. Raises BusyError if another process runs the cell, and
-    RankError if one of several ranks fails.
+    Failures are raised, so that the study can record them. Raises BusyError if another process runs the cell,
+    and RankError if one of several ranks fails.
     """
     cell = prepared.cell
     with cell_lock(cell):
@@ -63,8 +63,8 @@ def run(prepared: Prepared) -> records.DoneResult:
 def record_failure(cell: Cell, error: BaseException) -> records.FailedResult:
     """Write the result of a cell that failed. The next run of the same command runs the cell again.
 
-    The traceback is appended to the cell's log. If an earlier run has finished the cell, its result is kept, and the
-    failure is only logged and returned. The same holds if the cell's files cannot be written.
+    The traceback is appended to the cell's log. If an earlier run has finished the cell, or if its files
+    cannot be written, the failure is only logged and returned.
     """
     log_path = cell.folder / records.LOG
     message = sentence(error) if isinstance(error, OSError) else str(error)
@@ -141,7 +141,7 @@ def _run(prepared: Prepared) -> records.DoneResult:
 
 
 def score_key(prepared: Prepared, info: ModelInfo, unit: str = "block") -> str:
-    """A digest of everything that a loss depends on: format, model, revision, objective, exact samples.
+    """A digest of everything that a loss depends on, such as the model, objective and exact samples.
 
     `unit` is the kind of unit that masks remove. It is included because journals identify units by their numbers.
     """
@@ -188,7 +188,7 @@ def _search(cell: Cell, space: Space, losses: Calibrated, key: str) -> tuple[Sol
 def _calibration_record(
     prepared: Prepared, solution: Solution, estimate: Estimate
 ) -> records.CalibrationRecord:
-    """The record of the samples and of the loss that was minimised on them."""
+    """The record of the calibration samples and of the chosen mask's loss on them."""
     samples, score, objective = prepared.samples, solution.score, prepared.cell.option("objective")
     record: records.CalibrationRecord = {
         "objective": objective,

@@ -1,4 +1,4 @@
-"""Run a study: check all cells, run those that are not done, record failures, print a summary."""
+"""Run a study: check all cells, run unfinished ones, record failures, and print a summary."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def execute(configs: Sequence[Composed]) -> None:
 
 
 def run_study(configs: Sequence[Composed]) -> int:
-    """Run the cells of composed configurations; returns the exit status. Lists all input errors before it starts."""
+    """Run the cells of composed configurations, and return the exit status. Input errors are raised first."""
     if (study := task_cells.task_settings(configs)) is not None:
         configs = task_cells.expanded(configs, study)
     cells, launcher = distinct_cells(configs), launcher_of([config for config, _ in configs])
@@ -190,7 +190,7 @@ def joined_ranks() -> Iterator[None]:
 
 
 def distinct_cells(configs: Sequence[Composed]) -> list[Cell]:
-    """The distinct cells, those of one model adjacent. Raises one InputError that lists all errors."""
+    """The distinct cells, grouped by model. Raises one InputError that lists all errors."""
     cells = run_checks([partial(cell_of, *config) for config in configs])
     places: dict[str, dict[Path, None]] = {}
     for cell in cells:
@@ -258,7 +258,7 @@ def note_study(cells: Sequence[Cell]) -> None:
 
 
 def run_cells(cells: Sequence[Cell], launcher: InProcess | LocalPool | Slurm, outcome: Outcome) -> None:
-    """Run cells that are not done and add every cell to `outcome`. Raises InputError if a cell's input is wrong."""
+    """Run unfinished cells and add all cells to `outcome`. Raises InputError if a cell's input is wrong."""
     pending = [cell for cell in cells if not _is_done(cell, outcome)]
     if pending and isinstance(launcher, Slurm):
         _run_jobs(cells, pending, launcher, outcome)
@@ -288,8 +288,8 @@ def _is_done(cell: Cell, outcome: Outcome) -> bool:
 def _prepare(cells: Sequence[Cell], outcome: Outcome, in_flight: bool = False) -> list[Prepared]:
     """Draw and check the samples and data of all cells, before the first search starts.
 
-    Raises one InputError that lists all invalid input and all unreachable models and data sets. If a search would
-    need too many evaluations, its cell is left out; if no cell remains, is done or is in flight, raises InputError.
+    Raises one InputError with all invalid input, and all unreachable models and data. A cell whose search
+    needs too many evaluations is left out. If no cell is left, done or in flight, InputError is raised.
     """
     if not cells:
         return []
@@ -353,7 +353,7 @@ def _log_sizes(prepared: Sequence[Prepared]) -> None:
 def _run_jobs(cells: Sequence[Cell], pending: Sequence[Cell], launcher: Slurm, outcome: Outcome) -> None:
     """Submit cells that are not in flight yet; unless launcher.wait=false, wait for all cells in flight.
 
-    Raises InputError if the job of a cell in flight has another evaluation or healing than this command asks for.
+    Raises InputError if a job in flight has other settings of `eval` or `heal` than this command.
     """
     results = cells[0].results
     with submission_lock(results):
@@ -398,7 +398,7 @@ def _take(ended: Mapping[str, CellState], cells: Sequence[Cell], outcome: Outcom
 
 
 def record_cells(cells: Sequence[Cell], outcome: Outcome) -> None:
-    """If any cell of this command is done, record all of the command's cells that have a result."""
+    """If at least one cell is done, record all `cells` that have a result."""
     folders = [cell.folder for cell in cells if (cell.folder / NAME).exists()]
     if folders and outcome.done:
         _track("record", cells, folders)

@@ -1,14 +1,14 @@
-"""Measure other models beside a model: one table, one figure, one page.
+"""Compare a model with others, in one table, one figure and one page.
 
 depth-pruning compare MODEL OTHER... [eval=embedded] [model.dtype=float32] [NAME=VALUE ...]
 
-MODEL is a directory that save_pretrained wrote, a GGUF file, OWNER/NAME on the hub, or an option of the group model,
-such as smollm2. OTHER is one of these, or the folder of a finished cell: its mask, with its repair and its training.
-All models are measured on this machine, on the same texts and items. The table gives the metrics of eval= and their
-differences from MODEL, bits per byte, speed, size and memory. NAME=VALUE are settings of eval, tracker and paths as
-in `depth-pruning grid`; model.dtype, model.device_map and model.products apply to all models. Measurements are kept,
-so a command that was stopped continues if it is given again.
-The options of eval are listed below; speed, and generation with continuations, cannot compare models.
+MODEL is a directory that save_pretrained wrote, a GGUF file, OWNER/NAME on the hub, or an option of the group
+`model`, such as smollm2. OTHER is one of these, or a finished cell's folder: its pruned model, repaired and
+trained. All are measured on this machine, on the same texts and items. The table gives the metrics of eval=
+and their differences from MODEL's, bits per byte, speed, size and memory. NAME=VALUE are settings of eval,
+tracker and paths as in `depth-pruning grid`; model.dtype, model.device_map and model.products apply to all
+models. Measurements are kept, so a command that was stopped continues if it is given again. The options of
+eval are listed below; speed, and generation with continuations, cannot compare models.
 """
 
 from __future__ import annotations
@@ -49,21 +49,21 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FOLDER = "compared"  # the folder of comparisons in the results folder; each has a folder in it
+FOLDER = "compared"  # in the results folder: a folder that contains one folder per comparison
 WIDTH = 100  # the largest number of characters in a line of the table
-# Settings of the command: those of `model` apply to all models.
+# The allowed settings. Those of `model` apply to all models.
 ALLOWED = ("eval", "tracker", "paths.results", "model.dtype", "model.device_map", "model.products")
 
 
 def main(draw: Callable[[Path], Path]) -> None:
-    """The command `depth-pruning compare`; `draw` writes figure and page beside a record and returns the page."""
+    """The command `depth-pruning compare`; `draw` adds figure and page to a record's folder."""
     compare(command_words(), draw)
 
 
 def compare(words: Sequence[str], draw: Callable[[Path], Path]) -> Path:
-    """Measure the models that the words name, and write, print and record their table. Returns the record's folder.
+    """Measure the models named on the command line; write, print and record their table. Returns its folder.
 
-    If a word is wrong, or if a model cannot be measured or compared, raises InputError before anything is measured.
+    Raises InputError, before anything is measured, if an argument is wrong or a model cannot be compared.
     """
     places = [word for word in words if names_folder(word)]
     base, given = _base([word for word in words if not names_folder(word)])
@@ -101,15 +101,15 @@ def compare(words: Sequence[str], draw: Callable[[Path], Path]) -> Path:
     return folder
 
 
-# Find the models that the words name, and check them before anything is measured.
+# Find the models named on the command line, and check them before anything is measured.
 
 
 @dataclass(frozen=True)
 class ComparedModel:
-    """A model to compare: the dense model of `cell` or, if `done` is its result, the pruned model of a finished cell.
+    """A model to compare: the dense model of `cell` or, if `done` is its result, its pruned model.
 
-    `data` maps metrics to their data. `others` are the metrics on texts that its tokenizer encodes differently from
-    the first model's.
+    `data` maps metrics to their data. `others` are the metrics on texts that this model's tokenizer splits
+    into other tokens than the first model's tokenizer does.
     """
 
     place: str
@@ -130,7 +130,7 @@ class ComparedModel:
 
 
 def _base(settings: Sequence[str]) -> tuple[Cell, dict[str, Any]]:
-    """A cell with the command's settings, which is never run, and the settings of `model` for all models."""
+    """A cell that is never run but has the command's settings, and the settings of `model` for all models."""
     for word in settings:
         if not f"{word.lstrip('+~').partition('=')[0]}.".startswith(tuple(f"{name}." for name in ALLOWED)):
             raise InputError(
@@ -145,14 +145,14 @@ def _base(settings: Sequence[str]) -> tuple[Cell, dict[str, Any]]:
 
 
 def _found(place: str, base: Cell, given: Mapping[str, Any]) -> ComparedModel:
-    """The model or cell that a word names. Raises InputError if there is none, or if it is not a causal model."""
+    """The model or cell at `place`. Raises InputError if there is none, or if it is not a causal model."""
     folder = Path(place).expanduser().resolve()
     if not (folder / records.NAME).is_file():
         model = replace(cast(Model, build_option("model", model_words(place))), **given)
         model.check()
         return ComparedModel(place, replace(base, model=model))
     done = records.read_done(folder)
-    # A folder from elsewhere may name places to write to: these are not used.
+    # The record of a copied folder may name places to write to: these are not used.
     config = done["config"] | {"model": done["config"]["model"] | given, "export": None}
     config |= {name: base.config[name] for name in ("eval", "tracker")}
     cell = recorded_cell(config | {"paths": {"results": str(folder.parent)}})
@@ -165,7 +165,7 @@ def _with_data(models: Sequence[ComparedModel]) -> Iterator[ComparedModel]:
     first: Mapping[str, Data] = {}
     for one in models:
         model, evaluation, others = one.cell.model, one.cell.evaluation, []
-        # For a finished cell, `prepare` refuses data on which it was calibrated or trained.
+        # For a finished cell, `prepare` refuses data that it was calibrated or trained on.
         data = dict(evaluation.data(model.tokenizer) if one.done is None else prepare(one.cell).data)
         first = first or data
         for metric, drawn in first.items():
@@ -193,7 +193,7 @@ def _is_text(data: Data) -> bool:
 
 @dataclass(frozen=True)
 class MeasuredModel:
-    """All metrics of a model, the terms that are kept of each metric, and the record of its speed."""
+    """All metrics of a model, the stored terms of each metric, and the record of the model's speed."""
 
     model: ComparedModel
     revision: str
@@ -203,7 +203,7 @@ class MeasuredModel:
 
 
 def _measured(one: ComparedModel, speed: Any, results: Path) -> MeasuredModel:
-    """The measurements of a model, in files in `results`. The model is loaded only if one of the files is missing."""
+    """Measure a model, or read its measurements from `results`. It is loaded only if a file is missing."""
     from pruning.healing.loop import read_weights, smaller_model
     from pruning.models.output_maps import read_repair, repaired
 
@@ -292,7 +292,7 @@ def _row(own: MeasuredModel, first: MeasuredModel) -> ModelRow:
 
 
 def _stored_bytes(model: Model) -> int:
-    """The total size in bytes of a model's weight files, which are on this machine because it has been loaded."""
+    """The total size of a model's weight files in bytes. Loading has put them on this machine."""
     from huggingface_hub import snapshot_download
 
     place, options = model.place

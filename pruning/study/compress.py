@@ -1,10 +1,10 @@
-"""Make a better small model from a model, with one command.
+"""Prune a model, train the smaller model and export it, with one command.
 
 depth-pruning compress MODEL [OUT] [ratio=0.2] [minutes=30] [NAME=VALUE ...]
 
-MODEL is a directory that save_pretrained wrote, a GGUF file, OWNER/NAME on the hub, or an option of the group model,
-such as smollm2. OUT is the directory for the smaller model. With minutes=30, search and training are chosen to fit
-that time. NAME=VALUE are settings as in `depth-pruning grid experiment=compress`; this command is its short form.
+MODEL is a directory that save_pretrained wrote, a GGUF file, OWNER/NAME on the hub, or an option of the group
+`model`, such as smollm2. OUT is the directory for the smaller model. With minutes=30, search and training fit
+into that time. This command is short for `depth-pruning grid experiment=compress NAME=VALUE ...`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pruning.core.errors import InputError
 
 
 def grid_words(words: Sequence[str]) -> list[str]:
-    """The words of `depth-pruning grid` that do the same. Raises InputError if the model is missing or unknown."""
+    """The equivalent arguments of `depth-pruning grid`. Raises InputError for a missing or unknown model."""
     from pruning.config.words import is_setting, model_words, quoted
 
     places = [word for word in words if not is_setting(word) and not word.startswith("-")]

@@ -30,11 +30,11 @@ log = logging.getLogger(__name__)
 
 OFFLINE = "Without a network, use the text that comes with Python: calibration=pydoc heal.source=pydoc eval=heldout."
 SPEED = ("eval=speed", "eval.batch_sizes=[1]", "eval.repeats=3", "eval.new_tokens=16")
-PROMPT = 256  # tokens of the prompt whose speed is measured; at most half of what the model reads
+PROMPT = 256  # length in tokens of the timed prompt, or half of the model's limit if that is less
 
 
 def check_guided(cells: Sequence[Cell], launcher: Any, minutes: float | None) -> Cell:
-    """The one cell of a guided run, which exports to `smaller` in its folder if no directory is given."""
+    """The one cell of a guided run. By default, it exports to `smaller` in its own folder."""
     if minutes is not None and minutes <= 0:
         raise InputError(f"minutes={minutes:g} is too short: give more than 0, or null for no limit.")
     if len(cells) > 1:
@@ -48,12 +48,12 @@ def check_guided(cells: Sequence[Cell], launcher: Any, minutes: float | None) ->
     return cell if cell.export is not None else dataclasses.replace(cell, export=cell.folder / SMALLER)
 
 
-PLANS = "plans"  # the folder of decided settings, so that a repeated command continues with the same ones
+PLANS = "plans"  # the folder of decided settings, with which a repeated command continues
 DECIDED = ("heal", "calibration", "eval")  # the groups whose settings can be decided
 
 
 def planned(cell: Cell, minutes: float | None) -> Cell:
-    """The cell with the settings that are decided for it, as in an earlier plan if any; prints a forecast."""
+    """The cell with its decided settings, which are read from an earlier plan if any. Prints a forecast."""
     from pruning.evaluation.speed import machine
     from pruning.runs import forecast
     from pruning.runs.prepare import prepare
@@ -95,13 +95,13 @@ def planned(cell: Cell, minutes: float | None) -> Cell:
 
 
 def _at_home(cell: Cell, asked: Cell) -> Cell:
-    """The decided cell, which exports where `asked` does: if that is its own folder, into its own folder."""
+    """The decided cell, with the export directory of `asked`; a default one is replaced by its own."""
     own = asked.export == asked.folder / SMALLER
     return dataclasses.replace(cell, export=cell.folder / SMALLER if own else asked.export)
 
 
 def say_result(result: DoneResult, results: Path) -> None:
-    """Print the table of a cell's models, how the last differs from the dense one, and how certain the mask is."""
+    """Print a cell's models, the last one's differences from the dense one, and how certain the mask is."""
     name = result["model"]["name"]
     say(f"\n{name} without {' '.join(map(str, result['mask']['dropped']))}\n\n{table(result)}\n")
     which, _ = [*stages(result)][-1]
@@ -168,7 +168,7 @@ def stages(result: DoneResult) -> Iterator[tuple[str, Mapping[str, Any]]]:
 def table(result: DoneResult) -> str:
     """The table of a cell's models: every metric with its standard error, tokens per second, and size.
 
-    Repair and training do not change the number of weights, so all smaller models have speed and size of the pruned.
+    Repair and training keep the number of weights, so all rows but the first share speed and size.
     """
     found = list(stages(result))
     names = [name for name in metrics_among(found[0][1]) if isinstance(found[0][1][name], int | float)]

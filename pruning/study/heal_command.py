@@ -3,10 +3,9 @@
 depth-pruning heal CELL heal=lora heal.tokens=200000
 
 CELL is the folder of a finished cell. Settings are those of `heal` in a grid, listed below; the default is heal=lora.
-Because a folder can come from somebody else, the settings of `tracker` that it records are not used: give them to
-this command.
-A command that was stopped continues if it is given again. Training runs of one cell with different budgets share
-their first steps.
+Because a folder can come from somebody else, the settings of `tracker` in its record are not used: give them
+to this command. A command that was stopped continues if it is given again. Training runs of one cell with
+different budgets share their first steps.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ def main() -> None:
 
 
 def heal_folder(cell: Cell) -> None:
-    """Heal a finished cell, record it with its tracker, and print its row of the table."""
+    """Heal a finished cell, record it with its tracker, and print its table row."""
     run_checks([partial(check_cell, cell)])
     run_cells([cell], InProcess(), outcome := Outcome())
     record_cells([cell], outcome)
@@ -45,9 +44,9 @@ def heal_folder(cell: Cell) -> None:
 
 
 def cell_of(words: Sequence[str]) -> Cell:
-    """The finished cell that a command line names, with the healing that it asks for.
+    """The finished cell named on the command line, with the requested settings of healing.
 
-    Raises InputError if a setting is wrong or the folder was renamed, and DamagedError if it holds no finished cell.
+    Raises InputError for a wrong setting or a renamed folder, and DamagedError without a finished cell.
     """
     folders = [word for word in words if names_folder(word)]
     settings = [word for word in words if not names_folder(word)]

@@ -1,12 +1,12 @@
-"""Score published masks, and explain the gaps between the papers' numbers and those measured here.
+"""Score published masks, and explain the gaps between published numbers and the ones measured here.
 
 depth-pruning referee --dry-run             print what would be measured, and what is missing
 depth-pruning referee                       all masks: needs GPUs and a hub account
 depth-pruning referee --only sleb,llama3_8b some: names of files, models or masks
 depth-pruning referee --only ours eval=embedded_windows     this project's own masks: no hub, minutes on two cores
 
-SETTING=VALUE is a setting of `depth-pruning grid`. `eval` chooses the one protocol for all masks. Of the other
-settings, only those of `model`, `tracker` and `paths` have an effect.
+SETTING=VALUE is a setting of `depth-pruning grid`. `eval` chooses the one protocol for all masks. Of the
+other settings, only those of `model` and `paths` have an effect.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def _parsed(words: Sequence[str]) -> argparse.Namespace:
 
 
 def _cell(words: Sequence[str]) -> tuple[Cell, CorpusPerplexity]:
-    """A cell and its evaluation. It is never run: the command uses its model settings, tracker and folder."""
+    """A cell, of which only the model and the results folder are used, and its evaluation."""
     if given := [word for word in words if word.startswith("launcher=")]:
         raise InputError(f"{given[0]}: submit this command itself as a job; leave launcher out.")
     option = next((word for word in words if word.startswith("eval=")), "eval=perplexity")
@@ -151,7 +151,7 @@ def _result(found: Sequence[measure.Explained]) -> str:
 
 
 def _counts(rows: Sequence[GapRow]) -> str:
-    """The numbers of masks, of their published numbers, and of measurements, as text."""
+    """A text with the counts of masks, of published numbers, and of measurements."""
     masks = len({row.entry.name for row in rows})
     numbers = sum(row.number is not None for row in rows)
     return f"{masks} published masks with {numbers} numbers, {len(measure.requests(rows))} measurements"

@@ -2,8 +2,8 @@
 
 depth-pruning route FOLDER PROMPT [question=true] [max_new_tokens=64]
 
-FOLDER holds a router; a study of tasks prints its path, results/routing/NAME, at its end.
-With question=true, the prompt is a question, and is put into the wording that the router was fitted to. With
+FOLDER contains a router. A study of tasks prints this path, results/routing/NAME, at its end. If
+question=true, the prompt is a question, which is put into the template that the router was fitted with. If
 max_new_tokens=0, nothing is generated.
 """
 

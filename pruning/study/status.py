@@ -4,7 +4,7 @@ depth-pruning status [RESULTS]           a table; `watch -c depth-pruning status
 depth-pruning status cancel [RESULTS]    cancel waiting cells, stop running ones
 
 RESULTS is the folder of the cells; the default is `results`. The exit status is 1 if a cell has failed or is lost.
-The command that asked for such cells tries them again.
+To try such cells again, repeat the command that asked for them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pruning.launcher.cell_state import CellState, StateName, all_states, cancel
 from pruning.study.text_tables import say
 
 CANCEL = "cancel"
-WIDE = 4000  # characters per row if the output is a pipe, so that no row is cut
+WIDE = 4000  # characters per row if the output is a pipe, so that no row is cut off
 # The states in the order of the table, with their colours: failed and lost cells come first.
 COLOURS = {
     StateName.FAILED: "red",
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def run_status(words: Sequence[str]) -> int:
-    """Carry out a command; returns its exit status. Raises InputError if the words are invalid."""
+    """Run the command and return its exit status. Raises InputError if an argument is invalid."""
     results, _ = results_of([word for word in words if word != CANCEL])
     if not results.is_dir():
         raise InputError(f"the folder {results} does not exist: give the one that paths.results named.")
@@ -63,7 +63,7 @@ def _show(results: Path) -> int:
 
 
 def status_table(results: Path, cells: Mapping[str, CellState]) -> Table:
-    """The table of `cells`: those that went wrong first, and at the end the number in each state."""
+    """The table of `cells`, failed and lost ones first; its caption counts the cells in each state."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption_justify="left")
     for name in ("cell", "state", "scored", "left", "job"):
         table.add_column(name, no_wrap=True, justify="right" if name in ("scored", "left") else "left")
@@ -86,8 +86,8 @@ def status_table(results: Path, cells: Mapping[str, CellState]) -> Table:
 def advance(folder: Path, total: int) -> tuple[int, float | None]:
     """The number of masks that a cell has scored, and the estimated seconds left (None if there is no estimate).
 
-    `total` is the largest number of masks that the search asks for (0: unknown). Each mask that is left is expected
-    to take the mean time of those that the cell computed itself.
+    `total` is the largest number of masks that the search asks for (0: unknown). Each remaining mask is
+    expected to take the mean time of the masks that the cell scored itself.
     """
     lines = [entry.line for entry in read_trace(folder / NAME) if entry.line is not None]
     masks = {tuple(line["dropped"]) for line in lines}

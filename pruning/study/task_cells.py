@@ -1,4 +1,4 @@
-"""The cells of a study of tasks (`tasks.folder=DIR`): one for each task, in groups that are crossed."""
+"""The cells of a study of tasks (`tasks.folder=DIR`): in a group, each task is scored under all sets."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def task_settings(configs: Sequence[Composed]) -> TaskStudy | None:
 
 
 def expanded(configs: Sequence[Composed], settings: TaskStudy) -> list[Composed]:
-    """A configuration for each pair of a configuration and a task. Raises InputError if there are too few tasks."""
+    """A copy of each configuration for each task. Raises InputError if there are too few tasks."""
     sources: list[dict[str, Any]] = [{"source": "file", "path": str(path)} for path in settings.files()]
     if settings.embedded:
         sources.append({"source": EMBEDDED, "path": None})
@@ -86,14 +86,14 @@ def check(cells: Sequence[Cell], launcher: Any, settings: TaskStudy) -> None:
                 check_samples(f"the {part} items of {task.name}", samples, reader, "calibration.length")
 
 
-# The items of each task of a study: the calibration items, for the search and the router, and the held-out items.
+# The items of each task: calibration items, for the search and the router, and held-out items.
 
 
 @dataclass(frozen=True)
 class TaskData:
     """The items of one task as token rows (`parts`) and as prompts, by part: `calibration` and `heldout`.
 
-    If a second wording is asked for, the part `reworded` has the held-out items in it, as token rows only.
+    If the study has a second wording, `parts` also has the held-out items in this wording, as `reworded`.
     """
 
     name: str

@@ -1,6 +1,6 @@
 """Cross the tasks of a study with their sets: score every item under every set, fit the router, record the numbers.
 
-Scores are saved in files, from which a command that was stopped continues.
+Scores are saved in files; a command that was stopped continues from these files.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def route_group(cells: Sequence[Cell], results: Sequence[DoneResult], settings: 
     template = cast(TaskItems, cell.calibration).template
     router = FittedRouter(sets, head, blocks, template, settings.target)
     predicted = {name: head.predict(states[name]).T for name in names}
-    path.unlink(missing_ok=True)  # it describes the old router, which is now replaced
+    path.unlink(missing_ok=True)  # the record describes the old router, which is now replaced
     fitted_router.save_router(folder, router, fitted_router.model_record(model, cell.model))
 
     numbers = set_scores.summary(crossed, scores.get("reworded"), predicted, names, settings.target)
@@ -139,11 +139,11 @@ def _scores(
 
 
 def routing_text(record: Mapping[str, Any]) -> str:
-    """The text that reports the record of one group of cells."""
+    """The report on one group of cells, from the group's record."""
     cross, policies, chosen = record["cross"], record["policies"], record["router"]["chosen"]
     drops = {name: " ".join(Mask.from_json(mask).names()) for name, mask in record["sets"].items()}
 
-    # A row per set and a column per task; entries show the difference from the task's own set.
+    # Rows are sets, and columns are tasks. Entries show the difference from the task's own set.
     crossed = [
         [name, text, *(_entry(cross[task][name], name == task) for task in cross)]
         for name, text in {DENSE: "", **drops}.items()

@@ -1,4 +1,4 @@
-"""Print text, and draw what commands print: pages from templates, and tables with a row per cell or failure."""
+"""Print text, and format it: pages from templates, and tables with a row for each cell or failure."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pruning.core.terminal import is_terminal
 from pruning.engine import collectives
 
 LAST = ("asked", "paid", "s")
-UNITS = "dropped (a: attention, m: MLP, b: both)"  # if any mask removes sub-layers
+UNITS = "dropped (a: attention, m: MLP, b: both)"  # the title if masks are over sub-layers
 TITLES = {
     "ppl/heldout": "held-out perplexity",
     "acc/heldout": "held-out accuracy",
@@ -36,7 +36,7 @@ def say(text: str) -> None:
 
 
 def page(template: str, **values: Any) -> str:
-    """The text of a template, which is a file beside this one, filled with `values`."""
+    """The text of a template file from this module's folder, filled with `values`."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     loader = FileSystemLoader(Path(__file__).parent)
@@ -63,7 +63,7 @@ def results(done: Iterable[DoneResult]) -> str:
 
 
 def line(result: DoneResult) -> str:
-    """The row of a cell that has finished, with its titles, for the log of a grid."""
+    """The table row of a finished cell as one line of a log, with the column titles."""
     columns, (row,) = _cells([result])
     entries = zip(columns[1:], row[1:], strict=True)
     return "   ".join([row[0], *(f"{title} {entry}" for title, entry in entries if title not in LAST[:2])])
@@ -96,7 +96,7 @@ def _cells(found: Sequence[DoneResult]) -> tuple[list[str], list[list[str]]]:
 
 
 def differing(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """For each row of settings, the text of those whose values differ between rows. A row may lack settings."""
+    """For each row, a text with the settings whose values differ between rows. A row may lack settings."""
     first: dict[str, Any] = {}
     names = {name for row in rows for name, value in row.items() if first.setdefault(name, value) != value}
     return [
@@ -122,7 +122,7 @@ def title(name: str) -> str:
 
 
 def _near_tie(result: DoneResult) -> str:
-    """A note if rounding may have decided between masks: then another processor may find another mask."""
+    """A note if rounding may have decided between masks, so that another processor may find another mask."""
     if (near := result.get("margins", {}).get("near_ties")) is None:
         return ""
     unknown = " (near ties unknown)" if near["rounding"] is None else ""
@@ -142,7 +142,7 @@ def _change(metric: str, result: DoneResult) -> str:
 
 
 def about_healing(result: DoneResult) -> str:
-    """A note that shows the healed model's mask if it is not the search's, and says if training did not help."""
+    """A note that names the healed mask if it is not the search's, and says so if training did not help."""
     if "heal" not in result:
         return ""
     selection = result["heal"].get("selection")
@@ -171,7 +171,7 @@ def fitted(
 ) -> str:
     """A table that fits the width of the terminal. If the output is a pipe, the table is drawn in full.
 
-    If the table is too wide, groups of columns in `spare` are left out one by one, and at last entries are folded.
+    If the table is too wide, groups of columns in `spare` are left out one by one. Then entries are folded.
     """
     width = shutil.get_terminal_size().columns if is_terminal(sys.stdout) else None
 

@@ -30,7 +30,7 @@ PORTS = 100  # the number of ports that are tried
 
 
 def main() -> None:
-    """The command `depth-pruning ui`: run the server of MLflow until Ctrl-C; print its address when it answers."""
+    """The command `depth-pruning ui`: run MLflow's server until Ctrl-C, and print its address."""
     results, wanted = asked(command_words())
     number = experiment_of(results)
     port = free_port(wanted)
@@ -50,7 +50,7 @@ def main() -> None:
                         f"MLflow has ended ({first_line(log.read().strip().rpartition(chr(10))[2])})."
                     )
                 time.sleep(0.2)
-            # Unless the address asks for model training, MLflow 3.17 opens an experiment in its view for GenAI.
+            # MLflow 3.17 opens an experiment in its GenAI view unless the address asks for model training.
             words = f"workflowType=machine_learning&viewStateShareKey={VIEW}"
             show(f"ready    http://127.0.0.1:{port}/#/experiments/{number}/runs?{words}\nCtrl-C ends it.")
             server.wait()
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def asked(words: Sequence[str]) -> tuple[Path, int]:
-    """The results folder and the port of a command line. Raises InputError if there are other words."""
+    """The results folder and the port from the arguments. Raises InputError for other arguments."""
     results, given = results_of(words, "port")
     port = given.get("port", "5000")
     if not port.isdecimal() or not 0 < int(port) < 65536:
@@ -71,7 +71,7 @@ def asked(words: Sequence[str]) -> tuple[Path, int]:
 
 
 def free_port(wanted: int) -> int:
-    """The first port from `wanted` on that no program uses. Raises InputError if `PORTS` ports are in use."""
+    """The first unused port, from `wanted` on. Raises InputError if `PORTS` ports are in use."""
     ports = range(wanted, min(wanted + PORTS, 65536))
     port = next((port for port in ports if not _is_open(port)), None)
     if port is None:

@@ -1,4 +1,4 @@
-"""A client of an MLflow store, checks of the store's address, and its errors in plain words."""
+"""A client of an MLflow store, checks of the store's address, and plain messages for its errors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pruning.core.errors import InputError, PruningError, first_line, near_names
 
 
 def connect(uri: str, *, create: bool = False) -> Any:
-    """An MLflow client. If the server does not answer, a call fails after seconds, not after minutes.
+    """An MLflow client. If the server does not answer, calls fail within seconds instead of minutes.
 
     Raises InputError if the address is wrong, or if an SQLite file does not exist and `create` is false.
     """
@@ -45,7 +45,7 @@ FORMS = "sqlite:///FILE, http://HOST:PORT or postgresql://USER@HOST/NAME"
 
 
 def check_uri(uri: str, setting: str = "tracker.uri=") -> None:
-    """Raise InputError, whose text begins with `setting`, if `uri` cannot be the address of a store."""
+    """Raise InputError if `uri` cannot be the address of a store. Its message begins with `setting`."""
     scheme, fault = uri.partition(":")[0], None
     kind = scheme.partition("+")[0]
     if kind not in KINDS or uri == kind:
@@ -72,7 +72,7 @@ def sqlite_file(uri: str) -> Path | None:
 
 
 def _file_fault(name: str) -> str | None:
-    """The reason why `name`, from an address, cannot be the name of an SQLite file; None if it can."""
+    """Why the file name in an address cannot be that of an SQLite file; None if it can."""
     file = Path(name).absolute()
     if not name or name.startswith(":memory:"):
         return "names no file: give sqlite:///FILE with three slashes, or four for an absolute path"
@@ -87,7 +87,7 @@ def _file_fault(name: str) -> str | None:
 
 
 def _check_database(file: Path) -> None:
-    """Raise InputError unless `file` is a database of MLflow, which itself would create or alter the file."""
+    """Raise InputError unless `file` is an MLflow database. Otherwise MLflow would create or alter it."""
     if not file.exists():
         near = near_names(file.name, [path.name for path in file.parent.glob("*.db")])
         raise InputError(
@@ -121,7 +121,7 @@ def reason(error: BaseException) -> str:
 
 @contextmanager
 def plain_errors(store: object) -> Iterator[None]:
-    """A context in which each exception becomes a PruningError with a text of one line that names the store."""
+    """A context in which each exception becomes a PruningError whose one-line message names the store."""
     try:
         yield
     except PruningError:

@@ -21,13 +21,13 @@ from pruning.search.journal import Journal
 from pruning.tracking.client import reason
 
 VERSION = "result_sha256"  # the tag of a complete run; it identifies the result that was recorded
-LAYOUT = "3"  # part of this tag: the version of the form of runs; if it changes, all runs are recorded again
+LAYOUT = "3"  # the version of the runs' layout, in this tag; if it changes, runs are recorded again
 BATCH = 800  # metrics in one message; MLflow allows 1000 entries of all kinds
 LONGEST = 6000  # MLflow's limit for the text of a parameter
 # The numbers of a result that become metrics, besides those of its evaluation and its training.
 NUMBERS = [("calibration", name) for name in ("loss", "dense_loss", "standard_error")]
 NUMBERS += [("search", name) for name in ("evaluations_asked", "evaluations_paid", "seconds")]
-# The columns of the list of runs. With the columns that MLflow chooses itself, no number would be visible.
+# The columns of the list of runs. The columns that MLflow would choose itself show no numbers.
 COLUMNS = ("metrics.`ppl`", "metrics.`acc`", "tags.`dropped`")
 VIEW = "columns"  # the name of the experiment's shared view with these columns
 # Tags of an experiment: MLflow shows training runs and this description.
@@ -39,13 +39,13 @@ EXPERIMENT_TAGS = {
 
 
 def record_runs(client: Any, experiment: str, versions: Mapping[Path, str]) -> list[str]:
-    """Record the cells in folders, which map to their versions; returns a sentence for each that fails."""
+    """Record the cells in folders, given each folder's version. Returns a sentence for each failure."""
     failures, studies = [], studies_of([*versions])
     for folder, version in versions.items():
         try:
             record_run(client, experiment, folder, studies[folder], version)
         except Exception as error:  # a damaged file, or a value that the store refuses
-            client.get_experiment(experiment)  # raises if the store is the cause
+            client.get_experiment(experiment)  # raises if the store itself has failed
             failures.append(f"{folder.name} could not be recorded in MLflow: {reason(error)}.")
     return failures
 
@@ -102,7 +102,7 @@ def _write(
     points: Iterable[tuple[str, float, int]],
     files: Iterable[Path],
 ) -> None:
-    """Write a run and delete its other versions; if it is complete in this version, do nothing.
+    """Write a run and delete its other versions. If this version is complete already, do nothing.
 
     The first of the `tags` identifies the run. Times are in milliseconds; a point has a name, a value and a step.
     """
@@ -114,7 +114,7 @@ def _write(
         return
     for run in same:
         client.delete_run(run.info.run_id)
-    # The run gets its first tag when it is created: after a kill, a run without this tag would not be found.
+    # The run is created with its first tag, because a later command finds an interrupted run by this tag.
     made = client.create_run(experiment, start_time=started, run_name=name, tags={first: value})
     run, when = made.info.run_id, ended or started
     metrics = [Metric(name, value, when, step) for name, value, step in points]
@@ -131,7 +131,7 @@ def _write(
 
 
 def version_of(folder: Path, studies: Sequence[str]) -> str:
-    """The digest of what is recorded of a cell: its result, and the studies that ask for it."""
+    """A digest of what is recorded for a cell: its result, and the studies that ask for it."""
     return hashlib.sha256(
         (folder / records.NAME).read_bytes() + " ".join([*studies, LAYOUT]).encode()
     ).hexdigest()
@@ -178,7 +178,7 @@ def _metrics(result: records.Result, folder: Path) -> Iterator[tuple[str, float,
             yield f"{which}/{name}", value, 0
     if (speed := result["evaluation"].get("speed")) is not None:
         yield from ((name, value, 0) for name, value in flat(speed))
-    if (record := result.get("heal")) is not None:  # the training curve; its steps are numbers of tokens
+    if (record := result.get("heal")) is not None:  # the training curve; a step is a number of tokens
         yield "heal/tokens", record["tokens"], 0
         yield "heal/seconds", record["seconds"], 0
         for point in records.read(folder / record["folder"] / records.CURVE):

@@ -21,14 +21,14 @@ log = logging.getLogger(__name__)
 
 
 def main() -> None:
-    """The command `depth-pruning track`. Raises InputError if the words are invalid or there is no cell."""
+    """The command `depth-pruning track`. Raises InputError if an argument is invalid or there is no cell."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     results, given = results_of(sys.argv[1:], "tracker.uri")
     record_all(results, given.get("tracker.uri"))
 
 
 def record_all(results: Path, uri: str | None = None) -> int:
-    """Record all cells of a folder, never in the store that their settings name; returns their number."""
+    """Record all cells of a folder in `uri` (None: the folder's own store), and return their number."""
     tracker, folders = MLflow(uri), sorted(path.parent for path in results.glob(f"*/{NAME}"))
     if not folders:
         raise InputError(f"no cell found in {results}: give the folder that `paths.results` named.")

@@ -21,7 +21,7 @@ from pruning.tracking.client import check_uri, connect, plain_errors
 from pruning.tracking.mlflow_run import EXPERIMENT_TAGS, record_model, record_runs, studies_of, version_of
 
 DATABASE = "mlflow.db"
-# Importing MLflow takes two seconds. So this file says without MLflow whether the SQLite file holds the same cells.
+# Importing MLflow takes two seconds. This file shows without it whether the SQLite file is up to date.
 HELD = "mlflow.held"
 PATIENCE = 60.0  # seconds to wait while another process creates the database
 
@@ -30,8 +30,8 @@ PATIENCE = 60.0  # seconds to wait while another process creates the database
 class MLflow:
     """Records one MLflow run per cell, with a tag that names the cell's studies. Runs are not nested.
 
-    The default store is an SQLite file in the results folder. The command that started the cells writes to it, or
-    `depth-pruning track`; cells never do. Raises InputError if `uri` cannot be the address of a store.
+    The default store is an SQLite file in the results folder. Only the command that started the cells and
+    `depth-pruning track` write to it. Raises InputError if `uri` cannot be an address of a store.
     """
 
     uri: str | None = None
@@ -47,7 +47,7 @@ class MLflow:
             self._open(results)
 
     def record(self, results: Path, folders: Sequence[Path]) -> None:
-        """Record each cell unless the store has its current result. Raises PruningError for those that fail."""
+        """Record each cell unless the store has its current result. Raises PruningError if a cell fails."""
         with plain_errors(self._store(results)):
             studies, held = studies_of(folders), results / HELD
             versions = {one: version_of(one, studies[one]) for one in folders if (one / NAME).exists()}
@@ -63,7 +63,7 @@ class MLflow:
                     storage.write_bytes(held, self._state(results, versions))
 
     def record_models(self, results: Path, folder: Path) -> None:
-        """Record each model of the comparison in a folder as a run. Raises PruningError as `record` does."""
+        """Record each model of a folder's comparison as a run. Raises PruningError if the store fails."""
         with plain_errors(self._store(results)):
             client, experiment = self._open(results)
             with self._writing(results):
@@ -102,7 +102,7 @@ class MLflow:
             )
 
     def _state(self, results: Path, versions: Mapping[Path, str]) -> bytes:
-        """A digest of the cells and of the database, whose size and mtime show whether it was written to since."""
+        """A digest of the cells, and of the database's size and mtime, which show whether it has changed."""
         database = (results / DATABASE).stat() if (results / DATABASE).exists() else None
         place = [self.experiment, str(results), database and [database.st_size, database.st_mtime_ns]]
         return storage.digest([place, sorted(versions.values())]).encode()
