@@ -558,8 +558,8 @@ def refused(note: str) -> Shares:
 def shares_of(components: Matrix) -> Matrix:
     """Shares (..., sources) of components (strata, ..., sources), averaged over strata.
 
-    Components are divided by their stratum's sum, or by the largest of calibration, search and interaction if
-    others are negative. If none is above zero, all shares of the stratum are 0.
+    Components are divided by their stratum's sum or, if that is larger, by the largest of calibration, search
+    and interaction: others can be negative. If none is above zero, all shares of the stratum are 0.
     """
     groups = [_sum(components, names) for names in (CALIBRATION, SEARCH, INTERACTION)]
     whole = np.maximum(np.maximum.reduce(groups), components.sum(axis=-1))[..., None]
