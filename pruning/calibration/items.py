@@ -154,6 +154,10 @@ class TaskItems:
         check_known("calibration", self, source=("file", EMBEDDED))
         check_template("calibration.template", self.template)
         check_least("calibration", self, samples=1, seed=0, heldout=1, split=0)
+        if self.split and self.source == EMBEDDED:
+            raise InputError(
+                f"calibration.split={self.split} chooses items of a file, not of {EMBEDDED}: leave it out."
+            )
 
     @property
     def task(self) -> str:

@@ -184,6 +184,7 @@ def test_the_items_of_this_program_keep_their_parts(tokenizer: Any) -> None:
         ({"source": "web"}, r"calibration\.source 'web'"),
         ({"template": "no field"}, r"calibration\.template=.*\{question\}"),
         ({"path": None}, r"calibration\.path is not set"),
+        ({"source": "commonsense", "split": 1}, r"calibration\.split=1 .*commonsense"),
     ],
 )
 def test_tasks_without_enough_items_are_refused(
